@@ -1,0 +1,139 @@
+"""The port to a database: small, synchronous, without knowledge of pipes or tenants.
+
+Two adapters implement it, `embedded` (chDB in this process) and `server` (ClickHouse over HTTP); one contract
+suite (`tests/warehouse`) holds for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Protocol
+
+Value = str | int | float | bool | None | date | datetime | Decimal | list["Value"]
+"""What can be bound to a `{name:Type}` placeholder."""
+
+STRICT: Mapping[str, int] = {
+    "use_strict_insert_block_limits": 1,
+    "max_insert_threads": 1,
+    "min_insert_block_size_rows": 1_000_000_000,
+    "min_insert_block_size_bytes": 0,
+    "max_insert_block_size": 1_000_000_000,
+    "deduplicate_blocks_in_dependent_materialized_views": 1,
+}
+"""Insert settings under which a deduplication token identifies an INSERT exactly: it becomes one block."""
+
+
+class Format(StrEnum):
+    """Output formats of a stream, by their ClickHouse names."""
+
+    JSON = "JSON"
+    CSV = "CSVWithNames"
+    NDJSON = "JSONEachRow"
+    PARQUET = "Parquet"
+
+
+class Input(StrEnum):
+    """Input formats of an insert, by their ClickHouse names."""
+
+    NDJSON = "JSONEachRow"
+    CSV = "CSVWithNames"
+    PARQUET = "Parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One SELECT, ready to run by a reader.
+
+    `sql` holds no value of a request: those are in `bindings`, and every binding occurs in `sql` as
+    `{name:Type}`. `settings` are rendered as the SETTINGS clause at the very end. `tag` names the query in logs.
+    """
+
+    sql: str
+    bindings: Mapping[str, Value] = field(default_factory=dict)
+    settings: Mapping[str, int | str] = field(default_factory=dict)
+    tag: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A small result in memory: column names, ClickHouse types and Python values."""
+
+    names: tuple[str, ...]
+    types: tuple[str, ...]
+    rows: list[tuple[Any, ...]]
+
+    def dicts(self) -> list[dict[str, Any]]:
+        return [dict(zip(self.names, row, strict=True)) for row in self.rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What the database behind the port can do. `durable_fence`: all inserts pass through this process."""
+
+    version: str
+    embedded: bool
+    readers: int
+
+
+class Stream(Protocol):
+    """A running query's output as bytes of one well-formed document. Must be closed; closing twice is harmless.
+
+    Errors of the query are raised by the first `next()` where the engine knows them by then, else by a later one.
+    """
+
+    def __iter__(self) -> Iterator[bytes]: ...
+    def __next__(self) -> bytes: ...
+    def close(self) -> None: ...
+
+
+class Warehouse(Protocol):
+    """A ClickHouse, embedded or a server. Every method raises `RookeryError` with an RK6xxx code,
+    whose `detail` is the engine's own text and whose `engine_code` attribute is the engine's number (or None)."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def query(
+        self, sql: str, bindings: Mapping[str, Value] | None = None, settings: Mapping[str, int | str] | None = None
+    ) -> Rows:
+        """Run a trusted SELECT on a writer handle and return its rows."""
+        ...
+
+    def execute(
+        self, sql: str, bindings: Mapping[str, Value] | None = None, settings: Mapping[str, int | str] | None = None
+    ) -> None:
+        """Run a trusted statement without a result: DDL, or INSERT … SELECT (settings go before its SELECT's end)."""
+        ...
+
+    def insert(
+        self,
+        table: str,
+        data: bytes | Iterable[bytes],
+        format: Input,
+        columns: Iterable[str] = (),
+        settings: Mapping[str, int | str] | None = None,
+    ) -> int:
+        """Insert encoded rows into a table (quoted SQL name) and return how many were read."""
+        ...
+
+    def stream(self, statement: Statement, format: Format) -> Stream:
+        """Run a SELECT on a reader handle: read-only, its default database empty. Memory is bounded."""
+        ...
+
+    def parse(self, sql: str) -> tuple[dict[str, Any], str]:
+        """One SELECT's syntax tree and the engine's canonical text of it. Raises ENGINE on anything else."""
+        ...
+
+    def format(self, tree: Mapping[str, Any]) -> str:
+        """The engine's canonical text of a syntax tree."""
+        ...
+
+    def functions(self) -> frozenset[str]:
+        """Names of all functions the database knows, user-defined ones included."""
+        ...
+
+    def close(self) -> None: ...
