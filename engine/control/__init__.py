@@ -1,0 +1,1 @@
+"""Use-cases that change what exists: push, tenants, tokens, materialize. No HTTP, no printing."""

@@ -1,0 +1,366 @@
+"""The compiler: a checked project becomes a `Build`, an immutable value that everything later reads.
+
+`build()` is a list of passes over the project; the engine's parser and analyser are handed in, so that the
+compiler itself touches no database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from engine.compiler import storage
+from engine.compiler.compose import Composer, Verifier
+from engine.compiler.params import ParameterSpec
+from engine.compiler.pipes import VARIANTS, CompiledNode, CompiledPipe, MaterializedTarget, compile_pipe
+from engine.compiler.scope import Relation, Scope
+from engine.compiler.template import Binder, Template
+from engine.compiler.verify import Parser
+from engine.errors import (
+    CYCLE,
+    SQL_SEMANTICS,
+    TARGET_COLUMNS,
+    TENANT_KEY,
+    TENANT_OUTPUT,
+    UNKNOWN_TABLE,
+    VIEW_SHAPE,
+    Collector,
+    Place,
+    RookeryError,
+)
+from engine.project.model import Column as SourceColumn
+from engine.project.model import Datasource, Project, Tenant
+from engine.schema import Column, Table
+
+def scratch_database(workspace: str) -> str:
+    """The database in which pipes are analysed over empty tables."""
+    return f"{workspace}_scratch"
+
+
+class Analyser(Protocol):
+    """What the compiler asks of an engine about types."""
+
+    def describe(self, sql: str, bindings: Mapping[str, object], tables: Iterable[Table]) -> tuple[Column, ...]:
+        """Output columns of a SELECT over empty tables that are created for it in the scratch database."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """What a project means: relations, compiled pipes and the order of data flow. Never changed, only replaced."""
+
+    workspace: str
+    project: Project
+    relations: Mapping[str, Relation]
+    datasources: Mapping[str, Datasource]
+    pipes: Mapping[str, CompiledPipe]
+    order: tuple[str, ...]
+    composer: Composer
+    warnings: tuple[RookeryError, ...] = ()
+    outputs: Mapping[str, tuple[Column, ...]] = field(default_factory=dict)
+
+    @property
+    def endpoints(self) -> dict[str, CompiledPipe]:
+        return {n: p for n, p in self.pipes.items() if p.kind == "endpoint"}
+
+    def materialized(self) -> list[CompiledPipe]:
+        """Materialized pipes, sources before what is derived from them."""
+        return [self.pipes[n] for n in self.order if n in self.pipes and self.pipes[n].target]
+
+
+def build(project: Project, workspace: str, parser: Parser, analyser: Analyser) -> Build:
+    """Compile a project. Raises `Problems` with everything that is wrong."""
+    state = _State(project, workspace, parser, analyser, Composer(Verifier(parser)))
+    for compile_pass in (_relations, _pipes, _order, _analyse):
+        compile_pass(state)
+        state.problems.raise_if_any()
+    return Build(
+        workspace,
+        project,
+        dict(state.relations),
+        dict(state.datasources),
+        dict(state.pipes),
+        tuple(state.order),
+        state.composer,
+        tuple(state.warnings),
+        dict(state.outputs),
+    )
+
+
+@dataclass(slots=True)
+class _State:
+    project: Project
+    workspace: str
+    parser: Parser
+    analyser: Analyser
+    composer: Composer
+    problems: Collector = field(default_factory=Collector)
+    warnings: list[RookeryError] = field(default_factory=list)
+    relations: dict[str, Relation] = field(default_factory=dict)
+    datasources: dict[str, Datasource] = field(default_factory=dict)
+    pipes: dict[str, CompiledPipe] = field(default_factory=dict)
+    order: list[str] = field(default_factory=list)
+    outputs: dict[str, tuple[Column, ...]] = field(default_factory=dict)
+
+
+def _relations(state: _State) -> None:
+    """Every datasource file becomes a relation; targets of per-tenant pipes are marked as such."""
+    targets = {p.materialize.target: p.materialize for p in state.project.pipes.values() if p.materialize}
+    for name, source in state.project.datasources.items():
+        target = targets.get(name)
+        state.datasources[name] = source
+        state.relations[name] = storage.relation(
+            source,
+            target_of_tenants=bool(target and target.per_tenant),
+            drop_tenant=bool(target and target.per_tenant and target.drop_tenant_column),
+        )
+
+
+def _pipes(state: _State) -> None:
+    """Templates are compiled, and every text that they can become is parsed alone and verified."""
+    implicit = {p.materialize.target for p in state.project.pipes.values() if p.materialize}
+    names = frozenset(state.project.datasources) | frozenset(state.project.pipes) | implicit
+    columns = frozenset(c for r in state.relations.values() for c in r.columns)
+    for name, pipe in state.project.pipes.items():
+        try:
+            state.pipes[name] = compile_pipe(pipe, names, columns, state.composer.verifier)
+        except RookeryError as exc:
+            state.problems.add(exc)
+
+
+def _order(state: _State) -> None:
+    """Resources in order of data flow; a circle is an error that names its members."""
+    feeds: dict[str, set[str]] = {n: set() for n in state.datasources}
+    for name, pipe in state.pipes.items():
+        feeds.setdefault(name, set()).update(pipe.reads)
+        if pipe.target:
+            feeds.setdefault(pipe.target.name, set()).add(name)
+    done: dict[str, bool] = {}
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if done.get(name):
+            return
+        if name in path:
+            circle = " → ".join((*path[path.index(name) :], name))
+            place = state.pipes[name].place if name in state.pipes else None
+            raise RookeryError(CYCLE, f"these depend on each other: {circle}", place=place)
+        for other in sorted(feeds.get(name, ())):
+            visit(other, (*path, name))
+        done[name] = True
+        state.order.append(name)
+
+    for name in sorted(feeds):
+        try:
+            visit(name, ())
+        except RookeryError as exc:
+            state.problems.add(exc)
+            return
+
+
+def _analyse(state: _State) -> None:
+    """Each pipe's output types are asked of the engine, in order, and held against its target."""
+    failed: set[str] = set()
+    for name in state.order:
+        if name not in state.pipes:
+            continue
+        pipe = state.pipes[name]
+        if failed & pipe.reads:
+            failed.add(name)
+            continue
+        try:
+            state.outputs[name] = _outputs(state, pipe)
+            if pipe.target:
+                _fit_target(state, pipe, pipe.target)
+            _narrow_identifiers(state, pipe)
+            _guard_tenant_keys(state, pipe)
+        except RookeryError as exc:
+            failed.add(name)
+            state.problems.add(exc)
+
+
+def _outputs(state: _State, pipe: CompiledPipe) -> tuple[Column, ...]:
+    """Output columns of the published node; every node is analysed in every sample, so that errors have a place."""
+    found: tuple[Column, ...] = ()
+    for node in pipe.needed():
+        for variant in VARIANTS if pipe.varies else VARIANTS[:1]:
+            try:
+                found = _describe(state, pipe, node.name, variant)
+            except RookeryError as exc:
+                raise _located(exc, pipe, node) from exc
+    return found
+
+
+def _describe(state: _State, pipe: CompiledPipe, node: str, variant: int) -> tuple[Column, ...]:
+    def sample(template: Template, binder: Binder, columns: frozenset[str]) -> str:
+        return template.sample(variant, binder, columns)
+
+    scope = Scope(scratch_database(state.workspace), unrestricted=True)
+    composed = state.composer.request(state, pipe.name, sample, scope, upto=node)
+    tables = [_scratch_table(state, n) for n in sorted(composed.relations)]
+    return state.analyser.describe(composed.sql, composed.bindings, tables)
+
+
+def _located(exc: RookeryError, pipe: CompiledPipe, node: CompiledNode) -> RookeryError:
+    place = Place(node.place.file, node.place.line, node.place.column, f"pipe `{pipe.name}`, node `{node.name}`")
+    return RookeryError(SQL_SEMANTICS, exc.message, hint=exc.hint, place=place, detail=exc.detail)
+
+
+def _scratch_table(state: _State, name: str) -> Table:
+    source = state.datasources[name]
+    return storage.workspace_table(source, scratch_database(state.workspace))
+
+
+def _fit_target(state: _State, pipe: CompiledPipe, target: MaterializedTarget) -> None:
+    outputs = {c.name: c for c in state.outputs[pipe.name]}
+    source = state.datasources.get(target.name)
+    if source is None:
+        source = _implicit_target(state, pipe, target)
+    trigger = _triggers(state, pipe)
+    if target.per_tenant:
+        source = _tenant_target(state, pipe, target, source, trigger, outputs)
+    missing = [c.name for c in source.columns if c.name not in outputs and not c.default]
+    extra = [n for n in outputs if n not in {c.name for c in source.columns}]
+    if missing or extra:
+        names = ", ".join(f"`{n}`" for n in missing or extra)
+        verb = "does not output" if missing else "outputs"
+        raise RookeryError(
+            TARGET_COLUMNS,
+            f"pipe `{pipe.name}` {verb} {names}, which target `{target.name}` {'needs' if missing else 'lacks'}",
+            hint="give the output the target's column names with AS, or change the target's columns",
+            place=pipe.place,
+        )
+    state.datasources[target.name] = source
+    state.relations[target.name] = storage.relation(
+        source, target_of_tenants=target.per_tenant, drop_tenant=target.drop_tenant_column
+    )
+    selected = tuple(c.name for c in source.columns if c.name in outputs)
+    state.pipes[pipe.name] = replace(pipe, target=replace(target, columns=selected, triggers=trigger))
+
+
+def _triggers(state: _State, pipe: CompiledPipe) -> tuple[str, ...]:
+    """The datasource whose inserts fire each branch of the view: the left-most table, chased through nodes."""
+    found = []
+    for leftmost in pipe.published_text().branch_leftmost:
+        name = _chase(state, pipe, leftmost)
+        if name is None or name not in state.project.datasources and name not in state.datasources:
+            raise RookeryError(
+                VIEW_SHAPE,
+                f"pipe `{pipe.name}` cannot be a materialized view: its first table is not a datasource",
+                hint="a view fires on inserts into the left-most table of its FROM; put the datasource there",
+                place=pipe.place,
+            )
+        found.append(name)
+    return tuple(found)
+
+
+def _chase(state: _State, pipe: CompiledPipe, name: str | None) -> str | None:
+    while name is not None and name not in state.datasources:
+        node = pipe.node(name)
+        if node is not None:
+            text = node.static
+        elif name in state.pipes:
+            pipe = state.pipes[name]
+            text = pipe.published_text() if pipe.published else None
+        else:
+            return None
+        if text is None or len(text.branch_leftmost) != 1:
+            return None
+        name = text.branch_leftmost[0]
+    return name
+
+
+def _implicit_target(state: _State, pipe: CompiledPipe, target: MaterializedTarget) -> Datasource:
+    if target.engine is None:
+        raise RookeryError(
+            UNKNOWN_TABLE,
+            f"target `{target.name}` of pipe `{pipe.name}` is not declared",
+            hint=f"write datasources/{target.name}.yaml, or give the pipe's `materialize` an `engine`",
+            place=pipe.place,
+        )
+    columns = tuple(SourceColumn(name=c.name, type=c.type) for c in state.outputs[pipe.name])
+    return Datasource(name=target.name, columns=columns, engine=target.engine)
+
+
+def _tenant_target(
+    state: _State,
+    pipe: CompiledPipe,
+    target: MaterializedTarget,
+    source: Datasource,
+    triggers: tuple[str, ...],
+    outputs: Mapping[str, Column],
+) -> Datasource:
+    """A per-tenant target carries the tenant column of what feeds it, first in its sorting key."""
+    columns = {state.relations[t].tenant for t in triggers}
+    tenant = next(iter(columns)) if len(columns) == 1 else None
+    if tenant is None:
+        raise RookeryError(
+            TENANT_OUTPUT,
+            f"per-tenant pipe `{pipe.name}` reads `{triggers[0]}`, which has no tenant column of one name",
+            hint="a per-tenant pipe starts from a landing datasource or another per-tenant target",
+            place=pipe.place,
+        )
+    if tenant not in outputs:
+        raise RookeryError(
+            TENANT_OUTPUT,
+            f"per-tenant pipe `{pipe.name}` must output the tenant column `{tenant}`",
+            hint=f"add `{tenant}` to the SELECT (and to its GROUP BY); `drop_tenant_column: true` hides it later",
+            place=pipe.place,
+        )
+    if source.sorting_key[:1] != (tenant,):
+        raise RookeryError(
+            TENANT_OUTPUT,
+            f"target `{target.name}` must have `{tenant}` first in its sorting key",
+            hint=f"sorting_key: [{', '.join((tenant, *(k for k in source.sorting_key if k != tenant)))}]",
+            place=source.place,
+        )
+    return source.model_copy(update={"tenant": Tenant(column=tenant, landing=False)})
+
+
+def _narrow_identifiers(state: _State, pipe: CompiledPipe) -> None:
+    """Identifiers in templates may only be columns of the datasources that the pipe reads."""
+    reads = _datasources_of(state, pipe.name, set())
+    columns = frozenset(c for n in reads for c in state.relations[n].columns)
+    pipe = state.pipes[pipe.name]
+    state.pipes[pipe.name] = replace(pipe, columns=columns, datasources=frozenset(reads))
+
+
+def _datasources_of(state: _State, name: str, seen: set[str]) -> set[str]:
+    found: set[str] = set()
+    for read in state.pipes[name].reads:
+        if read in state.relations:
+            found.add(read)
+        elif read in state.pipes and read not in seen:
+            found |= _datasources_of(state, read, seen | {read})
+    return found
+
+
+def _guard_tenant_keys(state: _State, pipe: CompiledPipe) -> None:
+    """A parameter compared with the tenant column but not declared as tenant key is a trap; say so."""
+    tenants = {r.tenant for n in state.pipes[pipe.name].datasources if (r := state.relations[n]).tenant}
+    for parameter in pipe.parameters:
+        if parameter.name in tenants and not parameter.tenant_key:
+            state.warnings.append(
+                RookeryError(
+                    TENANT_KEY,
+                    f"parameter `{parameter.name}` of pipe `{pipe.name}` selects the tenant but no token must fix it",
+                    hint="declare it under `parameters` with `tenant_key: true`, or drop it: tokens carry the tenant",
+                    place=pipe.place,
+                )
+            )
+
+
+def parameters_of(pipes: Mapping[str, CompiledPipe], name: str) -> tuple[ParameterSpec, ...]:
+    """Parameters of a pipe and of every pipe that it reads; the outer declaration wins."""
+    found: dict[str, ParameterSpec] = {}
+    pending, seen = [name], set()
+    while pending:
+        current = pending.pop(0)
+        if current in seen or current not in pipes:
+            continue
+        seen.add(current)
+        for spec in pipes[current].parameters:
+            found.setdefault(spec.name, spec)
+        pending.extend(sorted(pipes[current].reads))
+    return tuple(found.values())
+

@@ -1,0 +1,246 @@
+"""From a compiled pipe to one statement: render, verify, bind every name, assemble.
+
+No value of a request is ever part of a statement's text; texts therefore repeat, and what was verified or assembled
+once is remembered.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from threading import Lock
+from typing import Generic, Protocol, TypeVar
+
+from engine.compiler.pipes import CompiledPipe
+from engine.compiler.scope import Bound, Relation, Scope
+from engine.compiler.template import Binder, Template
+from engine.compiler.verify import Parser, Verified, verify
+from engine.errors import SQL_REFUSED, RookeryError
+from engine.schema import quote
+
+REMEMBERED = 20_000
+LAST = "_rk_last"
+
+Bind = Callable[[Relation, bool], Bound]
+Render = Callable[[Template, Binder, frozenset[str]], str]
+Texts = Mapping[str, tuple[tuple[str, Verified], ...]]
+"""Verified node texts by pipe, in order: (node name, text)."""
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Catalogue(Protocol):
+    """The names that statements can use."""
+
+    @property
+    def relations(self) -> Mapping[str, Relation]: ...
+    @property
+    def pipes(self) -> Mapping[str, CompiledPipe]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """A statement's text, the tenant placeholders in it by name with type, and the datasources it reads."""
+
+    sql: str
+    placeholders: Mapping[str, str]
+    relations: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """An assembled statement with its bindings, but for the tenant's."""
+
+    assembled: Assembled
+    bindings: Mapping[str, object]
+
+    @property
+    def sql(self) -> str:
+        return self.assembled.sql
+
+    @property
+    def relations(self) -> frozenset[str]:
+        return self.assembled.relations
+
+
+class Memory(Generic[K, V]):
+    """A bounded memory of results, safe for threads; the least recently used goes first."""
+
+    def __init__(self, size: int = REMEMBERED) -> None:
+        self._size, self._items, self._lock = size, OrderedDict[K, V](), Lock()
+
+    def get(self, key: K) -> V | None:
+        with self._lock:
+            found = self._items.get(key)
+            if found is not None:
+                self._items.move_to_end(key)
+            return found
+
+    def put(self, key: K, value: V) -> V:
+        with self._lock:
+            self._items[key] = value
+            self._items.move_to_end(key)
+            if len(self._items) > self._size:
+                self._items.popitem(last=False)
+        return value
+
+
+class Verifier:
+    """Verifies author texts with the engine's parser and remembers the outcome by text."""
+
+    def __init__(self, parser: Parser) -> None:
+        self._parser = parser
+        self._known: Memory[tuple[object, ...], Verified] = Memory()
+
+    def __call__(
+        self, sql: str, bound: frozenset[str], placeholders: Mapping[str, str] | None = None, *, view: bool = False
+    ) -> Verified:
+        given = dict(placeholders or {})
+        key = (sql, bound, tuple(sorted(given.items())), view)
+        known = self._known.get(key)
+        if known is not None:
+            return known
+        return self._known.put(key, verify(sql, self._parser, bound=bound, placeholders=given, view=view))
+
+
+class Composer:
+    """Composes statements of one build."""
+
+    def __init__(self, verifier: Verifier) -> None:
+        self.verifier = verifier
+        self._assembled: Memory[tuple[object, ...], Assembled] = Memory()
+
+    def request(
+        self, catalogue: Catalogue, pipe: str, render: Render, scope: Scope, *, upto: str | None = None
+    ) -> Composed:
+        """The statement of a pipe for one request: its published node, or the node `upto`."""
+        binder = Binder()
+        texts = self._texts(catalogue, pipe, render, binder, upto)
+        key = (pipe, upto, scope.shape(), tuple((p, tuple(v.canonical for _, v in t)) for p, t in texts.items()))
+        known = self._assembled.get(key)
+        if known is None:
+            known = self._assembled.put(key, assemble(catalogue, pipe, texts, _binding(scope)))
+        return Composed(known, binder.bindings)
+
+    def adhoc(self, catalogue: Catalogue, sql: str, allowed: frozenset[str], render: Render, scope: Scope) -> Composed:
+        """An ad-hoc SELECT over allowed names. Pipes stand in a context of their own, which the text cannot reach."""
+        text = self.verifier(sql, allowed)
+        binder, bind = Binder(), _binding(scope)
+        ctes: dict[str, str] = {}
+        placeholders: dict[str, str] = {}
+        relations: set[str] = set()
+        for name in sorted(text.reads):
+            if name in catalogue.relations:
+                bound = bind(catalogue.relations[name], name in text.final)
+                ctes[name] = bound.sql
+                placeholders.update([bound.placeholder] if bound.placeholder else [])
+                relations.add(name)
+                continue
+            texts = self._texts(catalogue, name, render, binder, None)
+            inner = assemble(catalogue, name, texts, bind)
+            ctes[name] = f"SELECT * FROM view({inner.sql})"
+            placeholders.update(inner.placeholders)
+            relations |= inner.relations
+        return Composed(Assembled(_with(ctes, text.canonical), placeholders, frozenset(relations)), binder.bindings)
+
+    def static_texts(self, catalogue: Catalogue, pipe: str) -> Texts:
+        """The texts of a materialized pipe, which never vary."""
+        return self._texts(catalogue, pipe, _no_template, Binder(), None)
+
+    def _texts(self, catalogue: Catalogue, pipe: str, render: Render, binder: Binder, upto: str | None) -> Texts:
+        texts: dict[str, tuple[tuple[str, Verified], ...]] = {}
+        pending = [pipe]
+        while pending:
+            name = pending.pop(0)
+            if name in texts:
+                continue
+            compiled = catalogue.pipes[name]
+            rendered = []
+            for node in compiled.needed(upto if name == pipe else None):
+                text = node.static
+                if text is None:
+                    sql = render(node.template, binder, compiled.columns)
+                    text = self.verifier(sql, node.bound, binder.types)
+                rendered.append((node.name, text))
+                pending.extend(sorted(r for r in text.reads if r in catalogue.pipes))
+            texts[name] = tuple(rendered)
+        return texts
+
+
+def assemble(
+    catalogue: Catalogue,
+    pipe: str,
+    texts: Texts,
+    bind: Bind,
+    *,
+    last: str | None = None,
+    columns: tuple[str, ...] = (),
+) -> Assembled:
+    """One statement from verified texts.
+
+    `last` replaces the text of the pipe's last node (a view's branch), `columns` selects from it (all by default).
+    """
+    ctes: dict[str, str] = {}
+    placeholders: dict[str, str] = {}
+    relations: set[str] = set()
+    finals = frozenset(f for t in texts.values() for _, v in t for f in v.final)
+
+    def require(name: str) -> None:
+        if name in ctes:
+            return
+        if name in catalogue.relations:
+            bound = bind(catalogue.relations[name], name in finals)
+            ctes[name] = bound.sql
+            relations.add(name)
+            placeholders.update([bound.placeholder] if bound.placeholder else [])
+            return
+        nodes = texts[name]
+        require_all(nodes)
+        *before, (_, final) = nodes
+        ctes[name] = _with({n: t.canonical for n, t in before}, final.canonical)
+
+    def require_all(nodes: tuple[tuple[str, Verified], ...]) -> None:
+        own = {n for n, _ in nodes}
+        for _, text in nodes:
+            for read in sorted(text.reads - own):
+                require(read)
+
+    _refuse_mixed_final(catalogue, texts, finals)
+    require_all(texts[pipe])
+    *before, (_, final) = texts[pipe]
+    ctes.update((n, t.canonical) for n, t in before)
+    sql = _with(ctes, final.canonical if last is None else last, columns)
+    return Assembled(sql, placeholders, frozenset(relations))
+
+
+def _refuse_mixed_final(catalogue: Catalogue, texts: Texts, finals: frozenset[str]) -> None:
+    for text in (v for t in texts.values() for _, v in t):
+        plain = (text.reads & finals) - text.final
+        if plain:
+            name = min(plain)
+            raise RookeryError(
+                SQL_REFUSED,
+                f"`{name}` is read with FINAL in one place and without it in another",
+                hint="use FINAL everywhere, or set `final: true` on the datasource",
+            )
+        for name in text.final:
+            if name not in catalogue.relations:
+                raise RookeryError(SQL_REFUSED, f"FINAL on `{name}`, which is not a datasource")
+
+
+def _with(ctes: Mapping[str, str], last: str, columns: tuple[str, ...] = ()) -> str:
+    """A statement whose names are all common table expressions; the last text stands as a relation of its own."""
+    items = [f"{quote(n)} AS (\n{t}\n)" for n, t in ctes.items()]
+    items.append(f"{quote(LAST)} AS (\n{last}\n)")
+    selected = ", ".join(quote(c) for c in columns) or "*"
+    return "WITH " + ",\n".join(items) + f"\nSELECT {selected} FROM {quote(LAST)}"
+
+
+def _no_template(template: Template, binder: Binder, columns: frozenset[str]) -> str:
+    return template.render({}, binder, columns)
+
+
+def _binding(scope: Scope) -> Bind:
+    return lambda relation, final: scope.bind(relation, final=final)

@@ -1,0 +1,121 @@
+"""Row filters of tokens: parsed by the engine, walked with closed lists, qualified, and split from the tenant.
+
+A filter is one expression over a datasource's own columns, such as `region = 'eu' AND amount > 0`. An equality on
+the tenant column selects the tenant; what remains is applied behind the fence on every path.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from engine.compiler.params import canonical_tenant
+from engine.compiler.scope import ALIAS, Relation, base_type
+from engine.compiler.verify import Parser
+from engine.errors import BAD_FILTER, RookeryError
+
+FUNCTIONS = frozenset(
+    "equals notEquals less greater lessOrEquals greaterOrEquals in notIn and or not xor like notLike ilike notILike "
+    "isNull isNotNull tuple array lower upper startsWith endsWith has hasAny hasAll toString toDate toDateTime "
+    "toYYYYMM toYYYYMMDD empty notEmpty length match coalesce ifNull minus plus negate CAST".split()
+)
+KEYS = {
+    "Function": frozenset({"type", "name", "arguments", "is_operator", "kind"}),
+    "Identifier": frozenset({"type", "name"}),
+    "Literal": frozenset({"type", "value"}),
+    "ExpressionList": frozenset({"type", "children"}),
+}
+MAX_FILTER = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedFilter:
+    """The tenant that a filter selects, if it does, and what else it asks: canonical SQL over `ALIAS`, or None."""
+
+    tenant: str | None
+    rest: str | None
+
+
+def parse_filter(text: str, relation: Relation, parser: Parser) -> ParsedFilter:
+    """Parse a token's filter for a datasource. Raises RK4015 for anything but a plain condition on its columns."""
+    if len(text) > MAX_FILTER:
+        raise RookeryError(BAD_FILTER, "the token's filter is too long")
+    try:
+        tree, _ = parser.parse(f"SELECT {text}")
+    except RookeryError as exc:
+        raise RookeryError(BAD_FILTER, "the token's filter is not valid SQL", detail=exc.message) from exc
+    expression = _only_expression(tree)
+    conjuncts = _conjuncts(expression)
+    tenants = {t for c in conjuncts if (t := _tenant_of(c, relation)) is not None}
+    if len(tenants) > 1:
+        raise RookeryError(BAD_FILTER, "the token's filter selects two tenants")
+    rest = [c for c in conjuncts if _tenant_of(c, relation) is None]
+    texts = [_canonical(c, relation, parser) for c in rest]
+    return ParsedFilter(next(iter(tenants), None), " AND ".join(f"({t})" for t in texts) or None)
+
+
+def _only_expression(tree: dict[str, Any]) -> dict[str, Any]:
+    """The single expression of `SELECT <expression>`; anything more is refused."""
+    try:
+        selects = tree["list_of_selects"]["children"]
+        (select,) = selects
+        (expression,) = select["select"]["children"]
+    except (KeyError, ValueError, TypeError) as exc:
+        raise RookeryError(BAD_FILTER, "the token's filter is not one condition") from exc
+    if tree["type"] != "SelectWithUnionQuery" or set(select) - {"type", "select"} or "alias" in expression:
+        raise RookeryError(BAD_FILTER, "the token's filter is not one condition")
+    return dict(expression)
+
+
+def _conjuncts(node: dict[str, Any]) -> list[dict[str, Any]]:
+    if node.get("type") == "Function" and node.get("name") == "and":
+        return [c for child in node["arguments"]["children"] for c in _conjuncts(child)]
+    return [node]
+
+
+def _tenant_of(node: dict[str, Any], relation: Relation) -> str | None:
+    """The tenant in `tenant_column = literal` (either way round), else None."""
+    if relation.tenant is None or node.get("type") != "Function" or node.get("name") != "equals":
+        return None
+    left, right = node["arguments"]["children"]
+    if left.get("type") == "Literal":
+        left, right = right, left
+    if left.get("type") != "Identifier" or left.get("name") != relation.tenant or right.get("type") != "Literal":
+        return None
+    value = right["value"].get("value")
+    try:
+        return canonical_tenant(base_type(relation.tenant_type), value)
+    except RookeryError as exc:
+        raise RookeryError(BAD_FILTER, f"the token's filter: {exc.message}") from exc
+
+
+def _canonical(node: dict[str, Any], relation: Relation, parser: Parser) -> str:
+    qualified = _qualified(node, frozenset(relation.columns), 0)
+    query = {"type": "SelectQuery", "select": {"type": "ExpressionList", "children": [qualified]}}
+    union = {
+        "type": "SelectWithUnionQuery",
+        "union_mode": "UNION_DEFAULT",
+        "list_of_selects": {"type": "ExpressionList", "children": [query]},
+        "is_outfile_append": False,
+        "is_outfile_truncate": False,
+        "is_into_outfile_with_stdout": False,
+    }
+    text: str = parser.format(union)
+    return text.removeprefix("SELECT ").strip()
+
+
+def _qualified(node: dict[str, Any], columns: frozenset[str], depth: int) -> dict[str, Any]:
+    kind = node.get("type", "")
+    if kind not in KEYS or set(node) - KEYS[kind] or depth > 50:
+        raise RookeryError(BAD_FILTER, "the token's filter uses more than conditions on columns")
+    if kind == "Identifier":
+        if node["name"] not in columns:
+            raise RookeryError(BAD_FILTER, f"the token's filter names a column that is not there: `{node['name'][:60]}`")
+        return {"type": "Identifier", "name": f"{ALIAS}.{node['name']}", "name_parts": [ALIAS, node["name"]]}
+    if kind == "Function":
+        if node["name"] not in FUNCTIONS:
+            raise RookeryError(BAD_FILTER, f"the token's filter uses the function `{node['name'][:60]}`")
+        return {**node, "arguments": _qualified(node["arguments"], columns, depth + 1)}
+    if kind == "ExpressionList":
+        return {**node, "children": [_qualified(c, columns, depth + 1) for c in node.get("children", [])]}
+    return node

@@ -1,0 +1,130 @@
+"""Shapes of a verified query: its branches, their left-most tables, its output names. Trees are not changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+
+from engine.compiler.syntax import Node, listed
+
+
+@dataclass(frozen=True, slots=True)
+class _Local:
+    """A local common table expression and the ones that it can see itself."""
+
+    query: Node
+    visible: Mapping[str, _Local]
+
+
+def branches(root: Node) -> list[Node]:
+    """The top-level branches of a UNION ALL, each a query of its own with the shared WITH; else the query alone."""
+    flat = _flatten(root)
+    if len(flat) < 2:
+        return [root]
+    shared = listed(flat[0].get("with"))
+    return [_alone(root, select, shared if n else [], flat[0]) for n, select in enumerate(flat)]
+
+
+def is_union(root: Node) -> bool:
+    """Whether the top level combines several queries in whatever way."""
+    return any(len(listed(q.get("list_of_selects"))) > 1 for q in _single(root))
+
+
+def top(root: Node) -> Node:
+    """The first SELECT of a query."""
+    while root["type"] == "SelectWithUnionQuery":
+        root = listed(root["list_of_selects"])[0]
+    return root
+
+
+def leftmost(root: Node, bound: frozenset[str]) -> str | None:
+    """The bound name that the first SELECT reads first, through subqueries and local names; None if there is none."""
+    query: Node | None = root
+    visible: Mapping[str, _Local] = {}
+    while query is not None:
+        select = top(query)
+        visible = _visible(select, visible)
+        table = _first_table(select)
+        name = table.get("database_and_table_name", {}).get("name")
+        if name is not None and name not in visible:
+            return name if name in bound else None
+        if name is not None:
+            query, visible = visible[name].query, visible[name].visible
+        else:
+            query = _content(table["subquery"]) if "subquery" in table else None
+    return None
+
+
+def outputs(root: Node) -> tuple[str | None, ...] | None:
+    """The names of the first SELECT's columns where evident; None where `*` or a matcher hides their number."""
+    names: list[str | None] = []
+    for item in listed(top(root).get("select")):
+        if "alias" in item:
+            names.append(item["alias"])
+        elif item["type"] == "Identifier":
+            names.append(item.get("name_parts", [item["name"]])[-1])
+        elif item["type"] in ("Function", "Literal", "QueryParameter", "Subquery"):
+            names.append(None)
+        else:
+            return None
+    return tuple(names)
+
+
+def _single(root: Node) -> list[Node]:
+    """The query and, while it only wraps one other in parentheses, that one."""
+    found = [root]
+    while len(members := listed(found[-1].get("list_of_selects"))) == 1 and "list_of_selects" in members[0]:
+        found.append(members[0])
+    return found
+
+
+def _flatten(query: Node) -> list[Node]:
+    """The SELECTs of a pure UNION ALL, nested ones included; one item for anything else."""
+    if query["type"] == "SelectQuery":
+        return [query]
+    members = listed(query["list_of_selects"])
+    if set(query.get("list_of_modes", [])) - {"UNION_ALL"}:
+        return [query]
+    return [s for m in members for s in _flatten(m)]
+
+
+def _alone(root: Node, select: Node, shared: list[Node], first: Node) -> Node:
+    """A branch as a query of its own; WITH of the first branch reaches the others, as it does in the engine."""
+    query = {k: v for k, v in root.items() if k != "list_of_modes"}
+    if select["type"] != "SelectQuery":
+        return select
+    own = deepcopy(select)
+    mine = {_defines(e) for e in listed(own.get("with"))}
+    added = [deepcopy(e) for e in shared if _defines(e) not in mine]
+    if added:
+        own["with"] = {"type": "ExpressionList", "children": added + listed(own.get("with"))}
+        if first.get("recursive_with"):
+            own["recursive_with"] = True
+    query["list_of_selects"] = {"type": "ExpressionList", "children": [own]}
+    return query
+
+
+def _defines(element: Node) -> str | None:
+    name = element.get("name") if element["type"] == "WithElement" else element.get("alias")
+    return name if isinstance(name, str) else None
+
+
+def _visible(select: Node, outer: Mapping[str, _Local]) -> Mapping[str, _Local]:
+    visible = dict(outer)
+    for element in listed(select.get("with")):
+        if element["type"] == "WithElement":
+            visible[element["name"]] = _Local(_content(element["subquery"]), dict(visible))
+    return visible
+
+
+def _first_table(select: Node) -> Node:
+    for element in select.get("tables", {}).get("children", []):
+        table: Node | None = element.get("table_expression")
+        return table if table is not None else {}
+    return {}
+
+
+def _content(subquery: Node) -> Node:
+    content: Node = subquery["children"][0]
+    return content

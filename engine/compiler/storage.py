@@ -1,0 +1,118 @@
+"""How datasources are stored: the tables behind a landing datasource, a per-tenant target and an ordinary one.
+
+The physical layout of landing tables is ours, since fan-out reads them as a log: plain MergeTree, block numbers,
+months of arrival, hidden `_rk_…` columns. It is explained in `docs/ARCHITECTURE.md`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from engine.compiler.scope import Kind, Relation, tenant_literal
+from engine.project.model import Datasource, Engine
+from engine.schema import Column, Index, Mark, Name, Table, quote
+
+LANDING_WINDOW = 1000
+NEST_WINDOW = 128
+ARRIVED = "_rk_at"
+BATCH = "_rk_batch"
+
+HIDDEN = (
+    Column(ARRIVED, "DateTime", "MATERIALIZED", "now()"),
+    Column(BATCH, "LowCardinality(String)", "MATERIALIZED", "getSetting('insert_deduplication_token')"),
+)
+LOG_SETTINGS = (
+    ("enable_block_number_column", "1"),
+    ("enable_block_offset_column", "1"),
+    ("part_minmax_index_columns", "'with_block_number_offset'"),
+)
+POOL = "_rk_pool"
+"""Table of the ids of pooled tenants, which shared targets' views read."""
+
+
+def relation(source: Datasource, *, target_of_tenants: bool = False, drop_tenant: bool = False) -> Relation:
+    """What readers see of a datasource."""
+    tenant = source.tenant_column
+    columns = tuple(c.name for c in source.columns if not (drop_tenant and c.name == tenant))
+    kind: Kind = "landing" if source.is_landing else "target" if target_of_tenants else "table"
+    tenant_type = next((c.type for c in source.columns if c.name == tenant), "")
+    in_nest = target_of_tenants or (source.is_landing and source.tenant is not None and source.tenant.nest_copy)
+    return Relation(source.name, kind, columns, tenant, tenant_type, in_nest, source.final)
+
+
+def workspace_table(source: Datasource, workspace: str) -> Table:
+    """The table of a datasource in the workspace's own database."""
+    base = _table(source, Name(workspace, source.name), Mark(workspace, source.name, "datasource"))
+    if not source.is_landing:
+        return replace(base, settings=(("enable_block_number_column", "1"), *_window(NEST_WINDOW), *base.settings))
+    return replace(
+        base,
+        engine="MergeTree",
+        columns=(*base.columns, *HIDDEN),
+        partition_key=f"toYYYYMM({ARRIVED})",
+        settings=(*LOG_SETTINGS, *_window(LANDING_WINDOW), *base.settings),
+    )
+
+
+def nest_table(source: Datasource, workspace: str, nest: str, tenant: str, *, drop_tenant: bool = False) -> Table:
+    """A datasource's table in one tenant's nest: a landing's copy, or a per-tenant pipe's target."""
+    base = _table(source, Name(nest, source.name), Mark(workspace, source.name, "nest", tenant=tenant))
+    base = replace(base, settings=(("enable_block_number_column", "1"), *_window(NEST_WINDOW), *base.settings))
+    column = source.tenant_column
+    if column is None:
+        return base
+    if drop_tenant:
+        return replace(
+            base,
+            columns=tuple(c for c in base.columns if c.name != column),
+            sorting_key=_key(tuple(k for k in source.sorting_key if k != column)),
+            primary_key="",
+        )
+    kind = next(c.type for c in source.columns if c.name == column)
+    return replace(base, constraints=(("own", f"{quote(column)} = {tenant_literal(kind, tenant)}"),))
+
+
+def _window(size: int) -> tuple[tuple[str, str], ...]:
+    return (("non_replicated_deduplication_window", str(size)),)
+
+
+def _table(source: Datasource, name: Name, mark: Mark) -> Table:
+    engine = source.engine
+    return Table(
+        name=name,
+        columns=tuple(
+            Column(c.name, c.type, "DEFAULT" if c.default else "", c.default, c.codec, c.description)
+            for c in source.columns
+        ),
+        engine=engine_text(engine),
+        sorting_key=_key(source.sorting_key),
+        partition_key=engine.partition_key or "",
+        primary_key=engine.primary_key or "",
+        sampling_key=engine.sampling_key or "",
+        ttl=engine.ttl or "",
+        settings=tuple((k, str(v)) for k, v in sorted(engine.settings)),
+        indexes=tuple(Index(i.name, i.expression, i.type, i.granularity) for i in source.indexes),
+        mark=Mark(mark.workspace, mark.resource, mark.kind, mark.tenant, description=source.description or ""),
+    )
+
+
+def engine_text(engine: Engine) -> str:
+    """An engine with its arguments, as ClickHouse writes it."""
+    arguments: list[str] = []
+    if engine.type == "ReplacingMergeTree":
+        arguments = [quote(x) for x in (engine.version, engine.is_deleted) if x]
+    elif engine.type == "SummingMergeTree" and engine.columns:
+        arguments = ["(" + ", ".join(quote(c) for c in engine.columns) + ")"]
+    elif engine.type == "CollapsingMergeTree":
+        arguments = [quote(engine.sign or "")]
+    elif engine.type == "VersionedCollapsingMergeTree":
+        arguments = [quote(engine.sign or ""), quote(engine.version or "")]
+    return engine.type + (f"({', '.join(arguments)})" if arguments else "")
+
+
+def _key(parts: tuple[str, ...]) -> str:
+    if len(parts) == 1:
+        return parts[0]
+    return "(" + ", ".join(parts) + ")" if parts else "tuple()"
+
+

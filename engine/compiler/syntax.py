@@ -1,0 +1,334 @@
+"""The shapes of syntax trees that author SQL may have: closed lists of node types, and of keys for each of them.
+
+The trees are those of `parseQueryToJSON`. A node type, key or value that is not in the table is refused, so what a
+newer engine can say beyond it stays out until it is judged here.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+
+from engine.errors import SQL_REFUSED, RookeryError
+
+Node = dict[str, Any]
+"""A node of a syntax tree: plain JSON data with a `type`."""
+
+RESERVED = "_rk_"
+"""Prefix of names that statements of ours use; author texts cannot use it."""
+
+Kind = Literal[
+    "node", "items", "list", "names", "name", "parts", "text", "words", "digits", "sign", "flag", "off", "value"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What may stand under a key.
+
+    `node` is one node of the given types, `items` an ExpressionList of them, `list` a bare list of them, `names` an
+    ExpressionList or list of identifiers that only name columns; the rest are plain values.
+    """
+
+    kind: Kind
+    allowed: frozenset[str] = frozenset()
+
+
+def _node(*types: str) -> Slot:
+    return Slot("node", frozenset(types))
+
+
+def _items(*types: str) -> Slot:
+    return Slot("items", frozenset(types))
+
+
+def _list(*types: str) -> Slot:
+    return Slot("list", frozenset(types))
+
+
+def _words(*words: str) -> Slot:
+    return Slot("words", frozenset(words))
+
+
+NAME, NAMES, PARTS, TEXT, FLAG, OFF = (
+    Slot("name"),
+    Slot("names"),
+    Slot("parts"),
+    Slot("text"),
+    Slot("flag"),
+    Slot("off"),
+)
+
+EXPRESSIONS = (
+    "Asterisk", "ColumnsListMatcher", "ColumnsRegexpMatcher", "Function", "Identifier", "Literal",
+    "QualifiedAsterisk", "QualifiedColumnsListMatcher", "QualifiedColumnsRegexpMatcher", "QueryParameter", "Subquery",
+)  # fmt: skip
+TRANSFORMERS = ("ColumnsApplyTransformer", "ColumnsExceptTransformer", "ColumnsReplaceTransformer")
+EXPRESSION, EXPRESSION_ITEMS = _node(*EXPRESSIONS), _items(*EXPRESSIONS)
+TRANSFORMED = _node("ColumnsTransformerList")
+QUALIFIER = _node("Identifier")
+BOUNDARY = _words("Current", "Offset", "Unbounded")
+
+NODES: Mapping[str, Mapping[str, Slot]] = {
+    "SelectWithUnionQuery": {
+        "union_mode": _words("UNION_DEFAULT", "UNION_ALL", "UNION_DISTINCT"),
+        "list_of_modes": _words(
+            "UNION_ALL", "UNION_DISTINCT", "INTERSECT_DEFAULT", "INTERSECT_ALL", "INTERSECT_DISTINCT",
+            "EXCEPT_DEFAULT", "EXCEPT_ALL", "EXCEPT_DISTINCT",
+        ),
+        "list_of_selects": _items("SelectQuery", "SelectWithUnionQuery"),
+        "is_outfile_append": OFF,
+        "is_outfile_truncate": OFF,
+        "is_into_outfile_with_stdout": OFF,
+    },
+    "SelectQuery": {
+        "with": _items("WithElement", *EXPRESSIONS),
+        "recursive_with": FLAG,
+        "cte_aliases": NAMES,
+        "distinct": FLAG,
+        "select": EXPRESSION_ITEMS,
+        "tables": _node("TablesInSelectQuery"),
+        "prewhere": EXPRESSION,
+        "where": EXPRESSION,
+        "group_by": _items("ExpressionList", *EXPRESSIONS),
+        "group_by_all": FLAG,
+        "group_by_with_cube": FLAG,
+        "group_by_with_grouping_sets": FLAG,
+        "group_by_with_rollup": FLAG,
+        "group_by_with_totals": FLAG,
+        "having": EXPRESSION,
+        "window": _items("WindowListElement"),
+        "qualify": EXPRESSION,
+        "order_by": _items("OrderByElement"),
+        "order_by_all": FLAG,
+        "interpolate": _items("InterpolateElement"),
+        "limit_by": EXPRESSION_ITEMS,
+        "limit_by_all": FLAG,
+        "limit_by_length": EXPRESSION,
+        "limit_by_offset": EXPRESSION,
+        "limit_length": EXPRESSION,
+        "limit_offset": EXPRESSION,
+        "limit_with_ties": FLAG,
+    },
+    "WithElement": {"name": NAME, "subquery": _node("Subquery"), "aliases": NAMES, "is_materialized": FLAG},
+    "Subquery": {"alias": NAME, "children": _list("SelectWithUnionQuery")},
+    "ExpressionList": {"children": _list(*EXPRESSIONS)},
+    "TablesInSelectQuery": {"children": _list("TablesInSelectQueryElement")},
+    "TablesInSelectQueryElement": {
+        "table_expression": _node("TableExpression"),
+        "table_join": _node("TableJoin"),
+        "array_join": _node("ArrayJoin"),
+    },
+    "TableExpression": {
+        "database_and_table_name": _node("TableIdentifier"),
+        "subquery": _node("Subquery"),
+        "table_function": _node("Function"),
+        "column_aliases": NAMES,
+        "final": FLAG,
+        "sample_size": _node("SampleRatio"),
+        "sample_offset": _node("SampleRatio"),
+    },
+    "TableIdentifier": {"name": NAME, "alias": NAME},
+    "SampleRatio": {"numerator": Slot("digits"), "denominator": Slot("digits")},
+    "TableJoin": {
+        "kind": _words("COMMA", "CROSS", "FULL", "INNER", "LEFT", "PASTE", "RIGHT"),
+        "strictness": _words("ALL", "ANTI", "ANY", "ASOF", "SEMI"),
+        "locality": _words("GLOBAL", "LOCAL"),
+        "is_natural": FLAG,
+        "on_expression": EXPRESSION,
+        "using_expression_list": NAMES,
+    },
+    "ArrayJoin": {"kind": _words("Inner", "Left"), "expression_list": EXPRESSION_ITEMS},
+    "Function": {
+        "name": TEXT,
+        "alias": NAME,
+        "arguments": EXPRESSION_ITEMS,
+        "parameters": EXPRESSION_ITEMS,
+        "is_operator": FLAG,
+        "is_lambda_function": FLAG,
+        "is_window_function": FLAG,
+        "kind": _words("LAMBDA_FUNCTION", "WINDOW_FUNCTION"),
+        "nulls_action": _words("IGNORE_NULLS", "RESPECT_NULLS"),
+        "window_name": NAME,
+        "window_definition": _node("WindowDefinition"),
+    },
+    "WindowListElement": {"name": NAME, "definition": _node("WindowDefinition")},
+    "WindowDefinition": {
+        "parent_window_name": NAME,
+        "partition_by": EXPRESSION_ITEMS,
+        "order_by": _items("OrderByElement"),
+        "frame_is_default": FLAG,
+        "frame_type": _words("GROUPS", "RANGE", "ROWS"),
+        "frame_begin_type": BOUNDARY,
+        "frame_begin_offset": EXPRESSION,
+        "frame_begin_preceding": FLAG,
+        "frame_end_type": BOUNDARY,
+        "frame_end_offset": EXPRESSION,
+        "frame_end_preceding": FLAG,
+    },
+    "OrderByElement": {
+        "expression": EXPRESSION,
+        "direction": Slot("sign"),
+        "nulls_direction": Slot("sign"),
+        "nulls_direction_was_explicitly_specified": FLAG,
+        "collation": _node("Literal"),
+        "with_fill": FLAG,
+        "fill_from": EXPRESSION,
+        "fill_to": EXPRESSION,
+        "fill_step": EXPRESSION,
+        "fill_staleness": EXPRESSION,
+    },
+    "InterpolateElement": {"column": NAME, "expr": EXPRESSION},
+    "Identifier": {"name": NAME, "name_parts": PARTS, "alias": NAME},
+    "Literal": {"value": Slot("value"), "alias": NAME},
+    "QueryParameter": {"name": NAME, "param_type": TEXT, "alias": NAME},
+    "Asterisk": {"transformers": TRANSFORMED},
+    "QualifiedAsterisk": {"qualifier": QUALIFIER, "transformers": TRANSFORMED},
+    "ColumnsListMatcher": {"column_list": NAMES, "transformers": TRANSFORMED},
+    "ColumnsRegexpMatcher": {"pattern": TEXT, "transformers": TRANSFORMED},
+    "QualifiedColumnsListMatcher": {"qualifier": QUALIFIER, "column_list": NAMES, "transformers": TRANSFORMED},
+    "QualifiedColumnsRegexpMatcher": {"qualifier": QUALIFIER, "pattern": TEXT, "transformers": TRANSFORMED},
+    "ColumnsTransformerList": {"children": _list(*TRANSFORMERS)},
+    "ColumnsApplyTransformer": {
+        "func_name": TEXT,
+        "parameters": EXPRESSION_ITEMS,
+        "lambda": _node("Function"),
+        "lambda_arg": NAME,
+        "column_name_prefix": TEXT,
+    },
+    "ColumnsExceptTransformer": {"children": NAMES, "pattern": TEXT, "is_strict": FLAG},
+    "ColumnsReplaceTransformer": {"children": _list("ColumnsReplaceTransformerReplacement"), "is_strict": FLAG},
+    "ColumnsReplaceTransformerReplacement": {"name": NAME, "children": _list(*EXPRESSIONS)},
+}  # fmt: skip
+
+LITERALS = frozenset({"Array", "Bool", "Float64", "Int64", "Null", "String", "Tuple", "UInt64"})
+
+CONSTRUCTS: Mapping[str, tuple[str, str]] = {
+    "settings": ("SETTINGS", "limits are set by the pipe and the server; remove the clause"),
+    "settings_ast": ("SETTINGS", "limits are set by the pipe and the server; remove the clause"),
+    "out_file": ("INTO OUTFILE", "results are returned to the caller; remove the clause"),
+    "format_ast": ("FORMAT", "choose the format by the endpoint's extension; remove the clause"),
+    "stream_settings": ("STREAM", "read the table without STREAM"),
+    "is_compound_name": ("a function with a compound name", "call functions by their plain name"),
+    "children": ("an identifier as a parameter", "use a value placeholder, or `{{column(...)}}` in a template"),
+}
+"""Keys outside the table that authors can write, as they know them, with a hint."""
+
+
+def refuse(what: str, hint: str | None = None) -> NoReturn:
+    """Raise SQL_REFUSED about a construct."""
+    raise RookeryError(SQL_REFUSED, f"{what} is not allowed here", hint=hint)
+
+
+def check_name(name: object) -> None:
+    """Refuse a name that no statement of ours could carry: control characters, a reserved prefix, not a text."""
+    if not isinstance(name, str) or not name:
+        refuse("an empty name", CONSTRUCTS["children"][1])
+    if any(unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} for c in name):
+        refuse(f"a control character in a name ({name!r})", "rename it")
+    if name.lower().startswith(RESERVED):
+        refuse(f"the name `{name}`", f"names that start with `{RESERVED}` are reserved")
+
+
+def children(node: Node, allowed: frozenset[str]) -> Iterator[tuple[str, Node]]:
+    """Check a node against the table and yield what must be visited below it as (key, node). Raises SQL_REFUSED."""
+    kind = node.get("type")
+    keys = NODES.get(kind) if isinstance(kind, str) and kind in allowed else None
+    if keys is None:
+        refuse(f"`{kind}`", "only SELECT statements of the documented forms can be used")
+    for key, value in node.items():
+        if key == "type":
+            continue
+        slot = keys.get(key)
+        if slot is None:
+            construct, hint = CONSTRUCTS.get(key, (f"`{key}` of `{kind}`", "write the query without it"))
+            refuse(construct, hint)
+        for child in _below(slot, value, f"`{key}` of `{kind}`"):
+            yield key, child
+
+
+def listed(node: Node | None) -> list[Node]:
+    """The members of an ExpressionList, none for an absent one."""
+    found = (node or {}).get("children", [])
+    return found if isinstance(found, list) else []
+
+
+def slot_types(node: Node, key: str) -> frozenset[str]:
+    """The node types allowed under a key of a node that `children` accepted."""
+    return NODES[node["type"]][key].allowed
+
+
+def _below(slot: Slot, value: Any, where: str) -> list[Node]:
+    if slot.kind == "node":
+        return [_is_node(value, where)]
+    if slot.kind in ("items", "list"):
+        return _members(slot.kind, value, where)
+    if slot.kind == "names":
+        _check_names(value, where)
+    elif slot.kind == "name":
+        check_name(value)
+    elif slot.kind == "parts":
+        for part in value if isinstance(value, list) else [None]:
+            check_name(part)
+    elif slot.kind == "value":
+        _check_literal(value, where)
+    elif not _plain(slot, value):
+        refuse(f"{where} = {value!r}", _UNION_HINT if "UNION_DEFAULT" in str(value) else None)
+    return []
+
+
+_UNION_HINT = "write UNION ALL or UNION DISTINCT"
+
+
+def _plain(slot: Slot, value: Any) -> bool:
+    if slot.kind == "flag":
+        return isinstance(value, bool)
+    if slot.kind == "off":
+        return value is False
+    if slot.kind == "sign":
+        return value in (1, -1)
+    if slot.kind == "digits":
+        return isinstance(value, str) and value.isascii() and value.isdigit()
+    if slot.kind == "words":
+        return all(v in slot.allowed for v in (value if isinstance(value, list) else [value]))
+    return isinstance(value, str)
+
+
+def _is_node(value: Any, where: str) -> Node:
+    if not isinstance(value, dict) or not isinstance(value.get("type"), str):
+        refuse(where)
+    return value
+
+
+def _members(kind: Kind, value: Any, where: str) -> list[Node]:
+    if kind == "items":
+        node = _is_node(value, where)
+        if node["type"] != "ExpressionList" or not set(node) <= {"type", "children"}:
+            refuse(where)
+        value = node.get("children", [])
+    if not isinstance(value, list):
+        refuse(where)
+    return [_is_node(v, where) for v in value]
+
+
+def _check_names(value: Any, where: str) -> None:
+    for node in _members("list" if isinstance(value, list) else "items", value, where):
+        for _ in children(node, frozenset({"Identifier"})):
+            refuse(where)
+
+
+def _check_literal(value: Any, where: str) -> None:
+    pending = [value]
+    while pending:
+        part = pending.pop()
+        if not isinstance(part, dict) or set(part) != {"field_type", "value"} or part["field_type"] not in LITERALS:
+            refuse(f"a literal of this type ({where})")
+        inner = part["value"]
+        if part["field_type"] in ("Array", "Tuple"):
+            if not isinstance(inner, list):
+                refuse(where)
+            pending.extend(inner)
+        elif not (inner is None or isinstance(inner, (str, int, float))):
+            refuse(where)

@@ -1,0 +1,171 @@
+"""Fan-out as schema: which tables and views the workspace and each tenant's nest consist of.
+
+A reader of the log is the workspace itself (ordinary materialized pipes), the pool (all pooled tenants together),
+or one tenant's nest. The same pipe compiles for each of them; only what its names are bound to differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from engine.compiler import storage
+from engine.compiler.build import Build
+from engine.compiler.compose import assemble
+from engine.compiler.pipes import CompiledPipe, MaterializedTarget
+from engine.compiler.scope import ALIAS, Bound, Relation, select, tenant_literal
+from engine.schema import Column, Mark, Name, Schema, Table, View, fingerprint, nest_database, quote
+
+AFTER, UPTO = "rk_after", "rk_upto"
+LOG_RANGE = f"WHERE {ALIAS}._block_number > {{{AFTER}:UInt64}} AND {ALIAS}._block_number <= {{{UPTO}:UInt64}}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Who reads the log: the workspace, the pool (or one tenant of it, for history), or a tenant's nest."""
+
+    kind: Literal["workspace", "pool", "nest"]
+    tenant: str | None = None
+    nest: str | None = None
+
+
+WORKSPACE = Reader("workspace")
+POOL = Reader("pool")
+
+
+def nest_reader(workspace: str, tenant: str) -> Reader:
+    return Reader("nest", tenant, nest_database(workspace, tenant))
+
+
+def workspace_schema(build: Build) -> Schema:
+    """Everything in the workspace's own database: datasources, shared targets and their views."""
+    tables = [storage.workspace_table(d, build.workspace) for d in build.datasources.values()]
+    views: list[View] = []
+    for pipe in build.materialized():
+        assert pipe.target is not None
+        views.extend(pipe_views(build, pipe, pipe.target, POOL if pipe.target.per_tenant else WORKSPACE))
+    return Schema.of({build.workspace}, tables, views)
+
+
+def nest_schema(build: Build, tenant: str) -> Schema:
+    """Everything in one tenant's nest, in order of data flow."""
+    reader = nest_reader(build.workspace, tenant)
+    assert reader.nest is not None
+    tables: list[Table] = []
+    views: list[View] = []
+    for name, relation in build.relations.items():
+        if relation.kind == "landing" and relation.in_nest:
+            tables.append(storage.nest_table(build.datasources[name], build.workspace, reader.nest, tenant))
+            views.append(_copy_view(build, relation, reader))
+    for pipe in build.materialized():
+        if pipe.target and pipe.target.per_tenant:
+            source = build.datasources[pipe.target.name]
+            tables.append(
+                storage.nest_table(
+                    source, build.workspace, reader.nest, tenant, drop_tenant=pipe.target.drop_tenant_column
+                )
+            )
+            views.extend(pipe_views(build, pipe, pipe.target, reader))
+    return Schema.of({reader.nest}, {t.name: t for t in tables}.values(), views)
+
+
+def pipe_views(build: Build, pipe: CompiledPipe, target: MaterializedTarget, reader: Reader) -> list[View]:
+    """The views of a materialized pipe for one reader: one per branch of its UNION ALL, each on its own source."""
+    database = reader.nest or build.workspace
+    columns = tuple(
+        c
+        for c in target.columns
+        if not (reader.kind == "nest" and target.drop_tenant_column and c == build.relations[target.name].tenant)
+    )
+    text = pipe.published_text()
+    found = []
+    for position, branch in enumerate(text.branches):
+        trigger = build.relations[target.triggers[position]]
+        name = f"_rk_{pipe.name}" if position == 0 else f"_rk{position}_{pipe.name}"
+        source, _ = _stands_for(build, trigger, reader)
+        nodes = tuple((n.name, n.static.canonical) for n in pipe.needed() if n.static)
+        found.append(
+            View(
+                name=Name(database, name),
+                target=Name(database, target.name),
+                source=source,
+                sql=_view_sql(build, pipe, branch, columns, lambda r: _bound(build, r, reader)),
+                columns=columns,
+                backfill=_view_sql(
+                    build,
+                    pipe,
+                    branch,
+                    columns,
+                    lambda r, t=trigger: _bound(build, r, reader, ranged=r.name == t.name),  # type: ignore[misc]
+                ),
+                mark=Mark(
+                    build.workspace,
+                    pipe.name,
+                    "view",
+                    tenant=reader.tenant,
+                    fingerprint=f"{fingerprint(nodes, branch, str(source), position)}:{fingerprint(columns)}",
+                ),
+            )
+        )
+    return found
+
+
+def _view_sql(
+    build: Build, pipe: CompiledPipe, branch: str, columns: tuple[str, ...], bind: Callable[[Relation], Bound]
+) -> str:
+    texts = build.composer.static_texts(build, pipe.name)
+    return assemble(build, pipe.name, texts, lambda r, _final: bind(r), last=branch, columns=columns).sql
+
+
+def _copy_view(build: Build, relation: Relation, reader: Reader) -> View:
+    """The view that delivers a landing datasource's rows into the nest's copy."""
+    assert reader.nest is not None
+    assert reader.tenant is not None
+    source = Name(build.workspace, relation.name)
+    own = [_is(relation, reader.tenant)]
+    return View(
+        name=Name(reader.nest, f"_rk_{relation.name}"),
+        target=Name(reader.nest, relation.name),
+        source=source,
+        sql=select(relation, source, own, clause="WHERE"),
+        columns=relation.columns,
+        backfill=select(relation, source, own, suffix=LOG_RANGE),
+        mark=Mark(build.workspace, relation.name, "view", reader.tenant, f"copy:{fingerprint(relation.columns)}"),
+    )
+
+
+def _stands_for(build: Build, relation: Relation, reader: Reader) -> tuple[Name, list[str]]:
+    """The table that a relation stands for, for one reader, and the conditions on it."""
+    shared = Name(build.workspace, relation.name)
+    if reader.kind == "nest" and reader.nest and relation.in_nest:
+        return Name(reader.nest, relation.name), []
+    if relation.tenant is None or reader.kind == "workspace":
+        return shared, []
+    if reader.tenant is not None:
+        return shared, [_is(relation, reader.tenant)]
+    if relation.kind == "landing":
+        pool = Name(build.workspace, storage.POOL).sql()
+        return shared, [f"toString({ALIAS}.{quote(relation.tenant)}) IN (SELECT id FROM {pool})"]
+    return shared, []
+
+
+def _bound(build: Build, relation: Relation, reader: Reader, *, ranged: bool | None = None) -> Bound:
+    """A relation for a view (WHERE) or, when `ranged` is given, for its history (PREWHERE, bounded if True)."""
+    source, conditions = _stands_for(build, relation, reader)
+    clause: Literal["PREWHERE", "WHERE"] = "WHERE" if ranged is None else "PREWHERE"
+    return Bound(select(relation, source, conditions, clause=clause, suffix=LOG_RANGE if ranged else ""))
+
+
+def _is(relation: Relation, tenant: str) -> str:
+    return f"{ALIAS}.{quote(relation.tenant or '')} = {tenant_literal(relation.tenant_type, tenant)}"
+
+
+def pool_table(workspace: str) -> Table:
+    """The table of pooled tenants' ids."""
+    return Table(
+        Name(workspace, storage.POOL),
+        (Column("id", "String"),),
+        sorting_key="id",
+        mark=Mark(workspace, storage.POOL, "state"),
+    )

@@ -1,0 +1,36 @@
+"""Finishing deliveries of history that an interrupted run left noted."""
+
+from __future__ import annotations
+
+from engine.compiler import storage
+from engine.plan.apply import History, Progress, deliver, silent
+from engine.plan.state import RegistryJournal, Workspace
+from engine.schema import Name
+
+
+def resume(workspace: Workspace, progress: Progress = silent) -> dict[str, int]:
+    """Deliver every noted history whose view stands; a note whose view never came to be is struck off."""
+    journal = RegistryJournal(workspace.registry)
+    outstanding = journal.outstanding()
+    if not outstanding:
+        return {}
+    valid, void = _sorted_out(workspace, outstanding)
+    journal.strike(void)
+    return deliver(valid, workspace.warehouse, journal, progress)
+
+
+def _sorted_out(workspace: Workspace, notes: list[History]) -> tuple[list[History], list[History]]:
+    views = workspace.warehouse.query(
+        "SELECT concat(database, '.', name) FROM system.tables "
+        "WHERE engine = 'MaterializedView' AND startsWith(database, {w:String})",
+        {"w": workspace.name},
+    )
+    standing = {row[0] for row in views.rows}
+    pool = workspace.warehouse.query(f"SELECT id FROM {Name(workspace.name, storage.POOL).sql()}")
+    pooled = {row[0] for row in pool.rows}
+    valid = [n for n in notes if n.view in standing and (not _of_pool(workspace, n) or n.tenant in pooled)]
+    return valid, [n for n in notes if n not in valid]
+
+
+def _of_pool(workspace: Workspace, note: History) -> bool:
+    return note.tenant is not None and note.view.startswith(f"{workspace.name}.")

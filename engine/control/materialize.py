@@ -1,0 +1,154 @@
+"""`materialize`: from a pipe to a target datasource, with schema and engine proposed from the SELECT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engine.compiler.build import Build
+from engine.errors import AMBIGUOUS_NODE, TARGET_EXISTS, UNKNOWN_RESOURCE, RookeryError
+from engine.plan.state import Source, Workspace, parse_sources
+from engine.project.model import Column, Datasource, Engine, Materialize, Pipe, Tenant
+from engine.project.parse import parse_source
+from engine.project.write import render_datasource, update_pipe
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """The files that `materialize` writes: the target's and the pipe's new form, with the engine's reason."""
+
+    target: Source
+    pipe: Source
+    node: str
+    reason: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "target": {"text": self.target.text, "file": self.target.file},
+            "pipe": {"text": self.pipe.text, "file": self.pipe.file},
+            "node": self.node,
+            "reason": self.reason,
+        }
+
+
+def propose(
+    workspace: Workspace,
+    given: Mapping[str, Source],
+    pipe_name: str,
+    target: str,
+    *,
+    node: str | None = None,
+    per_tenant: bool = False,
+) -> Proposal:
+    """Propose the target's schema and engine from a node's SELECT. Changes nothing.
+
+    Raises RK3008 when several nodes could be meant, RK3011 when the target exists with other columns.
+    """
+    with workspace.changes:
+        snapshot = workspace.refresh()
+        sources = {**snapshot.sources, **given}
+        source = sources.get(pipe_name)
+        project = parse_sources(sources)
+        pipe = project.pipes.get(pipe_name)
+        if pipe is None or source is None:
+            raise RookeryError(UNKNOWN_RESOURCE, f"there is no pipe `{pipe_name}`", hint="rookery pipe ls")
+        chosen = _node(pipe, node)
+        # Compiled as an endpoint of that node, the pipe tells its output types without needing a target.
+        trial = pipe.model_copy(update={"type": None, "materialize": None, "endpoint": None, "nodes": _upto(pipe, chosen)})
+        needed = {n: r for n, r in project.pipes.items() if not (r.materialize and r.materialize.target == target)}
+        rest = type(project)({n: d for n, d in project.datasources.items() if n != target}, {**needed, pipe_name: trial})
+        build = workspace.compile(rest)
+    engine, tenant, reason = _engine(workspace, build, pipe_name, per_tenant)
+    columns = tuple(Column(name=c.name, type=c.type) for c in build.outputs[pipe_name])
+    proposed = Datasource(
+        name=target,
+        description=f"Filled by pipe {pipe_name}.",
+        columns=columns,
+        engine=engine,
+        tenant=Tenant(column=tenant, landing=False) if tenant and per_tenant else None,
+    )
+    existing = project.datasources.get(target)
+    text = _keep(existing, proposed) if existing else render_datasource(proposed)
+    materialize = Materialize(target=target, node=chosen, per_tenant=per_tenant)
+    updated = update_pipe(source.text, pipe_name, materialize, source.file)
+    file = sources[target].file if target in sources else f"datasources/{target}.yaml"
+    return Proposal(Source(text, file), Source(updated, source.file), chosen, reason)
+
+
+def _keep(existing: Datasource, proposed: Datasource) -> str:
+    have = {c.name: c.type.replace(" ", "") for c in existing.columns}
+    want = {c.name: c.type.replace(" ", "") for c in proposed.columns}
+    if have != want:
+        differing = sorted(n for n in have.keys() | want.keys() if have.get(n) != want.get(n))
+        raise RookeryError(
+            TARGET_EXISTS,
+            f"`{existing.name}` exists with other columns: {', '.join(differing)}",
+            hint="choose another target, or remove it first",
+            place=existing.place,
+        )
+    return existing.text or render_datasource(existing)
+
+
+def _node(pipe: Pipe, node: str | None) -> str:
+    names = [n.name for n in pipe.nodes]
+    if node is not None:
+        if node not in names:
+            raise RookeryError(AMBIGUOUS_NODE, f"pipe `{pipe.name}` has no node `{node}`", hint=", ".join(names))
+        return node
+    if pipe.materialize and pipe.materialize.node:
+        return pipe.materialize.node
+    if len(names) > 1:
+        raise RookeryError(
+            AMBIGUOUS_NODE, f"pipe `{pipe.name}` has several nodes: {', '.join(names)}", hint="--node NAME"
+        )
+    return names[0]
+
+
+def _upto(pipe: Pipe, node: str) -> tuple[Any, ...]:
+    position = [n.name for n in pipe.nodes].index(node)
+    return pipe.nodes[: position + 1]
+
+
+def _engine(workspace: Workspace, build: Build, pipe: str, per_tenant: bool) -> tuple[Engine, str | None, str]:
+    """Engine and sorting key that suit a SELECT, with the reason."""
+    outputs = [c.name for c in build.outputs[pipe]]
+    compiled = build.pipes[pipe]
+    tenants = sorted({r.tenant for n in compiled.datasources if (r := build.relations[n]).tenant and r.tenant in outputs})
+    tenant = tenants[0] if tenants else None
+    tree, _ = workspace.warehouse.parse(compiled.nodes[-1].static.canonical if compiled.nodes[-1].static else "SELECT 1")
+    select = tree["list_of_selects"]["children"][0]
+    types = {c.name: c.type for c in build.outputs[pipe]}
+    grouped = bool(select.get("group_by") or select.get("group_by_all"))
+    if not grouped:
+        key = _raw_key(build, compiled.datasources, outputs, tenant)
+        return Engine(sorting_key=key), tenant, "rows are copied as they are"
+    items = {_alias(c): c for c in select["select"]["children"]}
+    summed = tuple(n for n, c in items.items() if n and _function(c) in {"sum", "count", "countIf", "sumIf"})
+    states = [n for n in outputs if types[n].startswith(("AggregateFunction", "SimpleAggregateFunction"))]
+    key = tuple(n for n in outputs if n not in summed and n not in states)
+    ordered = (tenant, *(k for k in key if k != tenant)) if tenant in key else key
+    if states:
+        return Engine(type="AggregatingMergeTree", sorting_key=ordered), tenant, "aggregate states merge by group"
+    if summed:
+        return Engine(type="SummingMergeTree", sorting_key=ordered, columns=summed), tenant, "sums add up by group"
+    return Engine(sorting_key=ordered), tenant, "grouped rows; use -State functions to merge them over time"
+
+
+def _raw_key(build: Build, datasources: frozenset[str], outputs: list[str], tenant: str | None) -> tuple[str, ...]:
+    for name in sorted(datasources):
+        key = tuple(k for k in build.datasources[name].sorting_key if k in outputs)
+        if key:
+            return key
+    return (tenant,) if tenant else (outputs[0],)
+
+
+def _alias(node: Mapping[str, Any]) -> str:
+    return str(node.get("alias") or node.get("name") or "").rsplit(".", 1)[-1]
+
+
+def _function(node: Mapping[str, Any]) -> str:
+    return str(node.get("name")) if node.get("type") == "Function" else ""
+
+
+__all__ = ["Proposal", "parse_source", "propose"]

@@ -1,0 +1,243 @@
+"""Push: files → checked project → build → plan → apply → recorded sources.
+
+Deployed sources are kept one row per resource. A push merges what it is given; nothing is removed because it is
+absent from a checkout, unless asked for (`prune`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.compiler.build import Build
+from engine.compiler.pipes import compile_pipe
+from engine.compiler.views import nest_schema, pool_table, workspace_schema
+from engine.errors import (
+    BAD_VALUE,
+    DESTRUCTIVE,
+    FOREIGN_OBJECT,
+    UNKNOWN_RESOURCE,
+    Problems,
+    RookeryError,
+)
+from engine.control.history import resume
+from engine.control.tokens import grant_declared
+from engine.plan import apply as applying
+from engine.plan.diff import diff
+from engine.plan.state import RegistryJournal, Snapshot, Source, Workspace, parse_sources
+from engine.plan.steps import CreateTable, CreateView, Plan
+from engine.project.check import check
+from engine.schema import Name, Schema
+from engine.warehouse.catalog import occupied, read_schema
+from engine.warehouse.registry import state_table
+
+
+@dataclass(frozen=True, slots=True)
+class PushOptions:
+    """How to push. `allow` names resources that may be changed destructively; `only` selects resources of the given
+    sources (all when empty) and `with_dependencies` adds what they need."""
+
+    dry_run: bool = False
+    prune: bool = False
+    allow: frozenset[str] = frozenset()
+    only: frozenset[str] = frozenset()
+    with_dependencies: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A resource whose source changes with the push: `created`, `changed` or `removed`."""
+
+    name: str
+    kind: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class PushResult:
+    """What a push would do or did."""
+
+    plan: Plan
+    changes: tuple[Change, ...]
+    endpoints: tuple[str, ...] = ()
+    warnings: tuple[RookeryError, ...] = ()
+    applied: bool = False
+    delivered: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def empty(self) -> bool:
+        return not self.plan and not self.changes
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "changes": [{"name": c.name, "kind": c.kind, "what": c.what} for c in self.changes],
+            "steps": self.plan.as_list(),
+            "endpoints": list(self.endpoints),
+            "warnings": [w.as_dict() for w in self.warnings],
+            "applied": self.applied,
+        }
+
+
+def push(
+    workspace: Workspace,
+    given: Mapping[str, Source],
+    options: PushOptions = PushOptions(),
+    progress: applying.Progress = applying.silent,
+) -> PushResult:
+    """Make the workspace what the given sources, merged over the deployed ones, declare.
+
+    Raises Problems for anything wrong in the sources, RK3001 for a change that needs permission.
+    """
+    with workspace.changes:
+        snapshot = workspace.refresh()
+        sources = merge(snapshot, given, options)
+        project = parse_sources(sources)
+        problems = check(project)
+        if problems:
+            raise Problems(problems)
+        compiled = snapshot.build if sources == snapshot.sources else workspace.compile(project)
+        changes = _changes(snapshot, sources, compiled)
+        plan = plan_for(workspace, snapshot, compiled, prune=options.prune)
+        result = PushResult(plan, changes, tuple(sorted(compiled.endpoints)), compiled.warnings)
+        if options.dry_run:
+            return result
+        _permit(plan, options.allow)
+        delivered = run(workspace, plan, progress)
+        _record(workspace, snapshot, sources)
+        grant_declared(workspace, project)
+        workspace.refresh()
+        return PushResult(plan, changes, result.endpoints, result.warnings, True, delivered)
+
+
+def merge(snapshot: Snapshot, given: Mapping[str, Source], options: PushOptions) -> dict[str, Source]:
+    """The sources that will be deployed: the selected given ones over what is there."""
+    selected = dict(given)
+    if options.only:
+        wanted = set(options.only)
+        unknown = wanted - set(given)
+        if unknown:
+            raise RookeryError(UNKNOWN_RESOURCE, f"no file declares `{min(unknown)}`")
+        if options.with_dependencies:
+            wanted = _with_dependencies(wanted, given, snapshot)
+        selected = {n: s for n, s in given.items() if n in wanted}
+    return selected if options.prune and not options.only else {**snapshot.sources, **selected}
+
+
+def _with_dependencies(wanted: set[str], given: Mapping[str, Source], snapshot: Snapshot) -> set[str]:
+    """Names with everything upstream: what they read, and the pipes that fill the datasources among it."""
+    project = parse_sources({**snapshot.sources, **given})
+    names = frozenset(project.datasources) | frozenset(project.pipes)
+    columns = frozenset(c.name for d in project.datasources.values() for c in d.columns)
+    feeders: dict[str, set[str]] = {}
+    for name, pipe in project.pipes.items():
+        if pipe.materialize:
+            feeders.setdefault(pipe.materialize.target, set()).add(name)
+    found: set[str] = set()
+    pending = list(wanted)
+    while pending:
+        name = pending.pop()
+        if name in found:
+            continue
+        found.add(name)
+        pending.extend(feeders.get(name, ()))
+        if name in project.pipes:
+            compiled = compile_pipe(project.pipes[name], names, columns, snapshot.build.composer.verifier)
+            pending.extend(compiled.reads | ({compiled.target.name} if compiled.target else set()))
+    return found & set(given)
+
+
+def desired_schema(build: Build, snapshot: Snapshot) -> Schema:
+    """Everything that should exist: the workspace's own objects and every nest, in order of data flow."""
+    schema = workspace_schema(build)
+    for tenant in snapshot.tenants.values():
+        if tenant.placement == "tables" and tenant.state != "removing":
+            schema = schema.merged(nest_schema(build, tenant.id))
+    return schema
+
+
+def plan_for(workspace: Workspace, snapshot: Snapshot, build: Build, *, prune: bool = False) -> Plan:
+    """The steps from the live workspace to a build's. Raises RK3002 where an object of ours would stand on another's."""
+    desired = workspace.analyser.canonical(desired_schema(build, snapshot))
+    live = _without_state(read_schema(workspace.warehouse, workspace.name), workspace.name)
+    sizes = _sizes(workspace)
+    plan = diff(desired, live, prune=prune, sizes=lambda n: sizes.get(n, 0))
+    created = [s.table.name for s in plan.steps if isinstance(s, CreateTable)]
+    created += [s.view.name for s in plan.steps if isinstance(s, CreateView)]
+    foreign = occupied(workspace.warehouse, created)
+    if foreign:
+        raise RookeryError(
+            FOREIGN_OBJECT,
+            f"`{min(foreign)}` exists already and was not made by this workspace",
+            hint="rename it, or choose another name for the resource",
+        )
+    return plan
+
+
+def _without_state(schema: Schema, workspace: str) -> Schema:
+    own = {pool_table(workspace).name, state_table(workspace).name}
+    return Schema(schema.databases, {n: t for n, t in schema.tables.items() if n not in own}, schema.views)
+
+
+def _sizes(workspace: Workspace) -> dict[Name, int]:
+    rows = workspace.warehouse.query(
+        "SELECT database, name, ifNull(total_rows, 0) FROM system.tables WHERE startsWith(database, {w:String})",
+        {"w": workspace.name},
+    )
+    return {Name(d, n): int(r) for d, n, r in rows.rows}
+
+
+def run(workspace: Workspace, plan: Plan, progress: applying.Progress = applying.silent) -> dict[str, int]:
+    """Apply a plan, then deliver what an interrupted run left outstanding."""
+    journal = RegistryJournal(workspace.registry)
+    delivered = applying.apply(plan, workspace.warehouse, workspace.fence, journal, progress)
+    return {**delivered, **resume(workspace, progress)}
+
+
+def _permit(plan: Plan, allowed: frozenset[str]) -> None:
+    refused = [s for s in plan.steps if s.destructive and s.resource not in allowed]
+    if not refused:
+        return
+    names = sorted({s.resource for s in refused})
+    first = next((s for s in refused if s.cost), refused[0])
+    flags = " ".join(f"--allow-destructive {n}" for n in names)
+    raise RookeryError(
+        DESTRUCTIVE,
+        f"{first.action} {first.subject}: {first.reason}" + (f"; {first.cost}" if first.cost else ""),
+        hint=f"to allow it: {flags}",
+    )
+
+
+def _changes(snapshot: Snapshot, sources: Mapping[str, Source], build: Build) -> tuple[Change, ...]:
+    def kind(name: str) -> str:
+        return "datasource" if name in build.datasources or name in snapshot.build.datasources else "pipe"
+
+    found = []
+    for name in sorted(set(sources) | set(snapshot.sources)):
+        before, after = snapshot.sources.get(name), sources.get(name)
+        if before is None:
+            found.append(Change(name, kind(name), "created"))
+        elif after is None:
+            found.append(Change(name, kind(name), "removed"))
+        elif before.text != after.text:
+            found.append(Change(name, kind(name), "changed"))
+    return tuple(found)
+
+
+def _record(workspace: Workspace, snapshot: Snapshot, sources: Mapping[str, Source]) -> None:
+    changed = {
+        n: {"text": s.text, "file": s.file} for n, s in sources.items() if snapshot.sources.get(n) != s
+    }
+    workspace.registry.write("resource", changed)
+    workspace.registry.remove("resource", sorted(set(snapshot.sources) - set(sources)))
+
+
+def sources_of(bodies: Iterable[Mapping[str, Any]]) -> dict[str, Source]:
+    """Sources from plain data: `{name, file, text}` each. Raises RK1005."""
+    found: dict[str, Source] = {}
+    for body in bodies:
+        values: Sequence[Any] = [body.get(k) for k in ("name", "file", "text")]
+        if not all(isinstance(v, str) for v in values):
+            raise RookeryError(BAD_VALUE, "a file is an object of name, file and text")
+        found[values[0]] = Source(values[2], values[1])
+    return found

@@ -1,0 +1,231 @@
+"""Tenants: provisioning, listing and removal.
+
+Provisioning can be repeated at will: what exists is kept, what is missing is created, and history arrives exactly
+once, also while inserts run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from engine.compiler import storage
+from engine.compiler.build import Build
+from engine.compiler.scope import tenant_literal
+from engine.compiler.views import POOL, Reader, pipe_views
+from engine.control.ids import check_id
+from engine.control.history import resume
+from engine.control.push import plan_for, run
+from engine.errors import BAD_VALUE, PLACEMENT, UNKNOWN_TENANT, RookeryError
+from engine.plan.apply import Progress, block_ranges, history, silent
+from engine.plan.state import RegistryJournal, Tenant, Workspace
+from engine.schema import Name, nest_database, quote
+from engine.warehouse import ddl
+from engine.warehouse.catalog import read_schema
+from engine.warehouse.port import Input
+
+PLACEMENTS = ("pooled", "tables")
+
+
+@dataclass(frozen=True, slots=True)
+class Provisioned:
+    """Outcome for one tenant: whether it is new, and into how many views history was delivered."""
+
+    tenant: Tenant
+    created: bool
+    delivered: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**self.tenant.as_dict(), "created": self.created, "delivered": self.delivered}
+
+
+def add(
+    workspace: Workspace, ids: Sequence[str], placement: str | None = None, progress: Progress = silent
+) -> list[Provisioned]:
+    """Provision tenants with a placement (`pooled` unless told). A tenant that exists keeps its own.
+
+    Raises RK3005 for an id that is not canonical and RK3006 when a tenant exists with another placement.
+    """
+    if placement is not None and placement not in PLACEMENTS:
+        raise RookeryError(BAD_VALUE, f"unknown placement {placement!r}", hint="pooled or tables")
+    with workspace.changes:
+        snapshot = workspace.refresh()
+        for tenant in ids:
+            check_id(snapshot.build, tenant)
+            known = snapshot.tenants.get(tenant)
+            if known and placement and known.placement != placement and known.state != "removing":
+                raise RookeryError(
+                    PLACEMENT,
+                    f"tenant `{tenant}` exists with placement {known.placement}",
+                    hint="remove it first; a tenant keeps its placement",
+                )
+            if known and known.state == "removing":
+                raise RookeryError(
+                    PLACEMENT, f"tenant `{tenant}` is being removed", hint=f"finish with `rookery tenant rm {tenant}`"
+                )
+        fresh = [t for t in dict.fromkeys(ids) if t not in snapshot.tenants]
+        moment = datetime.now(UTC).isoformat(timespec="seconds")
+        rows = {t: Tenant(t, placement or "pooled", "adding", moment) for t in fresh}  # type: ignore[arg-type]
+        workspace.registry.write("tenant", {t: r.as_dict() for t, r in rows.items()})
+        snapshot = workspace.refresh()
+        wanted = [snapshot.tenants[t] for t in dict.fromkeys(ids)]
+        delivered = _provision(workspace, wanted, progress)
+        ready = [t for t in wanted if t.state != "ready"]
+        workspace.registry.write("tenant", {t.id: {**t.as_dict(), "state": "ready"} for t in ready})
+        snapshot = workspace.refresh()
+        return [Provisioned(snapshot.tenants[t.id], t.id in rows, delivered) for t in wanted]
+
+
+def _provision(workspace: Workspace, tenants: Sequence[Tenant], progress: Progress) -> int:
+    delivered = 0
+    if any(t.placement == "tables" for t in tenants):
+        delivered += len(run(workspace, plan_for(workspace, workspace.current, workspace.current.build), progress))
+    pooled = [t.id for t in tenants if t.placement == "pooled"]
+    if pooled:
+        delivered += _join_pool(workspace, pooled, progress)
+    return delivered
+
+
+def _join_pool(workspace: Workspace, tenants: Sequence[str], progress: Progress) -> int:
+    """Enter tenants into the pool behind the fence, then deliver their history into the shared targets."""
+    build = workspace.current.build
+    pool = Name(workspace.name, storage.POOL).sql()
+    known = {r[0] for r in workspace.warehouse.query(f"SELECT id FROM {pool}").rows}
+    fresh = [t for t in tenants if t not in known]
+    journal = RegistryJournal(workspace.registry)
+    resume(workspace)
+    if fresh:
+        shared = [p for p in build.materialized() if p.target and p.target.per_tenant]
+        with workspace.fence.exclusive():
+            histories = []
+            for pipe in shared:
+                assert pipe.target is not None
+                sources = {v.source for v in pipe_views(build, pipe, pipe.target, POOL)}
+                ranges = {s: block_ranges(workspace.warehouse, s) for s in sources if _is_landing(build, s)}
+                for tenant in fresh:
+                    views = pipe_views(build, pipe, pipe.target, Reader("pool", tenant))
+                    histories += [history(v, ranges[v.source]) for v in views if ranges.get(v.source)]
+            journal.note(histories)
+            body = b"\n".join(b'{"id":' + _json(t) + b"}" for t in fresh)
+            workspace.warehouse.insert(pool, body, Input.NDJSON, ("id",), {"async_insert": 0})
+    return len(resume(workspace, progress))
+
+
+def _is_landing(build: Build, source: Name) -> bool:
+    relation = build.relations.get(source.name)
+    return relation is not None and relation.kind == "landing"
+
+
+def _json(text: str) -> bytes:
+    return orjson.dumps(text)
+
+
+def remove(workspace: Workspace, tenant: str, *, purge: bool = False) -> None:
+    """Remove a tenant: views before tables, then its tokens and its row. Inserts into landing go on meanwhile.
+
+    Its rows stay in landing, to be delivered again if it is added again, unless `purge` erases them there too.
+    """
+    with workspace.changes:
+        snapshot = workspace.refresh()
+        row = snapshot.tenants.get(tenant)
+        if row is None:
+            raise RookeryError(UNKNOWN_TENANT, f"tenant `{tenant}` does not exist", hint="rookery tenant ls")
+        workspace.registry.write("tenant", {tenant: {**row.as_dict(), "state": "removing"}})
+        names = [t.name for t in snapshot.tokens.values() if t.tenant == tenant]
+        workspace.registry.remove("token", names)
+        workspace.refresh()
+        journal = RegistryJournal(workspace.registry)
+        journal.strike([h for h in journal.outstanding() if h.tenant == tenant])
+        if row.placement == "tables":
+            _drop_nest(workspace, tenant)
+        else:
+            _leave_pool(workspace, snapshot.build, tenant)
+        if purge:
+            _erase(workspace, snapshot.build, tenant)
+        workspace.registry.remove("tenant", [tenant])
+        workspace.refresh()
+
+
+def _drop_nest(workspace: Workspace, tenant: str) -> None:
+    nest = nest_database(workspace.name, tenant)
+    live = read_schema(workspace.warehouse, workspace.name)
+    views = [v for v in live.views.values() if v.name.database == nest and v.mark and v.mark.tenant == tenant]
+    tables = [t for t in live.tables.values() if t.name.database == nest and t.mark and t.mark.tenant == tenant]
+    with workspace.fence.exclusive():
+        for view in views:
+            workspace.warehouse.execute(ddl.drop_view(view.name))
+    for table in tables:
+        workspace.warehouse.execute(ddl.drop_table(table.name))
+    left = workspace.warehouse.query("SELECT count() FROM system.tables WHERE database = {d:String}", {"d": nest})
+    if not left.rows[0][0]:
+        workspace.warehouse.execute(ddl.drop_database(nest))
+
+
+def _leave_pool(workspace: Workspace, build: Build, tenant: str) -> None:
+    pool = Name(workspace.name, storage.POOL).sql()
+    with workspace.fence.exclusive():
+        workspace.warehouse.execute(
+            f"DELETE FROM {pool} WHERE id = {{id:String}}", {"id": tenant}, {"mutations_sync": 2}
+        )
+    for relation in build.relations.values():
+        if relation.kind == "target" and relation.tenant:
+            _delete_rows(workspace, Name(workspace.name, relation.name), relation.tenant, relation.tenant_type, tenant)
+
+
+def _erase(workspace: Workspace, build: Build, tenant: str) -> None:
+    for relation in build.relations.values():
+        if relation.tenant:
+            _delete_rows(workspace, Name(workspace.name, relation.name), relation.tenant, relation.tenant_type, tenant)
+
+
+def _delete_rows(workspace: Workspace, table: Name, column: str, kind: str, tenant: str) -> None:
+    workspace.warehouse.execute(
+        f"ALTER TABLE {table.sql()} DELETE WHERE {quote(column)} = {tenant_literal(kind, tenant)} SETTINGS mutations_sync = 2"
+    )
+
+
+def rows_by_tenant(workspace: Workspace) -> dict[str, int]:
+    """Rows in landing by tenant id, those of unknown tenants included."""
+    found: dict[str, int] = {}
+    for relation in workspace.current.build.relations.values():
+        if relation.kind != "landing" or not relation.tenant:
+            continue
+        table = Name(workspace.name, relation.name).sql()
+        rows = workspace.warehouse.query(f"SELECT toString({quote(relation.tenant)}) AS t, count() FROM {table} GROUP BY t")
+        for tenant, count in rows.rows:
+            found[tenant] = found.get(tenant, 0) + int(count)
+    return found
+
+
+def listing(workspace: Workspace) -> list[dict[str, Any]]:
+    """Every tenant with its placement, state and landing rows; rows of unknown tenants are listed as `unknown`."""
+    rows = rows_by_tenant(workspace)
+    tenants = workspace.refresh().tenants
+    known = [{**t.as_dict(), "rows": rows.get(t.id, 0)} for t in sorted(tenants.values(), key=lambda t: t.id)]
+    unknown = [
+        {"id": t, "placement": None, "state": "unknown", "created_at": "", "rows": n}
+        for t, n in sorted(rows.items())
+        if t not in tenants
+    ]
+    return known + unknown
+
+
+def show(workspace: Workspace, tenant: str) -> dict[str, Any]:
+    """One tenant with its objects and their rows. Raises RK3004."""
+    row = workspace.refresh().tenants.get(tenant)
+    if row is None:
+        raise RookeryError(UNKNOWN_TENANT, f"tenant `{tenant}` does not exist", hint="rookery tenant ls")
+    nest = row.nest(workspace.name)
+    objects: list[dict[str, Any]] = []
+    if nest:
+        found = workspace.warehouse.query(
+            "SELECT name, engine, ifNull(total_rows, 0) AS rows, ifNull(total_bytes, 0) AS bytes FROM system.tables "
+            "WHERE database = {d:String} AND engine != 'MaterializedView' ORDER BY name",
+            {"d": nest},
+        )
+        objects = found.dicts()
+    return {**row.as_dict(), "rows": rows_by_tenant(workspace).get(tenant, 0), "nest": nest, "tables": objects}

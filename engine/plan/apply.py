@@ -1,0 +1,258 @@
+"""Applying a plan: journalled where order matters, and safe to run again after any interruption.
+
+History is delivered behind the fence: with inserts held back, the newest block number of each new view's source is
+noted together with the ranges up to it, and the view is created; then inserts go on and the noted ranges are
+delivered, each as one block under a token of its own. A second run finds the note and delivers what is missing;
+ranges that had arrived are recognised by their tokens.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from engine.errors import APPLY_FAILED, RookeryError
+from engine.plan.fence import Fence
+from engine.plan.steps import (
+    AddColumn,
+    ChangeClause,
+    ChangeColumn,
+    CreateDatabase,
+    CreateTable,
+    CreateView,
+    DropColumn,
+    DropDatabase,
+    DropTable,
+    DropView,
+    Plan,
+    Step,
+)
+from engine.schema import Name, View, literal, quote
+from engine.warehouse import ddl
+from engine.warehouse.port import STRICT, Warehouse
+
+RANGE_ROWS = 1_000_000
+"""Rows of a source that one range spans, at most (a single block may be larger)."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """A noted delivery: into which view's target, from which source, over which block ranges (after, upto]."""
+
+    id: str
+    view: str
+    source: str
+    sql: str
+    columns: tuple[str, ...]
+    target: str
+    ranges: tuple[tuple[int, int], ...]
+    tenant: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "view": self.view,
+            "source": self.source,
+            "sql": self.sql,
+            "columns": list(self.columns),
+            "target": self.target,
+            "ranges": [list(r) for r in self.ranges],
+            "tenant": self.tenant,
+        }
+
+    @staticmethod
+    def of(body: dict[str, Any]) -> History:
+        ranges = tuple((int(a), int(b)) for a, b in body["ranges"])
+        return History(
+            body["id"],
+            body["view"],
+            body["source"],
+            body["sql"],
+            tuple(body["columns"]),
+            body["target"],
+            ranges,
+            body.get("tenant"),
+        )
+
+
+class Journal(Protocol):
+    """Where deliveries are noted before they begin and struck off when they are complete."""
+
+    def note(self, histories: Sequence[History]) -> None: ...
+    def strike(self, histories: Sequence[History]) -> None: ...
+    def outstanding(self) -> list[History]: ...
+
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is going on, how much is done, and of how much."""
+
+
+def silent(_what: str, _done: int, _total: int) -> None:
+    """Progress that nobody watches."""
+
+
+def apply(
+    plan: Plan, warehouse: Warehouse, fence: Fence, journal: Journal, progress: Progress = silent
+) -> dict[str, int]:
+    """Apply a plan and deliver the history of its new views. Returns rows delivered by target."""
+    phases = _phases(plan.steps)
+    done, total = 0, len(plan.steps)
+    if phases.unhook:
+        with fence.exclusive():
+            for step in phases.unhook:
+                _run(warehouse, step)
+    for step in phases.before:
+        _run(warehouse, step)
+        done += 1
+        progress(step.subject, done, total)
+    histories = _create_views(phases.inside, warehouse, fence, journal)
+    progress("views", total - len(phases.after), total)
+    delivered = deliver(histories, warehouse, journal, progress)
+    for step in phases.after:
+        _run(warehouse, step)
+    return delivered
+
+
+@dataclass(slots=True)
+class _Phases:
+    """Views are dropped first and alone, views are created last and alone; the rest needs no fence."""
+
+    unhook: list[Step] = field(default_factory=list)
+    before: list[Step] = field(default_factory=list)
+    inside: list[Step] = field(default_factory=list)
+    after: list[Step] = field(default_factory=list)
+
+
+def _phases(steps: Iterable[Step]) -> _Phases:
+    phases = _Phases()
+    for step in steps:
+        if isinstance(step, DropView):
+            phases.unhook.append(step)
+        elif isinstance(step, CreateView | DropColumn) or (isinstance(step, AddColumn) and step.late):
+            phases.inside.append(step)
+        elif isinstance(step, DropDatabase):
+            phases.after.append(step)
+        else:
+            phases.before.append(step)
+    # A replaced view goes before the column that it read; columns come before the views that need them.
+    phases.inside.sort(key=lambda s: isinstance(s, CreateView))
+    return phases
+
+
+def _run(warehouse: Warehouse, step: Step) -> None:
+    try:
+        warehouse.execute(_sql(step))
+    except RookeryError as exc:
+        raise RookeryError(
+            APPLY_FAILED,
+            f"{step.action} {step.subject} failed: {exc.message}",
+            hint="what was done stays; run the command again once the cause is mended",
+            detail=exc.detail,
+        ) from exc
+
+
+def _sql(step: Step) -> str:
+    if isinstance(step, CreateDatabase):
+        return ddl.create_database(step.database)
+    if isinstance(step, DropDatabase):
+        return ddl.drop_database(step.database)
+    if isinstance(step, CreateTable):
+        return ddl.create_table(step.table)
+    if isinstance(step, DropTable):
+        return ddl.drop_table(step.name)
+    if isinstance(step, DropView):
+        return ddl.drop_view(step.name)
+    if isinstance(step, CreateView):
+        return ddl.create_view(step.view)
+    if isinstance(step, AddColumn):
+        return ddl.add_column(step.name, step.column)
+    if isinstance(step, ChangeColumn):
+        return ddl.modify_column(step.name, step.column)
+    if isinstance(step, DropColumn):
+        return ddl.drop_column(step.name, step.column)
+    if isinstance(step, ChangeClause):
+        return step.sql
+    raise TypeError(f"no statement for {step!r}")
+
+
+def _create_views(steps: Sequence[Step], warehouse: Warehouse, fence: Fence, journal: Journal) -> list[History]:
+    if not steps:
+        return []
+    fresh = [s.view for s in steps if isinstance(s, CreateView) and not s.replaces]
+    replaced = [s.view for s in steps if isinstance(s, CreateView) and s.replaces]
+    names = {str(v.name) for v in fresh}
+    with fence.exclusive():
+        journal.strike([h for h in journal.outstanding() if h.view in names])
+        ranges = {source: block_ranges(warehouse, source) for source in {v.source for v in fresh}}
+        histories = [history(v, ranges[v.source]) for v in fresh if ranges[v.source]]
+        journal.note(histories)
+        for view in replaced:
+            warehouse.execute(ddl.drop_view(view.name))
+        for step in steps:
+            _run(warehouse, step)
+    return histories
+
+
+def history(view: View, ranges: Sequence[tuple[int, int]]) -> History:
+    """A delivery of a view's history under a fresh identity."""
+    return History(
+        secrets.token_hex(8),
+        str(view.name),
+        view.source.sql(),
+        view.backfill,
+        view.columns,
+        view.target.sql(),
+        tuple(ranges),
+        view.mark.tenant if view.mark else None,
+    )
+
+
+def block_ranges(warehouse: Warehouse, source: Name) -> list[tuple[int, int]]:
+    """Ranges of block numbers that cover a table, each of at most RANGE_ROWS rows where blocks allow.
+
+    Must be called with the fence held, so that no block appears below the newest one afterwards.
+    """
+    exists = warehouse.query(
+        "SELECT count() FROM system.tables WHERE database = {d:String} AND name = {n:String}",
+        {"d": source.database, "n": source.name},
+    )
+    if not exists.rows[0][0]:
+        return []
+    blocks = warehouse.query(
+        f"SELECT _block_number AS b, count() AS n FROM {source.sql()} GROUP BY b ORDER BY b"
+    ).rows
+    found: list[tuple[int, int]] = []
+    after, rows, last = -1, 0, -1
+    for number, count in blocks:
+        if rows and rows + count > RANGE_ROWS:
+            found.append((after, last))
+            after, rows = last, 0
+        rows += count
+        last = number
+    if rows:
+        found.append((after, last))
+    return [(max(a, 0) if a >= 0 else 0, b) for a, b in found]
+
+
+def deliver(
+    histories: Sequence[History], warehouse: Warehouse, journal: Journal, progress: Progress = silent
+) -> dict[str, int]:
+    """Deliver noted histories, range by range, and strike each off when complete. Returns rows by target."""
+    delivered: dict[str, int] = {}
+    total = sum(len(h.ranges) for h in histories)
+    done = 0
+    for item in histories:
+        for after, upto in item.ranges:
+            columns = ", ".join(quote(c) for c in item.columns)
+            token = f"history:{item.id}:{after}:{upto}"
+            settings = {**STRICT, "insert_deduplication_token": token}
+            clause = ", ".join(f"{k} = {literal(v) if isinstance(v, str) else v}" for k, v in settings.items())
+            sql = item.sql.replace("{rk_after:UInt64}", str(after)).replace("{rk_upto:UInt64}", str(upto))
+            warehouse.execute(f"INSERT INTO {item.target} ({columns}) SETTINGS {clause} {sql}")
+            done += 1
+            progress(f"history of {item.view}", done, total)
+        journal.strike([item])
+        delivered[item.view] = len(item.ranges)
+    return delivered

@@ -1,0 +1,227 @@
+"""Desired against live: a pure comparison of two schemas.
+
+Added columns are applied everywhere. Any other change of a table or view rebuilds it, and with it everything that
+is derived from it; that is destructive and carries the name by which it must be allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from engine.plan.steps import (
+    AddColumn,
+    ChangeClause,
+    ChangeColumn,
+    CreateDatabase,
+    CreateTable,
+    CreateView,
+    DropColumn,
+    DropDatabase,
+    DropTable,
+    DropView,
+    Plan,
+    Step,
+)
+from engine.schema import Column, Name, Schema, Table, View
+
+Sizes = Callable[[Name], int]
+"""Rows of a live table, for costs."""
+
+
+def diff(desired: Schema, live: Schema, *, prune: bool = False, sizes: Sizes = lambda _: 0) -> Plan:
+    """The steps from live to desired. Objects that are only live are dropped when `prune` is set."""
+    fed = {v.target for v in (*desired.views.values(), *live.views.values())}
+    logs = {v.source for v in desired.views.values()} - fed
+    changes: list[Step] = []
+    rebuilt: dict[Name, Step] = {}
+    for name, table in desired.tables.items():
+        current = live.tables.get(name)
+        if current is not None:
+            _compare(table, current, name in fed, name in logs, changes, rebuilt, sizes)
+    _changed_views(desired, live, rebuilt, sizes)
+    _downstream(desired, live, rebuilt, sizes)
+    steps = [
+        *_databases(desired, live),
+        *_views_to_drop(desired, live, rebuilt, prune),
+        *_tables_to_drop(desired, live, rebuilt, prune),
+        *_tables_to_create(desired, live, rebuilt),
+        *changes,
+        *_views_to_create(desired, live, rebuilt, {s.name for s in changes if isinstance(s, DropColumn)}),
+        *_databases_to_drop(desired, live, prune),
+    ]
+    return Plan(tuple(steps))
+
+
+def _resource(item: Table | View) -> str:
+    return item.mark.resource if item.mark else item.name.name
+
+
+def _tenant(item: Table | View) -> str | None:
+    return item.mark.tenant if item.mark else None
+
+
+def _databases(desired: Schema, live: Schema) -> Iterable[Step]:
+    for name in sorted(desired.databases - live.databases):
+        yield CreateDatabase(name, "does not exist", database=name)
+
+
+def _databases_to_drop(desired: Schema, live: Schema, prune: bool) -> Iterable[Step]:
+    for name in sorted(live.databases - desired.databases) if prune else ():
+        yield DropDatabase(name, "nothing declares it", destructive=True, database=name)
+
+
+def _compare(
+    table: Table,
+    current: Table,
+    is_fed: bool,
+    is_log: bool,
+    changes: list[Step],
+    rebuilt: dict[Name, Step],
+    sizes: Sizes,
+) -> None:
+    """Column by column, then the clauses; what cannot be altered in place marks the table for rebuilding."""
+    resource, tenant = _resource(table), _tenant(table)
+    have = {c.name: c for c in current.columns}
+    want = {c.name: c for c in table.columns}
+    own: list[Step] = []
+    reasons: list[str] = []
+    for name, column in want.items():
+        if name not in have:
+            own.append(
+                AddColumn(
+                    resource, "new column", tenant=tenant, name=table.name, column=column, late=is_log and not is_fed
+                )
+            )
+        elif _definition(column) != _definition(have[name]):
+            if column.type == have[name].type:
+                own.append(ChangeColumn(resource, "default or codec", tenant=tenant, name=table.name, column=column))
+            else:
+                reasons.append(f"column {name}: {have[name].type} → {column.type}")
+    gone = [n for n in have if n not in want]
+    reasons += [f"column {n} is gone" for n in gone]
+    keys = _keys(table, current)
+    if is_fed and (reasons or keys):
+        cost = f"{sizes(table.name):,} rows are dropped and computed again from what feeds it"
+        rebuilt[table.name] = Step(resource, "; ".join(reasons + keys), True, cost, tenant)
+        return
+    for name in gone:
+        own.append(
+            DropColumn(
+                resource,
+                "column is gone",
+                destructive=True,
+                cost=f"its values in {sizes(table.name):,} rows are lost",
+                tenant=tenant,
+                name=table.name,
+                column=name,
+            )
+        )
+    for name, column in want.items():
+        if name in have and column.type != have[name].type:
+            cost = f"{sizes(table.name):,} rows are converted"
+            why = f"type {have[name].type} → {column.type}"
+            own.append(ChangeColumn(resource, why, True, cost, tenant, name=table.name, column=column))
+    if keys:
+        cost = f"its {sizes(table.name):,} rows are lost: nothing feeds it, so it cannot be rebuilt"
+        rebuilt[table.name] = Step(resource, "; ".join(keys), True, cost, tenant)
+        return
+    own.extend(_clauses(table, current, resource, tenant))
+    changes.extend(own)
+
+
+def _definition(column: Column) -> tuple[str, str, str, str]:
+    return (column.type, column.default_kind, column.default, column.codec)
+
+
+def _keys(table: Table, current: Table) -> list[str]:
+    pairs = (
+        ("engine", table.engine, current.engine),
+        ("sorting key", table.sorting_key, current.sorting_key),
+        ("partition key", table.partition_key, current.partition_key),
+        ("primary key", table.primary_key, current.primary_key),
+        ("sampling key", table.sampling_key, current.sampling_key),
+    )
+    return [f"{what}: {old or 'none'} → {new or 'none'}" for what, new, old in pairs if new != old]
+
+
+def _clauses(table: Table, current: Table, resource: str, tenant: str | None) -> Iterable[Step]:
+    name = table.name.sql()
+    if table.ttl != current.ttl:
+        sql = f"ALTER TABLE {name} MODIFY TTL {table.ttl}" if table.ttl else f"ALTER TABLE {name} REMOVE TTL"
+        cost = "rows past the new TTL are removed" if table.ttl else ""
+        yield ChangeClause(resource, f"TTL {table.ttl or 'removed'}", bool(cost), cost, tenant, table.name, sql)
+    have = dict(current.settings)
+    for key, value in table.settings:
+        if have.get(key) != value and key in have:
+            sql = f"ALTER TABLE {name} MODIFY SETTING {key} = {value}"
+            yield ChangeClause(resource, f"setting {key} = {value}", tenant=tenant, name=table.name, sql=sql)
+
+
+def _text(view: View) -> str:
+    return view.mark.fingerprint.partition(":")[0] if view.mark else ""
+
+
+def _changed_views(desired: Schema, live: Schema, rebuilt: dict[Name, Step], sizes: Sizes) -> None:
+    """A view whose query changed makes its target wrong from the first row on."""
+    for name, view in desired.views.items():
+        current = live.views.get(name)
+        if current is None or _text(view) == _text(current) or view.target in rebuilt:
+            continue
+        cost = f"{sizes(view.target):,} rows of {view.target.name} are dropped and computed again"
+        rebuilt[view.target] = Step(_resource(view), "its query changed", True, cost, _tenant(view))
+
+
+def _downstream(desired: Schema, live: Schema, rebuilt: dict[Name, Step], sizes: Sizes) -> None:
+    """Whatever is derived from a rebuilt table is rebuilt with it."""
+    views = {**live.views, **desired.views}
+    pending = list(rebuilt)
+    while pending:
+        source = pending.pop()
+        for view in views.values():
+            if view.source == source and view.target not in rebuilt and view.target in live.tables:
+                cause = rebuilt[source]
+                cost = f"{sizes(view.target):,} rows of {view.target.name} are dropped and computed again"
+                rebuilt[view.target] = Step(cause.resource, f"derived from {source}", True, cost, _tenant(view))
+                pending.append(view.target)
+
+
+def _views_to_drop(desired: Schema, live: Schema, rebuilt: Mapping[Name, Step], prune: bool) -> Iterable[Step]:
+    for name, view in reversed(list(live.views.items())):
+        cause = rebuilt.get(view.target) or rebuilt.get(view.source)
+        if cause is not None:
+            yield DropView(cause.resource, cause.reason, True, tenant=_tenant(view), name=name)
+        elif name not in desired.views and prune:
+            yield DropView(_resource(view), "nothing declares it", True, tenant=_tenant(view), name=name)
+
+
+def _tables_to_drop(desired: Schema, live: Schema, rebuilt: Mapping[Name, Step], prune: bool) -> Iterable[Step]:
+    for name, table in live.tables.items():
+        cause = rebuilt.get(name)
+        if cause is not None:
+            yield DropTable(cause.resource, cause.reason, True, cause.cost, _tenant(table), name)
+        elif name not in desired.tables and prune:
+            yield DropTable(_resource(table), "nothing declares it", True, "its rows are lost", _tenant(table), name)
+
+
+def _tables_to_create(desired: Schema, live: Schema, rebuilt: Mapping[Name, Step]) -> Iterable[Step]:
+    for name, table in desired.tables.items():
+        if name not in live.tables:
+            yield CreateTable(_resource(table), "does not exist", tenant=_tenant(table), table=table)
+        elif name in rebuilt:
+            cause = rebuilt[name]
+            yield CreateTable(cause.resource, "rebuilt", tenant=_tenant(table), table=table)
+
+
+def _views_to_create(
+    desired: Schema, live: Schema, rebuilt: Mapping[Name, Step], narrowed: set[Name]
+) -> Iterable[Step]:
+    for name, view in desired.views.items():
+        current = live.views.get(name)
+        redone = view.target in rebuilt or view.source in rebuilt
+        if current is None or redone:
+            reason = "rebuilt, with its history" if redone and current else "does not exist; history is delivered"
+            yield CreateView(_resource(view), reason, tenant=_tenant(view), view=view)
+        elif view.mark and current.mark and view.mark.fingerprint != current.mark.fingerprint:
+            yield CreateView(_resource(view), "delivers added columns", tenant=_tenant(view), view=view, replaces=True)
+        elif any(n.sql() in view.sql for n in narrowed):
+            yield CreateView(_resource(view), "reads a narrower table", tenant=_tenant(view), view=view, replaces=True)

@@ -1,0 +1,164 @@
+"""What is deployed: sources, tenants, tokens and keys, compiled into one immutable snapshot.
+
+A running server holds one snapshot and swaps it for the next when the registry's version has grown, so that a new
+tenant, token or pipe is known within a second, without restart.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from engine.compiler.build import Build, build
+from engine.compiler.views import pool_table
+from engine.plan.analysis import Analyser
+from engine.plan.apply import History
+from engine.plan.fence import Fence
+from engine.project.model import Project, Resource
+from engine.project.parse import parse_source
+from engine.schema import Mark, nest_database
+from engine.settings import Settings
+from engine.tokens import SigningKey, StaticToken, new_secret
+from engine.warehouse import ddl
+from engine.warehouse.port import Warehouse
+from engine.warehouse.registry import Registry
+
+Placement = Literal["pooled", "tables"]
+KINDS = ("resource", "tenant", "token", "key", "secret")
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A customer of the workspace's owner. `state` is adding, ready or removing."""
+
+    id: str
+    placement: Placement
+    state: str
+    created_at: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"id": self.id, "placement": self.placement, "state": self.state, "created_at": self.created_at}
+
+    def nest(self, workspace: str) -> str | None:
+        """The database of the tenant's own tables; None for a pooled tenant."""
+        return nest_database(workspace, self.id) if self.placement == "tables" else None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A deployed file: its text and the path it had in the checkout."""
+
+    text: str
+    file: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that a request needs to know about the workspace, at one version of the registry."""
+
+    version: int
+    build: Build
+    sources: Mapping[str, Source]
+    tenants: Mapping[str, Tenant]
+    tokens: Mapping[str, StaticToken]
+    keys: tuple[SigningKey, ...]
+    secret: str
+    memo: dict[object, object] = field(default_factory=dict)
+    """Room for what is derived from the snapshot on first use."""
+
+
+class Workspace:
+    """The live workspace of this process: its database, its fence, and the current snapshot."""
+
+    def __init__(self, settings: Settings, warehouse: Warehouse) -> None:
+        self.settings = settings
+        self.warehouse = warehouse
+        self.fence = Fence()
+        self.changes = threading.RLock()
+        """Held by whoever changes what exists; one change at a time."""
+        self.registry = Registry(warehouse, settings.workspace)
+        self.analyser = Analyser(warehouse, settings.workspace)
+        warehouse.execute(ddl.create_table(pool_table(settings.workspace)))
+        self._first_use()
+        self._refreshing = threading.Lock()
+        self._current = self._load(None)
+
+    @property
+    def name(self) -> str:
+        return self.settings.workspace
+
+    @property
+    def current(self) -> Snapshot:
+        return self._current
+
+    def refresh(self) -> Snapshot:
+        """The snapshot of the registry's present version; compiled again only when it has grown."""
+        with self._refreshing:
+            if self.registry.version() != self._current.version:
+                self._current = self._load(self._current)
+            return self._current
+
+    def compile(self, project: Project) -> Build:
+        """Compile a project against this database. Raises Problems."""
+        return build(project, self.name, self.warehouse, self.analyser)
+
+    def close(self) -> None:
+        self.analyser.close()
+        self.warehouse.close()
+
+    def _first_use(self) -> None:
+        secrets = self.registry.read_all(["key", "secret"])
+        if "key" not in secrets:
+            key = SigningKey.new()
+            self.registry.write("key", {key.id: {"secret": key.secret, "retires": None}})
+        if "secret" not in secrets:
+            self.registry.write("secret", {"static": {"secret": new_secret()}})
+
+    def _load(self, before: Snapshot | None) -> Snapshot:
+        version = self.registry.version()
+        rows = self.registry.read_all(KINDS)
+        sources = {n: Source(b["text"], b["file"]) for n, b in rows.get("resource", {}).items()}
+        if before is not None and before.sources == sources:
+            compiled = before.build
+        else:
+            compiled = self.compile(parse_sources(sources))
+        keys = tuple(SigningKey(i, b["secret"], b["retires"]) for i, b in rows.get("key", {}).items())
+        tokens = [StaticToken.of(b) for b in rows.get("token", {}).values()]
+        return Snapshot(
+            version=version,
+            build=compiled,
+            sources=sources,
+            tenants={i: Tenant(**b) for i, b in rows.get("tenant", {}).items()},
+            tokens={t.nonce: t for t in tokens},
+            keys=tuple(sorted(keys, key=lambda k: (k.retires is not None, k.id))),
+            secret=rows["secret"]["static"]["secret"],
+        )
+
+
+def parse_sources(sources: Mapping[str, Source]) -> Project:
+    """The project that deployed sources make up."""
+    resources: list[Resource] = [parse_source(s.text, s.file, n) for n, s in sources.items()]
+    return Project.of(resources)
+
+
+class RegistryJournal:
+    """Notes deliveries of history in the registry."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def note(self, histories: Any) -> None:
+        self._registry.write("history", {h.id: h.as_dict() for h in histories})
+
+    def strike(self, histories: Any) -> None:
+        self._registry.remove("history", [h.id for h in histories])
+
+    def outstanding(self) -> list[History]:
+        return [History.of(b) for b in self._registry.read("history").values()]
+
+
+def owner(mark: Mark | None) -> str:
+    """The resource that an object belongs to, for messages."""
+    return mark.resource if mark else "?"

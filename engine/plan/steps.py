@@ -1,0 +1,156 @@
+"""A plan as data: what would be done, why, and what it costs. Showing, applying and JSON are interpreters of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.schema import Column, Name, Table, View
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One change. `resource` is the name that permits it when `destructive`; `cost` says what is lost or redone."""
+
+    resource: str
+    reason: str
+    destructive: bool = False
+    cost: str = ""
+    tenant: str | None = None
+
+    @property
+    def action(self) -> str:
+        return type(self).__name__
+
+    @property
+    def subject(self) -> str:
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class CreateDatabase(Step):
+    database: str = ""
+
+    @property
+    def subject(self) -> str:
+        return self.database
+
+
+@dataclass(frozen=True, slots=True)
+class DropDatabase(Step):
+    database: str = ""
+
+    @property
+    def subject(self) -> str:
+        return self.database
+
+
+@dataclass(frozen=True, slots=True)
+class CreateTable(Step):
+    table: Table = field(default=Table(Name("", ""), ()))
+
+    @property
+    def subject(self) -> str:
+        return str(self.table.name)
+
+
+@dataclass(frozen=True, slots=True)
+class DropTable(Step):
+    name: Name = field(default=Name("", ""))
+
+    @property
+    def subject(self) -> str:
+        return str(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class AddColumn(Step):
+    name: Name = field(default=Name("", ""))
+    column: Column = field(default=Column("", ""))
+    late: bool = False
+    """Whether it waits for the fence: a landing column appears together with the views that deliver it."""
+
+    @property
+    def subject(self) -> str:
+        return f"{self.name}.{self.column.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeColumn(Step):
+    name: Name = field(default=Name("", ""))
+    column: Column = field(default=Column("", ""))
+
+    @property
+    def subject(self) -> str:
+        return f"{self.name}.{self.column.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class DropColumn(Step):
+    name: Name = field(default=Name("", ""))
+    column: str = ""
+
+    @property
+    def subject(self) -> str:
+        return f"{self.name}.{self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeClause(Step):
+    """TTL, setting or comment of a table; `sql` is the ALTER statement."""
+
+    name: Name = field(default=Name("", ""))
+    sql: str = ""
+
+    @property
+    def subject(self) -> str:
+        return str(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class CreateView(Step):
+    """Create a view behind the fence; unless it only `replaces` one, deliver the history before it."""
+
+    view: View = field(default=View(Name("", ""), Name("", ""), Name("", ""), ""))
+    replaces: bool = False
+
+    @property
+    def subject(self) -> str:
+        return str(self.view.name)
+
+
+@dataclass(frozen=True, slots=True)
+class DropView(Step):
+    name: Name = field(default=Name("", ""))
+
+    @property
+    def subject(self) -> str:
+        return str(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Steps in the order in which they are applied. Empty when live and desired agree."""
+
+    steps: tuple[Step, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.steps)
+
+    @property
+    def destructive(self) -> tuple[str, ...]:
+        return tuple(sorted({s.resource for s in self.steps if s.destructive}))
+
+    def as_list(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "action": s.action,
+                "subject": s.subject,
+                "resource": s.resource,
+                "tenant": s.tenant,
+                "reason": s.reason,
+                "destructive": s.destructive,
+                "cost": s.cost,
+            }
+            for s in self.steps
+        ]

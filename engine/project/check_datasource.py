@@ -1,0 +1,238 @@
+"""Rules for one datasource: its columns, its engine, and what a tenant column and a landing datasource ask for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from engine.errors import (
+    BAD_NAME,
+    BAD_VALUE,
+    DUPLICATE_NAME,
+    LANDING_LAYOUT,
+    SORTING_KEY,
+    TENANT_COLUMN,
+    UNKNOWN_COLUMN,
+    RookeryError,
+)
+from engine.project.expressions import plain_name, split_list
+from engine.project.model import Column, Datasource, Engine, Tenant
+
+OWN_SETTINGS = frozenset(
+    {
+        "add_minmax_index_for_block_number_column",
+        "enable_block_number_column",
+        "enable_block_offset_column",
+        "non_replicated_deduplication_window",
+        "part_minmax_index_columns",
+        "replicated_deduplication_window",
+        "replicated_deduplication_window_seconds",
+    }
+)
+"""Settings of tables that the fan-out stands on."""
+
+VIRTUAL_COLUMNS = frozenset(
+    {
+        "_block_number",
+        "_block_offset",
+        "_database",
+        "_disk_name",
+        "_distance",
+        "_part",
+        "_part_data_version",
+        "_part_granule_offset",
+        "_part_index",
+        "_part_offset",
+        "_part_starting_offset",
+        "_part_uuid",
+        "_partition_id",
+        "_partition_value",
+        "_row_exists",
+        "_sample_factor",
+        "_table",
+    }
+)
+"""Columns that every table has in the engine."""
+
+_TENANT_TYPE = re.compile(r"String|LowCardinality\(String\)|U?Int(8|16|32|64|128|256)|UUID")
+_TENANT_TYPES = "String, LowCardinality(String), Int8 to Int256, UInt8 to UInt256 or UUID"
+_REQUIRED = {"CollapsingMergeTree": ("sign",), "VersionedCollapsingMergeTree": ("sign", "version")}
+_OPTIONS = {
+    "version": ("ReplacingMergeTree", "VersionedCollapsingMergeTree"),
+    "is_deleted": ("ReplacingMergeTree",),
+    "sign": ("CollapsingMergeTree", "VersionedCollapsingMergeTree"),
+    "columns": ("SummingMergeTree",),
+}
+_CLAUSES = ("sorting_key", "partition_key", "primary_key", "sampling_key", "ttl", "settings")
+
+
+def check_datasource(datasource: Datasource) -> Iterator[RookeryError]:
+    """What is wrong with one datasource by itself."""
+    yield from _columns(datasource)
+    yield from check_engine(datasource.engine)
+    yield from _engine_columns(datasource)
+    yield from _sorting_key(datasource)
+    yield from _indexes(datasource)
+    if datasource.tenant:
+        yield from _tenant(datasource, datasource.tenant)
+        if datasource.is_landing:
+            yield from _landing(datasource)
+
+
+def check_engine(engine: Engine) -> Iterator[RookeryError]:
+    """What is wrong with an engine whatever the columns are."""
+    for option in _REQUIRED.get(engine.type, ()):
+        if not getattr(engine, option):
+            message, hint = f"{engine.type} needs `{option}`", f"name the {option} column"
+            yield RookeryError(BAD_VALUE, message, hint=hint, place=engine.place)
+    for option, engines in _OPTIONS.items():
+        if getattr(engine, option) and engine.type not in engines:
+            message, hint = f"`{option}` is not for {engine.type}", f"it is for {' and '.join(engines)}"
+            yield RookeryError(BAD_VALUE, message, hint=hint, place=engine.place_of(option))
+    if engine.is_deleted and not engine.version:
+        message, hint = "`is_deleted` needs `version`", "name the version column"
+        yield RookeryError(BAD_VALUE, message, hint=hint, place=engine.place_of("is_deleted"))
+    if engine.type == "Null":
+        for clause in _CLAUSES:
+            if getattr(engine, clause):
+                message, hint = f"`{clause}` is not for Null", "Null keeps no rows"
+                yield RookeryError(BAD_VALUE, message, hint=hint, place=engine.place_of(clause))
+    for name, _ in engine.settings:
+        if name in OWN_SETTINGS:
+            message, hint = f"setting `{name}` cannot be chosen", "it is set by the program; remove it"
+            yield RookeryError(BAD_VALUE, message, hint=hint, place=engine.place_of("settings"))
+
+
+def _columns(datasource: Datasource) -> Iterator[RookeryError]:
+    seen: dict[str, str] = {}
+    for column in datasource.columns:
+        place = column.place_of("name")
+        other = seen.setdefault(column.name.lower(), column.name)
+        if column.name in VIRTUAL_COLUMNS:
+            message, hint = f"`{column.name}` is a column of the engine's own", "choose another name"
+            yield RookeryError(BAD_NAME, message, hint=hint, place=place)
+        if column is not datasource.column(column.name):
+            message = f"column `{column.name}` is declared twice"
+            yield RookeryError(DUPLICATE_NAME, message, hint="remove one", place=place)
+        elif other != column.name:
+            message = f"column `{column.name}` differs from `{other}` only in upper and lower case"
+            hint = "keys of events are matched without regard to case; rename one"
+            yield RookeryError(DUPLICATE_NAME, message, hint=hint, place=place)
+
+
+def _engine_columns(datasource: Datasource) -> Iterator[RookeryError]:
+    engine = datasource.engine
+    named = [(option, getattr(engine, option)) for option in ("version", "is_deleted", "sign")]
+    named += [("columns", name) for name in engine.columns]
+    for option, name in named:
+        if name and datasource.column(name) is None:
+            message = f"`{option}` names `{name}`, which is not a column"
+            yield RookeryError(UNKNOWN_COLUMN, message, hint=_declared(datasource), place=engine.place_of(option))
+
+
+def _sorting_key(datasource: Datasource) -> Iterator[RookeryError]:
+    engine = datasource.engine
+    place = engine.place_of("sorting_key")
+    for expression in datasource.sorting_key:
+        name = plain_name(expression)
+        if name is None:
+            continue
+        column = datasource.column(name)
+        if column is None:
+            message = f"the sorting key names `{name}`, which is not a column"
+            yield RookeryError(UNKNOWN_COLUMN, message, hint=_declared(datasource), place=place)
+        elif (
+            re.search(r"\bNullable\s*\(|\b(Simple)?AggregateFunction\s*\(", column.type)
+            and "Simple" not in column.type
+        ):
+            message = f"column `{name}` of type {column.type} cannot be in the sorting key"
+            hint = f"leave it out, or sort by an expression such as assumeNotNull({name})"
+            yield RookeryError(SORTING_KEY, message, hint=hint, place=place)
+    if datasource.sorting_key and len(set(datasource.sorting_key)) < len(datasource.sorting_key):
+        message = "the sorting key names an expression twice"
+        yield RookeryError(SORTING_KEY, message, hint="remove one", place=place)
+
+
+def _indexes(datasource: Datasource) -> Iterator[RookeryError]:
+    seen: set[str] = set()
+    for index in datasource.indexes:
+        if index.name in seen:
+            message = f"index `{index.name}` is declared twice"
+            yield RookeryError(DUPLICATE_NAME, message, hint="remove one", place=index.place_of("name"))
+        seen.add(index.name)
+        if datasource.tenant and re.match(r"set\b", index.type, re.IGNORECASE):
+            message = "a `set` index is not possible on a datasource with a tenant column"
+            hint = "the engine would evaluate queries on the values of other tenants; use bloom_filter or minmax"
+            yield RookeryError(TENANT_COLUMN, message, hint=hint, place=index.place_of("type"))
+
+
+def _tenant(datasource: Datasource, tenant: Tenant) -> Iterator[RookeryError]:
+    place = tenant.place_of("column")
+    column = datasource.column(tenant.column)
+    if column is None:
+        message = f"tenant column `{tenant.column}` is not a column of the datasource"
+        yield RookeryError(TENANT_COLUMN, message, hint=_declared(datasource), place=place)
+        return
+    yield from _tenant_type(column)
+    if datasource.engine.type == "Null":
+        message, hint = (
+            "a datasource with a tenant column must keep its rows",
+            "use an engine of the MergeTree family",
+        )
+        yield RookeryError(TENANT_COLUMN, message, hint=hint, place=datasource.engine.place)
+        return
+    yield from _tenant_first(datasource, tenant.column)
+
+
+def _tenant_type(column: Column) -> Iterator[RookeryError]:
+    if not _TENANT_TYPE.fullmatch("".join(column.type.split())):
+        message = f"a tenant column cannot have the type {column.type}"
+        hint = f"use {_TENANT_TYPES}"
+        yield RookeryError(TENANT_COLUMN, message, hint=hint, place=column.place_of("type"))
+    if column.default:
+        message = "a tenant column cannot have a default"
+        hint = "an event without a tenant is refused, never given to someone; remove the default"
+        yield RookeryError(TENANT_COLUMN, message, hint=hint, place=column.place_of("default"))
+
+
+def _tenant_first(datasource: Datasource, tenant: str) -> Iterator[RookeryError]:
+    engine = datasource.engine
+    key = datasource.sorting_key
+    if key[:1] != (tenant,):
+        message = f"the sorting key must begin with the tenant column `{tenant}`"
+        hint = f"sorting_key: [{', '.join([tenant, *(x for x in key if x != tenant)])}]"
+        yield RookeryError(TENANT_COLUMN, message, hint=hint, place=engine.place_of("sorting_key"))
+    if engine.primary_key and _first(engine.primary_key) != tenant:
+        message = f"the primary key must begin with the tenant column `{tenant}`"
+        hint = "remove it: the sorting key is taken"
+        yield RookeryError(TENANT_COLUMN, message, hint=hint, place=engine.place_of("primary_key"))
+
+
+def _first(key: str) -> str | None:
+    try:
+        return next(iter(split_list(key)), None)
+    except ValueError:
+        return None
+
+
+def _landing(datasource: Datasource) -> Iterator[RookeryError]:
+    engine = datasource.engine
+    if engine.type != "MergeTree":
+        message = f"a landing datasource cannot be a {engine.type}"
+        hint = (
+            "replacing and aggregating engines remove rows before every tenant has received them; "
+            "use MergeTree here and the other engine in a materialized target"
+        )
+        yield RookeryError(LANDING_LAYOUT, message, hint=hint, place=engine.place_of("type"))
+    if engine.partition_key:
+        message = "a landing datasource cannot have a partition key"
+        hint = "it is kept by the month in which rows arrive; remove the key, or partition a materialized target"
+        yield RookeryError(LANDING_LAYOUT, message, hint=hint, place=engine.place_of("partition_key"))
+    if datasource.final:
+        message, hint = "`final` has no meaning for a landing datasource", "a MergeTree keeps every row; remove it"
+        yield RookeryError(LANDING_LAYOUT, message, hint=hint, place=datasource.place_of("final"))
+
+
+def _declared(datasource: Datasource) -> str:
+    names = [column.name for column in datasource.columns]
+    return f"columns: {', '.join(names[:20])}{', …' if len(names) > 20 else ''}"

@@ -1,0 +1,66 @@
+"""JSON Schemas of the two kinds of file, made from the models, so that editors complete and check while typing."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Any
+
+from engine.project.model import Datasource, Engine, Pipe, Tenant
+from engine.project.written import Declared
+
+KINDS: dict[str, type[Declared]] = {"datasource": Datasource, "pipe": Pipe}
+_SHORT_FORMS = {Engine.__name__: "type", Tenant.__name__: "column"}
+
+
+def json_schema(kind: str) -> dict[str, Any]:
+    """The JSON Schema of a `datasource` or `pipe` file."""
+    schema = KINDS[kind].model_json_schema()
+    _tidy(schema)
+    for model, key in _SHORT_FORMS.items():
+        definition = schema.get("$defs", {}).get(model)
+        if definition:
+            short = {"$ref": f"#/$defs/{model}Mapping/properties/{key}"}
+            schema["$defs"][f"{model}Mapping"] = definition
+            schema["$defs"][model] = {"anyOf": [short, {"$ref": f"#/$defs/{model}Mapping"}]}
+    if kind == "pipe":
+        _add_short_pipe(schema)
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"{kind} file"}
+    return {**head, **schema}
+
+
+def schema_text(kind: str) -> str:
+    """The JSON Schema as the text that is shipped with the package."""
+    return json.dumps(json_schema(kind), indent=2, ensure_ascii=False) + "\n"
+
+
+def shipped_schema(kind: str) -> str:
+    """The text of the shipped file."""
+    return resources.files("engine.project").joinpath(f"{kind}.schema.json").read_text(encoding="utf-8")
+
+
+def _add_short_pipe(schema: dict[str, Any]) -> None:
+    sql = {"description": "The SELECT of a pipe with one node; short for `nodes`.", "type": "string"}
+    schema["properties"]["sql"] = sql
+    del schema["required"]
+    schema["oneOf"] = [{"required": ["nodes"]}, {"required": ["sql"]}]
+
+
+def _tidy(schema: dict[str, Any]) -> None:
+    """Leave out what only repeats: titles, defaults of Python, and the alternative null, which files cannot say."""
+    schema.pop("title", None)
+    if schema.get("default", 0) in (None, "", []) or isinstance(schema.get("default"), dict):
+        del schema["default"]
+    options = [option for option in schema.get("anyOf", []) if option != {"type": "null"}]
+    if options and len(options) < len(schema["anyOf"]):
+        del schema["anyOf"]
+        schema.update(options[0] if len(options) == 1 else {"anyOf": options})
+    properties = schema.get("properties", {})
+    if "required" in schema:
+        schema["required"] = [key for key in schema["required"] if key in properties]
+    # Below these keys stand names, which may be spelled like keywords.
+    for part in (*properties.values(), *schema.get("$defs", {}).values(), *schema.get("anyOf", [])):
+        _tidy(part)
+    for key in ("items", "additionalProperties"):
+        if isinstance(schema.get(key), dict):
+            _tidy(schema[key])

@@ -1,0 +1,303 @@
+"""A query from start to first byte: grant → compose → bind → run, each stage timed.
+
+Nothing a caller sends becomes part of a statement's text. An error before the first byte is never shown as the
+engine told it: it may speak of rows that the caller does not own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import structlog
+
+from engine.compiler.build import parameters_of
+from engine.compiler.compose import Composed
+from engine.compiler.params import coerce
+from engine.compiler.scope import Scope
+from engine.compiler.template import Binder, Template
+from engine.errors import (
+    BAD_PARAMETER,
+    BUSY,
+    MISSING_PARAMETER,
+    QUERY_FAILED,
+    RESULT_LIMIT,
+    TIMEOUT,
+    UNREACHABLE,
+    RookeryError,
+)
+from engine.plan.state import Snapshot, Workspace
+from engine.project.model import Limits
+from engine.serve import access
+from engine.serve.encode import ClosingStatistics
+from engine.serve.limits import InFlight, Rates
+from engine.tokens import Claims
+from engine.warehouse.errors import EngineError
+from engine.warehouse.port import Format, Statement, Stream, Value
+
+log = structlog.get_logger("rookery.query")
+
+AHEAD = 256 * 1024
+"""Bytes read before the status line: what fits is sent whole, with its length."""
+
+Compose = Callable[[Scope], Composed]
+
+RESERVED = frozenset({"token", "q", "format", "debug", "pipeline", "query_id", "tag", "explain", "from", "cli_version"})
+"""Query parameters that are never a pipe's."""
+
+
+@dataclass(slots=True)
+class Timer:
+    """Milliseconds per stage, for `Server-Timing`."""
+
+    started: float = field(default_factory=time.perf_counter)
+    stages: list[tuple[str, float]] = field(default_factory=list)
+
+    def stage(self, name: str) -> None:
+        now = time.perf_counter()
+        self.stages.append((name, (now - self.started) * 1000))
+        self.started = now
+
+    def header(self) -> str:
+        return ", ".join(f"{n};dur={ms:.2f}" for n, ms in self.stages)
+
+
+class Answer:
+    """A running answer: what was read ahead, whether that is all, and the rest. Must be closed."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream, self._leave = stream, _nothing
+        self.head, self.complete = b"", False
+        try:
+            self._read_ahead()
+        except BaseException:
+            self.close()
+            raise
+        if self.complete:
+            self.close()
+
+    def _read_ahead(self) -> None:
+        parts: list[bytes] = []
+        size = 0
+        while size < AHEAD:
+            chunk = next(self._stream, None)
+            if chunk is None:
+                self.complete = True
+                break
+            parts.append(chunk)
+            size += len(chunk)
+        self.head = b"".join(parts)
+
+    def when_closed(self, leave: Callable[[], None]) -> None:
+        """Call back once, when the answer is closed; at once if it is already."""
+        if self.complete:
+            leave()
+        else:
+            self._leave = leave
+
+    def next_chunk(self) -> bytes | None:
+        """The next bytes, or None at the end."""
+        return next(self._stream, None)
+
+    def close(self) -> None:
+        """Give back the database handle and the place among running queries. Harmless when repeated."""
+        leave, self._leave = self._leave, _nothing
+        try:
+            self._stream.close()
+        finally:
+            leave()
+
+
+def _nothing() -> None:
+    """What an answer calls back when nobody waits."""
+
+
+class Queries:
+    """Runs endpoint calls and ad-hoc SQL against the workspace's current snapshot."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self.running = InFlight()
+        self._rates = Rates()
+
+    def endpoint(
+        self, claims: Claims, pipe: str, given: Mapping[str, Any], format: Format, timer: Timer, eyes: str | None = None
+    ) -> Answer:
+        """Call an endpoint. Raises RK4xxx errors before the first byte."""
+        snapshot = self._workspace.current
+        granted = access.for_pipe(snapshot, self._workspace, claims, pipe, given, eyes)
+        compiled = snapshot.build.pipes[pipe]
+        values = self._values(snapshot, [pipe], given, granted.fixed)
+        self._rate(claims)
+
+        def compose(scope: Scope) -> Composed:
+            return snapshot.build.composer.request(snapshot.build, pipe, _renderer(values), scope)
+
+        return self._run(claims, granted.scope, compose, format, timer, pipe, compiled.limits)
+
+    def sql(
+        self, claims: Claims, text: str, given: Mapping[str, Any], format: Format, timer: Timer, eyes: str | None = None
+    ) -> Answer:
+        """Run ad-hoc SQL over exactly what the token names."""
+        snapshot = self._workspace.current
+        granted = access.for_sql(snapshot, self._workspace, claims, given, eyes)
+        build = snapshot.build
+        values = self._values(snapshot, sorted(granted.names & set(build.pipes)), given, granted.fixed)
+        self._rate(claims)
+
+        def compose(scope: Scope) -> Composed:
+            return build.composer.adhoc(build, text, granted.names, _renderer(values), scope)
+
+        return self._run(claims, granted.scope, compose, format, timer, "query_api", Limits())
+
+    def _rate(self, claims: Claims) -> None:
+        if claims.rps:
+            self._rates.count(claims.subject, claims.rps)
+
+    @staticmethod
+    def _values(
+        snapshot: Snapshot, pipes: list[str], given: Mapping[str, Any], fixed: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Parameters of a request: what the token fixes wins silently; declared ones are held to their type."""
+        values = {k: v for k, v in given.items() if k not in RESERVED} | dict(fixed)
+        for pipe in pipes:
+            for spec in parameters_of(snapshot.build.pipes, pipe):
+                if spec.name not in snapshot.build.pipes[pipe].declared:
+                    continue
+                if spec.name in values:
+                    coerce(spec.name, spec.type, values[spec.name])
+                    if spec.enum and str(values[spec.name]) not in spec.enum:
+                        raise RookeryError(
+                            BAD_PARAMETER, f"parameter `{spec.name}` must be one of {', '.join(map(str, spec.enum))}"
+                        )
+                elif spec.default is not None:
+                    values[spec.name] = spec.default
+                elif spec.required:
+                    raise RookeryError(MISSING_PARAMETER, f"parameter `{spec.name}` is required")
+        return values
+
+    def _run(
+        self,
+        claims: Claims,
+        scope: Scope,
+        compose: Compose,
+        format: Format,
+        timer: Timer,
+        tag: str,
+        limits: Limits,
+    ) -> Answer:
+        composed = compose(scope)
+        statement = self._statement(composed, scope, limits, tag)
+        timer.stage("compose")
+        most = self._workspace.settings.max_concurrent
+        keys: list[tuple[Any, int]] = [(("token", claims.subject), most)]
+        if scope.tenant is not None:
+            keys.append((("tenant", scope.tenant), most))
+        if limits.max_concurrent:
+            keys.append((("pipe", tag), limits.max_concurrent))
+        places = self.running.enter(keys)
+        try:
+            answer = self._first(claims, scope, statement, compose, format, limits, tag)
+        except BaseException:
+            self.running.leave(places)
+            raise
+        answer.when_closed(lambda: self.running.leave(places))
+        timer.stage("query")
+        return answer
+
+    def _first(
+        self,
+        claims: Claims,
+        scope: Scope,
+        statement: Statement,
+        compose: Compose,
+        format: Format,
+        limits: Limits,
+        tag: str,
+    ) -> Answer:
+        try:
+            return self._open(claims, statement, format)
+        except RookeryError as exc:
+            if claims.is_admin or exc.code in _OWN:
+                raise _plain(exc, admin=claims.is_admin) from exc
+            log.warning("query failed", pipe=tag, subject=claims.subject, detail=exc.detail or exc.message)
+            if exc.code in _BOUNDED or scope.tenant is None:
+                raise _plain(exc, admin=False) from exc
+        # The first run may have failed on a row that is not the caller's. Behind the barrier it cannot.
+        fenced = replace(scope, barrier=True)
+        try:
+            return self._open(claims, self._statement(compose(fenced), fenced, limits, tag), format)
+        except RookeryError as exc:
+            raise _plain(exc, admin=False) from exc
+
+    def _open(self, claims: Claims, statement: Statement, format: Format) -> Answer:
+        stream: Stream = self._workspace.warehouse.stream(statement, format)
+        if format is Format.JSON:
+            stream = ClosingStatistics(stream, whole_truth=claims.is_admin)
+        return Answer(stream)
+
+    def _statement(self, composed: Composed, scope: Scope, limits: Limits, tag: str) -> Statement:
+        settings = self._workspace.settings
+        bindings: dict[str, Value] = dict(composed.bindings)  # type: ignore[arg-type]
+        for name in composed.assembled.placeholders:
+            bindings[name] = scope.tenant
+        return Statement(
+            composed.sql,
+            bindings,
+            {
+                "max_execution_time": str(limits.max_seconds or settings.max_seconds),
+                "timeout_overflow_mode": "throw",
+                "max_memory_usage": limits.max_memory or settings.max_memory,
+                "max_result_rows": limits.max_rows or settings.max_rows,
+                "result_overflow_mode": "throw",
+                "function_range_max_elements_in_block": 10_000_000,
+            },
+            tag,
+        )
+
+
+def _renderer(values: Mapping[str, Any]) -> Any:
+    def render(template: Template, binder: Binder, columns: frozenset[str]) -> str:
+        return template.render(values, binder, columns)
+
+    return render
+
+
+_OWN = frozenset({BUSY, UNREACHABLE, BAD_PARAMETER, MISSING_PARAMETER})
+_BOUNDED = frozenset({TIMEOUT, RESULT_LIMIT})
+_SAFE_TEXTS: Mapping[int, str] = {
+    6: "a value could not be converted to the wanted type",
+    27: "a value could not be parsed",
+    36: "an argument has a value that the function does not take",
+    38: "a date could not be parsed",
+    41: "a date or time could not be parsed",
+    42: "a function has the wrong number of arguments",
+    43: "a function has an argument of a type that it does not take",
+    44: "an argument must be a constant or of another type",
+    46: "a function does not exist",
+    47: "an identifier is not a column here",
+    53: "two types do not fit each other",
+    60: "a table is not there",
+    72: "a number could not be parsed",
+    153: "division by zero",
+    215: "a column is neither aggregated nor in GROUP BY",
+    386: "types have no common supertype",
+    395: "the query raised an error itself",
+    457: "a parameter has a value of the wrong type",
+}
+
+
+def _plain(exc: RookeryError, *, admin: bool) -> RookeryError:
+    """An error that a caller may see: an admin the engine's own text, anybody else ours, chosen by the code."""
+    if admin or not isinstance(exc, EngineError):
+        return exc
+    if exc.code is TIMEOUT:
+        return RookeryError(TIMEOUT, "the query took too long", hint="ask for less, or have its limit raised")
+    if exc.code is RESULT_LIMIT:
+        return RookeryError(RESULT_LIMIT, "the query exceeded its limit of rows or memory", hint="ask for less")
+    if exc.code in _OWN:
+        return exc
+    text = _SAFE_TEXTS.get(exc.engine_code or 0, "the query failed")
+    return RookeryError(QUERY_FAILED, text, detail=exc.detail)

@@ -1,0 +1,108 @@
+"""Settings from the environment, `.rookery/auth.json` and flags; the only reader of `os.environ`.
+
+Every field is an environment variable `ROOKERY_<FIELD>` and is documented in `docs/settings.md`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from engine.errors import SETTING, RookeryError
+
+MIB = 1 << 20
+
+
+class Settings(BaseSettings):
+    """All settings of the server and the command line, validated once at start."""
+
+    model_config = SettingsConfigDict(env_prefix="ROOKERY_", extra="ignore", frozen=True)
+
+    workspace: str = Field("main", description="Name of the workspace; also the name of its database.")
+    data: Path = Field(Path(".rookery/data"), description="Directory of the embedded engine.")
+    clickhouse_url: str | None = Field(None, description="URL of a ClickHouse server; unset means embedded.")
+    clickhouse_user: str = Field("default", description="ClickHouse user that creates and writes.")
+    clickhouse_password: SecretStr = Field(SecretStr(""), description="Its password.")
+    clickhouse_reader_user: str | None = Field(None, description="ClickHouse user that only reads; default: the writer.")
+    clickhouse_reader_password: SecretStr = Field(SecretStr(""), description="Its password.")
+    host: str = Field("127.0.0.1", description="Address that `rookery serve` listens on.")
+    port: int = Field(7181, ge=0, le=65535, description="Port that `rookery serve` listens on; 0 picks a free one.")
+    public_url: str | None = Field(None, description="Base URL shown to callers, if behind a proxy.")
+    admin_token: SecretStr | None = Field(None, description="The admin token; default: made on first use.")
+    url: str | None = Field(None, description="URL of a running rookery server that the command line talks to.")
+    token: SecretStr | None = Field(None, description="Token that the command line sends to that server.")
+    readers: int = Field(8, ge=1, le=256, description="Database handles for queries.")
+    writers: int = Field(4, ge=2, le=64, description="Database handles for inserts and DDL.")
+    borrow_timeout: float = Field(5.0, gt=0, description="Seconds a request waits for a database handle.")
+    max_seconds: float = Field(10.0, gt=0, description="Longest run of a query, in seconds.")
+    max_memory: int = Field(2048 * MIB, gt=0, description="Most memory of a query, in bytes.")
+    max_rows: int = Field(50_000_000, gt=0, description="Most rows a query may return.")
+    max_concurrent: int = Field(100, gt=0, description="Most queries at once per token, and per tenant.")
+    max_body: int = Field(64 * MIB, gt=0, description="Largest request body, in bytes.")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("*",), description="Origins that browsers may call from, comma separated."
+    )
+    log_level: str = Field("info", description="debug, info, warning or error.")
+    log_json: bool = Field(False, description="Write log lines as JSON.")
+
+    @field_validator("workspace")
+    @classmethod
+    def _workspace(cls, value: str) -> str:
+        if not re.fullmatch(r"[a-z][a-z0-9]{0,29}", value) or value in {"system", "default"}:
+            raise ValueError("must be 1 to 30 characters a-z and 0-9, starting with a letter")
+        return value
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _origins(cls, value: Any) -> Any:
+        return tuple(x.strip() for x in value.split(",") if x.strip()) if isinstance(value, str) else value
+
+    @field_validator("log_level")
+    @classmethod
+    def _level(cls, value: str) -> str:
+        if value.lower() not in {"debug", "info", "warning", "error"}:
+            raise ValueError("must be debug, info, warning or error")
+        return value.lower()
+
+    @property
+    def empty_database(self) -> str:
+        """The readers' default database, which stays empty."""
+        return f"{self.workspace}_empty"
+
+    @property
+    def state_directory(self) -> Path:
+        """Where private files of this installation live (tokens, addresses)."""
+        return self.data.parent
+
+
+def load(**flags: Any) -> Settings:
+    """Settings from the environment, overridden by flags that are not None. Raises RK7001."""
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as exc:
+        first = exc.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else "settings"
+        reason = str(first["msg"]).removeprefix("Value error, ")
+        raise RookeryError(
+            SETTING, f"setting `{name}`: {reason}", hint=f"environment variable ROOKERY_{name.upper()}"
+        ) from exc
+
+
+def is_interactive_disabled() -> bool:
+    """Whether prompts are unwanted, as in CI."""
+    return os.environ.get("CI", "").lower() in {"1", "true"}
+
+
+def private_file(path: Path, text: str) -> None:
+    """Write a file that only its owner can read, atomically; its directory is made private too."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    temporary.replace(path)

@@ -1,0 +1,102 @@
+"""Statements that change what exists, as text. Pure, and every one of them may be run again without harm."""
+
+from __future__ import annotations
+
+from engine.schema import Column, Index, Mark, Name, Table, View, literal, quote
+
+_NEST = "_nest"
+
+
+def create_database(name: str, mark: Mark | None = None) -> str:
+    """A database with our mark; without one given, the mark of the workspace that its name belongs to."""
+    mark = mark or Mark(name.partition(_NEST)[0], name, "database")
+    return f"CREATE DATABASE IF NOT EXISTS {quote(name)} COMMENT {literal(mark.text())}"
+
+
+def create_table(table: Table) -> str:
+    """A table with its columns, indexes, constraints, clauses and mark."""
+    parts = [_column(c) for c in table.columns]
+    parts += [_index(i) for i in table.indexes]
+    parts += [f"CONSTRAINT {quote(name)} CHECK {expression}" for name, expression in table.constraints]
+    sorting_key = table.sorting_key or ("tuple()" if "MergeTree" in table.engine else "")
+    clauses = [
+        f"ENGINE = {table.engine}",
+        f"PARTITION BY {table.partition_key}" if table.partition_key else "",
+        f"PRIMARY KEY {table.primary_key}" if table.primary_key else "",
+        f"ORDER BY {sorting_key}" if sorting_key else "",
+        f"SAMPLE BY {table.sampling_key}" if table.sampling_key else "",
+        f"TTL {table.ttl}" if table.ttl else "",
+        "SETTINGS " + ", ".join(f"{key} = {value}" for key, value in table.settings) if table.settings else "",
+        f"COMMENT {literal(table.mark.text())}" if table.mark else "",
+    ]
+    body = ",\n    ".join(parts)
+    return f"CREATE TABLE IF NOT EXISTS {table.name.sql()}\n(\n    {body}\n)\n" + "\n".join(c for c in clauses if c)
+
+
+def create_view(view: View) -> str:
+    """A materialized view into its target, with its mark."""
+    # The query stands in brackets, so that COMMENT cannot be read as an alias at its end.
+    comment = f"\nCOMMENT {literal(view.mark.text())}" if view.mark else ""
+    name, target = view.name.sql(), view.target.sql()
+    return f"CREATE MATERIALIZED VIEW IF NOT EXISTS {name} TO {target} AS (\n{view.sql}\n){comment}"
+
+
+def drop_table(name: Name) -> str:
+    """Drop a table and wait until it is gone."""
+    return f"DROP TABLE IF EXISTS {name.sql()} SYNC"
+
+
+def drop_view(name: Name) -> str:
+    """Drop a view and wait until it is gone."""
+    return f"DROP VIEW IF EXISTS {name.sql()} SYNC"
+
+
+def drop_database(name: str) -> str:
+    """Drop a database with everything in it."""
+    return f"DROP DATABASE IF EXISTS {quote(name)} SYNC"
+
+
+def add_column(name: Name, column: Column, after: str | None = None) -> str:
+    """Add a column at the end, or after another."""
+    place = f" AFTER {quote(after)}" if after else ""
+    return f"ALTER TABLE {name.sql()} ADD COLUMN IF NOT EXISTS {_column(column)}{place}"
+
+
+def modify_column(name: Name, column: Column) -> str:
+    """Give a column the type, default, codec and comment of this one."""
+    return f"ALTER TABLE {name.sql()} MODIFY COLUMN IF EXISTS {_column(column)}"
+
+
+def drop_column(name: Name, column: str) -> str:
+    """Drop a column with its values."""
+    return f"ALTER TABLE {name.sql()} DROP COLUMN IF EXISTS {quote(column)}"
+
+
+def modify_ttl(name: Name, ttl: str) -> str:
+    """Set a table's TTL, or remove it when the text is empty."""
+    return f"ALTER TABLE {name.sql()} " + (f"MODIFY TTL {ttl}" if ttl else "REMOVE TTL")
+
+
+def modify_setting(name: Name, setting: str, value: str) -> str:
+    """Set one setting of a table; the value is SQL text."""
+    return f"ALTER TABLE {name.sql()} MODIFY SETTING {setting} = {value}"
+
+
+def comment(name: Name, mark: Mark) -> str:
+    """Put another mark on a table or view."""
+    return f"ALTER TABLE {name.sql()} MODIFY COMMENT {literal(mark.text())}"
+
+
+def _column(column: Column) -> str:
+    text = f"{quote(column.name)} {column.type}"
+    if column.default_kind:
+        text += f" {column.default_kind} {column.default}".rstrip()
+    if column.comment:
+        text += f" COMMENT {literal(column.comment)}"
+    if column.codec:
+        text += f" {column.codec}" if column.codec.startswith("CODEC(") else f" CODEC({column.codec})"
+    return text
+
+
+def _index(index: Index) -> str:
+    return f"INDEX {quote(index.name)} {index.expression} TYPE {index.type} GRANULARITY {index.granularity}"

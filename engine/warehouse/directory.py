@@ -1,0 +1,66 @@
+"""The embedded engine's directory: private, held by one process, with the engine's configuration."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from engine import errors
+from engine.warehouse.errors import EngineError
+
+LOCK = "rookery.lock"
+CONFIG = "rookery.xml"
+
+# With thousands of tables the background threads otherwise take most of a core while nothing happens.
+_CONFIG_TEXT = """<clickhouse>
+    <background_processing_pool_task_sleep_seconds_when_no_work_min>120</background_processing_pool_task_sleep_seconds_when_no_work_min>
+    <background_processing_pool_task_sleep_seconds_when_no_work_multiplier>2</background_processing_pool_task_sleep_seconds_when_no_work_multiplier>
+    <background_processing_pool_task_sleep_seconds_when_no_work_random_part>30</background_processing_pool_task_sleep_seconds_when_no_work_random_part>
+    <background_move_processing_pool_task_sleep_seconds_when_no_work_min>600</background_move_processing_pool_task_sleep_seconds_when_no_work_min>
+</clickhouse>
+"""
+
+
+class Directory:
+    """A data directory held by this process until `release`."""
+
+    def __init__(self, path: Path) -> None:
+        """Make the directory (mode 0700) and take it. Raises DIRECTORY_BUSY when another holds it."""
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.path = path.resolve()
+            self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as exc:
+            raise EngineError(
+                errors.DIRECTORY_BUSY,
+                f"data directory {path} cannot be used: {exc.strerror}",
+                hint="choose another with ROOKERY_DATA",
+                detail=str(exc),
+            ) from exc
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            holder = os.read(self._lock, 32).decode(errors="replace").strip()
+            os.close(self._lock)
+            raise busy(path, f"process {holder}" if holder else "another process") from exc
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        self.config = self.path / CONFIG
+        self.config.write_text(_CONFIG_TEXT, encoding="utf-8")
+
+    def release(self) -> None:
+        """Let other processes take the directory. Harmless when repeated."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def busy(path: Path, holder: str, detail: str | None = None) -> EngineError:
+    """DIRECTORY_BUSY, with what to do about it."""
+    return EngineError(
+        errors.DIRECTORY_BUSY,
+        f"data directory {path} is held by {holder}",
+        hint="an embedded engine belongs to one process: stop that one, or talk to its server with --url",
+        detail=detail,
+    )

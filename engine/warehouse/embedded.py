@@ -1,0 +1,249 @@
+"""The embedded adapter: chDB in this process, through clickhouse-connect."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+import time
+import weakref
+from collections import OrderedDict
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from engine import errors
+from engine.schema import quote
+from engine.warehouse import framing, parser
+from engine.warehouse.directory import Directory
+from engine.warehouse.errors import EngineError, result_limit_of
+from engine.warehouse.flow import Flow
+from engine.warehouse.handles import PINNED, Block, Handle
+from engine.warehouse.pool import Pool
+from engine.warehouse.port import Capabilities, Format, Input, Rows, Statement, Stream, Value
+from engine.warehouse.render import bound, is_insert, with_settings
+
+WHOLE_BYTES = 4 << 20
+WHOLE_ROWS = 25_000
+"""Up to here a result is taken whole, in one call of a millisecond; a larger one is streamed."""
+
+_REMEMBERED = 512
+
+
+class EmbeddedWarehouse:
+    """chDB in this process. One process per directory, and one directory per process."""
+
+    def __init__(
+        self, path: Path | None, *, readers: int = 8, writers: int = 4, borrow_timeout: float = 5.0, database: str
+    ) -> None:
+        """Open the directory, or a private temporary one. Raises DIRECTORY_BUSY when another process holds it.
+
+        `database` is made and stays empty: it is the readers' default, so that an unbound name does not exist.
+        """
+        _leave_private(self)
+        self._temporary = Path(tempfile.mkdtemp(prefix="rookery-")) if path is None else None
+        self._directory = Directory(path or self._temporary or Path())
+        self._database = database
+        self._large = _Large()
+        self._pinned: dict[str, int | str] = {}
+        self._writers = Pool(self._writer, Handle.close, size=writers, timeout=borrow_timeout)
+        self._readers = Pool(self._reader, Handle.close, size=readers, timeout=borrow_timeout)
+        try:
+            self._capabilities = self._prepare(readers)
+        except BaseException:
+            self.close()
+            raise
+        _opened.add(self)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    def query(
+        self, sql: str, bindings: Mapping[str, Value] | None = None, settings: Mapping[str, int | str] | None = None
+    ) -> Rows:
+        with self._writers.lend() as handle:
+            return handle.rows(with_settings(sql, settings), bound(sql, bindings))
+
+    def execute(
+        self, sql: str, bindings: Mapping[str, Value] | None = None, settings: Mapping[str, int | str] | None = None
+    ) -> None:
+        with self._writers.lend() as handle:
+            if is_insert(sql):
+                handle.command(with_settings(sql, settings), bound(sql, bindings))
+            else:
+                handle.command(sql, bound(sql, bindings), settings)
+
+    def insert(
+        self,
+        table: str,
+        data: bytes | Iterable[bytes],
+        format: Input,
+        columns: Iterable[str] = (),
+        settings: Mapping[str, int | str] | None = None,
+    ) -> int:
+        with self._writers.lend() as handle:
+            return handle.insert(table, data, format.value, columns, settings or {})
+
+    def stream(self, statement: Statement, format: Format) -> Stream:
+        return Flow(self._document(statement, format))
+
+    def parse(self, sql: str) -> tuple[dict[str, Any], str]:
+        return parser.parse(self._ask, sql)
+
+    def format(self, tree: Mapping[str, Any]) -> str:
+        return parser.format_tree(self._ask, tree)
+
+    def functions(self) -> frozenset[str]:
+        return frozenset(str(row[0]) for row in self.query("SELECT name FROM system.functions").rows)
+
+    def close(self) -> None:
+        """Close all handles and let other processes take the directory. Harmless when repeated."""
+        _opened.discard(self)
+        self._readers.close()
+        self._writers.close()
+        self._directory.release()
+        if self._temporary is not None:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def _prepare(self, readers: int) -> Capabilities:
+        with self._writers.lend() as handle:
+            handle.command(f"CREATE DATABASE IF NOT EXISTS {quote(self._database)}")
+            known = {str(row[0]) for row in handle.rows("SELECT name FROM system.settings").rows}
+            version = str(handle.rows("SELECT version()").rows[0][0])
+        self._pinned = {name: value for name, value in PINNED.items() if name in known}
+        return Capabilities(version=version, embedded=True, readers=readers)
+
+    def _writer(self) -> Handle:
+        return Handle(self._directory.path, self._directory.config)
+
+    def _reader(self) -> Handle:
+        handle = self._writer()
+        try:
+            handle.restrict(self._database, self._pinned)
+        except BaseException:
+            handle.close()
+            raise
+        return handle
+
+    def _ask(self, sql: str, bindings: Mapping[str, Value]) -> Rows:
+        with self._readers.lend() as handle:
+            return handle.rows(sql, bound(sql, bindings))
+
+    def _document(self, statement: Statement, format: Format) -> Generator[bytes, None, None]:
+        if statement.sql not in self._large:
+            whole = self._whole(statement, format)
+            if whole is not None:
+                yield whole
+                return
+            self._large.add(statement.sql)
+        handle = self._readers.borrow()
+        try:
+            yield from _streamed(handle, statement, format)
+        finally:
+            # The stream ran on a connection of its own, so this handle is clean whatever happened.
+            self._readers.give_back(handle)
+
+    def _whole(self, statement: Statement, format: Format) -> bytes | None:
+        """The complete document, or None when it is larger than what is taken whole."""
+        ours = _whole_limits(statement.settings)
+        sql = with_settings(statement.sql, {**statement.settings, **ours})
+        try:
+            with self._readers.lend() as handle:
+                document = handle.whole(sql, format.value, bound(sql, statement.bindings))
+        except EngineError as exc:
+            limit = result_limit_of(exc.detail or "") if exc.engine_code == 396 else None
+            if limit is not None and f"max_result_{limit}" in ours:
+                return None
+            raise
+        if format is Format.JSON and not document.startswith(b"{"):
+            raise EngineError(errors.ENGINE_INTERNAL, "the engine's answer is not a JSON document")
+        return document
+
+
+def _whole_limits(settings: Mapping[str, int | str]) -> dict[str, int | str]:
+    """Our limits for the first try, where they are narrower than the statement's own."""
+    ours: dict[str, int | str] = {"result_overflow_mode": "throw"}
+    for name, most in (("max_result_bytes", WHOLE_BYTES), ("max_result_rows", WHOLE_ROWS)):
+        theirs = int(settings.get(name, 0))
+        if not 0 < theirs <= most:
+            ours[name] = most
+    return ours
+
+
+def _streamed(handle: Handle, statement: Statement, format: Format) -> Iterator[bytes]:
+    """A document put together from the engine's blocks."""
+    started = time.monotonic()
+    sql = with_settings(statement.sql, statement.settings)
+    parameters = bound(sql, statement.bindings)
+    read = {"rows_read": 0, "bytes_read": 0}
+
+    def data(name: str) -> Iterator[bytes]:
+        for block in handle.blocks(sql, name, parameters):
+            _count(read, block)
+            yield block.data
+
+    def statistics() -> dict[str, float]:
+        return {"elapsed": round(time.monotonic() - started, 6), **read}
+
+    if format is Format.NDJSON:
+        return data("JSONEachRow")
+    if format is Format.PARQUET:
+        none = with_settings(f"SELECT * FROM ({statement.sql}\n) LIMIT 0", statement.settings)
+        return framing.parquet_document(lambda: handle.whole(none, "Parquet", parameters), data("Parquet"))
+    described = handle.whole(f"DESCRIBE TABLE ({statement.sql}\n)", "JSONCompact", parameters)
+    columns = [(str(row[0]), str(row[1])) for row in orjson.loads(described)["data"]]
+    if format is Format.CSV:
+        return framing.csv_document(columns, data("CSV"))
+    return framing.json_document(columns, data("JSONEachRow"), statistics)
+
+
+def _count(read: dict[str, int], block: Block) -> None:
+    read["rows_read"] += block.read_rows
+    read["bytes_read"] += block.read_bytes
+
+
+class _Large:
+    """Texts of statements whose result was too large to be taken whole; the oldest are forgotten."""
+
+    def __init__(self) -> None:
+        self._texts: OrderedDict[str, None] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __contains__(self, text: str) -> bool:
+        with self._lock:
+            if text not in self._texts:
+                return False
+            self._texts.move_to_end(text)
+            return True
+
+    def add(self, text: str) -> None:
+        with self._lock:
+            self._texts[text] = None
+            while len(self._texts) > _REMEMBERED:
+                self._texts.popitem(last=False)
+
+
+_opened: weakref.WeakSet[EmbeddedWarehouse] = weakref.WeakSet()
+_private: list[EmbeddedWarehouse] = []
+_registry = threading.RLock()
+
+
+def in_this_process() -> EmbeddedWarehouse:
+    """The engine this process has open, or else a private one: for parsing, where a server cannot."""
+    with _registry:
+        for warehouse in _opened:
+            return warehouse
+        _private.append(EmbeddedWarehouse(None, readers=2, writers=1, database="rookery_empty"))
+        return _private[0]
+
+
+def _leave_private(newcomer: EmbeddedWarehouse) -> None:
+    """Close the private engine: a process has one directory, and a real one goes first."""
+    with _registry:
+        while _private:
+            warehouse = _private.pop()
+            if warehouse is not newcomer:
+                warehouse.close()

@@ -1,0 +1,144 @@
+"""One handle on the embedded engine: a clickhouse-connect client, with errors translated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import chdb
+import clickhouse_connect
+from clickhouse_connect.driver.binding import bind_query
+from clickhouse_connect.driver.client import Client
+
+from engine import errors
+from engine.schema import quote
+from engine.warehouse.directory import busy
+from engine.warehouse.errors import EngineError, engine_code, translate
+from engine.warehouse.port import Rows
+from engine.warehouse.render import settings_list
+
+PINNED: Mapping[str, int | str] = {
+    # A filter moved into PREWHERE would run before the tenant's own.
+    "optimize_prewhere_after_pushdown": 0,
+    "apply_prewhere_after_final": 1,
+    # Answers of one tenant are not kept for another.
+    "use_query_cache": 0,
+    # A whole dictionary holds the values of all tenants.
+    "output_format_arrow_low_cardinality_as_dictionary": 0,
+    "output_format_json_quote_64bit_integers": 0,
+    # The client sets these two on its own connections; here they hold on all.
+    "date_time_input_format": "best_effort",
+    "cast_string_to_dynamic_use_inference": 1,
+}
+"""What every reader runs under; set before the handle becomes read-only."""
+
+
+class Handle:
+    """A client with a session of its own. After any error it may hold output of the failed query: retire it."""
+
+    def __init__(self, path: Path, config: Path) -> None:
+        """Connect, starting the engine if this is the first handle. Raises DIRECTORY_BUSY when that fails."""
+        self._path = path
+        self._restriction: tuple[str, ...] = ()
+        try:
+            self._client: Client = clickhouse_connect.get_client(
+                interface="chdb", path=str(path), chdb_options={"config-file": str(config)}
+            )
+        except Exception as exc:
+            if engine_code(exc) is not None and "EmbeddedServer" not in str(exc):
+                raise translate(exc) from exc
+            raise busy(path, "another process or another engine in this one", str(exc)) from exc
+
+    def restrict(self, database: str, settings: Mapping[str, int | str]) -> None:
+        """Make the handle a reader: its default database, pinned settings, and then read-only for good."""
+        self._restriction = (f"USE {quote(database)}", f"SET {settings_list({**settings, 'readonly': 2})}")
+        for statement in self._restriction:
+            self.command(statement)
+
+    def rows(self, sql: str, parameters: dict[str, Any] | None = None) -> Rows:
+        try:
+            result = self._client.query(sql, parameters=parameters)
+            return Rows(
+                tuple(result.column_names),
+                tuple(kind.name for kind in result.column_types),
+                [tuple(row) for row in result.result_rows],
+            )
+        except Exception as exc:
+            raise translate(exc) from exc
+
+    def command(
+        self,
+        sql: str,
+        parameters: dict[str, Any] | None = None,
+        settings: Mapping[str, int | str] | None = None,
+    ) -> None:
+        try:
+            self._client.command(sql, parameters=parameters, settings=dict(settings or {}))
+        except Exception as exc:
+            raise translate(exc) from exc
+
+    def whole(self, sql: str, format: str, parameters: dict[str, Any] | None) -> bytes:
+        """The complete output of a query."""
+        try:
+            return self._client.raw_query(sql, parameters=parameters, fmt=format)
+        except Exception as exc:
+            raise translate(exc) from exc
+
+    def insert(
+        self,
+        table: str,
+        data: bytes | Iterable[bytes],
+        format: str,
+        columns: Iterable[str],
+        settings: Mapping[str, int | str],
+    ) -> int:
+        """Insert encoded rows and return how many were read."""
+        block: Any = data if isinstance(data, bytes) else iter(data)
+        try:
+            summary = self._client.raw_insert(
+                table, column_names=list(columns) or None, insert_block=block, settings=dict(settings), fmt=format
+            )
+        except Exception as exc:
+            raise translate(exc) from exc
+        return int(summary.written_rows)
+
+    def blocks(self, sql: str, format: str, parameters: dict[str, Any] | None) -> Iterator[Block]:
+        """A query's output, one document per engine block, over a connection that lives as long as the iterator.
+
+        The client materializes what it cannot concatenate, so the engine's own connection is asked.
+        """
+        try:
+            text, texts = bind_query(sql, parameters, self._client.server_tz)
+            named = {name.removeprefix("param_"): value for name, value in texts.items()}
+            # No parameter is bytes, so the text stays text.
+            query = text if isinstance(text, str) else text.decode()
+            with closing(chdb.connect(str(self._path))) as connection:
+                for statement in self._restriction:
+                    connection.query(statement)
+                with closing(connection.send_query(query, format, params=named)) as stream:
+                    for block in stream:
+                        yield Block(block.bytes(), block.storage_rows_read(), block.storage_bytes_read())
+        except Exception as exc:
+            raise translate(exc) from exc
+
+    def close(self) -> None:
+        """Close the client; whatever it says then is of no use to anyone."""
+        try:
+            self._client.close()
+        except Exception as exc:
+            raise EngineError(
+                errors.ENGINE_INTERNAL, "a database handle could not be closed", detail=str(exc)
+            ) from exc
+
+
+class Block:
+    """One block of a streamed result, and what the engine read for it."""
+
+    __slots__ = ("data", "read_bytes", "read_rows")
+
+    def __init__(self, data: bytes, read_rows: int, read_bytes: int) -> None:
+        self.data = data
+        self.read_rows = read_rows
+        self.read_bytes = read_bytes

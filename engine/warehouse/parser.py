@@ -1,0 +1,59 @@
+"""The engine as parser: SQL text to its syntax tree and back. Authors' SQL is never parsed in Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+
+from engine import errors
+from engine.warehouse.errors import EngineError
+from engine.warehouse.port import Rows, Value
+
+MAX_TEXT = 64 << 10
+"""Longest SQL text, in bytes."""
+
+_LIMITS = "SETTINGS max_parser_backtracks = 20000, max_parser_depth = 300, max_query_size = 70000"
+# Formatting takes a tree of ours, made of checked parts, so depth is its only limit.
+_PARSE = f"WITH parseQueryToJSON({{sql:String}}) AS j SELECT j, formatQueryFromJSON(j) {_LIMITS}"
+_FORMAT = "SELECT formatQueryFromJSON({tree:String})"
+FUNCTIONS = ("parseQueryToJSON", "formatQueryFromJSON")
+"""What an engine must have to be the parser."""
+
+Ask = Callable[[str, Mapping[str, Value]], Rows]
+
+
+def parse(ask: Ask, sql: str) -> tuple[dict[str, Any], str]:
+    """The tree and canonical text of one SELECT. Raises SQL_SYNTAX on anything else."""
+    if len(sql.encode("utf-8", "surrogatepass")) > MAX_TEXT:
+        raise EngineError(errors.SQL_SYNTAX, f"SQL is longer than {MAX_TEXT >> 10} KiB")
+    if "\0" in sql or any("\ud800" <= c <= "\udfff" for c in sql):
+        raise EngineError(errors.SQL_SYNTAX, "SQL holds a character that no SQL text may hold")
+    try:
+        tree, text = ask(_PARSE, {"sql": sql}).rows[0]
+    except EngineError as exc:
+        raise _refused(exc) from exc
+    found: dict[str, Any] = orjson.loads(tree)
+    if found.get("type") != "SelectWithUnionQuery":
+        raise EngineError(errors.SQL_SYNTAX, "only a SELECT is allowed here")
+    return found, str(text)
+
+
+def format_tree(ask: Ask, tree: Mapping[str, Any]) -> str:
+    """The canonical text of a tree. Raises SQL_SYNTAX when it is none."""
+    try:
+        return str(ask(_FORMAT, {"tree": orjson.dumps(dict(tree)).decode()}).rows[0][0])
+    except EngineError as exc:
+        raise _refused(exc) from exc
+
+
+def _refused(exc: EngineError) -> EngineError:
+    """The parser's refusal as an error of the text; failures of the database stay what they are."""
+    if exc.code not in (errors.ENGINE, errors.SQL_SYNTAX):
+        return exc
+    number = exc.engine_code
+    message = exc.message
+    if "does not support JSON serialization" in (exc.detail or "") or "INSERT with inline" in (exc.detail or ""):
+        message = "only a SELECT is allowed here"
+    return EngineError(errors.SQL_SYNTAX, message, engine_code=number, place=exc.place, detail=exc.detail)

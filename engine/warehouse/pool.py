@@ -1,0 +1,94 @@
+"""A pool of database handles with a bounded wait."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+from engine import errors
+from engine.warehouse.errors import EngineError
+
+H = TypeVar("H")
+
+
+class Pool(Generic[H]):
+    """At most `size` handles, made when first needed. A borrower gives each back, or retires it when in doubt."""
+
+    def __init__(self, make: Callable[[], H], dispose: Callable[[H], None], *, size: int, timeout: float) -> None:
+        self._make = make
+        self._dispose = dispose
+        self._timeout = timeout
+        self._closed = False
+        self._lock = threading.Lock()
+        # None stands for a place whose handle is not made yet, or was retired.
+        self._places: queue.LifoQueue[H | None] = queue.LifoQueue()
+        for _ in range(size):
+            self._places.put(None)
+        self.size = size
+
+    def borrow(self) -> H:
+        """A handle for the caller alone. Raises BUSY after the time-out, CLOSED after close."""
+        if self._closed:
+            raise EngineError(errors.CLOSED, "the warehouse is closed")
+        try:
+            handle = self._places.get(timeout=self._timeout)
+        except queue.Empty:
+            raise EngineError(
+                errors.BUSY,
+                f"no database handle became free within {self._timeout:g} seconds",
+                hint="try again; more handles: ROOKERY_READERS, ROOKERY_WRITERS",
+                headers={"Retry-After": "1"},
+            ) from None
+        if handle is not None:
+            return handle
+        try:
+            return self._make()
+        except BaseException:
+            self._places.put(None)
+            raise
+
+    def give_back(self, handle: H) -> None:
+        """Return a handle in order."""
+        with self._lock:
+            if not self._closed:
+                self._places.put(handle)
+                return
+        self._dispose(handle)
+        self._places.put(None)
+
+    def retire(self, handle: H) -> None:
+        """Close a handle that may carry something over; a new one takes its place when needed."""
+        try:
+            self._dispose(handle)
+        finally:
+            self._places.put(None)
+
+    @contextmanager
+    def lend(self) -> Iterator[H]:
+        """A handle for the length of a block; an exception in the block retires it."""
+        handle = self.borrow()
+        try:
+            yield handle
+        except BaseException:
+            self.retire(handle)
+            raise
+        self.give_back(handle)
+
+    def close(self, wait: float = 2.0) -> None:
+        """Close all handles; those still lent are closed when they come back, after a short wait for them."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        deadline = time.monotonic() + wait
+        for _ in range(self.size):
+            try:
+                handle = self._places.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                return
+            if handle is not None:
+                self._dispose(handle)

@@ -1,0 +1,231 @@
+"""The server adapter: ClickHouse over HTTP, through clickhouse-connect.
+
+One client writes and one reads, each with credentials of its own. Neither has a session, so requests may overlap;
+how many is bounded here, and one that waits too long is told so.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import clickhouse_connect
+from clickhouse_connect.driver.client import Client
+from clickhouse_connect.driver.httputil import get_pool_manager
+
+from engine import errors
+from engine.schema import quote
+from engine.warehouse import embedded, parser
+from engine.warehouse.errors import EngineError, translate
+from engine.warehouse.flow import Flow
+from engine.warehouse.handles import PINNED
+from engine.warehouse.port import Capabilities, Format, Input, Rows, Statement, Stream, Value
+from engine.warehouse.render import bound, is_insert, with_settings
+from engine.warehouse.tail import Tail
+
+_READ = 1 << 18
+_READER_HINT = (
+    "the reader needs a profile with readonly = 2 (not 1), so that limits can be sent with each query: "
+    "see deploy/clickhouse/users.xml"
+)
+
+
+class ServerWarehouse:
+    """A ClickHouse server, reached at its HTTP port."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        user: str,
+        password: str,
+        reader_user: str | None = None,
+        reader_password: str | None = None,
+        database: str,
+        readers: int = 16,
+        borrow_timeout: float = 5.0,
+    ) -> None:
+        """Connect with both credentials; without a reader's, the writer's are used read-only.
+
+        Raises UNREACHABLE, AUTHENTICATION, or ENGINE when the reader may not do what it must.
+        """
+        self._borrow_timeout = borrow_timeout
+        self._reading = threading.BoundedSemaphore(readers)
+        self._closed = False
+        self._pool = get_pool_manager(maxsize=readers + 4, block=False)
+        with _translated():
+            self._writer = self._connect(url, user, password, {})
+            self._writer.command(f"CREATE DATABASE IF NOT EXISTS {quote(database)}")
+            known = {str(row[0]) for row in self._writer.query("SELECT name FROM system.settings").result_rows}
+        wanted = {**PINNED, "http_write_exception_in_output_format": 0, "readonly": 2}
+        settings = {name: value for name, value in wanted.items() if name in known}
+        reader = (user, password) if reader_user is None else (reader_user, reader_password or "")
+        self._reader = self._open_reader(url, *reader, settings, database)
+        with _translated():
+            version = str(self._writer.command("SELECT version()"))
+            self._parses = self._reader.command(
+                "SELECT count() FROM system.functions WHERE name IN {names:Array(String)}",
+                parameters={"names": list(parser.FUNCTIONS)},
+            ) == len(parser.FUNCTIONS)
+        self._capabilities = Capabilities(version=version, embedded=False, readers=readers)
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    def query(
+        self, sql: str, bindings: Mapping[str, Value] | None = None, settings: Mapping[str, int | str] | None = None
+    ) -> Rows:
+        return self._rows(self._writer, with_settings(sql, settings), bindings)
+
+    def execute(
+        self, sql: str, bindings: Mapping[str, Value] | None = None, settings: Mapping[str, int | str] | None = None
+    ) -> None:
+        self._check_open()
+        with _translated():
+            if is_insert(sql):
+                self._writer.command(with_settings(sql, settings), parameters=bound(sql, bindings))
+            else:
+                self._writer.command(sql, parameters=bound(sql, bindings), settings=dict(settings or {}))
+
+    def insert(
+        self,
+        table: str,
+        data: bytes | Iterable[bytes],
+        format: Input,
+        columns: Iterable[str] = (),
+        settings: Mapping[str, int | str] | None = None,
+    ) -> int:
+        self._check_open()
+        # The client repeats a request whose connection broke if it can send the body again; an iterator it cannot,
+        # so rows are never stored twice behind the caller's back.
+        body: Any = iter([data] if isinstance(data, bytes) else data)
+        with _translated():
+            summary = self._writer.raw_insert(
+                table,
+                column_names=list(columns) or None,
+                insert_block=body,
+                settings=dict(settings or {}),
+                fmt=format.value,
+            )
+        # Rows written would count those of views too.
+        return int(summary.summary.get("read_rows", 0) or summary.written_rows)
+
+    def stream(self, statement: Statement, format: Format) -> Stream:
+        return Flow(self._document(statement, format))
+
+    def parse(self, sql: str) -> tuple[dict[str, Any], str]:
+        return parser.parse(self._ask, sql) if self._parses else embedded.in_this_process().parse(sql)
+
+    def format(self, tree: Mapping[str, Any]) -> str:
+        return parser.format_tree(self._ask, tree) if self._parses else embedded.in_this_process().format(tree)
+
+    def functions(self) -> frozenset[str]:
+        return frozenset(str(row[0]) for row in self.query("SELECT name FROM system.functions").rows)
+
+    def close(self) -> None:
+        """Close the connections. Harmless when repeated."""
+        if not self._closed:
+            self._closed = True
+            self._writer.close()
+            self._reader.close()
+            self._pool.clear()
+
+    def _connect(self, url: str, user: str, password: str, settings: Mapping[str, int | str]) -> Client:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise EngineError(
+                errors.UNREACHABLE,
+                "the URL of ClickHouse must look like http://host:8123 or https://host:8443",
+            )
+        secure = parts.scheme == "https"
+        return clickhouse_connect.get_client(
+            interface=parts.scheme,
+            host=parts.hostname,
+            port=parts.port or (8443 if secure else 8123),
+            username=user,
+            password=password,
+            settings=dict(settings),
+            pool_mgr=self._pool,
+            proxy_path=parts.path.strip("/"),
+            autogenerate_session_id=False,
+        )
+
+    def _open_reader(
+        self, url: str, user: str, password: str, settings: Mapping[str, int | str], database: str
+    ) -> Client:
+        """The reader's client, once it is shown that it may read and may be given limits."""
+        try:
+            client = self._connect(url, user, password, settings)
+            client.database = database
+            client.query("SELECT 1 SETTINGS max_execution_time = 5, max_memory_usage = 1000000000")
+        except Exception as exc:
+            found = translate(exc)
+            if found.code not in (errors.ENGINE, errors.BAD_PARAMETER):
+                raise found from exc
+            raise EngineError(
+                found.code,
+                f"user `{user}` cannot be the reader: {found.message}",
+                engine_code=found.engine_code,
+                hint=_READER_HINT,
+                detail=found.detail,
+            ) from exc
+        return client
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError(errors.CLOSED, "the warehouse is closed")
+
+    def _rows(self, client: Client, sql: str, bindings: Mapping[str, Value] | None) -> Rows:
+        self._check_open()
+        with _translated():
+            result = client.query(sql, parameters=bound(sql, bindings))
+            return Rows(
+                tuple(result.column_names),
+                tuple(kind.name for kind in result.column_types),
+                [tuple(row) for row in result.result_rows],
+            )
+
+    def _ask(self, sql: str, bindings: Mapping[str, Value]) -> Rows:
+        with self._place():
+            return self._rows(self._reader, sql, bindings)
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """One of the readers' places. Raises BUSY when none becomes free in time."""
+        if not self._reading.acquire(timeout=self._borrow_timeout):
+            raise EngineError(
+                errors.BUSY,
+                f"no database connection became free within {self._borrow_timeout:g} seconds",
+                hint="try again; more connections: ROOKERY_READERS",
+                headers={"Retry-After": "1"},
+            )
+        try:
+            yield
+        finally:
+            self._reading.release()
+
+    def _document(self, statement: Statement, format: Format) -> Generator[bytes, None, None]:
+        self._check_open()
+        sql = with_settings(statement.sql, statement.settings)
+        with self._place():
+            response: Any = self._reader.raw_stream(sql, parameters=bound(sql, statement.bindings), fmt=format.value)
+            try:
+                tail = Tail(format, response.headers.get("X-ClickHouse-Exception-Tag"))
+                while chunk := response.read(_READ):
+                    yield from tail.push(chunk)
+                yield from tail.finish()
+            finally:
+                # Closing a response that was not read to its end also ends the query.
+                response.close()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except Exception as exc:
+        raise translate(exc) from exc
