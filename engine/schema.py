@@ -59,7 +59,12 @@ class Mark:
     description: str = ""
 
     def text(self) -> str:
-        body: dict[str, Any] = {MARK_KEY: 1, "workspace": self.workspace, "resource": self.resource, "kind": self.kind}
+        body: dict[str, Any] = {
+            MARK_KEY: 1,
+            "workspace": self.workspace,
+            "resource": self.resource,
+            "kind": self.kind,
+        }
         if self.tenant is not None:
             body["tenant"] = self.tenant
         if self.fingerprint:

@@ -28,7 +28,9 @@ class Settings(BaseSettings):
     clickhouse_url: str | None = Field(None, description="URL of a ClickHouse server; unset means embedded.")
     clickhouse_user: str = Field("default", description="ClickHouse user that creates and writes.")
     clickhouse_password: SecretStr = Field(SecretStr(""), description="Its password.")
-    clickhouse_reader_user: str | None = Field(None, description="ClickHouse user that only reads; default: the writer.")
+    clickhouse_reader_user: str | None = Field(
+        None, description="ClickHouse user that only reads; default: the writer."
+    )
     clickhouse_reader_password: SecretStr = Field(SecretStr(""), description="Its password.")
     host: str = Field("127.0.0.1", description="Address that `rookery serve` listens on.")
     port: int = Field(7181, ge=0, le=65535, description="Port that `rookery serve` listens on; 0 picks a free one.")

@@ -236,7 +236,11 @@ def static_text(token: StaticToken, workspace: str, host: str, secret: str) -> s
 def static_id(text: str, workspace: str, secret: str) -> str | None:
     """The id (nonce) in a static token whose signature holds, else None."""
     parts = text.split(".")
-    if len(parts) != 3 or parts[0] != "p" or not hmac.compare_digest(parts[2].encode(), _seal(parts[1], secret).encode()):
+    if (
+        len(parts) != 3
+        or parts[0] != "p"
+        or not hmac.compare_digest(parts[2].encode(), _seal(parts[1], secret).encode())
+    ):
         return None
     try:
         payload = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))

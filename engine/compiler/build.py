@@ -12,7 +12,7 @@ from typing import Protocol
 
 from engine.compiler import storage
 from engine.compiler.compose import Composer, Verifier
-from engine.compiler.params import ParameterSpec
+from engine.compiler.params import ParameterSpec, Value
 from engine.compiler.pipes import VARIANTS, CompiledNode, CompiledPipe, MaterializedTarget, compile_pipe
 from engine.compiler.scope import Relation, Scope
 from engine.compiler.template import Binder, Template
@@ -33,6 +33,7 @@ from engine.project.model import Column as SourceColumn
 from engine.project.model import Datasource, Project, Tenant
 from engine.schema import Column, Table
 
+
 def scratch_database(workspace: str) -> str:
     """The database in which pipes are analysed over empty tables."""
     return f"{workspace}_scratch"
@@ -41,7 +42,7 @@ def scratch_database(workspace: str) -> str:
 class Analyser(Protocol):
     """What the compiler asks of an engine about types."""
 
-    def describe(self, sql: str, bindings: Mapping[str, object], tables: Iterable[Table]) -> tuple[Column, ...]:
+    def describe(self, sql: str, bindings: Mapping[str, Value], tables: Iterable[Table]) -> tuple[Column, ...]:
         """Output columns of a SELECT over empty tables that are created for it in the scratch database."""
         ...
 
@@ -243,7 +244,7 @@ def _triggers(state: _State, pipe: CompiledPipe) -> tuple[str, ...]:
     found = []
     for leftmost in pipe.published_text().branch_leftmost:
         name = _chase(state, pipe, leftmost)
-        if name is None or name not in state.project.datasources and name not in state.datasources:
+        if name is None or (name not in state.project.datasources and name not in state.datasources):
             raise RookeryError(
                 VIEW_SHAPE,
                 f"pipe `{pipe.name}` cannot be a materialized view: its first table is not a datasource",
@@ -363,4 +364,3 @@ def parameters_of(pipes: Mapping[str, CompiledPipe], name: str) -> tuple[Paramet
             found.setdefault(spec.name, spec)
         pending.extend(sorted(pipes[current].reads))
     return tuple(found.values())
-

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Generic, Protocol, TypeVar
 
+from engine.compiler.params import Value
 from engine.compiler.pipes import CompiledPipe
 from engine.compiler.scope import Bound, Relation, Scope
 from engine.compiler.template import Binder, Template
@@ -54,7 +55,7 @@ class Composed:
     """An assembled statement with its bindings, but for the tenant's."""
 
     assembled: Assembled
-    bindings: Mapping[str, object]
+    bindings: Mapping[str, Value]
 
     @property
     def sql(self) -> str:
@@ -124,7 +125,9 @@ class Composer:
             known = self._assembled.put(key, assemble(catalogue, pipe, texts, _binding(scope)))
         return Composed(known, binder.bindings)
 
-    def adhoc(self, catalogue: Catalogue, sql: str, allowed: frozenset[str], render: Render, scope: Scope) -> Composed:
+    def adhoc(
+        self, catalogue: Catalogue, sql: str, allowed: frozenset[str], render: Render, scope: Scope
+    ) -> Composed:
         """An ad-hoc SELECT over allowed names. Pipes stand in a context of their own, which the text cannot reach."""
         text = self.verifier(sql, allowed)
         binder, bind = Binder(), _binding(scope)

@@ -15,9 +15,10 @@ from engine.compiler.verify import Parser
 from engine.errors import BAD_FILTER, RookeryError
 
 FUNCTIONS = frozenset(
-    "equals notEquals less greater lessOrEquals greaterOrEquals in notIn and or not xor like notLike ilike notILike "
-    "isNull isNotNull tuple array lower upper startsWith endsWith has hasAny hasAll toString toDate toDateTime "
-    "toYYYYMM toYYYYMMDD empty notEmpty length match coalesce ifNull minus plus negate CAST".split()
+    {"equals", "notEquals", "less", "greater", "lessOrEquals", "greaterOrEquals", "in", "notIn", "and", "or", "not"}
+    | {"xor", "like", "notLike", "ilike", "notILike", "isNull", "isNotNull", "tuple", "array", "lower", "upper"}
+    | {"startsWith", "endsWith", "has", "hasAny", "hasAll", "toString", "toDate", "toDateTime", "toYYYYMM"}
+    | {"toYYYYMMDD", "empty", "notEmpty", "length", "match", "coalesce", "ifNull", "minus", "plus", "negate", "CAST"}
 )
 KEYS = {
     "Function": frozenset({"type", "name", "arguments", "is_operator", "kind"}),
@@ -110,7 +111,9 @@ def _qualified(node: dict[str, Any], columns: frozenset[str], depth: int) -> dic
         raise RookeryError(BAD_FILTER, "the token's filter uses more than conditions on columns")
     if kind == "Identifier":
         if node["name"] not in columns:
-            raise RookeryError(BAD_FILTER, f"the token's filter names a column that is not there: `{node['name'][:60]}`")
+            raise RookeryError(
+                BAD_FILTER, f"the token's filter names a column that is not there: `{node['name'][:60]}`"
+            )
         return {"type": "Identifier", "name": f"{ALIAS}.{node['name']}", "name_parts": [ALIAS, node["name"]]}
     if kind == "Function":
         if node["name"] not in FUNCTIONS:

@@ -196,4 +196,3 @@ def _declared(parameter: Parameter) -> ParameterSpec:
         example=parameter.example,
         tenant_key=parameter.tenant_key,
     )
-

@@ -114,5 +114,3 @@ def _key(parts: tuple[str, ...]) -> str:
     if len(parts) == 1:
         return parts[0]
     return "(" + ", ".join(parts) + ")" if parts else "tuple()"
-
-

@@ -130,7 +130,7 @@ NODES: Mapping[str, Mapping[str, Slot]] = {
         "sample_size": _node("SampleRatio"),
         "sample_offset": _node("SampleRatio"),
     },
-    "TableIdentifier": {"name": NAME, "alias": NAME},
+    "TableIdentifier": {"name": NAME, "name_parts": PARTS, "alias": NAME},
     "SampleRatio": {"numerator": Slot("digits"), "denominator": Slot("digits")},
     "TableJoin": {
         "kind": _words("COMMA", "CROSS", "FULL", "INNER", "LEFT", "PASTE", "RIGHT"),

@@ -59,6 +59,7 @@ def _convert(
 
 def _checked(run: Rendering, found: Kind, name: str | None, raw: Any, enum: Any) -> Value:
     what = f"parameter `{name}`" if name else "value"
+    run.spend(raw)
     try:
         value = found.check(raw)
     except UnfitError as exc:
@@ -190,6 +191,7 @@ def _sql_unescape(run: Rendering, x: Any, what: Any = None) -> Any:
 
 def _split_to_array(run: Rendering, x: Any, default: Any = None, separator: Any = ",") -> list[Any]:
     given = plain(x if present(x) else (default if default is not None else x))
+    run.spend(given)
     if isinstance(given, list | tuple):
         return list(given)
     if not isinstance(given, str) or not isinstance(separator, str) or not separator:

@@ -46,6 +46,7 @@ def part(run: Rendering, value: Any, start: Any, stop: Any, step: Any) -> Any:
 def concat(run: Rendering, *values: Any) -> str:
     """`a ~ b`: joined text."""
     values = tuple(map(plain, values))
+    run.spend(*values)
     if not all(isinstance(v, str | int | float) for v in values):
         raise TypeError("text or numbers")
     return _join("", [v if isinstance(v, str) else shown(v) for v in values])
@@ -81,7 +82,9 @@ def method(run: Rendering, name: str, value: Any, *args: Any) -> Any:
     value = plain(value)
     if not isinstance(value, dict if name == "get" else str):
         raise TypeError("method")
-    return METHODS[name](value, *map(plain, args))
+    result = METHODS[name](value, *map(plain, args))
+    run.spend(value, result)
+    return result
 
 
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
@@ -104,6 +107,7 @@ def binary(run: Rendering, symbol: str, left: Any, right: Any) -> Any:
         if isinstance(result, int) and result.bit_length() > 512:
             raise RookeryError(TEMPLATE, "number too large")
         return result
+    run.spend(left, right)
     if symbol == "+" and isinstance(left, str | list) and isinstance(right, str | list):
         size = len(left) + len(right)
     elif symbol == "*" and isinstance(left, str | list) and isinstance(right, int):

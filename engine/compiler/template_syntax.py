@@ -204,12 +204,13 @@ class Walk:
             self._refuse(node, f"the name `{name[:80]}` cannot be used in a template")
         return name
 
-    def _items(self, node: Any) -> nodes.Expr:
+    def _items(self, node: nodes.List | nodes.Tuple) -> nodes.Expr:
         node.items = [self.expr(item) for item in node.items]
-        return node  # type: ignore[no-any-return]
+        return node
 
-    def _pair(self, node: nodes.Pair) -> Any:
-        node.key, node.value = self.expr(node.key), self.expr(node.value)
+    def _dict(self, node: nodes.Dict) -> nodes.Expr:
+        for pair in node.items:
+            pair.key, pair.value = self.expr(pair.key), self.expr(pair.value)
         return node
 
     def _both(self, node: nodes.BinExpr) -> nodes.Expr:
@@ -352,8 +353,7 @@ _EXPRESSIONS: dict[type, Callable[[Walk, Any], nodes.Expr]] = {
     nodes.Name: Walk._name,
     nodes.List: Walk._items,
     nodes.Tuple: Walk._items,
-    nodes.Dict: Walk._items,
-    nodes.Pair: Walk._pair,
+    nodes.Dict: Walk._dict,
     **dict.fromkeys((nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod), Walk._both),
     **dict.fromkeys((nodes.And, nodes.Or), Walk._either),
     **dict.fromkeys((nodes.Not, nodes.Neg, nodes.Pos), Walk._one),

@@ -20,6 +20,8 @@ MAX_STEPS = 10_000
 """Most loop iterations of one rendering, all loops together; also the longest `range`."""
 MAX_TEXT = 1_000_000
 """Longest text or list that a template may build, in characters or items."""
+MAX_WORK = 5_000_000
+"""Most characters and items that the calls of one rendering may work through, all together."""
 ABSENT: Any = type("Absent", (), {"__bool__": lambda _: False, "__slots__": ()})()
 
 
@@ -58,7 +60,7 @@ class Binder:
 class Rendering:
     """One rendering of one template: the request, where values go, what is missing, how much was done."""
 
-    __slots__ = ("binder", "columns", "missing", "request", "sample", "steps")
+    __slots__ = ("binder", "columns", "missing", "request", "sample", "steps", "work")
 
     def __init__(
         self, request: Mapping[str, object], binder: Binder, columns: frozenset[str], sample: bool = False
@@ -69,11 +71,22 @@ class Rendering:
         self.sample = sample
         self.missing: dict[str, None] = {}
         self.steps = 0
+        self.work = 0
 
     def step(self) -> None:
         self.steps += 1
         if self.steps > MAX_STEPS:
             raise RookeryError(TEMPLATE, f"loops of the template take more than {MAX_STEPS} steps together")
+
+    def spend(self, *values: Any) -> None:
+        """Count what a call works through: characters, items, and objects at a flat rate."""
+        for value in values:
+            if isinstance(value, str | list | tuple):
+                self.work += len(value)
+            elif isinstance(value, dict):
+                self.work += 100_000
+        if self.work > MAX_WORK:
+            raise RookeryError(TEMPLATE, "the template works through too much text")
 
 
 class Parameter:

@@ -81,7 +81,7 @@ def verify(
     """
     check_text(sql)
     judge = _Judge(parser, bound, placeholders, reserved)
-    tree, _ = parser.parse(sql)
+    tree, _ = judge.parse(sql)
     first = judge.walk(tree)
     final, sample = _hoist(first)
     canonical, tree = judge.settle(parser.format(tree))
@@ -141,6 +141,15 @@ class _Judge:
     placeholders: Mapping[str, str]
     reserved: frozenset[str]
 
+    def parse(self, text: str) -> tuple[Node, str]:
+        """The parser's answer. A literal with escaped bytes that are not UTF-8 makes a tree that is not JSON."""
+        try:
+            return self.parser.parse(text)
+        except ValueError as exc:
+            raise RookeryError(
+                SQL_SYNTAX, "the SQL text has no readable syntax tree", hint="write bytes with unhex('...')"
+            ) from exc
+
     def walk(self, tree: Node) -> Text:
         return walk(
             tree,
@@ -154,7 +163,7 @@ class _Judge:
         """Parse and walk a text of the formatter until writing it again changes nothing."""
         for _ in range(ROUNDS):
             check_canonical(text)
-            tree, again = self.parser.parse(text)
+            tree, again = self.parse(text)
             found = self.walk(tree)
             if found.hoistable or found.prewheres or found.qualify:
                 break

@@ -46,14 +46,15 @@ class _Around:
     """What surrounds a node.
 
     `tables` are the local table names, `columns` the names that surely mean an alias or a lambda's argument, `only`
-    the one table that columns can be qualified by, `item` the alias of the select item around the node; `constant`
-    holds in arguments of table functions.
+    the one table that columns can be qualified by, `item` the alias of the select item around the node, `scope` the
+    number of the SELECT; `constant` holds in arguments of table functions.
     """
 
     tables: frozenset[str] = frozenset()
     columns: frozenset[str] = frozenset()
     only: str | None = None
     item: str | None = None
+    scope: int = 0
     constant: bool = False
 
 
@@ -92,7 +93,8 @@ class _Walk:
         self._pending: list[tuple[Node, frozenset[str], _Around]] = []
         self._memberships: list[tuple[str, _Around]] = []
         self._unclear: list[tuple[Node, _Around]] = []
-        self._aliases: Counter[str] = Counter()
+        self._aliases: Counter[tuple[int, str]] = Counter()
+        self._scopes = 0
         self._special: Mapping[str, Callable[[Node, list[tuple[str, Node]], _Around], None]] = {
             "SelectWithUnionQuery": self._union,
             "SelectQuery": self._select,
@@ -114,10 +116,11 @@ class _Walk:
             node, allowed, around = self._pending.pop()
             below = list(children(node, allowed))
             if "alias" in node:
-                self._alias(node)
+                self._alias(node, around)
             self._special.get(node["type"], self._ordinary)(node, below, around)
+        aliases = {alias for _, alias in self._aliases}
         for name, around in self._memberships:
-            if name not in self._aliases or name in self._reserved:
+            if name not in aliases or name in self._reserved:
                 self._read(name, around)
         for node, around in self._unclear:
             self._make_column(node, around)
@@ -141,7 +144,8 @@ class _Walk:
             self._text.prewheres.append(node)
         aliases = {c.get("alias") for k in ("select", "with") for c in listed(node.get(k))}
         columns = frozenset(a for a in aliases if isinstance(a, str))
-        inside = replace(around, columns=frozenset(), only=_only_table(node), item=None)
+        self._scopes += 1
+        inside = replace(around, columns=frozenset(), only=_only_table(node), item=None, scope=self._scopes)
         for key, child in below:
             if key == "with" and child.get("type") == "WithElement":
                 self._common_table(child, inside, recursive=bool(node.get("recursive_with")))
@@ -191,7 +195,7 @@ class _Walk:
                 hint="only numbers, zeros, generate_series and VALUES can be used",
             )
         if "alias" in node:
-            self._alias(node)
+            self._alias(node, around)
         arguments = listed(node.get("arguments"))
         if arguments and _DECLARATION.search(_string(arguments[0]) or ""):
             refuse("more than names and types in VALUES", "declare columns as `name Type`")
@@ -199,14 +203,19 @@ class _Walk:
             self._pending.append((child, slot_types(node, key), replace(around, constant=True)))
 
     def _table_name(self, node: Node, below: list[tuple[str, Node]], around: _Around) -> None:
-        self._read(node["name"], around)
+        name = str(node.get("name", ""))
+        if "name_parts" in node or "." in name:
+            raise RookeryError(
+                TABLE_REFUSED, f"no datasource, pipe or node `{name}`", hint="names of databases cannot be written"
+            )
+        self._read(name, around)
 
     def _read(self, name: str, around: _Around) -> None:
         if name in around.tables:
             return
         if name not in self._bound:
             near = difflib.get_close_matches(name, self._bound, n=1)
-            hint = f"did you mean `{near[0]}`?" if near else "names of databases cannot be written"
+            hint = f"did you mean `{near[0]}`?" if near else None
             raise RookeryError(TABLE_REFUSED, f"no datasource, pipe or node `{name}`", hint=hint)
         self._text.reads[name] += 1
 
@@ -219,16 +228,18 @@ class _Walk:
 
     # --- expressions ---
 
-    def _alias(self, node: Node) -> None:
+    def _alias(self, node: Node, around: _Around) -> None:
         alias = node["alias"]
-        self._aliases[alias] += 1
+        if node["type"] == "Function" and _is_lambda(node):
+            refuse("a named lambda", "write the lambda where it is used")
+        self._aliases[around.scope, alias] += 1
         if node["type"] == "Subquery" and "." in alias:
             refuse(f"the alias `{alias}` of a subquery", "use a name without a dot")
         if alias.lower() in OPERATORS:
             refuse(f"the alias `{alias}`", "it is the name of an operator; choose another")
 
     def _identifier(self, node: Node, below: list[tuple[str, Node]], around: _Around) -> None:
-        name = node["name"]
+        name = str(node.get("name", ""))
         if "name_parts" not in node and is_niladic(name) and name not in around.columns:
             self._unclear.append((node, around))
 
@@ -238,7 +249,7 @@ class _Walk:
         Where it may also mean an alias, only the author can say which.
         """
         name = node["name"]
-        others = self._aliases[name] - (around.item == name)
+        others = self._aliases[around.scope, name] - (around.item == name)
         if around.only is None or others:
             raise RookeryError(
                 FUNCTION_REFUSED,
@@ -271,7 +282,7 @@ class _Walk:
     def _function(self, node: Node, below: list[tuple[str, Node]], around: _Around) -> None:
         name = str(node.get("name", ""))
         arguments = listed(node.get("arguments"))
-        if node.get("is_lambda_function") or name.lower() == "lambda" or node.get("kind") == "LAMBDA_FUNCTION":
+        if _is_lambda(node):
             self._lambda(node, arguments, around)
             return
         self._callable(name)
@@ -291,14 +302,12 @@ class _Walk:
 
     def _lambda(self, node: Node, arguments: list[Node], around: _Around) -> None:
         """A lambda where it is used. A named one could stand in for the functions of our own filters."""
-        if "alias" in node:
-            refuse("a named lambda", "write the lambda where it is used")
         plain = set(node) <= {"type", "name", "arguments", "is_operator", "is_lambda_function", "kind"}
         plain = plain and bool(node.get("is_lambda_function")) and node.get("name") == "lambda"
         taken = arguments[0] if plain and len(arguments) == 2 else {}
-        names = listed(taken.get("arguments"))
         if taken.get("name") != "tuple" or set(taken) - {"type", "name", "arguments", "is_operator"}:
             refuse("`lambda` as a function", "write `x -> ...`")
+        names = [child for _, child in children(taken, frozenset({"Function"}))]
         for item in names:
             if list(children(item, frozenset({"Identifier"}))) or set(item) != {"type", "name"}:
                 refuse("this argument of a lambda")
@@ -337,6 +346,12 @@ class _Walk:
             refused = name.lower() in self._known and not is_allowed(name)
             if refused and name not in around.columns and not is_niladic(name):
                 self._unclear.append((item, around))
+
+
+def _is_lambda(node: Node) -> bool:
+    """Whether the engine takes a function node for a lambda, however it is spelled."""
+    flagged = bool(node.get("is_lambda_function")) or node.get("kind") == "LAMBDA_FUNCTION"
+    return flagged or str(node.get("name", "")).lower() == "lambda"
 
 
 def _check_aggregate(name: str, arguments: list[Node]) -> None:

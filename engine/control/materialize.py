@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.compiler.build import Build
+from engine.control.push import upstream
 from engine.errors import AMBIGUOUS_NODE, TARGET_EXISTS, UNKNOWN_RESOURCE, RookeryError
 from engine.plan.state import Source, Workspace, parse_sources
-from engine.project.model import Column, Datasource, Engine, Materialize, Pipe, Tenant
-from engine.project.parse import parse_source
+from engine.project.model import Column, Datasource, Engine, Materialize, Pipe, Project, Tenant
 from engine.project.write import render_datasource, update_pipe
 
 
@@ -55,10 +55,20 @@ def propose(
             raise RookeryError(UNKNOWN_RESOURCE, f"there is no pipe `{pipe_name}`", hint="rookery pipe ls")
         chosen = _node(pipe, node)
         # Compiled as an endpoint of that node, the pipe tells its output types without needing a target.
-        trial = pipe.model_copy(update={"type": None, "materialize": None, "endpoint": None, "nodes": _upto(pipe, chosen)})
-        needed = {n: r for n, r in project.pipes.items() if not (r.materialize and r.materialize.target == target)}
-        rest = type(project)({n: d for n, d in project.datasources.items() if n != target}, {**needed, pipe_name: trial})
-        build = workspace.compile(rest)
+        trial = pipe.model_copy(
+            update={"type": None, "materialize": None, "endpoint": None, "nodes": _upto(pipe, chosen)}
+        )
+        kept = upstream(
+            Project(project.datasources, {**project.pipes, pipe_name: trial}),
+            {pipe_name},
+            snapshot.build.composer.verifier,
+        )
+        build = workspace.compile(
+            Project(
+                {n: d for n, d in project.datasources.items() if n in kept},
+                {**{n: p for n, p in project.pipes.items() if n in kept}, pipe_name: trial},
+            )
+        )
     engine, tenant, reason = _engine(workspace, build, pipe_name, per_tenant)
     columns = tuple(Column(name=c.name, type=c.type) for c in build.outputs[pipe_name])
     proposed = Datasource(
@@ -114,9 +124,13 @@ def _engine(workspace: Workspace, build: Build, pipe: str, per_tenant: bool) -> 
     """Engine and sorting key that suit a SELECT, with the reason."""
     outputs = [c.name for c in build.outputs[pipe]]
     compiled = build.pipes[pipe]
-    tenants = sorted({r.tenant for n in compiled.datasources if (r := build.relations[n]).tenant and r.tenant in outputs})
+    tenants = sorted(
+        {r.tenant for n in compiled.datasources if (r := build.relations[n]).tenant and r.tenant in outputs}
+    )
     tenant = tenants[0] if tenants else None
-    tree, _ = workspace.warehouse.parse(compiled.nodes[-1].static.canonical if compiled.nodes[-1].static else "SELECT 1")
+    tree, _ = workspace.warehouse.parse(
+        compiled.nodes[-1].static.canonical if compiled.nodes[-1].static else "SELECT 1"
+    )
     select = tree["list_of_selects"]["children"][0]
     types = {c.name: c.type for c in build.outputs[pipe]}
     grouped = bool(select.get("group_by") or select.get("group_by_all"))
@@ -149,6 +163,3 @@ def _alias(node: Mapping[str, Any]) -> str:
 
 def _function(node: Mapping[str, Any]) -> str:
     return str(node.get("name")) if node.get("type") == "Function" else ""
-
-
-__all__ = ["Proposal", "parse_source", "propose"]

@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from engine.compiler.build import Build
+from engine.compiler.compose import Verifier
 from engine.compiler.pipes import compile_pipe
 from engine.compiler.views import nest_schema, pool_table, workspace_schema
+from engine.control.history import resume
+from engine.control.tokens import grant_declared
 from engine.errors import (
     BAD_VALUE,
     DESTRUCTIVE,
@@ -21,13 +24,12 @@ from engine.errors import (
     Problems,
     RookeryError,
 )
-from engine.control.history import resume
-from engine.control.tokens import grant_declared
 from engine.plan import apply as applying
 from engine.plan.diff import diff
 from engine.plan.state import RegistryJournal, Snapshot, Source, Workspace, parse_sources
 from engine.plan.steps import CreateTable, CreateView, Plan
 from engine.project.check import check
+from engine.project.model import Project
 from engine.schema import Name, Schema
 from engine.warehouse.catalog import occupied, read_schema
 from engine.warehouse.registry import state_table
@@ -119,14 +121,14 @@ def merge(snapshot: Snapshot, given: Mapping[str, Source], options: PushOptions)
         if unknown:
             raise RookeryError(UNKNOWN_RESOURCE, f"no file declares `{min(unknown)}`")
         if options.with_dependencies:
-            wanted = _with_dependencies(wanted, given, snapshot)
+            project = parse_sources({**snapshot.sources, **given})
+            wanted = upstream(project, wanted, snapshot.build.composer.verifier)
         selected = {n: s for n, s in given.items() if n in wanted}
     return selected if options.prune and not options.only else {**snapshot.sources, **selected}
 
 
-def _with_dependencies(wanted: set[str], given: Mapping[str, Source], snapshot: Snapshot) -> set[str]:
+def upstream(project: Project, wanted: set[str], verifier: Verifier) -> set[str]:
     """Names with everything upstream: what they read, and the pipes that fill the datasources among it."""
-    project = parse_sources({**snapshot.sources, **given})
     names = frozenset(project.datasources) | frozenset(project.pipes)
     columns = frozenset(c.name for d in project.datasources.values() for c in d.columns)
     feeders: dict[str, set[str]] = {}
@@ -142,9 +144,9 @@ def _with_dependencies(wanted: set[str], given: Mapping[str, Source], snapshot: 
         found.add(name)
         pending.extend(feeders.get(name, ()))
         if name in project.pipes:
-            compiled = compile_pipe(project.pipes[name], names, columns, snapshot.build.composer.verifier)
+            compiled = compile_pipe(project.pipes[name], names, columns, verifier)
             pending.extend(compiled.reads | ({compiled.target.name} if compiled.target else set()))
-    return found & set(given)
+    return found
 
 
 def desired_schema(build: Build, snapshot: Snapshot) -> Schema:
@@ -157,7 +159,7 @@ def desired_schema(build: Build, snapshot: Snapshot) -> Schema:
 
 
 def plan_for(workspace: Workspace, snapshot: Snapshot, build: Build, *, prune: bool = False) -> Plan:
-    """The steps from the live workspace to a build's. Raises RK3002 where an object of ours would stand on another's."""
+    """The steps from the live workspace to a build's. Raises RK3002 where one would stand on a foreign object."""
     desired = workspace.analyser.canonical(desired_schema(build, snapshot))
     live = _without_state(read_schema(workspace.warehouse, workspace.name), workspace.name)
     sizes = _sizes(workspace)
@@ -225,9 +227,7 @@ def _changes(snapshot: Snapshot, sources: Mapping[str, Source], build: Build) ->
 
 
 def _record(workspace: Workspace, snapshot: Snapshot, sources: Mapping[str, Source]) -> None:
-    changed = {
-        n: {"text": s.text, "file": s.file} for n, s in sources.items() if snapshot.sources.get(n) != s
-    }
+    changed = {n: {"text": s.text, "file": s.file} for n, s in sources.items() if snapshot.sources.get(n) != s}
     workspace.registry.write("resource", changed)
     workspace.registry.remove("resource", sorted(set(snapshot.sources) - set(sources)))
 

@@ -17,8 +17,8 @@ from engine.compiler import storage
 from engine.compiler.build import Build
 from engine.compiler.scope import tenant_literal
 from engine.compiler.views import POOL, Reader, pipe_views
-from engine.control.ids import check_id
 from engine.control.history import resume
+from engine.control.ids import check_id
 from engine.control.push import plan_for, run
 from engine.errors import BAD_VALUE, PLACEMENT, UNKNOWN_TENANT, RookeryError
 from engine.plan.apply import Progress, block_ranges, history, silent
@@ -173,19 +173,22 @@ def _leave_pool(workspace: Workspace, build: Build, tenant: str) -> None:
         )
     for relation in build.relations.values():
         if relation.kind == "target" and relation.tenant:
-            _delete_rows(workspace, Name(workspace.name, relation.name), relation.tenant, relation.tenant_type, tenant)
+            _delete_rows(
+                workspace, Name(workspace.name, relation.name), relation.tenant, relation.tenant_type, tenant
+            )
 
 
 def _erase(workspace: Workspace, build: Build, tenant: str) -> None:
     for relation in build.relations.values():
         if relation.tenant:
-            _delete_rows(workspace, Name(workspace.name, relation.name), relation.tenant, relation.tenant_type, tenant)
+            _delete_rows(
+                workspace, Name(workspace.name, relation.name), relation.tenant, relation.tenant_type, tenant
+            )
 
 
 def _delete_rows(workspace: Workspace, table: Name, column: str, kind: str, tenant: str) -> None:
-    workspace.warehouse.execute(
-        f"ALTER TABLE {table.sql()} DELETE WHERE {quote(column)} = {tenant_literal(kind, tenant)} SETTINGS mutations_sync = 2"
-    )
+    mine = f"{quote(column)} = {tenant_literal(kind, tenant)}"
+    workspace.warehouse.execute(f"ALTER TABLE {table.sql()} DELETE WHERE {mine} SETTINGS mutations_sync = 2")
 
 
 def rows_by_tenant(workspace: Workspace) -> dict[str, int]:
@@ -195,7 +198,9 @@ def rows_by_tenant(workspace: Workspace) -> dict[str, int]:
         if relation.kind != "landing" or not relation.tenant:
             continue
         table = Name(workspace.name, relation.name).sql()
-        rows = workspace.warehouse.query(f"SELECT toString({quote(relation.tenant)}) AS t, count() FROM {table} GROUP BY t")
+        rows = workspace.warehouse.query(
+            f"SELECT toString({quote(relation.tenant)}) AS t, count() FROM {table} GROUP BY t"
+        )
         for tenant, count in rows.rows:
             found[tenant] = found.get(tenant, 0) + int(count)
     return found

@@ -76,7 +76,9 @@ def _check(snapshot: Snapshot, scopes: Sequence[Scope], tenant: str | None) -> N
     if tenant is not None:
         check_id(snapshot.build, tenant)
         if tenant not in snapshot.tenants:
-            raise RookeryError(UNKNOWN_TENANT, f"tenant `{tenant}` does not exist", hint=f"rookery tenant add {tenant}")
+            raise RookeryError(
+                UNKNOWN_TENANT, f"tenant `{tenant}` does not exist", hint=f"rookery tenant add {tenant}"
+            )
     for scope in scopes:
         if scope.type == "ADMIN":
             if tenant is not None:
@@ -168,7 +170,9 @@ def rotate(workspace: Workspace, overlap: int) -> dict[str, Any]:
         keys = workspace.refresh().keys
         gone = [k.id for k in keys if k.retires is not None and k.retires <= now]
         retiring = {
-            k.id: {"secret": k.secret, "retires": now + overlap} for k in keys if k.retires is None and k.id not in gone
+            k.id: {"secret": k.secret, "retires": now + overlap}
+            for k in keys
+            if k.retires is None and k.id not in gone
         }
         fresh = SigningKey.new()
         workspace.registry.write("key", {**retiring, fresh.id: {"secret": fresh.secret, "retires": None}})

@@ -30,9 +30,7 @@ class Analyser:
         warehouse.execute(ddl.drop_database(self._database))
         warehouse.execute(ddl.create_database(self._database))
 
-    def describe(
-        self, sql: str, bindings: Mapping[str, Value], tables: Iterable[Table]
-    ) -> tuple[Column, ...]:
+    def describe(self, sql: str, bindings: Mapping[str, Value], tables: Iterable[Table]) -> tuple[Column, ...]:
         """Names and types of a SELECT's output. Raises the engine's own error when it is not valid."""
         needed = list(tables)
         key = fingerprint(sql, sorted((k, str(v)) for k, v in bindings.items()), [_identity(t) for t in needed])

@@ -222,6 +222,10 @@ def _views_to_create(
             reason = "rebuilt, with its history" if redone and current else "does not exist; history is delivered"
             yield CreateView(_resource(view), reason, tenant=_tenant(view), view=view)
         elif view.mark and current.mark and view.mark.fingerprint != current.mark.fingerprint:
-            yield CreateView(_resource(view), "delivers added columns", tenant=_tenant(view), view=view, replaces=True)
+            yield CreateView(
+                _resource(view), "delivers added columns", tenant=_tenant(view), view=view, replaces=True
+            )
         elif any(n.sql() in view.sql for n in narrowed):
-            yield CreateView(_resource(view), "reads a narrower table", tenant=_tenant(view), view=view, replaces=True)
+            yield CreateView(
+                _resource(view), "reads a narrower table", tenant=_tenant(view), view=view, replaces=True
+            )

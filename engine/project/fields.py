@@ -21,7 +21,7 @@ COLUMN_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
 MAX_NUMBER = 2**63 - 1
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-_SIZE = re.compile(r"([0-9]{1,19}) ?([KMG]?i?B)?", re.IGNORECASE | re.ASCII)
+_SIZE = re.compile(r"([0-9]{1,19}) ?((?:[KMG]i?)?B)?", re.IGNORECASE | re.ASCII)
 _SETTING_NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 _SETTING_VALUE = re.compile(r"[A-Za-z0-9_.:-]{1,200}", re.ASCII)
 _INDEX_TYPE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\s*(\([^()]*\))?")
@@ -226,7 +226,7 @@ Size = Annotated[
         {
             "anyOf": [
                 {"type": "integer", "minimum": 1, "maximum": MAX_NUMBER},
-                {"type": "string", "pattern": r"^[0-9]+ ?([KkMmGg]?i?[Bb])?$"},
+                {"type": "string", "pattern": r"^[0-9]+ ?(([KkMmGg]i?)?[Bb])?$"},
             ]
         }
     ),

@@ -132,7 +132,7 @@ def _grant(
     by_key = {k: _as_tenant(snapshot.build, fixed[k]) for k in keys if k in fixed}
     tenant = _one_tenant({t for t in (eyes, claims.tenant, *filtered, *by_key.values()) if t is not None})
     if tenant is not None:
-        fixed = {**{k: tenant for k in keys}, **fixed}
+        fixed = {**dict.fromkeys(keys, tenant), **fixed}
     if not claims.is_admin:
         _refuse_unfixed(keys - set(fixed), given, sql=sql)
     nest = None

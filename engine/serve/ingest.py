@@ -129,9 +129,13 @@ class Ingestion:
         where = _line(body, format, int(found[0]) + 1)
         value = "missing or null" if found[1] is None else f"`{str(found[1])[:80]}`"
         if stage.tenant is None or column != stage.tenant.name:
-            return RookeryError(BAD_ROW, f"{where}: {value} does not fit column `{column}`", hint="nothing was stored")
+            return RookeryError(
+                BAD_ROW, f"{where}: {value} does not fit column `{column}`", hint="nothing was stored"
+            )
         if bound is not None and found[1] is not None:
-            return RookeryError(FOREIGN_TENANT, f"{where}: the token writes for one tenant only", hint="nothing was stored")
+            return RookeryError(
+                FOREIGN_TENANT, f"{where}: the token writes for one tenant only", hint="nothing was stored"
+            )
         kind = next(c.type for c in stage.source.columns if c.name == stage.source.tenant_column)
         return RookeryError(
             BAD_TENANT_VALUE,
@@ -227,7 +231,9 @@ def _bounds(kind: str) -> tuple[int, int]:
 
 
 def _stage_ddl(stage: Stage, table: Name) -> str:
-    parts = {c.name: f"{quote(c.name)} {c.type}" + (f" DEFAULT {c.default}" if c.default else "") for c in stage.columns}
+    parts = {
+        c.name: f"{quote(c.name)} {c.type}" + (f" DEFAULT {c.default}" if c.default else "") for c in stage.columns
+    }
     return f"CREATE TABLE IF NOT EXISTS {table.sql()} ({', '.join(parts.values())}) ENGINE = Memory"
 
 

@@ -44,7 +44,9 @@ AHEAD = 256 * 1024
 
 Compose = Callable[[Scope], Composed]
 
-RESERVED = frozenset({"token", "q", "format", "debug", "pipeline", "query_id", "tag", "explain", "from", "cli_version"})
+RESERVED = frozenset(
+    {"token", "q", "format", "debug", "pipeline", "query_id", "tag", "explain", "from", "cli_version"}
+)
 """Query parameters that are never a pipe's."""
 
 
@@ -123,7 +125,13 @@ class Queries:
         self._rates = Rates()
 
     def endpoint(
-        self, claims: Claims, pipe: str, given: Mapping[str, Any], format: Format, timer: Timer, eyes: str | None = None
+        self,
+        claims: Claims,
+        pipe: str,
+        given: Mapping[str, Any],
+        format: Format,
+        timer: Timer,
+        eyes: str | None = None,
     ) -> Answer:
         """Call an endpoint. Raises RK4xxx errors before the first byte."""
         snapshot = self._workspace.current
@@ -138,7 +146,13 @@ class Queries:
         return self._run(claims, granted.scope, compose, format, timer, pipe, compiled.limits)
 
     def sql(
-        self, claims: Claims, text: str, given: Mapping[str, Any], format: Format, timer: Timer, eyes: str | None = None
+        self,
+        claims: Claims,
+        text: str,
+        given: Mapping[str, Any],
+        format: Format,
+        timer: Timer,
+        eyes: str | None = None,
     ) -> Answer:
         """Run ad-hoc SQL over exactly what the token names."""
         snapshot = self._workspace.current

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from engine.schema import Column, Index, Mark, Name, Schema, Table, View
-from engine.warehouse.clauses import read_clauses, read_constraints, read_target
+from engine.warehouse.clauses import as_expression, read_clauses, read_constraints, read_target
 from engine.warehouse.port import Value, Warehouse
 
 _OURS = "(database = {w:String} OR startsWith(database, concat({w:String}, '_nest')))"
@@ -82,8 +82,8 @@ def _columns(warehouse: Warehouse, bindings: Mapping[str, str]) -> defaultdict[N
 
 def _indexes(warehouse: Warehouse, bindings: Mapping[str, str]) -> defaultdict[Name, list[Index]]:
     found: defaultdict[Name, list[Index]] = defaultdict(list)
-    for database, table, *index in warehouse.query(_INDEXES, bindings).rows:
-        found[Name(database, table)].append(Index(*index))
+    for database, table, name, expression, kind, granularity in warehouse.query(_INDEXES, bindings).rows:
+        found[Name(database, table)].append(Index(name, as_expression(expression), kind, granularity))
     return found
 
 

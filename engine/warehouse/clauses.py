@@ -49,6 +49,11 @@ def read_clauses(engine_full: str) -> Clauses:
     )
 
 
+def as_expression(text: str) -> str:
+    """An index's expression as it must stand in a definition: several columns stand in brackets."""
+    return f"({text})" if len(_split(text)) > 1 else text
+
+
 def read_constraints(create_query: str) -> tuple[tuple[str, str], ...]:
     """Name and expression of each CHECK constraint in a CREATE TABLE."""
     start = create_query.find("(") + 1

@@ -38,10 +38,12 @@ CODES: Mapping[int, Code] = {
     # Limits of time, memory, rows and bytes.
     159: errors.TIMEOUT,
     160: errors.TIMEOUT,
-    209: errors.UNREACHABLE,
+    128: errors.RESULT_LIMIT,
+    131: errors.RESULT_LIMIT,
     158: errors.RESULT_LIMIT,
     191: errors.RESULT_LIMIT,
     241: errors.RESULT_LIMIT,
+    290: errors.RESULT_LIMIT,
     307: errors.RESULT_LIMIT,
     396: errors.RESULT_LIMIT,
     # A value that does not fit its placeholder, or is missing.
@@ -51,6 +53,7 @@ CODES: Mapping[int, Code] = {
     62: errors.SQL_SYNTAX,
     167: errors.SQL_SYNTAX,
     168: errors.SQL_SYNTAX,
+    229: errors.SQL_SYNTAX,
     306: errors.SQL_SYNTAX,
     718: errors.SQL_SYNTAX,
     # Credentials.
@@ -61,9 +64,15 @@ CODES: Mapping[int, Code] = {
     516: errors.AUTHENTICATION,
     # Load.
     202: errors.BUSY,
-    252: errors.BUSY,
     203: errors.BUSY,
+    252: errors.BUSY,
+    700: errors.BUSY,
+    745: errors.BUSY,
+    749: errors.BUSY,
+    762: errors.BUSY,
+    1019: errors.BUSY,
     # Connections of the server to others, and to itself.
+    209: errors.UNREACHABLE,
     210: errors.UNREACHABLE,
     279: errors.UNREACHABLE,
     # Faults of the engine or its machine, which no other statement would avoid.
@@ -74,6 +83,7 @@ CODES: Mapping[int, Code] = {
     173: errors.ENGINE_INTERNAL,
     228: errors.ENGINE_INTERNAL,
     243: errors.ENGINE_INTERNAL,
+    246: errors.ENGINE_INTERNAL,
     1001: errors.ENGINE_INTERNAL,
     1002: errors.ENGINE_INTERNAL,
 }
@@ -82,7 +92,7 @@ CODES: Mapping[int, Code] = {
 _PREFIX = re.compile(r"^(?:.*?Code: \d+\. )?(?:DB::Exception: )?(?:Code: \d+\. DB::Exception: )*", re.DOTALL)
 _NUMBER = re.compile(r"Code: (\d+)\. ")
 _TAIL = re.compile(
-    r"[.:,]?\s*(?:In scope |Maybe you meant|[Ww]hile executing |Stack trace|\(version \d|Expected one of"
+    r"[.:,]?\s*(?:In scope |\(in query: |Maybe you meant|[Ww]hile executing |Stack trace|\(version \d|Expected one of"
     r"|\(for url |\([A-Z][A-Z0-9_]{3,}\)\s*(?:$|\(version \d)).*",
     re.DOTALL,
 )

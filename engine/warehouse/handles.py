@@ -17,7 +17,7 @@ from engine.schema import quote
 from engine.warehouse.directory import busy
 from engine.warehouse.errors import EngineError, engine_code, translate
 from engine.warehouse.port import Rows
-from engine.warehouse.render import settings_list
+from engine.warehouse.render import is_select, settings_list
 
 PINNED: Mapping[str, int | str] = {
     # A filter moved into PREWHERE would run before the tenant's own.
@@ -60,11 +60,12 @@ class Handle:
     def rows(self, sql: str, parameters: dict[str, Any] | None = None) -> Rows:
         try:
             result = self._client.query(sql, parameters=parameters)
-            return Rows(
-                tuple(result.column_names),
-                tuple(kind.name for kind in result.column_types),
-                [tuple(row) for row in result.result_rows],
-            )
+            names, types = tuple(result.column_names), tuple(kind.name for kind in result.column_types)
+            if not names and is_select(sql):
+                # The engine says nothing at all about an empty result.
+                described = self._client.query(f"DESCRIBE TABLE ({sql}\n)", parameters=parameters).result_rows
+                names, types = tuple(row[0] for row in described), tuple(row[1] for row in described)
+            return Rows(names, types, [tuple(row) for row in result.result_rows])
         except Exception as exc:
             raise translate(exc) from exc
 

@@ -53,8 +53,15 @@ def _value(value: Value) -> Any:
     if isinstance(value, list):
         return [_value(item) for item in value]
     if isinstance(value, Decimal):
-        return format(value, "f") if value.is_finite() else str(value)
+        return _Digits(value)
     return value
+
+
+class _Digits(Decimal):
+    """A decimal spelled without an exponent, which the engine does not read inside arrays."""
+
+    def __str__(self) -> str:
+        return format(self, "f")
 
 
 def _number(value: int | float) -> str:
@@ -64,3 +71,8 @@ def _number(value: int | float) -> str:
 def is_insert(sql: str) -> bool:
     """Whether a trusted statement of ours is an INSERT, whose settings belong into its text."""
     return sql.lstrip()[:6].upper() == "INSERT"
+
+
+def is_select(sql: str) -> bool:
+    """Whether a trusted statement of ours is a SELECT."""
+    return sql.lstrip("( \n").upper().startswith(("SELECT", "WITH"))

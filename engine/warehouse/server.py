@@ -6,6 +6,7 @@ how many is bounded here, and one that waits too long is told so.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ from engine.warehouse.handles import PINNED
 from engine.warehouse.port import Capabilities, Format, Input, Rows, Statement, Stream, Value
 from engine.warehouse.render import bound, is_insert, with_settings
 from engine.warehouse.tail import Tail
+
+# The library reports to nobody in particular; errors reach the caller as exceptions.
+logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
 
 _READ = 1 << 18
 _READER_HINT = (
@@ -56,20 +60,18 @@ class ServerWarehouse:
         self._reading = threading.BoundedSemaphore(readers)
         self._closed = False
         self._pool = get_pool_manager(maxsize=readers + 4, block=False)
-        with _translated():
-            self._writer = self._connect(url, user, password, {})
-            self._writer.command(f"CREATE DATABASE IF NOT EXISTS {quote(database)}")
-            known = {str(row[0]) for row in self._writer.query("SELECT name FROM system.settings").result_rows}
-        wanted = {**PINNED, "http_write_exception_in_output_format": 0, "readonly": 2}
-        settings = {name: value for name, value in wanted.items() if name in known}
-        reader = (user, password) if reader_user is None else (reader_user, reader_password or "")
-        self._reader = self._open_reader(url, *reader, settings, database)
-        with _translated():
-            version = str(self._writer.command("SELECT version()"))
-            self._parses = self._reader.command(
-                "SELECT count() FROM system.functions WHERE name IN {names:Array(String)}",
-                parameters={"names": list(parser.FUNCTIONS)},
-            ) == len(parser.FUNCTIONS)
+        try:
+            with _translated():
+                self._writer = self._connect(url, user, password, {})
+                self._writer.command(f"CREATE DATABASE IF NOT EXISTS {quote(database)}")
+            reader = (user, password) if reader_user is None else (reader_user, reader_password or "")
+            self._reader = self._open_reader(url, *reader, database)
+            with _translated():
+                version = str(self._writer.command("SELECT version()"))
+                self._parses = self._can_parse()
+        except BaseException:
+            self._pool.clear()
+            raise
         self._capabilities = Capabilities(version=version, embedded=False, readers=readers)
 
     @property
@@ -136,7 +138,11 @@ class ServerWarehouse:
 
     def _connect(self, url: str, user: str, password: str, settings: Mapping[str, int | str]) -> Client:
         parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
+        try:
+            port = parts.port
+        except ValueError:
+            port = 0
+        if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
             raise EngineError(
                 errors.UNREACHABLE,
                 "the URL of ClickHouse must look like http://host:8123 or https://host:8443",
@@ -145,7 +151,7 @@ class ServerWarehouse:
         return clickhouse_connect.get_client(
             interface=parts.scheme,
             host=parts.hostname,
-            port=parts.port or (8443 if secure else 8123),
+            port=port or (8443 if secure else 8123),
             username=user,
             password=password,
             settings=dict(settings),
@@ -154,10 +160,11 @@ class ServerWarehouse:
             autogenerate_session_id=False,
         )
 
-    def _open_reader(
-        self, url: str, user: str, password: str, settings: Mapping[str, int | str], database: str
-    ) -> Client:
+    def _open_reader(self, url: str, user: str, password: str, database: str) -> Client:
         """The reader's client, once it is shown that it may read and may be given limits."""
+        known = {str(row[0]) for row in self.query("SELECT name FROM system.settings").rows}
+        wanted = {**PINNED, "http_write_exception_in_output_format": 0, "readonly": 2}
+        settings = {name: value for name, value in wanted.items() if name in known}
         try:
             client = self._connect(url, user, password, settings)
             client.database = database
@@ -174,6 +181,13 @@ class ServerWarehouse:
                 detail=found.detail,
             ) from exc
         return client
+
+    def _can_parse(self) -> bool:
+        found = self._reader.command(
+            "SELECT count() FROM system.functions WHERE name IN {names:Array(String)}",
+            parameters={"names": list(parser.FUNCTIONS)},
+        )
+        return found == len(parser.FUNCTIONS)
 
     def _check_open(self) -> None:
         if self._closed:

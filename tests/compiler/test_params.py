@@ -65,14 +65,21 @@ GOOD: list[tuple[str, object, object]] = [
     ("JSON", {"a": "é"}, '{"a":"é"}'),
 ]
 
+
+def _bounds(type: str) -> tuple[int, int]:
+    found = integer_bounds(type)
+    assert found is not None
+    return found
+
+
 BAD: list[tuple[str, object]] = [
     *[(t, raw) for t in ("Int32", "UInt8", "Int256") for raw in ("", " 1", "1 ", "+1", "1.0", "1_000", "0x1", "1e3")],
     *[
         ("Int64", raw)
         for raw in ("١", "１", "--1", "1\n", "9" * 5000, 10**5000, True, None, 1.0, [1], {"a": 1}, b"1")
     ],
-    *[(t, str(integer_bounds(t)[1] + 1)) for t in INTEGERS],  # type: ignore[index]
-    *[(t, integer_bounds(t)[0] - 1) for t in INTEGERS],  # type: ignore[index]
+    *[(t, str(_bounds(t)[1] + 1)) for t in INTEGERS],
+    *[(t, _bounds(t)[0] - 1) for t in INTEGERS],
     *[("Float64", raw) for raw in ("", "NaN", "Infinity", "1e400", "1e99999", "1e-400", "1_0", " 1", "0x1p3", "١")],
     *[("Float64", raw) for raw in (True, None, 10**400, "1" * 2000, "+1", ".", "e5", "1e")],
     ("Float32", "3.5e38"),
@@ -106,7 +113,7 @@ def test_accepts(type: str, raw: object, value: object) -> None:
 
 
 def test_accepts_nan() -> None:
-    assert math.isnan(coerce("x", "Float64", "nan"))  # type: ignore[arg-type]
+    assert str(coerce("x", "Float64", "nan")) == "nan"
 
 
 def _id(value: object) -> str:
@@ -178,8 +185,7 @@ def test_never_anything_but_a_value_or_our_error(type: str, raw: Any) -> None:
 
 @given(st.sampled_from(INTEGERS), st.integers(-(2**257), 2**257))
 def test_integers_never_wrap(type: str, number: int) -> None:
-    bounds = integer_bounds(type)
-    assert bounds is not None
+    bounds = _bounds(type)
     for raw in (number, str(number)):
         if bounds[0] <= number <= bounds[1]:
             assert coerce("x", type, raw) == number
@@ -251,7 +257,6 @@ def test_canonical_tenants(type: str, raw: object, text: str) -> None:
     assert canonical_tenant(type, raw) == text
 
 
-@pytest.mark.proves("D10", "D11")
 @pytest.mark.parametrize(
     ("type", "raw"),
     [

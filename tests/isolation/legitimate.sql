@@ -99,8 +99,6 @@ SELECT s, v FROM events ORDER BY v OFFSET 1 ROW FETCH FIRST 3 ROWS ONLY
 ====
 SELECT s, v FROM events ORDER BY v OFFSET 1 ROW FETCH FIRST 3 ROWS WITH TIES
 ====
-SELECT s FROM events LIMIT ALL
-====
 SELECT s FROM events LIMIT 0.5
 ====
 SELECT s FROM events LIMIT -3
@@ -139,7 +137,7 @@ SELECT arrayMap(() -> 1, []), arrayMap((x) -> v + x, arr) FROM events
 -- case, cast, interval
 SELECT CASE WHEN v > 1 THEN 'a' WHEN v > 2 THEN 'b' ELSE 'c' END, CASE s WHEN 'x' THEN 1 ELSE 0 END, CASE WHEN v = 1 THEN 2 END FROM events
 ====
-SELECT CAST(v AS String), CAST(v, 'String'), v::Float64, '2024-01-01'::Date, CAST(s AS Nullable(Int32)), [1, 2]::Array(UInt8), (1, 'a')::Tuple(x UInt8, y String), TRY_CAST(s AS Int8) FROM events
+SELECT CAST(v AS String), CAST(v, 'String'), v::Float64, '2024-01-01'::Date, CAST(s AS Nullable(Int32)), [1, 2]::Array(UInt8), (1, 'a')::Tuple(x UInt8, y String), accurateCastOrNull(s, 'Int8') FROM events
 ====
 SELECT s::Enum8('a' = 1, 'b' = 2), v::Decimal(10, 2), ts::DateTime64(3, 'UTC'), s::FixedString(4), s::LowCardinality(Nullable(String)), m::Map(String, UInt64), s::JSON, s::JSON(max_dynamic_paths = 8, a.b UInt32, SKIP c), v::Variant(UInt8, String), v::Dynamic(max_types = 3) FROM events
 ====
@@ -166,10 +164,10 @@ SELECT v = ANY (SELECT v FROM users), v > ALL (SELECT v FROM users), v != ALL (S
 ====
 SELECT (SELECT max(v) FROM users) AS top, v / (SELECT sum(v) FROM events) FROM events
 ====
-SELECT v + 1, -v, v % 2, v DIV 2, v MOD 2, v ? 1 : 2, v == 1, v <> 2, NOT v, v XOR 1, s || s || 'x' FROM events
+SELECT v + 1, -v, v % 2, v DIV 2, v MOD 2, v == 1, v <> 2, NOT v, xor(v, 1), s || s || 'x' FROM events
 ====
 -- literals
-SELECT 1, -1, 1.5, 1e10, 0xFF, 0b101, inf, nan, NULL, TRUE, false, 'x', '', 'it''s', 'a\\b\n', x'4142', b'0101', [], [1, 2], [NULL, 1], ['a'], (1, 2), (1,), tuple(), map('a', 1), {'k': 1}, 18446744073709551615, 1_000_000, 123456789012345678901234567890, [[1], [2]], [(1, 'a')], -0.0, '😀', $$heredoc 'quoted'$$, $tag$ here $tag$ FROM events
+SELECT 1, -1, 1.5, 1e10, 0xFF, 0b101, inf, nan, NULL, TRUE, false, 'x', '', 'it''s', 'a\\b\n', x'4142', b'0101', [], [1, 2], [NULL, 1], ['a'], (1, 2), (1,), tuple(), map('a', 1), 18446744073709551615, 1_000_000, 123456789012345678901234567890, [[1], [2]], [(1, 'a')], '😀', $$heredoc 'quoted'$$, $tag$ here $tag$ FROM events
 ====
 SELECT v AS `a b`, s AS "c.d", v `back``tick`, s AS "dou""ble", v AS `été` FROM events
 ====
@@ -177,8 +175,6 @@ SELECT v AS `a b`, s AS "c.d", v `back``tick`, s AS "dou""ble", v AS `été` FRO
 SELECT arr[1], arr[-1], m['k'], m.keys, m.values, arr.size0, t.1, t.a, (1, 2).1, n.null, j.a.b, j.a.b::Int64, j.a[1], j.a.:String, j.^a, j.a[].b FROM events
 ====
 SELECT tupleElement(t, 'a'), t.a AS ta, arrayElement(arr, 1), arr[1][2], (SELECT (1, 2)).1, events.t.a FROM events
-====
-SELECT arr[1:2], arr[2:] FROM events
 ====
 -- unions
 SELECT v FROM events UNION ALL SELECT v FROM users
@@ -272,3 +268,32 @@ SELECT sum(v) AS total, total / count() AS mean FROM events HAVING total > 0
 SELECT if(v > 1, s, NULL) AS x FROM events WHERE x IS NOT NULL ORDER BY length(x), x DESC
 ====
 SELECT a.*, b.s AS other FROM events AS a LEFT JOIN (SELECT id, s FROM users) AS b ON a.id = b.id WHERE b.id IS NULL
+====
+-- columns named like refused functions
+SELECT user, count() AS c FROM events WHERE user != 'x' GROUP BY user ORDER BY user
+====
+SELECT upper(user) AS user FROM events ORDER BY user
+====
+SELECT e.user, u.s FROM events AS e JOIN users AS u USING (id, user)
+====
+SELECT user FROM (SELECT user FROM events) AS q
+====
+SELECT arraySum(file), version, hostname FROM (SELECT [v] AS file, v AS version, s AS hostname FROM events) AS q
+====
+SELECT arrayMap(user -> user || 'x', [s]), * EXCEPT (user) FROM events
+====
+SELECT count() AS events, events.v FROM events GROUP BY events.v
+====
+SELECT v FROM (SELECT v FROM events) AS events
+====
+SELECT v AS ts_bucket FROM events |> WHERE ts_bucket > 1
+====
+SELECT v IS TRUE, v IS NOT FALSE, ts AT TIME ZONE 'UTC', sum(v) OVER (ORDER BY v GROUPS 1 PRECEDING) FROM events
+====
+WITH [1, 3] AS ids SELECT v FROM events WHERE v IN ids
+====
+SELECT COLUMNS(arr) APPLY(arraySum) FROM events
+====
+SELECT v FROM events AS e SAMPLE 1/10 OFFSET 1/2
+====
+SELECT v FROM (SELECT v FROM users SAMPLE 0.1) AS q

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from engine.errors import Problems
 from engine.project.parse import load, load_files
@@ -141,3 +144,14 @@ def test_a_root_relative_to_the_working_directory(tmp_path: Path, monkeypatch: p
     assert load(Path()).datasources["a"].place.file == "datasources/a.yaml"
     assert load_files(Path(), [Path("datasources/a.yaml")]) == load(Path("../" + tmp_path.name))
     assert load_files(Path(), [tmp_path / "datasources/a.yaml"]).datasources["a"].name == "a"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=40) | st.binary(max_size=20).map(lambda x: b"sql: |\n  " + x))
+def test_any_bytes_give_a_project_or_problems(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = write(Path(folder), {"pipes/a.yaml": content})
+        try:
+            assert load(root).resources()
+        except Problems as found:
+            assert all(p.place and p.place.file == "pipes/a.yaml" for p in found.problems)

@@ -97,6 +97,13 @@ def test_what_a_pipe_does() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "size"), [("1", 1), ("7B", 7), ("2 KB", 2000), ("2kib", 2048), ("1MiB", 2**20), ("3 GiB", 3 * 2**30)]
+)
+def test_sizes(text: str, size: int) -> None:
+    assert pipe("sql: a\nendpoint: {limits: {max_memory: " + text + "}}").limits.max_memory == size
+
+
+@pytest.mark.parametrize(
     ("text", "spots"),
     [
         ("sql: |\n  SELECT\n\n    nope\n", [(1, 1, "2:3"), (3, 5, "4:7"), (2, 1, "3:3")]),
@@ -222,6 +229,7 @@ S = "sql: SELECT 1\n"
         (S + "endpoint: {limits: {max_seconds: nan}}", "RK1005", "2:34", None),
         (S + "endpoint: {limits: {max_seconds: 0}}", "RK1005", "2:34", None),
         (S + "endpoint: {limits: {max_memory: 1 TB}}", "RK1005", "2:33", None),
+        (S + "endpoint: {limits: {max_memory: 1iB}}", "RK1005", "2:33", None),
         (S + "endpoint: {limits: {max_memory: 9999999999 GiB}}", "RK1005", "2:33", None),
         (S + "endpoint: {limits: {max_memory: ٣}}", "RK1005", "2:33", None),
         (S + "materialize: {engine: Null}", "RK1004", "2:14", "key `target` is missing in `materialize`"),

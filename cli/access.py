@@ -1,0 +1,173 @@
+"""Commands on access: auth, token."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Annotated
+from urllib.parse import quote
+
+import typer
+
+from cli import terminal
+from cli.connection import auth_file, connect, options
+from engine.errors import USAGE, RookeryError
+from engine.settings import private_file
+
+Name = Annotated[str, typer.Argument(help="Name of the token.")]
+Scopes = Annotated[
+    list[str],
+    typer.Option("--scope", help="PIPES:READ:NAME, DATASOURCES:READ:NAME[:FILTER], DATASOURCES:APPEND:NAME, ADMIN."),
+]
+Tenant = Annotated[str | None, typer.Option("--tenant", help="Bind the token to a tenant.")]
+_LIFE = re.compile(r"(\d+)([smhd]?)")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(auth)
+    group = typer.Typer(no_args_is_help=True, help="Tokens: create, mint, list, show, refresh, remove; signing keys.")
+    commands = {"create": create, "mint": mint, "ls": ls, "show": show, "refresh": refresh, "rm": rm}
+    for name, command in {**commands, "key": key, "rotate": rotate}.items():
+        group.command(name)(command)
+    app.add_typer(group, name="token")
+
+
+def auth() -> None:
+    """Store the server's URL and a token in a private file, for this and other scripts.
+
+    Example: [bold]rookery auth --url http://127.0.0.1:7181 --token TOKEN[/]
+    """
+    settings = options.loaded()
+    if not settings.url or settings.token is None:
+        raise RookeryError(USAGE, "auth needs --url and --token")
+    with connect() as connection:
+        workspace = connection.json("GET", "/v0/workspace")
+    stored = {"url": settings.url.rstrip("/"), "token": settings.token.get_secret_value()}
+    private_file(auth_file(settings), json.dumps(stored) + "\n")
+    if options.json:
+        terminal.as_json({"file": str(auth_file(settings)), "workspace": workspace["name"]})
+    else:
+        terminal.say(f"workspace {workspace['name']}: stored in {auth_file(settings)}")
+
+
+def create(name: Name, scope: Scopes, tenant: Tenant = None) -> None:
+    """Make a static token, or show it again when it exists with the same scopes. The token is the only output.
+
+    Example: [bold]rookery token create web --scope PIPES:READ:usage --tenant 17[/]
+    """
+    with connect() as connection:
+        found = connection.json("POST", "/v0/tokens", json={"name": name, "scopes": scope, "tenant": tenant})
+    terminal.as_json(found) if options.json else terminal.data(found["token"])
+
+
+def mint(
+    name: Name,
+    scope: Scopes,
+    tenant: Tenant = None,
+    ttl: Annotated[str, typer.Option(help="How long it lives: 900, 15m, 12h, 7d.")] = "1h",
+    fixed: Annotated[
+        list[str] | None, typer.Option("--fixed", help="PIPE:PARAMETER=VALUE that the caller cannot change.")
+    ] = None,
+    rps: Annotated[int | None, typer.Option(help="Requests per second.")] = None,
+) -> None:
+    """Sign a JWT. The token is the only output.
+
+    Example: [bold]rookery token mint dashboard --scope PIPES:READ:usage --tenant 17 --ttl 1h[/]
+    """
+    bodies = [_scope(text, fixed or []) for text in scope]
+    body = {"name": name, "scopes": bodies, "tenant": tenant, "ttl": _seconds(ttl), "limits": {"rps": rps}}
+    with connect() as connection:
+        found = connection.json("POST", "/v0/tokens", json=body)
+    terminal.as_json(found) if options.json else terminal.data(found["token"])
+
+
+def _scope(text: str, fixed: list[str]) -> object:
+    values: dict[str, str] = {}
+    for item in fixed:
+        pipe, _, assignment = item.partition(":")
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise RookeryError(USAGE, f"--fixed {item} is not PIPE:PARAMETER=VALUE")
+        if text == f"PIPES:READ:{pipe}":
+            values[name] = value
+    if not values:
+        return text
+    return {"type": "PIPES:READ", "resource": text.removeprefix("PIPES:READ:"), "fixed_params": values}
+
+
+def _seconds(text: str) -> int:
+    found = _LIFE.fullmatch(text)
+    if not found:
+        raise RookeryError(USAGE, f"{text!r} is no duration", hint="900, 15m, 12h, 7d")
+    return int(found.group(1)) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}[found.group(2)]
+
+
+def ls() -> None:
+    """List static tokens. Their texts are shown by `token show`, and with --json.
+
+    Example: [bold]rookery token ls[/]
+    """
+    with connect() as connection:
+        found = connection.json("GET", "/v0/tokens")["tokens"]
+    if options.json:
+        terminal.as_json(found)
+        return
+    rows = [{**t, "scopes": ", ".join(_shown(s) for s in t["scopes"])} for t in found]
+    terminal.table(rows, ["name", "tenant", "origin", "scopes"])
+
+
+def _shown(scope: dict[str, str]) -> str:
+    return ":".join(scope[k] for k in ("type", "resource", "filter") if scope.get(k))
+
+
+def show(name: Name) -> None:
+    """Show a static token's text.
+
+    Example: [bold]rookery token show web[/]
+    """
+    with connect() as connection:
+        found = connection.json("GET", f"/v0/tokens/{quote(name, safe='')}")
+    terminal.as_json(found) if options.json else terminal.data(found["token"])
+
+
+def refresh(name: Name) -> None:
+    """Give a static token a new text; the old one is refused from then on.
+
+    Example: [bold]rookery token refresh web[/]
+    """
+    with connect() as connection:
+        found = connection.json("POST", f"/v0/tokens/{quote(name, safe='')}/refresh")
+    terminal.as_json(found) if options.json else terminal.data(found["token"])
+
+
+def rm(name: Name) -> None:
+    """Remove a static token; it is refused from then on.
+
+    Example: [bold]rookery token rm web[/]
+    """
+    with connect() as connection:
+        connection.json("DELETE", f"/v0/tokens/{quote(name, safe='')}")
+    terminal.as_json({"removed": name}) if options.json else terminal.say(f"token {name} removed")
+
+
+def key() -> None:
+    """Show the key with which your backend signs JWTs. Keep it secret.
+
+    Example: [bold]rookery token key --json[/]
+    """
+    with connect() as connection:
+        found = connection.json("GET", "/v0/signing-key")
+    terminal.as_json(found) if options.json else terminal.data(found["secret"])
+
+
+def rotate(
+    overlap: Annotated[str, typer.Option(help="How long the old key's JWTs are still accepted.")] = "24h",
+) -> None:
+    """Sign with a new key from now on.
+
+    Example: [bold]rookery token rotate --overlap 1h[/]
+    """
+    with connect() as connection:
+        found = connection.json("POST", "/v0/signing-key", json={"overlap": _seconds(overlap)})
+    terminal.as_json(found) if options.json else terminal.data(found["secret"])

@@ -1,0 +1,237 @@
+"""How commands reach the workspace: a running server, or the embedded directory through a server of their own.
+
+Either way a command is an HTTP request, so that both run the same functions. In order: `--url` (or ROOKERY_URL), what
+`rookery auth` stored, a server that runs on this directory, and else the directory itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import orjson
+import uvicorn
+
+from engine import errors, observe
+from engine.control.tokens import admin_text
+from engine.errors import NO_SERVER, REMOTE, Code, Place, Problems, RookeryError
+from engine.plan.open import open_workspace
+from engine.settings import Settings, load, private_file
+from engine.web.app import create_app
+
+NDJSON = "application/x-ndjson"
+TIMEOUT = httpx.Timeout(600.0, connect=5.0)
+
+
+@dataclass(slots=True)
+class Options:
+    """Global options of one run of the command line."""
+
+    url: str | None = None
+    token: str | None = None
+    project: Path = Path()
+    data: Path | None = None
+    json: bool = False
+    settings: Settings | None = None
+
+    def loaded(self) -> Settings:
+        """The settings, with the project's directory for a relative data directory."""
+        if self.settings is None:
+            found = load(url=self.url, token=self.token, data=self.data)
+            if not found.data.is_absolute():
+                found = found.model_copy(update={"data": (self.project / found.data).resolve()})
+            self.settings = found
+        return self.settings
+
+
+options = Options()
+
+
+@dataclass(slots=True)
+class Connection:
+    """A client of one server, as one token."""
+
+    http: httpx.Client
+    url: str
+    token: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def request(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
+        """A request's response. Raises the server's error as it was there."""
+        try:
+            response = self.http.request(method, path, **kwargs)
+        except httpx.HTTPError as exc:
+            raise _unreachable(self.url, exc) from exc
+        if response.status_code >= 400:
+            raise _error(response.status_code, response.content)
+        return response
+
+    def json(self, method: str, path: str, **kwargs: Any) -> Any:
+        """A request's JSON body."""
+        response = self.request(method, path, **kwargs)
+        if response.status_code == 204:
+            return {}
+        try:
+            return orjson.loads(response.content)
+        except orjson.JSONDecodeError as exc:
+            raise RookeryError(
+                REMOTE, f"{self.url} did not answer with JSON", hint="is it a rookery server?"
+            ) from exc
+
+    def watched(self, path: str, body: Any, progress: Any) -> Any:
+        """A POST of long work: progress lines are passed on, the result is returned."""
+        headers = {"accept": NDJSON}
+        try:
+            with self.http.stream("POST", path, json=body, headers=headers) as response:
+                if response.status_code >= 400:
+                    raise _error(response.status_code, response.read())
+                for line in response.iter_lines():
+                    found = orjson.loads(line)
+                    if "progress" in found:
+                        step = found["progress"]
+                        progress(step["what"], step["done"], step["total"])
+                    elif "failure" in found:
+                        raise _rebuilt(found["failure"].pop("status"), found["failure"])
+                    else:
+                        return found["result"]
+        except httpx.HTTPError as exc:
+            raise _unreachable(self.url, exc) from exc
+        raise RookeryError(REMOTE, "the server ended without a result", hint="run the command again")
+
+
+def _unreachable(url: str, exc: Exception) -> RookeryError:
+    return RookeryError(
+        NO_SERVER, f"no answer from {url}", hint="is `rookery serve` running there?", detail=repr(exc)
+    )
+
+
+def _error(status: int, body: bytes) -> RookeryError:
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        found = {"error": body[:200].decode(errors="replace")}
+    return _rebuilt(status, found if isinstance(found, dict) else {"error": str(found)})
+
+
+def _rebuilt(status: int, body: Mapping[str, Any]) -> RookeryError:
+    """The server's error, as an error of ours."""
+    if len(body.get("errors", [])) > 1:
+        return Problems([_rebuilt(status, e) for e in body["errors"]])
+    code = errors.codes().get(body.get("code", ""), Code(REMOTE.id, status, REMOTE.title))
+    place = Place(part=body["place"]) if body.get("place") else None
+    return RookeryError(code, str(body.get("error", "unknown error")), hint=body.get("hint"), place=place)
+
+
+def auth_file(settings: Settings) -> Path:
+    return settings.state_directory / "auth.json"
+
+
+def server_file(settings: Settings) -> Path:
+    return settings.state_directory / "server.json"
+
+
+def admin_file(settings: Settings) -> Path:
+    return settings.state_directory / "admin_token"
+
+
+@contextmanager
+def connect() -> Iterator[Connection]:
+    """A connection to the workspace, for the length of a command."""
+    settings = options.loaded()
+    remote = _remote(settings)
+    if remote is not None:
+        with _client(*remote) as connection:
+            yield connection
+        return
+    with local_server(settings) as (url, token), _client(url, token) as connection:
+        yield connection
+
+
+def _remote(settings: Settings) -> tuple[str, str | None] | None:
+    token = settings.token.get_secret_value() if settings.token else None
+    if settings.url:
+        return settings.url, token
+    stored = _read(auth_file(settings))
+    if stored:
+        return str(stored["url"]), token or str(stored["token"])
+    running = _read(server_file(settings))
+    if running and settings.clickhouse_url is None and _answers(str(running.get("url"))):
+        return str(running["url"]), token or admin_file(settings).read_text(encoding="utf-8").strip()
+    return None
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and "url" in found else None
+
+
+def _answers(url: str) -> bool:
+    with suppress(httpx.HTTPError, ValueError):
+        return httpx.get(f"{url}/live", timeout=2.0).status_code == 200
+    return False
+
+
+@contextmanager
+def _client(url: str, token: str | None) -> Iterator[Connection]:
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    try:
+        http = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT, trust_env=False)
+    except (httpx.InvalidURL, ValueError, TypeError) as exc:
+        raise RookeryError(NO_SERVER, f"not a URL: {url}", hint="http://127.0.0.1:7181") from exc
+    with http:
+        yield Connection(http, url, token)
+
+
+@contextmanager
+def local_server(settings: Settings) -> Iterator[tuple[str, str]]:
+    """A server of our own on a free loopback port, over the embedded directory; yields its URL and admin token."""
+    observe.configure("error")
+    workspace = open_workspace(settings)
+    try:
+        token = admin_text(workspace, admin_file(settings))
+    except BaseException:
+        workspace.close()
+        raise
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(config(create_app(workspace)))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            if not thread.is_alive():
+                raise RookeryError(NO_SERVER, "the embedded server did not start")
+            time.sleep(0.005)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}", token
+    finally:
+        server.should_exit = True
+        thread.join(timeout=30)
+
+
+def config(app: Any) -> uvicorn.Config:
+    """How applications are served: one worker, no access log of uvicorn's own (it shows query strings)."""
+    return uvicorn.Config(
+        app,
+        access_log=False,
+        log_level="warning",
+        lifespan="on",
+        timeout_graceful_shutdown=10,
+        server_header=False,
+        timeout_keep_alive=30,
+    )
+
+
+def announce(settings: Settings, url: str) -> None:
+    """Leave word where the server of this directory listens."""
+    private_file(server_file(settings), json.dumps({"url": url, "pid": os.getpid()}) + "\n")

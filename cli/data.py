@@ -1,0 +1,134 @@
+"""Commands on data: append, sql, get."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli import terminal
+from cli.batches import Batch, batches, kind_of
+from cli.connection import connect, options
+from engine.errors import NO_FILE, USAGE, RookeryError
+
+BY_NAME = {"json": "JSON", "csv": "CSVWithNames", "ndjson": "JSONEachRow"}
+Eyes = Annotated[str | None, typer.Option("--tenant", help="Look through this tenant's eyes (admin).")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(append)
+    app.command()(sql)
+    app.command()(get)
+
+
+def append(
+    datasource: Annotated[str, typer.Argument(help="Datasource to append to.")],
+    file: Annotated[str, typer.Argument(help="NDJSON, CSV (with header) or Parquet file; - for standard input.")],
+    kind: Annotated[
+        str | None, typer.Option("--format", help="ndjson, csv or parquet; by the file's ending.")
+    ] = None,
+    rename: Annotated[
+        list[str] | None, typer.Option("--rename", metavar="THEIRS=OURS", help="Rename a CSV column.")
+    ] = None,
+    skip_rows: Annotated[int, typer.Option(min=0, help="Leave out this many rows, to go on after a failure.")] = 0,
+) -> None:
+    """Append a file's rows, in batches of which each is stored whole or not at all.
+
+    Example: [bold]rookery append events events.ndjson[/]
+    """
+    renamed = dict(_pair(r) for r in rename or [])
+    format_ = kind or kind_of(file)
+    total = Path(file).stat().st_size if file != "-" and Path(file).is_file() else 0
+    if file != "-" and not Path(file).is_file():
+        raise RookeryError(NO_FILE, f"there is no file {file}")
+    rows = done = 0
+    with connect() as connection, terminal.progress(f"append to {datasource}") as update:
+        for batch in batches(file, format_, renamed, skip_rows):
+            rows += _send(connection, datasource, format_, batch, rows + skip_rows)
+            done += batch.read
+            update(f"{rows:,} rows", done, total)
+    if options.json:
+        terminal.as_json({"datasource": datasource, "rows": rows})
+    else:
+        terminal.say(f"{rows:,} rows appended to {datasource}")
+
+
+def _send(connection: Any, datasource: str, kind: str, batch: Batch, before: int) -> int:
+    params = {"mode": "append", "name": datasource, "format": kind}
+    try:
+        return int(connection.json("POST", "/v0/datasources", params=params, content=batch.body)["rows"])
+    except RookeryError as exc:
+        where = f"in the batch after row {before:,}: " if before else ""
+        hint = (
+            f"{before:,} rows are stored; mend the file and go on with --skip-rows {before}" if before else exc.hint
+        )
+        raise RookeryError(exc.code, where + exc.message, hint=hint) from exc
+
+
+def _pair(text: str) -> tuple[str, str]:
+    theirs, equals, ours = text.partition("=")
+    if not equals or not theirs or not ours:
+        raise RookeryError(USAGE, f"--rename {text} is not THEIRS=OURS")
+    return theirs, ours
+
+
+def sql(
+    query: Annotated[str, typer.Argument(help="One SELECT; - reads it from standard input.")],
+    format_: Annotated[str, typer.Option("--format", help="table, json, csv or ndjson.")] = "table",
+    tenant: Eyes = None,
+) -> None:
+    """Run a SELECT over the workspace's datasources and pipes.
+
+    Example: [bold]rookery sql "SELECT count() FROM events"[/]
+    """
+    text = sys.stdin.read() if query == "-" else query
+    wanted = "json" if options.json or format_ == "table" else format_
+    if wanted not in BY_NAME:
+        raise RookeryError(USAGE, f"no format {format_}", hint="table, json, csv or ndjson")
+    headers = {"x-rookery-tenant": tenant} if tenant else {}
+    with connect() as connection:
+        body = connection.request(
+            "POST", "/v0/sql", content=f"{text.rstrip().rstrip(';')} FORMAT {BY_NAME[wanted]}", headers=headers
+        ).content
+    _print(body, format_ if not options.json else "json")
+
+
+def get(
+    endpoint: Annotated[str, typer.Argument(help="Name of the endpoint.")],
+    parameters: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Its parameters.")] = None,
+    format_: Annotated[str, typer.Option("--format", help="table, json, csv or ndjson.")] = "table",
+    tenant: Eyes = None,
+) -> None:
+    """Call an endpoint. An admin may look through a tenant's eyes.
+
+    Example: [bold]rookery get usage from_day=2026-01-01 --tenant 17[/]
+    """
+    given = dict(_parameter(p) for p in parameters or [])
+    wanted = "json" if options.json or format_ == "table" else format_
+    if wanted not in BY_NAME:
+        raise RookeryError(USAGE, f"no format {format_}", hint="table, json, csv or ndjson")
+    headers = {"x-rookery-tenant": tenant} if tenant else {}
+    with connect() as connection:
+        path = f"/v0/pipes/{Path(endpoint).stem if endpoint.endswith('.yaml') else endpoint}.{wanted}"
+        body = connection.request("GET", path, params=given, headers=headers).content
+    _print(body, format_ if not options.json else "json")
+
+
+def _parameter(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise RookeryError(USAGE, f"{text} is not NAME=VALUE")
+    return name, value
+
+
+def _print(body: bytes, format_: str) -> None:
+    if format_ != "table":
+        terminal.raw(body)
+        return
+    import orjson
+
+    found = orjson.loads(body)
+    terminal.table(found["data"], [c["name"] for c in found["meta"]], "no rows")

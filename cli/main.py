@@ -1,0 +1,118 @@
+"""The `rookery` command: global options, the sub-commands, and what becomes of errors."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import click
+import typer
+
+from cli import access, data, project, server, tenants, terminal
+from cli.connection import options
+from engine.errors import DRIFT, INTERNAL, RookeryError
+
+EXIT_CODES = {
+    0: "done",
+    1: "the input is wrong, or a step failed",
+    2: "the command was not understood",
+    3: "`plan` or `check` found differences",
+    4: "refused: the change needs permission, or others depend on it",
+    5: "the token does not allow it",
+    6: "the server or the database cannot be reached, or is busy",
+    7: "there is no such thing",
+}
+
+app = typer.Typer(
+    name="rookery",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Multi-tenant analytics on ClickHouse: declarative pipes, per-tenant tables, JWT-guarded endpoints.",
+    epilog="Global options may stand anywhere: rookery push --url URL. Exit codes: "
+    + "; ".join(f"{n} {text}" for n, text in EXIT_CODES.items()),
+)
+
+
+@app.callback()
+def globals_(
+    url: Annotated[str | None, typer.Option(envvar="ROOKERY_URL", help="URL of a running rookery server.")] = None,
+    token: Annotated[str | None, typer.Option(envvar="ROOKERY_TOKEN", help="Token to send to it.")] = None,
+    directory: Annotated[Path, typer.Option("--project", "-C", help="Directory of the project.")] = Path(),
+    store: Annotated[
+        Path | None, typer.Option("--data", envvar="ROOKERY_DATA", help="Directory of the embedded engine.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Output for programs.")] = False,
+) -> None:
+    """Options that every command takes."""
+    options.url, options.token, options.data, options.json = url, token, store, json
+    options.project, options.settings = directory, None
+
+
+for part in (project, tenants, access, data, server):
+    part.register(app)
+
+_VALUED = ("--url", "--token", "--project", "--data", "-C")
+
+
+def hoisted(arguments: list[str]) -> list[str]:
+    """Arguments with the global options moved to the front, so that they may stand anywhere."""
+    front: list[str] = []
+    rest: list[str] = []
+    pending = list(arguments)
+    while pending:
+        word = pending.pop(0)
+        if word == "--":
+            rest += [word, *pending]
+            break
+        if word in _VALUED and pending:
+            front += [word, pending.pop(0)]
+        elif word == "--json" or word.startswith(tuple(f"{v}=" for v in _VALUED if v.startswith("--"))):
+            front.append(word)
+        else:
+            rest.append(word)
+    return front + rest
+
+
+def exit_code(exc: RookeryError) -> int:
+    """The exit code of an error, by its status."""
+    if exc.code is DRIFT:
+        return 3
+    by_status = {409: 4, 403: 5, 401: 5, 404: 7, 503: 6, 429: 6, 502: 6}
+    return by_status.get(exc.code.status, 1)
+
+
+def main() -> None:
+    """Run the command line; an error is told in one place, never as a traceback."""
+    try:
+        app(hoisted(sys.argv[1:]), standalone_mode=False, prog_name="rookery")
+    except RookeryError as exc:
+        _tell(exc)
+        sys.exit(exit_code(exc))
+    except click.exceptions.Exit as exc:
+        sys.exit(exc.exit_code)
+    except click.Abort:
+        terminal.say("stopped")
+        sys.exit(1)
+    except click.ClickException as exc:
+        exc.show()
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+    except OSError as exc:
+        _tell(RookeryError(INTERNAL, str(exc)))
+        sys.exit(1)
+
+
+def _tell(exc: RookeryError) -> None:
+    if options.json:
+        terminal.as_json(exc.as_dict())
+    else:
+        terminal.failure(exc)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Commands on tenants: add, ls, show, rm."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+from urllib.parse import quote
+
+import typer
+
+from cli import terminal
+from cli.connection import connect, options
+
+Id = Annotated[str, typer.Argument(help="Tenant id: a canonical value of the tenant column.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    group = typer.Typer(no_args_is_help=True, help="Tenants: add, list, show, remove.")
+    for name, command in (("add", add), ("ls", ls), ("show", show), ("rm", rm)):
+        group.command(name)(command)
+    app.add_typer(group, name="tenant")
+
+
+def add(
+    ids: Annotated[list[str], typer.Argument(help="One or more tenant ids; - reads them from standard input.")],
+    placement: Annotated[str | None, typer.Option(help="pooled (default) or tables.")] = None,
+) -> None:
+    """Provision tenants; safe to repeat. History arrives exactly once, also while inserts run.
+
+    Example: [bold]rookery tenant add 17 --placement tables[/]
+    """
+    wanted = [line.strip() for line in sys.stdin if line.strip()] if ids == ["-"] else ids
+    with connect() as connection, terminal.progress("tenants") as update:
+        result = connection.watched("/v0/tenants", {"ids": wanted, "placement": placement}, update)
+    if options.json:
+        terminal.as_json(result)
+        return
+    for tenant in result["tenants"]:
+        verb = "added" if tenant["created"] else "is there"
+        terminal.say(f"tenant {tenant['id']} {verb} ({tenant['placement']})")
+
+
+def ls() -> None:
+    """List tenants with their rows in landing; rows of tenants that do not exist are shown as unknown.
+
+    Example: [bold]rookery tenant ls[/]
+    """
+    with connect() as connection:
+        found = connection.json("GET", "/v0/tenants")["tenants"]
+    if options.json:
+        terminal.as_json(found)
+    else:
+        terminal.table(
+            found, ["id", "placement", "state", "rows", "created_at"], "no tenants yet: rookery tenant add ID"
+        )
+
+
+def show(tenant: Id) -> None:
+    """Show one tenant with the tables of its nest.
+
+    Example: [bold]rookery tenant show 17[/]
+    """
+    with connect() as connection:
+        found = connection.json("GET", f"/v0/tenants/{quote(tenant, safe='')}")
+    if options.json:
+        terminal.as_json(found)
+        return
+    terminal.data(f"tenant {found['id']}: {found['placement']}, {found['state']}, {found['rows']:,} rows in landing")
+    if found["nest"]:
+        terminal.data(f"nest {found['nest']}")
+        terminal.table(found["tables"], ["name", "engine", "rows", "bytes"])
+
+
+def rm(
+    tenant: Id, purge: Annotated[bool, typer.Option("--purge", help="Erase its rows in landing too.")] = False
+) -> None:
+    """Remove a tenant: views before tables, then its tokens. Its rows stay in landing unless purged.
+
+    Example: [bold]rookery tenant rm 17[/]
+    """
+    with connect() as connection:
+        connection.json("DELETE", f"/v0/tenants/{quote(tenant, safe='')}", params={"purge": str(purge).lower()})
+    if options.json:
+        terminal.as_json({"removed": tenant, "purged": purge})
+    else:
+        terminal.say(f"tenant {tenant} removed" + (" and its rows erased" if purge else "; its rows stay in landing"))

@@ -1,0 +1,115 @@
+"""Everything that is printed: data to standard output, talk to standard error, laid out for people."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from engine.errors import Problems, RookeryError
+
+out = Console(highlight=False, soft_wrap=True)
+talk = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str, style: str | None = None) -> None:
+    """A line of talk."""
+    talk.print(text, style=style, markup=False)
+
+
+def data(text: str) -> None:
+    """A line of data."""
+    out.print(text, markup=False)
+
+
+def raw(body: bytes) -> None:
+    """Bytes of data, as they are."""
+    sys.stdout.buffer.write(body)
+    sys.stdout.buffer.flush()
+
+
+def as_json(value: Any) -> None:
+    """A value for programs."""
+    raw(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], empty: str = "nothing yet") -> None:
+    """Rows under their column names; numbers to the right."""
+    if not rows:
+        say(empty)
+        return
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        numeric = all(isinstance(r.get(name), int | float) for r in rows)
+        grid.add_column(name, justify="right" if numeric else "left", no_wrap=True)
+    for row in rows:
+        grid.add_row(*(_cell(row.get(name)) for name in columns))
+    Console(highlight=False, width=None if out.is_terminal else 400).print(grid, markup=False)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)
+
+
+def failure(exc: RookeryError) -> None:
+    """An error: each problem with its place, code and hint."""
+    problems = exc.problems if isinstance(exc, Problems) else [exc]
+    for problem in problems:
+        place = f"{problem.place}: " if problem.place else ""
+        talk.print(f"{place}[bold red]{problem.code.id}[/] ", end="")
+        talk.print(problem.message, markup=False)
+        if problem.hint:
+            talk.print(f"  hint: {problem.hint}", style="dim", markup=False)
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Any]:
+    """A progress bar on standard error; yields a function (what, done, total)."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=talk, transient=True) as bar:
+        task = bar.add_task(title, total=None)
+
+        def update(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what[:60] or title, completed=done, total=total or None)
+
+        yield update
+
+
+def plan(result: Mapping[str, Any]) -> None:
+    """What a push would do or did: sources, then steps with what they cost."""
+    sign = {"created": "+", "changed": "~", "removed": "-"}
+    color = {"created": "green", "changed": "yellow", "removed": "red"}
+    for change in result["changes"]:
+        line = f"{sign[change['what']]} {change['kind']} {change['name']}"
+        out.print(line, style=color[change["what"]], markup=False)
+    grouped: dict[tuple[str, str, str, bool, str], list[str]] = {}
+    for step in result["steps"]:
+        subject = step["subject"] if step["tenant"] is None else step["subject"].split(".", 1)[-1] + " in nests"
+        key = (
+            step["action"],
+            subject,
+            step["reason"],
+            step["destructive"],
+            step["cost"] if not step["tenant"] else "",
+        )
+        grouped.setdefault(key, []).append(step["tenant"])
+    for (action, subject, reason, destructive, cost), tenants in grouped.items():
+        count = f" ({len(tenants)} tenants)" if tenants[0] is not None else ""
+        text = f"  {action} {subject}{count}: {reason}" + (f"; {cost}" if cost else "")
+        out.print(text, style="red" if destructive else None, markup=False)
+    for warning in result.get("warnings", []):
+        say(f"warning: {warning.get('place', '')} {warning['code']} {warning['error']}", "yellow")
+        if "hint" in warning:
+            say(f"  hint: {warning['hint']}", "dim")

@@ -1,0 +1,41 @@
+"""Opening a workspace: the embedded engine or a ClickHouse server, as the settings say."""
+
+from __future__ import annotations
+
+from engine.plan.state import Workspace
+from engine.settings import Settings
+from engine.warehouse.embedded import EmbeddedWarehouse
+from engine.warehouse.port import Warehouse
+from engine.warehouse.server import ServerWarehouse
+
+
+def open_warehouse(settings: Settings) -> Warehouse:
+    """The database that the settings name. Raises RK6xxx."""
+    if settings.clickhouse_url is None:
+        return EmbeddedWarehouse(
+            settings.data,
+            readers=settings.readers,
+            writers=settings.writers,
+            borrow_timeout=settings.borrow_timeout,
+            database=settings.empty_database,
+        )
+    return ServerWarehouse(
+        settings.clickhouse_url,
+        user=settings.clickhouse_user,
+        password=settings.clickhouse_password.get_secret_value(),
+        reader_user=settings.clickhouse_reader_user,
+        reader_password=settings.clickhouse_reader_password.get_secret_value(),
+        database=settings.empty_database,
+        readers=settings.readers,
+        borrow_timeout=settings.borrow_timeout,
+    )
+
+
+def open_workspace(settings: Settings) -> Workspace:
+    """The workspace, compiled from what is deployed. The database is closed again if that fails."""
+    warehouse = open_warehouse(settings)
+    try:
+        return Workspace(settings, warehouse)
+    except BaseException:
+        warehouse.close()
+        raise

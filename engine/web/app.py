@@ -1,0 +1,121 @@
+"""The application: routes, middleware, the watch on the registry, and an orderly end."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+import anyio
+import anyio.to_thread
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from engine.errors import RookeryError
+from engine.plan.state import Workspace
+from engine.serve.ingest import Ingestion
+from engine.serve.query import Queries
+from engine.web import admin, data
+from engine.web.errors import on_bug, on_http_exception, on_rookery_error
+from engine.web.state import State, state_of
+
+log = structlog.get_logger("rookery.access")
+WATCH_SECONDS = 0.5
+
+
+class AccessLog:
+    """One line per request, without its query string: tokens travel there."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 500
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        finally:
+            took = round((time.perf_counter() - started) * 1000, 2)
+            log.debug("request", method=scope["method"], path=scope["path"], status=status, ms=took)
+
+
+async def live(_request: Request) -> Response:
+    """`GET /live`: the process answers."""
+    return JSONResponse({"live": True})
+
+
+async def ready(request: Request) -> Response:
+    """`GET /ready`: the database answers and the server is not stopping."""
+    state = state_of(request)
+    if state.stopping:
+        return JSONResponse({"ready": False, "reason": "stopping"}, 503)
+    try:
+        await anyio.to_thread.run_sync(state.workspace.registry.version, limiter=state.limiter)
+    except RookeryError as exc:
+        return JSONResponse({"ready": False, "reason": exc.message}, 503)
+    return JSONResponse({"ready": True})
+
+
+async def _watch(workspace: Workspace, limiter: anyio.CapacityLimiter) -> None:
+    """Take up what other processes changed, within a second."""
+    while True:
+        await anyio.sleep(WATCH_SECONDS)
+        try:
+            await anyio.to_thread.run_sync(workspace.refresh, limiter=limiter)
+        except RookeryError as exc:
+            log.warning("the workspace could not be refreshed", error=exc.message)
+
+
+def create_app(workspace: Workspace) -> Starlette:
+    """The ASGI application over an open workspace, which it closes at the end."""
+    settings = workspace.settings
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        state = State(
+            workspace,
+            Queries(workspace),
+            Ingestion(workspace),
+            anyio.CapacityLimiter(settings.readers * 2 + settings.writers * 2),
+            anyio.CapacityLimiter(16),
+        )
+        app.state.rookery = state
+        async with anyio.create_task_group() as group:
+            if not workspace.warehouse.capabilities.embedded:
+                group.start_soon(_watch, workspace, state.control)
+            yield
+            state.stopping = True
+            group.cancel_scope.cancel()
+        await anyio.to_thread.run_sync(workspace.close)
+
+    exposed = ["Server-Timing", "Retry-After", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=list(settings.cors_origins),
+        allow_methods=["GET", "POST", "OPTIONS"],
+        allow_headers=["Authorization", "Content-Type"],
+        expose_headers=exposed,
+        max_age=600,
+    )
+    return Starlette(
+        routes=[Route("/live", live), Route("/ready", ready), *data.routes(), *admin.routes()],
+        middleware=[Middleware(AccessLog), cors],
+        exception_handlers={RookeryError: on_rookery_error, HTTPException: on_http_exception, Exception: on_bug},
+        lifespan=lifespan,
+    )

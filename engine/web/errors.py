@@ -1,0 +1,47 @@
+"""Errors as HTTP: every failure is JSON with `error`, a stable `code` and where to read about it."""
+
+from __future__ import annotations
+
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from engine.compiler.template import PipeError
+from engine.errors import BAD_REQUEST, INTERNAL, METHOD, NOT_FOUND, RookeryError
+from engine.observe import redact
+
+log = structlog.get_logger("rookery.web")
+DOCUMENTATION = "docs/errors.md"
+
+
+def rendered(exc: RookeryError) -> Response:
+    """The response for an error of ours."""
+    if isinstance(exc, PipeError):
+        return JSONResponse(exc.body, exc.status)
+    body = exc.as_dict()
+    body["documentation"] = f"{DOCUMENTATION}#{exc.code.id.lower()}"
+    if exc.code.status >= 500:
+        log.error("failed", code=exc.code.id, error=exc.message, detail=exc.detail)
+    elif exc.detail:
+        log.info("refused", code=exc.code.id, error=exc.message, detail=exc.detail)
+    return JSONResponse(body, exc.code.status, headers=exc.headers)
+
+
+async def on_rookery_error(_request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, RookeryError)
+    return rendered(exc)
+
+
+async def on_http_exception(_request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)
+    code = {404: NOT_FOUND, 405: METHOD}.get(exc.status_code, BAD_REQUEST)
+    response = rendered(RookeryError(code, code.title, headers=dict(exc.headers or {})))
+    response.status_code = exc.status_code
+    return response
+
+
+async def on_bug(request: Request, exc: Exception) -> Response:
+    """Anything unforeseen: logged in full, told in one line."""
+    log.error("bug", path=request.url.path, error=redact(repr(exc)), exc_info=exc)
+    return rendered(RookeryError(INTERNAL, "internal error", hint="the server's log tells more"))

@@ -1,0 +1,115 @@
+"""OpenAPI of the published endpoints."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from engine.compiler.build import Build, parameters_of
+from engine.compiler.params import ParameterSpec
+from engine.schema import Column
+
+ERROR = {"$ref": "#/components/schemas/Error"}
+
+
+def document(build: Build, names: list[str], server: str) -> dict[str, Any]:
+    """One OpenAPI 3.1 document for the named endpoints."""
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": f"Workspace {build.workspace}", "version": "v0"},
+        "servers": [{"url": server}],
+        "security": [{"bearer": []}, {"token": []}],
+        "paths": {f"/v0/pipes/{name}.json": _path(build, name) for name in names},
+        "components": {
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "token": {"type": "apiKey", "in": "query", "name": "token"},
+            },
+            "schemas": {
+                "Error": {
+                    "type": "object",
+                    "required": ["error"],
+                    "properties": {k: {"type": "string"} for k in ("error", "code", "hint", "documentation")},
+                }
+            },
+        },
+    }
+
+
+def _path(build: Build, name: str) -> dict[str, Any]:
+    pipe = build.pipes[name]
+    # A tenant key comes from the token and never from the caller, so it is not offered.
+    parameters = [_parameter(p) for p in parameters_of(build.pipes, name) if not p.tenant_key]
+    failures = {"400": "Bad parameter", "403": "Token refused", "408": "Too slow", "429": "Too many at once"}
+    operation = {
+        "operationId": name,
+        "summary": pipe.description.strip() or name,
+        "parameters": parameters,
+        "responses": {
+            "200": {"description": "The result", "content": {"application/json": {"schema": _result(build, name)}}},
+            **{
+                s: {"description": d, "content": {"application/json": {"schema": ERROR}}} for s, d in failures.items()
+            },
+        },
+    }
+    return {"get": operation}
+
+
+def _parameter(spec: ParameterSpec) -> dict[str, Any]:
+    schema = _type(spec.type)
+    if spec.default is not None:
+        schema["default"] = spec.default
+    if spec.enum:
+        schema["enum"] = list(spec.enum)
+    found: dict[str, Any] = {"name": spec.name, "in": "query", "required": bool(spec.required), "schema": schema}
+    if spec.description:
+        found["description"] = spec.description
+    if spec.example is not None:
+        found["example"] = spec.example
+    return found
+
+
+def _result(build: Build, name: str) -> dict[str, Any]:
+    columns = build.outputs.get(name, ())
+    row = {"type": "object", "properties": {c.name: _column(c) for c in columns}}
+    number = {"type": "number"}
+    return {
+        "type": "object",
+        "properties": {
+            "meta": {"type": "array", "items": {"type": "object"}},
+            "data": {"type": "array", "items": row},
+            "rows": {"type": "integer"},
+            "rows_before_limit_at_least": {"type": "integer"},
+            "statistics": {
+                "type": "object",
+                "properties": dict.fromkeys(("elapsed", "rows_read", "bytes_read"), number),
+            },
+        },
+    }
+
+
+def _column(column: Column) -> dict[str, Any]:
+    return _type(column.type)
+
+
+def _type(kind: str) -> dict[str, Any]:
+    """JSON Schema of a ClickHouse type, as its JSON output has it."""
+    inner = re.fullmatch(r"(Nullable|LowCardinality|Array)\((.*)\)", kind)
+    if inner and inner.group(1) == "Array":
+        return {"type": "array", "items": _type(inner.group(2))}
+    if inner and inner.group(1) == "Nullable":
+        found = _type(inner.group(2))
+        return {**found, "type": [found["type"], "null"]} if isinstance(found.get("type"), str) else found
+    if inner:
+        return _type(inner.group(2))
+    if re.match(r"U?Int", kind) or kind == "Integer":
+        return {"type": "integer"}
+    if kind.startswith(("Float", "Decimal")):
+        return {"type": "number"}
+    if kind in {"Bool", "Boolean"}:
+        return {"type": "boolean"}
+    if kind == "Date":
+        return {"type": "string", "format": "date"}
+    if kind.startswith(("Map", "Tuple", "JSON", "Nested", "Object")):
+        return {}
+    return {"type": "string"}

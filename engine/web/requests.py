@@ -1,0 +1,107 @@
+"""Reading requests: the token, parameters from wherever they came, and bodies of bounded size."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import parse_qsl
+
+import orjson
+from starlette.requests import Request
+
+from engine.errors import BAD_ENCODING, BAD_REQUEST, TOO_LARGE, RookeryError
+
+MAX_PARAMETERS = 1000
+EYES = "x-rookery-tenant"
+"""Header by which an admin looks through a tenant's eyes."""
+
+
+def token_of(request: Request) -> str | None:
+    """The token of a request: `Authorization: Bearer` or `?token=`. Raises RK4009 when they differ."""
+    header = request.headers.get("authorization", "")
+    scheme, _, value = header.partition(" ")
+    bearer = value.strip() if scheme.lower() == "bearer" else None
+    query = request.query_params.get("token")
+    if bearer and query and bearer != query:
+        raise RookeryError(BAD_REQUEST, "the header and the query carry different tokens")
+    return bearer or query
+
+
+async def body_of(request: Request, limit: int) -> bytes:
+    """The body, at most `limit` bytes. Raises RK5004."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limit:
+        raise _too_large(limit)
+    if request.headers.get("content-encoding", "identity").lower() not in {"identity", ""}:
+        raise RookeryError(BAD_ENCODING, "the body is compressed", hint="send it without Content-Encoding")
+    parts: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise _too_large(limit)
+        parts.append(chunk)
+    return b"".join(parts)
+
+
+def _too_large(limit: int) -> RookeryError:
+    return RookeryError(TOO_LARGE, f"the body is larger than {limit:,} bytes", hint="send it in parts")
+
+
+async def json_of(request: Request, limit: int) -> dict[str, Any]:
+    """A JSON object from the body; an empty body is an empty object. Raises RK4009."""
+    body = await body_of(request, limit)
+    return _object(body) if body.strip() else {}
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        raise RookeryError(BAD_REQUEST, f"the body is not valid JSON: {exc}") from exc
+    if not isinstance(found, dict):
+        raise RookeryError(BAD_REQUEST, "the body must be a JSON object")
+    return found
+
+
+async def parameters_of(request: Request, limit: int) -> dict[str, Any]:
+    """A pipe's parameters: the query string, over it a JSON or form body. A name given twice is refused."""
+    found: dict[str, Any] = {}
+    _add(found, request.query_params.multi_items())
+    if request.method == "POST":
+        body = await body_of(request, limit)
+        if body.strip():
+            found.update(_body_parameters(body))
+    if len(found) > MAX_PARAMETERS:
+        raise RookeryError(BAD_REQUEST, f"more than {MAX_PARAMETERS} parameters")
+    return found
+
+
+def _body_parameters(body: bytes) -> dict[str, Any]:
+    # Clients send wrong content types, so the text itself decides.
+    if body.lstrip().startswith(b"{"):
+        return _object(body)
+    try:
+        pairs = parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=True, max_num_fields=MAX_PARAMETERS)
+    except ValueError as exc:
+        raise RookeryError(BAD_REQUEST, "the body is neither a JSON object nor a form") from exc
+    found: dict[str, Any] = {}
+    _add(found, pairs)
+    return found
+
+
+def _add(found: dict[str, Any], pairs: list[tuple[str, str]]) -> None:
+    for name, value in pairs:
+        if name in found and found[name] != value:
+            raise RookeryError(BAD_REQUEST, f"parameter `{name[:80]}` is given twice")
+        found[name] = value
+
+
+def flag(value: str | None, default: bool) -> bool:
+    """A boolean query parameter. Raises RK4009."""
+    if value is None:
+        return default
+    if value.lower() in {"true", "1"}:
+        return True
+    if value.lower() in {"false", "0"}:
+        return False
+    raise RookeryError(BAD_REQUEST, f"{value[:40]!r} is neither true nor false")

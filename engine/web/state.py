@@ -1,0 +1,29 @@
+"""What every route needs: the workspace and the services on it, made once per application."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import anyio
+from starlette.requests import Request
+
+from engine.plan.state import Workspace
+from engine.serve.ingest import Ingestion
+from engine.serve.query import Queries
+
+
+@dataclass(slots=True)
+class State:
+    """The services of a running application."""
+
+    workspace: Workspace
+    queries: Queries
+    ingestion: Ingestion
+    limiter: anyio.CapacityLimiter
+    control: anyio.CapacityLimiter
+    stopping: bool = False
+
+
+def state_of(request: Request) -> State:
+    found: State = request.app.state.rookery
+    return found

@@ -1,0 +1,58 @@
+"""Responses that hold a database handle: it goes back whatever becomes of the client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import anyio
+import anyio.to_thread
+import structlog
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from engine.serve.query import Answer
+
+log = structlog.get_logger("rookery.web")
+
+CONTENT_TYPES: Mapping[str, str] = {
+    "json": "application/json; charset=utf-8",
+    "csv": "text/csv; charset=utf-8",
+    "ndjson": "application/x-ndjson; charset=utf-8",
+    "parquet": "application/vnd.apache.parquet",
+}
+
+
+class StreamedAnswer(Response):
+    """Sends an answer chunk by chunk, pulling each in a worker thread; at most one chunk is in memory."""
+
+    def __init__(self, answer: Answer, media_type: str, limiter: anyio.CapacityLimiter) -> None:
+        self.answer, self.limiter = answer, limiter
+        self.status_code, self.media_type, self.background, self.body = 200, media_type, None, b""
+        self.init_headers({"content-type": media_type})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await send({"type": "http.response.body", "body": self.answer.head, "more_body": True})
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._watch, receive, group.cancel_scope)
+                await self._pump(send)
+                group.cancel_scope.cancel()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self.answer.close)
+
+    async def _watch(self, receive: Receive, scope: anyio.CancelScope) -> None:
+        """Stop as soon as the client is gone."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        scope.cancel()
+
+    async def _pump(self, send: Send) -> None:
+        while True:
+            # Not abandoned when cancelled: a handle must never be closed while a thread reads from it.
+            chunk = await anyio.to_thread.run_sync(self.answer.next_chunk, limiter=self.limiter)
+            if chunk is None:
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                return
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})

@@ -1,0 +1,538 @@
+"""The wall: which statements pass the verifier, and that no accepted one shows another tenant's rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from typing import Any
+
+import pytest
+from clickhouse_connect.driver.exceptions import ClickHouseError
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from two_tenants import SENTINEL, Engine, relation, statements
+
+from engine import errors
+from engine.compiler.functions import is_allowed, is_niladic, sections, takes_lambda
+from engine.compiler.verify import MAX_BYTES, Verified, check_canonical, verify
+from engine.compiler.walk import walk
+from engine.errors import RookeryError
+
+BOUND = frozenset({"events", "users"})
+PLACEHOLDERS = {"p1": "String", "p2": "UInt8", "p3": "Array(String)", "p4": "DateTime64(3)"}
+VALUES = {"p1": "own-1", "p2": 2, "p3": ["own-1", "x"], "p4": "2024-01-01 00:00:00"}
+LEGITIMATE = statements("legitimate.sql")
+RANDOM = ("rand()", "now()", "generateUUID", "SAMPLE")
+
+
+def judged(engine: Engine, sql: str, **more: Any) -> Verified:
+    return verify(sql, engine, bound=BOUND, placeholders=PLACEHOLDERS, **more)
+
+
+def refused(engine: Engine, sql: str, **more: Any) -> RookeryError:
+    with pytest.raises(RookeryError) as caught:
+        judged(engine, sql, **more)
+    return caught.value
+
+
+def used(sql: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if "{" + name + ":" in sql}
+
+
+def wrapped(nodes: Mapping[str, Verified]) -> str:
+    """The statement that a chain of verified nodes runs as, for a pooled tenant."""
+    finals = frozenset(f for v in nodes.values() for f in v.final)
+    samples = {k: s for v in nodes.values() for k, s in v.sample.items()}
+    items = [
+        f"`{n}` AS (\n{relation(n, final=n in finals, sample=samples.get(n))}\n)"
+        for n in sorted(BOUND & {r for v in nodes.values() for r in v.reads})
+    ]
+    items += [f"`{name}` AS (\n{text.canonical}\n)" for name, text in nodes.items()]
+    return "WITH " + ",\n".join(items) + f"\nSELECT * FROM `{list(nodes)[-1]}`"
+
+
+def run(engine: Engine, nodes: Mapping[str, Verified]) -> str:
+    """The output or the error of a chain of nodes, as text, for tenant `a`."""
+    sql = wrapped(nodes)
+    try:
+        return repr(engine.rows(sql, used(sql, {**VALUES, "rk_tenant": "a"})))
+    except ClickHouseError as exc:
+        return str(exc).replace(sql, "")
+
+
+# --- what is accepted ---
+
+
+@pytest.mark.parametrize("sql", [sql for _, sql in LEGITIMATE])
+def test_legitimate_statements_pass_and_their_canonical_text_is_stable(engine: Engine, sql: str) -> None:
+    verified = judged(engine, sql)
+    again = judged(engine, verified.canonical)
+    assert again.canonical == verified.canonical
+    assert again.reads == verified.reads <= BOUND
+
+
+@pytest.mark.proves("A2", "A11")
+def test_canonical_text_over_relations_means_what_the_author_wrote(engine: Engine) -> None:
+    compared = 0
+    for _, sql in LEGITIMATE:
+        if any(r in sql for r in RANDOM):
+            continue
+        engine.client.command("USE own")
+        try:
+            names, expected = engine.named(sql.rstrip(";"), used(sql, VALUES))
+        except ClickHouseError:
+            engine.client.command("SET max_threads = 2")
+            continue
+        finally:
+            engine.client.command("USE none")
+        if len(set(names)) < len(names):
+            continue  # two columns of one name are one column inside any subquery
+        statement = wrapped({"n1": judged(engine, sql)})
+        found_names, found = engine.named(statement, used(statement, {**VALUES, "rk_tenant": "a"}))
+        if not any("(" in n or "." in n or " " in n for n in names):
+            assert found_names == names, sql
+        assert sorted(map(repr, found)) == sorted(map(repr, expected)), sql
+        assert SENTINEL not in repr(found)
+        compared += 1
+    assert compared > 75
+
+
+# --- what is refused ---
+
+
+@pytest.mark.proves("A11", "B3")
+@pytest.mark.parametrize(("expected", "sql"), statements("attacks.sql"))
+def test_attacks_are_refused(engine: Engine, expected: str, sql: str) -> None:
+    code, _, text = expected.partition(" ")
+    error = refused(engine, sql.partition("\n")[2], reserved=frozenset({"later_node"}))
+    assert error.code is getattr(errors, code)
+    assert text in str(error)
+
+
+@pytest.mark.parametrize(("expected", "sql"), statements("views.sql"))
+def test_queries_that_cannot_be_views_are_refused(engine: Engine, expected: str, sql: str) -> None:
+    code, _, text = expected.partition(" ")
+    query = sql.partition("\n")[2]
+    error = refused(engine, query, view=True)
+    assert error.code is getattr(errors, code)
+    assert text in str(error)
+    assert error.hint
+    judged(engine, query)
+
+
+def test_names_with_control_characters_are_refused(engine: Engine) -> None:
+    for character in "\x01\x1b\x7f\x85\u2028\n\t":
+        assert refused(engine, f"SELECT v AS `a{character}b` FROM events").code is errors.SQL_REFUSED
+        assert refused(engine, f"SELECT `a{character}b`.v FROM events").code is errors.SQL_REFUSED
+
+
+def test_texts_that_should_not_be_parsed_are_refused_before(engine: Engine) -> None:
+    long = "SELECT '" + "é" * (MAX_BYTES // 2) + "'"
+    nul, half = "SELECT '\0'", "\ud800"
+    for text, code in ((long, errors.SQL_REFUSED), (nul, errors.SQL_REFUSED), (half, errors.SQL_SYNTAX)):
+        with pytest.raises(RookeryError) as caught:
+            verify(text, _Silent(), bound=BOUND, placeholders={})
+        assert caught.value.code is code
+
+
+def test_deep_and_long_texts_end_in_an_error_and_not_in_a_traceback(engine: Engine) -> None:
+    for text in (
+        "SELECT " + "(" * 5000 + "1" + ")" * 5000,
+        "SELECT " + "+".join(["1"] * 5000),
+        "SELECT " + "a" + "[1]" * 5000,
+        "SELECT * FROM " + "(SELECT * FROM " * 500 + "events" + ")" * 500,
+        "SELECT " + "f(" * 2000 + "1" + ")" * 2000,
+        "SELECT " + "INTERVAL (" * 180,
+        "SELECT '\\xff'",
+    ):
+        assert refused(engine, text).code in (errors.SQL_SYNTAX, errors.FUNCTION_REFUSED)
+
+
+def test_a_very_deep_tree_does_not_exhaust_the_stack() -> None:
+    node: dict[str, Any] = {"type": "Literal", "value": {"field_type": "UInt64", "value": 1}}
+    for _ in range(20_000):
+        node = {"type": "Function", "name": "negate", "arguments": {"type": "ExpressionList", "children": [node]}}
+    select = {"type": "SelectQuery", "select": {"type": "ExpressionList", "children": [node]}}
+    root = {"type": "SelectWithUnionQuery", "list_of_selects": {"type": "ExpressionList", "children": [select]}}
+    walk(root, bound=BOUND, reserved=BOUND, placeholders={}, known=frozenset())
+
+
+class _Silent:
+    """A parser that must not be reached."""
+
+    def parse(self, sql: str) -> tuple[dict[str, Any], str]:
+        raise AssertionError(sql)
+
+    def format(self, tree: dict[str, Any]) -> str:
+        raise AssertionError(tree)
+
+    def functions(self) -> frozenset[str]:
+        return frozenset()
+
+
+# --- the walk misses nothing ---
+
+
+def nodes_of(tree: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(tree, dict):
+        if isinstance(tree.get("type"), str):
+            yield tree
+        for value in tree.values():
+            yield from nodes_of(value)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from nodes_of(value)
+
+
+def test_every_node_of_every_legitimate_tree_is_judged(engine: Engine) -> None:
+    """A key that is not in the table, a forbidden function or table is found wherever it stands."""
+    mutations: dict[str, dict[str, Any]] = {
+        "Function": {"name": "file"},
+        "TableIdentifier": {"name": "secrets"},
+        "QueryParameter": {"name": "rk_tenant"},
+        "Identifier": {"name": "a\nb"},
+        "WithElement": {"name": "ws.events"},
+        "ColumnsApplyTransformer": {"func_name": "file"},
+    }
+    judged_nodes = 0
+    for _, sql in LEGITIMATE:
+        tree, _ = engine.parse(sql)
+        for node in list(nodes_of(tree)):
+            for change in ({"surprise": True}, mutations.get(node["type"], {"type": "Surprise"})):
+                before = dict(node)
+                node.update(change)
+                with pytest.raises(RookeryError):
+                    walk(tree, bound=BOUND, reserved=BOUND, placeholders=PLACEHOLDERS, known=frozenset())
+                node.clear()
+                node.update(before)
+            judged_nodes += 1
+    assert judged_nodes > 2000
+
+
+def test_a_formatter_that_changes_the_text_is_not_believed(engine: Engine) -> None:
+    class Forger:
+        def __init__(self, text: str) -> None:
+            self.text = text
+
+        def parse(self, sql: str) -> tuple[dict[str, Any], str]:
+            return engine.parse(sql)
+
+        def format(self, tree: dict[str, Any]) -> str:
+            return self.text
+
+        def functions(self) -> frozenset[str]:
+            return engine.functions()
+
+    for forged in (
+        "SELECT * FROM ws.users",
+        "SELECT 1 FROM events) SELECT (1",
+        "SELECT file('/etc/passwd')",
+        "SELECT 1 -- x",
+        "SELECT * FROM events FINAL",
+        "SELECT $a$ x $a$ FROM events",
+    ):
+        with pytest.raises(RookeryError):
+            verify("SELECT 1 FROM events", Forger(forged), bound=BOUND, placeholders={})
+
+
+def test_the_second_look_at_a_canonical_text() -> None:
+    for good in ("SELECT 'a)--$$;' AS `b(/*`, {p1:String}", r"SELECT 'it\'s (', '''('", "SELECT `a\\`(`"):
+        check_canonical(good)
+    for bad in ("SELECT 1)", "SELECT (1", "SELECT ')' )(", "SELECT $a$", "SELECT 1 --", "SELECT 1 /* x */"):
+        with pytest.raises(RookeryError):
+            check_canonical(bad)
+    for bad in ("SELECT 1;", "SELECT 1 # x", "SELECT 'open", "SELECT é", "SELECT “a”", "SELECT 1\r", "SELECT '\\' ("):
+        with pytest.raises(RookeryError):
+            check_canonical(bad)
+
+
+# --- functions ---
+
+
+def test_the_list_of_functions_is_closed_and_fits_the_engine(engine: Engine) -> None:
+    rows = engine.rows("SELECT name, is_aggregate, ifNull(higher_order, 0) FROM system.functions")
+    lists = sections()
+    listed = lists["plain"] | lists["lambda"] | lists["aggregate"]
+    names = {name.lower() for name, _, _ in rows}
+    assert listed - names == {"exists", "grouping", "try_cast", "untuple"} & listed
+    for name, aggregate, higher_order in rows:
+        assert is_allowed(name) == (name.lower() in listed), name
+        if name.lower() in listed:
+            assert (name.lower() in lists["aggregate"]) == bool(aggregate), name
+            assert takes_lambda(name) == bool(higher_order), name
+    for name in ("file", "dictGet", "joinGet", "getSetting", "hostName", "sleep", "__getScalar", "user"):
+        assert not is_allowed(name)
+        assert not is_allowed(name + "If")
+    assert not lists["niladic"] & listed
+
+
+def test_bare_names_that_the_engine_takes_for_refused_functions_are_known(engine: Engine) -> None:
+    """The engine calls some functions for a name without parentheses, wherever it stands."""
+    found = set()
+    for name in sorted(n for n in engine.functions() if not is_allowed(n)):
+        for spelled in {name, name.upper(), name.lower()}:
+            try:
+                engine.rows(f"SELECT `{spelled}`")
+                found.add(spelled)
+            except ClickHouseError:
+                continue
+    assert all(is_niladic(name) for name in found), sorted(found)
+    assert "currentUser" in found
+
+
+def test_only_functions_with_lambdas_take_a_bare_name_for_a_function(engine: Engine) -> None:
+    """This is why a column called `version` can stand in any other function without being qualified."""
+    assert engine.rows("SELECT arrayMap(lower, ['A'])") == [(["a"],)]
+    for name in sorted(sections()["plain"] | sections()["aggregate"]):
+        for arguments in ("lower, s", "s, lower"):
+            with pytest.raises(ClickHouseError):
+                engine.rows(f"SELECT `{name}`({arguments}) FROM own.users")
+
+
+# --- hoisting, branches and what else is reported ---
+
+
+def test_final_sample_and_prewhere_move_out_of_the_text(engine: Engine) -> None:
+    verified = judged(
+        engine,
+        "SELECT v FROM events AS e FINAL SAMPLE 1/10 OFFSET 1/2 PREWHERE v > 1 WHERE s = 'x' OR v IN "
+        "(SELECT id FROM users FINAL PREWHERE v > 2)",
+    )
+    assert verified.final == {"events", "users"}
+    assert verified.sample == {"events": ("1 / 10", "1 / 2")}
+    assert verified.canonical == (
+        "SELECT v FROM events AS e WHERE (v > 1) AND ((s = 'x') OR (v IN (SELECT id FROM users WHERE v > 2)))"
+    )
+
+
+def test_names_that_may_mean_functions_are_qualified_by_the_only_table(engine: Engine) -> None:
+    assert judged(engine, "SELECT user FROM events AS `a b`").canonical == "SELECT `a b`.user FROM events AS `a b`"
+    assert judged(engine, "SELECT user AS user FROM events GROUP BY user").canonical == (
+        "SELECT events.user AS user FROM events GROUP BY user"
+    )
+    assert "(events.file)" in judged(engine, "SELECT arraySum(file) FROM events").canonical
+    assert judged(engine, "SELECT version FROM events, users").canonical == "SELECT version FROM events, users"
+
+
+@pytest.mark.parametrize(
+    ("sql", "leftmost"),
+    [
+        ("SELECT 1", None),
+        ("SELECT * FROM numbers(3), events", None),
+        ("SELECT * FROM users JOIN events ON 1 = 1", "users"),
+        ("SELECT * FROM (SELECT * FROM (SELECT * FROM events) AS a) AS b, users", "events"),
+        ("WITH q AS (SELECT * FROM users), r AS (SELECT * FROM q) SELECT * FROM r JOIN events ON 1 = 1", "users"),
+        ("WITH q AS (SELECT * FROM users UNION ALL SELECT * FROM events) SELECT * FROM q", "users"),
+        ("WITH RECURSIVE r AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM r WHERE n < 3) SELECT * FROM r", None),
+        ("WITH RECURSIVE r AS (SELECT v FROM events UNION ALL SELECT v FROM r) SELECT * FROM r", "events"),
+        ("SELECT * FROM (events JOIN users ON 1 = 1)", "events"),
+        ("WITH q AS (SELECT 1) SELECT * FROM (WITH q AS (SELECT * FROM events) SELECT * FROM q) AS z", "events"),
+    ],
+)
+def test_the_leftmost_table_is_chased(engine: Engine, sql: str, leftmost: str | None) -> None:
+    assert judged(engine, sql).leftmost == leftmost
+
+
+def test_branches_of_a_union_stand_alone(engine: Engine) -> None:
+    verified = judged(
+        engine,
+        "WITH q AS (SELECT v FROM events), 2 AS two SELECT v FROM q UNION ALL (SELECT id FROM users UNION ALL "
+        "(WITH 3 AS two SELECT v + two FROM q))",
+        view=True,
+    )
+    assert verified.branch_leftmost == ("events", "users", "events")
+    assert verified.branches == (
+        "WITH q AS (SELECT v FROM events), 2 AS two SELECT v FROM q",
+        "WITH q AS (SELECT v FROM events), 2 AS two SELECT id FROM users",
+        "WITH q AS (SELECT v FROM events), 3 AS two SELECT v + two FROM q",
+    )
+    plain = judged(engine, "SELECT v FROM events PREWHERE v > 1 LIMIT 1 BY v", view=True)
+    assert plain.branches == (plain.canonical,)
+    assert plain.branch_leftmost == ("events",)
+
+
+def test_outputs_are_named_where_evident(engine: Engine) -> None:
+    assert judged(engine, "SELECT v, e.s, v + 1, v AS x FROM events AS e").outputs == ("v", "s", None, "x")
+    assert judged(engine, "SELECT v, * FROM events").outputs is None
+
+
+def test_placeholder_types_may_differ_in_spaces_only(engine: Engine) -> None:
+    assert "{p3:" in judged(engine, "SELECT {p3:Array( String )}").canonical
+    assert refused(engine, "SELECT {p3:Array(UInt8)}").code is errors.SQL_REFUSED
+
+
+# --- end to end ---
+
+TRICKS = [
+    "SELECT count(), any(s) FROM (WITH notEquals AS equal SELECT * FROM events)",
+    "WITH 'b' AS tenant_id SELECT count(), any(s) FROM events",
+    "WITH 'b' AS `t.tenant_id` SELECT count(), any(s) FROM events",
+    "WITH CAST(tuple('b'), 'Tuple(tenant_id String)') AS t SELECT count(), any(s) FROM events",
+    "SELECT 'b' AS tenant_id, s FROM events",
+    "SELECT s FROM events ARRAY JOIN ['b'] AS tenant_id",
+    "SELECT s, tenant_id FROM events",
+    "SELECT events.tenant_id FROM events",
+    "SELECT * FROM (SELECT 'b' AS tenant_id) AS ws, events",
+    "SELECT * FROM numbers(2) AS ws, events",
+    "WITH tuple('b') AS ws SELECT * FROM events",
+    "WITH ws AS (SELECT 1 AS users) SELECT * FROM events, ws",
+    "SELECT * REPLACE ('b' AS s) FROM events",
+    "SELECT COLUMNS('.*') FROM events",
+    "SELECT throwIf(s LIKE '%EIGN%') FROM events",
+    "SELECT toInt64(replaceOne(s, 'own-', '')) FROM events",
+    "SELECT count() FROM events WHERE toInt64(replaceOne(s, 'own-', '')) >= 0",
+    "SELECT count() FROM events PREWHERE throwIf(user LIKE '%EIGN%') = 0",
+    "SELECT v FROM events WHERE id IN (SELECT id FROM users WHERE throwIf(s LIKE '%EIGN%') = 0)",
+    "SELECT s FROM events AS users, users AS events",
+    "SELECT (SELECT groupArray(s) FROM users) AS events, s FROM events",
+    "SELECT s FROM events WHERE s NOT IN (SELECT s FROM users) OR 1",
+    "SELECT e.s, u.s FROM events AS e FULL JOIN users AS u ON e.id = u.id + 1000",
+    "SELECT groupUniqArray(s), groupUniqArray(user), maxMap(m) FROM events FINAL",
+    "SELECT s FROM events SAMPLE 1/2 OFFSET 1/4",
+    "SELECT s FROM events WHERE v IN (WITH q AS (SELECT v FROM events) SELECT v FROM q) LIMIT 3 BY s",
+    "SELECT s FROM events AS e WHERE EXISTS (SELECT 1 FROM users AS u WHERE u.id = e.id)",
+    "SELECT arrayMap(x -> (x, s), arr) FROM events",
+    "SELECT $$'$$ || s AS `x) SELECT s FROM ws.events --` FROM events",
+    "SELECT 'x') SELECT s FROM ws.events --",
+    "SELECT s FROM events -- ) SELECT s FROM ws.events",
+    "SELECT s FROM events /* ) SELECT s FROM ws.events */",
+]
+
+
+@pytest.mark.proves("A2", "A11", "B3")
+@pytest.mark.parametrize("sql", TRICKS)
+def test_no_trick_shows_another_tenants_rows(engine: Engine, sql: str) -> None:
+    try:
+        verified = judged(engine, sql)
+    except RookeryError:
+        return
+    assert SENTINEL not in run(engine, {"n1": verified})
+
+
+@pytest.mark.proves("A2", "A11")
+def test_lambda_capture_works_on_the_engine_and_is_refused_here(engine: Engine) -> None:
+    for sql in (
+        "SELECT s FROM (WITH (x, y) -> 1 AS equals SELECT s FROM events)",
+        "SELECT s FROM (WITH lambda(tuple(x, y), 1) AS equals SELECT s FROM events)",
+        "SELECT arrayMap(((x, y) -> 1) AS equals, [1], [2]), (SELECT groupArray(s) FROM events)",
+    ):
+        raw = Verified(canonical=sql, reads=BOUND)
+        assert SENTINEL in run(engine, {"n1": raw}), "the attack lost its teeth; find a sharper one"
+        assert refused(engine, sql).code is errors.SQL_REFUSED
+
+
+@pytest.mark.proves("A11")
+def test_a_heredoc_cannot_span_two_nodes(engine: Engine) -> None:
+    first = "SELECT s AS x, $a$ AS y FROM events"
+    second = "SELECT x, '$a$ AS y FROM events), n2 AS (SELECT s AS x, tenant_id AS y FROM ws.users -- ' AS y FROM n1"
+    raw = {"n1": Verified(first, BOUND), "n2": Verified(second, BOUND)}
+    assert SENTINEL in run(engine, raw), "the attack lost its teeth; find a sharper one"
+    texts = {"n1": judged(engine, first), "n2": verify(second, engine, bound=BOUND | {"n1"}, placeholders={})}
+    assert texts["n1"].canonical == "SELECT s AS x, `$a$` AS y FROM events"
+    answer = run(engine, texts)
+    assert SENTINEL not in answer
+    assert "`$a$`" in answer, "alone, the name means a column that does not exist"
+
+
+PIECES = st.sampled_from(
+    [
+        "SELECT ",
+        "  FROM events",
+        "'",
+        "''",
+        "\\'",
+        '"',
+        "`",
+        "``",
+        "$a$",
+        "$$",
+        "$",
+        "--",
+        "/*",
+        "*/",
+        "#",
+        "#!",
+        ";",
+        "(",
+        ")",
+        "\n",
+        "\t",
+        "\r",
+        "\x01",
+        "\x00",
+        " ",
+        ",",
+        "v",
+        "s",
+        "1",
+        " AS ",
+        "x",
+        "{p1:String}",
+        "{",
+        "}",
+        "\\",
+        "é",
+        "“",
+        "−",
+        "=",
+        "[",
+        "]",
+        " UNION ALL ",
+        " WHERE ",
+        "0x",
+        "b'1'",
+        "-",
+        "::",
+        "String",
+        ".",
+        "*",
+        "@",
+        "FORMAT ",
+        "lambda",
+        "->",
+        "\\xff",
+    ]
+)
+FRAMES = st.sampled_from(
+    [
+        "{}",
+        "SELECT {}",
+        "SELECT '{}' FROM events",
+        "SELECT `{}` FROM events",
+        'SELECT v AS "{}" FROM events',
+        "SELECT $a${}$a$ FROM events",
+        "SELECT v /*{}*/ FROM events",
+        "SELECT v --{}\n FROM events",
+        "SELECT 1 AS x, {} FROM events",
+        "SELECT ({}) FROM events WHERE v IN ({})",
+        "SELECT $${}$$ {}",
+    ]
+)
+TEXTS = st.builds(lambda frame, inner: str(frame).replace("{}", "".join(inner)), FRAMES, st.lists(PIECES, max_size=9))
+
+
+@settings(max_examples=350, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(sql=TEXTS, other=TEXTS)
+def test_what_is_accepted_means_the_same_inside_a_wrapper(engine: Engine, sql: str, other: str) -> None:
+    try:
+        first, second = judged(engine, sql), judged(engine, other)
+    except RookeryError:
+        try:
+            first = second = judged(engine, sql)
+        except RookeryError:
+            return
+    assert judged(engine, first.canonical).canonical == first.canonical
+    tree, _ = engine.parse(wrapped({"n1": first, "n2": second}))
+    select = tree["list_of_selects"]["children"][0]
+    bodies = {e["name"]: e["subquery"]["children"][0] for e in select["with"]["children"]}
+    assert bodies["n1"] == engine.parse(first.canonical)[0]
+    assert bodies["n2"] == engine.parse(second.canonical)[0]
+    assert set(bodies) == {"n1", "n2"} | first.reads | second.reads
+
+
+def test_trees_are_plain_data_and_are_not_shared(engine: Engine) -> None:
+    tree, _ = engine.parse("SELECT v FROM events FINAL")
+    copy = deepcopy(tree)
+    walk(tree, bound=BOUND, reserved=BOUND, placeholders={}, known=engine.functions())
+    assert json.dumps(tree) == json.dumps(copy)

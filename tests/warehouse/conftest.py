@@ -1,0 +1,38 @@
+"""The warehouses under test: one suite for both adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from engine.warehouse.embedded import EmbeddedWarehouse
+from engine.warehouse.port import Warehouse
+from tests.support.warehouses import EMPTY, READERS, Server, a_server, fresh
+
+
+@pytest.fixture(scope="package")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with a_server(tmp_path_factory.mktemp("server")) as found:
+        yield found
+
+
+@pytest.fixture(scope="package")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedWarehouse]:
+    warehouse = EmbeddedWarehouse(tmp_path_factory.mktemp("embedded"), readers=READERS, writers=3, database=EMPTY)
+    yield warehouse
+    warehouse.close()
+
+
+@pytest.fixture(scope="package", params=["embedded", "server"])
+def warehouse(request: pytest.FixtureRequest) -> Iterator[Warehouse]:
+    found: Warehouse
+    found = (
+        request.getfixturevalue("embedded")
+        if request.param == "embedded"
+        else request.getfixturevalue("server").open()
+    )
+    with fresh(found):
+        yield found
+    if request.param == "server":
+        found.close()

@@ -1,0 +1,199 @@
+"""What is created from a definition reads back as that definition; what is not ours is not seen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from engine.schema import Column, Index, Mark, Name, Table, View, nest_database, quote
+from engine.warehouse import ddl
+from engine.warehouse.catalog import occupied, read_schema
+from engine.warehouse.port import Warehouse
+
+WS = "rkcat"
+NEST = nest_database(WS, "Tenant é'`")
+
+
+def mark(resource: str, kind: str = "datasource", **rest: str) -> Mark:
+    return Mark(WS, resource, kind, **rest)
+
+
+AWKWARD = Table(
+    Name(WS, "a `b\\'"),
+    (
+        Column("a b", "UInt64", "DEFAULT", "1 + 1", "CODEC(Delta(8), ZSTD(3))", "it's `a` \\ (comment), one"),
+        Column("s`", "LowCardinality(String)"),
+        Column("d", "Date", "MATERIALIZED", "toDate(substring('2020-01-01, PARTITION BY', 1, 10))"),
+        Column("e", "UInt8", "ALIAS", "`s``` = 'x'".replace("```", "\\``")),
+        Column("j", "JSON"),
+        Column("en", "Enum8('a\\'b' = 1, 'c, d' = 2)"),
+    ),
+    engine="ReplacingMergeTree(`a b`)",
+    sorting_key="(`a b`, `s\\``)",
+    partition_key="toYYYYMM(d)",
+    primary_key="`a b`",
+    sampling_key="`a b`",
+    ttl="d + toIntervalDay(30) WHERE `s\\`` = ' SETTINGS x = 1, COMMENT '",
+    settings=(
+        ("enable_block_number_column", "1"),
+        ("enable_block_offset_column", "1"),
+        ("index_granularity", "4096"),
+        ("part_minmax_index_columns", "'with_block_number_offset'"),
+    ),
+    indexes=(Index("ix", "`s\\``", "bloom_filter(0.01)", 4), Index("iy", "(`a b`, d)", "minmax", 1)),
+    constraints=(("c `1`", "`a b` > 0"), ("c2", "`s\\`` != ', CONSTRAINT y CHECK z'")),
+    mark=mark("a", description="Ünïcode, 'quotes', \\ and {braces: 1}"),
+)
+PLAIN = Table(Name(WS, "plain"), (Column("a", "UInt8"),), sorting_key="tuple()", mark=mark("plain"))
+INLET = Table(Name(WS, "inlet"), (Column("a", "UInt8"),), engine="Null", mark=mark("inlet"))
+COPY = Table(
+    Name(NEST, "copy"), (Column("a", "UInt8"),), sorting_key="a", mark=mark("copy", "nest", tenant="Tenant é'`")
+)
+SUMS = Table(
+    Name(NEST, "sums"),
+    (Column("k", "String"), Column("n", "UInt64"), Column("c", "AggregateFunction(count)")),
+    engine="SummingMergeTree(n)",
+    sorting_key="k",
+    mark=mark("sums", "nest", tenant="Tenant é'`"),
+)
+TABLES = (AWKWARD, PLAIN, INLET, COPY, SUMS)
+VIEWS = (
+    # Named against the order of data flow.
+    View(
+        Name(WS, "z_first"),
+        INLET.name,
+        AWKWARD.name,
+        f"SELECT toUInt8(`a b`) AS a FROM {WS}.`a \\`b\\\\'`",
+        ("a",),
+        mark=mark("z_first", "view", fingerprint="f1"),
+    ),
+    View(
+        Name(WS, "m_second"),
+        COPY.name,
+        INLET.name,
+        f"SELECT a FROM {WS}.inlet",
+        ("a",),
+        mark=mark("m_second", "view", fingerprint="f2"),
+    ),
+    View(
+        Name(NEST, "a_third"),
+        SUMS.name,
+        COPY.name,
+        f"SELECT toString(a) AS k, count() AS n, countState() AS c FROM {quote(NEST)}.copy GROUP BY k",
+        ("k", "n", "c"),
+        mark=mark("a_third", "view", fingerprint="f3"),
+    ),
+)
+
+
+@pytest.fixture
+def catalog(warehouse: Warehouse) -> Iterator[Warehouse]:
+    for database in (WS, NEST, WS + "_nest_foreign", WS + "2"):
+        warehouse.execute(ddl.drop_database(database))
+    for _ in range(2):
+        for database in (WS, NEST):
+            warehouse.execute(ddl.create_database(database))
+        for table in TABLES:
+            warehouse.execute(ddl.create_table(table))
+        for view in VIEWS:
+            warehouse.execute(ddl.create_view(view))
+    yield warehouse
+    for database in (WS, NEST, WS + "_nest_foreign", WS + "2"):
+        warehouse.execute(ddl.drop_database(database))
+        warehouse.execute(ddl.drop_database(database))
+
+
+def test_what_was_created_is_read_back(catalog: Warehouse) -> None:
+    found = read_schema(catalog, WS)
+    assert found.databases == {WS, NEST}
+    for table in TABLES:
+        assert found.tables[table.name] == table
+    assert len(found.tables) == len(TABLES)
+    assert [v.name for v in found.views.values()] == [v.name for v in VIEWS]
+    for view in VIEWS:
+        live = found.views[view.name]
+        assert replace(live, sql="") == replace(view, sql="")
+    assert found.views[VIEWS[1].name].sql == VIEWS[1].sql
+
+
+def test_views_carry_rows_along(catalog: Warehouse) -> None:
+    catalog.execute(f"INSERT INTO {AWKWARD.name.sql()} (`a b`, `s\\``) VALUES (7, 'x'), (8, 'y')")
+    assert catalog.query(f"SELECT k, n FROM {SUMS.name.sql()} ORDER BY k").rows == [("7", 1), ("8", 1)]
+
+
+def test_a_table_altered_reads_as_one_created_so(catalog: Warehouse) -> None:
+    column = Column("later", "DateTime", "DEFAULT", "now()", "CODEC(ZSTD(1))", "added")
+    for _ in range(2):
+        catalog.execute(ddl.add_column(PLAIN.name, column))
+        catalog.execute(ddl.add_column(PLAIN.name, Column("between", "String"), after="a"))
+    catalog.execute(ddl.modify_ttl(PLAIN.name, "later + toIntervalDay(1)"))
+    catalog.execute(ddl.modify_setting(PLAIN.name, "merge_with_ttl_timeout", "3600"))
+    catalog.execute(ddl.comment(PLAIN.name, mark("plain", description="now with words")))
+    wanted = replace(
+        PLAIN,
+        columns=(*PLAIN.columns, Column("between", "String"), column),
+        ttl="later + toIntervalDay(1)",
+        settings=(("merge_with_ttl_timeout", "3600"),),
+        mark=mark("plain", description="now with words"),
+    )
+    assert read_schema(catalog, WS).tables[PLAIN.name] == wanted
+    twin = replace(wanted, name=Name(WS, "twin"))
+    catalog.execute(ddl.create_table(twin))
+    assert read_schema(catalog, WS).tables[twin.name] == twin
+    catalog.execute(ddl.modify_ttl(PLAIN.name, ""))
+    catalog.execute(ddl.modify_column(PLAIN.name, replace(column, type="DateTime64(3)")))
+    for _ in range(2):
+        catalog.execute(ddl.drop_column(PLAIN.name, "between"))
+    found = read_schema(catalog, WS).tables[PLAIN.name]
+    assert (found.ttl, [c.type for c in found.columns]) == ("", ["UInt8", "DateTime64(3)"])
+
+
+def test_the_default_granularity_is_no_setting(catalog: Warehouse) -> None:
+    table = replace(PLAIN, name=Name(WS, "granular"), settings=(("index_granularity", "8192"),))
+    catalog.execute(ddl.create_table(table))
+    assert read_schema(catalog, WS).tables[table.name] == replace(table, settings=())
+
+
+def test_foreign_objects_are_not_ours(catalog: Warehouse) -> None:
+    foreign = Name(WS, "foreign")
+    catalog.execute(f"CREATE TABLE {foreign.sql()} (a UInt8) ENGINE = Memory COMMENT 'about rookery'")
+    catalog.execute(ddl.create_table(replace(PLAIN, name=Name(WS, "other"), mark=Mark("else", "x", "datasource"))))
+    catalog.execute(f"CREATE DATABASE {WS}_nest_foreign")
+    catalog.execute(ddl.create_database(WS + "2"))
+    found = read_schema(catalog, WS)
+    assert found.databases == {WS, NEST}
+    assert set(found.tables) == {t.name for t in TABLES}
+    assert occupied(catalog, [foreign, PLAIN.name, VIEWS[0].name, Name(WS, "nothing")]) == {foreign}
+    assert occupied(catalog, []) == set()
+
+
+def test_a_view_without_its_source_is_still_read(catalog: Warehouse) -> None:
+    catalog.execute(ddl.drop_table(AWKWARD.name))
+    found = read_schema(catalog, WS).views[VIEWS[0].name]
+    assert (found.source, found.target) == (Name("", ""), INLET.name)
+    for _ in range(2):
+        catalog.execute(ddl.drop_view(found.name))
+    assert found.name not in read_schema(catalog, WS).views
+
+
+def test_hundreds_of_tables_are_read_in_a_few_queries(catalog: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in range(200):
+        catalog.execute(ddl.create_table(replace(PLAIN, name=Name(WS, f"t{n}"))))
+    started = time.monotonic()
+    found = read_schema(catalog, WS)
+    assert time.monotonic() - started < 2
+    assert len(found.tables) == 200 + len(TABLES)
+    queries = []
+    real = catalog.query
+    monkeypatch.setattr(catalog, "query", lambda *args: queries.append(args) or real(*args))
+    assert read_schema(catalog, WS) == found
+    assert len(queries) < 10
+    assert occupied(catalog, found.tables) == set()
+
+
+def test_nothing_is_an_empty_schema(warehouse: Warehouse) -> None:
+    found = read_schema(warehouse, "rknothing")
+    assert (found.databases, dict(found.tables), dict(found.views)) == (frozenset(), {}, {})

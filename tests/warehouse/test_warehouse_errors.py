@@ -1,0 +1,108 @@
+"""Every failure of the database becomes an error of ours."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from clickhouse_connect.driver import exceptions
+from urllib3.exceptions import HTTPError
+
+from engine import errors
+from engine.errors import BAD_NAME, Place, RookeryError
+from engine.warehouse.embedded import EmbeddedWarehouse
+from engine.warehouse.errors import CODES, EngineError, translate
+
+NAMES = {
+    errors.TIMEOUT: "TIMEOUT_EXCEEDED TOO_SLOW",
+    errors.RESULT_LIMIT: "TOO_MANY_ROWS TOO_MANY_BYTES TOO_MANY_ROWS_OR_BYTES MEMORY_LIMIT_EXCEEDED "
+    "SET_SIZE_LIMIT_EXCEEDED LIMIT_EXCEEDED TOO_LARGE_ARRAY_SIZE TOO_LARGE_STRING_SIZE",
+    errors.BAD_PARAMETER: "UNKNOWN_QUERY_PARAMETER BAD_QUERY_PARAMETER",
+    errors.SQL_SYNTAX: "SYNTAX_ERROR TOO_DEEP_AST TOO_BIG_AST TOO_DEEP_RECURSION TOO_SLOW_PARSING QUERY_IS_TOO_LARGE",
+    errors.AUTHENTICATION: "UNKNOWN_USER WRONG_PASSWORD REQUIRED_PASSWORD IP_ADDRESS_NOT_ALLOWED "
+    "AUTHENTICATION_FAILED",
+    errors.BUSY: "TOO_MANY_SIMULTANEOUS_QUERIES NO_FREE_CONNECTION TOO_MANY_PARTS USER_SESSION_LIMIT_EXCEEDED "
+    "SERVER_OVERLOADED TCP_CONNECTION_LIMIT_REACHED HTTP_CONNECTION_LIMIT_REACHED QUERY_SLOT_ACQUISITION_TIMEOUT",
+    errors.UNREACHABLE: "SOCKET_TIMEOUT NETWORK_ERROR ALL_CONNECTION_TRIES_FAILED",
+    errors.ENGINE_INTERNAL: "LOGICAL_ERROR CANNOT_READ_FROM_FILE_DESCRIPTOR CANNOT_WRITE_TO_FILE_DESCRIPTOR "
+    "CANNOT_OPEN_FILE CANNOT_ALLOCATE_MEMORY BAD_SIZE_OF_FILE_IN_DATA_PART NOT_ENOUGH_SPACE CORRUPTED_DATA "
+    "STD_EXCEPTION UNKNOWN_EXCEPTION",
+}
+
+
+def test_the_mapping_means_what_the_engine_means(embedded: EmbeddedWarehouse) -> None:
+    found = embedded.query("SELECT number, errorCodeToName(number) FROM numbers(1100)")
+    numbers = {name: number for number, name in found.rows if name}
+    meant = {numbers[name]: code for code, names in NAMES.items() for name in names.split()}
+    assert meant == CODES
+
+
+def test_every_engine_code_has_an_error_of_ours(embedded: EmbeddedWarehouse) -> None:
+    known = set(errors.codes().values())
+    rows = embedded.query("SELECT number, errorCodeToName(number) AS n FROM numbers(1100) WHERE n != ''").rows
+    for number, name in rows:
+        text = f"Code: {number}. DB::Exception: it failed: In scope SELECT 1. ({name}) (version 26.9.2.1)"
+        for exc in (exceptions.DatabaseError(text, code=number), RuntimeError(text)):
+            found = translate(exc)
+            assert found.code in known
+            assert (found.engine_code, found.message, found.detail) == (number, "it failed", text)
+            assert bool(found.headers) == (found.code is errors.BUSY)
+
+
+def _all_exceptions() -> list[type[Exception]]:
+    return [c for c in vars(exceptions).values() if isinstance(c, type) and issubclass(c, Exception)]
+
+
+@pytest.mark.parametrize("kind", [*_all_exceptions(), HTTPError, OSError, TimeoutError, RuntimeError, ValueError])
+def test_every_exception_of_the_client_has_an_error_of_ours(kind: type[Exception]) -> None:
+    exc = kind() if kind is exceptions.StreamClosedError else kind("something with /a/path")
+    found = translate(exc)
+    assert isinstance(found, EngineError)
+    assert found.engine_code is None
+    assert found.code.id.startswith("RK6")
+    assert "something" in (found.detail or "") or kind is exceptions.StreamClosedError
+
+
+def test_connection_failures_are_told_apart() -> None:
+    assert translate(exceptions.OperationalError("Error … executing HTTP request")).code is errors.UNREACHABLE
+    assert translate(exceptions.StreamFailureError("broke")).code is errors.ENGINE_INTERNAL
+    assert translate(exceptions.DatabaseError("HTTP driver received HTTP status 404")).code is errors.UNREACHABLE
+    assert translate(exceptions.DatabaseError("HTTP driver received HTTP status 401")).code is errors.AUTHENTICATION
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Code: 60. DB::Exception: Unknown table 'k'. Maybe you meant other_nest.k? In scope SELECT 1. (X_Y_Z)",
+         "Unknown table 'k'"),
+        ("Code: 395. DB::Exception: custom: while executing 'FUNCTION throwIf(1_UInt8 :: 1)'. (FUNCTION_THROW)",
+         "custom"),
+        ("Code: 241. DB::Exception: Code: 241. DB::Exception: Too much: While executing A. (M) (version 1)",
+         "Too much"),
+        ("Received ClickHouse exception, code: 60, server response: Code: 60. DB::Exception: No table. "
+         "(UNKNOWN_TABLE) (version 26.1.1.1 (official build)) (for url http://10.0.0.1:8123)", "No table"),
+        ("Code: 47. DB::Exception: Bad (a + B). (UNKNOWN_IDENTIFIER)", "Bad (a + B)"),
+        ("Code: 62. DB::Exception: Syntax error: failed at position 7 (1) (line 1, col 7): 1. Expected one of: a",
+         "Syntax error: failed at position 7 (1) (line 1, col 7): 1"),
+        ("Code: 1. DB::Exception: " + "x" * 5000, "x" * 300 + "…"),
+        ("Code: 49. DB::Exception: , Stack trace (when copying this message): 0. a.cpp", "database failed"),
+    ],
+)  # fmt: skip
+def test_only_the_engines_sentence_is_shown(text: str, message: str) -> None:
+    found = translate(RuntimeError(text))
+    assert found.message == message
+    assert found.detail == text
+    assert not re.search(r"In scope|version|10\.0\.0|nest", found.message)
+
+
+def test_places_of_syntax_errors() -> None:
+    text = "Code: 62. DB::Exception: Syntax error: failed at position 24 (x) (line 3, col 12): . (SYNTAX_ERROR)"
+    assert translate(RuntimeError(text)).place == Place(line=3, column=12)
+    assert translate(RuntimeError(text.replace(" (line 3, col 12)", ""))).place == Place(line=1, column=24)
+
+
+def test_errors_of_ours_keep_what_they_are() -> None:
+    known = EngineError(errors.BUSY, "busy")
+    assert translate(known) is known
+    other = translate(RookeryError(BAD_NAME, "no", hint="h", detail="d"))
+    assert (other.code, other.message, other.hint, other.detail) == (BAD_NAME, "no", "h", "d")
