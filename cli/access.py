@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from typing import Annotated
 from urllib.parse import quote
 
@@ -27,8 +28,16 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command()(auth)
     group = typer.Typer(no_args_is_help=True, help="Tokens: create, mint, list, show, refresh, remove; signing keys.")
-    commands = {"create": create, "mint": mint, "ls": ls, "show": show, "refresh": refresh, "rm": rm}
-    for name, command in {**commands, "key": key, "rotate": rotate}.items():
+    commands: dict[str, Callable[..., None]] = {
+        "create": create,
+        "mint": mint,
+        "ls": ls,
+        "show": show,
+        "refresh": refresh,
+        "rm": rm,
+    }
+    commands |= {"key": key, "rotate": rotate}
+    for name, command in commands.items():
         group.command(name)(command)
     app.add_typer(group, name="token")
 

@@ -145,4 +145,4 @@ def _decompressed(raw: BinaryIO, suffix: str) -> BinaryIO:
     if suffix == ".gz":
         return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]
     opener = openers.get(suffix)
-    return opener(raw) if opener else raw  # type: ignore[operator, no-any-return]
+    return opener(raw) if opener else raw

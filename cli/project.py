@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -152,7 +151,7 @@ def _paths(files: Iterable[Path]) -> list[Path]:
     """Paths as given, relative to where the command runs; a bare name is searched in the project."""
     found = []
     for file in files:
-        path = Path(os.path.abspath(file))
+        path = file.absolute()
         if not path.exists():
             named = _by_name(file.name.removesuffix(".yaml"))
             if named is None:

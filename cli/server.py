@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import sys
 from contextlib import suppress
 from typing import Annotated
 
@@ -54,6 +56,8 @@ def serve(
     terminal.say(f"rookery serves workspace {workspace.name} at {url}", "green")
     if settings.admin_token is None:
         terminal.say(f"the admin token is in {admin_file(settings)}")
+    # The server hands the signal on after its orderly end; by default that would kill the process before ours.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
     try:
         uvicorn.Server(config(create_app(workspace))).run(sockets=[listening])
     finally:

@@ -144,6 +144,7 @@ VIEW_SHAPE = Code("RK2009", 400, "query cannot be a materialized view")
 TENANT_KEY = Code("RK2010", 400, "tenant selected by an unprotected parameter")
 TARGET_COLUMNS = Code("RK2011", 400, "query output does not fit the target")
 IDENTIFIER = Code("RK2012", 400, "identifier not in the datasource")
+TENANT_MIX = Code("RK2013", 400, "per-tenant pipe could mix tenants")
 
 # --- RK3xxx: plan, push, tenants ---------------------------------------------------------------------------------
 DESTRUCTIVE = Code("RK3001", 409, "change needs permission by name")

@@ -148,11 +148,15 @@ def sign(claims: Claims, workspace: str, key: SigningKey) -> str:
     return jwt.encode(body, key.secret, algorithm=ALGORITHM, headers={"kid": key.id})
 
 
+def usable(keys: Iterable[SigningKey], now: float) -> list[SigningKey]:
+    """The keys that verify at a moment."""
+    return [k for k in keys if k.retires is None or k.retires > now]
+
+
 def verify(token: str, workspace: str, keys: Iterable[SigningKey], now: float | None = None) -> Claims:
     """Claims of a JWT. Algorithms are pinned; expiry, workspace and name are required. Raises RK4002."""
     moment = time.time() if now is None else now
-    usable = [k for k in keys if k.retires is None or k.retires > moment]
-    for key in usable:
+    for key in usable(keys, moment):
         try:
             body = jwt.decode(token, key.secret, algorithms=[ALGORITHM], options={"require": ["exp"]})
         except jwt.InvalidSignatureError:
@@ -189,10 +193,16 @@ def _claims(body: Mapping[str, Any], workspace: str) -> Claims:
         raise RookeryError(BAD_TOKEN, f"the token's scopes: {exc.message}") from exc
     if any(s.type == "ADMIN" for s in parsed):
         raise RookeryError(BAD_TOKEN, "a JWT cannot be an admin token")
-    limits = body.get("limits")
-    rps = limits.get("rps") if isinstance(limits, dict) else None
-    limit = rps if isinstance(rps, int) and not isinstance(rps, bool) and rps > 0 else None
-    return Claims(name, parsed, tenant, int(expires), limit)
+    return Claims(name, parsed, tenant, int(expires), _rps(body))
+
+
+def _rps(body: Mapping[str, Any]) -> int | None:
+    """Requests per second. A limit that is not understood is refused, so that none is believed that is not there."""
+    limits = body.get("limits", {})
+    rps = limits.get("rps", 0) if isinstance(limits, dict) else None
+    if not isinstance(rps, int) or isinstance(rps, bool) or set(limits) - {"rps"}:
+        raise RookeryError(BAD_TOKEN, "the token's limits are not understood")
+    return rps if rps > 0 else None
 
 
 # --- static tokens -----------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from typing import Protocol
 
 from engine.compiler import storage
 from engine.compiler.compose import Composer, Verifier
+from engine.compiler.definitions import Definer, check_definition
+from engine.compiler.lineage import check_lineage
 from engine.compiler.params import ParameterSpec, Value
 from engine.compiler.pipes import VARIANTS, CompiledNode, CompiledPipe, MaterializedTarget, compile_pipe
 from engine.compiler.scope import Relation, Scope
@@ -22,6 +24,7 @@ from engine.errors import (
     SQL_SEMANTICS,
     TARGET_COLUMNS,
     TENANT_KEY,
+    TENANT_MIX,
     TENANT_OUTPUT,
     UNKNOWN_TABLE,
     VIEW_SHAPE,
@@ -39,7 +42,7 @@ def scratch_database(workspace: str) -> str:
     return f"{workspace}_scratch"
 
 
-class Analyser(Protocol):
+class Analyser(Definer, Protocol):
     """What the compiler asks of an engine about types."""
 
     def describe(self, sql: str, bindings: Mapping[str, Value], tables: Iterable[Table]) -> tuple[Column, ...]:
@@ -73,7 +76,7 @@ class Build:
 def build(project: Project, workspace: str, parser: Parser, analyser: Analyser) -> Build:
     """Compile a project. Raises `Problems` with everything that is wrong."""
     state = _State(project, workspace, parser, analyser, Composer(Verifier(parser)))
-    for compile_pass in (_relations, _pipes, _order, _analyse):
+    for compile_pass in (_relations, _definitions, _pipes, _order, _analyse):
         compile_pass(state)
         state.problems.raise_if_any()
     return Build(
@@ -116,6 +119,14 @@ def _relations(state: _State) -> None:
             target_of_tenants=bool(target and target.per_tenant),
             drop_tenant=bool(target and target.per_tenant and target.drop_tenant_column),
         )
+
+
+def _definitions(state: _State) -> None:
+    """Types and expressions of datasources are judged, and the engine asked whether such a table can be."""
+    for name, source in state.datasources.items():
+        table = _scratch_table(state, name)
+        for problem in check_definition(source, table, state.composer.verifier, state.analyser):
+            state.problems.add(problem)
 
 
 def _pipes(state: _State) -> None:
@@ -308,6 +319,7 @@ def _tenant_target(
             hint=f"add `{tenant}` to the SELECT (and to its GROUP BY); `drop_tenant_column: true` hides it later",
             place=pipe.place,
         )
+    _keeps_tenants_apart(state, pipe, tenant, {})
     if source.sorting_key[:1] != (tenant,):
         raise RookeryError(
             TENANT_OUTPUT,
@@ -316,6 +328,36 @@ def _tenant_target(
             place=source.place,
         )
     return source.model_copy(update={"tenant": Tenant(column=tenant, landing=False)})
+
+
+def _keeps_tenants_apart(state: _State, pipe: CompiledPipe, tenant: str, known: dict[str, bool]) -> bool:
+    """Whether a pipe's output holds tenants' rows; each node is proved to keep them apart. Raises RK2013."""
+    bearing = {n for n, r in state.relations.items() if r.tenant == tenant}
+    for node in pipe.needed():
+        for read in sorted(node.reads & frozenset(state.relations)):
+            other = state.relations[read].tenant
+            if other not in (None, tenant):
+                message = f"`{read}` names its tenants `{other}`, not `{tenant}`"
+                hint = "datasources that are read together have one tenant column"
+                raise RookeryError(TENANT_MIX, message, hint=hint, place=node.place)
+        for read in node.reads & frozenset(state.pipes):
+            if read not in known:
+                known[read] = _keeps_tenants_apart(state, state.pipes[read], tenant, known)
+            bearing |= {read} if known[read] else set()
+        if node.static is None:
+            raise RookeryError(
+                VIEW_SHAPE, f"node `{node.name}` is a template, which a view cannot be", place=node.place
+            )
+        try:
+            tree, _ = state.parser.parse(node.static.canonical)
+            holds = check_lineage(tree, tenant, frozenset(bearing))
+        except RookeryError as exc:
+            place = Place(
+                node.place.file, node.place.line, node.place.column, f"pipe `{pipe.name}`, node `{node.name}`"
+            )
+            raise RookeryError(exc.code, exc.message, hint=exc.hint, place=place) from exc
+        bearing |= {node.name} if holds else set()
+    return pipe.published in bearing
 
 
 def _narrow_identifiers(state: _State, pipe: CompiledPipe) -> None:
@@ -351,16 +393,30 @@ def _guard_tenant_keys(state: _State, pipe: CompiledPipe) -> None:
             )
 
 
+def declared_of(pipes: Mapping[str, CompiledPipe], name: str) -> tuple[ParameterSpec, ...]:
+    """Parameters that a pipe's file, or that of a pipe that it reads, declares; the outer declaration wins."""
+    declared = {n for p in _closure(pipes, name) for n in pipes[p].declared}
+    return tuple(s for s in parameters_of(pipes, name) if s.name in declared)
+
+
 def parameters_of(pipes: Mapping[str, CompiledPipe], name: str) -> tuple[ParameterSpec, ...]:
     """Parameters of a pipe and of every pipe that it reads; the outer declaration wins."""
     found: dict[str, ParameterSpec] = {}
-    pending, seen = [name], set()
+    for pipe in _closure(pipes, name):
+        for spec in pipes[pipe].parameters:
+            known = found.get(spec.name)
+            if known is None or (spec.name in pipes[pipe].declared and not known.explicit):
+                found[spec.name] = spec
+    return tuple(found.values())
+
+
+def _closure(pipes: Mapping[str, CompiledPipe], name: str) -> list[str]:
+    """A pipe and the pipes that it reads, nearest first."""
+    found: list[str] = []
+    pending = [name]
     while pending:
         current = pending.pop(0)
-        if current in seen or current not in pipes:
-            continue
-        seen.add(current)
-        for spec in pipes[current].parameters:
-            found.setdefault(spec.name, spec)
-        pending.extend(sorted(pipes[current].reads))
-    return tuple(found.values())
+        if current not in found and current in pipes:
+            found.append(current)
+            pending.extend(sorted(pipes[current].reads))
+    return found

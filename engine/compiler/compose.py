@@ -13,7 +13,7 @@ from threading import Lock
 from typing import Generic, Protocol, TypeVar
 
 from engine.compiler.params import Value
-from engine.compiler.pipes import CompiledPipe
+from engine.compiler.pipes import CompiledPipe, check_used
 from engine.compiler.scope import Bound, Relation, Scope
 from engine.compiler.template import Binder, Template
 from engine.compiler.verify import Parser, Verified, verify
@@ -23,7 +23,17 @@ from engine.schema import quote
 REMEMBERED = 20_000
 LAST = "_rk_last"
 
-Bind = Callable[[Relation, bool], Bound]
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a statement reads a datasource: merged (FINAL), and which share of it (SAMPLE ratio, offset)."""
+
+    final: bool = False
+    sample: tuple[str, str | None] | None = None
+
+
+PLAIN = Reading()
+Bind = Callable[[Relation, Reading], Bound]
 Render = Callable[[Template, Binder, frozenset[str]], str]
 Texts = Mapping[str, tuple[tuple[str, Verified], ...]]
 """Verified node texts by pipe, in order: (node name, text)."""
@@ -92,7 +102,7 @@ class Verifier:
     """Verifies author texts with the engine's parser and remembers the outcome by text."""
 
     def __init__(self, parser: Parser) -> None:
-        self._parser = parser
+        self.parser = parser
         self._known: Memory[tuple[object, ...], Verified] = Memory()
 
     def __call__(
@@ -103,7 +113,7 @@ class Verifier:
         known = self._known.get(key)
         if known is not None:
             return known
-        return self._known.put(key, verify(sql, self._parser, bound=bound, placeholders=given, view=view))
+        return self._known.put(key, verify(sql, self.parser, bound=bound, placeholders=given, view=view))
 
 
 class Composer:
@@ -136,7 +146,7 @@ class Composer:
         relations: set[str] = set()
         for name in sorted(text.reads):
             if name in catalogue.relations:
-                bound = bind(catalogue.relations[name], name in text.final)
+                bound = bind(catalogue.relations[name], Reading(name in text.final, text.sample.get(name)))
                 ctes[name] = bound.sql
                 placeholders.update([bound.placeholder] if bound.placeholder else [])
                 relations.add(name)
@@ -164,8 +174,10 @@ class Composer:
             for node in compiled.needed(upto if name == pipe else None):
                 text = node.static
                 if text is None:
+                    before = frozenset(binder.types)
                     sql = render(node.template, binder, compiled.columns)
                     text = self.verifier(sql, node.bound, binder.types)
+                    check_used(text, frozenset(binder.types) - before)
                 rendered.append((node.name, text))
                 pending.extend(sorted(r for r in text.reads if r in catalogue.pipes))
             texts[name] = tuple(rendered)
@@ -188,13 +200,13 @@ def assemble(
     ctes: dict[str, str] = {}
     placeholders: dict[str, str] = {}
     relations: set[str] = set()
-    finals = frozenset(f for t in texts.values() for _, v in t for f in v.final)
+    readings = _readings(catalogue, texts)
 
     def require(name: str) -> None:
         if name in ctes:
             return
         if name in catalogue.relations:
-            bound = bind(catalogue.relations[name], name in finals)
+            bound = bind(catalogue.relations[name], readings.get(name, PLAIN))
             ctes[name] = bound.sql
             relations.add(name)
             placeholders.update([bound.placeholder] if bound.placeholder else [])
@@ -210,7 +222,6 @@ def assemble(
             for read in sorted(text.reads - own):
                 require(read)
 
-    _refuse_mixed_final(catalogue, texts, finals)
     require_all(texts[pipe])
     *before, (_, final) = texts[pipe]
     ctes.update((n, t.canonical) for n, t in before)
@@ -218,19 +229,21 @@ def assemble(
     return Assembled(sql, placeholders, frozenset(relations))
 
 
-def _refuse_mixed_final(catalogue: Catalogue, texts: Texts, finals: frozenset[str]) -> None:
+def _readings(catalogue: Catalogue, texts: Texts) -> dict[str, Reading]:
+    """How each name is read; a statement binds a name once, so it must be read in one way throughout."""
+    found: dict[str, Reading] = {}
     for text in (v for t in texts.values() for _, v in t):
-        plain = (text.reads & finals) - text.final
-        if plain:
-            name = min(plain)
-            raise RookeryError(
-                SQL_REFUSED,
-                f"`{name}` is read with FINAL in one place and without it in another",
-                hint="use FINAL everywhere, or set `final: true` on the datasource",
-            )
-        for name in text.final:
-            if name not in catalogue.relations:
-                raise RookeryError(SQL_REFUSED, f"FINAL on `{name}`, which is not a datasource")
+        for name in text.reads:
+            reading = Reading(name in text.final, text.sample.get(name))
+            if found.setdefault(name, reading) != reading:
+                raise RookeryError(
+                    SQL_REFUSED,
+                    f"`{name}` is read with FINAL or SAMPLE in one place and differently in another",
+                    hint="read it in one way everywhere, or set `final: true` on the datasource",
+                )
+            if reading != PLAIN and name not in catalogue.relations:
+                raise RookeryError(SQL_REFUSED, f"FINAL or SAMPLE on `{name}`, which is not a datasource")
+    return found
 
 
 def _with(ctes: Mapping[str, str], last: str, columns: tuple[str, ...] = ()) -> str:
@@ -246,4 +259,4 @@ def _no_template(template: Template, binder: Binder, columns: frozenset[str]) ->
 
 
 def _binding(scope: Scope) -> Bind:
-    return lambda relation, final: scope.bind(relation, final=final)
+    return lambda relation, how: scope.bind(relation, final=how.final, sample=how.sample)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from engine.compiler.definitions import only_expression
 from engine.compiler.params import canonical_tenant
 from engine.compiler.scope import ALIAS, Relation, base_type
 from engine.compiler.verify import Parser
@@ -45,7 +46,9 @@ def parse_filter(text: str, relation: Relation, parser: Parser) -> ParsedFilter:
         tree, _ = parser.parse(f"SELECT {text}")
     except RookeryError as exc:
         raise RookeryError(BAD_FILTER, "the token's filter is not valid SQL", detail=exc.message) from exc
-    expression = _only_expression(tree)
+    expression = only_expression(tree)
+    if expression is None:
+        raise RookeryError(BAD_FILTER, "the token's filter is not one condition")
     conjuncts = _conjuncts(expression)
     tenants = {t for c in conjuncts if (t := _tenant_of(c, relation)) is not None}
     if len(tenants) > 1:
@@ -53,19 +56,6 @@ def parse_filter(text: str, relation: Relation, parser: Parser) -> ParsedFilter:
     rest = [c for c in conjuncts if _tenant_of(c, relation) is None]
     texts = [_canonical(c, relation, parser) for c in rest]
     return ParsedFilter(next(iter(tenants), None), " AND ".join(f"({t})" for t in texts) or None)
-
-
-def _only_expression(tree: dict[str, Any]) -> dict[str, Any]:
-    """The single expression of `SELECT <expression>`; anything more is refused."""
-    try:
-        selects = tree["list_of_selects"]["children"]
-        (select,) = selects
-        (expression,) = select["select"]["children"]
-    except (KeyError, ValueError, TypeError) as exc:
-        raise RookeryError(BAD_FILTER, "the token's filter is not one condition") from exc
-    if tree["type"] != "SelectWithUnionQuery" or set(select) - {"type", "select"} or "alias" in expression:
-        raise RookeryError(BAD_FILTER, "the token's filter is not one condition")
-    return dict(expression)
 
 
 def _conjuncts(node: dict[str, Any]) -> list[dict[str, Any]]:

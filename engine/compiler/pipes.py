@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from engine.compiler.verify import Verified
 from engine.errors import (
     PARAMETER_CLASH,
     TABLE_REFUSED,
+    TEMPLATE,
     UNKNOWN_TABLE,
     VIEW_SHAPE,
     Collector,
@@ -21,6 +23,9 @@ from engine.project.model import Engine, Limits, Node, Parameter, Pipe
 
 VARIANTS = (0, 1)
 """Sample renderings of a template: with every parameter given, and with none of the optional ones."""
+
+
+_STRINGS = re.compile(r"'(?:[^'\\]|\\.)*'", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +158,22 @@ def _compile_node(
             VIEW_SHAPE, "a materialized pipe cannot be a template", hint="a view has no parameters; write plain SQL"
         )
     reads: set[str] = set()
-    for variant in VARIANTS:
-        binder = Binder()
-        text = verifier(template.sample(variant, binder, columns), bound, binder.types)
+    for sample, binder in template.samples(columns):
+        text = verifier(sample, bound, binder.types)
+        check_used(text, frozenset(binder.types))
         reads |= text.reads
     return CompiledNode(node.name, node.place, template, bound, None, frozenset(reads))
+
+
+def check_used(text: Verified, names: frozenset[str]) -> None:
+    """Refuse a text in which a bound value stands inside a literal or a comment, where it would do nothing."""
+    bare = _STRINGS.sub("", text.canonical)
+    if any(f"{{{name}:" not in bare for name in names):
+        raise RookeryError(
+            TEMPLATE,
+            "a value stands inside quotes or a comment, where it cannot be bound",
+            hint="leave the quotes out; for LIKE write concat('%', {{String(x)}}, '%')",
+        )
 
 
 def _placed(exc: RookeryError, pipe: Pipe, node: Node) -> RookeryError:

@@ -78,14 +78,14 @@ class Scope:
         filters = tuple(sorted((n, tuple(f.sql for f in fs)) for n, fs in self.filters.items() if fs))
         return (self.tenant is not None, self.nest, filters, self.unrestricted, self.barrier)
 
-    def bind(self, relation: Relation, *, final: bool = False) -> Bound:
+    def bind(self, relation: Relation, *, final: bool = False, sample: tuple[str, str | None] | None = None) -> Bound:
         """The SQL that a table name stands for. Raises RK4004 when tenant data has no tenant to filter by."""
         filters = [f.sql for f in self.filters.get(relation.name, ())]
         limit = BARRIER if self.barrier else None
         use_final = final or relation.final
         if relation.tenant is None or (self.unrestricted and self.tenant is None):
             source = Name(self.workspace, relation.name)
-            return Bound(select(relation, source, filters, final=use_final, limit=limit))
+            return Bound(select(relation, source, filters, final=use_final, sample=sample, limit=limit))
         if self.tenant is None:
             raise RookeryError(
                 NO_TENANT,
@@ -93,11 +93,15 @@ class Scope:
                 hint="use a token with the claim `tenant`, or one that fixes the pipe's tenant key",
             )
         if self.nest is not None and relation.in_nest:
-            return Bound(select(relation, Name(self.nest, relation.name), filters, final=use_final, limit=limit))
+            return Bound(
+                select(relation, Name(self.nest, relation.name), filters, final=use_final, sample=sample, limit=limit)
+            )
         placeholder = (tenant_placeholder(relation.tenant_type), base_type(relation.tenant_type))
         condition = f"{ALIAS}.{quote(relation.tenant)} = {{{placeholder[0]}:{placeholder[1]}}}"
         source = Name(self.workspace, relation.name)
-        return Bound(select(relation, source, [condition, *filters], final=use_final, limit=limit), placeholder)
+        return Bound(
+            select(relation, source, [condition, *filters], final=use_final, sample=sample, limit=limit), placeholder
+        )
 
 
 def select(
@@ -106,6 +110,7 @@ def select(
     conditions: list[str],
     *,
     final: bool = False,
+    sample: tuple[str, str | None] | None = None,
     limit: int | None = None,
     clause: Literal["PREWHERE", "WHERE"] = "PREWHERE",
     suffix: str = "",
@@ -117,6 +122,8 @@ def select(
     text = f"SELECT {columns} FROM {source.sql()} AS {ALIAS}"
     if final:
         text += " FINAL"
+    if sample is not None:
+        text += f" SAMPLE {sample[0]}" + (f" OFFSET {sample[1]}" if sample[1] else "")
     if conditions:
         text += f" {clause} " + " AND ".join(f"({c})" for c in conditions)
     if suffix:

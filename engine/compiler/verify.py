@@ -156,7 +156,7 @@ class _Judge:
             bound=self.bound,
             reserved=self.reserved | self.bound,
             placeholders=self.placeholders,
-            known=self.parser.functions(),
+            known=self.parser.functions,
         )
 
     def settle(self, text: str) -> tuple[str, Node]:

@@ -115,7 +115,7 @@ def _view_sql(
     build: Build, pipe: CompiledPipe, branch: str, columns: tuple[str, ...], bind: Callable[[Relation], Bound]
 ) -> str:
     texts = build.composer.static_texts(build, pipe.name)
-    return assemble(build, pipe.name, texts, lambda r, _final: bind(r), last=branch, columns=columns).sql
+    return assemble(build, pipe.name, texts, lambda r, _how: bind(r), last=branch, columns=columns).sql
 
 
 def _copy_view(build: Build, relation: Relation, reader: Reader) -> View:

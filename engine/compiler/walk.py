@@ -7,9 +7,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
-from engine.compiler.functions import is_aggregate, is_allowed, is_niladic, takes_lambda
+from engine.compiler.functions import check_arguments, is_allowed, is_niladic, takes_lambda, text_of
 from engine.compiler.syntax import Node, children, listed, refuse, slot_types
 from engine.errors import FUNCTION_REFUSED, TABLE_REFUSED, RookeryError
 
@@ -20,22 +19,12 @@ TABLE_FUNCTIONS = frozenset(
 """Table functions that read nothing but their arguments."""
 
 MEMBERSHIP = frozenset(f"{g}{n}{u}in" for g in ("", "global") for n in ("", "not") for u in ("", "null"))
-NAMED_AGGREGATE = frozenset({"arrayreduce", "arrayreduceinranges", "initializeaggregation"})
-TYPE_ARGUMENT = {
-    "cast": 1, "try_cast": 1, "accuratecast": 1, "accuratecastornull": 1, "accuratecastordefault": 1,
-    "reinterpret": 1, "defaultvalueoftypename": 0,
-}  # fmt: skip
-"""Functions with a type as text, and its position. It must be a literal without aggregate states: states made from
-chosen bytes are not safe to read."""
-
 OPERATORS = MEMBERSHIP | {
     "and", "array", "cast", "equals", "greater", "greaterorequals", "ilike", "less", "lessorequals", "like", "not",
     "notequals", "notilike", "notlike", "or", "tostring", "tuple",
 }  # fmt: skip
 """Functions that relations are made of; nothing in an author's text may carry their names."""
 
-_AGGREGATE = re.compile(r"\s*([A-Za-z_0-9]+)\s*(?:\(([\w\s.,'+-]*)\))?\s*")
-_STATE = re.compile(r"(?<!Simple)AggregateFunction", re.IGNORECASE)
 _DECLARATION = re.compile(
     r"\b(DEFAULT|MATERIALIZED|ALIAS|EPHEMERAL|CODEC|TTL|COMMENT|AggregateFunction)\b", re.IGNORECASE
 )
@@ -75,18 +64,21 @@ def walk(
     bound: frozenset[str],
     reserved: frozenset[str],
     placeholders: Mapping[str, str],
-    known: frozenset[str],
+    known: Callable[[], frozenset[str]],
 ) -> Text:
-    """Judge a tree. `known` are the engine's functions. Raises SQL_REFUSED, FUNCTION_REFUSED, TABLE_REFUSED."""
-    lowered = frozenset(k.lower() for k in known)
-    return _Walk(bound, reserved, placeholders, lowered).run(root)
+    """Judge a tree; `known` gives the engine's functions. Raises SQL_REFUSED, FUNCTION_REFUSED or TABLE_REFUSED."""
+    return _Walk(bound, reserved, placeholders, known).run(root)
 
 
 class _Walk:
     """One walk: iterative, so that no depth of nesting exhausts the stack."""
 
     def __init__(
-        self, bound: frozenset[str], reserved: frozenset[str], placeholders: Mapping[str, str], known: frozenset[str]
+        self,
+        bound: frozenset[str],
+        reserved: frozenset[str],
+        placeholders: Mapping[str, str],
+        known: Callable[[], frozenset[str]],
     ) -> None:
         self._bound, self._reserved, self._placeholders, self._known = bound, reserved, placeholders, known
         self._text = Text()
@@ -197,7 +189,7 @@ class _Walk:
         if "alias" in node:
             self._alias(node, around)
         arguments = listed(node.get("arguments"))
-        if arguments and _DECLARATION.search(_string(arguments[0]) or ""):
+        if arguments and _DECLARATION.search(text_of(arguments[0]) or ""):
             refuse("more than names and types in VALUES", "declare columns as `name Type`")
         for key, child in below:
             self._pending.append((child, slot_types(node, key), replace(around, constant=True)))
@@ -292,10 +284,7 @@ class _Walk:
             return
         if lower == "exists" and [a.get("type") for a in arguments] != ["Subquery"]:
             refuse("EXISTS of anything but a subquery")
-        if lower in NAMED_AGGREGATE:
-            _check_aggregate(name, arguments)
-        if lower in TYPE_ARGUMENT:
-            _check_type(name, arguments, TYPE_ARGUMENT[lower])
+        check_arguments(name, arguments)
         if takes_lambda(lower):
             self._references([*arguments, *listed(node.get("parameters"))], around)
         self._ordinary(node, below, around)
@@ -316,12 +305,16 @@ class _Walk:
 
     def _callable(self, name: str) -> None:
         if not is_allowed(name):
-            exists = name.lower() in self._known
+            exists = self._is_function(name)
             raise RookeryError(
                 FUNCTION_REFUSED,
                 f"function `{name}` is not allowed" if exists else f"no function `{name}`",
                 hint="only functions of a row's own values can be used" if exists else None,
             )
+
+    def _is_function(self, name: str) -> bool:
+        """Whether the engine has a function of this name in some case."""
+        return name.lower() in {k.lower() for k in self._known()}
 
     def _membership(self, node: Node, arguments: list[Node], around: _Around) -> None:
         """IN: its right side may be a table, which a bare name must then be allowed to read."""
@@ -343,8 +336,8 @@ class _Walk:
         """Bare names among the arguments of a function that takes lambdas may mean functions."""
         for item in arguments:
             name = str(item.get("name", "")) if item.get("type") == "Identifier" and "name_parts" not in item else ""
-            refused = name.lower() in self._known and not is_allowed(name)
-            if refused and name not in around.columns and not is_niladic(name):
+            judged = not name or is_allowed(name) or is_niladic(name) or name in around.columns
+            if not judged and self._is_function(name):
                 self._unclear.append((item, around))
 
 
@@ -352,33 +345,6 @@ def _is_lambda(node: Node) -> bool:
     """Whether the engine takes a function node for a lambda, however it is spelled."""
     flagged = bool(node.get("is_lambda_function")) or node.get("kind") == "LAMBDA_FUNCTION"
     return flagged or str(node.get("name", "")).lower() == "lambda"
-
-
-def _check_aggregate(name: str, arguments: list[Node]) -> None:
-    """The aggregate function that a function gets by name must be a literal on the list."""
-    text = _string(arguments[0]) if arguments else None
-    found = _AGGREGATE.fullmatch(text) if text is not None else None
-    if found is None or not is_aggregate(found[1]):
-        raise RookeryError(
-            FUNCTION_REFUSED,
-            f"`{name}` needs the name of an allowed aggregate function",
-            hint=f"write it as a literal, as in {name}('sum', ...)",
-        )
-
-
-def _check_type(name: str, arguments: list[Node], position: int) -> None:
-    text = _string(arguments[position]) if len(arguments) > position else None
-    if text is None:
-        refuse(f"`{name}` without a literal type", "write the type as a literal")
-    if _STATE.search(text):
-        refuse(f"`{name}` to an aggregate state", "states come from -State functions only")
-
-
-def _string(node: Node) -> str | None:
-    value: Any = node.get("value") if node.get("type") == "Literal" else None
-    if isinstance(value, dict) and value.get("field_type") == "String" and isinstance(value.get("value"), str):
-        return str(value["value"])
-    return None
 
 
 def _local_names(select: Node) -> frozenset[str]:

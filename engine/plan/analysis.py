@@ -8,10 +8,12 @@ from threading import RLock
 
 from engine.compiler.build import scratch_database
 from engine.compiler.compose import Memory
+from engine.compiler.definitions import type_probe
 from engine.errors import RookeryError
 from engine.schema import Column, Mark, Name, Schema, Table, fingerprint
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema
+from engine.warehouse.errors import EngineError
 from engine.warehouse.port import Value, Warehouse
 
 LIMITS: Mapping[str, int] = {"max_execution_time": 5, "max_memory_usage": 1 << 30}
@@ -25,6 +27,7 @@ class Analyser:
         self._database = scratch_database(workspace)
         self._lock = RLock()
         self._tables: dict[Name, str] = {}
+        self._types: set[str] = set()
         self._described: Memory[str, tuple[Column, ...]] = Memory(5_000)
         self._canonical: Memory[str, Table] = Memory(5_000)
         warehouse.execute(ddl.drop_database(self._database))
@@ -42,6 +45,24 @@ class Analyser:
                 self._ensure(table)
             rows = self._warehouse.query(f"DESCRIBE TABLE ({sql})", bindings, LIMITS)
         return self._described.put(key, tuple(Column(row[0], row[1]) for row in rows.rows))
+
+    def define(self, table: Table) -> None:
+        """Create an empty table of this definition in the scratch database. Raises the engine's error."""
+        if self._canonical.get(_identity(table)) is None:
+            with self._lock:
+                self._ensure(table)
+
+    def has_type(self, type: str) -> bool:
+        """Whether a column can have the type."""
+        if type not in self._types:
+            try:
+                self._warehouse.query(f"DESCRIBE TABLE ({type_probe(type)})", None, LIMITS)
+            except EngineError as exc:
+                if exc.code.status >= 500:
+                    raise
+                return False
+            self._types.add(type)
+        return True
 
     def canonical(self, desired: Schema) -> Schema:
         """The schema with every table spelled as the catalogue would spell it once created."""

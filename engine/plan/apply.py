@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from engine.errors import APPLY_FAILED, RookeryError
@@ -35,6 +36,12 @@ from engine.warehouse.port import STRICT, Warehouse
 
 RANGE_ROWS = 1_000_000
 """Rows of a source that one range spans, at most (a single block may be larger)."""
+
+HANDS = 2
+"""Ranges that are delivered at the same time; the other writers' handles are left to inserts."""
+
+TOGETHER = 16
+"""Ranges after which the notes are brought up to date; far fewer than the tokens that a target remembers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +105,13 @@ def apply(
 ) -> dict[str, int]:
     """Apply a plan and deliver the history of its new views. Returns rows delivered by target."""
     phases = _phases(plan.steps)
-    done, total = 0, len(plan.steps)
+    total = len(plan.steps)
     if phases.unhook:
         with fence.exclusive():
             for step in phases.unhook:
                 _run(warehouse, step)
-    for step in phases.before:
+    for done, step in enumerate(phases.before, 1):
         _run(warehouse, step)
-        done += 1
         progress(step.subject, done, total)
     histories = _create_views(phases.inside, warehouse, fence, journal)
     progress("views", total - len(phases.after), total)
@@ -185,8 +191,8 @@ def _create_views(steps: Sequence[Step], warehouse: Warehouse, fence: Fence, jou
     names = {str(v.name) for v in fresh}
     with fence.exclusive():
         journal.strike([h for h in journal.outstanding() if h.view in names])
-        ranges = {source: block_ranges(warehouse, source) for source in {v.source for v in fresh}}
-        histories = [history(v, ranges[v.source]) for v in fresh if ranges[v.source]]
+        ranges = {s: block_ranges(warehouse, s) for s in _holding_rows(warehouse, {v.source for v in fresh})}
+        histories = [history(v, ranges[v.source]) for v in fresh if v.source in ranges]
         journal.note(histories)
         for view in replaced:
             warehouse.execute(ddl.drop_view(view.name))
@@ -209,17 +215,21 @@ def history(view: View, ranges: Sequence[tuple[int, int]]) -> History:
     )
 
 
+def _holding_rows(warehouse: Warehouse, sources: set[Name]) -> set[Name]:
+    """Those of the tables that exist and are not empty. Most nests are new, so one question spares many."""
+    found = warehouse.query(
+        "SELECT database, name FROM system.tables "
+        "WHERE has({databases:Array(String)}, database) AND ifNull(total_rows, 1) > 0",
+        {"databases": [*sorted({s.database for s in sources})]},
+    )
+    return sources & {Name(database, name) for database, name in found.rows}
+
+
 def block_ranges(warehouse: Warehouse, source: Name) -> list[tuple[int, int]]:
     """Ranges of block numbers that cover a table, each of at most RANGE_ROWS rows where blocks allow.
 
     Must be called with the fence held, so that no block appears below the newest one afterwards.
     """
-    exists = warehouse.query(
-        "SELECT count() FROM system.tables WHERE database = {d:String} AND name = {n:String}",
-        {"d": source.database, "n": source.name},
-    )
-    if not exists.rows[0][0]:
-        return []
     blocks = warehouse.query(
         f"SELECT _block_number AS b, count() AS n FROM {source.sql()} GROUP BY b ORDER BY b"
     ).rows
@@ -239,20 +249,41 @@ def block_ranges(warehouse: Warehouse, source: Name) -> list[tuple[int, int]]:
 def deliver(
     histories: Sequence[History], warehouse: Warehouse, journal: Journal, progress: Progress = silent
 ) -> dict[str, int]:
-    """Deliver noted histories, range by range, and strike each off when complete. Returns rows by target."""
-    delivered: dict[str, int] = {}
-    total = sum(len(h.ranges) for h in histories)
-    done = 0
-    for item in histories:
-        for after, upto in item.ranges:
-            columns = ", ".join(quote(c) for c in item.columns)
-            token = f"history:{item.id}:{after}:{upto}"
-            settings = {**STRICT, "insert_deduplication_token": token}
-            clause = ", ".join(f"{k} = {literal(v) if isinstance(v, str) else v}" for k, v in settings.items())
-            sql = item.sql.replace("{rk_after:UInt64}", str(after)).replace("{rk_upto:UInt64}", str(upto))
-            warehouse.execute(f"INSERT INTO {item.target} ({columns}) SETTINGS {clause} {sql}")
-            done += 1
-            progress(f"history of {item.view}", done, total)
-        journal.strike([item])
-        delivered[item.view] = len(item.ranges)
-    return delivered
+    """Deliver noted histories, several ranges at a time. Returns the ranges delivered by view.
+
+    What has arrived is taken off the notes every few ranges, also when others fail: a target recognises a token
+    only for so many later inserts.
+    """
+    pieces = [(item, piece) for item in histories for piece in item.ranges]
+    left = {item.id: list(item.ranges) for item in histories}
+    journal.strike([item for item in histories if not item.ranges])
+    with ThreadPoolExecutor(HANDS) as hands:
+        for start in range(0, len(pieces), TOGETHER):
+            batch = pieces[start : start + TOGETHER]
+            running = [hands.submit(_deliver_range, warehouse, item, piece) for item, piece in batch]
+            wait(running)
+            for (item, piece), delivery in zip(batch, running, strict=True):
+                if delivery.exception() is None:
+                    left[item.id].remove(piece)
+            _cross_off({item.id: item for item, _ in batch}.values(), left, journal)
+            for delivery in running:
+                delivery.result()
+            progress(f"history of {batch[-1][0].view}", start + len(batch), len(pieces))
+    return {item.view: len(item.ranges) for item in histories}
+
+
+def _deliver_range(warehouse: Warehouse, item: History, piece: tuple[int, int]) -> None:
+    """One range as one block, under a token of its own."""
+    after, upto = piece
+    columns = ", ".join(quote(c) for c in item.columns)
+    settings = {**STRICT, "insert_deduplication_token": f"history:{item.id}:{after}:{upto}"}
+    clause = ", ".join(f"{k} = {literal(v) if isinstance(v, str) else v}" for k, v in settings.items())
+    sql = item.sql.replace("{rk_after:UInt64}", str(after)).replace("{rk_upto:UInt64}", str(upto))
+    warehouse.execute(f"INSERT INTO {item.target} ({columns}) SETTINGS {clause} {sql}")
+
+
+def _cross_off(items: Iterable[History], left: dict[str, list[tuple[int, int]]], journal: Journal) -> None:
+    complete = [item for item in items if not left[item.id]]
+    begun = [item for item in items if 0 < len(left[item.id]) < len(item.ranges)]
+    journal.note([replace(item, ranges=tuple(left[item.id])) for item in begun])
+    journal.strike(complete)

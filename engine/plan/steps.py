@@ -29,6 +29,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class CreateDatabase(Step):
+    """Create a database."""
+
     database: str = ""
 
     @property
@@ -38,6 +40,8 @@ class CreateDatabase(Step):
 
 @dataclass(frozen=True, slots=True)
 class DropDatabase(Step):
+    """Drop an empty database."""
+
     database: str = ""
 
     @property
@@ -47,6 +51,8 @@ class DropDatabase(Step):
 
 @dataclass(frozen=True, slots=True)
 class CreateTable(Step):
+    """Create a table."""
+
     table: Table = field(default=Table(Name("", ""), ()))
 
     @property
@@ -56,6 +62,8 @@ class CreateTable(Step):
 
 @dataclass(frozen=True, slots=True)
 class DropTable(Step):
+    """Drop a table with its rows."""
+
     name: Name = field(default=Name("", ""))
 
     @property
@@ -65,6 +73,8 @@ class DropTable(Step):
 
 @dataclass(frozen=True, slots=True)
 class AddColumn(Step):
+    """Add a column."""
+
     name: Name = field(default=Name("", ""))
     column: Column = field(default=Column("", ""))
     late: bool = False
@@ -77,6 +87,8 @@ class AddColumn(Step):
 
 @dataclass(frozen=True, slots=True)
 class ChangeColumn(Step):
+    """Change a column's type, default or codec."""
+
     name: Name = field(default=Name("", ""))
     column: Column = field(default=Column("", ""))
 
@@ -87,6 +99,8 @@ class ChangeColumn(Step):
 
 @dataclass(frozen=True, slots=True)
 class DropColumn(Step):
+    """Drop a column with its values."""
+
     name: Name = field(default=Name("", ""))
     column: str = ""
 
@@ -121,6 +135,8 @@ class CreateView(Step):
 
 @dataclass(frozen=True, slots=True)
 class DropView(Step):
+    """Drop a view; its target stays."""
+
     name: Name = field(default=Name("", ""))
 
     @property

@@ -26,7 +26,7 @@ from engine.errors import (
 )
 from engine.plan.state import Snapshot, Workspace
 from engine.schema import Name
-from engine.tokens import Claims, static_id, verify
+from engine.tokens import Claims, static_id, usable, verify
 from engine.tokens import Scope as TokenScope
 
 _verified: Memory[tuple[int, bytes], Claims] = Memory(20_000)
@@ -37,7 +37,9 @@ def authenticate(workspace: Workspace, token: str | None) -> Claims:
     if not token:
         raise RookeryError(NO_TOKEN, "a token is needed", hint="Authorization: Bearer TOKEN, or ?token=TOKEN")
     snapshot = workspace.current
-    key = (id(workspace), hashlib.blake2b(f"{snapshot.version}:{token}".encode(), digest_size=20).digest())
+    # Keys retire by the clock, without a new version: what they signed must not outlive them in memory.
+    keys = ",".join(k.id for k in usable(snapshot.keys, time.time()))
+    key = (id(workspace), hashlib.blake2b(f"{snapshot.version}:{keys}:{token}".encode(), digest_size=20).digest())
     known = _verified.get(key)
     if known is None:
         known = _verified.put(key, _verify(workspace, snapshot, token))

@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from engine.compiler.build import parameters_of
+from engine.compiler.build import declared_of
 from engine.compiler.compose import Composed
 from engine.compiler.params import coerce
 from engine.compiler.scope import Scope
@@ -44,9 +44,7 @@ AHEAD = 256 * 1024
 
 Compose = Callable[[Scope], Composed]
 
-RESERVED = frozenset(
-    {"token", "q", "format", "debug", "pipeline", "query_id", "tag", "explain", "from", "cli_version"}
-)
+RESERVED = frozenset({"token", "q", "format"})
 """Query parameters that are never a pipe's."""
 
 
@@ -158,7 +156,9 @@ class Queries:
         snapshot = self._workspace.current
         granted = access.for_sql(snapshot, self._workspace, claims, given, eyes)
         build = snapshot.build
-        values = self._values(snapshot, sorted(granted.names & set(build.pipes)), given, granted.fixed)
+        # Only the pipes that the text reads have a say about parameters.
+        reads = build.composer.verifier(text, granted.names).reads & set(build.pipes)
+        values = self._values(snapshot, sorted(reads), given, granted.fixed)
         self._rate(claims)
 
         def compose(scope: Scope) -> Composed:
@@ -177,9 +177,7 @@ class Queries:
         """Parameters of a request: what the token fixes wins silently; declared ones are held to their type."""
         values = {k: v for k, v in given.items() if k not in RESERVED} | dict(fixed)
         for pipe in pipes:
-            for spec in parameters_of(snapshot.build.pipes, pipe):
-                if spec.name not in snapshot.build.pipes[pipe].declared:
-                    continue
+            for spec in declared_of(snapshot.build.pipes, pipe):
                 if spec.name in values:
                     coerce(spec.name, spec.type, values[spec.name])
                     if spec.enum and str(values[spec.name]) not in spec.enum:
@@ -254,7 +252,7 @@ class Queries:
 
     def _statement(self, composed: Composed, scope: Scope, limits: Limits, tag: str) -> Statement:
         settings = self._workspace.settings
-        bindings: dict[str, Value] = dict(composed.bindings)  # type: ignore[arg-type]
+        bindings: dict[str, Value] = dict(composed.bindings)
         for name in composed.assembled.placeholders:
             bindings[name] = scope.tenant
         return Statement(

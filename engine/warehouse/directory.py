@@ -13,7 +13,7 @@ LOCK = "rookery.lock"
 CONFIG = "rookery.xml"
 
 # With thousands of tables the background threads otherwise take most of a core while nothing happens.
-_CONFIG_TEXT = """<clickhouse>
+CONFIG_TEXT = """<clickhouse>
     <background_processing_pool_task_sleep_seconds_when_no_work_min>120</background_processing_pool_task_sleep_seconds_when_no_work_min>
     <background_processing_pool_task_sleep_seconds_when_no_work_multiplier>2</background_processing_pool_task_sleep_seconds_when_no_work_multiplier>
     <background_processing_pool_task_sleep_seconds_when_no_work_random_part>30</background_processing_pool_task_sleep_seconds_when_no_work_random_part>
@@ -47,7 +47,7 @@ class Directory:
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
         self.config = self.path / CONFIG
-        self.config.write_text(_CONFIG_TEXT, encoding="utf-8")
+        self.config.write_text(CONFIG_TEXT, encoding="utf-8")
 
     def release(self) -> None:
         """Let other processes take the directory. Harmless when repeated."""

@@ -7,7 +7,6 @@ import tempfile
 import threading
 import time
 import weakref
-from collections import OrderedDict
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from engine.warehouse.flow import Flow
 from engine.warehouse.handles import PINNED, Block, Handle
 from engine.warehouse.pool import Pool
 from engine.warehouse.port import Capabilities, Format, Input, Rows, Statement, Stream, Value
+from engine.warehouse.recent import Recent
 from engine.warehouse.render import bound, is_insert, with_settings
 
 WHOLE_BYTES = 4 << 20
@@ -46,7 +46,8 @@ class EmbeddedWarehouse:
         self._temporary = Path(tempfile.mkdtemp(prefix="rookery-")) if path is None else None
         self._directory = Directory(path or self._temporary or Path())
         self._database = database
-        self._large = _Large()
+        self._large = Recent(_REMEMBERED)
+        self._selects = parser.Selects(self._ask)
         self._pinned: dict[str, int | str] = {}
         self._writers = Pool(self._writer, Handle.close, size=writers, timeout=borrow_timeout)
         self._readers = Pool(self._reader, Handle.close, size=readers, timeout=borrow_timeout)
@@ -133,6 +134,7 @@ class EmbeddedWarehouse:
             return handle.rows(sql, bound(sql, bindings))
 
     def _document(self, statement: Statement, format: Format) -> Generator[bytes, None, None]:
+        self._selects.check(statement.sql)
         if statement.sql not in self._large:
             whole = self._whole(statement, format)
             if whole is not None:
@@ -203,27 +205,6 @@ def _streamed(handle: Handle, statement: Statement, format: Format) -> Iterator[
 def _count(read: dict[str, int], block: Block) -> None:
     read["rows_read"] += block.read_rows
     read["bytes_read"] += block.read_bytes
-
-
-class _Large:
-    """Texts of statements whose result was too large to be taken whole; the oldest are forgotten."""
-
-    def __init__(self) -> None:
-        self._texts: OrderedDict[str, None] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __contains__(self, text: str) -> bool:
-        with self._lock:
-            if text not in self._texts:
-                return False
-            self._texts.move_to_end(text)
-            return True
-
-    def add(self, text: str) -> None:
-        with self._lock:
-            self._texts[text] = None
-            while len(self._texts) > _REMEMBERED:
-                self._texts.popitem(last=False)
 
 
 _opened: weakref.WeakSet[EmbeddedWarehouse] = weakref.WeakSet()

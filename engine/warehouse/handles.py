@@ -35,6 +35,10 @@ PINNED: Mapping[str, int | str] = {
 """What every reader runs under; set before the handle becomes read-only."""
 
 
+# Blocks of a Parquet document are packed once, when it is put together.
+_UNPACKED = "SET output_format_parquet_compression_method = 'none'"
+
+
 class Handle:
     """A client with a session of its own. After any error it may hold output of the failed query: retire it."""
 
@@ -116,7 +120,7 @@ class Handle:
             # No parameter is bytes, so the text stays text.
             query = text if isinstance(text, str) else text.decode()
             with closing(chdb.connect(str(self._path))) as connection:
-                for statement in self._restriction:
+                for statement in (*self._restriction, _UNPACKED):
                     connection.query(statement)
                 with closing(connection.send_query(query, format, params=named)) as stream:
                     for block in stream:

@@ -10,16 +10,23 @@ import orjson
 from engine import errors
 from engine.warehouse.errors import EngineError
 from engine.warehouse.port import Rows, Value
+from engine.warehouse.recent import Recent
 
 MAX_TEXT = 64 << 10
 """Longest SQL text, in bytes."""
 
+_SELECT = "SelectWithUnionQuery"
 _LIMITS = "SETTINGS max_parser_backtracks = 20000, max_parser_depth = 300, max_query_size = 70000"
 # Formatting takes a tree of ours, made of checked parts, so depth is its only limit.
 _PARSE = f"WITH parseQueryToJSON({{sql:String}}) AS j SELECT j, formatQueryFromJSON(j) {_LIMITS}"
 _FORMAT = "SELECT formatQueryFromJSON({tree:String})"
 FUNCTIONS = ("parseQueryToJSON", "formatQueryFromJSON")
 """What an engine must have to be the parser."""
+
+_KIND = """WITH parseQueryToJSON({sql:String}) AS j
+SELECT JSONExtractString(j, 'type') AS kind, JSONHas(j, 'out_file') OR JSONHas(j, 'format_ast') AS more
+SETTINGS max_query_size = 1000000"""
+_REMEMBERED = 2048
 
 Ask = Callable[[str, Mapping[str, Value]], Rows]
 
@@ -35,7 +42,7 @@ def parse(ask: Ask, sql: str) -> tuple[dict[str, Any], str]:
     except EngineError as exc:
         raise _refused(exc) from exc
     found: dict[str, Any] = orjson.loads(tree)
-    if found.get("type") != "SelectWithUnionQuery":
+    if found.get("type") != _SELECT:
         raise EngineError(errors.SQL_SYNTAX, "only a SELECT is allowed here")
     return found, str(text)
 
@@ -57,3 +64,27 @@ def _refused(exc: EngineError) -> EngineError:
     if "does not support JSON serialization" in (exc.detail or "") or "INSERT with inline" in (exc.detail or ""):
         message = "only a SELECT is allowed here"
     return EngineError(errors.SQL_SYNTAX, message, engine_code=number, place=exc.place, detail=exc.detail)
+
+
+class Selects:
+    """Knows which texts are one SELECT and nothing more; a text is put to the engine once.
+
+    A reader's handle refuses changes of tables, but not all that writes: `INSERT INTO FUNCTION file(…)` and
+    `INTO OUTFILE` pass, and some engines run several statements at once.
+    """
+
+    def __init__(self, ask: Ask) -> None:
+        self._ask = ask
+        self._known = Recent(_REMEMBERED)
+
+    def check(self, sql: str) -> None:
+        """Raise SQL_SYNTAX unless the text is one SELECT without a format or file of its own."""
+        if sql in self._known:
+            return
+        try:
+            kind, more = self._ask(_KIND, {"sql": sql}).rows[0]
+        except EngineError as exc:
+            raise _refused(exc) from exc
+        if kind != _SELECT or more:
+            raise EngineError(errors.SQL_SYNTAX, "only a SELECT is allowed here")
+        self._known.add(sql)

@@ -59,6 +59,7 @@ class ServerWarehouse:
         self._borrow_timeout = borrow_timeout
         self._reading = threading.BoundedSemaphore(readers)
         self._closed = False
+        self._selects = parser.Selects(self._ask)
         self._pool = get_pool_manager(maxsize=readers + 4, block=False)
         try:
             with _translated():
@@ -224,6 +225,8 @@ class ServerWarehouse:
 
     def _document(self, statement: Statement, format: Format) -> Generator[bytes, None, None]:
         self._check_open()
+        if self._parses:
+            self._selects.check(statement.sql)
         sql = with_settings(statement.sql, statement.settings)
         with self._place():
             response: Any = self._reader.raw_stream(sql, parameters=bound(sql, statement.bindings), fmt=format.value)

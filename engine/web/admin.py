@@ -25,6 +25,8 @@ from engine.web.requests import flag, json_of, token_of
 from engine.web.state import State, state_of
 
 NDJSON = "application/x-ndjson"
+READING = frozenset({"GET", "HEAD"})
+"""Methods that change nothing: wherever there is a GET route, the framework lets HEAD in too."""
 Work = Callable[[Callable[[str, int, int], None]], Any]
 
 
@@ -133,7 +135,7 @@ async def materialize_route(request: Request) -> Response:
 async def tenants_route(request: Request) -> Response:
     """`GET /v0/tenants`, and `POST` with `{id | ids, placement}`."""
     state = _admin(request)
-    if request.method == "GET":
+    if request.method in READING:
         return JSONResponse({"tenants": await _control(state, partial(tenants.listing, state.workspace))})
     body = await json_of(request, state.workspace.settings.max_body)
     ids = _names(body, "ids") or [_text(body, "id")]
@@ -149,7 +151,7 @@ async def tenant_route(request: Request) -> Response:
     """`GET|DELETE /v0/tenants/ID`."""
     state = _admin(request)
     tenant = request.path_params["id"]
-    if request.method == "GET":
+    if request.method in READING:
         return JSONResponse(await _control(state, partial(tenants.show, state.workspace, tenant)))
     purge = flag(request.query_params.get("purge"), False)
     await _control(state, partial(tenants.remove, state.workspace, tenant, purge=purge))
@@ -159,7 +161,7 @@ async def tenant_route(request: Request) -> Response:
 async def tokens_route(request: Request) -> Response:
     """`GET /v0/tokens`, and `POST` for a static token or, with `ttl` or `expiration_time`, a JWT."""
     state = _admin(request)
-    if request.method == "GET":
+    if request.method in READING:
         return JSONResponse({"tokens": await _control(state, partial(tokens.listing, state.workspace))})
     body = await json_of(request, 1 << 20)
     name = request.query_params.get("name") or _text(body, "name")
@@ -198,7 +200,7 @@ async def token_route(request: Request) -> Response:
     """`GET|DELETE /v0/tokens/NAME`."""
     state = _admin(request)
     name = request.path_params["name"]
-    if request.method == "GET":
+    if request.method in READING:
         found = await _control(state, partial(tokens.find, state.workspace, name))
         return JSONResponse(tokens.describe(state.workspace, found))
     await _control(state, partial(tokens.remove, state.workspace, name))
@@ -214,7 +216,7 @@ async def token_refresh(request: Request) -> Response:
 async def signing_key(request: Request) -> Response:
     """`GET /v0/signing-key`, and `POST` with `{overlap}` to rotate it."""
     state = _admin(request)
-    if request.method == "GET":
+    if request.method in READING:
         return JSONResponse(await _control(state, partial(tokens.signing_key, state.workspace)))
     overlap = (await json_of(request, 1 << 16)).get("overlap", 86_400)
     if not isinstance(overlap, int) or isinstance(overlap, bool):
@@ -244,7 +246,7 @@ async def pipes_route(request: Request) -> Response:
 async def pipe_route(request: Request) -> Response:
     """`/v0/pipes/NAME.FORMAT` calls the endpoint; `/v0/pipes/NAME` is the pipe itself."""
     name = request.path_params["name"]
-    if "." in name and request.method in {"GET", "POST"}:
+    if "." in name and request.method != "DELETE":
         return await call_pipe(request)
     return await _resource(request, "pipe", name)
 
@@ -254,7 +256,7 @@ async def _resource(request: Request, kind: str, name: str) -> Response:
     claims = access.authenticate(state.workspace, token_of(request))
     if not claims.is_admin:
         raise RookeryError(SCOPE, "this needs the admin token")
-    if request.method == "GET":
+    if request.method in READING:
         return JSONResponse(await _control(state, partial(resources.show, state.workspace, kind, name)))
     if request.method != "DELETE":
         raise RookeryError(UNKNOWN_RESOURCE, f"there is nothing to post to {kind} `{name[:120]}`")

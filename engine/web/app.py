@@ -94,6 +94,8 @@ def create_app(workspace: Workspace) -> Starlette:
             Ingestion(workspace),
             anyio.CapacityLimiter(settings.readers * 2 + settings.writers * 2),
             anyio.CapacityLimiter(16),
+            # Streams hold handles already: they never queue behind requests that wait for one.
+            anyio.CapacityLimiter(settings.readers),
         )
         app.state.rookery = state
         async with anyio.create_task_group() as group:

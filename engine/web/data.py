@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import Any
-from urllib.parse import parse_qs
 
 import anyio.to_thread
 from starlette.requests import Request
@@ -17,7 +15,7 @@ from engine.serve import access
 from engine.serve.ingest import describe_rows
 from engine.serve.query import Answer, Timer
 from engine.warehouse.port import Format, Input
-from engine.web.requests import EYES, body_of, flag, parameters_of, token_of
+from engine.web.requests import EYES, body_of, flag, parameters_of, sql_of, token_of
 from engine.web.state import State, state_of
 from engine.web.streaming import CONTENT_TYPES, StreamedAnswer
 
@@ -55,7 +53,7 @@ def _respond(state: State, answer: Answer, suffix: str, timer: Timer) -> Respons
     if answer.complete:
         response = Response(answer.head, media_type=None, headers={"content-type": media})
     else:
-        response = StreamedAnswer(answer, media, state.limiter)
+        response = StreamedAnswer(answer, media, state.streams)
     response.headers["server-timing"] = timer.header()
     return response
 
@@ -64,33 +62,16 @@ async def sql(request: Request) -> Response:
     """`GET|POST /v0/sql`: one SELECT, in `q` or as the raw body. The format comes from a FORMAT clause."""
     state, timer = state_of(request), Timer()
     claims = access.authenticate(state.workspace, token_of(request))
-    given: dict[str, Any] = dict(request.query_params)
-    text = given.pop("q", None)
-    if request.method == "POST":
-        text = _posted_sql(await body_of(request, MAX_PARAMETER_BODY), given) or text
-    if not text or not text.strip():
-        raise RookeryError(BAD_REQUEST, "no SQL given", hint="q=SELECT …, or the SQL as the body")
+    text, given = await sql_of(request, MAX_PARAMETER_BODY)
     timer.stage("auth")
     clause = _FORMAT_CLAUSE.search(text)
     suffix = SQL_FORMATS.get((clause.group(1) if clause else "json").lower())
     if suffix is None:
-        raise RookeryError(BAD_FORMAT, "unknown FORMAT", hint="JSON, CSVWithNames, JSONEachRow or Parquet")
+        raise RookeryError(BAD_REQUEST, "unknown FORMAT", hint="JSON, CSVWithNames, JSONEachRow or Parquet")
     plain = text[: clause.start()] if clause else text
     run = partial(state.queries.sql, claims, plain, given, FORMATS[suffix], timer, request.headers.get(EYES))
     answer = await anyio.to_thread.run_sync(run, limiter=state.limiter)
     return _respond(state, answer, suffix, timer)
-
-
-def _posted_sql(body: bytes, given: dict[str, Any]) -> str | None:
-    try:
-        text = body.decode()
-    except UnicodeDecodeError as exc:
-        raise RookeryError(BAD_REQUEST, "the body is not UTF-8") from exc
-    if text.startswith("q="):
-        form = parse_qs(text, keep_blank_values=True)
-        given.update({k: v[0] for k, v in form.items() if k != "q"})
-        return form["q"][0]
-    return text
 
 
 async def events(request: Request) -> Response:

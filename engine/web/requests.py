@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -11,6 +12,7 @@ from starlette.requests import Request
 from engine.errors import BAD_ENCODING, BAD_REQUEST, TOO_LARGE, RookeryError
 
 MAX_PARAMETERS = 1000
+_FORM = re.compile(rb"[A-Za-z_]\w*=")
 EYES = "x-rookery-tenant"
 """Header by which an admin looks through a tenant's eyes."""
 
@@ -74,6 +76,30 @@ async def parameters_of(request: Request, limit: int) -> dict[str, Any]:
     if len(found) > MAX_PARAMETERS:
         raise RookeryError(BAD_REQUEST, f"more than {MAX_PARAMETERS} parameters")
     return found
+
+
+async def sql_of(request: Request, limit: int) -> tuple[str, dict[str, Any]]:
+    """Ad-hoc SQL and its parameters: in `q` of the query, a form or a JSON object, or as the raw body."""
+    found: dict[str, Any] = {}
+    _add(found, request.query_params.multi_items())
+    if request.method == "POST":
+        body = (await body_of(request, limit)).strip()
+        # No SQL begins with a brace, or with a name and an equals sign.
+        if body.startswith(b"{") or _FORM.match(body):
+            found.update(_body_parameters(body))
+        elif body:
+            found["q"] = _text(body)
+    text = found.pop("q", None)
+    if not isinstance(text, str) or not text.strip():
+        raise RookeryError(BAD_REQUEST, "no SQL given", hint="q=SELECT …, or the SQL as the body")
+    return text, found
+
+
+def _text(body: bytes) -> str:
+    try:
+        return body.decode()
+    except UnicodeDecodeError as exc:
+        raise RookeryError(BAD_REQUEST, "the body is not UTF-8") from exc
 
 
 def _body_parameters(body: bytes) -> dict[str, Any]:

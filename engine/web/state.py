@@ -21,6 +21,7 @@ class State:
     ingestion: Ingestion
     limiter: anyio.CapacityLimiter
     control: anyio.CapacityLimiter
+    streams: anyio.CapacityLimiter
     stopping: bool = False
 
 

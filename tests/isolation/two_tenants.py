@@ -38,8 +38,8 @@ class Engine:
         self.client.command(f"CREATE TABLE ws.{table} (tenant_id String, {COLUMNS}) {ddl}")
         for tenant, text in (("a", "own"), ("b", SENTINEL)):
             self.client.command(
-                f"INSERT INTO ws.{table} SELECT '{tenant}', number, "
-                f"toDateTime('2024-01-01 00:00:00') + number * 600, '{text}-' || toString(number % 5), number % 7 - 2, '{text}' || toString(number % 3), "
+                f"INSERT INTO ws.{table} SELECT '{tenant}', number, toDateTime('2024-01-01 00:00:00') + number, "
+                f"'{text}-' || toString(number % 5), number % 7 - 2, '{text}' || toString(number % 3), "
                 f"[number, number % 3], map('{text}', number) FROM numbers({rows})"
             )
         self.client.command(

@@ -20,6 +20,7 @@ from tests.support.clickhouse_http import READER, WRITER, serve
 EMPTY = "rk_test_empty"
 DATABASE = "rktest"
 READERS = 4
+ROWS = 30_000
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def fresh(warehouse: Warehouse) -> Iterator[None]:
     warehouse.execute(
         f"INSERT INTO {DATABASE}.many SELECT number, toString(number % 7), number / 16, "
         "toDateTime64('2024-01-01 00:00:00', 3, 'UTC') + number, if(number % 3 = 0, NULL, toInt32(number)), "
-        "[toString(number), 'it''s \"\\n, \\t'], concat('a\"b\\\\', toString(number), '\\n🦉') FROM numbers(70000)"
+        f"[toString(number), 'it''s \"\\n, \\t'], concat('a\"b\\\\', toString(number), '\\n🦉') FROM numbers({ROWS})"
     )
     yield
     warehouse.execute(f"DROP DATABASE {DATABASE} SYNC")

@@ -18,7 +18,7 @@ from engine import errors
 from engine.errors import RookeryError
 from engine.warehouse.errors import EngineError
 from engine.warehouse.port import STRICT, Format, Input, Statement, Warehouse
-from tests.support.warehouses import DATABASE, EMPTY, READERS
+from tests.support.warehouses import DATABASE, EMPTY, READERS, ROWS
 
 MANY = f"SELECT * FROM {DATABASE}.many ORDER BY n"
 
@@ -118,12 +118,12 @@ def test_an_empty_result_is_a_well_formed_document(warehouse: Warehouse, format:
 @pytest.mark.parametrize("format", Format)
 def test_a_large_document_says_what_a_small_one_says(warehouse: Warehouse, format: Format) -> None:
     large = read(warehouse, MANY, format)
-    pieces = [read(warehouse, f"{MANY} LIMIT {k}, 10000", format) for k in range(0, 70_000, 10_000)]
+    pieces = [read(warehouse, f"{MANY} LIMIT {k}, 10000", format) for k in range(0, ROWS, 10_000)]
     assert rows_of(large, format) == [row for piece in pieces for row in rows_of(piece, format)]
     if format is Format.JSON:
         found, small = orjson.loads(large), orjson.loads(pieces[0])
         assert found["meta"] == small["meta"]
-        assert found["rows"] == 70_000
+        assert found["rows"] == ROWS
         assert set(found["statistics"]) == set(small["statistics"]) == {"elapsed", "rows_read", "bytes_read"}
     if format is Format.CSV:
         assert large.startswith(pieces[0].split(b"\n")[0] + b"\n")
@@ -135,7 +135,7 @@ def test_a_large_document_says_what_a_small_one_says(warehouse: Warehouse, forma
 @pytest.mark.parametrize("format", Format)
 def test_a_text_known_to_be_large_may_be_empty_the_next_time(warehouse: Warehouse, format: Format) -> None:
     sql = f"SELECT n, s, d, t, o FROM {DATABASE}.many WHERE n < {{upto:UInt64}} ORDER BY n"
-    for upto in (70_000, 0, 3):
+    for upto in (ROWS, 0, 3):
         document = read(warehouse, sql, format, bindings={"upto": upto})
         assert len(rows_of(document, format)) == upto
     if format is Format.PARQUET:
@@ -150,7 +150,7 @@ def test_settings_of_a_statement_stand_behind_a_comment_too(warehouse: Warehouse
 
 
 @pytest.mark.parametrize(
-    "settings", [{"max_result_rows": 30_000}, {"max_result_bytes": 5_000_000}, {"max_result_rows": 10}]
+    "settings", [{"max_result_rows": 28_000}, {"max_result_bytes": 4_300_000}, {"max_result_rows": 10}]
 )
 def test_the_statements_own_result_limits_hold_at_every_size(
     warehouse: Warehouse, settings: dict[str, int | str]
@@ -246,12 +246,22 @@ def test_errors_by_what_went_wrong(warehouse: Warehouse) -> None:
         f"TRUNCATE TABLE {DATABASE}.many",
         "SET readonly = 0",
         "SELECT 1 SETTINGS readonly = 0",
+        "INSERT INTO FUNCTION file('rk_test.csv', 'CSV', 'a UInt8') SELECT 1",
+        "WITH x AS (SELECT 1) INSERT INTO FUNCTION null('a UInt8') SELECT * FROM x",
+        "SELECT 1 INTO OUTFILE 'rk_test.out'",
+        "SELECT 1 FORMAT CSV",
+        "SELECT 1; SELECT 2",
+        f"SELECT 1; DROP TABLE {DATABASE}.many",
+        "CREATE TEMPORARY TABLE t (a UInt8)",
+        "KILL QUERY WHERE 1",
+        "",
     ],
 )
-def test_readers_change_nothing(warehouse: Warehouse, sql: str) -> None:
+@pytest.mark.parametrize("format", [Format.NDJSON, Format.JSON])
+def test_readers_change_nothing(warehouse: Warehouse, sql: str, format: Format) -> None:
     with pytest.raises(RookeryError):
-        read(warehouse, sql)
-    assert warehouse.query(f"SELECT count() FROM {DATABASE}.many").rows == [(70_000,)]
+        read(warehouse, sql, format)
+    assert warehouse.query(f"SELECT count() FROM {DATABASE}.many").rows == [(ROWS,)]
     names = warehouse.query(f"SELECT name FROM system.tables WHERE database = '{DATABASE}'").rows
     assert ("made",) not in names
 

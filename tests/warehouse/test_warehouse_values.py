@@ -17,7 +17,7 @@ from engine.warehouse.errors import EngineError
 from engine.warehouse.port import Format, Statement, Value, Warehouse
 
 patient = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 # What SQL, the escaped-text form of parameters, Python's % and HTTP each give a meaning to.
 AWKWARD = ["\\", "'", '"', "`", "\0", "\t", "\n", "\r", "\\N", "\\n", "NULL", "%s", "%(p)s", "%", "{p:String}"]

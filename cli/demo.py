@@ -1,0 +1,143 @@
+"""The demo: the main job on the example project, over real HTTP, told step by step."""
+
+from __future__ import annotations
+
+import base64
+import random
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from cli import terminal
+from cli.connection import Connection, connect, options
+from engine.errors import RookeryError
+from engine.project.parse import load
+
+TENANTS = {"1": "tables", "2": "tables", "3": "pooled"}
+PRICES = {"api_call": 1.0, "export": 25.0, "storage_gb": 4.0}
+EVENTS = 3_000
+
+
+def run() -> None:
+    """Push, provision, ingest, mint, call, and try to cheat; nothing is left running."""
+    root = Path(__file__).resolve().parent.parent
+    with connect() as connection:
+        _push(connection, root)
+        _provision(connection)
+        _ingest(connection)
+        tokens = {t: _token(connection, t) for t in TENANTS}
+        _call(connection, tokens)
+        _cheat(connection, tokens)
+    _next_steps()
+
+
+def _head(number: int, text: str) -> None:
+    terminal.out.print(f"\n[bold cyan]{number}.[/] [bold]{text}[/]")
+
+
+def _push(connection: Connection, root: Path) -> None:
+    _head(1, "Push the example project: a landing table, a per-tenant pipe, three endpoints")
+    files = [{"name": r.name, "file": r.place.file, "text": r.text} for r in load(root).resources()]
+    with terminal.progress("push") as update:
+        result = connection.watched("/v0/push", {"files": files}, update)
+    terminal.plan(result)
+    if not result["steps"]:
+        terminal.data("  everything is there already")
+
+
+def _provision(connection: Connection) -> None:
+    _head(2, "Add three tenants: two with tables of their own, one pooled")
+    for tenant, placement in TENANTS.items():
+        body = {"id": tenant, "placement": placement}
+        found = connection.json("POST", "/v0/tenants", json=body)["tenants"][0]
+        verb = "added" if found["created"] else "is there"
+        terminal.data(f"  tenant {tenant} {verb}: {placement}")
+
+
+def _events() -> bytes:
+    """Events of this month for tenants 1 to 4; nobody has added tenant 4 yet."""
+    chance = random.Random()
+    now = datetime.now(UTC).replace(microsecond=0, tzinfo=None)
+    month = now.replace(day=1, hour=0, minute=0, second=0)
+    span = max(int((now - month).total_seconds()), 1)
+    lines = []
+    for _ in range(EVENTS):
+        moment = month + timedelta(seconds=chance.randrange(span))
+        kind = chance.choice(list(PRICES))
+        event = {"tenant_id": chance.randrange(1, 5), "timestamp": str(moment), "event": kind, "units": PRICES[kind]}
+        lines.append(orjson.dumps({**event, "user_id": f"user-{chance.randrange(40)}"}))
+    return b"\n".join(lines)
+
+
+def _ingest(connection: Connection) -> None:
+    _head(3, f"Send {EVENTS:,} events of four tenants, mixed, to one landing table")
+    params = {"name": "events", "wait": "true"}
+    found = connection.json("POST", "/v0/events", params=params, content=_events())
+    terminal.data(f"  accepted {found['successful_rows']:,} rows; the views have delivered them:")
+    for tenant, placement in TENANTS.items():
+        shown = connection.json("GET", f"/v0/tenants/{tenant}")
+        tables = ", ".join(f"{t['name']} {t['rows']:,}" for t in shown["tables"]) or "rows of the shared tables"
+        where = shown["nest"] or "pool"
+        terminal.data(f"  tenant {tenant} ({placement}): {shown['rows']:,} of them; {where}: {tables}")
+    unknown = [t for t in connection.json("GET", "/v0/tenants")["tenants"] if t["state"] == "unknown"]
+    for tenant in unknown:
+        terminal.data(f"  tenant {tenant['id']} does not exist: its {tenant['rows']:,} rows wait in landing")
+
+
+def _token(connection: Connection, tenant: str) -> str:
+    body = {"name": f"demo {tenant}", "tenant": tenant, "ttl": 3600, "scopes": ["PIPES:READ:usage_current_month"]}
+    return str(connection.json("POST", "/v0/tokens", json=body)["token"])
+
+
+def _get(connection: Connection, path: str, token: str, **extra: Any) -> Any:
+    return connection.json(
+        "GET", path, headers={"authorization": f"Bearer {token}", **extra.pop("headers", {})}, **extra
+    )
+
+
+def _call(connection: Connection, tokens: Mapping[str, str]) -> None:
+    _head(4, "Call one endpoint with each tenant's own token")
+    for tenant, token in tokens.items():
+        found = _get(connection, "/v0/pipes/usage_current_month.json", token)
+        parts = ", ".join(f"{r['event']} {r['units']:,.0f}" for r in found["data"])
+        amount = sum(r["amount"] for r in found["data"])
+        terminal.data(f"  tenant {tenant}: {parts}; to pay {amount:,.2f}")
+
+
+def _cheat(connection: Connection, tokens: Mapping[str, str]) -> None:
+    _head(5, "Try to see tenant 2's data with tenant 1's token")
+    token = tokens["1"]
+    header, payload, signature = token.split(".")
+    claims = orjson.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+    forged = base64.urlsafe_b64encode(orjson.dumps({**claims, "tenant": "2"})).decode().rstrip("=")
+    endpoint = "/v0/pipes/usage_current_month.json"
+    attempts = {
+        "the claim `tenant` changed to 2": (endpoint, f"{header}.{forged}.{signature}", {}),
+        "an admin's header": (endpoint, token, {"headers": {"x-rookery-tenant": "2"}}),
+        "an endpoint that the token does not name": ("/v0/pipes/usage.json", token, {}),
+        "SQL on the landing table": ("/v0/sql", token, {"params": {"q": "SELECT * FROM events"}}),
+    }
+    for what, (path, used, extra) in attempts.items():
+        try:
+            _get(connection, path, used, **extra)
+        except RookeryError as exc:
+            terminal.data(f"  {what}: refused with {exc.code.status}, {exc.message}")
+        else:
+            raise RuntimeError(f"{what} was not refused")
+
+
+def _next_steps() -> None:
+    data = options.loaded().data
+    terminal.out.print("\n[bold]Done; nothing is left running.[/] Now try:")
+    for command, what in (
+        ("make serve", "a server on http://127.0.0.1:7181"),
+        ("rookery tenant add 4 --placement tables", "tenant 4's rows, which wait in landing, arrive"),
+        ("rookery get usage --tenant 4", "and its endpoint answers"),
+        ('rookery sql "SELECT event, count() FROM events GROUP BY event"', "ask the landing table"),
+        ("rookery token mint me --scope PIPES:READ:usage --tenant 1", "a token for your own call"),
+    ):
+        terminal.data(f"  {command}  # {what}")
+    terminal.data(f"  (rookery is in .venv/bin; the data is in {data})")

@@ -1,0 +1,136 @@
+"""Datasource definitions: every expression and type in them is judged before it becomes part of any DDL."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from engine.compiler.compose import Verifier
+from engine.errors import BAD_TYPE, SQL_REFUSED, SQL_SEMANTICS, Place, RookeryError
+from engine.project.model import Column, Datasource
+from engine.schema import Table, literal
+
+TYPES = [
+    "String",
+    "FixedString",
+    "UUID",
+    "Bool",
+    "Date",
+    "Date32",
+    "DateTime",
+    "DateTime64",
+    "Int8",
+    "Int16",
+    "Int32",
+    "Int64",
+    "Int128",
+    "Int256",
+    "UInt8",
+    "UInt16",
+    "UInt32",
+    "UInt64",
+    "UInt128",
+    "UInt256",
+    "Float32",
+    "Float64",
+    "Decimal",
+    "Enum8",
+    "Enum16",
+    "IPv4",
+    "IPv6",
+    "JSON",
+    "Array",
+    "Tuple",
+    "Map",
+    "Nullable",
+    "LowCardinality",
+    "AggregateFunction",
+    "SimpleAggregateFunction",
+]
+
+
+class Definer(Protocol):
+    """What is asked of an engine about a definition."""
+
+    def define(self, table: Table) -> None:
+        """Create an empty table of this definition in the scratch database. Raises the engine's error."""
+        ...
+
+    def has_type(self, type: str) -> bool:
+        """Whether a column can have the type."""
+        ...
+
+
+def only_expression(tree: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The single expression of `SELECT <expression>`, or None when the text was anything more than that."""
+    try:
+        (select,) = tree["list_of_selects"]["children"]
+        (expression,) = select["select"]["children"]
+    except (KeyError, ValueError, TypeError):
+        return None
+    if tree["type"] != "SelectWithUnionQuery" or set(select) - {"type", "select"} or "alias" in expression:
+        return None
+    return dict(expression)
+
+
+def check_definition(
+    source: Datasource, table: Table, verifier: Verifier, definer: Definer
+) -> Iterator[RookeryError]:
+    """What is wrong with a datasource's types and expressions; nothing is created unless all of them are judged."""
+    bad = False
+    for text, place, what in _expressions(source):
+        problem = _judge(text, place, what, verifier)
+        if problem:
+            bad = True
+            yield problem
+    for column in source.columns:
+        if not definer.has_type(column.type):
+            bad = True
+            yield _no_type(column)
+    if bad:
+        return
+    try:
+        definer.define(table)
+    except RookeryError as exc:
+        place = source.place
+        named = Place(place.file, place.line, place.column, f"datasource `{source.name}`")
+        yield RookeryError(SQL_SEMANTICS, exc.message, hint=exc.hint, place=named, detail=exc.detail)
+
+
+def _expressions(source: Datasource) -> Iterator[tuple[str, Place, str]]:
+    for column in source.columns:
+        if column.default:
+            yield column.default, column.place_of("default"), f"default of `{column.name}`"
+    engine = source.engine
+    for key in engine.sorting_key:
+        yield key, engine.place_of("sorting_key"), "sorting key"
+    for name in ("partition_key", "primary_key", "sampling_key", "ttl"):
+        text = getattr(engine, name)
+        if text:
+            yield text, engine.place_of(name), name.replace("_", " ")
+    for index in source.indexes:
+        yield index.expression, index.place_of("expression"), f"index `{index.name}`"
+
+
+def _judge(text: str, place: Place, what: str, verifier: Verifier) -> RookeryError | None:
+    try:
+        verifier(f"SELECT {text}", frozenset())
+        if only_expression(verifier.parser.parse(f"SELECT {text}")[0]) is not None:
+            return None
+    except RookeryError as exc:
+        return RookeryError(exc.code, f"{what}: {exc.message}", hint=exc.hint, place=place, detail=exc.detail)
+    return RookeryError(SQL_REFUSED, f"{what}: `{text[:80]}` is not one expression", place=place)
+
+
+def _no_type(column: Column) -> RookeryError:
+    near = difflib.get_close_matches(column.type.partition("(")[0], TYPES, n=1, cutoff=0.6)
+    hint = f"did you mean {near[0]}?" if near else None
+    return RookeryError(
+        BAD_TYPE, f"column `{column.name}`: there is no type {column.type}", hint=hint, place=column.place_of("type")
+    )
+
+
+def type_probe(type: str) -> str:
+    """A SELECT that the engine can analyse exactly when the type exists."""
+    return f"SELECT defaultValueOfTypeName({literal(type)})"

@@ -1,0 +1,110 @@
+"""Places in a pool: bounded, given back, and never with a doubtful handle."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from engine import errors
+from engine.warehouse.errors import EngineError
+from engine.warehouse.flow import Flow
+from engine.warehouse.pool import Pool
+
+
+class Handles:
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+        self.closed: list[int] = []
+        self.failing = False
+
+    def make(self) -> int:
+        if self.failing:
+            raise EngineError(errors.DIRECTORY_BUSY, "no")
+        return next(self._numbers)
+
+    def pool(self, size: int = 2, timeout: float = 0.05) -> Pool[int]:
+        return Pool(self.make, self.closed.append, size=size, timeout=timeout)
+
+
+def test_handles_are_made_when_needed_and_used_again() -> None:
+    pool = Handles().pool()
+    with pool.lend() as first:
+        pass
+    with pool.lend() as again, pool.lend() as second:
+        assert (first, again, second) == (0, 0, 1)
+        with pytest.raises(EngineError) as caught:
+            pool.borrow()
+    assert caught.value.code is errors.BUSY
+
+
+def test_an_exception_retires_the_handle() -> None:
+    handles = Handles()
+    pool = handles.pool(size=1)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt), pool.lend():
+            raise KeyboardInterrupt
+    assert handles.closed == [0, 1, 2]
+    assert pool.borrow() == 3
+
+
+def test_a_place_is_not_lost_when_no_handle_can_be_made() -> None:
+    handles = Handles()
+    pool = handles.pool(size=1)
+    handles.failing = True
+    for _ in range(3):
+        with pytest.raises(EngineError) as caught:
+            pool.borrow()
+        assert caught.value.code is errors.DIRECTORY_BUSY
+    handles.failing = False
+    assert pool.borrow() == 0
+
+
+def test_a_waiting_borrower_gets_the_place_that_becomes_free() -> None:
+    pool = Handles().pool(size=1, timeout=5)
+    handle = pool.borrow()
+    threading.Timer(0.05, pool.give_back, [handle]).start()
+    started = time.monotonic()
+    assert pool.borrow() == handle
+    assert time.monotonic() - started < 2
+
+
+def test_closing_closes_every_handle_also_those_still_out() -> None:
+    handles = Handles()
+    pool = handles.pool(size=3)
+    out, back, retired = pool.borrow(), pool.borrow(), pool.borrow()
+    pool.give_back(back)
+    pool.close(wait=0.01)
+    pool.close()
+    assert handles.closed == [back]
+    pool.give_back(out)
+    pool.retire(retired)
+    assert sorted(handles.closed) == [0, 1, 2]
+    with pytest.raises(EngineError) as caught:
+        pool.borrow()
+    assert caught.value.code is errors.CLOSED
+
+
+def test_a_flow_translates_errors_and_releases_once() -> None:
+    released = []
+
+    def parts() -> Iterator[bytes]:
+        try:
+            yield b"a"
+            raise RuntimeError("Code: 241. DB::Exception: much. (MEMORY)")
+        finally:
+            released.append(True)
+
+    flow = Flow(parts())  # type: ignore[arg-type]
+    assert next(flow) == b"a"
+    with pytest.raises(EngineError) as caught:
+        next(flow)
+    assert caught.value.code is errors.RESULT_LIMIT
+    flow.close()
+    flow.close()
+    assert released == [True]
+    with pytest.raises(StopIteration):
+        next(flow)
