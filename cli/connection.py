@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
-import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -19,14 +16,10 @@ from typing import Any
 
 import httpx
 import orjson
-import uvicorn
 
-from engine import errors, observe
-from engine.control.tokens import admin_text
+from engine import errors
 from engine.errors import NO_SERVER, REMOTE, Code, Place, Problems, RookeryError
-from engine.plan.open import open_workspace
 from engine.settings import Settings, load, private_file
-from engine.web.app import create_app
 
 NDJSON = "application/x-ndjson"
 TIMEOUT = httpx.Timeout(600.0, connect=5.0)
@@ -152,7 +145,10 @@ def connect() -> Iterator[Connection]:
         with _client(*remote) as connection:
             yield connection
         return
-    with local_server(settings) as (url, token), _client(url, token) as connection:
+    # The engine takes most of a second to import, which commands that talk to a running server need not wait for.
+    from cli.local import local_server
+
+    with local_server(settings, admin_file(settings)) as (url, token), _client(url, token) as connection:
         yield connection
 
 
@@ -192,44 +188,6 @@ def _client(url: str, token: str | None) -> Iterator[Connection]:
         raise RookeryError(NO_SERVER, f"not a URL: {url}", hint="http://127.0.0.1:7181") from exc
     with http:
         yield Connection(http, url, token)
-
-
-@contextmanager
-def local_server(settings: Settings) -> Iterator[tuple[str, str]]:
-    """A server of our own on a free loopback port, over the embedded directory; yields its URL and admin token."""
-    observe.configure("error")
-    workspace = open_workspace(settings)
-    try:
-        token = admin_text(workspace, admin_file(settings))
-    except BaseException:
-        workspace.close()
-        raise
-    listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(config(create_app(workspace)))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-    thread.start()
-    try:
-        while not server.started:
-            if not thread.is_alive():
-                raise RookeryError(NO_SERVER, "the embedded server did not start")
-            time.sleep(0.005)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}", token
-    finally:
-        server.should_exit = True
-        thread.join(timeout=30)
-
-
-def config(app: Any) -> uvicorn.Config:
-    """How applications are served: one worker, no access log of uvicorn's own (it shows query strings)."""
-    return uvicorn.Config(
-        app,
-        access_log=False,
-        log_level="warning",
-        lifespan="on",
-        timeout_graceful_shutdown=10,
-        server_header=False,
-        timeout_keep_alive=30,
-    )
 
 
 def announce(settings: Settings, url: str) -> None:

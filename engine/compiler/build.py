@@ -78,7 +78,7 @@ def build(project: Project, workspace: str, parser: Parser, analyser: Analyser) 
     state = _State(project, workspace, parser, analyser, Composer(Verifier(parser)))
     for compile_pass in (_relations, _definitions, _pipes, _order, _analyse):
         compile_pass(state)
-        state.problems.raise_if_any()
+    state.problems.raise_if_any()
     return Build(
         workspace,
         project,
@@ -100,6 +100,7 @@ class _State:
     analyser: Analyser
     composer: Composer
     problems: Collector = field(default_factory=Collector)
+    failed: set[str] = field(default_factory=set)
     warnings: list[RookeryError] = field(default_factory=list)
     relations: dict[str, Relation] = field(default_factory=dict)
     datasources: dict[str, Datasource] = field(default_factory=dict)
@@ -127,6 +128,7 @@ def _definitions(state: _State) -> None:
         table = _scratch_table(state, name)
         for problem in check_definition(source, table, state.composer.verifier, state.analyser):
             state.problems.add(problem)
+            state.failed.add(name)
 
 
 def _pipes(state: _State) -> None:
@@ -139,6 +141,7 @@ def _pipes(state: _State) -> None:
             state.pipes[name] = compile_pipe(pipe, names, columns, state.composer.verifier)
         except RookeryError as exc:
             state.problems.add(exc)
+            state.failed |= {name} | ({pipe.materialize.target} if pipe.materialize else set())
 
 
 def _order(state: _State) -> None:
@@ -167,18 +170,20 @@ def _order(state: _State) -> None:
             visit(name, ())
         except RookeryError as exc:
             state.problems.add(exc)
+            state.order.clear()
             return
 
 
 def _analyse(state: _State) -> None:
     """Each pipe's output types are asked of the engine, in order, and held against its target."""
-    failed: set[str] = set()
     for name in state.order:
         if name not in state.pipes:
             continue
         pipe = state.pipes[name]
-        if failed & pipe.reads:
-            failed.add(name)
+        target = {pipe.target.name} if pipe.target else set()
+        if state.failed & (pipe.reads | target):
+            # What it stands on is wrong and has been told; its own troubles would only follow from that.
+            state.failed |= {name} | target
             continue
         try:
             state.outputs[name] = _outputs(state, pipe)
@@ -187,7 +192,7 @@ def _analyse(state: _State) -> None:
             _narrow_identifiers(state, pipe)
             _guard_tenant_keys(state, pipe)
         except RookeryError as exc:
-            failed.add(name)
+            state.failed |= {name} | target
             state.problems.add(exc)
 
 

@@ -179,9 +179,7 @@ def test_no_token_sees_another_vendor(loaded: Loaded, expected: dict[str, Expect
         assert claimed.status_code == 403, claimed.text
 
 
-def test_a_parameter_that_names_another_vendor_changes_nothing(
-    loaded: Loaded, expected: dict[str, Expected]
-) -> None:
+def test_a_parameter_that_names_another_vendor_changes_nothing(loaded: Loaded, expected: dict[str, Expected]) -> None:
     named = {"vendor_id": "12", "tenant": "12", "rk_tenant_uint32": "12"}
     assert _rows(loaded, "vendor_summary", loaded.tokens["18"], **named) == [expected["18"].summary()]
 

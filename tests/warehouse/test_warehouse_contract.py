@@ -150,14 +150,15 @@ def test_settings_of_a_statement_stand_behind_a_comment_too(warehouse: Warehouse
 
 
 @pytest.mark.parametrize(
-    "settings", [{"max_result_rows": 28_000}, {"max_result_bytes": 4_300_000}, {"max_result_rows": 10}]
+    "settings", [{"max_result_rows": 28_000}, {"max_result_bytes": 9_000_000}, {"max_result_rows": 10}]
 )
 def test_the_statements_own_result_limits_hold_at_every_size(
     warehouse: Warehouse, settings: dict[str, int | str]
 ) -> None:
     for _ in range(2):
         with pytest.raises(EngineError) as caught:
-            read(warehouse, MANY + f" -- {settings}", Format.JSON, settings=settings)
+            wide = f"SELECT *, repeat(x, 20) AS y FROM {DATABASE}.many -- {settings}"
+            read(warehouse, wide, Format.JSON, settings=settings)
         assert (caught.value.code, caught.value.engine_code) == (errors.RESULT_LIMIT, 396)
 
 
@@ -287,6 +288,23 @@ def test_readers_run_under_the_pinned_settings(warehouse: Warehouse) -> None:
             "apply_prewhere_after_final": "1",
             "readonly": "2",
         }
+
+
+@pytest.mark.proves("B3")
+@pytest.mark.parametrize("format", Format)
+def test_a_large_result_is_read_under_the_same_restrictions(warehouse: Warehouse, format: Format) -> None:
+    names = ("use_query_cache", "optimize_prewhere_after_pushdown", "apply_prewhere_after_final", "readonly")
+    shown = ", ".join(f"toUInt8(getSetting('{name}'))" for name in names)
+    sql = f"SELECT currentDatabase() AS d, {shown}, number FROM numbers(30000) ORDER BY number"
+    for _ in range(2):
+        found = rows_of(read(warehouse, sql, format), format)
+        assert found[0] == [EMPTY, "0", "0", "1", "2", "0"]
+        assert found[-1] == [EMPTY, "0", "0", "1", "2", "29999"]
+    large = f"SELECT number FROM numbers(30000) WHERE number IN (SELECT n FROM {DATABASE}.many)"
+    assert len(rows_of(read(warehouse, large, format), format)) == ROWS
+    with pytest.raises(EngineError) as caught:
+        read(warehouse, large.replace(f"{DATABASE}.many", "many"), format)
+    assert caught.value.engine_code == 60
 
 
 def test_streams_at_once_do_not_mix(warehouse: Warehouse) -> None:

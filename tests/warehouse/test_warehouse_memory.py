@@ -45,10 +45,8 @@ warehouse.close()
 """
 
 
-@pytest.mark.parametrize(
-    ("kind", "few", "many"), [("embedded", 1_000_000, 3_000_000), ("server", 200_000, 1_000_000)]
-)
-def test_three_times_the_rows_take_no_more_memory(kind: str, few: int, many: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("kind", "few", "many"), [("embedded", 800_000, 2_000_000), ("server", 200_000, 700_000)])
+def test_more_rows_take_no_more_memory(kind: str, few: int, many: int, tmp_path: Path) -> None:
     """The first, smaller result fills the engine's own caches."""
     if kind == "embedded":
         found = measured(str(tmp_path / "data"), few, many)
@@ -59,7 +57,7 @@ def test_three_times_the_rows_take_no_more_memory(kind: str, few: int, many: int
     for format, (size, growth) in found.items():
         # Parquet packs these rows; as columns they are as large as in the other formats.
         assert size > 130 * many or format == "PARQUET"
-        assert growth < 0.3 * 130 * many, (format, growth // MIB)
+        assert growth < 0.5 * 130 * (many - few), (format, growth // MIB)
 
 
 def measured(where: Any, few: int, many: int) -> dict[str, tuple[int, int]]:

@@ -1,0 +1,98 @@
+"""The bare engine in a process of its own: what the product is compared with.
+
+Run as `python -m benchmarks.direct DIRECTORY`, it takes one JSON command per line and answers with one. It speaks
+to the engine through clickhouse-connect, as the product does, and through nothing else.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import clickhouse_connect
+import orjson
+from clickhouse_connect.driver.client import Client
+
+from benchmarks.processes import cpu_of
+
+
+class Engine:
+    """Handles on one directory, made as they are needed."""
+
+    def __init__(self, path: Path) -> None:
+        config = str(path / "rookery.xml")
+        self._connect = lambda: clickhouse_connect.get_client(
+            interface="chdb", path=str(path), chdb_options={"config-file": config}
+        )
+        self._clients: list[Client] = []
+
+    def clients(self, count: int) -> list[Client]:
+        while len(self._clients) < count:
+            self._clients.append(self._connect())
+        return self._clients[:count]
+
+    def command(self, statements: list[str]) -> dict[str, Any]:
+        """Run statements."""
+        for statement in statements:
+            self.clients(1)[0].command(statement)
+        return {}
+
+    def load(self, statements: list[str], threads: int, seconds: float) -> dict[str, Any]:
+        """Run SELECTs one after another, from as many threads, each on a handle of its own."""
+        latencies: list[float] = []
+        failures: list[str] = []
+        clients = self.clients(threads)
+        cpu, started = cpu_of("self"), time.perf_counter()
+        end = started + seconds
+
+        def caller(client: Client, position: int) -> None:
+            try:
+                while (now := time.perf_counter()) < end:
+                    client.raw_query(statements[position % len(statements)], fmt="JSON")
+                    latencies.append(time.perf_counter() - now)
+                    position += threads
+            except Exception as exc:
+                failures.append(str(exc))
+
+        running = [threading.Thread(target=caller, args=(c, n)) for n, c in enumerate(clients)]
+        for thread in running:
+            thread.start()
+        for thread in running:
+            thread.join()
+        if failures:
+            return {"error": failures[0]}
+        return {
+            "latencies": latencies,
+            "seconds": time.perf_counter() - started,
+            "cpu": cpu_of("self") - cpu,
+        }
+
+    def insert(self, table: str, file: str, times: int) -> dict[str, Any]:
+        """Insert a file of NDJSON several times; seconds for each."""
+        body = Path(file).read_bytes()
+        client = self.clients(1)[0]
+        took: list[float] = []
+        for _ in range(times):
+            started = time.perf_counter()
+            client.raw_insert(table, insert_block=body, fmt="JSONEachRow")
+            took.append(time.perf_counter() - started)
+        return {"took": took}
+
+
+def main(directory: str) -> None:
+    engine = Engine(Path(directory))
+    for line in sys.stdin.buffer:
+        asked = orjson.loads(line)
+        try:
+            answer = getattr(engine, asked.pop("do"))(**asked)
+        except Exception as exc:
+            answer = {"error": f"{type(exc).__name__}: {exc}"}
+        sys.stdout.buffer.write(orjson.dumps(answer) + b"\n")
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

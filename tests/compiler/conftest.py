@@ -1,0 +1,12 @@
+from collections.abc import Iterator
+
+import pytest
+
+from engine.plan.state import Workspace
+from tests.support.compiling import a_workspace
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    with a_workspace(tmp_path_factory.mktemp("compiler")) as found:
+        yield found

@@ -1,0 +1,141 @@
+"""The compiler on whole projects: what it refuses, and the statements and views that it makes."""
+
+import pytest
+
+from engine import errors
+from engine.compiler.scope import Scope
+from engine.compiler.template import Binder, Template
+from engine.compiler.views import nest_schema, workspace_schema
+from engine.errors import Code
+from engine.plan.state import Workspace
+from tests.support.compiling import BASE, EVENTS, compiled, problems_of
+
+
+def _columns(**changes: str) -> dict[str, str]:
+    text = EVENTS
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    return {**BASE, "events": text}
+
+
+CASES: list[tuple[str, dict[str, str], Code, str]] = [
+    ("a type that does not exist", _columns(Float64="Flaot64"), errors.BAD_TYPE, "events.yaml:7:"),
+    ("a default that reads a file", _columns(**{"now()": "file('x')"}), errors.FUNCTION_REFUSED, "events.yaml:5:"),
+    ("a default that is more than one", _columns(**{"now()": "'1, 2'"}), errors.SQL_REFUSED, "events.yaml:5:"),
+    ("an unknown column", {**BASE, "usage": "sql: SELECT dya FROM daily\n"}, errors.SQL_SEMANTICS, "usage.yaml:1:6"),
+    ("an unknown table", {**BASE, "usage": "sql: SELECT 1 FROM dayly\n"}, errors.UNKNOWN_TABLE, "usage.yaml:1:6"),
+    ("a syntax error", {**BASE, "usage": "sql: |\n  SELECT\n  1 FRM daily\n"}, errors.SQL_SYNTAX, "usage.yaml:3"),
+    ("a circle", {**BASE, "a": "sql: SELECT * FROM b\n", "b": "sql: SELECT * FROM a\n"}, errors.CYCLE, ""),
+    (
+        "a target without the output's column",
+        {**BASE, "daily": BASE["daily"].replace("name: units", "name: sum").replace("[units]", "[sum]")},
+        errors.TARGET_COLUMNS,
+        "sums.yaml",
+    ),
+    (
+        "a view on a table function",
+        {
+            **BASE,
+            "sums": "sql: SELECT toUInt32(number) AS tenant_id, today() AS day, 1. AS units FROM numbers(3)\n"
+            "materialize: {target: daily, per_tenant: true}\n",
+        },
+        errors.VIEW_SHAPE,
+        "sums.yaml",
+    ),
+    (
+        "a template in a view",
+        {**BASE, "sums": BASE["sums"].replace("events GROUP", "events WHERE kind = {{String(k, 'a')}} GROUP")},
+        errors.VIEW_SHAPE,
+        "sums.yaml",
+    ),
+    (
+        "a value inside quotes",
+        {**BASE, "usage": "sql: SELECT day FROM daily WHERE toString(day) LIKE '%{{String(x, 'a')}}%'\n"},
+        errors.TEMPLATE,
+        "usage.yaml",
+    ),
+]
+
+
+@pytest.mark.parametrize(("files", "code", "place"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+def test_problems_have_a_code_and_a_place(
+    workspace: Workspace, files: dict[str, str], code: Code, place: str
+) -> None:
+    found = problems_of(workspace, files)
+    assert code in [p.code for p in found], [str(p) for p in found]
+    problem = next(p for p in found if p.code is code)
+    assert str(problem.place or "").startswith(place)
+
+
+def test_all_problems_are_told_at_once(workspace: Workspace) -> None:
+    files = {
+        **BASE,
+        "a": "sql: SELECT 1 FROM nowhere\n",
+        "b": "sql: SELECT file('x')\n",
+        "d": "sql: SELECT dya FROM daily\n",
+        "c": "sql: SELECT (1\n",
+    }
+    codes = {p.code for p in problems_of(workspace, files)}
+    assert codes == {errors.UNKNOWN_TABLE, errors.FUNCTION_REFUSED, errors.SQL_SYNTAX, errors.SQL_SEMANTICS}
+
+
+def _render(template: Template, binder: Binder, columns: frozenset[str]) -> str:
+    return template.render({}, binder, columns)
+
+
+def test_a_pooled_tenant_reads_filtered_rows_and_one_with_tables_its_nest(workspace: Workspace) -> None:
+    build = compiled(workspace, BASE)
+    pooled = build.composer.request(build, "usage", _render, Scope("main", tenant="7"))
+    assert "FROM `main`.`daily` AS _rk_t PREWHERE (_rk_t.`tenant_id` = {rk_tenant_uint32:UInt32})" in pooled.sql
+    own = build.composer.request(build, "usage", _render, Scope("main", tenant="7", nest="main_nest_7"))
+    assert "FROM `main_nest_7`.`daily` AS _rk_t\n" in own.sql
+    assert "rk_tenant" not in own.sql
+
+
+def test_the_barrier_and_the_shape_of_the_scope_change_the_text(workspace: Workspace) -> None:
+    build = compiled(workspace, BASE)
+    scope = Scope("main", tenant="7", barrier=True)
+    assert "LIMIT 9223372036854775807" in build.composer.request(build, "usage", _render, scope).sql
+
+
+@pytest.mark.proves("B1", "D13")
+def test_landing_is_laid_out_as_a_log_and_nests_refuse_foreign_rows(workspace: Workspace) -> None:
+    build = compiled(workspace, BASE)
+    landing = next(t for n, t in workspace_schema(build).tables.items() if n.name == "events")
+    assert landing.engine == "MergeTree"
+    assert landing.partition_key == "toYYYYMM(_rk_at)"
+    assert ("enable_block_number_column", "1") in landing.settings
+    assert {c.name for c in landing.columns} >= {"_rk_at", "_rk_batch"}
+    assert landing.sorting_key.startswith("(tenant_id")
+    nest = nest_schema(build, "7")
+    copy = next(t for n, t in nest.tables.items() if n.name == "events")
+    assert copy.constraints == (("own", "`tenant_id` = 7"),)
+    sources = {v.name.name: str(v.source) for v in nest.views.values()}
+    assert sources == {"_rk_events": "main.events", "_rk_sums": "main_nest_7.events"}
+
+
+def test_the_pools_view_delivers_pooled_tenants_only(workspace: Workspace) -> None:
+    (view,) = workspace_schema(compiled(workspace, BASE)).views.values()
+    assert "IN (SELECT id FROM `main`.`_rk_pool`)" in view.sql
+
+
+def test_a_union_becomes_one_view_for_each_source(workspace: Workspace) -> None:
+    union = """
+sql: |
+  SELECT tenant_id, toDate(at) AS day, units FROM events
+  UNION ALL
+  SELECT tenant_id, toDate(at) AS day, units * 2 AS units FROM imports
+materialize: {target: daily, per_tenant: true}
+"""
+    build = compiled(workspace, {**BASE, "sums": union, "imports": EVENTS})
+    views = workspace_schema(build).views
+    assert sorted(str(v.source) for v in views.values()) == ["main.events", "main.imports"]
+    assert len({v.name for v in views.values()}) == 2
+
+
+def test_an_unguarded_tenant_parameter_is_warned_of(workspace: Workspace) -> None:
+    pipe = "sql: SELECT day FROM daily WHERE tenant_id = {{UInt32(tenant_id, 1)}}\n"
+    build = compiled(workspace, {**BASE, "usage": pipe})
+    assert [w.code for w in build.warnings] == [errors.TENANT_KEY]
+    guarded = pipe + "parameters: [{name: tenant_id, type: UInt32, tenant_key: true}]\n"
+    assert compiled(workspace, {**BASE, "usage": guarded}).warnings == ()

@@ -1,0 +1,65 @@
+"""The fence: inserts together, a change alone, and no insert overtakes a waiting change."""
+
+import threading
+import time
+
+from engine.plan.fence import Fence
+
+
+def test_inserts_share_and_a_change_is_alone() -> None:
+    fence = Fence()
+    inside, most, broken = [0], [0], []
+    lock = threading.Lock()
+
+    def insert() -> None:
+        for _ in range(200):
+            with fence.shared():
+                with lock:
+                    inside[0] += 1
+                    most[0] = max(most[0], inside[0])
+                time.sleep(0.0002)
+                with lock:
+                    inside[0] -= 1
+
+    def change() -> None:
+        for _ in range(40):
+            with fence.exclusive():
+                broken.append(inside[0])
+            time.sleep(0.0005)
+
+    threads = [threading.Thread(target=insert) for _ in range(4)] + [
+        threading.Thread(target=change) for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert most[0] > 1
+    assert broken == [0] * 80
+
+
+def test_a_waiting_change_goes_before_later_inserts() -> None:
+    fence = Fence()
+    order: list[str] = []
+    entered = threading.Event()
+
+    def change() -> None:
+        entered.set()
+        with fence.exclusive():
+            order.append("change")
+
+    def later() -> None:
+        with fence.shared():
+            order.append("insert")
+
+    with fence.shared():
+        first = threading.Thread(target=change)
+        first.start()
+        entered.wait()
+        time.sleep(0.05)
+        second = threading.Thread(target=later)
+        second.start()
+        time.sleep(0.05)
+    first.join(5)
+    second.join(5)
+    assert order == ["change", "insert"]
