@@ -11,7 +11,8 @@ from urllib.parse import quote
 import typer
 
 from cli import terminal
-from cli.connection import auth_file, connect, options
+from cli.connection import connect, options
+from cli.places import auth_file
 from engine.errors import USAGE, RookeryError
 from engine.settings import private_file
 

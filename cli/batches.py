@@ -10,9 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from engine.errors import BAD_ENCODING, BAD_ROW, USAGE, RookeryError
 
 BATCH = 16 << 20
@@ -85,6 +82,9 @@ def _lines(stream: BinaryIO, position: _Position, header: bytes, skip: int) -> I
 
 
 def _parquet(file: str, skip: int) -> Iterator[Batch]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     source = io.BytesIO(sys.stdin.buffer.read()) if file == "-" else file
     try:
         reader = pq.ParquetFile(source)

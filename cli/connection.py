@@ -7,7 +7,6 @@ Either way a command is an HTTP request, so that both run the same functions. In
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -17,9 +16,10 @@ from typing import Any
 import httpx
 import orjson
 
+from cli.places import admin_file, auth_file, server_file
 from engine import errors
 from engine.errors import NO_SERVER, REMOTE, Code, Place, Problems, RookeryError
-from engine.settings import Settings, load, private_file
+from engine.settings import Settings, load
 
 NDJSON = "application/x-ndjson"
 TIMEOUT = httpx.Timeout(600.0, connect=5.0)
@@ -124,18 +124,6 @@ def _rebuilt(status: int, body: Mapping[str, Any]) -> RookeryError:
     return RookeryError(code, str(body.get("error", "unknown error")), hint=body.get("hint"), place=place)
 
 
-def auth_file(settings: Settings) -> Path:
-    return settings.state_directory / "auth.json"
-
-
-def server_file(settings: Settings) -> Path:
-    return settings.state_directory / "server.json"
-
-
-def admin_file(settings: Settings) -> Path:
-    return settings.state_directory / "admin_token"
-
-
 @contextmanager
 def connect() -> Iterator[Connection]:
     """A connection to the workspace, for the length of a command."""
@@ -146,9 +134,9 @@ def connect() -> Iterator[Connection]:
             yield connection
         return
     # The engine takes most of a second to import, which commands that talk to a running server need not wait for.
-    from cli.local import local_server
+    from cli.process import local_server
 
-    with local_server(settings, admin_file(settings)) as (url, token), _client(url, token) as connection:
+    with local_server(settings) as (url, token), _client(url, token) as connection:
         yield connection
 
 
@@ -188,8 +176,3 @@ def _client(url: str, token: str | None) -> Iterator[Connection]:
         raise RookeryError(NO_SERVER, f"not a URL: {url}", hint="http://127.0.0.1:7181") from exc
     with http:
         yield Connection(http, url, token)
-
-
-def announce(settings: Settings, url: str) -> None:
-    """Leave word where the server of this directory listens."""
-    private_file(server_file(settings), json.dumps({"url": url, "pid": os.getpid()}) + "\n")

@@ -11,7 +11,6 @@ import typer
 
 from cli import terminal
 from cli.connection import Connection, connect, options
-from engine.compiler.build import build
 from engine.errors import (
     AMBIGUOUS_NODE,
     BAD_NAME,
@@ -22,13 +21,11 @@ from engine.errors import (
     Problems,
     RookeryError,
 )
-from engine.plan.analysis import Analyser
 from engine.project.check import check as check_project
 from engine.project.files import FOLDERS
 from engine.project.model import Node, Pipe, Project
 from engine.project.parse import load, load_files, parse_source
 from engine.project.write import render_pipe
-from engine.warehouse.embedded import EmbeddedWarehouse
 
 Files = Annotated[list[Path] | None, typer.Argument(help="Files to push; all of the project when none is given.")]
 Force = Annotated[bool, typer.Option("--force", help="Also remove everything that stands on it.")]
@@ -87,13 +84,9 @@ def check() -> None:
     problems = check_project(project)
     if problems:
         raise Problems(problems)
-    warehouse = EmbeddedWarehouse(None, database="check_empty")
-    try:
-        analyser = Analyser(warehouse, "check")
-        compiled = build(project, "check", warehouse, analyser)
-        warnings = [w.as_dict() for w in compiled.warnings]
-    finally:
-        warehouse.close()
+    from cli.trial import compiled
+
+    warnings = [w.as_dict() for w in compiled(project).warnings]
     if options.json:
         terminal.as_json(
             {"datasources": sorted(project.datasources), "pipes": sorted(project.pipes), "warnings": warnings}

@@ -2,23 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-import socket
-import sys
-from contextlib import suppress
 from typing import Annotated
 
 import typer
-import uvicorn
 
-from cli import terminal
-from cli.connection import admin_file, announce, config, options, server_file
-from engine import observe
-from engine.control.tokens import admin_text
-from engine.errors import SETTING, RookeryError
-from engine.plan.open import open_workspace
-from engine.settings import Settings
-from engine.web.app import create_app
+from cli.connection import options
 
 
 def register(app: typer.Typer) -> None:
@@ -35,46 +23,10 @@ def serve(
 
     Example: [bold]rookery serve --port 7181[/]
     """
-    settings = options.loaded()
+    from cli.process import serve as run
+
     changed = {k: v for k, v in (("host", host), ("port", port)) if v is not None}
-    settings = settings.model_copy(update=changed)
-    observe.configure(settings.log_level, as_json=settings.log_json)
-    listening = _listen(settings)
-    try:
-        workspace = open_workspace(settings)
-    except BaseException:
-        listening.close()
-        raise
-    url = f"http://{settings.host}:{listening.getsockname()[1]}"
-    try:
-        admin_text(workspace, admin_file(settings))
-        if settings.clickhouse_url is None:
-            announce(settings, url)
-    except BaseException:
-        workspace.close()
-        raise
-    terminal.say(f"rookery serves workspace {workspace.name} at {url}", "green")
-    if settings.admin_token is None:
-        terminal.say(f"the admin token is in {admin_file(settings)}")
-    # The server hands the signal on after its orderly end; by default that would kill the process before ours.
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
-    try:
-        uvicorn.Server(config(create_app(workspace))).run(sockets=[listening])
-    finally:
-        with suppress(OSError):
-            server_file(settings).unlink()
-
-
-def _listen(settings: Settings) -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-        return socket.create_server((settings.host, settings.port), family=family, backlog=1024)
-    except OSError as exc:
-        raise RookeryError(
-            SETTING,
-            f"cannot listen on {settings.host}:{settings.port}: {exc.strerror}",
-            hint="--port 0 picks a free one",
-        ) from exc
+    run(options.loaded().model_copy(update=changed))
 
 
 def demo() -> None:

@@ -78,7 +78,7 @@ def failure(exc: RookeryError) -> None:
 def progress(title: str) -> Iterator[Any]:
     """A progress bar on standard error; yields a function (what, done, total)."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=talk, transient=True) as bar:
+    with Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal) as bar:
         task = bar.add_task(title, total=None)
 
         def update(what: str, done: int, total: int) -> None:

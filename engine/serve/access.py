@@ -80,14 +80,13 @@ def for_pipe(
     """
     if not claims.is_admin and not claims.allowing("PIPES:READ", pipe):
         raise RookeryError(SCOPE, f"the token does not allow the endpoint `{pipe}`")
-    compiled = snapshot.build.endpoints.get(pipe)
-    if compiled is None:
+    if pipe not in snapshot.build.endpoints:
         if claims.is_admin:
             raise RookeryError(UNKNOWN_PIPE, f"there is no endpoint `{pipe}`", hint="rookery pipe ls")
         raise RookeryError(SCOPE, f"the token does not allow the endpoint `{pipe}`")
     fixed = claims.fixed_params(pipe)
     keys = {p.name for p in parameters_of(snapshot.build.pipes, pipe) if p.tenant_key}
-    return _grant(snapshot, workspace, claims, frozenset({pipe}), compiled.datasources, fixed, keys, given, eyes)
+    return _grant(snapshot, workspace, claims, frozenset({pipe}), fixed, keys, given, eyes)
 
 
 def for_sql(
@@ -105,14 +104,12 @@ def for_sql(
             raise RookeryError(SCOPE, "the token allows no query")
     fixed: dict[str, Any] = {}
     keys: set[str] = set()
-    datasources = set(names & set(build.relations))
     for pipe in sorted(names & set(build.pipes)):
-        datasources |= build.pipes[pipe].datasources
         keys |= {p.name for p in parameters_of(build.pipes, pipe) if p.tenant_key}
         for name, value in claims.fixed_params(pipe).items():
             if fixed.setdefault(name, value) != value:
                 raise RookeryError(BAD_TOKEN, f"the token fixes `{name}` to two values")
-    return _grant(snapshot, workspace, claims, names, frozenset(datasources), fixed, keys, given, eyes, sql=True)
+    return _grant(snapshot, workspace, claims, names, fixed, keys, given, eyes, sql=True)
 
 
 def _grant(
@@ -120,7 +117,6 @@ def _grant(
     workspace: Workspace,
     claims: Claims,
     names: frozenset[str],
-    datasources: frozenset[str],
     fixed: dict[str, Any],
     keys: set[str],
     given: Mapping[str, Any],
@@ -130,7 +126,8 @@ def _grant(
 ) -> Granted:
     if eyes is not None and not claims.is_admin:
         raise RookeryError(TENANT_FROM_QUERY, "only an admin may look through a tenant's eyes")
-    filters, filtered = _filters(snapshot, workspace, claims, datasources)
+    # All of the token's filters apply, whatever the query turns out to read.
+    filters, filtered = _filters(snapshot, workspace, claims)
     by_key = {k: _as_tenant(snapshot.build, fixed[k]) for k in keys if k in fixed}
     tenant = _one_tenant({t for t in (eyes, claims.tenant, *filtered, *by_key.values()) if t is not None})
     if tenant is not None:
@@ -177,12 +174,12 @@ def _as_tenant(build: Build, value: Any) -> str:
 
 
 def _filters(
-    snapshot: Snapshot, workspace: Workspace, claims: Claims, datasources: frozenset[str]
+    snapshot: Snapshot, workspace: Workspace, claims: Claims
 ) -> tuple[dict[str, tuple[RowFilter, ...]], set[str]]:
     """The token's filters on datasources, each checked by the engine, and the tenants that they select."""
     found: dict[str, tuple[RowFilter, ...]] = {}
     tenants: set[str] = set()
-    for name in sorted(datasources):
+    for name in sorted({s.resource for s in claims.scopes if s.filter} & set(snapshot.build.relations)):
         for text in claims.filters(name):
             tenant, rest = _filter(snapshot, workspace, name, text)
             tenants |= {tenant} if tenant is not None else set()

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
+
 from engine.compiler.build import Build
 from engine.compiler.scope import base_type, tenant_literal
 from engine.errors import (
@@ -31,6 +33,8 @@ from engine.project.model import Column, Datasource
 from engine.schema import Name, fingerprint, literal, quote
 from engine.warehouse import ddl
 from engine.warehouse.port import STRICT, Input
+
+log = structlog.get_logger("rookery.ingest")
 
 PARSING: dict[str, int | str] = {
     "input_format_skip_unknown_fields": 1,
@@ -140,7 +144,7 @@ class Ingestion:
         return RookeryError(
             BAD_TENANT_VALUE,
             f"{where}: tenant `{column}` is {value}, which is no canonical {base_type(kind)}",
-            hint="nothing was stored; integers without sign or leading zeros, text not empty and without control characters",
+            hint="nothing was stored; integers have no sign or leading zeros, text is never empty",
         )
 
     def _store(self, build: Build, stage: Stage, table: Name, bound: str | None) -> None:
@@ -155,17 +159,21 @@ class Ingestion:
             expressions.append(text)
         token = literal(f"in:{secrets.token_hex(8)}")
         settings = ", ".join(f"{k} = {v}" for k, v in {**STRICT, "insert_deduplication_token": token}.items())
+        rows = f"SELECT {', '.join(expressions)} FROM {table.sql()}"
         with self._workspace.fence.shared():
-            self._workspace.warehouse.execute(
-                f"INSERT INTO {target} ({columns}) SETTINGS {settings} SELECT {', '.join(expressions)} FROM {table.sql()}"
-            )
+            self._workspace.warehouse.execute(f"INSERT INTO {target} ({columns}) SETTINGS {settings} {rows}")
 
     @contextmanager
     def _slot(self, stage: Stage) -> Iterator[Name]:
         """A stage table of one's own, empty; at most as many per datasource as there are writers."""
         free, fresh = self._claim(stage)
         if fresh is not None:
-            self._workspace.warehouse.execute(_stage_ddl(stage, fresh))
+            try:
+                self._workspace.warehouse.execute(_stage_ddl(stage, fresh))
+            except BaseException:
+                with self._lock:
+                    self._made[stage.identity] -= 1
+                raise
         try:
             table = fresh or free.get(timeout=self._workspace.settings.borrow_timeout)
         except queue.Empty as exc:
@@ -173,7 +181,17 @@ class Ingestion:
         try:
             yield table
         finally:
+            self._release(stage, free, table)
+
+    def _release(self, stage: Stage, free: queue.SimpleQueue[Name], table: Name) -> None:
+        """Give an emptied table back; one that cannot be emptied is never used again."""
+        try:
             self._workspace.warehouse.execute(f"TRUNCATE TABLE {table.sql()}")
+        except RookeryError as exc:
+            log.error("a stage could not be emptied", table=str(table), error=exc.message)
+            with self._lock:
+                self._made[stage.identity] -= 1
+        else:
             free.put(table)
 
     def _claim(self, stage: Stage) -> tuple[queue.SimpleQueue[Name], Name | None]:
@@ -183,7 +201,7 @@ class Ingestion:
             if not free.empty() or made >= self._workspace.settings.writers:
                 return free, None
             self._made[stage.identity] = made + 1
-            return free, Name(self._database, f"{stage.source.name[:80]}_{stage.identity}_{made}")
+            return free, Name(self._database, f"{stage.source.name[:80]}_{stage.identity}_{secrets.token_hex(4)}")
 
 
 def _stage_of(snapshot: Snapshot, name: str) -> Stage:

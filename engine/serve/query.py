@@ -204,7 +204,7 @@ class Queries:
         statement = self._statement(composed, scope, limits, tag)
         timer.stage("compose")
         most = self._workspace.settings.max_concurrent
-        keys: list[tuple[Any, int]] = [(("token", claims.subject), most)]
+        keys: list[tuple[Any, int]] = [(("token", claims.subject, claims.tenant), most)]
         if scope.tenant is not None:
             keys.append((("tenant", scope.tenant), most))
         if limits.max_concurrent:

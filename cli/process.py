@@ -1,0 +1,105 @@
+"""Servers in this process: the one that `serve` runs until it is stopped, and a command's own for its length.
+
+Imports the engine, which takes most of a second; commands that talk to a running server leave this file alone.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import uvicorn
+
+from cli import terminal
+from cli.places import admin_file, announce, server_file
+from engine import observe
+from engine.control.tokens import admin_text
+from engine.errors import NO_SERVER, SETTING, RookeryError
+from engine.plan.open import open_workspace
+from engine.settings import Settings
+from engine.web.app import create_app
+
+
+@contextmanager
+def local_server(settings: Settings) -> Iterator[tuple[str, str]]:
+    """A server on a free loopback port; yields its URL and admin token. Raises RK6001 when the directory is held."""
+    observe.configure("error")
+    workspace = open_workspace(settings)
+    try:
+        token = admin_text(workspace, admin_file(settings))
+    except BaseException:
+        workspace.close()
+        raise
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(config(create_app(workspace)))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            if not thread.is_alive():
+                raise RookeryError(NO_SERVER, "the embedded server did not start")
+            time.sleep(0.005)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}", token
+    finally:
+        server.should_exit = True
+        thread.join(timeout=30)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until stopped; the signal of the end lets running requests finish."""
+    observe.configure(settings.log_level, as_json=settings.log_json)
+    listening = _listen(settings)
+    try:
+        workspace = open_workspace(settings)
+    except BaseException:
+        listening.close()
+        raise
+    url = f"http://{settings.host}:{listening.getsockname()[1]}"
+    try:
+        admin_text(workspace, admin_file(settings))
+        if settings.clickhouse_url is None:
+            announce(settings, url)
+    except BaseException:
+        workspace.close()
+        raise
+    terminal.say(f"rookery serves workspace {workspace.name} at {url}", "green")
+    if settings.admin_token is None:
+        terminal.say(f"the admin token is in {admin_file(settings)}")
+    # The server hands the signal on after its orderly end; by default that would kill the process before ours.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
+    try:
+        uvicorn.Server(config(create_app(workspace))).run(sockets=[listening])
+    finally:
+        with suppress(OSError):
+            server_file(settings).unlink()
+
+
+def _listen(settings: Settings) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        return socket.create_server((settings.host, settings.port), family=family, backlog=1024)
+    except OSError as exc:
+        raise RookeryError(
+            SETTING,
+            f"cannot listen on {settings.host}:{settings.port}: {exc.strerror}",
+            hint="--port 0 picks a free one",
+        ) from exc
+
+
+def config(app: Any) -> uvicorn.Config:
+    """How applications are served: one worker, no access log of uvicorn's own (it shows query strings)."""
+    return uvicorn.Config(
+        app,
+        access_log=False,
+        log_level="warning",
+        lifespan="on",
+        timeout_graceful_shutdown=10,
+        server_header=False,
+        timeout_keep_alive=30,
+    )
