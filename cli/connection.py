@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import orjson
 
-from cli.places import admin_file, auth_file, server_file
+from cli.places import admin_file, announced, auth_file
 from engine import errors
 from engine.errors import NO_SERVER, REMOTE, Code, Place, Problems, RookeryError
 from engine.settings import Settings, load
@@ -51,12 +51,13 @@ options = Options()
 
 @dataclass(slots=True)
 class Connection:
-    """A client of one server, as one token."""
+    """A client of one server, as one token. A `passing` server is our own, gone when the command ends."""
 
     http: httpx.Client
     url: str
     token: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
+    passing: bool = False
 
     def request(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         """A request's response. Raises the server's error as it was there."""
@@ -137,6 +138,7 @@ def connect() -> Iterator[Connection]:
     from cli.process import local_server
 
     with local_server(settings) as (url, token), _client(url, token) as connection:
+        connection.passing = True
         yield connection
 
 
@@ -147,9 +149,10 @@ def _remote(settings: Settings) -> tuple[str, str | None] | None:
     stored = _read(auth_file(settings))
     if stored:
         return str(stored["url"]), token or str(stored["token"])
-    running = _read(server_file(settings))
-    if running and settings.clickhouse_url is None and _answers(str(running.get("url"))):
-        return str(running["url"]), token or admin_file(settings).read_text(encoding="utf-8").strip()
+    running = announced(settings)
+    if running and _answers(running):
+        given = settings.admin_token.get_secret_value() if settings.admin_token else None
+        return running, token or given or admin_file(settings).read_text(encoding="utf-8").strip()
     return None
 
 

@@ -6,12 +6,11 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import click
 import typer
 
 from cli import access, data, project, server, tenants, terminal
 from cli.connection import options
-from engine.errors import DRIFT, INTERNAL, RookeryError
+from engine.errors import INTERNAL, RookeryError
 
 EXIT_CODES = {
     0: "done",
@@ -77,8 +76,6 @@ def hoisted(arguments: list[str]) -> list[str]:
 
 def exit_code(exc: RookeryError) -> int:
     """The exit code of an error, by its status."""
-    if exc.code is DRIFT:
-        return 3
     by_status = {409: 4, 403: 5, 401: 5, 404: 7, 503: 6, 429: 6, 502: 6}
     return by_status.get(exc.code.status, 1)
 
@@ -86,22 +83,10 @@ def exit_code(exc: RookeryError) -> int:
 def main() -> None:
     """Run the command line; an error is told in one place, never as a traceback."""
     try:
-        app(hoisted(sys.argv[1:]), standalone_mode=False, prog_name="rookery")
+        app(hoisted(sys.argv[1:]), prog_name="rookery")
     except RookeryError as exc:
         _tell(exc)
         sys.exit(exit_code(exc))
-    except click.exceptions.Exit as exc:
-        sys.exit(exc.exit_code)
-    except click.Abort:
-        terminal.say("stopped")
-        sys.exit(1)
-    except click.ClickException as exc:
-        exc.show()
-        sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(0)
     except OSError as exc:
         _tell(RookeryError(INTERNAL, str(exc)))
         sys.exit(1)

@@ -22,5 +22,16 @@ def admin_file(settings: Settings) -> Path:
 
 
 def announce(settings: Settings, url: str) -> None:
-    """Leave word where the server of this directory listens."""
-    private_file(server_file(settings), json.dumps({"url": url, "pid": os.getpid()}) + "\n")
+    """Leave word where the server of this directory listens, and what it serves."""
+    word = {"url": url, "pid": os.getpid(), "workspace": settings.workspace, "clickhouse": settings.clickhouse_url}
+    private_file(server_file(settings), json.dumps(word) + "\n")
+
+
+def announced(settings: Settings) -> str | None:
+    """Where a server of this directory listens that serves the same workspace of the same database."""
+    try:
+        found = json.loads(server_file(settings).read_text(encoding="utf-8"))
+        same = (found["workspace"], found["clickhouse"]) == (settings.workspace, settings.clickhouse_url)
+        return str(found["url"]) if same else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -63,8 +63,7 @@ def serve(settings: Settings) -> None:
     url = f"http://{settings.host}:{listening.getsockname()[1]}"
     try:
         admin_text(workspace, admin_file(settings))
-        if settings.clickhouse_url is None:
-            announce(settings, url)
+        announce(settings, url)
     except BaseException:
         workspace.close()
         raise

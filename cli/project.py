@@ -133,7 +133,8 @@ def push(
             given = {r.name for r in _given(files)} if files else set(result["endpoints"])
             for name in result["endpoints"]:
                 if name in given:
-                    terminal.say(f"published {connection.url}/v0/pipes/{name}.json")
+                    where = "" if connection.passing else connection.url
+                    terminal.say(f"published {where}/v0/pipes/{name}.json")
 
 
 def _given(files: Sequence[Path]) -> list[Any]:

@@ -155,7 +155,6 @@ BAD_TENANT_ID = Code("RK3005", 400, "tenant id not canonical")
 PLACEMENT = Code("RK3006", 409, "tenant has another placement")
 UNKNOWN_RESOURCE = Code("RK3007", 404, "resource does not exist")
 AMBIGUOUS_NODE = Code("RK3008", 400, "which node is not clear")
-DRIFT = Code("RK3009", 409, "live workspace differs from the files")
 APPLY_FAILED = Code("RK3010", 500, "a step of the plan failed")
 TARGET_EXISTS = Code("RK3011", 409, "target exists with another shape")
 

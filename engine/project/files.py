@@ -124,8 +124,9 @@ def _refuse(problems: Collector, root: Path, path: Path, message: str, hint: str
 
 
 def _shown(root: Path, path: Path) -> str:
+    base = Path(os.path.normpath(root))
     try:
-        shown = path.relative_to(os.path.normpath(root)).as_posix()
+        shown = path.relative_to(base.absolute() if path.is_absolute() else base).as_posix()
     except ValueError:
         shown = str(path)
     return shown.encode(errors="replace").decode()

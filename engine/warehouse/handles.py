@@ -28,6 +28,8 @@ PINNED: Mapping[str, int | str] = {
     # A whole dictionary holds the values of all tenants.
     "output_format_arrow_low_cardinality_as_dictionary": 0,
     "output_format_json_quote_64bit_integers": 0,
+    # Stored bytes may be no text; a JSON document must be.
+    "output_format_json_validate_utf8": 1,
     # The client sets these two on its own connections; here they hold on all.
     "date_time_input_format": "best_effort",
     "cast_string_to_dynamic_use_inference": 1,

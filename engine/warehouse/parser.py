@@ -16,10 +16,10 @@ MAX_TEXT = 64 << 10
 """Longest SQL text, in bytes."""
 
 _SELECT = "SelectWithUnionQuery"
-_LIMITS = "SETTINGS max_parser_backtracks = 20000, max_parser_depth = 300, max_query_size = 70000"
-# Formatting takes a tree of ours, made of checked parts, so depth is its only limit.
+_LIMITS = "SETTINGS max_parser_backtracks = 20000, max_parser_depth = 300, max_query_size = 400000, implicit_select = 0"
+# The text itself is bounded by MAX_TEXT; its tree as JSON is several times as long.
 _PARSE = f"WITH parseQueryToJSON({{sql:String}}) AS j SELECT j, formatQueryFromJSON(j) {_LIMITS}"
-_FORMAT = "SELECT formatQueryFromJSON({tree:String})"
+_FORMAT = "SELECT formatQueryFromJSON({tree:String}) SETTINGS max_query_size = 4000000"
 FUNCTIONS = ("parseQueryToJSON", "formatQueryFromJSON")
 """What an engine must have to be the parser."""
 
@@ -41,7 +41,10 @@ def parse(ask: Ask, sql: str) -> tuple[dict[str, Any], str]:
         tree, text = ask(_PARSE, {"sql": sql}).rows[0]
     except EngineError as exc:
         raise _refused(exc) from exc
-    found: dict[str, Any] = orjson.loads(tree)
+    try:
+        found: dict[str, Any] = orjson.loads(tree)
+    except orjson.JSONDecodeError as exc:
+        raise EngineError(errors.SQL_SYNTAX, "SQL holds a literal that is not valid text") from exc
     if found.get("type") != _SELECT:
         raise EngineError(errors.SQL_SYNTAX, "only a SELECT is allowed here")
     return found, str(text)

@@ -42,7 +42,10 @@ async def body_of(request: Request, limit: int) -> bytes:
         if size > limit:
             raise _too_large(limit)
         parts.append(chunk)
-    return b"".join(parts)
+    body = b"".join(parts)
+    if body.startswith(b"\x1f\x8b"):
+        raise RookeryError(BAD_ENCODING, "the body is compressed", hint="send it as it is, without gzip")
+    return body
 
 
 def _too_large(limit: int) -> RookeryError:

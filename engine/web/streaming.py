@@ -27,7 +27,8 @@ class StreamedAnswer(Response):
 
     def __init__(self, answer: Answer, media_type: str, limiter: anyio.CapacityLimiter) -> None:
         self.answer, self.limiter = answer, limiter
-        self.status_code, self.media_type, self.background, self.body = 200, media_type, None, b""
+        self.status_code, self.media_type, self.background = 200, media_type, None
+        # Without a body of its own, so that no length is announced: the answer is sent in chunks.
         self.init_headers({"content-type": media_type})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from two_tenants import Engine
+from tests.isolation.two_tenants import Engine
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from two_tenants import SENTINEL, Engine, relation, statements
+from tests.isolation.two_tenants import SENTINEL, Engine, relation, statements
 
 from engine import errors
 from engine.compiler.functions import is_allowed, is_niladic, sections, takes_lambda

@@ -11,20 +11,20 @@ from engine.warehouse.port import Warehouse
 from tests.support.warehouses import EMPTY, READERS, Server, a_server, fresh
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with a_server(tmp_path_factory.mktemp("server")) as found:
         yield found
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedWarehouse]:
     warehouse = EmbeddedWarehouse(tmp_path_factory.mktemp("embedded"), readers=READERS, writers=3, database=EMPTY)
     yield warehouse
     warehouse.close()
 
 
-@pytest.fixture(scope="package", params=["embedded", "server"])
+@pytest.fixture(scope="module", params=["embedded", "server"])
 def warehouse(request: pytest.FixtureRequest) -> Iterator[Warehouse]:
     found: Warehouse
     found = (

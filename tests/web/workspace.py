@@ -20,6 +20,8 @@ columns:
   - {name: note, type: String, default: "''"}
   - {name: units, type: Int16, default: "1"}
   - {name: page, type: String, default: "'-'", json: $.page.path}
+  - {name: depth, type: Int16, default: "0", json: "$.page['how deep']"}
+  - {name: tags, type: "Array(String)", json: "$.tags[:]"}
 engine: {sorting_key: [tenant_id, at]}
 tokens:
   - {name: ingest, scope: APPEND}
@@ -53,6 +55,16 @@ engine: {type: ReplacingMergeTree, sorting_key: [kind], version: updated}
 columns:
   - {name: employee_secret_column, type: String}
 engine: {sorting_key: [employee_secret_column]}
+""",
+    "datasources/clicks.yaml": """
+tenant: org
+columns:
+  - {name: org, type: UInt32, json: $.who.org}
+  - {name: big, type: UInt64, default: "1"}
+  - {name: wide, type: Int256, default: "1"}
+  - {name: few, type: Nullable(Int8)}
+  - {name: list, type: Array(Int8)}
+engine: {sorting_key: [org]}
 """,
     "pipes/fill_daily.yaml": """
 nodes:
@@ -149,6 +161,12 @@ endpoint: {limits: {max_rows: 100}}
 sql: SELECT groupArray(number) AS all FROM numbers(30000000)
 endpoint: {limits: {max_memory: 50MiB}}
 """,
+    "pipes/reserved_words.yaml": """
+sql: SELECT {{ String(from, 'none') }} AS a, {{ String(tag, 'none') }} AS b
+""",
+    "pipes/binary.yaml": """
+sql: SELECT concat('a', char(255, 254)) AS text, number FROM numbers({{ UInt32(rows, 1) }})
+""",
     "pipes/edges.yaml": """
 sql: |
   SELECT 'quote " comma , line\\n' AS text, CAST(NULL AS Nullable(Int32)) AS nothing, 0 / 0 AS nan,
@@ -175,6 +193,8 @@ def fill(server: Server) -> None:
     server.tenant("2", "pooled")
     server.events("events", EVENTS)
     server.events("notes", [{"owner": "1", "text": "note of one"}, {"owner": "2", "text": "note of two"}])
-    server.events("prices", [{"kind": "view", "price": 0.5, "updated": 1}, {"kind": "sale", "price": 2, "updated": 1}])
+    server.events(
+        "prices", [{"kind": "view", "price": 0.5, "updated": 1}, {"kind": "sale", "price": 2, "updated": 1}]
+    )
     server.events("prices", [{"kind": "view", "price": 0.75, "updated": 2}])
     server.events("payroll", [{"employee_secret_column": "salary-4711"}])

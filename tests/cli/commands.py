@@ -1,0 +1,85 @@
+"""Running the real command line as processes, and telling what came of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tests.support.server import Server
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Outcome:
+    """What a command left: exit code, data, talk."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return orjson.loads(self.out)
+
+    @property
+    def text(self) -> str:
+        return self.out + self.err
+
+
+@dataclass
+class Cli:
+    """The command line in a directory; `command` is how it is started, `environment` what it sees besides PATH."""
+
+    directory: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
+    command: tuple[str, ...] = (sys.executable, "-m", "cli.main")
+
+    def __call__(self, *arguments: object, code: int = 0, input: str | bytes = b"", **environment: str) -> Outcome:
+        """Run a command; it must end with `code`, and never with a traceback."""
+        found = subprocess.run(
+            [*self.command, *map(str, arguments)],
+            cwd=self.directory,
+            env=self.seen(**environment),
+            input=input.encode() if isinstance(input, str) else input,
+            capture_output=True,
+            timeout=120,
+        )
+        outcome = Outcome(found.returncode, found.stdout.decode(), found.stderr.decode())
+        assert "Traceback" not in outcome.text, outcome.text
+        assert outcome.code == code, f"{arguments}: {outcome.code} instead of {code}\n{outcome.text}"
+        return outcome
+
+    def seen(self, **environment: str) -> dict[str, str]:
+        """The environment of a command."""
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("ROOKERY_") and k != "CI"}
+        return {**inherited, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **self.environment, **environment}
+
+    def at(self, directory: Path) -> Cli:
+        """The same in another directory."""
+        return Cli(directory, self.environment, self.command)
+
+    def write(self, files: Mapping[str, str]) -> None:
+        """Write files of the project."""
+        write(self.directory, files)
+
+
+def write(directory: Path, files: Mapping[str, str]) -> None:
+    for name, text in files.items():
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def for_server(server: Server, directory: Path, forked: Path | None = None) -> Cli:
+    """The command line as admin of a running server; with `forked`, without its start-up time."""
+    directory.mkdir(parents=True, exist_ok=True)
+    environment = {"ROOKERY_URL": server.url, "ROOKERY_TOKEN": server.admin_token}
+    return Cli(directory, environment, (str(forked / "rookery"),) if forked else Cli.command)

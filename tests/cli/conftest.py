@@ -1,0 +1,32 @@
+"""Shared by the tests of the command line: the forking process that spares commands their start-up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.forking import rookery_on_path
+from tests.support.server import Server, running
+
+
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A directory with a `rookery` that starts at once."""
+    with rookery_on_path(tmp_path_factory.mktemp("bin")) as found:
+        yield found
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A server of the test's own."""
+    with running(tmp_path / "server") as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of the file's own."""
+    with running(tmp_path_factory.mktemp("server")) as found:
+        yield found

@@ -1,0 +1,59 @@
+"""`docs/errors.md` has every error code, and every error code is raised somewhere."""
+
+from __future__ import annotations
+
+import ast
+import re
+
+import pytest
+
+from engine import errors
+from tests.docs.reading import ROOT
+
+TEXT = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+SECTIONS = {m[1]: m[2] for m in re.finditer(r"^### (RK\d{4})\n\n(.*?)(?=^##|\Z)", TEXT, re.MULTILINE | re.DOTALL)}
+
+
+def test_every_code_is_documented_and_every_documented_code_exists() -> None:
+    assert sorted(SECTIONS) == sorted(errors.codes())
+    assert list(SECTIONS) == sorted(SECTIONS), "in order"
+
+
+@pytest.mark.parametrize("code", errors.codes().values(), ids=lambda c: c.id)
+def test_a_code_is_explained(code: errors.Code) -> None:
+    section = SECTIONS[code.id]
+    assert section.startswith(f"`{code.status}` {code.title}."), "status and title, as in engine/errors.py"
+    assert "**Do:**" in section, "what to do about it"
+
+
+def test_every_code_is_raised() -> None:
+    """A code that only comparisons or closed sets name is never given to anybody."""
+    names = {id: name for name, value in vars(errors).items() if isinstance(value, errors.Code) for id in [value.id]}
+    used: set[str] = set()
+    for part in ("engine", "cli"):
+        for file in (ROOT / part).rglob("*.py"):
+            if file != ROOT / "engine" / "errors.py":
+                used |= _given(ast.parse(file.read_text(encoding="utf-8")))
+    assert {id for id, name in names.items() if name not in used} == set()
+
+
+def _given(tree: ast.AST) -> set[str]:
+    """Names and attributes that are used outside comparisons and set literals, of what is imported from errors."""
+    imported = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "engine.errors"
+        for alias in node.names
+    }
+    found: set[str] = set()
+    pending = [tree]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Compare | ast.Set):
+            continue
+        if isinstance(node, ast.Name) and node.id in imported:
+            found.add(node.id)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "errors":
+            found.add(node.attr)
+        pending.extend(ast.iter_child_nodes(node))
+    return found

@@ -1,0 +1,41 @@
+"""`docs/settings.md` says of every setting what the model says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import SecretStr
+
+from engine.settings import Settings
+from tests.docs.reading import ROOT, rows
+
+
+def _shown(default: Any) -> str:
+    """A default as the table writes it."""
+    if isinstance(default, SecretStr):
+        default = default.get_secret_value()
+    if default is None or default == "":
+        return "–"
+    if isinstance(default, tuple):
+        default = ",".join(default)
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+def test_every_setting_is_documented_as_it_is() -> None:
+    documented = rows((ROOT / "docs" / "settings.md").read_text(encoding="utf-8"), "Settings")
+    prefix = Settings.model_config["env_prefix"]
+    expected = [
+        [f"`{name}`", f"`{prefix}{name.upper()}`", _shown(field.default), field.description]
+        for name, field in Settings.model_fields.items()
+    ]
+    assert documented == expected
+
+
+def test_nothing_else_reads_the_environment() -> None:
+    readers = {
+        file.relative_to(ROOT).as_posix()
+        for part in ("engine", "cli")
+        for file in (ROOT / part).rglob("*.py")
+        if "os.environ" in (text := file.read_text(encoding="utf-8")) or "os.getenv" in text
+    }
+    assert readers <= {"engine/settings.py"}
