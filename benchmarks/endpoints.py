@@ -103,7 +103,16 @@ def _throughput(sides: Sides, *, quick: bool) -> Report:
         f"Endpoint against the bare engine, a query of {rows[0][6]:.1f} ms",
         METHOD,
         (
-            *("connections", "endpoint /s", "bare /s", "ratio", "endpoint p50", "endpoint p99", "bare p50", "bare p99"),
+            *(
+                "connections",
+                "endpoint /s",
+                "bare /s",
+                "ratio",
+                "endpoint p50",
+                "endpoint p99",
+                "bare p50",
+                "bare p99",
+            ),
             *("server cpu ms", "client cpu ms", "bare cpu ms"),
         ),
         rows,

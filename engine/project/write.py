@@ -166,9 +166,8 @@ def _is_odd(text: str) -> bool:
 
 
 def _represent_text(writer: _Writer, text: str) -> yaml.ScalarNode:
-    lines = "\n" in text
-    # A block begins with a line of its own; a text that begins with white space cannot be told from its indentation.
-    style = '"' if _is_odd(text) or (lines and text[:1].isspace()) else "|" if lines else None
+    # A text of nothing but white space has no line by which a block's indentation could be told.
+    style = '"' if _is_odd(text) or not text.strip() else "|" if "\n" in text else None
     return writer.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

@@ -1,0 +1,115 @@
+"""What ingestion over HTTP costs next to a raw insert of the same bytes."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx
+import orjson
+from matplotlib.axes import Axes
+
+from benchmarks.processes import PROJECT, Direct, cpu_of, direct
+from benchmarks.report import Goal, Report
+from tests.support.server import Server, running
+
+SIZES = (1_000, 10_000, 100_000)
+METHOD = """One connection posts NDJSON to /v0/events?wait=true, and the bare engine (clickhouse-connect on chDB, in a
+process and a directory of its own, whose table was made by the same push) inserts the same bytes with INSERT … FORMAT
+JSONEachRow. The two take turns, request by request, so that a busy machine slows both; figures are medians, the ratio
+is the median of the ratios of neighbours. The endpoint also checks every row's tenant, stores a batch whole or not at
+all and answers when it is stored; the raw insert does neither."""
+
+
+def run(directory: Path, *, quick: bool) -> list[Report]:
+    """Requests of 1,000 to 100,000 rows."""
+    sizes = SIZES[:2] if quick else SIZES
+    with running(directory / "bare") as server:
+        server.push(PROJECT)
+    with (
+        running(directory / "server", ROOKERY_LOG_LEVEL="warning") as server,
+        direct(directory / "bare" / ".rookery" / "data") as engine,
+    ):
+        server.push(PROJECT)
+        rows = [_compared(directory, server, engine, size, 10 if quick else 25) for size in sizes]
+    worst = min(row[3] for row in rows)
+    return [
+        Report(
+            "ingest",
+            "Ingestion through /v0/events against a raw insert",
+            METHOD,
+            ("rows", "events rows/s", "raw rows/s", "ratio", "events ms", "raw ms", "server cpu ms", "stages"),
+            rows,
+            goals=[Goal("at least 0.7 of a raw insert", f"{worst:.2f} at the worst", worst >= 0.7)],
+            draw=lambda axes: _bars(axes, rows),
+        )
+    ]
+
+
+def _body(size: int) -> bytes:
+    chance = random.Random(size)
+    kinds = ("api_call", "export", "storage", "login", "search")
+    return b"\n".join(
+        orjson.dumps(
+            {
+                "tenant_id": chance.randrange(1000),
+                "timestamp": f"2026-01-{chance.randint(1, 28):02} {chance.randint(0, 23):02}:00:00",
+                "event": chance.choice(kinds),
+                "user_id": chance.randrange(5000),
+                "units": chance.randrange(1000) / 10,
+            }
+        )
+        for _ in range(size)
+    )
+
+
+def _compared(directory: Path, server: Server, engine: Direct, size: int, times: int) -> list[Any]:
+    body = _body(size)
+    file = directory / f"{size}.ndjson"
+    file.write_bytes(body)
+    _post(server, body)
+    engine("insert", table="main.events", file=str(file), times=1)
+    served: list[float] = []
+    raw: list[float] = []
+    cpu, timing = 0.0, ""
+    for _ in range(times):
+        before = cpu_of(server.process.pid)
+        took, timing = _post(server, body)
+        served.append(took)
+        cpu += cpu_of(server.process.pid) - before
+        raw.extend(engine("insert", table="main.events", file=str(file), times=1)["took"])
+    ratio = median(b / a for a, b in zip(served, raw, strict=True))
+    return [
+        size,
+        size / median(served),
+        size / median(raw),
+        ratio,
+        median(served) * 1000,
+        median(raw) * 1000,
+        cpu * 1000 / times,
+        timing,
+    ]
+
+
+def _post(server: Server, body: bytes) -> tuple[float, str]:
+    response = server.admin("POST", "/v0/events", params={"name": "events", "wait": "true"}, content=body)
+    if response.status_code != 200:
+        raise RuntimeError(response.text)
+    return response.elapsed.total_seconds(), _short(response)
+
+
+def _short(response: httpx.Response) -> str:
+    parts = (part.partition(";dur=") for part in response.headers["server-timing"].split(", "))
+    return " ".join(f"{name} {float(ms):.1f}" for name, _, ms in parts)
+
+
+def _bars(axes: Axes, rows: list[list[Any]]) -> None:
+    places = range(len(rows))
+    axes.bar([p - 0.2 for p in places], [r[2] for r in rows], 0.38, label="raw insert")
+    axes.bar([p + 0.2 for p in places], [r[1] for r in rows], 0.38, label="/v0/events")
+    axes.set_xticks(list(places), [f"{r[0]:,}" for r in rows])
+    axes.set_xlabel("rows per request")
+    axes.set_ylabel("rows per second")
+    axes.legend()
