@@ -32,8 +32,8 @@ WHERE tenant_id = {tenant} AND timestamp >= toDateTime('2020-01-01 00:00:00')
 GROUP BY event
 ORDER BY event"""
 
-METHOD = f"""{ROWS:,} rows of {TENANTS:,} pooled tenants, in two identical directories: a server on one, the bare engine
-(clickhouse-connect on chDB, one handle per thread) on the other. The endpoint is called with a JWT per tenant over
+METHOD = f"""{ROWS:,} rows of {TENANTS:,} pooled tenants, in two identical directories: a server on one, the bare
+engine (clickhouse-connect on chDB, one handle per thread) on the other. The endpoint is called with a JWT per tenant over
 kept connections; the bare engine runs what one would write by hand, tenant and time as literals, answering in JSON.
 The two take turns in rounds of a few seconds, so that a busy machine slows both; ratios are medians over rounds.
 The load generator shares the processors with the server, the bare engine has none: what it takes is shown."""

@@ -23,8 +23,8 @@ STEPS = (1, 10, 100, 1_000)
 BATCH = 1_000
 METHOD = f"""The example project at the top of the repository, whose per-tenant pipe adds up usage: a tenant with
 `tables` has a copy of its events and a table of sums (two views), pooled tenants share one table of sums (one view
-for all). Requests of {BATCH:,} rows through /v0/events?wait=true on one connection, of one tenant (1 active) or spread
-evenly over all (all active); medians. With `tables` the rows are in every nest when the request is answered."""
+for all). Requests of {BATCH:,} rows through /v0/events?wait=true on one connection, of one tenant (1 active) or
+spread evenly over all (all active); medians. With `tables` the rows are in every nest when the request is answered."""
 
 
 def run(directory: Path, *, quick: bool) -> list[Report]:

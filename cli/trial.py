@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from engine.compiler.build import Build, build
+from engine.compiler.compose import Verifier
 from engine.plan.analysis import Analyser
 from engine.project.model import Project
 from engine.warehouse.embedded import EmbeddedWarehouse
@@ -12,6 +13,6 @@ def compiled(project: Project) -> Build:
     """The project's build; nothing outlives it. Raises Problems."""
     warehouse = EmbeddedWarehouse(None, database="check_empty")
     try:
-        return build(project, "check", warehouse, Analyser(warehouse, "check"))
+        return build(project, "check", Verifier(warehouse), Analyser(warehouse, "check"))
     finally:
         warehouse.close()

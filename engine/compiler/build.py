@@ -18,7 +18,6 @@ from engine.compiler.params import ParameterSpec, Value
 from engine.compiler.pipes import VARIANTS, CompiledNode, CompiledPipe, MaterializedTarget, compile_pipe
 from engine.compiler.scope import Relation, Scope
 from engine.compiler.template import Binder, Template
-from engine.compiler.verify import Parser
 from engine.errors import (
     CYCLE,
     SQL_SEMANTICS,
@@ -73,9 +72,9 @@ class Build:
         return [self.pipes[n] for n in self.order if n in self.pipes and self.pipes[n].target]
 
 
-def build(project: Project, workspace: str, parser: Parser, analyser: Analyser) -> Build:
+def build(project: Project, workspace: str, verifier: Verifier, analyser: Analyser) -> Build:
     """Compile a project. Raises `Problems` with everything that is wrong."""
-    state = _State(project, workspace, parser, analyser, Composer(Verifier(parser)))
+    state = _State(project, workspace, analyser, Composer(verifier))
     for compile_pass in (_relations, _definitions, _pipes, _order, _analyse):
         compile_pass(state)
     state.problems.raise_if_any()
@@ -96,7 +95,6 @@ def build(project: Project, workspace: str, parser: Parser, analyser: Analyser) 
 class _State:
     project: Project
     workspace: str
-    parser: Parser
     analyser: Analyser
     composer: Composer
     problems: Collector = field(default_factory=Collector)
@@ -354,8 +352,7 @@ def _keeps_tenants_apart(state: _State, pipe: CompiledPipe, tenant: str, known: 
                 VIEW_SHAPE, f"node `{node.name}` is a template, which a view cannot be", place=node.place
             )
         try:
-            tree, _ = state.parser.parse(node.static.canonical)
-            holds = check_lineage(tree, tenant, frozenset(bearing))
+            holds = check_lineage(state.composer.verifier.tree(node.static.canonical), tenant, frozenset(bearing))
         except RookeryError as exc:
             place = Place(
                 node.place.file, node.place.line, node.place.column, f"pipe `{pipe.name}`, node `{node.name}`"

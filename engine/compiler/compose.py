@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from threading import Lock
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from engine.compiler.params import Value
 from engine.compiler.pipes import CompiledPipe, check_used
@@ -104,6 +104,12 @@ class Verifier:
     def __init__(self, parser: Parser) -> None:
         self.parser = parser
         self._known: Memory[tuple[object, ...], Verified] = Memory()
+        self._trees: Memory[str, Mapping[str, Any]] = Memory()
+
+    def tree(self, sql: str) -> Mapping[str, Any]:
+        """The syntax tree of a text."""
+        known = self._trees.get(sql)
+        return known if known is not None else self._trees.put(sql, self.parser.parse(sql)[0])
 
     def __call__(
         self, sql: str, bound: frozenset[str], placeholders: Mapping[str, str] | None = None, *, view: bool = False

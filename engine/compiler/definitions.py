@@ -116,7 +116,7 @@ def _expressions(source: Datasource) -> Iterator[tuple[str, Place, str]]:
 def _judge(text: str, place: Place, what: str, verifier: Verifier) -> RookeryError | None:
     try:
         verifier(f"SELECT {text}", frozenset())
-        if only_expression(verifier.parser.parse(f"SELECT {text}")[0]) is not None:
+        if only_expression(verifier.tree(f"SELECT {text}")) is not None:
             return None
     except RookeryError as exc:
         return RookeryError(exc.code, f"{what}: {exc.message}", hint=exc.hint, place=place, detail=exc.detail)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from engine.compiler.build import Build, build
+from engine.compiler.compose import Verifier
 from engine.compiler.views import pool_table
 from engine.plan.analysis import Analyser
 from engine.plan.apply import History
@@ -79,6 +80,7 @@ class Workspace:
         self.changes = threading.RLock()
         """Held by whoever changes what exists; one change at a time."""
         self.registry = Registry(warehouse, settings.workspace)
+        self.verifier = Verifier(warehouse)
         self.analyser = Analyser(warehouse, settings.workspace)
         warehouse.execute(ddl.create_table(pool_table(settings.workspace)))
         self._first_use()
@@ -102,7 +104,7 @@ class Workspace:
 
     def compile(self, project: Project) -> Build:
         """Compile a project against this database. Raises Problems."""
-        return build(project, self.name, self.warehouse, self.analyser)
+        return build(project, self.name, self.verifier, self.analyser)
 
     def close(self) -> None:
         self.analyser.close()

@@ -53,7 +53,7 @@ def test_each_tenant_sees_its_own_rows(server: Server, secret: str, tenant: str)
 
 
 def test_no_token(server: Server) -> None:
-    for headers in ({}, {"authorization": ""}, {"authorization": "Basic eDp5"}, {"authorization": "Bearer "}):
+    for headers in ({}, {"authorization": ""}, {"authorization": "Basic eDp5"}, {"authorization": "Bearer"}):
         refused(server.get(PATH, headers=headers), 403, "RK4001")
     refused(server.get(f"{PATH}?token="), 403, "RK4001")
 

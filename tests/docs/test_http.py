@@ -1,0 +1,48 @@
+"""`docs/http.md` lists exactly the routes that the application has."""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+
+from starlette.routing import Route
+
+from engine.settings import Settings
+from engine.web.app import create_app
+from tests.docs.reading import ROOT, rows
+
+TEXT = (ROOT / "docs" / "http.md").read_text(encoding="utf-8")
+
+
+def _routes() -> dict[str, set[str]]:
+    """Methods by path of the application; it is not started, so no database is opened."""
+    app = create_app(SimpleNamespace(settings=Settings()))
+    found: dict[str, set[str]] = {}
+    for route in app.routes:
+        assert isinstance(route, Route)
+        path = re.sub(r"\{(\w+):\w+\}", r"{\1}", route.path).rstrip("/")
+        found.setdefault(path, set()).update((route.methods or set()) - {"HEAD"})
+    return found
+
+
+def test_every_route_is_documented_with_its_methods() -> None:
+    documented = {path.strip("`"): set(methods.split(", ")) for path, methods, _, _ in rows(TEXT, "Routes")}
+    assert documented == _routes()
+
+
+def test_formats_are_documented() -> None:
+    from engine.web import data
+
+    for name in data.FORMATS:
+        assert re.search(rf"`\.{name}`|/v0/pipes/NAME\.{name}`", TEXT), name
+    for name in data.INPUTS.keys() - {"json"}:
+        assert f"`{name}`" in TEXT, name
+
+
+def test_headers_are_documented() -> None:
+    from engine.web.requests import EYES
+
+    exposed = re.search(r"exposed = \[(.*?)\]", (ROOT / "engine/web/app.py").read_text(encoding="utf-8"), re.DOTALL)
+    assert exposed
+    for header in [*re.findall(r'"([^"]+)"', exposed[1]), EYES]:
+        assert header.lower() in TEXT.lower(), header
