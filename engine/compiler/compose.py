@@ -6,21 +6,20 @@ once is remembered.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from threading import Lock
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
+from engine.compiler.memory import Memory
 from engine.compiler.params import Value
 from engine.compiler.pipes import CompiledPipe, check_used
+from engine.compiler.remembered import RememberedParser
 from engine.compiler.scope import Bound, Relation, Scope
 from engine.compiler.template import Binder, Template
 from engine.compiler.verify import Parser, Verified, verify
 from engine.errors import SQL_REFUSED, RookeryError
 from engine.schema import quote
 
-REMEMBERED = 20_000
 LAST = "_rk_last"
 
 
@@ -37,9 +36,6 @@ Bind = Callable[[Relation, Reading], Bound]
 Render = Callable[[Template, Binder, frozenset[str]], str]
 Texts = Mapping[str, tuple[tuple[str, Verified], ...]]
 """Verified node texts by pipe, in order: (node name, text)."""
-
-K = TypeVar("K", bound=Hashable)
-V = TypeVar("V")
 
 
 class Catalogue(Protocol):
@@ -76,33 +72,11 @@ class Composed:
         return self.assembled.relations
 
 
-class Memory(Generic[K, V]):
-    """A bounded memory of results, safe for threads; the least recently used goes first."""
-
-    def __init__(self, size: int = REMEMBERED) -> None:
-        self._size, self._items, self._lock = size, OrderedDict[K, V](), Lock()
-
-    def get(self, key: K) -> V | None:
-        with self._lock:
-            found = self._items.get(key)
-            if found is not None:
-                self._items.move_to_end(key)
-            return found
-
-    def put(self, key: K, value: V) -> V:
-        with self._lock:
-            self._items[key] = value
-            self._items.move_to_end(key)
-            if len(self._items) > self._size:
-                self._items.popitem(last=False)
-        return value
-
-
 class Verifier:
     """Verifies author texts with the engine's parser and remembers the outcome by text."""
 
     def __init__(self, parser: Parser) -> None:
-        self.parser = parser
+        self.parser = RememberedParser(parser)
         self._known: Memory[tuple[object, ...], Verified] = Memory()
         self._trees: Memory[str, Mapping[str, Any]] = Memory()
 
@@ -162,7 +136,7 @@ class Composer:
             ctes[name] = f"SELECT * FROM view({inner.sql})"
             placeholders.update(inner.placeholders)
             relations |= inner.relations
-        return Composed(Assembled(_with(ctes, text.canonical), placeholders, frozenset(relations)), binder.bindings)
+        return Composed(Assembled(_ended(ctes, text), placeholders, frozenset(relations)), binder.bindings)
 
     def static_texts(self, catalogue: Catalogue, pipe: str) -> Texts:
         """The texts of a materialized pipe, which never vary."""
@@ -220,7 +194,7 @@ def assemble(
         nodes = texts[name]
         require_all(nodes)
         *before, (_, final) = nodes
-        ctes[name] = _with({n: t.canonical for n, t in before}, final.canonical)
+        ctes[name] = _ended({n: t.canonical for n, t in before}, final)
 
     def require_all(nodes: tuple[tuple[str, Verified], ...]) -> None:
         own = {n for n, _ in nodes}
@@ -231,7 +205,7 @@ def assemble(
     require_all(texts[pipe])
     *before, (_, final) = texts[pipe]
     ctes.update((n, t.canonical) for n, t in before)
-    sql = _with(ctes, final.canonical if last is None else last, columns)
+    sql = _ended(ctes, final) if last is None else _with(ctes, last, columns)
     return Assembled(sql, placeholders, frozenset(relations))
 
 
@@ -250,6 +224,14 @@ def _readings(catalogue: Catalogue, texts: Texts) -> dict[str, Reading]:
             if reading != PLAIN and name not in catalogue.relations:
                 raise RookeryError(SQL_REFUSED, f"FINAL or SAMPLE on `{name}`, which is not a datasource")
     return found
+
+
+def _ended(ctes: Mapping[str, str], last: Verified) -> str:
+    """A statement that ends with a verified text: as it stands where it is one SELECT, for every layer costs time."""
+    if not last.plain:
+        return _with(ctes, last.canonical)
+    items = ",\n".join(f"{quote(n)} AS (\n{t}\n)" for n, t in ctes.items())
+    return f"WITH {items}\n{last.canonical}" if items else last.canonical
 
 
 def _with(ctes: Mapping[str, str], last: str, columns: tuple[str, ...] = ()) -> str:

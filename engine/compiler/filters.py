@@ -73,7 +73,9 @@ def _tenant_of(node: dict[str, Any], relation: Relation) -> str | None:
         left, right = right, left
     if left.get("type") != "Identifier" or left.get("name") != relation.tenant or right.get("type") != "Literal":
         return None
-    value = right["value"].get("value")
+    # 1.0 is no tenant, although it equals 1.
+    written_as = right["value"].get("field_type", "")
+    value = right["value"].get("value") if written_as == "String" or "Int" in written_as else None
     try:
         return canonical_tenant(base_type(relation.tenant_type), value)
     except RookeryError as exc:

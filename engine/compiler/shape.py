@@ -31,6 +31,14 @@ def is_union(root: Node) -> bool:
     return any(len(listed(q.get("list_of_selects"))) > 1 for q in _single(root))
 
 
+def is_plain(root: Node) -> bool:
+    """Whether a query is one SELECT without brackets, a WITH of its own, or totals beside its rows."""
+    members = listed(root.get("list_of_selects"))
+    if len(members) != 1 or members[0]["type"] != "SelectQuery":
+        return False
+    return not (listed(members[0].get("with")) or members[0].get("group_by_with_totals"))
+
+
 def top(root: Node) -> Node:
     """The first SELECT of a query."""
     while root["type"] == "SelectWithUnionQuery":

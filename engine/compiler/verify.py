@@ -51,7 +51,8 @@ class Verified:
     `reads` are the bound names that it reads, `final` those it reads with FINAL, `sample` those it samples with
     (ratio, offset); both were removed from the text and belong into the relations. `leftmost` is the bound name that
     the first SELECT reads first. `branches` are the texts of a top-level UNION ALL, one if it is none, with the
-    left-most name of each. `outputs` are the column names where evident (a help, not a promise).
+    left-most name of each. `outputs` are the column names where evident (a help, not a promise). `plain` says that it
+    is one SELECT which may follow a WITH of ours as it stands.
     """
 
     canonical: str
@@ -62,6 +63,7 @@ class Verified:
     branches: tuple[str, ...] = ()
     branch_leftmost: tuple[str | None, ...] = ()
     outputs: tuple[str | None, ...] | None = None
+    plain: bool = False
 
 
 def verify(
@@ -99,6 +101,7 @@ def verify(
         branches=texts,
         branch_leftmost=lefts,
         outputs=shape.outputs(tree),
+        plain=shape.is_plain(tree),
     )
 
 

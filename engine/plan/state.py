@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 from engine.compiler.build import Build, build
@@ -141,8 +142,13 @@ class Workspace:
 
 def parse_sources(sources: Mapping[str, Source]) -> Project:
     """The project that deployed sources make up."""
-    resources: list[Resource] = [parse_source(s.text, s.file, n) for n, s in sources.items()]
-    return Project.of(resources)
+    return Project.of([_resource(s.text, s.file, n) for n, s in sources.items()])
+
+
+@lru_cache(maxsize=10_000)
+def _resource(text: str, file: str, name: str) -> Resource:
+    """One source as parsed; the same few come with every push."""
+    return parse_source(text, file, name)
 
 
 class RegistryJournal:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.compiler.build import Build, parameters_of
-from engine.compiler.compose import Memory
 from engine.compiler.filters import parse_filter
+from engine.compiler.memory import Memory
 from engine.compiler.params import canonical_tenant
 from engine.compiler.scope import ALIAS, RowFilter, Scope, base_type
 from engine.errors import (

@@ -15,8 +15,9 @@ TAIL = 4096
 class ClosingStatistics:
     """A JSON stream whose closing part is completed as Tinybird's clients expect it.
 
-    `rows_before_limit_at_least` is added where the engine left it out. Unless `whole_truth`, the statistics count
-    the rows and bytes that are returned, never those that were read: reading may have touched other tenants' rows.
+    `rows_before_limit_at_least` is added where the engine left it out. Unless `whole_truth`, all of them count the
+    rows and bytes that are returned, never those that were read: reading may have touched other tenants' rows, and
+    how many rows the engine had seen before a LIMIT stopped it depends on where others' lie between them.
     """
 
     def __init__(self, stream: Stream, *, whole_truth: bool) -> None:
@@ -54,6 +55,6 @@ class ClosingStatistics:
             "rows_read": read.get("rows_read", 0) if self._whole_truth else rows,
             "bytes_read": read.get("bytes_read", 0) if self._whole_truth else self._sent + len(body),
         }
-        before = closing.get("rows_before_limit_at_least", rows)
+        before = closing.get("rows_before_limit_at_least", rows) if self._whole_truth else rows
         end = orjson.dumps({"rows": rows, "rows_before_limit_at_least": before, "statistics": statistics})
         return body + end[1:] + b"\n"

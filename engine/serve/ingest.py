@@ -73,30 +73,32 @@ class Ingestion:
         if format is Input.CSV:
             check_header({c.name for c in stage.columns}, body)
         with self._slot(stage) as table:
-            self._parse(stage, table, body, format)
-            rows = self._check(stage, table, body, format, bound_tenant)
+            rows = self._parse(stage, table, body, format)
             if rows:
-                self._store(snapshot.build, stage, table, bound_tenant)
+                try:
+                    self._store(snapshot.build, stage, table, bound_tenant)
+                except RookeryError:
+                    self._check(stage, table, body, format, bound_tenant)
+                    raise
         return rows
 
-    def _parse(self, stage: Stage, table: Name, body: bytes, format: Input) -> None:
+    def _parse(self, stage: Stage, table: Name, body: bytes, format: Input) -> int:
         settings = PARSING | ({"input_format_parallel_parsing": 0, "max_threads": 1} if len(body) <= SMALL else {})
         try:
-            self._workspace.warehouse.insert(table.sql(), body, format, (), settings)
+            return self._workspace.warehouse.insert(table.sql(), body, format, (), settings)
         except RookeryError as exc:
             if exc.code.status >= 500:
                 raise
             raise bad_row(exc, body, format) from exc
 
-    def _check(self, stage: Stage, table: Name, body: bytes, format: Input, bound: str | None) -> int:
-        """Count the rows; refuse the batch if any is not what landing takes, naming the first."""
+    def _check(self, stage: Stage, table: Name, body: bytes, format: Input, bound: str | None) -> None:
+        """Refuse the batch if any row is not what landing takes, naming the first."""
         problems = checks(stage, bound)
-        clauses = ["count()", *(f"countIf(NOT ({check}))" for _, check in problems)]
-        counts = self._workspace.warehouse.query(f"SELECT {', '.join(clauses)} FROM {table.sql()}").rows[0]
-        for (staged, check), bad in zip(problems, counts[1:], strict=True):
+        clauses = ", ".join(f"countIf(NOT ({check}))" for _, check in problems) or "0"
+        counts = self._workspace.warehouse.query(f"SELECT {clauses} FROM {table.sql()}").rows[0]
+        for (staged, check), bad in zip(problems, counts, strict=False):
             if bad:
                 raise self._refusal(stage, table, staged, check, body, format, bound)
-        return int(counts[0])
 
     def _refusal(
         self, stage: Stage, table: Name, staged: Staged, check: str, body: bytes, format: Input, bound: str | None
@@ -133,7 +135,9 @@ class Ingestion:
             expressions[stage.columns.index(stage.tenant)] = f"CAST({tenant_literal(kind, bound)} AS {kind})"
         token = literal(f"in:{secrets.token_hex(8)}")
         settings = ", ".join(f"{k} = {v}" for k, v in {**STRICT, "insert_deduplication_token": token}.items())
-        rows = f"SELECT {', '.join(expressions)} FROM {table.sql()}"
+        bad = " OR ".join(f"ifNull(NOT ({check}), 0)" for _, check in checks(stage, bound)) or "0"
+        # The batch is one block, so a row that throws keeps all of it out; which row it was is asked afterwards.
+        rows = f"SELECT {', '.join(expressions)} FROM {table.sql()} WHERE throwIf({bad}) = 0"
         with self._workspace.fence.shared():
             self._workspace.warehouse.execute(f"INSERT INTO {target} ({columns}) SETTINGS {settings} {rows}")
 

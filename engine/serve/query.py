@@ -294,6 +294,7 @@ _SAFE_TEXTS: Mapping[int, str] = {
     60: "a table is not there",
     72: "a number could not be parsed",
     153: "division by zero",
+    206: "a subquery in a join needs an alias",
     215: "a column is neither aggregated nor in GROUP BY",
     386: "types have no common supertype",
     395: "the query raised an error itself",

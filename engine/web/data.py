@@ -15,7 +15,7 @@ from engine.serve import access
 from engine.serve.ingest import describe_rows
 from engine.serve.query import Answer, Timer
 from engine.warehouse.port import Format, Input
-from engine.web.requests import EYES, body_of, flag, parameters_of, sql_of, token_of
+from engine.web.requests import EYES, body_of, flag, parameters_of, query_of, sql_of, token_of
 from engine.web.state import State, state_of
 from engine.web.streaming import CONTENT_TYPES, StreamedAnswer
 
@@ -77,7 +77,7 @@ async def sql(request: Request) -> Response:
 async def events(request: Request) -> Response:
     """`POST /v0/events?name=DATASOURCE`: NDJSON or one JSON object. All rows are stored, or none."""
     state, timer = state_of(request), Timer()
-    wait = flag(request.query_params.get("wait"), False)
+    wait = flag(query_of(request).get("wait"), False)
     rows = await _append(request, state, timer, Input.NDJSON)
     response = JSONResponse(describe_rows(rows), 200 if wait else 202)
     response.headers["server-timing"] = timer.header()
@@ -87,19 +87,20 @@ async def events(request: Request) -> Response:
 async def append(request: Request) -> Response:
     """`POST /v0/datasources?mode=append&name=DATASOURCE&format=csv|ndjson|parquet`."""
     state, timer = state_of(request), Timer()
-    if request.query_params.get("mode", "append") != "append":
+    query = query_of(request)
+    if query.get("mode", "append") != "append":
         raise RookeryError(BAD_REQUEST, "only mode=append is known")
-    name = request.query_params.get("format", "csv").lower()
+    name = query.get("format", "csv").lower()
     if name not in INPUTS:
         raise RookeryError(BAD_FORMAT, f"no input format `{name[:20]}`", hint="csv, ndjson or parquet")
     rows = await _append(request, state, timer, INPUTS[name])
-    body = {"datasource": request.query_params.get("name"), "invalid_lines": 0, "quarantine_rows": 0, "rows": rows}
+    body = {"datasource": query.get("name"), "invalid_lines": 0, "quarantine_rows": 0, "rows": rows}
     return JSONResponse(body, headers={"server-timing": timer.header()})
 
 
 async def _append(request: Request, state: State, timer: Timer, format: Input) -> int:
     claims = access.authenticate(state.workspace, token_of(request))
-    name = request.query_params.get("name")
+    name = query_of(request).get("name")
     if not name:
         raise RookeryError(BAD_REQUEST, "no datasource named", hint="?name=DATASOURCE")
     bound = access.for_append(state.workspace.current, claims, name)

@@ -68,10 +68,16 @@ def _object(body: bytes) -> dict[str, Any]:
     return found
 
 
-async def parameters_of(request: Request, limit: int) -> dict[str, Any]:
-    """A pipe's parameters: the query string, over it a JSON or form body. A name given twice is refused."""
+def query_of(request: Request) -> dict[str, str]:
+    """The query string, each name once. Raises RK4009 for a name with two values."""
     found: dict[str, Any] = {}
     _add(found, request.query_params.multi_items())
+    return found
+
+
+async def parameters_of(request: Request, limit: int) -> dict[str, Any]:
+    """A pipe's parameters: the query string, over it a JSON or form body. A name given twice is refused."""
+    found: dict[str, Any] = {**query_of(request)}
     if request.method == "POST":
         body = await body_of(request, limit)
         if body.strip():
@@ -83,8 +89,7 @@ async def parameters_of(request: Request, limit: int) -> dict[str, Any]:
 
 async def sql_of(request: Request, limit: int) -> tuple[str, dict[str, Any]]:
     """Ad-hoc SQL and its parameters: in `q` of the query, a form or a JSON object, or as the raw body."""
-    found: dict[str, Any] = {}
-    _add(found, request.query_params.multi_items())
+    found: dict[str, Any] = {**query_of(request)}
     if request.method == "POST":
         body = (await body_of(request, limit)).strip()
         # No SQL begins with a brace, or with a name and an equals sign.

@@ -168,7 +168,7 @@ engine: {sorting_key: [tenant]}
     "totals": "sql: SELECT day, lc, sum(events) AS events, sum(total) AS total FROM sums GROUP BY day, lc\n",
     "merged": "sql: SELECT day, uniqExactMerge(users) AS users, arraySort(groupUniqArrayMerge(names)) AS names, "
     "max(largest) AS largest FROM states GROUP BY day\n",
-    "raw_states": "sql: SELECT day, finalizeAggregation(users) AS users, finalizeAggregation(names) AS names FROM states\n",
+    "raw_states": "sql: SELECT day, finalizeAggregation(users) AS users, arraySort(finalizeAggregation(names)) AS names FROM states\n",
     "last_seen": "sql: SELECT lc, s, i FROM latest\n",
     "bared": "sql: SELECT * FROM bare\n",
     "crossed": "sql: |\n  SELECT a.s AS s, b.s AS other, plan FROM events AS a CROSS JOIN logs AS b CROSS JOIN accounts\n",

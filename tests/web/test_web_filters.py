@@ -68,7 +68,7 @@ def test_no_query_reaches_behind_the_filter(server: Server, secret: str) -> None
         "SELECT count() AS n FROM events WHERE tenant_id IN (1, 2, 3) OR 1 = 1",
         "SELECT count() AS n FROM events WHERE note IN (SELECT note FROM events)",
         "SELECT (SELECT count() FROM events) AS n",
-        "SELECT n FROM (SELECT count() AS n FROM events) CROSS JOIN (SELECT max(units) FROM events)",
+        "SELECT n FROM (SELECT count() AS n FROM events) AS a CROSS JOIN (SELECT max(units) FROM events) AS b",
     ):
         assert server.sql(sql, text) == [{"n": 2}], sql
 
@@ -158,7 +158,8 @@ def test_hostile_filters(server: Server, secret: str, text: str) -> None:
         if answer.status_code == 200:
             assert all(r["note"].startswith("one-") for r in data(answer))
         else:
-            refused(answer, 403)
+            assert answer.status_code == 403
+            assert set(answer.json()) >= {"error", "code", "documentation"}
         assert not [s for s in ("two-", "three-", "salary") if s in answer.text]
 
 

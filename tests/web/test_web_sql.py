@@ -61,7 +61,7 @@ def test_formats(server: Server, token: str) -> None:
     for clause in (" FORMAT CSVWithNames", " FORMAT CSV"):
         assert list(csv.DictReader(io.StringIO(ask(clause).decode()))) == [{"kind": "sale", "units": "40"}]
     assert json.loads(ask(" FORMAT JSONEachRow")) == {"kind": "sale", "units": 40}
-    assert pq.read_table(io.BytesIO(ask(" FORMAT Parquet"))).to_pylist() == [{"kind": b"sale", "units": 40}] or True
+    assert pq.read_table(io.BytesIO(ask(" FORMAT Parquet"))).to_pylist() == [{"kind": "sale", "units": 40}]
     for clause in (" FORMAT Null", " FORMAT Native", " FORMAT TSV", " FORMAT Template", " FORMAT x.y"):
         assert server.post("/v0/sql", token, content=sql + clause).status_code == 400
     assert data(server.post("/v0/sql", token, content="SELECT ' FORMAT CSV' AS text")) == [{"text": " FORMAT CSV"}]
@@ -174,8 +174,10 @@ def test_refused(server: Server, token: str, sql: str) -> None:
     before = server.sql("SELECT count() AS n FROM events")
     answer = server.post("/v0/sql", token, content=sql)
     assert answer.status_code in (400, 403), answer.text[:300]
-    body = refused(answer, answer.status_code) if "payroll" not in sql else answer.json()
+    body = answer.json()
+    assert set(body) >= {"error", "code", "documentation"}
     told = answer.text.replace(json.dumps(sql)[1:-1], "")
+    assert not [s for s in ("DB::Exception", "Traceback", "In scope") if s in told], body
     names = {"notes", "payroll", "daily", "two-", "three-", "salary", "employee", "clicks"}
     assert not [n for n in names if n in told and n not in sql], body
     assert server.sql("SELECT count() AS n FROM events") == before
@@ -209,7 +211,7 @@ def test_tokens_without_a_tenant(server: Server) -> None:
     assert len(server.sql("SELECT * FROM prices", token)) == 3
     refused(server.post("/v0/sql", token, content="SELECT * FROM events"), 403, "RK4004")
     refused(server.post("/v0/sql", token, content="SELECT * FROM prices JOIN events USING kind"), 403, "RK4004")
-    refused(server.post("/v0/sql", token, content="SELECT * FROM payroll").request and server.get("/v0/sql"), 403)
+    assert server.post("/v0/sql", token, content="SELECT * FROM payroll").status_code == 403
     append = server.static("appends only", "DATASOURCES:APPEND:events", "DATASOURCES:APPEND:prices")
     for sql in ("SELECT 1", "SELECT * FROM prices", "SELECT * FROM events"):
         refused(server.post("/v0/sql", append, content=sql), 403, "RK4003")
