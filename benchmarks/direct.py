@@ -40,8 +40,13 @@ class Engine:
             self.clients(1)[0].command(statement)
         return {}
 
-    def load(self, statements: list[str], threads: int, seconds: float) -> dict[str, Any]:
-        """Run SELECTs one after another, from as many threads, each on a handle of its own."""
+    def load(
+        self, statements: list[str], threads: int, seconds: float, bindings: list[dict[str, str]]
+    ) -> dict[str, Any]:
+        """Run SELECTs one after another, from as many threads, each on a handle of its own.
+
+        `bindings` are the values of each statement's placeholders; none when empty.
+        """
         latencies: list[float] = []
         failures: list[str] = []
         clients = self.clients(threads)
@@ -51,7 +56,8 @@ class Engine:
         def caller(client: Client, position: int) -> None:
             try:
                 while (now := time.perf_counter()) < end:
-                    client.raw_query(statements[position % len(statements)], fmt="JSON")
+                    turn = position % len(statements)
+                    client.raw_query(statements[turn], parameters=bindings[turn] if bindings else None, fmt="JSON")
                     latencies.append(time.perf_counter() - now)
                     position += threads
             except Exception as exc:

@@ -13,7 +13,7 @@ from typing import Protocol
 from engine.compiler import storage
 from engine.compiler.compose import Composer, Verifier
 from engine.compiler.definitions import Definer, check_definition
-from engine.compiler.lineage import check_lineage
+from engine.compiler.lineage import check_lineage, named
 from engine.compiler.params import ParameterSpec, Value
 from engine.compiler.pipes import VARIANTS, CompiledNode, CompiledPipe, MaterializedTarget, compile_pipe
 from engine.compiler.scope import Relation, Scope
@@ -234,9 +234,13 @@ def _fit_target(state: _State, pipe: CompiledPipe, target: MaterializedTarget) -
     trigger = _triggers(state, pipe)
     if target.per_tenant:
         source = _tenant_target(state, pipe, target, source, trigger, outputs)
+    elif source.tenant_column is not None:
+        _must_keep_tenants_apart(state, pipe, source.tenant_column)
     missing = [c.name for c in source.columns if c.name not in outputs and not c.default]
     extra = [n for n in outputs if n not in {c.name for c in source.columns}]
-    if missing or extra:
+    if extra and not missing and _by_star(state, pipe, extra):
+        state.warnings.append(_left_out(pipe, target, extra))
+    elif missing or extra:
         names = ", ".join(f"`{n}`" for n in missing or extra)
         verb = "does not output" if missing else "outputs"
         raise RookeryError(
@@ -251,6 +255,22 @@ def _fit_target(state: _State, pipe: CompiledPipe, target: MaterializedTarget) -
     )
     selected = tuple(c.name for c in source.columns if c.name in outputs)
     state.pipes[pipe.name] = replace(pipe, target=replace(target, columns=selected, triggers=trigger))
+
+
+def _by_star(state: _State, pipe: CompiledPipe, names: list[str]) -> bool:
+    """Whether a `*` puts out these columns: what a datasource has gained since must not break who reads it."""
+    read = {c for d in _datasources_of(state, pipe.name, set()) for c in state.relations[d].columns}
+    return pipe.published_text().outputs is None and read.issuperset(names)
+
+
+def _left_out(pipe: CompiledPipe, target: MaterializedTarget, names: list[str]) -> RookeryError:
+    listed = ", ".join(f"`{n}`" for n in names)
+    return RookeryError(
+        TARGET_COLUMNS,
+        f"pipe `{pipe.name}` selects {listed} by `*`, which target `{target.name}` lacks; it stays without",
+        hint="add the column to the target to have it there, or name the pipe's columns instead of `*`",
+        place=pipe.place,
+    )
 
 
 def _triggers(state: _State, pipe: CompiledPipe) -> tuple[str, ...]:
@@ -293,8 +313,18 @@ def _implicit_target(state: _State, pipe: CompiledPipe, target: MaterializedTarg
             hint=f"write datasources/{target.name}.yaml, or give the pipe's `materialize` an `engine`",
             place=pipe.place,
         )
-    columns = tuple(SourceColumn(name=c.name, type=c.type) for c in state.outputs[pipe.name])
-    return Datasource(name=target.name, columns=columns, engine=target.engine)
+    columns = []
+    for output in state.outputs[pipe.name]:
+        try:
+            columns.append(SourceColumn(name=output.name, type=output.type))
+        except ValueError as exc:
+            raise RookeryError(
+                TARGET_COLUMNS,
+                f"pipe `{pipe.name}` outputs `{output.name[:80]}`, which cannot be the name of a column",
+                hint="give the output a name with AS",
+                place=pipe.place,
+            ) from exc
+    return Datasource(name=target.name, columns=tuple(columns), engine=target.engine)
 
 
 def _tenant_target(
@@ -322,7 +352,7 @@ def _tenant_target(
             hint=f"add `{tenant}` to the SELECT (and to its GROUP BY); `drop_tenant_column: true` hides it later",
             place=pipe.place,
         )
-    _keeps_tenants_apart(state, pipe, tenant, {})
+    _must_keep_tenants_apart(state, pipe, tenant)
     if source.sorting_key[:1] != (tenant,):
         raise RookeryError(
             TENANT_OUTPUT,
@@ -333,7 +363,32 @@ def _tenant_target(
     return source.model_copy(update={"tenant": Tenant(column=tenant, landing=False)})
 
 
-def _keeps_tenants_apart(state: _State, pipe: CompiledPipe, tenant: str, known: dict[str, bool]) -> bool:
+def _must_keep_tenants_apart(state: _State, pipe: CompiledPipe, tenant: str) -> None:
+    """Refuse a pipe into a datasource with a tenant column unless rows keep their tenant. Raises RK2013."""
+    reads = _datasources_of(state, pipe.name, set())
+    if not any(state.relations[n].tenant for n in reads):
+        return
+    names = {c for n in reads for c in state.relations[n].columns} | _named_in(state, pipe, set())
+    if not _keeps_tenants_apart(state, pipe, tenant, {}, frozenset(names)):
+        message = f"pipe `{pipe.name}` fills a datasource of tenants with rows that have lost theirs"
+        raise RookeryError(TENANT_MIX, message, hint="read the datasource first in FROM", place=pipe.place)
+
+
+def _named_in(state: _State, pipe: CompiledPipe, seen: set[str]) -> set[str]:
+    """Every name that a pipe, or one that it reads, gives to a value."""
+    found: set[str] = set()
+    for node in pipe.needed():
+        if node.static is not None:
+            found |= named(state.composer.verifier.tree(node.static.canonical))
+        for read in sorted(node.reads & frozenset(state.pipes) - seen):
+            seen.add(read)
+            found |= _named_in(state, state.pipes[read], seen)
+    return found
+
+
+def _keeps_tenants_apart(
+    state: _State, pipe: CompiledPipe, tenant: str, known: dict[str, bool], names: frozenset[str]
+) -> bool:
     """Whether a pipe's output holds tenants' rows; each node is proved to keep them apart. Raises RK2013."""
     bearing = {n for n, r in state.relations.items() if r.tenant == tenant}
     for node in pipe.needed():
@@ -345,14 +400,15 @@ def _keeps_tenants_apart(state: _State, pipe: CompiledPipe, tenant: str, known: 
                 raise RookeryError(TENANT_MIX, message, hint=hint, place=node.place)
         for read in node.reads & frozenset(state.pipes):
             if read not in known:
-                known[read] = _keeps_tenants_apart(state, state.pipes[read], tenant, known)
+                known[read] = _keeps_tenants_apart(state, state.pipes[read], tenant, known, names)
             bearing |= {read} if known[read] else set()
         if node.static is None:
             raise RookeryError(
                 VIEW_SHAPE, f"node `{node.name}` is a template, which a view cannot be", place=node.place
             )
         try:
-            holds = check_lineage(state.composer.verifier.tree(node.static.canonical), tenant, frozenset(bearing))
+            tree = state.composer.verifier.tree(node.static.canonical)
+            holds = check_lineage(tree, tenant, frozenset(bearing), names)
         except RookeryError as exc:
             place = Place(
                 node.place.file, node.place.line, node.place.column, f"pipe `{pipe.name}`, node `{node.name}`"

@@ -109,7 +109,7 @@ class Composer:
         """The statement of a pipe for one request: its published node, or the node `upto`."""
         binder = Binder()
         texts = self._texts(catalogue, pipe, render, binder, upto)
-        key = (pipe, upto, scope.shape(), tuple((p, tuple(v.canonical for _, v in t)) for p, t in texts.items()))
+        key = (pipe, upto, scope.shape(), tuple((p, tuple(v.identity for _, v in t)) for p, t in texts.items()))
         known = self._assembled.get(key)
         if known is None:
             known = self._assembled.put(key, assemble(catalogue, pipe, texts, _binding(scope)))

@@ -3,71 +3,126 @@
 For the pool, one view runs over many tenants' rows at once. Its author must not be able to mix them by mistake: each
 SELECT that reads tenants' rows has to pass the tenant column on as it is, and whatever works across rows (grouping,
 windows, joins, limits) has to work within one tenant. What is not evidently so is refused, with a hint.
+
+In the engine an alias, wherever it stands in a SELECT, wins over a column of the same name, and a join may fill a
+column with its type's default, which can be somebody's id. Therefore nothing else may be called like the tenant
+column, and the tenant is always that of the left-most table.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
 from engine.compiler.functions import is_aggregate
+from engine.compiler.walk import MEMBERSHIP
 from engine.errors import TENANT_MIX, RookeryError
 
 Node = Mapping[str, Any]
 
+_INSIDE = frozenset({"Subquery", "WithElement"})
 ACROSS_ROWS = frozenset(
     {"neighbor", "runningdifference", "runningdifferencestartingwithfirstvalue", "runningaccumulate"}
-    | {"rownumberinblock", "rownumberinallblocks", "blocknumber", "runningconcurrency"}
+    | {"rownumberinblock", "rownumberinallblocks", "blocknumber", "blocksize", "runningconcurrency"}
 )
+JOINS = {"INNER": {None, "ALL", "ASOF"}, "LEFT": {None, "ALL", "ANY", "ASOF", "SEMI", "ANTI"}}
+"""Joins that answer for each row of the left side alone. ANY INNER does not: it takes one per key."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """One table of a FROM: the name by which columns are qualified, and whether it holds tenants' rows."""
+    """One table of a FROM: the name by which columns are qualified, whether it holds tenants' rows, and its join."""
 
     name: str
     bearing: bool
+    join: Node | None
 
 
-def check_lineage(tree: Node, tenant: str, bearing: frozenset[str]) -> bool:
+def check_lineage(tree: Node, tenant: str, bearing: frozenset[str], names: frozenset[str] = frozenset()) -> bool:
     """Whether a query reads names of `bearing` (tenants' rows); then its output carries the column `tenant`.
 
+    `names` are the columns and aliases of what it reads: a qualifier of that name could mean a part of them.
     Raises RK2013 where it could mix the rows of two tenants.
     """
-    return _Lineage(tenant).union(tree, bearing)
+    lineage = _Lineage(tenant, names | named(tree))
+    lineage.local_names(tree)
+    return lineage.union(tree, bearing)
+
+
+def named(tree: Node) -> frozenset[str]:
+    """Every name that a query gives to a value: aliases, lists of column names, and elements that it reaches into."""
+    found: set[str] = set()
+    for node in _walk(tree, into=_INSIDE):
+        if node.get("type") not in ("TableIdentifier", "Subquery"):
+            found |= {node["alias"]} if "alias" in node else set()
+        for key in ("column_aliases", "aliases"):
+            found |= {str(n.get("name")) for n in _items(node.get(key))}
+        if node.get("type") == "Identifier" and len(_parts(node)) > 1:
+            found.add(_parts(node)[-1])
+    return frozenset(found)
 
 
 @dataclass(frozen=True, slots=True)
 class _Lineage:
     tenant: str
+    names: frozenset[str] = field(default_factory=frozenset)
+
+    # --- queries ---
 
     def union(self, node: Node, bearing: frozenset[str]) -> bool:
         if node.get("type") == "SelectQuery":
-            return self.select(node, bearing)
-        found = [self.union(s, bearing) for s in node["list_of_selects"]["children"]]
+            return self._select(node, bearing)
+        selects = node["list_of_selects"]["children"]
+        # WITH of the first SELECT reaches the others, as it does in the engine.
+        shared = self._with(selects[0], bearing) if len(selects) > 1 else bearing
+        found = [self.union(s, shared if n else bearing) for n, s in enumerate(selects)]
+        if len(found) < 2 or not any(found):
+            return any(found)
         modes = {*node.get("list_of_modes", ()), node.get("union_mode")}
-        if any(found) and not all(found):
+        if not all(found):
             self._refuse("a UNION of tenants' rows with others", f"every branch must select `{self.tenant}`")
-        if any(found) and any("EXCEPT" in str(m) or "INTERSECT" in str(m) for m in modes):
+        if any("EXCEPT" in str(m) or "INTERSECT" in str(m) for m in modes):
             self._refuse("EXCEPT or INTERSECT over tenants' rows", "use a join or a condition")
-        return any(found)
+        if not all(self._begins_with_tenant(s) for s in selects):
+            self._refuse(
+                "a UNION, which goes by position", f"list the columns in every branch, `{self.tenant}` first"
+            )
+        return True
 
-    def select(self, node: Node, bearing: frozenset[str]) -> bool:
-        names = self._with(node, bearing)
-        sources = list(self._sources(node, names))
-        self._no_tenant_subqueries(node, names)
+    def _begins_with_tenant(self, node: Node) -> bool:
+        if node.get("type") != "SelectQuery":
+            return all(self._begins_with_tenant(s) for s in node["list_of_selects"]["children"])
+        first = _items(node.get("select"))[0]
+        return first.get("type") == "Identifier" and _parts(first)[-1] == self.tenant
+
+    def local_names(self, tree: Node) -> None:
+        """The engine resolves a WITH query where it is used, so a name must mean one query in the whole text."""
+        walked = _walk(tree, into=_INSIDE)
+        counted = Counter(n["name"] for n in walked if n.get("type") == "WithElement")
+        for name, count in counted.items():
+            if count > 1:
+                self._refuse(f"two WITH queries named `{name}`", "give each a name of its own")
+
+    def _select(self, node: Node, bearing: frozenset[str]) -> bool:
+        readable = self._with(node, bearing)
+        sources = list(self._sources(node, readable))
+        own = list(_walk(node))
+        self._no_tenant_subqueries(own, readable)
         if not any(s.bearing for s in sources):
             return False
-        self._joins(node, sources)
-        self._across_rows(node, sources)
-        self._output(node, sources)
+        self._aliases(own, node)
+        self._joins(sources)
+        tenants: set[tuple[str, ...]] = {(self.tenant,)}
+        if sources[0].name not in self.names:
+            tenants.add((sources[0].name, self.tenant))
+        self._across_rows(node, own, tenants)
+        self._output(node, sources, tenants)
         return True
 
     def _with(self, node: Node, bearing: frozenset[str]) -> frozenset[str]:
         names = set(bearing)
-        if node.get("recursive_with"):
-            self._refuse("WITH RECURSIVE", "write it without recursion")
         for item in _items(node.get("with")):
             if item.get("type") != "WithElement":
                 continue
@@ -75,6 +130,10 @@ class _Lineage:
             names.discard(item["name"])
             if self.union(content, frozenset(names)):
                 names.add(item["name"])
+                if node.get("recursive_with"):
+                    self._refuse("WITH RECURSIVE", "write it without recursion")
+                if "aliases" in item:
+                    self._refuse("column names after a WITH query", "name its columns with AS")
         return frozenset(names)
 
     def _sources(self, node: Node, bearing: frozenset[str]) -> Iterator[_Source]:
@@ -82,83 +141,106 @@ class _Lineage:
             table = element.get("table_expression")
             if table is None:
                 continue
+            join = element.get("table_join")
             if "database_and_table_name" in table:
                 named = table["database_and_table_name"]
-                yield _Source(named.get("alias") or named["name"], named["name"] in bearing)
+                found = _Source(named.get("alias") or named["name"], named["name"] in bearing, join)
             elif "subquery" in table:
                 inner = table["subquery"]
-                yield _Source(inner.get("alias", ""), self.union(inner["children"][0], bearing))
+                found = _Source(inner.get("alias", ""), self.union(inner["children"][0], bearing), join)
             else:
-                yield _Source(table.get("table_function", {}).get("alias", ""), False)
+                found = _Source(table.get("table_function", {}).get("alias", ""), False, join)
+            if found.bearing and "column_aliases" in table:
+                self._refuse("column names after a table", "name its columns with AS")
+            yield found
 
-    def _no_tenant_subqueries(self, node: Node, bearing: frozenset[str]) -> None:
+    def _no_tenant_subqueries(self, own: list[Node], bearing: frozenset[str]) -> None:
         """A subquery in an expression answers once for all tenants, so it may not read their rows."""
-        for key, value in node.items():
-            if key in {"tables", "with"}:
-                continue
-            for inner in _walk(value):
-                if inner.get("type") == "Subquery" and self.union(inner["children"][0], bearing):
-                    self._refuse("a subquery over tenants' rows in an expression", "join it on the tenant column")
-        for item in _items(node.get("with")):
-            if item.get("type") == "Subquery" and self.union(item["children"][0], bearing):
-                self._refuse("a scalar over tenants' rows", "join it on the tenant column")
+        for inner in own:
+            if inner.get("type") == "Subquery" and self.union(inner["children"][0], bearing):
+                self._refuse("a subquery over tenants' rows in an expression", "join it on the tenant column")
+            if inner.get("type") == "Function" and str(inner.get("name", "")).lower() in MEMBERSHIP:
+                right = _items(inner.get("arguments"))[-1]
+                if right.get("type") == "Identifier" and right.get("name") in bearing:
+                    self._refuse(f"IN {right['name']}, which holds tenants' rows", "join it on the tenant column")
 
-    def _joins(self, node: Node, sources: list[_Source]) -> None:
-        if sum(s.bearing for s in sources) < 2:
-            if not sources[0].bearing:
-                self._refuse("tenants' rows on the right of a join", "put them first in FROM")
-            return
-        for element in _items(node.get("tables")):
-            join = element.get("table_join")
-            if join is None:
-                continue
-            using = [i.get("name") for i in _items(join.get("using_expression_list"))]
-            if self.tenant not in using and not self._equates(join.get("on_expression"), sources):
-                self._refuse("a join of tenants' rows", f"join USING ({self.tenant}, …)")
+    # --- one SELECT over tenants' rows ---
 
-    def _equates(self, condition: Node | None, sources: list[_Source]) -> bool:
-        """Whether an AND of conditions holds `a.tenant = b.tenant` for two tables."""
+    def _aliases(self, own: list[Node], node: Node) -> None:
+        plain = [i for i in _items(node.get("select")) if i.get("type") == "Identifier"]
+        for inner in own:
+            if inner.get("alias") == self.tenant and all(inner is not p for p in plain):
+                self._refuse(f"another value under the name `{self.tenant}`", "pass the column on as it is")
+
+    def _joins(self, sources: list[_Source]) -> None:
+        first = sources[0]
+        if not first.bearing:
+            self._refuse("tenants' rows on the right of a join", "put them first in FROM")
+        for n, source in enumerate(sources[1:], 1):
+            join = source.join or {}
+            kind, strictness = str(join.get("kind")), join.get("strictness")
+            unconditional = kind in ("CROSS", "COMMA") and not source.bearing
+            if join.get("is_natural") or not (unconditional or strictness in JOINS.get(kind, ())):
+                what = " ".join(str(w) for w in (strictness, kind) if w)
+                self._refuse(f"a join of the kind {what}", "use LEFT JOIN or INNER JOIN with ON or USING")
+            if any(s.name == source.name for s in sources[:n]):
+                self._refuse(f"two tables named `{source.name}`", "give each an alias of its own")
+            merged = all(_items((s.join or {}).get("using_expression_list")) and s.bearing for s in sources[1:n])
+            if source.bearing and not self._within_tenant(join, first.name, source.name, merged):
+                on = f"{first.name}.{self.tenant} = {source.name}.{self.tenant}"
+                self._refuse("a join of tenants' rows", f"join USING ({self.tenant}, …), or ON {on}")
+
+    def _within_tenant(self, join: Node, left: str, right: str, merged: bool) -> bool:
+        """Whether rows only meet rows of their own tenant. The last column of ASOF … USING is not for equality.
+
+        `merged` says whether all tables so far have one tenant column, so that USING can mean no other.
+        """
+        using = _items(join.get("using_expression_list"))
+        if using:
+            plain = merged and join.get("strictness") != "ASOF" and all(set(i) <= {"type", "name"} for i in using)
+            return plain and self.tenant in [i.get("name") for i in using]
+        return not {left, right} & self.names and self._equates(join.get("on_expression"), {left, right})
+
+    def _equates(self, condition: Node | None, tables: set[str]) -> bool:
+        """Whether an AND of conditions holds `left.tenant = right.tenant`."""
         if condition is None or condition.get("type") != "Function":
             return False
         arguments = _items(condition.get("arguments"))
         if condition["name"] == "and":
-            return any(self._equates(a, sources) for a in arguments)
-        if condition["name"] != "equals" or not all(self._is_tenant(a) for a in arguments):
+            return any(self._equates(a, tables) for a in arguments)
+        if condition["name"] != "equals" or any(a.get("type") != "Identifier" for a in arguments):
             return False
-        qualifiers = {a.get("name_parts", [""])[0] for a in arguments}
-        return len(qualifiers & {s.name for s in sources if s.bearing}) == 2
+        named = [_parts(a) for a in arguments]
+        return all(len(p) == 2 and p[1] == self.tenant for p in named) and {p[0] for p in named} == tables
 
-    def _across_rows(self, node: Node, sources: list[_Source]) -> None:
+    def _across_rows(self, node: Node, own: list[Node], tenants: set[tuple[str, ...]]) -> None:
         for flag in ("cube", "rollup", "grouping_sets", "totals"):
             if node.get(f"group_by_with_{flag}"):
                 self._refuse(f"GROUP BY WITH {flag.upper()}", "its super-rows would span tenants")
-        if "interpolate" in node or any(o.get("with_fill") for o in _items(node.get("order_by"))):
+        if "interpolate" in node or any(i.get("with_fill") for i in own):
             self._refuse("WITH FILL", "it would fill gaps between tenants")
-        aggregates = False
-        for key in ("select", "having", "order_by", "qualify"):
-            for inner in _walk(node.get(key)):
-                aggregates |= self._function(inner, node)
-        grouped = _items(node.get("group_by"))
-        if node.get("group_by_all"):
-            return
-        if (aggregates or grouped) and not any(self._is_tenant(g) for g in grouped):
-            self._refuse("an aggregate over several tenants", f"add `{self.tenant}` to GROUP BY")
-        limited = _items(node.get("limit_by"))
-        if limited and not any(self._is_tenant(x) for x in limited):
-            self._refuse("LIMIT BY over several tenants", f"add `{self.tenant}` to LIMIT BY")
         if "limit_length" in node or "limit_offset" in node:
             self._refuse("LIMIT over several tenants", f"use LIMIT n BY {self.tenant}")
+        limited = _items(node.get("limit_by"))
+        if limited and not _any_of(limited, tenants):
+            self._refuse("LIMIT BY over several tenants", f"add `{self.tenant}` to LIMIT BY")
+        aggregates = [self._function(inner, node, tenants) for inner in own]
+        grouped = _items(node.get("group_by"))
+        if (any(aggregates) or grouped) and not node.get("group_by_all") and not _any_of(grouped, tenants):
+            self._refuse("an aggregate over several tenants", f"add `{self.tenant}` to GROUP BY")
 
-    def _function(self, inner: Node, select: Node) -> bool:
+    def _function(self, inner: Node, select: Node, tenants: set[tuple[str, ...]]) -> bool:
         """Judge a function that may work across rows; whether it is an aggregate of the SELECT."""
         if inner.get("type") != "Function":
             return False
         name = str(inner.get("name", ""))
         if name.lower() in ACROSS_ROWS:
             self._refuse(f"the function {name}", f"use a window PARTITION BY {self.tenant}")
+        if name.lower() == "untuple":
+            self._refuse("untuple, which names columns itself", "write the elements out, as in `t.a AS a`")
         if inner.get("is_window_function"):
             window = inner.get("window_definition") or self._window(select, inner.get("window_name"))
-            if not any(self._is_tenant(p) for p in _items((window or {}).get("partition_by"))):
+            if not _any_of(_items((window or {}).get("partition_by")), tenants):
                 self._refuse("a window over several tenants", f"add PARTITION BY {self.tenant}")
             return False
         return is_aggregate(name)
@@ -168,41 +250,48 @@ class _Lineage:
         windows = _items(select.get("window"))
         return next((w["definition"] for w in windows if w.get("name") == name), None)
 
-    def _output(self, node: Node, sources: list[_Source]) -> None:
+    def _output(self, node: Node, sources: list[_Source], tenants: set[tuple[str, ...]]) -> None:
         passed = False
         for item in _items(node.get("select")):
-            alias = item.get("alias")
-            if self._is_tenant(item) and alias in (None, self.tenant):
-                passed |= self._from_bearing(item, sources)
-            elif alias == self.tenant:
-                self._refuse(f"another value under the name `{self.tenant}`", "pass the column on as it is")
-            elif item.get("type") in {"Asterisk", "QualifiedAsterisk"}:
-                passed |= self._star(item, sources)
+            kind = item.get("type", "")
+            if kind in ("Asterisk", "QualifiedAsterisk"):
+                self._star(item, sources)
+                passed = True
+            elif kind.endswith("Matcher"):
+                self._refuse("COLUMNS(…)", f"list the columns, `{self.tenant}` among them")
+            elif kind == "Identifier" and item.get("alias", _parts(item)[-1]) == self.tenant:
+                if _parts(item) not in tenants:
+                    self._refuse(
+                        f"another value under the name `{self.tenant}`",
+                        f"pass on the column of the first table, which is `{sources[0].name}`",
+                    )
+                passed = True
         if not passed:
             self._refuse(f"rows without `{self.tenant}`", f"add `{self.tenant}` to every SELECT, as it is")
 
-    def _star(self, item: Node, sources: list[_Source]) -> bool:
+    def _star(self, item: Node, sources: list[_Source]) -> None:
         for transformer in _items(item.get("transformers")):
             names = [c.get("name") for c in _items(transformer)]
             if transformer["type"] != "ColumnsExceptTransformer" or "pattern" in transformer or self.tenant in names:
                 self._refuse("a changed `*`", f"list the columns, `{self.tenant}` among them")
-        qualifier = item.get("qualifier", {}).get("name")
-        return sources[0].bearing if qualifier is None else any(s.bearing and s.name == qualifier for s in sources)
+        if "qualifier" not in item:
+            if len(sources) > 1:
+                self._refuse("`*` of several tables", f"list the columns, `{self.tenant}` among them")
+        elif _parts(item["qualifier"]) != (sources[0].name,) or sources[0].name in self.names:
+            self._refuse(
+                f"`{item['qualifier'].get('name')}.*`", "list the columns; only the first table can be passed whole"
+            )
 
-    def _from_bearing(self, item: Node, sources: list[_Source]) -> bool:
-        parts = item.get("name_parts")
-        if not parts:
-            return True
-        return any(s.bearing and s.name == parts[0] for s in sources)
-
-    def _is_tenant(self, node: Node) -> bool:
-        if node.get("type") != "Identifier":
-            return False
-        parts = node.get("name_parts") or [node.get("name")]
-        return len(parts) <= 2 and parts[-1] == self.tenant
-
-    def _refuse(self, what: str, hint: str) -> None:
+    def _refuse(self, what: str, hint: str) -> NoReturn:
         raise RookeryError(TENANT_MIX, f"the pipe could mix tenants: {what}", hint=hint)
+
+
+def _parts(node: Node) -> tuple[str, ...]:
+    return tuple(node.get("name_parts") or [node.get("name", "")])
+
+
+def _any_of(nodes: list[Node], tenants: set[tuple[str, ...]]) -> bool:
+    return any(n.get("type") == "Identifier" and _parts(n) in tenants for n in nodes)
 
 
 def _items(node: Any) -> list[Node]:
@@ -221,15 +310,19 @@ def _items(node: Any) -> list[Node]:
     return found
 
 
-def _walk(value: Any) -> Iterator[Node]:
-    """Every node below a value, but not into subqueries, which are judged on their own."""
-    pending = [value]
+def _walk(root: Node, into: frozenset[str] = frozenset()) -> Iterator[Node]:
+    """Every node below one, that one included, but not what is inside of subqueries, which are judged on their own.
+
+    A subquery that stands as a table is no part of the SELECT's expressions and is left out with all that is in it.
+    """
+    pending: list[Any] = [root]
     while pending:
         current = pending.pop()
         if isinstance(current, Mapping):
             if "type" in current:
                 yield current
-            if current.get("type") != "Subquery":
-                pending.extend(current.values())
+            opaque = current.get("type") in _INSIDE - into
+            left_out = () if into else ("subquery",)
+            pending.extend(() if opaque else (v for k, v in current.items() if k not in left_out))
         elif isinstance(current, list | tuple):
             pending.extend(current)

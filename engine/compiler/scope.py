@@ -76,7 +76,7 @@ class Scope:
     def shape(self) -> tuple[object, ...]:
         """What of the scope shapes a statement's text; the tenant itself is bound, never spelled."""
         filters = tuple(sorted((n, tuple(f.sql for f in fs)) for n, fs in self.filters.items() if fs))
-        return (self.tenant is not None, self.nest, filters, self.unrestricted, self.barrier)
+        return (self.workspace, self.tenant is not None, self.nest, filters, self.unrestricted, self.barrier)
 
     def bind(self, relation: Relation, *, final: bool = False, sample: tuple[str, str | None] | None = None) -> Bound:
         """The SQL that a table name stands for. Raises RK4004 when tenant data has no tenant to filter by."""

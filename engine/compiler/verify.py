@@ -65,6 +65,11 @@ class Verified:
     outputs: tuple[str | None, ...] | None = None
     plain: bool = False
 
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What tells two texts apart: FINAL and SAMPLE are no longer in the canonical one."""
+        return (self.canonical, self.final, tuple(sorted(self.sample.items())))
+
 
 def verify(
     sql: str,
@@ -181,9 +186,7 @@ def _hoist(text: Text) -> tuple[frozenset[str], Mapping[str, tuple[str, str | No
     final: set[str] = set()
     sample: dict[str, tuple[str, str | None]] = {}
     for name, tables in text.hoistable.items():
-        spelled = {
-            (t.get("final", False), _ratio(t.get("sample_size")), _ratio(t.get("sample_offset"))) for t in tables
-        }
+        spelled = {_modifiers(t) for t in tables}
         if len(spelled) > 1 or len(tables) < text.reads[name]:
             refuse(
                 f"reading `{name}` with FINAL or SAMPLE in one place and without it in another",
@@ -210,10 +213,13 @@ def _modifiers(table: Node) -> tuple[bool, str | None, str | None]:
 
 
 def _ratio(node: Node | None) -> str | None:
+    """A share of the rows. A number of rows is refused: the engine takes it as a share of everybody's rows."""
     if node is None:
         return None
     bottom = node.get("denominator", "1")
     top = node["numerator"]
+    if int(top) > int(bottom):
+        refuse("SAMPLE of a number of rows", "write a share, as in SAMPLE 1 / 10")
     return f"{top}" if bottom == "1" else f"{top} / {bottom}"
 
 

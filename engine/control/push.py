@@ -201,11 +201,14 @@ def _permit(plan: Plan, allowed: frozenset[str]) -> None:
     if not refused:
         return
     names = sorted({s.resource for s in refused})
-    first = next((s for s in refused if s.cost), refused[0])
+    # What cannot be had back is told before what is only computed again.
+    first = min(refused, key=lambda s: (not s.cost.endswith("are lost"), not s.cost))
     flags = " ".join(f"--allow-destructive {n}" for n in names)
     raise RookeryError(
         DESTRUCTIVE,
-        f"{first.action} {first.subject}: {first.reason}" + (f"; {first.cost}" if first.cost else ""),
+        f"{first.action} {first.subject}: {first.reason}"
+        + (f"; {first.cost}" if first.cost else "")
+        + (f" (and {len(refused) - 1} more steps, which `rookery plan` shows)" if len(refused) > 1 else ""),
         hint=f"to allow it: {flags}",
     )
 

@@ -43,7 +43,7 @@ def diff(desired: Schema, live: Schema, *, prune: bool = False, sizes: Sizes = l
     steps = [
         *_databases(desired, live),
         *_views_to_drop(desired, live, rebuilt, prune),
-        *_tables_to_drop(desired, live, rebuilt, prune),
+        *_tables_to_drop(desired, live, rebuilt, prune, sizes),
         *_tables_to_create(desired, live, rebuilt),
         *changes,
         *_views_to_create(desired, live, rebuilt, {s.name for s in changes if isinstance(s, DropColumn)}),
@@ -194,13 +194,16 @@ def _views_to_drop(desired: Schema, live: Schema, rebuilt: Mapping[Name, Step], 
             yield DropView(_resource(view), "nothing declares it", True, tenant=_tenant(view), name=name)
 
 
-def _tables_to_drop(desired: Schema, live: Schema, rebuilt: Mapping[Name, Step], prune: bool) -> Iterable[Step]:
+def _tables_to_drop(
+    desired: Schema, live: Schema, rebuilt: Mapping[Name, Step], prune: bool, sizes: Sizes
+) -> Iterable[Step]:
     for name, table in live.tables.items():
         cause = rebuilt.get(name)
         if cause is not None:
             yield DropTable(cause.resource, cause.reason, True, cause.cost, _tenant(table), name)
         elif name not in desired.tables and prune:
-            yield DropTable(_resource(table), "nothing declares it", True, "its rows are lost", _tenant(table), name)
+            cost = f"its {sizes(name):,} rows are lost"
+            yield DropTable(_resource(table), "nothing declares it", True, cost, _tenant(table), name)
 
 
 def _tables_to_create(desired: Schema, live: Schema, rebuilt: Mapping[Name, Step]) -> Iterable[Step]:

@@ -156,12 +156,12 @@ class Queries:
         snapshot = self._workspace.current
         granted = access.for_sql(snapshot, self._workspace, claims, given, eyes)
         build = snapshot.build
-        # Only the pipes that the text reads have a say about parameters.
-        reads = build.composer.verifier(text, granted.names).reads & set(build.pipes)
-        values = self._values(snapshot, sorted(reads), given, granted.fixed)
         self._rate(claims)
 
         def compose(scope: Scope) -> Composed:
+            # Only the pipes that the text reads have a say about parameters.
+            reads = build.composer.verifier(text, granted.names).reads & set(build.pipes)
+            values = self._values(snapshot, sorted(reads), given, granted.fixed)
             return build.composer.adhoc(build, text, granted.names, _renderer(values), scope)
 
         return self._run(claims, granted.scope, compose, format, timer, "query_api", Limits())
@@ -200,17 +200,17 @@ class Queries:
         tag: str,
         limits: Limits,
     ) -> Answer:
-        composed = compose(scope)
-        statement = self._statement(composed, scope, limits, tag)
-        timer.stage("compose")
         most = self._workspace.settings.max_concurrent
         keys: list[tuple[Any, int]] = [(("token", claims.subject, claims.tenant), most)]
         if scope.tenant is not None:
             keys.append((("tenant", scope.tenant), most))
         if limits.max_concurrent:
             keys.append((("pipe", tag), limits.max_concurrent))
+        # Composing may ask the database too, so it counts as running.
         places = self.running.enter(keys)
         try:
+            statement = self._statement(compose(scope), scope, limits, tag)
+            timer.stage("compose")
             answer = self._first(claims, scope, statement, compose, format, limits, tag)
         except BaseException:
             self.running.leave(places)
@@ -235,7 +235,7 @@ class Queries:
             if claims.is_admin or exc.code in _OWN:
                 raise _plain(exc, admin=claims.is_admin) from exc
             log.warning("query failed", pipe=tag, subject=claims.subject, detail=exc.detail or exc.message)
-            if exc.code in _BOUNDED or scope.tenant is None:
+            if exc.code in _BOUNDED or (scope.tenant is None and not scope.filters):
                 raise _plain(exc, admin=False) from exc
         # The first run may have failed on a row that is not the caller's. Behind the barrier it cannot.
         fenced = replace(scope, barrier=True)

@@ -16,7 +16,9 @@ MAX_TEXT = 64 << 10
 """Longest SQL text, in bytes."""
 
 _SELECT = "SelectWithUnionQuery"
-_LIMITS = "SETTINGS max_parser_backtracks = 20000, max_parser_depth = 300, max_query_size = 400000, implicit_select = 0"
+_LIMITS = (
+    "SETTINGS max_parser_backtracks = 20000, max_parser_depth = 300, max_query_size = 400000, implicit_select = 0"
+)
 # The text itself is bounded by MAX_TEXT; its tree as JSON is several times as long.
 _PARSE = f"WITH parseQueryToJSON({{sql:String}}) AS j SELECT j, formatQueryFromJSON(j) {_LIMITS}"
 _FORMAT = "SELECT formatQueryFromJSON({tree:String}) SETTINGS max_query_size = 4000000"

@@ -52,7 +52,12 @@ class AccessLog:
             await self.app(scope, receive, watched)
         finally:
             took = round((time.perf_counter() - started) * 1000, 2)
-            log.debug("request", method=scope["method"], path=scope["path"], status=status, ms=took)
+            log.debug("request", method=scope["method"], path=_shown(scope["path"]), status=status, ms=took)
+
+
+def _shown(path: str) -> str:
+    """A path for the log. A token may be named by its text."""
+    return "/v0/tokens/…" if path.startswith("/v0/tokens/") else path
 
 
 async def live(_request: Request) -> Response:
@@ -115,9 +120,12 @@ def create_app(workspace: Workspace) -> Starlette:
         expose_headers=exposed,
         max_age=600,
     )
-    return Starlette(
+    app = Starlette(
         routes=[Route("/live", live), Route("/ready", ready), *data.routes(), *admin.routes()],
         middleware=[Middleware(AccessLog), cors],
         exception_handlers={RookeryError: on_rookery_error, HTTPException: on_http_exception, Exception: on_bug},
         lifespan=lifespan,
     )
+    # A redirect would repeat the query string, and with it the token.
+    app.router.redirect_slashes = False
+    return app

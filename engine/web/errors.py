@@ -13,6 +13,8 @@ from engine.observe import redact
 
 log = structlog.get_logger("rookery.web")
 DOCUMENTATION = "docs/errors.md"
+LONGEST = 1000
+"""Longest message; what callers sent is repeated in some."""
 
 
 def rendered(exc: RookeryError) -> Response:
@@ -20,6 +22,8 @@ def rendered(exc: RookeryError) -> Response:
     if isinstance(exc, PipeError):
         return JSONResponse(exc.body, exc.status)
     body = exc.as_dict()
+    if len(body["error"]) > LONGEST:
+        body["error"] = body["error"][:LONGEST] + "…"
     body["documentation"] = f"{DOCUMENTATION}#{exc.code.id.lower()}"
     if exc.code.status >= 500:
         log.error("failed", code=exc.code.id, error=exc.message, detail=exc.detail)

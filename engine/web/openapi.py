@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Any
 
 from engine.compiler.build import Build, parameters_of
-from engine.compiler.params import ParameterSpec
+from engine.compiler.params import ParameterSpec, coerce
+from engine.errors import RookeryError
 from engine.schema import Column
 
 ERROR = {"$ref": "#/components/schemas/Error"}
@@ -58,15 +60,26 @@ def _path(build: Build, name: str) -> dict[str, Any]:
 def _parameter(spec: ParameterSpec) -> dict[str, Any]:
     schema = _type(spec.type)
     if spec.default is not None:
-        schema["default"] = spec.default
+        schema["default"] = _value(spec, spec.default)
     if spec.enum:
-        schema["enum"] = list(spec.enum)
+        kind = schema["items"] if schema.get("type") == "array" else schema
+        kind["enum"] = [_value(spec, e, item=kind is not schema) for e in spec.enum]
     found: dict[str, Any] = {"name": spec.name, "in": "query", "required": bool(spec.required), "schema": schema}
     if spec.description:
         found["description"] = spec.description
     if spec.example is not None:
-        found["example"] = spec.example
+        found["example"] = _value(spec, spec.example)
     return found
+
+
+def _value(spec: ParameterSpec, raw: Any, *, item: bool = False) -> Any:
+    """A value that the author wrote, maybe as text, as JSON of the parameter's type."""
+    kind = spec.type.removeprefix("Array(").removesuffix(")") if item else spec.type
+    try:
+        value = coerce(spec.name, kind, raw)
+    except RookeryError:
+        return str(raw)
+    return float(value) if isinstance(value, Decimal) else value
 
 
 def _result(build: Build, name: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import orjson
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from engine.errors import BAD_ENCODING, BAD_REQUEST, TOO_LARGE, RookeryError
 
@@ -37,11 +37,14 @@ async def body_of(request: Request, limit: int) -> bytes:
         raise RookeryError(BAD_ENCODING, "the body is compressed", hint="send it without Content-Encoding")
     parts: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > limit:
-            raise _too_large(limit)
-        parts.append(chunk)
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > limit:
+                raise _too_large(limit)
+            parts.append(chunk)
+    except ClientDisconnect as exc:
+        raise RookeryError(BAD_REQUEST, "the caller left before the end of the body") from exc
     body = b"".join(parts)
     if body.startswith(b"\x1f\x8b"):
         raise RookeryError(BAD_ENCODING, "the body is compressed", hint="send it as it is, without gzip")

@@ -10,6 +10,7 @@ import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from engine.errors import RookeryError
 from engine.serve.query import Answer
 
 log = structlog.get_logger("rookery.web")
@@ -52,7 +53,12 @@ class StreamedAnswer(Response):
     async def _pump(self, send: Send) -> None:
         while True:
             # Not abandoned when cancelled: a handle must never be closed while a thread reads from it.
-            chunk = await anyio.to_thread.run_sync(self.answer.next_chunk, limiter=self.limiter)
+            try:
+                chunk = await anyio.to_thread.run_sync(self.answer.next_chunk, limiter=self.limiter)
+            except RookeryError as exc:
+                # The status is gone. Without a last chunk the connection is broken off, and nothing looks whole.
+                log.warning("an answer broke off", code=exc.code.id, error=exc.message, detail=exc.detail)
+                return
             if chunk is None:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
                 return

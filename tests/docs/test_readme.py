@@ -2,7 +2,7 @@
 
 Blocks that begin with a comment naming a file (`# pipes/usage.yaml`) are written to that file. Bash blocks are run in
 order, as one shell would: directory and variables last. The HTML comment right before a block says what else holds:
-`not run: …` (skipped), `in the background` (started, and waited for), `needs node` (skipped where Node.js is missing),
+`not run: …` (skipped), `in the background` (started and waited for), `needs node` (skipped where Node.js is missing),
 and, before a block of another language, `prints` (what the bash block before it prints) or `prints at last`.
 """
 

@@ -221,7 +221,7 @@ def rows_of(tenant: str, *, count: int = ROWS, landing: str = "events") -> list[
 
 
 def _row(tenant: str, number: int, k: int, own: bool, landing: str) -> dict[str, Any]:
-    word = f"{number}{k:03}" if own else f"{tenant}-secret-{k}"
+    word = f"77{number}0{k:03}" if own else f"{tenant}-secret-{k}"
     return {
         "tenant": tenant,
         "id": number * 1000 + k,
@@ -246,8 +246,8 @@ def _row(tenant: str, number: int, k: int, own: bool, landing: str) -> dict[str,
 def sentinels(tenant: str) -> list[str]:
     """Texts that stand in every column of a tenant's rows and in no other's."""
     number = list(PLACEMENTS).index(tenant) + 1
-    word = [f"{tenant}-secret", f"{tenant}-plan"] if tenant not in OWN_WORLD else [f'"{number}0', f"'{number}0"]
-    return [*word, f"{tenant}-kind", f"{tenant}-item", f"{tenant}_key", f"{tenant}_path", f"{tenant}_deep",
+    word = f"77{number}0" if tenant in OWN_WORLD else f"{tenant}-secret"
+    return [word, f"{tenant}-plan", f"{tenant}-kind", f"{tenant}-item", f"{tenant}_key", f"{tenant}_path", f"{tenant}_deep",
             f"{number:08x}-0000", f"2024-0{number}-", f"{tenant[:5]}ev", f"{tenant[:5]}lo"]  # fmt: skip
 
 

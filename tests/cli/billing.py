@@ -1,0 +1,93 @@
+"""A small project with every kind of target, and what its tables must hold: always computed from landing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tests.support.server import Server
+
+EVENTS = """
+tenant: tenant_id
+columns:
+  - {name: tenant_id, type: UInt32}
+  - {name: timestamp, type: DateTime, default: now()}
+  - {name: event, type: LowCardinality(String)}
+  - {name: units, type: UInt64, default: "1"}
+engine: {type: MergeTree, sorting_key: [tenant_id, timestamp]}
+"""
+USAGE = """
+tenant: {column: tenant_id, landing: false}
+columns:
+  - {name: tenant_id, type: UInt32}
+  - {name: event, type: LowCardinality(String)}
+  - {name: events, type: UInt64}
+  - {name: units, type: UInt64}
+engine: {type: SummingMergeTree, sorting_key: [tenant_id, event], columns: [events, units]}
+"""
+USAGE_PIPE = """
+nodes:
+  - name: usage_sums
+    sql: |
+      SELECT tenant_id, event, count() AS events, sum(units) AS units FROM events GROUP BY tenant_id, event
+materialize: {target: usage_daily, per_tenant: true}
+"""
+KINDS = """
+columns:
+  - {name: event, type: LowCardinality(String)}
+  - {name: events, type: UInt64}
+  - {name: units, type: UInt64}
+engine: {type: SummingMergeTree, sorting_key: [event], columns: [events, units]}
+"""
+KINDS_PIPE = """
+nodes:
+  - name: kinds_sums
+    sql: SELECT event, count() AS events, sum(units) AS units FROM events GROUP BY event
+materialize: {target: kinds}
+"""
+ENDPOINT = """
+nodes:
+  - name: usage_by_event
+    sql: SELECT event, sum(events) AS events, sum(units) AS units FROM usage_daily GROUP BY event ORDER BY event
+"""
+FILES = {
+    "datasources/events.yaml": EVENTS,
+    "datasources/usage_daily.yaml": USAGE,
+    "datasources/kinds.yaml": KINDS,
+    "pipes/usage_pipe.yaml": USAGE_PIPE,
+    "pipes/kinds_pipe.yaml": KINDS_PIPE,
+    "endpoints/usage.yaml": ENDPOINT,
+}
+SUMS = "SELECT event, sum(events) AS e, sum(units) AS u FROM usage_daily GROUP BY event ORDER BY event"
+TRUTH = "SELECT event, count() AS e, sum(units) AS u FROM events {where} GROUP BY event ORDER BY event"
+FACTS = "count() AS rows, sum(units) AS total, groupBitXor(units) AS all_of_them"
+
+
+def seen_by(server: Server, tenant: object, sql: str) -> list[dict[str, Any]]:
+    """Rows of a query through a tenant's eyes."""
+    headers = {"x-rookery-tenant": str(tenant)}
+    found: list[dict[str, Any]] = server.done("POST", "/v0/sql", content=sql, headers=headers)["data"]
+    return found
+
+
+def assert_exact(server: Server, tables: Iterable[int], pooled: Iterable[int], also: str = "") -> None:
+    """Copies, nests' targets, the shared target and the workspace's target hold what landing says, row for row.
+
+    `also` is a further condition that the per-tenant pipe has by now.
+    """
+    tables, pooled = list(tables), list(pooled)
+    for tenant in (*tables, *pooled):
+        mine = f"WHERE tenant_id = {tenant}"
+        truth = server.sql(TRUTH.format(where=mine + also))
+        assert seen_by(server, tenant, SUMS) == truth, f"target of tenant {tenant}"
+        assert seen_by(server, tenant, f"SELECT {FACTS} FROM events") == server.sql(
+            f"SELECT {FACTS} FROM events {mine}"
+        ), f"copy of tenant {tenant}"
+    shared = f"WHERE tenant_id IN ({', '.join(map(str, pooled)) or 'NULL'})"
+    assert server.sql(SUMS) == server.sql(TRUTH.format(where=shared + also)), "the shared target"
+
+
+def assert_kinds_exact(server: Server) -> None:
+    """The workspace's own target counts every row of landing, whoever's it is."""
+    kinds = "SELECT event, sum(events) AS e, sum(units) AS u FROM kinds GROUP BY event ORDER BY event"
+    assert server.sql(kinds) == server.sql(TRUTH.format(where=""))

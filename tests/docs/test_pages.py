@@ -1,0 +1,65 @@
+"""What holds for every page and text of the repository: links resolve, and nothing of anybody's machine is in it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.docs.reading import ROOT, SKIPPED_FOLDERS, anchor, headings, links, pages
+
+TEXTS = {".md", ".py", ".yaml", ".yml", ".toml", ".txt", ".json", ".sh", ".xml", ".lock", ".sql", ".cfg", ".ini", ""}
+MACHINE = re.compile(
+    r"(?<![\w.:/*-])/(?:work|root|tmp/p|home/(?!rookery))(?:/|\b)|index-url|find-links|(?:pypi|npmjs|pythonhosted)\.org"
+)
+"""Directories of a developer's machine, and the registries that it uses."""
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_links_resolve(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    broken = []
+    for link in links(text):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, fragment = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists():
+            broken.append(link)
+        elif fragment and target.suffix == ".md":
+            known = {anchor(h) for h in headings(target.read_text(encoding="utf-8"))}
+            if fragment not in known:
+                broken.append(link)
+    assert not broken
+
+
+def _texts() -> list[Path]:
+    """Text files that are, or could be, committed."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    if listed.returncode == 0:
+        found = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
+    else:
+        found = [p for p in ROOT.rglob("*") if not SKIPPED_FOLDERS & set(p.relative_to(ROOT).parts)]
+    return [p for p in found if p.is_file() and p.suffix in TEXTS and p != Path(__file__).resolve()]
+
+
+def test_no_path_or_registry_of_a_machine() -> None:
+    found = []
+    for file in _texts():
+        text = file.read_text(encoding="utf-8", errors="replace")
+        found += [f"{file.relative_to(ROOT)}: {m[0]}" for m in MACHINE.finditer(text)]
+    assert not found
+
+
+def test_the_errors_page_is_where_answers_point() -> None:
+    from engine.web.errors import DOCUMENTATION
+
+    assert (ROOT / DOCUMENTATION).is_file()
+
+
+def test_every_page_of_docs_is_linked_from_the_readme() -> None:
+    linked = set(links((ROOT / "README.md").read_text(encoding="utf-8")))
+    assert {f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")} <= linked
