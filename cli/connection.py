@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import orjson
 
-from cli.places import admin_file, announced, auth_file
+from cli.places import announced, auth_file
 from engine import errors
 from engine.errors import NO_SERVER, REMOTE, Code, Place, Problems, RookeryError
 from engine.settings import Settings, load
@@ -152,7 +152,7 @@ def _remote(settings: Settings) -> tuple[str, str | None] | None:
     running = announced(settings)
     if running and _answers(running):
         given = settings.admin_token.get_secret_value() if settings.admin_token else None
-        return running, token or given or admin_file(settings).read_text(encoding="utf-8").strip()
+        return running, token or given or settings.admin_file.read_text(encoding="utf-8").strip()
     return None
 
 

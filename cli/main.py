@@ -16,7 +16,7 @@ EXIT_CODES = {
     0: "done",
     1: "the input is wrong, or a step failed",
     2: "the command was not understood",
-    3: "`plan` or `check` found differences",
+    3: "`plan` found something to do",
     4: "refused: the change needs permission, or others depend on it",
     5: "the token does not allow it",
     6: "the server or the database cannot be reached, or is busy",

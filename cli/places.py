@@ -17,10 +17,6 @@ def server_file(settings: Settings) -> Path:
     return settings.state_directory / "server.json"
 
 
-def admin_file(settings: Settings) -> Path:
-    return settings.state_directory / "admin_token"
-
-
 def announce(settings: Settings, url: str) -> None:
     """Leave word where the server of this directory listens, and what it serves."""
     word = {"url": url, "pid": os.getpid(), "workspace": settings.workspace, "clickhouse": settings.clickhouse_url}

@@ -17,7 +17,7 @@ from typing import Any
 import uvicorn
 
 from cli import terminal
-from cli.places import admin_file, announce, server_file
+from cli.places import announce, server_file
 from engine import observe
 from engine.control.tokens import admin_text
 from engine.errors import NO_SERVER, SETTING, RookeryError
@@ -32,7 +32,7 @@ def local_server(settings: Settings) -> Iterator[tuple[str, str]]:
     observe.configure("error")
     workspace = open_workspace(settings)
     try:
-        token = admin_text(workspace, admin_file(settings))
+        token = admin_text(workspace, settings.admin_file)
     except BaseException:
         workspace.close()
         raise
@@ -62,14 +62,14 @@ def serve(settings: Settings) -> None:
         raise
     url = f"http://{settings.host}:{listening.getsockname()[1]}"
     try:
-        admin_text(workspace, admin_file(settings))
+        admin_text(workspace, settings.admin_file)
         announce(settings, url)
     except BaseException:
         workspace.close()
         raise
     terminal.say(f"rookery serves workspace {workspace.name} at {url}", "green")
     if settings.admin_token is None:
-        terminal.say(f"the admin token is in {admin_file(settings)}")
+        terminal.say(f"the admin token is in {settings.admin_file}")
     # The server hands the signal on after its orderly end; by default that would kill the process before ours.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
     try:

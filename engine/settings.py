@@ -81,6 +81,11 @@ class Settings(BaseSettings):
         """Where private files of this installation live (tokens, addresses)."""
         return self.data.parent
 
+    @property
+    def admin_file(self) -> Path:
+        """The private file that holds the admin token."""
+        return self.state_directory / "admin_token"
+
 
 def load(**flags: Any) -> Settings:
     """Settings from the environment, overridden by flags that are not None. Raises RK7001."""

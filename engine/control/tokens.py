@@ -130,6 +130,8 @@ def refresh(workspace: Workspace, name: str) -> dict[str, Any]:
         old = find(workspace, name)
         token = StaticToken(old.name, old.scopes, old.tenant, secrets.token_hex(12), old.origin)
         _store(workspace, token)
+        if old.origin == "admin" and workspace.settings.admin_token is None:
+            admin_text(workspace, workspace.settings.admin_file)
         return describe(workspace, token)
 
 

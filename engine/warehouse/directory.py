@@ -8,6 +8,7 @@ from pathlib import Path
 
 from engine import errors
 from engine.warehouse.errors import EngineError
+from engine.warehouse.repair import repair
 
 LOCK = "rookery.lock"
 CONFIG = "rookery.xml"
@@ -46,6 +47,7 @@ class Directory:
             raise busy(path, f"process {holder}" if holder else "another process") from exc
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        repair(self.path)
         self.config = self.path / CONFIG
         self.config.write_text(CONFIG_TEXT, encoding="utf-8")
 

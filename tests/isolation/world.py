@@ -202,6 +202,7 @@ sql: |
      OR at = {{ DateTime64(moment, '2024-01-01 00:00:00.000') }} OR u = {{ UUID(id, '00000000-0000-0000-0000-000000000000') }}
      OR has({{ Array(list, 'String', 'a,b') }}, s) OR d = {{ Float64(ratio, 0.5) }}
 """,
+    "parsed": "sql: SELECT toInt64(concat({{ String(text) }}, s)) AS x FROM events WHERE s != {{ String(text) }}\n",
     "thrown": "sql: SELECT sum(toInt64(s)) AS total FROM events WHERE {{ Int64(by, 1) }} > 0\n",
 }
 LANDING = ("events", "logs")
@@ -246,7 +247,7 @@ def _row(tenant: str, number: int, k: int, own: bool, landing: str) -> dict[str,
 def sentinels(tenant: str) -> list[str]:
     """Texts that stand in every column of a tenant's rows and in no other's."""
     number = list(PLACEMENTS).index(tenant) + 1
-    word = f"77{number}0" if tenant in OWN_WORLD else f"{tenant}-secret"
+    word = f"77{number}00" if tenant in OWN_WORLD else f"{tenant}-secret"
     return [word, f"{tenant}-plan", f"{tenant}-kind", f"{tenant}-item", f"{tenant}_key", f"{tenant}_path", f"{tenant}_deep",
             f"{number:08x}-0000", f"2024-0{number}-", f"{tenant[:5]}ev", f"{tenant[:5]}lo"]  # fmt: skip
 

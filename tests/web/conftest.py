@@ -14,8 +14,16 @@ MAX_BODY = 200_000
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A filled server that writes everything into its log."""
-    with running(tmp_path_factory.mktemp("web"), ROOKERY_LOG_LEVEL="debug", ROOKERY_MAX_BODY=MAX_BODY) as found:
+    """A filled server that is asked and not changed: its rows stay as they are."""
+    with running(tmp_path_factory.mktemp("web")) as found:
+        fill(found)
+        yield found
+
+
+@pytest.fixture(scope="session")
+def inbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A filled server that takes rows, in bodies of bounded size."""
+    with running(tmp_path_factory.mktemp("inbox"), ROOKERY_MAX_BODY=MAX_BODY) as found:
         fill(found)
         yield found
 

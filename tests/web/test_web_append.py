@@ -20,6 +20,11 @@ Send = Callable[..., httpx.Response]
 _marks = itertools.count()
 
 
+@pytest.fixture(scope="module")
+def server(inbox: Server) -> Server:
+    return inbox
+
+
 @pytest.fixture
 def mark() -> str:
     return f"file-{next(_marks)}"

@@ -17,6 +17,11 @@ from tests.web.conftest import MAX_BODY
 Send = Callable[..., httpx.Response]
 
 
+@pytest.fixture(scope="module")
+def server(inbox: Server) -> Server:
+    return inbox
+
+
 @pytest.fixture
 def send(server: Server) -> Iterator[Send]:
     """Post to /v0/events as admin; whatever was refused must have stored nothing."""

@@ -55,8 +55,8 @@ def stages(response: httpx.Response) -> dict[str, float]:
 def test_server_timing(server: Server) -> None:
     assert set(stages(server.get("/v0/pipes/by_kind.json", server.admin_token))) == {"auth", "compose", "query"}
     assert set(stages(server.admin("POST", "/v0/sql", content="SELECT 1"))) == {"auth", "compose", "query"}
-    body = '{"tenant_id": 1, "note": "timed"}'
-    assert set(stages(server.admin("POST", "/v0/events?name=events", content=body))) == {"auth", "body", "append"}
+    body = '{"owner": "9", "text": "timed"}'
+    assert set(stages(server.admin("POST", "/v0/events?name=notes", content=body))) == {"auth", "body", "append"}
     started = time.monotonic()
     found = stages(server.get("/v0/pipes/many.json?rows=20000", server.admin_token))
     assert 0 < sum(found.values()) <= (time.monotonic() - started) * 1000
