@@ -7,10 +7,10 @@ tenant, token or pipe is known within a second, without restart.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 from engine.compiler.build import Build, build
 from engine.compiler.compose import Verifier
@@ -27,6 +27,7 @@ from engine.warehouse import ddl
 from engine.warehouse.port import Warehouse
 from engine.warehouse.registry import Registry
 
+T = TypeVar("T")
 Placement = Literal["pooled", "tables"]
 KINDS = ("resource", "tenant", "token", "key", "secret")
 
@@ -69,6 +70,13 @@ class Snapshot:
     secret: str
     memo: dict[object, object] = field(default_factory=dict)
     """Room for what is derived from the snapshot on first use."""
+
+    def derived(self, key: object, make: Callable[[], T]) -> T:
+        """What `make` returned when this key was first asked for."""
+        found = self.memo.get(key)
+        if found is None:
+            found = self.memo[key] = make()
+        return cast(T, found)
 
 
 class Workspace:

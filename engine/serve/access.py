@@ -7,6 +7,7 @@ import hmac
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from engine.compiler.build import Build, parameters_of
@@ -85,8 +86,12 @@ def for_pipe(
             raise RookeryError(UNKNOWN_PIPE, f"there is no endpoint `{pipe}`", hint="rookery pipe ls")
         raise RookeryError(SCOPE, f"the token does not allow the endpoint `{pipe}`")
     fixed = claims.fixed_params(pipe)
-    keys = {p.name for p in parameters_of(snapshot.build.pipes, pipe) if p.tenant_key}
+    keys = set(snapshot.derived(("tenant keys", pipe), partial(_tenant_keys, snapshot.build, pipe)))
     return _grant(snapshot, workspace, claims, frozenset({pipe}), fixed, keys, given, eyes)
+
+
+def _tenant_keys(build: Build, pipe: str) -> frozenset[str]:
+    return frozenset(p.name for p in parameters_of(build.pipes, pipe) if p.tenant_key)
 
 
 def for_sql(
@@ -105,7 +110,7 @@ def for_sql(
     fixed: dict[str, Any] = {}
     keys: set[str] = set()
     for pipe in sorted(names & set(build.pipes)):
-        keys |= {p.name for p in parameters_of(build.pipes, pipe) if p.tenant_key}
+        keys |= _tenant_keys(build, pipe)
         for name, value in claims.fixed_params(pipe).items():
             if fixed.setdefault(name, value) != value:
                 raise RookeryError(BAD_TOKEN, f"the token fixes `{name}` to two values")

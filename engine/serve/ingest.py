@@ -40,6 +40,7 @@ PARSING: dict[str, int | str] = {
     # Null means absent: the column's default. The tenant is staged so that null stays null, and is refused.
     "input_format_null_as_default": 1,
     "date_time_input_format": "best_effort",
+    "date_time_overflow_behavior": "throw",
     "input_format_allow_errors_num": 0,
     "max_insert_threads": 1,
     "async_insert": 0,

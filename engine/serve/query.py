@@ -9,12 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import structlog
 
 from engine.compiler.build import declared_of
 from engine.compiler.compose import Composed
+from engine.compiler.memory import Memory
 from engine.compiler.params import coerce
 from engine.compiler.scope import Scope
 from engine.compiler.template import Binder, Template
@@ -139,7 +141,7 @@ class Queries:
         self._rate(claims)
 
         def compose(scope: Scope) -> Composed:
-            return snapshot.build.composer.request(snapshot.build, pipe, _renderer(values), scope)
+            return _composed(snapshot, pipe, values, scope)
 
         return self._run(claims, granted.scope, compose, format, timer, pipe, compiled.limits)
 
@@ -177,7 +179,7 @@ class Queries:
         """Parameters of a request: what the token fixes wins silently; declared ones are held to their type."""
         values = {k: v for k, v in given.items() if k not in RESERVED} | dict(fixed)
         for pipe in pipes:
-            for spec in declared_of(snapshot.build.pipes, pipe):
+            for spec in snapshot.derived(("declared", pipe), partial(declared_of, snapshot.build.pipes, pipe)):
                 if spec.name in values:
                     coerce(spec.name, spec.type, values[spec.name])
                     if spec.enum and str(values[spec.name]) not in spec.enum:
@@ -268,6 +270,20 @@ class Queries:
             },
             tag,
         )
+
+
+def _composed(snapshot: Snapshot, pipe: str, values: Mapping[str, Any], scope: Scope) -> Composed:
+    """An endpoint's statement. It follows from these four alone, and callers repeat themselves."""
+    kept = all(type(v) in (str, int) for v in values.values()) and sum(len(str(v)) for v in values.values()) < 1000
+    memory: Memory[object, Composed] = snapshot.derived("composed", partial(Memory, 1000))
+    # Values that are equal but not alike, such as 1 and '1', render differently.
+    key = (pipe, scope.shape(), tuple(sorted((n, type(v).__name__, v) for n, v in values.items()))) if kept else None
+    known = memory.get(key) if kept else None
+    if known is None:
+        known = snapshot.build.composer.request(snapshot.build, pipe, _renderer(values), scope)
+        if kept:
+            memory.put(key, known)
+    return known
 
 
 def _renderer(values: Mapping[str, Any]) -> Any:

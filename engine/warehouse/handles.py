@@ -48,6 +48,7 @@ class Handle:
         """Connect, starting the engine if this is the first handle. Raises DIRECTORY_BUSY when that fails."""
         self._path = path
         self._restriction: tuple[str, ...] = ()
+        self._reading: Any = None
         try:
             self._client: Client = clickhouse_connect.get_client(
                 interface="chdb", path=str(path), chdb_options={"config-file": str(config)}
@@ -62,6 +63,9 @@ class Handle:
         self._restriction = (f"USE {quote(database)}", f"SET {settings_list({**settings, 'readonly': 2})}")
         for statement in self._restriction:
             self.command(statement)
+        self._reading = chdb.connect(str(self._path))
+        for statement in self._restriction:
+            self._reading.query(statement)
 
     def rows(self, sql: str, parameters: dict[str, Any] | None = None) -> Rows:
         try:
@@ -87,11 +91,24 @@ class Handle:
             raise translate(exc) from exc
 
     def whole(self, sql: str, format: str, parameters: dict[str, Any] | None) -> bytes:
-        """The complete output of a query."""
+        """The complete output of a query.
+
+        A reader asks the engine itself: the client looks through every text more than once, and short calls feel it.
+        """
         try:
-            return self._client.raw_query(sql, parameters=parameters, fmt=format)
+            if self._reading is None:
+                return self._client.raw_query(sql, parameters=parameters, fmt=format)
+            text, named = self._bound(sql, parameters)
+            return self._reading.query(text, format, params=named).bytes() or b""
         except Exception as exc:
             raise translate(exc) from exc
+
+    def _bound(self, sql: str, parameters: dict[str, Any] | None) -> tuple[str, dict[str, str]]:
+        """A text and its values as the engine itself takes them."""
+        text, texts = bind_query(sql, parameters, self._client.server_tz)
+        # No parameter is bytes, so the text stays text.
+        query = text if isinstance(text, str) else text.decode()
+        return query, {name.removeprefix("param_"): value for name, value in texts.items()}
 
     def insert(
         self,
@@ -117,10 +134,7 @@ class Handle:
         The client materializes what it cannot concatenate, so the engine's own connection is asked.
         """
         try:
-            text, texts = bind_query(sql, parameters, self._client.server_tz)
-            named = {name.removeprefix("param_"): value for name, value in texts.items()}
-            # No parameter is bytes, so the text stays text.
-            query = text if isinstance(text, str) else text.decode()
+            query, named = self._bound(sql, parameters)
             with closing(chdb.connect(str(self._path))) as connection:
                 for statement in (*self._restriction, _UNPACKED):
                     connection.query(statement)
@@ -133,6 +147,8 @@ class Handle:
     def close(self) -> None:
         """Close the client; whatever it says then is of no use to anyone."""
         try:
+            if self._reading is not None:
+                self._reading.close()
             self._client.close()
         except Exception as exc:
             raise EngineError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from engine import errors
@@ -19,8 +20,13 @@ _PLACEHOLDER = re.compile(r"\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*:")
 
 def settings_list(settings: Mapping[str, int | str]) -> str:
     """`a = 1, b = 'x'`, with names checked and values as literals. Raises ENGINE on a name that is none."""
+    return _spelled(tuple(settings.items()))
+
+
+@lru_cache(maxsize=512)
+def _spelled(settings: tuple[tuple[str, int | str], ...]) -> str:
     parts = []
-    for name, value in settings.items():
+    for name, value in settings:
         if not _SETTING.fullmatch(name):
             raise EngineError(errors.ENGINE, f"`{name}` is not the name of a setting")
         parts.append(f"{name} = {literal(value) if isinstance(value, str) else _number(value)}")

@@ -16,13 +16,10 @@ from tests.web.workspace import fill
 ADMIN = "an admin token chosen by the operator"
 
 
-@pytest.fixture(scope="module", params=["false", "true"], ids=["text", "json"])
-def logged(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server of its own that writes everything into its log, in both styles."""
-    environment = {"ROOKERY_LOG_LEVEL": "debug", "ROOKERY_LOG_JSON": request.param}
-    if request.param == "true":
-        environment["ROOKERY_ADMIN_TOKEN"] = ADMIN
-    with running(tmp_path_factory.mktemp("secrecy"), **environment) as found:
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server that writes everything into its log. Its admin token does not look like one."""
+    with running(tmp_path_factory.mktemp("secrecy"), ROOKERY_LOG_LEVEL="debug", ROOKERY_ADMIN_TOKEN=ADMIN) as found:
         fill(found)
         yield found
 
@@ -80,7 +77,7 @@ def test_no_token_in_the_log(logged: Server) -> None:
         logged.request("BREW", f"/v0/pipes/by_kind.json?token={token[:200]}")
         logged.admin("GET", "/v0/tokens/" + token[:300].replace("/", "%2F"))
     text = logged.log()
-    assert "method=GET" in text or '"method": "GET"' in text, "the log is on"
+    assert "method=GET" in text, "the log is on"
     for what, token in {**tokens, "signing key": key}.items():
         for piece in pieces(token):
             assert piece not in text, what
