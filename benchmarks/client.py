@@ -87,9 +87,8 @@ def request(method: str, url: str, path: str, token: str, body: bytes = b"") -> 
 async def _lines(url: str, count: int) -> list[_Line]:
     address = urlsplit(url)
     loop = asyncio.get_running_loop()
-    made = await asyncio.gather(
-        *(loop.create_connection(_Line, address.hostname, address.port) for _ in range(count))
-    )
+    host, port = str(address.hostname), int(address.port or 80)
+    made = await asyncio.gather(*(loop.create_connection(_Line, host, port) for _ in range(count)))
     return [line for _, line in made]
 
 

@@ -24,7 +24,7 @@ BATCH = 1_000
 METHOD = f"""The example project at the top of the repository, whose per-tenant pipe adds up usage: a tenant with
 `tables` has a copy of its events and a table of sums (two views), pooled tenants share one table of sums (one view
 for all). Requests of {BATCH:,} rows through /v0/events?wait=true on one connection, of one tenant (1 active) or
-spread evenly over all (all active); medians. With `tables` the rows are in every nest when the request is answered."""
+spread evenly over all (all active); medians. With `tables` the rows are in the nests when a request is answered."""
 
 
 def run(directory: Path, *, quick: bool) -> list[Report]:

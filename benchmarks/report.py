@@ -40,7 +40,7 @@ class Report:
     title: str
     method: str
     columns: Sequence[str]
-    rows: list[Sequence[Any]]
+    rows: Sequence[Sequence[Any]]
     goals: list[Goal] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     draw: Callable[[Axes], None] | None = None

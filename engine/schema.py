@@ -57,6 +57,8 @@ class Mark:
     tenant: str | None = None
     fingerprint: str = ""
     description: str = ""
+    fed: tuple[str, ...] = ()
+    """Of a table: the views that have delivered into it, whether they still stand or not."""
 
     def text(self) -> str:
         body: dict[str, Any] = {
@@ -71,6 +73,8 @@ class Mark:
             body["fingerprint"] = self.fingerprint
         if self.description:
             body["description"] = self.description
+        if self.fed:
+            body["fed"] = list(self.fed)
         return json.dumps(body, ensure_ascii=False, sort_keys=True)
 
     @staticmethod
@@ -89,6 +93,7 @@ class Mark:
             tenant=body.get("tenant"),
             fingerprint=str(body.get("fingerprint", "")),
             description=str(body.get("description", "")),
+            fed=tuple(str(v) for v in body.get("fed", [])),
         )
 
 

@@ -25,7 +25,7 @@ from engine.errors import (
     RookeryError,
 )
 from engine.plan import apply as applying
-from engine.plan.diff import diff
+from engine.plan.diff import diff, with_feeders
 from engine.plan.state import RegistryJournal, Snapshot, Source, Workspace, parse_sources
 from engine.plan.steps import CreateTable, CreateView, Plan
 from engine.project.check import check
@@ -155,7 +155,7 @@ def desired_schema(build: Build, snapshot: Snapshot) -> Schema:
     for tenant in snapshot.tenants.values():
         if tenant.placement == "tables" and tenant.state != "removing":
             schema = schema.merged(nest_schema(build, tenant.id))
-    return schema
+    return with_feeders(schema)
 
 
 def plan_for(workspace: Workspace, snapshot: Snapshot, build: Build, *, prune: bool = False) -> Plan:

@@ -27,6 +27,7 @@ from engine.plan.steps import (
     DropDatabase,
     DropTable,
     DropView,
+    NoteFeeders,
     Plan,
     Step,
 )
@@ -138,7 +139,7 @@ def _phases(steps: Iterable[Step]) -> _Phases:
             phases.unhook.append(step)
         elif isinstance(step, CreateView | DropColumn) or (isinstance(step, AddColumn) and step.late):
             phases.inside.append(step)
-        elif isinstance(step, DropDatabase):
+        elif isinstance(step, DropDatabase | NoteFeeders):
             phases.after.append(step)
         else:
             phases.before.append(step)
@@ -180,6 +181,8 @@ def _sql(step: Step) -> str:
         return ddl.drop_column(step.name, step.column)
     if isinstance(step, ChangeClause):
         return step.sql
+    if isinstance(step, NoteFeeders):
+        return ddl.comment(step.name, step.mark)
     raise TypeError(f"no statement for {step!r}")
 
 

@@ -7,6 +7,7 @@ is derived from it; that is destructive and carries the name by which it must be
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 from engine.plan.steps import (
     AddColumn,
@@ -19,6 +20,7 @@ from engine.plan.steps import (
     DropDatabase,
     DropTable,
     DropView,
+    NoteFeeders,
     Plan,
     Step,
 )
@@ -39,6 +41,7 @@ def diff(desired: Schema, live: Schema, *, prune: bool = False, sizes: Sizes = l
         if current is not None:
             _compare(table, current, name in fed, name in logs, changes, rebuilt, sizes)
     _changed_views(desired, live, rebuilt, sizes)
+    _lost_views(desired, live, rebuilt, sizes)
     _downstream(desired, live, rebuilt, sizes)
     steps = [
         *_databases(desired, live),
@@ -47,9 +50,23 @@ def diff(desired: Schema, live: Schema, *, prune: bool = False, sizes: Sizes = l
         *_tables_to_create(desired, live, rebuilt),
         *changes,
         *_views_to_create(desired, live, rebuilt, {s.name for s in changes if isinstance(s, DropColumn)}),
+        *_feeders_to_note(desired, live, rebuilt),
         *_databases_to_drop(desired, live, prune),
     ]
     return Plan(tuple(steps))
+
+
+def with_feeders(schema: Schema) -> Schema:
+    """The schema with the views that deliver into each table noted in its mark."""
+    feeders: dict[Name, list[str]] = {}
+    for name, view in schema.views.items():
+        feeders.setdefault(view.target, []).append(name.name)
+    tables = dict(schema.tables)
+    for name, views in feeders.items():
+        table = tables.get(name)
+        if table is not None and table.mark is not None:
+            tables[name] = replace(table, mark=replace(table.mark, fed=tuple(sorted(views))))
+    return Schema(schema.databases, tables, schema.views)
 
 
 def _resource(item: Table | View) -> str:
@@ -171,6 +188,33 @@ def _changed_views(desired: Schema, live: Schema, rebuilt: dict[Name, Step], siz
         rebuilt[view.target] = Step(_resource(view), "its query changed", True, cost, _tenant(view))
 
 
+def _lost_views(desired: Schema, live: Schema, rebuilt: dict[Name, Step], sizes: Sizes) -> None:
+    """A view that once fed a table and is gone (an interrupted change, or by hand) has missed rows since.
+
+    Its history cannot simply be delivered again: what it has delivered is still there. Nothing is lost by computing
+    the table again, so this needs no permission.
+    """
+    for name, view in desired.views.items():
+        table = live.tables.get(view.target)
+        if name in live.views or table is None or table.mark is None or view.target in rebuilt:
+            continue
+        if name.name in table.mark.fed and sizes(view.target):
+            cost = f"{sizes(view.target):,} rows are computed again from what feeds it"
+            why = f"{name.name}, which fed it, is gone"
+            rebuilt[view.target] = Step(_resource(view), why, False, cost, _tenant(view))
+
+
+def _feeders_to_note(desired: Schema, live: Schema, rebuilt: Mapping[Name, Step]) -> Iterable[Step]:
+    for name, table in desired.tables.items():
+        current = live.tables.get(name)
+        if table.mark is None or current is None or current.mark is None or name in rebuilt:
+            continue
+        feeders = {*table.mark.fed, *current.mark.fed}
+        if feeders != set(current.mark.fed):
+            mark = replace(current.mark, fed=tuple(sorted(feeders)))
+            yield NoteFeeders(_resource(table), "fed by one more view", tenant=_tenant(table), name=name, mark=mark)
+
+
 def _downstream(desired: Schema, live: Schema, rebuilt: dict[Name, Step], sizes: Sizes) -> None:
     """Whatever is derived from a rebuilt table is rebuilt with it."""
     views = {**live.views, **desired.views}
@@ -181,7 +225,9 @@ def _downstream(desired: Schema, live: Schema, rebuilt: dict[Name, Step], sizes:
             if view.source == source and view.target not in rebuilt and view.target in live.tables:
                 cause = rebuilt[source]
                 cost = f"{sizes(view.target):,} rows of {view.target.name} are dropped and computed again"
-                rebuilt[view.target] = Step(cause.resource, f"derived from {source}", True, cost, _tenant(view))
+                rebuilt[view.target] = Step(
+                    cause.resource, f"derived from {source}", cause.destructive, cost, _tenant(view)
+                )
                 pending.append(view.target)
 
 
@@ -189,7 +235,7 @@ def _views_to_drop(desired: Schema, live: Schema, rebuilt: Mapping[Name, Step], 
     for name, view in reversed(list(live.views.items())):
         cause = rebuilt.get(view.target) or rebuilt.get(view.source)
         if cause is not None:
-            yield DropView(cause.resource, cause.reason, True, tenant=_tenant(view), name=name)
+            yield DropView(cause.resource, cause.reason, cause.destructive, tenant=_tenant(view), name=name)
         elif name not in desired.views and prune:
             yield DropView(_resource(view), "nothing declares it", True, tenant=_tenant(view), name=name)
 
@@ -200,7 +246,7 @@ def _tables_to_drop(
     for name, table in live.tables.items():
         cause = rebuilt.get(name)
         if cause is not None:
-            yield DropTable(cause.resource, cause.reason, True, cause.cost, _tenant(table), name)
+            yield DropTable(cause.resource, cause.reason, cause.destructive, cause.cost, _tenant(table), name)
         elif name not in desired.tables and prune:
             cost = f"its {sizes(name):,} rows are lost"
             yield DropTable(_resource(table), "nothing declares it", True, cost, _tenant(table), name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.schema import Column, Name, Table, View
+from engine.schema import Column, Mark, Name, Table, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +115,18 @@ class ChangeClause(Step):
 
     name: Name = field(default=Name("", ""))
     sql: str = ""
+
+    @property
+    def subject(self) -> str:
+        return str(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class NoteFeeders(Step):
+    """Put the views that deliver into a table into its mark, once they do."""
+
+    name: Name = field(default=Name("", ""))
+    mark: Mark = field(default=Mark("", "", ""))
 
     @property
     def subject(self) -> str:

@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from engine.warehouse import framing, parser
 from engine.warehouse.directory import Directory
 from engine.warehouse.errors import EngineError, result_limit_of
 from engine.warehouse.flow import Flow
-from engine.warehouse.handles import PINNED, Block, Handle
+from engine.warehouse.handles import PINNED, SOUND, Block, Handle
 from engine.warehouse.pool import Pool
 from engine.warehouse.port import Capabilities, Format, Input, Rows, Statement, Stream, Value
 from engine.warehouse.recent import Recent
@@ -49,6 +49,7 @@ class EmbeddedWarehouse:
         self._large = Recent(_REMEMBERED)
         self._selects = parser.Selects(self._ask)
         self._pinned: dict[str, int | str] = {}
+        self._sound: dict[str, int | str] = {}
         self._writers = Pool(self._writer, Handle.close, size=writers, timeout=borrow_timeout)
         self._readers = Pool(self._reader, Handle.close, size=readers, timeout=borrow_timeout)
         try:
@@ -114,16 +115,21 @@ class EmbeddedWarehouse:
             handle.command(f"CREATE DATABASE IF NOT EXISTS {quote(self._database)}")
             known = {str(row[0]) for row in handle.rows("SELECT name FROM system.settings").rows}
             version = str(handle.rows("SELECT version()").rows[0][0])
+            self._sound = {name: value for name, value in SOUND.items() if name in known}
+            handle.set(self._sound)
         self._pinned = {name: value for name, value in PINNED.items() if name in known}
         return Capabilities(version=version, embedded=True, readers=readers)
 
     def _writer(self) -> Handle:
-        return Handle(self._directory.path, self._directory.config)
+        return self._handle(lambda handle: handle.set(self._sound))
 
     def _reader(self) -> Handle:
-        handle = self._writer()
+        return self._handle(lambda handle: handle.restrict(self._database, self._pinned))
+
+    def _handle(self, prepare: Callable[[Handle], None]) -> Handle:
+        handle = Handle(self._directory.path, self._directory.config)
         try:
-            handle.restrict(self._database, self._pinned)
+            prepare(handle)
         except BaseException:
             handle.close()
             raise

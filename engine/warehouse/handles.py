@@ -19,7 +19,16 @@ from engine.warehouse.errors import EngineError, engine_code, translate
 from engine.warehouse.port import Rows
 from engine.warehouse.render import is_select, settings_list
 
+SOUND: Mapping[str, int | str] = {
+    # A query that fails on its way leaves rows in this cache as if they did not match, and they are missing after it.
+    "use_query_condition_cache": 0,
+    # `a OR (x, y) IN (…)` loses rows where x has a skip index.
+    "use_skip_indexes_for_disjunctions": 0,
+}
+"""Features of the engine that give wrong answers, off for readers and writers alike."""
+
 PINNED: Mapping[str, int | str] = {
+    **SOUND,
     # A filter moved into PREWHERE would run before the tenant's own.
     "optimize_prewhere_after_pushdown": 0,
     "apply_prewhere_after_final": 1,
@@ -57,6 +66,11 @@ class Handle:
             if engine_code(exc) is not None and "EmbeddedServer" not in str(exc):
                 raise translate(exc) from exc
             raise busy(path, "another process or another engine in this one", str(exc)) from exc
+
+    def set(self, settings: Mapping[str, int | str]) -> None:
+        """Settings for the life of the handle."""
+        if settings:
+            self.command(f"SET {settings_list(settings)}")
 
     def restrict(self, database: str, settings: Mapping[str, int | str]) -> None:
         """Make the handle a reader: its default database, pinned settings, and then read-only for good."""

@@ -22,7 +22,7 @@ from engine.schema import quote
 from engine.warehouse import embedded, parser
 from engine.warehouse.errors import EngineError, translate
 from engine.warehouse.flow import Flow
-from engine.warehouse.handles import PINNED
+from engine.warehouse.handles import PINNED, SOUND
 from engine.warehouse.port import Capabilities, Format, Input, Rows, Statement, Stream, Value
 from engine.warehouse.render import bound, is_insert, with_settings
 from engine.warehouse.tail import Tail
@@ -65,8 +65,12 @@ class ServerWarehouse:
             with _translated():
                 self._writer = self._connect(url, user, password, {})
                 self._writer.command(f"CREATE DATABASE IF NOT EXISTS {quote(database)}")
+            known = {str(row[0]) for row in self.query("SELECT name FROM system.settings").rows}
+            for name, value in SOUND.items():
+                if name in known:
+                    self._writer.set_client_setting(name, value)
             reader = (user, password) if reader_user is None else (reader_user, reader_password or "")
-            self._reader = self._open_reader(url, *reader, database)
+            self._reader = self._open_reader(url, *reader, database, known)
             with _translated():
                 version = str(self._writer.command("SELECT version()"))
                 self._parses = self._can_parse()
@@ -161,9 +165,8 @@ class ServerWarehouse:
             autogenerate_session_id=False,
         )
 
-    def _open_reader(self, url: str, user: str, password: str, database: str) -> Client:
+    def _open_reader(self, url: str, user: str, password: str, database: str, known: set[str]) -> Client:
         """The reader's client, once it is shown that it may read and may be given limits."""
-        known = {str(row[0]) for row in self.query("SELECT name FROM system.settings").rows}
         wanted = {**PINNED, "http_write_exception_in_output_format": 0, "readonly": 2}
         settings = {name: value for name, value in wanted.items() if name in known}
         try:

@@ -31,7 +31,7 @@ WATCH_SECONDS = 0.5
 
 
 class AccessLog:
-    """One line per request, without its query string: tokens travel there."""
+    """One line per request at level debug, without its query string: tokens travel there."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -122,7 +122,7 @@ def create_app(workspace: Workspace) -> Starlette:
     )
     app = Starlette(
         routes=[Route("/live", live), Route("/ready", ready), *data.routes(), *admin.routes()],
-        middleware=[Middleware(AccessLog), cors],
+        middleware=[*([Middleware(AccessLog)] if settings.log_level == "debug" else []), cors],
         exception_handlers={RookeryError: on_rookery_error, HTTPException: on_http_exception, Exception: on_bug},
         lifespan=lifespan,
     )

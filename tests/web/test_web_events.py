@@ -131,10 +131,6 @@ BROKEN = [
     '{"tenant_id": 1, "note": null, "note": "b"}',
     '{"tenant_id": 1, "at": "yesterday"}',
     '{"tenant_id": 1, "at": "2026-13-01 00:00:00"}',
-    '{"tenant_id": 1, "at": "2200-01-01 00:00:00"}',
-    '{"tenant_id": 1, "at": "1900-01-01 00:00:00"}',
-    '{"tenant_id": 1, "at": 99999999999}',
-    '{"tenant_id": 1, "at": -5}',
     '{"tenant_id": 1, "page": "/a"}',
     '{"tenant_id": 1, "page": {"how deep": 40000}}',
     '{"tenant_id": 1, "page": {"how deep": "deep"}}',
@@ -259,6 +255,13 @@ def test_null_is_absent(server: Server, send: Send) -> None:
     body = {"tenant_id": 1, "note": m, "units": None, "at": None, "kind": None, "page": {"path": None}}
     assert send(json.dumps(body)).status_code == 200
     assert stored(server, m, "units, kind, page, at") == [[1, "view", "-", "2026-01-01 00:00:00"]]
+
+
+def test_times_are_not_bent_into_range(send: Send) -> None:
+    for at in ('"2200-01-01 00:00:00"', '"1900-01-01 00:00:00"', "99999999999", "-5"):
+        good = '{"tenant_id": 1}'
+        body = refused(send(f'{good}\n{{"tenant_id": 1, "at": {at}}}\n{good}'), 400, "RK5001")
+        assert "`at`" in body["error"] or "key at" in body["error"]
 
 
 def test_json_paths(server: Server, send: Send) -> None:
