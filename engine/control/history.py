@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import structlog
+
 from engine.compiler import storage
+from engine.errors import RookeryError
 from engine.plan.apply import History, Progress, deliver, silent
 from engine.plan.state import RegistryJournal, Workspace
 from engine.schema import Name
+
+log = structlog.get_logger("rookery.history")
 
 
 def resume(workspace: Workspace, progress: Progress = silent) -> dict[str, int]:
@@ -17,6 +22,18 @@ def resume(workspace: Workspace, progress: Progress = silent) -> dict[str, int]:
     valid, void = _sorted_out(workspace, outstanding)
     journal.strike(void)
     return deliver(valid, workspace.warehouse, journal, progress)
+
+
+def finish(workspace: Workspace) -> None:
+    """Deliver what a process that was killed had begun, before the first insert of this one.
+
+    Until then a target still recognises what it has; a hundred inserts later it would take some of it twice.
+    """
+    with workspace.changes:
+        try:
+            resume(workspace)
+        except RookeryError as exc:
+            log.error("history could not be delivered; run the command again", error=exc.message)
 
 
 def _sorted_out(workspace: Workspace, notes: list[History]) -> tuple[list[History], list[History]]:

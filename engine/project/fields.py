@@ -25,7 +25,7 @@ _SIZE = re.compile(r"([0-9]{1,19}) ?((?:[KMG]i?)?B)?", re.IGNORECASE | re.ASCII)
 _SETTING_NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 _SETTING_VALUE = re.compile(r"[A-Za-z0-9_.:-]{1,200}", re.ASCII)
 _INDEX_TYPE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\s*(\([^()]*\))?")
-_JSON_PATH = re.compile(r"\$(\.[^\s.\[\]'\"]+|\[:\]|\[[0-9]+\]|\['[^']+'\])*")
+_JSON_PATH = re.compile(r"\$(\.[^\s.\[\]'\"]+|\['[^']+'\])+(\[:\])?")
 
 
 def fail(message: str, hint: str | None = None, kind: str = "bad_value") -> NoReturn:

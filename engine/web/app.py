@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from engine.control.history import finish
 from engine.errors import RookeryError
 from engine.plan.state import Workspace
 from engine.serve.ingest import Ingestion
@@ -103,6 +104,8 @@ def create_app(workspace: Workspace) -> Starlette:
             anyio.CapacityLimiter(settings.readers),
         )
         app.state.rookery = state
+        if workspace.warehouse.capabilities.embedded:
+            await anyio.to_thread.run_sync(finish, workspace)
         async with anyio.create_task_group() as group:
             if not workspace.warehouse.capabilities.embedded:
                 group.start_soon(_watch, workspace, state.control)

@@ -1,0 +1,90 @@
+"""Delivering noted history: what has arrived leaves the notes, also when something fails between."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from engine.errors import ENGINE, RookeryError
+from engine.plan.apply import TOGETHER, History, deliver
+
+
+class Notes:
+    """A journal in memory."""
+
+    def __init__(self, histories: Sequence[History]) -> None:
+        self.kept = {h.id: h for h in histories}
+
+    def note(self, histories: Sequence[History]) -> None:
+        self.kept.update({h.id: h for h in histories})
+
+    def strike(self, histories: Sequence[History]) -> None:
+        for item in histories:
+            self.kept.pop(item.id, None)
+
+    def outstanding(self) -> list[History]:
+        return list(self.kept.values())
+
+
+class Log:
+    """Takes statements down, and fails on those that name a poisoned range."""
+
+    def __init__(self, poisoned: str = "") -> None:
+        self.statements: list[str] = []
+        self.poisoned = poisoned
+
+    def execute(self, sql: str) -> None:
+        if self.poisoned and self.poisoned in sql:
+            raise RookeryError(ENGINE, "poisoned")
+        self.statements.append(sql)
+
+
+def _history(name: str, ranges: int) -> History:
+    pieces = tuple((n * 10, n * 10 + 10) for n in range(ranges))
+    return History(name, f"main.{name}", "s", "SELECT {rk_after:UInt64}, {rk_upto:UInt64}", ("a", "b"), "t", pieces)
+
+
+def _deliver(histories: Sequence[History], log: Any, notes: Notes) -> None:
+    deliver(histories, log, notes)
+
+
+def test_everything_is_delivered_once_and_struck_off() -> None:
+    histories = [_history(f"h{n}", n) for n in range(2 * TOGETHER)]
+    log, notes = Log(), Notes(histories)
+    _deliver(histories, log, notes)
+    assert not notes.kept
+    assert len(set(log.statements)) == len(log.statements) == sum(len(h.ranges) for h in histories)
+
+
+def test_what_arrived_before_a_failure_is_not_delivered_again() -> None:
+    long, short = _history("long", 3 * TOGETHER), _history("short", 2)
+    notes = Notes([short, long])
+    failing = Log(f"SELECT {TOGETHER * 10}, ")
+    with pytest.raises(RookeryError):
+        _deliver([short, long], failing, notes)
+    assert "short" not in notes.kept
+    left = notes.kept["long"].ranges
+    assert (TOGETHER * 10, TOGETHER * 10 + 10) in left
+    assert len(failing.statements) == 2 + len(long.ranges) - len(left)
+    again = Log()
+    _deliver(notes.outstanding(), again, notes)
+    assert not notes.kept
+    assert not set(again.statements) & set(failing.statements)
+    assert len(again.statements) + len(failing.statements) == 2 + len(long.ranges)
+
+
+def test_at_most_so_many_ranges_are_ahead_of_the_notes() -> None:
+    """A target recognises only so many tokens, so a killed process must not leave more than that to recognise."""
+    history = _history("h", 5 * TOGETHER)
+    ahead: list[int] = []
+
+    class Watched(Notes):
+        def note(self, histories: Sequence[History]) -> None:
+            ahead.append(len(log.statements) - sum(len(history.ranges) - len(h.ranges) for h in self.kept.values()))
+            super().note(histories)
+
+    log, notes = Log(), Watched([history])
+    _deliver([history], log, notes)
+    assert max(ahead) <= TOGETHER < 128
