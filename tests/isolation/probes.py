@@ -119,7 +119,7 @@ OTHERS: tuple[str, ...] = (
     "SELECT j, count() FROM events GROUP BY j ORDER BY toString(j) LIMIT 5",
     "SELECT uniqExact(j), uniq(j), min(j), max(j) FROM events",
     "SELECT hex(groupArrayState(j)) FROM (SELECT j FROM events ORDER BY id)",
-    "SELECT hex(anyState(j)), hex(maxState(j)), hex(groupUniqArrayState(lc)) FROM (SELECT * FROM events ORDER BY id)",
+    "SELECT hex(anyState(j)), hex(maxState(j)), hex(maxState(lc)) FROM (SELECT * FROM events ORDER BY id)",
     "SELECT hex(groupArrayState(lc)), hex(anyState(lc)), hex(argMaxState(j, id)) FROM (SELECT * FROM events ORDER BY id)",
     "SELECT j.^deep, JSONAllValues(j) FROM events ORDER BY id LIMIT 3",
     "SELECT CAST(j AS JSON(max_dynamic_paths=2)) AS x, CAST(j AS Map(String, String)) AS y FROM events ORDER BY id LIMIT 3",

@@ -1,0 +1,190 @@
+"""No per-tenant pipe that compiles brings a value of one tenant into the rows of another in the shared target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from tests.isolation.mixing import KEPT, REFUSED, SOURCES
+from tests.isolation.world import World
+
+from engine.control import tenants
+from engine.errors import TENANT_MIX, Problems, RookeryError
+from engine.plan.state import Workspace
+from engine.serve.ingest import Ingestion
+from engine.serve.query import Queries
+from engine.settings import load
+from engine.warehouse.embedded import EmbeddedWarehouse
+
+BOTH = ("acme", "omega")
+
+
+@dataclass
+class Mixed:
+    """`mixed` gets the rows of two tenants, `alone` only those of `acme`."""
+
+    mixed: World
+    alone: World
+
+    def rows(self, world: World, table: str) -> list[tuple[Any, ...]]:
+        found = world.workspace.warehouse.query(f"SELECT * FROM {world.name}.{table}")
+        return sorted((tuple(map(repr, r)) for r in found.rows), key=repr)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mixed]:
+    settings = load(data=tmp_path_factory.mktemp("mixing") / "data", workspace="mixed", readers=2, writers=3)
+    warehouse = EmbeddedWarehouse(settings.data, readers=2, writers=3, database=settings.empty_database)
+    worlds = []
+    try:
+        for name in ("mixed", "alone"):
+            workspace = Workspace(settings.model_copy(update={"workspace": name}), warehouse)
+            worlds.append(World(workspace, Queries(workspace), Ingestion(workspace)))
+            worlds[-1].push(SOURCES)
+            tenants.add(workspace, BOTH, "pooled")
+            tenants.add(workspace, ["yeti"], "tables")
+        yield Mixed(*worlds)
+    finally:
+        for world in worlds:
+            world.workspace.analyser.close()
+        warehouse.close()
+
+
+def pipe(sql: str, target: str, kind: str = "per_tenant: true", key: str = "tenant") -> str:
+    return f"sql: |\n  {sql}\nmaterialize: {{target: {target}, {kind}, engine: {{sorting_key: [{key}]}}}}\n"
+
+
+def problems(world: World, files: Mapping[str, str]) -> list[RookeryError]:
+    try:
+        world.push(files, dry_run=True)
+    except Problems as exc:
+        return exc.problems
+    except RookeryError as exc:
+        return [exc]
+    return []
+
+
+@pytest.mark.proves("A11", "D11")
+@pytest.mark.parametrize("title", REFUSED)
+def test_what_could_mix_tenants_does_not_compile(made: Mixed, title: str) -> None:
+    (problem,) = problems(made.mixed, {"p": pipe(REFUSED[title], "t")})
+    assert problem.hint or problem.code.id == "RK2007", problem
+    # The engine itself refuses a few, and some lack the tenant column altogether.
+    assert problem.code.id in ("RK2013", "RK2007", "RK2008", "RK2011"), problem
+    assert "internal" not in problem.message
+
+
+@pytest.mark.proves("A11")
+def test_most_of_it_is_refused_by_the_proof_and_not_by_chance(made: Mixed) -> None:
+    codes = [problems(made.mixed, {"p": pipe(sql, "t")})[0].code for sql in list(REFUSED.values())[::3]]
+    assert codes.count(TENANT_MIX) > 0.85 * len(codes)
+
+
+def row(tenant: str, k: int, factor: int) -> dict[str, Any]:
+    """Rows of which each tenant's tuples, arrays and documents name the other."""
+    other = BOTH[1 - BOTH.index(tenant)]
+    return {
+        "tenant": tenant,
+        "kind": f"k{k % 3}",
+        "units": k * factor,
+        "arr": [f"{tenant}-{k}", other],
+        "t": {"tenant": other if k % 2 else tenant, "x": k},
+        "e": {"tenant": other, "kind": tenant},
+        "j": {"tenant": other},
+    }
+
+
+def feed(world: World, who: tuple[str, ...]) -> None:
+    """Each batch is one block for the views, of all tenants together."""
+    plain = ("tenant", "kind", "units")
+    world.append("lands", [{"tenant": "omega", "kind": f"k{i}", "price": i + 1} for i in range(2)])
+    world.append("accounts", [{"tenant": t, "plan": f"{t}-plan", "paid": len(t)} for t in who])
+    for batch in range(2):
+        more = [row(t, i, BOTH.index(t) + 2 + batch) for i in range(4) for t in who]
+        world.append("more", [{k: r[k] for k in plain} for r in more])
+        world.append("events", [row(t, i, BOTH.index(t) + 1 + batch) for i in range(1, 7) for t in who])
+
+
+@pytest.mark.proves("A11", "D11", "B6")
+def test_what_compiles_keeps_tenants_apart_in_the_shared_target(made: Mixed) -> None:
+    """One tenant's rows in the target are the same with and without the other's rows in the same blocks."""
+    files = {f"p{n}": pipe(sql, f"t{n}") for n, sql in enumerate(KEPT.values())}
+    files["reader"] = pipe("SELECT tenant, kind, units FROM standing", "t_reader")
+    files["standing"] = "sql: SELECT tenant, kind, units FROM events WHERE units > 2\ntype: standard\n"
+    for world, who in ((made.mixed, BOTH), (made.alone, BOTH[:1])):
+        world.push(files)
+        feed(world, who)
+    for title, table in [*zip(KEPT, (f"t{n}" for n in range(len(KEPT))), strict=True), ("reader", "t_reader")]:
+        mixed, alone = (made.rows(w, table) for w in (made.mixed, made.alone))
+        assert [r for r in mixed if r[0] == "'acme'"] == alone, title
+        assert {r[0] for r in mixed} <= {"'acme'", "'omega'"}, title
+        assert alone or title == "anti", title
+
+
+NODES = """
+nodes:
+  - {{name: first_node, sql: "{first}"}}
+  - {{name: last_node, sql: "{last}"}}
+materialize: {{target: t, per_tenant: true, engine: {{sorting_key: [tenant]}}}}
+"""
+
+
+@pytest.mark.proves("A11")
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [
+        ("SELECT any(tenant) AS tenant, kind FROM events GROUP BY kind", "SELECT tenant, kind FROM first_node"),
+        ("SELECT kind, tenant AS t FROM events", "SELECT t AS tenant, kind FROM first_node"),
+        ("SELECT tenant, e FROM events", "SELECT e.tenant AS tenant, 1 AS kind FROM first_node AS e"),
+        ("SELECT tenant, t AS x FROM events", "SELECT x.tenant AS tenant, 1 AS kind FROM first_node AS x"),
+        ("SELECT tenant, kind FROM more", "SELECT tenant, kind FROM events WHERE ('omega', kind) IN first_node"),
+        ("SELECT count() AS c FROM events", "SELECT tenant, c AS kind FROM events CROSS JOIN first_node"),
+        ("SELECT max(units) AS m FROM more", "SELECT tenant, (SELECT m FROM first_node) AS kind FROM events"),
+        ("SELECT kind FROM lands", "SELECT 'acme' AS tenant, kind FROM events WHERE kind IN first_node"),
+        ("SELECT tenant, kind FROM events LIMIT 3", "SELECT tenant, kind FROM first_node"),
+        (
+            "WITH x AS (SELECT kind FROM lands) SELECT kind FROM (WITH y AS (SELECT kind FROM x), x AS (SELECT kind FROM"
+            " more) SELECT kind FROM y)",
+            "SELECT e1.tenant AS tenant, n.kind AS kind FROM events AS e1 CROSS JOIN first_node AS n",
+        ),
+    ],
+)
+def test_mixing_over_two_nodes_does_not_compile(made: Mixed, first: str, last: str) -> None:
+    (problem,) = problems(made.mixed, {"p": NODES.format(first=first, last=last)})
+    assert problem.code is TENANT_MIX
+
+
+@pytest.mark.proves("A11")
+def test_an_ordinary_pipe_cannot_give_rows_to_tenants_as_it_likes(made: Mixed) -> None:
+    """A target with a tenant column is read by tenants, filtered by it, whoever fills it."""
+    target = SOURCES["accounts"].replace("plan", "kind").replace("paid", "units")
+    for sql in (
+        "SELECT 'acme' AS tenant, kind, units FROM events",
+        "SELECT any(tenant) AS tenant, kind, sum(units) AS units FROM events GROUP BY kind",
+        "SELECT kind AS tenant, kind, units FROM events",
+        "WITH 'acme' AS tenant SELECT tenant, kind, units FROM more",
+    ):
+        files = {"filled": target, "p": f"sql: {sql}\nmaterialize: {{target: filled}}\n"}
+        (problem,) = problems(made.mixed, files)
+        assert problem.code is TENANT_MIX
+    good = "SELECT tenant, kind, sum(units) AS units FROM events GROUP BY tenant, kind"
+    assert problems(made.mixed, {"filled": target, "p": f"sql: {good}\nmaterialize: {{target: filled}}\n"}) == []
+    other = "SELECT tenant, kind, price AS units FROM lands"
+    assert problems(made.mixed, {"filled": target, "p": f"sql: {other}\nmaterialize: {{target: filled}}\n"}) == []
+
+
+@pytest.mark.proves("A11", "D11")
+def test_two_pipes_cannot_fill_one_target_on_different_terms(made: Mixed) -> None:
+    files = {
+        "p": pipe(KEPT["plain"], "t"),
+        "q": pipe("SELECT 'acme' AS tenant, kind, units FROM events", "t", kind="per_tenant: false"),
+    }
+    assert problems(made.mixed, files)
+
+
+def test_an_output_that_cannot_be_a_column_is_told(made: Mixed) -> None:
+    (problem,) = problems(made.mixed, {"p": pipe("SELECT tenant, upper(kind) FROM events", "t")})
+    assert problem.code.id == "RK2011"
+    assert "upper(kind)" in problem.message

@@ -1,0 +1,62 @@
+"""A server that is killed while it delivers history: whatever comes next, every row is there once."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.server import Server, running
+
+PROJECT = Path(__file__).resolve().parents[2] / "examples" / "reviews"
+TENANTS = [str(n) for n in range(60)]
+BATCHES, LATER = 10, 150
+"""Later batches are more than the tokens of deliveries that a target remembers."""
+
+
+@pytest.mark.proves("B7")
+@pytest.mark.parametrize("placement", ["pooled", "tables"])
+def test_history_is_there_once(tmp_path: Path, placement: str) -> None:
+    with running(tmp_path) as server:
+        server.push(PROJECT)
+        for _ in range(BATCHES):
+            server.events("reviews", _rows())
+        _killed_while_delivering(server, placement)
+    with running(tmp_path) as server:
+        for _ in range(LATER):
+            server.events("reviews", _rows())
+        server.done("POST", "/v0/tenants", json={"ids": TENANTS, "placement": placement})
+        found = {tenant: _counted(server, tenant) for tenant in TENANTS}
+    assert found == {tenant: (BATCHES + LATER, BATCHES + LATER) for tenant in TENANTS}
+
+
+def _rows() -> list[dict[str, object]]:
+    return [{"vendor_id": int(t), "reviewer_id": 1, "rating": 5, "date": "2020-01-01 00:00:00"} for t in TENANTS]
+
+
+def _killed_while_delivering(server: Server, placement: str) -> None:
+    headers = {"accept": "application/x-ndjson", "authorization": f"Bearer {server.admin_token}"}
+    body = {"ids": TENANTS, "placement": placement}
+    seen = []
+    try:
+        with server.http.stream("POST", "/v0/tenants", json=body, headers=headers) as answer:
+            for line in answer.iter_lines():
+                seen.append(json.loads(line))
+                if "history" in seen[-1].get("progress", {}).get("what", ""):
+                    server.process.send_signal(signal.SIGKILL)
+    except httpx.HTTPError:
+        pass
+    server.process.wait()
+    assert seen, "nothing was told of the delivery"
+    assert "result" not in seen[-1], "the delivery was over before the server was killed"
+
+
+def _counted(server: Server, tenant: str) -> tuple[int, int]:
+    """Reviews by the tenant's rows, and by its sums."""
+    token = server.mint("PIPES:READ:vendor_summary", "PIPES:READ:reviews_per_month", tenant=tenant)
+    (summary,) = server.get("/v0/pipes/vendor_summary.json", token).json()["data"]
+    months = server.get("/v0/pipes/reviews_per_month.json", token).json()["data"]
+    return summary["reviews"], sum(month["reviews"] for month in months)
