@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from engine.compiler.params import canonical_tenant
 from engine.errors import NO_TENANT, TABLE_REFUSED, RookeryError
 from engine.schema import Name, literal, quote
 
@@ -145,5 +146,10 @@ def tenant_placeholder(type_text: str) -> str:
 
 
 def tenant_literal(type_text: str, tenant: str) -> str:
-    """A canonical tenant id as a literal of the tenant column's type, for DDL only."""
-    return literal(tenant) if base_type(type_text) in {"String", "UUID"} else tenant
+    """A tenant id as a literal of the tenant column's type, for DDL only.
+
+    Raises RK3005 for an id that is none of the type: it would be spelled without quotes.
+    """
+    kind = base_type(type_text)
+    canonical_tenant(kind, tenant)
+    return literal(tenant) if kind in {"String", "UUID"} else tenant

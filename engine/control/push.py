@@ -15,6 +15,7 @@ from engine.compiler.compose import Verifier
 from engine.compiler.pipes import compile_pipe
 from engine.compiler.views import nest_schema, pool_table, workspace_schema
 from engine.control.history import resume
+from engine.control.ids import check_id
 from engine.control.tokens import grant_declared
 from engine.errors import (
     BAD_VALUE,
@@ -99,6 +100,8 @@ def push(
         if problems:
             raise Problems(problems)
         compiled = snapshot.build if sources == snapshot.sources else workspace.compile(project)
+        for tenant in snapshot.tenants:
+            check_id(compiled, tenant)
         changes = _changes(snapshot, sources, compiled)
         plan = plan_for(workspace, snapshot, compiled, prune=options.prune)
         result = PushResult(plan, changes, tuple(sorted(compiled.endpoints)), compiled.warnings)

@@ -49,4 +49,6 @@ def test_every_help_has_an_example(name: str) -> None:
 
 
 def test_every_exit_code_is_documented() -> None:
-    assert dict(re.findall(r"^\| (\d) \| (.+?) \|$", PAGE, re.MULTILINE)) == {str(n): t for n, t in EXIT_CODES.items()}
+    assert dict(re.findall(r"^\| (\d) \| (.+?) \|$", PAGE, re.MULTILINE)) == {
+        str(n): t for n, t in EXIT_CODES.items()
+    }

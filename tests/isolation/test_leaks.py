@@ -14,6 +14,12 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
+
+from engine import errors
+from engine.errors import RookeryError
+from engine.tokens import Scope
+from engine.warehouse.port import Format
+from engine.web import openapi
 from tests.isolation.probes import OTHERS, matrix
 from tests.isolation.random_sql import Grammar
 from tests.isolation.two_tenants import statements
@@ -31,12 +37,6 @@ from tests.isolation.world import (
     told,
     worlds,
 )
-
-from engine import errors
-from engine.errors import RookeryError
-from engine.tokens import Scope
-from engine.web import openapi
-from engine.warehouse.port import Format
 
 FULL = os.environ.get("ROOKERY_TEST_LEAKS") == "full"
 STEP = 1 if FULL else 29
@@ -127,12 +127,13 @@ def test_nobody_chooses_a_tenant_but_the_token(pair: Pair, found: dict[str, Worl
 
 
 HOSTILE: tuple[Any, ...] = (
-    "' OR 1=1 --", "omega' UNION ALL SELECT s FROM full.events --", "$a$ x $a$", "\\", "\\'", "`", "{rk_tenant_string:String}",
-    "{p1:String}", "%(q)s", "%s", "{{ 7 * 7 }}", "{% raw %}", "omega-secret-3", "acme\0", "\ud800", "a\u0301", "☃" * 300, "",
-    "null", "NaN", "-1", "1e400", "9" * 80, "0x1F", "2024-99-99", "2024-01-01T00:00:00+99:99", "[1,2", "','", "x,y' , 'z",
-    True, None, 7, -7, 2**70, 1.5, float("inf"), [], ["a", "' OR 1=1"], [["a"]], {"a": 1}, ["\\", "\0"], "tenant", "*",
-    "s`, tenant, `s", "s FROM full.events --", "rk_tenant_string", "_rk_t.tenant", "t.a", "events.s", "lc", "lc,tenant",
-    "'); DROP TABLE full.events; --", "(SELECT max(s) FROM events)", "file('/etc/passwd')", "s AS tenant", "COLUMNS('.*')",
+    "' OR 1=1 --", "omega' UNION ALL SELECT s FROM full.events --", "$a$ x $a$", "\\", "\\'", "`", "tenant", "*", "t.a",
+    "{rk_tenant_string:String}", "{p1:String}", "%(q)s", "%s", "{{ 7 * 7 }}", "{% raw %}", "omega-secret-3", "acme\0",
+    "\ud800", "a\u0301", "☃" * 300, "", "null", "NaN", "-1", "1e400", "9" * 80, "0x1F", "2024-99-99", "[1,2", "','",
+    "2024-01-01T00:00:00+99:99", "x,y' , 'z", True, None, 7, -7, 2**70, 1.5, float("inf"), [], ["a", "' OR 1=1"],
+    [["a"]], {"a": 1}, ["\\", "\0"], "s`, tenant, `s", "s FROM full.events --", "rk_tenant_string", "_rk_t.tenant",
+    "events.s", "lc", "lc,tenant", "'); DROP TABLE full.events; --", "(SELECT max(s) FROM events)",
+    "file('/etc/passwd')", "s AS tenant", "COLUMNS('.*')",
 )  # fmt: skip
 PARAMETERS = {
     "typed": ("text", "list", "number", "day", "moment", "id", "ratio"),
@@ -230,21 +231,24 @@ def test_no_format_carries_what_others_stored_beside_it(pair: Pair, format: Form
 def test_a_filter_is_a_fence_like_the_tenant(found: dict[str, World]) -> None:
     """Static tokens and JWTs that select the tenant by a filter, with a further condition beside it."""
     for tenant in OWN_WORLD:
-        pairs = []
-        for world in (found["full"], found[tenant]):
-            equality = [f"DATASOURCES:READ:{t}:tenant = '{tenant}'" for t in ("events", "logs", "latest", "bare")]
-            narrow = f"DATASOURCES:READ:events:'{tenant}' = tenant AND CAST(s AS Int64) > 3"
-            pairs.append((world, world.static(f"filtered {tenant}", *equality), world.token(narrow)))
-        for sql in list(matrix())[5::97]:
-            if "prices" in sql:
-                continue
-            seen = [outcome(lambda w=w, t=t: w.sql(t, sql)) for w, t, _ in pairs]  # type: ignore[misc]
-            assert seen[0] == seen[1], sql
-            assert told(seen[0], tenant, sql) == []
+        equality = [f"DATASOURCES:READ:{t}:tenant = '{tenant}'" for t in ("events", "logs", "latest", "bare")]
+        narrow = f"DATASOURCES:READ:events:'{tenant}' = tenant AND CAST(s AS Int64) > 3"
+        both = (found["full"], found[tenant])
+        wide_tokens = {w.name: w.static(f"filtered {tenant}", *equality) for w in both}
+        narrow_tokens = {w.name: w.token(narrow) for w in both}
+        probes = [s for s in list(matrix())[5::97] if "prices" not in s]
+        for sql in probes:
+            seen = _seen(both, wide_tokens, sql)
+            assert told(seen, tenant, sql) == []
         for sql in ("SELECT count(), max(s) FROM events", "SELECT count() FROM events WHERE toInt64(s) > 0"):
-            seen = [outcome(lambda w=w, t=t: w.sql(t, sql)) for w, _, t in pairs]  # type: ignore[misc]
-            assert seen[0] == seen[1]
-            assert seen[0][0] == "answer"
+            assert _seen(both, narrow_tokens, sql)[0] == "answer"
+
+
+def _seen(both: tuple[World, World], by_world: dict[str, str], sql: str) -> tuple[str, Any]:
+    """The outcome of a statement, which is the same in both worlds."""
+    first, second = (outcome(lambda w=w: w.sql(by_world[w.name], sql)) for w in both)  # type: ignore[misc]
+    assert first == second, sql
+    return first
 
 
 @pytest.mark.proves("A2")
@@ -266,9 +270,8 @@ engine: {sorting_key: [k], settings: {index_granularity: 4}}
         world.append("regions", [{"region": "eu", "k": k} for k in range(1, 9)] + hidden)
         token = world.token("DATASOURCES:READ:regions:region = 'eu'")
         asked = ["intDiv(k, -1) < 0", "round(1.5, k) > 0", "throwIf(k > 100) = 0", "accurateCast(k, 'UInt8') > 0"]
-        seen.append(
-            [outcome(lambda w=world, c=c, t=token: w.sql(t, f"SELECT count() FROM regions WHERE {c}")) for c in asked]  # type: ignore[misc]
-        )
+        texts = [f"SELECT count() FROM regions WHERE {condition}" for condition in asked]
+        seen.append([outcome(lambda w=world, s=s, t=token: w.sql(t, s)) for s in texts])  # type: ignore[misc]
     assert seen[0] == seen[1]
     assert [kind for kind, _ in seen[0]] == ["answer"] * 4
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from tests.isolation.mixing import KEPT, REFUSED, SOURCES
-from tests.isolation.world import World
 
 from engine.control import tenants
 from engine.errors import TENANT_MIX, Problems, RookeryError
@@ -17,6 +15,8 @@ from engine.serve.ingest import Ingestion
 from engine.serve.query import Queries
 from engine.settings import load
 from engine.warehouse.embedded import EmbeddedWarehouse
+from tests.isolation.mixing import KEPT, REFUSED, SOURCES
+from tests.isolation.world import World
 
 BOTH = ("acme", "omega")
 

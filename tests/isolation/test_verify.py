@@ -11,13 +11,13 @@ import pytest
 from clickhouse_connect.driver.exceptions import ClickHouseError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.isolation.two_tenants import SENTINEL, Engine, relation, statements
 
 from engine import errors
 from engine.compiler.functions import is_allowed, is_niladic, sections, takes_lambda
 from engine.compiler.verify import MAX_BYTES, Verified, check_canonical, verify
 from engine.compiler.walk import walk
 from engine.errors import RookeryError
+from tests.isolation.two_tenants import SENTINEL, Engine, relation, statements
 
 BOUND = frozenset({"events", "users"})
 PLACEHOLDERS = {"p1": "String", "p2": "UInt8", "p3": "Array(String)", "p4": "DateTime64(3)"}

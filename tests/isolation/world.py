@@ -167,10 +167,15 @@ engine: {sorting_key: [tenant]}
     "totals": "sql: SELECT day, lc, sum(events) AS events, sum(total) AS total FROM sums GROUP BY day, lc\n",
     "merged": "sql: SELECT day, uniqExactMerge(users) AS users, arraySort(groupUniqArrayMerge(names)) AS names, "
     "max(largest) AS largest FROM states GROUP BY day\n",
-    "raw_states": "sql: SELECT day, finalizeAggregation(users) AS users, arraySort(finalizeAggregation(names)) AS names FROM states\n",
+    "raw_states": """
+sql: |
+  SELECT day, finalizeAggregation(users) AS users, arraySort(finalizeAggregation(names)) AS names FROM states
+""",
     "last_seen": "sql: SELECT lc, s, i FROM latest\n",
     "bared": "sql: SELECT * FROM bare\n",
-    "crossed": "sql: |\n  SELECT a.s AS s, b.s AS other, plan FROM events AS a CROSS JOIN logs AS b CROSS JOIN accounts\n",
+    "crossed": """
+sql: SELECT a.s AS s, b.s AS other, plan FROM events AS a CROSS JOIN logs AS b CROSS JOIN accounts
+""",
     "joined": "sql: |\n  SELECT e.s, e.i, p.price FROM events AS e LEFT JOIN prices AS p ON e.lc = p.lc\n",
     "united": "sql: SELECT s FROM events UNION ALL SELECT s FROM logs UNION ALL SELECT s FROM bare\n",
     "wrong_tenant": "sql: SELECT * FROM events WHERE tenant != 'acme' AND tenant != 'zed'\n",
@@ -198,7 +203,8 @@ sql: |
 sql: |
   SELECT count() AS c, {{ String(text, '') }} AS text, {{ Array(list, 'String', 'a,b') }} AS list FROM events
   WHERE s = {{ String(text, '') }} OR i = {{ Int64(number, 0) }} OR day = {{ Date(day, '2024-01-01') }}
-     OR at = {{ DateTime64(moment, '2024-01-01 00:00:00.000') }} OR u = {{ UUID(id, '00000000-0000-0000-0000-000000000000') }}
+     OR at = {{ DateTime64(moment, '2024-01-01 00:00:00.000') }}
+     OR u = {{ UUID(id, '00000000-0000-0000-0000-000000000000') }}
      OR has({{ Array(list, 'String', 'a,b') }}, s) OR d = {{ Float64(ratio, 0.5) }}
 """,
     "parsed": "sql: SELECT toInt64(concat({{ String(text) }}, s)) AS x FROM events WHERE s != {{ String(text) }}\n",
@@ -247,13 +253,13 @@ def sentinels(tenant: str) -> list[str]:
     """Texts that stand in every column of a tenant's rows and in no other's."""
     number = list(PLACEMENTS).index(tenant) + 1
     word = f"77{number}00" if tenant in OWN_WORLD else f"{tenant}-secret"
-    return [word, f"{tenant}-plan", f"{tenant}-kind", f"{tenant}-item", f"{tenant}_key", f"{tenant}_path", f"{tenant}_deep",
-            f"{number:08x}-0000", f"2024-0{number}-", f"{tenant[:5]}ev", f"{tenant[:5]}lo"]  # fmt: skip
+    parts = [f"{tenant}{part}" for part in ("-plan", "-kind", "-item", "_key", "_path", "_deep")]
+    return [word, *parts, f"{number:08x}-0000", f"2024-0{number}-", f"{tenant[:5]}ev", f"{tenant[:5]}lo"]
 
 
 HIDDEN_NAMES = (
-    "omega_ds", "omega_pipe", "omega_usage", "omega_column", "_nest_", "_rk_pool", "_rk_t", "_rk_at", "_stage", "_scratch", "fill_",
-    "In scope", "Maybe you meant", "DB::Exception", "/tmp/",
+    "omega_ds", "omega_pipe", "omega_usage", "omega_column", "_nest_", "_rk_pool", "_rk_t", "_rk_at", "_stage", "_scratch",
+    "fill_", "In scope", "Maybe you meant", "DB::Exception", "/tmp/",
 )  # fmt: skip
 """Names that no tenant was told, and words by which the engine's own texts are known."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import time
 from pathlib import Path
 
 import httpx
@@ -12,40 +13,43 @@ import pytest
 from tests.support.server import Server, running
 
 PROJECT = Path(__file__).resolve().parents[2] / "examples" / "reviews"
-TENANTS = [str(n) for n in range(60)]
+TENANTS = [str(n) for n in range(100)]
 BATCHES, LATER = 10, 150
 """Later batches are more than the tokens of deliveries that a target remembers."""
+INTO_THE_NEXT = 0.05
+"""Seconds from when some ranges are off the notes to the kill: some of the next have arrived and are still noted."""
 
 
 @pytest.mark.proves("B7")
-@pytest.mark.parametrize("placement", ["pooled", "tables"])
-def test_history_is_there_once(tmp_path: Path, placement: str) -> None:
+def test_history_is_there_once(tmp_path: Path) -> None:
+    """Pooled tenants share a target, so its memory of tokens is used up soonest."""
     with running(tmp_path) as server:
         server.push(PROJECT)
         for _ in range(BATCHES):
             server.events("reviews", _rows())
-        _killed_while_delivering(server, placement)
+        _killed_while_delivering(server)
     with running(tmp_path) as server:
         for _ in range(LATER):
             server.events("reviews", _rows())
-        server.done("POST", "/v0/tenants", json={"ids": TENANTS, "placement": placement})
+        server.done("POST", "/v0/tenants", json={"ids": TENANTS, "placement": "pooled"})
         found = {tenant: _counted(server, tenant) for tenant in TENANTS}
-    assert found == {tenant: (BATCHES + LATER, BATCHES + LATER) for tenant in TENANTS}
+    assert found == dict.fromkeys(TENANTS, (BATCHES + LATER, BATCHES + LATER))
 
 
 def _rows() -> list[dict[str, object]]:
     return [{"vendor_id": int(t), "reviewer_id": 1, "rating": 5, "date": "2020-01-01 00:00:00"} for t in TENANTS]
 
 
-def _killed_while_delivering(server: Server, placement: str) -> None:
+def _killed_while_delivering(server: Server) -> None:
     headers = {"accept": "application/x-ndjson", "authorization": f"Bearer {server.admin_token}"}
-    body = {"ids": TENANTS, "placement": placement}
+    body = {"ids": TENANTS, "placement": "pooled"}
     seen = []
     try:
         with server.http.stream("POST", "/v0/tenants", json=body, headers=headers) as answer:
             for line in answer.iter_lines():
                 seen.append(json.loads(line))
                 if "history" in seen[-1].get("progress", {}).get("what", ""):
+                    time.sleep(INTO_THE_NEXT)
                     server.process.send_signal(signal.SIGKILL)
     except httpx.HTTPError:
         pass

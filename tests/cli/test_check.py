@@ -1,0 +1,119 @@
+"""`check` needs no server, tells every problem at once with its place, and never ends with a traceback."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.cli.billing import EVENTS, FILES, USAGE, USAGE_PIPE
+from tests.cli.commands import Cli
+
+PLACE = re.compile(r"^(?:datasources|pipes|endpoints)/[\w.]+:\d+:\d+(?:, .*)?: RK\d{4} ")
+
+FILES_WITH_PROBLEMS = {
+    "datasources/broken.yaml": ("columns: [\n", "RK1001"),
+    "datasources/twice.yaml": ("columns:\n  - {name: a, type: String}\ncolumns: []\n", "RK1002"),
+    "datasources/misspelt.yaml": ("columns:\n  - {name: a, typ: String}\n", "RK1003"),
+    "datasources/nothing.yaml": ("description: no columns, no nodes\n", "RK1017"),
+    "datasources/kindless.yaml": ("columns:\n  - {name: a}\n", "RK1004"),
+    "datasources/bad_value.yaml": ("columns:\n  - {name: a, type: String}\nfinal: yes\n", "RK1005"),
+    "datasources/odd-name.yaml": ("columns:\n  - {name: a, type: String}\n", "RK1006"),
+    "datasources/list.yaml": ("- 1\n- 2\n", "RK1005"),
+    "datasources/empty.yaml": ("", "RK1"),
+    "datasources/binary.yaml": ("\0\0", "RK1"),
+}
+PROBLEMS_ACROSS_FILES = {
+    "datasources/untyped.yaml": ("columns:\n  - {name: a, type: Strin}\n", "RK1016"),
+    "datasources/no_tenant.yaml": ("tenant: nobody\ncolumns:\n  - {name: a, type: String}\n", "RK1012"),
+    "datasources/not_first.yaml": (EVENTS.replace("[tenant_id, timestamp]", "[timestamp, tenant_id]"), "RK1013"),
+    "datasources/partitioned.yaml": (
+        EVENTS.replace("sorting_key:", "partition_key: toYYYYMM(timestamp), sorting_key:"),
+        "RK1014",
+    ),
+    "endpoints/unknown_table.yaml": ("sql: SELECT 1 FROM event\n", "RK1010"),
+    "endpoints/round.yaml": ("sql: SELECT 1 FROM about\n", "RK1011"),
+    "endpoints/about.yaml": ("sql: SELECT 1 FROM round\n", "RK1011"),
+    "endpoints/syntax.yaml": ("sql: SELECT FROM WHERE events\n", "RK2001"),
+    "endpoints/two_statements.yaml": ("sql: SELECT 1; SELECT 2\n", "RK2001"),
+    "endpoints/ddl.yaml": ("sql: DROP TABLE events\n", "RK2001"),
+    "endpoints/file_function.yaml": ("sql: SELECT * FROM file('/etc/passwd')\n", "RK2"),
+    "endpoints/function.yaml": ("sql: SELECT sleep(3) FROM events\n", "RK2003"),
+    "endpoints/column.yaml": ("sql: SELECT unitz FROM events\n", "RK2007"),
+    "endpoints/types.yaml": ("sql: SELECT units + event FROM events\n", "RK2007"),
+    "endpoints/template.yaml": ("sql: SELECT {{ String(a FROM events\n", "RK2005"),
+    "pipes/forgetful.yaml": (
+        USAGE_PIPE.replace("tenant_id, event, count()", "event, count()")
+        .replace("usage_sums", "forgetful_sums")
+        .replace("usage_daily", "forgotten")
+        .replace("GROUP BY tenant_id, event", "GROUP BY event"),
+        "RK2008",
+    ),
+    "datasources/forgotten.yaml": (USAGE, ""),
+    "pipes/misfit.yaml": ("sql: SELECT event, 1 AS other FROM events\nmaterialize: {target: fits}\n", "RK2011"),
+    "datasources/fits.yaml": ("columns:\n  - {name: event, type: String}\nengine: {sorting_key: event}\n", ""),
+}
+
+
+def listed(text: str) -> dict[str, list[str]]:
+    """Problems by file."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if PLACE.match(line):
+            found.setdefault(line.partition(":")[0], []).append(line)
+    return found
+
+
+@pytest.mark.parametrize("problems", [FILES_WITH_PROBLEMS, PROBLEMS_ACROSS_FILES], ids=["in files", "across files"])
+def test_every_problem_is_told_at_once_with_its_place(tmp_path: Path, problems: dict[str, tuple[str, str]]) -> None:
+    cli = Cli(tmp_path)
+    cli.write(FILES)
+    cli.write({file: text for file, (text, _) in problems.items()})
+    found = listed(cli("check", code=1).err)
+    for file, (_, code) in problems.items():
+        if code and file != "endpoints/about.yaml":
+            assert any(f" {code}" in line for line in found.get(file, [])), f"{file}: {found.get(file)}"
+    assert not set(found) - set(problems), "a file that is right is blamed"
+    assert len(found) >= len([c for _, c in problems.values() if c]) - 1
+
+
+def test_problems_in_json_have_codes_places_and_hints(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
+    cli.write({"datasources/events.yaml": EVENTS.replace("type: UInt32", "typ: UInt32")})
+    errors = cli("--json", "check", code=1).json["errors"]
+    assert any(
+        e["code"] == "RK1003" and e["hint"] and e["place"].startswith("datasources/events.yaml:4:") for e in errors
+    )
+
+
+@pytest.mark.proves("D13")
+def test_a_tenant_column_that_is_not_first_is_told_with_a_hint(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
+    cli.write({"datasources/events.yaml": EVENTS.replace("[tenant_id, timestamp]", "[timestamp]")})
+    text = cli("check", code=1).err
+    assert "RK1013" in text
+    assert "hint:" in text
+
+
+def test_an_unprotected_tenant_parameter_is_warned_about(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
+    cli.write(FILES)
+    cli.write(
+        {"endpoints/open.yaml": "sql: SELECT count() AS n FROM events WHERE tenant_id = {{ UInt32(tenant_id) }}\n"}
+    )
+    outcome = cli("check")
+    assert "RK2010" in outcome.err
+    assert "fine" in outcome.err
+
+
+def test_no_project_no_file_no_folder(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
+    assert "RK7004" in cli("check", code=1).err
+    assert "RK7004" in cli("push", code=1).err
+    assert "RK7004" in cli("-C", "nowhere", "check", code=1).err
+    cli("init")
+    assert "0 datasources" in cli("check").err
+    assert "RK1008" in cli("push", "endpoints/none.yaml", code=1).err
+    cli.write({"pipes/p.yml": "sql: SELECT 1\n"})
+    assert "p.yml" in cli("check", code=1).err
