@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
 import io
+import lzma
 import sys
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,9 +50,12 @@ def batches(file: str, kind: str, renamed: Mapping[str, str], skip: int) -> Iter
     if kind == "parquet":
         yield from _parquet(file, skip)
         return
-    with _opened(file) as (stream, position):
-        header = _header(stream.readline(), renamed) if kind == "csv" else b""
-        yield from _lines(stream, position, header, skip)
+    try:
+        with _opened(file) as (stream, position):
+            header = _header(stream.readline(), renamed) if kind == "csv" else b""
+            yield from _lines(stream, position, header, skip)
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as exc:
+        raise RookeryError(BAD_ENCODING, f"{file} cannot be read: {exc}", hint="is it whole?") from exc
 
 
 def _header(line: bytes, renamed: Mapping[str, str]) -> bytes:
@@ -137,10 +144,6 @@ class _opened:  # noqa: N801
 
 
 def _decompressed(raw: BinaryIO, suffix: str) -> BinaryIO:
-    import bz2
-    import gzip
-    import lzma
-
     openers = {".bz2": bz2.BZ2File, ".gz": gzip.GzipFile, ".xz": lzma.LZMAFile}
     if suffix == ".gz":
         return gzip.GzipFile(fileobj=raw)  # type: ignore[return-value]

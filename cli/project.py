@@ -18,10 +18,8 @@ from engine.errors import (
     NOT_A_PROJECT,
     TARGET_EXISTS,
     UNKNOWN_RESOURCE,
-    Problems,
     RookeryError,
 )
-from engine.project.check import check as check_project
 from engine.project.files import FOLDERS
 from engine.project.model import Node, Pipe, Project
 from engine.project.parse import load, load_files, parse_source
@@ -59,6 +57,9 @@ def init(directory: Annotated[Path | None, typer.Argument(help="Where; here by d
     ignore = root / ".gitignore"
     if not ignore.exists():
         ignore.write_text(".rookery/\n", encoding="utf-8")
+    if options.json:
+        terminal.as_json({"directory": str(root.resolve()), "made": made})
+        return
     terminal.say(f"made {', '.join(made)} in {root}" if made else f"{root} is a project already; nothing changed")
 
 
@@ -80,12 +81,9 @@ def check() -> None:
 
     Example: [bold]rookery check[/]
     """
-    project = _project()
-    problems = check_project(project)
-    if problems:
-        raise Problems(problems)
     from cli.trial import compiled
 
+    project = _project()
     warnings = [w.as_dict() for w in compiled(project).warnings]
     if options.json:
         terminal.as_json(
@@ -209,11 +207,17 @@ def pipe_generate(
         present = parse_source(existing.read_text(encoding="utf-8"), str(existing), name)
         if not isinstance(present, Pipe) or present.nodes[0].sql.strip() != sql.strip():
             raise RookeryError(TARGET_EXISTS, f"{path} exists and differs", hint="--force writes over it")
-        terminal.say(f"{path} is there already")
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    terminal.data(str(path))
+        written = False
+        if not options.json:
+            terminal.say(f"{path} is there already")
+    else:
+        written = True
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        if not options.json:
+            terminal.data(str(path))
+    if options.json:
+        terminal.as_json({"file": str(path), "written": written})
 
 
 def materialize(

@@ -72,9 +72,14 @@ class Build:
         return [self.pipes[n] for n in self.order if n in self.pipes and self.pipes[n].target]
 
 
-def build(project: Project, workspace: str, verifier: Verifier, analyser: Analyser) -> Build:
-    """Compile a project. Raises `Problems` with everything that is wrong."""
-    state = _State(project, workspace, analyser, Composer(verifier))
+def build(
+    project: Project, workspace: str, verifier: Verifier, analyser: Analyser, *, told: frozenset[str] = frozenset()
+) -> Build:
+    """Compile a project. Raises `Problems` with everything that is wrong.
+
+    `told` are resources whose problems have been told already: they and what stands on them are passed over.
+    """
+    state = _State(project, workspace, analyser, Composer(verifier), failed=set(told))
     for compile_pass in (_relations, _definitions, _pipes, _order, _analyse):
         compile_pass(state)
     state.problems.raise_if_any()
@@ -123,6 +128,8 @@ def _relations(state: _State) -> None:
 def _definitions(state: _State) -> None:
     """Types and expressions of datasources are judged, and the engine asked whether such a table can be."""
     for name, source in state.datasources.items():
+        if name in state.failed:
+            continue
         table = _scratch_table(state, name)
         for problem in check_definition(source, table, state.composer.verifier, state.analyser):
             state.problems.add(problem)
@@ -138,7 +145,8 @@ def _pipes(state: _State) -> None:
         try:
             state.pipes[name] = compile_pipe(pipe, names, columns, state.composer.verifier)
         except RookeryError as exc:
-            state.problems.add(exc)
+            if name not in state.failed:
+                state.problems.add(exc)
             state.failed |= {name} | ({pipe.materialize.target} if pipe.materialize else set())
 
 
@@ -155,21 +163,20 @@ def _order(state: _State) -> None:
         if done.get(name):
             return
         if name in path:
-            circle = " → ".join((*path[path.index(name) :], name))
-            place = state.pipes[name].place if name in state.pipes else None
-            raise RookeryError(CYCLE, f"these depend on each other: {circle}", place=place)
+            members = path[path.index(name) :]
+            place = next((state.pipes[m].place for m in members if m in state.pipes), None)
+            if not state.failed.issuperset(members):
+                circle = " → ".join((*members, name))
+                state.problems.add(RookeryError(CYCLE, f"these depend on each other: {circle}", place=place))
+            state.failed.update(members)
+            return
         for other in sorted(feeds.get(name, ())):
             visit(other, (*path, name))
         done[name] = True
         state.order.append(name)
 
     for name in sorted(feeds):
-        try:
-            visit(name, ())
-        except RookeryError as exc:
-            state.problems.add(exc)
-            state.order.clear()
-            return
+        visit(name, ())
 
 
 def _analyse(state: _State) -> None:
@@ -179,7 +186,7 @@ def _analyse(state: _State) -> None:
             continue
         pipe = state.pipes[name]
         target = {pipe.target.name} if pipe.target else set()
-        if state.failed & (pipe.reads | target):
+        if state.failed & ({name} | pipe.reads | target):
             # What it stands on is wrong and has been told; its own troubles would only follow from that.
             state.failed |= {name} | target
             continue

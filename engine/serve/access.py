@@ -23,6 +23,7 @@ from engine.errors import (
     SCOPE,
     TENANT_FROM_QUERY,
     UNKNOWN_PIPE,
+    UNKNOWN_TENANT,
     RookeryError,
 )
 from engine.plan.state import Snapshot, Workspace
@@ -143,6 +144,8 @@ def _grant(
     if tenant is not None:
         row = snapshot.tenants.get(tenant)
         if row is None or row.state == "removing":
+            if eyes is not None:
+                raise RookeryError(UNKNOWN_TENANT, f"tenant `{eyes[:120]}` does not exist", hint="rookery tenant ls")
             raise RookeryError(BAD_TOKEN, "the token's tenant is not known", hint="rookery tenant add")
         nest = row.nest(snapshot.build.workspace)
     scope = Scope(snapshot.build.workspace, tenant, nest, filters, unrestricted=claims.is_admin)

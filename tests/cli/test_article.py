@@ -243,6 +243,8 @@ def test_a_column_added_to_landing_breaks_no_view_and_reaches_only_who_names_it(
             result = cli("push", "events", "--json").json
             written.wait(2)
         assert not any(s["destructive"] for s in result["steps"])
+        assert [w["code"] for w in result["warnings"]] == ["RK2011"]
+        assert "`region` by `*`" in result["warnings"][0]["error"]
         server.events("events", [{"tenant_id": t, "event": "a", "units": 5, "region": "us"} for t in (1, 2)])
         assert_exact(server, 1)
         assert [c["name"] for c in server.done("GET", "/v0/datasources/tenant_1_ds")["columns"]] == columns

@@ -176,6 +176,18 @@ def test_a_rebuilt_workspace_target_is_exact(cli: Cli, server: Server) -> None:
     assert_exact(server, TABLES, POOLED)
 
 
+def test_a_pipe_that_is_removed_and_pushed_again_counts_nothing_twice(cli: Cli, server: Server) -> None:
+    for pipe in ("kinds_pipe", "usage_pipe"):
+        cli("pipe", "rm", pipe, "--force")
+        server.events("events", [{"tenant_id": t, "event": "meanwhile"} for t in TABLES + POOLED])
+        shown = cli("plan", code=3).out
+        assert "which fed it, is gone" in shown
+        cli("push")
+        cli("plan")
+    assert_kinds_exact(server)
+    assert_exact(server, TABLES, POOLED)
+
+
 def test_a_permission_for_another_name_is_not_enough(cli: Cli, server: Server) -> None:
     cli.write(CHANGES["a changed view"])
     assert "usage_pipe" in cli("push", "--allow-destructive", "kinds", code=4).err

@@ -74,11 +74,9 @@ SELECT j, count() FROM events GROUP BY j ORDER BY toString(j) LIMIT 5
 ====
 SELECT uniqExact(j), uniq(j), min(j), max(j) FROM events
 ====
-SELECT hex(groupArrayState(j)) FROM (SELECT j FROM events ORDER BY id)
+SELECT hex(maxState(lc)), hex(anyState(lc)), hex(argMaxState(lc, id)) FROM (SELECT * FROM events ORDER BY id)
 ====
-SELECT hex(anyState(j)), hex(maxState(j)), hex(maxState(lc)) FROM (SELECT * FROM events ORDER BY id)
-====
-SELECT hex(groupArrayState(lc)), hex(anyState(lc)), hex(argMaxState(j, id)) FROM (SELECT * FROM events ORDER BY id)
+SELECT hex(groupArrayState(lc)) FROM (SELECT * FROM events ORDER BY id)
 ====
 SELECT j.^deep, JSONAllValues(j) FROM events ORDER BY id LIMIT 3
 ====

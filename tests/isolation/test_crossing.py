@@ -160,7 +160,7 @@ class Asker:
             return world.sql(token, "SELECT word, k FROM events ORDER BY k")
         if kind == "broken sql":
             return world.sql(token, pick.choice((
-                "SELECT word, toInt64(word) FROM events", "SELECT word, intDiv(k, k - 20) AS x FROM events ORDER BY k",
+                "SELECT word, toInt64(word) FROM events", "SELECT word, intDiv(k, k - 20) FROM events ORDER BY k",
                 "SELECT nothing FROM events", "SELECT word FROM events WHERE throwIf(k = 30) = 0",
             )))  # fmt: skip
         format = pick.choice(tuple(Format)) if kind in ("breaks", "large") else Format.JSON
@@ -201,7 +201,7 @@ def test_tenants_come_and_go_while_others_are_asked(world: World) -> None:
     stop, wrong = threading.Event(), []
 
     def come_and_go() -> None:
-        for n in range(4):
+        for n in range(3):
             guest, placement = ("fox", "tables") if n % 2 else ("gnu", "pooled")
             tenants.add(world.workspace, [guest], placement)
             token = token_of(world, guest)
@@ -390,22 +390,16 @@ def test_a_number_is_one_tenant_however_it_is_written(world: World) -> None:
 
 
 @pytest.mark.proves("D10", "D11")
-@pytest.mark.parametrize("tenant", ["bee", "tenant", "7 OR 1=1", "1) OR (1", "01", "-0"])
-def test_a_name_never_becomes_part_of_a_view_where_numbers_are_expected(world: World, tenant: str) -> None:
+def test_a_name_never_becomes_part_of_a_view_where_numbers_are_expected(world: World) -> None:
     """Ids are spelled in the views of nests: one that is no number must not reach a column of numbers."""
-    for placement in ("tables", "pooled"):
-        if tenant not in PLACEMENTS:
-            tenants.add(world.workspace, [tenant], placement)
-        try:
-            with pytest.raises(RookeryError) as refused:
-                world.push(NUMBERED)
-            assert refused.value.code is BAD_TENANT_ID
-            assert "numbered" not in world.workspace.refresh().build.datasources
-        finally:
-            if tenant not in PLACEMENTS:
-                tenants.remove(world.workspace, tenant, purge=True)
-    with pytest.raises(RookeryError):
-        tenant_literal("UInt32", tenant)
+    with pytest.raises(RookeryError) as refused:
+        world.push(NUMBERED)
+    assert refused.value.code is BAD_TENANT_ID
+    assert "numbered" not in world.workspace.refresh().build.datasources
+    for tenant in ("bee", "tenant", "7 OR 1=1", "1) OR (1", "01", "-0", "4294967296", ""):
+        for kind in ("UInt32", "UUID"):
+            with pytest.raises(RookeryError):
+                tenant_literal(kind, tenant)
 
 
 @pytest.mark.proves("D11", "B12")

@@ -145,8 +145,8 @@ materialize: {{target: t, per_tenant: true, engine: {{sorting_key: [tenant]}}}}
         ("SELECT kind FROM lands", "SELECT 'acme' AS tenant, kind FROM events WHERE kind IN first_node"),
         ("SELECT tenant, kind FROM events LIMIT 3", "SELECT tenant, kind FROM first_node"),
         (
-            "WITH x AS (SELECT kind FROM lands) SELECT kind FROM (WITH y AS (SELECT kind FROM x), x AS (SELECT kind FROM"
-            " more) SELECT kind FROM y)",
+            "WITH x AS (SELECT kind FROM lands) SELECT kind FROM "
+            "(WITH y AS (SELECT kind FROM x), x AS (SELECT kind FROM more) SELECT kind FROM y)",
             "SELECT e1.tenant AS tenant, n.kind AS kind FROM events AS e1 CROSS JOIN first_node AS n",
         ),
     ],

@@ -258,8 +258,8 @@ def sentinels(tenant: str) -> list[str]:
 
 
 HIDDEN_NAMES = (
-    "omega_ds", "omega_pipe", "omega_usage", "omega_column", "_nest_", "_rk_pool", "_rk_t", "_rk_at", "_stage", "_scratch",
-    "fill_", "In scope", "Maybe you meant", "DB::Exception", "/tmp/",
+    "omega_ds", "omega_pipe", "omega_usage", "omega_column", "_nest_", "_rk_pool", "_rk_t", "_rk_at", "_stage",
+    "_scratch", "fill_", "In scope", "Maybe you meant", "DB::Exception", "/tmp/",
 )  # fmt: skip
 """Names that no tenant was told, and words by which the engine's own texts are known."""
 

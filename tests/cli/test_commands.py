@@ -1,0 +1,329 @@
+"""How commands behave: help, JSON, exit codes, options anywhere, names or paths, prompts, private files."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import stat
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from cli.main import app
+from tests.cli.billing import FILES
+from tests.cli.commands import Cli, for_server
+from tests.cli.writers import history
+from tests.support.server import Server, running
+
+TWO_NODES = """
+nodes:
+  - name: first_node
+    sql: SELECT tenant_id, event, units FROM events WHERE tenant_id = 1
+  - name: second_node
+    sql: SELECT event, sum(units) AS units FROM first_node GROUP BY event
+"""
+
+
+def tree(command: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every command by its words."""
+    if hasattr(command, "commands"):
+        for name, inner in command.commands.items():
+            yield from tree(inner, (*path, name))
+    else:
+        yield path
+
+
+COMMANDS = list(tree(typer.main.get_command(app)))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(tmp_path_factory.mktemp("commands")) as found:
+        found.push(FILES)
+        found.tenant("1", "tables")
+        found.tenant("2")
+        history(found, [1, 2, 3], 10)
+        yield found
+
+
+@pytest.fixture
+def cli(server: Server, tmp_path: Path, forked: Path) -> Cli:
+    found = for_server(server, tmp_path, forked)
+    found.write(FILES)
+    return found
+
+
+def test_every_help_has_an_example_and_needs_nothing(tmp_path: Path, forked: Path) -> None:
+    cli = Cli(tmp_path, {}, (str(forked / "rookery"),))
+    for words in COMMANDS:
+        text = " ".join(cli(*words, "--help").out.split())
+        assert "Example" in text, words
+        assert f"rookery {' '.join(words)}" in text, words
+    assert "Exit codes" in cli("--help").out
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "plan", "push", "check", "pipe ls", "pipe show usage", "datasource ls", "datasource show events", "tenant ls",
+        "tenant show 1", "tenant add 1", "token ls", "token create web --scope PIPES:READ:usage", "token show web",
+        "token refresh web", "token mint m --scope PIPES:READ:usage --tenant 1", "token key",
+        "sql SELECT+1+AS+one", "get usage --tenant 1", "append events -", "auth", "init",
+        "pipe generate gen SELECT+1", "pipe rm usage --dry-run", "datasource rm kinds --force --dry-run",
+        "token rm web",
+    ],
+)  # fmt: skip
+def test_every_command_speaks_json(cli: Cli, command: str) -> None:
+    if "web" in command and "create" not in command:
+        cli("token", "create", "web", "--scope", "PIPES:READ:usage")
+    outcome = cli("--json", *(w.replace("+", " ") for w in command.split()))
+    json.loads(outcome.out)
+
+
+def test_named_exit_codes(cli: Cli, tmp_path: Path) -> None:
+    cli("plan", code=0)
+    cli.write({"endpoints/more.yaml": "sql: SELECT 1 AS one\n"})
+    cli("plan", code=3)
+    cli("sql", "SELECT wrong", code=1)
+    cli("sql", code=2)
+    cli("nonsense", code=2)
+    cli("push", "--nonsense", code=2)
+    cli("datasource", "rm", "events", code=4)
+    cli("tenant", "ls", "--token", "p.wrong", code=5)
+    cli("tenant", "ls", "--url", "http://127.0.0.1:9", code=6)
+    cli("get", "nothing", code=7)
+    cli("pipe", "show", "nothing", code=7)
+
+
+def test_options_stand_anywhere_and_resources_go_by_name_or_path(cli: Cli, server: Server) -> None:
+    bare = Cli(cli.directory.parent, {}, cli.command)
+    place = ["--url", server.url, "--token", server.admin_token, "-C", str(cli.directory)]
+    here = cli.directory.name
+    for command in (
+        ["plan", *place],
+        [*place, "plan"],
+        ["push", f"{here}/endpoints/usage.yaml", *place, "--json"],
+        ["--json", "push", *place, "usage"],
+        ["pipe", *place, "show", "usage"],
+        ["pipe", "show", f"{here}/endpoints/usage.yaml", *place],
+        ["get", "usage", f"--url={server.url}", "--token", server.admin_token, "--tenant", "1", "--format", "csv"],
+        ["sql", "--format", "ndjson", "SELECT 1 AS one", *place],
+    ):
+        bare(*command)
+    moved = cli.directory / "pipes/deep/er"
+    moved.mkdir(parents=True)
+    (cli.directory / "endpoints/usage.yaml").rename(moved / "usage.yaml")
+    cli("push", "usage")
+    cli("plan")
+
+
+def test_output_is_data_and_talk_is_apart(cli: Cli) -> None:
+    outcome = cli("sql", "SELECT 1 AS one", "--format", "csv")
+    assert (outcome.out, outcome.err) == ('"one"\n1\n', "")
+    assert cli("sql", "-", "--format", "ndjson", input="SELECT 2 AS two;\n").out == '{"two":2}\n'
+    assert "two" in cli("sql", "SELECT 2 AS two").out
+    assert cli("get", "usage", "--tenant", "1", "--format", "json").json["rows"] == 3
+    outcome = cli("token", "create", "alone", "--scope", "PIPES:READ:usage")
+    assert outcome.out.startswith("p.")
+    assert outcome.out.count("\n") == 1
+    assert outcome.err == ""
+
+
+def test_a_failure_in_json_is_data_with_code_and_hint(cli: Cli) -> None:
+    found = cli("--json", "sql", "SELECT nothing FROM events", code=1).json
+    assert found["code"].startswith("RK")
+    assert found["error"]
+
+
+class TestWhichNode:
+    """A prompt, a piped answer, the literal text `1\\n`, and the flag are one and the same."""
+
+    TARGET = 0
+
+    @pytest.fixture
+    def pipe(self, cli: Cli) -> Iterator[tuple[Cli, str]]:
+        type(self).TARGET += 1
+        name = f"made_{self.TARGET}"
+        cli.write(
+            {
+                f"pipes/{name}_pipe.yaml": TWO_NODES.replace("first_node", f"{name}_a").replace(
+                    "second_node", f"{name}_b"
+                )
+            }
+        )
+        yield cli, name
+        cli("datasource", "rm", name, "--force")
+
+    def chosen(self, cli: Cli, name: str) -> str:
+        text = (cli.directory / f"pipes/{name}_pipe.yaml").read_text()
+        return text.partition("node: ")[2].split()[0]
+
+    @pytest.mark.proves("B5")
+    @pytest.mark.parametrize("answer", ["1\n", "1", "1\\n\n", "1\r\n", " 1 \n", "{name}_a\n"])
+    def test_a_piped_answer(self, pipe: tuple[Cli, str], answer: str) -> None:
+        cli, name = pipe
+        cli("materialize", f"{name}_pipe", name, input=answer.replace("{name}", name))
+        assert self.chosen(cli, name) == f"{name}_a"
+
+    @pytest.mark.proves("B5")
+    @pytest.mark.parametrize("flag", ["1", "{name}_a"])
+    def test_the_flag_wins_over_what_is_piped(self, pipe: tuple[Cli, str], flag: str) -> None:
+        cli, name = pipe
+        cli("materialize", f"pipes/{name}_pipe.yaml", name, "--node", flag.replace("{name}", name), input="2\n")
+        assert self.chosen(cli, name) == f"{name}_a"
+
+    @pytest.mark.proves("B5")
+    def test_a_person_at_a_terminal(self, pipe: tuple[Cli, str]) -> None:
+        cli, name = pipe
+        code, text = at_a_terminal(cli, ["materialize", f"{name}_pipe", name], "1\r")
+        assert code == 0, text
+        assert f"1. {name}_a" in text
+        assert "Which node" in text
+        assert self.chosen(cli, name) == f"{name}_a"
+
+    @pytest.mark.parametrize("answer", ["", "3\n", "0\n", "nobody\n"])
+    def test_no_answer_or_a_wrong_one_changes_nothing(self, cli: Cli, server: Server, answer: str) -> None:
+        cli.write({"pipes/undecided.yaml": TWO_NODES})
+        before = server.done("GET", "/v0/workspace")
+        assert "RK3008" in cli("materialize", "undecided", "undecided_ds", code=1, input=answer).err
+        assert (cli.directory / "pipes/undecided.yaml").read_text() == TWO_NODES
+        assert server.done("GET", "/v0/workspace") == before
+
+    def test_no_endpoint_is_left_on_the_node(self, pipe: tuple[Cli, str], server: Server) -> None:
+        cli, name = pipe
+        cli("push", f"{name}_pipe")
+        assert server.admin("GET", f"/v0/pipes/{name}_pipe.json").status_code == 200
+        cli("materialize", f"{name}_pipe", name, "--node", "1")
+        assert server.admin("GET", f"/v0/pipes/{name}_pipe.json").status_code == 404
+        facts = "count() AS n, sum(units) AS u"
+        assert server.sql(f"SELECT {facts} FROM {name}") == server.sql(
+            f"SELECT {facts} FROM events WHERE tenant_id = 1"
+        )
+
+    def test_a_target_that_exists_with_other_columns_is_refused(self, cli: Cli) -> None:
+        cli.write({"pipes/other.yaml": "nodes:\n  - name: other_node\n    sql: SELECT units FROM events\n"})
+        assert "RK3011" in cli("materialize", "other", "kinds", code=4).err
+        assert "RK3007" in cli("materialize", "nobody", "target", code=7).err
+
+
+def at_a_terminal(cli: Cli, arguments: list[str], typed: str) -> tuple[int, str]:
+    """Run a command at a pseudo-terminal, typing once it asks; exit code and what was shown."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*Cli.command, *arguments], cwd=cli.directory, env=cli.seen(), stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    shown, deadline, answered = b"", time.monotonic() + 60, False
+    while time.monotonic() < deadline:
+        if select.select([ours], [], [], 0.1)[0]:
+            try:
+                shown += os.read(ours, 4096)
+            except OSError:
+                break
+        if not answered and b"Which node" in shown:
+            os.write(ours, typed.encode())
+            answered = True
+    os.close(ours)
+    return process.wait(10), shown.decode()
+
+
+def test_standard_input_that_nobody_needs_is_harmless(cli: Cli) -> None:
+    cli.write({"endpoints/more.yaml": "sql: SELECT 1 AS one\n"})
+    for arguments in (["push"], ["plan"], ["tenant", "add", "1"], ["pipe", "rm", "more"]):
+        script = f"yes | {cli.command[0]} {' '.join(arguments)}"
+        found = subprocess.run(
+            ["bash", "-c", script], cwd=cli.directory, env=cli.seen(), capture_output=True, timeout=60
+        )
+        assert found.returncode == 0, found.stderr
+    found = subprocess.run(
+        [*cli.command, "plan"], cwd=cli.directory, env=cli.seen(), stdin=None, close_fds=True, timeout=60
+    )
+    assert found.returncode == 3
+
+
+def test_output_that_nobody_reads_is_no_error(cli: Cli) -> None:
+    script = f"{cli.command[0]} sql 'SELECT number FROM numbers(1000000)' --format csv | head -1"
+    found = subprocess.run(["bash", "-c", script], cwd=cli.directory, env=cli.seen(), capture_output=True, timeout=60)
+    assert b"Traceback" not in found.stderr
+    assert found.stdout == b'"number"\n'
+
+
+def test_private_files_are_private(server: Server, tmp_path: Path, forked: Path) -> None:
+    cli = Cli(tmp_path, {}, (str(forked / "rookery"),))
+    cli("auth", "--url", server.url, "--token", server.admin_token)
+    stored = tmp_path / ".rookery" / "auth.json"
+    assert stat.S_IMODE(stored.stat().st_mode) == 0o600
+    assert json.loads(stored.read_text()) == {"url": server.url, "token": server.admin_token}
+    assert "pooled" in cli("tenant", "ls").out
+    for private in ("admin_token", "server.json"):
+        assert stat.S_IMODE((server.directory / ".rookery" / private).stat().st_mode) == 0o600
+    before = stored.read_text()
+    cli("auth", "--url", server.url, "--token", "p.wrong.token", code=5)
+    cli("auth", "--url", "http://127.0.0.1:9", "--token", "x", code=6)
+    assert stored.read_text() == before, "what does not work was stored"
+    cli("auth", "--url", server.url, code=1)
+
+
+def test_a_server_that_cannot_be_reached(tmp_path: Path, forked: Path) -> None:
+    cli = Cli(tmp_path, {}, (str(forked / "rookery"),))
+    for url in ("http://127.0.0.1:9", "http://no.such.host.invalid", "ftp://127.0.0.1", "nonsense", "http://[::1"):
+        assert "RK7003" in cli("tenant", "ls", "--url", url, code=6).err, url
+
+
+def test_something_else_at_the_url(tmp_path: Path, forked: Path) -> None:
+    import http.server
+    import threading
+
+    found = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+    found.RequestHandlerClass.log_message = lambda *_: None  # type: ignore[method-assign]
+    hand = threading.Thread(target=found.serve_forever)
+    hand.start()
+    try:
+        cli = Cli(tmp_path, {"ROOKERY_URL": f"http://127.0.0.1:{found.server_port}"}, (str(forked / "rookery"),))
+        for command in (["tenant", "ls"], ["tenant", "add", "1"], ["sql", "SELECT 1"]):
+            outcome = cli(*command, code=7) if command[1] == "ls" else cli(*command, code=1)
+            assert "RK7005" in outcome.err
+    finally:
+        found.shutdown()
+        hand.join()
+
+
+def test_a_directory_that_another_process_holds(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        here = Cli(tmp_path)
+        assert here("--json", "tenant", "ls").json == [], "the server on this directory is found by itself"
+        (tmp_path / ".rookery" / "server.json").unlink()
+        text = here("tenant", "ls", code=6).err
+        assert "RK6001" in text
+        assert "hint:" in text
+        assert "RK6001" in here("serve", "--port", "0", code=6).err
+        busy = server.url.rpartition(":")[2]
+        assert "RK7001" in Cli(tmp_path / "other").at(tmp_path)("serve", "--port", busy, code=1).err
+    assert here("--json", "tenant", "ls").json == []
+
+
+def test_a_project_without_server_works_on_its_own_directory(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
+    cli.write(FILES)
+    assert "nothing changed" in cli("init").err
+    cli("push")
+    cli("append", "events", "-", input='{"tenant_id": 1, "event": "a", "units": 2}\n')
+    assert "RK3004" in cli("get", "usage", "--tenant", "1", code=7).err
+    cli("tenant", "add", "1", "--placement", "tables")
+    assert cli("--json", "get", "usage", "--tenant", "1").json["data"] == [{"event": "a", "events": 1, "units": 2}]
+    assert stat.S_IMODE((tmp_path / ".rookery" / "admin_token").stat().st_mode) == 0o600
+
+
+def test_shell_completion(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
+    assert "_ROOKERY_COMPLETE" in cli("--show-completion", "bash", code=0).out
+    env = {"_ROOKERY_COMPLETE": "complete_bash", "COMP_WORDS": "rookery ten", "COMP_CWORD": "1"}
+    assert cli(**env).out.split() == ["tenant"]
