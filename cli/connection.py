@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -165,9 +165,13 @@ def _read(file: Path) -> dict[str, Any] | None:
 
 
 def _answers(url: str) -> bool:
-    with suppress(httpx.HTTPError, ValueError):
-        return httpx.get(f"{url}/live", timeout=2.0).status_code == 200
-    return False
+    """Whether a server is there; one that is too busy to answer at once is."""
+    try:
+        return httpx.get(f"{url}/live", timeout=5.0, trust_env=False).status_code == 200
+    except httpx.TimeoutException:
+        return True
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
+        return False
 
 
 @contextmanager

@@ -55,7 +55,7 @@ materialize: {target: united, per_tenant: true}
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with running(tmp_path_factory.mktemp("tenants")) as found:
         found.push({**FILES, **SECOND_LEVEL, **TWO_LANDINGS})
-        history(found, range(1, 60), 30)
+        history(found, range(1, 60), 20)
         for landing in ("web", "app"):
             history(found, range(1, 60), 10, landing)
         yield found
@@ -79,7 +79,7 @@ def test_add_ls_show_rm_in_both_placements(cli: Cli, server: Server) -> None:
         assert server.done("GET", "/v0/workspace")["tenants"] == before["tenants"]
     assert_exact(server, [1], [2])
     found = listed(cli)
-    assert (found["1"]["placement"], found["1"]["state"], found["1"]["rows"]) == ("tables", "ready", 30 + 20)
+    assert (found["1"]["placement"], found["1"]["state"], found["1"]["rows"]) == ("tables", "ready", 20 + 20)
     assert (found["2"]["placement"], found["2"]["state"]) == ("pooled", "ready")
     shown = cli("tenant", "show", "1", "--json").json
     assert {t["name"] for t in shown["tables"]} >= {"events", "usage_daily", "totals", "feeds"}

@@ -34,7 +34,7 @@ class Written:
 
 @contextmanager
 def writing(
-    server: Server, tenants: Sequence[int], *, threads: int = 1, datasource: str = "events", pause: float = 0.01
+    server: Server, tenants: Sequence[int], *, threads: int = 1, datasource: str = "events", pause: float = 0.1
 ) -> Iterator[Written]:
     """Each thread inserts batches with one row for every tenant; `units` is a number that no other row has."""
     written, stop, lock = Written(), threading.Event(), threading.Lock()
