@@ -175,7 +175,7 @@ REFUSED: list[dict[str, Any]] = [
 
 
 @pytest.mark.proves("A5", "D10")
-@pytest.mark.parametrize("changed", REFUSED, ids=lambda c: str(c)[:60])
+@pytest.mark.parametrize("changed", REFUSED, ids=[f"{i}-{'-'.join(c)}" for i, c in enumerate(REFUSED)])
 def test_claims_that_are_refused(server: Server, secret: str, changed: dict[str, Any]) -> None:
     refused(server.get(PATH, signed(secret, **changed)), 403, "RK4002")
     refused(server.get("/v0/sql?q=SELECT+1", signed(secret, **changed)), 403)
