@@ -180,8 +180,8 @@ def plan_for(workspace: Workspace, snapshot: Snapshot, build: Build, *, prune: b
 
 
 def _without_state(schema: Schema, workspace: str) -> Schema:
-    own = {pool_table(workspace).name, state_table(workspace).name}
-    return Schema(schema.databases, {n: t for n, t in schema.tables.items() if n not in own}, schema.views)
+    own = {pool_table(workspace).mark, state_table(workspace).mark}
+    return Schema(schema.databases, {n: t for n, t in schema.tables.items() if t.mark not in own}, schema.views)
 
 
 def _sizes(workspace: Workspace) -> dict[Name, int]:

@@ -17,6 +17,7 @@ from engine.compiler import storage
 from engine.compiler.build import Build
 from engine.compiler.scope import tenant_literal
 from engine.compiler.views import POOL, Reader, pipe_views
+from engine.control.erasure import delete_rows, leave_pool
 from engine.control.history import resume
 from engine.control.ids import check_id
 from engine.control.push import plan_for, run
@@ -166,11 +167,7 @@ def _drop_nest(workspace: Workspace, tenant: str) -> None:
 
 
 def _leave_pool(workspace: Workspace, build: Build, tenant: str) -> None:
-    pool = Name(workspace.name, storage.POOL).sql()
-    with workspace.fence.exclusive():
-        workspace.warehouse.execute(
-            f"DELETE FROM {pool} WHERE id = {{id:String}}", {"id": tenant}, {"mutations_sync": 2}
-        )
+    leave_pool(workspace, tenant)
     for relation in build.relations.values():
         if relation.kind == "target" and relation.tenant:
             _delete_rows(
@@ -188,7 +185,7 @@ def _erase(workspace: Workspace, build: Build, tenant: str) -> None:
 
 def _delete_rows(workspace: Workspace, table: Name, column: str, kind: str, tenant: str) -> None:
     mine = f"{quote(column)} = {tenant_literal(kind, tenant)}"
-    workspace.warehouse.execute(f"ALTER TABLE {table.sql()} DELETE WHERE {mine} SETTINGS mutations_sync = 2")
+    delete_rows(workspace, table, mine)
 
 
 def rows_by_tenant(workspace: Workspace) -> dict[str, int]:

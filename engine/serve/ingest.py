@@ -24,6 +24,7 @@ from engine.errors import (
     FOREIGN_TENANT,
     NOT_WRITABLE,
     UNKNOWN_DATASOURCE,
+    UNREACHABLE,
     RookeryError,
 )
 from engine.plan.state import Snapshot, Workspace
@@ -46,7 +47,8 @@ PARSING: dict[str, int | str] = {
     "async_insert": 0,
 }
 SMALL = 1 << 20
-"""Batches up to this many bytes are parsed on one thread, which is faster."""
+"""Batches up to this many bytes are parsed and stored on one thread, which is faster."""
+ONE_THREAD = {"max_threads": 1}
 
 
 class Ingestion:
@@ -77,14 +79,14 @@ class Ingestion:
             rows = self._parse(stage, table, body, format)
             if rows:
                 try:
-                    self._store(snapshot.build, stage, table, bound_tenant)
-                except RookeryError:
+                    self._store(snapshot.build, stage, table, bound_tenant, small=len(body) <= SMALL)
+                except RookeryError as exc:
                     self._check(stage, table, body, format, bound_tenant)
-                    raise
+                    raise _undelivered(exc) from exc
         return rows
 
     def _parse(self, stage: Stage, table: Name, body: bytes, format: Input) -> int:
-        settings = PARSING | ({"input_format_parallel_parsing": 0, "max_threads": 1} if len(body) <= SMALL else {})
+        settings = PARSING | ({"input_format_parallel_parsing": 0, **ONE_THREAD} if len(body) <= SMALL else {})
         try:
             return self._workspace.warehouse.insert(table.sql(), body, format, (), settings)
         except RookeryError as exc:
@@ -127,7 +129,7 @@ class Ingestion:
             hint="nothing was stored; integers have no sign or leading zeros, text is never empty",
         )
 
-    def _store(self, build: Build, stage: Stage, table: Name, bound: str | None) -> None:
+    def _store(self, build: Build, stage: Stage, table: Name, bound: str | None, *, small: bool) -> None:
         target = Name(build.workspace, stage.source.name).sql()
         columns = ", ".join(quote(c.name) for c in stage.source.columns)
         expressions = [c.taken for c in stage.columns]
@@ -135,7 +137,8 @@ class Ingestion:
             kind = tenant_kind(stage.source)
             expressions[stage.columns.index(stage.tenant)] = f"CAST({tenant_literal(kind, bound)} AS {kind})"
         token = literal(f"in:{secrets.token_hex(8)}")
-        settings = ", ".join(f"{k} = {v}" for k, v in {**STRICT, "insert_deduplication_token": token}.items())
+        given = {**STRICT, "insert_deduplication_token": token, **(ONE_THREAD if small else {})}
+        settings = ", ".join(f"{k} = {v}" for k, v in given.items())
         bad = " OR ".join(f"ifNull(NOT ({check}), 0)" for _, check in checks(stage, bound)) or "0"
         # The batch is one block, so a row that throws keeps all of it out; which row it was is asked afterwards.
         rows = f"SELECT {', '.join(expressions)} FROM {table.sql()} WHERE throwIf({bad}) = 0"
@@ -194,6 +197,18 @@ def _stage_of(snapshot: Snapshot, name: str, exact: bool) -> Stage:
             raise RookeryError(NOT_WRITABLE, f"`{name}` is filled by pipe `{fed}` and takes no rows from outside")
         known = snapshot.memo[("stage", name, exact)] = stage_of(snapshot.build.datasources[name], exact)
     return known  # type: ignore[return-value]
+
+
+def _undelivered(exc: RookeryError) -> RookeryError:
+    """A failure behind landing, whose text may name views and nests that the sender does not know of."""
+    if exc.code in (BUSY, UNREACHABLE):
+        return exc
+    return RookeryError(
+        exc.code,
+        "the rows fit and are in landing, but a view on the datasource failed on them",
+        hint="do not send them again; the server's log tells which view, and whoever wrote the pipe can mend it",
+        detail=exc.detail or exc.message,
+    )
 
 
 def describe_rows(rows: int) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
+from contextlib import suppress
 from pathlib import Path
 
 from engine import errors
@@ -21,6 +23,15 @@ CONFIG_TEXT = """<clickhouse>
     <background_move_processing_pool_task_sleep_seconds_when_no_work_min>600</background_move_processing_pool_task_sleep_seconds_when_no_work_min>
 </clickhouse>
 """
+
+
+def allow_files() -> None:
+    """Let this process open as many files as it may: an insert opens some twenty for every nest that it reaches."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        # Where the system refuses, the engine says so when it comes to that.
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Directory:
@@ -48,6 +59,7 @@ class Directory:
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
         repair(self.path)
+        allow_files()
         self.config = self.path / CONFIG
         self.config.write_text(CONFIG_TEXT, encoding="utf-8")
 

@@ -402,6 +402,23 @@ def test_a_name_never_becomes_part_of_a_view_where_numbers_are_expected(world: W
                 tenant_literal(kind, tenant)
 
 
+@pytest.mark.proves("B3")
+def test_a_failing_view_tells_the_sender_nothing_of_nests_and_pipes(world: World) -> None:
+    execute = world.workspace.warehouse.execute
+    execute("RENAME TABLE main_nest_dog.counts TO main_nest_dog.counts_away")
+    try:
+        token = access.authenticate(world.workspace, world.token("DATASOURCES:APPEND:events", tenant="ant"))
+        bound = access.for_append(world.workspace.current, token, "events")
+        with pytest.raises(RookeryError) as failed:
+            world.ingestion.append("events", b'{"tenant": "ant", "word": "ant-word-x", "k": -1}', Input.NDJSON, bound)
+        text = json.dumps(failed.value.as_dict())
+        assert not [w for w in ("dog", "nest", "counts", "_rk_") if w in text], text
+        assert "main_nest_dog" in (failed.value.detail or "")
+    finally:
+        execute("RENAME TABLE main_nest_dog.counts_away TO main_nest_dog.counts")
+        execute("ALTER TABLE main.events DELETE WHERE k = -1 SETTINGS mutations_sync = 2")
+
+
 @pytest.mark.proves("D11", "B12")
 def test_nothing_is_written_past_the_views(world: World) -> None:
     """Targets of pipes take no rows from outside, nests refuse foreign rows, other datasources need their scope."""

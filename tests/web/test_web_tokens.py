@@ -391,4 +391,6 @@ def test_a_removed_tenant_is_refused(other: Server) -> None:
     refused(other.get(PATH, token), 403, "RK4002")
     refused(other.get(PATH, static), 403, "RK4002")
     refused(other.post("/v0/events?name=events", append, content='{"units":7}'), 403, "RK4002")
-    refused(other.post("/v0/sql", other.admin_token, content="SELECT 1", headers={"x-rookery-tenant": "7"}), 403)
+    refused(
+        other.post("/v0/sql", other.admin_token, content="SELECT 1", headers={"x-rookery-tenant": "7"}), 404, "RK3004"
+    )
