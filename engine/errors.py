@@ -189,6 +189,11 @@ TOO_LARGE = Code("RK5004", 413, "request body too large")
 UNKNOWN_DATASOURCE = Code("RK5005", 404, "no such datasource")
 NOT_WRITABLE = Code("RK5006", 400, "datasource takes no rows from outside")
 BAD_ENCODING = Code("RK5007", 400, "body cannot be decoded")
+KEY_REUSED = Code("RK5008", 422, "idempotency key used for another body")
+UNKNOWN_RECEIPT = Code("RK5009", 404, "no receipt of that key")
+QUEUE_FULL = Code("RK5010", 429, "too much waits to be stored")
+UNDELIVERED = Code("RK5011", 500, "stored, but a view failed on it")
+NOT_REPLACEABLE = Code("RK5012", 409, "rows cannot be replaced")
 
 # --- RK6xxx: the database ----------------------------------------------------------------------------------------
 DIRECTORY_BUSY = Code("RK6001", 503, "data directory held by another process")

@@ -39,13 +39,15 @@ class Settings(BaseSettings):
     url: str | None = Field(None, description="URL of a running rookery server that the command line talks to.")
     token: SecretStr | None = Field(None, description="Token that the command line sends to that server.")
     readers: int = Field(8, ge=1, le=256, description="Database handles for queries.")
-    writers: int = Field(4, ge=2, le=64, description="Database handles for inserts and DDL.")
+    writers: int = Field(8, ge=2, le=64, description="Database handles for inserts and DDL.")
     borrow_timeout: float = Field(5.0, gt=0, description="Seconds a request waits for a database handle.")
     max_seconds: float = Field(10.0, gt=0, description="Longest run of a query, in seconds.")
     max_memory: int = Field(2048 * MIB, gt=0, description="Most memory of a query, in bytes.")
     max_rows: int = Field(50_000_000, gt=0, description="Most rows a query may return.")
     max_concurrent: int = Field(100, gt=0, description="Most queries at once per token, and per tenant.")
     max_body: int = Field(64 * MIB, gt=0, description="Largest request body, in bytes.")
+    max_waiting: int = Field(512 * MIB, gt=0, description="Most bytes of rows that wait to be stored.")
+    visible_seconds: float = Field(30.0, gt=0, description="Longest wait of `wait=visible`, in seconds.")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         ("*",), description="Origins that browsers may call from, comma separated."
     )

@@ -67,6 +67,10 @@ class Build:
     def endpoints(self) -> dict[str, CompiledPipe]:
         return {n: p for n, p in self.pipes.items() if p.kind == "endpoint"}
 
+    def takes(self, name: str) -> bool:
+        """Whether a datasource takes rows from outside: no pipe fills it."""
+        return all(p.target is None or p.target.name != name for p in self.pipes.values())
+
     def materialized(self) -> list[CompiledPipe]:
         """Materialized pipes, sources before what is derived from them."""
         return [self.pipes[n] for n in self.order if n in self.pipes and self.pipes[n].target]

@@ -6,6 +6,7 @@ months of arrival, hidden `_rk_…` columns. It is explained in `docs/ARCHITECTU
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 from engine.compiler.scope import Kind, Relation, tenant_literal
@@ -26,6 +27,8 @@ LOG_SETTINGS = (
     ("enable_block_offset_column", "1"),
     ("part_minmax_index_columns", "'with_block_number_offset'"),
 )
+QUARANTINE = "_quarantine"
+"""Ending of the table that keeps a datasource's bad rows."""
 POOL = "_rk_pool"
 """Table of the ids of pooled tenants, which shared targets' views read."""
 
@@ -54,10 +57,34 @@ def workspace_table(source: Datasource, workspace: str) -> Table:
     )
 
 
+def quarantine_table(source: Datasource, workspace: str) -> Table:
+    """The table of a datasource's bad rows: its columns as text, what is wrong with them, and the text as it came."""
+    own = (
+        Column("c__error_column", "Array(String)"),
+        Column("c__error", "Array(String)"),
+        Column("c__import_id", "String"),
+        Column("insertion_date", "DateTime", "DEFAULT", "now()"),
+        Column("c__id", "String"),
+        Column("c__row", "UInt64"),
+        Column("c__format", "LowCardinality(String)"),
+        Column("c__text", "String"),
+    )
+    return Table(
+        name=Name(workspace, source.name + QUARANTINE),
+        columns=(*(Column(c.name, "Nullable(String)") for c in source.columns), *own),
+        sorting_key="(insertion_date, c__import_id)",
+        settings=_window(NEST_WINDOW),
+        mark=Mark(workspace, source.name, "quarantine"),
+    )
+
+
 def nest_table(source: Datasource, workspace: str, nest: str, tenant: str, *, drop_tenant: bool = False) -> Table:
     """A datasource's table in one tenant's nest: a landing's copy, or a per-tenant pipe's target."""
     base = _table(source, Name(nest, source.name), Mark(workspace, source.name, "nest", tenant=tenant))
     base = replace(base, settings=(("enable_block_number_column", "1"), *_window(NEST_WINDOW), *base.settings))
+    if source.is_landing:
+        # Under which token a row came tells which of them will come again.
+        base = replace(base, columns=(*base.columns, HIDDEN[1]))
     column = source.tenant_column
     if column is None:
         return base
@@ -94,6 +121,11 @@ def _table(source: Datasource, name: Name, mark: Mark) -> Table:
         indexes=tuple(Index(i.name, i.expression, i.type, i.granularity) for i in source.indexes),
         mark=Mark(mark.workspace, mark.resource, mark.kind, mark.tenant, description=source.description or ""),
     )
+
+
+def digest(*parts: str) -> str:
+    """A digest of texts that no other texts have."""
+    return hashlib.sha256("\0".join(f"{len(p)}:{p}" for p in parts).encode()).hexdigest()[:40]
 
 
 def engine_text(engine: Engine) -> str:

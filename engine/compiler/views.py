@@ -6,7 +6,7 @@ or one tenant's nest. The same pipe compiles for each of them; only what its nam
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,6 +41,9 @@ def nest_reader(workspace: str, tenant: str) -> Reader:
 def workspace_schema(build: Build) -> Schema:
     """Everything in the workspace's own database: datasources, shared targets and their views."""
     tables = [storage.workspace_table(d, build.workspace) for d in build.datasources.values()]
+    tables += [
+        storage.quarantine_table(d, build.workspace) for d in build.datasources.values() if build.takes(d.name)
+    ]
     views: list[View] = []
     for pipe in build.materialized():
         assert pipe.target is not None
@@ -48,8 +51,8 @@ def workspace_schema(build: Build) -> Schema:
     return Schema.of({build.workspace}, tables, views)
 
 
-def nest_schema(build: Build, tenant: str) -> Schema:
-    """Everything in one tenant's nest, in order of data flow."""
+def nest_schema(build: Build, tenant: str, routed: Collection[str] = ()) -> Schema:
+    """Everything in one tenant's nest, in order of data flow. Copies of `routed` datasources have no view."""
     reader = nest_reader(build.workspace, tenant)
     assert reader.nest is not None
     tables: list[Table] = []
@@ -57,7 +60,7 @@ def nest_schema(build: Build, tenant: str) -> Schema:
     for name, relation in build.relations.items():
         if relation.kind == "landing" and relation.in_nest:
             tables.append(storage.nest_table(build.datasources[name], build.workspace, reader.nest, tenant))
-            views.append(_copy_view(build, relation, reader))
+            views += [] if name in routed else [_copy_view(build, relation, reader)]
     for pipe in build.materialized():
         if pipe.target and pipe.target.per_tenant:
             source = build.datasources[pipe.target.name]

@@ -6,6 +6,7 @@ import structlog
 
 from engine.compiler import storage
 from engine.errors import RookeryError
+from engine.fanout.modes import settle
 from engine.plan.apply import History, Progress, deliver, silent
 from engine.plan.state import RegistryJournal, Workspace
 from engine.schema import Name
@@ -32,6 +33,7 @@ def finish(workspace: Workspace) -> None:
     with workspace.changes:
         try:
             resume(workspace)
+            settle(workspace, workspace.current.build)
         except RookeryError as exc:
             log.error("history could not be delivered; run the command again", error=exc.message)
 

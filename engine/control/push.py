@@ -13,7 +13,7 @@ from typing import Any
 from engine.compiler.build import Build
 from engine.compiler.compose import Verifier
 from engine.compiler.pipes import compile_pipe
-from engine.compiler.views import nest_schema, pool_table, workspace_schema
+from engine.compiler.views import nest_schema, workspace_schema
 from engine.control.history import resume
 from engine.control.ids import check_id
 from engine.control.tokens import grant_declared
@@ -25,6 +25,8 @@ from engine.errors import (
     Problems,
     RookeryError,
 )
+from engine.fanout.modes import settle
+from engine.fanout.router import router_of
 from engine.plan import apply as applying
 from engine.plan.diff import diff, with_feeders
 from engine.plan.state import RegistryJournal, Snapshot, Source, Workspace, parse_sources
@@ -33,7 +35,6 @@ from engine.project.check import check
 from engine.project.model import Project
 from engine.schema import Name, Schema
 from engine.warehouse.catalog import occupied, read_schema
-from engine.warehouse.registry import state_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +104,9 @@ def push(
         for tenant in snapshot.tenants:
             check_id(compiled, tenant)
         changes = _changes(snapshot, sources, compiled)
+        if not options.dry_run:
+            settle(workspace, snapshot.build)
+            snapshot = workspace.refresh()
         plan = plan_for(workspace, snapshot, compiled, prune=options.prune)
         result = PushResult(plan, changes, tuple(sorted(compiled.endpoints)), compiled.warnings)
         if options.dry_run:
@@ -111,7 +115,11 @@ def push(
         delivered = run(workspace, plan, progress)
         _record(workspace, snapshot, sources)
         grant_declared(workspace, project)
-        workspace.refresh()
+        snapshot = workspace.refresh()
+        settle(workspace, snapshot.build)
+        router_of(workspace).wait_for(
+            [t for t, row in snapshot.tenants.items() if row.placement == "tables"], progress
+        )
         return PushResult(plan, changes, result.endpoints, result.warnings, True, delivered)
 
 
@@ -157,16 +165,16 @@ def desired_schema(build: Build, snapshot: Snapshot) -> Schema:
     schema = workspace_schema(build)
     for tenant in snapshot.tenants.values():
         if tenant.placement == "tables" and tenant.state != "removing":
-            schema = schema.merged(nest_schema(build, tenant.id))
+            schema = schema.merged(nest_schema(build, tenant.id, snapshot.routed))
     return with_feeders(schema)
 
 
 def plan_for(workspace: Workspace, snapshot: Snapshot, build: Build, *, prune: bool = False) -> Plan:
     """The steps from the live workspace to a build's. Raises RK3002 where one would stand on a foreign object."""
     desired = workspace.analyser.canonical(desired_schema(build, snapshot))
-    live = _without_state(read_schema(workspace.warehouse, workspace.name), workspace.name)
+    live = _without_state(read_schema(workspace.warehouse, workspace.name))
     sizes = _sizes(workspace)
-    plan = diff(desired, live, prune=prune, sizes=lambda n: sizes.get(n, 0))
+    plan = diff(desired, live, prune=prune, sizes=lambda n: sizes.get(n, 0), routed=snapshot.routed)
     created = [s.table.name for s in plan.steps if isinstance(s, CreateTable)]
     created += [s.view.name for s in plan.steps if isinstance(s, CreateView)]
     foreign = occupied(workspace.warehouse, created)
@@ -179,9 +187,9 @@ def plan_for(workspace: Workspace, snapshot: Snapshot, build: Build, *, prune: b
     return plan
 
 
-def _without_state(schema: Schema, workspace: str) -> Schema:
-    own = {pool_table(workspace).mark, state_table(workspace).mark}
-    return Schema(schema.databases, {n: t for n, t in schema.tables.items() if t.mark not in own}, schema.views)
+def _without_state(schema: Schema) -> Schema:
+    tables = {n: t for n, t in schema.tables.items() if not (t.mark and t.mark.kind == "state")}
+    return Schema(schema.databases, tables, schema.views)
 
 
 def _sizes(workspace: Workspace) -> dict[Name, int]:
@@ -195,7 +203,8 @@ def _sizes(workspace: Workspace) -> dict[Name, int]:
 def run(workspace: Workspace, plan: Plan, progress: applying.Progress = applying.silent) -> dict[str, int]:
     """Apply a plan, then deliver what an interrupted run left outstanding."""
     journal = RegistryJournal(workspace.registry)
-    delivered = applying.apply(plan, workspace.warehouse, workspace.fence, journal, progress)
+    readers = router_of(workspace).start_readers
+    delivered = applying.apply(plan, workspace.warehouse, workspace.fence, journal, progress, readers)
     return {**delivered, **resume(workspace, progress)}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from engine.compiler.build import Build, parameters_of
 from engine.control.push import plan_for, run
 from engine.errors import DEPENDENTS, UNKNOWN_RESOURCE, RookeryError
+from engine.fanout.modes import settle
 from engine.plan.state import Snapshot, Source, Workspace, parse_sources
 from engine.plan.steps import Plan
 from engine.schema import Name
@@ -140,7 +141,7 @@ def _take_out(workspace: Workspace, snapshot: Snapshot, gone: list[str]) -> None
     workspace.registry.remove("resource", [n for n in gone if n in snapshot.sources])
     plan = plan_for(workspace, snapshot, compiled, prune=True)
     run(workspace, Plan(tuple(s for s in plan.steps if s.resource in gone)))
-    workspace.refresh()
+    settle(workspace, workspace.refresh().build)
 
 
 def _forget_tokens(workspace: Workspace, snapshot: Snapshot, gone: list[str]) -> None:

@@ -22,6 +22,8 @@ from engine.control.history import resume
 from engine.control.ids import check_id
 from engine.control.push import plan_for, run
 from engine.errors import BAD_VALUE, PLACEMENT, UNKNOWN_TENANT, RookeryError
+from engine.fanout.modes import settle
+from engine.fanout.router import router_of
 from engine.plan.apply import Progress, block_ranges, history, silent
 from engine.plan.state import RegistryJournal, Tenant, Workspace
 from engine.schema import Name, nest_database, quote
@@ -83,8 +85,11 @@ def add(
 
 def _provision(workspace: Workspace, tenants: Sequence[Tenant], progress: Progress) -> int:
     delivered = 0
-    if any(t.placement == "tables" for t in tenants):
+    own = [t.id for t in tenants if t.placement == "tables"]
+    if own:
+        settle(workspace, workspace.current.build)
         delivered += len(run(workspace, plan_for(workspace, workspace.current, workspace.current.build), progress))
+        router_of(workspace).wait_for(own, progress)
     pooled = [t.id for t in tenants if t.placement == "pooled"]
     if pooled:
         delivered += _join_pool(workspace, pooled, progress)
@@ -142,6 +147,7 @@ def remove(workspace: Workspace, tenant: str, *, purge: bool = False) -> None:
         journal = RegistryJournal(workspace.registry)
         journal.strike([h for h in journal.outstanding() if h.tenant == tenant])
         if row.placement == "tables":
+            router_of(workspace).forget([tenant])
             _drop_nest(workspace, tenant)
         else:
             _leave_pool(workspace, snapshot.build, tenant)

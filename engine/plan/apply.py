@@ -9,11 +9,12 @@ ranges that had arrived are recognised by their tokens.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from engine.compiler.storage import BATCH
 from engine.errors import APPLY_FAILED, RookeryError
 from engine.plan.fence import Fence
 from engine.plan.steps import (
@@ -29,6 +30,7 @@ from engine.plan.steps import (
     DropView,
     NoteFeeders,
     Plan,
+    StartReaders,
     Step,
 )
 from engine.schema import Name, View, literal, quote
@@ -97,12 +99,27 @@ Progress = Callable[[str, int, int], None]
 """Called with what is going on, how much is done, and of how much."""
 
 
+StartReadersOf = Callable[[Mapping[str, Sequence[str]]], None]
+"""Lets tenants' empty copies be filled from the beginning of the log, by datasource."""
+
+
+def nobody(readers: Mapping[str, Sequence[str]]) -> None:
+    """No reader can be started where nothing routes."""
+    if readers:
+        raise RuntimeError("a plan starts readers, and nobody is there to serve them")
+
+
 def silent(_what: str, _done: int, _total: int) -> None:
     """Progress that nobody watches."""
 
 
 def apply(
-    plan: Plan, warehouse: Warehouse, fence: Fence, journal: Journal, progress: Progress = silent
+    plan: Plan,
+    warehouse: Warehouse,
+    fence: Fence,
+    journal: Journal,
+    progress: Progress = silent,
+    start_readers: StartReadersOf = nobody,
 ) -> dict[str, int]:
     """Apply a plan and deliver the history of its new views. Returns rows delivered by target."""
     phases = _phases(plan.steps)
@@ -112,7 +129,10 @@ def apply(
             for step in phases.unhook:
                 _run(warehouse, step)
     for done, step in enumerate(phases.before, 1):
-        _run(warehouse, step)
+        if isinstance(step, StartReaders):
+            start_readers(step.readers)
+        else:
+            _run(warehouse, step)
         progress(step.subject, done, total)
     histories = _create_views(phases.inside, warehouse, fence, journal)
     progress("views", total - len(phases.after), total)
@@ -194,7 +214,9 @@ def _create_views(steps: Sequence[Step], warehouse: Warehouse, fence: Fence, jou
     names = {str(v.name) for v in fresh}
     with fence.exclusive():
         journal.strike([h for h in journal.outstanding() if h.view in names])
-        ranges = {s: block_ranges(warehouse, s) for s in _holding_rows(warehouse, {v.source for v in fresh})}
+        holding = _holding_rows(warehouse, {v.source for v in fresh})
+        doubts = {v.source: fence.doubts(v.source, v.mark) for v in fresh if v.source in holding}
+        ranges = {s: block_ranges(warehouse, s, without=doubts[s]) for s in holding}
         histories = [history(v, ranges[v.source]) for v in fresh if v.source in ranges]
         journal.note(histories)
         for view in replaced:
@@ -228,25 +250,33 @@ def _holding_rows(warehouse: Warehouse, sources: set[Name]) -> set[Name]:
     return sources & {Name(database, name) for database, name in found.rows}
 
 
-def block_ranges(warehouse: Warehouse, source: Name) -> list[tuple[int, int]]:
+def block_ranges(
+    warehouse: Warehouse, source: Name, *, after: int = 0, without: Collection[str] = ()
+) -> list[tuple[int, int]]:
     """Ranges of block numbers that cover a table, each of at most RANGE_ROWS rows where blocks allow.
 
-    Must be called with the fence held, so that no block appears below the newest one afterwards.
+    Blocks up to `after` are left out, and those that were put in under one of the tokens `without`. Must be called
+    with the fence held, so that no block appears below the newest one afterwards.
     """
+    passed = f"{BATCH} IN ({', '.join(map(literal, sorted(without)))})" if without else "0"
     blocks = warehouse.query(
-        f"SELECT _block_number AS b, count() AS n FROM {source.sql()} GROUP BY b ORDER BY b"
+        f"SELECT _block_number AS b, count() AS n, max({passed}) AS p FROM {source.sql()} "
+        f"WHERE _block_number > {after} GROUP BY b ORDER BY b"
     ).rows
     found: list[tuple[int, int]] = []
-    after, rows, last = -1, 0, -1
-    for number, count in blocks:
-        if rows and rows + count > RANGE_ROWS:
+    rows, last = 0, after
+    for number, count, passed_over in blocks:
+        if rows and (passed_over or rows + count > RANGE_ROWS):
             found.append((after, last))
             after, rows = last, 0
-        rows += count
+        if passed_over:
+            after = number
+        else:
+            rows += count
         last = number
     if rows:
         found.append((after, last))
-    return [(max(a, 0) if a >= 0 else 0, b) for a, b in found]
+    return found
 
 
 def deliver(

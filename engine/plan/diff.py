@@ -6,7 +6,7 @@ is derived from it; that is destructive and carries the name by which it must be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
 from engine.plan.steps import (
@@ -22,6 +22,7 @@ from engine.plan.steps import (
     DropView,
     NoteFeeders,
     Plan,
+    StartReaders,
     Step,
 )
 from engine.schema import Column, Name, Schema, Table, View
@@ -30,8 +31,18 @@ Sizes = Callable[[Name], int]
 """Rows of a live table, for costs."""
 
 
-def diff(desired: Schema, live: Schema, *, prune: bool = False, sizes: Sizes = lambda _: 0) -> Plan:
-    """The steps from live to desired. Objects that are only live are dropped when `prune` is set."""
+def diff(
+    desired: Schema,
+    live: Schema,
+    *,
+    prune: bool = False,
+    sizes: Sizes = lambda _: 0,
+    routed: Collection[str] = (),
+) -> Plan:
+    """The steps from live to desired. Objects that are only live are dropped when `prune` is set.
+
+    Copies of `routed` datasources are filled by readers of the log, which begin with the table.
+    """
     fed = {v.target for v in (*desired.views.values(), *live.views.values())}
     logs = {v.source for v in desired.views.values()} - fed
     changes: list[Step] = []
@@ -47,6 +58,7 @@ def diff(desired: Schema, live: Schema, *, prune: bool = False, sizes: Sizes = l
         *_databases(desired, live),
         *_views_to_drop(desired, live, rebuilt, prune),
         *_tables_to_drop(desired, live, rebuilt, prune, sizes),
+        *_readers_to_start(desired, live, rebuilt, routed),
         *_tables_to_create(desired, live, rebuilt),
         *changes,
         *_views_to_create(desired, live, rebuilt, {s.name for s in changes if isinstance(s, DropColumn)}),
@@ -259,6 +271,18 @@ def _tables_to_create(desired: Schema, live: Schema, rebuilt: Mapping[Name, Step
         elif name in rebuilt:
             cause = rebuilt[name]
             yield CreateTable(cause.resource, "rebuilt", tenant=_tenant(table), table=table)
+
+
+def _readers_to_start(
+    desired: Schema, live: Schema, rebuilt: Mapping[Name, Step], routed: Collection[str]
+) -> Iterable[Step]:
+    readers: dict[str, list[str]] = {}
+    for name, table in desired.tables.items():
+        tenant = _tenant(table)
+        if tenant is not None and name.name in routed and (name not in live.tables or name in rebuilt):
+            readers.setdefault(name.name, []).append(tenant)
+    if readers:
+        yield StartReaders("", "their history is delivered", readers={n: tuple(t) for n, t in readers.items()})
 
 
 def _views_to_create(

@@ -6,9 +6,11 @@ therefore hold the fence shared, and whoever creates views and notes where histo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from threading import Condition
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from threading import Condition, get_ident
+
+from engine.schema import Mark, Name
 
 
 class Fence:
@@ -19,10 +21,23 @@ class Fence:
         self._inserts = 0
         self._waiting = 0
         self._closed = False
+        self._owner: int | None = None
+        self.guards: list[AbstractContextManager[object]] = []
+        """Held together with the fence: those who deliver rows in several inserts, and must not be in between."""
+        self.doubts: Callable[[Name, Mark | None], set[str]] = lambda _source, _mark: set()
+        """Tokens of rows in a source that will be delivered to what hangs on it once more."""
+
+    @property
+    def mine(self) -> bool:
+        """Whether the calling thread holds the fence alone."""
+        return self._owner == get_ident()
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Held while rows are inserted."""
+        """Held while rows are inserted. Whoever holds the fence alone may insert as well."""
+        if self.mine:
+            yield
+            return
         with self._condition:
             self._condition.wait_for(lambda: not self._closed and not self._waiting)
             self._inserts += 1
@@ -36,11 +51,20 @@ class Fence:
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Held while views are created; no insert runs meanwhile."""
+        with ExitStack() as guards:
+            for guard in list(self.guards):
+                guards.enter_context(guard)
+            with self._alone():
+                yield
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
         with self._condition:
             self._waiting += 1
             try:
                 self._condition.wait_for(lambda: not self._closed and not self._inserts)
                 self._closed = True
+                self._owner = get_ident()
             finally:
                 self._waiting -= 1
         try:
@@ -48,4 +72,5 @@ class Fence:
         finally:
             with self._condition:
                 self._closed = False
+                self._owner = None
                 self._condition.notify_all()

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 from engine.compiler.build import Build, build
 from engine.compiler.compose import Verifier
@@ -29,7 +29,7 @@ from engine.warehouse.registry import Registry
 
 T = TypeVar("T")
 Placement = Literal["pooled", "tables"]
-KINDS = ("resource", "tenant", "token", "key", "secret")
+KINDS = ("resource", "tenant", "token", "key", "secret", "fanout")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +68,15 @@ class Snapshot:
     tokens: Mapping[str, StaticToken]
     keys: tuple[SigningKey, ...]
     secret: str
+    modes: Mapping[str, str] = field(default_factory=dict)
+    """How landing datasources reach the nests, `direct` or `routed`; `direct` where nothing is said."""
     memo: dict[object, object] = field(default_factory=dict)
     """Room for what is derived from the snapshot on first use."""
+
+    @property
+    def routed(self) -> frozenset[str]:
+        """Landing datasources whose rows a router brings to the nests."""
+        return frozenset(n for n, m in self.modes.items() if m == "routed")
 
     def derived(self, key: object, make: Callable[[], T]) -> T:
         """What `make` returned when this key was first asked for."""
@@ -77,6 +84,12 @@ class Snapshot:
         if found is None:
             found = self.memo[key] = make()
         return cast(T, found)
+
+
+class Closable(Protocol):
+    """Something that ends."""
+
+    def close(self) -> None: ...
 
 
 class Workspace:
@@ -92,6 +105,8 @@ class Workspace:
         self.verifier = Verifier(warehouse)
         self.analyser = Analyser(warehouse, settings.workspace)
         warehouse.execute(ddl.create_table(pool_table(settings.workspace)))
+        self.attached: dict[str, Closable] = {}
+        """Services that live as long as the workspace."""
         self._first_use()
         self._refreshing = threading.Lock()
         self._current = self._load(None)
@@ -116,6 +131,8 @@ class Workspace:
         return build(project, self.name, self.verifier, self.analyser)
 
     def close(self) -> None:
+        for service in self.attached.values():
+            service.close()
         self.analyser.close()
         self.warehouse.close()
 
@@ -145,6 +162,7 @@ class Workspace:
             tokens={t.nonce: t for t in tokens},
             keys=tuple(sorted(keys, key=lambda k: (k.retires is not None, k.id))),
             secret=rows["secret"]["static"]["secret"],
+            modes={n: str(b["mode"]) for n, b in rows.get("fanout", {}).items()},
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +70,17 @@ class DropTable(Step):
     @property
     def subject(self) -> str:
         return str(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class StartReaders(Step):
+    """Let tenants read a landing datasource from its beginning, into copies that are about to be created."""
+
+    readers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def subject(self) -> str:
+        return ", ".join(self.readers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,6 +98,10 @@ class Tenant(Written):
 
     column: ColumnName = Field(description="Column that names the tenant of each row.")
     landing: Flag = Field(default=True, description="Whether the datasource receives the rows of all tenants.")
+    fanout: Literal["auto", "direct", "routed"] = Field(
+        default="auto",
+        description="How rows reach the nests: views on the datasource, a router, or whichever suits their number.",
+    )
     nest_copy: Flag = Field(default=True, description="Whether each tenant's nest keeps a copy of its rows.")
 
     @classmethod

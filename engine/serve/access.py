@@ -226,3 +226,12 @@ def for_append(snapshot: Snapshot, claims: Claims, datasource: str) -> str | Non
         if row is None or row.state == "removing":
             raise RookeryError(BAD_TOKEN, "the token's tenant is not known")
     return claims.tenant
+
+
+def owner_of_receipts(snapshot: Snapshot, claims: Claims) -> str | None:
+    """Whose receipts a token may see: one tenant's, those of writers without a tenant (''), or all. Raises RK4003."""
+    if claims.is_admin:
+        return None
+    if not any(s.type == "DATASOURCES:APPEND" for s in claims.scopes):
+        raise RookeryError(SCOPE, "the token appends nothing, so it has no receipts")
+    return claims.tenant or ""

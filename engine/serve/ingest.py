@@ -1,37 +1,45 @@
-"""Rows in: the engine parses a batch once, into a stage; checks happen there, before anything is stored.
+"""A batch on its way into a datasource: staged, searched if need be, noted, and stored by one INSERT.
 
-Only the engine decides whose row it is. The stage keeps the tenant as the text that arrived, so that a value which
-is missing, null, out of range or not canonical is seen as it is, and refused. A bad row refuses its whole batch.
+Only the engine decides what a value is and whose row it is. The stage keeps the tenant as the text that arrived, so
+that a value which is missing, null, out of range or not canonical is seen as it is. Such a row, and one that cannot
+be read, goes to quarantine; its neighbours are stored. The order of steps is explained in `docs/INGESTION.md`.
 """
 
 from __future__ import annotations
 
-import queue
 import secrets
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
 
 import structlog
 
-from engine.compiler.build import Build
-from engine.compiler.scope import base_type, tenant_literal
+from engine.compiler import storage
+from engine.compiler.scope import tenant_literal
 from engine.errors import (
-    BAD_ROW,
-    BAD_TENANT_VALUE,
     BUSY,
+    CLOSED,
     FOREIGN_TENANT,
     NOT_WRITABLE,
+    UNDELIVERED,
     UNKNOWN_DATASOURCE,
     UNREACHABLE,
     RookeryError,
 )
+from engine.fanout.landed import Landed
 from engine.plan.state import Snapshot, Workspace
 from engine.schema import Name, literal, quote
-from engine.serve.lines import bad_row, check_header, line_of
-from engine.serve.staging import Stage, Staged, checks, has_long_number, stage_ddl, stage_of, tenant_kind
-from engine.warehouse import ddl
+from engine.serve import quarantine
+from engine.serve.batch import Append, Bad, Outcome, Portion
+from engine.serve.bodies import csv_rows, json_rows
+from engine.serve.lines import bad_row, check_header
+from engine.serve.receipts import Key, Receipt, Receipts
+from engine.serve.search import Search, reason, values_of
+from engine.serve.stages import Stages
+from engine.serve.staging import NUMBER, Stage, checks, has_long_number, stage_of, tenant_kind
 from engine.warehouse.port import STRICT, Input
 
 log = structlog.get_logger("rookery.ingest")
@@ -49,168 +57,367 @@ PARSING: dict[str, int | str] = {
 SMALL = 1 << 20
 """Batches up to this many bytes are parsed and stored on one thread, which is faster."""
 ONE_THREAD = {"max_threads": 1}
+MOST_TENANTS = 1000
+"""Tenants that a receipt counts."""
+
+
+class Router(Protocol):
+    """Who takes batches on from landing to the tenants' tables."""
+
+    def announce(self, datasource: str, batch: str) -> bool:
+        """Tell that a batch is about to land. Returns whether it is wanted afterwards."""
+        ...
+
+    def landed(self, batch: Landed) -> None:
+        """Hand a batch over; its stage is given back when it is delivered."""
+        ...
+
+    def withdraw(self, datasource: str, batch: str) -> None:
+        """Tell that an announced batch did not land."""
+        ...
+
+
+@dataclass(slots=True)
+class _Batch:
+    """A batch in the making. `numbered` says whether rows in the stage carry their numbers."""
+
+    id: str
+    stage: Stage
+    table: Name
+    portions: list[Portion]
+    bound: str | None
+    size: int
+    rows: int = 0
+    numbered: bool = False
+    bad: dict[int, Bad] = field(default_factory=dict)
+    texts: Sequence[bytes] = ()
+    header: bytes = b""
+    condition: str = "1"
+    handed: bool = False
+    visible: Future[bool] | None = None
 
 
 class Ingestion:
-    """Appends batches to datasources."""
+    """Stores batches."""
 
-    def __init__(self, workspace: Workspace) -> None:
+    def __init__(
+        self, workspace: Workspace, stages: Stages, receipts: Receipts, router: Router | None = None
+    ) -> None:
         self._workspace = workspace
-        self._database = f"{workspace.name}_stage"
-        self._free: dict[str, queue.SimpleQueue[Name]] = {}
-        self._made: dict[str, int] = {}
-        self._lock = threading.Lock()
-        workspace.warehouse.execute(ddl.drop_database(self._database))
-        workspace.warehouse.execute(ddl.create_database(self._database))
+        self._stages = stages
+        self._receipts = receipts
+        self._router = router
 
-    def append(self, name: str, body: bytes, format: Input, bound_tenant: str | None = None) -> int:
-        """Store a batch whole, or nothing of it. Returns its rows.
+    def stage_for(self, name: str, *, exact: bool = False) -> Stage:
+        """How a datasource's rows are staged. Raises RK5005, or RK5006 where rows come from a pipe."""
+        return _stage_of(self._workspace.current, name, exact)
 
-        `bound_tenant` is the tenant that the token may write for. Raises RK5001 or RK5002 naming the line, RK5003
-        for another tenant's row, RK5005 for an unknown datasource.
-        """
-        snapshot = self._workspace.current
-        stage = _stage_of(snapshot, name, format is not Input.PARQUET and has_long_number(body))
-        if not body.strip():
-            return 0
-        if format is Input.CSV:
-            check_header({c.name for c in stage.columns}, body)
-        with self._slot(stage) as table:
-            rows = self._parse(stage, table, body, format)
-            if rows:
-                try:
-                    self._store(snapshot.build, stage, table, bound_tenant, small=len(body) <= SMALL)
-                except RookeryError as exc:
-                    self._check(stage, table, body, format, bound_tenant)
-                    raise _undelivered(exc) from exc
-        return rows
-
-    def _parse(self, stage: Stage, table: Name, body: bytes, format: Input) -> int:
-        settings = PARSING | ({"input_format_parallel_parsing": 0, **ONE_THREAD} if len(body) <= SMALL else {})
+    def store(self, appends: Sequence[Append]) -> list[Outcome | RookeryError]:
+        """Store appends to one datasource under one tenant as one batch: all that is good in them, or nothing."""
+        first = appends[0]
+        body = first.body if len(appends) == 1 else b"\n".join(b"\n".join(a.lines or ()) for a in appends)
+        exact = first.format is not Input.PARQUET and has_long_number(body)
+        stage = _stage_of(self._workspace.current, first.datasource, exact)
+        batch = _Batch(_identity(appends, stage), stage, self._stages.borrow(stage), [], first.bound, len(body))
         try:
-            return self._workspace.warehouse.insert(table.sql(), body, format, (), settings)
+            self._stage(batch, appends, body, first.format)
+            return self._finish(batch, first.format)
+        finally:
+            if not batch.handed:
+                self._stages.give_back(stage, batch.table)
+
+    def _stage(self, batch: _Batch, appends: Sequence[Append], body: bytes, format: Input) -> None:
+        if format is Input.CSV:
+            check_header({c.name for c in batch.stage.columns}, body)
+        small = {"input_format_parallel_parsing": 0, **ONE_THREAD} if len(body) <= SMALL else {}
+        counts = [len(a.lines) if a.lines is not None else None for a in appends]
+        try:
+            batch.rows = self._workspace.warehouse.insert(batch.table.sql(), body, format, (), PARSING | small)
         except RookeryError as exc:
             if exc.code.status >= 500:
                 raise
-            raise bad_row(exc, body, format) from exc
+            if format is Input.PARQUET:
+                raise bad_row(exc, body, format) from exc
+            batch.portions = _portions(appends, counts, batch.rows)
+            self._search(batch, format)
+            return
+        known = [batch.rows] if len(appends) == 1 else [c or 0 for c in counts]
+        batch.portions = _portions(appends, known, batch.rows)
+        batch.condition = _sound(batch)
+        if sum(known) != batch.rows:
+            self._search(batch, format)
 
-    def _check(self, stage: Stage, table: Name, body: bytes, format: Input, bound: str | None) -> None:
-        """Refuse the batch if any row is not what landing takes, naming the first."""
-        problems = checks(stage, bound)
-        clauses = ", ".join(f"countIf(NOT ({check}))" for _, check in problems) or "0"
-        counts = self._workspace.warehouse.query(f"SELECT {clauses} FROM {table.sql()}").rows[0]
-        for (staged, check), bad in zip(problems, counts, strict=False):
-            if bad:
-                raise self._refusal(stage, table, staged, check, body, format, bound)
+    def _search(self, batch: _Batch, format: Input) -> None:
+        """Read the rows one by one, as far as need be, and tell the bad ones."""
+        if not batch.texts:
+            append = batch.portions[0].append
+            if format is Input.CSV:
+                batch.header, batch.texts = csv_rows(append.body)
+            elif len(batch.portions) == 1:
+                batch.texts = append.lines or json_rows(append.body)
+            else:
+                batch.texts = [line for p in batch.portions for line in p.append.lines or ()]
+        if len(batch.portions) == 1:
+            batch.portions[0].start, batch.portions[0].stop = 0, len(batch.texts)
+        self._workspace.warehouse.execute(f"TRUNCATE TABLE {batch.table.sql()}")
+        search = Search(self._workspace.warehouse, batch.stage, batch.table, PARSING)
+        batch.bad = search.read(batch.texts, format, batch.header)
+        batch.bad |= search.check(batch.bound, batch.texts, format, batch.header)
+        batch.rows, batch.numbered = len(batch.texts), True
+        self._judge(batch)
 
-    def _refusal(
-        self, stage: Stage, table: Name, staged: Staged, check: str, body: bytes, format: Input, bound: str | None
-    ) -> RookeryError:
-        found = self._workspace.warehouse.query(
-            f"SELECT n, v FROM (SELECT rowNumberInAllBlocks() AS n, toString({staged.value}) AS v, {check} AS ok "
-            f"FROM {table.sql()}) WHERE NOT ok ORDER BY n LIMIT 1",
-            None,
-            {"max_threads": 1},
-        ).rows[0]
-        where = line_of(body, format, int(found[0]) + 1)
-        value = "missing or null" if found[1] is None else f"`{str(found[1])[:80]}`"
-        if staged is not stage.tenant:
-            return RookeryError(
-                BAD_ROW, f"{where}: {value} does not fit column `{staged.column}`", hint="nothing was stored"
+    def _search_parquet(self, batch: _Batch) -> None:
+        """Rows of a Parquet file have no text: the stage's own numbers and rendering stand in."""
+        columns = ", ".join(quote(c.name) for c in {c.name: c for c in batch.stage.columns}.values())
+        numbered = f"(SELECT rowNumberInAllBlocks() AS {NUMBER}, {columns} FROM {batch.table.sql()})"
+        for staged, check in checks(batch.stage, batch.bound):
+            found = self._workspace.warehouse.query(
+                f"SELECT {NUMBER}, toString({staged.value}), toJSONString(tuple({columns})) FROM {numbered} "
+                f"WHERE ifNull(NOT ({check}), 0)",
+                None,
+                ONE_THREAD,
             )
-        if bound is not None and found[1] is not None:
-            return RookeryError(
-                FOREIGN_TENANT, f"{where}: the token writes for one tenant only", hint="nothing was stored"
-            )
-        kind = tenant_kind(stage.source)
-        return RookeryError(
-            BAD_TENANT_VALUE,
-            f"{where}: tenant `{staged.column}` is {value}, which is no canonical {base_type(kind)}",
-            hint="nothing was stored; integers have no sign or leading zeros, text is never empty",
-        )
+            for number, value, text in found.rows:
+                row = batch.bad.setdefault(int(number), Bad(int(number), str(text).encode(), Input.NDJSON))
+                row.add(staged.column, reason(batch.stage, staged, value, batch.bound))
+                row.values = values_of(row.text, Input.NDJSON, b"", batch.stage)
+                row.foreign |= batch.bound is not None and staged is batch.stage.tenant and value is not None
+        self._judge(batch)
 
-    def _store(self, build: Build, stage: Stage, table: Name, bound: str | None, *, small: bool) -> None:
-        target = Name(build.workspace, stage.source.name).sql()
-        columns = ", ".join(quote(c.name) for c in stage.source.columns)
-        expressions = [c.taken for c in stage.columns]
-        if bound is not None and stage.tenant is not None:
-            kind = tenant_kind(stage.source)
-            expressions[stage.columns.index(stage.tenant)] = f"CAST({tenant_literal(kind, bound)} AS {kind})"
-        token = literal(f"in:{secrets.token_hex(8)}")
-        given = {**STRICT, "insert_deduplication_token": token, **(ONE_THREAD if small else {})}
-        settings = ", ".join(f"{k} = {v}" for k, v in given.items())
-        bad = " OR ".join(f"ifNull(NOT ({check}), 0)" for _, check in checks(stage, bound)) or "0"
-        # The batch is one block, so a row that throws keeps all of it out; which row it was is asked afterwards.
-        rows = f"SELECT {', '.join(expressions)} FROM {table.sql()} WHERE throwIf({bad}) = 0"
-        with self._workspace.fence.shared():
-            self._workspace.warehouse.execute(f"INSERT INTO {target} ({columns}) SETTINGS {settings} {rows}")
+    def _judge(self, batch: _Batch) -> None:
+        """Refuse appends with another tenant's rows, and say which rows of the stage are stored."""
+        for portion in batch.portions:
+            foreign = next((n for n in batch.bad if portion.start <= n < portion.stop and batch.bad[n].foreign), None)
+            if foreign is not None:
+                portion.refused = RookeryError(
+                    FOREIGN_TENANT,
+                    f"row {foreign - portion.start + 1}: the token writes for one tenant only",
+                    hint="nothing was stored",
+                )
+        refused = [p for p in batch.portions if p.refused]
+        batch.bad = {n: b for n, b in batch.bad.items() if not any(p.start <= n < p.stop for p in refused)}
+        conditions = [_sound(batch)]
+        if batch.numbered:
+            conditions += [f"NOT ({NUMBER} >= {p.start} AND {NUMBER} < {p.stop})" for p in refused]
+            conditions += [f"{NUMBER} NOT IN ({', '.join(map(str, batch.bad))})"] if batch.bad else []
+        elif refused:
+            conditions = ["0"]
+        batch.condition = " AND ".join(conditions)
 
-    @contextmanager
-    def _slot(self, stage: Stage) -> Iterator[Name]:
-        """A stage table of one's own, empty; at most as many per datasource as there are writers."""
-        free, fresh = self._claim(stage)
-        if fresh is not None:
+    def _finish(self, batch: _Batch, format: Input) -> list[Outcome | RookeryError]:
+        """Note, store and answer; a batch whose bad rows show only now is searched and stored without them."""
+        if _good(batch):
+            checked = " OR ".join(f"ifNull(NOT ({c}), 0)" for _, c in checks(batch.stage, batch.bound))
+            if checked and not batch.numbered and not batch.bad and any(p.append.key for p in batch.portions):
+                # A receipt is written before the rows are stored, so their number must be known by now.
+                found = self._workspace.warehouse.query(f"SELECT count() FROM {batch.table.sql()} WHERE {checked}")
+                if found.rows[0][0]:
+                    self._look_closer(batch, format)
+        receipts = self._note(batch)
+        if _good(batch):
             try:
-                self._workspace.warehouse.execute(stage_ddl(stage, fresh))
-            except BaseException:
-                with self._lock:
-                    self._made[stage.identity] -= 1
-                raise
-        try:
-            table = fresh or free.get(timeout=self._workspace.settings.borrow_timeout)
-        except queue.Empty as exc:
-            raise RookeryError(BUSY, "too many appends at once", headers={"Retry-After": "1"}) from exc
-        try:
-            yield table
-        finally:
-            self._release(stage, free, table)
+                self._land(batch)
+            except RookeryError as exc:
+                if getattr(exc, "engine_code", None) != THROWN or batch.numbered or batch.bad:
+                    raise
+                self._look_closer(batch, format)
+                receipts = self._note(batch)
+                if _good(batch):
+                    self._land(batch)
+        self._receipts.happened(receipts)
+        by_key = {r.key: r for r in receipts}
+        return [self._outcome(batch, p, by_key) for p in batch.portions]
 
-    def _release(self, stage: Stage, free: queue.SimpleQueue[Name], table: Name) -> None:
-        """Give an emptied table back; one that cannot be emptied is never used again."""
-        try:
-            self._workspace.warehouse.execute(f"TRUNCATE TABLE {table.sql()}")
-        except RookeryError as exc:
-            log.error("a stage could not be emptied", table=str(table), error=exc.message)
-            with self._lock:
-                self._made[stage.identity] -= 1
+    def _look_closer(self, batch: _Batch, format: Input) -> None:
+        if format is Input.PARQUET:
+            self._search_parquet(batch)
         else:
-            free.put(table)
+            self._search(batch, format)
 
-    def _claim(self, stage: Stage) -> tuple[queue.SimpleQueue[Name], Name | None]:
-        with self._lock:
-            free = self._free.setdefault(stage.identity, queue.SimpleQueue())
-            made = self._made.get(stage.identity, 0)
-            if not free.empty() or made >= self._workspace.settings.writers:
-                return free, None
-            self._made[stage.identity] = made + 1
-            return free, Name(self._database, f"{stage.source.name[:80]}_{stage.identity}_{secrets.token_hex(4)}")
+    def _note(self, batch: _Batch) -> list[Receipt]:
+        """Keep bad rows and write receipts, in this order."""
+        quarantine.keep(self._workspace, batch.stage.source.name, batch.id, batch.bad.values())
+        keyed = [p for p in batch.portions if p.append.key and not p.refused]
+        if not keyed:
+            return []
+        tenants = self._tenants(batch, keyed)
+        receipts = [
+            Receipt(
+                key_of(p.append),
+                p.append.digest,
+                batch.id,
+                p.stop - p.start - _bad_in(batch, p),
+                _bad_in(batch, p),
+                tenants.get(n, {}),
+                batch.stage.source.is_landing,
+            )
+            for n, p in enumerate(keyed)
+        ]
+        self._receipts.write(receipts)
+        return receipts
+
+    def _tenants(self, batch: _Batch, portions: Sequence[Portion]) -> dict[int, dict[str, int]]:
+        """Rows to be stored by tenant, for each of the portions."""
+        if batch.stage.tenant is None or not _good(batch):
+            return {}
+        number = NUMBER if batch.numbered else "rowNumberInAllBlocks()"
+        value = literal(batch.bound) if batch.bound is not None else batch.stage.tenant.value
+        starts, stops = ([getattr(p, side) for p in portions] for side in ("start", "stop"))
+        found = self._workspace.warehouse.query(
+            f"SELECT arrayFirstIndex((a, b) -> n >= a AND n < b, {starts}, {stops}) AS p, assumeNotNull(t), count() "
+            f"FROM (SELECT {number} AS n, {value} AS t FROM {batch.table.sql()} WHERE {batch.condition}) "
+            f"WHERE p > 0 GROUP BY 1, 2 ORDER BY 3 DESC LIMIT {MOST_TENANTS} BY p",
+            None,
+            ONE_THREAD,
+        )
+        counted: dict[int, dict[str, int]] = {}
+        for position, tenant, rows in found.rows:
+            counted.setdefault(int(position) - 1, {})[str(tenant)] = int(rows)
+        return counted
+
+    def _land(self, batch: _Batch) -> None:
+        """One INSERT from the stage into the datasource, between two changes of views."""
+        source = batch.stage.source
+        wanted = self._router is not None and self._router.announce(source.name, batch.id)
+        try:
+            with self._workspace.fence.shared():
+                self._insert(batch)
+        except BaseException as exc:
+            if wanted and self._router is not None:
+                self._router.withdraw(source.name, batch.id)
+            if isinstance(exc, RookeryError) and self._is_behind_landing(batch, exc):
+                raise _undelivered(exc) from exc
+            raise
+        if wanted and self._router is not None:
+            batch.handed, batch.visible = True, Future()
+            tenant = literal(batch.bound) if batch.bound is not None else _tenant_of(batch.stage)
+            release = partial(self._stages.give_back, batch.stage, batch.table)
+            self._router.landed(
+                Landed(
+                    batch.id,
+                    source.name,
+                    batch.table.sql(),
+                    taken(batch.stage, batch.bound),
+                    tenant,
+                    batch.condition,
+                    _good(batch),
+                    batch.size,
+                    time.time(),
+                    release,
+                    batch.visible,
+                )
+            )
+
+    def _insert(self, batch: _Batch) -> None:
+        source = batch.stage.source
+        target = Name(self._workspace.name, source.name).sql()
+        columns = ", ".join(quote(c.name) for c in source.columns)
+        given = {**STRICT, "insert_deduplication_token": literal(batch.id)}
+        given |= ONE_THREAD if batch.size <= SMALL else {}
+        settings = ", ".join(f"{k} = {v}" for k, v in given.items())
+        condition = batch.condition
+        if not batch.numbered and not batch.bad and condition != "1":
+            # The batch is one block, so a row that throws keeps all of it out; which row it was is asked afterwards.
+            condition = f"throwIf(NOT ({condition})) = 0"
+        rows = f"SELECT {taken(batch.stage, batch.bound)} FROM {batch.table.sql()} WHERE {condition}"
+        self._workspace.warehouse.execute(f"INSERT INTO {target} ({columns}) SETTINGS {settings} {rows}")
+
+    def _is_behind_landing(self, batch: _Batch, exc: RookeryError) -> bool:
+        """Whether the rows are in landing and something behind it failed."""
+        if exc.code in (BUSY, UNREACHABLE, CLOSED) or getattr(exc, "engine_code", None) == THROWN:
+            return False
+        if not batch.stage.source.is_landing:
+            return "pushing to view" in (exc.detail or exc.message)
+        found = self._workspace.warehouse.query(
+            f"SELECT 1 FROM {Name(self._workspace.name, batch.stage.source.name).sql()} "
+            f"PREWHERE {storage.BATCH} = {{b:String}} AND {storage.ARRIVED} > now() - 3600 LIMIT 1",
+            {"b": batch.id},
+        )
+        return bool(found.rows)
+
+    def _outcome(self, batch: _Batch, portion: Portion, receipts: Mapping[Key, Receipt]) -> Outcome | RookeryError:
+        if portion.refused is not None:
+            return portion.refused
+        bad = _bad_in(batch, portion)
+        receipt = receipts.get(key_of(portion.append)) if portion.append.key else None
+        tenants = receipt.tenants if receipt else {}
+        return Outcome(batch.id, portion.stop - portion.start - bad, bad, tenants, batch.visible)
+
+
+THROWN = 395
+"""The engine's code of throwIf."""
+
+
+def key_of(append: Append) -> Key:
+    """What an append's receipt is kept under."""
+    return (append.bound or "", append.datasource, append.key or "")
+
+
+def taken(stage: Stage, bound: str | None) -> str:
+    """The SQL of a stage's rows as they are stored, with the writer's tenant stamped on them if it has one."""
+    expressions = [c.taken for c in stage.columns]
+    if bound is not None and stage.tenant is not None:
+        kind = tenant_kind(stage.source)
+        expressions[stage.columns.index(stage.tenant)] = f"CAST({tenant_literal(kind, bound)} AS {kind})"
+    return ", ".join(expressions)
+
+
+def _identity(appends: Sequence[Append], stage: Stage) -> str:
+    """A batch's identity. Without a log to tell what happened, the engine's window must, so a key makes it."""
+    if not stage.source.is_landing and appends[0].key:
+        return f"k:{storage.digest(*key_of(appends[0]))}"
+    return f"g:{time.time_ns():x}{secrets.token_hex(5)}"
+
+
+def _tenant_of(stage: Stage) -> str:
+    assert stage.tenant is not None
+    return stage.tenant.value
+
+
+def _portions(appends: Sequence[Append], counts: Sequence[int | None], rows: int) -> list[Portion]:
+    portions, start = [], 0
+    for append, count in zip(appends, counts, strict=True):
+        stop = start + (rows if count is None else count)
+        portions.append(Portion(append, start, stop))
+        start = stop
+    return portions
+
+
+def _sound(batch: _Batch) -> str:
+    return " AND ".join(f"ifNull({c}, 1)" for _, c in checks(batch.stage, batch.bound)) or "1"
+
+
+def _bad_in(batch: _Batch, portion: Portion) -> int:
+    return sum(portion.start <= n < portion.stop for n in batch.bad)
+
+
+def _good(batch: _Batch) -> int:
+    """Rows of the batch that are to be stored."""
+    return sum(p.stop - p.start - _bad_in(batch, p) for p in batch.portions if not p.refused)
 
 
 def _stage_of(snapshot: Snapshot, name: str, exact: bool) -> Stage:
-    known = snapshot.memo.get(("stage", name, exact))
-    if known is None:
-        relation = snapshot.build.relations.get(name)
-        if relation is None:
+    return snapshot.derived(("stage", name, exact), _maker(snapshot, name, exact))
+
+
+def _maker(snapshot: Snapshot, name: str, exact: bool) -> Callable[[], Stage]:
+    def make() -> Stage:
+        if name not in snapshot.build.relations:
             raise RookeryError(UNKNOWN_DATASOURCE, f"there is no datasource `{name}`", hint="rookery datasource ls")
         fed = next((p.name for p in snapshot.build.materialized() if p.target and p.target.name == name), None)
         if fed is not None:
             raise RookeryError(NOT_WRITABLE, f"`{name}` is filled by pipe `{fed}` and takes no rows from outside")
-        known = snapshot.memo[("stage", name, exact)] = stage_of(snapshot.build.datasources[name], exact)
-    return known  # type: ignore[return-value]
+        return stage_of(snapshot.build.datasources[name], exact)
+
+    return make
 
 
 def _undelivered(exc: RookeryError) -> RookeryError:
     """A failure behind landing, whose text may name views and nests that the sender does not know of."""
-    if exc.code in (BUSY, UNREACHABLE):
-        return exc
+    log.error("a view failed on rows that are in landing", error=exc.detail or exc.message)
     return RookeryError(
-        exc.code,
-        "the rows fit and are in landing, but a view on the datasource failed on them",
-        hint="do not send them again; the server's log tells which view, and whoever wrote the pipe can mend it",
+        UNDELIVERED,
+        "the rows are in landing, but a view on the datasource failed on them",
+        hint="do not send them again without the same idempotency key; the server's log tells which view",
         detail=exc.detail or exc.message,
     )
-
-
-def describe_rows(rows: int) -> dict[str, Any]:
-    """The Events API's answer."""
-    return {"successful_rows": rows, "quarantined_rows": 0}

@@ -18,6 +18,9 @@ WIDE_DIGITS = b"0" * 39
 """Integers are staged as Int128: the engine's parser wraps what does not fit, and the check then sees it. A batch
 with a number of this many digits has its integers staged as text, as are integers that are wide themselves."""
 
+NUMBER = "_rk_n"
+"""The stage's column for numbers of rows, which no datasource can have."""
+
 _TO_ZEROS = bytes(ord("0") if ord("0") <= i <= ord("9") else ord("x") for i in range(256))
 _INTEGER = re.compile(r"(?:(Nullable|Array|LowCardinality)\()?(U?Int(?:8|16|32|64|128|256))\)?")
 _STEP = re.compile(r"\.([^\s.\[\]'\"]+)|\['([^']+)'\]")
@@ -63,11 +66,17 @@ def stage_of(source: Datasource, exact: bool = False) -> Stage:
 
 
 def stage_ddl(stage: Stage, table: Name) -> str:
-    """The statement that makes a stage's table."""
+    """The statement that makes a stage's table; rows have a number there where they were given one."""
     parts = {
         c.name: f"{quote(c.name)} {c.type}" + (f" DEFAULT {c.default}" if c.default else "") for c in stage.columns
     }
+    parts[NUMBER] = f"{NUMBER} UInt64"
     return f"CREATE TABLE IF NOT EXISTS {table.sql()} ({', '.join(parts.values())}) ENGINE = Memory"
+
+
+def is_tenant(stage: Stage, staged: Staged) -> bool:
+    """Whether a column says whose the row is."""
+    return staged is stage.tenant
 
 
 def tenant_kind(source: Datasource) -> str:

@@ -18,17 +18,22 @@ from engine.warehouse.port import Input, Warehouse
 STATE = "_rk_state"
 
 
+def state_columns() -> tuple[Column, ...]:
+    """Columns of a table that a registry is kept in."""
+    return (
+        Column("kind", "LowCardinality(String)"),
+        Column("name", "String"),
+        Column("body", "String"),
+        Column("version", "UInt64", "DEFAULT", "toUInt64(toUnixTimestamp64Nano(now64(9)))"),
+        Column("deleted", "UInt8"),
+    )
+
+
 def state_table(workspace: str) -> Table:
     """The registry's table."""
     return Table(
         Name(workspace, STATE),
-        (
-            Column("kind", "LowCardinality(String)"),
-            Column("name", "String"),
-            Column("body", "String"),
-            Column("version", "UInt64", "DEFAULT", "toUInt64(toUnixTimestamp64Nano(now64(9)))"),
-            Column("deleted", "UInt8"),
-        ),
+        state_columns(),
         engine="ReplacingMergeTree(version)",
         sorting_key="(kind, name)",
         mark=Mark(workspace, STATE, "state"),
@@ -36,13 +41,14 @@ def state_table(workspace: str) -> Table:
 
 
 class Registry:
-    """Reads and writes control state."""
+    """Reads and writes control state, or what else is kept in a table of the same columns."""
 
-    def __init__(self, warehouse: Warehouse, workspace: str) -> None:
+    def __init__(self, warehouse: Warehouse, workspace: str, table: str = STATE) -> None:
         self._warehouse = warehouse
-        self._table = Name(workspace, STATE).sql()
-        warehouse.execute(ddl.create_database(workspace))
-        warehouse.execute(ddl.create_table(state_table(workspace)))
+        self._table = Name(workspace, table).sql()
+        if table == STATE:
+            warehouse.execute(ddl.create_database(workspace))
+            warehouse.execute(ddl.create_table(state_table(workspace)))
 
     def version(self) -> int:
         """Grows with every change of control state other than notes of deliveries."""

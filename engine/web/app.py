@@ -20,9 +20,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.control.history import finish
 from engine.errors import RookeryError
+from engine.fanout.router import router_of
 from engine.plan.state import Workspace
-from engine.serve.ingest import Ingestion
+from engine.serve.gateway import Gateway
 from engine.serve.query import Queries
+from engine.serve.stages import Stages
 from engine.web import admin, data
 from engine.web.errors import on_bug, on_http_exception, on_rookery_error
 from engine.web.state import State, state_of
@@ -94,10 +96,11 @@ def create_app(workspace: Workspace) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        stages = Stages(workspace)
         state = State(
             workspace,
             Queries(workspace),
-            Ingestion(workspace),
+            Gateway(workspace, stages, router_of(workspace)),
             anyio.CapacityLimiter(settings.readers * 2 + settings.writers * 2),
             anyio.CapacityLimiter(16),
             # Streams hold handles already: they never queue behind requests that wait for one.
@@ -112,6 +115,7 @@ def create_app(workspace: Workspace) -> Starlette:
             yield
             state.stopping = True
             group.cancel_scope.cancel()
+        await anyio.to_thread.run_sync(state.gateway.close)
         await anyio.to_thread.run_sync(workspace.close)
 
     exposed = ["Server-Timing", "Retry-After", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from contextlib import suppress
 from functools import partial
+from typing import Any
 
 import anyio.to_thread
 from starlette.requests import Request
@@ -12,12 +15,13 @@ from starlette.routing import Route
 
 from engine.errors import BAD_FORMAT, BAD_REQUEST, RookeryError
 from engine.serve import access
-from engine.serve.ingest import describe_rows
+from engine.serve.batch import Outcome
 from engine.serve.query import Answer, Timer
 from engine.warehouse.port import Format, Input
-from engine.web.requests import EYES, body_of, flag, parameters_of, query_of, sql_of, token_of
+from engine.web.requests import EYES, KEY, append_body, flag, parameters_of, query_of, sql_of, token_of
 from engine.web.state import State, state_of
 from engine.web.streaming import CONTENT_TYPES, StreamedAnswer
+from engine.web.uploads import Upload
 
 FORMATS = {"json": Format.JSON, "csv": Format.CSV, "ndjson": Format.NDJSON, "parquet": Format.PARQUET}
 SQL_FORMATS = {
@@ -75,46 +79,79 @@ async def sql(request: Request) -> Response:
 
 
 async def events(request: Request) -> Response:
-    """`POST /v0/events?name=DATASOURCE`: NDJSON or one JSON object. All rows are stored, or none."""
+    """`POST /v0/events?name=DATASOURCE`: NDJSON, JSON objects or a JSON array; answered when the rows are stored."""
     state, timer = state_of(request), Timer()
-    wait = flag(query_of(request).get("wait"), False)
-    rows = await _append(request, state, timer, Input.NDJSON)
-    response = JSONResponse(describe_rows(rows), 200 if wait else 202)
+    query = query_of(request)
+    wait = query.get("wait", "false").lower()
+    visible = wait == "visible"
+    acknowledged = visible or flag(wait, False)
+    name, bound = _writer(request, state)
+    timer.stage("auth")
+    with state.gateway.room() as room:
+        body = await append_body(request, state.workspace.settings.max_body, room)
+        timer.stage("body")
+        key = request.headers.get(KEY)
+        outcome = await asyncio.wrap_future(state.gateway.append(name, body, Input.NDJSON, bound, key))
+    timer.stage("append")
+    answer: dict[str, Any] = {"successful_rows": outcome.rows, "quarantined_rows": outcome.quarantined}
+    if outcome.repeated:
+        answer["repeated"] = True
+    if visible:
+        answer["visible"] = await _visible(outcome, state.workspace.settings.visible_seconds)
+        timer.stage("visible")
+    response = JSONResponse(answer, 200 if acknowledged else 202)
     response.headers["server-timing"] = timer.header()
     return response
 
 
-async def append(request: Request) -> Response:
-    """`POST /v0/datasources?mode=append&name=DATASOURCE&format=csv|ndjson|parquet`."""
-    state, timer = state_of(request), Timer()
-    query = query_of(request)
-    if query.get("mode", "append") != "append":
-        raise RookeryError(BAD_REQUEST, "only mode=append is known")
-    name = query.get("format", "csv").lower()
-    if name not in INPUTS:
-        raise RookeryError(BAD_FORMAT, f"no input format `{name[:20]}`", hint="csv, ndjson or parquet")
-    rows = await _append(request, state, timer, INPUTS[name])
-    body = {"datasource": query.get("name"), "invalid_lines": 0, "quarantine_rows": 0, "rows": rows}
-    return JSONResponse(body, headers={"server-timing": timer.header()})
+async def receipt(request: Request) -> Response:
+    """`GET /v0/events/KEY`: what became of the appends under an idempotency key."""
+    state = state_of(request)
+    claims = access.authenticate(state.workspace, token_of(request))
+    owner = access.owner_of_receipts(state.workspace.current, claims)
+    find = partial(state.gateway.receipts.show, owner, request.path_params["key"])
+    return JSONResponse(await anyio.to_thread.run_sync(find, limiter=state.limiter))
 
 
-async def _append(request: Request, state: State, timer: Timer, format: Input) -> int:
+def _writer(request: Request, state: State) -> tuple[str, str | None]:
+    """The datasource that a request appends to, and the tenant that its token writes for."""
     claims = access.authenticate(state.workspace, token_of(request))
     name = query_of(request).get("name")
     if not name:
         raise RookeryError(BAD_REQUEST, "no datasource named", hint="?name=DATASOURCE")
-    bound = access.for_append(state.workspace.current, claims, name)
+    return name, access.for_append(state.workspace.current, claims, name)
+
+
+async def _visible(outcome: Outcome, patience: float) -> bool:
+    """Whether the rows can be read from their tenants' tables, after waiting for it at most so many seconds."""
+    if outcome.visible is None:
+        return True
+    with suppress(TimeoutError):
+        return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(outcome.visible)), patience)
+    return False
+
+
+async def append(request: Request) -> Response:
+    """`POST /v0/datasources?mode=append|replace&name=DATASOURCE&format=csv|ndjson|parquet`, a body of any size."""
+    state, timer = state_of(request), Timer()
+    query = query_of(request)
+    mode = query.get("mode", "append")
+    if mode not in {"append", "replace"}:
+        raise RookeryError(BAD_REQUEST, f"no mode `{mode[:20]}`", hint="append or replace")
+    kind = query.get("format", "csv").lower()
+    if kind not in INPUTS:
+        raise RookeryError(BAD_FORMAT, f"no input format `{kind[:20]}`", hint="csv, ndjson or parquet")
+    name, bound = _writer(request, state)
     timer.stage("auth")
-    body = await body_of(request, state.workspace.settings.max_body)
-    timer.stage("body")
-    run = partial(state.ingestion.append, name, body, format, bound)
-    rows = await anyio.to_thread.run_sync(run, limiter=state.limiter)
+    upload = Upload(state, name, bound, INPUTS[kind], request.headers.get(KEY))
+    body = await (upload.replace(request) if mode == "replace" else upload.append(request))
     timer.stage("append")
-    return rows
+    return JSONResponse(body, headers={"server-timing": timer.header()})
 
 
 def routes() -> list[Route]:
     return [
         Route("/v0/sql", sql, methods=["GET", "POST"]),
         Route("/v0/events", events, methods=["POST"]),
+        Route("/v0/events/{key}", receipt, methods=["GET"]),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -10,11 +11,15 @@ import orjson
 from starlette.requests import ClientDisconnect, Request
 
 from engine.errors import BAD_ENCODING, BAD_REQUEST, TOO_LARGE, RookeryError
+from engine.serve.compression import Opened
+from engine.serve.gateway import Room
 
 MAX_PARAMETERS = 1000
 _FORM = re.compile(rb"[A-Za-z_]\w*=")
 EYES = "x-rookery-tenant"
 """Header by which an admin looks through a tenant's eyes."""
+KEY = "idempotency-key"
+"""Header under which an append is stored once, however often it is sent."""
 
 
 def token_of(request: Request) -> str | None:
@@ -49,6 +54,29 @@ async def body_of(request: Request, limit: int) -> bytes:
     if body.startswith(b"\x1f\x8b"):
         raise RookeryError(BAD_ENCODING, "the body is compressed", hint="send it as it is, without gzip")
     return body
+
+
+async def append_body(request: Request, limit: int, room: Room) -> bytes:
+    """A body of rows, opened if it is compressed, with room taken for it. Raises RK5004, RK5007, RK5010."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limit:
+        raise _too_large(limit)
+    return b"".join([piece async for piece in opened_chunks(request, limit, room)])
+
+
+async def opened_chunks(request: Request, limit: int, room: Room) -> AsyncIterator[bytes]:
+    """A body's pieces as they arrive, opened; room is taken for each."""
+    opened = Opened(request.headers.get("content-encoding", ""), limit)
+    try:
+        async for chunk in request.stream():
+            for piece in opened.pieces(chunk):
+                room.take(len(piece))
+                yield piece
+    except ClientDisconnect as exc:
+        raise RookeryError(BAD_REQUEST, "the caller left before the end of the body") from exc
+    if left := opened.finish():
+        room.take(len(left))
+        yield left
 
 
 def _too_large(limit: int) -> RookeryError:

@@ -8,7 +8,7 @@ import anyio
 from starlette.requests import Request
 
 from engine.plan.state import Workspace
-from engine.serve.ingest import Ingestion
+from engine.serve.gateway import Gateway
 from engine.serve.query import Queries
 
 
@@ -18,7 +18,7 @@ class State:
 
     workspace: Workspace
     queries: Queries
-    ingestion: Ingestion
+    gateway: Gateway
     limiter: anyio.CapacityLimiter
     control: anyio.CapacityLimiter
     streams: anyio.CapacityLimiter

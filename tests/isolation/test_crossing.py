@@ -27,8 +27,9 @@ from engine.errors import (
 )
 from engine.plan.state import Workspace
 from engine.serve import access
-from engine.serve.ingest import Ingestion
+from engine.serve.gateway import Gateway
 from engine.serve.query import Queries, Timer
+from engine.serve.stages import Stages
 from engine.settings import load
 from engine.warehouse.embedded import EmbeddedWarehouse
 from engine.warehouse.port import Format, Input
@@ -111,7 +112,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     )
     workspace = Workspace(settings, warehouse)
     try:
-        made = World(workspace, Queries(workspace), Ingestion(workspace))
+        made = World(workspace, Queries(workspace), Gateway(workspace, Stages(workspace)))
         made.push(FILES)
         for tenant, placement in PLACEMENTS.items():
             tenants.add(workspace, [tenant], placement)
@@ -264,7 +265,7 @@ def append(world: World, name: str, body: str | bytes, bound: str | None, format
     token = world.token(f"DATASOURCES:APPEND:{name}", tenant=bound)
     try:
         tenant = access.for_append(world.workspace.current, access.authenticate(world.workspace, token), name)
-        world.ingestion.append(name, body.encode() if isinstance(body, str) else body, format, tenant)
+        world.ingestion.append(name, body.encode() if isinstance(body, str) else body, format, tenant).result()
     except RookeryError as exc:
         assert "bee-word" not in json.dumps(exc.as_dict())
         return exc.code.id
@@ -365,7 +366,7 @@ def test_a_tenant_deep_in_the_event_is_held_to_the_same_rule(world: World) -> No
 def test_a_number_is_one_tenant_however_it_is_written(world: World) -> None:
     settings = world.workspace.settings.model_copy(update={"workspace": "numbers"})
     workspace = Workspace(settings, world.workspace.warehouse)
-    numbers = World(workspace, Queries(workspace), Ingestion(workspace))
+    numbers = World(workspace, Queries(workspace), Gateway(workspace, Stages(workspace)))
     numbers.push(NUMBERED)
     for value in (
         '"01"',
@@ -410,7 +411,9 @@ def test_a_failing_view_tells_the_sender_nothing_of_nests_and_pipes(world: World
         token = access.authenticate(world.workspace, world.token("DATASOURCES:APPEND:events", tenant="ant"))
         bound = access.for_append(world.workspace.current, token, "events")
         with pytest.raises(RookeryError) as failed:
-            world.ingestion.append("events", b'{"tenant": "ant", "word": "ant-word-x", "k": -1}', Input.NDJSON, bound)
+            world.ingestion.append(
+                "events", b'{"tenant": "ant", "word": "ant-word-x", "k": -1}', Input.NDJSON, bound
+            ).result()
         text = json.dumps(failed.value.as_dict())
         assert not [w for w in ("dog", "nest", "counts", "_rk_") if w in text], text
         assert "main_nest_dog" in (failed.value.detail or "")

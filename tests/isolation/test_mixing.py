@@ -11,8 +11,9 @@ import pytest
 from engine.control import tenants
 from engine.errors import TENANT_MIX, Problems, RookeryError
 from engine.plan.state import Workspace
-from engine.serve.ingest import Ingestion
+from engine.serve.gateway import Gateway
 from engine.serve.query import Queries
+from engine.serve.stages import Stages
 from engine.settings import load
 from engine.warehouse.embedded import EmbeddedWarehouse
 from tests.isolation.mixing import KEPT, REFUSED, SOURCES
@@ -41,7 +42,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mixed]:
     try:
         for name in ("mixed", "alone"):
             workspace = Workspace(settings.model_copy(update={"workspace": name}), warehouse)
-            worlds.append(World(workspace, Queries(workspace), Ingestion(workspace)))
+            worlds.append(World(workspace, Queries(workspace), Gateway(workspace, Stages(workspace))))
             worlds[-1].push(SOURCES)
             tenants.add(workspace, BOTH, "pooled")
             tenants.add(workspace, ["yeti"], "tables")

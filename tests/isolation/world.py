@@ -17,8 +17,9 @@ from engine.control import push, tenants, tokens
 from engine.errors import RookeryError
 from engine.plan.state import Source, Workspace
 from engine.serve import access
-from engine.serve.ingest import Ingestion
+from engine.serve.gateway import Gateway
 from engine.serve.query import Answer, Queries, Timer
+from engine.serve.stages import Stages
 from engine.settings import load
 from engine.tokens import Scope
 from engine.warehouse.embedded import EmbeddedWarehouse
@@ -277,7 +278,7 @@ class World:
 
     workspace: Workspace
     queries: Queries
-    ingestion: Ingestion
+    ingestion: Gateway
 
     @property
     def name(self) -> str:
@@ -285,7 +286,7 @@ class World:
 
     def append(self, datasource: str, rows: Iterable[Mapping[str, Any]], bound: str | None = None) -> int:
         body = "\n".join(json.dumps(r) for r in rows)
-        return self.ingestion.append(datasource, body.encode(), Input.NDJSON, bound)
+        return self.ingestion.append(datasource, body.encode(), Input.NDJSON, bound).result().rows
 
     def push(self, files: Mapping[str, str], **options: Any) -> push.PushResult:
         given = {name: Source(text, f"{name}.yaml") for name, text in files.items()}
@@ -359,7 +360,7 @@ def worlds(directory: Path) -> Iterator[dict[str, World]]:
         for name in ("full", *OWN_WORLD):
             # All readers stand in one empty database, whatever the workspace.
             workspace = Workspace(settings.model_copy(update={"workspace": name}), warehouse)
-            found[name] = World(workspace, Queries(workspace), Ingestion(workspace))
+            found[name] = World(workspace, Queries(workspace), Gateway(workspace, Stages(workspace)))
             _fill(found[name], PLACEMENTS if name == "full" else (name,))
         yield found
     finally:

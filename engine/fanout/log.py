@@ -1,0 +1,91 @@
+"""A landing datasource read as a log: its newest block, the blocks after a position, and the rows of a piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from engine.compiler import storage
+from engine.compiler.scope import ALIAS, Relation, select, tenant_literal
+from engine.fanout.cursor import Piece
+from engine.schema import Name, literal, quote
+from engine.warehouse.port import STRICT, Warehouse
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One insert's rows in landing."""
+
+    number: int
+    batch: str
+    rows: int
+
+
+class Log:
+    """One landing datasource's table, as its readers see it."""
+
+    def __init__(self, warehouse: Warehouse, workspace: str, relation: Relation) -> None:
+        self._warehouse = warehouse
+        self.relation = relation
+        self.table = Name(workspace, relation.name)
+
+    def head(self) -> int:
+        """The newest block's number, 0 for an empty table; without reading rows."""
+        found = self._warehouse.query(
+            "SELECT max(max_block_number) FROM system.parts "
+            "WHERE active AND database = {d:String} AND table = {t:String}",
+            {"d": self.table.database, "t": self.table.name},
+        )
+        return int(found.rows[0][0])
+
+    def blocks(self, after: int, most: int = 10_000) -> list[Block]:
+        """Blocks after a number, oldest first."""
+        found = self._warehouse.query(
+            f"SELECT _block_number AS b, any({storage.BATCH}), count() FROM {self.table.sql()} "
+            f"WHERE _block_number > {after} GROUP BY b ORDER BY b LIMIT {most}"
+        )
+        return [Block(int(b), str(batch), int(n)) for b, batch, n in found.rows]
+
+    def tenants(self, piece: Piece) -> set[str]:
+        """Tenants with rows in a piece."""
+        column = f"{ALIAS}.{quote(self.relation.tenant or '')}"
+        found = self._warehouse.query(
+            f"SELECT DISTINCT toString({column}) FROM {self.table.sql()} AS {ALIAS} {self._where(piece)}"
+        )
+        return {str(row[0]) for row in found.rows}
+
+    def rows_of(self, tenant: str, piece: Piece) -> str:
+        """The SELECT of a tenant's rows in a piece."""
+        return select(self.relation, self.table, [self.mine(tenant)], suffix=self._where(piece))
+
+    def mine(self, tenant: str) -> str:
+        """The condition of a tenant's rows."""
+        own = tenant_literal(self.relation.tenant_type, tenant)
+        return f"{ALIAS}.{quote(self.relation.tenant or '')} = {own}"
+
+    def outstanding(self, tenant: str, after: int, done: Iterable[str]) -> tuple[int, float]:
+        """Rows of a tenant after a position, and the age of the oldest in seconds."""
+        piece = Piece("", after, 1 << 62, without=tuple(done))
+        found = self._warehouse.query(
+            f"SELECT count(), if(count() = 0, 0, now() - min({storage.ARRIVED})) FROM {self.table.sql()} AS {ALIAS} "
+            f"PREWHERE {self.mine(tenant)} {self._where(piece)}"
+        )
+        return int(found.rows[0][0]), float(found.rows[0][1])
+
+    def insert(self, database: str, token: str, rows: str) -> None:
+        """Put rows into the copy in a nest, as one block that is known by its token."""
+        columns = ", ".join(quote(c) for c in self.relation.columns)
+        given = {**STRICT, "max_threads": 1, "insert_deduplication_token": literal(token)}
+        settings = ", ".join(f"{k} = {v}" for k, v in given.items())
+        target = Name(database, self.relation.name).sql()
+        self._warehouse.execute(f"INSERT INTO {target} ({columns}) SETTINGS {settings} {rows}")
+
+    @staticmethod
+    def _where(piece: Piece) -> str:
+        conditions = [f"{ALIAS}._block_number > {piece.after}"]
+        if piece.upto is not None:
+            conditions.append(f"{ALIAS}._block_number <= {piece.upto}")
+        for names, operator in ((piece.batches, "IN"), (piece.without, "NOT IN")):
+            if names:
+                conditions.append(f"{ALIAS}.{storage.BATCH} {operator} ({', '.join(map(literal, names))})")
+        return "WHERE " + " AND ".join(conditions)

@@ -1,0 +1,107 @@
+"""Which fan-out a landing datasource has, and changing from one to the other while rows come in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+from engine.compiler.build import Build
+from engine.compiler.views import nest_schema
+from engine.fanout.router import Router, router_of
+from engine.plan.apply import block_ranges, deliver, history
+from engine.plan.state import RegistryJournal, Workspace
+from engine.schema import Name, nest_database
+from engine.warehouse import ddl
+
+MANY = 32
+"""Tenants with tables of their own from which on a datasource that says nothing is routed."""
+TOGETHER = 50
+"""Views that are changed in one go, while inserts wait."""
+
+
+T = TypeVar("T")
+
+
+def _some(items: Iterable[T]) -> list[list[T]]:
+    everything = list(items)
+    return [everything[n : n + TOGETHER] for n in range(0, len(everything), TOGETHER)]
+
+
+def wanted(build: Build, nests: int, present: dict[str, str]) -> dict[str, str]:
+    """The mode of each landing datasource of which nests keep a copy. One that was routed by itself stays so."""
+    found = {}
+    for name, relation in build.relations.items():
+        if relation.kind != "landing" or not relation.in_nest:
+            continue
+        tenant = build.datasources[name].tenant
+        told = tenant.fanout if tenant else "auto"
+        grown = "routed" if nests >= MANY or present.get(name) == "routed" else "direct"
+        found[name] = grown if told == "auto" else told
+    return found
+
+
+def settle(workspace: Workspace, build: Build) -> None:
+    """Bring every landing datasource into the mode that it should have, whatever was interrupted before."""
+    snapshot = workspace.refresh()
+    nests = [t.id for t in snapshot.tenants.values() if t.placement == "tables" and t.state != "removing"]
+    modes = wanted(build, len(nests), dict(snapshot.modes))
+    changed = {n: m for n, m in modes.items() if m != snapshot.modes.get(n, "direct")}
+    gone = [n for n in snapshot.modes if n not in modes]
+    if changed or gone:
+        workspace.registry.write("fanout", {n: {"mode": m} for n, m in changed.items()})
+        workspace.registry.remove("fanout", gone)
+        workspace.refresh()
+    router = router_of(workspace)
+    for name in gone:
+        router.shut(name)
+    for name, mode in modes.items():
+        views = _copy_views(workspace, name)
+        if mode == "routed":
+            router.open(name)
+            _unhook(workspace, router, name, views)
+        elif router.lane(name) is not None or router.journal.read(name)[0] is not None:
+            _hook(workspace, router, build, name, [t for t in nests if t not in views])
+
+
+def _copy_views(workspace: Workspace, datasource: str) -> dict[str, Name]:
+    """Views on landing that fill nests' copies, by tenant."""
+    found = workspace.warehouse.query(
+        "SELECT JSONExtractString(comment, 'tenant'), database, name FROM system.tables "
+        "WHERE startsWith(database, {w:String}) AND name = {v:String} AND engine = 'MaterializedView' "
+        "AND JSONExtractString(comment, 'workspace') = {n:String} ORDER BY 1",
+        {"w": f"{workspace.name}_nest", "v": f"_rk_{datasource}", "n": workspace.name},
+    )
+    return {str(t): Name(d, v) for t, d, v in found.rows}
+
+
+def _unhook(workspace: Workspace, router: Router, datasource: str, views: dict[str, Name]) -> None:
+    """From views to the router: whoever loses its view reads on from the block that was newest then."""
+    lane = router.open(datasource)
+    for some in _some(views.items()):
+        with workspace.fence.exclusive():
+            lane.take_over([t for t, _ in some], lane.head())
+            for _, view in some:
+                workspace.warehouse.execute(ddl.drop_view(view))
+    router.wait_for(views)
+
+
+def _hook(workspace: Workspace, router: Router, build: Build, datasource: str, tenants: list[str]) -> None:
+    """From the router to views: each view delivers, as its history, what the router had not come to."""
+    lane = router.open(datasource)
+    journal = RegistryJournal(workspace.registry)
+    router.wait_for(tenants)
+    for some in _some(tenants):
+        views = []
+        for tenant in some:
+            name = Name(nest_database(workspace.name, tenant), f"_rk_{datasource}")
+            views += [v for v in nest_schema(build, tenant).views.values() if v.name == name]
+        with workspace.fence.exclusive():
+            at = lane.settled()
+            ranges = block_ranges(workspace.warehouse, views[0].source, after=at) if views else []
+            histories = [history(v, ranges) for v in views if ranges]
+            journal.note(histories)
+            for view in views:
+                workspace.warehouse.execute(ddl.create_view(view))
+            lane.forget(some)
+        deliver(histories, workspace.warehouse, journal)
+    router.shut(datasource)

@@ -1,0 +1,147 @@
+"""The routed fan-outs of a workspace: one lane per routed landing datasource, working hands shared by all."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import cast
+
+from engine.fanout.cursor import CursorJournal
+from engine.fanout.landed import Landed
+from engine.fanout.lane import Lane
+from engine.plan.apply import Progress, silent
+from engine.plan.state import Workspace
+from engine.schema import Mark, Name
+
+HANDS = 4
+PATIENCE = 3600.0
+"""Seconds that a command waits for tenants to catch up."""
+
+
+class Router:
+    """Takes batches on from landing to the nests."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._hands = ThreadPoolExecutor(HANDS, thread_name_prefix="fan-out")
+        self._lanes: dict[str, Lane] = {}
+        self._lock = threading.Lock()
+        self.journal = CursorJournal(workspace.warehouse, workspace.name)
+        workspace.fence.doubts = self.in_doubt
+
+    def start(self) -> None:
+        """Take up every routed datasource where the last process left it."""
+        for name, mode in self._workspace.current.modes.items():
+            if mode == "routed" and name in self._workspace.current.build.relations:
+                self.open(name)
+
+    def open(self, datasource: str) -> Lane:
+        """The lane of a datasource, begun if need be."""
+        with self._lock:
+            lane = self._lanes.get(datasource)
+            if lane is None:
+                lane = Lane(self._workspace, datasource, self.journal, self._hands)
+                with self._workspace.fence.exclusive():
+                    lane.recover()
+                    self._workspace.fence.guards.append(lane.held)
+                    self._lanes[datasource] = lane
+                lane.start()
+            return lane
+
+    def shut(self, datasource: str) -> None:
+        """End a datasource's lane; its cursors are forgotten."""
+        with self._lock:
+            lane = self._lanes.pop(datasource, None)
+        if lane is not None:
+            lane.close()
+            lane.join(30)
+            self._workspace.fence.guards.remove(lane.held)
+        self.journal.strike_all(datasource)
+
+    def lane(self, datasource: str) -> Lane | None:
+        return self._lanes.get(datasource)
+
+    def announce(self, datasource: str, batch: str) -> bool:
+        """Tell that a batch is about to land. Returns whether it is wanted afterwards."""
+        lane = self._lanes.get(datasource)
+        if lane is not None:
+            lane.announce(batch)
+        return lane is not None
+
+    def landed(self, batch: Landed) -> None:
+        """Take a batch over, and its stage with it."""
+        lane = self._lanes.get(batch.datasource)
+        if lane is not None:
+            lane.landed(batch)
+        else:
+            batch.release()
+
+    def withdraw(self, datasource: str, batch: str) -> None:
+        """Tell that an announced batch did not land."""
+        lane = self._lanes.get(datasource)
+        if lane is not None:
+            lane.withdraw(batch)
+
+    def start_readers(self, readers: Mapping[str, Sequence[str]]) -> None:
+        """Let tenants' empty copies be filled from the beginning of the log, by datasource."""
+        for datasource, tenants in readers.items():
+            self.open(datasource).start_reader(tenants)
+
+    def forget(self, tenants: Sequence[str]) -> None:
+        """Deliver nothing more to tenants."""
+        for lane in list(self._lanes.values()):
+            lane.forget(tenants)
+
+    def wait_for(self, tenants: Iterable[str], progress: Progress = silent) -> None:
+        """Wait until tenants have caught up. Raises RK3010 when the tables of one do not take its rows."""
+        wanted = set(tenants)
+        for name, lane in list(self._lanes.items()):
+            with lane.held:
+                strays = {t for c in lane.strays for t in c.members} & wanted
+            if strays:
+                lane.wait_for(strays, PATIENCE, lambda done, total, n=name: progress(f"history of {n}", done, total))  # type: ignore[misc]
+
+    def nudge(self) -> None:
+        """Try again at once what is waiting for its next try."""
+        for lane in list(self._lanes.values()):
+            lane.nudge()
+
+    def status(self) -> dict[str, dict[str, object]]:
+        """How far each routed datasource's fan-out is behind."""
+        return {name: lane.status() for name, lane in sorted(self._lanes.items())}
+
+    def in_doubt(self, source: Name, mark: Mark | None) -> set[str]:
+        """Tokens of what will be delivered again into a nest's copy. The fence must be held."""
+        lane = self._lanes.get(source.name)
+        tenant = mark.tenant if mark else None
+        return lane.in_doubt(tenant) if lane is not None and tenant is not None else set()
+
+    def close(self) -> None:
+        """Stop delivering; what is left is taken up at the next start."""
+        for lane in self._lanes.values():
+            lane.close()
+        for lane in self._lanes.values():
+            if lane.is_alive():
+                lane.join(30)
+        self._hands.shutdown(wait=True, cancel_futures=True)
+
+    def holding(self) -> ExitStack:
+        """All lanes held, as `with` takes them."""
+        stack = ExitStack()
+        for lane in list(self._lanes.values()):
+            stack.enter_context(lane.held)
+        return stack
+
+
+def router_of(workspace: Workspace) -> Router:
+    """The workspace's router, begun when it is first asked for and ended with the workspace."""
+    with workspace.changes:
+        found = workspace.attached.get("router")
+        if found is None:
+            router = Router(workspace)
+            workspace.attached["router"] = router
+            router.start()
+            return router
+        return cast(Router, found)

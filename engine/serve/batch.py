@@ -1,0 +1,72 @@
+"""What travels through ingestion: one caller's append, what became of it, and rows that cannot be stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from engine.errors import RookeryError
+from engine.warehouse.port import Input
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an append: rows in the datasource, rows in quarantine, and the batch that they went with.
+
+    `tenants` counts stored rows by tenant id, for appends with a key. `visible` is done when the rows can be read
+    from their tenants' tables, None when they can be already. `repeated` says that an earlier try had done it.
+    """
+
+    batch: str
+    rows: int
+    quarantined: int = 0
+    tenants: Mapping[str, int] = field(default_factory=dict)
+    visible: Future[bool] | None = None
+    repeated: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Append:
+    """One caller's rows on their way into a datasource.
+
+    `bound` is the tenant that the caller writes for, `key` the caller's idempotency key. `lines`, if known, are the
+    body's rows, each a complete JSON object by itself.
+    """
+
+    datasource: str
+    body: bytes
+    format: Input
+    bound: str | None = None
+    key: str | None = None
+    lines: Sequence[bytes] | None = None
+    answer: Future[Outcome] = field(default_factory=Future)
+    digest: str = ""
+
+
+@dataclass(slots=True)
+class Bad:
+    """A row that cannot be stored: its number in the batch, its text, and what is wrong in which columns."""
+
+    number: int
+    text: bytes
+    format: Input
+    columns: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    values: dict[str, str | None] = field(default_factory=dict)
+    foreign: bool = False
+
+    def add(self, column: str, reason: str) -> None:
+        if column not in self.columns:
+            self.columns.append(column)
+            self.reasons.append(reason)
+
+
+@dataclass(slots=True)
+class Portion:
+    """One append's share of a batch: rows `start` to `stop`. `refused` says why none of them is stored."""
+
+    append: Append
+    start: int
+    stop: int
+    refused: RookeryError | None = None

@@ -1,0 +1,238 @@
+"""The way in: appends wait for each other and go into their datasource together.
+
+While one batch of a datasource is being stored the next gathers, so that many small requests become few inserts and
+a lone request waits for nobody. What waits is bounded, in bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import structlog
+
+from engine.errors import BAD_REQUEST, CLOSED, INTERNAL, QUEUE_FULL, RookeryError
+from engine.plan.state import Workspace
+from engine.serve.batch import Append, Outcome
+from engine.serve.bodies import small_lines
+from engine.serve.ingest import Ingestion, Router, key_of
+from engine.serve.receipts import Key, Receipt, Receipts, same_body
+from engine.serve.stages import Stages
+from engine.warehouse.port import Input
+
+log = structlog.get_logger("rookery.ingest")
+
+TOGETHER = 256 << 10
+"""Requests up to this many bytes are put together with others."""
+BATCH = 4 << 20
+"""Bytes of requests that are put together."""
+AT_ONCE = 2
+"""Batches of one datasource under way at once: one is parsed while another is stored."""
+LONGEST_KEY = 255
+
+
+@dataclass(slots=True)
+class _Lane:
+    """What waits for one datasource."""
+
+    waiting: deque[Append] = field(default_factory=deque)
+    running: int = 0
+
+
+class Room:
+    """A request's share of the memory for what waits: taken while its body is read, left when it is answered."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._taken = 0
+
+    def take(self, size: int) -> None:
+        """Take more room. Raises RK5010 when there is none."""
+        self._gateway.take(size)
+        self._taken += size
+
+    def leave(self) -> None:
+        self._gateway.take(-self._taken)
+        self._taken = 0
+
+    def __enter__(self) -> Room:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave()
+
+
+class Gateway:
+    """Takes appends and answers each by its future."""
+
+    def __init__(self, workspace: Workspace, stages: Stages, router: Router | None = None) -> None:
+        self._workspace = workspace
+        self.receipts = Receipts(workspace)
+        self._ingestion = Ingestion(workspace, stages, self.receipts, router)
+        self._lanes: dict[str, _Lane] = {}
+        self._flying: dict[Key, Append] = {}
+        self._lock = threading.Lock()
+        self._taken = 0
+        self._closed = False
+        self._threads = ThreadPoolExecutor(workspace.settings.writers, thread_name_prefix="ingest")
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes of bodies in memory."""
+        return self._taken
+
+    def room(self) -> Room:
+        """Room for one request's body."""
+        return Room(self)
+
+    def take(self, size: int) -> None:
+        """Count bytes that wait, or that no longer do. Raises RK5010."""
+        with self._lock:
+            limit = self._workspace.settings.max_waiting
+            if size > 0 and self._taken + size > limit:
+                raise RookeryError(
+                    QUEUE_FULL,
+                    "too much waits to be stored",
+                    hint="send it again after a second; the room is ROOKERY_MAX_WAITING",
+                    headers={"Retry-After": "1"},
+                )
+            self._taken += size
+
+    def append(
+        self, name: str, body: bytes, format: Input, bound: str | None = None, key: str | None = None
+    ) -> Future[Outcome]:
+        """Store a body's rows; good ones in the datasource, bad ones in quarantine.
+
+        The future raises RK5003 for another tenant's row, RK5008 for a used key, RK5011 for a failing view. Raises
+        RK5005 and RK5006 at once, for a datasource that takes no rows.
+        """
+        self._ingestion.stage_for(name)
+        append = Append(name, body, format, bound, _key(key))
+        if not body.strip():
+            append.answer.set_result(Outcome("", 0))
+            return append.answer
+        if append.key:
+            append.digest = hashlib.sha256(body).hexdigest()
+        with self._lock:
+            if self._closed:
+                raise RookeryError(CLOSED, "the server is stopping", headers={"Retry-After": "1"})
+            flying = self._flying.get(key_of(append)) if append.key else None
+            if flying is not None:
+                if flying.digest != append.digest:
+                    same_body(_receipt_of(flying), append.digest)
+                return flying.answer
+            if append.key:
+                self._flying[key_of(append)] = append
+            lane = self._lanes.setdefault(name, _Lane())
+            lane.waiting.append(append)
+            if lane.running < AT_ONCE:
+                lane.running += 1
+                self._threads.submit(self._run, lane)
+        return append.answer
+
+    def close(self) -> None:
+        """Store what waits, and take nothing more."""
+        with self._lock:
+            self._closed = True
+        self._threads.shutdown(wait=True)
+
+    def _run(self, lane: _Lane) -> None:
+        while appends := self._next(lane):
+            try:
+                for append, outcome in zip(appends, self._stored(appends), strict=True):
+                    self._answer(append, outcome)
+            except BaseException as exc:
+                error = exc if isinstance(exc, RookeryError) else _bug(exc)
+                for append in appends:
+                    if not append.answer.done():
+                        self._answer(append, error)
+
+    def _next(self, lane: _Lane) -> list[Append]:
+        """The next batch: the oldest append, with others of its tenant if they are small and simple."""
+        with self._lock:
+            if not lane.waiting:
+                lane.running -= 1
+                return []
+            first = lane.waiting.popleft()
+            if not _is_small(first):
+                return [first]
+            taken, left, size = [first], deque[Append](), len(first.body)
+            while lane.waiting and size < BATCH:
+                append = lane.waiting.popleft()
+                if _is_small(append) and append.bound == first.bound:
+                    taken.append(append)
+                    size += len(append.body)
+                else:
+                    left.append(append)
+            left.extend(lane.waiting)
+            lane.waiting = left
+            return taken
+
+    def _stored(self, appends: Sequence[Append]) -> list[Outcome | RookeryError]:
+        """Store a batch, but for appends that an earlier try has stored, and those that must go alone."""
+        results: dict[int, Outcome | RookeryError] = {}
+        found = self.receipts.find([key_of(a) for a in appends if a.key])
+        together = []
+        for append in appends:
+            receipt = found.get(key_of(append)) if append.key else None
+            if receipt is not None:
+                results[id(append)] = _repeated(receipt, append)
+                continue
+            append.lines = small_lines(append.body) if _is_small(append) else None
+            together.append(append)
+        simple = [a for a in together if a.lines is not None]
+        if self._workspace.current.build.datasources[appends[0].datasource].is_landing:
+            groups = [simple] if simple else []
+        else:
+            # Without a log, a key is the batch's identity.
+            groups = [g for g in ([a for a in simple if not a.key], *([a] for a in simple if a.key)) if g]
+        for group in [*groups, *([a] for a in together if a.lines is None)]:
+            try:
+                outcomes = self._ingestion.store(group)
+            except RookeryError as exc:
+                outcomes = [exc for _ in group]
+            results |= {id(a): o for a, o in zip(group, outcomes, strict=True)}
+        return [results[id(a)] for a in appends]
+
+    def _answer(self, append: Append, outcome: Outcome | RookeryError) -> None:
+        if append.key:
+            with self._lock:
+                self._flying.pop(key_of(append), None)
+        if isinstance(outcome, RookeryError):
+            append.answer.set_exception(outcome)
+        else:
+            append.answer.set_result(outcome)
+
+
+def _is_small(append: Append) -> bool:
+    return append.format is Input.NDJSON and len(append.body) <= TOGETHER
+
+
+def _key(key: str | None) -> str | None:
+    """A key as given. Raises RK4009 for one that is empty, too long or not printable."""
+    if key is not None and not (0 < len(key) <= LONGEST_KEY and key.isprintable()):
+        raise RookeryError(BAD_REQUEST, f"an Idempotency-Key is 1 to {LONGEST_KEY} printable characters")
+    return key
+
+
+def _receipt_of(append: Append) -> Receipt:
+    return Receipt(key_of(append), append.digest, "", 0, 0)
+
+
+def _repeated(receipt: Receipt, append: Append) -> Outcome | RookeryError:
+    try:
+        same_body(receipt, append.digest)
+    except RookeryError as exc:
+        return exc
+    return Outcome(receipt.batch, receipt.rows, receipt.quarantined, receipt.tenants, None, repeated=True)
+
+
+def _bug(exc: BaseException) -> RookeryError:
+    log.error("a batch could not be stored", exc_info=exc)
+    return RookeryError(
+        INTERNAL, "the batch could not be stored", hint="the server's log tells more", detail=str(exc)
+    )

@@ -1,0 +1,192 @@
+"""Receipts: what became of appends that have an idempotency key.
+
+A receipt is written before its batch goes into landing and names it, so that landing itself tells, also after a
+kill, whether it happened. Receipts are kept for a week.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from engine.compiler import storage
+from engine.errors import KEY_REUSED, UNKNOWN_RECEIPT, RookeryError
+from engine.plan.state import Workspace
+from engine.schema import Column, Mark, Name, Table
+from engine.serve import quarantine
+from engine.warehouse import ddl
+from engine.warehouse.port import Input
+
+RECEIPTS = "_rk_receipts"
+DAYS = 7
+REMEMBERED = 10_000
+"""Receipts of batches that are known to have happened, kept in memory."""
+
+Key = tuple[str, str, str]
+"""Whose key (the tenant that the token writes for, or ''), for which datasource, and the key itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What an append came to. `digest` is its body's; `logged` whether landing tells if it happened."""
+
+    key: Key
+    digest: str
+    batch: str
+    rows: int
+    quarantined: int
+    tenants: dict[str, int] = field(default_factory=dict)
+    logged: bool = True
+    at: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "datasource": self.key[1],
+            "batch": self.batch,
+            "successful_rows": self.rows,
+            "quarantined_rows": self.quarantined,
+            "tenants": self.tenants,
+            "received_at": self.at,
+        }
+
+
+def receipts_table(workspace: str) -> Table:
+    """The table of receipts."""
+    return Table(
+        Name(workspace, RECEIPTS),
+        (
+            Column("owner", "String"),
+            Column("datasource", "String"),
+            Column("key", "String"),
+            Column("digest", "String"),
+            Column("batch", "String"),
+            Column("rows", "UInt64"),
+            Column("quarantined", "UInt64"),
+            Column("tenants", "String"),
+            Column("logged", "UInt8"),
+            Column("at", "DateTime64(3)", "DEFAULT", "now64(3)"),
+            Column("version", "UInt64", "DEFAULT", "toUInt64(toUnixTimestamp64Nano(now64(9)))"),
+        ),
+        engine="ReplacingMergeTree(version)",
+        sorting_key="(owner, datasource, key)",
+        ttl=f"toDateTime(at) + INTERVAL {DAYS} DAY",
+        mark=Mark(workspace, RECEIPTS, "state"),
+    )
+
+
+class Receipts:
+    """Writes receipts and finds those of batches that happened."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._table = Name(workspace.name, RECEIPTS).sql()
+        self._known: dict[Key, Receipt] = {}
+        self._lock = threading.Lock()
+        workspace.warehouse.execute(ddl.create_table(receipts_table(workspace.name)))
+
+    def write(self, receipts: Iterable[Receipt]) -> None:
+        """Write receipts down, before their batch is stored."""
+        rows = [
+            {
+                "owner": r.key[0],
+                "datasource": r.key[1],
+                "key": r.key[2],
+                "digest": r.digest,
+                "batch": r.batch,
+                "rows": r.rows,
+                "quarantined": r.quarantined,
+                "tenants": orjson.dumps(r.tenants).decode(),
+                "logged": int(r.logged),
+            }
+            for r in receipts
+        ]
+        if rows:
+            body = b"\n".join(orjson.dumps(row) for row in rows)
+            self._workspace.warehouse.insert(self._table, body, Input.NDJSON, (), {"async_insert": 0})
+
+    def happened(self, receipts: Iterable[Receipt]) -> None:
+        """Remember receipts whose batch is stored."""
+        with self._lock:
+            for receipt in receipts:
+                self._known[receipt.key] = receipt
+            while len(self._known) > REMEMBERED:
+                del self._known[next(iter(self._known))]
+
+    def find(self, keys: Sequence[Key]) -> dict[Key, Receipt]:
+        """Receipts of those keys whose batch happened. What a batch that did not left in quarantine is taken out."""
+        with self._lock:
+            found = {k: self._known[k] for k in keys if k in self._known}
+        unknown = [k for k in keys if k not in found]
+        for receipt in self._read(unknown) if unknown else ():
+            if self._stands(receipt):
+                found[receipt.key] = receipt
+                self.happened([receipt])
+        return found
+
+    def show(self, owner: str | None, key: str) -> dict[str, Any]:
+        """The receipts of a key, of one owner or (None) of all, as plain data. Raises RK5009."""
+        condition = "key = {k:String}" + (" AND owner = {o:String}" if owner is not None else "")
+        rows = self._select(condition, {"k": key, "o": owner or ""})
+        stored = [r for r in rows if self._stands(r)]
+        if not stored:
+            raise RookeryError(
+                UNKNOWN_RECEIPT, "nothing was stored under this key", hint="send the request again, with the key"
+            )
+        return {"key": key, "receipts": [r.as_dict() | ({"tenant": r.key[0]} if r.key[0] else {}) for r in stored]}
+
+    def _stands(self, receipt: Receipt) -> bool:
+        if self._happened(receipt):
+            return True
+        if receipt.logged:
+            quarantine.forget(self._workspace, receipt.key[1], receipt.batch)
+        return False
+
+    def _happened(self, receipt: Receipt) -> bool:
+        if receipt.key[1] not in self._workspace.current.build.datasources:
+            return True
+        if not receipt.rows:
+            there = quarantine.count(self._workspace, receipt.key[1], receipt.batch) if receipt.quarantined else 0
+            return there >= receipt.quarantined
+        if not receipt.logged:
+            return False
+        found = self._workspace.warehouse.query(
+            f"SELECT 1 FROM {Name(self._workspace.name, receipt.key[1]).sql()} "
+            f"PREWHERE {storage.BATCH} = {{b:String}} AND {storage.ARRIVED} >= {{at:String}}::DateTime - 86400 "
+            "LIMIT 1",
+            {"b": receipt.batch, "at": receipt.at[:19]},
+        )
+        return bool(found.rows)
+
+    def _read(self, keys: Sequence[Key]) -> list[Receipt]:
+        lists: dict[str, Any] = {n: list(v) for n, v in zip("odk", zip(*keys, strict=True), strict=True)}
+        tuples = "arrayZip({o:Array(String)}, {d:Array(String)}, {k:Array(String)})"
+        names = "key IN {k:Array(String)}"
+        return self._select(f"{names} AND has({tuples}, (owner, datasource, key))", lists)
+
+    def _select(self, condition: str, bindings: dict[str, Any]) -> list[Receipt]:
+        newest = ", ".join(
+            f"argMax({c}, version)" for c in ("digest", "batch", "rows", "quarantined", "tenants", "logged", "at")
+        )
+        found = self._workspace.warehouse.query(
+            f"SELECT owner, datasource, key, {newest} FROM {self._table} WHERE {condition} "
+            "GROUP BY owner, datasource, key ORDER BY datasource, owner",
+            bindings,
+        )
+        return [
+            Receipt((o, d, k), digest, batch, int(n), int(q), orjson.loads(t), bool(log), str(at))
+            for o, d, k, digest, batch, n, q, t, log, at in found.rows
+        ]
+
+
+def same_body(receipt: Receipt, digest: str) -> None:
+    """Refuse another body under a key that has been used. Raises RK5008."""
+    if receipt.digest != digest:
+        raise RookeryError(
+            KEY_REUSED,
+            "the idempotency key was used for another body",
+            hint="one key for one body; retries repeat it",
+        )

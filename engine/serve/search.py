@@ -1,0 +1,159 @@
+"""Finding the bad rows of a batch that did not go in as it is.
+
+Every row gets a number, and the engine reads the batch once more, leaving out what it cannot read: rows whose number
+is missing are bad. Which of their columns are, it is asked column by column. So a thousand bad rows cost as many
+passes as there are columns, and not an insert each, and the engine's own parser is the only judge throughout.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import orjson
+
+from engine.compiler.scope import base_type
+from engine.schema import Name
+from engine.serve.batch import Bad
+from engine.serve.staging import NUMBER, Stage, Staged, checks, is_tenant, tenant_kind
+from engine.warehouse.port import Input, Warehouse
+
+TOLERANT: Mapping[str, int] = {"input_format_allow_errors_num": 2_000_000_000, "input_format_allow_errors_ratio": 1}
+SHOWN = 80
+"""Characters of a value that a reason shows."""
+_EMPTY_OBJECT = re.compile(rb"\{\s*\}")
+
+
+class Search:
+    """Reads a batch's rows into a stage, numbered, and tells which are bad and why."""
+
+    def __init__(self, warehouse: Warehouse, stage: Stage, table: Name, settings: Mapping[str, int | str]) -> None:
+        self._warehouse = warehouse
+        self._stage = stage
+        self._table = table
+        self._settings = {**settings, **TOLERANT, "input_format_parallel_parsing": 0, "max_threads": 1}
+
+    def read(self, rows: Sequence[bytes], format: Input, header: bytes = b"") -> dict[int, Bad]:
+        """Fill the (empty) stage with the rows that can be read. Returns the others by number, from 0."""
+        sound = {n: numbered for n, row in enumerate(rows) if (numbered := _numbered(n, row, format)) is not None}
+        there = self._insert(sound, format, header)
+        bad = {n: Bad(n, row, format) for n, row in enumerate(rows) if n not in there}
+        if bad:
+            self._warehouse.execute(f"TRUNCATE TABLE {self._table.sql()}")
+            self._explain(bad, {n: sound[n] for n in bad if n in sound}, format, header)
+            left = {n: text for n, text in sound.items() if n not in bad}
+            again = self._insert(left, format, header)
+            for n in left.keys() - again:
+                bad[n] = Bad(n, rows[n], format)
+                bad[n].add("", "the row cannot be read")
+        for row in bad.values():
+            row.values = values_of(row.text, format, header, self._stage)
+        return bad
+
+    def check(self, bound: str | None, rows: Sequence[bytes], format: Input, header: bytes = b"") -> dict[int, Bad]:
+        """Rows of the filled stage that do not meet what is asked of them, by number."""
+        found: dict[int, Bad] = {}
+        for staged, check in checks(self._stage, bound):
+            failing = self._warehouse.query(
+                f"SELECT {NUMBER}, toString({staged.value}) FROM {self._table.sql()} WHERE ifNull(NOT ({check}), 0)"
+            )
+            for number, value in failing.rows:
+                row = found.setdefault(int(number), Bad(int(number), rows[int(number)], format))
+                row.add(staged.column, reason(self._stage, staged, value, bound))
+                row.foreign |= bound is not None and is_tenant(self._stage, staged) and value is not None
+        for row in found.values():
+            row.values = values_of(row.text, format, header, self._stage)
+        return found
+
+    def _insert(
+        self, rows: Mapping[int, bytes], format: Input, header: bytes, columns: Sequence[str] = ()
+    ) -> set[int]:
+        """Which of the numbered rows the engine reads; a number that comes twice counts for none."""
+        if not rows:
+            return set()
+        # A record that spans lines goes in alone: if it is bad, the engine would go on reading in the middle of it.
+        long = {n: row for n, row in rows.items() if b"\n" in row} if format is Input.CSV else {}
+        if long and len(rows) > 1:
+            short = {n: row for n, row in rows.items() if n not in long}
+            alone = [self._insert({n: row}, format, header, columns) for n, row in long.items()]
+            return self._insert(short, format, header, columns).union(*alone)
+        body = b"\n".join(rows.values()) + b"\n"
+        if format is Input.CSV:
+            body = NUMBER.encode() + b"," + header + b"\n" + body
+        names = (NUMBER, *columns) if columns else ()
+        self._warehouse.insert(self._table.sql(), body, format, names, self._settings)
+        found = self._warehouse.query(f"SELECT {NUMBER}, count() FROM {self._table.sql()} GROUP BY 1")
+        return {int(n) for n, times in found.rows if times == 1 and int(n) in rows}
+
+    def _explain(self, bad: Mapping[int, Bad], sound: Mapping[int, bytes], format: Input, header: bytes) -> None:
+        for n in bad.keys() - sound.keys():
+            bad[n].add("", "the row is not a JSON object" if format is Input.NDJSON else "the row cannot be read")
+        for staged in {c.name: c for c in self._stage.columns}.values() if sound else ():
+            fine = self._insert(sound, format, header, (staged.name,))
+            self._warehouse.execute(f"TRUNCATE TABLE {self._table.sql()}")
+            for n in sound.keys() - fine:
+                values = values_of(bad[n].text, format, header, self._stage)
+                kind = next(c.type for c in self._stage.source.columns if c.name == staged.column)
+                shown = (values.get(staged.column) or "")[:SHOWN]
+                bad[n].add(staged.column, f"`{shown}` is not of type {kind}")
+        for row in bad.values():
+            if not row.columns:
+                row.add("", "the row cannot be read: a key twice, or values that do not end")
+
+
+def _numbered(number: int, row: bytes, format: Input) -> bytes | None:
+    """The row with its number in front, or None where it cannot have one: it is bad by itself."""
+    if format is Input.CSV:
+        return b"%d,%s" % (number, row)
+    text = row.strip()
+    try:
+        if not isinstance(orjson.loads(text), dict):
+            return None
+    except orjson.JSONDecodeError:
+        return None
+    if _EMPTY_OBJECT.fullmatch(text):
+        return b'{"_rk_n":%d}' % number
+    return b'{"_rk_n":%d,%s' % (number, text[1:])
+
+
+def reason(stage: Stage, staged: Staged, value: str | None, bound: str | None) -> str:
+    """Why a value that could be read is not stored, in words for its sender."""
+    shown = "missing or null" if value is None else f"`{value[:SHOWN]}`"
+    if not is_tenant(stage, staged):
+        kind = next(c.type for c in stage.source.columns if c.name == staged.column)
+        return f"{shown} does not fit {kind}"
+    if bound is not None:
+        return f"{shown} is not the tenant that the token writes for"
+    return f"{shown} is no canonical {base_type(tenant_kind(stage.source))}"
+
+
+def values_of(row: bytes, format: Input, header: bytes, stage: Stage) -> dict[str, str | None]:
+    """The texts that a row has for the datasource's columns, as far as they can be told."""
+    given = _csv_values(row, header) if format is Input.CSV else _json_values(row)
+    return {c.column: _text(given[c.name]) for c in stage.columns if c.name in given}
+
+
+def _csv_values(row: bytes, header: bytes) -> dict[str, Any]:
+    with suppress(csv.Error):
+        names, *cells = csv.reader(io.StringIO(b"\n".join((header, row)).decode(errors="replace"), newline=""))
+        if len(cells) == 1:
+            return dict(zip(names, cells[0], strict=False))
+    return {}
+
+
+def _json_values(row: bytes) -> dict[str, Any]:
+    try:
+        found = orjson.loads(row)
+    except orjson.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _text(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return orjson.dumps(value, default=str).decode()
