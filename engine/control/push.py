@@ -27,6 +27,7 @@ from engine.errors import (
 )
 from engine.fanout.modes import settle
 from engine.fanout.router import router_of
+from engine.fanout.suspend import note_repaired
 from engine.plan import apply as applying
 from engine.plan.diff import diff, with_feeders
 from engine.plan.state import RegistryJournal, Snapshot, Source, Workspace, parse_sources
@@ -117,6 +118,7 @@ def push(
         grant_declared(workspace, project)
         snapshot = workspace.refresh()
         settle(workspace, snapshot.build)
+        note_repaired(workspace)
         router_of(workspace).wait_for(
             [t for t, row in snapshot.tenants.items() if row.placement == "tables"], progress
         )

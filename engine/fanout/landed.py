@@ -11,7 +11,7 @@ from dataclasses import dataclass
 class Landed:
     """A batch in landing.
 
-    `values` are the SQL of landing's columns over `table`, `tenant` that of the tenant's text, `condition` tells
+    `values` are the SQL of landing's `columns` over `table`, `tenant` that of the tenant's text, `condition` tells
     which rows of the table were stored. `release` gives the table back. `visible` becomes true when the rows are in
     their nests, false when a nest has failed to take them for now.
     """
@@ -22,6 +22,7 @@ class Landed:
     values: str
     tenant: str
     condition: str
+    columns: tuple[str, ...]
     rows: int
     size: int
     at: float

@@ -18,7 +18,7 @@ from engine.compiler.scope import tenant_literal
 from engine.errors import APPLY_FAILED, BUSY, CLOSED, UNKNOWN_DATASOURCE, RookeryError
 from engine.fanout.cursor import Cohort, Cursor, CursorJournal, Piece
 from engine.fanout.landed import Landed
-from engine.fanout.log import Block, Log
+from engine.fanout.log import Block, Log, copies
 from engine.plan.state import Workspace
 from engine.schema import Name, nest_database, quote
 from engine.warehouse import ddl
@@ -192,9 +192,15 @@ class Lane(threading.Thread):
                     self._turn()
             except RookeryError as exc:
                 if self._closed or exc.code is CLOSED:
-                    return
+                    break
                 log.error("fan-out failed", datasource=self.datasource, error=exc.detail or exc.message)
                 time.sleep(0.5)
+            except Exception:
+                log.exception("fan-out failed", datasource=self.datasource)
+                time.sleep(0.5)
+        for batch in (*self._again, *self._queue):
+            if not batch.visible.done():
+                batch.visible.set_result(False)
 
     def _wait(self) -> None:
         with self._wake:
@@ -231,7 +237,7 @@ class Lane(threading.Thread):
             # The newest blocks were taken away, and their numbers will come again.
             main = Cursor.start(head)
             self._journal.write(self.datasource, main)
-        nests = self._nests()
+        nests = copies(self._workspace, self.datasource)
         members = {t for t, direct in nests.items() if not direct} - own.keys()
         strays: dict[Cursor, set[str]] = {}
         for tenant, cursor in own.items():
@@ -248,13 +254,10 @@ class Lane(threading.Thread):
             self._deliver_main(piece, reader)
 
     def _first(self, reader: Log, main: Cursor) -> Piece | None:
-        """The batch that was perhaps under way: the first that is not done."""
-        first = next((b for b in reader.blocks(main.at) if b.batch not in main.done), None)
-        with self._wake:
-            ours = {*self._announced, *(b.batch for b in self._queue)}
-        if first is None or first.batch in ours or not first.batch.startswith(OURS):
-            return None
-        return Piece(first.batch, main.at, batches=(first.batch,))
+        """The batch that was perhaps under way: the first that is not done. Batches are flushed in their order."""
+        ours = (b.batch for b in reader.blocks(main.at) if b.batch.startswith(OURS))
+        first = next((b for b in ours if b not in main.done), None)
+        return Piece(first, main.at, batches=(first,)) if first else None
 
     # --- keeping up ------------------------------------------------------------------------------------------------
 
@@ -282,7 +285,7 @@ class Lane(threading.Thread):
         if len(batches) > 1:
             self._journal.write(self.datasource, self.main.cursor.began(piece))
         self._missed = False
-        if all(b.table for b in batches):
+        if all(b.table and b.columns == reader.relation.columns for b in batches):
             failed = self._push(reader, piece, *self._source(reader, batches))
         else:
             failed = self._pull(reader, piece, self.main.members)
@@ -490,24 +493,6 @@ class Lane(threading.Thread):
         if relation is None or relation.tenant is None:
             raise RookeryError(UNKNOWN_DATASOURCE, f"there is no datasource `{self.datasource}` any more")
         return Log(self._workspace.warehouse, self._workspace.name, relation)
-
-    def _nests(self) -> dict[str, bool]:
-        """Tenants whose nest has a copy of the datasource, and whether a view on landing fills it."""
-        found = self._workspace.warehouse.query(
-            "SELECT JSONExtractString(comment, 'tenant'), max(engine = 'MaterializedView'), "
-            "max(engine != 'MaterializedView') AS copy FROM system.tables "
-            "WHERE startsWith(database, {w:String}) AND name IN ({d:String}, {v:String}) "
-            "AND JSONExtractString(comment, 'kind') IN ('nest', 'view') "
-            "AND JSONExtractString(comment, 'workspace') = {n:String} AND JSONHas(comment, 'tenant') "
-            "GROUP BY 1 HAVING copy",
-            {
-                "w": f"{self._workspace.name}_nest",
-                "d": self.datasource,
-                "v": f"_rk_{self.datasource}",
-                "n": self._workspace.name,
-            },
-        )
-        return {str(t): bool(view) for t, view, _ in found.rows}
 
 
 def _walk(blocks: Sequence[Block], cursor: Cursor, ours: set[str]) -> tuple[Cursor, list[Block]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from engine.compiler import storage
 from engine.compiler.scope import ALIAS, Relation, select, tenant_literal
 from engine.fanout.cursor import Piece
+from engine.plan.state import Workspace
 from engine.schema import Name, literal, quote
 from engine.warehouse.port import STRICT, Warehouse
 
@@ -89,3 +90,17 @@ class Log:
             if names:
                 conditions.append(f"{ALIAS}.{storage.BATCH} {operator} ({', '.join(map(literal, names))})")
         return "WHERE " + " AND ".join(conditions)
+
+
+def copies(workspace: Workspace, datasource: str) -> dict[str, Name | None]:
+    """Tenants whose nest has a copy of a landing datasource, and the view on landing that fills it, if one does."""
+    found = workspace.warehouse.query(
+        "SELECT JSONExtractString(comment, 'tenant'), any(database), max(engine = 'MaterializedView'), "
+        "max(engine != 'MaterializedView') AS copy FROM system.tables "
+        "WHERE startsWith(database, {w:String}) AND name IN ({d:String}, {v:String}) "
+        "AND JSONExtractString(comment, 'kind') IN ('nest', 'view') "
+        "AND JSONExtractString(comment, 'workspace') = {n:String} AND JSONHas(comment, 'tenant') "
+        "GROUP BY 1 HAVING copy ORDER BY 1",
+        {"w": f"{workspace.name}_nest", "d": datasource, "v": f"_rk_{datasource}", "n": workspace.name},
+    )
+    return {str(t): Name(d, f"_rk_{datasource}") if view else None for t, d, view, _ in found.rows}

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from engine.compiler.build import Build
 from engine.compiler.views import nest_schema
+from engine.fanout.log import copies
 from engine.fanout.router import Router, router_of
 from engine.plan.apply import block_ranges, deliver, history
 from engine.plan.state import RegistryJournal, Workspace
@@ -45,6 +46,10 @@ def settle(workspace: Workspace, build: Build) -> None:
     snapshot = workspace.refresh()
     nests = [t.id for t in snapshot.tenants.values() if t.placement == "tables" and t.state != "removing"]
     modes = wanted(build, len(nests), dict(snapshot.modes))
+    for name, mode in modes.items():
+        if mode == "routed" and name not in snapshot.routed and None in copies(workspace, name).values():
+            # A copy that has lost its view lacks rows. The next plan computes it again; only then it can be read on.
+            modes[name] = "direct"
     changed = {n: m for n, m in modes.items() if m != snapshot.modes.get(n, "direct")}
     gone = [n for n in snapshot.modes if n not in modes]
     if changed or gone:
@@ -55,23 +60,12 @@ def settle(workspace: Workspace, build: Build) -> None:
     for name in gone:
         router.shut(name)
     for name, mode in modes.items():
-        views = _copy_views(workspace, name)
+        views = {t: v for t, v in copies(workspace, name).items() if v is not None}
         if mode == "routed":
             router.open(name)
             _unhook(workspace, router, name, views)
         elif router.lane(name) is not None or router.journal.read(name)[0] is not None:
             _hook(workspace, router, build, name, [t for t in nests if t not in views])
-
-
-def _copy_views(workspace: Workspace, datasource: str) -> dict[str, Name]:
-    """Views on landing that fill nests' copies, by tenant."""
-    found = workspace.warehouse.query(
-        "SELECT JSONExtractString(comment, 'tenant'), database, name FROM system.tables "
-        "WHERE startsWith(database, {w:String}) AND name = {v:String} AND engine = 'MaterializedView' "
-        "AND JSONExtractString(comment, 'workspace') = {n:String} ORDER BY 1",
-        {"w": f"{workspace.name}_nest", "v": f"_rk_{datasource}", "n": workspace.name},
-    )
-    return {str(t): Name(d, v) for t, d, v in found.rows}
 
 
 def _unhook(workspace: Workspace, router: Router, datasource: str, views: dict[str, Name]) -> None:

@@ -76,6 +76,7 @@ class Router:
         if lane is not None:
             lane.landed(batch)
         else:
+            batch.visible.set_result(True)
             batch.release()
 
     def withdraw(self, datasource: str, batch: str) -> None:

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from engine.errors import RookeryError
+from engine.schema import Name
 from engine.warehouse.port import Input
 
 
@@ -31,7 +32,7 @@ class Append:
     """One caller's rows on their way into a datasource.
 
     `bound` is the tenant that the caller writes for, `key` the caller's idempotency key. `lines`, if known, are the
-    body's rows, each a complete JSON object by itself.
+    body's rows, each a complete JSON object by itself. `into` is the table, if it is not the datasource's own.
     """
 
     datasource: str
@@ -42,6 +43,7 @@ class Append:
     lines: Sequence[bytes] | None = None
     answer: Future[Outcome] = field(default_factory=Future)
     digest: str = ""
+    into: Name | None = None
 
 
 @dataclass(slots=True)

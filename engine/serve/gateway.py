@@ -17,6 +17,7 @@ import structlog
 
 from engine.errors import BAD_REQUEST, CLOSED, INTERNAL, QUEUE_FULL, RookeryError
 from engine.plan.state import Workspace
+from engine.schema import Name
 from engine.serve.batch import Append, Outcome
 from engine.serve.bodies import small_lines
 from engine.serve.ingest import Ingestion, Router, key_of
@@ -103,15 +104,22 @@ class Gateway:
             self._taken += size
 
     def append(
-        self, name: str, body: bytes, format: Input, bound: str | None = None, key: str | None = None
+        self,
+        name: str,
+        body: bytes,
+        format: Input,
+        bound: str | None = None,
+        key: str | None = None,
+        *,
+        into: Name | None = None,
     ) -> Future[Outcome]:
-        """Store a body's rows; good ones in the datasource, bad ones in quarantine.
+        """Store a body's rows; good ones in the datasource (or the table `into`, like it), bad ones in quarantine.
 
         The future raises RK5003 for another tenant's row, RK5008 for a used key, RK5011 for a failing view. Raises
         RK5005 and RK5006 at once, for a datasource that takes no rows.
         """
         self._ingestion.stage_for(name)
-        append = Append(name, body, format, bound, _key(key))
+        append = Append(name, body, format, bound, _key(key), into=into)
         if not body.strip():
             append.answer.set_result(Outcome("", 0))
             return append.answer
@@ -209,7 +217,7 @@ class Gateway:
 
 
 def _is_small(append: Append) -> bool:
-    return append.format is Input.NDJSON and len(append.body) <= TOGETHER
+    return append.format is Input.NDJSON and append.into is None and len(append.body) <= TOGETHER
 
 
 def _key(key: str | None) -> str | None:

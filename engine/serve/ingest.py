@@ -8,6 +8,7 @@ be read, goes to quarantine; its neighbours are stored. The order of steps is ex
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -20,16 +21,14 @@ import structlog
 from engine.compiler import storage
 from engine.compiler.scope import tenant_literal
 from engine.errors import (
-    BUSY,
-    CLOSED,
     FOREIGN_TENANT,
     NOT_WRITABLE,
     UNDELIVERED,
     UNKNOWN_DATASOURCE,
-    UNREACHABLE,
     RookeryError,
 )
 from engine.fanout.landed import Landed
+from engine.fanout.suspend import failed_behind, suspend_culprit
 from engine.plan.state import Snapshot, Workspace
 from engine.schema import Name, literal, quote
 from engine.serve import quarantine
@@ -57,6 +56,8 @@ PARSING: dict[str, int | str] = {
 SMALL = 1 << 20
 """Batches up to this many bytes are parsed and stored on one thread, which is faster."""
 ONE_THREAD = {"max_threads": 1}
+MOST_VIEWS = 100
+"""Failing views that are taken down for one batch."""
 MOST_TENANTS = 1000
 """Tenants that a receipt counts."""
 
@@ -107,6 +108,8 @@ class Ingestion:
         self._stages = stages
         self._receipts = receipts
         self._router = router
+        self._orders: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
 
     def stage_for(self, name: str, *, exact: bool = False) -> Stage:
         """How a datasource's rows are staged. Raises RK5005, or RK5006 where rows come from a pipe."""
@@ -218,7 +221,7 @@ class Ingestion:
             try:
                 self._land(batch)
             except RookeryError as exc:
-                if getattr(exc, "engine_code", None) != THROWN or batch.numbered or batch.bad:
+                if getattr(exc, "engine_code", None) != THROWN or failed_behind(exc) or batch.numbered or batch.bad:
                     raise
                 self._look_closer(batch, format)
                 receipts = self._note(batch)
@@ -276,41 +279,46 @@ class Ingestion:
         return counted
 
     def _land(self, batch: _Batch) -> None:
-        """One INSERT from the stage into the datasource, between two changes of views."""
+        """One INSERT from the stage into the datasource, and on to the router."""
         source = batch.stage.source
-        wanted = self._router is not None and self._router.announce(source.name, batch.id)
-        try:
-            with self._workspace.fence.shared():
+        router = self._router
+        if router is None or not source.is_landing or not router.announce(source.name, batch.id):
+            self._insert(batch)
+            return
+        # The router relies on the order in which batches land.
+        with self._order(source.name):
+            try:
                 self._insert(batch)
-        except BaseException as exc:
-            if wanted and self._router is not None:
-                self._router.withdraw(source.name, batch.id)
-            if isinstance(exc, RookeryError) and self._is_behind_landing(batch, exc):
-                raise _undelivered(exc) from exc
-            raise
-        if wanted and self._router is not None:
+            except BaseException:
+                router.withdraw(source.name, batch.id)
+                raise
             batch.handed, batch.visible = True, Future()
-            tenant = literal(batch.bound) if batch.bound is not None else _tenant_of(batch.stage)
-            release = partial(self._stages.give_back, batch.stage, batch.table)
-            self._router.landed(
-                Landed(
-                    batch.id,
-                    source.name,
-                    batch.table.sql(),
-                    taken(batch.stage, batch.bound),
-                    tenant,
-                    batch.condition,
-                    _good(batch),
-                    batch.size,
-                    time.time(),
-                    release,
-                    batch.visible,
-                )
-            )
+            router.landed(self._landed(batch, batch.visible))
+
+    def _order(self, datasource: str) -> threading.Lock:
+        with self._lock:
+            return self._orders.setdefault(datasource, threading.Lock())
+
+    def _landed(self, batch: _Batch, visible: Future[bool]) -> Landed:
+        source = batch.stage.source
+        return Landed(
+            batch=batch.id,
+            datasource=source.name,
+            table=batch.table.sql(),
+            values=taken(batch.stage, batch.bound),
+            tenant=literal(batch.bound) if batch.bound is not None else _tenant_of(batch.stage),
+            condition=batch.condition,
+            columns=tuple(c.name for c in source.columns),
+            rows=_good(batch),
+            size=batch.size,
+            at=time.time(),
+            release=partial(self._stages.give_back, batch.stage, batch.table),
+            visible=visible,
+        )
 
     def _insert(self, batch: _Batch) -> None:
         source = batch.stage.source
-        target = Name(self._workspace.name, source.name).sql()
+        target = (batch.portions[0].append.into or Name(self._workspace.name, source.name)).sql()
         columns = ", ".join(quote(c.name) for c in source.columns)
         given = {**STRICT, "insert_deduplication_token": literal(batch.id)}
         given |= ONE_THREAD if batch.size <= SMALL else {}
@@ -320,20 +328,26 @@ class Ingestion:
             # The batch is one block, so a row that throws keeps all of it out; which row it was is asked afterwards.
             condition = f"throwIf(NOT ({condition})) = 0"
         rows = f"SELECT {taken(batch.stage, batch.bound)} FROM {batch.table.sql()} WHERE {condition}"
-        self._workspace.warehouse.execute(f"INSERT INTO {target} ({columns}) SETTINGS {settings} {rows}")
+        self._complete(f"INSERT INTO {target} ({columns}) SETTINGS {settings} {rows}")
 
-    def _is_behind_landing(self, batch: _Batch, exc: RookeryError) -> bool:
-        """Whether the rows are in landing and something behind it failed."""
-        if exc.code in (BUSY, UNREACHABLE, CLOSED) or getattr(exc, "engine_code", None) == THROWN:
-            return False
-        if not batch.stage.source.is_landing:
-            return "pushing to view" in (exc.detail or exc.message)
-        found = self._workspace.warehouse.query(
-            f"SELECT 1 FROM {Name(self._workspace.name, batch.stage.source.name).sql()} "
-            f"PREWHERE {storage.BATCH} = {{b:String}} AND {storage.ARRIVED} > now() - 3600 LIMIT 1",
-            {"b": batch.id},
-        )
-        return bool(found.rows)
+    def _complete(self, sql: str) -> None:
+        """Run an insert until all views that work have its rows.
+
+        A view that fails keeps the block from every other; the rows are in landing all the same. The same insert is
+        tried once more, for it may have been a moment's trouble, and then without the view.
+        """
+        tries = 0
+        while True:
+            try:
+                with self._workspace.fence.shared():
+                    self._workspace.warehouse.execute(sql)
+                return
+            except RookeryError as exc:
+                if not failed_behind(exc):
+                    raise
+                tries += 1
+                if tries > 1 and (tries > MOST_VIEWS or suspend_culprit(self._workspace, exc) is None):
+                    raise _undelivered(exc) from exc
 
     def _outcome(self, batch: _Batch, portion: Portion, receipts: Mapping[Key, Receipt]) -> Outcome | RookeryError:
         if portion.refused is not None:

@@ -105,6 +105,7 @@ def create_app(workspace: Workspace) -> Starlette:
             anyio.CapacityLimiter(16),
             # Streams hold handles already: they never queue behind requests that wait for one.
             anyio.CapacityLimiter(settings.readers),
+            anyio.Lock(),
         )
         app.state.rookery = state
         if workspace.warehouse.capabilities.embedded:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from engine.errors import BAD_FORMAT, BAD_REQUEST, RookeryError
+from engine.errors import BAD_FORMAT, BAD_REQUEST, SCOPE, RookeryError
 from engine.serve import access
 from engine.serve.batch import Outcome
 from engine.serve.query import Answer, Timer
@@ -143,6 +143,8 @@ async def append(request: Request) -> Response:
         raise RookeryError(BAD_FORMAT, f"no input format `{kind[:20]}`", hint="csv, ndjson or parquet")
     name, bound = _writer(request, state)
     timer.stage("auth")
+    if mode == "replace" and not access.authenticate(state.workspace, token_of(request)).is_admin:
+        raise RookeryError(SCOPE, "only an admin replaces rows")
     upload = Upload(state, name, bound, INPUTS[kind], request.headers.get(KEY))
     body = await (upload.replace(request) if mode == "replace" else upload.append(request))
     timer.stage("append")

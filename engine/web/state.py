@@ -22,6 +22,7 @@ class State:
     limiter: anyio.CapacityLimiter
     control: anyio.CapacityLimiter
     streams: anyio.CapacityLimiter
+    replacing: anyio.Lock
     stopping: bool = False
 
 

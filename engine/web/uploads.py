@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator
+from concurrent.futures import Future
 from typing import Any
 
+import anyio
+import anyio.to_thread
 from starlette.requests import Request
 
-from engine.errors import BAD_REQUEST, RookeryError
+from engine.errors import RookeryError
+from engine.schema import Name
 from engine.serve.batch import Outcome
 from engine.serve.bodies import Cutter
+from engine.serve.replacing import Replacement
 from engine.warehouse.port import Input
 from engine.web.requests import append_body, opened_chunks
 from engine.web.state import State
@@ -36,38 +42,55 @@ class Upload:
         self._rows = 0
         self._quarantined = 0
         self._batches = 0
+        self._into: Name | None = None
 
     async def append(self, request: Request) -> dict[str, Any]:
-        """Append the request's rows. A failure says how many batches are stored."""
-        under_way: list[asyncio.Future[Outcome]] = []
+        """Append the request's rows. A failure says how many rows are stored."""
+        under_way: deque[tuple[asyncio.Future[Outcome], int]] = deque()
         try:
             with self._state.gateway.room() as room:
-                async for batch in self._pieces(request):
+                async for batch in self._batches_of(request):
                     room.take(len(batch))
-                    under_way.append(asyncio.wrap_future(self._send(batch)))
-                    if len(under_way) >= AHEAD:
-                        self._count(await under_way.pop(0))
-                        room.leave()
-                        room.take(sum(1 for _ in under_way) * len(batch))
-                for waiting in under_way:
-                    self._count(await waiting)
+                    under_way.append((asyncio.wrap_future(self._send(batch)), len(batch)))
+                    if len(under_way) == AHEAD:
+                        oldest, size = under_way.popleft()
+                        self._count(await oldest)
+                        room.take(-size)
+                while under_way:
+                    self._count(await under_way.popleft()[0])
         except RookeryError as exc:
             raise self._told(exc) from exc
         finally:
-            for waiting in under_way:
+            for waiting, _ in under_way:
                 waiting.add_done_callback(lambda f: f.cancelled() or f.exception())
         return self._answer()
 
-    def _send(self, batch: bytes) -> Any:
+    async def replace(self, request: Request) -> dict[str, Any]:
+        """Put the request's rows in the place of all that are there, or leave those as they are."""
+        workspace, limiter = self._state.workspace, self._state.limiter
+        replacement = await anyio.to_thread.run_sync(Replacement, workspace, self._name, limiter=limiter)
+        async with self._state.replacing:
+            await anyio.to_thread.run_sync(replacement.begin, limiter=limiter)
+            self._into = replacement.name
+            try:
+                answer = await self.append(request)
+                await anyio.to_thread.run_sync(replacement.commit, limiter=limiter)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(replacement.abandon, limiter=limiter)
+                raise
+        return answer
+
+    def _send(self, batch: bytes) -> Future[Outcome]:
         self._batches += 1
-        key = f"{self._key}#{self._batches}" if self._key else None
-        return self._state.gateway.append(self._name, batch, self._format, self._bound, key)
+        key = f"{self._key}#{self._batches}" if self._key and self._into is None else None
+        return self._state.gateway.append(self._name, batch, self._format, self._bound, key, into=self._into)
 
     def _count(self, outcome: Outcome) -> None:
         self._rows += outcome.rows
         self._quarantined += outcome.quarantined
 
-    async def _pieces(self, request: Request) -> AsyncIterator[bytes]:
+    async def _batches_of(self, request: Request) -> AsyncIterator[bytes]:
         """The body in batches. A Parquet file has its directory at the end, so it is taken whole."""
         with self._state.gateway.room() as room:
             if self._format is Input.PARQUET:
@@ -79,7 +102,7 @@ class Upload:
             async for chunk in opened_chunks(request, UNLIMITED, room):
                 for batch in cutter.feed(chunk):
                     yield batch
-                    room.leave()
+                room.leave()
             for batch in cutter.finish():
                 yield batch
 
@@ -101,7 +124,3 @@ class Upload:
             "quarantine_rows": self._quarantined,
             "error": error,
         }
-
-    async def replace(self, request: Request) -> dict[str, Any]:
-        """Put the request's rows in the place of all that are there."""
-        raise RookeryError(BAD_REQUEST, "mode=replace is not known")
