@@ -11,7 +11,8 @@ import random
 import resource
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from http.client import HTTPConnection
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -25,6 +26,8 @@ class Load:
     latencies: list[float]
     seconds: float
     own_cpu: float
+    refused: list[bytes] = field(default_factory=list)
+    """Heads of the answers that said 429, which are not among the latencies."""
 
     @property
     def per_second(self) -> float:
@@ -32,18 +35,19 @@ class Load:
 
 
 class _Line(asyncio.Protocol):
-    """One kept connection with one request at a time."""
+    """One kept connection with one request at a time; an answer is its head."""
 
     def __init__(self) -> None:
         self._buffer = b""
         self._wanted = -1
-        self._answer: asyncio.Future[None] | None = None
+        self._head = b""
+        self._answer: asyncio.Future[bytes] | None = None
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
 
-    def ask(self, request: bytes) -> Awaitable[None]:
+    def ask(self, request: bytes) -> Awaitable[bytes]:
         assert self._transport is not None
         self._buffer, self._wanted = b"", -1
         self._answer = asyncio.get_running_loop().create_future()
@@ -57,13 +61,13 @@ class _Line(asyncio.Protocol):
             if end < 0:
                 return
             head = self._buffer[:end].lower()
-            if head[9:12] not in {b"200", b"202"}:
+            if head[9:12] not in {b"200", b"202", b"429"}:
                 self._fail(RuntimeError(self._buffer[:1000].decode(errors="replace")))
                 return
             length = head.partition(b"content-length: ")[2].partition(b"\r\n")[0]
-            self._wanted = end + 4 + int(length)
+            self._head, self._wanted = head, end + 4 + int(length)
         if len(self._buffer) >= self._wanted and self._answer is not None and not self._answer.done():
-            self._answer.set_result(None)
+            self._answer.set_result(self._head)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail(exc or ConnectionError("the server closed the connection"))
@@ -92,28 +96,84 @@ async def _lines(url: str, count: int) -> list[_Line]:
     return [line for _, line in made]
 
 
-def closed_loop(url: str, requests: Sequence[bytes], connections: int, seconds: float) -> Load:
-    """Each connection asks again as soon as it is answered."""
+def closed_loop(
+    url: str, requests: Sequence[bytes], connections: int, seconds: float, *, patience: float | None = None
+) -> Load:
+    """Each connection asks again as soon as it is answered, or so many seconds after it was refused with 429."""
 
     async def run() -> Load:
         lines = await _lines(url, connections)
         latencies: list[float] = []
+        refused: list[bytes] = []
         cpu, started = _cpu(), time.perf_counter()
         end = started + seconds
 
         async def caller(line: _Line, position: int) -> None:
             while (now := time.perf_counter()) < end:
-                await line.ask(requests[position % len(requests)])
-                latencies.append(time.perf_counter() - now)
+                head = await line.ask(requests[position % len(requests)])
                 position += connections
+                if not _refused(head):
+                    latencies.append(time.perf_counter() - now)
+                    continue
+                if patience is None:
+                    raise RuntimeError(head.decode())
+                refused.append(head)
+                await asyncio.sleep(patience)
 
         await asyncio.gather(*(caller(line, n) for n, line in enumerate(lines)))
-        load = Load(latencies, time.perf_counter() - started, _cpu() - cpu)
+        load = Load(latencies, time.perf_counter() - started, _cpu() - cpu, refused)
         for line in lines:
             line.close()
         return load
 
     return _run(run)
+
+
+def paced(url: str, streams: Sequence[tuple[Sequence[bytes], float]], seconds: float) -> list[Load]:
+    """Several streams of requests at once, each at its own interval, however long the answers take.
+
+    Latency counts from when a request was due. A request goes over a connection that is free, or a new one.
+    """
+    loads = [Load([], seconds, 0.0) for _ in streams]
+
+    async def run() -> Load:
+        free = await _lines(url, 8)
+        made = list(free)
+        cpu, started = _cpu(), time.perf_counter()
+
+        async def ask(load: Load, due: float, request: bytes) -> None:
+            if free:
+                line = free.pop()
+            else:
+                line = (await _lines(url, 1))[0]
+                made.append(line)
+            head = await line.ask(request)
+            free.append(line)
+            if _refused(head):
+                load.refused.append(head)
+            else:
+                load.latencies.append(time.perf_counter() - due)
+
+        async def stream(load: Load, requests: Sequence[bytes], every: float) -> None:
+            async with asyncio.TaskGroup() as asked:
+                for turn in range(int(seconds / every)):
+                    due = started + turn * every
+                    await asyncio.sleep(max(0.0, due - time.perf_counter()))
+                    asked.create_task(ask(load, due, requests[turn % len(requests)]))
+
+        await asyncio.gather(*(stream(load, *s) for load, s in zip(loads, streams, strict=True)))
+        for load in loads:
+            load.seconds, load.own_cpu = time.perf_counter() - started, _cpu() - cpu
+        for line in made:
+            line.close()
+        return loads[0]
+
+    _run(run)
+    return loads
+
+
+def _refused(head: bytes) -> bool:
+    return head[9:12] == b"429"
 
 
 def open_loop(url: str, requests: Sequence[bytes], callers: int, every: float, seconds: float) -> Load:
@@ -129,7 +189,9 @@ def open_loop(url: str, requests: Sequence[bytes], callers: int, every: float, s
             for turn in range(int(seconds / every)):
                 due = started + phase + turn * every
                 await asyncio.sleep(max(0.0, due - time.perf_counter()))
-                await line.ask(requests[(position + turn * callers) % len(requests)])
+                head = await line.ask(requests[(position + turn * callers) % len(requests)])
+                if _refused(head):
+                    raise RuntimeError(head.decode())
                 latencies.append(time.perf_counter() - due)
 
         await asyncio.gather(*(caller(line, n, chance.random() * every) for n, line in enumerate(lines)))
@@ -139,6 +201,33 @@ def open_loop(url: str, requests: Sequence[bytes], callers: int, every: float, s
         return load
 
     return _run(run)
+
+
+class Sender:
+    """One kept connection, through the standard library: a comfortable client takes a millisecond per request."""
+
+    def __init__(self, url: str, token: str, timeout: float = 600.0) -> None:
+        address = urlsplit(url)
+        self._line = HTTPConnection(address.hostname or "", address.port, timeout=timeout)
+        self._headers = {"Authorization": f"Bearer {token}"}
+
+    def __call__(self, path: str, body: bytes) -> tuple[float, str, bytes]:
+        """Post a body; the seconds that it took, the stages that the server names, and the answer."""
+        started = time.perf_counter()
+        self._line.request("POST", path, body, self._headers)
+        response = self._line.getresponse()
+        answer = response.read()
+        took = time.perf_counter() - started
+        if response.status != 200:
+            raise RuntimeError(answer.decode())
+        parts = (part.partition(";dur=") for part in response.headers["server-timing"].split(", "))
+        return took, " ".join(f"{name} {float(ms):.1f}" for name, _, ms in parts), answer
+
+    def __enter__(self) -> Sender:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._line.close()
 
 
 def _run(work: Callable[[], Coroutine[Any, Any, Load]]) -> Load:

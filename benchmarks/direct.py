@@ -6,6 +6,7 @@ to the engine through clickhouse-connect, as the product does, and through nothi
 
 from __future__ import annotations
 
+import secrets
 import sys
 import threading
 import time
@@ -17,12 +18,14 @@ import orjson
 from clickhouse_connect.driver.client import Client
 
 from benchmarks.processes import cpu_of
+from engine.warehouse.directory import allow_files
 
 
 class Engine:
     """Handles on one directory, made as they are needed."""
 
     def __init__(self, path: Path) -> None:
+        allow_files()
         config = str(path / "rookery.xml")
         self._connect = lambda: clickhouse_connect.get_client(
             interface="chdb", path=str(path), chdb_options={"config-file": config}
@@ -76,16 +79,49 @@ class Engine:
             "cpu": cpu_of("self") - cpu,
         }
 
-    def insert(self, table: str, file: str, times: int) -> dict[str, Any]:
+    def insert(
+        self, table: str, file: str, times: int, settings: dict[str, int | str] | None = None
+    ) -> dict[str, Any]:
         """Insert a file of NDJSON several times; seconds for each."""
         body = Path(file).read_bytes()
         client = self.clients(1)[0]
         took: list[float] = []
         for _ in range(times):
             started = time.perf_counter()
-            client.raw_insert(table, insert_block=body, fmt="JSONEachRow")
+            _insert(client, table, body, settings)
             took.append(time.perf_counter() - started)
         return {"took": took}
+
+    def insert_load(self, table: str, file: str, threads: int, seconds: float) -> dict[str, Any]:
+        """Insert each line of a file by itself, one after another, from as many threads; how many, and for how long."""
+        lines = Path(file).read_bytes().splitlines()
+        counts = [0] * threads
+        failures: list[str] = []
+        clients = self.clients(threads)
+        cpu, started = cpu_of("self"), time.perf_counter()
+
+        def caller(client: Client, position: int) -> None:
+            try:
+                while time.perf_counter() < started + seconds:
+                    _insert(client, table, lines[(position + counts[position] * threads) % len(lines)], None)
+                    counts[position] += 1
+            except Exception as exc:
+                failures.append(str(exc))
+
+        running = [threading.Thread(target=caller, args=(c, n)) for n, c in enumerate(clients)]
+        for thread in running:
+            thread.start()
+        for thread in running:
+            thread.join()
+        if failures:
+            return {"error": failures[0]}
+        return {"count": sum(counts), "seconds": time.perf_counter() - started, "cpu": cpu_of("self") - cpu}
+
+
+def _insert(client: Client, table: str, body: bytes, settings: dict[str, int | str] | None) -> None:
+    # The same rows again are dropped as a repetition unless they come under another token.
+    given = {**(settings or {}), "insert_deduplication_token": secrets.token_hex(8)}
+    client.raw_insert(table, insert_block=body, fmt="JSONEachRow", settings=given)
 
 
 def main(directory: str) -> None:

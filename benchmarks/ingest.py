@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import random
-import time
-from http.client import HTTPConnection
 from pathlib import Path
 from statistics import median
 from typing import Any
-from urllib.parse import urlsplit
 
 import orjson
 from matplotlib.axes import Axes
 
+from benchmarks.client import Sender
 from benchmarks.processes import PROJECT, Direct, cpu_of, direct
 from benchmarks.report import Goal, Report
 from tests.support.server import Server, running
 
 SIZES = (1_000, 10_000, 100_000)
+_PATH = "/v0/events?name=events&wait=true"
 METHOD = """One connection posts NDJSON to /v0/events?wait=true, and the bare engine (clickhouse-connect on chDB, in a
 process and a directory of its own, whose table was made by the same push) inserts the same bytes with INSERT … FORMAT
 JSONEachRow. The two take turns, request by request, so that a busy machine slows both; figures are medians, the ratio
@@ -71,15 +70,15 @@ def _compared(directory: Path, server: Server, engine: Direct, size: int, times:
     body = _body(size)
     file = directory / f"{size}.ndjson"
     file.write_bytes(body)
-    post = _Sender(server)
-    post(body)
+    post = Sender(server.url, server.admin_token)
+    post(_PATH, body)
     engine("insert", table="main.events", file=str(file), times=1)
     served: list[float] = []
     raw: list[float] = []
     cpu, timing = 0.0, ""
     for _ in range(times):
         before = cpu_of(server.process.pid)
-        took, timing = post(body)
+        took, timing, _ = post(_PATH, body)
         served.append(took)
         cpu += cpu_of(server.process.pid) - before
         raw.extend(engine("insert", table="main.events", file=str(file), times=1)["took"])
@@ -94,26 +93,6 @@ def _compared(directory: Path, server: Server, engine: Direct, size: int, times:
         cpu * 1000 / times,
         timing,
     ]
-
-
-class _Sender:
-    """One kept connection, through the standard library: a comfortable client takes a millisecond per request."""
-
-    def __init__(self, server: Server) -> None:
-        address = urlsplit(server.url)
-        self._line = HTTPConnection(address.hostname or "", address.port, timeout=60)
-        self._headers = {"Authorization": f"Bearer {server.admin_token}"}
-
-    def __call__(self, body: bytes) -> tuple[float, str]:
-        started = time.perf_counter()
-        self._line.request("POST", "/v0/events?name=events&wait=true", body, self._headers)
-        response = self._line.getresponse()
-        answer = response.read()
-        took = time.perf_counter() - started
-        if response.status != 200:
-            raise RuntimeError(answer.decode())
-        parts = (part.partition(";dur=") for part in response.headers["server-timing"].split(", "))
-        return took, " ".join(f"{name} {float(ms):.1f}" for name, _, ms in parts)
 
 
 def _bars(axes: Axes, rows: list[list[Any]]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import access, data, project, server, tenants, terminal
+from cli import access, data, doctor, fanout, project, server, tenants, terminal
 from cli.connection import options
 from engine.errors import INTERNAL, RookeryError
 
@@ -21,6 +21,7 @@ EXIT_CODES = {
     5: "the token does not allow it",
     6: "the server or the database cannot be reached, or is busy",
     7: "there is no such thing",
+    8: "`doctor` found something wrong",
 }
 
 app = typer.Typer(
@@ -49,7 +50,7 @@ def globals_(
     options.project, options.settings = directory, None
 
 
-for part in (project, tenants, access, data, server):
+for part in (project, tenants, access, data, fanout, doctor, server):
     part.register(app)
 
 _VALUED = ("--url", "--token", "--project", "--data", "-C")

@@ -42,7 +42,8 @@ def add(
 
 
 def ls() -> None:
-    """List tenants with their rows in landing; rows of tenants that do not exist are shown as unknown.
+    """List tenants with their rows in landing and how far their tables are behind; tenants that do not exist but have
+    rows are shown as unknown.
 
     Example: [bold]rookery tenant ls[/]
     """
@@ -51,9 +52,8 @@ def ls() -> None:
     if options.json:
         terminal.as_json(found)
     else:
-        terminal.table(
-            found, ["id", "placement", "state", "rows", "created_at"], "no tenants yet: rookery tenant add ID"
-        )
+        columns = ["id", "placement", "state", "rows", "lag_rows", "lag_seconds", "created_at", "error"]
+        terminal.table(found, columns, "no tenants yet: rookery tenant add ID")
 
 
 def show(tenant: Id) -> None:
@@ -67,6 +67,9 @@ def show(tenant: Id) -> None:
         terminal.as_json(found)
         return
     terminal.data(f"tenant {found['id']}: {found['placement']}, {found['state']}, {found['rows']:,} rows in landing")
+    if found["lag_rows"] or found["error"]:
+        behind = f"{found['lag_rows']:,} rows and {found['lag_seconds']:,} seconds behind"
+        terminal.data(f"{behind}: {found['error']}" if found["error"] else behind)
     if found["nest"]:
         terminal.data(f"nest {found['nest']}")
         terminal.table(found["tables"], ["name", "engine", "rows", "bytes"])

@@ -74,6 +74,15 @@ def failure(exc: RookeryError) -> None:
             talk.print(f"  hint: {problem.hint}", style="dim", markup=False)
 
 
+def finding(found: Mapping[str, Any]) -> None:
+    """What an examination found, as data: its name, the object, and what to do."""
+    color = "bold red" if found["level"] == "error" else "yellow"
+    out.print(f"[{color}]{found['level']}[/] {found['check']}: ", end="")
+    out.print(f"{found['object']}: {found['message']}", markup=False)
+    if found.get("hint"):
+        out.print(f"  hint: {found['hint']}", style="dim", markup=False)
+
+
 @contextmanager
 def progress(title: str) -> Iterator[Any]:
     """A progress bar on standard error; yields a function (what, done, total)."""

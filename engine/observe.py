@@ -1,14 +1,18 @@
-"""Log lines: structured, to standard error, and never with a token in them."""
+"""What is told about the running program: log lines, structured and never with a token in them, and a closed list of
+observations for Prometheus."""
 
 from __future__ import annotations
 
 import logging
 import re
 import sys
-from collections.abc import MutableMapping
-from typing import Any
+import time
+from collections.abc import Iterable, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import structlog
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 _TOKENISH = re.compile(r"(?:\bp\.|\bey)[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){1,2}|(?i:token=)[^&\s]+")
 
@@ -37,3 +41,66 @@ def configure(level: str = "info", *, as_json: bool = False) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """Something that is counted, measured or looked up. Tenants are no labels: there may be any number of them."""
+
+    name: str
+    kind: Literal["counter", "histogram", "gauge"]
+    help: str
+    labels: tuple[str, ...] = ("datasource",)
+
+
+OBSERVATIONS = (
+    Observation("ingested_rows", "counter", "Rows stored."),
+    Observation("ingested_bytes", "counter", "Bytes of bodies whose rows were stored."),
+    Observation("quarantined_rows", "counter", "Rows put into quarantine."),
+    Observation("quarantined_bytes", "counter", "Bytes of rows put into quarantine."),
+    Observation("ingest_requests", "counter", "Requests stored; by batches, how many went together."),
+    Observation("ingest_batches", "counter", "Batches stored."),
+    Observation("fanout_flush_seconds", "histogram", "Duration of a flush into the nests."),
+    Observation("fanout_lag_rows", "gauge", "Rows in landing that tenants in step have not received yet."),
+    Observation("fanout_lag_seconds", "gauge", "Age of the oldest of those rows."),
+    Observation("fanout_strays", "gauge", "Tenants that are not in step: new, or failing."),
+    Observation("suspended_views", "gauge", "Views that failed and were taken down.", ()),
+    Observation("waiting_bytes", "gauge", "Bytes of bodies that wait to be stored.", ()),
+    Observation("uptime_seconds", "gauge", "Age of the process.", ()),
+)
+EXPOSITION = CONTENT_TYPE_LATEST
+"""The media type of what `exposition` returns."""
+STARTED = time.monotonic()
+_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_KNOWN = {o.name: o for o in OBSERVATIONS}
+_lasting = CollectorRegistry()
+
+
+def _full(observation: Observation) -> tuple[str, str, tuple[str, ...]]:
+    return f"rookery_{observation.name}", observation.help, observation.labels
+
+
+_counters = {o.name: Counter(*_full(o), registry=_lasting) for o in OBSERVATIONS if o.kind == "counter"}
+_histograms = {
+    o.name: Histogram(*_full(o), registry=_lasting, buckets=_BUCKETS) for o in OBSERVATIONS if o.kind == "histogram"
+}
+
+
+def count(name: str, n: int = 1, **labels: str) -> None:
+    """Count what has happened."""
+    _counters[name].labels(**labels).inc(n)
+
+
+def record(name: str, seconds: float, **labels: str) -> None:
+    """Take down how long something took."""
+    _histograms[name].labels(**labels).observe(seconds)
+
+
+def exposition(gauges: Iterable[tuple[str, float, Mapping[str, str]]]) -> bytes:
+    """All observations in Prometheus' text format; gauges are given as they are at this moment."""
+    passing = CollectorRegistry()
+    found: dict[str, Gauge] = {}
+    for name, value, labels in (*gauges, ("uptime_seconds", time.monotonic() - STARTED, {})):
+        gauge = found.get(name) or found.setdefault(name, Gauge(*_full(_KNOWN[name]), registry=passing))
+        (gauge.labels(**labels) if labels else gauge).set(value)
+    return generate_latest(_lasting) + generate_latest(passing)

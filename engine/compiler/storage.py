@@ -68,6 +68,8 @@ def quarantine_table(source: Datasource, workspace: str) -> Table:
         Column("c__row", "UInt64"),
         Column("c__format", "LowCardinality(String)"),
         Column("c__text", "String"),
+        Column("c__header", "String"),
+        Column("c__writer", "String"),
     )
     return Table(
         name=Name(workspace, source.name + QUARANTINE),

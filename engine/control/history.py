@@ -6,6 +6,7 @@ import structlog
 
 from engine.compiler import storage
 from engine.errors import RookeryError
+from engine.fanout.completion import complete
 from engine.fanout.modes import settle
 from engine.plan.apply import History, Progress, deliver, silent
 from engine.plan.state import RegistryJournal, Workspace
@@ -32,6 +33,7 @@ def finish(workspace: Workspace) -> None:
     """
     with workspace.changes:
         try:
+            complete(workspace)
             resume(workspace)
             settle(workspace, workspace.current.build)
         except RookeryError as exc:

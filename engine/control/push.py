@@ -108,7 +108,10 @@ def push(
         if not options.dry_run:
             settle(workspace, snapshot.build)
             snapshot = workspace.refresh()
-        plan = plan_for(workspace, snapshot, compiled, prune=options.prune)
+        if changes and not options.prune and _only_endpoints(changes, snapshot, compiled):
+            plan = plan_for_workspace(workspace, snapshot, compiled)
+        else:
+            plan = plan_for(workspace, snapshot, compiled, prune=options.prune)
         result = PushResult(plan, changes, tuple(sorted(compiled.endpoints)), compiled.warnings)
         if options.dry_run:
             return result
@@ -123,6 +126,24 @@ def push(
             [t for t, row in snapshot.tenants.items() if row.placement == "tables"], progress
         )
         return PushResult(plan, changes, result.endpoints, result.warnings, True, delivered)
+
+
+def _only_endpoints(changes: Iterable[Change], snapshot: Snapshot, compiled: Build) -> bool:
+    """Whether nothing that has changed fills a table, or is read by what does."""
+    builds = (snapshot.build, compiled)
+    filling = {n for b in builds for p in b.materialized() for n in _read_by(b, p.name)}
+    return all(c.kind == "pipe" and c.name not in filling for c in changes)
+
+
+def _read_by(build: Build, name: str) -> set[str]:
+    """A pipe with everything that it reads, however far."""
+    found, pending = set[str](), [name]
+    while pending:
+        current = pending.pop()
+        if current not in found:
+            found.add(current)
+            pending.extend(build.pipes[current].reads if current in build.pipes else ())
+    return found
 
 
 def merge(snapshot: Snapshot, given: Mapping[str, Source], options: PushOptions) -> dict[str, Source]:
@@ -173,9 +194,30 @@ def desired_schema(build: Build, snapshot: Snapshot) -> Schema:
 
 def plan_for(workspace: Workspace, snapshot: Snapshot, build: Build, *, prune: bool = False) -> Plan:
     """The steps from the live workspace to a build's. Raises RK3002 where one would stand on a foreign object."""
-    desired = workspace.analyser.canonical(desired_schema(build, snapshot))
-    live = _without_state(read_schema(workspace.warehouse, workspace.name))
-    sizes = _sizes(workspace)
+    desired = desired_schema(build, snapshot)
+    return _plan(workspace, snapshot, desired, read_schema(workspace.warehouse, workspace.name), prune)
+
+
+def plan_for_tenants(workspace: Workspace, tenants: Sequence[str]) -> Plan:
+    """The steps for the nests of some tenants only, whose cost does not grow with the number of all."""
+    snapshot = workspace.current
+    desired = Schema()
+    for tenant in tenants:
+        desired = desired.merged(nest_schema(snapshot.build, tenant, snapshot.routed))
+    live = read_schema(workspace.warehouse, workspace.name, desired.databases)
+    return _plan(workspace, snapshot, with_feeders(desired), live, False)
+
+
+def plan_for_workspace(workspace: Workspace, snapshot: Snapshot, build: Build) -> Plan:
+    """The steps for the workspace's own database, where nests have nothing to change."""
+    live = read_schema(workspace.warehouse, workspace.name, [workspace.name])
+    return _plan(workspace, snapshot, with_feeders(workspace_schema(build)), live, False)
+
+
+def _plan(workspace: Workspace, snapshot: Snapshot, desired: Schema, live: Schema, prune: bool) -> Plan:
+    desired = workspace.analyser.canonical(desired)
+    live = _without_state(live)
+    sizes = _sizes(workspace, desired.databases)
     plan = diff(desired, live, prune=prune, sizes=lambda n: sizes.get(n, 0), routed=snapshot.routed)
     created = [s.table.name for s in plan.steps if isinstance(s, CreateTable)]
     created += [s.view.name for s in plan.steps if isinstance(s, CreateView)]
@@ -194,10 +236,11 @@ def _without_state(schema: Schema) -> Schema:
     return Schema(schema.databases, tables, schema.views)
 
 
-def _sizes(workspace: Workspace) -> dict[Name, int]:
+def _sizes(workspace: Workspace, databases: Iterable[str]) -> dict[Name, int]:
     rows = workspace.warehouse.query(
-        "SELECT database, name, ifNull(total_rows, 0) FROM system.tables WHERE startsWith(database, {w:String})",
-        {"w": workspace.name},
+        "SELECT database, name, ifNull(total_rows, 0) FROM system.tables "
+        "WHERE database IN {databases:Array(String)} AND total_rows > 0",
+        {"databases": [*sorted(databases)]},
     )
     return {Name(d, n): int(r) for d, n, r in rows.rows}
 

@@ -6,7 +6,7 @@ once, also while inserts run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,9 +18,10 @@ from engine.compiler.build import Build
 from engine.compiler.scope import tenant_literal
 from engine.compiler.views import POOL, Reader, pipe_views
 from engine.control.erasure import delete_rows, leave_pool
+from engine.control.fanout import Lag, lags
 from engine.control.history import resume
 from engine.control.ids import check_id
-from engine.control.push import plan_for, run
+from engine.control.push import plan_for_tenants, run
 from engine.errors import BAD_VALUE, PLACEMENT, UNKNOWN_TENANT, RookeryError
 from engine.fanout.modes import settle
 from engine.fanout.router import router_of
@@ -88,7 +89,7 @@ def _provision(workspace: Workspace, tenants: Sequence[Tenant], progress: Progre
     own = [t.id for t in tenants if t.placement == "tables"]
     if own:
         settle(workspace, workspace.current.build)
-        delivered += len(run(workspace, plan_for(workspace, workspace.current, workspace.current.build), progress))
+        delivered += len(run(workspace, plan_for_tenants(workspace, own), progress))
         router_of(workspace).wait_for(own, progress)
     pooled = [t.id for t in tenants if t.placement == "pooled"]
     if pooled:
@@ -210,16 +211,28 @@ def rows_by_tenant(workspace: Workspace) -> dict[str, int]:
 
 
 def listing(workspace: Workspace) -> list[dict[str, Any]]:
-    """Every tenant with its placement, state and landing rows; rows of unknown tenants are listed as `unknown`."""
+    """Every tenant with its placement, state, landing rows and how far its nest is behind.
+
+    Rows of tenants that do not exist are listed as `unknown`.
+    """
     rows = rows_by_tenant(workspace)
     tenants = workspace.refresh().tenants
-    known = [{**t.as_dict(), "rows": rows.get(t.id, 0)} for t in sorted(tenants.values(), key=lambda t: t.id)]
+    behind = lags(workspace)
+    known = [
+        {**t.as_dict(), "rows": rows.get(t.id, 0), **_lag(behind, t.id)}
+        for t in sorted(tenants.values(), key=lambda t: t.id)
+    ]
     unknown = [
-        {"id": t, "placement": None, "state": "unknown", "created_at": "", "rows": n}
+        {"id": t, "placement": None, "state": "unknown", "created_at": "", "rows": n, **_lag(behind, t)}
         for t, n in sorted(rows.items())
         if t not in tenants
     ]
     return known + unknown
+
+
+def _lag(behind: Mapping[str, Lag], tenant: str) -> dict[str, Any]:
+    lag = behind.get(tenant, Lag())
+    return {"lag_rows": lag.rows, "lag_seconds": lag.seconds, "error": lag.error}
 
 
 def show(workspace: Workspace, tenant: str) -> dict[str, Any]:
@@ -236,4 +249,5 @@ def show(workspace: Workspace, tenant: str) -> dict[str, Any]:
             {"d": nest},
         )
         objects = found.dicts()
-    return {**row.as_dict(), "rows": rows_by_tenant(workspace).get(tenant, 0), "nest": nest, "tables": objects}
+    rows = rows_by_tenant(workspace).get(tenant, 0)
+    return {**row.as_dict(), "rows": rows, **_lag(lags(workspace), tenant), "nest": nest, "tables": objects}

@@ -10,15 +10,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, wait
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import structlog
 
+from engine import observe
 from engine.compiler.scope import tenant_literal
 from engine.errors import APPLY_FAILED, BUSY, CLOSED, UNKNOWN_DATASOURCE, RookeryError
 from engine.fanout.cursor import Cohort, Cursor, CursorJournal, Piece
 from engine.fanout.landed import Landed
-from engine.fanout.log import Block, Log, copies
+from engine.fanout.log import MOST_BLOCKS, Block, Log, copies
 from engine.plan.state import Workspace
 from engine.schema import Name, nest_database, quote
 from engine.warehouse import ddl
@@ -34,9 +35,22 @@ STAGED_BYTES = 256 << 20
 LONGEST_PAUSE = 60.0
 OURS = "g:"
 """How the identities of the gateway's batches begin."""
+DOUBTFUL = 8
+"""Batches of which a killed process may have delivered one in part. They are flushed in their order, but one whose
+INSERT failed when it was in landing already is left for later."""
 
 Delivery = Callable[[str], str]
 """The SELECT of one tenant's rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Rows of batches in hand and the age of the oldest in seconds; who keeps up, and who does not."""
+
+    rows: int
+    seconds: float
+    main: Cohort
+    strays: list[Cohort]
 
 
 class Lane(threading.Thread):
@@ -119,6 +133,12 @@ class Lane(threading.Thread):
         """Wait until tenants have caught up. Raises what keeps one of them from it, or RK6003 after the patience."""
         wanted = set(tenants)
         deadline = time.monotonic() + patience
+        with self._wake:
+            # What failed before, perhaps for want of a table that is there by now, is tried again at once.
+            for cohort in self.strays:
+                if cohort.members & wanted:
+                    cohort.error, cohort.due = "", 0.0
+            self._wake.notify_all()
         while True:
             with self._wake:
                 missing = wanted - self.main.members
@@ -139,16 +159,18 @@ class Lane(threading.Thread):
                     APPLY_FAILED, "tenants have not caught up yet; they go on to", hint="rookery fanout"
                 )
 
-    def head(self) -> int:
-        """The newest block in landing."""
-        return self._log().head()
-
     def settled(self) -> int:
-        """The block up to which all members have everything, and after which nothing. The fence must be held."""
-        while self._again or self._queue or self.main.cursor.piece is not None:
-            self._turn()
-        self._poll()
-        return self.main.cursor.at
+        """The newest block, which all members have with all before it. The fence must be held. Raises RK6004."""
+        while not self._closed:
+            if self._again or self._queue or self.main.cursor.piece is not None:
+                self._turn()
+                continue
+            self._poll()
+            if not self._log().blocks(self.main.cursor.at, 1):
+                return self.main.cursor.at
+            # A batch is in landing and about to be handed over.
+            time.sleep(0.001)
+        raise RookeryError(CLOSED, "the server is stopping", headers={"Retry-After": "1"})
 
     def in_doubt(self, tenant: str) -> set[str]:
         """Tokens of what will be delivered to a tenant again. The lane must be held."""
@@ -165,20 +187,34 @@ class Lane(threading.Thread):
             self._closed = True
             self._wake.notify_all()
 
+    def position(self) -> Position:
+        """Where everybody stands at this moment."""
+        with self._wake:
+            oldest = min((b.at for b in (*self._again, *self._queue)), default=None)
+            since = min((s for s in (oldest, self._busy_since) if s is not None), default=None)
+            return Position(
+                sum(b.rows for b in (*self._again, *self._queue)),
+                round(max(0.0, time.time() - since), 3) if since else 0.0,
+                _copy(self.main),
+                [_copy(c) for c in self.strays],
+            )
+
     def status(self) -> dict[str, object]:
         """How far the fan-out is behind: rows and seconds for tenants in step, and each stray with its error."""
-        with self._wake:
-            rows = sum(b.rows for b in self._queue)
-            oldest = min((b.at for b in self._queue), default=None)
-            since = min((s for s in (oldest, self._busy_since) if s is not None), default=None)
-            strays = [(set(c.members), c.cursor, c.error, c.tries, c.since) for c in self.strays]
-            members = len(self.main.members)
+        now = self.position()
         return {
-            "rows": rows,
-            "seconds": round(max(0.0, time.time() - since), 3) if since else 0.0,
-            "in_step": members,
+            "rows": now.rows,
+            "seconds": now.seconds,
+            "in_step": len(now.main.members),
             "strays": [
-                {"tenants": sorted(m), "at": c.at, "error": e, "tries": n, "since": s} for m, c, e, n, s in strays
+                {
+                    "tenants": sorted(c.members),
+                    "at": c.cursor.at,
+                    "error": c.error,
+                    "tries": c.tries,
+                    "since": c.since,
+                }
+                for c in now.strays
             ],
         }
 
@@ -248,16 +284,19 @@ class Lane(threading.Thread):
         with self._wake:
             self.main = Cohort(main, members)
             self.strays = [Cohort(c, set(m), since=time.time()) for c, m in strays.items()]
-        piece = main.piece or self._first(reader, main)
-        if piece is not None:
-            self.main.cursor = main.began(piece)
+        for piece in [main.piece] if main.piece else self._doubtful(reader, main):
+            self.main.cursor = self.main.cursor.began(piece)
             self._deliver_main(piece, reader)
 
-    def _first(self, reader: Log, main: Cursor) -> Piece | None:
-        """The batch that was perhaps under way: the first that is not done. Batches are flushed in their order."""
-        ours = (b.batch for b in reader.blocks(main.at) if b.batch.startswith(OURS))
-        first = next((b for b in ours if b not in main.done), None)
-        return Piece(first, main.at, batches=(first,)) if first else None
+    def _doubtful(self, reader: Log, main: Cursor) -> list[Piece]:
+        """The batches of which one was perhaps under way, each by itself: the oldest that are not done."""
+        ours = dict.fromkeys(b.batch for b in reader.blocks(main.at) if b.batch.startswith(OURS))
+        return [Piece(b, main.at, batches=(b,)) for b in ours if b not in main.done][:DOUBTFUL]
+
+    def _in_hand(self) -> set[str]:
+        """Batches that are being stored or have been handed over. To be asked after landing has been read."""
+        with self._wake:
+            return {*self._announced, *(b.batch for b in (*self._queue, *self._again))}
 
     # --- keeping up ------------------------------------------------------------------------------------------------
 
@@ -280,6 +319,7 @@ class Lane(threading.Thread):
     def _flush(self, batches: list[Landed]) -> None:
         """Deliver batches: one from its stage, several put together first, and written down before."""
         self._again = batches
+        begun = time.monotonic()
         reader = self._log()
         piece = self._piece(batches)
         if len(batches) > 1:
@@ -290,6 +330,7 @@ class Lane(threading.Thread):
         else:
             failed = self._pull(reader, piece, self.main.members)
         self._done_main(piece, failed)
+        observe.record("fanout_flush_seconds", time.monotonic() - begun, datasource=self.datasource)
         self._again = []
         for batch in batches:
             if not batch.visible.done():
@@ -401,10 +442,9 @@ class Lane(threading.Thread):
         self._polled = time.monotonic()
         reader = self._log()
         while not self._closed:
-            with self._wake:
-                ours = {*self._announced, *(b.batch for b in (*self._queue, *self._again))}
             cursor = self.main.cursor
-            moved, foreign = _walk(reader.blocks(cursor.at), cursor, ours)
+            blocks = reader.blocks(cursor.at)
+            moved, foreign = _walk(blocks, cursor, self._in_hand())
             if foreign:
                 piece = Piece(
                     f"b:{moved.epoch}:{foreign[0].number}:{foreign[-1].number}", moved.at, foreign[-1].number
@@ -422,9 +462,11 @@ class Lane(threading.Thread):
     def _step(self, cohort: Cohort) -> None:
         """Deliver one piece to a stray cohort, or take it into the main one if it has come as far."""
         reader = self._log()
+        if self.main.cursor.done and cohort.cursor.at >= self.main.cursor.at:
+            self._poll()
         piece = cohort.cursor.piece or self._next_piece(reader, cohort)
         if piece is None:
-            self._join(reader, cohort)
+            self._join(cohort)
             return
         if cohort.cursor.piece is None:
             cohort.cursor = cohort.cursor.began(piece)
@@ -442,6 +484,9 @@ class Lane(threading.Thread):
             cohort.cursor = cohort.cursor.finished(piece)
             cohort.error, cohort.tries = "", 0
         self._journal.write_own(self.datasource, cohort.members, cohort.cursor)
+        if cohort.cursor.at == self.main.cursor.at:
+            # At once, since the next flush would take the main cohort further again.
+            self._join(cohort)
 
     def _next_piece(self, reader: Log, cohort: Cohort) -> Piece | None:
         """The next blocks that the main cohort has and this one lacks; where there are none, it moves on."""
@@ -463,14 +508,11 @@ class Lane(threading.Thread):
             return self._next_piece(reader, cohort)
         return Piece(f"t:{cursor.epoch}:{cursor.at}:{upto}", cursor.at, upto, without=without)
 
-    def _join(self, reader: Log, cohort: Cohort) -> None:
+    def _join(self, cohort: Cohort) -> None:
         """Make a cohort that stands where the main one does part of it."""
-        if self.main.cursor.done:
-            self._poll()
         main = self.main.cursor
-        if main.done or cohort.cursor.at < main.at:
-            if cohort.cursor.at >= main.at:
-                cohort.due = time.monotonic() + 0.02
+        if main.done or cohort.cursor.done or cohort.cursor.at != main.at:
+            cohort.due = time.monotonic() + 0.02
             return
         self._journal.strike(self.datasource, cohort.members)
         with self._wake:
@@ -511,7 +553,15 @@ def _walk(blocks: Sequence[Block], cursor: Cursor, ours: set[str]) -> tuple[Curs
         else:
             foreign.append(block)
             rows += block.rows
+    else:
+        if len(blocks) < MOST_BLOCKS:
+            # Whatever is done and not among the blocks has no rows in landing any more.
+            done.clear()
     return replace(cursor, at=at, done=frozenset(done)), foreign
+
+
+def _copy(cohort: Cohort) -> Cohort:
+    return replace(cohort, members=set(cohort.members))
 
 
 def _pausing(cohort: Cohort, why: str) -> Cohort:

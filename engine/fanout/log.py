@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from engine.compiler import storage
@@ -11,6 +11,9 @@ from engine.fanout.cursor import Piece
 from engine.plan.state import Workspace
 from engine.schema import Name, literal, quote
 from engine.warehouse.port import STRICT, Warehouse
+
+MOST_BLOCKS = 10_000
+"""Blocks that are looked at together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,7 @@ class Log:
         )
         return int(found.rows[0][0])
 
-    def blocks(self, after: int, most: int = 10_000) -> list[Block]:
+    def blocks(self, after: int, most: int = MOST_BLOCKS) -> list[Block]:
         """Blocks after a number, oldest first."""
         found = self._warehouse.query(
             f"SELECT _block_number AS b, any({storage.BATCH}), count() FROM {self.table.sql()} "
@@ -64,14 +67,21 @@ class Log:
         own = tenant_literal(self.relation.tenant_type, tenant)
         return f"{ALIAS}.{quote(self.relation.tenant or '')} = {own}"
 
-    def outstanding(self, tenant: str, after: int, done: Iterable[str]) -> tuple[int, float]:
-        """Rows of a tenant after a position, and the age of the oldest in seconds."""
+    def outstanding(
+        self, after: int, done: Iterable[str], tenants: Collection[str] | None = None
+    ) -> dict[str, tuple[int, float]]:
+        """Rows after a position by tenant (of these, if they are named), and the age of the oldest in seconds."""
+        if tenants is not None and not tenants:
+            return {}
         piece = Piece("", after, 1 << 62, without=tuple(done))
+        column = f"{ALIAS}.{quote(self.relation.tenant or '')}"
+        own = [tenant_literal(self.relation.tenant_type, t) for t in sorted(tenants or ())]
+        mine = f"PREWHERE {column} IN ({', '.join(own)}) " if own else ""
         found = self._warehouse.query(
-            f"SELECT count(), if(count() = 0, 0, now() - min({storage.ARRIVED})) FROM {self.table.sql()} AS {ALIAS} "
-            f"PREWHERE {self.mine(tenant)} {self._where(piece)}"
+            f"SELECT toString({column}) AS t, count(), now() - min({ALIAS}.{storage.ARRIVED}) "
+            f"FROM {self.table.sql()} AS {ALIAS} {mine}{self._where(piece)} GROUP BY t"
         )
-        return int(found.rows[0][0]), float(found.rows[0][1])
+        return {str(t): (int(rows), max(0.0, float(age))) for t, rows, age in found.rows}
 
     def insert(self, database: str, token: str, rows: str) -> None:
         """Put rows into the copy in a nest, as one block that is known by its token."""

@@ -46,6 +46,9 @@ def settle(workspace: Workspace, build: Build) -> None:
     snapshot = workspace.refresh()
     nests = [t.id for t in snapshot.tenants.values() if t.placement == "tables" and t.state != "removing"]
     modes = wanted(build, len(nests), dict(snapshot.modes))
+    router = router_of(workspace)
+    if modes == router.settled:
+        return
     for name, mode in modes.items():
         if mode == "routed" and name not in snapshot.routed and None in copies(workspace, name).values():
             # A copy that has lost its view lacks rows. The next plan computes it again; only then it can be read on.
@@ -56,16 +59,17 @@ def settle(workspace: Workspace, build: Build) -> None:
         workspace.registry.write("fanout", {n: {"mode": m} for n, m in changed.items()})
         workspace.registry.remove("fanout", gone)
         workspace.refresh()
-    router = router_of(workspace)
     for name in gone:
         router.shut(name)
     for name, mode in modes.items():
-        views = {t: v for t, v in copies(workspace, name).items() if v is not None}
+        found = copies(workspace, name)
+        views = {t: v for t, v in found.items() if v is not None}
         if mode == "routed":
             router.open(name)
             _unhook(workspace, router, name, views)
         elif router.lane(name) is not None or router.journal.read(name)[0] is not None:
-            _hook(workspace, router, build, name, [t for t in nests if t not in views])
+            _hook(workspace, router, build, name, [t for t, v in found.items() if v is None])
+    router.settled = modes
 
 
 def _unhook(workspace: Workspace, router: Router, datasource: str, views: dict[str, Name]) -> None:
@@ -73,7 +77,7 @@ def _unhook(workspace: Workspace, router: Router, datasource: str, views: dict[s
     lane = router.open(datasource)
     for some in _some(views.items()):
         with workspace.fence.exclusive():
-            lane.take_over([t for t, _ in some], lane.head())
+            lane.take_over([t for t, _ in some], lane.settled())
             for _, view in some:
                 workspace.warehouse.execute(ddl.drop_view(view))
     router.wait_for(views)
@@ -94,6 +98,7 @@ def _hook(workspace: Workspace, router: Router, build: Build, datasource: str, t
             ranges = block_ranges(workspace.warehouse, views[0].source, after=at) if views else []
             histories = [history(v, ranges) for v in views if ranges]
             journal.note(histories)
+            journal.settle({v.source for v in views})
             for view in views:
                 workspace.warehouse.execute(ddl.create_view(view))
             lane.forget(some)

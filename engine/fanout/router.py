@@ -10,7 +10,7 @@ from typing import cast
 
 from engine.fanout.cursor import CursorJournal
 from engine.fanout.landed import Landed
-from engine.fanout.lane import Lane
+from engine.fanout.lane import Lane, Position
 from engine.plan.apply import Progress, silent
 from engine.plan.state import Workspace
 from engine.schema import Mark, Name
@@ -28,6 +28,8 @@ class Router:
         self._hands = ThreadPoolExecutor(HANDS, thread_name_prefix="fan-out")
         self._lanes: dict[str, Lane] = {}
         self._lock = threading.Lock()
+        self.settled: dict[str, str] = {}
+        """The modes that everything has been brought into."""
         self.journal = CursorJournal(workspace.warehouse, workspace.name)
         workspace.fence.doubts = self.in_doubt
 
@@ -108,6 +110,10 @@ class Router:
         """Try again at once what is waiting for its next try."""
         for lane in list(self._lanes.values()):
             lane.nudge()
+
+    def positions(self) -> dict[str, Position]:
+        """Where the readers of each routed datasource stand."""
+        return {name: lane.position() for name, lane in sorted(self._lanes.items())}
 
     def status(self) -> dict[str, dict[str, object]]:
         """How far each routed datasource's fan-out is behind."""

@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any, Protocol
 
 from engine.compiler.storage import BATCH
@@ -42,6 +43,9 @@ RANGE_ROWS = 1_000_000
 
 HANDS = 2
 """Ranges that are delivered at the same time; the other writers' handles are left to inserts."""
+
+GO = 25
+"""Objects that are created in one go."""
 
 TOGETHER = 16
 """Ranges after which the notes are brought up to date; far fewer than the tokens that a target remembers."""
@@ -93,6 +97,9 @@ class Journal(Protocol):
     def note(self, histories: Sequence[History]) -> None: ...
     def strike(self, histories: Sequence[History]) -> None: ...
     def outstanding(self) -> list[History]: ...
+    def settle(self, sources: Collection[Name]) -> None:
+        """Note how far sources have come while no insert runs: everything up to there has reached its views."""
+        ...
 
 
 Progress = Callable[[str, int, int], None]
@@ -128,14 +135,19 @@ def apply(
         with fence.exclusive():
             for step in phases.unhook:
                 _run(warehouse, step)
-    for done, step in enumerate(phases.before, 1):
-        if isinstance(step, StartReaders):
-            start_readers(step.readers)
+    done = 0
+    for steps in _side_by_side(phases.before):
+        if isinstance(steps[0], StartReaders):
+            start_readers(steps[0].readers)
         else:
-            _run(warehouse, step)
-        progress(step.subject, done, total)
-    histories = _create_views(phases.inside, warehouse, fence, journal)
-    progress("views", total - len(phases.after), total)
+            _run_all(warehouse, steps)
+        done += len(steps)
+        progress(steps[-1].subject, done, total)
+    histories = []
+    for steps in _in_goes(phases.inside):
+        histories += _create_views(steps, warehouse, fence, journal)
+        done += len(steps)
+        progress("views", done, total)
     delivered = deliver(histories, warehouse, journal, progress)
     for step in phases.after:
         _run(warehouse, step)
@@ -166,6 +178,33 @@ def _phases(steps: Iterable[Step]) -> _Phases:
     # A replaced view goes before the column that it read; columns come before the views that need them.
     phases.inside.sort(key=lambda s: isinstance(s, CreateView))
     return phases
+
+
+def _side_by_side(steps: Sequence[Step]) -> Iterable[Sequence[Step]]:
+    """Steps in groups of which the order within does not matter: databases, and tables, that are created."""
+    for kind, group in groupby(steps, key=type):
+        found = list(group)
+        if kind in (CreateDatabase, CreateTable):
+            for start in range(0, len(found), GO):
+                yield found[start : start + GO]
+        else:
+            yield from ([step] for step in found)
+
+
+def _in_goes(steps: Sequence[Step]) -> Iterable[Sequence[Step]]:
+    """Views in several goes where they are many and nothing but new, so that inserts wait for some at a time."""
+    if all(isinstance(s, CreateView) and not s.replaces for s in steps):
+        return [steps[start : start + GO] for start in range(0, len(steps), GO)]
+    return [steps]
+
+
+def _run_all(warehouse: Warehouse, steps: Sequence[Step]) -> None:
+    if len(steps) == 1:
+        _run(warehouse, steps[0])
+        return
+    with ThreadPoolExecutor(HANDS) as hands:
+        for under_way in [hands.submit(_run, warehouse, step) for step in steps]:
+            under_way.result()
 
 
 def _run(warehouse: Warehouse, step: Step) -> None:
@@ -219,6 +258,7 @@ def _create_views(steps: Sequence[Step], warehouse: Warehouse, fence: Fence, jou
         ranges = {s: block_ranges(warehouse, s, without=doubts[s]) for s in holding}
         histories = [history(v, ranges[v.source]) for v in fresh if v.source in ranges]
         journal.note(histories)
+        journal.settle({v.source for v in (*fresh, *replaced)})
         for view in replaced:
             warehouse.execute(ddl.drop_view(view.name))
         for step in steps:
@@ -244,7 +284,7 @@ def _holding_rows(warehouse: Warehouse, sources: set[Name]) -> set[Name]:
     """Those of the tables that exist and are not empty. Most nests are new, so one question spares many."""
     found = warehouse.query(
         "SELECT database, name FROM system.tables "
-        "WHERE has({databases:Array(String)}, database) AND ifNull(total_rows, 1) > 0",
+        "WHERE database IN {databases:Array(String)} AND ifNull(total_rows, 1) > 0",
         {"databases": [*sorted({s.database for s in sources})]},
     )
     return sources & {Name(database, name) for database, name in found.rows}

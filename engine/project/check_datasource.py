@@ -16,6 +16,7 @@ from engine.errors import (
     RookeryError,
 )
 from engine.project.expressions import plain_name, split_list
+from engine.project.lifetimes import DAY, shortest_life
 from engine.project.model import Column, Datasource, Engine, Tenant
 
 OWN_SETTINGS = frozenset(
@@ -228,6 +229,11 @@ def _landing(datasource: Datasource) -> Iterator[RookeryError]:
         message = "a landing datasource cannot have a partition key"
         hint = "it is kept by the month in which rows arrive; remove the key, or partition a materialized target"
         yield RookeryError(LANDING_LAYOUT, message, hint=hint, place=engine.place_of("partition_key"))
+    life = shortest_life(engine.ttl)
+    if life is not None and life < DAY:
+        message = "a landing datasource cannot have a TTL shorter than a day"
+        hint = "rows must be there until every tenant has received them; keep them for a day, or give targets the TTL"
+        yield RookeryError(LANDING_LAYOUT, message, hint=hint, place=engine.place_of("ttl"))
     if datasource.final:
         message, hint = "`final` has no meaning for a landing datasource", "a MergeTree keeps every row; remove it"
         yield RookeryError(LANDING_LAYOUT, message, hint=hint, place=datasource.place_of("final"))

@@ -102,6 +102,11 @@ class Tenant(Written):
         default="auto",
         description="How rows reach the nests: views on the datasource, a router, or whichever suits their number.",
     )
+    foreign: Literal["refuse", "quarantine"] = Field(
+        default="refuse",
+        description="What becomes of another tenant's row under a token that writes for one: the whole request is "
+        "refused, or the row goes to quarantine.",
+    )
     nest_copy: Flag = Field(default=True, description="Whether each tenant's nest keeps a copy of its rows.")
 
     @classmethod

@@ -32,7 +32,7 @@ class Append:
     """One caller's rows on their way into a datasource.
 
     `bound` is the tenant that the caller writes for, `key` the caller's idempotency key. `lines`, if known, are the
-    body's rows, each a complete JSON object by itself. `into` is the table, if it is not the datasource's own.
+    body's rows, each a complete JSON object by itself. `into` is the table, if it is not the datasource's own. `whole` is false for a piece of a larger body.
     """
 
     datasource: str
@@ -44,11 +44,15 @@ class Append:
     answer: Future[Outcome] = field(default_factory=Future)
     digest: str = ""
     into: Name | None = None
+    whole: bool = True
 
 
 @dataclass(slots=True)
 class Bad:
-    """A row that cannot be stored: its number in the batch, its text, and what is wrong in which columns."""
+    """A row that cannot be stored: its number in the batch, its text, and what is wrong in which columns.
+
+    `header` is the first line of the CSV file that it stood in.
+    """
 
     number: int
     text: bytes
@@ -57,6 +61,7 @@ class Bad:
     reasons: list[str] = field(default_factory=list)
     values: dict[str, str | None] = field(default_factory=dict)
     foreign: bool = False
+    header: bytes = b""
 
     def add(self, column: str, reason: str) -> None:
         if column not in self.columns:

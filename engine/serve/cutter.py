@@ -104,7 +104,7 @@ class _Lines:
         if found < 0:
             found = self._buffer.rfind(b"\n", 0, self._size)
         if found < 0:
-            found = self._buffer.find(b"\n", max(self._size, self._sought))
+            found = self._buffer.find(b"\n", self._sought)
             self._sought = len(self._buffer)
         return found + 1 or -1
 

@@ -173,7 +173,7 @@ class Elements:
         return True
 
     def _guess(self) -> None:
-        """An object ends at its first brace, or one of the next: a parser tells sooner than a search of its strings."""
+        """An object ends at its first brace or one of the next: a parser tells it sooner than a walk by strings."""
         end = self._at
         for _ in range(_BRACES if self._guesses else 0):
             end = self._buffer.find(b"}", end, self._at + _NEAR) + 1

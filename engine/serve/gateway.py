@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 import structlog
 
+from engine import observe
 from engine.errors import BAD_REQUEST, CLOSED, INTERNAL, QUEUE_FULL, RookeryError
 from engine.plan.state import Workspace
 from engine.schema import Name
@@ -112,6 +113,7 @@ class Gateway:
         key: str | None = None,
         *,
         into: Name | None = None,
+        whole: bool = True,
     ) -> Future[Outcome]:
         """Store a body's rows; good ones in the datasource (or the table `into`, like it), bad ones in quarantine.
 
@@ -119,7 +121,7 @@ class Gateway:
         RK5005 and RK5006 at once, for a datasource that takes no rows.
         """
         self._ingestion.stage_for(name)
-        append = Append(name, body, format, bound, _key(key), into=into)
+        append = Append(name, body, format, bound, _key(key), into=into, whole=whole)
         if not body.strip():
             append.answer.set_result(Outcome("", 0))
             return append.answer
@@ -203,6 +205,7 @@ class Gateway:
                 outcomes = self._ingestion.store(group)
             except RookeryError as exc:
                 outcomes = [exc for _ in group]
+            _count(group, outcomes)
             results |= {id(a): o for a, o in zip(group, outcomes, strict=True)}
         return [results[id(a)] for a in appends]
 
@@ -237,6 +240,17 @@ def _repeated(receipt: Receipt, append: Append) -> Outcome | RookeryError:
     except RookeryError as exc:
         return exc
     return Outcome(receipt.batch, receipt.rows, receipt.quarantined, receipt.tenants, None, repeated=True)
+
+
+def _count(appends: Sequence[Append], outcomes: Sequence[Outcome | RookeryError]) -> None:
+    stored = [(a, o) for a, o in zip(appends, outcomes, strict=True) if isinstance(o, Outcome)]
+    if stored:
+        name = appends[0].datasource
+        observe.count("ingest_batches", datasource=name)
+        observe.count("ingest_requests", len(stored), datasource=name)
+        observe.count("ingested_rows", sum(o.rows for _, o in stored), datasource=name)
+        observe.count("ingested_bytes", sum(len(a.body) for a, o in stored if o.rows), datasource=name)
+        observe.count("quarantined_rows", sum(o.quarantined for _, o in stored), datasource=name)
 
 
 def _bug(exc: BaseException) -> RookeryError:

@@ -157,7 +157,7 @@ class Ingestion:
             if format is Input.CSV:
                 batch.header, batch.texts = csv_rows(append.body)
             elif len(batch.portions) == 1:
-                batch.texts = append.lines or json_rows(append.body)
+                batch.texts = append.lines or json_rows(append.body, whole=append.whole)
             else:
                 batch.texts = [line for p in batch.portions for line in p.append.lines or ()]
         if len(batch.portions) == 1:
@@ -189,7 +189,8 @@ class Ingestion:
 
     def _judge(self, batch: _Batch) -> None:
         """Refuse appends with another tenant's rows, and say which rows of the stage are stored."""
-        for portion in batch.portions:
+        tenant = batch.stage.source.tenant
+        for portion in batch.portions if tenant is None or tenant.foreign == "refuse" else ():
             foreign = next((n for n in batch.bad if portion.start <= n < portion.stop and batch.bad[n].foreign), None)
             if foreign is not None:
                 portion.refused = RookeryError(
@@ -239,7 +240,7 @@ class Ingestion:
 
     def _note(self, batch: _Batch) -> list[Receipt]:
         """Keep bad rows and write receipts, in this order."""
-        quarantine.keep(self._workspace, batch.stage.source.name, batch.id, batch.bad.values())
+        quarantine.keep(self._workspace, batch.stage.source.name, batch.id, batch.bound, batch.bad.values())
         keyed = [p for p in batch.portions if p.append.key and not p.refused]
         if not keyed:
             return []
@@ -282,18 +283,21 @@ class Ingestion:
         """One INSERT from the stage into the datasource, and on to the router."""
         source = batch.stage.source
         router = self._router
-        if router is None or not source.is_landing or not router.announce(source.name, batch.id):
+        if not source.is_landing:
             self._insert(batch)
             return
-        # The router relies on the order in which batches land.
+        # One at a time: the router relies on the order, and a successor on that only the last can be in doubt.
         with self._order(source.name):
+            wanted = router is not None and router.announce(source.name, batch.id)
             try:
                 self._insert(batch)
             except BaseException:
-                router.withdraw(source.name, batch.id)
+                if wanted and router is not None:
+                    router.withdraw(source.name, batch.id)
                 raise
-            batch.handed, batch.visible = True, Future()
-            router.landed(self._landed(batch, batch.visible))
+            if wanted and router is not None:
+                batch.handed, batch.visible = True, Future()
+                router.landed(self._landed(batch, batch.visible))
 
     def _order(self, datasource: str) -> threading.Lock:
         with self._lock:

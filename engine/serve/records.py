@@ -40,7 +40,7 @@ def ends_quoted(line: bytes | bytearray, quoted: bool) -> bool:
     if not quotes:
         return quoted
     if not quoted and quotes % 2 == 0:
-        return False
+        return False  # not so if one of them is astray and another opens a value, which no program writes
     return _walked(line, quoted)
 
 

@@ -41,14 +41,14 @@ class Search:
         """Fill the (empty) stage with the rows that can be read. Returns the others by number, from 0."""
         sound = {n: numbered for n, row in enumerate(rows) if (numbered := _numbered(n, row, format)) is not None}
         there = self._insert(sound, format, header)
-        bad = {n: Bad(n, row, format) for n, row in enumerate(rows) if n not in there}
+        bad = {n: Bad(n, row, format, header=header) for n, row in enumerate(rows) if n not in there}
         if bad:
             self._warehouse.execute(f"TRUNCATE TABLE {self._table.sql()}")
             self._explain(bad, {n: sound[n] for n in bad if n in sound}, format, header)
             left = {n: text for n, text in sound.items() if n not in bad}
             again = self._insert(left, format, header)
             for n in left.keys() - again:
-                bad[n] = Bad(n, rows[n], format)
+                bad[n] = Bad(n, rows[n], format, header=header)
                 bad[n].add("", "the row cannot be read")
         for row in bad.values():
             row.values = values_of(row.text, format, header, self._stage)
@@ -62,7 +62,7 @@ class Search:
                 f"SELECT {NUMBER}, toString({staged.value}) FROM {self._table.sql()} WHERE ifNull(NOT ({check}), 0)"
             )
             for number, value in failing.rows:
-                row = found.setdefault(int(number), Bad(int(number), rows[int(number)], format))
+                row = found.setdefault(int(number), Bad(int(number), rows[int(number)], format, header=header))
                 row.add(staged.column, reason(self._stage, staged, value, bound))
                 row.foreign |= bound is not None and is_tenant(self._stage, staged) and value is not None
         for row in found.values():

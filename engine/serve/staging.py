@@ -55,7 +55,8 @@ class Stage:
 
 def has_long_number(body: bytes) -> bool:
     """Whether a text batch may hold a number that the wide stage would wrap."""
-    return WIDE_DIGITS in body.translate(_TO_ZEROS)
+    # So many digits cover four places in a row of which every eighth is looked at: most batches are told by that.
+    return b"0000" in body[::8].translate(_TO_ZEROS) and WIDE_DIGITS in body.translate(_TO_ZEROS)
 
 
 def stage_of(source: Datasource, exact: bool = False) -> Stage:

@@ -7,37 +7,41 @@ got a column later.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from engine.schema import Column, Index, Mark, Name, Schema, Table, View
 from engine.warehouse.clauses import as_expression, read_clauses, read_constraints, read_target
 from engine.warehouse.port import Value, Warehouse
 
-_OURS = "(database = {w:String} OR startsWith(database, concat({w:String}, '_nest')))"
+_WORKSPACE = "({0} = {{w:String}} OR startsWith({0}, concat({{w:String}}, '_nest')))"
+_NAMED = "{0} IN {{databases:Array(String)}}"
 
-_DATABASES = """SELECT name, comment FROM system.databases
-WHERE name = {w:String} OR startsWith(name, concat({w:String}, '_nest'))"""
-_TABLES = f"""SELECT database, name, engine, engine_full, create_table_query, as_select, comment
-FROM system.tables WHERE {_OURS} AND position(comment, 'rookery') > 0 ORDER BY database, name"""
-_COLUMNS = f"""SELECT database, table, name, type, default_kind, default_expression, compression_codec, comment
-FROM system.columns WHERE {_OURS} ORDER BY database, table, position"""
-_INDEXES = f"""SELECT database, table, name, expr, type_full, granularity
-FROM system.data_skipping_indices WHERE {_OURS}"""
-_SOURCES = """SELECT d, v, database, name FROM system.tables
-ARRAY JOIN dependencies_database AS d, dependencies_table AS v
-WHERE d = {w:String} OR startsWith(d, concat({w:String}, '_nest'))"""
+_DATABASES = "SELECT name, comment FROM system.databases WHERE "
+_TABLES = """SELECT database, name, engine, engine_full, create_table_query, as_select, comment
+FROM system.tables WHERE %s AND position(comment, 'rookery') > 0 ORDER BY database, name"""
+_COLUMNS = """SELECT database, table, name, type, default_kind, default_expression, compression_codec, comment
+FROM system.columns WHERE %s ORDER BY database, table, position"""
+_INDEXES = """SELECT database, table, name, expr, type_full, granularity
+FROM system.data_skipping_indices WHERE %s"""
+_SOURCES = """SELECT d AS database, v, s, name FROM (SELECT database AS s, name, d, v FROM system.tables
+ARRAY JOIN dependencies_database AS d, dependencies_table AS v) WHERE %s"""
 
 
-def read_schema(warehouse: Warehouse, workspace: str) -> Schema:
-    """Everything with this workspace's mark, in its database and nests. Views are in order of data flow."""
-    bindings = {"w": workspace}
-    columns = _columns(warehouse, bindings)
-    indexes = _indexes(warehouse, bindings)
-    sources = {Name(d, v): Name(sd, s) for d, v, sd, s in warehouse.query(_SOURCES, bindings).rows}
+def read_schema(warehouse: Warehouse, workspace: str, databases: Collection[str] | None = None) -> Schema:
+    """Everything with this workspace's mark, in its database and nests, or in those of them that are named.
+
+    Views are in order of data flow.
+    """
+    bindings: dict[str, Value] = {"w": workspace, "databases": [*sorted(databases or ())]}
+    chosen = _WORKSPACE if databases is None else _NAMED
+    where = chosen.format("database")
+    columns = _columns(warehouse, where, bindings)
+    indexes = _indexes(warehouse, where, bindings)
+    sources = {Name(d, v): Name(sd, s) for d, v, sd, s in warehouse.query(_SOURCES % where, bindings).rows}
     tables: list[Table] = []
     views: list[View] = []
-    for row in warehouse.query(_TABLES, bindings).dicts():
+    for row in warehouse.query(_TABLES % where, bindings).dicts():
         mark = Mark.read(row["comment"])
         if mark is None or mark.workspace != workspace:
             continue
@@ -46,9 +50,9 @@ def read_schema(warehouse: Warehouse, workspace: str) -> Schema:
             views.append(_view(name, row, mark, sources, columns[name]))
         else:
             tables.append(_table(name, row, mark, columns[name], indexes[name]))
-    databases = {workspace: "", **dict.fromkeys((t.name.database for t in tables), "")}
-    found = dict(warehouse.query(_DATABASES, bindings).rows)
-    ours = {name for name, comment in found.items() if name in databases or _is_of(comment, workspace)}
+    bearing = {workspace, *(t.name.database for t in tables)}
+    found = dict(warehouse.query(_DATABASES + chosen.format("name"), bindings).rows)
+    ours = {name for name, comment in found.items() if name in bearing or _is_of(comment, workspace)}
     return Schema.of(ours, tables, _in_order(views))
 
 
@@ -61,7 +65,7 @@ def occupied(warehouse: Warehouse, names: Iterable[Name]) -> set[Name]:
     tables: list[Value] = [*sorted({n.name for n in wanted})]
     found = warehouse.query(
         "SELECT database, name, comment FROM system.tables "
-        "WHERE has({databases:Array(String)}, database) AND has({names:Array(String)}, name)",
+        "WHERE database IN {databases:Array(String)} AND name IN {names:Array(String)}",
         {"databases": databases, "names": tables},
     )
     foreign = {Name(database, name) for database, name, comment in found.rows if Mark.read(comment) is None}
@@ -73,16 +77,16 @@ def _is_of(comment: str, workspace: str) -> bool:
     return mark is not None and mark.workspace == workspace
 
 
-def _columns(warehouse: Warehouse, bindings: Mapping[str, str]) -> defaultdict[Name, list[Column]]:
+def _columns(warehouse: Warehouse, where: str, bindings: Mapping[str, Value]) -> defaultdict[Name, list[Column]]:
     found: defaultdict[Name, list[Column]] = defaultdict(list)
-    for database, table, *column in warehouse.query(_COLUMNS, bindings).rows:
+    for database, table, *column in warehouse.query(_COLUMNS % where, bindings).rows:
         found[Name(database, table)].append(Column(*column))
     return found
 
 
-def _indexes(warehouse: Warehouse, bindings: Mapping[str, str]) -> defaultdict[Name, list[Index]]:
+def _indexes(warehouse: Warehouse, where: str, bindings: Mapping[str, Value]) -> defaultdict[Name, list[Index]]:
     found: defaultdict[Name, list[Index]] = defaultdict(list)
-    for database, table, name, expression, kind, granularity in warehouse.query(_INDEXES, bindings).rows:
+    for database, table, name, expression, kind, granularity in warehouse.query(_INDEXES % where, bindings).rows:
         found[Name(database, table)].append(Index(name, as_expression(expression), kind, granularity))
     return found
 

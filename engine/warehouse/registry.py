@@ -45,6 +45,7 @@ class Registry:
 
     def __init__(self, warehouse: Warehouse, workspace: str, table: str = STATE) -> None:
         self._warehouse = warehouse
+        self.workspace = workspace
         self._table = Name(workspace, table).sql()
         if table == STATE:
             warehouse.execute(ddl.create_database(workspace))
@@ -70,6 +71,15 @@ class Registry:
         for kind, name, body, _ in found.rows:
             result.setdefault(kind, {})[name] = orjson.loads(body)
         return result
+
+    def newest_blocks(self, tables: Iterable[str]) -> dict[str, int]:
+        """The newest block's number of tables in the workspace's database; without those that are empty."""
+        found = self._warehouse.query(
+            "SELECT table, max(max_block_number) FROM system.parts "
+            "WHERE active AND database = {d:String} AND table IN {t:Array(String)} GROUP BY table",
+            {"d": self.workspace, "t": list(tables)},
+        )
+        return {str(t): int(b) for t, b in found.rows}
 
     def write(self, kind: str, bodies: Mapping[str, Mapping[str, Any]]) -> None:
         """Put bodies under their names, replacing what was there."""

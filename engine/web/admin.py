@@ -14,7 +14,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from engine.control import materialize, push, resources, tenants, tokens
+from engine import observe
+from engine.control import doctor, fanout, materialize, metrics, push, resources, tenants, tokens
 from engine.errors import BAD_REQUEST, INTERNAL, SCOPE, UNKNOWN_RESOURCE, RookeryError
 from engine.plan.state import Workspace
 from engine.serve import access
@@ -299,9 +300,40 @@ async def workspace_route(request: Request) -> Response:
     )
 
 
+async def fanout_route(request: Request) -> Response:
+    """`GET /v0/fanout`."""
+    state = _admin(request)
+    return JSONResponse(await _control(state, partial(fanout.status, state.workspace)))
+
+
+async def fanout_retry(request: Request) -> Response:
+    """`POST /v0/fanout/retry`."""
+    state = _admin(request)
+    return JSONResponse(await _control(state, partial(fanout.retry, state.workspace)))
+
+
+async def doctor_route(request: Request) -> Response:
+    """`GET /v0/doctor`; `deep=true` also compares rows."""
+    state = _admin(request)
+    deep = flag(request.query_params.get("deep"), False)
+    examination = await _control(state, partial(doctor.examine, state.workspace, deep=deep))
+    return JSONResponse(examination.as_dict())
+
+
+async def metrics_route(request: Request) -> Response:
+    """`GET /metrics`, for Prometheus."""
+    state = _admin(request)
+    text = await _control(state, partial(metrics.exposition, state.workspace, state.gateway.waiting_bytes))
+    return Response(text, media_type=observe.EXPOSITION)
+
+
 def routes() -> list[Route]:
     return [
+        Route("/metrics", metrics_route),
         Route("/v0/workspace", workspace_route),
+        Route("/v0/fanout", fanout_route),
+        Route("/v0/fanout/retry", fanout_retry, methods=["POST"]),
+        Route("/v0/doctor", doctor_route),
         Route("/v0/push", push_route, methods=["POST"]),
         Route("/v0/materialize", materialize_route, methods=["POST"]),
         Route("/v0/tenants", tenants_route, methods=["GET", "POST"]),

@@ -25,7 +25,7 @@ from engine.plan.state import Workspace
 from engine.serve.gateway import Gateway
 from engine.serve.query import Queries
 from engine.serve.stages import Stages
-from engine.web import admin, data
+from engine.web import admin, data, quarantine
 from engine.web.errors import on_bug, on_http_exception, on_rookery_error
 from engine.web.state import State, state_of
 
@@ -129,7 +129,7 @@ def create_app(workspace: Workspace) -> Starlette:
         max_age=600,
     )
     app = Starlette(
-        routes=[Route("/live", live), Route("/ready", ready), *data.routes(), *admin.routes()],
+        routes=[Route("/live", live), Route("/ready", ready), *data.routes(), *quarantine.routes(), *admin.routes()],
         middleware=[*([Middleware(AccessLog)] if settings.log_level == "debug" else []), cors],
         exception_handlers={RookeryError: on_rookery_error, HTTPException: on_http_exception, Exception: on_bug},
         lifespan=lifespan,

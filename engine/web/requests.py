@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import parse_qsl
 
+import anyio
 import orjson
 from starlette.requests import ClientDisconnect, Request
 
 from engine.errors import BAD_ENCODING, BAD_REQUEST, TOO_LARGE, RookeryError
-from engine.serve.compression import Opened
+from engine.serve.compression import PIECE, Opened
 from engine.serve.gateway import Room
 
 MAX_PARAMETERS = 1000
@@ -72,6 +73,9 @@ async def opened_chunks(request: Request, limit: int, room: Room) -> AsyncIterat
             for piece in opened.pieces(chunk):
                 room.take(len(piece))
                 yield piece
+                if len(piece) == PIECE:
+                    # A small chunk may open to many pieces; others have their turn in between.
+                    await anyio.sleep(0)
     except ClientDisconnect as exc:
         raise RookeryError(BAD_REQUEST, "the caller left before the end of the body") from exc
     if left := opened.finish():

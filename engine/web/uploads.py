@@ -6,7 +6,8 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
-from typing import Any
+from tempfile import SpooledTemporaryFile
+from typing import Any, BinaryIO, cast
 
 import anyio
 import anyio.to_thread
@@ -16,14 +17,18 @@ from engine.errors import RookeryError
 from engine.schema import Name
 from engine.serve.batch import Outcome
 from engine.serve.bodies import Cutter
+from engine.serve.gateway import Room
+from engine.serve.parquet import pieces
 from engine.serve.replacing import Replacement
 from engine.warehouse.port import Input
-from engine.web.requests import append_body, opened_chunks
+from engine.web.requests import opened_chunks
 from engine.web.state import State
 
 AHEAD = 2
 """Batches of one upload that are under way at once."""
 UNLIMITED = 1 << 60
+WHOLE = 32 << 20
+"""Bytes of a Parquet file that is stored in one go."""
 
 
 class Upload:
@@ -84,27 +89,50 @@ class Upload:
     def _send(self, batch: bytes) -> Future[Outcome]:
         self._batches += 1
         key = f"{self._key}#{self._batches}" if self._key and self._into is None else None
-        return self._state.gateway.append(self._name, batch, self._format, self._bound, key, into=self._into)
+        return self._state.gateway.append(
+            self._name, batch, self._format, self._bound, key, into=self._into, whole=False
+        )
 
     def _count(self, outcome: Outcome) -> None:
         self._rows += outcome.rows
         self._quarantined += outcome.quarantined
 
     async def _batches_of(self, request: Request) -> AsyncIterator[bytes]:
-        """The body in batches. A Parquet file has its directory at the end, so it is taken whole."""
+        """The body in batches."""
         with self._state.gateway.room() as room:
             if self._format is Input.PARQUET:
-                body = await append_body(request, self._state.workspace.settings.max_body, room)
-                if body:
-                    yield body
+                async for batch in self._parquet(request, room):
+                    yield batch
                 return
             cutter = Cutter("csv" if self._format is Input.CSV else "ndjson")
             async for chunk in opened_chunks(request, UNLIMITED, room):
-                for batch in cutter.feed(chunk):
+                # Rows may be made so that finding their ends takes long.
+                for batch in await anyio.to_thread.run_sync(self._cut, cutter, chunk, limiter=self._state.limiter):
                     yield batch
                 room.leave()
             for batch in cutter.finish():
                 yield batch
+
+    async def _parquet(self, request: Request, room: Room) -> AsyncIterator[bytes]:
+        """A Parquet file has its directory at the end: one that is large goes by way of the disk."""
+        limiter = self._state.limiter
+        with SpooledTemporaryFile(max_size=WHOLE) as file:
+            async for chunk in opened_chunks(request, UNLIMITED, room):
+                await anyio.to_thread.run_sync(file.write, chunk, limiter=limiter)
+                room.leave()
+            size = file.tell()
+            file.seek(0)
+            if size <= WHOLE:
+                if size:
+                    yield file.read()
+                return
+            found = pieces(cast(BinaryIO, file))
+            while batch := await anyio.to_thread.run_sync(next, found, b"", limiter=limiter):
+                yield batch
+
+    @staticmethod
+    def _cut(cutter: Cutter, chunk: bytes) -> list[bytes]:
+        return list(cutter.feed(chunk))
 
     def _told(self, exc: RookeryError) -> RookeryError:
         if not self._rows and not self._quarantined:

@@ -272,6 +272,14 @@ def test_batches_of_csv_hold_all_records(rows: list[list[str]], sizes: list[int]
     )
 
 
+@pytest.mark.parametrize("size", [1, 4, 6, 8, 12, 16, 20, 30, 100])
+def test_quoted_line_breaks_are_no_borders(size: int) -> None:
+    records = [b'1,"x\ny"', b"2,3", b'5" nail,4', b'4,"\n\n\n\n\n\n"', b'"a\n","\nb"', b"6,7"]
+    batches = cut("csv", [b"\n".join([b"a,b", *records])], size)
+    assert [r for batch in batches for r in csv_rows(batch)[1]] == records
+    assert all(batch.startswith(b"a,b\n") for batch in batches)
+
+
 def test_objects_over_several_lines_are_not_cut_apart() -> None:
     rows = [{"a": n, "b": [{"c": 1}, {"d": 2}]} for n in range(50)]
     body = "\n".join(json.dumps(row, indent=2) for row in rows).encode()
@@ -285,7 +293,7 @@ def test_objects_over_several_lines_are_not_cut_apart() -> None:
     [("ndjson", b'{"a":"'), ("ndjson", b'[{"a":"'), ("ndjson", b"[[[["), ("csv", b'a\n"'), ("csv", b"a\n")],
 )
 def test_a_row_that_is_too_long(kind: str, start: bytes) -> None:
-    for parts in ([start, b"x" * 3000], [start + b"x" * 3000], [start + b"x" * 3000 + b'"}\n']):
+    for parts in ([start, b"x" * 3000], [start + b"x" * 3000], [start + b"x" * 3000 + b'"}]]]],\n']):
         with pytest.raises(RookeryError) as caught:
             cut(kind, parts, 100, 2000)
         assert caught.value.code is TOO_LARGE
@@ -330,7 +338,9 @@ def test_opened_bodies_are_what_was_packed(members: list[bytes], sizes: list[int
     if encoding == "" and sniffed(whole):
         return
     assert b"".join(open_chunks(chunked(body, sizes), encoding.upper(), 1000)) == whole
-    assert b"".join(open_chunks([body], "" if body and encoding != "identity" else encoding, len(whole))) == whole
+    unsaid = encoding if encoding == "identity" or not body else ""
+    assert b"".join(open_chunks(chunked(body, sizes), unsaid, 1000)) == whole
+    assert b"".join(open_chunks([body], unsaid, len(whole))) == whole
     opened = decompressor(encoding, 1000)
     assert b"".join(opened.feed(c) for c in chunked(body, sizes)) + opened.finish() == whole
     if whole:
@@ -352,6 +362,7 @@ def test_gzip_checks_its_sum_and_is_filled_up_with_zeros() -> None:
     body = gzip.compress(b"abc")
     assert "corrupt" in refused("gzip", [body[:-5] + b"\0\0\0\0\0"]).message
     assert b"".join(open_chunks([body + b"\0" * 9, b"\0", body], "x-gzip", 6)) == b"abcabc"
+    assert "truncated" in refused("gzip", [body + b"\x1f"]).message
 
 
 @pytest.mark.parametrize("encoding", ["br", "deflate", "gzip, gzip", "é" * 100])

@@ -113,3 +113,117 @@ def test_rows_of_a_removed_tenant_are_not_replayed_for_it(server: Server, mark: 
     answer = replay(server, {"rows": [{"id": row["c__id"], "text": json.dumps({"note": mark})}]})
     assert [r["code"] for r in answer["refused"]] == ["RK3004"]
     assert stored(server, mark) == []
+
+
+def test_what_a_row_in_quarantine_tells(server: Server, mark: str) -> None:
+    assert server.done("GET", PATH) == {"datasource": "events", "total": 0, "rows": []}
+    first = bad(mark, tenant_id="01")
+    send(server, "\n".join([json.dumps({"tenant_id": 1, "note": mark}), first, '{"note": "\u0007']))
+    rows = listed(server)
+    assert [r["c__row"] for r in rows] == [2, 1], "the newest first"
+    assert rows[1]["c__text"] == first and rows[1]["c__format"] == "JSONEachRow"
+    assert (rows[1]["tenant_id"], rows[1]["note"], rows[1]["units"]) == ("01", mark, "many")
+    assert rows[1]["c__error_column"] == ["units"] and "`many` is not of type Int16" in rows[1]["c__error"][0]
+    assert rows[0]["c__error_column"] == [""] and "note" not in rows[0] and "c__writer" not in rows[0]
+    assert len({r["c__id"] for r in rows}) == 2 and len({r["c__import_id"] for r in rows}) == 1
+    assert stored(server, mark) == [[1, 1]]
+
+
+def test_pages(server: Server, mark: str) -> None:
+    send(server, "\n".join(bad(mark, n=n) for n in range(25)))
+    everything = [r["c__id"] for r in listed(server)]
+    assert len(set(everything)) == 25
+    assert [r["c__id"] for o in (0, 10, 20) for r in listed(server, limit=10, offset=o)] == everything
+    assert server.done("GET", PATH, params={"limit": 0})["total"] == 25
+    for params in ({"limit": -1}, {"limit": "x"}, {"limit": 10_001}, {"offset": "²"}, {"offset": 10**30}):
+        refused(server.admin("GET", PATH, params=params), 400, "RK4009")
+
+
+def test_dropping(server: Server, mark: str) -> None:
+    send(server, "\n".join(bad(mark, n=n) for n in range(4)))
+    ids = [r["c__id"] for r in listed(server)]
+    for body in ({}, {"all": False}, {"ids": "x"}, {"ids": [1]}, {"ids": ids, "all": True}, {"id": ids}):
+        refused(server.admin("DELETE", PATH, json=body), 400, "RK4009")
+    assert server.done("DELETE", PATH, json={"ids": []}) == {"removed": 0}
+    assert server.done("DELETE", PATH, json={"ids": [ids[0], "nonesuch", "' OR 1 = 1"]}) == {"removed": 1}
+    assert [r["c__id"] for r in listed(server)] == ids[1:]
+    assert server.done("DELETE", PATH, json={"all": True}) == {"removed": 3}
+    assert listed(server) == []
+
+
+@pytest.mark.parametrize("method, path", [("GET", ""), ("DELETE", ""), ("POST", "/replay")])
+def test_where_there_is_no_quarantine(server: Server, method: str, path: str) -> None:
+    body = {"ids": ["x"]} if method != "GET" else None
+    for name, status, code in (("nonesuch", 404, "RK5005"), ("daily", 400, "RK5006"), ("raw", 404, "RK5005")):
+        answer = server.admin(method, f"/v0/datasources/{name}/quarantine{path}", json=body)
+        refused(answer, status, code)
+
+
+def test_rows_are_mended_and_leave_once_they_are_stored(server: Server, mark: str) -> None:
+    send(server, "\n".join(bad(mark, at=f"2026-01-01 00:00:0{n}") for n in range(3)))
+    first, second, third = (r["c__id"] for r in listed(server))
+    good = json.dumps({"tenant_id": 1, "note": mark, "units": 7})
+    answer = replay(server, {"rows": [{"id": first, "text": good}, {"id": second, "text": bad(mark, units="few")}]})
+    assert answer == {
+        "successful_rows": 1, "quarantined_rows": 1, "repeated": [], "refused": [], "unknown": []
+    }  # fmt: skip
+    assert stored(server, mark) == [[1, 7]]
+    left = {r["c__id"]: r["units"] for r in listed(server)}
+    assert len(left) == 2 and left.pop(third) == "many"
+    assert set(left.values()) == {"few"} and second not in left, "bad again: a new row with its new text"
+    token = server.mint("PIPES:READ:raw", tenant="1")
+    rows = server.get("/v0/pipes/raw.json", token).json()["data"]
+    assert sum(r["note"] == mark for r in rows) == 1, "it arrived in the tenant's own table too"
+    again = replay(server, {"rows": [{"id": first, "text": good}]})
+    assert (again["successful_rows"], again["unknown"]) == (0, [first])
+    assert stored(server, mark) == [[1, 7]]
+
+
+def test_texts_that_are_not_one_row_stay(server: Server, mark: str) -> None:
+    send(server, "\n".join([bad(mark), "no json"]))
+    worst, row = (r["c__id"] for r in listed(server))
+    good = json.dumps({"tenant_id": 1, "note": mark})
+    for text in (
+        f"[{good},{good}]",
+        f"{good}\n{good}",
+        f"{good}{good}",
+        "",
+        "null",
+        good[:-1],
+        "\ud800".encode("utf-8", "surrogatepass").decode("latin-1"),
+    ):
+        answer = replay(server, {"rows": [{"id": row, "text": text}]})
+        assert [r["code"] for r in answer["refused"]] == ["RK5001"], text
+    answer = replay(server, {"ids": [worst]})
+    assert [r["id"] for r in answer["refused"]] == [worst]
+    assert {r["c__id"] for r in listed(server)} == {worst, row}
+    assert stored(server, mark) == []
+    for body in ({"ids": [row], "rows": []}, {"rows": {}}, {"rows": [{"id": row}]}, {"rows": [["x"]]}, {"all": True}):
+        refused(server.admin("POST", f"{PATH}/replay", json=body), 400, "RK4009")
+    twice = {"rows": [{"id": row, "text": good}, {"id": row, "text": good}]}
+    refused(server.admin("POST", f"{PATH}/replay", json=twice), 400, "RK4009")
+
+
+def test_all_of_them_after_the_datasource_has_changed(server: Server, mark: str) -> None:
+    """NDJSON and CSV go again as they came, the header of the file in front; nothing is lost and nothing doubled."""
+    path = "datasources/guests.yaml"
+    narrow = {
+        path: "columns: [{name: name, type: String}, {name: age, type: UInt8}]\nengine: {sorting_key: [name]}\n"
+    }
+    server.push(narrow)
+    send(server, "\n".join(json.dumps({"name": f"n{n}", "age": 300 + n}) for n in range(30)), name="guests")
+    body = 'age,name,other\n400,"x,\n""y""",1\n1,young,1\n401,,1\n402,\\N,1\n'
+    params = {"name": "guests", "format": "csv"}
+    answer = server.done("POST", "/v0/datasources", params=params, content=body)
+    assert (answer["rows"], answer["quarantine_rows"]) == (1, 3)
+    quarantine = "/v0/datasources/guests/quarantine"
+    assert server.done("POST", f"{quarantine}/replay")["quarantined_rows"] == 33, "they are as bad as before"
+    assert server.done("GET", quarantine)["total"] == 33
+    server.push({path: narrow[path].replace("UInt8", "UInt16")}, allow=["guests"])
+    assert server.done("POST", f"{quarantine}/replay")["successful_rows"] == 33
+    assert server.done("GET", quarantine)["total"] == 0
+    found = server.sql("SELECT name, age FROM guests ORDER BY age")
+    assert [(r["name"], r["age"]) for r in found] == [
+        ("young", 1), *((f"n{n}", 300 + n) for n in range(30)), ('x,\n"y"', 400), ("", 401), ("", 402)
+    ]  # fmt: skip
+    server.done("DELETE", "/v0/datasources/guests", params={"force": "true"})

@@ -1,0 +1,83 @@
+"""Commands on the fan-out: status, retry, repair."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from cli import terminal
+from cli.connection import connect, options
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    group = typer.Typer(no_args_is_help=True, help="The way from landing to the tenants' tables: status, repair.")
+    for name, command in (("status", status), ("retry", retry), ("repair", repair)):
+        group.command(name)(command)
+    app.add_typer(group, name="fanout")
+
+
+def status() -> None:
+    """Show how far the tenants' tables are behind, which tenants do not take their rows, and which views are down.
+
+    Example: [bold]rookery fanout status[/]
+    """
+    with connect() as connection:
+        found = connection.json("GET", "/v0/fanout")
+    if options.json:
+        terminal.as_json(found)
+        return
+    rows = [{**d, "strays": len(d["strays"])} for d in found["datasources"]]
+    columns = ["datasource", "mode", "rows", "seconds", "in_step", "strays"]
+    terminal.table(rows, columns, "no landing datasources yet")
+    strays = [{"datasource": d["datasource"], **s} for d in found["datasources"] for s in d["strays"]]
+    if strays:
+        terminal.data("\nnot in step:")
+        shown = [{**s, "piece": _piece(s["piece"])} for s in strays]
+        terminal.table(shown, ["datasource", "tenant", "rows", "seconds", "piece", "tries", "since", "error"])
+    if found["suspended"]:
+        terminal.data("\nviews that are down:")
+        terminal.table(found["suspended"], ["view", "since", "error"])
+        terminal.say("put them back: rookery fanout repair")
+
+
+def _piece(piece: dict[str, Any] | None) -> str | None:
+    """The piece that is outstanding, on one line."""
+    if piece is None:
+        return None
+    if "batches" in piece:
+        first, more = piece["batches"][0], len(piece["batches"]) - 1
+        return f"batch {first}" + (f" and {more} more" if more else "")
+    first, last = piece["blocks"]
+    return f"blocks {first} to {last}" + (f" but {len(piece['without'])} batches" if piece["without"] else "")
+
+
+def retry() -> None:
+    """Try at once what waits for its next try.
+
+    Example: [bold]rookery fanout retry[/]
+    """
+    with connect() as connection:
+        found = connection.json("POST", "/v0/fanout/retry")
+    if options.json:
+        terminal.as_json(found)
+        return
+    for name, count in found["retried"].items():
+        terminal.say(f"{name}: {count} tenants are tried again")
+    if not found["retried"]:
+        terminal.say("nothing waits", "green")
+
+
+def repair() -> None:
+    """Put views back that were taken down, and compute their targets again. Also finishes what was interrupted.
+
+    Example: [bold]rookery fanout repair[/]
+    """
+    with connect() as connection, terminal.progress("repair") as update:
+        result = connection.watched("/v0/push", {"files": []}, update)
+    if options.json:
+        terminal.as_json(result)
+        return
+    terminal.plan(result)
+    terminal.say("repaired" if result["steps"] else "nothing to repair", "green")

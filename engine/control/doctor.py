@@ -1,0 +1,111 @@
+"""Examining the live workspace: what is not as it must be, each with a name, a reason and a remedy. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from engine.control import copies, symptoms
+from engine.control.findings import WARNING, Finding, Patient, unwell
+from engine.control.push import desired_schema, plan_for
+from engine.errors import FOREIGN_OBJECT, RookeryError
+from engine.plan.state import Workspace
+from engine.warehouse.catalog import read_schema
+
+PATIENCE = 5.0
+"""Seconds to wait for a change that is under way; what it may have half done is not examined."""
+MOST_STEPS = 20
+"""Steps of a plan that are told one by one."""
+
+Check = Callable[[Patient], Iterator[Finding]]
+
+AT_ANY_TIME: dict[str, Check] = {
+    "landing-layout": symptoms.landing_layout,
+    "landing-ttl": symptoms.landing_ttl,
+    "nest-window": symptoms.nest_window,
+    "nest-constraint": symptoms.nest_constraint,
+    "detached-parts": symptoms.detached_parts,
+    "attached-parts": symptoms.attached_parts,
+    "many-parts": symptoms.many_parts,
+    "foreign-view": symptoms.foreign_views,
+    "cursor": symptoms.cursors,
+    "stray": symptoms.strays,
+    "suspended-view": symptoms.suspended_views,
+    "quarantine": symptoms.quarantined,
+}
+AT_REST: dict[str, Check] = {
+    "orphan": symptoms.orphans,
+    "unknown-nest": symptoms.unknown_nests,
+    "unfinished-tenant": symptoms.unfinished_tenants,
+    "unfinished-history": symptoms.unfinished_history,
+}
+DEEP: dict[str, Check] = {"foreign-rows": copies.foreign_rows, "copy": copies.copies}
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """What was looked at and what was found."""
+
+    checks: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing but warnings was found."""
+        return all(f.level == WARNING for f in self.findings)
+
+    def as_dict(self) -> dict[str, Any]:
+        found = [f.as_dict() for f in self.findings]
+        return {"healthy": self.healthy, "checks": list(self.checks), "findings": found}
+
+
+def examine(workspace: Workspace, *, deep: bool = False) -> Examination:
+    """Examine the workspace; `deep` also reads the rows. Errors come before warnings."""
+    findings: list[Finding] = []
+    checks: list[str] = []
+
+    def run(some: dict[str, Check], patient: Patient) -> None:
+        for name, check in some.items():
+            checks.append(name)
+            findings.extend(check(patient))
+
+    if workspace.changes.acquire(timeout=PATIENCE):
+        try:
+            patient = _patient(workspace)
+            run(AT_REST, patient)
+            run({"drift": _drift}, patient)
+        finally:
+            workspace.changes.release()
+    else:
+        patient = _patient(workspace)
+        why = f"a change is under way; not examined: {', '.join((*AT_REST, 'drift'))}"
+        findings.append(Finding("busy", WARNING, workspace.name, why, "run it again when the change is done"))
+    run(AT_ANY_TIME, patient)
+    if deep:
+        run(DEEP, patient)
+    return Examination(tuple(checks), tuple(sorted(findings, key=lambda f: f.level == WARNING)))
+
+
+def _patient(workspace: Workspace) -> Patient:
+    snapshot = workspace.refresh()
+    live = read_schema(workspace.warehouse, workspace.name)
+    return Patient(workspace, snapshot, live, desired_schema(snapshot.build, snapshot))
+
+
+def _drift(patient: Patient) -> Iterator[Finding]:
+    """What a push of nothing would do."""
+    try:
+        steps = plan_for(patient.workspace, patient.snapshot, patient.snapshot.build).steps
+    except RookeryError as exc:
+        if exc.code is not FOREIGN_OBJECT:
+            raise
+        yield unwell("drift", patient.workspace.name, exc.message, exc.hint)
+        return
+    for step in steps[:MOST_STEPS]:
+        message = f"{step.action} is missing: {step.reason}"
+        yield unwell(
+            "drift", step.subject, message, "rookery fanout repair, or a push; `rookery plan` shows the steps"
+        )
+    if len(steps) > MOST_STEPS:
+        yield unwell("drift", patient.workspace.name, f"{len(steps) - MOST_STEPS} more steps", "rookery plan")

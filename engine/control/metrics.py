@@ -1,0 +1,25 @@
+"""What Prometheus reads: counters of this process, and how the workspace stands at this moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from engine import observe
+from engine.control.fanout import lag_by_datasource
+from engine.fanout.suspend import suspended
+from engine.plan.state import Workspace
+
+
+def exposition(workspace: Workspace, waiting_bytes: int) -> bytes:
+    """All observations in Prometheus' text format."""
+    return observe.exposition(_gauges(workspace, waiting_bytes))
+
+
+def _gauges(workspace: Workspace, waiting_bytes: int) -> Iterator[tuple[str, float, Mapping[str, str]]]:
+    yield "waiting_bytes", waiting_bytes, {}
+    yield "suspended_views", len(suspended(workspace)), {}
+    for name, lag, strays in lag_by_datasource(workspace):
+        label = {"datasource": name}
+        yield "fanout_lag_rows", lag.rows, label
+        yield "fanout_lag_seconds", lag.seconds, label
+        yield "fanout_strays", strays, label

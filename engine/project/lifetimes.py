@@ -1,0 +1,52 @@
+"""How long the rows of a table are kept, as far as the text of its TTL tells."""
+
+from __future__ import annotations
+
+import re
+
+from engine.project.expressions import split_list
+
+DAY = 86_400
+_SECONDS = {
+    "SECOND": 1,
+    "MINUTE": 60,
+    "HOUR": 3600,
+    "DAY": DAY,
+    "WEEK": 7 * DAY,
+    "MONTH": 28 * DAY,
+    "QUARTER": 90 * DAY,
+    "YEAR": 365 * DAY,
+}
+_UNIT = "|".join(_SECONDS)
+_NUMBER = r"'?\s*(\d+)\s*'?"
+_SPANS = (
+    re.compile(rf"(-?)\s*\bINTERVAL\s+{_NUMBER}\s*({_UNIT})S?\b", re.IGNORECASE),
+    re.compile(rf"(-?)\s*\btoInterval({_UNIT})\(\s*{_NUMBER}\s*\)", re.IGNORECASE),
+)
+_ADDED = re.compile(rf"\b(add|subtract)({_UNIT})s\s*\(.*,\s*(\d+)\s*\)", re.IGNORECASE | re.DOTALL)
+_KEEPS = re.compile(r"\b(TO\s+(DISK|VOLUME)|RECOMPRESS)\b", re.IGNORECASE)
+_CONDITION = re.compile(r"\b(WHERE|DELETE|GROUP\s+BY)\b.*", re.IGNORECASE | re.DOTALL)
+
+
+def shortest_life(ttl: str) -> int | None:
+    """Seconds after which the first rows go, by the intervals in a TTL; None when it names none, or removes none."""
+    try:
+        rules = split_list(ttl)
+    except ValueError:
+        return None
+    found = [_life(rule) for rule in rules if not _KEEPS.search(rule)]
+    return min((life for life in found if life is not None), default=None)
+
+
+def _life(rule: str) -> int | None:
+    text = _CONDITION.sub("", rule)
+    spans = []
+    for pattern in _SPANS:
+        for match in pattern.finditer(text):
+            sign, *parts = match.groups()
+            number = next(p for p in parts if p.isdigit())
+            unit = next(p for p in parts if not p.isdigit())
+            spans.append((-1 if sign else 1) * int(number) * _SECONDS[unit.upper()])
+    for verb, unit, number in _ADDED.findall(text):
+        spans.append((1 if verb.lower() == "add" else -1) * int(number) * _SECONDS[unit.upper()])
+    return sum(spans) if spans else None

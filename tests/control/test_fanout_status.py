@@ -1,0 +1,143 @@
+"""Where the fan-out stands is told exactly: who is behind, by what, why; and what was taken down is put back."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from engine import observe
+from engine.control import fanout, metrics, tenants
+from engine.control.push import push
+from engine.fanout.router import router_of
+from tests.control.conftest import OWN, World, rows
+
+GONE = "Code:"
+
+
+def told(world: World, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(d for d in fanout.status(world.workspace)["datasources"] if d["datasource"] == name)
+    return found
+
+
+def listed(world: World) -> dict[str, dict[str, Any]]:
+    return {t["id"]: t for t in tenants.listing(world.workspace)}
+
+
+def gauges(world: World) -> dict[str, float]:
+    """Samples of the exposition by name and labels."""
+    text = metrics.exposition(world.workspace, 0).decode()
+    lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in lines}
+
+
+def test_all_in_step(world: World) -> None:
+    found = fanout.status(world.workspace)
+    assert [(d["datasource"], d["mode"], d["in_step"]) for d in found["datasources"]] == [
+        ("clicks", "routed", 3),
+        ("events", "direct", 3),
+    ]
+    assert all(d["rows"] == 0 and d["seconds"] == 0 and d["strays"] == [] for d in found["datasources"])
+    assert found["suspended"] == []
+    assert {(t["lag_rows"], t["lag_seconds"], t["error"]) for t in listed(world).values()} == {(0, 0.0, None)}
+    assert fanout.retry(world.workspace) == {"retried": {}}
+
+
+def test_a_failing_nest_is_told_with_its_error_and_what_it_lacks(world: World) -> None:
+    target = world.nest("2", "clicked").sql()
+    world.execute(f"RENAME TABLE {target} TO {target[:-1]}_away`")
+    try:
+        first, second = world.send("clicks", rows(5)), world.send("clicks", rows(6))
+        assert first.visible is not None
+        assert second.visible is not None
+        assert (first.visible.result(30), second.visible.result(30)) == (False, False)
+        found = told(world, "clicks")
+        assert (found["in_step"], found["rows"]) == (2, 0)
+        (stray,) = found["strays"]
+        assert (stray["tenant"], stray["rows"]) == ("2", 2)
+        assert stray["tries"] >= 1
+        assert "clicked" in stray["error"]
+        assert stray["piece"] == {"batches": [first.batch]}
+        assert stray["since"] <= time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + "+00:00"
+        mine = listed(world)["2"]
+        assert mine["lag_rows"] == 2
+        assert mine["error"] == stray["error"]
+        assert tenants.show(world.workspace, "2")["error"] == stray["error"]
+        assert listed(world)["1"]["error"] is None
+        assert gauges(world)['rookery_fanout_strays{datasource="clicks"}'] == 1
+        world.assert_exact("clicks", "clicked", without=["2"])
+    finally:
+        world.execute(f"RENAME TABLE {target[:-1]}_away` TO {target}")
+    assert fanout.retry(world.workspace) == {"retried": {"clicks": 1}}
+    router_of(world.workspace).wait_for(OWN)
+    assert told(world, "clicks")["strays"] == []
+    world.assert_exact("clicks", "clicked")
+    assert gauges(world)['rookery_fanout_strays{datasource="clicks"}'] == 0
+
+
+@pytest.mark.proves("D4")
+def test_a_view_that_fails_in_direct_mode_is_taken_down_told_and_repaired(world: World) -> None:
+    target, away = world.nest("2", "usage_daily"), world.nest("2", "usage_away")
+    world.execute(f"RENAME TABLE {target.sql()} TO {away.sql()}")
+    try:
+        assert world.send("events", rows(10)).rows == 5
+        assert world.send("events", rows(11)).rows == 5
+        found = fanout.status(world.workspace)
+        (down,) = found["suspended"]
+        assert down["view"] == str(world.nest("2", "_rk_usage_pipe"))
+        assert "usage_daily" in down["error"]
+        assert told(world, "events")["in_step"] == 2
+        assert str(down["view"]) in str(listed(world)["2"]["error"])
+        assert gauges(world)["rookery_suspended_views"] == 1
+        world.assert_exact("events", "usage_daily", without=["2"])
+    finally:
+        world.execute(f"RENAME TABLE {away.sql()} TO {target.sql()}")
+    push(world.workspace, {})
+    assert fanout.status(world.workspace)["suspended"] == []
+    assert listed(world)["2"]["error"] is None
+    world.assert_exact("events", "usage_daily")
+    world.send("events", rows(12))
+    world.assert_exact("events", "usage_daily")
+
+
+def test_rows_that_nobody_has_delivered_yet_are_a_lag(world: World) -> None:
+    lane = router_of(world.workspace).lane("clicks")
+    assert lane is not None
+    with lane.held:
+        outcome = world.send("clicks", rows(20))
+        found = told(world, "clicks")
+        assert found["rows"] == 3, "of tenants in step; others have no table to wait for"
+        assert found["seconds"] > 0
+        assert [listed(world)[t]["lag_rows"] for t in (*OWN, "8")] == [1, 1, 1, 0]
+        seen = gauges(world)
+        assert seen['rookery_fanout_lag_rows{datasource="clicks"}'] == 3
+        assert seen['rookery_fanout_lag_seconds{datasource="clicks"}'] > 0
+    assert outcome.visible is not None
+    assert outcome.visible.result(30)
+    assert told(world, "clicks")["rows"] == 0
+
+
+def test_what_is_counted(world: World) -> None:
+    label = '{datasource="events"}'
+    names = ("ingested_rows", "ingested_bytes", "ingest_requests", "ingest_batches", "quarantined_rows")
+
+    def seen() -> list[float]:
+        found = gauges(world)
+        return [found.get(f"rookery_{n}_total{label}", 0) for n in (*names, "quarantined_bytes")]
+
+    before = seen()
+    world.send("events", [*rows(1), {"tenant_id": 1, "units": "many"}])
+    rises = [b - a for a, b in zip(before, seen(), strict=True)]
+    assert (rises[0], rises[2:5]) == (5, [1, 1, 1])
+    assert rises[1] > 100
+    assert rises[5] > 20
+    found = gauges(world)
+    assert found['rookery_fanout_flush_seconds_count{datasource="clicks"}'] > 0
+    assert found["rookery_uptime_seconds"] > 0
+    assert not [name for name in found if "tenant" in name], "any number of tenants would be any number of labels"
+    told_of = {o.name for o in observe.OBSERVATIONS}
+    shown = {n.removeprefix("rookery_").partition("{")[0] for n in found}
+    for name in shown:
+        plain = name.removesuffix("_total").removesuffix("_bucket").removesuffix("_count").removesuffix("_sum")
+        assert plain.removesuffix("_created") in told_of | {f"{n}" for n in told_of}, name
