@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.report import RESULTS, console
 
-ALL = ("endpoints", "ingest", "fanout", "memory")
+ALL = ("endpoints", "ingest", "fanout", "routing", "gateway", "many", "memory")
 
 
 def main() -> None:

@@ -43,6 +43,10 @@ class Engine:
             self.clients(1)[0].command(statement)
         return {}
 
+    def values(self, statement: str) -> dict[str, Any]:
+        """The first row of a SELECT."""
+        return {"values": list(self.clients(1)[0].query(statement).result_rows[0])}
+
     def load(
         self, statements: list[str], threads: int, seconds: float, bindings: list[dict[str, str]]
     ) -> dict[str, Any]:
@@ -93,7 +97,7 @@ class Engine:
         return {"took": took}
 
     def insert_load(self, table: str, file: str, threads: int, seconds: float) -> dict[str, Any]:
-        """Insert each line of a file by itself, one after another, from as many threads; how many, and for how long."""
+        """Insert each line of a file by itself, from as many threads; how many, and for how long."""
         lines = Path(file).read_bytes().splitlines()
         counts = [0] * threads
         failures: list[str] = []

@@ -30,7 +30,7 @@ columns:
 engine: {type: SummingMergeTree, sorting_key: [tenant_id, day, event], columns: [units]}
 """
 _SUMS = """nodes:
-  - name: sums
+  - name: by_day
     sql: |
       SELECT tenant_id, toDate(timestamp) AS day, event, sum(units) AS units
       FROM events

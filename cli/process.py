@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
 import uvicorn
@@ -21,9 +21,12 @@ from cli.places import announce, server_file
 from engine import observe
 from engine.control.tokens import admin_text
 from engine.errors import NO_SERVER, SETTING, RookeryError
-from engine.plan.open import open_workspace
+from engine.plan.open import open_workspace, table_count
 from engine.settings import Settings
 from engine.web.app import create_app
+
+MANY_TABLES = 1_000
+"""Tables from which on opening takes long enough to be told."""
 
 
 @contextmanager
@@ -55,8 +58,10 @@ def serve(settings: Settings) -> None:
     """Serve until stopped; the signal of the end lets running requests finish."""
     observe.configure(settings.log_level, as_json=settings.log_json)
     listening = _listen(settings)
+    tables = table_count(settings.data) if settings.clickhouse_url is None else 0
     try:
-        workspace = open_workspace(settings)
+        with terminal.waiting(f"opening {tables:,} tables") if tables > MANY_TABLES else nullcontext():
+            workspace = open_workspace(settings)
     except BaseException:
         listening.close()
         raise

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -94,6 +96,26 @@ def progress(title: str) -> Iterator[Any]:
             bar.update(task, description=what[:60] or title, completed=done, total=total or None)
 
         yield update
+
+
+@contextmanager
+def waiting(what: str, every: float = 2.0) -> Iterator[None]:
+    """Tell every few seconds that something which cannot be measured still goes on."""
+    ended = threading.Event()
+    started = time.monotonic()
+
+    def tell() -> None:
+        say(f"{what} …")
+        while not ended.wait(every):
+            say(f"{what} … {time.monotonic() - started:.0f} s")
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()
 
 
 def plan(result: Mapping[str, Any]) -> None:

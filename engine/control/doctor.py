@@ -1,4 +1,4 @@
-"""Examining the live workspace: what is not as it must be, each with a name, a reason and a remedy. Changes nothing."""
+"""Examining the live workspace: what is not as it must be, with a name, a reason and a remedy. Changes nothing."""
 
 from __future__ import annotations
 
@@ -103,9 +103,7 @@ def _drift(patient: Patient) -> Iterator[Finding]:
         yield unwell("drift", patient.workspace.name, exc.message, exc.hint)
         return
     for step in steps[:MOST_STEPS]:
-        message = f"{step.action} is missing: {step.reason}"
-        yield unwell(
-            "drift", step.subject, message, "rookery fanout repair, or a push; `rookery plan` shows the steps"
-        )
+        why = f"{step.action} is called for: {step.reason}"
+        yield unwell("drift", step.subject, why, "rookery fanout repair")
     if len(steps) > MOST_STEPS:
         yield unwell("drift", patient.workspace.name, f"{len(steps) - MOST_STEPS} more steps", "rookery plan")

@@ -84,9 +84,9 @@ def lags(workspace: Workspace) -> dict[str, Lag]:
                 add(tenant, Lag(error=cohort.error))
     nests = _nests(snapshot)
     for view in suspended(workspace):
-        tenant = nests.get(str(view["view"]).partition(".")[0])
-        if tenant is not None:
-            add(tenant, Lag(error=f"{view['view']} is down: {view['error']}"))
+        whose = nests.get(str(view["view"]).partition(".")[0])
+        if whose is not None:
+            add(whose, Lag(error=f"{view['view']} is down: {view['error']}"))
     return found
 
 
@@ -130,7 +130,7 @@ def lag_by_datasource(workspace: Workspace) -> Iterator[tuple[str, Lag, int]]:
 def _main_lag(log: Log, position: Position) -> Lag:
     outstanding = _outstanding(log, position.main).values()
     rows, oldest = sum(rows for rows, _ in outstanding), max((age for _, age in outstanding), default=0.0)
-    # Rows that nobody in step awaits are no lag, and what landing tells the time of by seconds, the lane knows better.
+    # Landing tells the time in whole seconds. The lane knows better, but also of rows that nobody in step awaits.
     return Lag(rows, max(position.seconds, oldest)) if rows else Lag()
 
 

@@ -89,29 +89,23 @@ def detached_parts(patient: Patient) -> Iterator[Finding]:
 
 
 def attached_parts(patient: Patient) -> Iterator[Finding]:
-    """Attaching gives all rows of a part one new block number, so that readers take them for new."""
+    """Attaching gives all rows of a part one new block number, so that readers take them for new.
+
+    An insert is one block of one batch, so a block of several batches is an attached part.
+    """
     for relation, table in patient.landings():
-        parts = patient.workspace.warehouse.query(
-            "SELECT name FROM system.parts WHERE active AND database = {d:String} AND table = {t:String} "
-            "AND min_block_number = max_block_number AND level > 0",
-            {"d": table.name.database, "t": table.name.name},
-        )
-        names = [str(row[0]) for row in parts.rows]
-        if not names or table.column(storage.BATCH) is None:
+        if table.column(storage.BATCH) is None:
             continue
         found = patient.workspace.warehouse.query(
-            f"SELECT _part FROM {table.name.sql()} WHERE has({{names:Array(String)}}, _part) "
+            f"SELECT _part FROM {table.name.sql()} WHERE _part IN (SELECT name FROM system.parts "
+            "WHERE active AND database = {d:String} AND table = {t:String} AND min_block_number = max_block_number) "
             f"GROUP BY _part HAVING uniqExact({storage.BATCH}) > 1 ORDER BY _part",
-            {"names": [*names]},
+            {"d": table.name.database, "t": table.name.name},
         )
-        for (name,) in found.rows:
-            why = f"part {name} was attached: its rows have been delivered once more"
-            yield unwell(
-                "attached-parts",
-                table.name,
-                why,
-                f"rookery doctor --deep tells whose copies of {relation.name} differ",
-            )
+        remedy = f"rookery doctor --deep tells whose copies of {relation.name} differ"
+        for (part,) in found.rows:
+            why = f"part {part} was attached: its rows have been delivered once more, or will be"
+            yield unwell("attached-parts", table.name, why, remedy)
 
 
 def many_parts(patient: Patient) -> Iterator[Finding]:

@@ -27,7 +27,7 @@ from engine.fanout.modes import settle
 from engine.fanout.router import router_of
 from engine.plan.apply import Progress, block_ranges, history, silent
 from engine.plan.state import RegistryJournal, Tenant, Workspace
-from engine.schema import Name, nest_database, quote
+from engine.schema import Name, literal, nest_database, quote
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema
 from engine.warehouse.port import Input
@@ -188,6 +188,9 @@ def _erase(workspace: Workspace, build: Build, tenant: str) -> None:
             _delete_rows(
                 workspace, Name(workspace.name, relation.name), relation.tenant, relation.tenant_type, tenant
             )
+        if relation.tenant and build.takes(relation.name):
+            mine = f"{quote(relation.tenant)} = {literal(tenant)}"
+            delete_rows(workspace, Name(workspace.name, relation.name + storage.QUARANTINE), mine)
 
 
 def _delete_rows(workspace: Workspace, table: Name, column: str, kind: str, tenant: str) -> None:

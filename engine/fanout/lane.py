@@ -71,7 +71,7 @@ class Lane(threading.Thread):
         self._busy_since: float | None = None
         self._merged: tuple[str, Name] | None = None
         self._again: list[Landed] = []
-        self._missed = False
+        self._missed: set[str] = set()
         self.main = Cohort(Cursor.start())
         self.strays: list[Cohort] = []
         self.held = threading.RLock()
@@ -324,7 +324,7 @@ class Lane(threading.Thread):
         piece = self._piece(batches)
         if len(batches) > 1:
             self._journal.write(self.datasource, self.main.cursor.began(piece))
-        self._missed = False
+        self._missed = set()
         if all(b.table and b.columns == reader.relation.columns for b in batches):
             failed = self._push(reader, piece, *self._source(reader, batches))
         else:
@@ -332,14 +332,27 @@ class Lane(threading.Thread):
         self._done_main(piece, failed)
         observe.record("fanout_flush_seconds", time.monotonic() - begun, datasource=self.datasource)
         self._again = []
+        behind = self._missed | failed.keys()
         for batch in batches:
             if not batch.visible.done():
-                batch.visible.set_result(not failed and not self._missed)
+                batch.visible.set_result(not behind or self._passed(batch, behind))
             if batch.table:
                 batch.release()
         with self._wake:
             self._staged -= sum(b.size for b in batches)
             self._busy_since = None
+
+    def _passed(self, batch: Landed, behind: set[str]) -> bool:
+        """Whether a batch, delivered together with others, has no rows of tenants that are behind."""
+        if not batch.table:
+            return False
+        try:
+            found = self._workspace.warehouse.query(
+                f"SELECT DISTINCT assumeNotNull({batch.tenant}) FROM {batch.table} WHERE {batch.condition}"
+            )
+        except RookeryError:
+            return False
+        return not behind & {str(row[0]) for row in found.rows}
 
     def _source(self, reader: Log, batches: Sequence[Landed]) -> tuple[str, str, str, str]:
         """A table with the rows of the batches, and the SQL of values, tenant and condition over it."""
@@ -393,7 +406,7 @@ class Lane(threading.Thread):
 
     def _members_in(self, tenants: set[str]) -> set[str]:
         with self._wake:
-            self._missed |= any(c.members & tenants for c in self.strays)
+            self._missed.update(*(c.members & tenants for c in self.strays))
             return tenants & self.main.members
 
     def _spread(self, reader: Log, piece: Piece, present: set[str], rows: Delivery) -> dict[str, str]:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import cast
 
+from engine.errors import APPLY_FAILED, RookeryError
 from engine.fanout.cursor import CursorJournal
 from engine.fanout.landed import Landed
 from engine.fanout.lane import Lane, Position
@@ -120,10 +121,23 @@ class Router:
         return {name: lane.status() for name, lane in sorted(self._lanes.items())}
 
     def in_doubt(self, source: Name, mark: Mark | None) -> set[str]:
-        """Tokens of what will be delivered again into a nest's copy. The fence must be held."""
-        lane = self._lanes.get(source.name)
+        """Tokens of what will be delivered again into a nest's copy. The fence must be held.
+
+        Raises RK3010 for what stands behind a copy that has something in doubt: its rows do not tell their tokens.
+        """
         tenant = mark.tenant if mark else None
-        return lane.in_doubt(tenant) if lane is not None and tenant is not None else set()
+        if tenant is None:
+            return set()
+        lane = self._lanes.get(source.name)
+        if lane is not None:
+            return lane.in_doubt(tenant)
+        if any(lane.in_doubt(tenant) for lane in self._lanes.values()):
+            raise RookeryError(
+                APPLY_FAILED,
+                f"the tables of tenant `{tenant}` do not take its rows, so no view on `{source.name}` can be made",
+                hint="see `rookery fanout`; run the command again once the tenant has caught up",
+            )
+        return set()
 
     def close(self) -> None:
         """Stop delivering; what is left is taken up at the next start."""
@@ -144,11 +158,12 @@ class Router:
 
 def router_of(workspace: Workspace) -> Router:
     """The workspace's router, begun when it is first asked for and ended with the workspace."""
-    with workspace.changes:
-        found = workspace.attached.get("router")
-        if found is None:
-            router = Router(workspace)
-            workspace.attached["router"] = router
-            router.start()
-            return router
-        return cast(Router, found)
+    # Whoever only looks must not wait for a change that is under way.
+    found = workspace.attached.get("router")
+    if found is None:
+        with workspace.changes:
+            found = workspace.attached.get("router")
+            if found is None:
+                found = workspace.attached["router"] = Router(workspace)
+                found.start()
+    return cast(Router, found)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from engine.plan.state import Workspace
 from engine.settings import Settings
 from engine.warehouse.embedded import EmbeddedWarehouse
@@ -29,6 +31,11 @@ def open_warehouse(settings: Settings) -> Warehouse:
         readers=settings.readers,
         borrow_timeout=settings.borrow_timeout,
     )
+
+
+def table_count(data: Path) -> int:
+    """Tables and views in an embedded engine's directory, without opening it."""
+    return sum(1 for _ in (data / "metadata").glob("*/*.sql"))
 
 
 def open_workspace(settings: Settings) -> Workspace:

@@ -32,7 +32,8 @@ class Append:
     """One caller's rows on their way into a datasource.
 
     `bound` is the tenant that the caller writes for, `key` the caller's idempotency key. `lines`, if known, are the
-    body's rows, each a complete JSON object by itself. `into` is the table, if it is not the datasource's own. `whole` is false for a piece of a larger body.
+    body's rows, each a complete JSON object by itself. `into` is the table, if it is not the datasource's own.
+    `whole` is false for a piece of a larger body.
     """
 
     datasource: str

@@ -17,14 +17,19 @@ from typing import Any
 import orjson
 
 from engine.compiler.scope import base_type
+from engine.errors import RookeryError
 from engine.schema import Name
 from engine.serve.batch import Bad
 from engine.serve.staging import NUMBER, Stage, Staged, checks, is_tenant, tenant_kind
 from engine.warehouse.port import Input, Warehouse
 
 TOLERANT: Mapping[str, int] = {"input_format_allow_errors_num": 2_000_000_000, "input_format_allow_errors_ratio": 1}
+MOST_TRIES = 200
+"""Inserts that may fail while rows are parted, for a failure is slow. A row that stops the engine takes a few."""
 SHOWN = 80
 """Characters of a value that a reason shows."""
+_STOPPED_AT = re.compile(r"while reading the value of key (\w+)")
+_ASIDE = re.compile(r":? \((?:while|at row|in file)")
 _EMPTY_OBJECT = re.compile(rb"\{\s*\}")
 
 
@@ -36,6 +41,9 @@ class Search:
         self._stage = stage
         self._table = table
         self._settings = {**settings, **TOLERANT, "input_format_parallel_parsing": 0, "max_threads": 1}
+        self._tries = 0
+        self._undecided: set[int] = set()
+        self._stopped: dict[int, str] = {}
 
     def read(self, rows: Sequence[bytes], format: Input, header: bytes = b"") -> dict[int, Bad]:
         """Fill the (empty) stage with the rows that can be read. Returns the others by number, from 0."""
@@ -44,7 +52,11 @@ class Search:
         bad = {n: Bad(n, row, format, header=header) for n, row in enumerate(rows) if n not in there}
         if bad:
             self._warehouse.execute(f"TRUNCATE TABLE {self._table.sql()}")
-            self._explain(bad, {n: sound[n] for n in bad if n in sound}, format, header)
+            for n in self._undecided:
+                bad[n].add("", "not looked at: too many rows of the batch cannot be read")
+            for n, why in self._stopped.items():
+                self._tell(bad[n], why, format, header)
+            self._explain(bad, {n: sound[n] for n in bad if n in sound and not bad[n].columns}, format, header)
             left = {n: text for n, text in sound.items() if n not in bad}
             again = self._insert(left, format, header)
             for n in left.keys() - again:
@@ -85,12 +97,49 @@ class Search:
         if format is Input.CSV:
             body = NUMBER.encode() + b"," + header + b"\n" + body
         names = (NUMBER, *columns) if columns else ()
-        self._warehouse.insert(self._table.sql(), body, format, names, self._settings)
+        try:
+            self._warehouse.insert(self._table.sql(), body, format, names, self._settings)
+        except RookeryError as exc:
+            if exc.code.status >= 500:
+                raise
+            return self._parted(rows, format, header, columns, exc)
         found = self._warehouse.query(f"SELECT {NUMBER}, count() FROM {self._table.sql()} GROUP BY 1")
         return {int(n) for n, times in found.rows if times == 1 and int(n) in rows}
 
+    def _parted(
+        self,
+        rows: Mapping[int, bytes],
+        format: Input,
+        header: bytes,
+        columns: Sequence[str],
+        exc: RookeryError,
+    ) -> set[int]:
+        """The same, for rows at one of which the engine stops instead of leaving it out: a time out of its range."""
+        self._tries += 1
+        if len(rows) == 1:
+            self._stopped |= dict.fromkeys(rows, exc.message)
+            return set()
+        if self._tries > MOST_TRIES:
+            self._undecided |= rows.keys()
+            return set()
+        pairs = list(rows.items())
+        middle = len(pairs) // 2
+        first = self._insert(dict(pairs[:middle]), format, header, columns)
+        return first | self._insert(dict(pairs[middle:]), format, header, columns)
+
+    def _tell(self, row: Bad, why: str, format: Input, header: bytes) -> None:
+        """Why the engine stopped at a row."""
+        found = _STOPPED_AT.search(why)
+        staged = next((c for c in self._stage.columns if found and c.name == found[1]), None)
+        if staged is None:
+            row.add("", _ASIDE.split(why)[0][:200])
+            return
+        shown = (values_of(row.text, format, header, self._stage).get(staged.column) or "")[:SHOWN]
+        kind = next(c.type for c in self._stage.source.columns if c.name == staged.column)
+        row.add(staged.column, f"`{shown}` does not fit {kind}")
+
     def _explain(self, bad: Mapping[int, Bad], sound: Mapping[int, bytes], format: Input, header: bytes) -> None:
-        for n in bad.keys() - sound.keys():
+        for n in (n for n in bad if n not in sound and not bad[n].columns):
             bad[n].add("", "the row is not a JSON object" if format is Input.NDJSON else "the row cannot be read")
         for staged in {c.name: c for c in self._stage.columns}.values() if sound else ():
             fine = self._insert(sound, format, header, (staged.name,))

@@ -108,8 +108,7 @@ def create_app(workspace: Workspace) -> Starlette:
             anyio.Lock(),
         )
         app.state.rookery = state
-        if workspace.warehouse.capabilities.embedded:
-            await anyio.to_thread.run_sync(finish, workspace)
+        await anyio.to_thread.run_sync(finish, workspace)
         async with anyio.create_task_group() as group:
             if not workspace.warehouse.capabilities.embedded:
                 group.start_soon(_watch, workspace, state.control)

@@ -14,7 +14,8 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,24 +82,66 @@ def expected() -> dict[str, Expected]:
     return dict(found)
 
 
-@pytest.fixture(scope="module", params=["tables", "pooled"])
+@pytest.fixture(scope="module", params=["tables", "pooled", "requests"])
 def loaded(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, expected: dict[str, Expected]
 ) -> Iterator[Loaded]:
-    placement = request.param
-    with running(tmp_path_factory.mktemp(placement)) as server:
+    """Appended as a file before the tenants are there, or in small requests when they are: `requests`."""
+    placement = "pooled" if request.param == "pooled" else "tables"
+    with running(tmp_path_factory.mktemp(request.param)) as server:
         server.push(PROJECT)
-        started = time.monotonic()
-        _rookery(server, "append", "reviews", str(DATA), "--rename", "vendorId=vendor_id", *_REVIEWER)
-        appended = time.monotonic() - started
-        started = time.monotonic()
-        _rookery(server, "tenant", "add", "-", "--placement", placement, given="\n".join(expected))
-        provisioned = time.monotonic() - started
+        steps: list[Callable[[], None]] = [
+            lambda: _rookery(server, "append", "reviews", str(DATA), "--rename", "vendorId=vendor_id", *_REVIEWER),
+            lambda: _rookery(server, "tenant", "add", "-", "--placement", placement, given="\n".join(expected)),
+        ]
+        if request.param == "requests":
+            steps = [lambda: _in_requests(server), steps[1]]
+        took = [0.0, 0.0]
+        for number in (1, 0) if request.param == "requests" else (0, 1):
+            started = time.monotonic()
+            steps[number]()
+            took[number] = time.monotonic() - started
+        appended, provisioned = took
         scopes = ["PIPES:READ:vendor_summary", "PIPES:READ:reviews_per_month", "DATASOURCES:READ:reviews"]
         tokens = {vendor: server.mint(*scopes, tenant=vendor) for vendor in expected}
         yield Loaded(server, placement, tokens, appended, provisioned)
 
 
+def _in_requests(server: Server) -> None:
+    """All reviews as events, in requests of some hundred rows from several callers; each has a key."""
+    with bz2.open(DATA, "rt", encoding="utf-8", newline="") as file:
+        rows = [
+            {
+                "reviewer_id": r["reviewerId"],
+                "vendor_id": r["vendorId"],
+                "rating": int(r["rating"]),
+                "date": r["date"],
+            }
+            for r in csv.DictReader(file)
+        ]
+
+    def send(start: int) -> int:
+        body = "\n".join(json.dumps(r) for r in rows[start : start + TOGETHER])
+        headers = {"idempotency-key": f"reviews {start}"}
+        response = server.admin("POST", "/v0/events?name=reviews", content=body, headers=headers)
+        assert response.status_code == 202, response.text
+        assert response.json()["quarantined_rows"] == 0
+        return int(response.json()["successful_rows"])
+
+    with ThreadPoolExecutor(CALLERS) as callers:
+        assert sum(callers.map(send, range(0, len(rows), TOGETHER))) == len(rows)
+    last = server.admin("POST", "/v0/events?name=reviews&wait=visible", content="")
+    assert last.status_code == 200
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        (behind,) = (d for d in server.done("GET", "/v0/fanout")["datasources"] if d["datasource"] == "reviews")
+        if behind["mode"] == "routed" and not behind["rows"] and not behind["strays"]:
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"the nests have not caught up: {behind}")
+
+
+TOGETHER, CALLERS = 400, 16
 _REVIEWER = ("--rename", "reviewerId=reviewer_id")
 
 

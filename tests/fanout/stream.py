@@ -196,7 +196,9 @@ class Found:
 
 def judge(server: Server, stream: Stream, own: Iterable[str] = OWN, *, sums: Iterable[str] = ("sums",)) -> Found:
     """Count what is lost, doubled or in part, and compare nests with landing once they have caught up."""
-    counted = Counter({int(r["id"]): int(r["c"]) for r in server.sql("SELECT id, count() AS c FROM events GROUP BY id")})
+    counted = Counter(
+        {int(r["id"]): int(r["c"]) for r in server.sql("SELECT id, count() AS c FROM events GROUP BY id")}
+    )
     lost = doubled = torn = 0
     for request in stream.requests:
         there = [counted[row["id"]] for row in request.rows]
@@ -263,7 +265,9 @@ def _compared(
 
 def receipts_differ(server: Server, stream: Stream) -> list[str]:
     """Requests whose receipt says something else than landing, or than the answers that were given."""
-    counted = Counter({int(r["id"]): int(r["c"]) for r in server.sql("SELECT id, count() AS c FROM events GROUP BY id")})
+    counted = Counter(
+        {int(r["id"]): int(r["c"]) for r in server.sql("SELECT id, count() AS c FROM events GROUP BY id")}
+    )
     found = []
     for request in stream.requests:
         answer = server.admin("GET", f"/v0/events/{request.key}")

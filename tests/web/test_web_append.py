@@ -1,4 +1,4 @@
-"""Files appended over HTTP: CSV, NDJSON and Parquet, whole or not at all."""
+"""Files appended over HTTP: CSV, NDJSON and Parquet, of any size; bad rows go to quarantine."""
 
 from __future__ import annotations
 
@@ -32,18 +32,42 @@ def mark() -> str:
 
 @pytest.fixture
 def send(server: Server) -> Iterator[Send]:
-    """Post to /v0/datasources as admin; whatever was refused must have stored nothing."""
+    """Post to /v0/datasources as admin; the answer's counts hold, and whatever was refused has left nothing."""
 
     def post(body: str | bytes, format: str, name: str = "events", **params: str) -> httpx.Response:
-        counts = "SELECT (SELECT count() FROM events) + (SELECT count() FROM prices) AS n"
-        before = server.sql(counts)
+        before = count(server)
         given = {"mode": "append", "name": name, "format": format, **params}
         response = server.post("/v0/datasources", server.admin_token, params=given, content=body)
+        after = count(server)
         if response.status_code >= 400:
-            assert server.sql(counts) == before
+            assert after == before
+        elif params.get("mode") != "replace":
+            found = response.json()
+            assert (after[0] - before[0], after[1] - before[1]) == (found["rows"], found["quarantine_rows"])
         return response
 
     yield post
+
+
+def count(server: Server) -> tuple[int, int]:
+    """Rows of two datasources, and rows in their quarantines."""
+    stored = server.sql("SELECT (SELECT count() FROM events) + (SELECT count() FROM prices) AS n")[0]["n"]
+    return stored, sum(quarantine(server, name)["total"] for name in ("events", "prices"))
+
+
+def quarantine(server: Server, name: str = "events") -> Any:
+    return server.done("GET", f"/v0/datasources/{name}/quarantine", params={"limit": 1})
+
+
+def quarantined(server: Server, response: httpx.Response, beside: int) -> dict[str, Any]:
+    """The only row of a file that went to quarantine; `beside` others are stored."""
+    assert response.status_code == 200, response.text
+    answer = response.json()
+    assert (answer["rows"], answer["quarantine_rows"]) == (beside, 1)
+    assert answer["error"] == "1 rows went to quarantine: rookery quarantine ls events"
+    found: dict[str, Any] = quarantine(server)["rows"][0]
+    assert found["c__error"] and all(found["c__error"])
+    return found
 
 
 def parquet(**columns: Any) -> bytes:
@@ -60,7 +84,14 @@ def stored(server: Server, mark: str) -> list[list[Any]]:
 def test_csv(server: Server, send: Send, mark: str) -> None:
     body = f'units,tenant_id,note,unknown\r\n5,1,"{mark}",x\r\n6,2,{mark},\r\n'
     answer = send(body, "csv").json()
-    assert answer == {"datasource": "events", "invalid_lines": 0, "quarantine_rows": 0, "rows": 2}
+    assert answer == {
+        "datasource": "events",
+        "import_id": None,
+        "rows": 2,
+        "invalid_lines": 0,
+        "quarantine_rows": 0,
+        "error": False,
+    }
     assert stored(server, mark) == [[1, 5], [2, 6]]
     assert send(f"\ufefftenant_id,note\n1,{mark}\n", "csv").json()["rows"] == 1
     assert send("tenant_id,note\n", "csv").json()["rows"] == 0
@@ -73,24 +104,28 @@ def test_csv(server: Server, send: Send, mark: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "rows, place",
+    "good, bad, column",
     [
-        (["1,a,1", "01,b,1"], "line 3"),
-        (["1,a,1", ",b,1"], "line 3"),
-        (["1,a,1", "4294967296,b,1"], "line 3"),
-        (["1,a,1", "1,b,99999"], "line 3"),
-        (["1,a,1", "1,b,18446744073709551621"], "line 3"),
-        (["1,a,1", "1,b,340282366920938463463374607431768211461"], "line 3"),
-        (['1,"a\nb\nc",1', "", "01,b,1"], "line 6"),
-        (["1,a,1", "1,b,x"], "line 3"),
-        (["1,a,1", "1,b"], "line 3"),
-        (["1,a,1", "1,b,1,2"], "line 3"),
+        ("1,{0},1", "01,b,1", "tenant_id"),
+        ("1,{0},1", ",b,1", "tenant_id"),
+        ("1,{0},1", "4294967296,b,1", "tenant_id"),
+        ("1,{0},1", "1,b,99999", "units"),
+        ("1,{0},1", "1,b,18446744073709551621", "units"),
+        ("1,{0},1", "1,b,340282366920938463463374607431768211461", "units"),
+        ('1,"{0}\nb\nc",1', '01,"b\nc",1', "tenant_id"),
+        ("1,{0},1", "1,b,x", "units"),
+        ("1,{0},1", "1,b", ""),
+        ("1,{0},1", "1,b,1,2", ""),
     ],
 )
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
-def test_broken_csv(send: Send, rows: list[str], place: str, ending: str) -> None:
-    body = refused(send(ending.join(["tenant_id,note,units", *rows]), "csv"), 400)
-    assert body["error"].startswith(f"{place}: "), body
+def test_broken_csv(server: Server, send: Send, mark: str, good: str, bad: str, column: str, ending: str) -> None:
+    rows = ["tenant_id,note,units", good.format(mark), "", bad, good.format(mark)]
+    row = quarantined(server, send(ending.join(rows), "csv"), 2)
+    assert (row["c__text"], row["c__header"]) == (bad, "tenant_id,note,units")
+    assert column in row["c__error_column"] or not column
+    found = server.sql(f"SELECT tenant_id, units FROM events WHERE startsWith(note, '{mark}')")
+    assert [list(r.values()) for r in found] == [[1, 1], [1, 1]]
 
 
 def test_csv_without_a_header(send: Send) -> None:
@@ -105,16 +140,19 @@ def test_csv_without_a_header(send: Send) -> None:
     assert "names" in refused(send("view,0.5\nsale,2\n", "csv", "prices"), 400, "RK5001")["hint"]
 
 
-def test_csv_headers_that_lie(send: Send) -> None:
+def test_csv_headers_that_lie(server: Server, send: Send) -> None:
     refused(send("tenant_id,tenant_id\n1,2\n", "csv"), 400, "RK5001")
-    refused(send("note,units\nx,1\n", "csv"), 400, "RK5002")
+    row = quarantined(server, send("note,units\nx,1\n", "csv"), 0)
+    assert row["c__error_column"] == ["tenant_id"] and "missing" in row["c__error"][0]
 
 
 def test_ndjson(server: Server, send: Send, mark: str) -> None:
     rows = "\n".join(json.dumps({"tenant_id": t, "note": mark}) for t in (1, 2))
     assert send(rows, "ndjson").json()["rows"] == 2
     assert stored(server, mark) == [[1, 1], [2, 1]]
-    refused(send(rows + '\n{"tenant_id": "01"}', "ndjson"), 400, "RK5002")
+    row = quarantined(server, send(rows + '\n{"tenant_id": "01"}', "ndjson"), 2)
+    assert (row["c__text"], row["c__row"]) == ('{"tenant_id": "01"}', 2)
+    assert len(stored(server, mark)) == 4
 
 
 def test_parquet(server: Server, send: Send, mark: str) -> None:
@@ -128,24 +166,31 @@ def test_parquet(server: Server, send: Send, mark: str) -> None:
 
 @pytest.mark.proves("D11")
 @pytest.mark.parametrize(
-    "columns",
+    "columns, column",
     [
-        {"tenant_id": [1, 2**33]},
-        {"tenant_id": [1, -1]},
-        {"tenant_id": [1, None]},
-        {"tenant_id": ["1", "01"]},
-        {"tenant_id": ["1", "1.0"]},
-        {"tenant_id": [True, True]},
-        {"tenant_id": [1.5, 1.0]},
-        {"note": ["a", "b"]},
-        {"tenant_id": [1, 1], "units": [1, 40_000]},
-        {"tenant_id": [1, 1], "units": [1, 2**63 - 1]},
-        {"tenant_id": [1, 1], "at": ["x", "y"]},
+        ({"tenant_id": [1, 2**33]}, "tenant_id"),
+        ({"tenant_id": [1, -1]}, "tenant_id"),
+        ({"tenant_id": [1, None]}, "tenant_id"),
+        ({"tenant_id": ["1", "01"]}, "tenant_id"),
+        ({"tenant_id": ["1", "1.0"]}, "tenant_id"),
+        ({"tenant_id": [1, 1], "units": [1, 40_000]}, "units"),
+        ({"tenant_id": [1, 1], "units": [1, 2**63 - 1]}, "units"),
     ],
     ids=str,
 )
-def test_broken_parquet(send: Send, columns: dict[str, Any]) -> None:
-    refused(send(parquet(**columns), "parquet"), 400)
+def test_broken_parquet(server: Server, send: Send, mark: str, columns: dict[str, Any], column: str) -> None:
+    row = quarantined(server, send(parquet(**columns, note=[mark, mark]), "parquet"), 1)
+    assert (row["c__error_column"], row["c__row"], row["note"]) == ([column], 1, mark)
+    assert [r[0] for r in stored(server, mark)] == [1]
+
+
+@pytest.mark.proves("D11")
+def test_parquet_of_which_no_row_can_be_stored(server: Server, send: Send) -> None:
+    for columns in ({"tenant_id": [True, True]}, {"tenant_id": [1.5, 2.5]}, {"note": ["a", "b"]}):
+        answer = send(parquet(**columns), "parquet").json()
+        assert (answer["rows"], answer["quarantine_rows"]) == (0, 2)
+        assert quarantine(server)["rows"][0]["c__error_column"] == ["tenant_id"]
+    refused(send(parquet(tenant_id=[1, 1], at=["x", "y"]), "parquet"), 400, "RK5001")
 
 
 def test_what_is_no_parquet(send: Send) -> None:
@@ -156,7 +201,8 @@ def test_what_is_no_parquet(send: Send) -> None:
 
 def test_requests_that_are_not_understood(server: Server, send: Send) -> None:
     refused(send("x", "xml"), 404, "RK4014")
-    refused(send("x", "csv", mode="replace"), 400, "RK4009")
+    refused(send("x", "csv", mode="upsert"), 400, "RK4009")
+    refused(send("tenant_id\n1\n", "csv", mode="replace"), 409, "RK5012")
     refused(send("x", "csv", "nonesuch"), 404, "RK5005")
     refused(send("x", "csv", "daily"), 400, "RK5006")
     refused(server.post("/v0/datasources", server.admin_token, content="x"), 400, "RK4009")
@@ -172,5 +218,7 @@ def test_an_append_token_of_a_tenant(server: Server, mark: str) -> None:
     assert server.post(path + "csv", token, content=f"note\n{mark}\n").json()["rows"] == 1
     assert server.post(path + "parquet", token, content=parquet(note=[mark], tenant_id=[1])).json()["rows"] == 1
     assert stored(server, mark) == [[1, 1], [1, 1]]
+    before = count(server)
     refused(server.post(path + "csv", token, content="tenant_id\n1\n2\n"), 403, "RK5003")
     refused(server.post(path + "parquet", token, content=parquet(tenant_id=[1, 2])), 403, "RK5003")
+    assert count(server) == before

@@ -432,12 +432,12 @@ def test_an_append_token_of_a_tenant_writes_that_tenant_only(server: Server, sen
     ):
         assert send(json.dumps(fine), token=token).status_code == 200
     assert [r[0] for r in stored(server, m)] == [2, 2, 2, 2]
-    own = json.dumps({"note": "beside a foreign row"})
+    own = json.dumps({"note": f"beside a foreign row of {m}"})
     for foreign in ("1", '"1"', '"02"', "2.0", "true", '""', "-2", "4294967298", '{"a": 2}', '"2 "'):
         body = refused(send(f'{own}\n{{"tenant_id": {foreign}}}', token=token), 403, "RK5003")
         assert body["error"].startswith("row 2: ")
     refused(send('{"TENANT_ID": 1}', token=token), 403, "RK5003")
-    assert stored(server, "beside a foreign row") == []
+    assert stored(server, f"beside a foreign row of {m}") == []
     for twice in ('{"tenant_id": 2, "tenant_id": 1}', '{"tenant_id": 2, "TENANT_ID": 1}'):
         row = quarantined(server, send(twice, token=token))
         assert (row["c__text"], row["c__writer"]) == (twice, "2")

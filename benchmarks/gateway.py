@@ -1,0 +1,311 @@
+"""The gateway under load: rows per second, how soon rows are readable, and what happens when there is too much."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from benchmarks.client import Load, closed_loop, paced, request
+from benchmarks.nests import LANDING, Events, add, project, rows, written
+from benchmarks.processes import Direct, Peak, cpu_of, direct, memory_of
+from benchmarks.report import Goal, Report, percentile
+from tests.support.server import Server, running
+
+MIB = 1 << 20
+CLIENTS, SIZES = (1, 64), (1, 100, 10_000)
+LARGE, ENGINE_BATCH = 10_000, 100_000
+WAITING = 32 * MIB
+PROBE_SECONDS = 0.1
+
+METHOD = f"""1 or 64 kept connections post NDJSON to /v0/events?wait=true, and ask again as soon as they are answered.
+`landing only` has no tables of tenants; with active tenants, rows go in turn to so many of the tenants that have
+tables, and time counts until the last row is readable in its tenant's table. The bare engine (clickhouse-connect on
+chDB, in a process and a directory of its own, whose tables were made by the same push) inserts the same bytes,
+{ENGINE_BATCH:,} rows at a time. It takes turns with the large requests that it is compared with, and ratios are
+medians over rounds; requests of one row are compared with one insert each, from one thread or as many as there are
+clients, whichever is faster. The load generator takes its processor time from the server; the bare engine has none."""
+
+
+@dataclass
+class Sides:
+    """A server with tenants, and the bare engine with the same tables but for the tenants'."""
+
+    server: Server
+    engine: Direct
+    directory: Path
+    tenants: int
+
+
+@dataclass
+class Went:
+    """One stretch of load: rows per second, in how long the last was readable, and the processors that were busy."""
+
+    load: Load
+    rows: int
+    seconds: float
+    cores: float
+
+    @property
+    def per_second(self) -> float:
+        return self.rows / self.seconds
+
+
+@contextmanager
+def _sides(home: Path, tenants: int) -> Iterator[Sides]:
+    files = project("routed") | {"datasources/plain.yaml": LANDING.format(tenant="nest_copy: false")}
+    with running(home / "bare") as server:
+        server.push(files)
+    settings = {"ROOKERY_LOG_LEVEL": "warning", "ROOKERY_VISIBLE_SECONDS": "600"}
+    with (
+        running(home / "server", **settings) as server,
+        direct(home / "bare" / ".rookery" / "data") as engine,
+    ):
+        server.push(files)
+        add(server, 0, tenants)
+        yield Sides(server, engine, home, tenants)
+
+
+def run(directory: Path, *, quick: bool) -> list[Report]:
+    """Throughput, lag and overload."""
+    with _sides(directory, 100 if quick else 1_000) as sides:
+        throughput, most = _throughput(sides, quick=quick)
+        lag = _lag(sides, most / 2, 6.0 if quick else 20.0)
+    return [throughput, lag, _overload(directory / "overload", 4.0 if quick else 10.0)]
+
+
+# --- rows per second -----------------------------------------------------------------------------------------------
+
+
+def _throughput(sides: Sides, *, quick: bool) -> tuple[Report, float]:
+    """Every size of request, number of clients and number of active tenants. Also the most rows per second to ten."""
+    seconds, rounds = (1.5, 2) if quick else (3.0, 3)
+    whole = b"\n".join(rows(LARGE, range(1_000), seed) for seed in range(ENGINE_BATCH // LARGE))
+    file = written(sides.directory, "large", whole)
+    compared = [(active, clients) for active in (0, 10) for clients in CLIENTS]
+    found: dict[tuple[int, int, int], list[Went]] = {}
+    engine: list[float] = []
+    _engine(sides, file, 1.0)
+    _went(sides, 0, 8, LARGE, 1.0)
+    for _ in range(rounds):
+        for active, clients in compared:
+            found.setdefault((active, clients, LARGE), []).append(_went(sides, active, clients, LARGE, seconds))
+        engine.append(_engine(sides, file, seconds))
+    for active in (0, 10, *sorted({100, sides.tenants})):
+        for clients in CLIENTS:
+            for size in SIZES:
+                if (active, clients, size) not in found:
+                    found[active, clients, size] = [_went(sides, active, clients, size, seconds)]
+    single = _single(sides, seconds)
+    ratios = {
+        (active, clients): median(
+            w.per_second / e for w, e in zip(found[active, clients, LARGE], engine, strict=True)
+        )
+        for active, clients in compared
+    }
+    table = [_row(*key, went) for key, went in sorted(found.items())]
+    table.append(["bare engine", 1, ENGINE_BATCH, median(engine), "", "", "", "", ""])
+    table.append(["bare engine", "1 or 64", 1, single, "", "", "", "", ""])
+    small = found[0, 64, 1][0].per_second
+    report = Report(
+        "gateway",
+        "Rows per second through /v0/events",
+        METHOD,
+        (
+            *("active tenants", "clients", "rows per request", "rows/s", "stored rows/s", "p50 ms", "p99 ms"),
+            *("server cores", "client cores"),
+        ),
+        table,
+        goals=[
+            _of_engine("landing only, large requests", 0.7, ratios[0, 64], ratios[0, 1]),
+            _of_engine("10 active tenants, until readable", 0.35, ratios[10, 64], ratios[10, 1]),
+            Goal(
+                "64 clients, one row each: 10 times one insert each",
+                f"{small / single:.1f} times",
+                small / single >= 10,
+            ),
+        ],
+        notes=["stored rows/s: until the requests are answered; rows/s: until all rows are readable"],
+        draw=lambda axes: _bars(axes, found, median(engine)),
+    )
+    return report, median(w.per_second for w in found[10, 64, LARGE])
+
+
+def _of_engine(what: str, wanted: float, at_64: float, at_1: float) -> Goal:
+    text = f"{at_64:.2f} with 64 clients, {at_1:.2f} with one"
+    return Goal(f"{what}: at least {wanted} of the engine's own large inserts", text, at_64 >= wanted)
+
+
+def _requests(server: Server, active: int, size: int) -> list[bytes]:
+    """Requests with rows of so many tenants in turn; of none that has tables for 0."""
+    path = f"/v0/events?name={'events' if active else 'plain'}&wait=true"
+    if size > 1:
+        bodies = [rows(size, range(active or 1_000), seed) for seed in range(8 if size > 1_000 else 32)]
+    else:
+        bodies = rows(1_000, range(active or 1_000)).splitlines()
+    return [request("POST", server.url, path, server.admin_token, body) for body in bodies]
+
+
+def _went(sides: Sides, active: int, clients: int, size: int, seconds: float) -> Went:
+    """Load, and a last row that is waited for until it, and so all before it, is readable."""
+    server = sides.server
+    requests = _requests(server, active, size)
+    before = cpu_of(server.process.pid)
+    load = closed_loop(server.url, requests, clients, seconds)
+    took = load.seconds
+    if active:
+        took += Events(server).visible(rows(1, [0])) / 1000
+    cores = (cpu_of(server.process.pid) - before) / took
+    return Went(load, len(load.latencies) * size, took, cores)
+
+
+def _engine(sides: Sides, file: str, seconds: float) -> float:
+    """Rows per second that the bare engine inserts."""
+    took: list[float] = []
+    while sum(took) < seconds:
+        took += sides.engine("insert", table="main.plain", file=file, times=1)["took"]
+    return ENGINE_BATCH * len(took) / sum(took)
+
+
+def _single(sides: Sides, seconds: float) -> float:
+    """Rows per second that the bare engine takes when each is an insert of its own."""
+    file = written(sides.directory, "lines", rows(1_000, range(1_000)))
+    loads = [sides.engine("insert_load", table="main.plain", file=file, threads=n, seconds=seconds) for n in CLIENTS]
+    return max(float(found["count"]) / float(found["seconds"]) for found in loads)
+
+
+def _row(active: int, clients: int, size: int, went: list[Went]) -> list[Any]:
+    took = [t * 1000 for w in went for t in w.load.latencies]
+    return [
+        active or "landing only",
+        clients,
+        size,
+        median(w.per_second for w in went),
+        median(w.rows / w.load.seconds for w in went),
+        percentile(took, 0.5),
+        percentile(took, 0.99),
+        median(w.cores for w in went),
+        median(w.load.own_cpu / w.load.seconds for w in went),
+    ]
+
+
+def _bars(axes: Axes, found: dict[tuple[int, int, int], list[Went]], engine: float) -> None:
+    kinds = sorted({active for active, _, _ in found})
+    groups = [(clients, size) for clients in CLIENTS for size in SIZES]
+    width = 0.8 / len(kinds)
+    for shift, active in enumerate(kinds):
+        heights = [median(w.per_second for w in found[active, clients, size]) for clients, size in groups]
+        label = f"{active:,} active tenants" if active else "landing only"
+        axes.bar(
+            [n + width * (shift - (len(kinds) - 1) / 2) for n in range(len(groups))], heights, width, label=label
+        )
+    axes.axhline(engine, color="k", linestyle="--", linewidth=1, label="bare engine, 100,000 rows")
+    axes.set_xticks(range(len(groups)), [f"{c} × {s:,}" for c, s in groups])
+    axes.set_yscale("log")
+    axes.set_xlabel("clients × rows per request")
+    axes.set_ylabel("rows per second")
+    axes.legend(fontsize=7)
+
+
+# --- lag -----------------------------------------------------------------------------------------------------------
+
+
+def _lag(sides: Sides, rate: float, seconds: float) -> Report:
+    """Half of the load that ten tenants' tables take, and every so often a row whose way is timed."""
+    server = sides.server
+    path = "/v0/events?name=events&wait=visible"
+    probe = [request("POST", server.url, path, server.admin_token, rows(1, [0]))]
+    before = cpu_of(server.process.pid)
+    load, probes = paced(server.url, [(_requests(server, 10, LARGE), LARGE / rate), (probe, PROBE_SECONDS)], seconds)
+    cores = (cpu_of(server.process.pid) - before) / probes.seconds
+    took = [[t * 1000 for t in each.latencies] for each in (load, probes)]
+    table = [
+        [name, len(ms), percentile(ms, 0.5), percentile(ms, 0.99), max(ms)]
+        for name, ms in zip(("requests, stored", "probe, readable"), took, strict=True)
+    ]
+    p99 = percentile(took[1], 0.99)
+    return Report(
+        "gateway_lag",
+        f"Lag at half of the most that 64 clients got through: {rate:,.0f} rows a second to ten tenants",
+        METHOD
+        + f"""\nRequests of {LARGE:,} rows at an even pace, and every {PROBE_SECONDS * 1000:.0f} ms one row with
+wait=visible. Latency counts from when a request was due, and no request waits for another's answer.""",
+        ("", "requests", "p50 ms", "p99 ms", "max ms"),
+        table,
+        goals=[Goal("readable within a second at the p99", f"{p99:.0f} ms", p99 < 1000)],
+        notes=[f"{cores:.2f} cores busy in the server, {probes.own_cpu / probes.seconds:.2f} in the load generator"],
+        draw=lambda axes: _spread(axes, took),
+    )
+
+
+def _spread(axes: Axes, took: list[list[float]]) -> None:
+    for ms, label in zip(took, ("stored", "readable (probe)"), strict=True):
+        axes.plot(sorted(ms), [100 * n / len(ms) for n in range(len(ms))], label=label)
+    axes.set_xscale("log")
+    axes.set_xlabel("milliseconds")
+    axes.set_ylabel("% of requests by then")
+    axes.legend()
+
+
+# --- too much ------------------------------------------------------------------------------------------------------
+
+
+def _overload(home: Path, seconds: float) -> Report:
+    """More and larger bodies than may wait: some are refused, the rest is stored, and memory stays bounded."""
+    body = rows(45_000, range(10))
+    path = "/v0/events?name=events&wait=true"
+    table: list[list[Any]] = []
+    complete = True
+    with running(home, ROOKERY_LOG_LEVEL="warning", ROOKERY_MAX_WAITING=WAITING) as server:
+        server.push(project("routed"))
+        add(server, 0, 10)
+        requests = [request("POST", server.url, path, server.admin_token, body)]
+        fitting = WAITING // len(body)
+        closed_loop(server.url, requests, 2, seconds / 2)
+        for clients in (2, fitting, 64):
+            before = memory_of(server.process.pid)
+            with Peak(server.process.pid) as peak:
+                load = closed_loop(server.url, requests, clients, seconds, patience=1.0)
+                Events(server).visible(rows(1, [0]))
+            complete &= all(b"retry-after: 1" in head for head in load.refused)
+            stored = len(load.latencies) * 45_000 / load.seconds
+            offered = clients * len(body) / MIB
+            table.append(
+                [clients, offered, len(load.latencies), len(load.refused), stored, before / MIB, peak.bytes / MIB]
+            )
+    calm, full = table[1][-1], table[-1][-1]
+    refused = table[-1][3]
+    return Report(
+        "gateway_overload",
+        f"Bodies of {len(body) / MIB:.1f} MiB where {WAITING // MIB} MiB may wait",
+        METHOD + "\nA client that was refused with 429 asks again after a second, as Retry-After says.",
+        ("clients", "MiB at once", "stored", "refused", "rows/s", "memory before MiB", "peak MiB"),
+        table,
+        goals=[
+            Goal(
+                "what does not fit is refused with Retry-After, and nothing else fails",
+                f"{refused:,} refused",
+                refused > 0 and complete,
+            ),
+            Goal(
+                "memory is bounded: within 1.25 of what as many clients take as fit",
+                f"{full / calm:.2f}",
+                full / calm <= 1.25,
+            ),
+        ],
+        draw=lambda axes: _memory(axes, table),
+    )
+
+
+def _memory(axes: Axes, table: list[list[Any]]) -> None:
+    places = range(len(table))
+    axes.bar([p - 0.2 for p in places], [r[1] for r in table], 0.38, label="offered at once")
+    axes.bar([p + 0.2 for p in places], [r[-1] for r in table], 0.38, label="server's peak")
+    axes.set_xticks(list(places), [f"{r[0]} clients" for r in table])
+    axes.set_ylabel("MiB")
+    axes.legend()

@@ -1,0 +1,106 @@
+"""A workspace with its router and gateway in this process, for tests that reach behind the server."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from engine.control import push, tenants
+from engine.fanout.router import Router, router_of
+from engine.plan.open import open_workspace
+from engine.plan.state import Source, Workspace
+from engine.schema import nest_database
+from engine.serve.batch import Outcome
+from engine.serve.gateway import Gateway
+from engine.serve.stages import Stages
+from engine.settings import Settings
+from engine.warehouse.port import Input
+
+PATIENCE = 30.0
+CHECKSUM = "count(), sum(n), groupBitXor(cityHash64(id, n))"
+
+
+@dataclass
+class House:
+    """The parts of a server, without HTTP."""
+
+    workspace: Workspace
+    router: Router
+    gateway: Gateway
+
+    def push(self, files: Mapping[str, str]) -> None:
+        push.push(self.workspace, {Path(f).stem: Source(text, f) for f, text in files.items()})
+
+    def add(self, *ids: str, placement: str = "tables") -> None:
+        tenants.add(self.workspace, ids, placement)
+
+    def append(self, rows: Iterable[Mapping[str, Any]], **more: Any) -> Outcome:
+        """Store rows and wait for the answer."""
+        body = "\n".join(map(json.dumps, rows)).encode()
+        return self.gateway.append("events", body, Input.NDJSON, **more).result(PATIENCE)
+
+    def visible(self, rows: Iterable[Mapping[str, Any]]) -> bool:
+        """Store rows and wait until they are in their nests; whether they are."""
+        outcome = self.append(rows)
+        return outcome.visible is None or outcome.visible.result(PATIENCE)
+
+    def run(self, sql: str) -> None:
+        self.workspace.warehouse.execute(sql)
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in self.workspace.warehouse.query(sql).rows]
+
+    def nest(self, tenant: str) -> str:
+        """The database of a tenant, as it stands in a statement."""
+        return f"`{nest_database(self.workspace.name, tenant)}`"
+
+    def stray(self, tenant: str) -> dict[str, Any] | None:
+        """What the router says of a tenant that does not keep up."""
+        strays: Any = self.router.status()["events"]["strays"]
+        return next((s for s in strays if tenant in s["tenants"]), None)
+
+    def caught_up(self) -> None:
+        """Wait until no reader of the log is behind."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            status: Any = self.router.status().get("events", {"rows": 0, "strays": []})
+            if not status["rows"] and not status["strays"]:
+                return
+            assert time.monotonic() < deadline, status
+            time.sleep(0.02)
+
+    def differences(self, own: Iterable[str], sums: Iterable[str] = ("sums",)) -> list[str]:
+        """Where nests differ from a filter of landing."""
+        found = []
+        for tenant in own:
+            (wanted,) = self.rows(f"SELECT {CHECKSUM} FROM main.events WHERE tenant_id = {tenant}")
+            (copy,) = self.rows(f"SELECT {CHECKSUM} FROM {self.nest(tenant)}.events")
+            if copy != wanted:
+                found.append(f"tenant {tenant}: copy {copy}, landing {wanted}")
+            (foreign,) = self.rows(f"SELECT count() FROM {self.nest(tenant)}.events WHERE tenant_id != {tenant}")
+            if foreign != (0,):
+                found.append(f"tenant {tenant}: {foreign[0]} rows of others")
+            for name in sums:
+                (added,) = self.rows(f"SELECT sum(events), sum(total) FROM {self.nest(tenant)}.{name}")
+                if added != wanted[:2]:
+                    found.append(f"tenant {tenant}: {name} {added}, landing {wanted[:2]}")
+        return found
+
+
+@contextmanager
+def house(directory: Path) -> Iterator[House]:
+    """A house over an empty directory."""
+    workspace = open_workspace(Settings(data=directory / "data", readers=2, writers=6))
+    stages = Stages(workspace)
+    router = router_of(workspace)
+    gateway = Gateway(workspace, stages, router)
+    try:
+        yield House(workspace, router, gateway)
+    finally:
+        gateway.close()
+        workspace.close()

@@ -1,0 +1,108 @@
+"""Tenants that come, modes that change and other programs that write, while rows stream in: nests equal landing."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from engine.warehouse.port import Input
+from tests.fanout.house import House, house
+from tests.fanout.stream import OWN, POOLED, UNKNOWN, Stream, add_tenants, judge, landing, project
+from tests.support.server import running
+
+LATER = ("5", "6", "7")
+
+
+@pytest.mark.proves("B6", "B7")
+@pytest.mark.parametrize("mode", ["routed", "direct"])
+def test_tenants_come_while_rows_come(tmp_path: Path, mode: str) -> None:
+    with running(tmp_path) as server:
+        server.push(project(mode))
+        add_tenants(server)
+        stream = Stream(2, tenants=(*OWN, *LATER, POOLED, UNKNOWN))
+        stream.at(server)
+        stream.start(6)
+        time.sleep(0.5)
+        with ThreadPoolExecutor(len(LATER)) as hands:
+            list(hands.map(lambda t: server.tenant(t, "tables"), LATER))
+        stream.end()
+        assert stream.faults == []
+        found = judge(server, stream, (*OWN, *LATER))
+        assert found.clean, found
+        assert all(landing(server)[t]["rows"] for t in LATER)
+
+
+@pytest.mark.proves("B7")
+def test_modes_change_while_rows_come(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        server.push(project("direct"))
+        add_tenants(server)
+        stream = Stream(3)
+        stream.at(server)
+        stream.start(6)
+        for mode in ("routed", "direct", "routed", "direct"):
+            time.sleep(0.3)
+            server.push(project(mode))
+        stream.end()
+        assert stream.faults == []
+        found = judge(server, stream)
+        assert found.clean, found
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with house(tmp_path_factory.mktemp("racing")) as made:
+        made.push(project("routed"))
+        made.add("1", "2")
+        made.add(POOLED, placement="pooled")
+        yield made
+
+
+@pytest.mark.proves("B6")
+def test_rows_of_other_programs_between_those_of_the_gateway(home: House) -> None:
+    """They are found by their blocks; a batch of the gateway's is never taken for one of them."""
+    ids, ending = itertools.count(1), threading.Event()
+
+    def ours() -> None:
+        while not ending.is_set():
+            n = next(ids)
+            body = json.dumps({"tenant_id": 1 + n % 4, "id": n, "n": n % 100}).encode()
+            home.gateway.append("events", body, Input.NDJSON).result(30)
+
+    def theirs() -> None:
+        while not ending.is_set():
+            n = 10_000_000 + next(ids) * 10
+            home.run(
+                "INSERT INTO main.events (tenant_id, id, n) SETTINGS async_insert = 0, "
+                f"insert_deduplication_token = 'other {n}' SELECT 1 + number % 4, {n} + number, number FROM numbers(8)"
+            )
+            time.sleep(0.01)
+
+    threads = [threading.Thread(target=t) for t in (ours, ours, ours, theirs)]
+    for thread in threads:
+        thread.start()
+    time.sleep(1.5)
+    home.add("3", "4")
+    time.sleep(2.5)
+    ending.set()
+    for thread in threads:
+        thread.join()
+    (last,) = home.rows("SELECT max(_block_number) FROM main.events")
+    _until_at(home, last[0])
+    assert home.differences(("1", "2", "3", "4")) == []
+
+
+def _until_at(home: House, block: int) -> None:
+    deadline = time.monotonic() + 30
+    lane = home.router.lane("events")
+    assert lane is not None
+    while lane.main.cursor.at < block or lane.strays:
+        assert time.monotonic() < deadline, home.router.status()
+        time.sleep(0.05)
