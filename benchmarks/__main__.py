@@ -11,14 +11,17 @@ from pathlib import Path
 from benchmarks.report import RESULTS, console
 
 ALL = ("endpoints", "ingest", "fanout", "routing", "gateway", "many", "memory")
+LONG = ("crash",)
+"""Run only when they are named."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What the product costs, as ratios.")
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(ALL)}; all of them by default")
+    known = f"of {', '.join(ALL)} (all of them by default), {', '.join(LONG)}"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=known)
     parser.add_argument("--quick", action="store_true", help="smaller and shorter: a glance, not a measurement")
     given = parser.parse_args()
-    unknown = set(given.names) - set(ALL)
+    unknown = set(given.names) - {*ALL, *LONG}
     if unknown:
         parser.error(f"no benchmark {', '.join(sorted(unknown))}")
     for name in given.names or ALL:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,8 +29,9 @@ METHOD = f"""1 or 64 kept connections post NDJSON to /v0/events?wait=true, and a
 tables, and time counts until the last row is readable in its tenant's table. The bare engine (clickhouse-connect on
 chDB, in a process and a directory of its own, whose tables were made by the same push) inserts the same bytes,
 {ENGINE_BATCH:,} rows at a time. It takes turns with the large requests that it is compared with, and ratios are
-medians over rounds; requests of one row are compared with one insert each, from one thread or as many as there are
-clients, whichever is faster. The load generator takes its processor time from the server; the bare engine has none."""
+medians over rounds; requests of one row are compared with one insert each, from one thread or as many threads as
+there are clients, whichever is faster. The load generator takes processor time from the server, and the bare engine
+has none."""
 
 
 @dataclass
@@ -109,17 +111,14 @@ def _throughput(sides: Sides, *, quick: bool) -> tuple[Report, float]:
         for active, clients in compared
     }
     table = [_row(*key, went) for key, went in sorted(found.items())]
-    table.append(["bare engine", 1, ENGINE_BATCH, median(engine), "", "", "", "", ""])
-    table.append(["bare engine", "1 or 64", 1, single, "", "", "", "", ""])
+    table.append(["engine", 1, ENGINE_BATCH, round(median(engine)), "", "", "", "", ""])
+    table.append(["engine", "1, 64", 1, round(single), "", "", "", "", ""])
     small = found[0, 64, 1][0].per_second
     report = Report(
         "gateway",
         "Rows per second through /v0/events",
         METHOD,
-        (
-            *("active tenants", "clients", "rows per request", "rows/s", "stored rows/s", "p50 ms", "p99 ms"),
-            *("server cores", "client cores"),
-        ),
+        ("active", "clients", "rows", "rows/s", "stored/s", "p50 ms", "p99 ms", "cores", "client's"),
         table,
         goals=[
             _of_engine("landing only, large requests", 0.7, ratios[0, 64], ratios[0, 1]),
@@ -130,7 +129,10 @@ def _throughput(sides: Sides, *, quick: bool) -> tuple[Report, float]:
                 small / single >= 10,
             ),
         ],
-        notes=["stored rows/s: until the requests are answered; rows/s: until all rows are readable"],
+        notes=[
+            "rows: per request; rows/s: until all rows are readable; stored/s: until the requests are answered",
+            "cores: processors busy in the server, and in the load generator",
+        ],
         draw=lambda axes: _bars(axes, found, median(engine)),
     )
     return report, median(w.per_second for w in found[10, 64, LARGE])
@@ -144,11 +146,14 @@ def _of_engine(what: str, wanted: float, at_64: float, at_1: float) -> Goal:
 def _requests(server: Server, active: int, size: int) -> list[bytes]:
     """Requests with rows of so many tenants in turn; of none that has tables for 0."""
     path = f"/v0/events?name={'events' if active else 'plain'}&wait=true"
-    if size > 1:
-        bodies = [rows(size, range(active or 1_000), seed) for seed in range(8 if size > 1_000 else 32)]
-    else:
-        bodies = rows(1_000, range(active or 1_000)).splitlines()
-    return [request("POST", server.url, path, server.admin_token, body) for body in bodies]
+    return [request("POST", server.url, path, server.admin_token, body) for body in _bodies(active or 1_000, size)]
+
+
+@functools.cache
+def _bodies(active: int, size: int) -> list[bytes]:
+    if size == 1:
+        return rows(1_000, range(active)).splitlines()
+    return [rows(size, range(active), seed) for seed in range(8 if size > 1_000 else 32)]
 
 
 def _went(sides: Sides, active: int, clients: int, size: int, seconds: float) -> Went:
@@ -182,11 +187,11 @@ def _single(sides: Sides, seconds: float) -> float:
 def _row(active: int, clients: int, size: int, went: list[Went]) -> list[Any]:
     took = [t * 1000 for w in went for t in w.load.latencies]
     return [
-        active or "landing only",
+        f"{active:,}" if active else "landing",
         clients,
         size,
-        median(w.per_second for w in went),
-        median(w.rows / w.load.seconds for w in went),
+        round(median(w.per_second for w in went)),
+        round(median(w.rows / w.load.seconds for w in went)),
         percentile(took, 0.5),
         percentile(took, 0.99),
         median(w.cores for w in went),

@@ -1,4 +1,4 @@
-"""Files of any size as batches of bounded size, for `append`."""
+"""Files of any size, piece by piece, for `append`."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from typing import BinaryIO
 
 from engine.errors import BAD_ENCODING, BAD_ROW, USAGE, RookeryError
 
-BATCH = 16 << 20
-"""Bytes of a batch, about."""
+PIECE = 1 << 20
+"""Bytes of a piece, about."""
 PARQUET_ROWS = 200_000
 ENDINGS = {".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "ndjson", ".csv": "csv", ".parquet": "parquet"}
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Rows to send, and how many bytes of the file they took."""
+class Piece:
+    """Bytes to send, and how many bytes of the file they took."""
 
     body: bytes
     read: int
@@ -43,13 +43,28 @@ def kind_of(file: str) -> str:
     )
 
 
-def batches(file: str, kind: str, renamed: Mapping[str, str], skip: int) -> Iterator[Batch]:
-    """A file's rows in batches, without the first `skip`. Compressed text (.bz2, .gz, .xz) is read as it comes."""
+def uploads(file: str, kind: str, renamed: Mapping[str, str], skip: int) -> Iterator[Iterator[Piece]]:
+    """What to send of a file: one upload, in pieces, without the first `skip` rows.
+
+    Compressed text (.bz2, .gz, .xz) is read as it comes. A Parquet file of which rows are left out becomes several.
+    """
     if kind not in {"ndjson", "csv", "parquet"}:
         raise RookeryError(USAGE, f"no format {kind}", hint="ndjson, csv or parquet")
-    if kind == "parquet":
-        yield from _parquet(file, skip)
-        return
+    if kind != "parquet":
+        yield _text(file, kind, renamed, skip)
+    elif skip:
+        yield from (iter((piece,)) for piece in _parquet(file, skip))
+    else:
+        yield _whole(file)
+
+
+def _whole(file: str) -> Iterator[Piece]:
+    with _opened(file, packed=False) as (stream, _):
+        while body := stream.read(PIECE):
+            yield Piece(body, len(body))
+
+
+def _text(file: str, kind: str, renamed: Mapping[str, str], skip: int) -> Iterator[Piece]:
     try:
         with _opened(file) as (stream, position):
             header = _header(stream.readline(), renamed) if kind == "csv" else b""
@@ -68,27 +83,19 @@ def _header(line: bytes, renamed: Mapping[str, str]) -> bytes:
     return out.getvalue().encode()
 
 
-def _lines(stream: BinaryIO, position: _Position, header: bytes, skip: int) -> Iterator[Batch]:
-    """Whole lines; a quoted CSV field that spans lines keeps its batch open until it ends."""
-    left = skip
-    parts: list[bytes] = []
-    size = 0
-    quotes = 0
-    for line in stream:
-        if left and line.strip():
-            left -= 1
-            continue
-        parts.append(line)
-        size += len(line)
+def _lines(stream: BinaryIO, position: _Position, header: bytes, skip: int) -> Iterator[Piece]:
+    """The header and what follows the rows that are left out, of which a CSV field may span lines."""
+    left, quotes = skip, 0
+    while left and (line := stream.readline()):
         quotes += line.count(b'"') if header else 0
-        if size >= BATCH and quotes % 2 == 0:
-            yield Batch(header + b"".join(parts), position.advanced())
-            parts, size, quotes = [], 0, 0
-    if parts:
-        yield Batch(header + b"".join(parts), position.advanced())
+        left -= bool(line.strip()) and quotes % 2 == 0
+    body = header + stream.read(PIECE)
+    while len(body) > len(header):
+        yield Piece(body, position.advanced())
+        body, header = stream.read(PIECE), b""
 
 
-def _parquet(file: str, skip: int) -> Iterator[Batch]:
+def _parquet(file: str, skip: int) -> Iterator[Piece]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -105,7 +112,7 @@ def _parquet(file: str, skip: int) -> Iterator[Batch]:
             if kept.num_rows:
                 sink = io.BytesIO()
                 pq.write_table(pa.Table.from_batches([kept]), sink)
-                yield Batch(sink.getvalue(), size * rows // total)
+                yield Piece(sink.getvalue(), size * rows // total)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as exc:
         raise RookeryError(BAD_ROW, f"{file} is not a Parquet file that can be read: {exc}") from exc
 
@@ -126,17 +133,19 @@ class _Position:
 
 
 class _opened:  # noqa: N801
-    """A file or standard input, decompressed by its ending, with its position on disk."""
+    """A file or standard input, decompressed by its ending if it is `packed`, with its position on disk."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, *, packed: bool = True) -> None:
         self._file = file
+        self._packed = packed
         self._raw: BinaryIO | None = None
 
     def __enter__(self) -> tuple[BinaryIO, _Position]:
         if self._file == "-":
             return sys.stdin.buffer, _Position(None)
         self._raw = Path(self._file).open("rb")
-        return _decompressed(self._raw, Path(self._file).suffix.lower()), _Position(self._raw)
+        suffix = Path(self._file).suffix.lower() if self._packed else ""
+        return _decompressed(self._raw, suffix), _Position(self._raw)
 
     def __exit__(self, *_: object) -> None:
         if self._raw is not None:

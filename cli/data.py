@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from cli import terminal
-from cli.batches import Batch, batches, kind_of
+from cli.batches import Piece, kind_of, uploads
 from cli.connection import connect, options
 from engine.errors import NO_FILE, USAGE, RookeryError
 
@@ -33,9 +34,12 @@ def append(
     rename: Annotated[
         list[str] | None, typer.Option("--rename", metavar="THEIRS=OURS", help="Rename a CSV column.")
     ] = None,
-    skip_rows: Annotated[int, typer.Option(min=0, help="Leave out this many rows, to go on after a failure.")] = 0,
+    skip_rows: Annotated[int, typer.Option(min=0, help="Leave out this many rows at the beginning.")] = 0,
+    key: Annotated[
+        str | None, typer.Option(help="Idempotency key: under it the same file is stored once, however often.")
+    ] = None,
 ) -> None:
-    """Append a file's rows, in batches of which each is stored whole or not at all.
+    """Append a file's rows. Rows that cannot be stored go to quarantine; the others are stored.
 
     Example: [bold]rookery append events events.ndjson[/]
     """
@@ -44,28 +48,39 @@ def append(
     total = Path(file).stat().st_size if file != "-" and Path(file).is_file() else 0
     if file != "-" and not Path(file).is_file():
         raise RookeryError(NO_FILE, f"there is no file {file}")
-    rows = done = 0
+    params = {"mode": "append", "name": datasource, "format": format_}
+    rows = quarantined = 0
     with connect() as connection, terminal.progress(f"append to {datasource}") as update:
-        for batch in batches(file, format_, renamed, skip_rows):
-            rows += _send(connection, datasource, format_, batch, rows + skip_rows)
-            done += batch.read
-            update(f"{rows:,} rows", done, total)
+        watched = _watched(update, total)
+        for number, upload in enumerate(uploads(file, format_, renamed, skip_rows)):
+            headers = {"idempotency-key": f"{key}/{number}" if number else key} if key else {}
+            answer = connection.json(
+                "POST", "/v0/datasources", params=params, content=watched(upload), headers=headers
+            )
+            rows += answer["rows"]
+            quarantined += answer["quarantine_rows"]
     if options.json:
-        terminal.as_json({"datasource": datasource, "rows": rows})
-    else:
-        terminal.say(f"{rows:,} rows appended to {datasource}")
-
-
-def _send(connection: Any, datasource: str, kind: str, batch: Batch, before: int) -> int:
-    params = {"mode": "append", "name": datasource, "format": kind}
-    try:
-        return int(connection.json("POST", "/v0/datasources", params=params, content=batch.body)["rows"])
-    except RookeryError as exc:
-        where = f"in the batch after row {before:,}: " if before else ""
-        hint = (
-            f"{before:,} rows are stored; mend the file and go on with --skip-rows {before}" if before else exc.hint
+        terminal.as_json({"datasource": datasource, "rows": rows, "quarantined": quarantined})
+        return
+    terminal.say(f"{rows:,} rows appended to {datasource}")
+    if quarantined:
+        terminal.say(
+            f"warning: {quarantined:,} rows went to quarantine: rookery quarantine ls {datasource}", "yellow"
         )
-        raise RookeryError(exc.code, where + exc.message, hint=hint) from exc
+
+
+def _watched(update: Callable[[str, int, int], None], total: int) -> Callable[[Iterator[Piece]], Iterator[bytes]]:
+    """What passes the pieces of uploads on and shows how far they are."""
+    done = 0
+
+    def passed(pieces: Iterator[Piece]) -> Iterator[bytes]:
+        nonlocal done
+        for piece in pieces:
+            yield piece.body
+            done += piece.read
+            update("", done, total)
+
+    return passed
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -34,11 +34,12 @@ def status() -> None:
     strays = [{"datasource": d["datasource"], **s} for d in found["datasources"] for s in d["strays"]]
     if strays:
         terminal.data("\nnot in step:")
-        shown = [{**s, "piece": _piece(s["piece"])} for s in strays]
+        shown = [{**s, "piece": _piece(s["piece"]), "error": terminal.brief(s["error"])} for s in strays]
         terminal.table(shown, ["datasource", "tenant", "rows", "seconds", "piece", "tries", "since", "error"])
     if found["suspended"]:
         terminal.data("\nviews that are down:")
-        terminal.table(found["suspended"], ["view", "since", "error"])
+        shown = [{**v, "error": terminal.brief(v["error"])} for v in found["suspended"]]
+        terminal.table(shown, ["view", "since", "error"])
         terminal.say("put them back: rookery fanout repair")
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import access, data, doctor, fanout, project, server, tenants, terminal
+from cli import access, data, doctor, fanout, project, quarantine, server, tenants, terminal
 from cli.connection import options
 from engine.errors import INTERNAL, RookeryError
 
@@ -50,7 +50,7 @@ def globals_(
     options.project, options.settings = directory, None
 
 
-for part in (project, tenants, access, data, fanout, doctor, server):
+for part in (project, tenants, access, data, quarantine, fanout, doctor, server):
     part.register(app)
 
 _VALUED = ("--url", "--token", "--project", "--data", "-C")

@@ -53,7 +53,8 @@ def ls() -> None:
         terminal.as_json(found)
     else:
         columns = ["id", "placement", "state", "rows", "lag_rows", "lag_seconds", "created_at", "error"]
-        terminal.table(found, columns, "no tenants yet: rookery tenant add ID")
+        shown = [{**t, "error": terminal.brief(t["error"])} for t in found]
+        terminal.table(shown, columns, "no tenants yet: rookery tenant add ID")
 
 
 def show(tenant: Id) -> None:

@@ -18,6 +18,8 @@ from engine.errors import Problems, RookeryError
 
 out = Console(highlight=False, soft_wrap=True)
 talk = Console(stderr=True, highlight=False, soft_wrap=True)
+BRIEF = 120
+"""Characters of an error in a table."""
 
 
 def say(text: str, style: str | None = None) -> None:
@@ -53,6 +55,14 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], empty: str 
     for row in rows:
         grid.add_row(*(_cell(row.get(name)) for name in columns))
     Console(highlight=False, width=None if out.is_terminal else 400).print(grid, markup=False)
+
+
+def brief(text: str | None) -> str | None:
+    """A text that fits into a table; all of it is in the output for programs."""
+    if text is None:
+        return None
+    line = " ".join(text.split())
+    return line if len(line) <= BRIEF else f"{line[: BRIEF - 1]}…"
 
 
 def _cell(value: Any) -> str:

@@ -183,7 +183,6 @@ CUSTOM = Code("RK4021", 400, "error raised by the pipe")
 
 # --- RK5xxx: ingestion -------------------------------------------------------------------------------------------
 BAD_ROW = Code("RK5001", 400, "row cannot be stored")
-BAD_TENANT_VALUE = Code("RK5002", 400, "tenant value not canonical")
 FOREIGN_TENANT = Code("RK5003", 403, "row belongs to another tenant")
 TOO_LARGE = Code("RK5004", 413, "request body too large")
 UNKNOWN_DATASOURCE = Code("RK5005", 404, "no such datasource")

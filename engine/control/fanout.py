@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.compiler.build import Build
 from engine.compiler.scope import Relation
-from engine.compiler.views import nest_schema
+from engine.compiler.views import nest_schema, workspace_schema
 from engine.fanout.cursor import Cohort, Piece
 from engine.fanout.lane import Position
 from engine.fanout.log import Log
@@ -82,11 +82,9 @@ def lags(workspace: Workspace) -> dict[str, Lag]:
                 add(tenant, Lag(rows, seconds))
             for tenant in cohort.members if cohort.error else ():
                 add(tenant, Lag(error=cohort.error))
-    nests = _nests(snapshot)
     for view in suspended(workspace):
-        whose = nests.get(str(view["view"]).partition(".")[0])
-        if whose is not None:
-            add(whose, Lag(error=f"{view['view']} is down: {view['error']}"))
+        for tenant in _waiting(snapshot, view["view"]):
+            add(tenant, Lag(error=f"{view['view']} is down: {view['error']}"))
     return found
 
 
@@ -176,6 +174,19 @@ def _piece(piece: Piece | None) -> dict[str, Any] | None:
     if piece.upto is None:
         return {"batches": list(piece.batches)}
     return {"blocks": [piece.after + 1, piece.upto], "without": list(piece.without)}
+
+
+def _waiting(snapshot: Snapshot, view: str) -> list[str]:
+    """Tenants whose rows go through a view."""
+    database, _, name = view.partition(".")
+    own = _nests(snapshot).get(database)
+    if own is not None:
+        return [own]
+    pooled = workspace_schema(snapshot.build).views.get(Name(database, name))
+    pipe = snapshot.build.pipes.get(pooled.mark.resource) if pooled is not None and pooled.mark is not None else None
+    if pipe is None or pipe.target is None or not pipe.target.per_tenant:
+        return []
+    return [t.id for t in snapshot.tenants.values() if t.placement == "pooled"]
 
 
 def _missing(snapshot: Snapshot, views: Collection[str]) -> dict[str, set[str]]:

@@ -117,6 +117,7 @@ def _join_pool(workspace: Workspace, tenants: Sequence[str], progress: Progress)
                     views = pipe_views(build, pipe, pipe.target, Reader("pool", tenant))
                     histories += [history(v, ranges[v.source]) for v in views if ranges.get(v.source)]
             journal.note(histories)
+            journal.settle({Name(workspace.name, n) for n, r in build.relations.items() if r.kind == "landing"})
             body = b"\n".join(b'{"id":' + _json(t) + b"}" for t in fresh)
             workspace.warehouse.insert(pool, body, Input.NDJSON, ("id",), {"async_insert": 0})
     return len(resume(workspace, progress))
@@ -189,7 +190,7 @@ def _erase(workspace: Workspace, build: Build, tenant: str) -> None:
                 workspace, Name(workspace.name, relation.name), relation.tenant, relation.tenant_type, tenant
             )
         if relation.tenant and build.takes(relation.name):
-            mine = f"{quote(relation.tenant)} = {literal(tenant)}"
+            mine = f"{quote(relation.tenant)} = {literal(tenant)} OR c__writer = {literal(tenant)}"
             delete_rows(workspace, Name(workspace.name, relation.name + storage.QUARANTINE), mine)
 
 

@@ -43,7 +43,8 @@ def _complete(workspace: Workspace, table: Name, columns: tuple[str, ...], settl
     if not watched or not watched[0][0]:
         return
     head = workspace.warehouse.query(
-        "SELECT max(max_block_number) FROM system.parts WHERE active AND database = {d:String} AND table = {t:String}",
+        "SELECT max(max_block_number) FROM system.parts "
+        "WHERE active AND database = {d:String} AND table = {t:String}",
         {"d": table.database, "t": table.name},
     ).rows[0][0]
     newest = workspace.warehouse.query(

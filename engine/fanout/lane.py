@@ -457,18 +457,22 @@ class Lane(threading.Thread):
         while not self._closed:
             cursor = self.main.cursor
             blocks = reader.blocks(cursor.at)
-            moved, foreign = _walk(blocks, cursor, self._in_hand())
+            moved, foreign, passed = _walk(blocks, cursor, self._in_hand())
             if foreign:
-                piece = Piece(
-                    f"b:{moved.epoch}:{foreign[0].number}:{foreign[-1].number}", moved.at, foreign[-1].number
-                )
-                moved = moved.began(piece)
+                last = foreign[-1].number
+                without = tuple(b.batch for b in passed if b.number < last)
+                token = f"b:{moved.epoch}:{foreign[0].number}:{last}"
+                moved = moved.began(Piece(token, moved.at, last, without=without))
             if moved != cursor:
                 self._journal.write(self.datasource, moved)
                 self.main.cursor = moved
             if moved.piece is None:
                 return
             self._deliver_main(moved.piece, reader)
+            if self._queue:
+                # Others' rows do not keep the gateway's waiting.
+                self._polled = 0.0
+                return
 
     # --- catching up -----------------------------------------------------------------------------------------------
 
@@ -550,15 +554,16 @@ class Lane(threading.Thread):
         return Log(self._workspace.warehouse, self._workspace.name, relation)
 
 
-def _walk(blocks: Sequence[Block], cursor: Cursor, ours: set[str]) -> tuple[Cursor, list[Block]]:
-    """The cursor moved over what is done, and the blocks behind it that nobody has in hand."""
-    at, done, foreign, rows = cursor.at, set(cursor.done), list[Block](), 0
+def _walk(blocks: Sequence[Block], cursor: Cursor, ours: set[str]) -> tuple[Cursor, list[Block], list[Block]]:
+    """The cursor moved over what is done, the blocks behind it that nobody has in hand, and those done among them."""
+    at, done, foreign, passed, rows = cursor.at, set(cursor.done), list[Block](), list[Block](), 0
     for block in blocks:
         if block.batch in ours:
             break
         if block.batch in done:
             if foreign:
-                break
+                passed.append(block)
+                continue
             done.discard(block.batch)
             at = block.number
         elif foreign and rows + block.rows > PIECE_ROWS:
@@ -569,8 +574,8 @@ def _walk(blocks: Sequence[Block], cursor: Cursor, ours: set[str]) -> tuple[Curs
     else:
         if len(blocks) < MOST_BLOCKS:
             # Whatever is done and not among the blocks has no rows in landing any more.
-            done.clear()
-    return replace(cursor, at=at, done=frozenset(done)), foreign
+            done.intersection_update(b.batch for b in blocks)
+    return replace(cursor, at=at, done=frozenset(done)), foreign, passed
 
 
 def _copy(cohort: Cohort) -> Cohort:

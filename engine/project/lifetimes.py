@@ -23,7 +23,8 @@ _SPANS = (
     re.compile(rf"(-?)\s*\bINTERVAL\s+{_NUMBER}\s*({_UNIT})S?\b", re.IGNORECASE),
     re.compile(rf"(-?)\s*\btoInterval({_UNIT})\(\s*{_NUMBER}\s*\)", re.IGNORECASE),
 )
-_ADDED = re.compile(rf"\b(add|subtract)({_UNIT})s\s*\(.*,\s*(\d+)\s*\)", re.IGNORECASE | re.DOTALL)
+_ADDING = re.compile(rf"\b(add|subtract)({_UNIT})s\s*\(", re.IGNORECASE)
+_LAST = re.compile(r".*,\s*(\d+)\s*", re.DOTALL)
 _KEEPS = re.compile(r"\b(TO\s+(DISK|VOLUME)|RECOMPRESS)\b", re.IGNORECASE)
 _CONDITION = re.compile(r"\b(WHERE|DELETE|GROUP\s+BY)\b.*", re.IGNORECASE | re.DOTALL)
 
@@ -47,6 +48,19 @@ def _life(rule: str) -> int | None:
             number = next(p for p in parts if p.isdigit())
             unit = next(p for p in parts if not p.isdigit())
             spans.append((-1 if sign else 1) * int(number) * _SECONDS[unit.upper()])
-    for verb, unit, number in _ADDED.findall(text):
-        spans.append((1 if verb.lower() == "add" else -1) * int(number) * _SECONDS[unit.upper()])
+    for match in _ADDING.finditer(text):
+        verb, unit = match.groups()
+        number = _LAST.fullmatch(_until_closed(text, match.end()))
+        if number:
+            spans.append((1 if verb.lower() == "add" else -1) * int(number[1]) * _SECONDS[unit.upper()])
     return sum(spans) if spans else None
+
+
+def _until_closed(text: str, start: int) -> str:
+    """The text from inside a bracket to where it closes."""
+    depth = 1
+    for at in range(start, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[at], 0)
+        if not depth:
+            return text[start:at]
+    return ""

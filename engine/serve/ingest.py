@@ -173,9 +173,10 @@ class Ingestion:
         """Rows of a Parquet file have no text: the stage's own numbers and rendering stand in."""
         columns = ", ".join(quote(c.name) for c in {c.name: c for c in batch.stage.columns}.values())
         numbered = f"(SELECT rowNumberInAllBlocks() AS {NUMBER}, {columns} FROM {batch.table.sql()})"
+        rendered = f"formatRowNoNewline('JSONEachRow', {columns})"
         for staged, check in checks(batch.stage, batch.bound):
             found = self._workspace.warehouse.query(
-                f"SELECT {NUMBER}, toString({staged.value}), toJSONString(tuple({columns})) FROM {numbered} "
+                f"SELECT {NUMBER}, toString({staged.value}), {rendered} FROM {numbered} "
                 f"WHERE ifNull(NOT ({check}), 0)",
                 None,
                 ONE_THREAD,
@@ -268,9 +269,11 @@ class Ingestion:
         value = literal(batch.bound) if batch.bound is not None else batch.stage.tenant.value
         starts, stops = ([getattr(p, side) for p in portions] for side in ("start", "stop"))
         found = self._workspace.warehouse.query(
-            f"SELECT arrayFirstIndex((a, b) -> n >= a AND n < b, {starts}, {stops}) AS p, assumeNotNull(t), count() "
-            f"FROM (SELECT {number} AS n, {value} AS t FROM {batch.table.sql()} WHERE {batch.condition}) "
-            f"WHERE p > 0 GROUP BY 1, 2 ORDER BY 3 DESC LIMIT {MOST_TENANTS} BY p",
+            # No alias may be a column's name: it would take the column's place in the condition.
+            "SELECT arrayFirstIndex((_rk_a, _rk_b) -> _rk_i >= _rk_a AND _rk_i < _rk_b, "
+            f"{starts}, {stops}) AS _rk_p, assumeNotNull(_rk_t), count() "
+            f"FROM (SELECT {number} AS _rk_i, {value} AS _rk_t FROM {batch.table.sql()} WHERE {batch.condition}) "
+            f"WHERE _rk_p > 0 GROUP BY 1, 2 ORDER BY 3 DESC LIMIT {MOST_TENANTS} BY _rk_p",
             None,
             ONE_THREAD,
         )

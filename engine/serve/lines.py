@@ -25,13 +25,17 @@ def bad_row(exc: RookeryError, body: bytes, format: Input) -> RookeryError:
 
 
 def check_header(names: set[str], body: bytes) -> None:
-    """Refuse a CSV file whose first line names no column: it has no header, and its rows would be empty."""
+    """Refuse a CSV file whose first line names no column, so that its rows would be empty, or one of them twice."""
     first = body.partition(b"\n")[0].decode(errors="replace").lstrip("\ufeff")
     try:
-        given = {name.strip().lower() for name in next(csv.reader([first]), [])}
+        given = [name.strip().lower() for name in next(csv.reader([first]), [])]
     except csv.Error:
-        given = set()
-    if not given & {n.lower() for n in names}:
+        given = []
+    known = [g for g in given if g in {n.lower() for n in names}]
+    twice = next((g for g in known if known.count(g) > 1), None)
+    if twice is not None:
+        raise RookeryError(BAD_ROW, f"line 1: column `{twice}` is named twice", hint="nothing was stored")
+    if not known:
         hint = "nothing was stored; a CSV file begins with the names of its columns"
         raise RookeryError(BAD_ROW, "line 1: no column is named", hint=hint)
 

@@ -149,8 +149,8 @@ class Receipts:
         if receipt.key[1] not in self._workspace.current.build.datasources:
             return True
         if not receipt.rows:
-            there = quarantine.count(self._workspace, receipt.key[1], receipt.batch) if receipt.quarantined else 0
-            return there >= receipt.quarantined
+            # Bad rows are kept before receipts are written, and may have been dealt with since.
+            return True
         if not receipt.logged:
             return False
         found = self._workspace.warehouse.query(

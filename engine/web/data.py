@@ -145,6 +145,8 @@ async def append(request: Request) -> Response:
     timer.stage("auth")
     if mode == "replace" and not access.authenticate(state.workspace, token_of(request)).is_admin:
         raise RookeryError(SCOPE, "only an admin replaces rows")
+    # A body may hold no row at all, and the datasource is to be one that takes rows even so.
+    state.gateway.append(name, b"", INPUTS[kind])
     upload = Upload(state, name, bound, INPUTS[kind], request.headers.get(KEY))
     body = await (upload.replace(request) if mode == "replace" else upload.append(request))
     timer.stage("append")

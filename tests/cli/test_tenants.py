@@ -117,7 +117,16 @@ def test_ids_from_standard_input_are_all_or_none(cli: Cli) -> None:
 
 def test_rows_of_a_tenant_that_does_not_exist_wait_and_are_counted(cli: Cli, server: Server) -> None:
     server.events("events", [{"tenant_id": 900, "event": "a", "units": n} for n in range(7)])
-    assert listed(cli)["900"] == {"id": "900", "placement": None, "state": "unknown", "created_at": "", "rows": 7}
+    assert listed(cli)["900"] == {
+        "id": "900",
+        "placement": None,
+        "state": "unknown",
+        "created_at": "",
+        "rows": 7,
+        "lag_rows": 0,
+        "lag_seconds": 0.0,
+        "error": None,
+    }
     assert "900" in cli("tenant", "ls").out
     assert_exact(server, [], [])
     cli("tenant", "add", "900", "--placement", "tables")

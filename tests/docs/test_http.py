@@ -46,3 +46,19 @@ def test_headers_are_documented() -> None:
     assert exposed
     for header in [*re.findall(r'"([^"]+)"', exposed[1]), EYES]:
         assert header.lower() in TEXT.lower(), header
+
+
+def test_what_is_observed_is_documented() -> None:
+    from engine.observe import OBSERVATIONS
+
+    documented = [
+        [name.strip("`"), kind, labels.strip("`"), what] for name, kind, labels, what in rows(TEXT, "Metrics")
+    ]
+    assert documented == [[o.name, o.kind, ", ".join(o.labels), o.help] for o in OBSERVATIONS]
+
+
+def test_every_check_of_the_doctor_is_documented() -> None:
+    from engine.control import doctor
+
+    documented = {name for cell, _ in rows(TEXT, "Doctor") for name in re.findall(r"`([^`]+)`", cell)}
+    assert documented == {*doctor.AT_REST, *doctor.AT_ANY_TIME, *doctor.DEEP, "drift"}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.fanout.log import MOST_BLOCKS, Block, Log
 from engine.warehouse.port import Input
 from tests.fanout.house import House, house
 from tests.fanout.stream import OWN, POOLED, UNKNOWN, Stream, add_tenants, judge, landing, project
@@ -83,7 +84,7 @@ def test_rows_of_other_programs_between_those_of_the_gateway(home: House) -> Non
                 "INSERT INTO main.events (tenant_id, id, n) SETTINGS async_insert = 0, "
                 f"insert_deduplication_token = 'other {n}' SELECT 1 + number % 4, {n} + number, number FROM numbers(8)"
             )
-            time.sleep(0.01)
+            time.sleep(0.05)
 
     threads = [threading.Thread(target=t) for t in (ours, ours, ours, theirs)]
     for thread in threads:
@@ -97,6 +98,25 @@ def test_rows_of_other_programs_between_those_of_the_gateway(home: House) -> Non
     (last,) = home.rows("SELECT max(_block_number) FROM main.events")
     _until_at(home, last[0])
     assert home.differences(("1", "2", "3", "4")) == []
+
+
+def test_a_batch_that_lands_while_the_log_is_read(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in the gateway's hands, however late it came: it is not taken for another program's as well."""
+    reading, asked, landed = Log.blocks, threading.Event(), threading.Event()
+
+    def late(log: Log, after: int, most: int = MOST_BLOCKS) -> list[Block]:
+        if not asked.is_set():
+            asked.set()
+            home.append([{"tenant_id": t, "id": 20_000_000 + t, "n": 1} for t in (1, 2)])
+            landed.set()
+        return reading(log, after, most)
+
+    monkeypatch.setattr(Log, "blocks", late)
+    assert landed.wait(30)
+    ((last,),) = home.rows("SELECT max(_block_number) FROM main.events")
+    _until_at(home, last)
+    home.caught_up()
+    assert home.differences(("1", "2")) == []
 
 
 def _until_at(home: House, block: int) -> None:

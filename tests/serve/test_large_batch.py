@@ -1,4 +1,4 @@
-"""A batch of many blocks is stored whole or not at all, in landing and in everything that is derived from it."""
+"""A batch of many blocks is stored without its bad rows, the same in landing and in all that is derived from it."""
 
 from __future__ import annotations
 
@@ -51,12 +51,30 @@ def _stored(server: Server) -> dict[str, list[int]]:
 
 
 @pytest.mark.parametrize("last", LAST.values(), ids=LAST)
-def test_one_bad_row_at_the_end_keeps_everything_out(server: Server, last: bytes) -> None:
+def test_one_bad_row_at_the_end_is_the_only_one_that_does_not_arrive(server: Server, last: bytes) -> None:
     before = _stored(server)
-    refused = server.admin("POST", "/v0/events", params={"name": "events", "wait": "true"}, content=_body(last))
-    assert refused.status_code == 400, refused.text
-    assert refused.json()["code"] == "RK5002"
-    assert f"line {ROWS}" in refused.json()["error"]
+    answer = server.admin("POST", "/v0/events", params={"name": "events", "wait": "true"}, content=_body(last))
+    assert answer.status_code == 200, answer.text
+    assert answer.json() == {"successful_rows": ROWS - 1, "quarantined_rows": 1}
+    row = server.done("GET", "/v0/datasources/events/quarantine", params={"limit": 1})["rows"][0]
+    assert (row["c__text"], row["c__row"]) == (last.decode(), ROWS - 1)
+    assert row["c__error_column"] == ["tenant_id"]
+    after = _stored(server)
+    assert after["landing"][0] - before["landing"][0] == ROWS - 1
+    sums = [a - b for a, b in zip(after["sums"], before["sums"], strict=True)]
+    assert sums == [ROWS // 2, ROWS // 2 - 1], "each tenant has exactly its good rows"
+
+
+@pytest.mark.parametrize("last", [b'{"tenant_id": 2, "event": "api_call"}', b'{"tenant_id": "01"}'])
+def test_another_tenants_row_at_the_end_keeps_everything_out(server: Server, last: bytes) -> None:
+    """Under a token for one tenant, with which the whole request is refused."""
+    before = _stored(server)
+    token = server.mint("DATASOURCES:APPEND:events", tenant="1")
+    body = b"\n".join([*[b'{"event": "api_call"}'] * (ROWS - 1), last])
+    refused = server.post("/v0/events", token, params={"name": "events", "wait": "true"}, content=body)
+    assert refused.status_code == 403, refused.text
+    assert refused.json()["code"] == "RK5003"
+    assert f"row {ROWS}:" in refused.json()["error"]
     assert _stored(server) == before
 
 

@@ -25,7 +25,19 @@ ODD = st.sampled_from(
 )
 VALUE = ODD | TEXT
 PARAMETERS = ["from_day", "kind", "rows", "by", "small", "list", "day", "id", "text", "customer", "must", "size", "q"]
-PARAMETERS += ["name", "wait", "format", "mode", "scope", "force", "dry_run", "purge", "expiration_time"]
+PARAMETERS += [
+    "name",
+    "wait",
+    "format",
+    "mode",
+    "scope",
+    "force",
+    "dry_run",
+    "purge",
+    "expiration_time",
+    "limit",
+    "offset",
+]
 ROUTES = ["/v0/sql", "/v0/events", "/v0/datasources", "/v0/pipes", "/v0/tokens", "/v0/tokens/", "/v0/tenants"]
 ROUTES += ["/v0/workspace", "/v0/push", "/v0/materialize", "/v0/pipes/openapi.json", "/live", "/ready", "/v0/x", "/"]
 SEGMENT = VALUE.map(lambda v: quote(v, safe=""))
@@ -37,6 +49,9 @@ PATHS = st.one_of(
     st.builds("/v0/pipes/{}.{}".format, st.sampled_from(NAMES), st.sampled_from(["ndjson"]) | SEGMENT),
     st.builds("/v0/{}/{}".format, st.sampled_from(["pipes", "tokens", "tenants", "datasources"]), SEGMENT),
     st.builds("/v0/tokens/{}/refresh".format, SEGMENT),
+    st.builds("/v0/events/{}".format, SEGMENT),
+    st.builds("/v0/datasources/{}/quarantine".format, st.sampled_from(["events", "daily", "notes"]) | SEGMENT),
+    st.builds("/v0/datasources/{}/quarantine/replay".format, st.sampled_from(["events", "notes"]) | SEGMENT),
     st.builds("/{}/{}".format, SEGMENT, SEGMENT),
 )
 JSON = st.recursive(
@@ -47,7 +62,7 @@ JSON = st.recursive(
     max_leaves=8,
 )
 KEYS = st.sampled_from(
-    ["files", "id", "ids", "placement", "name", "scopes", "ttl", "tenant", "limits", "pipe", "overlap"]
+    ["files", "id", "ids", "placement", "name", "scopes", "ttl", "tenant", "limits", "pipe", "overlap", "rows", "all"]
 )
 SCOPE = st.fixed_dictionaries({"type": VALUE | st.just("PIPES:READ")}, optional={"resource": VALUE, "filter": VALUE})
 FILE = st.fixed_dictionaries({"name": VALUE, "file": VALUE, "text": VALUE | st.just("sql: SELECT 1")})
@@ -63,14 +78,22 @@ BODIES = st.one_of(
     st.dictionaries(st.sampled_from(PARAMETERS), VALUE, max_size=3).map(lambda d: urlencode(d).encode()),
     st.builds("SELECT {} FROM {}".format, VALUE, VALUE).map(str.encode),
 )
-HEADERS = st.dictionaries(
-    st.sampled_from(["content-type", "accept", "x-rookery-tenant", "origin", "range", "if-none-match", "expect-ct"]),
-    st.sampled_from(
-        ["application/json", "text/plain", "1", "2", "01", "*/*", "bytes=0-1", "application/x-ndjson", "é"]
-    ),
-    max_size=3,
-)
-STATUSES = {200, 202, 204, 400, 403, 404, 405, 408, 409, 413, 418, 429}
+NAMES_OF_HEADERS = ["content-type", "accept", "x-rookery-tenant", "origin", "range", "if-none-match", "expect-ct"]
+NAMES_OF_HEADERS += ["idempotency-key", "content-encoding"]
+VALUES_OF_HEADERS = [
+    "application/json",
+    "text/plain",
+    "1",
+    "2",
+    "01",
+    "*/*",
+    "bytes=0-1",
+    "application/x-ndjson",
+    "é",
+]
+VALUES_OF_HEADERS += ["gzip", "zstd"]
+HEADERS = st.dictionaries(st.sampled_from(NAMES_OF_HEADERS), st.sampled_from(VALUES_OF_HEADERS), max_size=3)
+STATUSES = {200, 202, 204, 400, 403, 404, 405, 408, 409, 413, 418, 422, 429}
 
 
 @pytest.fixture(scope="module")

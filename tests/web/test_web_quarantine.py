@@ -227,3 +227,12 @@ def test_all_of_them_after_the_datasource_has_changed(server: Server, mark: str)
         ("young", 1), *((f"n{n}", 300 + n) for n in range(30)), ('x,\n"y"', 400), ("", 401), ("", 402)
     ]  # fmt: skip
     server.done("DELETE", "/v0/datasources/guests", params={"force": "true"})
+
+
+@pytest.mark.proves("D11")
+def test_purging_a_tenant_reaches_what_it_sent_and_what_names_it(server: Server, mark: str) -> None:
+    server.tenant("78", "pooled")
+    send(server, bad(mark, tenant_id=None), server.mint("DATASOURCES:APPEND:events", tenant="78"))
+    send(server, "\n".join([bad(mark, tenant_id=78), bad(mark, tenant_id=1)]))
+    server.done("DELETE", "/v0/tenants/78", params={"purge": "true"})
+    assert [r["tenant_id"] for r in listed(server)] == ["1"]

@@ -1,0 +1,124 @@
+"""Commands on quarantine: ls, replay, rm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import quote
+
+import orjson
+import typer
+
+from cli import terminal
+from cli.connection import connect, options
+from engine.errors import NO_FILE, USAGE, RookeryError
+
+SHOWN = 60
+"""Characters of a row that a list shows."""
+Source = Annotated[str, typer.Argument(help="Datasource whose quarantine is meant.")]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Rows' ids, as `ls` shows them.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    group = typer.Typer(no_args_is_help=True, help="Rows that could not be stored: list, send again, drop.")
+    for name, command in (("ls", ls), ("replay", replay), ("rm", rm)):
+        group.command(name)(command)
+    app.add_typer(group, name="quarantine")
+
+
+def _path(datasource: str) -> str:
+    return f"/v0/datasources/{quote(datasource, safe='')}/quarantine"
+
+
+def ls(
+    datasource: Source,
+    limit: Annotated[int, typer.Option(min=0, help="Most rows to show.")] = 100,
+    offset: Annotated[int, typer.Option(min=0, help="Newer rows to pass over.")] = 0,
+) -> None:
+    """List rows that could not be stored, the newest first, with what is wrong.
+
+    Example: [bold]rookery quarantine ls events[/]
+    """
+    with connect() as connection:
+        params = {"limit": limit, "offset": offset}
+        found = connection.json("GET", _path(datasource), params=params)
+    if options.json:
+        terminal.as_json(found)
+        return
+    rows = [_row(r) for r in found["rows"]]
+    terminal.table(rows, ["id", "at", "row", "error", "text"], f"nothing is in quarantine of {datasource}")
+    if len(rows) < found["total"]:
+        terminal.say(f"{len(rows):,} of {found['total']:,} rows; --limit and --offset show others")
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    pairs = zip(row["c__error_column"], row["c__error"], strict=True)
+    error = "; ".join(f"{column}: {why}" if column else why for column, why in pairs)
+    text = row["c__text"] if len(row["c__text"]) <= SHOWN else row["c__text"][: SHOWN - 1] + "…"
+    shown = {"error": error, "text": text}
+    return {"id": row["c__id"], "at": row["insertion_date"], "row": row["c__row"]} | {
+        k: v.replace("\n", " ") for k, v in shown.items()
+    }
+
+
+def replay(
+    datasource: Source,
+    ids: Ids = None,
+    mended: Annotated[
+        str | None, typer.Option("--mended", metavar="FILE", help="NDJSON file of id and text of mended rows.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Send all rows.")] = False,
+) -> None:
+    """Send rows again, as they are or mended; those that are stored leave quarantine. Safe to repeat.
+
+    Example: [bold]rookery quarantine replay events --all[/]
+    """
+    if sum((bool(ids), mended is not None, everything)) != 1:
+        raise RookeryError(USAGE, "which rows is not clear", hint="ids, --mended FILE or --all")
+    body: dict[str, Any] = {"ids": ids} if ids else {"rows": _mended(mended)} if mended is not None else {}
+    with connect() as connection:
+        found = connection.json("POST", _path(datasource) + "/replay", json=body)
+    if options.json:
+        terminal.as_json(found)
+        return
+    terminal.say(f"{found['successful_rows']:,} rows of {datasource} are stored")
+    for what, count in (
+        ("had been sent before", len(found["repeated"])),
+        ("are in quarantine again", found["quarantined_rows"]),
+        ("are not in quarantine", len(found["unknown"])),
+    ):
+        if count:
+            terminal.say(f"{count:,} rows {what}", "yellow")
+    for row in found["refused"]:
+        terminal.say(f"{row['id']} stays: {row['code']} {row['error']}", "yellow")
+
+
+def _mended(file: str) -> list[dict[str, Any]]:
+    path = Path(file)
+    if not path.is_file():
+        raise RookeryError(NO_FILE, f"there is no file {file}")
+    try:
+        return [orjson.loads(line) for line in path.read_bytes().splitlines() if line.strip()]
+    except orjson.JSONDecodeError as exc:
+        raise RookeryError(USAGE, f"{file} is not NDJSON: {exc}", hint='lines of {"id": …, "text": …}') from exc
+
+
+def rm(
+    datasource: Source,
+    ids: Ids = None,
+    everything: Annotated[bool, typer.Option("--all", help="Drop all rows.")] = False,
+) -> None:
+    """Drop rows from quarantine.
+
+    Example: [bold]rookery quarantine rm events --all[/]
+    """
+    if bool(ids) == everything:
+        raise RookeryError(USAGE, "which rows is not clear", hint="ids, or --all")
+    body: dict[str, Any] = {"all": True} if everything else {"ids": ids}
+    with connect() as connection:
+        found = connection.json("DELETE", _path(datasource), json=body)
+    if options.json:
+        terminal.as_json(found)
+    else:
+        terminal.say(f"{found['removed']:,} rows dropped from quarantine of {datasource}")
