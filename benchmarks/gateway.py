@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,18 +93,23 @@ def _throughput(sides: Sides, *, quick: bool) -> tuple[Report, float]:
     compared = [(active, clients) for active in (0, 10) for clients in CLIENTS]
     found: dict[tuple[int, int, int], list[Went]] = {}
     engine: list[float] = []
+    singles: list[float] = []
     _engine(sides, file, 1.0)
+    cores: float = 0.0
     _went(sides, 0, 8, LARGE, 1.0)
     for _ in range(rounds):
         for active, clients in compared:
             found.setdefault((active, clients, LARGE), []).append(_went(sides, active, clients, LARGE, seconds))
+        before = cpu_of(sides.engine.pid), time.perf_counter()
         engine.append(_engine(sides, file, seconds))
+        cores = (cpu_of(sides.engine.pid) - before[0]) / (time.perf_counter() - before[1])
+        found.setdefault((0, 64, 1), []).append(_went(sides, 0, 64, 1, seconds))
+        singles.append(_single(sides, seconds / 2))
     for active in (0, 10, *sorted({100, sides.tenants})):
         for clients in CLIENTS:
             for size in SIZES:
                 if (active, clients, size) not in found:
                     found[active, clients, size] = [_went(sides, active, clients, size, seconds)]
-    single = _single(sides, seconds)
     ratios = {
         (active, clients): median(
             w.per_second / e for w, e in zip(found[active, clients, LARGE], engine, strict=True)
@@ -111,27 +117,29 @@ def _throughput(sides: Sides, *, quick: bool) -> tuple[Report, float]:
         for active, clients in compared
     }
     table = [_row(*key, went) for key, went in sorted(found.items())]
-    table.append(["engine", 1, ENGINE_BATCH, round(median(engine)), "", "", "", "", ""])
-    table.append(["engine", "1, 64", 1, round(single), "", "", "", "", ""])
-    small = found[0, 64, 1][0].per_second
+    table.append(["engine", 1, ENGINE_BATCH, round(median(engine)), "", "", "", cores])
+    table.append(["engine", "1, 64", 1, round(median(singles)), "", "", "", ""])
+    small = median(w.per_second / s for w, s in zip(found[0, 64, 1], singles, strict=True))
+    own = max(w.load.own_cpu / w.load.seconds for each in found.values() for w in each)
     report = Report(
         "gateway",
         "Rows per second through /v0/events",
         METHOD,
-        ("active", "clients", "rows", "rows/s", "stored/s", "p50 ms", "p99 ms", "cores", "client's"),
+        ("active", "clients", "rows", "rows/s", "stored/s", "p50 ms", "p99 ms", "cores"),
         table,
         goals=[
             _of_engine("landing only, large requests", 0.7, ratios[0, 64], ratios[0, 1]),
             _of_engine("10 active tenants, until readable", 0.35, ratios[10, 64], ratios[10, 1]),
             Goal(
                 "64 clients, one row each: 10 times one insert each",
-                f"{small / single:.1f} times",
-                small / single >= 10,
+                f"{small:.1f} times",
+                small >= 10,
             ),
         ],
         notes=[
-            "rows: per request; rows/s: until all rows are readable; stored/s: until the requests are answered",
-            "cores: processors busy in the server, and in the load generator",
+            "active none: landing only; rows: per request",
+            "rows/s: until all rows are readable; stored/s: until the requests are answered",
+            f"cores: processors busy in the server or the engine; the load generator takes {own:.2f} at most",
         ],
         draw=lambda axes: _bars(axes, found, median(engine)),
     )
@@ -187,7 +195,7 @@ def _single(sides: Sides, seconds: float) -> float:
 def _row(active: int, clients: int, size: int, went: list[Went]) -> list[Any]:
     took = [t * 1000 for w in went for t in w.load.latencies]
     return [
-        f"{active:,}" if active else "landing",
+        f"{active:,}" if active else "none",
         clients,
         size,
         round(median(w.per_second for w in went)),
@@ -195,7 +203,6 @@ def _row(active: int, clients: int, size: int, went: list[Went]) -> list[Any]:
         percentile(took, 0.5),
         percentile(took, 0.99),
         median(w.cores for w in went),
-        median(w.load.own_cpu / w.load.seconds for w in went),
     ]
 
 

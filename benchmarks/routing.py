@@ -263,4 +263,5 @@ def _bars(axes: Axes, table: list[list[Any]]) -> None:
     axes.set_yticks(range(len(table)), names, fontsize=7)
     axes.invert_yaxis()
     axes.set_xscale("log")
+    axes.minorticks_off()
     axes.set_xlabel("milliseconds until readable")

@@ -32,6 +32,8 @@ STRAY_ROWS = 250_000
 """Rows of a piece by which others catch up, small enough that nobody who keeps up waits for it."""
 STAGED_BYTES = 256 << 20
 """Bytes of batches whose stages are kept for the push; later ones are read from landing again."""
+COPIED_FOR = 8
+"""Tenants for whom a stage is copied as landing has it: casts and conditions cost more per tenant than the copy."""
 LONGEST_PAUSE = 60.0
 OURS = "g:"
 """How the identities of the gateway's batches begin."""
@@ -326,7 +328,7 @@ class Lane(threading.Thread):
             self._journal.write(self.datasource, self.main.cursor.began(piece))
         self._missed = set()
         if all(b.table and b.columns == reader.relation.columns for b in batches):
-            failed = self._push(reader, piece, *self._source(reader, batches))
+            failed = self._push(reader, piece, batches)
         else:
             failed = self._pull(reader, piece, self.main.members)
         self._done_main(piece, failed)
@@ -354,11 +356,8 @@ class Lane(threading.Thread):
             return False
         return not behind & {str(row[0]) for row in found.rows}
 
-    def _source(self, reader: Log, batches: Sequence[Landed]) -> tuple[str, str, str, str]:
+    def _merge(self, reader: Log, batches: Sequence[Landed]) -> tuple[str, str, str, str]:
         """A table with the rows of the batches, and the SQL of values, tenant and condition over it."""
-        if len(batches) == 1:
-            only = batches[0]
-            return only.table, only.values, only.tenant, only.condition
         columns = [quote(c) for c in reader.relation.columns]
         merged = self._merge_table(reader)
         parts = " UNION ALL ".join(
@@ -381,14 +380,18 @@ class Lane(threading.Thread):
             self._merged = (columns, name)
         return self._merged[1]
 
-    def _push(
-        self, reader: Log, piece: Piece, source: str, values: str, tenant: str, condition: str
-    ) -> dict[str, str]:
+    def _push(self, reader: Log, piece: Piece, batches: Sequence[Landed]) -> dict[str, str]:
         """Put each present member's rows into its nest. Returns what kept some from taking theirs."""
+        only = batches[0]
+        source, values, tenant, condition = only.table, only.values, only.tenant, only.condition
+        if len(batches) > 1:
+            source, values, tenant, condition = self._merge(reader, batches)
         found = self._workspace.warehouse.query(
             f"SELECT DISTINCT assumeNotNull({tenant}) FROM {source} WHERE {condition}", None, {"max_threads": 1}
         )
         present = self._members_in({str(row[0]) for row in found.rows})
+        if len(batches) == 1 and len(present) >= COPIED_FOR:
+            source, values, tenant, condition = self._merge(reader, batches)
 
         def rows(one: str) -> str:
             mine = tenant_literal("String", one)

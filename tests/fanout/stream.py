@@ -148,6 +148,17 @@ class Stream:
             self._threads.append(thread)
             thread.start()
 
+    def until(self, acknowledged: int) -> None:
+        """Wait until so many requests more have been acknowledged."""
+        deadline = time.monotonic() + SETTLE_SECONDS
+        wanted = self._acknowledged() + acknowledged
+        while self._acknowledged() < wanted:
+            assert time.monotonic() < deadline, f"{self._acknowledged()} requests in a minute: {self.faults[:3]}"
+            time.sleep(0.01)
+
+    def _acknowledged(self) -> int:
+        return sum(bool(r.acknowledged) for r in list(self.requests))
+
     def end(self) -> None:
         """Let every writer finish what it has begun."""
         self._ending.set()

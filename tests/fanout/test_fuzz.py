@@ -23,7 +23,7 @@ from tests.fanout.stream import project
 OWN = ("1", "2")
 _IDS = itertools.count(1_000_000)
 QUIET = settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
@@ -144,7 +144,7 @@ def test_parquet_that_is_none(home: House, body: bytes) -> None:
     _accounted(home, body, Input.PARQUET)
 
 
-@settings(QUIET, max_examples=30)
+@settings(QUIET, max_examples=20)
 @given(st.lists(BODIES, min_size=1, max_size=4))
 @example(list(HOSTILE))
 def test_neighbours_in_a_batch(home: House, bodies: list[bytes]) -> None:

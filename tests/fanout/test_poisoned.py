@@ -69,8 +69,9 @@ def test_the_others_go_on_and_it_catches_up(home: House, poison: str) -> None:
     assert home.differences(OWN, ("sums", "chained")) == []
 
 
-@pytest.mark.parametrize("source", ["events", "sums"])
-@pytest.mark.parametrize("poison", POISONS)
+@pytest.mark.parametrize(
+    ("poison", "source"), [("events", "events"), ("sums", "events"), ("chained", "events"), ("chained", "sums")]
+)
 def test_a_pipe_that_comes_meanwhile_doubles_nothing(home: House, poison: str, source: str) -> None:
     """Rows that will be delivered again are not part of the new pipe's history."""
     breaking, mending = (sql.format(nest=home.nest(BROKEN)) for sql in POISONS[poison])

@@ -19,6 +19,7 @@ from tests.fanout.stream import OWN, POOLED, UNKNOWN, Stream, add_tenants, judge
 from tests.support.server import running
 
 LATER = ("5", "6", "7")
+CATCH_UP_SECONDS = 30
 
 
 @pytest.mark.proves("B6", "B7")
@@ -31,8 +32,10 @@ def test_tenants_come_while_rows_come(tmp_path: Path, mode: str) -> None:
         stream.at(server)
         stream.start(6)
         time.sleep(0.5)
+        begun = time.monotonic()
         with ThreadPoolExecutor(len(LATER)) as hands:
             list(hands.map(lambda t: server.tenant(t, "tables"), LATER))
+        assert time.monotonic() - begun < CATCH_UP_SECONDS, "the stream keeps new tenants from catching up"
         stream.end()
         assert stream.faults == []
         found = judge(server, stream, (*OWN, *LATER))
