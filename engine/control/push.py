@@ -116,15 +116,17 @@ def push(
         if options.dry_run:
             return result
         _permit(plan, options.allow)
+        router = router_of(workspace)
+        failing = router.failing()
         delivered = run(workspace, plan, progress)
         _record(workspace, snapshot, sources)
         grant_declared(workspace, project)
         snapshot = workspace.refresh()
         settle(workspace, snapshot.build)
         note_repaired(workspace)
-        router_of(workspace).wait_for(
-            [t for t, row in snapshot.tenants.items() if row.placement == "tables"], progress
-        )
+        router.nudge()
+        sound = [t for t, row in snapshot.tenants.items() if row.placement == "tables" and t not in failing]
+        router.wait_for(sound, progress)
         return PushResult(plan, changes, result.endpoints, result.warnings, True, delivered)
 
 

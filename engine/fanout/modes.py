@@ -77,7 +77,7 @@ def _unhook(workspace: Workspace, router: Router, datasource: str, views: dict[s
     lane = router.open(datasource)
     for some in _some(views.items()):
         with workspace.fence.exclusive():
-            lane.take_over([t for t, _ in some], lane.settled())
+            lane.start_reader([t for t, _ in some], lane.settled())
             for _, view in some:
                 workspace.warehouse.execute(ddl.drop_view(view))
     router.wait_for(views)

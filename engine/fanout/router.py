@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from typing import cast
 
-from engine.errors import APPLY_FAILED, RookeryError
 from engine.fanout.cursor import CursorJournal
 from engine.fanout.landed import Landed
 from engine.fanout.lane import Lane, Position
@@ -116,14 +115,15 @@ class Router:
         """Where the readers of each routed datasource stand."""
         return {name: lane.position() for name, lane in sorted(self._lanes.items())}
 
-    def status(self) -> dict[str, dict[str, object]]:
-        """How far each routed datasource's fan-out is behind."""
-        return {name: lane.status() for name, lane in sorted(self._lanes.items())}
+    def failing(self) -> set[str]:
+        """Tenants whose tables do not take their rows at present."""
+        found = [c for lane in list(self._lanes.values()) for c in lane.position().strays if c.error]
+        return set[str]().union(*(c.members for c in found))
 
-    def in_doubt(self, source: Name, mark: Mark | None) -> set[str]:
+    def in_doubt(self, source: Name, mark: Mark | None) -> set[str] | None:
         """Tokens of what will be delivered again into a nest's copy. The fence must be held.
 
-        Raises RK3010 for what stands behind a copy that has something in doubt: its rows do not tell their tokens.
+        None for what stands behind a copy that has something in doubt: its rows do not tell their tokens.
         """
         tenant = mark.tenant if mark else None
         if tenant is None:
@@ -131,13 +131,7 @@ class Router:
         lane = self._lanes.get(source.name)
         if lane is not None:
             return lane.in_doubt(tenant)
-        if any(lane.in_doubt(tenant) for lane in self._lanes.values()):
-            raise RookeryError(
-                APPLY_FAILED,
-                f"the tables of tenant `{tenant}` do not take its rows, so no view on `{source.name}` can be made",
-                hint="see `rookery fanout`; run the command again once the tenant has caught up",
-            )
-        return set()
+        return None if any(lane.in_doubt(tenant) for lane in self._lanes.values()) else set()
 
     def close(self) -> None:
         """Stop delivering; what is left is taken up at the next start."""

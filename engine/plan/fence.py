@@ -24,8 +24,8 @@ class Fence:
         self._owner: int | None = None
         self.guards: list[AbstractContextManager[object]] = []
         """Held together with the fence: those who deliver rows in several inserts, and must not be in between."""
-        self.doubts: Callable[[Name, Mark | None], set[str]] = lambda _source, _mark: set()
-        """Tokens of rows in a source that will be delivered to what hangs on it once more."""
+        self.doubts: Callable[[Name, Mark | None], set[str] | None] = lambda _source, _mark: set()
+        """Tokens of rows in a source that will be delivered again to what hangs on it; None if rows do not tell."""
 
     @property
     def mine(self) -> bool:

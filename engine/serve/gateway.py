@@ -28,10 +28,10 @@ from engine.warehouse.port import Input
 
 log = structlog.get_logger("rookery.ingest")
 
-TOGETHER = 256 << 10
-"""Requests up to this many bytes are put together with others."""
-BATCH = 4 << 20
-"""Bytes of requests that are put together."""
+TOGETHER = 64 << 10
+"""Requests up to this many bytes are put together as text; a larger one is read by the engine by itself."""
+BATCH = 8 << 20
+"""Bytes of requests that share an INSERT into the datasource."""
 AT_ONCE = 2
 """Batches of one datasource under way at once: one is parsed while another is stored."""
 LONGEST_KEY = 255
@@ -162,18 +162,18 @@ class Gateway:
                         self._answer(append, error)
 
     def _next(self, lane: _Lane) -> list[Append]:
-        """The next batch: the oldest append, with others of its tenant if they are small and simple."""
+        """The next batch: the oldest append, with others of its tenant if both are JSON."""
         with self._lock:
             if not lane.waiting:
                 lane.running -= 1
                 return []
             first = lane.waiting.popleft()
-            if not _is_small(first):
+            if not _may_join(first):
                 return [first]
             taken, left, size = [first], deque[Append](), len(first.body)
             while lane.waiting and size < BATCH:
                 append = lane.waiting.popleft()
-                if _is_small(append) and append.bound == first.bound:
+                if _may_join(append) and append.bound == first.bound:
                     taken.append(append)
                     size += len(append.body)
                 else:
@@ -183,7 +183,7 @@ class Gateway:
             return taken
 
     def _stored(self, appends: Sequence[Append]) -> list[Outcome | RookeryError]:
-        """Store a batch, but for appends that an earlier try has stored, and those that must go alone."""
+        """Store a batch, but for appends that an earlier try has stored."""
         results: dict[int, Outcome | RookeryError] = {}
         found = self.receipts.find([key_of(a) for a in appends if a.key])
         together = []
@@ -194,18 +194,15 @@ class Gateway:
                 continue
             append.lines = small_lines(append.body) if _is_small(append) else None
             together.append(append)
-        simple = [a for a in together if a.lines is not None]
-        if self._workspace.current.build.datasources[appends[0].datasource].is_landing:
-            groups = [simple] if simple else []
-        else:
+        groups = [together] if together else []
+        if not self._workspace.current.build.datasources[appends[0].datasource].is_landing:
             # Without a log, a key is the batch's identity.
-            groups = [g for g in ([a for a in simple if not a.key], *([a] for a in simple if a.key)) if g]
-        for group in [*groups, *([a] for a in together if a.lines is None)]:
+            groups = [g for g in ([a for a in together if not a.key], *([a] for a in together if a.key)) if g]
+        for group in groups:
             try:
                 outcomes = self._ingestion.store(group)
             except RookeryError as exc:
                 outcomes = [exc for _ in group]
-            _count(group, outcomes)
             results |= {id(a): o for a, o in zip(group, outcomes, strict=True)}
         return [results[id(a)] for a in appends]
 
@@ -219,8 +216,13 @@ class Gateway:
             append.answer.set_result(outcome)
 
 
+def _may_join(append: Append) -> bool:
+    """Whether an append may be stored together with others."""
+    return append.format is Input.NDJSON and append.into is None
+
+
 def _is_small(append: Append) -> bool:
-    return append.format is Input.NDJSON and append.into is None and len(append.body) <= TOGETHER
+    return _may_join(append) and len(append.body) <= TOGETHER
 
 
 def _key(key: str | None) -> str | None:

@@ -78,6 +78,10 @@ class Router(Protocol):
         ...
 
 
+class _Apart(Exception):
+    """Appends that do not go together."""
+
+
 @dataclass(slots=True)
 class _Batch:
     """A batch in the making. `numbered` says whether rows in the stage carry their numbers."""
@@ -116,57 +120,92 @@ class Ingestion:
         return _stage_of(self._workspace.current, name, exact)
 
     def store(self, appends: Sequence[Append]) -> list[Outcome | RookeryError]:
-        """Store appends to one datasource under one tenant as one batch: all that is good in them, or nothing."""
+        """Store appends to one datasource under one tenant as one batch: all that is good in them, or nothing.
+
+        Appends whose lines are known come together as one text. Any other is read by itself, and if it cannot be
+        read whole, it goes in a batch of its own.
+        """
         first = appends[0]
-        body = first.body if len(appends) == 1 else b"\n".join(b"\n".join(a.lines or ()) for a in appends)
-        exact = first.format is not Input.PARQUET and has_long_number(body)
+        simple = [a for a in appends if a.lines is not None]
+        large = [a for a in appends if a.lines is None]
+        texts = [b"\n".join(line for a in simple for line in a.lines or ())] if simple else []
+        texts += [a.body for a in large]
+        exact = first.format is not Input.PARQUET and any(map(has_long_number, texts))
         stage = _stage_of(self._workspace.current, first.datasource, exact)
-        batch = _Batch(_identity(appends, stage), stage, self._stages.borrow(stage), [], first.bound, len(body))
+        size = sum(map(len, texts))
+        batch = _Batch(_identity(appends, stage), stage, self._stages.borrow(stage), [], first.bound, size)
         try:
-            self._stage(batch, appends, body, first.format)
-            return self._finish(batch, first.format)
+            self._stage(batch, simple, large, texts, first.format)
+            found = self._finish(batch, first.format)
+            by_append = {id(p.append): o for p, o in zip(batch.portions, found, strict=True)}
+        except _Apart:
+            by_append = self._apart(simple, large)
         finally:
             if not batch.handed:
                 self._stages.give_back(stage, batch.table)
+        return [by_append[id(a)] for a in appends]
 
-    def _stage(self, batch: _Batch, appends: Sequence[Append], body: bytes, format: Input) -> None:
+    def _apart(self, simple: Sequence[Append], large: Sequence[Append]) -> dict[int, Outcome | RookeryError]:
+        """Store what did not go together: the simple appends as one batch, each of the others as its own."""
+        found: dict[int, Outcome | RookeryError] = {}
+        for group in [*([simple] if simple else []), *([a] for a in large)]:
+            try:
+                outcomes = self.store(group)
+            except RookeryError as exc:
+                outcomes = [exc for _ in group]
+            found |= {id(a): o for a, o in zip(group, outcomes, strict=True)}
+        return found
+
+    def _stage(
+        self, batch: _Batch, simple: list[Append], large: list[Append], texts: Sequence[bytes], format: Input
+    ) -> None:
+        appends = [*simple, *large]
+        counts = [len(a.lines or ()) for a in simple]
         if format is Input.CSV:
-            check_header({c.name for c in batch.stage.columns}, body)
-        small = {"input_format_parallel_parsing": 0, **ONE_THREAD} if len(body) <= SMALL else {}
-        counts = [len(a.lines) if a.lines is not None else None for a in appends]
+            check_header({c.name for c in batch.stage.columns}, texts[0])
         try:
-            batch.rows = self._workspace.warehouse.insert(batch.table.sql(), body, format, (), PARSING | small)
+            for position, text in enumerate(texts):
+                rows = self._read(batch, text, format)
+                batch.rows += rows
+                if position >= bool(simple):
+                    counts.append(rows)
         except RookeryError as exc:
             if exc.code.status >= 500:
                 raise
+            if large and len(appends) > 1:
+                raise _Apart from exc
             if format is Input.PARQUET:
-                raise bad_row(exc, body, format) from exc
-            batch.portions = _portions(appends, counts, batch.rows)
+                raise bad_row(exc, texts[0], format) from exc
+            batch.portions = _portions(appends, [*counts, *(0 for _ in large)])
             self._search(batch, format)
             return
-        known = [batch.rows] if len(appends) == 1 else [c or 0 for c in counts]
-        batch.portions = _portions(appends, known, batch.rows)
+        batch.portions = _portions(appends, counts)
         batch.condition = _sound(batch)
-        if sum(known) != batch.rows:
+        if sum(counts) != batch.rows:
             self._search(batch, format)
+
+    def _read(self, batch: _Batch, text: bytes, format: Input) -> int:
+        """Let the engine read rows into the stage; how many they are."""
+        small = {"input_format_parallel_parsing": 0, **ONE_THREAD} if len(text) <= SMALL else {}
+        return self._workspace.warehouse.insert(batch.table.sql(), text, format, (), PARSING | small)
 
     def _search(self, batch: _Batch, format: Input) -> None:
         """Read the rows one by one, as far as need be, and tell the bad ones."""
-        if not batch.texts:
-            append = batch.portions[0].append
+        texts: list[bytes] = []
+        for portion in batch.portions:
+            append = portion.append
             if format is Input.CSV:
-                batch.header, batch.texts = csv_rows(append.body)
-            elif len(batch.portions) == 1:
-                batch.texts = append.lines or json_rows(append.body, whole=append.whole)
+                batch.header, rows = csv_rows(append.body)
             else:
-                batch.texts = [line for p in batch.portions for line in p.append.lines or ()]
-        if len(batch.portions) == 1:
-            batch.portions[0].start, batch.portions[0].stop = 0, len(batch.texts)
+                rows = list(append.lines or json_rows(append.body, whole=append.whole))
+            portion.start, portion.stop = len(texts), len(texts) + len(rows)
+            texts += rows
+        batch.texts = texts
         self._workspace.warehouse.execute(f"TRUNCATE TABLE {batch.table.sql()}")
         search = Search(self._workspace.warehouse, batch.stage, batch.table, PARSING)
-        batch.bad = search.read(batch.texts, format, batch.header)
-        batch.bad |= search.check(batch.bound, batch.texts, format, batch.header)
-        batch.rows, batch.numbered = len(batch.texts), True
+        batch.bad = search.read(texts, format, batch.header)
+        batch.bad |= search.check(batch.bound, texts, format, batch.header)
+        batch.rows, batch.numbered = len(texts), True
         self._judge(batch)
 
     def _search_parquet(self, batch: _Batch) -> None:
@@ -395,12 +434,11 @@ def _tenant_of(stage: Stage) -> str:
     return stage.tenant.value
 
 
-def _portions(appends: Sequence[Append], counts: Sequence[int | None], rows: int) -> list[Portion]:
+def _portions(appends: Sequence[Append], counts: Sequence[int]) -> list[Portion]:
     portions, start = [], 0
     for append, count in zip(appends, counts, strict=True):
-        stop = start + (rows if count is None else count)
-        portions.append(Portion(append, start, stop))
-        start = stop
+        portions.append(Portion(append, start, start + count))
+        start += count
     return portions
 
 

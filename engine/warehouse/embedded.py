@@ -52,7 +52,10 @@ class EmbeddedWarehouse:
         self._sound: dict[str, int | str] = {}
         self._writers = Pool(self._writer, Handle.close, size=writers, timeout=borrow_timeout)
         self._readers = Pool(self._reader, Handle.close, size=readers, timeout=borrow_timeout)
+        self._anchor: Handle | None = None
         try:
+            # The engine ends with its last handle, and with it what is in memory tables; this one is never retired.
+            self._anchor = Handle(self._directory.path, self._directory.config)
             self._capabilities = self._prepare(readers)
         except BaseException:
             self.close()
@@ -106,6 +109,9 @@ class EmbeddedWarehouse:
         _opened.discard(self)
         self._readers.close()
         self._writers.close()
+        if self._anchor is not None:
+            self._anchor.close()
+            self._anchor = None
         self._directory.release()
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)

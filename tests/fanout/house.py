@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.control import push, tenants
+from engine.fanout.cursor import Cohort
 from engine.fanout.router import Router, router_of
 from engine.plan.open import open_workspace
 from engine.plan.state import Source, Workspace
@@ -59,19 +60,19 @@ class House:
         """The database of a tenant, as it stands in a statement."""
         return f"`{nest_database(self.workspace.name, tenant)}`"
 
-    def stray(self, tenant: str) -> dict[str, Any] | None:
+    def stray(self, tenant: str) -> Cohort | None:
         """What the router says of a tenant that does not keep up."""
-        strays: Any = self.router.status()["events"]["strays"]
-        return next((s for s in strays if tenant in s["tenants"]), None)
+        strays = self.router.positions()["events"].strays
+        return next((s for s in strays if tenant in s.members), None)
 
     def caught_up(self) -> None:
         """Wait until no reader of the log is behind."""
         deadline = time.monotonic() + PATIENCE
         while True:
-            status: Any = self.router.status().get("events", {"rows": 0, "strays": []})
-            if not status["rows"] and not status["strays"]:
+            position = self.router.positions().get("events")
+            if position is None or (not position.rows and not position.strays):
                 return
-            assert time.monotonic() < deadline, status
+            assert time.monotonic() < deadline, position
             time.sleep(0.02)
 
     def differences(self, own: Iterable[str], sums: Iterable[str] = ("sums",)) -> list[str]:

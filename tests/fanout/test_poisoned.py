@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from engine.errors import APPLY_FAILED, RookeryError
 from tests.fanout.house import House, house
 from tests.fanout.stream import project
 
@@ -59,7 +58,7 @@ def test_the_others_go_on_and_it_catches_up(home: House, poison: str) -> None:
             assert home.visible(_rows("1", "3"))
         assert home.differences(("1", "3"), ("sums", "chained")) == []
         stray = home.stray(BROKEN)
-        assert stray is not None and stray["error"] and stray["tries"] >= 1
+        assert stray is not None and stray.error and stray.tries >= 1
     finally:
         home.run(mending)
     home.router.nudge()
@@ -83,9 +82,7 @@ def test_a_pipe_that_comes_meanwhile_doubles_nothing(home: House, poison: str, s
     try:
         for _ in range(3):
             home.visible(_rows(*OWN))
-        with pytest.raises(RookeryError) as refused:
-            home.push({f: t for f, t in files.items() if fresh in f})
-        assert refused.value.code is APPLY_FAILED
+        home.push({f: t for f, t in files.items() if fresh in f})
         home.append(_rows(*OWN))
     finally:
         home.run(mending)

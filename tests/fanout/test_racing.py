@@ -127,5 +127,5 @@ def _until_at(home: House, block: int) -> None:
     lane = home.router.lane("events")
     assert lane is not None
     while lane.main.cursor.at < block or lane.strays:
-        assert time.monotonic() < deadline, home.router.status()
+        assert time.monotonic() < deadline, home.router.positions()
         time.sleep(0.05)

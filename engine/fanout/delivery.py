@@ -1,0 +1,133 @@
+"""Putting the rows of a piece into nests, from the stages that hold them or from landing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, wait
+
+from engine.compiler.scope import tenant_literal
+from engine.errors import BUSY, UNKNOWN_DATASOURCE, RookeryError
+from engine.fanout.cursor import Piece
+from engine.fanout.landed import Landed
+from engine.fanout.log import Log
+from engine.plan.state import Workspace
+from engine.schema import Name, nest_database, quote
+from engine.warehouse import ddl
+
+COPIED_FOR = 8
+"""Tenants for whom a stage is copied as landing has it: casts and conditions cost more per tenant than the copy."""
+
+Failures = dict[str, str]
+"""What kept tenants from taking their rows, by tenant."""
+Chosen = Callable[[set[str]], set[str]]
+"""Which of the tenants with rows in a piece are to have them."""
+
+
+class Delivery:
+    """Delivers pieces of one landing datasource."""
+
+    def __init__(self, workspace: Workspace, datasource: str, hands: Executor) -> None:
+        self._workspace = workspace
+        self._datasource = datasource
+        self._hands = hands
+        self._merged: tuple[str, Name] | None = None
+
+    def log(self) -> Log:
+        """The datasource's log as it is compiled now. Raises RK5005 when it is gone."""
+        relation = self._workspace.current.build.relations.get(self._datasource)
+        if relation is None or relation.tenant is None:
+            raise RookeryError(UNKNOWN_DATASOURCE, f"there is no datasource `{self._datasource}` any more")
+        return Log(self._workspace.warehouse, self._workspace.name, relation)
+
+    def push(self, piece: Piece, batches: Sequence[Landed], chosen: Chosen) -> Failures:
+        """Deliver batches from their stages; from landing where a stage is gone or has other columns."""
+        reader = self.log()
+        if not all(b.table and b.columns == reader.relation.columns for b in batches):
+            return self.pull(piece, chosen)
+        only = batches[0]
+        source, values, tenant, condition = only.table, only.values, only.tenant, only.condition
+        if len(batches) > 1:
+            source, values, tenant, condition = self._merge(reader, batches)
+        present = chosen(self._tenants(source, tenant, condition))
+        if len(batches) == 1 and len(present) >= COPIED_FOR:
+            source, values, tenant, condition = self._merge(reader, batches)
+
+        def rows(one: str) -> str:
+            mine = tenant_literal("String", one)
+            return f"SELECT {values} FROM {source} WHERE ({condition}) AND {tenant} = {mine}"
+
+        return self._spread(reader, piece, present, rows)
+
+    def pull(self, piece: Piece, chosen: Chosen) -> Failures:
+        """Deliver a piece of landing to those of its tenants that are chosen."""
+        reader = self.log()
+        return self._spread(reader, piece, chosen(reader.tenants(piece)), lambda one: reader.rows_of(one, piece))
+
+    def pull_for(self, piece: Piece, tenants: set[str]) -> Failures:
+        """Deliver a piece of landing to some tenants; one alone is not asked for its rows first."""
+        if len(tenants) > 1:
+            return self.pull(piece, lambda present: present & tenants)
+        reader = self.log()
+        return self._spread(reader, piece, tenants, lambda one: reader.rows_of(one, piece))
+
+    def has_rows_of(self, batch: Landed, tenants: Iterable[str]) -> bool:
+        """Whether a batch has rows of one of the tenants, or cannot be asked."""
+        if not batch.table:
+            return True
+        try:
+            return bool(self._tenants(batch.table, batch.tenant, batch.condition).intersection(tenants))
+        except RookeryError:
+            return True
+
+    def _tenants(self, source: str, tenant: str, condition: str) -> set[str]:
+        found = self._workspace.warehouse.query(
+            f"SELECT DISTINCT assumeNotNull({tenant}) FROM {source} WHERE {condition}", None, {"max_threads": 1}
+        )
+        return {str(row[0]) for row in found.rows}
+
+    def _merge(self, reader: Log, batches: Sequence[Landed]) -> tuple[str, str, str, str]:
+        """A table with the rows of the batches, and the SQL of values, tenant and condition over it."""
+        columns = [quote(c) for c in reader.relation.columns]
+        merged = self._merge_table()
+        parts = " UNION ALL ".join(
+            f"SELECT {b.values}, {b.tenant} FROM {b.table} WHERE {b.condition}" for b in batches
+        )
+        self._workspace.warehouse.execute(f"TRUNCATE TABLE {merged.sql()}")
+        self._workspace.warehouse.execute(f"INSERT INTO {merged.sql()} ({', '.join(columns)}, _rk_tenant) {parts}")
+        return merged.sql(), ", ".join(columns), "_rk_tenant", "1"
+
+    def _merge_table(self) -> Name:
+        """A table in memory with landing's columns and the tenant's text."""
+        source = self._workspace.current.build.datasources[self._datasource]
+        columns = ", ".join(f"{quote(c.name)} {c.type}" for c in source.columns)
+        if self._merged is None or self._merged[0] != columns:
+            name = Name(f"{self._workspace.name}_stage", f"_rk_flush_{self._datasource}"[:150])
+            self._workspace.warehouse.execute(ddl.drop_table(name))
+            self._workspace.warehouse.execute(
+                f"CREATE TABLE {name.sql()} ({columns}, _rk_tenant String) ENGINE = Memory"
+            )
+            self._merged = (columns, name)
+        return self._merged[1]
+
+    def _spread(self, reader: Log, piece: Piece, present: set[str], rows: Callable[[str], str]) -> Failures:
+        """Each tenant's rows into its nest, several at a time. Raises RK6003 when the database has no room at all."""
+        failed: Failures = {}
+
+        def give(tenant: str) -> None:
+            try:
+                with self._workspace.fence.shared():
+                    reader.insert(nest_database(self._workspace.name, tenant), piece.token, rows(tenant))
+            except RookeryError as exc:
+                if exc.code is BUSY:
+                    raise
+                failed[tenant] = exc.detail or exc.message
+
+        if len(present) == 1 or self._workspace.fence.mine:
+            for tenant in sorted(present):
+                give(tenant)
+            return failed
+        under_way = [self._hands.submit(give, t) for t in sorted(present)]
+        wait(under_way)
+        for done in under_way:
+            done.result()
+        return failed
