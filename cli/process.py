@@ -25,6 +25,8 @@ from engine.plan.open import open_workspace, table_count
 from engine.settings import Settings
 from engine.web.app import create_app
 
+SWITCH = 0.0005
+"""Seconds for which the event loop keeps other threads from going on when the engine has answered them."""
 MANY_TABLES = 1_000
 """Tables from which on opening takes long enough to be told."""
 
@@ -65,6 +67,7 @@ def serve(settings: Settings) -> None:
     except BaseException:
         listening.close()
         raise
+    sys.setswitchinterval(SWITCH)
     url = f"http://{settings.host}:{listening.getsockname()[1]}"
     try:
         admin_text(workspace, settings.admin_file)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,6 +35,12 @@ BATCH = 8 << 20
 """Bytes of requests that share an INSERT into the datasource."""
 AT_ONCE = 2
 """Batches of one datasource under way at once: one is parsed while another is stored."""
+CROWD = 4
+"""Appends in a batch from which on the next one waits for as many, while they come."""
+QUIET, PATIENCE = 0.005, 0.025
+"""Seconds without a newcomer that end the wait, and its longest."""
+WORTH = 512 << 10
+"""Bytes that must wait for a second batch to begin: fewer do better to gather until the first is stored."""
 LONGEST_KEY = 255
 
 
@@ -42,6 +49,7 @@ class _Lane:
     """What waits for one datasource."""
 
     waiting: deque[Append] = field(default_factory=deque)
+    size: int = 0
     running: int = 0
 
 
@@ -139,7 +147,8 @@ class Gateway:
                 self._flying[key_of(append)] = append
             lane = self._lanes.setdefault(name, _Lane())
             lane.waiting.append(append)
-            if lane.running < AT_ONCE:
+            lane.size += len(body)
+            if not lane.running or (lane.running < AT_ONCE and lane.size >= WORTH):
                 lane.running += 1
                 self._threads.submit(self._run, lane)
         return append.answer
@@ -160,6 +169,22 @@ class Gateway:
                 for append in appends:
                     if not append.answer.done():
                         self._answer(append, error)
+            self._gather(lane, len(appends))
+
+    def _gather(self, lane: _Lane, before: int) -> None:
+        """Let a crowd of callers, which has just been answered, come again before the next batch begins.
+
+        Otherwise the first of them would have a batch for itself, and the others wait for it.
+        """
+        began = grew = time.monotonic()
+        seen = 0
+        while before >= CROWD and len(lane.waiting) < before and not self._closed:
+            now = time.monotonic()
+            if len(lane.waiting) > seen:
+                seen, grew = len(lane.waiting), now
+            if now - grew > QUIET or now - began > PATIENCE:
+                return
+            time.sleep(0.001)
 
     def _next(self, lane: _Lane) -> list[Append]:
         """The next batch: the oldest append, with others of its tenant if both are JSON."""
@@ -169,6 +194,7 @@ class Gateway:
                 return []
             first = lane.waiting.popleft()
             if not _may_join(first):
+                lane.size -= len(first.body)
                 return [first]
             taken, left, size = [first], deque[Append](), len(first.body)
             while lane.waiting and size < BATCH:
@@ -180,6 +206,7 @@ class Gateway:
                     left.append(append)
             left.extend(lane.waiting)
             lane.waiting = left
+            lane.size -= size
             return taken
 
     def _stored(self, appends: Sequence[Append]) -> list[Outcome | RookeryError]:
@@ -203,6 +230,7 @@ class Gateway:
                 outcomes = self._ingestion.store(group)
             except RookeryError as exc:
                 outcomes = [exc for _ in group]
+            _count(group, outcomes)
             results |= {id(a): o for a, o in zip(group, outcomes, strict=True)}
         return [results[id(a)] for a in appends]
 
