@@ -29,6 +29,19 @@ LOG_SETTINGS = (
 )
 QUARANTINE = "_quarantine"
 """Ending of the table that keeps a datasource's bad rows."""
+QUARANTINE_COLUMNS = (
+    Column("c__error_column", "Array(String)"),
+    Column("c__error", "Array(String)"),
+    Column("c__import_id", "String"),
+    Column("insertion_date", "DateTime", "DEFAULT", "now()"),
+    Column("c__id", "String"),
+    Column("c__row", "UInt64"),
+    Column("c__format", "LowCardinality(String)"),
+    Column("c__text", "String"),
+    Column("c__header", "String"),
+    Column("c__writer", "String"),
+)
+"""What a quarantine table has beside its datasource's columns, over which these go."""
 POOL = "_rk_pool"
 """Table of the ids of pooled tenants, which shared targets' views read."""
 
@@ -59,21 +72,11 @@ def workspace_table(source: Datasource, workspace: str) -> Table:
 
 def quarantine_table(source: Datasource, workspace: str) -> Table:
     """The table of a datasource's bad rows: its columns as text, what is wrong with them, and the text as it came."""
-    own = (
-        Column("c__error_column", "Array(String)"),
-        Column("c__error", "Array(String)"),
-        Column("c__import_id", "String"),
-        Column("insertion_date", "DateTime", "DEFAULT", "now()"),
-        Column("c__id", "String"),
-        Column("c__row", "UInt64"),
-        Column("c__format", "LowCardinality(String)"),
-        Column("c__text", "String"),
-        Column("c__header", "String"),
-        Column("c__writer", "String"),
-    )
+    taken = {c.name for c in QUARANTINE_COLUMNS}
+    theirs = [c.name for c in source.columns if c.name not in taken]
     return Table(
         name=Name(workspace, source.name + QUARANTINE),
-        columns=(*(Column(c.name, "Nullable(String)") for c in source.columns), *own),
+        columns=(*(Column(n, "Nullable(String)") for n in theirs), *QUARANTINE_COLUMNS),
         sorting_key="(insertion_date, c__import_id)",
         settings=_window(NEST_WINDOW),
         mark=Mark(workspace, source.name, "quarantine"),

@@ -57,6 +57,7 @@ VIRTUAL_COLUMNS = frozenset(
 
 _TENANT_TYPE = re.compile(r"String|LowCardinality\(String\)|U?Int(8|16|32|64|128|256)|UUID")
 _TENANT_TYPES = "String, LowCardinality(String), Int8 to Int256, UInt8 to UInt256 or UUID"
+QUARANTINE = "_quarantine"
 _REQUIRED = {"CollapsingMergeTree": ("sign",), "VersionedCollapsingMergeTree": ("sign", "version")}
 _OPTIONS = {
     "version": ("ReplacingMergeTree", "VersionedCollapsingMergeTree"),
@@ -69,6 +70,9 @@ _CLAUSES = ("sorting_key", "partition_key", "primary_key", "sampling_key", "ttl"
 
 def check_datasource(datasource: Datasource) -> Iterator[RookeryError]:
     """What is wrong with one datasource by itself."""
+    if datasource.name.endswith(QUARANTINE):
+        message = f"`{datasource.name}` ends like the table of another datasource's bad rows"
+        yield RookeryError(BAD_NAME, message, hint="choose another name", place=datasource.place)
     yield from _columns(datasource)
     yield from check_engine(datasource.engine)
     yield from _engine_columns(datasource)

@@ -228,10 +228,14 @@ def for_append(snapshot: Snapshot, claims: Claims, datasource: str) -> str | Non
     return claims.tenant
 
 
-def owner_of_receipts(snapshot: Snapshot, claims: Claims) -> str | None:
-    """Whose receipts a token may see: one tenant's, those of writers without a tenant (''), or all. Raises RK4003."""
+def for_receipts(claims: Claims) -> tuple[str, frozenset[str]] | None:
+    """Whose receipts a token may see, and of which datasources; None for all.
+
+    They are one tenant's, or those of writers without a tenant (''). Raises RK4003.
+    """
     if claims.is_admin:
         return None
-    if not any(s.type == "DATASOURCES:APPEND" for s in claims.scopes):
+    written = frozenset(s.resource for s in claims.scopes if s.type == "DATASOURCES:APPEND" and s.resource)
+    if not written:
         raise RookeryError(SCOPE, "the token appends nothing, so it has no receipts")
-    return claims.tenant or ""
+    return claims.tenant or "", written

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from engine import observe
-from engine.compiler.storage import QUARANTINE
+from engine.compiler.storage import QUARANTINE, QUARANTINE_COLUMNS
 from engine.errors import NOT_WRITABLE, UNKNOWN_DATASOURCE, RookeryError
 from engine.plan.state import Workspace
 from engine.schema import Name, quote
@@ -54,7 +54,8 @@ def keep(workspace: Workspace, datasource: str, batch: str, writer: str | None, 
 
 
 def _line(row: Bad, batch: str, writer: str | None) -> bytes:
-    values: dict[str, Any] = {c: v for c, v in row.values.items() if v is not None}
+    own = {c.name for c in QUARANTINE_COLUMNS}
+    values: dict[str, Any] = {c: v for c, v in row.values.items() if v is not None and c not in own}
     values |= {
         "c__error_column": row.columns,
         "c__error": row.reasons,

@@ -7,7 +7,7 @@ kill, whether it happened. Receipts are kept for a week.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,10 +127,14 @@ class Receipts:
                 self.happened([receipt])
         return found
 
-    def show(self, owner: str | None, key: str) -> dict[str, Any]:
-        """The receipts of a key, of one owner or (None) of all, as plain data. Raises RK5009."""
-        condition = "key = {k:String}" + (" AND owner = {o:String}" if owner is not None else "")
-        rows = self._select(condition, {"k": key, "o": owner or ""})
+    def show(self, seen: tuple[str, Collection[str]] | None, key: str) -> dict[str, Any]:
+        """The receipts of a key as plain data: of one owner and some datasources, or (None) all. Raises RK5009."""
+        condition = "key = {k:String}"
+        bindings: dict[str, Any] = {"k": key}
+        if seen is not None:
+            condition += " AND owner = {o:String} AND datasource IN {d:Array(String)}"
+            bindings |= {"o": seen[0], "d": sorted(seen[1])}
+        rows = self._select(condition, bindings)
         stored = [r for r in rows if self._stands(r)]
         if not stored:
             raise RookeryError(

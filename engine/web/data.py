@@ -108,8 +108,7 @@ async def receipt(request: Request) -> Response:
     """`GET /v0/events/KEY`: what became of the appends under an idempotency key."""
     state = state_of(request)
     claims = access.authenticate(state.workspace, token_of(request))
-    owner = access.owner_of_receipts(state.workspace.current, claims)
-    find = partial(state.gateway.receipts.show, owner, request.path_params["key"])
+    find = partial(state.gateway.receipts.show, access.for_receipts(claims), request.path_params["key"])
     return JSONResponse(await anyio.to_thread.run_sync(find, limiter=state.limiter))
 
 

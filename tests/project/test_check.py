@@ -243,3 +243,9 @@ def test_every_problem_has_a_hint_and_a_place() -> None:
         assert problem.hint, problem
         assert problem.place, problem
         assert problem.place.line, problem
+
+
+def test_a_name_that_ends_like_a_quarantine_is_refused() -> None:
+    (problem,) = check(project(events_quarantine=PLAIN))
+    assert problem.code.id == "RK1006"
+    assert "bad rows" in problem.message

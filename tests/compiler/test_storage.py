@@ -1,0 +1,22 @@
+"""How datasources are stored."""
+
+from __future__ import annotations
+
+from engine.compiler.storage import quarantine_table
+from engine.project.model import Datasource
+from engine.project.parse import parse_source
+
+TEXT = """\
+columns: [{name: id, type: UInt64}, {name: insertion_date, type: Date}, {name: c__error, type: String}]
+engine: {sorting_key: [id]}
+"""
+
+
+def test_a_quarantine_has_each_column_once() -> None:
+    """A datasource may have a column that is called like one of the quarantine's own, which then wins."""
+    source = parse_source(TEXT, "events.yaml", "events")
+    assert isinstance(source, Datasource)
+    columns = {c.name: c.type for c in quarantine_table(source, "main").columns}
+    assert len(columns) == len(quarantine_table(source, "main").columns)
+    assert (columns["id"], columns["insertion_date"]) == ("Nullable(String)", "DateTime")
+    assert columns["c__error"] == "Array(String)"
