@@ -69,16 +69,16 @@ def _sides(home: Path, tenants: int, *, aggregate: bool) -> Iterator[Sides]:
         _all_there(engine)
 
 
-def run(directory: Path, *, quick: bool) -> list[Report]:
+def run(directory: Path, *, quick: bool) -> Iterator[Report]:
     """Acknowledgement by number of tenants, and rows until they are readable; without and with an aggregate."""
     tenants, steps = (100, (1, 10, 300)) if quick else (1_000, (1, 100, 5_000))
     with _sides(directory / "raw", tenants, aggregate=False) as sides:
-        stored = _acknowledged(directory, sides, steps, turns=10 if quick else 20)
-        readable = _readable(directory, sides, turns=3 if quick else 5, judged=True)
+        yield _acknowledged(directory, sides, steps, turns=10 if quick else 15)
+        yield _readable(directory, sides, turns=3, judged=True)
     with _sides(directory / "aggregate", tenants, aggregate=True) as sides:
-        summed = _readable(directory, sides, turns=2 if quick else 3)
+        summed = _readable(directory, sides, turns=2)
     summed.name, summed.title = "routing_aggregate", summed.title + ", and one aggregate in each nest"
-    return [stored, readable, summed]
+    yield summed
 
 
 def _turns(count: int, **sides: Callable[[], float]) -> Measured:
@@ -175,10 +175,12 @@ def _readable(directory: Path, sides: Sides, turns: int, *, judged: bool = False
         direct=lambda: by_views.stored(one),
         serial=lambda: bare(one_file, _ONE),
     )
+    # With two views each, the server's direct insert of all tenants at once takes longer than anybody waits.
+    direct = {"direct": lambda: by_views.stored(every)} if judged else {}
     large = _turns(
         turns,
         routed=lambda: routed.visible(every),
-        direct=lambda: by_views.stored(every),
+        **direct,
         serial=lambda: bare(every_file, _ONE),
         parallel=lambda: bare(every_file, _PARALLEL),
     )
@@ -221,7 +223,7 @@ def _series(sender: Events, body: bytes) -> float:
 def _rows(what: str, found: Measured, base: str, names: dict[str, str]) -> list[list[Any]]:
     """Rows of the table: the base, and the others with the median ratio of neighbours."""
     table: list[list[Any]] = [[what, base, median(found[base]), max(found[base]), 1.0]]
-    for key, name in names.items():
+    for key, name in ((k, n) for k, n in names.items() if k in found):
         ratio = median(o / b for o, b in zip(found[key], found[base], strict=True))
         table.append([what, name, median(found[key]), max(found[key]), ratio])
     return table
