@@ -216,7 +216,7 @@ class Gateway:
         together = []
         for append in appends:
             receipt = found.get(key_of(append)) if append.key else None
-            if receipt is not None:
+            if receipt is not None and (receipt.stands or receipt.digest != append.digest):
                 results[id(append)] = _repeated(receipt, append)
                 continue
             append.lines = small_lines(append.body) if _is_small(append) else None
@@ -255,8 +255,8 @@ def _is_small(append: Append) -> bool:
 
 def _key(key: str | None) -> str | None:
     """A key as given. Raises RK4009 for one that is empty, too long or not printable."""
-    if key is not None and not (0 < len(key) <= LONGEST_KEY and key.isprintable()):
-        raise RookeryError(BAD_REQUEST, f"an Idempotency-Key is 1 to {LONGEST_KEY} printable characters")
+    if key is not None and not (0 < len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
+        raise RookeryError(BAD_REQUEST, f"an Idempotency-Key is 1 to {LONGEST_KEY} printable ASCII characters")
     return key
 
 

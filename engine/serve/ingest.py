@@ -95,7 +95,6 @@ class _Batch:
     rows: int = 0
     numbered: bool = False
     bad: dict[int, Bad] = field(default_factory=dict)
-    texts: Sequence[bytes] = ()
     header: bytes = b""
     condition: str = "1"
     handed: bool = False
@@ -120,11 +119,27 @@ class Ingestion:
         return _stage_of(self._workspace.current, name, exact)
 
     def store(self, appends: Sequence[Append]) -> list[Outcome | RookeryError]:
-        """Store appends to one datasource under one tenant as one batch: all that is good in them, or nothing.
+        """Store appends to one datasource under one tenant: all that is good in them, as one batch if they are sound.
 
-        Appends whose lines are known come together as one text. Any other is read by itself, and if it cannot be
-        read whole, it goes in a batch of its own.
+        Where something in the batch is not, it is parted until what is wrong is alone: nobody's rows are judged,
+        searched or refused for those of others.
         """
+        try:
+            if len(appends) > 1 and any(a.format is not Input.PARQUET and has_long_number(a.body) for a in appends):
+                raise _Apart
+            return self._together(appends)
+        except _Apart:
+            middle = len(appends) // 2
+            return [*self._half(appends[:middle]), *self._half(appends[middle:])]
+
+    def _half(self, appends: Sequence[Append]) -> list[Outcome | RookeryError]:
+        try:
+            return self.store(appends)
+        except RookeryError as exc:
+            return [exc for _ in appends]
+
+    def _together(self, appends: Sequence[Append]) -> list[Outcome | RookeryError]:
+        """Store appends as one batch: those whose lines are known as one text, any other read by itself."""
         first = appends[0]
         simple = [a for a in appends if a.lines is not None]
         large = [a for a in appends if a.lines is None]
@@ -133,28 +148,15 @@ class Ingestion:
         exact = first.format is not Input.PARQUET and any(map(has_long_number, texts))
         stage = _stage_of(self._workspace.current, first.datasource, exact)
         size = sum(map(len, texts))
-        batch = _Batch(_identity(appends, stage), stage, self._stages.borrow(stage), [], first.bound, size)
+        batch = _Batch(_identity(first, stage), stage, self._stages.borrow(stage), [], first.bound, size)
         try:
             self._stage(batch, simple, large, texts, first.format)
             found = self._finish(batch, first.format)
-            by_append = {id(p.append): o for p, o in zip(batch.portions, found, strict=True)}
-        except _Apart:
-            by_append = self._apart(simple, large)
         finally:
             if not batch.handed:
                 self._stages.give_back(stage, batch.table)
+        by_append = {id(p.append): o for p, o in zip(batch.portions, found, strict=True)}
         return [by_append[id(a)] for a in appends]
-
-    def _apart(self, simple: Sequence[Append], large: Sequence[Append]) -> dict[int, Outcome | RookeryError]:
-        """Store what did not go together: the simple appends as one batch, each of the others as its own."""
-        found: dict[int, Outcome | RookeryError] = {}
-        for group in [*([simple] if simple else []), *([a] for a in large)]:
-            try:
-                outcomes = self.store(group)
-            except RookeryError as exc:
-                outcomes = [exc for _ in group]
-            found |= {id(a): o for a, o in zip(group, outcomes, strict=True)}
-        return found
 
     def _stage(
         self, batch: _Batch, simple: list[Append], large: list[Append], texts: Sequence[bytes], format: Input
@@ -172,17 +174,15 @@ class Ingestion:
         except RookeryError as exc:
             if exc.code.status >= 500:
                 raise
-            if large and len(appends) > 1:
-                raise _Apart from exc
             if format is Input.PARQUET:
                 raise bad_row(exc, texts[0], format) from exc
-            batch.portions = _portions(appends, [*counts, *(0 for _ in large)])
-            self._search(batch, format)
+            batch.portions = _portions(appends, [0 for _ in appends])
+            self._look_closer(batch, format)
             return
         batch.portions = _portions(appends, counts)
         batch.condition = _sound(batch)
         if sum(counts) != batch.rows:
-            self._search(batch, format)
+            self._look_closer(batch, format)
 
     def _read(self, batch: _Batch, text: bytes, format: Input) -> int:
         """Let the engine read rows into the stage; how many they are."""
@@ -190,21 +190,21 @@ class Ingestion:
         return self._workspace.warehouse.insert(batch.table.sql(), text, format, (), PARSING | small)
 
     def _search(self, batch: _Batch, format: Input) -> None:
-        """Read the rows one by one, as far as need be, and tell the bad ones."""
-        texts: list[bytes] = []
-        for portion in batch.portions:
-            append = portion.append
-            if format is Input.CSV:
-                batch.header, rows = csv_rows(append.body)
-            else:
-                rows = list(append.lines or json_rows(append.body, whole=append.whole))
-            portion.start, portion.stop = len(texts), len(texts) + len(rows)
-            texts += rows
-        batch.texts = texts
+        """Read the rows of an append one by one, as far as need be, tell the bad ones, and stage the others."""
+        (portion,) = batch.portions
+        append = portion.append
+        if format is Input.CSV:
+            batch.header, texts = csv_rows(append.body)
+        else:
+            texts = list(append.lines or json_rows(append.body, whole=append.whole))
+        portion.start, portion.stop = 0, len(texts)
         self._workspace.warehouse.execute(f"TRUNCATE TABLE {batch.table.sql()}")
         search = Search(self._workspace.warehouse, batch.stage, batch.table, PARSING)
         batch.bad = search.read(texts, format, batch.header)
-        batch.bad |= search.check(batch.bound, texts, format, batch.header)
+        unfit = search.check(batch.bound, texts, format, batch.header)
+        batch.bad |= unfit
+        if unfit:
+            search.keep_only({n: text for n, text in enumerate(texts) if n not in batch.bad}, format, batch.header)
         batch.rows, batch.numbered = len(texts), True
         self._judge(batch)
 
@@ -228,41 +228,27 @@ class Ingestion:
         self._judge(batch)
 
     def _judge(self, batch: _Batch) -> None:
-        """Refuse appends with another tenant's rows, and say which rows of the stage are stored."""
+        """Refuse an append with another tenant's rows, and say which rows of the stage are stored."""
+        (portion,) = batch.portions
         tenant = batch.stage.source.tenant
-        for portion in batch.portions if tenant is None or tenant.foreign == "refuse" else ():
-            foreign = next((n for n in batch.bad if portion.start <= n < portion.stop and batch.bad[n].foreign), None)
-            if foreign is not None:
-                portion.refused = RookeryError(
-                    FOREIGN_TENANT,
-                    f"row {foreign - portion.start + 1}: the token writes for one tenant only",
-                    hint="nothing was stored",
-                )
-        refused = [p for p in batch.portions if p.refused]
-        batch.bad = {n: b for n, b in batch.bad.items() if not any(p.start <= n < p.stop for p in refused)}
-        conditions = [_sound(batch)]
-        if batch.numbered:
-            conditions += [f"NOT ({NUMBER} >= {p.start} AND {NUMBER} < {p.stop})" for p in refused]
-            conditions += [f"{NUMBER} NOT IN ({', '.join(map(str, batch.bad))})"] if batch.bad else []
-        elif refused:
-            conditions = ["0"]
-        batch.condition = " AND ".join(conditions)
+        foreign = next((n for n in batch.bad if batch.bad[n].foreign), None)
+        batch.condition = "1" if batch.numbered else _sound(batch)
+        if foreign is not None and tenant is not None and tenant.foreign == "refuse":
+            message = f"row {foreign + 1}: the token writes for one tenant only"
+            portion.refused = RookeryError(FOREIGN_TENANT, message, hint="nothing was stored")
+            batch.bad, batch.condition = {}, "0"
 
     def _finish(self, batch: _Batch, format: Input) -> list[Outcome | RookeryError]:
         """Note, store and answer; a batch whose bad rows show only now is searched and stored without them."""
-        if _good(batch):
-            checked = " OR ".join(f"ifNull(NOT ({c}), 0)" for _, c in checks(batch.stage, batch.bound))
-            if checked and not batch.numbered and not batch.bad and any(p.append.key for p in batch.portions):
-                # A receipt is written before the rows are stored, so their number must be known by now.
-                found = self._workspace.warehouse.query(f"SELECT count() FROM {batch.table.sql()} WHERE {checked}")
-                if found.rows[0][0]:
-                    self._look_closer(batch, format)
+        if any(p.append.key for p in batch.portions) and not self._fits(batch):
+            # A receipt is written before the rows are stored, so their number must be known by now.
+            self._look_closer(batch, format)
         receipts = self._note(batch)
         if _good(batch):
             try:
                 self._land(batch)
             except RookeryError as exc:
-                if getattr(exc, "engine_code", None) != THROWN or failed_behind(exc) or batch.numbered or batch.bad:
+                if exc.code.status >= 500 or failed_behind(exc) or batch.numbered or batch.bad:
                     raise
                 self._look_closer(batch, format)
                 receipts = self._note(batch)
@@ -272,7 +258,25 @@ class Ingestion:
         by_key = {r.key: r for r in receipts}
         return [self._outcome(batch, p, by_key) for p in batch.portions]
 
+    def _fits(self, batch: _Batch) -> bool:
+        """Whether all staged rows can be stored, as far as it is not known."""
+        if batch.numbered or batch.bad or not _good(batch):
+            return True
+        checked = " OR ".join(f"ifNull(NOT ({c}), 0)" for _, c in checks(batch.stage, batch.bound)) or "0"
+        try:
+            found = self._workspace.warehouse.query(
+                f"SELECT countIf({checked}), sum(ignore({taken(batch.stage, batch.bound)})) FROM {batch.table.sql()}"
+            )
+        except RookeryError as exc:
+            if exc.code.status >= 500:
+                raise
+            return False
+        return not found.rows[0][0]
+
     def _look_closer(self, batch: _Batch, format: Input) -> None:
+        """Tell an append's bad rows. Several are parted first."""
+        if len(batch.portions) > 1:
+            raise _Apart
         if format is Input.PARQUET:
             self._search_parquet(batch)
         else:
@@ -326,19 +330,19 @@ class Ingestion:
         source = batch.stage.source
         router = self._router
         if not source.is_landing:
-            self._insert(batch)
+            batch.visible = _seen(self._insert(batch))
             return
         # One at a time: the router relies on the order, and a successor on that only the last can be in doubt.
         with self._order(source.name):
             wanted = router is not None and router.announce(source.name, batch.id)
             try:
-                self._insert(batch)
+                batch.visible = _seen(self._insert(batch))
             except BaseException:
                 if wanted and router is not None:
                     router.withdraw(source.name, batch.id)
                 raise
             if wanted and router is not None:
-                batch.handed, batch.visible = True, Future()
+                batch.handed, batch.visible = batch.stage.repeatable, Future()
                 router.landed(self._landed(batch, batch.visible))
 
     def _order(self, datasource: str) -> threading.Lock:
@@ -350,19 +354,20 @@ class Ingestion:
         return Landed(
             batch=batch.id,
             datasource=source.name,
-            table=batch.table.sql(),
+            # What would be computed anew must be read from landing.
+            table=batch.table.sql() if batch.handed else "",
             values=taken(batch.stage, batch.bound),
             tenant=literal(batch.bound) if batch.bound is not None else _tenant_of(batch.stage),
             condition=batch.condition,
             columns=tuple(c.name for c in source.columns),
             rows=_good(batch),
-            size=batch.size,
+            size=batch.size if batch.handed else 0,
             at=time.time(),
             release=partial(self._stages.give_back, batch.stage, batch.table),
             visible=visible,
         )
 
-    def _insert(self, batch: _Batch) -> None:
+    def _insert(self, batch: _Batch) -> bool:
         source = batch.stage.source
         target = (batch.portions[0].append.into or Name(self._workspace.name, source.name)).sql()
         columns = ", ".join(quote(c.name) for c in source.columns)
@@ -374,26 +379,28 @@ class Ingestion:
             # The batch is one block, so a row that throws keeps all of it out; which row it was is asked afterwards.
             condition = f"throwIf(NOT ({condition})) = 0"
         rows = f"SELECT {taken(batch.stage, batch.bound)} FROM {batch.table.sql()} WHERE {condition}"
-        self._complete(f"INSERT INTO {target} ({columns}) SETTINGS {settings} {rows}")
+        return self._complete(f"INSERT INTO {target} ({columns}) SETTINGS {settings} {rows}")
 
-    def _complete(self, sql: str) -> None:
-        """Run an insert until all views that work have its rows.
+    def _complete(self, sql: str) -> bool:
+        """Run an insert until all views that work have its rows. Returns whether all do.
 
         A view that fails keeps the block from every other; the rows are in landing all the same. The same insert is
         tried once more, for it may have been a moment's trouble, and then without the view.
         """
-        tries = 0
+        tries, down = 0, False
         while True:
             try:
                 with self._workspace.fence.shared():
                     self._workspace.warehouse.execute(sql)
-                return
+                return not down
             except RookeryError as exc:
                 if not failed_behind(exc):
                     raise
                 tries += 1
-                if tries > 1 and (tries > MOST_VIEWS or suspend_culprit(self._workspace, exc) is None):
-                    raise _undelivered(exc) from exc
+                if tries > 1:
+                    if tries > MOST_VIEWS or suspend_culprit(self._workspace, exc) is None:
+                        raise _undelivered(exc) from exc
+                    down = True
 
     def _outcome(self, batch: _Batch, portion: Portion, receipts: Mapping[Key, Receipt]) -> Outcome | RookeryError:
         if portion.refused is not None:
@@ -402,10 +409,6 @@ class Ingestion:
         receipt = receipts.get(key_of(portion.append)) if portion.append.key else None
         tenants = receipt.tenants if receipt else {}
         return Outcome(batch.id, portion.stop - portion.start - bad, bad, tenants, batch.visible)
-
-
-THROWN = 395
-"""The engine's code of throwIf."""
 
 
 def key_of(append: Append) -> Key:
@@ -422,11 +425,20 @@ def taken(stage: Stage, bound: str | None) -> str:
     return ", ".join(expressions)
 
 
-def _identity(appends: Sequence[Append], stage: Stage) -> str:
+def _identity(append: Append, stage: Stage) -> str:
     """A batch's identity. Without a log to tell what happened, the engine's window must, so a key makes it."""
-    if not stage.source.is_landing and appends[0].key:
-        return f"k:{storage.digest(*key_of(appends[0]))}"
+    if not stage.source.is_landing and append.key:
+        return f"k:{storage.digest(*key_of(append), append.digest)}"
     return f"g:{time.time_ns():x}{secrets.token_hex(5)}"
+
+
+def _seen(everywhere: bool) -> Future[bool] | None:
+    """What `wait=visible` is told of rows that went through views: nothing to wait for, or that one is down."""
+    if everywhere:
+        return None
+    told: Future[bool] = Future()
+    told.set_result(False)
+    return told
 
 
 def _tenant_of(stage: Stage) -> str:

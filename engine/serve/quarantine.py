@@ -77,7 +77,8 @@ def _escaped(text: bytes) -> bytes:
 def listing(workspace: Workspace, datasource: str, limit: int, offset: int) -> dict[str, Any]:
     """Rows of a datasource's quarantine, the newest first, and how many there are."""
     table = existing(workspace, datasource).sql()
-    columns = [c.name for c in workspace.current.build.datasources[datasource].columns]
+    own = {c.name for c in QUARANTINE_COLUMNS}
+    columns = [c.name for c in workspace.current.build.datasources[datasource].columns if c.name not in own]
     shown = [
         "c__id",
         "toString(insertion_date)",

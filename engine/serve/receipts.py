@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -42,6 +42,7 @@ class Receipt:
     tenants: dict[str, int] = field(default_factory=dict)
     logged: bool = True
     at: str = ""
+    stands: bool = True
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -117,37 +118,39 @@ class Receipts:
                 del self._known[next(iter(self._known))]
 
     def find(self, keys: Sequence[Key]) -> dict[Key, Receipt]:
-        """Receipts of those keys whose batch happened. What a batch that did not left in quarantine is taken out."""
+        """Receipts of those keys, none of which is under way, whose batch happened or (if not `stands`) may have.
+
+        What a batch that did not happen left in quarantine is taken out; it is the same request's alone.
+        """
         with self._lock:
             found = {k: self._known[k] for k in keys if k in self._known}
         unknown = [k for k in keys if k not in found]
         for receipt in self._read(unknown) if unknown else ():
-            if self._stands(receipt):
+            if self._happened(receipt):
                 found[receipt.key] = receipt
                 self.happened([receipt])
+            elif receipt.logged:
+                quarantine.forget(self._workspace, receipt.key[1], receipt.batch)
+            else:
+                # It may have happened: its key is used, and the engine's window tells the same body again.
+                found[receipt.key] = replace(receipt, stands=False)
         return found
 
     def show(self, seen: tuple[str, Collection[str]] | None, key: str) -> dict[str, Any]:
         """The receipts of a key as plain data: of one owner and some datasources, or (None) all. Raises RK5009."""
-        condition = "key = {k:String}"
+        # The pieces of a file have keys of their own, numbered after it.
+        condition = "(key = {k:String} OR startsWith(key, concat({k:String}, '#')))"
         bindings: dict[str, Any] = {"k": key}
         if seen is not None:
             condition += " AND owner = {o:String} AND datasource IN {d:Array(String)}"
             bindings |= {"o": seen[0], "d": sorted(seen[1])}
         rows = self._select(condition, bindings)
-        stored = [r for r in rows if self._stands(r)]
+        stored = [r for r in rows if self._happened(r)]
         if not stored:
             raise RookeryError(
                 UNKNOWN_RECEIPT, "nothing was stored under this key", hint="send the request again, with the key"
             )
         return {"key": key, "receipts": [r.as_dict() | ({"tenant": r.key[0]} if r.key[0] else {}) for r in stored]}
-
-    def _stands(self, receipt: Receipt) -> bool:
-        if self._happened(receipt):
-            return True
-        if receipt.logged:
-            quarantine.forget(self._workspace, receipt.key[1], receipt.batch)
-        return False
 
     def _happened(self, receipt: Receipt) -> bool:
         if receipt.key[1] not in self._workspace.current.build.datasources:

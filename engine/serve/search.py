@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from engine.compiler.scope import base_type
+from engine.compiler.scope import BARRIER, base_type
 from engine.errors import RookeryError
 from engine.schema import Name
 from engine.serve.batch import Bad
@@ -26,6 +26,7 @@ from engine.warehouse.port import Input, Warehouse
 TOLERANT: Mapping[str, int] = {"input_format_allow_errors_num": 2_000_000_000, "input_format_allow_errors_ratio": 1}
 MOST_TRIES = 200
 """Inserts that may fail while rows are parted, for a failure is slow. A row that stops the engine takes a few."""
+UNDECIDED = "not looked at: too many other rows cannot be read"
 SHOWN = 80
 """Characters of a value that a reason shows."""
 _STOPPED_AT = re.compile(r"while reading the value of key (\w+)")
@@ -53,12 +54,12 @@ class Search:
         if bad:
             self._warehouse.execute(f"TRUNCATE TABLE {self._table.sql()}")
             for n in self._undecided:
-                bad[n].add("", "not looked at: too many rows of the batch cannot be read")
+                bad[n].add("", UNDECIDED)
             for n, why in self._stopped.items():
                 self._tell(bad[n], why, format, header)
             self._explain(bad, {n: sound[n] for n in bad if n in sound and not bad[n].columns}, format, header)
             left = {n: text for n, text in sound.items() if n not in bad}
-            again = self._insert(left, format, header)
+            again = self._insert(left, format, header, together=True)
             for n in left.keys() - again:
                 bad[n] = Bad(n, rows[n], format, header=header)
                 bad[n].add("", "the row cannot be read")
@@ -67,11 +68,21 @@ class Search:
         return bad
 
     def check(self, bound: str | None, rows: Sequence[bytes], format: Input, header: bytes = b"") -> dict[int, Bad]:
-        """Rows of the filled stage that do not meet what is asked of them, by number."""
+        """Rows of the filled stage that do not meet what is asked of them, or cannot be stored, by number."""
         found: dict[int, Bad] = {}
-        for staged, check in checks(self._stage, bound):
+        conditions = checks(self._stage, bound)
+        # Values deeper in an event are cast only when they are taken, and a cast may throw.
+        deeper = [c for c in self._stage.columns if c.type == "JSON" and not is_tenant(self._stage, c)]
+        if deeper:
+            everything = [c.taken for c in deeper] + [c.check for c in deeper if c.check]
+            for number, why in self._throwing(", ".join(everything), 0, len(rows)).items():
+                row = found.setdefault(number, Bad(number, rows[number], format, header=header))
+                row.add("", _ASIDE.split(why)[0][:200])
+        passed = f" AND {NUMBER} NOT IN ({', '.join(map(str, found))})" if found else ""
+        table = f"(SELECT * FROM {self._table.sql()} WHERE 1{passed} LIMIT {BARRIER})"
+        for staged, check in conditions:
             failing = self._warehouse.query(
-                f"SELECT {NUMBER}, toString({staged.value}) FROM {self._table.sql()} WHERE ifNull(NOT ({check}), 0)"
+                f"SELECT {NUMBER}, toString({staged.value}) FROM {table} WHERE ifNull(NOT ({check}), 0)"
             )
             for number, value in failing.rows:
                 row = found.setdefault(int(number), Bad(int(number), rows[int(number)], format, header=header))
@@ -81,18 +92,51 @@ class Search:
             row.values = values_of(row.text, format, header, self._stage)
         return found
 
+    def keep_only(self, rows: Mapping[int, bytes], format: Input, header: bytes = b"") -> None:
+        """Stage these rows and no others."""
+        self._warehouse.execute(f"TRUNCATE TABLE {self._table.sql()}")
+        numbered = {n: text for n, row in rows.items() if (text := _numbered(n, row, format)) is not None}
+        self._insert(numbered, format, header, together=True)
+
+    def _throwing(self, expressions: str, start: int, stop: int) -> dict[int, str]:
+        """Staged rows from a number up to another for which an expression throws, and what it says, by halves."""
+        try:
+            self._warehouse.query(
+                f"SELECT sum(ignore({expressions})) FROM (SELECT * FROM {self._table.sql()} "
+                f"WHERE {NUMBER} >= {start} AND {NUMBER} < {stop} LIMIT {BARRIER})",
+                None,
+                {"max_threads": 1},
+            )
+        except RookeryError as exc:
+            if exc.code.status >= 500:
+                raise
+            self._tries += 1
+            if stop - start == 1:
+                return {start: exc.message}
+            if self._tries > MOST_TRIES:
+                return dict.fromkeys(range(start, stop), UNDECIDED)
+            middle = (start + stop) // 2
+            return self._throwing(expressions, start, middle) | self._throwing(expressions, middle, stop)
+        return {}
+
     def _insert(
-        self, rows: Mapping[int, bytes], format: Input, header: bytes, columns: Sequence[str] = ()
+        self,
+        rows: Mapping[int, bytes],
+        format: Input,
+        header: bytes,
+        columns: Sequence[str] = (),
+        *,
+        together: bool = False,
     ) -> set[int]:
-        """Which of the numbered rows the engine reads; a number that comes twice counts for none."""
+        """Which of the numbered rows the engine reads; a number that comes twice counts for none.
+
+        Records of CSV that span lines are read one by one, unless they are known to be sound `together`: at a bad
+        one the engine would go on in the middle of it.
+        """
         if not rows:
             return set()
-        # A record that spans lines goes in alone: if it is bad, the engine would go on reading in the middle of it.
-        long = {n: row for n, row in rows.items() if b"\n" in row} if format is Input.CSV else {}
-        if long and len(rows) > 1:
-            short = {n: row for n, row in rows.items() if n not in long}
-            alone = [self._insert({n: row}, format, header, columns) for n, row in long.items()]
-            return self._insert(short, format, header, columns).union(*alone)
+        if format is Input.CSV and not together and any(b"\n" in row for row in rows.values()):
+            return self._by_lines(rows, header, columns)
         body = b"\n".join(rows.values()) + b"\n"
         if format is Input.CSV:
             body = NUMBER.encode() + b"," + header + b"\n" + body
@@ -103,8 +147,25 @@ class Search:
             if exc.code.status >= 500:
                 raise
             return self._parted(rows, format, header, columns, exc)
-        found = self._warehouse.query(f"SELECT {NUMBER}, count() FROM {self._table.sql()} GROUP BY 1")
-        return {int(n) for n, times in found.rows if times == 1 and int(n) in rows}
+        there = self._warehouse.query(f"SELECT {NUMBER}, count() FROM {self._table.sql()} GROUP BY 1")
+        return {int(n) for n, times in there.rows if times == 1 and int(n) in rows}
+
+    def _by_lines(self, rows: Mapping[int, bytes], header: bytes, columns: Sequence[str]) -> set[int]:
+        """The same for CSV with records that span lines: these all at once if that goes well, or else each alone."""
+        long = {n: row for n, row in rows.items() if b"\n" in row}
+        short = {n: row for n, row in rows.items() if n not in long}
+        found = self._insert(short, Input.CSV, header, columns)
+        if self._insert(long, Input.CSV, header, columns, together=True) == long.keys():
+            return found | long.keys()
+        self._warehouse.execute(f"TRUNCATE TABLE {self._table.sql()}")
+        found = self._insert(short, Input.CSV, header, columns)
+        for n, row in long.items():
+            self._tries += 1
+            if self._tries > MOST_TRIES:
+                self._undecided.add(n)
+            else:
+                found |= self._insert({n: row}, Input.CSV, header, columns, together=True)
+        return found
 
     def _parted(
         self,

@@ -45,12 +45,13 @@ class Staged:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """How a datasource's rows are staged."""
+    """How a datasource's rows are staged. If it is `repeatable`, taking rows twice gives the same values."""
 
     source: Datasource
     columns: tuple[Staged, ...]
     tenant: Staged | None
     identity: str
+    repeatable: bool = True
 
 
 def has_long_number(body: bytes) -> bool:
@@ -63,7 +64,14 @@ def stage_of(source: Datasource, exact: bool = False) -> Stage:
     """How a datasource's rows are staged; with `exact`, integers as the text that was sent."""
     columns = tuple(_staged(source, c, exact) for c in source.columns)
     tenant = next((s for s in columns if s.column == source.tenant_column), None)
-    return Stage(source, columns, tenant, fingerprint([(c.name, c.type, c.default) for c in columns])[:12])
+    return Stage(
+        source, columns, tenant, fingerprint([(c.name, c.type, c.default) for c in columns])[:12], _repeatable(source)
+    )
+
+
+def _repeatable(source: Datasource) -> bool:
+    """Whether no default is computed when rows are taken: those of columns deeper in an event are."""
+    return not any(c.default and len(_steps(c)) > 1 for c in source.columns)
 
 
 def stage_ddl(stage: Stage, table: Name) -> str:
@@ -146,21 +154,28 @@ def _nested(source: Datasource, column: Column, steps: list[str]) -> Staged:
         # As a number, 1.0 is told from 1 by its type only; so whatever else is no tenant at all.
         value = f"if(dynamicType({inner}) IN ('Int64', 'UInt64', 'String'), toString({inner}), NULL)"
         return Staged(column.name, steps[0], "JSON", "", value, f"CAST(assumeNotNull({value}) AS {column.type})")
-    kind, check, integer = column.type, None, _INTEGER.fullmatch(column.type)
-    if kind.startswith(("Array(", "Nullable(")):
-        value = f"CAST({inner} AS {kind})"
-    else:
-        value = f"CAST({inner} AS Nullable({base_type(kind)}))"
-    if integer and integer[1] != "Array":
-        value = f"accurateCastOrNull({inner}, {literal(integer[2])})"
+    kind = column.type
+    value, check = f"CAST({inner} AS {kind})", None
+    if not kind.startswith("Array("):
+        value = _scalar(inner, base_type(kind[9:-1] if kind.startswith("Nullable(") else kind))
         check = f"(isNull({inner}) OR isNotNull({value}))"
     if kind.startswith("Nullable("):
-        return Staged(column.name, steps[0], "JSON", "", inner, value, check)
+        return Staged(column.name, steps[0], "JSON", "", inner, f"CAST({value} AS {kind})", check)
     fallback = column.default or f"defaultValueOfTypeName({literal(kind)})"
     taken = f"CAST(if(isNull({inner}), {fallback}, {value}) AS {kind})"
     if not kind.startswith("Array("):
         taken = f"CAST(ifNull({value}, {fallback}) AS {kind})"
     return Staged(column.name, steps[0], "JSON", "", inner, taken, check)
+
+
+def _scalar(inner: str, kind: str) -> str:
+    """A value deeper in an event as one of a type, null if it is none; as far as the engine can say so at all."""
+    if kind.startswith("Enum"):
+        return f"CAST(dynamicElement({inner}, 'String') AS Nullable({kind}))"
+    if kind.startswith(("Float", "BFloat")):
+        # The nearest number will do.
+        return f"CAST({inner} AS Nullable({kind}))"
+    return f"accurateCastOrNull({inner}, {literal(kind)})"
 
 
 def _steps(column: Column) -> list[str]:

@@ -156,5 +156,5 @@ def routes() -> list[Route]:
     return [
         Route("/v0/sql", sql, methods=["GET", "POST"]),
         Route("/v0/events", events, methods=["POST"]),
-        Route("/v0/events/{key}", receipt, methods=["GET"]),
+        Route("/v0/events/{key:path}", receipt, methods=["GET"]),
     ]

@@ -13,7 +13,7 @@ import anyio
 import anyio.to_thread
 from starlette.requests import Request
 
-from engine.errors import RookeryError
+from engine.errors import NOT_REPLACEABLE, RookeryError
 from engine.schema import Name
 from engine.serve.batch import Outcome
 from engine.serve.bodies import Cutter
@@ -79,6 +79,12 @@ class Upload:
             self._into = replacement.name
             try:
                 answer = await self.append(request)
+                if not self._rows:
+                    raise RookeryError(
+                        NOT_REPLACEABLE,
+                        "no row could be stored, so everything stays as it was",
+                        hint="see quarantine",
+                    )
                 await anyio.to_thread.run_sync(replacement.commit, limiter=limiter)
             except BaseException:
                 with anyio.CancelScope(shield=True):

@@ -1,0 +1,147 @@
+"""Requests that share a batch: what is wrong with one is no other's business."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from engine.control import tenants
+from engine.control.push import push
+from engine.errors import RookeryError
+from engine.fanout.router import router_of
+from engine.plan.open import open_workspace
+from engine.plan.state import Source, Workspace
+from engine.schema import nest_database
+from engine.serve.batch import Append, Outcome
+from engine.serve.bodies import small_lines
+from engine.serve.ingest import Ingestion
+from engine.serve.receipts import Receipts
+from engine.serve.stages import Stages
+from engine.settings import load
+from engine.warehouse.port import Input
+
+EVENTS = """\
+tenant: {column: tenant_id, fanout: routed}
+columns:
+  - {name: tenant_id, type: UInt32}
+  - {name: id, type: String}
+  - {name: n, type: Int64, default: "0"}
+  - {name: at, type: DateTime, default: now()}
+  - {name: arr, type: Array(Int64), json: "$.p.arr[:]"}
+  - {name: kind, type: "Enum8('a' = 1, 'b' = 2)", json: "$.p.kind", default: "'a'"}
+  - {name: moment, type: DateTime, json: "$.p.moment", default: now()}
+  - {name: uid, type: UUID, json: "$.p.uid", default: generateUUIDv4()}
+engine: {sorting_key: [tenant_id, id]}
+"""
+SECRET = "SECRET-VALUE"
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
+    found = open_workspace(load(data=tmp_path_factory.mktemp("neighbours") / "data"))
+    push(found, {"events": Source(EVENTS, "datasources/events.yaml")})
+    tenants.add(found, ["1", "2"], "tables")
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def ingestion(workspace: Workspace) -> Ingestion:
+    return Ingestion(workspace, Stages(workspace), Receipts(workspace), router_of(workspace))
+
+
+def append(*rows: dict[str, Any], key: str | None = None) -> Append:
+    body = "\n".join(json.dumps(r) for r in rows).encode()
+    return Append("events", body, Input.NDJSON, None, key, small_lines(body), digest=key or "")
+
+
+def ids(workspace: Workspace, table: str = "main.events") -> set[str]:
+    return {str(r[0]) for r in workspace.warehouse.query(f"SELECT id FROM {table}").rows}
+
+
+def quarantined(workspace: Workspace, mark: str) -> int:
+    found = workspace.warehouse.query(f"SELECT count() FROM main.events_quarantine WHERE c__text LIKE '%{mark}%'")
+    return int(found.rows[0][0])
+
+
+POISON: dict[str, dict[str, Any]] = {
+    "an array of text": {"p": {"arr": [SECRET]}},
+    "nested arrays": {"p": {"arr": [[1]]}},
+    "no element of an enum": {"p": {"kind": SECRET}},
+    "a time that is none": {"p": {"moment": SECRET}},
+    "no uuid": {"p": {"uid": SECRET}},
+    "a list for a uuid": {"p": {"uid": [1]}},
+    "a time out of range": {"at": "9999-01-01 00:00:00"},
+    "text for a number": {"n": SECRET},
+    "no tenant": {"tenant_id": None},
+}
+
+
+@pytest.mark.proves("D11")
+@pytest.mark.parametrize("name", POISON)
+@pytest.mark.parametrize("keyed", [False, True])
+def test_a_bad_row_is_alone(ingestion: Ingestion, workspace: Workspace, name: str, keyed: bool) -> None:
+    mark = f"{name} {keyed}"
+    keys = [f"{mark} {n}" if keyed else None for n in range(5)]
+    good = [append({"tenant_id": 1, "id": f"{mark} {n}"}, key=keys[n]) for n in range(4)]
+    bad = append({"tenant_id": 1, "id": f"{mark} bad", **POISON[name]}, key=keys[4])
+    outcomes = ingestion.store([good[0], good[1], bad, good[2], good[3]])
+    told = [o if isinstance(o, RookeryError) else (o.rows, o.quarantined) for o in outcomes]
+    assert told == [(1, 0), (1, 0), (0, 1), (1, 0), (1, 0)], told
+    assert {f"{mark} {n}" for n in range(4)} <= ids(workspace)
+    assert f"{mark} bad" not in ids(workspace)
+    assert quarantined(workspace, f"{mark} bad") == 1
+
+
+def test_nobody_pays_for_the_bad_rows_of_others(ingestion: Ingestion, workspace: Workspace) -> None:
+    """More of them than a search looks at by itself."""
+    many = append(*({"tenant_id": 1, "id": f"many {n}", "at": "9999-01-01 00:00:00"} for n in range(300)))
+    few = append(*({"tenant_id": 2, "id": f"few {n}"} for n in range(5)))
+    first, second = ingestion.store([many, few])
+    assert isinstance(first, Outcome)
+    assert isinstance(second, Outcome)
+    assert (first.rows, first.quarantined, second.rows, second.quarantined) == (0, 300, 5, 0)
+
+
+def test_a_long_number_of_one_does_not_judge_the_others(ingestion: Ingestion) -> None:
+    outcomes = ingestion.store(
+        [append({"tenant_id": 1, "id": "1" * 40}), append({"tenant_id": 1, "id": "seven", "n": True})]
+    )
+    assert [(o.rows, o.quarantined) for o in outcomes if isinstance(o, Outcome)] == [(1, 0), (1, 0)]
+
+
+def test_asking_for_a_receipt_changes_nothing(ingestion: Ingestion, workspace: Workspace) -> None:
+    receipts = Receipts(workspace)
+    (outcome,) = ingestion.store(
+        [append({"tenant_id": "x", "id": "kept bad"}, {"tenant_id": 1, "id": "kept"}, key="r")]
+    )
+    assert isinstance(outcome, Outcome)
+    workspace.warehouse.execute("ALTER TABLE main.events DELETE WHERE id = 'kept' SETTINGS mutations_sync = 2")
+    with pytest.raises(RookeryError):
+        receipts.show(None, "r")
+    assert quarantined(workspace, "kept bad") == 1
+
+
+@pytest.mark.proves("B3")
+def test_landing_and_nest_agree_on_what_is_computed(ingestion: Ingestion, workspace: Workspace) -> None:
+    (outcome,) = ingestion.store([append(*({"tenant_id": 1, "id": f"same {n}"} for n in range(20)))])
+    assert isinstance(outcome, Outcome)
+    assert outcome.visible is not None
+    assert outcome.visible.result(30)
+    wanted, found = (
+        workspace.warehouse.query(f"SELECT id, uid, at, moment FROM {t} WHERE id LIKE 'same%' ORDER BY id").rows
+        for t in ("main.events", f"`{nest_database('main', '1')}`.events")
+    )
+    assert wanted == found
+    assert len({row[1] for row in wanted}) == 20
+
+
+def test_csv_records_over_lines_are_not_searched_without_end(ingestion: Ingestion, workspace: Workspace) -> None:
+    body = "tenant_id,id\n" + "".join(f'1,"csv {n}\nmore"\n' for n in range(1000)) + "x,csv bad\n"
+    (outcome,) = ingestion.store([Append("events", body.encode(), Input.CSV)])
+    assert isinstance(outcome, Outcome)
+    assert outcome.rows + outcome.quarantined == 1001
+    assert outcome.rows >= 100
