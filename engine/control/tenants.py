@@ -117,7 +117,7 @@ def _join_pool(workspace: Workspace, tenants: Sequence[str], progress: Progress)
                     views = pipe_views(build, pipe, pipe.target, Reader("pool", tenant))
                     histories += [history(v, ranges[v.source]) for v in views if ranges.get(v.source)]
             journal.note(histories)
-            journal.settle({Name(workspace.name, n) for n, r in build.relations.items() if r.kind == "landing"})
+            journal.settle()
             body = b"\n".join(b'{"id":' + _json(t) + b"}" for t in fresh)
             workspace.warehouse.insert(pool, body, Input.NDJSON, ("id",), {"async_insert": 0})
     return len(resume(workspace, progress))

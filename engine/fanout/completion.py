@@ -10,55 +10,38 @@ from __future__ import annotations
 
 import structlog
 
-from engine.compiler.storage import BATCH
 from engine.errors import RookeryError
 from engine.fanout.lane import OURS
+from engine.fanout.log import Log
 from engine.plan.state import Workspace
-from engine.schema import Name, literal, quote
-from engine.warehouse.port import STRICT
+from engine.schema import quote
+from engine.warehouse import ddl
 
 log = structlog.get_logger("rookery.fanout")
 
-LOOK_BACK = 1000
-"""Blocks among which the newest batch of ours is looked for; what others insert may lie behind it."""
+LOOK_BACK = 16
+"""Blocks among which the newest batch of ours is looked for. Others may insert meanwhile, but targets remember only
+so many parts, and what they have forgotten they would take again."""
 
 
 def complete(workspace: Workspace) -> None:
-    """Complete the newest batch of every landing datasource that views hang on."""
-    settled = {name: int(body["block"]) for name, body in workspace.registry.read("settled").items()}
+    """Complete the newest batch of every landing datasource."""
+    settled = workspace.registry.read("settled").get("blocks", {})
     for name, relation in workspace.current.build.relations.items():
         if relation.kind != "landing":
             continue
         try:
-            _complete(workspace, Name(workspace.name, name), relation.columns, settled.get(name, 0))
+            _complete(workspace, Log(workspace.warehouse, workspace.name, relation), int(settled.get(name, 0)))
         except RookeryError as exc:
             log.error("the last batch could not be completed", datasource=name, error=exc.detail or exc.message)
 
 
-def _complete(workspace: Workspace, table: Name, columns: tuple[str, ...], settled: int) -> None:
-    watched = workspace.warehouse.query(
-        "SELECT length(dependencies_table) FROM system.tables WHERE database = {d:String} AND name = {t:String}",
-        {"d": table.database, "t": table.name},
-    ).rows
-    if not watched or not watched[0][0]:
-        return
-    head = workspace.warehouse.query(
-        "SELECT max(max_block_number) FROM system.parts "
-        "WHERE active AND database = {d:String} AND table = {t:String}",
-        {"d": table.database, "t": table.name},
-    ).rows[0][0]
-    newest = workspace.warehouse.query(
-        f"SELECT max(_block_number), argMax({BATCH}, _block_number) FROM {table.sql()} "
-        f"WHERE _block_number > {max(settled, int(head) - LOOK_BACK)} AND startsWith({BATCH}, {literal(OURS)})"
-    ).rows
-    if not newest or not newest[0][0]:
-        return
-    block, batch = newest[0]
-    names = ", ".join(quote(c) for c in columns)
-    given = {**STRICT, "insert_deduplication_token": literal(str(batch))}
-    settings = ", ".join(f"{k} = {v}" for k, v in given.items())
-    with workspace.fence.shared():
-        workspace.warehouse.execute(
-            f"INSERT INTO {table.sql()} ({names}) SETTINGS {settings} "
-            f"SELECT {names} FROM {table.sql()} WHERE _block_number = {int(block)}"
+def _complete(workspace: Workspace, landing: Log, settled: int) -> None:
+    newest = [b for b in landing.blocks(max(settled, landing.head() - LOOK_BACK)) if b.batch.startswith(OURS)][-1:]
+    for block in newest:
+        columns = landing.relation.columns
+        rows = (
+            f"SELECT {', '.join(map(quote, columns))} FROM {landing.table.sql()} WHERE _block_number = {block.number}"
         )
+        with workspace.fence.shared():
+            workspace.warehouse.execute(ddl.insert_block(landing.table.sql(), columns, block.batch, rows))

@@ -12,10 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from engine.schema import Mark, Name, Table
-from engine.warehouse import ddl
 from engine.warehouse.port import Warehouse
-from engine.warehouse.registry import Registry, state_columns
+from engine.warehouse.registry import Registry
 
 JOURNAL = "_rk_journal"
 
@@ -98,17 +96,6 @@ class Cohort:
     since: float = 0.0
 
 
-def journal_table(workspace: str) -> Table:
-    """The table of cursors."""
-    return Table(
-        Name(workspace, JOURNAL),
-        state_columns(),
-        engine="ReplacingMergeTree(version)",
-        sorting_key="(kind, name)",
-        mark=Mark(workspace, JOURNAL, "state"),
-    )
-
-
 class CursorJournal:
     """Cursors of all landing datasources, kept in the workspace's own database.
 
@@ -116,7 +103,6 @@ class CursorJournal:
     """
 
     def __init__(self, warehouse: Warehouse, workspace: str) -> None:
-        warehouse.execute(ddl.create_table(journal_table(workspace)))
         self._rows = Registry(warehouse, workspace, JOURNAL)
 
     def read(self, datasource: str) -> tuple[Cursor | None, dict[str, Cursor]]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from engine import observe
-from engine.errors import CLOSED, RookeryError
+from engine.errors import BUSY, CLOSED, RookeryError
 from engine.fanout.cursor import Cohort, Cursor, CursorJournal, Piece
 from engine.fanout.delivery import Delivery
 from engine.fanout.landed import Landed
@@ -31,6 +31,8 @@ STRAY_ROWS = 250_000
 """Rows of a piece by which others catch up, small enough that nobody who keeps up waits for it."""
 STAGED_BYTES = 256 << 20
 """Bytes of batches whose stages are kept for the push; later ones are read from landing again."""
+PATIENCE = 5.0
+"""Seconds to wait, with all inserts held back, for one that has landed to be handed over."""
 OURS = "g:"
 """How the identities of the gateway's batches begin."""
 DOUBTFUL = 8
@@ -120,7 +122,11 @@ class Lane(threading.Thread):
         self._standing.wait_for(tenants, patience, progress, lambda: self._closed)
 
     def settled(self) -> int:
-        """The newest block, which all members have with all before it. The fence must be held. Raises RK6004."""
+        """The newest block, which all members have with all before it. The fence must be held.
+
+        Raises RK6003 when a batch is in landing that its gateway does not hand over: it waits for the fence itself.
+        """
+        deadline = time.monotonic() + PATIENCE
         while not self._closed:
             if self._again or self._queue or self.main.cursor.piece is not None:
                 self._turn()
@@ -129,6 +135,8 @@ class Lane(threading.Thread):
             if not self._delivery.log().blocks(self.main.cursor.at, 1):
                 return self.main.cursor.at
             # A batch is in landing and about to be handed over.
+            if time.monotonic() > deadline:
+                raise RookeryError(BUSY, "a batch is not stored yet", hint="try again", headers={"Retry-After": "1"})
             time.sleep(0.001)
         raise RookeryError(CLOSED, "the server is stopping", headers={"Retry-After": "1"})
 
@@ -171,6 +179,8 @@ class Lane(threading.Thread):
         for batch in (*self._again, *self._queue):
             if not batch.visible.done():
                 batch.visible.set_result(False)
+            if batch.table:
+                batch.release()
 
     def _wait(self) -> None:
         with self._wake:

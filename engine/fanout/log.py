@@ -10,7 +10,8 @@ from engine.compiler.scope import ALIAS, Relation, select, tenant_literal
 from engine.fanout.cursor import Piece
 from engine.plan.state import Workspace
 from engine.schema import Name, literal, quote
-from engine.warehouse.port import STRICT, Warehouse
+from engine.warehouse import ddl
+from engine.warehouse.port import Warehouse
 
 MOST_BLOCKS = 10_000
 """Blocks that are looked at together."""
@@ -85,11 +86,8 @@ class Log:
 
     def insert(self, database: str, token: str, rows: str) -> None:
         """Put rows into the copy in a nest, as one block that is known by its token."""
-        columns = ", ".join(quote(c) for c in self.relation.columns)
-        given = {**STRICT, "max_threads": 1, "insert_deduplication_token": literal(token)}
-        settings = ", ".join(f"{k} = {v}" for k, v in given.items())
         target = Name(database, self.relation.name).sql()
-        self._warehouse.execute(f"INSERT INTO {target} ({columns}) SETTINGS {settings} {rows}")
+        self._warehouse.execute(ddl.insert_block(target, self.relation.columns, token, rows, max_threads=1))
 
     @staticmethod
     def _where(piece: Piece) -> str:

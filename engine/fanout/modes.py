@@ -98,7 +98,7 @@ def _hook(workspace: Workspace, router: Router, build: Build, datasource: str, t
             ranges = block_ranges(workspace.warehouse, views[0].source, after=at) if views else []
             histories = [history(v, ranges) for v in views if ranges]
             journal.note(histories)
-            journal.settle({v.source for v in views})
+            journal.settle()
             for view in views:
                 workspace.warehouse.execute(ddl.create_view(view))
             lane.forget(some)

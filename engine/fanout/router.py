@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from functools import partial
 from typing import cast
 
 from engine.fanout.cursor import CursorJournal
@@ -104,7 +104,7 @@ class Router:
             with lane.held:
                 strays = {t for c in lane.strays for t in c.members} & wanted
             if strays:
-                lane.wait_for(strays, PATIENCE, lambda done, total, n=name: progress(f"history of {n}", done, total))  # type: ignore[misc]
+                lane.wait_for(strays, PATIENCE, partial(progress, f"history of {name}"))
 
     def nudge(self) -> None:
         """Try again at once what is waiting for its next try."""
@@ -141,13 +141,6 @@ class Router:
             if lane.is_alive():
                 lane.join(30)
         self._hands.shutdown(wait=True, cancel_futures=True)
-
-    def holding(self) -> ExitStack:
-        """All lanes held, as `with` takes them."""
-        stack = ExitStack()
-        for lane in list(self._lanes.values()):
-            stack.enter_context(lane.held)
-        return stack
 
 
 def router_of(workspace: Workspace) -> Router:

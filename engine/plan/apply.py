@@ -36,9 +36,9 @@ from engine.plan.steps import (
     StartReaders,
     Step,
 )
-from engine.schema import Name, View, literal, quote
+from engine.schema import Name, View, literal
 from engine.warehouse import ddl
-from engine.warehouse.port import STRICT, Warehouse
+from engine.warehouse.port import Warehouse
 
 log = structlog.get_logger("rookery.plan")
 
@@ -101,8 +101,8 @@ class Journal(Protocol):
     def note(self, histories: Sequence[History]) -> None: ...
     def strike(self, histories: Sequence[History]) -> None: ...
     def outstanding(self) -> list[History]: ...
-    def settle(self, sources: Collection[Name]) -> None:
-        """Note how far sources have come while no insert runs: everything up to there has reached its views."""
+    def settle(self) -> None:
+        """Note how far the workspace's tables have come while no insert runs: all of it has reached its views."""
         ...
 
 
@@ -270,7 +270,7 @@ def _create_views(steps: Sequence[Step], warehouse: Warehouse, fence: Fence, jou
         }
         histories = [history(v, ranges[v.source]) for v in fresh if v.source in ranges]
         journal.note(histories)
-        journal.settle({v.source for v in (*fresh, *replaced)})
+        journal.settle()
         for view in replaced:
             warehouse.execute(ddl.drop_view(view.name))
         for step in steps:
@@ -360,11 +360,9 @@ def deliver(
 def _deliver_range(warehouse: Warehouse, item: History, piece: tuple[int, int]) -> None:
     """One range as one block, under a token of its own."""
     after, upto = piece
-    columns = ", ".join(quote(c) for c in item.columns)
-    settings = {**STRICT, "insert_deduplication_token": f"history:{item.id}:{after}:{upto}"}
-    clause = ", ".join(f"{k} = {literal(v) if isinstance(v, str) else v}" for k, v in settings.items())
-    sql = item.sql.replace("{rk_after:UInt64}", str(after)).replace("{rk_upto:UInt64}", str(upto))
-    warehouse.execute(f"INSERT INTO {item.target} ({columns}) SETTINGS {clause} {sql}")
+    rows = item.sql.replace("{rk_after:UInt64}", str(after)).replace("{rk_upto:UInt64}", str(upto))
+    token = f"history:{item.id}:{after}:{upto}"
+    warehouse.execute(ddl.insert_block(item.target, item.columns, token, rows))
 
 
 def _cross_off(items: Iterable[History], left: dict[str, list[tuple[int, int]]], journal: Journal) -> None:

@@ -7,7 +7,7 @@ tenant, token or pipe is known within a second, without restart.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, Protocol, TypeVar, cast
@@ -20,7 +20,7 @@ from engine.plan.apply import History
 from engine.plan.fence import Fence
 from engine.project.model import Project, Resource
 from engine.project.parse import parse_source
-from engine.schema import Mark, Name, nest_database
+from engine.schema import Mark, nest_database
 from engine.settings import Settings
 from engine.tokens import SigningKey, StaticToken, new_secret
 from engine.warehouse import ddl
@@ -183,10 +183,8 @@ class RegistryJournal:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    def settle(self, sources: Collection[Name]) -> None:
-        names = [s.name for s in sources if s.database == self._registry.workspace]
-        if names:
-            self._registry.write("settled", {n: {"block": b} for n, b in self._registry.newest_blocks(names).items()})
+    def settle(self) -> None:
+        self._registry.write("settled", {"blocks": self._registry.newest_blocks()})
 
     def note(self, histories: Any) -> None:
         self._registry.write("history", {h.id: h.as_dict() for h in histories})

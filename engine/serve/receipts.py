@@ -20,6 +20,7 @@ from engine.schema import Column, Mark, Name, Table
 from engine.serve import quarantine
 from engine.warehouse import ddl
 from engine.warehouse.port import Input
+from engine.warehouse.registry import VERSION, Versions
 
 RECEIPTS = "_rk_receipts"
 DAYS = 7
@@ -70,7 +71,7 @@ def receipts_table(workspace: str) -> Table:
             Column("tenants", "String"),
             Column("logged", "UInt8"),
             Column("at", "DateTime64(3)", "DEFAULT", "now64(3)"),
-            Column("version", "UInt64", "DEFAULT", "toUInt64(toUnixTimestamp64Nano(now64(9)))"),
+            VERSION,
         ),
         engine="ReplacingMergeTree(version)",
         sorting_key="(owner, datasource, key)",
@@ -88,6 +89,7 @@ class Receipts:
         self._known: dict[Key, Receipt] = {}
         self._lock = threading.Lock()
         workspace.warehouse.execute(ddl.create_table(receipts_table(workspace.name)))
+        self._versions = Versions(self._newest)
 
     def write(self, receipts: Iterable[Receipt]) -> None:
         """Write receipts down, before their batch is stored."""
@@ -102,12 +104,16 @@ class Receipts:
                 "quarantined": r.quarantined,
                 "tenants": orjson.dumps(r.tenants).decode(),
                 "logged": int(r.logged),
+                "version": self._versions.next(),
             }
             for r in receipts
         ]
         if rows:
             body = b"\n".join(orjson.dumps(row) for row in rows)
             self._workspace.warehouse.insert(self._table, body, Input.NDJSON, (), {"async_insert": 0})
+
+    def _newest(self) -> int:
+        return int(self._workspace.warehouse.query(f"SELECT max(version) FROM {self._table}").rows[0][0])
 
     def happened(self, receipts: Iterable[Receipt]) -> None:
         """Remember receipts whose batch is stored."""

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from engine.schema import Column, Index, Mark, Name, Table, View, literal, quote
+from engine.warehouse.port import STRICT
+from engine.warehouse.render import settings_list
 
 _NEST = "_nest"
 
@@ -85,6 +89,12 @@ def modify_setting(name: Name, setting: str, value: str) -> str:
 def comment(name: Name, mark: Mark) -> str:
     """Put another mark on a table or view."""
     return f"ALTER TABLE {name.sql()} MODIFY COMMENT {literal(mark.text())}"
+
+
+def insert_block(target: str, columns: Iterable[str], token: str, select: str, **settings: int) -> str:
+    """Put a SELECT's rows into a table (quoted SQL name) as one block, which is known again by its token."""
+    given = settings_list({**STRICT, **settings, "insert_deduplication_token": token})
+    return f"INSERT INTO {target} ({', '.join(map(quote, columns))}) SETTINGS {given} {select}"
 
 
 def _column(column: Column) -> str:

@@ -1,12 +1,14 @@
 """Control state as rows of the workspace's own database: small JSON bodies by kind and name.
 
 Deployed sources, tenants, tokens, keys and noted deliveries live here, so that there is no second database to
-operate. Versions come from the database's clock; the newest row of a name wins.
+operate. The newest row of a name wins; versions are times, but never go back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -18,26 +20,42 @@ from engine.warehouse.port import Input, Warehouse
 STATE = "_rk_state"
 
 
-def state_columns() -> tuple[Column, ...]:
-    """Columns of a table that a registry is kept in."""
-    return (
-        Column("kind", "LowCardinality(String)"),
-        Column("name", "String"),
-        Column("body", "String"),
-        Column("version", "UInt64", "DEFAULT", "toUInt64(toUnixTimestamp64Nano(now64(9)))"),
-        Column("deleted", "UInt8"),
-    )
+VERSION = Column("version", "UInt64", "DEFAULT", "toUInt64(toUnixTimestamp64Nano(now64(9)))")
 
 
-def state_table(workspace: str) -> Table:
-    """The registry's table."""
+def state_table(workspace: str, name: str = STATE) -> Table:
+    """A table that a registry is kept in."""
     return Table(
-        Name(workspace, STATE),
-        state_columns(),
+        Name(workspace, name),
+        (
+            Column("kind", "LowCardinality(String)"),
+            Column("name", "String"),
+            Column("body", "String"),
+            VERSION,
+            Column("deleted", "UInt8"),
+        ),
         engine="ReplacingMergeTree(version)",
         sorting_key="(kind, name)",
-        mark=Mark(workspace, STATE, "state"),
+        mark=Mark(workspace, name, "state"),
     )
+
+
+class Versions:
+    """Times in nanoseconds that always grow, also when the clock is set back, or was while nobody ran."""
+
+    def __init__(self, newest: Callable[[], int]) -> None:
+        """`newest` is asked once, for the newest version that is written down."""
+        self._newest = newest
+        self._last: int | None = None
+        self._lock = threading.Lock()
+
+    def next(self) -> int:
+        """A version newer than any before."""
+        with self._lock:
+            if self._last is None:
+                self._last = self._newest()
+            self._last = max(time.time_ns(), self._last + 1)
+            return self._last
 
 
 class Registry:
@@ -45,15 +63,18 @@ class Registry:
 
     def __init__(self, warehouse: Warehouse, workspace: str, table: str = STATE) -> None:
         self._warehouse = warehouse
-        self.workspace = workspace
+        self._workspace = workspace
         self._table = Name(workspace, table).sql()
-        if table == STATE:
-            warehouse.execute(ddl.create_database(workspace))
-            warehouse.execute(ddl.create_table(state_table(workspace)))
+        self._versions = Versions(lambda: self._newest("1"))
+        warehouse.execute(ddl.create_database(workspace))
+        warehouse.execute(ddl.create_table(state_table(workspace, table)))
 
     def version(self) -> int:
         """Grows with every change of control state other than notes of deliveries."""
-        found = self._warehouse.query(f"SELECT max(version) FROM {self._table} WHERE kind != 'history'")
+        return self._newest("kind NOT IN ('history', 'settled')")
+
+    def _newest(self, condition: str) -> int:
+        found = self._warehouse.query(f"SELECT max(version) FROM {self._table} WHERE {condition}")
         return int(found.rows[0][0])
 
     def read(self, kind: str) -> dict[str, dict[str, Any]]:
@@ -72,12 +93,12 @@ class Registry:
             result.setdefault(kind, {})[name] = orjson.loads(body)
         return result
 
-    def newest_blocks(self, tables: Iterable[str]) -> dict[str, int]:
-        """The newest block's number of tables in the workspace's database; without those that are empty."""
+    def newest_blocks(self) -> dict[str, int]:
+        """The newest block's number of the tables in the workspace's database; without those that are empty."""
         found = self._warehouse.query(
             "SELECT table, max(max_block_number) FROM system.parts "
-            "WHERE active AND database = {d:String} AND table IN {t:Array(String)} GROUP BY table",
-            {"d": self.workspace, "t": list(tables)},
+            "WHERE active AND database = {d:String} AND NOT startsWith(table, '_rk_') GROUP BY table",
+            {"d": self._workspace},
         )
         return {str(t): int(b) for t, b in found.rows}
 
@@ -92,6 +113,7 @@ class Registry:
     def _insert(self, rows: list[tuple[str, str, str, int]]) -> None:
         if not rows:
             return
-        lines = (orjson.dumps({"kind": k, "name": n, "body": b, "deleted": d}) for k, n, b, d in rows)
-        columns = ("kind", "name", "body", "deleted")
+        version = self._versions.next()
+        columns = ("kind", "name", "body", "deleted", "version")
+        lines = (orjson.dumps(dict(zip(columns, (*row, version), strict=True))) for row in rows)
         self._warehouse.insert(self._table, b"\n".join(lines), Input.NDJSON, columns, {"async_insert": 0})

@@ -75,6 +75,16 @@ class House:
             assert time.monotonic() < deadline, position
             time.sleep(0.02)
 
+    def read_all(self) -> None:
+        """Wait until the log has been read to what is its end now, with what came past the gateway."""
+        ((end,),) = self.rows("SELECT max(_block_number) FROM main.events")
+        deadline = time.monotonic() + PATIENCE
+        lane = self.router.lane("events")
+        while lane is not None and (lane.main.cursor.at < end or lane.strays):
+            assert time.monotonic() < deadline, self.router.positions()
+            time.sleep(0.05)
+        self.caught_up()
+
     def differences(self, own: Iterable[str], sums: Iterable[str] = ("sums",)) -> list[str]:
         """Where nests differ from a filter of landing."""
         found = []

@@ -98,8 +98,7 @@ def test_rows_of_other_programs_between_those_of_the_gateway(home: House) -> Non
     ending.set()
     for thread in threads:
         thread.join()
-    (last,) = home.rows("SELECT max(_block_number) FROM main.events")
-    _until_at(home, last[0])
+    home.read_all()
     assert home.differences(("1", "2", "3", "4")) == []
 
 
@@ -116,16 +115,5 @@ def test_a_batch_that_lands_while_the_log_is_read(home: House, monkeypatch: pyte
 
     monkeypatch.setattr(Log, "blocks", late)
     assert landed.wait(30)
-    ((last,),) = home.rows("SELECT max(_block_number) FROM main.events")
-    _until_at(home, last)
-    home.caught_up()
+    home.read_all()
     assert home.differences(("1", "2")) == []
-
-
-def _until_at(home: House, block: int) -> None:
-    deadline = time.monotonic() + 30
-    lane = home.router.lane("events")
-    assert lane is not None
-    while lane.main.cursor.at < block or lane.strays:
-        assert time.monotonic() < deadline, home.router.positions()
-        time.sleep(0.05)

@@ -27,6 +27,9 @@ class Notes:
     def outstanding(self) -> list[History]:
         return list(self.kept.values())
 
+    def settle(self) -> None:
+        """Nothing lands here."""
+
 
 class Log:
     """Takes statements down, and fails on those that name a poisoned range."""
