@@ -20,7 +20,7 @@ from engine.plan.apply import History
 from engine.plan.fence import Fence
 from engine.project.model import Project, Resource
 from engine.project.parse import parse_source
-from engine.schema import Mark, nest_database
+from engine.schema import nest_database
 from engine.settings import Settings
 from engine.tokens import SigningKey, StaticToken, new_secret
 from engine.warehouse import ddl
@@ -194,8 +194,3 @@ class RegistryJournal:
 
     def outstanding(self) -> list[History]:
         return [History.of(b) for b in self._registry.read("history").values()]
-
-
-def owner(mark: Mark | None) -> str:
-    """The resource that an object belongs to, for messages."""
-    return mark.resource if mark else "?"

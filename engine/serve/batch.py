@@ -1,4 +1,5 @@
-"""What travels through ingestion: one caller's append, what became of it, and rows that cannot be stored."""
+"""What travels through ingestion: one caller's append, the batch it is part of, rows that cannot be stored, and what
+became of it all."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 
 from engine.errors import RookeryError
 from engine.schema import Name
+from engine.serve.staging import Stage, checks
 from engine.warehouse.port import Input
 
 
@@ -78,3 +80,41 @@ class Portion:
     start: int
     stop: int
     refused: RookeryError | None = None
+
+
+@dataclass(slots=True)
+class Batch:
+    """Appends on their way into a datasource together, in a stage table.
+
+    `size` is theirs in bytes. `numbered` says whether rows in the stage carry their numbers, which only those that
+    are good do. `handed` says that somebody else gives the table back, `visible` is an `Outcome`'s.
+    """
+
+    id: str
+    stage: Stage
+    table: Name
+    portions: list[Portion]
+    bound: str | None
+    size: int
+    rows: int = 0
+    numbered: bool = False
+    bad: dict[int, Bad] = field(default_factory=dict)
+    header: bytes = b""
+    handed: bool = False
+    visible: Future[bool] | None = None
+
+    @property
+    def condition(self) -> str:
+        """SQL that tells which rows of the stage are stored."""
+        if self.numbered:
+            return "1"
+        return " AND ".join(f"ifNull({c}, 1)" for _, c in checks(self.stage, self.bound)) or "1"
+
+    @property
+    def good(self) -> int:
+        """Rows that are to be stored."""
+        return sum(p.stop - p.start - self.bad_in(p) for p in self.portions if not p.refused)
+
+    def bad_in(self, portion: Portion) -> int:
+        """Rows of a portion that cannot be stored."""
+        return sum(portion.start <= n < portion.stop for n in self.bad)

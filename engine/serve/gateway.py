@@ -12,17 +12,18 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
 
 from engine import observe
-from engine.errors import BAD_REQUEST, CLOSED, INTERNAL, QUEUE_FULL, RookeryError
+from engine.errors import CLOSED, INTERNAL, QUEUE_FULL, RookeryError
 from engine.plan.state import Workspace
 from engine.schema import Name
 from engine.serve.batch import Append, Outcome
 from engine.serve.bodies import small_lines
-from engine.serve.ingest import Ingestion, Router, key_of
+from engine.serve.ingest import Ingestion, key_of
+from engine.serve.landing import Router
 from engine.serve.receipts import Key, Receipt, Receipts, same_body
 from engine.serve.stages import Stages
 from engine.warehouse.port import Input
@@ -41,7 +42,6 @@ QUIET, PATIENCE = 0.005, 0.025
 """Seconds without a newcomer that end the wait, and its longest."""
 WORTH = 512 << 10
 """Bytes that must wait for a second batch to begin: fewer do better to gather until the first is stored."""
-LONGEST_KEY = 255
 
 
 @dataclass(slots=True)
@@ -129,8 +129,10 @@ class Gateway:
         RK5005 and RK5006 at once, for a datasource that takes no rows.
         """
         self._ingestion.stage_for(name)
-        append = Append(name, body, format, bound, _key(key), into=into, whole=whole)
-        if not body.strip():
+        append = Append(name, body, format, bound, key, into=into, whole=whole)
+        # Whoever waits may go away; the rows go on.
+        append.answer.set_running_or_notify_cancel()
+        if not body.strip() and not key:
             append.answer.set_result(Outcome("", 0))
             return append.answer
         if append.key:
@@ -142,7 +144,7 @@ class Gateway:
             if flying is not None:
                 if flying.digest != append.digest:
                     same_body(_receipt_of(flying), append.digest)
-                return flying.answer
+                return _as_repeated(flying.answer)
             if append.key:
                 self._flying[key_of(append)] = append
             lane = self._lanes.setdefault(name, _Lane())
@@ -253,11 +255,19 @@ def _is_small(append: Append) -> bool:
     return _may_join(append) and len(append.body) <= TOGETHER
 
 
-def _key(key: str | None) -> str | None:
-    """A key as given. Raises RK4009 for one that is empty, too long or not printable."""
-    if key is not None and not (0 < len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
-        raise RookeryError(BAD_REQUEST, f"an Idempotency-Key is 1 to {LONGEST_KEY} printable ASCII characters")
-    return key
+def _as_repeated(first: Future[Outcome]) -> Future[Outcome]:
+    """The answer of a try that came while the first one was under way."""
+    answer = Future[Outcome]()
+    answer.set_running_or_notify_cancel()
+
+    def pass_on(done: Future[Outcome]) -> None:
+        if (exc := done.exception()) is not None:
+            answer.set_exception(exc)
+        else:
+            answer.set_result(replace(done.result(), repeated=True))
+
+    first.add_done_callback(pass_on)
+    return answer
 
 
 def _receipt_of(append: Append) -> Receipt:

@@ -24,6 +24,8 @@ from engine.warehouse.registry import VERSION, Versions
 
 RECEIPTS = "_rk_receipts"
 DAYS = 7
+OURS = "\x1f"
+"""A character that no caller's key has, for keys that are made here."""
 REMEMBERED = 10_000
 """Receipts of batches that are known to have happened, kept in memory."""
 
@@ -145,8 +147,8 @@ class Receipts:
     def show(self, seen: tuple[str, Collection[str]] | None, key: str) -> dict[str, Any]:
         """The receipts of a key as plain data: of one owner and some datasources, or (None) all. Raises RK5009."""
         # The pieces of a file have keys of their own, numbered after it.
-        condition = "(key = {k:String} OR startsWith(key, concat({k:String}, '#')))"
-        bindings: dict[str, Any] = {"k": key}
+        condition = "(key = {k:String} OR startsWith(key, concat({k:String}, {ours:String})))"
+        bindings: dict[str, Any] = {"k": key, "ours": OURS}
         if seen is not None:
             condition += " AND owner = {o:String} AND datasource IN {d:Array(String)}"
             bindings |= {"o": seen[0], "d": sorted(seen[1])}
@@ -193,6 +195,16 @@ class Receipts:
             Receipt((o, d, k), digest, batch, int(n), int(q), orjson.loads(t), bool(log), str(at))
             for o, d, k, digest, batch, n, q, t, log, at in found.rows
         ]
+
+
+def part_key(key: str, number: int) -> str:
+    """The key of a part of what a caller sent under a key."""
+    return f"{key}{OURS}{number}"
+
+
+def row_key(id: str) -> str:
+    """The key under which a row comes back out of quarantine."""
+    return f"{OURS}{id}"
 
 
 def same_body(receipt: Receipt, digest: str) -> None:

@@ -20,7 +20,7 @@ from engine.plan.state import Workspace
 from engine.serve import quarantine
 from engine.serve.batch import Outcome
 from engine.serve.gateway import Gateway
-from engine.serve.receipts import Key
+from engine.serve.receipts import Key, row_key
 from engine.warehouse.port import Input
 
 CHUNK = 4 << 20
@@ -38,7 +38,7 @@ class _Row:
     writer: str | None
 
     def key(self, datasource: str) -> Key:
-        return (self.writer or "", datasource, _key(self.id))
+        return (self.writer or "", datasource, row_key(self.id))
 
 
 @dataclass(slots=True)
@@ -80,10 +80,6 @@ def replay(
             rows = [r for s in some if (r := _made(workspace, s, mended, result)) is not None]
             _send(workspace, gateway, datasource, rows, result)
     return result
-
-
-def _key(id: str) -> str:
-    return f"quarantine:{id}"
 
 
 def _all(workspace: Workspace, datasource: str) -> list[str]:
@@ -165,7 +161,7 @@ def _send(workspace: Workspace, gateway: Gateway, datasource: str, rows: Sequenc
                 done.append(row.id)
                 continue
             room.take(len(row.body))
-            under_way.append((row, gateway.append(datasource, row.body, row.format, row.writer, _key(row.id))))
+            under_way.append((row, gateway.append(datasource, row.body, row.format, row.writer, row_key(row.id))))
         for row, future in under_way:
             try:
                 outcome = future.result()

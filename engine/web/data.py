@@ -18,7 +18,7 @@ from engine.serve import access
 from engine.serve.batch import Outcome
 from engine.serve.query import Answer, Timer
 from engine.warehouse.port import Format, Input
-from engine.web.requests import EYES, KEY, append_body, flag, parameters_of, query_of, sql_of, token_of
+from engine.web.requests import EYES, append_body, flag, key_of, parameters_of, query_of, sql_of, token_of
 from engine.web.state import State, state_of
 from engine.web.streaming import CONTENT_TYPES, StreamedAnswer
 from engine.web.uploads import Upload
@@ -90,7 +90,7 @@ async def events(request: Request) -> Response:
     with state.gateway.room() as room:
         body = await append_body(request, state.workspace.settings.max_body, room)
         timer.stage("body")
-        key = request.headers.get(KEY)
+        key = key_of(request)
         outcome = await asyncio.wrap_future(state.gateway.append(name, body, Input.NDJSON, bound, key))
     timer.stage("append")
     answer: dict[str, Any] = {"successful_rows": outcome.rows, "quarantined_rows": outcome.quarantined}
@@ -146,7 +146,7 @@ async def append(request: Request) -> Response:
         raise RookeryError(SCOPE, "only an admin replaces rows")
     # A body may hold no row at all, and the datasource is to be one that takes rows even so.
     state.gateway.append(name, b"", INPUTS[kind])
-    upload = Upload(state, name, bound, INPUTS[kind], request.headers.get(KEY))
+    upload = Upload(state, name, bound, INPUTS[kind], key_of(request))
     body = await (upload.replace(request) if mode == "replace" else upload.append(request))
     timer.stage("append")
     return JSONResponse(body, headers={"server-timing": timer.header()})

@@ -19,7 +19,7 @@ MAX_PARAMETERS = 1000
 _FORM = re.compile(rb"[A-Za-z_]\w*=")
 EYES = "x-rookery-tenant"
 """Header by which an admin looks through a tenant's eyes."""
-KEY = "idempotency-key"
+LONGEST_KEY = 255
 """Header under which an append is stored once, however often it is sent."""
 
 
@@ -174,3 +174,11 @@ def flag(value: str | None, default: bool) -> bool:
     if value.lower() in {"false", "0"}:
         return False
     raise RookeryError(BAD_REQUEST, f"{value[:40]!r} is neither true nor false")
+
+
+def key_of(request: Request) -> str | None:
+    """The request's idempotency key. Raises RK4009 for one that is empty, too long or not printable."""
+    key = request.headers.get("idempotency-key")
+    if key is not None and not (0 < len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
+        raise RookeryError(BAD_REQUEST, f"an Idempotency-Key is 1 to {LONGEST_KEY} printable ASCII characters")
+    return key

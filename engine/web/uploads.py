@@ -19,6 +19,7 @@ from engine.serve.batch import Outcome
 from engine.serve.bodies import Cutter
 from engine.serve.gateway import Room
 from engine.serve.parquet import pieces
+from engine.serve.receipts import part_key
 from engine.serve.replacing import Replacement
 from engine.warehouse.port import Input
 from engine.web.requests import opened_chunks
@@ -94,7 +95,7 @@ class Upload:
 
     def _send(self, batch: bytes) -> Future[Outcome]:
         self._batches += 1
-        key = f"{self._key}#{self._batches}" if self._key and self._into is None else None
+        key = part_key(self._key, self._batches) if self._key and self._into is None else None
         return self._state.gateway.append(
             self._name, batch, self._format, self._bound, key, into=self._into, whole=False
         )

@@ -11,6 +11,7 @@ import pytest
 from engine.control import tenants
 from engine.control.push import push
 from engine.errors import RookeryError
+from engine.fanout.landed import Landed
 from engine.fanout.router import router_of
 from engine.plan.open import open_workspace
 from engine.plan.state import Source, Workspace
@@ -145,3 +146,26 @@ def test_csv_records_over_lines_are_not_searched_without_end(ingestion: Ingestio
     assert isinstance(outcome, Outcome)
     assert outcome.rows + outcome.quarantined == 1001
     assert outcome.rows >= 100
+
+
+class GoneRouter:
+    """A router whose lane is taken down while a batch lands: it gives back what it gets, at once."""
+
+    def announce(self, datasource: str, batch: str) -> bool:
+        return True
+
+    def landed(self, batch: Landed) -> None:
+        batch.visible.set_result(True)
+        batch.release()
+
+    def withdraw(self, datasource: str, batch: str) -> None: ...
+
+
+def test_a_stage_is_lent_to_one_batch_at_a_time(workspace: Workspace) -> None:
+    """Also where nobody takes the batch on: a table given back twice would mix two senders' rows."""
+    stages = Stages(workspace)
+    ingestion = Ingestion(workspace, stages, Receipts(workspace), GoneRouter())
+    (outcome,) = ingestion.store([append({"tenant_id": 1, "id": "lent"})])
+    assert isinstance(outcome, Outcome) and outcome.rows == 1
+    stage = ingestion.stage_for("events")
+    assert stages.borrow(stage) != stages.borrow(stage)

@@ -56,6 +56,7 @@ def test_many_tries_at_once_are_one(server: Server, key: str) -> None:
         answers = list(callers.map(lambda _: send(server, key, row(key)), range(24)))
     assert {a.status_code for a in answers} == {200}
     assert {a.json()["successful_rows"] for a in answers} == {1}
+    assert [a.json().get("repeated", False) for a in answers].count(False) == 1
     assert stored(server, key) == 1
 
 
@@ -63,6 +64,22 @@ def test_another_body_under_the_same_key_is_refused(server: Server, key: str) ->
     assert send(server, key, row(key)).status_code == 200
     refused(send(server, key, row(key, 2)), 422, "RK5008")
     assert stored(server, key) == 1
+
+
+def test_keys_that_begin_alike_have_nothing_to_do_with_each_other(server: Server, key: str) -> None:
+    """A file's parts have keys that no caller can use, so another's key is never taken for one of them."""
+    content = "tenant_id,note\n1,whole\n"
+    headers = {"Idempotency-Key": key}
+    path = "/v0/datasources?name=events&format=csv"
+    assert server.post(path, server.admin_token, content=content, headers=headers).json()["rows"] == 1
+    assert send(server, f"{key}#1", row(f"{key}#1")).json()["successful_rows"] == 1
+    assert stored(server, f"{key}#1") == 1
+    receipts = server.done("GET", f"/v0/events/{key}")["receipts"]
+    assert [r["successful_rows"] for r in receipts] == [1]
+    longest = "x" * 255
+    headers = {"Idempotency-Key": longest}
+    again = [server.post(path, server.admin_token, content=content, headers=headers).json() for _ in range(2)]
+    assert [a["rows"] for a in again] == [1, 1] and stored(server, "whole") == 2
 
 
 @pytest.mark.parametrize("bad", ["", "x" * 256, "tab\there"])
@@ -91,3 +108,9 @@ def test_receipts_are_seen_by_whoever_may_write_such_rows(server: Server, key: s
     refused(server.get(path, server.mint("PIPES:READ:by_kind", tenant="1")), 403, "RK4003")
     assert len(server.done("GET", path)["receipts"]) == 3
     refused(server.get("/v0/events/nothing", one), 404, "RK5009")
+
+def test_an_empty_body_has_a_receipt_too(server: Server, key: str) -> None:
+    assert send(server, key, "").json() == {"successful_rows": 0, "quarantined_rows": 0}
+    assert send(server, key, "\n").status_code == 422
+    (receipt,) = server.done("GET", f"/v0/events/{key}")["receipts"]
+    assert (receipt["successful_rows"], receipt["quarantined_rows"]) == (0, 0)

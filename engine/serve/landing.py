@@ -1,0 +1,172 @@
+"""The step by which a batch becomes the datasource's: one INSERT from its stage, and on to the router.
+
+The answer to a request means that this has happened; everything behind landing follows from it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import Future
+from functools import partial
+from typing import Protocol
+
+import structlog
+
+from engine.compiler.scope import tenant_literal
+from engine.errors import UNDELIVERED, RookeryError
+from engine.fanout.landed import Landed
+from engine.fanout.suspend import failed_behind, suspend_culprit
+from engine.plan.state import Workspace
+from engine.schema import Name, literal
+from engine.serve.batch import Batch
+from engine.serve.stages import Stages
+from engine.serve.staging import Stage, tenant_kind
+from engine.warehouse import ddl
+
+log = structlog.get_logger("rookery.ingest")
+
+SMALL = 1 << 20
+"""Batches up to this many bytes are parsed and stored on one thread, which is faster."""
+ONE_THREAD = {"max_threads": 1}
+MOST_VIEWS = 100
+"""Failing views that are taken down for one batch."""
+
+
+class Router(Protocol):
+    """Who takes batches on from landing to the tenants' tables."""
+
+    def announce(self, datasource: str, batch: str) -> bool:
+        """Tell that a batch is about to land. Returns whether it is wanted afterwards."""
+        ...
+
+    def landed(self, batch: Landed) -> None:
+        """Hand a batch over; its stage, if it comes along, is given back when it is delivered."""
+        ...
+
+    def withdraw(self, datasource: str, batch: str) -> None:
+        """Tell that an announced batch did not land."""
+        ...
+
+
+class Landing:
+    """Puts batches into their datasources."""
+
+    def __init__(self, workspace: Workspace, stages: Stages, router: Router | None) -> None:
+        self._workspace = workspace
+        self._stages = stages
+        self._router = router
+        self._orders: dict[str, threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def put(self, batch: Batch) -> None:
+        """Store a batch's good rows. Raises RK5011 when they are stored and a view failed on them."""
+        source = batch.stage.source
+        router = self._router
+        if not source.is_landing:
+            batch.visible = _told(self._insert(batch))
+            return
+        # One at a time: the router relies on the order, and a successor on that only the last can be in doubt.
+        with self._order(source.name):
+            wanted = router is not None and router.announce(source.name, batch.id)
+            try:
+                everywhere = self._insert(batch)
+            except BaseException:
+                if wanted and router is not None:
+                    router.withdraw(source.name, batch.id)
+                raise
+            batch.visible = _told(everywhere)
+            if wanted and router is not None:
+                router.landed(self._handed(batch, everywhere))
+
+    def _order(self, datasource: str) -> threading.Lock:
+        with self._lock:
+            return self._orders.setdefault(datasource, threading.Lock())
+
+    def _handed(self, batch: Batch, everywhere: bool) -> Landed:
+        """What the router gets. The stage comes along unless some of its values would be computed anew."""
+        source, stage = batch.stage.source, batch.stage
+        assert stage.tenant is not None
+        delivered = Future[bool]()
+        batch.handed = stage.repeatable
+        if everywhere:
+            batch.visible = delivered
+        return Landed(
+            batch=batch.id,
+            datasource=source.name,
+            table=batch.table.sql() if batch.handed else "",
+            values=taken(stage, batch.bound),
+            tenant=literal(batch.bound) if batch.bound is not None else stage.tenant.value,
+            condition=batch.condition,
+            columns=tuple(c.name for c in source.columns),
+            rows=batch.good,
+            size=batch.size if batch.handed else 0,
+            at=time.time(),
+            release=partial(self._stages.give_back, stage, batch.table) if batch.handed else _nothing,
+            visible=delivered,
+        )
+
+    def _insert(self, batch: Batch) -> bool:
+        target = (batch.portions[0].append.into or Name(self._workspace.name, batch.stage.source.name)).sql()
+        columns = [c.name for c in batch.stage.source.columns]
+        condition = batch.condition
+        if not batch.bad and condition != "1":
+            # The batch is one block, so a row that throws keeps all of it out; which row it was is asked afterwards.
+            condition = f"throwIf(NOT ({condition})) = 0"
+        rows = f"SELECT {taken(batch.stage, batch.bound)} FROM {batch.table.sql()} WHERE {condition}"
+        settings = ONE_THREAD if batch.size <= SMALL else {}
+        return self._everywhere(ddl.insert_block(target, columns, batch.id, rows, **settings))
+
+    def _everywhere(self, sql: str) -> bool:
+        """Run an insert until all views that work have its rows. Returns whether all do.
+
+        A view that fails keeps the block from every other; the rows are in landing all the same. The same insert is
+        tried once more, for it may have been a moment's trouble, and then without the view.
+        """
+        tries, down = 0, False
+        while True:
+            try:
+                with self._workspace.fence.shared():
+                    self._workspace.warehouse.execute(sql)
+                return not down
+            except RookeryError as exc:
+                if not failed_behind(exc):
+                    raise
+                tries += 1
+                if tries > 1:
+                    if tries > MOST_VIEWS or suspend_culprit(self._workspace, exc) is None:
+                        raise _undelivered(exc) from exc
+                    down = True
+
+
+def taken(stage: Stage, bound: str | None) -> str:
+    """The SQL of a stage's rows as they are stored, with the writer's tenant stamped on them if it has one."""
+    expressions = [c.taken for c in stage.columns]
+    if bound is not None and stage.tenant is not None:
+        kind = tenant_kind(stage.source)
+        expressions[stage.columns.index(stage.tenant)] = f"CAST({tenant_literal(kind, bound)} AS {kind})"
+    return ", ".join(expressions)
+
+
+def _told(everywhere: bool) -> Future[bool] | None:
+    """What `wait=visible` is told of rows that went through views: nothing to wait for, or that one is down."""
+    if everywhere:
+        return None
+    told = Future[bool]()
+    told.set_result(False)
+    return told
+
+
+def _nothing() -> None:
+    """Give back nothing: whoever borrowed the stage still has it."""
+
+
+def _undelivered(exc: RookeryError) -> RookeryError:
+    """A failure behind landing, whose text may name views and nests that the sender does not know of."""
+    log.error("a view failed on rows that are in landing", error=exc.detail or exc.message)
+    return RookeryError(
+        UNDELIVERED,
+        "the rows are in landing, but a view on the datasource failed on them",
+        hint="do not send them again without the same idempotency key; the server's log tells which view",
+        detail=exc.detail or exc.message,
+    )
