@@ -109,6 +109,7 @@ def test_receipts_are_seen_by_whoever_may_write_such_rows(server: Server, key: s
     assert len(server.done("GET", path)["receipts"]) == 3
     refused(server.get("/v0/events/nothing", one), 404, "RK5009")
 
+
 def test_an_empty_body_has_a_receipt_too(server: Server, key: str) -> None:
     assert send(server, key, "").json() == {"successful_rows": 0, "quarantined_rows": 0}
     assert send(server, key, "\n").status_code == 422
