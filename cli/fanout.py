@@ -8,6 +8,7 @@ import typer
 
 from cli import terminal
 from cli.connection import connect, options
+from engine.errors import STILL_FAILING
 
 
 def register(app: typer.Typer) -> None:
@@ -37,9 +38,11 @@ def status() -> None:
         shown = [{**s, "piece": _piece(s["piece"]), "error": terminal.brief(s["error"])} for s in strays]
         terminal.table(shown, ["datasource", "tenant", "rows", "seconds", "piece", "tries", "since", "error"])
     if found["suspended"]:
-        terminal.data("\nviews that are down:")
-        shown = [{**v, "error": terminal.brief(v["error"])} for v in found["suspended"]]
-        terminal.table(shown, ["view", "since", "error"])
+        terminal.data("\nviews that are down, or go on without some tenants:")
+        shown = [
+            {**v, "without": ", ".join(v["without"]), "error": terminal.brief(v["error"])} for v in found["suspended"]
+        ]
+        terminal.table(shown, ["view", "without", "since", "error"])
         terminal.say("put them back: rookery fanout repair")
 
 
@@ -73,12 +76,18 @@ def retry() -> None:
 def repair() -> None:
     """Put views back that were taken down, and compute their targets again. Also finishes what was interrupted.
 
+    Exit code 1 when one would fail again; it stays as it is.
+
     Example: [bold]rookery fanout repair[/]
     """
     with connect() as connection, terminal.progress("repair") as update:
         result = connection.watched("/v0/push", {"files": []}, update)
+    failing = any(w["code"] == STILL_FAILING.id for w in result["warnings"])
     if options.json:
         terminal.as_json(result)
-        return
-    terminal.plan(result)
-    terminal.say("repaired" if result["steps"] else "nothing to repair", "green")
+    else:
+        terminal.plan(result)
+        if not failing:
+            terminal.say("repaired" if result["steps"] else "nothing to repair", "green")
+    if failing:
+        raise typer.Exit(1)

@@ -72,6 +72,8 @@ def replay(
 ) -> None:
     """Send rows again, as they are or mended; those that are stored leave quarantine. Safe to repeat.
 
+    Exit code 1 when none of them is stored.
+
     Example: [bold]rookery quarantine replay events --all[/]
     """
     if sum((bool(ids), mended is not None, everything)) != 1:
@@ -81,7 +83,15 @@ def replay(
         found = connection.json("POST", _path(datasource) + "/replay", json=body)
     if options.json:
         terminal.as_json(found)
-        return
+    else:
+        _show(datasource, found)
+    stays = found["quarantined_rows"] or found["refused"] or found["unknown"]
+    if stays and not found["successful_rows"] and not found["repeated"]:
+        raise typer.Exit(1)
+
+
+def _show(datasource: str, found: dict[str, Any]) -> None:
+    """What became of rows that were sent again."""
     terminal.say(f"{found['successful_rows']:,} rows of {datasource} are stored")
     for what, count in (
         ("had been sent before", len(found["repeated"])),

@@ -64,7 +64,7 @@ OBSERVATIONS = (
     Observation("fanout_lag_rows", "gauge", "Rows in landing that tenants in step have not received yet."),
     Observation("fanout_lag_seconds", "gauge", "Age of the oldest of those rows."),
     Observation("fanout_strays", "gauge", "Tenants that are not in step: new, or failing."),
-    Observation("suspended_views", "gauge", "Views that failed and were taken down.", ()),
+    Observation("suspended_views", "gauge", "Views that failed and are down, or go on without some tenants.", ()),
     Observation("waiting_bytes", "gauge", "Bytes of bodies that wait to be stored.", ()),
     Observation("uptime_seconds", "gauge", "Age of the process.", ()),
 )

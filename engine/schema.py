@@ -59,6 +59,8 @@ class Mark:
     description: str = ""
     fed: tuple[str, ...] = ()
     """Of a table: the views that have delivered into it, whether they still stand or not."""
+    without: tuple[str, ...] = ()
+    """Of a view that others share: tenants whose rows it leaves out, since it fails on them."""
 
     def text(self) -> str:
         body: dict[str, Any] = {
@@ -75,6 +77,8 @@ class Mark:
             body["description"] = self.description
         if self.fed:
             body["fed"] = list(self.fed)
+        if self.without:
+            body["without"] = list(self.without)
         return json.dumps(body, ensure_ascii=False, sort_keys=True)
 
     @staticmethod
@@ -94,6 +98,7 @@ class Mark:
             fingerprint=str(body.get("fingerprint", "")),
             description=str(body.get("description", "")),
             fed=tuple(str(v) for v in body.get("fed", [])),
+            without=tuple(str(v) for v in body.get("without", [])),
         )
 
 

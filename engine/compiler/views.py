@@ -23,11 +23,16 @@ LOG_RANGE = f"WHERE {ALIAS}._block_number > {{{AFTER}:UInt64}} AND {ALIAS}._bloc
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Who reads the log: the workspace, the pool (or one tenant of it, for history), or a tenant's nest."""
+    """Who reads the log: the workspace, the pool (or one tenant of it, for history), or a tenant's nest.
+
+    The first two may read the rows of some tenants `only`, or `without` some.
+    """
 
     kind: Literal["workspace", "pool", "nest"]
     tenant: str | None = None
     nest: str | None = None
+    only: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
 
 
 WORKSPACE = Reader("workspace")
@@ -143,14 +148,17 @@ def _stands_for(build: Build, relation: Relation, reader: Reader) -> tuple[Name,
     shared = Name(build.workspace, relation.name)
     if reader.kind == "nest" and reader.nest and relation.in_nest:
         return Name(reader.nest, relation.name), []
-    if relation.tenant is None or reader.kind == "workspace":
+    if relation.tenant is None:
         return shared, []
     if reader.tenant is not None:
         return shared, [_is(relation, reader.tenant)]
-    if relation.kind == "landing":
+    if relation.kind != "landing":
+        return shared, []
+    conditions = [_among(relation, "IN", reader.only), _among(relation, "NOT IN", reader.without)]
+    if reader.kind == "pool":
         pool = Name(build.workspace, storage.POOL).sql()
-        return shared, [f"toString({ALIAS}.{quote(relation.tenant)}) IN (SELECT id FROM {pool})"]
-    return shared, []
+        conditions.insert(0, f"toString({ALIAS}.{quote(relation.tenant)}) IN (SELECT id FROM {pool})")
+    return shared, [c for c in conditions if c]
 
 
 def _bound(build: Build, relation: Relation, reader: Reader, *, ranged: bool | None = None) -> Bound:
@@ -162,6 +170,16 @@ def _bound(build: Build, relation: Relation, reader: Reader, *, ranged: bool | N
 
 def _is(relation: Relation, tenant: str) -> str:
     return f"{ALIAS}.{quote(relation.tenant or '')} = {tenant_literal(relation.tenant_type, tenant)}"
+
+
+def _among(relation: Relation, operator: str, tenants: tuple[str, ...]) -> str:
+    literals = ", ".join(tenant_literal(relation.tenant_type, t) for t in tenants)
+    return f"{ALIAS}.{quote(relation.tenant or '')} {operator} ({literals})" if tenants else ""
+
+
+def bounded(history: str, after: int, upto: int) -> str:
+    """The SQL of a view's history over the blocks of its source in (after, upto]."""
+    return history.replace(f"{{{AFTER}:UInt64}}", str(after)).replace(f"{{{UPTO}:UInt64}}", str(upto))
 
 
 def pool_table(workspace: str) -> Table:

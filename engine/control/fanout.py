@@ -83,7 +83,7 @@ def lags(workspace: Workspace) -> dict[str, Lag]:
             for tenant in cohort.members if cohort.error else ():
                 add(tenant, Lag(error=cohort.error))
     for view in suspended(workspace):
-        for tenant in _waiting(snapshot, view["view"]):
+        for tenant in view.get("without") or _waiting(snapshot, view["view"]):
             add(tenant, Lag(error=f"{view['view']} is down: {view['error']}"))
     return found
 

@@ -6,7 +6,7 @@ absent from a checkout, unless asked for (`prune`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,13 +21,14 @@ from engine.errors import (
     BAD_VALUE,
     DESTRUCTIVE,
     FOREIGN_OBJECT,
+    STILL_FAILING,
     UNKNOWN_RESOURCE,
     Problems,
     RookeryError,
 )
 from engine.fanout.modes import settle
 from engine.fanout.router import router_of
-from engine.fanout.suspend import note_repaired
+from engine.fanout.suspend import note_repaired, still_failing, suspended
 from engine.plan import apply as applying
 from engine.plan.diff import diff, with_feeders
 from engine.plan.state import RegistryJournal, Snapshot, Source, Workspace, parse_sources
@@ -108,11 +109,13 @@ def push(
         if not options.dry_run:
             settle(workspace, snapshot.build)
             snapshot = workspace.refresh()
+        broken = _broken(workspace, snapshot, compiled)
         if changes and not options.prune and _only_endpoints(changes, snapshot, compiled):
-            plan = plan_for_workspace(workspace, snapshot, compiled)
+            plan = plan_for_workspace(workspace, snapshot, compiled, broken)
         else:
-            plan = plan_for(workspace, snapshot, compiled, prune=options.prune)
-        result = PushResult(plan, changes, tuple(sorted(compiled.endpoints)), compiled.warnings)
+            plan = plan_for(workspace, snapshot, compiled, prune=options.prune, broken=broken)
+        warnings = (*compiled.warnings, *(_still_broken(view, why) for view, why in broken.items()))
+        result = PushResult(plan, changes, tuple(sorted(compiled.endpoints)), warnings)
         if options.dry_run:
             return result
         _permit(plan, options.allow)
@@ -128,6 +131,20 @@ def push(
         sound = [t for t, row in snapshot.tenants.items() if row.placement == "tables" and t not in failing]
         router.wait_for(sound, progress)
         return PushResult(plan, changes, result.endpoints, result.warnings, True, delivered)
+
+
+def _broken(workspace: Workspace, snapshot: Snapshot, compiled: Build) -> Mapping[Name, str]:
+    """Views that were taken down, are wanted as they were, and would fail again, and why."""
+    return still_failing(workspace, desired_schema(compiled, snapshot)) if suspended(workspace) else {}
+
+
+def _still_broken(view: Name, why: str) -> RookeryError:
+    return RookeryError(
+        STILL_FAILING,
+        f"`{view}` would fail again on the rows that it failed on, so its target stays as it is",
+        hint="change the pipe so that it takes such rows, and push it; `rookery fanout status` shows the error",
+        detail=why,
+    )
 
 
 def _only_endpoints(changes: Iterable[Change], snapshot: Snapshot, compiled: Build) -> bool:
@@ -194,10 +211,17 @@ def desired_schema(build: Build, snapshot: Snapshot) -> Schema:
     return with_feeders(schema)
 
 
-def plan_for(workspace: Workspace, snapshot: Snapshot, build: Build, *, prune: bool = False) -> Plan:
+def plan_for(
+    workspace: Workspace,
+    snapshot: Snapshot,
+    build: Build,
+    *,
+    prune: bool = False,
+    broken: Collection[Name] = (),
+) -> Plan:
     """The steps from the live workspace to a build's. Raises RK3002 where one would stand on a foreign object."""
     desired = desired_schema(build, snapshot)
-    return _plan(workspace, snapshot, desired, read_schema(workspace.warehouse, workspace.name), prune)
+    return _plan(workspace, snapshot, desired, read_schema(workspace.warehouse, workspace.name), prune, broken)
 
 
 def plan_for_tenants(workspace: Workspace, tenants: Sequence[str]) -> Plan:
@@ -210,17 +234,24 @@ def plan_for_tenants(workspace: Workspace, tenants: Sequence[str]) -> Plan:
     return _plan(workspace, snapshot, with_feeders(desired), live, False)
 
 
-def plan_for_workspace(workspace: Workspace, snapshot: Snapshot, build: Build) -> Plan:
+def plan_for_workspace(workspace: Workspace, snapshot: Snapshot, build: Build, broken: Collection[Name]) -> Plan:
     """The steps for the workspace's own database, where nests have nothing to change."""
     live = read_schema(workspace.warehouse, workspace.name, [workspace.name])
-    return _plan(workspace, snapshot, with_feeders(workspace_schema(build)), live, False)
+    return _plan(workspace, snapshot, with_feeders(workspace_schema(build)), live, False, broken)
 
 
-def _plan(workspace: Workspace, snapshot: Snapshot, desired: Schema, live: Schema, prune: bool) -> Plan:
+def _plan(
+    workspace: Workspace,
+    snapshot: Snapshot,
+    desired: Schema,
+    live: Schema,
+    prune: bool,
+    broken: Collection[Name] = (),
+) -> Plan:
     desired = workspace.analyser.canonical(desired)
     live = _without_state(live)
     sizes = _sizes(workspace, desired.databases)
-    plan = diff(desired, live, prune=prune, sizes=lambda n: sizes.get(n, 0), routed=snapshot.routed)
+    plan = diff(desired, live, prune=prune, sizes=lambda n: sizes.get(n, 0), routed=snapshot.routed, broken=broken)
     created = [s.table.name for s in plan.steps if isinstance(s, CreateTable)]
     created += [s.view.name for s in plan.steps if isinstance(s, CreateView)]
     foreign = occupied(workspace.warehouse, created)

@@ -167,9 +167,11 @@ def strays(patient: Patient) -> Iterator[Finding]:
 
 
 def suspended_views(patient: Patient) -> Iterator[Finding]:
-    """Views that failed and were taken down."""
+    """Views that failed and were taken down, or go on without some tenants."""
     for view in suspended(patient.workspace):
-        why = f"it was taken down at {view['since']}: {view['error']}"
+        without = ", ".join(view.get("without", ()))
+        what = f"goes on without tenant {without} since" if without else "was taken down at"
+        why = f"it {what} {view['since']}: {view['error']}"
         yield unwell("suspended-view", view["view"], why, "mend the cause, then: rookery fanout repair")
 
 

@@ -13,6 +13,8 @@ import structlog
 from engine.errors import RookeryError
 from engine.fanout.lane import OURS
 from engine.fanout.log import Log
+from engine.fanout.poison import Block
+from engine.fanout.suspend import insert_to_all
 from engine.plan.state import Workspace
 from engine.schema import quote
 from engine.warehouse import ddl
@@ -43,5 +45,5 @@ def _complete(workspace: Workspace, landing: Log, settled: int) -> None:
         rows = (
             f"SELECT {', '.join(map(quote, columns))} FROM {landing.table.sql()} WHERE _block_number = {block.number}"
         )
-        with workspace.fence.shared():
-            workspace.warehouse.execute(ddl.insert_block(landing.table.sql(), columns, block.batch, rows))
+        insert = ddl.insert_block(landing.table.sql(), columns, block.batch, rows)
+        insert_to_all(workspace, insert, Block(landing.relation.name, block.batch))

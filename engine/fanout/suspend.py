@@ -1,7 +1,7 @@
 """Views that fail and would keep every insert from everybody: found, taken down, and told.
 
-What a taken view has missed is in landing. A push, or `rookery fanout repair`, computes its target again and puts the
-view back.
+A view that tenants share goes on without those whose rows it fails on, if they are few. What a view has missed is in
+landing. A push, or `rookery fanout repair`, computes its target again and puts the view back as it should be.
 """
 
 from __future__ import annotations
@@ -12,18 +12,44 @@ from typing import Any
 
 import structlog
 
-from engine.errors import RookeryError
+from engine.errors import UNDELIVERED, RookeryError
+from engine.fanout.poison import Block, why_it_fails, without_poisoned
 from engine.plan.state import Workspace
-from engine.schema import Name
+from engine.schema import Name, Schema, View
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema
 
 log = structlog.get_logger("rookery.fanout")
 
 KIND = "suspended"
+MOST_VIEWS = 100
+"""Failing views that are taken down for one batch."""
 _PART = r"`?([^`\s:]+?)`?"
 _PUSHING = re.compile(rf"while pushing to view {_PART}\.{_PART}(?=[:.\s(]|$)")
 _TARGET = re.compile(r"Target table '`?([^'`]+?)`?\.`?([^'`]+?)`?' of view")
+
+
+def insert_to_all(workspace: Workspace, sql: str, block: Block | None = None) -> bool:
+    """Run an insert until all views that work have its rows. Returns whether all do. Raises RK5011 if it cannot be.
+
+    A view that fails keeps the block from every other; the rows are in landing all the same. The same insert is
+    tried once more, for it may have been a moment's trouble, and then without the view, or with one that leaves out
+    the tenants whose rows are to blame.
+    """
+    tries, down = 0, False
+    while True:
+        try:
+            with workspace.fence.shared():
+                workspace.warehouse.execute(sql)
+            return not down
+        except RookeryError as exc:
+            if not failed_behind(exc):
+                raise
+            tries += 1
+            if tries > 1:
+                if tries > MOST_VIEWS or suspend_culprit(workspace, exc, block) is None:
+                    raise _undelivered(exc) from exc
+                down = True
 
 
 def failed_behind(exc: RookeryError) -> bool:
@@ -32,34 +58,43 @@ def failed_behind(exc: RookeryError) -> bool:
     return "while pushing to view" in text or _TARGET.search(text) is not None
 
 
-def suspend_culprit(workspace: Workspace, exc: RookeryError) -> Name | None:
-    """Take down the view that made an insert fail; None when it cannot be told, or is not ours."""
-    view = _culprit(workspace, exc.detail or exc.message)
-    if view is None:
+def suspend_culprit(workspace: Workspace, exc: RookeryError, block: Block | None = None) -> Name | None:
+    """Take down the view that made an insert fail, or for whose rows in the block it failed; None if that is unknown.
+
+    None also where the view is not ours.
+    """
+    error = exc.detail or exc.message
+    view = _culprit(workspace, error)
+    if view is None or view.mark is None:
         return None
-    with workspace.fence.exclusive():
-        workspace.warehouse.execute(ddl.drop_view(view))
-    log.error("a view failed and was taken down; push to repair it", view=str(view), error=exc.detail or exc.message)
+    lesser = without_poisoned(workspace, view, block) if block is not None else None
+    without = lesser.mark.without if lesser is not None and lesser.mark is not None else ()
     moment = datetime.now(UTC).isoformat(timespec="seconds")
-    workspace.registry.write(KIND, {str(view): {"error": (exc.detail or exc.message)[:1000], "since": moment}})
-    return view
+    note = {"error": error[:1000], "since": moment, "fingerprint": view.mark.fingerprint, "without": [*without]}
+    # Noted first: whoever finds the view gone or narrowed knows why.
+    workspace.registry.write(KIND, {str(view.name): note})
+    with workspace.fence.exclusive():
+        workspace.warehouse.execute(ddl.drop_view(view.name))
+        if lesser is not None:
+            workspace.warehouse.execute(ddl.create_view(lesser))
+    log.error("a view failed and was taken down", view=str(view.name), goes_on_without=without, error=error)
+    return view.name
 
 
-def _culprit(workspace: Workspace, text: str) -> Name | None:
+def _culprit(workspace: Workspace, text: str) -> View | None:
     live = read_schema(workspace.warehouse, workspace.name)
     pushing = _PUSHING.search(text)
     if pushing is not None:
-        view = live.views.get(Name(pushing[1], pushing[2]))
-        return view.name if view is not None and view.mark is not None else None
+        return live.views.get(Name(pushing[1], pushing[2]))
     target = _TARGET.search(text)
     if target is not None:
         name = Name(target[1], target[2])
-        return next((v.name for v in live.views.values() if v.target == name), None)
+        return next((v for v in live.views.values() if v.target == name), None)
     return None
 
 
 def suspended(workspace: Workspace) -> list[dict[str, Any]]:
-    """Views that are down, with the error that took them there."""
+    """Views that are down or go on `without` some tenants, with the error that took them there."""
     return [{"view": name, **body} for name, body in sorted(workspace.registry.read(KIND).items())]
 
 
@@ -67,5 +102,34 @@ def note_repaired(workspace: Workspace) -> None:
     """Forget views that stand again, or that nothing wants any more."""
     names = workspace.registry.read(KIND)
     if names:
-        live = {str(v) for v in read_schema(workspace.warehouse, workspace.name).views}
-        workspace.registry.remove(KIND, [n for n in names if n in live])
+        live = read_schema(workspace.warehouse, workspace.name).views.values()
+        whole = {str(v.name) for v in live if not (v.mark and v.mark.without)}
+        workspace.registry.remove(KIND, [n for n in names if n in whole])
+
+
+def still_failing(workspace: Workspace, wanted: Schema) -> dict[Name, str]:
+    """Suspended views that are wanted as they were and still fail on what is in their sources, and why."""
+    found: dict[Name, str] = {}
+    there = read_schema(workspace.warehouse, workspace.name).tables.keys()
+    for note in suspended(workspace):
+        database, _, name = note["view"].partition(".")
+        view = wanted.views.get(Name(database, name))
+        if view is None or view.mark is None or view.mark.fingerprint != note.get("fingerprint"):
+            continue
+        if not {view.source, view.target} <= there:
+            continue
+        why = why_it_fails(workspace, view)
+        if why is not None:
+            found[view.name] = why
+    return found
+
+
+def _undelivered(exc: RookeryError) -> RookeryError:
+    """A failure behind landing, whose text may name views and nests that the sender does not know of."""
+    log.error("a view failed on rows that are in landing", error=exc.detail or exc.message)
+    return RookeryError(
+        UNDELIVERED,
+        "the rows are in landing, but a view on the datasource failed on them",
+        hint="do not send them again without the same idempotency key; the server's log tells which view",
+        detail=exc.detail or exc.message,
+    )

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import structlog
 
 from engine.compiler.storage import BATCH
+from engine.compiler.views import bounded
 from engine.errors import APPLY_FAILED, RookeryError
 from engine.plan.fence import Fence
 from engine.plan.steps import (
@@ -360,9 +361,8 @@ def deliver(
 def _deliver_range(warehouse: Warehouse, item: History, piece: tuple[int, int]) -> None:
     """One range as one block, under a token of its own."""
     after, upto = piece
-    rows = item.sql.replace("{rk_after:UInt64}", str(after)).replace("{rk_upto:UInt64}", str(upto))
     token = f"history:{item.id}:{after}:{upto}"
-    warehouse.execute(ddl.insert_block(item.target, item.columns, token, rows))
+    warehouse.execute(ddl.insert_block(item.target, item.columns, token, bounded(item.sql, after, upto)))
 
 
 def _cross_off(items: Iterable[History], left: dict[str, list[tuple[int, int]]], journal: Journal) -> None:

@@ -38,10 +38,12 @@ def diff(
     prune: bool = False,
     sizes: Sizes = lambda _: 0,
     routed: Collection[str] = (),
+    broken: Collection[Name] = (),
 ) -> Plan:
     """The steps from live to desired. Objects that are only live are dropped when `prune` is set.
 
-    Copies of `routed` datasources are filled by readers of the log, which begin with the table.
+    Copies of `routed` datasources are filled by readers of the log, which begin with the table. Views that are
+    `broken` are not put back: computing their targets again would fail, and what these have would be lost.
     """
     fed = {v.target for v in (*desired.views.values(), *live.views.values())}
     logs = {v.source for v in desired.views.values()} - fed
@@ -51,8 +53,8 @@ def diff(
         current = live.tables.get(name)
         if current is not None:
             _compare(table, current, name in fed, name in logs, changes, rebuilt, sizes)
-    _changed_views(desired, live, rebuilt, sizes)
-    _lost_views(desired, live, rebuilt, sizes)
+    _changed_views(desired, live, rebuilt, sizes, broken)
+    _lost_views(desired, live, rebuilt, sizes, broken)
     _downstream(desired, live, rebuilt, sizes)
     steps = [
         *_databases(desired, live),
@@ -61,7 +63,7 @@ def diff(
         *_readers_to_start(desired, live, rebuilt, routed),
         *_tables_to_create(desired, live, rebuilt),
         *changes,
-        *_views_to_create(desired, live, rebuilt, {s.name for s in changes if isinstance(s, DropColumn)}),
+        *_views_to_create(desired, live, rebuilt, {s.name for s in changes if isinstance(s, DropColumn)}, broken),
         *_feeders_to_note(desired, live, rebuilt),
         *_databases_to_drop(desired, live, prune),
     ]
@@ -190,17 +192,28 @@ def _text(view: View) -> str:
     return view.mark.fingerprint.partition(":")[0] if view.mark else ""
 
 
-def _changed_views(desired: Schema, live: Schema, rebuilt: dict[Name, Step], sizes: Sizes) -> None:
-    """A view whose query changed makes its target wrong from the first row on."""
+def _changed_views(
+    desired: Schema, live: Schema, rebuilt: dict[Name, Step], sizes: Sizes, broken: Collection[Name]
+) -> None:
+    """A view whose query changed makes its target wrong from the first row on.
+
+    One that leaves out some tenants has nothing wrong; nothing is lost by computing its target again with them.
+    """
     for name, view in desired.views.items():
         current = live.views.get(name)
-        if current is None or _text(view) == _text(current) or view.target in rebuilt:
+        if current is None or view.target in rebuilt:
             continue
         cost = f"{sizes(view.target):,} rows of {view.target.name} are dropped and computed again"
-        rebuilt[view.target] = Step(_resource(view), "its query changed", True, cost, _tenant(view))
+        if _text(view) != _text(current):
+            rebuilt[view.target] = Step(_resource(view), "its query changed", True, cost, _tenant(view))
+        elif current.mark and current.mark.without and name not in broken:
+            why = f"{name.name} leaves out the rows of tenant {', '.join(current.mark.without)}"
+            rebuilt[view.target] = Step(_resource(view), why, False, cost, _tenant(view))
 
 
-def _lost_views(desired: Schema, live: Schema, rebuilt: dict[Name, Step], sizes: Sizes) -> None:
+def _lost_views(
+    desired: Schema, live: Schema, rebuilt: dict[Name, Step], sizes: Sizes, broken: Collection[Name]
+) -> None:
     """A view that once fed a table and is gone (an interrupted change, or by hand) has missed rows since.
 
     Its history cannot simply be delivered again: what it has delivered is still there. Nothing is lost by computing
@@ -208,7 +221,7 @@ def _lost_views(desired: Schema, live: Schema, rebuilt: dict[Name, Step], sizes:
     """
     for name, view in desired.views.items():
         table = live.tables.get(view.target)
-        if name in live.views or table is None or table.mark is None or view.target in rebuilt:
+        if name in live.views or name in broken or table is None or table.mark is None or view.target in rebuilt:
             continue
         if name.name in table.mark.fed and sizes(view.target):
             cost = f"{sizes(view.target):,} rows are computed again from what feeds it"
@@ -286,11 +299,13 @@ def _readers_to_start(
 
 
 def _views_to_create(
-    desired: Schema, live: Schema, rebuilt: Mapping[Name, Step], narrowed: set[Name]
+    desired: Schema, live: Schema, rebuilt: Mapping[Name, Step], narrowed: set[Name], broken: Collection[Name]
 ) -> Iterable[Step]:
     for name, view in desired.views.items():
         current = live.views.get(name)
         redone = view.target in rebuilt or view.source in rebuilt
+        if name in broken and not redone:
+            continue
         if current is None or redone:
             reason = "rebuilt, with its history" if redone and current else "does not exist; history is delivered"
             yield CreateView(_resource(view), reason, tenant=_tenant(view), view=view)

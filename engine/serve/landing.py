@@ -11,12 +11,10 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Protocol
 
-import structlog
-
 from engine.compiler.scope import tenant_literal
-from engine.errors import UNDELIVERED, RookeryError
 from engine.fanout.landed import Landed
-from engine.fanout.suspend import failed_behind, suspend_culprit
+from engine.fanout.poison import Block
+from engine.fanout.suspend import insert_to_all
 from engine.plan.state import Workspace
 from engine.schema import Name, literal
 from engine.serve.batch import Batch
@@ -24,13 +22,9 @@ from engine.serve.stages import Stages
 from engine.serve.staging import Stage, tenant_kind
 from engine.warehouse import ddl
 
-log = structlog.get_logger("rookery.ingest")
-
 SMALL = 1 << 20
 """Batches up to this many bytes are parsed and stored on one thread, which is faster."""
 ONE_THREAD = {"max_threads": 1}
-MOST_VIEWS = 100
-"""Failing views that are taken down for one batch."""
 
 
 class Router(Protocol):
@@ -115,28 +109,8 @@ class Landing:
             condition = f"throwIf(NOT ({condition})) = 0"
         rows = f"SELECT {taken(batch.stage, batch.bound)} FROM {batch.table.sql()} WHERE {condition}"
         settings = ONE_THREAD if batch.size <= SMALL else {}
-        return self._everywhere(ddl.insert_block(target, columns, batch.id, rows, **settings))
-
-    def _everywhere(self, sql: str) -> bool:
-        """Run an insert until all views that work have its rows. Returns whether all do.
-
-        A view that fails keeps the block from every other; the rows are in landing all the same. The same insert is
-        tried once more, for it may have been a moment's trouble, and then without the view.
-        """
-        tries, down = 0, False
-        while True:
-            try:
-                with self._workspace.fence.shared():
-                    self._workspace.warehouse.execute(sql)
-                return not down
-            except RookeryError as exc:
-                if not failed_behind(exc):
-                    raise
-                tries += 1
-                if tries > 1:
-                    if tries > MOST_VIEWS or suspend_culprit(self._workspace, exc) is None:
-                        raise _undelivered(exc) from exc
-                    down = True
+        block = Block(batch.stage.source.name, batch.id) if batch.stage.source.is_landing else None
+        return insert_to_all(self._workspace, ddl.insert_block(target, columns, batch.id, rows, **settings), block)
 
 
 def taken(stage: Stage, bound: str | None) -> str:
@@ -159,14 +133,3 @@ def _told(everywhere: bool) -> Future[bool] | None:
 
 def _nothing() -> None:
     """Give back nothing: whoever borrowed the stage still has it."""
-
-
-def _undelivered(exc: RookeryError) -> RookeryError:
-    """A failure behind landing, whose text may name views and nests that the sender does not know of."""
-    log.error("a view failed on rows that are in landing", error=exc.detail or exc.message)
-    return RookeryError(
-        UNDELIVERED,
-        "the rows are in landing, but a view on the datasource failed on them",
-        hint="do not send them again without the same idempotency key; the server's log tells which view",
-        detail=exc.detail or exc.message,
-    )

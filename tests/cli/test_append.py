@@ -170,11 +170,11 @@ def test_a_file_with_bad_rows(cli: Cli, server: Server) -> None:
     assert "tenant_id: missing or null is no canonical UInt32" in listed.out and "no json" in listed.out
     assert "2 of 3 rows" in listed.err
     ids = [r["c__id"] for r in cli("quarantine", "ls", "events", "--json").json["rows"]]
-    replayed = cli("quarantine", "replay", "events", *ids[:2], "nonesuch").err
+    replayed = cli("quarantine", "replay", "events", *ids[:2], "nonesuch", code=1).err
     assert "1 rows are in quarantine again" in replayed and "1 rows are not in quarantine" in replayed
     assert f"{ids[1]} stays: RK5001" in replayed
     assert cli("quarantine", "rm", "events", ids[1], "--json").json == {"removed": 1}
-    assert cli("quarantine", "replay", "events", "--all", "--json").json["quarantined_rows"] == 1
+    assert cli("quarantine", "replay", "events", "--all", "--json", code=1).json["quarantined_rows"] == 1
     assert "2 rows dropped" in cli("quarantine", "rm", "events", "--all").err
     assert "nothing is in quarantine" in cli("quarantine", "ls", "events").err
     for words in (("rm", "events"), ("rm", "events", "x", "--all"), ("replay", "events")):

@@ -95,3 +95,29 @@ def test_prometheus_reads_with_the_token_in_the_query(shared_server: Server) -> 
     assert answer.headers["content-type"].startswith("text/plain")
     assert 'rookery_ingested_rows_total{datasource="events"}' in answer.text
     assert 'rookery_fanout_lag_rows{datasource="events"} 0.0' in answer.text
+
+
+SHARES = """
+nodes:
+  - {name: it, sql: "SELECT tenant_id, sum(intDiv(100, units)) AS share FROM events GROUP BY tenant_id"}
+materialize: {target: shares, per_tenant: true, engine: {type: SummingMergeTree, sorting_key: [tenant_id]}}
+"""
+
+
+@pytest.mark.proves("D4")
+def test_a_tenant_on_whose_rows_a_shared_view_fails_is_told(tmp_path: Path, forked: Path) -> None:
+    with running(tmp_path / "home") as server:
+        cli = for_server(server, tmp_path / "checkout", forked)
+        server.push({**FILES, "pipes/shares_pipe.yaml": SHARES})
+        cli("tenant", "add", *TENANTS)
+        server.events("events", [{"tenant_id": t, "event": "a", "units": t - 2} for t in TENANTS])
+        (suspended,) = cli("fanout", "status", "--json").json["suspended"]
+        assert (suspended["view"], suspended["without"]) == ("main._rk_shares_pipe", ["2"])
+        assert "go on without" in cli("fanout", "status").out
+        listed = {t["id"]: t["error"] for t in cli("tenant", "ls", "--json").json}
+        assert [t for t, error in listed.items() if error] == ["2"]
+        assert "goes on without tenant 2" in cli("doctor", code=8).out
+        before = server.sql("SELECT sum(share) AS s FROM shares")
+        assert "RK3012" in cli("fanout", "repair", code=1).err
+        assert [w["code"] for w in cli("fanout", "repair", "--json", code=1).json["warnings"]] == ["RK3012"]
+        assert server.sql("SELECT sum(share) AS s FROM shares") == before
