@@ -33,6 +33,11 @@ STAGED_BYTES = 256 << 20
 """Bytes of batches whose stages are kept for the push; later ones are read from landing again."""
 PATIENCE = 5.0
 """Seconds to wait, with all inserts held back, for one that has landed to be handed over."""
+LONG = 0.5
+"""Seconds of a flush from which on the next one waits for batches that come in quick succession."""
+QUIET = 0.05
+SHARE = 0.1
+"""It waits until none has come for so many seconds, and no longer than this share of what the last flush took."""
 OURS = "g:"
 """How the identities of the gateway's batches begin."""
 DOUBTFUL = 8
@@ -67,6 +72,7 @@ class Lane(threading.Thread):
         self._staged = 0
         self._closed = False
         self._polled = 0.0
+        self._took = 0.0
         self._busy_since: float | None = None
         self.held = threading.RLock()
         """Held while anything is delivered; whoever changes views holds it with the fence."""
@@ -166,6 +172,7 @@ class Lane(threading.Thread):
         while not self._closed:
             try:
                 self._wait()
+                self._gather()
                 with self.held:
                     self._turn()
             except RookeryError as exc:
@@ -187,6 +194,20 @@ class Lane(threading.Thread):
             pause = min(POLL_SECONDS - (time.monotonic() - self._polled), self._standing.next_due())
             if not self._queue and not self._again and pause > 0 and not self._closed:
                 self._wake.wait(pause)
+
+    def _gather(self) -> None:
+        """Let batches that come in quick succession share a flush, where one is long because of its many tenants."""
+        began = grew = time.monotonic()
+        seen = 0
+        with self._wake:
+            while self._took >= LONG and self._queue and not self._again and not self._closed:
+                now = time.monotonic()
+                if len(self._queue) > seen:
+                    seen, grew = len(self._queue), now
+                left = min(grew + QUIET, began + self._took * SHARE) - now
+                if left <= 0:
+                    break
+                self._wake.wait(left)
 
     def _turn(self) -> None:
         if self._closed:
@@ -266,13 +287,16 @@ class Lane(threading.Thread):
             return keeping_up
 
         failed = self._delivery.push(piece, batches, chosen)
-        self._done_main(piece, failed)
-        observe.record("fanout_flush_seconds", time.monotonic() - begun, datasource=self.datasource)
-        self._again = []
         behind |= failed.keys()
+        # Whoever waits for the rows need not wait for the note of it.
         for batch in batches:
             if not batch.visible.done():
                 batch.visible.set_result(not behind or not self._delivery.has_rows_of(batch, behind))
+        self._done_main(piece, failed)
+        self._took = time.monotonic() - begun
+        observe.record("fanout_flush_seconds", self._took, datasource=self.datasource)
+        self._again = []
+        for batch in batches:
             if batch.table:
                 batch.release()
         with self._wake:
