@@ -138,7 +138,8 @@ class View:
     """A materialized view: rows inserted into `source` pass through `sql` into `target`.
 
     `backfill` is the same query over `source` with two placeholders, `{rk_after:UInt64}` and `{rk_upto:UInt64}`,
-    bounding `_block_number`, so that history can be delivered in ranges.
+    bounding `_block_number`, so that history can be delivered in ranges. A source that keeps no rows has its history
+    in another table, the `log`.
     """
 
     name: Name
@@ -148,6 +149,7 @@ class View:
     columns: tuple[str, ...] = ()
     backfill: str = ""
     mark: Mark | None = None
+    log: Name | None = None
 
 
 @dataclass(frozen=True, slots=True)

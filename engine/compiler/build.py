@@ -71,6 +71,12 @@ class Build:
         """Whether a datasource takes rows from outside: no pipe fills it."""
         return all(p.target is None or p.target.name != name for p in self.pipes.values())
 
+    def reaches_nests(self, name: str) -> bool:
+        """Whether a landing datasource's rows are brought into nests, for a copy or for what is made there."""
+        relation = self.relations[name]
+        targets = (p.target for p in self.pipes.values() if p.target is not None and p.target.per_tenant)
+        return relation.kind == "landing" and (relation.in_nest or any(name in t.triggers for t in targets))
+
     def materialized(self) -> list[CompiledPipe]:
         """Materialized pipes, sources before what is derived from them."""
         return [self.pipes[n] for n in self.order if n in self.pipes and self.pipes[n].target]

@@ -42,6 +42,8 @@ QUARANTINE_COLUMNS = (
     Column("c__writer", "String"),
 )
 """What a quarantine table has beside its datasource's columns, over which these go."""
+INLET = "Null"
+"""Engine of a table that keeps nothing."""
 POOL = "_rk_pool"
 """Table of the ids of pooled tenants, which shared targets' views read."""
 
@@ -102,6 +104,13 @@ def nest_table(source: Datasource, workspace: str, nest: str, tenant: str, *, dr
         )
     kind = next(c.type for c in source.columns if c.name == column)
     return replace(base, constraints=(("own", f"{quote(column)} = {tenant_literal(kind, tenant)}"),))
+
+
+def inlet(source: Datasource, workspace: str, nest: str, tenant: str) -> Table:
+    """What stands for a landing datasource in a nest without a copy of it: rows pass through to the nest's views."""
+    copy = nest_table(source, workspace, nest, tenant)
+    columns = tuple(Column(c.name, c.type, c.default_kind, c.default) for c in copy.columns if c not in HIDDEN)
+    return Table(copy.name, columns, engine=INLET, constraints=copy.constraints, mark=copy.mark)
 
 
 def _window(size: int) -> tuple[tuple[str, str], ...]:

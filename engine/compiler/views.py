@@ -62,10 +62,13 @@ def nest_schema(build: Build, tenant: str, routed: Collection[str] = ()) -> Sche
     assert reader.nest is not None
     tables: list[Table] = []
     views: list[View] = []
+    feeds: list[View] = []
     for name, relation in build.relations.items():
-        if relation.kind == "landing" and relation.in_nest:
-            tables.append(storage.nest_table(build.datasources[name], build.workspace, reader.nest, tenant))
-            views += [] if name in routed else [_copy_view(build, relation, reader)]
+        if build.reaches_nests(name):
+            make = storage.nest_table if relation.in_nest else storage.inlet
+            tables.append(make(build.datasources[name], build.workspace, reader.nest, tenant))
+            if name not in routed:
+                (views if relation.in_nest else feeds).append(_copy_view(build, relation, reader))
     for pipe in build.materialized():
         if pipe.target and pipe.target.per_tenant:
             source = build.datasources[pipe.target.name]
@@ -75,7 +78,8 @@ def nest_schema(build: Build, tenant: str, routed: Collection[str] = ()) -> Sche
                 )
             )
             views.extend(pipe_views(build, pipe, pipe.target, reader))
-    return Schema.of({reader.nest}, {t.name: t for t in tables}.values(), views)
+    # What passes through an inlet is not kept there, so whatever hangs on it is there before it is fed.
+    return Schema.of({reader.nest}, {t.name: t for t in tables}.values(), [*views, *feeds])
 
 
 def pipe_views(build: Build, pipe: CompiledPipe, target: MaterializedTarget, reader: Reader) -> list[View]:
@@ -91,14 +95,23 @@ def pipe_views(build: Build, pipe: CompiledPipe, target: MaterializedTarget, rea
     for position, branch in enumerate(text.branches):
         trigger = build.relations[target.triggers[position]]
         name = f"_rk_{pipe.name}" if position == 0 else f"_rk{position}_{pipe.name}"
-        source, _ = _stands_for(build, trigger, reader)
+        inlet = _inlet(build, trigger, reader)
+        source = inlet or _stands_for(build, trigger, reader)[0]
         nodes = tuple((n.name, n.static.canonical) for n in pipe.needed() if n.static)
         found.append(
             View(
                 name=Name(database, name),
                 target=Name(database, target.name),
                 source=source,
-                sql=_view_sql(build, pipe, branch, columns, lambda r: _bound(build, r, reader)),
+                sql=_view_sql(
+                    build,
+                    pipe,
+                    branch,
+                    columns,
+                    lambda r, t=trigger, i=inlet: (  # type: ignore[misc]
+                        Bound(select(r, i, [])) if i and r.name == t.name else _bound(build, r, reader)
+                    ),
+                ),
                 columns=columns,
                 backfill=_view_sql(
                     build,
@@ -114,6 +127,7 @@ def pipe_views(build: Build, pipe: CompiledPipe, target: MaterializedTarget, rea
                     tenant=reader.tenant,
                     fingerprint=f"{fingerprint(nodes, branch, str(source), position)}:{fingerprint(columns)}",
                 ),
+                log=Name(build.workspace, trigger.name) if inlet else None,
             )
         )
     return found
@@ -159,6 +173,12 @@ def _stands_for(build: Build, relation: Relation, reader: Reader) -> tuple[Name,
         pool = Name(build.workspace, storage.POOL).sql()
         conditions.insert(0, f"toString({ALIAS}.{quote(relation.tenant)}) IN (SELECT id FROM {pool})")
     return shared, [c for c in conditions if c]
+
+
+def _inlet(build: Build, relation: Relation, reader: Reader) -> Name | None:
+    """The table through which a landing datasource's rows pass into a nest that keeps no copy of them."""
+    passes = reader.nest is not None and not relation.in_nest and build.reaches_nests(relation.name)
+    return Name(reader.nest or "", relation.name) if passes else None
 
 
 def _bound(build: Build, relation: Relation, reader: Reader, *, ranged: bool | None = None) -> Bound:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from engine.compiler.scope import Relation
+from engine.compiler.storage import INLET
 from engine.plan.state import Snapshot, Workspace
 from engine.schema import Name, Schema, Table
 
@@ -55,8 +56,8 @@ class Patient:
                 yield relation, table
 
     def nests(self) -> Iterator[tuple[Table, Table]]:
-        """Tables of nests as they should be, with the live ones."""
+        """Tables of nests that keep rows, as they should be, with the live ones."""
         for name, table in sorted(self.desired.tables.items()):
             live = self.live.tables.get(name)
-            if table.mark is not None and table.mark.kind == "nest" and live is not None:
+            if table.mark is not None and table.mark.kind == "nest" and live is not None and table.engine != INLET:
                 yield table, live

@@ -8,7 +8,7 @@ from engine.compiler import storage
 from engine.errors import RookeryError
 from engine.fanout.completion import complete
 from engine.fanout.modes import settle
-from engine.plan.apply import History, Progress, deliver, silent
+from engine.plan.history import History, Progress, deliver, silent
 from engine.plan.state import RegistryJournal, Workspace
 from engine.schema import Name
 

@@ -29,8 +29,9 @@ from engine.errors import (
 from engine.fanout.modes import settle
 from engine.fanout.router import router_of
 from engine.fanout.suspend import note_repaired, still_failing, suspended
-from engine.plan import apply as applying
+from engine.plan.apply import apply
 from engine.plan.diff import diff, with_feeders
+from engine.plan.history import Progress, silent
 from engine.plan.state import RegistryJournal, Snapshot, Source, Workspace, parse_sources
 from engine.plan.steps import CreateTable, CreateView, Plan
 from engine.project.check import check
@@ -89,7 +90,7 @@ def push(
     workspace: Workspace,
     given: Mapping[str, Source],
     options: PushOptions = PushOptions(),
-    progress: applying.Progress = applying.silent,
+    progress: Progress = silent,
 ) -> PushResult:
     """Make the workspace what the given sources, merged over the deployed ones, declare.
 
@@ -278,11 +279,11 @@ def _sizes(workspace: Workspace, databases: Iterable[str]) -> dict[Name, int]:
     return {Name(d, n): int(r) for d, n, r in rows.rows}
 
 
-def run(workspace: Workspace, plan: Plan, progress: applying.Progress = applying.silent) -> dict[str, int]:
+def run(workspace: Workspace, plan: Plan, progress: Progress = silent) -> dict[str, int]:
     """Apply a plan, then deliver what an interrupted run left outstanding."""
     journal = RegistryJournal(workspace.registry)
     readers = router_of(workspace).start_readers
-    delivered = applying.apply(plan, workspace.warehouse, workspace.fence, journal, progress, readers)
+    delivered = apply(plan, workspace.warehouse, workspace.fence, journal, progress, readers)
     return {**delivered, **resume(workspace, progress)}
 
 

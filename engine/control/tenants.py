@@ -25,7 +25,7 @@ from engine.control.push import plan_for_tenants, run
 from engine.errors import BAD_VALUE, PLACEMENT, UNKNOWN_TENANT, RookeryError
 from engine.fanout.modes import settle
 from engine.fanout.router import router_of
-from engine.plan.apply import Progress, block_ranges, history, silent
+from engine.plan.history import Progress, block_ranges, history, silent
 from engine.plan.state import RegistryJournal, Tenant, Workspace
 from engine.schema import Name, literal, nest_database, quote
 from engine.warehouse import ddl

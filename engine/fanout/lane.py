@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
@@ -21,6 +21,7 @@ from engine.fanout.delivery import Delivery
 from engine.fanout.landed import Landed
 from engine.fanout.log import MOST_BLOCKS, Block, Log, copies
 from engine.fanout.standing import Standing
+from engine.plan.fence import Reach
 from engine.plan.state import Workspace
 
 log = structlog.get_logger("rookery.fanout")
@@ -151,6 +152,16 @@ class Lane(threading.Thread):
         if self._again and tenant in self.main.members:
             return {self._piece(self._again).token}
         return self._standing.in_doubt(tenant)
+
+    def passed(self, tenants: Collection[str]) -> dict[str, Reach]:
+        """How much of the log each tenant's nest has received for sure. The lane must be held, and so the fence."""
+        strays = {t: c.cursor for c in self.strays for t in c.members}
+        if not strays.keys() >= set(tenants):
+            self.settled()
+            strays = {t: c.cursor for c in self.strays for t in c.members}
+        main = Reach(self.main.cursor.at)
+        own = {t: Reach(c.at, c.done) for t, c in strays.items()}
+        return {t: own.get(t) or (main if t in self.main.members else Reach(0)) for t in tenants}
 
     def close(self) -> None:
         with self._wake:

@@ -9,7 +9,7 @@ from engine.compiler.build import Build
 from engine.compiler.views import nest_schema
 from engine.fanout.log import copies
 from engine.fanout.router import Router, router_of
-from engine.plan.apply import block_ranges, deliver, history
+from engine.plan.history import block_ranges, deliver, history
 from engine.plan.state import RegistryJournal, Workspace
 from engine.schema import Name, nest_database
 from engine.warehouse import ddl
@@ -29,10 +29,10 @@ def _some(items: Iterable[T]) -> list[list[T]]:
 
 
 def wanted(build: Build, nests: int, present: dict[str, str]) -> dict[str, str]:
-    """The mode of each landing datasource of which nests keep a copy. One that was routed by itself stays so."""
+    """The mode of each landing datasource that reaches nests. One that was routed by itself stays so."""
     found = {}
-    for name, relation in build.relations.items():
-        if relation.kind != "landing" or not relation.in_nest:
+    for name in build.relations:
+        if not build.reaches_nests(name):
             continue
         tenant = build.datasources[name].tenant
         told = tenant.fanout if tenant else "auto"

@@ -11,7 +11,8 @@ from typing import cast
 from engine.fanout.cursor import CursorJournal
 from engine.fanout.landed import Landed
 from engine.fanout.lane import Lane, Position
-from engine.plan.apply import Progress, silent
+from engine.plan.fence import Reach
+from engine.plan.history import Progress, silent
 from engine.plan.state import Workspace
 from engine.schema import Mark, Name
 
@@ -32,6 +33,7 @@ class Router:
         """The modes that everything has been brought into."""
         self.journal = CursorJournal(workspace.warehouse, workspace.name)
         workspace.fence.doubts = self.in_doubt
+        workspace.fence.passed = self.passed
 
     def start(self) -> None:
         """Take up every routed datasource where the last process left it."""
@@ -132,6 +134,14 @@ class Router:
         if lane is not None:
             return lane.in_doubt(tenant)
         return None if any(lane.in_doubt(tenant) for lane in self._lanes.values()) else set()
+
+    def passed(self, sources: Mapping[Name, Mark | None]) -> dict[Name, Reach]:
+        """What has passed through inlets that are fed here. The fence must be held."""
+        found: dict[Name, Reach] = {}
+        for name, lane in self._lanes.items():
+            inlets = {m.tenant: s for s, m in sources.items() if s.name == name and m is not None and m.tenant}
+            found |= {inlets[t]: reach for t, reach in (lane.passed(inlets) if inlets else {}).items()}
+        return found
 
     def close(self) -> None:
         """Stop delivering; what is left is taken up at the next start."""

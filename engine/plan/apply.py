@@ -1,26 +1,21 @@
-"""Applying a plan: journalled where order matters, and safe to run again after any interruption.
+"""Applying a plan: in an order that loses no rows, and safe to run again after any interruption.
 
-History is delivered behind the fence: with inserts held back, the newest block number of each new view's source is
-noted together with the ranges up to it, and the view is created; then inserts go on and the noted ranges are
-delivered, each as one block under a token of its own. A second run finds the note and delivers what is missing;
-ranges that had arrived are recognised by their tokens.
+Views are created behind the fence, with inserts held back, when their history has been noted; then inserts go on and
+the history is delivered.
 """
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, Protocol
 
 import structlog
 
-from engine.compiler.storage import BATCH
-from engine.compiler.views import bounded
 from engine.errors import APPLY_FAILED, RookeryError
 from engine.plan.fence import Fence
+from engine.plan.history import HANDS, History, Journal, Progress, deliver, note_histories, silent
 from engine.plan.steps import (
     AddColumn,
     ChangeClause,
@@ -37,79 +32,13 @@ from engine.plan.steps import (
     StartReaders,
     Step,
 )
-from engine.schema import Name, View, literal
 from engine.warehouse import ddl
 from engine.warehouse.port import Warehouse
 
 log = structlog.get_logger("rookery.plan")
 
-RANGE_ROWS = 1_000_000
-"""Rows of a source that one range spans, at most (a single block may be larger)."""
-
-HANDS = 2
-"""Ranges that are delivered at the same time; the other writers' handles are left to inserts."""
-
 GO = 25
 """Objects that are created in one go."""
-
-TOGETHER = 16
-"""Ranges after which the notes are brought up to date; far fewer than the tokens that a target remembers."""
-
-
-@dataclass(frozen=True, slots=True)
-class History:
-    """A noted delivery: into which view's target, from which source, over which block ranges (after, upto]."""
-
-    id: str
-    view: str
-    source: str
-    sql: str
-    columns: tuple[str, ...]
-    target: str
-    ranges: tuple[tuple[int, int], ...]
-    tenant: str | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "view": self.view,
-            "source": self.source,
-            "sql": self.sql,
-            "columns": list(self.columns),
-            "target": self.target,
-            "ranges": [list(r) for r in self.ranges],
-            "tenant": self.tenant,
-        }
-
-    @staticmethod
-    def of(body: dict[str, Any]) -> History:
-        ranges = tuple((int(a), int(b)) for a, b in body["ranges"])
-        return History(
-            body["id"],
-            body["view"],
-            body["source"],
-            body["sql"],
-            tuple(body["columns"]),
-            body["target"],
-            ranges,
-            body.get("tenant"),
-        )
-
-
-class Journal(Protocol):
-    """Where deliveries are noted before they begin and struck off when they are complete."""
-
-    def note(self, histories: Sequence[History]) -> None: ...
-    def strike(self, histories: Sequence[History]) -> None: ...
-    def outstanding(self) -> list[History]: ...
-    def settle(self) -> None:
-        """Note how far the workspace's tables have come while no insert runs: all of it has reached its views."""
-        ...
-
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is going on, how much is done, and of how much."""
-
 
 StartReadersOf = Callable[[Mapping[str, Sequence[str]]], None]
 """Lets tenants' empty copies be filled from the beginning of the log, by datasource."""
@@ -119,10 +48,6 @@ def nobody(readers: Mapping[str, Sequence[str]]) -> None:
     """No reader can be started where nothing routes."""
     if readers:
         raise RuntimeError("a plan starts readers, and nobody is there to serve them")
-
-
-def silent(_what: str, _done: int, _total: int) -> None:
-    """Progress that nobody watches."""
 
 
 def apply(
@@ -255,118 +180,14 @@ def _create_views(steps: Sequence[Step], warehouse: Warehouse, fence: Fence, jou
         return []
     fresh = [s.view for s in steps if isinstance(s, CreateView) and not s.replaces]
     replaced = [s.view for s in steps if isinstance(s, CreateView) and s.replaces]
-    names = {str(v.name) for v in fresh}
     with fence.exclusive():
-        journal.strike([h for h in journal.outstanding() if h.view in names])
-        holding = _holding_rows(warehouse, {v.source for v in fresh})
-        doubts = {v.source: fence.doubts(v.source, v.mark) for v in fresh if v.source in holding}
-        later = {v.name for v in fresh if v.source in doubts and doubts[v.source] is None}
+        histories, later = note_histories(fresh, warehouse, fence, journal)
         if later:
             # Rows that will come again would come twice. The next run makes these views, when that is over.
             log.warning("views wait for a tenant that has not caught up", views=sorted(map(str, later)))
-            steps = [s for s in steps if not (isinstance(s, CreateView) and s.view.name in later)]
-            fresh = [v for v in fresh if v.name not in later]
-        ranges = {
-            s: block_ranges(warehouse, s, without=doubts.get(s) or ()) for s in {v.source for v in fresh} & holding
-        }
-        histories = [history(v, ranges[v.source]) for v in fresh if v.source in ranges]
-        journal.note(histories)
-        journal.settle()
         for view in replaced:
             warehouse.execute(ddl.drop_view(view.name))
         for step in steps:
-            _run(warehouse, step)
+            if not (isinstance(step, CreateView) and step.view.name in later):
+                _run(warehouse, step)
     return histories
-
-
-def history(view: View, ranges: Sequence[tuple[int, int]]) -> History:
-    """A delivery of a view's history under a fresh identity."""
-    return History(
-        secrets.token_hex(8),
-        str(view.name),
-        view.source.sql(),
-        view.backfill,
-        view.columns,
-        view.target.sql(),
-        tuple(ranges),
-        view.mark.tenant if view.mark else None,
-    )
-
-
-def _holding_rows(warehouse: Warehouse, sources: set[Name]) -> set[Name]:
-    """Those of the tables that exist and are not empty. Most nests are new, so one question spares many."""
-    found = warehouse.query(
-        "SELECT database, name FROM system.tables "
-        "WHERE database IN {databases:Array(String)} AND ifNull(total_rows, 1) > 0",
-        {"databases": [*sorted({s.database for s in sources})]},
-    )
-    return sources & {Name(database, name) for database, name in found.rows}
-
-
-def block_ranges(
-    warehouse: Warehouse, source: Name, *, after: int = 0, without: Collection[str] = ()
-) -> list[tuple[int, int]]:
-    """Ranges of block numbers that cover a table, each of at most RANGE_ROWS rows where blocks allow.
-
-    Blocks up to `after` are left out, and those that were put in under one of the tokens `without`. Must be called
-    with the fence held, so that no block appears below the newest one afterwards.
-    """
-    passed = f"{BATCH} IN ({', '.join(map(literal, sorted(without)))})" if without else "0"
-    blocks = warehouse.query(
-        f"SELECT _block_number AS b, count() AS n, max({passed}) AS p FROM {source.sql()} "
-        f"WHERE _block_number > {after} GROUP BY b ORDER BY b"
-    ).rows
-    found: list[tuple[int, int]] = []
-    rows, last = 0, after
-    for number, count, passed_over in blocks:
-        if rows and (passed_over or rows + count > RANGE_ROWS):
-            found.append((after, last))
-            after, rows = last, 0
-        if passed_over:
-            after = number
-        else:
-            rows += count
-        last = number
-    if rows:
-        found.append((after, last))
-    return found
-
-
-def deliver(
-    histories: Sequence[History], warehouse: Warehouse, journal: Journal, progress: Progress = silent
-) -> dict[str, int]:
-    """Deliver noted histories, several ranges at a time. Returns the ranges delivered by view.
-
-    What has arrived is taken off the notes every few ranges, also when others fail: a target recognises a token
-    only for so many later inserts.
-    """
-    pieces = [(item, piece) for item in histories for piece in item.ranges]
-    left = {item.id: list(item.ranges) for item in histories}
-    journal.strike([item for item in histories if not item.ranges])
-    with ThreadPoolExecutor(HANDS) as hands:
-        for start in range(0, len(pieces), TOGETHER):
-            batch = pieces[start : start + TOGETHER]
-            running = [hands.submit(_deliver_range, warehouse, item, piece) for item, piece in batch]
-            wait(running)
-            for (item, piece), delivery in zip(batch, running, strict=True):
-                if delivery.exception() is None:
-                    left[item.id].remove(piece)
-            _cross_off({item.id: item for item, _ in batch}.values(), left, journal)
-            for delivery in running:
-                delivery.result()
-            progress(f"history of {batch[-1][0].view}", start + len(batch), len(pieces))
-    return {item.view: len(item.ranges) for item in histories}
-
-
-def _deliver_range(warehouse: Warehouse, item: History, piece: tuple[int, int]) -> None:
-    """One range as one block, under a token of its own."""
-    after, upto = piece
-    token = f"history:{item.id}:{after}:{upto}"
-    warehouse.execute(ddl.insert_block(item.target, item.columns, token, bounded(item.sql, after, upto)))
-
-
-def _cross_off(items: Iterable[History], left: dict[str, list[tuple[int, int]]], journal: Journal) -> None:
-    complete = [item for item in items if not left[item.id]]
-    begun = [item for item in items if 0 < len(left[item.id]) < len(item.ranges)]
-    journal.note([replace(item, ranges=tuple(left[item.id])) for item in begun])
-    journal.strike(complete)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
+from engine.compiler.storage import INLET
 from engine.plan.steps import (
     AddColumn,
     ChangeClause,
@@ -223,7 +224,8 @@ def _lost_views(
         table = live.tables.get(view.target)
         if name in live.views or name in broken or table is None or table.mark is None or view.target in rebuilt:
             continue
-        if name.name in table.mark.fed and sizes(view.target):
+        # An inlet keeps nothing, so its size does not tell; what hangs on it has missed rows.
+        if name.name in table.mark.fed and (sizes(view.target) or table.engine == INLET):
             cost = f"{sizes(view.target):,} rows are computed again from what feeds it"
             why = f"{name.name}, which fed it, is gone"
             rebuilt[view.target] = Step(_resource(view), why, False, cost, _tenant(view))

@@ -6,11 +6,20 @@ therefore hold the fence shared, and whoever creates views and notes where histo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from threading import Condition, get_ident
 
 from engine.schema import Mark, Name
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """How much of a log has passed through a table that keeps nothing: blocks `upto` a number, and some batches."""
+
+    upto: int
+    batches: frozenset[str] = frozenset()
 
 
 class Fence:
@@ -26,6 +35,8 @@ class Fence:
         """Held together with the fence: those who deliver rows in several inserts, and must not be in between."""
         self.doubts: Callable[[Name, Mark | None], set[str] | None] = lambda _source, _mark: set()
         """Tokens of rows in a source that will be delivered again to what hangs on it; None if rows do not tell."""
+        self.passed: Callable[[Mapping[Name, Mark | None]], dict[Name, Reach]] = lambda _sources: {}
+        """What has passed through sources that keep nothing, for those that no view feeds."""
 
     @property
     def mine(self) -> bool:

@@ -16,8 +16,8 @@ from engine.compiler.build import Build, build
 from engine.compiler.compose import Verifier
 from engine.compiler.views import pool_table
 from engine.plan.analysis import Analyser
-from engine.plan.apply import History
 from engine.plan.fence import Fence
+from engine.plan.history import History
 from engine.project.model import Project, Resource
 from engine.project.parse import parse_source
 from engine.schema import nest_database

@@ -14,7 +14,7 @@ from engine.control.findings import ERROR, WARNING, Finding, Patient
 from engine.control.push import push
 from engine.fanout.cursor import Cursor
 from engine.fanout.router import router_of
-from engine.plan.apply import History
+from engine.plan.history import History
 from engine.plan.state import RegistryJournal
 from engine.schema import Column, Mark, Name, Schema, Table
 from engine.warehouse import ddl

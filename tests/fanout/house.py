@@ -33,6 +33,8 @@ class House:
     workspace: Workspace
     router: Router
     gateway: Gateway
+    copies: bool = True
+    """Whether nests keep copies of landing's rows."""
 
     def push(self, files: Mapping[str, str]) -> None:
         push.push(self.workspace, {Path(f).stem: Source(text, f) for f, text in files.items()})
@@ -91,7 +93,7 @@ class House:
         for tenant in own:
             (wanted,) = self.rows(f"SELECT {CHECKSUM} FROM main.events WHERE tenant_id = {tenant}")
             (copy,) = self.rows(f"SELECT {CHECKSUM} FROM {self.nest(tenant)}.events")
-            if copy != wanted:
+            if copy != (wanted if self.copies else (0, 0, 0)):
                 found.append(f"tenant {tenant}: copy {copy}, landing {wanted}")
             (foreign,) = self.rows(f"SELECT count() FROM {self.nest(tenant)}.events WHERE tenant_id != {tenant}")
             if foreign != (0,):

@@ -31,7 +31,7 @@ CHECKSUM = "count() AS rows, uniqExact(id) AS ids, sum(n) AS total, groupBitXor(
 NOTHING: dict[str, Any] = {"rows": 0, "ids": 0, "total": 0, "hash": "0"}
 
 _EVENTS = """
-tenant: {column: tenant_id, fanout: %s}
+tenant: {column: tenant_id, fanout: %s, nest_copy: %s}
 columns:
   - {name: tenant_id, type: UInt32}
   - {name: id, type: UInt64}
@@ -57,9 +57,9 @@ materialize: {target: %s, per_tenant: true}
 """
 
 
-def project(mode: str, *more: str) -> dict[str, str]:
+def project(mode: str, *more: str, copies: bool = True) -> dict[str, str]:
     """The files of the project, with further sums of the same kind."""
-    files = {"datasources/events.yaml": _EVENTS % mode}
+    files = {"datasources/events.yaml": _EVENTS % (mode, str(copies).lower())}
     for name in ("sums", *more):
         files[f"datasources/{name}.yaml"] = _SUMS
         files[f"pipes/add_to_{name}.yaml"] = _PIPE % name
