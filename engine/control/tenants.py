@@ -240,7 +240,7 @@ def _lag(behind: Mapping[str, Lag], tenant: str) -> dict[str, Any]:
 
 
 def show(workspace: Workspace, tenant: str) -> dict[str, Any]:
-    """One tenant with its objects and their rows. Raises RK3004."""
+    """One tenant with the tables that keep its rows. Raises RK3004."""
     row = workspace.refresh().tenants.get(tenant)
     if row is None:
         raise RookeryError(UNKNOWN_TENANT, f"tenant `{tenant}` does not exist", hint="rookery tenant ls")
@@ -249,8 +249,8 @@ def show(workspace: Workspace, tenant: str) -> dict[str, Any]:
     if nest:
         found = workspace.warehouse.query(
             "SELECT name, engine, ifNull(total_rows, 0) AS rows, ifNull(total_bytes, 0) AS bytes FROM system.tables "
-            "WHERE database = {d:String} AND engine != 'MaterializedView' ORDER BY name",
-            {"d": nest},
+            "WHERE database = {d:String} AND engine NOT IN ('MaterializedView', {i:String}) ORDER BY name",
+            {"d": nest, "i": storage.INLET},
         )
         objects = found.dicts()
     rows = rows_by_tenant(workspace).get(tenant, 0)
