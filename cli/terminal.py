@@ -150,6 +150,8 @@ def plan(result: Mapping[str, Any]) -> None:
         count = f" ({len(tenants)} tenants)" if tenants[0] is not None else ""
         text = f"  {action} {subject}{count}: {reason}" + (f"; {cost}" if cost else "")
         out.print(text, style="red" if destructive else None, markup=False)
+    for mode in result.get("fanout", []):
+        out.print(f"  fan-out of {mode['datasource']}: {mode['from']} → {mode['to']}", markup=False)
     for warning in result.get("warnings", []):
         say(f"warning: {warning.get('place', '')} {warning['code']} {warning['error']}", "yellow")
         if "hint" in warning:

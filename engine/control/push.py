@@ -7,7 +7,7 @@ absent from a checkout, unless asked for (`prune`).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.compiler.build import Build
@@ -26,6 +26,7 @@ from engine.errors import (
     Problems,
     RookeryError,
 )
+from engine.fanout.modes import changes as mode_changes
 from engine.fanout.modes import settle
 from engine.fanout.router import router_of
 from engine.fanout.suspend import note_repaired, still_failing, suspended
@@ -71,6 +72,8 @@ class PushResult:
     warnings: tuple[RookeryError, ...] = ()
     applied: bool = False
     delivered: Mapping[str, int] = field(default_factory=dict)
+    fanout: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Landing datasources whose mode of fan-out changes: from which to which."""
 
     @property
     def empty(self) -> bool:
@@ -80,6 +83,7 @@ class PushResult:
         return {
             "changes": [{"name": c.name, "kind": c.kind, "what": c.what} for c in self.changes],
             "steps": self.plan.as_list(),
+            "fanout": [{"datasource": n, "from": a, "to": b} for n, (a, b) in sorted(self.fanout.items())],
             "endpoints": list(self.endpoints),
             "warnings": [w.as_dict() for w in self.warnings],
             "applied": self.applied,
@@ -116,7 +120,8 @@ def push(
         else:
             plan = plan_for(workspace, snapshot, compiled, prune=options.prune, broken=broken)
         warnings = (*compiled.warnings, *(_still_broken(view, why) for view, why in broken.items()))
-        result = PushResult(plan, changes, tuple(sorted(compiled.endpoints)), warnings)
+        modes = mode_changes(workspace, compiled)
+        result = PushResult(plan, changes, tuple(sorted(compiled.endpoints)), warnings, fanout=modes)
         if options.dry_run:
             return result
         _permit(plan, options.allow)
@@ -131,7 +136,7 @@ def push(
         router.nudge()
         sound = [t for t, row in snapshot.tenants.items() if row.placement == "tables" and t not in failing]
         router.wait_for(sound, progress)
-        return PushResult(plan, changes, result.endpoints, result.warnings, True, delivered)
+        return replace(result, applied=True, delivered=delivered)
 
 
 def _broken(workspace: Workspace, snapshot: Snapshot, compiled: Build) -> Mapping[Name, str]:

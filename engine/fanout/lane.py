@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from engine import observe
-from engine.errors import BUSY, CLOSED, RookeryError
+from engine.errors import BUSY, CLOSED, UNKNOWN_DATASOURCE, RookeryError
 from engine.fanout.cursor import Cohort, Cursor, CursorJournal, Piece
 from engine.fanout.delivery import Delivery
 from engine.fanout.landed import Landed
@@ -189,6 +189,10 @@ class Lane(threading.Thread):
             except RookeryError as exc:
                 if self._closed or exc.code is CLOSED:
                     break
+                if exc.code is UNKNOWN_DATASOURCE:
+                    # It is being removed, and this lane with it.
+                    time.sleep(0.1)
+                    continue
                 log.error("fan-out failed", datasource=self.datasource, error=exc.detail or exc.message)
                 time.sleep(0.5)
             except Exception:

@@ -41,11 +41,24 @@ def wanted(build: Build, nests: int, present: dict[str, str]) -> dict[str, str]:
     return found
 
 
+def changes(workspace: Workspace, build: Build) -> dict[str, tuple[str, str]]:
+    """Landing datasources whose mode would change with a build: from which to which."""
+    snapshot = workspace.current
+    modes = wanted(build, _nests(workspace), dict(snapshot.modes))
+    before = {n: snapshot.modes.get(n, "direct") for n in modes if n in snapshot.build.relations}
+    return {n: (mode, modes[n]) for n, mode in before.items() if mode != modes[n]}
+
+
+def _nests(workspace: Workspace) -> int:
+    """Tenants with tables of their own."""
+    tenants = workspace.current.tenants.values()
+    return sum(t.placement == "tables" and t.state != "removing" for t in tenants)
+
+
 def settle(workspace: Workspace, build: Build) -> None:
     """Bring every landing datasource into the mode that it should have, whatever was interrupted before."""
     snapshot = workspace.refresh()
-    nests = [t.id for t in snapshot.tenants.values() if t.placement == "tables" and t.state != "removing"]
-    modes = wanted(build, len(nests), dict(snapshot.modes))
+    modes = wanted(build, _nests(workspace), dict(snapshot.modes))
     router = router_of(workspace)
     if modes == router.settled:
         return

@@ -179,6 +179,9 @@ def _tenant(datasource: Datasource, tenant: Tenant) -> Iterator[RookeryError]:
         yield RookeryError(TENANT_COLUMN, message, hint=_declared(datasource), place=place)
         return
     yield from _tenant_type(column)
+    if tenant.fanout != "auto" and not tenant.landing:
+        message, hint = "`fanout` is for landing datasources", "this one is none; remove it"
+        yield RookeryError(BAD_VALUE, message, hint=hint, place=tenant.place_of("fanout"))
     if datasource.engine.type == "Null":
         message, hint = (
             "a datasource with a tenant column must keep its rows",

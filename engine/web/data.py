@@ -82,9 +82,7 @@ async def events(request: Request) -> Response:
     """`POST /v0/events?name=DATASOURCE`: NDJSON, JSON objects or a JSON array; answered when the rows are stored."""
     state, timer = state_of(request), Timer()
     query = query_of(request)
-    wait = query.get("wait", "false").lower()
-    visible = wait == "visible"
-    acknowledged = visible or flag(wait, False)
+    acknowledged, visible = _wait(query.get("wait", "false"))
     name, bound = _writer(request, state)
     timer.stage("auth")
     with state.gateway.room() as room:
@@ -119,6 +117,16 @@ def _writer(request: Request, state: State) -> tuple[str, str | None]:
     if not name:
         raise RookeryError(BAD_REQUEST, "no datasource named", hint="?name=DATASOURCE")
     return name, access.for_append(state.workspace.current, claims, name)
+
+
+def _wait(value: str) -> tuple[bool, bool]:
+    """Whether the caller waits for landing, and for its tenants' tables as well. Raises RK4009."""
+    if value.lower() == "visible":
+        return True, True
+    try:
+        return flag(value, False), False
+    except RookeryError as exc:
+        raise RookeryError(BAD_REQUEST, f"`wait` is true, false or visible, not {value[:40]!r}") from exc
 
 
 async def _visible(outcome: Outcome, patience: float) -> bool:

@@ -226,3 +226,13 @@ def test_a_file_that_is_wrong_changes_nothing(cli: Cli, server: Server) -> None:
     cli.write({"datasources/fine.yaml": KINDS, "endpoints/wrong.yaml": "sql: SELECT nothing FROM events\n"})
     assert "RK2007" in cli("push", code=1).err
     assert server.done("GET", "/v0/workspace") == before
+
+
+def test_a_plan_tells_that_the_fan_out_changes(cli: Cli, server: Server) -> None:
+    events = cli.directory / "datasources/events.yaml"
+    text = events.read_text()
+    assert "tenant: tenant_id" in text
+    events.write_text(text.replace("tenant: tenant_id", "tenant: {column: tenant_id, fanout: routed}"))
+    assert "fan-out of events: direct → routed" in cli("plan", code=3).out
+    told = cli("push", "--dry-run", "--json").json["fanout"]
+    assert told == [{"datasource": "events", "from": "direct", "to": "routed"}]

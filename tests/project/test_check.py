@@ -249,3 +249,8 @@ def test_a_name_that_ends_like_a_quarantine_is_refused() -> None:
     (problem,) = check(project(events_quarantine=PLAIN))
     assert problem.code.id == "RK1006"
     assert "bad rows" in problem.message
+
+
+def test_a_mode_of_fan_out_is_for_landing_datasources() -> None:
+    text = DAILY.replace("landing: false", "landing: false, fanout: routed")
+    assert found(daily=text) == [("RK1005", "daily:3:53")]

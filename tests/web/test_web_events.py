@@ -94,7 +94,8 @@ def test_wait_and_not(server: Server) -> None:
         response = server.post("/v0/events", server.admin_token, params=params, content=body)
         assert (response.status_code, response.json()) == (status, {"successful_rows": 1, "quarantined_rows": 0})
         assert len(stored(server, m)) == 1, "stored before it is acknowledged"
-    refused(server.post("/v0/events?name=events&wait=maybe", server.admin_token, content="{}"), 400, "RK4009")
+    told = refused(server.post("/v0/events?name=events&wait=maybe", server.admin_token, content="{}"), 400, "RK4009")
+    assert "visible" in told["error"]
 
 
 @pytest.mark.proves("B2")
