@@ -120,6 +120,7 @@ def test_a_pipe_that_comes_while_a_tenant_fails(home: House, mode: str) -> None:
         home.append(_rows(*OWN))
         home.push({f: t for f, t in _files(mode, "fresh").items() if "fresh" in f})
         home.append(_rows(*OWN))
+        assert home.visible(_rows("1", "3"))
         assert home.differences(("1", "3"), ["sums"]) == []
     finally:
         home.run(f"ALTER TABLE {home.nest('2')}.sums DROP CONSTRAINT poison")
