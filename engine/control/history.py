@@ -11,6 +11,7 @@ from engine.fanout.modes import settle
 from engine.plan.history import History, Progress, deliver, silent
 from engine.plan.state import RegistryJournal, Workspace
 from engine.schema import Name
+from engine.warehouse.catalog import wake_named
 
 log = structlog.get_logger("rookery.history")
 
@@ -36,8 +37,15 @@ def finish(workspace: Workspace) -> None:
             complete(workspace)
             resume(workspace)
             settle(workspace, workspace.current.build)
+            _wake_expiring(workspace)
         except RookeryError as exc:
             log.error("history could not be delivered; run the command again", error=exc.message)
+
+
+def _wake_expiring(workspace: Workspace) -> None:
+    """Load tables whose rows have a lifetime; nothing expires in a table that waits on disk."""
+    datasources = workspace.current.build.datasources.values()
+    wake_named(workspace.warehouse, workspace.name, [d.name for d in datasources if d.engine.ttl])
 
 
 def _sorted_out(workspace: Workspace, notes: list[History]) -> tuple[list[History], list[History]]:

@@ -29,7 +29,7 @@ from engine.plan.history import Progress, block_ranges, history, silent
 from engine.plan.state import RegistryJournal, Tenant, Workspace
 from engine.schema import Name, literal, nest_database, quote
 from engine.warehouse import ddl
-from engine.warehouse.catalog import read_schema
+from engine.warehouse.catalog import read_schema, wake
 from engine.warehouse.port import Input
 
 PLACEMENTS = ("pooled", "tables")
@@ -247,6 +247,7 @@ def show(workspace: Workspace, tenant: str) -> dict[str, Any]:
     nest = row.nest(workspace.name)
     objects: list[dict[str, Any]] = []
     if nest:
+        wake(workspace.warehouse, nest)
         found = workspace.warehouse.query(
             "SELECT name, engine, ifNull(total_rows, 0) AS rows, ifNull(total_bytes, 0) AS bytes FROM system.tables "
             "WHERE database = {d:String} AND engine NOT IN ('MaterializedView', {i:String}) ORDER BY name",

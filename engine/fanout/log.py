@@ -101,14 +101,16 @@ class Log:
 
 
 def copies(workspace: Workspace, datasource: str) -> dict[str, Name | None]:
-    """Tenants whose nest has a copy of a landing datasource, and the view on landing that fills it, if one does."""
+    """Tenants whose nest has a copy of a landing datasource, and the view on landing that fills it, if one does.
+
+    Nests are known by their names: tables that wait on disk do not show their marks.
+    """
     found = workspace.warehouse.query(
-        "SELECT JSONExtractString(comment, 'tenant'), any(database), max(engine = 'MaterializedView'), "
-        "max(engine != 'MaterializedView') AS copy FROM system.tables "
-        "WHERE startsWith(database, {w:String}) AND name IN ({d:String}, {v:String}) "
-        "AND JSONExtractString(comment, 'kind') IN ('nest', 'view') "
-        "AND JSONExtractString(comment, 'workspace') = {n:String} AND JSONHas(comment, 'tenant') "
-        "GROUP BY 1 HAVING copy ORDER BY 1",
-        {"w": f"{workspace.name}_nest", "d": datasource, "v": f"_rk_{datasource}", "n": workspace.name},
+        "SELECT database, max(engine = 'MaterializedView'), max(engine != 'MaterializedView') AS copy "
+        "FROM system.tables WHERE startsWith(database, {w:String}) AND name IN ({d:String}, {v:String}) "
+        "GROUP BY 1 HAVING copy",
+        {"w": f"{workspace.name}_nest", "d": datasource, "v": f"_rk_{datasource}"},
     )
-    return {str(t): Name(d, f"_rk_{datasource}") if view else None for t, d, view, _ in found.rows}
+    views = {str(d): Name(d, f"_rk_{datasource}") if view else None for d, view, _ in found.rows}
+    nests = {t.id: t.nest(workspace.name) for t in workspace.current.tenants.values()}
+    return {t: views[nest] for t, nest in sorted(nests.items()) if nest in views}

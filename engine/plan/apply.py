@@ -33,7 +33,7 @@ from engine.plan.steps import (
     Step,
 )
 from engine.warehouse import ddl
-from engine.warehouse.port import Warehouse
+from engine.warehouse.port import Capabilities, Warehouse
 
 log = structlog.get_logger("rookery.plan")
 
@@ -139,7 +139,7 @@ def _run_all(warehouse: Warehouse, steps: Sequence[Step]) -> None:
 
 def _run(warehouse: Warehouse, step: Step) -> None:
     try:
-        warehouse.execute(_sql(step))
+        warehouse.execute(_sql(step, warehouse.capabilities))
     except RookeryError as exc:
         raise RookeryError(
             APPLY_FAILED,
@@ -149,9 +149,9 @@ def _run(warehouse: Warehouse, step: Step) -> None:
         ) from exc
 
 
-def _sql(step: Step) -> str:
+def _sql(step: Step, able: Capabilities) -> str:
     if isinstance(step, CreateDatabase):
-        return ddl.create_database(step.database)
+        return ddl.create_database(step.database, sleeping=able.sleeping and ddl.is_nest(step.database))
     if isinstance(step, DropDatabase):
         return ddl.drop_database(step.database)
     if isinstance(step, CreateTable):

@@ -11,10 +11,19 @@ from engine.warehouse.render import settings_list
 _NEST = "_nest"
 
 
-def create_database(name: str, mark: Mark | None = None) -> str:
-    """A database with our mark; without one given, the mark of the workspace that its name belongs to."""
+def create_database(name: str, mark: Mark | None = None, *, sleeping: bool = False) -> str:
+    """A database with our mark; without one given, the mark of the workspace that its name belongs to.
+
+    If it is `sleeping`, its tables are loaded when they are touched first, and not with the engine.
+    """
     mark = mark or Mark(name.partition(_NEST)[0], name, "database")
-    return f"CREATE DATABASE IF NOT EXISTS {quote(name)} COMMENT {literal(mark.text())}"
+    engine = " ENGINE = Atomic SETTINGS lazy_load_tables = 1" if sleeping else ""
+    return f"CREATE DATABASE IF NOT EXISTS {quote(name)}{engine} COMMENT {literal(mark.text())}"
+
+
+def is_nest(database: str) -> bool:
+    """Whether a database of ours is a tenant's."""
+    return _NEST in database
 
 
 def create_table(table: Table) -> str:

@@ -124,7 +124,7 @@ class EmbeddedWarehouse:
             self._sound = {name: value for name, value in SOUND.items() if name in known}
             handle.set(self._sound)
         self._pinned = {name: value for name, value in PINNED.items() if name in known}
-        return Capabilities(version=version, embedded=True, readers=readers)
+        return Capabilities(version=version, embedded=True, readers=readers, sleeping=True)
 
     def _writer(self) -> Handle:
         return self._handle(lambda handle: handle.set(self._sound))

@@ -72,11 +72,12 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What the database behind the port can do. `durable_fence`: all inserts pass through this process."""
+    """What the database behind the port can do. `sleeping`: nests' tables may wait on disk until they are touched."""
 
     version: str
     embedded: bool
     readers: int
+    sleeping: bool = False
 
 
 class Stream(Protocol):
