@@ -132,7 +132,8 @@ def push(
         grant_declared(workspace, project)
         snapshot = workspace.refresh()
         settle(workspace, snapshot.build)
-        note_repaired(workspace)
+        if suspended(workspace):
+            note_repaired(workspace, desired_schema(snapshot.build, snapshot))
         router.nudge()
         sound = [t for t, row in snapshot.tenants.items() if row.placement == "tables" and t not in failing]
         router.wait_for(sound, progress)

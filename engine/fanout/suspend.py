@@ -14,7 +14,7 @@ import structlog
 
 from engine.errors import UNDELIVERED, RookeryError
 from engine.fanout.poison import Block, why_it_fails, without_poisoned
-from engine.plan.state import Workspace
+from engine.plan.state import Snapshot, Workspace
 from engine.schema import Name, Schema, View
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema
@@ -70,13 +70,21 @@ def suspend_culprit(workspace: Workspace, exc: RookeryError, block: Block | None
     lesser = without_poisoned(workspace, view, block) if block is not None else None
     without = lesser.mark.without if lesser is not None and lesser.mark is not None else ()
     moment = datetime.now(UTC).isoformat(timespec="seconds")
-    note = {"error": error[:1000], "since": moment, "fingerprint": view.mark.fingerprint, "without": [*without]}
+    note = {
+        "error": error[:1000],
+        "since": moment,
+        "fingerprint": view.mark.fingerprint,
+        "datasource": block.datasource if block is not None else None,
+        "tenant": view.mark.tenant,
+        "without": [*without],
+    }
     # Noted first: whoever finds the view gone or narrowed knows why.
     workspace.registry.write(KIND, {str(view.name): note})
     with workspace.fence.exclusive():
         workspace.warehouse.execute(ddl.drop_view(view.name))
         if lesser is not None:
             workspace.warehouse.execute(ddl.create_view(lesser))
+    workspace.refresh()
     log.error("a view failed and was taken down", view=str(view.name), goes_on_without=without, error=error)
     return view.name
 
@@ -98,13 +106,20 @@ def suspended(workspace: Workspace) -> list[dict[str, Any]]:
     return [{"view": name, **body} for name, body in sorted(workspace.registry.read(KIND).items())]
 
 
-def note_repaired(workspace: Workspace) -> None:
+def kept_from(snapshot: Snapshot, datasource: str) -> frozenset[str] | None:
+    """Tenants whose tables lack rows of a landing datasource, since a view is down; None if it may be everybody."""
+    mine = [n for n in snapshot.suspended.values() if n.get("datasource") == datasource]
+    tenants = [[n["tenant"]] if n["tenant"] is not None else n["without"] for n in mine]
+    return None if not all(tenants) else frozenset(t for some in tenants for t in some)
+
+
+def note_repaired(workspace: Workspace, wanted: Schema) -> None:
     """Forget views that stand again, or that nothing wants any more."""
-    names = workspace.registry.read(KIND)
-    if names:
-        live = read_schema(workspace.warehouse, workspace.name).views.values()
-        whole = {str(v.name) for v in live if not (v.mark and v.mark.without)}
-        workspace.registry.remove(KIND, [n for n in names if n in whole])
+    live = read_schema(workspace.warehouse, workspace.name).views.values()
+    whole = {str(v.name) for v in live if not (v.mark and v.mark.without)}
+    missing = {str(n) for n in wanted.views} - whole
+    workspace.registry.remove(KIND, [n["view"] for n in suspended(workspace) if n["view"] not in missing])
+    workspace.refresh()
 
 
 def still_failing(workspace: Workspace, wanted: Schema) -> dict[Name, str]:

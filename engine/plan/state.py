@@ -29,7 +29,7 @@ from engine.warehouse.registry import Registry
 
 T = TypeVar("T")
 Placement = Literal["pooled", "tables"]
-KINDS = ("resource", "tenant", "token", "key", "secret", "fanout")
+KINDS = ("resource", "tenant", "token", "key", "secret", "fanout", "suspended")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,8 @@ class Snapshot:
     secret: str
     modes: Mapping[str, str] = field(default_factory=dict)
     """How landing datasources reach the nests, `direct` or `routed`; `direct` where nothing is said."""
+    suspended: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Views that are down, or go on without some tenants, with what is noted of them."""
     memo: dict[object, object] = field(default_factory=dict)
     """Room for what is derived from the snapshot on first use."""
 
@@ -163,6 +165,7 @@ class Workspace:
             keys=tuple(sorted(keys, key=lambda k: (k.retires is not None, k.id))),
             secret=rows["secret"]["static"]["secret"],
             modes={n: str(b["mode"]) for n, b in rows.get("fanout", {}).items()},
+            suspended=rows.get("suspended", {}),
         )
 
 

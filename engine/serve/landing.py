@@ -14,7 +14,7 @@ from typing import Protocol
 from engine.compiler.scope import tenant_literal
 from engine.fanout.landed import Landed
 from engine.fanout.poison import Block
-from engine.fanout.suspend import insert_to_all
+from engine.fanout.suspend import insert_to_all, kept_from
 from engine.plan.state import Workspace
 from engine.schema import Name, literal
 from engine.serve.batch import Batch
@@ -69,9 +69,24 @@ class Landing:
                 if wanted and router is not None:
                     router.withdraw(source.name, batch.id)
                 raise
+            everywhere = everywhere and not self._misses(batch)
             batch.visible = _told(everywhere)
             if wanted and router is not None:
                 router.landed(self._handed(batch, everywhere))
+
+    def _misses(self, batch: Batch) -> bool:
+        """Whether rows of the batch do not reach all of their tenants' tables, since a view is down."""
+        tenants = kept_from(self._workspace.current, batch.stage.source.name)
+        if tenants is None or batch.bound is not None:
+            return tenants is None or batch.bound in tenants
+        if not tenants or batch.stage.tenant is None:
+            return False
+        found = self._workspace.warehouse.query(
+            f"SELECT 1 FROM {batch.table.sql()} WHERE ({batch.condition}) "
+            f"AND has({{t:Array(String)}}, {batch.stage.tenant.value}) LIMIT 1",
+            {"t": [*sorted(tenants)]},
+        )
+        return bool(found.rows)
 
     def _order(self, datasource: str) -> threading.Lock:
         with self._lock:

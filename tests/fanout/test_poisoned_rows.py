@@ -90,6 +90,8 @@ def test_only_the_tenants_of_poisoned_rows_are_left_out(home: House) -> None:
     assert _told(home) == {v: ["19", "7"] for v in views}
     assert _lacking(home, "pooled") == _lacking(home, "everybodys") == {"7", "19"}
 
+    assert not home.visible(_rows(["1", "19"])) and home.visible(_rows(["1", "2"]))
+
     # A further tenant joins them; whoever is out stays out, also with good rows.
     assert home.append([*_rows(["7", "8"]), *_rows(["8"], n=0)]).rows == 3
     assert home.append(_rows(["7", "9", "100"])).rows == 3
@@ -117,6 +119,7 @@ def test_repairing_in_vain_harms_nobody_and_a_mended_pipe_has_every_row(home: Ho
     _push(home, mended, allow=frozenset({"pooled_shares", "all_shares"}))
     assert _told(home) == {}
     assert _lacking(home, "pooled") == _lacking(home, "everybodys") == set()
+    assert home.visible(_rows(["7"]))
     assert home.visible(_rows(OWN, n=0))
     assert _lacking(home, "pooled") == _lacking(home, "everybodys") == set()
 
@@ -135,7 +138,17 @@ def test_a_view_that_fails_on_everybody_is_taken_down(home: House) -> None:
     many = OWN[: MOST_TENANTS + 1]
     home.append([*_rows(OWN), *_rows(many, n=0)])
     assert _told(home) == {"main._rk_pooled_shares": [], "main._rk_all_shares": []}
-    assert home.rows("SELECT sum(events) FROM main.totals") == [(len(OWN) + len(many),)]
+    assert not home.visible(_rows(["30"]))
+    assert home.rows("SELECT sum(events) FROM main.totals") == [(len(OWN) + len(many) + 1,)]
+
+
+def test_a_view_that_nobody_wants_any_more_is_forgotten(home: House) -> None:
+    home.append([*_rows(OWN), *_rows(["7"], n=0)])
+    files = {f: t for f, t in _files("direct").items() if "shares" not in f and "events" not in f}
+    options = PushOptions(prune=True, allow=frozenset({"pooled_shares", "all_shares", "pooled", "everybodys"}))
+    events = home.workspace.current.sources["events"]
+    push(home.workspace, {"events": events, **{Path(f).stem: Source(t, f) for f, t in files.items()}}, options)
+    assert _told(home) == {} and home.visible(_rows(["7"]))
 
 
 def test_a_killed_insert_is_completed_past_poisoned_rows(home: House) -> None:
