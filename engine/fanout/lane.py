@@ -37,7 +37,7 @@ PATIENCE = 5.0
 LONG = 0.5
 """Seconds of a flush from which on the next one waits for batches that come in quick succession."""
 QUIET = 0.05
-SHARE = 0.1
+SHARE = 0.25
 """It waits until none has come for so many seconds, and no longer than this share of what the last flush took."""
 OURS = "g:"
 """How the identities of the gateway's batches begin."""
