@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from threading import RLock
 
-from engine.compiler.build import scratch_database
 from engine.compiler.definitions import type_probe
 from engine.compiler.memory import Memory
+from engine.compiler.state import scratch_database
 from engine.errors import RookeryError
 from engine.schema import Column, Mark, Name, Schema, Table, fingerprint
 from engine.warehouse import ddl

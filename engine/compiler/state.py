@@ -1,0 +1,65 @@
+"""What the compiler's passes share: the build in the making, and what is asked of an engine on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from engine.compiler import storage
+from engine.compiler.compose import Composer
+from engine.compiler.definitions import Definer
+from engine.compiler.params import Value
+from engine.compiler.pipes import CompiledPipe
+from engine.compiler.scope import Relation
+from engine.errors import Collector, RookeryError
+from engine.project.model import Datasource, Project
+from engine.schema import Column, Table
+
+
+def scratch_database(workspace: str) -> str:
+    """The database in which pipes are analysed over empty tables."""
+    return f"{workspace}_scratch"
+
+
+class Analyser(Definer, Protocol):
+    """What the compiler asks of an engine about types."""
+
+    def describe(self, sql: str, bindings: Mapping[str, Value], tables: Iterable[Table]) -> tuple[Column, ...]:
+        """Output columns of a SELECT over empty tables that are created for it in the scratch database."""
+        ...
+
+
+@dataclass(slots=True)
+class State:
+    """A build in the making. `failed` are resources whose problems have been told, or that stand on such."""
+
+    project: Project
+    workspace: str
+    analyser: Analyser
+    composer: Composer
+    problems: Collector = field(default_factory=Collector)
+    failed: set[str] = field(default_factory=set)
+    warnings: list[RookeryError] = field(default_factory=list)
+    relations: dict[str, Relation] = field(default_factory=dict)
+    datasources: dict[str, Datasource] = field(default_factory=dict)
+    pipes: dict[str, CompiledPipe] = field(default_factory=dict)
+    order: list[str] = field(default_factory=list)
+    outputs: dict[str, tuple[Column, ...]] = field(default_factory=dict)
+
+
+def scratch_table(state: State, name: str) -> Table:
+    """A datasource's empty table to analyse over."""
+    source = state.datasources[name]
+    return storage.workspace_table(source, scratch_database(state.workspace))
+
+
+def datasources_of(state: State, name: str, seen: set[str]) -> set[str]:
+    """Datasources that a pipe reads, itself or through other pipes."""
+    found: set[str] = set()
+    for read in state.pipes[name].reads:
+        if read in state.relations:
+            found.add(read)
+        elif read in state.pipes and read not in seen:
+            found |= datasources_of(state, read, seen | {read})
+    return found

@@ -1,0 +1,216 @@
+"""Where materialized pipes deliver: which inserts fire them, whether their output fits, and whose rows it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from engine.compiler import storage
+from engine.compiler.lineage import check_lineage, named
+from engine.compiler.pipes import CompiledPipe, MaterializedTarget
+from engine.compiler.state import State, datasources_of
+from engine.errors import (
+    TARGET_COLUMNS,
+    TENANT_MIX,
+    TENANT_OUTPUT,
+    UNKNOWN_TABLE,
+    VIEW_SHAPE,
+    Place,
+    RookeryError,
+)
+from engine.project.model import Column as SourceColumn
+from engine.project.model import Datasource, Tenant
+from engine.schema import Column
+
+
+def fit_target(state: State, pipe: CompiledPipe, target: MaterializedTarget) -> None:
+    """Hold a pipe's output against its target, and complete both. Raises what does not fit."""
+    outputs = {c.name: c for c in state.outputs[pipe.name]}
+    source = state.datasources.get(target.name)
+    if source is None:
+        source = _implicit_target(state, pipe, target)
+    trigger = _triggers(state, pipe)
+    if target.per_tenant:
+        source = _tenant_target(state, pipe, target, source, trigger, outputs)
+    elif source.tenant_column is not None:
+        _must_keep_tenants_apart(state, pipe, source.tenant_column)
+    missing = [c.name for c in source.columns if c.name not in outputs and not c.default]
+    extra = [n for n in outputs if n not in {c.name for c in source.columns}]
+    if extra and not missing and _by_star(state, pipe, extra):
+        state.warnings.append(_left_out(pipe, target, extra))
+    elif missing or extra:
+        names = ", ".join(f"`{n}`" for n in missing or extra)
+        verb = "does not output" if missing else "outputs"
+        raise RookeryError(
+            TARGET_COLUMNS,
+            f"pipe `{pipe.name}` {verb} {names}, which target `{target.name}` {'needs' if missing else 'lacks'}",
+            hint="give the output the target's column names with AS, or change the target's columns",
+            place=pipe.place,
+        )
+    state.datasources[target.name] = source
+    state.relations[target.name] = storage.relation(
+        source, target_of_tenants=target.per_tenant, drop_tenant=target.drop_tenant_column
+    )
+    selected = tuple(c.name for c in source.columns if c.name in outputs)
+    state.pipes[pipe.name] = replace(pipe, target=replace(target, columns=selected, triggers=trigger))
+
+
+def _by_star(state: State, pipe: CompiledPipe, names: list[str]) -> bool:
+    """Whether a `*` puts out these columns: what a datasource has gained since must not break who reads it."""
+    read = {c for d in datasources_of(state, pipe.name, set()) for c in state.relations[d].columns}
+    return pipe.published_text().outputs is None and read.issuperset(names)
+
+
+def _left_out(pipe: CompiledPipe, target: MaterializedTarget, names: list[str]) -> RookeryError:
+    listed = ", ".join(f"`{n}`" for n in names)
+    return RookeryError(
+        TARGET_COLUMNS,
+        f"pipe `{pipe.name}` selects {listed} by `*`, which target `{target.name}` lacks; it stays without",
+        hint="add the column to the target to have it there, or name the pipe's columns instead of `*`",
+        place=pipe.place,
+    )
+
+
+def _triggers(state: State, pipe: CompiledPipe) -> tuple[str, ...]:
+    """The datasource whose inserts fire each branch of the view: the left-most table, chased through nodes."""
+    found = []
+    for leftmost in pipe.published_text().branch_leftmost:
+        name = _chase(state, pipe, leftmost)
+        if name is None or (name not in state.project.datasources and name not in state.datasources):
+            raise RookeryError(
+                VIEW_SHAPE,
+                f"pipe `{pipe.name}` cannot be a materialized view: its first table is not a datasource",
+                hint="a view fires on inserts into the left-most table of its FROM; put the datasource there",
+                place=pipe.place,
+            )
+        found.append(name)
+    return tuple(found)
+
+
+def _chase(state: State, pipe: CompiledPipe, name: str | None) -> str | None:
+    while name is not None and name not in state.datasources:
+        node = pipe.node(name)
+        if node is not None:
+            text = node.static
+        elif name in state.pipes:
+            pipe = state.pipes[name]
+            text = pipe.published_text() if pipe.published else None
+        else:
+            return None
+        if text is None or len(text.branch_leftmost) != 1:
+            return None
+        name = text.branch_leftmost[0]
+    return name
+
+
+def _implicit_target(state: State, pipe: CompiledPipe, target: MaterializedTarget) -> Datasource:
+    if target.engine is None:
+        raise RookeryError(
+            UNKNOWN_TABLE,
+            f"target `{target.name}` of pipe `{pipe.name}` is not declared",
+            hint=f"write datasources/{target.name}.yaml, or give the pipe's `materialize` an `engine`",
+            place=pipe.place,
+        )
+    columns = []
+    for output in state.outputs[pipe.name]:
+        try:
+            columns.append(SourceColumn(name=output.name, type=output.type))
+        except ValueError as exc:
+            raise RookeryError(
+                TARGET_COLUMNS,
+                f"pipe `{pipe.name}` outputs `{output.name[:80]}`, which cannot be the name of a column",
+                hint="give the output a name with AS",
+                place=pipe.place,
+            ) from exc
+    return Datasource(name=target.name, columns=tuple(columns), engine=target.engine)
+
+
+def _tenant_target(
+    state: State,
+    pipe: CompiledPipe,
+    target: MaterializedTarget,
+    source: Datasource,
+    triggers: tuple[str, ...],
+    outputs: Mapping[str, Column],
+) -> Datasource:
+    """A per-tenant target carries the tenant column of what feeds it, first in its sorting key."""
+    columns = {state.relations[t].tenant for t in triggers}
+    tenant = next(iter(columns)) if len(columns) == 1 else None
+    if tenant is None:
+        raise RookeryError(
+            TENANT_OUTPUT,
+            f"per-tenant pipe `{pipe.name}` reads `{triggers[0]}`, which has no tenant column of one name",
+            hint="a per-tenant pipe starts from a landing datasource or another per-tenant target",
+            place=pipe.place,
+        )
+    if tenant not in outputs:
+        raise RookeryError(
+            TENANT_OUTPUT,
+            f"per-tenant pipe `{pipe.name}` must output the tenant column `{tenant}`",
+            hint=f"add `{tenant}` to the SELECT (and to its GROUP BY); `drop_tenant_column: true` hides it later",
+            place=pipe.place,
+        )
+    _must_keep_tenants_apart(state, pipe, tenant)
+    if source.sorting_key[:1] != (tenant,):
+        raise RookeryError(
+            TENANT_OUTPUT,
+            f"target `{target.name}` must have `{tenant}` first in its sorting key",
+            hint=f"sorting_key: [{', '.join((tenant, *(k for k in source.sorting_key if k != tenant)))}]",
+            place=source.place,
+        )
+    return source.model_copy(update={"tenant": Tenant(column=tenant, landing=False)})
+
+
+def _must_keep_tenants_apart(state: State, pipe: CompiledPipe, tenant: str) -> None:
+    """Refuse a pipe into a datasource with a tenant column unless rows keep their tenant. Raises RK2013."""
+    reads = datasources_of(state, pipe.name, set())
+    if not any(state.relations[n].tenant for n in reads):
+        return
+    names = {c for n in reads for c in state.relations[n].columns} | _named_in(state, pipe, set())
+    if not _keeps_tenants_apart(state, pipe, tenant, {}, frozenset(names)):
+        message = f"pipe `{pipe.name}` fills a datasource of tenants with rows that have lost theirs"
+        raise RookeryError(TENANT_MIX, message, hint="read the datasource first in FROM", place=pipe.place)
+
+
+def _named_in(state: State, pipe: CompiledPipe, seen: set[str]) -> set[str]:
+    """Every name that a pipe, or one that it reads, gives to a value."""
+    found: set[str] = set()
+    for node in pipe.needed():
+        if node.static is not None:
+            found |= named(state.composer.verifier.tree(node.static.canonical))
+        for read in sorted(node.reads & frozenset(state.pipes) - seen):
+            seen.add(read)
+            found |= _named_in(state, state.pipes[read], seen)
+    return found
+
+
+def _keeps_tenants_apart(
+    state: State, pipe: CompiledPipe, tenant: str, known: dict[str, bool], names: frozenset[str]
+) -> bool:
+    """Whether a pipe's output holds tenants' rows; each node is proved to keep them apart. Raises RK2013."""
+    bearing = {n for n, r in state.relations.items() if r.tenant == tenant}
+    for node in pipe.needed():
+        for read in sorted(node.reads & frozenset(state.relations)):
+            other = state.relations[read].tenant
+            if other not in (None, tenant):
+                message = f"`{read}` names its tenants `{other}`, not `{tenant}`"
+                hint = "datasources that are read together have one tenant column"
+                raise RookeryError(TENANT_MIX, message, hint=hint, place=node.place)
+        for read in node.reads & frozenset(state.pipes):
+            if read not in known:
+                known[read] = _keeps_tenants_apart(state, state.pipes[read], tenant, known, names)
+            bearing |= {read} if known[read] else set()
+        if node.static is None:
+            raise RookeryError(
+                VIEW_SHAPE, f"node `{node.name}` is a template, which a view cannot be", place=node.place
+            )
+        try:
+            tree = state.composer.verifier.tree(node.static.canonical)
+            holds = check_lineage(tree, tenant, frozenset(bearing), names)
+        except RookeryError as exc:
+            place = Place(
+                node.place.file, node.place.line, node.place.column, f"pipe `{pipe.name}`, node `{node.name}`"
+            )
+            raise RookeryError(exc.code, exc.message, hint=exc.hint, place=place) from exc
+        bearing |= {node.name} if holds else set()
+    return pipe.published in bearing
