@@ -199,10 +199,12 @@ def _claims(body: Mapping[str, Any], workspace: str) -> Claims:
 def _rps(body: Mapping[str, Any]) -> int | None:
     """Requests per second. A limit that is not understood is refused, so that none is believed that is not there."""
     limits = body.get("limits", {})
-    rps = limits.get("rps", 0) if isinstance(limits, dict) else None
-    if not isinstance(rps, int) or isinstance(rps, bool) or set(limits) - {"rps"}:
-        raise RookeryError(BAD_TOKEN, "the token's limits are not understood")
-    return rps if rps > 0 else None
+    rps = limits.get("rps") if isinstance(limits, dict) else 0
+    if rps is None and not limits:
+        return None
+    if not isinstance(rps, int) or isinstance(rps, bool) or rps < 1 or set(limits) - {"rps"}:
+        raise RookeryError(BAD_TOKEN, "the token's limits are not understood", hint="rps is a whole number from 1")
+    return rps
 
 
 # --- static tokens -----------------------------------------------------------------------------------------------

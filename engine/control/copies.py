@@ -67,7 +67,8 @@ def _closer(patient: Patient, relation: Relation, table: Table, tenant: str, cop
 
 
 def _checksum(relation: Relation) -> str:
-    return f"count(), groupBitXor(cityHash64({', '.join(map(quote, relation.columns))}))"
+    # A hash of a null is null, and nulls do not count in an aggregate; as text they do.
+    return f"count(), groupBitXor(cityHash64(formatRow('TSV', {', '.join(map(quote, relation.columns))})))"
 
 
 def _of_copy(patient: Patient, relation: Relation, copy: Name) -> Sum:

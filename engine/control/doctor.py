@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.control import copies, symptoms
 from engine.control.findings import WARNING, Finding, Patient, unwell
-from engine.control.push import desired_schema, plan_for
+from engine.control.push import broken_views, desired_schema, plan_for
 from engine.errors import FOREIGN_OBJECT, RookeryError
 from engine.plan.state import Workspace
 from engine.warehouse.catalog import read_schema
@@ -96,7 +96,8 @@ def _patient(workspace: Workspace) -> Patient:
 def _drift(patient: Patient) -> Iterator[Finding]:
     """What a push of nothing would do."""
     try:
-        steps = plan_for(patient.workspace, patient.snapshot, patient.snapshot.build).steps
+        broken = broken_views(patient.workspace, patient.snapshot, patient.snapshot.build)
+        steps = plan_for(patient.workspace, patient.snapshot, patient.snapshot.build, broken=broken).steps
     except RookeryError as exc:
         if exc.code is not FOREIGN_OBJECT:
             raise

@@ -83,8 +83,9 @@ def lags(workspace: Workspace) -> dict[str, Lag]:
             for tenant in cohort.members if cohort.error else ():
                 add(tenant, Lag(error=cohort.error))
     for view in suspended(workspace):
+        what = "goes on without this tenant" if view.get("without") else "is down"
         for tenant in view.get("without") or _waiting(snapshot, view["view"]):
-            add(tenant, Lag(error=f"{view['view']} is down: {view['error']}"))
+            add(tenant, Lag(error=f"{view['view']} {what}: {view['error']}"))
     return found
 
 

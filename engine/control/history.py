@@ -17,14 +17,23 @@ log = structlog.get_logger("rookery.history")
 
 
 def resume(workspace: Workspace, progress: Progress = silent) -> dict[str, int]:
-    """Deliver every noted history whose view stands; a note whose view never came to be is struck off."""
+    """Deliver every noted history whose view stands; a note whose view never came to be is struck off.
+
+    What cannot be delivered stays noted and is told in the log, and by the doctor; nobody else waits for it.
+    """
     journal = RegistryJournal(workspace.registry)
     outstanding = journal.outstanding()
     if not outstanding:
         return {}
     valid, void = _sorted_out(workspace, outstanding)
     journal.strike(void)
-    return deliver(valid, workspace.warehouse, journal, progress)
+    delivered: dict[str, int] = {}
+    for item in valid:
+        try:
+            delivered |= deliver([item], workspace.warehouse, journal, progress)
+        except RookeryError as exc:
+            log.error("history waits", view=item.view, tenant=item.tenant, error=exc.detail or exc.message)
+    return delivered
 
 
 def finish(workspace: Workspace) -> None:

@@ -28,17 +28,19 @@ from engine.errors import (
 )
 from engine.fanout.modes import changes as mode_changes
 from engine.fanout.modes import settle
+from engine.fanout.poison import why_it_fails
 from engine.fanout.router import router_of
 from engine.fanout.suspend import note_repaired, still_failing, suspended
 from engine.plan.apply import apply
 from engine.plan.diff import diff, with_feeders
 from engine.plan.history import Progress, silent
 from engine.plan.state import RegistryJournal, Snapshot, Source, Workspace, parse_sources
-from engine.plan.steps import CreateTable, CreateView, Plan
+from engine.plan.steps import CreateTable, CreateView, DropTable, Plan
 from engine.project.check import check
 from engine.project.model import Project
 from engine.schema import Name, Schema
 from engine.warehouse.catalog import occupied, read_schema
+from engine.warehouse.errors import sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ def push(
         if not options.dry_run:
             settle(workspace, snapshot.build)
             snapshot = workspace.refresh()
-        broken = _broken(workspace, snapshot, compiled)
+        broken = broken_views(workspace, snapshot, compiled)
         if changes and not options.prune and _only_endpoints(changes, snapshot, compiled):
             plan = plan_for_workspace(workspace, snapshot, compiled, broken)
         else:
@@ -125,6 +127,7 @@ def push(
         if options.dry_run:
             return result
         _permit(plan, options.allow)
+        _try_out(workspace, plan)
         router = router_of(workspace)
         failing = router.failing()
         delivered = run(workspace, plan, progress)
@@ -140,7 +143,25 @@ def push(
         return replace(result, applied=True, delivered=delivered)
 
 
-def _broken(workspace: Workspace, snapshot: Snapshot, compiled: Build) -> Mapping[Name, str]:
+def _try_out(workspace: Workspace, plan: Plan) -> None:
+    """Run queries that will fill tables anew over what they will read, before anything is dropped. Raises RK3012.
+
+    What is derived from a table that is made anew cannot be tried. What is new need not: nothing is lost by it.
+    """
+    dropped = {s.name for s in plan.steps if isinstance(s, DropTable)}
+    for step in plan.steps:
+        if isinstance(step, CreateView) and step.view.target in dropped and step.view.source not in dropped:
+            why = why_it_fails(workspace, step.view)
+            if why is not None:
+                raise RookeryError(
+                    STILL_FAILING,
+                    f"`{step.view.name}` would fail on rows that are there, so nothing was changed: {sentence(why)}",
+                    hint="change the pipe so that it takes such rows",
+                    detail=why,
+                )
+
+
+def broken_views(workspace: Workspace, snapshot: Snapshot, compiled: Build) -> Mapping[Name, str]:
     """Views that were taken down, are wanted as they were, and would fail again, and why."""
     return still_failing(workspace, desired_schema(compiled, snapshot)) if suspended(workspace) else {}
 

@@ -22,7 +22,7 @@ from engine.control.fanout import Lag, lags
 from engine.control.history import resume
 from engine.control.ids import check_id
 from engine.control.push import plan_for_tenants, run
-from engine.errors import BAD_VALUE, PLACEMENT, UNKNOWN_TENANT, RookeryError
+from engine.errors import APPLY_FAILED, BAD_VALUE, PLACEMENT, UNKNOWN_TENANT, RookeryError
 from engine.fanout.modes import settle
 from engine.fanout.router import router_of
 from engine.plan.history import Progress, block_ranges, history, silent
@@ -120,7 +120,15 @@ def _join_pool(workspace: Workspace, tenants: Sequence[str], progress: Progress)
             journal.settle()
             body = b"\n".join(b'{"id":' + _json(t) + b"}" for t in fresh)
             workspace.warehouse.insert(pool, body, Input.NDJSON, ("id",), {"async_insert": 0})
-    return len(resume(workspace, progress))
+    delivered = resume(workspace, progress)
+    stuck = next((h for h in journal.outstanding() if h.tenant in tenants), None)
+    if stuck is not None:
+        raise RookeryError(
+            APPLY_FAILED,
+            f"the history of `{stuck.view}` cannot be delivered for tenant `{stuck.tenant}`",
+            hint="mend the pipe, or the tenant's rows, and run the command again; the server's log tells more",
+        )
+    return len(delivered)
 
 
 def _is_landing(build: Build, source: Name) -> bool:

@@ -134,12 +134,14 @@ class Lane(threading.Thread):
         Raises RK6003 when a batch is in landing that its gateway does not hand over: it waits for the fence itself.
         """
         deadline = time.monotonic() + PATIENCE
+        goal = self._delivery.log().head()
         while not self._closed:
             if self._again or self._queue or self.main.cursor.piece is not None:
                 self._turn()
                 continue
-            self._poll()
-            if not self._delivery.log().blocks(self.main.cursor.at, 1):
+            self._poll(goal)
+            # What other programs have inserted since is left for later.
+            if not any(b.number <= goal for b in self._delivery.log().blocks(self.main.cursor.at, 1)):
                 return self.main.cursor.at
             # A batch is in landing and about to be handed over.
             if time.monotonic() > deadline:
@@ -155,10 +157,9 @@ class Lane(threading.Thread):
 
     def passed(self, tenants: Collection[str]) -> dict[str, Reach]:
         """How much of the log each tenant's nest has received for sure. The lane must be held, and so the fence."""
-        strays = {t: c.cursor for c in self.strays for t in c.members}
-        if not strays.keys() >= set(tenants):
+        if self.main.members.intersection(tenants):
             self.settled()
-            strays = {t: c.cursor for c in self.strays for t in c.members}
+        strays = {t: c.cursor for c in self.strays for t in c.members}
         main = Reach(self.main.cursor.at)
         own = {t: Reach(c.at, c.done) for t, c in strays.items()}
         return {t: own.get(t) or (main if t in self.main.members else Reach(0)) for t in tenants}
@@ -334,8 +335,8 @@ class Lane(threading.Thread):
         self.main.cursor = self.main.cursor.finished(piece)
         self._journal.write(self.datasource, self.main.cursor)
 
-    def _poll(self) -> None:
-        """Move the main cursor over what is done, and deliver blocks that came past the gateway."""
+    def _poll(self, goal: int | None = None) -> None:
+        """Move the main cursor over what is done, and deliver blocks that came past the gateway, as far as a goal."""
         self._polled = time.monotonic()
         reader = self._delivery.log()
         while not self._closed:
@@ -353,6 +354,8 @@ class Lane(threading.Thread):
             if moved.piece is None:
                 return
             self._deliver_main(moved.piece)
+            if goal is not None and self.main.cursor.at >= goal:
+                return
             if self._queue:
                 # Others' rows do not keep the gateway's waiting.
                 self._polled = 0.0

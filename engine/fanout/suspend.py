@@ -24,9 +24,11 @@ log = structlog.get_logger("rookery.fanout")
 KIND = "suspended"
 MOST_VIEWS = 100
 """Failing views that are taken down for one batch."""
-_PART = r"`?([^`\s:]+?)`?"
-_PUSHING = re.compile(rf"while pushing to view {_PART}\.{_PART}(?=[:.\s(]|$)")
-_TARGET = re.compile(r"Target table '`?([^'`]+?)`?\.`?([^'`]+?)`?' of view")
+_NAME = r"while pushing to view `?([^`\s:'\"]+?)`?\.`?([^`\s:'\"]+?)`?(?: \([0-9a-f-]{36}\))?"
+_PUSHING = re.compile(_NAME + r"(?=[:.\s]|$)")
+# What rows say stands further to the front: only the engine's own words come last, or first.
+_PUSHED = re.compile(rf"((?:: {_NAME})+)[.\s]*(?:\([A-Z0-9_]+\))?[.\s]*(?:\(version .*\))?[.\s]*$")
+_TARGET = re.compile(r"(?:Code: \d+\. )?(?:DB::Exception: )?Target table '`?([^'`]+?)`?\.`?([^'`]+?)`?' of view")
 
 
 def insert_to_all(workspace: Workspace, sql: str, block: Block | None = None) -> bool:
@@ -37,31 +39,32 @@ def insert_to_all(workspace: Workspace, sql: str, block: Block | None = None) ->
     the tenants whose rows are to blame.
     """
     tries, down = 0, False
-    while True:
-        try:
-            with workspace.fence.shared():
+    # Held until the last try: a view that is made meanwhile would have the rows from its history, and once more.
+    with workspace.fence.shared():
+        while True:
+            try:
                 workspace.warehouse.execute(sql)
-            return not down
-        except RookeryError as exc:
-            if not failed_behind(exc):
-                raise
-            tries += 1
-            if tries > 1:
-                if tries > MOST_VIEWS or suspend_culprit(workspace, exc, block) is None:
-                    raise _undelivered(exc) from exc
-                down = True
+                return not down
+            except RookeryError as exc:
+                if not failed_behind(exc):
+                    raise
+                tries += 1
+                if tries > 1:
+                    if tries > MOST_VIEWS or suspend_culprit(workspace, exc, block) is None:
+                        raise _undelivered(exc) from exc
+                    down = True
 
 
 def failed_behind(exc: RookeryError) -> bool:
     """Whether an insert failed in a view, and not for its own rows."""
     text = exc.detail or exc.message
-    return "while pushing to view" in text or _TARGET.search(text) is not None
+    return _PUSHED.search(text) is not None or _TARGET.match(text) is not None
 
 
 def suspend_culprit(workspace: Workspace, exc: RookeryError, block: Block | None = None) -> Name | None:
-    """Take down the view that made an insert fail, or for whose rows in the block it failed; None if that is unknown.
+    """Take down the view that made an insert fail, or leave out of it whose rows it failed on.
 
-    None also where the view is not ours.
+    The fence must be held shared. None if the view is not known, or not ours.
     """
     error = exc.detail or exc.message
     view = _culprit(workspace, error)
@@ -80,21 +83,24 @@ def suspend_culprit(workspace: Workspace, exc: RookeryError, block: Block | None
     }
     # Noted first: whoever finds the view gone or narrowed knows why.
     workspace.registry.write(KIND, {str(view.name): note})
-    with workspace.fence.exclusive():
+    with workspace.fence.upgraded():
         workspace.warehouse.execute(ddl.drop_view(view.name))
         if lesser is not None:
             workspace.warehouse.execute(ddl.create_view(lesser))
     workspace.refresh()
-    log.error("a view failed and was taken down", view=str(view.name), goes_on_without=without, error=error)
+    outcome = "a view failed and goes on without some tenants" if without else "a view failed and was taken down"
+    log.error(outcome, view=str(view.name), without=without, error=error)
     return view.name
 
 
 def _culprit(workspace: Workspace, text: str) -> View | None:
     live = read_schema(workspace.warehouse, workspace.name)
-    pushing = _PUSHING.search(text)
-    if pushing is not None:
-        return live.views.get(Name(pushing[1], pushing[2]))
-    target = _TARGET.search(text)
+    pushed = _PUSHED.search(text)
+    if pushed is not None:
+        # The innermost comes first.
+        innermost = _PUSHING.search(pushed[1])
+        return live.views.get(Name(innermost[1], innermost[2])) if innermost is not None else None
+    target = _TARGET.match(text)
     if target is not None:
         name = Name(target[1], target[2])
         return next((v for v in live.views.values() if v.target == name), None)

@@ -28,6 +28,7 @@ class Fence:
     def __init__(self) -> None:
         self._condition = Condition()
         self._inserts = 0
+        self._upgrading = 0
         self._waiting = 0
         self._closed = False
         self._owner: int | None = None
@@ -57,6 +58,34 @@ class Fence:
         finally:
             with self._condition:
                 self._inserts -= 1
+                self._condition.notify_all()
+
+    @contextmanager
+    def upgraded(self) -> Iterator[None]:
+        """Held alone by somebody who holds it shared, and keeps it so: nobody else has it alone in between.
+
+        Others that wait for the same count as no inserts, for they run none.
+        """
+        if self.mine:
+            yield
+            return
+        with self._condition:
+            self._waiting += 1
+            self._upgrading += 1
+            self._condition.notify_all()
+            try:
+                self._condition.wait_for(lambda: not self._closed and self._inserts == self._upgrading)
+                self._closed = True
+                self._owner = get_ident()
+            finally:
+                self._waiting -= 1
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._upgrading -= 1
+                self._closed = False
+                self._owner = None
                 self._condition.notify_all()
 
     @contextmanager

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from engine.compiler.storage import BATCH
 from engine.compiler.views import bounded
+from engine.errors import APPLY_FAILED, BUSY, RookeryError
 from engine.plan.fence import Fence
 from engine.schema import Name, View, literal
 from engine.warehouse import ddl
@@ -235,10 +236,24 @@ def deliver(
                 if delivery.exception() is None:
                     left[item.id].remove(piece)
             _cross_off({item.id: item for item, _ in batch}.values(), left, journal)
-            for delivery in running:
-                delivery.result()
+            for (item, _), delivery in zip(batch, running, strict=True):
+                if (exc := delivery.exception()) is not None:
+                    raise _named(item, exc) from exc
             progress(f"history of {batch[-1][0].view}", start + len(batch), len(pieces))
     return {item.view: len(item.ranges) for item in histories}
+
+
+def _named(item: History, exc: BaseException) -> BaseException:
+    """A failure with what failed, and for whom."""
+    if not isinstance(exc, RookeryError) or exc.code is BUSY:
+        return exc
+    whom = f" for tenant `{item.tenant}`" if item.tenant is not None else ""
+    return RookeryError(
+        APPLY_FAILED,
+        f"the history of `{item.view}` cannot be delivered{whom}: {exc.message}",
+        hint="mend the cause (the pipe, or the rows) and run the command again; what has arrived stays",
+        detail=exc.detail,
+    )
 
 
 def _deliver_range(warehouse: Warehouse, item: History, piece: tuple[int, int]) -> None:

@@ -23,6 +23,7 @@ NUMBER = "_rk_n"
 
 _TO_ZEROS = bytes(ord("0") if ord("0") <= i <= ord("9") else ord("x") for i in range(256))
 _INTEGER = re.compile(r"(?:(Nullable|Array|LowCardinality)\()?(U?Int(?:8|16|32|64|128|256))\)?")
+_EXACT_ARRAY = re.compile(r"Array\(((?:U?Int\d+)|(?:Decimal\d*\([\d, ]+\)))\)")
 _STEP = re.compile(r"\.([^\s.\[\]'\"]+)|\['([^']+)'\]")
 
 
@@ -156,7 +157,14 @@ def _nested(source: Datasource, column: Column, steps: list[str]) -> Staged:
         return Staged(column.name, steps[0], "JSON", "", value, f"CAST(assumeNotNull({value}) AS {column.type})")
     kind = column.type
     value, check = f"CAST({inner} AS {kind})", None
-    if not kind.startswith("Array("):
+    exact = _EXACT_ARRAY.fullmatch(kind)
+    if exact is not None:
+        # By way of text: a number with a point is cut off otherwise, and one that is too large wraps.
+        texts = f"CAST({inner} AS Array(Nullable(String)))"
+        found = f"arrayMap(_rk_x -> accurateCastOrNull(_rk_x, {literal(exact[1])}), {texts})"
+        value = f"CAST(arrayMap(_rk_x -> assumeNotNull(_rk_x), {found}) AS {kind})"
+        check = f"(isNull({inner}) OR arrayAll(_rk_x -> isNotNull(_rk_x), {found}))"
+    elif not kind.startswith("Array("):
         value = _scalar(inner, base_type(kind[9:-1] if kind.startswith("Nullable(") else kind))
         check = f"(isNull({inner}) OR isNotNull({value}))"
     if kind.startswith("Nullable("):
@@ -175,7 +183,17 @@ def _scalar(inner: str, kind: str) -> str:
     if kind.startswith(("Float", "BFloat")):
         # The nearest number will do.
         return f"CAST({inner} AS Nullable({kind}))"
-    return f"accurateCastOrNull({inner}, {literal(kind)})"
+    if kind.startswith("Decimal"):
+        # A number with a point has become a float: its shortest text is what was sent, as far as 15 digits go.
+        large = f"(dynamicType({inner}) = 'Float64' AND abs(ifNull(dynamicElement({inner}, 'Float64'), 0)) >= 1e15)"
+        return f"if({large}, NULL, accurateCastOrNull(toString({inner}), {literal(kind)}))"
+    value = f"accurateCastOrNull({inner}, {literal(kind)})"
+    if kind == "Date" or re.match(r"DateTime(\(|$)", kind):
+        # A day or a moment out of range would wrap; as one of the wider type it does not.
+        wide, last = ("Date32", "2149-06-06") if kind == "Date" else ("DateTime64(0, 'UTC')", "2106-02-07 06:28:15")
+        moment = f"accurateCastOrNull({inner}, {literal(wide)})"
+        return f"if(ifNull({moment} BETWEEN '1970-01-01' AND '{last}', 1), {value}, NULL)"
+    return value
 
 
 def _steps(column: Column) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from engine.fanout.completion import complete
 from engine.fanout.poison import MOST_TENANTS
 from engine.plan.state import Source
 from engine.warehouse import ddl
+from engine.warehouse.port import Input
 from tests.fanout.house import House, house
 
 EVENTS = """\
@@ -162,3 +165,85 @@ def test_a_killed_insert_is_completed_past_poisoned_rows(home: House) -> None:
     assert _told(home) == {"main._rk_pooled_shares": ["7"], "main._rk_all_shares": ["7"]}
     assert _lacking(home, "pooled") == _lacking(home, "everybodys") == {"7"}
     assert home.rows("SELECT sum(events) FROM main.totals") == [(len(OWN) + 2,)]
+
+
+@pytest.mark.proves("B6")
+def test_tenants_that_come_while_views_fail_have_every_row_once(home: House) -> None:
+    """A block that is tried again is not history meanwhile."""
+    later, pooled = [str(t) for t in range(101, 107)], [str(t) for t in range(201, 207)]
+    ending, poisoned = threading.Event(), iter(OWN[:12])
+
+    def stream() -> None:
+        while not ending.is_set():
+            one = next(poisoned, None)
+            home.append([*_rows([*OWN, *later, *pooled]), *(_rows([one], n=0) if one else ())])
+
+    thread = threading.Thread(target=stream)
+    thread.start()
+    for own, other in zip(later, pooled, strict=True):
+        home.add(own)
+        home.add(other, placement="pooled")
+    ending.set()
+    thread.join()
+    home.read_all()
+    assert home.differences(later, []) == []
+    assert (
+        home.rows(
+            "SELECT l, t FROM (SELECT tenant_id, count() AS l FROM main.events GROUP BY 1) AS a "
+            "INNER JOIN (SELECT tenant_id, sum(events) AS t FROM main.totals GROUP BY 1) AS b USING tenant_id WHERE l != t"
+        )
+        == []
+    )
+
+
+NUMBERS = """\
+nodes:
+  - {name: it, sql: "SELECT tenant_id, sum(toUInt64(text)) AS number FROM texts GROUP BY tenant_id"}
+materialize: {target: numbers, per_tenant: true, engine: {type: SummingMergeTree, sorting_key: [tenant_id]}}
+"""
+TEXTS = EVENTS.replace("{name: n, type: Int64}", "{name: text, type: String}") % "direct"
+
+
+@pytest.mark.proves("D4")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "while pushing to view main._rk_texts_pipe ",
+        "1: while pushing to view main._rk_texts_pipe. (X)",
+        "while pushing to view main_nest_100._rk_texts",
+        "Target table 'main.texts_counted' of view",
+        "while pushing to view main._rk_nonesuch",
+    ],
+)
+def test_what_a_row_says_blames_no_other_view(home: House, text: str) -> None:
+    counted = TOTALS.replace("totals", "texts_counted").replace("FROM events", "FROM texts")
+    files = {"datasources/texts.yaml": TEXTS, "pipes/numbers_pipe.yaml": NUMBERS, "pipes/texts_pipe.yaml": counted}
+    home.push(files)
+    body = "\n".join(json.dumps({"tenant_id": t, "id": t, "text": s}) for t, s in ((1, "5"), (2, "6"), (3, text)))
+    outcome = home.gateway.append("texts", body.encode(), Input.NDJSON).result(30)
+    assert outcome.rows == 3
+    assert _told(home) == {"main._rk_numbers_pipe": ["3"]}
+    assert home.rows("SELECT sum(events) FROM main.texts_counted") == [(3,)]
+
+
+def test_a_poisoned_history_is_its_own_tenants_trouble(home: House) -> None:
+    home.append([*_rows([*OWN, "50", "51"]), *_rows(["50"], n=0)])
+    with pytest.raises(RookeryError, match="`50`"):
+        home.add("50", placement="pooled")
+    home.add("51", placement="pooled")
+    home.add("101")
+    home.push({})
+    assert home.rows("SELECT sum(events) FROM main.totals WHERE tenant_id = 51") == [(1,)]
+    assert home.workspace.current.tenants["51"].state == "ready"
+
+
+def test_a_changed_pipe_that_would_fail_changes_nothing(home: House) -> None:
+    files = _files("direct")
+    del files["datasources/events.yaml"]
+    home.append([*_rows(OWN), {"tenant_id": 3, "id": 0, "n": 7}])
+    before = home.rows("SELECT * FROM main.pooled FINAL ORDER BY tenant_id")
+    changed = {f: t.replace("intDiv(100, n)", "intDiv(100, n - 7)") for f, t in files.items()}
+    with pytest.raises(RookeryError, match="nothing was changed"):
+        _push(home, changed, allow=frozenset({"pooled_shares", "all_shares"}))
+    assert home.rows("SELECT * FROM main.pooled FINAL ORDER BY tenant_id") == before
+    assert _push(home, files).empty

@@ -99,6 +99,19 @@ def test_a_push_a_look_and_a_change_see_all_there_is(directory: Path, mode: str)
         assert home.differences(OWN, ("sums", "fresh")) == []
 
 
+def test_the_doctor_compares_rows_with_nulls(tmp_path: Path) -> None:
+    text = project("direct")["datasources/events.yaml"].replace(
+        "type: UInt32}\nengine", "type: Nullable(UInt32)}\nengine"
+    )
+    with started(tmp_path) as home:
+        home.push({"datasources/events.yaml": text})
+        home.add(*OWN)
+        home.append([{"tenant_id": t, "id": t, "n": None} for t in (1, 2)] + [{"tenant_id": 3, "id": 3, "n": 1}])
+        assert examine(home.workspace, deep=True).findings == ()
+        home.run("ALTER TABLE main_nest_1.events UPDATE n = 5 WHERE 1 SETTINGS mutations_sync = 2")
+        assert [f.check for f in examine(home.workspace, deep=True).findings] == ["copy"]
+
+
 def test_a_tenant_goes_and_comes_without_having_been_awake(directory: Path) -> None:
     with started(directory) as home:
         tenants.remove(home.workspace, "1")
