@@ -192,9 +192,14 @@ def _life(request: Request, body: dict[str, Any]) -> int | None:
 
 
 def _rps(body: dict[str, Any]) -> int | None:
+    """Requests per second, None where nothing is said of them. Raises RK4009 for what would be no limit."""
     limits = body.get("limits")
-    rps = limits.get("rps") if isinstance(limits, dict) else None
-    return rps if isinstance(rps, int) and not isinstance(rps, bool) and rps > 0 else None
+    if limits is None or limits in ({}, {"rps": None}):
+        return None
+    rps = limits.get("rps") if isinstance(limits, dict) and not set(limits) - {"rps"} else None
+    if not isinstance(rps, int) or isinstance(rps, bool) or rps < 1:
+        raise RookeryError(BAD_REQUEST, "`limits` is `rps`, a whole number from 1")
+    return rps
 
 
 async def token_route(request: Request) -> Response:

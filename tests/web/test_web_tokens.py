@@ -166,6 +166,8 @@ REFUSED: list[dict[str, Any]] = [
     {"tenant": "1\x00"},
     {"limits": 5},
     {"limits": {"rps": "5"}},
+    {"limits": {"rps": 0}},
+    {"limits": {"rps": -1}},
     {"limits": {"rpm": 5}},
     {"role": "admin"},
     {"aud": "x"},
@@ -397,3 +399,12 @@ def test_a_removed_tenant_is_refused(other: Server) -> None:
     refused(
         other.post("/v0/sql", other.admin_token, content="SELECT 1", headers={"x-rookery-tenant": "7"}), 404, "RK3004"
     )
+
+
+@pytest.mark.parametrize(
+    "limits", [{"rps": 0}, {"rps": -1}, {"rps": "5"}, {"rps": 0.5}, {"rpm": 5}, 5, {"rps": True}]
+)
+def test_no_token_is_minted_with_a_limit_that_would_not_hold(server: Server, limits: object) -> None:
+    body = {"name": "x", "scopes": [{"type": "PIPES:READ", "resource": "by_kind"}], "ttl": 60, "limits": limits}
+    told = refused(server.admin("POST", "/v0/tokens", json=body), 400, "RK4009")
+    assert "rps" in told["error"]
