@@ -35,7 +35,7 @@ from engine.plan.apply import apply
 from engine.plan.diff import diff, with_feeders
 from engine.plan.history import Progress, silent
 from engine.plan.state import RegistryJournal, Snapshot, Source, Workspace, parse_sources
-from engine.plan.steps import CreateTable, CreateView, DropTable, Plan
+from engine.plan.steps import AddColumn, ChangeColumn, CreateTable, CreateView, DropColumn, DropTable, Plan
 from engine.project.check import check
 from engine.project.model import Project
 from engine.schema import Name, Schema
@@ -149,9 +149,14 @@ def _try_out(workspace: Workspace, plan: Plan) -> None:
     What is derived from a table that is made anew cannot be tried. What is new need not: nothing is lost by it.
     """
     dropped = {s.name for s in plan.steps if isinstance(s, DropTable)}
+    targets = {s.table.name: s.table for s in plan.steps if isinstance(s, CreateTable)}
+    altered = any(isinstance(s, AddColumn | ChangeColumn | DropColumn) for s in plan.steps)
+    if altered or targets.keys() - dropped:
+        # The queries may read what is not there yet.
+        return
     for step in plan.steps:
         if isinstance(step, CreateView) and step.view.target in dropped and step.view.source not in dropped:
-            why = why_it_fails(workspace, step.view)
+            why = why_it_fails(workspace, step.view, target=targets.get(step.view.target))
             if why is not None:
                 raise RookeryError(
                     STILL_FAILING,

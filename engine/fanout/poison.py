@@ -13,7 +13,7 @@ from engine.compiler.storage import BATCH
 from engine.compiler.views import POOL, WORKSPACE, bounded, pipe_views
 from engine.errors import RookeryError
 from engine.plan.state import Workspace
-from engine.schema import Name, View, literal, quote
+from engine.schema import Name, Table, View, literal, quote
 
 MOST_TENANTS = 16
 """Tenants that one view is left without; when there are more, it is the view that fails and not their rows."""
@@ -30,9 +30,15 @@ class Block:
     batch: str
 
 
-def why_it_fails(workspace: Workspace, view: View, after: int = 0, upto: int = EVERY_BLOCK) -> str | None:
-    """Why a view's query fails on its source's blocks in (after, upto], or None if it does not."""
-    structure = ", ".join(f"{quote(n)} {t}" for n, t in _target(workspace, view).items())
+def why_it_fails(
+    workspace: Workspace, view: View, after: int = 0, upto: int = EVERY_BLOCK, target: Table | None = None
+) -> str | None:
+    """Why a view's query fails on its source's blocks in (after, upto], or None if it does not.
+
+    `target` is what it will deliver into, if that is not what is there.
+    """
+    types = {c.name: c.type for c in target.columns} if target is not None else _target(workspace, view)
+    structure = ", ".join(f"{quote(n)} {t}" for n, t in types.items() if n in view.columns)
     names = ", ".join(map(quote, view.columns))
     rows = bounded(view.backfill, after, upto)
     try:
