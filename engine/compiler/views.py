@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from engine.compiler import storage
@@ -103,23 +104,9 @@ def pipe_views(build: Build, pipe: CompiledPipe, target: MaterializedTarget, rea
                 name=Name(database, name),
                 target=Name(database, target.name),
                 source=source,
-                sql=_view_sql(
-                    build,
-                    pipe,
-                    branch,
-                    columns,
-                    lambda r, t=trigger, i=inlet: (  # type: ignore[misc]
-                        Bound(select(r, i, [])) if i and r.name == t.name else _bound(build, r, reader)
-                    ),
-                ),
+                sql=_view_sql(build, pipe, branch, columns, partial(_live, build, reader, trigger, inlet)),
                 columns=columns,
-                backfill=_view_sql(
-                    build,
-                    pipe,
-                    branch,
-                    columns,
-                    lambda r, t=trigger: _bound(build, r, reader, ranged=r.name == t.name),  # type: ignore[misc]
-                ),
+                backfill=_view_sql(build, pipe, branch, columns, partial(_past, build, reader, trigger)),
                 mark=Mark(
                     build.workspace,
                     pipe.name,
@@ -179,6 +166,18 @@ def _inlet(build: Build, relation: Relation, reader: Reader) -> Name | None:
     """The table through which a landing datasource's rows pass into a nest that keeps no copy of them."""
     passes = reader.nest is not None and not relation.in_nest and build.reaches_nests(relation.name)
     return Name(reader.nest or "", relation.name) if passes else None
+
+
+def _live(build: Build, reader: Reader, trigger: Relation, inlet: Name | None, relation: Relation) -> Bound:
+    """A relation for a view, whose trigger may stand behind an inlet."""
+    if inlet is not None and relation.name == trigger.name:
+        return Bound(select(relation, inlet, []))
+    return _bound(build, relation, reader)
+
+
+def _past(build: Build, reader: Reader, trigger: Relation, relation: Relation) -> Bound:
+    """A relation for the history of a view, which is bounded by blocks of the trigger."""
+    return _bound(build, relation, reader, ranged=relation.name == trigger.name)
 
 
 def _bound(build: Build, relation: Relation, reader: Reader, *, ranged: bool | None = None) -> Bound:

@@ -27,13 +27,11 @@ def resume(workspace: Workspace, progress: Progress = silent) -> dict[str, int]:
         return {}
     valid, void = _sorted_out(workspace, outstanding)
     journal.strike(void)
-    delivered: dict[str, int] = {}
-    for item in valid:
-        try:
-            delivered |= deliver([item], workspace.warehouse, journal, progress)
-        except RookeryError as exc:
-            log.error("history waits", view=item.view, tenant=item.tenant, error=exc.detail or exc.message)
-    return delivered
+    return deliver(valid, workspace.warehouse, journal, progress, _tell)
+
+
+def _tell(item: History, exc: RookeryError) -> None:
+    log.error("history waits", view=item.view, tenant=item.tenant, error=exc.detail or exc.message)
 
 
 def finish(workspace: Workspace) -> None:

@@ -27,6 +27,8 @@ MOST_VIEWS = 100
 _NAME = r"while pushing to view `?([^`\s:'\"]+?)`?\.`?([^`\s:'\"]+?)`?(?: \([0-9a-f-]{36}\))?"
 _PUSHING = re.compile(_NAME + r"(?=[:.\s]|$)")
 # What rows say stands further to the front: only the engine's own words come last, or first.
+TAIL = 2000
+"""Characters at the end of an error that can be the engine's own about views; a row's text may be long."""
 _PUSHED = re.compile(rf"((?:: {_NAME})+)[.\s]*(?:\([A-Z0-9_]+\))?[.\s]*(?:\(version .*\))?[.\s]*$")
 _TARGET = re.compile(r"(?:Code: \d+\. )?(?:DB::Exception: )?Target table '`?([^'`]+?)`?\.`?([^'`]+?)`?' of view")
 
@@ -58,7 +60,7 @@ def insert_to_all(workspace: Workspace, sql: str, block: Block | None = None) ->
 def failed_behind(exc: RookeryError) -> bool:
     """Whether an insert failed in a view, and not for its own rows."""
     text = exc.detail or exc.message
-    return _PUSHED.search(text) is not None or _TARGET.match(text) is not None
+    return _PUSHED.search(text[-TAIL:]) is not None or _TARGET.match(text) is not None
 
 
 def suspend_culprit(workspace: Workspace, exc: RookeryError, block: Block | None = None) -> Name | None:
@@ -94,17 +96,15 @@ def suspend_culprit(workspace: Workspace, exc: RookeryError, block: Block | None
 
 
 def _culprit(workspace: Workspace, text: str) -> View | None:
-    live = read_schema(workspace.warehouse, workspace.name)
-    pushed = _PUSHED.search(text)
-    if pushed is not None:
-        # The innermost comes first.
-        innermost = _PUSHING.search(pushed[1])
-        return live.views.get(Name(innermost[1], innermost[2])) if innermost is not None else None
-    target = _TARGET.match(text)
-    if target is not None:
-        name = Name(target[1], target[2])
-        return next((v for v in live.views.values() if v.target == name), None)
-    return None
+    pushed = _PUSHED.search(text[-TAIL:])
+    # The innermost comes first.
+    found = _PUSHING.search(pushed[1]) if pushed is not None else _TARGET.match(text)
+    if found is None:
+        return None
+    name = Name(found[1], found[2])
+    # A view of ours stands where its target does. Other nests are left asleep.
+    views = read_schema(workspace.warehouse, workspace.name, [name.database]).views
+    return views.get(name) if pushed is not None else next((v for v in views.values() if v.target == name), None)
 
 
 def suspended(workspace: Workspace) -> list[dict[str, Any]]:

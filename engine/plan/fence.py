@@ -70,22 +70,14 @@ class Fence:
             yield
             return
         with self._condition:
-            self._waiting += 1
             self._upgrading += 1
             self._condition.notify_all()
-            try:
-                self._condition.wait_for(lambda: not self._closed and self._inserts == self._upgrading)
-                self._closed = True
-                self._owner = get_ident()
-            finally:
-                self._waiting -= 1
         try:
-            yield
+            with self._alone(lambda: self._inserts == self._upgrading):
+                yield
         finally:
             with self._condition:
                 self._upgrading -= 1
-                self._closed = False
-                self._owner = None
                 self._condition.notify_all()
 
     @contextmanager
@@ -94,15 +86,15 @@ class Fence:
         with ExitStack() as guards:
             for guard in list(self.guards):
                 guards.enter_context(guard)
-            with self._alone():
+            with self._alone(lambda: not self._inserts):
                 yield
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self, ready: Callable[[], bool]) -> Iterator[None]:
         with self._condition:
             self._waiting += 1
             try:
-                self._condition.wait_for(lambda: not self._closed and not self._inserts)
+                self._condition.wait_for(lambda: not self._closed and ready())
                 self._closed = True
                 self._owner = get_ident()
             finally:

@@ -169,22 +169,20 @@ def history(view: View, ranges: Sequence[tuple[int, int]]) -> History:
 
 def _standing(warehouse: Warehouse, views: set[Name]) -> set[Name]:
     """Those of the views that exist."""
-    found = warehouse.query(
-        "SELECT database, name FROM system.tables "
-        "WHERE database IN {databases:Array(String)} AND engine = 'MaterializedView'",
-        {"databases": [*sorted({v.database for v in views})]},
-    )
-    return views & {Name(database, name) for database, name in found.rows}
+    return _found(warehouse, views, "engine = 'MaterializedView'")
 
 
 def _holding_rows(warehouse: Warehouse, sources: set[Name]) -> set[Name]:
     """Those of the tables that exist and are not empty. Most nests are new, so one question spares many."""
+    return _found(warehouse, sources, "ifNull(total_rows, 1) > 0")
+
+
+def _found(warehouse: Warehouse, names: set[Name], condition: str) -> set[Name]:
     found = warehouse.query(
-        "SELECT database, name FROM system.tables "
-        "WHERE database IN {databases:Array(String)} AND ifNull(total_rows, 1) > 0",
-        {"databases": [*sorted({s.database for s in sources})]},
+        f"SELECT database, name FROM system.tables WHERE database IN {{databases:Array(String)}} AND {condition}",
+        {"databases": [*sorted({n.database for n in names})]},
     )
-    return sources & {Name(database, name) for database, name in found.rows}
+    return names & {Name(database, name) for database, name in found.rows}
 
 
 def block_ranges(
@@ -217,19 +215,27 @@ def block_ranges(
 
 
 def deliver(
-    histories: Sequence[History], warehouse: Warehouse, journal: Journal, progress: Progress = silent
+    histories: Sequence[History],
+    warehouse: Warehouse,
+    journal: Journal,
+    progress: Progress = silent,
+    failed: Callable[[History, RookeryError], None] | None = None,
 ) -> dict[str, int]:
     """Deliver noted histories, several ranges at a time. Returns the ranges delivered by view.
 
     What has arrived is taken off the notes every few ranges, also when others fail: a target recognises a token
-    only for so many later inserts.
+    only for so many later inserts. The first failure is raised, or each history's is told to `failed` and the others
+    go on.
     """
     pieces = [(item, piece) for item in histories for piece in item.ranges]
     left = {item.id: list(item.ranges) for item in histories}
     journal.strike([item for item in histories if not item.ranges])
+    hopeless: set[str] = set()
     with ThreadPoolExecutor(HANDS) as hands:
         for start in range(0, len(pieces), TOGETHER):
-            batch = pieces[start : start + TOGETHER]
+            batch = [(i, p) for i, p in pieces[start : start + TOGETHER] if i.id not in hopeless]
+            if not batch:
+                continue
             running = [hands.submit(_deliver_range, warehouse, item, piece) for item, piece in batch]
             wait(running)
             for (item, piece), delivery in zip(batch, running, strict=True):
@@ -237,10 +243,16 @@ def deliver(
                     left[item.id].remove(piece)
             _cross_off({item.id: item for item, _ in batch}.values(), left, journal)
             for (item, _), delivery in zip(batch, running, strict=True):
-                if (exc := delivery.exception()) is not None:
+                exc = delivery.exception()
+                if exc is None:
+                    continue
+                if failed is None or not isinstance(exc, RookeryError):
                     raise _named(item, exc) from exc
-            progress(f"history of {batch[-1][0].view}", start + len(batch), len(pieces))
-    return {item.view: len(item.ranges) for item in histories}
+                if item.id not in hopeless:
+                    hopeless.add(item.id)
+                    failed(item, exc)
+            progress(f"history of {batch[-1][0].view}", min(start + TOGETHER, len(pieces)), len(pieces))
+    return {item.view: len(item.ranges) for item in histories if item.id not in hopeless}
 
 
 def _named(item: History, exc: BaseException) -> BaseException:
