@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, wait
+from contextlib import nullcontext
 
 from engine.compiler.scope import tenant_literal
 from engine.errors import BUSY, UNKNOWN_DATASOURCE, RookeryError
@@ -112,17 +113,20 @@ class Delivery:
     def _spread(self, reader: Log, piece: Piece, present: set[str], rows: Callable[[str], str]) -> Failures:
         """Each tenant's rows into its nest, several at a time. Raises RK6003 when the database has no room at all."""
         failed: Failures = {}
+        fence = self._workspace.fence
+        # Whoever holds the fence alone waits for the hands, which would wait for the fence.
+        guard = nullcontext if fence.mine else fence.shared
 
         def give(tenant: str) -> None:
             try:
-                with self._workspace.fence.shared():
+                with guard():
                     reader.insert(nest_database(self._workspace.name, tenant), piece.token, rows(tenant))
             except RookeryError as exc:
                 if exc.code is BUSY:
                     raise
                 failed[tenant] = exc.detail or exc.message
 
-        if len(present) == 1 or self._workspace.fence.mine:
+        if len(present) == 1:
             for tenant in sorted(present):
                 give(tenant)
             return failed

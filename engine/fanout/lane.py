@@ -136,9 +136,7 @@ class Lane(threading.Thread):
         deadline = time.monotonic() + PATIENCE
         goal = self._delivery.log().head()
         while not self._closed:
-            if self._again or self._queue or self.main.cursor.piece is not None:
-                self._turn()
-                continue
+            self._flush_all()
             self._poll(goal)
             # What other programs have inserted since is left for later.
             if not any(b.number <= goal for b in self._delivery.log().blocks(self.main.cursor.at, 1)):
@@ -228,17 +226,24 @@ class Lane(threading.Thread):
     def _turn(self) -> None:
         if self._closed:
             return
-        if self.main.cursor.piece is not None:
-            self._deliver_main(self.main.cursor.piece)
-        batches = self._take()
-        if batches:
-            self._flush(batches)
+        self._flush_next()
         if time.monotonic() - self._polled >= POLL_SECONDS:
             self._poll()
         for cohort in self._standing.due():
             self._step(cohort)
             if self._queue:
                 break
+
+    def _flush_all(self) -> None:
+        while self._again or self._queue or self.main.cursor.piece is not None:
+            self._flush_next()
+
+    def _flush_next(self) -> None:
+        if self.main.cursor.piece is not None:
+            self._deliver_main(self.main.cursor.piece)
+        batches = self._take()
+        if batches:
+            self._flush(batches)
 
     def recover(self) -> None:
         """Take up where the last process stopped: deliver again what it may have delivered in part."""

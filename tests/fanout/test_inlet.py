@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,8 @@ nodes:
     sql: SELECT tenant_id, bucket, sum(sums.events) AS events, sum(sums.total) AS total FROM sums GROUP BY tenant_id, bucket
 materialize: {target: chained, per_tenant: true}
 """
+MOST = 1000
+"""Inserts of another program, which take several times as long as what must not wait for them."""
 _ids = itertools.count(1)
 
 
@@ -108,6 +111,30 @@ def test_modes_change_and_tenants_come_while_rows_come(home: House) -> None:
         for number, turn in enumerate(("routed", "direct", "routed", "direct"), 4):
             home.push(_files(turn))
             home.add(str(number))
+    _exact(home, own=(*OWN, "4", "5", "6", "7"))
+
+
+@pytest.mark.proves("B7")
+@pytest.mark.parametrize("mode", ["routed"])
+def test_tenants_come_while_other_programs_write_without_a_pause(home: House, mode: str) -> None:
+    done = threading.Event()
+    inserted = []
+
+    def write() -> None:
+        while not done.is_set() and len(inserted) < MOST:
+            values = ", ".join(f"({t}, {next(_ids)}, 1)" for t in range(1, 14))
+            home.run(f"INSERT INTO main.events (tenant_id, id, n) VALUES {values}")
+            inserted.append(values)
+            time.sleep(0.01)
+
+    with Writing(home, *OWN):
+        others = threading.Thread(target=write)
+        others.start()
+        for tenant in ("4", "5", "6", "7"):
+            home.add(tenant)
+        done.set()
+        others.join()
+    assert len(inserted) < MOST, "the tenants were ready only when the others had ended"
     _exact(home, own=(*OWN, "4", "5", "6", "7"))
 
 
