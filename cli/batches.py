@@ -50,6 +50,8 @@ def uploads(file: str, kind: str, renamed: Mapping[str, str], skip: int) -> Iter
     """
     if kind not in {"ndjson", "csv", "parquet"}:
         raise RookeryError(USAGE, f"no format {kind}", hint="ndjson, csv or parquet")
+    if renamed and kind != "csv":
+        raise RookeryError(USAGE, f"--rename is for CSV, and {file} is {kind}", hint="--format tells otherwise")
     if kind != "parquet":
         yield _text(file, kind, renamed, skip)
     elif skip:
@@ -78,6 +80,10 @@ def _header(line: bytes, renamed: Mapping[str, str]) -> bytes:
         names = next(csv.reader([line.decode("utf-8-sig")]), [])
     except UnicodeDecodeError as exc:
         raise RookeryError(BAD_ENCODING, "the file is not UTF-8") from exc
+    missing = next((theirs for theirs in renamed if theirs not in names), None)
+    if missing is not None:
+        there = ", ".join(names[:20])
+        raise RookeryError(USAGE, f"there is no column `{missing}` to rename", hint=f"the file has {there}")
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerow([renamed.get(n, n) for n in names])
     return out.getvalue().encode()

@@ -29,17 +29,18 @@ def append(
     datasource: Annotated[str, typer.Argument(help="Datasource to append to.")],
     file: Annotated[str, typer.Argument(help="NDJSON, CSV (with header) or Parquet file; - for standard input.")],
     kind: Annotated[
-        str | None, typer.Option("--format", help="ndjson, csv or parquet; by the file's ending.")
+        str | None, typer.Option("--format", help="ndjson, csv or parquet; by the file's ending, ndjson for -.")
     ] = None,
     rename: Annotated[
         list[str] | None, typer.Option("--rename", metavar="THEIRS=OURS", help="Rename a CSV column.")
     ] = None,
-    skip_rows: Annotated[int, typer.Option(min=0, help="Leave out this many rows at the beginning.")] = 0,
+    skip_rows: Annotated[int, typer.Option(min=0, help="Leave out this many rows behind the header.")] = 0,
     key: Annotated[
         str | None, typer.Option(help="Idempotency key: under it the same file is stored once, however often.")
     ] = None,
 ) -> None:
-    """Append a file's rows. Rows that cannot be stored go to quarantine; the others are stored.
+    """Append a file's rows. Rows that cannot be stored go to quarantine; the others are stored. Exit code 1 when
+    none could be.
 
     Example: [bold]rookery append events events.ndjson[/]
     """
@@ -49,20 +50,32 @@ def append(
     if file != "-" and not Path(file).is_file():
         raise RookeryError(NO_FILE, f"there is no file {file}")
     params = {"mode": "append", "name": datasource, "format": format_}
-    rows = quarantined = 0
+    answers = []
     with connect() as connection, terminal.progress(f"append to {datasource}") as update:
         watched = _watched(update, total)
         for number, upload in enumerate(uploads(file, format_, renamed, skip_rows)):
             headers = {"idempotency-key": f"{key}/{number}" if number else key} if key else {}
-            answer = connection.json(
-                "POST", "/v0/datasources", params=params, content=watched(upload), headers=headers
+            answers.append(
+                connection.json("POST", "/v0/datasources", params=params, content=watched(upload), headers=headers)
             )
-            rows += answer["rows"]
-            quarantined += answer["quarantine_rows"]
+    rows, quarantined = (sum(a[k] for a in answers) for k in ("rows", "quarantine_rows"))
+    ignored = list(dict.fromkeys(c for a in answers for c in a["ignored_columns"]))
+    repeated = bool(answers) and all(a["repeated"] for a in answers)
     if options.json:
-        terminal.as_json({"datasource": datasource, "rows": rows, "quarantined": quarantined})
-        return
-    terminal.say(f"{rows:,} rows appended to {datasource}")
+        found = {"datasource": datasource, "rows": rows, "quarantined": quarantined}
+        terminal.as_json({**found, "ignored_columns": ignored, "repeated": repeated})
+    else:
+        _tell(datasource, rows, quarantined, ignored, repeated)
+    if quarantined and not rows:
+        raise typer.Exit(1)
+
+
+def _tell(datasource: str, rows: int, quarantined: int, ignored: list[str], repeated: bool) -> None:
+    before = " before, under this key; nothing is appended now" if repeated else ""
+    terminal.say(f"{rows:,} rows appended to {datasource}{before}")
+    if ignored:
+        several = "columns that are" if len(ignored) > 1 else "a column that is"
+        terminal.say(f"warning: {several} not {datasource}'s: {', '.join(ignored)}", "yellow")
     if quarantined:
         terminal.say(
             f"warning: {quarantined:,} rows went to quarantine: rookery quarantine ls {datasource}", "yellow"

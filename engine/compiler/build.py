@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from engine.compiler import storage
 from engine.compiler.compose import Composer, Verifier
-from engine.compiler.definitions import check_definition
+from engine.compiler.definitions import check_definition, spelled
 from engine.compiler.params import ParameterSpec
 from engine.compiler.pipes import VARIANTS, CompiledNode, CompiledPipe, compile_pipe
 from engine.compiler.scope import Relation, Scope
@@ -108,6 +108,8 @@ def _definitions(state: State) -> None:
         for problem in check_definition(source, table, state.composer.verifier, state.analyser):
             state.problems.add(problem)
             state.failed.add(name)
+        if name not in state.failed:
+            state.datasources[name] = spelled(source, state.analyser)
 
 
 def _pipes(state: State) -> None:

@@ -57,8 +57,8 @@ class Definer(Protocol):
         """Create an empty table of this definition in the scratch database. Raises the engine's error."""
         ...
 
-    def has_type(self, type: str) -> bool:
-        """Whether a column can have the type."""
+    def spelled(self, type: str) -> str | None:
+        """The engine's own name of a type, None where there is no such type."""
         ...
 
 
@@ -85,7 +85,7 @@ def check_definition(
             bad = True
             yield problem
     for column in source.columns:
-        if not definer.has_type(column.type):
+        if definer.spelled(column.type) is None:
             bad = True
             yield _no_type(column)
     if bad:
@@ -96,6 +96,12 @@ def check_definition(
         place = source.place
         named = Place(place.file, place.line, place.column, f"datasource `{source.name}`")
         yield RookeryError(SQL_SEMANTICS, exc.message, hint=exc.hint, place=named, detail=exc.detail)
+
+
+def spelled(source: Datasource, definer: Definer) -> Datasource:
+    """A datasource, which has been checked, with its types as the engine spells them: `INT` is `Int32`."""
+    columns = [c.model_copy(update={"type": definer.spelled(c.type) or c.type}) for c in source.columns]
+    return source.model_copy(update={"columns": type(source.columns)(columns)})
 
 
 def _expressions(source: Datasource) -> Iterator[tuple[str, Place, str]]:

@@ -15,6 +15,7 @@ from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema
 from engine.warehouse.errors import EngineError
 from engine.warehouse.port import Value, Warehouse
+from engine.warehouse.types import on_one_line
 
 LIMITS: Mapping[str, int] = {"max_execution_time": 5, "max_memory_usage": 1 << 30}
 
@@ -27,7 +28,7 @@ class Analyser:
         self._database = scratch_database(workspace)
         self._lock = RLock()
         self._tables: dict[Name, str] = {}
-        self._types: set[str] = set()
+        self._types: dict[str, str] = {}
         self._described: Memory[str, tuple[Column, ...]] = Memory(5_000)
         self._canonical: Memory[str, Table] = Memory(5_000)
         warehouse.execute(ddl.drop_database(self._database))
@@ -52,17 +53,17 @@ class Analyser:
             with self._lock:
                 self._ensure(table)
 
-    def has_type(self, type: str) -> bool:
-        """Whether a column can have the type."""
+    def spelled(self, type: str) -> str | None:
+        """The engine's own name of a type, None where there is no such type."""
         if type not in self._types:
             try:
-                self._warehouse.query(f"DESCRIBE TABLE ({type_probe(type)})", None, LIMITS)
+                found = self._warehouse.query(f"DESCRIBE TABLE ({type_probe(type)})", None, LIMITS)
             except EngineError as exc:
                 if exc.code.status >= 500:
                     raise
-                return False
-            self._types.add(type)
-        return True
+                return None
+            self._types[type] = on_one_line(str(found.rows[0][1]))
+        return self._types[type]
 
     def canonical(self, desired: Schema) -> Schema:
         """The schema with every table spelled as the catalogue would spell it once created."""

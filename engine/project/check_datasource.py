@@ -74,6 +74,7 @@ def check_datasource(datasource: Datasource) -> Iterator[RookeryError]:
         message = f"`{datasource.name}` ends like the table of another datasource's bad rows"
         yield RookeryError(BAD_NAME, message, hint="choose another name", place=datasource.place)
     yield from _columns(datasource)
+    yield from _paths(datasource)
     yield from check_engine(datasource.engine)
     yield from _engine_columns(datasource)
     yield from _sorting_key(datasource)
@@ -123,6 +124,20 @@ def _columns(datasource: Datasource) -> Iterator[RookeryError]:
             message = f"column `{column.name}` differs from `{other}` only in upper and lower case"
             hint = "keys of events are matched without regard to case; rename one"
             yield RookeryError(DUPLICATE_NAME, message, hint=hint, place=place)
+
+
+def _paths(datasource: Datasource) -> Iterator[RookeryError]:
+    outermost = {c.path[0]: c for c in datasource.columns if len(c.path) > 1}
+    for column in datasource.columns:
+        place = column.place_of("json" if column.json_path else "type")
+        key, deeper = column.path[0], len(column.path) > 1
+        if deeper and column.type.startswith(("Map(", "Tuple(", "Nested(")):
+            message = f"column `{column.name}` of type {column.type} cannot stand deeper in an event"
+            hint = "a path of one key, or type JSON or String, takes the object whole"
+            yield RookeryError(BAD_VALUE, message, hint=hint, place=place)
+        elif not deeper and key in outermost and column.type not in ("JSON", "String"):
+            message = f"`{key}` is an object for `{outermost[key].name}`, and {column.type} for `{column.name}`"
+            yield RookeryError(BAD_VALUE, message, hint="only JSON and String take an object whole", place=place)
 
 
 def _engine_columns(datasource: Datasource) -> Iterator[RookeryError]:

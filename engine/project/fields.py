@@ -26,6 +26,7 @@ _SETTING_NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 _SETTING_VALUE = re.compile(r"[A-Za-z0-9_.:-]{1,200}", re.ASCII)
 _INDEX_TYPE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\s*(\([^()]*\))?")
 _JSON_PATH = re.compile(r"\$(\.[^\s.\[\]'\"]+|\['[^']+'\])+(\[:\])?")
+_JSON_KEY = re.compile(r"\.([^\s.\[\]'\"]+)|\['([^']+)'\]")
 
 
 def fail(message: str, hint: str | None = None, kind: str = "bad_value") -> NoReturn:
@@ -155,6 +156,11 @@ def _settings(value: Any) -> Any:
         if not isinstance(setting, str) or not _SETTING_VALUE.fullmatch(setting):
             fail(f"has a value that is not plain for `{name}`", "a number or a word")
     return tuple(sorted((str(name), str(setting)) for name, setting in value.items()))
+
+
+def json_keys(path: str) -> list[str]:
+    """The keys of a JSON path, from the outermost."""
+    return [plain or odd for plain, odd in _JSON_KEY.findall(path)]
 
 
 def _json_path(value: str) -> str:

@@ -32,6 +32,7 @@ from engine.project.fields import (
     Sql,
     TokenName,
     Word,
+    json_keys,
 )
 from engine.project.source import Items, Keys, Text
 from engine.project.written import Declared, Written, short_form
@@ -60,6 +61,11 @@ class Column(Written):
     )
 
     model_config = ConfigDict(validate_by_name=False)
+
+    @property
+    def path(self) -> list[str]:
+        """Keys from an event down to the value; `[:]` at the end, a whole list, is none."""
+        return json_keys(self.json_path) or [self.name]
 
 
 class Engine(Written):

@@ -19,6 +19,7 @@ class Outcome:
 
     `tenants` counts stored rows by tenant id, for appends with a key. `visible` is done when the rows can be read
     from their tenants' tables, None when they can be already. `repeated` says that an earlier try had done it.
+    `ignored` are columns of a file that the datasource does not have.
     """
 
     batch: str
@@ -27,6 +28,7 @@ class Outcome:
     tenants: Mapping[str, int] = field(default_factory=dict)
     visible: Future[bool] | None = None
     repeated: bool = False
+    ignored: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -87,7 +89,8 @@ class Batch:
     """Appends on their way into a datasource together, in a stage table.
 
     `size` is theirs in bytes. `numbered` says whether rows in the stage carry their numbers, which only those that
-    are good do. `handed` says that somebody else gives the table back, `visible` is an `Outcome`'s.
+    are good do. `ignored` are columns of its file that the datasource does not have. `handed` says that somebody
+    else gives the table back, `visible` is an `Outcome`'s.
     """
 
     id: str
@@ -100,6 +103,7 @@ class Batch:
     numbered: bool = False
     bad: dict[int, Bad] = field(default_factory=dict)
     header: bytes = b""
+    ignored: tuple[str, ...] = ()
     handed: bool = False
     visible: Future[bool] | None = None
 

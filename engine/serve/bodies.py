@@ -11,7 +11,8 @@ from engine.serve.cutter import Cutter
 from engine.serve.elements import BLANK, Elements, is_object, on_one_line, value_end
 from engine.serve.records import BOM, csv_rows
 
-__all__ = ["Cutter", "csv_rows", "is_object", "json_rows", "small_lines"]
+__all__ = ["Cutter", "csv_rows", "is_object", "is_open_list", "json_rows", "small_lines"]
+_TAIL = 1024
 _SOLID = re.compile(rb"[^ \t\r\n]")
 
 
@@ -47,10 +48,16 @@ def json_rows(body: bytes, *, whole: bool = True) -> list[bytes]:
     elements = Elements(sys.maxsize)
     elements.append(text[1:])
     texts = list(elements.complete())
-    if last := elements.last():
-        texts.append(last)
+    if elements.rest is None:
+        texts += elements.unended()
     rows = [row for element in texts for row in _split(on_one_line(element))]
     return rows + _by_lines(elements.rest or b"")
+
+
+def is_open_list(body: bytes) -> bool:
+    """Whether a body begins as a list and does not end as one: what is missing at its end is not known."""
+    first = _SOLID.search(body, len(BOM) if body.startswith(BOM) else 0)
+    return first is not None and first.group() == b"[" and body[-_TAIL:].rstrip(BLANK)[-1:] != b"]"
 
 
 def _by_lines(text: bytes) -> list[bytes]:

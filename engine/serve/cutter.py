@@ -191,8 +191,9 @@ class _List:
             yield from self._added(element)
         if self._elements.rest is not None:
             self._after.append(self._elements.rest)
-        elif last and (left := self._elements.last()):
-            yield from self._added(left)
+        elif last:
+            for text in self._elements.unended():
+                yield from self._added(text)
         if self._lines and (last or self._elements.rest is not None):
             yield self._flushed()
 

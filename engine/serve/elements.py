@@ -11,6 +11,8 @@ from engine.errors import TOO_LARGE, RookeryError
 
 BLANK = b" \t\r\n"
 """What JSON takes for white space."""
+UNENDED = b"["
+"""A row that stands for what a list without an end does not have any more."""
 _OUTSIDE = re.compile(rb'["\[\]{},]')
 _INSIDE = re.compile(rb'["\[\]{}]')
 _ESCAPED = re.compile(rb"\\.|\n", re.DOTALL)
@@ -127,10 +129,13 @@ class Elements:
         if len(self._buffer) > self._limit:
             raise too_long(self._limit)
 
-    def last(self) -> bytes:
-        """What was begun and has no end."""
-        left, self._buffer = bytes(self._buffer), bytearray()
-        return left.strip(BLANK)
+    def unended(self) -> list[bytes]:
+        """What was begun in a list without an end, which `UNENDED` stands for where nothing is torn."""
+        left = bytes(self._buffer).strip(BLANK)
+        self._buffer = bytearray()
+        if left and not is_object(left):
+            return [left]
+        return [left, UNENDED] if left else [UNENDED]
 
     def _forget(self) -> None:
         del self._buffer[: self._start]

@@ -128,7 +128,7 @@ class Gateway:
         The future raises RK5003 for another tenant's row, RK5008 for a used key, RK5011 for a failing view. Raises
         RK5005 and RK5006 at once, for a datasource that takes no rows.
         """
-        self._ingestion.stage_for(name)
+        self._ingestion.stage_for(name, format)
         append = Append(name, body, format, bound, key, into=into, whole=whole)
         # Whoever waits may go away; the rows go on.
         append.answer.set_running_or_notify_cancel()

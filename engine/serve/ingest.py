@@ -18,11 +18,12 @@ from engine.plan.state import Snapshot, Workspace
 from engine.schema import literal, quote
 from engine.serve import quarantine
 from engine.serve.batch import Append, Bad, Batch, Outcome, Portion
-from engine.serve.bodies import csv_rows, json_rows
+from engine.serve.bodies import csv_rows, is_open_list, json_rows
 from engine.serve.landing import ONE_THREAD, SMALL, Landing, Router, taken
-from engine.serve.lines import bad_row, check_header
+from engine.serve.lines import bad_row, unknown_columns
+from engine.serve.reasons import reason, values_of
 from engine.serve.receipts import Key, Receipt, Receipts
-from engine.serve.search import Search, reason, values_of
+from engine.serve.search import Search
 from engine.serve.stages import Stages
 from engine.serve.staging import NUMBER, Stage, checks, has_long_number, stage_of
 from engine.warehouse.port import Input
@@ -33,6 +34,9 @@ PARSING: dict[str, int | str] = {
     "input_format_null_as_default": 1,
     "date_time_input_format": "best_effort",
     "date_time_overflow_behavior": "throw",
+    # What looks like a day in an object stays the text that it is: the engine takes the 31st of any month.
+    "input_format_try_infer_dates": 0,
+    "input_format_try_infer_datetimes": 0,
     "input_format_allow_errors_num": 0,
     "max_insert_threads": 1,
     "async_insert": 0,
@@ -56,9 +60,10 @@ class Ingestion:
         self._receipts = receipts
         self._landing = Landing(workspace, stages, router)
 
-    def stage_for(self, name: str, *, exact: bool = False) -> Stage:
+    def stage_for(self, name: str, format: Input, *, exact: bool = False) -> Stage:
         """How a datasource's rows are staged. Raises RK5005, or RK5006 where rows come from a pipe."""
-        return _stage_of(self._workspace.current, name, exact)
+        snapshot = self._workspace.current
+        return snapshot.derived(("stage", name, format, exact), _maker(snapshot, name, format, exact))
 
     def store(self, appends: Sequence[Append]) -> list[Outcome | RookeryError]:
         """Store appends to one datasource under one tenant: all that is good in them, as one batch if they are sound.
@@ -88,7 +93,7 @@ class Ingestion:
         texts = [b"\n".join(line for a in simple for line in a.lines or ())] if simple else []
         texts += [a.body for a in large]
         exact = first.format is not Input.PARQUET and any(map(has_long_number, texts))
-        stage = _stage_of(self._workspace.current, first.datasource, exact)
+        stage = self.stage_for(first.datasource, first.format, exact=exact)
         size = sum(map(len, texts))
         batch = Batch(_identity(first, stage), stage, self._stages.borrow(stage), [], first.bound, size)
         try:
@@ -105,8 +110,13 @@ class Ingestion:
     ) -> None:
         appends = [*simple, *large]
         counts = [len(a.lines or ()) for a in simple]
-        if format is Input.CSV:
-            check_header({c.name for c in batch.stage.columns}, texts[0])
+        if format is not Input.NDJSON:
+            batch.ignored = unknown_columns({c.name for c in batch.stage.columns}, texts[0], format)
+        elif any(map(is_open_list, texts[bool(simple) :])):
+            # The engine takes a list without an end for a list.
+            batch.portions = _portions(appends, [0 for _ in appends])
+            self._look_closer(batch, format)
+            return
         try:
             for position, text in enumerate(texts):
                 rows = self._read(batch, text, format)
@@ -271,7 +281,9 @@ class Ingestion:
         bad = batch.bad_in(portion)
         receipt = receipts.get(key_of(portion.append)) if portion.append.key else None
         tenants = receipt.tenants if receipt else {}
-        return Outcome(batch.id, portion.stop - portion.start - bad, bad, tenants, batch.visible)
+        return Outcome(
+            batch.id, portion.stop - portion.start - bad, bad, tenants, batch.visible, ignored=batch.ignored
+        )
 
 
 def key_of(append: Append) -> Key:
@@ -294,17 +306,13 @@ def _portions(appends: Sequence[Append], counts: Sequence[int]) -> list[Portion]
     return portions
 
 
-def _stage_of(snapshot: Snapshot, name: str, exact: bool) -> Stage:
-    return snapshot.derived(("stage", name, exact), _maker(snapshot, name, exact))
-
-
-def _maker(snapshot: Snapshot, name: str, exact: bool) -> Callable[[], Stage]:
+def _maker(snapshot: Snapshot, name: str, format: Input, exact: bool) -> Callable[[], Stage]:
     def make() -> Stage:
         if name not in snapshot.build.relations:
             raise RookeryError(UNKNOWN_DATASOURCE, f"there is no datasource `{name}`", hint="rookery datasource ls")
         fed = next((p.name for p in snapshot.build.materialized() if p.target and p.target.name == name), None)
         if fed is not None:
             raise RookeryError(NOT_WRITABLE, f"`{name}` is filled by pipe `{fed}` and takes no rows from outside")
-        return stage_of(snapshot.build.datasources[name], exact)
+        return stage_of(snapshot.build.datasources[name], format, exact)
 
     return make

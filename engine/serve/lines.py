@@ -7,6 +7,9 @@ import io
 import re
 from contextlib import suppress
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from engine.errors import BAD_ROW, RookeryError
 from engine.warehouse.port import Input
 
@@ -24,20 +27,40 @@ def bad_row(exc: RookeryError, body: bytes, format: Input) -> RookeryError:
     return RookeryError(BAD_ROW, f"{where}: {reason[:300]}", hint="nothing was stored", detail=text)
 
 
-def check_header(names: set[str], body: bytes) -> None:
-    """Refuse a CSV file whose first line names no column, so that its rows would be empty, or one of them twice."""
-    first = body.partition(b"\n")[0].decode(errors="replace").lstrip("\ufeff")
-    try:
-        given = [name.strip().lower() for name in next(csv.reader([first]), [])]
-    except csv.Error:
-        given = []
-    known = [g for g in given if g in {n.lower() for n in names}]
+def unknown_columns(names: set[str], body: bytes, format: Input) -> tuple[str, ...]:
+    """The columns of a file that are none of the datasource's, and are passed over.
+
+    Raises RK5001 for a file that names none of the datasource's, so that its rows would be empty, or one of them
+    twice. What is no Parquet file is left to the engine.
+    """
+    given = _csv_columns(body) if format is Input.CSV else _parquet_columns(body)
+    if given is None:
+        return ()
+    place = "line 1: " if format is Input.CSV else ""
+    own = {n.lower() for n in names}
+    known = [g.lower() for g in given if g.lower() in own]
     twice = next((g for g in known if known.count(g) > 1), None)
     if twice is not None:
-        raise RookeryError(BAD_ROW, f"line 1: column `{twice}` is named twice", hint="nothing was stored")
+        raise RookeryError(BAD_ROW, f"{place}column `{twice}` is named twice", hint="nothing was stored")
     if not known:
         hint = "nothing was stored; a CSV file begins with the names of its columns"
-        raise RookeryError(BAD_ROW, "line 1: no column is named", hint=hint)
+        raise RookeryError(BAD_ROW, f"{place}no column is named", hint=hint)
+    return tuple(g for g in given if g.lower() not in own)
+
+
+def _csv_columns(body: bytes) -> list[str]:
+    first = body.partition(b"\n")[0].decode(errors="replace").lstrip("\ufeff")
+    try:
+        return [name.strip() for name in next(csv.reader([first]), [])]
+    except csv.Error:
+        return []
+
+
+def _parquet_columns(body: bytes) -> list[str] | None:
+    try:
+        return list(pq.read_schema(io.BytesIO(body)).names)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError):
+        return None
 
 
 def line_of(body: bytes, format: Input, row: int) -> str:

@@ -7,28 +7,21 @@ passes as there are columns, and not an insert each, and the engine's own parser
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
 
-import orjson
-
-from engine.compiler.scope import BARRIER, base_type
+from engine.compiler.scope import BARRIER
 from engine.errors import RookeryError
 from engine.schema import Name
 from engine.serve.batch import Bad
-from engine.serve.staging import NUMBER, Stage, Staged, checks, is_tenant, tenant_kind
+from engine.serve.reasons import SHOWN, json_values, loaded, reason, unreadable, values_of
+from engine.serve.staging import NUMBER, Stage, checks, is_tenant
 from engine.warehouse.port import Input, Warehouse
 
 TOLERANT: Mapping[str, int] = {"input_format_allow_errors_num": 2_000_000_000, "input_format_allow_errors_ratio": 1}
 MOST_TRIES = 200
 """Inserts that may fail while rows are parted, for a failure is slow. A row that stops the engine takes a few."""
 UNDECIDED = "not looked at: too many other rows cannot be read"
-SHOWN = 80
-"""Characters of a value that a reason shows."""
 _STOPPED_AT = re.compile(r"while reading the value of key (\w+)")
 _ASIDE = re.compile(r":? \((?:while|at row|in file)")
 _EMPTY_OBJECT = re.compile(rb"\{\s*\}")
@@ -69,28 +62,39 @@ class Search:
 
     def check(self, bound: str | None, rows: Sequence[bytes], format: Input, header: bytes = b"") -> dict[int, Bad]:
         """Rows of the filled stage that do not meet what is asked of them, or cannot be stored, by number."""
-        found: dict[int, Bad] = {}
-        conditions = checks(self._stage, bound)
-        # Values deeper in an event are cast only when they are taken, and a cast may throw.
+        # Values deeper in an event are cast only when they are judged and taken, and a cast may throw.
         deeper = [c for c in self._stage.columns if c.type == "JSON" and not is_tenant(self._stage, c)]
-        if deeper:
-            everything = [c.taken for c in deeper] + [c.check for c in deeper if c.check]
-            for number, why in self._throwing(", ".join(everything), 0, len(rows)).items():
-                row = found.setdefault(number, Bad(number, rows[number], format, header=header))
-                row.add("", _ASIDE.split(why)[0][:200])
-        passed = f" AND {NUMBER} NOT IN ({', '.join(map(str, found))})" if found else ""
-        table = f"(SELECT * FROM {self._table.sql()} WHERE 1{passed} LIMIT {BARRIER})"
+        conditions = checks(self._stage, bound)
+        thrown = self._throwing(self._without({}), [c.check for c in deeper if c.check], 0, len(rows))
+        sound = self._without(thrown)
+        found: dict[int, Bad] = {}
         for staged, check in conditions:
             failing = self._warehouse.query(
-                f"SELECT {NUMBER}, toString({staged.value}) FROM {table} WHERE ifNull(NOT ({check}), 0)"
+                f"SELECT {NUMBER}, toString({staged.value}) FROM {sound} WHERE ifNull(NOT ({check}), 0)"
             )
             for number, value in failing.rows:
-                row = found.setdefault(int(number), Bad(int(number), rows[int(number)], format, header=header))
+                text = rows[int(number)]
+                if staged.texts_pass and isinstance(json_values(text).get(staged.name), str):
+                    continue
+                if not is_tenant(self._stage, staged):
+                    value = values_of(text, format, header, self._stage).get(staged.column, value)
+                row = found.setdefault(int(number), Bad(int(number), text, format, header=header))
                 row.add(staged.column, reason(self._stage, staged, value, bound))
                 row.foreign |= bound is not None and is_tenant(self._stage, staged) and value is not None
+        fit = self._without(thrown, *(f"ifNull({c}, 1)" for _, c in conditions))
+        thrown |= self._throwing(fit, [c.taken for c in deeper], 0, len(rows))
+        for number, why in thrown.items():
+            found[number] = Bad(number, rows[number], format, header=header)
+            found[number].add("", _ASIDE.split(why)[0][:200])
         for row in found.values():
             row.values = values_of(row.text, format, header, self._stage)
         return found
+
+    def _without(self, numbers: Collection[int], *conditions: str) -> str:
+        """The stage's rows but for some, and for those that do not meet conditions."""
+        passed = "".join(f" AND NOT {NUMBER} BETWEEN {first} AND {last}" for first, last in _runs(numbers))
+        passed += "".join(f" AND ({c})" for c in conditions)
+        return f"(SELECT * FROM {self._table.sql()} WHERE 1{passed} LIMIT {BARRIER})"
 
     def keep_only(self, rows: Mapping[int, bytes], format: Input, header: bytes = b"") -> None:
         """Stage these rows and no others."""
@@ -98,11 +102,13 @@ class Search:
         numbered = {n: text for n, row in rows.items() if (text := _numbered(n, row, format)) is not None}
         self._insert(numbered, format, header, together=True)
 
-    def _throwing(self, expressions: str, start: int, stop: int) -> dict[int, str]:
-        """Staged rows from a number up to another for which an expression throws, and what it says, by halves."""
+    def _throwing(self, table: str, expressions: Sequence[str], start: int, stop: int) -> dict[int, str]:
+        """Rows from a number up to another for which one of the expressions throws, and what it says, by halves."""
+        if not expressions:
+            return {}
         try:
             self._warehouse.query(
-                f"SELECT sum(ignore({expressions})) FROM (SELECT * FROM {self._table.sql()} "
+                f"SELECT sum(ignore({', '.join(expressions)})) FROM (SELECT * FROM {table} "
                 f"WHERE {NUMBER} >= {start} AND {NUMBER} < {stop} LIMIT {BARRIER})",
                 None,
                 {"max_threads": 1},
@@ -116,7 +122,8 @@ class Search:
             if self._tries > MOST_TRIES:
                 return dict.fromkeys(range(start, stop), UNDECIDED)
             middle = (start + stop) // 2
-            return self._throwing(expressions, start, middle) | self._throwing(expressions, middle, stop)
+            first = self._throwing(table, expressions, start, middle)
+            return first | self._throwing(table, expressions, middle, stop)
         return {}
 
     def _insert(
@@ -201,11 +208,14 @@ class Search:
 
     def _explain(self, bad: Mapping[int, Bad], sound: Mapping[int, bytes], format: Input, header: bytes) -> None:
         for n in (n for n in bad if n not in sound and not bad[n].columns):
-            bad[n].add("", "the row is not a JSON object" if format is Input.NDJSON else "the row cannot be read")
+            bad[n].add("", unreadable(bad[n].text, format))
         for staged in {c.name: c for c in self._stage.columns}.values() if sound else ():
             fine = self._insert(sound, format, header, (staged.name,))
             self._warehouse.execute(f"TRUNCATE TABLE {self._table.sql()}")
             for n in sound.keys() - fine:
+                if staged.path:
+                    bad[n].add(staged.column, f"what `{staged.name}` holds cannot be read")
+                    continue
                 values = values_of(bad[n].text, format, header, self._stage)
                 kind = next(c.type for c in self._stage.source.columns if c.name == staged.column)
                 shown = (values.get(staged.column) or "")[:SHOWN]
@@ -215,55 +225,22 @@ class Search:
                 row.add("", "the row cannot be read: a key twice, or values that do not end")
 
 
+def _runs(numbers: Collection[int]) -> list[tuple[int, int]]:
+    """Numbers as first and last of those that follow each other."""
+    runs: list[tuple[int, int]] = []
+    for n in sorted(numbers):
+        first = runs.pop()[0] if runs and runs[-1][1] == n - 1 else n
+        runs.append((first, n))
+    return runs
+
+
 def _numbered(number: int, row: bytes, format: Input) -> bytes | None:
     """The row with its number in front, or None where it cannot have one: it is bad by itself."""
     if format is Input.CSV:
         return b"%d,%s" % (number, row)
     text = row.strip()
-    try:
-        if not isinstance(orjson.loads(text), dict):
-            return None
-    except orjson.JSONDecodeError:
+    if not isinstance(loaded(text), dict):
         return None
     if _EMPTY_OBJECT.fullmatch(text):
         return b'{"_rk_n":%d}' % number
     return b'{"_rk_n":%d,%s' % (number, text[1:])
-
-
-def reason(stage: Stage, staged: Staged, value: str | None, bound: str | None) -> str:
-    """Why a value that could be read is not stored, in words for its sender."""
-    shown = "missing or null" if value is None else f"`{value[:SHOWN]}`"
-    if not is_tenant(stage, staged):
-        kind = next(c.type for c in stage.source.columns if c.name == staged.column)
-        return f"{shown} does not fit {kind}"
-    if bound is not None:
-        return f"{shown} is not the tenant that the token writes for"
-    return f"{shown} is no canonical {base_type(tenant_kind(stage.source))}"
-
-
-def values_of(row: bytes, format: Input, header: bytes, stage: Stage) -> dict[str, str | None]:
-    """The texts that a row has for the datasource's columns, as far as they can be told."""
-    given = _csv_values(row, header) if format is Input.CSV else _json_values(row)
-    return {c.column: _text(given[c.name]) for c in stage.columns if c.name in given}
-
-
-def _csv_values(row: bytes, header: bytes) -> dict[str, Any]:
-    with suppress(csv.Error):
-        names, *cells = csv.reader(io.StringIO(b"\n".join((header, row)).decode(errors="replace"), newline=""))
-        if len(cells) == 1:
-            return dict(zip(names, cells[0], strict=False))
-    return {}
-
-
-def _json_values(row: bytes) -> dict[str, Any]:
-    try:
-        found = orjson.loads(row)
-    except orjson.JSONDecodeError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return orjson.dumps(value, default=str).decode()

@@ -48,6 +48,8 @@ class Upload:
         self._rows = 0
         self._quarantined = 0
         self._batches = 0
+        self._repeated = 0
+        self._ignored: dict[str, None] = {}
         self._into: Name | None = None
 
     async def append(self, request: Request) -> dict[str, Any]:
@@ -103,6 +105,8 @@ class Upload:
     def _count(self, outcome: Outcome) -> None:
         self._rows += outcome.rows
         self._quarantined += outcome.quarantined
+        self._repeated += outcome.repeated
+        self._ignored |= dict.fromkeys(outcome.ignored)
 
     async def _batches_of(self, request: Request) -> AsyncIterator[bytes]:
         """The body in batches."""
@@ -157,5 +161,7 @@ class Upload:
             "rows": self._rows,
             "invalid_lines": 0,
             "quarantine_rows": self._quarantined,
+            "ignored_columns": list(self._ignored),
+            "repeated": 0 < self._repeated == self._batches,
             "error": error,
         }

@@ -50,6 +50,10 @@ def as_csv(rows: list[dict[str, object]], header: str = "tenant_id,event,units")
     return "\n".join([header, *lines, ""])
 
 
+def told(rows: int, **more: object) -> dict[str, object]:
+    return {"datasource": "events", "rows": rows, "quarantined": 0, "ignored_columns": [], "repeated": False} | more
+
+
 @pytest.mark.parametrize("how", ["ndjson", "jsonl.gz", "csv", "csv.bz2", "parquet"])
 def test_files_by_their_ending(cli: Cli, server: Server, how: str) -> None:
     file = cli.directory / f"rows.{how}"
@@ -60,11 +64,7 @@ def test_files_by_their_ending(cli: Cli, server: Server, how: str) -> None:
         file.write_bytes(
             gzip.compress(text) if how.endswith("gz") else bz2.compress(text) if how.endswith("bz2") else text
         )
-    assert cli("append", "events", file.name, "--json").json == {
-        "datasource": "events",
-        "rows": 100,
-        "quarantined": 0,
-    }
+    assert cli("append", "events", file.name, "--json").json == told(100)
     assert stored(server) == ROWS
 
 
@@ -85,6 +85,30 @@ def test_columns_of_a_csv_can_be_renamed(cli: Cli, server: Server) -> None:
     cli("append", "events", "theirs.csv", "--rename", "customer=tenant_id", "--rename", "what=event")
     assert stored(server) == ROWS
     assert "RK7002" in cli("append", "events", "theirs.csv", "--rename", "customer", code=1).err
+    misspelt = cli("append", "events", "theirs.csv", "--rename", "costumer=tenant_id", code=1).err
+    assert "there is no column `costumer`" in misspelt and "customer, what, units" in misspelt
+    (cli.directory / "rows.ndjson").write_text(ndjson(ROWS))
+    assert "--rename is for CSV" in cli("append", "events", "rows.ndjson", "--rename", "a=b", code=1).err
+    assert stored(server) == ROWS
+
+
+def test_columns_that_are_none_of_the_datasource_are_told(cli: Cli) -> None:
+    (cli.directory / "more.csv").write_text("tenant_id,colour,units,size\n1,red,5,XL\n")
+    said = cli("append", "events", "more.csv").err
+    assert "1 rows appended" in said and "not events's: colour, size" in said
+    assert cli("append", "events", "more.csv", "--json").json == told(1, ignored_columns=["colour", "size"])
+
+
+def test_a_file_of_which_nothing_is_stored_is_a_failure(cli: Cli) -> None:
+    (cli.directory / "bad.csv").write_text("tenant_id,units\nx,1\ny,2\n")
+    said = cli("append", "events", "bad.csv", code=1).err
+    assert "0 rows appended" in said and "2 rows went to quarantine" in said
+
+
+def test_a_file_under_a_key_that_is_known_is_not_said_to_be_appended(cli: Cli) -> None:
+    (cli.directory / "rows.csv").write_text(as_csv(ROWS))
+    assert cli("append", "events", "rows.csv", "--key", "once").err.count("100 rows appended to events\n")
+    assert "nothing is appended now" in cli("append", "events", "rows.csv", "--key", "once").err
 
 
 def written(file: Path, rows: list[dict[str, object]]) -> None:
@@ -143,8 +167,8 @@ def test_after_a_failure_in_a_later_batch_the_file_is_sent_again_under_its_key(
     assert found["n"] < many
     rows[many - 5]["tenant_id"] = 1
     written(file, rows)
-    for _ in range(2):
-        assert cli(*send, "--json").json == {"datasource": "events", "rows": many, "quarantined": 0}
+    for repeated in (False, True):
+        assert cli(*send, "--json").json == told(many, repeated=repeated)
         assert server.sql(FACTS) == [{"n": many, "u": many, "m": many - 1, "two": 0}]
     server.done("DELETE", f"/v0/tokens/appends%20{kind}")
 
@@ -164,7 +188,7 @@ def test_a_file_with_bad_rows(cli: Cli, server: Server) -> None:
         '{"tenant_id": 1, "event": "a", "units": 1}\n{"tenant_id": \nno json\n{"event": "b"}\n'
     )
     found = cli("append", "events", "rows.ndjson", "--json").json
-    assert found == {"datasource": "events", "rows": 1, "quarantined": 3}
+    assert found == told(1, quarantined=3)
     assert stored(server) == [{"tenant_id": 1, "event": "a", "units": 1}]
     listed = cli("quarantine", "ls", "events", "--limit", 2)
     assert "tenant_id: missing or null is no canonical UInt32" in listed.out and "no json" in listed.out

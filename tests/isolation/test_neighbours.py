@@ -167,5 +167,5 @@ def test_a_stage_is_lent_to_one_batch_at_a_time(workspace: Workspace) -> None:
     ingestion = Ingestion(workspace, stages, Receipts(workspace), GoneRouter())
     (outcome,) = ingestion.store([append({"tenant_id": 1, "id": "lent"})])
     assert isinstance(outcome, Outcome) and outcome.rows == 1
-    stage = ingestion.stage_for("events")
+    stage = ingestion.stage_for("events", Input.NDJSON)
     assert stages.borrow(stage) != stages.borrow(stage)

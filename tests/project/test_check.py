@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from engine.errors import BAD_VALUE
 from engine.project.check import check
 from engine.project.model import Project
 from engine.project.parse import parse_source
@@ -254,3 +255,19 @@ def test_a_name_that_ends_like_a_quarantine_is_refused() -> None:
 def test_a_mode_of_fan_out_is_for_landing_datasources() -> None:
     text = DAILY.replace("landing: false", "landing: false, fanout: routed")
     assert found(daily=text) == [("RK1005", "daily:3:53")]
+
+
+@pytest.mark.parametrize(
+    ("columns", "wrong"),
+    [
+        ("{name: a, type: 'Map(String, UInt8)', json: $.p.a}", True),
+        ("{name: a, type: 'Tuple(x UInt8)', json: $.p.a}", True),
+        ("{name: a, type: 'Map(String, UInt8)', json: $.p}", False),
+        ("{name: a, type: 'Array(UInt8)', json: '$.p.a[:]'}", False),
+        ("{name: p, type: UInt8}, {name: a, type: UInt8, json: $.p.a}", True),
+        ("{name: p, type: String}, {name: a, type: UInt8, json: $.p.a}", False),
+        ("{name: p, type: JSON}, {name: a, type: UInt8, json: $.p.a}", False),
+    ],
+)
+def test_paths_lead_to_values(columns: str, wrong: bool) -> None:
+    assert [code for code, _ in found(x=f"columns: [{columns}]\n")] == [BAD_VALUE.id] * wrong

@@ -90,6 +90,8 @@ def test_csv(server: Server, send: Send, mark: str) -> None:
         "rows": 2,
         "invalid_lines": 0,
         "quarantine_rows": 0,
+        "ignored_columns": ["unknown"],
+        "repeated": False,
         "error": False,
     }
     assert stored(server, mark) == [[1, 5], [2, 6]]
