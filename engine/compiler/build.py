@@ -244,6 +244,11 @@ def parameters_of(pipes: Mapping[str, CompiledPipe], name: str) -> tuple[Paramet
     return tuple(found.values())
 
 
+def parameter_names(pipes: Mapping[str, CompiledPipe], name: str) -> frozenset[str]:
+    """Names of a pipe's parameters, and of those of the pipes that it reads."""
+    return frozenset(p.name for p in parameters_of(pipes, name))
+
+
 def _closure(pipes: Mapping[str, CompiledPipe], name: str) -> list[str]:
     """A pipe and the pipes that it reads, nearest first."""
     found: list[str] = []

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from engine.compiler.build import parameter_names
 from engine.control.ids import check_id
 from engine.errors import BAD_SCOPE, SCOPE, TOKEN_EXISTS, UNKNOWN_TENANT, UNKNOWN_TOKEN, RookeryError
 from engine.plan.state import Snapshot, Workspace
@@ -88,6 +89,16 @@ def _check(snapshot: Snapshot, scopes: Sequence[Scope], tenant: str | None) -> N
         if scope.resource not in known:
             what = "pipe" if scope.type.startswith("PIPES") else "datasource"
             raise RookeryError(BAD_SCOPE, f"no {what} `{scope.resource}`", hint="push it first")
+        if scope.fixed_params:
+            _check_fixed(snapshot, scope)
+
+
+def _check_fixed(snapshot: Snapshot, scope: Scope) -> None:
+    names = parameter_names(snapshot.build.pipes, scope.resource)
+    unknown = next((name for name in sorted(scope.fixed_params) if name not in names), None)
+    if unknown is not None:
+        hint = f"it has {', '.join(sorted(names))}" if names else "it has none"
+        raise RookeryError(BAD_SCOPE, f"pipe `{scope.resource}` has no parameter `{unknown[:120]}`", hint=hint)
 
 
 def describe(workspace: Workspace, token: StaticToken) -> dict[str, Any]:

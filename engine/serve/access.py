@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from engine.compiler.build import Build, parameters_of
+from engine.compiler.build import Build, parameter_names, parameters_of
 from engine.compiler.filters import parse_filter
 from engine.compiler.memory import Memory
 from engine.compiler.params import canonical_tenant
@@ -86,9 +86,20 @@ def for_pipe(
         if claims.is_admin:
             raise RookeryError(UNKNOWN_PIPE, f"there is no endpoint `{pipe}`", hint="rookery pipe ls")
         raise RookeryError(SCOPE, f"the token does not allow the endpoint `{pipe}`")
-    fixed = claims.fixed_params(pipe)
+    fixed = _fixed(snapshot, claims, pipe)
     keys = set(snapshot.derived(("tenant keys", pipe), partial(_tenant_keys, snapshot.build, pipe)))
     return _grant(snapshot, workspace, claims, frozenset({pipe}), fixed, keys, given, eyes)
+
+
+def _fixed(snapshot: Snapshot, claims: Claims, pipe: str) -> dict[str, Any]:
+    """What the token fixes of a pipe. Raises RK4002 for what the pipe does not have: nothing would be narrowed."""
+    fixed = claims.fixed_params(pipe)
+    if fixed:
+        known = snapshot.derived(("parameters", pipe), partial(parameter_names, snapshot.build.pipes, pipe))
+        unknown = next((name for name in sorted(fixed) if name not in known), None)
+        if unknown is not None:
+            raise RookeryError(BAD_TOKEN, f"the token fixes `{unknown[:120]}`, which `{pipe}` does not have")
+    return fixed
 
 
 def _tenant_keys(build: Build, pipe: str) -> frozenset[str]:
@@ -112,7 +123,7 @@ def for_sql(
     keys: set[str] = set()
     for pipe in sorted(names & set(build.pipes)):
         keys |= _tenant_keys(build, pipe)
-        for name, value in claims.fixed_params(pipe).items():
+        for name, value in _fixed(snapshot, claims, pipe).items():
             if fixed.setdefault(name, value) != value:
                 raise RookeryError(BAD_TOKEN, f"the token fixes `{name}` to two values")
     return _grant(snapshot, workspace, claims, names, fixed, keys, given, eyes, sql=True)

@@ -212,7 +212,7 @@ class Ingestion:
         """Whether all staged rows can be stored, as far as it is not known."""
         if batch.numbered or batch.bad or not batch.good:
             return True
-        checked = " OR ".join(f"ifNull(NOT ({c}), 0)" for _, c in checks(batch.stage, batch.bound)) or "0"
+        checked = " OR ".join(f"ifNull(NOT ({c}), 0)" for _, c in checks(batch.stage, batch.bound, quick=True)) or "0"
         try:
             found = self._workspace.warehouse.query(
                 f"SELECT countIf({checked}), sum(ignore({taken(batch.stage, batch.bound)})) FROM {batch.table.sql()}"

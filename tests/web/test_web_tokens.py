@@ -155,6 +155,7 @@ REFUSED: list[dict[str, Any]] = [
     {"scopes": [{"type": "PIPES:READ", "resource": "by_kind", "fixed_params": ["a"]}]},
     {"scopes": [{"type": "PIPES:READ", "resource": "by_kind", "fixed_parameters": {}}]},
     {"scopes": [{**SCOPES[0], "fixed_params": {"kind": "a"}}, {**SCOPES[0], "fixed_params": {"kind": "b"}}]},
+    {"scopes": [{**SCOPES[0], "fixed_params": {"knid": "a"}}]},
     {"tenant": None},
     {"tenant": 1},
     {"tenant": "01"},
@@ -228,6 +229,18 @@ def test_fixed_parameters_win_silently(server: Server, secret: str) -> None:
         server.post(PATH, token, content="kind=view"),
     ):
         assert data(answer) == [{"kind": "sale", "events": 1, "units": 40}]
+
+
+@pytest.mark.proves("A5", "C8")
+def test_a_parameter_that_the_pipe_lacks_is_not_fixed(server: Server) -> None:
+    """The token's maker believed that it narrows what is read."""
+    scope = {**SCOPES[0], "fixed_params": {"knid": "sale"}}
+    body = {"name": "misspelt", "scopes": [scope]}
+    made = server.post("/v0/tokens", server.admin_token, json=body)
+    minted = server.post("/v0/tokens", server.admin_token, json=body | {"ttl": 60})
+    for answer in (minted, made):
+        refused(answer, 400, "RK4018")
+    assert "`by_kind` has no parameter `knid`" in made.json()["error"]
 
 
 @pytest.mark.proves("A4", "A5", "C8")
