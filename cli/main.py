@@ -11,6 +11,7 @@ import typer
 from cli import access, data, doctor, fanout, project, quarantine, server, tenants, terminal
 from cli.connection import options
 from engine.errors import INTERNAL, RookeryError
+from engine.settings import misspelt
 
 EXIT_CODES = {
     0: "done",
@@ -48,6 +49,8 @@ def globals_(
     """Options that every command takes."""
     options.url, options.token, options.data, options.json = url, token, store, json
     options.project, options.settings = directory, None
+    for name, near in misspelt():
+        terminal.say(f"warning: there is no setting {name}; did you mean {near}?", "yellow")
 
 
 for part in (project, tenants, access, data, quarantine, fanout, doctor, server):

@@ -5,6 +5,7 @@ Imports the engine, which takes most of a second; commands that talk to a runnin
 
 from __future__ import annotations
 
+import errno
 import signal
 import socket
 import sys
@@ -92,11 +93,13 @@ def _listen(settings: Settings) -> socket.socket:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         return socket.create_server((settings.host, settings.port), family=family, backlog=1024)
     except OSError as exc:
-        raise RookeryError(
-            SETTING,
-            f"cannot listen on {settings.host}:{settings.port}: {exc.strerror}",
-            hint="--port 0 picks a free one",
-        ) from exc
+        # Names that are none have negative numbers.
+        elsewhere = (exc.errno or 0) < 0 or exc.errno == errno.EADDRNOTAVAIL
+        hint = (
+            "--host is an address of this machine, or 0.0.0.0 for all" if elsewhere else "--port 0 picks a free one"
+        )
+        message = f"cannot listen on {settings.host}:{settings.port}: {exc.strerror}"
+        raise RookeryError(SETTING, message, hint=hint) from exc
 
 
 def config(app: Any) -> uvicorn.Config:

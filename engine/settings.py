@@ -5,6 +5,7 @@ Every field is an environment variable `ROOKERY_<FIELD>` and is documented in `d
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from pathlib import Path
@@ -100,6 +101,21 @@ def load(**flags: Any) -> Settings:
         raise RookeryError(
             SETTING, f"setting `{name}`: {reason}", hint=f"environment variable ROOKERY_{name.upper()}"
         ) from exc
+
+
+def misspelt() -> list[tuple[str, str]]:
+    """Variables in the environment that are no setting and look like one, each with that one.
+
+    Others are left alone: orchestrators set variables of their own by the names of services.
+    """
+    prefix = str(Settings.model_config["env_prefix"])
+    known = [name.upper() for name in Settings.model_fields]
+    found = []
+    for name in sorted(n.removeprefix(prefix) for n in os.environ if n.startswith(prefix)):
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+            found += [(prefix + name, prefix + n) for n in near]
+    return found
 
 
 def is_interactive_disabled() -> bool:

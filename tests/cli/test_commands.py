@@ -322,6 +322,19 @@ def test_a_project_without_server_works_on_its_own_directory(tmp_path: Path) -> 
     assert stat.S_IMODE((tmp_path / ".rookery" / "admin_token").stat().st_mode) == 0o600
 
 
+def test_settings_that_look_misspelt_are_told(tmp_path: Path) -> None:
+    said = Cli(tmp_path)("init", ROOKERY_PROT="1", ROOKERY_SERVICE_PORT_HTTP="2", ROOKERY_MAXBODY="3").err
+    assert "no setting ROOKERY_PROT; did you mean ROOKERY_PORT?" in said
+    assert "did you mean ROOKERY_MAX_BODY?" in said
+    assert "SERVICE" not in said
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
+def test_an_address_of_another_machine(tmp_path: Path, host: str) -> None:
+    said = Cli(tmp_path)("serve", "--host", host, "--port", 0, code=1).err
+    assert "RK7001" in said and "--host is an address of this machine" in said
+
+
 def test_shell_completion(tmp_path: Path) -> None:
     cli = Cli(tmp_path)
     assert "_ROOKERY_COMPLETE" in cli("--show-completion", "bash", code=0).out
