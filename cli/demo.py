@@ -81,7 +81,7 @@ def _ingest(connection: Connection) -> None:
         shown = connection.json("GET", f"/v0/tenants/{tenant}")
         tables = ", ".join(f"{t['name']} {t['rows']:,}" for t in shown["tables"]) or "rows of the shared tables"
         where = shown["nest"] or "pool"
-        terminal.data(f"  tenant {tenant} ({placement}): {shown['rows']:,} of them; {where}: {tables}")
+        terminal.data(f"  tenant {tenant} ({placement}): {shown['rows']:,} rows in all; {where}: {tables}")
     unknown = [t for t in connection.json("GET", "/v0/tenants")["tenants"] if t["state"] == "unknown"]
     for tenant in unknown:
         terminal.data(f"  tenant {tenant['id']} does not exist: its {tenant['rows']:,} rows wait in landing")

@@ -16,6 +16,7 @@ from engine.errors import (
     BAD_NAME,
     NO_FILE,
     NOT_A_PROJECT,
+    STILL_FAILING,
     TARGET_EXISTS,
     UNKNOWN_RESOURCE,
     RookeryError,
@@ -179,7 +180,10 @@ def _show(result: Any) -> None:
         return
     terminal.plan(result)
     if not result["changes"] and not result["steps"]:
-        terminal.say("nothing to do: the workspace is as the files say", "green")
+        if any(w["code"] == STILL_FAILING.id for w in result["warnings"]):
+            terminal.say("nothing else to do", "yellow")
+        else:
+            terminal.say("nothing to do: the workspace is as the files say", "green")
     elif result["applied"]:
         terminal.say("pushed", "green")
 
