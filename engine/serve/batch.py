@@ -112,7 +112,7 @@ class Batch:
         """SQL that tells which rows of the stage are stored."""
         if self.numbered:
             return "1"
-        return " AND ".join(f"ifNull({c}, 1)" for _, c in checks(self.stage, self.bound, quick=True)) or "1"
+        return " AND ".join(f"ifNull({c}, 1)" for _, c in checks(self.stage, self.bound, quick=not self.bad)) or "1"
 
     @property
     def good(self) -> int:

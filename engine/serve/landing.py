@@ -84,7 +84,7 @@ class Landing:
             return False
         try:
             found = self._workspace.warehouse.query(
-                f"SELECT 1 FROM {batch.table.sql()} WHERE ({batch.condition}) "
+                f"SELECT 1 FROM {batch.table.sql()} WHERE ({_stored(batch)}) "
                 f"AND has({{t:Array(String)}}, {batch.stage.tenant.value}) LIMIT 1",
                 {"t": [*sorted(tenants)]},
             )
@@ -111,7 +111,7 @@ class Landing:
             table=batch.table.sql() if batch.handed else "",
             values=taken(stage, batch.bound),
             tenant=literal(batch.bound) if batch.bound is not None else stage.tenant.value,
-            condition=batch.condition,
+            condition=_stored(batch),
             columns=tuple(c.name for c in source.columns),
             rows=batch.good,
             size=batch.size if batch.handed else 0,
@@ -124,7 +124,7 @@ class Landing:
         target = (batch.portions[0].append.into or Name(self._workspace.name, batch.stage.source.name)).sql()
         columns = [c.name for c in batch.stage.source.columns]
         condition = batch.condition
-        if not batch.bad and condition != "1":
+        if _all_or_none(batch) and condition != "1":
             # The batch is one block, so a row that throws keeps all of it out; which row it was is asked afterwards.
             condition = f"throwIf(NOT ({condition})) = 0"
         rows = f"SELECT {taken(batch.stage, batch.bound)} FROM {batch.table.sql()} WHERE {condition}"
@@ -140,6 +140,16 @@ def taken(stage: Stage, bound: str | None) -> str:
         kind = tenant_kind(stage.source)
         expressions[stage.columns.index(stage.tenant)] = f"CAST({tenant_literal(kind, bound)} AS {kind})"
     return ", ".join(expressions)
+
+
+def _all_or_none(batch: Batch) -> bool:
+    """Whether one row that is not good keeps the whole batch out."""
+    return not batch.bad
+
+
+def _stored(batch: Batch) -> str:
+    """SQL that tells which rows of the stage are in landing, once the batch is."""
+    return "1" if _all_or_none(batch) else batch.condition
 
 
 def _told(everywhere: bool) -> Future[bool] | None:

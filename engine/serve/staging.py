@@ -115,13 +115,14 @@ def _staged(source: Datasource, column: Column, format: Input, exact: bool) -> S
     found = arrival_of(kind, exact=exact, typed=format is Input.PARQUET)
     if found.check is None:
         return Staged(column.name, name, column.type, column.default, value, value)
+    taken = found.taken(value) if found.taken else value
     return Staged(
         column.name,
         name,
         found.staged,
         typed_default(kind, column.default, found),
         value,
-        f"CAST({found.taken(value) if found.taken else value} AS {column.type})",
+        taken if taken == value and found.staged == column.type else f"CAST({taken} AS {column.type})",
         found.check(value),
         found.quick(value) if found.quick else None,
         texts_pass=format is Input.NDJSON and kind.kind == "DateTime64",
