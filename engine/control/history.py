@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import structlog
 
 from engine.compiler import storage
-from engine.errors import RookeryError
+from engine.errors import APPLY_FAILED, RookeryError
 from engine.fanout.completion import complete
 from engine.fanout.modes import settle
 from engine.plan.history import History, Progress, deliver, silent
@@ -28,6 +30,20 @@ def resume(workspace: Workspace, progress: Progress = silent) -> dict[str, int]:
     valid, void = _sorted_out(workspace, outstanding)
     journal.strike(void)
     return deliver(valid, workspace.warehouse, journal, progress, _tell)
+
+
+def undelivered(workspace: Workspace, concerns: Callable[[History], bool]) -> RookeryError | None:
+    """RK3010 for a noted history that could not be delivered, if there is one that concerns whoever asks."""
+    stuck = [h for h in RegistryJournal(workspace.registry).outstanding() if concerns(h)]
+    if not stuck:
+        return None
+    whose = f" for tenant `{stuck[0].tenant}`" if stuck[0].tenant else ""
+    more = f" (and {len(stuck) - 1} more)" if len(stuck) > 1 else ""
+    return RookeryError(
+        APPLY_FAILED,
+        f"the history of `{stuck[0].view}` cannot be delivered{whose}{more}; everything else is done",
+        hint="mend the pipe, or the rows, and run the command again; the server's log tells more",
+    )
 
 
 def _tell(item: History, exc: RookeryError) -> None:

@@ -14,7 +14,7 @@ from engine.compiler.build import Build
 from engine.compiler.compose import Verifier
 from engine.compiler.pipes import compile_pipe
 from engine.compiler.views import nest_schema, workspace_schema
-from engine.control.history import resume
+from engine.control.history import resume, undelivered
 from engine.control.ids import check_id
 from engine.control.tokens import grant_declared
 from engine.errors import (
@@ -140,7 +140,14 @@ def push(
         router.nudge()
         sound = [t for t, row in snapshot.tenants.items() if row.placement == "tables" and t not in failing]
         router.wait_for(sound, progress)
-        return replace(result, applied=True, delivered=delivered)
+        # One tenant's rows are no reason to refuse a push; what all tenants share is.
+        shared = undelivered(workspace, lambda h: h.tenant is None)
+        if shared is not None:
+            raise shared
+        own = undelivered(workspace, lambda h: h.tenant is not None)
+        return replace(
+            result, applied=True, delivered=delivered, warnings=(*warnings, own) if own is not None else warnings
+        )
 
 
 def _try_out(workspace: Workspace, plan: Plan) -> None:

@@ -19,10 +19,10 @@ from engine.compiler.scope import tenant_literal
 from engine.compiler.views import POOL, Reader, pipe_views
 from engine.control.erasure import delete_rows, leave_pool
 from engine.control.fanout import Lag, lags
-from engine.control.history import resume
+from engine.control.history import resume, undelivered
 from engine.control.ids import check_id
 from engine.control.push import plan_for_tenants, run
-from engine.errors import APPLY_FAILED, BAD_VALUE, PLACEMENT, UNKNOWN_TENANT, RookeryError
+from engine.errors import BAD_VALUE, PLACEMENT, UNKNOWN_TENANT, RookeryError
 from engine.fanout.modes import settle
 from engine.fanout.router import router_of
 from engine.plan.history import Progress, block_ranges, history, silent
@@ -91,6 +91,7 @@ def _provision(workspace: Workspace, tenants: Sequence[Tenant], progress: Progre
         settle(workspace, workspace.current.build)
         delivered += len(run(workspace, plan_for_tenants(workspace, own), progress))
         router_of(workspace).wait_for(own, progress)
+        _all_delivered(workspace, own)
     pooled = [t.id for t in tenants if t.placement == "pooled"]
     if pooled:
         delivered += _join_pool(workspace, pooled, progress)
@@ -121,14 +122,14 @@ def _join_pool(workspace: Workspace, tenants: Sequence[str], progress: Progress)
             body = b"\n".join(b'{"id":' + _json(t) + b"}" for t in fresh)
             workspace.warehouse.insert(pool, body, Input.NDJSON, ("id",), {"async_insert": 0})
     delivered = resume(workspace, progress)
-    stuck = next((h for h in journal.outstanding() if h.tenant in tenants), None)
-    if stuck is not None:
-        raise RookeryError(
-            APPLY_FAILED,
-            f"the history of `{stuck.view}` cannot be delivered for tenant `{stuck.tenant}`",
-            hint="mend the pipe, or the tenant's rows, and run the command again; the server's log tells more",
-        )
+    _all_delivered(workspace, tenants)
     return len(delivered)
+
+
+def _all_delivered(workspace: Workspace, tenants: Sequence[str]) -> None:
+    exc = undelivered(workspace, lambda h: h.tenant in tenants)
+    if exc is not None:
+        raise exc
 
 
 def _is_landing(build: Build, source: Name) -> bool:

@@ -131,7 +131,12 @@ def _paths(datasource: Datasource) -> Iterator[RookeryError]:
     for column in datasource.columns:
         place = column.place_of("json" if column.json_path else "type")
         key, deeper = column.path[0], len(column.path) > 1
-        if deeper and column.type.startswith(("Map(", "Tuple(", "Nested(")):
+        if column.type.startswith("Nested("):
+            message = f"column `{column.name}` is Nested, which no event can fill"
+            yield RookeryError(
+                BAD_VALUE, message, hint=f"Array(Tuple({column.type[7:]})", place=column.place_of("type")
+            )
+        elif deeper and column.type.startswith(("Map(", "Tuple(")):
             message = f"column `{column.name}` of type {column.type} cannot stand deeper in an event"
             hint = "a path of one key, or type JSON or String, takes the object whole"
             yield RookeryError(BAD_VALUE, message, hint=hint, place=place)

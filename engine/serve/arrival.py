@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from engine.compiler.params import integer_bounds
 from engine.schema import literal, quote
@@ -17,13 +18,29 @@ from engine.warehouse.types import Type
 
 Sql = Callable[[str], str]
 """An expression over an expression."""
+Given = Literal["text", "integer", "float", "decimal", "day", "moment", "own"]
+"""What a typed file has in a column; `own` is what the column's type is like."""
 
 LARGEST = {"Float32": "3.4028235677973366e38", "BFloat16": "3.3961775292304957e38"}
 """The first numbers that round to infinity."""
 DAYS = {"Date": ("1970-01-01", "2149-06-06"), "Date32": ("1900-01-01", "2299-12-31")}
-LAST_MOMENT = "toDateTime64('9999-12-31 23:59:59', 0, 'UTC')"
-"""What a number of seconds becomes that lies behind it."""
+NUMBER = r"^[+-]?(\\d+[.]?\\d*|[.]\\d+)([eE][+-]?\\d+)?$"
+MOMENT = (
+    r"^(0|\\d{9,10}([.]\\d+)?|\\d{13}([.]\\d+)?"
+    r"|\\d{4}[-/](0?[1-9]|1[0-2])[-/](0?[1-9]|[12]\\d|3[01])([T ]([01]?\\d|2[0-3]):[0-5]\\d(:[0-5]\\d([.,]\\d+)?)?"
+    r" ?(Z|UTC|GMT|[+-](0\\d|1[0-4])(:?[0-5]\\d)?)?)?)$"
+)
+"""Texts that are a moment: 0, seconds since 1970 in 9 or 10 digits, milliseconds in 13, or ISO 8601 and its like."""
+EPOCH = "1970-01-01T00:00:00Z"
+SECONDS = "toDateTime64(0, 0, 'UTC') AND toDateTime64(4294967295, 0, 'UTC')"
+"""What a `DateTime` holds."""
+ZONE = re.compile(r"'([^']*)'")
+ENUM_LABEL = re.compile(r"('(?:[^'\\]|\\.)*')\s*=\s*(-?\d+)")
 MOST_DIGITS, SPARE_DIGITS = 76, 20
+FEWEST_DIGITS = 39
+"""Digits of the shortest number that an `Int128` may not hold."""
+UNWRAPPABLE = ("JSON", "Dynamic", "Variant", "Nested", "AggregateFunction", "Point", "Ring", "Polygon")
+"""Types that cannot be null."""
 _NAMES = re.compile(r"\b_rk_x(\d+)\b")
 
 
@@ -34,8 +51,8 @@ class Arrival:
     `staged` is the type in which they are staged. `check` is the condition under which a staged value can be stored,
     and `taken` the value, to be cast to the type; without them there is nothing to ask, or to do. `quick` is a
     condition that is met by nearly all values of which `check` is true, and by no other: an engine takes longer to
-    read a long condition than to judge a thousand values by it. `texts` says that they are staged as text, whose own
-    default is no value of the type.
+    read a long condition than to judge a thousand values by it. `texts` says that the staged type's own default is no
+    value of the type, as that of a text is not.
     """
 
     staged: str
@@ -50,9 +67,8 @@ class Staged:
     """One column on its way.
 
     `column` is its name in the datasource, `name` and `type` those in the stage; `value` is the SQL of what arrived,
-    `taken` of what is stored, `check` of the condition under which it can be, and `quick` of a shorter one. With
-    `texts_pass`, the check is for numbers: a value that was sent as text is what it says. `path` leads from what is
-    staged to the value.
+    `taken` of what is stored, `check` of the condition under which it can be, and `quick` of a shorter one. `path`
+    leads from what is staged to the value.
     """
 
     column: str
@@ -63,18 +79,21 @@ class Staged:
     taken: str
     check: str | None = None
     quick: str | None = None
-    texts_pass: bool = False
     path: tuple[str, ...] = ()
 
 
-def arrival_of(type: Type, *, exact: bool = False, typed: bool = False) -> Arrival:
-    """How values of a type arrive: as text, or `typed` out of a file that says what they are.
+def arrival_of(type: Type, *, exact: bool = False, given: Given | None = None) -> Arrival:
+    """How values of a type arrive: out of text, or as what a typed file has in the column (`given`).
 
     With `exact`, integers arrive as the text that was sent.
     """
     if type.parts:
-        return _composed(type, [arrival_of(p, exact=exact, typed=typed) for p in type.parts])
-    found = _plain(type, exact, typed)
+        parts = [arrival_of(p, exact=exact, given=given and "own") for p in type.parts]
+        keys = parts[:1] if type.kind == "Map" else []
+        elements = zip(type.parts[len(keys) :], parts[len(keys) :], strict=True)
+        return _composed(type, [*keys, *(_never_null(t, p) for t, p in elements)])
+    plain = bare(type)
+    found = _plain(plain, exact) if given is None else _typed(plain, given)
     if found is None:
         return Arrival(type.text)
     if not type.nullable:
@@ -84,46 +103,164 @@ def arrival_of(type: Type, *, exact: bool = False, typed: bool = False) -> Arriv
     )
 
 
+def _typed(type: Type, given: Given) -> Arrival | None:
+    """Values of a file that says what they are. What is not the column's kind goes by way of its text."""
+    kind = type.kind
+    if kind in DAYS and given in ("day", "own"):
+        return _typed_day(kind)
+    if kind in DAYS and given == "moment":
+        return _midnight(kind)
+    if kind == "DateTime" and given in ("moment", "own"):
+        return Arrival("DateTime64(6, 'UTC')", lambda v: f"({v} BETWEEN {SECONDS})")
+    if integer_bounds(kind) and given in ("integer", "own"):
+        return _integer(kind, kind.endswith(("128", "256")))
+    if kind in LARGEST and given in ("float", "integer", "own"):
+        return Arrival("Float64", lambda v: f"(abs({v}) < {LARGEST[kind]} OR NOT isFinite({v}))")
+    if kind == "Decimal" and given in ("decimal", "integer", "own"):
+        return _wide_decimal(type)
+    as_it_is = given == "own" or (kind == "DateTime64" and given == "moment")
+    if as_it_is or kind in ("String", "FixedString") or (kind == "Float64" and given in ("float", "integer")):
+        return None
+    return _out_of_text(type)
+
+
+def _out_of_text(type: Type) -> Arrival:
+    found = _plain(type, exact=True)
+    if found is not None and found.staged == "String":
+        return found
+    if type.kind.startswith(("Float", "BFloat")):
+        limit = LARGEST.get(type.kind, "inf")
+        return Arrival("String", lambda v: f"ifNull(abs({_float(v)}) < {limit}, 0)", _float, texts=True)
+
+    def cast(v: str) -> str:
+        return f"accurateCastOrNull({v}, {literal(type.text)})"
+
+    return Arrival("String", lambda v: f"isNotNull({cast(v)})", cast, texts=True)
+
+
+def _float(v: str) -> str:
+    return f"toFloat64OrNull({v})"
+
+
+def bare(type: Type) -> Type:
+    """A type without wrappers."""
+    text = type.text
+    for wrapper in ("LowCardinality(", "Nullable("):
+        text = text[len(wrapper) : -1] if text.startswith(wrapper) else text
+    return Type(type.kind, text, False, type.parts, type.names, type.precision, type.scale)
+
+
+def _never_null(type: Type, part: Arrival) -> Arrival:
+    """An element, which the engine would take for the type's default where it is null."""
+    if type.nullable or type.parts or type.kind in UNWRAPPABLE:
+        return part
+    check = part.check
+    return replace(
+        part,
+        staged=f"Nullable({bare(type).text if part.staged == type.text else part.staged})",
+        check=lambda v: f"(isNotNull({v}) AND {check(f'assumeNotNull({v})')})" if check else f"isNotNull({v})",
+        quick=None,
+        texts=True,
+    )
+
+
 def _or_null(check: Sql | None) -> Sql | None:
     return None if check is None else lambda v: f"(isNull({v}) OR {check(f'assumeNotNull({v})')})"
 
 
-def _plain(type: Type, exact: bool, typed: bool) -> Arrival | None:
+def _plain(type: Type, exact: bool) -> Arrival | None:
     kind = type.kind
     if integer_bounds(kind):
         return _integer(kind, exact or kind.endswith(("128", "256")))
     if kind in LARGEST:
-        special = "OR NOT isFinite({v})" if typed else "OR isNaN({v})"
-        return Arrival("Float64", lambda v: f"(abs({v}) < {LARGEST[kind]} {special.format(v=v)})")
-    if kind == "Float64" and not typed:
+        return Arrival("Float64", lambda v: f"(abs({v}) < {LARGEST[kind]} OR isNaN({v}))")
+    if kind == "Float64":
         return Arrival(kind, lambda v: f"(NOT isInfinite({v}))")
     if kind == "Decimal":
-        return _decimal(type.precision, type.scale)
+        return _decimal(type)
     if kind in DAYS:
-        return _typed_day(kind) if typed else _day(kind)
-    if kind == "DateTime64" and not typed and type.scale <= 7:
-        return Arrival(type.text, lambda v: f"({v} < {LAST_MOMENT})")
-    return None
+        return _day(kind)
+    if kind in ("DateTime", "DateTime64"):
+        return _moment(type)
+    if kind == "UUID":
+        # The engine's parser of it goes on into the next row.
+        return Arrival("String", lambda v: f"isNotNull(toUUIDOrNull({v}))", "toUUIDOrNull({})".format, texts=True)
+    return _enum(type.text) if kind.startswith("Enum") else None
+
+
+def _enum(text: str) -> Arrival:
+    """Labels, or their numbers; what is null or absent would become a number that has none."""
+    labels = ENUM_LABEL.findall(text)
+    numbers = {n: label for label, n in labels}
+    known = ", ".join([label for label, _ in labels] + [f"'{n}'" for _, n in labels])
+    given, made = ", ".join(f"'{n}'" for n in numbers), ", ".join(numbers.values())
+    return Arrival(
+        "String",
+        lambda v: f"({v} IN ({known}))",
+        lambda v: f"transform({v}, [{given}], [{made}], {v})",
+        texts=True,
+    )
+
+
+def _moment(type: Type) -> Arrival:
+    """The engine's own parser takes any text with digits in it for a moment, and counts on behind 23:59:59."""
+    zone = f", '{found[1]}'" if (found := ZONE.search(type.text)) else ""
+
+    def parsed(v: str) -> str:
+        return f"parseDateTime64BestEffortOrNull(if({v} = '0', '{EPOCH}', {v}), {type.scale}{zone})"
+
+    def check(v: str) -> str:
+        value = parsed(v)
+        there = f"isNotNull({value})" if type.kind == "DateTime64" else f"ifNull({value} BETWEEN {SECONDS}, 0)"
+        return f"(match({v}, '{MOMENT}') AND {there})"
+
+    return Arrival("String", check, parsed, texts=True)
 
 
 def _integer(kind: str, as_text: bool) -> Arrival:
-    if as_text:
-        return Arrival("String", lambda v: f"ifNull(toString(to{kind}OrNull({v})) = {v}, 0)", texts=True)
     low, high = integer_bounds(kind) or (0, 0)
-    return Arrival("Int128", lambda v: f"({v} BETWEEN {low} AND {high})")
+    if not as_text:
+        return Arrival("Int128", lambda v: f"({v} BETWEEN {low} AND {high})")
+    if kind.endswith(("128", "256")):
+        # The engine has no literals of these, and no wider type.
+        return Arrival("String", lambda v: f"ifNull(toString(to{kind}OrNull({v})) = {v}, 0)", texts=True)
+
+    def number(v: str) -> str:
+        return f"if(length({v}) < {FEWEST_DIGITS}, toInt128OrNull({v}), NULL)"
+
+    return Arrival("String", lambda v: f"ifNull({number(v)} BETWEEN {low} AND {high}, 0)", number, texts=True)
 
 
-def _decimal(precision: int, scale: int) -> Arrival | None:
+def _spare(type: Type) -> int:
+    return max(min(SPARE_DIGITS, MOST_DIGITS - type.precision), 0)
+
+
+def _wide_decimal(type: Type) -> Arrival | None:
     """Digits beyond the scale are rounded, and not cut off; those before it are the engine's to count."""
-    spare = min(SPARE_DIGITS, MOST_DIGITS - precision)
-    if spare <= 0:
+    spare = _spare(type)
+    if not spare:
         return None
-    limit = f"toDecimal256('1{'0' * (precision - scale)}', 0)"
+    limit = f"toDecimal256('1{'0' * (type.precision - type.scale)}', 0)"
     return Arrival(
-        f"Decimal({precision + spare}, {scale + spare})",
-        lambda v: f"(abs(round({v}, {scale})) < {limit})",
-        lambda v: f"round({v}, {scale})",
+        f"Decimal({type.precision + spare}, {type.scale + spare})",
+        lambda v: f"(abs(round({v}, {type.scale})) < {limit})",
+        lambda v: f"round({v}, {type.scale})",
     )
+
+
+def _decimal(type: Type) -> Arrival:
+    """By way of text: the engine's parser takes `12.5.5` for a number, and nothing for 0."""
+    spare, wide = _spare(type), _wide_decimal(type)
+    bits = 256 if type.precision + spare > 38 else 128
+
+    def value(v: str) -> str:
+        return f"toDecimal{bits}OrNull({v}, {type.scale + spare})"
+
+    def check(v: str) -> str:
+        fits = f" AND {wide.check(f'assumeNotNull({value(v)})')}" if wide and wide.check else ""
+        return f"(match({v}, '{NUMBER}') AND isNotNull({value(v)}){fits})"
+
+    return Arrival("String", check, lambda v: f"round({value(v)}, {type.scale})", texts=True)
 
 
 def _day(kind: str) -> Arrival:
@@ -151,6 +288,16 @@ def _typed_day(kind: str) -> Arrival:
     return Arrival("Date32", lambda v: f"({v} BETWEEN '{first}' AND '{last}')")
 
 
+def _midnight(kind: str) -> Arrival:
+    """A day that is written as the moment at which it begins."""
+    first, last = DAYS[kind]
+    return Arrival(
+        "DateTime64(6, 'UTC')",
+        lambda v: f"(toStartOfDay({v}) = {v} AND toDate32({v}) BETWEEN '{first}' AND '{last}')",
+        lambda v: f"toDate32({v})",
+    )
+
+
 def _composed(type: Type, parts: Sequence[Arrival]) -> Arrival:
     if type.kind == "Array":
         return _array(parts[0])
@@ -158,7 +305,7 @@ def _composed(type: Type, parts: Sequence[Arrival]) -> Arrival:
 
 
 def _array(element: Arrival) -> Arrival:
-    return Arrival(f"Array({element.staged})", _all(element.check), _each(element.taken), element.texts)
+    return Arrival(f"Array({element.staged})", _all(element.check), _each(element.taken))
 
 
 def _map(key: Arrival, value: Arrival) -> Arrival:
@@ -172,7 +319,6 @@ def _map(key: Arrival, value: Arrival) -> Arrival:
         f"Map({key.staged}, {value.staged})",
         (lambda v: "(" + " AND ".join(c(f"{f}({v})") for f, c in sides) + ")") if sides else None,
         taken if key.taken or value.taken else None,
-        key.texts or value.texts,
     )
 
 

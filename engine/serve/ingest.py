@@ -17,15 +17,16 @@ from engine.fanout.suspend import failed_behind
 from engine.plan.state import Snapshot, Workspace
 from engine.schema import literal, quote
 from engine.serve import quarantine
+from engine.serve.arrival import Given
 from engine.serve.batch import Append, Bad, Batch, Outcome, Portion
 from engine.serve.bodies import csv_rows, is_open_list, json_rows
 from engine.serve.landing import ONE_THREAD, SMALL, Landing, Router, taken
-from engine.serve.lines import bad_row, unknown_columns
-from engine.serve.reasons import reason, values_of
+from engine.serve.lines import bad_row, kinds_in, unknown_columns
+from engine.serve.reasons import as_event, reason, values_of
 from engine.serve.receipts import Key, Receipt, Receipts
 from engine.serve.search import Search
 from engine.serve.stages import Stages
-from engine.serve.staging import NUMBER, Stage, checks, has_long_number, stage_of
+from engine.serve.staging import NOTHING, NUMBER, Stage, checks, has_empty_number, has_long_number, stage_of
 from engine.warehouse.port import Input
 
 PARSING: dict[str, int | str] = {
@@ -60,9 +61,13 @@ class Ingestion:
         self._receipts = receipts
         self._landing = Landing(workspace, stages, router)
 
-    def stage_for(self, name: str, format: Input, *, exact: bool = False) -> Stage:
+    def stage_for(
+        self, name: str, format: Input, *, exact: bool = False, given: Mapping[str, Given] = NOTHING
+    ) -> Stage:
         """How a datasource's rows are staged. Raises RK5005, or RK5006 where rows come from a pipe."""
         snapshot = self._workspace.current
+        if given:
+            return _maker(snapshot, name, format, exact, given)()
         return snapshot.derived(("stage", name, format, exact), _maker(snapshot, name, format, exact))
 
     def store(self, appends: Sequence[Append]) -> list[Outcome | RookeryError]:
@@ -93,7 +98,11 @@ class Ingestion:
         texts = [b"\n".join(line for a in simple for line in a.lines or ())] if simple else []
         texts += [a.body for a in large]
         exact = first.format is not Input.PARQUET and any(map(has_long_number, texts))
-        stage = self.stage_for(first.datasource, first.format, exact=exact)
+        if first.format is Input.NDJSON and not exact:
+            source = self.stage_for(first.datasource, first.format).source
+            exact = any(has_empty_number(source, t) for t in texts)
+        given = kinds_in(first.body) if first.format is Input.PARQUET else NOTHING
+        stage = self.stage_for(first.datasource, first.format, exact=exact, given=given)
         size = sum(map(len, texts))
         batch = Batch(_identity(first, stage), stage, self._stages.borrow(stage), [], first.bound, size)
         try:
@@ -163,18 +172,19 @@ class Ingestion:
         """Rows of a Parquet file have no text: the stage's own numbers and rendering stand in."""
         columns = ", ".join(quote(c.name) for c in {c.name: c for c in batch.stage.columns}.values())
         numbered = f"(SELECT rowNumberInAllBlocks() AS {NUMBER}, {columns} FROM {batch.table.sql()})"
-        rendered = f"formatRowNoNewline('JSONEachRow', {columns})"
+        rendered = f"hex(formatRowNoNewline('JSONEachRow', {columns}))"
         for staged, check in checks(batch.stage, batch.bound):
             found = self._workspace.warehouse.query(
                 f"SELECT {NUMBER}, toString({staged.value}), {rendered} FROM {numbered} "
                 f"WHERE ifNull(NOT ({check}), 0)",
                 None,
-                ONE_THREAD,
+                {**ONE_THREAD, "output_format_json_quote_denormals": 1},
             )
             for number, value, text in found.rows:
-                row = batch.bad.setdefault(int(number), Bad(int(number), str(text).encode(), Input.NDJSON))
+                named = bytes.fromhex(text)
+                row = batch.bad.setdefault(int(number), Bad(int(number), as_event(batch.stage, named), Input.NDJSON))
                 row.add(staged.column, reason(batch.stage, staged, value, batch.bound))
-                row.values = values_of(row.text, Input.NDJSON, b"", batch.stage)
+                row.values = values_of(named, Input.NDJSON, b"", batch.stage)
                 row.foreign |= batch.bound is not None and staged is batch.stage.tenant and value is not None
         self._judge(batch)
 
@@ -306,13 +316,15 @@ def _portions(appends: Sequence[Append], counts: Sequence[int]) -> list[Portion]
     return portions
 
 
-def _maker(snapshot: Snapshot, name: str, format: Input, exact: bool) -> Callable[[], Stage]:
+def _maker(
+    snapshot: Snapshot, name: str, format: Input, exact: bool, given: Mapping[str, Given] = NOTHING
+) -> Callable[[], Stage]:
     def make() -> Stage:
         if name not in snapshot.build.relations:
             raise RookeryError(UNKNOWN_DATASOURCE, f"there is no datasource `{name}`", hint="rookery datasource ls")
         fed = next((p.name for p in snapshot.build.materialized() if p.target and p.target.name == name), None)
         if fed is not None:
             raise RookeryError(NOT_WRITABLE, f"`{name}` is filled by pipe `{fed}` and takes no rows from outside")
-        return stage_of(snapshot.build.datasources[name], format, exact)
+        return stage_of(snapshot.build.datasources[name], format, exact, given)
 
     return make

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Callable
 from contextlib import suppress
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.errors import BAD_ROW, RookeryError
+from engine.serve.arrival import Given
 from engine.warehouse.port import Input
 
 _ROW = re.compile(r"\(at row (\d+)\)")
@@ -43,7 +45,9 @@ def unknown_columns(names: set[str], body: bytes, format: Input) -> tuple[str, .
     if twice is not None:
         raise RookeryError(BAD_ROW, f"{place}column `{twice}` is named twice", hint="nothing was stored")
     if not known:
-        hint = "nothing was stored; a CSV file begins with the names of its columns"
+        hint = f"nothing was stored; the file has {', '.join(given[:10]) or 'none'}"
+        if format is Input.CSV:
+            hint = "nothing was stored; a CSV file begins with the names of its columns"
         raise RookeryError(BAD_ROW, f"{place}no column is named", hint=hint)
     return tuple(g for g in given if g.lower() not in own)
 
@@ -57,10 +61,35 @@ def _csv_columns(body: bytes) -> list[str]:
 
 
 def _parquet_columns(body: bytes) -> list[str] | None:
+    schema = _schema(body)
+    return None if schema is None else list(schema.names)
+
+
+def _schema(body: bytes) -> pa.Schema | None:
     try:
-        return list(pq.read_schema(io.BytesIO(body)).names)
+        return pq.read_schema(io.BytesIO(body))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError):
         return None
+
+
+def kinds_in(body: bytes) -> dict[str, Given]:
+    """What a Parquet file has in its columns."""
+    schema = _schema(body)
+    return {} if schema is None else {f.name: _kind(f.type) for f in schema}
+
+
+def _kind(type: pa.DataType) -> Given:
+    if pa.types.is_dictionary(type):
+        type = type.value_type
+    judges: list[tuple[Given, Callable[[pa.DataType], bool]]] = [
+        ("text", lambda t: pa.types.is_string(t) or pa.types.is_large_string(t) or pa.types.is_binary(t)),
+        ("integer", pa.types.is_integer),
+        ("float", pa.types.is_floating),
+        ("decimal", pa.types.is_decimal),
+        ("day", pa.types.is_date),
+        ("moment", pa.types.is_timestamp),
+    ]
+    return next((kind for kind, judge in judges if judge(type)), "own")
 
 
 def line_of(body: bytes, format: Input, row: int) -> str:

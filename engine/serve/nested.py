@@ -5,41 +5,41 @@ The engine has made numbers and texts of what was sent, so each kind of value is
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from functools import partial
 
 from engine.compiler.params import integer_bounds
 from engine.project.model import Column, Datasource
 from engine.schema import literal, quote
-from engine.serve.arrival import DAYS, Arrival, Staged, arrival_of
+from engine.serve.arrival import Arrival, Staged, arrival_of, bare
 from engine.warehouse.types import Type, parse_type
 
-_ZONE = re.compile(r"'([^']*)'")
-MOST_SECONDS = (-2208988800, 253402300798)
-"""What a `DateTime64` holds, in seconds since 1970: from 1900 on, and less than what larger numbers become."""
-SECONDS = {8: (-2208988800, 92233720367), 9: (-2208988800, 9223372035)}
-"""The same for scales that leave fewer digits to the seconds."""
+NO_ID = "\x00"
+"""Stands for a tenant's value that is neither an integer nor a text: the id of nobody."""
 
 
 def nested(source: Datasource, column: Column) -> Staged:
     """A column that stands deeper in the event."""
     path, kind = column.path, column.type
     inner = ".".join(quote(s) for s in path)
+    # An object is no value that the path finds, but one that it finds something in.
+    object = f"{quote(path[0])}.^{'.'.join(quote(s) for s in path[1:])}"
     found = partial(Staged, column.name, path[0], "JSON", "", inner, path=tuple(path[1:]))
     if column.name == source.tenant_column:
-        # As a number, 1.0 is told from 1 by its type only; so whatever else is no tenant at all.
-        value = f"if(dynamicType({inner}) IN ('Int64', 'UInt64', 'String'), toString({inner}), NULL)"
+        # As a number, 1.0 is told from 1 by its type only; so whatever else is no tenant's id, and not absent either.
+        text = f"if(dynamicType({inner}) IN ('Int64', 'UInt64', 'String'), toString({inner}), {literal(NO_ID)})"
+        value = f"if(isNull({inner}), if(empty(JSONAllPaths({object})), NULL, {literal(NO_ID)}), {text})"
         return replace(found(taken=f"CAST(assumeNotNull({value}) AS {kind})"), value=value)
     type = parse_type(kind)
-    # An object is no value that the path finds, but one that it finds something in.
-    object = f"{'.'.join(quote(s) for s in path[:-1])}.^{quote(path[-1])}"
     default = f"CAST({column.default} AS {kind})" if column.default else f"defaultValueOfTypeName({literal(kind)})"
     if type.kind == "JSON":
         taken = f"if(empty(JSONAllPaths({object})), {default}, CAST({object} AS {kind}))"
         return found(taken=taken, check=f"isNull({inner})")
     if type.kind == "String":
-        text = f"if(empty(JSONAllPaths({object})), CAST({inner} AS Nullable(String)), toString({object}))"
+        plain = (
+            f"if(startsWith(dynamicType({inner}), 'Array'), toJSONString({inner}), CAST({inner} AS Nullable(String)))"
+        )
+        text = f"if(empty(JSONAllPaths({object})), {plain}, toString({object}))"
         return found(taken=f"CAST({text if type.nullable else f'ifNull({text}, {default})'} AS {kind})")
     value, check = (_composed if type.parts else _scalar)(inner, type)
     absent = f"(isNull({inner}) AND empty(JSONAllPaths({object})))"
@@ -57,7 +57,8 @@ def _composed(inner: str, type: Type) -> tuple[str, str]:
         # By way of text: a number with a point is cut off otherwise.
         texts = f"CAST({inner} AS Array(Nullable(String)))"
         found = f"arrayMap(_rk_x -> accurateCastOrNull(_rk_x, {literal(element.text)}), {texts})"
-        return f"arrayMap(_rk_x -> assumeNotNull(_rk_x), {found})", f"arrayAll(_rk_x -> isNotNull(_rk_x), {found})"
+        check = f"isNotNull({inner}) AND arrayAll(_rk_x -> isNotNull(_rk_x), {found})"
+        return f"arrayMap(_rk_x -> assumeNotNull(_rk_x), {found})", check
     arrival = arrival_of(type)
     value = f"CAST({inner} AS {arrival.staged})"
     check = f"isNotNull({inner}) AND {arrival.check(value)}" if arrival.check else f"isNotNull({inner})"
@@ -66,31 +67,21 @@ def _composed(inner: str, type: Type) -> tuple[str, str]:
 
 def _scalar(inner: str, type: Type) -> tuple[str, str]:
     """A value as one of a type, null if it is none, and the condition under which it is one."""
-    bare = _bare(type)
-    arrival = arrival_of(bare)
-    value = _found(inner, bare, arrival)
+    plain = bare(type)
+    arrival = arrival_of(plain)
+    value = _found(inner, plain, arrival)
     fits = f"isNotNull({value})"
-    if arrival.check and bare.kind != "DateTime64" and not integer_bounds(bare.kind):
+    if arrival.check and not integer_bounds(plain.kind):
         fits += f" AND {arrival.check(f'assumeNotNull({value})')}"
     if arrival.taken:
         value = arrival.taken(value)
-    return f"CAST({value} AS Nullable({bare.text}))", fits
-
-
-def _bare(type: Type) -> Type:
-    """A type without wrappers."""
-    text = type.text
-    for wrapper in ("LowCardinality(", "Nullable("):
-        text = text[len(wrapper) : -1] if text.startswith(wrapper) else text
-    return Type(type.kind, text, False, (), (), type.precision, type.scale)
+    return f"CAST({value} AS Nullable({plain.text}))", fits
 
 
 def _found(inner: str, type: Type, arrival: Arrival) -> str:
     """A value as it would be staged at the top of an event, or null."""
     kind, text = type.kind, f"CAST({inner} AS Nullable(String))"
     is_text = f"dynamicType({inner}) = 'String'"
-    if kind.startswith("Enum"):
-        return f"CAST(dynamicElement({inner}, 'String') AS Nullable({type.text}))"
     if kind.startswith(("Float", "BFloat")):
         # The nearest number will do.
         return f"CAST({inner} AS Nullable(Float64))"
@@ -102,19 +93,9 @@ def _found(inner: str, type: Type, arrival: Arrival) -> str:
     if kind == "Decimal":
         # A number with a point has become a float: its shortest text is what was sent, as far as 15 digits go.
         large = f"(dynamicType({inner}) = 'Float64' AND abs(ifNull(dynamicElement({inner}, 'Float64'), 0)) >= 1e15)"
-        return f"if({large}, NULL, accurateCastOrNull({text}, {literal(arrival.staged)}))"
-    if kind in DAYS:
+        return f"if({large}, NULL, {text})"
+    if kind == "Bool":
+        return f"if({text} IN ('true', 'false', '0', '1'), accurateCastOrNull({text}, 'Bool'), NULL)"
+    if arrival.texts:
         return text
-    if kind in ("DateTime", "DateTime64"):
-        zone = f", '{found[1]}'" if (found := _ZONE.search(type.text)) else ""
-        parsed = f"parseDateTime64BestEffortOrNull({text}, {type.scale}{zone})"
-        number = f"accurateCastOrNull({inner}, {literal(f'DateTime64({type.scale}{zone})')})"
-        first, last = SECONDS.get(type.scale, MOST_SECONDS) if kind == "DateTime64" else (0, 2**32 - 1)
-        number = f"if(CAST({inner} AS Nullable(Float64)) BETWEEN {first} AND {last}, {number}, NULL)"
-        moment = f"if({is_text}, {parsed}, {number})"
-        if kind == "DateTime64":
-            return moment
-        return (
-            f"if({moment} BETWEEN toDateTime64({first}, 0, 'UTC') AND toDateTime64({last}, 0, 'UTC'), {moment}, NULL)"
-        )
     return f"accurateCastOrNull({inner}, {literal(type.text)})"

@@ -7,6 +7,8 @@ The table has the datasource's columns as text, and what Tinybird's quarantine h
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 import secrets
 from collections.abc import Iterable, Sequence
@@ -20,8 +22,11 @@ from engine.errors import NOT_WRITABLE, UNKNOWN_DATASOURCE, RookeryError
 from engine.plan.state import Workspace
 from engine.schema import Name, quote
 from engine.serve.batch import Bad
+from engine.serve.reasons import names_in
 from engine.warehouse.port import STRICT, Input, Value
 
+WIDE = 4096
+"""Bytes of a CSV header that each bad row keeps as it was."""
 AT_ONCE = 1000
 """Rows that one statement names."""
 OWN = ("c__id", "insertion_date", "c__error_column", "c__error", "c__import_id", "c__row", "c__format", "c__text")
@@ -65,8 +70,24 @@ def _line(row: Bad, batch: str, writer: str | None) -> bytes:
         "c__id": secrets.token_hex(8),
         "c__writer": writer or "",
     }
-    header, text = _escaped(row.header), _escaped(row.text)
+    header, text = (_escaped(part) for part in _narrowed(row))
     return orjson.dumps(values)[:-1] + b',"c__header":"' + header + b'","c__text":"' + text + b'"}'
+
+
+def _narrowed(row: Bad) -> tuple[bytes, bytes]:
+    """A row's header and text; of a file that is much wider than its datasource, what the datasource has of it.
+
+    Each row keeps its header, and many rows may be bad.
+    """
+    if len(row.header) <= WIDE:
+        return row.header, row.text
+    known = [c for c in names_in(row.header) if c in row.values]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(known)
+    writer.writerow([row.values[c] or "" for c in known])
+    header, _, text = out.getvalue().rstrip("\n").partition("\n")
+    return header.encode(), text.encode()
 
 
 def _escaped(text: bytes) -> bytes:

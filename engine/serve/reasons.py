@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -24,11 +25,12 @@ SHOWN = 80
 
 def reason(stage: Stage, staged: Staged, value: str | None, bound: str | None) -> str:
     """Why a value that could be read is not stored, in words for its sender."""
+    if is_tenant(stage, staged) and value is None:
+        return "the tenant is missing or null"
     shown = "missing or null" if value is None else f"`{value[:SHOWN]}`"
     if not is_tenant(stage, staged):
         kind = next(c.type for c in stage.source.columns if c.name == staged.column)
-        seconds = "DateTime" in kind and value is not None and value.isdigit()
-        return f"{shown} does not fit {kind}" + (": a number is in seconds" if seconds else "")
+        return f"{shown} does not fit {kind}"
     if bound is not None:
         return f"{shown} is not the tenant that the token writes for"
     return f"{shown} is no canonical {base_type(tenant_kind(stage.source))}"
@@ -36,8 +38,22 @@ def reason(stage: Stage, staged: Staged, value: str | None, bound: str | None) -
 
 def values_of(row: bytes, format: Input, header: bytes, stage: Stage) -> dict[str, str | None]:
     """The texts that a row has for the datasource's columns, as far as they can be told."""
-    given = _csv_values(row, header) if format is Input.CSV else json_values(row)
+    given = _csv_values(row, header) if format is Input.CSV else _json_values(row)
     return {c.column: _text(_at(given[c.name], c.path)) for c in stage.columns if c.name in given}
+
+
+def as_event(stage: Stage, named: bytes) -> bytes:
+    """A row of a file, a JSON object by columns' names, as the event that has its values where their paths say."""
+    given = _json_values(named)
+    event: dict[str, Any] = {}
+    for column in stage.source.columns:
+        if column.name in given:
+            *above, last = column.path
+            place = event
+            for key in above:
+                place = place.setdefault(key, {}) if isinstance(place, dict) else {}
+            place[last] = given[column.name]
+    return orjson.dumps(event, default=str)
 
 
 def _at(value: Any, path: Sequence[str]) -> Any:
@@ -46,25 +62,37 @@ def _at(value: Any, path: Sequence[str]) -> Any:
     return value
 
 
-def _csv_values(row: bytes, header: bytes) -> dict[str, Any]:
+@lru_cache(maxsize=32)
+def names_in(header: bytes) -> tuple[str, ...]:
+    """The names of a CSV file's columns."""
     with suppress(csv.Error):
-        names, *cells = csv.reader(io.StringIO(b"\n".join((header, row)).decode(errors="replace"), newline=""))
-        if len(cells) == 1:
-            return dict(zip(names, cells[0], strict=False))
-    return {}
+        return tuple(next(csv.reader([header.decode(errors="replace")]), ()))
+    return ()
 
 
-def json_values(row: bytes) -> dict[str, Any]:
+def cells_of(row: bytes) -> list[str] | None:
+    """The cells of a CSV record, None where it is not one."""
+    with suppress(csv.Error):
+        found = list(csv.reader(io.StringIO(row.decode(errors="replace"), newline="")))
+        return found[0] if len(found) == 1 else None
+    return None
+
+
+def _csv_values(row: bytes, header: bytes) -> dict[str, Any]:
+    return dict(zip(names_in(header), cells_of(row) or (), strict=False))
+
+
+def _json_values(row: bytes) -> dict[str, Any]:
     found = loaded(row)
     return found if isinstance(found, dict) else {}
 
 
 def loaded(text: bytes) -> Any:
-    """JSON's value, None if it is none. Of numbers too large for orjson the engine is to judge."""
+    """JSON's value, None if it is none. What texts hold, and how large numbers may be, the engine is to judge."""
     with suppress(orjson.JSONDecodeError):
         return orjson.loads(text)
     with suppress(ValueError, RecursionError):
-        return json.loads(text)
+        return json.loads(text.decode(errors="replace"), strict=False)
     return None
 
 
@@ -82,9 +110,24 @@ def _text(value: Any) -> str | None:
         return json.dumps(value)
 
 
-def unreadable(row: bytes, format: Input) -> str:
+def unreadable(row: bytes, format: Input, header: bytes) -> str:
+    """Why a row is none, by itself."""
     if format is Input.CSV:
+        cells, names = cells_of(row), names_in(header)
+        if cells is not None and len(cells) != len(names):
+            return f"it has {len(cells)} fields, and the header {len(names)}"
         return "the row cannot be read"
     if row == UNENDED:
         return "the list has no end: rows may be missing"
+    try:
+        orjson.loads(row)
+    except orjson.JSONDecodeError as exc:
+        if row.startswith(b"{") and ("unexpected end" in str(exc) or "EOF" in str(exc)):
+            return "the row breaks off before its end"
     return "the row is not a JSON object, or goes too deep"
+
+
+def has_all_cells(row: bytes, header: bytes) -> bool:
+    """Whether a CSV record has as many cells as the header."""
+    cells = cells_of(row)
+    return cells is None or len(cells) == len(names_in(header))

@@ -13,13 +13,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from engine.errors import BAD_ROW, UNKNOWN_TENANT, RookeryError
 from engine.plan.state import Workspace
 from engine.serve import quarantine
 from engine.serve.batch import Outcome
 from engine.serve.gateway import Gateway
+from engine.serve.reasons import loaded
 from engine.serve.receipts import Key, row_key
 from engine.warehouse.port import Input
 
@@ -140,11 +139,8 @@ def _made(workspace: Workspace, found: tuple[Any, ...], mended: Mapping[str, str
 
 def _object(text: bytes) -> bytes:
     """A text that is one JSON object; any other could be more rows than one."""
-    try:
-        if isinstance(orjson.loads(text), dict):
-            return text
-    except orjson.JSONDecodeError:
-        pass
+    if isinstance(loaded(text), dict):
+        return text
     raise RookeryError(BAD_ROW, "the text is no JSON object: send it mended")
 
 

@@ -14,7 +14,7 @@ from engine.compiler.scope import BARRIER
 from engine.errors import RookeryError
 from engine.schema import Name
 from engine.serve.batch import Bad
-from engine.serve.reasons import SHOWN, json_values, loaded, reason, unreadable, values_of
+from engine.serve.reasons import SHOWN, has_all_cells, loaded, reason, unreadable, values_of
 from engine.serve.staging import NUMBER, Stage, checks, is_tenant
 from engine.warehouse.port import Input, Warehouse
 
@@ -48,6 +48,10 @@ class Search:
             self._warehouse.execute(f"TRUNCATE TABLE {self._table.sql()}")
             for n in self._undecided:
                 bad[n].add("", UNDECIDED)
+            if format is Input.CSV:
+                for row in bad.values():
+                    if not has_all_cells(row.text, header):
+                        row.add("", unreadable(row.text, format, header))
             for n, why in self._stopped.items():
                 self._tell(bad[n], why, format, header)
             self._explain(bad, {n: sound[n] for n in bad if n in sound and not bad[n].columns}, format, header)
@@ -74,8 +78,6 @@ class Search:
             )
             for number, value in failing.rows:
                 text = rows[int(number)]
-                if staged.texts_pass and isinstance(json_values(text).get(staged.name), str):
-                    continue
                 if not is_tenant(self._stage, staged):
                     value = values_of(text, format, header, self._stage).get(staged.column, value)
                 row = found.setdefault(int(number), Bad(int(number), text, format, header=header))
@@ -208,7 +210,7 @@ class Search:
 
     def _explain(self, bad: Mapping[int, Bad], sound: Mapping[int, bytes], format: Input, header: bytes) -> None:
         for n in (n for n in bad if n not in sound and not bad[n].columns):
-            bad[n].add("", unreadable(bad[n].text, format))
+            bad[n].add("", unreadable(bad[n].text, format, header))
         for staged in {c.name: c for c in self._stage.columns}.values() if sound else ():
             fine = self._insert(sound, format, header, (staged.name,))
             self._warehouse.execute(f"TRUNCATE TABLE {self._table.sql()}")

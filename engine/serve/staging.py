@@ -7,23 +7,29 @@ columns go by their names.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
+from engine.compiler.params import integer_bounds
 from engine.compiler.scope import base_type
 from engine.project.model import Column, Datasource
 from engine.schema import Name, fingerprint, literal, quote
-from engine.serve.arrival import Staged, arrival_of, typed_default
+from engine.serve.arrival import FEWEST_DIGITS, Given, Staged, arrival_of, typed_default
 from engine.serve.nested import nested
 from engine.warehouse.port import Input
 from engine.warehouse.types import parse_type
 
-WIDE_DIGITS = b"0" * 39
+WIDE_DIGITS = b"0" * FEWEST_DIGITS
 """Integers are staged as Int128: the engine's parser wraps what does not fit, and the check then sees it. A batch
 with a number of this many digits has its integers staged as text, as are integers that are wide themselves."""
 
 NUMBER = "_rk_n"
 """The stage's column for numbers of rows, which no datasource can have."""
 
+NOTHING: Mapping[str, Given] = {}
+_NAME = re.compile(r"'(?:[^'\\]|\\.|'')*'|`[^`]+`|\"[^\"]+\"|[A-Za-z_]\w*")
+"""A text, or a name in an expression."""
 _TO_ZEROS = bytes(ord("0") if ord("0") <= i <= ord("9") else ord("x") for i in range(256))
 
 
@@ -44,14 +50,50 @@ def has_long_number(body: bytes) -> bool:
     return b"0000" in body[::8].translate(_TO_ZEROS) and WIDE_DIGITS in body.translate(_TO_ZEROS)
 
 
-def stage_of(source: Datasource, format: Input, exact: bool = False) -> Stage:
-    """How a datasource's rows of a format are staged; with `exact`, integers as the text that was sent."""
-    columns = tuple(_staged(source, c, format, exact) for c in source.columns)
+def has_empty_number(source: Datasource, body: bytes) -> bool:
+    """Whether a JSON batch may have an empty text for an integer, which the engine takes for 0."""
+    if b'""' not in body:
+        return False
+    keys = [re.escape(c.path[0]) for c in source.columns if integer_bounds(parse_type(c.type).kind)]
+    return bool(keys) and re.search(f'"({"|".join(keys)})"\\s*:\\s*""'.encode(), body, re.IGNORECASE) is not None
+
+
+def stage_of(source: Datasource, format: Input, exact: bool = False, given: Mapping[str, Given] = NOTHING) -> Stage:
+    """How a datasource's rows of a format are staged; with `exact`, integers as the text that was sent.
+
+    `given` is what a typed file has in its columns.
+    """
+    found = [_staged(source, c, format, exact, given) for c in source.columns]
+    stored = {c.column: _as_stored(c, kind.type) for c, kind in zip(found, source.columns, strict=True)}
+    columns = tuple(replace(c, default=_rewritten(c.default, stored)) for c in found)
     tenant = next((s for s in columns if s.column == source.tenant_column), None)
     # Defaults of columns deeper in an event are computed when rows are taken.
     repeatable = not any(c.default and is_deeper(c, format) for c in source.columns)
     identity = fingerprint([(c.name, c.type, c.default) for c in columns])[:12]
     return Stage(source, columns, tenant, identity, repeatable)
+
+
+def _as_stored(staged: Staged, kind: str) -> str:
+    """A column's value for other columns' defaults. A row in which it is none is refused for it, and not here."""
+    if staged.taken == staged.value or "Nullable(" in kind:
+        return staged.taken
+    inner = staged.taken.removeprefix("CAST(").removesuffix(f" AS {kind})")
+    if inner == staged.taken or staged.type.startswith(("Array(", "Map(", "Tuple(")):
+        return staged.taken
+    return f"CAST(assumeNotNull(accurateCastOrNull({inner}, {literal(base_type(kind))})) AS {kind})"
+
+
+def _rewritten(default: str, stored: Mapping[str, str]) -> str:
+    """A default with the names of columns replaced by what is stored of them."""
+
+    def named(found: re.Match[str]) -> str:
+        text = found[0]
+        if text[0] == "'" or found.string[: found.start()].rstrip().endswith("."):
+            return text
+        is_function = found.string[found.end() :].lstrip().startswith("(")
+        return text if is_function else stored.get(text.strip('`"'), text)
+
+    return _NAME.sub(named, default)
 
 
 def stage_ddl(stage: Stage, table: Name) -> str:
@@ -99,7 +141,9 @@ def is_deeper(column: Column, format: Input) -> bool:
     return format is Input.NDJSON and len(column.path) > 1
 
 
-def _staged(source: Datasource, column: Column, format: Input, exact: bool) -> Staged:
+def _staged(
+    source: Datasource, column: Column, format: Input, exact: bool, given: Mapping[str, Given] = NOTHING
+) -> Staged:
     if is_deeper(column, format):
         return nested(source, column)
     name = column.path[0] if format is Input.NDJSON else column.name
@@ -112,7 +156,9 @@ def _staged(source: Datasource, column: Column, format: Input, exact: bool) -> S
         taken = f"CAST(assumeNotNull({value}) AS {column.type})"
         return Staged(column.name, name, "Nullable(String)", "", value, taken)
     kind = parse_type(column.type)
-    found = arrival_of(kind, exact=exact, typed=format is Input.PARQUET)
+    typed = given.get(column.name, "text") if format is Input.PARQUET else None
+    # A list in CSV is the text of a list, whose elements cannot be texts without quotes.
+    found = arrival_of(kind, exact=exact and not (kind.parts and format is Input.CSV), given=typed)
     if found.check is None:
         return Staged(column.name, name, column.type, column.default, value, value)
     taken = found.taken(value) if found.taken else value
@@ -125,5 +171,4 @@ def _staged(source: Datasource, column: Column, format: Input, exact: bool) -> S
         taken if taken == value and found.staged == column.type else f"CAST({taken} AS {column.type})",
         found.check(value),
         found.quick(value) if found.quick else None,
-        texts_pass=format is Input.NDJSON and kind.kind == "DateTime64",
     )

@@ -264,6 +264,7 @@ def test_a_mode_of_fan_out_is_for_landing_datasources() -> None:
         ("{name: a, type: 'Tuple(x UInt8)', json: $.p.a}", True),
         ("{name: a, type: 'Map(String, UInt8)', json: $.p}", False),
         ("{name: a, type: 'Array(UInt8)', json: '$.p.a[:]'}", False),
+        ("{name: a, type: 'Nested(x UInt8)'}", True),
         ("{name: p, type: UInt8}, {name: a, type: UInt8, json: $.p.a}", True),
         ("{name: p, type: String}, {name: a, type: UInt8, json: $.p.a}", False),
         ("{name: p, type: JSON}, {name: a, type: UInt8, json: $.p.a}", False),
