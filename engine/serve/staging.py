@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from engine.compiler.params import integer_bounds
 from engine.compiler.scope import base_type
@@ -63,9 +63,10 @@ def stage_of(source: Datasource, format: Input, exact: bool = False, given: Mapp
 
     `given` is what a typed file has in its columns.
     """
-    found = [_staged(source, c, format, exact, given) for c in source.columns]
-    stored = {c.column: _as_stored(c, kind.type) for c, kind in zip(found, source.columns, strict=True)}
-    columns = tuple(replace(c, default=_rewritten(c.default, stored)) for c in found)
+    found = [(c, _staged(source, c, format, exact, given)) for c in source.columns]
+    stored = {c.name: _as_stored(staged, c.type) for c, staged in found}
+    seeing = [c.model_copy(update={"default": _rewritten(c.default, stored)}) for c in source.columns]
+    columns = tuple(_staged(source, c, format, exact, given) for c in seeing)
     tenant = next((s for s in columns if s.column == source.tenant_column), None)
     # Defaults of columns deeper in an event are computed when rows are taken.
     repeatable = not any(c.default and is_deeper(c, format) for c in source.columns)

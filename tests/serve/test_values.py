@@ -29,6 +29,8 @@ CASES: dict[str, dict[str, str | None]] = {
     "Nullable(Date)": {'"2026-02-03"': "2026-02-03", "null": "NULL", '"2026-02-31"': None},
     "DateTime('UTC')": {
         "0": "1970-01-01 00:00:00",
+        "1234567": "1970-01-15 06:56:07",
+        "999999999": "2001-09-09 01:46:39",
         "1763700000": "2025-11-21 04:40:00",
         "1763700000123": "2025-11-21 04:40:00",
         '"2026-11-21T10:00:00Z"': "2026-11-21 10:00:00",
@@ -37,7 +39,7 @@ CASES: dict[str, dict[str, str | None]] = {
         '"2026-11-21"': "2026-11-21 00:00:00",
         '"2106-02-07 06:28:15"': "2106-02-07 06:28:15",
         **dict.fromkeys(
-            ['"2026-02-31 10:00:00"', '"2107-01-01 00:00:00"', "-5", "5", '"2026-00-10 00:00:00"', '"12"']
+            ['"2026-02-31 10:00:00"', '"2107-01-01 00:00:00"', "-5", "12345678", '"2026-00-10 00:00:00"']
         ),
         **dict.fromkeys(
             ['"2026-01-01 25:00:00"', '"2026-01-01T12:60:00Z"', '"2026-01-01T12:00:75Z"', '"10:00"', '""']
@@ -448,12 +450,12 @@ def test_a_parquet_file_without_any_of_the_columns_is_refused(home: House) -> No
 def test_reasons_show_the_value_and_not_what_is_around_it(home: House) -> None:
     columns = Sent().take(CASES).columns
     moment = columns["DateTime64(3, 'UTC')"]
-    body = json.dumps({"id": 1, "m": {moment: 17637, "other": "secret"}}).encode()
+    body = json.dumps({"id": 1, "m": {moment: 20260228, "other": "secret"}}).encode()
     assert _append(home, "deeper", body, Input.NDJSON) == 0
     ((reason,),) = home.rows("SELECT c__error[1] FROM main.deeper_quarantine")
-    assert reason == "`17637` does not fit DateTime64(3, 'UTC')"
+    assert reason == "`20260228` does not fit DateTime64(3, 'UTC')"
     ((value,),) = home.rows(f"SELECT {moment} FROM main.deeper_quarantine")
-    assert value == "17637"
+    assert value == "20260228"
     home.run("TRUNCATE TABLE main.deeper_quarantine")
 
 
