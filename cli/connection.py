@@ -7,8 +7,9 @@ Either way a command is an HTTP request, so that both run the same functions. In
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ import orjson
 
 from cli.places import announced, auth_file
 from engine import errors
-from engine.errors import NO_SERVER, REMOTE, Code, Place, Problems, RookeryError
+from engine.errors import DIRECTORY_BUSY, NO_SERVER, NO_TOKEN, REMOTE, Code, Place, Problems, RookeryError
 from engine.settings import Settings, load
 
 NDJSON = "application/x-ndjson"
+PATIENCE = 10.0
+"""Seconds to wait for another command that holds the directory."""
 TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 
 
@@ -103,9 +106,12 @@ class Connection:
 
 
 def _unreachable(url: str, exc: Exception) -> RookeryError:
-    return RookeryError(
-        NO_SERVER, f"no answer from {url}", hint="is `rookery serve` running there?", detail=repr(exc)
-    )
+    hint = "is `rookery serve` running there?"
+    if isinstance(exc, httpx.UnsupportedProtocol):
+        hint = f"a URL begins with http:// or https://, such as http://{url}"
+    elif "SSL" in str(exc):
+        hint = f"it does not speak https: {url.replace('https:', 'http:', 1)}"
+    return RookeryError(NO_SERVER, f"no answer from {url}", hint=hint, detail=repr(exc))
 
 
 def _error(status: int, body: bytes) -> RookeryError:
@@ -122,24 +128,38 @@ def _rebuilt(status: int, body: Mapping[str, Any]) -> RookeryError:
         return Problems([_rebuilt(status, e) for e in body["errors"]])
     code = errors.codes().get(body.get("code", ""), Code(REMOTE.id, status, REMOTE.title))
     place = Place(part=body["place"]) if body.get("place") else None
-    return RookeryError(code, str(body.get("error", "unknown error")), hint=body.get("hint"), place=place)
+    hint = "--token, ROOKERY_TOKEN, or rookery auth" if code.id == NO_TOKEN.id else body.get("hint")
+    return RookeryError(code, str(body.get("error", "unknown error")), hint=hint, place=place)
 
 
 @contextmanager
 def connect() -> Iterator[Connection]:
     """A connection to the workspace, for the length of a command."""
     settings = options.loaded()
-    remote = _remote(settings)
-    if remote is not None:
-        with _client(*remote) as connection:
-            yield connection
-        return
-    # The engine takes most of a second to import, which commands that talk to a running server need not wait for.
-    from cli.process import local_server
+    with ExitStack() as stack:
+        yield _connected(settings, stack)
 
-    with local_server(settings) as (url, token), _client(url, token) as connection:
+
+def _connected(settings: Settings, stack: ExitStack) -> Connection:
+    """A connection that ends with the stack. Another command that holds the directory is waited for."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        remote = _remote(settings)
+        if remote is not None:
+            return stack.enter_context(_client(*remote))
+        # The engine takes most of a second to import, which commands that talk to a running server need not wait for.
+        from cli.process import local_server
+
+        try:
+            url, token = stack.enter_context(local_server(settings))
+        except RookeryError as exc:
+            if exc.code.id != DIRECTORY_BUSY.id or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+            continue
+        connection = stack.enter_context(_client(url, token))
         connection.passing = True
-        yield connection
+        return connection
 
 
 def _remote(settings: Settings) -> tuple[str, str | None] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,10 @@ from cli.connection import connect, options
 from engine.errors import NO_FILE, USAGE, RookeryError
 
 BY_NAME = {"json": "JSON", "csv": "CSVWithNames", "ndjson": "JSONEachRow"}
-Eyes = Annotated[str | None, typer.Option("--tenant", help="Look through this tenant's eyes (admin).")]
+Eyes = Annotated[
+    str | None,
+    typer.Option("--tenant", help="Look through this tenant's eyes (admin); without, at none with own tables."),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -51,7 +55,7 @@ def append(
         raise RookeryError(NO_FILE, f"there is no file {file}")
     params = {"mode": "append", "name": datasource, "format": format_}
     answers = []
-    with connect() as connection, terminal.progress(f"append to {datasource}") as update:
+    with _interruptible(key), connect() as connection, terminal.progress(f"append to {datasource}") as update:
         watched = _watched(update, total)
         for number, upload in enumerate(uploads(file, format_, renamed, skip_rows)):
             headers = {"idempotency-key": f"{key}/{number}" if number else key} if key else {}
@@ -68,6 +72,16 @@ def append(
         _tell(datasource, rows, quarantined, ignored, repeated)
     if quarantined and not rows:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _interruptible(key: str | None) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        again = "send it again with the same --key" if key else "with a --key it could be sent again without harm"
+        terminal.say(f"stopped; a part of the file may be stored: {again}", "yellow")
+        raise
 
 
 def _tell(datasource: str, rows: int, quarantined: int, ignored: list[str], repeated: bool) -> None:

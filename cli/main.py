@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -47,7 +48,9 @@ def globals_(
     json: Annotated[bool, typer.Option("--json", help="Output for programs.")] = False,
 ) -> None:
     """Options that every command takes."""
-    options.url, options.token, options.data, options.json = url, token, store, json
+    # An empty variable is one that is not set.
+    store = None if store == Path() and not os.environ.get("ROOKERY_DATA") else store
+    options.url, options.token, options.data, options.json = url or None, token or None, store, json
     options.project, options.settings = directory, None
     for name, near in misspelt():
         terminal.say(f"warning: there is no setting {name}; did you mean {near}?", "yellow")

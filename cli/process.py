@@ -18,10 +18,10 @@ from typing import Any
 import uvicorn
 
 from cli import terminal
-from cli.places import announce, server_file
+from cli.places import announce, announced, server_file
 from engine import observe
 from engine.control.tokens import admin_text
-from engine.errors import NO_SERVER, SETTING, RookeryError
+from engine.errors import DIRECTORY_BUSY, NO_SERVER, SETTING, RookeryError
 from engine.plan.open import open_workspace, table_count
 from engine.settings import Settings
 from engine.web.app import create_app
@@ -65,8 +65,12 @@ def serve(settings: Settings) -> None:
     try:
         with terminal.waiting(f"opening {tables:,} tables") if tables > MANY_TABLES else nullcontext():
             workspace = open_workspace(settings)
-    except BaseException:
+    except BaseException as exc:
         listening.close()
+        running = announced(settings)
+        if isinstance(exc, RookeryError) and exc.code.id == DIRECTORY_BUSY.id and running:
+            hint = f"a server answers at {running}: commands here find it by themselves"
+            raise RookeryError(exc.code, exc.message, hint=hint, detail=exc.detail) from exc
         raise
     sys.setswitchinterval(SWITCH)
     url = f"http://{settings.host}:{listening.getsockname()[1]}"

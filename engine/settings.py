@@ -22,7 +22,7 @@ MIB = 1 << 20
 class Settings(BaseSettings):
     """All settings of the server and the command line, validated once at start."""
 
-    model_config = SettingsConfigDict(env_prefix="ROOKERY_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="ROOKERY_", env_ignore_empty=True, extra="ignore", frozen=True)
 
     workspace: str = Field("main", description="Name of the workspace; also the name of its database.")
     data: Path = Field(Path(".rookery/data"), description="Directory of the embedded engine.")

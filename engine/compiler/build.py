@@ -245,8 +245,9 @@ def parameters_of(pipes: Mapping[str, CompiledPipe], name: str) -> tuple[Paramet
 
 
 def parameter_names(pipes: Mapping[str, CompiledPipe], name: str) -> frozenset[str]:
-    """Names of a pipe's parameters, and of those of the pipes that it reads."""
-    return frozenset(p.name for p in parameters_of(pipes, name))
+    """Parameters that a pipe's templates use, and those of the pipes that it reads; not what is only declared."""
+    nodes = [node for pipe in _closure(pipes, name) for node in pipes[pipe].nodes]
+    return frozenset(spec.name for node in nodes for spec in node.template.parameters)
 
 
 def _closure(pipes: Mapping[str, CompiledPipe], name: str) -> list[str]:

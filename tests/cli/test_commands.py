@@ -10,6 +10,7 @@ import stat
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -333,6 +334,26 @@ def test_settings_that_look_misspelt_are_told(tmp_path: Path) -> None:
 def test_an_address_of_another_machine(tmp_path: Path, host: str) -> None:
     said = Cli(tmp_path)("serve", "--host", host, "--port", 0, code=1).err
     assert "RK7001" in said and "--host is an address of this machine" in said
+
+
+def test_an_empty_setting_is_none(tmp_path: Path) -> None:
+    Cli(tmp_path)("--json", "tenant", "ls", ROOKERY_DATA="", ROOKERY_URL="", ROOKERY_TOKEN="")
+    assert {p.name for p in tmp_path.iterdir()} == {".rookery"}
+
+
+def test_commands_at_once_wait_for_each_other(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
+    cli("tenant", "ls")
+    with ThreadPoolExecutor(3) as hands:
+        assert all(o.code == 0 for o in hands.map(lambda _: cli("--json", "tenant", "ls"), range(3)))
+
+
+def test_a_url_that_is_none(tmp_path: Path) -> None:
+    said = Cli(tmp_path)("tenant", "ls", ROOKERY_URL="127.0.0.1:7181", code=6).err
+    assert "http://127.0.0.1:7181" in said
+    with running(tmp_path / "home") as server:
+        said = Cli(tmp_path)("tenant", "ls", ROOKERY_URL=server.url, code=5).err
+        assert "rookery auth" in said
 
 
 def test_shell_completion(tmp_path: Path) -> None:
