@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +11,7 @@ import typer
 from cli import access, data, doctor, fanout, project, quarantine, server, tenants, terminal
 from cli.connection import options
 from engine.errors import INTERNAL, RookeryError
-from engine.settings import misspelt
+from engine.settings import is_set, misspelt
 
 EXIT_CODES = {
     0: "done",
@@ -48,8 +47,7 @@ def globals_(
     json: Annotated[bool, typer.Option("--json", help="Output for programs.")] = False,
 ) -> None:
     """Options that every command takes."""
-    # An empty variable is one that is not set.
-    store = None if store == Path() and not os.environ.get("ROOKERY_DATA") else store
+    store = None if store == Path() and not is_set("ROOKERY_DATA") else store
     options.url, options.token, options.data, options.json = url or None, token or None, store, json
     options.project, options.settings = directory, None
     for name, near in misspelt():

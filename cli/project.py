@@ -186,6 +186,9 @@ def _show(result: Any) -> None:
             terminal.say("nothing to do: the workspace is as the files say", "green")
     elif result["applied"]:
         terminal.say("pushed", "green")
+    if result["undeclared"]:
+        names = ", ".join(result["undeclared"][:5]) + (", …" if len(result["undeclared"]) > 5 else "")
+        terminal.say(f"live, and in none of the files: {names}; --prune removes what no file declares")
 
 
 def pipe_generate(

@@ -108,10 +108,30 @@ def _mended(file: str) -> list[dict[str, Any]]:
     path = Path(file)
     if not path.is_file():
         raise RookeryError(NO_FILE, f"there is no file {file}")
+    hint = 'lines of {"id": …, "text": …}, or what `rookery quarantine ls --json` shows'
     try:
-        return [orjson.loads(line) for line in path.read_bytes().splitlines() if line.strip()]
+        listed = orjson.loads(path.read_bytes())
+    except orjson.JSONDecodeError:
+        listed = None
+    try:
+        lines = path.read_bytes().splitlines() if listed is None else []
+        found = [orjson.loads(line) for line in lines if line.strip()]
     except orjson.JSONDecodeError as exc:
-        raise RookeryError(USAGE, f"{file} is not NDJSON: {exc}", hint='lines of {"id": …, "text": …}') from exc
+        raise RookeryError(USAGE, f"{file} is not NDJSON: {exc}", hint=hint) from exc
+    if isinstance(listed, dict) and "rows" in listed:
+        found = listed["rows"]
+    elif listed is not None:
+        found = [listed]
+    return [_row_of(file, number, row, hint) for number, row in enumerate(found, 1)]
+
+
+def _row_of(file: str, number: int, row: Any, hint: str) -> dict[str, Any]:
+    """A mended row with the keys of the API, or with those of a list."""
+    given = row if isinstance(row, dict) else {}
+    made = {"id": given.get("id", given.get("c__id")), "text": given.get("text", given.get("c__text"))}
+    if not all(isinstance(value, str) for value in made.values()):
+        raise RookeryError(USAGE, f"{file}: row {number} has no id, or no text", hint=hint)
+    return made
 
 
 def rm(

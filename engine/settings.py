@@ -103,6 +103,11 @@ def load(**flags: Any) -> Settings:
         ) from exc
 
 
+def is_set(name: str) -> bool:
+    """Whether an environment variable has a value; an empty one is one that is not set."""
+    return bool(os.environ.get(name))
+
+
 def misspelt() -> list[tuple[str, str]]:
     """Variables in the environment that are no setting and look like one, each with that one.
 

@@ -76,6 +76,8 @@ class PushResult:
     delivered: Mapping[str, int] = field(default_factory=dict)
     fanout: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Landing datasources whose mode of fan-out changes: from which to which."""
+    undeclared: tuple[str, ...] = ()
+    """Live resources that a push of everything did not name, and left alone."""
 
     @property
     def empty(self) -> bool:
@@ -88,6 +90,7 @@ class PushResult:
             "fanout": [{"datasource": n, "from": a, "to": b} for n, (a, b) in sorted(self.fanout.items())],
             "endpoints": list(self.endpoints),
             "warnings": [w.as_dict() for w in self.warnings],
+            "undeclared": list(self.undeclared),
             "applied": self.applied,
         }
 
@@ -123,7 +126,8 @@ def push(
             plan = plan_for(workspace, snapshot, compiled, prune=options.prune, broken=broken)
         warnings = (*compiled.warnings, *(_still_broken(view, why) for view, why in broken.items()))
         modes = mode_changes(workspace, compiled)
-        result = PushResult(plan, changes, tuple(sorted(compiled.endpoints)), warnings, fanout=modes)
+        left = () if options.only or options.prune else tuple(sorted(snapshot.sources.keys() - given.keys()))
+        result = PushResult(plan, changes, tuple(sorted(compiled.endpoints)), warnings, fanout=modes, undeclared=left)
         if options.dry_run:
             return result
         _permit(plan, options.allow)

@@ -149,6 +149,11 @@ def remove(workspace: Workspace, tenant: str, *, purge: bool = False) -> None:
     with workspace.changes:
         snapshot = workspace.refresh()
         row = snapshot.tenants.get(tenant)
+        if row is None and purge:
+            # Rows may be in landing of a tenant that nobody has added.
+            check_id(snapshot.build, tenant)
+            _erase(workspace, snapshot.build, tenant)
+            return
         if row is None:
             raise RookeryError(UNKNOWN_TENANT, f"tenant `{tenant}` does not exist", hint="rookery tenant ls")
         workspace.registry.write("tenant", {tenant: {**row.as_dict(), "state": "removing"}})

@@ -205,6 +205,19 @@ def test_a_file_with_bad_rows(cli: Cli, server: Server) -> None:
         assert "RK7002" in cli("quarantine", *words, code=1).err
     assert "RK5005" in cli("quarantine", "ls", "nothing", code=7).err
     assert "RK1008" in cli("quarantine", "replay", "events", "--mended", "none.ndjson", code=1).err
+    (cli.directory / "odd.ndjson").write_text('{"id": "a", "text": "{}"}\n{"id": "b"}\n')
+    assert (
+        "row 2 has no id, or no text" in cli("quarantine", "replay", "events", "--mended", "odd.ndjson", code=1).err
+    )
+
+
+def test_a_list_of_rows_can_be_edited_and_sent_back(cli: Cli, server: Server) -> None:
+    (cli.directory / "rows.ndjson").write_text('{"tenant_id": 1, "units": "x"}\n{"tenant_id": 2, "units": "y"}\n')
+    cli("append", "events", "rows.ndjson", code=1)
+    listed = cli("quarantine", "ls", "events", "--json").out
+    (cli.directory / "list.json").write_text(listed.replace('\\"x\\"', "7").replace('\\"y\\"', "8"))
+    assert "2 rows of events are stored" in cli("quarantine", "replay", "events", "--mended", "list.json").err
+    assert [r["units"] for r in stored(server)] == [7, 8]
 
 
 def test_what_is_wrong_is_told_plainly(cli: Cli, server: Server) -> None:

@@ -196,6 +196,13 @@ def test_purge_erases_the_rows_in_landing_too(cli: Cli, server: Server) -> None:
     assert server.sql("SELECT count() AS n FROM events WHERE tenant_id = 33") == [{"n": 0}]
 
 
+def test_rows_of_a_tenant_that_nobody_added_can_be_erased(cli: Cli, server: Server) -> None:
+    server.events("events", [{"tenant_id": 77, "event": "a", "units": 1}])
+    assert "RK3004" in cli("tenant", "rm", "77", code=7).err
+    cli("tenant", "rm", "77", "--purge")
+    assert server.sql("SELECT count() AS n FROM events WHERE tenant_id = 77") == [{"n": 0}]
+
+
 @pytest.mark.proves("B9")
 def test_a_pipe_over_a_per_tenant_target_and_a_hidden_tenant_column(cli: Cli, server: Server) -> None:
     cli("tenant", "add", "40", "--placement", "tables")
