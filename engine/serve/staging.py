@@ -158,8 +158,10 @@ def _staged(
         return Staged(column.name, name, "Nullable(String)", "", value, taken)
     kind = parse_type(column.type)
     typed = given.get(column.name, "text") if format is Input.PARQUET else None
-    # A list in CSV is the text of a list, whose elements cannot be texts without quotes.
-    found = arrival_of(kind, exact=exact and not (kind.parts and format is Input.CSV), given=typed)
+    if kind.parts and format is Input.CSV:
+        # A list is written as in SQL, where only what has quotes is a text.
+        typed = "own"
+    found = arrival_of(kind, exact=exact, given=typed)
     if found.check is None:
         return Staged(column.name, name, column.type, column.default, value, value)
     taken = found.taken(value) if found.taken else value

@@ -412,6 +412,21 @@ def test_a_long_number_changes_nothing_for_others(home: House) -> None:
     assert home.rows(f"SELECT DISTINCT toString({numbers}), {byte} FROM main.plain") == [("[[1],[2,3]]", 7)]
 
 
+def test_lists_in_csv_files(home: House) -> None:
+    columns = Sent().take(CASES).columns
+    kinds = ("Array(Decimal(9, 2))", "Array(Date)", "Array(Nullable(Int8))", "Array(String)", "Array(Enum8('a' = 1))")
+    names = [columns[k] for k in kinds]
+    home.run("TRUNCATE TABLE main.plain")
+    cells = ["[0.29,1.239]", "['2026-02-28']", "[30,NULL]", "['a','b']", "['a']"]
+    body = ",".join(["id", *names]) + "\n1," + ",".join(f'"{c}"' for c in cells) + "\n"
+    assert home.gateway.append("plain", body.encode(), Input.CSV).result(60).rows == 1
+    shown = ", ".join(f"toString({n})" for n in names)
+    assert home.rows(f"SELECT {shown} FROM main.plain") == [("[0.29,1.24]", *cells[1:])]
+    body = f"id,{names[2]}\n1,[300]\n"
+    assert home.gateway.append("plain", body.encode(), Input.CSV).result(60).quarantined == 1
+    home.run("TRUNCATE TABLE main.plain_quarantine")
+
+
 @pytest.mark.parametrize("row", ['{"id": 1, "c30": "caf\\xe9"}', '{"id": 1, "c30": "a\tb"}'])
 def test_a_row_is_judged_alike_alone_and_beside_a_bad_one(home: House, row: str) -> None:
     column = Sent().take(CASES).columns["String"]
