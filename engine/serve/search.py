@@ -14,6 +14,7 @@ from engine.compiler.scope import BARRIER
 from engine.errors import RookeryError
 from engine.schema import Name
 from engine.serve.batch import Bad
+from engine.serve.nested import NO_ID
 from engine.serve.reasons import SHOWN, has_all_cells, loaded, reason, unreadable, values_of
 from engine.serve.staging import NUMBER, Stage, checks, is_tenant
 from engine.warehouse.port import Input, Warehouse
@@ -78,7 +79,7 @@ class Search:
             )
             for number, value in failing.rows:
                 text = rows[int(number)]
-                if not is_tenant(self._stage, staged):
+                if not is_tenant(self._stage, staged) or value == NO_ID:
                     value = values_of(text, format, header, self._stage).get(staged.column, value)
                 row = found.setdefault(int(number), Bad(int(number), text, format, header=header))
                 row.add(staged.column, reason(self._stage, staged, value, bound))

@@ -335,6 +335,17 @@ def test_a_tenant_deep_in_the_event(server: Server, send: Send) -> None:
     assert {r["org"] for r in server.sql("SELECT org FROM clicks")} <= {1, 77, 4294967295}
 
 
+@pytest.mark.proves("D11")
+@pytest.mark.parametrize("other", ["2", '"2"', "1.0", "true", "[1]", '{"a": 1}', '"01"'])
+def test_what_is_not_the_tokens_tenant_is_not_taken_for_absent(server: Server, other: str) -> None:
+    token = server.mint("DATASOURCES:APPEND:clicks", tenant="1")
+    before = server.sql("SELECT count() AS n FROM clicks")
+    answer = server.post("/v0/events?name=clicks", token, content=f'{{"who": {{"org": {other}}}}}')
+    assert answer.status_code == 403 and answer.json()["code"] == "RK5003"
+    assert server.sql("SELECT count() AS n FROM clicks") == before
+    assert server.post("/v0/events?name=clicks", token, content='{"who": {"org": 1}}\n{"who": {}}').status_code == 202
+
+
 def test_integers_of_every_width(server: Server, send: Send) -> None:
     def row(**values: object) -> httpx.Response:
         return send(json.dumps({"who": {"org": 77}, **values}), "clicks")
