@@ -17,7 +17,7 @@ from tests.cli.commands import Cli, for_server
 from tests.support.server import Server, running
 
 ROWS = [{"tenant_id": n % 3 + 1, "event": 'a b,"c"\né', "units": n} for n in range(100)]
-WIDE = 40_000
+WIDE = 14_000
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +119,8 @@ def written(file: Path, rows: list[dict[str, object]]) -> None:
 
 
 def large(kind: str) -> list[dict[str, object]]:
-    """Rows of which the server makes several batches: they are about 40 MB."""
-    many, word = (450_000, "a") if kind == "parquet" else (WIDE, "x" * 1000)
+    """Rows of which the server makes several batches: they are about 14 MB."""
+    many, word = (150_000, "a") if kind == "parquet" else (WIDE, "x" * 1000)
     return [{"tenant_id": 1, "event": word, "units": n} for n in range(many)]
 
 
