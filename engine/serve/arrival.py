@@ -38,8 +38,10 @@ ENUM_LABEL = re.compile(r"('(?:[^'\\]|\\.)*')\s*=\s*(-?\d+)")
 MOST_DIGITS, SPARE_DIGITS = 76, 20
 FEWEST_DIGITS = 39
 """Digits of the shortest number that an `Int128` may not hold."""
-UNWRAPPABLE = ("JSON", "Dynamic", "Variant", "Nested", "AggregateFunction", "Point", "Ring", "Polygon")
-"""Types that cannot be null."""
+NULLABLE = re.compile(
+    r"U?Int\d+|B?Float\d+|Decimal|(Fixed)?String|Date(32)?|DateTime(64)?|Time(64)?|UUID|Enum\d+|Bool|IPv[46]"
+)
+"""Kinds of values that may be null; of others the engine knows no such type."""
 _NAMES = re.compile(r"\b_rk_x(\d+)\b")
 
 
@@ -151,7 +153,7 @@ def bare(type: Type) -> Type:
 
 def _never_null(type: Type, part: Arrival) -> Arrival:
     """An element, which the engine would take for the type's default where it is null."""
-    if type.nullable or type.parts or type.kind in UNWRAPPABLE:
+    if type.nullable or type.parts or not NULLABLE.fullmatch(type.kind):
         return part
     check = part.check
     return replace(

@@ -31,6 +31,8 @@ from engine.warehouse.port import Input
 
 PARSING: dict[str, int | str] = {
     "input_format_skip_unknown_fields": 1,
+    # As the keys of events and the headers of CSV.
+    "input_format_parquet_case_insensitive_column_matching": 1,
     # Null means absent: the column's default. The tenant is staged so that null stays null, and is refused.
     "input_format_null_as_default": 1,
     "date_time_input_format": "best_effort",

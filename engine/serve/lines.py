@@ -73,9 +73,9 @@ def _schema(body: bytes) -> pa.Schema | None:
 
 
 def kinds_in(body: bytes) -> dict[str, Given]:
-    """What a Parquet file has in its columns."""
+    """What a Parquet file has in its columns, by their names in lower case."""
     schema = _schema(body)
-    return {} if schema is None else {f.name: _kind(f.type) for f in schema}
+    return {} if schema is None else {f.name.lower(): _kind(f.type) for f in schema}
 
 
 def _kind(type: pa.DataType) -> Given:

@@ -33,7 +33,7 @@ class Stages:
     def borrow(self, stage: Stage) -> Name:
         """An empty table of the stage's columns."""
         with self._lock:
-            free = self._free.setdefault(stage.identity, [])
+            free = self._free.get(stage.identity)
             if free:
                 return free.pop()
         table = Name(self._database, f"{stage.source.name[:80]}_{stage.identity}_{secrets.token_hex(4)}")
@@ -44,7 +44,7 @@ class Stages:
         """Take a table back and empty it; one that cannot be emptied is never lent again."""
         try:
             with self._lock:
-                enough = len(self._free.setdefault(stage.identity, [])) >= KEPT
+                enough = not stage.usual or len(self._free.setdefault(stage.identity, [])) >= KEPT
             self._warehouse.execute(ddl.drop_table(table) if enough else f"TRUNCATE TABLE {table.sql()}")
         except RookeryError as exc:
             log.error("a stage could not be emptied", table=str(table), error=exc.message)

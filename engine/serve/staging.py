@@ -29,19 +29,23 @@ NUMBER = "_rk_n"
 
 NOTHING: Mapping[str, Given] = {}
 _NAME = re.compile(r"'(?:[^'\\]|\\.|'')*'|`[^`]+`|\"[^\"]+\"|[A-Za-z_]\w*")
-"""A text, or a name in an expression."""
+"""A text, or what may be a name in an expression."""
 _TO_ZEROS = bytes(ord("0") if ord("0") <= i <= ord("9") else ord("x") for i in range(256))
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """How a datasource's rows are staged. If it is `repeatable`, taking rows twice gives the same values."""
+    """How a datasource's rows are staged. If it is `repeatable`, taking rows twice gives the same values.
+
+    `usual` is false for what only one file may need, whose tables are not kept.
+    """
 
     source: Datasource
     columns: tuple[Staged, ...]
     tenant: Staged | None
     identity: str
     repeatable: bool = True
+    usual: bool = True
 
 
 def has_long_number(body: bytes) -> bool:
@@ -65,13 +69,13 @@ def stage_of(source: Datasource, format: Input, exact: bool = False, given: Mapp
     """
     found = [(c, _staged(source, c, format, exact, given)) for c in source.columns]
     stored = {c.name: _as_stored(staged, c.type) for c, staged in found}
-    seeing = [c.model_copy(update={"default": _rewritten(c.default, stored)}) for c in source.columns]
+    seeing = [c.model_copy(update={"default": _seeing(c.default, stored)}) for c in source.columns]
     columns = tuple(_staged(source, c, format, exact, given) for c in seeing)
     tenant = next((s for s in columns if s.column == source.tenant_column), None)
     # Defaults of columns deeper in an event are computed when rows are taken.
     repeatable = not any(c.default and is_deeper(c, format) for c in source.columns)
     identity = fingerprint([(c.name, c.type, c.default) for c in columns])[:12]
-    return Stage(source, columns, tenant, identity, repeatable)
+    return Stage(source, columns, tenant, identity, repeatable, usual=not given)
 
 
 def _as_stored(staged: Staged, kind: str) -> str:
@@ -84,17 +88,14 @@ def _as_stored(staged: Staged, kind: str) -> str:
     return f"CAST(assumeNotNull(accurateCastOrNull({inner}, {literal(base_type(kind))})) AS {kind})"
 
 
-def _rewritten(default: str, stored: Mapping[str, str]) -> str:
-    """A default with the names of columns replaced by what is stored of them."""
-
-    def named(found: re.Match[str]) -> str:
-        text = found[0]
-        if text[0] == "'" or found.string[: found.start()].rstrip().endswith("."):
-            return text
-        is_function = found.string[found.end() :].lstrip().startswith("(")
-        return text if is_function else stored.get(text.strip('`"'), text)
-
-    return _NAME.sub(named, default)
+def _seeing(default: str, stored: Mapping[str, str]) -> str:
+    """A default that sees what is stored of the columns that it may name, as parameters: the engine minds scopes."""
+    named = {text.strip('`"') for text in _NAME.findall(default)}
+    values = {name: sql for name, sql in stored.items() if name in named and sql != quote(name)}
+    if not values:
+        return default
+    lists = ", ".join(f"[{sql}]" for sql in values.values())
+    return f"arrayMap(({', '.join(map(quote, values))}) -> {default}, {lists})[1]"
 
 
 def stage_ddl(stage: Stage, table: Name) -> str:
@@ -157,7 +158,7 @@ def _staged(
         taken = f"CAST(assumeNotNull({value}) AS {column.type})"
         return Staged(column.name, name, "Nullable(String)", "", value, taken)
     kind = parse_type(column.type)
-    typed = given.get(column.name, "text") if format is Input.PARQUET else None
+    typed = given.get(column.name.lower(), "text") if format is Input.PARQUET else None
     if kind.parts and format is Input.CSV:
         # A list is written as in SQL, where only what has quotes is a text.
         typed = "own"

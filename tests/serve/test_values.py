@@ -244,6 +244,8 @@ def test_defaults_see_other_columns_as_they_are_stored(home: House) -> None:
         "{name: price, type: 'Decimal(9, 2)'}",
         "{name: month, type: Date, default: toStartOfMonth(day)}",
         "{name: hour, type: UInt8, default: toHour(at)}",
+        "{name: next, type: Date, default: day + INTERVAL 1 day}",
+        "{name: mapped, type: Array(UInt8), default: 'arrayMap(day -> day + 1, [1])'}",
         "{name: shown, type: String, default: \"concat('day ', toString(`day`), ' ', toString(price))\"}",
     ]
     home.push({"datasources/defaults.yaml": f"columns: [{', '.join(columns)}]\nengine: {{sorting_key: [id]}}\n"})
@@ -253,8 +255,8 @@ def test_defaults_see_other_columns_as_they_are_stored(home: House) -> None:
     ]
     outcome = home.gateway.append("defaults", "\n".join(rows).encode(), Input.NDJSON).result(60)
     assert (outcome.rows, outcome.quarantined) == (1, 1)
-    assert home.rows("SELECT toString(month), hour, shown FROM main.defaults") == [
-        ("2026-02-01", 10, "day 2026-02-17 1.24")
+    assert home.rows("SELECT toString(month), hour, toString(next), mapped, shown FROM main.defaults") == [
+        ("2026-02-01", 10, "2026-02-18", [2], "day 2026-02-17 1.24")
     ]
 
 
@@ -452,6 +454,35 @@ def test_a_wide_header_is_not_kept_with_every_row(home: House) -> None:
     ((rows, longest),) = home.rows("SELECT count(), max(length(c__header)) FROM main.plain_quarantine")
     assert rows == 2_000 and longest < 100
     home.run("TRUNCATE TABLE main.plain_quarantine")
+
+
+@pytest.mark.parametrize("format", [Input.CSV, Input.PARQUET])
+def test_names_of_columns_in_other_letters(home: House, format: Input) -> None:
+    name = Sent().take(CASES).columns["Date"].upper()
+    home.run("TRUNCATE TABLE main.plain")
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"ID": pa.array([7], pa.uint32()), name: ["2026-02-03"]}), sink)
+    body = f"ID,{name}\n7,2026-02-03\n".encode() if format is Input.CSV else sink.getvalue()
+    assert home.gateway.append("plain", body, format).result(60).rows == 1
+    assert home.rows(f"SELECT id, toString({name.lower()}) FROM main.plain") == [(7, "2026-02-03")]
+
+
+def test_stages_of_files_are_not_kept(home: House) -> None:
+    """Files may have any types, and any number of them could be sent."""
+    before = home.rows("SELECT count() FROM system.tables WHERE database = 'main_stage'")
+    columns = Sent().take(CASES).columns
+    for name in (columns["UInt8"], columns["Float64"], columns["String"]):
+        for kind in (pa.string(), pa.int64(), pa.float64()):
+            sink = io.BytesIO()
+            pq.write_table(pa.table({"id": pa.array([1], pa.uint32()), name: pa.array([None], kind)}), sink)
+            _append(home, "plain", sink.getvalue(), Input.PARQUET)
+    assert home.rows("SELECT count() FROM system.tables WHERE database = 'main_stage'") == before
+
+
+def test_lists_of_values_that_cannot_be_null(home: House) -> None:
+    columns = "{name: id, type: UInt32}, {name: p, type: Array(Point)}, {name: m, type: Array(MultiPolygon)}"
+    home.push({"datasources/shapes.yaml": f"columns: [{columns}]\nengine: {{sorting_key: [id]}}\n"})
+    assert _append(home, "shapes", b'{"id": 1, "p": [[1, 2]]}', Input.NDJSON) == 1
 
 
 def test_a_parquet_file_without_any_of_the_columns_is_refused(home: House) -> None:
