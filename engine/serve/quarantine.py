@@ -22,11 +22,11 @@ from engine.errors import NOT_WRITABLE, UNKNOWN_DATASOURCE, RookeryError
 from engine.plan.state import Workspace
 from engine.schema import Name, quote
 from engine.serve.batch import Bad
-from engine.serve.reasons import names_in
+from engine.serve.reasons import has_all_cells
 from engine.warehouse.port import STRICT, Input, Value
 
-WIDE = 4096
-"""Bytes of a CSV header that each bad row keeps as it was."""
+WIDE = 32 << 20
+"""Bytes that the CSV headers of a batch's bad rows may take together; beyond, only what is needed of them is kept."""
 AT_ONCE = 1000
 """Rows that one statement names."""
 OWN = ("c__id", "insertion_date", "c__error_column", "c__error", "c__import_id", "c__row", "c__format", "c__text")
@@ -51,14 +51,16 @@ def existing(workspace: Workspace, datasource: str) -> Name:
 
 def keep(workspace: Workspace, datasource: str, batch: str, writer: str | None, rows: Iterable[Bad]) -> None:
     """Put rows into quarantine, under the identity of their batch and the tenant that its sender writes for."""
-    body = b"\n".join(_line(row, batch, writer) for row in rows)
+    rows = list(rows)
+    wide = sum(len(row.header) for row in rows) > WIDE
+    body = b"\n".join(_line(row, batch, writer, wide=wide) for row in rows)
     if body:
         settings: dict[str, int | str] = {**STRICT, "insert_deduplication_token": f"q:{batch}", "async_insert": 0}
         workspace.warehouse.insert(table_of(workspace, datasource).sql(), body, Input.NDJSON, (), settings)
         observe.count("quarantined_bytes", len(body), datasource=datasource)
 
 
-def _line(row: Bad, batch: str, writer: str | None) -> bytes:
+def _line(row: Bad, batch: str, writer: str | None, *, wide: bool) -> bytes:
     own = {c.name for c in QUARANTINE_COLUMNS}
     values: dict[str, Any] = {c: v for c, v in row.values.items() if v is not None and c not in own}
     values |= {
@@ -70,22 +72,18 @@ def _line(row: Bad, batch: str, writer: str | None) -> bytes:
         "c__id": secrets.token_hex(8),
         "c__writer": writer or "",
     }
-    header, text = (_escaped(part) for part in _narrowed(row))
+    header, text = map(_escaped, _narrowed(row) if wide else (row.header, row.text))
     return orjson.dumps(values)[:-1] + b',"c__header":"' + header + b'","c__text":"' + text + b'"}'
 
 
 def _narrowed(row: Bad) -> tuple[bytes, bytes]:
-    """A row's header and text; of a file that is much wider than its datasource, what the datasource has of it.
-
-    Each row keeps its header, and many rows may be bad.
-    """
-    if len(row.header) <= WIDE:
-        return row.header, row.text
-    known = [c for c in names_in(row.header) if c in row.values]
+    """A row's header and text with what the datasource has of them. A record that is none keeps its text alone."""
+    if not has_all_cells(row.text, row.header):
+        return b"", row.text
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(known)
-    writer.writerow([row.values[c] or "" for c in known])
+    writer.writerow(row.values)
+    writer.writerow([value or "" for value in row.values.values()])
     header, _, text = out.getvalue().rstrip("\n").partition("\n")
     return header.encode(), text.encode()
 

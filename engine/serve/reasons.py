@@ -38,8 +38,11 @@ def reason(stage: Stage, staged: Staged, value: str | None, bound: str | None) -
 
 def values_of(row: bytes, format: Input, header: bytes, stage: Stage) -> dict[str, str | None]:
     """The texts that a row has for the datasource's columns, as far as they can be told."""
-    given = _csv_values(row, header) if format is Input.CSV else _json_values(row)
-    return {c.column: _text(_at(given[c.name], c.path)) for c in stage.columns if c.name in given}
+    found = _csv_values(row, header) if format is Input.CSV else _json_values(row)
+    # The engine matches names without regard to case.
+    given = {name.lower(): value for name, value in found.items()}
+    named = [(c, c.name.lower()) for c in stage.columns]
+    return {c.column: _text(_at(given[name], c.path)) for c, name in named if name in given}
 
 
 def as_event(stage: Stage, named: bytes) -> bytes:
@@ -129,5 +132,4 @@ def unreadable(row: bytes, format: Input, header: bytes) -> str:
 
 def has_all_cells(row: bytes, header: bytes) -> bool:
     """Whether a CSV record has as many cells as the header."""
-    cells = cells_of(row)
-    return cells is None or len(cells) == len(names_in(header))
+    return len(cells_of(row) or ()) == len(names_in(header))

@@ -485,6 +485,22 @@ def test_lists_of_values_that_cannot_be_null(home: House) -> None:
     assert _append(home, "shapes", b'{"id": 1, "p": [[1, 2]]}', Input.NDJSON) == 1
 
 
+def test_few_bad_rows_of_a_wide_file_stay_as_they_were_sent(home: House) -> None:
+    header = "ID," + ",".join(f"column_{n:05}" for n in range(1_000))
+    for row in ("x," + "y," * 999, 'x,"open', "x"):
+        home.gateway.append("plain", f"{header}\n{row}".encode(), Input.CSV).result(60)
+        assert home.rows("SELECT c__header, c__text FROM main.plain_quarantine") == [(header, row)]
+        home.run("TRUNCATE TABLE main.plain_quarantine")
+
+
+def test_many_bad_rows_of_a_wide_file_keep_what_the_datasource_has(home: House) -> None:
+    body = "ID," + ",".join(f"column_{n:05}" for n in range(5_000)) + "\n" + "x,\n" + ("x" + "," * 5_000 + "\n") * 700
+    home.gateway.append("plain", body.encode(), Input.CSV).result(60)
+    found = home.rows("SELECT c__header, c__text, count() FROM main.plain_quarantine GROUP BY 1, 2 ORDER BY 3")
+    assert found == [("", "x,", 1), ("id", "x", 700)]
+    home.run("TRUNCATE TABLE main.plain_quarantine")
+
+
 def test_a_parquet_file_without_any_of_the_columns_is_refused(home: House) -> None:
     sink = io.BytesIO()
     pq.write_table(pa.table({"other": [1, 2]}), sink)
