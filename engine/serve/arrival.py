@@ -50,17 +50,14 @@ class Arrival:
     """A type's values on their way.
 
     `staged` is the type in which they are staged. `check` is the condition under which a staged value can be stored,
-    and `taken` the value, to be cast to the type; without them there is nothing to ask, or to do. `quick` is a
-    condition that is met by nearly all values of which `check` is true, and by no other: an engine takes longer to
-    read a long condition than to judge a thousand values by it. `texts` says that the staged type's own default is no
-    value of the type, as that of a text is not.
+    and `taken` the value, to be cast to the type; without them there is nothing to ask, or to do. `texts` says that
+    the staged type's own default is no value of the type, as that of a text is not.
     """
 
     staged: str
     check: Sql | None = None
     taken: Sql | None = None
     texts: bool = False
-    quick: Sql | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +65,8 @@ class Staged:
     """One column on its way.
 
     `column` is its name in the datasource, `name` and `type` those in the stage; `value` is the SQL of what arrived,
-    `taken` of what is stored, `check` of the condition under which it can be, and `quick` of a shorter one. `path`
+    `taken` of what is stored, and `check` of the condition under which it can be. `usual` is a shorter condition and
+    a shorter value, which may throw: what they let pass, the others would as well, and to the same value. `path`
     leads from what is staged to the value.
     """
 
@@ -79,7 +77,7 @@ class Staged:
     value: str
     taken: str
     check: str | None = None
-    quick: str | None = None
+    usual: tuple[str | None, str] | None = None
     path: tuple[str, ...] = ()
 
 
@@ -99,9 +97,7 @@ def arrival_of(type: Type, *, exact: bool = False, given: Given | None = None) -
         return Arrival(type.text)
     if not type.nullable:
         return found
-    return replace(
-        found, staged=f"Nullable({found.staged})", check=_or_null(found.check), quick=_or_null(found.quick)
-    )
+    return replace(found, staged=f"Nullable({found.staged})", check=_or_null(found.check))
 
 
 def _typed(type: Type, given: Given) -> Arrival | None:
@@ -160,7 +156,6 @@ def _never_null(type: Type, part: Arrival) -> Arrival:
         part,
         staged=f"Nullable({bare(type).text if part.staged == type.text else part.staged})",
         check=lambda v: f"(isNotNull({v}) AND {check(f'assumeNotNull({v})')})" if check else f"isNotNull({v})",
-        quick=None,
         texts=True,
     )
 
@@ -281,7 +276,6 @@ def _day(kind: str) -> Arrival:
         check,
         lambda v: f"toDate32OrNull({v})",
         texts=True,
-        quick=lambda v: f"(ifNull(toString(toDate32OrNull({v})) = {v}, 0) AND {v} BETWEEN '{first}' AND '{last}')",
     )
 
 

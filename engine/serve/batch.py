@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from engine.errors import RookeryError
 from engine.schema import Name
-from engine.serve.staging import Stage, checks
+from engine.serve.staging import Stage, condition
 from engine.warehouse.port import Input
 
 
@@ -89,8 +89,9 @@ class Batch:
     """Appends on their way into a datasource together, in a stage table.
 
     `size` is theirs in bytes. `numbered` says whether rows in the stage carry their numbers, which only those that
-    are good do. `ignored` are columns of its file that the datasource does not have. `handed` says that somebody
-    else gives the table back, `visible` is an `Outcome`'s.
+    are good do. `usual` says that its rows go by the short conditions and values. `ignored` are columns of its file
+    that the datasource does not have. `handed` says that somebody else gives the table back, `visible` is an
+    `Outcome`'s.
     """
 
     id: str
@@ -101,6 +102,7 @@ class Batch:
     size: int
     rows: int = 0
     numbered: bool = False
+    usual: bool = False
     bad: dict[int, Bad] = field(default_factory=dict)
     header: bytes = b""
     ignored: tuple[str, ...] = ()
@@ -112,7 +114,7 @@ class Batch:
         """SQL that tells which rows of the stage are stored."""
         if self.numbered:
             return "1"
-        return " AND ".join(f"ifNull({c}, 1)" for _, c in checks(self.stage, self.bound, quick=not self.bad)) or "1"
+        return condition(self.stage, self.bound, usual=self.usual)
 
     @property
     def good(self) -> int:

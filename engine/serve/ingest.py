@@ -20,13 +20,23 @@ from engine.serve import quarantine
 from engine.serve.arrival import Given
 from engine.serve.batch import Append, Bad, Batch, Outcome, Portion
 from engine.serve.bodies import csv_rows, is_open_list, json_rows
-from engine.serve.landing import ONE_THREAD, SMALL, Landing, Router, taken
+from engine.serve.landing import ONE_THREAD, SMALL, Landing, Router
 from engine.serve.lines import bad_row, kinds_in, unknown_columns
 from engine.serve.reasons import as_event, reason, values_of
 from engine.serve.receipts import Key, Receipt, Receipts
 from engine.serve.search import Search
 from engine.serve.stages import Stages
-from engine.serve.staging import NOTHING, NUMBER, Stage, checks, has_empty_number, has_long_number, stage_of
+from engine.serve.staging import (
+    NOTHING,
+    NUMBER,
+    Stage,
+    checks,
+    condition,
+    has_empty_number,
+    has_long_number,
+    stage_of,
+    taken,
+)
 from engine.warehouse.port import Input
 
 PARSING: dict[str, int | str] = {
@@ -46,6 +56,8 @@ PARSING: dict[str, int | str] = {
 }
 MOST_TENANTS = 1000
 """Tenants that a receipt counts."""
+UNUSUAL = 200
+"""Batches that are asked at length at once, after one of their datasource was good and not as values usually are."""
 
 
 class _Apart(Exception):
@@ -62,6 +74,7 @@ class Ingestion:
         self._stages = stages
         self._receipts = receipts
         self._landing = Landing(workspace, stages, router)
+        self._unusual: dict[str, int] = {}
 
     def stage_for(
         self, name: str, format: Input, *, exact: bool = False, given: Mapping[str, Given] = NOTHING
@@ -106,7 +119,8 @@ class Ingestion:
         given = kinds_in(first.body) if first.format is Input.PARQUET else NOTHING
         stage = self.stage_for(first.datasource, first.format, exact=exact, given=given)
         size = sum(map(len, texts))
-        batch = Batch(_identity(first, stage), stage, self._stages.borrow(stage), [], first.bound, size)
+        usual = self._expects_usual(stage)
+        batch = Batch(_identity(first, stage), stage, self._stages.borrow(stage), [], first.bound, size, usual=usual)
         try:
             self._stage(batch, simple, large, texts, first.format)
             found = self._finish(batch, first.format)
@@ -206,28 +220,48 @@ class Ingestion:
             # A receipt is written before the rows are stored, so their number must be known by now.
             self._look_closer(batch, format)
         receipts = self._note(batch)
-        if batch.good:
+        while batch.good:
             try:
                 self._landing.put(batch)
+                break
             except RookeryError as exc:
                 if exc.code.status >= 500 or failed_behind(exc) or batch.numbered or batch.bad:
                     raise
-                self._look_closer(batch, format)
-                receipts = self._note(batch)
-                if batch.good:
-                    self._landing.put(batch)
+                if not (batch.usual and self._fits_at_length(batch)):
+                    self._look_closer(batch, format)
+                    receipts = self._note(batch)
         self._receipts.happened(receipts)
         by_key = {r.key: r for r in receipts}
         return [self._outcome(batch, p, by_key) for p in batch.portions]
 
+    def _expects_usual(self, stage: Stage) -> bool:
+        """Whether a batch is tried the short way. It is not while its datasource's values turn out to be unusual."""
+        left = self._unusual.get(stage.identity, 0)
+        if left:
+            self._unusual[stage.identity] = left - 1
+        return not left
+
     def _fits(self, batch: Batch) -> bool:
         """Whether all staged rows can be stored, as far as it is not known."""
-        if batch.numbered or batch.bad or not batch.good:
+        if batch.numbered or batch.bad or not batch.good or self._meets(batch):
             return True
-        checked = " OR ".join(f"ifNull(NOT ({c}), 0)" for _, c in checks(batch.stage, batch.bound, quick=True)) or "0"
+        return batch.usual and self._fits_at_length(batch)
+
+    def _fits_at_length(self, batch: Batch) -> bool:
+        """Whether the rows of a batch that is not as usual can be stored nevertheless."""
+        batch.usual = False
+        fits = self._meets(batch)
+        if fits:
+            self._unusual[batch.stage.identity] = UNUSUAL
+        return fits
+
+    def _meets(self, batch: Batch) -> bool:
+        """Whether all staged rows are good, and none of their values throws."""
+        good = condition(batch.stage, batch.bound, usual=batch.usual)
+        values = taken(batch.stage, batch.bound, usual=batch.usual)
         try:
             found = self._workspace.warehouse.query(
-                f"SELECT countIf({checked}), sum(ignore({taken(batch.stage, batch.bound)})) FROM {batch.table.sql()}"
+                f"SELECT countIf(NOT ({good})), sum(ignore({values})) FROM {batch.table.sql()}"
             )
         except RookeryError as exc:
             if exc.code.status >= 500:
@@ -237,6 +271,7 @@ class Ingestion:
 
     def _look_closer(self, batch: Batch, format: Input) -> None:
         """Tell an append's bad rows. Several are parted first."""
+        batch.usual = False
         if len(batch.portions) > 1:
             raise _Apart
         if format is Input.PARQUET:

@@ -11,7 +11,6 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Protocol
 
-from engine.compiler.scope import tenant_literal
 from engine.errors import RookeryError
 from engine.fanout.landed import Landed
 from engine.fanout.poison import Block
@@ -20,7 +19,7 @@ from engine.plan.state import Workspace
 from engine.schema import Name, literal
 from engine.serve.batch import Batch
 from engine.serve.stages import Stages
-from engine.serve.staging import Stage, tenant_kind
+from engine.serve.staging import taken
 from engine.warehouse import ddl
 
 SMALL = 1 << 20
@@ -109,7 +108,7 @@ class Landing:
             batch=batch.id,
             datasource=source.name,
             table=batch.table.sql() if batch.handed else "",
-            values=taken(stage, batch.bound),
+            values=taken(stage, batch.bound, usual=batch.usual),
             tenant=literal(batch.bound) if batch.bound is not None else stage.tenant.value,
             condition=_stored(batch),
             columns=tuple(c.name for c in source.columns),
@@ -127,19 +126,12 @@ class Landing:
         if _all_or_none(batch) and condition != "1":
             # The batch is one block, so a row that throws keeps all of it out; which row it was is asked afterwards.
             condition = f"throwIf(NOT ({condition})) = 0"
-        rows = f"SELECT {taken(batch.stage, batch.bound)} FROM {batch.table.sql()} WHERE {condition}"
+        rows = (
+            f"SELECT {taken(batch.stage, batch.bound, usual=batch.usual)} FROM {batch.table.sql()} WHERE {condition}"
+        )
         settings = ONE_THREAD if batch.size <= SMALL else {}
         block = Block(batch.stage.source.name, batch.id) if batch.stage.source.is_landing else None
         return insert_to_all(self._workspace, ddl.insert_block(target, columns, batch.id, rows, **settings), block)
-
-
-def taken(stage: Stage, bound: str | None) -> str:
-    """The SQL of a stage's rows as they are stored, with the writer's tenant stamped on them if it has one."""
-    expressions = [c.taken for c in stage.columns]
-    if bound is not None and stage.tenant is not None:
-        kind = tenant_kind(stage.source)
-        expressions[stage.columns.index(stage.tenant)] = f"CAST({tenant_literal(kind, bound)} AS {kind})"
-    return ", ".join(expressions)
 
 
 def _all_or_none(batch: Batch) -> bool:

@@ -44,7 +44,7 @@ class Stages:
         """Take a table back and empty it; one that cannot be emptied is never lent again."""
         try:
             with self._lock:
-                enough = not stage.usual or len(self._free.setdefault(stage.identity, [])) >= KEPT
+                enough = not stage.kept or len(self._free.setdefault(stage.identity, [])) >= KEPT
             self._warehouse.execute(ddl.drop_table(table) if enough else f"TRUNCATE TABLE {table.sql()}")
         except RookeryError as exc:
             log.error("a stage could not be emptied", table=str(table), error=exc.message)

@@ -11,14 +11,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from engine.compiler.params import integer_bounds
-from engine.compiler.scope import base_type
+from engine.compiler.params import MAX_TENANT, integer_bounds
+from engine.compiler.scope import base_type, tenant_literal
 from engine.project.model import Column, Datasource
 from engine.schema import Name, fingerprint, literal, quote
 from engine.serve.arrival import FEWEST_DIGITS, Given, Staged, arrival_of, typed_default
 from engine.serve.nested import nested
+from engine.serve.usual import usual_of, usual_tenant
 from engine.warehouse.port import Input
-from engine.warehouse.types import parse_type
+from engine.warehouse.types import Type, parse_type
 
 WIDE_DIGITS = b"0" * FEWEST_DIGITS
 """Integers are staged as Int128: the engine's parser wraps what does not fit, and the check then sees it. A batch
@@ -37,7 +38,7 @@ _TO_ZEROS = bytes(ord("0") if ord("0") <= i <= ord("9") else ord("x") for i in r
 class Stage:
     """How a datasource's rows are staged. If it is `repeatable`, taking rows twice gives the same values.
 
-    `usual` is false for what only one file may need, whose tables are not kept.
+    Tables of what only one file may need are not `kept`.
     """
 
     source: Datasource
@@ -45,7 +46,7 @@ class Stage:
     tenant: Staged | None
     identity: str
     repeatable: bool = True
-    usual: bool = True
+    kept: bool = True
 
 
 def has_long_number(body: bytes) -> bool:
@@ -75,7 +76,7 @@ def stage_of(source: Datasource, format: Input, exact: bool = False, given: Mapp
     # Defaults of columns deeper in an event are computed when rows are taken.
     repeatable = not any(c.default and is_deeper(c, format) for c in source.columns)
     identity = fingerprint([(c.name, c.type, c.default) for c in columns])[:12]
-    return Stage(source, columns, tenant, identity, repeatable, usual=not given)
+    return Stage(source, columns, tenant, identity, repeatable, kept=not given)
 
 
 def _as_stored(staged: Staged, kind: str) -> str:
@@ -117,12 +118,9 @@ def tenant_kind(source: Datasource) -> str:
     return next(c.type for c in source.columns if c.name == source.tenant_column)
 
 
-def checks(stage: Stage, bound: str | None, *, quick: bool = False) -> list[tuple[Staged, str]]:
-    """What every row must meet, in the engine's words; `bound` is the tenant that the token writes for.
-
-    A row that does not meet the `quick` ones may be good nevertheless.
-    """
-    found = [(c, c.quick if quick and c.quick else c.check) for c in stage.columns if c.check]
+def checks(stage: Stage, bound: str | None) -> list[tuple[Staged, str]]:
+    """What every row must meet, in the engine's words; `bound` is the tenant that the token writes for."""
+    found = [(c, c.check) for c in stage.columns if c.check]
     if stage.tenant is None:
         return found
     value = stage.tenant.value
@@ -132,10 +130,38 @@ def checks(stage: Stage, bound: str | None, *, quick: bool = False) -> list[tupl
     check = f"toString(to{kind}OrNull({value})) = {value}"
     if kind == "String":
         check = (
-            f"length({value}) BETWEEN 1 AND 256 AND isValidUTF8({value}) AND "
+            f"length({value}) BETWEEN 1 AND {MAX_TENANT} AND isValidUTF8({value}) AND "
             f"NOT match({value}, '[\\\\p{{Cc}}\\\\p{{Zl}}\\\\p{{Zp}}]') AND normalizeUTF8NFC({value}) = {value}"
         )
     return [*found, (stage.tenant, f"ifNull({check}, 0)")]
+
+
+def condition(stage: Stage, bound: str | None, *, usual: bool = False) -> str:
+    """SQL that is true of good rows; if `usual`, only of those that are good and nothing out of the ordinary."""
+    conditions = []
+    for staged, check in checks(stage, bound):
+        short = _short(stage, staged, bound) if usual else None
+        conditions.append(f"ifNull({check}, 1)" if short is None else short)
+    return " AND ".join(c for c in conditions if c) or "1"
+
+
+def _short(stage: Stage, staged: Staged, bound: str | None) -> str | None:
+    """A column's short condition, empty if there is nothing to ask, or None if it has none."""
+    if is_tenant(stage, staged):
+        return usual_tenant(base_type(tenant_kind(stage.source)), staged.value) if bound is None else None
+    return None if staged.usual is None else staged.usual[0] or ""
+
+
+def taken(stage: Stage, bound: str | None, *, usual: bool = False) -> str:
+    """The SQL of a stage's rows as they are stored, with the writer's tenant stamped on them if it has one.
+
+    If `usual`, it throws on rows that do not meet the usual condition.
+    """
+    expressions = [c.usual[1] if usual and c.usual else c.taken for c in stage.columns]
+    if bound is not None and stage.tenant is not None:
+        kind = tenant_kind(stage.source)
+        expressions[stage.columns.index(stage.tenant)] = f"CAST({tenant_literal(kind, bound)} AS {kind})"
+    return ", ".join(expressions)
 
 
 def is_deeper(column: Column, format: Input) -> bool:
@@ -166,13 +192,23 @@ def _staged(
     if found.check is None:
         return Staged(column.name, name, column.type, column.default, value, value)
     taken = found.taken(value) if found.taken else value
+    stored = taken if taken == value and found.staged == column.type else f"CAST({taken} AS {column.type})"
     return Staged(
         column.name,
         name,
         found.staged,
         typed_default(kind, column.default, found),
         value,
-        taken if taken == value and found.staged == column.type else f"CAST({taken} AS {column.type})",
+        stored,
         found.check(value),
-        found.quick(value) if found.quick else None,
+        _usually(value, column, kind, stored, found.staged),
     )
+
+
+def _usually(value: str, column: Column, kind: Type, stored: str, staged: str) -> tuple[str | None, str] | None:
+    """The short condition of a column, and what is stored of it then."""
+    usual = usual_of(kind, staged)
+    if usual is None:
+        return None
+    check = usual.check(value) if usual.check else None
+    return check, f"CAST({usual.taken(value)} AS {column.type})" if usual.taken else stored
