@@ -37,9 +37,9 @@ BATCH = 8 << 20
 AT_ONCE = 2
 """Batches of one datasource under way at once: one is parsed while another is stored."""
 CROWD = 4
-"""Appends in a batch from which on the next one waits for as many, while they come."""
-QUIET, PATIENCE = 0.005, 0.025
-"""Seconds without a newcomer that end the wait, and its longest."""
+"""Callers from which on a batch waits for those that were just answered, while they come again."""
+QUIET, PATIENCE = 0.003, 0.025
+"""Seconds without another newcomer that end the wait, and its longest."""
 WORTH = 512 << 10
 """Bytes that must wait for a second batch to begin: fewer do better to gather until the first is stored."""
 
@@ -51,6 +51,13 @@ class _Lane:
     waiting: deque[Append] = field(default_factory=deque)
     size: int = 0
     running: int = 0
+    expected: int = 0
+    enough: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all callers that are expected are there, or enough of them for a batch."""
+        return len(self.waiting) >= self.expected or self.size >= WORTH
 
 
 class Room:
@@ -150,6 +157,8 @@ class Gateway:
             lane = self._lanes.setdefault(name, _Lane())
             lane.waiting.append(append)
             lane.size += len(body)
+            if lane.complete:
+                lane.enough.set()
             if not lane.running or (lane.running < AT_ONCE and lane.size >= WORTH):
                 lane.running += 1
                 self._threads.submit(self._run, lane)
@@ -163,30 +172,33 @@ class Gateway:
 
     def _run(self, lane: _Lane) -> None:
         while appends := self._next(lane):
+            callers = len(appends)
             try:
-                for append, outcome in zip(appends, self._stored(appends), strict=True):
+                outcomes = self._stored(appends)
+                callers += len(lane.waiting)
+                for append, outcome in zip(appends, outcomes, strict=True):
                     self._answer(append, outcome)
             except BaseException as exc:
                 error = exc if isinstance(exc, RookeryError) else _bug(exc)
                 for append in appends:
                     if not append.answer.done():
                         self._answer(append, error)
-            self._gather(lane, len(appends))
+            self._gather(lane, callers)
 
-    def _gather(self, lane: _Lane, before: int) -> None:
-        """Let a crowd of callers, which has just been answered, come again before the next batch begins.
+    def _gather(self, lane: _Lane, callers: int) -> None:
+        """Let a crowd of callers, of whom some were just answered, come again before the next batch begins.
 
-        Otherwise the first of them would have a batch for itself, and the others wait for it.
+        Otherwise they would part: the first have a batch for themselves, and the others wait for it.
         """
-        began = grew = time.monotonic()
-        seen = 0
-        while before >= CROWD and len(lane.waiting) < before and not self._closed:
-            now = time.monotonic()
-            if len(lane.waiting) > seen:
-                seen, grew = len(lane.waiting), now
-            if now - grew > QUIET or now - began > PATIENCE:
-                return
-            time.sleep(0.001)
+        if callers < CROWD:
+            return
+        lane.expected, end = callers, time.monotonic() + PATIENCE
+        lane.enough.clear()
+        before = seen = len(lane.waiting)
+        while not (lane.complete or self._closed or time.monotonic() > end):
+            if lane.enough.wait(QUIET) or before < len(lane.waiting) == seen:
+                break
+            seen = len(lane.waiting)
 
     def _next(self, lane: _Lane) -> list[Append]:
         """The next batch: the oldest append, with others of its tenant if both are JSON."""

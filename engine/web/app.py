@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
@@ -26,7 +27,9 @@ from engine.serve.gateway import Gateway
 from engine.serve.query import Queries
 from engine.serve.stages import Stages
 from engine.web import admin, data, quarantine
+from engine.web.answers import Answers
 from engine.web.errors import on_bug, on_http_exception, on_rookery_error
+from engine.web.events import Express
 from engine.web.state import State, state_of
 
 log = structlog.get_logger("rookery.access")
@@ -106,6 +109,7 @@ def create_app(workspace: Workspace) -> Starlette:
             # Streams hold handles already: they never queue behind requests that wait for one.
             anyio.CapacityLimiter(settings.readers),
             anyio.Lock(),
+            Answers(asyncio.get_running_loop()),
         )
         app.state.rookery = state
         await anyio.to_thread.run_sync(finish, workspace)
@@ -129,7 +133,7 @@ def create_app(workspace: Workspace) -> Starlette:
     )
     app = Starlette(
         routes=[Route("/live", live), Route("/ready", ready), *data.routes(), *quarantine.routes(), *admin.routes()],
-        middleware=[*([Middleware(AccessLog)] if settings.log_level == "debug" else []), cors],
+        middleware=[*([Middleware(AccessLog)] if settings.log_level == "debug" else []), Middleware(Express), cors],
         exception_handlers={RookeryError: on_rookery_error, HTTPException: on_http_exception, Exception: on_bug},
         lifespan=lifespan,
     )

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
-from contextlib import suppress
 from functools import partial
-from typing import Any
 
 import anyio.to_thread
 from starlette.requests import Request
@@ -15,10 +12,10 @@ from starlette.routing import Route
 
 from engine.errors import BAD_FORMAT, BAD_REQUEST, SCOPE, RookeryError
 from engine.serve import access
-from engine.serve.batch import Outcome
 from engine.serve.query import Answer, Timer
 from engine.warehouse.port import Format, Input
-from engine.web.requests import EYES, append_body, flag, key_of, parameters_of, query_of, sql_of, token_of
+from engine.web.events import PATH, Events, writer
+from engine.web.requests import EYES, head_of, key_of, parameters_of, query_of, sql_of, token_of
 from engine.web.state import State, state_of
 from engine.web.streaming import CONTENT_TYPES, StreamedAnswer
 from engine.web.uploads import Upload
@@ -78,64 +75,12 @@ async def sql(request: Request) -> Response:
     return _respond(state, answer, suffix, timer)
 
 
-async def events(request: Request) -> Response:
-    """`POST /v0/events?name=DATASOURCE`: NDJSON, JSON objects or a JSON array; answered when the rows are stored."""
-    state, timer = state_of(request), Timer()
-    query = query_of(request)
-    acknowledged, visible = _wait(query.get("wait", "false"))
-    name, bound = _writer(request, state)
-    timer.stage("auth")
-    with state.gateway.room() as room:
-        body = await append_body(request, state.workspace.settings.max_body, room)
-        timer.stage("body")
-        key = key_of(request)
-        outcome = await asyncio.wrap_future(state.gateway.append(name, body, Input.NDJSON, bound, key))
-    timer.stage("append")
-    answer: dict[str, Any] = {"successful_rows": outcome.rows, "quarantined_rows": outcome.quarantined}
-    if outcome.repeated:
-        answer["repeated"] = True
-    if visible:
-        answer["visible"] = await _visible(outcome, state.workspace.settings.visible_seconds)
-        timer.stage("visible")
-    response = JSONResponse(answer, 200 if acknowledged else 202)
-    response.headers["server-timing"] = timer.header()
-    return response
-
-
 async def receipt(request: Request) -> Response:
     """`GET /v0/events/KEY`: what became of the appends under an idempotency key."""
     state = state_of(request)
     claims = access.authenticate(state.workspace, token_of(request))
     find = partial(state.gateway.receipts.show, access.for_receipts(claims), request.path_params["key"])
     return JSONResponse(await anyio.to_thread.run_sync(find, limiter=state.limiter))
-
-
-def _writer(request: Request, state: State) -> tuple[str, str | None]:
-    """The datasource that a request appends to, and the tenant that its token writes for."""
-    claims = access.authenticate(state.workspace, token_of(request))
-    name = query_of(request).get("name")
-    if not name:
-        raise RookeryError(BAD_REQUEST, "no datasource named", hint="?name=DATASOURCE")
-    return name, access.for_append(state.workspace.current, claims, name)
-
-
-def _wait(value: str) -> tuple[bool, bool]:
-    """Whether the caller waits for landing, and for its tenants' tables as well. Raises RK4009."""
-    if value.lower() == "visible":
-        return True, True
-    try:
-        return flag(value, False), False
-    except RookeryError as exc:
-        raise RookeryError(BAD_REQUEST, f"`wait` is true, false or visible, not {value[:40]!r}") from exc
-
-
-async def _visible(outcome: Outcome, patience: float) -> bool:
-    """Whether the rows can be read from their tenants' tables, after waiting for it at most so many seconds."""
-    if outcome.visible is None:
-        return True
-    with suppress(TimeoutError):
-        return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(outcome.visible)), patience)
-    return False
 
 
 async def append(request: Request) -> Response:
@@ -148,7 +93,7 @@ async def append(request: Request) -> Response:
     kind = query.get("format", "csv").lower()
     if kind not in INPUTS:
         raise RookeryError(BAD_FORMAT, f"no input format `{kind[:20]}`", hint="csv, ndjson or parquet")
-    name, bound = _writer(request, state)
+    name, bound = writer(state, head_of(request.scope))
     timer.stage("auth")
     if mode == "replace" and not access.authenticate(state.workspace, token_of(request)).is_admin:
         raise RookeryError(SCOPE, "only an admin replaces rows")
@@ -163,6 +108,6 @@ async def append(request: Request) -> Response:
 def routes() -> list[Route]:
     return [
         Route("/v0/sql", sql, methods=["GET", "POST"]),
-        Route("/v0/events", events, methods=["POST"]),
+        Route(PATH, Events(), methods=["POST"]),
         Route("/v0/events/{key:path}", receipt, methods=["GET"]),
     ]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
 import anyio
 import orjson
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Scope
 
 from engine.errors import BAD_ENCODING, BAD_REQUEST, TOO_LARGE, RookeryError
 from engine.serve.compression import PIECE, Opened
@@ -23,12 +25,39 @@ LONGEST_KEY = 255
 """Header under which an append is stored once, however often it is sent."""
 
 
+@dataclass(slots=True)
+class Head:
+    """What a request begins with: its headers by their names in lower case, and its query, each name once."""
+
+    headers: dict[bytes, bytes]
+    query: dict[str, str]
+
+    def token(self) -> str | None:
+        """The token: `Authorization: Bearer` or `?token=`. Raises RK4009 when they differ."""
+        return _token(self.headers.get(b"authorization", b"").decode("latin-1"), self.query.get("token"))
+
+    def key(self) -> str | None:
+        """The idempotency key. Raises RK4009 for one that is empty, too long or not printable."""
+        key = self.headers.get(b"idempotency-key")
+        return None if key is None else _key(key.decode("latin-1"))
+
+
+def head_of(scope: Scope) -> Head:
+    """A request's head. Raises RK4009 for a name with two values in the query."""
+    query: dict[str, Any] = {}
+    _add(query, parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+    # Of a header that is there twice, the first counts.
+    return Head(dict(reversed(scope["headers"])), query)
+
+
 def token_of(request: Request) -> str | None:
     """The token of a request: `Authorization: Bearer` or `?token=`. Raises RK4009 when they differ."""
-    header = request.headers.get("authorization", "")
+    return _token(request.headers.get("authorization", ""), request.query_params.get("token"))
+
+
+def _token(header: str, query: str | None) -> str | None:
     scheme, _, value = header.partition(" ")
     bearer = value.strip() if scheme.lower() == "bearer" else None
-    query = request.query_params.get("token")
     if bearer and query and bearer != query:
         raise RookeryError(BAD_REQUEST, "the header and the query carry different tokens")
     return bearer or query
@@ -179,6 +208,10 @@ def flag(value: str | None, default: bool) -> bool:
 def key_of(request: Request) -> str | None:
     """The request's idempotency key. Raises RK4009 for one that is empty, too long or not printable."""
     key = request.headers.get("idempotency-key")
-    if key is not None and not (0 < len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
+    return None if key is None else _key(key)
+
+
+def _key(key: str) -> str:
+    if not (0 < len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
         raise RookeryError(BAD_REQUEST, f"an Idempotency-Key is 1 to {LONGEST_KEY} printable ASCII characters")
     return key

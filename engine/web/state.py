@@ -10,6 +10,7 @@ from starlette.requests import Request
 from engine.plan.state import Workspace
 from engine.serve.gateway import Gateway
 from engine.serve.query import Queries
+from engine.web.answers import Answers
 
 
 @dataclass(slots=True)
@@ -23,6 +24,7 @@ class State:
     control: anyio.CapacityLimiter
     streams: anyio.CapacityLimiter
     replacing: anyio.Lock
+    answers: Answers
     stopping: bool = False
 
 
