@@ -126,14 +126,18 @@ def checks(stage: Stage, bound: str | None) -> list[tuple[Staged, str]]:
     value = stage.tenant.value
     if bound is not None:
         return [*found, (stage.tenant, f"ifNull({value} = {literal(bound)}, 1)")]
-    kind = base_type(tenant_kind(stage.source))
+    return [*found, (stage.tenant, tenant_check(base_type(tenant_kind(stage.source)), value))]
+
+
+def tenant_check(kind: str, value: str) -> str:
+    """The condition under which a text (SQL, null if absent) is a tenant's id as it is written."""
     check = f"toString(to{kind}OrNull({value})) = {value}"
     if kind == "String":
         check = (
             f"length({value}) BETWEEN 1 AND {MAX_TENANT} AND isValidUTF8({value}) AND "
             f"NOT match({value}, '[\\\\p{{Cc}}\\\\p{{Zl}}\\\\p{{Zp}}]') AND normalizeUTF8NFC({value}) = {value}"
         )
-    return [*found, (stage.tenant, f"ifNull({check}, 0)")]
+    return f"ifNull({check}, 0)"
 
 
 def condition(stage: Stage, bound: str | None, *, usual: bool = False) -> str:

@@ -136,6 +136,29 @@ def test_content_types_do_not_matter(server: Server, kind: str) -> None:
     assert len(stored(server, m)) == 1
 
 
+@pytest.mark.parametrize("body", ['{"tenant_id": 1}', b"\x1f\x8b", "not JSON"])
+@pytest.mark.parametrize("token", ["admin", "wrong", ""])
+def test_pages_and_programs_are_answered_alike(server: Server, body: str | bytes, token: str) -> None:
+    """A page's request carries an Origin, and goes by the middleware."""
+    given = {"admin": server.admin_token, "wrong": "p.x.y"}.get(token)
+    path, origin = "/v0/events?name=events&wait=true", {"origin": "https://app.example"}
+    program = server.post(path, given, content=body)
+    page = server.post(path, given, content=body, headers=origin)
+    assert page.status_code == program.status_code and page.json() == program.json()
+    assert page.headers["access-control-allow-origin"] == "*"
+    assert "access-control-allow-origin" not in program.headers
+    assert ("server-timing" in program.headers) == (program.status_code == 200)
+
+
+def test_a_body_in_pieces(server: Server) -> None:
+    """Also one that says nothing of its length, and one whose first piece does not tell that it is compressed."""
+    body = b'{"tenant_id": 1}\n{"tenant_id": 2}'
+    packed = gzip.compress(body)
+    for pieces in ([body[:5], body[5:]], [body], [packed[:1], packed[1:]], [packed], [b"", body]):
+        response = server.post("/v0/events?name=events&wait=true", server.admin_token, content=iter(pieces))
+        assert response.json() == {"successful_rows": 2, "quarantined_rows": 0}
+
+
 def test_nothing_is_sent(server: Server, send: Send) -> None:
     for body in ("", "\n", " \r\n "):
         assert send(body).json() == {"successful_rows": 0, "quarantined_rows": 0}

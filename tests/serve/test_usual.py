@@ -1,0 +1,159 @@
+"""The short way lets nothing pass that the long one would not, and makes the same of it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from itertools import product
+
+import pytest
+
+from engine.compiler.params import integer_bounds
+from engine.errors import RookeryError
+from engine.schema import literal
+from engine.serve.arrival import arrival_of
+from engine.serve.staging import tenant_check
+from engine.serve.usual import usual_of, usual_tenant
+from engine.warehouse.embedded import in_this_process
+from engine.warehouse.types import parse_type
+
+MOMENTS = [
+    f"{day}{sep}{time}{zone}"
+    for day, sep, time, zone in product(
+        [
+            "2026-01-31",
+            "2024-02-29",
+            "2026-02-29",
+            "2026-04-31",
+            "2026-00-10",
+            "2026-01-00",
+            "2026-13-01",
+            "1999-12-31",
+        ],
+        [" ", "T", "t", ""],
+        ["00:00:00", "23:59:59", "24:00:00", "29:10:10", "2312:00:00", ":00:00", "12:60:00", "12:00:60", "12:00"],
+        ["", "Z", ".5", ".999999999Z", "+02:00", " ", "."],
+    )
+]
+DAYS = [f"{y}-{m:02}-{d:02}" for y in (1970, 2000, 2023, 2024, 2099, 2100) for m in range(14) for d in range(33)]
+DECIMALS = ["0", "-0", "1", "-1.5", "+1", "1e3", ".5", "5.", "1.005", "00012", "9999999.99", "99999999.99", "1" * 40]
+UUIDS = [
+    "61f0c404-5cb3-11e7-907b-a6006ad3dba0",
+    "61F0C404-5CB3-11E7-907B-A6006AD3DBA0",
+    "61f0c4045cb311e7907ba6006ad3dba0",
+]
+ODD = ["", " ", "0", "-", "x", "null", "NaN", "inf", "2026", "20260101", "1763700000", "\x00", "é", "12:00"]
+SAMPLES = {
+    "Date": ("2026-02-28", DAYS),
+    "Date32": ("2026-02-28", DAYS),
+    "DateTime('UTC')": ("2026-02-28 10:20:30", MOMENTS),
+    "DateTime('Europe/Berlin')": ("2026-03-29 02:30:00", MOMENTS),
+    "DateTime64(3, 'UTC')": ("2026-02-28T10:20:30.123Z", MOMENTS),
+    "DateTime64(9, 'UTC')": ("2026-02-28T10:20:30.123456789Z", MOMENTS),
+    "LowCardinality(UUID)": (UUIDS[0], UUIDS),
+    "UUID": (UUIDS[0], UUIDS),
+    "Decimal(9, 2)": ("1234.56", DECIMALS),
+    "Decimal(18, 0)": ("1234", DECIMALS),
+    "Decimal(38, 10)": ("1234.5678901234", DECIMALS),
+    "Decimal(76, 38)": ("-1234.5678901234", DECIMALS),
+    "Decimal(76, 75)": ("1.5", DECIMALS),
+}
+
+
+def mutated(text: str, count: int, chance: random.Random) -> list[str]:
+    """A text with one to three characters changed, taken out or put in."""
+    found = []
+    for _ in range(count):
+        letters = list(text)
+        for _ in range(chance.randint(1, 3)):
+            at = chance.randrange(len(letters) + 1)
+            letters[at : at + chance.randint(0, 1)] = chance.choice(["", *"0123456789-:. TZ+abe"])
+        found.append("".join(letters))
+    return found
+
+
+def values_of(expression: str, where: str, texts: Sequence[str], kind: str = "String") -> dict[int, str]:
+    """What an expression over `v` makes of the texts that meet a condition and on which it does not throw."""
+
+    def through(rows: Sequence[tuple[int, str]]) -> dict[int, str]:
+        given = ", ".join(f"({n}, {literal(text)})" for n, text in rows)
+        table = f"(SELECT c1 AS n, CAST(c2 AS {kind}) AS v FROM VALUES({given}))"
+        sql = f"SELECT n, toString({expression}) FROM {table} WHERE {where}"
+        try:
+            found = in_this_process().query(sql).rows
+        except RookeryError:
+            half = len(rows) // 2
+            return {**through(rows[:half]), **through(rows[half:])} if half else {}
+        return {int(n): str(value) for n, value in found}
+
+    return through(list(enumerate(texts)))
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_short_forms_take_no_text_that_the_long_ones_refuse(kind: str) -> None:
+    usual_text, samples = SAMPLES[kind]
+    chance = random.Random(7)
+    texts = [usual_text, *samples, *ODD, *mutated(usual_text, 1500, chance)]
+    type = parse_type(kind)
+    arrival, usual = arrival_of(type), usual_of(type, "String")
+    assert arrival.staged == "String" and arrival.check and arrival.taken and usual and usual.taken
+
+    short = values_of(f"CAST({usual.taken('v')} AS {kind})", usual.check("v") if usual.check else "1", texts)
+    long = values_of(f"CAST({arrival.taken('v')} AS {kind})", arrival.check("v"), texts)
+
+    assert 0 in short
+    assert {texts[n]: value for n, value in short.items()} == {texts[n]: long.get(n) for n in short}
+
+
+@pytest.mark.parametrize("kind", ["Int8", "UInt8", "Int16", "UInt32", "Int64", "UInt64"])
+def test_short_forms_take_no_number_that_the_long_ones_refuse(kind: str) -> None:
+    low, high = integer_bounds(kind) or (0, 0)
+    texts = [str(edge + step) for edge in (low, 0, high, -(1 << 126), 1 << 126) for step in (-1, 0, 1)]
+    type = parse_type(kind)
+    arrival, usual = arrival_of(type), usual_of(type, "Int128")
+    assert arrival.check and usual and usual.check is None and usual.taken
+
+    short = values_of(usual.taken("v"), "1", texts, "Int128")
+
+    assert short == values_of(f"CAST(v AS {kind})", arrival.check("v"), texts, "Int128")
+    assert len(short) == sum(low <= int(text) <= high for text in texts)
+
+
+@pytest.mark.parametrize("kind", ["Float32", "Float64"])
+def test_short_forms_take_no_float_that_the_long_ones_refuse(kind: str) -> None:
+    texts = ["0", "-1.5", "3.4028235e38", "3.5e38", "1e308", "inf", "-inf", "nan"]
+    arrival, usual = arrival_of(parse_type(kind)), usual_of(parse_type(kind), "Float64")
+    assert arrival.check and usual and usual.check
+
+    short = values_of("v", usual.check("v"), texts, "Float64")
+
+    assert {0, 1, 2} <= short.keys() <= values_of("v", arrival.check("v"), texts, "Float64").keys()
+
+
+@pytest.mark.parametrize("kind", ["UInt8", "Int16", "UInt32", "Int64", "UInt64", "String"])
+def test_short_forms_take_no_tenant_that_the_long_ones_refuse(kind: str) -> None:
+    chance = random.Random(7)
+    usual_text = "acme-1" if kind == "String" else "42"
+    texts = [usual_text, "0", "00", "007", "-1", "+1", "1.0", " 1", "1 ", "256", "32768", "4294967295", "4294967296"]
+    texts += [
+        "9" * 18,
+        "9" * 19,
+        "9" * 20,
+        "a" * 256,
+        "a" * 257,
+        "é",
+        "e\u0301",
+        "a\nb",
+        "a\u2028b",
+        "\x7f",
+        "~",
+        *ODD,
+    ]
+    texts += mutated(usual_text, 800, chance)
+    check = usual_tenant(kind, "v")
+    assert check
+
+    short = values_of("v", check, texts, "Nullable(String)")
+
+    assert 0 in short
+    assert short.keys() <= values_of("v", tenant_check(kind, "v"), texts, "Nullable(String)").keys()
