@@ -248,9 +248,9 @@ def _lag(sides: Sides, seconds: float) -> Report:
         "gateway_lag",
         f"Lag at half of the most that 64 clients got through: {rate:,.0f} rows a second to ten tenants",
         METHOD
-        + f"""\nThe server is one of its own, for tables of a thousand tenants that have just been written to are merged
-for a while. Requests of {LARGE:,} rows at an even pace, and every {PROBE_SECONDS * 1000:.0f} ms one row with
-wait=visible. Latency counts from when a request was due, and no request waits for another's answer.""",
+        + f"""\nThe server is one of its own: tables of a thousand tenants that were just written to are merged for a
+while. Requests of {LARGE:,} rows at an even pace, and every {PROBE_SECONDS * 1000:.0f} ms one row with wait=visible.
+Latency counts from when a request was due, and no request waits for another's answer.""",
         ("", "requests", "p50 ms", "p99 ms", "max ms"),
         table,
         goals=[Goal("readable within a second at the p99", f"{p99:.0f} ms", p99 < 1000)],
