@@ -23,7 +23,7 @@ from engine.errors import (
 )
 from engine.project.files import FOLDERS
 from engine.project.model import Node, Pipe, Project
-from engine.project.parse import load, load_files, parse_source
+from engine.project.parse import Survey, load, load_files, parse_source, survey
 from engine.project.write import render_pipe
 
 Files = Annotated[list[Path] | None, typer.Argument(help="Files to push; all of the project when none is given.")]
@@ -64,13 +64,23 @@ def init(directory: Annotated[Path | None, typer.Argument(help="Where; here by d
     terminal.say(f"made {', '.join(made)} in {root}" if made else f"{root} is a project already; nothing changed")
 
 
-def _project() -> Project:
+def _survey() -> Survey:
     root = options.project
     if not any((root / f).is_dir() for f in FOLDERS):
         raise RookeryError(
             NOT_A_PROJECT, f"{root.resolve()} has no datasources/ or pipes/", hint="rookery init, or -C DIRECTORY"
         )
-    return load(root)
+    return survey(root)
+
+
+def _project() -> Project:
+    found = _survey()
+    if found.problems.problems:
+        # Whoever has to mend files wants to know all that is wrong with them.
+        from cli.trial import compiled
+
+        compiled(found)
+    return found.project
 
 
 def _bodies(project: Project) -> list[dict[str, str]]:
@@ -84,8 +94,8 @@ def check() -> None:
     """
     from cli.trial import compiled
 
-    project = _project()
-    warnings = [w.as_dict() for w in compiled(project).warnings]
+    found = _survey()
+    project, warnings = found.project, [w.as_dict() for w in compiled(found).warnings]
     if options.json:
         terminal.as_json(
             {"datasources": sorted(project.datasources), "pipes": sorted(project.pipes), "warnings": warnings}
@@ -102,8 +112,9 @@ def plan(
 
     Example: [bold]rookery plan && echo "nothing to do"[/]
     """
+    body = _body(files, dry_run=True, prune=prune)
     with connect() as connection:
-        result = _push(connection, files, dry_run=True, prune=prune)
+        result = _push(connection, body)
     _show(result)
     if result["changes"] or result["steps"]:
         raise typer.Exit(3)
@@ -125,8 +136,9 @@ def push(
 
     Examples: [bold]rookery push[/], [bold]rookery push endpoints/usage.yaml --push-deps[/]
     """
+    body = _body(files, push_deps=push_deps, dry_run=dry_run, prune=prune, allow=allow or [])
     with connect() as connection:
-        result = _push(connection, files, push_deps=push_deps, dry_run=dry_run, prune=prune, allow=allow or [])
+        result = _push(connection, body)
         _show(result)
         if not options.json and result["applied"]:
             given = {r.name for r in _given(files)} if files else set(result["endpoints"])
@@ -160,7 +172,8 @@ def _by_name(name: str) -> Path | None:
     return found[0] if found else None
 
 
-def _push(connection: Connection, files: Sequence[Path] | None, **given: Any) -> Any:
+def _body(files: Sequence[Path] | None, **given: Any) -> dict[str, Any]:
+    """What a push sends. Raises Problems for files that cannot be read, before anything is opened."""
     body: dict[str, Any] = {k: v for k, v in given.items() if k != "push_deps"}
     if not files:
         project = _project()
@@ -170,6 +183,10 @@ def _push(connection: Connection, files: Sequence[Path] | None, **given: Any) ->
         body["with_dependencies"] = given.get("push_deps", False)
         project = load(options.project).merged(listed) if body["with_dependencies"] else listed
     body["files"] = _bodies(project)
+    return body
+
+
+def _push(connection: Connection, body: dict[str, Any]) -> Any:
     with terminal.progress("push") as update:
         return connection.watched("/v0/push", body, update)
 

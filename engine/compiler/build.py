@@ -12,17 +12,16 @@ from dataclasses import dataclass, field, replace
 from engine.compiler import storage
 from engine.compiler.compose import Composer, Verifier
 from engine.compiler.definitions import check_definition, spelled
+from engine.compiler.located import located
 from engine.compiler.params import ParameterSpec
-from engine.compiler.pipes import VARIANTS, CompiledNode, CompiledPipe, compile_pipe
+from engine.compiler.pipes import VARIANTS, CompiledPipe, compile_pipe
 from engine.compiler.scope import Relation, Scope
 from engine.compiler.state import Analyser, State, datasources_of, scratch_database, scratch_table
 from engine.compiler.targets import fit_target
 from engine.compiler.template import Binder, Template
 from engine.errors import (
     CYCLE,
-    SQL_SEMANTICS,
     TENANT_KEY,
-    Place,
     RookeryError,
 )
 from engine.project.model import Datasource, Project
@@ -115,7 +114,7 @@ def _definitions(state: State) -> None:
 def _pipes(state: State) -> None:
     """Templates are compiled, and every text that they can become is parsed alone and verified."""
     implicit = {p.materialize.target for p in state.project.pipes.values() if p.materialize}
-    names = frozenset(state.project.datasources) | frozenset(state.project.pipes) | implicit
+    names = frozenset(state.project.datasources) | frozenset(state.project.pipes) | implicit | frozenset(state.failed)
     columns = frozenset(c for r in state.relations.values() for c in r.columns)
     for name, pipe in state.project.pipes.items():
         try:
@@ -185,7 +184,8 @@ def _outputs(state: State, pipe: CompiledPipe) -> tuple[Column, ...]:
             try:
                 found = _describe(state, pipe, node.name, variant)
             except RookeryError as exc:
-                raise _located(exc, pipe, node) from exc
+                written = next(n for n in state.project.pipes[pipe.name].nodes if n.name == node.name)
+                raise located(exc, pipe.name, written) from exc
     return found
 
 
@@ -197,11 +197,6 @@ def _describe(state: State, pipe: CompiledPipe, node: str, variant: int) -> tupl
     composed = state.composer.request(state, pipe.name, sample, scope, upto=node)
     tables = [scratch_table(state, n) for n in sorted(composed.relations)]
     return state.analyser.describe(composed.sql, composed.bindings, tables)
-
-
-def _located(exc: RookeryError, pipe: CompiledPipe, node: CompiledNode) -> RookeryError:
-    place = Place(node.place.file, node.place.line, node.place.column, f"pipe `{pipe.name}`, node `{node.name}`")
-    return RookeryError(SQL_SEMANTICS, exc.message, hint=exc.hint, place=place, detail=exc.detail)
 
 
 def _narrow_identifiers(state: State, pipe: CompiledPipe) -> None:

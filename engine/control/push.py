@@ -12,6 +12,7 @@ from typing import Any
 
 from engine.compiler.build import Build
 from engine.compiler.compose import Verifier
+from engine.compiler.examine import examined
 from engine.compiler.pipes import compile_pipe
 from engine.compiler.views import nest_schema, workspace_schema
 from engine.control.history import resume, undelivered
@@ -23,7 +24,6 @@ from engine.errors import (
     FOREIGN_OBJECT,
     STILL_FAILING,
     UNKNOWN_RESOURCE,
-    Problems,
     RookeryError,
 )
 from engine.fanout.modes import changes as mode_changes
@@ -36,7 +36,6 @@ from engine.plan.diff import diff, with_feeders
 from engine.plan.history import Progress, silent
 from engine.plan.state import RegistryJournal, Snapshot, Source, Workspace, parse_sources
 from engine.plan.steps import AddColumn, ChangeColumn, CreateTable, CreateView, DropColumn, DropTable, Plan
-from engine.project.check import check
 from engine.project.model import Project
 from engine.schema import Name, Schema
 from engine.warehouse.catalog import occupied, read_schema
@@ -109,10 +108,8 @@ def push(
         snapshot = workspace.refresh()
         sources = merge(snapshot, given, options)
         project = parse_sources(sources)
-        problems = check(project)
-        if problems:
-            raise Problems(problems)
-        compiled = snapshot.build if sources == snapshot.sources else workspace.compile(project)
+        known = sources == snapshot.sources
+        compiled = examined(project, lambda told: snapshot.build if known else workspace.compile(project, told))
         for tenant in snapshot.tenants:
             check_id(compiled, tenant)
         changes = _changes(snapshot, sources, compiled)

@@ -128,9 +128,9 @@ class Workspace:
                 self._current = self._load(self._current)
             return self._current
 
-    def compile(self, project: Project) -> Build:
-        """Compile a project against this database. Raises Problems."""
-        return build(project, self.name, self.verifier, self.analyser)
+    def compile(self, project: Project, told: frozenset[str] = frozenset()) -> Build:
+        """Compile a project against this database, without what was `told` to be wrong. Raises Problems."""
+        return build(project, self.name, self.verifier, self.analyser, told=told)
 
     def close(self) -> None:
         for service in self.attached.values():

@@ -11,15 +11,18 @@ from engine.project.check_pipe import check_pipe
 from engine.project.model import Engine, Materialize, Pipe, Project
 
 
-def check(project: Project) -> list[RookeryError]:
-    """Everything that is wrong with a project, in order of files and lines; an empty list when nothing is. Pure."""
+def check(project: Project, unread: frozenset[str] = frozenset()) -> list[RookeryError]:
+    """Everything that is wrong with a project, in order of files and lines; an empty list when nothing is. Pure.
+
+    `unread` are resources that there are, but whose files cannot be read.
+    """
     found: list[RookeryError] = []
     for datasource in project.datasources.values():
         found.extend(check_datasource(datasource))
     for pipe in project.pipes.values():
         found.extend(check_pipe(pipe))
     found.extend(_names(project))
-    found.extend(_targets(project))
+    found.extend(_targets(project, unread))
     return sorted(found, key=_order)
 
 
@@ -49,12 +52,12 @@ def _names(project: Project) -> Iterator[RookeryError]:
                 yield RookeryError(DUPLICATE_NAME, message, hint=hint, place=node.place_of("name"))
 
 
-def _targets(project: Project) -> Iterator[RookeryError]:
+def _targets(project: Project, unread: frozenset[str]) -> Iterator[RookeryError]:
     filled: dict[str, list[Pipe]] = {}
     for pipe in project.pipes.values():
         if pipe.materialize:
             filled.setdefault(pipe.materialize.target, []).append(pipe)
-    made = {target for target, pipes in filled.items() if any(_engine(pipe) for pipe in pipes)}
+    made = {target for target, pipes in filled.items() if any(_engine(pipe) for pipe in pipes)} | unread
     for pipe in project.pipes.values():
         if pipe.materialize:
             yield from _target(project, pipe.materialize, made)

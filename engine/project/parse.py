@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -38,35 +39,53 @@ def parse_source(text: str, file: str | None, name: str) -> Resource:
     return resource
 
 
-def load(root: Path) -> Project:
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """A folder's project as far as its files can be read, what is wrong with the others, and their names."""
+
+    project: Project
+    problems: Collector
+    unread: frozenset[str]
+
+
+def survey(root: Path) -> Survey:
     """The project in a folder: all files of `datasources/`, `pipes/` and `endpoints/`.
 
-    Raises Problems with the problems of all files (those of `parse_source`, NO_FILE, DUPLICATE_NAME).
+    Problems are those of `parse_source`, NO_FILE and DUPLICATE_NAME.
     """
     problems = Collector()
-    return _project(find(root, problems), problems)
+    return _survey(find(root, problems), problems)
+
+
+def load(root: Path) -> Project:
+    """The project in a folder. Raises Problems with all that `survey` finds."""
+    return _whole(survey(root))
 
 
 def load_files(root: Path, files: Iterable[Path]) -> Project:
     """The project that consists of these files only; paths are absolute or relative to `root`. Raises as `load`."""
     problems = Collector()
-    return _project(open_listed(root, files, problems), problems)
+    return _whole(_survey(open_listed(root, files, problems), problems))
 
 
-def _project(files: Iterable[Found], problems: Collector) -> Project:
-    resources: list[Resource] = []
+def _survey(files: Iterable[Found], problems: Collector) -> Survey:
+    resources: dict[str, Resource] = {}
+    unread: set[str] = set()
     for found in files:
         try:
-            resources.append(parse_source(found.text, found.file, found.name))
+            resource = parse_source(found.text, found.file, found.name)
+            # The first of a name stays; that there are two is told here.
+            Project.of([r for r in (resources.get(found.name), resource) if r is not None])
+            resources[found.name] = resource
         except RookeryError as problem:
             problems.add(problem)
-    project = Project()
-    try:
-        project = Project.of(resources)
-    except RookeryError as problem:
-        problems.add(problem)
-    problems.raise_if_any()
-    return project
+            unread.add(found.name)
+    return Survey(Project.of(resources.values()), problems, frozenset(unread))
+
+
+def _whole(found: Survey) -> Project:
+    found.problems.raise_if_any()
+    return found.project
 
 
 def _resource(source: Source, name: str, problems: Collector) -> Resource | None:

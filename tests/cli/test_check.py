@@ -65,7 +65,11 @@ def listed(text: str) -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.parametrize("problems", [FILES_WITH_PROBLEMS, PROBLEMS_ACROSS_FILES], ids=["in files", "across files"])
+@pytest.mark.parametrize(
+    "problems",
+    [FILES_WITH_PROBLEMS, PROBLEMS_ACROSS_FILES, FILES_WITH_PROBLEMS | PROBLEMS_ACROSS_FILES],
+    ids=["in files", "across files", "both"],
+)
 def test_every_problem_is_told_at_once_with_its_place(tmp_path: Path, problems: dict[str, tuple[str, str]]) -> None:
     cli = Cli(tmp_path)
     cli.write(FILES)
@@ -75,6 +79,25 @@ def test_every_problem_is_told_at_once_with_its_place(tmp_path: Path, problems: 
         if code:
             assert any(f" {code}" in line for line in found.get(file, [])), f"{file}: {found.get(file)}"
     assert not set(found) - set(problems), "a file that is right is blamed"
+
+
+@pytest.mark.parametrize("command", ["check", "push"])
+def test_what_stands_on_a_file_that_cannot_be_read_is_not_blamed(tmp_path: Path, command: str) -> None:
+    cli = Cli(tmp_path)
+    cli.write(
+        {
+            **FILES,
+            "datasources/events.yaml": EVENTS.replace("columns:", "colums:"),
+            "datasources/other.yaml": EVENTS,
+            "endpoints/reads_it.yaml": "sql: SELECT nothing FROM events\n",
+            "endpoints/own.yaml": "sql: |\n  SELECT units,\n    max(unitz) AS most\n  FROM other GROUP BY units\n",
+        }
+    )
+    text = cli(command, code=1).err
+    found = listed(text)
+    assert set(found) == {"datasources/events.yaml", "endpoints/own.yaml"}
+    assert found["endpoints/own.yaml"][0].startswith("endpoints/own.yaml:3:9, ")
+    assert "did you mean `units`?" in text
 
 
 def test_problems_in_json_have_codes_places_and_hints(tmp_path: Path) -> None:

@@ -1,0 +1,26 @@
+"""Where in a file stands what the engine does not know, and what may have been meant."""
+
+from __future__ import annotations
+
+import re
+
+from engine.errors import SQL_SEMANTICS, Place, RookeryError
+from engine.project.model import Node
+
+_UNKNOWN = re.compile(r"(?:identifier|with name|Identifier) [`']([^`']+)[`']")
+_MEANT = re.compile(r"Maybe you meant: \['([^']+)'")
+
+
+def located(exc: RookeryError, pipe: str, node: Node) -> RookeryError:
+    """The engine's complaint about a node, with the place of the name that it does not know, and one like it."""
+    unknown = _UNKNOWN.search(exc.message)
+    spot = node.place
+    if unknown:
+        found = re.search(rf"(?<![\w.]){re.escape(unknown[1])}(?!\w)", node.sql)
+        if found:
+            before = node.sql[: found.start()]
+            spot = node.position(before.count("\n") + 1, found.start() - before.rfind("\n"))
+    meant = _MEANT.search(exc.detail or "")
+    hint = f"did you mean `{meant[1]}`?" if meant and exc.hint is None else exc.hint
+    place = Place(spot.file, spot.line, spot.column, f"pipe `{pipe}`, node `{node.name}`")
+    return RookeryError(SQL_SEMANTICS, exc.message, hint=hint, place=place, detail=exc.detail)
