@@ -6,7 +6,8 @@ absent from a checkout, unless asked for (`prune`).
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import difflib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -121,7 +122,11 @@ def push(
             plan = plan_for_workspace(workspace, snapshot, compiled, broken)
         else:
             plan = plan_for(workspace, snapshot, compiled, prune=options.prune, broken=broken)
-        warnings = (*compiled.warnings, *(_still_broken(view, why) for view, why in broken.items()))
+        warnings = (
+            *compiled.warnings,
+            *_allowed_in_vain(plan, options.allow, snapshot.build, compiled),
+            *(_still_broken(view, why) for view, why in broken.items()),
+        )
         modes = mode_changes(workspace, compiled)
         left = () if options.only or options.prune else tuple(sorted(snapshot.sources.keys() - given.keys()))
         result = PushResult(plan, changes, tuple(sorted(compiled.endpoints)), warnings, fanout=modes, undeclared=left)
@@ -342,6 +347,17 @@ def _permit(plan: Plan, allowed: frozenset[str]) -> None:
         + (f" (and {len(refused) - 1} more steps, which `rookery plan` shows)" if len(refused) > 1 else ""),
         hint=f"to allow it: {flags}",
     )
+
+
+def _allowed_in_vain(plan: Plan, allowed: frozenset[str], *builds: Build) -> Iterator[RookeryError]:
+    """Names that are allowed to be lost and that nothing has, live or in files."""
+    known = {s.resource for s in plan.steps} | {n for b in builds for n in (*b.relations, *b.pipes)}
+    for name in sorted(allowed - known):
+        near = difflib.get_close_matches(name, sorted(known), n=1)
+        hint = f"did you mean `{near[0]}`?" if near else None
+        yield RookeryError(
+            UNKNOWN_RESOURCE, f"nothing is named `{name[:120]}`, so there is nothing to allow", hint=hint
+        )
 
 
 def _changes(snapshot: Snapshot, sources: Mapping[str, Source], build: Build) -> tuple[Change, ...]:

@@ -238,6 +238,13 @@ def test_a_file_that_is_wrong_changes_nothing(cli: Cli, server: Server) -> None:
     assert server.done("GET", "/v0/workspace") == before
 
 
+def test_a_name_that_allows_nothing_is_told(cli: Cli, server: Server) -> None:
+    outcome = cli("push", "--dry-run", "--allow-destructive", "usge", "--allow-destructive", "usage")
+    assert "nothing is named `usge`" in outcome.err
+    assert "did you mean `usage`?" in outcome.err
+    assert "named `usage`" not in outcome.err
+
+
 def test_a_plan_tells_that_the_fan_out_changes(cli: Cli, server: Server) -> None:
     events = cli.directory / "datasources/events.yaml"
     text = events.read_text()
