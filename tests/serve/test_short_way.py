@@ -1,0 +1,104 @@
+"""A batch that is good and not as usual is stored by the complete conditions, once; a bad row is found in any batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from engine.serve import ingest
+from engine.warehouse.port import Input
+from tests.fanout.house import House, house
+
+EVENTS = """tenant: {column: tenant_id, fanout: FANOUT}
+columns:
+  - {name: tenant_id, type: UInt32}
+  - {name: id, type: UInt32}
+  - {name: at, type: DateTime('UTC')}
+  - {name: price, type: "Decimal(9, 2)"}
+engine: {sorting_key: [tenant_id, id]}
+"""
+USUAL = {"at": "2026-11-21 10:00:00", "price": "1.50"}
+UNUSUAL: list[dict[str, Any]] = [
+    {"at": 1763700000},
+    {"at": "2026-11-21T10:00+02:00"},
+    {"price": "1.005"},
+    {"price": 1e3},
+]
+BAD: list[dict[str, Any]] = [
+    {"at": "2026-02-31 10:00:00"},
+    {"at": "10:00"},
+    {"price": "1.5.5"},
+    {"tenant_id": "01"},
+    {"id": "x"},
+]
+
+
+@pytest.fixture(scope="module", params=["direct", "routed"])
+def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with house(tmp_path_factory.mktemp(str(request.param))) as made:
+        made.push({"datasources/events.yaml": EVENTS.replace("FANOUT", str(request.param))})
+        made.add("1", "2")
+        yield made
+
+
+@pytest.fixture
+def lines(home: House, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
+    """Rows of two tenants, all as usual; batches after an unusual one go the short way again."""
+    monkeypatch.setattr(ingest, "UNUSUAL", 0)
+    home.run("TRUNCATE TABLE main.events")
+    yield [{"tenant_id": 1 + n % 2, "id": n, **USUAL} for n in range(20)]
+    home.run("TRUNCATE TABLE main.events_quarantine")
+
+
+def stored(home: House) -> list[int]:
+    return [int(n) for (n,) in home.rows("SELECT id FROM main.events ORDER BY id")]
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+@pytest.mark.parametrize("odd", UNUSUAL, ids=str)
+def test_an_unusual_value_is_stored_with_its_neighbours(
+    home: House, lines: list[dict[str, Any]], odd: dict[str, Any], key: str | None
+) -> None:
+    lines[7] |= odd
+    given = f"{key}-{odd}" if key else None
+    outcome = home.append(lines, key=given)
+    assert (outcome.rows, outcome.quarantined) == (20, 0)
+    assert outcome.visible is None or outcome.visible.result(30)
+    assert stored(home) == [*range(20)]
+    for tenant in ("1", "2"):
+        copies = home.rows(
+            f"SELECT id, at, price FROM {home.nest(tenant)}.events WHERE _rk_batch = '{outcome.batch}'"
+        )
+        assert sorted(copies) == home.rows(
+            f"SELECT id, at, price FROM main.events WHERE tenant_id = {tenant} ORDER BY id, at, price"
+        )
+    if given:
+        again = home.append(lines, key=given)
+        assert again.repeated and stored(home) == [*range(20)]
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+@pytest.mark.parametrize("odd", [{}, *UNUSUAL], ids=str)
+@pytest.mark.parametrize("bad", BAD, ids=str)
+def test_a_bad_value_is_found_among_usual_and_unusual_ones(
+    home: House, lines: list[dict[str, Any]], bad: dict[str, Any], odd: dict[str, Any], key: str | None
+) -> None:
+    lines[7] |= odd
+    lines[9] |= bad
+    outcome = home.append(lines, key=f"{key}-{bad}-{odd}" if key else None)
+    assert (outcome.rows, outcome.quarantined) == (19, 1)
+    assert stored(home) == [n for n in range(20) if n != 9]
+
+
+def test_batches_that_are_usual_again_go_the_short_way_after_a_while(home: House) -> None:
+    gateway = home.gateway._ingestion
+    stage = gateway.stage_for("events", Input.NDJSON)
+    gateway._unusual.clear()
+    home.append([{"tenant_id": 1, "id": 1, "at": 1763700000}])
+    assert gateway._unusual[stage.identity] == ingest.UNUSUAL
+    home.append([{"tenant_id": 1, "id": 2, **USUAL}])
+    assert gateway._unusual[stage.identity] == ingest.UNUSUAL - 1
+    home.append([{"tenant_id": 1, "id": 3, **USUAL, "at": "no"}])
+    assert gateway._unusual[stage.identity] == ingest.UNUSUAL - 2
