@@ -20,11 +20,11 @@ columns:
 engine: {sorting_key: [tenant_id, id]}
 """
 USUAL = {"at": "2026-11-21 10:00:00", "price": "1.50"}
-UNUSUAL: list[dict[str, Any]] = [
-    {"at": 1763700000},
-    {"at": "2026-11-21T10:00+02:00"},
-    {"price": "1.005"},
-    {"price": 1e3},
+UNUSUAL: list[tuple[dict[str, Any], str]] = [
+    ({"at": 1763700000}, "2025-11-21 04:40:00 1.5"),
+    ({"at": "2026-11-21T10:00+02:00"}, "2026-11-21 08:00:00 1.5"),
+    ({"price": "1.006"}, "2026-11-21 10:00:00 1.01"),
+    ({"price": 1e3}, "2026-11-21 10:00:00 1000"),
 ]
 BAD: list[dict[str, Any]] = [
     {"at": "2026-02-31 10:00:00"},
@@ -56,17 +56,22 @@ def stored(home: House) -> list[int]:
     return [int(n) for (n,) in home.rows("SELECT id FROM main.events ORDER BY id")]
 
 
+def seventh(home: House) -> str:
+    ((shown,),) = home.rows("SELECT concat(toString(at), ' ', toString(price)) FROM main.events WHERE id = 7")
+    return str(shown)
+
+
 @pytest.mark.parametrize("key", [None, "k"])
-@pytest.mark.parametrize("odd", UNUSUAL, ids=str)
+@pytest.mark.parametrize(("odd", "made"), UNUSUAL, ids=str)
 def test_an_unusual_value_is_stored_with_its_neighbours(
-    home: House, lines: list[dict[str, Any]], odd: dict[str, Any], key: str | None
+    home: House, lines: list[dict[str, Any]], odd: dict[str, Any], made: str, key: str | None
 ) -> None:
     lines[7] |= odd
     given = f"{key}-{odd}" if key else None
     outcome = home.append(lines, key=given)
     assert (outcome.rows, outcome.quarantined) == (20, 0)
     assert outcome.visible is None or outcome.visible.result(30)
-    assert stored(home) == [*range(20)]
+    assert stored(home) == [*range(20)] and seventh(home) == made
     for tenant in ("1", "2"):
         copies = home.rows(
             f"SELECT id, at, price FROM {home.nest(tenant)}.events WHERE _rk_batch = '{outcome.batch}'"
@@ -80,16 +85,16 @@ def test_an_unusual_value_is_stored_with_its_neighbours(
 
 
 @pytest.mark.parametrize("key", [None, "k"])
-@pytest.mark.parametrize("odd", [{}, *UNUSUAL], ids=str)
+@pytest.mark.parametrize(("odd", "made"), UNUSUAL, ids=str)
 @pytest.mark.parametrize("bad", BAD, ids=str)
 def test_a_bad_value_is_found_among_usual_and_unusual_ones(
-    home: House, lines: list[dict[str, Any]], bad: dict[str, Any], odd: dict[str, Any], key: str | None
+    home: House, lines: list[dict[str, Any]], bad: dict[str, Any], odd: dict[str, Any], made: str, key: str | None
 ) -> None:
     lines[7] |= odd
     lines[9] |= bad
     outcome = home.append(lines, key=f"{key}-{bad}-{odd}" if key else None)
     assert (outcome.rows, outcome.quarantined) == (19, 1)
-    assert stored(home) == [n for n in range(20) if n != 9]
+    assert stored(home) == [n for n in range(20) if n != 9] and seventh(home) == made
 
 
 def test_batches_that_are_usual_again_go_the_short_way_after_a_while(home: House) -> None:
