@@ -18,7 +18,7 @@ from engine.warehouse.types import Type
 
 Sql = Callable[[str], str]
 """An expression over an expression."""
-Given = Literal["text", "integer", "float", "decimal", "day", "moment", "own"]
+Given = Literal["text", "integer", "float", "day", "moment", "own"]
 """What a typed file has in a column; `own` is what the column's type is like."""
 
 LARGEST = {"Float32": "3.4028235677973366e38", "BFloat16": "3.3961775292304957e38"}
@@ -113,7 +113,7 @@ def _typed(type: Type, given: Given) -> Arrival | None:
         return _integer(kind, kind.endswith(("128", "256")))
     if kind in LARGEST and given in ("float", "integer", "own"):
         return Arrival("Float64", lambda v: f"(abs({v}) < {LARGEST[kind]} OR NOT isFinite({v}))")
-    if kind == "Decimal" and given in ("decimal", "integer", "own"):
+    if kind == "Decimal" and given == "own":
         return _wide_decimal(type)
     as_it_is = given == "own" or (kind == "DateTime64" and given == "moment")
     if as_it_is or kind in ("String", "FixedString") or (kind == "Float64" and given in ("float", "integer")):

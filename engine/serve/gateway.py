@@ -95,6 +95,7 @@ class Gateway:
         self._lock = threading.Lock()
         self._taken = 0
         self._closed = False
+        self._queued = 0
         self._threads = ThreadPoolExecutor(workspace.settings.writers, thread_name_prefix="ingest")
 
     @property
@@ -161,7 +162,7 @@ class Gateway:
                 lane.enough.set()
             if not lane.running or (lane.running < AT_ONCE and lane.size >= WORTH):
                 lane.running += 1
-                self._threads.submit(self._run, lane)
+                self._submit(lane)
         return append.answer
 
     def close(self) -> None:
@@ -171,6 +172,9 @@ class Gateway:
         self._threads.shutdown(wait=True)
 
     def _run(self, lane: _Lane) -> None:
+        """Store a lane's batches, one after the other as long as no other lane waits for its turn."""
+        with self._lock:
+            self._queued -= 1
         while appends := self._next(lane):
             callers = len(appends)
             try:
@@ -184,6 +188,14 @@ class Gateway:
                     if not append.answer.done():
                         self._answer(append, error)
             self._gather(lane, callers)
+            with self._lock:
+                if self._queued and not self._closed:
+                    self._submit(lane)
+                    return
+
+    def _submit(self, lane: _Lane) -> None:
+        self._queued += 1
+        self._threads.submit(self._run, lane)
 
     def _gather(self, lane: _Lane, callers: int) -> None:
         """Let a crowd of callers, of whom some were just answered, come again before the next batch begins.

@@ -192,6 +192,9 @@ def _staged(
     if kind.parts and format is Input.CSV:
         # A list is written as in SQL, where only what has quotes is a text.
         typed = "own"
+    if exact and format is Input.NDJSON and integer_bounds(kind.kind):
+        # As the parser of numbers does, which is not asked then.
+        value = f"transform({value}, ['true', 'false'], ['1', '0'], {value})"
     found = arrival_of(kind, exact=exact, given=typed)
     if found.check is None:
         return Staged(column.name, name, column.type, column.default, value, value)

@@ -129,6 +129,19 @@ def test_a_bad_row_takes_no_neighbour_with_it(home: House) -> None:
     home.run("TRUNCATE TABLE main.plain_quarantine")
 
 
+@pytest.mark.parametrize("beside", ["", '{"id": 1, "c30": ""}', '{"id": 1, "note": "' + "1" * 40 + '"}', "torn"])
+def test_true_and_false_are_numbers_whatever_stands_beside_them(home: House, beside: str) -> None:
+    byte = Sent().take(CASES).columns["UInt8"]
+    rows = [f'{{"id": {n}, "{byte}": {value}}}' for n, value in ((800_000, "true"), (800_001, "false"))]
+    append(home, "plain", "\n".join([*rows, beside.replace("c30", byte)]).encode(), Input.NDJSON)
+    assert home.rows(f"SELECT id, {byte} FROM main.plain WHERE id >= 800000 ORDER BY id") == [
+        (800_000, 1),
+        (800_001, 0),
+    ]
+    home.run("DELETE FROM main.plain WHERE id >= 800000")
+    home.run("TRUNCATE TABLE main.plain_quarantine")
+
+
 def test_a_long_number_changes_nothing_for_others(home: House) -> None:
     columns = Sent().take(CASES).columns
     text, numbers, byte = (columns[k] for k in ("String", "Array(Array(UInt8))", "UInt8"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -72,6 +73,12 @@ OTHERWISE: list[tuple[str, pa.DataType, Any, str | None]] = [
     ("Decimal(9, 2)", pa.string(), "1.239", "1.24"),
     ("Decimal(9, 2)", pa.string(), "12.5.5", None),
     ("Decimal(9, 2)", pa.float64(), 19.990000000000002, "19.99"),
+    ("Decimal(9, 2)", pa.decimal256(60, 20), Decimal("1e30"), None),
+    ("Decimal(9, 2)", pa.decimal256(60, 20), Decimal("-2.005"), "-2.01"),
+    ("Decimal(9, 2)", pa.int64(), 10**12, None),
+    ("UInt8", pa.decimal128(19, 2), Decimal("6.5"), None),
+    ("Float64", pa.decimal128(19, 2), Decimal("6.5"), "6.5"),
+    ("String", pa.decimal128(19, 2), Decimal("6.50"), "6.5"),
     ("UUID", pa.string(), "zz", None),
     ("UUID", pa.string(), "61f0c404-5cb3-11e7-907b-a6006ad3dba0", "61f0c404-5cb3-11e7-907b-a6006ad3dba0"),
     ("Enum8('a' = 1, 'it''s' = 2)", pa.string(), "a", "a"),
