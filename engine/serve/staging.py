@@ -218,4 +218,7 @@ def _usually(value: str, column: Column, kind: Type, stored: str, staged: str) -
     if usual is None:
         return None
     check = usual.check(value) if usual.check else None
-    return check, f"CAST({usual.taken(value)} AS {column.type})" if usual.taken else stored
+    if usual.taken is None:
+        return check, stored
+    taken = usual.taken(value)
+    return check, taken if usual.type == column.type else f"CAST({taken} AS {column.type})"

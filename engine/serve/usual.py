@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from engine.compiler.params import MAX_TENANT, integer_bounds
 from engine.schema import literal
-from engine.serve.arrival import DAYS, LARGEST, ZONE, Sql
+from engine.serve.arrival import DAYS, LARGEST, ZONE, Sql, bare
 from engine.warehouse.types import Type
 
 DAY = r"20\\d\\d-[01]\\d-[0-3]\\d"
@@ -22,10 +22,14 @@ MOST_DIGITS = 76
 
 @dataclass(frozen=True, slots=True)
 class Usual:
-    """The condition that usual values meet (None: there is nothing to ask), and what is stored of them, or throws."""
+    """The condition that usual values meet (None: there is nothing to ask), and what is stored of them, or throws.
+
+    `type` is that of what is `taken`, if it is always the same.
+    """
 
     check: Sql | None
     taken: Sql | None
+    type: str = ""
 
 
 def usual_of(type: Type, staged: str) -> Usual | None:
@@ -34,7 +38,7 @@ def usual_of(type: Type, staged: str) -> Usual | None:
     if type.nullable or type.parts:
         return None
     if integer_bounds(kind) and staged == "Int128":
-        return Usual(None, lambda v: f"accurateCast({v}, {literal(kind)})")
+        return Usual(None, lambda v: f"accurateCast({v}, {literal(kind)})", kind)
     if staged == "Float64":
         limit = LARGEST.get(kind)
         return Usual(lambda v: f"abs({v}) < {limit}" if limit else f"isFinite({v})", None)
@@ -45,12 +49,15 @@ def _out_of_text(type: Type) -> Usual | None:
     kind, zone = type.kind, ZONE.search(type.text)
     if kind in DAYS:
         to = "toDate32" if kind == "Date32" else "toDate"
-        return Usual(_written(DAY), lambda v: f"{to}(parseDateTimeBestEffort({v}, 'UTC'))")
+        return Usual(_written(DAY), lambda v: f"{to}(parseDateTimeBestEffort({v}, 'UTC'))", kind)
     if kind in ("DateTime", "DateTime64"):
         there = f", {literal(zone.group(1))}" if zone else ""
-        return Usual(_written(DAY + TIME), lambda v: f"parseDateTime64BestEffort({v}, {type.scale}{there})")
+        scale, size = (f", {type.scale}", "64") if kind == "DateTime64" else ("", "")
+        return Usual(
+            _written(DAY + TIME), lambda v: f"parseDateTime{size}BestEffort({v}{scale}{there})", bare(type).text
+        )
     if kind == "UUID":
-        return Usual(None, lambda v: f"toUUID({v})")
+        return Usual(None, lambda v: f"toUUID({v})", kind)
     if kind == "Decimal" and type.precision > type.scale:
         return _exact_decimal(type)
     return None
