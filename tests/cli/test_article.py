@@ -149,9 +149,11 @@ def test_fifty_scripts_at_the_same_time_do_not_conflict(server: Server, tmp_path
     """All fifty are the script itself, each in a checkout of its own. Its `rookery` is forked from a process that has
     imported the command line already: 350 starts of half a second each would only measure this machine."""
     tenants = range(30, 30 + PARALLEL)
+    # All before the first starts: a process that is forked while a script is being written keeps it from running.
+    checkouts = {tenant: checkout(tmp_path / f"checkout{tenant}") for tenant in tenants}
 
     def one(tenant: int) -> str:
-        return provision(server, checkout(tmp_path / f"checkout{tenant}"), tenant, forked)
+        return provision(server, checkouts[tenant], tenant, forked)
 
     with writing(server, range(1, 100), pause=0.5) as written, ThreadPoolExecutor(8) as hands:
         tokens = list(hands.map(one, tenants))
