@@ -220,16 +220,18 @@ class Ingestion:
             # A receipt is written before the rows are stored, so their number must be known by now.
             self._look_closer(batch, format)
         receipts = self._note(batch)
+        looked = batch.numbered or bool(batch.bad)
         while batch.good:
             try:
                 self._landing.put(batch)
                 break
             except RookeryError as exc:
-                if exc.code.status >= 500 or failed_behind(exc) or batch.numbered or batch.bad:
+                if exc.code.status >= 500 or failed_behind(exc) or looked:
                     raise
                 if not (batch.usual and self._fits_at_length(batch)):
                     self._look_closer(batch, format)
                     receipts = self._note(batch)
+                    looked = True
         self._receipts.happened(receipts)
         by_key = {r.key: r for r in receipts}
         return [self._outcome(batch, p, by_key) for p in batch.portions]

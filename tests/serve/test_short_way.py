@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from engine.errors import RookeryError
 from engine.serve import ingest
 from engine.warehouse.port import Input
 from tests.fanout.house import House, house
@@ -107,3 +111,18 @@ def test_batches_that_are_usual_again_go_the_short_way_after_a_while(home: House
     assert gateway._unusual[stage.identity] == ingest.UNUSUAL - 1
     home.append([{"tenant_id": 1, "id": 3, **USUAL, "at": "no"}])
     assert gateway._unusual[stage.identity] == ingest.UNUSUAL - 2
+
+
+@pytest.mark.parametrize("format", [Input.NDJSON, Input.CSV, Input.PARQUET])
+def test_what_no_condition_tells_ends_in_an_error(home: House, format: Input) -> None:
+    """A constraint of the operator's own, which nobody here knows of."""
+    rows = pa.table({"tenant_id": pa.array([1], pa.uint32()), "id": pa.array([666], pa.uint32())})
+    sink = io.BytesIO()
+    pq.write_table(rows, sink)
+    texts = {Input.NDJSON: b'{"tenant_id": 1, "id": 666}', Input.CSV: b"tenant_id,id\n1,666\n"}
+    home.run("ALTER TABLE main.events ADD CONSTRAINT own CHECK id != 666")
+    try:
+        with pytest.raises(RookeryError):
+            home.gateway.append("events", texts.get(format, sink.getvalue()), format).result(10)
+    finally:
+        home.run("ALTER TABLE main.events DROP CONSTRAINT own")
