@@ -203,6 +203,9 @@ ENGINE = Code("RK6004", 400, "database refused the statement")
 ENGINE_INTERNAL = Code("RK6005", 500, "database failed")
 AUTHENTICATION = Code("RK6006", 503, "ClickHouse refused the credentials")
 CLOSED = Code("RK6007", 503, "warehouse is closed")
+LAYOUT_NEWER = Code("RK6013", 503, "written by a newer rookery")
+LAYOUT_UNREADABLE = Code("RK6014", 503, "layout version cannot be read")
+MIGRATION_FAILED = Code("RK6015", 503, "stored layout could not be migrated")
 
 # --- RK7xxx: command line and settings ---------------------------------------------------------------------------
 SETTING = Code("RK7001", 400, "setting not valid")

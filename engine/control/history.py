@@ -7,6 +7,7 @@ from collections.abc import Callable
 import structlog
 
 from engine.compiler import storage
+from engine.control.migrations import migrate
 from engine.errors import APPLY_FAILED, RookeryError
 from engine.fanout.completion import complete
 from engine.fanout.modes import settle
@@ -59,6 +60,7 @@ def finish(workspace: Workspace) -> None:
         try:
             complete(workspace)
             resume(workspace)
+            migrate(workspace)
             settle(workspace, workspace.current.build)
             _wake_expiring(workspace)
         except RookeryError as exc:

@@ -18,6 +18,7 @@ from engine.compiler.views import pool_table
 from engine.plan.analysis import Analyser
 from engine.plan.fence import Fence
 from engine.plan.history import History
+from engine.plan.layout import Opening, bring_up
 from engine.project.model import Project, Resource
 from engine.project.parse import parse_source
 from engine.schema import nest_database
@@ -104,6 +105,7 @@ class Workspace:
         self.changes = threading.RLock()
         """Held by whoever changes what exists; one change at a time."""
         self.registry = Registry(warehouse, settings.workspace)
+        bring_up(Opening(warehouse, self.registry, settings))
         self.verifier = Verifier(warehouse)
         self.analyser = Analyser(warehouse, settings.workspace)
         warehouse.execute(ddl.create_table(pool_table(settings.workspace)))

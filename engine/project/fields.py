@@ -12,10 +12,11 @@ from engine.project.expressions import single, split_list
 from engine.project.source import Text, shown
 
 MAX_NAME = 120
-# The first are databases with a meaning of their own; the others the engine does not read as the name of a table.
-RESERVED = frozenset({"tinybird", "system", "information_schema", "default"}) | frozenset(
-    {"select", "not", "null", "true", "false", "recursive", "nan", "inf"}
-)
+# The first are databases with a meaning of their own; then comes a row of the registry, which makes older programs
+# refuse the workspace; the others the engine does not read as the name of a table.
+RESERVED = frozenset(
+    {"tinybird", "system", "information_schema", "default", "written_by_a_newer_rookery"}
+) | frozenset({"select", "not", "null", "true", "false", "recursive", "nan", "inf"})
 NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9_]*$"
 COLUMN_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
 MAX_NUMBER = 2**63 - 1

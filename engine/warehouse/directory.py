@@ -10,6 +10,7 @@ from pathlib import Path
 
 from engine import errors
 from engine.warehouse.errors import EngineError
+from engine.warehouse.layout import LAYOUT, check_directory, mark_directory
 from engine.warehouse.repair import repair
 
 LOCK = "rookery.lock"
@@ -38,7 +39,10 @@ class Directory:
     """A data directory held by this process until `release`."""
 
     def __init__(self, path: Path) -> None:
-        """Make the directory (mode 0700) and take it. Raises DIRECTORY_BUSY when another holds it."""
+        """Make the directory (mode 0700) and take it.
+
+        Raises DIRECTORY_BUSY when another holds it, and before anything is written LAYOUT_NEWER or LAYOUT_UNREADABLE.
+        """
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.path = path.resolve()
@@ -56,12 +60,19 @@ class Directory:
             holder = os.read(self._lock, 32).decode(errors="replace").strip()
             os.close(self._lock)
             raise busy(path, f"process {holder}" if holder else "another process") from exc
+        try:
+            layout = check_directory(self.path)
+        except BaseException:
+            self.release()
+            raise
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
         repair(self.path)
         allow_files()
         self.config = self.path / CONFIG
         self.config.write_text(CONFIG_TEXT, encoding="utf-8")
+        if layout < LAYOUT:
+            mark_directory(self.path)
 
     def release(self) -> None:
         """Let other processes take the directory. Harmless when repeated."""

@@ -15,6 +15,7 @@ import orjson
 
 from engine.schema import Column, Mark, Name, Table
 from engine.warehouse import ddl
+from engine.warehouse.layout import STOP_NAME
 from engine.warehouse.port import Input, Warehouse
 
 STATE = "_rk_state"
@@ -85,8 +86,9 @@ class Registry:
         """All bodies of several kinds, by kind and name."""
         found = self._warehouse.query(
             f"SELECT kind, name, argMax(body, version) AS b, argMax(deleted, version) AS d FROM {self._table} "
-            "WHERE kind IN {kinds:Array(String)} GROUP BY kind, name HAVING d = 0 ORDER BY kind, name",
-            {"kinds": list(kinds)},
+            "WHERE kind IN {kinds:Array(String)} AND name != {stop:String} "
+            "GROUP BY kind, name HAVING d = 0 ORDER BY kind, name",
+            {"kinds": list(kinds), "stop": STOP_NAME},
         )
         result: dict[str, dict[str, dict[str, Any]]] = {}
         for kind, name, body, _ in found.rows:
@@ -101,6 +103,16 @@ class Registry:
             {"d": self._workspace},
         )
         return {str(t): int(b) for t, b in found.rows}
+
+    def empty(self) -> bool:
+        """Whether nothing was ever written here."""
+        return not self._warehouse.query(f"SELECT 1 FROM {self._table} LIMIT 1").rows
+
+    def write_all(self, bodies: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+        """Put bodies of several kinds under their names, all or none of them."""
+        self._insert(
+            [(k, n, orjson.dumps(dict(b)).decode(), 0) for k, named in bodies.items() for n, b in named.items()]
+        )
 
     def write(self, kind: str, bodies: Mapping[str, Mapping[str, Any]]) -> None:
         """Put bodies under their names, replacing what was there."""

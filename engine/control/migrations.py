@@ -1,0 +1,18 @@
+"""Steps to the present layout that need the compiled workspace; the others are in `plan/layout.py`.
+
+They run at every start until they are recorded as complete, before the first insert, and must be idempotent. In a new
+workspace they run as well and find nothing to do.
+"""
+
+from __future__ import annotations
+
+from engine.plan.layout import Migration, run_pending
+from engine.plan.state import Workspace
+
+MIGRATIONS: tuple[Migration[Workspace], ...] = ()
+"""In order. A step is added at the end, and none is ever removed."""
+
+
+def migrate(workspace: Workspace) -> None:
+    """Run the steps that are left. Raises MIGRATION_FAILED."""
+    run_pending(workspace.registry, MIGRATIONS, workspace)

@@ -1,0 +1,144 @@
+"""The layout version: what an older program wrote is migrated, whatever interrupts it; what a newer one wrote is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engine.errors import LAYOUT_NEWER, LAYOUT_UNREADABLE, MIGRATION_FAILED, RookeryError
+from engine.plan import layout
+from engine.plan.layout import Migration, Opening
+from engine.plan.open import open_warehouse, open_workspace
+from engine.schema import Name
+from engine.settings import Settings
+from engine.warehouse.layout import FILE, LAYOUT, STOP_NAME
+from engine.warehouse.registry import STATE, Registry
+
+pytestmark = pytest.mark.feature
+TABLE = Name("main", STATE).sql()
+
+
+class Killed(BaseException):
+    """The end of the process, as far as the code under test can tell."""
+
+
+def settings(path: Path) -> Settings:
+    return Settings(data=path / "data", readers=1, writers=2)
+
+
+def open_and_close(path: Path) -> None:
+    open_workspace(settings(path)).close()
+
+
+def registry_of(path: Path, work: Callable[[Registry], object]) -> object:
+    """What some work on the registry returns, without opening the workspace."""
+    warehouse = open_warehouse(settings(path))
+    try:
+        return work(Registry(warehouse, "main"))
+    finally:
+        warehouse.close()
+
+
+def test_a_new_workspace_has_the_present_layout_and_runs_no_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    monkeypatch.setattr(layout, "MIGRATIONS", (Migration[Opening]("one", lambda _: ran.append("one")),))
+    open_and_close(tmp_path)
+    open_and_close(tmp_path)
+    assert ran == []
+    assert json.loads((tmp_path / "data" / FILE).read_text()) == {"layout": LAYOUT}
+    assert registry_of(tmp_path, layout.layout_of) == LAYOUT
+    assert registry_of(tmp_path, lambda r: r.read("resource")) == {}, "what older programs refuse is never read"
+
+
+def test_steps_run_once_in_order_and_an_interrupted_one_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The workspace is one without any mark, as programs of the first layout left it. Every write is cut off once."""
+    registry_of(tmp_path, lambda r: r.write("secret", {"static": {"secret": "x" * 32}}))
+    ran: list[str] = []
+    steps = tuple(Migration[Opening](name, lambda _, name=name: ran.append(name)) for name in ("a", "b", "c"))
+    monkeypatch.setattr(layout, "MIGRATIONS", steps)
+    insert = Registry._insert
+    whole = 4  # the marks, then a record of each step
+    for cut in range(2 * whole):
+        writes = iter(range(whole))
+
+        def cut_off(self: Registry, rows: list[tuple[str, str, str, int]], n: int = cut, writes=writes) -> None:
+            write = next(writes)
+            if n % 2 == 0 and write == 0:
+                raise Killed
+            insert(self, rows)
+            if n % 2 and write == 0:
+                raise Killed
+
+        monkeypatch.setattr(Registry, "_insert", cut_off)
+        with pytest.raises(Killed):
+            open_and_close(tmp_path)
+    monkeypatch.setattr(Registry, "_insert", insert)
+    open_and_close(tmp_path)
+    assert ran == ["a", "a", "b", "b", "c", "c"], "each again after the kill before its record, none after that"
+    assert sorted(registry_of(tmp_path, lambda r: r.read("migration"))) == ["a", "b", "c"]  # type: ignore[call-overload]
+
+
+def test_a_step_that_fails_is_named_and_what_is_complete_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry_of(tmp_path, lambda r: r.write("secret", {"static": {"secret": "x" * 32}}))
+    ran: list[str] = []
+    steps = (
+        Migration[Opening]("a", lambda _: ran.append("a")),
+        Migration[Opening]("b", lambda o: o.warehouse.execute("DROP TABLE nowhere.t")),
+    )
+    monkeypatch.setattr(layout, "MIGRATIONS", steps)
+    for _ in range(2):
+        with pytest.raises(RookeryError) as failure:
+            open_and_close(tmp_path)
+        assert failure.value.code is MIGRATION_FAILED
+        assert "`b`" in failure.value.message
+        assert failure.value.hint
+    assert ran == ["a"]
+
+
+def test_a_newer_workspace_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    open_and_close(tmp_path)
+    registry_of(tmp_path, lambda r: r.write("layout", {"version": {"version": LAYOUT + 1}}))
+    newest = registry_of(tmp_path, lambda r: r._newest("1"))
+    with pytest.raises(RookeryError) as refused:
+        open_and_close(tmp_path)
+    assert refused.value.code is LAYOUT_NEWER
+    assert f"layout {LAYOUT + 1}" in refused.value.message
+    assert refused.value.hint
+    assert registry_of(tmp_path, lambda r: r._newest("1")) == newest
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        (json.dumps({"layout": LAYOUT + 1, "more": {}}), LAYOUT_NEWER),
+        ("", LAYOUT_UNREADABLE),
+        ("[]", LAYOUT_UNREADABLE),
+        ('{"layout": "2"}', LAYOUT_UNREADABLE),
+    ],
+)
+def test_a_directory_of_a_newer_program_is_not_touched(tmp_path: Path, text: str, code: object) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / FILE).write_text(text)
+    for _ in range(2):
+        with pytest.raises(RookeryError) as refused:
+            open_and_close(tmp_path)
+        assert refused.value.code is code
+        assert refused.value.hint
+    assert sorted(p.name for p in data.iterdir()) == ["rookery.layout", "rookery.lock"]
+    assert (data / FILE).read_text() == text
+
+
+def test_no_resource_can_take_the_name_that_stops_older_programs(tmp_path: Path) -> None:
+    from engine.project.fields import name_fault
+
+    assert name_fault(STOP_NAME) is not None
