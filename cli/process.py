@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
-from typing import Any
 
 import uvicorn
 
@@ -26,6 +25,7 @@ from engine.errors import DIRECTORY_BUSY, NO_SERVER, SETTING, RookeryError
 from engine.plan.open import open_workspace, table_count
 from engine.settings import Settings
 from engine.web.app import create_app
+from engine.web.connections import config
 
 SWITCH = 0.0005
 """Seconds for which the event loop keeps other threads from going on when the engine has answered them."""
@@ -44,7 +44,7 @@ def local_server(settings: Settings) -> Iterator[tuple[str, str]]:
         workspace.close()
         raise
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(config(create_app(workspace)))
+    server = uvicorn.Server(config(create_app(workspace), settings))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:
@@ -91,7 +91,7 @@ def serve(settings: Settings) -> None:
     gc.collect()
     gc.freeze()
     try:
-        uvicorn.Server(config(app)).run(sockets=[listening])
+        uvicorn.Server(config(app, settings)).run(sockets=[listening])
     finally:
         with suppress(OSError):
             server_file(settings).unlink()
@@ -109,16 +109,3 @@ def _listen(settings: Settings) -> socket.socket:
         )
         message = f"cannot listen on {settings.host}:{settings.port}: {exc.strerror}"
         raise RookeryError(SETTING, message, hint=hint) from exc
-
-
-def config(app: Any) -> uvicorn.Config:
-    """How applications are served: one worker, no access log of uvicorn's own (it shows query strings)."""
-    return uvicorn.Config(
-        app,
-        access_log=False,
-        log_level="warning",
-        lifespan="on",
-        timeout_graceful_shutdown=10,
-        server_header=False,
-        timeout_keep_alive=30,
-    )

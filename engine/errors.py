@@ -181,6 +181,11 @@ BAD_SCOPE = Code("RK4018", 400, "scope not understood")
 NOT_FOUND = Code("RK4019", 404, "no such route")
 METHOD = Code("RK4020", 405, "method not allowed")
 CUSTOM = Code("RK4021", 400, "error raised by the pipe")
+HEAD_TOO_LARGE = Code("RK4022", 431, "headers too large")
+REQUEST_LINE_TOO_LONG = Code("RK4023", 414, "request line too long")
+TOO_SLOW = Code("RK4024", 408, "request came too slowly")
+BAD_HTTP = Code("RK4025", 400, "not valid HTTP")
+TOO_MANY_CONNECTIONS = Code("RK4026", 503, "too many connections")
 
 # --- RK5xxx: ingestion -------------------------------------------------------------------------------------------
 BAD_ROW = Code("RK5001", 400, "row cannot be stored")

@@ -49,6 +49,18 @@ class Settings(BaseSettings):
     max_body: int = Field(64 * MIB, gt=0, description="Largest request body, in bytes.")
     max_waiting: int = Field(512 * MIB, gt=0, description="Most bytes of rows that wait to be stored.")
     visible_seconds: float = Field(30.0, gt=0, description="Longest wait of `wait=visible`, in seconds.")
+    max_request_line: int = Field(61_440, ge=1024, description="Longest URL of a request, in bytes.")
+    max_headers: int = Field(100, ge=10, description="Most headers of a request.")
+    max_header_bytes: int = Field(65_536, ge=1024, description="Most bytes of a request's headers.")
+    header_seconds: float = Field(15.0, gt=0, description="Longest a request's headers may take to arrive.")
+    body_seconds: float = Field(30.0, gt=0, description="Longest pause in a request's body.")
+    idle_seconds: float = Field(30.0, gt=0, description="How long a connection stays open between requests.")
+    send_seconds: float = Field(60.0, gt=0, description="How long a client may leave an answer unread.")
+    max_connections: int = Field(2000, ge=1, description="Most open connections.")
+    max_connections_per_address: int = Field(
+        0, ge=0, description="Most open connections from one address; 0 means no limit of its own."
+    )
+    stop_seconds: float = Field(10.0, gt=0, description="How long running requests may take to finish at the end.")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         ("*",), description="Origins that browsers may call from, comma separated."
     )

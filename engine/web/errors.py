@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import structlog
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -17,19 +19,24 @@ LONGEST = 1000
 """Longest message; what callers sent is repeated in some."""
 
 
-def rendered(exc: RookeryError) -> Response:
-    """The response for an error of ours."""
-    if isinstance(exc, PipeError):
-        return JSONResponse(exc.body, exc.status)
+def error_body(exc: RookeryError) -> dict[str, Any]:
+    """An error as callers see it."""
     body = exc.as_dict()
     if len(body["error"]) > LONGEST:
         body["error"] = body["error"][:LONGEST] + "…"
     body["documentation"] = f"{DOCUMENTATION}#{exc.code.id.lower()}"
+    return body
+
+
+def rendered(exc: RookeryError) -> Response:
+    """The response for an error of ours."""
+    if isinstance(exc, PipeError):
+        return JSONResponse(exc.body, exc.status)
     if exc.code.status >= 500:
         log.error("failed", code=exc.code.id, error=exc.message, detail=exc.detail)
     elif exc.detail:
         log.info("refused", code=exc.code.id, error=exc.message, detail=exc.detail)
-    return JSONResponse(body, exc.code.status, headers=exc.headers)
+    return JSONResponse(error_body(exc), exc.code.status, headers=exc.headers)
 
 
 async def on_rookery_error(_request: Request, exc: Exception) -> Response:
