@@ -14,12 +14,30 @@ from typing import Any, Literal
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-_TOKENISH = re.compile(r"(?:\bp\.|\bey)[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){1,2}|(?i:token=)[^&\s]+")
+_IN_QUERY = re.compile(r"token=[^&\s]++", re.IGNORECASE)
+_DOTTED = re.compile(r"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]++(?:\.[A-Za-z0-9_-]*+)++")
+_TOKEN_PART = re.compile(r"\bey[A-Za-z0-9_-]{8}")
 
 
 def redact(text: str) -> str:
     """A text with anything that looks like a token blotted out."""
-    return _TOKENISH.sub("[token]", text)
+    return _DOTTED.sub(_blotted, _IN_QUERY.sub("[token]", text))
+
+
+def _blotted(found: re.Match[str]) -> str:
+    """What stands for parts joined by dots: the token from its first part on, or the parts themselves."""
+    text = found[0]
+    at = 0
+    *parts, _ = text.split(".")
+    for n, part in enumerate(parts):
+        begin = _TOKEN_PART.search(part)
+        if begin is not None:
+            return text[: at + begin.start()] + "[token]"
+        static = part == "p" or part.endswith("-p")
+        if static and n + 1 < len(parts) and len(parts[n + 1]) >= 8:
+            return text[: at + len(part) - 1] + "[token]"
+        at += len(part) + 1
+    return text
 
 
 def _redacted(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from engine.errors import SETTING, RookeryError
 
 MIB = 1 << 20
+_WORKSPACE = re.compile(r"[a-z][a-z0-9]{0,29}")
 
 
 class Settings(BaseSettings):
@@ -70,7 +71,7 @@ class Settings(BaseSettings):
     @field_validator("workspace")
     @classmethod
     def _workspace(cls, value: str) -> str:
-        if not re.fullmatch(r"[a-z][a-z0-9]{0,29}", value) or value in {"system", "default"}:
+        if not _WORKSPACE.fullmatch(value) or value in {"system", "default"}:
             raise ValueError("must be 1 to 30 characters a-z and 0-9, starting with a letter")
         return value
 

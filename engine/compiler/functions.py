@@ -29,7 +29,7 @@ TYPE_ARGUMENT = {
 """Functions with a type as text, and its position. It must be a literal without aggregate states: states made from
 chosen bytes are not safe to read."""
 
-_AGGREGATE = re.compile(r"\s*([A-Za-z_0-9]+)\s*(?:\(([\w\s.,'+-]*)\))?\s*")
+_AGGREGATE = re.compile(r"([A-Za-z_0-9]++)\s*+(?:\(([\w\s.,'+-]*)\))?")
 _STATE = re.compile(r"(?<!Simple)AggregateFunction", re.IGNORECASE)
 
 
@@ -86,7 +86,7 @@ def check_arguments(name: str, arguments: list[Node]) -> None:
 def _check_aggregate(name: str, arguments: list[Node]) -> None:
     """The aggregate function that a function gets by name must be a literal on the list."""
     text = text_of(arguments[0]) if arguments else None
-    found = _AGGREGATE.fullmatch(text) if text is not None else None
+    found = _AGGREGATE.fullmatch(text.strip()) if text is not None else None
     if found is None or not is_aggregate(found[1]):
         raise RookeryError(
             FUNCTION_REFUSED,

@@ -30,7 +30,7 @@ MAX_TENANT = 256
 
 _INTEGER = re.compile(r"-?[0-9]{1,100}")
 _CANONICAL_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,99}")
-_FLOAT = re.compile(r"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
+_FLOAT = re.compile(r"-?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 _FLOAT_WORDS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _DECIMAL = re.compile(r"(-?)([0-9]{1,100})(?:\.([0-9]{1,100}))?")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -211,7 +211,7 @@ def _float(raw: object) -> float:
         raise UnfitError("number too large") from None
     if not isinstance(raw, str):
         return value
-    digits = re.split("[eE]", raw)[0]
+    digits = raw.lower().partition("e")[0]
     if math.isinf(value) or (value == 0 and digits.strip("-0.")):
         raise UnfitError("exponent out of range")
     return value

@@ -25,7 +25,7 @@ VARIANTS = (0, 1)
 """Sample renderings of a template: with every parameter given, and with none of the optional ones."""
 
 
-_STRINGS = re.compile(r"'(?:[^'\\]|\\.)*'", re.DOTALL)
+_STRINGS = re.compile(r"'(?:[^'\\]|\\(?:.|\Z))*+(?:'|\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,7 +151,7 @@ def _columns(run: Rendering, x: Any, default: Any = None, fn: Any = None, **_: A
     fn = plain(fn) if present(fn) else None
     if fn is None:
         return Sql(",".join(quoted))
-    if not isinstance(fn, str) or not re.fullmatch(r"[a-zA-Z][A-Za-z0-9]*", fn, re.ASCII):
+    if not isinstance(fn, str) or not _FUNCTION.fullmatch(fn):
         raise RookeryError(TEMPLATE, f"fn={shown(fn)} is not the name of a function")
     return Sql(",".join(f"{fn}({name}) AS {name}" for name in quoted))
 
@@ -161,6 +161,7 @@ def _symbol(run: Rendering, x: Any) -> Sql:
 
 
 # --- conditions, lists, numbers ------------------------------------------------------------------------------------
+_FUNCTION = re.compile(r"[a-zA-Z][A-Za-z0-9]*", re.ASCII)
 _COMPARISONS = {"in": "in", "not_in": "not in", "gt": ">", "lt": "<", "gte": ">=", "lte": "<="}
 
 

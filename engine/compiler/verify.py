@@ -24,7 +24,12 @@ MAX_BYTES = 64 * 1024
 ROUNDS = 3
 """How often a text may change by being written again before it is refused."""
 
-_QUOTED = re.compile(r"""'(?:[^'\\]|\\.|'')*'|`(?:[^`\\]|\\.|``)*`|"(?:[^"\\]|\\.|"")*\"""", re.DOTALL)
+# A quote that never closes takes the rest with it, and is noticed by its group.
+_QUOTED = re.compile(
+    r"""'(?:[^'\\]|\\(?:.|\Z)|'')*+(?:'|(\Z))|`(?:[^`\\]|\\(?:.|\Z)|``)*+(?:`|(\Z))"""
+    r"""|"(?:[^"\\]|\\(?:.|\Z)|"")*+(?:"|(\Z))""",
+    re.DOTALL,
+)
 _PLAIN = re.compile(r"[ \n!%()*+,\-./0-9:<=>A-Z\[\]^_a-z{|}]*")
 
 
@@ -130,7 +135,7 @@ def check_canonical(text: str) -> None:
     The engine's formatter never writes such a text: this is a second look, independent of it. Outside of quotes there
     may be no comment, heredoc, semicolon or character beyond plain ASCII, and parentheses must pair.
     """
-    bare = _QUOTED.sub(" ", text)
+    bare = _QUOTED.sub(lambda found: " " if found.lastindex is None else found[0][0], text)
     if not _PLAIN.fullmatch(bare) or "--" in bare or "/*" in bare:
         refuse("a text that cannot be embedded safely", "write names in backquotes and literals in single quotes")
     depth = 0

@@ -24,13 +24,13 @@ log = structlog.get_logger("rookery.fanout")
 KIND = "suspended"
 MOST_VIEWS = 100
 """Failing views that are taken down for one batch."""
-_NAME = r"while pushing to view `?([^`\s:'\"]+?)`?\.`?([^`\s:'\"]+?)`?(?: \([0-9a-f-]{36}\))?"
+_NAME = r"while pushing to view `?([^`\s:'\".]++)`?\.`?([^`\s:'\".]++)`?(?: \([0-9a-f-]{36}\))?"
 _PUSHING = re.compile(_NAME + r"(?=[:.\s]|$)")
 # What rows say stands further to the front: only the engine's own words come last, or first.
 TAIL = 2000
 """Characters at the end of an error that can be the engine's own about views; a row's text may be long."""
-_PUSHED = re.compile(rf"((?:: {_NAME})+)[.\s]*(?:\([A-Z0-9_]+\))?[.\s]*(?:\(version .*\))?[.\s]*$")
-_TARGET = re.compile(r"(?:Code: \d+\. )?(?:DB::Exception: )?Target table '`?([^'`]+?)`?\.`?([^'`]+?)`?' of view")
+_PUSHED = re.compile(rf"((?:: {_NAME})+)[.\s]*+(?:\([A-Z0-9_]+\))?+[.\s]*+(?:\(version .*\))?[.\s]*+$")
+_TARGET = re.compile(r"(?:Code: \d+\. )?(?:DB::Exception: )?Target table '`?([^'`.]++)`?\.`?([^'`.]++)`?' of view")
 
 
 def insert_to_all(workspace: Workspace, sql: str, block: Block | None = None) -> bool:

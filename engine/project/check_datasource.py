@@ -55,6 +55,8 @@ VIRTUAL_COLUMNS = frozenset(
 )
 """Columns that every table has in the engine."""
 
+_NO_KEY = re.compile(r"\bNullable\s*\(|\b(Simple)?AggregateFunction\s*\(")
+_SET = re.compile(r"set\b", re.IGNORECASE)
 _TENANT_TYPE = re.compile(r"String|LowCardinality\(String\)|U?Int(8|16|32|64|128|256)|UUID")
 _TENANT_TYPES = "String, LowCardinality(String), Int8 to Int256, UInt8 to UInt256 or UUID"
 QUARANTINE = "_quarantine"
@@ -166,10 +168,7 @@ def _sorting_key(datasource: Datasource) -> Iterator[RookeryError]:
         if column is None:
             message = f"the sorting key names `{name}`, which is not a column"
             yield RookeryError(UNKNOWN_COLUMN, message, hint=_declared(datasource), place=place)
-        elif (
-            re.search(r"\bNullable\s*\(|\b(Simple)?AggregateFunction\s*\(", column.type)
-            and "Simple" not in column.type
-        ):
+        elif _NO_KEY.search(column.type) and "Simple" not in column.type:
             message = f"column `{name}` of type {column.type} cannot be in the sorting key"
             hint = f"leave it out, or sort by an expression such as assumeNotNull({name})"
             yield RookeryError(SORTING_KEY, message, hint=hint, place=place)
@@ -185,7 +184,7 @@ def _indexes(datasource: Datasource) -> Iterator[RookeryError]:
             message = f"index `{index.name}` is declared twice"
             yield RookeryError(DUPLICATE_NAME, message, hint="remove one", place=index.place_of("name"))
         seen.add(index.name)
-        if datasource.tenant and re.match(r"set\b", index.type, re.IGNORECASE):
+        if datasource.tenant and _SET.match(index.type):
             message = "a `set` index is not possible on a datasource with a tenant column"
             hint = "the engine would evaluate queries on the values of other tenants; use bloom_filter or minmax"
             yield RookeryError(TENANT_COLUMN, message, hint=hint, place=index.place_of("type"))

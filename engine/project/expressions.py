@@ -7,6 +7,7 @@ import re
 
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 _QUOTED_NAME = re.compile(r"[`\"]([A-Za-z_][A-Za-z0-9_]*)[`\"]")
+_TUPLE = re.compile(r"tuple\s*\(")
 MAX_DEPTH = 50
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -17,7 +18,7 @@ def split_list(text: str) -> tuple[str, ...]:
     Raises ValueError, with a sentence that can be shown, when brackets or quotes do not match or a part is empty.
     """
     rest = text.strip()
-    if re.match(r"tuple\s*\(", rest) and _inside(rest[5:].strip()) is not None:
+    if _TUPLE.match(rest) and _inside(rest[5:].strip()) is not None:
         rest = rest[5:].strip()
         if not (_inside(rest) or "").strip():
             return ()

@@ -19,6 +19,10 @@ RESERVED = frozenset(
 ) | frozenset({"select", "not", "null", "true", "false", "recursive", "nan", "inf"})
 NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9_]*$"
 COLUMN_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
+_NAME = re.compile(NAME_PATTERN, re.ASCII)
+_COLUMN = re.compile(COLUMN_PATTERN, re.ASCII)
+_WHOLE = re.compile(r"[0-9]{1,19}", re.ASCII)
+_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?", re.ASCII)
 MAX_NUMBER = 2**63 - 1
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -37,7 +41,7 @@ def fail(message: str, hint: str | None = None, kind: str = "bad_value") -> NoRe
 
 def name_fault(name: str) -> tuple[str, str] | None:
     """Why a text cannot be the name of a datasource, pipe or node: message and hint. None when it can."""
-    if not re.fullmatch(NAME_PATTERN, name, re.ASCII):
+    if not _NAME.fullmatch(name):
         hint = "a name begins with a letter and goes on with letters, digits and underscores"
         return f"`{shown(name)}` cannot be a name", hint
     if len(name) > MAX_NAME:
@@ -57,7 +61,7 @@ def _name(value: str) -> str:
 
 
 def _column_name(value: str) -> str:
-    if not re.fullmatch(COLUMN_PATTERN, value, re.ASCII) or len(value) > MAX_NAME:
+    if not _COLUMN.fullmatch(value) or len(value) > MAX_NAME:
         hint = f"letters, digits and underscores, not beginning with a digit, at most {MAX_NAME} characters"
         fail(f"`{shown(value)}` cannot be the name of a column or parameter", hint, kind="bad_name")
     if value.lower().startswith("_rk_"):
@@ -100,7 +104,7 @@ def _flag(value: Any) -> Any:
 
 def _whole(value: Any) -> Any:
     if isinstance(value, str):
-        if not re.fullmatch(r"[0-9]{1,19}", value, re.ASCII):
+        if not _WHOLE.fullmatch(value):
             fail(f"must be a whole number, not `{shown(value)}`")
         return int(value)
     return value
@@ -108,7 +112,7 @@ def _whole(value: Any) -> Any:
 
 def _seconds(value: Any) -> Any:
     if isinstance(value, str):
-        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", value, re.ASCII):
+        if not _NUMBER.fullmatch(value):
             fail(f"must be a number of seconds, not `{shown(value)}`", "such as 5 or 0.5")
         return float(value)
     return value

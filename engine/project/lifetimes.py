@@ -18,21 +18,24 @@ _SECONDS = {
     "YEAR": 365 * DAY,
 }
 _UNIT = "|".join(_SECONDS)
-_NUMBER = r"'?\s*(\d+)\s*'?"
+LONGEST = 10_000
+"""Characters of a TTL that are looked at."""
+# Each run of blanks is one space here.
+_NUMBER = r"'? ?(\d{1,9}) ?'?"
 _SPANS = (
-    re.compile(rf"(-?)\s*\bINTERVAL\s+{_NUMBER}\s*({_UNIT})S?\b", re.IGNORECASE),
-    re.compile(rf"(-?)\s*\btoInterval({_UNIT})\(\s*{_NUMBER}\s*\)", re.IGNORECASE),
+    re.compile(rf"(-?) ?\bINTERVAL {_NUMBER} ?({_UNIT})S?\b", re.IGNORECASE),
+    re.compile(rf"(-?) ?\btoInterval({_UNIT})\( ?{_NUMBER} ?\)", re.IGNORECASE),
 )
-_ADDING = re.compile(rf"\b(add|subtract)({_UNIT})s\s*\(", re.IGNORECASE)
-_LAST = re.compile(r".*,\s*(\d+)\s*", re.DOTALL)
-_KEEPS = re.compile(r"\b(TO\s+(DISK|VOLUME)|RECOMPRESS)\b", re.IGNORECASE)
-_CONDITION = re.compile(r"\b(WHERE|DELETE|GROUP\s+BY)\b.*", re.IGNORECASE | re.DOTALL)
+_ADDING = re.compile(rf"\b(add|subtract)({_UNIT})s ?\(", re.IGNORECASE)
+_LAST = re.compile(r".*, ?(\d{1,9}) ?")
+_KEEPS = re.compile(r"\b(TO (DISK|VOLUME)|RECOMPRESS)\b", re.IGNORECASE)
+_CONDITION = re.compile(r"\b(WHERE|DELETE|GROUP BY)\b.*", re.IGNORECASE)
 
 
 def shortest_life(ttl: str) -> int | None:
     """Seconds after which the first rows go, by the intervals in a TTL; None when it names none, or removes none."""
     try:
-        rules = split_list(ttl)
+        rules = split_list(" ".join(ttl[:LONGEST].split()))
     except ValueError:
         return None
     found = [_life(rule) for rule in rules if not _KEEPS.search(rule)]

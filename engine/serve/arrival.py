@@ -34,7 +34,8 @@ MOMENT = (
 SECONDS = "toDateTime64(0, 0, 'UTC') AND toDateTime64(4294967295, 0, 'UTC')"
 """What a `DateTime` holds."""
 ZONE = re.compile(r"'([^']*)'")
-ENUM_LABEL = re.compile(r"('(?:[^'\\]|\\.)*')\s*=\s*(-?\d+)")
+# Without its number a label is taken as well, so that no text is looked through once for each quote in it.
+ENUM_LABEL = re.compile(r"('(?:[^'\\]|\\(?:.|\Z))*+(?:'|\Z))(?:\s*+=\s*+(-?\d+))?+", re.DOTALL)
 MOST_DIGITS, SPARE_DIGITS = 76, 20
 FEWEST_DIGITS = 39
 """Digits of the shortest number that an `Int128` may not hold."""
@@ -186,7 +187,7 @@ def _plain(type: Type, exact: bool) -> Arrival | None:
 
 def _enum(text: str) -> Arrival:
     """Labels, or their numbers; what is null or absent would become a number that has none."""
-    labels = ENUM_LABEL.findall(text)
+    labels = [(label, number) for label, number in ENUM_LABEL.findall(text) if number]
     numbers = {n: label for label, n in labels}
     known = ", ".join([label for label, _ in labels] + [f"'{n}'" for _, n in labels])
     given, made = ", ".join(f"'{n}'" for n in numbers), ", ".join(numbers.values())

@@ -29,7 +29,7 @@ NUMBER = "_rk_n"
 """The stage's column for numbers of rows, which no datasource can have."""
 
 NOTHING: Mapping[str, Given] = {}
-_NAME = re.compile(r"'(?:[^'\\]|\\.|'')*'|`[^`]+`|\"[^\"]+\"|[A-Za-z_]\w*")
+_NAME = re.compile(r"'(?:[^'\\]|\\(?:.|\Z)|'')*+(?:'|\Z)|`[^`]+`|\"[^\"]+\"|[A-Za-z_]\w*", re.DOTALL)
 """A text, or what may be a name in an expression."""
 _TO_ZEROS = bytes(ord("0") if ord("0") <= i <= ord("9") else ord("x") for i in range(256))
 
@@ -60,7 +60,12 @@ def has_empty_number(source: Datasource, body: bytes) -> bool:
     if b'""' not in body:
         return False
     keys = [re.escape(c.path[0]) for c in source.columns if integer_bounds(parse_type(c.type).kind)]
-    return bool(keys) and re.search(f'"({"|".join(keys)})"\\s*:\\s*""'.encode(), body, re.IGNORECASE) is not None
+    return bool(keys) and empty_texts(keys).search(body) is not None
+
+
+def empty_texts(keys: list[str]) -> re.Pattern[bytes]:
+    """Where one of these keys, spelled for a pattern, has an empty text."""
+    return re.compile(f'"({"|".join(keys)})"\\s*:\\s*""'.encode(), re.IGNORECASE)
 
 
 def stage_of(source: Datasource, format: Input, exact: bool = False, given: Mapping[str, Given] = NOTHING) -> Stage:

@@ -12,7 +12,12 @@ from itertools import pairwise
 
 from engine.schema import Name
 
-_QUOTED = re.compile(r"'(?:[^'\\]|\\.|'')*'|`(?:[^`\\]|\\.|``)*`|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
+# Quotes that never close go to the end, so that no text is looked through once for each quote in it.
+_QUOTED = re.compile(
+    r"'(?:[^'\\]|\\(?:.|\Z)|'')*+(?:'|\Z)|`(?:[^`\\]|\\(?:.|\Z)|``)*+(?:`|\Z)|\"(?:[^\"\\]|\\(?:.|\Z))*+(?:\"|\Z)",
+    re.DOTALL,
+)
+_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _IDENTIFIER = r"(?:`(?:[^`\\]|\\.)*`|[A-Za-z_][A-Za-z0-9_]*)"
 _TARGET = re.compile(rf" TO ({_IDENTIFIER})\.({_IDENTIFIER})")
 _CONSTRAINT = re.compile(rf"CONSTRAINT ({_IDENTIFIER}) CHECK (.*)", re.DOTALL)
@@ -74,7 +79,7 @@ def unquote(identifier: str) -> str:
     """An identifier without the quotes and escapes that the engine gave it."""
     if not identifier.startswith("`"):
         return identifier
-    return re.sub(r"\\(.)", lambda m: _ESCAPES.get(m[1], m[1]), identifier[1:-1], flags=re.DOTALL)
+    return _ESCAPED.sub(lambda m: _ESCAPES.get(m[1], m[1]), identifier[1:-1])
 
 
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "b": "\b", "f": "\f"}

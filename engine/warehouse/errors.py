@@ -91,10 +91,11 @@ CODES: Mapping[int, Code] = {
 
 _PREFIX = re.compile(r"^(?:.*?Code: \d+\. )?(?:DB::Exception: )?(?:Code: \d+\. DB::Exception: )*", re.DOTALL)
 _NUMBER = re.compile(r"Code: (\d+)\. ")
+# Where the tail begins. What stands before it is stripped afterwards: a pattern that began with blanks would look at
+# each of them once for every other.
 _TAIL = re.compile(
-    r"[.:,]?\s*(?:In scope |\(in query: |Maybe you meant|[Ww]hile executing |Stack trace|\(version \d|Expected one of"
-    r"|\(for url |\([A-Z][A-Z0-9_]{3,}\)\s*(?:$|\(version \d)).*",
-    re.DOTALL,
+    r"In scope |\(in query: |Maybe you meant|[Ww]hile executing |Stack trace|\(version \d|Expected one of|\(for url "
+    r"|\([A-Z][A-Z0-9_]{3,}\)\s*+(?:\Z|\(version \d)"
 )
 _HTTP_STATUS = re.compile(r"^HTTP driver received HTTP status (\d+)")
 _LINE = re.compile(r"\(line (\d+), col (\d+)\)")
@@ -137,7 +138,9 @@ def engine_code(exc: BaseException) -> int | None:
 
 def sentence(text: str) -> str:
     """The engine's sentence alone: without codes, version, stack, query text and names it guesses."""
-    bare = _TAIL.sub("", _PREFIX.sub("", text, count=1), count=1).strip().rstrip(".:, ")
+    rest = _PREFIX.sub("", text, count=1)
+    tail = _TAIL.search(rest)
+    bare = (rest[: tail.start()] if tail else rest).strip().rstrip(".:, \n")
     return bare if len(bare) <= _LONGEST else bare[:_LONGEST] + "…"
 
 

@@ -19,7 +19,7 @@ _KEPT = 20 << 10
 
 _MARK = b"__exception__\r\n"
 # No document of ours has a line that begins so: strings in CSV are quoted, rows in JSON are objects.
-_BARE = re.compile(rb"(?:^|\n)Code: \d+\. DB::Exception: .*\(version [^\n]*\)\s*$", re.DOTALL)
+_BARE = re.compile(rb"(?:\A|\n)Code: \d{1,9}\. DB::Exception: ")
 _ENDS = {Format.JSON: b"}", Format.PARQUET: b"PAR1"}
 
 
@@ -42,14 +42,22 @@ class Tail:
         """The rest, when the document is whole. Raises the error that the server appended, or that it is cut."""
         if self._mark and self._mark in self._kept:
             raise self._reported(self._kept.partition(self._mark)[2])
-        bare = _BARE.search(self._kept)
-        if bare:
-            raise self._reported(bare[0])
+        if bare := self._bare():
+            raise self._reported(bare)
         end = _ENDS.get(self._format, b"")
         if not self._kept.rstrip().endswith(end):
             raise EngineError(errors.ENGINE_INTERNAL, "the result broke off before its end")
         if self._kept:
             yield self._kept
+
+    def _bare(self) -> bytes | None:
+        """A bare message that the document ends with: from `Code:` at the start of a line to the server's version."""
+        text = self._kept.rstrip()
+        version = text.rfind(b"(version ")
+        if version < 0 or not text.endswith(b")") or b"\n" in text[version:]:
+            return None
+        found = _BARE.search(text, 0, version)
+        return text[found.start() :] if found else None
 
     def _reported(self, text: bytes) -> EngineError:
         return translate(RuntimeError(text.decode(errors="replace").strip()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 
 from clickhouse_connect.datatypes.base import ClickHouseType
@@ -12,8 +11,6 @@ from clickhouse_connect.datatypes.registry import get_from_name
 from clickhouse_connect.datatypes.special import SimpleAggregateFunction
 from clickhouse_connect.datatypes.temporal import DateTime64
 from clickhouse_connect.driver.exceptions import ClickHouseError
-
-_BREAK = re.compile(r"(?<=\()\s*\n\s*|\s*\n\s*(?=\))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +32,12 @@ class Type:
 
 def on_one_line(text: str) -> str:
     """A type's name as the engine writes it, which may be on several lines, on one."""
-    return re.sub(r"\s*\n\s*", " ", _BREAK.sub("", text))
+    found: list[str] = []
+    for line in (part.strip() for part in text.split("\n")):
+        if found and line and not found[-1].endswith("(") and not line.startswith(")"):
+            found.append(" ")
+        found += [line] if line else []
+    return "".join(found)
 
 
 def parse_type(text: str) -> Type:

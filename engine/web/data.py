@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 
 import anyio.to_thread
@@ -30,7 +29,6 @@ SQL_FORMATS = {
     "parquet": "parquet",
 }
 INPUTS = {"ndjson": Input.NDJSON, "json": Input.NDJSON, "csv": Input.CSV, "parquet": Input.PARQUET}
-_FORMAT_CLAUSE = re.compile(r"\s+FORMAT\s+(\w+)\s*;?\s*$", re.IGNORECASE)
 MAX_PARAMETER_BODY = 1 << 20
 
 
@@ -65,14 +63,21 @@ async def sql(request: Request) -> Response:
     claims = access.authenticate(state.workspace, token_of(request))
     text, given = await sql_of(request, MAX_PARAMETER_BODY)
     timer.stage("auth")
-    clause = _FORMAT_CLAUSE.search(text)
-    suffix = SQL_FORMATS.get((clause.group(1) if clause else "json").lower())
+    plain, format = split_format(text)
+    suffix = SQL_FORMATS.get((format or "json").lower())
     if suffix is None:
         raise RookeryError(BAD_REQUEST, "unknown FORMAT", hint="JSON, CSVWithNames, JSONEachRow or Parquet")
-    plain = text[: clause.start()] if clause else text
     run = partial(state.queries.sql, claims, plain, given, FORMATS[suffix], timer, request.headers.get(EYES))
     answer = await anyio.to_thread.run_sync(run, limiter=state.limiter)
     return _respond(state, answer, suffix, timer)
+
+
+def split_format(text: str) -> tuple[str, str | None]:
+    """SQL without the FORMAT clause at its end, and that clause's format; None where there is no clause."""
+    words = text.rstrip().removesuffix(";").rsplit(None, 2)
+    if len(words) == 3 and words[1].upper() == "FORMAT" and words[2].isidentifier():
+        return words[0], words[2]
+    return text, None
 
 
 async def receipt(request: Request) -> Response:

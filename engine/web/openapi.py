@@ -11,6 +11,8 @@ from engine.compiler.params import ParameterSpec, coerce
 from engine.errors import RookeryError
 from engine.schema import Column
 
+_WRAPPED = re.compile(r"(Nullable|LowCardinality|Array)\((.*)\)", re.DOTALL)
+_INTEGER = re.compile(r"U?Int")
 ERROR = {"$ref": "#/components/schemas/Error"}
 
 
@@ -107,7 +109,7 @@ def _column(column: Column) -> dict[str, Any]:
 
 def _type(kind: str) -> dict[str, Any]:
     """JSON Schema of a ClickHouse type, as its JSON output has it."""
-    inner = re.fullmatch(r"(Nullable|LowCardinality|Array)\((.*)\)", kind)
+    inner = _WRAPPED.fullmatch(kind)
     if inner and inner.group(1) == "Array":
         return {"type": "array", "items": _type(inner.group(2))}
     if inner and inner.group(1) == "Nullable":
@@ -115,7 +117,7 @@ def _type(kind: str) -> dict[str, Any]:
         return {**found, "type": [found["type"], "null"]} if isinstance(found.get("type"), str) else found
     if inner:
         return _type(inner.group(2))
-    if re.match(r"U?Int", kind) or kind == "Integer":
+    if _INTEGER.match(kind) or kind == "Integer":
         return {"type": "integer"}
     if kind.startswith(("Float", "Decimal")):
         return {"type": "number"}

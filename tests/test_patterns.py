@@ -1,0 +1,334 @@
+"""Every pattern of the code base takes time in proportion to the text that it is given.
+
+Patterns are constants of their modules, and each is registered here with texts on which it is slowest, or with what
+bounds its texts. They are matched in a child process that may use so much time of a processor and no more: linear
+patterns use a small part of it, and one that is quadratic would need a thousand times as much.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import importlib
+import json
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LENGTH, SHORTER = 1_000_000, 50_000
+PROCESSOR_SECONDS = 45
+METHODS = ("search", "match", "fullmatch", "finditer", "findall", "sub", "split")
+
+Worst = tuple[str, str, str]
+"""A beginning, what is repeated, and an end."""
+
+UNITS = (
+    " ", "\n", ".", "a", "0", "_", "(", ")", "'", '"', "`", "\\'", '\\"', "\\`", "\\", "{", "[", "a ", "a.", "'a'", "''",
+    ",", ", 1 ", "ey-", "p.", "(A)", "(AAAA)", ": ", "-", "=", "a_1_", " TO ", "{ a ",
+)  # fmt: skip
+"""Tried on every pattern."""
+
+REGISTERED: dict[str, list[Worst]] = {
+    "engine/warehouse/clauses.py:_QUOTED": [("", "\\'", ""), ("'", "\\'", ""), ('"', '\\"', "\\"), ("`", "``", "")],
+    "engine/warehouse/clauses.py:_ESCAPED": [("", "\\", "")],
+    "engine/warehouse/clauses.py:_TARGET": [(" TO ", "a.", ""), (" TO `", "\\` TO ", "")],
+    "engine/warehouse/clauses.py:_CONSTRAINT": [("CONSTRAINT ", "a", " "), ("CONSTRAINT `", "\\`", "")],
+    "engine/warehouse/errors.py:_PREFIX": [("", "Code: 1", ""), ("", "Code: 1. DB::Exception: ", "")],
+    "engine/warehouse/errors.py:_NUMBER": [("", "Code: 1", ""), ("Code: ", "1", "")],
+    "engine/warehouse/errors.py:_TAIL": [("", " ", "x"), ("(AAAA)", " ", "x"), ("", "(AAAA)", "x"), ("(", "A", "")],
+    "engine/warehouse/errors.py:_HTTP_STATUS": [("HTTP driver received HTTP status ", "1", "x")],
+    "engine/warehouse/errors.py:_LINE": [("(line ", "1", ""), ("", "(line 1, col 1", "")],
+    "engine/warehouse/errors.py:_POSITION": [("", "failed at position ", ""), ("failed at position ", "1", "")],
+    "engine/warehouse/errors.py:_RESULT_BYTES": [("", "Limit for result exceeded, max ", "")],
+    "engine/warehouse/render.py:_SETTING": [("", "a", "-")],
+    "engine/warehouse/render.py:_NAME": [("", "a", "-")],
+    "engine/warehouse/render.py:_PLACEHOLDER": [("{", " ", ""), ("{", "a", " "), ("", "{ a ", ""), ("{a", " ", "")],
+    "engine/warehouse/tail.py:_BARE": [("", "\nCode: 1", ""), ("\nCode: ", "1", "")],
+    "engine/warehouse/repair.py:_PART": [],  # names of files
+    "engine/warehouse/repair.py:_LOG": [("deduplication_log_", "1", "x")],
+    "engine/tokens.py:RESOURCE": [("", "a", "-")],
+    "engine/observe.py:_IN_QUERY": [("", "token=", ""), ("", "token", ""), ("", "token=a&", "")],
+    "engine/observe.py:_DOTTED": [("", "ey-", ""), ("", "ey.", ""), ("p.", "a", ""), ("", "a.", "&")],
+    "engine/observe.py:_TOKEN_PART": [("", "ey-", "")],
+    "engine/web/requests.py:_FORM": [("", "a", "")],
+    "engine/web/openapi.py:_WRAPPED": [("Array(", ")", "x"), ("", "Array(", "")],
+    "engine/web/openapi.py:_INTEGER": [("", "UInt", "")],
+    "engine/serve/arrival.py:ZONE": [("", "'", "")],
+    "engine/serve/arrival.py:ENUM_LABEL": [("", "'a'", ""), ("'a'", " ", ""), ("", "'a' = 1", ""), ("'a'=", "1", "")],
+    "engine/serve/arrival.py:NULLABLE": [("UInt", "1", "x"), ("Float", "1", "x")],
+    "engine/serve/arrival.py:_NAMES": [("", "_rk_x1", ""), ("_rk_x", "1", "a")],
+    "engine/serve/records.py:_DELIMITER": [("", "a", "")],
+    "engine/serve/quarantine.py:_SPECIAL": [("", "a", "")],
+    "engine/serve/staging.py:_NAME": [("'", "\\'", ""), ("'", "''", ""), ("", "a", ""), ("`", "a", "")],
+    "engine/serve/search.py:_STOPPED_AT": [("while reading the value of key ", "a", "-")],
+    "engine/serve/search.py:_ASIDE": [("", ": (", ""), ("", ":", "")],
+    "engine/serve/search.py:_EMPTY_OBJECT": [("{", " ", ""), ("", "{ ", "")],
+    "engine/serve/lines.py:_ROW": [("(at row ", "1", ""), ("", "(at row 1", "")],
+    "engine/serve/lines.py:_ASIDE": [(".", " ", ""), ("", ". ", ""), (".", "\n", "(at")],
+    "engine/serve/elements.py:_OUTSIDE": [("", "a", "")],
+    "engine/serve/elements.py:_INSIDE": [("", "a", "")],
+    "engine/serve/elements.py:_ESCAPED": [("", "\\", ""), ("", "a", "")],
+    "engine/serve/bodies.py:_SOLID": [("", " ", "")],
+    "engine/settings.py:_WORKSPACE": [("", "a", "-")],
+    "engine/fanout/suspend.py:_PUSHING": [("while pushing to view ", "a.", "'"), ("", "while pushing to view a", "")],
+    "engine/fanout/suspend.py:_PUSHED": [],  # the last 2,000 characters of an error: see below
+    "engine/fanout/suspend.py:_TARGET": [("Target table '", "a.", ""), ("Target table '", "a", "'")],
+    "engine/project/check_datasource.py:_TENANT_TYPE": [("LowCardinality(", "String", "")],
+    "engine/project/check_datasource.py:_NO_KEY": [("Nullable", " ", ""), ("", "AggregateFunction ", "")],
+    "engine/project/check_datasource.py:_SET": [("", "set", "")],
+    "engine/project/lifetimes.py:_SPANS": [("-", " ", ""), ("", "INTERVAL ", ""), ("", "INTERVAL 1 ", "")],
+    "engine/project/lifetimes.py:_ADDING": [("addDays", " ", ""), ("", "addDays ", "")],
+    "engine/project/lifetimes.py:_LAST": [("", ",", ""), ("", ", 1 ", "x")],
+    "engine/project/lifetimes.py:_KEEPS": [("TO", " ", ""), ("", "TO ", "")],
+    "engine/project/lifetimes.py:_CONDITION": [("", "WHERE", ""), ("", "GROUP ", "")],
+    "engine/project/source.py:_FORBIDDEN": [("", "a", "")],
+    "engine/project/source.py:_SURROGATE": [("", "a", "")],
+    "engine/project/fields.py:_NAME": [("", "a", "-")],
+    "engine/project/fields.py:_COLUMN": [("", "a", "-")],
+    "engine/project/fields.py:_WHOLE": [("", "1", "x")],
+    "engine/project/fields.py:_NUMBER": [("", "1", "x")],
+    "engine/project/fields.py:_SIZE": [("", "1", "x")],
+    "engine/project/fields.py:_SETTING_NAME": [("", "a", "-")],
+    "engine/project/fields.py:_SETTING_VALUE": [("", "a", "-")],
+    "engine/project/fields.py:_INDEX_TYPE": [("a", " ", "x"), ("a(", "a", "")],
+    "engine/project/fields.py:_JSON_PATH": [("$", ".a", "["), ("$['", "a", ""), ("$", "['a']", "x")],
+    "engine/project/fields.py:_JSON_KEY": [("", ".a", ""), ("", "['a", ""), ("", "['", "")],
+    "engine/project/expressions.py:_QUOTED_NAME": [("`", "a", ""), ("", "`a", "")],
+    "engine/project/expressions.py:_TUPLE": [("tuple", " ", "")],
+    "engine/project/expressions.py:IDENTIFIER": [("", "a", "-")],
+    "engine/compiler/params.py:_INTEGER": [("", "1", "x")],
+    "engine/compiler/params.py:_CANONICAL_INTEGER": [("", "1", "x")],
+    "engine/compiler/params.py:_FLOAT": [("", "1", "x"), (".", "1", "x"), ("1.", "1", "x")],
+    "engine/compiler/params.py:_DECIMAL": [("", "1", "x"), ("1.", "1", "x")],
+    "engine/compiler/params.py:_DATE": [("", "1", "")],
+    "engine/compiler/params.py:_DATETIME": [("2026-01-01 10:00:00.", "1", "x")],
+    "engine/compiler/params.py:_UUID": [("", "a", "")],
+    "engine/compiler/params.py:_CANONICAL_UUID": [("", "a", "")],
+    "engine/compiler/params.py:_INTEGER_TYPE": [("", "UInt", "")],
+    "engine/compiler/params.py:_ARRAY_TYPE": [("Array(", ")", "x")],
+    "engine/compiler/params.py:_DECIMAL_TYPE": [("Decimal(", " ", ""), ("Decimal(1", " ", "")],
+    "engine/compiler/params.py:_DATETIME64_TYPE": [("DateTime64(", "1", "")],
+    "engine/compiler/functions.py:_AGGREGATE": [("a", " ", "!"), (" ", "a", "!"), ("a", " ", "("), ("a(", " ", "")],
+    "engine/compiler/functions.py:_STATE": [("", "AggregateFunctio", ""), ("", "Simple", "")],
+    "engine/compiler/verify.py:_QUOTED": [("'", "\\'", ""), ("", "\\'", "\\"), ('"', '""', ""), ("`", "\\`", "")],
+    "engine/compiler/verify.py:_PLAIN": [("", "a", "\0")],
+    "engine/compiler/walk.py:_DECLARATION": [("", "DEFAUL", ""), ("", "TTL", "")],
+    "engine/compiler/pipes.py:_STRINGS": [("'", "\\'", ""), ("", "\\'", ""), ("", "'", "")],
+    "engine/compiler/template_functions.py:_FUNCTION": [("", "a", "-")],
+    "engine/compiler/located.py:_UNKNOWN": [("", "identifier '", ""), ("identifier '", "a", "")],
+    "engine/compiler/located.py:_MEANT": [("", "Maybe you meant: ['", ""), ("Maybe you meant: ['", "a", "")],
+    "cli/access.py:_LIFE": [("", "1", "x")],
+}  # fmt: skip
+
+MADE_AT_RUN_TIME = {"engine/serve/staging.py", "engine/compiler/located.py"}
+"""Files that put a pattern together from what they are given; what they call is tried below."""
+
+
+def _calls(tree: ast.AST) -> Iterator[tuple[str, str, ast.Call]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            value = node.func.value
+            yield (value.id if isinstance(value, ast.Name) else ""), node.func.attr, node
+
+
+def _sources() -> dict[str, ast.Module]:
+    files = (f for part in ("engine", "cli") for f in sorted((ROOT / part).rglob("*.py")))
+    return {f.relative_to(ROOT).as_posix(): ast.parse(f.read_text(encoding="utf-8")) for f in files}
+
+
+def _constants(tree: ast.Module) -> Iterator[str]:
+    for statement in tree.body:
+        if isinstance(statement, ast.Assign | ast.AnnAssign) and statement.value is not None:
+            compiled = [c for name, method, c in _calls(statement.value) if (name, method) == ("re", "compile")]
+            target = statement.targets[0] if isinstance(statement, ast.Assign) else statement.target
+            if compiled and isinstance(target, ast.Name):
+                yield target.id
+
+
+def test_every_pattern_is_a_constant_and_registered() -> None:
+    found, elsewhere = set(), set()
+    for file, tree in _sources().items():
+        names = set(_constants(tree))
+        found |= {f"{file}:{name}" for name in names}
+        inner = [s for s in tree.body if not isinstance(s, ast.Assign | ast.AnnAssign)]
+        if any(name == "re" and m in (*METHODS, "compile", "subn") for s in inner for name, m, _ in _calls(s)):
+            elsewhere.add(file)
+        imported = [n for s in ast.walk(tree) if isinstance(s, ast.ImportFrom) and s.module == "re" for n in s.names]
+        assert not imported, f"{file}: import re as a whole"
+    assert found == set(REGISTERED), "a new pattern is registered with the texts on which it is slowest"
+    assert elsewhere == MADE_AT_RUN_TIME, "patterns are constants of their modules"
+
+
+def _methods() -> dict[str, set[str]]:
+    """How the constants are used, by name; a name that several files have has the methods of all."""
+    found: dict[str, set[str]] = {}
+    for tree in _sources().values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr in METHODS and isinstance(node.value, ast.Name):
+                found.setdefault(node.value.id, set()).add(node.attr)
+    return found
+
+
+def _child(jobs: list[tuple[str, Any]], seconds: int = PROCESSOR_SECONDS) -> subprocess.CompletedProcess[str]:
+    """Run jobs in a process that is ended when it has used so many seconds of a processor."""
+
+    def bounded() -> None:
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
+
+    return subprocess.run(
+        [sys.executable, "-c", "from tests.test_patterns import work; work()"],
+        input=json.dumps(jobs),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        preexec_fn=bounded,
+        check=False,
+    )
+
+
+def work() -> None:
+    """In the child: each job's name is printed before it is done, so that the last one tells what took too long."""
+    for kind, given in json.load(sys.stdin):
+        print(kind, json.dumps(given)[:200], flush=True)
+        if kind == "pattern":
+            _try_pattern(*given)
+        elif kind == "function":
+            _FUNCTIONS[given]()
+        else:
+            re.compile(given).search(" " * LENGTH)
+    print("done")
+
+
+def _try_pattern(place: str, methods: list[str]) -> None:
+    file, _, name = place.partition(":")
+    found = getattr(importlib.import_module(file.removesuffix(".py").replace("/", ".")), name)
+    worst = [(a, b, c, LENGTH) for a, b, c in REGISTERED[place]]
+    usual = [(a, b, "\0", SHORTER) for b in UNITS for a in {"", *(w[0] for w in worst)}] if worst else []
+    for pattern in found if isinstance(found, tuple) else (found,):
+        for begin, unit, end, length in (*worst, *usual):
+            text: Any = begin + unit * (length // len(unit)) + end
+            text = text.encode() if isinstance(pattern.pattern, bytes) else text
+            for method in methods:
+                if method == "sub":
+                    pattern.sub(b"" if isinstance(text, bytes) else "", text)
+                elif method == "finditer":
+                    for _ in pattern.finditer(text):
+                        pass
+                else:
+                    getattr(pattern, method)(text)
+
+
+def _sentence() -> None:
+    from engine.warehouse.errors import sentence, translate
+
+    for unit in (" ", ". ", "(AAAA) ", "Code: 1. ", "\n"):
+        sentence("Code: 395. DB::Exception: " + unit * (LENGTH // len(unit)) + "x")
+        translate(RuntimeError("Code: 395. DB::Exception: " + unit * (LENGTH // len(unit)) + "x"))
+
+
+def _format() -> None:
+    from engine.web.data import split_format
+
+    for unit in (" ", "\n", " FORMAT", " FORMAT JSON"):
+        split_format("SELECT 1" + unit * (LENGTH // len(unit)) + "x")
+
+
+def _views() -> None:
+    from engine.errors import ENGINE, RookeryError
+    from engine.fanout.suspend import failed_behind
+
+    for unit in (" ", ".", ". ", "a.", ": while pushing to view a.a", ": while pushing to view a.", "(version )"):
+        text = ": while pushing to view a.b" + unit * (LENGTH // len(unit))
+        failed_behind(RookeryError(ENGINE, text + "x"))
+        failed_behind(RookeryError(ENGINE, "Target table '" + unit * (LENGTH // len(unit))))
+
+
+def _tail() -> None:
+    from engine.errors import RookeryError
+    from engine.warehouse.port import Format
+    from engine.warehouse.tail import Tail
+
+    for unit in ("\nCode: 1. DB::Exception: (version ", "(version ", ")", "(version )"):
+        for _ in range(20):
+            tail = Tail(Format.CSV, None)
+            list(tail.push(b"\nCode: 1. DB::Exception: " + unit.encode() * (LENGTH // len(unit)) + b"x"))
+            with contextlib.suppress(RookeryError):
+                list(tail.finish())
+
+
+def _types() -> None:
+    from engine.warehouse.types import on_one_line
+
+    for unit in (" ", "\n", " \n", "(\n", "\n)"):
+        on_one_line("Tuple(" + unit * (LENGTH // len(unit)) + "x")
+
+
+def _log() -> None:
+    from engine.observe import redact
+
+    for unit in ("ey-", "ey-.", "p.", "a.p.", "token=", "-p."):
+        redact(unit * (LENGTH // len(unit)))
+
+
+def _lifetimes() -> None:
+    from engine.project.lifetimes import shortest_life
+
+    for unit in (" ", "addDays(", "- ", "INTERVAL ", "INTERVAL 1 "):
+        shortest_life("a + " + unit * (LENGTH // len(unit)) + "x")
+    assert shortest_life("at + INTERVAL " + "9" * 5000 + " DAY") is None
+    assert shortest_life("at  +\n INTERVAL  30   DAY") == 30 * 86400
+
+
+def _at_run_time() -> None:
+    from engine.compiler.located import _where
+    from engine.serve.staging import empty_texts
+
+    _where("a " * (LENGTH // 4) + "b", "a " * (LENGTH // 2))
+    _where("a " * 99 + "b", "a " * (LENGTH // 2))
+    for unit in ('"a" ', '"a"  :  ', " ", '"', '"a"'):
+        empty_texts(["a", "aa"]).search(('"a"' + unit * (LENGTH // len(unit))).encode())
+
+
+_FUNCTIONS = {
+    f.__name__: f for f in (_sentence, _format, _views, _tail, _types, _log, _lifetimes, _at_run_time)
+}  # fmt: skip
+
+
+def test_every_pattern_is_linear() -> None:
+    used = _methods()
+    jobs: list[tuple[str, Any]] = [
+        ("pattern", (place, sorted(used.get(place.rpartition(":")[2], {"search"})))) for place in REGISTERED
+    ]
+    done = _child([*jobs, *(("function", name) for name in _FUNCTIONS)])
+    assert done.stdout.endswith("done\n"), f"{done.stdout.splitlines()[-1]}\n{done.stderr[-2000:]}"
+
+
+def test_a_quadratic_pattern_is_found() -> None:
+    done = _child([("text", r"\s+FORMAT\s+(\w+)\s*;?\s*$")], seconds=1)
+    assert not done.stdout.endswith("done\n") and done.stdout.startswith("text"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a p.eyJ1IjoibWFpbiJ9.abc-DEF_12 b", "a [token] b"),
+        ("Bearer eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjF9.c2lnbmF0dXJl", "Bearer [token]"),
+        ("x-eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjF9.c2ln", "x-[token]"),
+        ("/v0/pipes/a.json?token=abc&x=1", "/v0/pipes/a.json?[token]&x=1"),
+        ("they.example.com has key.json and 1.5", "they.example.com has key.json and 1.5"),
+        ("a.token=abc b", "a.[token] b"),
+        ("main.events failed", "main.events failed"),
+        ("in db.p.eyJ1IjoibWFpbiJ9.sig", "in db.[token]"),
+    ],
+)
+def test_tokens_are_blotted_out(text: str, shown: str) -> None:
+    from engine.observe import redact
+
+    assert redact(text) == shown
