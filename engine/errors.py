@@ -145,6 +145,9 @@ TENANT_KEY = Code("RK2010", 400, "tenant selected by an unprotected parameter")
 TARGET_COLUMNS = Code("RK2011", 400, "query output does not fit the target")
 IDENTIFIER = Code("RK2012", 400, "identifier not in the datasource")
 TENANT_MIX = Code("RK2013", 400, "per-tenant pipe could mix tenants")
+UNDECLARED_SHARE = Code("RK2014", 400, "tenants' rows without their tenant")
+ONE_TENANT_FOR_ALL = Code("RK2016", 400, "endpoint gives one tenant's rows to others")
+POOLED_ONLY = Code("RK2017", 400, "pipe sees the rows of pooled tenants only")
 
 # --- RK3xxx: plan, push, tenants ---------------------------------------------------------------------------------
 DESTRUCTIVE = Code("RK3001", 409, "change needs permission by name")

@@ -16,7 +16,8 @@ from engine.compiler.located import located
 from engine.compiler.params import ParameterSpec
 from engine.compiler.pipes import VARIANTS, CompiledPipe, compile_pipe
 from engine.compiler.scope import Relation, Scope
-from engine.compiler.state import Analyser, State, datasources_of, scratch_database, scratch_table
+from engine.compiler.sharing import warn_of_one_tenants_rows
+from engine.compiler.state import Analyser, State, Undeclared, datasources_of, scratch_database, scratch_table
 from engine.compiler.targets import fit_target
 from engine.compiler.template import Binder, Template
 from engine.errors import (
@@ -41,6 +42,8 @@ class Build:
     composer: Composer
     warnings: tuple[RookeryError, ...] = ()
     outputs: Mapping[str, tuple[Column, ...]] = field(default_factory=dict)
+    undeclared: tuple[Undeclared, ...] = ()
+    """Pipes that were deployed before what they do had to be declared."""
 
     @property
     def endpoints(self) -> dict[str, CompiledPipe]:
@@ -62,13 +65,20 @@ class Build:
 
 
 def build(
-    project: Project, workspace: str, verifier: Verifier, analyser: Analyser, *, told: frozenset[str] = frozenset()
+    project: Project,
+    workspace: str,
+    verifier: Verifier,
+    analyser: Analyser,
+    *,
+    told: frozenset[str] = frozenset(),
+    tolerated: frozenset[str] | None = frozenset(),
 ) -> Build:
     """Compile a project. Raises `Problems` with everything that is wrong.
 
-    `told` are resources whose problems have been told already: they and what stands on them are passed over.
+    `told` are resources whose problems have been reported already: they and what stands on them are passed over.
+    `tolerated` are pipes that may share tenants' rows undeclared, because they are deployed like this; None for all.
     """
-    state = State(project, workspace, analyser, Composer(verifier), failed=set(told))
+    state = State(project, workspace, analyser, Composer(verifier), failed=set(told), tolerated=tolerated)
     for compile_pass in (_relations, _definitions, _pipes, _order, _analyse):
         compile_pass(state)
     state.problems.raise_if_any()
@@ -82,6 +92,7 @@ def build(
         state.composer,
         tuple(state.warnings),
         dict(state.outputs),
+        tuple(state.undeclared),
     )
 
 
@@ -169,6 +180,8 @@ def _analyse(state: State) -> None:
             state.outputs[name] = _outputs(state, pipe)
             if pipe.target:
                 fit_target(state, pipe, pipe.target)
+            elif pipe.kind == "endpoint":
+                warn_of_one_tenants_rows(state, pipe)
             _narrow_identifiers(state, pipe)
             _guard_tenant_keys(state, pipe)
         except RookeryError as exc:

@@ -46,7 +46,7 @@ def check_lineage(tree: Node, tenant: str, bearing: frozenset[str], names: froze
     `names` are the columns and aliases of what it reads: a qualifier of that name could mean a part of them.
     Raises RK2013 where it could mix the rows of two tenants.
     """
-    lineage = _Lineage(tenant, names | named(tree))
+    lineage = Lineage(tenant, names | named(tree))
     lineage.local_names(tree)
     return lineage.union(tree, bearing)
 
@@ -54,18 +54,20 @@ def check_lineage(tree: Node, tenant: str, bearing: frozenset[str], names: froze
 def named(tree: Node) -> frozenset[str]:
     """Every name that a query gives to a value: aliases, lists of column names, and elements that it reaches into."""
     found: set[str] = set()
-    for node in _walk(tree, into=_INSIDE):
+    for node in walked(tree, into=_INSIDE):
         if node.get("type") not in ("TableIdentifier", "Subquery"):
             found |= {node["alias"]} if "alias" in node else set()
         for key in ("column_aliases", "aliases"):
-            found |= {str(n.get("name")) for n in _items(node.get(key))}
-        if node.get("type") == "Identifier" and len(_parts(node)) > 1:
-            found.add(_parts(node)[-1])
+            found |= {str(n.get("name")) for n in items(node.get(key))}
+        if node.get("type") == "Identifier" and len(parts_of(node)) > 1:
+            found.add(parts_of(node)[-1])
     return frozenset(found)
 
 
 @dataclass(frozen=True, slots=True)
-class _Lineage:
+class Lineage:
+    """The proof for one tenant column; `names` are names of values, which no qualifier may share."""
+
     tenant: str
     names: frozenset[str] = field(default_factory=frozenset)
 
@@ -94,13 +96,13 @@ class _Lineage:
     def _begins_with_tenant(self, node: Node) -> bool:
         if node.get("type") != "SelectQuery":
             return all(self._begins_with_tenant(s) for s in node["list_of_selects"]["children"])
-        first = _items(node.get("select"))[0]
-        return first.get("type") == "Identifier" and _parts(first)[-1] == self.tenant
+        first = items(node.get("select"))[0]
+        return first.get("type") == "Identifier" and parts_of(first)[-1] == self.tenant
 
     def local_names(self, tree: Node) -> None:
         """The engine resolves a WITH query where it is used, so a name must mean one query in the whole text."""
-        walked = _walk(tree, into=_INSIDE)
-        counted = Counter(n["name"] for n in walked if n.get("type") == "WithElement")
+        found = walked(tree, into=_INSIDE)
+        counted = Counter(n["name"] for n in found if n.get("type") == "WithElement")
         for name, count in counted.items():
             if count > 1:
                 self._refuse(f"two WITH queries named `{name}`", "give each a name of its own")
@@ -108,7 +110,7 @@ class _Lineage:
     def _select(self, node: Node, bearing: frozenset[str]) -> bool:
         readable = self._with(node, bearing)
         sources = list(self._sources(node, readable))
-        own = list(_walk(node))
+        own = list(walked(node))
         self._no_tenant_subqueries(own, readable)
         if not any(s.bearing for s in sources):
             return False
@@ -123,7 +125,7 @@ class _Lineage:
 
     def _with(self, node: Node, bearing: frozenset[str]) -> frozenset[str]:
         names = set(bearing)
-        for item in _items(node.get("with")):
+        for item in items(node.get("with")):
             if item.get("type") != "WithElement":
                 continue
             content = item["subquery"]["children"][0]
@@ -137,7 +139,7 @@ class _Lineage:
         return frozenset(names)
 
     def _sources(self, node: Node, bearing: frozenset[str]) -> Iterator[_Source]:
-        for element in _items(node.get("tables")):
+        for element in items(node.get("tables")):
             table = element.get("table_expression")
             if table is None:
                 continue
@@ -160,14 +162,14 @@ class _Lineage:
             if inner.get("type") == "Subquery" and self.union(inner["children"][0], bearing):
                 self._refuse("a subquery over tenants' rows in an expression", "join it on the tenant column")
             if inner.get("type") == "Function" and str(inner.get("name", "")).lower() in MEMBERSHIP:
-                right = _items(inner.get("arguments"))[-1]
+                right = items(inner.get("arguments"))[-1]
                 if right.get("type") == "Identifier" and right.get("name") in bearing:
                     self._refuse(f"IN {right['name']}, which holds tenants' rows", "join it on the tenant column")
 
     # --- one SELECT over tenants' rows ---
 
     def _aliases(self, own: list[Node], node: Node) -> None:
-        plain = [i for i in _items(node.get("select")) if i.get("type") == "Identifier"]
+        plain = [i for i in items(node.get("select")) if i.get("type") == "Identifier"]
         for inner in own:
             if inner.get("alias") == self.tenant and all(inner is not p for p in plain):
                 self._refuse(f"another value under the name `{self.tenant}`", "pass the column on as it is")
@@ -185,17 +187,17 @@ class _Lineage:
                 self._refuse(f"a join of the kind {what}", "use LEFT JOIN or INNER JOIN with ON or USING")
             if any(s.name == source.name for s in sources[:n]):
                 self._refuse(f"two tables named `{source.name}`", "give each an alias of its own")
-            merged = all(_items((s.join or {}).get("using_expression_list")) and s.bearing for s in sources[1:n])
-            if source.bearing and not self._within_tenant(join, first.name, source.name, merged):
+            merged = all(items((s.join or {}).get("using_expression_list")) and s.bearing for s in sources[1:n])
+            if source.bearing and not self.within_tenant(join, first.name, source.name, merged):
                 on = f"{first.name}.{self.tenant} = {source.name}.{self.tenant}"
                 self._refuse("a join of tenants' rows", f"join USING ({self.tenant}, …), or ON {on}")
 
-    def _within_tenant(self, join: Node, left: str, right: str, merged: bool) -> bool:
+    def within_tenant(self, join: Node, left: str, right: str, merged: bool) -> bool:
         """Whether rows only meet rows of their own tenant. The last column of ASOF … USING is not for equality.
 
         `merged` says whether all tables so far have one tenant column, so that USING can mean no other.
         """
-        using = _items(join.get("using_expression_list"))
+        using = items(join.get("using_expression_list"))
         if using:
             plain = merged and join.get("strictness") != "ASOF" and all(set(i) <= {"type", "name"} for i in using)
             return plain and self.tenant in [i.get("name") for i in using]
@@ -205,12 +207,12 @@ class _Lineage:
         """Whether an AND of conditions holds `left.tenant = right.tenant`."""
         if condition is None or condition.get("type") != "Function":
             return False
-        arguments = _items(condition.get("arguments"))
+        arguments = items(condition.get("arguments"))
         if condition["name"] == "and":
             return any(self._equates(a, tables) for a in arguments)
         if condition["name"] != "equals" or any(a.get("type") != "Identifier" for a in arguments):
             return False
-        named = [_parts(a) for a in arguments]
+        named = [parts_of(a) for a in arguments]
         return all(len(p) == 2 and p[1] == self.tenant for p in named) and {p[0] for p in named} == tables
 
     def _across_rows(self, node: Node, own: list[Node], tenants: set[tuple[str, ...]]) -> None:
@@ -221,11 +223,11 @@ class _Lineage:
             self._refuse("WITH FILL", "it would fill gaps between tenants")
         if "limit_length" in node or "limit_offset" in node:
             self._refuse("LIMIT over several tenants", f"use LIMIT n BY {self.tenant}")
-        limited = _items(node.get("limit_by"))
+        limited = items(node.get("limit_by"))
         if limited and not _any_of(limited, tenants):
             self._refuse("LIMIT BY over several tenants", f"add `{self.tenant}` to LIMIT BY")
         aggregates = [self._function(inner, node, tenants) for inner in own]
-        grouped = _items(node.get("group_by"))
+        grouped = items(node.get("group_by"))
         if (any(aggregates) or grouped) and not node.get("group_by_all") and not _any_of(grouped, tenants):
             self._refuse("an aggregate over several tenants", f"add `{self.tenant}` to GROUP BY")
 
@@ -240,27 +242,27 @@ class _Lineage:
             self._refuse("untuple, which names columns itself", "write the elements out, as in `t.a AS a`")
         if inner.get("is_window_function"):
             window = inner.get("window_definition") or self._window(select, inner.get("window_name"))
-            if not _any_of(_items((window or {}).get("partition_by")), tenants):
+            if not _any_of(items((window or {}).get("partition_by")), tenants):
                 self._refuse("a window over several tenants", f"add PARTITION BY {self.tenant}")
             return False
         return is_aggregate(name)
 
     @staticmethod
     def _window(select: Node, name: object) -> Node | None:
-        windows = _items(select.get("window"))
+        windows = items(select.get("window"))
         return next((w["definition"] for w in windows if w.get("name") == name), None)
 
     def _output(self, node: Node, sources: list[_Source], tenants: set[tuple[str, ...]]) -> None:
         passed = False
-        for item in _items(node.get("select")):
+        for item in items(node.get("select")):
             kind = item.get("type", "")
             if kind in ("Asterisk", "QualifiedAsterisk"):
                 self._star(item, sources)
                 passed = True
             elif kind.endswith("Matcher"):
                 self._refuse("COLUMNS(…)", f"list the columns, `{self.tenant}` among them")
-            elif kind == "Identifier" and item.get("alias", _parts(item)[-1]) == self.tenant:
-                if _parts(item) not in tenants:
+            elif kind == "Identifier" and item.get("alias", parts_of(item)[-1]) == self.tenant:
+                if parts_of(item) not in tenants:
                     self._refuse(
                         f"another value under the name `{self.tenant}`",
                         f"pass on the column of the first table, which is `{sources[0].name}`",
@@ -270,14 +272,14 @@ class _Lineage:
             self._refuse(f"rows without `{self.tenant}`", f"add `{self.tenant}` to every SELECT, as it is")
 
     def _star(self, item: Node, sources: list[_Source]) -> None:
-        for transformer in _items(item.get("transformers")):
-            names = [c.get("name") for c in _items(transformer)]
+        for transformer in items(item.get("transformers")):
+            names = [c.get("name") for c in items(transformer)]
             if transformer["type"] != "ColumnsExceptTransformer" or "pattern" in transformer or self.tenant in names:
                 self._refuse("a changed `*`", f"list the columns, `{self.tenant}` among them")
         if "qualifier" not in item:
             if len(sources) > 1:
                 self._refuse("`*` of several tables", f"list the columns, `{self.tenant}` among them")
-        elif _parts(item["qualifier"]) != (sources[0].name,) or sources[0].name in self.names:
+        elif parts_of(item["qualifier"]) != (sources[0].name,) or sources[0].name in self.names:
             self._refuse(
                 f"`{item['qualifier'].get('name')}.*`", "list the columns; only the first table can be passed whole"
             )
@@ -286,15 +288,16 @@ class _Lineage:
         raise RookeryError(TENANT_MIX, f"the pipe could mix tenants: {what}", hint=hint)
 
 
-def _parts(node: Node) -> tuple[str, ...]:
+def parts_of(node: Node) -> tuple[str, ...]:
+    """An identifier, split at its dots."""
     return tuple(node.get("name_parts") or [node.get("name", "")])
 
 
 def _any_of(nodes: list[Node], tenants: set[tuple[str, ...]]) -> bool:
-    return any(n.get("type") == "Identifier" and _parts(n) in tenants for n in nodes)
+    return any(n.get("type") == "Identifier" and parts_of(n) in tenants for n in nodes)
 
 
-def _items(node: Any) -> list[Node]:
+def items(node: Any) -> list[Node]:
     """The members of a list node; an absent one has none."""
     if node is None:
         return []
@@ -304,13 +307,13 @@ def _items(node: Any) -> list[Node]:
         if isinstance(child, str):
             found.append({"type": "Identifier", "name": child})
         elif child.get("type") == "ExpressionList":
-            found.extend(_items(child))
+            found.extend(items(child))
         else:
             found.append(child)
     return found
 
 
-def _walk(root: Node, into: frozenset[str] = frozenset()) -> Iterator[Node]:
+def walked(root: Node, into: frozenset[str] = frozenset()) -> Iterator[Node]:
     """Every node below one, that one included, but not what is inside of subqueries, which are judged on their own.
 
     A subquery that stands as a table is no part of the SELECT's expressions and is left out with all that is in it.

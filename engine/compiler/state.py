@@ -9,6 +9,7 @@ from typing import Protocol
 from engine.compiler import storage
 from engine.compiler.compose import Composer
 from engine.compiler.definitions import Definer
+from engine.compiler.origin import Origin
 from engine.compiler.params import Value
 from engine.compiler.pipes import CompiledPipe
 from engine.compiler.scope import Relation
@@ -30,6 +31,15 @@ class Analyser(Definer, Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Undeclared:
+    """A pipe that shares tenants' rows without saying so, and was deployed before that was refused."""
+
+    pipe: str
+    target: str
+    problem: RookeryError
+
+
 @dataclass(slots=True)
 class State:
     """A build in the making. `failed` are resources whose problems have been told, or that stand on such."""
@@ -46,6 +56,11 @@ class State:
     pipes: dict[str, CompiledPipe] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
     outputs: dict[str, tuple[Column, ...]] = field(default_factory=dict)
+    origins: dict[str, Origin] = field(default_factory=dict)
+    """Whose rows pipes bring into datasources without a tenant column."""
+    tolerated: frozenset[str] | None = frozenset()
+    """Pipes that may share tenants' rows undeclared, since they are deployed like this; None for all pipes."""
+    undeclared: list[Undeclared] = field(default_factory=list)
 
 
 def scratch_table(state: State, name: str) -> Table:

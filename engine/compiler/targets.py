@@ -8,6 +8,7 @@ from dataclasses import replace
 from engine.compiler import storage
 from engine.compiler.lineage import check_lineage, named
 from engine.compiler.pipes import CompiledPipe, MaterializedTarget
+from engine.compiler.sharing import judge_target
 from engine.compiler.state import State, datasources_of
 from engine.errors import (
     TARGET_COLUMNS,
@@ -47,6 +48,7 @@ def fit_target(state: State, pipe: CompiledPipe, target: MaterializedTarget) -> 
             hint="give the output the target's column names with AS, or change the target's columns",
             place=pipe.place,
         )
+    judge_target(state, pipe, target, source)
     state.datasources[target.name] = source
     state.relations[target.name] = storage.relation(
         source, target_of_tenants=target.per_tenant, drop_tenant=target.drop_tenant_column

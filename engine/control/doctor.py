@@ -33,6 +33,8 @@ AT_ANY_TIME: dict[str, Check] = {
     "stray": symptoms.strays,
     "suspended-view": symptoms.suspended_views,
     "quarantine": symptoms.quarantined,
+    "undeclared-share": symptoms.undeclared_shares,
+    "pooled-only": symptoms.pooled_only,
 }
 AT_REST: dict[str, Check] = {
     "orphan": symptoms.orphans,

@@ -67,7 +67,8 @@ def propose(
             Project(
                 {n: d for n, d in project.datasources.items() if n in kept},
                 {**{n: p for n, p in project.pipes.items() if n in kept}, pipe_name: trial},
-            )
+            ),
+            tolerated=None,
         )
     engine, tenant, reason = _engine(workspace, build, pipe_name, per_tenant)
     columns = tuple(Column(name=c.name, type=c.type) for c in build.outputs[pipe_name])

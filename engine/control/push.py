@@ -110,7 +110,10 @@ def push(
         sources = merge(snapshot, given, options)
         project = parse_sources(sources)
         known = sources == snapshot.sources
-        compiled = examined(project, lambda told: snapshot.build if known else workspace.compile(project, told))
+        tolerated = _deployed_undeclared(snapshot, sources)
+        compiled = examined(
+            project, lambda told: snapshot.build if known else workspace.compile(project, told, tolerated)
+        )
         for tenant in snapshot.tenants:
             check_id(compiled, tenant)
         changes = _changes(snapshot, sources, compiled)
@@ -154,6 +157,16 @@ def push(
         return replace(
             result, applied=True, delivered=delivered, warnings=(*warnings, own) if own is not None else warnings
         )
+
+
+def _deployed_undeclared(snapshot: Snapshot, sources: Mapping[str, Source]) -> frozenset[str]:
+    """Deployed pipes that share tenants' rows undeclared, and that the push does not touch."""
+
+    def unchanged(name: str) -> bool:
+        before, after = snapshot.sources.get(name), sources.get(name)
+        return (before and before.text) == (after and after.text)
+
+    return frozenset(u.pipe for u in snapshot.build.undeclared if unchanged(u.pipe) and unchanged(u.target))
 
 
 def _try_out(workspace: Workspace, plan: Plan) -> None:

@@ -136,7 +136,7 @@ def remove(workspace: Workspace, kind: str, name: str, *, force: bool = False, d
 
 def _take_out(workspace: Workspace, snapshot: Snapshot, gone: list[str]) -> None:
     sources: dict[str, Source] = {n: s for n, s in snapshot.sources.items() if n not in gone}
-    compiled = workspace.compile(parse_sources(sources))
+    compiled = workspace.compile(parse_sources(sources), tolerated=None)
     _forget_tokens(workspace, snapshot, gone)
     workspace.registry.remove("resource", [n for n in gone if n in snapshot.sources])
     plan = plan_for(workspace, snapshot, compiled, prune=True)

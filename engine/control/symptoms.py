@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from engine.compiler import storage
 from engine.control.findings import Finding, Patient, notable, unwell
+from engine.errors import POOLED_ONLY
 from engine.fanout.log import Log
 from engine.fanout.router import router_of
 from engine.fanout.suspend import suspended
@@ -173,6 +174,22 @@ def suspended_views(patient: Patient) -> Iterator[Finding]:
         what = f"goes on without tenant {without} since" if without else "was taken down at"
         why = f"it {what} {view['since']}: {view['error']}"
         yield unwell("suspended-view", view["view"], why, "mend the cause, then: rookery fanout repair")
+
+
+def undeclared_shares(patient: Patient) -> Iterator[Finding]:
+    """Pipes that share tenants' rows without saying so, deployed before that was refused."""
+    for undeclared in patient.snapshot.build.undeclared:
+        problem = undeclared.problem
+        yield unwell("undeclared-share", undeclared.target, f"{problem.code.id}: {problem.message}", problem.hint)
+
+
+def pooled_only(patient: Patient) -> Iterator[Finding]:
+    """Ordinary pipes over per-tenant targets, where some tenants' rows are in nests."""
+    own = sorted(t.id for t in patient.snapshot.tenants.values() if t.placement == "tables")
+    for warning in patient.snapshot.build.warnings if own else ():
+        if warning.code is POOLED_ONLY:
+            why = f"{warning.message}; tenants with tables: {len(own)}"
+            yield unwell("pooled-only", patient.workspace.name, why, warning.hint)
 
 
 def quarantined(patient: Patient) -> Iterator[Finding]:

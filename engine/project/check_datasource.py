@@ -81,6 +81,10 @@ def check_datasource(datasource: Datasource) -> Iterator[RookeryError]:
     yield from _engine_columns(datasource)
     yield from _sorting_key(datasource)
     yield from _indexes(datasource)
+    if datasource.tenant and datasource.shared.all:
+        message = "a datasource with a tenant column cannot be `shared`: each tenant reads its own rows"
+        hint = "remove `shared`, or remove `tenant` and let a pipe fill it"
+        yield RookeryError(BAD_VALUE, message, hint=hint, place=datasource.place_of("shared"))
     if datasource.tenant:
         yield from _tenant(datasource, datasource.tenant)
         if datasource.is_landing:

@@ -120,6 +120,16 @@ class Tenant(Written):
         return short_form(value, "column")
 
 
+class Shared(Written):
+    """Who may read what a pipe made of many tenants' rows."""
+
+    all: Flag = Field(default=False, description="Whether every tenant may read all of it.")
+
+    @classmethod
+    def long_form(cls, value: Any) -> Any:
+        return short_form(value, "all")
+
+
 class DatasourceToken(Written):
     """A static token for a datasource, made when the file is pushed."""
 
@@ -142,6 +152,9 @@ class Datasource(Declared):
     engine: Engine = Field(default=Engine(), description="Storage: the engine's name or a mapping.")
     indexes: tuple[Index, ...] = Field(default=(), description="Data skipping indexes.")
     tenant: Tenant | None = Field(default=None, description="Whose the rows are: the tenant column or a mapping.")
+    shared: Shared = Field(
+        default=Shared(), description="Whether tenants share what pipes make of their rows here: true or a mapping."
+    )
     tokens: tuple[DatasourceToken, ...] = Field(default=(), description="Static tokens for this datasource.")
     final: Flag = Field(default=False, description="Whether readers see rows merged (FINAL).")
 

@@ -33,6 +33,7 @@ nodes:
 materialize: {target: usage_daily, per_tenant: true}
 """
 KINDS = """
+shared: true
 columns:
   - {name: event, type: LowCardinality(String)}
   - {name: events, type: UInt64}

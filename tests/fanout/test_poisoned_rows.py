@@ -33,6 +33,14 @@ nodes:
   - {name: it, sql: "SELECT tenant_id, sum(intDiv(100, %s)) AS share, count() AS events FROM events GROUP BY tenant_id"}
 materialize: {target: %s, per_tenant: %s, engine: {type: SummingMergeTree, sorting_key: [tenant_id]}}
 """
+EVERYBODYS = """\
+shared: true
+columns:
+  - {name: tenant_id, type: UInt32}
+  - {name: share, type: Int64}
+  - {name: events, type: UInt64}
+engine: {type: SummingMergeTree, sorting_key: [tenant_id]}
+"""
 TOTALS = """\
 nodes:
   - {name: it, sql: "SELECT tenant_id, count() AS events FROM events GROUP BY tenant_id"}
@@ -47,6 +55,7 @@ def _files(fanout: str, divisor: str = "n") -> dict[str, str]:
         "datasources/events.yaml": EVENTS % fanout,
         "pipes/pooled_shares.yaml": SHARES % (divisor, "pooled", "true"),
         "pipes/all_shares.yaml": SHARES % (divisor, "everybodys", "false"),
+        "datasources/everybodys.yaml": EVERYBODYS,
         "pipes/totals_pipe.yaml": TOTALS,
     }
 

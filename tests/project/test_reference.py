@@ -28,6 +28,7 @@ SECTIONS: dict[type[Written], str] = {
     model.Engine: "### `engine`",
     model.Index: "### `indexes`",
     model.Tenant: "### `tenant`",
+    model.Shared: "### `shared`",
     model.DatasourceToken: "### `tokens`",
     model.PipeToken: "### `tokens`",
     model.Pipe: "## Pipe",

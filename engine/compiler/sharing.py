@@ -1,0 +1,169 @@
+"""What pipes make of tenants' rows is tenants' rows: where it goes must say whose it is, or that all may read it.
+
+A target without a tenant column is not filtered for its readers. So a pipe may bring rows there only if they are no
+tenant's, if they are one tenant's (then its scopes keep it), or if the target's file declares them shared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from engine.compiler.compose import Texts
+from engine.compiler.lineage import named
+from engine.compiler.origin import MIXED, PUBLIC, Origin, merged, origin_of
+from engine.compiler.pipes import CompiledPipe, MaterializedTarget
+from engine.compiler.scope import Relation
+from engine.compiler.state import State, Undeclared, datasources_of
+from engine.errors import ONE_TENANT_FOR_ALL, POOLED_ONLY, UNDECLARED_SHARE, Place, RookeryError
+from engine.project.model import Datasource
+
+
+def origin_of_datasource(state: State, name: str) -> Origin:
+    """Whose rows a datasource holds."""
+    relation = state.relations[name]
+    if relation.tenant is not None:
+        return Origin("carried", column=relation.tenant, type=relation.tenant_type)
+    return state.origins.get(name, PUBLIC)
+
+
+def judge_target(state: State, pipe: CompiledPipe, target: MaterializedTarget, source: Datasource) -> None:
+    """Hold whose rows a pipe brings against what its target declares. Raises RK2014.
+
+    Files that are deployed with this already go on; what is wrong with them is noted in the state.
+    """
+    _warn_of_pooled_only(state, pipe, target)
+    if source.tenant_column is not None:
+        foreign = sorted(n for n in datasources_of(state, pipe.name, set()) if _unlabeled(state, n))
+        if foreign:
+            _report(state, pipe, target, _mislabeled(pipe, target, foreign))
+        return
+    if source.shared.all:
+        state.origins[target.name] = PUBLIC
+        return
+    origin = _origin_of_pipe(state, pipe)
+    before = state.origins.get(target.name, PUBLIC)
+    together = state.origins[target.name] = merged([before, origin])
+    if together == MIXED and not (before == MIXED and origin.kind in ("public", "pinned")):
+        _report(state, pipe, target, _undeclared(state, pipe, target))
+
+
+def warn_of_one_tenants_rows(state: State, pipe: CompiledPipe) -> None:
+    """Warn of an endpoint that puts one tenant's rows beside those of whoever calls it, or of another one."""
+    origins = {n: origin_of_datasource(state, n) for n in datasources_of(state, pipe.name, set())}
+    pinned = sorted(n for n, o in origins.items() if o.kind == "pinned")
+    tenants = {origins[n].tenant for n in pinned}
+    if not pinned or (len(tenants) == 1 and all(o.kind != "carried" for o in origins.values())):
+        return
+    state.warnings.append(
+        RookeryError(
+            ONE_TENANT_FOR_ALL,
+            f"endpoint `{pipe.name}` reads `{pinned[0]}`, which holds the rows of tenant "
+            f"{origins[pinned[0]].tenant} alone, beside other tenants' rows",
+            hint="every tenant whose token allows the endpoint sees them; read a datasource with a tenant column",
+            place=pipe.place,
+        )
+    )
+
+
+def _unlabeled(state: State, name: str) -> bool:
+    """Whether a datasource holds tenants' rows that do not say whose they are."""
+    return origin_of_datasource(state, name).kind in ("pinned", "mixed")
+
+
+def _origin_of_pipe(state: State, pipe: CompiledPipe) -> Origin:
+    """The origin of a pipe's output, read off the very texts that its view consists of."""
+    known = {n: origin_of_datasource(state, n) for n in state.relations}
+    reads = datasources_of(state, pipe.name, set())
+    if all(known[n] == PUBLIC for n in reads):
+        return PUBLIC
+    try:
+        texts = state.composer.static_texts(state, pipe.name)
+        names = frozenset(c for n in reads for c in state.relations[n].columns) | _named_in(state, texts)
+        return _origin_of_texts(state, texts, pipe.name, known, names)
+    except RookeryError:
+        return MIXED
+
+
+def _origin_of_texts(
+    state: State, texts: Texts, pipe: str, known: Mapping[str, Origin], names: frozenset[str]
+) -> Origin:
+    found = dict(known)
+    last = PUBLIC
+    for node, text in texts[pipe]:
+        for read in sorted(text.reads & texts.keys() - found.keys()):
+            found[read] = _origin_of_texts(state, texts, read, known, names)
+        last = found[node] = origin_of(state.composer.verifier.tree(text.canonical), found, names)
+    return last
+
+
+def _named_in(state: State, texts: Texts) -> frozenset[str]:
+    trees = [state.composer.verifier.tree(text.canonical) for nodes in texts.values() for _, text in nodes]
+    return frozenset(name for tree in trees for name in named(tree))
+
+
+def _report(state: State, pipe: CompiledPipe, target: MaterializedTarget, problem: RookeryError) -> None:
+    """Refuse, or note what is deployed already."""
+    if state.tolerated is not None and pipe.name not in state.tolerated:
+        raise problem
+    state.undeclared.append(Undeclared(pipe.name, target.name, problem))
+    state.warnings.append(problem)
+
+
+def _undeclared(state: State, pipe: CompiledPipe, target: MaterializedTarget) -> RookeryError:
+    tenant = next((r.tenant for n in sorted(state.relations) if (r := state.relations[n]).tenant), "tenant_id")
+    for name in sorted(datasources_of(state, pipe.name, set())):
+        tenant = state.relations[name].tenant or tenant
+    return RookeryError(
+        UNDECLARED_SHARE,
+        f"pipe `{pipe.name}` fills `{target.name}` with several tenants' rows, and `{target.name}` has no tenant "
+        "column: everyone who may read it reads the rows of all tenants",
+        hint=f"to share it with all tenants, write `shared: true` in {_file(state, target.name)}; to give each "
+        f"tenant its own, declare `tenant: {{column: {tenant}, landing: false}}` there, output `{tenant}` and say "
+        f"`per_tenant: true` in the pipe; for one tenant alone, write `WHERE {tenant} = ‹id›` in every SELECT over "
+        "tenants' rows",
+        place=_place(state, pipe),
+    )
+
+
+def _mislabeled(pipe: CompiledPipe, target: MaterializedTarget, foreign: list[str]) -> RookeryError:
+    return RookeryError(
+        UNDECLARED_SHARE,
+        f"pipe `{pipe.name}` reads `{foreign[0]}`, which holds tenants' rows without saying whose, and fills "
+        f"`{target.name}`, whose rows belong to other tenants",
+        hint=f"read a datasource with a tenant column instead of `{foreign[0]}`, or declare `{foreign[0]}` with "
+        "`shared: true` if all tenants may read it",
+        place=pipe.place,
+    )
+
+
+def _warn_of_pooled_only(state: State, pipe: CompiledPipe, target: MaterializedTarget) -> None:
+    """A view of the workspace's own reads a per-tenant target's shared table, which lacks tenants with tables."""
+    if target.per_tenant:
+        return
+    split = sorted(n for n in datasources_of(state, pipe.name, set()) if in_nests(state.relations[n]))
+    if split:
+        state.warnings.append(
+            RookeryError(
+                POOLED_ONLY,
+                f"pipe `{pipe.name}` fills `{target.name}` from `{split[0]}`, of which it sees the rows of pooled "
+                "tenants only",
+                hint="the rows of tenants with tables are in their nests; read the landing datasource instead, or "
+                "say `per_tenant: true`",
+                place=pipe.place,
+            )
+        )
+
+
+def in_nests(relation: Relation) -> bool:
+    """Whether a datasource's rows are partly in nests: the target of a per-tenant pipe."""
+    return relation.kind == "target"
+
+
+def _file(state: State, name: str) -> str:
+    source = state.project.datasources.get(name)
+    return (source.place.file if source is not None else None) or f"datasources/{name}.yaml"
+
+
+def _place(state: State, pipe: CompiledPipe) -> Place:
+    written = state.project.pipes[pipe.name].materialize
+    return written.place_of("target") if written is not None else pipe.place
