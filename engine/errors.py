@@ -202,6 +202,7 @@ UNKNOWN_RECEIPT = Code("RK5009", 404, "no receipt of that key")
 QUEUE_FULL = Code("RK5010", 429, "too much waits to be stored")
 UNDELIVERED = Code("RK5011", 500, "stored, but a view failed on it")
 NOT_REPLACEABLE = Code("RK5012", 409, "rows cannot be replaced")
+IN_DOUBT = Code("RK5013", 503, "an earlier batch is not complete yet")
 
 # --- RK6xxx: the database ----------------------------------------------------------------------------------------
 DIRECTORY_BUSY = Code("RK6001", 503, "data directory held by another process")
@@ -211,19 +212,7 @@ ENGINE = Code("RK6004", 400, "database refused the statement")
 ENGINE_INTERNAL = Code("RK6005", 500, "database failed")
 AUTHENTICATION = Code("RK6006", 503, "ClickHouse refused the credentials")
 CLOSED = Code("RK6007", 503, "warehouse is closed")
-LAYOUT_NEWER = Code("RK6013", 503, "written by a newer rookery")
-LAYOUT_UNREADABLE = Code("RK6014", 503, "layout version cannot be read")
-MIGRATION_FAILED = Code("RK6015", 503, "stored layout could not be migrated")
-
-# --- RK7xxx: command line and settings ---------------------------------------------------------------------------
-SETTING = Code("RK7001", 400, "setting not valid")
-USAGE = Code("RK7002", 400, "command not understood")
-NO_SERVER = Code("RK7003", 503, "server cannot be reached")
-NOT_A_PROJECT = Code("RK7004", 400, "no project here")
-REMOTE = Code("RK7005", 502, "server answered unexpectedly")
-INTERNAL = Code("RK7006", 500, "internal error")
-
-
-def codes() -> dict[str, Code]:
-    """All codes by identifier."""
-    return {value.id: value for value in globals().values() if isinstance(value, Code)}
+DISK_FULL = Code("RK6008", 507, "disk is full")
+STORAGE = Code("RK6009", 503, "disk or file system failed")
+OVERLOADED = Code("RK6010", 503, "database cannot take rows at present")
+DAMAGED = Code("RK6011", 500, "stored data is damaged")

@@ -109,6 +109,7 @@ def _join_pool(workspace: Workspace, tenants: Sequence[str], progress: Progress)
     if fresh:
         shared = [p for p in build.materialized() if p.target and p.target.per_tenant]
         with workspace.fence.exclusive():
+            workspace.fence.settle()
             histories = []
             for pipe in shared:
                 assert pipe.target is not None

@@ -129,9 +129,13 @@ class Delivery:
         if len(present) == 1:
             for tenant in sorted(present):
                 give(tenant)
-            return failed
-        under_way = [self._hands.submit(give, t) for t in sorted(present)]
-        wait(under_way)
-        for done in under_way:
-            done.result()
+        else:
+            under_way = [self._hands.submit(give, t) for t in sorted(present)]
+            wait(under_way)
+            for done in under_way:
+                done.result()
+        if failed:
+            # They are tried again under the same token, which a table may remember without having the rows.
+            with fence.quiet():
+                self._workspace.warehouse.forget_unfinished()
         return failed

@@ -19,7 +19,7 @@ from engine.errors import BUSY, CLOSED, UNKNOWN_DATASOURCE, RookeryError
 from engine.fanout.cursor import Cohort, Cursor, CursorJournal, Piece
 from engine.fanout.delivery import Delivery
 from engine.fanout.landed import Landed
-from engine.fanout.log import MOST_BLOCKS, Block, Log, copies
+from engine.fanout.log import MOST_BLOCKS, OURS, Block, Log, copies
 from engine.fanout.standing import Standing
 from engine.plan.fence import Reach
 from engine.plan.state import Workspace
@@ -39,8 +39,6 @@ LONG = 0.5
 QUIET = 0.05
 SHARE = 0.25
 """It waits until none has come for so many seconds, and no longer than this share of what the last flush took."""
-OURS = "g:"
-"""How the identities of the gateway's batches begin."""
 DOUBTFUL = 8
 """Batches of which a killed process may have delivered one in part. They are flushed in their order, but one whose
 INSERT failed when it was in landing already is left for later."""

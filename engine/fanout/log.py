@@ -15,6 +15,8 @@ from engine.warehouse.port import Warehouse
 
 MOST_BLOCKS = 10_000
 """Blocks that are looked at together."""
+OURS = "g:"
+"""How the identities of the gateway's batches begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,16 @@ class Log:
             f"WHERE _block_number > {after} GROUP BY b ORDER BY b LIMIT {most}"
         )
         return [Block(int(b), str(batch), int(n)) for b, batch, n in found.rows]
+
+    def block_of(self, batch: str, since: float) -> Block | None:
+        """The block of a batch that was sent at a time, in seconds since 1970; None if it is not in landing."""
+        found = self._warehouse.query(
+            f"SELECT max(_block_number), count() FROM {self.table.sql()} "
+            f"PREWHERE {storage.BATCH} = {{b:String}} AND {storage.ARRIVED} >= toDateTime({int(since)}) - 86400",
+            {"b": batch},
+        )
+        number, rows = found.rows[0]
+        return Block(int(number), batch, int(rows)) if rows else None
 
     def tenants(self, piece: Piece) -> set[str]:
         """Tenants with rows in a piece."""

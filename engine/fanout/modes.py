@@ -107,6 +107,7 @@ def _hook(workspace: Workspace, router: Router, build: Build, datasource: str, t
             name = Name(nest_database(workspace.name, tenant), f"_rk_{datasource}")
             views += [v for v in nest_schema(build, tenant).views.values() if v.name == name]
         with workspace.fence.exclusive():
+            workspace.fence.settle()
             at = lane.settled()
             ranges = block_ranges(workspace.warehouse, views[0].source, after=at) if views else []
             histories = [history(v, ranges) for v in views if ranges]

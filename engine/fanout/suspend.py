@@ -12,12 +12,13 @@ from typing import Any
 
 import structlog
 
-from engine.errors import UNDELIVERED, RookeryError
+from engine.errors import DISK_FULL, UNDELIVERED, RookeryError
 from engine.fanout.poison import Block, why_it_fails, without_poisoned
 from engine.plan.state import Snapshot, Workspace
 from engine.schema import Name, Schema, View
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema
+from engine.warehouse.errors import may_pass
 
 log = structlog.get_logger("rookery.fanout")
 
@@ -33,8 +34,11 @@ _PUSHED = re.compile(rf"((?:: {_NAME})+)[.\s]*+(?:\([A-Z0-9_]+\))?+[.\s]*+(?:\(v
 _TARGET = re.compile(r"(?:Code: \d+\. )?(?:DB::Exception: )?Target table '`?([^'`.]++)`?\.`?([^'`.]++)`?' of view")
 
 
-def insert_to_all(workspace: Workspace, sql: str, block: Block | None = None) -> bool:
+def insert_to_all(workspace: Workspace, sql: str, block: Block | None = None, *, patient: bool = True) -> bool:
     """Run an insert until all views that work have its rows. Returns whether all do. Raises RK5011 if it cannot be.
+
+    A failure that may pass is raised, whatever view it names; without patience that view is taken down, unless the
+    disk is full.
 
     A view that fails keeps the block from every other; the rows are in landing all the same. The same insert is
     tried once more, for it may have been a moment's trouble, and then without the view, or with one that leaves out
@@ -48,13 +52,27 @@ def insert_to_all(workspace: Workspace, sql: str, block: Block | None = None) ->
                 workspace.warehouse.execute(sql)
                 return not down
             except RookeryError as exc:
-                if not failed_behind(exc):
+                behind, passing = failed_behind(exc), may_pass(exc)
+                if not (behind or passing):
                     raise
                 tries += 1
+                if passing and (tries > 1 or not _at_once(workspace, exc)) and _must_wait(exc, behind, patient):
+                    raise
+                with workspace.fence.upgraded():
+                    workspace.warehouse.forget_unfinished()
                 if tries > 1:
                     if tries > MOST_VIEWS or suspend_culprit(workspace, exc, block) is None:
                         raise _undelivered(exc) from exc
                     down = True
+
+
+def _at_once(workspace: Workspace, exc: RookeryError) -> bool:
+    """Whether an insert may be repeated at once: a server may still be running the one that it has not answered."""
+    return workspace.warehouse.capabilities.embedded and exc.code is not DISK_FULL
+
+
+def _must_wait(exc: RookeryError, behind: bool, patient: bool) -> bool:
+    return patient or not behind or exc.code is DISK_FULL
 
 
 def failed_behind(exc: RookeryError) -> bool:

@@ -38,6 +38,10 @@ class Fence:
         """Tokens of rows in a source that will be delivered again to what hangs on it; None if rows do not tell."""
         self.passed: Callable[[Mapping[Name, Mark | None]], dict[Name, Reach]] = lambda _sources: {}
         """What has passed through sources that keep nothing, for those that no view feeds."""
+        self.settle: Callable[[], None] = lambda: None
+        """Completes batches that are in landing and perhaps not in every view on it, and raises if it cannot.
+
+        Called with the fence held, before it is noted that everything has reached its views."""
 
     @property
     def mine(self) -> bool:
@@ -88,6 +92,15 @@ class Fence:
                 guards.enter_context(guard)
             with self._alone(lambda: not self._inserts):
                 yield
+
+    @contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Held alone while views stay as they are, and those who deliver in several inserts may be in between."""
+        if self.mine:
+            yield
+            return
+        with self._alone(lambda: not self._inserts):
+            yield
 
     @contextmanager
     def _alone(self, ready: Callable[[], bool]) -> Iterator[None]:

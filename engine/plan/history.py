@@ -97,6 +97,7 @@ def note_histories(
 
     Returns the deliveries, and the views that have to wait since something on their way is in doubt.
     """
+    fence.settle()
     kept = [v for v in views if v.log is None]
     names = {str(v.name) for v in views}
     journal.strike([h for h in journal.outstanding() if h.view in names])

@@ -26,6 +26,7 @@ from engine.serve.ingest import Ingestion, key_of
 from engine.serve.landing import Router
 from engine.serve.receipts import Key, Receipt, Receipts, same_body
 from engine.serve.stages import Stages
+from engine.warehouse.errors import for_sender, may_pass
 from engine.warehouse.port import Input
 
 log = structlog.get_logger("rookery.ingest")
@@ -133,7 +134,8 @@ class Gateway:
     ) -> Future[Outcome]:
         """Store a body's rows; good ones in the datasource (or the table `into`, like it), bad ones in quarantine.
 
-        The future raises RK5003 for another tenant's row, RK5008 for a used key, RK5011 for a failing view. Raises
+        The future raises RK5003 for another tenant's row, RK5008 for a used key, RK5011 for a failing view, RK5013
+        while an earlier batch is in doubt. Raises
         RK5005 and RK5006 at once, for a datasource that takes no rows.
         """
         self._ingestion.stage_for(name, format)
@@ -237,6 +239,7 @@ class Gateway:
 
     def _stored(self, appends: Sequence[Append]) -> list[Outcome | RookeryError]:
         """Store a batch, but for appends that an earlier try has stored."""
+        self._ingestion.settle(appends[0].datasource)
         results: dict[int, Outcome | RookeryError] = {}
         found = self.receipts.find([key_of(a) for a in appends if a.key])
         together = []
@@ -255,7 +258,8 @@ class Gateway:
             try:
                 outcomes = self._ingestion.store(group)
             except RookeryError as exc:
-                outcomes = [exc for _ in group]
+                seen = for_sender(exc) if may_pass(exc) else exc
+                outcomes = [seen for _ in group]
             _count(group, outcomes)
             results |= {id(a): o for a, o in zip(group, outcomes, strict=True)}
         return [results[id(a)] for a in appends]

@@ -37,6 +37,7 @@ from engine.serve.staging import (
     stage_of,
     taken,
 )
+from engine.warehouse.errors import for_sender, may_pass
 from engine.warehouse.port import Input
 
 PARSING: dict[str, int | str] = {
@@ -84,6 +85,10 @@ class Ingestion:
         if given:
             return _maker(snapshot, name, format, exact, given)()
         return snapshot.derived(("stage", name, format, exact), _maker(snapshot, name, format, exact))
+
+    def settle(self, datasource: str) -> None:
+        """Complete what is in doubt in a datasource. Raises RK5013 or RK6008 if that is not possible at present."""
+        self._landing.settle(datasource)
 
     def store(self, appends: Sequence[Append]) -> list[Outcome | RookeryError]:
         """Store appends to one datasource under one tenant: all that is good in them, as one batch if they are sound.
@@ -149,8 +154,8 @@ class Ingestion:
                 if position >= bool(simple):
                     counts.append(rows)
         except RookeryError as exc:
-            if exc.code.status >= 500:
-                raise
+            if may_pass(exc):
+                raise for_sender(exc) from exc
             if format is Input.PARQUET:
                 raise bad_row(exc, texts[0], format) from exc
             batch.portions = _portions(appends, [0 for _ in appends])
@@ -266,8 +271,8 @@ class Ingestion:
                 f"SELECT countIf(NOT ({good})), sum(ignore({values})) FROM {batch.table.sql()}"
             )
         except RookeryError as exc:
-            if exc.code.status >= 500:
-                raise
+            if may_pass(exc):
+                raise for_sender(exc) from exc
             return False
         return not found.rows[0][0]
 

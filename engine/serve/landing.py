@@ -11,7 +11,8 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Protocol
 
-from engine.errors import RookeryError
+from engine.errors import UNDELIVERED, RookeryError
+from engine.fanout.doubt import doubts_of
 from engine.fanout.landed import Landed
 from engine.fanout.poison import Block
 from engine.fanout.suspend import insert_to_all, kept_from
@@ -21,6 +22,7 @@ from engine.serve.batch import Batch
 from engine.serve.stages import Stages
 from engine.serve.staging import taken
 from engine.warehouse import ddl
+from engine.warehouse.errors import for_sender, may_pass
 
 SMALL = 1 << 20
 """Batches up to this many bytes are parsed and stored on one thread, which is faster."""
@@ -50,24 +52,40 @@ class Landing:
         self._workspace = workspace
         self._stages = stages
         self._router = router
+        self._doubts = doubts_of(workspace)
         self._orders: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
+    def settle(self, datasource: str) -> None:
+        """Complete what is in doubt in a datasource, if anything is. Raises what keeps it from being complete."""
+        if self._doubts.holds(datasource):
+            with self._order(datasource):
+                self._doubts.settle(datasource)
+
     def put(self, batch: Batch) -> None:
-        """Store a batch's good rows. Raises RK5011 when they are stored and a view failed on them."""
+        """Store a batch's good rows. Raises RK5011 when they are stored and a view failed on them.
+
+        Any other error with status 503, 507 or 500 leaves the batch in doubt.
+        """
         source = batch.stage.source
         router = self._router
         if not source.is_landing:
             batch.visible = _told(self._insert(batch))
             return
-        # One at a time: the router relies on the order, and a successor on that only the last can be in doubt.
+        # One at a time: the router relies on the order, and a successor on that only the last can be in doubt
+        # without a note.
         with self._order(source.name):
+            self._doubts.settle(source.name)
             wanted = router is not None and router.announce(source.name, batch.id)
             try:
                 everywhere = self._insert(batch)
-            except BaseException:
+            except BaseException as exc:
                 if wanted and router is not None:
                     router.withdraw(source.name, batch.id)
+                if not isinstance(exc, RookeryError) or exc.code is UNDELIVERED or may_pass(exc):
+                    self._doubts.add(source.name, batch.id, getattr(exc, "detail", None) or str(exc))
+                if isinstance(exc, RookeryError) and may_pass(exc):
+                    raise for_sender(exc) from exc
                 raise
             everywhere = everywhere and not self._misses(batch)
             batch.visible = _told(everywhere)

@@ -14,7 +14,8 @@ from typing import Any
 import orjson
 
 from engine.compiler import storage
-from engine.errors import KEY_REUSED, UNKNOWN_RECEIPT, RookeryError
+from engine.errors import IN_DOUBT, KEY_REUSED, UNKNOWN_RECEIPT, RookeryError
+from engine.fanout.doubt import doubts_of
 from engine.plan.state import Workspace
 from engine.schema import Column, Mark, Name, Table
 from engine.serve import quarantine
@@ -89,6 +90,7 @@ class Receipts:
         self._workspace = workspace
         self._table = Name(workspace.name, RECEIPTS).sql()
         self._known: dict[Key, Receipt] = {}
+        self._doubts = doubts_of(workspace)
         self._lock = threading.Lock()
         workspace.warehouse.execute(ddl.create_table(receipts_table(workspace.name)))
         self._versions = Versions(self._newest)
@@ -145,7 +147,10 @@ class Receipts:
         return found
 
     def show(self, seen: tuple[str, Collection[str]] | None, key: str) -> dict[str, Any]:
-        """The receipts of a key as plain data: of one owner and some datasources, or (None) all. Raises RK5009."""
+        """The receipts of a key as plain data: of one owner and some datasources, or (None) all.
+
+        Raises RK5009, and RK5013 while it is not known whether the rows have reached every table.
+        """
         # The pieces of a file have keys of their own, numbered after it.
         condition = "(key = {k:String} OR startsWith(key, concat({k:String}, {ours:String})))"
         bindings: dict[str, Any] = {"k": key, "ours": OURS}
@@ -153,6 +158,13 @@ class Receipts:
             condition += " AND owner = {o:String} AND datasource IN {d:Array(String)}"
             bindings |= {"o": seen[0], "d": sorted(seen[1])}
         rows = self._select(condition, bindings)
+        if any(self._doubts.holds(r.key[1], r.batch) for r in rows):
+            raise RookeryError(
+                IN_DOUBT,
+                "the rows are not in every table yet",
+                hint="ask again after the time in Retry-After, or send the request again under its key",
+                headers={"Retry-After": "2"},
+            )
         stored = [r for r in rows if self._happened(r)]
         if not stored:
             raise RookeryError(

@@ -21,9 +21,10 @@ from engine.warehouse.errors import EngineError, result_limit_of
 from engine.warehouse.flow import Flow
 from engine.warehouse.handles import PINNED, SOUND, Block, Handle
 from engine.warehouse.pool import Pool
-from engine.warehouse.port import Capabilities, Format, Input, Rows, Statement, Stream, Value
+from engine.warehouse.port import Capabilities, Format, Input, Rows, Space, Statement, Stream, Value
 from engine.warehouse.recent import Recent
 from engine.warehouse.render import bound, is_insert, with_settings
+from engine.warehouse.unfinished import Unfinished
 
 WHOLE_BYTES = 4 << 20
 WHOLE_ROWS = 25_000
@@ -53,6 +54,7 @@ class EmbeddedWarehouse:
         self._writers = Pool(self._writer, Handle.close, size=writers, timeout=borrow_timeout)
         self._readers = Pool(self._reader, Handle.close, size=readers, timeout=borrow_timeout)
         self._anchor: Handle | None = None
+        self._tables = Unfinished(self._directory.path, self)
         try:
             # The engine ends with its last handle, and with it what is in memory tables; this one is never retired.
             self._anchor = Handle(self._directory.path, self._directory.config)
@@ -103,6 +105,17 @@ class EmbeddedWarehouse:
 
     def functions(self) -> frozenset[str]:
         return frozenset(str(row[0]) for row in self.query("SELECT name FROM system.functions").rows)
+
+    def forget_unfinished(self) -> None:
+        self._tables.forget()
+
+    def running(self, text: str) -> bool:
+        # An error of the embedded engine is raised when the statement has ended.
+        return False
+
+    def space(self) -> Space | None:
+        usage = shutil.disk_usage(self._directory.path)
+        return Space(str(self._directory.path), usage.free, usage.total)
 
     def close(self) -> None:
         """Close all handles and let other processes take the directory. Harmless when repeated."""

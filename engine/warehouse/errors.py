@@ -75,19 +75,51 @@ CODES: Mapping[int, Code] = {
     209: errors.UNREACHABLE,
     210: errors.UNREACHABLE,
     279: errors.UNREACHABLE,
+    # The disk and its file system.
+    243: errors.DISK_FULL,
+    24: errors.STORAGE,
+    74: errors.STORAGE,
+    75: errors.STORAGE,
+    76: errors.STORAGE,
+    77: errors.STORAGE,
+    87: errors.STORAGE,
+    88: errors.STORAGE,
+    172: errors.STORAGE,
+    204: errors.STORAGE,
+    214: errors.STORAGE,
+    294: errors.STORAGE,
+    400: errors.STORAGE,
+    424: errors.STORAGE,
+    425: errors.STORAGE,
+    458: errors.STORAGE,
+    531: errors.STORAGE,
+    566: errors.STORAGE,
+    586: errors.STORAGE,
+    641: errors.STORAGE,
+    734: errors.STORAGE,
+    # Parts whose files are missing or altered.
+    40: errors.DAMAGED,
+    226: errors.DAMAGED,
+    227: errors.DAMAGED,
+    228: errors.DAMAGED,
+    246: errors.DAMAGED,
+    740: errors.DAMAGED,
     # Faults of the engine or its machine, which no other statement would avoid.
     49: errors.ENGINE_INTERNAL,
-    74: errors.ENGINE_INTERNAL,
-    75: errors.ENGINE_INTERNAL,
-    76: errors.ENGINE_INTERNAL,
     173: errors.ENGINE_INTERNAL,
-    228: errors.ENGINE_INTERNAL,
-    243: errors.ENGINE_INTERNAL,
-    246: errors.ENGINE_INTERNAL,
     1001: errors.ENGINE_INTERNAL,
     1002: errors.ENGINE_INTERNAL,
 }
 """Engine codes with a meaning of ours; every other one is ENGINE."""
+
+_RETRY_AFTER: Mapping[Code, str] = {errors.BUSY: "1", errors.STORAGE: "2", errors.DISK_FULL: "10"}
+"""Seconds after which the same statement may succeed."""
+_FILE_SYSTEM = "filesystem error"
+"""How the standard library's exceptions about files begin; the engine has one number for all of that library's."""
+_FULL = re.compile(r"No space left on device|Disk quota exceeded")
+
+_OVERLOAD = frozenset({159, 160, 173, 202, 236, 241, 252, 394, 411, 439, 735, 776, 777, 778, 1017, 1019, 1020})
+"""Engine codes under which an INSERT fails for what else goes on: memory, merges, threads, cancellation."""
 
 _PREFIX = re.compile(r"^(?:.*?Code: \d+\. )?(?:DB::Exception: )?(?:Code: \d+\. DB::Exception: )*", re.DOTALL)
 _NUMBER = re.compile(r"Code: (\d+)\. ")
@@ -116,14 +148,76 @@ def translate(exc: BaseException) -> EngineError:
     number = engine_code(exc)
     if number is None:
         return _without_number(exc, text)
-    code = CODES.get(number, errors.ENGINE)
+    code = _code_of(number, text)
+    # Messages about files name paths of the host, which are for the log only.
+    message = code.title if code in _ABOUT_FILES else sentence(text) or code.title
     return EngineError(
         code,
-        sentence(text) or code.title,
+        message,
         engine_code=number,
+        hint=_ABOUT_FILES.get(code),
         place=_place(text) if code is errors.SQL_SYNTAX else None,
         detail=text,
-        headers={"Retry-After": "1"} if code is errors.BUSY else None,
+        headers={"Retry-After": _RETRY_AFTER[code]} if code in _RETRY_AFTER else None,
+    )
+
+
+_ABOUT_FILES: Mapping[Code, str] = {
+    errors.DISK_FULL: "free space on the disk of the data directory, then repeat the request",
+    errors.STORAGE: "repeat the request; if it keeps failing, look into the server's log and the system's",
+    errors.DAMAGED: "rookery doctor names the table and the part",
+}
+"""Codes whose message is ours, with what to do."""
+
+
+def _code_of(number: int, text: str) -> Code:
+    code = CODES.get(number, errors.ENGINE)
+    if number == 1001 and _FILE_SYSTEM in text:
+        code = errors.STORAGE
+    if code is errors.STORAGE and _FULL.search(text):
+        code = errors.DISK_FULL
+    return code
+
+
+def may_pass(exc: RookeryError) -> bool:
+    """Whether an INSERT failed for a reason that has nothing to do with its rows, and may succeed when repeated."""
+    if exc.code in _PASSING:
+        return True
+    number = getattr(exc, "engine_code", None)
+    return number in _OVERLOAD
+
+
+_PASSING = frozenset(
+    {
+        errors.DISK_FULL,
+        errors.STORAGE,
+        errors.OVERLOADED,
+        errors.UNREACHABLE,
+        errors.BUSY,
+        errors.ENGINE_INTERNAL,
+        errors.CLOSED,
+        errors.TIMEOUT,
+        errors.AUTHENTICATION,
+    }
+)
+
+
+def for_sender(exc: RookeryError) -> RookeryError:
+    """An error that `may_pass`, as whoever sent rows sees it: 507 for a full disk, else 503, with Retry-After.
+
+    A bug of the engine stays 500: rows that meet it may do so every time.
+    """
+    if exc.code is errors.ENGINE_INTERNAL or (exc.code.status in (503, 507) and exc.headers.get("Retry-After")):
+        return exc
+    if exc.code.status == 503:
+        return EngineError(exc.code, exc.message, hint=exc.hint, detail=exc.detail, headers={"Retry-After": "2"})
+    return EngineError(
+        errors.OVERLOADED,
+        errors.OVERLOADED.title,
+        engine_code=getattr(exc, "engine_code", None),
+        hint="send the rows again after the time in Retry-After, under the same idempotency key",
+        detail=exc.detail or exc.message,
+        headers={"Retry-After": "2"},
     )
 
 

@@ -80,6 +80,15 @@ class Capabilities:
     sleeping: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Bytes on a disk: free for this process, and in all."""
+
+    path: str
+    free: int
+    total: int
+
+
 class Stream(Protocol):
     """A running query's output as bytes of one well-formed document. Must be closed; closing twice is harmless.
 
@@ -135,6 +144,22 @@ class Warehouse(Protocol):
 
     def functions(self) -> frozenset[str]:
         """Names of all functions the database knows, user-defined ones included."""
+        ...
+
+    def forget_unfinished(self) -> None:
+        """Let tables forget tokens of blocks that a failed INSERT noted and did not store.
+
+        Must be called before an INSERT that failed is repeated under its token, while no other INSERT runs. Raises
+        when a table cannot be brought back; calling it again tries that again.
+        """
+        ...
+
+    def running(self, text: str) -> bool:
+        """Whether a statement with this text in it still runs, although its caller has been told otherwise."""
+        ...
+
+    def space(self) -> Space | None:
+        """Room on the fullest disk of the database; None where it cannot be known."""
         ...
 
     def close(self) -> None: ...

@@ -72,7 +72,7 @@ class Registry:
 
     def version(self) -> int:
         """Grows with every change of control state other than notes of deliveries."""
-        return self._newest("kind NOT IN ('history', 'settled')")
+        return self._newest("kind NOT IN ('history', 'settled', 'doubt')")
 
     def _newest(self, condition: str) -> int:
         found = self._warehouse.query(f"SELECT max(version) FROM {self._table} WHERE {condition}")

@@ -23,7 +23,7 @@ from engine.warehouse import embedded, parser
 from engine.warehouse.errors import EngineError, translate
 from engine.warehouse.flow import Flow
 from engine.warehouse.handles import PINNED, SOUND
-from engine.warehouse.port import Capabilities, Format, Input, Rows, Statement, Stream, Value
+from engine.warehouse.port import Capabilities, Format, Input, Rows, Space, Statement, Stream, Value
 from engine.warehouse.render import bound, is_insert, with_settings
 from engine.warehouse.tail import Tail
 
@@ -132,6 +132,24 @@ class ServerWarehouse:
 
     def functions(self) -> frozenset[str]:
         return frozenset(str(row[0]) for row in self.query("SELECT name FROM system.functions").rows)
+
+    def forget_unfinished(self) -> None:
+        """Nothing can be done from here: the logs are the server's files. `rookery doctor --deep` compares rows."""
+
+    def running(self, text: str) -> bool:
+        found = self.query(
+            "SELECT count() FROM system.processes WHERE position(query, {text:String}) > 0 "
+            "AND query_id != queryID() AND is_initial_query",
+            {"text": text},
+        )
+        return bool(found.rows[0][0])
+
+    def space(self) -> Space | None:
+        found = self.query(
+            "SELECT path, unreserved_space, total_space FROM system.disks WHERE total_space > 0 "
+            "ORDER BY unreserved_space / total_space LIMIT 1"
+        )
+        return Space(str(found.rows[0][0]), int(found.rows[0][1]), int(found.rows[0][2])) if found.rows else None
 
     def close(self) -> None:
         """Close the connections. Harmless when repeated."""

@@ -24,10 +24,18 @@ NAMES = {
     errors.BUSY: "TOO_MANY_SIMULTANEOUS_QUERIES NO_FREE_CONNECTION TOO_MANY_PARTS USER_SESSION_LIMIT_EXCEEDED "
     "SERVER_OVERLOADED TCP_CONNECTION_LIMIT_REACHED HTTP_CONNECTION_LIMIT_REACHED QUERY_SLOT_ACQUISITION_TIMEOUT",
     errors.UNREACHABLE: "SOCKET_TIMEOUT NETWORK_ERROR ALL_CONNECTION_TRIES_FAILED",
-    errors.ENGINE_INTERNAL: "LOGICAL_ERROR CANNOT_READ_FROM_FILE_DESCRIPTOR CANNOT_WRITE_TO_FILE_DESCRIPTOR "
-    "CANNOT_OPEN_FILE CANNOT_ALLOCATE_MEMORY BAD_SIZE_OF_FILE_IN_DATA_PART NOT_ENOUGH_SPACE CORRUPTED_DATA "
-    "STD_EXCEPTION UNKNOWN_EXCEPTION",
+    errors.DISK_FULL: "NOT_ENOUGH_SPACE",
+    errors.STORAGE: "CANNOT_WRITE_TO_OSTREAM CANNOT_READ_FROM_FILE_DESCRIPTOR CANNOT_WRITE_TO_FILE_DESCRIPTOR "
+    "CANNOT_OPEN_FILE CANNOT_CLOSE_FILE CANNOT_SEEK_THROUGH_FILE CANNOT_TRUNCATE_FILE CANNOT_CREATE_DIRECTORY "
+    "CANNOT_FSYNC CANNOT_STATVFS CANNOT_WRITE_TO_FILE CANNOT_STAT CANNOT_LINK SYSTEM_ERROR CANNOT_UNLINK CANNOT_FSTAT "
+    "CANNOT_RMDIR CANNOT_CREATE_FILE CANNOT_APPEND_TO_FILE CANNOT_WRITE_AFTER_BUFFER_CANCELED",
+    errors.DAMAGED: "CHECKSUM_DOESNT_MATCH NO_FILE_IN_DATA_PART UNEXPECTED_FILE_IN_DATA_PART "
+    "BAD_SIZE_OF_FILE_IN_DATA_PART CORRUPTED_DATA POTENTIALLY_BROKEN_DATA_PART",
+    errors.ENGINE_INTERNAL: "LOGICAL_ERROR CANNOT_ALLOCATE_MEMORY STD_EXCEPTION UNKNOWN_EXCEPTION",
 }
+RETRIED = (errors.BUSY, errors.STORAGE, errors.DISK_FULL)
+OURS = (errors.STORAGE, errors.DISK_FULL, errors.DAMAGED)
+"""Their messages are ours: the engine's name paths of the host."""
 
 
 def test_the_mapping_means_what_the_engine_means(embedded: EmbeddedWarehouse) -> None:
@@ -45,8 +53,9 @@ def test_every_engine_code_has_an_error_of_ours(embedded: EmbeddedWarehouse) -> 
         for exc in (exceptions.DatabaseError(text, code=number), RuntimeError(text)):
             found = translate(exc)
             assert found.code in known
-            assert (found.engine_code, found.message, found.detail) == (number, "it failed", text)
-            assert bool(found.headers) == (found.code is errors.BUSY)
+            message = found.code.title if found.code in OURS else "it failed"
+            assert (found.engine_code, found.message, found.detail) == (number, message, text)
+            assert bool(found.headers) == (found.code in RETRIED)
 
 
 def _all_exceptions() -> list[type[Exception]]:

@@ -1,0 +1,76 @@
+"""Tables of the embedded engine that remember a token whose rows they do not have.
+
+When the rename of a part fails, the table's log and its memory both keep the token, and a repeated INSERT is taken
+for a duplicate. The memory is only read anew when the table is attached, so such a table is detached, its log is
+repaired, and it is attached again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Protocol
+
+import structlog
+
+from engine.errors import RookeryError
+from engine.schema import Name
+from engine.warehouse.port import Rows
+from engine.warehouse.repair import repair_table, unfinished
+
+log = structlog.get_logger("rookery.warehouse")
+
+OVERLAP = 2.0
+"""Seconds by which logs are looked at again, since file systems are not exact about times."""
+
+
+class Engine(Protocol):
+    """What is needed of the engine that has the directory open."""
+
+    def query(self, sql: str) -> Rows: ...
+    def execute(self, sql: str) -> None: ...
+
+
+class Unfinished:
+    """Finds and repairs such tables of one directory."""
+
+    def __init__(self, data: Path, engine: Engine) -> None:
+        self._data = data
+        self._engine = engine
+        self._since = time.time()
+        self._detached: set[Name] = set()
+        self._lock = threading.Lock()
+
+    def forget(self) -> None:
+        """Repair every table whose log was written to since the last look. Raises when one cannot be attached."""
+        with self._lock:
+            self._attach_all()
+            began = time.time()
+            for directory in unfinished(self._data, self._since - OVERLAP):
+                self._repair(directory)
+            self._since = began
+
+    def _repair(self, directory: Path) -> None:
+        found = self._engine.query(f"SELECT database, name FROM system.tables WHERE uuid = '{directory.name}'").rows
+        if not found:
+            return
+        table = Name(str(found[0][0]), str(found[0][1]))
+        # From here on the table is missing until it is attached, whatever fails in between.
+        self._detached.add(table)
+        try:
+            # Waits for whoever still inserts into the table.
+            self._engine.execute(f"DETACH TABLE {table.sql()} SYNC")
+            cut = repair_table(directory)
+            log.warning("a table forgets a block that it failed to store", table=str(table), entries=cut)
+        finally:
+            self._attach_all()
+
+    def _attach_all(self) -> None:
+        for table in sorted(self._detached):
+            try:
+                self._engine.execute(f"ATTACH TABLE IF NOT EXISTS {table.sql()}")
+            except RookeryError as exc:
+                log.error("a table could not be attached", table=str(table), error=exc.detail or exc.message)
+                raise
+            self._detached.discard(table)
