@@ -216,3 +216,19 @@ DISK_FULL = Code("RK6008", 507, "disk is full")
 STORAGE = Code("RK6009", 503, "disk or file system failed")
 OVERLOADED = Code("RK6010", 503, "database cannot take rows at present")
 DAMAGED = Code("RK6011", 500, "stored data is damaged")
+LAYOUT_NEWER = Code("RK6013", 503, "written by a newer rookery")
+LAYOUT_UNREADABLE = Code("RK6014", 503, "layout version cannot be read")
+MIGRATION_FAILED = Code("RK6015", 503, "stored layout could not be migrated")
+
+# --- RK7xxx: command line and settings ---------------------------------------------------------------------------
+SETTING = Code("RK7001", 400, "setting not valid")
+USAGE = Code("RK7002", 400, "command not understood")
+NO_SERVER = Code("RK7003", 503, "server cannot be reached")
+NOT_A_PROJECT = Code("RK7004", 400, "no project here")
+REMOTE = Code("RK7005", 502, "server answered unexpectedly")
+INTERNAL = Code("RK7006", 500, "internal error")
+
+
+def codes() -> dict[str, Code]:
+    """All codes by identifier."""
+    return {value.id: value for value in globals().values() if isinstance(value, Code)}

@@ -65,7 +65,7 @@ class Doubts:
         self._now = now
         self._doubts: dict[str, list[Doubt]] = {}
         self._failed: dict[str, tuple[float, RookeryError]] = {}
-        self._first: dict[str, float] = {}
+        self._failures: dict[str, tuple[float, int]] = {}
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closed = False
@@ -77,6 +77,7 @@ class Doubts:
         doubt = Doubt(datasource, batch, time.time(), why[:1000])
         log.error("a batch is in doubt", datasource=datasource, batch=batch, error=why)
         self._remember(doubt)
+        self._count(datasource)
         self._note(doubt)
         self._watch()
 
@@ -102,7 +103,6 @@ class Doubts:
             if all(d.batch != doubt.batch for d in known):
                 known.append(doubt)
                 known.sort(key=lambda d: d.since)
-                self._first.setdefault(doubt.datasource, self._now())
 
     def outstanding(self) -> list[Doubt]:
         """All batches in doubt, oldest first."""
@@ -113,6 +113,23 @@ class Doubts:
         """Whether a datasource has a batch in doubt, or this one is."""
         with self._lock:
             return any(batch is None or d.batch in (NEWEST, batch) for d in self._doubts.get(datasource, ()))
+
+    def patient(self, datasource: str) -> bool:
+        """Whether a view that an INSERT fails on may still be spared: it has not failed often and for long enough."""
+        with self._lock:
+            first, failures = self._failures.get(datasource, (self._now(), 0))
+            return failures < MOST_TRIES or self._now() - first < PATIENCE
+
+    def landed(self, datasource: str) -> None:
+        """Tell that a batch is stored in every table; earlier failures have passed."""
+        if self._failures:
+            with self._lock:
+                self._failures.pop(datasource, None)
+
+    def _count(self, datasource: str) -> None:
+        with self._lock:
+            first, failures = self._failures.get(datasource, (self._now(), 0))
+            self._failures[datasource] = (first, failures + 1)
 
     def settle(self, datasource: str, *, now: bool = False) -> None:
         """Complete what is in doubt in a datasource; nothing lands in it before.
@@ -166,8 +183,8 @@ class Doubts:
             f"WHERE _block_number = {block.number}"
         )
         insert = ddl.insert_block(landing.table.sql(), relation.columns, block.batch, rows)
-        late = doubt.tries >= MOST_TRIES and self._now() - self._first[doubt.datasource] >= PATIENCE
-        insert_to_all(workspace, insert, Block(doubt.datasource, block.batch), patient=not late)
+        insert_to_all(workspace, insert, Block(doubt.datasource, block.batch), patient=self.patient(doubt.datasource))
+        self.landed(doubt.datasource)
 
     def _newest(self, landing: Log) -> LandedBlock | None:
         """The newest batch of ours. What landed before a view was made, that view has as its history."""
@@ -177,6 +194,7 @@ class Doubts:
 
     def _still(self, doubt: Doubt, exc: RookeryError) -> RookeryError:
         doubt.tries += 1
+        self._count(doubt.datasource)
         doubt.error = (exc.detail or exc.message)[:1000]
         if exc.code is DISK_FULL:
             found = exc
@@ -200,8 +218,8 @@ class Doubts:
             if left:
                 self._doubts[doubt.datasource] = left
             else:
-                for known in (self._doubts, self._failed, self._first):
-                    cast(dict[str, Any], known).pop(doubt.datasource, None)
+                self._doubts.pop(doubt.datasource, None)
+                self._failed.pop(doubt.datasource, None)
         if doubt.noted:
             try:
                 self._workspace.registry.remove(KIND, [doubt.batch])

@@ -87,6 +87,7 @@ class Landing:
                 if isinstance(exc, RookeryError) and may_pass(exc):
                     raise for_sender(exc) from exc
                 raise
+            self._doubts.landed(source.name)
             everywhere = everywhere and not self._misses(batch)
             batch.visible = _told(everywhere)
             if wanted and router is not None:
@@ -149,7 +150,9 @@ class Landing:
         )
         settings = ONE_THREAD if batch.size <= SMALL else {}
         block = Block(batch.stage.source.name, batch.id) if batch.stage.source.is_landing else None
-        return insert_to_all(self._workspace, ddl.insert_block(target, columns, batch.id, rows, **settings), block)
+        insert = ddl.insert_block(target, columns, batch.id, rows, **settings)
+        patient = block is None or self._doubts.patient(block.datasource)
+        return insert_to_all(self._workspace, insert, block, patient=patient)
 
 
 def _all_or_none(batch: Batch) -> bool:

@@ -207,10 +207,13 @@ def for_sender(exc: RookeryError) -> RookeryError:
 
     A bug of the engine stays 500: rows that meet it may do so every time.
     """
-    if exc.code is errors.ENGINE_INTERNAL or (exc.code.status in (503, 507) and exc.headers.get("Retry-After")):
+    if exc.code is errors.ENGINE_INTERNAL:
         return exc
-    if exc.code.status == 503:
-        return EngineError(exc.code, exc.message, hint=exc.hint, detail=exc.detail, headers={"Retry-After": "2"})
+    # The engine's own words about its load name tables, also those of other tenants.
+    ours = exc.code in _ABOUT_FILES or getattr(exc, "engine_code", None) is None
+    if ours and exc.code.status in (503, 507):
+        headers = {"Retry-After": exc.headers.get("Retry-After", "2")}
+        return EngineError(exc.code, exc.message, hint=exc.hint, detail=exc.detail, headers=headers)
     return EngineError(
         errors.OVERLOADED,
         errors.OVERLOADED.title,

@@ -1,0 +1,58 @@
+"""Batches in doubt after a restart, and views that fail before anything is stored: each with an engine of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.control.history import finish
+from engine.errors import IN_DOUBT, OVERLOADED
+from engine.fanout import doubt
+from engine.fanout.doubt import doubts_of
+from engine.fanout.suspend import suspended
+from tests.fanout.house import house
+from tests.fanout.test_in_doubt import _IDS, REFUSED, TAKEN, _assert_complete, _code, _made, _rows
+
+
+def test_it_stays_in_doubt_over_restarts(tmp_path: Path) -> None:
+    """Two starts in which it still fails; and, between them, rows that another program puts into landing."""
+    rows = _rows()
+    with house(tmp_path) as home:
+        _made(home, "direct")
+        home.run(REFUSED.format("main.sums"))
+        _code(home, rows, "a key")
+    for _ in range(2):
+        with house(tmp_path) as home:
+            finish(home.workspace)
+            assert _code(home, rows, "a key") == IN_DOUBT.id
+            assert _code(home, _rows()) == IN_DOUBT.id
+            doubts_of(home.workspace).close()
+            home.run(TAKEN.format("main.sums"))
+            for _ in range(20):
+                insert = "INSERT INTO main.events (tenant_id, id, n) SETTINGS deduplicate_insert = 'disable' "
+                home.run(f"{insert} SELECT 9, {next(_IDS)}, 1")
+            home.run(REFUSED.format("main.sums"))
+    with house(tmp_path) as home:
+        home.run(TAKEN.format("main.sums"))
+        finish(home.workspace)
+        assert home.append(rows, key="a key").repeated
+        assert home.visible(_rows())
+        _assert_complete(home)
+
+
+def test_a_view_that_fails_before_anything_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no nests' views on landing the engine notices early; that view must not stop everybody for ever either."""
+    monkeypatch.setattr(doubt, "PATIENCE", 0.0)
+    monkeypatch.setattr(doubt, "OFTEN", 0.0)
+    with house(tmp_path) as home:
+        _made(home, "routed")
+        home.run(REFUSED.format("main.sums"))
+        rows = _rows()
+        for _ in range(doubt.MOST_TRIES):
+            assert _code(home, rows, "early") == OVERLOADED.id
+        assert home.append(rows, key="early").rows == len(rows)
+        assert [v["view"] for v in suspended(home.workspace)] == ["main._rk_add_to_sums"]
+        home.run(TAKEN.format("main.sums"))
+        home.push({})
+        _assert_complete(home)
