@@ -148,6 +148,8 @@ TENANT_MIX = Code("RK2013", 400, "per-tenant pipe could mix tenants")
 UNDECLARED_SHARE = Code("RK2014", 400, "tenants' rows without their tenant")
 ONE_TENANT_FOR_ALL = Code("RK2016", 400, "endpoint gives one tenant's rows to others")
 POOLED_ONLY = Code("RK2017", 400, "pipe sees the rows of pooled tenants only")
+BRANCH = Code("RK2020", 400, "branch of a template names what does not exist")
+SAMPLE = Code("RK2021", 400, "node not checked for want of a sample value")
 
 # --- RK3xxx: plan, push, tenants ---------------------------------------------------------------------------------
 DESTRUCTIVE = Code("RK3001", 409, "change needs permission by name")

@@ -12,20 +12,20 @@ from dataclasses import dataclass, field, replace
 from engine.compiler import storage
 from engine.compiler.compose import Composer, Verifier
 from engine.compiler.definitions import check_definition, spelled
+from engine.compiler.dry import DryRun, UncheckedError, all_given, identifiers_of, none_given, specs_of
 from engine.compiler.located import located
 from engine.compiler.params import ParameterSpec
-from engine.compiler.pipes import VARIANTS, CompiledPipe, compile_pipe
-from engine.compiler.scope import Relation, Scope
+from engine.compiler.pipes import CompiledPipe, compile_pipe, placed
+from engine.compiler.scope import Relation
 from engine.compiler.sharing import warn_of_one_tenants_rows
-from engine.compiler.state import Analyser, State, Undeclared, datasources_of, scratch_database, scratch_table
+from engine.compiler.state import Analyser, State, Undeclared, datasources_of, scratch_table
 from engine.compiler.targets import fit_target
-from engine.compiler.template import Binder, Template
 from engine.errors import (
     CYCLE,
     TENANT_KEY,
     RookeryError,
 )
-from engine.project.model import Datasource, Project
+from engine.project.model import Datasource, Node, Project
 from engine.schema import Column
 
 
@@ -130,6 +130,7 @@ def _pipes(state: State) -> None:
     for name, pipe in state.project.pipes.items():
         try:
             state.pipes[name] = compile_pipe(pipe, names, columns, state.composer.verifier)
+            state.warnings.extend(state.pipes[name].warnings)
         except RookeryError as exc:
             if name not in state.failed:
                 state.problems.add(exc)
@@ -177,12 +178,12 @@ def _analyse(state: State) -> None:
             state.failed |= {name} | target
             continue
         try:
+            pipe = _narrow_identifiers(state, pipe)
             state.outputs[name] = _outputs(state, pipe)
             if pipe.target:
                 fit_target(state, pipe, pipe.target)
             elif pipe.kind == "endpoint":
                 warn_of_one_tenants_rows(state, pipe)
-            _narrow_identifiers(state, pipe)
             _guard_tenant_keys(state, pipe)
         except RookeryError as exc:
             state.failed |= {name} | target
@@ -192,32 +193,48 @@ def _analyse(state: State) -> None:
 def _outputs(state: State, pipe: CompiledPipe) -> tuple[Column, ...]:
     """Output columns of the published node; every node is analysed in every sample, so that errors have a place."""
     found: tuple[Column, ...] = ()
+    unchecked: dict[str, RookeryError] = {}
+    runs = _dry_runs(state, pipe)
     for node in pipe.needed():
-        for variant in VARIANTS if pipe.varies else VARIANTS[:1]:
+        for run in runs:
             try:
-                found = _describe(state, pipe, node.name, variant)
+                found = run.describe(node.name)
+            except UncheckedError as exc:
+                unchecked.setdefault(node.name, _unchecked(state, pipe, node.name, exc))
             except RookeryError as exc:
-                written = next(n for n in state.project.pipes[pipe.name].nodes if n.name == node.name)
-                raise located(exc, pipe.name, written) from exc
-    return found
+                raise located(exc, pipe.name, _written(state, pipe, node.name)) from exc
+    if unchecked and not state.unchecked.intersection(_closure(state.pipes, pipe.name)):
+        state.warnings.extend(unchecked.values())
+    state.unchecked |= {pipe.name} if unchecked else set()
+    return () if pipe.published in unchecked else found
 
 
-def _describe(state: State, pipe: CompiledPipe, node: str, variant: int) -> tuple[Column, ...]:
-    def sample(template: Template, binder: Binder, columns: frozenset[str]) -> str:
-        return template.sample(variant, binder, columns)
+def _dry_runs(state: State, pipe: CompiledPipe) -> list[DryRun]:
+    """With every parameter given and, where that makes a difference, with none of the optional ones."""
+    pipes = [state.pipes[n] for n in _closure(state.pipes, pipe.name)]
+    specs, identifiers = specs_of(pipes), identifiers_of(pipes)
+    declared = {s.name: s for s in declared_of(state.pipes, pipe.name)}
+    given = all_given(specs, identifiers, pipe.columns)
+    values = [given, none_given(specs, declared, given)] if any(p.varies for p in pipes) else [given]
+    return [DryRun(state, pipe, v, specs, identifiers) for v in values]
 
-    scope = Scope(scratch_database(state.workspace), unrestricted=True)
-    composed = state.composer.request(state, pipe.name, sample, scope, upto=node)
-    tables = [scratch_table(state, n) for n in sorted(composed.relations)]
-    return state.analyser.describe(composed.sql, composed.bindings, tables)
+
+def _written(state: State, pipe: CompiledPipe, node: str) -> Node:
+    return next(n for n in state.project.pipes[pipe.name].nodes if n.name == node)
 
 
-def _narrow_identifiers(state: State, pipe: CompiledPipe) -> None:
-    """Identifiers in templates may only be columns of the datasources that the pipe reads."""
+def _unchecked(state: State, pipe: CompiledPipe, node: str, exc: RookeryError) -> RookeryError:
+    return placed(exc, pipe.name, _written(state, pipe, node))
+
+
+def _narrow_identifiers(state: State, pipe: CompiledPipe) -> CompiledPipe:
+    """Identifiers in templates may only be what the pipe can read or names itself."""
     reads = datasources_of(state, pipe.name, set())
-    columns = frozenset(c for n in reads for c in state.relations[n].columns)
-    pipe = state.pipes[pipe.name]
-    state.pipes[pipe.name] = replace(pipe, columns=columns, datasources=frozenset(reads))
+    columns = {c for n in reads for c in state.relations[n].columns} | {a for n in pipe.nodes for a in n.aliases}
+    columns |= {c.name for n in pipe.reads for c in state.outputs.get(n, ())}
+    narrowed = replace(pipe, columns=frozenset(columns), datasources=frozenset(reads))
+    state.pipes[pipe.name] = narrowed
+    return narrowed
 
 
 def _guard_tenant_keys(state: State, pipe: CompiledPipe) -> None:

@@ -17,7 +17,7 @@ from engine.compiler.remembered import RememberedParser
 from engine.compiler.scope import Bound, Relation, Scope
 from engine.compiler.template import Binder, Template
 from engine.compiler.verify import Parser, Verified, verify
-from engine.errors import SQL_REFUSED, RookeryError
+from engine.errors import BRANCH, SQL_REFUSED, TABLE_REFUSED, RookeryError
 from engine.schema import quote
 
 LAST = "_rk_last"
@@ -149,19 +149,30 @@ class Composer:
             name = pending.pop(0)
             if name in texts:
                 continue
-            compiled = catalogue.pipes[name]
-            rendered = []
-            for node in compiled.needed(upto if name == pipe else None):
-                text = node.static
-                if text is None:
-                    before = frozenset(binder.types)
-                    sql = render(node.template, binder, compiled.columns)
-                    text = self.verifier(sql, node.bound, binder.types)
-                    check_used(text, frozenset(binder.types) - before)
-                rendered.append((node.name, text))
-                pending.extend(sorted(r for r in text.reads if r in catalogue.pipes))
-            texts[name] = tuple(rendered)
+            texts[name] = self._rendered(catalogue.pipes[name], render, binder, upto if name == pipe else None)
+            pending.extend(sorted(r for _, t in texts[name] for r in t.reads if r in catalogue.pipes))
         return texts
+
+    def _rendered(
+        self, compiled: CompiledPipe, render: Render, binder: Binder, upto: str | None
+    ) -> tuple[tuple[str, Verified], ...]:
+        """The nodes that this very request needs: which ones, each text says itself, from the last node backwards."""
+        wanted, found = {upto or compiled.published}, []
+        for node in reversed(compiled.nodes):
+            if node.name not in wanted:
+                continue
+            text = node.static
+            if text is None:
+                before = frozenset(binder.types)
+                sql = render(node.template, binder, compiled.columns)
+                try:
+                    text = self.verifier(sql, node.bound, binder.types)
+                except RookeryError as exc:
+                    raise _in_request(exc, compiled.name, node.name) from exc
+                check_used(text, frozenset(binder.types) - before)
+            wanted |= text.reads
+            found.append((node.name, text))
+        return tuple(reversed(found))
 
 
 def assemble(
@@ -240,6 +251,17 @@ def _with(ctes: Mapping[str, str], last: str, columns: tuple[str, ...] = ()) -> 
     items.append(f"{quote(LAST)} AS (\n{last}\n)")
     selected = ", ".join(quote(c) for c in columns) or "*"
     return "WITH " + ",\n".join(items) + f"\nSELECT {selected} FROM {quote(LAST)}"
+
+
+def _in_request(exc: RookeryError, pipe: str, node: str) -> RookeryError:
+    """What a caller reads when these parameters choose a table that does not exist."""
+    if exc.code is not TABLE_REFUSED:
+        return exc
+    return RookeryError(
+        BRANCH,
+        f"with these parameters, node `{node}` of `{pipe}` reads what does not exist: {exc.message}",
+        hint="send other values; the author of the pipe sees a warning in `rookery check`",
+    )
 
 
 def _no_template(template: Template, binder: Binder, columns: frozenset[str]) -> str:

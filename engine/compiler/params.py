@@ -72,7 +72,7 @@ class Kind:
     type: str
     bind: str
     check: Callable[[object], Value]
-    zero: Value
+    sample: Value
 
 
 class UnfitError(Exception):
@@ -183,7 +183,7 @@ def _integer_kind(type: str) -> Kind:
             raise UnfitError(f"{type} holds {low} to {high}")
         return value
 
-    return Kind(type, type, check, 0)
+    return Kind(type, type, check, 1)
 
 
 def _float_kind(type: str) -> Kind:
@@ -195,7 +195,7 @@ def _float_kind(type: str) -> Kind:
             raise UnfitError(f"too large for {type}")
         return value
 
-    return Kind(type, type, check, 0.0)
+    return Kind(type, type, check, 1.0)
 
 
 def _float(raw: object) -> float:
@@ -315,7 +315,7 @@ def _array_kind(item: Kind) -> Kind:
             raise UnfitError(f"at most {MAX_ITEMS} items, separated by commas or in a JSON list")
         return [_item(item, n, x) for n, x in enumerate(raw, 1)]
 
-    return Kind(type, f"Array({item.bind})", check, [item.zero])
+    return Kind(type, f"Array({item.bind})", check, [item.sample])
 
 
 def _item(item: Kind, number: int, raw: object) -> Value:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
+from engine.compiler.lineage import named
 from engine.compiler.params import ParameterSpec
-from engine.compiler.template import Binder, Template, compile_template
+from engine.compiler.template import Template, compile_template
+from engine.compiler.template_dry import samples
 from engine.compiler.verify import Verified
 from engine.errors import (
+    BRANCH,
     PARAMETER_CLASH,
     TABLE_REFUSED,
     TEMPLATE,
@@ -21,16 +25,27 @@ from engine.errors import (
 )
 from engine.project.model import Engine, Limits, Node, Parameter, Pipe
 
-VARIANTS = (0, 1)
-"""Sample renderings of a template: with every parameter given, and with none of the optional ones."""
-
-
+_AFTER_FROM = re.compile(r"\b(?:FROM|JOIN|IN)\s*+\(?\s*+`?([A-Za-z_][A-Za-z0-9_]*)`?", re.IGNORECASE)
 _STRINGS = re.compile(r"'(?:[^'\\]|\\(?:.|\Z))*+(?:'|\Z)", re.DOTALL)
+
+
+class Judge(Protocol):
+    """Verifies author texts, and has their syntax trees."""
+
+    def __call__(
+        self, sql: str, bound: frozenset[str], placeholders: Mapping[str, str] | None = None, *, view: bool = False
+    ) -> Verified: ...
+
+    def tree(self, sql: str) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledNode:
-    """A node: its template, the names that it may use, its verified text if that never varies, and what it reads."""
+    """A node: its template, the names that it may use, its verified text if that never varies, and what it reads.
+
+    `reads` are the names in every branch of the template. `aliases` are the names that it gives to values; they are
+    looked up only where a template of the pipe names columns.
+    """
 
     name: str
     place: Place
@@ -38,6 +53,8 @@ class CompiledNode:
     bound: frozenset[str]
     static: Verified | None
     reads: frozenset[str]
+    aliases: frozenset[str] = frozenset()
+    warnings: tuple[RookeryError, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,20 +120,26 @@ class CompiledPipe:
     def tenant_keys(self) -> frozenset[str]:
         return frozenset(p.name for p in self.parameters if p.tenant_key)
 
+    @property
+    def warnings(self) -> tuple[RookeryError, ...]:
+        """What is suspicious in its templates, but no error."""
+        return tuple(w for n in self.nodes for w in n.warnings)
 
-def compile_pipe(
-    pipe: Pipe, names: frozenset[str], columns: frozenset[str], verifier: Callable[..., Verified]
-) -> CompiledPipe:
+
+def compile_pipe(pipe: Pipe, names: frozenset[str], columns: frozenset[str], verifier: Judge) -> CompiledPipe:
     """Compile a pipe's templates and verify each text they can become. Raises `Problems`."""
     problems = Collector()
+    templates = {n.name: _template(pipe, n, problems) for n in pipe.nodes}
+    making = _Making(pipe, columns, any(t.names_columns for t in templates.values()), verifier)
     nodes: list[CompiledNode] = []
     for node in pipe.nodes:
         bound = (names - {pipe.name}) | {n.name for n in nodes}
+        template = templates[node.name]
         try:
-            nodes.append(_compile_node(pipe, node, bound, columns, verifier))
+            nodes.append(making.node(node, template, bound))
         except RookeryError as exc:
-            problems.add(_placed(exc, pipe, node))
-            nodes.append(CompiledNode(node.name, node.place, compile_template("SELECT 1"), bound, None, frozenset()))
+            problems.add(placed(exc, pipe.name, node))
+            nodes.append(CompiledNode(node.name, node.place, _NOTHING, bound, None, frozenset()))
     problems.raise_if_any()
     return CompiledPipe(
         name=pipe.name,
@@ -145,24 +168,76 @@ def _published(pipe: Pipe) -> str:
     return node.name
 
 
-def _compile_node(
-    pipe: Pipe, node: Node, bound: frozenset[str], columns: frozenset[str], verifier: Callable[..., Verified]
-) -> CompiledNode:
-    template = compile_template(node.sql, node.place, node.position)
-    if template.is_static:
-        is_view = pipe.kind == "materialized" and node.name == _published(pipe)
-        text = verifier(template.render({}, Binder(), columns), bound, view=is_view)
-        return CompiledNode(node.name, node.place, template, bound, text, text.reads)
-    if pipe.kind == "materialized":
-        raise RookeryError(
-            VIEW_SHAPE, "a materialized pipe cannot be a template", hint="a view has no parameters; write plain SQL"
-        )
-    reads: set[str] = set()
-    for sample, binder in template.samples(columns):
-        text = verifier(sample, bound, binder.types)
-        check_used(text, frozenset(binder.types))
-        reads |= text.reads
-    return CompiledNode(node.name, node.place, template, bound, None, frozenset(reads))
+_NOTHING = compile_template("SELECT 1")
+
+
+def _template(pipe: Pipe, node: Node, problems: Collector) -> Template:
+    try:
+        return compile_template(node.sql, node.place, node.position)
+    except RookeryError as exc:
+        problems.add(placed(exc, pipe.name, node))
+        return _NOTHING
+
+
+class _Making:
+    """The nodes of one pipe in the making; aliases gather where templates choose columns."""
+
+    def __init__(self, pipe: Pipe, columns: frozenset[str], choosing: bool, verifier: Judge) -> None:
+        self._pipe, self._columns, self._verifier = pipe, columns, verifier
+        self._aliases: frozenset[str] | None = frozenset() if choosing else None
+        self._declared = {p.name: _declared(p) for p in pipe.parameters}
+
+    def node(self, node: Node, template: Template, bound: frozenset[str]) -> CompiledNode:
+        """Verify each text that a node can become. Raises the first problem, without its place in the file."""
+        pipe = self._pipe
+        if template.is_static:
+            is_view = pipe.kind == "materialized" and node.name == _published(pipe)
+            text = self._verifier(template.text, bound, view=is_view)
+            aliases = self._named([text])
+            return CompiledNode(node.name, node.place, template, bound, text, text.reads, aliases)
+        if pipe.kind == "materialized":
+            raise RookeryError(
+                VIEW_SHAPE,
+                "a materialized pipe cannot be a template",
+                hint="a view has no parameters; write plain SQL",
+            )
+        reads, texts, warnings = self._texts(node, template, bound)
+        aliases = self._named(texts)
+        if self._aliases is not None:
+            # Now it is known what can be named, so that the same texts are made once more, strictly.
+            samples(template, self._columns | self._aliases, self._declared)
+        return CompiledNode(node.name, node.place, template, bound, None, frozenset(reads), aliases, tuple(warnings))
+
+    def _texts(
+        self, node: Node, template: Template, bound: frozenset[str]
+    ) -> tuple[set[str], list[Verified], list[RookeryError]]:
+        reads, texts, warnings = set[str](), list[Verified](), dict[str, RookeryError]()
+        for sample in samples(template, self._columns, self._declared, any_column=self._aliases is not None):
+            try:
+                text = self._verifier(sample.text, bound, sample.binder.types)
+                check_used(text, frozenset(sample.binder.types))
+            except RookeryError as exc:
+                if not sample.when or (sample.strict and exc.code is not TABLE_REFUSED):
+                    raise
+                reads |= bound.intersection(_AFTER_FROM.findall(_STRINGS.sub("''", sample.text)))
+                if exc.code is TABLE_REFUSED:
+                    warnings.setdefault(exc.message, _branch(exc, sample.when, self._pipe.name, node))
+                continue
+            reads |= text.reads
+            texts.append(text)
+        return reads, texts, list(warnings.values())
+
+    def _named(self, texts: list[Verified]) -> frozenset[str]:
+        if self._aliases is None:
+            return frozenset()
+        found = frozenset(n for t in texts for n in named(dict(self._verifier.tree(t.canonical))))
+        self._aliases |= found
+        return found
+
+
+def _branch(exc: RookeryError, when: str, pipe: str, node: Node) -> RookeryError:
+    place = placed(exc, pipe, node).place
+    return RookeryError(BRANCH, f"{exc.message}, {when}", hint=exc.hint, place=place)
 
 
 def check_used(text: Verified, names: frozenset[str]) -> None:
@@ -176,13 +251,14 @@ def check_used(text: Verified, names: frozenset[str]) -> None:
         )
 
 
-def _placed(exc: RookeryError, pipe: Pipe, node: Node) -> RookeryError:
+def placed(exc: RookeryError, pipe: str, node: Node) -> RookeryError:
+    """An error of a node with its place in the file."""
     code = UNKNOWN_TABLE if exc.code is TABLE_REFUSED else exc.code
     if exc.place is not None and exc.place.file:
         return exc
     line, column = (exc.place.line, exc.place.column) if exc.place else (None, None)
     place = node.position(line or 1, column or 1)
-    placed = Place(place.file, place.line, place.column, f"pipe `{pipe.name}`, node `{node.name}`")
+    placed = Place(place.file, place.line, place.column, f"pipe `{pipe}`, node `{node.name}`")
     return RookeryError(code, exc.message, hint=exc.hint, place=placed, detail=exc.detail)
 
 

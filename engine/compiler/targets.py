@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from engine.compiler import storage
 from engine.compiler.lineage import check_lineage, named
-from engine.compiler.pipes import CompiledPipe, MaterializedTarget
+from engine.compiler.pipes import CompiledNode, CompiledPipe, MaterializedTarget
 from engine.compiler.sharing import judge_target
 from engine.compiler.state import State, datasources_of
 from engine.errors import (
@@ -89,20 +89,33 @@ def _triggers(state: State, pipe: CompiledPipe) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _chase(state: State, pipe: CompiledPipe, name: str | None) -> str | None:
+def _chase(state: State, view: CompiledPipe, name: str | None) -> str | None:
+    """The datasource behind a name, through nodes and other pipes. Raises VIEW_SHAPE for a template in between."""
+    pipe = view
     while name is not None and name not in state.datasources:
         node = pipe.node(name)
-        if node is not None:
-            text = node.static
-        elif name in state.pipes:
+        if node is None and name in state.pipes:
             pipe = state.pipes[name]
-            text = pipe.published_text() if pipe.published else None
-        else:
+            node = pipe.node(pipe.published)
+        if node is None:
             return None
-        if text is None or len(text.branch_leftmost) != 1:
+        if node.static is None:
+            raise _on_a_template(view, pipe, node)
+        if len(node.static.branch_leftmost) != 1:
             return None
-        name = text.branch_leftmost[0]
+        name = node.static.branch_leftmost[0]
     return name
+
+
+def _on_a_template(view: CompiledPipe, pipe: CompiledPipe, node: CompiledNode) -> RookeryError:
+    own = view.node(view.published)
+    return RookeryError(
+        VIEW_SHAPE,
+        f"pipe `{view.name}` cannot be a materialized view: it reads pipe `{pipe.name}`, "
+        f"whose node `{node.name}` is a template",
+        hint="a view has no parameters; read a pipe without them, which that pipe can read as well",
+        place=own.place if own else view.place,
+    )
 
 
 def _implicit_target(state: State, pipe: CompiledPipe, target: MaterializedTarget) -> Datasource:

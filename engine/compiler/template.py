@@ -18,13 +18,14 @@ from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
-from engine.compiler.params import ParameterSpec, kind
+from engine.compiler.params import ParameterSpec
 from engine.compiler.template_functions import FUNCTIONS, UNSUPPORTED
-from engine.compiler.template_operations import binary, concat, each, item, method, part, unary
-from engine.compiler.template_syntax import LOOP_ATTRIBUTES, PREFIX, Blocks, SyntaxProblemError, Walk
-from engine.compiler.template_uses import Findings
+from engine.compiler.template_operations import arm, binary, concat, each, forced, item, method, part, unary
+from engine.compiler.template_syntax import DRY, LOOP_ATTRIBUTES, PREFIX, Blocks, SyntaxProblemError, Walk
+from engine.compiler.template_uses import Condition, Findings
 from engine.compiler.template_values import (
     ABSENT,
+    Arms,
     Binder,
     MissingError,
     Parameter,
@@ -37,8 +38,6 @@ from engine.errors import IDENTIFIER, MISSING_PARAMETER, TEMPLATE, Place, Rooker
 
 MAX_OUTPUT = 64 * 1024
 """Longest rendered text, in bytes of UTF-8; also the longest template."""
-MAX_SAMPLES = 16
-"""Most dry runs of one template."""
 _SYNTAX = ("{{", "{%", "{#")
 
 Position = Callable[[int, int], Place]
@@ -57,7 +56,7 @@ class _Function:
 _CALLABLE = {f"{PREFIX}fn_{name}": _Function(function) for name, function in FUNCTIONS.items()}
 _CALLABLE |= {
     PREFIX + function.__name__: _Function(function)
-    for function in (each, item, part, concat, method)  # in place of operators
+    for function in (each, item, part, concat, method, forced, arm)  # in place of operators and conditions
 }
 
 
@@ -69,6 +68,8 @@ class _Context(Context):
     def resolve_or_missing(self, key: str) -> Any:
         if key in _CALLABLE:
             return _CALLABLE[key]
+        if key == DRY:
+            return self.run.sample
         raw = self.run.request.get(key, ABSENT)
         return Parameter(key, ABSENT if raw is None else raw)
 
@@ -159,50 +160,49 @@ class Template:
             return self.text
         return self._run(self._compiled, Rendering(request, binder, columns))
 
-    def sample(self, variant: int, binder: Binder, columns: frozenset[str]) -> str:
-        """A dry run: with every parameter given (variant 0), or with none of the optional ones (variant 1)."""
+    @property
+    def identifiers(self) -> frozenset[str]:
+        """Parameters that name columns."""
+        return frozenset(self._found.identifiers)
+
+    @property
+    def names_columns(self) -> bool:
+        """Whether names of columns become part of its text."""
+        return self._found.names_columns
+
+    @property
+    def compared(self) -> tuple[tuple[str, Any], ...]:
+        """Parameters with the constants that they are compared with."""
+        return tuple(self._found.compared)
+
+    @property
+    def conditions(self) -> tuple[Condition, ...]:
+        """The conditions of the template; their numbers are their positions."""
+        return tuple(self._found.conditions)
+
+    def dry(
+        self,
+        request: Mapping[str, object],
+        made_up: Mapping[str, object],
+        binder: Binder,
+        columns: frozenset[str] | None,
+        arms: Arms,
+    ) -> str:
+        """Render without a caller: `request`, completed from `made_up` by what turns out to be missing.
+
+        `columns` may be None while it is not known what can be named. Raises what the author did wrong.
+        """
         if self._compiled is None:
             return self.text
-        request = {} if variant else {p.name: self._placeholder(p, columns) for p in self.parameters}
-        return self._dry(self._compiled, request, binder, columns)
-
-    def samples(self, columns: frozenset[str]) -> list[tuple[str, Binder]]:
-        """Dry runs with distinct texts: both variants, and one per constant that a parameter is compared with."""
-        if self._compiled is None:
-            return [(self.text, Binder())]
-        everything = {p.name: self._placeholder(p, columns) for p in self.parameters}
-        requests: list[dict[str, object]] = [everything, {}]
-        requests += [{**everything, name: value} for name, value in self._found.compared]
-        requests += [{**everything, p.name: e} for p in self.parameters for e in p.enum or () if e is not None]
-        found: dict[str, Binder] = {}
-        for request in requests[:MAX_SAMPLES]:
-            binder = Binder()
-            found.setdefault(self._dry(self._compiled, request, binder, columns), binder)
-        return list(found.items())
-
-    def _placeholder(self, spec: ParameterSpec, columns: frozenset[str]) -> object:
-        if spec.default is not None:
-            return spec.default
-        if spec.name in self._found.identifiers:
-            return min(columns, default="")
-        return spec.enum[0] if spec.enum and spec.enum[0] is not None else kind(spec.type).zero
-
-    def _dry(
-        self, compiled: JinjaTemplate, request: Mapping[str, object], binder: Binder, columns: frozenset[str]
-    ) -> str:
-        """Render with made-up values; what turns out to be missing is made up too."""
-        specs = {p.name: p for p in self.parameters}
         given = dict(request)
+        start = binder.mark()
         while True:
-            binder.bindings.clear()
-            binder.types.clear()
-            run = Rendering(given, binder, columns, sample=True)
+            binder.rewind(start)
+            run = Rendering(given, binder, columns, arms)
             try:
-                return self._run(compiled, run)
+                return self._run(self._compiled, run)
             except RookeryError as exc:
-                added = {
-                    n: self._placeholder(specs[n], columns) for n in run.missing if n in specs and n not in given
-                }
+                added = {n: made_up[n] for n in run.missing if n in made_up and n not in given}
                 if exc.code is not MISSING_PARAMETER or not added:
                     raise
                 given |= added

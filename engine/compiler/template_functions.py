@@ -45,7 +45,7 @@ def _convert(
     name = x.name if type(x) is Parameter else None
     if present(x):
         return typed(found, _checked(run, found, name, plain(x), enum))
-    if (default is not None and not required) or (default is not None and run.sample):
+    if default is not None:
         if type(default) is Parameter:
             return _convert(run, found, default, enum=enum)
         return typed(found, _default(found, name, default))
@@ -54,7 +54,7 @@ def _convert(
     if name is None:
         raise RookeryError(TEMPLATE, f"cannot convert None to {found.type}")
     run.missing[name] = None
-    return typed(found, found.zero)
+    return typed(found, found.sample)
 
 
 def _checked(run: Rendering, found: Kind, name: str | None, raw: Any, enum: Any) -> Value:
@@ -64,7 +64,7 @@ def _checked(run: Rendering, found: Kind, name: str | None, raw: Any, enum: Any)
         value = found.check(raw)
     except UnfitError as exc:
         if run.sample:
-            return found.zero
+            return found.sample
         message = f"{what} must be {found.type}, got {shown(raw)}"
         raise RookeryError(BAD_PARAMETER, message, hint=str(exc) or None) from None
     if enum is not None and not run.sample:
@@ -122,12 +122,16 @@ def _datetime64(run: Rendering, x: Any, default: Any = None, precision: int = 6,
     return _convert(run, kind(f"DateTime64({precision})"), x, default, **rest)
 
 
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
 # --- identifiers ---------------------------------------------------------------------------------------------------
 def _identifier(run: Rendering, name: Any) -> str:
     """A column's name in backquotes. Raises IDENTIFIER unless it is one of the columns readable here."""
-    if isinstance(name, str) and name in run.columns:
+    known = run.columns if run.columns is not None else frozenset()
+    if isinstance(name, str) and (name in known or (run.columns is None and _PLAIN_NAME.fullmatch(name))):
         return quote(name)
-    near = nearest(name, run.columns) if isinstance(name, str) else None
+    near = nearest(name, known) if isinstance(name, str) else None
     hint = f"did you mean `{near}`?" if near else "a column that this node reads"
     raise RookeryError(IDENTIFIER, f"no column {shown(name)} here", hint=hint)
 
@@ -169,7 +173,7 @@ def _sql_and(run: Rendering, /, **conditions: Any) -> Sql:
     parts: list[str | tuple[Value, str]] = []
     for key, value in conditions.items():
         name, _, suffix = key.rpartition("__")
-        if key in run.columns or suffix not in _COMPARISONS:
+        if key in (run.columns or ()) or suffix not in _COMPARISONS:
             name, suffix = key, ""
         left = _identifier(run, name)
         if not present(value):

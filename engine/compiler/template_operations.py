@@ -18,6 +18,20 @@ def each(run: Rendering, value: Any) -> Iterator[Any]:
         yield item
 
 
+def forced(run: Rendering, number: int) -> bool:
+    """Whether a dry run forces this condition, which is then not evaluated."""
+    return run.arms is not None and number in run.arms.forced
+
+
+def arm(run: Rendering, number: int, value: Any) -> bool:
+    """The outcome of a condition in a dry run: the forced one, or its own."""
+    outcome = bool(value)
+    if run.arms is not None:
+        outcome = run.arms.forced.get(number, outcome)
+        run.arms.seen.add((number, outcome))
+    return outcome
+
+
 def item(run: Rendering, value: Any, key: Any) -> Any:
     """`value[key]` of text, a list or an object; nothing else can be looked into."""
     value, key = plain(value), plain(key)

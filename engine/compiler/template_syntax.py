@@ -22,6 +22,8 @@ from engine.errors import PARAMETER_CLASH, TEMPLATE, Code, RookeryError
 
 PREFIX = "rk_"
 """Names that begin so are ours; templates cannot use them."""
+DRY = f"{PREFIX}dry"
+"""The name that is true in dry runs."""
 LOOP_ATTRIBUTES = frozenset({"index", "index0", "first", "last", "length"})
 MAX_DEPTH = 100
 
@@ -91,6 +93,7 @@ class Walk:
 
     def __init__(self) -> None:
         self.found = Findings()
+        self._path: dict[int, bool] = {}
         self._local: set[str] = set()
         self._assigned: set[str] = set()
         self._outer: set[str] = set()
@@ -120,18 +123,33 @@ class Walk:
             self._depth -= 1
 
     def _if(self, node: nodes.If) -> None:
-        node.test = self._test(node.test)
+        paths = self._tests(node)
         self._conditional += 1
-        for branch in node.elif_:
-            branch.test = self._test(branch.test)
-        before, after = self._local, []
-        for body in (node.body, *(branch.body for branch in node.elif_), node.else_):
-            self._local = set(before)
+        before, after, outer = self._local, [], self._path
+        for body, path in zip((node.body, *(b.body for b in node.elif_), node.else_), paths, strict=True):
+            self._local, self._path = set(before), path
             self._statements(body)
             after.append(self._local)
         # Only what every branch sets is certain to be set; the rest may still come from the request.
-        self._local = set.intersection(*after)
+        self._local, self._path = set.intersection(*after), outer
         self._conditional -= 1
+
+    def _tests(self, node: nodes.If) -> list[dict[int, bool]]:
+        """Number the conditions of an `if`. Returns, for each branch and for `else`, the outcomes that lead there."""
+        paths, past = [], dict(self._path)
+        for position, branch in enumerate((node, *node.elif_)):
+            self._conditional += position > 0
+            test = self._test(branch.test)
+            self._conditional -= position > 0
+            more = position < len(node.elif_) or bool(node.else_)
+            number = self.found.condition(past, more)
+            # Requests evaluate the condition as it is; only dry runs ask which outcome is wanted.
+            free = nodes.CondExpr(self._call("forced", [nodes.Const(number)], branch), nodes.Const(None), test)
+            dry = self._call("arm", [nodes.Const(number), free], branch)
+            branch.test = nodes.CondExpr(nodes.Name(DRY, "load", lineno=branch.lineno), dry, test)
+            paths.append({**past, number: True})
+            past = {**past, number: False}
+        return [*paths, past]
 
     def _set(self, node: nodes.Assign) -> None:
         names = self._targets(node.target)
@@ -200,7 +218,7 @@ class Walk:
 
     def _allowed(self, node: nodes.Name) -> str:
         name = node.name
-        if name in _RESERVED or name.startswith((PREFIX, "__")) or not name.isascii():
+        if name in _RESERVED or name.lower().startswith((PREFIX, f"_{PREFIX}")) or not name.isascii():
             self._refuse(node, f"the name `{name[:80]}` cannot be used in a template")
         return name
 
@@ -282,6 +300,7 @@ class Walk:
             self._refuse(node, "only functions can be called")
         name = callee.name
         self._known(node, name)
+        self.found.names_columns |= name in IDENTIFIER_FUNCTIONS | {"sql_and"}
         self._declare(node, name)
         result = self._call(f"fn_{name}", self._arguments(node, name), node)
         self._conditional += 1

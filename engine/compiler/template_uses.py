@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,16 +24,33 @@ class Use:
     needed: bool = False
     required: bool | None = None
     has_default: bool = False
+    optional: bool = False
     attributes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """A condition of the template: the outcomes that lead to it, and whether text depends on its failing."""
+
+    after: Mapping[int, bool]
+    has_else: bool
 
 
 @dataclass(slots=True)
 class Findings:
-    """What the walk found: uses by name, names used as identifiers, and texts that parameters are compared with."""
+    """What the walk found: uses by name, names used as identifiers, texts that parameters are compared with, and
+    the conditions by number."""
 
     uses: dict[str, Use] = field(default_factory=dict)
     identifiers: set[str] = field(default_factory=set)
     compared: list[tuple[str, Any]] = field(default_factory=list)
+    conditions: list[Condition] = field(default_factory=list)
+    names_columns: bool = False
+
+    def condition(self, after: Mapping[int, bool], has_else: bool) -> int:
+        """Note a condition and return its number."""
+        self.conditions.append(Condition(dict(after), has_else))
+        return len(self.conditions) - 1
 
     def use(self, name: str, line: int) -> Use:
         """What is known of a parameter so far."""
@@ -48,8 +66,9 @@ class Findings:
         if use.type is None:
             use.type, use.line = type, call.lineno
         said = _said(call, function)
-        use.has_default |= "default" in said or constant(said.get("defined")) is False
-        use.needed |= certain and not use.has_default
+        use.has_default |= "default" in said
+        use.optional |= use.has_default or constant(said.get("defined")) is False
+        use.needed |= certain and not use.optional
         if use.required is None and "required" in said:
             use.required = bool(constant(said["required"]))
         for key, node in said.items():
@@ -77,13 +96,14 @@ class Findings:
 def _spec(name: str, use: Use) -> ParameterSpec:
     said = use.attributes
     enum = said.get("enum")
-    needed = use.needed and not use.has_default
+    needed = use.needed and not use.optional
     return ParameterSpec(
         name=name,
         type=use.type or "String",
         default=said.get("default"),
         description=_text(said.get("description")),
-        required=needed if use.required is None else use.required,
+        # A default is taken whenever there is one, so that `required=True` beside it only documents.
+        required=not use.has_default and (needed if use.required is None else use.required),
         enum=tuple(enum) if isinstance(enum, list) else None,
         example=said.get("example"),
         format=_text(said.get("format")),

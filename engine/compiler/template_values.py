@@ -56,19 +56,45 @@ class Binder:
         self.types[name] = type
         return f"{{{name}:{type}}}"
 
+    def mark(self) -> int:
+        """How much is bound so far, for `rewind`."""
+        return len(self.bindings)
+
+    def rewind(self, mark: int) -> None:
+        """Forget what was bound since `mark`; what other templates of the statement have bound stays."""
+        for name in list(self.bindings)[mark:]:
+            del self.bindings[name], self.types[name]
+
+
+@dataclass(slots=True)
+class Arms:
+    """The conditions of a dry run, by number: which are forced to an outcome, and which outcomes were seen."""
+
+    forced: Mapping[int, bool] = field(default_factory=dict)
+    seen: set[tuple[int, bool]] = field(default_factory=set)
+
 
 class Rendering:
-    """One rendering of one template: the request, where values go, what is missing, how much was done."""
+    """One rendering of one template: the request, where values go, what is missing, how much was done.
 
-    __slots__ = ("binder", "columns", "missing", "request", "sample", "steps", "work")
+    `columns` are the identifiers that it may name; None, in dry runs only, when they are not known yet. `arms` are
+    the conditions of a dry run, None when a request is rendered.
+    """
+
+    __slots__ = ("arms", "binder", "columns", "missing", "request", "sample", "steps", "work")
 
     def __init__(
-        self, request: Mapping[str, object], binder: Binder, columns: frozenset[str], sample: bool = False
+        self,
+        request: Mapping[str, object],
+        binder: Binder,
+        columns: frozenset[str] | None,
+        arms: Arms | None = None,
     ) -> None:
         self.request = request
         self.binder = binder
         self.columns = columns
-        self.sample = sample
+        self.arms = arms
+        self.sample = arms is not None
         self.missing: dict[str, None] = {}
         self.steps = 0
         self.work = 0

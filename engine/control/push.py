@@ -17,7 +17,7 @@ from engine.compiler.examine import examined
 from engine.compiler.pipes import compile_pipe
 from engine.compiler.views import nest_schema, workspace_schema
 from engine.control.history import resume, undelivered
-from engine.control.ids import check_id
+from engine.control.ids import check_ids
 from engine.control.tokens import grant_declared
 from engine.errors import (
     BAD_VALUE,
@@ -114,8 +114,7 @@ def push(
         compiled = examined(
             project, lambda told: snapshot.build if known else workspace.compile(project, told, tolerated)
         )
-        for tenant in snapshot.tenants:
-            check_id(compiled, tenant)
+        check_ids(compiled, snapshot.tenants)
         changes = _changes(snapshot, sources, compiled)
         if not options.dry_run:
             settle(workspace, snapshot.build)

@@ -17,13 +17,14 @@ MAX_NAME = 120
 RESERVED = frozenset(
     {"tinybird", "system", "information_schema", "default", "written_by_a_newer_rookery"}
 ) | frozenset({"select", "not", "null", "true", "false", "recursive", "nan", "inf"})
-NAME_PATTERN = r"^[A-Za-z][A-Za-z0-9_]*$"
+NAME_PATTERN = r"^([A-Za-z]|_+[A-Za-z0-9])[A-Za-z0-9_]*$"
 COLUMN_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _NAME = re.compile(NAME_PATTERN, re.ASCII)
 _COLUMN = re.compile(COLUMN_PATTERN, re.ASCII)
 _WHOLE = re.compile(r"[0-9]{1,19}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,6})?", re.ASCII)
 MAX_NUMBER = 2**63 - 1
+_INTERNAL = re.compile(r"_rk[0-9]*_|rk_")
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _SIZE = re.compile(r"([0-9]{1,19}) ?((?:[KMG]i?)?B)?", re.IGNORECASE | re.ASCII)
@@ -42,12 +43,12 @@ def fail(message: str, hint: str | None = None, kind: str = "bad_value") -> NoRe
 def name_fault(name: str) -> tuple[str, str] | None:
     """Why a text cannot be the name of a datasource, pipe or node: message and hint. None when it can."""
     if not _NAME.fullmatch(name):
-        hint = "a name begins with a letter and goes on with letters, digits and underscores"
+        hint = "letters, digits and underscores, not beginning with a digit, and not underscores only"
         return f"`{shown(name)}` cannot be a name", hint
     if len(name) > MAX_NAME:
         return f"`{shown(name)}` is too long for a name", f"at most {MAX_NAME} characters"
-    if name.lower().startswith("rk_"):
-        return f"`{name}` cannot be a name", "names beginning with rk_ are for internal use"
+    if _INTERNAL.match(name.lower()):
+        return f"`{name}` cannot be a name", "names beginning with rk_ or _rk_ are for internal use"
     if name.lower() in RESERVED:
         return f"`{name}` is a reserved word", "choose another name"
     return None

@@ -15,6 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from engine.compiler.template import FUNCTIONS, UNSUPPORTED, Binder, PipeError, Template, compile_template
+from engine.compiler.template_dry import Sample, samples
+from engine.compiler.template_values import Arms
 from engine.errors import (
     BAD_PARAMETER,
     CUSTOM,
@@ -83,7 +85,7 @@ def test_static_text_is_untouched(sql: str) -> None:
     template = compile_template(sql)
     assert template.is_static
     assert template.render({"x": "1"}, Binder(), COLUMNS) == sql
-    assert template.samples(COLUMNS) == [(sql, Binder())]
+    assert samples(template, COLUMNS) == [Sample(sql, Binder())]
     assert template.parameters == ()
 
 
@@ -163,7 +165,7 @@ def test_absence(sql: str) -> None:
         *["{{ x.split(',') }}", "{% for a in x %}{% end %}", "{% if x > 5 %}{% end %}", "{{ len(x) }}", "{{ [x] }}"],
         *["{{ column(x) }}", "{{ columns(x) }}", "{{ symbol(x) }}", "{{ split_to_array(x) }}", "{{ min(x, 1) }}"],
         *["{{ Int8(y, x) }}", "{{ String(x, defined=False) }}", "{{ int(x) }}", "{{ day_diff(x, '2020-01-01') }}"],
-        *["{{ String(x, 'a', required=True) }}", "{{ Boolean(x) }}", "{{ 'a,b'.split(x) }}", "{{ Array(x) }}"],
+        *["{{ String(x, required=True) }}", "{{ Boolean(x) }}", "{{ 'a,b'.split(x) }}", "{{ Array(x) }}"],
         *[
             "{{ error(x) }}",
             "{{ {'a': 1}[x] }}",
@@ -275,7 +277,7 @@ def test_parameters() -> None:
     assert (x.type, x.default, x.description, x.enum, x.example, x.format) == ("Int32", 5, "how many", (1, 5), 5, "n")
     assert (specs["ids"].type, specs["ids"].default) == ("Array(Int64)", "1,2")
     assert (specs["by"].type, specs["by"].default) == ("String", "ts")
-    assert [n for n, p in specs.items() if p.required] == ["bare", "must"]
+    assert [n for n, p in specs.items() if p.required] == ["bare"]
     assert [n for n, p in specs.items() if not p.explicit] == ["bare", "seen"]
 
 
@@ -462,7 +464,7 @@ def test_custom_errors() -> None:
 
 # --- dry runs ---
 def texts(sql: str) -> list[str]:
-    return [text for text, _ in compile_template(sql).samples(COLUMNS)]
+    return [sample.text for sample in samples(compile_template(sql), COLUMNS)]
 
 
 def test_samples_take_both_branches() -> None:
@@ -488,15 +490,19 @@ def test_samples_still_show_mistakes() -> None:
         ("{{ x + 1 }}", TEMPLATE),
     ):
         with pytest.raises(RookeryError) as caught:
-            compile_template(sql).samples(COLUMNS)
+            samples(compile_template(sql), COLUMNS)
         assert caught.value.code is code
 
 
-def test_variants() -> None:
-    template = compile_template("{{ Int8(n, 3) }}{% if x %}{{ x }}{% end %}")
-    binders = Binder(), Binder()
-    assert [template.sample(n, b, COLUMNS) for n, b in enumerate(binders)] == ["{p1:Int8}{p2:String}", "{p1:Int8}"]
-    assert [list(b.bindings.values()) for b in binders] == [[3, "__no_value__"], [3]]
+def test_a_dry_run_leaves_what_other_templates_have_bound() -> None:
+    binder = Binder()
+    first, second = compile_template("{{ Int8(n) }}"), compile_template("{{ Date(d) }}{{ n }}{{ String(late) }}")
+    values = {"n": 3, "d": "2020-02-02", "late": "x"}
+    assert first.dry(values, {}, binder, COLUMNS, Arms()) == "{p1:Int8}"
+    # What is missing is made up in another attempt, and that must not drop or repeat anything.
+    assert second.dry({"n": 3}, values, binder, COLUMNS, Arms()) == "{p2:Date}{p3:Int64}{p4:String}"
+    assert list(binder.bindings.values()) == [3, "2020-02-02", 3, "x"]
+    assert list(binder.types.values()) == ["Int8", "Date", "Int64", "String"]
 
 
 # --- properties ---
@@ -612,7 +618,7 @@ def test_any_text_gives_a_template_or_our_error(pieces: list[str], spaced: bool)
     try:
         template = compile_template((" " if spaced else "").join(pieces))
         names = {p.name for p in template.parameters}
-        template.samples(COLUMNS)
+        samples(template, COLUMNS)
         asked = Recorder()
         template.render(asked, Binder(), COLUMNS)
         assert asked.names <= names

@@ -249,7 +249,25 @@ def test_each_mistake_has_a_code_and_a_place(text: str, code: str, place: str | 
 
 
 @pytest.mark.parametrize(
-    "name", ["", "1a", "a-b", "a b", "a.b", "ä", "a\n", "_rk_a", "rk_a", "RK_a", "Default", "_a", "a" * 121]
+    "name",
+    [
+        "",
+        "1a",
+        "a-b",
+        "a b",
+        "a.b",
+        "ä",
+        "a\n",
+        "_rk_a",
+        "rk_a",
+        "RK_a",
+        "Default",
+        "_",
+        "__",
+        "_rk1_a",
+        "_RK_a",
+        "a" * 121,
+    ],
 )
 def test_a_file_with_an_impossible_name_is_refused(name: str) -> None:
     (problem,) = problems("sql: SELECT 1", name)

@@ -1,0 +1,244 @@
+"""What the engine says of a pipe's nodes in dry runs.
+
+All templates of a statement are rendered with one set of values. Where nothing is known of a parameter its value is
+made up, and a made-up value that the engine cannot convert says nothing about the pipe: others are tried, and what
+remains is a warning.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from engine.compiler.compose import Composed
+from engine.compiler.contexts import DAY, ID, MOMENT, expected, needs_constant
+from engine.compiler.params import ParameterSpec
+from engine.compiler.pipes import CompiledPipe
+from engine.compiler.scope import Scope
+from engine.compiler.state import State, scratch_database, scratch_table
+from engine.compiler.template import Template
+from engine.compiler.template_dry import made_up
+from engine.compiler.template_values import Arms, Binder
+from engine.errors import SAMPLE, RookeryError
+from engine.schema import Column
+
+OF_VALUES = frozenset(
+    {6, 25, 26, 27, 32, 33, 36, 38, 41, 43, 53, 69, 70, 72, 117, 131, 135, 153, 190, 321, 349, 376, 407, 427, 436}
+    | {441, 457, 467, 469, 536, 565, 675, 676, 691, 1000, 1001}
+)
+"""The engine's numbers of errors that another value of a parameter may not have."""
+UNKNOWN_IDENTIFIER = 47
+TEXTS = (DAY, MOMENT, "1", "UTC", "day", ID, "127.0.0.1", "true", "{}", "a")
+NUMBERS = (0, 2, 3, 7, 10, 60, 100, 1000, 12, 1)
+MAX_COLUMNS = 24
+"""Most columns that are tried for a parameter that names one."""
+_PLACEHOLDER = re.compile(r"\{(p[0-9]+):([^{}]*)\}")
+
+
+class UncheckedError(RookeryError):
+    """No sample value was found with which the engine takes a node."""
+
+
+@dataclass(slots=True)
+class Values:
+    """The values of one dry run: what a caller would send, and what is taken for parameters that must be there.
+
+    `free` are those that nobody wrote, so that others may stand in their place.
+    """
+
+    request: dict[str, object]
+    fallback: dict[str, object]
+    free: frozenset[str]
+
+    def but(self, other: Mapping[str, object]) -> Values:
+        """The same with other values of some parameters."""
+        request = {n: other.get(n, v) for n, v in self.request.items()}
+        return replace(self, request=request, fallback={**self.fallback, **other})
+
+
+def all_given(specs: Mapping[str, ParameterSpec], identifiers: frozenset[str], columns: Iterable[str]) -> Values:
+    """Every parameter has a value. Defaults are free: a caller who sends the parameter sends something else."""
+    listed = sorted(columns)
+    values = {n: made_up(s, identifiers, listed) for n, s in specs.items()}
+    free = frozenset(n for n, s in specs.items() if s.example is None and not s.enum)
+    return Values(values, values, free)
+
+
+def none_given(specs: Mapping[str, ParameterSpec], declared: Mapping[str, ParameterSpec], given: Values) -> Values:
+    """Only what must be there has a value."""
+    request = {n: s.default for n, s in declared.items() if s.default is not None}
+    free = frozenset(n for n in given.free if specs[n].default is None)
+    return Values(dict(request), given.fallback, free)
+
+
+def specs_of(pipes: Iterable[CompiledPipe]) -> dict[str, ParameterSpec]:
+    """What is known of each parameter of some pipes, from wherever it is said."""
+    found: dict[str, ParameterSpec] = {}
+    for pipe in pipes:
+        for spec in (*pipe.parameters, *(s for n in pipe.nodes for s in n.template.parameters)):
+            known = found.setdefault(spec.name, spec)
+            said = {k: getattr(spec, k) for k in ("default", "example", "enum") if getattr(known, k) is None}
+            found[spec.name] = replace(known, **said)
+    return found
+
+
+def identifiers_of(pipes: Iterable[CompiledPipe]) -> frozenset[str]:
+    """Parameters that name columns."""
+    return frozenset(i for p in pipes for n in p.nodes for i in n.template.identifiers)
+
+
+@dataclass(slots=True)
+class DryRun:
+    """The nodes of one pipe, analysed with one set of values; what has worked for a node is kept for the next."""
+
+    state: State
+    pipe: CompiledPipe
+    values: Values
+    specs: Mapping[str, ParameterSpec]
+    identifiers: frozenset[str]
+    outputs: dict[str, tuple[Column, ...]] = field(default_factory=dict)
+
+    def describe(self, node: str) -> tuple[Column, ...]:
+        """Output columns of a node. Raises the engine's error, or UncheckedError when it may only be the sample's."""
+        try:
+            found = self._ask(node, self.values)
+        except RookeryError as exc:
+            found = self._otherwise(node, exc)
+        self.outputs[node] = found
+        return found
+
+    def _otherwise(self, node: str, first: RookeryError) -> tuple[Column, ...]:
+        """The same question with other values in place of those that nobody wrote."""
+        used = self._used(node)
+        naming = self.identifiers & used.keys()
+        code = getattr(first, "engine_code", None)
+        if not used or code is None or (code not in OF_VALUES and not naming):
+            raise first
+        told = [_told(first)]
+        errors = [first]
+        for values in self._others(node, used, naming):
+            try:
+                found = self._ask(node, values)
+            except RookeryError as exc:
+                told.append(_told(exc))
+                errors.append(exc)
+                continue
+            self.values = values
+            return found
+        blank = self._blank(node, used)
+        if isinstance(blank, tuple):
+            return blank
+        if naming or _told(blank) in told or len(set(told)) == 1:
+            # It does not depend on the values; a name that is unknown whichever column stands there says most.
+            common = max(told, key=lambda t: (t[0] == UNKNOWN_IDENTIFIER, t == _told(blank), told.count(t)))
+            raise errors[told.index(common)]
+        names = ", ".join(f"`{n}`" for n in sorted(used))
+        raise UncheckedError(
+            SAMPLE,
+            f"node `{node}` was not checked, since no sample value of {names} suits it: {first.message}",
+            hint="give an example that does: {{ String(name, example='2024-01-31') }}",
+            detail=first.detail,
+        )
+
+    def _ask(self, node: str, values: Values) -> tuple[Column, ...]:
+        composed = self._composed(node, values)
+        return self._described(composed, composed.sql)
+
+    def _described(self, composed: Composed, sql: str) -> tuple[Column, ...]:
+        tables = [scratch_table(self.state, n) for n in sorted(composed.relations)]
+        return self.state.analyser.describe(sql, composed.bindings, tables)
+
+    def _composed(self, node: str, values: Values) -> Composed:
+        def render(template: Template, binder: Binder, columns: frozenset[str]) -> str:
+            return template.dry(values.request, values.fallback, binder, columns, Arms())
+
+        scope = Scope(scratch_database(self.state.workspace), unrestricted=True)
+        return self.state.composer.request(self.state, self.pipe.name, render, scope, upto=node)
+
+    def _used(self, node: str) -> dict[str, frozenset[str]]:
+        """Free parameters that matter to a node, with the placeholders whose values depend on them."""
+        before = self._composed(node, self.values)
+        found: dict[str, frozenset[str]] = {}
+        for name in sorted(self.values.free):
+            try:
+                after = self._composed(node, self.values.but({name: self._another(name)}))
+            except RookeryError:
+                continue
+            changed = frozenset(n for n, v in after.bindings.items() if before.bindings.get(n) != v)
+            if changed or after.sql != before.sql:
+                found[name] = changed if after.sql == before.sql else frozenset()
+        return found
+
+    def _another(self, name: str) -> object:
+        type = self.specs[name].type
+        if name in self.identifiers:
+            return max(self.pipe.columns, default="")
+        if "Date" in type:
+            return (
+                "2020-02-02"
+                if type.removeprefix("Array(").startswith("Date)") or type == "Date"
+                else MOMENT[:-1] + "1"
+            )
+        return "5" if type not in ("Bool", "Array(Bool)") else "true"
+
+    def _others(self, node: str, used: Mapping[str, frozenset[str]], naming: frozenset[str]) -> Iterator[Values]:
+        """Values to try: columns for those that name one, then texts and numbers by where they stand, then any."""
+        fitting = self._fitting(node, used)
+        for column in self._columns(node) if naming else ():
+            yield self.values.but({**fitting, **dict.fromkeys(naming, column)})
+        texts = [n for n in used if self._is(n, "String") and n not in naming and n not in fitting]
+        numbers = [n for n in used if self._is(n, "Int", "UInt", "Float", "Decimal")]
+        if fitting:
+            yield self.values.but(fitting)
+        if texts or numbers:
+            for text, number in zip(TEXTS, NUMBERS, strict=True):
+                yield self.values.but({**fitting, **dict.fromkeys(texts, text), **dict.fromkeys(numbers, number)})
+
+    def _is(self, name: str, *types: str) -> bool:
+        return self.specs[name].type.removeprefix("Array(").startswith(types)
+
+    def _fitting(self, node: str, used: Mapping[str, frozenset[str]]) -> dict[str, object]:
+        """Texts that suit the places where parameters stand."""
+        tree = self.state.composer.verifier.tree(self._composed(node, self.values).sql)
+        types = {c.name: c.type for r in self.pipe.datasources for c in self.state.datasources[r].columns}
+        types |= {c.name: c.type for found in self.outputs.values() for c in found}
+        places = expected(tree, types)
+        return {
+            name: next(places[p] for p in sorted(placeholders) if p in places)
+            for name, placeholders in used.items()
+            if self._is(name, "String") and not placeholders.isdisjoint(places)
+        }
+
+    def _columns(self, node: str) -> list[str]:
+        """Columns that a node may name, those of what it reads first, and of each type one before the others."""
+        found: dict[str, str] = {}
+        compiled = self.pipe.node(node)
+        for read in sorted(compiled.reads) if compiled else ():
+            if read in self.state.datasources:
+                found |= {c.name: c.type for c in self.state.datasources[read].columns}
+            else:
+                found |= {c.name: c.type for c in (*self.outputs.get(read, ()), *self.state.outputs.get(read, ()))}
+        firsts = {type: name for name, type in reversed(found.items())}
+        listed = [*firsts.values(), *found, *sorted(self.pipe.columns)]
+        return [n for n in dict.fromkeys(listed) if n in self.pipe.columns][:MAX_COLUMNS]
+
+    def _blank(self, node: str, used: Mapping[str, frozenset[str]]) -> tuple[Column, ...] | RookeryError:
+        """The same with texts unknown to the engine, wherever it need not know them."""
+        fitting = self._fitting(node, used)
+        texts = {n for n in used if self._is(n, "String") and not needs_constant(str(fitting.get(n, "")))}
+        placeholders = {p for n in texts for p in used[n]}
+        try:
+            composed = self._composed(node, self.values.but(fitting))
+
+            def unknown(found: re.Match[str]) -> str:
+                return f"materialize({found[0]})" if found[1] in placeholders else found[0]
+
+            return self._described(composed, _PLACEHOLDER.sub(unknown, composed.sql))
+        except RookeryError as exc:
+            return exc
+
+
+def _told(exc: RookeryError) -> tuple[Any, str]:
+    return getattr(exc, "engine_code", None), exc.message

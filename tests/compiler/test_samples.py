@@ -1,0 +1,190 @@
+"""What `check` does where it has to make values up: texts that the engine converts, columns, and real mistakes."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine import errors
+from engine.compiler.build import parameters_of
+from engine.control.tenants import add
+from engine.errors import Problems
+from engine.plan.state import Workspace
+from tests.support.compiling import BASE, compiled, problems_of, pushed
+
+THINGS = """
+columns:
+  - {name: aaa, type: String}
+  - {name: at, type: DateTime}
+  - {name: day, type: Date}
+  - {name: n, type: UInt16}
+  - {name: amount, type: "Nullable(Decimal(9, 2))"}
+  - {name: id, type: UUID}
+  - {name: ip, type: IPv4}
+  - {name: state, type: "Enum8('new' = 1, 'old' = 2)"}
+  - {name: tags, type: "Array(String)"}
+  - {name: payload, type: String}
+engine: {sorting_key: [at]}
+"""
+
+CONVERTED = [
+    "toDate({{ String(x) }})",
+    "toDate32({{ String(x) }})",
+    "toDateTime({{ String(x) }})",
+    "toDateTime({{ String(x) }}, {{ String(zone) }})",
+    "toDateTime64({{ String(x) }}, 3, {{ String(zone) }})",
+    "parseDateTimeBestEffort({{ String(x) }})",
+    "parseDateTime({{ String(x) }}, {{ String(form) }})",
+    "toInt64({{ String(x) }})",
+    "toUInt8({{ String(x) }}) + toFloat64({{ String(y) }})",
+    "toDecimal64({{ String(x) }}, 2)",
+    "toUUID({{ String(x) }})",
+    "toIPv4({{ String(x) }})",
+    "toBool({{ String(x) }})",
+    "CAST({{ String(x) }} AS Date)",
+    "{{ String(x) }}::UInt32",
+    "CAST({{ String(x) }} AS Enum8('a' = 1))",
+    "toTimeZone(at, {{ String(zone) }})",
+    "toStartOfDay(at, {{ String(zone) }})",
+    "formatDateTime(at, '%H', {{ String(zone) }})",
+    "dateTrunc({{ String(unit) }}, at)",
+    "dateDiff({{ String(unit) }}, at, now())",
+    "toStartOfInterval(at, INTERVAL {{ Int32(step) }} MINUTE)",
+    "intDiv(n, {{ Int32(by) }})",
+    "substring(aaa, {{ Int32(start) }})",
+    "addDays(toDate({{ String(x) }}), {{ Int32(k) }})",
+    "toDate(concat({{ String(month) }}, '-01'))",
+    "toDate({{ String(month) + '-01' }})",
+    "JSON_VALUE(payload, {{ String(path) }})",
+    "splitByChar({{ String(sep) }}, aaa)",
+    "arrayMap(x -> toDate(x), {{ Array(days) }})",
+    "at >= {{ String(x) }}",
+    "day = {{ String(x) }}",
+    "toDate(at) BETWEEN {{ String(x) }} AND {{ String(y) }}",
+    "n = {{ String(x) }} OR id = {{ String(y) }} OR state = {{ String(z) }} OR ip = {{ String(w) }}",
+    "n IN {{ Array(x) }} AND day NOT IN {{ Array(y) }} AND amount > {{ String(z) }}",
+    "toDate({{ String(a) }}) < day AND toInt32({{ String(b) }}) > n AND toUUID({{ String(c) }}) = id "
+    "AND toTimeZone(at, {{ String(d) }}) > toDateTime({{ String(e) }})",
+    "tupleElement(CAST(tuple(1) AS Tuple(one UInt8)), {{ String(name, example='one') }})",
+    "toDate({{ String(x, '') }}) {% if not defined(x) %} + 1 {% end %}",
+]
+
+
+@pytest.mark.parametrize("expression", CONVERTED[:-1])
+def test_a_text_that_the_engine_converts_can_be_checked(workspace: Workspace, expression: str) -> None:
+    build = compiled(workspace, {"things": THINGS, "asked": f"sql: |\n  SELECT {expression} AS result FROM things\n"})
+    assert [c.name for c in build.outputs["asked"]] == ["result"]
+    assert build.warnings == ()
+
+
+WRONG = [
+    ("toDate('garbage')", "garbage|date"),
+    ("toDate({{ String(x, 'garbage') }})", "date"),
+    ("toDate({{ 'garbage' }})", "date"),
+    ("toDate('garbage') > toDate({{ String(x) }})", "date"),
+    ("toDate('garbage') > toDate(toTimeZone(at, {{ String(zone) }}))", "date"),
+    ("toInt64({{ String(x, example='many') }})", "many"),
+    ("intDiv(1, 0) + {{ Int8(x) }}", "[Dd]ivision"),
+    ("nope = {{ String(x) }}", "nope"),
+    ("toDate({{ String(x) }}, 1, 2, 3)", "toDate"),
+    ("sum({{ column(by) }}) + nope", "nope"),
+]
+
+
+@pytest.mark.parametrize(("expression", "message"), WRONG)
+def test_a_mistake_of_the_author_stays_an_error(workspace: Workspace, expression: str, message: str) -> None:
+    files = {"things": THINGS, "asked": f"sql: |\n  SELECT {expression} AS result FROM things\n"}
+    with pytest.raises(Problems, match=message) as caught:
+        compiled(workspace, files)
+    assert [p.code for p in caught.value.problems] == [errors.SQL_SEMANTICS]
+
+
+UNKNOWABLE = "sql: SELECT tupleElement(CAST(tuple(1) AS Tuple(one UInt8)), {{ String(name) }}) AS result\n"
+
+
+def test_where_no_value_suits_it_is_a_warning_once(workspace: Workspace) -> None:
+    files = {"things": THINGS, "asked": UNKNOWABLE, "outer": "sql: SELECT result FROM asked\n"}
+    build = compiled(workspace, files)
+    (warning,) = build.warnings
+    assert warning.code is errors.SAMPLE
+    assert "`name`" in warning.message
+    assert str(warning.place).startswith("asked.yaml:1:6")
+    assert "example=" in str(warning.hint)
+    exampled = UNKNOWABLE.replace("(name)", "(name, example='one')")
+    assert compiled(workspace, {**files, "asked": exampled}).warnings == ()
+    declared = UNKNOWABLE + "parameters: [{name: name, example: one}]\n"
+    assert compiled(workspace, {**files, "asked": declared}).warnings == ()
+
+
+CHOICES = """
+nodes:
+  - {name: per_state, sql: "SELECT toString(state) AS zeta, count() AS hits FROM things GROUP BY zeta"}
+  - {name: sorted, sql: "SELECT * FROM per_state ORDER BY {{ column(sort, 'hits') }}, {{ column(also) }}"}
+"""
+
+
+def test_columns_that_a_node_names_itself_can_be_chosen(workspace: Workspace) -> None:
+    other = "columns: [{name: a_first_of_all, type: String}]\nengine: {sorting_key: [a_first_of_all]}\n"
+    files = {"things": THINGS, "other": other, "sort_by": CHOICES}
+    build = compiled(workspace, files)
+    assert {"zeta", "hits", "aaa"} <= build.pipes["sort_by"].columns
+    assert "a_first_of_all" not in build.pipes["sort_by"].columns
+    for name, code in (("a_first_of_all", errors.SQL_SEMANTICS), ("nowhere", errors.IDENTIFIER)):
+        (problem,) = problems_of(workspace, {**files, "sort_by": CHOICES.replace("'hits'", f"'{name}'")})
+        assert problem.code is code
+        assert str(problem.place).startswith("sort_by.yaml:4")
+    summed = "sql: SELECT sum({{ column(metric) }}) AS total, {{ column(by) }} AS key FROM things GROUP BY key\n"
+    assert compiled(workspace, {**files, "summed": summed}).warnings == ()
+
+
+def test_required_beside_a_default_is_documentation(workspace: Workspace) -> None:
+    pipe = "sql: SELECT {{ String(tz, 'UTC', required=True) }} AS tz, {{ String(must, required=True) }} AS must\n"
+    build = compiled(workspace, {"asked": pipe})
+    assert {p.name: p.required for p in parameters_of(build.pipes, "asked")} == {"tz": False, "must": True}
+
+
+def test_a_view_over_a_template_is_refused_for_that_reason(workspace: Workspace) -> None:
+    hits = """
+nodes:
+  - {name: parsed, sql: "SELECT tenant_id, at, units FROM events {% if defined(k) %} WHERE kind = {{String(k)}} {% end %}"}
+  - {name: last, sql: SELECT * FROM parsed}
+"""
+    sums = BASE["sums"].replace("FROM events", "FROM hits")
+    (problem,) = problems_of(workspace, {**BASE, "hits": hits, "sums": sums})
+    assert problem.code is errors.VIEW_SHAPE
+    assert "reads pipe `hits`, whose node `parsed` is a template" in problem.message
+    assert str(problem.place).startswith("sums.yaml:3:3")
+
+
+def test_a_tenant_that_no_longer_fits_is_told_with_the_column(workspace: Workspace) -> None:
+    texts = {n: t.replace("name: tenant_id, type: UInt32", "name: tenant_id, type: String") for n, t in BASE.items()}
+    pushed(workspace, texts)
+    add(workspace, ["acme"], "pooled")
+    with pytest.raises(Problems) as caught:
+        pushed(workspace, {"events": BASE["events"], "daily": BASE["daily"]})
+    places = {str(p.place): p for p in caught.value.problems}
+    assert list(places) == ["daily.yaml:4:29", "events.yaml:4:29"]
+    assert {p.code for p in places.values()} == {errors.BAD_TENANT_ID}
+    assert all('"acme"' in p.message for p in places.values())
+
+
+NAMES = {
+    "_mv_hits": "columns: [{name: _key, type: String}, {name: n, type: UInt8}]\nengine: {sorting_key: [_key]}\n",
+    "__top": """
+nodes:
+  - {name: _top_0, sql: "SELECT _key, n AS __n FROM _mv_hits WHERE _key = {{ String(__key, 'a') }}"}
+  - {name: _top, sql: "SELECT __n FROM _top_0 WHERE __n > {{ UInt8(_least, 0) }}"}
+endpoint: {node: _top}
+parameters: [{name: _least, type: UInt8}]
+""",
+    "_fill": "sql: SELECT _key, n FROM _src\nmaterialize: {target: _mv_hits, node: _fill_node}\n",
+    "_src": "columns: [{name: _key, type: String}, {name: n, type: UInt8}]\nengine: {sorting_key: [_key]}\n",
+}
+
+
+def test_names_may_begin_with_an_underscore(workspace: Workspace) -> None:
+    build = compiled(workspace, NAMES)
+    assert [c.name for c in build.outputs["__top"]] == ["__n"]
+    assert {p.name for p in parameters_of(build.pipes, "__top")} == {"__key", "_least"}
+    for name in ("_rk_a", "_rk1_a", "_RK_a", "__"):
+        found = problems_of(workspace, {"a": f"nodes: [{{name: {name}, sql: SELECT 1}}]\n"})
+        assert [p.code for p in found] == [errors.BAD_NAME], name
