@@ -11,8 +11,10 @@ DAY, MOMENT, ID = "2019-01-01", "2019-01-01 00:00:00", "00000000-0000-0000-0000-
 _COMPARISONS = frozenset(
     {"equals", "notequals", "less", "lessorequals", "greater", "greaterorequals", "in", "notin", "globalin"}
 )
-_UNITS = ("date_trunc", "datetrunc", "date_diff", "datediff", "timestamp_diff", "timestampdiff", "date_add", "dateadd")
-_UNITS += ("date_sub", "datesub", "datename", "timestamp_add", "timestampadd", "timestamp_sub", "timestampsub", "age")
+_UNITS = frozenset(
+    {"date_trunc", "datetrunc", "date_diff", "datediff", "timestamp_diff", "timestampdiff", "date_add", "dateadd"}
+    | {"date_sub", "datesub", "datename", "timestamp_add", "timestampadd", "timestamp_sub", "timestampsub", "age"}
+)
 _FORMATTED = ("formatdatetime", "parsedatetime", "parsedatetimeorzero", "parsedatetimeornull")
 _ZONED = ("to", "from", "now", "today", "yesterday", "format", "parse", "date", "make", "add", "snowflake")
 
@@ -28,7 +30,10 @@ _CONVERSIONS: Table = (
     (("tobool",), "true"),
 )
 _RESULTS: Table = (
-    (("todatetime", "now", "tostartofh", "tostartofmin", "tostartofs", "totimezone", "datetrunc", "date_trunc"), MOMENT),
+    (
+        ("todatetime", "now", "tostartofh", "tostartofmin", "tostartofs", "totimezone", "datetrunc", "date_trunc"),
+        MOMENT,
+    ),
     (("tostartofday", "tostartofint", "tostartoff", "tostartoft"), MOMENT),
     (("todate", "date", "tomonday", "tostartof", "today", "yesterday"), DAY),
     (("toint", "touint", "tofloat", "todecimal", "toyyyymm", "toyear", "tomonth", "tohour", "tominute"), "1"),
