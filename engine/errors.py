@@ -229,6 +229,7 @@ NO_SERVER = Code("RK7003", 503, "server cannot be reached")
 NOT_A_PROJECT = Code("RK7004", 400, "no project here")
 REMOTE = Code("RK7005", 502, "server answered unexpectedly")
 INTERNAL = Code("RK7006", 500, "internal error")
+ZONE = Code("RK7010", 409, "another time zone than the stored one")
 
 
 def codes() -> dict[str, Code]:

@@ -10,6 +10,7 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Any
+from zoneinfo import ZoneInfo
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -19,6 +20,25 @@ from engine.errors import SETTING, RookeryError
 MIB = 1 << 20
 _WORKSPACE = re.compile(r"[a-z][a-z0-9]{0,29}")
 
+_UTC = frozenset(
+    f"{area}{name}"
+    for area in ("", "Etc/")
+    for name in ("UTC", "UCT", "Universal", "Zulu", "GMT", "GMT0", "GMT+0", "GMT-0", "Greenwich")
+)
+
+
+def canonical_zone(name: str) -> str:
+    """A time zone's IANA name; all names of UTC become `UTC`. Raises ValueError for what is no time zone."""
+    if name in _UTC:
+        return "UTC"
+    try:
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_+/-]{0,63}", name):
+            raise ValueError(name)
+        ZoneInfo(name)
+    except (ValueError, LookupError, OSError) as exc:
+        raise ValueError(f"`{name[:64]}` is not the name of a time zone, such as UTC or Europe/Berlin") from exc
+    return name
+
 
 class Settings(BaseSettings):
     """All settings of the server and the command line, validated once at start."""
@@ -27,6 +47,9 @@ class Settings(BaseSettings):
 
     workspace: str = Field("main", description="Name of the workspace; also the name of its database.")
     data: Path = Field(Path(".rookery/data"), description="Directory of the embedded engine.")
+    timezone: str | None = Field(
+        None, description="Time zone of a new workspace, such as `Europe/Berlin`; unset means UTC."
+    )
     clickhouse_url: str | None = Field(None, description="URL of a ClickHouse server; unset means embedded.")
     clickhouse_user: str = Field("default", description="ClickHouse user that creates and writes.")
     clickhouse_password: SecretStr = Field(SecretStr(""), description="Its password.")
@@ -74,6 +97,11 @@ class Settings(BaseSettings):
         if not _WORKSPACE.fullmatch(value) or value in {"system", "default"}:
             raise ValueError("must be 1 to 30 characters a-z and 0-9, starting with a letter")
         return value
+
+    @field_validator("timezone")
+    @classmethod
+    def _timezone(cls, value: str | None) -> str | None:
+        return None if value is None else canonical_zone(value)
 
     @field_validator("cors_origins", mode="before")
     @classmethod

@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 import structlog
 
 from engine.errors import MIGRATION_FAILED, RookeryError
+from engine.plan.zone import check_zone, first_zone, zone_rows
 from engine.settings import Settings
 from engine.warehouse.layout import FIRST, LAYOUT, STOP, STOP_NAME, newer
 from engine.warehouse.port import Warehouse
@@ -42,14 +43,19 @@ class Migration(Generic[T]):
     run: Callable[[T], None]
 
 
-MIGRATIONS: tuple[Migration[Opening], ...] = ()
+def _keep_zone(opening: Opening) -> None:
+    """Pin the zone in which rows were written: the host's or the ClickHouse server's."""
+    opening.registry.write_all(zone_rows(opening.warehouse.zone))
+
+
+MIGRATIONS: tuple[Migration[Opening], ...] = (Migration("time zone", _keep_zone),)
 """In order. A step is added at the end, and none is ever removed."""
 
 
 def bring_up(opening: Opening) -> None:
     """Migrate a workspace to the present layout; a new one is marked as being there.
 
-    Raises LAYOUT_NEWER before anything is written, or MIGRATION_FAILED; steps that are complete stay so.
+    Raises LAYOUT_NEWER or ZONE before anything is written, or MIGRATION_FAILED; steps that are complete stay so.
     """
     registry = opening.registry
     found = layout_of(registry)
@@ -60,8 +66,10 @@ def bring_up(opening: Opening) -> None:
         "resource": {STOP_NAME: STOP},
     }
     if registry.empty():
-        registry.write_all({**marks, "migration": {m.name: {} for m in MIGRATIONS}})
+        zone = first_zone(opening.warehouse, opening.settings)
+        registry.write_all({**marks, **zone_rows(zone), "migration": {m.name: {} for m in MIGRATIONS}})
         return
+    check_zone(registry, opening.warehouse, opening.settings.workspace)
     if found < LAYOUT:
         # From here on earlier programs refuse the workspace, so they never see it half migrated.
         registry.write_all(marks)

@@ -20,6 +20,7 @@ def open_warehouse(settings: Settings) -> Warehouse:
             writers=settings.writers,
             borrow_timeout=settings.borrow_timeout,
             database=settings.empty_database,
+            zone=settings.timezone,
         )
     return ServerWarehouse(
         settings.clickhouse_url,
@@ -30,6 +31,7 @@ def open_warehouse(settings: Settings) -> Warehouse:
         database=settings.empty_database,
         readers=settings.readers,
         borrow_timeout=settings.borrow_timeout,
+        zone=settings.timezone,
     )
 
 

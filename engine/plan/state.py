@@ -106,6 +106,7 @@ class Workspace:
         """Held by whoever changes what exists; one change at a time."""
         self.registry = Registry(warehouse, settings.workspace)
         bring_up(Opening(warehouse, self.registry, settings))
+        warehouse.keep_zone()
         self.verifier = Verifier(warehouse)
         self.analyser = Analyser(warehouse, settings.workspace)
         warehouse.execute(ddl.create_table(pool_table(settings.workspace)))
@@ -114,6 +115,11 @@ class Workspace:
         self._first_use()
         self._refreshing = threading.Lock()
         self._current = self._load(None)
+
+    @property
+    def zone(self) -> str:
+        """The time zone in which rows are written and read."""
+        return self.warehouse.zone
 
     @property
     def name(self) -> str:

@@ -7,14 +7,16 @@ import os
 import resource
 from contextlib import suppress
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 from engine import errors
 from engine.warehouse.errors import EngineError
-from engine.warehouse.layout import LAYOUT, check_directory, mark_directory
+from engine.warehouse.layout import LAYOUT, DirectoryMark, read_mark, write_mark
 from engine.warehouse.repair import repair
 
 LOCK = "rookery.lock"
 CONFIG = "rookery.xml"
+USERS = "rookery_users.xml"
 
 # With thousands of tables the background threads otherwise take most of a core while nothing happens.
 CONFIG_TEXT = """<clickhouse>
@@ -22,6 +24,20 @@ CONFIG_TEXT = """<clickhouse>
     <background_processing_pool_task_sleep_seconds_when_no_work_multiplier>2</background_processing_pool_task_sleep_seconds_when_no_work_multiplier>
     <background_processing_pool_task_sleep_seconds_when_no_work_random_part>30</background_processing_pool_task_sleep_seconds_when_no_work_random_part>
     <background_move_processing_pool_task_sleep_seconds_when_no_work_min>600</background_move_processing_pool_task_sleep_seconds_when_no_work_min>
+    %s
+</clickhouse>
+"""
+# Columns take the zone of whatever loads their table. That is no session, so only the engine's own profile reaches
+# them: as a setting of sessions alone, the zone would be another one for functions of stored columns.
+USERS_TEXT = """<clickhouse>
+    <profiles><default><session_timezone>%s</session_timezone></default></profiles>
+    <users>
+        <default>
+            <password></password><profile>default</profile><quota>default</quota>
+            <networks><ip>::/0</ip></networks>
+        </default>
+    </users>
+    <quotas><default></default></quotas>
 </clickhouse>
 """
 
@@ -61,7 +77,7 @@ class Directory:
             os.close(self._lock)
             raise busy(path, f"process {holder}" if holder else "another process") from exc
         try:
-            layout = check_directory(self.path)
+            self.mark = read_mark(self.path)
         except BaseException:
             self.release()
             raise
@@ -70,9 +86,24 @@ class Directory:
         repair(self.path)
         allow_files()
         self.config = self.path / CONFIG
-        self.config.write_text(CONFIG_TEXT, encoding="utf-8")
-        if layout < LAYOUT:
-            mark_directory(self.path)
+        self.fresh = not (self.path / "store").exists()
+        """Whether no engine has ever opened the directory."""
+
+    def configure(self, zone: str | None) -> None:
+        """Write the engine's configuration, with the time zone of all that is in the directory; None: the host's."""
+        users = ""
+        if zone is not None:
+            file = self.path / USERS
+            file.write_text(USERS_TEXT % zone, encoding="utf-8")
+            users = f"<users_config>{escape(str(file))}</users_config>"
+        self.config.write_text(CONFIG_TEXT % users, encoding="utf-8")
+
+    def keep(self, zone: str) -> None:
+        """Mark the directory with the present layout and its time zone, unless it is."""
+        mark = DirectoryMark(LAYOUT, zone)
+        if self.mark != mark:
+            write_mark(self.path, zone)
+            self.mark = mark
 
     def release(self) -> None:
         """Let other processes take the directory. Harmless when repeated."""

@@ -25,6 +25,7 @@ from engine.warehouse.port import Capabilities, Format, Input, Rows, Space, Stat
 from engine.warehouse.recent import Recent
 from engine.warehouse.render import bound, is_insert, with_settings
 from engine.warehouse.unfinished import Unfinished
+from engine.warehouse.zone import UTC, agreed, named_zone
 
 WHOLE_BYTES = 4 << 20
 WHOLE_ROWS = 25_000
@@ -37,11 +38,19 @@ class EmbeddedWarehouse:
     """chDB in this process. One process per directory, and one directory per process."""
 
     def __init__(
-        self, path: Path | None, *, readers: int = 8, writers: int = 4, borrow_timeout: float = 5.0, database: str
+        self,
+        path: Path | None,
+        *,
+        readers: int = 8,
+        writers: int = 4,
+        borrow_timeout: float = 5.0,
+        database: str,
+        zone: str | None = None,
     ) -> None:
         """Open the directory, or a private temporary one. Raises DIRECTORY_BUSY when another process holds it.
 
         `database` is made and stays empty: it is the readers' default, so that an unbound name does not exist.
+        `zone` is the time zone that the settings name. Raises ZONE when the directory is kept in another.
         """
         _leave_private(self)
         self._temporary = Path(tempfile.mkdtemp(prefix="rookery-")) if path is None else None
@@ -51,11 +60,13 @@ class EmbeddedWarehouse:
         self._selects = parser.Selects(self._ask)
         self._pinned: dict[str, int | str] = {}
         self._sound: dict[str, int | str] = {}
+        self._zone = ""
         self._writers = Pool(self._writer, Handle.close, size=writers, timeout=borrow_timeout)
         self._readers = Pool(self._reader, Handle.close, size=readers, timeout=borrow_timeout)
         self._anchor: Handle | None = None
         self._tables = Unfinished(self._directory.path, self)
         try:
+            self._zone = self._settled_zone(zone)
             # The engine ends with its last handle, and with it what is in memory tables; this one is never retired.
             self._anchor = Handle(self._directory.path, self._directory.config)
             self._capabilities = self._prepare(readers)
@@ -67,6 +78,13 @@ class EmbeddedWarehouse:
     @property
     def capabilities(self) -> Capabilities:
         return self._capabilities
+
+    @property
+    def zone(self) -> str:
+        return self._zone
+
+    def keep_zone(self) -> None:
+        self._directory.keep(self._zone)
 
     def query(
         self, sql: str, bindings: Mapping[str, Value] | None = None, settings: Mapping[str, int | str] | None = None
@@ -129,14 +147,36 @@ class EmbeddedWarehouse:
         if self._temporary is not None:
             shutil.rmtree(self._temporary, ignore_errors=True)
 
+    def _settled_zone(self, wanted: str | None) -> str:
+        """The zone that the directory is kept in; of an older program's, the host's unless `wanted` names it."""
+        directory = self._directory
+        found = directory.mark.zone
+        if found is None and directory.fresh:
+            found = wanted or UTC
+            directory.keep(found)
+        if found is None:
+            found = wanted or self._host_zone()
+        agreed(found, wanted, f"data directory {directory.path}")
+        directory.configure(found)
+        return found
+
+    def _host_zone(self) -> str:
+        self._directory.configure(None)
+        handle = Handle(self._directory.path, self._directory.config)
+        try:
+            return named_zone(str(handle.rows("SELECT serverTimezone()").rows[0][0]))
+        finally:
+            handle.close()
+
     def _prepare(self, readers: int) -> Capabilities:
         with self._writers.lend() as handle:
             handle.command(f"CREATE DATABASE IF NOT EXISTS {quote(self._database)}")
             known = {str(row[0]) for row in handle.rows("SELECT name FROM system.settings").rows}
             version = str(handle.rows("SELECT version()").rows[0][0])
-            self._sound = {name: value for name, value in SOUND.items() if name in known}
+            zoned: dict[str, int | str] = {"session_timezone": self._zone}
+            self._sound = {name: value for name, value in SOUND.items() if name in known} | zoned
             handle.set(self._sound)
-        self._pinned = {name: value for name, value in PINNED.items() if name in known}
+        self._pinned = {name: value for name, value in PINNED.items() if name in known} | zoned
         return Capabilities(version=version, embedded=True, readers=readers, sleeping=True)
 
     def _writer(self) -> Handle:

@@ -63,6 +63,10 @@ class Handle:
                 interface="chdb", path=str(path), chdb_options={"config-file": str(config)}
             )
         except Exception as exc:
+            if "Invalid time zone" in str(exc):
+                message = "the engine does not know the time zone that the settings, or the data directory, name"
+                hint = "ROOKERY_TIMEZONE takes a name such as UTC or Europe/Berlin"
+                raise EngineError(errors.SETTING, message, hint=hint, detail=str(exc)) from exc
             if engine_code(exc) is not None and "EmbeddedServer" not in str(exc):
                 raise translate(exc) from exc
             raise busy(path, "another process or another engine in this one", str(exc)) from exc

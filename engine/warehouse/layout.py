@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,32 +41,41 @@ def newer(what: str, found: int) -> EngineError:
     )
 
 
-def check_directory(path: Path) -> int:
-    """The layout that a directory is marked with. Raises LAYOUT_NEWER, or LAYOUT_UNREADABLE for a damaged mark."""
+@dataclass(frozen=True, slots=True)
+class DirectoryMark:
+    """What a directory is marked with: its layout, and once it is known the time zone of its rows."""
+
+    layout: int = FIRST
+    zone: str | None = None
+
+
+def read_mark(path: Path) -> DirectoryMark:
+    """A directory's mark. Raises LAYOUT_NEWER, or LAYOUT_UNREADABLE for a damaged one."""
     try:
         body: Any = json.loads((path / FILE).read_text(encoding="utf-8"))
-        found = body["layout"]
-        if not isinstance(found, int):
-            raise TypeError(f"a layout is a number, not {found!r}")
+        found, zone = body["layout"], body.get("timezone")
+        if not isinstance(found, int) or not isinstance(zone, str | None):
+            raise TypeError(f"{body!r}")
     except FileNotFoundError:
-        return FIRST
-    except (OSError, ValueError, KeyError, TypeError) as exc:
+        return DirectoryMark()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise EngineError(
             errors.LAYOUT_UNREADABLE,
             f"the layout version in {path / FILE} cannot be read",
-            hint='restore the file from a backup; it holds {"layout": N}, where N is the layout of the last program',
+            hint="restore the file from a backup, or write "
+            f'{{"layout": {LAYOUT}, "timezone": "UTC"}} into it, with the time zone of the stored rows',
             detail=repr(exc),
         ) from exc
     if found > LAYOUT:
         raise newer(f"data directory {path}", found)
-    return found
+    return DirectoryMark(found, zone)
 
 
-def mark_directory(path: Path) -> None:
-    """Mark a directory with this program's layout, durably. Raises OSError."""
+def write_mark(path: Path, zone: str) -> None:
+    """Mark a directory with this program's layout and a time zone, durably. Raises OSError."""
     temporary = path / f".{FILE}"
     with temporary.open("w", encoding="utf-8") as file:
-        json.dump({"layout": LAYOUT}, file)
+        json.dump({"layout": LAYOUT, "timezone": zone}, file)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path / FILE)

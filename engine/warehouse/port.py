@@ -107,6 +107,15 @@ class Warehouse(Protocol):
     @property
     def capabilities(self) -> Capabilities: ...
 
+    @property
+    def zone(self) -> str:
+        """The time zone in which every statement runs, and every view and default is evaluated."""
+        ...
+
+    def keep_zone(self) -> None:
+        """Record the zone with the data, where the database has a place for it."""
+        ...
+
     def query(
         self, sql: str, bindings: Mapping[str, Value] | None = None, settings: Mapping[str, int | str] | None = None
     ) -> Rows:

@@ -26,6 +26,7 @@ from engine.warehouse.handles import PINNED, SOUND
 from engine.warehouse.port import Capabilities, Format, Input, Rows, Space, Statement, Stream, Value
 from engine.warehouse.render import bound, is_insert, with_settings
 from engine.warehouse.tail import Tail
+from engine.warehouse.zone import named_zone
 
 # The library reports to nobody in particular; errors reach the caller as exceptions.
 logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
@@ -51,10 +52,13 @@ class ServerWarehouse:
         database: str,
         readers: int = 16,
         borrow_timeout: float = 5.0,
+        zone: str | None = None,
     ) -> None:
         """Connect with both credentials; without a reader's, the writer's are used read-only.
 
-        Raises UNREACHABLE, AUTHENTICATION, or ENGINE when the reader may not do what it must.
+        The zone of everything is the server's own: its tables take it when they are loaded, whatever sessions say.
+        Raises UNREACHABLE, AUTHENTICATION, ENGINE when the reader may not do what it must, or ZONE when `zone`, which
+        the settings name, is not the server's.
         """
         self._borrow_timeout = borrow_timeout
         self._reading = threading.BoundedSemaphore(readers)
@@ -69,6 +73,8 @@ class ServerWarehouse:
             for name, value in SOUND.items():
                 if name in known:
                     self._writer.set_client_setting(name, value)
+            self._zone = self._settled_zone(zone)
+            self._writer.set_client_setting("session_timezone", self._zone)
             reader = (user, password) if reader_user is None else (reader_user, reader_password or "")
             self._reader = self._open_reader(url, *reader, database, known)
             with _translated():
@@ -82,6 +88,13 @@ class ServerWarehouse:
     @property
     def capabilities(self) -> Capabilities:
         return self._capabilities
+
+    @property
+    def zone(self) -> str:
+        return self._zone
+
+    def keep_zone(self) -> None:
+        """The server keeps its own; the registry says what it was."""
 
     def query(
         self, sql: str, bindings: Mapping[str, Value] | None = None, settings: Mapping[str, int | str] | None = None
@@ -159,6 +172,16 @@ class ServerWarehouse:
             self._reader.close()
             self._pool.clear()
 
+    def _settled_zone(self, wanted: str | None) -> str:
+        found = named_zone(str(self.query("SELECT serverTimezone()").rows[0][0]))
+        if wanted not in (None, found):
+            raise EngineError(
+                errors.ZONE,
+                f"the ClickHouse server runs in the time zone {found}, and ROOKERY_TIMEZONE is {wanted}",
+                hint=f"set ROOKERY_TIMEZONE={found}, or <timezone>{wanted}</timezone> in the server's configuration",
+            )
+        return found
+
     def _connect(self, url: str, user: str, password: str, settings: Mapping[str, int | str]) -> Client:
         parts = urlsplit(url)
         try:
@@ -185,7 +208,7 @@ class ServerWarehouse:
 
     def _open_reader(self, url: str, user: str, password: str, database: str, known: set[str]) -> Client:
         """The reader's client, once it is shown that it may read and may be given limits."""
-        wanted = {**PINNED, "http_write_exception_in_output_format": 0, "readonly": 2}
+        wanted = {**PINNED, "session_timezone": self._zone, "http_write_exception_in_output_format": 0, "readonly": 2}
         settings = {name: value for name, value in wanted.items() if name in known}
         try:
             client = self._connect(url, user, password, settings)

@@ -50,7 +50,7 @@ def test_a_new_workspace_has_the_present_layout_and_runs_no_step(
     open_and_close(tmp_path)
     open_and_close(tmp_path)
     assert ran == []
-    assert json.loads((tmp_path / "data" / FILE).read_text()) == {"layout": LAYOUT}
+    assert json.loads((tmp_path / "data" / FILE).read_text()) == {"layout": LAYOUT, "timezone": "UTC"}
     assert registry_of(tmp_path, layout.layout_of) == LAYOUT
     assert registry_of(tmp_path, lambda r: r.read("resource")) == {}, "what older programs refuse is never read"
 

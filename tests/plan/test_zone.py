@@ -1,0 +1,229 @@
+"""One time zone for a workspace: whatever the host's is, numbers stay the same, and another zone is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+
+from engine import errors
+from engine.errors import SETTING, RookeryError
+from engine.plan.open import open_workspace
+from engine.settings import Settings, load
+from tests.support.clickhouse_http import WRITER, serve
+from tests.support.server import ROOT, Server, running
+
+HOSTS = ("America/New_York", "Asia/Kathmandu")
+EVENTS = """
+tenant: tenant_id
+columns:
+  - {name: tenant_id, type: UInt32}
+  - {name: id, type: UInt32}
+  - {name: at, type: DateTime}
+  - {name: fine, type: DateTime64(3)}
+  - {name: day, type: Date, default: toDate(at)}
+  - {name: hour, type: DateTime, default: toStartOfHour(fine)}
+  - {name: perhaps, type: Nullable(DateTime)}
+engine: {sorting_key: [tenant_id, at], ttl: toDate(at) + INTERVAL 40 YEAR}
+"""
+DAILY = """
+tenant: {column: tenant_id, landing: false}
+columns:
+  - {name: tenant_id, type: UInt32}
+  - {name: day, type: Date}
+  - {name: start, type: DateTime}
+  - {name: events, type: UInt64}
+engine: {type: SummingMergeTree, sorting_key: [tenant_id, day, start], columns: [events]}
+"""
+FILES = {
+    "datasources/events.yaml": EVENTS,
+    "datasources/daily.yaml": DAILY,
+    "pipes/fill_daily.yaml": """
+nodes:
+  - name: day_rows
+    sql: SELECT tenant_id, toDate(at) AS day, toStartOfDay(fine) AS start, count() AS events FROM events GROUP BY tenant_id, day, start
+materialize: {target: daily, per_tenant: true}
+""",
+    "endpoints/rows.yaml": """
+sql: |
+  SELECT id, at, fine, day, hour, perhaps, toHour(at) AS h, toString(fine) AS text, toUnixTimestamp(at) AS epoch,
+    toDate(perhaps) AS perhaps_day, formatDateTime(at, '%F %H') AS shown FROM events ORDER BY id
+""",
+    "endpoints/days.yaml": "sql: SELECT day, start, sum(events) AS n FROM daily GROUP BY day, start ORDER BY day\n",
+    "endpoints/since.yaml": """
+sql: |
+  SELECT groupArray(id) AS ids FROM (SELECT id FROM events WHERE at >= {{DateTime(since, '2024-11-05 04:30:00')}}
+  AND toDate(fine) >= '2024-11-05' AND at != '2024-11-05 23:59:59' ORDER BY id)
+""",
+}
+TENANTS = {"1": "tables", "2": "pooled"}
+FIRST = datetime(2024, 11, 4, 18, 30, tzinfo=UTC)
+
+
+def sent(number: int) -> dict[str, Any]:
+    """An event every 75 minutes; a moment is written in another form each time."""
+    moment = FIRST + timedelta(minutes=75 * number)
+    forms = (
+        moment.strftime("%Y-%m-%d %H:%M:%S"),
+        moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        moment.astimezone(ZoneInfo("Asia/Tokyo")).isoformat(),
+        int(moment.timestamp()),
+        str(int(moment.timestamp()) * 1000),
+    )
+    at = forms[number % len(forms)]
+    return {"tenant_id": number % 2 + 1, "id": number, "at": at, "fine": at, "perhaps": at if number % 3 else None}
+
+
+def answers(server: Server) -> dict[str, Any]:
+    found = {}
+    for tenant in TENANTS:
+        token = server.mint("PIPES:READ:rows", "PIPES:READ:days", "PIPES:READ:since", tenant=tenant)
+        for endpoint in ("rows", "days", "since"):
+            response = server.get(f"/v0/pipes/{endpoint}.json", token)
+            assert response.status_code == 200, response.text
+            found[f"{endpoint} of {tenant}"] = response.json()["data"]
+    return found
+
+
+def expected(numbers: range, zone: str) -> dict[str, Any]:
+    """The same answers, computed here."""
+    found: dict[str, Any] = {}
+    for tenant in TENANTS:
+        own = [n for n in numbers if str(n % 2 + 1) == tenant]
+        local = {n: (FIRST + timedelta(minutes=75 * n)).astimezone(ZoneInfo(zone)) for n in own}
+        found[f"rows of {tenant}"] = [
+            {
+                "id": n,
+                "at": f"{t:%F %T}",
+                "fine": f"{t:%F %T}.000",
+                "day": f"{t:%F}",
+                "hour": f"{t:%F %H}:00:00",
+                "perhaps": f"{t:%F %T}" if n % 3 else None,
+                "h": t.hour,
+                "text": f"{t:%F %T}.000",
+                "epoch": int(t.timestamp()),
+                "perhaps_day": f"{t:%F}" if n % 3 else None,
+                "shown": f"{t:%F %H}",
+            }
+            for n, t in local.items()
+        ]
+        days = Counter(f"{t:%F}" for t in local.values())
+        found[f"days of {tenant}"] = [{"day": d, "start": f"{d} 00:00:00", "n": n} for d, n in sorted(days.items())]
+        ids = [n for n, t in local.items() if f"{t:%F %T}" >= "2024-11-05 04:30:00" and f"{t:%F}" >= "2024-11-05"]
+        found[f"since of {tenant}"] = [{"ids": ids}]
+    return found
+
+
+def test_numbers_do_not_depend_on_the_zone_of_the_host(tmp_path: Path) -> None:
+    """Two hosts, one after the other, and rows on both; then a zone that disagrees."""
+    for round, host in enumerate(HOSTS):
+        with running(tmp_path, TZ=host) as server:
+            if not round:
+                server.push(FILES)
+                for tenant, placement in TENANTS.items():
+                    server.tenant(tenant, placement)
+            server.events("events", [sent(n) for n in range(40 * round, 40 * round + 40)])
+            found, wanted = answers(server), expected(range(40 * round + 40), "UTC")
+            assert {k: v for k, v in found.items() if v != wanted[k]} == {}
+            assert server.push(FILES, dry_run=True)["steps"] == []
+    refused = subprocess.run(
+        [sys.executable, "-m", "cli.main", "tenant", "ls"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "ROOKERY_TIMEZONE": "Europe/Berlin"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert refused.returncode == 4
+    assert "RK7010" in refused.stderr and "UTC" in refused.stderr and "hint" in refused.stderr
+
+
+@pytest.mark.feature
+def test_a_workspace_is_kept_in_the_zone_that_the_settings_name(tmp_path: Path) -> None:
+    zone = "America/New_York"
+    with running(tmp_path, ROOKERY_TIMEZONE=zone) as server:
+        server.push(FILES)
+        for tenant, placement in TENANTS.items():
+            server.tenant(tenant, placement)
+        rows = [sent(n) | ({"at": local, "fine": local} if n % 5 == 0 else {}) for n, local in _in(zone, 40)]
+        server.events("events", [r if r["perhaps"] is None else r | {"perhaps": r["at"]} for r in rows])
+    with running(tmp_path, TZ="Asia/Kathmandu") as server:
+        found, wanted = answers(server), expected(range(40), zone)
+        assert {k: v for k, v in found.items() if v != wanted[k]} == {}
+
+
+def _in(zone: str, count: int) -> list[tuple[int, str]]:
+    moments = [(FIRST + timedelta(minutes=75 * n)).astimezone(ZoneInfo(zone)) for n in range(count)]
+    return [(n, f"{t:%F %T}") for n, t in enumerate(moments)]
+
+
+@pytest.mark.feature
+def test_a_lost_mark_is_found_out_by_the_registry(tmp_path: Path) -> None:
+    def opened(zone: str | None) -> str:
+        workspace = open_workspace(Settings(data=tmp_path / "data", readers=1, writers=2, timezone=zone))
+        try:
+            return workspace.zone
+        finally:
+            workspace.close()
+
+    assert opened("Asia/Kathmandu") == "Asia/Kathmandu"
+    (tmp_path / "data" / "rookery.layout").unlink()
+    with pytest.raises(RookeryError) as refused:
+        opened("Europe/Berlin")
+    assert refused.value.code is errors.ZONE
+    assert refused.value.hint == "set ROOKERY_TIMEZONE=Asia/Kathmandu"
+    assert opened("Asia/Kathmandu") == opened(None) == "Asia/Kathmandu"
+    assert json.loads((tmp_path / "data" / "rookery.layout").read_text())["timezone"] == "Asia/Kathmandu"
+
+
+@pytest.mark.feature
+def test_a_clickhouse_server_runs_in_the_zone_of_its_workspace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def opened(url: str, zone: str | None = None) -> str:
+        user, password = WRITER
+        given = {"clickhouse_url": url, "clickhouse_user": user, "clickhouse_password": password}
+        workspace = open_workspace(Settings(data=tmp_path / "data", readers=1, writers=2, timezone=zone, **given))  # type: ignore[arg-type]
+        try:
+            return workspace.zone
+        finally:
+            workspace.close()
+
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    with serve(tmp_path / "server") as url:
+        for zone in (None, "UTC"):
+            with pytest.raises(RookeryError) as refused:
+                opened(url, zone)
+            assert refused.value.code is errors.ZONE and "ROOKERY_TIMEZONE=Europe/Berlin" in str(refused.value.hint)
+        assert opened(url, "Europe/Berlin") == opened(url) == "Europe/Berlin"
+    monkeypatch.setenv("TZ", "UTC")
+    with serve(tmp_path / "server") as url:
+        with pytest.raises(RookeryError) as refused:
+            opened(url)
+        assert refused.value.code is errors.ZONE and "<timezone>Europe/Berlin</timezone>" in str(refused.value.hint)
+
+
+@pytest.mark.feature
+@pytest.mark.parametrize("name", ["Mars/Base", "Europe", "../../etc/passwd", "UTC'", "", " UTC", "+02:00"])
+def test_what_is_no_zone_is_refused(name: str) -> None:
+    if not name:
+        assert load(timezone=name or None).timezone is None
+        return
+    with pytest.raises(RookeryError) as refused:
+        load(timezone=name)
+    assert refused.value.code is SETTING and "timezone" in refused.value.message
+
+
+@pytest.mark.feature
+@pytest.mark.parametrize("name", ["UTC", "Etc/UTC", "Zulu", "GMT", "Etc/Universal"])
+def test_all_names_of_utc_are_one(name: str) -> None:
+    assert load(timezone=name).timezone == "UTC"
