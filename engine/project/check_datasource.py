@@ -59,6 +59,7 @@ _NO_KEY = re.compile(r"\bNullable\s*\(|\b(Simple)?AggregateFunction\s*\(")
 _SET = re.compile(r"set\b", re.IGNORECASE)
 _TENANT_TYPE = re.compile(r"String|LowCardinality\(String\)|U?Int(8|16|32|64|128|256)|UUID")
 _TENANT_TYPES = "String, LowCardinality(String), Int8 to Int256, UInt8 to UInt256 or UUID"
+_WHOLE_TEXT = re.compile(r"((LowCardinality|Nullable)\()*String\b")
 QUARANTINE = "_quarantine"
 _REQUIRED = {"CollapsingMergeTree": ("sign",), "VersionedCollapsingMergeTree": ("sign", "version")}
 _OPTIONS = {
@@ -133,22 +134,40 @@ def _columns(datasource: Datasource) -> Iterator[RookeryError]:
 
 
 def _paths(datasource: Datasource) -> Iterator[RookeryError]:
-    outermost = {c.path[0]: c for c in datasource.columns if len(c.path) > 1}
     for column in datasource.columns:
         place = column.place_of("json" if column.json_path else "type")
-        key, deeper = column.path[0], len(column.path) > 1
         if column.type.startswith("Nested("):
             message = f"column `{column.name}` is Nested, which no event can fill"
             yield RookeryError(
                 BAD_VALUE, message, hint=f"Array(Tuple({column.type[7:]})", place=column.place_of("type")
             )
-        elif deeper and column.type.startswith(("Map(", "Tuple(")):
+        elif column.lists and not "".join(column.type.split()).startswith("Array(" * column.lists):
+            message = (
+                f"the path of `{column.name}` leads to a value for each element of a list, not to one {column.type}"
+            )
+            hint = f"its type is Array({column.type})" if column.lists == 1 else f"{column.lists} times Array( … )"
+            yield RookeryError(BAD_VALUE, message, hint=hint, place=place)
+        elif len(column.steps) > 1 and not column.lists and column.type.startswith(("Map(", "Tuple(")):
             message = f"column `{column.name}` of type {column.type} cannot stand deeper in an event"
             hint = "a path of one key, or type JSON or String, takes the object whole"
             yield RookeryError(BAD_VALUE, message, hint=hint, place=place)
-        elif not deeper and key in outermost and column.type not in ("JSON", "String"):
-            message = f"`{key}` is an object for `{outermost[key].name}`, and {column.type} for `{column.name}`"
-            yield RookeryError(BAD_VALUE, message, hint="only JSON and String take an object whole", place=place)
+        yield from _whole(datasource, column)
+
+
+def _whole(datasource: Datasource, column: Column) -> Iterator[RookeryError]:
+    """A column that takes a key whole must take what other columns have their values in."""
+    if len(column.steps) > 1:
+        return
+    key = column.path[0]
+    inner = next((c for c in datasource.columns if c.path[0] == key and len(c.steps) > 1), None)
+    if inner is None or _WHOLE_TEXT.match(column.type):
+        return
+    listed = inner.steps[1] is None
+    if not column.type.startswith(("Array(",) if listed else ("JSON", "Map(", "Tuple(")):
+        kind, takes = ("a list", "Array and String") if listed else ("an object", "JSON, Map, Tuple and String")
+        message = f"`{key}` is {kind} for `{inner.name}`, and {column.type} for `{column.name}`"
+        place = column.place_of("json" if column.json_path else "type")
+        yield RookeryError(BAD_VALUE, message, hint=f"only {takes} take {kind} whole", place=place)
 
 
 def _engine_columns(datasource: Datasource) -> Iterator[RookeryError]:

@@ -31,8 +31,9 @@ _SIZE = re.compile(r"([0-9]{1,19}) ?((?:[KMG]i?)?B)?", re.IGNORECASE | re.ASCII)
 _SETTING_NAME = re.compile(r"[a-z][a-z0-9_]*", re.ASCII)
 _SETTING_VALUE = re.compile(r"[A-Za-z0-9_.:-]{1,200}", re.ASCII)
 _INDEX_TYPE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\s*(\([^()]*\))?")
-_JSON_PATH = re.compile(r"\$(\.[^\s.\[\]'\"]+|\['[^']+'\])+(\[:\])?")
-_JSON_KEY = re.compile(r"\.([^\s.\[\]'\"]+)|\['([^']+)'\]")
+_KEY = r"(?:\.[^\s.\[\]'\"]+|\['[^']+'\])"
+_JSON_PATH = re.compile(rf"\$(?:{_KEY}(?:\[:\])?)+")
+_JSON_STEP = re.compile(r"\.([^\s.\[\]'\"]+)|\['([^']+)'\]|\[:\]")
 
 
 def fail(message: str, hint: str | None = None, kind: str = "bad_value") -> NoReturn:
@@ -164,14 +165,15 @@ def _settings(value: Any) -> Any:
     return tuple(sorted((str(name), str(setting)) for name, setting in value.items()))
 
 
-def json_keys(path: str) -> list[str]:
-    """The keys of a JSON path, from the outermost."""
-    return [plain or odd for plain, odd in _JSON_KEY.findall(path)]
+def json_steps(path: str) -> list[str | None]:
+    """The keys of a JSON path, from the outermost, and None for each `[:]`."""
+    return [plain or odd or None for plain, odd in _JSON_STEP.findall(path)]
 
 
 def _json_path(value: str) -> str:
     if value and not _JSON_PATH.fullmatch(value):
-        fail(f"is not a JSON path: `{shown(value)}`", "such as $.page.path, $.items[:] or $['odd name']")
+        hint = "such as $.page.path, $.items[:], $.items[:].key or $['odd name']"
+        fail(f"is not a JSON path: `{shown(value)}`", hint)
     return value
 
 

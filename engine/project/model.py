@@ -32,7 +32,7 @@ from engine.project.fields import (
     Sql,
     TokenName,
     Word,
-    json_keys,
+    json_steps,
 )
 from engine.project.source import Items, Keys, Text
 from engine.project.written import Declared, Written, short_form
@@ -63,9 +63,20 @@ class Column(Written):
     model_config = ConfigDict(validate_by_name=False)
 
     @property
+    def steps(self) -> list[str | None]:
+        """Keys from an event down to the value, and None for every element of a list; a whole list is no step."""
+        steps = json_steps(self.json_path) or [self.name]
+        return steps[:-1] if steps[-1] is None else steps
+
+    @property
     def path(self) -> list[str]:
-        """Keys from an event down to the value; `[:]` at the end, a whole list, is none."""
-        return json_keys(self.json_path) or [self.name]
+        """Keys from an event down to the value."""
+        return [step for step in self.steps if step is not None]
+
+    @property
+    def lists(self) -> int:
+        """How many lists the path goes through: the value is one element of each."""
+        return sum(step is None for step in self.steps)
 
 
 class Engine(Written):

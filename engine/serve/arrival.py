@@ -68,7 +68,8 @@ class Staged:
     `column` is its name in the datasource, `name` and `type` those in the stage; `value` is the SQL of what arrived,
     `taken` of what is stored, and `check` of the condition under which it can be. `usual` is a shorter condition and
     a shorter value, which may throw: what they let pass, the others would as well, and to the same value. `path`
-    leads from what is staged to the value.
+    leads from what is staged to the value, with None for every element of a list. `key` is the event's key, if the
+    stage has it under another name. Where `guard` does not hold, `check` and `taken` may throw.
     """
 
     column: str
@@ -79,7 +80,14 @@ class Staged:
     taken: str
     check: str | None = None
     usual: tuple[str | None, str] | None = None
-    path: tuple[str, ...] = ()
+    path: tuple[str | None, ...] = ()
+    key: str = ""
+    guard: str = ""
+
+    @property
+    def given(self) -> str:
+        """What the value's key is in an event, or its column in a file."""
+        return self.key or self.name
 
 
 def arrival_of(type: Type, *, exact: bool = False, given: Given | None = None) -> Arrival:
@@ -98,7 +106,7 @@ def arrival_of(type: Type, *, exact: bool = False, given: Given | None = None) -
         return Arrival(type.text)
     if not type.nullable:
         return found
-    return replace(found, staged=f"Nullable({found.staged})", check=_or_null(found.check))
+    return replace(found, staged=f"Nullable({found.staged})", check=or_null(found.check))
 
 
 def _typed(type: Type, given: Given) -> Arrival | None:
@@ -161,7 +169,8 @@ def _never_null(type: Type, part: Arrival) -> Arrival:
     )
 
 
-def _or_null(check: Sql | None) -> Sql | None:
+def or_null(check: Sql | None) -> Sql | None:
+    """A check that lets null pass."""
     return None if check is None else lambda v: f"(isNull({v}) OR {check(f'assumeNotNull({v})')})"
 
 
@@ -335,17 +344,17 @@ def _tuple(type: Type, parts: Sequence[Arrival]) -> Arrival:
 
 
 def _all(check: Sql | None) -> Sql | None:
-    return None if check is None else lambda v: f"arrayAll({_over(check, v)}, {v})"
+    return None if check is None else lambda v: each("arrayAll", check, v)
 
 
 def _each(taken: Sql | None) -> Sql | None:
-    return None if taken is None else lambda v: f"arrayMap({_over(taken, v)}, {v})"
+    return None if taken is None else lambda v: each("arrayMap", taken, v)
 
 
-def _over(inner: Sql, v: str) -> str:
-    """A lambda; one that stands in another has a name of its own."""
+def each(function: str, inner: Sql, v: str) -> str:
+    """A function over the elements of an array; a lambda that stands in another has a name of its own."""
     name = f"_rk_x{max((int(n) + 1 for n in _NAMES.findall(v)), default=0)}"
-    return f"{name} -> {inner(name)}"
+    return f"{function}({name} -> {inner(name)}, {v})"
 
 
 def typed_default(type: Type, default: str, arrival: Arrival) -> str:

@@ -25,6 +25,7 @@ from engine.serve.lines import bad_row, kinds_in, unknown_columns
 from engine.serve.reasons import as_event, reason, values_of
 from engine.serve.receipts import Key, Receipt, Receipts
 from engine.serve.search import Search
+from engine.serve.sharing import spread
 from engine.serve.stages import Stages
 from engine.serve.staging import (
     NOTHING,
@@ -147,6 +148,13 @@ class Ingestion:
             batch.portions = _portions(appends, [0 for _ in appends])
             self._look_closer(batch, format)
             return
+        if batch.stage.shared:
+            found = _repeating(batch.stage, simple, large)
+            if found is None:
+                batch.portions = _portions(appends, [0 for _ in appends])
+                self._look_closer(batch, format)
+                return
+            texts = found
         try:
             for position, text in enumerate(texts):
                 rows = self._read(batch, text, format)
@@ -177,7 +185,7 @@ class Ingestion:
         if format is Input.CSV:
             batch.header, texts = csv_rows(append.body)
         else:
-            texts = list(append.lines or json_rows(append.body, whole=append.whole))
+            texts = _json_rows(append)
         portion.start, portion.stop = 0, len(texts)
         self._workspace.warehouse.execute(f"TRUNCATE TABLE {batch.table.sql()}")
         search = Search(self._workspace.warehouse, batch.stage, batch.table, PARSING)
@@ -350,6 +358,18 @@ def _identity(append: Append, stage: Stage) -> str:
     if not stage.source.is_landing and append.key:
         return f"k:{storage.digest(*key_of(append), append.digest)}"
     return f"g:{time.time_ns():x}{secrets.token_hex(5)}"
+
+
+def _repeating(stage: Stage, simple: Sequence[Append], large: Sequence[Append]) -> list[bytes] | None:
+    """The texts of appends with the values of shared keys repeated; None if a row is not an object."""
+    lines = [[line for a in simple for line in a.lines or ()]] if simple else []
+    rows = [[spread(row, stage.shared) for row in some] for some in (*lines, *(_json_rows(a) for a in large))]
+    texts = [b"\n".join(row for row in some if row is not None) for some in rows]
+    return texts if all(row is not None for some in rows for row in some) else None
+
+
+def _json_rows(append: Append) -> list[bytes]:
+    return list(append.lines or json_rows(append.body, whole=append.whole))
 
 
 def _portions(appends: Sequence[Append], counts: Sequence[int]) -> list[Portion]:

@@ -18,13 +18,13 @@ NO_ID = "\x00"
 """Stands for a tenant's value that is neither an integer nor a text: the id of nobody."""
 
 
-def nested(source: Datasource, column: Column) -> Staged:
-    """A column that stands deeper in the event."""
-    path, kind = column.path, column.type
+def nested(source: Datasource, column: Column, name: str) -> Staged:
+    """A column that stands deeper in the event; its outermost object is staged as `name`."""
+    path, kind = [name, *column.path[1:]], column.type
     inner = ".".join(quote(s) for s in path)
     # An object is no value that the path finds, but one that it finds something in.
     object = f"{quote(path[0])}.^{'.'.join(quote(s) for s in path[1:])}"
-    found = partial(Staged, column.name, path[0], "JSON", "", inner, path=tuple(path[1:]))
+    found = partial(Staged, column.name, name, "JSON", "", inner, path=tuple(path[1:]), key=column.path[0])
     if column.name == source.tenant_column:
         # As a number, 1.0 is told from 1 by its type only; so whatever else is no tenant's id, and not absent either.
         text = f"if(dynamicType({inner}) IN ('Int64', 'UInt64', 'String'), toString({inner}), {literal(NO_ID)})"
@@ -47,7 +47,23 @@ def nested(source: Datasource, column: Column) -> Staged:
         taken = f"if(isNull({inner}), {default}, CAST({value} AS {kind}))"
     else:
         taken = f"CAST({value if type.nullable else f'ifNull({value}, {default})'} AS {kind})"
-    return found(taken=taken, check=f"({absent} OR ({check}))")
+    return found(taken=taken, check=f"({absent} OR ({check}))", guard=_guard(inner, type))
+
+
+def _guard(inner: str, type: Type) -> str:
+    """The condition under which a value is of a kind that can be cast to the type at all."""
+    kind, text = f"dynamicType({inner})", f"CAST({inner} AS Nullable(String))"
+    if not type.parts:
+        return f"NOT startsWith({kind}, 'Array')" if type.kind.startswith(("Float", "BFloat")) else ""
+    depth, element = 0, type
+    while element.kind == "Array":
+        depth, element = depth + 1, element.parts[0]
+    lists = "Array(" * depth
+    same = f"(startsWith({kind}, '{lists}') AND NOT startsWith({kind}, '{lists}Array('))"
+    if element.kind == "JSON":
+        nothing = f"({kind} = 'Array(Nullable(String))' AND {text} = '[]')"
+        same = f"({nothing} OR startsWith({kind}, '{lists}JSON'))"
+    return f"(isNull({inner}) OR {same} OR ({kind} = 'String' AND startsWith({text}, '[')))"
 
 
 def _composed(inner: str, type: Type) -> tuple[str, str]:

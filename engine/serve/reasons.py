@@ -41,7 +41,7 @@ def values_of(row: bytes, format: Input, header: bytes, stage: Stage) -> dict[st
     found = _csv_values(row, header) if format is Input.CSV else _json_values(row)
     # The engine matches names without regard to case.
     given = {name.lower(): value for name, value in found.items()}
-    named = [(c, c.name.lower()) for c in stage.columns]
+    named = [(c, c.given.lower()) for c in stage.columns]
     return {c.column: _text(_at(given[name], c.path)) for c, name in named if name in given}
 
 
@@ -51,16 +51,31 @@ def as_event(stage: Stage, named: bytes) -> bytes:
     event: dict[str, Any] = {}
     for column in stage.source.columns:
         if column.name in given:
-            *above, last = column.path
-            place = event
-            for key in above:
-                place = place.setdefault(key, {}) if isinstance(place, dict) else {}
-            place[last] = given[column.name]
+            _put(event, column.steps, given[column.name])
     return orjson.dumps(event, default=str)
 
 
-def _at(value: Any, path: Sequence[str]) -> Any:
-    for step in path:
+def _put(place: dict[str, Any], steps: Sequence[str | None], value: Any) -> None:
+    """Put a value where a path leads to; elements of a list into the objects of a list."""
+    key, *rest = steps
+    if not rest or key is None:
+        place[str(key)] = value
+    elif rest[0] is not None:
+        inner = place.setdefault(key, {})
+        _put(inner if isinstance(inner, dict) else {}, rest, value)
+    elif isinstance(value, list):
+        items = place.setdefault(key, [])
+        if isinstance(items, list):
+            items += [{} for _ in range(len(value) - len(items))]
+            for item, element in zip(items, value, strict=False):
+                if isinstance(item, dict):
+                    _put(item, rest[1:], element)
+
+
+def _at(value: Any, path: Sequence[str | None]) -> Any:
+    for number, step in enumerate(path, 1):
+        if step is None:
+            return [_at(v, path[number:]) for v in value] if isinstance(value, list) else None
         value = value.get(step) if isinstance(value, dict) else None
     return value
 

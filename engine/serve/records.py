@@ -70,3 +70,32 @@ def _closing(line: bytes | bytearray, at: int) -> int:
             return quote + 1
         at = quote + 2
     return -1
+
+
+def raw_cells(row: bytes) -> list[bytes]:
+    """The fields of a record as they are written, with their quotes."""
+    if b'"' not in row:
+        return row.split(b",")
+    found: list[bytes] = []
+    at = 0
+    while True:
+        opened = _open(row, at)
+        closed = _closing(row, opened) if opened else at
+        end = row.find(b",", at if closed < 0 else closed)
+        found.append(row[at : None if end < 0 else end])
+        if end < 0:
+            return found
+        at = end + 1
+
+
+def ends_with_its_quotes(cell: bytes) -> bool:
+    """Whether a field that begins with a quote ends with the one that closes it."""
+    opened = _open(cell, 0)
+    return not opened or ((closed := _closing(cell, opened)) >= 0 and not cell[closed:].strip())
+
+
+def _open(text: bytes | bytearray, at: int) -> int:
+    """The position behind the quote with which a field begins, or 0 if it begins with none."""
+    while text[at : at + 1] == b" ":
+        at += 1
+    return at + 1 if text[at : at + 1] == b'"' else 0

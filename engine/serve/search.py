@@ -10,21 +10,18 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 
-from engine.compiler.scope import BARRIER
 from engine.errors import RookeryError
 from engine.schema import Name
 from engine.serve.batch import Bad
-from engine.serve.nested import NO_ID
-from engine.serve.reasons import SHOWN, has_all_cells, loaded, reason, unreadable, values_of
-from engine.serve.staging import NUMBER, Stage, checks, is_tenant
+from engine.serve.blame import alone, blame_rest, blame_value
+from engine.serve.judging import ASIDE, MOST_TRIES, UNDECIDED, Judge
+from engine.serve.reasons import SHOWN, has_all_cells, loaded, unreadable, values_of
+from engine.serve.sharing import spread
+from engine.serve.staging import NUMBER, Stage
 from engine.warehouse.port import Input, Warehouse
 
 TOLERANT: Mapping[str, int] = {"input_format_allow_errors_num": 2_000_000_000, "input_format_allow_errors_ratio": 1}
-MOST_TRIES = 200
-"""Inserts that may fail while rows are parted, for a failure is slow. A row that stops the engine takes a few."""
-UNDECIDED = "not looked at: too many other rows cannot be read"
 _STOPPED_AT = re.compile(r"while reading the value of key (\w+)")
-_ASIDE = re.compile(r":? \((?:while|at row|in file)")
 _EMPTY_OBJECT = re.compile(rb"\{\s*\}")
 
 
@@ -42,7 +39,7 @@ class Search:
 
     def read(self, rows: Sequence[bytes], format: Input, header: bytes = b"") -> dict[int, Bad]:
         """Fill the (empty) stage with the rows that can be read. Returns the others by number, from 0."""
-        sound = {n: numbered for n, row in enumerate(rows) if (numbered := _numbered(n, row, format)) is not None}
+        sound = self._numbered(dict(enumerate(rows)), format)
         there = self._insert(sound, format, header)
         bad = {n: Bad(n, row, format, header=header) for n, row in enumerate(rows) if n not in there}
         if bad:
@@ -67,67 +64,24 @@ class Search:
 
     def check(self, bound: str | None, rows: Sequence[bytes], format: Input, header: bytes = b"") -> dict[int, Bad]:
         """Rows of the filled stage that do not meet what is asked of them, or cannot be stored, by number."""
-        # Values deeper in an event are cast only when they are judged and taken, and a cast may throw.
-        deeper = [c for c in self._stage.columns if c.type == "JSON" and not is_tenant(self._stage, c)]
-        conditions = checks(self._stage, bound)
-        thrown = self._throwing(self._without({}), [c.check for c in deeper if c.check], 0, len(rows))
-        sound = self._without(thrown)
-        found: dict[int, Bad] = {}
-        for staged, check in conditions:
-            failing = self._warehouse.query(
-                f"SELECT {NUMBER}, toString({staged.value}) FROM {sound} WHERE ifNull(NOT ({check}), 0)"
-            )
-            for number, value in failing.rows:
-                text = rows[int(number)]
-                if not is_tenant(self._stage, staged) or value == NO_ID:
-                    value = values_of(text, format, header, self._stage).get(staged.column, value)
-                row = found.setdefault(int(number), Bad(int(number), text, format, header=header))
-                row.add(staged.column, reason(self._stage, staged, value, bound))
-                row.foreign |= bound is not None and is_tenant(self._stage, staged) and value is not None
-        fit = self._without(thrown, *(f"ifNull({c}, 1)" for _, c in conditions))
-        thrown |= self._throwing(fit, [c.taken for c in deeper], 0, len(rows))
-        for number, why in thrown.items():
-            found[number] = Bad(number, rows[number], format, header=header)
-            found[number].add("", _ASIDE.split(why)[0][:200])
-        for row in found.values():
-            row.values = values_of(row.text, format, header, self._stage)
-        return found
 
-    def _without(self, numbers: Collection[int], *conditions: str) -> str:
-        """The stage's rows but for some, and for those that do not meet conditions."""
-        passed = "".join(f" AND NOT {NUMBER} BETWEEN {first} AND {last}" for first, last in _runs(numbers))
-        passed += "".join(f" AND ({c})" for c in conditions)
-        return f"(SELECT * FROM {self._table.sql()} WHERE 1{passed} LIMIT {BARRIER})"
+        def stage_again(numbers: Collection[int]) -> None:
+            self.keep_only({n: rows[n] for n in numbers}, format, header)
+
+        return Judge(self._warehouse, self._stage, self._table, rows, format, header, stage_again).judge(bound)
 
     def keep_only(self, rows: Mapping[int, bytes], format: Input, header: bytes = b"") -> None:
         """Stage these rows and no others."""
         self._warehouse.execute(f"TRUNCATE TABLE {self._table.sql()}")
-        numbered = {n: text for n, row in rows.items() if (text := _numbered(n, row, format)) is not None}
-        self._insert(numbered, format, header, together=True)
+        self._insert(self._numbered(rows, format), format, header, together=True)
 
-    def _throwing(self, table: str, expressions: Sequence[str], start: int, stop: int) -> dict[int, str]:
-        """Rows from a number up to another for which one of the expressions throws, and what it says, by halves."""
-        if not expressions:
-            return {}
-        try:
-            self._warehouse.query(
-                f"SELECT sum(ignore({', '.join(expressions)})) FROM (SELECT * FROM {table} "
-                f"WHERE {NUMBER} >= {start} AND {NUMBER} < {stop} LIMIT {BARRIER})",
-                None,
-                {"max_threads": 1},
-            )
-        except RookeryError as exc:
-            if exc.code.status >= 500:
-                raise
-            self._tries += 1
-            if stop - start == 1:
-                return {start: exc.message}
-            if self._tries > MOST_TRIES:
-                return dict.fromkeys(range(start, stop), UNDECIDED)
-            middle = (start + stop) // 2
-            first = self._throwing(table, expressions, start, middle)
-            return first | self._throwing(table, expressions, middle, stop)
-        return {}
+    def _numbered(self, rows: Mapping[int, bytes], format: Input) -> dict[int, bytes]:
+        """Rows with their numbers in front, as the stage takes them; a row that cannot have one is bad."""
+        found = {n: _numbered(n, row, format) for n, row in rows.items()}
+        sound = {n: row for n, row in found.items() if row is not None}
+        if not self._stage.shared or format is not Input.NDJSON:
+            return sound
+        return {n: text for n, row in sound.items() if (text := spread(row, self._stage.shared)) is not None}
 
     def _insert(
         self,
@@ -203,38 +157,27 @@ class Search:
         found = _STOPPED_AT.search(why)
         staged = next((c for c in self._stage.columns if found and c.name == found[1]), None)
         if staged is None:
-            row.add("", _ASIDE.split(why)[0][:200])
+            row.add("", ASIDE.split(why)[0][:200])
             return
         shown = (values_of(row.text, format, header, self._stage).get(staged.column) or "")[:SHOWN]
         kind = next(c.type for c in self._stage.source.columns if c.name == staged.column)
         row.add(staged.column, f"`{shown}` does not fit {kind}")
 
     def _explain(self, bad: Mapping[int, Bad], sound: Mapping[int, bytes], format: Input, header: bytes) -> None:
+        """Which value of each row cannot be read: every one is read alone, so that none is blamed for another."""
         for n in (n for n in bad if n not in sound and not bad[n].columns):
             bad[n].add("", unreadable(bad[n].text, format, header))
+        single = {n: alone(bad[n], self._stage) for n in sound}
         for staged in {c.name: c for c in self._stage.columns}.values() if sound else ():
-            fine = self._insert(sound, format, header, (staged.name,))
-            self._warehouse.execute(f"TRUNCATE TABLE {self._table.sql()}")
-            for n in sound.keys() - fine:
-                if staged.path:
-                    bad[n].add(staged.column, f"what `{staged.name}` holds cannot be read")
-                    continue
-                values = values_of(bad[n].text, format, header, self._stage)
-                kind = next(c.type for c in self._stage.source.columns if c.name == staged.column)
-                shown = (values.get(staged.column) or "")[:SHOWN]
-                bad[n].add(staged.column, f"`{shown}` is not of type {kind}")
+            rows = {n: texts[staged.name] for n, texts in single.items() if staged.name in texts}
+            fine = self._insert(rows, format, staged.name.encode(), (staged.name,))
+            if rows:
+                self._warehouse.execute(f"TRUNCATE TABLE {self._table.sql()}")
+            for n in rows.keys() - fine:
+                blame_value(bad[n], staged, self._stage)
         for row in bad.values():
             if not row.columns:
-                row.add("", "the row cannot be read: a key twice, or values that do not end")
-
-
-def _runs(numbers: Collection[int]) -> list[tuple[int, int]]:
-    """Numbers as first and last of those that follow each other."""
-    runs: list[tuple[int, int]] = []
-    for n in sorted(numbers):
-        first = runs.pop()[0] if runs and runs[-1][1] == n - 1 else n
-        runs.append((first, n))
-    return runs
+                blame_rest(row, self._stage)
 
 
 def _numbered(number: int, row: bytes, format: Input) -> bytes | None:
@@ -245,5 +188,5 @@ def _numbered(number: int, row: bytes, format: Input) -> bytes | None:
     if not isinstance(loaded(text), dict):
         return None
     if _EMPTY_OBJECT.fullmatch(text):
-        return b'{"_rk_n":%d}' % number
-    return b'{"_rk_n":%d,%s' % (number, text[1:])
+        return b'{"%s":%d}' % (NUMBER.encode(), number)
+    return b'{"%s":%d,%s' % (NUMBER.encode(), number, text[1:])

@@ -8,8 +8,9 @@ columns go by their names.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from engine.compiler.params import MAX_TENANT, integer_bounds
 from engine.compiler.scope import base_type, tenant_literal
@@ -17,7 +18,9 @@ from engine.project.model import Column, Datasource
 from engine.schema import Name, fingerprint, literal, quote
 from engine.serve.arrival import FEWEST_DIGITS, Given, Staged, arrival_of, typed_default
 from engine.serve.nested import nested
+from engine.serve.sharing import Reader
 from engine.serve.usual import usual_of, usual_tenant
+from engine.serve.within import in_lists, raw
 from engine.warehouse.port import Input
 from engine.warehouse.types import Type, parse_type
 
@@ -25,9 +28,12 @@ WIDE_DIGITS = b"0" * FEWEST_DIGITS
 """Integers are staged as Int128: the engine's parser wraps what does not fit, and the check then sees it. A batch
 with a number of this many digits has its integers staged as text, as are integers that are wide themselves."""
 
-NUMBER = "_rk_n"
-"""The stage's column for numbers of rows, which no datasource can have."""
-
+_OWN = secrets.token_hex(4)
+"""Part of the names of the stage's own columns, so that no event can have them for keys."""
+NUMBER = f"_rk_n_{_OWN}"
+"""The stage's column for numbers of rows."""
+_NEVER = f"_rk_never_{_OWN}"
+"""The stage's column that no row fills."""
 NOTHING: Mapping[str, Given] = {}
 _NAME = re.compile(r"'(?:[^'\\]|\\(?:.|\Z)|'')*+(?:'|\Z)|`[^`]+`|\"[^\"]+\"|[A-Za-z_]\w*", re.DOTALL)
 """A text, or what may be a name in an expression."""
@@ -38,7 +44,8 @@ _TO_ZEROS = bytes(ord("0") if ord("0") <= i <= ord("9") else ord("x") for i in r
 class Stage:
     """How a datasource's rows are staged. If it is `repeatable`, taking rows twice gives the same values.
 
-    Tables of what only one file may need are not `kept`.
+    Tables of what only one file may need are not `kept`. `shared` are keys of events, in lower case, that several of
+    the stage's columns are filled from.
     """
 
     source: Datasource
@@ -47,6 +54,7 @@ class Stage:
     identity: str
     repeatable: bool = True
     kept: bool = True
+    shared: Mapping[bytes, tuple[Reader, ...]] = field(default_factory=dict)
 
 
 def has_long_number(body: bytes) -> bool:
@@ -74,14 +82,45 @@ def stage_of(source: Datasource, format: Input, exact: bool = False, given: Mapp
     `given` is what a typed file has in its columns.
     """
     found = [(c, _staged(source, c, format, exact, given)) for c in source.columns]
+    names, shared = _names(found) if format is Input.NDJSON else ({}, {})
+    if shared:
+        found = [(c, _staged(source, c, format, exact, given, names.get(c.name))) for c in source.columns]
     stored = {c.name: _as_stored(staged, c.type) for c, staged in found}
     seeing = [c.model_copy(update={"default": _seeing(c.default, stored)}) for c in source.columns]
-    columns = tuple(_staged(source, c, format, exact, given) for c in seeing)
+    columns = tuple(_staged(source, c, format, exact, given, names.get(c.name)) for c in seeing)
     tenant = next((s for s in columns if s.column == source.tenant_column), None)
     # Defaults of columns deeper in an event are computed when rows are taken.
     repeatable = not any(c.default and is_deeper(c, format) for c in source.columns)
     identity = fingerprint([(c.name, c.type, c.default) for c in columns])[:12]
-    return Stage(source, columns, tenant, identity, repeatable, kept=not given)
+    return Stage(source, columns, tenant, identity, repeatable, kept=not given, shared=shared)
+
+
+def _names(found: Sequence[tuple[Column, Staged]]) -> tuple[dict[str, str], dict[bytes, tuple[Reader, ...]]]:
+    """The stage's names for columns whose key is read in several ways, and who reads these keys."""
+    ways: dict[bytes, dict[tuple[str, str], list[Column]]] = {}
+    for column, staged in found:
+        key = column.path[0].encode().lower()
+        ways.setdefault(key, {}).setdefault((staged.type, staged.default), []).append(column)
+    names: dict[str, str] = {}
+    shared: dict[bytes, tuple[Reader, ...]] = {}
+    for key, by_way in ways.items():
+        if len(by_way) == 1:
+            continue
+        whole = any(len(c.steps) == 1 for columns in by_way.values() for c in columns)
+        readers = []
+        for columns in by_way.values():
+            reader = Reader(f"_rk_{_OWN}_{len(names)}", _opening(columns) if whole else b"")
+            names |= dict.fromkeys((c.name for c in columns), reader.name)
+            readers.append(reader)
+        shared[key] = tuple(readers)
+    return names, shared
+
+
+def _opening(columns: Sequence[Column]) -> bytes:
+    """What a value begins with that columns have values in, where another column takes it whatever it is."""
+    if any(len(c.steps) == 1 for c in columns):
+        return b""
+    return b"[" if columns[0].steps[1] is None else b"{"
 
 
 def _as_stored(staged: Staged, kind: str) -> str:
@@ -110,6 +149,8 @@ def stage_ddl(stage: Stage, table: Name) -> str:
         c.name: f"{quote(c.name)} {c.type}" + (f" DEFAULT {c.default}" if c.default else "") for c in stage.columns
     }
     parts[NUMBER] = f"{NUMBER} UInt64"
+    # The engine reads a row no further than to the last column it has, and would miss a key that comes twice.
+    parts[_NEVER] = f"{_NEVER} UInt8"
     return f"CREATE TABLE IF NOT EXISTS {table.sql()} ({', '.join(parts.values())}) ENGINE = Memory"
 
 
@@ -175,23 +216,28 @@ def taken(stage: Stage, bound: str | None, *, usual: bool = False) -> str:
 
 def is_deeper(column: Column, format: Input) -> bool:
     """Whether a column's value stands in an object of the event. Files have columns, by their names."""
-    return format is Input.NDJSON and len(column.path) > 1
+    return format is Input.NDJSON and len(column.steps) > 1
 
 
 def _staged(
-    source: Datasource, column: Column, format: Input, exact: bool, given: Mapping[str, Given] = NOTHING
+    source: Datasource,
+    column: Column,
+    format: Input,
+    exact: bool,
+    given: Mapping[str, Given] = NOTHING,
+    name: str | None = None,
 ) -> Staged:
+    """One column on its way, in the stage's column `name` if that is not called as what is read."""
+    key = column.path[0] if format is Input.NDJSON else column.name
+    name = name or key
+    if format is Input.NDJSON and column.lists:
+        return in_lists(column, name, exact=exact)
     if is_deeper(column, format):
-        return nested(source, column)
-    name = column.path[0] if format is Input.NDJSON else column.name
+        return raw(column, name) if _holds_others(source, column) else nested(source, column, name)
     value = quote(name)
-    if column.type == "String" and any(is_deeper(c, format) and c.path[0] == name for c in source.columns):
-        # The object that other columns stand in, as text.
-        text = f"if(empty(JSONAllPaths({value})), {column.default or literal('')}, toString({value}))"
-        return Staged(column.name, name, "JSON", "", value, text)
     if column.name == source.tenant_column:
         taken = f"CAST(assumeNotNull({value}) AS {column.type})"
-        return Staged(column.name, name, "Nullable(String)", "", value, taken)
+        return Staged(column.name, name, "Nullable(String)", "", value, taken, key=key)
     kind = parse_type(column.type)
     typed = given.get(column.name.lower(), "text") if format is Input.PARQUET else None
     if kind.parts and format is Input.CSV:
@@ -202,7 +248,7 @@ def _staged(
         value = f"transform({value}, ['true', 'false'], ['1', '0'], {value})"
     found = arrival_of(kind, exact=exact, given=typed)
     if found.check is None:
-        return Staged(column.name, name, column.type, column.default, value, value)
+        return Staged(column.name, name, column.type, column.default, value, value, key=key)
     taken = found.taken(value) if found.taken else value
     stored = taken if taken == value and found.staged == column.type else f"CAST({taken} AS {column.type})"
     return Staged(
@@ -214,7 +260,16 @@ def _staged(
         stored,
         found.check(value),
         _usually(value, column, kind, stored, found.staged),
+        key=key,
     )
+
+
+def _holds_others(source: Datasource, column: Column) -> bool:
+    """Whether a column is a text of an object in which others have values of their own."""
+    steps = column.steps
+    if column.name == source.tenant_column or parse_type(column.type).kind != "String":
+        return False
+    return any(len(c.steps) > len(steps) and c.steps[: len(steps)] == steps for c in source.columns)
 
 
 def _usually(value: str, column: Column, kind: Type, stored: str, staged: str) -> tuple[str | None, str] | None:

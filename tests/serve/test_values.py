@@ -259,6 +259,6 @@ def test_an_object_as_text_beside_what_stands_in_it(home: House, turned: bool) -
     body = b'{"id": 1, "page": {"path": "a", "n": 2}}\n{"id": 2}'
     assert append(home, name, body, Input.NDJSON) == 2
     assert home.rows(f"SELECT id, page, path FROM main.{name} ORDER BY id") == [
-        (1, '{"n":2,"path":"a"}', "a"),
+        (1, '{"path": "a", "n": 2}', "a"),
         (2, "", ""),
     ]
