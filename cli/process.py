@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import os
 import signal
 import socket
 import sys
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from types import FrameType
 
 import uvicorn
 
@@ -91,10 +93,34 @@ def serve(settings: Settings) -> None:
     gc.collect()
     gc.freeze()
     try:
-        uvicorn.Server(config(app, settings)).run(sockets=[listening])
+        _Server(config(app, settings), settings.stop_seconds).run(sockets=[listening])
     finally:
         with suppress(OSError):
             server_file(settings).unlink()
+
+
+class _Server(uvicorn.Server):
+    """Ends the process when its orderly end takes too long: a thread that waits for the engine cannot be stopped."""
+
+    def __init__(self, config: uvicorn.Config, stop_seconds: float) -> None:
+        super().__init__(config)
+        self._stop_seconds = stop_seconds
+        self._last: threading.Timer | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._last is None:
+            # As long for what runs as for closing afterwards.
+            self._last = threading.Timer(2 * self._stop_seconds, _end)
+            self._last.daemon = True
+            self._last.start()
+        super().handle_exit(sig, frame)
+
+
+def _end() -> None:
+    """End at once, as a kill would: nothing that is stored depends on an orderly end."""
+    sys.stderr.write("rookery: queries did not end in time, so the process ends without them\n")
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _listen(settings: Settings) -> socket.socket:

@@ -191,6 +191,7 @@ REQUEST_LINE_TOO_LONG = Code("RK4023", 414, "request line too long")
 TOO_SLOW = Code("RK4024", 408, "request came too slowly")
 BAD_HTTP = Code("RK4025", 400, "not valid HTTP")
 TOO_MANY_CONNECTIONS = Code("RK4026", 503, "too many connections")
+CANCELLED = Code("RK4027", 503, "query was cancelled")
 
 # --- RK5xxx: ingestion -------------------------------------------------------------------------------------------
 BAD_ROW = Code("RK5001", 400, "row cannot be stored")

@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
@@ -68,7 +70,16 @@ class Settings(BaseSettings):
     borrow_timeout: float = Field(5.0, gt=0, description="Seconds a request waits for a database handle.")
     max_seconds: float = Field(10.0, gt=0, description="Longest run of a query, in seconds.")
     max_memory: int = Field(2048 * MIB, gt=0, description="Most memory of a query, in bytes.")
+    max_total_memory: int = Field(
+        0, ge=0, description="Most memory of all queries together, in bytes; 0 means half of the machine's."
+    )
+    readers_per_caller: int = Field(
+        0, ge=0, description="Most readers that one tenant's queries use at once; 0 means three quarters of them."
+    )
     max_rows: int = Field(50_000_000, gt=0, description="Most rows a query may return.")
+    stuck_seconds: float = Field(
+        5.0, gt=0, description="How far over its limit of time a query may run before its reader counts as stuck."
+    )
     max_concurrent: int = Field(100, gt=0, description="Most queries at once per token, and per tenant.")
     max_body: int = Field(64 * MIB, gt=0, description="Largest request body, in bytes.")
     max_waiting: int = Field(512 * MIB, gt=0, description="Most bytes of rows that wait to be stored.")
@@ -116,6 +127,17 @@ class Settings(BaseSettings):
         return value.lower()
 
     @property
+    def total_memory(self) -> int:
+        """Most memory of all queries together, in bytes."""
+        return self.max_total_memory or _machine_memory() // 2
+
+    @property
+    def reader_share(self) -> int:
+        """Readers that one caller may use at once: all but a quarter, of which at least one is left to others."""
+        fair = max(1, self.readers - max(1, self.readers // 4))
+        return min(self.readers_per_caller or fair, self.readers)
+
+    @property
     def empty_database(self) -> str:
         """The readers' default database, which stays empty."""
         return f"{self.workspace}_empty"
@@ -129,6 +151,15 @@ class Settings(BaseSettings):
     def admin_file(self) -> Path:
         """The private file that holds the admin token."""
         return self.state_directory / "admin_token"
+
+
+@cache
+def _machine_memory() -> int:
+    """Bytes of memory of this machine, or of the container that this process is in."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    with suppress(OSError, ValueError):
+        return min(physical, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return physical
 
 
 def load(**flags: Any) -> Settings:

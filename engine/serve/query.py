@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -23,6 +24,7 @@ from engine.compiler.template import Binder, Template
 from engine.errors import (
     BAD_PARAMETER,
     BUSY,
+    CANCELLED,
     MISSING_PARAMETER,
     QUERY_FAILED,
     RESULT_LIMIT,
@@ -35,6 +37,7 @@ from engine.project.model import Limits
 from engine.serve import access
 from engine.serve.encode import ClosingStatistics
 from engine.serve.limits import InFlight, Rates
+from engine.serve.running import Running, Ticket
 from engine.tokens import Claims
 from engine.warehouse.errors import EngineError
 from engine.warehouse.port import Format, Statement, Stream, Value
@@ -69,11 +72,12 @@ class Timer:
 class Answer:
     """A running answer: what was read ahead, whether that is all, and the rest. Must be closed."""
 
-    def __init__(self, stream: Stream) -> None:
-        self._stream, self._leave = stream, _nothing
+    def __init__(self, stream: Stream, work: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        self._stream, self._leave, self._work = stream, _nothing, work
         self.head, self.complete = b"", False
         try:
-            self._read_ahead()
+            with work():
+                self._read_ahead()
         except BaseException:
             self.close()
             raise
@@ -101,7 +105,8 @@ class Answer:
 
     def next_chunk(self) -> bytes | None:
         """The next bytes, or None at the end."""
-        return next(self._stream, None)
+        with self._work():
+            return next(self._stream, None)
 
     def close(self) -> None:
         """Give back the database handle and the place among running queries. Harmless when repeated."""
@@ -122,6 +127,7 @@ class Queries:
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
         self.running = InFlight()
+        self.at_work = Running(workspace.warehouse.cancel, workspace.settings.stuck_seconds)
         self._rates = Rates()
 
     def endpoint(
@@ -132,6 +138,7 @@ class Queries:
         format: Format,
         timer: Timer,
         eyes: str | None = None,
+        ticket: Ticket | None = None,
     ) -> Answer:
         """Call an endpoint. Raises RK4xxx errors before the first byte."""
         snapshot = self._workspace.current
@@ -143,7 +150,7 @@ class Queries:
         def compose(scope: Scope) -> Composed:
             return _composed(snapshot, pipe, values, scope)
 
-        return self._run(claims, granted.scope, compose, format, timer, pipe, compiled.limits)
+        return self._run(claims, granted.scope, compose, format, timer, pipe, compiled.limits, ticket or Ticket())
 
     def sql(
         self,
@@ -153,6 +160,7 @@ class Queries:
         format: Format,
         timer: Timer,
         eyes: str | None = None,
+        ticket: Ticket | None = None,
     ) -> Answer:
         """Run ad-hoc SQL over exactly what the token names."""
         snapshot = self._workspace.current
@@ -166,7 +174,7 @@ class Queries:
             values = self._values(snapshot, sorted(reads), given, granted.fixed)
             return build.composer.adhoc(build, text, granted.names, _renderer(values), scope)
 
-        return self._run(claims, granted.scope, compose, format, timer, "query_api", Limits())
+        return self._run(claims, granted.scope, compose, format, timer, "query_api", Limits(), ticket or Ticket())
 
     def _rate(self, claims: Claims) -> None:
         if claims.rps:
@@ -201,6 +209,7 @@ class Queries:
         timer: Timer,
         tag: str,
         limits: Limits,
+        ticket: Ticket,
     ) -> Answer:
         most = self._workspace.settings.max_concurrent
         keys: list[tuple[Any, int]] = [(("token", claims.subject, claims.tenant), most)]
@@ -213,7 +222,7 @@ class Queries:
         try:
             statement = self._statement(compose(scope), scope, limits, tag)
             timer.stage("compose")
-            answer = self._first(claims, scope, statement, compose, format, limits, tag)
+            answer = self._first(claims, scope, statement, compose, format, limits, tag, ticket)
         except BaseException:
             self.running.leave(places)
             raise
@@ -230,9 +239,11 @@ class Queries:
         format: Format,
         limits: Limits,
         tag: str,
+        ticket: Ticket,
     ) -> Answer:
+        ticket.seconds = limits.max_seconds or self._workspace.settings.max_seconds
         try:
-            return self._open(claims, statement, format)
+            return self._open(claims, statement, format, ticket)
         except RookeryError as exc:
             if claims.is_admin or exc.code in _OWN:
                 raise _plain(exc, admin=claims.is_admin) from exc
@@ -242,15 +253,17 @@ class Queries:
         # The first run may have failed on a row that is not the caller's. Behind the barrier it cannot.
         fenced = replace(scope, barrier=True)
         try:
-            return self._open(claims, self._statement(compose(fenced), fenced, limits, tag), format)
+            return self._open(claims, self._statement(compose(fenced), fenced, limits, tag), format, ticket)
         except RookeryError as exc:
             raise _plain(exc, admin=False) from exc
 
-    def _open(self, claims: Claims, statement: Statement, format: Format) -> Answer:
-        stream: Stream = self._workspace.warehouse.stream(statement, format)
+    def _open(self, claims: Claims, statement: Statement, format: Format, ticket: Ticket) -> Answer:
+        if ticket.cancelled:
+            raise RookeryError(CANCELLED, "the query was cancelled")
+        stream: Stream = self._workspace.warehouse.stream(replace(statement, id=ticket.id), format)
         if format is Format.JSON:
             stream = ClosingStatistics(stream, whole_truth=claims.is_admin)
-        return Answer(stream)
+        return Answer(stream, partial(self.at_work.at_work, ticket))
 
     def _statement(self, composed: Composed, scope: Scope, limits: Limits, tag: str) -> Statement:
         settings = self._workspace.settings
@@ -264,6 +277,7 @@ class Queries:
                 "max_execution_time": str(limits.max_seconds or settings.max_seconds),
                 "timeout_overflow_mode": "throw",
                 "max_memory_usage": limits.max_memory or settings.max_memory,
+                "max_memory_usage_for_user": settings.total_memory,
                 "max_result_rows": limits.max_rows or settings.max_rows,
                 "result_overflow_mode": "throw",
                 "function_range_max_elements_in_block": 10_000_000,
@@ -293,7 +307,7 @@ def _renderer(values: Mapping[str, Any]) -> Any:
     return render
 
 
-_OWN = frozenset({BUSY, UNREACHABLE, BAD_PARAMETER, MISSING_PARAMETER})
+_OWN = frozenset({BUSY, CANCELLED, UNREACHABLE, BAD_PARAMETER, MISSING_PARAMETER})
 _BOUNDED = frozenset({TIMEOUT, RESULT_LIMIT})
 _SAFE_TEXTS: Mapping[int, str] = {
     6: "a value could not be converted to the wanted type",

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from engine import errors
-from engine.schema import quote
+from engine.schema import literal, quote
 from engine.warehouse import framing, parser
 from engine.warehouse.directory import Directory
 from engine.warehouse.errors import EngineError, result_limit_of
@@ -114,6 +114,10 @@ class EmbeddedWarehouse:
 
     def stream(self, statement: Statement, format: Format) -> Stream:
         return Flow(self._document(statement, format))
+
+    def cancel(self, id: str) -> None:
+        # The engine's own connection has no way to name its query, but settings show in the list of processes.
+        self.execute(f"KILL QUERY WHERE Settings['log_comment'] = {literal(id)} ASYNC")
 
     def parse(self, sql: str) -> tuple[dict[str, Any], str]:
         return parser.parse(self._ask, sql)
@@ -216,7 +220,7 @@ class EmbeddedWarehouse:
     def _whole(self, statement: Statement, format: Format) -> bytes | None:
         """The complete document, or None when it is larger than what is taken whole."""
         ours = _whole_limits(statement.settings)
-        sql = with_settings(statement.sql, {**statement.settings, **ours})
+        sql = with_settings(statement.sql, {**statement.settings, **ours, **_named(statement)})
         try:
             with self._readers.lend() as handle:
                 document = handle.whole(sql, format.value, bound(sql, statement.bindings))
@@ -240,10 +244,14 @@ def _whole_limits(settings: Mapping[str, int | str]) -> dict[str, int | str]:
     return ours
 
 
+def _named(statement: Statement) -> Mapping[str, str]:
+    return {"log_comment": statement.id} if statement.id else {}
+
+
 def _streamed(handle: Handle, statement: Statement, format: Format) -> Iterator[bytes]:
     """A document put together from the engine's blocks."""
     started = time.monotonic()
-    sql = with_settings(statement.sql, statement.settings)
+    sql = with_settings(statement.sql, {**statement.settings, **_named(statement)})
     parameters = bound(sql, statement.bindings)
     read = {"rows_read": 0, "bytes_read": 0}
 

@@ -56,6 +56,7 @@ CODES: Mapping[int, Code] = {
     229: errors.SQL_SYNTAX,
     306: errors.SQL_SYNTAX,
     718: errors.SQL_SYNTAX,
+    394: errors.CANCELLED,
     # Credentials.
     192: errors.AUTHENTICATION,
     193: errors.AUTHENTICATION,

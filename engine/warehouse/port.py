@@ -49,13 +49,15 @@ class Statement:
     """One SELECT, ready to run by a reader.
 
     `sql` holds no value of a request: those are in `bindings`, and every binding occurs in `sql` as
-    `{name:Type}`. `settings` are rendered as the SETTINGS clause at the very end. `tag` names the query in logs.
+    `{name:Type}`. `settings` are rendered as the SETTINGS clause at the very end. `tag` names the query in logs, and
+    `id` is what `cancel` takes.
     """
 
     sql: str
     bindings: Mapping[str, Value] = field(default_factory=dict)
     settings: Mapping[str, int | str] = field(default_factory=dict)
     tag: str = ""
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,10 @@ class Warehouse(Protocol):
 
     def stream(self, statement: Statement, format: Format) -> Stream:
         """Run a SELECT on a reader handle: read-only, its default database empty. Memory is bounded."""
+        ...
+
+    def cancel(self, id: str) -> None:
+        """Ask the database to end the statement of that id; it does between two blocks. Does not wait for it."""
         ...
 
     def parse(self, sql: str) -> tuple[dict[str, Any], str]:

@@ -137,6 +137,12 @@ class ServerWarehouse:
     def stream(self, statement: Statement, format: Format) -> Stream:
         return Flow(self._document(statement, format))
 
+    def cancel(self, id: str) -> None:
+        # The reader's own queries: it needs no grant to end those, and may do so although it only reads.
+        self._check_open()
+        with _translated():
+            self._reader.command("KILL QUERY WHERE query_id = {id:String} ASYNC", parameters={"id": id})
+
     def parse(self, sql: str) -> tuple[dict[str, Any], str]:
         return parser.parse(self._ask, sql) if self._parses else embedded.in_this_process().parse(sql)
 
@@ -273,7 +279,12 @@ class ServerWarehouse:
             self._selects.check(statement.sql)
         sql = with_settings(statement.sql, statement.settings)
         with self._place():
-            response: Any = self._reader.raw_stream(sql, parameters=bound(sql, statement.bindings), fmt=format.value)
+            response: Any = self._reader.raw_stream(
+                sql,
+                parameters=bound(sql, statement.bindings),
+                settings={"query_id": statement.id} if statement.id else None,
+                fmt=format.value,
+            )
             try:
                 tail = Tail(format, response.headers.get("X-ClickHouse-Exception-Tag"))
                 while chunk := response.read(_READ):

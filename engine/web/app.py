@@ -26,6 +26,7 @@ from engine.plan.state import Workspace
 from engine.serve.gateway import Gateway
 from engine.serve.query import Queries
 from engine.serve.stages import Stages
+from engine.serve.turns import Turns
 from engine.web import admin, data, quarantine
 from engine.web.answers import Answers
 from engine.web.errors import on_bug, on_http_exception, on_rookery_error
@@ -72,10 +73,14 @@ async def live(_request: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    """`GET /ready`: the database answers and the server is not stopping."""
+    """`GET /ready`: the database answers, the server is not stopping, and most readers are not stuck."""
     state = state_of(request)
     if state.stopping:
         return JSONResponse({"ready": False, "reason": "stopping"}, 503)
+    stuck, readers = state.queries.at_work.stuck(), state.workspace.settings.readers
+    if 2 * stuck >= readers:
+        reason = f"{stuck} of {readers} readers run queries that no limit of time ends"
+        return JSONResponse({"ready": False, "reason": reason, "stuck_readers": stuck}, 503)
     try:
         await anyio.to_thread.run_sync(state.workspace.registry.version, limiter=state.limiter)
     except RookeryError as exc:
@@ -110,6 +115,7 @@ def create_app(workspace: Workspace) -> Starlette:
             anyio.CapacityLimiter(settings.readers),
             anyio.Lock(),
             Answers(asyncio.get_running_loop()),
+            Turns(settings.readers, settings.reader_share, settings.max_concurrent, settings.borrow_timeout),
         )
         app.state.rookery = state
         await anyio.to_thread.run_sync(finish, workspace)
@@ -119,6 +125,7 @@ def create_app(workspace: Workspace) -> Starlette:
             yield
             state.stopping = True
             group.cancel_scope.cancel()
+        await anyio.to_thread.run_sync(state.queries.at_work.cancel_all)
         await anyio.to_thread.run_sync(state.gateway.close)
         await anyio.to_thread.run_sync(workspace.close)
 

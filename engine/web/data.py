@@ -11,12 +11,12 @@ from starlette.routing import Route
 
 from engine.errors import BAD_FORMAT, BAD_REQUEST, SCOPE, RookeryError
 from engine.serve import access
-from engine.serve.query import Answer, Timer
+from engine.serve.query import Timer
 from engine.warehouse.port import Format, Input
+from engine.web.answered import answered
 from engine.web.events import PATH, Events, writer
 from engine.web.requests import EYES, head_of, key_of, parameters_of, query_of, sql_of, token_of
-from engine.web.state import State, state_of
-from engine.web.streaming import CONTENT_TYPES, StreamedAnswer
+from engine.web.state import state_of
 from engine.web.uploads import Upload
 
 FORMATS = {"json": Format.JSON, "csv": Format.CSV, "ndjson": Format.NDJSON, "parquet": Format.PARQUET}
@@ -42,19 +42,7 @@ async def call_pipe(request: Request) -> Response:
     given = await parameters_of(request, MAX_PARAMETER_BODY)
     timer.stage("auth")
     run = partial(state.queries.endpoint, claims, name, given, FORMATS[suffix], timer, request.headers.get(EYES))
-    answer = await anyio.to_thread.run_sync(run, limiter=state.limiter)
-    return _respond(state, answer, suffix, timer)
-
-
-def _respond(state: State, answer: Answer, suffix: str, timer: Timer) -> Response:
-    media = CONTENT_TYPES[suffix]
-    response: Response
-    if answer.complete:
-        response = Response(answer.head, media_type=None, headers={"content-type": media})
-    else:
-        response = StreamedAnswer(answer, media, state.streams)
-    response.headers["server-timing"] = timer.header()
-    return response
+    return await answered(request, claims, run, suffix, timer)
 
 
 async def sql(request: Request) -> Response:
@@ -68,8 +56,7 @@ async def sql(request: Request) -> Response:
     if suffix is None:
         raise RookeryError(BAD_REQUEST, "unknown FORMAT", hint="JSON, CSVWithNames, JSONEachRow or Parquet")
     run = partial(state.queries.sql, claims, plain, given, FORMATS[suffix], timer, request.headers.get(EYES))
-    answer = await anyio.to_thread.run_sync(run, limiter=state.limiter)
-    return _respond(state, answer, suffix, timer)
+    return await answered(request, claims, run, suffix, timer)
 
 
 def split_format(text: str) -> tuple[str, str | None]:

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from engine.plan.state import Workspace
 from engine.serve.gateway import Gateway
 from engine.serve.query import Queries
+from engine.serve.turns import Turns
 from engine.web.answers import Answers
 
 
@@ -25,6 +26,7 @@ class State:
     streams: anyio.CapacityLimiter
     replacing: anyio.Lock
     answers: Answers
+    turns: Turns
     stopping: bool = False
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import anyio
 import anyio.to_thread
@@ -26,8 +27,15 @@ CONTENT_TYPES: Mapping[str, str] = {
 class StreamedAnswer(Response):
     """Sends an answer chunk by chunk, pulling each in a worker thread; at most one chunk is in memory."""
 
-    def __init__(self, answer: Answer, media_type: str, limiter: anyio.CapacityLimiter) -> None:
-        self.answer, self.limiter = answer, limiter
+    def __init__(
+        self,
+        answer: Answer,
+        media_type: str,
+        limiter: anyio.CapacityLimiter,
+        leave: Callable[[], None],
+        cancel: Callable[[], None],
+    ) -> None:
+        self.answer, self.limiter, self.leave, self.cancel = answer, limiter, leave, cancel
         self.status_code, self.media_type, self.background = 200, media_type, None
         # Without a body of its own, so that no length is announced: the answer is sent in chunks.
         self.init_headers({"content-type": media_type})
@@ -42,12 +50,17 @@ class StreamedAnswer(Response):
                 group.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self.answer.close)
+                try:
+                    await anyio.to_thread.run_sync(self.answer.close)
+                finally:
+                    self.leave()
 
     async def _watch(self, receive: Receive, scope: anyio.CancelScope) -> None:
         """Stop as soon as the client is gone."""
         while (await receive())["type"] != "http.disconnect":
             pass
+        with anyio.CancelScope(shield=True), suppress(RookeryError):
+            await anyio.to_thread.run_sync(self.cancel)
         scope.cancel()
 
     async def _pump(self, send: Send) -> None:

@@ -102,6 +102,7 @@ class Request:
     database: str = ""
     settings: dict[str, str] = field(default_factory=dict)
     parameters: dict[str, str] = field(default_factory=dict)
+    query_id: str = ""
 
 
 class Refused(Exception):
@@ -183,6 +184,7 @@ class Handler(BaseHTTPRequestHandler):
             text, format = whole[1].decode(), whole[2].decode()
         else:
             text += body.decode()
+        text = text.replace("KILL QUERY WHERE query_id =", "KILL QUERY WHERE Settings['log_comment'] =")
         return Request(
             text,
             data,
@@ -190,6 +192,7 @@ class Handler(BaseHTTPRequestHandler):
             given.get("database", "default"),
             {k: v for k, v in given.items() if k not in _TRANSPORT and not k.startswith("param_")},
             {k.removeprefix("param_"): v for k, v in given.items() if k.startswith("param_")},
+            given.get("query_id", ""),
         )
 
     def _run(self, request: Request, readonly: int) -> None:
@@ -201,6 +204,9 @@ class Handler(BaseHTTPRequestHandler):
                     connection.query(f"USE `{request.database}`")
                 if readonly:
                     connection.query(f"SET readonly = {readonly}")
+                if request.query_id:
+                    # Here a query has no id of its own choosing; a comment shows in the list of processes as well.
+                    connection.query(f"SET log_comment = {_literal(request.query_id)}")
                 if request.settings:
                     pairs = (f"{k} = {_literal(v)}" for k, v in request.settings.items())
                     connection.query("SET " + ", ".join(pairs))

@@ -1,0 +1,129 @@
+"""Turns for readers, and what counts as stuck: by counting, with a clock of our own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from engine.errors import RookeryError
+from engine.serve.running import Running, Ticket
+from engine.serve.turns import Turns
+
+pytestmark = pytest.mark.feature
+LONG = 20.0
+
+
+def played(scene: Callable[[], Awaitable[None]]) -> None:
+    async def within() -> None:
+        await asyncio.wait_for(scene(), LONG)
+
+    asyncio.run(within())
+
+
+async def settled() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def test_one_caller_leaves_places_to_others() -> None:
+    async def scene() -> None:
+        turns = Turns(4, 3, 100, LONG)
+        mine = [asyncio.ensure_future(turns.enter("a")) for _ in range(8)]
+        await settled()
+        assert [t.done() for t in mine] == [True] * 3 + [False] * 5
+        await turns.enter("b")
+        turns.leave("a")
+        await settled()
+        assert sum(t.done() for t in mine) == 4
+        for waiting in mine:
+            waiting.cancel()
+
+    played(scene)
+
+
+def test_waiting_callers_take_turns() -> None:
+    async def scene() -> None:
+        turns, order = Turns(1, 1, 100, LONG), []
+
+        async def ask(caller: str) -> None:
+            await turns.enter(caller)
+            order.append(caller)
+
+        await turns.enter("x")
+        tasks = [asyncio.ensure_future(ask(c)) for c in "aaaabbc"]
+        await settled()
+        last = "x"
+        for _ in tasks:
+            turns.leave(last)
+            await settled()
+            last = order[-1]
+        assert "".join(order) == "abcabaa"
+
+    played(scene)
+
+
+def test_who_waits_too_long_is_told_why() -> None:
+    async def scene() -> None:
+        turns = Turns(2, 1, 3, 0.01)
+        await turns.enter("a")
+        with pytest.raises(RookeryError) as own:
+            await turns.enter("a")
+        assert own.value.code.id == "RK4010" and own.value.headers["Retry-After"] == "1"
+        await turns.enter("b")
+        with pytest.raises(RookeryError) as others:
+            await turns.enter("c")
+        assert others.value.code.id == "RK6003"
+        turns.leave("b")
+        await turns.enter("c")
+
+    played(scene)
+
+
+def test_a_caller_has_only_so_many_in_all() -> None:
+    async def scene() -> None:
+        turns = Turns(2, 1, 3, LONG)
+        waiting = [asyncio.ensure_future(turns.enter("a")) for _ in range(3)]
+        await settled()
+        with pytest.raises(RookeryError) as found:
+            await turns.enter("a")
+        assert found.value.code.id == "RK4010"
+        for task in waiting:
+            task.cancel()
+
+    played(scene)
+
+
+def test_who_leaves_while_waiting_takes_no_place_along() -> None:
+    async def scene() -> None:
+        turns = Turns(1, 1, 100, LONG)
+        await turns.enter("a")
+        for _ in range(3):
+            gone = asyncio.ensure_future(turns.enter("b"))
+            await settled()
+            gone.cancel()
+            await settled()
+        leaving = asyncio.ensure_future(turns.enter("b"))
+        await settled()
+        # The place is handed over, and its new holder is cancelled before it could notice.
+        turns.leave("a")
+        leaving.cancel()
+        await settled()
+        await turns.enter("c")
+
+    played(scene)
+
+
+def test_a_query_is_stuck_when_it_is_over_its_limit_and_the_grace() -> None:
+    now, cancelled = [0.0], []
+    running = Running(cancelled.append, 5.0, lambda: now[0])
+    ticket = Ticket()
+    ticket.seconds = 10.0
+    running.cancel(ticket)
+    assert cancelled == [] and ticket.cancelled, "what has not begun is not the database's business"
+    with running.at_work(ticket):
+        for now[0], stuck in ((0.0, 0), (14.9, 0), (15.1, 1)):
+            assert running.stuck() == stuck
+        running.cancel_all()
+    assert running.stuck() == 0 and cancelled == [ticket.id]
