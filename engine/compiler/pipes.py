@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from engine.compiler.lineage import named
@@ -141,6 +141,7 @@ def compile_pipe(pipe: Pipe, names: frozenset[str], columns: frozenset[str], ver
             problems.add(placed(exc, pipe.name, node))
             nodes.append(CompiledNode(node.name, node.place, _NOTHING, bound, None, frozenset()))
     problems.raise_if_any()
+    parameters = _parameters(pipe, nodes)
     return CompiledPipe(
         name=pipe.name,
         kind=pipe.kind,
@@ -148,7 +149,7 @@ def compile_pipe(pipe: Pipe, names: frozenset[str], columns: frozenset[str], ver
         place=pipe.place,
         nodes=tuple(nodes),
         published=_published(pipe),
-        parameters=_parameters(pipe, nodes),
+        parameters=parameters,
         limits=pipe.limits,
         target=_target(pipe),
         columns=columns,
@@ -202,6 +203,7 @@ class _Making:
                 hint="a view has no parameters; write plain SQL",
             )
         reads, texts, warnings = self._texts(node, template, bound)
+        warnings += [_clash(text, place, pipe.name, node) for place, text in template.clashes]
         aliases = self._named(texts)
         if self._aliases is not None:
             # Now it is known what can be named, so that the same texts are made once more, strictly.
@@ -235,6 +237,11 @@ class _Making:
         return found
 
 
+def _clash(text: str, place: Place | None, pipe: str, node: Node) -> RookeryError:
+    hint = "each place takes the value in its own way; the first type is the documented one"
+    return placed(RookeryError(PARAMETER_CLASH, text, hint=hint, place=place), pipe, node)
+
+
 def _branch(exc: RookeryError, when: str, pipe: str, node: Node) -> RookeryError:
     place = placed(exc, pipe, node).place
     return RookeryError(BRANCH, f"{exc.message}, {when}", hint=exc.hint, place=place)
@@ -263,17 +270,22 @@ def placed(exc: RookeryError, pipe: str, node: Node) -> RookeryError:
 
 
 def _parameters(pipe: Pipe, nodes: list[CompiledNode]) -> tuple[ParameterSpec, ...]:
-    """Declared parameters first, completed by what the templates use."""
-    found: dict[str, ParameterSpec] = {p.name: _declared(p) for p in pipe.parameters}
-    for node in nodes:
+    """Declared parameters first, completed by what the templates use; nodes that contradict others get a warning.
+
+    Raises PARAMETER_CLASH for a template that contradicts the file's `parameters`.
+    """
+    declared = {p.name: _declared(p) for p in pipe.parameters}
+    found = dict(declared)
+    for position, node in enumerate(nodes):
         for spec in node.template.parameters:
             known = found.setdefault(spec.name, spec)
-            if known is not spec and known.type != spec.type and spec.explicit and known.explicit:
-                raise RookeryError(
-                    PARAMETER_CLASH,
-                    f"parameter `{spec.name}` is {known.type} in one place and {spec.type} in another",
-                    place=node.place,
-                )
+            if known is spec or known.type == spec.type or not (spec.explicit and known.explicit):
+                continue
+            text = f"parameter `{spec.name}` is {known.type} in one place and {spec.type} in another"
+            if spec.name in declared:
+                raise RookeryError(PARAMETER_CLASH, text, place=node.place)
+            warning = _clash(text, None, pipe.name, pipe.nodes[position])
+            nodes[position] = replace(nodes[position], warnings=(*nodes[position].warnings, warning))
     return tuple(found.values())
 
 

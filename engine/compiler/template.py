@@ -171,6 +171,11 @@ class Template:
         return self._found.names_columns
 
     @property
+    def clashes(self) -> tuple[tuple[Place | None, str], ...]:
+        """Parameters that have one type here and another there, with places."""
+        return tuple((self._where(line), text) for line, text in self._found.clashes)
+
+    @property
     def compared(self) -> tuple[tuple[str, Any], ...]:
         """Parameters with the constants that they are compared with."""
         return tuple(self._found.compared)
@@ -267,7 +272,7 @@ def _line(trace: TracebackType | None, compiled: JinjaTemplate) -> int:
 def compile_template(sql: str, place: Place | None = None, position: Position | None = None) -> Template:
     """Compile a node's SQL. `position` (or else `place`, of its first line) says where lines stand in the file.
 
-    Raises TEMPLATE or PARAMETER_CLASH at the line of the mistake.
+    Raises TEMPLATE at the line of the mistake.
     """
     text, dropped = _without_marker(sql)
     where = _locator(dropped, place, position)

@@ -110,8 +110,13 @@ def _type_function(type: str) -> Callable[..., Any]:
     return convert
 
 
+def item_type(text: Any) -> Any:
+    """The type of an array's items. A text that no type could be, such as a list of values, means String."""
+    return "String" if isinstance(text, str) and not text[:1].isupper() else text
+
+
 def _array(run: Rendering, x: Any, type: str = "String", default: Any = None, **rest: Any) -> Any:
-    return _convert(run, kind(f"Array({type})"), x, default, **rest)
+    return _convert(run, kind(f"Array({item_type(type)})"), x, default, **rest)
 
 
 def _decimal(run: Rendering, x: Any, precision: int, scale: int, default: Any = None, **rest: Any) -> Any:

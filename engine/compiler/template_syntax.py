@@ -18,7 +18,7 @@ from engine.compiler.template_functions import FUNCTIONS, UNSUPPORTED
 from engine.compiler.template_operations import METHODS
 from engine.compiler.template_uses import IDENTIFIER_FUNCTIONS, TYPE_FUNCTIONS, Findings, declared_type
 from engine.compiler.template_values import nearest
-from engine.errors import PARAMETER_CLASH, TEMPLATE, Code, RookeryError
+from engine.errors import TEMPLATE, Code, RookeryError
 
 PREFIX = "rk_"
 """Names that begin so are ours; templates cannot use them."""
@@ -341,6 +341,10 @@ class Walk:
 
     def _declare(self, node: nodes.Call, function: str) -> None:
         """Note what a type function says about the parameter that it is called with."""
+        if function == "Array" and len(node.args) > 1 and isinstance(node.args[1], nodes.Name):
+            # `Array(x, String)`, without quotes, is common and means the same.
+            name = node.args[1].name
+            node.args[1] = nodes.Const(name, lineno=node.lineno) if name in TYPE_FUNCTIONS else node.args[1]
         try:
             type = declared_type(node, function)
         except RookeryError as exc:
@@ -348,9 +352,7 @@ class Walk:
         subject = node.args[0] if type and node.args else None
         if type is None or not isinstance(subject, nodes.Name) or self._allowed(subject) in self._local:
             return
-        clash = self.found.declare(subject.name, type, node, function, certain=not self._conditional)
-        if clash:
-            self._refuse(node, clash, code=PARAMETER_CLASH)
+        self.found.declare(subject.name, type, node, function, certain=not self._conditional)
 
     # --- refusals ---
     def _enter(self, node: nodes.Node) -> None:

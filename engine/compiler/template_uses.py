@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import nodes
 
 from engine.compiler.params import ParameterSpec, kind
-from engine.compiler.template_functions import PLAIN_TYPES
+from engine.compiler.template_functions import PLAIN_TYPES, item_type
 
 TYPE_FUNCTIONS = frozenset({*PLAIN_TYPES, "Array", "Decimal", "DateTime64"})
 IDENTIFIER_FUNCTIONS = frozenset({"column", "columns", "symbol"})
@@ -46,6 +46,7 @@ class Findings:
     compared: list[tuple[str, Any]] = field(default_factory=list)
     conditions: list[Condition] = field(default_factory=list)
     names_columns: bool = False
+    clashes: list[tuple[int, str]] = field(default_factory=list)
 
     def condition(self, after: Mapping[int, bool], has_else: bool) -> int:
         """Note a condition and return its number."""
@@ -56,13 +57,14 @@ class Findings:
         """What is known of a parameter so far."""
         return self.uses.setdefault(name, Use(line=line))
 
-    def declare(self, name: str, type: str, call: nodes.Call, function: str, *, certain: bool) -> str | None:
-        """Note a call of a type function with a parameter. Returns how it contradicts an earlier one, or None."""
+    def declare(self, name: str, type: str, call: nodes.Call, function: str, *, certain: bool) -> None:
+        """Note a call of a type function with a parameter, and where it contradicts an earlier one."""
         if function in IDENTIFIER_FUNCTIONS:
             self.identifiers.add(name)
         use = self.use(name, call.lineno)
         if use.type not in (None, type):
-            return f"parameter `{name}` is {use.type} in line {use.line} and {type} in line {call.lineno}"
+            clash = f"parameter `{name}` is {use.type} in line {use.line} and {type} in line {call.lineno}"
+            self.clashes.append((call.lineno, clash))
         if use.type is None:
             use.type, use.line = type, call.lineno
         said = _said(call, function)
@@ -74,7 +76,6 @@ class Findings:
         for key, node in said.items():
             if constant(node) is not None:
                 use.attributes.setdefault(key, constant(node))
-        return None
 
     def compare(self, node: nodes.Compare, local: set[str]) -> None:
         """Note the constants that a parameter is compared with, so that dry runs can take those branches."""
@@ -152,7 +153,7 @@ def declared_type(call: nodes.Call, function: str) -> str | None:
         return given[position] if len(given) > position else said.get(name, default)
 
     if function == "Array":
-        return kind(f"Array({argument(1, 'type', 'String')})").type
+        return kind(f"Array({item_type(argument(1, 'type', 'String'))})").type
     if function == "Decimal":
         return kind(f"Decimal({argument(1, 'precision')}, {argument(2, 'scale')})").type
     if function == "DateTime64":

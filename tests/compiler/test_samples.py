@@ -188,3 +188,21 @@ def test_names_may_begin_with_an_underscore(workspace: Workspace) -> None:
     for name in ("_rk_a", "_rk1_a", "_RK_a", "__"):
         found = problems_of(workspace, {"a": f"nodes: [{{name: {name}, sql: SELECT 1}}]\n"})
         assert [p.code for p in found] == [errors.BAD_NAME], name
+
+
+def test_a_parameter_of_two_types_is_a_warning_and_one_against_the_file_an_error(workspace: Workspace) -> None:
+    pipe = """
+nodes:
+  - {name: days, sql: "SELECT n FROM things WHERE day >= {{ Date(since) }} AND at >= {{ DateTime(since) }}"}
+  - {name: last, sql: "SELECT n FROM days WHERE {{ String(since) }} != ''"}
+"""
+    build = compiled(workspace, {"things": THINGS, "asked": pipe})
+    assert [(w.code, str(w.place)[:12]) for w in build.warnings] == [
+        (errors.PARAMETER_CLASH, "asked.yaml:3"),
+        (errors.PARAMETER_CLASH, "asked.yaml:4"),
+    ]
+    assert [p.type for p in parameters_of(build.pipes, "asked")] == ["Date"]
+    (problem,) = problems_of(
+        workspace, {"asked": pipe + "parameters: [{name: since, type: UUID}]\n", "things": THINGS}
+    )
+    assert problem.code is errors.PARAMETER_CLASH

@@ -22,7 +22,6 @@ from engine.errors import (
     CUSTOM,
     IDENTIFIER,
     MISSING_PARAMETER,
-    PARAMETER_CLASH,
     TEMPLATE,
     Place,
     RookeryError,
@@ -287,12 +286,24 @@ def test_types_of_parameters_are_canonical() -> None:
     assert types == ["Int64", "Bool", "DateTime64(3)", "Decimal(9, 2)", "Float64"]
 
 
-def test_conflicting_types() -> None:
-    with pytest.raises(RookeryError) as caught:
-        compile_template("{{ Int32(x) }}\n{{ String(x) }}", Place("a.yaml", 10))
-    assert caught.value.code is PARAMETER_CLASH
-    assert caught.value.place == Place("a.yaml", 11)
-    compile_template("{{ Int(x) }}{{ Int64(x) }}{{ Integer(x) }}{% if x %}{% end %}")
+def test_conflicting_types_are_noted_and_each_place_converts_for_itself() -> None:
+    template = compile_template("{{ Int32(x) }}\n{{ String(x) }}", Place("a.yaml", 10))
+    assert template.clashes == ((Place("a.yaml", 11), "parameter `x` is Int32 in line 1 and String in line 2"),)
+    assert [p.type for p in template.parameters] == ["Int32"]
+    binder = Binder()
+    template.render({"x": "7"}, binder, COLUMNS)
+    assert list(binder.bindings.values()) == [7, "7"]
+    assert not compile_template("{{ Int(x) }}{{ Int64(x) }}{{ Integer(x) }}{% if x %}{% end %}").clashes
+
+
+def test_the_type_of_items_may_be_written_without_quotes_or_be_no_type() -> None:
+    assert render("{{ Array(x, Int8) }}{{ Array(x, 'ids') }}", x="1,2") == (
+        "{p1:Array(Int8)}{p2:Array(String)}",
+        [[1, 2], ["1", "2"]],
+    )
+    sql = """{{ Array(x, "'free', 'paid'", description='Which', required=False) }}"""
+    assert render(sql, x="a")[0] == "{p1:Array(String)}"
+    assert refused(sql).code is MISSING_PARAMETER
 
 
 # --- refusals ---
@@ -623,7 +634,7 @@ def test_any_text_gives_a_template_or_our_error(pieces: list[str], spaced: bool)
         template.render(asked, Binder(), COLUMNS)
         assert asked.names <= names
     except RookeryError as exc:
-        assert exc.code in (TEMPLATE, BAD_PARAMETER, MISSING_PARAMETER, IDENTIFIER, PARAMETER_CLASH)
+        assert exc.code in (TEMPLATE, BAD_PARAMETER, MISSING_PARAMETER, IDENTIFIER)
 
 
 def test_rendering_is_fast() -> None:
