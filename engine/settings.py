@@ -83,6 +83,9 @@ class Settings(BaseSettings):
     max_concurrent: int = Field(100, gt=0, description="Most queries at once per token, and per tenant.")
     max_body: int = Field(64 * MIB, gt=0, description="Largest request body, in bytes.")
     max_waiting: int = Field(512 * MIB, gt=0, description="Most bytes of rows that wait to be stored.")
+    min_free: int | None = Field(
+        None, ge=0, description="Bytes of disk that stay free; fewer refuse rows. Default: 5 %, at most 256 MiB."
+    )
     visible_seconds: float = Field(30.0, gt=0, description="Longest wait of `wait=visible`, in seconds.")
     max_request_line: int = Field(61_440, ge=1024, description="Longest URL of a request, in bytes.")
     max_headers: int = Field(100, ge=10, description="Most headers of a request.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +19,15 @@ PATIENCE = 5.0
 MOST_STEPS = 20
 """Steps of a plan that are told one by one."""
 
+_READING = re.compile(r"while reading from part (?:\S*/)?([^/\s]{1,300})/ in table ([^\s(]{1,300})")
+"""What the engine says of the part that it could not read."""
+
 Check = Callable[[Patient], Iterator[Finding]]
 
 AT_ANY_TIME: dict[str, Check] = {
+    "disk": symptoms.disk,
+    "damaged-part": symptoms.damaged,
+    "batch-in-doubt": symptoms.doubtful,
     "landing-layout": symptoms.landing_layout,
     "landing-ttl": symptoms.landing_ttl,
     "nest-window": symptoms.nest_window,
@@ -70,7 +77,11 @@ def examine(workspace: Workspace, *, deep: bool = False) -> Examination:
     def run(some: dict[str, Check], patient: Patient) -> None:
         for name, check in some.items():
             checks.append(name)
-            findings.extend(check(patient))
+            try:
+                findings.extend(check(patient))
+            except RookeryError as exc:
+                # What is broken must not hide what else is.
+                findings.append(unwell(name, workspace.name, f"this check failed: {exc.message}", _where(exc)))
 
     if workspace.changes.acquire(timeout=PATIENCE):
         try:
@@ -87,6 +98,12 @@ def examine(workspace: Workspace, *, deep: bool = False) -> Examination:
     if deep:
         run(DEEP, patient)
     return Examination(tuple(checks), tuple(sorted(findings, key=lambda f: f.level == WARNING)))
+
+
+def _where(exc: RookeryError) -> str | None:
+    """Which table could not be read, as far as the engine says."""
+    found = _READING.search(exc.detail or "")
+    return f"part {found[1]} of table {found[2]} cannot be read" if found else exc.hint
 
 
 def _patient(workspace: Workspace) -> Patient:

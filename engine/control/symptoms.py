@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from engine.compiler import storage
 from engine.control.findings import Finding, Patient, notable, unwell
 from engine.errors import POOLED_ONLY
+from engine.fanout.doubt import doubts_of
 from engine.fanout.log import Log
 from engine.fanout.router import router_of
 from engine.fanout.suspend import suspended
+from engine.plan.disk import NEARLY, damaged_parts, reserve_of
 from engine.plan.state import RegistryJournal
 from engine.project.lifetimes import DAY, shortest_life
 from engine.schema import Name, Table
@@ -69,6 +71,40 @@ def nest_constraint(patient: Patient) -> Iterator[Finding]:
             yield unwell(
                 "nest-constraint", live.name, f"constraint `{name}` is gone: it takes anybody's rows", remedy
             )
+
+
+def disk(patient: Patient) -> Iterator[Finding]:
+    """A disk that is full or nearly so."""
+    space = patient.workspace.warehouse.space()
+    if space is None:
+        return
+    reserve = reserve_of(patient.workspace, space)
+    why = f"{space.free >> 20:,} MiB of {space.total >> 20:,} are free"
+    remedy = "free space on this disk; the reserve is ROOKERY_MIN_FREE"
+    if space.free < reserve:
+        yield unwell("disk", space.path, f"{why}: rows are refused", remedy)
+    elif space.free < NEARLY * reserve:
+        yield notable("disk", space.path, f"{why}: below {reserve >> 20:,} MiB rows are refused", remedy)
+
+
+def damaged(patient: Patient) -> Iterator[Finding]:
+    """Parts that cannot be read."""
+    for found in damaged_parts(patient.workspace):
+        yield unwell(
+            "damaged-part",
+            found.table,
+            f"part {found.part} is damaged: {found.why}",
+            "bring its files back from a backup; or drop the part, and `rookery doctor --deep` tells what is missing",
+        )
+
+
+def doubtful(patient: Patient) -> Iterator[Finding]:
+    """Batches that are stored and perhaps not in every table that is made from them."""
+    for doubt in doubts_of(patient.workspace).outstanding():
+        batch = doubt.batch or "of the last run"
+        why = f"batch {batch} is not in every table, after {doubt.tries} tries: {doubt.error}"
+        remedy = "it is tried again by itself, and nothing else is stored before; remove the cause"
+        yield unwell("batch-in-doubt", Name(patient.workspace.name, doubt.datasource), why, remedy)
 
 
 def detached_parts(patient: Patient) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ import structlog
 
 from engine import observe
 from engine.errors import CLOSED, INTERNAL, QUEUE_FULL, RookeryError
+from engine.plan.disk import require_room
 from engine.plan.state import Workspace
 from engine.schema import Name
 from engine.serve.batch import Append, Outcome
@@ -256,6 +257,7 @@ class Gateway:
             groups = [g for g in ([a for a in together if not a.key], *([a] for a in together if a.key)) if g]
         for group in groups:
             try:
+                require_room(self._workspace, sum(len(a.body) for a in group))
                 outcomes = self._ingestion.store(group)
             except RookeryError as exc:
                 seen = for_sender(exc) if may_pass(exc) else exc

@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from engine.control.health import Health
 from engine.control.history import finish
 from engine.errors import RookeryError
 from engine.fanout.router import router_of
@@ -73,7 +74,7 @@ async def live(_request: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    """`GET /ready`: the database answers, the server is not stopping, and most readers are not stuck."""
+    """`GET /ready`: the database, its disk and its readers are sound, and the server is not stopping."""
     state = state_of(request)
     if state.stopping:
         return JSONResponse({"ready": False, "reason": "stopping"}, 503)
@@ -82,10 +83,10 @@ async def ready(request: Request) -> Response:
         reason = f"{stuck} of {readers} readers run queries that no limit of time ends"
         return JSONResponse({"ready": False, "reason": reason, "stuck_readers": stuck}, 503)
     try:
-        await anyio.to_thread.run_sync(state.workspace.registry.version, limiter=state.limiter)
+        reason = await anyio.to_thread.run_sync(state.health.reason, limiter=state.limiter)
     except RookeryError as exc:
-        return JSONResponse({"ready": False, "reason": exc.message}, 503)
-    return JSONResponse({"ready": True})
+        reason = exc.message
+    return JSONResponse({"ready": False, "reason": reason}, 503) if reason else JSONResponse({"ready": True})
 
 
 async def _watch(workspace: Workspace, limiter: anyio.CapacityLimiter) -> None:
@@ -116,6 +117,7 @@ def create_app(workspace: Workspace) -> Starlette:
             anyio.Lock(),
             Answers(asyncio.get_running_loop()),
             Turns(settings.readers, settings.reader_share, settings.max_concurrent, settings.borrow_timeout),
+            Health(workspace),
         )
         app.state.rookery = state
         await anyio.to_thread.run_sync(finish, workspace)

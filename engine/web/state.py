@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import anyio
 from starlette.requests import Request
 
+from engine.control.health import Health
 from engine.plan.state import Workspace
 from engine.serve.gateway import Gateway
 from engine.serve.query import Queries
@@ -27,6 +28,7 @@ class State:
     replacing: anyio.Lock
     answers: Answers
     turns: Turns
+    health: Health
     stopping: bool = False
 
 

@@ -1,0 +1,131 @@
+"""The disk under the workspace: whether it has room for more rows, and parts whose files are missing or empty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from engine.errors import DISK_FULL, RookeryError
+from engine.plan.state import Workspace
+from engine.schema import Name
+from engine.warehouse.port import Space
+
+MOST_RESERVE = 256 << 20
+SHARE = 20
+"""Without a setting, the reserve is one part in so many of the disk, and at most MOST_RESERVE bytes."""
+NEARLY = 3
+"""With less free than so many times the reserve, a disk is nearly full."""
+READY = 2
+"""With less free than so many times the reserve, larger requests are refused already, and the server is not ready."""
+NEEDED = 3
+"""Bytes that storing one byte of a request may take, with what is made from it."""
+FILES = ("checksums.txt", "columns.txt", "count.txt", "metadata_version.txt", "data.bin", "data.cmrk4", "data.cmrk3")
+"""Files of a part that are never empty; the last three only where all columns are in one file."""
+ALWAYS = FILES[:3]
+"""Those that every part has."""
+DATA = "data.bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """A part that cannot be read, and why."""
+
+    table: Name
+    part: str
+    why: str
+
+
+def reserve_of(workspace: Workspace, space: Space) -> int:
+    """Bytes that are kept free for notes, merges and what is made from rows."""
+    given = workspace.settings.min_free
+    return given if given is not None else min(MOST_RESERVE, space.total // SHARE)
+
+
+def shortage(workspace: Workspace, size: int | None = None) -> str | None:
+    """Why rows of so many bytes are not stored for want of space; None when there is room, or it is not known.
+
+    Without a size: why the disk is so full that the server is not ready.
+    """
+    space = workspace.warehouse.space()
+    if space is None:
+        return None
+    reserve = reserve_of(workspace, space)
+    if space.free >= (READY * reserve if size is None else reserve + NEEDED * size):
+        return None
+    return f"{space.free >> 20:,} MiB are free on the disk of {space.path}, of {space.total >> 20:,}"
+
+
+def require_room(workspace: Workspace, size: int) -> None:
+    """Raise RK6008 unless rows of so many bytes find room.
+
+    The engine ignores some writes that fail for want of space, so it is not left to it to notice. A server's disk is
+    asked for only by the health checks: its own settings guard it.
+    """
+    if not workspace.warehouse.capabilities.embedded:
+        return
+    why = shortage(workspace, size)
+    if why is not None:
+        raise RookeryError(
+            DISK_FULL,
+            DISK_FULL.title,
+            hint="free space on the disk of the data directory, then repeat the request; the reserve is "
+            "ROOKERY_MIN_FREE",
+            detail=why,
+            headers={"Retry-After": "10"},
+        )
+
+
+def damaged_parts(workspace: Workspace) -> Iterator[Damage]:
+    """Parts that the engine has put aside as broken, and active parts with files that are missing or empty.
+
+    Files are only looked at where the engine is embedded; their contents are not read.
+    """
+    ours = "(database = {w:String} OR startsWith(database, concat({w:String}, '_nest')))"
+    broken = workspace.warehouse.query(
+        f"SELECT database, table, name FROM system.detached_parts WHERE {ours} AND startsWith(name, 'broken') "
+        "ORDER BY ALL",
+        {"w": workspace.name},
+    )
+    for database, table, part in broken.rows:
+        yield Damage(Name(database, table), part, "the engine found it broken and put it aside")
+    if not workspace.warehouse.capabilities.embedded:
+        return
+    active = workspace.warehouse.query(
+        f"SELECT database, table, name, path, part_type FROM system.parts WHERE active AND {ours} ORDER BY ALL",
+        {"w": workspace.name},
+    )
+    for database, table, part, path, kind in active.rows:
+        why = _why_damaged(Path(path), compact=kind == "Compact")
+        if why is not None:
+            yield Damage(Name(database, table), part, why)
+
+
+def _why_damaged(part: Path, *, compact: bool) -> str | None:
+    if not part.is_dir():
+        # Merged away since the engine was asked, or removed by hand.
+        return None if not part.parent.is_dir() or _covered(part) else "its directory is missing"
+    for name in FILES:
+        file = part / name
+        try:
+            size = file.stat().st_size
+        except OSError:
+            if (name in ALWAYS or (compact and name == DATA)) and part.is_dir():
+                return f"{name} is missing"
+            continue
+        if not size:
+            return f"{name} is empty"
+    return None
+
+
+def _covered(part: Path) -> bool:
+    """Whether another part directory holds the blocks of one that is gone."""
+    fields = part.name.split("_")
+    if len(fields) < 4 or not (fields[1].isdigit() and fields[2].isdigit()):
+        return True
+    for other in part.parent.glob(f"{fields[0]}_*"):
+        theirs = other.name.split("_")
+        known = len(theirs) >= 4 and theirs[1].isdigit() and theirs[2].isdigit() and other.name != part.name
+        if known and int(theirs[1]) <= int(fields[1]) and int(fields[2]) <= int(theirs[2]):
+            return True
+    return False
