@@ -83,10 +83,10 @@ async def ready(request: Request) -> Response:
         reason = f"{stuck} of {readers} readers run queries that no limit of time ends"
         return JSONResponse({"ready": False, "reason": reason, "stuck_readers": stuck}, 503)
     try:
-        reason = await anyio.to_thread.run_sync(state.health.reason, limiter=state.limiter)
+        unfit = await anyio.to_thread.run_sync(state.health.reason, limiter=state.limiter)
     except RookeryError as exc:
-        reason = exc.message
-    return JSONResponse({"ready": False, "reason": reason}, 503) if reason else JSONResponse({"ready": True})
+        unfit = exc.message
+    return JSONResponse({"ready": False, "reason": unfit}, 503) if unfit else JSONResponse({"ready": True})
 
 
 async def _watch(workspace: Workspace, limiter: anyio.CapacityLimiter) -> None:

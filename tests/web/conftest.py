@@ -31,7 +31,14 @@ def inbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A filled server with two readers and low limits."""
-    settings = {"READERS": 2, "WRITERS": 2, "MAX_CONCURRENT": 3, "MAX_ROWS": 5_000_000, "BORROW_TIMEOUT": 10, "READERS_PER_CALLER": 2}
+    settings = {
+        "READERS": 2,
+        "WRITERS": 2,
+        "MAX_CONCURRENT": 3,
+        "MAX_ROWS": 5_000_000,
+        "BORROW_TIMEOUT": 10,
+        "READERS_PER_CALLER": 2,
+    }
     environment = {f"ROOKERY_{k}": v for k, v in settings.items()}
     with running(tmp_path_factory.mktemp("narrow"), **environment) as found:
         fill(found)
