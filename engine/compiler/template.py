@@ -18,6 +18,7 @@ from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from markupsafe import Markup
 
+from engine.compiler.moments import UTC
 from engine.compiler.params import ParameterSpec
 from engine.compiler.template_functions import FUNCTIONS, UNSUPPORTED
 from engine.compiler.template_operations import arm, binary, concat, each, forced, item, method, part, unary
@@ -150,15 +151,17 @@ class Template:
     def is_static(self) -> bool:
         return self._compiled is None
 
-    def render(self, request: Mapping[str, object], binder: Binder, columns: frozenset[str]) -> str:
+    def render(self, request: Mapping[str, object], binder: Binder, columns: frozenset[str], zone: str = UTC) -> str:
         """The SQL for one request; its values go to `binder`. `columns` are the identifiers that it may name.
+
+        Moments without an offset are in `zone`, the workspace's.
 
         Raises MISSING_PARAMETER naming all that are missing, BAD_PARAMETER, IDENTIFIER, CUSTOM (also as
         `PipeError`), and TEMPLATE for what is the author's mistake.
         """
         if self._compiled is None:
             return self.text
-        return self._run(self._compiled, Rendering(request, binder, columns))
+        return self._run(self._compiled, Rendering(request, binder, columns, zone=zone))
 
     @property
     def identifiers(self) -> frozenset[str]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from datetime import datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
-from engine.compiler.params import Kind, UnfitError, Value, kind, shown
+from engine.compiler.moments import UnfitError, moment
+from engine.compiler.params import Kind, Value, kind, shown
 from engine.compiler.template_values import (
     ABSENT,
     MAX_STEPS,
@@ -27,6 +30,8 @@ from engine.compiler.template_values import (
 )
 from engine.errors import BAD_PARAMETER, CUSTOM, IDENTIFIER, TEMPLATE, RookeryError
 from engine.schema import quote
+
+DAY = 86_400
 
 
 # --- type functions ------------------------------------------------------------------------------------------------
@@ -68,13 +73,13 @@ def _checked(run: Rendering, found: Kind, name: str | None, raw: Any, enum: Any)
         message = f"{what} must be {found.type}, got {shown(raw)}"
         raise RookeryError(BAD_PARAMETER, message, hint=str(exc) or None) from None
     if enum is not None and not run.sample:
-        _check_enum(found, name, value, enum)
+        _check_enum(run, found, name, value, enum)
     return value
 
 
-def _check_enum(found: Kind, name: str | None, value: Value, enum: Any) -> None:
+def _check_enum(run: Rendering, found: Kind, name: str | None, value: Value, enum: Any) -> None:
     """Refuse a value outside the author's list; of an array, each item is held to it."""
-    one = kind(found.type[len("Array(") : -1]) if isinstance(value, list) else found
+    one = kind(found.type[len("Array(") : -1], run.zone) if isinstance(value, list) else found
     allowed = [_default(one, name, plain(e)) for e in enum]
     for each in value if isinstance(value, list) else [value]:
         if each not in allowed:
@@ -84,15 +89,19 @@ def _check_enum(found: Kind, name: str | None, value: Value, enum: Any) -> None:
 
 
 def _default(found: Kind, name: str | None, raw: Any) -> Value:
+    value = list(raw) if isinstance(raw, TypedList) else raw
     try:
-        return found.check(list(raw) if isinstance(raw, TypedList) else raw)
+        return found.check(value)
     except UnfitError as exc:
+        with suppress(UnfitError):
+            # A local time that clocks skip: what the author wrote is left to the engine.
+            return kind(found.type).check(value)
         message = f"default or enum of parameter `{name}` must be {found.type}, got {shown(raw)}"
         raise RookeryError(TEMPLATE, message, hint=str(exc) or None) from None
 
 
 def _type_function(type: str) -> Callable[..., Any]:
-    found = kind(type)
+    kind(type)
 
     def convert(
         run: Rendering,
@@ -105,7 +114,7 @@ def _type_function(type: str) -> Callable[..., Any]:
         enum: Any = None,
         defined: Any = True,
     ) -> Any:
-        return _convert(run, found, x, default, description, required, format, example, enum, defined)
+        return _convert(run, kind(type, run.zone), x, default, description, required, format, example, enum, defined)
 
     return convert
 
@@ -116,7 +125,7 @@ def item_type(text: Any) -> Any:
 
 
 def _array(run: Rendering, x: Any, type: str = "String", default: Any = None, **rest: Any) -> Any:
-    return _convert(run, kind(f"Array({item_type(type)})"), x, default, **rest)
+    return _convert(run, kind(f"Array({item_type(type)})", run.zone), x, default, **rest)
 
 
 def _decimal(run: Rendering, x: Any, precision: int, scale: int, default: Any = None, **rest: Any) -> Any:
@@ -124,7 +133,7 @@ def _decimal(run: Rendering, x: Any, precision: int, scale: int, default: Any = 
 
 
 def _datetime64(run: Rendering, x: Any, default: Any = None, precision: int = 6, **rest: Any) -> Any:
-    return _convert(run, kind(f"DateTime64({precision})"), x, default, **rest)
+    return _convert(run, kind(f"DateTime64({precision})", run.zone), x, default, **rest)
 
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -264,34 +273,41 @@ def _difference(seconds: int) -> Callable[..., Any]:
     ) -> int | None:
         try:
             formats = [f for f in (date_format, backup_date_format) if f is not None]
-            first, second = (_moment(plain(d), formats) for d in (date_1, date_2))
+            first, second = (_moment(plain(d), formats, run.zone) for d in (date_1, date_2))
         except UnfitError as exc:
             if none_if_error:
                 return None
             if run.sample:
                 return 0
             raise RookeryError(BAD_PARAMETER, f"not a date: {exc}") from None
+        if seconds == DAY:
+            # Days are counted on the calendar, where one of 23 or 25 hours is one too.
+            first, second = (x.replace(tzinfo=None) for x in (first, second))
+        else:
+            first, second = (x.astimezone(UTC) for x in (first, second))
         return int(abs((first - second).total_seconds()) // seconds)
 
     return difference
 
 
-def _moment(value: Any, formats: list[str]) -> datetime:
-    """A naive point in time from text: our own forms unless the author names others."""
+def _moment(value: Any, formats: list[str], zone: str) -> datetime:
+    """A point in time, in the workspace's zone, from text: our own forms unless the author names others."""
     if not isinstance(value, str):
         raise UnfitError(shown(value))
+    there = ZoneInfo(zone)
     for form in formats:
         try:
-            return datetime.strptime(value, form).replace(tzinfo=None)
+            found = datetime.strptime(value, form)
         except ValueError:
             continue
-    if not formats:
-        for type in ("Date", "DateTime", "DateTime64(9)"):
-            try:
-                return datetime.fromisoformat(str(kind(type).check(value)))
-            except UnfitError:
-                continue
-    raise UnfitError(shown(value))
+        return found.astimezone(there) if found.tzinfo else found.replace(tzinfo=there)
+    if formats:
+        raise UnfitError(shown(value))
+    try:
+        read = moment(value, zone)
+    except UnfitError as exc:
+        raise UnfitError(f"{shown(value)}: {exc}") from None
+    return (read.at + timedelta(microseconds=int(f"{read.fraction:0<6}"[:6]))).astimezone(there)
 
 
 # --- errors --------------------------------------------------------------------------------------------------------
@@ -340,11 +356,11 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sql_unescape": _sql_unescape,
     "split_to_array": _split_to_array,
     "enumerate_with_last": _enumerate_with_last,
-    "day_diff": _difference(86_400),
+    "day_diff": _difference(DAY),
     "date_diff_in_seconds": _difference(1),
     "date_diff_in_minutes": _difference(60),
     "date_diff_in_hours": _difference(3_600),
-    "date_diff_in_days": _difference(86_400),
+    "date_diff_in_days": _difference(DAY),
     "range": _range,
     "enumerate": _enumerate,
     "len": _len,

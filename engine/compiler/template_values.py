@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
-from engine.compiler.params import Kind, UnfitError, Value, kind, shown
+from engine.compiler.moments import UTC, UnfitError
+from engine.compiler.params import Kind, Value, kind, shown
 from engine.errors import BAD_PARAMETER, CUSTOM, MISSING_PARAMETER, TEMPLATE, RookeryError
 
 MAX_STEPS = 10_000
@@ -78,10 +79,10 @@ class Rendering:
     """One rendering of one template: the request, where values go, what is missing, how much was done.
 
     `columns` are the identifiers that it may name; None, in dry runs only, when they are not known yet. `arms` are
-    the conditions of a dry run, None when a request is rendered.
+    the conditions of a dry run, None when a request is rendered. Moments without an offset are in `zone`.
     """
 
-    __slots__ = ("arms", "binder", "columns", "missing", "request", "sample", "steps", "work")
+    __slots__ = ("arms", "binder", "columns", "missing", "request", "sample", "steps", "work", "zone")
 
     def __init__(
         self,
@@ -89,8 +90,10 @@ class Rendering:
         binder: Binder,
         columns: frozenset[str] | None,
         arms: Arms | None = None,
+        zone: str = UTC,
     ) -> None:
         self.request = request
+        self.zone = zone
         self.binder = binder
         self.columns = columns
         self.arms = arms

@@ -148,7 +148,7 @@ class Queries:
         self._rate(claims)
 
         def compose(scope: Scope) -> Composed:
-            return _composed(snapshot, pipe, values, scope)
+            return _composed(snapshot, pipe, values, scope, self._workspace.zone)
 
         return self._run(claims, granted.scope, compose, format, timer, pipe, compiled.limits, ticket or Ticket())
 
@@ -172,7 +172,7 @@ class Queries:
             # Only the pipes that the text reads have a say about parameters.
             reads = build.composer.verifier(text, granted.names).reads & set(build.pipes)
             values = self._values(snapshot, sorted(reads), given, granted.fixed)
-            return build.composer.adhoc(build, text, granted.names, _renderer(values), scope)
+            return build.composer.adhoc(build, text, granted.names, _renderer(values, self._workspace.zone), scope)
 
         return self._run(claims, granted.scope, compose, format, timer, "query_api", Limits(), ticket or Ticket())
 
@@ -180,16 +180,18 @@ class Queries:
         if claims.rps:
             self._rates.count(claims.subject, claims.rps)
 
-    @staticmethod
     def _values(
-        snapshot: Snapshot, pipes: list[str], given: Mapping[str, Any], fixed: Mapping[str, Any]
+        self, snapshot: Snapshot, pipes: list[str], given: Mapping[str, Any], fixed: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Parameters of a request: what the token fixes wins silently; declared ones are held to their type."""
         values = {k: v for k, v in given.items() if k not in RESERVED} | dict(fixed)
         for pipe in pipes:
             for spec in snapshot.derived(("declared", pipe), partial(declared_of, snapshot.build.pipes, pipe)):
                 if spec.name in values:
-                    coerce(spec.name, spec.type, values[spec.name])
+                    value = coerce(spec.name, spec.type, values[spec.name], self._workspace.zone)
+                    if spec.type.startswith("Date"):
+                        # One spelling, also where the template prints the parameter without a type.
+                        values[spec.name] = value
                     if spec.enum and str(values[spec.name]) not in spec.enum:
                         raise RookeryError(
                             BAD_PARAMETER, f"parameter `{spec.name}` must be one of {', '.join(map(str, spec.enum))}"
@@ -286,23 +288,23 @@ class Queries:
         )
 
 
-def _composed(snapshot: Snapshot, pipe: str, values: Mapping[str, Any], scope: Scope) -> Composed:
-    """An endpoint's statement. It follows from these four alone, and callers repeat themselves."""
+def _composed(snapshot: Snapshot, pipe: str, values: Mapping[str, Any], scope: Scope, zone: str) -> Composed:
+    """An endpoint's statement. It follows from these alone, and callers repeat themselves."""
     kept = all(type(v) in (str, int) for v in values.values()) and sum(len(str(v)) for v in values.values()) < 1000
     memory: Memory[object, Composed] = snapshot.derived("composed", partial(Memory, 1000))
     # Values that are equal but not alike, such as 1 and '1', render differently.
     key = (pipe, scope.shape(), tuple(sorted((n, type(v).__name__, v) for n, v in values.items()))) if kept else None
     known = memory.get(key) if kept else None
     if known is None:
-        known = snapshot.build.composer.request(snapshot.build, pipe, _renderer(values), scope)
+        known = snapshot.build.composer.request(snapshot.build, pipe, _renderer(values, zone), scope)
         if kept:
             memory.put(key, known)
     return known
 
 
-def _renderer(values: Mapping[str, Any]) -> Any:
+def _renderer(values: Mapping[str, Any], zone: str) -> Any:
     def render(template: Template, binder: Binder, columns: frozenset[str]) -> str:
-        return template.render(values, binder, columns)
+        return template.render(values, binder, columns, zone)
 
     return render
 

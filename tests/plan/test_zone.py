@@ -64,6 +64,34 @@ sql: |
   AND toDate(fine) >= '2024-11-05' AND at != '2024-11-05 23:59:59' ORDER BY id)
 """,
 }
+FILES["endpoints/moments.yaml"] = """
+sql: |
+  SELECT toUnixTimestamp({{DateTime(t, '2024-11-05T04:30:00Z')}}) AS t,
+    toUnixTimestamp64Milli({{DateTime64(m, '2024-11-05 06:30:00.250+02:00', precision=3)}}) AS m,
+    arrayMap(x -> toUnixTimestamp(x), {{Array(a, 'DateTime', '2024-11-05T04:30:00Z')}}) AS a,
+    toString({{Date(d, '2024-11-05')}}) AS d, toUnixTimestamp(toDateTime({{bare}})) AS b,
+    {{date_diff_in_minutes(DateTime(t, '2024-11-05T04:30:00Z'), '2024-11-05T05:00:00Z')}} AS apart
+parameters:
+  - {name: bare, type: DateTime, default: "2024-11-05 04:30:00"}
+"""
+FORMS = {
+    "2024-11-05T04:30:00.000Z": 0,
+    "2024-11-05t04:30:00z": 0,
+    "2024-11-05 04:30:00+00:00": 0,
+    "2024-11-05T10:15:00+05:45": 0,
+    "2024-11-04T23:30:00-0500": 0,
+    "2024-11-05 04:30 UTC": 0,
+    "2024/11/5 4:30:00,9Z": 0,
+    "1730781000": 0,
+    "1730781000.75": 0,
+    "1730781000000": 0,
+    "1730781000999": 0,
+    "1730781000000000": 0,
+    "1730781000000000000": 0,
+    "2024-11-05T04:30:01Z": 1,
+}
+"""Moments with an offset, or as a number, by their distance in seconds from `AT`."""
+AT = 1730781000
 TENANTS = {"1": "tables", "2": "pooled"}
 FIRST = datetime(2024, 11, 4, 18, 30, tzinfo=UTC)
 
@@ -80,6 +108,25 @@ def sent(number: int) -> dict[str, Any]:
     )
     at = forms[number % len(forms)]
     return {"tenant_id": number % 2 + 1, "id": number, "at": at, "fine": at, "perhaps": at if number % 3 else None}
+
+
+def asked(server: Server, **given: str) -> dict[str, Any]:
+    """The answer of the endpoint that shows what it was given."""
+    response = server.get("/v0/pipes/moments.json", server.admin_token, params=given)
+    assert response.status_code == 200, response.text
+    found: dict[str, Any] = response.json()["data"][0]
+    return found
+
+
+def misread(server: Server) -> list[str]:
+    """Moments that are not taken for what they are, in any of the types."""
+    wrong = []
+    for text, later in FORMS.items():
+        found = asked(server, t=text, m=text, a=text.replace(",", "."), bare=text)
+        expected = {"t": AT + later, "a": [AT + later], "b": AT + later, "apart": 30 - (later > 0)}
+        if {k: found[k] for k in expected} != expected or int(found["m"]) // 1000 != AT + later:
+            wrong.append(f"{text}: {found}")
+    return wrong
 
 
 def answers(server: Server) -> dict[str, Any]:
@@ -134,6 +181,15 @@ def test_numbers_do_not_depend_on_the_zone_of_the_host(tmp_path: Path) -> None:
             found, wanted = answers(server), expected(range(40 * round + 40), "UTC")
             assert {k: v for k, v in found.items() if v != wanted[k]} == {}
             assert server.push(FILES, dry_run=True)["steps"] == []
+            assert misread(server) == []
+            assert asked(server, t="2024-11-05 04:30:00", bare="2024-11-05", d="2024-11-05T23:59:59Z") == {
+                "t": AT,
+                "m": AT * 1000 + 250,
+                "a": [AT],
+                "d": "2024-11-05",
+                "b": AT - 4 * 3600 - 1800,
+                "apart": 30,
+            }
     refused = subprocess.run(
         [sys.executable, "-m", "cli.main", "tenant", "ls"],
         cwd=tmp_path,
@@ -159,6 +215,17 @@ def test_a_workspace_is_kept_in_the_zone_that_the_settings_name(tmp_path: Path) 
     with running(tmp_path, TZ="Asia/Kathmandu") as server:
         found, wanted = answers(server), expected(range(40), zone)
         assert {k: v for k, v in found.items() if v != wanted[k]} == {}
+        assert misread(server) == []
+        local = asked(server, t="2024-11-04 23:30:00", a="2024-11-04 23:30:00,1730781000", d="2024-11-05T04:30:00Z")
+        assert (local["t"], local["a"], local["d"], local["apart"]) == (AT, [AT, AT], "2024-11-04", 30)
+        # Clocks are put back at 06:00 UTC and forward at 07:00 UTC: an hour occurs twice, and another one never.
+        for moment in range(1730610000, 1730610000 + 3 * 3600, 1800):
+            found = asked(server, t=str(moment), m=f"{datetime.fromtimestamp(moment, UTC):%FT%TZ}", a=str(moment))
+            assert (found["t"], int(found["m"]), found["a"]) == (moment, moment * 1000, [moment])
+        assert asked(server, t="2024-11-03 01:30:00")["t"] == 1730611800, "the first of the two"
+        for name in ("t", "m", "a"):
+            skipped = server.get("/v0/pipes/moments.json", server.admin_token, params={name: "2024-03-10 02:30:00"})
+            assert skipped.status_code == 400 and "clocks are put forward" in skipped.json()["hint"]
 
 
 def _in(zone: str, count: int) -> list[tuple[int, str]]:
