@@ -26,11 +26,12 @@ LARGEST = {"Float32": "3.4028235677973366e38", "BFloat16": "3.3961775292304957e3
 DAYS = {"Date": ("1970-01-01", "2149-06-06"), "Date32": ("1900-01-01", "2299-12-31")}
 NUMBER = r"^[+-]?(\\d+[.]?\\d*|[.]\\d+)([eE][+-]?\\d+)?$"
 MOMENT = (
-    r"^(\\d{1,7}|\\d{9,10}([.]\\d+)?|\\d{13}([.]\\d+)?"
+    r"^(\\d{1,7}|\\d{9,10}([.]\\d+)?|\\d{13}([.]\\d+)?|\\d{16}|\\d{19}"
     r"|\\d{4}[-/](0?[1-9]|1[0-2])[-/](0?[1-9]|[12]\\d|3[01])([T ]([01]?\\d|2[0-3]):[0-5]\\d(:[0-5]\\d([.,]\\d+)?)?"
     r" ?(Z|UTC|GMT|[+-](0\\d|1[0-4])(:?[0-5]\\d)?)?)?)$"
 )
-"""Texts that are a moment: seconds since 1970, which in 8 digits could be a day, milliseconds in 13, or ISO 8601."""
+"""Texts that are a moment: ISO 8601, or digits: seconds since 1970 (in 8 digits they could be a day), in 13 digits
+milliseconds, in 16 microseconds and in 19 nanoseconds."""
 SECONDS = "toDateTime64(0, 0, 'UTC') AND toDateTime64(4294967295, 0, 'UTC')"
 """What a `DateTime` holds."""
 ZONE = re.compile(r"'([^']*)'")

@@ -40,23 +40,31 @@ def blame_value(row: Bad, staged: Staged, stage: Stage) -> None:
         row.add(staged.column, f"`{_shown(text)}` is not of type {_kind(stage, staged)}")
         return
     value = next(m.value for m in members(row.text) or () if m.name == _key(staged))
-    if len(staged.path) == 0:
+    if staged.type != "JSON" or not staged.path:
         for column in columns:
-            row.add(column.column, _why(value) or f"`{_shown(value)}` is not of type {_kind(stage, column)}")
+            part = _part(value, column.path) or value
+            row.add(column.column, _why(part) or f"`{_shown(part)}` is not of type {_kind(stage, column)}")
         return
-    within = [(c, why) for c in columns if (part := _part(value, c.path)) is not None and (why := _why(part))]
+    parts = ((c, _part(value, c.path)) for c in columns)
+    within = [(c, why) for c, part in parts if part is not None and (why := _why(part))]
     for column, why in within:
         row.add(column.column, why)
     if not within:
         row.add(columns[0].column if len(columns) == 1 else "", f"`{staged.given}` cannot be read: {_deeper(value)}")
 
 
-def blame_rest(row: Bad, stage: Stage) -> None:
-    """Say what is wrong with a row in which nothing is that columns read, or not by itself."""
+def blame_rest(row: Bad, stage: Stage, otherwise: str = "the row cannot be read") -> None:
+    """Say what is wrong with a row in which every value that columns read is good by itself, or that is none."""
     for column, why in _aside(row, stage):
         row.add(column, why)
     if not row.columns:
-        row.add("", "the row cannot be read")
+        row.add("", otherwise)
+
+
+def has_borders(text: bytes) -> bool:
+    """Whether a text is an object whose values end where every parser sees their end, good or not."""
+    found = members(text)
+    return found is not None and all(is_readable(m.value) for m in found)
 
 
 def _aside(row: Bad, stage: Stage) -> Iterator[tuple[str, str]]:
@@ -104,8 +112,8 @@ def _deeper(value: bytes) -> str:
     """What is wrong with a value in which columns have values, and which is none that they can be taken out of."""
     if why := _why(value):
         return why
-    if not value.startswith((b"{", b"[")):
-        return f"`{_shown(value)}` is no object"
+    if not value.startswith(b"{"):
+        return f"`{_shown(value)}` is not an object"
     return f"`{_shown(value)}` is not what the columns in it need, or has a key twice"
 
 

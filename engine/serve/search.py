@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from engine.errors import RookeryError
 from engine.schema import Name
 from engine.serve.batch import Bad
-from engine.serve.blame import alone, blame_rest, blame_value
+from engine.serve.blame import alone, blame_rest, blame_value, has_borders
 from engine.serve.judging import ASIDE, MOST_TRIES, UNDECIDED, Judge
 from engine.serve.reasons import SHOWN, has_all_cells, loaded, unreadable, values_of
 from engine.serve.sharing import spread
@@ -166,7 +166,7 @@ class Search:
     def _explain(self, bad: Mapping[int, Bad], sound: Mapping[int, bytes], format: Input, header: bytes) -> None:
         """Which value of each row cannot be read: every one is read alone, so that none is blamed for another."""
         for n in (n for n in bad if n not in sound and not bad[n].columns):
-            bad[n].add("", unreadable(bad[n].text, format, header))
+            blame_rest(bad[n], self._stage, unreadable(bad[n].text, format, header))
         single = {n: alone(bad[n], self._stage) for n in sound}
         for staged in {c.name: c for c in self._stage.columns}.values() if sound else ():
             rows = {n: texts[staged.name] for n, texts in single.items() if staged.name in texts}
@@ -185,7 +185,7 @@ def _numbered(number: int, row: bytes, format: Input) -> bytes | None:
     if format is Input.CSV:
         return b"%d,%s" % (number, row)
     text = row.strip()
-    if not isinstance(loaded(text), dict):
+    if not isinstance(loaded(text), dict) and not has_borders(text):
         return None
     if _EMPTY_OBJECT.fullmatch(text):
         return b'{"%s":%d}' % (NUMBER.encode(), number)

@@ -1,0 +1,78 @@
+"""One value of a row that cannot be read is named in quarantine, and no other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from engine.warehouse.port import Input
+from tests.fanout.house import House, house
+
+ROWS = """columns:
+  - {name: id, type: UInt32}
+  - {name: name, type: String}
+  - {name: n, type: Int64}
+  - {name: f, type: Float64}
+  - {name: at, type: DateTime('UTC')}
+  - {name: list, type: Array(String)}
+  - {name: a, type: String, json: $.m.a}
+  - {name: b, type: Int32, json: $.m.b}
+engine: {sorting_key: [id]}
+"""
+REST = '"name": "x", "n": 1, "f": 0.5, "at": "2026-01-02 10:00:00", "list": ["a"], "m": {"a": "y", "b": 2}'
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with house(tmp_path_factory.mktemp("reasons")) as made:
+        made.push({"datasources/rows.yaml": ROWS})
+        yield made
+
+
+def told(home: House, body: str, format: Input) -> dict[str, str]:
+    """What quarantine says of the first row; the other one must be stored."""
+    outcome = home.gateway.append("rows", body.encode(), format).result(60)
+    assert (outcome.rows, outcome.quarantined) == (1, 1)
+    ((columns, reasons),) = home.rows("SELECT c__error_column, c__error FROM main.rows_quarantine")
+    home.run("TRUNCATE TABLE main.rows_quarantine")
+    return dict(zip(columns, reasons, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "column", "reason"),
+    [
+        ('"n": 1', '"n": NaN', "n", "`NaN` is not JSON"),
+        ('"n": 1', '"n": tru', "n", "`tru` is not JSON"),
+        ('"n": 1', '"n": 1.5', "n", "`1.5` is not of type Int64"),
+        ('"n": 1', '"n": 1, "N": 2', "n", "the key `n` stands in the row 2 times"),
+        ('"name": "x"', '"name": "a\\ud800b"', "name", '`"a\\ud800b"` has half of a surrogate pair, which is no character'),
+        ('"name": "x"', '"name": "x", "other": NaN', "", "the value of `other`: `NaN` is not JSON"),
+        ('"name": "x"', '"name": "x", "other": {"k": tru}', "", 'the value of `other`: `{"k": tru}` is not JSON'),
+        ('"list": ["a"]', '"list": ["a" "b"]', "list", '`["a" "b"]` is not JSON'),
+        ('["a"]', '"a"', "list", '`"a"` is not of type Array(String)'),
+        ('"a": "y"', '"a": "\\ud800"', "a", '`"\\ud800"` has half of a surrogate pair, which is no character'),
+        ('"b": 2', '"b": NaN', "b", "`NaN` is not JSON"),
+        ('{"a": "y", "b": 2}', "[1]", "", "`m` cannot be read: `[1]` is not an object"),
+    ],
+)  # fmt: skip
+def test_the_value_of_an_event(home: House, old: str, new: str, column: str, reason: str) -> None:
+    assert old in REST
+    good = f'{{"id": 2, {REST}}}'
+    found = told(home, f'{{"id": 1, {REST.replace(old, new, 1)}}}\n{good}', Input.NDJSON)
+    assert [*found] == [column] and found[column].startswith(reason), found
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "reason"),
+    [
+        ('2,"a"b,3,0.5', "name", 'the field `"a"b` does not end with its closing quote'),
+        ("2,a,x,0.5", "n", "`x` is not of type Int64"),
+        ('2,"a,b",3,"0.5"x', "f", 'the field `"0.5"x` does not end with its closing quote'),
+        ("2,a,3", "", "it has 3 fields, and the header 4"),
+        ('"x"y,a,3,1', "id", 'the field `"x"y` does not end'),
+    ],
+)
+def test_the_field_of_a_record(home: House, row: str, column: str, reason: str) -> None:
+    found = told(home, f"id,name,n,f\n{row}\n3,good,1,1\n", Input.CSV)
+    assert [*found] == [column] and found[column].startswith(reason), found
