@@ -1,0 +1,128 @@
+"""A project of the kind that publishers run: raw payloads, states, views on views, chains of templates, time zones.
+
+It is loaded through the HTTP API and asked as its tenants; what is expected is computed from the events alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.examples.journal_hits import Hit, Site, hits, lines
+from tests.support.server import Server, running
+
+PROJECT = Path(__file__).parent / "journal"
+ENDPOINTS = (
+    "api_kpis", "api_top_pages", "api_top_pages_daily", "api_top_pages_router", "api_top_sources", "api_top_locations",
+    "api_top_devices", "api_top_campaigns", "api_post_visitor_counts", "api_active_visitors", "api_raw_payloads",
+)  # fmt: skip
+TENANTS = {"alpha": "tables", "beta": "pooled"}
+Found = tuple[Server, list[Hit]]
+
+
+@pytest.fixture(scope="module")
+def journal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Found]:
+    with running(tmp_path_factory.mktemp("journal")) as server:
+        found = hits(Random(7), 250)
+        now = datetime.now(UTC).replace(microsecond=0)
+        recent = [Hit(now - timedelta(seconds=n), "alpha", f"now{n % 3}", "/now/", "post-9", "free", "desktop", "ES", "", "", n)
+                  for n in range(5)]  # fmt: skip
+        pushed = server.push(PROJECT)
+        assert [w["code"] for w in pushed["warnings"]] == ["RK2020"]
+        server.tenant("alpha", TENANTS["alpha"])
+        half = len(found) // 2
+        for part in (found[:half], found[half:] + recent):
+            server.done(
+                "POST", "/v0/events", params={"name": "site_events", "wait": "true"}, content=lines(part).encode()
+            )
+            # One of them comes when rows are there already.
+            server.tenant("beta", TENANTS["beta"])
+        yield server, found + recent
+
+
+def _ask(server: Server, tenant: str, pipe: str, status: int = 200, **asked: Any) -> Any:
+    token = server.mint(*(f"PIPES:READ:{p}" for p in ENDPOINTS), tenant=tenant)
+    response = server.get(f"/v0/pipes/{pipe}.json", token, params=asked)
+    assert response.status_code == status, response.text
+    return response.json()["data"] if status == 200 else response.json()
+
+
+MARCH = {"date_from": "2026-03-02", "date_to": "2026-03-08"}
+DAY = {"date_from": "2026-03-04", "date_to": "2026-03-04"}
+ASKED: list[dict[str, Any]] = [
+    MARCH,
+    DAY,
+    {**MARCH, "timezone": "Europe/Madrid"},
+    {**DAY, "timezone": "America/Lima"},
+    {**MARCH, "pathname": "/page-1/"},
+    {**MARCH, "member_status": "paid", "timezone": "Asia/Tokyo"},
+    {**MARCH, "member_status": "undefined,free", "source": "search.example"},
+    {**DAY, "pathname": "/page-2/", "timezone": "Europe/Madrid"},
+    {**MARCH, "location": "PE", "device": "desktop", "utm_campaign": "spring"},
+    {"date_from": "2027-01-01", "date_to": "2027-01-02"},
+]
+
+
+@pytest.mark.parametrize("tenant", TENANTS)
+def test_kpis_per_day_and_per_hour(journal: Found, tenant: str) -> None:
+    server, found = journal
+    site = Site(found, tenant)
+    for asked in ASKED:
+        assert _ask(server, tenant, "api_kpis", **asked) == site.kpis(asked), asked
+    assert sum(row["visits"] for row in site.kpis(MARCH)) > 20
+
+
+@pytest.mark.parametrize("tenant", TENANTS)
+def test_what_is_on_top(journal: Found, tenant: str) -> None:
+    server, found = journal
+    site = Site(found, tenant)
+    tops = [("sources", "source"), ("locations", "location"), ("devices", "device"), ("campaigns", "utm_campaign")]
+    for asked in ASKED[:7:2]:
+        assert _ask(server, tenant, "api_top_pages", **asked) == site.pages(asked), asked
+        for name, column in tops:
+            attribute = "campaign" if column == "utm_campaign" else column
+            assert _ask(server, tenant, f"api_top_{name}", **asked) == site.firsts(column, attribute, asked), asked
+    by_name = sorted(site.pages(MARCH), key=lambda row: row["pathname"], reverse=True)
+    assert _ask(server, tenant, "api_top_pages", **MARCH, order_by="pathname", limit=2, skip=1) == by_name[1:3]
+
+
+@pytest.mark.parametrize("tenant", TENANTS)
+def test_a_template_chooses_among_pipes(journal: Found, tenant: str) -> None:
+    server, found = journal
+    site = Site(found, tenant)
+    for asked in (MARCH, {**MARCH, "member_status": "paid"}):
+        assert _ask(server, tenant, "api_top_pages_daily", **asked) == site.daily_pages(asked)
+        assert _ask(server, tenant, "api_top_pages_router", **asked) == site.daily_pages(asked)
+    filtered = {**MARCH, "source": "news.example"}
+    assert _ask(server, tenant, "api_top_pages_router", **filtered) == site.pages(filtered)
+    told = _ask(server, tenant, "api_top_pages_router", 400, date_from="2020-01-01")
+    assert told["code"] == "RK2020" and "api_top_pages_yearly" in told["error"]
+
+
+def test_posts_and_who_is_there_now(journal: Found) -> None:
+    server, found = journal
+    for tenant in TENANTS:
+        expected = {
+            p: len({h.session for h in found if h.site == tenant and h.post == p}) for p in ("post-0", "post-2")
+        }
+        rows = _ask(server, tenant, "api_post_visitor_counts", post_uuids="post-0,post-2,post-77")
+        assert rows == [{"post_uuid": p, "visits": n} for p, n in expected.items()]
+    wide = {"minutes": 600}
+    assert _ask(server, "alpha", "api_active_visitors", **wide) == [{"active_visitors": 3}]
+    assert _ask(server, "alpha", "api_active_visitors", **wide, post_uuid="post-1") == [{"active_visitors": 0}]
+    assert _ask(server, "beta", "api_active_visitors", **wide) == [{"active_visitors": 0}]
+
+
+def test_the_payload_is_what_was_sent(journal: Found) -> None:
+    server, found = journal
+    for tenant in TENANTS:
+        own = sorted((h for h in found if h.site == tenant), key=lambda h: (h.session, h.at))
+        rows = _ask(server, tenant, "api_raw_payloads", limit=60_000)
+        assert [r["session_id"] for r in rows] == [h.session for h in own]
+        assert [json.loads(r["payload"]) for r in rows] == [h.payload() for h in own]
