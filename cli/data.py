@@ -18,7 +18,7 @@ from engine.errors import NO_FILE, USAGE, RookeryError
 BY_NAME = {"json": "JSON", "csv": "CSVWithNames", "ndjson": "JSONEachRow"}
 Eyes = Annotated[
     str | None,
-    typer.Option("--tenant", help="Look through this tenant's eyes (admin); without, at none with own tables."),
+    typer.Option("--tenant", help="Look through this tenant's eyes (admin); all tenants without."),
 ]
 
 

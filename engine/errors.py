@@ -163,6 +163,7 @@ AMBIGUOUS_NODE = Code("RK3008", 400, "which node is not clear")
 APPLY_FAILED = Code("RK3010", 500, "a step of the plan failed")
 TARGET_EXISTS = Code("RK3011", 409, "target exists with another shape")
 STILL_FAILING = Code("RK3012", 409, "a view that was taken down would fail again")
+NOT_TOGETHER = Code("RK3013", 409, "all tenants' rows cannot be read together")
 
 # --- RK4xxx: requests and tokens ---------------------------------------------------------------------------------
 NO_TOKEN = Code("RK4001", 403, "token missing")

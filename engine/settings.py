@@ -80,6 +80,9 @@ class Settings(BaseSettings):
     stuck_seconds: float = Field(
         5.0, gt=0, description="How far over its limit of time a query may run before its reader counts as stuck."
     )
+    max_nests: int = Field(
+        200, ge=0, description="Most tenants with tables whose rows a query without a tenant reads together."
+    )
     max_concurrent: int = Field(100, gt=0, description="Most queries at once per token, and per tenant.")
     max_body: int = Field(64 * MIB, gt=0, description="Largest request body, in bytes.")
     max_waiting: int = Field(512 * MIB, gt=0, description="Most bytes of rows that wait to be stored.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 from engine.compiler.params import canonical_tenant
 from engine.errors import NO_TENANT, TABLE_REFUSED, RookeryError
@@ -58,13 +58,28 @@ class Bound:
     placeholder: tuple[str, str] | None = None
 
 
+class Everywhere(Protocol):
+    """All tenants' rows of a per-tenant target, for a caller who selects no tenant (`compiler/placements`)."""
+
+    def relation(
+        self,
+        relation: Relation,
+        workspace: str,
+        filters: list[str],
+        *,
+        final: bool = False,
+        sample: tuple[str, str | None] | None = None,
+    ) -> str: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Scope:
     """One caller's view of the workspace.
 
     `tenant` is a canonical id or None; `nest` the database of the tenant's own tables, None for a pooled tenant;
     `filters` the token's row filters by datasource. An `unrestricted` scope (admin without a tenant) reads tenant
-    data unfiltered; any other scope without a tenant is refused such data. `barrier` adds the LIMIT fence.
+    data unfiltered, of per-tenant targets `everywhere` if it is given; any other scope without a tenant is refused
+    such data. `barrier` adds the LIMIT fence.
     """
 
     workspace: str
@@ -73,11 +88,13 @@ class Scope:
     filters: Mapping[str, tuple[RowFilter, ...]] = field(default_factory=dict)
     unrestricted: bool = False
     barrier: bool = False
+    everywhere: Everywhere | None = None
 
     def shape(self) -> tuple[object, ...]:
         """What of the scope shapes a statement's text; the tenant itself is bound, never spelled."""
         filters = tuple(sorted((n, tuple(f.sql for f in fs)) for n, fs in self.filters.items() if fs))
-        return (self.workspace, self.tenant is not None, self.nest, filters, self.unrestricted, self.barrier)
+        who = (self.tenant is not None, self.nest, filters, self.unrestricted, self.everywhere)
+        return (self.workspace, *who, self.barrier)
 
     def bind(self, relation: Relation, *, final: bool = False, sample: tuple[str, str | None] | None = None) -> Bound:
         """The SQL that a table name stands for. Raises RK4004 when tenant data has no tenant to filter by."""
@@ -85,6 +102,10 @@ class Scope:
         limit = BARRIER if self.barrier else None
         use_final = final or relation.final
         if relation.tenant is None or (self.unrestricted and self.tenant is None):
+            if self.everywhere is not None and relation.kind == "target":
+                return Bound(
+                    self.everywhere.relation(relation, self.workspace, filters, final=use_final, sample=sample)
+                )
             source = Name(self.workspace, relation.name)
             return Bound(select(relation, source, filters, final=use_final, sample=sample, limit=limit))
         if self.tenant is None:

@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -28,6 +28,7 @@ from engine.errors import (
 )
 from engine.plan.state import Snapshot, Workspace
 from engine.schema import Name
+from engine.serve.together import everywhere
 from engine.tokens import Claims, static_id, usable, verify
 from engine.tokens import Scope as TokenScope
 
@@ -160,6 +161,9 @@ def _grant(
             raise RookeryError(BAD_TOKEN, "the token's tenant is not known", hint="rookery tenant add")
         nest = row.nest(snapshot.build.workspace)
     scope = Scope(snapshot.build.workspace, tenant, nest, filters, unrestricted=claims.is_admin)
+    if claims.is_admin and tenant is None:
+        most = workspace.settings.max_nests
+        scope = replace(scope, everywhere=snapshot.derived("everywhere", partial(everywhere, snapshot, most)))
     return Granted(scope, fixed, names)
 
 

@@ -38,6 +38,7 @@ from engine.serve import access
 from engine.serve.encode import ClosingStatistics
 from engine.serve.limits import InFlight, Rates
 from engine.serve.running import Running, Ticket
+from engine.serve.together import consistently
 from engine.tokens import Claims
 from engine.warehouse.errors import EngineError
 from engine.warehouse.port import Format, Statement, Stream, Value
@@ -141,16 +142,21 @@ class Queries:
         ticket: Ticket | None = None,
     ) -> Answer:
         """Call an endpoint. Raises RK4xxx errors before the first byte."""
-        snapshot = self._workspace.current
-        granted = access.for_pipe(snapshot, self._workspace, claims, pipe, given, eyes)
-        compiled = snapshot.build.pipes[pipe]
-        values = self._values(snapshot, [pipe], given, granted.fixed)
-        self._rate(claims)
 
-        def compose(scope: Scope) -> Composed:
-            return _composed(snapshot, pipe, values, scope, self._workspace.zone)
+        def begin(snapshot: Snapshot, read: set[str]) -> Answer:
+            granted = access.for_pipe(snapshot, self._workspace, claims, pipe, given, eyes)
+            compiled = snapshot.build.pipes[pipe]
+            values = self._values(snapshot, [pipe], given, granted.fixed)
+            self._rate(claims)
 
-        return self._run(claims, granted.scope, compose, format, timer, pipe, compiled.limits, ticket or Ticket())
+            def compose(scope: Scope) -> Composed:
+                composed = _composed(snapshot, pipe, values, scope, self._workspace.zone)
+                read.update(composed.relations)
+                return composed
+
+            return self._run(claims, granted.scope, compose, format, timer, pipe, compiled.limits, ticket or Ticket())
+
+        return self._consistently(claims, eyes, begin)
 
     def sql(
         self,
@@ -163,18 +169,33 @@ class Queries:
         ticket: Ticket | None = None,
     ) -> Answer:
         """Run ad-hoc SQL over exactly what the token names."""
-        snapshot = self._workspace.current
-        granted = access.for_sql(snapshot, self._workspace, claims, given, eyes)
-        build = snapshot.build
-        self._rate(claims)
 
-        def compose(scope: Scope) -> Composed:
-            # Only the pipes that the text reads have a say about parameters.
-            reads = build.composer.verifier(text, granted.names).reads & set(build.pipes)
-            values = self._values(snapshot, sorted(reads), given, granted.fixed)
-            return build.composer.adhoc(build, text, granted.names, _renderer(values, self._workspace.zone), scope)
+        def begin(snapshot: Snapshot, read: set[str]) -> Answer:
+            granted = access.for_sql(snapshot, self._workspace, claims, given, eyes)
+            build = snapshot.build
+            self._rate(claims)
 
-        return self._run(claims, granted.scope, compose, format, timer, "query_api", Limits(), ticket or Ticket())
+            def compose(scope: Scope) -> Composed:
+                # Only the pipes that the text reads have a say about parameters.
+                reads = build.composer.verifier(text, granted.names).reads & set(build.pipes)
+                values = self._values(snapshot, sorted(reads), given, granted.fixed)
+                composed = build.composer.adhoc(
+                    build, text, granted.names, _renderer(values, self._workspace.zone), scope
+                )
+                read.update(composed.relations)
+                return composed
+
+            return self._run(claims, granted.scope, compose, format, timer, "query_api", Limits(), ticket or Ticket())
+
+        return self._consistently(claims, eyes, begin)
+
+    def _consistently(
+        self, claims: Claims, eyes: str | None, begin: Callable[[Snapshot, set[str]], Answer]
+    ) -> Answer:
+        """Begin an answer; for an admin who selects no tenant, so that no tenant is there in part."""
+        if claims.is_admin and eyes is None:
+            return consistently(self._workspace, begin)
+        return begin(self._workspace.current, set())
 
     def _rate(self, claims: Claims) -> None:
         if claims.rps:
