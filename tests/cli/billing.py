@@ -84,8 +84,13 @@ def assert_exact(server: Server, tables: Iterable[int], pooled: Iterable[int], a
         assert seen_by(server, tenant, f"SELECT {FACTS} FROM events") == server.sql(
             f"SELECT {FACTS} FROM events {mine}"
         ), f"copy of tenant {tenant}"
-    shared = f"WHERE tenant_id IN ({', '.join(map(str, pooled)) or 'NULL'})"
-    assert server.sql(SUMS) == server.sql(TRUTH.format(where=shared + also)), "the shared target"
+    for some, what in ((pooled, "the shared target"), ([*tables, *pooled], "all targets together")):
+        them = f"WHERE tenant_id IN ({', '.join(map(str, some)) or 'NULL'})"
+        sums = server.sql(SUMS.replace("GROUP BY", f"{them} GROUP BY"))
+        assert sums == server.sql(TRUTH.format(where=them + also)), what
+    ready = ", ".join(t["id"] for t in server.done("GET", "/v0/tenants")["tenants"] if t["state"] == "ready")
+    others = f"SELECT count() AS n FROM usage_daily WHERE tenant_id NOT IN ({ready or 'NULL'})"
+    assert server.sql(others) == [{"n": 0}] or not ready, "rows of tenants that are not there"
 
 
 def assert_kinds_exact(server: Server) -> None:
