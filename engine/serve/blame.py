@@ -10,7 +10,7 @@ from functools import lru_cache
 from engine.serve.arrival import Staged
 from engine.serve.batch import Bad
 from engine.serve.reasons import SHOWN, loaded, names_in
-from engine.serve.records import ends_with_its_quotes, raw_cells
+from engine.serve.records import ends_with_its_quotes, is_open, raw_cells
 from engine.serve.sharing import Member, is_readable, members
 from engine.serve.staging import NUMBER, Stage
 from engine.warehouse.port import Input
@@ -76,6 +76,8 @@ def _fields_aside(row: Bad, stage: Stage) -> Iterator[tuple[str, str]]:
     for name, cell in zip(names_in(row.header), raw_cells(row.text), strict=False):
         if not ends_with_its_quotes(cell):
             why = "does not end with its closing quote; a quote in a quoted field is doubled"
+            if is_open(cell):
+                why = "has a quote at its beginning that is never closed"
             yield columns.get(name.strip().lower(), ""), f"the field `{_shown(cell)}` {why}"
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal
 
-from engine.errors import TOO_LARGE, RookeryError
+from engine.errors import BAD_ROW, TOO_LARGE, RookeryError
 from engine.serve.elements import BLANK, Elements, on_one_line, too_long
-from engine.serve.records import BOM, ends_quoted
+from engine.serve.records import BOM, csv_rows, ends_quoted, is_open
 
 BATCH = 4 << 20
 ROW = 64 << 20
 HEADER = 256 << 10
 """Bytes that the names of a CSV file's columns may take: they stand before each of its batches."""
 Kind = Literal["ndjson", "csv"]
+_OPEN_HEADER = "line 1: a quote in the header is never closed"
 
 
 class Cutter:
@@ -123,6 +124,8 @@ class _Records(_Lines):
     def batches(self, last: bool) -> Iterator[bytes]:
         if self._header is None:
             self._header = self._head()
+            if self._header is None and last and is_open(self._buffer):
+                raise RookeryError(BAD_ROW, _OPEN_HEADER, hint="nothing was stored")
         if self._header is not None:
             for batch in super().batches(last):
                 yield self._header + batch
@@ -135,6 +138,8 @@ class _Records(_Lines):
         if end < 0:
             return None
         header = bytes(self._buffer[:end])
+        if csv_rows(header)[1]:
+            raise RookeryError(BAD_ROW, _OPEN_HEADER, hint="nothing was stored")
         self._drop(end)
         return header
 
@@ -157,7 +162,10 @@ class _Records(_Lines):
         while (found := self._buffer.find(b"\n", max(self._scanned, self._sought))) >= 0:
             if found >= size and self._best:
                 return self._best
-            self._quoted = ends_quoted(self._buffer[self._scanned : found], self._quoted)
+            line = self._buffer[self._scanned : found]
+            ended = ends_quoted(line, self._quoted)
+            # Text behind a closing quote: the value was left open on an earlier line, and this line begins a record.
+            self._quoted = bool(ends_quoted(line, False) if ended is None else ended)
             self._scanned = found + 1
             if not self._quoted:
                 if found >= size:

@@ -24,6 +24,7 @@ from engine.serve.landing import ONE_THREAD, SMALL, Landing, Router
 from engine.serve.lines import bad_row, kinds_in, unknown_columns
 from engine.serve.reasons import as_event, reason, values_of
 from engine.serve.receipts import Key, Receipt, Receipts
+from engine.serve.records import is_open
 from engine.serve.search import Search
 from engine.serve.sharing import spread
 from engine.serve.stages import Stages
@@ -143,8 +144,7 @@ class Ingestion:
         counts = [len(a.lines or ()) for a in simple]
         if format is not Input.NDJSON:
             batch.ignored = unknown_columns({c.name for c in batch.stage.columns}, texts[0], format)
-        elif any(map(is_open_list, texts[bool(simple) :])):
-            # The engine takes a list without an end for a list.
+        if any(_has_no_end(text, format) for text in texts[bool(simple) :]):
             batch.portions = _portions(appends, [0 for _ in appends])
             self._look_closer(batch, format)
             return
@@ -366,6 +366,11 @@ def _repeating(stage: Stage, simple: Sequence[Append], large: Sequence[Append]) 
     rows = [[spread(row, stage.shared) for row in some] for some in (*lines, *(_json_rows(a) for a in large))]
     texts = [b"\n".join(row for row in some if row is not None) for some in rows]
     return texts if all(row is not None for some in rows for row in some) else None
+
+
+def _has_no_end(body: bytes, format: Input) -> bool:
+    """Whether a list or a quoted value is open at a body's end; the engine would take it for complete."""
+    return is_open_list(body) if format is Input.NDJSON else format is Input.CSV and is_open(body)
 
 
 def _json_rows(append: Append) -> list[bytes]:

@@ -16,6 +16,7 @@ from engine.serve.batch import Bad
 from engine.serve.blame import alone, blame_rest, blame_value, has_borders
 from engine.serve.judging import ASIDE, MOST_TRIES, UNDECIDED, Judge
 from engine.serve.reasons import SHOWN, has_all_cells, loaded, unreadable, values_of
+from engine.serve.records import is_open
 from engine.serve.sharing import spread
 from engine.serve.staging import NUMBER, Stage
 from engine.warehouse.port import Input, Warehouse
@@ -48,7 +49,7 @@ class Search:
                 bad[n].add("", UNDECIDED)
             if format is Input.CSV:
                 for row in bad.values():
-                    if not has_all_cells(row.text, header):
+                    if not is_open(row.text) and not has_all_cells(row.text, header):
                         row.add("", unreadable(row.text, format, header))
             for n, why in self._stopped.items():
                 self._tell(bad[n], why, format, header)
@@ -183,7 +184,7 @@ class Search:
 def _numbered(number: int, row: bytes, format: Input) -> bytes | None:
     """The row with its number in front, or None where it cannot have one: it is bad by itself."""
     if format is Input.CSV:
-        return b"%d,%s" % (number, row)
+        return None if is_open(row) else b"%d,%s" % (number, row)
     text = row.strip()
     if not isinstance(loaded(text), dict) and not has_borders(text):
         return None

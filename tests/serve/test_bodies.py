@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.errors import BAD_ENCODING, TOO_LARGE, RookeryError
+from engine.errors import BAD_ENCODING, BAD_ROW, TOO_LARGE, RookeryError
 from engine.serve.bodies import Cutter, csv_rows, json_rows, small_lines
 from engine.serve.compression import PIECE, decompressor, open_chunks, sniffed
 from engine.serve.cutter import HEADER
@@ -184,9 +184,12 @@ def test_an_array_of_open_strings_and_escapes_costs_its_length_once() -> None:
     [
         (b'\xef\xbb\xbfa,b\r\n1,"x\r\ny"\r\n\r\n2,3', b"a,b", [b'1,"x\r\ny"', b"2,3"]),
         (b'a\n5" nail\n"b ""\n"" c"\n', b"a", [b'5" nail', b'"b ""\n"" c"']),
-        (b'a;b\n"x";"y\nz";5"\n1;2\n', b"a;b", [b'"x";"y\nz";5"', b"1;2"]),
+        (b'a,b\n1;"x\n2;y\n', b"a,b", [b'1;"x', b"2;y"]),
         (b'"a\nb",c\n1,2\n', b'"a\nb",c', [b"1,2"]),
-        (b'a,b\n1,"open\n2,3\n', b"a,b", [b'1,"open\n2,3\n']),
+        (b'a,b\n1,"open\n2,3\n', b"a,b", [b'1,"open', b"2,3"]),
+        (b'a,b\n1,"open\n2,"x\ny"\n3,4\n', b"a,b", [b'1,"open', b'2,"x\ny"', b"3,4"]),
+        (b'a,b\n1,"x"y\n2,3\n', b"a,b", [b'1,"x"y', b"2,3"]),
+        (b'a,b\n1,"x" \r\n2,3\r\n', b"a,b", [b'1,"x" ', b"2,3"]),
         (b"", b"", []),
         (b"\na\n\n", b"a", []),
     ],
@@ -211,6 +214,18 @@ def test_csv_records_are_what_was_written(rows: list[list[str]], border: str) ->
     header, found = csv_rows(as_csv(rows, border))
     assert header == b'h1,"h\n2"'
     assert [next(csv.reader(io.StringIO(r.decode(), newline=""))) for r in found] == rows
+
+
+def test_quotes_left_open_on_every_line_are_not_read_again_and_again() -> None:
+    lines = [b'5","' for _ in range(20_000)]
+    assert csv_rows(b"a,b\n" + b"\n".join(lines)) == (b"a,b", lines)
+
+
+@pytest.mark.parametrize("body", [b'a,"b\n1,2\n', b'a,"b\n1,"x"\n', b'"a'])
+def test_a_header_with_an_open_quote_is_refused(body: bytes) -> None:
+    with pytest.raises(RookeryError) as caught:
+        cut("csv", [body])
+    assert caught.value.code is BAD_ROW
 
 
 # --- streams
