@@ -1,5 +1,6 @@
-"""What is told about the running program: log lines, structured and never with a token in them, and a closed list of
-observations for Prometheus."""
+"""What the running program reports: log lines and a closed list of observations for Prometheus.
+
+Lines are structured, have no tokens in them, and above level debug no values of rows."""
 
 from __future__ import annotations
 
@@ -7,12 +8,15 @@ import logging
 import re
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from engine.errors import RookeryError
 
 _IN_QUERY = re.compile(r"token=[^&\s]++", re.IGNORECASE)
 _DOTTED = re.compile(r"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]++(?:\.[A-Za-z0-9_-]*+)++")
@@ -44,6 +48,72 @@ def _redacted(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mu
     return {k: redact(v) if isinstance(v, str) else v for k, v in event.items()}
 
 
+_CAUSES = ("error", "detail", "exc_info")
+"""Keys of an event whose texts may quote rows: the engine's messages do."""
+_ENGINE_CODE = re.compile(r"Code: (\d{1,9})\.")
+_QUOTED = re.compile(r"'[^']*+'?|\"[^\"]*+\"?")
+
+
+def cause(found: object) -> str:
+    """What may be logged of an exception, or of a text about one: its code, never a value that it quotes."""
+    if isinstance(found, RookeryError):
+        number = getattr(found, "engine_code", None)
+        return f"{found.code.id} {found.code.title}" + (f" (engine code {number})" if number else "")
+    if isinstance(found, BaseException):
+        return type(found).__name__
+    text = str(found)
+    engine = _ENGINE_CODE.search(text)
+    return f"engine code {engine[1]}" if engine else "in full at level debug"
+
+
+def _stack(found: BaseException) -> str:
+    """The frames of an exception and of those before it, without their messages."""
+    chain: list[BaseException] = []
+    at: BaseException | None = found
+    while at is not None and at not in chain:
+        chain.append(at)
+        at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)
+    parts = ["".join(traceback.format_tb(e.__traceback__)) + cause(e) for e in reversed(chain)]
+    return "\nwhich led to\n".join(parts)
+
+
+def _exception_of(given: object) -> BaseException | None:
+    if isinstance(given, BaseException):
+        return given
+    current = given if isinstance(given, tuple) else sys.exc_info()
+    return current[1] if isinstance(current[1], BaseException) else None
+
+
+def _without_values(_logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """An event without values of rows. In full it is a line of level debug, where that is wanted."""
+    if not any(event.get(key) for key in _CAUSES):
+        return event
+    raised = _exception_of(event.pop("exc_info")) if event.get("exc_info") else None
+    full = {key: str(event[key]) for key in ("error", "detail") if event.get(key)}
+    if raised is not None:
+        full["exception"] = "".join(traceback.format_exception(raised))
+    if method == "debug":
+        return {**event, **full}
+    structlog.get_logger("rookery.values").debug(event.get("event", ""), **full)
+    safe = {key: cause(event[key]) for key in ("error", "detail") if event.get(key)}
+    return {**event, **safe, **({"exception": _stack(raised)} if raised is not None else {})}
+
+
+class _Forwarded(logging.Handler):
+    """Lines of libraries, written like ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        raised = record.exc_info[1] if record.exc_info else None
+        name = record.levelname.lower() if record.levelname.lower() in _LEVELS else "error"
+        text = record.getMessage()
+        getattr(structlog.get_logger(record.name), name)(
+            text if name == "debug" else _QUOTED.sub("'…'", text), **({"exc_info": raised} if raised else {})
+        )
+
+
+_LEVELS = ("debug", "info", "warning", "error")
+
+
 def configure(level: str = "info", *, as_json: bool = False) -> None:
     """Set up logging for a process."""
     renderer: Any = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=False)
@@ -51,7 +121,7 @@ def configure(level: str = "info", *, as_json: bool = False) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
+            _without_values,
             _redacted,
             renderer,
         ],
@@ -59,6 +129,9 @@ def configure(level: str = "info", *, as_json: bool = False) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+    root = logging.getLogger()
+    root.handlers = [h for h in root.handlers if not isinstance(h, _Forwarded)]
+    root.addHandler(_Forwarded(logging.WARNING))
 
 
 @dataclass(frozen=True, slots=True)

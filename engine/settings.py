@@ -20,6 +20,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from engine.errors import SETTING, RookeryError
 
 MIB = 1 << 20
+HOME = ".rookery"
+"""Name of the directory with an installation's private files."""
 _WORKSPACE = re.compile(r"[a-z][a-z0-9]{0,29}")
 
 _UTC = frozenset(
@@ -84,6 +86,8 @@ class Settings(BaseSettings):
         200, ge=0, description="Most tenants with tables whose rows a query without a tenant reads together."
     )
     max_concurrent: int = Field(100, gt=0, description="Most queries at once per token, and per tenant.")
+    token_leeway: float = Field(60.0, ge=0, description="How many seconds clocks may differ, for `iat` and `nbf`.")
+    max_token_seconds: int = Field(366 * 86_400, gt=0, description="Longest life of a JWT from now on, in seconds.")
     max_body: int = Field(64 * MIB, gt=0, description="Largest request body, in bytes.")
     max_waiting: int = Field(512 * MIB, gt=0, description="Most bytes of rows that wait to be stored.")
     min_free: int | None = Field(
@@ -206,9 +210,19 @@ def is_interactive_disabled() -> bool:
     return os.environ.get("CI", "").lower() in {"1", "true"}
 
 
+def private_directory(path: Path) -> None:
+    """Make a directory that only its owner can enter. An existing one is closed to others if it is ours by its name.
+
+    Raises OSError where that is not possible.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if path.name == HOME and path.stat().st_mode & 0o077:
+        path.chmod(0o700)
+
+
 def private_file(path: Path, text: str) -> None:
     """Write a file that only its owner can read, atomically; its directory is made private too."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_directory(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:

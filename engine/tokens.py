@@ -153,20 +153,83 @@ def usable(keys: Iterable[SigningKey], now: float) -> list[SigningKey]:
     return [k for k in keys if k.retires is None or k.retires > now]
 
 
-def verify(token: str, workspace: str, keys: Iterable[SigningKey], now: float | None = None) -> Claims:
-    """Claims of a JWT. Algorithms are pinned; expiry, workspace and name are required. Raises RK4002."""
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Limits on times in JWTs, in seconds: how far clocks may differ, and how far ahead `exp` may lie."""
+
+    leeway: float = 60.0
+    longest: float = 366 * 86_400.0
+
+
+def verify(
+    token: str, workspace: str, keys: Iterable[SigningKey], now: float | None = None, rules: Rules | None = None
+) -> Claims:
+    """Claims of a JWT. Algorithms are pinned; expiry, workspace and name are required. Raises RK4002, with why."""
     moment = time.time() if now is None else now
-    for key in usable(keys, moment):
+    known = usable(keys, moment)
+    kid = _kid(token)
+    # Times are judged below: the library has one leeway for all of them.
+    options: Any = {"require": ["exp"], "verify_exp": False, "verify_iat": False, "verify_nbf": False}
+    for key in known:
         try:
-            body = jwt.decode(token, key.secret, algorithms=[ALGORITHM], options={"require": ["exp"]})
+            body = jwt.decode(token, key.secret, algorithms=[ALGORITHM], options=options)
         except jwt.InvalidSignatureError:
             continue
-        except jwt.ExpiredSignatureError as exc:
-            raise RookeryError(BAD_TOKEN, "the token has expired") from exc
+        except jwt.MissingRequiredClaimError as exc:
+            raise RookeryError(BAD_TOKEN, f"the token has no `{exc.claim}`") from exc
         except (jwt.PyJWTError, ValueError, RecursionError) as exc:
-            raise RookeryError(BAD_TOKEN, "the token is not valid", detail=str(exc)) from exc
+            raise RookeryError(BAD_TOKEN, "the token is not a valid JWT", detail=str(exc)) from exc
+        _check_times(body, moment, rules or Rules())
         return _claims(body, workspace)
-    raise RookeryError(BAD_TOKEN, "the token is not valid", detail="no key verifies its signature")
+    if kid is not None and kid not in {key.id for key in known}:
+        raise RookeryError(
+            BAD_TOKEN,
+            "the token is signed with a key that this workspace does not have",
+            hint="the key may have been rotated: rookery token key",
+        )
+    raise RookeryError(BAD_TOKEN, "the token's signature is not valid", hint="the signing key: rookery token key")
+
+
+def _kid(token: str) -> object:
+    """The key that a JWT's header names. Raises RK4002 for what is no JWT, or one of another algorithm."""
+    try:
+        header = jwt.get_unverified_header(token)
+    except (jwt.PyJWTError, ValueError, RecursionError) as exc:
+        raise RookeryError(BAD_TOKEN, "the token is neither a static token nor a JWT", detail=str(exc)) from exc
+    if header.get("alg") != ALGORITHM:
+        raise RookeryError(BAD_TOKEN, f"the token is not signed with {ALGORITHM}")
+    return header.get("kid")
+
+
+def _check_times(body: Mapping[str, Any], now: float, rules: Rules) -> None:
+    expires = _seconds(body, "exp")
+    if expires is None or expires <= now:
+        raise RookeryError(BAD_TOKEN, "the token has expired")
+    if expires > now + rules.longest + rules.leeway:
+        raise RookeryError(
+            BAD_TOKEN,
+            f"the token's `exp` lies more than {rules.longest:.0f} seconds ahead",
+            hint="mint it for a shorter time; the limit is ROOKERY_MAX_TOKEN_SECONDS",
+        )
+    for name in ("nbf", "iat"):
+        moment = _seconds(body, name)
+        if moment is not None and moment > now + rules.leeway:
+            ahead = f"`{name}` is {moment - now:.0f} seconds ahead of the server's clock"
+            raise RookeryError(
+                BAD_TOKEN,
+                f"the token is not valid yet: {ahead}",
+                hint=f"clocks may differ by {rules.leeway:g} seconds (ROOKERY_TOKEN_LEEWAY)",
+            )
+
+
+def _seconds(body: Mapping[str, Any], name: str) -> float | None:
+    """A claim that is a moment. Raises RK4002 for one that is none."""
+    value = body.get(name)
+    if name not in body:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < 1e15:
+        raise RookeryError(BAD_TOKEN, f"the token's `{name}` is not a number of seconds")
+    return float(value)
 
 
 _CLAIMS = frozenset({"workspace_id", "name", "exp", "iat", "nbf", "jti", "scopes", "tenant", "limits"})
@@ -178,15 +241,13 @@ def _claims(body: Mapping[str, Any], workspace: str) -> Claims:
         raise RookeryError(BAD_TOKEN, f"the token has an unknown claim `{min(unknown)[:40]}`")
     if body.get("workspace_id") != workspace:
         raise RookeryError(BAD_TOKEN, "the token is for another workspace")
-    name, tenant, scopes, expires = body.get("name"), body.get("tenant"), body.get("scopes"), body.get("exp")
+    name, tenant, scopes, expires = body.get("name"), body.get("tenant"), body.get("scopes"), body["exp"]
     if not isinstance(name, str) or not 0 < len(name) <= 200:
         raise RookeryError(BAD_TOKEN, "the token has no name")
     if "tenant" in body and not isinstance(tenant, str):
         raise RookeryError(BAD_TOKEN, "the token's tenant is not text")
     if not isinstance(scopes, list) or not scopes or len(scopes) > 500:
         raise RookeryError(BAD_TOKEN, "the token has no scopes")
-    if not isinstance(expires, int | float) or isinstance(expires, bool):
-        raise RookeryError(BAD_TOKEN, "the token has no expiry")
     try:
         parsed = tuple(Scope.of(s) for s in scopes)
     except RookeryError as exc:

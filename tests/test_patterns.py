@@ -57,6 +57,8 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/observe.py:_IN_QUERY": [("", "token=", ""), ("", "token", ""), ("", "token=a&", "")],
     "engine/observe.py:_DOTTED": [("", "ey-", ""), ("", "ey.", ""), ("p.", "a", ""), ("", "a.", "&")],
     "engine/observe.py:_TOKEN_PART": [("", "ey-", "")],
+    "engine/observe.py:_ENGINE_CODE": [("", "Code: 1", ""), ("Code: ", "1", "")],
+    "engine/observe.py:_QUOTED": [("", "'", ""), ("'", "a", ""), ('"', "'a", "")],
     "engine/web/requests.py:_FORM": [("", "a", "")],
     "engine/web/openapi.py:_WRAPPED": [("Array(", ")", "x"), ("", "Array(", "")],
     "engine/web/openapi.py:_INTEGER": [("", "UInt", "")],

@@ -48,7 +48,7 @@ def undelivered(workspace: Workspace, concerns: Callable[[History], bool]) -> Ro
 
 
 def _tell(item: History, exc: RookeryError) -> None:
-    log.error("history waits", view=item.view, tenant=item.tenant, error=exc.detail or exc.message)
+    log.error("history waits", view=item.view, tenant=item.tenant, error=exc)
 
 
 def finish(workspace: Workspace) -> None:
@@ -64,7 +64,7 @@ def finish(workspace: Workspace) -> None:
             settle(workspace, workspace.current.build)
             _wake_expiring(workspace)
         except RookeryError as exc:
-            log.error("history could not be delivered; run the command again", error=exc.message)
+            log.error("history could not be delivered; run the command again", error=exc)
 
 
 def _wake_expiring(workspace: Workspace) -> None:

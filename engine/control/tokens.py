@@ -18,7 +18,7 @@ from engine.tokens import Claims, Scope, SigningKey, StaticToken, sign, static_t
 
 ADMIN = "admin token"
 DAY = 86_400
-MAX_LIFE = 366 * DAY
+MAX_OVERLAP = 366 * DAY
 
 
 def admin_text(workspace: Workspace, file: Path) -> str:
@@ -155,8 +155,9 @@ def mint(
     workspace: Workspace, name: str, scopes: Sequence[Scope], tenant: str | None, ttl: int, rps: int | None = None
 ) -> dict[str, Any]:
     """Sign a JWT that lives `ttl` seconds. Raises RK4018."""
-    if not 0 < ttl <= MAX_LIFE:
-        raise RookeryError(BAD_SCOPE, f"a JWT lives between 1 and {MAX_LIFE} seconds")
+    longest = workspace.settings.max_token_seconds
+    if not 0 < ttl <= longest:
+        raise RookeryError(BAD_SCOPE, f"a JWT lives between 1 and {longest} seconds")
     if not name or len(name) > 200:
         raise RookeryError(BAD_SCOPE, "a JWT needs a name of 1 to 200 characters")
     if not scopes or any(s.type == "ADMIN" for s in scopes):
@@ -176,8 +177,8 @@ def signing_key(workspace: Workspace) -> dict[str, Any]:
 
 def rotate(workspace: Workspace, overlap: int) -> dict[str, Any]:
     """Sign with a new key from now on; JWTs of the old ones are accepted for `overlap` more seconds."""
-    if not 0 <= overlap <= MAX_LIFE:
-        raise RookeryError(BAD_SCOPE, f"the overlap lies between 0 and {MAX_LIFE} seconds")
+    if not 0 <= overlap <= MAX_OVERLAP:
+        raise RookeryError(BAD_SCOPE, f"the overlap lies between 0 and {MAX_OVERLAP} seconds")
     with workspace.changes:
         now = int(time.time())
         keys = workspace.refresh().keys

@@ -225,7 +225,7 @@ class Doubts:
                 self._workspace.registry.remove(KIND, [doubt.batch])
             except RookeryError as exc:
                 # It is completed once more after the next start, which changes nothing.
-                log.warning("the note of a batch could not be removed", batch=doubt.batch, error=exc.message)
+                log.warning("the note of a batch could not be removed", batch=doubt.batch, error=exc)
         if doubt.batch or doubt.tries:
             log.info("a batch that was in doubt is complete", datasource=doubt.datasource, batch=doubt.batch)
 
@@ -235,7 +235,7 @@ class Doubts:
             doubt.noted = True
         except RookeryError as exc:
             # After a restart it is found as the datasource's newest batch.
-            log.warning("a batch in doubt could not be noted", batch=doubt.batch, error=exc.message)
+            log.warning("a batch in doubt could not be noted", batch=doubt.batch, error=exc)
 
     def _watch(self) -> None:
         with self._lock:

@@ -190,7 +190,7 @@ class Lane(threading.Thread):
                     # It is being removed, and this lane with it.
                     time.sleep(0.1)
                     continue
-                log.error("fan-out failed", datasource=self.datasource, error=exc.detail or exc.message)
+                log.error("fan-out failed", datasource=self.datasource, error=exc)
                 time.sleep(0.5)
             except Exception:
                 log.exception("fan-out failed", datasource=self.datasource)

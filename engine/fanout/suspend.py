@@ -165,7 +165,7 @@ def still_failing(workspace: Workspace, wanted: Schema) -> dict[Name, str]:
 
 def _undelivered(exc: RookeryError) -> RookeryError:
     """A failure behind landing, whose text may name views and nests that the sender does not know of."""
-    log.error("a view failed on rows that are in landing", error=exc.detail or exc.message)
+    log.error("a view failed on rows that are in landing", error=exc)
     return RookeryError(
         UNDELIVERED,
         "the rows are in landing, but a view on the datasource failed on them",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from engine.plan.state import Workspace
-from engine.settings import Settings
+from engine.settings import HOME, Settings, private_directory
 from engine.warehouse.embedded import EmbeddedWarehouse
 from engine.warehouse.port import Warehouse
 from engine.warehouse.server import ServerWarehouse
@@ -14,6 +15,7 @@ from engine.warehouse.server import ServerWarehouse
 def open_warehouse(settings: Settings) -> Warehouse:
     """The database that the settings name. Raises RK6xxx."""
     if settings.clickhouse_url is None:
+        _make_private(settings)
         return EmbeddedWarehouse(
             settings.data,
             readers=settings.readers,
@@ -33,6 +35,14 @@ def open_warehouse(settings: Settings) -> Warehouse:
         borrow_timeout=settings.borrow_timeout,
         zone=settings.timezone,
     )
+
+
+def _make_private(settings: Settings) -> None:
+    """Close `.rookery/` to others, which older versions left open."""
+    if settings.state_directory.name == HOME:
+        # Where that is not possible, opening the directory says why.
+        with suppress(OSError):
+            private_directory(settings.state_directory)
 
 
 def table_count(data: Path) -> int:

@@ -29,7 +29,7 @@ from engine.errors import (
 from engine.plan.state import Snapshot, Workspace
 from engine.schema import Name
 from engine.serve.together import everywhere
-from engine.tokens import Claims, static_id, usable, verify
+from engine.tokens import Claims, Rules, static_id, usable, verify
 from engine.tokens import Scope as TokenScope
 
 _verified: Memory[tuple[int, bytes], Claims] = Memory(20_000)
@@ -59,9 +59,10 @@ def _verify(workspace: Workspace, snapshot: Snapshot, token: str) -> Claims:
         nonce = static_id(token, workspace.name, snapshot.secret)
         static = snapshot.tokens.get(nonce) if nonce else None
         if static is None or (static.origin == "admin" and given is not None):
-            raise RookeryError(BAD_TOKEN, "the token is not valid", detail="unknown, removed or forged static token")
+            raise RookeryError(BAD_TOKEN, "the static token is unknown, was removed or refreshed, or is not complete")
         return static.claims()
-    return verify(token, workspace.name, snapshot.keys)
+    rules = Rules(workspace.settings.token_leeway, workspace.settings.max_token_seconds)
+    return verify(token, workspace.name, snapshot.keys, rules=rules)
 
 
 @dataclass(frozen=True, slots=True)

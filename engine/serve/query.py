@@ -270,7 +270,7 @@ class Queries:
         except RookeryError as exc:
             if claims.is_admin or exc.code in _OWN:
                 raise _plain(exc, admin=claims.is_admin) from exc
-            log.warning("query failed", pipe=tag, subject=claims.subject, detail=exc.detail or exc.message)
+            log.warning("query failed", pipe=tag, subject=claims.subject, error=exc)
             if exc.code in _BOUNDED or (scope.tenant is None and not scope.filters):
                 raise _plain(exc, admin=False) from exc
         # The first run may have failed on a row that is not the caller's. Behind the barrier it cannot.

@@ -47,7 +47,7 @@ class Stages:
                 enough = not stage.kept or len(self._free.setdefault(stage.identity, [])) >= KEPT
             self._warehouse.execute(ddl.drop_table(table) if enough else f"TRUNCATE TABLE {table.sql()}")
         except RookeryError as exc:
-            log.error("a stage could not be emptied", table=str(table), error=exc.message)
+            log.error("a stage could not be emptied", table=str(table), error=exc)
             return
         if not enough:
             with self._lock:

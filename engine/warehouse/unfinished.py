@@ -71,6 +71,6 @@ class Unfinished:
             try:
                 self._engine.execute(f"ATTACH TABLE IF NOT EXISTS {table.sql()}")
             except RookeryError as exc:
-                log.error("a table could not be attached", table=str(table), error=exc.detail or exc.message)
+                log.error("a table could not be attached", table=str(table), error=exc)
                 raise
             self._detached.discard(table)

@@ -96,7 +96,7 @@ async def _watch(workspace: Workspace, limiter: anyio.CapacityLimiter) -> None:
         try:
             await anyio.to_thread.run_sync(workspace.refresh, limiter=limiter)
         except RookeryError as exc:
-            log.warning("the workspace could not be refreshed", error=exc.message)
+            log.warning("the workspace could not be refreshed", error=exc)
 
 
 def create_app(workspace: Workspace) -> Starlette:

@@ -284,6 +284,8 @@ def config(app: Callable[..., Any], settings: Settings) -> uvicorn.Config:
         http=guarded(settings),
         ws="none",
         access_log=False,
+        # Its lines come through the handler of `observe`.
+        log_config=None,
         log_level="warning",
         lifespan="on",
         timeout_graceful_shutdown=max(1, round(settings.stop_seconds)),

@@ -11,7 +11,6 @@ from starlette.responses import JSONResponse, Response
 
 from engine.compiler.template import PipeError
 from engine.errors import BAD_REQUEST, INTERNAL, METHOD, NOT_FOUND, RookeryError
-from engine.observe import redact
 
 log = structlog.get_logger("rookery.web")
 DOCUMENTATION = "docs/errors.md"
@@ -33,9 +32,9 @@ def rendered(exc: RookeryError) -> Response:
     if isinstance(exc, PipeError):
         return JSONResponse(exc.body, exc.status)
     if exc.code.status >= 500:
-        log.error("failed", code=exc.code.id, error=exc.message, detail=exc.detail)
+        log.error("failed", error=exc, detail=exc.detail)
     elif exc.detail:
-        log.info("refused", code=exc.code.id, error=exc.message, detail=exc.detail)
+        log.info("refused", error=exc, detail=exc.detail)
     return JSONResponse(error_body(exc), exc.code.status, headers=exc.headers)
 
 
@@ -53,6 +52,6 @@ async def on_http_exception(_request: Request, exc: Exception) -> Response:
 
 
 async def on_bug(request: Request, exc: Exception) -> Response:
-    """Anything unforeseen: logged in full, told in one line."""
-    log.error("bug", path=request.url.path, error=redact(repr(exc)), exc_info=exc)
+    """Anything unforeseen: logged with its stack, and one line for the caller."""
+    log.error("bug", path=request.url.path, exc_info=exc)
     return rendered(RookeryError(INTERNAL, "internal error", hint="the server's log tells more"))

@@ -70,7 +70,7 @@ class StreamedAnswer(Response):
                 chunk = await anyio.to_thread.run_sync(self.answer.next_chunk, limiter=self.limiter)
             except RookeryError as exc:
                 # The status is gone. Without a last chunk the connection is broken off, and nothing looks whole.
-                log.warning("an answer broke off", code=exc.code.id, error=exc.message, detail=exc.detail)
+                log.warning("an answer broke off", error=exc, detail=exc.detail)
                 return
             if chunk is None:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
