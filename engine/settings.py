@@ -22,6 +22,7 @@ from engine.errors import SETTING, RookeryError
 MIB = 1 << 20
 HOME = ".rookery"
 """Name of the directory with an installation's private files."""
+_ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+/-]{0,63}")
 _WORKSPACE = re.compile(r"[a-z][a-z0-9]{0,29}")
 
 _UTC = frozenset(
@@ -36,7 +37,7 @@ def canonical_zone(name: str) -> str:
     if name in _UTC:
         return "UTC"
     try:
-        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_+/-]{0,63}", name):
+        if not _ZONE.fullmatch(name):
             raise ValueError(name)
         ZoneInfo(name)
     except (ValueError, LookupError, OSError) as exc:
