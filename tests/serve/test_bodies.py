@@ -241,7 +241,13 @@ def test_chunks_make_no_difference(body: bytes, sizes: list[int], listed: bool, 
 @quick
 @given(st.text(st.sampled_from('a",\n\r'), max_size=60), chunks)
 def test_chunks_make_no_difference_to_csv(body: str, sizes: list[int]) -> None:
-    assert cut("csv", chunked(body.encode(), sizes)) == cut("csv", [body.encode()])
+    def batches(parts: Iterator[bytes] | list[bytes]) -> list[bytes] | str:
+        try:
+            return cut("csv", parts)
+        except RookeryError as exc:
+            return exc.message
+
+    assert batches(chunked(body.encode(), sizes)) == batches([body.encode()])
 
 
 @quick
