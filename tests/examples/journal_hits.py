@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 SITES = ("alpha", "beta", "gamma")
 STATUSES = ("undefined", "free", "paid", "comped")
 SOURCES = {"": "direct", "https://www.search.example/q?a=1": "search.example", "https://news.example": "news.example"}
-START = datetime(2026, 3, 1, tzinfo=UTC)
+START = datetime(2024, 3, 1, tzinfo=UTC)
 SERIES_DAYS = 10
 
 

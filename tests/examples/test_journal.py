@@ -53,8 +53,8 @@ def _ask(server: Server, tenant: str, pipe: str, status: int = 200, **asked: Any
     return response.json()["data"] if status == 200 else response.json()
 
 
-MARCH = {"date_from": "2026-03-02", "date_to": "2026-03-08"}
-DAY = {"date_from": "2026-03-04", "date_to": "2026-03-04"}
+MARCH = {"date_from": "2024-03-02", "date_to": "2024-03-08"}
+DAY = {"date_from": "2024-03-04", "date_to": "2024-03-04"}
 ASKED: list[dict[str, Any]] = [
     MARCH,
     DAY,
