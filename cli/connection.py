@@ -17,14 +17,17 @@ from typing import Any
 import httpx
 import orjson
 
-from cli.places import announced, auth_file
+from cli import terminal
+from cli.places import announced, auth_file, server_file
 from engine import errors
 from engine.errors import DIRECTORY_BUSY, NO_SERVER, NO_TOKEN, REMOTE, Code, Place, Problems, RookeryError
 from engine.settings import Settings, load
 
 NDJSON = "application/x-ndjson"
-PATIENCE = 10.0
-"""Seconds to wait for another command that holds the directory."""
+PAUSE = 0.1
+"""Seconds between two tries to reach a directory that another process holds."""
+SILENCE = 2.0
+"""Seconds of waiting after which it is told."""
 TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 
 
@@ -133,33 +136,75 @@ def _rebuilt(status: int, body: Mapping[str, Any]) -> RookeryError:
 
 
 @contextmanager
-def connect() -> Iterator[Connection]:
-    """A connection to the workspace, for the length of a command."""
+def connect(*, create: bool = False) -> Iterator[Connection]:
+    """A connection to the workspace, for the length of a command; with `create`, a workspace is made if need be.
+
+    Raises RK7007 when there is none.
+    """
     settings = options.loaded()
     with ExitStack() as stack:
-        yield _connected(settings, stack)
+        yield _connected(settings, stack, create=create)
 
 
-def _connected(settings: Settings, stack: ExitStack) -> Connection:
-    """A connection that ends with the stack. Another command that holds the directory is waited for."""
-    deadline = time.monotonic() + PATIENCE
+def _connected(settings: Settings, stack: ExitStack, *, create: bool) -> Connection:
+    """A connection that ends with the stack. A process that holds the directory is waited for."""
+    _warn_of_copy(settings)
+    wait = Wait(settings)
     while True:
         remote = _remote(settings)
         if remote is not None:
             return stack.enter_context(_client(*remote))
+        running = announced(settings)
+        if running is not None and running.starting and wait.goes_on(f"the server (process {running.pid}) to start"):
+            continue
         # The engine takes most of a second to import, which commands that talk to a running server need not wait for.
         from cli.process import local_server
 
         try:
-            url, token = stack.enter_context(local_server(settings))
+            url, token = stack.enter_context(local_server(settings, create=create))
         except RookeryError as exc:
-            if exc.code.id != DIRECTORY_BUSY.id or time.monotonic() > deadline:
+            if not is_held(exc) or not wait.goes_on(exc.message):
                 raise
-            time.sleep(0.1)
             continue
         connection = stack.enter_context(_client(url, token))
         connection.passing = True
         return connection
+
+
+class Wait:
+    """A bounded wait for another process, which is told when it takes long."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._started = time.monotonic()
+        self._longest = settings.wait_seconds
+        self._told = False
+
+    def goes_on(self, what: str) -> bool:
+        """Wait a moment; False if it has been long enough."""
+        waited = time.monotonic() - self._started
+        if waited >= self._longest:
+            return False
+        if waited > SILENCE and not self._told:
+            self._told = True
+            terminal.say(f"waiting: {what}", "dim")
+        time.sleep(PAUSE)
+        return True
+
+
+def is_held(exc: RookeryError) -> bool:
+    """Whether another process holds the directory, so that it may be free later."""
+    return exc.code.id == DIRECTORY_BUSY.id and "Retry-After" in exc.headers
+
+
+def _warn_of_copy(settings: Settings) -> None:
+    running = announced(settings)
+    if running is not None and not running.here and running.url and not settings.url:
+        file = server_file(settings)
+        terminal.say(
+            f"warning: {file} is ignored: it names a server of {running.directory}. "
+            f"To talk to that one: --url {running.url}",
+            "yellow",
+        )
 
 
 def _remote(settings: Settings) -> tuple[str, str | None] | None:
@@ -170,9 +215,9 @@ def _remote(settings: Settings) -> tuple[str, str | None] | None:
     if stored:
         return str(stored["url"]), token or str(stored["token"])
     running = announced(settings)
-    if running and _answers(running):
+    if running is not None and running.here and running.url and answers(running.url):
         given = settings.admin_token.get_secret_value() if settings.admin_token else None
-        return running, token or given or settings.admin_file.read_text(encoding="utf-8").strip()
+        return running.url, token or given or settings.admin_file.read_text(encoding="utf-8").strip()
     return None
 
 
@@ -184,7 +229,7 @@ def _read(file: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and "url" in found else None
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
     """Whether a server is there; one that is too busy to answer at once is."""
     try:
         return httpx.get(f"{url}/live", timeout=5.0, trust_env=False).status_code == 200

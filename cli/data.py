@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -62,16 +62,37 @@ def append(
             answers.append(
                 connection.json("POST", "/v0/datasources", params=params, content=watched(upload), headers=headers)
             )
-    rows, quarantined = (sum(a[k] for a in answers) for k in ("rows", "quarantine_rows"))
-    ignored = list(dict.fromkeys(c for a in answers for c in a["ignored_columns"]))
-    repeated = bool(answers) and all(a["repeated"] for a in answers)
+    found = _together(datasource, answers)
     if options.json:
-        found = {"datasource": datasource, "rows": rows, "quarantined": quarantined}
-        terminal.as_json({**found, "ignored_columns": ignored, "repeated": repeated})
+        terminal.as_json(found)
     else:
-        _tell(datasource, rows, quarantined, ignored, repeated)
-    if quarantined and not rows:
+        _tell(found)
+    if (found["quarantined"] or "refused" in found) and not found["rows"]:
         raise typer.Exit(1)
+
+
+def _together(datasource: str, answers: list[dict[str, Any]]) -> dict[str, Any]:
+    """What became of a file that was sent in one or several uploads."""
+    rows, quarantined, refused = (
+        sum(a.get(k, 0) for a in answers) for k in ("rows", "quarantine_rows", "refused_rows")
+    )
+    before, first = 0, None
+    for answer in answers:
+        if first is None and "first_bad_row" in answer:
+            first = {**answer["first_bad_row"], "row": before + answer["first_bad_row"]["row"]}
+        before += answer["rows"] + answer["quarantine_rows"] + answer.get("refused_rows", 0)
+    unknown = [a["unknown_keys"] for a in answers if "unknown_keys" in a]
+    names = list(dict.fromkeys(n for u in unknown for n in u["names"]))
+    found: dict[str, Any] = {"datasource": datasource, "rows": rows, "quarantined": quarantined}
+    found["ignored_columns"] = list(dict.fromkeys(c for a in answers for c in a["ignored_columns"]))
+    found["repeated"] = bool(answers) and all(a["repeated"] for a in answers)
+    if refused:
+        found["refused"] = refused
+    if first is not None:
+        found["first_bad_row"] = first
+    if names:
+        found["unknown_keys"] = {"count": max(len(names), *(u["count"] for u in unknown)), "names": names}
+    return found
 
 
 @contextmanager
@@ -84,16 +105,27 @@ def _interruptible(key: str | None) -> Iterator[None]:
         raise
 
 
-def _tell(datasource: str, rows: int, quarantined: int, ignored: list[str], repeated: bool) -> None:
-    before = " before, under this key; nothing is appended now" if repeated else ""
-    terminal.say(f"{rows:,} rows appended to {datasource}{before}")
-    if ignored:
+def _tell(found: dict[str, Any]) -> None:
+    datasource, quarantined = found["datasource"], found["quarantined"]
+    before = " before, under this key; nothing is appended now" if found["repeated"] else ""
+    terminal.say(f"{found['rows']:,} rows appended to {datasource}{before}")
+    if ignored := found["ignored_columns"]:
         several = "columns that are" if len(ignored) > 1 else "a column that is"
         terminal.say(f"warning: {several} not {datasource}'s: {', '.join(ignored)}", "yellow")
+    if unknown := found.get("unknown_keys"):
+        count, names = unknown["count"], unknown["names"]
+        more = f" and {count - len(names):,} more" if count > len(names) else ""
+        keys = "a key that no column takes" if count == 1 else f"{count:,} keys that no column takes"
+        terminal.say(f"warning: {keys}: {', '.join(names)}{more}", "yellow")
     if quarantined:
         terminal.say(
             f"warning: {quarantined:,} rows went to quarantine: rookery quarantine ls {datasource}", "yellow"
         )
+    if refused := found.get("refused"):
+        terminal.say(f"warning: {refused:,} bad rows were refused, since quarantine is full", "yellow")
+    if first := found.get("first_bad_row"):
+        columns = f" ({', '.join(first['columns'])})" if first["columns"] else ""
+        terminal.say(f"  the first: row {first['row']:,}{columns}: {first['reason']}", "dim")
 
 
 def _watched(update: Callable[[str, int, int], None], total: int) -> Callable[[Iterator[Piece]], Iterator[bytes]]:

@@ -24,7 +24,7 @@ EVENTS = 3_000
 def run() -> None:
     """Push, provision, ingest, mint, call, and try to cheat; nothing is left running."""
     root = Path(__file__).resolve().parent.parent
-    with connect() as connection:
+    with connect(create=True) as connection:
         _push(connection, root)
         _provision(connection)
         _ingest(connection)

@@ -14,17 +14,19 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from types import FrameType
 
 import uvicorn
 
 from cli import terminal
-from cli.places import announce, announced, server_file
+from cli.connection import Wait, answers, is_held
+from cli.places import announce, announced, withdraw
 from engine import observe
 from engine.control.tokens import admin_text
-from engine.errors import DIRECTORY_BUSY, NO_SERVER, SETTING, RookeryError
-from engine.plan.open import open_workspace, table_count
+from engine.errors import NO_DATABASE, NO_SERVER, SETTING, RookeryError
+from engine.plan.open import has_workspace, open_workspace, table_count
+from engine.plan.state import Workspace
 from engine.settings import Settings
 from engine.web.app import create_app
 from engine.web.connections import config
@@ -36,9 +38,20 @@ MANY_TABLES = 1_000
 
 
 @contextmanager
-def local_server(settings: Settings) -> Iterator[tuple[str, str]]:
-    """A server on a free loopback port; yields its URL and admin token. Raises RK6001 when the directory is held."""
+def local_server(settings: Settings, *, create: bool) -> Iterator[tuple[str, str]]:
+    """A server on a free loopback port; yields its URL and admin token.
+
+    Raises RK6001 when the directory is held, and without `create` RK7007 when there is no workspace.
+    """
     observe.configure("error")
+    if not create and not has_workspace(settings):
+        where = settings.clickhouse_url or settings.data
+        raise RookeryError(
+            NO_DATABASE,
+            f"there is no workspace `{settings.workspace}` in {where}",
+            hint="change to the project's directory, or name it: -C DIRECTORY, --data or ROOKERY_DATA; "
+            "`rookery push` and `rookery serve` make one",
+        )
     workspace = open_workspace(settings)
     try:
         token = admin_text(workspace, settings.admin_file)
@@ -67,13 +80,10 @@ def serve(settings: Settings) -> None:
     tables = table_count(settings.data) if settings.clickhouse_url is None else 0
     try:
         with terminal.waiting(f"opening {tables:,} tables") if tables > MANY_TABLES else nullcontext():
-            workspace = open_workspace(settings)
-    except BaseException as exc:
+            workspace = _opened(settings)
+    except BaseException:
         listening.close()
-        running = announced(settings)
-        if isinstance(exc, RookeryError) and exc.code.id == DIRECTORY_BUSY.id and running:
-            hint = f"a server answers at {running}: commands here find it by themselves"
-            raise RookeryError(exc.code, exc.message, hint=hint, detail=exc.detail) from exc
+        withdraw(settings)
         raise
     sys.setswitchinterval(SWITCH)
     url = f"http://{settings.host}:{listening.getsockname()[1]}"
@@ -82,6 +92,7 @@ def serve(settings: Settings) -> None:
         announce(settings, url)
     except BaseException:
         workspace.close()
+        withdraw(settings)
         raise
     terminal.say(f"rookery serves workspace {workspace.name} at {url}", "green")
     if settings.admin_token is None:
@@ -95,8 +106,24 @@ def serve(settings: Settings) -> None:
     try:
         _Server(config(app, settings), settings.stop_seconds).run(sockets=[listening])
     finally:
-        with suppress(OSError):
-            server_file(settings).unlink()
+        withdraw(settings)
+
+
+def _opened(settings: Settings) -> Workspace:
+    """The workspace, opened; a command that holds the directory is waited for. Raises RK6001 where a server does."""
+    wait = Wait(settings)
+    while True:
+        try:
+            return open_workspace(settings)
+        except RookeryError as exc:
+            if not is_held(exc):
+                raise
+            running = announced(settings)
+            if running is not None and running.here and running.url and answers(running.url):
+                hint = f"a server answers at {running.url}: commands here find it by themselves"
+                raise RookeryError(exc.code, exc.message, hint=hint, detail=exc.detail) from exc
+            if not wait.goes_on(exc.message):
+                raise
 
 
 class _Server(uvicorn.Server):

@@ -137,7 +137,7 @@ def push(
     Examples: [bold]rookery push[/], [bold]rookery push endpoints/usage.yaml --push-deps[/]
     """
     body = _body(files, push_deps=push_deps, dry_run=dry_run, prune=prune, allow=allow or [])
-    with connect() as connection:
+    with connect(create=True) as connection:
         result = _push(connection, body)
         _show(result)
         if not options.json and result["applied"]:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cli.connection import options
+from cli.places import announce_start, withdraw
 
 
 def register(app: typer.Typer) -> None:
@@ -23,10 +24,16 @@ def serve(
 
     Example: [bold]rookery serve --port 7181[/]
     """
-    from cli.process import serve as run
-
     changed = {k: v for k, v in (("host", host), ("port", port)) if v is not None}
-    run(options.loaded().model_copy(update=changed))
+    settings = options.loaded().model_copy(update=changed)
+    # Importing the engine takes most of a second; commands that start meanwhile wait for this server.
+    announce_start(settings)
+    try:
+        from cli.process import serve as run
+
+        run(settings)
+    finally:
+        withdraw(settings)
 
 
 def demo() -> None:

@@ -207,6 +207,9 @@ QUEUE_FULL = Code("RK5010", 429, "too much waits to be stored")
 UNDELIVERED = Code("RK5011", 500, "stored, but a view failed on it")
 NOT_REPLACEABLE = Code("RK5012", 409, "rows cannot be replaced")
 IN_DOUBT = Code("RK5013", 503, "an earlier batch is not complete yet")
+QUARANTINE_FULL = Code("RK5017", 429, "bad rows refused: the writer's quarantine is full")
+UNKNOWN_COLUMNS = Code("RK5018", 400, "file has columns that a strict datasource lacks")
+MEDIA_TYPE = Code("RK5019", 415, "content type not understood")
 
 # --- RK6xxx: the database ----------------------------------------------------------------------------------------
 DIRECTORY_BUSY = Code("RK6001", 503, "data directory held by another process")
@@ -231,6 +234,7 @@ NO_SERVER = Code("RK7003", 503, "server cannot be reached")
 NOT_A_PROJECT = Code("RK7004", 400, "no project here")
 REMOTE = Code("RK7005", 502, "server answered unexpectedly")
 INTERNAL = Code("RK7006", 500, "internal error")
+NO_DATABASE = Code("RK7007", 404, "no database here")
 ZONE = Code("RK7010", 409, "another time zone than the stored one")
 
 

@@ -149,6 +149,7 @@ OBSERVATIONS = (
     Observation("ingested_bytes", "counter", "Bytes of bodies whose rows were stored."),
     Observation("quarantined_rows", "counter", "Rows put into quarantine."),
     Observation("quarantined_bytes", "counter", "Bytes of rows put into quarantine."),
+    Observation("refused_rows", "counter", "Bad rows that were not kept: their writer's quarantine was full."),
     Observation("ingest_requests", "counter", "Requests stored; by batches, how many went together."),
     Observation("ingest_batches", "counter", "Batches stored."),
     Observation("fanout_flush_seconds", "histogram", "Duration of a flush into the nests."),

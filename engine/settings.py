@@ -94,6 +94,23 @@ class Settings(BaseSettings):
     min_free: int | None = Field(
         None, ge=0, description="Bytes of disk that stay free; fewer refuse rows. Default: 5 %, at most 256 MiB."
     )
+    wait_seconds: float = Field(
+        30.0, ge=0, description="Longest wait of a command for the process that holds the directory, in seconds."
+    )
+    search_rows: int = Field(
+        1000,
+        ge=0,
+        description="Most bad rows of a request whose reasons are searched for; others have a general one.",
+    )
+    search_tries: int = Field(
+        200, ge=0, description="Most failed inserts of a search; then what is left goes to quarantine unsearched."
+    )
+    quarantine_rows: int = Field(
+        100_000, ge=0, description="Most rows that one writer may have in a datasource's quarantine."
+    )
+    quarantine_bytes: int = Field(
+        256 * MIB, ge=0, description="Most bytes that one writer may have in a datasource's quarantine."
+    )
     visible_seconds: float = Field(30.0, gt=0, description="Longest wait of `wait=visible`, in seconds.")
     max_request_line: int = Field(61_440, ge=1024, description="Longest URL of a request, in bytes.")
     max_headers: int = Field(100, ge=10, description="Most headers of a request.")

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from engine.plan.state import Workspace
 from engine.settings import HOME, Settings, private_directory
+from engine.warehouse.directory import held, is_held
 from engine.warehouse.embedded import EmbeddedWarehouse
 from engine.warehouse.port import Warehouse
-from engine.warehouse.server import ServerWarehouse
+from engine.warehouse.server import ServerWarehouse, has_database
 
 
 def open_warehouse(settings: Settings) -> Warehouse:
@@ -48,6 +49,22 @@ def _make_private(settings: Settings) -> None:
 def table_count(data: Path) -> int:
     """Tables and views in an embedded engine's directory, without opening it."""
     return sum(1 for _ in (data / "metadata").glob("*/*.sql"))
+
+
+def has_workspace(settings: Settings) -> bool:
+    """Whether there is a workspace to open. Nothing is made. Raises RK6001 while another process may be making it."""
+    if settings.clickhouse_url is None:
+        metadata = settings.data / "metadata"
+        there = any((metadata / name).exists() for name in (f"{settings.workspace}.sql", settings.workspace))
+        if not there and is_held(settings.data):
+            raise held(settings.data, "another process")
+        return there
+    return has_database(
+        settings.clickhouse_url,
+        settings.workspace,
+        user=settings.clickhouse_user,
+        password=settings.clickhouse_password.get_secret_value(),
+    )
 
 
 def open_workspace(settings: Settings) -> Workspace:

@@ -168,6 +168,10 @@ class Datasource(Declared):
     )
     tokens: tuple[DatasourceToken, ...] = Field(default=(), description="Static tokens for this datasource.")
     final: Flag = Field(default=False, description="Whether readers see rows merged (FINAL).")
+    strict: Flag = Field(
+        default=False,
+        description="Whether rows with keys that no column takes go to quarantine instead of the table.",
+    )
 
     @property
     def tenant_column(self) -> str | None:

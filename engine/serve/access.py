@@ -244,6 +244,11 @@ def for_append(snapshot: Snapshot, claims: Claims, datasource: str) -> str | Non
     return claims.tenant
 
 
+def writer_of(claims: Claims) -> str:
+    """What tells one token without a tenant from others that append: a static token's id, or a JWT's name."""
+    return claims.static_id or claims.subject
+
+
 def for_receipts(claims: Claims) -> tuple[str, frozenset[str]] | None:
     """Whose receipts a token may see, and of which datasources; None for all.
 

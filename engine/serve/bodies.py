@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import orjson
 
@@ -16,18 +18,22 @@ _TAIL = 1024
 _SOLID = re.compile(rb"[^ \t\r\n]")
 
 
-def small_lines(body: bytes) -> list[bytes] | None:
+def small_lines(body: bytes, look: Callable[[dict[str, Any]], object] | None = None) -> list[bytes] | None:
     """The lines of a body in which every line but blank ones is a complete JSON object; None for any other body.
 
-    Strict JSON, so that no text of one line can reach into the next, whatever it is put together with.
+    Strict JSON, so that no text of one line can reach into the next, whatever it is put together with. `look` is
+    called with each object.
     """
     loads = orjson.loads
     rows: list[bytes] = []
     try:
         for line in body.removeprefix(BOM).split(b"\n"):
             if row := line.strip(BLANK):
-                if type(loads(row)) is not dict:
+                found = loads(row)
+                if type(found) is not dict:
                     return None
+                if look is not None:
+                    look(found)
                 rows.append(row)
     except orjson.JSONDecodeError:
         return None

@@ -1,7 +1,8 @@
 """The way in: appends wait for each other and go into their datasource together.
 
 While one batch of a datasource is being stored the next gathers, so that many small requests become few inserts and
-a lone request waits for nobody. What waits is bounded, in bytes.
+a lone request does not wait. Writers take turns, and bad rows are searched for on threads of their own, so that a
+writer's bad rows delay only what the same writer sends. What waits is bounded, in bytes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import structlog
 
@@ -22,44 +23,23 @@ from engine.plan.disk import require_room
 from engine.plan.state import Workspace
 from engine.schema import Name
 from engine.serve.batch import Append, Outcome
-from engine.serve.bodies import small_lines
-from engine.serve.ingest import Ingestion, key_of
+from engine.serve.ingest import Attempt, Ingestion, key_of
 from engine.serve.landing import Router
+from engine.serve.lanes import Group, Lane
 from engine.serve.receipts import Key, Receipt, Receipts, same_body
 from engine.serve.stages import Stages
-from engine.warehouse.errors import for_sender, may_pass
 from engine.warehouse.port import Input
 
 log = structlog.get_logger("rookery.ingest")
 
-TOGETHER = 64 << 10
-"""Requests up to this many bytes are put together as text; a larger one is read by the engine by itself."""
-BATCH = 8 << 20
-"""Bytes of requests that share an INSERT into the datasource."""
-AT_ONCE = 2
-"""Batches of one datasource under way at once: one is parsed while another is stored."""
 CROWD = 4
 """Callers from which on a batch waits for those that were just answered, while they come again."""
 QUIET, PATIENCE = 0.003, 0.025
 """Seconds without another newcomer that end the wait, and its longest."""
-WORTH = 512 << 10
-"""Bytes that must wait for a second batch to begin: fewer do better to gather until the first is stored."""
-
-
-@dataclass(slots=True)
-class _Lane:
-    """What waits for one datasource."""
-
-    waiting: deque[Append] = field(default_factory=deque)
-    size: int = 0
-    running: int = 0
-    expected: int = 0
-    enough: threading.Event = field(default_factory=threading.Event)
-
-    @property
-    def complete(self) -> bool:
-        """Whether all callers that are expected are there, or enough of them for a batch."""
-        return len(self.waiting) >= self.expected or self.size >= WORTH
+SEARCHES = 2
+"""Threads that search for bad rows, for all datasources."""
+_Done = dict[int, Outcome | RookeryError]
+"""What became of appends, by their identity."""
 
 
 class Room:
@@ -92,13 +72,16 @@ class Gateway:
         self._workspace = workspace
         self.receipts = Receipts(workspace)
         self._ingestion = Ingestion(workspace, stages, self.receipts, router)
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[str, Lane] = {}
         self._flying: dict[Key, Append] = {}
         self._lock = threading.Lock()
         self._taken = 0
         self._closed = False
         self._queued = 0
+        self._busy = 0
+        self._idle = threading.Condition(self._lock)
         self._threads = ThreadPoolExecutor(workspace.settings.writers, thread_name_prefix="ingest")
+        self._searches = ThreadPoolExecutor(SEARCHES, thread_name_prefix="search")
 
     @property
     def waiting_bytes(self) -> int:
@@ -130,18 +113,21 @@ class Gateway:
         bound: str | None = None,
         key: str | None = None,
         *,
+        writer: str = "",
         into: Name | None = None,
         whole: bool = True,
     ) -> Future[Outcome]:
         """Store a body's rows; good ones in the datasource (or the table `into`, like it), bad ones in quarantine.
 
-        The future raises RK5003 for another tenant's row, RK5008 for a used key, RK5011 for a failing view, RK5013
-        while an earlier batch is in doubt. Raises
-        RK5005 and RK5006 at once, for a datasource that takes no rows.
+        `writer` names the token of a caller that writes for no tenant: appends of one writer are stored in order.
+
+        The future raises RK5003 for another tenant's row, RK5008 for a used key, RK5011 for a failing view, and
+        RK5013 while an earlier batch is in doubt. Raises RK5005 and RK5006 at once where no rows are taken.
         """
         self._ingestion.stage_for(name, format)
-        append = Append(name, body, format, bound, key, into=into, whole=whole)
-        # Whoever waits may go away; the rows go on.
+        turn = f"token {writer}" if bound is None else f"tenant {bound}"
+        append = Append(name, body, format, bound, key, into=into, whole=whole, writer=turn)
+        # A caller may go away; its rows are stored all the same.
         append.answer.set_running_or_notify_cancel()
         if not body.strip() and not key:
             append.answer.set_result(Outcome("", 0))
@@ -158,113 +144,163 @@ class Gateway:
                 return _as_repeated(flying.answer)
             if append.key:
                 self._flying[key_of(append)] = append
-            lane = self._lanes.setdefault(name, _Lane())
-            lane.waiting.append(append)
-            lane.size += len(body)
-            if lane.complete:
-                lane.enough.set()
-            if not lane.running or (lane.running < AT_ONCE and lane.size >= WORTH):
-                lane.running += 1
-                self._submit(lane)
+            lane = self._lanes.setdefault(name, Lane())
+            lane.add(append)
+            if lane.may_start(append):
+                self._start(lane)
         return append.answer
 
     def close(self) -> None:
         """Store what waits, and take nothing more."""
         with self._lock:
             self._closed = True
+            self._idle.wait_for(lambda: not self._busy)
         self._threads.shutdown(wait=True)
+        self._searches.shutdown(wait=True)
 
-    def _run(self, lane: _Lane) -> None:
+    def _start(self, lane: Lane) -> None:
+        """Take a lane's next batch under way. Called with the lock held."""
+        if appends := lane.take():
+            lane.running[appends[0].bound] += 1
+            self._busy += 1
+            self._submit(lane, appends)
+
+    def _run(self, lane: Lane, appends: list[Append]) -> None:
         """Store a lane's batches, one after the other as long as no other lane waits for its turn."""
         with self._lock:
             self._queued -= 1
-        while appends := self._next(lane):
-            callers = len(appends)
-            try:
-                outcomes = self._stored(appends)
-                callers += len(lane.waiting)
-                for append, outcome in zip(appends, outcomes, strict=True):
-                    self._answer(append, outcome)
-            except BaseException as exc:
-                error = exc if isinstance(exc, RookeryError) else _bug(exc)
-                for append in appends:
-                    if not append.answer.done():
-                        self._answer(append, error)
-            self._gather(lane, callers)
+        while appends:
+            bound = appends[0].bound
+            done, failed = self._stored(appends)
             with self._lock:
+                callers = len(appends) + lane.waiting_for(bound)
+            self._search_later(lane, failed)
+            for append in appends:
+                if id(append) in done:
+                    self._answer(append, done[id(append)])
+            if not failed:
+                self._gather(lane, callers, bound)
+            with self._lock:
+                lane.running[bound] -= 1
+                appends = lane.take()
+                if not appends:
+                    self._ended()
+                    return
+                lane.running[appends[0].bound] += 1
                 if self._queued and not self._closed:
-                    self._submit(lane)
+                    self._submit(lane, appends)
                     return
 
-    def _submit(self, lane: _Lane) -> None:
-        self._queued += 1
-        self._threads.submit(self._run, lane)
+    def _ended(self) -> None:
+        self._busy -= 1
+        if not self._busy:
+            self._idle.notify_all()
 
-    def _gather(self, lane: _Lane, callers: int) -> None:
+    def _submit(self, lane: Lane, appends: list[Append]) -> None:
+        self._queued += 1
+        self._threads.submit(self._run, lane, appends)
+
+    def _gather(self, lane: Lane, callers: int, bound: str | None) -> None:
         """Let a crowd of callers, of whom some were just answered, come again before the next batch begins.
 
-        Otherwise they would part: the first have a batch for themselves, and the others wait for it.
+        Otherwise they would part: the first have a batch for themselves, and the others wait for it. Callers who
+        write for another tenant do not wait for a crowd.
         """
-        if callers < CROWD:
-            return
-        lane.expected, end = callers, time.monotonic() + PATIENCE
-        lane.enough.clear()
-        before = seen = len(lane.waiting)
-        while not (lane.complete or self._closed or time.monotonic() > end):
-            if lane.enough.wait(QUIET) or before < len(lane.waiting) == seen:
-                break
-            seen = len(lane.waiting)
-
-    def _next(self, lane: _Lane) -> list[Append]:
-        """The next batch: the oldest append, with others of its tenant if both are JSON."""
         with self._lock:
-            if not lane.waiting:
-                lane.running -= 1
-                return []
-            first = lane.waiting.popleft()
-            if not _may_join(first):
-                lane.size -= len(first.body)
-                return [first]
-            taken, left, size = [first], deque[Append](), len(first.body)
-            while lane.waiting and size < BATCH:
-                append = lane.waiting.popleft()
-                if _may_join(append) and append.bound == first.bound:
-                    taken.append(append)
-                    size += len(append.body)
-                else:
-                    left.append(append)
-            left.extend(lane.waiting)
-            lane.waiting = left
-            lane.size -= size
-            return taken
+            others = lane.waiting > lane.waiting_for(bound)
+        if callers < CROWD or others:
+            return
+        lane.expected, lane.gathering, end = callers, bound, time.monotonic() + PATIENCE
+        lane.enough.clear()
+        before = seen = lane.waiting
+        while not (lane.complete or self._closed or time.monotonic() > end):
+            if lane.enough.wait(QUIET) or before < lane.waiting == seen:
+                break
+            seen = lane.waiting
 
-    def _stored(self, appends: Sequence[Append]) -> list[Outcome | RookeryError]:
-        """Store a batch, but for appends that an earlier try has stored."""
+    def _search_later(self, lane: Lane, failed: Sequence[Group]) -> None:
+        """Hand groups whose rows have to be searched over to the threads for that, each writer's in its own turn."""
+        with self._lock:
+            for writer in lane.hold(failed):
+                self._busy += 1
+                self._searches.submit(self._search, lane, writer)
+
+    def _search(self, lane: Lane, writer: str) -> None:
+        """One step for a writer's groups that failed; then it is the turn of other writers."""
+        with self._lock:
+            group = lane.held[writer].popleft()
+        attempt = self._attempt(group)
+        for append in group.appends:
+            if id(append) in attempt.done:
+                self._answer(append, attempt.done[id(append)])
+        with self._lock:
+            lane.held[writer].extendleft(reversed(attempt.left))
+            if lane.held[writer]:
+                self._searches.submit(self._search, lane, writer)
+                return
+            waiting = lane.release(writer)
+            if waiting is not None and lane.may_start(waiting):
+                self._start(lane)
+            self._ended()
+
+    def _stored(self, appends: Sequence[Append]) -> tuple[_Done, list[Group]]:
+        """Store what is good of a batch, and tell which groups have to be searched. Never raises."""
+        done: _Done = {}
+        try:
+            groups = deque(self._groups(appends, done))
+        except BaseException as exc:
+            error = exc if isinstance(exc, RookeryError) else _bug(exc)
+            return {id(a): error for a in appends}, []
+        failed: list[Group] = []
+        held: set[str] = set()
+        while groups:
+            group = groups.popleft()
+            writers = {a.writer for a in group.appends}
+            if len(writers) == 1 and (group.failed or writers & held):
+                # What a writer sent after rows that are searched is stored after them.
+                failed.append(group)
+                held |= writers
+            elif writers & held:
+                groups.extendleft(reversed(group.parts()))
+            else:
+                attempt = self._attempt(group)
+                done |= attempt.done
+                groups.extendleft(reversed(attempt.left))
+        return done, failed
+
+    def _groups(self, appends: Sequence[Append], done: _Done) -> list[Group]:
+        """What of a batch is to be stored together. Appends that an earlier try has stored are `done`."""
         self._ingestion.settle(appends[0].datasource)
-        results: dict[int, Outcome | RookeryError] = {}
         found = self.receipts.find([key_of(a) for a in appends if a.key])
         together = []
         for append in appends:
             receipt = found.get(key_of(append)) if append.key else None
             if receipt is not None and (receipt.stands or receipt.digest != append.digest):
-                results[id(append)] = _repeated(receipt, append)
+                done[id(append)] = _repeated(receipt, append)
                 continue
-            append.lines = small_lines(append.body) if _is_small(append) else None
+            self._ingestion.look(append)
             together.append(append)
-        groups = [together] if together else []
-        if not self._workspace.current.build.datasources[appends[0].datasource].is_landing:
+        if self._workspace.current.build.datasources[appends[0].datasource].is_landing:
+            return [Group(together, failed=False)] if together else []
+        groups: list[list[Append]] = []
+        for append in together:
             # Without a log, a key is the batch's identity.
-            groups = [g for g in ([a for a in together if not a.key], *([a] for a in together if a.key)) if g]
-        for group in groups:
-            try:
-                require_room(self._workspace, sum(len(a.body) for a in group))
-                outcomes = self._ingestion.store(group)
-            except RookeryError as exc:
-                seen = for_sender(exc) if may_pass(exc) else exc
-                outcomes = [seen for _ in group]
-            _count(group, outcomes)
-            results |= {id(a): o for a, o in zip(group, outcomes, strict=True)}
-        return [results[id(a)] for a in appends]
+            if append.key or not groups or groups[-1][0].key:
+                groups.append([append])
+            else:
+                groups[-1].append(append)
+        return [Group(g, failed=False) for g in groups]
+
+    def _attempt(self, group: Group) -> Attempt:
+        """A step towards storing a group, counted. Never raises."""
+        try:
+            require_room(self._workspace, sum(len(a.body) for a in group.appends))
+            attempt = self._ingestion.attempt(group)
+        except BaseException as exc:
+            error = exc if isinstance(exc, RookeryError) else _bug(exc)
+            attempt = Attempt({id(a): error for a in group.appends})
+        _count(group.appends, attempt.done)
+        return attempt
 
     def _answer(self, append: Append, outcome: Outcome | RookeryError) -> None:
         if append.key:
@@ -274,15 +310,6 @@ class Gateway:
             append.answer.set_exception(outcome)
         else:
             append.answer.set_result(outcome)
-
-
-def _may_join(append: Append) -> bool:
-    """Whether an append may be stored together with others."""
-    return append.format is Input.NDJSON and append.into is None
-
-
-def _is_small(append: Append) -> bool:
-    return _may_join(append) and len(append.body) <= TOGETHER
 
 
 def _as_repeated(first: Future[Outcome]) -> Future[Outcome]:
@@ -309,11 +336,20 @@ def _repeated(receipt: Receipt, append: Append) -> Outcome | RookeryError:
         same_body(receipt, append.digest)
     except RookeryError as exc:
         return exc
-    return Outcome(receipt.batch, receipt.rows, receipt.quarantined, receipt.tenants, None, repeated=True)
+    return Outcome(
+        receipt.batch,
+        receipt.rows,
+        receipt.quarantined,
+        receipt.refused,
+        receipt.tenants,
+        repeated=True,
+        unknown=receipt.unknown,
+        first=receipt.first,
+    )
 
 
-def _count(appends: Sequence[Append], outcomes: Sequence[Outcome | RookeryError]) -> None:
-    stored = [(a, o) for a, o in zip(appends, outcomes, strict=True) if isinstance(o, Outcome)]
+def _count(appends: Sequence[Append], done: _Done) -> None:
+    stored = [(a, o) for a in appends if isinstance(o := done.get(id(a)), Outcome)]
     if stored:
         name = appends[0].datasource
         observe.count("ingest_batches", datasource=name)
@@ -321,6 +357,7 @@ def _count(appends: Sequence[Append], outcomes: Sequence[Outcome | RookeryError]
         observe.count("ingested_rows", sum(o.rows for _, o in stored), datasource=name)
         observe.count("ingested_bytes", sum(len(a.body) for a, o in stored if o.rows), datasource=name)
         observe.count("quarantined_rows", sum(o.quarantined for _, o in stored), datasource=name)
+        observe.count("refused_rows", sum(o.refused for _, o in stored), datasource=name)
 
 
 def _bug(exc: BaseException) -> RookeryError:

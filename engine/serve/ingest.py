@@ -9,30 +9,35 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 from engine.compiler import storage
-from engine.errors import FOREIGN_TENANT, NOT_WRITABLE, UNKNOWN_DATASOURCE, RookeryError
+from engine.errors import NOT_WRITABLE, UNKNOWN_COLUMNS, UNKNOWN_DATASOURCE, RookeryError
 from engine.fanout.suspend import failed_behind
 from engine.plan.state import Snapshot, Workspace
-from engine.schema import literal, quote
+from engine.schema import literal
 from engine.serve import quarantine
 from engine.serve.arrival import Given
-from engine.serve.batch import Append, Bad, Batch, Outcome, Portion
-from engine.serve.bodies import csv_rows, is_open_list, json_rows
+from engine.serve.batch import Append, Batch, Outcome, Portion
+from engine.serve.bodies import is_open_list, json_rows
+from engine.serve.inspection import inspect
+from engine.serve.keys import LONGEST, SHOWN, Keys
 from engine.serve.landing import ONE_THREAD, SMALL, Landing, Router
+from engine.serve.lanes import Group
 from engine.serve.lines import bad_row, kinds_in, unknown_columns
-from engine.serve.reasons import as_event, reason, values_of
+from engine.serve.quota import Quota, mark_of
+from engine.serve.reading import PARSING
 from engine.serve.receipts import Key, Receipt, Receipts
 from engine.serve.records import is_open
-from engine.serve.search import Search
 from engine.serve.sharing import spread
 from engine.serve.stages import Stages
 from engine.serve.staging import (
     NOTHING,
     NUMBER,
     Stage,
-    checks,
     condition,
     has_empty_number,
     has_long_number,
@@ -42,29 +47,24 @@ from engine.serve.staging import (
 from engine.warehouse.errors import for_sender, may_pass
 from engine.warehouse.port import Input
 
-PARSING: dict[str, int | str] = {
-    "input_format_skip_unknown_fields": 1,
-    # As the keys of events and the headers of CSV.
-    "input_format_parquet_case_insensitive_column_matching": 1,
-    # Null means absent: the column's default. The tenant is staged so that null stays null, and is refused.
-    "input_format_null_as_default": 1,
-    "date_time_input_format": "best_effort",
-    "date_time_overflow_behavior": "throw",
-    # What looks like a day in an object stays the text that it is: the engine takes the 31st of any month.
-    "input_format_try_infer_dates": 0,
-    "input_format_try_infer_datetimes": 0,
-    "input_format_allow_errors_num": 0,
-    "max_insert_threads": 1,
-    "async_insert": 0,
-}
+TOGETHER = 64 << 10
+"""Requests up to this many bytes are put together as text; a larger one is read by the engine by itself."""
 MOST_TENANTS = 1000
 """Tenants that a receipt counts."""
 UNUSUAL = 200
 """Batches that are asked at length at once, after one of their datasource was good and not as values usually are."""
 
 
-class _Apart(Exception):
-    """Appends that do not go together."""
+class _Unsound(Exception):
+    """Appends that do not go in as they are."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """What a step came to: outcomes by the identity of their appends, and the groups that are left, in order."""
+
+    done: dict[int, Outcome | RookeryError] = field(default_factory=dict)
+    left: list[Group] = field(default_factory=list)
 
 
 class Ingestion:
@@ -77,6 +77,7 @@ class Ingestion:
         self._stages = stages
         self._receipts = receipts
         self._landing = Landing(workspace, stages, router)
+        self._quota = Quota(workspace)
         self._unusual: dict[str, int] = {}
 
     def stage_for(
@@ -92,27 +93,57 @@ class Ingestion:
         """Complete what is in doubt in a datasource. Raises RK5013 or RK6008 if that is not possible at present."""
         self._landing.settle(datasource)
 
+    def keys_of(self, name: str) -> Keys:
+        """The keys that a datasource's columns take."""
+        snapshot = self._workspace.current
+        return snapshot.derived(("keys", name), partial(Keys, snapshot.build.datasources[name]))
+
+    def look(self, append: Append) -> None:
+        """Find an append's lines, if it is small, and the keys that no column takes."""
+        if append.format is not Input.NDJSON:
+            return
+        keys = self.keys_of(append.datasource)
+        if len(append.body) <= TOGETHER:
+            append.lines, append.unknown = keys.lines_of(append.body)
+            if append.lines is None:
+                append.unknown = keys.within(json_rows(append.body, whole=append.whole))
+        elif self._strict(append) is not None:
+            append.unknown = keys.within(json_rows(append.body, whole=append.whole))
+        else:
+            append.unknown = keys.sampled(append.body)
+        if not append.joins:
+            append.lines = None
+
     def store(self, appends: Sequence[Append]) -> list[Outcome | RookeryError]:
         """Store appends to one datasource under one tenant: all that is good in them, as one batch if they are sound.
 
         Where something in the batch is not, it is parted until what is wrong is alone: nobody's rows are judged,
         searched or refused for those of others.
         """
+        groups, found = deque([Group(list(appends), failed=False)]), dict[int, Outcome | RookeryError]()
+        while groups:
+            attempt = self.attempt(groups.popleft())
+            found |= attempt.done
+            groups.extendleft(reversed(attempt.left))
+        return [found[id(a)] for a in appends]
+
+    def attempt(self, group: Group) -> Attempt:
+        """One step towards storing a group: try it whole, or, if that failed, part it or search its only append."""
+        appends = group.appends
+        if group.failed and len(appends) > 1:
+            return Attempt(left=group.parts())
         try:
             if len(appends) > 1 and any(a.format is not Input.PARQUET and has_long_number(a.body) for a in appends):
-                raise _Apart
-            return self._together(appends)
-        except _Apart:
-            middle = len(appends) // 2
-            return [*self._half(appends[:middle]), *self._half(appends[middle:])]
-
-    def _half(self, appends: Sequence[Append]) -> list[Outcome | RookeryError]:
-        try:
-            return self.store(appends)
+                return Attempt(left=group.parts())
+            outcomes = self._together(appends, searching=group.failed)
+        except _Unsound:
+            return Attempt(left=[Group(appends, failed=True)])
         except RookeryError as exc:
-            return [exc for _ in appends]
+            seen = for_sender(exc) if may_pass(exc) else exc
+            outcomes = [seen for _ in appends]
+        return Attempt({id(a): o for a, o in zip(appends, outcomes, strict=True)})
 
-    def _together(self, appends: Sequence[Append]) -> list[Outcome | RookeryError]:
+    def _together(self, appends: Sequence[Append], *, searching: bool) -> list[Outcome | RookeryError]:
         """Store appends as one batch: those whose lines are known as one text, any other read by itself."""
         first = appends[0]
         simple = [a for a in appends if a.lines is not None]
@@ -128,9 +159,10 @@ class Ingestion:
         size = sum(map(len, texts))
         usual = self._expects_usual(stage)
         batch = Batch(_identity(first, stage), stage, self._stages.borrow(stage), [], first.bound, size, usual=usual)
+        batch.searching = searching
         try:
             self._stage(batch, simple, large, texts, first.format)
-            found = self._finish(batch, first.format)
+            found = self._finish(batch)
         finally:
             if not batch.handed:
                 self._stages.give_back(stage, batch.table)
@@ -144,15 +176,17 @@ class Ingestion:
         counts = [len(a.lines or ()) for a in simple]
         if format is not Input.NDJSON:
             batch.ignored = unknown_columns({c.name for c in batch.stage.columns}, texts[0], format)
-        if any(_has_no_end(text, format) for text in texts[bool(simple) :]):
+            if batch.ignored and batch.stage.source.strict:
+                raise _strange(batch.ignored)
+        if self._needs_search(batch, appends, texts[bool(simple) :]):
             batch.portions = _portions(appends, [0 for _ in appends])
-            self._look_closer(batch, format)
+            self._look_closer(batch)
             return
         if batch.stage.shared:
             found = _repeating(batch.stage, simple, large)
             if found is None:
                 batch.portions = _portions(appends, [0 for _ in appends])
-                self._look_closer(batch, format)
+                self._look_closer(batch)
                 return
             texts = found
         try:
@@ -167,71 +201,35 @@ class Ingestion:
             if format is Input.PARQUET:
                 raise bad_row(exc, texts[0], format) from exc
             batch.portions = _portions(appends, [0 for _ in appends])
-            self._look_closer(batch, format)
+            self._look_closer(batch)
             return
         batch.portions = _portions(appends, counts)
         if sum(counts) != batch.rows:
-            self._look_closer(batch, format)
+            self._look_closer(batch)
 
     def _read(self, batch: Batch, text: bytes, format: Input) -> int:
         """Let the engine read rows into the stage; how many they are."""
         small = {"input_format_parallel_parsing": 0, **ONE_THREAD} if len(text) <= SMALL else {}
         return self._workspace.warehouse.insert(batch.table.sql(), text, format, (), PARSING | small)
 
-    def _search(self, batch: Batch, format: Input) -> None:
-        """Read the rows of an append one by one, as far as need be, tell the bad ones, and stage the others."""
-        (portion,) = batch.portions
-        append = portion.append
-        if format is Input.CSV:
-            batch.header, texts = csv_rows(append.body)
-        else:
-            texts = _json_rows(append)
-        portion.start, portion.stop = 0, len(texts)
-        self._workspace.warehouse.execute(f"TRUNCATE TABLE {batch.table.sql()}")
-        search = Search(self._workspace.warehouse, batch.stage, batch.table, PARSING)
-        batch.bad = search.read(texts, format, batch.header)
-        unfit = search.check(batch.bound, texts, format, batch.header)
-        batch.bad = unfit | batch.bad
-        if unfit:
-            search.keep_only({n: text for n, text in enumerate(texts) if n not in batch.bad}, format, batch.header)
-        batch.rows, batch.numbered = len(texts), True
-        self._judge(batch)
+    def _needs_search(self, batch: Batch, appends: Sequence[Append], texts: Sequence[bytes]) -> bool:
+        """Whether rows have to be looked at one by one, as far as it is known before the engine reads them."""
+        if appends[0].format is Input.PARQUET:
+            return False
+        if batch.searching or any(a.unknown.count for a in appends if self._strict(a) is not None):
+            return True
+        return any(_has_no_end(text, appends[0].format) for text in texts)
 
-    def _search_parquet(self, batch: Batch) -> None:
-        """Rows of a Parquet file have no text: the stage's own numbers and rendering stand in."""
-        columns = ", ".join(quote(c.name) for c in {c.name: c for c in batch.stage.columns}.values())
-        numbered = f"(SELECT rowNumberInAllBlocks() AS {NUMBER}, {columns} FROM {batch.table.sql()})"
-        rendered = f"hex(formatRowNoNewline('JSONEachRow', {columns}))"
-        for staged, check in checks(batch.stage, batch.bound):
-            found = self._workspace.warehouse.query(
-                f"SELECT {NUMBER}, toString({staged.value}), {rendered} FROM {numbered} "
-                f"WHERE ifNull(NOT ({check}), 0)",
-                None,
-                {**ONE_THREAD, "output_format_json_quote_denormals": 1},
-            )
-            for number, value, text in found.rows:
-                named = bytes.fromhex(text)
-                row = batch.bad.setdefault(int(number), Bad(int(number), as_event(batch.stage, named), Input.NDJSON))
-                row.add(staged.column, reason(batch.stage, staged, value, batch.bound))
-                row.values = values_of(named, Input.NDJSON, b"", batch.stage)
-                row.foreign |= batch.bound is not None and staged is batch.stage.tenant and value is not None
-        self._judge(batch)
+    def _strict(self, append: Append) -> Keys | None:
+        """The keys of a datasource that takes no others."""
+        strict = self._workspace.current.build.datasources[append.datasource].strict
+        return self.keys_of(append.datasource) if strict else None
 
-    def _judge(self, batch: Batch) -> None:
-        """Refuse an append with another tenant's rows, where the datasource wants it so."""
-        (portion,) = batch.portions
-        tenant = batch.stage.source.tenant
-        foreign = next((n for n in batch.bad if batch.bad[n].foreign), None)
-        if foreign is not None and tenant is not None and tenant.foreign == "refuse":
-            message = f"row {foreign + 1}: the token writes for one tenant only"
-            portion.refused = RookeryError(FOREIGN_TENANT, message, hint="nothing was stored")
-            batch.bad = {}
-
-    def _finish(self, batch: Batch, format: Input) -> list[Outcome | RookeryError]:
+    def _finish(self, batch: Batch) -> list[Outcome | RookeryError]:
         """Note, store and answer; a batch whose bad rows show only now is searched and stored without them."""
         if any(p.append.key for p in batch.portions) and not self._fits(batch):
             # A receipt is written before the rows are stored, so their number must be known by now.
-            self._look_closer(batch, format)
+            self._look_closer(batch)
         receipts = self._note(batch)
         looked = batch.numbered or bool(batch.bad)
         while batch.good:
@@ -242,7 +240,7 @@ class Ingestion:
                 if exc.code.status >= 500 or failed_behind(exc) or looked:
                     raise
                 if not (batch.usual and self._fits_at_length(batch)):
-                    self._look_closer(batch, format)
+                    self._look_closer(batch)
                     receipts = self._note(batch)
                     looked = True
         self._receipts.happened(receipts)
@@ -284,20 +282,23 @@ class Ingestion:
             return False
         return not found.rows[0][0]
 
-    def _look_closer(self, batch: Batch, format: Input) -> None:
-        """Tell an append's bad rows. Several are parted first."""
+    def _look_closer(self, batch: Batch) -> None:
+        """Tell an append's bad rows, if that is wanted now. Several are parted first."""
         batch.usual = False
-        if len(batch.portions) > 1:
-            raise _Apart
-        if format is Input.PARQUET:
-            self._search_parquet(batch)
-        else:
-            self._search(batch, format)
+        if len(batch.portions) > 1 or not batch.searching:
+            raise _Unsound
+        inspect(self._workspace, batch, self._strict(batch.portions[0].append))
 
     def _note(self, batch: Batch) -> list[Receipt]:
-        """Keep bad rows and write receipts, in this order."""
-        quarantine.keep(self._workspace, batch.stage.source.name, batch.id, batch.bound, batch.bad.values())
-        keyed = [p for p in batch.portions if p.append.key and not p.refused]
+        """Keep bad rows and write receipts, in this order. Nothing is written of an append that leaves nothing."""
+        if batch.bad:
+            # Bad rows are an append's alone: several were parted.
+            writer = batch.portions[0].append.writer
+            kept = self._quota.admitted(batch.stage.source.name, writer, batch.bad)
+            batch.refused = batch.bad.keys() - kept.keys()
+            mark = mark_of(writer)
+            quarantine.keep(self._workspace, batch.stage.source.name, batch.id, batch.bound, kept.values(), mark=mark)
+        keyed = [p for p in batch.portions if p.append.key and not p.refused and not self._leaves_nothing(batch, p)]
         if not keyed:
             return []
         tenants = self._tenants(batch, keyed)
@@ -307,9 +308,12 @@ class Ingestion:
                 p.append.digest,
                 batch.id,
                 p.stop - p.start - batch.bad_in(p),
-                batch.bad_in(p),
+                batch.bad_in(p) - batch.refused_in(p),
                 tenants.get(n, {}),
                 batch.stage.source.is_landing,
+                refused=batch.refused_in(p),
+                unknown=p.append.unknown,
+                first=batch.first_bad(p),
             )
             for n, p in enumerate(keyed)
         ]
@@ -340,17 +344,37 @@ class Ingestion:
     def _outcome(self, batch: Batch, portion: Portion, receipts: Mapping[Key, Receipt]) -> Outcome | RookeryError:
         if portion.refused is not None:
             return portion.refused
-        bad = batch.bad_in(portion)
+        bad, refused = batch.bad_in(portion), batch.refused_in(portion)
         receipt = receipts.get(key_of(portion.append)) if portion.append.key else None
-        tenants = receipt.tenants if receipt else {}
         return Outcome(
-            batch.id, portion.stop - portion.start - bad, bad, tenants, batch.visible, ignored=batch.ignored
+            batch.id,
+            portion.stop - portion.start - bad,
+            bad - refused,
+            refused,
+            receipt.tenants if receipt else {},
+            batch.visible,
+            ignored=batch.ignored,
+            unknown=portion.append.unknown,
+            first=batch.first_bad(portion),
         )
+
+    @staticmethod
+    def _leaves_nothing(batch: Batch, portion: Portion) -> bool:
+        """Whether no row of a portion is stored or kept, so that it can be sent again as if it had never been."""
+        rows = portion.stop - portion.start
+        return 0 < rows == batch.refused_in(portion)
 
 
 def key_of(append: Append) -> Key:
     """What an append's receipt is kept under."""
     return (append.bound or "", append.datasource, append.key or "")
+
+
+def _strange(names: Sequence[str]) -> RookeryError:
+    shown = ", ".join(f"`{name[:LONGEST]}`" for name in names[:SHOWN])
+    message = f"the file has columns that the datasource does not have: {shown}"
+    hint = "nothing was stored; the datasource is strict: leave them out, or add them to its file"
+    return RookeryError(UNKNOWN_COLUMNS, message, hint=hint)
 
 
 def _identity(append: Append, stage: Stage) -> str:

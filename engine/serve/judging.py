@@ -16,8 +16,6 @@ from engine.serve.reasons import SHOWN, reason, values_of
 from engine.serve.staging import NUMBER, Stage, checks, is_tenant
 from engine.warehouse.port import Input, Warehouse
 
-MOST_TRIES = 200
-"""Queries that may fail while rows are parted, for a failure is slow. A row that stops the engine takes a few."""
 UNDECIDED = "not looked at: too many other rows cannot be read"
 ASIDE = re.compile(r":? \((?:while|at row|in file)")
 """Where the engine stops to tell what the sender can use."""
@@ -28,6 +26,7 @@ class Judge:
     """Judges the numbered rows of a stage.
 
     `rows` are their texts, `bad` those that are not good, by number; `stage_again` stages some of them and no others.
+    `most_tries` queries may fail while rows are parted: failures are slow.
     """
 
     warehouse: Warehouse
@@ -37,6 +36,7 @@ class Judge:
     format: Input
     header: bytes
     stage_again: Callable[[Collection[int]], None]
+    most_tries: int
     bad: dict[int, Bad] = field(default_factory=dict)
     _thrown: set[int] = field(default_factory=set)
     _tries: int = 0
@@ -126,7 +126,7 @@ class Judge:
             self._tries += 1
             if stop - start == 1 or not parted:
                 return {start: exc.message}
-            if self._tries > MOST_TRIES:
+            if self._tries > self.most_tries:
                 return dict.fromkeys(range(start, stop), UNDECIDED)
             middle = (start + stop) // 2
             first = self._throwing(table, expressions, start, middle)

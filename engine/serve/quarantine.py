@@ -49,18 +49,23 @@ def existing(workspace: Workspace, datasource: str) -> Name:
     return table_of(workspace, datasource)
 
 
-def keep(workspace: Workspace, datasource: str, batch: str, writer: str | None, rows: Iterable[Bad]) -> None:
-    """Put rows into quarantine, under the identity of their batch and the tenant that its sender writes for."""
+def keep(
+    workspace: Workspace, datasource: str, batch: str, writer: str | None, rows: Iterable[Bad], *, mark: str
+) -> None:
+    """Put rows into quarantine, under the identity of their batch and the tenant that its sender writes for.
+
+    Their ids begin with the sender's mark, by which its share of quarantine is counted.
+    """
     rows = list(rows)
     wide = sum(len(row.header) for row in rows) > WIDE
-    body = b"\n".join(_line(row, batch, writer, wide=wide) for row in rows)
+    body = b"\n".join(_line(row, batch, writer, mark, wide=wide) for row in rows)
     if body:
         settings: dict[str, int | str] = {**STRICT, "insert_deduplication_token": f"q:{batch}", "async_insert": 0}
         workspace.warehouse.insert(table_of(workspace, datasource).sql(), body, Input.NDJSON, (), settings)
         observe.count("quarantined_bytes", len(body), datasource=datasource)
 
 
-def _line(row: Bad, batch: str, writer: str | None, *, wide: bool) -> bytes:
+def _line(row: Bad, batch: str, writer: str | None, mark: str, *, wide: bool) -> bytes:
     own = {c.name for c in QUARANTINE_COLUMNS}
     values: dict[str, Any] = {c: v for c, v in row.values.items() if v is not None and c not in own}
     values |= {
@@ -69,7 +74,7 @@ def _line(row: Bad, batch: str, writer: str | None, *, wide: bool) -> bytes:
         "c__import_id": batch,
         "c__row": row.number,
         "c__format": row.format.value,
-        "c__id": secrets.token_hex(8),
+        "c__id": mark + secrets.token_hex(8),
         "c__writer": writer or "",
     }
     header, text = map(_escaped, _narrowed(row) if wide else (row.header, row.text))

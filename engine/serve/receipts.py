@@ -19,6 +19,8 @@ from engine.fanout.doubt import doubts_of
 from engine.plan.state import Workspace
 from engine.schema import Column, Mark, Name, Table
 from engine.serve import quarantine
+from engine.serve.batch import Fault
+from engine.serve.keys import NO_KEYS, Unknown
 from engine.warehouse import ddl
 from engine.warehouse.port import Input
 from engine.warehouse.registry import VERSION, Versions
@@ -27,6 +29,8 @@ RECEIPTS = "_rk_receipts"
 DAYS = 7
 OURS = "\x1f"
 """A character that no caller's key has, for keys that are made here."""
+NOTES = OURS + "notes"
+"""Stands among the tenants of a stored receipt, for what else the answer says. No tenant's id looks like it."""
 REMEMBERED = 10_000
 """Receipts of batches that are known to have happened, kept in memory."""
 
@@ -36,7 +40,10 @@ Key = tuple[str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What an append came to. `digest` is its body's; `logged` whether landing tells if it happened."""
+    """What an append came to. `digest` is its body's; `logged` whether landing tells if it happened.
+
+    `refused`, `unknown` and `first` are an `Outcome`'s.
+    """
 
     key: Key
     digest: str
@@ -47,6 +54,9 @@ class Receipt:
     logged: bool = True
     at: str = ""
     stands: bool = True
+    refused: int = 0
+    unknown: Unknown = NO_KEYS
+    first: Fault | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -54,6 +64,7 @@ class Receipt:
             "batch": self.batch,
             "successful_rows": self.rows,
             "quarantined_rows": self.quarantined,
+            **({"refused_rows": self.refused} if self.refused else {}),
             "tenants": self.tenants,
             "received_at": self.at,
         }
@@ -106,7 +117,7 @@ class Receipts:
                 "batch": r.batch,
                 "rows": r.rows,
                 "quarantined": r.quarantined,
-                "tenants": orjson.dumps(r.tenants).decode(),
+                "tenants": orjson.dumps(r.tenants | _notes(r)).decode(),
                 "logged": int(r.logged),
                 "version": self._versions.next(),
             }
@@ -204,9 +215,28 @@ class Receipts:
             bindings,
         )
         return [
-            Receipt((o, d, k), digest, batch, int(n), int(q), orjson.loads(t), bool(log), str(at))
+            _read_back(Receipt((o, d, k), digest, batch, int(n), int(q), orjson.loads(t), bool(log), str(at)))
             for o, d, k, digest, batch, n, q, t, log, at in found.rows
         ]
+
+
+def _notes(receipt: Receipt) -> dict[str, Any]:
+    """What a stored receipt has beside its counts, if there is anything."""
+    found = {"refused": receipt.refused, "unknown": receipt.unknown, "first": receipt.first}
+    return {NOTES: found} if receipt.refused or receipt.unknown.count or receipt.first else {}
+
+
+def _read_back(receipt: Receipt) -> Receipt:
+    found: Any = receipt.tenants.pop(NOTES, None)
+    if not isinstance(found, dict):
+        return receipt
+    unknown, first = found["unknown"], found["first"]
+    return replace(
+        receipt,
+        refused=found["refused"],
+        unknown=Unknown(tuple(unknown["names"]), unknown["count"]),
+        first=first and Fault(first["row"], tuple(first["columns"]), tuple(first["reasons"])),
+    )
 
 
 def part_key(key: str, number: int) -> str:

@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.errors import BAD_ROW, UNKNOWN_TENANT, RookeryError
+from engine.errors import BAD_ROW, QUARANTINE_FULL, UNKNOWN_TENANT, RookeryError
 from engine.plan.state import Workspace
 from engine.serve import quarantine
 from engine.serve.batch import Outcome
@@ -166,6 +166,9 @@ def _send(workspace: Workspace, gateway: Gateway, datasource: str, rows: Sequenc
                     failure = failure or exc
                 else:
                     result.refuse(row.id, exc)
+                continue
+            if outcome.refused:
+                result.refuse(row.id, RookeryError(QUARANTINE_FULL, "it is still bad, and its quarantine is full"))
                 continue
             done.append(row.id)
             result.rows += outcome.rows

@@ -14,7 +14,7 @@ from engine.errors import RookeryError
 from engine.schema import Name
 from engine.serve.batch import Bad
 from engine.serve.blame import alone, blame_rest, blame_value, has_borders
-from engine.serve.judging import ASIDE, MOST_TRIES, UNDECIDED, Judge
+from engine.serve.judging import ASIDE, UNDECIDED, Judge
 from engine.serve.reasons import SHOWN, has_all_cells, loaded, unreadable, values_of
 from engine.serve.records import is_open
 from engine.serve.sharing import spread
@@ -22,6 +22,7 @@ from engine.serve.staging import NUMBER, Stage
 from engine.warehouse.port import Input, Warehouse
 
 TOLERANT: Mapping[str, int] = {"input_format_allow_errors_num": 2_000_000_000, "input_format_allow_errors_ratio": 1}
+UNEXPLAINED = "the row cannot be read; why was not looked for, as too many other rows are bad"
 _STOPPED_AT = re.compile(r"while reading the value of key (\w+)")
 _EMPTY_OBJECT = re.compile(rb"\{\s*\}")
 
@@ -29,11 +30,20 @@ _EMPTY_OBJECT = re.compile(rb"\{\s*\}")
 class Search:
     """Reads a batch's rows into a stage, numbered, and tells which are bad and why."""
 
-    def __init__(self, warehouse: Warehouse, stage: Stage, table: Name, settings: Mapping[str, int | str]) -> None:
+    def __init__(
+        self,
+        warehouse: Warehouse,
+        stage: Stage,
+        table: Name,
+        settings: Mapping[str, int | str],
+        limits: tuple[int, int],
+    ) -> None:
+        """`limits` are the bad rows that are explained, and the inserts that may fail while rows are parted."""
         self._warehouse = warehouse
         self._stage = stage
         self._table = table
         self._settings = {**settings, **TOLERANT, "input_format_parallel_parsing": 0, "max_threads": 1}
+        self._explained, self._most_tries = limits
         self._tries = 0
         self._undecided: set[int] = set()
         self._stopped: dict[int, str] = {}
@@ -53,7 +63,10 @@ class Search:
                         row.add("", unreadable(row.text, format, header))
             for n, why in self._stopped.items():
                 self._tell(bad[n], why, format, header)
-            self._explain(bad, {n: sound[n] for n in bad if n in sound and not bad[n].columns}, format, header)
+            unclear = [n for n in bad if n in sound and not bad[n].columns]
+            for n in unclear[self._explained :]:
+                bad[n].add("", UNEXPLAINED)
+            self._explain(bad, {n: sound[n] for n in unclear[: self._explained]}, format, header)
             left = {n: text for n, text in sound.items() if n not in bad}
             again = self._insert(left, format, header, together=True)
             for n in left.keys() - again:
@@ -69,7 +82,8 @@ class Search:
         def stage_again(numbers: Collection[int]) -> None:
             self.keep_only({n: rows[n] for n in numbers}, format, header)
 
-        return Judge(self._warehouse, self._stage, self._table, rows, format, header, stage_again).judge(bound)
+        judge = Judge(self._warehouse, self._stage, self._table, rows, format, header, stage_again, self._most_tries)
+        return judge.judge(bound)
 
     def keep_only(self, rows: Mapping[int, bytes], format: Input, header: bytes = b"") -> None:
         """Stage these rows and no others."""
@@ -126,7 +140,7 @@ class Search:
         found = self._insert(short, Input.CSV, header, columns)
         for n, row in long.items():
             self._tries += 1
-            if self._tries > MOST_TRIES:
+            if self._tries > self._most_tries:
                 self._undecided.add(n)
             else:
                 found |= self._insert({n: row}, Input.CSV, header, columns, together=True)
@@ -145,7 +159,7 @@ class Search:
         if len(rows) == 1:
             self._stopped |= dict.fromkeys(rows, exc.message)
             return set()
-        if self._tries > MOST_TRIES:
+        if self._tries > self._most_tries:
             self._undecided |= rows.keys()
             return set()
         pairs = list(rows.items())

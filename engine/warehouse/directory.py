@@ -75,7 +75,7 @@ class Directory:
         except OSError as exc:
             holder = os.read(self._lock, 32).decode(errors="replace").strip()
             os.close(self._lock)
-            raise busy(path, f"process {holder}" if holder else "another process") from exc
+            raise held(path, f"process {holder}" if holder else "another process") from exc
         try:
             self.mark = read_mark(self.path)
         except BaseException:
@@ -120,3 +120,25 @@ def busy(path: Path, holder: str, detail: str | None = None) -> EngineError:
         hint="an embedded engine belongs to one process: stop that one, or talk to its server with --url",
         detail=detail,
     )
+
+
+def held(path: Path, holder: str) -> EngineError:
+    """DIRECTORY_BUSY for a directory that a process has now and may release."""
+    found = busy(path, holder)
+    found.headers["Retry-After"] = "1"
+    return found
+
+
+def is_held(path: Path) -> bool:
+    """Whether a process holds a data directory."""
+    try:
+        lock = os.open(path / LOCK, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False

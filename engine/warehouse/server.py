@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import clickhouse_connect
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.httputil import get_pool_manager
+from urllib3 import PoolManager
 
 from engine import errors
 from engine.schema import quote
@@ -67,7 +68,7 @@ class ServerWarehouse:
         self._pool = get_pool_manager(maxsize=readers + 4, block=False)
         try:
             with _translated():
-                self._writer = self._connect(url, user, password, {})
+                self._writer = _client(url, user, password, {}, self._pool)
                 self._writer.command(f"CREATE DATABASE IF NOT EXISTS {quote(database)}")
             known = {str(row[0]) for row in self.query("SELECT name FROM system.settings").rows}
             for name, value in SOUND.items():
@@ -188,36 +189,12 @@ class ServerWarehouse:
             )
         return found
 
-    def _connect(self, url: str, user: str, password: str, settings: Mapping[str, int | str]) -> Client:
-        parts = urlsplit(url)
-        try:
-            port = parts.port
-        except ValueError:
-            port = 0
-        if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
-            raise EngineError(
-                errors.UNREACHABLE,
-                "the URL of ClickHouse must look like http://host:8123 or https://host:8443",
-            )
-        secure = parts.scheme == "https"
-        return clickhouse_connect.get_client(
-            interface=parts.scheme,
-            host=parts.hostname,
-            port=port or (8443 if secure else 8123),
-            username=user,
-            password=password,
-            settings=dict(settings),
-            pool_mgr=self._pool,
-            proxy_path=parts.path.strip("/"),
-            autogenerate_session_id=False,
-        )
-
     def _open_reader(self, url: str, user: str, password: str, database: str, known: set[str]) -> Client:
         """The reader's client, once it is shown that it may read and may be given limits."""
         wanted = {**PINNED, "session_timezone": self._zone, "http_write_exception_in_output_format": 0, "readonly": 2}
         settings = {name: value for name, value in wanted.items() if name in known}
         try:
-            client = self._connect(url, user, password, settings)
+            client = _client(url, user, password, settings, self._pool)
             client.database = database
             client.query("SELECT 1 SETTINGS max_execution_time = 5, max_memory_usage = 1000000000")
         except Exception as exc:
@@ -293,6 +270,42 @@ class ServerWarehouse:
             finally:
                 # Closing a response that was not read to its end also ends the query.
                 response.close()
+
+
+def has_database(url: str, name: str, *, user: str, password: str) -> bool:
+    """Whether a ClickHouse server has a database. Raises UNREACHABLE, AUTHENTICATION."""
+    pool = get_pool_manager(maxsize=1)
+    try:
+        with _translated():
+            client = _client(url, user, password, {}, pool)
+            return bool(int(str(client.command(f"EXISTS DATABASE {quote(name)}"))))
+    finally:
+        pool.clear()
+
+
+def _client(url: str, user: str, password: str, settings: Mapping[str, int | str], pool: PoolManager) -> Client:
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
+        raise EngineError(
+            errors.UNREACHABLE,
+            "the URL of ClickHouse must look like http://host:8123 or https://host:8443",
+        )
+    secure = parts.scheme == "https"
+    return clickhouse_connect.get_client(
+        interface=parts.scheme,
+        host=parts.hostname,
+        port=port or (8443 if secure else 8123),
+        username=user,
+        password=password,
+        settings=dict(settings),
+        pool_mgr=pool,
+        proxy_path=parts.path.strip("/"),
+        autogenerate_session_id=False,
+    )
 
 
 @contextmanager

@@ -9,12 +9,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from engine.errors import BAD_FORMAT, BAD_REQUEST, SCOPE, RookeryError
+from engine.errors import BAD_FORMAT, BAD_REQUEST, MEDIA_TYPE, SCOPE, RookeryError
 from engine.serve import access
 from engine.serve.query import Timer
 from engine.warehouse.port import Format, Input
 from engine.web.answered import answered
 from engine.web.events import PATH, Events, writer
+from engine.web.forms import file_in
+from engine.web.known import FILES, FORM, NONE, format_of, media_type, refuse_unknown
 from engine.web.requests import EYES, head_of, key_of, parameters_of, query_of, sql_of, token_of
 from engine.web.state import state_of
 from engine.web.uploads import Upload
@@ -70,6 +72,7 @@ def split_format(text: str) -> tuple[str, str | None]:
 async def receipt(request: Request) -> Response:
     """`GET /v0/events/KEY`: what became of the appends under an idempotency key."""
     state = state_of(request)
+    refuse_unknown(query_of(request), NONE)
     claims = access.authenticate(state.workspace, token_of(request))
     find = partial(state.gateway.receipts.show, access.for_receipts(claims), request.path_params["key"])
     return JSONResponse(await anyio.to_thread.run_sync(find, limiter=state.limiter))
@@ -79,19 +82,27 @@ async def append(request: Request) -> Response:
     """`POST /v0/datasources?mode=append|replace&name=DATASOURCE&format=csv|ndjson|parquet`, a body of any size."""
     state, timer = state_of(request), Timer()
     query = query_of(request)
+    refuse_unknown(query, FILES)
     mode = query.get("mode", "append")
     if mode not in {"append", "replace"}:
         raise RookeryError(BAD_REQUEST, f"no mode `{mode[:20]}`", hint="append or replace")
-    kind = query.get("format", "csv").lower()
+    content_type = request.headers.get("content-type", "")
+    kind = (query.get("format") or format_of(content_type) or "csv").lower()
+    format_of(content_type)
     if kind not in INPUTS:
         raise RookeryError(BAD_FORMAT, f"no input format `{kind[:20]}`", hint="csv, ndjson or parquet")
-    name, bound = writer(state, head_of(request.scope))
+    name, bound, token = writer(state, head_of(request.scope))
     timer.stage("auth")
     if mode == "replace" and not access.authenticate(state.workspace, token_of(request)).is_admin:
         raise RookeryError(SCOPE, "only an admin replaces rows")
+    if media_type(content_type) == FORM:
+        if "content-encoding" in request.headers:
+            hint = "compress the file in the form instead"
+            raise RookeryError(MEDIA_TYPE, "a form is not opened as a whole", hint=hint)
+        request = Request(request.scope, file_in(content_type, request.receive))
     # A body may hold no row at all, and the datasource is to be one that takes rows even so.
     state.gateway.append(name, b"", INPUTS[kind])
-    upload = Upload(state, name, bound, INPUTS[kind], key_of(request))
+    upload = Upload(state, name, bound, token, INPUTS[kind], key_of(request))
     body = await (upload.replace(request) if mode == "replace" else upload.append(request))
     timer.stage("append")
     return JSONResponse(body, headers={"server-timing": timer.header()})

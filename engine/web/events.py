@@ -6,6 +6,7 @@ It is an ASGI application of its own: what a framework does for each request tak
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -13,18 +14,23 @@ import orjson
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from engine.errors import BAD_REQUEST, RookeryError
+from engine.errors import BAD_REQUEST, MEDIA_TYPE, QUARANTINE_FULL, RookeryError
 from engine.serve import access
-from engine.serve.batch import Outcome
+from engine.serve.batch import Fault, Outcome
 from engine.serve.compression import sniffed
 from engine.serve.gateway import Room
 from engine.serve.query import Timer
 from engine.warehouse.port import Input
 from engine.web.errors import rendered
+from engine.web.forms import file_in
+from engine.web.known import EVENTS, FORM, format_of, media_type, refuse_unknown
 from engine.web.requests import Head, append_body, flag, head_of
 from engine.web.state import State
 
 PATH = "/v0/events"
+USUAL = frozenset({b"application/json", b"application/x-ndjson", b"text/plain", b"application/x-www-form-urlencoded"})
+"""Content types that need no closer look."""
+FILE_HINT = "POST /v0/datasources?format=csv or parquet takes files"
 
 
 class Events:
@@ -68,15 +74,21 @@ class Express:
 async def _append(scope: Scope, receive: Receive, timer: Timer) -> tuple[int, dict[str, Any]]:
     state: State = scope["app"].state.rookery
     head = head_of(scope)
+    if not head.query.keys() <= EVENTS or "mode" in head.query or "format" in head.query:
+        _parameters(head.query)
+    receive, formed = _rows_of(head, receive)
     acknowledged, visible = _wait(head.query.get("wait", "false"))
-    name, bound = writer(state, head)
+    name, bound, token = writer(state, head)
     timer.stage("auth")
     with state.gateway.room() as room:
-        body = await _body(scope, receive, head, state.workspace.settings.max_body, room)
+        body = await _body(scope, receive, head, formed, state.workspace.settings.max_body, room)
         timer.stage("body")
-        outcome = await state.answers.of(state.gateway.append(name, body, Input.NDJSON, bound, head.key()))
+        appended = state.gateway.append(name, body, Input.NDJSON, bound, head.key(), writer=token)
+        outcome = await state.answers.of(appended)
     timer.stage("append")
-    answer: dict[str, Any] = {"successful_rows": outcome.rows, "quarantined_rows": outcome.quarantined}
+    answer = told(outcome)
+    if not outcome.rows and not outcome.quarantined:
+        refuse_if_full(outcome.refused, name)
     if outcome.repeated:
         answer["repeated"] = True
     if visible:
@@ -85,19 +97,76 @@ async def _append(scope: Scope, receive: Receive, timer: Timer) -> tuple[int, di
     return (200 if acknowledged else 202), answer
 
 
-def writer(state: State, head: Head) -> tuple[str, str | None]:
-    """The datasource that a request appends to, and the tenant that its token writes for."""
+def told(outcome: Outcome) -> dict[str, Any]:
+    """What an answer says of an append: counts, and what its sender should know of bad rows and unknown keys."""
+    answer: dict[str, Any] = {"successful_rows": outcome.rows, "quarantined_rows": outcome.quarantined}
+    if outcome.refused:
+        answer["refused_rows"] = outcome.refused
+    if outcome.first is not None:
+        answer["first_bad_row"] = bad_row(outcome.first)
+    if outcome.unknown.count:
+        answer["unknown_keys"] = {"count": outcome.unknown.count, "names": list(outcome.unknown.names)}
+    return answer
+
+
+def bad_row(fault: Fault, before: int = 0) -> dict[str, Any]:
+    """A row that could not be stored, with its place among the rows that were sent, from 1."""
+    columns = [c for c in fault.columns if c]
+    return {"row": before + fault.row, "columns": columns, "reason": "; ".join(fault.reasons)}
+
+
+def refuse_if_full(refused: int, name: str) -> None:
+    """Raise RK5017 if rows were refused: to be asked where nothing else is left of what was sent."""
+    if refused:
+        raise RookeryError(
+            QUARANTINE_FULL,
+            f"none of {refused:,} rows can be stored, and the quarantine of `{name}` is full for this writer",
+            hint="send rows that can be stored; an admin sees why these cannot be, and makes room: "
+            f"rookery quarantine ls {name}; the room is ROOKERY_QUARANTINE_ROWS and ROOKERY_QUARANTINE_BYTES",
+            headers={"Retry-After": "60"},
+        )
+
+
+def writer(state: State, head: Head) -> tuple[str, str | None, str]:
+    """The datasource that a request appends to, the tenant that its token writes for, and what names the token."""
     claims = access.authenticate(state.workspace, head.token())
     name = head.query.get("name")
     if not name:
         raise RookeryError(BAD_REQUEST, "no datasource named", hint="?name=DATASOURCE")
-    return name, access.for_append(state.workspace.current, claims, name)
+    return name, access.for_append(state.workspace.current, claims, name), access.writer_of(claims)
 
 
-async def _body(scope: Scope, receive: Receive, head: Head, limit: int, room: Room) -> bytes:
-    """The rows, with room taken for them. Raises RK5004, RK5007, RK5010."""
+def _parameters(query: Mapping[str, str]) -> None:
+    """Refuse what the query says and nothing here would follow. Raises RK4009."""
+    refuse_unknown(query, EVENTS)
+    mode, format = query.get("mode", "append"), query.get("format", "ndjson").lower()
+    if mode != "append":
+        hint = "POST /v0/datasources?mode=replace" if mode == "replace" else "append"
+        raise RookeryError(BAD_REQUEST, f"no mode `{mode[:20]}` for events", hint=hint)
+    if format not in ("json", "ndjson"):
+        raise RookeryError(BAD_REQUEST, f"events are JSON, not `{format[:20]}`", hint=FILE_HINT)
+
+
+def _rows_of(head: Head, receive: Receive) -> tuple[Receive, bool]:
+    """Where the rows come from: the body, or a form's file in it. Raises RK5019 for other types."""
+    header = head.headers.get(b"content-type")
+    if header is None or header in USUAL:
+        return receive, False
+    text = header.decode("latin-1")
+    if media_type(text) == FORM:
+        if b"content-encoding" in head.headers:
+            hint = "compress the file in the form instead"
+            raise RookeryError(MEDIA_TYPE, "a form is not opened as a whole", hint=hint)
+        return file_in(text, receive), True
+    if format_of(text) in ("csv", "parquet"):
+        raise RookeryError(MEDIA_TYPE, f"events are JSON, not `{media_type(text)}`", hint=FILE_HINT)
+    return receive, False
+
+
+async def _body(scope: Scope, receive: Receive, head: Head, formed: bool, limit: int, room: Room) -> bytes:
+    """The rows, with room taken for them; `formed` are a form's file. Raises RK5004, RK5007, RK5010."""
     announced = head.headers.get(b"content-length", b"")
-    if announced.isdigit() and int(announced) <= limit and b"content-encoding" not in head.headers:
+    if not formed and announced.isdigit() and int(announced) <= limit and b"content-encoding" not in head.headers:
         message = await receive()
         body: bytes = message.get("body", b"")
         if message["type"] == "http.request" and not message.get("more_body") and not sniffed(body):

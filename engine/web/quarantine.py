@@ -13,6 +13,7 @@ from starlette.routing import Route
 from engine.errors import BAD_REQUEST, RookeryError
 from engine.serve import access, quarantine
 from engine.serve.replay import replay
+from engine.web.known import LISTING, NONE, refuse_unknown
 from engine.web.requests import json_of, query_of, token_of
 from engine.web.state import State, state_of
 
@@ -29,6 +30,8 @@ def _admin(request: Request) -> State:
 async def quarantine_route(request: Request) -> Response:
     """`GET /v0/datasources/NAME/quarantine?limit=&offset=`; `DELETE` with `{ids}` or `{all: true}`."""
     state, name = _admin(request), request.path_params["name"]
+    query = query_of(request)
+    refuse_unknown(query, NONE if request.method == "DELETE" else LISTING)
     if request.method == "DELETE":
         body = await json_of(request, state.workspace.settings.max_body)
         known = {"ids", "all"}
@@ -36,7 +39,6 @@ async def quarantine_route(request: Request) -> Response:
             raise RookeryError(BAD_REQUEST, "which rows is not said", hint='{"ids": [c__id, …]}, or {"all": true}')
         work = partial(quarantine.remove, state.workspace, name, _ids(body))
         return JSONResponse({"removed": await anyio.to_thread.run_sync(work, limiter=state.control)})
-    query = query_of(request)
     limit, offset = _number(query, "limit", SHOWN, MOST_SHOWN), _number(query, "offset", 0, FURTHEST)
     show = partial(quarantine.listing, state.workspace, name, limit, offset)
     return JSONResponse(await anyio.to_thread.run_sync(show, limiter=state.control))
@@ -45,6 +47,7 @@ async def quarantine_route(request: Request) -> Response:
 async def replay_route(request: Request) -> Response:
     """`POST /v0/datasources/NAME/quarantine/replay`: all rows, `{ids}`, or `{rows: [{id, text}]}` mended."""
     state, name = _admin(request), request.path_params["name"]
+    refuse_unknown(query_of(request), NONE)
     body = await json_of(request, state.workspace.settings.max_body)
     if set(body) - {"ids", "rows"} or len(body) > 1:
         raise RookeryError(BAD_REQUEST, "the body is `{ids: […]}`, `{rows: [{id, text}]}`, or nothing for all rows")

@@ -13,15 +13,17 @@ import anyio
 import anyio.to_thread
 from starlette.requests import Request
 
-from engine.errors import NOT_REPLACEABLE, RookeryError
+from engine.errors import NOT_REPLACEABLE, QUARANTINE_FULL, RookeryError
 from engine.schema import Name
 from engine.serve.batch import Outcome
 from engine.serve.bodies import Cutter
 from engine.serve.gateway import Room
+from engine.serve.keys import NO_KEYS
 from engine.serve.parquet import pieces
 from engine.serve.receipts import part_key
 from engine.serve.replacing import Replacement
 from engine.warehouse.port import Input
+from engine.web.events import bad_row, refuse_if_full
 from engine.web.requests import opened_chunks
 from engine.web.state import State
 
@@ -39,17 +41,23 @@ class Upload:
     where the first one stopped: each batch has a key of its own.
     """
 
-    def __init__(self, state: State, name: str, bound: str | None, format: Input, key: str | None) -> None:
+    def __init__(
+        self, state: State, name: str, bound: str | None, token: str, format: Input, key: str | None
+    ) -> None:
         self._state = state
         self._name = name
         self._bound = bound
+        self._token = token
         self._format = format
         self._key = key
         self._rows = 0
         self._quarantined = 0
+        self._refused = 0
         self._batches = 0
         self._repeated = 0
         self._ignored: dict[str, None] = {}
+        self._unknown = NO_KEYS
+        self._first: dict[str, Any] | None = None
         self._into: Name | None = None
 
     async def append(self, request: Request) -> dict[str, Any]:
@@ -71,6 +79,8 @@ class Upload:
         finally:
             for waiting, _ in under_way:
                 waiting.add_done_callback(lambda f: f.cancelled() or f.exception())
+        if not self._rows and not self._quarantined:
+            refuse_if_full(self._refused, self._name)
         return self._answer()
 
     async def replace(self, request: Request) -> dict[str, Any]:
@@ -99,10 +109,21 @@ class Upload:
         self._batches += 1
         key = part_key(self._key, self._batches) if self._key and self._into is None else None
         return self._state.gateway.append(
-            self._name, batch, self._format, self._bound, key, into=self._into, whole=False
+            self._name,
+            batch,
+            self._format,
+            self._bound,
+            key,
+            writer=self._token,
+            into=self._into,
+            whole=False,
         )
 
     def _count(self, outcome: Outcome) -> None:
+        if outcome.first is not None and self._first is None:
+            self._first = bad_row(outcome.first, self._rows + self._quarantined + self._refused)
+        self._unknown = outcome.unknown.with_others(self._unknown)
+        self._refused += outcome.refused
         self._rows += outcome.rows
         self._quarantined += outcome.quarantined
         self._repeated += outcome.repeated
@@ -155,7 +176,10 @@ class Upload:
         error: str | bool = False
         if self._quarantined:
             error = f"{self._quarantined:,} rows went to quarantine: rookery quarantine ls {self._name}"
-        return {
+        if self._refused:
+            full = f"{self._refused:,} bad rows were refused: the writer's quarantine is full ({QUARANTINE_FULL.id})"
+            error = f"{error}; {full}" if error else full
+        answer: dict[str, Any] = {
             "datasource": self._name,
             "import_id": self._key,
             "rows": self._rows,
@@ -165,3 +189,10 @@ class Upload:
             "repeated": 0 < self._repeated == self._batches,
             "error": error,
         }
+        if self._refused:
+            answer["refused_rows"] = self._refused
+        if self._first is not None:
+            answer["first_bad_row"] = self._first
+        if self._unknown.count:
+            answer["unknown_keys"] = {"count": self._unknown.count, "names": list(self._unknown.names)}
+        return answer

@@ -302,10 +302,10 @@ def test_a_directory_that_another_process_holds(tmp_path: Path) -> None:
         here = Cli(tmp_path)
         assert here("--json", "tenant", "ls").json == [], "the server on this directory is found by itself"
         (tmp_path / ".rookery" / "server.json").unlink()
-        text = here("tenant", "ls", code=6).err
+        text = here("tenant", "ls", code=6, ROOKERY_WAIT_SECONDS="1").err
         assert "RK6001" in text
         assert "hint:" in text
-        assert "RK6001" in here("serve", "--port", "0", code=6).err
+        assert "RK6001" in here("serve", "--port", "0", code=6, ROOKERY_WAIT_SECONDS="1").err
         busy = server.url.rpartition(":")[2]
         assert "RK7001" in Cli(tmp_path / "other").at(tmp_path)("serve", "--port", busy, code=1).err
     assert here("--json", "tenant", "ls").json == []
@@ -337,13 +337,17 @@ def test_an_address_of_another_machine(tmp_path: Path, host: str) -> None:
 
 
 def test_an_empty_setting_is_none(tmp_path: Path) -> None:
-    Cli(tmp_path)("--json", "tenant", "ls", ROOKERY_DATA="", ROOKERY_URL="", ROOKERY_TOKEN="")
-    assert {p.name for p in tmp_path.iterdir()} == {".rookery"}
+    cli = Cli(tmp_path)
+    cli.write(FILES)
+    before = {p.name for p in tmp_path.iterdir()}
+    cli("push", ROOKERY_DATA="", ROOKERY_URL="", ROOKERY_TOKEN="")
+    assert {p.name for p in tmp_path.iterdir()} == {".rookery", *before}
 
 
 def test_commands_at_once_wait_for_each_other(tmp_path: Path) -> None:
     cli = Cli(tmp_path)
-    cli("tenant", "ls")
+    cli.write(FILES)
+    cli("push")
     with ThreadPoolExecutor(3) as hands:
         assert all(o.code == 0 for o in hands.map(lambda _: cli("--json", "tenant", "ls"), range(3)))
 

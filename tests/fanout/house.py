@@ -106,9 +106,9 @@ class House:
 
 
 @contextmanager
-def house(directory: Path) -> Iterator[House]:
+def house(directory: Path, **settings: Any) -> Iterator[House]:
     """A house over an empty directory."""
-    workspace = open_workspace(Settings(data=directory / "data", readers=2, writers=6))
+    workspace = open_workspace(Settings(data=directory / "data", **{"readers": 2, "writers": 6, **settings}))
     stages = Stages(workspace)
     router = router_of(workspace)
     gateway = Gateway(workspace, stages, router)

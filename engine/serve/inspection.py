@@ -1,0 +1,99 @@
+"""Looking at each row of one append that cannot be stored as it is: the bad ones are told, the others are staged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engine.errors import FOREIGN_TENANT, RookeryError
+from engine.plan.state import Workspace
+from engine.schema import quote
+from engine.serve.batch import Bad, Batch
+from engine.serve.bodies import csv_rows, json_rows
+from engine.serve.keys import Keys
+from engine.serve.landing import ONE_THREAD
+from engine.serve.reading import PARSING
+from engine.serve.reasons import as_event, loaded, reason, values_of
+from engine.serve.search import Search
+from engine.serve.staging import NUMBER, checks
+from engine.warehouse.port import Input
+
+NO_COLUMN = "unknown key"
+"""How the reason begins for which a strict datasource does not store a row."""
+
+
+def inspect(workspace: Workspace, batch: Batch, keys: Keys | None) -> None:
+    """Tell the bad rows of a batch of one append, and stage the others. With `keys`, unknown keys make rows bad."""
+    (portion,) = batch.portions
+    if portion.append.format is Input.PARQUET:
+        _parquet(workspace, batch)
+    else:
+        _text(workspace, batch, keys)
+    _judge(batch)
+
+
+def _text(workspace: Workspace, batch: Batch, keys: Keys | None) -> None:
+    (portion,) = batch.portions
+    append, format = portion.append, portion.append.format
+    if format is Input.CSV:
+        batch.header, texts = csv_rows(append.body)
+    else:
+        texts = list(append.lines or json_rows(append.body, whole=append.whole))
+    portion.start, portion.stop = 0, len(texts)
+    workspace.warehouse.execute(f"TRUNCATE TABLE {batch.table.sql()}")
+    settings = workspace.settings
+    limits = settings.search_rows, settings.search_tries
+    search = Search(workspace.warehouse, batch.stage, batch.table, PARSING, limits)
+    batch.bad = search.read(texts, format, batch.header)
+    unfit = search.check(batch.bound, texts, format, batch.header)
+    if keys is not None and format is Input.NDJSON:
+        _astray(batch, keys, texts, unfit)
+    batch.bad = unfit | batch.bad
+    if unfit:
+        search.keep_only({n: text for n, text in enumerate(texts) if n not in batch.bad}, format, batch.header)
+    batch.rows, batch.numbered = len(texts), True
+
+
+def _astray(batch: Batch, keys: Keys, texts: Sequence[bytes], unfit: dict[int, Bad]) -> None:
+    """Rows with keys that no column takes."""
+    for n, text in enumerate(texts):
+        event = loaded(text)
+        names = keys.unknown(event) if isinstance(event, dict) else ()
+        if not names:
+            continue
+        bad = batch.bad.get(n) or unfit.get(n)
+        if bad is None:
+            bad = unfit[n] = Bad(n, text, Input.NDJSON)
+            bad.values = values_of(text, Input.NDJSON, b"", batch.stage)
+        summary = keys.summary([names])
+        more = f" and {summary.count - len(summary.names)} more" if summary.count > len(summary.names) else ""
+        bad.add("", f"{NO_COLUMN} {', '.join(f'`{n}`' for n in summary.names)}{more}")
+
+
+def _parquet(workspace: Workspace, batch: Batch) -> None:
+    """Rows of a Parquet file have no text: the stage's own numbers and rendering stand in."""
+    columns = ", ".join(quote(c.name) for c in {c.name: c for c in batch.stage.columns}.values())
+    numbered = f"(SELECT rowNumberInAllBlocks() AS {NUMBER}, {columns} FROM {batch.table.sql()})"
+    rendered = f"hex(formatRowNoNewline('JSONEachRow', {columns}))"
+    for staged, check in checks(batch.stage, batch.bound):
+        found = workspace.warehouse.query(
+            f"SELECT {NUMBER}, toString({staged.value}), {rendered} FROM {numbered} WHERE ifNull(NOT ({check}), 0)",
+            None,
+            {**ONE_THREAD, "output_format_json_quote_denormals": 1},
+        )
+        for number, value, text in found.rows:
+            named = bytes.fromhex(text)
+            row = batch.bad.setdefault(int(number), Bad(int(number), as_event(batch.stage, named), Input.NDJSON))
+            row.add(staged.column, reason(batch.stage, staged, value, batch.bound))
+            row.values = values_of(named, Input.NDJSON, b"", batch.stage)
+            row.foreign |= batch.bound is not None and staged is batch.stage.tenant and value is not None
+
+
+def _judge(batch: Batch) -> None:
+    """Refuse an append with another tenant's rows, where the datasource wants it so."""
+    (portion,) = batch.portions
+    tenant = batch.stage.source.tenant
+    foreign = next((n for n in batch.bad if batch.bad[n].foreign), None)
+    if foreign is not None and tenant is not None and tenant.foreign == "refuse":
+        message = f"row {foreign + 1}: the token writes for one tenant only"
+        portion.refused = RookeryError(FOREIGN_TENANT, message, hint="nothing was stored")
+        batch.bad = {}

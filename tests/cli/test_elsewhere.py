@@ -1,0 +1,127 @@
+"""Commands in other directories than the server's, in directories without a workspace, and beside a server that starts."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.cli.commands import Cli
+from tests.support.server import ROOT, running
+
+EVENTS = """\
+columns:
+  - {name: tenant_id, type: UInt32}
+  - {name: event, type: String}
+tenant: tenant_id
+engine: {sorting_key: [tenant_id]}
+"""
+FILES = {"datasources/events.yaml": EVENTS}
+ELSEWHERE = (
+    ["tenant", "ls"],
+    ["tenant", "add", "1"],
+    ["tenant", "rm", "1"],
+    ["token", "ls"],
+    ["token", "create", "t", "--scope", "PIPES:READ:x"],
+    ["datasource", "ls"],
+    ["pipe", "ls"],
+    ["sql", "SELECT 1"],
+    ["get", "usage"],
+    ["append", "events", "-"],
+    ["quarantine", "ls", "events"],
+    ["fanout", "status"],
+    ["doctor"],
+    ["plan"],
+)
+
+
+def wait_until(found: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not found():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("command", ELSEWHERE, ids=" ".join)
+def test_a_command_in_the_wrong_directory_makes_no_workspace(
+    tmp_path: Path, forked: Path, command: list[str]
+) -> None:
+    cli = Cli(tmp_path, {}, (str(forked / "rookery"),))
+    cli.write(FILES)
+    said = cli(*command, code=7).err
+    assert "RK7007" in said and "rookery push" in said
+    assert not (tmp_path / ".rookery").exists()
+
+
+def test_another_workspace_of_a_directory_is_not_made_either(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
+    cli.write(FILES)
+    cli("push")
+    assert cli("--json", "tenant", "ls").json == []
+    before = sorted((tmp_path / ".rookery" / "data" / "metadata").iterdir())
+    assert "workspace `other`" in cli("tenant", "ls", code=7, ROOKERY_WORKSPACE="other").err
+    assert sorted((tmp_path / ".rookery" / "data" / "metadata").iterdir()) == before
+
+
+def test_a_copied_directory_does_not_lead_to_the_server_of_the_original(tmp_path: Path) -> None:
+    home, copy = tmp_path / "home", tmp_path / "copy"
+    copy.mkdir()
+    with running(home) as server:
+        server.push(FILES)
+        server.tenant("1")
+        shutil.copytree(home / ".rookery", copy / ".rookery", symlinks=True)
+        added = Cli(copy)("tenant", "add", "2")
+        assert f"names a server of {home / '.rookery'}" in added.err
+        assert [t["id"] for t in Cli(copy)("--json", "tenant", "ls").json] == ["1", "2"]
+        assert [t["id"] for t in server.done("GET", "/v0/tenants")["tenants"]] == ["1"]
+        here = Cli(home)("--json", "tenant", "ls")
+        assert ([t["id"] for t in here.json], here.err) == (["1"], "")
+        # The same directory under another path is the same directory.
+        (tmp_path / "link").symlink_to(home)
+        assert [t["id"] for t in Cli(tmp_path / "link")("--json", "tenant", "ls").json] == ["1"]
+
+
+@contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """The engine's directory is another process's until the end of the block."""
+    with (directory / ".rookery" / "data" / "rookery.lock").open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def test_commands_and_servers_wait_for_who_holds_the_directory(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
+    cli.write(FILES)
+    cli("push")
+    log = tmp_path / "log"
+    command = [*cli.command, "serve", "--port", "0"]
+    with log.open("wb") as out, held(tmp_path):
+        server = subprocess.Popen(command, cwd=tmp_path, env=cli.seen(PYTHONPATH=str(ROOT)), stdout=out, stderr=out)
+        # It has found the directory held.
+        wait_until(lambda: b"waiting" in log.read_bytes() or server.poll() is not None)
+        assert server.poll() is None, log.read_text()
+        # A command that comes now waits for the server, which does not listen yet.
+        asked = subprocess.Popen(
+            [*cli.command, "--json", "tenant", "ls"],
+            cwd=tmp_path,
+            env=cli.seen(PYTHONPATH=str(ROOT)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        line = asked.stderr.readline() if asked.stderr else b""
+        assert f"waiting: the server (process {server.pid}) to start".encode() in line
+    try:
+        out_text, _ = asked.communicate(timeout=60)
+        assert (asked.returncode, json.loads(out_text)) == (0, [])
+        assert server.poll() is None, log.read_text()
+    finally:
+        server.terminate()
+        assert server.wait(30) == 0
+    assert not (tmp_path / ".rookery" / "server.json").exists()
