@@ -124,6 +124,10 @@ class Settings(BaseSettings):
         0, ge=0, description="Most open connections from one address; 0 means no limit of its own."
     )
     stop_seconds: float = Field(10.0, gt=0, description="How long running requests may take to finish at the end.")
+    quote_64bit_integers: bool = Field(
+        False,
+        description="JSON has integers of 64 bits and more as text, unless an endpoint or a request says otherwise.",
+    )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         ("*",), description="Origins that browsers may call from, comma separated."
     )

@@ -58,10 +58,11 @@ class Assembled:
 
 @dataclass(frozen=True, slots=True)
 class Composed:
-    """An assembled statement with its bindings, but for the tenant's."""
+    """An assembled statement with its bindings, but for the tenant's. `quoted`: JSON has large integers as text."""
 
     assembled: Assembled
     bindings: Mapping[str, Value]
+    quoted: bool = False
 
     @property
     def sql(self) -> str:

@@ -85,6 +85,7 @@ class CompiledPipe:
     columns: frozenset[str] = frozenset()
     datasources: frozenset[str] = frozenset()
     declared: frozenset[str] = field(default_factory=frozenset)
+    quoted: bool | None = None
 
     def node(self, name: str) -> CompiledNode | None:
         return next((n for n in self.nodes if n.name == name), None)
@@ -151,6 +152,7 @@ def compile_pipe(pipe: Pipe, names: frozenset[str], columns: frozenset[str], ver
         published=_published(pipe),
         parameters=parameters,
         limits=pipe.limits,
+        quoted=pipe.quote_64bit_integers,
         target=_target(pipe),
         columns=columns,
         declared=frozenset(p.name for p in pipe.parameters),

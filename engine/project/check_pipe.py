@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from engine.errors import BAD_NAME, BAD_VALUE, DUPLICATE_NAME, MISSING_KEY, UNKNOWN_TABLE, Place, RookeryError
 from engine.project.model import Pipe
 
-RESERVED_PARAMETERS = frozenset({"q", "format", "token"})
+RESERVED_PARAMETERS = frozenset({"q", "format", "token", "output_format_json_quote_64bit_integers"})
 """Names in a query string that are never a pipe's parameter."""
 
 

@@ -237,6 +237,9 @@ class Endpoint(Written):
 
     node: ResourceName | None = Field(default=None, description="Node that is served; the last one when absent.")
     limits: Limits = Field(default=Limits(), description="What one call may cost.")
+    quote_64bit_integers: Flag | None = Field(
+        default=None, description="Whether JSON has integers of 64 bits and more as text."
+    )
 
 
 class Materialize(Written):
@@ -302,6 +305,11 @@ class Pipe(Declared):
     @property
     def limits(self) -> Limits:
         return self.endpoint.limits if self.endpoint else Limits()
+
+    @property
+    def quote_64bit_integers(self) -> bool | None:
+        """Whether answers have large integers as text; None: as the server's settings say."""
+        return self.endpoint.quote_64bit_integers if self.endpoint else None
 
 
 Resource = Datasource | Pipe

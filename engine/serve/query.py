@@ -42,6 +42,7 @@ from engine.serve.together import consistently
 from engine.tokens import Claims
 from engine.warehouse.errors import EngineError
 from engine.warehouse.port import Format, Statement, Stream, Value
+from engine.warehouse.render import QUOTE
 
 log = structlog.get_logger("rookery.query")
 
@@ -50,7 +51,7 @@ AHEAD = 256 * 1024
 
 Compose = Callable[[Scope], Composed]
 
-RESERVED = frozenset({"token", "q", "format"})
+RESERVED = frozenset({"token", "q", "format", QUOTE})
 """Query parameters that are never a pipe's."""
 
 
@@ -147,12 +148,13 @@ class Queries:
             granted = access.for_pipe(snapshot, self._workspace, claims, pipe, given, eyes)
             compiled = snapshot.build.pipes[pipe]
             values = self._values(snapshot, [pipe], given, granted.fixed)
+            quoted = self._quoted(given, compiled.quoted)
             self._rate(claims)
 
             def compose(scope: Scope) -> Composed:
                 composed = _composed(snapshot, pipe, values, scope, self._workspace.zone)
                 read.update(composed.relations)
-                return composed
+                return replace(composed, quoted=quoted)
 
             return self._run(claims, granted.scope, compose, format, timer, pipe, compiled.limits, ticket or Ticket())
 
@@ -173,6 +175,7 @@ class Queries:
         def begin(snapshot: Snapshot, read: set[str]) -> Answer:
             granted = access.for_sql(snapshot, self._workspace, claims, given, eyes)
             build = snapshot.build
+            quoted = self._quoted(given, None)
             self._rate(claims)
 
             def compose(scope: Scope) -> Composed:
@@ -183,7 +186,7 @@ class Queries:
                     build, text, granted.names, _renderer(values, self._workspace.zone), scope
                 )
                 read.update(composed.relations)
-                return composed
+                return replace(composed, quoted=quoted)
 
             return self._run(claims, granted.scope, compose, format, timer, "query_api", Limits(), ticket or Ticket())
 
@@ -196,6 +199,12 @@ class Queries:
         if claims.is_admin and eyes is None:
             return consistently(self._workspace, begin)
         return begin(self._workspace.current, set())
+
+    def _quoted(self, given: Mapping[str, Any], endpoint: bool | None) -> bool:
+        """Whether large integers are text: by the request, else the endpoint, else the settings. Raises RK4006."""
+        if QUOTE in given:
+            return bool(coerce(QUOTE, "Bool", given[QUOTE]))
+        return self._workspace.settings.quote_64bit_integers if endpoint is None else endpoint
 
     def _rate(self, claims: Claims) -> None:
         if claims.rps:
@@ -306,6 +315,7 @@ class Queries:
                 "function_range_max_elements_in_block": 10_000_000,
             },
             tag,
+            quoted=composed.quoted,
         )
 
 

@@ -23,7 +23,7 @@ from engine.warehouse.handles import PINNED, SOUND, Block, Handle
 from engine.warehouse.pool import Pool
 from engine.warehouse.port import Capabilities, Format, Input, Rows, Space, Statement, Stream, Value
 from engine.warehouse.recent import Recent
-from engine.warehouse.render import bound, is_insert, with_settings
+from engine.warehouse.render import bound, is_insert, with_settings, written
 from engine.warehouse.unfinished import Unfinished
 from engine.warehouse.zone import UTC, agreed, named_zone
 
@@ -204,6 +204,7 @@ class EmbeddedWarehouse:
 
     def _document(self, statement: Statement, format: Format) -> Generator[bytes, None, None]:
         self._selects.check(statement.sql)
+        statement = written(statement, format)
         if statement.sql not in self._large:
             whole = self._whole(statement, format)
             if whole is not None:

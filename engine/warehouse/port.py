@@ -50,7 +50,7 @@ class Statement:
 
     `sql` holds no value of a request: those are in `bindings`, and every binding occurs in `sql` as
     `{name:Type}`. `settings` are rendered as the SETTINGS clause at the very end. `tag` names the query in logs, and
-    `id` is what `cancel` takes.
+    `id` is what `cancel` takes. `quoted`: JSON documents have integers of 64 bits and more as text.
     """
 
     sql: str
@@ -58,6 +58,7 @@ class Statement:
     settings: Mapping[str, int | str] = field(default_factory=dict)
     tag: str = ""
     id: str = ""
+    quoted: bool = False
 
 
 @dataclass(frozen=True, slots=True)

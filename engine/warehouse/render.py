@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
@@ -11,11 +12,14 @@ from typing import Any
 from engine import errors
 from engine.schema import literal
 from engine.warehouse.errors import EngineError
-from engine.warehouse.port import Value
+from engine.warehouse.port import Format, Statement, Value
 
 _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLACEHOLDER = re.compile(r"\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*:")
+
+QUOTE = "output_format_json_quote_64bit_integers"
+"""The engine's setting of how JSON has integers that JavaScript would round."""
 
 
 def settings_list(settings: Mapping[str, int | str]) -> str:
@@ -36,6 +40,19 @@ def _spelled(settings: tuple[tuple[str, int | str], ...]) -> str:
 def with_settings(sql: str, settings: Mapping[str, int | str] | None) -> str:
     """The statement with a SETTINGS clause at its very end, on a line of its own so that no comment swallows it."""
     return f"{sql}\nSETTINGS {settings_list(settings)}" if settings else sql
+
+
+def written(statement: Statement, format: Format) -> Statement:
+    """The statement whose result has integers as a document of this format is to have them.
+
+    The engine's setting holds for a whole query: it would also decide what `toString` makes of an object, and with it
+    the types in an object that is read from that text. So the query runs without it, and only its result is written
+    with it.
+    """
+    if not statement.quoted or format not in (Format.JSON, Format.NDJSON):
+        return statement
+    inner = with_settings(statement.sql, {QUOTE: 0})
+    return replace(statement, sql=f"SELECT * FROM (\n{inner}\n)", settings={**statement.settings, QUOTE: 1})
 
 
 def bound(sql: str, bindings: Mapping[str, Value] | None) -> dict[str, Any] | None:

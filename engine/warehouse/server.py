@@ -25,7 +25,7 @@ from engine.warehouse.errors import EngineError, translate
 from engine.warehouse.flow import Flow
 from engine.warehouse.handles import PINNED, SOUND
 from engine.warehouse.port import Capabilities, Format, Input, Rows, Space, Statement, Stream, Value
-from engine.warehouse.render import bound, is_insert, with_settings
+from engine.warehouse.render import bound, is_insert, with_settings, written
 from engine.warehouse.tail import Tail
 from engine.warehouse.zone import named_zone
 
@@ -254,6 +254,7 @@ class ServerWarehouse:
         self._check_open()
         if self._parses:
             self._selects.check(statement.sql)
+        statement = written(statement, format)
         sql = with_settings(statement.sql, statement.settings)
         with self._place():
             response: Any = self._reader.raw_stream(

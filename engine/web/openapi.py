@@ -10,9 +10,19 @@ from engine.compiler.build import Build, parameters_of
 from engine.compiler.params import ParameterSpec, coerce
 from engine.errors import RookeryError
 from engine.schema import Column
+from engine.warehouse.render import QUOTE
 
 _WRAPPED = re.compile(r"(Nullable|LowCardinality|Array)\((.*)\)", re.DOTALL)
 _INTEGER = re.compile(r"U?Int")
+_LARGE = re.compile(r"U?Int(?:64|128|256)|Interval")
+QUOTED = {
+    "name": QUOTE,
+    "in": "query",
+    "required": False,
+    "schema": {"type": "integer", "enum": [0, 1]},
+    "description": "1: integers of 64 bits and more are text, since JavaScript rounds them beyond 2^53.",
+}
+"""The one setting of the engine that a request may choose."""
 ERROR = {"$ref": "#/components/schemas/Error"}
 
 
@@ -44,6 +54,7 @@ def _path(build: Build, name: str) -> dict[str, Any]:
     pipe = build.pipes[name]
     # A tenant key comes from the token and never from the caller, so it is not offered.
     parameters = [_parameter(p) for p in parameters_of(build.pipes, name) if not p.tenant_key]
+    parameters.append(QUOTED)
     failures = {"400": "Bad parameter", "403": "Token refused", "408": "Too slow", "429": "Too many at once"}
     operation = {
         "operationId": name,
@@ -104,19 +115,22 @@ def _result(build: Build, name: str) -> dict[str, Any]:
 
 
 def _column(column: Column) -> dict[str, Any]:
-    return _type(column.type)
+    return _type(column.type, large=["integer", "string"])
 
 
-def _type(kind: str) -> dict[str, Any]:
-    """JSON Schema of a ClickHouse type, as its JSON output has it."""
+def _type(kind: str, large: str | list[str] = "integer") -> dict[str, Any]:
+    """JSON Schema of a ClickHouse type, as its JSON output has it; `large` is the type of integers of 64 bits."""
     inner = _WRAPPED.fullmatch(kind)
     if inner and inner.group(1) == "Array":
-        return {"type": "array", "items": _type(inner.group(2))}
+        return {"type": "array", "items": _type(inner.group(2), large)}
     if inner and inner.group(1) == "Nullable":
-        found = _type(inner.group(2))
-        return {**found, "type": [found["type"], "null"]} if isinstance(found.get("type"), str) else found
+        found = _type(inner.group(2), large)
+        types = [found["type"]] if isinstance(found.get("type"), str) else found.get("type")
+        return {**found, "type": [*types, "null"]} if types else found
     if inner:
-        return _type(inner.group(2))
+        return _type(inner.group(2), large)
+    if _LARGE.match(kind):
+        return {"type": large}
     if _INTEGER.match(kind) or kind == "Integer":
         return {"type": "integer"}
     if kind.startswith(("Float", "Decimal")):
