@@ -1,8 +1,8 @@
-"""What the engine says of a pipe's nodes in dry runs.
+"""Analysis of a pipe's nodes by the engine, with sample values for the parameters.
 
-All templates of a statement are rendered with one set of values. Where nothing is known of a parameter its value is
-made up, and a made-up value that the engine cannot convert says nothing about the pipe: others are tried, and what
-remains is a warning.
+All templates of a statement are rendered with one set of values. A parameter about which nothing is known gets a
+made-up value. If the engine cannot convert that value, the pipe may still be right, so other values are tried; when
+none fits, the result is a warning, not an error.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class UncheckedError(RookeryError):
 class Values:
     """The values of one dry run: what a caller would send, and what is taken for parameters that must be there.
 
-    `free` are those that nobody wrote, so that others may stand in their place.
+    `free` are those that no author wrote; other values may replace them.
     """
 
     request: dict[str, object]
@@ -110,36 +110,51 @@ class DryRun:
         return found
 
     def _otherwise(self, node: str, first: RookeryError) -> tuple[Column, ...]:
-        """The same question with other values in place of those that nobody wrote."""
+        """Analyze the node again with other values for the free parameters."""
         used = self._used(node)
         naming = self.identifiers & used.keys()
         code = getattr(first, "engine_code", None)
         if not used or code is None or (code not in OF_VALUES and not naming):
             raise first
-        told = [_told(first)]
         errors = [first]
-        for values in self._others(node, used, naming):
-            try:
-                found = self._ask(node, values)
-            except RookeryError as exc:
-                told.append(_told(exc))
-                errors.append(exc)
-                continue
-            self.values = values
-            return found
+        for values in self._fitted(node, used, naming):
+            if found := self._tried(node, values, errors):
+                return found
         blank = self._blank(node, used)
         if isinstance(blank, tuple):
             return blank
-        if naming or _told(blank) in told or len(set(told)) == 1:
-            # It does not depend on the values; a name that is unknown whichever column stands there says most.
-            common = max(told, key=lambda t: (t[0] == UNKNOWN_IDENTIFIER, t == _told(blank), told.count(t)))
-            raise errors[told.index(common)]
-        names = ", ".join(f"`{n}`" for n in sorted(used))
-        raise UncheckedError(
+        for values in self._guessed(node, used, naming):
+            if found := self._tried(node, values, errors):
+                return found
+        raise self._verdict(node, sorted(used), errors, blank, certain=bool(naming))
+
+    def _tried(self, node: str, values: Values, errors: list[RookeryError]) -> tuple[Column, ...] | None:
+        """The node with other values, which are kept if they do; an error is noted if they do not."""
+        try:
+            found = self._ask(node, values)
+        except RookeryError as exc:
+            errors.append(exc)
+            return None
+        self.values = values
+        return found
+
+    def _verdict(
+        self, node: str, used: list[str], errors: list[RookeryError], blank: RookeryError, *, certain: bool
+    ) -> RookeryError:
+        """Whose mistake it is that no value suits: an error that does not depend on the values is the author's."""
+        identities = [_identity(e) for e in errors]
+        if certain or _identity(blank) in identities or len(set(identities)) == 1:
+            # A name that is unknown whichever column stands there says most.
+            common = max(
+                identities, key=lambda i: (i[0] == UNKNOWN_IDENTIFIER, i == _identity(blank), identities.count(i))
+            )
+            return errors[identities.index(common)]
+        names = ", ".join(f"`{n}`" for n in used)
+        return UncheckedError(
             SAMPLE,
-            f"node `{node}` was not checked, since no sample value of {names} suits it: {first.message}",
+            f"node `{node}` was not checked, since no sample value of {names} suits it: {errors[0].message}",
             hint="give an example that does: {{ String(name, example='2024-01-31') }}",
-            detail=first.detail,
+            detail=errors[0].detail,
         )
 
     def _ask(self, node: str, values: Values) -> tuple[Column, ...]:
@@ -183,18 +198,21 @@ class DryRun:
             )
         return "5" if type not in ("Bool", "Array(Bool)") else "true"
 
-    def _others(self, node: str, used: Mapping[str, frozenset[str]], naming: frozenset[str]) -> Iterator[Values]:
-        """Values to try: columns for those that name one, then texts and numbers by where they stand, then any."""
+    def _fitted(self, node: str, used: Mapping[str, frozenset[str]], naming: frozenset[str]) -> Iterator[Values]:
+        """Texts by where they stand, and columns for parameters that name one."""
         fitting = self._fitting(node, used)
         for column in self._columns(node) if naming else ():
             yield self.values.but({**fitting, **dict.fromkeys(naming, column)})
-        texts = [n for n in used if self._is(n, "String") and n not in naming and n not in fitting]
-        numbers = [n for n in used if self._is(n, "Int", "UInt", "Float", "Decimal")]
         if fitting:
             yield self.values.but(fitting)
-        if texts or numbers:
-            for text, number in zip(TEXTS, NUMBERS, strict=True):
-                yield self.values.but({**fitting, **dict.fromkeys(texts, text), **dict.fromkeys(numbers, number)})
+
+    def _guessed(self, node: str, used: Mapping[str, frozenset[str]], naming: frozenset[str]) -> Iterator[Values]:
+        """Any texts and numbers where nothing tells what is wanted."""
+        fitting = self._fitting(node, used)
+        texts = [n for n in used if self._is(n, "String") and n not in naming and n not in fitting]
+        numbers = [n for n in used if self._is(n, "Int", "UInt", "Float", "Decimal")]
+        for text, number in zip(TEXTS, NUMBERS, strict=True) if texts or numbers else ():
+            yield self.values.but({**fitting, **dict.fromkeys(texts, text), **dict.fromkeys(numbers, number)})
 
     def _is(self, name: str, *types: str) -> bool:
         return self.specs[name].type.removeprefix("Array(").startswith(types)
@@ -240,5 +258,5 @@ class DryRun:
             return exc
 
 
-def _told(exc: RookeryError) -> tuple[Any, str]:
+def _identity(exc: RookeryError) -> tuple[Any, str]:
     return getattr(exc, "engine_code", None), exc.message

@@ -297,7 +297,7 @@ def _declared(parameter: Parameter) -> ParameterSpec:
         type=parameter.type,
         default=parameter.default,
         description=parameter.description,
-        required=parameter.required,
+        required=parameter.required and parameter.default is None,
         enum=tuple(parameter.enum) if parameter.enum else None,
         example=parameter.example,
         tenant_key=parameter.tenant_key,

@@ -6,8 +6,9 @@ import pytest
 
 from engine import errors
 from engine.compiler.build import parameters_of
+from engine.compiler.template import Binder
 from engine.control.tenants import add
-from engine.errors import Problems
+from engine.errors import Problems, RookeryError
 from engine.plan.state import Workspace
 from tests.support.compiling import BASE, compiled, problems_of, pushed
 
@@ -33,7 +34,8 @@ CONVERTED = [
     "toDateTime({{ String(x) }}, {{ String(zone) }})",
     "toDateTime64({{ String(x) }}, 3, {{ String(zone) }})",
     "parseDateTimeBestEffort({{ String(x) }})",
-    "parseDateTime({{ String(x) }}, {{ String(form) }})",
+    "parseDateTime({{ String(x) }}, '%Y-%m-%d')",
+    "parseDateTime({{ String(x) }}, {{ String(form) }}, {{ String(zone) }})",
     "toInt64({{ String(x) }})",
     "toUInt8({{ String(x) }}) + toFloat64({{ String(y) }})",
     "toDecimal64({{ String(x) }}, 2)",
@@ -49,7 +51,7 @@ CONVERTED = [
     "dateTrunc({{ String(unit) }}, at)",
     "dateDiff({{ String(unit) }}, at, now())",
     "toStartOfInterval(at, INTERVAL {{ Int32(step) }} MINUTE)",
-    "intDiv(n, {{ Int32(by) }})",
+    "intDiv(100, {{ Int32(by) }})",
     "substring(aaa, {{ Int32(start) }})",
     "addDays(toDate({{ String(x) }}), {{ Int32(k) }})",
     "toDate(concat({{ String(month) }}, '-01'))",
@@ -90,12 +92,12 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("expression", "message"), WRONG)
-def test_a_mistake_of_the_author_stays_an_error(workspace: Workspace, expression: str, message: str) -> None:
-    files = {"things": THINGS, "asked": f"sql: |\n  SELECT {expression} AS result FROM things\n"}
-    with pytest.raises(Problems, match=message) as caught:
-        compiled(workspace, files)
-    assert [p.code for p in caught.value.problems] == [errors.SQL_SEMANTICS]
+def test_mistakes_of_the_author_stay_errors(workspace: Workspace) -> None:
+    for expression, message in WRONG:
+        files = {"things": THINGS, "asked": f"sql: |\n  SELECT {expression} AS result FROM things\n"}
+        with pytest.raises(Problems, match=message) as caught:
+            compiled(workspace, files)
+        assert [p.code for p in caught.value.problems] == [errors.SQL_SEMANTICS], expression
 
 
 UNKNOWABLE = "sql: SELECT tupleElement(CAST(tuple(1) AS Tuple(one UInt8)), {{ String(name) }}) AS result\n"
@@ -128,6 +130,11 @@ def test_columns_that_a_node_names_itself_can_be_chosen(workspace: Workspace) ->
     build = compiled(workspace, files)
     assert {"zeta", "hits", "aaa"} <= build.pipes["sort_by"].columns
     assert "a_first_of_all" not in build.pipes["sort_by"].columns
+    template = build.pipes["sort_by"].nodes[-1].template
+    for name in ("a_first_of_all", "_rk_at", "_rk_batch", "_rk_t", "events.at", "zeta` --", "1", "*"):
+        with pytest.raises(RookeryError) as caught:
+            template.render({"sort": name, "also": "hits"}, Binder(), build.pipes["sort_by"].columns)
+        assert caught.value.code is errors.IDENTIFIER, name
     for name, code in (("a_first_of_all", errors.SQL_SEMANTICS), ("nowhere", errors.IDENTIFIER)):
         (problem,) = problems_of(workspace, {**files, "sort_by": CHOICES.replace("'hits'", f"'{name}'")})
         assert problem.code is code
@@ -155,7 +162,7 @@ nodes:
     assert str(problem.place).startswith("sums.yaml:3:3")
 
 
-def test_a_tenant_that_no_longer_fits_is_told_with_the_column(workspace: Workspace) -> None:
+def test_a_tenant_that_no_longer_fits_is_reported_with_the_column(workspace: Workspace) -> None:
     texts = {n: t.replace("name: tenant_id, type: UInt32", "name: tenant_id, type: String") for n, t in BASE.items()}
     pushed(workspace, texts)
     add(workspace, ["acme"], "pooled")

@@ -101,8 +101,8 @@ def test_a_template_chooses_among_pipes(journal: Found, tenant: str) -> None:
         assert _ask(server, tenant, "api_top_pages_router", **asked) == site.daily_pages(asked)
     filtered = {**MARCH, "source": "news.example"}
     assert _ask(server, tenant, "api_top_pages_router", **filtered) == site.pages(filtered)
-    told = _ask(server, tenant, "api_top_pages_router", 400, date_from="2020-01-01")
-    assert told["code"] == "RK2020" and "api_top_pages_yearly" in told["error"]
+    problem = _ask(server, tenant, "api_top_pages_router", 400, date_from="2020-01-01")
+    assert problem["code"] == "RK2020" and "api_top_pages_yearly" in problem["error"]
 
 
 def test_posts_and_who_is_there_now(journal: Found) -> None:
