@@ -226,6 +226,7 @@ DAMAGED = Code("RK6011", 500, "stored data is damaged")
 LAYOUT_NEWER = Code("RK6013", 503, "written by a newer rookery")
 LAYOUT_UNREADABLE = Code("RK6014", 503, "layout version cannot be read")
 MIGRATION_FAILED = Code("RK6015", 503, "stored layout could not be migrated")
+ISOLATION = Code("RK6017", 500, "a check of isolation failed")
 
 # --- RK7xxx: command line and settings ---------------------------------------------------------------------------
 SETTING = Code("RK7001", 400, "setting not valid")

@@ -119,7 +119,10 @@ def _definitions(state: State) -> None:
             state.problems.add(problem)
             state.failed.add(name)
         if name not in state.failed:
-            state.datasources[name] = spelled(source, state.analyser)
+            source = state.datasources[name] = spelled(source, state.analyser)
+            types = {c.name: c.type for c in source.columns}
+            known = state.relations[name]
+            state.relations[name] = replace(known, types=tuple(types[c] for c in known.columns))
 
 
 def _pipes(state: State) -> None:

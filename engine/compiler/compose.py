@@ -7,31 +7,22 @@ once is remembered.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from engine.compiler.memory import Memory
 from engine.compiler.params import Value
 from engine.compiler.pipes import CompiledPipe, check_used
 from engine.compiler.remembered import RememberedParser
-from engine.compiler.scope import Bound, Relation, Scope
+from engine.compiler.scope import PLAIN, Bound, Reading, Relation, Scope
 from engine.compiler.template import Binder, Template
 from engine.compiler.verify import Parser, Verified, verify
-from engine.errors import BRANCH, SQL_REFUSED, TABLE_REFUSED, RookeryError
-from engine.schema import quote
+from engine.errors import BRANCH, ISOLATION, SQL_REFUSED, TABLE_REFUSED, RookeryError
+from engine.schema import nest_database, quote
 
 LAST = "_rk_last"
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """How a statement reads a datasource: merged (FINAL), and which share of it (SAMPLE ratio, offset)."""
-
-    final: bool = False
-    sample: tuple[str, str | None] | None = None
-
-
-PLAIN = Reading()
 Bind = Callable[[Relation, Reading], Bound]
 Render = Callable[[Template, Binder, frozenset[str]], str]
 Texts = Mapping[str, tuple[tuple[str, Verified], ...]]
@@ -127,9 +118,10 @@ class Composer:
         relations: set[str] = set()
         for name in sorted(text.reads):
             if name in catalogue.relations:
-                bound = bind(catalogue.relations[name], Reading(name in text.final, text.sample.get(name)))
+                how = Reading(name in text.final, text.sample.get(name), text.names)
+                bound = bind(catalogue.relations[name], how)
                 ctes[name] = bound.sql
-                placeholders.update([bound.placeholder] if bound.placeholder else [])
+                placeholders.update(bound.placeholders)
                 relations.add(name)
                 continue
             texts = self._texts(catalogue, name, render, binder, None)
@@ -201,7 +193,7 @@ def assemble(
             bound = bind(catalogue.relations[name], readings.get(name, PLAIN))
             ctes[name] = bound.sql
             relations.add(name)
-            placeholders.update([bound.placeholder] if bound.placeholder else [])
+            placeholders.update(bound.placeholders)
             return
         nodes = texts[name]
         require_all(nodes)
@@ -226,16 +218,22 @@ def _readings(catalogue: Catalogue, texts: Texts) -> dict[str, Reading]:
     found: dict[str, Reading] = {}
     for text in (v for t in texts.values() for _, v in t):
         for name in text.reads:
-            reading = Reading(name in text.final, text.sample.get(name))
-            if found.setdefault(name, reading) != reading:
+            reading = Reading(name in text.final, text.sample.get(name), text.names)
+            known = found.setdefault(name, reading)
+            if (known.final, known.sample) != (reading.final, reading.sample):
                 raise RookeryError(
                     SQL_REFUSED,
                     f"`{name}` is read with FINAL or SAMPLE in one place and differently in another",
                     hint="read it in one way everywhere, or set `final: true` on the datasource",
                 )
-            if reading != PLAIN and name not in catalogue.relations:
+            if (reading.final or reading.sample) and name not in catalogue.relations:
                 raise RookeryError(SQL_REFUSED, f"FINAL or SAMPLE on `{name}`, which is not a datasource")
+            found[name] = replace(known, names=_either(known.names, reading.names))
     return found
+
+
+def _either(one: frozenset[str] | None, other: frozenset[str] | None) -> frozenset[str] | None:
+    return None if one is None or other is None else one | other
 
 
 def _ended(ctes: Mapping[str, str], last: Verified) -> str:
@@ -270,4 +268,21 @@ def _no_template(template: Template, binder: Binder, columns: frozenset[str]) ->
 
 
 def _binding(scope: Scope) -> Bind:
-    return lambda relation, how: scope.bind(relation, final=how.final, sample=how.sample)
+    def bind(relation: Relation, how: Reading) -> Bound:
+        bound = scope.bind(relation, how)
+        _hold_to_tenant(scope, relation, bound)
+        return bound
+
+    return bind
+
+
+def _hold_to_tenant(scope: Scope, relation: Relation, bound: Bound) -> None:
+    """Refuse tenants' rows that neither come from the tenant's nest nor are checked a second time. Raises RK6017.
+
+    This does not ask the scope how it decided, so that a fault there becomes an error.
+    """
+    if relation.tenant is None or (scope.unrestricted and scope.tenant is None) or bound.witnessed:
+        return
+    if scope.tenant is not None and bound.source.database == nest_database(scope.workspace, scope.tenant):
+        return
+    raise RookeryError(ISOLATION, f"`{relation.name}` would be read without the tenant")

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from engine.compiler.encoding import own_values, plain_value
 from engine.compiler.params import canonical_tenant
 from engine.errors import NO_TENANT, TABLE_REFUSED, RookeryError
 from engine.schema import Name, literal, quote
@@ -21,6 +22,12 @@ ALIAS = "_rk_t"
 BARRIER = 9_223_372_036_854_775_807
 """A LIMIT that keeps rows but stops index analysis and pushdown from reaching below it."""
 
+WITNESS = "rk_witness_"
+"""Beginning of the placeholders that the second check of the tenant compares with."""
+
+FOREIGN_ROW = "rookery: a row of another tenant"
+"""What the second check of the tenant raises."""
+
 Kind = Literal["landing", "target", "table"]
 
 
@@ -30,8 +37,8 @@ class Relation:
 
     `kind`: `landing` (everybody's rows), `target` (of a per-tenant pipe: a shared table for pooled tenants and one
     in every nest) or `table` (ordinary). `tenant` is the tenant column, `tenant_type` its ClickHouse type. `in_nest`
-    says whether nests own a table of this name. `columns` are what readers see; a dropped tenant column is not
-    among them.
+    says whether nests own a table of this name. `columns` are what readers see, `types` the type of each; a dropped
+    tenant column is not among them.
     """
 
     name: str
@@ -41,6 +48,7 @@ class Relation:
     tenant_type: str = ""
     in_nest: bool = False
     final: bool = False
+    types: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +60,32 @@ class RowFilter:
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """A relation's SQL and the tenant placeholder in it, if any (name and type)."""
+    """A relation's SQL, the table that it reads, and the placeholders of the tenant in it (name, type)."""
 
     sql: str
-    placeholder: tuple[str, str] | None = None
+    source: Name
+    placeholders: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def witnessed(self) -> bool:
+        """Whether the tenant of every row is checked a second time."""
+        return any(name.startswith(WITNESS) for name, _ in self.placeholders)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a statement reads a datasource.
+
+    `final` reads merged rows, `sample` is (ratio, offset), `names` are the names that the statement's texts mention;
+    None where they may mean any column.
+    """
+
+    final: bool = False
+    sample: tuple[str, str | None] | None = None
+    names: frozenset[str] | None = None
+
+
+PLAIN = Reading()
 
 
 class Everywhere(Protocol):
@@ -96,18 +126,17 @@ class Scope:
         who = (self.tenant is not None, self.nest, filters, self.unrestricted, self.everywhere)
         return (self.workspace, *who, self.barrier)
 
-    def bind(self, relation: Relation, *, final: bool = False, sample: tuple[str, str | None] | None = None) -> Bound:
+    def bind(self, relation: Relation, how: Reading = PLAIN) -> Bound:
         """The SQL that a table name stands for. Raises RK4004 when tenant data has no tenant to filter by."""
         filters = [f.sql for f in self.filters.get(relation.name, ())]
-        limit = BARRIER if self.barrier else None
-        use_final = final or relation.final
         if relation.tenant is None or (self.unrestricted and self.tenant is None):
-            if self.everywhere is not None and relation.kind == "target":
-                return Bound(
-                    self.everywhere.relation(relation, self.workspace, filters, final=use_final, sample=sample)
-                )
             source = Name(self.workspace, relation.name)
-            return Bound(select(relation, source, filters, final=use_final, sample=sample, limit=limit))
+            if self.everywhere is not None and relation.kind == "target":
+                final = how.final or relation.final
+                return Bound(
+                    self.everywhere.relation(relation, self.workspace, filters, final=final, sample=how.sample), source
+                )
+            return self._read(relation, source, how, filters, encode=bool(filters))
         if self.tenant is None:
             raise RookeryError(
                 NO_TENANT,
@@ -115,15 +144,58 @@ class Scope:
                 hint="use a token with the claim `tenant`, or one that fixes the pipe's tenant key",
             )
         if self.nest is not None and relation.in_nest:
-            return Bound(
-                select(relation, Name(self.nest, relation.name), filters, final=use_final, sample=sample, limit=limit)
-            )
-        placeholder = (tenant_placeholder(relation.tenant_type), base_type(relation.tenant_type))
-        condition = f"{ALIAS}.{quote(relation.tenant)} = {{{placeholder[0]}:{placeholder[1]}}}"
-        source = Name(self.workspace, relation.name)
-        return Bound(
-            select(relation, source, [condition, *filters], final=use_final, sample=sample, limit=limit), placeholder
+            return self._read(relation, Name(self.nest, relation.name), how, filters)
+        column, kind = f"{ALIAS}.{quote(relation.tenant)}", base_type(relation.tenant_type)
+        own, witness = tenant_placeholder(kind), WITNESS + kind.lower()
+        bound = self._read(
+            relation,
+            Name(self.workspace, relation.name),
+            how,
+            filters,
+            tenant=f"{column} = {{{own}:{kind}}}",
+            # The dictionary of a part holds other tenants, on which this must not be evaluated.
+            witness=f"{plain_value(column, relation.tenant_type)} != {{{witness}:{kind}}}",
         )
+        return Bound(bound.sql, bound.source, ((own, kind), (witness, kind)))
+
+    def _read(
+        self,
+        relation: Relation,
+        source: Name,
+        how: Reading,
+        filters: list[str],
+        *,
+        tenant: str = "",
+        witness: str = "",
+        encode: bool = True,
+    ) -> Bound:
+        columns = mentioned(relation, how.names)
+        final = how.final or relation.final
+        checked = f"WHERE NOT throwIf({witness}, {literal(FOREIGN_ROW)})" if witness else ""
+        own = [tenant] if tenant else []
+        if not self.barrier:
+            text = select(
+                relation, source, own + filters, columns=columns, encode="values" if encode else "", final=final,
+                sample=how.sample, suffix=checked,
+            )  # fmt: skip
+            return Bound(text, source)
+        text = select(
+            relation, source, own, encode="all" if encode else "", final=final, sample=how.sample, suffix=checked,
+            columns=relation.columns if filters else columns, limit=BARRIER,
+        )  # fmt: skip
+        if filters:
+            # Filters of the token may fail on rows of others, too.
+            listed = ", ".join(f"{ALIAS}.{quote(c)}" for c in columns)
+            conditions = " AND ".join(f"({f})" for f in filters)
+            text = f"SELECT {listed} FROM ({text}) AS {ALIAS} WHERE {conditions} LIMIT {BARRIER}"
+        return Bound(text, source)
+
+
+def mentioned(relation: Relation, names: frozenset[str] | None) -> tuple[str, ...]:
+    """The columns of a relation that a statement may use: those it names, and at least one."""
+    if names is None:
+        return relation.columns
+    return tuple(c for c in relation.columns if c in names or "." in c) or relation.columns[:1]
 
 
 def select(
@@ -131,17 +203,23 @@ def select(
     source: Name,
     conditions: list[str],
     *,
+    columns: tuple[str, ...] = (),
+    encode: Literal["", "values", "all"] = "",
     final: bool = False,
     sample: tuple[str, str | None] | None = None,
     limit: int | None = None,
     clause: Literal["PREWHERE", "WHERE"] = "PREWHERE",
     suffix: str = "",
 ) -> str:
-    """A relation's SELECT: columns listed, every condition qualified and behind the fence."""
+    """A relation's SELECT: columns listed (all by default), every condition qualified and behind the fence.
+
+    `encode` makes columns anew of the rows that are read: `values` where they have dictionaries, `all` where they
+    have types of their own as well, which costs more.
+    """
     if not relation.columns:
         raise RookeryError(TABLE_REFUSED, f"`{relation.name}` has no readable column")
-    columns = ", ".join(f"{ALIAS}.{quote(c)}" for c in relation.columns)
-    text = f"SELECT {columns} FROM {source.sql()} AS {ALIAS}"
+    listed = ", ".join(_column(relation, c, encode) for c in columns or relation.columns)
+    text = f"SELECT {listed} FROM {source.sql()} AS {ALIAS}"
     if final:
         text += " FINAL"
     if sample is not None:
@@ -153,6 +231,18 @@ def select(
     if limit is not None:
         text += f" LIMIT {limit}"
     return text
+
+
+def _column(relation: Relation, name: str, encode: str) -> str:
+    column = f"{ALIAS}.{quote(name)}"
+    types = dict(zip(relation.columns, relation.types, strict=False))
+    made = own_values(column, types.get(name, ""), types=encode == "all") if encode else column
+    return column if made == column else f"{made} AS {quote(name)}"
+
+
+def is_encoded(relation: Relation) -> bool:
+    """Whether reading a relation's rows apart from others takes more than a condition."""
+    return any(own_values("c", t, types=True) != "c" for t in relation.types)
 
 
 def base_type(type_text: str) -> str:

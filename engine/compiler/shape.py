@@ -79,6 +79,30 @@ def outputs(root: Node) -> tuple[str | None, ...] | None:
     return tuple(names)
 
 
+def names(root: Node) -> frozenset[str] | None:
+    """Every text in a query that may name a column, taken apart at its dots; None where a `*` means all of them.
+
+    Texts that are no names are among them, too: a column that is not here is surely not read.
+    """
+    found: set[str] = set()
+    pending: list[tuple[object, bool]] = [(root, False)]
+    while pending:
+        node, counted = pending.pop()
+        if isinstance(node, str):
+            found.add(node)
+            found.update(node.split("."))
+        elif isinstance(node, list):
+            pending.extend((child, counted) for child in node)
+        elif isinstance(node, dict):
+            kind = str(node.get("type", ""))
+            if kind.endswith("RegexpMatcher") or (kind.endswith("Asterisk") and not counted):
+                return None
+            # The argument of count(*) is rows, not columns.
+            inside = node.get("name") == "count" if kind == "Function" else counted and kind == "ExpressionList"
+            pending.extend((child, inside) for child in node.values())
+    return frozenset(found)
+
+
 def _single(root: Node) -> list[Node]:
     """The query and, while it only wraps one other in parentheses, that one."""
     found = [root]

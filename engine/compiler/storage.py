@@ -51,11 +51,12 @@ POOL = "_rk_pool"
 def relation(source: Datasource, *, target_of_tenants: bool = False, drop_tenant: bool = False) -> Relation:
     """What readers see of a datasource."""
     tenant = source.tenant_column
-    columns = tuple(c.name for c in source.columns if not (drop_tenant and c.name == tenant))
+    seen = [c for c in source.columns if not (drop_tenant and c.name == tenant)]
     kind: Kind = "landing" if source.is_landing else "target" if target_of_tenants else "table"
     tenant_type = next((c.type for c in source.columns if c.name == tenant), "")
     in_nest = target_of_tenants or (source.is_landing and source.tenant is not None and source.tenant.nest_copy)
-    return Relation(source.name, kind, columns, tenant, tenant_type, in_nest, source.final)
+    names, types = tuple(c.name for c in seen), tuple(c.type for c in seen)
+    return Relation(source.name, kind, names, tenant, tenant_type, in_nest, source.final, types)
 
 
 def workspace_table(source: Datasource, workspace: str) -> Table:

@@ -57,7 +57,8 @@ class Verified:
     (ratio, offset); both were removed from the text and belong into the relations. `leftmost` is the bound name that
     the first SELECT reads first. `branches` are the texts of a top-level UNION ALL, one if it is none, with the
     left-most name of each. `outputs` are the column names where evident (a help, not a promise). `plain` says that it
-    is one SELECT which may follow a WITH of ours as it stands.
+    is one SELECT which may follow a WITH of ours as it stands. `names` has every column that it can mean, None if it
+    can mean all.
     """
 
     canonical: str
@@ -69,6 +70,7 @@ class Verified:
     branch_leftmost: tuple[str | None, ...] = ()
     outputs: tuple[str | None, ...] | None = None
     plain: bool = False
+    names: frozenset[str] | None = None
 
     @property
     def identity(self) -> tuple[object, ...]:
@@ -112,6 +114,7 @@ def verify(
         branch_leftmost=lefts,
         outputs=shape.outputs(tree),
         plain=shape.is_plain(tree),
+        names=shape.names(tree),
     )
 
 

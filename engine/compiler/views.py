@@ -15,7 +15,7 @@ from engine.compiler import storage
 from engine.compiler.build import Build
 from engine.compiler.compose import assemble
 from engine.compiler.pipes import CompiledPipe, MaterializedTarget
-from engine.compiler.scope import ALIAS, Bound, Relation, select, tenant_literal
+from engine.compiler.scope import ALIAS, Bound, Relation, is_encoded, select, tenant_literal
 from engine.schema import Column, Mark, Name, Schema, Table, View, fingerprint, nest_database, quote
 
 AFTER, UPTO = "rk_after", "rk_upto"
@@ -98,6 +98,7 @@ def pipe_views(build: Build, pipe: CompiledPipe, target: MaterializedTarget, rea
         name = f"_rk_{pipe.name}" if position == 0 else f"_rk{position}_{pipe.name}"
         inlet = _inlet(build, trigger, reader)
         source = inlet or _stands_for(build, trigger, reader)[0]
+        spelling = _spelling(build, pipe, reader, columns)
         nodes = tuple((n.name, n.static.canonical) for n in pipe.needed() if n.static)
         found.append(
             View(
@@ -112,12 +113,21 @@ def pipe_views(build: Build, pipe: CompiledPipe, target: MaterializedTarget, rea
                     pipe.name,
                     "view",
                     tenant=reader.tenant,
-                    fingerprint=f"{fingerprint(nodes, branch, str(source), position)}:{fingerprint(columns)}",
+                    fingerprint=f"{fingerprint(nodes, branch, str(source), position)}:{spelling}",
                 ),
                 log=Name(build.workspace, trigger.name) if inlet else None,
             )
         )
     return found
+
+
+def _spelling(build: Build, pipe: CompiledPipe, reader: Reader, columns: tuple[str, ...]) -> str:
+    """What tells two spellings of one view apart: its columns, and whether relations make theirs anew."""
+    reads = build.pipes[pipe.name].datasources
+    encoded = reader.kind != "workspace" and any(
+        build.relations[d].tenant and is_encoded(build.relations[d]) for d in reads
+    )
+    return fingerprint(columns, "own") if encoded else fingerprint(columns)
 
 
 def _view_sql(
@@ -137,11 +147,16 @@ def _copy_view(build: Build, relation: Relation, reader: Reader) -> View:
         name=Name(reader.nest, f"_rk_{relation.name}"),
         target=Name(reader.nest, relation.name),
         source=source,
-        sql=select(relation, source, own, clause="WHERE"),
+        sql=select(relation, source, own, clause="WHERE", encode="all"),
         columns=relation.columns,
-        backfill=select(relation, source, own, suffix=LOG_RANGE),
-        mark=Mark(build.workspace, relation.name, "view", reader.tenant, f"copy:{fingerprint(relation.columns)}"),
+        backfill=select(relation, source, own, suffix=LOG_RANGE, encode="all"),
+        mark=Mark(build.workspace, relation.name, "view", reader.tenant, f"copy:{_delivered(relation)}"),
     )
+
+
+def _delivered(relation: Relation) -> str:
+    """What tells two spellings of a copy apart: its columns, and whether they are made anew of the tenant's rows."""
+    return fingerprint(relation.columns, "own") if is_encoded(relation) else fingerprint(relation.columns)
 
 
 def _stands_for(build: Build, relation: Relation, reader: Reader) -> tuple[Name, list[str]]:
@@ -171,7 +186,7 @@ def _inlet(build: Build, relation: Relation, reader: Reader) -> Name | None:
 def _live(build: Build, reader: Reader, trigger: Relation, inlet: Name | None, relation: Relation) -> Bound:
     """A relation for a view, whose trigger may stand behind an inlet."""
     if inlet is not None and relation.name == trigger.name:
-        return Bound(select(relation, inlet, []))
+        return Bound(select(relation, inlet, []), inlet)
     return _bound(build, relation, reader)
 
 
@@ -184,7 +199,10 @@ def _bound(build: Build, relation: Relation, reader: Reader, *, ranged: bool | N
     """A relation for a view (WHERE) or, when `ranged` is given, for its history (PREWHERE, bounded if True)."""
     source, conditions = _stands_for(build, relation, reader)
     clause: Literal["PREWHERE", "WHERE"] = "WHERE" if ranged is None else "PREWHERE"
-    return Bound(select(relation, source, conditions, clause=clause, suffix=LOG_RANGE if ranged else ""))
+    # One tenant's rows, or the pool's, do not bring along what else is in the block.
+    encode: Literal["", "all"] = "all" if conditions else ""
+    text = select(relation, source, conditions, clause=clause, suffix=LOG_RANGE if ranged else "", encode=encode)
+    return Bound(text, source)
 
 
 def _is(relation: Relation, tenant: str) -> str:

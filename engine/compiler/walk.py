@@ -21,7 +21,8 @@ TABLE_FUNCTIONS = frozenset(
 MEMBERSHIP = frozenset(f"{g}{n}{u}in" for g in ("", "global") for n in ("", "not") for u in ("", "null"))
 OPERATORS = MEMBERSHIP | {
     "and", "array", "cast", "equals", "greater", "greaterorequals", "ilike", "less", "lessorequals", "like", "not",
-    "notequals", "notilike", "notlike", "or", "tostring", "tuple",
+    "notequals", "notilike", "notlike", "or", "tostring", "tuple", "throwif", "tolowcardinality", "arrayreduce",
+    "arrayelement",
 }  # fmt: skip
 """Functions that relations are made of; nothing in an author's text may carry their names."""
 

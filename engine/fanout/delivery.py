@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, wait
 from contextlib import nullcontext
 
-from engine.compiler.scope import tenant_literal
+from engine.compiler.scope import is_encoded, tenant_literal
 from engine.errors import BUSY, UNKNOWN_DATASOURCE, RookeryError
 from engine.fanout.cursor import Piece
 from engine.fanout.landed import Landed
-from engine.fanout.log import Log
+from engine.fanout.log import ROW, Log
 from engine.plan.state import Workspace
 from engine.schema import Name, nest_database, quote
 from engine.warehouse import ddl
@@ -53,9 +53,14 @@ class Delivery:
         if len(batches) == 1 and len(present) >= COPIED_FOR:
             source, values, tenant, condition = self._merge(reader, batches)
 
+        encoded = is_encoded(reader.relation)
+
         def rows(one: str) -> str:
             mine = tenant_literal("String", one)
-            return f"SELECT {values} FROM {source} WHERE ({condition}) AND {tenant} = {mine}"
+            of_tenant = f"FROM {source} WHERE ({condition}) AND {tenant} = {mine}"
+            if not encoded:
+                return f"SELECT {values} {of_tenant}"
+            return f"SELECT {reader.own_values(ROW)} FROM (SELECT tuple({values}) AS {ROW} {of_tenant})"
 
         return self._spread(reader, piece, present, rows)
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from engine.compiler import storage
+from engine.compiler.encoding import own_values
 from engine.compiler.scope import ALIAS, Relation, select, tenant_literal
 from engine.fanout.cursor import Piece
 from engine.plan.state import Workspace
@@ -13,6 +14,8 @@ from engine.schema import Name, literal, quote
 from engine.warehouse import ddl
 from engine.warehouse.port import Warehouse
 
+ROW = "_rk_row"
+"""A whole row as a tuple."""
 MOST_BLOCKS = 10_000
 """Blocks that are looked at together."""
 OURS = "g:"
@@ -73,7 +76,12 @@ class Log:
 
     def rows_of(self, tenant: str, piece: Piece) -> str:
         """The SELECT of a tenant's rows in a piece."""
-        return select(self.relation, self.table, [self.mine(tenant)], suffix=self._where(piece))
+        return select(self.relation, self.table, [self.mine(tenant)], suffix=self._where(piece), encode="all")
+
+    def own_values(self, row: str) -> str:
+        """The SQL of a row's columns, made anew of the rows that are left; `row` is a tuple of them."""
+        listed = enumerate(self.relation.types, 1)
+        return ", ".join(own_values(f"tupleElement({row}, {n})", kind, types=True) for n, kind in listed)
 
     def mine(self, tenant: str) -> str:
         """The condition of a tenant's rows."""

@@ -19,12 +19,13 @@ from engine.compiler.build import declared_of
 from engine.compiler.compose import Composed
 from engine.compiler.memory import Memory
 from engine.compiler.params import coerce
-from engine.compiler.scope import Scope
+from engine.compiler.scope import FOREIGN_ROW, WITNESS, Scope
 from engine.compiler.template import Binder, Template
 from engine.errors import (
     BAD_PARAMETER,
     BUSY,
     CANCELLED,
+    ISOLATION,
     MISSING_PARAMETER,
     QUERY_FAILED,
     RESULT_LIMIT,
@@ -252,7 +253,7 @@ class Queries:
         # Composing may ask the database too, so it counts as running.
         places = self.running.enter(keys)
         try:
-            statement = self._statement(compose(scope), scope, limits, tag)
+            statement = self._statement(claims, compose(scope), scope, limits, tag)
             timer.stage("compose")
             answer = self._first(claims, scope, statement, compose, format, limits, tag, ticket)
         except BaseException:
@@ -277,17 +278,17 @@ class Queries:
         try:
             return self._open(claims, statement, format, ticket)
         except RookeryError as exc:
-            if claims.is_admin or exc.code in _OWN:
+            if exc.code in _OWN or (claims.is_admin and scope.tenant is None):
                 raise _plain(exc, admin=claims.is_admin) from exc
             log.warning("query failed", pipe=tag, subject=claims.subject, error=exc)
-            if exc.code in _BOUNDED or (scope.tenant is None and not scope.filters):
+            if exc.code is TIMEOUT or (scope.tenant is None and not scope.filters):
                 raise _plain(exc, admin=False) from exc
-        # The first run may have failed on a row that is not the caller's. Behind the barrier it cannot.
+        # The first run may have failed on what is not the caller's. Behind the barrier it cannot.
         fenced = replace(scope, barrier=True)
         try:
-            return self._open(claims, self._statement(compose(fenced), fenced, limits, tag), format, ticket)
+            return self._open(claims, self._statement(claims, compose(fenced), fenced, limits, tag), format, ticket)
         except RookeryError as exc:
-            raise _plain(exc, admin=False) from exc
+            raise _plain(exc, admin=claims.is_admin) from exc
 
     def _open(self, claims: Claims, statement: Statement, format: Format, ticket: Ticket) -> Answer:
         if ticket.cancelled:
@@ -297,11 +298,13 @@ class Queries:
             stream = ClosingStatistics(stream, whole_truth=claims.is_admin)
         return Answer(stream, partial(self.at_work.at_work, ticket))
 
-    def _statement(self, composed: Composed, scope: Scope, limits: Limits, tag: str) -> Statement:
+    def _statement(self, claims: Claims, composed: Composed, scope: Scope, limits: Limits, tag: str) -> Statement:
         settings = self._workspace.settings
         bindings: dict[str, Value] = dict(composed.bindings)
+        # The second check compares with the token's own tenant, however the scope came by its.
+        witness = scope.tenant if claims.tenant is None else claims.tenant
         for name in composed.assembled.placeholders:
-            bindings[name] = scope.tenant
+            bindings[name] = witness if name.startswith(WITNESS) else scope.tenant
         return Statement(
             composed.sql,
             bindings,
@@ -340,8 +343,7 @@ def _renderer(values: Mapping[str, Any], zone: str) -> Any:
     return render
 
 
-_OWN = frozenset({BUSY, CANCELLED, UNREACHABLE, BAD_PARAMETER, MISSING_PARAMETER})
-_BOUNDED = frozenset({TIMEOUT, RESULT_LIMIT})
+_OWN = frozenset({BUSY, UNREACHABLE, BAD_PARAMETER, MISSING_PARAMETER, CANCELLED})
 _SAFE_TEXTS: Mapping[int, str] = {
     6: "a value could not be converted to the wanted type",
     27: "a value could not be parsed",
@@ -365,8 +367,17 @@ _SAFE_TEXTS: Mapping[int, str] = {
 }
 
 
+def _is_foreign_row(exc: EngineError) -> bool:
+    """Whether the second check of the tenant failed. Other errors may quote its text as part of the statement."""
+    raised = (exc.detail or exc.message).partition("DB::Exception: ")
+    return exc.engine_code == 395 and (raised[2] or raised[0]).startswith(FOREIGN_ROW)
+
+
 def _plain(exc: RookeryError, *, admin: bool) -> RookeryError:
     """An error that a caller may see: an admin the engine's own text, anybody else ours, chosen by the code."""
+    if isinstance(exc, EngineError) and _is_foreign_row(exc):
+        log.critical("a row of another tenant was held back", detail=exc.detail or exc.message)
+        return RookeryError(ISOLATION, "the query was stopped: it would have read rows of another tenant")
     if admin or not isinstance(exc, EngineError):
         return exc
     if exc.code is TIMEOUT:
