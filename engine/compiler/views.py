@@ -98,7 +98,7 @@ def pipe_views(build: Build, pipe: CompiledPipe, target: MaterializedTarget, rea
         name = f"_rk_{pipe.name}" if position == 0 else f"_rk{position}_{pipe.name}"
         inlet = _inlet(build, trigger, reader)
         source = inlet or _stands_for(build, trigger, reader)[0]
-        spelling = _spelling(build, pipe, reader, columns)
+        spelling = _spelling(build, pipe, reader, columns, trigger.name if inlet else None)
         nodes = tuple((n.name, n.static.canonical) for n in pipe.needed() if n.static)
         found.append(
             View(
@@ -121,12 +121,13 @@ def pipe_views(build: Build, pipe: CompiledPipe, target: MaterializedTarget, rea
     return found
 
 
-def _spelling(build: Build, pipe: CompiledPipe, reader: Reader, columns: tuple[str, ...]) -> str:
-    """What tells two spellings of one view apart: its columns, and whether relations make theirs anew."""
-    reads = build.pipes[pipe.name].datasources
-    encoded = reader.kind != "workspace" and any(
-        build.relations[d].tenant and is_encoded(build.relations[d]) for d in reads
-    )
+def _spelling(build: Build, pipe: CompiledPipe, reader: Reader, columns: tuple[str, ...], passing: str | None) -> str:
+    """What tells two spellings of one view apart: its columns, and whether columns are built anew in it.
+
+    `passing` is the datasource whose rows come through an inlet.
+    """
+    reads = [build.relations[d] for d in build.pipes[pipe.name].datasources if d != passing]
+    encoded = any(is_encoded(r) and _stands_for(build, r, reader)[1] for r in reads)
     return fingerprint(columns, "own") if encoded else fingerprint(columns)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from engine.control import copies, symptoms
 from engine.control.findings import WARNING, Finding, Patient, unwell
-from engine.control.push import broken_views, desired_schema, plan_for
+from engine.control.planning import desired_schema
+from engine.control.push import broken_views, plan_for
 from engine.errors import FOREIGN_OBJECT, RookeryError
 from engine.plan.state import Workspace
 from engine.warehouse.catalog import read_schema

@@ -6,10 +6,11 @@ workspace they run as well and find nothing to do.
 
 from __future__ import annotations
 
+from engine.control.respelling import respell_views
 from engine.plan.layout import Migration, run_pending
 from engine.plan.state import Workspace
 
-MIGRATIONS: tuple[Migration[Workspace], ...] = ()
+MIGRATIONS: tuple[Migration[Workspace], ...] = (Migration("views that build columns anew", respell_views),)
 """In order. A step is added at the end, and none is ever removed."""
 
 

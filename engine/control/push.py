@@ -18,6 +18,7 @@ from engine.compiler.pipes import compile_pipe
 from engine.compiler.views import nest_schema, workspace_schema
 from engine.control.history import resume, undelivered
 from engine.control.ids import check_ids
+from engine.control.planning import desired_schema
 from engine.control.tokens import grant_declared
 from engine.errors import (
     BAD_VALUE,
@@ -258,15 +259,6 @@ def upstream(project: Project, wanted: set[str], verifier: Verifier) -> set[str]
             compiled = compile_pipe(project.pipes[name], names, columns, verifier)
             pending.extend(compiled.reads | ({compiled.target.name} if compiled.target else set()))
     return found
-
-
-def desired_schema(build: Build, snapshot: Snapshot) -> Schema:
-    """Everything that should exist: the workspace's own objects and every nest, in order of data flow."""
-    schema = workspace_schema(build)
-    for tenant in snapshot.tenants.values():
-        if tenant.placement == "tables" and tenant.state != "removing":
-            schema = schema.merged(nest_schema(build, tenant.id, snapshot.routed))
-    return with_feeders(schema)
 
 
 def plan_for(
