@@ -134,7 +134,8 @@ class Scope:
             if self.everywhere is not None and relation.kind == "target":
                 final = how.final or relation.final
                 return Bound(
-                    self.everywhere.relation(relation, self.workspace, filters, final=final, sample=how.sample), source
+                    self.everywhere.relation(relation, self.workspace, filters, final=final, sample=how.sample),
+                    source,
                 )
             return self._read(relation, source, how, filters, encode=bool(filters))
         if self.tenant is None:
