@@ -297,6 +297,7 @@ async def workspace_route(request: Request) -> Response:
         {
             "name": state.workspace.name,
             "version": snapshot.version,
+            "timezone": state.workspace.zone,
             "engine": {"version": capabilities.version, "embedded": capabilities.embedded},
             "datasources": len(snapshot.build.datasources),
             "pipes": len(snapshot.build.pipes),

@@ -10,6 +10,7 @@ from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -129,6 +130,21 @@ def misread(server: Server) -> list[str]:
     return wrong
 
 
+def adrift(server: Server, key: str) -> list[str]:
+    """Times of our own that are not about now, in UTC: of a receipt, of a quarantined row and of a tenant."""
+    headers = {"Idempotency-Key": key}
+    for _ in range(2):
+        body = json.dumps({"tenant_id": 1, "id": "none", "at": 0})
+        server.done("POST", "/v0/events", params={"name": "events"}, content=body, headers=headers)
+    rows = server.done("GET", "/v0/datasources/events/quarantine", params={"limit": 1})["rows"]
+    receipts = server.done("GET", f"/v0/events/{quote(key)}")["receipts"]
+    tenants = server.done("GET", "/v0/tenants")["tenants"]
+    times = [rows[0]["insertion_date"], receipts[0]["received_at"], next(t["created_at"] for t in tenants)]
+    now = datetime.now(UTC)
+    moments = [t if t.tzinfo else t.replace(tzinfo=UTC) for t in map(datetime.fromisoformat, times)]
+    return [t for t, m in zip(times, moments, strict=True) if abs(m - now) > timedelta(minutes=30)]
+
+
 def answers(server: Server) -> dict[str, Any]:
     found = {}
     for tenant in TENANTS:
@@ -182,6 +198,7 @@ def test_numbers_do_not_depend_on_the_zone_of_the_host(tmp_path: Path) -> None:
             assert {k: v for k, v in found.items() if v != wanted[k]} == {}
             assert server.push(FILES, dry_run=True)["steps"] == []
             assert misread(server) == []
+            assert adrift(server, f"{host} {round}") == []
             assert asked(server, t="2024-11-05 04:30:00", bare="2024-11-05", d="2024-11-05T23:59:59Z") == {
                 "t": AT,
                 "m": AT * 1000 + 250,
