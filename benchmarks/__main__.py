@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.report import RESULTS, console
 
-ALL = ("endpoints", "ingest", "fanout", "routing", "gateway", "many", "memory")
+ALL = ("endpoints", "ingest", "fanout", "routing", "gateway", "lanes", "many", "memory")
 LONG = ("crash",)
 """Run only when they are named."""
 
