@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
-from engine.errors import DUPLICATE_NAME, TARGET_CLASH, UNKNOWN_TABLE, Place, RookeryError
+from engine.errors import BAD_VALUE, DUPLICATE_NAME, TARGET_CLASH, UNKNOWN_TABLE, Place, RookeryError
 from engine.project.check_datasource import check_datasource, check_engine
 from engine.project.check_pipe import check_pipe
 from engine.project.model import Engine, Materialize, Pipe, Project
@@ -83,6 +83,9 @@ def _target(project: Project, materialize: Materialize, made: set[str]) -> Itera
         message = f"target `{target}` is a landing datasource, which takes events only"
         hint = "fill another datasource, or say `landing: false` in its `tenant`"
         yield RookeryError(TARGET_CLASH, message, hint=hint, place=place)
+    elif datasource.strict:
+        message = f"`strict` is for rows from outside, and a pipe fills `{target}`"
+        yield RookeryError(BAD_VALUE, message, hint="remove `strict`", place=datasource.place_of("strict"))
     elif materialize.per_tenant and datasource.tenant is None:
         message = f"target `{target}` of a per-tenant pipe has no tenant column"
         hint = "add `tenant: {column: …, landing: false}` to it"

@@ -181,7 +181,7 @@ class Gateway:
             if not failed:
                 self._gather(lane, callers, bound)
             with self._lock:
-                lane.running[bound] -= 1
+                lane.ended(bound)
                 appends = lane.take()
                 if not appends:
                     self._ended()

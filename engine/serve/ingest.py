@@ -100,6 +100,7 @@ class Ingestion:
 
     def look(self, append: Append) -> None:
         """Find an append's lines, if it is small, and the keys that no column takes."""
+        self.stage_for(append.datasource, append.format)
         if append.format is not Input.NDJSON:
             return
         keys = self.keys_of(append.datasource)

@@ -77,6 +77,12 @@ class Lane:
         under_way = self.running.total()
         return not under_way or (under_way < AT_ONCE and (self.size >= WORTH or not self.running[append.bound]))
 
+    def ended(self, bound: str | None) -> None:
+        """Note the end of a batch."""
+        self.running[bound] -= 1
+        if not self.running[bound]:
+            del self.running[bound]
+
     def first_ready(self) -> str | None:
         """The writer whose turn it is."""
         return next((writer for writer in self.queues if writer not in self.held), None)

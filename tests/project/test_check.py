@@ -272,3 +272,11 @@ def test_a_mode_of_fan_out_is_for_landing_datasources() -> None:
 )
 def test_paths_lead_to_values(columns: str, wrong: bool) -> None:
     assert [code for code, _ in found(x=f"columns: [{columns}]\n")] == [BAD_VALUE.id] * wrong
+
+
+@pytest.mark.feature
+def test_what_a_pipe_fills_cannot_be_strict() -> None:
+    strict = PLAIN.rstrip() + "\nstrict: true\n"
+    line = strict.count("\n")
+    assert found(plain=strict) == []
+    assert found(plain=strict, p=S + "materialize: {target: plain}") == [("RK1005", f"plain:{line}:9")]
