@@ -20,7 +20,10 @@ def register(app: typer.Typer) -> None:
 
 def doctor(
     deep: Annotated[
-        bool, typer.Option("--deep", help="Also compare every tenant's rows with landing; reads all of them.")
+        bool, typer.Option("--deep", help="Also compare every derived table with its source; reads all of them.")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Deliver what copies and derived tables lack, before examining.")
     ] = False,
 ) -> None:
     """Examine the live workspace. Exit code 8 when something is wrong; warnings alone do not count.
@@ -28,10 +31,14 @@ def doctor(
     Example: [bold]rookery doctor --deep[/]
     """
     with connect() as connection, terminal.progress("examining"):
-        found = connection.json("GET", "/v0/doctor", params={"deep": str(deep).lower()})
+        done = connection.json("POST", "/v0/doctor")["repaired"] if repair else []
+        found = connection.json("GET", "/v0/doctor", params={"deep": str(deep or repair).lower()})
     if options.json:
-        terminal.as_json(found)
+        terminal.as_json({**found, "repaired": done} if repair else found)
     else:
+        for item in done:
+            left = f"; not repaired: {item['not_repaired']}" if item["not_repaired"] else ""
+            terminal.say(f"{item['table']}: {item['keys']} keys delivered{left}")
         for finding in found["findings"]:
             terminal.finding(finding)
         if not found["findings"]:

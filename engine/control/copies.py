@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from engine.compiler.scope import Relation
+from engine.control.derived import MISSING, outcomes
 from engine.control.fanout import out_of_step
 from engine.control.findings import Finding, Patient, notable, unwell
 from engine.fanout.router import router_of
@@ -24,6 +25,28 @@ def foreign_rows(patient: Patient) -> Iterator[Finding]:
             if found.rows[0][0]:
                 why = f"{found.rows[0][0]:,} rows are another tenant's"
                 yield unwell("foreign-rows", live.name, why, "rebuild it: rookery tenant rm, then tenant add")
+
+
+def derived(patient: Patient) -> Iterator[Finding]:
+    """Tables that views fill are compared with what the views give for their sources.
+
+    What is made from a copy that differs is left for later: it may be right, and the copy is not.
+    """
+    differing = {f.object for f in copies(patient)}
+    wrong = [c for c in patient.live.tables if str(c) in differing]
+    for outcome in outcomes(patient, skip=wrong):
+        for difference in outcome.differences:
+            whose = f"tenant {difference.tenant}: " if difference.tenant is not None else ""
+            why = f"{whose}{difference.text()}"
+            if outcome.lost is None or MISSING in difference.counts:
+                yield unwell("derived", outcome.table, why, "rookery doctor --repair")
+            else:
+                yield notable("derived", outcome.table, f"{why}; the source cannot tell: {outcome.lost}")
+        if outcome.uncompared is not None:
+            yield notable("uncompared", outcome.table, f"it is not compared: {outcome.uncompared}")
+        elif outcome.skipped and outcome.differences:
+            columns = "; ".join(f"{name} ({why})" for name, why in outcome.skipped)
+            yield notable("uncompared", outcome.table, f"columns that are not compared: {columns}")
 
 
 def copies(patient: Patient) -> Iterator[Finding]:
@@ -59,7 +82,7 @@ def _closer(patient: Patient, relation: Relation, table: Table, tenant: str, cop
     why = f"it has {here[0]:,} rows, and landing has {there[0]:,} of tenant {tenant}"
     if here[0] == there[0]:
         why = f"its {here[0]:,} rows differ from those in landing"
-    remedy = f"rebuild it: rookery tenant rm {tenant}, then rookery tenant add {tenant} --placement tables"
+    remedy = "rookery doctor --repair"
     if table.ttl:
         yield notable("copy", copy, f"{why}; rows may have gone from one of them by its TTL", remedy)
     else:

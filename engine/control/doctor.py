@@ -50,7 +50,7 @@ AT_REST: dict[str, Check] = {
     "unfinished-tenant": symptoms.unfinished_tenants,
     "unfinished-history": symptoms.unfinished_history,
 }
-DEEP: dict[str, Check] = {"foreign-rows": copies.foreign_rows, "copy": copies.copies}
+DEEP: dict[str, Check] = {"foreign-rows": copies.foreign_rows, "copy": copies.copies, "derived": copies.derived}
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from engine import observe
-from engine.control import doctor, fanout, materialize, metrics, push, resources, tenants, tokens
+from engine.control import derived, doctor, fanout, materialize, metrics, push, resources, tenants, tokens
 from engine.errors import BAD_REQUEST, INTERNAL, SCOPE, UNKNOWN_RESOURCE, RookeryError
 from engine.plan.state import Workspace
 from engine.serve import access
@@ -319,8 +319,10 @@ async def fanout_retry(request: Request) -> Response:
 
 
 async def doctor_route(request: Request) -> Response:
-    """`GET /v0/doctor`; `deep=true` also compares rows."""
+    """`GET /v0/doctor`; `deep=true` also compares rows. `POST` compares them and delivers what is missing."""
     state = _admin(request)
+    if request.method == "POST":
+        return JSONResponse(await _control(state, partial(derived.repair, state.workspace)))
     deep = flag(request.query_params.get("deep"), False)
     examination = await _control(state, partial(doctor.examine, state.workspace, deep=deep))
     return JSONResponse(examination.as_dict())
@@ -339,7 +341,7 @@ def routes() -> list[Route]:
         Route("/v0/workspace", workspace_route),
         Route("/v0/fanout", fanout_route),
         Route("/v0/fanout/retry", fanout_retry, methods=["POST"]),
-        Route("/v0/doctor", doctor_route),
+        Route("/v0/doctor", doctor_route, methods=["GET", "POST"]),
         Route("/v0/push", push_route, methods=["POST"]),
         Route("/v0/materialize", materialize_route, methods=["POST"]),
         Route("/v0/tenants", tenants_route, methods=["GET", "POST"]),

@@ -1,0 +1,182 @@
+"""What of a derived table can be compared: its key, and for each other column what merges leave unchanged."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from engine.schema import Column, Table, quote
+
+UNSTABLE = re.compile(
+    r"(any|anyLast|anyHeavy|first_value|last_value|argMin|argMax|groupArray\w*|groupConcat|quantiles?|median|"
+    r"quantiles?TDigest\w*|medianTDigest\w*|topK\w*|approx_top\w*|simpleLinearRegression|stochastic\w+|sequence\w+|"
+    r"windowFunnel|retention|deltaSum\w*|largestTriangle\w*|exponential\w+|kolmogorov\w*|entropy|sparkbar)"
+    r"(If|Array|OrNull|OrDefault|Distinct|State|Merge)*"
+)
+"""Aggregate functions whose result depends on the order of rows, or is approximate by it."""
+GROWING = (
+    "count",
+    "countIf",
+    "uniq",
+    "uniqExact",
+    "uniqCombined",
+    "uniqCombined64",
+    "uniqHLL12",
+    "max",
+    "groupBitmap",
+)
+"""Aggregate functions whose result only grows with more rows."""
+_NUMBER = re.compile(r"(?:Nullable\()?(U?)(?:Int\d+|Float\d+|Decimal)")
+_TIME = "toDateTime({}) > now() + 3600"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A table as it is compared.
+
+    `key` is SQL of the sorting key's text, `values` are SQL aggregates over the rows of one key by column. What is
+    in `additive` only grows with more rows. `skipped` are columns that are not compared, with the reason.
+    `living` is a condition of rows that the table's TTL does not remove soon.
+    """
+
+    key: str
+    values: tuple[tuple[str, str], ...]
+    additive: frozenset[str]
+    skipped: tuple[tuple[str, str], ...]
+    living: str = "1"
+    zeros: bool = False
+    """Whether a merge may remove keys whose values are all 0."""
+
+
+def shape_of(table: Table) -> Shape | str:
+    """How a table is compared, or why it cannot be."""
+    living = _living(table.ttl)
+    if living is None:
+        return f"its TTL ({table.ttl}) is more than one moment"
+    if " DESC" in table.sorting_key:
+        return "its sorting key is in descending order"
+    inner = table.sorting_key.strip()
+    keys = _split(inner[1:-1] if inner.startswith("(") and inner.endswith(")") else inner)
+    keys = [k for k in keys if k not in ("", "tuple()")]
+    columns = [
+        c for c in table.columns if not c.hidden and c.default_kind not in ("MATERIALIZED", "ALIAS", "EPHEMERAL")
+    ]
+    kind, _, arguments = table.engine.partition("(")
+    named = {k.strip("`") for k in keys}
+    others = [c for c in columns if c.name not in named]
+    parts = _Parts([], set(), [])
+    if kind == "MergeTree":
+        _rows(parts, columns)
+    elif kind in ("SummingMergeTree", "AggregatingMergeTree"):
+        _merged(parts, others, _split(arguments.rstrip(")").strip("() ")) if kind[0] == "S" else None)
+    elif kind == "ReplacingMergeTree":
+        _replaced(parts, others, _split(arguments.rstrip(")")))
+    elif kind in ("CollapsingMergeTree", "VersionedCollapsingMergeTree"):
+        _collapsed(parts, others, _split(arguments.rstrip(")"))[0])
+    else:
+        return f"its engine is {kind}"
+    key = f"toString(tuple({', '.join(keys)}))" if keys else "''"
+    return Shape(
+        key, tuple(parts.values), frozenset(parts.additive), tuple(parts.skipped), living, kind == "SummingMergeTree"
+    )
+
+
+@dataclass(slots=True)
+class _Parts:
+    values: list[tuple[str, str]]
+    additive: set[str]
+    skipped: list[tuple[str, str]]
+
+
+def _rows(parts: _Parts, columns: list[Column]) -> None:
+    """Rows stay as they are: their number, and a sum of their hashes."""
+    plain = [c for c in columns if not c.type.startswith("AggregateFunction(")]
+    parts.skipped += [(c.name, "a state that is not merged") for c in columns if c not in plain]
+    parts.values.append(("rows", "count()"))
+    parts.additive.add("rows")
+    # A hash of a null is null; as text it counts.
+    texts = ", ".join(quote(c.name) for c in plain)
+    parts.values.append(("contents", f"sum(cityHash64(formatRow('TSV', {texts})))"))
+
+
+def _merged(parts: _Parts, columns: list[Column], summed: list[str] | None) -> None:
+    """Columns that a merge sums up (those that are named, or all numbers), and states of aggregates."""
+    named = {s.strip("` ") for s in summed or () if s.strip("` ")}
+    for column in columns:
+        name = quote(column.name)
+        state = re.fullmatch(r"(Simple)?AggregateFunction\((.*)\)", column.type)
+        number = _NUMBER.match(column.type)
+        if state is not None:
+            function = _split(state[2])[0]
+            bare, _, parameters = function.partition("(")
+            if UNSTABLE.fullmatch(bare):
+                parts.skipped.append((column.name, f"{bare} depends on the order of rows"))
+                continue
+            if state[1]:
+                made = f"{bare}({name})"
+            else:
+                made = f"{bare}Merge" + (f"({parameters}" if parameters else "") + f"({name})"
+            made = f"arraySort({made})" if bare.startswith("groupUniqArray") else made
+            parts.values.append((column.name, made))
+            if bare in GROWING or (bare == "sum" and state[2].count("UInt") == 1):
+                parts.additive.add(column.name)
+        elif summed is not None and number is not None and (not named or column.name in named):
+            parts.values.append((column.name, f"sum({name})"))
+            if number[1]:
+                parts.additive.add(column.name)
+        else:
+            parts.skipped.append((column.name, "a merge keeps the value of any row"))
+
+
+def _replaced(parts: _Parts, columns: list[Column], arguments: list[str]) -> None:
+    """Of rows of one key the one with the highest version stays."""
+    version = arguments[0].strip("` ") if arguments and arguments[0] else None
+    for column in columns:
+        if column.name == version:
+            parts.values.append((column.name, f"max({quote(column.name)})"))
+            parts.additive.add(column.name)
+        else:
+            parts.skipped.append((column.name, "rows of equal version replace each other in any order"))
+
+
+def _collapsed(parts: _Parts, columns: list[Column], sign: str) -> None:
+    """Pairs of rows of opposite sign go away together: sums with the sign stay."""
+    sign = sign.strip("` ")
+    for column in columns:
+        if column.name == sign:
+            parts.values.append((column.name, f"sum({quote(sign)})"))
+        elif _NUMBER.match(column.type) and not column.type.startswith("Nullable"):
+            parts.values.append((column.name, f"sum({quote(column.name)} * {quote(sign)})"))
+        else:
+            parts.skipped.append((column.name, "only numbers can be summed with the sign"))
+
+
+def _living(ttl: str) -> str | None:
+    if not ttl:
+        return "1"
+    if re.search(r"\b(?:DELETE|WHERE|GROUP|SET|TO|RECOMPRESS)\b", ttl, re.IGNORECASE) or len(_split(ttl)) != 1:
+        return None
+    return _TIME.format(ttl)
+
+
+def _split(text: str) -> list[str]:
+    """Parts of a list of expressions, by commas outside brackets and quotes."""
+    return [part.strip() for part in _parts(text)]
+
+
+def _parts(text: str) -> Iterator[str]:
+    depth, start, quoted = 0, 0, ""
+    for position, letter in enumerate(text):
+        if quoted:
+            quoted = "" if letter == quoted else quoted
+        elif letter in "'`\"":
+            quoted = letter
+        elif letter in "([":
+            depth += 1
+        elif letter in ")]":
+            depth -= 1
+        elif letter == "," and depth == 0:
+            yield text[start:position]
+            start = position + 1
+    yield text[start:]
