@@ -144,6 +144,11 @@ def test_a_copy_that_differs_is_found_by_number_and_by_content(world: World) -> 
     world.execute(f"INSERT INTO {table} (tenant_id, event, units) VALUES (3, 'twice', 1)")
     assert "landing has" in one(world, "copy", deep=True).message
     world.execute(f"ALTER TABLE {table} DELETE WHERE event = 'twice' SETTINGS mutations_sync = 1")
+    derived = one(world, "derived", deep=True)
+    assert (derived.level, derived.object) == (ERROR, "main_nest_3.clicked")
+    assert "not in the source" in derived.message
+    target = world.nest("3", "clicked").sql()
+    world.execute(f"ALTER TABLE {target} DELETE WHERE event = 'twice' SETTINGS mutations_sync = 1")
     assert_healthy(world)
 
 
