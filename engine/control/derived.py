@@ -17,7 +17,7 @@ from engine.compiler.storage import INLET
 from engine.compiler.views import bounded, nest_schema
 from engine.control.fanout import out_of_step
 from engine.control.findings import Patient
-from engine.control.push import desired_schema
+from engine.control.planning import desired_schema
 from engine.control.shapes import Shape, shape_of
 from engine.errors import RookeryError
 from engine.fanout.router import router_of
