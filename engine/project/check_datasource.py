@@ -78,6 +78,7 @@ def check_datasource(datasource: Datasource) -> Iterator[RookeryError]:
         yield RookeryError(BAD_NAME, message, hint="choose another name", place=datasource.place)
     yield from _columns(datasource)
     yield from _paths(datasource)
+    yield from _required(datasource)
     yield from check_engine(datasource.engine)
     yield from _engine_columns(datasource)
     yield from _sorting_key(datasource)
@@ -168,6 +169,17 @@ def _whole(datasource: Datasource, column: Column) -> Iterator[RookeryError]:
         message = f"`{key}` is {kind} for `{inner.name}`, and {column.type} for `{column.name}`"
         place = column.place_of("json" if column.json_path else "type")
         yield RookeryError(BAD_VALUE, message, hint=f"only {takes} take {kind} whole", place=place)
+
+
+def _required(datasource: Datasource) -> Iterator[RookeryError]:
+    for column in datasource.columns:
+        if column.required and column.default:
+            message = f"column `{column.name}` is required and has a default, which it would never take"
+            yield RookeryError(BAD_VALUE, message, hint="remove one of them", place=column.place_of("required"))
+        elif column.required and column.type.startswith("Tuple("):
+            message = f"column `{column.name}` of type {column.type} cannot be required"
+            hint = "its parts may be columns of their own, which can be required"
+            yield RookeryError(BAD_VALUE, message, hint=hint, place=column.place_of("required"))
 
 
 def _engine_columns(datasource: Datasource) -> Iterator[RookeryError]:

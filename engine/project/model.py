@@ -54,6 +54,7 @@ class Column(Written):
     name: ColumnName = Field(description="Name of the column.")
     type: Expression = Field(description="ClickHouse type, such as String, UInt64 or LowCardinality(String).")
     default: Default = Field(default="", description="SQL expression for rows that lack the column.")
+    required: Flag = Field(default=False, description="Whether a row without the value goes to quarantine.")
     codec: Clause = Field(default="", description="Compression codec, such as ZSTD(1).")
     description: Prose = DESCRIPTION
     json_path: JsonPath = Field(

@@ -151,10 +151,14 @@ def _float(v: str) -> str:
 
 def bare(type: Type) -> Type:
     """A type without wrappers."""
-    text = type.text
+    return Type(type.kind, unwrapped(type.text), False, type.parts, type.names, type.precision, type.scale)
+
+
+def unwrapped(text: str) -> str:
+    """A type's name without wrappers."""
     for wrapper in ("LowCardinality(", "Nullable("):
         text = text[len(wrapper) : -1] if text.startswith(wrapper) else text
-    return Type(type.kind, text, False, type.parts, type.names, type.precision, type.scale)
+    return text
 
 
 def _never_null(type: Type, part: Arrival) -> Arrival:

@@ -51,8 +51,8 @@ class Append:
 
     `bound` is the tenant that the caller writes for, `key` the caller's idempotency key, and `writer` whose turn it
     takes. `lines`, if known, are the body's rows, each a complete JSON object by itself, and `unknown` the keys in
-    them that no column takes. `into` is the table, if it is not the datasource's own. `whole` is false for a piece of
-    a larger body.
+    them that no column takes; `strange` says that one of them has no others. `into` is the table, if it is not the
+    datasource's own. `whole` is false for a piece of a larger body.
     """
 
     datasource: str
@@ -67,6 +67,7 @@ class Append:
     whole: bool = True
     writer: str = ""
     unknown: Unknown = NO_KEYS
+    strange: bool = False
 
     @property
     def joins(self) -> bool:

@@ -13,7 +13,7 @@ from engine.serve.cutter import Cutter
 from engine.serve.elements import BLANK, Elements, is_object, on_one_line, value_end
 from engine.serve.records import BOM, csv_rows
 
-__all__ = ["Cutter", "csv_rows", "is_object", "is_open_list", "json_rows", "small_lines"]
+__all__ = ["Cutter", "csv_rows", "is_object", "is_open_list", "is_stranger", "json_rows", "small_lines"]
 _TAIL = 1024
 _SOLID = re.compile(rb"[^ \t\r\n]")
 
@@ -38,6 +38,11 @@ def small_lines(body: bytes, look: Callable[[dict[str, Any]], object] | None = N
     except orjson.JSONDecodeError:
         return None
     return rows
+
+
+def is_stranger(row: object, keys: frozenset[str]) -> bool:
+    """Whether an event has none of a stage's keys, without regard to case."""
+    return isinstance(row, dict) and keys.isdisjoint(row) and keys.isdisjoint(map(str.lower, row))
 
 
 def json_rows(body: bytes, *, whole: bool = True) -> list[bytes]:

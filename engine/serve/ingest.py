@@ -22,7 +22,7 @@ from engine.schema import literal
 from engine.serve import quarantine
 from engine.serve.arrival import Given
 from engine.serve.batch import Append, Batch, Outcome, Portion
-from engine.serve.bodies import is_open_list, json_rows
+from engine.serve.bodies import is_open_list, is_stranger, json_rows
 from engine.serve.inspection import inspect
 from engine.serve.keys import LONGEST, SHOWN, Keys
 from engine.serve.landing import ONE_THREAD, SMALL, Landing, Router
@@ -30,6 +30,7 @@ from engine.serve.lanes import Group
 from engine.serve.lines import bad_row, kinds_in, unknown_columns
 from engine.serve.quota import Quota, mark_of
 from engine.serve.reading import PARSING
+from engine.serve.reasons import loaded
 from engine.serve.receipts import Key, Receipt, Receipts
 from engine.serve.records import is_open
 from engine.serve.sharing import spread
@@ -41,6 +42,7 @@ from engine.serve.staging import (
     condition,
     has_empty_number,
     has_long_number,
+    may_be_empty,
     stage_of,
     taken,
 )
@@ -105,7 +107,7 @@ class Ingestion:
             return
         keys = self.keys_of(append.datasource)
         if len(append.body) <= TOGETHER:
-            append.lines, append.unknown = keys.lines_of(append.body)
+            append.lines, append.unknown, append.strange = keys.lines_of(append.body)
             if append.lines is None:
                 append.unknown = keys.within(json_rows(append.body, whole=append.whole))
         elif self._strict(append) is not None:
@@ -205,8 +207,18 @@ class Ingestion:
             self._look_closer(batch)
             return
         batch.portions = _portions(appends, counts)
-        if sum(counts) != batch.rows:
+        if sum(counts) != batch.rows or (large and self._has_strangers(batch, large)):
             self._look_closer(batch)
+
+    def _has_strangers(self, batch: Batch, large: Sequence[Append]) -> bool:
+        """Whether some events of large appends have none of the datasource's keys."""
+        if large[0].format is not Input.NDJSON or not batch.stage.takes_empty(batch.bound):
+            return False
+        table = batch.table.sql()
+        found = self._workspace.warehouse.query(f"SELECT 1 FROM {table} WHERE {may_be_empty(batch.stage)} LIMIT 1")
+        return bool(found.rows) and any(
+            is_stranger(loaded(row), batch.stage.keys) for a in large for row in _json_rows(a)
+        )
 
     def _read(self, batch: Batch, text: bytes, format: Input) -> int:
         """Let the engine read rows into the stage; how many they are."""
@@ -218,6 +230,8 @@ class Ingestion:
         if appends[0].format is Input.PARQUET:
             return False
         if batch.searching or any(a.unknown.count for a in appends if self._strict(a) is not None):
+            return True
+        if batch.stage.takes_empty(batch.bound) and any(a.strange for a in appends):
             return True
         return any(_has_no_end(text, appends[0].format) for text in texts)
 

@@ -43,7 +43,7 @@ def _text(workspace: Workspace, batch: Batch, keys: Keys | None) -> None:
     settings = workspace.settings
     limits = settings.search_rows, settings.search_tries
     search = Search(workspace.warehouse, batch.stage, batch.table, PARSING, limits)
-    batch.bad = search.read(texts, format, batch.header)
+    batch.bad = search.read(texts, format, batch.header, batch.stage.takes_empty(batch.bound))
     unfit = search.check(batch.bound, texts, format, batch.header)
     if keys is not None and format is Input.NDJSON:
         _astray(batch, keys, texts, unfit)

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any
 
 from engine.project.model import Datasource
-from engine.serve.bodies import small_lines
+from engine.serve.bodies import is_stranger, small_lines
 from engine.serve.elements import BLANK, Elements
 from engine.serve.reasons import loaded
 
@@ -59,6 +59,7 @@ class Keys:
         self._deeper: list[tuple[str, Tree]] = [(n, below) for n, below in self._top.items() if below is not None]
         self._lower = {name.lower(): below for name, below in self._top.items()}
         self._plain = frozenset(self._top)
+        self._all = self._plain | self._lower.keys()
 
     def unknown(self, event: Mapping[str, Any]) -> Sequence[str]:
         """Paths in an event that no column takes."""
@@ -80,16 +81,21 @@ class Keys:
                 names.update(dict.fromkeys(row))
         return Unknown(tuple(n[:LONGEST] for n in list(names)[:SHOWN]), len(names)) if names else NO_KEYS
 
-    def lines_of(self, body: bytes) -> tuple[list[bytes] | None, Unknown]:
-        """The lines of a body of complete objects (else None), and the unknown keys in them."""
+    def lines_of(self, body: bytes) -> tuple[list[bytes] | None, Unknown, bool]:
+        """The lines of a body of complete objects (else None), the unknown keys in them, and whether one has no
+        other keys."""
         found: list[Sequence[str]] = []
+        strange = False
 
         def look(event: dict[str, Any]) -> None:
-            if names := self.unknown(event):
+            nonlocal strange
+            names = self.unknown(event)
+            if names or not event:
                 found.append(names)
+                strange = strange or is_stranger(event, self._all)
 
         lines = small_lines(body, look)
-        return lines, NO_KEYS if lines is None else self.summary(found)
+        return lines, NO_KEYS if lines is None else self.summary(found), strange
 
     def within(self, rows: Iterable[bytes]) -> Unknown:
         """Unknown keys in rows of JSON."""

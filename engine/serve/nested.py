@@ -34,20 +34,23 @@ def nested(source: Datasource, column: Column, name: str) -> Staged:
     default = f"CAST({column.default} AS {kind})" if column.default else f"defaultValueOfTypeName({literal(kind)})"
     if type.kind == "JSON":
         taken = f"if(empty(JSONAllPaths({object})), {default}, CAST({object} AS {kind}))"
-        return found(taken=taken, check=f"isNull({inner})")
+        there = f" AND notEmpty(JSONAllPaths({object}))" if column.required else ""
+        return found(taken=taken, check=f"(isNull({inner}){there})")
     if type.kind == "String":
         plain = (
             f"if(startsWith(dynamicType({inner}), 'Array'), toJSONString({inner}), CAST({inner} AS Nullable(String)))"
         )
         text = f"if(empty(JSONAllPaths({object})), {plain}, toString({object}))"
-        return found(taken=f"CAST({text if type.nullable else f'ifNull({text}, {default})'} AS {kind})")
+        taken = f"CAST({text if type.nullable else f'ifNull({text}, {default})'} AS {kind})"
+        return found(taken=taken, check=f"isNotNull({text})" if column.required else None)
     value, check = (_composed if type.parts else _scalar)(inner, type)
     absent = f"(isNull({inner}) AND empty(JSONAllPaths({object})))"
     if type.parts:
         taken = f"if(isNull({inner}), {default}, CAST({value} AS {kind}))"
     else:
         taken = f"CAST({value if type.nullable else f'ifNull({value}, {default})'} AS {kind})"
-    return found(taken=taken, check=f"({absent} OR ({check}))", guard=_guard(inner, type))
+    check = f"({check})" if column.required else f"({absent} OR ({check}))"
+    return found(taken=taken, check=check, guard=_guard(inner, type))
 
 
 def _guard(inner: str, type: Type) -> str:

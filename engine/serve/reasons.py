@@ -29,8 +29,10 @@ def reason(stage: Stage, staged: Staged, value: str | None, bound: str | None) -
         return "the tenant is missing or null"
     shown = "missing or null" if value is None else f"`{value[:SHOWN]}`"
     if not is_tenant(stage, staged):
-        kind = next(c.type for c in stage.source.columns if c.name == staged.column)
-        return f"{shown} does not fit {kind}"
+        column = next(c for c in stage.source.columns if c.name == staged.column)
+        if column.required and value in (None, "", "[]", "{}"):
+            return "it is required, and is " + (shown if value is None else "empty")
+        return f"{shown} does not fit {column.type}"
     if bound is not None:
         return f"{shown} is not the tenant that the token writes for"
     return f"{shown} is no canonical {base_type(tenant_kind(stage.source))}"
@@ -126,6 +128,15 @@ def _text(value: Any) -> str | None:
         return orjson.dumps(value).decode()
     except orjson.JSONEncodeError:
         return json.dumps(value)
+
+
+def strange(row: bytes) -> str:
+    """Why an event with none of a datasource's keys is not stored."""
+    given = _json_values(row)
+    if not given:
+        return "the row is empty"
+    shown = ", ".join(f"`{_text(key)}`"[:SHOWN] for key in list(given)[:5])
+    return f"the row has none of the datasource's columns; its keys are {shown}{', …' if len(given) > 5 else ''}"
 
 
 def unreadable(row: bytes, format: Input, header: bytes) -> str:

@@ -14,8 +14,9 @@ from engine.errors import RookeryError
 from engine.schema import Name
 from engine.serve.batch import Bad
 from engine.serve.blame import alone, blame_rest, blame_value, has_borders
+from engine.serve.bodies import is_stranger
 from engine.serve.judging import ASIDE, UNDECIDED, Judge
-from engine.serve.reasons import SHOWN, has_all_cells, loaded, unreadable, values_of
+from engine.serve.reasons import SHOWN, has_all_cells, loaded, strange, unreadable, values_of
 from engine.serve.records import is_open
 from engine.serve.sharing import spread
 from engine.serve.staging import NUMBER, Stage
@@ -48,13 +49,19 @@ class Search:
         self._undecided: set[int] = set()
         self._stopped: dict[int, str] = {}
 
-    def read(self, rows: Sequence[bytes], format: Input, header: bytes = b"") -> dict[int, Bad]:
-        """Fill the (empty) stage with the rows that can be read. Returns the others by number, from 0."""
-        sound = self._numbered(dict(enumerate(rows)), format)
+    def read(self, rows: Sequence[bytes], format: Input, header: bytes, compare_keys: bool) -> dict[int, Bad]:
+        """Fill the (empty) stage with the rows that can be read. Returns the others by number, from 0.
+
+        With `compare_keys`, events that have none of the datasource's keys are bad.
+        """
+        strangers = self._strangers(rows) if compare_keys and format is Input.NDJSON else set()
+        sound = self._numbered({n: row for n, row in enumerate(rows) if n not in strangers}, format)
         there = self._insert(sound, format, header)
         bad = {n: Bad(n, row, format, header=header) for n, row in enumerate(rows) if n not in there}
         if bad:
             self._warehouse.execute(f"TRUNCATE TABLE {self._table.sql()}")
+            for n in strangers:
+                bad[n].add("", strange(rows[n]))
             for n in self._undecided:
                 bad[n].add("", UNDECIDED)
             if format is Input.CSV:
@@ -89,6 +96,10 @@ class Search:
         """Stage these rows and no others."""
         self._warehouse.execute(f"TRUNCATE TABLE {self._table.sql()}")
         self._insert(self._numbered(rows, format), format, header, together=True)
+
+    def _strangers(self, rows: Sequence[bytes]) -> set[int]:
+        """Events that have none of the datasource's keys."""
+        return {n for n, row in enumerate(rows) if is_stranger(loaded(row), self._stage.keys)}
 
     def _numbered(self, rows: Mapping[int, bytes], format: Input) -> dict[int, bytes]:
         """Rows with their numbers in front, as the stage takes them; a row that cannot have one is bad."""

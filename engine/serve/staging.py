@@ -16,7 +16,7 @@ from engine.compiler.params import MAX_TENANT, integer_bounds
 from engine.compiler.scope import base_type, tenant_literal
 from engine.project.model import Column, Datasource
 from engine.schema import Name, fingerprint, literal, quote
-from engine.serve.arrival import FEWEST_DIGITS, Given, Staged, arrival_of, typed_default
+from engine.serve.arrival import FEWEST_DIGITS, NULLABLE, Given, Staged, arrival_of, typed_default, unwrapped
 from engine.serve.nested import nested
 from engine.serve.sharing import Reader
 from engine.serve.usual import usual_of, usual_tenant
@@ -34,6 +34,8 @@ NUMBER = f"_rk_n_{_OWN}"
 """The stage's column for numbers of rows."""
 _NEVER = f"_rk_never_{_OWN}"
 """The stage's column that no row fills."""
+_LOOKED_AT = 8
+"""Columns that are looked at to tell rows that may be empty."""
 NOTHING: Mapping[str, Given] = {}
 _NAME = re.compile(r"'(?:[^'\\]|\\(?:.|\Z)|'')*+(?:'|\Z)|`[^`]+`|\"[^\"]+\"|[A-Za-z_]\w*", re.DOTALL)
 """A text, or what may be a name in an expression."""
@@ -55,6 +57,15 @@ class Stage:
     repeatable: bool = True
     kept: bool = True
     shared: Mapping[bytes, tuple[Reader, ...]] = field(default_factory=dict)
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The keys of events that columns have their values under, as they are written and in lower case."""
+        return frozenset(key for c in self.source.columns for key in (c.path[0], c.path[0].lower()))
+
+    def takes_empty(self, bound: str | None) -> bool:
+        """Whether a row with none of the keys would meet the conditions, for a writer that is bound to a tenant."""
+        return (self.tenant is None or bound is not None) and not any(c.required for c in self.source.columns)
 
 
 def has_long_number(body: bytes) -> bool:
@@ -141,6 +152,23 @@ def _seeing(default: str, stored: Mapping[str, str]) -> str:
         return default
     lists = ", ".join(f"[{sql}]" for sql in values.values())
     return f"arrayMap(({', '.join(map(quote, values))}) -> {default}, {lists})[1]"
+
+
+def may_be_empty(stage: Stage) -> str:
+    """SQL that is true of staged rows with none of the keys, and maybe of others with little else than defaults."""
+    empty = {
+        "Int128": "{} = 0",
+        "Float64": "{} = 0",
+        "String": "empty({})",
+        "LowCardinality(String)": "empty({})",
+        "JSON": "empty(JSONAllPaths({}))",
+    }
+    found = [
+        f"isNull({quote(c.name)})" if c.type.startswith("Nullable(") else empty[c.type].format(quote(c.name))
+        for c in {c.name: c for c in stage.columns}.values()
+        if not c.default and (c.type in empty or c.type.startswith("Nullable("))
+    ]
+    return " AND ".join(found[:_LOOKED_AT]) or "1"
 
 
 def stage_ddl(stage: Stage, table: Name) -> str:
@@ -247,21 +275,40 @@ def _staged(
         # As the parser of numbers does, which is not asked then.
         value = f"transform({value}, ['true', 'false'], ['1', '0'], {value})"
     found = arrival_of(kind, exact=exact, given=typed)
+    staged, read, there = found.staged, value, ""
+    if column.required:
+        staged, read, there = _required(found.staged, value)
     if found.check is None:
-        return Staged(column.name, name, column.type, column.default, value, value, key=key)
-    taken = found.taken(value) if found.taken else value
-    stored = taken if taken == value and found.staged == column.type else f"CAST({taken} AS {column.type})"
+        stored = value if read == value else f"CAST({read} AS {column.type})"
+        return Staged(column.name, name, staged, column.default, value, stored, there or None, key=key)
+    taken = found.taken(read) if found.taken else read
+    stored = taken if taken == value and staged == column.type else f"CAST({taken} AS {column.type})"
+    usual = _usually(read, column, kind, stored, found.staged)
+    check = found.check(read)
+    if there:
+        check = f"({there} AND {check})"
+        usual = usual and (" AND ".join(filter(None, [there, usual[0]])), usual[1])
     return Staged(
         column.name,
         name,
-        found.staged,
-        typed_default(kind, column.default, found),
+        staged,
+        "" if there else typed_default(kind, column.default, found),
         value,
         stored,
-        found.check(value),
-        _usually(value, column, kind, stored, found.staged),
+        check,
+        usual,
         key=key,
     )
+
+
+def _required(staged: str, value: str) -> tuple[str, str, str]:
+    """The type in which a required value is staged, the SQL of the value and of the condition that it is there."""
+    kind = parse_type(staged)
+    if kind.kind == "JSON":
+        return staged, value, f"notEmpty(JSONAllPaths({value}))"
+    if kind.parts or not NULLABLE.fullmatch(kind.kind):
+        return staged, value, f"notEmpty({value})"
+    return f"Nullable({unwrapped(staged)})", f"assumeNotNull({value})", f"isNotNull({value})"
 
 
 def _holds_others(source: Datasource, column: Column) -> bool:

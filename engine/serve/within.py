@@ -31,6 +31,8 @@ def in_lists(column: Column, name: str, *, exact: bool = False) -> Staged:
     if column.default:
         taken = f"if(empty({made}), CAST({column.default} AS {column.type}), {taken})"
     check = _through(steps, leaf.check, "arrayAll")(value) if leaf.check else None
+    if column.required:
+        check = f"(notEmpty({made}) AND {check or 1})"
     return Staged(
         column.name, name, _staged(steps, leaf.staged), "", value, taken, check, path=tuple(steps), key=str(first)
     )
@@ -49,6 +51,7 @@ def raw(column: Column, name: str) -> Staged:
         "",
         value,
         f"CAST({found} AS {column.type})",
+        f"isNotNull({value})" if column.required else None,
         path=tuple(steps),
         key=str(first),
     )
