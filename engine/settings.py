@@ -30,6 +30,8 @@ _UTC = frozenset(
     for area in ("", "Etc/")
     for name in ("UTC", "UCT", "Universal", "Zulu", "GMT", "GMT0", "GMT+0", "GMT-0", "Greenwich")
 )
+# Files beside the zones: what the first two stand for depends on the host.
+_HOST_ONLY = ("localtime", "posixrules", "Factory", "posix/", "right/")
 
 
 def canonical_zone(name: str) -> str:
@@ -37,7 +39,7 @@ def canonical_zone(name: str) -> str:
     if name in _UTC:
         return "UTC"
     try:
-        if not _ZONE.fullmatch(name):
+        if not _ZONE.fullmatch(name) or name.startswith(_HOST_ONLY):
             raise ValueError(name)
         ZoneInfo(name)
     except (ValueError, LookupError, OSError) as exc:
