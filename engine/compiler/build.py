@@ -206,9 +206,10 @@ def _outputs(state: State, pipe: CompiledPipe) -> tuple[Column, ...]:
                 unchecked.setdefault(node.name, _unchecked(state, pipe, node.name, exc))
             except RookeryError as exc:
                 raise located(exc, pipe.name, _written(state, pipe, node.name)) from exc
-    if unchecked and not state.unchecked.intersection(_closure(state.pipes, pipe.name)):
-        state.warnings.extend(unchecked.values())
-    state.unchecked |= {pipe.name} if unchecked else set()
+    doubts = {n: placed(d, pipe.name, _written(state, pipe, n)) for run in runs for n, d in run.doubts.items()}
+    if not state.doubted.intersection(_closure(state.pipes, pipe.name)):
+        state.warnings.extend({**doubts, **unchecked}.values())
+    state.doubted |= {pipe.name} if doubts or unchecked else set()
     return () if pipe.published in unchecked else found
 
 
@@ -217,9 +218,12 @@ def _dry_runs(state: State, pipe: CompiledPipe) -> list[DryRun]:
     pipes = [state.pipes[n] for n in _closure(state.pipes, pipe.name)]
     specs, identifiers = specs_of(pipes), identifiers_of(pipes)
     declared = {s.name: s for s in declared_of(state.pipes, pipe.name)}
-    given = all_given(specs, identifiers, pipe.columns)
-    values = [given, none_given(specs, declared, given)] if any(p.varies for p in pipes) else [given]
-    return [DryRun(state, pipe, v, specs, identifiers) for v in values]
+    likely = all_given(specs, identifiers, pipe.columns)
+    plain = all_given(specs, identifiers, pipe.columns, plainly=True)
+    pairs = [(likely, plain)]
+    if any(p.varies for p in pipes):
+        pairs.append((none_given(specs, declared, likely), none_given(specs, declared, plain)))
+    return [DryRun(state, pipe, v, p, specs, identifiers) for v, p in pairs]
 
 
 def _written(state: State, pipe: CompiledPipe, node: str) -> Node:

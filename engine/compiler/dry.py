@@ -19,7 +19,7 @@ from engine.compiler.pipes import CompiledPipe
 from engine.compiler.scope import Scope
 from engine.compiler.state import State, scratch_database, scratch_table
 from engine.compiler.template import Template
-from engine.compiler.template_dry import made_up
+from engine.compiler.template_dry import made_up, plain
 from engine.compiler.template_values import Arms, Binder
 from engine.errors import SAMPLE, RookeryError
 from engine.schema import Column
@@ -58,10 +58,15 @@ class Values:
         return replace(self, request=request, fallback={**self.fallback, **other})
 
 
-def all_given(specs: Mapping[str, ParameterSpec], identifiers: frozenset[str], columns: Iterable[str]) -> Values:
-    """Every parameter has a value. Defaults are free: a caller who sends the parameter sends something else."""
+def all_given(
+    specs: Mapping[str, ParameterSpec], identifiers: frozenset[str], columns: Iterable[str], *, plainly: bool = False
+) -> Values:
+    """Every parameter has a value: an example or a likely one, or `plainly` the default or an empty one.
+
+    Defaults are free, since a caller who sends the parameter sends something else.
+    """
     listed = sorted(columns)
-    values = {n: made_up(s, identifiers, listed) for n, s in specs.items()}
+    values = {n: (plain if plainly else made_up)(s, identifiers, listed) for n, s in specs.items()}
     free = frozenset(n for n, s in specs.items() if s.example is None and not s.enum)
     return Values(values, values, free)
 
@@ -96,17 +101,33 @@ class DryRun:
     state: State
     pipe: CompiledPipe
     values: Values
+    plain: Values
     specs: Mapping[str, ParameterSpec]
     identifiers: frozenset[str]
     outputs: dict[str, tuple[Column, ...]] = field(default_factory=dict)
+    doubts: dict[str, RookeryError] = field(default_factory=dict)
+    """Warnings by node: what fails with likely values, but not with plain ones."""
 
     def describe(self, node: str) -> tuple[Column, ...]:
         """Output columns of a node. Raises the engine's error, or UncheckedError when it may only be the sample's."""
         try:
             found = self._ask(node, self.values)
         except RookeryError as exc:
-            found = self._otherwise(node, exc)
+            found = self._plainly(node, exc) or self._otherwise(node, exc)
         self.outputs[node] = found
+        return found
+
+    def _plainly(self, node: str, first: RookeryError) -> tuple[Column, ...] | None:
+        """The same with defaults and empty values, where that is possible; then the error is only a warning."""
+        try:
+            found = self._ask(node, self.plain)
+        except RookeryError:
+            return None
+        exampled = [n for n, s in self.specs.items() if s.example is not None]
+        if getattr(first, "engine_code", None) not in OF_VALUES or exampled:
+            text = f"node `{node}` fails with the examples of parameters, or with 1 for numbers: {first.message}"
+            hint = "correct the node, or the example"
+            self.doubts[node] = RookeryError(SAMPLE, text, hint=hint, detail=first.detail)
         return found
 
     def _otherwise(self, node: str, first: RookeryError) -> tuple[Column, ...]:

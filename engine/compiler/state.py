@@ -61,8 +61,8 @@ class State:
     tolerated: frozenset[str] | None = frozenset()
     """Pipes that may share tenants' rows undeclared, since they are deployed like this; None for all pipes."""
     undeclared: list[Undeclared] = field(default_factory=list)
-    unchecked: set[str] = field(default_factory=set)
-    """Pipes with nodes that the engine did not take with any sample value."""
+    doubted: set[str] = field(default_factory=set)
+    """Pipes with warnings about sample values; pipes that read them repeat none."""
 
 
 def scratch_table(state: State, name: str) -> Table:

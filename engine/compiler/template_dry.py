@@ -35,6 +35,22 @@ class Sample:
     strict: bool = True
 
 
+def plain(spec: ParameterSpec, identifiers: Iterable[str], columns: Iterable[str]) -> object:
+    """The value of a parameter in the runs that must succeed: its default or first choice, else an empty one."""
+    for value in (spec.default, *(spec.enum or ())):
+        if value is not None:
+            return value
+    if spec.name in identifiers:
+        return min(columns, default="")
+    return _empty(kind(spec.type).sample)
+
+
+def _empty(sample: object) -> object:
+    if isinstance(sample, list):
+        return [_empty(item) for item in sample]
+    return type(sample)() if type(sample) in (int, float) else sample
+
+
 def made_up(spec: ParameterSpec, identifiers: Iterable[str], columns: Iterable[str]) -> object:
     """The value of a parameter in dry runs: its example, default or first choice, else one of its type."""
     for value in (spec.example, spec.default, *(spec.enum or ())):
@@ -60,7 +76,8 @@ def samples(
     if template.is_static:
         return [Sample(template.text, Binder())]
     specs = {p.name: (declared or {}).get(p.name, p) for p in template.parameters}
-    values = {n: made_up(s, template.identifiers, columns) for n, s in specs.items()}
+    values = {n: plain(s, template.identifiers, columns) for n, s in specs.items()}
+    likely = {n: made_up(s, template.identifiers, columns) for n, s in specs.items()}
     known = None if any_column else columns
     arms = Arms()
     found: dict[str, Sample] = {}
@@ -74,14 +91,14 @@ def samples(
             continue
         if text not in found or (found[text].when and not when):
             found[text] = Sample(text, binder, when, position < MAX_STRICT)
-    for forced in _unreached(template, arms):
+    for forced, when in _more(template, arms):
         binder = Binder()
         try:
-            text = template.dry(values, values, binder, known, Arms(forced, arms.seen))
+            text = template.dry(likely, likely, binder, known, Arms(forced, arms.seen))
         except RookeryError:
             # Conditions were not evaluated, so what stands below them need not be possible.
             continue
-        found.setdefault(text, Sample(text, binder, "in a branch that no sample value reaches", strict=False))
+        found.setdefault(text, Sample(text, binder, when, strict=False))
     return list(found.values())
 
 
@@ -96,14 +113,15 @@ def _requests(
     return found[:MAX_SAMPLES]
 
 
-def _unreached(template: Template, arms: Arms) -> Iterator[Mapping[int, bool]]:
-    """Outcomes to force, one set for each branch that was not reached yet."""
+def _more(template: Template, arms: Arms) -> Iterator[tuple[Mapping[int, bool], str]]:
+    """Outcomes to force: none at first, then one set for each branch that was not reached yet."""
+    yield {}, "with the examples of parameters, or 1 for numbers"
     left = MAX_SAMPLES
     for number, condition in enumerate(template.conditions):
         for outcome in (True, False) if condition.has_else else (True,):
             if (number, outcome) not in arms.seen and left:
                 left -= 1
-                yield {**condition.after, number: outcome}
+                yield {**condition.after, number: outcome}, "in a branch that no sample value reaches"
 
 
 def _shown(value: Any) -> str:

@@ -117,6 +117,22 @@ def test_where_no_value_suits_it_is_a_warning_once(workspace: Workspace) -> None
     assert compiled(workspace, {**files, "asked": declared}).warnings == ()
 
 
+ONLY_SOME = [
+    "{% if Int32(offset, defined=False) %} nope {% else %} 1 {% end %}",
+    "toDate({{ String(d, '2020-01-01', example='1/2/2020') }})",
+    "{% if String(how, 'plain', example='odd') == 'plain' %} 1 {% else %} toDate(aaa, 1, 2, 3) {% end %}",
+]
+
+
+@pytest.mark.parametrize("expression", ONLY_SOME)
+def test_what_fails_only_with_an_example_or_a_number_is_a_warning_once(workspace: Workspace, expression: str) -> None:
+    asked = f"sql: |\n  SELECT {expression} AS result FROM things\n"
+    build = compiled(workspace, {"things": THINGS, "asked": asked, "outer": "sql: SELECT result FROM asked\n"})
+    assert [w.code.id for w in build.warnings] == ["RK2021"]
+    assert str(build.warnings[0].place).startswith("asked.yaml:2")
+    assert [c.name for c in build.outputs["asked"]] == ["result"]
+
+
 CHOICES = """
 nodes:
   - {name: per_state, sql: "SELECT toString(state) AS zeta, count() AS hits FROM things GROUP BY zeta"}
