@@ -59,7 +59,10 @@ class CompiledNode:
 
 @dataclass(frozen=True, slots=True)
 class MaterializedTarget:
-    """Where a materialized pipe goes. `columns` and `triggers` (per branch) are filled by analysis."""
+    """Where a materialized pipe goes. `columns` and `triggers` (per branch) are filled by analysis.
+
+    `branches` are the texts of the views where they differ from the published node's.
+    """
 
     name: str
     per_tenant: bool
@@ -67,6 +70,7 @@ class MaterializedTarget:
     engine: Engine | None
     columns: tuple[str, ...] = ()
     triggers: tuple[str, ...] = ()
+    branches: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.compiler.scope import ALIAS, Relation, select, tenant_literal
+from engine.compiler.scope import ALIAS, Reading, Relation, mentioned, select, tenant_literal
 from engine.errors import NOT_TOGETHER, RookeryError
 from engine.schema import Name, quote
 
@@ -28,15 +28,7 @@ class Everywhere:
     unsettled: tuple[str, ...]
     most: int
 
-    def relation(
-        self,
-        relation: Relation,
-        workspace: str,
-        filters: list[str],
-        *,
-        final: bool = False,
-        sample: tuple[str, str | None] | None = None,
-    ) -> str:
+    def relation(self, relation: Relation, workspace: str, how: Reading, filters: list[str]) -> str:
         """The SQL of a per-tenant target's rows in all placements. Raises RK3013 when they are in too many tables."""
         if len(self.nests) > self.most:
             raise RookeryError(
@@ -49,7 +41,14 @@ class Everywhere:
         shared = [*self._settled(relation), *filters]
         places = [(workspace, shared), *((nest, filters) for nest in self.nests)]
         found = "\nUNION ALL\n".join(
-            select(relation, Name(database, relation.name), conditions, final=final, sample=sample)
+            select(
+                relation,
+                Name(database, relation.name),
+                conditions,
+                columns=mentioned(relation, how.names),
+                final=how.final or relation.final,
+                sample=how.sample,
+            )
             for database, conditions in places
         )
         if len(found) > MAX_BYTES:

@@ -19,6 +19,9 @@ from engine.schema import Name, literal, quote
 ALIAS = "_rk_t"
 """Alias of the real table inside a relation; author texts cannot use names that start with `_rk_`."""
 
+GROUP_TENANTS = "_rk_tenants"
+"""Hidden column of a shared aggregate: the state of the tenants in each group."""
+
 BARRIER = 9_223_372_036_854_775_807
 """A LIMIT that keeps rows but stops index analysis and pushdown from reaching below it."""
 
@@ -38,7 +41,7 @@ class Relation:
     `kind`: `landing` (everybody's rows), `target` (of a per-tenant pipe: a shared table for pooled tenants and one
     in every nest) or `table` (ordinary). `tenant` is the tenant column, `tenant_type` its ClickHouse type. `in_nest`
     says whether nests own a table of this name. `columns` are what readers see, `types` the type of each; a dropped
-    tenant column is not among them.
+    tenant column is not among them. Of a shared aggregate, readers see groups of at least `min_tenants` tenants.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Relation:
     in_nest: bool = False
     final: bool = False
     types: tuple[str, ...] = ()
+    min_tenants: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +95,7 @@ PLAIN = Reading()
 class Everywhere(Protocol):
     """All tenants' rows of a per-tenant target, for a caller who selects no tenant (`compiler/placements`)."""
 
-    def relation(
-        self,
-        relation: Relation,
-        workspace: str,
-        filters: list[str],
-        *,
-        final: bool = False,
-        sample: tuple[str, str | None] | None = None,
-    ) -> str: ...
+    def relation(self, relation: Relation, workspace: str, how: Reading, filters: list[str]) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +125,13 @@ class Scope:
     def bind(self, relation: Relation, how: Reading = PLAIN) -> Bound:
         """The SQL that a table name stands for. Raises RK4004 when tenant data has no tenant to filter by."""
         filters = [f.sql for f in self.filters.get(relation.name, ())]
+        if relation.min_tenants is not None:
+            source = Name(self.workspace, relation.name)
+            return Bound(_large_groups(relation, source, how, filters), source)
         if relation.tenant is None or (self.unrestricted and self.tenant is None):
             source = Name(self.workspace, relation.name)
             if self.everywhere is not None and relation.kind == "target":
-                final = how.final or relation.final
-                return Bound(
-                    self.everywhere.relation(relation, self.workspace, filters, final=final, sample=how.sample),
-                    source,
-                )
+                return Bound(self.everywhere.relation(relation, self.workspace, how, filters), source)
             return self._read(relation, source, how, filters, encode=bool(filters))
         if self.tenant is None:
             raise RookeryError(
@@ -244,6 +239,20 @@ def _column(relation: Relation, name: str, encode: str) -> str:
 def is_encoded(relation: Relation) -> bool:
     """Whether reading a relation's rows apart from others takes more than a condition."""
     return any(own_values("c", t, types=True) != "c" for t in relation.types)
+
+
+def _large_groups(relation: Relation, source: Name, how: Reading, filters: list[str]) -> str:
+    """A shared aggregate's groups with enough tenants.
+
+    The condition is on merged rows, so it cannot be PREWHERE; the LIMIT keeps readers' conditions out of the groups
+    that they do not see.
+    """
+    enough = f"length(finalizeAggregation({ALIAS}.{quote(GROUP_TENANTS)})) >= {relation.min_tenants}"
+    columns = mentioned(relation, how.names)
+    return select(
+        relation, source, [enough, *filters], columns=columns, encode="all", final=True, sample=how.sample,
+        limit=BARRIER, clause="WHERE",
+    )  # fmt: skip
 
 
 def base_type(type_text: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from engine.compiler.compose import Texts
+from engine.compiler.groups import with_tenants
 from engine.compiler.lineage import named
 from engine.compiler.origin import MIXED, PUBLIC, Origin, merged, origin_of
 from engine.compiler.pipes import CompiledPipe, MaterializedTarget
@@ -26,8 +27,10 @@ def origin_of_datasource(state: State, name: str) -> Origin:
     return state.origins.get(name, PUBLIC)
 
 
-def judge_target(state: State, pipe: CompiledPipe, target: MaterializedTarget, source: Datasource) -> None:
-    """Hold whose rows a pipe brings against what its target declares. Raises RK2014.
+def judge_target(state: State, pipe: CompiledPipe, target: MaterializedTarget, source: Datasource) -> str | None:
+    """Hold whose rows a pipe brings against what its target declares. Raises RK2014, RK2015.
+
+    Returns the view's text if it has to keep the tenants of each group.
 
     Files that are deployed with this already go on; what is wrong with them is noted in the state.
     """
@@ -36,15 +39,20 @@ def judge_target(state: State, pipe: CompiledPipe, target: MaterializedTarget, s
         foreign = sorted(n for n in datasources_of(state, pipe.name, set()) if _unlabeled(state, n))
         if foreign:
             _report(state, pipe, target, _mislabeled(pipe, target, foreign))
-        return
+        return None
     if source.shared.all:
         state.origins[target.name] = PUBLIC
-        return
-    origin = _origin_of_pipe(state, pipe)
+        return None
+    traced = _traced(state, pipe)
+    if source.shared.min_tenants:
+        state.origins[target.name] = MIXED
+        return with_tenants(state, pipe, source, traced, _names(state, pipe))
+    origin = traced.get(pipe.published, PUBLIC)
     before = state.origins.get(target.name, PUBLIC)
     together = state.origins[target.name] = merged([before, origin])
     if together == MIXED and not (before == MIXED and origin.kind in ("public", "pinned")):
         _report(state, pipe, target, _undeclared(state, pipe, target))
+    return None
 
 
 def warn_of_one_tenants_rows(state: State, pipe: CompiledPipe) -> None:
@@ -70,35 +78,37 @@ def _unlabeled(state: State, name: str) -> bool:
     return origin_of_datasource(state, name).kind in ("pinned", "mixed")
 
 
-def _origin_of_pipe(state: State, pipe: CompiledPipe) -> Origin:
-    """The origin of a pipe's output, read off the very texts that its view consists of."""
+def _traced(state: State, pipe: CompiledPipe) -> Mapping[str, Origin]:
+    """The origins of a pipe's nodes and of all that they read, traced on the very texts that its view consists of."""
     known = {n: origin_of_datasource(state, n) for n in state.relations}
     reads = datasources_of(state, pipe.name, set())
     if all(known[n] == PUBLIC for n in reads):
-        return PUBLIC
+        return known
     try:
         texts = state.composer.static_texts(state, pipe.name)
-        names = frozenset(c for n in reads for c in state.relations[n].columns) | _named_in(state, texts)
-        return _origin_of_texts(state, texts, pipe.name, known, names)
+        return _trace(state, texts, pipe.name, known, _names(state, pipe))
     except RookeryError:
-        return MIXED
+        return {**known, pipe.published: MIXED}
 
 
-def _origin_of_texts(
+def _trace(
     state: State, texts: Texts, pipe: str, known: Mapping[str, Origin], names: frozenset[str]
-) -> Origin:
+) -> Mapping[str, Origin]:
     found = dict(known)
-    last = PUBLIC
     for node, text in texts[pipe]:
         for read in sorted(text.reads & texts.keys() - found.keys()):
-            found[read] = _origin_of_texts(state, texts, read, known, names)
-        last = found[node] = origin_of(state.composer.verifier.tree(text.canonical), found, names)
-    return last
+            last = texts[read][-1][0]
+            found[read] = _trace(state, texts, read, known, names)[last]
+        found[node] = origin_of(state.composer.verifier.tree(text.canonical), found, names)
+    return found
 
 
-def _named_in(state: State, texts: Texts) -> frozenset[str]:
+def _names(state: State, pipe: CompiledPipe) -> frozenset[str]:
+    """The columns and aliases of all that a pipe's view consists of."""
+    texts = state.composer.static_texts(state, pipe.name)
     trees = [state.composer.verifier.tree(text.canonical) for nodes in texts.values() for _, text in nodes]
-    return frozenset(name for tree in trees for name in named(tree))
+    columns = {c for n in datasources_of(state, pipe.name, set()) for c in state.relations[n].columns}
+    return frozenset(name for tree in trees for name in named(tree)) | columns
 
 
 def _report(state: State, pipe: CompiledPipe, target: MaterializedTarget, problem: RookeryError) -> None:
@@ -117,10 +127,10 @@ def _undeclared(state: State, pipe: CompiledPipe, target: MaterializedTarget) ->
         UNDECLARED_SHARE,
         f"pipe `{pipe.name}` fills `{target.name}` with several tenants' rows, and `{target.name}` has no tenant "
         "column: everyone who may read it reads the rows of all tenants",
-        hint=f"to share it with all tenants, write `shared: true` in {_file(state, target.name)}; to give each "
-        f"tenant its own, declare `tenant: {{column: {tenant}, landing: false}}` there, output `{tenant}` and say "
-        f"`per_tenant: true` in the pipe; for one tenant alone, write `WHERE {tenant} = ‹id›` in every SELECT over "
-        "tenants' rows",
+        hint=f"to share it with all tenants, write `shared: true` in {_file(state, target.name)}, or for an "
+        "aggregate `shared: {min_tenants: 10}`; to give each tenant its own, declare "
+        f"`tenant: {{column: {tenant}, landing: false}}` there, output `{tenant}` and say `per_tenant: true` in the "
+        f"pipe; for one tenant alone, write `WHERE {tenant} = ‹id›` in every SELECT over tenants' rows",
         place=_place(state, pipe),
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
-from engine.compiler.scope import Kind, Relation, tenant_literal
+from engine.compiler.scope import GROUP_TENANTS, Kind, Relation, tenant_literal
 from engine.project.model import Datasource, Engine
 from engine.schema import Column, Index, Mark, Name, Table, quote
 
@@ -42,6 +42,8 @@ QUARANTINE_COLUMNS = (
     Column("c__writer", "String"),
 )
 """What a quarantine table has beside its datasource's columns, over which these go."""
+TENANTS = Column(GROUP_TENANTS, "AggregateFunction(groupUniqArray, String)")
+"""The tenants of each group of a shared aggregate: exact, and by id, so that erasing one finds its groups."""
 INLET = "Null"
 """Engine of a table that keeps nothing."""
 POOL = "_rk_pool"
@@ -56,12 +58,15 @@ def relation(source: Datasource, *, target_of_tenants: bool = False, drop_tenant
     tenant_type = next((c.type for c in source.columns if c.name == tenant), "")
     in_nest = target_of_tenants or (source.is_landing and source.tenant is not None and source.tenant.nest_copy)
     names, types = tuple(c.name for c in seen), tuple(c.type for c in seen)
-    return Relation(source.name, kind, names, tenant, tenant_type, in_nest, source.final, types)
+    least = source.shared.min_tenants
+    return Relation(source.name, kind, names, tenant, tenant_type, in_nest, source.final, types, least)
 
 
 def workspace_table(source: Datasource, workspace: str) -> Table:
     """The table of a datasource in the workspace's own database."""
     base = _table(source, Name(workspace, source.name), Mark(workspace, source.name, "datasource"))
+    if source.shared.min_tenants:
+        base = replace(base, columns=(*base.columns, TENANTS))
     if not source.is_landing:
         return replace(base, settings=(("enable_block_number_column", "1"), *_window(NEST_WINDOW), *base.settings))
     return replace(

@@ -8,6 +8,7 @@ from dataclasses import replace
 from engine.compiler import storage
 from engine.compiler.lineage import check_lineage, named
 from engine.compiler.pipes import CompiledNode, CompiledPipe, MaterializedTarget
+from engine.compiler.scope import GROUP_TENANTS
 from engine.compiler.sharing import judge_target
 from engine.compiler.state import State, datasources_of
 from engine.errors import (
@@ -48,12 +49,14 @@ def fit_target(state: State, pipe: CompiledPipe, target: MaterializedTarget) -> 
             hint="give the output the target's column names with AS, or change the target's columns",
             place=pipe.place,
         )
-    judge_target(state, pipe, target, source)
+    grouped = judge_target(state, pipe, target, source)
     state.datasources[target.name] = source
     state.relations[target.name] = storage.relation(
         source, target_of_tenants=target.per_tenant, drop_tenant=target.drop_tenant_column
     )
     selected = tuple(c.name for c in source.columns if c.name in outputs)
+    if grouped is not None:
+        target, selected = replace(target, branches=(grouped,)), (*selected, GROUP_TENANTS)
     state.pipes[pipe.name] = replace(pipe, target=replace(target, columns=selected, triggers=trigger))
 
 

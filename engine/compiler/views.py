@@ -93,7 +93,7 @@ def pipe_views(build: Build, pipe: CompiledPipe, target: MaterializedTarget, rea
     )
     text = pipe.published_text()
     found = []
-    for position, branch in enumerate(text.branches):
+    for position, branch in enumerate(target.branches or text.branches):
         trigger = build.relations[target.triggers[position]]
         name = f"_rk_{pipe.name}" if position == 0 else f"_rk{position}_{pipe.name}"
         inlet = _inlet(build, trigger, reader)

@@ -37,6 +37,11 @@ def leave_pool(workspace: Workspace, tenant: str) -> None:
 def delete_rows(workspace: Workspace, table: Name, condition: str) -> None:
     """Delete rows for good, and wait until they are gone. Raises RK3010 when the engine does not manage to."""
     workspace.warehouse.execute(f"ALTER TABLE {table.sql()} DELETE WHERE {condition} SETTINGS mutations_sync = 0")
+    wait_until_deleted(workspace, table)
+
+
+def wait_until_deleted(workspace: Workspace, table: Name) -> None:
+    """Wait until all deletions of a table's rows are done. Raises RK3010 when the engine does not manage to."""
     deadline = time.monotonic() + PATIENCE
     pause = 0.01
     while reasons := _unfinished(workspace, table):

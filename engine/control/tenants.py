@@ -22,6 +22,7 @@ from engine.control.fanout import Lag, lags
 from engine.control.history import resume, undelivered
 from engine.control.ids import check_id
 from engine.control.push import plan_for_tenants, run
+from engine.control.regroup import recompute_groups
 from engine.errors import BAD_VALUE, PLACEMENT, UNKNOWN_TENANT, RookeryError
 from engine.fanout.modes import settle
 from engine.fanout.router import router_of
@@ -207,6 +208,7 @@ def _erase(workspace: Workspace, build: Build, tenant: str) -> None:
         if relation.tenant and build.takes(relation.name):
             mine = f"{quote(relation.tenant)} = {literal(tenant)} OR c__writer = {literal(tenant)}"
             delete_rows(workspace, Name(workspace.name, relation.name + storage.QUARANTINE), mine)
+    recompute_groups(workspace, build, tenant)
 
 
 def _delete_rows(workspace: Workspace, table: Name, column: str, kind: str, tenant: str) -> None:

@@ -63,6 +63,11 @@ def _targets(project: Project, unread: frozenset[str]) -> Iterator[RookeryError]
             yield from _target(project, pipe.materialize, made)
     for pipes in filled.values():
         yield from _agreement(pipes)
+    for datasource in project.datasources.values():
+        if datasource.shared.min_tenants and datasource.name not in filled and not unread:
+            message = f"no pipe fills `{datasource.name}`, so its rows are no groups of tenants"
+            hint = "remove `min_tenants`, or write the pipe that fills it"
+            yield RookeryError(BAD_VALUE, message, hint=hint, place=datasource.shared.place_of("min_tenants"))
 
 
 def _target(project: Project, materialize: Materialize, made: set[str]) -> Iterator[RookeryError]:

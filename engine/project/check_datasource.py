@@ -83,7 +83,10 @@ def check_datasource(datasource: Datasource) -> Iterator[RookeryError]:
     yield from _engine_columns(datasource)
     yield from _sorting_key(datasource)
     yield from _indexes(datasource)
-    if datasource.tenant and datasource.shared.all:
+    if datasource.shared.all and datasource.shared.min_tenants:
+        message, hint = "`all` and `min_tenants` contradict each other", "keep one of them"
+        yield RookeryError(BAD_VALUE, message, hint=hint, place=datasource.shared.place_of("min_tenants"))
+    if datasource.tenant and (datasource.shared.all or datasource.shared.min_tenants):
         message = "a datasource with a tenant column cannot be `shared`: each tenant reads its own rows"
         hint = "remove `shared`, or remove `tenant` and let a pipe fill it"
         yield RookeryError(BAD_VALUE, message, hint=hint, place=datasource.place_of("shared"))

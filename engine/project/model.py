@@ -136,6 +136,9 @@ class Shared(Written):
     """Who may read what a pipe made of many tenants' rows."""
 
     all: Flag = Field(default=False, description="Whether every tenant may read all of it.")
+    min_tenants: Count | None = Field(
+        default=None, description="Fewest tenants whose rows a group is made of; readers do not see smaller groups."
+    )
 
     @classmethod
     def long_form(cls, value: Any) -> Any:
