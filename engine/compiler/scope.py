@@ -179,12 +179,7 @@ class Scope:
             relation, source, own, encode="all" if encode else "", final=final, sample=how.sample, suffix=checked,
             columns=relation.columns if filters else columns, limit=BARRIER,
         )  # fmt: skip
-        if filters:
-            # Filters of the token may fail on rows of others, too.
-            listed = ", ".join(f"{ALIAS}.{quote(c)}" for c in columns)
-            conditions = " AND ".join(f"({f})" for f in filters)
-            text = f"SELECT {listed} FROM ({text}) AS {ALIAS} WHERE {conditions} LIMIT {BARRIER}"
-        return Bound(text, source)
+        return Bound(_filtered(text, columns, filters) if filters else text, source)
 
 
 def mentioned(relation: Relation, names: frozenset[str] | None) -> tuple[str, ...]:
@@ -249,10 +244,18 @@ def _large_groups(relation: Relation, source: Name, how: Reading, filters: list[
     """
     enough = f"length(finalizeAggregation({ALIAS}.{quote(GROUP_TENANTS)})) >= {relation.min_tenants}"
     columns = mentioned(relation, how.names)
-    return select(
-        relation, source, [enough, *filters], columns=columns, encode="all", final=True, sample=how.sample,
-        limit=BARRIER, clause="WHERE",
+    text = select(
+        relation, source, [enough], columns=relation.columns if filters else columns, encode="all", final=True,
+        sample=how.sample, limit=BARRIER, clause="WHERE",
     )  # fmt: skip
+    return _filtered(text, columns, filters) if filters else text
+
+
+def _filtered(text: str, columns: tuple[str, ...], filters: list[str]) -> str:
+    """A fenced relation under a token's filters, which may fail on rows that are not the caller's, too."""
+    listed = ", ".join(f"{ALIAS}.{quote(c)}" for c in columns)
+    conditions = " AND ".join(f"({f})" for f in filters)
+    return f"SELECT {listed} FROM ({text}) AS {ALIAS} WHERE {conditions} LIMIT {BARRIER}"
 
 
 def base_type(type_text: str) -> str:

@@ -140,8 +140,8 @@ def test_what_is_derived_from_groups_is_not_public(home: House) -> None:
     assert problems_of(home.workspace, files) == []
 
 
-def _asked(home: House, sql: str, tenant: str | None = "1") -> list[dict[str, Any]]:
-    scopes = (TokenScope("DATASOURCES:READ", "popular"), TokenScope("DATASOURCES:READ", "codes"))
+def _asked(home: House, sql: str, tenant: str | None = "1", filter: str | None = None) -> list[dict[str, Any]]:
+    scopes = (TokenScope("DATASOURCES:READ", "popular"), TokenScope("DATASOURCES:READ", "codes", filter))
     scopes = (*scopes, TokenScope("PIPES:READ", "compare"))
     claims = Claims("a test", scopes if tenant else (TokenScope("ADMIN"),), tenant=tenant)
     answer = Queries(home.workspace).sql(claims, sql, {}, Format.JSON, Timer())
@@ -220,6 +220,7 @@ def test_no_query_tells_of_a_group_that_is_not_shown(home: House) -> None:
         ("SELECT toInt32(any(accurateCast(code, 'UInt8'))) AS c FROM codes WHERE 1 / (events - 1) > 0", 7),
     ):
         assert _asked(home, sql) == [{"c": answer}], sql
+    assert _asked(home, "SELECT count() AS c FROM codes", "1", "CAST(code, 'UInt8') = 7") == [{"c": 1}]
     for column in ("_rk_tenants", "_part", "_block_number"):
         with pytest.raises(RookeryError):
             _asked(home, f"SELECT {column} FROM popular")
