@@ -194,6 +194,8 @@ TOO_SLOW = Code("RK4024", 408, "request came too slowly")
 BAD_HTTP = Code("RK4025", 400, "not valid HTTP")
 TOO_MANY_CONNECTIONS = Code("RK4026", 503, "too many connections")
 CANCELLED = Code("RK4027", 503, "query was cancelled")
+BODY_TYPE = Code("RK4028", 415, "type of the body not understood")
+UNKNOWN_FIELD = Code("RK4029", 400, "unknown key or parameter")
 
 # --- RK5xxx: ingestion -------------------------------------------------------------------------------------------
 BAD_ROW = Code("RK5001", 400, "row cannot be stored")

@@ -130,6 +130,9 @@ class Settings(BaseSettings):
         False,
         description="JSON has integers of 64 bits and more as text, unless an endpoint or a request says otherwise.",
     )
+    strict_parameters: bool = Field(
+        False, description="Refuse endpoint calls with unknown parameters instead of naming them in a header."
+    )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         ("*",), description="Origins that browsers may call from, comma separated."
     )

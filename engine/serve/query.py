@@ -15,7 +15,6 @@ from typing import Any
 
 import structlog
 
-from engine.compiler.build import declared_of
 from engine.compiler.compose import Composed
 from engine.compiler.memory import Memory
 from engine.compiler.params import coerce
@@ -37,6 +36,7 @@ from engine.plan.state import Snapshot, Workspace
 from engine.project.model import Limits
 from engine.serve import access
 from engine.serve.encode import ClosingStatistics
+from engine.serve.given import ignored_of, values_of
 from engine.serve.limits import InFlight, Rates
 from engine.serve.running import Running, Ticket
 from engine.serve.together import consistently
@@ -51,9 +51,6 @@ AHEAD = 256 * 1024
 """Bytes read before the status line: what fits is sent whole, with its length."""
 
 Compose = Callable[[Scope], Composed]
-
-RESERVED = frozenset({"token", "q", "format", QUOTE})
-"""Query parameters that are never a pipe's."""
 
 
 @dataclass(slots=True)
@@ -78,6 +75,7 @@ class Answer:
     def __init__(self, stream: Stream, work: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
         self._stream, self._leave, self._work = stream, _nothing, work
         self.head, self.complete = b"", False
+        self.ignored: frozenset[str] = frozenset()
         try:
             with work():
                 self._read_ahead()
@@ -148,7 +146,8 @@ class Queries:
         def begin(snapshot: Snapshot, read: set[str]) -> Answer:
             granted = access.for_pipe(snapshot, self._workspace, claims, pipe, given, eyes)
             compiled = snapshot.build.pipes[pipe]
-            values = self._values(snapshot, [pipe], given, granted.fixed)
+            values = values_of(self._workspace, snapshot, [pipe], given, granted.fixed)
+            ignored = ignored_of(self._workspace, snapshot, [pipe], given, granted.fixed)
             quoted = self._quoted(given, compiled.quoted)
             self._rate(claims)
 
@@ -157,7 +156,10 @@ class Queries:
                 read.update(composed.relations)
                 return replace(composed, quoted=quoted)
 
-            return self._run(claims, granted.scope, compose, format, timer, pipe, compiled.limits, ticket or Ticket())
+            asked = ticket or Ticket()
+            answer = self._run(claims, granted.scope, compose, format, timer, pipe, compiled.limits, asked)
+            answer.ignored = ignored
+            return answer
 
         return self._consistently(claims, eyes, begin)
 
@@ -177,19 +179,25 @@ class Queries:
             granted = access.for_sql(snapshot, self._workspace, claims, given, eyes)
             build = snapshot.build
             quoted = self._quoted(given, None)
+            ignored: frozenset[str] = frozenset()
             self._rate(claims)
 
             def compose(scope: Scope) -> Composed:
+                nonlocal ignored
                 # Only the pipes that the text reads have a say about parameters.
-                reads = build.composer.verifier(text, granted.names).reads & set(build.pipes)
-                values = self._values(snapshot, sorted(reads), given, granted.fixed)
+                reads = sorted(build.composer.verifier(text, granted.names).reads & set(build.pipes))
+                ignored = ignored_of(self._workspace, snapshot, reads, given, granted.fixed)
+                values = values_of(self._workspace, snapshot, reads, given, granted.fixed)
                 composed = build.composer.adhoc(
                     build, text, granted.names, _renderer(values, self._workspace.zone), scope
                 )
                 read.update(composed.relations)
                 return replace(composed, quoted=quoted)
 
-            return self._run(claims, granted.scope, compose, format, timer, "query_api", Limits(), ticket or Ticket())
+            asked = ticket or Ticket()
+            answer = self._run(claims, granted.scope, compose, format, timer, "query_api", Limits(), asked)
+            answer.ignored = ignored
+            return answer
 
         return self._consistently(claims, eyes, begin)
 
@@ -210,28 +218,6 @@ class Queries:
     def _rate(self, claims: Claims) -> None:
         if claims.rps:
             self._rates.count(claims.subject, claims.rps)
-
-    def _values(
-        self, snapshot: Snapshot, pipes: list[str], given: Mapping[str, Any], fixed: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Parameters of a request: what the token fixes wins silently; declared ones are held to their type."""
-        values = {k: v for k, v in given.items() if k not in RESERVED} | dict(fixed)
-        for pipe in pipes:
-            for spec in snapshot.derived(("declared", pipe), partial(declared_of, snapshot.build.pipes, pipe)):
-                if spec.name in values:
-                    value = coerce(spec.name, spec.type, values[spec.name], self._workspace.zone)
-                    if spec.type.startswith("Date"):
-                        # One spelling, also where the template prints the parameter without a type.
-                        values[spec.name] = value
-                    if spec.enum and str(values[spec.name]) not in spec.enum:
-                        raise RookeryError(
-                            BAD_PARAMETER, f"parameter `{spec.name}` must be one of {', '.join(map(str, spec.enum))}"
-                        )
-                elif spec.default is not None:
-                    values[spec.name] = spec.default
-                elif spec.required:
-                    raise RookeryError(MISSING_PARAMETER, f"parameter `{spec.name}` is required")
-        return values
 
     def _run(
         self,

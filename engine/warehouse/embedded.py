@@ -266,6 +266,8 @@ def _streamed(handle: Handle, statement: Statement, format: Format) -> Iterator[
 
     if format is Format.NDJSON:
         return data("JSONEachRow")
+    if format is Format.BARE_CSV:
+        return data("CSV")
     if format is Format.PARQUET:
         none = with_settings(f"SELECT * FROM ({statement.sql}\n) LIMIT 0", statement.settings)
         return framing.parquet_document(lambda: handle.whole(none, "Parquet", parameters), data("Parquet"))

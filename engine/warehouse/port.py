@@ -32,6 +32,7 @@ class Format(StrEnum):
 
     JSON = "JSON"
     CSV = "CSVWithNames"
+    BARE_CSV = "CSV"
     NDJSON = "JSONEachRow"
     PARQUET = "Parquet"
 

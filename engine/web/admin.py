@@ -22,18 +22,23 @@ from engine.serve import access
 from engine.tokens import Claims, Scope
 from engine.web import openapi
 from engine.web.data import append, call_pipe
+from engine.web.fields import check_names, check_query
 from engine.web.requests import flag, json_of, token_of
 from engine.web.state import State, state_of
 
+SMALL = 1 << 16
+"""Bytes of a body that has little to say."""
 NDJSON = "application/x-ndjson"
 READING = frozenset({"GET", "HEAD"})
 """Methods that change nothing: wherever there is a GET route, the framework lets HEAD in too."""
 Work = Callable[[Callable[[str, int, int], None]], Any]
 
 
-def _admin(request: Request) -> State:
+def _admin(request: Request, *known: str) -> State:
+    """The state, for an admin who sends no other query parameters than are known."""
     state = state_of(request)
     access.authenticate(state.workspace, token_of(request)).require_admin()
+    check_query(request, known)
     return state
 
 
@@ -72,10 +77,12 @@ async def _progress_lines(state: State, work: Work) -> AsyncIterator[bytes]:
 async def push_route(request: Request) -> Response:
     """`POST /v0/push`: `{files: [{name, file, text}], dry_run, prune, allow, only, with_dependencies}`."""
     state = _admin(request)
-    body = await json_of(request, state.workspace.settings.max_body)
-    files = body.get("files", [])
-    if not isinstance(files, list) or not all(isinstance(f, dict) for f in files):
-        raise RookeryError(BAD_REQUEST, "`files` is a list of objects")
+    body = await json_of(
+        request,
+        state.workspace.settings.max_body,
+        {"files", "dry_run", "prune", "allow", "only", "with_dependencies"},
+    )
+    files = _files(body)
     options = push.PushOptions(
         dry_run=_bool(body, "dry_run"),
         prune=_bool(body, "prune"),
@@ -89,6 +96,15 @@ async def push_route(request: Request) -> Response:
         return push.push(state.workspace, sources, options, progress).as_dict()
 
     return await _with_progress(request, state, work)
+
+
+def _files(body: dict[str, Any]) -> list[dict[str, Any]]:
+    files = body.get("files", [])
+    if not isinstance(files, list) or not all(isinstance(f, dict) for f in files):
+        raise RookeryError(BAD_REQUEST, "`files` is a list of objects")
+    for file in files:
+        check_names("key of a file", file, {"name", "file", "text"})
+    return files
 
 
 def _bool(body: dict[str, Any], key: str) -> bool:
@@ -119,8 +135,9 @@ def _optional(body: dict[str, Any], key: str) -> str | None:
 async def materialize_route(request: Request) -> Response:
     """`POST /v0/materialize`: propose the files; nothing is changed."""
     state = _admin(request)
-    body = await json_of(request, state.workspace.settings.max_body)
-    sources = push.sources_of(body.get("files", []))
+    known = {"files", "pipe", "target", "node", "per_tenant"}
+    body = await json_of(request, state.workspace.settings.max_body, known)
+    sources = push.sources_of(_files(body))
     work = partial(
         materialize.propose,
         state.workspace,
@@ -138,7 +155,9 @@ async def tenants_route(request: Request) -> Response:
     state = _admin(request)
     if request.method in READING:
         return JSONResponse({"tenants": await _control(state, partial(tenants.listing, state.workspace))})
-    body = await json_of(request, state.workspace.settings.max_body)
+    body = await json_of(request, state.workspace.settings.max_body, {"id", "ids", "placement"})
+    if "id" in body and "ids" in body:
+        raise RookeryError(BAD_REQUEST, "give either `id` or `ids`")
     ids = _names(body, "ids") or [_text(body, "id")]
     placement = _optional(body, "placement")
 
@@ -150,10 +169,12 @@ async def tenants_route(request: Request) -> Response:
 
 async def tenant_route(request: Request) -> Response:
     """`GET|DELETE /v0/tenants/ID`."""
-    state = _admin(request)
+    reading = request.method in READING
+    state = _admin(request, *(() if reading else ("purge",)))
     tenant = request.path_params["id"]
-    if request.method in READING:
+    if reading:
         return JSONResponse(await _control(state, partial(tenants.show, state.workspace, tenant)))
+    await json_of(request, SMALL, ())
     purge = flag(request.query_params.get("purge"), False)
     await _control(state, partial(tenants.remove, state.workspace, tenant, purge=purge))
     return Response(status_code=204)
@@ -161,11 +182,14 @@ async def tenant_route(request: Request) -> Response:
 
 async def tokens_route(request: Request) -> Response:
     """`GET /v0/tokens`, and `POST` for a static token or, with `ttl` or `expiration_time`, a JWT."""
-    state = _admin(request)
-    if request.method in READING:
+    reading = request.method in READING
+    state = _admin(request, *(() if reading else ("name", "scope", "expiration_time")))
+    if reading:
         return JSONResponse({"tokens": await _control(state, partial(tokens.listing, state.workspace))})
-    body = await json_of(request, 1 << 20)
-    name = request.query_params.get("name") or _text(body, "name")
+    body = await json_of(request, 1 << 20, {"name", "scopes", "tenant", "ttl", "expiration_time", "limits"})
+    query = request.query_params
+    _one_of("name", query.get("name"), body.get("name"))
+    name = query.get("name") or _text(body, "name")
     scopes = [Scope.parse(s) for s in request.query_params.getlist("scope")]
     given = body.get("scopes", [])
     if not isinstance(given, list):
@@ -173,19 +197,33 @@ async def tokens_route(request: Request) -> Response:
     scopes += [Scope.parse(s) if isinstance(s, str) else Scope.of(s) for s in given]
     tenant, life = _optional(body, "tenant"), _life(request, body)
     if life is None:
+        if _rps(body) is not None:
+            raise RookeryError(BAD_REQUEST, "a static token has no `limits`", hint="mint a JWT: give it a `ttl`")
         work = partial(tokens.create, state.workspace, name, scopes, tenant)
     else:
         work = partial(tokens.mint, state.workspace, name, scopes, tenant, life, _rps(body))
     return JSONResponse(await _control(state, work))
 
 
+def _one_of(name: str, *given: Any) -> None:
+    """Refuse a value that is given twice and not alike. Raises RK4009."""
+    found = [value for value in given if value is not None]
+    if any(str(value) != str(found[0]) for value in found[1:]):
+        raise RookeryError(BAD_REQUEST, f"`{name}` is given twice, with different values")
+
+
 def _life(request: Request, body: dict[str, Any]) -> int | None:
-    until = request.query_params.get("expiration_time")
+    """Seconds that a token lives, from `ttl` or `expiration_time`; None where it does not expire. Raises RK4009."""
+    query, inner, ttl = request.query_params.get("expiration_time"), body.get("expiration_time"), body.get("ttl")
+    _one_of("expiration_time", query, inner)
+    until = query if query is not None else inner
     if until is not None:
-        if not until.isdecimal():
-            raise RookeryError(BAD_REQUEST, "`expiration_time` is a Unix time")
-        return int(until) - int(time.time())
-    ttl = body.get("ttl")
+        if ttl is not None:
+            raise RookeryError(BAD_REQUEST, "give either `ttl` or `expiration_time`")
+        number = str(until) if isinstance(until, str | int) and not isinstance(until, bool) else ""
+        if not (number.isascii() and number.isdecimal() and len(number) < 16):
+            raise RookeryError(BAD_REQUEST, "`expiration_time` is a Unix time in seconds")
+        return int(number) - int(time.time())
     if ttl is not None and (not isinstance(ttl, int) or isinstance(ttl, bool)):
         raise RookeryError(BAD_REQUEST, "`ttl` is a number of seconds")
     return ttl
@@ -209,6 +247,7 @@ async def token_route(request: Request) -> Response:
     if request.method in READING:
         found = await _control(state, partial(tokens.find, state.workspace, name))
         return JSONResponse(tokens.describe(state.workspace, found))
+    await json_of(request, SMALL, ())
     await _control(state, partial(tokens.remove, state.workspace, name))
     return JSONResponse({"ok": True})
 
@@ -216,6 +255,7 @@ async def token_route(request: Request) -> Response:
 async def token_refresh(request: Request) -> Response:
     """`POST /v0/tokens/NAME/refresh`."""
     state = _admin(request)
+    await json_of(request, SMALL, ())
     return JSONResponse(await _control(state, partial(tokens.refresh, state.workspace, request.path_params["name"])))
 
 
@@ -224,7 +264,7 @@ async def signing_key(request: Request) -> Response:
     state = _admin(request)
     if request.method in READING:
         return JSONResponse(await _control(state, partial(tokens.signing_key, state.workspace)))
-    overlap = (await json_of(request, 1 << 16)).get("overlap", 86_400)
+    overlap = (await json_of(request, SMALL, {"overlap"})).get("overlap", 86_400)
     if not isinstance(overlap, int) or isinstance(overlap, bool):
         raise RookeryError(BAD_REQUEST, "`overlap` is a number of seconds")
     return JSONResponse(await _control(state, partial(tokens.rotate, state.workspace, overlap)))
@@ -262,11 +302,14 @@ async def _resource(request: Request, kind: str, name: str) -> Response:
     claims = access.authenticate(state.workspace, token_of(request))
     if not claims.is_admin:
         raise RookeryError(SCOPE, "this needs the admin token")
+    flags = ("force", "dry_run") if request.method == "DELETE" else ()
+    check_query(request, flags)
     if request.method in READING:
         return JSONResponse(await _control(state, partial(resources.show, state.workspace, kind, name)))
     if request.method != "DELETE":
         raise RookeryError(UNKNOWN_RESOURCE, f"there is nothing to post to {kind} `{name[:120]}`")
-    options = {k: flag(request.query_params.get(k), False) for k in ("force", "dry_run")}
+    await json_of(request, SMALL, ())
+    options = {k: flag(request.query_params.get(k), False) for k in flags}
     gone = await _control(state, partial(resources.remove, state.workspace, kind, name, **options))
     return JSONResponse({"removed": gone, "dry_run": options["dry_run"]})
 
@@ -275,6 +318,7 @@ async def openapi_route(request: Request) -> Response:
     """`GET /v0/pipes/openapi.json`: the endpoints that the token allows."""
     state = state_of(request)
     claims = access.authenticate(state.workspace, token_of(request))
+    check_query(request)
     build = state.workspace.current.build
     names = sorted(n for n in build.endpoints if _allows(claims, n))
     return JSONResponse(openapi.document(build, names, public_url(state.workspace, request)))
@@ -315,13 +359,15 @@ async def fanout_route(request: Request) -> Response:
 async def fanout_retry(request: Request) -> Response:
     """`POST /v0/fanout/retry`."""
     state = _admin(request)
+    await json_of(request, SMALL, ())
     return JSONResponse(await _control(state, partial(fanout.retry, state.workspace)))
 
 
 async def doctor_route(request: Request) -> Response:
     """`GET /v0/doctor`; `deep=true` also compares rows. `POST` compares them and delivers what is missing."""
-    state = _admin(request)
+    state = _admin(request, *(() if request.method == "POST" else ("deep",)))
     if request.method == "POST":
+        await json_of(request, SMALL, ())
         return JSONResponse(await _control(state, partial(derived.repair, state.workspace)))
     deep = flag(request.query_params.get("deep"), False)
     examination = await _control(state, partial(doctor.examine, state.workspace, deep=deep))

@@ -16,6 +16,7 @@ from engine.errors import RookeryError
 from engine.serve.query import Answer, Timer
 from engine.serve.running import Running, Ticket
 from engine.tokens import Claims
+from engine.web.fields import ignored_header
 from engine.web.state import State, state_of
 from engine.web.streaming import CONTENT_TYPES, StreamedAnswer
 
@@ -49,6 +50,7 @@ async def answered(request: Request, claims: Claims, run: Run, suffix: str, time
         cancel = partial(state.queries.at_work.cancel, ticket)
         response = StreamedAnswer(answer, CONTENT_TYPES[suffix], state.streams, leave, cancel)
     response.headers["server-timing"] = timer.header()
+    response.headers.update(ignored_header(answer.ignored))
     return response
 
 

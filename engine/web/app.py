@@ -132,11 +132,13 @@ def create_app(workspace: Workspace) -> Starlette:
         await anyio.to_thread.run_sync(workspace.close)
 
     exposed = ["Server-Timing", "Retry-After", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]
+    exposed += ["X-Rookery-Ignored-Parameters"]
     cors = Middleware(
         CORSMiddleware,
         allow_origins=list(settings.cors_origins),
         allow_methods=["GET", "POST", "OPTIONS"],
-        allow_headers=["Authorization", "Content-Type"],
+        # Pages may send any header: what counts is the token, and no cookie is ever looked at.
+        allow_headers=["*"],
         expose_headers=exposed,
         max_age=600,
     )

@@ -22,9 +22,10 @@ from engine.web.state import state_of
 from engine.web.uploads import Upload
 
 FORMATS = {"json": Format.JSON, "csv": Format.CSV, "ndjson": Format.NDJSON, "parquet": Format.PARQUET}
+ANSWERS = {**FORMATS, "bare csv": Format.BARE_CSV}
 SQL_FORMATS = {
     "json": "json",
-    "csv": "csv",
+    "csv": "bare csv",
     "csvwithnames": "csv",
     "jsoneachrow": "ndjson",
     "ndjson": "ndjson",
@@ -56,8 +57,8 @@ async def sql(request: Request) -> Response:
     plain, format = split_format(text)
     suffix = SQL_FORMATS.get((format or "json").lower())
     if suffix is None:
-        raise RookeryError(BAD_REQUEST, "unknown FORMAT", hint="JSON, CSVWithNames, JSONEachRow or Parquet")
-    run = partial(state.queries.sql, claims, plain, given, FORMATS[suffix], timer, request.headers.get(EYES))
+        raise RookeryError(BAD_REQUEST, "unknown FORMAT", hint="JSON, CSV, CSVWithNames, JSONEachRow or Parquet")
+    run = partial(state.queries.sql, claims, plain, given, ANSWERS[suffix], timer, request.headers.get(EYES))
     return await answered(request, claims, run, suffix, timer)
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from engine.errors import BAD_REQUEST, MEDIA_TYPE, RookeryError
+from engine.serve.given import CLIENTS, CLIENTS_PREFIX
 
-CLIENTS = frozenset({"token", "from", "cli_version"})
-"""Parameters that clients send with every request; what begins with `__tb__` is one as well."""
-CLIENTS_PREFIX = "__tb__"
 EVENTS = CLIENTS | {"name", "wait", "mode", "format"}
 FILES = CLIENTS | {"name", "mode", "format", "debug"}
 NONE = CLIENTS

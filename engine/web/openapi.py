@@ -78,6 +78,8 @@ def _parameter(spec: ParameterSpec) -> dict[str, Any]:
         kind = schema["items"] if schema.get("type") == "array" else schema
         kind["enum"] = [_value(spec, e, item=kind is not schema) for e in spec.enum]
     found: dict[str, Any] = {"name": spec.name, "in": "query", "required": bool(spec.required), "schema": schema}
+    if schema.get("type") == "array":
+        found |= {"style": "form", "explode": True}
     if spec.description:
         found["description"] = spec.description
     if spec.example is not None:

@@ -33,9 +33,8 @@ async def quarantine_route(request: Request) -> Response:
     query = query_of(request)
     refuse_unknown(query, NONE if request.method == "DELETE" else LISTING)
     if request.method == "DELETE":
-        body = await json_of(request, state.workspace.settings.max_body)
-        known = {"ids", "all"}
-        if set(body) - known or len(body) != 1 or body.get("all", True) is not True:
+        body = await json_of(request, state.workspace.settings.max_body, {"ids", "all"})
+        if len(body) != 1 or body.get("all", True) is not True:
             raise RookeryError(BAD_REQUEST, "which rows is not said", hint='{"ids": [c__id, …]}, or {"all": true}')
         work = partial(quarantine.remove, state.workspace, name, _ids(body))
         return JSONResponse({"removed": await anyio.to_thread.run_sync(work, limiter=state.control)})
@@ -48,8 +47,8 @@ async def replay_route(request: Request) -> Response:
     """`POST /v0/datasources/NAME/quarantine/replay`: all rows, `{ids}`, or `{rows: [{id, text}]}` mended."""
     state, name = _admin(request), request.path_params["name"]
     refuse_unknown(query_of(request), NONE)
-    body = await json_of(request, state.workspace.settings.max_body)
-    if set(body) - {"ids", "rows"} or len(body) > 1:
+    body = await json_of(request, state.workspace.settings.max_body, {"ids", "rows"})
+    if len(body) > 1:
         raise RookeryError(BAD_REQUEST, "the body is `{ids: […]}`, `{rows: [{id, text}]}`, or nothing for all rows")
     mended = _mended(body) if "rows" in body else {}
     ids = list(mended) if "rows" in body else _ids(body)

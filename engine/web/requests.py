@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
@@ -16,6 +16,8 @@ from starlette.types import Scope
 from engine.errors import BAD_ENCODING, BAD_REQUEST, TOO_LARGE, RookeryError
 from engine.serve.compression import PIECE, Opened
 from engine.serve.gateway import Room
+from engine.serve.given import Repeated
+from engine.web.fields import check_object, check_sql, only
 
 MAX_PARAMETERS = 1000
 _FORM = re.compile(rb"[A-Za-z_]\w*=")
@@ -116,10 +118,13 @@ def _too_large(limit: int) -> RookeryError:
     return RookeryError(TOO_LARGE, f"the body is larger than {limit:,} bytes", hint="send it in parts")
 
 
-async def json_of(request: Request, limit: int) -> dict[str, Any]:
-    """A JSON object from the body; an empty body is an empty object. Raises RK4009."""
+async def json_of(request: Request, limit: int, known: Collection[str]) -> dict[str, Any]:
+    """A JSON object from the body; an empty body is an empty object. Raises RK4009, RK4028, RK4029."""
     body = await body_of(request, limit)
-    return _object(body) if body.strip() else {}
+    if not body.strip():
+        return {}
+    check_object(request)
+    return only(_object(body), known)
 
 
 def _object(body: bytes) -> dict[str, Any]:
@@ -140,12 +145,15 @@ def query_of(request: Request) -> dict[str, str]:
 
 
 async def parameters_of(request: Request, limit: int) -> dict[str, Any]:
-    """A pipe's parameters: the query string, over it a JSON or form body. A name given twice is refused."""
-    found: dict[str, Any] = {**query_of(request)}
+    """A pipe's parameters: the query string, over it a JSON or form body. A name given twice is `Repeated`."""
+    found = _repeated(request.query_params.multi_items())
     if request.method == "POST":
         body = await body_of(request, limit)
         if body.strip():
+            check_object(request)
             found.update(_body_parameters(body))
+    if "q" in found:
+        raise RookeryError(BAD_REQUEST, "an endpoint takes no `q`", hint="SQL over endpoints: /v0/sql")
     if len(found) > MAX_PARAMETERS:
         raise RookeryError(BAD_REQUEST, f"more than {MAX_PARAMETERS} parameters")
     return found
@@ -153,9 +161,11 @@ async def parameters_of(request: Request, limit: int) -> dict[str, Any]:
 
 async def sql_of(request: Request, limit: int) -> tuple[str, dict[str, Any]]:
     """Ad-hoc SQL and its parameters: in `q` of the query, a form or a JSON object, or as the raw body."""
-    found: dict[str, Any] = {**query_of(request)}
+    found = _repeated(request.query_params.multi_items())
     if request.method == "POST":
         body = (await body_of(request, limit)).strip()
+        if body:
+            check_sql(request)
         # No SQL begins with a brace, or with a name and an equals sign.
         if body.startswith(b"{") or _FORM.match(body):
             found.update(_body_parameters(body))
@@ -182,8 +192,18 @@ def _body_parameters(body: bytes) -> dict[str, Any]:
         pairs = parse_qsl(body.decode(), keep_blank_values=True, strict_parsing=True, max_num_fields=MAX_PARAMETERS)
     except ValueError as exc:
         raise RookeryError(BAD_REQUEST, "the body is neither a JSON object nor a form") from exc
+    return _repeated(pairs)
+
+
+def _repeated(pairs: list[tuple[str, str]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    _add(found, pairs)
+    for name, value in pairs:
+        if name not in found:
+            found[name] = value
+        elif isinstance(found[name], Repeated):
+            found[name].append(value)
+        else:
+            found[name] = Repeated([found[name], value])
     return found
 
 

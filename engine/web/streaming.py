@@ -19,6 +19,7 @@ log = structlog.get_logger("rookery.web")
 CONTENT_TYPES: Mapping[str, str] = {
     "json": "application/json; charset=utf-8",
     "csv": "text/csv; charset=utf-8",
+    "bare csv": "text/csv; charset=utf-8; header=absent",
     "ndjson": "application/x-ndjson; charset=utf-8",
     "parquet": "application/vnd.apache.parquet",
 }
