@@ -152,6 +152,7 @@ async def parameters_of(request: Request, limit: int) -> dict[str, Any]:
         if body.strip():
             check_object(request)
             found.update(_body_parameters(body))
+    _alone(found)
     if "q" in found:
         raise RookeryError(BAD_REQUEST, "an endpoint takes no `q`", hint="SQL over endpoints: /v0/sql")
     if len(found) > MAX_PARAMETERS:
@@ -171,6 +172,7 @@ async def sql_of(request: Request, limit: int) -> tuple[str, dict[str, Any]]:
             found.update(_body_parameters(body))
         elif body:
             found["q"] = _text(body)
+    _alone(found)
     text = found.pop("q", None)
     if not isinstance(text, str) or not text.strip():
         raise RookeryError(BAD_REQUEST, "no SQL given", hint="q=SELECT …, or the SQL as the body")
@@ -205,6 +207,16 @@ def _repeated(pairs: list[tuple[str, str]]) -> dict[str, Any]:
         else:
             found[name] = Repeated([found[name], value])
     return found
+
+
+def _alone(found: dict[str, Any]) -> None:
+    """Refuse two tokens or two texts of SQL: they are no parameters that could be lists. Raises RK4009."""
+    for name in ("token", "q"):
+        value = found.get(name)
+        if isinstance(value, Repeated):
+            if any(other != value[0] for other in value):
+                raise RookeryError(BAD_REQUEST, f"parameter `{name}` is given twice")
+            found[name] = value[0]
 
 
 def _add(found: dict[str, Any], pairs: list[tuple[str, str]]) -> None:

@@ -113,7 +113,7 @@ def test_parameters_from_query_form_and_json(server: Server, token: str) -> None
     assert data(server.post(f"{path}?kind=view", token, json={"kind": "sale"})) == wanted, "the body wins"
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/xml", "application/x-www-form-urlencoded", "nonsense"])
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/octet-stream"])
 def test_content_types_do_not_matter(server: Server, token: str, kind: str) -> None:
     headers = {"content-type": kind}
     for body in ('{"kind": "sale"}', "kind=sale"):

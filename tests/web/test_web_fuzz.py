@@ -93,7 +93,7 @@ VALUES_OF_HEADERS = [
 ]
 VALUES_OF_HEADERS += ["gzip", "zstd"]
 HEADERS = st.dictionaries(st.sampled_from(NAMES_OF_HEADERS), st.sampled_from(VALUES_OF_HEADERS), max_size=3)
-STATUSES = {200, 202, 204, 400, 403, 404, 405, 408, 409, 413, 418, 422, 429}
+STATUSES = {200, 202, 204, 400, 403, 404, 405, 408, 409, 413, 414, 415, 418, 422, 429, 431}
 
 
 @pytest.fixture(scope="module")

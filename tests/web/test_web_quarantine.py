@@ -142,8 +142,9 @@ def test_pages(server: Server, mark: str) -> None:
 def test_dropping(server: Server, mark: str) -> None:
     send(server, "\n".join(bad(mark, n=n) for n in range(4)))
     ids = [r["c__id"] for r in listed(server)]
-    for body in ({}, {"all": False}, {"ids": "x"}, {"ids": [1]}, {"ids": ids, "all": True}, {"id": ids}):
+    for body in ({}, {"all": False}, {"ids": "x"}, {"ids": [1]}, {"ids": ids, "all": True}):
         refused(server.admin("DELETE", PATH, json=body), 400, "RK4009")
+    refused(server.admin("DELETE", PATH, json={"id": ids}), 400, "RK4029")
     assert server.done("DELETE", PATH, json={"ids": []}) == {"removed": 0}
     assert server.done("DELETE", PATH, json={"ids": [ids[0], "nonesuch", "' OR 1 = 1"]}) == {"removed": 1}
     assert [r["c__id"] for r in listed(server)] == ids[1:]
@@ -198,8 +199,9 @@ def test_texts_that_are_not_one_row_stay(server: Server, mark: str) -> None:
     assert [r["id"] for r in answer["refused"]] == [worst]
     assert {r["c__id"] for r in listed(server)} == {worst, row}
     assert stored(server, mark) == []
-    for body in ({"ids": [row], "rows": []}, {"rows": {}}, {"rows": [{"id": row}]}, {"rows": [["x"]]}, {"all": True}):
+    for body in ({"ids": [row], "rows": []}, {"rows": {}}, {"rows": [{"id": row}]}, {"rows": [["x"]]}):
         refused(server.admin("POST", f"{PATH}/replay", json=body), 400, "RK4009")
+    refused(server.admin("POST", f"{PATH}/replay", json={"all": True}), 400, "RK4029")
     twice = {"rows": [{"id": row, "text": good}, {"id": row, "text": good}]}
     refused(server.admin("POST", f"{PATH}/replay", json=twice), 400, "RK4009")
 
