@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 UTC = "UTC"
 """The zone of a workspace whose settings name none."""
 
-_NUMBER = re.compile(r"([0-9]{1,19})(?:\.([0-9]{1,18}))?")
+_NUMBER = re.compile(r"(-?)([0-9]{1,19})(?:\.([0-9]{1,18}))?")
 _DAY = re.compile(r"([0-9]{4})(?:-([0-9]{1,2})-([0-9]{1,2})|/([0-9]{1,2})/([0-9]{1,2}))")
 _COMPACT_DAY = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2})")
 _CLOCK = re.compile(
@@ -46,8 +46,10 @@ class Moment:
     def text(self, zone: str, digits: int) -> str:
         """The text by which it is bound, with so many decimals; more are dropped."""
         local = self.at.astimezone(ZoneInfo(zone))
-        text = str(int(self.at.timestamp())) if local.fold else f"{local:%Y-%m-%d %H:%M:%S}"
-        return f"{text}.{self.fraction[:digits]:0<{digits}}" if digits else text
+        fraction = f"{self.fraction[:digits]:0<{digits}}" if digits else ""
+        if local.fold:
+            return _seconds(int(self.at.timestamp()), fraction)
+        return f"{local:%Y-%m-%d %H:%M:%S}" + (f".{fraction}" if digits else "")
 
 
 def moment(raw: object, zone: str) -> Moment:
@@ -59,7 +61,7 @@ def moment(raw: object, zone: str) -> Moment:
     text = raw if isinstance(raw, str) else repr(raw)
     number = _NUMBER.fullmatch(text)
     if number:
-        return _since_1970(number[1], number[2] or "")
+        return _since_1970(number[1], number[2], number[3] or "")
     found = _DAY.match(text)
     if not found:
         raise UnfitError(_FORMS)
@@ -84,13 +86,25 @@ def day(raw: object, zone: str) -> str:
     return f"{moment(raw, zone).at.astimezone(ZoneInfo(zone)):%Y-%m-%d}"
 
 
-def _since_1970(digits: str, fraction: str) -> Moment:
+def _seconds(whole: int, fraction: str) -> str:
+    """Seconds since 1970 as a number; `fraction` counts forward, also before 1970."""
+    count = whole * 10 ** len(fraction) + int(fraction or 0)
+    sign, digits = "-" if count < 0 else "", str(abs(count)).rjust(len(fraction) + 1, "0")
+    return f"{sign}{digits[: -len(fraction)]}.{digits[-len(fraction) :]}" if fraction else sign + digits
+
+
+def _since_1970(sign: str, digits: str, fraction: str) -> Moment:
     if len(digits) in _DIGITS:
         places = _DIGITS[len(digits)]
         digits, fraction = digits[:-places], digits[-places:] + fraction
     elif len(digits) > 10 or len(digits) == 8:
         raise UnfitError("10 digits are seconds, 13 milliseconds, 16 microseconds, 19 nanoseconds; 8 could be a day")
-    return Moment(_EPOCH + timedelta(seconds=int(digits)), fraction)
+    seconds = int(digits)
+    if sign:
+        part = int(fraction or 0)
+        seconds = -seconds - (part > 0)
+        fraction = str(10 ** len(fraction) - part).rjust(len(fraction), "0") if part else ""
+    return Moment(_EPOCH + timedelta(seconds=seconds), fraction)
 
 
 def _local(found: re.Match[str], hour: int = 0, minute: int = 0, second: int = 0) -> datetime:

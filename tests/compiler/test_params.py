@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.compiler.moments import moment
 from engine.compiler.params import canonical_tenant, coerce, integer_bounds, kind
 from engine.errors import BAD_PARAMETER, BAD_TENANT_ID, BAD_TYPE, TENANT_COLUMN, RookeryError
 
@@ -59,6 +60,8 @@ GOOD: list[tuple[str, object, object]] = [
     ("DateTime64(6)", "1577836800123456", "2020-01-01 00:00:00.123456"),
     ("DateTime64(9)", "1577836800123456789", "2020-01-01 00:00:00.123456789"),
     ("DateTime64(3)", 1577836800123, "2020-01-01 00:00:00.123"),
+    ("DateTime64(3)", "-0.25", "1969-12-31 23:59:59.750"),
+    ("DateTime64(3)", -765394199.5, "1945-09-30 06:30:00.500"),
     ("DateTime", "2024-02-29T23:59:59Z", "2024-02-29 23:59:59"),
     ("DateTime", "2106-02-07 06:28:15", "2106-02-07 06:28:15"),
     ("DateTime64(3)", "1900-01-01 00:00:00.5", "1900-01-01 00:00:00.500"),
@@ -315,3 +318,17 @@ def test_one_text_per_integer(type: str, number: int) -> None:
             canonical_tenant(type, str(number))
     else:
         assert text == str(number) == canonical_tenant(type, text)
+
+
+@pytest.mark.feature
+@pytest.mark.parametrize("type", ["DateTime64(0)", "DateTime64(3)", "DateTime64(9)", "DateTime"])
+def test_a_moment_keeps_its_meaning_when_it_is_read_again(type: str) -> None:
+    """Also around the hours that clocks repeat, before and after 1970."""
+    for zone in ("UTC", "America/New_York", "Europe/Berlin", "Asia/Kathmandu", "Australia/Lord_Howe"):
+        for day in (-100115100, -765396000, 1730608200, 1711846800, 1729954800, 1743865200):
+            if day < 0 and type == "DateTime":
+                continue
+            for seconds in range(day, day + 6 * 3600, 900):
+                text = coerce("x", type, f"{seconds}.75" if seconds >= 0 else f"{seconds + 1}.25", zone)
+                assert coerce("x", type, text, zone) == text
+                assert str(text)[:1] in "12-" and seconds == moment(text, zone).at.timestamp()
