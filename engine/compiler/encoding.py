@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 _DYNAMIC = frozenset({"JSON", "Object", "Dynamic", "Variant"})
+_NAME_BEFORE = re.compile(r"(?:`(?:[^`\\]|\\.)*`|[A-Za-z_][A-Za-z0-9_]*)\s+(?=[A-Z])")
 _WORD = re.compile(r"[A-Za-z0-9_]+")
 _WRAPPER = "LowCardinality("
 
@@ -70,7 +71,7 @@ def without_dictionary(type: str) -> str:
 
 def _named(part: str) -> str:
     """An argument of a type, which in a tuple may have a name before it."""
-    name = re.match(r"(?:`(?:[^`\\]|\\.)*`|[A-Za-z_][A-Za-z0-9_]*)\s+(?=[A-Z])", part)
+    name = _NAME_BEFORE.match(part)
     return name.group() + without_dictionary(part[name.end() :]) if name else without_dictionary(part)
 
 

@@ -27,6 +27,8 @@ GROWING = (
     "groupBitmap",
 )
 """Aggregate functions whose result only grows with more rows."""
+_STATE = re.compile(r"(Simple)?AggregateFunction\((.*)\)")
+_RULES = re.compile(r"\b(?:DELETE|WHERE|GROUP|SET|TO|RECOMPRESS)\b", re.IGNORECASE)
 _NUMBER = re.compile(r"(?:Nullable\()?(U?)(?:Int\d+|Float\d+|Decimal)")
 _TIME = "toDateTime({}) > now() + 3600"
 
@@ -105,7 +107,7 @@ def _merged(parts: _Parts, columns: list[Column], summed: list[str] | None) -> N
     named = {s.strip("` ") for s in summed or () if s.strip("` ")}
     for column in columns:
         name = quote(column.name)
-        state = re.fullmatch(r"(Simple)?AggregateFunction\((.*)\)", column.type)
+        state = _STATE.fullmatch(column.type)
         number = _NUMBER.match(column.type)
         if state is not None:
             function = _split(state[2])[0]
@@ -155,7 +157,7 @@ def _collapsed(parts: _Parts, columns: list[Column], sign: str) -> None:
 def _living(ttl: str) -> str | None:
     if not ttl:
         return "1"
-    if re.search(r"\b(?:DELETE|WHERE|GROUP|SET|TO|RECOMPRESS)\b", ttl, re.IGNORECASE) or len(_split(ttl)) != 1:
+    if _RULES.search(ttl) or len(_split(ttl)) != 1:
         return None
     return _TIME.format(ttl)
 
