@@ -17,7 +17,7 @@ from engine import errors
 from engine.schema import literal, quote
 from engine.warehouse import framing, parser
 from engine.warehouse.directory import Directory
-from engine.warehouse.errors import EngineError, result_limit_of
+from engine.warehouse.errors import EngineError, failed_file, result_limit_of
 from engine.warehouse.flow import Flow
 from engine.warehouse.handles import PINNED, SOUND, Block, Handle
 from engine.warehouse.pool import Pool
@@ -136,7 +136,10 @@ class EmbeddedWarehouse:
         return False
 
     def space(self) -> Space | None:
-        usage = shutil.disk_usage(self._directory.path)
+        try:
+            usage = shutil.disk_usage(self._directory.path)
+        except OSError as exc:
+            raise failed_file(exc) from exc
         return Space(str(self._directory.path), usage.free, usage.total)
 
     def close(self) -> None:

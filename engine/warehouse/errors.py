@@ -6,6 +6,7 @@ at other names ("Maybe you meant …"); the engine's full text is kept in `detai
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Mapping
 
@@ -178,6 +179,14 @@ def _code_of(number: int, text: str) -> Code:
     if code is errors.STORAGE and _FULL.search(text):
         code = errors.DISK_FULL
     return code
+
+
+def failed_file(exc: OSError) -> EngineError:
+    """The error for a file of the data directory that this process could not read or write."""
+    code = errors.DISK_FULL if exc.errno in (errno.ENOSPC, errno.EDQUOT) else errors.STORAGE
+    return EngineError(
+        code, code.title, hint=_ABOUT_FILES[code], detail=str(exc), headers={"Retry-After": _RETRY_AFTER[code]}
+    )
 
 
 def may_pass(exc: RookeryError) -> bool:

@@ -16,6 +16,7 @@ import structlog
 
 from engine.errors import RookeryError
 from engine.schema import Name
+from engine.warehouse.errors import failed_file
 from engine.warehouse.port import Rows
 from engine.warehouse.repair import repair_table, unfinished
 
@@ -47,8 +48,11 @@ class Unfinished:
         with self._lock:
             self._attach_all()
             began = time.time()
-            for directory in unfinished(self._data, self._since - OVERLAP):
-                self._repair(directory)
+            try:
+                for directory in unfinished(self._data, self._since - OVERLAP):
+                    self._repair(directory)
+            except OSError as exc:
+                raise failed_file(exc) from exc
             self._since = began
 
     def _repair(self, directory: Path) -> None:
