@@ -12,20 +12,41 @@ from engine.plan.state import Snapshot, Source, Workspace, parse_sources
 from engine.plan.steps import Plan
 from engine.schema import Name
 from engine.tokens import StaticToken
+from engine.warehouse.catalog import wake_named
 
 
 def datasources(workspace: Workspace) -> list[dict[str, Any]]:
-    """All datasources with their columns, keys and rows."""
-    build = workspace.refresh().build
-    sizes = workspace.warehouse.query(
-        "SELECT name, ifNull(total_rows, 0), ifNull(total_bytes, 0) FROM system.tables WHERE database = {w:String}",
-        {"w": workspace.name},
+    """All datasources with their columns, keys and rows, those of per-tenant targets in all placements."""
+    snapshot = workspace.refresh()
+    build = snapshot.build
+    sizes: dict[str, Size] = {**dict.fromkeys(build.datasources, (0, 0)), **_sizes(workspace, [workspace.name])}
+    targets = [n for n, r in build.relations.items() if r.kind == "target"]
+    nests = [t.nest(workspace.name) for t in snapshot.tenants.values() if t.state == "ready"]
+    own = [n for n in nests if n is not None]
+    if own and len(own) > workspace.settings.max_nests:
+        sizes.update(dict.fromkeys(targets, (None, None)))
+    elif own and targets:
+        wake_named(workspace.warehouse, workspace.name, targets)
+        together = _sizes(workspace, [workspace.name, *own])
+        sizes.update({n: together.get(n, (0, 0)) for n in targets})
+    return [_datasource(build, name, sizes[name]) for name in sorted(build.datasources)]
+
+
+Size = tuple[int | None, int | None]
+"""Rows and bytes; None where they would be in too many tables to look at."""
+
+
+def _sizes(workspace: Workspace, databases: list[str]) -> dict[str, Size]:
+    """The size of all tables of one name in some databases."""
+    found = workspace.warehouse.query(
+        "SELECT name, sum(ifNull(total_rows, 0)), sum(ifNull(total_bytes, 0)) FROM system.tables "
+        "WHERE database IN {databases:Array(String)} GROUP BY name",
+        {"databases": [*databases]},
     )
-    rows = {n: (int(r), int(b)) for n, r, b in sizes.rows}
-    return [_datasource(build, name, rows.get(name, (0, 0))) for name in sorted(build.datasources)]
+    return {str(n): (int(r), int(b)) for n, r, b in found.rows}
 
 
-def _datasource(build: Build, name: str, size: tuple[int, int]) -> dict[str, Any]:
+def _datasource(build: Build, name: str, size: Size) -> dict[str, Any]:
     source, relation = build.datasources[name], build.relations[name]
     return {
         "id": name,

@@ -52,6 +52,11 @@ PROBLEMS_ACROSS_FILES = {
     ),
     "datasources/forgotten.yaml": (USAGE, ""),
     "pipes/misfit.yaml": ("sql: SELECT event, 1 AS other FROM events\nmaterialize: {target: fits}\n", "RK2011"),
+    "pipes/careless.yaml": ("sql: SELECT event FROM events\nmaterialize: {target: for_everyone}\n", "RK2014"),
+    "datasources/for_everyone.yaml": (
+        "columns:\n  - {name: event, type: LowCardinality(String)}\nengine: {sorting_key: event}\n",
+        "",
+    ),
     "datasources/fits.yaml": ("columns:\n  - {name: event, type: String}\nengine: {sorting_key: event}\n", ""),
 }
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from engine.control import tenants
+from engine.control import doctor, tenants
 from engine.errors import RookeryError
 from engine.serve.query import Queries, Timer
 from engine.tokens import Claims
@@ -188,6 +188,7 @@ def test_groups_are_shown_from_enough_tenants_on_and_erasure_is_exact(home: Hous
             assert _asked(home, compare, who) == _expected(rows), step
         hidden += len(rows) - len(_expected(rows))
     assert hidden and _expected(rows)
+    assert [f for f in doctor.examine(home.workspace, deep=True).findings if "popular" in f.object] == []
 
 
 def test_no_query_tells_of_a_group_that_is_not_shown(home: House) -> None:

@@ -125,6 +125,12 @@ def test_the_command_line_shows_all_of_them(all_of_them: Server) -> None:
         assert len(done.stdout.splitlines()) == 9, (done.stdout, done.stderr)
 
 
+def test_listings_count_rows_in_all_placements(all_of_them: Server) -> None:
+    listed = all_of_them.done("GET", "/v0/datasources")["datasources"]
+    counted = {d["name"]: d["statistics"]["row_count"] for d in listed if d["kind"] in ("target", "landing")}
+    assert counted == dict.fromkeys(counted, len(SENT)) and len(counted) == 8
+
+
 def test_too_many_nests_are_refused_and_not_left_out(all_of_them: Server) -> None:
     for tenant in ("11", "12", "13"):
         all_of_them.tenant(tenant, "tables")
@@ -133,6 +139,8 @@ def test_too_many_nests_are_refused_and_not_left_out(all_of_them: Server) -> Non
             refused = all_of_them.admin("GET", path)
             assert refused.status_code == 409 and refused.json()["code"] == "RK3013"
             assert "ROOKERY_MAX_NESTS" in refused.json()["hint"]
+        shown = all_of_them.done("GET", "/v0/datasources/rows")
+        assert shown["statistics"] == {"row_count": None, "bytes": None}
         assert all_of_them.sql("SELECT sum(units) AS units FROM events") == [{"units": UNITS}]
         own = all_of_them.done("GET", "/v0/pipes/usage.json", headers={"X-Rookery-Tenant": "1"})
         assert sum(r["units"] for r in own["data"]) == 40
