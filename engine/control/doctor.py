@@ -41,6 +41,7 @@ AT_ANY_TIME: dict[str, Check] = {
     "stray": symptoms.strays,
     "suspended-view": symptoms.suspended_views,
     "quarantine": symptoms.quarantined,
+    "deployed-files": symptoms.deployed_files,
     "undeclared-share": symptoms.undeclared_shares,
     "pooled-only": symptoms.pooled_only,
 }

@@ -13,6 +13,7 @@ from engine.fanout.router import router_of
 from engine.fanout.suspend import suspended
 from engine.plan.disk import NEARLY, damaged_parts, reserve_of
 from engine.plan.state import RegistryJournal
+from engine.project.check import check
 from engine.project.lifetimes import DAY, shortest_life
 from engine.schema import Name, Table
 
@@ -210,6 +211,13 @@ def suspended_views(patient: Patient) -> Iterator[Finding]:
         what = f"goes on without tenant {without} since" if without else "was taken down at"
         why = f"it {what} {view['since']}: {view['error']}"
         yield unwell("suspended-view", view["view"], why, "mend the cause, then: rookery fanout repair")
+
+
+def deployed_files(patient: Patient) -> Iterator[Finding]:
+    """Files deployed before a rule existed: they work as before, and the next push of them asks for a change."""
+    for problem in check(patient.snapshot.build.project):
+        where = str(problem.place or patient.workspace.name)
+        yield unwell("deployed-files", where, f"{problem.code.id}: {problem.message}", problem.hint)
 
 
 def undeclared_shares(patient: Patient) -> Iterator[Finding]:

@@ -56,6 +56,7 @@ VIRTUAL_COLUMNS = frozenset(
 """Columns that every table has in the engine."""
 
 _NO_KEY = re.compile(r"\bNullable\s*\(|\b(Simple)?AggregateFunction\s*\(")
+_STATE = re.compile(r"(?<!Simple)AggregateFunction\s*\(")
 _SET = re.compile(r"set\b", re.IGNORECASE)
 _TENANT_TYPE = re.compile(r"String|LowCardinality\(String\)|U?Int(8|16|32|64|128|256)|UUID")
 _TENANT_TYPES = "String, LowCardinality(String), Int8 to Int256, UInt8 to UInt256 or UUID"
@@ -293,6 +294,11 @@ def _landing(datasource: Datasource) -> Iterator[RookeryError]:
         message = "a landing datasource cannot have a partition key"
         hint = "it is kept by the month in which rows arrive; remove the key, or partition a materialized target"
         yield RookeryError(LANDING_LAYOUT, message, hint=hint, place=engine.place_of("partition_key"))
+    for column in datasource.columns:
+        if _STATE.search(column.type):
+            message = f"column `{column.name}` of a landing datasource cannot hold an aggregate state"
+            hint = "senders could pass off any bytes as a state; keep values here and states in a target"
+            yield RookeryError(LANDING_LAYOUT, message, hint=hint, place=column.place_of("type"))
     life = shortest_life(engine.ttl)
     if life is not None and life < DAY:
         message = "a landing datasource cannot have a TTL shorter than a day"

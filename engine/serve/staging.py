@@ -37,6 +37,8 @@ _NEVER = f"_rk_never_{_OWN}"
 _LOOKED_AT = 8
 """Columns that are looked at to tell rows that may be empty."""
 NOTHING: Mapping[str, Given] = {}
+HOLDS_STATE = re.compile(r"(?<!Simple)AggregateFunction\(")
+"""In a type: an aggregate state, or something with one in it."""
 _NAME = re.compile(r"'(?:[^'\\]|\\(?:.|\Z)|'')*+(?:'|\Z)|`[^`]+`|\"[^\"]+\"|[A-Za-z_]\w*", re.DOTALL)
 """A text, or what may be a name in an expression."""
 _TO_ZEROS = bytes(ord("0") if ord("0") <= i <= ord("9") else ord("x") for i in range(256))
@@ -266,6 +268,10 @@ def _staged(
     if column.name == source.tenant_column:
         taken = f"CAST(assumeNotNull({value}) AS {column.type})"
         return Staged(column.name, name, "Nullable(String)", "", value, taken, key=key)
+    if HOLDS_STATE.search(column.type):
+        # Reading an aggregate state out of bytes that anyone can choose is not safe.
+        taken = f"defaultValueOfTypeName({literal(column.type)})"
+        return Staged(column.name, name, "Nullable(String)", "", value, taken, f"isNull({value})", key=key)
     kind = parse_type(column.type)
     typed = given.get(column.name.lower(), "text") if format is Input.PARQUET else None
     if kind.parts and format is Input.CSV:
