@@ -138,6 +138,7 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/serve/judging.py:ASIDE": [("", ": (", ""), ("", ":", "")],
     "engine/serve/sharing.py:_MEMBER": [('"', "\\a", ""), ('"a":"', "\\a", ""), ('"a":', "a", "{"), ('"a"', " ", "")],
     "engine/serve/sharing.py:_SCALAR": [("", "a", "{")],
+    "engine/compiler/encoding.py:_WORD": [("", "a", "-")],
     "engine/compiler/encoding.py:_NAME_BEFORE": [("a", " ", "a"), ("`", "\\a", ""), ("", "a", "")],
     "engine/compiler/groups.py:_SUMMED": [("sum", "if", "x"), ("", "sum", "")],
     "engine/compiler/groups.py:_UNSTABLE": [("", "Float", ""), ("", "JSO", "")],
