@@ -18,8 +18,8 @@ from engine.warehouse.types import Type
 
 Sql = Callable[[str], str]
 """An expression over an expression."""
-Given = Literal["text", "integer", "float", "day", "moment", "own"]
-"""What a typed file has in a column; `own` is what the column's type is like."""
+Given = Literal["text", "integer", "float", "day", "moment", "own", "nothing"]
+"""What a typed file has in a column; `own` is what the column's type is like, `nothing` that it is always null."""
 
 LARGEST = {"Float32": "3.4028235677973366e38", "BFloat16": "3.3961775292304957e38"}
 """The first numbers that round to infinity."""

@@ -160,7 +160,7 @@ class Ingestion:
         given = kinds_in(first.body) if first.format is Input.PARQUET else NOTHING
         stage = self.stage_for(first.datasource, first.format, exact=exact, given=given)
         size = sum(map(len, texts))
-        usual = self._expects_usual(stage)
+        usual = not searching and self._expects_usual(stage)
         batch = Batch(_identity(first, stage), stage, self._stages.borrow(stage), [], first.bound, size, usual=usual)
         batch.searching = searching
         try:
@@ -178,7 +178,7 @@ class Ingestion:
         appends = [*simple, *large]
         counts = [len(a.lines or ()) for a in simple]
         if format is not Input.NDJSON:
-            batch.ignored = unknown_columns({c.name for c in batch.stage.columns}, texts[0], format)
+            batch.ignored = unknown_columns({c.given for c in batch.stage.columns}, texts[0], format)
             if batch.ignored and batch.stage.source.strict:
                 raise _strange(batch.ignored)
         if self._needs_search(batch, appends, texts[bool(simple) :]):

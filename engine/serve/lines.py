@@ -15,6 +15,10 @@ from engine.errors import BAD_ROW, RookeryError
 from engine.serve.arrival import Given
 from engine.warehouse.port import Input
 
+MAGIC = b"PAR1"
+"""What a Parquet file begins with."""
+UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError)
+"""What a broken Parquet file may raise."""
 _ROW = re.compile(r"\(at row (\d+)\)")
 _ASIDE = re.compile(r"[.:]\s*(?:\(at row|While executing|\(in file|\(while reading header|In JSON input formats)")
 """Where the engine stops to tell what the sender can use."""
@@ -33,8 +37,10 @@ def unknown_columns(names: set[str], body: bytes, format: Input) -> tuple[str, .
     """The columns of a file that are none of the datasource's, and are passed over.
 
     Raises RK5001 for a file that names none of the datasource's, so that its rows would be empty, or one of them
-    twice. What is no Parquet file is left to the engine.
+    twice, and for what does not begin as a Parquet file. Whether the rest of it is one is left to the engine.
     """
+    if format is Input.PARQUET and not body.startswith(MAGIC):
+        raise RookeryError(BAD_ROW, "the body is not a Parquet file", hint=f"one begins with {MAGIC.decode()}")
     given = _csv_columns(body) if format is Input.CSV else _parquet_columns(body)
     if given is None:
         return ()
@@ -68,7 +74,7 @@ def _parquet_columns(body: bytes) -> list[str] | None:
 def _schema(body: bytes) -> pa.Schema | None:
     try:
         return pq.read_schema(io.BytesIO(body))
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError):
+    except UNREADABLE:
         return None
 
 
@@ -82,6 +88,7 @@ def _kind(type: pa.DataType) -> Given:
     if pa.types.is_dictionary(type):
         type = type.value_type
     judges: list[tuple[Given, Callable[[pa.DataType], bool]]] = [
+        ("nothing", pa.types.is_null),
         ("text", lambda t: pa.types.is_string(t) or pa.types.is_large_string(t) or pa.types.is_binary(t)),
         ("integer", pa.types.is_integer),
         ("float", pa.types.is_floating),

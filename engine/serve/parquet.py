@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.errors import BAD_ROW, RookeryError
+from engine.serve.lines import UNREADABLE
 
 ROWS = 100_000
 """Rows of a piece."""
@@ -22,5 +23,5 @@ def pieces(file: BinaryIO) -> Iterator[bytes]:
             sink = io.BytesIO()
             pq.write_table(pa.Table.from_batches([batch]), sink)
             yield sink.getvalue()
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as exc:
+    except UNREADABLE as exc:
         raise RookeryError(BAD_ROW, f"the body is no Parquet file that can be read: {exc}") from exc

@@ -16,7 +16,7 @@ from engine.compiler.params import MAX_TENANT, integer_bounds
 from engine.compiler.scope import base_type, tenant_literal
 from engine.project.model import Column, Datasource
 from engine.schema import Name, fingerprint, literal, quote
-from engine.serve.arrival import FEWEST_DIGITS, NULLABLE, Given, Staged, arrival_of, typed_default, unwrapped
+from engine.serve.arrival import FEWEST_DIGITS, NULLABLE, Arrival, Given, Staged, arrival_of, typed_default, unwrapped
 from engine.serve.nested import nested
 from engine.serve.sharing import Reader
 from engine.serve.usual import usual_of, usual_tenant
@@ -102,8 +102,9 @@ def stage_of(source: Datasource, format: Input, exact: bool = False, given: Mapp
     seeing = [c.model_copy(update={"default": _seeing(c.default, stored)}) for c in source.columns]
     columns = tuple(_staged(source, c, format, exact, given, names.get(c.name)) for c in seeing)
     tenant = next((s for s in columns if s.column == source.tenant_column), None)
-    # Defaults of columns deeper in an event are computed when rows are taken.
-    repeatable = not any(c.default and is_deeper(c, format) for c in source.columns)
+    # Defaults of columns deeper in an event, and of a file's objects, are computed when rows are taken.
+    late = [c for c in source.columns if is_deeper(c, format) or (given and c.type.startswith("Tuple("))]
+    repeatable = not any(c.default for c in late)
     identity = fingerprint([(c.name, c.type, c.default) for c in columns])[:12]
     return Stage(source, columns, tenant, identity, repeatable, kept=not given, shared=shared)
 
@@ -274,6 +275,10 @@ def _staged(
         return Staged(column.name, name, "Nullable(String)", "", value, taken, f"isNull({value})", key=key)
     kind = parse_type(column.type)
     typed = given.get(column.name.lower(), "text") if format is Input.PARQUET else None
+    if typed == "nothing":
+        # Not read at all, so that the stage's default takes its place.
+        name = f"_rk_{_OWN}_{column.name}"
+        value, typed = quote(name), "text"
     if kind.parts and format is Input.CSV:
         # A list is written as in SQL, where only what has quotes is a text.
         typed = "own"
@@ -284,6 +289,8 @@ def _staged(
     staged, read, there = found.staged, value, ""
     if column.required:
         staged, read, there = _required(found.staged, value)
+    if typed == "own" and kind.kind == "Tuple" and format is Input.PARQUET:
+        return _struct(column, kind, name, found)
     if found.check is None:
         stored = value if read == value else f"CAST({read} AS {column.type})"
         return Staged(column.name, name, staged, column.default, value, stored, there or None, key=key)
@@ -305,6 +312,35 @@ def _staged(
         usual,
         key=key,
     )
+
+
+def _struct(column: Column, kind: Type, name: str, found: Arrival) -> Staged:
+    """An object of a typed file. The engine reads null as an object whose parts are all null."""
+    value, default = quote(name), column.default or f"defaultValueOfTypeName({literal(column.type)})"
+    nothing = _is_nothing(value, parse_type(found.staged))
+    stored = f"CAST({found.taken(value) if found.taken else value} AS {column.type})"
+    return Staged(
+        column.name,
+        name,
+        found.staged,
+        "",
+        value,
+        f"if({nothing}, CAST({default} AS {column.type}), {stored})",
+        f"({nothing} OR {found.check(value)})" if found.check else None,
+        key=column.name,
+    )
+
+
+def _is_nothing(value: str, type: Type) -> str:
+    """The condition under which all parts of what is staged are null or empty."""
+    if type.kind == "Tuple":
+        parts = (_is_nothing(f"tupleElement({value}, {n})", part) for n, part in enumerate(type.parts, 1))
+        return f"({' AND '.join(parts)})"
+    if type.nullable:
+        return f"isNull({value})"
+    if type.kind == "JSON":
+        return f"empty(JSONAllPaths({value}))"
+    return f"empty({value})" if type.kind in ("Array", "Map") else "0"
 
 
 def _required(staged: str, value: str) -> tuple[str, str, str]:
