@@ -282,6 +282,7 @@ def _parameters(pipe: Pipe, nodes: list[CompiledNode]) -> tuple[ParameterSpec, .
     """
     declared = {p.name: _declared(p) for p in pipe.parameters}
     found = dict(declared)
+    noted: set[str] = set()
     for position, node in enumerate(nodes):
         for spec in node.template.parameters:
             known = found.setdefault(spec.name, spec)
@@ -290,6 +291,9 @@ def _parameters(pipe: Pipe, nodes: list[CompiledNode]) -> tuple[ParameterSpec, .
             text = f"parameter `{spec.name}` is {known.type} in one place and {spec.type} in another"
             if spec.name in declared:
                 raise RookeryError(PARAMETER_CLASH, text, place=node.place)
+            if spec.name in noted:
+                continue
+            noted.add(spec.name)
             warning = _clash(text, None, pipe.name, pipe.nodes[position])
             nodes[position] = replace(nodes[position], warnings=(*nodes[position].warnings, warning))
     return tuple(found.values())
