@@ -74,9 +74,10 @@ def retry() -> None:
 
 
 def repair() -> None:
-    """Put views back that were taken down, and compute their targets again. Also finishes what was interrupted.
+    """Put suspended views back with the rows that they have missed. Also finishes what was interrupted.
 
-    Exit code 1 when one would fail again; it stays as it is.
+    Exit code 1 when a view would fail again, and stays as it is. Where it is not known what a view has missed, its
+    target is computed again; if rows would be lost by that, it must be allowed by name.
 
     Example: [bold]rookery fanout repair[/]
     """

@@ -10,10 +10,12 @@ from engine.compiler import storage
 from engine.control.migrations import migrate
 from engine.errors import APPLY_FAILED, RookeryError
 from engine.fanout.completion import complete
+from engine.fanout.missing import KIND as SUSPENDED
+from engine.fanout.missing import clamp
 from engine.fanout.modes import settle
 from engine.plan.history import History, Progress, deliver, silent
 from engine.plan.state import RegistryJournal, Workspace
-from engine.schema import Name
+from engine.schema import Mark, Name
 from engine.warehouse.catalog import wake_named
 
 log = structlog.get_logger("rookery.history")
@@ -58,6 +60,7 @@ def finish(workspace: Workspace) -> None:
     """
     with workspace.changes:
         try:
+            clamp(workspace)
             complete(workspace)
             resume(workspace)
             migrate(workspace)
@@ -74,16 +77,27 @@ def _wake_expiring(workspace: Workspace) -> None:
 
 
 def _sorted_out(workspace: Workspace, notes: list[History]) -> tuple[list[History], list[History]]:
+    """Deliveries into views that stand, and those that are void; others wait until their suspended view is back."""
     views = workspace.warehouse.query(
-        "SELECT concat(database, '.', name) FROM system.tables "
+        "SELECT concat(database, '.', name), comment FROM system.tables "
         "WHERE engine = 'MaterializedView' AND startsWith(database, {w:String})",
         {"w": workspace.name},
     )
-    standing = {row[0] for row in views.rows}
+    marks = {name: Mark.read(comment) for name, comment in views.rows}
+    suspended = workspace.registry.read(SUSPENDED)
     pool = workspace.warehouse.query(f"SELECT id FROM {Name(workspace.name, storage.POOL).sql()}")
     pooled = {row[0] for row in pool.rows}
-    valid = [n for n in notes if n.view in standing and (not _of_pool(workspace, n) or n.tenant in pooled)]
-    return valid, [n for n in notes if n not in valid]
+    valid, void = list[History](), list[History]()
+    for note in notes:
+        mark = marks.get(note.view)
+        narrowed = mark is not None and bool(mark.without)
+        if (_of_pool(workspace, note) and note.tenant not in pooled) or (note.whole and narrowed):
+            void.append(note)
+        elif note.view in marks:
+            valid.append(note)
+        elif note.whole or note.view not in suspended:
+            void.append(note)
+    return valid, void
 
 
 def _of_pool(workspace: Workspace, note: History) -> bool:

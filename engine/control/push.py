@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from engine.compiler.build import Build
@@ -28,12 +29,14 @@ from engine.errors import (
     UNKNOWN_RESOURCE,
     RookeryError,
 )
+from engine.fanout.missing import repairable
 from engine.fanout.modes import changes as mode_changes
 from engine.fanout.modes import settle
 from engine.fanout.poison import why_it_fails
 from engine.fanout.router import router_of
-from engine.fanout.suspend import note_repaired, still_failing, suspended
+from engine.fanout.suspend import note_down, note_repaired, still_failing, suspended
 from engine.plan.apply import apply
+from engine.plan.coverage import Coverage
 from engine.plan.diff import diff, with_feeders
 from engine.plan.history import Progress, silent
 from engine.plan.state import RegistryJournal, Snapshot, Source, Workspace, parse_sources
@@ -135,8 +138,10 @@ def push(
         result = PushResult(plan, changes, tuple(sorted(compiled.endpoints)), warnings, fanout=modes, undeclared=left)
         if options.dry_run:
             return result
-        _permit(plan, options.allow)
+        permit(plan, options.allow)
         _try_out(workspace, plan)
+        if plan:
+            _note_coverage(workspace, snapshot)
         router = router_of(workspace)
         failing = router.failing()
         delivered = run(workspace, plan, progress)
@@ -169,6 +174,13 @@ def _deployed_undeclared(snapshot: Snapshot, sources: Mapping[str, Source]) -> f
     return frozenset(u.pipe for u in snapshot.build.undeclared if unchanged(u.pipe) and unchanged(u.target))
 
 
+def _note_coverage(workspace: Workspace, snapshot: Snapshot) -> None:
+    """Record from what shared targets have been made, before a change (of a TTL, perhaps) makes it harder to tell."""
+    live = read_schema(workspace.warehouse, workspace.name, [workspace.name])
+    views = [v for n, v in workspace_schema(snapshot.build).views.items() if n in live.views]
+    Coverage(workspace.warehouse, workspace.registry, live).renew(views)
+
+
 def _try_out(workspace: Workspace, plan: Plan) -> None:
     """Run queries that will fill tables anew over what they will read, before anything is dropped. Raises RK3012.
 
@@ -194,7 +206,11 @@ def _try_out(workspace: Workspace, plan: Plan) -> None:
 
 def broken_views(workspace: Workspace, snapshot: Snapshot, compiled: Build) -> Mapping[Name, str]:
     """Views that were taken down, are wanted as they were, and would fail again, and why."""
-    return still_failing(workspace, desired_schema(compiled, snapshot)) if suspended(workspace) else {}
+    if not suspended(workspace):
+        return {}
+    desired = desired_schema(compiled, snapshot)
+    lacks = repairable(workspace, compiled, desired, read_schema(workspace.warehouse, workspace.name))
+    return still_failing(workspace, desired, lacks)
 
 
 def _still_broken(view: Name, why: str) -> RookeryError:
@@ -271,7 +287,8 @@ def plan_for(
 ) -> Plan:
     """The steps from the live workspace to a build's. Raises RK3002 where one would stand on a foreign object."""
     desired = desired_schema(build, snapshot)
-    return _plan(workspace, snapshot, desired, read_schema(workspace.warehouse, workspace.name), prune, broken)
+    live = read_schema(workspace.warehouse, workspace.name)
+    return _plan(workspace, snapshot, build, desired, live, prune, broken)
 
 
 def plan_for_tenants(workspace: Workspace, tenants: Sequence[str]) -> Plan:
@@ -281,18 +298,19 @@ def plan_for_tenants(workspace: Workspace, tenants: Sequence[str]) -> Plan:
     for tenant in tenants:
         desired = desired.merged(nest_schema(snapshot.build, tenant, snapshot.routed))
     live = read_schema(workspace.warehouse, workspace.name, desired.databases)
-    return _plan(workspace, snapshot, with_feeders(desired), live, False)
+    return _plan(workspace, snapshot, snapshot.build, with_feeders(desired), live, False)
 
 
 def plan_for_workspace(workspace: Workspace, snapshot: Snapshot, build: Build, broken: Collection[Name]) -> Plan:
     """The steps for the workspace's own database, where nests have nothing to change."""
     live = read_schema(workspace.warehouse, workspace.name, [workspace.name])
-    return _plan(workspace, snapshot, with_feeders(workspace_schema(build)), live, False, broken)
+    return _plan(workspace, snapshot, build, with_feeders(workspace_schema(build)), live, False, broken)
 
 
 def _plan(
     workspace: Workspace,
     snapshot: Snapshot,
+    build: Build,
     desired: Schema,
     live: Schema,
     prune: bool,
@@ -301,7 +319,16 @@ def _plan(
     desired = workspace.analyser.canonical(desired)
     live = _without_state(live)
     sizes = _sizes(workspace, desired.databases)
-    plan = diff(desired, live, prune=prune, sizes=lambda n: sizes.get(n, 0), routed=snapshot.routed, broken=broken)
+    plan = diff(
+        desired,
+        live,
+        prune=prune,
+        sizes=lambda n: sizes.get(n, 0),
+        routed=snapshot.routed,
+        broken=broken,
+        missing=repairable(workspace, build, desired, live) if snapshot.suspended else {},
+        lacking=Coverage(workspace.warehouse, workspace.registry, live).lacking,
+    )
     created = [s.table.name for s in plan.steps if isinstance(s, CreateTable)]
     created += [s.view.name for s in plan.steps if isinstance(s, CreateView)]
     foreign = occupied(workspace.warehouse, created)
@@ -332,23 +359,26 @@ def run(workspace: Workspace, plan: Plan, progress: Progress = silent) -> dict[s
     """Apply a plan, then deliver what an interrupted run left outstanding."""
     journal = RegistryJournal(workspace.registry)
     readers = router_of(workspace).start_readers
-    delivered = apply(plan, workspace.warehouse, workspace.fence, journal, progress, readers)
+    delivered = apply(
+        plan, workspace.warehouse, workspace.fence, journal, progress, readers, partial(note_down, workspace)
+    )
     return {**delivered, **resume(workspace, progress)}
 
 
-def _permit(plan: Plan, allowed: frozenset[str]) -> None:
+def permit(plan: Plan, allowed: frozenset[str] = frozenset()) -> None:
+    """Raise RK3001 for destructive steps that are not allowed by name. All by which something is lost are listed."""
     refused = [s for s in plan.steps if s.destructive and s.resource not in allowed]
     if not refused:
         return
     names = sorted({s.resource for s in refused})
-    # What cannot be had back is told before what is only computed again.
-    first = min(refused, key=lambda s: (not s.cost.endswith("are lost"), not s.cost))
+    lost = [s for s in refused if s.loss == "lost"]
+    listed = lost or [min(refused, key=lambda s: (s.loss != "recomputed", not s.cost))]
+    more = len(refused) - len(listed)
     flags = " ".join(f"--allow-destructive {n}" for n in names)
     raise RookeryError(
         DESTRUCTIVE,
-        f"{first.action} {first.subject}: {first.reason}"
-        + (f"; {first.cost}" if first.cost else "")
-        + (f" (and {len(refused) - 1} more steps, which `rookery plan` shows)" if len(refused) > 1 else ""),
+        "\n".join(f"{s.action} {s.subject}: {s.reason}" + (f"; {s.cost}" if s.cost else "") for s in listed)
+        + (f" (and {more} more step{'s' if more > 1 else ''} by which nothing is lost)" if more else ""),
         hint=f"to allow it: {flags}",
     )
 

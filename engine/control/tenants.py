@@ -21,13 +21,15 @@ from engine.control.erasure import delete_rows, leave_pool
 from engine.control.fanout import Lag, lags
 from engine.control.history import resume, undelivered
 from engine.control.ids import check_id
-from engine.control.push import plan_for_tenants, run
+from engine.control.push import permit, plan_for_tenants, run
 from engine.control.regroup import recompute_groups
 from engine.errors import BAD_VALUE, PLACEMENT, UNKNOWN_TENANT, RookeryError
+from engine.fanout.missing import complete_views, forget, joined
 from engine.fanout.modes import settle
 from engine.fanout.router import router_of
 from engine.plan.history import Progress, block_ranges, history, silent
 from engine.plan.state import RegistryJournal, Tenant, Workspace
+from engine.plan.steps import Plan
 from engine.schema import Name, literal, nest_database, quote
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema, wake
@@ -90,7 +92,9 @@ def _provision(workspace: Workspace, tenants: Sequence[Tenant], progress: Progre
     own = [t.id for t in tenants if t.placement == "tables"]
     if own:
         settle(workspace, workspace.current.build)
-        delivered += len(run(workspace, plan_for_tenants(workspace, own), progress))
+        plan = plan_for_tenants(workspace, own)
+        permit(Plan(plan.lost))
+        delivered += len(run(workspace, plan, progress))
         router_of(workspace).wait_for(own, progress)
         _all_delivered(workspace, own)
     pooled = [t.id for t in tenants if t.placement == "pooled"]
@@ -111,6 +115,7 @@ def _join_pool(workspace: Workspace, tenants: Sequence[str], progress: Progress)
         shared = [p for p in build.materialized() if p.target and p.target.per_tenant]
         with workspace.fence.exclusive():
             workspace.fence.settle()
+            suspended = joined(workspace, fresh)
             histories = []
             for pipe in shared:
                 assert pipe.target is not None
@@ -118,7 +123,8 @@ def _join_pool(workspace: Workspace, tenants: Sequence[str], progress: Progress)
                 ranges = {s: block_ranges(workspace.warehouse, s) for s in sources if _is_landing(build, s)}
                 for tenant in fresh:
                     views = pipe_views(build, pipe, pipe.target, Reader("pool", tenant))
-                    histories += [history(v, ranges[v.source]) for v in views if ranges.get(v.source)]
+                    made = [v for v in views if str(v.name) not in suspended]
+                    histories += [history(v, ranges[v.source]) for v in made if ranges.get(v.source)]
             journal.note(histories)
             journal.settle()
             body = b"\n".join(b'{"id":' + _json(t) + b"}" for t in fresh)
@@ -164,6 +170,7 @@ def remove(workspace: Workspace, tenant: str, *, purge: bool = False) -> None:
         workspace.refresh()
         journal = RegistryJournal(workspace.registry)
         journal.strike([h for h in journal.outstanding() if h.tenant == tenant])
+        forget(workspace, tenant, row.nest(workspace.name))
         if row.placement == "tables":
             router_of(workspace).forget([tenant])
             _drop_nest(workspace, tenant)
@@ -200,6 +207,8 @@ def _leave_pool(workspace: Workspace, build: Build, tenant: str) -> None:
 
 
 def _erase(workspace: Workspace, build: Build, tenant: str) -> None:
+    """Erase a tenant's rows. They are not missing from then on: nothing is to be made from them again."""
+    complete = complete_views(workspace)
     for relation in build.relations.values():
         if relation.tenant:
             _delete_rows(
@@ -208,6 +217,7 @@ def _erase(workspace: Workspace, build: Build, tenant: str) -> None:
         if relation.tenant and build.takes(relation.name):
             mine = f"{quote(relation.tenant)} = {literal(tenant)} OR c__writer = {literal(tenant)}"
             delete_rows(workspace, Name(workspace.name, relation.name + storage.QUARANTINE), mine)
+    RegistryJournal(workspace.registry).consumed(complete, ())
     recompute_groups(workspace, build, tenant)
 
 

@@ -19,6 +19,7 @@ import structlog
 from engine.errors import DISK_FULL, IN_DOUBT, RookeryError
 from engine.fanout.log import OURS, Log
 from engine.fanout.log import Block as LandedBlock
+from engine.fanout.missing import repeated
 from engine.fanout.poison import Block
 from engine.fanout.suspend import insert_to_all
 from engine.plan.state import Workspace
@@ -226,6 +227,8 @@ class Doubts:
             except RookeryError as exc:
                 # It is completed once more after the next start, which changes nothing.
                 log.warning("the note of a batch could not be removed", batch=doubt.batch, error=exc)
+        if doubt.tries:
+            repeated(self._workspace, doubt.datasource)
         if doubt.batch or doubt.tries:
             log.info("a batch that was in doubt is complete", datasource=doubt.datasource, batch=doubt.batch)
 

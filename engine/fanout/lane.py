@@ -392,6 +392,11 @@ class Lane(threading.Thread):
         """The next blocks that the main cohort has and this one lacks; where there are none, it moves on."""
         cursor, goal = cohort.cursor, self.main.cursor.at
         if cursor.at >= goal:
+            if cursor.done:
+                # What is done and has no rows in landing any more, such as those past a TTL, would never be passed.
+                later = self._delivery.log().blocks(cursor.at)
+                left = cursor.done & {b.batch for b in later} if len(later) < MOST_BLOCKS else cursor.done
+                cohort.cursor = replace(cursor, done=left)
             return None
         blocks = [b for b in self._delivery.log().blocks(cursor.at) if b.number <= goal]
         taken, rows = list[Block](), 0

@@ -1,20 +1,33 @@
-"""Views that fail and would keep every insert from everybody: found, taken down, and told.
+"""Views that fail and would block every insert: found, taken down and reported.
 
-A view that tenants share goes on without those whose rows it fails on, if they are few. What a view has missed is in
-landing. A push, or `rookery fanout repair`, computes its target again and puts the view back as it should be.
+A view that tenants share is narrowed instead, to leave out those whose rows it fails on, if they are few. Which
+blocks the view has not received is recorded with it. A push, or `rookery fanout repair`, puts the view back and
+delivers these blocks; its target stays.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 
 from engine.errors import DISK_FULL, UNDELIVERED, RookeryError
+from engine.fanout.missing import (
+    blocks_of_batch,
+    keeps_blocks,
+    log_of,
+    newest_block,
+    table_ids,
+    tells_batches,
+)
 from engine.fanout.poison import Block, why_it_fails, without_poisoned
-from engine.plan.state import Snapshot, Workspace
+from engine.plan.history import missing_ranges
+from engine.plan.missing import Gap, Lack, Missing
+from engine.plan.state import RegistryJournal, Snapshot, Workspace
 from engine.schema import Name, Schema, View
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema
@@ -44,26 +57,43 @@ def insert_to_all(workspace: Workspace, sql: str, block: Block | None = None, *,
     tried once more, for it may have been a moment's trouble, and then without the view, or with one that leaves out
     the tenants whose rows are to blame.
     """
-    tries, down = 0, False
     # Held until the last try: a view that is made meanwhile would have the rows from its history, and once more.
     with workspace.fence.shared():
-        while True:
-            try:
-                workspace.warehouse.execute(sql)
-                return not down
-            except RookeryError as exc:
-                behind, passing = failed_behind(exc), may_pass(exc)
-                if not (behind or passing):
-                    raise
-                tries += 1
-                if passing and (tries > 1 or not _at_once(workspace, exc)) and _must_wait(exc, behind, patient):
-                    raise
-                with workspace.fence.upgraded():
-                    workspace.warehouse.forget_unfinished()
-                if tries > 1:
-                    if tries > MOST_VIEWS or suspend_culprit(workspace, exc, block) is None:
-                        raise _undelivered(exc) from exc
-                    down = True
+        failure = _failure(workspace, sql, patient, again=False)
+        if failure is None:
+            return True
+        with workspace.fence.upgraded():
+            workspace.warehouse.forget_unfinished()
+        failure = _failure(workspace, sql, patient, again=True)
+        if failure is None:
+            return True
+        # No other insert runs until this one is complete, so whatever a view lacks of it can be told by block.
+        with workspace.fence.upgraded():
+            suspended_now: list[Suspended] = []
+            while failure is not None:
+                workspace.warehouse.forget_unfinished()
+                found = _suspend(workspace, failure, block) if len(suspended_now) < MOST_VIEWS else None
+                if found is None:
+                    raise _undelivered(failure) from failure
+                suspended_now.append(found)
+                failure = _failure(workspace, sql, patient, again=True)
+            for found in suspended_now:
+                _place(workspace, found, block)
+            return False
+
+
+def _failure(workspace: Workspace, sql: str, patient: bool, *, again: bool) -> RookeryError | None:
+    """Run an insert; the error if it failed in a view, or may be repeated at once. Any other error is raised."""
+    try:
+        workspace.warehouse.execute(sql)
+    except RookeryError as exc:
+        behind, passing = failed_behind(exc), may_pass(exc)
+        if not (behind or passing):
+            raise
+        if passing and (again or not _at_once(workspace, exc)) and _must_wait(exc, behind, patient):
+            raise
+        return exc
+    return None
 
 
 def _at_once(workspace: Workspace, exc: RookeryError) -> bool:
@@ -81,10 +111,19 @@ def failed_behind(exc: RookeryError) -> bool:
     return _PUSHED.search(text[-TAIL:]) is not None or _TARGET.match(text) is not None
 
 
-def suspend_culprit(workspace: Workspace, exc: RookeryError, block: Block | None = None) -> Name | None:
+@dataclass(frozen=True, slots=True)
+class Suspended:
+    """A view that was suspended, what was recorded of it, and the newest block of its source at that moment."""
+
+    view: View
+    note: dict[str, Any]
+    newest: int
+
+
+def _suspend(workspace: Workspace, exc: RookeryError, block: Block | None) -> Suspended | None:
     """Take down the view that made an insert fail, or leave out of it whose rows it failed on.
 
-    The fence must be held shared. None if the view is not known, or not ours.
+    The fence must be held alone. None if the view is not known, or not ours.
     """
     error = exc.detail or exc.message
     view = _culprit(workspace, error)
@@ -92,25 +131,96 @@ def suspend_culprit(workspace: Workspace, exc: RookeryError, block: Block | None
         return None
     lesser = without_poisoned(workspace, view, block) if block is not None else None
     without = lesser.mark.without if lesser is not None and lesser.mark is not None else ()
-    moment = datetime.now(UTC).isoformat(timespec="seconds")
-    note = {
+    note: dict[str, Any] = {
         "error": error[:1000],
-        "since": moment,
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
         "fingerprint": view.mark.fingerprint,
         "datasource": block.datasource if block is not None else None,
         "tenant": view.mark.tenant,
-        "without": [*without],
+        "without": [],
     }
-    # Noted first: whoever finds the view gone or narrowed knows why.
-    workspace.registry.write(KIND, {str(view.name): note})
-    with workspace.fence.upgraded():
-        workspace.warehouse.execute(ddl.drop_view(view.name))
-        if lesser is not None:
-            workspace.warehouse.execute(ddl.create_view(lesser))
+    before = _gaps_of(workspace, view)
+    source = log_of(workspace, view)
+    newest = newest_block(workspace, source)
+    numbered = keeps_blocks(workspace, source)
+    batches = (block.batch,) if numbered and block is not None and tells_batches(workspace, source) else ()
+    after = newest if batches else None
+    # Recorded first: if the process is killed here, the view runs in full and the record is void, or it is down and
+    # lacks what the record says.
+    note = _record(workspace, view, note, source, (*before, Gap(None, after, batches)))
+    workspace.warehouse.execute(ddl.drop_view(view.name))
+    if lesser is not None:
+        workspace.warehouse.execute(ddl.create_view(lesser))
+        own = {g.tenant: g for g in before}
+        gaps = tuple(own.get(t, Gap(t, after, batches)) for t in without)
+        note = _record(workspace, view, {**note, "without": [*without]}, source, gaps)
+    _keep_history(workspace, view)
     workspace.refresh()
     outcome = "a view failed and goes on without some tenants" if without else "a view failed and was taken down"
     log.error(outcome, view=str(view.name), without=without, error=error)
-    return view.name
+    return Suspended(view, note, newest)
+
+
+def _keep_history(workspace: Workspace, view: View) -> None:
+    """Let deliveries that a view still waits for outlast its suspension."""
+    journal = RegistryJournal(workspace.registry)
+    journal.note([replace(h, whole=False) for h in journal.outstanding() if h.view == str(view.name) and h.whole])
+
+
+def _gaps_of(workspace: Workspace, view: View) -> tuple[Gap, ...]:
+    """The gaps that a view has already, of tenants that it leaves out."""
+    if view.mark is None or not view.mark.without:
+        return ()
+    note = workspace.registry.read(KIND).get(str(view.name), {})
+    missing = Missing.of(note.get("missing"))
+    known = missing.effective(view.mark.without) if missing is not None else ()
+    unknown = {*view.mark.without} - {g.tenant for g in known}
+    return (*known, *(Gap(t, None) for t in sorted(unknown)))
+
+
+def _record(
+    workspace: Workspace, view: View, note: Mapping[str, Any], source: Name, gaps: tuple[Gap, ...]
+) -> dict[str, Any]:
+    missing = Missing(source, table_ids(workspace, source, view.target), gaps)
+    body = {**note, "missing": missing.as_dict()}
+    workspace.registry.write(KIND, {str(view.name): body})
+    return body
+
+
+def _place(workspace: Workspace, found: Suspended, block: Block | None) -> None:
+    """Complete the record of a view whose source does not tell the batches of its rows, once the insert is complete.
+
+    No other insert ran meanwhile. So new blocks of the source are this insert's; if there are none, the newest ones
+    are, since its first try brought them.
+    """
+    missing = Missing.of(found.note["missing"])
+    if missing is None or block is None or all(g.after is not None for g in missing.gaps):
+        return
+    if not keeps_blocks(workspace, missing.source):
+        return
+    newest = newest_block(workspace, missing.source)
+    count = blocks_of_batch(workspace, missing.source, block) if newest == found.newest else 0
+    if count is not None:
+        gaps = tuple(replace(g, after=found.newest - count) if g.after is None else g for g in missing.gaps)
+        _record(workspace, found.view, found.note, missing.source, gaps)
+
+
+def note_down(workspace: Workspace, view: View) -> None:
+    """Record that a view is about to be dropped to be made again. The fence must be held."""
+    live = read_schema(workspace.warehouse, workspace.name, [view.name.database]).views.get(view.name)
+    if live is None or live.mark is None:
+        return
+    source = log_of(workspace, live)
+    note: dict[str, Any] = {
+        "error": "a change of this view was interrupted",
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        "fingerprint": live.mark.fingerprint,
+        "datasource": None,
+        "tenant": live.mark.tenant,
+        "without": [],
+    }
+    gap = Gap(None, newest_block(workspace, source) if keeps_blocks(workspace, source) else None)
+    _record(workspace, live, note, source, (*_gaps_of(workspace, live), gap))
 
 
 def _culprit(workspace: Workspace, text: str) -> View | None:
@@ -146,8 +256,11 @@ def note_repaired(workspace: Workspace, wanted: Schema) -> None:
     workspace.refresh()
 
 
-def still_failing(workspace: Workspace, wanted: Schema) -> dict[Name, str]:
-    """Suspended views that are wanted as they were and still fail on what is in their sources, and why."""
+def still_failing(workspace: Workspace, wanted: Schema, lacks: Mapping[Name, tuple[Lack, ...]]) -> dict[Name, str]:
+    """Suspended views that are wanted as they were and still fail on what they will be given, and why.
+
+    That is what they lack, or everything that is in their sources where it is not known what they lack.
+    """
     found: dict[Name, str] = {}
     there = read_schema(workspace.warehouse, workspace.name).tables.keys()
     for note in suspended(workspace):
@@ -157,10 +270,19 @@ def still_failing(workspace: Workspace, wanted: Schema) -> dict[Name, str]:
             continue
         if not {view.source, view.target} <= there:
             continue
-        why = why_it_fails(workspace, view)
+        why = _why_still(workspace, lacks[view.name]) if view.name in lacks else why_it_fails(workspace, view)
         if why is not None:
             found[view.name] = why
     return found
+
+
+def _why_still(workspace: Workspace, lacks: tuple[Lack, ...]) -> str | None:
+    for lack in lacks:
+        for after, upto in missing_ranges(workspace.warehouse, lack):
+            why = why_it_fails(workspace, lack.view, after, upto)
+            if why is not None:
+                return why
+    return None
 
 
 def _undelivered(exc: RookeryError) -> RookeryError:

@@ -15,7 +15,7 @@ import structlog
 
 from engine.errors import APPLY_FAILED, RookeryError
 from engine.plan.fence import Fence
-from engine.plan.history import HANDS, History, Journal, Progress, deliver, note_histories, silent
+from engine.plan.history import HANDS, History, Journal, Progress, deliver, note_histories, note_missing, silent
 from engine.plan.steps import (
     AddColumn,
     ChangeClause,
@@ -32,6 +32,7 @@ from engine.plan.steps import (
     StartReaders,
     Step,
 )
+from engine.schema import Name, View
 from engine.warehouse import ddl
 from engine.warehouse.port import Capabilities, Warehouse
 
@@ -42,12 +43,18 @@ GO = 25
 
 StartReadersOf = Callable[[Mapping[str, Sequence[str]]], None]
 """Lets tenants' empty copies be filled from the beginning of the log, by datasource."""
+BeforeReplacing = Callable[[View], None]
+"""Records, with the fence held, from which block on a view that is about to be replaced would lack rows."""
 
 
 def nobody(readers: Mapping[str, Sequence[str]]) -> None:
     """No reader can be started where nothing routes."""
     if readers:
         raise RuntimeError("a plan starts readers, and nobody is there to serve them")
+
+
+def unrecorded(_view: View) -> None:
+    """No record: what a view has missed is unknown if the process is killed while it is replaced."""
 
 
 def apply(
@@ -57,6 +64,7 @@ def apply(
     journal: Journal,
     progress: Progress = silent,
     start_readers: StartReadersOf = nobody,
+    before_replacing: BeforeReplacing = unrecorded,
 ) -> dict[str, int]:
     """Apply a plan and deliver the history of its new views. Returns rows delivered by target."""
     phases = _phases(plan.steps)
@@ -75,7 +83,7 @@ def apply(
         progress(steps[-1].subject, done, total)
     histories = []
     for steps in _in_goes(phases.inside):
-        histories += _create_views(steps, warehouse, fence, journal)
+        histories += _create_views(steps, warehouse, fence, journal, before_replacing)
         done += len(steps)
         progress("views", done, total)
     delivered = deliver(histories, warehouse, journal, progress)
@@ -175,19 +183,25 @@ def _sql(step: Step, able: Capabilities) -> str:
     raise TypeError(f"no statement for {step!r}")
 
 
-def _create_views(steps: Sequence[Step], warehouse: Warehouse, fence: Fence, journal: Journal) -> list[History]:
+def _create_views(
+    steps: Sequence[Step], warehouse: Warehouse, fence: Fence, journal: Journal, before_replacing: BeforeReplacing
+) -> list[History]:
     if not steps:
         return []
-    fresh = [s.view for s in steps if isinstance(s, CreateView) and not s.replaces]
-    replaced = [s.view for s in steps if isinstance(s, CreateView) and s.replaces]
+    views = [s for s in steps if isinstance(s, CreateView)]
+    fresh = [s.view for s in views if not s.replaces and not s.missing]
+    put_back = [(s.view, s.missing) for s in views if s.missing]
     with fence.exclusive():
         histories, later = note_histories(fresh, warehouse, fence, journal)
+        missed, waiting = note_missing(put_back, warehouse, fence, journal) if put_back else ([], set[Name]())
+        later |= waiting
         if later:
             # Rows that will come again would come twice. The next run makes these views, when that is over.
             log.warning("views wait for a tenant that has not caught up", views=sorted(map(str, later)))
-        for view in replaced:
+        for view in [s.view for s in views if s.replaces and s.view.name not in later]:
+            before_replacing(view)
             warehouse.execute(ddl.drop_view(view.name))
         for step in steps:
             if not (isinstance(step, CreateView) and step.view.name in later):
                 _run(warehouse, step)
-    return histories
+    return histories + missed

@@ -1,7 +1,8 @@
 """Desired against live: a pure comparison of two schemas.
 
 Added columns are applied everywhere. Any other change of a table or view rebuilds it, and with it everything that
-is derived from it; that is destructive and carries the name by which it must be allowed.
+is derived from it; that is destructive and carries the name by which it must be allowed. Whether the rows are
+computed again in full or lost depends on what the sources still have.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
 from engine.compiler.storage import INLET
+from engine.plan.loss import Losses, widens
+from engine.plan.missing import Lack
 from engine.plan.steps import (
     AddColumn,
     ChangeClause,
@@ -30,6 +33,8 @@ from engine.schema import Column, Name, Schema, Table, View
 
 Sizes = Callable[[Name], int]
 """Rows of a live table, for costs."""
+Lacking = Callable[[View], str | None]
+"""Why a view's source may no longer have all rows that its target was made from; None when it has."""
 
 
 def diff(
@@ -40,11 +45,14 @@ def diff(
     sizes: Sizes = lambda _: 0,
     routed: Collection[str] = (),
     broken: Collection[Name] = (),
+    missing: Mapping[Name, tuple[Lack, ...]] = {},
+    lacking: Lacking = lambda _: None,
 ) -> Plan:
     """The steps from live to desired. Objects that are only live are dropped when `prune` is set.
 
     Copies of `routed` datasources are filled by readers of the log, which begin with the table. Views that are
-    `broken` are not put back: computing their targets again would fail, and what these have would be lost.
+    `broken` are not put back: they would fail again. Views of which is known what they are `missing` are put back
+    with it, and their targets stay. `lacking` is asked about the sources of targets that must be computed again.
     """
     fed = {v.target for v in (*desired.views.values(), *live.views.values())}
     logs = {v.source for v in desired.views.values()} - fed
@@ -54,9 +62,11 @@ def diff(
         current = live.tables.get(name)
         if current is not None:
             _compare(table, current, name in fed, name in logs, changes, rebuilt, sizes)
-    _changed_views(desired, live, rebuilt, sizes, broken)
-    _lost_views(desired, live, rebuilt, sizes, broken)
+    kept = {*broken, *missing}
+    _changed_views(desired, live, rebuilt, sizes, kept)
+    _lost_views(desired, live, rebuilt, sizes, kept)
     _downstream(desired, live, rebuilt, sizes)
+    Losses(desired, live, sizes, lacking, routed).tell(rebuilt)
     steps = [
         *_databases(desired, live),
         *_views_to_drop(desired, live, rebuilt, prune),
@@ -64,7 +74,9 @@ def diff(
         *_readers_to_start(desired, live, rebuilt, routed),
         *_tables_to_create(desired, live, rebuilt),
         *changes,
-        *_views_to_create(desired, live, rebuilt, {s.name for s in changes if isinstance(s, DropColumn)}, broken),
+        *_views_to_create(
+            desired, live, rebuilt, {s.name for s in changes if isinstance(s, DropColumn)}, broken, missing
+        ),
         *_feeders_to_note(desired, live, rebuilt),
         *_databases_to_drop(desired, live, prune),
     ]
@@ -133,8 +145,7 @@ def _compare(
     reasons += [f"column {n} is gone" for n in gone]
     keys = _keys(table, current)
     if is_fed and (reasons or keys):
-        cost = f"{sizes(table.name):,} rows are dropped and computed again from what feeds it"
-        rebuilt[table.name] = Step(resource, "; ".join(reasons + keys), True, cost, tenant)
+        rebuilt[table.name] = Step(resource, "; ".join(reasons + keys), True, tenant=tenant)
         return
     for name in gone:
         own.append(
@@ -144,6 +155,7 @@ def _compare(
                 destructive=True,
                 cost=f"its values in {sizes(table.name):,} rows are lost",
                 tenant=tenant,
+                loss="lost" if sizes(table.name) else "none",
                 name=table.name,
                 column=name,
             )
@@ -152,10 +164,12 @@ def _compare(
         if name in have and column.type != have[name].type:
             cost = f"{sizes(table.name):,} rows are converted"
             why = f"type {have[name].type} → {column.type}"
-            own.append(ChangeColumn(resource, why, True, cost, tenant, name=table.name, column=column))
+            narrower = sizes(table.name) and not widens(have[name].type, column.type)
+            cost += ", and values that do not fit the new type are lost" if narrower else ""
+            step = ChangeColumn(resource, why, True, cost, tenant, name=table.name, column=column)
+            own.append(replace(step, loss="lost" if narrower else "none"))
     if keys:
-        cost = f"its {sizes(table.name):,} rows are lost: nothing feeds it, so it cannot be rebuilt"
-        rebuilt[table.name] = Step(resource, "; ".join(keys), True, cost, tenant)
+        rebuilt[table.name] = Step(resource, "; ".join(keys), True, tenant=tenant)
         return
     own.extend(_clauses(table, current, resource, tenant))
     changes.extend(own)
@@ -180,8 +194,9 @@ def _clauses(table: Table, current: Table, resource: str, tenant: str | None) ->
     name = table.name.sql()
     if table.ttl != current.ttl:
         sql = f"ALTER TABLE {name} MODIFY TTL {table.ttl}" if table.ttl else f"ALTER TABLE {name} REMOVE TTL"
-        cost = "rows past the new TTL are removed" if table.ttl else ""
-        yield ChangeClause(resource, f"TTL {table.ttl or 'removed'}", bool(cost), cost, tenant, table.name, sql)
+        cost = "rows past the new TTL are lost" if table.ttl else ""
+        step = ChangeClause(resource, f"TTL {table.ttl or 'removed'}", bool(cost), cost, tenant, table.name, sql)
+        yield replace(step, loss="lost" if cost else "none")
     have = dict(current.settings)
     for key, value in table.settings:
         if have.get(key) != value and key in have:
@@ -194,41 +209,39 @@ def _text(view: View) -> str:
 
 
 def _changed_views(
-    desired: Schema, live: Schema, rebuilt: dict[Name, Step], sizes: Sizes, broken: Collection[Name]
+    desired: Schema, live: Schema, rebuilt: dict[Name, Step], sizes: Sizes, kept: Collection[Name]
 ) -> None:
     """A view whose query changed makes its target wrong from the first row on.
 
-    One that leaves out some tenants has nothing wrong; nothing is lost by computing its target again with them.
+    The target of one that leaves out some tenants is computed again with them, unless it is known what they lack.
     """
     for name, view in desired.views.items():
         current = live.views.get(name)
         if current is None or view.target in rebuilt:
             continue
-        cost = f"{sizes(view.target):,} rows of {view.target.name} are dropped and computed again"
         if _text(view) != _text(current):
-            rebuilt[view.target] = Step(_resource(view), "its query changed", True, cost, _tenant(view))
-        elif current.mark and current.mark.without and name not in broken:
+            rebuilt[view.target] = Step(_resource(view), "its query changed", True, tenant=_tenant(view))
+        elif current.mark and current.mark.without and name not in kept:
             why = f"{name.name} leaves out the rows of tenant {', '.join(current.mark.without)}"
-            rebuilt[view.target] = Step(_resource(view), why, False, cost, _tenant(view))
+            rebuilt[view.target] = Step(_resource(view), why, tenant=_tenant(view))
 
 
 def _lost_views(
-    desired: Schema, live: Schema, rebuilt: dict[Name, Step], sizes: Sizes, broken: Collection[Name]
+    desired: Schema, live: Schema, rebuilt: dict[Name, Step], sizes: Sizes, kept: Collection[Name]
 ) -> None:
     """A view that once fed a table and is gone (an interrupted change, or by hand) has missed rows since.
 
-    Its history cannot simply be delivered again: what it has delivered is still there. Nothing is lost by computing
-    the table again, so this needs no permission.
+    Its history cannot simply be delivered again: what it has delivered is still there. Where it is known what it has
+    missed, only that is delivered; else the table is computed again, which needs permission if rows are lost by it.
     """
     for name, view in desired.views.items():
         table = live.tables.get(view.target)
-        if name in live.views or name in broken or table is None or table.mark is None or view.target in rebuilt:
+        if name in live.views or name in kept or table is None or table.mark is None or view.target in rebuilt:
             continue
         # An inlet keeps nothing, so its size does not tell; what hangs on it has missed rows.
         if name.name in table.mark.fed and (sizes(view.target) or table.engine == INLET):
-            cost = f"{sizes(view.target):,} rows are computed again from what feeds it"
             why = f"{name.name}, which fed it, is gone"
-            rebuilt[view.target] = Step(_resource(view), why, False, cost, _tenant(view))
+            rebuilt[view.target] = Step(_resource(view), why, tenant=_tenant(view))
 
 
 def _feeders_to_note(desired: Schema, live: Schema, rebuilt: Mapping[Name, Step]) -> Iterable[Step]:
@@ -251,9 +264,8 @@ def _downstream(desired: Schema, live: Schema, rebuilt: dict[Name, Step], sizes:
         for view in views.values():
             if view.source == source and view.target not in rebuilt and view.target in live.tables:
                 cause = rebuilt[source]
-                cost = f"{sizes(view.target):,} rows of {view.target.name} are dropped and computed again"
                 rebuilt[view.target] = Step(
-                    cause.resource, f"derived from {source}", cause.destructive, cost, _tenant(view)
+                    cause.resource, f"derived from {source}", cause.destructive, tenant=_tenant(view)
                 )
                 pending.append(view.target)
 
@@ -273,10 +285,12 @@ def _tables_to_drop(
     for name, table in live.tables.items():
         cause = rebuilt.get(name)
         if cause is not None:
-            yield DropTable(cause.resource, cause.reason, cause.destructive, cause.cost, _tenant(table), name)
+            step = DropTable(cause.resource, cause.reason, cause.destructive, cause.cost, _tenant(table), name)
+            yield replace(step, loss=cause.loss)
         elif name not in desired.tables and prune:
             cost = f"its {sizes(name):,} rows are lost"
-            yield DropTable(_resource(table), "nothing declares it", True, cost, _tenant(table), name)
+            step = DropTable(_resource(table), "nothing declares it", True, cost, _tenant(table), name)
+            yield replace(step, loss="lost" if sizes(name) else "none")
 
 
 def _tables_to_create(desired: Schema, live: Schema, rebuilt: Mapping[Name, Step]) -> Iterable[Step]:
@@ -301,12 +315,22 @@ def _readers_to_start(
 
 
 def _views_to_create(
-    desired: Schema, live: Schema, rebuilt: Mapping[Name, Step], narrowed: set[Name], broken: Collection[Name]
+    desired: Schema,
+    live: Schema,
+    rebuilt: Mapping[Name, Step],
+    narrowed: set[Name],
+    broken: Collection[Name],
+    missing: Mapping[Name, tuple[Lack, ...]],
 ) -> Iterable[Step]:
     for name, view in desired.views.items():
         current = live.views.get(name)
         redone = view.target in rebuilt or view.source in rebuilt
         if name in broken and not redone:
+            continue
+        if name in missing and not redone:
+            reason = "it was suspended; what it has missed is delivered, and its target stays"
+            step = CreateView(_resource(view), reason, tenant=_tenant(view), view=view, replaces=current is not None)
+            yield replace(step, missing=missing[name])
             continue
         if current is None or redone:
             reason = "rebuilt, with its history" if redone and current else "does not exist; history is delivered"

@@ -17,6 +17,7 @@ from engine.compiler.storage import BATCH
 from engine.compiler.views import bounded
 from engine.errors import APPLY_FAILED, BUSY, RookeryError
 from engine.plan.fence import Fence
+from engine.plan.missing import Lack
 from engine.schema import Name, View, literal
 from engine.warehouse import ddl
 from engine.warehouse.port import Warehouse
@@ -33,7 +34,10 @@ TOGETHER = 16
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """A noted delivery: into which view's target, from which source, over which block ranges (after, upto]."""
+    """A noted delivery: into which view's target, from which source, over which block ranges (after, upto].
+
+    `whole` says that it belongs to the view without exceptions, and is void while the view leaves out some tenants.
+    """
 
     id: str
     view: str
@@ -43,6 +47,7 @@ class History:
     target: str
     ranges: tuple[tuple[int, int], ...]
     tenant: str | None = None
+    whole: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -54,6 +59,7 @@ class History:
             "target": self.target,
             "ranges": [list(r) for r in self.ranges],
             "tenant": self.tenant,
+            "whole": self.whole,
         }
 
     @staticmethod
@@ -68,6 +74,7 @@ class History:
             body["target"],
             ranges,
             body.get("tenant"),
+            bool(body.get("whole")),
         )
 
 
@@ -77,6 +84,13 @@ class Journal(Protocol):
     def note(self, histories: Sequence[History]) -> None: ...
     def strike(self, histories: Sequence[History]) -> None: ...
     def outstanding(self) -> list[History]: ...
+    def consumed(self, views: Sequence[View], empty: Collection[Name]) -> None:
+        """Note from how much of their sources the targets of views are made, while no insert runs.
+
+        The sources of the views in `empty` have no rows.
+        """
+        ...
+
     def settle(self) -> None:
         """Note how far the workspace's tables have come while no insert runs: all of it has reached its views."""
         ...
@@ -113,8 +127,52 @@ def note_histories(
     }
     histories = [history(v, found) for v in made if (found := passed.get(v.name) or ranges.get(v.source))]
     journal.note(histories)
+    journal.consumed(made, {v.name for v in made if v.log is None and v.source not in holding})
     journal.settle()
     return histories, later
+
+
+def note_missing(
+    views: Sequence[tuple[View, Sequence[Lack]]], warehouse: Warehouse, fence: Fence, journal: Journal
+) -> tuple[list[History], set[Name]]:
+    """Note what suspended views are given when they are put back. The fence must be held.
+
+    Returns the deliveries, and the views that have to wait since something on their way is in doubt.
+    """
+    names = {str(v.name) for v, _ in views}
+    # An interrupted run may have noted the same, and has delivered nothing of it.
+    journal.strike([h for h in journal.outstanding() if h.view in names and h.whole])
+    passed = _passed(warehouse, fence, journal, [v for v, _ in views if v.log is not None])
+    later = {name for name, ranges in passed.items() if ranges is None}
+    histories = []
+    for view, lacks in views:
+        doubts = fence.doubts(view.source, view.mark) if view.log is None else set()
+        if doubts is None:
+            later.add(view.name)
+        if view.name in later:
+            continue
+        for lack in lacks:
+            ranges = missing_ranges(warehouse, lack, without=doubts or ())
+            if view.log is not None:
+                ranges = _within(ranges, passed[view.name] or [])
+            if ranges:
+                histories.append(replace(history(lack.view, ranges), whole=True))
+    journal.note(histories)
+    journal.settle()
+    return histories, later
+
+
+def missing_ranges(warehouse: Warehouse, lack: Lack, *, without: Collection[str] = ()) -> list[tuple[int, int]]:
+    """The ranges of blocks that a view lacks, as far as its source still has them."""
+    source = lack.view.log or lack.view.source
+    early = [r for r in _blocks_of(warehouse, source, set(lack.batches) - set(without)) if r[1] <= lack.after]
+    return early + block_ranges(warehouse, source, after=lack.after, without=without)
+
+
+def _within(ranges: Sequence[tuple[int, int]], others: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The parts of ranges that lie in others, too."""
+    pairs = ((max(a, c), min(b, d)) for a, b in ranges for c, d in others)
+    return [(a, b) for a, b in pairs if a < b]
 
 
 def _passed(

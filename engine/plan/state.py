@@ -7,7 +7,7 @@ tenant, token or pipe is known within a second, without restart.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, Protocol, TypeVar, cast
@@ -16,12 +16,14 @@ from engine.compiler.build import Build, build
 from engine.compiler.compose import Verifier
 from engine.compiler.views import pool_table
 from engine.plan.analysis import Analyser
+from engine.plan.coverage import KIND as COVERAGE
+from engine.plan.coverage import Consumed, Coverage
 from engine.plan.fence import Fence
 from engine.plan.history import History
 from engine.plan.layout import Opening, bring_up
 from engine.project.model import Project, Resource
 from engine.project.parse import parse_source
-from engine.schema import nest_database
+from engine.schema import Name, Schema, View, nest_database
 from engine.settings import Settings
 from engine.tokens import SigningKey, StaticToken, new_secret
 from engine.warehouse import ddl
@@ -202,6 +204,14 @@ class RegistryJournal:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+
+    def consumed(self, views: Sequence[View], empty: Collection[Name]) -> None:
+        coverage = Coverage(self._registry.warehouse, self._registry, Schema())
+        known = self._registry.read(COVERAGE) if views else {}
+        made = {v.name: Consumed() if v.name in empty else coverage.consumed(v) for v in views}
+        found = {str(n): c.as_dict() for n, c in made.items()}
+        nothing = Consumed().as_dict()
+        self._registry.write(COVERAGE, {n: b for n, b in found.items() if b != known.get(n, nothing)})
 
     def settle(self) -> None:
         self._registry.write("settled", {"blocks": self._registry.newest_blocks()})

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+from engine.plan.missing import Lack
 from engine.schema import Column, Mark, Name, Table, View
+
+Loss = Literal["none", "recomputed", "lost"]
+"""What becomes of rows or values: they stay, are dropped and computed again in full, or are lost for good."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One change. `resource` is the name that permits it when `destructive`; `cost` says what is lost or redone."""
+    """One change. `resource` is the name that permits it when `destructive`; `loss` says whether rows are lost or
+    computed again, and `cost` describes it."""
 
     resource: str
     reason: str
     destructive: bool = False
     cost: str = ""
     tenant: str | None = None
+    loss: Loss = field(default="none", kw_only=True)
 
     @property
     def action(self) -> str:
@@ -147,10 +153,12 @@ class NoteFeeders(Step):
 
 @dataclass(frozen=True, slots=True)
 class CreateView(Step):
-    """Create a view behind the fence; unless it only `replaces` one, deliver the history before it."""
+    """Create a view behind the fence. One that was suspended gets what it is `missing`; one that `replaces` another
+    of the same query continues where that one ends; any other gets the history of its source."""
 
     view: View = field(default=View(Name("", ""), Name("", ""), Name("", ""), ""))
     replaces: bool = False
+    missing: tuple[Lack, ...] = ()
 
     @property
     def subject(self) -> str:
@@ -181,6 +189,11 @@ class Plan:
     def destructive(self) -> tuple[str, ...]:
         return tuple(sorted({s.resource for s in self.steps if s.destructive}))
 
+    @property
+    def lost(self) -> tuple[Step, ...]:
+        """The steps by which rows or values are lost."""
+        return tuple(s for s in self.steps if s.loss == "lost")
+
     def as_list(self) -> list[dict[str, Any]]:
         return [
             {
@@ -190,6 +203,7 @@ class Plan:
                 "tenant": s.tenant,
                 "reason": s.reason,
                 "destructive": s.destructive,
+                "loss": s.loss,
                 "cost": s.cost,
             }
             for s in self.steps

@@ -63,7 +63,7 @@ class Registry:
     """Reads and writes control state, or what else is kept in a table of the same columns."""
 
     def __init__(self, warehouse: Warehouse, workspace: str, table: str = STATE) -> None:
-        self._warehouse = warehouse
+        self.warehouse = warehouse
         self._workspace = workspace
         self._table = Name(workspace, table).sql()
         self._versions = Versions(lambda: self._newest("1"))
@@ -72,10 +72,10 @@ class Registry:
 
     def version(self) -> int:
         """Grows with every change of control state other than notes of deliveries."""
-        return self._newest("kind NOT IN ('history', 'settled', 'doubt')")
+        return self._newest("kind NOT IN ('history', 'settled', 'doubt', 'coverage', 'missed')")
 
     def _newest(self, condition: str) -> int:
-        found = self._warehouse.query(f"SELECT max(version) FROM {self._table} WHERE {condition}")
+        found = self.warehouse.query(f"SELECT max(version) FROM {self._table} WHERE {condition}")
         return int(found.rows[0][0])
 
     def read(self, kind: str) -> dict[str, dict[str, Any]]:
@@ -84,7 +84,7 @@ class Registry:
 
     def read_all(self, kinds: Iterable[str]) -> dict[str, dict[str, dict[str, Any]]]:
         """All bodies of several kinds, by kind and name."""
-        found = self._warehouse.query(
+        found = self.warehouse.query(
             f"SELECT kind, name, argMax(body, version) AS b, argMax(deleted, version) AS d FROM {self._table} "
             "WHERE kind IN {kinds:Array(String)} AND name != {stop:String} "
             "GROUP BY kind, name HAVING d = 0 ORDER BY kind, name",
@@ -97,7 +97,7 @@ class Registry:
 
     def newest_blocks(self) -> dict[str, int]:
         """The newest block's number of the tables in the workspace's database; without those that are empty."""
-        found = self._warehouse.query(
+        found = self.warehouse.query(
             "SELECT table, max(max_block_number) FROM system.parts "
             "WHERE active AND database = {d:String} AND NOT startsWith(table, '_rk_') GROUP BY table",
             {"d": self._workspace},
@@ -106,7 +106,7 @@ class Registry:
 
     def empty(self) -> bool:
         """Whether nothing was ever written here."""
-        return not self._warehouse.query(f"SELECT 1 FROM {self._table} LIMIT 1").rows
+        return not self.warehouse.query(f"SELECT 1 FROM {self._table} LIMIT 1").rows
 
     def write_all(self, bodies: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
         """Put bodies of several kinds under their names, all or none of them."""
@@ -128,4 +128,4 @@ class Registry:
         version = self._versions.next()
         columns = ("kind", "name", "body", "deleted", "version")
         lines = (orjson.dumps(dict(zip(columns, (*row, version), strict=True))) for row in rows)
-        self._warehouse.insert(self._table, b"\n".join(lines), Input.NDJSON, columns, {"async_insert": 0})
+        self.warehouse.insert(self._table, b"\n".join(lines), Input.NDJSON, columns, {"async_insert": 0})

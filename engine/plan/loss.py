@@ -1,0 +1,110 @@
+"""What is lost by a change: whether a table that is dropped can be computed again in full, and whether values fit."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import replace
+
+from engine.plan.steps import Step
+from engine.schema import Name, Schema, Table, View
+
+_NUMBER = re.compile(r"(U?Int|Float)(\d+)")
+
+
+class Losses:
+    """Decides for each table that is rebuilt whether its rows are computed again or lost.
+
+    Rows are lost if nothing that stays feeds the table, if something else has fed it that no longer does, or if a
+    source may lack rows that the table was made from.
+    """
+
+    def __init__(
+        self,
+        desired: Schema,
+        live: Schema,
+        sizes: Callable[[Name], int],
+        lacking: Callable[[View], str | None],
+        routed: Collection[str] = (),
+    ) -> None:
+        self._desired = desired
+        self._live = live
+        self._sizes = sizes
+        self._lacking = lacking
+        self._routed = routed
+        self._known: dict[Name, str | None] = {}
+        self._feeders: dict[Name, list[View]] = {}
+        for view in desired.views.values():
+            self._feeders.setdefault(view.target, []).append(view)
+
+    def tell(self, rebuilt: dict[Name, Step]) -> None:
+        """Put loss and cost into the steps of rebuilt tables. A loss needs permission in any case."""
+        for name, step in rebuilt.items():
+            why = self._why_lost(name, rebuilt) if self._sizes(name) else None
+            rows = f"{self._sizes(name):,} rows of {name.name}"
+            if why is not None:
+                cost = f"{rows} are dropped, and those that cannot be computed again are lost: {why}"
+                rebuilt[name] = replace(step, destructive=True, cost=cost, loss="lost")
+            else:
+                loss = "recomputed" if self._sizes(name) else "none"
+                cost = f"{rows} are dropped and computed again"
+                rebuilt[name] = replace(step, cost=cost, loss=loss)  # type: ignore[arg-type]
+
+    def _why_lost(self, name: Name, rebuilt: dict[Name, Step]) -> str | None:
+        if name in self._known:
+            return self._known[name]
+        # A table that is derived from itself would not end.
+        self._known[name] = None
+        found = self._known[name] = self._asked(name, rebuilt)
+        return found
+
+    def _asked(self, name: Name, rebuilt: dict[Name, Step]) -> str | None:
+        feeders = self._feeders.get(name, [])
+        table = self._live.tables[name]
+        if table.mark is not None and table.mark.tenant is not None and name.name in self._routed:
+            # The router fills it from the beginning of the log.
+            log = self._live.tables.get(Name(table.mark.workspace, name.name))
+            if log is None:
+                return f"{name.name} is gone"
+            return None if log.ttl == table.ttl else f"{log.name} has a TTL of its own"
+        if not feeders:
+            return "nothing feeds it, so it cannot be rebuilt"
+        have = {v.name.name for v in self._live.views.values() if v.target == name}
+        fed = {*have, *(table.mark.fed if table.mark else ())} - {v.name.name for v in feeders}
+        if fed:
+            return f"{min(fed)} has fed it as well, and nothing declares that any more"
+        for view in feeders:
+            source = view.log or view.source
+            if source in rebuilt:
+                why = self._why_lost(source, rebuilt) if self._sizes(source) else None
+            elif self._copies(table, view):
+                why = None
+            else:
+                why = self._lacking(view) if source in self._live.tables else f"{source} is gone"
+            if why is not None:
+                return why
+        return None
+
+    def _copies(self, table: Table, view: View) -> bool:
+        """Whether a view copies whole rows into a table of the same lifetime, so that both lose the same ones."""
+        source = self._live.tables.get(view.source)
+        copied = view.mark is not None and view.mark.fingerprint.startswith("copy:")
+        return copied and source is not None and bool(source.ttl) and source.ttl == table.ttl
+
+
+def widens(old: str, new: str) -> bool:
+    """Whether every value of a type is one of another, as far as that is plain from their names."""
+    old, new = _plain(old, "LowCardinality"), _plain(new, "LowCardinality")
+    if new.startswith("Nullable("):
+        old, new = _plain(old, "Nullable"), _plain(new, "Nullable")
+    if old == new or new == "String":
+        return True
+    was, becomes = _NUMBER.fullmatch(old), _NUMBER.fullmatch(new)
+    if was is None or becomes is None or was[1] != becomes[1]:
+        return False
+    return int(was[2]) <= int(becomes[2])
+
+
+def _plain(type: str, wrapper: str) -> str:
+    """A type without a wrapper around it."""
+    return type[len(wrapper) + 1 : -1] if type.startswith(f"{wrapper}(") else type
