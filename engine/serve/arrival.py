@@ -27,8 +27,8 @@ DAYS = {"Date": ("1970-01-01", "2149-06-06"), "Date32": ("1900-01-01", "2299-12-
 NUMBER = r"^[+-]?(\\d+[.]?\\d*|[.]\\d+)([eE][+-]?\\d+)?$"
 MOMENT = (
     r"^(\\d{1,7}|\\d{9,10}([.]\\d+)?|\\d{13}([.]\\d+)?|\\d{16}|\\d{19}"
-    r"|\\d{4}[-/](0?[1-9]|1[0-2])[-/](0?[1-9]|[12]\\d|3[01])([T ]([01]?\\d|2[0-3]):[0-5]\\d(:[0-5]\\d([.,]\\d+)?)?"
-    r" ?(Z|UTC|GMT|[+-](0\\d|1[0-4])(:?[0-5]\\d)?)?)?)$"
+    r"|\\d{4}[-/](0?[1-9]|1[0-2])[-/](0?[1-9]|[12]\\d|3[01])([Tt ]([01]?\\d|2[0-3]):[0-5]\\d(:[0-5]\\d([.,]\\d+)?)?"
+    r" ?([Zz]|UTC|GMT|[+-](0\\d|1[0-4])(:?[0-5]\\d)?)?)?)$"
 )
 """Texts that are a moment: ISO 8601, or digits: seconds since 1970 (in 8 digits they could be a day), in 13 digits
 milliseconds, in 16 microseconds and in 19 nanoseconds."""
@@ -218,8 +218,9 @@ def _moment(type: Type) -> Arrival:
     zone = f", '{found[1]}'" if (found := ZONE.search(type.text)) else ""
 
     def parsed(v: str) -> str:
-        # The engine tells seconds by their ten digits.
-        return f"parseDateTime64BestEffortOrNull(if(length({v}) < 8, leftPad({v}, 10, '0'), {v}), {type.scale}{zone})"
+        # The engine tells seconds by their ten digits, and reads neither `t` nor `z`.
+        text = f"if(length({v}) < 8, leftPad({v}, 10, '0'), upper({v}))"
+        return f"parseDateTime64BestEffortOrNull({text}, {type.scale}{zone})"
 
     def check(v: str) -> str:
         value = parsed(v)

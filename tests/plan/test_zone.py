@@ -103,6 +103,7 @@ def sent(number: int) -> dict[str, Any]:
     forms = (
         moment.strftime("%Y-%m-%d %H:%M:%S"),
         moment.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        moment.strftime("%Y-%m-%dt%H:%M:%S.000z"),
         moment.astimezone(ZoneInfo("Asia/Tokyo")).isoformat(),
         int(moment.timestamp()),
         str(int(moment.timestamp()) * 1000),
@@ -227,7 +228,7 @@ def test_a_workspace_is_kept_in_the_zone_that_the_settings_name(tmp_path: Path) 
         server.push(FILES)
         for tenant, placement in TENANTS.items():
             server.tenant(tenant, placement)
-        rows = [sent(n) | ({"at": local, "fine": local} if n % 5 == 0 else {}) for n, local in _in(zone, 40)]
+        rows = [sent(n) | ({"at": local, "fine": local} if n % 6 == 0 else {}) for n, local in _in(zone, 40)]
         server.events("events", [r if r["perhaps"] is None else r | {"perhaps": r["at"]} for r in rows])
     with running(tmp_path, TZ="Asia/Kathmandu") as server:
         found, wanted = answers(server), expected(range(40), zone)
