@@ -123,7 +123,7 @@ def test_what_a_row_in_quarantine_tells(server: Server, mark: str) -> None:
     assert [r["c__row"] for r in rows] == [2, 1], "the newest first"
     assert rows[1]["c__text"] == first and rows[1]["c__format"] == "JSONEachRow"
     assert (rows[1]["tenant_id"], rows[1]["note"], rows[1]["units"]) == ("01", mark, "many")
-    assert rows[1]["c__error_column"] == ["units"] and "`many` is not of type Int16" in rows[1]["c__error"][0]
+    assert rows[1]["c__error_column"] == ["units"] and '`"many"` is not of type Int16' in rows[1]["c__error"][0]
     assert rows[0]["c__error_column"] == [""] and "note" not in rows[0] and "c__writer" not in rows[0]
     assert len({r["c__id"] for r in rows}) == 2 and len({r["c__import_id"] for r in rows}) == 1
     assert stored(server, mark) == [[1, 1]]

@@ -111,7 +111,9 @@ def test_an_answer_names_keys_that_no_column_takes(server: Server, name: str, fo
 
 @pytest.mark.parametrize("name", KNOWN)
 def test_keys_that_columns_take_are_not_named(server: Server, name: str) -> None:
-    assert "unknown_keys" not in send(server, lines(event(), {"tenant_id": 1, **KNOWN[name]}))
+    rows = [event(), {"tenant_id": 1, **KNOWN[name]}]
+    assert "unknown_keys" not in send(server, lines(*rows))
+    assert send(server, lines(*rows, event(evnt=1)))["unknown_keys"] == {"count": 1, "names": ["evnt"]}
 
 
 def test_the_first_unknown_keys_are_named_and_all_counted(server: Server) -> None:
