@@ -25,7 +25,7 @@ from engine.errors import BAD_SCOPE, BAD_TOKEN, SCOPE, RookeryError
 ALGORITHM = "HS256"
 MIN_KEY_BYTES = 32
 SCOPE_TYPES = ("ADMIN", "PIPES:READ", "DATASOURCES:READ", "DATASOURCES:APPEND")
-RESOURCE = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,119}")
+RESOURCE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,119}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,3 +126,46 @@ def test_the_payload_is_what_was_sent(journal: Found) -> None:
         rows = _ask(server, tenant, "api_raw_payloads", limit=60_000)
         assert [r["session_id"] for r in rows] == [h.session for h in own]
         assert [json.loads(r["payload"]) for r in rows] == [h.payload() for h in own]
+
+
+UNDERSCORED = {
+    "datasources/_in.yaml": """
+tenant: _site
+columns: [{name: _site, type: String}, {name: _n, type: UInt8}]
+engine: {sorting_key: [_site]}
+tokens: [{name: _writer, scope: APPEND}]
+""",
+    "datasources/__sum.yaml": """
+tenant: {column: _site, landing: false}
+columns: [{name: _site, type: String}, {name: _n, type: UInt64}]
+engine: {type: SummingMergeTree, sorting_key: [_site], columns: [_n]}
+""",
+    "datasources/_plain.yaml": "columns: [{name: _n, type: UInt8}]\nengine: {sorting_key: [_n]}\n",
+    "pipes/_fill.yaml": """
+sql: SELECT _site, sum(_n) AS _n FROM _in GROUP BY _site
+materialize: {target: __sum, per_tenant: true}
+""",
+    "pipes/_total.yaml": """
+nodes: [{name: _x, sql: "SELECT sum(_n) AS _s FROM __sum WHERE _n >= {{ UInt8(_least) }}"}]
+parameters: [{name: _least, type: UInt8, default: 0}]
+tokens: [{name: _reader, scope: READ}]
+""",
+}
+
+
+def test_names_that_begin_with_an_underscore_work_everywhere(journal: Found) -> None:
+    server, _ = journal
+    server.push(UNDERSCORED)
+    writer = server.mint("DATASOURCES:APPEND:_in")
+    rows = '{"_site": "alpha", "_n": 1}\n{"_site": "beta", "_n": 2}\n{"_site": "beta", "_n": 300}\n'
+    stored = server.post("/v0/events?name=_in&wait=true", writer, content=rows).json()
+    assert (stored["successful_rows"], stored["quarantined_rows"]) == (2, 1)
+    assert server.done("GET", "/v0/datasources/_in/quarantine")["total"] == 1
+    for tenant, total in (("alpha", 1), ("beta", 2)):
+        token = server.mint("PIPES:READ:_total", tenant=tenant)
+        assert server.get("/v0/pipes/_total.json", token).json()["data"] == [{"_s": total}]
+        assert server.get("/v0/pipes/_total.json?_least=3", token).json()["data"] == [{"_s": 0}]
+    query = {"name": "_plain", "mode": "replace", "format": "ndjson"}
+    assert server.done("POST", "/v0/datasources", params=query, content='{"_n": 5}\n')["rows"] == 1
+    assert server.sql("SELECT _n FROM _plain", server.mint("DATASOURCES:READ:_plain")) == [{"_n": 5}]
+    assert server.push(UNDERSCORED)["steps"] == []
