@@ -17,7 +17,7 @@ from engine.compiler.remembered import RememberedParser
 from engine.compiler.scope import PLAIN, Bound, Reading, Relation, Scope
 from engine.compiler.template import Binder, Template
 from engine.compiler.verify import Parser, Verified, verify
-from engine.errors import BRANCH, ISOLATION, SQL_REFUSED, TABLE_REFUSED, RookeryError
+from engine.errors import BRANCH, CYCLE, ISOLATION, SQL_REFUSED, TABLE_REFUSED, RookeryError
 from engine.schema import nest_database, quote
 
 LAST = "_rk_last"
@@ -184,6 +184,7 @@ def assemble(
     ctes: dict[str, str] = {}
     placeholders: dict[str, str] = {}
     relations: set[str] = set()
+    entered: set[str] = set()
     readings = _readings(catalogue, texts)
 
     def require(name: str) -> None:
@@ -195,6 +196,9 @@ def assemble(
             relations.add(name)
             placeholders.update(bound.placeholders)
             return
+        if name in entered:
+            raise RookeryError(CYCLE, f"with these parameters, `{name}` reads itself")
+        entered.add(name)
         nodes = texts[name]
         require_all(nodes)
         *before, (_, final) = nodes

@@ -11,7 +11,7 @@ import pytest
 from engine.compiler.build import Build
 from engine.compiler.scope import Scope
 from engine.compiler.template import Binder, Template
-from engine.errors import SQL_SEMANTICS, RookeryError
+from engine.errors import CYCLE, SQL_SEMANTICS, RookeryError
 from engine.plan.state import Workspace
 from tests.compiler.chains import SOURCE, Maker, rows
 from tests.support.compiling import BASE, compiled, problems_of, pushed
@@ -101,3 +101,17 @@ def test_a_branch_that_names_what_does_not_exist_is_a_warning_and_a_clear_error_
     with pytest.raises(RookeryError, match="minute_intervals") as caught:
         _answer(workspace, build, "picked", {"granularity": "minute"}, "*")
     assert caught.value.code.id == "RK2020"
+
+
+def test_a_circle_that_only_a_request_closes_is_a_clear_error(workspace: Workspace) -> None:
+    """What stands in a loop that no dry run enters is not known before a request enters it."""
+    files = {
+        "rounds": "sql: SELECT 1 AS x {% for i in range(Int32(n, 0)) %} UNION ALL SELECT x FROM back {% end %}\n",
+        "back": "sql: SELECT x FROM rounds\n",
+    }
+    build = compiled(workspace, files)
+    assert _answer(workspace, build, "back", {}, "*") == [(1,)]
+    for pipe in files:
+        with pytest.raises(RookeryError) as caught:
+            _answer(workspace, build, pipe, {"n": "1"}, "*")
+        assert caught.value.code is CYCLE
