@@ -53,6 +53,8 @@ TOGETHER = 64 << 10
 """Requests up to this many bytes are put together as text; a larger one is read by the engine by itself."""
 MOST_TENANTS = 1000
 """Tenants that a receipt counts."""
+QUICKLY_READ = 256 << 10
+"""Bytes of JSON that are parsed here sooner than the engine answers a query."""
 UNUSUAL = 200
 """Batches that are asked at length at once, after one of their datasource was good and not as values usually are."""
 
@@ -214,11 +216,11 @@ class Ingestion:
         """Whether some events of large appends have none of the datasource's keys."""
         if large[0].format is not Input.NDJSON or not batch.stage.takes_empty(batch.bound):
             return False
-        table = batch.table.sql()
-        found = self._workspace.warehouse.query(f"SELECT 1 FROM {table} WHERE {may_be_empty(batch.stage)} LIMIT 1")
-        return bool(found.rows) and any(
-            is_stranger(loaded(row), batch.stage.keys) for a in large for row in _json_rows(a)
-        )
+        if sum(len(a.body) for a in large) > QUICKLY_READ:
+            query = f"SELECT 1 FROM {batch.table.sql()} WHERE {may_be_empty(batch.stage)} LIMIT 1"
+            if not self._workspace.warehouse.query(query, None, ONE_THREAD).rows:
+                return False
+        return any(is_stranger(loaded(row), batch.stage.keys) for a in large for row in _json_rows(a))
 
     def _read(self, batch: Batch, text: bytes, format: Input) -> int:
         """Let the engine read rows into the stage; how many they are."""

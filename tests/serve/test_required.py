@@ -130,12 +130,12 @@ def test_a_row_with_none_of_the_columns(home: House, way: str) -> None:
     rows = [*NOTHING, *SOMETHING]
     body = {
         "small": "\n".join(map(json.dumps, rows)),
-        "large": "\n".join([*map(json.dumps, rows), *['{"id": 9, "user": {"name": "y"}}'] * 3000]),
+        "large": "\n".join([*map(json.dumps, rows), *['{"id": 9, "user": {"name": "y"}}'] * 9000]),
         "list": json.dumps(rows),
         "alone": json.dumps(NOTHING[1]),
     }[way]
     outcome = home.gateway.append("any", body.encode(), Input.NDJSON).result(60)
-    expected = 0 if way == "alone" else len(SOMETHING) + (3000 if way == "large" else 0)
+    expected = 0 if way == "alone" else len(SOMETHING) + (9000 if way == "large" else 0)
     assert (outcome.rows, outcome.quarantined) == (expected, 1 if way == "alone" else len(NOTHING))
     reasons = [reasons for _, reasons in blamed(home, "any")]
     others = [["the row has none of the datasource's columns; its keys are `Records`"]]
