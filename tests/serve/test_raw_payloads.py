@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from engine.errors import RookeryError
 from engine.warehouse.port import Input
 from tests.fanout.house import House, house
 
@@ -123,3 +124,41 @@ def test_no_event_can_name_what_only_the_stage_has(home: House) -> None:
     assert append(home, "own", '{"id": 2, "payload": {"x": 1}, "PAYLOAD": {"x": 2}}') == (0, 1)
     assert append(home, "own", '{"id": 3, "p\\u0061yload": {"x": 9}}') == (1, 0)
     assert home.rows("SELECT payload, x FROM main.own WHERE id = 3") == [('{"x": 9}', 9)]
+
+
+@pytest.mark.parametrize("fanout", ["direct", "routed"])
+def test_tenants_get_the_same_bytes(home: House, fanout: str) -> None:
+    """Also where the tenant stands in the key that is shared; a row of nobody's stays out whatever it looks like."""
+    name = f"landed_{fanout}"
+    columns = [
+        {"name": "tenant_id", "type": "String", "json": "$.who.id"},
+        {"name": "id", "type": "UInt32"},
+        {"name": "who", "type": "String"},
+        {"name": "names", "type": "Array(String)", "json": "$.items[:].name"},
+        {"name": "items", "type": "String"},
+    ]
+    source = {
+        "columns": columns,
+        "tenant": {"column": "tenant_id", "fanout": fanout},
+        "engine": {"sorting_key": ["tenant_id"]},
+    }
+    home.push({f"datasources/{name}.yaml": json.dumps(source)})
+    own = [f"{fanout}1", f"{fanout}2"]
+    home.add(*own)
+    who = [f'{{"id": "{tenant}", "a.b": null, "n": 1.10}}' for tenant in own]
+    items = '[{"name": "x", "e": {}}, {}]'
+    lines = [f'{{"id": {n}, "who": {who[n % 2]}, "items": {items}}}' for n in range(10)]
+    nobody = [f'"{own[0]}"', f'["{own[0]}"]', "null", f'{{"ID": "{own[0]}"}}', '{"id": 1.0}']
+    lines += [f'{{"id": {n}, "who": {value}}}' for n, value in enumerate(nobody, 100)]
+    outcome = home.gateway.append(name, "\n".join(lines).encode(), Input.NDJSON).result(60)
+    assert (outcome.rows, outcome.quarantined) == (10, len(nobody))
+    assert outcome.visible is None or outcome.visible.result(30)
+    for number, tenant in enumerate(own):
+        copies = home.rows(f"SELECT id, who, names, items FROM {home.nest(tenant)}.{name} ORDER BY id")
+        assert copies == [(n, who[number], ["x", ""], items) for n in range(10) if n % 2 == number]
+    good = "\n".join(lines[:10:2]).encode()
+    outcome = home.gateway.append(name, good, Input.NDJSON, own[0]).result(60)
+    assert (outcome.rows, outcome.quarantined) == (5, 0)
+    foreign = home.gateway.append(name, good, Input.NDJSON, own[1])
+    with pytest.raises(RookeryError, match="one tenant only"):
+        foreign.result(60)
