@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from engine import observe
 from engine.control import derived, doctor, fanout, materialize, metrics, push, resources, tenants, tokens
-from engine.errors import BAD_REQUEST, INTERNAL, SCOPE, UNKNOWN_RESOURCE, RookeryError
+from engine.errors import BAD_REQUEST, INTERNAL, SCOPE, RookeryError
 from engine.plan.state import Workspace
 from engine.serve import access
 from engine.tokens import Claims, Scope
@@ -290,11 +290,8 @@ async def pipes_route(request: Request) -> Response:
 
 
 async def pipe_route(request: Request) -> Response:
-    """`/v0/pipes/NAME.FORMAT` calls the endpoint; `/v0/pipes/NAME` is the pipe itself."""
-    name = request.path_params["name"]
-    if "." in name and request.method != "DELETE":
-        return await call_pipe(request)
-    return await _resource(request, "pipe", name)
+    """`GET|DELETE /v0/pipes/NAME`."""
+    return await _resource(request, "pipe", request.path_params["name"])
 
 
 async def _resource(request: Request, kind: str, name: str) -> Response:
@@ -306,8 +303,6 @@ async def _resource(request: Request, kind: str, name: str) -> Response:
     check_query(request, flags)
     if request.method in READING:
         return JSONResponse(await _control(state, partial(resources.show, state.workspace, kind, name)))
-    if request.method != "DELETE":
-        raise RookeryError(UNKNOWN_RESOURCE, f"there is nothing to post to {kind} `{name[:120]}`")
     await json_of(request, SMALL, ())
     options = {k: flag(request.query_params.get(k), False) for k in flags}
     gone = await _control(state, partial(resources.remove, state.workspace, kind, name, **options))
@@ -321,7 +316,9 @@ async def openapi_route(request: Request) -> Response:
     check_query(request)
     build = state.workspace.current.build
     names = sorted(n for n in build.endpoints if _allows(claims, n))
-    return JSONResponse(openapi.document(build, names, public_url(state.workspace, request)))
+    kinds = {"PIPES:READ": "read", "DATASOURCES:READ": "read", "DATASOURCES:APPEND": "append", "ADMIN": "admin"}
+    who = frozenset(kinds[s.type] for s in claims.scopes)
+    return JSONResponse(openapi.document(build, names, public_url(state.workspace, request), who))
 
 
 def _allows(claims: Claims, name: str) -> bool:
@@ -401,5 +398,6 @@ def routes() -> list[Route]:
         Route("/v0/datasources/{name}", datasource_route, methods=["GET", "DELETE"]),
         Route("/v0/pipes", pipes_route),
         Route("/v0/pipes/openapi.json", openapi_route),
-        Route("/v0/pipes/{name}", pipe_route, methods=["GET", "POST", "DELETE"]),
+        Route("/v0/pipes/{name}.{format}", call_pipe, methods=["GET", "POST"]),
+        Route("/v0/pipes/{name}", pipe_route, methods=["GET", "DELETE"]),
     ]

@@ -38,7 +38,7 @@ MAX_PARAMETER_BODY = 1 << 20
 async def call_pipe(request: Request) -> Response:
     """`GET|POST /v0/pipes/NAME.FORMAT`."""
     state, timer = state_of(request), Timer()
-    name, _, suffix = request.path_params["name"].rpartition(".")
+    name, suffix = request.path_params["name"], request.path_params["format"]
     claims = access.authenticate(state.workspace, token_of(request))
     if suffix not in FORMATS:
         raise RookeryError(BAD_FORMAT, f"no format `{suffix[:20]}`", hint="json, csv, ndjson or parquet")

@@ -7,10 +7,11 @@ from decimal import Decimal
 from typing import Any
 
 from engine.compiler.build import Build, parameters_of
-from engine.compiler.params import ParameterSpec, coerce
+from engine.compiler.params import ParameterSpec, coerce, integer_bounds
 from engine.errors import RookeryError
 from engine.schema import Column
 from engine.warehouse.render import QUOTE
+from engine.web import openapi_routes as routes
 
 _WRAPPED = re.compile(r"(Nullable|LowCardinality|Array)\((.*)\)", re.DOTALL)
 _INTEGER = re.compile(r"U?Int")
@@ -19,21 +20,20 @@ QUOTED = {
     "name": QUOTE,
     "in": "query",
     "required": False,
-    "schema": {"type": "integer", "enum": [0, 1]},
+    "schema": {"type": "string", "enum": ["0", "1", "true", "false"]},
     "description": "1: integers of 64 bits and more are text, since JavaScript rounds them beyond 2^53.",
 }
 """The one setting of the engine that a request may choose."""
-ERROR = {"$ref": "#/components/schemas/Error"}
 
 
-def document(build: Build, names: list[str], server: str) -> dict[str, Any]:
-    """One OpenAPI 3.1 document for the named endpoints."""
+def document(build: Build, names: list[str], server: str, who: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """One OpenAPI 3.1 document for the named endpoints, and for the routes that these callers may use."""
     return {
         "openapi": "3.1.0",
         "info": {"title": f"Workspace {build.workspace}", "version": "v0"},
         "servers": [{"url": server}],
         "security": [{"bearer": []}, {"token": []}],
-        "paths": {f"/v0/pipes/{name}.json": _path(build, name) for name in names},
+        "paths": {**{f"/v0/pipes/{name}.json": _path(build, name) for name in names}, **routes.paths(who)},
         "components": {
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
@@ -55,23 +55,39 @@ def _path(build: Build, name: str) -> dict[str, Any]:
     # A tenant key comes from the token and never from the caller, so it is not offered.
     parameters = [_parameter(p) for p in parameters_of(build.pipes, name) if not p.tenant_key]
     parameters.append(QUOTED)
-    failures = {"400": "Bad parameter", "403": "Token refused", "408": "Too slow", "429": "Too many at once"}
-    operation = {
-        "operationId": name,
+    result = {"description": "The result", "content": {"application/json": {"schema": _result(build, name)}}}
+    shared = {
         "summary": pipe.description.strip() or name,
-        "parameters": parameters,
-        "responses": {
-            "200": {"description": "The result", "content": {"application/json": {"schema": _result(build, name)}}},
-            **{
-                s: {"description": d, "content": {"application/json": {"schema": ERROR}}} for s, d in failures.items()
-            },
+        "responses": {"200": result, **routes.failures()},
+    }
+    # In a body the same parameters are the keys of an object; a form has them as a query has.
+    body = {
+        "type": "object",
+        "properties": {p["name"]: _in_body(p["schema"]) for p in parameters if p is not QUOTED},
+        "required": [p["name"] for p in parameters if p["required"]],
+    }
+    return {
+        "get": {"operationId": name, "parameters": parameters, **shared},
+        "post": {
+            "operationId": f"{name} by POST",
+            "requestBody": {"required": bool(body["required"]), "content": {"application/json": {"schema": body}}},
+            **shared,
         },
     }
-    return {"get": operation}
+
+
+def _in_body(schema: dict[str, Any]) -> dict[str, Any]:
+    """A parameter's schema in a body, where it may be null, and a boolean also a number or a text."""
+    if schema.get("type") == "boolean":
+        return {
+            **{k: v for k, v in schema.items() if k != "type"},
+            "enum": [True, False, 0, 1, "true", "false", None],
+        }
+    return routes.nullable(schema)
 
 
 def _parameter(spec: ParameterSpec) -> dict[str, Any]:
-    schema = _type(spec.type)
+    schema = _ranged(spec.type, _type(spec.type))
     if spec.default is not None:
         schema["default"] = _value(spec, spec.default)
     if spec.enum:
@@ -99,10 +115,15 @@ def _value(spec: ParameterSpec, raw: Any, *, item: bool = False) -> Any:
 
 def _result(build: Build, name: str) -> dict[str, Any]:
     columns = build.outputs.get(name, ())
-    row = {"type": "object", "properties": {c.name: _column(c) for c in columns}}
+    row = {
+        "type": "object",
+        "properties": {c.name: _column(c) for c in columns},
+        "required": [c.name for c in columns],
+    }
     number = {"type": "number"}
     return {
         "type": "object",
+        "required": ["meta", "data", "rows", "statistics"],
         "properties": {
             "meta": {"type": "array", "items": {"type": "object"}},
             "data": {"type": "array", "items": row},
@@ -117,7 +138,24 @@ def _result(build: Build, name: str) -> dict[str, Any]:
 
 
 def _column(column: Column) -> dict[str, Any]:
-    return _type(column.type, large=["integer", "string"])
+    found = _type(column.type, large=["integer", "string"])
+    # What is no number, or not finite, is null in JSON.
+    return {**found, "type": ["number", "null"]} if found.get("type") == "number" else found
+
+
+def _ranged(kind: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a parameter, with what its type can hold."""
+    inner = _WRAPPED.fullmatch(kind)
+    if inner and inner.group(1) == "Array":
+        return {**schema, "items": _ranged(inner.group(2), schema["items"])}
+    bounds = integer_bounds({"Int": "Int64", "Integer": "Int64"}.get(kind, kind))
+    if bounds is not None:
+        return {**schema, "minimum": bounds[0], "maximum": bounds[1]}
+    if kind == "Date":
+        return {**schema, "pattern": "^(19[7-9][0-9]|20[0-9]{2})-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$"}
+    if kind == "UUID":
+        return {**schema, "format": "uuid"}
+    return schema
 
 
 def _type(kind: str, large: str | list[str] = "integer") -> dict[str, Any]:

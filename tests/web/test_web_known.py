@@ -48,7 +48,7 @@ CONTROL = sorted(
     for method in (route.methods or ())
     if (method, route.path) != ("POST", "/v0/events")
     and route.path not in {"/live", "/ready", "/v0/sql"}
-    and not (route.path == "/v0/pipes/{name}" and method == "POST")
+    and route.path != "/v0/pipes/{name}.{format}"
     and method != "HEAD"
 )
 """Every route but the probes, queries and events, which have rules of their own."""
