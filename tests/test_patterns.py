@@ -150,6 +150,7 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/control/shapes.py:_STATE": [("AggregateFunction(", ")", "x")],
     "engine/control/shapes.py:_RULES": [("", "DELET", ""), ("", "T", "")],
     "engine/web/openapi.py:_LARGE": [("", "UInt", "")],
+    "engine/plan/loss.py:_NUMBER": [("UInt", "1", "x")],
     "engine/settings.py:_ZONE": [("", "a", " ")],
     "engine/warehouse/errors.py:_FULL": [("", "No space left on devic", "")],
     "engine/warehouse/repair.py:_ENTRY": [("1\t", "a", ""), ("", "1\ta", "")],

@@ -124,7 +124,8 @@ def test_openapi(server: Server) -> None:
     assert "/v0/pipes/by_kind.json" in admin["paths"] and "/v0/pipes/fill_daily.json" not in admin["paths"]
     by_kind = admin["paths"]["/v0/pipes/by_kind.json"]["get"]
     parameters = {p["name"]: p for p in by_kind["parameters"]}
-    assert parameters["from_day"]["schema"] == {"type": "string", "format": "date", "default": "2000-01-01"}
+    day = parameters["from_day"]["schema"]
+    assert (day["type"], day["format"], day["default"]) == ("string", "date", "2000-01-01")
     assert parameters["from_day"]["description"] == "First day"
     assert not parameters["kind"]["required"]
     columns = by_kind["responses"]["200"]["content"]["application/json"]["schema"]["properties"]["data"]["items"]
@@ -141,20 +142,23 @@ def test_openapi_of_a_token(server: Server) -> None:
     token = server.mint("PIPES:READ:by_kind", "PIPES:READ:keyed", tenant="1")
     document = server.get("/v0/pipes/openapi.json", token).json()
     OpenAPIV31SpecValidator(document).validate()
-    assert set(document["paths"]) == {"/v0/pipes/by_kind.json", "/v0/pipes/keyed.json"}
+    everybody = {"/live", "/ready", "/v0/pipes/openapi.json"}
+    assert set(document["paths"]) == {"/v0/pipes/by_kind.json", "/v0/pipes/keyed.json", "/v0/sql", *everybody}
     assert "customer" not in str(document) and "tenant" not in str(document)
     by_query = server.get("/v0/pipes/openapi.json", params={"token": token})
     assert set(by_query.json()["paths"]) == set(document["paths"])
     assert document["servers"] == [{"url": server.url}]
     refused(server.get("/v0/pipes/openapi.json"), 403)
     nothing = server.get("/v0/pipes/openapi.json", server.mint("DATASOURCES:READ:prices")).json()
-    assert nothing["paths"] == {}
+    assert set(nothing["paths"]) == {"/v0/sql", *everybody}
 
 
 def test_the_documented_defaults_are_accepted(server: Server) -> None:
     """What OpenAPI offers as default and enum can be sent."""
     document = server.done("GET", "/v0/pipes/openapi.json")
     for path, item in document["paths"].items():
+        if not path.endswith(".json") or path.endswith("openapi.json"):
+            continue
         given = {}
         for parameter in item["get"]["parameters"]:
             schema = parameter["schema"]
