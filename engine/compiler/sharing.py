@@ -32,7 +32,7 @@ def judge_target(state: State, pipe: CompiledPipe, target: MaterializedTarget, s
 
     Returns the view's text if it has to keep the tenants of each group.
 
-    Files that are deployed with this already go on; what is wrong with them is noted in the state.
+    What is deployed like this already keeps working; what is wrong with it is noted in the state.
     """
     _warn_of_pooled_only(state, pipe, target)
     if source.tenant_column is not None:
