@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.commands import Cli
+from tests.support.clickhouse_http import WRITER, serve
 from tests.support.server import ROOT, running
 
 EVENTS = """\
@@ -125,3 +126,16 @@ def test_commands_and_servers_wait_for_who_holds_the_directory(tmp_path: Path) -
         server.terminate()
         assert server.wait(30) == 0
     assert not (tmp_path / ".rookery" / "server.json").exists()
+
+
+def test_a_clickhouse_server_without_the_workspace(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    with serve(tmp_path / "clickhouse") as url:
+        user, password = WRITER
+        settings = {"CLICKHOUSE_URL": url, "CLICKHOUSE_USER": user, "CLICKHOUSE_PASSWORD": password}
+        cli = Cli(project, {f"ROOKERY_{name}": value for name, value in settings.items()})
+        assert url in cli("tenant", "ls", code=7).err
+        cli.write(FILES)
+        cli("push")
+        assert cli("--json", "tenant", "ls").json == []
