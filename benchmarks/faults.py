@@ -16,7 +16,8 @@ MOST = 200
 QUICK = 3
 BEFORE_RESTART = 10
 """Faults after which the server is started anew, and everything is looked at again."""
-METHOD = """strace makes the N-th call of one kind fail in every thread of the server, with EIO or ENOSPC, while one request
+METHOD = """\
+strace makes the N-th call of one kind fail in every thread of the server, with EIO or ENOSPC, while one request
 is sent under a key; then the request is repeated until it is answered. N grows until no call failed. After each
 fault, landing is compared with what was sent, and copies and sums with landing; after every tenth the server
 starts anew and the doctor looks at all of it. `write` is left out: it also serves sockets and pipes, and the

@@ -22,6 +22,7 @@ from engine.control.shapes import Shape, shape_of
 from engine.errors import RookeryError
 from engine.fanout.router import router_of
 from engine.fanout.suspend import suspended
+from engine.plan.coverage import Coverage
 from engine.plan.history import block_ranges
 from engine.plan.state import RegistryJournal, Workspace
 from engine.schema import Name, Table, View, literal, quote
@@ -129,6 +130,8 @@ class Comparison:
         self._warehouse = patient.workspace.warehouse
         self._derived = derived
         self._heads: dict[Name, int] = {}
+        # What has come into a copy is not recorded: landing is its source.
+        self._copied = any(v.mark and v.mark.fingerprint.startswith("copy:") for v in derived.views)
         scratch = f"{self._workspace.name}_scratch"
         self._should, self._there, self._keys, self._fresh = (
             Name(scratch, f"_rk_{what}") for what in ("should", "there", "keys", "fresh")
@@ -303,8 +306,12 @@ class Comparison:
         """Why the sources may no longer have everything that the table was made from, or it cannot be told."""
         if not shape.additive:
             return "none of its columns tells whether it has more than its source"
+        coverage = Coverage(self._warehouse, self._workspace.registry, self._patient.live)
         for view in self._derived.views:
             source = self._patient.live.tables.get(view.log or view.source)
+            why = None if self._copied else coverage.lacking(view)
+            if why is not None:
+                return why
             if source is not None and source.ttl:
                 return f"rows of {source.name} go by its TTL ({source.ttl})"
             if source is not None and source.engine != "MergeTree":

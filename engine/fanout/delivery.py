@@ -11,6 +11,7 @@ from engine.errors import BUSY, UNKNOWN_DATASOURCE, RookeryError
 from engine.fanout.cursor import Piece
 from engine.fanout.landed import Landed
 from engine.fanout.log import ROW, Log
+from engine.fanout.sound import in_nest, take_out_damaged
 from engine.plan.state import Workspace
 from engine.schema import Name, nest_database, quote
 from engine.warehouse import ddl
@@ -124,8 +125,12 @@ class Delivery:
 
         def give(tenant: str) -> None:
             try:
+                database = nest_database(self._workspace.name, tenant)
                 with guard():
-                    reader.insert(nest_database(self._workspace.name, tenant), piece.token, rows(tenant))
+                    reader.insert(database, piece.token, rows(tenant))
+                    bad = take_out_damaged(self._workspace, in_nest(self._workspace, database, self._datasource))
+                if bad:
+                    failed[tenant] = f"the engine stored a damaged part: {bad[0]}"
             except RookeryError as exc:
                 if exc.code is BUSY:
                     raise

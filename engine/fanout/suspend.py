@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from engine.errors import DISK_FULL, UNDELIVERED, RookeryError
+from engine.errors import DISK_FULL, STORAGE, UNDELIVERED, RookeryError
 from engine.fanout.missing import (
     blocks_of_batch,
     keeps_blocks,
@@ -25,13 +25,14 @@ from engine.fanout.missing import (
     tells_batches,
 )
 from engine.fanout.poison import Block, why_it_fails, without_poisoned
+from engine.fanout.sound import fed_by, take_out_damaged
 from engine.plan.history import missing_ranges
 from engine.plan.missing import Gap, Lack, Missing
 from engine.plan.state import RegistryJournal, Snapshot, Workspace
 from engine.schema import Name, Schema, View
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema
-from engine.warehouse.errors import may_pass
+from engine.warehouse.errors import EngineError, may_pass
 
 log = structlog.get_logger("rookery.fanout")
 
@@ -59,12 +60,12 @@ def insert_to_all(workspace: Workspace, sql: str, block: Block | None = None, *,
     """
     # Held until the last try: a view that is made meanwhile would have the rows from its history, and once more.
     with workspace.fence.shared():
-        failure = _failure(workspace, sql, patient, again=False)
+        failure = _failure(workspace, sql, block, patient, again=False)
         if failure is None:
             return True
         with workspace.fence.upgraded():
             workspace.warehouse.forget_unfinished()
-        failure = _failure(workspace, sql, patient, again=True)
+        failure = _failure(workspace, sql, block, patient, again=True)
         if failure is None:
             return True
         # No other insert runs until this one is complete, so whatever a view lacks of it can be told by block.
@@ -76,16 +77,19 @@ def insert_to_all(workspace: Workspace, sql: str, block: Block | None = None, *,
                 if found is None:
                     raise _undelivered(failure) from failure
                 suspended_now.append(found)
-                failure = _failure(workspace, sql, patient, again=True)
+                failure = _failure(workspace, sql, block, patient, again=True)
             for found in suspended_now:
                 _place(workspace, found, block)
             return False
 
 
-def _failure(workspace: Workspace, sql: str, patient: bool, *, again: bool) -> RookeryError | None:
+def _failure(
+    workspace: Workspace, sql: str, block: Block | None, patient: bool, *, again: bool
+) -> RookeryError | None:
     """Run an insert; the error if it failed in a view, or may be repeated at once. Any other error is raised."""
     try:
         workspace.warehouse.execute(sql)
+        _check_parts(workspace, block)
     except RookeryError as exc:
         behind, passing = failed_behind(exc), may_pass(exc)
         if not (behind or passing):
@@ -94,6 +98,15 @@ def _failure(workspace: Workspace, sql: str, patient: bool, *, again: bool) -> R
             raise
         return exc
     return None
+
+
+def _check_parts(workspace: Workspace, block: Block | None) -> None:
+    """Take out what the engine has stored in spite of a failed write. Raises RK6009: the insert must be repeated."""
+    if block is None:
+        return
+    bad = take_out_damaged(workspace, fed_by(workspace, block.datasource))
+    if bad:
+        raise EngineError(STORAGE, STORAGE.title, detail="; ".join(bad), headers={"Retry-After": "2"})
 
 
 def _at_once(workspace: Workspace, exc: RookeryError) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 from engine.errors import DISK_FULL, RookeryError
 from engine.plan.state import Workspace
 from engine.schema import Name
+from engine.warehouse.parts import why_damaged
 from engine.warehouse.port import Space
 
 MOST_RESERVE = 256 << 20
@@ -20,12 +21,6 @@ READY = 2
 """With less free than so many times the reserve, larger requests are refused already, and the server is not ready."""
 NEEDED = 3
 """Bytes that storing one byte of a request may take, with what is made from it."""
-FILES = ("checksums.txt", "columns.txt", "count.txt", "metadata_version.txt")
-"""Files of a part that are never empty."""
-DATA = ("data.bin", "data.cmrk4", "data.cmrk3")
-"""Those that a part with rows has beside them, if all columns are in one file."""
-ALWAYS = (*FILES[:3], DATA[0])
-"""Those that are never missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,31 +88,16 @@ def damaged_parts(workspace: Workspace) -> Iterator[Damage]:
     if not workspace.warehouse.capabilities.embedded:
         return
     active = workspace.warehouse.query(
-        f"SELECT database, table, name, path, part_type = 'Compact' AND rows > 0 FROM system.parts "
-        f"WHERE active AND {ours} ORDER BY ALL",
+        f"SELECT database, table, name, path FROM system.parts WHERE active AND {ours} ORDER BY ALL",
         {"w": workspace.name},
     )
-    for database, table, part, path, compact in active.rows:
-        why = _why_damaged(Path(path), compact=bool(compact))
+    for database, table, part, path in active.rows:
+        directory = Path(path)
+        why = why_damaged(directory)
+        if not directory.is_dir() and directory.parent.is_dir() and not _covered(directory):
+            why = "its directory is missing"
         if why is not None:
             yield Damage(Name(database, table), part, why)
-
-
-def _why_damaged(part: Path, *, compact: bool) -> str | None:
-    if not part.is_dir():
-        # Merged away since the engine was asked, or removed by hand.
-        return None if not part.parent.is_dir() or _covered(part) else "its directory is missing"
-    for name in (*FILES, *DATA) if compact else FILES:
-        file = part / name
-        try:
-            size = file.stat().st_size
-        except OSError:
-            if name in ALWAYS and part.is_dir():
-                return f"{name} is missing"
-            continue
-        if not size:
-            return f"{name} is empty"
-    return None
 
 
 def _covered(part: Path) -> bool:

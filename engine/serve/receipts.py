@@ -22,8 +22,8 @@ from engine.serve import quarantine
 from engine.serve.batch import Fault
 from engine.serve.keys import NO_KEYS, Unknown
 from engine.warehouse import ddl
-from engine.warehouse.port import Input
 from engine.warehouse.registry import VERSION, Versions
+from engine.warehouse.whole import insert_whole
 
 RECEIPTS = "_rk_receipts"
 DAYS = 7
@@ -125,7 +125,7 @@ class Receipts:
         ]
         if rows:
             body = b"\n".join(orjson.dumps(row) for row in rows)
-            self._workspace.warehouse.insert(self._table, body, Input.NDJSON, (), {"async_insert": 0})
+            insert_whole(self._workspace.warehouse, Name(self._workspace.name, RECEIPTS), body)
 
     def _newest(self) -> int:
         return int(self._workspace.warehouse.query(f"SELECT max(version) FROM {self._table}").rows[0][0])

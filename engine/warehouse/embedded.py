@@ -14,12 +14,13 @@ from typing import Any
 import orjson
 
 from engine import errors
-from engine.schema import literal, quote
+from engine.schema import Name, literal, quote
 from engine.warehouse import framing, parser
 from engine.warehouse.directory import Directory
 from engine.warehouse.errors import EngineError, failed_file, result_limit_of
 from engine.warehouse.flow import Flow
 from engine.warehouse.handles import PINNED, SOUND, Block, Handle
+from engine.warehouse.parts import NewParts
 from engine.warehouse.pool import Pool
 from engine.warehouse.port import Capabilities, Format, Input, Rows, Space, Statement, Stream, Value
 from engine.warehouse.recent import Recent
@@ -64,6 +65,9 @@ class EmbeddedWarehouse:
         self._writers = Pool(self._writer, Handle.close, size=writers, timeout=borrow_timeout)
         self._readers = Pool(self._reader, Handle.close, size=readers, timeout=borrow_timeout)
         self._anchor: Handle | None = None
+        self._parts = NewParts()
+        self._directories: dict[Name, str] = {}
+        self._looking = threading.Lock()
         self._tables = Unfinished(self._directory.path, self)
         try:
             self._zone = self._settled_zone(zone)
@@ -130,6 +134,23 @@ class EmbeddedWarehouse:
 
     def forget_unfinished(self) -> None:
         self._tables.forget()
+
+    def damaged(self, tables: Iterable[Name]) -> list[tuple[Name, str, str]]:
+        wanted = tuple(tables)
+        with self._looking:
+            return self._parts.damaged([(t, d) for t in wanted if (d := self._directory_of(t)) is not None])
+
+    def _directory_of(self, table: Name) -> str | None:
+        known = self._directories.get(table)
+        if known is None or not Path(known).is_dir():
+            found = self.query(
+                "SELECT data_paths[1] FROM system.tables WHERE database = {d:String} AND name = {t:String}",
+                {"d": table.database, "t": table.name},
+            )
+            known = str(found.rows[0][0]) if found.rows else None
+            if known:
+                self._directories[table] = known
+        return known or None
 
     def running(self, text: str) -> bool:
         # An error of the embedded engine is raised when the statement has ended.

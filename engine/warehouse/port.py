@@ -13,6 +13,8 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any, Protocol
 
+from engine.schema import Name
+
 Value = str | int | float | bool | None | date | datetime | Decimal | list["Value"]
 """What can be bound to a `{name:Type}` placeholder."""
 
@@ -168,6 +170,13 @@ class Warehouse(Protocol):
 
         Must be called before an INSERT that failed is repeated under its token, while no other INSERT runs. Raises
         when a table cannot be brought back; calling it again tries that again.
+        """
+        ...
+
+    def damaged(self, tables: Iterable[Name]) -> list[tuple[Name, str, str]]:
+        """Damaged parts among those that came into tables since the last look: table, part, why.
+
+        Always empty where the files are not this host's.
         """
         ...
 

@@ -16,7 +16,8 @@ import orjson
 from engine.schema import Column, Mark, Name, Table
 from engine.warehouse import ddl
 from engine.warehouse.layout import STOP_NAME
-from engine.warehouse.port import Input, Warehouse
+from engine.warehouse.port import Warehouse
+from engine.warehouse.whole import insert_whole
 
 STATE = "_rk_state"
 
@@ -65,7 +66,8 @@ class Registry:
     def __init__(self, warehouse: Warehouse, workspace: str, table: str = STATE) -> None:
         self.warehouse = warehouse
         self._workspace = workspace
-        self._table = Name(workspace, table).sql()
+        self._name = Name(workspace, table)
+        self._table = self._name.sql()
         self._versions = Versions(lambda: self._newest("1"))
         warehouse.execute(ddl.create_database(workspace))
         warehouse.execute(ddl.create_table(state_table(workspace, table)))
@@ -128,4 +130,4 @@ class Registry:
         version = self._versions.next()
         columns = ("kind", "name", "body", "deleted", "version")
         lines = (orjson.dumps(dict(zip(columns, (*row, version), strict=True))) for row in rows)
-        self.warehouse.insert(self._table, b"\n".join(lines), Input.NDJSON, columns, {"async_insert": 0})
+        insert_whole(self.warehouse, self._name, b"\n".join(lines), columns)

@@ -19,7 +19,7 @@ from clickhouse_connect.driver.httputil import get_pool_manager
 from urllib3 import PoolManager
 
 from engine import errors
-from engine.schema import quote
+from engine.schema import Name, quote
 from engine.warehouse import embedded, parser
 from engine.warehouse.errors import EngineError, translate
 from engine.warehouse.flow import Flow
@@ -155,6 +155,9 @@ class ServerWarehouse:
 
     def forget_unfinished(self) -> None:
         """Nothing can be done from here: the logs are the server's files. `rookery doctor --deep` compares rows."""
+
+    def damaged(self, tables: Iterable[Name]) -> list[tuple[Name, str, str]]:
+        return []
 
     def running(self, text: str) -> bool:
         found = self.query(

@@ -1,0 +1,144 @@
+"""Whether the files of a part are as long as the engine meant them to be.
+
+Engine 26.9 stores a part, and says so, although a write into one of its files has failed. The lengths that the files
+should have are in `checksums.txt`, so that looking is cheap: nothing but that file is read.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import pyarrow
+
+from engine.schema import Name
+
+CHECKSUMS = "checksums.txt"
+_VERSION = b"checksums format version: 4"
+_CODECS = {0x82: "lz4_raw", 0x90: "zstd"}
+_NONE = 0x02
+_HASH = 16
+_OTHERS = ("tmp", "delete", "detached", "deduplication")
+"""How names begin that are no part's."""
+NEVER_EMPTY = (
+    "columns.txt",
+    "columns_substreams.txt",
+    "count.txt",
+    "default_compression_codec.txt",
+    "metadata_version.txt",
+    "partition.dat",
+    "serialization.json",
+)
+"""Files that the checksums need not name."""
+
+
+def why_damaged(part: Path) -> str | None:
+    """What is wrong with a part's files; None if nothing is, or the part is gone. Contents are not compared."""
+    try:
+        sizes = _sizes((part / CHECKSUMS).read_bytes())
+    except FileNotFoundError:
+        return f"{CHECKSUMS} is missing" if part.is_dir() else None
+    except (ValueError, IndexError, struct.error, OSError, pyarrow.ArrowException):
+        return f"{CHECKSUMS} cannot be read"
+    if sizes is None:
+        return None
+    for name, size in {**dict.fromkeys(NEVER_EMPTY, -1), **sizes}.items():
+        try:
+            found = (part / name).stat().st_size
+        except OSError:
+            if not part.is_dir():
+                return None
+            if size >= 0:
+                return f"{name} is missing"
+            continue
+        if found != size if size >= 0 else not found:
+            return f"{name} has {found} bytes" + (f" of {size}" if size >= 0 else "")
+    return None
+
+
+def _sizes(text: bytes) -> dict[str, int] | None:
+    """Sizes of files by name; None for a format that is not known. Raises on anything that is cut off."""
+    version, _, body = text.partition(b"\n")
+    if version != _VERSION:
+        if not text or _VERSION.startswith(version):
+            raise ValueError("the file is cut off")
+        return None
+    return _Reader(_unpacked(body)).entries()
+
+
+def _unpacked(body: bytes) -> bytes:
+    data = b""
+    while body:
+        method = body[_HASH]
+        packed, size = struct.unpack("<II", body[_HASH + 1 : _HASH + 9])
+        payload = body[_HASH + 9 : _HASH + packed]
+        if len(payload) != packed - 9:
+            raise ValueError("the file is cut off")
+        data += payload if method == _NONE else pyarrow.Codec(_CODECS[method]).decompress(payload, size).to_pybytes()
+        body = body[_HASH + packed :]
+    return data
+
+
+class _Reader:
+    """Reads numbers and texts as the engine writes them."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at = data, 0
+
+    def entries(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for _ in range(self._number()):
+            length = self._number()
+            name = self._data[self._at : self._at + length].decode()
+            self._at += length
+            size = self._number()
+            if not name.endswith(".proj"):
+                # A projection is a directory with checksums of its own.
+                found[name] = size
+            self._at += _HASH
+            packed = self._data[self._at]
+            self._at += 1
+            if packed:
+                self._number()
+                self._at += _HASH
+        return found
+
+    def _number(self) -> int:
+        value = shift = 0
+        while True:
+            byte = self._data[self._at]
+            self._at += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                return value
+
+
+class NewParts:
+    """Looks at parts that have come into tables since it looked last."""
+
+    def __init__(self) -> None:
+        self._began = time.time()
+        self._seen: dict[str, tuple[int, set[str]]] = {}
+
+    def damaged(self, tables: Iterable[tuple[Name, str]]) -> list[tuple[Name, str, str]]:
+        """Damaged parts of tables, which are given with their directories: the table, the part, and why."""
+        found = []
+        for table, directory in tables:
+            path = Path(directory)
+            try:
+                changed = path.stat().st_mtime_ns
+                last, known = self._seen.get(directory, (0, set[str]()))
+                if changed == last:
+                    continue
+                parts = {p.name for p in path.iterdir() if p.name.count("_") >= 3 and not p.name.startswith(_OTHERS)}
+                fresh = [p for p in parts - known if last or (path / p).stat().st_mtime >= self._began]
+            except OSError:
+                # Merges take parts away meanwhile; the next look sees what is there then.
+                continue
+            bad = [(table, name, why) for name in sorted(fresh) if (why := why_damaged(path / name))]
+            found += bad
+            self._seen[directory] = (0 if bad else changed, parts - {name for _, name, _ in bad})
+        return found

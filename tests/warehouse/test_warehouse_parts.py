@@ -1,0 +1,49 @@
+"""Parts whose files are shorter than the engine meant them to be: whichever file it is, it is noticed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from engine.schema import Name
+from engine.warehouse.embedded import EmbeddedWarehouse
+from engine.warehouse.parts import why_damaged
+
+TABLE = Name("w", "t")
+
+
+@pytest.mark.parametrize("wide", [0, 1], ids=["compact", "wide"])
+def test_every_file_that_is_cut_off_is_noticed(tmp_path: Path, wide: int) -> None:
+    warehouse = EmbeddedWarehouse(tmp_path / "data", readers=1, writers=2, database="w_empty")
+    try:
+        warehouse.execute("CREATE DATABASE w")
+        settings = f"min_bytes_for_wide_part = {0 if wide else 1 << 30}"
+        columns = "n UInt32, s Array(String), l LowCardinality(String), j Nullable(Float64)"
+        warehouse.execute(f"CREATE TABLE w.t ({columns}) ENGINE = MergeTree ORDER BY n SETTINGS {settings}")
+        assert warehouse.damaged([TABLE]) == []
+        warehouse.execute("INSERT INTO w.t SELECT number, [], 'a', NULL FROM numbers(1000)")
+        assert warehouse.damaged([TABLE]) == []
+        (part,) = (p for p in tmp_path.glob("data/store/*/*/all_*") if p.is_dir())
+        assert why_damaged(part) is None
+        files = [f for f in part.iterdir() if f.stat().st_size]
+        assert len(files) > 8
+        for file in files:
+            for left in {0, file.stat().st_size // 2}:
+                copy = tmp_path / "copy"
+                shutil.copytree(part, copy)
+                (copy / file.name).write_bytes(file.read_bytes()[:left])
+                listed = file.suffix in (".bin", ".cidx") or "mrk" in file.name or file.name == "checksums.txt"
+                assert why_damaged(copy) is not None or (left and not listed), f"{file.name} cut to {left} bytes"
+                shutil.rmtree(copy)
+        warehouse.execute("SYSTEM STOP MERGES")
+        warehouse.execute("INSERT INTO w.t SELECT number, ['x'], 'b', 1 FROM numbers(10)")
+        (fresh,) = (p for p in tmp_path.glob("data/store/*/*/all_2_*") if p.is_dir())
+        (fresh / "count.txt").write_bytes(b"")
+        assert [(t, p) for t, p, _ in warehouse.damaged([TABLE])] == [(TABLE, fresh.name)]
+        warehouse.execute(f"ALTER TABLE w.t DROP PART '{fresh.name}'")
+        assert warehouse.damaged([TABLE]) == []
+        assert warehouse.query("SELECT count() FROM w.t").rows == [(1000,)]
+    finally:
+        warehouse.close()
