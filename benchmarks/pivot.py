@@ -26,7 +26,8 @@ CHANGING = re.compile(
     r"now|today|yesterday|rand|uuidv|ulid|snowflake|rownumber|curdate|utc_?time|current_|localtime|fuzz|obfuscate"
 )
 HEADER = """# Calls of the functions that author SQL may use, with a text `x`, as the engine accepts them.
-# Where there is a second field, the call fails on `!` and takes that text. Made by `python -m benchmarks.pivot --expressions`.
+# Where there is a second field, the call fails on `!` and takes that text.
+# Made by `python -m benchmarks.pivot --expressions`.
 """
 
 
