@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from engine.compiler import shape
+from engine.compiler.bounds import bound_arguments
 from engine.compiler.syntax import Node, refuse
 from engine.compiler.walk import Text, walk
 from engine.errors import SQL_REFUSED, SQL_SYNTAX, VIEW_SHAPE, RookeryError
@@ -98,6 +99,9 @@ def verify(
     tree, _ = judge.parse(sql)
     first = judge.walk(tree)
     final, sample = _hoist(first)
+    if not view:
+        # What a view says is stored, and its rows are few at a time.
+        bound_arguments(first.bounded)
     canonical, tree = judge.settle(parser.format(tree))
     parts = shape.branches(tree)
     texts = tuple(judge.settle(parser.format(p))[0] for p in parts) if len(parts) > 1 else (canonical,)

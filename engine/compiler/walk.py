@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from engine.compiler.bounds import BOUNDED
 from engine.compiler.functions import check_arguments, is_allowed, is_niladic, takes_lambda, text_of
 from engine.compiler.syntax import Node, children, listed, refuse, slot_types
 from engine.errors import FUNCTION_REFUSED, TABLE_REFUSED, RookeryError
@@ -57,6 +58,8 @@ class Text:
     hoistable: dict[str, list[Node]] = field(default_factory=dict)
     prewheres: list[Node] = field(default_factory=list)
     qualify: list[tuple[Node, str]] = field(default_factory=list)
+    bounded: list[Node] = field(default_factory=list)
+    """Calls whose arguments are to be bounded."""
 
 
 def walk(
@@ -286,6 +289,8 @@ class _Walk:
         if lower == "exists" and [a.get("type") for a in arguments] != ["Subquery"]:
             refuse("EXISTS of anything but a subquery")
         check_arguments(name, arguments)
+        if lower in BOUNDED:
+            self._text.bounded.append(node)
         if takes_lambda(lower):
             self._references([*arguments, *listed(node.get("parameters"))], around)
         self._ordinary(node, below, around)
