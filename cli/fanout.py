@@ -8,7 +8,7 @@ import typer
 
 from cli import terminal
 from cli.connection import connect, options
-from engine.errors import STILL_FAILING
+from engine.errors import MISSED_EXPIRED, STILL_FAILING
 
 
 def register(app: typer.Typer) -> None:
@@ -76,14 +76,15 @@ def retry() -> None:
 def repair() -> None:
     """Put suspended views back with the rows that they have missed. Also finishes what was interrupted.
 
-    Exit code 1 when a view would fail again, and stays as it is. Where it is not known what a view has missed, its
-    target is computed again; if rows would be lost by that, it must be allowed by name.
+    Exit code 1 when a view would fail again, and stays as it is, and when rows that it has missed are gone. Where it
+    is not known what a view has missed, its target is computed again; if rows would be lost by that, it must be
+    allowed by name.
 
     Example: [bold]rookery fanout repair[/]
     """
     with connect() as connection, terminal.progress("repair") as update:
         result = connection.watched("/v0/push", {"files": []}, update)
-    failing = any(w["code"] == STILL_FAILING.id for w in result["warnings"])
+    failing = any(w["code"] in (STILL_FAILING.id, MISSED_EXPIRED.id) for w in result["warnings"])
     if options.json:
         terminal.as_json(result)
     else:

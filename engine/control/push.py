@@ -25,11 +25,12 @@ from engine.errors import (
     BAD_VALUE,
     DESTRUCTIVE,
     FOREIGN_OBJECT,
+    MISSED_EXPIRED,
     STILL_FAILING,
     UNKNOWN_RESOURCE,
     RookeryError,
 )
-from engine.fanout.missing import repairable
+from engine.fanout.missing import expired, repairable
 from engine.fanout.modes import changes as mode_changes
 from engine.fanout.modes import settle
 from engine.fanout.poison import why_it_fails
@@ -139,6 +140,8 @@ def push(
         if options.dry_run:
             return result
         permit(plan, options.allow)
+        warnings = (*warnings, *_expired(workspace, plan))
+        result = replace(result, warnings=warnings)
         _try_out(workspace, plan)
         if plan:
             _note_coverage(workspace, snapshot)
@@ -172,6 +175,18 @@ def _deployed_undeclared(snapshot: Snapshot, sources: Mapping[str, Source]) -> f
         return (before and before.text) == (after and after.text)
 
     return frozenset(u.pipe for u in snapshot.build.undeclared if unchanged(u.pipe) and unchanged(u.target))
+
+
+def _expired(workspace: Workspace, plan: Plan) -> Iterator[RookeryError]:
+    """What views that are put back have missed for good."""
+    views = {s.view.name for s in plan.steps if isinstance(s, CreateView) and s.missing}
+    for (view, tenant), rows in sorted(expired(workspace, views).items(), key=str) if views else ():
+        whose = f" of tenant `{tenant}`" if tenant is not None else ", or more,"
+        yield RookeryError(
+            MISSED_EXPIRED,
+            f"{rows:,} rows{whose} that `{view}` has missed are no longer in its source, so its target lacks them",
+            hint="everything else that it has missed is delivered; send these rows again if you still have them",
+        )
 
 
 def _note_coverage(workspace: Workspace, snapshot: Snapshot) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import structlog
 
@@ -15,12 +16,14 @@ from engine.fanout.poison import Block
 from engine.plan.coverage import Coverage
 from engine.plan.missing import Gap, Lack, Missing
 from engine.plan.state import Workspace
-from engine.schema import Name, Schema, View
+from engine.schema import Name, Schema, View, quote
 from engine.warehouse.catalog import read_schema
 
 log = structlog.get_logger("rookery.fanout")
 
 KIND = "suspended"
+MOST_TENANTS = 10_000
+"""Tenants whose rows in a batch are counted."""
 Made = Callable[[tuple[str, ...], tuple[str, ...]], View]
 """A shared view for some tenants only, or without some."""
 
@@ -186,6 +189,67 @@ def clamp(workspace: Workspace) -> None:
     workspace.registry.write(KIND, changed)
 
 
+def sent(workspace: Workspace, block: Block) -> dict[str, int]:
+    """Rows of a batch by tenant, from its stage or else in landing; under an empty text if there are no tenants."""
+    if block.counted:
+        return {str(t): int(n) for t, n in workspace.warehouse.query(block.counted).rows}
+    relation = workspace.current.build.relations[block.datasource]
+    tenant = f"toString({quote(relation.tenant)})" if relation.tenant else "''"
+    found = workspace.warehouse.query(
+        f"SELECT {tenant} AS t, count() FROM {Name(workspace.name, block.datasource).sql()} "
+        f"WHERE {BATCH} = {{b:String}} GROUP BY t ORDER BY t LIMIT {MOST_TENANTS}",
+        {"b": block.batch},
+    )
+    return {str(t): int(n) for t, n in found.rows}
+
+
+def expired(workspace: Workspace, views: Collection[Name]) -> dict[tuple[str, str | None], int]:
+    """Rows that suspended views have missed and that their sources have no more, by view and tenant.
+
+    Of the batch that a view failed on they are known by tenant. Of later ones they are counted, under None, as far as
+    the places of rows in their blocks show that some are missing.
+    """
+    found: dict[tuple[str, str | None], int] = {}
+    for name, note in workspace.registry.read(KIND).items():
+        missing = Missing.of(note.get("missing"))
+        if missing is None or Name(*name.split(".", 1)) not in views:
+            continue
+        own = {g.tenant for g in missing.gaps if g.tenant is not None}
+        for gap in missing.gaps:
+            for batch in gap.batches:
+                recorded = note.get("rows", {}).get(batch, {})
+                there = sent(workspace, Block(str(note["datasource"]), batch))
+                for tenant, rows in recorded.items():
+                    mine = tenant == gap.tenant if gap.tenant is not None else tenant not in own
+                    if mine and _concerns(workspace, name, note, tenant) and there.get(tenant, 0) < rows:
+                        key = (name, tenant or None)
+                        found[key] = found.get(key, 0) + rows - there.get(tenant, 0)
+        after = min((g.after for g in missing.gaps if g.after is not None), default=None)
+        later = _gone_after(workspace, missing.source, after) if after is not None else 0
+        if later:
+            found[(name, None)] = found.get((name, None), 0) + later
+    return found
+
+
+def _concerns(workspace: Workspace, view: str, note: Mapping[str, Any], tenant: str) -> bool:
+    """Whether a tenant's rows go through a view."""
+    if note.get("tenant") is not None:
+        return bool(note["tenant"] == tenant)
+    known = workspace.current.tenants.get(tenant)
+    return not _pooled(workspace, view) or (known is not None and known.placement == "pooled")
+
+
+def _gone_after(workspace: Workspace, source: Name, after: int) -> int:
+    """Rows at least that are gone from landing's blocks after one."""
+    if source.database != workspace.name or not _is_landing(workspace, source):
+        return 0
+    found = workspace.warehouse.query(
+        "SELECT sum(m - n) FROM (SELECT max(_block_offset) + 1 AS m, count() AS n "
+        f"FROM {source.sql()} WHERE _block_number > {after} GROUP BY _block_number)"
+    )
+    return int(found.rows[0][0] or 0)
+
+
 def repeated(workspace: Workspace, datasource: str) -> None:
     """Note that numbers of blocks were used up by inserts that failed and are complete now. Never raises."""
     try:
@@ -234,7 +298,7 @@ def joined(workspace: Workspace, tenants: Sequence[str]) -> set[str]:
         missing = Missing.of(note.get("missing"))
         if not mine or missing is None or not _pooled(workspace, name):
             continue
-        if missing.source.name not in workspace.current.build.relations or not _landing(workspace, missing.source):
+        if not _is_landing(workspace, missing.source):
             continue
         gaps = (*(g for g in missing.gaps if g.tenant not in mine), *(Gap(t, 0) for t in mine))
         changed[name] = {**note, "missing": replace(missing, gaps=gaps).as_dict()}
@@ -252,5 +316,6 @@ def _pooled(workspace: Workspace, view: str) -> bool:
     return pipe is not None and pipe.target is not None and pipe.target.per_tenant
 
 
-def _landing(workspace: Workspace, table: Name) -> bool:
-    return workspace.current.build.relations[table.name].kind == "landing"
+def _is_landing(workspace: Workspace, table: Name) -> bool:
+    relation = workspace.current.build.relations.get(table.name)
+    return relation is not None and relation.kind == "landing"

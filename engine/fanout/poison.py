@@ -24,10 +24,14 @@ EVERY_BLOCK = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A batch that is in a landing datasource, and that a view failed on."""
+    """A batch that is in a landing datasource, and that a view failed on.
+
+    `counted` is a SELECT of its rows by tenant from the stage, which has also those that are past a TTL already.
+    """
 
     datasource: str
     batch: str
+    counted: str = ""
 
 
 def why_it_fails(

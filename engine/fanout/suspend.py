@@ -21,6 +21,7 @@ from engine.fanout.missing import (
     keeps_blocks,
     log_of,
     newest_block,
+    sent,
     table_ids,
     tells_batches,
 )
@@ -158,6 +159,8 @@ def _suspend(workspace: Workspace, exc: RookeryError, block: Block | None) -> Su
     numbered = keeps_blocks(workspace, source)
     batches = (block.batch,) if numbered and block is not None and tells_batches(workspace, source) else ()
     after = newest if batches else None
+    if batches and block is not None:
+        note["rows"] = {**_rows_missed(workspace, view), block.batch: sent(workspace, block)}
     # Recorded first: if the process is killed here, the view runs in full and the record is void, or it is down and
     # lacks what the record says.
     note = _record(workspace, view, note, source, (*before, Gap(None, after, batches)))
@@ -178,6 +181,13 @@ def _keep_history(workspace: Workspace, view: View) -> None:
     """Let deliveries that a view still waits for outlast its suspension."""
     journal = RegistryJournal(workspace.registry)
     journal.note([replace(h, whole=False) for h in journal.outstanding() if h.view == str(view.name) and h.whole])
+
+
+def _rows_missed(workspace: Workspace, view: View) -> dict[str, Any]:
+    """Rows of the batches that a view has missed already, of tenants that it leaves out."""
+    if view.mark is None or not view.mark.without:
+        return {}
+    return dict(workspace.registry.read(KIND).get(str(view.name), {}).get("rows", {}))
 
 
 def _gaps_of(workspace: Workspace, view: View) -> tuple[Gap, ...]:

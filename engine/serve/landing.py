@@ -149,7 +149,7 @@ class Landing:
             f"SELECT {taken(batch.stage, batch.bound, usual=batch.usual)} FROM {batch.table.sql()} WHERE {condition}"
         )
         settings = ONE_THREAD if batch.size <= SMALL else {}
-        block = Block(batch.stage.source.name, batch.id) if batch.stage.source.is_landing else None
+        block = Block(batch.stage.source.name, batch.id, _counted(batch)) if batch.stage.source.is_landing else None
         insert = ddl.insert_block(target, columns, batch.id, rows, **settings)
         patient = block is None or self._doubts.patient(block.datasource)
         return insert_to_all(self._workspace, insert, block, patient=patient)
@@ -158,6 +158,13 @@ class Landing:
 def _all_or_none(batch: Batch) -> bool:
     """Whether one row that is not good keeps the whole batch out."""
     return not batch.bad
+
+
+def _counted(batch: Batch) -> str:
+    """A SELECT of the batch's rows by tenant."""
+    tenant = batch.stage.tenant
+    whose = literal(batch.bound) if batch.bound is not None else tenant.value if tenant is not None else "''"
+    return f"SELECT toString({whose}) AS t, count() FROM {batch.table.sql()} WHERE {_stored(batch)} GROUP BY t"
 
 
 def _stored(batch: Batch) -> str:

@@ -173,7 +173,7 @@ def test_a_view_that_failed_is_put_back_with_what_it_missed(ledger: Ledger, pois
         ledger.send(TODAY, (1, 9), (2, 9), (3, 9), (100, 9))
     assert _down(home)
     # Neither an unchanged push that would fail again nor the good rows since take anything away.
-    assert {w.code.id for w in _push(home, {}).warnings} <= {"RK3012"}
+    assert {w.code.id for w in _push(home, {}).warnings} <= {"RK3012", "RK3014"}
     ledger.expire()
     result = _push(home, files(home.mode))  # type: ignore[attr-defined]
     home.router.nudge()
@@ -235,6 +235,17 @@ def test_what_an_earlier_version_did_not_record_is_not_dropped_without_permissio
     home.workspace.registry.write("suspended", notes)
     home.workspace.refresh()
     _push(home, {})
+    assert ledger.wrong() == [] and _down(home) == set()
+
+
+def test_missed_rows_that_have_expired_are_reported_by_tenant(ledger: Ledger) -> None:
+    home = ledger.home
+    ledger.send(JANUARY, (2, 0), (2, 0), count=False)
+    ledger.send(TODAY, (2, 5), (3, 5))
+    ledger.expire()
+    result = _push(home, {})
+    gone = sorted(w.message for w in result.warnings if w.code.id == "RK3014")
+    assert [m.partition(" that ")[0] for m in gone] == ["2 rows of tenant `2`"] * 2
     assert ledger.wrong() == [] and _down(home) == set()
 
 
