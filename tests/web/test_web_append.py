@@ -226,3 +226,16 @@ def test_an_append_token_of_a_tenant(server: Server, mark: str) -> None:
     refused(server.post(path + "csv", token, content="tenant_id\n1\n2\n"), 403, "RK5003")
     refused(server.post(path + "parquet", token, content=parquet(tenant_id=[1, 2])), 403, "RK5003")
     assert count(server) == before
+
+
+def test_a_quote_left_open_takes_its_own_line(server: Server, send: Send, mark: str) -> None:
+    lines = [f'{n % 2 + 1},"{mark}' if n == 2 else f"{n % 2 + 1},{mark}" for n in range(5)]
+    row = quarantined(server, send("\n".join(["tenant_id,note", *lines]), "csv"), beside=4)
+    assert (row["c__text"], row["c__error_column"]) == (lines[2], ["note"])
+    assert row["c__error"] == [f'the field `"{mark}` has a quote at its beginning that is never closed']
+
+
+def test_a_broken_parquet_file_is_refused(send: Send) -> None:
+    body = parquet(tenant_id=pa.array([1], pa.uint32()))
+    for broken in (body[:-1], body[: len(body) // 2], b"XXXX" + body[4:], parquet()):
+        refused(send(broken, "parquet"), 400, "RK5001")
