@@ -27,6 +27,8 @@ LIMITS = {
     "SEND_SECONDS": 0.5,
     "MAX_CONNECTIONS": ROOM,
     "READERS": 2,
+    "READERS_PER_CALLER": 2,
+    "BORROW_TIMEOUT": 60,
     "WRITERS": 2,
 }
 READ = 256 << 10

@@ -42,7 +42,7 @@ endpoint: {limits: {max_seconds: 100}}
 nodes:
   - name: endless_node
     sql: |
-      SELECT arrayCount(x -> position(repeat('ab', 500000), toString(x)) > 0, range(9000000 + number)) AS x FROM numbers(1)
+      SELECT arrayCount(x -> position(repeat('ab', 500000), toString(x)) > 0, range(1000000 + number)) AS x FROM numbers(1)
 endpoint: {}
 """,
     "pipes/hungry.yaml": """
@@ -106,7 +106,7 @@ def test_all_queries_together_have_so_much_memory(server: Server) -> None:
 
 
 def test_stuck_readers_are_noticed_and_do_not_keep_the_process(tmp_path: Path) -> None:
-    with running(tmp_path, **{f"ROOKERY_{k}": v for k, v in LIMITS.items()}) as server:
+    with running(tmp_path, **{f"ROOKERY_{k}": v for k, v in {**SETTINGS, "STUCK_SECONDS": 1}.items()}) as server:
         server.push(FILES)
         server.tenant("1")
         assert server.get("/ready").status_code == 200
