@@ -204,15 +204,20 @@ def sent(workspace: Workspace, block: Block) -> dict[str, int]:
 
 
 def expired(workspace: Workspace, views: Collection[Name]) -> dict[tuple[str, str | None], int]:
-    """Rows that suspended views have missed and that their sources have no more, by view and tenant.
+    """Rows that suspended views have missed and that their sources' TTLs have removed, by view and tenant.
 
+    Where there is no TTL, somebody has deleted them on purpose, such as those that a view failed on.
     Of the batch that a view failed on they are known by tenant. Of later ones they are counted, under None, as far as
     the places of rows in their blocks show that some are missing.
     """
     found: dict[tuple[str, str | None], int] = {}
+    tables = read_schema(workspace.warehouse, workspace.name, {workspace.name, *(v.database for v in views)}).tables
     for name, note in workspace.registry.read(KIND).items():
         missing = Missing.of(note.get("missing"))
         if missing is None or Name(*name.split(".", 1)) not in views:
+            continue
+        source = tables.get(missing.source)
+        if source is None or not source.ttl:
             continue
         own = {g.tenant for g in missing.gaps if g.tenant is not None}
         for gap in missing.gaps:
