@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from engine.compiler import shape
 from engine.compiler.memory import Memory
 from engine.compiler.params import Value
 from engine.compiler.pipes import CompiledPipe, check_used
@@ -116,16 +117,17 @@ class Composer:
         ctes: dict[str, str] = {}
         placeholders: dict[str, str] = {}
         relations: set[str] = set()
+        passed = shape.passed([text.uses])
         for name in sorted(text.reads):
             if name in catalogue.relations:
-                how = Reading(name in text.final, text.sample.get(name), text.names)
+                how = Reading(name in text.final, text.sample.get(name), text.names, passed)
                 bound = bind(catalogue.relations[name], how)
                 ctes[name] = bound.sql
                 placeholders.update(bound.placeholders)
                 relations.add(name)
                 continue
             texts = self._texts(catalogue, name, render, binder, None)
-            inner = assemble(catalogue, name, texts, bind)
+            inner = assemble(catalogue, name, texts, bind, around=text)
             ctes[name] = f"SELECT * FROM view({inner.sql})"
             placeholders.update(inner.placeholders)
             relations |= inner.relations
@@ -176,16 +178,18 @@ def assemble(
     *,
     last: str | None = None,
     columns: tuple[str, ...] = (),
+    around: Verified | None = None,
 ) -> Assembled:
     """One statement from verified texts.
 
     `last` replaces the text of the pipe's last node (a view's branch), `columns` selects from it (all by default).
+    `around` is the text that reads the statement.
     """
     ctes: dict[str, str] = {}
     placeholders: dict[str, str] = {}
     relations: set[str] = set()
     entered: set[str] = set()
-    readings = _readings(catalogue, texts)
+    readings = _readings(catalogue, texts, around)
 
     def require(name: str) -> None:
         if name in ctes:
@@ -217,12 +221,14 @@ def assemble(
     return Assembled(sql, placeholders, frozenset(relations))
 
 
-def _readings(catalogue: Catalogue, texts: Texts) -> dict[str, Reading]:
+def _readings(catalogue: Catalogue, texts: Texts, around: Verified | None) -> dict[str, Reading]:
     """How each name is read; a statement binds a name once, so it must be read in one way throughout."""
     found: dict[str, Reading] = {}
-    for text in (v for t in texts.values() for _, v in t):
+    every = [v for t in texts.values() for _, v in t]
+    passed = shape.passed(v.uses for v in (*every, *([around] if around else ())))
+    for text in every:
         for name in text.reads:
-            reading = Reading(name in text.final, text.sample.get(name), text.names)
+            reading = Reading(name in text.final, text.sample.get(name), text.names, passed)
             known = found.setdefault(name, reading)
             if (known.final, known.sample) != (reading.final, reading.sample):
                 raise RookeryError(

@@ -80,13 +80,14 @@ class Bound:
 class Reading:
     """How a statement reads a datasource.
 
-    `final` reads merged rows, `sample` is (ratio, offset), `names` are the names that the statement's texts mention;
-    None where they may mean any column.
+    `final` reads merged rows, `sample` is (ratio, offset), `names` are the names that the statement's texts mention,
+    `passed` those whose values they pass to functions; None where that may be any column.
     """
 
     final: bool = False
     sample: tuple[str, str | None] | None = None
     names: frozenset[str] | None = None
+    passed: frozenset[str] | None = None
 
 
 PLAIN = Reading()
@@ -172,7 +173,7 @@ class Scope:
         if not self.barrier:
             text = select(
                 relation, source, own + filters, columns=columns, encode="values" if encode else "", final=final,
-                sample=how.sample, suffix=checked,
+                sample=how.sample, suffix=checked, passed=how.passed,
             )  # fmt: skip
             return Bound(text, source)
         text = select(
@@ -196,6 +197,7 @@ def select(
     *,
     columns: tuple[str, ...] = (),
     encode: Literal["", "values", "all"] = "",
+    passed: frozenset[str] | None = None,
     final: bool = False,
     sample: tuple[str, str | None] | None = None,
     limit: int | None = None,
@@ -205,11 +207,13 @@ def select(
     """A relation's SELECT: columns listed (all by default), every condition qualified and behind the fence.
 
     `encode` makes columns anew of the rows that are read: `values` where they have dictionaries, `all` where they
-    have types of their own as well, which costs more.
+    have types of their own as well, which costs more. With `passed`, columns that are not among these stay.
     """
     if not relation.columns:
         raise RookeryError(TABLE_REFUSED, f"`{relation.name}` has no readable column")
-    listed = ", ".join(_column(relation, c, encode) for c in columns or relation.columns)
+    listed = ", ".join(
+        _column(relation, c, encode if passed is None or c in passed else "") for c in columns or relation.columns
+    )
     text = f"SELECT {listed} FROM {source.sql()} AS {ALIAS}"
     if final:
         text += " FINAL"

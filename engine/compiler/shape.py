@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 
+from engine.compiler.functions import is_aggregate
 from engine.compiler.syntax import Node, listed
 
 
@@ -101,6 +102,74 @@ def names(root: Node) -> frozenset[str] | None:
             inside = node.get("name") == "count" if kind == "Function" else counted and kind == "ExpressionList"
             pending.extend((child, inside) for child in node.values())
     return frozenset(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Uses:
+    """What a query does with the values that it names.
+
+    `passed` are names in arguments of functions that may make a value grow or fail on it; `aliases` pairs each alias
+    with a name in what it stands for.
+    """
+
+    passed: frozenset[str]
+    aliases: frozenset[tuple[str, str]]
+
+
+SAFE = frozenset(
+    {"equals", "notequals", "less", "greater", "lessorequals", "greaterorequals", "in", "notin", "and", "or", "not"}
+    | {"isnull", "isnotnull", "like", "notlike", "length", "empty", "notempty", "has", "arrayjoin", "tostring"}
+)
+"""Functions that take a value as it is: none makes it longer or takes more time than reading it."""
+
+
+def uses(root: Node) -> Uses | None:
+    """What a query does with names; None where that cannot be told by them."""
+    passed: set[str] = set()
+    aliases: set[tuple[str, str]] = set()
+    pending: list[tuple[object, bool]] = [(root, False)]
+    while pending:
+        node, inside = pending.pop()
+        if isinstance(node, list):
+            pending.extend((child, inside) for child in node)
+        if not isinstance(node, dict):
+            continue
+        kind, name = str(node.get("type", "")), str(node.get("name", ""))
+        if len(listed(node.get("list_of_selects"))) > 1 or "transformers" in node or "Matcher" in kind:
+            # A union renames columns by position; APPLY calls functions of columns that are not named.
+            return None
+        if kind == "Identifier" and inside:
+            passed.update(name.split("."))
+        if "alias" in node:
+            aliases.update((str(node["alias"]), part) for part in _identifiers(node))
+        unsafe = kind == "Function" and name.lower() not in SAFE and not is_aggregate(name)
+        pending.extend((child, inside or unsafe) for child in node.values())
+    return Uses(frozenset(passed), frozenset(aliases))
+
+
+def passed(found: Iterable[Uses | None]) -> frozenset[str] | None:
+    """Names whose values any of several queries passes to other functions, under whatever alias; None for all."""
+    names: set[str] = set()
+    aliases: set[tuple[str, str]] = set()
+    for one in found:
+        if one is None:
+            return None
+        names |= one.passed
+        aliases |= one.aliases
+    while new := {name for alias, name in aliases if alias in names} - names:
+        names |= new
+    return frozenset(names)
+
+
+def _identifiers(node: object) -> Iterator[str]:
+    if isinstance(node, dict):
+        if node.get("type") == "Identifier":
+            yield from str(node.get("name", "")).split(".")
+        for child in node.values():
+            yield from _identifiers(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from _identifiers(child)
 
 
 def _single(root: Node) -> list[Node]:

@@ -59,7 +59,7 @@ class Verified:
     the first SELECT reads first. `branches` are the texts of a top-level UNION ALL, one if it is none, with the
     left-most name of each. `outputs` are the column names where evident (a help, not a promise). `plain` says that it
     is one SELECT which may follow a WITH of ours as it stands. `names` has every column that it can mean, None if it
-    can mean all.
+    can mean all; `uses` says which of them it passes to functions.
     """
 
     canonical: str
@@ -72,6 +72,7 @@ class Verified:
     outputs: tuple[str | None, ...] | None = None
     plain: bool = False
     names: frozenset[str] | None = None
+    uses: shape.Uses | None = None
 
     @property
     def identity(self) -> tuple[object, ...]:
@@ -119,6 +120,7 @@ def verify(
         outputs=shape.outputs(tree),
         plain=shape.is_plain(tree),
         names=shape.names(tree),
+        uses=shape.uses(tree),
     )
 
 
