@@ -59,6 +59,25 @@ class Build:
         targets = (p.target for p in self.pipes.values() if p.target is not None and p.target.per_tenant)
         return relation.kind == "landing" and (relation.in_nest or any(name in t.triggers for t in targets))
 
+    def landings_of(self, name: str) -> frozenset[str]:
+        """The datasources that take rows from outside and from which a datasource's rows come, through any pipes.
+
+        A datasource that the build does not know may have rows of any of them.
+        """
+        if name not in self.relations:
+            return frozenset(self.relations)
+        found: set[str] = set()
+        seen, waiting = {name}, [name]
+        while waiting:
+            at = waiting.pop()
+            if self.takes(at):
+                found.add(at)
+            targets = [p.target for p in self.pipes.values() if p.target is not None and p.target.name == at]
+            fresh = {trigger for target in targets for trigger in target.triggers} - seen
+            seen |= fresh
+            waiting += fresh
+        return frozenset(found)
+
     def materialized(self) -> list[CompiledPipe]:
         """Materialized pipes, sources before what is derived from them."""
         return [self.pipes[n] for n in self.order if n in self.pipes and self.pipes[n].target]

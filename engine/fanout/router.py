@@ -133,7 +133,9 @@ class Router:
         lane = self._lanes.get(source.name)
         if lane is not None:
             return lane.in_doubt(tenant)
-        return None if any(lane.in_doubt(tenant) for lane in self._lanes.values()) else set()
+        behind = self._workspace.current.build.landings_of(source.name)
+        lanes = [lane for name, lane in self._lanes.items() if name in behind]
+        return None if any(lane.in_doubt(tenant) for lane in lanes) else set()
 
     def passed(self, sources: Mapping[Name, Mark | None]) -> dict[Name, Reach]:
         """What has passed through inlets that are fed here. The fence must be held."""
