@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test serve check format bench proofs clean
+.PHONY: demo test test-fast serve check format bench proofs clean
 
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed (make PYTHON=python3.12)")'
@@ -28,6 +28,10 @@ check: $(STAMP)
 
 test: check
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# For daily work: without the files that tests/slow.txt names.
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --fast
 
 format: $(STAMP)
 	$(BIN)/ruff format .

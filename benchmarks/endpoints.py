@@ -33,8 +33,9 @@ GROUP BY event
 ORDER BY event"""
 
 _COMPOSED = """WITH `events` AS (
-SELECT _rk_t.`tenant_id`, _rk_t.`timestamp`, _rk_t.`event`, _rk_t.`user_id`, _rk_t.`units`
+SELECT _rk_t.`timestamp`, _rk_t.`event`, _rk_t.`user_id`, _rk_t.`units`
 FROM `main`.`events` AS _rk_t PREWHERE (_rk_t.`tenant_id` = {rk_tenant_uint32:UInt32})
+WHERE NOT throwIf(_rk_t.`tenant_id` != {rk_witness_uint32:UInt32}, 'rookery: a row of another tenant')
 )
 SELECT event, count() AS events, uniqExact(user_id) AS users, round(sum(events.units), 2) AS units FROM events
 WHERE timestamp >= {p1:DateTime} GROUP BY event ORDER BY event ASC
@@ -101,7 +102,7 @@ def _throughput(sides: Sides, *, quick: bool) -> Report:
     tenants = range(0, TENANTS, 5)
     requests = sides.requests("usage")
     by_hand = [_BY_HAND.format(tenant=n) for n in tenants]
-    values = [{"rk_tenant_uint32": str(n), "p1": "2020-01-01 00:00:00"} for n in tenants]
+    values = [{"rk_tenant_uint32": str(n), "rk_witness_uint32": str(n), "p1": "2020-01-01 00:00:00"} for n in tenants]
     _served(sides, requests, 8, 2.0)
     _bare(sides, by_hand, max(CONNECTIONS), 2.0)
     rows: list[list[Any]] = []

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import cache
+from pathlib import Path
 
 import pytest
+
+HERE = Path(__file__).parent
 
 REQUIREMENTS = (
     [f"A{n}" for n in range(1, 12)]
@@ -17,6 +21,18 @@ REQUIREMENTS = (
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--proofs", action="store_true", help="run only proving tests; print requirement, tests, result")
+    parser.addoption("--fast", action="store_true", help="leave out the files that tests/slow.txt names")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With --fast, files that take long are not even imported."""
+    return True if config.getoption("--fast") and collection_path in slow_files() else None
+
+
+@cache
+def slow_files() -> frozenset[Path]:
+    lines = (HERE / "slow.txt").read_text(encoding="utf-8").splitlines()
+    return frozenset(HERE.parent / line for line in lines if line and not line.startswith("#"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
