@@ -15,7 +15,7 @@ MOST = 200
 """Calls of one kind that a thread makes for a batch, at most."""
 QUICK = 3
 BEFORE_RESTART = 10
-"""Faults after which the server is started anew, and everything is looked at again."""
+"""Faults after which the server is restarted and everything is checked again."""
 METHOD = """\
 strace makes the N-th call of one kind fail in every thread of the server, with EIO or ENOSPC, while one request
 is sent under a key; then the request is repeated until it is answered. N grows until no call failed. After each

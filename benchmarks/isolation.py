@@ -1,4 +1,4 @@
-"""What building columns anew and the second check of the tenant cost an endpoint, next to an older version.
+"""What re-encoding and the second check of the tenant cost an endpoint, next to an older version.
 
     python -m benchmarks.isolation --base REVISION
 

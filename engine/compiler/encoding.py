@@ -3,7 +3,7 @@
 A LowCardinality column carries the dictionary of its part. That still holds other tenants' values after PREWHERE, and
 the engine evaluates most functions on the dictionary instead of the rows. A dynamic column (JSON, Dynamic) carries
 the types of its part in the same way. A function that fails on a value or a type of another tenant then fails the
-caller's query. The expressions here build the column anew from the rows that are left.
+caller's query. The expressions here rebuild the column from the rows that are left.
 """
 
 from __future__ import annotations

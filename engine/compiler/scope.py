@@ -206,8 +206,8 @@ def select(
 ) -> str:
     """A relation's SELECT: columns listed (all by default), every condition qualified and behind the fence.
 
-    `encode` makes columns anew of the rows that are read: `values` where they have dictionaries, `all` where they
-    have types of their own as well, which costs more. With `passed`, columns that are not among these stay.
+    `encode` says which columns are re-encoded (`encoding.own_values`): `values` those with dictionaries, `all` those
+    with types of their own as well, which costs more. With `passed`, columns that are not among these stay.
     """
     if not relation.columns:
         raise RookeryError(TABLE_REFUSED, f"`{relation.name}` has no readable column")

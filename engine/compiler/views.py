@@ -122,7 +122,7 @@ def pipe_views(build: Build, pipe: CompiledPipe, target: MaterializedTarget, rea
 
 
 def _spelling(build: Build, pipe: CompiledPipe, reader: Reader, columns: tuple[str, ...], passing: str | None) -> str:
-    """What tells two spellings of one view apart: its columns, and whether columns are built anew in it.
+    """What tells two spellings of one view apart: its columns, and whether it re-encodes them.
 
     `passing` is the datasource whose rows come through an inlet.
     """
@@ -156,7 +156,7 @@ def _copy_view(build: Build, relation: Relation, reader: Reader) -> View:
 
 
 def _delivered(relation: Relation) -> str:
-    """What tells two spellings of a copy apart: its columns, and whether they are made anew of the tenant's rows."""
+    """What tells two spellings of a copy apart: its columns, and whether they are re-encoded."""
     return fingerprint(relation.columns, "own") if is_encoded(relation) else fingerprint(relation.columns)
 
 

@@ -10,7 +10,7 @@ from engine.control.respelling import respell_views
 from engine.plan.layout import Migration, run_pending
 from engine.plan.state import Workspace
 
-MIGRATIONS: tuple[Migration[Workspace], ...] = (Migration("views that build columns anew", respell_views),)
+MIGRATIONS: tuple[Migration[Workspace], ...] = (Migration("views that re-encode columns", respell_views),)
 """In order. A step is added at the end, and none is ever removed."""
 
 

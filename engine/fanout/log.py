@@ -79,7 +79,7 @@ class Log:
         return select(self.relation, self.table, [self.mine(tenant)], suffix=self._where(piece), encode="all")
 
     def own_values(self, row: str) -> str:
-        """The SQL of a row's columns, made anew of the rows that are left; `row` is a tuple of them."""
+        """The SQL of a row's columns, re-encoded; `row` is a tuple of them."""
         listed = enumerate(self.relation.types, 1)
         return ", ".join(own_values(f"tupleElement({row}, {n})", kind, types=True) for n, kind in listed)
 

@@ -71,7 +71,7 @@ def test_each_safeguard_of_reading_is_needed(again: Pivot, monkeypatch: pytest.M
     assert again.found, f"{again.compared} queries did not notice that {part} are left out"
 
 
-def test_rows_are_made_anew_for_views(engine: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_re_encoded_for_views(engine: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
     """A view of one tenant would fail on what a neighbor sent in the same block."""
     plain = partial(_unencoded, scope.select)
     monkeypatch.setattr(views, "select", plain)
