@@ -7,6 +7,7 @@ and fences it with PREWHERE, so that nothing in the author's text can capture it
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -28,8 +29,8 @@ BARRIER = 9_223_372_036_854_775_807
 WITNESS = "rk_witness_"
 """Beginning of the placeholders that the second check of the tenant compares with."""
 
-FOREIGN_ROW = "rookery: a row of another tenant"
-"""What the second check of the tenant raises."""
+FOREIGN_ROW = f"rookery: a row of another tenant ({secrets.token_hex(8)})"
+"""What the second check of the tenant raises. Queries can raise errors of their own, so its text cannot be known."""
 
 Kind = Literal["landing", "target", "table"]
 
@@ -212,7 +213,8 @@ def select(
     if not relation.columns:
         raise RookeryError(TABLE_REFUSED, f"`{relation.name}` has no readable column")
     listed = ", ".join(
-        _column(relation, c, encode if passed is None or c in passed else "") for c in columns or relation.columns
+        _column(relation, c, "" if passed is not None and passed.isdisjoint(c.split(".")) else encode)
+        for c in columns or relation.columns
     )
     text = f"SELECT {listed} FROM {source.sql()} AS {ALIAS}"
     if final:

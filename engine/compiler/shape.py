@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import product
 
 from engine.compiler.functions import is_aggregate
 from engine.compiler.syntax import Node, listed
+from engine.compiler.walk import MEMBERSHIP
+
+_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +86,10 @@ def outputs(root: Node) -> tuple[str | None, ...] | None:
 
 
 def names(root: Node) -> frozenset[str] | None:
-    """Every text in a query that may name a column, taken apart at its dots; None where a `*` means all of them.
+    """Every text in a query that may name a column, taken apart at its dots; None where it may mean all columns.
 
-    Texts that are no names are among them, too: a column that is not here is surely not read.
+    Texts that are no names are among them, too: a column that is not here is surely not read. All columns are meant
+    by `*`, by NATURAL, which joins on the columns that two tables have in common, and by a table on the right of IN.
     """
     found: set[str] = set()
     pending: list[tuple[object, bool]] = [(root, False)]
@@ -95,13 +101,25 @@ def names(root: Node) -> frozenset[str] | None:
         elif isinstance(node, list):
             pending.extend((child, counted) for child in node)
         elif isinstance(node, dict):
-            kind = str(node.get("type", ""))
-            if kind.endswith("RegexpMatcher") or (kind.endswith("Asterisk") and not counted):
+            if _means_all(node, counted):
                 return None
+            kind = node.get("type")
             # The argument of count(*) is rows, not columns.
             inside = node.get("name") == "count" if kind == "Function" else counted and kind == "ExpressionList"
             pending.extend((child, inside) for child in node.values())
     return frozenset(found)
+
+
+def _means_all(node: Node, counted: bool) -> bool:
+    """Whether a node means columns without naming them; `counted` are the arguments of `count`."""
+    kind = str(node.get("type", ""))
+    if kind == "Asterisk":
+        return not counted
+    if kind.endswith(("Asterisk", "RegexpMatcher")) or node.get("is_natural"):
+        return True
+    if kind != "Function" or str(node.get("name")).lower() not in MEMBERSHIP:
+        return False
+    return any(argument.get("type") == "Identifier" for argument in listed(node.get("arguments"))[1:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,16 +153,34 @@ def uses(root: Node) -> Uses | None:
         if not isinstance(node, dict):
             continue
         kind, name = str(node.get("type", "")), str(node.get("name", ""))
-        if len(listed(node.get("list_of_selects"))) > 1 or "transformers" in node or "Matcher" in kind:
-            # A union renames columns by position; APPLY calls functions of columns that are not named.
+        if "transformers" in node or "Matcher" in kind or _renames(node):
+            # APPLY calls functions of columns that are not named.
             return None
         if kind == "Identifier" and inside:
             passed.update(name.split("."))
         if "alias" in node:
-            aliases.update((str(node["alias"]), part) for part in _identifiers(node))
-        unsafe = kind == "Function" and name.lower() not in SAFE and not is_aggregate(name)
+            aliases.update(product(str(node["alias"]).split("."), _identifiers(node)))
+        unsafe = kind == "Function" and not (_is_safe(node) or is_aggregate(name))
         pending.extend((child, inside or unsafe) for child in node.values())
     return Uses(frozenset(passed), frozenset(aliases))
+
+
+def _is_safe(node: Node) -> bool:
+    """Whether a function neither fails on a value nor takes longer for it; a pattern that varies may be invalid."""
+    name = str(node.get("name", "")).lower()
+    patterns = listed(node.get("arguments"))[1:] if name in ("like", "notlike") else []
+    return name in SAFE and all(p.get("type") in ("Literal", "QueryParameter") for p in patterns)
+
+
+def _renames(node: Node) -> bool:
+    """Whether a node may give values names that no alias tells.
+
+    Unions and lists of aliases rename columns by position, and a value without an alias has its own text for a name.
+    """
+    if node.get("type") == "Identifier":
+        return not all(_WORD.fullmatch(part) for part in str(node.get("name", "")).split("."))
+    by_position = any(node.get(key) for key in ("aliases", "column_aliases", "cte_aliases"))
+    return by_position or len(listed(node.get("list_of_selects"))) > 1
 
 
 def passed(found: Iterable[Uses | None]) -> frozenset[str] | None:

@@ -36,6 +36,8 @@ CROWD = 4
 """Callers from which on a batch waits for those that were just answered, while they come again."""
 QUIET, PATIENCE = 0.003, 0.025
 """Seconds without another newcomer that end the wait, and its longest."""
+MOST = 3
+"""A writer's share of the room for what waits, as a multiple of what it leaves free."""
 SEARCHES = 2
 """Threads that search for bad rows, for all datasources."""
 _Done = dict[int, Outcome | RookeryError]
@@ -45,17 +47,18 @@ _Done = dict[int, Outcome | RookeryError]
 class Room:
     """A request's share of the memory for what waits: taken while its body is read, left when it is answered."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, writer: str) -> None:
         self._gateway = gateway
+        self._writer = writer
         self._taken = 0
 
     def take(self, size: int) -> None:
         """Take more room. Raises RK5010 when there is none."""
-        self._gateway.take(size)
+        self._gateway.take(size, self._writer)
         self._taken += size
 
     def leave(self) -> None:
-        self._gateway.take(-self._taken)
+        self._gateway.take(-self._taken, self._writer)
         self._taken = 0
 
     def __enter__(self) -> Room:
@@ -76,6 +79,7 @@ class Gateway:
         self._flying: dict[Key, Append] = {}
         self._lock = threading.Lock()
         self._taken = 0
+        self._held: dict[str, int] = {}
         self._closed = False
         self._queued = 0
         self._busy = 0
@@ -88,15 +92,19 @@ class Gateway:
         """Bytes of bodies in memory."""
         return self._taken
 
-    def room(self) -> Room:
-        """Room for one request's body."""
-        return Room(self)
+    def room(self, bound: str | None = None, writer: str = "") -> Room:
+        """Room for one request's body, with what names its writer, as in `append`."""
+        return Room(self, _turn(bound, writer))
 
-    def take(self, size: int) -> None:
-        """Count bytes that wait, or that no longer do. Raises RK5010."""
+    def take(self, size: int, writer: str) -> None:
+        """Count bytes of a writer that wait, or that no longer do. Raises RK5010.
+
+        A writer has at most MOST times as many bytes as are left for others, so that none takes all the room.
+        """
         with self._lock:
-            limit = self._workspace.settings.max_waiting
-            if size > 0 and self._taken + size > limit:
+            held = self._held.get(writer, 0) + size
+            left = self._workspace.settings.max_waiting - self._taken - size
+            if size > 0 and held > MOST * left:
                 raise RookeryError(
                     QUEUE_FULL,
                     "too much waits to be stored",
@@ -104,6 +112,9 @@ class Gateway:
                     headers={"Retry-After": "1"},
                 )
             self._taken += size
+            self._held[writer] = held
+            if not held:
+                del self._held[writer]
 
     def append(
         self,
@@ -125,8 +136,7 @@ class Gateway:
         RK5013 while an earlier batch is in doubt. Raises RK5005 and RK5006 at once where no rows are taken.
         """
         self._ingestion.stage_for(name, format)
-        turn = f"token {writer}" if bound is None else f"tenant {bound}"
-        append = Append(name, body, format, bound, key, into=into, whole=whole, writer=turn)
+        append = Append(name, body, format, bound, key, into=into, whole=whole, writer=_turn(bound, writer))
         # A caller may go away; its rows are stored all the same.
         append.answer.set_running_or_notify_cancel()
         if not body.strip() and not key:
@@ -310,6 +320,11 @@ class Gateway:
             append.answer.set_exception(outcome)
         else:
             append.answer.set_result(outcome)
+
+
+def _turn(bound: str | None, writer: str) -> str:
+    """Whose turn an append takes: a tenant's, or that of a token without one."""
+    return f"token {writer}" if bound is None else f"tenant {bound}"
 
 
 def _as_repeated(first: Future[Outcome]) -> Future[Outcome]:

@@ -217,7 +217,7 @@ class Queries:
 
     def _rate(self, claims: Claims) -> None:
         if claims.rps:
-            self._rates.count(claims.subject, claims.rps)
+            self._rates.count((claims.subject, claims.static_id, claims.tenant), claims.rps)
 
     def _run(
         self,

@@ -80,7 +80,7 @@ async def _append(scope: Scope, receive: Receive, timer: Timer) -> tuple[int, di
     acknowledged, visible = _wait(head.query.get("wait", "false"))
     name, bound, token = writer(state, head)
     timer.stage("auth")
-    with state.gateway.room() as room:
+    with state.gateway.room(bound, token) as room:
         body = await _body(scope, receive, head, formed, state.workspace.settings.max_body, room)
         timer.stage("body")
         appended = state.gateway.append(name, body, Input.NDJSON, bound, head.key(), writer=token)

@@ -64,7 +64,7 @@ class Upload:
         """Append the request's rows. A failure says how many rows are stored."""
         under_way: deque[tuple[asyncio.Future[Outcome], int]] = deque()
         try:
-            with self._state.gateway.room() as room:
+            with self._state.gateway.room(self._bound, self._token) as room:
                 async for batch in self._batches_of(request):
                     room.take(len(batch))
                     under_way.append((asyncio.wrap_future(self._send(batch)), len(batch)))
@@ -131,7 +131,7 @@ class Upload:
 
     async def _batches_of(self, request: Request) -> AsyncIterator[bytes]:
         """The body in batches."""
-        with self._state.gateway.room() as room:
+        with self._state.gateway.room(self._bound, self._token) as room:
             if self._format is Input.PARQUET:
                 async for batch in self._parquet(request, room):
                     yield batch

@@ -1,0 +1,135 @@
+"""What one caller can do to others by asking in unusual ways: over HTTP, against a real server."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.support.server import Server, running
+
+MIB = 1 << 20
+FILES = {
+    "datasources/events.yaml": """
+tenant: tenant
+columns:
+  - {name: tenant, type: String}
+  - {name: k, type: Int64}
+  - {name: kind, type: LowCardinality(String)}
+engine: {sorting_key: [tenant, k]}
+""",
+    "datasources/prices.yaml": """
+columns:
+  - {name: kind, type: String}
+  - {name: price, type: Int64}
+engine: {sorting_key: [kind]}
+""",
+    "pipes/one.yaml": "sql: SELECT 1 AS one\n",
+}
+READS = ("DATASOURCES:READ:events", "DATASOURCES:READ:prices", "DATASOURCES:APPEND:events", "PIPES:READ:one")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    directory = tmp_path_factory.mktemp("hostile")
+    with running(directory, ROOKERY_MAX_WAITING=8 * MIB, ROOKERY_MAX_BODY=2 * MIB) as found:
+        found.push(FILES)
+        for tenant in ("ant", "bee"):
+            found.tenant(tenant)
+        # One request, so that both tenants' values are in one part and its dictionary.
+        kinds = {"ant": "QUJD", "bee": "no base64 \\"}
+        rows = [{"tenant": t, "k": k, "kind": kind} for k in range(100) for t, kind in kinds.items()]
+        found.events("events", rows)
+        found.events("prices", [{"kind": "QUJD", "price": 7}, {"kind": "other", "price": 9}])
+        yield found
+
+
+@pytest.fixture(scope="module")
+def ant(server: Server) -> str:
+    return server.mint(*READS, tenant="ant")
+
+
+IMPLICIT = {
+    "SELECT count() AS n FROM events AS e NATURAL JOIN prices AS p": 100,
+    "SELECT count() AS n FROM events WHERE ('QUJD', 7) IN prices": 100,
+    "SELECT count() AS n FROM events WHERE ('QUJD', 9) NOT IN prices": 100,
+    "SELECT count() AS n FROM events AS e NATURAL JOIN (SELECT * FROM prices) AS p": 100,
+}
+
+
+@pytest.mark.feature
+@pytest.mark.parametrize("sql", IMPLICIT)
+def test_columns_that_are_meant_without_a_name_are_read(server: Server, ant: str, sql: str) -> None:
+    assert server.sql(sql, ant) == [{"n": IMPLICIT[sql]}]
+
+
+@pytest.mark.feature
+def test_count_of_a_tables_columns_does_not_become_a_count_of_one(server: Server, ant: str) -> None:
+    assert server.post("/v0/sql", ant, content="SELECT count(prices.*) FROM prices").status_code == 400
+
+
+RENAMED = (
+    "SELECT max(base64Decode(kind)) AS n FROM events",
+    "WITH e(x) AS (SELECT kind FROM events) SELECT max(base64Decode(x)) AS n FROM e",
+    "SELECT max(base64Decode(x)) AS n FROM (SELECT kind FROM events) AS e(x)",
+    "SELECT max(base64Decode(`x.y`)) AS n FROM (SELECT kind AS `x.y` FROM events)",
+    "SELECT max(base64Decode(`toString(kind)`)) AS n FROM (SELECT toString(kind) FROM events)",
+    "SELECT max(base64Decode(x)) AS n FROM (SELECT 'QUJD' AS x WHERE 0 UNION ALL SELECT kind FROM events)",
+    "SELECT if(countIf('x' LIKE kind) = 0, 'ABC', '') AS n FROM events",
+)
+
+
+@pytest.mark.feature
+@pytest.mark.parametrize("sql", RENAMED)
+def test_no_name_brings_functions_to_other_tenants_values(server: Server, ant: str, sql: str) -> None:
+    failed = server.log().count("query failed")
+    assert server.sql(sql, ant) == [{"n": "ABC"}]
+    assert server.log().count("query failed") == failed, "the first run failed on a value of another tenant"
+
+
+@pytest.mark.feature
+def test_nobody_raises_the_alarm_of_isolation(server: Server, ant: str) -> None:
+    text = "rookery: a row of another tenant"
+    for message in (text, f"DB::Exception: {text}", f"{text} (0123456789abcdef)"):
+        found = server.post("/v0/sql", ant, content=f"SELECT throwIf(1, '{message}') FROM events")
+        assert found.status_code == 400
+    assert "was held back" not in server.log()
+
+
+def test_a_limit_of_requests_is_the_tenants_own(server: Server) -> None:
+    first, second = (server.mint("PIPES:READ:one", tenant=t, limits={"rps": 1}) for t in ("ant", "bee"))
+    while server.get("/v0/pipes/one.json", first).status_code != 429:
+        pass
+    # Two windows at most: one may end between the requests.
+    assert 200 in [server.get("/v0/pipes/one.json", second).status_code for _ in range(2)]
+
+
+def test_one_tenants_bodies_do_not_take_all_the_room(server: Server, ant: str) -> None:
+    bee = server.mint(*READS, tenant="bee")
+    address = server.url.removeprefix("http://").split(":")
+    head = f"POST /v0/events?name=events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ant}\r\n"
+    begun = f"{head}Content-Length: {2 * MIB}\r\n\r\n".encode() + b" " * (2 * MIB - 100)
+    with ExitStack() as open_ones:
+        for _ in range(6):
+            connection = open_ones.enter_context(socket.create_connection((address[0], int(address[1]))))
+            connection.sendall(begun)
+        _until_room_is_taken(server)
+        row = json.dumps({"tenant": "bee", "k": 1, "kind": "x" * 400_000})
+        assert server.post("/v0/events?name=events", bee, content=row).status_code == 202
+
+
+def _until_room_is_taken(server: Server) -> None:
+    """Wait until the bodies that were begun have arrived, as far as there is room for them."""
+    seen = -1.0
+    for _ in range(100):
+        lines = server.admin("GET", "/metrics").text.splitlines()
+        taken = next(float(line.split()[1]) for line in lines if line.startswith("rookery_waiting_bytes "))
+        if taken and taken == seen:
+            return
+        seen = taken
+        time.sleep(0.1)
+    raise AssertionError("no body arrived")
