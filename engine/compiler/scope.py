@@ -43,6 +43,7 @@ class Relation:
     in every nest) or `table` (ordinary). `tenant` is the tenant column, `tenant_type` its ClickHouse type. `in_nest`
     says whether nests own a table of this name. `columns` are what readers see, `types` the type of each; a dropped
     tenant column is not among them. Of a shared aggregate, readers see groups of at least `min_tenants` tenants.
+    `summed` are the columns that merges add up.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Relation:
     final: bool = False
     types: tuple[str, ...] = ()
     min_tenants: int | None = None
+    summed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +223,7 @@ def select(
         text += " FINAL"
     if sample is not None:
         text += f" SAMPLE {sample[0]}" + (f" OFFSET {sample[1]}" if sample[1] else "")
+    conditions, suffix = _with_all_sums(relation, conditions, suffix, final=final, clause=clause)
     if conditions:
         text += f" {clause} " + " AND ".join(f"({c})" for c in conditions)
     if suffix:
@@ -228,6 +231,21 @@ def select(
     if limit is not None:
         text += f" LIMIT {limit}"
     return text
+
+
+def _with_all_sums(
+    relation: Relation, conditions: list[str], suffix: str, *, final: bool, clause: str
+) -> tuple[list[str], str]:
+    """Conditions and suffix by which FINAL reads every sum of a row.
+
+    Merges remove a row whose sums are all zero, and FINAL judges by the sums that the statement reads.
+    """
+    if not final or not relation.summed:
+        return conditions, suffix
+    read = f"NOT ignore({', '.join(f'{ALIAS}.{quote(c)}' for c in relation.summed)})"
+    if clause == "WHERE":
+        return [*conditions, read], suffix
+    return conditions, f"{suffix} AND {read}" if suffix else f"WHERE {read}"
 
 
 def _column(relation: Relation, name: str, encode: str) -> str:

@@ -59,7 +59,16 @@ def relation(source: Datasource, *, target_of_tenants: bool = False, drop_tenant
     in_nest = target_of_tenants or (source.is_landing and source.tenant is not None and source.tenant.nest_copy)
     names, types = tuple(c.name for c in seen), tuple(c.type for c in seen)
     least = source.shared.min_tenants
-    return Relation(source.name, kind, names, tenant, tenant_type, in_nest, source.final, types, least)
+    return Relation(
+        source.name, kind, names, tenant, tenant_type, in_nest, source.final, types, least, _summed(source)
+    )  # fmt: skip
+
+
+def _summed(source: Datasource) -> tuple[str, ...]:
+    """The columns that merges add up, and perhaps others outside the key; none but of a SummingMergeTree."""
+    if source.engine.type != "SummingMergeTree":
+        return ()
+    return source.engine.columns or tuple(c.name for c in source.columns if c.name not in source.sorting_key)
 
 
 def workspace_table(source: Datasource, workspace: str) -> Table:
