@@ -38,6 +38,8 @@ _VOLATILE = re.compile(
 )
 """Functions whose value changes from call to call, or with what was read before."""
 _GROUPING = re.compile(r"\b(Aggregating|Distinct|LimitBy|Limit|Window|Sorting with limit)\b")
+_NOT_IMPLEMENTED = 48
+"""The engine's number for a statement that a kind of table does not take."""
 MISSING, DIFFERS, MORE, SURPLUS = "missing", "differs", "more", "surplus"
 
 
@@ -214,17 +216,34 @@ class Comparison:
                 return False
             for source in {v.log or v.source for v in self._derived.views}:
                 self._heads[source] = self._head(source)
-            there, table = self._there.sql(), self._derived.table.name.sql()
-            self._warehouse.execute(f"CREATE TABLE {there} CLONE AS {table}")
+            self._copy()
         return True
 
+    def _copy(self) -> None:
+        """Clone the table, or copy its rows: the engine cannot clone a table that slept after its start."""
+        there, table = self._there.sql(), self._derived.table.name.sql()
+        try:
+            self._warehouse.execute(f"CREATE TABLE {there} CLONE AS {table}")
+        except RookeryError as exc:
+            if getattr(exc, "engine_code", None) != _NOT_IMPLEMENTED:
+                raise
+            self._clean()
+            self._warehouse.execute(f"CREATE TABLE {there} AS {table}")
+            if self._derived.table.ttl:
+                self._warehouse.execute(ddl.modify_ttl(self._there, ""))
+            self._warehouse.execute(
+                f"INSERT INTO {there} ({self._columns()}) SETTINGS deduplicate_insert = 'disable' "
+                f"SELECT {self._columns()} FROM {table}"
+            )
+
+    def _columns(self) -> str:
+        """The columns of the table that are stored from an INSERT."""
+        kinds = ("MATERIALIZED", "ALIAS", "EPHEMERAL")
+        return ", ".join(quote(c.name) for c in self._derived.table.columns if c.default_kind not in kinds)
+
     def _head(self, source: Name) -> int:
-        found = self._warehouse.query(
-            "SELECT max(max_block_number) FROM system.parts "
-            "WHERE active AND database = {d:String} AND table = {t:String}",
-            {"d": source.database, "t": source.name},
-        )
-        return int(found.rows[0][0])
+        """The highest number of a block. It is read from the rows: `system.parts` lacks tables that have slept."""
+        return int(self._warehouse.query(f"SELECT max(_block_number) FROM {source.sql()}").rows[0][0])
 
     def _expect(self) -> None:
         """Fill a table like the derived one with what the views give for the sources' blocks."""
@@ -330,9 +349,7 @@ class Comparison:
         ).rows
         if not count:
             return 0
-        columns = ", ".join(
-            quote(c.name) for c in table.columns if c.default_kind not in ("MATERIALIZED", "ALIAS", "EPHEMERAL")
-        )
+        columns = self._columns()
         with self._still() as quiet:
             if not quiet:
                 return 0
