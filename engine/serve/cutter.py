@@ -7,7 +7,7 @@ from typing import Literal
 
 from engine.errors import BAD_ROW, TOO_LARGE, RookeryError
 from engine.serve.elements import BLANK, Elements, on_one_line, too_long
-from engine.serve.records import BOM, csv_rows, ends_quoted, is_open
+from engine.serve.records import BOM, csv_rows, ends_quoted, is_open, raw_cells
 
 BATCH = 4 << 20
 ROW = 64 << 20
@@ -15,6 +15,8 @@ HEADER = 256 << 10
 """Bytes that the names of a CSV file's columns may take: they stand before each of its batches."""
 Kind = Literal["ndjson", "csv"]
 _OPEN_HEADER = "line 1: a quote in the header is never closed"
+_CARRIAGE_RETURN = "line 1: a carriage return stands where no line ends"
+_LINE_ENDS = "nothing was stored; end lines with LF or CRLF. In Python, open the file with newline='' to write CSV"
 
 
 class Cutter:
@@ -118,28 +120,37 @@ class _Records(_Lines):
     def __init__(self, size: int, limit: int) -> None:
         super().__init__(size, limit)
         self._header: bytes | None = None
+        self._cut = False
         self._scanned = self._best = 0
         self._quoted = False
 
     def batches(self, last: bool) -> Iterator[bytes]:
         if self._header is None:
-            self._header = self._head()
-            if self._header is None and last and is_open(self._buffer):
-                raise RookeryError(BAD_ROW, _OPEN_HEADER, hint="nothing was stored")
+            self._header = self._head(last)
         if self._header is not None:
             for batch in super().batches(last):
+                self._cut = True
                 yield self._header + batch
+            if last and not self._cut:
+                yield self._header  # what it names is judged although no row follows
 
-    def _head(self) -> bytes | None:
+    def _head(self, last: bool) -> bytes | None:
         """The header, taken off the stream once all of it is there."""
         end = self._scan(0)
+        if last and end < 0:
+            if is_open(self._buffer):
+                raise RookeryError(BAD_ROW, _OPEN_HEADER, hint="nothing was stored")
+            end = len(self._buffer)
         if (end if end >= 0 else len(self._buffer)) > HEADER:
             raise RookeryError(TOO_LARGE, f"the header is longer than {HEADER:,} bytes", hint="is a quote left open?")
         if end < 0:
             return None
         header = bytes(self._buffer[:end])
-        if csv_rows(header)[1]:
+        first, others = csv_rows(header)
+        if others:
             raise RookeryError(BAD_ROW, _OPEN_HEADER, hint="nothing was stored")
+        if any(b"\r" in cell for cell in raw_cells(first) if not cell.lstrip().startswith(b'"')):
+            raise RookeryError(BAD_ROW, _CARRIAGE_RETURN, hint=_LINE_ENDS)
         self._drop(end)
         return header
 

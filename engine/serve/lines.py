@@ -53,9 +53,22 @@ def unknown_columns(names: set[str], body: bytes, format: Input) -> tuple[str, .
     if not known:
         hint = f"nothing was stored; the file has {', '.join(given[:10]) or 'none'}"
         if format is Input.CSV:
-            hint = "nothing was stored; a CSV file begins with the names of its columns"
+            hint = f"nothing was stored; {_other_dialect(body)}"
         raise RookeryError(BAD_ROW, f"{place}no column is named", hint=hint)
     return tuple(g for g in given if g.lower() not in own)
+
+
+def _other_dialect(body: bytes) -> str:
+    """What a file seems to be whose first line names no column as CSV does."""
+    first = body.partition(b"\n")[0].strip()
+    if b"\0" in first:
+        return "the file is not UTF-8 (perhaps UTF-16): convert it"
+    if first[:1] in b"{[" and first:
+        return "the file looks like JSON: say `format=ndjson`"
+    between = next((c for c in (";", "\t", "|") if c.encode() in first), "")
+    if between:
+        return f"the names seem to be separated by {between!r}, and CSV has commas here"
+    return "a CSV file begins with the names of its columns"
 
 
 def _csv_columns(body: bytes) -> list[str]:

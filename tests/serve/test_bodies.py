@@ -329,8 +329,14 @@ def test_a_header_that_is_too_long() -> None:
 
 @pytest.mark.parametrize("kind", ["ndjson", "csv"])
 def test_a_stream_without_rows_has_no_batches(kind: str) -> None:
-    for body in (b"", b"\xef\xbb\xbf", b"\xef\xbb", b"\n\r\n", b"[]" if kind == "ndjson" else b"a,b\n\n"):
+    for body in (b"", b"\xef\xbb\xbf", b"\xef\xbb", b"\n\r\n", *([b"[]"] if kind == "ndjson" else [])):
         assert [b for b in cut(kind, [body]) if b != b"\xef\xbb"] == []
+
+
+@pytest.mark.parametrize("header", [b"a,b\n", b"a,b", b"a,b\r\n"])
+def test_a_header_without_rows_is_a_batch(header: bytes) -> None:
+    assert cut("csv", [header]) == [header]
+    assert cut("csv", [header, b"\r\n\n"])[0].rstrip() == header.rstrip()
 
 
 # --- compression

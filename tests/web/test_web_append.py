@@ -239,3 +239,35 @@ def test_a_broken_parquet_file_is_refused(send: Send) -> None:
     body = parquet(tenant_id=pa.array([1], pa.uint32()))
     for broken in (body[:-1], body[: len(body) // 2], b"XXXX" + body[4:], parquet()):
         refused(send(broken, "parquet"), 400, "RK5001")
+
+
+@pytest.mark.parametrize(
+    ("body", "hint"),
+    [
+        (b"tenant_id,event\r1,a\r1,b\r", "LF or CRLF"),
+        (b"tenant_id,event\r\r\n1,a\r\r\n", "LF or CRLF"),
+        (b"\xef\xbb\xbfevent,tenant_id\r1,a", "LF or CRLF"),
+        (b'{"tenant_id": 1, "event": "a"}\n', "format=ndjson"),
+        (b'{"tenant_id": 1, "event": "a"}', "format=ndjson"),
+        (b"tenant_id;event\n1;a\n", "';'"),
+        (b"tenant_id\tevent\n1\ta\n", "'\\t'"),
+        ("\ufefftenant_id,event\n1,a\n".encode("utf-16-le"), "UTF-16"),
+        (b"nothing,of,this\n", "names of its columns"),
+        (b"nothing,of,this", "names of its columns"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused_with_its_kind(send: Send, body: bytes, hint: str) -> None:
+    response = send(body, "csv")
+    assert refused(response, 400, "RK5001")
+    assert hint in response.json()["hint"]
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r\n\r\n"])
+def test_a_file_with_a_header_only_has_no_rows(send: Send, end: bytes) -> None:
+    response = send(b"tenant_id,event" + end, "csv")
+    assert (response.status_code, response.json()["rows"], response.json()["error"]) == (200, 0, False)
+
+
+def test_line_breaks_in_quoted_names_end_no_line(send: Send, mark: str) -> None:
+    response = send(f'tenant_id,event,"two\r\nlines"\r\n1,{mark},x\r\n'.encode(), "csv")
+    assert (response.json()["rows"], response.json()["quarantine_rows"]) == (1, 0)
