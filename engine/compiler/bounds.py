@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 
-from engine.compiler.syntax import Node, listed
+from engine.compiler.syntax import Node, listed, refuse
 
 LONGEST = 10_000
 """Bytes of a text, or items of an array."""
+LEVELS = 3
+"""Most calls within each other."""
 _STRINGS = (
     "editdistance",
     "editdistanceutf8",
@@ -33,13 +35,35 @@ BOUNDED: Mapping[str, tuple[str, int]] = {
 
 
 def bound_arguments(calls: Iterable[Node]) -> None:
-    """Bound the arguments of these calls, in their tree. A call comes after every call that it is an argument of."""
+    """Bound the arguments of these calls, in their tree. A call comes after every call that it is an argument of.
+
+    An argument is in the text twice afterwards, so with every level of nesting the text doubles. Raises RK2002.
+    """
+    levels: dict[int, int] = {}
     for call in reversed(list(calls)):
+        levels[id(call)] = level = 1 + _level(call.get("arguments"), levels)
+        if level > LEVELS:
+            refuse(f"`{call['name']}` of others in {level} levels", "calculate the inner ones in a subquery")
         pass_on, most = BOUNDED[str(call["name"]).lower()]
         arguments = listed(call.get("arguments"))
         for n, argument in enumerate(arguments[:most]):
             if argument.get("type") != "Literal":
                 arguments[n] = _bounded(argument, pass_on, str(call["name"]))
+
+
+def _level(node: object, levels: Mapping[int, int]) -> int:
+    """How many calls with bounded arguments are nested below a node, whose levels are known."""
+    found, pending = 0, [node]
+    while pending:
+        each = pending.pop()
+        if isinstance(each, list):
+            pending.extend(each)
+        elif isinstance(each, dict):
+            if id(each) in levels:
+                found = max(found, levels[id(each)])
+            else:
+                pending.extend(each.values())
+    return found
 
 
 def _bounded(argument: Node, pass_on: str, name: str) -> Node:

@@ -12,6 +12,7 @@ import orjson
 
 from engine.compiler.memory import Memory
 from engine.compiler.verify import Parser
+from engine.errors import SQL_SYNTAX, RookeryError
 
 LONGEST = 8 << 10
 """Texts beyond this length are not remembered, so that the memory stays bounded."""
@@ -32,11 +33,11 @@ class RememberedParser:
             return orjson.loads(known[0]), known[1]
         tree, canonical = self._parser.parse(sql)
         if len(sql) <= LONGEST:
-            self._parsed.put(sql, (orjson.dumps(tree), canonical))
+            self._parsed.put(sql, (_written(tree), canonical))
         return tree, canonical
 
     def format(self, tree: dict[str, Any]) -> str:
-        text = orjson.dumps(tree)
+        text = _written(tree)
         known = self._formatted.get(text)
         if known is not None:
             return known
@@ -45,3 +46,13 @@ class RememberedParser:
 
     def functions(self) -> frozenset[str]:
         return self._parser.functions()
+
+
+def _written(tree: dict[str, Any]) -> bytes:
+    """A tree as JSON. Raises RK2001 for one that is deeper than JSON is written."""
+    try:
+        return orjson.dumps(tree)
+    except TypeError as exc:
+        raise RookeryError(
+            SQL_SYNTAX, "the SQL text is nested too deeply", hint="put inner expressions in subqueries or nodes"
+        ) from exc

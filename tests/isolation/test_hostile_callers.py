@@ -133,3 +133,26 @@ def _until_room_is_taken(server: Server) -> None:
         seen = taken
         time.sleep(0.1)
     raise AssertionError("no body arrived")
+
+
+@pytest.mark.feature
+def test_nested_functions_with_bounds_do_not_double_the_text_at_each_level(server: Server, ant: str) -> None:
+    def nested(levels: int) -> str:
+        text = "kind"
+        for _ in range(levels):
+            text = f"toString(editDistance({text}, 'a'))"
+        return f"SELECT max({text}) AS n FROM events"
+
+    assert server.sql(nested(3), ant) == [{"n": "1"}]
+    for levels in (4, 12, 30):
+        found = server.post("/v0/sql", ant, content=nested(levels))
+        assert (found.status_code, found.json()["code"]) == (400, "RK2002")
+
+
+def test_deep_texts_are_refused_whatever_their_depth(server: Server, ant: str) -> None:
+    for levels in (80, 90, 100, 120, 140, 160, 400):
+        text = "'a'"
+        for _ in range(levels):
+            text = f"toString({text})"
+        found = server.post("/v0/sql", ant, content=f"SELECT {text} AS x")
+        assert found.status_code == 200 or found.json()["code"] == "RK2001", levels
