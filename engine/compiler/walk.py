@@ -271,6 +271,7 @@ class _Walk:
     def _apply(self, node: Node, below: list[tuple[str, Node]], around: _Around) -> None:
         if "func_name" in node:
             self._callable(node["func_name"])
+            _refuse_bounded(node["func_name"])
             if takes_lambda(node["func_name"]):
                 self._references(listed(node.get("parameters")), around)
         self._ordinary(node, below, around)
@@ -342,9 +343,17 @@ class _Walk:
         """Bare names among the arguments of a function that takes lambdas may mean functions."""
         for item in arguments:
             name = str(item.get("name", "")) if item.get("type") == "Identifier" and "name_parts" not in item else ""
+            if name not in around.columns:
+                _refuse_bounded(name)
             judged = not name or is_allowed(name) or is_niladic(name) or name in around.columns
             if not judged and self._is_function(name):
                 self._unclear.append((item, around))
+
+
+def _refuse_bounded(name: str) -> None:
+    """Refuse a function by its name alone: it has no arguments there that could be bounded."""
+    if name.lower() in BOUNDED:
+        refuse(f"`{name}` without its arguments", f"write a lambda, as in `x -> {name}(x, ...)`")
 
 
 def _is_lambda(node: Node) -> bool:

@@ -156,3 +156,13 @@ def test_deep_texts_are_refused_whatever_their_depth(server: Server, ant: str) -
             text = f"toString({text})"
         found = server.post("/v0/sql", ant, content=f"SELECT {text} AS x")
         assert found.status_code == 200 or found.json()["code"] == "RK2001", levels
+
+
+@pytest.mark.feature
+@pytest.mark.parametrize(
+    "expression",
+    ["arrayMap(editDistance, [kind], [kind])", "arrayMap(SparseGrams, [kind])", "COLUMNS(kind) APPLY(sparseGrams)"],
+)
+def test_functions_with_bounds_are_not_called_by_name_alone(server: Server, ant: str, expression: str) -> None:
+    found = server.post("/v0/sql", ant, content=f"SELECT {expression} FROM events LIMIT 1")
+    assert found.status_code == 400 and found.json()["code"] in ("RK2002", "RK2003")
