@@ -8,6 +8,7 @@ import typer
 
 from cli import terminal
 from cli.connection import connect, options
+from cli.permission import Allow
 from engine.errors import MISSED_EXPIRED, STILL_FAILING
 
 
@@ -73,7 +74,7 @@ def retry() -> None:
         terminal.say("nothing waits", "green")
 
 
-def repair() -> None:
+def repair(allow: Allow = None) -> None:
     """Put suspended views back with the rows that they have missed. Also finishes what was interrupted.
 
     Exit code 1 when a view would fail again, and stays as it is, and when rows that it has missed are gone. Where it
@@ -83,7 +84,7 @@ def repair() -> None:
     Example: [bold]rookery fanout repair[/]
     """
     with connect() as connection, terminal.progress("repair") as update:
-        result = connection.watched("/v0/push", {"files": []}, update)
+        result = connection.watched("/v0/push", {"files": [], "allow": allow or []}, update)
     failing = any(w["code"] in (STILL_FAILING.id, MISSED_EXPIRED.id) for w in result["warnings"])
     if options.json:
         terminal.as_json(result)

@@ -11,6 +11,7 @@ import typer
 
 from cli import terminal
 from cli.connection import Connection, connect, options
+from cli.permission import Allow
 from engine.errors import (
     AMBIGUOUS_NODE,
     BAD_NAME,
@@ -127,10 +128,7 @@ def push(
     ] = False,
     dry_run: DryRun = False,
     prune: Annotated[bool, typer.Option("--prune", help="Remove what the project no longer has.")] = False,
-    allow: Annotated[
-        list[str] | None,
-        typer.Option("--allow-destructive", metavar="NAME", help="Let this resource be rebuilt or lost."),
-    ] = None,
+    allow: Allow = None,
 ) -> None:
     """Make the workspace what the files declare. Nothing is removed because it is absent here.
 

@@ -10,6 +10,7 @@ import typer
 
 from cli import terminal
 from cli.connection import connect, options
+from cli.permission import Allow
 
 Id = Annotated[str, typer.Argument(help="Tenant id: a canonical value of the tenant column.")]
 
@@ -77,14 +78,22 @@ def show(tenant: Id) -> None:
 
 
 def rm(
-    tenant: Id, purge: Annotated[bool, typer.Option("--purge", help="Erase its rows in landing too.")] = False
+    tenant: Id,
+    purge: Annotated[bool, typer.Option("--purge", help="Erase its rows in landing too.")] = False,
+    allow: Allow = None,
 ) -> None:
     """Remove a tenant: views before tables, then its tokens. Its rows stay in landing unless purged.
 
+    A purge computes the tenant's groups of shared aggregates again. If other tenants' rows would be lost by that,
+    since landing no longer has them, the aggregate must be allowed by name.
+
     Example: [bold]rookery tenant rm 17[/]
     """
+    params = {"purge": str(purge).lower()}
+    if allow:
+        params["allow"] = ",".join(allow)
     with connect() as connection:
-        connection.json("DELETE", f"/v0/tenants/{quote(tenant, safe='')}", params={"purge": str(purge).lower()})
+        connection.json("DELETE", f"/v0/tenants/{quote(tenant, safe='')}", params=params)
     if options.json:
         terminal.as_json({"removed": tenant, "purged": purge})
     else:

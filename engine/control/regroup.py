@@ -15,10 +15,15 @@ from engine.compiler.scope import GROUP_TENANTS
 from engine.compiler.views import WORKSPACE, bounded, pipe_views
 from engine.control.erasure import wait_until_deleted
 from engine.control.history import resume
+from engine.plan.coverage import Coverage
 from engine.plan.history import block_ranges
 from engine.plan.state import Workspace
 from engine.schema import Column, Mark, Name, Table, View, quote
 from engine.warehouse import ddl
+from engine.warehouse.catalog import read_schema
+
+_OF_TENANT = f"has(finalizeAggregation({quote(GROUP_TENANTS)}), {{tenant:String}})"
+"""Whether a row of a shared aggregate holds a tenant's rows."""
 
 
 def recompute_groups(workspace: Workspace, build: Build, tenant: str) -> None:
@@ -26,6 +31,25 @@ def recompute_groups(workspace: Workspace, build: Build, tenant: str) -> None:
     for name, relation in build.relations.items():
         if relation.min_tenants is not None:
             _recompute(workspace, build, name, tenant)
+
+
+def incomplete_groups(workspace: Workspace, build: Build, tenant: str) -> dict[str, str]:
+    """Shared aggregates with a tenant's rows whose sources may lack rows of other tenants, and why, by name."""
+    live = read_schema(workspace.warehouse, workspace.name, [workspace.name])
+    coverage = Coverage(workspace.warehouse, workspace.registry, live)
+    found: dict[str, str] = {}
+    for name, relation in build.relations.items():
+        target = Name(workspace.name, name)
+        if relation.min_tenants is None or target not in live.tables:
+            continue
+        mine = workspace.warehouse.query(f"SELECT count() FROM {target.sql()} WHERE {_OF_TENANT}", {"tenant": tenant})
+        if not mine.rows[0][0]:
+            continue
+        reasons = [coverage.lacking(v) for v in live.views.values() if v.target == target]
+        why = next((r for r in reasons if r is not None), None)
+        if why is not None:
+            found[name] = why
+    return found
 
 
 def _recompute(workspace: Workspace, build: Build, name: str, tenant: str) -> None:
@@ -41,8 +65,7 @@ def _recompute(workspace: Workspace, build: Build, name: str, tenant: str) -> No
     with workspace.fence.exclusive():
         # Between two inserts, so that the deletion takes all of what is there and the source up to here replaces it.
         workspace.warehouse.execute(ddl.create_table(notes))
-        mine = f"has(finalizeAggregation({quote(GROUP_TENANTS)}), {{tenant:String}})"
-        noted = f"INSERT INTO {notes.name.sql()} SELECT DISTINCT {keys} FROM {target.sql()} WHERE {mine}"
+        noted = f"INSERT INTO {notes.name.sql()} SELECT DISTINCT {keys} FROM {target.sql()} WHERE {_OF_TENANT}"
         workspace.warehouse.execute(noted, {"tenant": tenant})
         if not workspace.warehouse.query(f"SELECT count() FROM {notes.name.sql()}").rows[0][0]:
             workspace.warehouse.execute(ddl.drop_table(notes.name))

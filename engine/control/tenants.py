@@ -6,7 +6,7 @@ once, also while inserts run.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -22,8 +22,8 @@ from engine.control.fanout import Lag, lags
 from engine.control.history import resume, undelivered
 from engine.control.ids import check_id
 from engine.control.push import permit, plan_for_tenants, run
-from engine.control.regroup import recompute_groups
-from engine.errors import BAD_VALUE, PLACEMENT, UNKNOWN_TENANT, RookeryError
+from engine.control.regroup import incomplete_groups, recompute_groups
+from engine.errors import BAD_VALUE, DESTRUCTIVE, PLACEMENT, UNKNOWN_TENANT, RookeryError
 from engine.fanout.missing import complete_views, forget, joined
 from engine.fanout.modes import settle
 from engine.fanout.router import router_of
@@ -35,6 +35,8 @@ from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema, wake
 from engine.warehouse.port import Input
 
+ERASING = "erasing"
+"""The registry's kind of erasures that have begun, by tenant, with the views that had lost nothing by then."""
 PLACEMENTS = ("pooled", "tables")
 
 
@@ -149,14 +151,18 @@ def _json(text: str) -> bytes:
     return orjson.dumps(text)
 
 
-def remove(workspace: Workspace, tenant: str, *, purge: bool = False) -> None:
-    """Remove a tenant: views before tables, then its tokens and its row. Inserts into landing go on meanwhile.
+def remove(workspace: Workspace, tenant: str, *, purge: bool = False, allow: Collection[str] = ()) -> None:
+    """Remove a tenant: views before tables, then its tokens and its row. Inserts into landing continue meanwhile.
 
     Its rows stay in landing, to be delivered again if it is added again, unless `purge` erases them there too.
+    Raises RK3001, before anything is changed, for a shared aggregate that would lose other tenants' rows by it and
+    is not in `allow`.
     """
     with workspace.changes:
         snapshot = workspace.refresh()
         row = snapshot.tenants.get(tenant)
+        if purge and (row is not None or check_id(snapshot.build, tenant)):
+            _permit_erasure(workspace, snapshot.build, tenant, allow)
         if row is None and purge:
             # Rows may be in landing of a tenant that nobody has added.
             check_id(snapshot.build, tenant)
@@ -206,9 +212,32 @@ def _leave_pool(workspace: Workspace, build: Build, tenant: str) -> None:
             )
 
 
+def _permit_erasure(workspace: Workspace, build: Build, tenant: str, allow: Collection[str]) -> None:
+    """Raise RK3001 for shared aggregates that cannot be computed again without loss and are not allowed by name.
+
+    An erasure that has begun has been permitted, and what it deletes is no loss: both are noted first.
+    """
+    if tenant in workspace.registry.read(ERASING):
+        return
+    refused = {n: why for n, why in incomplete_groups(workspace, build, tenant).items() if n not in allow}
+    if refused:
+        flags = " ".join(f"--allow-destructive {n}" for n in refused)
+        raise RookeryError(
+            DESTRUCTIVE,
+            "\n".join(
+                f"erasing tenant `{tenant}` computes its groups of `{name}` again, and other tenants' rows in them "
+                f"would be lost: {why}"
+                for name, why in refused.items()
+            ),
+            hint=f"to allow it: rookery tenant rm {tenant} --purge {flags}",
+        )
+    names = [str(v.name) for v in complete_views(workspace)]
+    workspace.registry.write(ERASING, {tenant: {"complete": names}})
+
+
 def _erase(workspace: Workspace, build: Build, tenant: str) -> None:
     """Erase a tenant's rows. They are not missing from then on: nothing is to be made from them again."""
-    complete = complete_views(workspace)
+    complete = {*workspace.registry.read(ERASING)[tenant]["complete"]}
     for relation in build.relations.values():
         if relation.tenant:
             _delete_rows(
@@ -217,8 +246,10 @@ def _erase(workspace: Workspace, build: Build, tenant: str) -> None:
         if relation.tenant and build.takes(relation.name):
             mine = f"{quote(relation.tenant)} = {literal(tenant)} OR c__writer = {literal(tenant)}"
             delete_rows(workspace, Name(workspace.name, relation.name + storage.QUARANTINE), mine)
-    RegistryJournal(workspace.registry).consumed(complete, ())
+    live = read_schema(workspace.warehouse, workspace.name, [workspace.name]).views.values()
+    RegistryJournal(workspace.registry).consumed([v for v in live if str(v.name) in complete], ())
     recompute_groups(workspace, build, tenant)
+    workspace.registry.remove(ERASING, [tenant])
 
 
 def _delete_rows(workspace: Workspace, table: Name, column: str, kind: str, tenant: str) -> None:

@@ -168,15 +168,16 @@ async def tenants_route(request: Request) -> Response:
 
 
 async def tenant_route(request: Request) -> Response:
-    """`GET|DELETE /v0/tenants/ID`."""
+    """`GET|DELETE /v0/tenants/ID`; `purge`, and `allow` with names separated by commas."""
     reading = request.method in READING
-    state = _admin(request, *(() if reading else ("purge",)))
+    state = _admin(request, *(() if reading else ("purge", "allow")))
     tenant = request.path_params["id"]
     if reading:
         return JSONResponse(await _control(state, partial(tenants.show, state.workspace, tenant)))
     await json_of(request, SMALL, ())
     purge = flag(request.query_params.get("purge"), False)
-    await _control(state, partial(tenants.remove, state.workspace, tenant, purge=purge))
+    allow = [n for n in request.query_params.get("allow", "").split(",") if n]
+    await _control(state, partial(tenants.remove, state.workspace, tenant, purge=purge, allow=allow))
     return Response(status_code=204)
 
 

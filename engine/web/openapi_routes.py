@@ -172,7 +172,11 @@ ROUTES = (
     ),
     Documented("get", "/v0/tenants/{id}", "A tenant"),
     Documented(
-        "delete", "/v0/tenants/{id}", "Remove a tenant", query={"purge": FLAG}, answers={"204": None, "200": OBJECT}
+        "delete",
+        "/v0/tenants/{id}",
+        "Remove a tenant",
+        query={"purge": FLAG, "allow": {"type": "string"}},
+        answers={"204": None, "200": OBJECT},
     ),
     Documented("get", "/v0/tokens", "Static tokens"),
     Documented("post", "/v0/tokens", "Make a static token or a JWT", body=_TOKEN),
