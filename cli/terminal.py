@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import orjson
@@ -23,8 +23,9 @@ BRIEF = 120
 
 
 def say(text: str, style: str | None = None) -> None:
-    """A line of talk."""
-    talk.print(text, style=style, markup=False)
+    """A line of talk. Without a reader, or room on the disk for it, it is left out: work does not stop for it."""
+    with suppress(OSError, ValueError):
+        talk.print(text, style=style, markup=False)
 
 
 def data(text: str) -> None:

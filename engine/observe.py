@@ -114,6 +114,21 @@ class _Forwarded(logging.Handler):
 _LEVELS = ("debug", "info", "warning", "error")
 
 
+class _Lines:
+    """Writes lines to standard error. One that cannot be written is left out.
+
+    The log's disk may be full, or its reader gone; the work that reports something must not fail for that.
+    """
+
+    def msg(self, line: str) -> None:
+        try:
+            print(line, file=sys.stderr, flush=True)
+        except (OSError, ValueError):
+            return
+
+    debug = info = warning = error = critical = fatal = failure = log = exception = warn = msg
+
+
 def configure(level: str = "info", *, as_json: bool = False) -> None:
     """Set up logging for a process."""
     renderer: Any = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=False)
@@ -126,7 +141,7 @@ def configure(level: str = "info", *, as_json: bool = False) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=lambda *_: _Lines(),
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()

@@ -24,6 +24,7 @@ from engine.control.tokens import grant_declared
 from engine.errors import (
     BAD_VALUE,
     DESTRUCTIVE,
+    DUPLICATE_NAME,
     FOREIGN_OBJECT,
     MISSED_EXPIRED,
     STILL_FAILING,
@@ -432,11 +433,14 @@ def _record(workspace: Workspace, snapshot: Snapshot, sources: Mapping[str, Sour
 
 
 def sources_of(bodies: Iterable[Mapping[str, Any]]) -> dict[str, Source]:
-    """Sources from plain data: `{name, file, text}` each. Raises RK1005."""
+    """Sources from plain data: `{name, file, text}` each. Raises RK1005, and RK1007 for a repeated name."""
     found: dict[str, Source] = {}
     for body in bodies:
         values: Sequence[Any] = [body.get(k) for k in ("name", "file", "text")]
         if not all(isinstance(v, str) for v in values):
             raise RookeryError(BAD_VALUE, "a file is an object of name, file and text")
+        if values[0] in found:
+            message = f"`{values[0]}` is given twice: in {found[values[0]].file} and in {values[1]}"
+            raise RookeryError(DUPLICATE_NAME, message, hint="rename one of them")
         found[values[0]] = Source(values[2], values[1])
     return found

@@ -497,3 +497,13 @@ def test_rows_are_visible_at_once_to_their_tenant_only(server: Server) -> None:
         raw = data(server.get("/v0/pipes/raw.json", tokens[tenant]))
         assert sum(r["note"] == m for r in raw) == rows
         assert data(server.get(f"/v0/pipes/by_kind.json?kind={m}", tokens[tenant]))[0]["events"] == rows
+
+
+def test_two_files_of_one_name_are_refused(server: Server) -> None:
+    files = [
+        {"name": "pair", "file": "datasources/pair.yaml", "text": "columns:\n  - {name: a, type: UInt8}\n"},
+        {"name": "pair", "file": "pipes/pair.yaml", "text": "sql: SELECT 1 AS a\n"},
+    ]
+    body = {"files": files, "dry_run": True}
+    found = refused(server.post("/v0/push", server.admin_token, json=body), 400, "RK1007")
+    assert "datasources/pair.yaml" in found["error"] and "pipes/pair.yaml" in found["error"]
