@@ -40,6 +40,7 @@ AT_ANY_TIME: dict[str, Check] = {
     "cursor": symptoms.cursors,
     "stray": symptoms.strays,
     "suspended-view": symptoms.suspended_views,
+    "expiring-rows": symptoms.expiring_rows,
     "quarantine": symptoms.quarantined,
     "deployed-files": symptoms.deployed_files,
     "undeclared-share": symptoms.undeclared_shares,

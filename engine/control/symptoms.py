@@ -8,6 +8,7 @@ from engine.compiler import storage
 from engine.control.findings import Finding, Patient, notable, unwell
 from engine.errors import POOLED_ONLY
 from engine.fanout.doubt import doubts_of
+from engine.fanout.expiring import expiring
 from engine.fanout.log import Log
 from engine.fanout.router import router_of
 from engine.fanout.suspend import suspended
@@ -211,6 +212,17 @@ def suspended_views(patient: Patient) -> Iterator[Finding]:
         what = f"goes on without tenant {without} since" if without else "was taken down at"
         why = f"it {what} {view['since']}: {view['error']}"
         yield unwell("suspended-view", view["view"], why, "mend the cause, then: rookery fanout repair")
+
+
+def expiring_rows(patient: Patient) -> Iterator[Finding]:
+    """Rows that suspended views lack, shortly before their source forgets them."""
+    for found in expiring(patient.workspace, patient.live):
+        whose = f" of tenant {found.tenant}" if found.tenant is not None else ""
+        why = (
+            f"it lacks {found.rows:,} rows{whose} that the TTL of {found.source} removes within a week, the first at "
+            f"{found.first} UTC; then they cannot be delivered any more"
+        )
+        yield notable("expiring-rows", found.view, why, "remove the cause, then: rookery fanout repair")
 
 
 def deployed_files(patient: Patient) -> Iterator[Finding]:

@@ -67,3 +67,13 @@ def _until_closed(text: str, start: int) -> str:
         if not depth:
             return text[start:at]
     return ""
+
+
+def moments(ttl: str) -> list[str]:
+    """The expressions in a TTL that say when rows are removed, without their conditions."""
+    try:
+        rules = split_list(" ".join(ttl[:LONGEST].split()))
+    except ValueError:
+        return []
+    found = [_CONDITION.sub("", rule).strip() for rule in rules if not _KEEPS.search(rule)]
+    return [expression for expression in found if expression]

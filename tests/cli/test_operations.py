@@ -120,6 +120,7 @@ def test_a_tenant_on_whose_rows_a_shared_view_fails_is_told(tmp_path: Path, fork
         before = server.sql("SELECT sum(share) AS s FROM shares")
         assert "RK3012" in cli("fanout", "repair", code=1).err
         assert [w["code"] for w in cli("fanout", "repair", "--json", code=1).json["warnings"]] == ["RK3012"]
+        assert "RK3007" in cli("fanout", "repair", "--allow-destructive", "nothing", code=1).err
         cli.write({**FILES, "pipes/shares_pipe.yaml": SHARES})
         said = cli("push").text
         assert "RK3012" in said and "nothing else to do" in said and "as the files say" not in said
