@@ -17,10 +17,9 @@ from engine.errors import USAGE, RookeryError
 from engine.settings import private_file
 
 Name = Annotated[str, typer.Argument(help="Name of the token.")]
-Scopes = Annotated[
-    list[str],
-    typer.Option("--scope", help="PIPES:READ:NAME, DATASOURCES:READ:NAME[:FILTER], DATASOURCES:APPEND:NAME, ADMIN."),
-]
+_SCOPES = "PIPES:READ:NAME, DATASOURCES:READ:NAME[:FILTER], DATASOURCES:APPEND:NAME"
+Scopes = Annotated[list[str], typer.Option("--scope", help=f"{_SCOPES}, ADMIN.")]
+JwtScopes = Annotated[list[str], typer.Option("--scope", help=f"{_SCOPES}.")]
 Tenant = Annotated[str | None, typer.Option("--tenant", help="Bind the token to a tenant.")]
 _LIFE = re.compile(r"(\d+)([smhd]?)")
 
@@ -73,7 +72,7 @@ def create(name: Name, scope: Scopes, tenant: Tenant = None) -> None:
 
 def mint(
     name: Name,
-    scope: Scopes,
+    scope: JwtScopes,
     tenant: Tenant = None,
     ttl: Annotated[str, typer.Option(help="How long it lives: 900, 15m, 12h, 7d.")] = "1h",
     fixed: Annotated[
@@ -85,22 +84,35 @@ def mint(
 
     Example: [bold]rookery token mint dashboard --scope PIPES:READ:usage --tenant 17 --ttl 1h[/]
     """
-    bodies = [_scope(text, fixed or []) for text in scope]
+    given = _fixed(fixed or [], scope)
+    bodies = [_scope(text, given.get(text)) for text in scope]
     body = {"name": name, "scopes": bodies, "tenant": tenant, "ttl": _seconds(ttl), "limits": {"rps": rps}}
     with connect() as connection:
         found = connection.json("POST", "/v0/tokens", json=body)
     terminal.as_json(found) if options.json else terminal.data(found["token"])
 
 
-def _scope(text: str, fixed: list[str]) -> object:
-    values: dict[str, str] = {}
+def _fixed(fixed: list[str], scopes: list[str]) -> dict[str, dict[str, str]]:
+    """Fixed values by scope and parameter. One that no scope takes is refused."""
+    found: dict[str, dict[str, str]] = {}
     for item in fixed:
         pipe, _, assignment = item.partition(":")
         name, equals, value = assignment.partition("=")
         if not equals:
             raise RookeryError(USAGE, f"--fixed {item} is not PIPE:PARAMETER=VALUE")
-        if text == f"PIPES:READ:{pipe}":
-            values[name] = value
+        scope = f"PIPES:READ:{pipe}"
+        if scope not in scopes:
+            raise RookeryError(
+                USAGE,
+                f"--fixed {item} matches no --scope of this token",
+                hint=f"add --scope {scope}, or correct the name",
+            )
+        if found.setdefault(scope, {}).setdefault(name, value) != value:
+            raise RookeryError(USAGE, f"--fixed {pipe}:{name} is given twice with different values")
+    return found
+
+
+def _scope(text: str, values: dict[str, str] | None) -> object:
     if not values:
         return text
     return {"type": "PIPES:READ", "resource": text.removeprefix("PIPES:READ:"), "fixed_params": values}
@@ -109,7 +121,7 @@ def _scope(text: str, fixed: list[str]) -> object:
 def _seconds(text: str) -> int:
     found = _LIFE.fullmatch(text)
     if not found:
-        raise RookeryError(USAGE, f"{text!r} is no duration", hint="900, 15m, 12h, 7d")
+        raise RookeryError(USAGE, f"`{text}` is not a duration", hint="900, 15m, 12h, 7d")
     return int(found.group(1)) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}[found.group(2)]
 
 

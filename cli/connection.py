@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
@@ -136,14 +137,22 @@ def _rebuilt(status: int, body: Mapping[str, Any]) -> RookeryError:
 
 
 @contextmanager
-def connect(*, create: bool = False) -> Iterator[Connection]:
+def connect(*, create: bool = False, keep: bool = True) -> Iterator[Connection]:
     """A connection to the workspace, for the length of a command; with `create`, a workspace is made if need be.
 
-    Raises RK7007 when there is none.
+    Without `keep`, one that is made is gone afterwards. Raises RK7007 when there is none.
     """
     settings = options.loaded()
     with ExitStack() as stack:
+        if create and not keep and _is_new(settings):
+            directory = Path(stack.enter_context(TemporaryDirectory(prefix="rookery-")))
+            settings = settings.model_copy(update={"data": directory / "data"})
         yield _connected(settings, stack, create=create)
+
+
+def _is_new(settings: Settings) -> bool:
+    """Whether the command would be the first to open the embedded engine's directory."""
+    return not settings.clickhouse_url and _remote(settings) is None and not settings.data.exists()
 
 
 def _connected(settings: Settings, stack: ExitStack, *, create: bool) -> Connection:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import unquote
 
 import typer
 
@@ -159,6 +160,8 @@ def sql(
     Example: [bold]rookery sql "SELECT count() FROM events"[/]
     """
     text = sys.stdin.read() if query == "-" else query
+    if not text.strip().rstrip(";"):
+        raise RookeryError(USAGE, "the query is empty", hint='such as rookery sql "SELECT 1"')
     wanted = "json" if options.json or format_ == "table" else format_
     if wanted not in BY_NAME:
         raise RookeryError(USAGE, f"no format {format_}", hint="table, json, csv or ndjson")
@@ -180,15 +183,18 @@ def get(
 
     Example: [bold]rookery get usage from_day=2026-01-01 --tenant 17[/]
     """
-    given = dict(_parameter(p) for p in parameters or [])
+    given = [_parameter(p) for p in parameters or []]
     wanted = "json" if options.json or format_ == "table" else format_
     if wanted not in BY_NAME:
         raise RookeryError(USAGE, f"no format {format_}", hint="table, json, csv or ndjson")
     headers = {"x-rookery-tenant": tenant} if tenant else {}
     with connect() as connection:
         path = f"/v0/pipes/{Path(endpoint).stem if endpoint.endswith('.yaml') else endpoint}.{wanted}"
-        body = connection.request("GET", path, params=given, headers=headers).content
-    _print(body, format_ if not options.json else "json")
+        response = connection.request("GET", path, params=given, headers=headers)
+    if ignored := response.headers.get("x-rookery-ignored-parameters"):
+        names = ", ".join(unquote(name.strip()) for name in ignored.split(","))
+        terminal.say(f"warning: `{endpoint}` ignores these parameters: {names}", "yellow")
+    _print(response.content, format_ if not options.json else "json")
 
 
 def _parameter(text: str) -> tuple[str, str]:

@@ -11,6 +11,7 @@ import typer
 
 from cli import terminal
 from cli.connection import Connection, connect, options
+from cli.files import written
 from cli.permission import Allow
 from engine.errors import (
     AMBIGUOUS_NODE,
@@ -67,6 +68,8 @@ def init(directory: Annotated[Path | None, typer.Argument(help="Where; here by d
 
 def _survey() -> Survey:
     root = options.project
+    if not root.is_dir():
+        raise RookeryError(NOT_A_PROJECT, f"there is no directory {root.resolve()}", hint="correct -C DIRECTORY")
     if not any((root / f).is_dir() for f in FOLDERS):
         raise RookeryError(
             NOT_A_PROJECT, f"{root.resolve()} has no datasources/ or pipes/", hint="rookery init, or -C DIRECTORY"
@@ -103,7 +106,9 @@ def check() -> None:
         )
         return
     terminal.plan({"changes": [], "steps": [], "warnings": warnings})
-    terminal.say(f"{len(project.datasources)} datasources and {len(project.pipes)} pipes are fine", "green")
+    datasources = terminal.counted(len(project.datasources), "datasource")
+    pipes = terminal.counted(len(project.pipes), "pipe")
+    terminal.say(f"{datasources} and {pipes} are fine", "green")
 
 
 def plan(
@@ -135,7 +140,7 @@ def push(
     Examples: [bold]rookery push[/], [bold]rookery push endpoints/usage.yaml --push-deps[/]
     """
     body = _body(files, push_deps=push_deps, dry_run=dry_run, prune=prune, allow=allow or [])
-    with connect(create=True) as connection:
+    with connect(create=True, keep=not dry_run) as connection:
         result = _push(connection, body)
         _show(result)
         if not options.json and result["applied"]:
@@ -261,15 +266,16 @@ def materialize(
     with connect() as connection:
         given = {"files": bodies, "pipe": name, "target": target, "per_tenant": per_tenant}
         proposal = _proposal(connection, given, node, path)
-        for part, where in (("target", _by_name(target)), ("pipe", path)):
-            _write(proposal[part], where)
         files = [
             {"name": target, **proposal["target"]},
             {"name": name, **proposal["pipe"]},
         ]
         body = {"files": bodies, "only": [target, name], "with_dependencies": True}
         body["files"] = [*(b for b in bodies if b["name"] not in {name, target}), *files]
-        with terminal.progress("materialize") as update:
+        with (
+            written(proposal, {"target": _by_name(target), "pipe": path}),
+            terminal.progress("materialize") as update,
+        ):
             result = connection.watched("/v0/push", body, update)
     if options.json:
         terminal.as_json({**result, "node": proposal["node"]})
@@ -319,15 +325,6 @@ def _asked(nodes: list[str]) -> str | None:
     if sys.stdin is not None and sys.stdin.isatty():
         return str(typer.prompt("Which node", default=str(len(nodes)), err=True))
     return sys.stdin.readline() or None if sys.stdin is not None else None
-
-
-def _write(part: dict[str, str], where: Path | None) -> None:
-    path = where or options.project / part["file"]
-    if path.is_file() and path.read_text(encoding="utf-8") == part["text"]:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(part["text"], encoding="utf-8")
-    terminal.say(f"wrote {path}")
 
 
 def _resource_commands(kind: str, group: typer.Typer) -> None:

@@ -47,7 +47,7 @@ def ls(
         terminal.as_json(found)
         return
     rows = [_row(r) for r in found["rows"]]
-    terminal.table(rows, ["id", "at", "row", "error", "text"], f"nothing is in quarantine of {datasource}")
+    terminal.table(rows, ["id", "at", "row", "error", "text"], f"the quarantine of {datasource} is empty")
     if len(rows) < found["total"]:
         terminal.say(f"{len(rows):,} of {found['total']:,} rows; --limit and --offset show others")
 
@@ -57,7 +57,7 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
     error = "; ".join(f"{column}: {why}" if column else why for column, why in pairs)
     text = row["c__text"] if len(row["c__text"]) <= SHOWN else row["c__text"][: SHOWN - 1] + "…"
     shown = {"error": error, "text": text}
-    return {"id": row["c__id"], "at": row["insertion_date"], "row": row["c__row"]} | {
+    return {"id": row["c__id"], "at": row["insertion_date"], "row": row["c__row"] + 1} | {
         k: v.replace("\n", " ") for k, v in shown.items()
     }
 
@@ -77,7 +77,7 @@ def replay(
     Example: [bold]rookery quarantine replay events --all[/]
     """
     if sum((bool(ids), mended is not None, everything)) != 1:
-        raise RookeryError(USAGE, "which rows is not clear", hint="ids, --mended FILE or --all")
+        raise RookeryError(USAGE, "it is not clear which rows to send", hint="give ids, --mended FILE or --all")
     body: dict[str, Any] = {"ids": ids} if ids else {"rows": _mended(mended)} if mended is not None else {}
     with connect() as connection:
         found = connection.json("POST", _path(datasource) + "/replay", json=body)
@@ -92,14 +92,14 @@ def replay(
 
 def _show(datasource: str, found: dict[str, Any]) -> None:
     """What became of rows that were sent again."""
-    terminal.say(f"{found['successful_rows']:,} rows of {datasource} are stored")
+    terminal.say(f"{terminal.counted(found['successful_rows'], 'row')} of {datasource} stored")
     for what, count in (
-        ("had been sent before", len(found["repeated"])),
-        ("are in quarantine again", found["quarantined_rows"]),
-        ("are not in quarantine", len(found["unknown"])),
+        ("stored by an earlier replay", len(found["repeated"])),
+        ("back in quarantine", found["quarantined_rows"]),
+        ("not found in quarantine", len(found["unknown"])),
     ):
         if count:
-            terminal.say(f"{count:,} rows {what}", "yellow")
+            terminal.say(f"{terminal.counted(count, 'row')} {what}", "yellow")
     for row in found["refused"]:
         terminal.say(f"{row['id']} stays: {row['code']} {row['error']}", "yellow")
 
@@ -139,16 +139,21 @@ def rm(
     ids: Ids = None,
     everything: Annotated[bool, typer.Option("--all", help="Drop all rows.")] = False,
 ) -> None:
-    """Drop rows from quarantine.
+    """Drop rows from quarantine. Exit code 1 when none of the ids is there.
 
     Example: [bold]rookery quarantine rm events --all[/]
     """
     if bool(ids) == everything:
-        raise RookeryError(USAGE, "which rows is not clear", hint="ids, or --all")
+        raise RookeryError(USAGE, "it is not clear which rows to drop", hint="give ids, or --all")
     body: dict[str, Any] = {"all": True} if everything else {"ids": ids}
     with connect() as connection:
         found = connection.json("DELETE", _path(datasource), json=body)
     if options.json:
         terminal.as_json(found)
     else:
-        terminal.say(f"{found['removed']:,} rows dropped from quarantine of {datasource}")
+        terminal.say(f"{terminal.counted(found['removed'], 'row')} dropped from the quarantine of {datasource}")
+    missing = len(set(ids or [])) - int(found["removed"])
+    if missing > 0:
+        terminal.say(f"{terminal.counted(missing, 'id')} not found in quarantine", "yellow")
+        if not found["removed"]:
+            raise typer.Exit(1)

@@ -58,6 +58,11 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], empty: str 
     Console(highlight=False, width=None if out.is_terminal else 400).print(grid, markup=False)
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, such as `1 row` or `2,000 rows`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def brief(text: str | None) -> str | None:
     """A text that fits into a table; all of it is in the output for programs."""
     if text is None:

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from zoneinfo import ZoneInfo
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from engine.errors import SETTING, RookeryError
@@ -206,10 +207,23 @@ def load(**flags: Any) -> Settings:
     except ValidationError as exc:
         first = exc.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
-        reason = str(first["msg"]).removeprefix("Value error, ")
         raise RookeryError(
-            SETTING, f"setting `{name}`: {reason}", hint=f"environment variable ROOKERY_{name.upper()}"
+            SETTING, f"setting `{name}`: {_reason(first)}", hint=f"environment variable ROOKERY_{name.upper()}"
         ) from exc
+
+
+_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+
+
+def _reason(error: ErrorDetails) -> str:
+    """Why a value is not valid, with the value; those of custom checks and of secrets are as the check says."""
+    kind, _, wrong = error["type"].partition("_")
+    reason = str(error["msg"]).removeprefix("Value error, ")
+    if wrong in {"parsing", "type", "from_float", "parsing_size"} and kind in _KINDS:
+        return f"must be {_KINDS[kind]}, not {str(error['input'])[:80]!r}"
+    if isinstance(error["input"], str | int | float) and reason.startswith("Input should be "):
+        return f"must be {reason.removeprefix('Input should be ')}, not {str(error['input'])[:80]!r}"
+    return reason
 
 
 def is_set(name: str) -> bool:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from engine.compiler import storage
 from engine.compiler.compose import Composer, Verifier
+from engine.compiler.declared import doubtful
 from engine.compiler.definitions import check_definition, spelled
 from engine.compiler.dry import DryRun, UncheckedError, all_given, identifiers_of, none_given, specs_of
 from engine.compiler.located import located
@@ -207,6 +208,8 @@ def _analyse(state: State) -> None:
             elif pipe.kind == "endpoint":
                 warn_of_one_tenants_rows(state, pipe)
             _guard_tenant_keys(state, pipe)
+            written = state.project.pipes[name]
+            state.warnings.extend(doubtful(written, parameter_names(state.pipes, name)))
         except RookeryError as exc:
             state.failed |= {name} | target
             state.problems.add(exc)

@@ -288,9 +288,11 @@ def _parameters(pipe: Pipe, nodes: list[CompiledNode]) -> tuple[ParameterSpec, .
             known = found.setdefault(spec.name, spec)
             if known is spec or known.type == spec.type or not (spec.explicit and known.explicit):
                 continue
-            text = f"parameter `{spec.name}` is {known.type} in one place and {spec.type} in another"
             if spec.name in declared:
-                raise RookeryError(PARAMETER_CLASH, text, place=node.place)
+                text = f"parameter `{spec.name}` is {known.type} under `parameters` and {spec.type} in the template"
+                hint = f"give it `type: {spec.type}` under `parameters`, where an absent type means String"
+                raise RookeryError(PARAMETER_CLASH, text, hint=hint, place=node.place)
+            text = f"parameter `{spec.name}` is {known.type} in one place and {spec.type} in another"
             if spec.name in noted:
                 continue
             noted.add(spec.name)

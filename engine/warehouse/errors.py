@@ -128,7 +128,8 @@ _NUMBER = re.compile(r"Code: (\d+)\. ")
 # Where the tail begins. What stands before it is stripped afterwards: a pattern that began with blanks would look at
 # each of them once for every other.
 _TAIL = re.compile(
-    r"In scope |\(in query: |Maybe you meant|[Ww]hile executing |Stack trace|\(version \d|Expected one of|\(for url "
+    r"In scope |In query (?=WITH |SELECT )|\(in query: "
+    r"|Maybe you meant|[Ww]hile executing |Stack trace|\(version \d|Expected one of|\(for url "
     r"|\([A-Z][A-Z0-9_]{3,}\)\s*+(?:\Z|\(version \d)"
 )
 _HTTP_STATUS = re.compile(r"^HTTP driver received HTTP status (\d+)")

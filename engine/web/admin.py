@@ -175,7 +175,7 @@ async def tenant_route(request: Request) -> Response:
     if reading:
         return JSONResponse(await _control(state, partial(tenants.show, state.workspace, tenant)))
     await json_of(request, SMALL, ())
-    purge = flag(request.query_params.get("purge"), False)
+    purge = flag(request.query_params.get("purge"), False, "purge")
     allow = [n for n in request.query_params.get("allow", "").split(",") if n]
     await _control(state, partial(tenants.remove, state.workspace, tenant, purge=purge, allow=allow))
     return Response(status_code=204)
@@ -305,7 +305,7 @@ async def _resource(request: Request, kind: str, name: str) -> Response:
     if request.method in READING:
         return JSONResponse(await _control(state, partial(resources.show, state.workspace, kind, name)))
     await json_of(request, SMALL, ())
-    options = {k: flag(request.query_params.get(k), False) for k in flags}
+    options = {k: flag(request.query_params.get(k), False, k) for k in flags}
     gone = await _control(state, partial(resources.remove, state.workspace, kind, name, **options))
     return JSONResponse({"removed": gone, "dry_run": options["dry_run"]})
 
@@ -367,7 +367,7 @@ async def doctor_route(request: Request) -> Response:
     if request.method == "POST":
         await json_of(request, SMALL, ())
         return JSONResponse(await _control(state, partial(derived.repair, state.workspace)))
-    deep = flag(request.query_params.get("deep"), False)
+    deep = flag(request.query_params.get("deep"), False, "deep")
     examination = await _control(state, partial(doctor.examine, state.workspace, deep=deep))
     return JSONResponse(examination.as_dict())
 

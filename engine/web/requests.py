@@ -226,15 +226,16 @@ def _add(found: dict[str, Any], pairs: list[tuple[str, str]]) -> None:
         found[name] = value
 
 
-def flag(value: str | None, default: bool) -> bool:
-    """A boolean query parameter. Raises RK4009."""
+def flag(value: str | None, default: bool, name: str = "") -> bool:
+    """The boolean value of the query parameter `name`. Raises RK4009."""
     if value is None:
         return default
     if value.lower() in {"true", "1"}:
         return True
     if value.lower() in {"false", "0"}:
         return False
-    raise RookeryError(BAD_REQUEST, f"{value[:40]!r} is neither true nor false")
+    what = f"parameter `{name}` must be true or false" if name else "a flag must be true or false"
+    raise RookeryError(BAD_REQUEST, f"{what}, got {value[:40]!r}", hint="true, 1, false or 0")
 
 
 def key_of(request: Request) -> str | None:

@@ -196,12 +196,12 @@ def test_a_file_with_bad_rows(cli: Cli, server: Server) -> None:
     assert "2 of 3 rows" in listed.err
     ids = [r["c__id"] for r in cli("quarantine", "ls", "events", "--json").json["rows"]]
     replayed = cli("quarantine", "replay", "events", *ids[:2], "nonesuch", code=1).err
-    assert "1 rows are in quarantine again" in replayed and "1 rows are not in quarantine" in replayed
+    assert "1 row back in quarantine" in replayed and "1 row not found in quarantine" in replayed
     assert f"{ids[1]} stays: RK5001" in replayed
     assert cli("quarantine", "rm", "events", ids[1], "--json").json == {"removed": 1}
     assert cli("quarantine", "replay", "events", "--all", "--json", code=1).json["quarantined_rows"] == 1
     assert "2 rows dropped" in cli("quarantine", "rm", "events", "--all").err
-    assert "nothing is in quarantine" in cli("quarantine", "ls", "events").err
+    assert "quarantine of events is empty" in cli("quarantine", "ls", "events").err
     for words in (("rm", "events"), ("rm", "events", "x", "--all"), ("replay", "events")):
         assert "RK7002" in cli("quarantine", *words, code=1).err
     assert "RK5005" in cli("quarantine", "ls", "nothing", code=7).err
@@ -217,7 +217,7 @@ def test_a_list_of_rows_can_be_edited_and_sent_back(cli: Cli, server: Server) ->
     cli("append", "events", "rows.ndjson", code=1)
     listed = cli("quarantine", "ls", "events", "--json").out
     (cli.directory / "list.json").write_text(listed.replace('\\"x\\"', "7").replace('\\"y\\"', "8"))
-    assert "2 rows of events are stored" in cli("quarantine", "replay", "events", "--mended", "list.json").err
+    assert "2 rows of events stored" in cli("quarantine", "replay", "events", "--mended", "list.json").err
     assert [r["units"] for r in stored(server)] == [7, 8]
 
 

@@ -1,0 +1,40 @@
+"""Files that a command writes into the project."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cli import terminal
+from cli.connection import options
+from engine.errors import RookeryError
+
+
+@contextmanager
+def written(proposal: dict[str, dict[str, str]], places: dict[str, Path | None]) -> Iterator[None]:
+    """Write a proposal's files. If what follows is refused, they are as they were before."""
+    changed: list[tuple[Path, bytes | None]] = []
+    for part, where in places.items():
+        path = where or options.project / proposal[part]["file"]
+        before = path.read_bytes() if path.is_file() else None
+        text = proposal[part]["text"].encode()
+        if before == text:
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text)
+        changed.append((path, before))
+    try:
+        yield
+    except RookeryError:
+        for path, before in changed:
+            path.unlink() if before is None else path.write_bytes(before)
+        raise
+    for path, _ in changed:
+        terminal.say(f"wrote {_relative(path)}")
+
+
+def _relative(path: Path) -> Path:
+    """A path as seen from the current directory, if it is below it."""
+    absolute, here = path.absolute(), Path.cwd()
+    return absolute.relative_to(here) if absolute.is_relative_to(here) else path

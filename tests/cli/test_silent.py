@@ -1,0 +1,115 @@
+"""Nothing that is written on the command line or under `parameters` is dropped silently, and refusals leave no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.billing import FILES
+from tests.cli.commands import Cli, for_server
+from tests.support.server import Server, running
+
+TEMPLATE = "sql: SELECT {{ Int8(a, 1) }} AS a, {{ Array(several, 'String', 'x') }} AS several\n"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(tmp_path_factory.mktemp("silent")) as found:
+        found.push({**FILES, "endpoints/one.yaml": TEMPLATE})
+        found.tenant("1", "tables")
+        yield found
+
+
+@pytest.fixture
+def cli(server: Server, tmp_path: Path, forked: Path) -> Cli:
+    found = for_server(server, tmp_path, forked)
+    found.write({**FILES, "endpoints/one.yaml": TEMPLATE})
+    return found
+
+
+def test_a_fixed_parameter_that_no_scope_takes_makes_no_token(cli: Cli) -> None:
+    scope = ("--scope", "PIPES:READ:one")
+    for fixed in ("won:a=1", "PIPES:READ:one:a=1", "usage:a=1"):
+        said = cli("token", "mint", "web", *scope, "--fixed", fixed, code=1)
+        assert said.out == "" and fixed in said.err
+    twice = cli("token", "mint", "web", *scope, "--fixed", "one:a=1", "--fixed", "one:a=2", code=1)
+    assert "twice" in twice.err
+    token = cli("token", "mint", "web", *scope, "--fixed", "one:a=3").out.strip()
+    assert cli("get", "one", "a=4", "--format", "ndjson", "--token", token).out.startswith('{"a":3')
+
+
+def test_an_endpoint_is_called_with_all_that_is_given(cli: Cli) -> None:
+    ignored = cli("get", "one", "b=1", "c=x y", "--format", "csv")
+    assert "b, c" in ignored.err and ignored.out.startswith('"a"')
+    assert "twice" in cli("get", "one", "a=1", "a=2", code=1).err
+    assert cli("get", "one", "several=p", "several=q", "--format", "ndjson").out == '{"a":1,"several":["p","q"]}\n'
+
+
+def test_an_empty_query_is_named(cli: Cli) -> None:
+    for query in ("", " ;\n"):
+        assert "query is empty" in cli("sql", query, code=1).err
+
+
+def test_a_refused_materialization_leaves_files_as_they_were(cli: Cli) -> None:
+    said = cli("materialize", "one", "one_rows", code=1)
+    assert "RK2009" in said.err and "wrote" not in said.err
+    assert (cli.directory / "endpoints/one.yaml").read_text() == TEMPLATE
+    assert not (cli.directory / "datasources/one_rows.yaml").exists()
+    cli("check")
+
+
+def test_dropping_rows_that_are_not_in_quarantine_is_told(cli: Cli) -> None:
+    assert "1 id not found" in cli("quarantine", "rm", "events", "unknown", code=1).err
+
+
+def test_a_dry_run_makes_no_workspace(tmp_path: Path, forked: Path) -> None:
+    cli = Cli(tmp_path, {}, (str(forked / "rookery"),))
+    cli.write(FILES)
+    assert "+ datasource events" in cli("push", "--dry-run").out
+    assert not (tmp_path / ".rookery").exists()
+
+
+@pytest.mark.parametrize(
+    ("declared", "said"),
+    [
+        ("{name: b, required: true}", "`b` is declared, but no template"),
+        ("{name: a, type: Int8, default: x}", "`default` of parameter `a` is not a value of type Int8: x"),
+        ("{name: a, type: Int8, example: '300'}", "`example` of parameter `a` is not a value of type Int8: 300"),
+        ("{name: a, type: Int8, enum: [1, y]}", "`enum` of parameter `a` is not a value of type Int8: y"),
+    ],
+)
+def test_a_declaration_that_no_call_can_use_is_reported(
+    tmp_path: Path, forked: Path, declared: str, said: str
+) -> None:
+    cli = Cli(tmp_path, {}, (str(forked / "rookery"),))
+    cli.write({"endpoints/one.yaml": f"{TEMPLATE}parameters:\n  - {declared}\n"})
+    told = cli("check").err
+    assert "endpoints/one.yaml:3:" in told and "RK2022" in told and said in told
+
+
+def test_a_declaration_without_a_type_that_contradicts_the_template_says_what_to_write(
+    tmp_path: Path, forked: Path
+) -> None:
+    cli = Cli(tmp_path, {}, (str(forked / "rookery"),))
+    cli.write({"endpoints/one.yaml": f"{TEMPLATE}parameters:\n  - {{name: a}}\n"})
+    told = cli("check", code=1).err
+    assert "RK2006" in told and "`type: Int8` under `parameters`" in told
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("PORT", "abc", "must be a whole number, not 'abc'"),
+        ("MAX_SECONDS", "soon", "must be a number, not 'soon'"),
+        ("QUOTE_64BIT_INTEGERS", "maybe", "must be true or false, not 'maybe'"),
+        ("READERS", "0", "must be greater than or equal to 1, not '0'"),
+    ],
+)
+def test_a_setting_that_is_not_valid_is_named_with_its_value(
+    tmp_path: Path, forked: Path, setting: str, value: str, said: str
+) -> None:
+    cli = Cli(tmp_path, {}, (str(forked / "rookery"),))
+    told = cli("pipe", "ls", code=1, **{f"ROOKERY_{setting}": value}).err
+    assert said in told and f"ROOKERY_{setting}" in told
