@@ -320,8 +320,8 @@ class Comparison:
         zeros = " AND ".join(f"v{n} = 0" for n in range(len(shape.values))) if shape.zeros else ""
         having = f" HAVING NOT ({zeros})" if zeros else ""
         return (
-            f"SELECT 1 AS one, {shape.key} AS k, sipHash128(k) AS h, any({tenant}) AS t{values} "
-            f"FROM {name.sql()} WHERE {where} GROUP BY k{having}"
+            f"SELECT 1 AS one, any({shape.text}) AS k, sipHash128({shape.key}) AS h, any({tenant}) AS t{values} "
+            f"FROM {name.sql()} WHERE {where} GROUP BY {shape.key}{having}"
         )
 
     def _floats(self, shape: Shape) -> set[int]:

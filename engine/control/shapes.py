@@ -37,7 +37,8 @@ _TIME = "toDateTime({}) > now() + 3600"
 class Shape:
     """A table as it is compared.
 
-    `key` is SQL of the sorting key's text, `values` are SQL aggregates over the rows of one key by column. What is
+    `key` is SQL of the sorting key's values as bytes, which tell times apart that clocks show twice; `text` is SQL of
+    the key for people. `values` are SQL aggregates over the rows of one key by column. What is
     in `additive` only grows with more rows. `skipped` are columns that are not compared, with the reason.
     `living` is a condition of rows that the table's TTL does not remove soon.
     """
@@ -47,6 +48,7 @@ class Shape:
     additive: frozenset[str]
     skipped: tuple[tuple[str, str], ...]
     living: str = "1"
+    text: str = "''"
     zeros: bool = False
     """Whether a merge may remove keys whose values are all 0."""
 
@@ -78,9 +80,15 @@ def shape_of(table: Table) -> Shape | str:
         _collapsed(parts, others, _split(arguments.rstrip(")"))[0])
     else:
         return f"its engine is {kind}"
-    key = f"toString(tuple({', '.join(keys)}))" if keys else "''"
+    listed = ", ".join(keys)
     return Shape(
-        key, tuple(parts.values), frozenset(parts.additive), tuple(parts.skipped), living, kind == "SummingMergeTree"
+        f"formatRow('RowBinary', {listed})" if keys else "''",
+        tuple(parts.values),
+        frozenset(parts.additive),
+        tuple(parts.skipped),
+        living,
+        f"toString(tuple({listed}))" if keys else "''",
+        kind == "SummingMergeTree",
     )
 
 
