@@ -72,6 +72,19 @@ def require_room(workspace: Workspace, size: int) -> None:
         )
 
 
+def require_spool(workspace: Workspace, space: Space, size: int) -> None:
+    """Raise RK6008 for a temporary file of so many bytes on a disk that has less than that left for others."""
+    if space.free - NEARLY * reserve_of(workspace, space) >= size:
+        return
+    raise RookeryError(
+        DISK_FULL,
+        "the file is too large for the disk of temporary files",
+        hint="send it in smaller files, or free space on the disk that TMPDIR names",
+        detail=f"{space.free >> 20:,} MiB are free on the disk of {space.path}, of {space.total >> 20:,}",
+        headers={"Retry-After": "10"},
+    )
+
+
 def damaged_parts(workspace: Workspace) -> Iterator[Damage]:
     """Parts that the engine has put aside as broken, and active parts with files that are missing or empty.
 

@@ -19,7 +19,10 @@ ROWS = 100_000
 def pieces(file: BinaryIO) -> Iterator[bytes]:
     """The rows of a file, in order, in constant memory. Raises RK5001 for what is no Parquet file."""
     try:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=ROWS):
+        texts = [f.name for f in pq.read_schema(file) if f.type in (pa.string(), pa.binary(), pa.large_string())]
+        file.seek(0)
+        # A long text that many rows share stays in a dictionary.
+        for batch in pq.ParquetFile(file, read_dictionary=texts).iter_batches(batch_size=ROWS):
             sink = io.BytesIO()
             pq.write_table(pa.Table.from_batches([batch]), sink)
             yield sink.getvalue()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections import deque
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
-from tempfile import SpooledTemporaryFile
+from tempfile import SpooledTemporaryFile, gettempdir
 from typing import Any, BinaryIO, cast
 
 import anyio
@@ -14,6 +15,7 @@ import anyio.to_thread
 from starlette.requests import Request
 
 from engine.errors import NOT_REPLACEABLE, QUARANTINE_FULL, RookeryError
+from engine.plan.disk import require_spool
 from engine.schema import Name
 from engine.serve.batch import Outcome
 from engine.serve.bodies import Cutter
@@ -22,7 +24,7 @@ from engine.serve.keys import NO_KEYS
 from engine.serve.parquet import pieces
 from engine.serve.receipts import part_key
 from engine.serve.replacing import Replacement
-from engine.warehouse.port import Input
+from engine.warehouse.port import Input, Space
 from engine.web.events import bad_row, refuse_if_full
 from engine.web.requests import opened_chunks
 from engine.web.state import State
@@ -150,7 +152,7 @@ class Upload:
         limiter = self._state.limiter
         with SpooledTemporaryFile(max_size=WHOLE) as file:
             async for chunk in opened_chunks(request, UNLIMITED, room):
-                await anyio.to_thread.run_sync(file.write, chunk, limiter=limiter)
+                await anyio.to_thread.run_sync(self._spool, file, chunk, limiter=limiter)
                 room.leave()
             size = file.tell()
             file.seek(0)
@@ -161,6 +163,14 @@ class Upload:
             found = pieces(cast(BinaryIO, file))
             while batch := await anyio.to_thread.run_sync(next, found, b"", limiter=limiter):
                 yield batch
+
+    def _spool(self, file: SpooledTemporaryFile[bytes], chunk: bytes) -> None:
+        """Put a chunk behind others, as long as the file leaves as much of the disk as it takes."""
+        file.write(chunk)
+        if (size := file.tell()) > WHOLE:
+            directory = gettempdir()
+            usage = shutil.disk_usage(directory)
+            require_spool(self._state.workspace, Space(directory, usage.free, usage.total), size)
 
     @staticmethod
     def _cut(cutter: Cutter, chunk: bytes) -> list[bytes]:

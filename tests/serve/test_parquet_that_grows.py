@@ -1,0 +1,62 @@
+"""Parquet files whose few bytes stand for many: they are refused before they take the server's memory."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from pathlib import Path
+from tempfile import gettempdir
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from engine.serve.parquet import pieces
+from engine.web.uploads import WHOLE
+from tests.support.server import running
+
+EVENTS = """
+columns:
+  - {name: s, type: String}
+engine: {sorting_key: [s]}
+"""
+
+
+def _file(rows: int, length: int, padding: int = 0) -> bytes:
+    """Rows that share one text."""
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["x" * length]))
+    columns = {"s": texts.cast(pa.dictionary(pa.int32(), pa.string()))}
+    if padding:
+        columns["padding"] = pa.array([os.urandom(padding // rows) for _ in range(rows)])
+    body = io.BytesIO()
+    pq.write_table(pa.table(columns), body, compression="zstd", store_schema=False)
+    return body.getvalue()
+
+
+def test_a_small_file_of_many_long_texts_is_refused(tmp_path: Path) -> None:
+    bomb = _file(2_000, 1 << 20)
+    assert len(bomb) < 10_000
+    with running(tmp_path) as server:
+        server.push({"datasources/events.yaml": EVENTS})
+        sent = "/v0/datasources?name=events&format=parquet"
+        found = server.admin("POST", sent, content=bomb)
+        assert (found.status_code, found.json()["code"]) == (413, "RK5004")
+        assert server.done("POST", sent, content=_file(50, 1 << 20))["rows"] == 50
+        assert server.sql("SELECT count() AS n, min(length(s)) AS l FROM events") == [{"n": 50, "l": 1 << 20}]
+
+
+def test_pieces_of_a_large_file_keep_texts_that_rows_share_once() -> None:
+    (piece,) = pieces(io.BytesIO(_file(2_000, 1 << 20, 40 << 20)))
+    assert len(piece) < 60 << 20
+    assert pa.default_memory_pool().max_memory() < 1 << 30
+    assert pq.ParquetFile(io.BytesIO(piece)).metadata.num_rows == 2_000
+
+
+def test_a_file_that_waits_on_disk_leaves_as_much_as_it_takes(tmp_path: Path) -> None:
+    # Less than three times the reserve is free: enough for rows, and not for large temporary files.
+    reserve = shutil.disk_usage(gettempdir()).free * 4 // 10
+    with running(tmp_path, ROOKERY_MIN_FREE=reserve) as server:
+        server.push({"datasources/events.yaml": EVENTS})
+        found = server.admin("POST", "/v0/datasources?name=events&format=parquet", content=b"PAR1" + bytes(WHOLE))
+        assert (found.status_code, found.json()["code"]) == (507, "RK6008")
+        server.events("events", [{"s": "x"}])
