@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.report import RESULTS, console
 
 ALL = ("endpoints", "ingest", "fanout", "routing", "gateway", "lanes", "many", "memory")
-LONG = ("crash", "faults")
+LONG = ("crash", "faults", "recovery")
 """Run only when they are named."""
 
 

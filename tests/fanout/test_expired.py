@@ -57,6 +57,8 @@ materialize: {target: chained, per_tenant: true, engine: {type: SummingMergeTree
 """
 POOLED, OWN, LATE = ("1", "2", "3"), ("100", "101"), "55"
 JANUARY, TODAY, NEXT_YEAR = "'2024-01-15'", "today()", "today() + 366"
+STRIDE = 6
+"""Writes of a repair of which one is the last before a kill."""
 Sums = dict[int, tuple[int, int]]
 
 
@@ -264,29 +266,32 @@ def test_a_tenant_that_joins_while_a_view_is_down_has_every_row_once(ledger: Led
         tenants.remove(home.workspace, LATE)
 
 
-def test_a_kill_at_any_step_of_a_repair_loses_and_doubles_nothing(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each write of the repair is the last one, once; then a server starts, and the repair is run again."""
-    home = ledger.home
-    if home.mode == "routed":  # type: ignore[attr-defined]
+def test_a_kill_during_a_repair_loses_and_doubles_nothing(ledger: Ledger) -> None:
+    """Every few writes of a repair; `python -m benchmarks recovery` tries all of them."""
+    if ledger.home.mode == "routed":  # type: ignore[attr-defined]
         pytest.skip("views that all tenants share are repaired alike in both modes")
-    for step in itertools.count(1):
-        ledger.send(JANUARY, *[[(2, 0)], [(100, 0), (2, 0)], [(1, 0), (2, 0), (3, 0)]][step % 3], count=False)
+    assert [where for where, wrong in repairs_killed(ledger, STRIDE) if wrong] == []
+
+
+def repairs_killed(ledger: Ledger, stride: int) -> Iterator[tuple[str, list[str]]]:
+    """A write of a repair is the last one; then a server starts and repairs: after which write, and what is wrong."""
+    home = ledger.home
+    poisons = itertools.cycle([[(2, 0)], [(100, 0), (2, 0)], [(1, 0), (2, 0), (3, 0)]])
+    for step in itertools.count(2, stride):
+        ledger.send(JANUARY, *next(poisons), count=False)
         ledger.send(TODAY, (1, 8), (2, 8), (100, 8))
         ledger.expire()
-        complete = _killed_push(home, step, monkeypatch)
+        complete = _killed_push(home, step)
         finish(home.workspace)
         ledger.send(TODAY, (1, 4), (2, 4), (100, 4))
         _push(home, {})
-        assert ledger.wrong() == [], f"killed at write {step}"
-        assert _down(home) == set()
+        yield f"write {step}", [*ledger.wrong(), *_down(home)]
         if complete:
-            break
-    assert step > 8
+            assert step > 8, "a repair writes more often"
+            return
 
 
-def _killed_push(home: House, step: int, monkeypatch: pytest.MonkeyPatch) -> bool:
+def _killed_push(home: House, step: int) -> bool:
     """A push that writes no more from a write on; whether it needs no more than those before."""
     warehouse = home.workspace.warehouse
     writes = itertools.count(1)
@@ -296,7 +301,7 @@ def _killed_push(home: House, step: int, monkeypatch: pytest.MonkeyPatch) -> boo
             raise KeyboardInterrupt
         return real(*args, **more)
 
-    with monkeypatch.context() as patched:
+    with pytest.MonkeyPatch.context() as patched:
         for name in ("execute", "insert"):
             patched.setattr(warehouse, name, partial(until_killed, getattr(warehouse, name)))
         try:

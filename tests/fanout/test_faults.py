@@ -11,7 +11,7 @@ from tests.fanout.faults import POOLED, TENANTS, Fault, differences, findings, s
 from tests.fanout.stream import project
 from tests.support.server import running
 
-SAMPLE = 4
+SAMPLE = 2
 SEED = 20
 CALLS = {"rename": 8, "mkdir": 8, "openat": 40}
 """Calls of which the sample is taken, and how many of them a thread makes for a batch, or more."""
@@ -29,7 +29,7 @@ def test_what_was_sent_is_everywhere_once(tmp_path: Path, mode: str) -> None:
         server.tenant(POOLED)
         faults = [Fault(c, chance.choice(("EIO", "ENOSPC")), chance.randint(1, n)) for c, n in CALLS.items()]
         # A rename that brings a view's part into place leaves a token without rows.
-        faults += [Fault("rename", "EIO", n) for n in (2, 3, 5)]
+        faults[0] = Fault("rename", "EIO", chance.choice((2, 3, 5)))
         failed = 0
         for fault in faults:
             trial = send(server, sent, fault, tmp_path / "trace")

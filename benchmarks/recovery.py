@@ -1,0 +1,49 @@
+"""What killed repairs, deleted parts and full disks lose or double, at greater length than in the suite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import Goal, Report
+from tests.control.test_derived import delete_parts, fill
+from tests.fanout.house import house
+from tests.fanout.test_expired import JANUARY, OWN, POOLED, TODAY, Ledger, files, repairs_killed
+from tests.fanout.test_full_disk import fill_up, mounted_disk
+
+METHOD = """\
+Killed repairs: each write of `rookery fanout repair` is the last one, once; the workspace then repairs again, and
+every rollup is compared with what was sent. Deleted parts: random parts of derived tables are dropped, 25 at a time;
+the doctor must name each table and its repair bring back every value. Full disk: a file system of 40 MiB fills up
+at another write each time; afterwards landing and rollups must have what was acknowledged."""
+COLUMNS = ("trial", "kind", "times", "wrong afterwards")
+
+
+def run(directory: Path, *, quick: bool) -> list[Report]:
+    """All three; a trial that finds something wrong other than in a killed repair ends with its error."""
+    rows: list[list[Any]] = [["killed repair", "direct", *_killed(directory / "killed", 6 if quick else 1)]]
+    for mode in ("direct", "routed"):
+        sent: list[dict[str, int]] = []
+        with house(directory / mode) as home:
+            fill(home, mode, sent)
+            rows.append(["deleted parts", mode, delete_parts(home, sent, 1 if quick else 4), 0])
+    for reserve, times in ((None, 2), (0, 5)):
+        with mounted_disk(directory / f"small {reserve}") as place:
+            fill_up(place, reserve, 1 if quick else times)
+        rows.append(["full disk", "to the last byte" if reserve == 0 else "with its reserve", times, 0])
+    bad = sum(int(r[3]) for r in rows)
+    goal = Goal("nothing lost or doubled", f"{bad} differences", bad == 0)
+    return [Report("recovery", "Rows lost or doubled by recoveries", METHOD, COLUMNS, rows, goals=[goal])]
+
+
+def _killed(directory: Path, stride: int) -> tuple[int, int]:
+    with house(directory) as home:
+        home.push(files("direct"))
+        home.add(*POOLED, placement="pooled")
+        home.add(*OWN)
+        ledger = Ledger(home)
+        for at in (JANUARY, TODAY):
+            ledger.send(at, *((int(t), 5) for t in (*POOLED, *OWN)))
+        ledger.expire()
+        found = [wrong for _, wrong in repairs_killed(ledger, stride)]
+        return len(found), sum(map(bool, found))
