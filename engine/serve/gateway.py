@@ -167,6 +167,7 @@ class Gateway:
             self._idle.wait_for(lambda: not self._busy)
         self._threads.shutdown(wait=True)
         self._searches.shutdown(wait=True)
+        self.receipts.flush()
 
     def _start(self, lane: Lane) -> None:
         """Take a lane's next batch under way. Called with the lock held."""

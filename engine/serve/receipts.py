@@ -1,7 +1,8 @@
 """Receipts: what became of appends that have an idempotency key.
 
 A receipt is written before its batch goes into landing and names it, so that landing itself tells, also after a
-kill, whether it happened. Receipts are kept for a week.
+kill, whether it happened. Rows leave landing by its TTL, or with their tenant: so a batch that has happened is noted
+here too, with the receipts that are written next. Receipts are kept for a week.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
+import structlog
 
 from engine.compiler import storage
 from engine.errors import IN_DOUBT, KEY_REUSED, UNKNOWN_RECEIPT, RookeryError
 from engine.fanout.doubt import doubts_of
 from engine.plan.state import Workspace
-from engine.schema import Column, Mark, Name, Table
+from engine.schema import Column, Mark, Name, Table, literal
 from engine.serve import quarantine
 from engine.serve.batch import Fault
 from engine.serve.keys import NO_KEYS, Unknown
@@ -25,12 +27,18 @@ from engine.warehouse import ddl
 from engine.warehouse.registry import VERSION, Versions
 from engine.warehouse.whole import insert_whole
 
+log = structlog.get_logger("rookery.serve")
+
 RECEIPTS = "_rk_receipts"
 DAYS = 7
 OURS = "\x1f"
 """A character that no caller's key has, for keys that are made here."""
 NOTES = OURS + "notes"
 """Stands among the tenants of a stored receipt, for what else the answer says. No tenant's id looks like it."""
+STORED = OURS + "stored" + OURS
+"""Begins the key of a note that a batch has happened."""
+NEWEST = 16
+"""Batches that are looked for in landing after a start, if there is no note that they have happened."""
 REMEMBERED = 10_000
 """Receipts of batches that are known to have happened, kept in memory."""
 
@@ -100,15 +108,17 @@ class Receipts:
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
         self._table = Name(workspace.name, RECEIPTS).sql()
-        self._known: dict[Key, Receipt] = {}
+        self._known: dict[Key, tuple[Receipt, str]] = {}
         self._doubts = doubts_of(workspace)
         self._lock = threading.Lock()
         workspace.warehouse.execute(ddl.create_table(receipts_table(workspace.name)))
         self._versions = Versions(self._newest)
+        self._unnoted: dict[tuple[str, str], str] = {}
+        self._take_up()
 
     def write(self, receipts: Iterable[Receipt]) -> None:
-        """Write receipts down, before their batch is stored."""
-        rows = [
+        """Write receipts down, before their batch is stored; with them, which earlier batches have happened."""
+        rows: list[dict[str, Any]] = [
             {
                 "owner": r.key[0],
                 "datasource": r.key[1],
@@ -124,17 +134,66 @@ class Receipts:
             for r in receipts
         ]
         if rows:
-            body = b"\n".join(orjson.dumps(row) for row in rows)
+            self._insert(rows)
+
+    def flush(self) -> None:
+        """Note which batches have happened since receipts were written last."""
+        try:
+            self._insert([])
+        except RookeryError as exc:
+            # Landing tells it, and after a start it is noted.
+            log.warning("it is not noted which batches have happened", error=exc)
+
+    def _insert(self, rows: list[dict[str, Any]]) -> None:
+        with self._lock:
+            noted = dict(self._unnoted)
+        told = [
+            {"owner": "", "datasource": d, "key": STORED + b, "digest": table, "version": self._versions.next()}
+            for (d, b), table in noted.items()
+        ]
+        if rows or told:
+            body = b"\n".join(orjson.dumps(row) for row in (*rows, *told))
             insert_whole(self._workspace.warehouse, Name(self._workspace.name, RECEIPTS), body)
+        with self._lock:
+            for which in noted:
+                self._unnoted.pop(which, None)
+
+    def _take_up(self) -> None:
+        """After a start: note that the newest batches have happened, while landing still has their rows."""
+        newest = self._workspace.warehouse.query(
+            f"SELECT datasource, batch, toString(min(at)) FROM {self._table} WHERE rows > 0 AND logged "
+            f"AND (datasource, concat({literal(STORED)}, batch)) NOT IN (SELECT datasource, key FROM {self._table} "
+            f"WHERE owner = '' AND startsWith(key, {literal(STORED)})) "
+            f"GROUP BY datasource, batch ORDER BY max(version) DESC LIMIT {NEWEST}"
+        )
+        for datasource, batch, at in newest.rows:
+            if datasource in self._workspace.current.build.datasources and self._landed(datasource, batch, str(at)):
+                self._unnoted[datasource, batch] = self._table_id(datasource)
+        self.flush()
+
+    def _table_id(self, datasource: str) -> str:
+        """The engine's id of a datasource's table; another one after the datasource was removed and made again."""
+
+        def ask() -> str | None:
+            found = self._workspace.warehouse.query(
+                "SELECT toString(uuid) FROM system.tables WHERE database = {d:String} AND name = {n:String}",
+                {"d": self._workspace.name, "n": datasource},
+            )
+            return str(found.rows[0][0]) if found.rows else None
+
+        return self._workspace.current.derived((Receipts, datasource), ask) or ""
 
     def _newest(self) -> int:
         return int(self._workspace.warehouse.query(f"SELECT max(version) FROM {self._table}").rows[0][0])
 
     def happened(self, receipts: Iterable[Receipt]) -> None:
         """Remember receipts whose batch is stored."""
+        tables = [(r, self._table_id(r.key[1])) for r in receipts]
         with self._lock:
-            for receipt in receipts:
-                self._known[receipt.key] = receipt
+            for receipt, table in tables:
+                self._known[receipt.key] = (receipt, table)
+                if receipt.logged and receipt.rows:
+                    self._unnoted[receipt.key[1], receipt.batch] = table
             while len(self._known) > REMEMBERED:
                 del self._known[next(iter(self._known))]
 
@@ -144,7 +203,8 @@ class Receipts:
         What a batch that did not happen left in quarantine is taken out; it is the same request's alone.
         """
         with self._lock:
-            found = {k: self._known[k] for k in keys if k in self._known}
+            known = {k: self._known[k] for k in keys if k in self._known}
+        found = {k: receipt for k, (receipt, table) in known.items() if table == self._table_id(k[1])}
         unknown = [k for k in keys if k not in found]
         for receipt in self._read(unknown) if unknown else ():
             if self._happened(receipt):
@@ -191,11 +251,27 @@ class Receipts:
             return True
         if not receipt.logged:
             return False
+        return self._landed(receipt.key[1], receipt.batch, receipt.at) or self._noted(receipt)
+
+    def _landed(self, datasource: str, batch: str, at: str) -> bool:
         found = self._workspace.warehouse.query(
-            f"SELECT 1 FROM {Name(self._workspace.name, receipt.key[1]).sql()} "
+            f"SELECT 1 FROM {Name(self._workspace.name, datasource).sql()} "
             f"PREWHERE {storage.BATCH} = {{b:String}} AND {storage.ARRIVED} >= {{at:String}}::DateTime - 86400 "
             "LIMIT 1",
-            {"b": receipt.batch, "at": receipt.at[:19]},
+            {"b": batch, "at": at[:19]},
+        )
+        return bool(found.rows)
+
+    def _noted(self, receipt: Receipt) -> bool:
+        """Whether it is noted that a batch has happened, which landing no longer shows."""
+        table = self._table_id(receipt.key[1])
+        with self._lock:
+            if self._unnoted.get((receipt.key[1], receipt.batch)) == table:
+                return True
+        found = self._workspace.warehouse.query(
+            f"SELECT 1 FROM {self._table} WHERE owner = '' AND datasource = {{d:String}} AND key = {{k:String}} "
+            "AND digest = {t:String} LIMIT 1",
+            {"d": receipt.key[1], "k": STORED + receipt.batch, "t": table},
         )
         return bool(found.rows)
 
