@@ -23,6 +23,8 @@ MAX_PARAMETERS = 1000
 _FORM = re.compile(rb"[A-Za-z_]\w*=")
 EYES = "x-rookery-tenant"
 """Header by which an admin looks through a tenant's eyes."""
+_ONCE = (b"authorization", b"idempotency-key", EYES.encode())
+"""Headers that are not given with two values."""
 LONGEST_KEY = 255
 """Header under which an append is stored once, however often it is sent."""
 
@@ -48,12 +50,23 @@ def head_of(scope: Scope) -> Head:
     """A request's head. Raises RK4009 for a name with two values in the query."""
     query: dict[str, Any] = {}
     _add(query, parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
-    # Of a header that is there twice, the first counts.
-    return Head(dict(reversed(scope["headers"])), query)
+    return Head(_headers_of(scope), query)
+
+
+def _headers_of(scope: Scope) -> dict[bytes, bytes]:
+    """The headers of a request, the first of each name. Raises RK4009 for two values of one that has one."""
+    given: list[tuple[bytes, bytes]] = scope["headers"]
+    found = dict(reversed(given))
+    if len(found) != len(given):
+        for name in _ONCE:
+            if any(n == name and value != found[name] for n, value in given):
+                raise RookeryError(BAD_REQUEST, f"the header `{name.decode()}` is given twice")
+    return found
 
 
 def token_of(request: Request) -> str | None:
     """The token of a request: `Authorization: Bearer` or `?token=`. Raises RK4009 when they differ."""
+    _headers_of(request.scope)
     return _token(request.headers.get("authorization", ""), request.query_params.get("token"))
 
 

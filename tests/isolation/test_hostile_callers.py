@@ -166,3 +166,19 @@ def test_deep_texts_are_refused_whatever_their_depth(server: Server, ant: str) -
 def test_functions_with_bounds_are_not_called_by_name_alone(server: Server, ant: str, expression: str) -> None:
     found = server.post("/v0/sql", ant, content=f"SELECT {expression} FROM events LIMIT 1")
     assert found.status_code == 400 and found.json()["code"] in ("RK2002", "RK2003")
+
+
+@pytest.mark.parametrize("name", ["Authorization", "Idempotency-Key"])
+def test_a_header_with_two_values_is_refused(server: Server, ant: str, name: str) -> None:
+    own = ("Authorization", f"Bearer {ant}")
+    other = {"Authorization": f"Bearer {server.admin_token}", "Idempotency-Key": "two"}[name]
+    twice = [own, (name, other)] if name == "Authorization" else [own, (name, "one"), (name, other)]
+    row = json.dumps({"tenant": "ant", "k": 1, "kind": "QUJD"})
+    for path, body in (
+        ("/v0/events?name=events", row),
+        ("/v0/sql", "SELECT 1"),
+        ("/v0/datasources?name=events", row),
+    ):
+        found = server.http.post(path, content=body, headers=twice)
+        assert (found.status_code, found.json()["code"]) == (400, "RK4009"), path
+    assert server.http.post("/v0/sql", content="SELECT 1", headers=[own, own]).status_code == 200
