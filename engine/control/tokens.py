@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine.compiler.build import parameter_names
+from engine.compiler.build import parameter_names, parameters_of
+from engine.compiler.filters import parse_filter
+from engine.compiler.params import coerce
 from engine.control.ids import check_id
 from engine.errors import BAD_SCOPE, SCOPE, TOKEN_EXISTS, UNKNOWN_TENANT, UNKNOWN_TOKEN, RookeryError
 from engine.plan.state import Snapshot, Workspace
@@ -54,7 +56,7 @@ def create(workspace: Workspace, name: str, scopes: Sequence[Scope], tenant: str
         raise RookeryError(BAD_SCOPE, "a token needs at least one scope", hint="--scope PIPES:READ:my_endpoint")
     with workspace.changes:
         snapshot = workspace.refresh()
-        _check(snapshot, scopes, tenant)
+        _check(workspace, snapshot, scopes, tenant)
         known = _by_name(snapshot, name)
         if known is not None and (set(map(_key, known.scopes)), known.tenant) != (set(map(_key, scopes)), tenant):
             raise RookeryError(
@@ -72,7 +74,7 @@ def _key(scope: Scope) -> tuple[str, str, str, str]:
     return (scope.type, scope.resource, scope.filter or "", repr(sorted(scope.fixed_params.items())))
 
 
-def _check(snapshot: Snapshot, scopes: Sequence[Scope], tenant: str | None) -> None:
+def _check(workspace: Workspace, snapshot: Snapshot, scopes: Sequence[Scope], tenant: str | None) -> None:
     """Scopes must name resources that exist, so that a misspelt token is found when it is made."""
     if tenant is not None:
         check_id(snapshot.build, tenant)
@@ -90,15 +92,24 @@ def _check(snapshot: Snapshot, scopes: Sequence[Scope], tenant: str | None) -> N
             what = "pipe" if scope.type.startswith("PIPES") else "datasource"
             raise RookeryError(BAD_SCOPE, f"no {what} `{scope.resource}`", hint="push it first")
         if scope.fixed_params:
-            _check_fixed(snapshot, scope)
+            _check_fixed(workspace, snapshot, scope)
+        if scope.filter:
+            parse_filter(scope.filter, snapshot.build.relations[scope.resource], workspace.warehouse)
 
 
-def _check_fixed(snapshot: Snapshot, scope: Scope) -> None:
+def _check_fixed(workspace: Workspace, snapshot: Snapshot, scope: Scope) -> None:
+    """Fixed values must be values of parameters that the pipe has. Raises RK4018."""
     names = parameter_names(snapshot.build.pipes, scope.resource)
     unknown = next((name for name in sorted(scope.fixed_params) if name not in names), None)
     if unknown is not None:
         hint = f"it has {', '.join(sorted(names))}" if names else "it has none"
         raise RookeryError(BAD_SCOPE, f"pipe `{scope.resource}` has no parameter `{unknown[:120]}`", hint=hint)
+    for spec in parameters_of(snapshot.build.pipes, scope.resource):
+        if spec.name in scope.fixed_params:
+            try:
+                coerce(spec.name, spec.type, scope.fixed_params[spec.name], workspace.zone)
+            except RookeryError as exc:
+                raise RookeryError(BAD_SCOPE, f"fixed {exc.message}", hint=exc.hint) from exc
 
 
 def describe(workspace: Workspace, token: StaticToken) -> dict[str, Any]:
@@ -163,7 +174,7 @@ def mint(
     if not scopes or any(s.type == "ADMIN" for s in scopes):
         raise RookeryError(BAD_SCOPE, "a JWT needs scopes, and cannot be an admin token")
     snapshot = workspace.refresh()
-    _check(snapshot, scopes, tenant)
+    _check(workspace, snapshot, scopes, tenant)
     expires = int(time.time()) + ttl
     claims = Claims(name, tuple(scopes), tenant, expires, rps)
     return {"token": sign(claims, workspace.name, snapshot.keys[0]), "expires": expires}

@@ -113,3 +113,12 @@ def test_a_setting_that_is_not_valid_is_named_with_its_value(
     cli = Cli(tmp_path, {}, (str(forked / "rookery"),))
     told = cli("pipe", "ls", code=1, **{f"ROOKERY_{setting}": value}).err
     assert said in told and f"ROOKERY_{setting}" in told
+
+
+def test_a_token_that_no_request_could_use_is_not_made(cli: Cli) -> None:
+    value = cli("token", "mint", "web", "--scope", "PIPES:READ:one", "--fixed", "one:a=z", code=1)
+    assert value.out == "" and "RK4018 fixed parameter `a` must be Int8" in value.err
+    for command in ("mint", "create"):
+        for condition in ("sleep(1)", "tenant_id =", "nothing = 1"):
+            made = cli("token", command, "web", "--scope", f"DATASOURCES:READ:events:{condition}", code=5)
+            assert made.out == "" and "RK4015" in made.err
