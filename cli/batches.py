@@ -76,10 +76,17 @@ def _text(file: str, kind: str, renamed: Mapping[str, str], skip: int) -> Iterat
 
 
 def _header(line: bytes, renamed: Mapping[str, str]) -> bytes:
+    """The line with the names, as it is unless some are renamed."""
     try:
-        names = next(csv.reader([line.decode("utf-8-sig")]), [])
+        text = line.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
         raise RookeryError(BAD_ENCODING, "the file is not UTF-8") from exc
+    if not renamed:
+        return line
+    if "\r" in text.removesuffix("\n").removesuffix("\r"):
+        hint = "end lines with LF or CRLF"
+        raise RookeryError(BAD_ROW, "line 1: a carriage return stands where no line ends", hint=hint)
+    names = next(csv.reader([text]), [])
     missing = next((theirs for theirs in renamed if theirs not in names), None)
     if missing is not None:
         there = ", ".join(names[:20])
@@ -95,10 +102,10 @@ def _lines(stream: BinaryIO, position: _Position, header: bytes, skip: int) -> I
     while left and (line := stream.readline()):
         quotes += line.count(b'"') if header else 0
         left -= bool(line.strip()) and quotes % 2 == 0
-    body = header + stream.read(PIECE)
-    while len(body) > len(header):
+    body, begins = header + stream.read(PIECE), bool(header)
+    while begins or len(body) > len(header):
         yield Piece(body, position.advanced())
-        body, header = stream.read(PIECE), b""
+        body, header, begins = stream.read(PIECE), b"", False
 
 
 def _parquet(file: str, skip: int) -> Iterator[Piece]:

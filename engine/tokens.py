@@ -177,6 +177,10 @@ def verify(
             continue
         except jwt.MissingRequiredClaimError as exc:
             raise RookeryError(BAD_TOKEN, f"the token has no `{exc.claim}`") from exc
+        except jwt.InvalidAudienceError as exc:
+            raise RookeryError(
+                BAD_TOKEN, "the token has an `aud`, and is for another audience", hint="leave it out"
+            ) from exc
         except (jwt.PyJWTError, ValueError, RecursionError) as exc:
             raise RookeryError(BAD_TOKEN, "the token is not a valid JWT", detail=str(exc)) from exc
         _check_times(body, moment, rules or Rules())

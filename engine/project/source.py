@@ -258,6 +258,8 @@ class _Reader:
     def want(self, value: Value, what: str) -> None:
         if isinstance(value, Text) and value.absent:
             hint = "give a value or remove the key"
+            if ")" in what:
+                hint = 'a value with a comma needs quotes: type: "Decimal(9, 2)"'
             place = self.source.place(value.spot)
             self.problems.add(RookeryError(BAD_VALUE, f"{what} has no value", hint=hint, place=place))
 

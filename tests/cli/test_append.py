@@ -240,3 +240,21 @@ def test_what_is_wrong_is_told_plainly(cli: Cli, server: Server) -> None:
     assert "RK7002" in cli("append", "events", "-", "--format", "xml", code=1).err
     assert stored(server) == []
     assert cli("append", "events", "-", "--json", input="").json["rows"] == 0
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"tenant_id,event\r1,a\r", "LF or CRLF"),
+        (b"tenant_id,event\r\r\n1,a\r\r\n", "LF or CRLF"),
+        (b"tenant_id;event\n1;a\n", "separated by"),
+        (b"tenant_id;event", "separated by"),
+        (b'{"tenant_id": 1, "event": "a"}', "format=ndjson"),
+    ],
+)
+def test_a_csv_file_of_another_kind_is_an_error(cli: Cli, body: bytes, reason: str) -> None:
+    (cli.directory / "other.csv").write_bytes(body)
+    said = cli("append", "events", "other.csv", code=1).err
+    assert "RK5001" in said and reason in said
+    if b"\r" in body:
+        assert "RK5001" in cli("append", "events", "other.csv", "--rename", "event=event", code=1).err

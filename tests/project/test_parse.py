@@ -306,3 +306,9 @@ def test_both_parsers_of_the_library_give_the_same(monkeypatch: pytest.MonkeyPat
         assert a.place == b.place
         if isinstance(a, Pipe) and isinstance(b, Pipe):
             assert a.nodes[0].position(1, 2) == b.nodes[0].position(1, 2)
+
+
+def test_a_type_with_a_comma_that_is_not_quoted_has_its_hint() -> None:
+    (problem,) = problems("columns: [{name: a, type: Decimal(9, 2)}]")
+    assert problem.code.id == "RK1005"
+    assert "needs quotes" in str(problem.hint)

@@ -184,6 +184,11 @@ def test_claims_that_are_refused(server: Server, secret: str, changed: dict[str,
     refused(server.get("/v0/sql?q=SELECT+1", signed(secret, **changed)), 403)
 
 
+def test_a_token_for_another_audience_is_refused_with_this_reason(server: Server, secret: str) -> None:
+    body = refused(server.get(PATH, signed(secret, aud="elsewhere")), 403, "RK4002")
+    assert "`aud`" in body["error"]
+
+
 def test_claims_that_are_accepted(server: Server, secret: str) -> None:
     for changed in ({"iat": 1}, {"nbf": 1}, {"jti": "a"}, {"limits": {"rps": 1000}}, {"exp": time.time() + 9.5}):
         assert data(server.get(PATH, signed(secret, **changed)))
