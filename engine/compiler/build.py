@@ -274,7 +274,7 @@ def _guard_tenant_keys(state: State, pipe: CompiledPipe) -> None:
             state.warnings.append(
                 RookeryError(
                     TENANT_KEY,
-                    f"parameter `{parameter.name}` of pipe `{pipe.name}` selects the tenant but no token must fix it",
+                    f"parameter `{parameter.name}` of pipe `{pipe.name}` selects the tenant, but callers choose it",
                     hint="declare it under `parameters` with `tenant_key: true`, or drop it: tokens carry the tenant",
                     place=pipe.place,
                 )

@@ -143,7 +143,7 @@ def compile_pipe(pipe: Pipe, names: frozenset[str], columns: frozenset[str], ver
         try:
             nodes.append(making.node(node, template, bound))
         except RookeryError as exc:
-            problems.add(placed(exc, pipe.name, node))
+            problems.add(placed(_of_order(exc, pipe, len(nodes)), pipe.name, node))
             nodes.append(CompiledNode(node.name, node.place, _NOTHING, bound, None, frozenset()))
     problems.raise_if_any()
     parameters = _parameters(pipe, nodes)
@@ -262,6 +262,15 @@ def check_used(text: Verified, names: frozenset[str]) -> None:
             "a value stands inside quotes or a comment, where it cannot be bound",
             hint="leave the quotes out; for LIKE write concat('%', {{String(x)}}, '%')",
         )
+
+
+def _of_order(exc: RookeryError, pipe: Pipe, position: int) -> RookeryError:
+    """An unknown name, with a hint if it is that of a node that comes later."""
+    later = [n.name for n in pipe.nodes[position:] if exc.message.endswith(f" node `{n.name}`")]
+    if exc.code is not TABLE_REFUSED or not later:
+        return exc
+    hint = f"a node reads only nodes above it; move `{later[0]}` up"
+    return RookeryError(exc.code, exc.message, hint=hint, place=exc.place, detail=exc.detail)
 
 
 def placed(exc: RookeryError, pipe: str, node: Node) -> RookeryError:

@@ -334,7 +334,7 @@ class Project:
         for resource in resources:
             other = found.setdefault(resource.name, resource)
             if other is not resource:
-                message = f"there is another resource of the name `{resource.name}`"
+                message = f"there is another resource named `{resource.name}`"
                 hint = f"rename this file or {other.place.file or 'the other'}"
                 twice.append(RookeryError(DUPLICATE_NAME, message, hint=hint, place=resource.place))
         if twice:

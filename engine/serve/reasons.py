@@ -35,7 +35,7 @@ def reason(stage: Stage, staged: Staged, value: str | None, bound: str | None) -
         return f"{shown} does not fit {column.type}"
     if bound is not None:
         return f"{shown} is not the tenant that the token writes for"
-    return f"{shown} is no canonical {base_type(tenant_kind(stage.source))}"
+    return f"{shown} is not a canonical tenant id of type {base_type(tenant_kind(stage.source))}"
 
 
 def values_of(row: bytes, format: Input, header: bytes, stage: Stage) -> dict[str, str | None]:

@@ -122,3 +122,12 @@ def test_a_token_that_no_request_could_use_is_not_made(cli: Cli) -> None:
         for condition in ("sleep(1)", "tenant_id =", "nothing = 1"):
             made = cli("token", command, "web", "--scope", f"DATASOURCES:READ:events:{condition}", code=5)
             assert made.out == "" and "RK4015" in made.err
+
+
+def test_a_node_that_reads_a_later_one_says_so(tmp_path: Path, forked: Path) -> None:
+    cli = Cli(tmp_path, {}, (str(forked / "rookery"),))
+    cli.write(
+        {"pipes/two.yaml": "nodes:\n  - {name: a, sql: SELECT * FROM b}\n  - {name: b, sql: SELECT 1 AS one}\n"}
+    )
+    told = cli("check", code=1).err
+    assert "RK1010 no datasource, pipe or node `b`" in told and "move `b` up" in told
