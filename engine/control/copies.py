@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from engine.compiler.scope import Relation
-from engine.control.derived import MISSING, outcomes
+from engine.control.derived import DIFFERS, MISSING, outcomes
 from engine.control.fanout import out_of_step
 from engine.control.findings import Finding, Patient, notable, unwell
 from engine.fanout.router import router_of
 from engine.schema import Name, Table, nest_database, quote
 
+REPAIR = "rookery doctor --repair"
+DOUBLED = "rows have been stored twice, and a repair removes none: truncate the table, then: rookery doctor --repair"
 Sum = tuple[int, int]
 """Rows, and a checksum that does not depend on their order."""
 
@@ -39,7 +41,8 @@ def derived(patient: Patient) -> Iterator[Finding]:
             whose = f"tenant {difference.tenant}: " if difference.tenant is not None else ""
             why = f"{whose}{difference.text()}"
             if outcome.lost is None or MISSING in difference.counts:
-                yield unwell("derived", outcome.table, why, "rookery doctor --repair")
+                repairable = {MISSING, DIFFERS} & difference.counts.keys()
+                yield unwell("derived", outcome.table, why, REPAIR if repairable else DOUBLED)
             else:
                 yield notable("derived", outcome.table, f"{why}; the source cannot tell: {outcome.lost}")
         if outcome.uncompared is not None:

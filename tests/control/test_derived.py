@@ -182,6 +182,26 @@ def delete_parts(home: House, sent: Rows, rounds: int) -> int:
     return deleted
 
 
+def test_rows_that_are_stored_twice_are_named(world: tuple[House, Rows]) -> None:
+    """As after a failed write of the engine's own log of what it has stored."""
+    home, sent = world
+    home.caught_up()
+    home.run("CREATE TABLE main.twice AS main.sums")
+    try:
+        home.run("INSERT INTO main.twice SELECT * FROM main.sums WHERE tenant_id = 8 AND bucket = 1")
+        home.run("ALTER TABLE main.sums ATTACH PARTITION tuple() FROM main.twice")
+    finally:
+        home.run("DROP TABLE main.twice")
+    (found,) = [f for f in examine(home.workspace, deep=True).findings if f.check == "derived"]
+    assert (found.object, found.level) == ("main.sums", "error")
+    assert found.message.startswith("tenant 8: 1 keys have more than the source gives")
+    assert found.hint and "stored twice" in found.hint and "truncate the table" in found.hint
+    home.run("TRUNCATE TABLE main.sums")
+    assert [t["table"] for t in repair(home.workspace)["repaired"]] == ["main.sums"]
+    assert _found(home) == []
+    _assert_right(home, sent)
+
+
 def test_what_the_source_has_lost_is_reported_and_left_alone(world: tuple[House, Rows]) -> None:
     """The last one here: the source does not get its rows back."""
     home, sent = world
