@@ -33,6 +33,11 @@ class Cutter:
         self._marked = False
         self._inner: _Lines | _Records | _List | None = None
 
+    @property
+    def held(self) -> int:
+        """Bytes that are in no batch yet."""
+        return len(self._first) if self._inner is None else self._inner.held
+
     def feed(self, chunk: bytes) -> Iterator[bytes]:
         """Take a chunk; the batches that are full."""
         if self._inner is not None:
@@ -75,6 +80,10 @@ class _Lines:
         self._size, self._limit = size, limit
         self._buffer = bytearray()
         self._sought = 0
+
+    @property
+    def held(self) -> int:
+        return len(self._buffer)
 
     def append(self, chunk: bytes) -> None:
         self._buffer += chunk
@@ -195,6 +204,10 @@ class _List:
         self._after = _Lines(size, limit)
         self._lines: list[bytes] = []
         self._held = 0
+
+    @property
+    def held(self) -> int:
+        return self._elements.held + self._held + self._after.held
 
     def append(self, chunk: bytes) -> None:
         (self._elements if self._elements.rest is None else self._after).append(chunk)

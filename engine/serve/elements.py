@@ -107,6 +107,11 @@ class Elements:
         self._string = False
         self._guesses = _GUESSES
 
+    @property
+    def held(self) -> int:
+        """Bytes of what has not ended."""
+        return len(self._buffer)
+
     def append(self, chunk: bytes) -> None:
         """Take a chunk."""
         self._buffer += chunk

@@ -57,6 +57,10 @@ class Room:
         self._gateway.take(size, self._writer)
         self._taken += size
 
+    def keep(self, size: int) -> None:
+        """Have so much room and no more. Raises RK5010 when there is none."""
+        self.take(size - self._taken)
+
     def leave(self) -> None:
         self._gateway.take(-self._taken, self._writer)
         self._taken = 0

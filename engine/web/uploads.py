@@ -143,7 +143,8 @@ class Upload:
                 # Rows may be made so that finding their ends takes long.
                 for batch in await anyio.to_thread.run_sync(self._cut, cutter, chunk, limiter=self._state.limiter):
                     yield batch
-                room.leave()
+                # A row that has not ended waits here, however long it gets.
+                room.keep(cutter.held)
             for batch in cutter.finish():
                 yield batch
 

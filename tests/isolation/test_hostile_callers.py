@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import time
@@ -182,3 +183,11 @@ def test_a_header_with_two_values_is_refused(server: Server, ant: str, name: str
         found = server.http.post(path, content=body, headers=twice)
         assert (found.status_code, found.json()["code"]) == (400, "RK4009"), path
     assert server.http.post("/v0/sql", content="SELECT 1", headers=[own, own]).status_code == 200
+
+
+@pytest.mark.parametrize("begun", ['{"tenant": "ant", "kind": "', '[{"tenant": "ant", "kind": "'])
+def test_a_row_that_does_not_end_counts_as_waiting(server: Server, ant: str, begun: str) -> None:
+    body = gzip.compress(begun.encode() + b"x" * (80 * MIB))
+    headers = {"content-encoding": "gzip"}
+    found = server.post("/v0/datasources?name=events&format=ndjson", ant, content=body, headers=headers)
+    assert (found.status_code, found.json()["code"]) == (429, "RK5010")
