@@ -167,7 +167,9 @@ def _is_odd(text: str) -> bool:
 
 def _represent_text(writer: _Writer, text: str) -> yaml.ScalarNode:
     # A text of nothing but white space has no line by which a block's indentation could be told.
-    style = '"' if _is_odd(text) or not text.strip() else "|" if "\n" in text else None
+    # A block that keeps several line breaks at its end would take the blank line before the next key, too.
+    quoted = _is_odd(text) or not text.strip() or text.endswith("\n\n")
+    style = '"' if quoted else "|" if "\n" in text else None
     return writer.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

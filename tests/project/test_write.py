@@ -343,3 +343,12 @@ def test_an_update_of_something_else_is_refused() -> None:
     assert caught.value.code.id == "RK1017"
     with pytest.raises(Problems):
         update_pipe("sql: [", "p", Materialize(target="t"))
+
+
+def test_a_text_that_ends_with_blank_lines_is_read_back_as_it_was() -> None:
+    text = "sql: SELECT {{ String(a) }} AS a\nparameters:\n  - {name: a, enum: ['x', \"0\\n\\n\"]}\nendpoint: {}\n"
+    pipe = parse_source(text, None, "p")
+    assert isinstance(pipe, Pipe)
+    again = parse_source(render_pipe(pipe), None, "p")
+    assert isinstance(again, Pipe)
+    assert again.parameters[0].enum == ("x", "0\n\n")
