@@ -2,77 +2,103 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.report import Goal, Report
-from tests.fanout.faults import CALLS, ERRORS, POOLED, TENANTS, Fault, Trial, differences, findings, send, why_not
+from tests.fanout import faults, writes
+from tests.fanout.faults import CALLS, ERRORS, POOLED, TENANTS, Fault, Sent, Trial, differences, findings
 from tests.fanout.stream import project
-from tests.support.server import running
+from tests.support.server import Server, running
 
-MOST = 200
-"""Calls of one kind that a thread makes for a batch, at most."""
+MODES = ("direct", "routed")
+MOST = 400
+"""Calls of one kind that a batch makes, at most."""
 QUICK = 3
 BEFORE_RESTART = 10
-"""Faults after which the server is restarted and everything is checked again."""
+"""Faults after which the server is killed and started again, and everything is checked again."""
 METHOD = """\
 strace makes the N-th call of one kind fail in every thread of the server, with EIO or ENOSPC, while one request
-is sent under a key; then the request is repeated until it is answered. N grows until no call failed. After each
-fault, landing is compared with what was sent, and copies and sums with landing; after every tenth the server
-starts anew and the doctor looks at all of it. `write` is left out: it also serves sockets and pipes, and the
-engine ignores some writes into parts that fail, for which the reserve of free space stands in."""
+is sent under a key; then the request is repeated until it is answered. `write` also serves sockets and pipes, so
+a preloaded library makes the N-th write into the data directory fail, as a whole or with half of its bytes stored.
+N grows until no call failed. After each fault, landing, copies, sums and quarantine are compared with what was sent,
+and the journal must owe nothing; after every tenth the server is killed (SIGKILL) and starts anew, all is compared
+again, and the doctor looks at all of it."""
 COLUMNS = ("fan-out", "call", "faults", "calls that failed", "answered at once", "wrong afterwards")
+NONE: Mapping[str, str] = {}
+Send = Callable[[Server, Sent, Fault], Trial]
 
 
 def run(directory: Path, *, quick: bool) -> list[Report]:
     """Both modes, all calls, both errors."""
-    reason = why_not()
-    if reason is not None:
-        print(f"not run: {reason}", file=sys.stderr)
-        return []
     rows: list[list[Any]] = []
-    for mode in ("direct", "routed"):
-        trials, wrong = _tried(directory / mode, mode, QUICK if quick else MOST)
-        for call in CALLS:
-            some = [t for t in trials if t.fault.call == call]
-            bad = sum(bool(t.wrong) for t in some)
-            failed, at_once = sum(t.failed for t in some), sum(t.statuses == [200] for t in some)
-            rows.append([mode, call, len(some), failed, at_once, bad])
-        rows.append([mode, "after a restart", "", "", "", len(wrong)])
+    most = QUICK if quick else MOST
+    for mode in MODES:
+        if (reason := writes.why_not()) is None:
+            there = directory / f"{mode}-writes"
+            library = writes.Writes(there)
+            rows += _rows(there, mode, most, writes.CALLS, library.send, library.environment)
+        else:
+            print(f"writes do not fail: {reason}", file=sys.stderr)
+        if (reason := faults.why_not()) is None:
+            there = directory / mode
+            rows += _rows(there, mode, most, CALLS, lambda s, sent, f, d=there: faults.send(s, sent, f, d / "trace"))
+        else:
+            print(f"other calls do not fail: {reason}", file=sys.stderr)
     bad = sum(int(r[5]) for r in rows)
     goal = Goal("nothing lost or doubled by any call that fails", f"{bad} differences", bad == 0)
     return [Report("faults", "Rows that failing system calls lose or double", METHOD, COLUMNS, rows, goals=[goal])]
 
 
-def _tried(directory: Path, mode: str, most: int) -> tuple[list[Trial], list[str]]:
+def _rows(
+    directory: Path, mode: str, most: int, calls: Iterable[str], send: Send, environment: Mapping[str, str] = NONE
+) -> Iterator[list[Any]]:
+    """A row of the report for each call, and one for what was wrong after restarts."""
+    trials, wrong = _tried(directory, mode, most, tuple(calls), send, environment)
+    for call in calls:
+        some = [t for t in trials if t.fault.call == call]
+        bad = sum(bool(t.wrong) for t in some)
+        failed, at_once = sum(t.failed for t in some), sum(t.statuses == [200] for t in some)
+        yield [mode, call, len(some), failed, at_once, bad]
+    yield [mode, "after a restart", "", "", "", len(wrong)]
+
+
+def _tried(
+    directory: Path, mode: str, most: int, calls: Sequence[str], send: Send, environment: Mapping[str, str]
+) -> tuple[list[Trial], list[str]]:
     """All faults in one mode, and what was wrong after restarts."""
-    sent: list[dict[str, int]] = []
+    sent = Sent()
     trials: list[Trial] = []
     wrong: list[str] = []
-    with running(directory, ROOKERY_LOG_LEVEL="error") as server:
+    settings = {"ROOKERY_LOG_LEVEL": "error", **environment}
+    with running(directory, **settings) as server:
         server.push(project(mode))
         server.done("POST", "/v0/tenants", json={"ids": [t for t in TENANTS if t != POOLED], "placement": "tables"})
         server.tenant(POOLED)
-    waiting = [(call, error, 1) for call in CALLS for error in ERRORS]
-    while waiting:
-        with running(directory, ROOKERY_LOG_LEVEL="error") as server:
-            wrong += differences(server, sent)
-            wrong += [str(f) for f in findings(server) if f["level"] == "error"]
+    waiting = [(call, error, 1) for call in calls for error in ERRORS]
+    while True:
+        with running(directory, **settings) as server:
+            found = differences(server, sent)
+            found += [str(f) for f in findings(server) if f["level"] == "error"]
+            if found:
+                print(f"{mode}, after a restart: {found}", file=sys.stderr)
+            wrong += found
+            if not waiting:
+                return trials, wrong
+            faults.empty_quarantine(server, sent)
             for _ in range(BEFORE_RESTART):
                 if not waiting:
                     break
                 call, error, when = waiting.pop()
-                trial = send(server, sent, Fault(call, error, when), directory / "trace")
+                trial = send(server, sent, Fault(call, error, when))
                 trial.wrong = differences(server, sent)
                 trials.append(trial)
                 if trial.wrong or trial.statuses[-1] != 200:
                     print(f"{mode}: {trial}", file=sys.stderr)
                 if trial.failed and when < most:
                     waiting.append((call, error, when + 1))
-    with running(directory) as server:
-        wrong += differences(server, sent)
-        wrong += [str(f) for f in findings(server) if f["level"] == "error"]
-    if wrong:
-        print(f"{mode}: {wrong}", file=sys.stderr)
-    return trials, wrong
+            server.process.send_signal(signal.SIGKILL)
+            server.process.wait()

@@ -33,7 +33,7 @@ from engine.plan.steps import Plan
 from engine.schema import Name, literal, nest_database, quote
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema, wake
-from engine.warehouse.port import Input
+from engine.warehouse.whole import insert_whole
 
 ERASING = "erasing"
 """The registry's kind of erasures that have begun, by tenant, with the views that had lost nothing by then."""
@@ -108,8 +108,8 @@ def _provision(workspace: Workspace, tenants: Sequence[Tenant], progress: Progre
 def _join_pool(workspace: Workspace, tenants: Sequence[str], progress: Progress) -> int:
     """Enter tenants into the pool behind the fence, then deliver their history into the shared targets."""
     build = workspace.current.build
-    pool = Name(workspace.name, storage.POOL).sql()
-    known = {r[0] for r in workspace.warehouse.query(f"SELECT id FROM {pool}").rows}
+    pool = Name(workspace.name, storage.POOL)
+    known = {r[0] for r in workspace.warehouse.query(f"SELECT id FROM {pool.sql()}").rows}
     fresh = [t for t in tenants if t not in known]
     journal = RegistryJournal(workspace.registry)
     resume(workspace)
@@ -130,7 +130,7 @@ def _join_pool(workspace: Workspace, tenants: Sequence[str], progress: Progress)
             journal.note(histories)
             journal.settle()
             body = b"\n".join(b'{"id":' + _json(t) + b"}" for t in fresh)
-            workspace.warehouse.insert(pool, body, Input.NDJSON, ("id",), {"async_insert": 0})
+            insert_whole(workspace.warehouse, pool, body, ("id",))
     delivered = resume(workspace, progress)
     _all_delivered(workspace, tenants)
     return len(delivered)

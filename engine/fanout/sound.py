@@ -13,7 +13,7 @@ import structlog
 from engine.compiler.views import nest_schema, workspace_schema
 from engine.errors import STORAGE, RookeryError
 from engine.plan.state import Snapshot, Workspace
-from engine.schema import Name, literal
+from engine.schema import Name
 from engine.warehouse.errors import EngineError
 
 log = structlog.get_logger("rookery.fanout")
@@ -49,15 +49,16 @@ def in_nest(workspace: Workspace, database: str, datasource: str) -> tuple[Name,
 
 
 def take_out_damaged(workspace: Workspace, tables: Iterable[Name]) -> list[str]:
-    """Drop damaged parts that have come into tables since the last look; what was found, in words.
+    """Take out damaged parts that have come into tables since the last look; what was found, in words.
 
-    The insert that brought them must be repeated under its token. Raises RK6009 when one cannot be dropped.
+    The insert that brought them must be repeated under its token, after `forget_unfinished`, which undoes merges that
+    made them. Raises RK6009 when one cannot be taken out.
     """
     found = workspace.warehouse.damaged(tables)
     for table, part, why in found:
         log.error("a part was stored in spite of a failed write", table=str(table), part=part, why=why)
         try:
-            workspace.warehouse.execute(f"ALTER TABLE {table.sql()} DROP PART {literal(part)}")
+            workspace.warehouse.take_out(table, part)
         except RookeryError as exc:
             # It is found again by the next look, if it is still there.
             detail = exc.detail or exc.message

@@ -27,6 +27,7 @@ from engine.serve.inspection import inspect
 from engine.serve.keys import LONGEST, SHOWN, Keys
 from engine.serve.landing import ONE_THREAD, SMALL, Landing, Router
 from engine.serve.lanes import Group
+from engine.serve.leftovers import Leftovers
 from engine.serve.lines import bad_row, kinds_in, unknown_columns
 from engine.serve.quota import Quota, mark_of
 from engine.serve.reading import PARSING
@@ -84,6 +85,7 @@ class Ingestion:
         self._receipts = receipts
         self._landing = Landing(workspace, stages, router)
         self._quota = Quota(workspace)
+        self._leftovers = Leftovers(workspace, receipts)
         self._unusual: dict[str, int] = {}
 
     def stage_for(
@@ -98,6 +100,7 @@ class Ingestion:
     def settle(self, datasource: str) -> None:
         """Complete what is in doubt in a datasource. Raises RK5013 or RK6008 if that is not possible at present."""
         self._landing.settle(datasource)
+        self._leftovers.take_out(datasource)
 
     def keys_of(self, name: str) -> Keys:
         """The keys that a datasource's columns take."""
@@ -314,6 +317,16 @@ class Ingestion:
 
     def _note(self, batch: Batch) -> list[Receipt]:
         """Keep bad rows and write receipts, in this order. Nothing is written of an append that leaves nothing."""
+        try:
+            self._keep(batch)
+            return self._write_receipts(batch)
+        except BaseException:
+            if batch.bad:
+                self._leftovers.add(batch.stage.source.name, batch.id)
+            raise
+
+    def _keep(self, batch: Batch) -> None:
+        """Put bad rows into quarantine, as far as their writer's share has room."""
         if batch.bad:
             # Bad rows are an append's alone: several were parted.
             writer = batch.portions[0].append.writer
@@ -321,6 +334,8 @@ class Ingestion:
             batch.refused = batch.bad.keys() - kept.keys()
             mark = mark_of(writer)
             quarantine.keep(self._workspace, batch.stage.source.name, batch.id, batch.bound, kept.values(), mark=mark)
+
+    def _write_receipts(self, batch: Batch) -> list[Receipt]:
         keyed = [p for p in batch.portions if p.append.key and not p.refused and not self._leaves_nothing(batch, p)]
         if not keyed:
             return []

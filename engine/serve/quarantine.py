@@ -23,7 +23,8 @@ from engine.plan.state import Workspace
 from engine.schema import Name, quote
 from engine.serve.batch import Bad
 from engine.serve.reasons import has_all_cells
-from engine.warehouse.port import STRICT, Input, Value
+from engine.warehouse.port import STRICT, Value
+from engine.warehouse.whole import insert_whole
 
 WIDE = 32 << 20
 """Bytes that the CSV headers of a batch's bad rows may take together; beyond, only what is needed of them is kept."""
@@ -60,8 +61,8 @@ def keep(
     wide = sum(len(row.header) for row in rows) > WIDE
     body = b"\n".join(_line(row, batch, writer, mark, wide=wide) for row in rows)
     if body:
-        settings: dict[str, int | str] = {**STRICT, "insert_deduplication_token": f"q:{batch}", "async_insert": 0}
-        workspace.warehouse.insert(table_of(workspace, datasource).sql(), body, Input.NDJSON, (), settings)
+        settings: dict[str, int | str] = {**STRICT, "insert_deduplication_token": f"q:{batch}"}
+        insert_whole(workspace.warehouse, table_of(workspace, datasource), body, settings=settings)
         observe.count("quarantined_bytes", len(body), datasource=datasource)
 
 

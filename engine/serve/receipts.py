@@ -243,6 +243,10 @@ class Receipts:
             )
         return {"key": key, "receipts": [r.as_dict() | ({"tenant": r.key[0]} if r.key[0] else {}) for r in stored]}
 
+    def tell_of(self, datasource: str, batch: str) -> bool:
+        """Whether a receipt names a batch."""
+        return bool(self._select("datasource = {d:String} AND batch = {b:String}", {"d": datasource, "b": batch}))
+
     def _happened(self, receipt: Receipt) -> bool:
         if receipt.key[1] not in self._workspace.current.build.datasources:
             return True

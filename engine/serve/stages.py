@@ -28,7 +28,8 @@ class Stages:
         self._free: dict[str, list[Name]] = {}
         self._lock = threading.Lock()
         self._warehouse.execute(ddl.drop_database(self._database))
-        self._warehouse.execute(ddl.create_database(self._database))
+        # An engine whose write of a table's definition failed half-way would not start any more.
+        self._warehouse.execute(ddl.create_database(self._database, passing=True))
 
     def borrow(self, stage: Stage) -> Name:
         """An empty table of the stage's columns."""

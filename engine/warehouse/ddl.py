@@ -11,13 +11,14 @@ from engine.warehouse.render import settings_list
 _NEST = "_nest"
 
 
-def create_database(name: str, mark: Mark | None = None, *, sleeping: bool = False) -> str:
+def create_database(name: str, mark: Mark | None = None, *, sleeping: bool = False, passing: bool = False) -> str:
     """A database with our mark; without one given, the mark of the workspace that its name belongs to.
 
-    If it is `sleeping`, its tables are loaded when they are touched first, and not with the engine.
+    If it is `sleeping`, its tables are loaded when they are touched first, and not with the engine. If it is
+    `passing`, its tables are not written down and end with the engine.
     """
     mark = mark or Mark(name.partition(_NEST)[0], name, "database")
-    engine = " ENGINE = Atomic SETTINGS lazy_load_tables = 1" if sleeping else ""
+    engine = " ENGINE = Atomic SETTINGS lazy_load_tables = 1" if sleeping else " ENGINE = Memory" if passing else ""
     return f"CREATE DATABASE IF NOT EXISTS {quote(name)}{engine} COMMENT {literal(mark.text())}"
 
 

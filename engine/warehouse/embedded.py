@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import structlog
 
 from engine import errors
 from engine.schema import Name, literal, quote
@@ -20,6 +21,7 @@ from engine.warehouse.directory import Directory
 from engine.warehouse.errors import EngineError, failed_file, result_limit_of
 from engine.warehouse.flow import Flow
 from engine.warehouse.handles import PINNED, SOUND, Block, Handle
+from engine.warehouse.merged import can_be_undone, is_made
 from engine.warehouse.parts import NewParts
 from engine.warehouse.pool import Pool
 from engine.warehouse.port import Capabilities, Format, Input, Rows, Space, Statement, Stream, Value
@@ -27,6 +29,8 @@ from engine.warehouse.recent import Recent
 from engine.warehouse.render import bound, is_insert, with_settings, written
 from engine.warehouse.unfinished import Unfinished
 from engine.warehouse.zone import UTC, agreed, named_zone
+
+log = structlog.get_logger("rookery.warehouse")
 
 WHOLE_BYTES = 4 << 20
 WHOLE_ROWS = 25_000
@@ -67,6 +71,7 @@ class EmbeddedWarehouse:
         self._anchor: Handle | None = None
         self._parts = NewParts()
         self._directories: dict[Name, str] = {}
+        self._staying: set[Path] = set()
         self._looking = threading.Lock()
         self._tables = Unfinished(self._directory.path, self)
         try:
@@ -133,12 +138,36 @@ class EmbeddedWarehouse:
         return frozenset(str(row[0]) for row in self.query("SELECT name FROM system.functions").rows)
 
     def forget_unfinished(self) -> None:
+        self._tables.undo_merges()
         self._tables.forget()
 
     def damaged(self, tables: Iterable[Name]) -> list[tuple[Name, str, str]]:
         wanted = tuple(tables)
         with self._looking:
-            return self._parts.damaged([(t, d) for t in wanted if (d := self._directory_of(t)) is not None])
+            found = self._parts.damaged([(t, d) for t in wanted if (d := self._directory_of(t)) is not None])
+            return [one for one in found if not self._must_stay(*one)]
+
+    def _must_stay(self, table: Name, part: str, why: str) -> bool:
+        """Whether a damaged part is all that there is of its rows. Inserts go on beside it; the doctor names it."""
+        directory = Path(self._directory_of(table) or "")
+        if directory / part in self._staying:
+            return True
+        if not is_made(directory, part) or can_be_undone(directory, part):
+            return False
+        log.error("a part that a merge has made is damaged", table=str(table), part=part, why=why)
+        self._staying.add(directory / part)
+        return True
+
+    def take_out(self, table: Name, part: str) -> bool:
+        directory = self._directory_of(table)
+        if directory is None or not is_made(Path(directory), part):
+            self.execute(f"ALTER TABLE {table.sql()} DROP PART {literal(part)}")
+            return True
+        self._tables.distrust(table, Path(directory) / part)
+        return False
+
+    def undo_merges(self) -> None:
+        self._tables.undo_merges()
 
     def _directory_of(self, table: Name) -> str | None:
         known = self._directories.get(table)

@@ -180,6 +180,18 @@ class Warehouse(Protocol):
         """
         ...
 
+    def take_out(self, table: Name, part: str) -> bool:
+        """Take a damaged part out of its table; whether its insert must be repeated.
+
+        A part that a merge has made is only noted: `undo_merges`, and so `forget_unfinished`, brings back what it was
+        made from, if that is still there. Otherwise it stays.
+        """
+        ...
+
+    def undo_merges(self) -> None:
+        """Put back what noted parts were made from; their tables are away meanwhile."""
+        ...
+
     def running(self, text: str) -> bool:
         """Whether a statement with this text in it still runs, although its caller has been told otherwise."""
         ...

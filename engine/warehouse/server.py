@@ -19,7 +19,7 @@ from clickhouse_connect.driver.httputil import get_pool_manager
 from urllib3 import PoolManager
 
 from engine import errors
-from engine.schema import Name, quote
+from engine.schema import Name, literal, quote
 from engine.warehouse import embedded, parser
 from engine.warehouse.errors import EngineError, translate
 from engine.warehouse.flow import Flow
@@ -158,6 +158,13 @@ class ServerWarehouse:
 
     def damaged(self, tables: Iterable[Name]) -> list[tuple[Name, str, str]]:
         return []
+
+    def take_out(self, table: Name, part: str) -> bool:
+        self.execute(f"ALTER TABLE {table.sql()} DROP PART {literal(part)}")
+        return True
+
+    def undo_merges(self) -> None:
+        """Nothing is ever noted: the files are the server's."""
 
     def running(self, text: str) -> bool:
         found = self.query(

@@ -2,11 +2,12 @@
 
 When the rename of a part fails, the table's log and its memory both keep the token, and a repeated INSERT is taken
 for a duplicate. The memory is only read anew when the table is attached, so such a table is detached, its log is
-repaired, and it is attached again.
+repaired, and it is attached again. So are tables of which a merge has made a damaged part, without that part.
 """
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ import structlog
 from engine.errors import RookeryError
 from engine.schema import Name
 from engine.warehouse.errors import failed_file
+from engine.warehouse.merged import can_be_undone
 from engine.warehouse.port import Rows
 from engine.warehouse.repair import repair_table, unfinished
 
@@ -41,6 +43,7 @@ class Unfinished:
         self._engine = engine
         self._since = time.time()
         self._detached: set[Name] = set()
+        self._made: set[tuple[Name, Path]] = set()
         self._lock = threading.Lock()
 
     def forget(self) -> None:
@@ -54,6 +57,31 @@ class Unfinished:
             except OSError as exc:
                 raise failed_file(exc) from exc
             self._since = began
+
+    def distrust(self, table: Name, part: Path) -> None:
+        """Remember a damaged part that a merge has made, until it is undone."""
+        with self._lock:
+            self._made.add((table, part))
+
+    def undo_merges(self) -> None:
+        """Put back what damaged parts were made from. Raises when a table cannot be attached."""
+        with self._lock:
+            self._attach_all()
+            for table, part in sorted(self._made):
+                self._made.discard((table, part))
+                self._undo(table, part)
+
+    def _undo(self, table: Name, part: Path) -> None:
+        self._detached.add(table)
+        try:
+            self._engine.execute(f"DETACH TABLE {table.sql()} SYNC")
+            if can_be_undone(part.parent, part.name):
+                shutil.rmtree(part)
+                log.warning("a merge that made a damaged part is undone", table=str(table), part=part.name)
+        except OSError as exc:
+            raise failed_file(exc) from exc
+        finally:
+            self._attach_all()
 
     def _repair(self, directory: Path) -> None:
         found = self._engine.query(f"SELECT database, name FROM system.tables WHERE uuid = '{directory.name}'").rows

@@ -1,27 +1,35 @@
-"""Inserts into tables of notes, of which every part is looked at when it is stored."""
+"""Inserts into the tables of the product itself, of which every part is looked at when it is stored."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from engine import errors
-from engine.schema import Name, literal
+from engine.schema import Name
 from engine.warehouse.errors import EngineError
 from engine.warehouse.port import Input, Warehouse
 
 TRIES = 3
 
 
-def insert_whole(warehouse: Warehouse, table: Name, rows: bytes, columns: Iterable[str] = ()) -> None:
+def insert_whole(
+    warehouse: Warehouse,
+    table: Name,
+    rows: bytes,
+    columns: Iterable[str] = (),
+    settings: Mapping[str, int | str] | None = None,
+) -> None:
     """Insert NDJSON rows, again if the engine has stored a damaged part. Raises RK6009 if it does so every time."""
     names = tuple(columns)
+    given = {**(settings or {}), "async_insert": 0}
     for _ in range(TRIES):
-        warehouse.insert(table.sql(), rows, Input.NDJSON, names, {"async_insert": 0})
+        warehouse.insert(table.sql(), rows, Input.NDJSON, names, given)
         bad = warehouse.damaged([table])
-        if not bad:
+        again = [warehouse.take_out(table, part) for _, part, _ in bad]
+        if not all(again):
+            warehouse.undo_merges()
+        if not any(again):
             return
-        for _, part, _ in bad:
-            warehouse.execute(f"ALTER TABLE {table.sql()} DROP PART {literal(part)}")
     raise EngineError(
         errors.STORAGE, errors.STORAGE.title, detail=f"{table}: {bad[0][2]}", headers={"Retry-After": "2"}
     )

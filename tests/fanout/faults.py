@@ -1,7 +1,8 @@
-"""System calls of a running server that fail: strace makes them, and every row is looked for afterwards.
+"""System calls of a running server that fail, and every row is looked for afterwards.
 
-A fault is the N-th call of one kind that each thread makes from when strace is attached. While it is, one batch is
-sent under a key; afterwards it is repeated until it is answered, as its sender would do.
+A fault of strace is the N-th call of one kind that each thread makes from when strace is attached; writes are made to
+fail by a library (`tests/fanout/writes.py`), and counted over all threads. Meanwhile one batch is sent under a key;
+afterwards it is repeated until it is answered, as its sender would do.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +27,7 @@ from tests.support.server import Server
 OWN, POOLED = ("1", "2"), "8"
 TENANTS = (*OWN, POOLED)
 CALLS = ("rename", "mkdir", "openat", "unlink", "fsync", "fdatasync", "ftruncate", "link", "symlink", "fallocate")
-"""Calls that change files, but for `write`: it also serves pipes and sockets, and the engine ignores some that fail."""
+"""Calls that change files, of those that strace can make fail: `write` also serves pipes and sockets."""
 ERRORS = ("EIO", "ENOSPC")
 PATIENCE = 60.0
 _IDS = itertools.count(1)
@@ -33,7 +35,7 @@ _IDS = itertools.count(1)
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A call that fails, in the order of each thread's calls of its kind."""
+    """A call that fails, in the order of each thread's calls of its kind, or of all threads' writes."""
 
     call: str
     error: str
@@ -45,12 +47,24 @@ class Fault:
 
 @dataclass(slots=True)
 class Trial:
-    """What a fault did: calls that failed, statuses of the request's tries, and what is wrong afterwards."""
+    """What a fault did: calls that failed, statuses of the request's tries, and what is wrong afterwards.
+
+    `file` is the one whose write failed.
+    """
 
     fault: Fault
     failed: int
     statuses: list[int] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    file: str = ""
+
+
+@dataclass(slots=True)
+class Sent:
+    """What was sent: rows that can be stored, and the text of those that cannot."""
+
+    good: list[dict[str, int]] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
 
 
 def why_not() -> str | None:
@@ -74,30 +88,40 @@ def why_not() -> str | None:
         own.wait()
 
 
-def send(server: Server, sent: list[dict[str, int]], fault: Fault, trace: Path) -> Trial:
-    """Send one batch while the fault is there, and again until it is stored."""
-    rows = [{"tenant_id": int(t), "id": next(_IDS), "n": next(_IDS) % 100} for t in TENANTS for _ in range(3)]
-    key = f"{fault} {rows[0]['id']}"
+def send(server: Server, sent: Sent, fault: Fault, trace: Path) -> Trial:
+    """Send one batch while a fault of strace is there, and again until it is stored."""
     trial = Trial(fault, 0)
+    batch = a_batch()
     with _failing(server.process.pid, fault, trace):
-        trial.statuses.append(_post(server, rows, key))
+        trial.statuses.append(post(server, batch, str(fault)))
     trial.failed = trace.read_text(errors="replace").count("(INJECTED)")
-    deadline = time.monotonic() + PATIENCE
-    while trial.statuses[-1] != 200 and time.monotonic() < deadline:
-        time.sleep(0.05)
-        trial.statuses.append(_post(server, rows, key))
-    sent += rows
+    insist(server, trial, batch, sent)
     return trial
 
 
-def _post(server: Server, rows: list[dict[str, int]], key: str) -> int:
+def a_batch() -> Sent:
+    """Three rows for each tenant, and one that goes to quarantine."""
+    good = [{"tenant_id": int(t), "id": next(_IDS), "n": next(_IDS) % 100} for t in TENANTS for _ in range(3)]
+    return Sent(good, [json.dumps({"tenant_id": 1, "id": f"none {next(_IDS)}", "n": 1})])
+
+
+def insist(server: Server, trial: Trial, batch: Sent, sent: Sent) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while trial.statuses[-1] != 200 and time.monotonic() < deadline:
+        time.sleep(0.05)
+        trial.statuses.append(post(server, batch, str(trial.fault)))
+    sent.good += batch.good
+    sent.bad += batch.bad
+
+
+def post(server: Server, batch: Sent, key: str) -> int:
     try:
         answer = server.admin(
             "POST",
             "/v0/events",
             params={"name": "events", "wait": "visible"},
-            content="\n".join(map(json.dumps, rows)),
-            headers={"idempotency-key": key},
+            content="\n".join([*map(json.dumps, batch.good), *batch.bad]),
+            headers={"idempotency-key": f"{key} {batch.good[0]['id']}"},
         )
     except httpx.HTTPError:
         return 0
@@ -134,12 +158,13 @@ def _traced(task: Path) -> bool:
         return True
 
 
-def differences(server: Server, sent: list[dict[str, int]]) -> list[str]:
-    """Where landing differs from what was sent, and nests and sums from landing, once nothing is behind."""
+def differences(server: Server, sent: Sent) -> list[str]:
+    """Where landing, nests, sums and quarantine differ from what was sent, and what the journal says is behind."""
     deadline = time.monotonic() + PATIENCE
     tokens = {t: server.mint("DATASOURCES:READ:events", "DATASOURCES:READ:sums", tenant=t) for t in TENANTS}
     while True:
-        found = [line for t in TENANTS for line in _of_tenant(server, t, tokens[t], sent)]
+        found = [line for t in TENANTS for line in _of_tenant(server, t, tokens[t], sent.good)]
+        found += [*_of_quarantine(server, sent), *_of_journal(server)]
         if not found or time.monotonic() > deadline:
             return found
         # A tenant whose tables failed is tried again after a second or two.
@@ -157,6 +182,33 @@ def _of_tenant(server: Server, tenant: str, token: str, sent: list[dict[str, int
     (row,) = server.sql("SELECT sum(events) AS rows, sum(total) AS total FROM sums", token)
     if (int(row["rows"]), int(row["total"])) != (wanted[0], wanted[2]):
         yield f"tenant {tenant}: sums {dict(row)}, sent {wanted}"
+
+
+def _of_quarantine(server: Server, sent: Sent) -> Iterator[str]:
+    answer = server.admin("GET", "/v0/datasources/events/quarantine", params={"limit": 1000})
+    if answer.status_code != 200:
+        yield f"quarantine: {answer.text}"
+        return
+    counted = Counter(row["c__text"] for row in answer.json()["rows"])
+    for text, times in counted.items():
+        if times > 1 or text not in sent.bad:
+            yield f"quarantine: {times} times {text}"
+    for text in sent.bad:
+        if text not in counted:
+            yield f"quarantine: {text} is missing"
+
+
+def empty_quarantine(server: Server, sent: Sent) -> None:
+    """Take out what has been looked at, so that one answer shows what comes."""
+    server.done("DELETE", "/v0/datasources/events/quarantine", json={"all": True})
+    sent.bad.clear()
+
+
+def _of_journal(server: Server) -> Iterator[str]:
+    status = server.done("GET", "/v0/fanout")
+    (events,) = (d for d in status["datasources"] if d["datasource"] == "events")
+    if events["rows"] or events["strays"] or events["in_step"] != len(OWN) or status["suspended"]:
+        yield f"journal: {status}"
 
 
 def findings(server: Server) -> list[dict[str, Any]]:

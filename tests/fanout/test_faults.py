@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fanout.faults import POOLED, TENANTS, Fault, differences, findings, send, why_not
+from tests.fanout.faults import POOLED, TENANTS, Fault, Sent, differences, findings, send, why_not
 from tests.fanout.stream import project
 from tests.support.server import running
 
@@ -22,7 +22,7 @@ def test_what_was_sent_is_everywhere_once(tmp_path: Path, mode: str) -> None:
     if (reason := why_not()) is not None:
         pytest.skip(reason)
     chance = random.Random(f"{SEED} {mode}")
-    sent: list[dict[str, int]] = []
+    sent = Sent()
     with running(tmp_path) as server:
         server.push(project(mode))
         server.done("POST", "/v0/tenants", json={"ids": [t for t in TENANTS if t != POOLED], "placement": "tables"})

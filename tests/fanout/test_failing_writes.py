@@ -1,0 +1,48 @@
+"""A sample of writes that fail during ingestion and fan-out; `python -m benchmarks faults` tries all of them."""
+
+from __future__ import annotations
+
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.fanout.faults import ERRORS, POOLED, TENANTS, Fault, Sent, differences, findings
+from tests.fanout.stream import project
+from tests.fanout.writes import CALLS, Writes, why_not
+from tests.support.server import running
+
+SAMPLE = 8
+SEED = 6
+FAR = 100_000
+"""More writes than a batch makes."""
+
+
+@pytest.mark.parametrize("mode", ["direct", "routed"])
+def test_what_was_sent_is_everywhere_once(tmp_path: Path, mode: str) -> None:
+    if (reason := why_not()) is not None:
+        pytest.skip(reason)
+    chance = random.Random(f"{SEED} {mode}")
+    writes, sent = Writes(tmp_path), Sent()
+    with running(tmp_path, **writes.environment) as server:
+        server.push(project(mode))
+        server.done("POST", "/v0/tenants", json={"ids": [t for t in TENANTS if t != POOLED], "placement": "tables"})
+        server.tenant(POOLED)
+        assert writes.send(server, sent, Fault("write", "EIO", FAR)).statuses == [200]
+        count = writes.seen
+        assert count > SAMPLE, "the engine's writes are not seen"
+        for part in range(SAMPLE):
+            # One of each part of the way: quarantine, receipts, landing, the views behind it, nests and the journal.
+            when = chance.randint(part * count // SAMPLE + 1, (part + 1) * count // SAMPLE)
+            fault = Fault(chance.choice([*CALLS]), chance.choice(ERRORS), when)
+            trial = writes.send(server, sent, fault)
+            assert trial.failed, f"{fault} of {count}"
+            assert trial.statuses[-1] == 200, trial
+            assert set(trial.statuses) <= {200, 503, 507}, trial
+            assert differences(server, sent) == [], trial
+        server.process.send_signal(signal.SIGKILL)
+        server.process.wait()
+    with running(tmp_path) as server:
+        assert differences(server, sent) == []
+        assert [f for f in findings(server) if f["level"] == "error"] == []

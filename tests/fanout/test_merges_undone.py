@@ -1,0 +1,85 @@
+"""Damaged parts that merges have made: what they were made from takes their place, and no row is lost."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.schema import Name
+from tests.fanout.house import House, house
+from tests.fanout.stream import project
+
+OWN = ("1", "2")
+_IDS = itertools.count(1)
+
+
+@pytest.fixture(scope="module", params=["direct", "routed"])
+def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with house(tmp_path_factory.mktemp(request.param)) as made:
+        made.push(project(request.param))
+        made.add(*OWN)
+        yield made
+
+
+def _rows(bad: int = 0) -> list[dict[str, int | str]]:
+    rows: list[dict[str, int | str]] = [
+        {"tenant_id": int(t), "id": next(_IDS), "n": 7} for t in OWN for _ in range(5)
+    ]
+    return rows + [{"tenant_id": 1, "id": "none", "n": 1} for _ in range(bad)]
+
+
+def _newest_part(home: House, table: str) -> Path:
+    """The directory of the one part that a merge has just made."""
+    home.run(f"OPTIMIZE TABLE {table} FINAL")
+    database, name = table.replace("`", "").split(".")
+    ((path,),) = home.rows(
+        f"SELECT path FROM system.parts WHERE active AND database = '{database}' AND table = '{name}'"
+    )
+    return Path(path)
+
+
+@pytest.mark.parametrize("file", ["data.bin", "columns.txt", "columns_substreams.txt", "checksums.txt"])
+@pytest.mark.parametrize("where", ["landing", "copy", "sums"])
+def test_no_row_is_lost(home: House, where: str, file: str) -> None:
+    (before,) = home.rows("SELECT count() FROM main.events")
+    for _ in range(3):
+        assert home.visible(_rows())
+    table = {"landing": "main.events", "copy": f"{home.nest('1')}.events", "sums": f"{home.nest('1')}.sums"}[where]
+    part = _newest_part(home, table)
+    cut = part / file
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    home.visible(_rows())
+    home.caught_up()
+    assert not part.exists()
+    assert home.differences(OWN) == []
+    assert home.rows("SELECT count(), uniqExact(id) FROM main.events") == [(before[0] + 40, before[0] + 40)]
+
+
+def test_no_row_in_quarantine_is_lost(home: House) -> None:
+    for _ in range(3):
+        home.append(_rows(bad=1))
+    before = home.rows("SELECT count() FROM main.events_quarantine")[0][0]
+    part = _newest_part(home, "main.events_quarantine")
+    cut = part / "columns.txt"
+    cut.write_bytes(cut.read_bytes()[:60])
+    home.append(_rows(bad=1))
+    assert not part.exists()
+    assert home.rows("SELECT count() FROM main.events_quarantine") == [(before + 1,)]
+
+
+def test_a_part_that_nothing_can_replace_stays(home: House, tmp_path: Path) -> None:
+    """Its sources are gone. Inserts go on."""
+    for _ in range(3):
+        home.append(_rows(bad=1))
+    part = _newest_part(home, "main.events_quarantine")
+    for other in part.parent.iterdir():
+        if other != part and other.name.startswith("all_"):
+            other.rename(tmp_path / other.name)
+    cut = part / "default_compression_codec.txt"
+    cut.write_bytes(b"CODEC")
+    assert home.append(_rows(bad=1)).quarantined == 1
+    assert part.exists()
+    assert home.workspace.warehouse.damaged([Name("main", "events_quarantine")]) == []
