@@ -12,6 +12,7 @@ from xml.sax.saxutils import escape
 from engine import errors
 from engine.warehouse.errors import EngineError
 from engine.warehouse.layout import LAYOUT, DirectoryMark, read_mark, write_mark
+from engine.warehouse.merged import undo_damaged
 from engine.warehouse.repair import repair
 
 LOCK = "rookery.lock"
@@ -84,6 +85,8 @@ class Directory:
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
         repair(self.path)
+        # The engine would put them aside as broken, which looks as if rows were missing.
+        undo_damaged(self.path)
         allow_files()
         self.config = self.path / CONFIG
         self.fresh = not (self.path / "store").exists()

@@ -32,6 +32,8 @@ from engine.warehouse.zone import UTC, agreed, named_zone
 
 log = structlog.get_logger("rookery.warehouse")
 
+UNDO_PAUSE = 1.0
+"""Seconds until all parts are looked at again after a read has failed on a damaged one."""
 WHOLE_BYTES = 4 << 20
 WHOLE_ROWS = 25_000
 """Up to here a result is taken whole, in one call of a millisecond; a larger one is streamed."""
@@ -72,6 +74,8 @@ class EmbeddedWarehouse:
         self._parts = NewParts()
         self._directories: dict[Name, str] = {}
         self._staying: set[Path] = set()
+        self._undoing = threading.Lock()
+        self._undo_again = 0.0
         self._looking = threading.Lock()
         self._tables = Unfinished(self._directory.path, self)
         try:
@@ -98,8 +102,28 @@ class EmbeddedWarehouse:
     def query(
         self, sql: str, bindings: Mapping[str, Value] | None = None, settings: Mapping[str, int | str] | None = None
     ) -> Rows:
+        try:
+            with self._writers.lend() as handle:
+                return handle.rows(with_settings(sql, settings), bound(sql, bindings))
+        except EngineError as exc:
+            if exc.code is not errors.DAMAGED or not self._undo_damaged():
+                raise
         with self._writers.lend() as handle:
             return handle.rows(with_settings(sql, settings), bound(sql, bindings))
+
+    def _undo_damaged(self) -> bool:
+        """Undo merges that have made damaged parts, after a read has failed on one; whether any was undone."""
+        if not self._undoing.acquire(blocking=False):
+            return False
+        try:
+            if time.monotonic() < self._undo_again:
+                return False
+            found = self._tables.distrust_all()
+            self._tables.undo_merges()
+            self._undo_again = time.monotonic() + UNDO_PAUSE
+            return found
+        finally:
+            self._undoing.release()
 
     def execute(
         self, sql: str, bindings: Mapping[str, Value] | None = None, settings: Mapping[str, int | str] | None = None

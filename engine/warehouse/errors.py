@@ -120,6 +120,10 @@ _FILE_SYSTEM = "filesystem error"
 """How the standard library's exceptions about files begin; the engine has one number for all of that library's."""
 _FULL = re.compile(r"No space left on device|Disk quota exceeded")
 
+_CUT_OFF = frozenset({32, 33})
+"""Engine codes of a text that ends too early: what a caller sent, or a file of a part."""
+_OF_A_PART = re.compile(r"while reading from part |While reading or decompressing \S*/store/")
+
 _OVERLOAD = frozenset({159, 160, 173, 202, 236, 241, 252, 394, 411, 439, 735, 776, 777, 778, 1017, 1019, 1020})
 """Engine codes under which an INSERT fails for what else goes on: memory, merges, threads, cancellation."""
 
@@ -177,6 +181,8 @@ def _code_of(number: int, text: str) -> Code:
     code = CODES.get(number, errors.ENGINE)
     if number == 1001 and _FILE_SYSTEM in text:
         code = errors.STORAGE
+    if number in _CUT_OFF and _OF_A_PART.search(text):
+        code = errors.DAMAGED
     if code is errors.STORAGE and _FULL.search(text):
         code = errors.DISK_FULL
     return code

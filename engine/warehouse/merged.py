@@ -7,6 +7,7 @@ attached. A damaged part is never dropped: its rows came with other inserts than
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,3 +70,23 @@ def can_be_undone(table: Path, name: str) -> bool:
     return (
         part is not None and {part.first} <= {p.first for p in sources} and {part.last} <= {p.last for p in sources}
     )
+
+
+def damaged_merges(data: Path) -> list[Path]:
+    """Directories of damaged parts that can be undone."""
+    found = []
+    for file in (data / "store").glob("*/*/format_version.txt"):
+        table = file.parent
+        parts = {d.name: part for d in table.iterdir() if (part := Part.of(d.name)) is not None}
+        for name, part in parts.items():
+            if not (part.level or part.version) or not any(map(part.covers, parts.values())):
+                continue
+            if why_damaged(table / name) is not None and can_be_undone(table, name):
+                found.append(table / name)
+    return found
+
+
+def undo_damaged(data: Path) -> None:
+    """Remove damaged parts that can be undone, in a directory that no engine has open."""
+    for part in damaged_merges(data):
+        shutil.rmtree(part)

@@ -18,7 +18,7 @@ import structlog
 from engine.errors import RookeryError
 from engine.schema import Name
 from engine.warehouse.errors import failed_file
-from engine.warehouse.merged import can_be_undone
+from engine.warehouse.merged import can_be_undone, damaged_merges
 from engine.warehouse.port import Rows
 from engine.warehouse.repair import repair_table, unfinished
 
@@ -71,6 +71,19 @@ class Unfinished:
                 self._made.discard((table, part))
                 self._undo(table, part)
 
+    def distrust_all(self) -> bool:
+        """Distrust every damaged part that can be undone; whether there is any."""
+        found = damaged_merges(self._data)
+        for part in found:
+            table = self._table_of(part.parent)
+            if table is not None:
+                self.distrust(table, part)
+        return bool(found)
+
+    def _table_of(self, directory: Path) -> Name | None:
+        found = self._engine.query(f"SELECT database, name FROM system.tables WHERE uuid = '{directory.name}'").rows
+        return Name(str(found[0][0]), str(found[0][1])) if found else None
+
     def _undo(self, table: Name, part: Path) -> None:
         self._detached.add(table)
         try:
@@ -84,10 +97,9 @@ class Unfinished:
             self._attach_all()
 
     def _repair(self, directory: Path) -> None:
-        found = self._engine.query(f"SELECT database, name FROM system.tables WHERE uuid = '{directory.name}'").rows
-        if not found:
+        table = self._table_of(directory)
+        if table is None:
             return
-        table = Name(str(found[0][0]), str(found[0][1]))
         # From here on the table is missing until it is attached, whatever fails in between.
         self._detached.add(table)
         try:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from engine.schema import Name
+from engine.warehouse.embedded import UNDO_PAUSE
 from tests.fanout.house import House, house
 from tests.fanout.stream import project
 
@@ -83,3 +85,18 @@ def test_a_part_that_nothing_can_replace_stays(home: House, tmp_path: Path) -> N
     assert home.append(_rows(bad=1)).quarantined == 1
     assert part.exists()
     assert home.workspace.warehouse.damaged([Name("main", "events_quarantine")]) == []
+
+
+@pytest.mark.parametrize("file", ["data.cmrk4", "data.bin"])
+def test_reading_undoes_a_damaged_merge(home: House, file: str) -> None:
+    """Reading would otherwise fail until something is inserted, which may have to read first."""
+    for _ in range(3):
+        assert home.visible(_rows())
+    part = _newest_part(home, "main.events")
+    cut = part / file
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    home.run("SYSTEM DROP MARK CACHE")
+    time.sleep(UNDO_PAUSE)
+    ((rows, ids),) = home.rows("SELECT count(n), uniqExact(id) FROM main.events")
+    assert rows == ids
+    assert not part.exists()
