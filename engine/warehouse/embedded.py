@@ -32,6 +32,7 @@ from engine.warehouse.zone import UTC, agreed, named_zone
 
 log = structlog.get_logger("rookery.warehouse")
 
+_NO_SUCH_PART = 232
 UNDO_PAUSE = 1.0
 """Seconds until all parts are looked at again after a read has failed on a damaged one."""
 WHOLE_BYTES = 4 << 20
@@ -185,7 +186,14 @@ class EmbeddedWarehouse:
     def take_out(self, table: Name, part: str) -> bool:
         directory = self._directory_of(table)
         if directory is None or not is_made(Path(directory), part):
-            self.execute(f"ALTER TABLE {table.sql()} DROP PART {literal(part)}")
+            try:
+                self.execute(f"ALTER TABLE {table.sql()} DROP PART {literal(part)}")
+            except EngineError as exc:
+                if exc.engine_code != _NO_SUCH_PART:
+                    raise
+                # A merge has read it already, and what it made has the rows.
+                self._staying.add(Path(directory or "") / part)
+                return False
             return True
         self._tables.distrust(table, Path(directory) / part)
         return False

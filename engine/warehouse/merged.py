@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,9 +76,7 @@ def can_be_undone(table: Path, name: str) -> bool:
 def damaged_merges(data: Path) -> list[Path]:
     """Directories of damaged parts that can be undone."""
     found = []
-    for file in (data / "store").glob("*/*/format_version.txt"):
-        table = file.parent
-        parts = {d.name: part for d in table.iterdir() if (part := Part.of(d.name)) is not None}
+    for table, parts in _tables(data):
         for name, part in parts.items():
             if not (part.level or part.version) or not any(map(part.covers, parts.values())):
                 continue
@@ -86,7 +85,22 @@ def damaged_merges(data: Path) -> list[Path]:
     return found
 
 
+def _tables(data: Path) -> Iterator[tuple[Path, dict[str, Part]]]:
+    """Directories of tables, each with its parts by name."""
+    for file in (data / "store").glob("*/*/format_version.txt"):
+        table = file.parent
+        yield table, {d.name: part for d in table.iterdir() if (part := Part.of(d.name)) is not None}
+
+
 def undo_damaged(data: Path) -> None:
-    """Remove damaged parts that can be undone, in a directory that no engine has open."""
-    for part in damaged_merges(data):
-        shutil.rmtree(part)
+    """Remove damaged parts that others stand for, in a directory that no engine has open.
+
+    Those are parts that can be undone, and what a sound part was made from.
+    """
+    for directory in damaged_merges(data):
+        shutil.rmtree(directory)
+    for table, parts in _tables(data):
+        for name, part in parts.items():
+            makers = [n for n, other in parts.items() if other.covers(part)]
+            if makers and why_damaged(table / name) and any(why_damaged(table / n) is None for n in makers):
+                shutil.rmtree(table / name)
