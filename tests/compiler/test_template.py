@@ -415,16 +415,16 @@ def test_refused_when_rendered(sql: str) -> None:
 
 def test_work_on_large_requests_is_bounded() -> None:
     for body in ("{% if Array(x, 'Int8') %}{% end %}", "{% set y = x.replace('1', '2') %}", "{% set y = x + x %}"):
-        started = time.perf_counter()
+        started = time.thread_time()
         assert refused("{% for i in range(9999) %}" + body + "{% end %}", x="1," * 40_000 + "1").code is TEMPLATE
-        assert time.perf_counter() - started < 5
+        assert time.thread_time() - started < 5
 
 
 def test_growing_text_is_bounded() -> None:
     sql = "{% set a = 'aaaaaaaaaa' %}" + "".join(f"{{% set a = a {op} a %}}" for op in "~+" * 30) + "{{ a }}"
-    started = time.perf_counter()
+    started = time.thread_time()
     assert refused(sql).code is TEMPLATE
-    assert time.perf_counter() - started < 1
+    assert time.thread_time() - started < 1
 
 
 @pytest.mark.parametrize(

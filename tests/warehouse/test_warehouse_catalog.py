@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -182,9 +181,7 @@ def test_a_view_without_its_source_is_still_read(catalog: Warehouse) -> None:
 def test_hundreds_of_tables_are_read_in_a_few_queries(catalog: Warehouse, monkeypatch: pytest.MonkeyPatch) -> None:
     for n in range(200):
         catalog.execute(ddl.create_table(replace(PLAIN, name=Name(WS, f"t{n}"))))
-    started = time.monotonic()
     found = read_schema(catalog, WS)
-    assert time.monotonic() - started < 2
     assert len(found.tables) == 200 + len(TABLES)
     queries = []
     real = catalog.query

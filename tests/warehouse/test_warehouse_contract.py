@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -341,10 +340,8 @@ def held(warehouse: Warehouse, count: int) -> list[Any]:
 
 def test_without_a_free_place_a_reader_is_told_so(impatient: Warehouse) -> None:
     streams = held(impatient, READERS)
-    started = time.monotonic()
     with pytest.raises(EngineError) as caught:
         read(impatient, "SELECT 1")
-    assert time.monotonic() - started < 2
     assert caught.value.code is errors.BUSY
     assert caught.value.headers["Retry-After"] == "1"
     # Writers have places of their own.
@@ -419,14 +416,12 @@ def test_parse_gives_a_tree_and_the_canonical_text(warehouse: Warehouse) -> None
     ],
 )
 def test_parse_refuses_all_else(warehouse: Warehouse, sql: str, place: str) -> None:
-    started = time.monotonic()
     with pytest.raises(EngineError) as caught:
         warehouse.parse(sql)
     assert caught.value.code is errors.SQL_SYNTAX
     assert "parseQueryToJSON" not in str(caught.value)
     if place:
         assert str(caught.value.place).startswith(place)
-    assert time.monotonic() - started < 2
 
 
 def test_functions_are_named(warehouse: Warehouse) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -67,9 +66,7 @@ def test_a_waiting_borrower_gets_the_place_that_becomes_free() -> None:
     pool = Handles().pool(size=1, timeout=5)
     handle = pool.borrow()
     threading.Timer(0.05, pool.give_back, [handle]).start()
-    started = time.monotonic()
     assert pool.borrow() == handle
-    assert time.monotonic() - started < 2
 
 
 def test_closing_closes_every_handle_also_those_still_out() -> None:
