@@ -119,6 +119,7 @@ class Delivery:
     def _spread(self, reader: Log, piece: Piece, present: set[str], rows: Callable[[str], str]) -> Failures:
         """Each tenant's rows into its nest, several at a time. Raises RK6003 when the database has no room at all."""
         failed: Failures = {}
+        merged: list[str] = []
         fence = self._workspace.fence
         # Whoever holds the fence alone waits for the hands, which would wait for the fence.
         guard = nullcontext if fence.mine else fence.shared
@@ -128,7 +129,11 @@ class Delivery:
                 database = nest_database(self._workspace.name, tenant)
                 with guard():
                     reader.insert(database, piece.token, rows(tenant))
-                    bad = take_out_damaged(self._workspace, in_nest(self._workspace, database, self._datasource))
+                    bad, made = take_out_damaged(
+                        self._workspace, in_nest(self._workspace, database, self._datasource)
+                    )
+                if made:
+                    merged.append(tenant)
                 if bad:
                     failed[tenant] = f"the engine stored a damaged part: {bad[0]}"
             except RookeryError as exc:
@@ -144,6 +149,9 @@ class Delivery:
             wait(under_way)
             for done in under_way:
                 done.result()
+        if merged:
+            with fence.quiet():
+                self._workspace.warehouse.undo_merges()
         if failed:
             # They are tried again under the same token, which a table may remember without having the rows.
             with fence.quiet():

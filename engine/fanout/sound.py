@@ -48,19 +48,21 @@ def in_nest(workspace: Workspace, database: str, datasource: str) -> tuple[Name,
     return tuple(Name(database, n) for n in (datasource, *targets))
 
 
-def take_out_damaged(workspace: Workspace, tables: Iterable[Name]) -> list[str]:
+def take_out_damaged(workspace: Workspace, tables: Iterable[Name]) -> tuple[list[str], bool]:
     """Take out damaged parts that have come into tables since the last look; what was found, in words.
 
-    The insert that brought them must be repeated under its token, after `forget_unfinished`, which undoes merges that
-    made them. Raises RK6009 when one cannot be taken out.
+    The insert that brought them must be repeated under its token. Also returns whether merges are to be undone, after
+    which nothing must be repeated. Raises RK6009 when a part cannot be taken out.
     """
+    again: list[str] = []
     found = workspace.warehouse.damaged(tables)
     for table, part, why in found:
         log.error("a part was stored in spite of a failed write", table=str(table), part=part, why=why)
         try:
-            workspace.warehouse.take_out(table, part)
+            if workspace.warehouse.take_out(table, part):
+                again.append(f"part {part} of {table}: {why}")
         except RookeryError as exc:
             # It is found again by the next look, if it is still there.
             detail = exc.detail or exc.message
             raise EngineError(STORAGE, STORAGE.title, detail=detail, headers={"Retry-After": "2"}) from exc
-    return [f"part {part} of {table}: {why}" for table, part, why in found]
+    return again, len(again) < len(found)

@@ -105,7 +105,10 @@ def _check_parts(workspace: Workspace, block: Block | None) -> None:
     """Take out what the engine has stored in spite of a failed write. Raises RK6009: the insert must be repeated."""
     if block is None:
         return
-    bad = take_out_damaged(workspace, fed_by(workspace, block.datasource))
+    bad, merged = take_out_damaged(workspace, fed_by(workspace, block.datasource))
+    if merged:
+        with workspace.fence.upgraded():
+            workspace.warehouse.undo_merges()
     if bad:
         raise EngineError(STORAGE, STORAGE.title, detail="; ".join(bad), headers={"Retry-After": "2"})
 

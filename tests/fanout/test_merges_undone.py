@@ -5,13 +5,15 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from engine.errors import RookeryError
 from engine.schema import Name
 from engine.warehouse.embedded import UNDO_PAUSE
-from tests.fanout.house import House, house
+from tests.fanout.house import PATIENCE, House, house
 from tests.fanout.stream import project
 
 OWN = ("1", "2")
@@ -97,6 +99,11 @@ def test_reading_undoes_a_damaged_merge(home: House, file: str) -> None:
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     home.run("SYSTEM DROP MARK CACHE")
     time.sleep(UNDO_PAUSE)
+    deadline = time.monotonic() + PATIENCE
+    while part.exists():
+        assert time.monotonic() < deadline
+        with suppress(RookeryError):
+            home.rows("SELECT sum(n), uniqExact(id) FROM main.events")
+        time.sleep(0.1)
     ((rows, ids),) = home.rows("SELECT count(n), uniqExact(id) FROM main.events")
     assert rows == ids
-    assert not part.exists()
