@@ -291,8 +291,12 @@ async def pipes_route(request: Request) -> Response:
 
 
 async def pipe_route(request: Request) -> Response:
-    """`GET|DELETE /v0/pipes/NAME`."""
-    return await _resource(request, "pipe", request.path_params["name"])
+    """`GET|DELETE /v0/pipes/NAME`; a dot at the end is an endpoint's, before a format that is not there."""
+    name = request.path_params["name"]
+    if name.endswith("."):
+        request.path_params.update(name=name[:-1], format="")
+        return await call_pipe(request)
+    return await _resource(request, "pipe", name)
 
 
 async def _resource(request: Request, kind: str, name: str) -> Response:

@@ -36,8 +36,8 @@ def rows_of(document: bytes, format: Format) -> list[list[str]]:
         return [[str(v) for v in row.values()] for row in orjson.loads(document)["data"]]
     if format is Format.NDJSON:
         return [[str(v) for v in orjson.loads(line).values()] for line in document.split(b"\n") if line]
-    if format is Format.CSV:
-        return list(csv.reader(io.StringIO(document.decode(), newline="")))[1:]
+    if format in (Format.CSV, Format.BARE_CSV):
+        return list(csv.reader(io.StringIO(document.decode(), newline="")))[format is Format.CSV :]
     table = pq.read_table(pa.BufferReader(document))
     return [[str(v) for v in row.values()] for row in table.to_pylist()]
 
