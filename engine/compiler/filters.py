@@ -12,6 +12,7 @@ from typing import Any
 from engine.compiler.definitions import only_expression
 from engine.compiler.params import canonical_tenant
 from engine.compiler.scope import ALIAS, Relation, base_type
+from engine.compiler.syntax import listed
 from engine.compiler.verify import Parser
 from engine.errors import BAD_FILTER, RookeryError
 
@@ -59,8 +60,8 @@ def parse_filter(text: str, relation: Relation, parser: Parser) -> ParsedFilter:
 
 
 def _conjuncts(node: dict[str, Any]) -> list[dict[str, Any]]:
-    if node.get("type") == "Function" and node.get("name") == "and":
-        return [c for child in node["arguments"]["children"] for c in _conjuncts(child)]
+    if node.get("type") == "Function" and node.get("name") == "and" and (parts := listed(node.get("arguments"))):
+        return [c for part in parts for c in _conjuncts(part)]
     return [node]
 
 
@@ -68,7 +69,11 @@ def _tenant_of(node: dict[str, Any], relation: Relation) -> str | None:
     """The tenant in `tenant_column = literal` (either way round), else None."""
     if relation.tenant is None or node.get("type") != "Function" or node.get("name") != "equals":
         return None
-    left, right = node["arguments"]["children"]
+    compared = listed(node.get("arguments"))
+    if len(compared) != 2:
+        # The engine refuses it with the rest of the filter.
+        return None
+    left, right = compared
     if left.get("type") == "Literal":
         left, right = right, left
     if left.get("type") != "Identifier" or left.get("name") != relation.tenant or right.get("type") != "Literal":

@@ -166,10 +166,15 @@ def uses(root: Node) -> Uses | None:
 
 
 def _is_safe(node: Node) -> bool:
-    """Whether a function neither fails on a value nor takes longer for it; a pattern that varies may be invalid."""
+    """Whether a function neither fails on a value nor takes longer for it.
+
+    A pattern that varies may be invalid, and IN converts values to the type of the rows that it compares them with.
+    """
     name = str(node.get("name", "")).lower()
-    patterns = listed(node.get("arguments"))[1:] if name in ("like", "notlike") else []
-    return name in SAFE and all(p.get("type") in ("Literal", "QueryParameter") for p in patterns)
+    others = {str(argument.get("type")) for argument in listed(node.get("arguments"))[1:]}
+    if name in ("like", "notlike"):
+        return others <= {"Literal", "QueryParameter"}
+    return name in SAFE and not (name in MEMBERSHIP and others & {"Subquery", "Identifier"})
 
 
 def _renames(node: Node) -> bool:

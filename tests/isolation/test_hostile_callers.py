@@ -81,6 +81,8 @@ RENAMED = (
     "SELECT max(base64Decode(`toString(kind)`)) AS n FROM (SELECT toString(kind) FROM events)",
     "SELECT max(base64Decode(x)) AS n FROM (SELECT 'QUJD' AS x WHERE 0 UNION ALL SELECT kind FROM events)",
     "SELECT if(countIf('x' LIKE kind) = 0, 'ABC', '') AS n FROM events",
+    "SELECT max('ABC') AS n FROM events WHERE kind IN (SELECT 'QUJD'::Enum8('QUJD' = 1, '' = 2))",
+    "WITH e AS (SELECT 'QUJD'::Enum8('QUJD' = 1, '' = 2)) SELECT max('ABC') AS n FROM events WHERE kind IN e",
 )
 
 

@@ -92,6 +92,10 @@ REFUSED = [
     "tenant_id = 4294967297",
     "tenant_id = NULL",
     "events.tenant_id = 1",
+    "equals(tenant_id)",
+    "equals()",
+    "equals(tenant_id, 1, 1)",
+    "and()",
 ]
 
 
