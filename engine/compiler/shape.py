@@ -153,8 +153,12 @@ def uses(root: Node) -> Uses | None:
         if not isinstance(node, dict):
             continue
         kind, name = str(node.get("type", "")), str(node.get("name", ""))
-        if "transformers" in node or "Matcher" in kind or _renames(node):
-            # APPLY calls functions of columns that are not named.
+        if kind == "Function" and name == "count" and _is_star(listed(node.get("arguments"))):
+            node = {**node, "arguments": None}
+        if "transformers" in node or "Matcher" in kind or _renames(node) or (inside and kind.endswith("Asterisk")):
+            # Functions are called of columns that are not named.
+            return None
+        if kind == "Function" and any(_is_star([a]) for a in listed(node.get("arguments"))):
             return None
         if kind == "Identifier" and inside:
             passed.update(name.split("."))
@@ -163,6 +167,11 @@ def uses(root: Node) -> Uses | None:
         unsafe = kind == "Function" and not (_is_safe(node) or is_aggregate(name))
         pending.extend((child, inside or unsafe) for child in node.values())
     return Uses(frozenset(passed), frozenset(aliases))
+
+
+def _is_star(arguments: list[Node]) -> bool:
+    """Whether arguments are `*` or `t.*` alone."""
+    return len(arguments) == 1 and str(arguments[0].get("type")).endswith("Asterisk")
 
 
 def _is_safe(node: Node) -> bool:

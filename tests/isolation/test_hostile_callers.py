@@ -83,6 +83,9 @@ RENAMED = (
     "SELECT if(countIf('x' LIKE kind) = 0, 'ABC', '') AS n FROM events",
     "SELECT max('ABC') AS n FROM events WHERE kind IN (SELECT 'QUJD'::Enum8('QUJD' = 1, '' = 2))",
     "WITH e AS (SELECT 'QUJD'::Enum8('QUJD' = 1, '' = 2)) SELECT max('ABC') AS n FROM events WHERE kind IN e",
+    "SELECT max(base64Decode(*)) AS n FROM (SELECT kind FROM events)",
+    "SELECT max(base64Decode(tupleElement(tuple(events.*), 3))) AS n FROM events",
+    "SELECT any(n) AS n FROM (SELECT 'ABC' AS n, count(*) OVER (ORDER BY base64Decode(kind)) AS c FROM events)",
 )
 
 
