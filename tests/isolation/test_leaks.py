@@ -305,7 +305,7 @@ def test_filters_that_select_nobody_or_two_tenants_are_refused(found: dict[str, 
         "tenant = 'acme' -- x\n OR 1", "tenant = 'acme' UNION ALL SELECT 1", "throwIf(s = 'x') = 0", "_part = 'x'",
         "tenant = 'acme' SETTINGS max_threads = 1", "x -> 1", "tenant = {p:String}", "tenant AS x = 'acme'",
     ):  # fmt: skip
-        token = full.token(Scope("DATASOURCES:READ", "events", filter=condition))
+        token = full.signed(Scope("DATASOURCES:READ", "events", filter=condition))
         kind, seen = outcome(lambda t=token: full.sql(t, "SELECT * FROM events"))  # type: ignore[misc]
         if condition.startswith("tenant = 'acme' -- x"):
             # The comment ends with its line: this is an OR, which selects nobody.

@@ -7,6 +7,7 @@ name; everything else is the same. What a tenant is answered in `full` must be w
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from engine.serve.gateway import Gateway
 from engine.serve.query import Answer, Queries, Timer
 from engine.serve.stages import Stages
 from engine.settings import load
-from engine.tokens import Scope
+from engine.tokens import Claims, Scope, sign
 from engine.warehouse.embedded import EmbeddedWarehouse
 from engine.warehouse.port import Format, Input
 
@@ -295,6 +296,11 @@ class World:
     def token(self, *scopes: Scope | str, tenant: str | None = None) -> str:
         """A JWT of one hour."""
         return str(tokens.mint(self.workspace, "a test", parsed(scopes), tenant, 3600)["token"])
+
+    def signed(self, *scopes: Scope | str, tenant: str | None = None) -> str:
+        """A JWT that a backend with the key has signed, which is not looked at before it is used."""
+        claims = Claims("a backend", tuple(parsed(scopes)), tenant, int(time.time()) + 3600)
+        return sign(claims, self.workspace.name, self.workspace.current.keys[0])
 
     def static(self, name: str, *scopes: Scope | str, tenant: str | None = None) -> str:
         return str(tokens.create(self.workspace, name, parsed(scopes), tenant)["token"])
