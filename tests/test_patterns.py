@@ -156,6 +156,13 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/warehouse/repair.py:_ENTRY": [("1\t", "a", ""), ("", "1\ta", "")],
     "engine/warehouse/repair.py:_RECORD": [("1\t", "a_1", ""), ("1\ta", "_1", "")],
     "cli/access.py:_LIFE": [("", "1", "x")],
+    "engine/warehouse/parts.py:_COUNT": [],  # files that the engine wrote
+    "engine/warehouse/merged.py:_NAME": [],  # names of files
+    "engine/warehouse/errors.py:_OF_A_PART": [
+        ("", "While reading or decompressing ", ""), ("While reading or decompressing ", "a", ""),
+        ("While reading or decompressing ", "/store", ""),
+    ],
+    "engine/compiler/shape.py:_WORD": [("", "a", "-")],
 }  # fmt: skip
 
 MADE_AT_RUN_TIME = {"engine/serve/staging.py", "engine/compiler/located.py"}
