@@ -28,7 +28,7 @@ NDJSON = "application/x-ndjson"
 PAUSE = 0.1
 """Seconds between two tries to reach a directory that another process holds."""
 SILENCE = 2.0
-"""Seconds of waiting after which it is told."""
+"""Seconds of waiting after which a notice is printed."""
 TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 
 
@@ -181,7 +181,7 @@ def _connected(settings: Settings, stack: ExitStack, *, create: bool) -> Connect
 
 
 class Wait:
-    """A bounded wait for another process, which is told when it takes long."""
+    """A bounded wait for another process; prints a notice when it takes long."""
 
     def __init__(self, settings: Settings) -> None:
         self._started = time.monotonic()
