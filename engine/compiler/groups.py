@@ -1,8 +1,8 @@
 """Aggregates over many tenants' rows that tenants share, with a minimum of tenants in each group.
 
-Such a target keeps, beside each group's values, the exact set of the tenants whose rows are in it. Readers do not see
-groups with fewer tenants than the file says. The engine merges the set like every other state, so the view has to
-compute it over exactly the rows of the group: that is what is proved here.
+Such a target keeps, beside each group's values, how many rows of which tenants are in it, exactly. Readers do not see
+groups with fewer tenants than the file says. The engine merges these counts like every other state, so the view has
+to compute them over exactly the rows of the group: that is what is proved here.
 """
 
 from __future__ import annotations
@@ -96,12 +96,13 @@ class _Groups:
         self._names = names | named(self._tree)
 
     def text(self) -> str:
-        """The canonical text of the view's last node, with one more column."""
+        """The canonical text of the view's last node, with one more column: rows by tenant."""
         one = self._select()
         tenant = self._tenant(one)
         self._whole(one)
         self._values(one, tenant)
-        counted = self._parser.parse(f"SELECT groupUniqArrayState(toString({tenant})) AS {quote(GROUP_TENANTS)}")[0]
+        rows = f"sumMapState([toString({tenant})], [toUInt64(1)])"
+        counted = self._parser.parse(f"SELECT {rows} AS {quote(GROUP_TENANTS)}")[0]
         one["select"]["children"].extend(shape.top(counted)["select"]["children"])
         return str(self._parser.format(self._tree))
 

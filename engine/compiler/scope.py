@@ -266,7 +266,7 @@ def _large_groups(relation: Relation, source: Name, how: Reading, filters: list[
     The condition is on merged rows, so it cannot be PREWHERE; the LIMIT keeps readers' conditions out of the groups
     that they do not see.
     """
-    enough = f"length(finalizeAggregation({ALIAS}.{quote(GROUP_TENANTS)})) >= {relation.min_tenants}"
+    enough = f"length(finalizeAggregation({ALIAS}.{quote(GROUP_TENANTS)}).1) >= {relation.min_tenants}"
     columns = mentioned(relation, how.names)
     text = select(
         relation, source, [enough], columns=relation.columns if filters else columns, encode="all", final=True,

@@ -42,8 +42,8 @@ QUARANTINE_COLUMNS = (
     Column("c__writer", "String"),
 )
 """What a quarantine table has beside its datasource's columns, over which these go."""
-TENANTS = Column(GROUP_TENANTS, "AggregateFunction(groupUniqArray, String)")
-"""The tenants of each group of a shared aggregate: exact, and by id, so that erasing one finds its groups."""
+TENANTS = Column(GROUP_TENANTS, "AggregateFunction(sumMap, Array(String), Array(UInt64))")
+"""Rows of each group of a shared aggregate by tenant id, so that erasing a tenant finds its groups."""
 INLET = "Null"
 """Engine of a table that keeps nothing."""
 POOL = "_rk_pool"

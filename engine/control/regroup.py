@@ -22,8 +22,10 @@ from engine.schema import Column, Mark, Name, Table, View, quote
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema
 
-_OF_TENANT = f"has(finalizeAggregation({quote(GROUP_TENANTS)}), {{tenant:String}})"
+_OF_TENANT = f"has(finalizeAggregation({quote(GROUP_TENANTS)}).1, {{tenant:String}})"
 """Whether a row of a shared aggregate holds a tenant's rows."""
+_BY_TENANT = f"(finalizeAggregation({quote(GROUP_TENANTS)}) AS _rk_by).1 AS _rk_ids, _rk_by.2 AS _rk_counts"
+"""Tenants of a shared aggregate's row, and how many rows each has in it."""
 
 
 def recompute_groups(workspace: Workspace, build: Build, tenant: str) -> None:
@@ -34,7 +36,11 @@ def recompute_groups(workspace: Workspace, build: Build, tenant: str) -> None:
 
 
 def incomplete_groups(workspace: Workspace, build: Build, tenant: str) -> dict[str, str]:
-    """Shared aggregates with a tenant's rows whose sources may lack rows of other tenants, and why, by name."""
+    """Shared aggregates whose groups with a tenant's rows lack rows of other tenants in their sources, and why.
+
+    A source that may have lost rows, by its TTL for example, matters only if these groups hold more rows of another
+    tenant than it still has.
+    """
     live = read_schema(workspace.warehouse, workspace.name, [workspace.name])
     coverage = Coverage(workspace.warehouse, workspace.registry, live)
     found: dict[str, str] = {}
@@ -45,22 +51,62 @@ def incomplete_groups(workspace: Workspace, build: Build, tenant: str) -> dict[s
         mine = workspace.warehouse.query(f"SELECT count() FROM {target.sql()} WHERE {_OF_TENANT}", {"tenant": tenant})
         if not mine.rows[0][0]:
             continue
-        reasons = [coverage.lacking(v) for v in live.views.values() if v.target == target]
-        why = next((r for r in reasons if r is not None), None)
-        if why is not None:
+        # A view that is down has a source all the same, and its rows are in these groups.
+        views = _views_into(build, name)
+        gone = next((str(v.source) for v in views if v.source not in live.tables), None)
+        reasons = [coverage.lacking(v) for v in views]
+        why = f"{gone} is gone" if gone else next((r for r in reasons if r is not None), None)
+        if why is not None and (
+            gone or any(map(coverage.superseded, views)) or _lacking(workspace, build, name, tenant)
+        ):
             found[name] = why
     return found
 
 
-def _recompute(workspace: Workspace, build: Build, name: str, tenant: str) -> None:
-    target, notes = Name(workspace.name, name), _notes(build, name)
-    keys = ", ".join(map(quote, key_of(build.datasources[name])))
-    views = [
+def _views_into(build: Build, name: str) -> list[View]:
+    return [
         v
         for p in build.materialized()
         if p.target and p.target.name == name
         for v in pipe_views(build, p, p.target, WORKSPACE)
     ]
+
+
+def _lacking(workspace: Workspace, build: Build, name: str, tenant: str) -> bool:
+    """Whether a tenant's groups hold more rows of some other tenant than the sources have for them now."""
+    warehouse, target = workspace.warehouse, Name(workspace.name, name)
+    keys = ", ".join(map(quote, key_of(build.datasources[name])))
+    views = _views_into(build, name)
+    there = Name(f"{workspace.name}_scratch", f"_rk_rows_{secrets.token_hex(4)}")
+    warehouse.execute(ddl.create_database(there.database))
+    try:
+        with workspace.fence.exclusive():
+            upto = {v.source: _newest(workspace, v.source) for v in views}
+            warehouse.execute(
+                f"CREATE TABLE {there.sql()} ENGINE = MergeTree ORDER BY tuple() AS SELECT {keys}, {_BY_TENANT} "
+                f"FROM {target.sql()} WHERE ({keys}) IN (SELECT {keys} FROM {target.sql()} WHERE {_OF_TENANT})",
+                {"tenant": tenant},
+            )
+        mine = f"({keys}) IN (SELECT {keys} FROM {there.sql()})"
+        each = "ARRAY JOIN _rk_ids AS _rk_id, _rk_counts AS _rk_count"
+        sides = [f"SELECT {keys}, _rk_id, _rk_count AS _rk_kept, 0 AS _rk_left FROM {there.sql()} {each}"]
+        for view in views:
+            given = f"SELECT {keys}, {_BY_TENANT} FROM ({bounded(view.backfill, 0, upto[view.source])}) WHERE {mine}"
+            sides.append(f"SELECT {keys}, _rk_id, 0 AS _rk_kept, _rk_count AS _rk_left FROM ({given}) {each}")
+        found = warehouse.query(
+            f"SELECT count() FROM (SELECT {keys}, _rk_id FROM ({' UNION ALL '.join(sides)}) "
+            f"WHERE _rk_id != {{tenant:String}} GROUP BY {keys}, _rk_id HAVING sum(_rk_kept) > sum(_rk_left))",
+            {"tenant": tenant},
+        )
+        return bool(found.rows[0][0])
+    finally:
+        warehouse.execute(ddl.drop_table(there))
+
+
+def _recompute(workspace: Workspace, build: Build, name: str, tenant: str) -> None:
+    target, notes = Name(workspace.name, name), _notes(build, name)
+    keys = ", ".join(map(quote, key_of(build.datasources[name])))
+    views = _views_into(build, name)
     resume(workspace)
     with workspace.fence.exclusive():
         # Between two inserts, so that the deletion takes all of what is there and the source up to here replaces it.

@@ -24,19 +24,26 @@ SLACK = 3
 class Consumed:
     """What a view's target has been made from when it was recorded: the source's `rows` in blocks up to `upto`.
 
-    `lost` says why the source had lost some of it by then.
+    `lost` says why the source had lost some of it by then. Blocks up to `since` have gone through an earlier query of
+    the view, which cannot be computed again.
     """
 
     upto: int = 0
     rows: int = 0
     lost: str | None = None
+    since: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        return {"upto": self.upto, "rows": self.rows, "lost": self.lost}
+        later = {"since": self.since} if self.since else {}
+        return {"upto": self.upto, "rows": self.rows, "lost": self.lost, **later}
 
     @staticmethod
     def of(body: Mapping[str, Any]) -> Consumed:
-        return Consumed(int(body["upto"]), int(body["rows"]), body["lost"])
+        return Consumed(int(body["upto"]), int(body["rows"]), body["lost"], int(body.get("since", 0)))
+
+
+EARLIER = "rows were made by an earlier query of the pipe, and kept"
+"""Why a target whose history was kept cannot be computed again."""
 
 
 class Coverage:
@@ -60,6 +67,11 @@ class Coverage:
         if key not in self._found:
             self._found[key] = self._examined(source, record)
         return self._found[key]
+
+    def superseded(self, view: View) -> int | None:
+        """The last block of the source that went through an earlier query of a view whose target was kept."""
+        record = self._record(view.name)
+        return record.since if record.lost == EARLIER else None
 
     def consumed(self, view: View) -> Consumed:
         """What the target of a view is made from if it is made now. The fence must be held."""

@@ -66,6 +66,21 @@ def test_groups_whose_source_has_expired_need_permission(tmp_path: Path) -> None
         tenants.remove(home.workspace, "3", purge=True)
 
 
+def test_only_rows_that_have_expired_need_permission(tmp_path: Path) -> None:
+    """Of other tenants, in groups of the tenant that is erased."""
+    with house(tmp_path) as home:
+        _fill(home, ', ttl: "at + INTERVAL 50 YEAR"')
+        tenants.remove(home.workspace, "3", purge=True)
+        assert home.rows(SUMS) == [(2024, 110), (2099, 110)]
+        home.append([{"tenant_id": t, "at": "1970-01-15", "n": 5} for t in (4, 5)])
+        home.run("OPTIMIZE TABLE main.events FINAL")
+        assert home.rows("SELECT count() FROM main.events WHERE tenant_id > 3") == [(0,)]
+        tenants.remove(home.workspace, "1", purge=True)
+        assert home.rows(SUMS) == [(1970, 10), (2024, 100), (2099, 100)]
+        with pytest.raises(RookeryError, match="totals"):
+            tenants.remove(home.workspace, "4", purge=True)
+
+
 def test_an_erasure_that_was_interrupted_needs_no_permission_and_keeps_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
