@@ -13,7 +13,7 @@ from typing import Any
 from engine.compiler.build import Build, parameter_names, parameters_of
 from engine.compiler.filters import parse_filter
 from engine.compiler.memory import Memory
-from engine.compiler.params import canonical_tenant
+from engine.compiler.params import ParameterSpec, canonical_tenant, coerce
 from engine.compiler.scope import ALIAS, RowFilter, Scope, base_type
 from engine.errors import (
     BAD_FILTER,
@@ -88,20 +88,35 @@ def for_pipe(
         if claims.is_admin:
             raise RookeryError(UNKNOWN_PIPE, f"there is no endpoint `{pipe}`", hint="rookery pipe ls")
         raise RookeryError(SCOPE, f"the token does not allow the endpoint `{pipe}`")
-    fixed = _fixed(snapshot, claims, pipe)
+    fixed = _fixed(snapshot, workspace.zone, claims, pipe)
     keys = set(snapshot.derived(("tenant keys", pipe), partial(_tenant_keys, snapshot.build, pipe)))
     return _grant(snapshot, workspace, claims, frozenset({pipe}), fixed, keys, given, eyes)
 
 
-def _fixed(snapshot: Snapshot, claims: Claims, pipe: str) -> dict[str, Any]:
-    """What the token fixes of a pipe. Raises RK4002 for what the pipe does not have: nothing would be narrowed."""
+def _fixed(snapshot: Snapshot, zone: str, claims: Claims, pipe: str) -> dict[str, Any]:
+    """What the token fixes of a pipe.
+
+    Raises RK4002 for a parameter that the pipe does not have and for a value that is not of its type: to a template,
+    null is a parameter that is absent, so nothing would be narrowed.
+    """
     fixed = claims.fixed_params(pipe)
     if fixed:
-        known = snapshot.derived(("parameters", pipe), partial(parameter_names, snapshot.build.pipes, pipe))
+        pipes = snapshot.build.pipes
+        known = snapshot.derived(("parameters", pipe), partial(parameter_names, pipes, pipe))
         unknown = next((name for name in sorted(fixed) if name not in known), None)
         if unknown is not None:
             raise RookeryError(BAD_TOKEN, f"the token fixes `{unknown[:120]}`, which `{pipe}` does not have")
+        for spec in snapshot.derived(("parameters of", pipe), partial(parameters_of, pipes, pipe)):
+            if spec.name in fixed:
+                _check_fixed(spec, fixed[spec.name], zone)
     return fixed
+
+
+def _check_fixed(spec: ParameterSpec, value: Any, zone: str) -> None:
+    try:
+        coerce(spec.name, spec.type, value, zone)
+    except RookeryError as exc:
+        raise RookeryError(BAD_TOKEN, f"the token's fixed {exc.message}", hint=exc.hint) from exc
 
 
 def _tenant_keys(build: Build, pipe: str) -> frozenset[str]:
@@ -125,7 +140,7 @@ def for_sql(
     keys: set[str] = set()
     for pipe in sorted(names & set(build.pipes)):
         keys |= _tenant_keys(build, pipe)
-        for name, value in _fixed(snapshot, claims, pipe).items():
+        for name, value in _fixed(snapshot, workspace.zone, claims, pipe).items():
             if fixed.setdefault(name, value) != value:
                 raise RookeryError(BAD_TOKEN, f"the token fixes `{name}` to two values")
     return _grant(snapshot, workspace, claims, names, fixed, keys, given, eyes, sql=True)

@@ -17,7 +17,7 @@ from engine.web.answered import answered
 from engine.web.events import PATH, Events, writer
 from engine.web.forms import file_in
 from engine.web.known import FILES, FORM, NONE, format_of, media_type, refuse_unknown
-from engine.web.requests import EYES, head_of, key_of, parameters_of, query_of, sql_of, token_of
+from engine.web.requests import EYES, checked_key, head_of, key_of, parameters_of, query_of, sql_of, token_of
 from engine.web.state import state_of
 from engine.web.uploads import Upload
 
@@ -75,7 +75,8 @@ async def receipt(request: Request) -> Response:
     state = state_of(request)
     refuse_unknown(query_of(request), NONE)
     claims = access.authenticate(state.workspace, token_of(request))
-    find = partial(state.gateway.receipts.show, access.for_receipts(claims), request.path_params["key"])
+    key = checked_key(request.path_params["key"])
+    find = partial(state.gateway.receipts.show, access.for_receipts(claims), key)
     return JSONResponse(await anyio.to_thread.run_sync(find, limiter=state.limiter))
 
 

@@ -43,7 +43,7 @@ class Head:
     def key(self) -> str | None:
         """The idempotency key. Raises RK4009 for one that is empty, too long or not printable."""
         key = self.headers.get(b"idempotency-key")
-        return None if key is None else _key(key.decode("latin-1"))
+        return None if key is None else checked_key(key.decode("latin-1"))
 
 
 def head_of(scope: Scope) -> Head:
@@ -254,10 +254,11 @@ def flag(value: str | None, default: bool, name: str = "") -> bool:
 def key_of(request: Request) -> str | None:
     """The request's idempotency key. Raises RK4009 for one that is empty, too long or not printable."""
     key = request.headers.get("idempotency-key")
-    return None if key is None else _key(key)
+    return None if key is None else checked_key(key)
 
 
-def _key(key: str) -> str:
+def checked_key(key: str) -> str:
+    """An idempotency key. Raises RK4009 for one that is empty, too long or not printable."""
     if not (0 < len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
         raise RookeryError(BAD_REQUEST, f"an Idempotency-Key is 1 to {LONGEST_KEY} printable ASCII characters")
     return key

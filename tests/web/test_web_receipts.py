@@ -115,3 +115,14 @@ def test_an_empty_body_has_a_receipt_too(server: Server, key: str) -> None:
     assert send(server, key, "\n").status_code == 422
     (receipt,) = server.done("GET", f"/v0/events/{key}")["receipts"]
     assert (receipt["successful_rows"], receipt["quarantined_rows"]) == (0, 0)
+
+
+def test_a_key_that_no_request_can_have_is_refused(server: Server, key: str) -> None:
+    """The server keeps notes of its own beside the receipts; no path leads to them."""
+    writer = server.static("writes for everybody", "DATASOURCES:APPEND:events")
+    for part in range(2):
+        assert send(server, f"{key} {part}", row(key), writer).status_code == 200
+    for path in ("%1Fstored", "%1Fstored%1F", "%1F", "", f"{key}%1F", "a" * 256, "%C3%A9", "%00"):
+        for token in (server.admin_token, writer):
+            refused(server.get(f"/v0/events/{path}", token), 400, "RK4009")
+    assert server.get(f"/v0/events/{key} 0", writer).status_code == 200

@@ -237,6 +237,15 @@ def test_fixed_parameters_win_silently(server: Server, secret: str) -> None:
 
 
 @pytest.mark.proves("A5", "C8")
+@pytest.mark.parametrize("value", [None, [], {}, ["sale"]])
+def test_a_fixed_value_of_another_type_is_refused_whoever_signed_it(server: Server, secret: str, value: Any) -> None:
+    """A template takes null for an absent parameter, so the condition that it stands in would be gone."""
+    token = signed(secret, scopes=[{**SCOPES[0], "fixed_params": {"kind": value}}])
+    for query in ("", "?kind=sale", "?kind=view"):
+        refused(server.get(PATH + query, token), 403, "RK4002")
+    refused(server.post("/v0/sql", token, content="SELECT * FROM by_kind"), 403, "RK4002")
+
+
 def test_a_parameter_that_the_pipe_lacks_is_not_fixed(server: Server) -> None:
     """The token's maker believed that it narrows what is read."""
     scope = {**SCOPES[0], "fixed_params": {"knid": "sale"}}
