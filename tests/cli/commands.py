@@ -12,9 +12,11 @@ from typing import Any
 
 import orjson
 
+from tests.support.forking import forker
 from tests.support.server import Server
 
 ROOT = Path(__file__).resolve().parents[2]
+REAL = (sys.executable, "-m", "cli.main")
 
 
 @dataclass
@@ -36,11 +38,12 @@ class Outcome:
 
 @dataclass
 class Cli:
-    """The command line in a directory; `command` is how it is started, `environment` what it sees besides PATH."""
+    """The command line in a directory; `environment` is what it sees besides PATH, `command` how it is started: forked
+    from a process that has imported it, or as users start it (`REAL`)."""
 
     directory: Path
     environment: Mapping[str, str] = field(default_factory=dict)
-    command: tuple[str, ...] = (sys.executable, "-m", "cli.main")
+    command: tuple[str, ...] = field(default_factory=lambda: (str(forker() / "rookery"),))
 
     def __call__(self, *arguments: object, code: int = 0, input: str | bytes = b"", **environment: str) -> Outcome:
         """Run a command; it must end with `code`, and never with a traceback."""
@@ -78,8 +81,7 @@ def write(directory: Path, files: Mapping[str, str]) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def for_server(server: Server, directory: Path, forked: Path | None = None) -> Cli:
-    """The command line as admin of a running server; with `forked`, without its start-up time."""
+def for_server(server: Server, directory: Path) -> Cli:
+    """The command line as admin of a running server."""
     directory.mkdir(parents=True, exist_ok=True)
-    environment = {"ROOKERY_URL": server.url, "ROOKERY_TOKEN": server.admin_token}
-    return Cli(directory, environment, (str(forked / "rookery"),) if forked else Cli.command)
+    return Cli(directory, {"ROOKERY_URL": server.url, "ROOKERY_TOKEN": server.admin_token})

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.forking import rookery_on_path
+from tests.support.forking import forker
 from tests.support.server import Server, running
 
 
 @pytest.fixture(scope="session")
-def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def forked() -> Path:
     """A directory with a `rookery` that starts at once."""
-    with rookery_on_path(tmp_path_factory.mktemp("bin")) as found:
-        yield found
+    return forker()
 
 
 @pytest.fixture

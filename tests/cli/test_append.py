@@ -27,9 +27,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def cli(server: Server, tmp_path: Path, forked: Path) -> Cli:
+def cli(server: Server, tmp_path: Path) -> Cli:
     """With a datasource of the test's own, `events`."""
-    found = for_server(server, tmp_path, forked)
+    found = for_server(server, tmp_path)
     if "events" in {d["name"] for d in server.done("GET", "/v0/datasources")["datasources"]}:
         found("datasource", "rm", "events", "--force")
     found.write({"datasources/events.yaml": EVENTS})

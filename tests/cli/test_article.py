@@ -22,10 +22,10 @@ FACTS = "count() AS rows, sum(units) AS total, groupBitXor(units) AS all_of_them
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, forked: Path) -> Iterator[Server]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with the article's landing datasource and rows of tenants that nobody has provisioned."""
     with running(tmp_path_factory.mktemp("article")) as found:
-        for_server(found, PROJECT, forked)("push", "events")
+        for_server(found, PROJECT)("push", "events")
         history(found, range(1, 100), OLD)
         yield found
 
@@ -38,7 +38,7 @@ def checkout(directory: Path) -> Path:
 
 def provision(server: Server, directory: Path, tenant: int, forked: Path | None = None) -> str:
     """Run the script; its output, which is the tenant's token."""
-    cli = for_server(server, directory, forked)
+    cli = for_server(server, directory)
     bin_ = forked or _real(directory)
     environment = cli.seen(PATH=f"{bin_}:{cli.seen()['PATH']}")
     found = subprocess.run(
@@ -100,9 +100,9 @@ def test_the_script_provisions_a_tenant_and_does_nothing_when_run_again(
         for_server(server, tmp_path / directory)("plan")
 
 
-def test_files_land_where_they_belong(server: Server, tmp_path: Path, forked: Path) -> None:
+def test_files_land_where_they_belong(server: Server, tmp_path: Path) -> None:
     directory = checkout(tmp_path / "files")
-    cli = for_server(server, directory, forked)
+    cli = for_server(server, directory)
     written = cli("pipe", "generate", "tenant_20_pipe", "SELECT units FROM events WHERE tenant_id = 20").out.strip()
     assert written == "pipes/tenant_20_pipe.yaml"
     assert "WHERE tenant_id = 20" in (directory / written).read_text()
@@ -163,12 +163,12 @@ def test_fifty_scripts_at_the_same_time_do_not_conflict(server: Server, tmp_path
     for tenant, token in zip(tenants, tokens, strict=True):
         assert server.get(f"/v0/pipes/tenant_{tenant}_usage_current_month.json", token).status_code == 200
     for tenant in (tenants[0], tenants[-1]):
-        for_server(server, tmp_path / f"checkout{tenant}", forked)("plan")
+        for_server(server, tmp_path / f"checkout{tenant}")("plan")
 
 
 @pytest.mark.proves("B15")
 def test_removing_a_tenants_datasource_never_disturbs_inserts(server: Server, tmp_path: Path, forked: Path) -> None:
-    cli = for_server(server, checkout(tmp_path / "removal"), forked)
+    cli = for_server(server, checkout(tmp_path / "removal"))
     token = provision(server, cli.directory, 7, forked)
     with writing(server, range(1, 100)) as written:
         written.wait(3)
@@ -193,7 +193,7 @@ def test_removing_a_tenants_datasource_never_disturbs_inserts(server: Server, tm
 def test_a_change_of_one_tenants_tables_leaves_the_other_tenants_alone(
     server: Server, tmp_path: Path, forked: Path
 ) -> None:
-    cli = for_server(server, checkout(tmp_path / "change"), forked)
+    cli = for_server(server, checkout(tmp_path / "change"))
     for tenant in (10, 11):
         provision(server, cli.directory, tenant, forked)
 
@@ -223,9 +223,9 @@ def _modified(server: Server, tenant: int) -> object:
 
 
 @pytest.mark.proves("B8")
-def test_a_column_added_to_landing_breaks_no_view_and_reaches_only_who_names_it(tmp_path: Path, forked: Path) -> None:
+def test_a_column_added_to_landing_breaks_no_view_and_reaches_only_who_names_it(tmp_path: Path) -> None:
     with running(tmp_path / "server") as server:
-        cli = for_server(server, checkout(tmp_path / "star"), forked)
+        cli = for_server(server, checkout(tmp_path / "star"))
         landing = cli.directory / "datasources/events.yaml"
         landing.write_text(landing.read_text().replace(", nest_copy: false", ""))
         cli("push")

@@ -134,8 +134,8 @@ def test_an_unprotected_tenant_parameter_is_warned_about(tmp_path: Path) -> None
     assert "fine" in outcome.err
 
 
-def test_no_project_no_file_no_folder(tmp_path: Path, forked: Path) -> None:
-    cli = Cli(tmp_path, {}, (str(forked / "rookery"),))
+def test_no_project_no_file_no_folder(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
     assert "RK7004" in cli("check", code=1).err
     assert "RK7004" in cli("push", code=1).err
     assert "RK7004" in cli("-C", "nowhere", "check", code=1).err

@@ -19,7 +19,7 @@ import typer
 
 from cli.main import app
 from tests.cli.billing import FILES
-from tests.cli.commands import Cli, for_server
+from tests.cli.commands import REAL, Cli, for_server
 from tests.cli.writers import history
 from tests.support.server import Server, running
 
@@ -55,14 +55,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def cli(server: Server, tmp_path: Path, forked: Path) -> Cli:
-    found = for_server(server, tmp_path, forked)
+def cli(server: Server, tmp_path: Path) -> Cli:
+    found = for_server(server, tmp_path)
     found.write(FILES)
     return found
 
 
-def test_every_help_has_an_example_and_needs_nothing(tmp_path: Path, forked: Path) -> None:
-    cli = Cli(tmp_path, {}, (str(forked / "rookery"),))
+def test_every_help_has_an_example_and_needs_nothing(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
     for words in COMMANDS:
         text = " ".join(cli(*words, "--help").out.split())
         assert "Example" in text, words
@@ -219,7 +219,7 @@ def at_a_terminal(cli: Cli, arguments: list[str], typed: str) -> tuple[int, str]
     """Run a command at a pseudo-terminal, typing once it asks; exit code and what was shown."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [*Cli.command, *arguments], cwd=cli.directory, env=cli.seen(), stdin=theirs, stdout=theirs, stderr=theirs
+        [*REAL, *arguments], cwd=cli.directory, env=cli.seen(), stdin=theirs, stdout=theirs, stderr=theirs
     )
     os.close(theirs)
     shown, deadline, answered = b"", time.monotonic() + 60, False
@@ -257,8 +257,8 @@ def test_output_that_nobody_reads_is_no_error(cli: Cli) -> None:
     assert found.stdout == b'"number"\n'
 
 
-def test_private_files_are_private(server: Server, tmp_path: Path, forked: Path) -> None:
-    cli = Cli(tmp_path, {}, (str(forked / "rookery"),))
+def test_private_files_are_private(server: Server, tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
     cli("auth", "--url", server.url, "--token", server.admin_token)
     stored = tmp_path / ".rookery" / "auth.json"
     assert stat.S_IMODE(stored.stat().st_mode) == 0o600
@@ -273,13 +273,13 @@ def test_private_files_are_private(server: Server, tmp_path: Path, forked: Path)
     cli("auth", "--url", server.url, code=1)
 
 
-def test_a_server_that_cannot_be_reached(tmp_path: Path, forked: Path) -> None:
-    cli = Cli(tmp_path, {}, (str(forked / "rookery"),))
+def test_a_server_that_cannot_be_reached(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
     for url in ("http://127.0.0.1:9", "http://no.such.host.invalid", "ftp://127.0.0.1", "nonsense", "http://[::1"):
         assert "RK7003" in cli("tenant", "ls", "--url", url, code=6).err, url
 
 
-def test_something_else_at_the_url(tmp_path: Path, forked: Path) -> None:
+def test_something_else_at_the_url(tmp_path: Path) -> None:
     import http.server
     import threading
 
@@ -288,7 +288,7 @@ def test_something_else_at_the_url(tmp_path: Path, forked: Path) -> None:
     hand = threading.Thread(target=found.serve_forever)
     hand.start()
     try:
-        cli = Cli(tmp_path, {"ROOKERY_URL": f"http://127.0.0.1:{found.server_port}"}, (str(forked / "rookery"),))
+        cli = Cli(tmp_path, {"ROOKERY_URL": f"http://127.0.0.1:{found.server_port}"})
         for command in (["tenant", "ls"], ["tenant", "add", "1"], ["sql", "SELECT 1"]):
             outcome = cli(*command, code=7) if command[1] == "ls" else cli(*command, code=1)
             assert "RK7005" in outcome.err

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.commands import Cli
+from tests.cli.commands import REAL, Cli
 from tests.support.clickhouse_http import WRITER, serve
 from tests.support.server import ROOT, running
 
@@ -51,10 +51,8 @@ def wait_until(found: Callable[[], bool], seconds: float = 60) -> None:
 
 
 @pytest.mark.parametrize("command", ELSEWHERE, ids=" ".join)
-def test_a_command_in_the_wrong_directory_makes_no_workspace(
-    tmp_path: Path, forked: Path, command: list[str]
-) -> None:
-    cli = Cli(tmp_path, {}, (str(forked / "rookery"),))
+def test_a_command_in_the_wrong_directory_makes_no_workspace(tmp_path: Path, command: list[str]) -> None:
+    cli = Cli(tmp_path)
     cli.write(FILES)
     said = cli(*command, code=7).err
     assert "RK7007" in said and "rookery push" in said
@@ -98,7 +96,7 @@ def held(directory: Path) -> Iterator[None]:
 
 
 def test_commands_and_servers_wait_for_who_holds_the_directory(tmp_path: Path) -> None:
-    cli = Cli(tmp_path)
+    cli = Cli(tmp_path, command=REAL)
     cli.write(FILES)
     cli("push")
     log = tmp_path / "log"

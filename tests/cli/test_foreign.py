@@ -41,7 +41,7 @@ def on_the_engine(directory: Path, *statements: str) -> list[Any]:
     return list(json.loads(found.stdout))
 
 
-def test_foreign_tables_are_refused_as_ours_and_survive_prune_and_tenant_rm(tmp_path: Path, forked: Path) -> None:
+def test_foreign_tables_are_refused_as_ours_and_survive_prune_and_tenant_rm(tmp_path: Path) -> None:
     home = tmp_path / "home"
     cli = Cli(home)
     cli.write(FILES)
@@ -56,7 +56,7 @@ def test_foreign_tables_are_refused_as_ours_and_survive_prune_and_tenant_rm(tmp_
         "CREATE MATERIALIZED VIEW main.theirs_view TO main.theirs AS SELECT event AS a FROM main.events",
     )
     with running(home) as server:
-        here = for_server(server, tmp_path / "checkout", forked)
+        here = for_server(server, tmp_path / "checkout")
         here.write({**FILES, "datasources/theirs.yaml": KINDS})
         for command in (["push"], ["push", "--allow-destructive", "theirs"], ["push", "--prune"]):
             refusal = here(*command, code=4).err

@@ -22,10 +22,10 @@ def send(server: Server, units: int) -> None:
 
 
 @pytest.mark.proves("D4")
-def test_a_view_that_fails_is_told_and_repaired(tmp_path: Path, forked: Path) -> None:
+def test_a_view_that_fails_is_told_and_repaired(tmp_path: Path) -> None:
     home, checkout = tmp_path / "home", tmp_path / "checkout"
     with running(home) as server:
-        cli = for_server(server, checkout, forked)
+        cli = for_server(server, checkout)
         server.push(FILES)
         cli("tenant", "add", *TENANTS, "--placement", "tables")
         send(server, 1)
@@ -36,7 +36,7 @@ def test_a_view_that_fails_is_told_and_repaired(tmp_path: Path, forked: Path) ->
         assert cli("doctor", "--deep", "--json").json["healthy"] is True
     on_the_engine(home, f"RENAME TABLE {TARGET} TO {AWAY}")
     with running(home) as server:
-        cli = for_server(server, checkout, forked)
+        cli = for_server(server, checkout)
         send(server, 2)
         status = cli("fanout", "status", "--json").json
         (down,) = status["suspended"]
@@ -58,7 +58,7 @@ def test_a_view_that_fails_is_told_and_repaired(tmp_path: Path, forked: Path) ->
         assert "suspended-view" in {f["check"] for f in found["findings"]}
     on_the_engine(home, f"RENAME TABLE {AWAY} TO {TARGET}")
     with running(home) as server:
-        cli = for_server(server, checkout, forked)
+        cli = for_server(server, checkout)
         assert "repaired" in cli("fanout", "repair").err
         assert cli("fanout", "status", "--json").json["suspended"] == []
         send(server, 3)
@@ -66,8 +66,8 @@ def test_a_view_that_fails_is_told_and_repaired(tmp_path: Path, forked: Path) ->
         assert cli("doctor", "--deep", "--json").json["findings"] == []
 
 
-def test_warnings_alone_do_not_count(shared_server: Server, tmp_path: Path, forked: Path) -> None:
-    cli = for_server(shared_server, tmp_path, forked)
+def test_warnings_alone_do_not_count(shared_server: Server, tmp_path: Path) -> None:
+    cli = for_server(shared_server, tmp_path)
     shared_server.push(FILES)
     shared_server.events("events", [{"tenant_id": 1, "units": "many"}])
     outcome = cli("doctor")
@@ -105,9 +105,9 @@ materialize: {target: shares, per_tenant: true, engine: {type: SummingMergeTree,
 
 
 @pytest.mark.proves("D4")
-def test_a_tenant_on_whose_rows_a_shared_view_fails_is_told(tmp_path: Path, forked: Path) -> None:
+def test_a_tenant_on_whose_rows_a_shared_view_fails_is_told(tmp_path: Path) -> None:
     with running(tmp_path / "home") as server:
-        cli = for_server(server, tmp_path / "checkout", forked)
+        cli = for_server(server, tmp_path / "checkout")
         server.push({**FILES, "pipes/shares_pipe.yaml": SHARES})
         cli("tenant", "add", *TENANTS)
         server.events("events", [{"tenant_id": t, "event": "a", "units": t - 2} for t in TENANTS])

@@ -30,9 +30,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def cli(server: Server, tmp_path: Path, forked: Path) -> Iterator[Cli]:
+def cli(server: Server, tmp_path: Path) -> Iterator[Cli]:
     """A checkout of what is deployed; afterwards everything is as the files say again."""
-    found = for_server(server, tmp_path / "checkout", forked)
+    found = for_server(server, tmp_path / "checkout")
     found.write(FILES)
     yield found
     for file in found.directory.rglob("*.yaml"):

@@ -23,8 +23,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def cli(server: Server, tmp_path: Path, forked: Path) -> Cli:
-    found = for_server(server, tmp_path, forked)
+def cli(server: Server, tmp_path: Path) -> Cli:
+    found = for_server(server, tmp_path)
     found.write({**FILES, "endpoints/one.yaml": TEMPLATE})
     return found
 
@@ -64,8 +64,8 @@ def test_dropping_rows_that_are_not_in_quarantine_is_told(cli: Cli) -> None:
     assert "1 id not found" in cli("quarantine", "rm", "events", "unknown", code=1).err
 
 
-def test_a_dry_run_makes_no_workspace(tmp_path: Path, forked: Path) -> None:
-    cli = Cli(tmp_path, {}, (str(forked / "rookery"),))
+def test_a_dry_run_makes_no_workspace(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
     cli.write(FILES)
     assert "+ datasource events" in cli("push", "--dry-run").out
     assert not (tmp_path / ".rookery").exists()
@@ -80,19 +80,15 @@ def test_a_dry_run_makes_no_workspace(tmp_path: Path, forked: Path) -> None:
         ("{name: a, type: Int8, enum: [1, y]}", "`enum` of parameter `a` is not a value of type Int8: y"),
     ],
 )
-def test_a_declaration_that_no_call_can_use_is_reported(
-    tmp_path: Path, forked: Path, declared: str, said: str
-) -> None:
-    cli = Cli(tmp_path, {}, (str(forked / "rookery"),))
+def test_a_declaration_that_no_call_can_use_is_reported(tmp_path: Path, declared: str, said: str) -> None:
+    cli = Cli(tmp_path)
     cli.write({"endpoints/one.yaml": f"{TEMPLATE}parameters:\n  - {declared}\n"})
     told = cli("check").err
     assert "endpoints/one.yaml:3:" in told and "RK2022" in told and said in told
 
 
-def test_a_declaration_without_a_type_that_contradicts_the_template_says_what_to_write(
-    tmp_path: Path, forked: Path
-) -> None:
-    cli = Cli(tmp_path, {}, (str(forked / "rookery"),))
+def test_a_declaration_without_a_type_that_contradicts_the_template_says_what_to_write(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
     cli.write({"endpoints/one.yaml": f"{TEMPLATE}parameters:\n  - {{name: a}}\n"})
     told = cli("check", code=1).err
     assert "RK2006" in told and "`type: Int8` under `parameters`" in told
@@ -108,9 +104,9 @@ def test_a_declaration_without_a_type_that_contradicts_the_template_says_what_to
     ],
 )
 def test_a_setting_that_is_not_valid_is_named_with_its_value(
-    tmp_path: Path, forked: Path, setting: str, value: str, said: str
+    tmp_path: Path, setting: str, value: str, said: str
 ) -> None:
-    cli = Cli(tmp_path, {}, (str(forked / "rookery"),))
+    cli = Cli(tmp_path)
     told = cli("pipe", "ls", code=1, **{f"ROOKERY_{setting}": value}).err
     assert said in told and f"ROOKERY_{setting}" in told
 
@@ -124,8 +120,8 @@ def test_a_token_that_no_request_could_use_is_not_made(cli: Cli) -> None:
             assert made.out == "" and "RK4015" in made.err
 
 
-def test_a_node_that_reads_a_later_one_says_so(tmp_path: Path, forked: Path) -> None:
-    cli = Cli(tmp_path, {}, (str(forked / "rookery"),))
+def test_a_node_that_reads_a_later_one_says_so(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
     cli.write(
         {"pipes/two.yaml": "nodes:\n  - {name: a, sql: SELECT * FROM b}\n  - {name: b, sql: SELECT 1 AS one}\n"}
     )

@@ -62,8 +62,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def cli(server: Server, tmp_path: Path, forked: Path) -> Cli:
-    return for_server(server, tmp_path, forked)
+def cli(server: Server, tmp_path: Path) -> Cli:
+    return for_server(server, tmp_path)
 
 
 def listed(cli: Cli) -> dict[str, dict[str, object]]:
@@ -244,9 +244,9 @@ def test_several_landing_datasources_feed_one_per_tenant_target(cli: Cli, server
         cli("tenant", "rm", tenant)
 
 
-def test_a_landing_without_copies_in_nests(tmp_path: Path, forked: Path) -> None:
+def test_a_landing_without_copies_in_nests(tmp_path: Path) -> None:
     with running(tmp_path / "home") as server:
-        cli = for_server(server, tmp_path / "checkout", forked)
+        cli = for_server(server, tmp_path / "checkout")
         cli.write(FILES)
         events = cli.directory / "datasources/events.yaml"
         events.write_text(EVENTS.replace("tenant: tenant_id", "tenant: {column: tenant_id, nest_copy: false}"))

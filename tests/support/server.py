@@ -1,4 +1,4 @@
-"""A real server for tests: `rookery serve` as a process of its own, on a free loopback port.
+"""A real server for tests: `rookery serve` as a process of its own (see `forking.py`), on a free loopback port.
 
 with running(tmp_path) as server:
     server.push(Path("/a/project"))
@@ -20,9 +20,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
+
+from tests.support.forking import Forked
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 60
@@ -35,7 +37,7 @@ class Server:
 
     url: str
     admin_token: str
-    process: subprocess.Popen[bytes]
+    process: Forked | subprocess.Popen[bytes]
     directory: Path
     log_file: Path
     http: httpx.Client = field(repr=False)
@@ -136,13 +138,8 @@ def running(directory: Path, **environment: Any) -> Iterator[Server]:
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("ROOKERY_")}
     given = {k: str(v) for k, v in environment.items()}
     with log_file.open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "cli.main", "serve", "--port", "0"],
-            cwd=directory,
-            env={**inherited, "PYTHONPATH": str(ROOT), **given},
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
+        process = _started(
+            directory, {**inherited, "PYTHONPATH": str(ROOT), **given}, log, forks=_only_settings(given)
         )
     try:
         url = _url(process, announced, log_file)
@@ -157,7 +154,23 @@ def running(directory: Path, **environment: Any) -> Iterator[Server]:
             process.wait()
 
 
-def _url(process: subprocess.Popen[bytes], announced: Path, log_file: Path) -> str:
+def _started(
+    directory: Path, environment: dict[str, str], log: IO[bytes], *, forks: bool
+) -> Forked | subprocess.Popen[bytes]:
+    arguments = ["serve", "--port", "0"]
+    with Path(os.devnull).open("rb") as nothing:
+        if forks:
+            return Forked(arguments, directory, environment, (nothing.fileno(), log.fileno(), log.fileno()))
+        command = [sys.executable, "-m", "cli.main", *arguments]
+        return subprocess.Popen(command, cwd=directory, env=environment, stdin=nothing, stdout=log, stderr=log)
+
+
+def _only_settings(environment: Mapping[str, str]) -> bool:
+    """Whether a fork can take them up: the loader and the interpreter read theirs when they start."""
+    return all(name.startswith("ROOKERY_") or name == "TZ" for name in environment)
+
+
+def _url(process: Forked | subprocess.Popen[bytes], announced: Path, log_file: Path) -> str:
     """Where the server listens, once it answers."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
