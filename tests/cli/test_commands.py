@@ -361,7 +361,7 @@ def test_a_url_that_is_none(tmp_path: Path) -> None:
 
 
 def test_shell_completion(tmp_path: Path) -> None:
-    cli = Cli(tmp_path)
+    cli = Cli(tmp_path, command=REAL)
     assert "_ROOKERY_COMPLETE" in cli("--show-completion", "bash", code=0).out
     env = {"_ROOKERY_COMPLETE": "complete_bash", "COMP_WORDS": "rookery ten", "COMP_CWORD": "1"}
     assert cli(**env).out.split() == ["tenant"]
