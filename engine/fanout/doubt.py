@@ -1,9 +1,10 @@
-"""Batches in doubt: an INSERT into landing failed, or its process was killed, and some views may lack its rows.
+"""Batches in doubt: an INSERT into a datasource failed, or its process was killed, and some views may lack its rows.
 
-A batch in doubt is inserted from landing once more under its own token: landing and every view that has it know it
-again, the others take it. Nothing else lands in its datasource before that, since targets remember only so many later
-parts. What is in doubt is noted in the registry, where the disk allows it, and the newest batch of every datasource
-is in doubt after a start in any case.
+A batch in doubt is inserted once more under its own token, from landing, or from where its rows are held if the
+datasource is not a landing one: every table that has it recognizes it, the others take it. Nothing else is stored in
+its datasource before that, since targets remember only so many later parts. What is in doubt is noted in the
+registry, or saved with its rows, where the disk allows it, and the newest batch of every landing datasource is in
+doubt after a start in any case.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, cast
 import structlog
 
 from engine.errors import DISK_FULL, IN_DOUBT, RookeryError
+from engine.fanout.held import Held, saved
 from engine.fanout.log import OURS, Log
 from engine.fanout.log import Block as LandedBlock
 from engine.fanout.missing import repeated
@@ -45,7 +47,10 @@ so many parts, and what they have forgotten they would take again."""
 
 @dataclass(slots=True)
 class Doubt:
-    """One batch in doubt. `since` is when it was sent, in seconds since 1970; `error` what failed last."""
+    """One batch in doubt. `since` is when it was sent, in seconds since 1970; `error` what failed last.
+
+    `held` are its rows, for a datasource that cannot tell them from others.
+    """
 
     datasource: str
     batch: str
@@ -53,6 +58,7 @@ class Doubt:
     error: str = ""
     tries: int = 0
     noted: bool = False
+    held: Held | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {"datasource": self.datasource, "batch": self.batch, "since": self.since, "error": self.error}
@@ -67,19 +73,23 @@ class Doubts:
         self._doubts: dict[str, list[Doubt]] = {}
         self._failed: dict[str, tuple[float, RookeryError]] = {}
         self._failures: dict[str, tuple[float, int]] = {}
+        self._repeated: set[str] = set()
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closed = False
         self._thread: threading.Thread | None = None
         workspace.fence.settle = self.settle_all
 
-    def add(self, datasource: str, batch: str, why: str) -> None:
+    def add(self, datasource: str, batch: str, why: str, held: Held | None = None) -> None:
         """Remember that a batch is in doubt. Never raises: the disk may be full."""
-        doubt = Doubt(datasource, batch, time.time(), why[:1000])
+        doubt = Doubt(datasource, batch, time.time(), why[:1000], held=held)
         log.error("a batch is in doubt", datasource=datasource, batch=batch, error=why)
         self._remember(doubt)
         self._count(datasource)
-        self._note(doubt)
+        if held is not None:
+            held.save(self._workspace)
+        else:
+            self._note(doubt)
         self._watch()
 
     def take_up(self) -> None:
@@ -89,6 +99,8 @@ class Doubts:
         """
         for batch, body in self._workspace.registry.read(KIND).items():
             self._remember(Doubt(body["datasource"], batch, float(body["since"]), body["error"], noted=True))
+        for held in saved(self._workspace):
+            self._remember(Doubt(held.datasource, held.batch, time.time(), "the server was stopped", held=held))
         for name, relation in self._workspace.current.build.relations.items():
             if relation.kind == "landing":
                 self._remember(Doubt(name, NEWEST, time.time()))
@@ -123,6 +135,12 @@ class Doubts:
 
     def landed(self, datasource: str) -> None:
         """Tell that a batch is stored in every table; earlier failures have passed."""
+        self._passed(datasource)
+        if datasource in self._repeated:
+            self._repeated.discard(datasource)
+            repeated(self._workspace, datasource)
+
+    def _passed(self, datasource: str) -> None:
         if self._failures:
             with self._lock:
                 self._failures.pop(datasource, None)
@@ -168,6 +186,9 @@ class Doubts:
 
     def _complete(self, doubt: Doubt) -> None:
         workspace = self._workspace
+        if doubt.held is not None:
+            self._complete_held(doubt.held)
+            return
         relation = workspace.current.build.relations.get(doubt.datasource)
         if relation is None or relation.kind != "landing":
             return
@@ -185,7 +206,20 @@ class Doubts:
         )
         insert = ddl.insert_block(landing.table.sql(), relation.columns, block.batch, rows)
         insert_to_all(workspace, insert, Block(doubt.datasource, block.batch), patient=self.patient(doubt.datasource))
-        self.landed(doubt.datasource)
+        self._passed(doubt.datasource)
+
+    def _complete_held(self, held: Held) -> None:
+        workspace = self._workspace
+        if held.wanted(workspace):
+            if workspace.warehouse.running(held.batch):
+                raise RookeryError(IN_DOUBT, "the database is still storing it", headers={"Retry-After": "1"})
+            workspace.warehouse.forget_unfinished()
+            if held.begun(workspace):
+                block = Block(held.datasource, held.batch, after=held.after)
+                patient = self.patient(held.datasource)
+                insert_to_all(workspace, held.insert(workspace), block, patient=patient)
+                self._passed(held.datasource)
+        held.forget(workspace)
 
     def _newest(self, landing: Log) -> LandedBlock | None:
         """The newest batch of ours. What landed before a view was made, that view has as its history."""
@@ -196,6 +230,8 @@ class Doubts:
     def _still(self, doubt: Doubt, exc: RookeryError) -> RookeryError:
         doubt.tries += 1
         self._count(doubt.datasource)
+        if doubt.held is not None:
+            doubt.held.save(self._workspace)
         doubt.error = (exc.detail or exc.message)[:1000]
         if exc.code is DISK_FULL:
             found = exc
@@ -227,8 +263,9 @@ class Doubts:
             except RookeryError as exc:
                 # It is completed once more after the next start, which changes nothing.
                 log.warning("the note of a batch could not be removed", batch=doubt.batch, error=exc)
-        if doubt.tries:
-            repeated(self._workspace, doubt.datasource)
+        if doubt.tries or doubt.held is not None:
+            # Block numbers that the tries have used up show when the next batch has one.
+            self._repeated.add(doubt.datasource)
         if doubt.batch or doubt.tries:
             log.info("a batch that was in doubt is complete", datasource=doubt.datasource, batch=doubt.batch)
 

@@ -24,14 +24,16 @@ EVERY_BLOCK = 1 << 62
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A batch that is in a landing datasource, and that a view failed on.
+    """A batch that is in a datasource, and that a view failed on.
 
     `counted` is a SELECT of its rows by tenant from the stage, which has also those that are past a TTL already.
+    `after` is the newest block before it, for a datasource whose rows do not name their batch.
     """
 
     datasource: str
     batch: str
     counted: str = ""
+    after: int | None = None
 
 
 def why_it_fails(
@@ -58,8 +60,10 @@ def without_poisoned(workspace: Workspace, view: View, block: Block) -> View | N
     None where that does not help: it fails on everybody's rows, on too many tenants', or for another reason.
     """
     made = _shared_view(workspace, view, block.datasource)
+    if made is None or view.mark is None:
+        return None
     found = _newest(workspace, block)
-    if made is None or found is None or view.mark is None:
+    if found is None:
         return None
     number, present = found
     left_out = set(view.mark.without)
@@ -97,6 +101,10 @@ def _shared_view(
     build = workspace.current.build
     pipe = build.pipes.get(view.mark.resource) if view.mark else None
     source = Name(workspace.name, datasource)
+    relation = build.relations.get(datasource)
+    if relation is None or relation.kind != "landing":
+        # Rows of other datasources do not name their batch, and mostly no tenant.
+        return None
     if pipe is None or pipe.target is None or view.source != source or view.name.database != workspace.name:
         return None
     target, reader = pipe.target, POOL if pipe.target.per_tenant else WORKSPACE

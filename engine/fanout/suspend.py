@@ -161,7 +161,7 @@ def _suspend(workspace: Workspace, exc: RookeryError, block: Block | None) -> Su
     newest = newest_block(workspace, source)
     numbered = keeps_blocks(workspace, source)
     batches = (block.batch,) if numbered and block is not None and tells_batches(workspace, source) else ()
-    after = newest if batches else None
+    after = newest if batches else _before(workspace, source, block) if numbered else None
     if batches and block is not None:
         note["rows"] = {**_rows_missed(workspace, view), block.batch: sent(workspace, block)}
     # Recorded first: if the process is killed here, the view runs in full and the record is void, or it is down and
@@ -178,6 +178,13 @@ def _suspend(workspace: Workspace, exc: RookeryError, block: Block | None) -> Su
     outcome = "a view failed and goes on without some tenants" if without else "a view failed and was taken down"
     log.error(outcome, view=str(view.name), without=without, error=error)
     return Suspended(view, note, newest)
+
+
+def _before(workspace: Workspace, source: Name, block: Block | None) -> int | None:
+    """The newest block before a batch, in the table that it was sent to; None if that is not known."""
+    if block is None or source != Name(workspace.name, block.datasource):
+        return None
+    return block.after
 
 
 def _keep_history(workspace: Workspace, view: View) -> None:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from engine.errors import UNDELIVERED, RookeryError
 from engine.fanout.doubt import doubts_of
+from engine.fanout.held import KEEPS_NOTHING, Held, columns_of, head, table_of
 from engine.fanout.landed import Landed
 from engine.fanout.poison import Block
 from engine.fanout.suspend import insert_to_all, kept_from
@@ -53,6 +54,7 @@ class Landing:
         self._stages = stages
         self._router = router
         self._doubts = doubts_of(workspace)
+        self._held: set[Name] = set()
         self._orders: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
@@ -70,7 +72,7 @@ class Landing:
         source = batch.stage.source
         router = self._router
         if not source.is_landing:
-            batch.visible = _told(self._insert(batch))
+            self._put_ordinary(batch)
             return
         # One at a time: the router relies on the order, and a successor on that only the last can be in doubt
         # without a note.
@@ -92,6 +94,55 @@ class Landing:
             batch.visible = _told(everywhere)
             if wanted and router is not None:
                 router.landed(self._handed(batch, everywhere))
+
+    def _put_ordinary(self, batch: Batch) -> None:
+        """Store the good rows of a batch in a datasource whose rows do not name their batch."""
+        source = batch.stage.source
+        if batch.portions[0].append.into is not None or not self._feeds_views(source.name):
+            batch.visible = _told(self._insert(batch))
+            return
+        with self._order(source.name):
+            self._doubts.settle(source.name)
+            held = self._hold(batch)
+            try:
+                everywhere = self._insert(batch, after=held.after)
+            except BaseException as exc:
+                if not isinstance(exc, RookeryError) or exc.code is UNDELIVERED or may_pass(exc):
+                    batch.handed = True
+                    self._doubts.add(source.name, batch.id, getattr(exc, "detail", None) or str(exc), held)
+                if isinstance(exc, RookeryError) and may_pass(exc):
+                    raise for_sender(exc) from exc
+                raise
+            self._doubts.landed(source.name)
+            batch.visible = _told(everywhere)
+
+    def _feeds_views(self, datasource: str) -> bool:
+        """Whether views are made of a datasource's rows."""
+        snapshot = self._workspace.current
+        pipes = snapshot.build.materialized()
+        return snapshot.derived(
+            ("feeds", datasource), lambda: any(p.target and datasource in p.target.triggers for p in pipes)
+        )
+
+    def _hold(self, batch: Batch) -> Held:
+        """What a batch is completed from if storing it fails half-way."""
+        source = batch.stage.source
+        columns = columns_of(source)
+        table = table_of(self._workspace, source.name, columns)
+        if table.name not in self._held:
+            self._workspace.warehouse.execute(ddl.create_table(table))
+            self._held.add(table.name)
+        keeps = source.engine.type != "Null"
+        name = Name(self._workspace.name, source.name)
+        return Held(
+            source.name,
+            batch.id,
+            columns,
+            head(self._workspace.warehouse, name) if keeps else KEEPS_NOTHING,
+            taken(batch.stage, batch.bound, usual=batch.usual),
+            f"{batch.table.sql()} WHERE {_stored(batch)}",
+            partial(self._stages.give_back, batch.stage, batch.table),
+        )
 
     def _misses(self, batch: Batch) -> bool:
         """Whether rows of the batch do not reach all of their tenants' tables, since a view is down. Never raises."""
@@ -138,7 +189,7 @@ class Landing:
             visible=delivered,
         )
 
-    def _insert(self, batch: Batch) -> bool:
+    def _insert(self, batch: Batch, after: int | None = None) -> bool:
         target = (batch.portions[0].append.into or Name(self._workspace.name, batch.stage.source.name)).sql()
         columns = [c.name for c in batch.stage.source.columns]
         condition = batch.condition
@@ -149,7 +200,8 @@ class Landing:
             f"SELECT {taken(batch.stage, batch.bound, usual=batch.usual)} FROM {batch.table.sql()} WHERE {condition}"
         )
         settings = ONE_THREAD if batch.size <= SMALL else {}
-        block = Block(batch.stage.source.name, batch.id, _counted(batch)) if batch.stage.source.is_landing else None
+        own = batch.portions[0].append.into is None
+        block = Block(batch.stage.source.name, batch.id, _counted(batch), after) if own else None
         insert = ddl.insert_block(target, columns, batch.id, rows, **settings)
         patient = block is None or self._doubts.patient(block.datasource)
         return insert_to_all(self._workspace, insert, block, patient=patient)
