@@ -1,8 +1,8 @@
 """Taking one tenant out of shared aggregates: the groups that it is in are computed again without it.
 
-What a tenant has added to a sum cannot be taken off again, so each of its groups is deleted and made anew from the
-source, from which the tenant's rows are gone by then. The keys of these groups are written down first: whatever
-interrupts this, the next run finds them and begins again.
+What a tenant has added to a sum cannot be taken off again, so each of its groups is made anew from the source, from
+which the tenant's rows are gone by then, and put in the place of the old one. The keys of these groups are written
+down first: whatever interrupts this, the next run finds them and begins again.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import secrets
 from engine.compiler.build import Build
 from engine.compiler.groups import key_of
 from engine.compiler.scope import GROUP_TENANTS
-from engine.compiler.views import WORKSPACE, bounded, pipe_views
-from engine.control.erasure import wait_until_deleted
-from engine.control.history import resume
+from engine.compiler.views import WORKSPACE, pipe_views
+from engine.control.history import resume, undelivered
+from engine.control.received import Received, received, selects, unknown_lacks
 from engine.plan.coverage import Coverage
 from engine.plan.history import block_ranges
-from engine.plan.state import Workspace
-from engine.schema import Column, Mark, Name, Table, View, quote
+from engine.plan.state import RegistryJournal, Workspace
+from engine.schema import Column, Mark, Name, Schema, Table, View, literal, quote
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema
 
@@ -51,16 +51,25 @@ def incomplete_groups(workspace: Workspace, build: Build, tenant: str) -> dict[s
         mine = workspace.warehouse.query(f"SELECT count() FROM {target.sql()} WHERE {_OF_TENANT}", {"tenant": tenant})
         if not mine.rows[0][0]:
             continue
+        _refuse_outstanding(workspace, name)
         # A view that is down has a source all the same, and its rows are in these groups.
         views = _views_into(build, name)
         gone = next((str(v.source) for v in views if v.source not in live.tables), None)
-        reasons = [coverage.lacking(v) for v in views]
+        unknown = unknown_lacks(workspace, build, views)
+        reasons = [unknown, *map(coverage.lacking, views), *(_merging(live, v) for v in views)]
         why = f"{gone} is gone" if gone else next((r for r in reasons if r is not None), None)
         if why is not None and (
-            gone or any(map(coverage.superseded, views)) or _lacking(workspace, build, name, tenant)
+            gone or unknown or any(map(coverage.superseded, views)) or _lacking(workspace, build, name, tenant)
         ):
             found[name] = why
     return found
+
+
+def _merging(live: Schema, view: View) -> str | None:
+    """Why a source has fewer rows than have gone through a view, if its engine merges them."""
+    table = live.tables.get(view.source)
+    merging = table is not None and table.engine.partition("(")[0] != "MergeTree"
+    return f"{view.source} merges its rows ({table.engine})" if merging and table is not None else None
 
 
 def _views_into(build: Build, name: str) -> list[View]:
@@ -90,8 +99,8 @@ def _lacking(workspace: Workspace, build: Build, name: str, tenant: str) -> bool
         mine = f"({keys}) IN (SELECT {keys} FROM {there.sql()})"
         each = "ARRAY JOIN _rk_ids AS _rk_id, _rk_counts AS _rk_count"
         sides = [f"SELECT {keys}, _rk_id, _rk_count AS _rk_kept, 0 AS _rk_left FROM {there.sql()} {each}"]
-        for view in views:
-            given = f"SELECT {keys}, {_BY_TENANT} FROM ({bounded(view.backfill, 0, upto[view.source])}) WHERE {mine}"
+        for rows in (r for p in received(workspace, build, views) for r in selects(workspace, p, 0, upto)):
+            given = f"SELECT {keys}, {_BY_TENANT} FROM ({rows}) WHERE {mine}"
             sides.append(f"SELECT {keys}, _rk_id, 0 AS _rk_kept, _rk_count AS _rk_left FROM ({given}) {each}")
         found = warehouse.query(
             f"SELECT count() FROM (SELECT {keys}, _rk_id FROM ({' UNION ALL '.join(sides)}) "
@@ -104,32 +113,116 @@ def _lacking(workspace: Workspace, build: Build, name: str, tenant: str) -> bool
 
 
 def _recompute(workspace: Workspace, build: Build, name: str, tenant: str) -> None:
-    target, notes = Name(workspace.name, name), _notes(build, name)
-    keys = ", ".join(map(quote, key_of(build.datasources[name])))
-    views = _views_into(build, name)
     resume(workspace)
-    with workspace.fence.exclusive():
-        # Between two inserts, so that the deletion takes all of what is there and the source up to here replaces it.
-        workspace.warehouse.execute(ddl.create_table(notes))
-        noted = f"INSERT INTO {notes.name.sql()} SELECT DISTINCT {keys} FROM {target.sql()} WHERE {_OF_TENANT}"
-        workspace.warehouse.execute(noted, {"tenant": tenant})
-        if not workspace.warehouse.query(f"SELECT count() FROM {notes.name.sql()}").rows[0][0]:
-            workspace.warehouse.execute(ddl.drop_table(notes.name))
-            return
-        upto = {v.source: _newest(workspace, v.source) for v in views}
-        affected = f"({keys}) IN (SELECT {keys} FROM {notes.name.sql()})"
-        workspace.warehouse.execute(f"ALTER TABLE {target.sql()} DELETE WHERE {affected} SETTINGS mutations_sync = 0")
-    wait_until_deleted(workspace, target)
-    for view in views:
-        _insert(workspace, view, upto[view.source], affected)
-    workspace.warehouse.execute(ddl.drop_table(notes.name))
+    _refuse_outstanding(workspace, name)
+    groups = _Groups(workspace, build, name)
+    try:
+        if groups.note(tenant):
+            groups.compute()
+        workspace.warehouse.execute(ddl.drop_table(groups.notes.name))
+    finally:
+        workspace.warehouse.execute(ddl.drop_table(groups.fresh))
 
 
-def _insert(workspace: Workspace, view: View, upto: int, affected: str) -> None:
-    columns = ", ".join(map(quote, view.columns))
-    rows = f"SELECT {columns} FROM ({bounded(view.backfill, 0, upto)}) WHERE {affected}"
-    token = f"regroup:{secrets.token_hex(8)}"
-    workspace.warehouse.execute(ddl.insert_block(view.target.sql(), view.columns, token, rows))
+def _refuse_outstanding(workspace: Workspace, name: str) -> None:
+    """Raise RK3010 while a view has rows to deliver into a target, which would come twice."""
+    exc = undelivered(workspace, lambda h: h.target == Name(workspace.name, name).sql())
+    if exc is not None:
+        raise exc
+
+
+class _Groups:
+    """Computes groups of one target again, beside it, and puts whole partitions in place.
+
+    Readers see a group as it was or as it is without the tenant, and what hangs on the target is not woken. A failure
+    leaves the target as it was.
+    """
+
+    def __init__(self, workspace: Workspace, build: Build, name: str) -> None:
+        self._workspace, self._build, self._warehouse = workspace, build, workspace.warehouse
+        self._views = _views_into(build, name)
+        self._target = Name(workspace.name, name)
+        self.notes = _notes(build, name)
+        self.fresh = Name(f"{workspace.name}_scratch", f"_rk_fresh_{name}")
+        self._keys = ", ".join(map(quote, key_of(build.datasources[name])))
+        self._affected = f"({self._keys}) IN (SELECT {self._keys} FROM {self.notes.name.sql()})"
+        self._columns = ", ".join(
+            quote(c) for c in (*(c.name for c in build.datasources[name].columns), GROUP_TENANTS)
+        )
+
+    def note(self, tenant: str) -> bool:
+        """Write down the keys of the tenant's groups; whether there are any."""
+        self._warehouse.execute(ddl.create_table(self.notes))
+        noted = f"INSERT INTO {self.notes.name.sql()} SELECT DISTINCT {self._keys} FROM {self._target.sql()}"
+        self._warehouse.execute(f"{noted} WHERE {_OF_TENANT}", {"tenant": tenant})
+        return bool(self._warehouse.query(f"SELECT count() FROM {self.notes.name.sql()}").rows[0][0])
+
+    def compute(self) -> None:
+        """Compute most of it while inserts go on, and what has come since with inserts held back."""
+        with self._workspace.fence.exclusive():
+            self._workspace.fence.settle()
+            before, after = self._parts(), self._heads()
+        self._begin()
+        self._fill(before, dict.fromkeys(after, 0), after)
+        with self._workspace.fence.exclusive():
+            self._workspace.fence.settle()
+            parts, heads = self._parts(), self._heads()
+            if parts == before:
+                self._fill(parts, after, heads)
+            else:
+                # A view has failed, or was put back, meanwhile.
+                self._begin()
+                self._fill(parts, dict.fromkeys(heads, 0), heads)
+            self._put_in_place()
+
+    def _parts(self) -> list[Received]:
+        return received(self._workspace, self._build, self._views)
+
+    def _heads(self) -> dict[Name, int]:
+        return {v.source: _newest(self._workspace, v.source) for v in self._views}
+
+    def _begin(self) -> None:
+        self._warehouse.execute(ddl.create_database(self.fresh.database))
+        self._warehouse.execute(ddl.drop_table(self.fresh))
+        self._warehouse.execute(f"CREATE TABLE {self.fresh.sql()} AS {self._target.sql()}")
+        if self._build.datasources[self._target.name].engine.ttl:
+            self._warehouse.execute(ddl.modify_ttl(self.fresh, ""))
+
+    def _fill(self, parts: list[Received], after: dict[Name, int], heads: dict[Name, int]) -> None:
+        for part in parts:
+            columns = part.view.columns
+            for rows in selects(self._workspace, part, after[part.view.source], heads):
+                listed = ", ".join(map(quote, columns))
+                given = f"SELECT {listed} FROM ({rows}) WHERE {self._affected}"
+                token = f"regroup:{secrets.token_hex(8)}"
+                self._warehouse.execute(ddl.insert_block(self.fresh.sql(), columns, token, given))
+
+    def _put_in_place(self) -> None:
+        """Replace the partitions that the groups are in. The fence must be held.
+
+        A table forgets the tokens of what is replaced, so it is noted that nothing up to here will come again.
+        """
+        found = self._warehouse.query(
+            f"SELECT DISTINCT _partition_id FROM {self._target.sql()} WHERE {self._affected} ORDER BY 1"
+        )
+        affected = [str(row[0]) for row in found.rows]
+        others = f"_partition_id IN ({', '.join(map(literal, affected))}) AND NOT ({self._affected})"
+        rows = f"SELECT {self._columns} FROM {self._target.sql()} WHERE {others}"
+        if affected:
+            self._warehouse.execute(
+                f"INSERT INTO {self.fresh.sql()} ({self._columns}) SETTINGS deduplicate_insert = 'disable' {rows}"
+            )
+        RegistryJournal(self._workspace.registry).settle()
+        kept = self._warehouse.query(f"SELECT DISTINCT _partition_id FROM {self.fresh.sql()} ORDER BY 1")
+        made = [str(row[0]) for row in kept.rows]
+        for partition in sorted({*affected, *made}):
+            change = f"ALTER TABLE {self._target.sql()} "
+            if partition not in made:
+                change += f"DROP PARTITION ID {literal(partition)}"
+            else:
+                how = "REPLACE" if partition in affected else "ATTACH"
+                change += f"{how} PARTITION ID {literal(partition)} FROM {self.fresh.sql()}"
+            self._warehouse.execute(change)
 
 
 def _newest(workspace: Workspace, source: Name) -> int:
