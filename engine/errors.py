@@ -198,6 +198,7 @@ TOO_MANY_CONNECTIONS = Code("RK4026", 503, "too many connections")
 CANCELLED = Code("RK4027", 503, "query was cancelled")
 BODY_TYPE = Code("RK4028", 415, "type of the body not understood")
 UNKNOWN_FIELD = Code("RK4029", 400, "unknown key or parameter")
+TOO_COMPLEX = Code("RK4040", 400, "query too complex")
 
 # --- RK5xxx: ingestion -------------------------------------------------------------------------------------------
 BAD_ROW = Code("RK5001", 400, "row cannot be stored")

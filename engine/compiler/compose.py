@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from engine.compiler import shape
+from engine.compiler.extent import Extent, check_extent, extents_of, relation_extent
 from engine.compiler.memory import Memory
 from engine.compiler.params import Value
 from engine.compiler.pipes import CompiledPipe, check_used
@@ -28,6 +29,7 @@ Bind = Callable[[Relation, Reading], Bound]
 Render = Callable[[Template, Binder, frozenset[str]], str]
 Texts = Mapping[str, tuple[tuple[str, Verified], ...]]
 """Verified node texts by pipe, in order: (node name, text)."""
+Bounded = Literal["all", "varying", "none"]
 
 
 class Catalogue(Protocol):
@@ -97,15 +99,29 @@ class Composer:
         self._assembled: Memory[tuple[object, ...], Assembled] = Memory()
 
     def request(
-        self, catalogue: Catalogue, pipe: str, render: Render, scope: Scope, *, upto: str | None = None
+        self,
+        catalogue: Catalogue,
+        pipe: str,
+        render: Render,
+        scope: Scope,
+        *,
+        upto: str | None = None,
+        bounded: Bounded = "varying",
     ) -> Composed:
-        """The statement of a pipe for one request: its published node, or the node `upto`."""
+        """The statement of a pipe for one request: its published node, or the node `upto`.
+
+        Raises RK4040 for one that is too complex. `bounded` says whether that is asked of all pipes, only of those
+        whose text depends on the request (others were checked when they were pushed), or of none.
+        """
         binder = Binder()
         texts = self._texts(catalogue, pipe, render, binder, upto)
         key = (pipe, upto, scope.shape(), tuple((p, tuple(v.identity for _, v in t)) for p, t in texts.items()))
         known = self._assembled.get(key)
         if known is None:
-            known = self._assembled.put(key, assemble(catalogue, pipe, texts, _binding(scope)))
+            statement = assemble(catalogue, pipe, texts, _binding(scope))
+            if bounded == "all" or (bounded == "varying" and any(catalogue.pipes[n].varies for n in texts)):
+                check_extent(extents_of(catalogue.relations, texts)[pipe], f"the statement of `{pipe}`")
+            known = self._assembled.put(key, statement)
         return Composed(known, binder.bindings)
 
     def adhoc(
@@ -118,8 +134,10 @@ class Composer:
         placeholders: dict[str, str] = {}
         relations: set[str] = set()
         passed = shape.passed([text.uses])
+        extents: dict[str, Extent] = {}
         for name in sorted(text.reads):
             if name in catalogue.relations:
+                extents[name] = relation_extent(catalogue.relations[name])
                 how = Reading(name in text.final, text.sample.get(name), text.names, passed)
                 bound = bind(catalogue.relations[name], how)
                 ctes[name] = bound.sql
@@ -128,9 +146,11 @@ class Composer:
                 continue
             texts = self._texts(catalogue, name, render, binder, None)
             inner = assemble(catalogue, name, texts, bind, around=text)
+            extents[name] = extents_of(catalogue.relations, texts)[name]
             ctes[name] = f"SELECT * FROM view({inner.sql})"
             placeholders.update(inner.placeholders)
             relations |= inner.relations
+        check_extent(text.extent.of(extents), "the query")
         return Composed(Assembled(_ended(ctes, text), placeholders, frozenset(relations)), binder.bindings)
 
     def static_texts(self, catalogue: Catalogue, pipe: str) -> Texts:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from engine.compiler.compose import Composed
+from engine.compiler.compose import Bounded, Composed
 from engine.compiler.contexts import DAY, ID, MOMENT, expected, needs_constant
 from engine.compiler.params import ParameterSpec
 from engine.compiler.pipes import CompiledPipe
@@ -191,7 +191,9 @@ class DryRun:
             return template.dry(values.request, values.fallback, binder, columns, Arms())
 
         scope = Scope(scratch_database(self.state.workspace), unrestricted=True)
-        return self.state.composer.request(self.state, self.pipe.name, render, scope, upto=node)
+        # What is deployed keeps working; the next push says what is too complex.
+        bounded: Bounded = "none" if self.state.tolerated is None else "all"
+        return self.state.composer.request(self.state, self.pipe.name, render, scope, upto=node, bounded=bounded)
 
     def _used(self, node: str) -> dict[str, frozenset[str]]:
         """Free parameters that matter to a node, with the placeholders whose values depend on them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from engine.errors import SQL_SEMANTICS, Place, RookeryError
+from engine.errors import SQL_SEMANTICS, TOO_COMPLEX, Place, RookeryError
 from engine.project.model import Node
 
 _UNKNOWN = re.compile(r"(?:identifier|with name|Identifier) [`']([^`']+)[`']")
@@ -32,4 +32,5 @@ def located(exc: RookeryError, pipe: str, node: Node) -> RookeryError:
     meant = _MEANT.search(exc.detail or "")
     hint = f"did you mean `{meant[1]}`?" if meant and exc.hint is None else exc.hint
     place = Place(spot.file, spot.line, spot.column, f"pipe `{pipe}`, node `{node.name}`")
-    return RookeryError(SQL_SEMANTICS, exc.message, hint=hint, place=place, detail=exc.detail)
+    code = exc.code if exc.code is TOO_COMPLEX else SQL_SEMANTICS
+    return RookeryError(code, exc.message, hint=hint, place=place, detail=exc.detail)

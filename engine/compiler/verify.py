@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 from engine.compiler import shape
 from engine.compiler.bounds import bound_arguments
+from engine.compiler.extent import Extent
+from engine.compiler.measure import extent
 from engine.compiler.syntax import Node, refuse
 from engine.compiler.walk import Text, walk
 from engine.errors import SQL_REFUSED, SQL_SYNTAX, VIEW_SHAPE, RookeryError
@@ -56,10 +58,11 @@ class Verified:
 
     `reads` are the bound names that it reads, `final` those it reads with FINAL, `sample` those it samples with
     (ratio, offset); both were removed from the text and belong into the relations. `leftmost` is the bound name that
-    the first SELECT reads first. `branches` are the texts of a top-level UNION ALL, one if it is none, with the
-    left-most name of each. `outputs` are the column names where evident (a help, not a promise). `plain` says that it
-    is one SELECT which may follow a WITH of ours as it stands. `names` has every column that it can mean, None if it
-    can mean all; `uses` says which of them it passes to functions.
+    the first SELECT reads first. `branches` are the texts of a view's top-level UNION ALL, one if it is none, and
+    `branch_leftmost` has the left-most name of each. `outputs` are the column names where evident (a help, not a
+    promise). `plain` says that it is one SELECT which may follow a WITH of ours as it stands. `names` has every
+    column that it can mean, None if it can mean all; `uses` says which of them it passes to functions. `extent` is
+    what one use of it expands to.
     """
 
     canonical: str
@@ -73,6 +76,7 @@ class Verified:
     plain: bool = False
     names: frozenset[str] | None = None
     uses: shape.Uses | None = None
+    extent: Extent = field(default_factory=Extent)
 
     @property
     def identity(self) -> tuple[object, ...]:
@@ -105,7 +109,8 @@ def verify(
         bound_arguments(first.bounded)
     canonical, tree = judge.settle(parser.format(tree))
     parts = shape.branches(tree)
-    texts = tuple(judge.settle(parser.format(p))[0] for p in parts) if len(parts) > 1 else (canonical,)
+    # Only a view is divided, and every branch is put to the engine's parser.
+    texts = (canonical,) if len(parts) == 1 or not view else tuple(judge.settle(parser.format(p))[0] for p in parts)
     lefts = tuple(shape.leftmost(p, bound) for p in parts)
     if view:
         _check_view(tree, parts, lefts, final, sample)
@@ -121,6 +126,7 @@ def verify(
         plain=shape.is_plain(tree),
         names=shape.names(tree),
         uses=shape.uses(tree),
+        extent=extent(tree),
     )
 
 

@@ -91,6 +91,7 @@ class _Walk:
         self._unclear: list[tuple[Node, _Around]] = []
         self._aliases: Counter[tuple[int, str]] = Counter()
         self._scopes = 0
+        self._functions: frozenset[str] | None = None
         self._special: Mapping[str, Callable[[Node, list[tuple[str, Node]], _Around], None]] = {
             "SelectWithUnionQuery": self._union,
             "SelectQuery": self._select,
@@ -321,7 +322,10 @@ class _Walk:
 
     def _is_function(self, name: str) -> bool:
         """Whether the engine has a function of this name in some case."""
-        return name.lower() in {k.lower() for k in self._known()}
+        if self._functions is None:
+            # Asking the engine takes some milliseconds, and a text may have thousands of names.
+            self._functions = frozenset(k.lower() for k in self._known())
+        return name.lower() in self._functions
 
     def _membership(self, node: Node, arguments: list[Node], around: _Around) -> None:
         """IN: its right side may be a table, which a bare name must then be allowed to read."""

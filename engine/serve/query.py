@@ -29,6 +29,7 @@ from engine.errors import (
     QUERY_FAILED,
     RESULT_LIMIT,
     TIMEOUT,
+    TOO_COMPLEX,
     UNREACHABLE,
     RookeryError,
 )
@@ -370,6 +371,8 @@ def _plain(exc: RookeryError, *, admin: bool) -> RookeryError:
         return RookeryError(TIMEOUT, "the query took too long", hint="ask for less, or have its limit raised")
     if exc.code is RESULT_LIMIT:
         return RookeryError(RESULT_LIMIT, "the query exceeded its limit of rows or memory", hint="ask for less")
+    if exc.code is TOO_COMPLEX:
+        return RookeryError(TOO_COMPLEX, "the query is too complex to be planned", hint="ask for less at once")
     if exc.code in _OWN:
         return exc
     text = _SAFE_TEXTS.get(exc.engine_code or 0, "the query failed")

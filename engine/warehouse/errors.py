@@ -57,6 +57,9 @@ CODES: Mapping[int, Code] = {
     229: errors.SQL_SYNTAX,
     306: errors.SQL_SYNTAX,
     718: errors.SQL_SYNTAX,
+    # Queries whose planning would take long.
+    162: errors.TOO_COMPLEX,
+    572: errors.TOO_COMPLEX,
     394: errors.CANCELLED,
     # Credentials.
     192: errors.AUTHENTICATION,
@@ -118,6 +121,8 @@ _RETRY_AFTER: Mapping[Code, str] = {errors.BUSY: "1", errors.STORAGE: "2", error
 """Seconds after which the same statement may succeed."""
 _FILE_SYSTEM = "filesystem error"
 """How the standard library's exceptions about files begin; the engine has one number for all of that library's."""
+_TOO_BIG = "Query tree is too big"
+"""What the engine says of a statement that is too large once it is expanded; its number is that of any argument."""
 _FULL = re.compile(r"No space left on device|Disk quota exceeded")
 
 _CUT_OFF = frozenset({32, 33})
@@ -179,6 +184,8 @@ _ABOUT_FILES: Mapping[Code, str] = {
 
 def _code_of(number: int, text: str) -> Code:
     code = CODES.get(number, errors.ENGINE)
+    if number == 36 and _TOO_BIG in text:
+        code = errors.TOO_COMPLEX
     if number == 1001 and _FILE_SYSTEM in text:
         code = errors.STORAGE
     if number in _CUT_OFF and _OF_A_PART.search(text):

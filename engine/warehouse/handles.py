@@ -42,6 +42,11 @@ PINNED: Mapping[str, int | str] = {
     # The client sets these two on its own connections; here they hold on all.
     "date_time_input_format": "best_effort",
     "cast_string_to_dynamic_use_inference": 1,
+    # No limit of time ends the planning of a query. What is planned is bounded before it gets here; this is for what
+    # was not foreseen.
+    "max_expanded_ast_elements": 100_000,
+    "query_plan_max_optimizations_to_apply": 4_000,
+    "query_plan_optimize_join_order_max_searched_plans": 1_000,
 }
 """What every reader runs under; set before the handle becomes read-only."""
 

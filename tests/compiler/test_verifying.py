@@ -1,0 +1,43 @@
+"""How often the engine is asked about one text does not grow with the text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from engine.compiler.verify import verify
+from engine.plan.state import Workspace
+
+
+class Counted:
+    """The engine's parser, which counts what it is asked."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._inner = workspace.warehouse
+        self.asked = 0
+
+    def parse(self, sql: str) -> tuple[dict[str, Any], str]:
+        self.asked += 1
+        return self._inner.parse(sql)
+
+    def format(self, tree: dict[str, Any]) -> str:
+        self.asked += 1
+        return self._inner.format(tree)
+
+    def functions(self) -> frozenset[str]:
+        self.asked += 1
+        return self._inner.functions()
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        " UNION ALL ".join(["SELECT units FROM events"] * 50),
+        "SELECT " + ", ".join(f"arrayMap(x -> x + {n}, list{n})" for n in range(50)) + " FROM events",
+    ],
+)
+def test_a_text_is_verified_in_a_few_questions(workspace: Workspace, sql: str) -> None:
+    parser = Counted(workspace)
+    verify(sql, parser, bound=frozenset({"events"}), placeholders={})
+    assert parser.asked < 10
