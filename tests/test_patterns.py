@@ -47,6 +47,8 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/warehouse/errors.py:_LINE": [("(line ", "1", ""), ("", "(line 1, col 1", "")],
     "engine/warehouse/errors.py:_POSITION": [("", "failed at position ", ""), ("failed at position ", "1", "")],
     "engine/warehouse/errors.py:_RESULT_BYTES": [("", "Limit for result exceeded, max ", "")],
+    "engine/compiler/refusals.py:_TEMPORARY": [(" AS ", "a", ""), ("", " AS a", ""), (" AS _tmp_alter", "1", "x")],
+    "engine/compiler/storage.py:_NUMBER": [("", "1", "x"), ("1.", "1", "x")],
     "engine/warehouse/render.py:_SETTING": [("", "a", "-")],
     "engine/warehouse/render.py:_NAME": [("", "a", "-")],
     "engine/warehouse/render.py:_PLACEHOLDER": [("{", " ", ""), ("{", "a", " "), ("", "{ a ", ""), ("{a", " ", "")],

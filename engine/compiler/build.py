@@ -19,7 +19,7 @@ from engine.compiler.params import ParameterSpec
 from engine.compiler.pipes import CompiledPipe, compile_pipe, placed
 from engine.compiler.scope import Relation
 from engine.compiler.sharing import warn_of_one_tenants_rows
-from engine.compiler.state import Analyser, State, Undeclared, datasources_of, scratch_table
+from engine.compiler.state import Analyser, State, Undeclared, datasources_of, scratch_shape
 from engine.compiler.targets import fit_target
 from engine.errors import (
     CYCLE,
@@ -134,8 +134,7 @@ def _definitions(state: State) -> None:
     for name, source in state.datasources.items():
         if name in state.failed:
             continue
-        table = scratch_table(state, name)
-        for problem in check_definition(source, table, state.composer.verifier, state.analyser):
+        for problem in check_definition(source, scratch_shape(state), state.composer.verifier, state.analyser):
             state.problems.add(problem)
             state.failed.add(name)
         if name not in state.failed:

@@ -7,9 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from engine.compiler.compose import Verifier
-from engine.errors import BAD_TYPE, SQL_REFUSED, SQL_SEMANTICS, Place, RookeryError
+from engine.compiler.refusals import Definer as TableDefiner
+from engine.compiler.refusals import Shape, refusals
+from engine.errors import BAD_TYPE, SQL_REFUSED, Place, RookeryError
 from engine.project.model import Column, Datasource
-from engine.schema import Table, literal
+from engine.schema import literal
 
 TYPES = [
     "String",
@@ -50,12 +52,8 @@ TYPES = [
 ]
 
 
-class Definer(Protocol):
+class Definer(TableDefiner, Protocol):
     """What is asked of an engine about a definition."""
-
-    def define(self, table: Table) -> None:
-        """Create an empty table of this definition in the scratch database. Raises the engine's error."""
-        ...
 
     def spelled(self, type: str) -> str | None:
         """The engine's own name of a type, None where there is no such type."""
@@ -75,9 +73,12 @@ def only_expression(tree: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def check_definition(
-    source: Datasource, table: Table, verifier: Verifier, definer: Definer
+    source: Datasource, shape: Shape, verifier: Verifier, definer: Definer
 ) -> Iterator[RookeryError]:
-    """What is wrong with a datasource's types and expressions; nothing is created unless all of them are judged."""
+    """What is wrong with a datasource's types and expressions; nothing is created unless all of them are judged.
+
+    `shape` makes the table that the engine is asked about.
+    """
     bad = False
     names = {column.name for column in source.columns}
     for text, place, what in _expressions(source):
@@ -91,14 +92,8 @@ def check_definition(
         if definer.spelled(column.type) is None:
             bad = True
             yield _no_type(column)
-    if bad:
-        return
-    try:
-        definer.define(table)
-    except RookeryError as exc:
-        place = source.place
-        named = Place(place.file, place.line, place.column, f"datasource `{source.name}`")
-        yield RookeryError(SQL_SEMANTICS, exc.message, hint=exc.hint, place=named, detail=exc.detail)
+    if not bad:
+        yield from refusals(source, shape, definer)
 
 
 def spelled(source: Datasource, definer: Definer) -> Datasource:

@@ -12,6 +12,7 @@ from engine.compiler.definitions import Definer
 from engine.compiler.origin import Origin
 from engine.compiler.params import Value
 from engine.compiler.pipes import CompiledPipe
+from engine.compiler.refusals import Shape
 from engine.compiler.scope import Relation
 from engine.errors import Collector, RookeryError
 from engine.project.model import Datasource, Project
@@ -67,8 +68,12 @@ class State:
 
 def scratch_table(state: State, name: str) -> Table:
     """A datasource's empty table to analyse over."""
-    source = state.datasources[name]
-    return storage.workspace_table(source, scratch_database(state.workspace))
+    return scratch_shape(state)(state.datasources[name])
+
+
+def scratch_shape(state: State) -> Shape:
+    """What makes the empty table of a datasource in the workspace's own database."""
+    return lambda source: storage.workspace_table(source, scratch_database(state.workspace))
 
 
 def datasources_of(state: State, name: str, seen: set[str]) -> set[str]:

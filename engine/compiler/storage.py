@@ -7,11 +7,12 @@ months of arrival, hidden `_rk_…` columns. It is explained in `docs/ARCHITECTU
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import replace
 
 from engine.compiler.scope import GROUP_TENANTS, Kind, Relation, tenant_literal
 from engine.project.model import Datasource, Engine
-from engine.schema import Column, Index, Mark, Name, Table, quote
+from engine.schema import Column, Index, Mark, Name, Table, literal, quote
 
 LANDING_WINDOW = 1000
 NEST_WINDOW = 128
@@ -44,6 +45,7 @@ QUARANTINE_COLUMNS = (
 """What a quarantine table has beside its datasource's columns, over which these go."""
 TENANTS = Column(GROUP_TENANTS, "AggregateFunction(sumMap, Array(String), Array(UInt64))")
 """Rows of each group of a shared aggregate by tenant id, so that erasing a tenant finds its groups."""
+_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 INLET = "Null"
 """Engine of a table that keeps nothing."""
 POOL = "_rk_pool"
@@ -146,10 +148,16 @@ def _table(source: Datasource, name: Name, mark: Mark) -> Table:
         primary_key=engine.primary_key or "",
         sampling_key=engine.sampling_key or "",
         ttl=engine.ttl or "",
-        settings=tuple((k, str(v)) for k, v in sorted(engine.settings)),
+        settings=tuple((k, _setting(v)) for k, v in sorted(engine.settings)),
         indexes=tuple(Index(i.name, i.expression, i.type, i.granularity) for i in source.indexes),
         mark=Mark(mark.workspace, mark.resource, mark.kind, mark.tenant, description=source.description or ""),
     )
+
+
+def _setting(value: str) -> str:
+    """A table's setting as SQL: numbers and truth values as they are, words as text."""
+    plain = _NUMBER.fullmatch(value) or value in ("true", "false")
+    return value if plain else literal(value)
 
 
 def digest(*parts: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from engine.compiler import storage
+from engine.compiler.fitting import hold_to_engine
 from engine.compiler.lineage import check_lineage, named
 from engine.compiler.pipes import CompiledNode, CompiledPipe, MaterializedTarget
 from engine.compiler.scope import GROUP_TENANTS
@@ -29,6 +30,7 @@ def fit_target(state: State, pipe: CompiledPipe, target: MaterializedTarget) -> 
     """Hold a pipe's output against its target, and complete both. Raises what does not fit."""
     outputs = {c.name: c for c in state.outputs[pipe.name]}
     source = state.datasources.get(target.name)
+    implicit = source is None
     if source is None:
         source = _implicit_target(state, pipe, target)
     trigger = _triggers(state, pipe)
@@ -49,6 +51,8 @@ def fit_target(state: State, pipe: CompiledPipe, target: MaterializedTarget) -> 
             hint="give the output the target's column names with AS, or change the target's columns",
             place=pipe.place,
         )
+    if state.tolerated is not None:
+        hold_to_engine(state, pipe, target, source, implicit=implicit)
     grouped = judge_target(state, pipe, target, source)
     state.datasources[target.name] = source
     state.relations[target.name] = storage.relation(

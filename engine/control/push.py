@@ -17,6 +17,7 @@ from engine.compiler.compose import Verifier
 from engine.compiler.examine import examined
 from engine.compiler.pipes import compile_pipe
 from engine.compiler.views import nest_schema, workspace_schema
+from engine.control.changes import check_changes
 from engine.control.history import resume, undelivered
 from engine.control.ids import check_ids
 from engine.control.planning import desired_schema
@@ -42,7 +43,15 @@ from engine.plan.coverage import Coverage
 from engine.plan.diff import diff, with_feeders
 from engine.plan.history import Progress, silent
 from engine.plan.state import RegistryJournal, Snapshot, Source, Workspace, parse_sources
-from engine.plan.steps import AddColumn, ChangeColumn, CreateTable, CreateView, DropColumn, DropTable, Plan
+from engine.plan.steps import (
+    AddColumn,
+    ChangeColumn,
+    CreateTable,
+    CreateView,
+    DropColumn,
+    DropTable,
+    Plan,
+)
 from engine.project.model import Project
 from engine.schema import Name, Schema
 from engine.warehouse.catalog import occupied, read_schema
@@ -130,6 +139,7 @@ def push(
             plan = plan_for_workspace(workspace, snapshot, compiled, broken)
         else:
             plan = plan_for(workspace, snapshot, compiled, prune=options.prune, broken=broken)
+        check_changes(workspace, plan, compiled)
         warnings = (
             *compiled.warnings,
             *_allowed_in_vain(plan, options.allow, snapshot.build, compiled),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from threading import RLock
 
@@ -52,6 +52,27 @@ class Analyser:
         if self._canonical.get(_identity(table)) is None:
             with self._lock:
                 self._ensure(table)
+
+    def altered(self, table: Table, changes: Sequence[Callable[[Name], str]]) -> tuple[int, RookeryError] | None:
+        """The first of some changes that the engine refuses on an empty copy of a table, with its error.
+
+        `changes` make the statement for a table of the given name. Raises errors that say nothing about the change.
+        """
+        copy = Name(self._database, f"a_{table.name.name}")
+        with self._lock:
+            self._warehouse.execute(ddl.drop_table(copy))
+            self._warehouse.execute(ddl.create_table(replace(table, name=copy, mark=None, constraints=())))
+            try:
+                for position, change in enumerate(changes):
+                    try:
+                        self._warehouse.execute(change(copy))
+                    except RookeryError as exc:
+                        if exc.code.status >= 500:
+                            raise
+                        return position, exc
+            finally:
+                self._warehouse.execute(ddl.drop_table(copy))
+        return None
 
     def spelled(self, type: str) -> str | None:
         """The engine's own name of a type, None where there is no such type."""

@@ -15,7 +15,7 @@ from engine.errors import (
     UNKNOWN_COLUMN,
     RookeryError,
 )
-from engine.project.expressions import plain_name, split_list
+from engine.project.expressions import is_codec, plain_name, split_list
 from engine.project.lifetimes import DAY, shortest_life
 from engine.project.model import Column, Datasource, Engine, Tenant
 
@@ -31,6 +31,8 @@ OWN_SETTINGS = frozenset(
     }
 )
 """Settings of tables that the fan-out stands on."""
+IMPLICIT_INDEXES = "add_minmax_index_for_"
+"""How settings begin by which the engine adds indexes that no file declares."""
 
 VIRTUAL_COLUMNS = frozenset(
     {
@@ -55,7 +57,7 @@ VIRTUAL_COLUMNS = frozenset(
 )
 """Columns that every table has in the engine."""
 
-_NO_KEY = re.compile(r"\bNullable\s*\(|\b(Simple)?AggregateFunction\s*\(")
+_NO_KEY = re.compile(r"\bNullable\s*\(|\b(Simple)?AggregateFunction\s*\(|\bVariant\s*\(|\b(JSON|Dynamic)\b")
 _STATE = re.compile(r"(?<!Simple)AggregateFunction\s*\(")
 _SET = re.compile(r"set\b", re.IGNORECASE)
 _TENANT_TYPE = re.compile(r"String|LowCardinality\(String\)|U?Int(8|16|32|64|128|256)|UUID")
@@ -81,8 +83,7 @@ def check_datasource(datasource: Datasource) -> Iterator[RookeryError]:
     yield from _paths(datasource)
     yield from _required(datasource)
     yield from check_engine(datasource.engine)
-    yield from _engine_columns(datasource)
-    yield from _sorting_key(datasource)
+    yield from check_keys(datasource)
     yield from _indexes(datasource)
     if datasource.shared.all and datasource.shared.min_tenants:
         message, hint = "`all` and `min_tenants` contradict each other", "keep one of them"
@@ -116,9 +117,17 @@ def check_engine(engine: Engine) -> Iterator[RookeryError]:
                 message, hint = f"`{clause}` is not for Null", "Null keeps no rows"
                 yield RookeryError(BAD_VALUE, message, hint=hint, place=engine.place_of(clause))
     for name, _ in engine.settings:
-        if name in OWN_SETTINGS:
+        if name in OWN_SETTINGS or name.startswith(IMPLICIT_INDEXES):
             message, hint = f"setting `{name}` cannot be chosen", "it is set by the program; remove it"
+            if name.startswith(IMPLICIT_INDEXES):
+                hint = "list the indexes under `indexes`, with type minmax"
             yield RookeryError(BAD_VALUE, message, hint=hint, place=engine.place_of("settings"))
+
+
+def check_keys(datasource: Datasource) -> Iterator[RookeryError]:
+    """Whether the engine's options and the sorting key name columns that can stand there."""
+    yield from _engine_columns(datasource)
+    yield from _sorting_key(datasource)
 
 
 def _columns(datasource: Datasource) -> Iterator[RookeryError]:
@@ -132,7 +141,11 @@ def _columns(datasource: Datasource) -> Iterator[RookeryError]:
         if column is not datasource.column(column.name):
             message = f"column `{column.name}` is declared twice"
             yield RookeryError(DUPLICATE_NAME, message, hint="remove one", place=place)
-        elif other != column.name:
+        if column.codec and not is_codec(column.codec):
+            message = f"the codec of column `{column.name}` is not a list of codecs: `{column.codec[:80]}`"
+            hint = 'such as ZSTD(1), or "Delta, ZSTD(1)"'
+            yield RookeryError(BAD_VALUE, message, hint=hint, place=column.place_of("codec"))
+        if column is datasource.column(column.name) and other != column.name:
             message = f"column `{column.name}` differs from `{other}` only in upper and lower case"
             hint = "keys of events are matched without regard to case; rename one"
             yield RookeryError(DUPLICATE_NAME, message, hint=hint, place=place)
@@ -209,7 +222,8 @@ def _sorting_key(datasource: Datasource) -> Iterator[RookeryError]:
             yield RookeryError(UNKNOWN_COLUMN, message, hint=_declared(datasource), place=place)
         elif _NO_KEY.search(column.type) and "Simple" not in column.type:
             message = f"column `{name}` of type {column.type} cannot be in the sorting key"
-            hint = f"leave it out, or sort by an expression such as assumeNotNull({name})"
+            by = f"assumeNotNull({name})" if "Nullable" in column.type else f"toString({name})"
+            hint = f"leave it out, or sort by an expression such as {by}"
             yield RookeryError(SORTING_KEY, message, hint=hint, place=place)
     if datasource.sorting_key and len(set(datasource.sorting_key)) < len(datasource.sorting_key):
         message = "the sorting key names an expression twice"

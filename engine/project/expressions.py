@@ -40,6 +40,16 @@ def plain_name(expression: str) -> str | None:
     return expression if IDENTIFIER.fullmatch(expression) else None
 
 
+def is_codec(text: str) -> bool:
+    """Whether a text is codecs separated by commas, or such a list in `CODEC( … )`, and nothing behind it."""
+    try:
+        if text.startswith("CODEC("):
+            return _inside(text[5:]) is not None
+        return all(_parts(text))
+    except ValueError:
+        return False
+
+
 def _bare(part: str) -> str:
     while (inside := _inside(part)) is not None and len(_commas(inside)) == 0 and inside.strip():
         part = inside.strip()

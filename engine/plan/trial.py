@@ -1,0 +1,61 @@
+"""Changes of tables, tried on empty copies before any step of a plan is done.
+
+The engine refuses some changes only when it is asked to make them: another type of a key's column, a conversion that
+does not exist, a setting that cannot change. Found in the middle of a plan, they would leave half of it done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from engine.errors import RookeryError
+from engine.plan.analysis import Analyser
+from engine.plan.steps import AddColumn, ChangeClause, ChangeColumn, DropColumn, Step
+from engine.schema import Name, Schema
+from engine.warehouse import ddl
+
+Alteration = AddColumn | ChangeColumn | DropColumn | ChangeClause
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A step that the engine would refuse, with its error."""
+
+    step: Alteration
+    error: RookeryError
+
+
+def refused_changes(steps: Iterable[Step], live: Schema, analyser: Analyser) -> Iterator[Refusal]:
+    """The first refused change of each table; tables of the same resource and shape are tried once.
+
+    Raises errors of the database that say nothing about the change.
+    """
+    by_table: dict[Name, list[Alteration]] = {}
+    for step in steps:
+        if isinstance(step, AddColumn | ChangeColumn | DropColumn | ChangeClause) and step.name in live.tables:
+            by_table.setdefault(step.name, []).append(step)
+    seen: set[tuple[str, bool]] = set()
+    for name, alterations in by_table.items():
+        kind = (name.name, alterations[0].tenant is None)
+        if kind in seen:
+            continue
+        seen.add(kind)
+        # As when they are applied: columns are dropped last.
+        ordered = sorted(alterations, key=lambda s: isinstance(s, DropColumn))
+        refused = analyser.altered(live.tables[name], [partial(_sql, s) for s in ordered])
+        if refused is not None:
+            position, error = refused
+            yield Refusal(ordered[position], error)
+
+
+def _sql(step: Alteration, name: Name) -> str:
+    """The statement of a step, for another table."""
+    if isinstance(step, AddColumn):
+        return ddl.add_column(name, step.column)
+    if isinstance(step, ChangeColumn):
+        return ddl.modify_column(name, step.column)
+    if isinstance(step, DropColumn):
+        return ddl.drop_column(name, step.column)
+    return step.sql.replace(step.name.sql(), name.sql(), 1)

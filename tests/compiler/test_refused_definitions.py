@@ -1,0 +1,167 @@
+"""What the engine refuses in a definition is reported at its place, with a code and a hint, before anything is made.
+
+The cases put one bad value under each key of a file, and look for the error at that value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from engine.errors import RookeryError
+from engine.plan.state import Workspace
+from tests.support.compiling import BASE, EVENTS, problems_of, pushed
+
+BAD = {
+    "type": ("LowCardinality(UInt8)", "FixedString(1000)", "Strin", "Decimal(99,2)", "Nullable(Array(String))"),
+    "default": (
+        "nosuch + 1", "'abc'", "sum(id)", "(SELECT 1)", "arrayJoin([1])", "nosuch(1)", "1 +", "'[1]'", "toUUID('abc')",
+    ),
+    "codec": ("NOPE", "ZSTD(99)", "Delta", "'NONE, LZ4'", "'Delta(3), LZ4'", "'LZ4) TTL now('", "ZSTD(1", "'LZ4 LZ4'"),
+    "sorting_key": ("[id, v]", "[id, j]", "[id, nosuch]", "[id, n]", "[id, rand()]", "[id, '1']", "[id, toString(n)]", "[id, file('x')]"),
+    "primary_key": ("s", "nosuch", "id +", "file('x')"),
+    "partition_key": ("nosuch", "now()", "f", "v", "j", "sum(id)", "id +", "file('x')"),
+    "sampling_key": ("s", "nosuch", "cityHash64(s)", "id +"),
+    "ttl": ("s", "nosuch", "now()", "v + INTERVAL 1 DAY", "d +", "file('x')"),
+    "settings": (
+        "{nosuch: 1}", "{index_granularity: 0}", "{index_granularity: many}", "{fsync_after_insert: 2}", "{readonly: 1}",
+        "{storage_policy: nosuch}", "{index_granularity_bytes: 10}", "{add_minmax_index_for_numeric_columns: 1}",
+        "{deduplicate_merge_projection_mode: nosuch}",
+    ),
+    "ReplacingMergeTree, version": ("s", "nosuch", "v"),
+    "ReplacingMergeTree, version: id, is_deleted": ("s", "id"),
+    "CollapsingMergeTree, sign": ("s", "id", "nosuch"),
+    "VersionedCollapsingMergeTree, sign: i, version": ("s", "nosuch"),
+    "VersionedCollapsingMergeTree, version: id, sign": ("s", "nosuch"),
+    "SummingMergeTree, columns": ("[nosuch]", "[id]"),
+}  # fmt: skip
+INDEXES = ("foo", "bloom_filter(7)", "ngrambf_v1(3)", "minmax")
+COLUMNS = """columns:
+  - {name: id, type: UInt32}
+  - {name: s, type: String}
+  - {name: f, type: Float64}
+  - {name: i, type: Int8}
+  - {name: d, type: Date}
+  - {name: n, type: Nullable(String)}
+  - {name: j, type: JSON}
+  - {name: v, type: "Variant(String, UInt8)"}
+"""
+SELECTED = """sql: |
+  SELECT units::UInt32 AS id, kind AS s, units AS f, 1::Int8 AS i, toDate(at) AS d, NULL::Nullable(String) AS n,
+    '{}'::JSON AS j, kind::Variant(String, UInt8) AS v FROM events WHERE tenant_id = 1
+materialize:
+  target: of_a_pipe
+"""
+
+
+def in_engine(key: str, bad: str, indent: str) -> str:
+    """An engine with a bad value at the end of a line of its own."""
+    kind, _, key = key.rpartition("MergeTree, ")
+    lines = [f"type: {kind}MergeTree", *(x for x in key.split(", ")[:-1]), f"{key.split(', ')[-1]}: {bad}  # bad"]
+    lines += [] if key == "sorting_key" else ["sorting_key: id"]
+    return "".join(f"{indent}{line}\n" for line in lines)
+
+
+def cases() -> Iterator[tuple[str, str, str]]:
+    """What is wrong, the name of the file, and its text."""
+    for key, values in BAD.items():
+        for bad in values:
+            if key in ("type", "default", "codec"):
+                column = {"name": "x", "type": "Int32", key: bad}
+                written = "".join(f"    {k}: {v}{'  # bad' * (v is bad)}\n" for k, v in column.items())
+                lines = written.replace("    ", "  - ", 1)
+                yield f"{key}: {bad}", "written", f"{COLUMNS}{lines}engine: {{sorting_key: id}}\n"
+            else:
+                yield f"{key}: {bad}", "written", f"{COLUMNS}engine:\n{in_engine(key, bad, '  ')}"
+                yield f"{key}: {bad}", "a_pipe", f"{SELECTED}  engine:\n{in_engine(key, bad, '    ')}"
+    for bad in INDEXES:
+        index = f"indexes:\n  - name: x\n    expression: {'j' if bad == 'minmax' else 's'}\n    type: {bad}  # bad\n"
+        yield f"index: {bad}", "written", f"{COLUMNS}engine: {{sorting_key: id}}\n{index}"
+
+
+def test_each_refused_part_has_a_place_a_code_and_a_hint(workspace: Workspace) -> None:
+    wrong = {}
+    for what, name, text in cases():
+        line = 1 + next(n for n, written in enumerate(text.split("\n")) if written.endswith("# bad"))
+        found = problems_of(workspace, {"events": EVENTS, name: text})
+        told = [str(p) for p in found if p.place and (p.place.file, p.place.line) == (f"{name}.yaml", line)]
+        silent = [str(p) for p in found if not p.hint and p.code.id not in ("RK2001", "RK2003", "RK1016")]
+        noise = [
+            x for x in map(str, found) if "_tmp_alter" in x or "_block_number" in x or "RK6004" in x or "\n" in x
+        ]
+        if len(told) != len(found) or not found or silent or noise:
+            wrong[what, name] = (line, [str(p) for p in found])
+    assert wrong == {}
+
+
+def test_all_refused_parts_are_reported_at_once(workspace: Workspace) -> None:
+    text = """columns:
+  - {name: a, type: UInt32, default: "'x'"}
+  - {name: b, type: UInt32, codec: NOPE}
+  - {name: c, type: UInt32, default: "c + 1", codec: ZSTD(99)}
+engine: {sorting_key: a, ttl: a, settings: {nosuch: 1}}
+"""
+    found = problems_of(workspace, {"several": text})
+    assert [(p.place.line, p.code.id) for p in found if p.place] == [
+        (2, "RK2007"), (4, "RK2007"), (3, "RK2007"), (4, "RK2007"), (5, "RK2007"), (5, "RK2007"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("sql", "why"),
+    [
+        ("[1, 2] AS day, units", "Array(UInt8)"),
+        ("toDate(at) AS day, map('a', units) AS units", "Map(String, Float64)"),
+        ("toDate(at) AS day, NULL AS units", "Nullable(Nothing)"),
+        ("toDate(at) AS day, tuple(1, 2) AS units", "Tuple(UInt8, UInt8)"),
+    ],
+)
+def test_an_output_that_no_insert_could_convert_is_refused(workspace: Workspace, sql: str, why: str) -> None:
+    sums = f"sql: |\n  SELECT tenant_id, {sql} FROM events\nmaterialize: {{target: daily, per_tenant: true}}\n"
+    (problem,) = problems_of(workspace, {**BASE, "sums": sums})
+    assert (problem.code.id, str(problem.place)) == ("RK2011", "sums.yaml:2:3")
+    assert why in problem.message
+    assert problem.hint
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["engine: {sorting_key: [tenant_id, x], partition_key: tenant_id}",
+     "engine: {sorting_key: [tenant_id, x], ttl: toDateTime(tenant_id) + INTERVAL 1 DAY}",
+     "engine: {sorting_key: [tenant_id, x]}\nindexes: [{name: i, expression: tenant_id, type: minmax}]"],
+)  # fmt: skip
+def test_what_nests_without_the_tenant_column_cannot_have_is_refused_before_a_tenant_comes(
+    workspace: Workspace, part: str
+) -> None:
+    target = f"""tenant: {{column: tenant_id, landing: false}}
+columns:
+  - {{name: tenant_id, type: UInt32}}
+  - {{name: x, type: String}}
+{part}
+"""
+    pipe = (
+        "sql: SELECT tenant_id, kind AS x FROM events\n"
+        "materialize: {target: narrow, per_tenant: true, drop_tenant_column: true}\n"
+    )
+    (problem,) = problems_of(workspace, {**BASE, "narrow": target, "fills": pipe})
+    assert problem.place
+    assert (problem.place.file, problem.place.line) == ("narrow.yaml", 5 + part.count("\n"))
+    assert "drop_tenant_column" in (problem.hint or "")
+
+
+def test_changes_that_the_engine_refuses_are_found_before_anything_is_done(workspace: Workspace) -> None:
+    pushed(workspace, {"changing": EVENTS})
+    for old, new, line in (
+        ("type: UInt32", "type: UInt64", 4),
+        ("at, type: DateTime", "at, type: DateTime64(3)", 5),
+        ("kind, type: String", 'kind, type: "Map(String, String)"', 6),
+    ):
+        text = EVENTS.replace(old, new).replace("units", "more")
+        for dry_run in (True, False):
+            with pytest.raises(RookeryError) as caught:
+                pushed(workspace, {"changing": text}, "changing", dry_run=dry_run)
+            found = caught.value
+            assert (found.code.id, found.place and found.place.line) == ("RK2030", line), found
+            assert found.hint
+    assert not pushed(workspace, {"changing": EVENTS}, dry_run=True).plan
