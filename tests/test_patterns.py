@@ -69,6 +69,7 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/serve/arrival.py:NULLABLE": [("UInt", "1", "x"), ("Float", "1", "x")],
     "engine/serve/arrival.py:_NAMES": [("", "_rk_x1", ""), ("_rk_x", "1", "a")],
     "engine/serve/quarantine.py:_SPECIAL": [("", "a", "")],
+    "engine/serve/staging.py:_ESCAPED_KEY": [("", '"a', ""), ('"', "\\u", ""), ("", '"\\u', ""), ('"\\u"', " ", "x")],
     "engine/serve/staging.py:_NAME": [("'", "\\'", ""), ("'", "''", ""), ("", "a", ""), ("`", "a", "")],
     "engine/serve/search.py:_STOPPED_AT": [("while reading the value of key ", "a", "-")],
     "engine/serve/search.py:_EMPTY_OBJECT": [("{", " ", ""), ("", "{ ", "")],
@@ -328,12 +329,13 @@ def _lifetimes() -> None:
 
 def _at_run_time() -> None:
     from engine.compiler.located import _where
-    from engine.serve.staging import empty_texts
+    from engine.serve.staging import empty_texts, unlike_texts
 
     _where("a " * (LENGTH // 4) + "b", "a " * (LENGTH // 2))
     _where("a " * 99 + "b", "a " * (LENGTH // 2))
     for unit in ('"a" ', '"a"  :  ', " ", '"', '"a"'):
         empty_texts(["a", "aa"]).search(('"a"' + unit * (LENGTH // len(unit))).encode())
+        unlike_texts(["a", "aa"]).search(('"a"' + unit * (LENGTH // len(unit))).encode())
 
 
 _FUNCTIONS = {

@@ -39,10 +39,12 @@ from engine.serve.stages import Stages
 from engine.serve.staging import (
     NOTHING,
     NUMBER,
+    USUAL,
+    Manner,
     Stage,
     condition,
-    has_empty_number,
     has_long_number,
+    manner_of,
     may_be_empty,
     stage_of,
     taken,
@@ -89,13 +91,13 @@ class Ingestion:
         self._unusual: dict[str, int] = {}
 
     def stage_for(
-        self, name: str, format: Input, *, exact: bool = False, given: Mapping[str, Given] = NOTHING
+        self, name: str, format: Input, *, manner: Manner = USUAL, given: Mapping[str, Given] = NOTHING
     ) -> Stage:
         """How a datasource's rows are staged. Raises RK5005, or RK5006 where rows come from a pipe."""
         snapshot = self._workspace.current
         if given:
-            return _maker(snapshot, name, format, exact, given)()
-        return snapshot.derived(("stage", name, format, exact), _maker(snapshot, name, format, exact))
+            return _maker(snapshot, name, format, manner, given)()
+        return snapshot.derived(("stage", name, format, manner), _maker(snapshot, name, format, manner))
 
     def settle(self, datasource: str) -> None:
         """Complete what is in doubt in a datasource. Raises RK5013 or RK6008 if that is not possible at present."""
@@ -160,12 +162,10 @@ class Ingestion:
         large = [a for a in appends if a.lines is None]
         texts = [b"\n".join(line for a in simple for line in a.lines or ())] if simple else []
         texts += [a.body for a in large]
-        exact = first.format is not Input.PARQUET and any(map(has_long_number, texts))
-        if first.format is Input.NDJSON and not exact:
-            source = self.stage_for(first.datasource, first.format).source
-            exact = any(has_empty_number(source, t) for t in texts)
+        source = self.stage_for(first.datasource, first.format).source
+        manner = manner_of(source, first.format, texts)
         given = kinds_in(first.body) if first.format is Input.PARQUET else NOTHING
-        stage = self.stage_for(first.datasource, first.format, exact=exact, given=given)
+        stage = self.stage_for(first.datasource, first.format, manner=manner, given=given)
         size = sum(map(len, texts))
         usual = not searching and self._expects_usual(stage)
         batch = Batch(_identity(first, stage), stage, self._stages.borrow(stage), [], first.bound, size, usual=usual)
@@ -457,7 +457,7 @@ def _portions(appends: Sequence[Append], counts: Sequence[int]) -> list[Portion]
 
 
 def _maker(
-    snapshot: Snapshot, name: str, format: Input, exact: bool, given: Mapping[str, Given] = NOTHING
+    snapshot: Snapshot, name: str, format: Input, manner: Manner, given: Mapping[str, Given] = NOTHING
 ) -> Callable[[], Stage]:
     def make() -> Stage:
         if name not in snapshot.build.relations:
@@ -465,6 +465,6 @@ def _maker(
         fed = next((p.name for p in snapshot.build.materialized() if p.target and p.target.name == name), None)
         if fed is not None:
             raise RookeryError(NOT_WRITABLE, f"`{name}` is filled by pipe `{fed}` and takes no rows from outside")
-        return stage_of(snapshot.build.datasources[name], format, exact, given)
+        return stage_of(snapshot.build.datasources[name], format, manner, given)
 
     return make

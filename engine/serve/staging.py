@@ -11,6 +11,9 @@ import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+
+import orjson
 
 from engine.compiler.params import MAX_TENANT, integer_bounds
 from engine.compiler.scope import base_type, tenant_literal
@@ -41,6 +44,8 @@ HOLDS_STATE = re.compile(r"(?<!Simple)AggregateFunction\(")
 """In a type: an aggregate state, or something with one in it."""
 _NAME = re.compile(r"'(?:[^'\\]|\\(?:.|\Z)|'')*+(?:'|\Z)|`[^`]+`|\"[^\"]+\"|[A-Za-z_]\w*", re.DOTALL)
 """A text, or what may be a name in an expression."""
+_ESCAPED_KEY = re.compile(rb'"[^"\\]*+\\u[^"]*+"\s*+:')
+"""A key with an escape in it."""
 _TO_ZEROS = bytes(ord("0") if ord("0") <= i <= ord("9") else ord("x") for i in range(256))
 
 
@@ -89,18 +94,63 @@ def empty_texts(keys: list[str]) -> re.Pattern[bytes]:
     return re.compile(f'"({"|".join(keys)})"\\s*:\\s*""'.encode(), re.IGNORECASE)
 
 
-def stage_of(source: Datasource, format: Input, exact: bool = False, given: Mapping[str, Given] = NOTHING) -> Stage:
-    """How a datasource's rows of a format are staged; with `exact`, integers as the text that was sent.
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """What a batch needs of its stage: integers as the text that was sent if `exact`; texts deeper in an event as
+    they were sent, whatever they are, if `verbatim`."""
 
-    `given` is what a typed file has in its columns.
+    exact: bool = False
+    verbatim: bool = False
+
+
+USUAL = Manner()
+
+
+def manner_of(source: Datasource, format: Input, texts: Sequence[bytes]) -> Manner:
+    """The manner in which a batch has to be staged; finding out is cheap, and the usual manner is faster."""
+    if format is Input.PARQUET:
+        return USUAL
+    exact = any(map(has_long_number, texts))
+    if format is not Input.NDJSON:
+        return Manner(exact)
+    exact = exact or any(has_empty_number(source, t) for t in texts)
+    return Manner(exact, any(has_unlike_text(source, t) for t in texts))
+
+
+def has_unlike_text(source: Datasource, body: bytes) -> bool:
+    """Whether a JSON batch may have a number, object or list where a text column deeper in an event reads.
+
+    Out of an object that is read as such, the engine would write it anew: without nulls, with other numbers and keys.
     """
-    found = [(c, _staged(source, c, format, exact, given)) for c in source.columns]
+    keys = {re.escape(orjson.dumps(c.path[-1])[1:-1].decode()) for c in source.columns if _is_text(source, c)}
+    if not keys:
+        return False
+    # The engine sees through escapes in keys only where it reads an object as such.
+    escaped = b"\\u" in body and _ESCAPED_KEY.search(body) is not None
+    return not escaped and unlike_texts(sorted(keys)).search(body) is not None
+
+
+@lru_cache(maxsize=256)
+def _unlike(keys: tuple[str, ...]) -> re.Pattern[bytes]:
+    return re.compile(f'"(?:{"|".join(keys)})"\\s*+:\\s*+[-0-9{{\\[]'.encode(), re.IGNORECASE)
+
+
+def unlike_texts(keys: list[str]) -> re.Pattern[bytes]:
+    """Where one of these keys, spelled for a pattern, has a number, an object or a list."""
+    return _unlike(tuple(keys))
+
+
+def stage_of(
+    source: Datasource, format: Input, manner: Manner = USUAL, given: Mapping[str, Given] = NOTHING
+) -> Stage:
+    """How a datasource's rows of a format are staged. `given` is what a typed file has in its columns."""
+    found = [(c, _staged(source, c, format, manner, given)) for c in source.columns]
     names, shared = _names(found) if format is Input.NDJSON else ({}, {})
     if shared:
-        found = [(c, _staged(source, c, format, exact, given, names.get(c.name))) for c in source.columns]
+        found = [(c, _staged(source, c, format, manner, given, names.get(c.name))) for c in source.columns]
     stored = {c.name: _as_stored(staged, c.type) for c, staged in found}
     seeing = [c.model_copy(update={"default": _seeing(c.default, stored)}) for c in source.columns]
-    columns = tuple(_staged(source, c, format, exact, given, names.get(c.name)) for c in seeing)
+    columns = tuple(_staged(source, c, format, manner, given, names.get(c.name)) for c in seeing)
     tenant = next((s for s in columns if s.column == source.tenant_column), None)
     # Defaults of columns deeper in an event, and of a file's objects, are computed when rows are taken.
     late = [c for c in source.columns if is_deeper(c, format) or (given and c.type.startswith("Tuple("))]
@@ -253,17 +303,21 @@ def _staged(
     source: Datasource,
     column: Column,
     format: Input,
-    exact: bool,
+    manner: Manner,
     given: Mapping[str, Given] = NOTHING,
     name: str | None = None,
 ) -> Staged:
     """One column on its way, in the stage's column `name` if that is not called as what is read."""
     key = column.path[0] if format is Input.NDJSON else column.name
-    name = name or key
+    name, exact = name or key, manner.exact
     if format is Input.NDJSON and column.lists:
         return in_lists(column, name, exact=exact)
     if is_deeper(column, format):
-        return raw(column, name) if _holds_others(source, column) else nested(source, column, name)
+        if _holds_others(source, column):
+            return raw(column, name)
+        if manner.verbatim and _is_text(source, column):
+            return raw(column, name, _beside(source, column))
+        return nested(source, column, name)
     value = quote(name)
     if column.name == source.tenant_column:
         taken = f"CAST(assumeNotNull({value}) AS {column.type})"
@@ -350,6 +404,23 @@ def _required(staged: str, value: str) -> tuple[str, str, str]:
     if kind.parts or not NULLABLE.fullmatch(kind.kind):
         return staged, value, f"notEmpty({value})"
     return f"Nullable({unwrapped(staged)})", f"assumeNotNull({value})", f"isNotNull({value})"
+
+
+def _is_text(source: Datasource, column: Column) -> bool:
+    """Whether a column is a text deeper in an event, and no list of texts."""
+    if len(column.steps) == 1 or column.lists or column.name == source.tenant_column:
+        return False
+    return parse_type(column.type).kind == "String"
+
+
+def _beside(source: Datasource, column: Column) -> list[list[str | None]]:
+    """The paths of texts that are staged together with a column, its own among them; none if it stays alone."""
+    key = column.path[0].lower()
+    others = [c for c in source.columns if c.path[0].lower() == key and _is_text(source, c)]
+    paths = list({tuple(c.path): c.steps for c in others if not _holds_others(source, c)}.values())
+    # The engine matches the keys of such an object without regard to case.
+    alike = {tuple(str(step).lower() for step in path) for path in paths}
+    return paths if len(alike) == len(paths) else []
 
 
 def _holds_others(source: Datasource, column: Column) -> bool:

@@ -38,16 +38,25 @@ def in_lists(column: Column, name: str, *, exact: bool = False) -> Staged:
     )
 
 
-def raw(column: Column, name: str) -> Staged:
-    """A text deeper in an event, as it was sent whatever it is."""
+def raw(column: Column, name: str, beside: Sequence[Sequence[Step]] = ()) -> Staged:
+    """A text deeper in an event, as it was sent whatever it is.
+
+    It is staged together with the texts at the paths `beside` it, which are its own path and others of the same key.
+    """
     first, *steps = column.steps
     value = _through(steps, str)(quote(name))
+    staged = _staged(steps, "Nullable(String)")
+    if beside:
+        value = quote(name)
+        for step in steps:
+            value = f"tupleElement({value}, {literal(str(step))})"
+        staged = _together([path[1:] for path in beside], "Nullable(String)")
     default = f"CAST({column.default} AS {column.type})" if column.default else literal("")
     found = value if parse_type(column.type).nullable else f"ifNull({value}, {default})"
     return Staged(
         column.name,
         name,
-        _staged(steps, "Nullable(String)"),
+        staged,
         "",
         value,
         f"CAST({found} AS {column.type})",
@@ -81,6 +90,15 @@ def _staged(steps: Sequence[Step], leaf: str) -> str:
     for step in reversed(steps):
         leaf = f"Array({leaf})" if step is None else f"Tuple({quote(step)} {leaf})"
     return leaf
+
+
+def _together(paths: Sequence[Sequence[Step]], leaf: str) -> str:
+    """The type of an object with a leaf at each path; no path leads through another's leaf."""
+    below: dict[str, list[Sequence[Step]]] = {}
+    for step, *rest in paths:
+        below.setdefault(str(step), []).append(rest)
+    parts = (f"{quote(k)} {_together(rest, leaf) if rest[0] else leaf}" for k, rest in below.items())
+    return f"Tuple({', '.join(parts)})"
 
 
 def _through(steps: Sequence[Step], leaf: Sql, function: str = "arrayMap") -> Sql:
