@@ -70,7 +70,7 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/serve/arrival.py:_NAMES": [("", "_rk_x1", ""), ("_rk_x", "1", "a")],
     "engine/serve/quarantine.py:_SPECIAL": [("", "a", "")],
     "engine/serve/staging.py:_ESCAPED_KEY": [("", '"a', ""), ('"', "\\u", ""), ("", '"\\u', ""), ('"\\u"', " ", "x")],
-    "engine/serve/staging.py:_NAME": [("'", "\\'", ""), ("'", "''", ""), ("", "a", ""), ("`", "a", "")],
+    "engine/serve/evaluated.py:NAME": [("'", "\\'", ""), ("'", "''", ""), ("", "a", ""), ("`", "a", "")],
     "engine/serve/search.py:_STOPPED_AT": [("while reading the value of key ", "a", "-")],
     "engine/serve/search.py:_EMPTY_OBJECT": [("{", " ", ""), ("", "{ ", "")],
     "engine/serve/lines.py:_ROW": [("(at row ", "1", ""), ("", "(at row 1", "")],

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from engine.errors import FOREIGN_TENANT, RookeryError
 from engine.plan.state import Workspace
-from engine.schema import quote
+from engine.schema import Name, quote
 from engine.serve.batch import Bad, Batch
 from engine.serve.bodies import csv_rows, json_rows
+from engine.serve.evaluated import evaluated
+from engine.serve.judging import Judge
 from engine.serve.keys import Keys
 from engine.serve.landing import ONE_THREAD
 from engine.serve.reading import PARSING
 from engine.serve.reasons import as_event, loaded, reason, values_of
 from engine.serve.search import Search
-from engine.serve.staging import NUMBER, checks
+from engine.serve.staging import NUMBER, checks, stage_ddl
+from engine.warehouse import ddl
 from engine.warehouse.port import Input
 
 NO_COLUMN = "unknown key"
@@ -86,6 +89,48 @@ def _parquet(workspace: Workspace, batch: Batch) -> None:
             row.add(staged.column, reason(batch.stage, staged, value, batch.bound))
             row.values = values_of(named, Input.NDJSON, b"", batch.stage)
             row.foreign |= batch.bound is not None and staged is batch.stage.tenant and value is not None
+    if evaluated(batch.stage.source):
+        _unstorable(workspace, batch, rendered)
+
+
+def _unstorable(workspace: Workspace, batch: Batch, rendered: str) -> None:
+    """Tell the rows of a file on which keys, TTLs and indexes throw, and stage the good ones with their numbers."""
+    warehouse = workspace.warehouse
+    numbered = Name(batch.table.database, f"{batch.table.name}_numbered")
+    columns = ", ".join(quote(c.name) for c in {c.name: c for c in batch.stage.columns}.values())
+    try:
+        warehouse.execute(stage_ddl(batch.stage, numbered))
+        warehouse.execute(
+            f"INSERT INTO {numbered.sql()} ({columns}, {NUMBER}) SETTINGS max_threads = 1, max_insert_threads = 1 "
+            f"SELECT {columns}, rowNumberInAllBlocks() FROM {batch.table.sql()}"
+        )
+        rows = [b""] * batch.rows
+        known = set(batch.bad)
+        most = workspace.settings.search_tries
+        judge = Judge(warehouse, batch.stage, numbered, rows, Input.NDJSON, b"", _as_they_are, most, batch.bad)
+        judge.note_unstorable(batch.bound)
+        new = [str(n) for n in sorted(batch.bad.keys() - known)]
+        if not new:
+            return
+        texts = warehouse.query(
+            f"SELECT {NUMBER}, {rendered} FROM {numbered.sql()} WHERE {NUMBER} IN ({', '.join(new)})",
+            None,
+            {"output_format_json_quote_denormals": 1},
+        )
+        for number, text in texts.rows:
+            named = bytes.fromhex(text)
+            row = batch.bad[int(number)]
+            row.text, row.values = as_event(batch.stage, named), values_of(named, Input.NDJSON, b"", batch.stage)
+        warehouse.execute(f"TRUNCATE TABLE {batch.table.sql()}")
+        kept = f"{columns}, {NUMBER}"
+        warehouse.execute(f"INSERT INTO {batch.table.sql()} ({kept}) SELECT {kept} FROM {judge.sound()}")
+        batch.numbered = True
+    finally:
+        warehouse.execute(ddl.drop_table(numbered))
+
+
+def _as_they_are(_numbers: Collection[int]) -> None:
+    """Rows of a file are not staged again: none of their values is cast out of an object."""
 
 
 def _judge(batch: Batch) -> None:

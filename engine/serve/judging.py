@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 
 from engine.compiler.scope import BARRIER
 from engine.errors import RookeryError
-from engine.schema import Name
+from engine.project.model import Column
+from engine.schema import Name, quote
 from engine.serve.arrival import Staged
 from engine.serve.batch import Bad
+from engine.serve.evaluated import SHOWN as EXPRESSION
+from engine.serve.evaluated import evaluated
 from engine.serve.nested import NO_ID
 from engine.serve.reasons import SHOWN, reason, values_of
-from engine.serve.staging import NUMBER, Stage, checks, is_tenant
+from engine.serve.staging import NUMBER, Stage, checks, is_tenant, values_taken
 from engine.warehouse.port import Input, Warehouse
 
 UNDECIDED = "not looked at: too many other rows cannot be read"
@@ -58,6 +61,7 @@ class Judge:
             if staged in deeper:
                 self._ask(staged, check, bound)
         self._note_throwing({c.column: c.taken for c in deeper})
+        self.note_unstorable(bound)
         for row in self.bad.values():
             row.values = values_of(row.text, self.format, self.header, self.stage)
         return self.bad
@@ -94,11 +98,48 @@ class Judge:
                 row = self._row(number)
                 self._thrown.add(number)
                 value = values_of(row.text, self.format, self.header, self.stage).get(column)
-                if why == UNDECIDED or value is None:
-                    row.add("", ASIDE.split(why)[0][:200])
+                declared = next(c for c in self.stage.source.columns if c.name == column)
+                if why == UNDECIDED:
+                    row.add("", UNDECIDED)
+                elif value is None:
+                    row.add(*default_throws(declared, why) if declared.default else ("", _short(why)))
                 else:
-                    kind = next(c.type for c in self.stage.source.columns if c.name == column)
-                    row.add(column, f"`{value[:SHOWN]}` is not of type {kind}")
+                    row.add(column, f"`{value[:SHOWN]}` is not of type {declared.type}")
+
+    def note_unstorable(self, bound: str | None) -> None:
+        """Note the rows, of those that are not bad, on which a key, a TTL or an index of the table throws."""
+        expressions = evaluated(self.stage.source)
+        if not expressions:
+            return
+        names = [quote(c.name) for c in self.stage.source.columns]
+        # No alias of a value may be a column's name: it would take the column's place in the other values.
+        values = ", ".join(f"{v} AS _rk_v{n}" for n, v in enumerate(values_taken(self.stage, bound)))
+        named = ", ".join(f"_rk_v{n} AS {name}" for n, name in enumerate(names))
+        rows = len(self.rows)
+
+        def stored() -> str:
+            sound = self.sound()
+            return (
+                f"(SELECT {NUMBER}, {named} FROM (SELECT {NUMBER}, {values} FROM {sound} LIMIT {BARRIER}) "
+                f"LIMIT {BARRIER})"
+            )
+
+        if not self._throwing(stored(), [e.sql for e in expressions], 0, rows, parted=False):
+            return
+        for expression in expressions:
+            if self._throwing(stored(), [expression.sql], 0, 0, parted=False):
+                # It cannot be asked by itself.
+                continue
+            for number, why in self._throwing(stored(), [expression.sql], 0, rows).items():
+                row = self._row(number)
+                if why == UNDECIDED:
+                    row.add("", UNDECIDED)
+                else:
+                    row.add(expression.column, f"{expression.what} cannot be computed: {_short(why)}")
+
+    def sound(self) -> str:
+        """The stage's rows that are not bad, as what a SELECT is from."""
+        return self._without(self.bad)
 
     def _without(self, numbers: Collection[int], *conditions: str) -> str:
         """The stage's rows but for some, and for those that do not meet conditions."""
@@ -132,6 +173,15 @@ class Judge:
             first = self._throwing(table, expressions, start, middle)
             return first | self._throwing(table, expressions, middle, stop)
         return {}
+
+
+def default_throws(column: Column, why: str) -> tuple[str, str]:
+    """A column, and the reason for which a row that lacks it has no default for it."""
+    return column.name, f"the default `{column.default[:EXPRESSION]}` cannot be computed: {_short(why)}"
+
+
+def _short(why: str) -> str:
+    return ASIDE.split(why)[0][:200]
 
 
 def _runs(numbers: Collection[int]) -> list[tuple[int, int]]:

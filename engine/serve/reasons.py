@@ -16,6 +16,7 @@ import orjson
 from engine.compiler.scope import base_type
 from engine.serve.arrival import Staged
 from engine.serve.elements import UNENDED
+from engine.serve.evaluated import FLAGS, flag_of
 from engine.serve.staging import Stage, is_tenant, tenant_kind
 from engine.warehouse.port import Input
 
@@ -32,6 +33,9 @@ def reason(stage: Stage, staged: Staged, value: str | None, bound: str | None) -
         column = next(c for c in stage.source.columns if c.name == staged.column)
         if column.required and value in (None, "", "[]", "{}"):
             return "it is required, and is " + (shown if value is None else "empty")
+        if flag := flag_of(stage.source, staged.column):
+            wanted = " or ".join(map(str, FLAGS[flag]))
+            return f"{shown} is not {wanted}, as `{flag}` of {stage.source.engine.type} must be"
         return f"{shown} does not fit {column.type}"
     if bound is not None:
         return f"{shown} is not the tenant that the token writes for"

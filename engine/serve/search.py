@@ -11,15 +11,17 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 
 from engine.errors import RookeryError
+from engine.project.model import Column
 from engine.schema import Name
 from engine.serve.batch import Bad
 from engine.serve.blame import alone, blame_rest, blame_value, has_borders
 from engine.serve.bodies import is_stranger
-from engine.serve.judging import ASIDE, UNDECIDED, Judge
+from engine.serve.judging import ASIDE, UNDECIDED, Judge, default_throws
 from engine.serve.reasons import SHOWN, has_all_cells, loaded, strange, unreadable, values_of
 from engine.serve.records import is_open
 from engine.serve.sharing import spread
-from engine.serve.staging import NUMBER, Stage
+from engine.serve.staging import NUMBER, Stage, stage_ddl
+from engine.warehouse import ddl
 from engine.warehouse.port import Input, Warehouse
 
 TOLERANT: Mapping[str, int] = {"input_format_allow_errors_num": 2_000_000_000, "input_format_allow_errors_ratio": 1}
@@ -183,11 +185,51 @@ class Search:
         found = _STOPPED_AT.search(why)
         staged = next((c for c in self._stage.columns if found and c.name == found[1]), None)
         if staged is None:
-            row.add("", ASIDE.split(why)[0][:200])
+            blamed = self._throwing_defaults(row, format, header)
+            for column in blamed:
+                row.add(*default_throws(column, blamed[column]))
+            if not blamed:
+                row.add("", ASIDE.split(why)[0][:200])
             return
         shown = (values_of(row.text, format, header, self._stage).get(staged.column) or "")[:SHOWN]
         kind = next(c.type for c in self._stage.source.columns if c.name == staged.column)
         row.add(staged.column, f"`{shown}` does not fit {kind}")
+
+    def _throwing_defaults(self, row: Bad, format: Input, header: bytes) -> dict[Column, str]:
+        """Columns that a row lacks and whose defaults throw on its other values, and what they say."""
+        values = values_of(row.text, format, header, self._stage)
+        wanted = [c for c in self._stage.columns if c.default and values.get(c.column) is None]
+        sound = self._numbered({row.number: row.text}, format)
+        if not (wanted and sound):
+            return {}
+        bare = Name(self._table.database, f"{self._table.name}_bare")
+        body = sound[row.number] + b"\n"
+        if format is Input.CSV:
+            body = NUMBER.encode() + b"," + header + b"\n" + body
+        found: dict[Column, str] = {}
+        try:
+            self._warehouse.execute(stage_ddl(self._stage, bare, defaults=False))
+            self._warehouse.insert(bare.sql(), body, format, (), self._settings)
+            for staged in wanted:
+                if why := self._why_not(f"SELECT ignore({staged.default}) FROM {bare.sql()}"):
+                    declared = next(c for c in self._stage.source.columns if c.name == staged.column)
+                    found[declared] = why
+        except RookeryError as exc:
+            if exc.code.status >= 500:
+                raise
+        finally:
+            self._warehouse.execute(ddl.drop_table(bare))
+        return found
+
+    def _why_not(self, query: str) -> str | None:
+        """What the engine says of a query's rows, if it refuses them."""
+        try:
+            self._warehouse.query(query)
+        except RookeryError as exc:
+            if exc.code.status >= 500:
+                raise
+            return exc.message
+        return None
 
     def _explain(self, bad: Mapping[int, Bad], sound: Mapping[int, bytes], format: Input, header: bytes) -> None:
         """Which value of each row cannot be read: every one is read alone, so that none is blamed for another."""

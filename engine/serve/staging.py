@@ -20,6 +20,7 @@ from engine.compiler.scope import base_type, tenant_literal
 from engine.project.model import Column, Datasource
 from engine.schema import Name, fingerprint, literal, quote
 from engine.serve.arrival import FEWEST_DIGITS, NULLABLE, Arrival, Given, Staged, arrival_of, typed_default, unwrapped
+from engine.serve.evaluated import flag_check, names_in
 from engine.serve.nested import nested
 from engine.serve.sharing import Reader
 from engine.serve.usual import usual_of, usual_tenant
@@ -42,8 +43,6 @@ _LOOKED_AT = 2
 NOTHING: Mapping[str, Given] = {}
 HOLDS_STATE = re.compile(r"(?<!Simple)AggregateFunction\(")
 """In a type: an aggregate state, or something with one in it."""
-_NAME = re.compile(r"'(?:[^'\\]|\\(?:.|\Z)|'')*+(?:'|\Z)|`[^`]+`|\"[^\"]+\"|[A-Za-z_]\w*", re.DOTALL)
-"""A text, or what may be a name in an expression."""
 _ESCAPED_KEY = re.compile(rb'"[^"\\]*+\\u[^"]*+"\s*+:')
 """A key with an escape in it."""
 _TO_ZEROS = bytes(ord("0") if ord("0") <= i <= ord("9") else ord("x") for i in range(256))
@@ -199,7 +198,7 @@ def _as_stored(staged: Staged, kind: str) -> str:
 
 def _seeing(default: str, stored: Mapping[str, str]) -> str:
     """A default that sees what is stored of the columns that it may name, as parameters: the engine minds scopes."""
-    named = {text.strip('`"') for text in _NAME.findall(default)}
+    named = names_in(default)
     values = {name: sql for name, sql in stored.items() if name in named and sql != quote(name)}
     if not values:
         return default
@@ -223,10 +222,11 @@ def may_be_empty(stage: Stage) -> str:
     return " AND ".join(found[:_LOOKED_AT]) or "1"
 
 
-def stage_ddl(stage: Stage, table: Name) -> str:
+def stage_ddl(stage: Stage, table: Name, *, defaults: bool = True) -> str:
     """The statement that makes a stage's table; rows have a number there where they were given one."""
     parts = {
-        c.name: f"{quote(c.name)} {c.type}" + (f" DEFAULT {c.default}" if c.default else "") for c in stage.columns
+        c.name: f"{quote(c.name)} {c.type}" + (f" DEFAULT {c.default}" if c.default and defaults else "")
+        for c in stage.columns
     }
     parts[NUMBER] = f"{NUMBER} UInt64"
     # The engine reads a row no further than to the last column it has, and would miss a key that comes twice.
@@ -287,11 +287,16 @@ def taken(stage: Stage, bound: str | None, *, usual: bool = False) -> str:
 
     If `usual`, it throws on rows that do not meet the usual condition.
     """
+    return ", ".join(values_taken(stage, bound, usual=usual))
+
+
+def values_taken(stage: Stage, bound: str | None, *, usual: bool = False) -> list[str]:
+    """The same, for each column in the datasource's order."""
     expressions = [c.usual[1] if usual and c.usual else c.taken for c in stage.columns]
     if bound is not None and stage.tenant is not None:
         kind = tenant_kind(stage.source)
         expressions[stage.columns.index(stage.tenant)] = f"CAST({tenant_literal(kind, bound)} AS {kind})"
-    return ", ".join(expressions)
+    return expressions
 
 
 def is_deeper(column: Column, format: Input) -> bool:
@@ -344,6 +349,7 @@ def _staged(
         staged, read, there = _required(found.staged, value)
     if typed == "own" and kind.kind == "Tuple" and format is Input.PARQUET:
         return _struct(column, kind, name, found)
+    there = " AND ".join(filter(None, [there, flag_check(source, column.name, read)]))
     if found.check is None:
         stored = value if read == value else f"CAST({read} AS {column.type})"
         return Staged(column.name, name, staged, column.default, value, stored, there or None, key=key)
@@ -358,7 +364,7 @@ def _staged(
         column.name,
         name,
         staged,
-        "" if there else typed_default(kind, column.default, found),
+        "" if column.required else typed_default(kind, column.default, found),
         value,
         stored,
         check,
