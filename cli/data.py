@@ -165,7 +165,7 @@ def sql(
     wanted = "json" if options.json or format_ == "table" else format_
     if wanted not in BY_NAME:
         raise RookeryError(USAGE, f"no format {format_}", hint="table, json, csv or ndjson")
-    headers = {"x-rookery-tenant": tenant} if tenant else {}
+    headers = _looking_through(tenant)
     with connect() as connection:
         body = connection.request(
             "POST", "/v0/sql", content=f"{text.rstrip().rstrip(';')} FORMAT {BY_NAME[wanted]}", headers=headers
@@ -187,7 +187,7 @@ def get(
     wanted = "json" if options.json or format_ == "table" else format_
     if wanted not in BY_NAME:
         raise RookeryError(USAGE, f"no format {format_}", hint="table, json, csv or ndjson")
-    headers = {"x-rookery-tenant": tenant} if tenant else {}
+    headers = _looking_through(tenant)
     with connect() as connection:
         path = f"/v0/pipes/{Path(endpoint).stem if endpoint.endswith('.yaml') else endpoint}.{wanted}"
         response = connection.request("GET", path, params=given, headers=headers)
@@ -195,6 +195,19 @@ def get(
         names = ", ".join(unquote(name.strip()) for name in ignored.split(","))
         terminal.say(f"warning: `{endpoint}` ignores these parameters: {names}", "yellow")
     _print(response.content, format_ if not options.json else "json")
+
+
+def _looking_through(tenant: str | None) -> dict[str, bytes]:
+    """The header that selects a tenant. Raises RK7002 for an id that no header can carry."""
+    if tenant is None:
+        return {}
+    if tenant != tenant.strip(" ") or any(c < " " or c == "\x7f" for c in tenant):
+        raise RookeryError(
+            USAGE,
+            f"--tenant {tenant!r}: an id that begins or ends with a space, or has control characters, cannot be sent",
+            hint="select its rows in SQL, with a condition on the tenant column",
+        )
+    return {"x-rookery-tenant": tenant.encode()}
 
 
 def _parameter(text: str) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from engine.web.answered import answered
 from engine.web.events import PATH, Events, writer
 from engine.web.forms import file_in
 from engine.web.known import FILES, FORM, NONE, format_of, media_type, refuse_unknown
-from engine.web.requests import EYES, checked_key, head_of, key_of, parameters_of, query_of, sql_of, token_of
+from engine.web.requests import checked_key, eyes_of, head_of, key_of, parameters_of, query_of, sql_of, token_of
 from engine.web.state import state_of
 from engine.web.uploads import Upload
 
@@ -44,7 +44,7 @@ async def call_pipe(request: Request) -> Response:
         raise RookeryError(BAD_FORMAT, f"no format `{suffix[:20]}`", hint="json, csv, ndjson or parquet")
     given = await parameters_of(request, MAX_PARAMETER_BODY)
     timer.stage("auth")
-    run = partial(state.queries.endpoint, claims, name, given, FORMATS[suffix], timer, request.headers.get(EYES))
+    run = partial(state.queries.endpoint, claims, name, given, FORMATS[suffix], timer, eyes_of(request))
     return await answered(request, claims, run, suffix, timer)
 
 
@@ -58,7 +58,7 @@ async def sql(request: Request) -> Response:
     suffix = SQL_FORMATS.get((format or "json").lower())
     if suffix is None:
         raise RookeryError(BAD_REQUEST, "unknown FORMAT", hint="JSON, CSV, CSVWithNames, JSONEachRow or Parquet")
-    run = partial(state.queries.sql, claims, plain, given, ANSWERS[suffix], timer, request.headers.get(EYES))
+    run = partial(state.queries.sql, claims, plain, given, ANSWERS[suffix], timer, eyes_of(request))
     return await answered(request, claims, run, suffix, timer)
 
 

@@ -78,6 +78,15 @@ def _token(header: str, query: str | None) -> str | None:
     return bearer or query
 
 
+def eyes_of(request: Request) -> str | None:
+    """The tenant through whose eyes an admin looks. Raises RK4009 for a header that is not UTF-8."""
+    given = request.headers.get(EYES)
+    try:
+        return None if given is None else given.encode("latin-1").decode()
+    except UnicodeDecodeError as exc:
+        raise RookeryError(BAD_REQUEST, f"the header `{EYES}` is not UTF-8") from exc
+
+
 async def body_of(request: Request, limit: int) -> bytes:
     """The body, at most `limit` bytes. Raises RK5004."""
     announced = request.headers.get("content-length", "")
