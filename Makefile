@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-fast serve check format bench proofs clean
+.PHONY: demo test test-fast soak serve check format bench proofs clean
 
 $(STAMP): requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed (make PYTHON=python3.12)")'
@@ -27,11 +27,15 @@ check: $(STAMP)
 	$(BIN)/lint-imports --no-cache
 
 test: check
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # For daily work: without the files that tests/slow.txt names.
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --fast
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --fast
+
+# Tests with chance in them, ten times as long.
+soak: $(STAMP)
+	SOAK=10 $(BIN)/python -m pytest -n 2 --dist loadfile -m soak
 
 format: $(STAMP)
 	$(BIN)/ruff format .

@@ -36,6 +36,8 @@ def slow_files() -> frozenset[Path]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # The long files first, so that no worker begins one when the other has nothing left.
+    items.sort(key=lambda item: item.path not in slow_files())
     for item in items:
         for marker in item.iter_markers("proves"):
             unknown = set(marker.args) - set(REQUIREMENTS)

@@ -15,8 +15,9 @@ from engine.errors import CYCLE, SQL_SEMANTICS, RookeryError
 from engine.plan.state import Workspace
 from tests.compiler.chains import SOURCE, Maker, rows
 from tests.support.compiling import BASE, compiled, problems_of, pushed
+from tests.support.rounds import rounds
 
-SEED, PIPES, CALLS = 20_261_129, 10, 2
+SEED, PIPES, CALLS = 20_261_129, rounds(10), 2
 
 
 def _answer(workspace: Workspace, build: Build, pipe: str, request: Mapping[str, Any], columns: str) -> list[Any]:
@@ -30,6 +31,7 @@ def _answer(workspace: Workspace, build: Build, pipe: str, request: Mapping[str,
     return [tuple(row) for row in workspace.warehouse.query(text, composed.bindings).rows]
 
 
+@pytest.mark.soak
 def test_random_chains_are_checked_and_return_what_python_computes(workspace: Workspace) -> None:
     random = Random(SEED)
     stored = rows(random, 60)

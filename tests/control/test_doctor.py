@@ -154,17 +154,22 @@ def test_a_copy_that_differs_is_found_by_number_and_by_content(world: World) -> 
 
 def test_rows_that_come_in_meanwhile_are_no_difference(world: World) -> None:
     stop = threading.Event()
+    sent: list[str] = []
 
     def write() -> None:
-        while not stop.is_set():
+        # A pause, so that not the writer but what is examined takes the processor.
+        while not stop.wait(0.1):
             for name in ("events", "clicks"):
                 world.send(name, rows(3))
+                sent.append(name)
 
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        for _ in range(5):
+        for _ in range(3):
+            before = len(sent)
             assert doctor.examine(world.workspace, deep=True).findings == ()
+            assert len(sent) > before, "no rows came in meanwhile"
     finally:
         stop.set()
         writer.join()

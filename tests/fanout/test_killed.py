@@ -14,12 +14,14 @@ import httpx
 import pytest
 
 from tests.fanout.stream import OWN, Stream, add_tenants, judge, kill, project, receipts_differ
+from tests.support.rounds import rounds
 from tests.support.server import Server, running
 
-KILLS = 3
+KILLS = rounds(3)
 LATER = "5"
 
 
+@pytest.mark.soak
 @pytest.mark.proves("B6")
 @pytest.mark.parametrize("mode", ["routed", "direct"])
 def test_every_row_is_there_once(tmp_path: Path, mode: str) -> None:

@@ -183,7 +183,7 @@ def test_tenants_that_come_while_views_fail_have_every_row_once(home: House) -> 
     ending, poisoned = threading.Event(), iter(OWN[:12])
 
     def stream() -> None:
-        while not ending.is_set():
+        while not ending.wait(0.02):
             one = next(poisoned, None)
             home.append([*_rows([*OWN, *later, *pooled]), *(_rows([one], n=0) if one else ())])
 

@@ -19,7 +19,8 @@ from tests.fanout.stream import OWN, POOLED, UNKNOWN, Stream, add_tenants, judge
 from tests.support.server import running
 
 LATER = ("5", "6", "7")
-CATCH_UP_SECONDS = 30
+BEFORE, AFTER = 40, 60
+"""Batches of the gateway before and after tenants come."""
 
 
 @pytest.mark.proves("B6", "B7")
@@ -31,11 +32,11 @@ def test_tenants_come_while_rows_come(tmp_path: Path, mode: str) -> None:
         stream = Stream(2, tenants=(*OWN, *LATER, POOLED, UNKNOWN))
         stream.at(server)
         stream.start(6)
-        time.sleep(0.5)
-        begun = time.monotonic()
+        stream.until(20)
         with ThreadPoolExecutor(len(LATER)) as hands:
             list(hands.map(lambda t: server.tenant(t, "tables"), LATER))
-        assert time.monotonic() - begun < CATCH_UP_SECONDS, "the stream keeps new tenants from catching up"
+        # The stream goes on: it has not kept the new tenants from catching up.
+        stream.until(5)
         stream.end()
         assert stream.faults == []
         found = judge(server, stream, (*OWN, *LATER))
@@ -52,7 +53,7 @@ def test_modes_change_while_rows_come(tmp_path: Path) -> None:
         stream.at(server)
         stream.start(6)
         for mode in ("routed", "direct", "routed", "direct"):
-            time.sleep(0.3)
+            stream.until(10)
             server.push(project(mode))
         stream.end()
         assert stream.faults == []
@@ -72,13 +73,14 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 @pytest.mark.proves("B6")
 def test_rows_of_other_programs_between_those_of_the_gateway(home: House) -> None:
     """They are found by their blocks; a batch of the gateway's is never taken for one of them."""
-    ids, ending = itertools.count(1), threading.Event()
+    ids, ending, arrived = itertools.count(1), threading.Event(), threading.Semaphore(0)
 
     def ours() -> None:
         while not ending.is_set():
             n = next(ids)
             body = json.dumps({"tenant_id": 1 + n % 4, "id": n, "n": n % 100}).encode()
             home.gateway.append("events", body, Input.NDJSON).result(30)
+            arrived.release()
 
     def theirs() -> None:
         while not ending.is_set():
@@ -92,9 +94,9 @@ def test_rows_of_other_programs_between_those_of_the_gateway(home: House) -> Non
     threads = [threading.Thread(target=t) for t in (ours, ours, ours, theirs)]
     for thread in threads:
         thread.start()
-    time.sleep(1.5)
+    assert all(arrived.acquire(timeout=30) for _ in range(BEFORE))
     home.add("3", "4")
-    time.sleep(2.5)
+    assert all(arrived.acquire(timeout=30) for _ in range(AFTER))
     ending.set()
     for thread in threads:
         thread.join()

@@ -71,6 +71,6 @@ def test_a_waiting_change_goes_before_later_inserts() -> None:
         second = threading.Thread(target=later)
         second.start()
         time.sleep(0.05)
-    first.join(5)
-    second.join(5)
+    first.join(30)
+    second.join(30)
     assert order == ["change", "insert"]

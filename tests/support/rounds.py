@@ -1,0 +1,9 @@
+"""How often tests with chance in them repeat: a seeded sample in the suite, `SOAK` times as much in `make soak`."""
+
+from __future__ import annotations
+
+import os
+
+
+def rounds(sample: int) -> int:
+    return sample * int(os.environ.get("SOAK", "1"))
