@@ -75,6 +75,8 @@ class Snapshot:
     """How landing datasources reach the nests, `direct` or `routed`; `direct` where nothing is said."""
     suspended: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Views that are down, or go on without some tenants, with what is noted of them."""
+    touched: Mapping[str, int] = field(default_factory=dict)
+    """The version at which tenants came, changed or went, as far as that was since the start."""
     memo: dict[object, object] = field(default_factory=dict)
     """Room for what is derived from the snapshot on first use."""
 
@@ -175,11 +177,18 @@ class Workspace:
             compiled = self.compile(parse_sources(sources), tolerated=None)
         keys = tuple(SigningKey(i, b["secret"], b["retires"]) for i, b in rows.get("key", {}).items())
         tokens = [StaticToken.of(b) for b in rows.get("token", {}).values()]
+        tenants = {i: Tenant(**b) for i, b in rows.get("tenant", {}).items()}
+        touched: dict[str, int] = {}
+        if before is not None:
+            ids = before.tenants.keys() | tenants.keys()
+            changed = {i: version for i in ids if before.tenants.get(i) != tenants.get(i)}
+            touched = {**before.touched, **changed}
         return Snapshot(
             version=version,
             build=compiled,
             sources=sources,
-            tenants={i: Tenant(**b) for i, b in rows.get("tenant", {}).items()},
+            tenants=tenants,
+            touched=touched,
             tokens={t.nonce: t for t in tokens},
             keys=tuple(sorted(keys, key=lambda k: (k.retires is not None, k.id))),
             secret=rows["secret"]["static"]["secret"],

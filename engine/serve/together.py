@@ -66,16 +66,21 @@ def _holds(before: Snapshot, after: Snapshot, read: set[str]) -> bool:
 def _same(before: Snapshot, after: Snapshot) -> bool:
     if before is after:
         return True
-    ids = before.tenants.keys() | after.tenants.keys()
-    return all(_unaffected(before.tenants.get(i), after.tenants.get(i)) for i in ids)
+    since = {i for i, version in after.touched.items() if version > before.version}
+    ids = before.tenants.keys() | after.tenants.keys() | since
+    return all(_unaffected(before.tenants.get(i), after.tenants.get(i), i in since) for i in ids)
 
 
-def _unaffected(before: Tenant | None, after: Tenant | None) -> bool:
-    """Whether a query that was made for one state of a tenant holds for the other."""
-    if before == after:
+def _unaffected(before: Tenant | None, after: Tenant | None, touched: bool) -> bool:
+    """Whether a query that was made for one state of a tenant holds for the other.
+
+    A tenant that was `touched` may have come and gone in between, or the other way round.
+    """
+    if before == after and not touched:
         return True
     if before is not None and before.state == "ready":
         return False
     # What is left out of the shared tables by name stays out, and a nest that was not read cannot show.
     named = before is not None and before.placement == "pooled"
-    return named or after is None or after.placement == "tables"
+    gone = before is not None and after is None
+    return named or gone or (after is not None and after.placement == "tables")

@@ -47,8 +47,13 @@ def two_of_each(home: House) -> None:
     home.add("3", "4", placement="pooled")
 
 
-def _sum(home: House, changes: list[Callable[[], None]], table: str = "sums") -> int:
-    """The sum over all tenants, where a change of the tenants comes between composing and reading each time."""
+def _sum(
+    home: House, changes: list[Callable[[], None]], table: str = "sums", after: list[Callable[[], None]] | None = None
+) -> int:
+    """The sum over all tenants, where a change of the tenants comes between composing and reading each time.
+
+    Those in `after` come when the rows are read.
+    """
 
     def begin(snapshot: Snapshot, read: set[str]) -> Answer:
         scope = Scope(home.workspace.name, unrestricted=True, everywhere=everywhere(snapshot, 9))
@@ -58,7 +63,10 @@ def _sum(home: House, changes: list[Callable[[], None]], table: str = "sums") ->
         read.update(composed.relations)
         if changes:
             changes.pop(0)()
-        return Answer(home.workspace.warehouse.stream(Statement(composed.sql, {}, {}, "sum"), Format.JSON))
+        answer = Answer(home.workspace.warehouse.stream(Statement(composed.sql, {}, {}, "sum"), Format.JSON))
+        if after:
+            after.pop(0)()
+        return answer
 
     answer = consistently(home.workspace, begin)
     return int(json.loads(answer.head)["data"][0]["n"])
@@ -72,6 +80,24 @@ def test_who_came_or_went_is_there_whole_or_not_at_all(home: House) -> None:
     assert _sum(home, [lambda: home.add("3", placement="pooled")]) == 11110
     assert _sum(home, [lambda: home.add("5", placement="pooled")]) == 111110
     assert _sum(home, [lambda: tenants.remove(home.workspace, "5")]) == 11110
+
+
+def test_who_came_and_went_again_is_not_there_in_part(home: House) -> None:
+    """The tenants are the same before and after, and were not when the rows were read."""
+    registry, sums = home.workspace.registry, "main.sums"
+
+    def come() -> None:
+        row = {"id": "9", "placement": "pooled", "state": "adding", "created_at": ""}
+        registry.write("tenant", {"9": row})
+        home.run(f"INSERT INTO {sums} VALUES (9, 7)")
+        home.workspace.refresh()
+
+    def go() -> None:
+        home.run(f"DELETE FROM {sums} WHERE tenant_id = 9")
+        registry.remove("tenant", ["9"])
+        home.workspace.refresh()
+
+    assert _sum(home, [come], after=[go]) == 11110
 
 
 @pytest.mark.parametrize("tenant", ["1", "3"])
