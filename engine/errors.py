@@ -217,6 +217,7 @@ IN_DOUBT = Code("RK5013", 503, "an earlier batch is not complete yet")
 QUARANTINE_FULL = Code("RK5017", 429, "bad rows refused: the writer's quarantine is full")
 UNKNOWN_COLUMNS = Code("RK5018", 400, "file has columns that a strict datasource lacks")
 MEDIA_TYPE = Code("RK5019", 415, "content type not understood")
+PARQUET_TOO_LARGE = Code("RK5030", 413, "Parquet file opens to too much")
 
 # --- RK6xxx: the database ----------------------------------------------------------------------------------------
 DIRECTORY_BUSY = Code("RK6001", 503, "data directory held by another process")

@@ -93,6 +93,12 @@ class Settings(BaseSettings):
     token_leeway: float = Field(60.0, ge=0, description="How many seconds clocks may differ, for `iat` and `nbf`.")
     max_token_seconds: int = Field(366 * 86_400, gt=0, description="Longest life of a JWT from now on, in seconds.")
     max_body: int = Field(64 * MIB, gt=0, description="Largest request body, in bytes.")
+    max_parquet_memory: int = Field(
+        2048 * MIB, ge=256 * MIB, description="Most memory for opening a Parquet file above 32 MiB, in bytes."
+    )
+    max_parquet_bytes: int = Field(
+        64 << 30, gt=0, description="Most bytes that the rows of a Parquet file above 32 MiB may be, once opened."
+    )
     max_waiting: int = Field(512 * MIB, gt=0, description="Most bytes of rows that wait to be stored.")
     min_free: int | None = Field(
         None, ge=0, description="Bytes of disk that stay free; fewer refuse rows. Default: 5 %, at most 256 MiB."

@@ -13,12 +13,11 @@ import pyarrow.parquet as pq
 
 from engine.errors import BAD_ROW, RookeryError
 from engine.serve.arrival import Given
+from engine.serve.unpacking import UNREADABLE
 from engine.warehouse.port import Input
 
 MAGIC = b"PAR1"
 """What a Parquet file begins with."""
-UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError)
-"""What a broken Parquet file may raise."""
 _ROW = re.compile(r"\(at row (\d+)\)")
 _ASIDE = re.compile(r"[.:]\s*(?:\(at row|While executing|\(in file|\(while reading header|In JSON input formats)")
 """Where the engine stops to tell what the sender can use."""

@@ -161,9 +161,13 @@ class Upload:
                 if size:
                     yield file.read()
                 return
-            found = pieces(cast(BinaryIO, file))
-            while batch := await anyio.to_thread.run_sync(next, found, b"", limiter=limiter):
-                yield batch
+            settings = self._state.workspace.settings
+            found = pieces(cast(BinaryIO, file), settings.max_parquet_memory, settings.max_parquet_bytes)
+            try:
+                while batch := await anyio.to_thread.run_sync(next, found, b"", limiter=limiter):
+                    yield batch
+            finally:
+                found.close()
 
     def _spool(self, file: SpooledTemporaryFile[bytes], chunk: bytes) -> None:
         """Put a chunk behind others, as long as the file leaves as much of the disk as it takes."""

@@ -6,7 +6,7 @@ import io
 import os
 import shutil
 from pathlib import Path
-from tempfile import gettempdir
+from tempfile import TemporaryFile, gettempdir
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -46,7 +46,9 @@ def test_a_small_file_of_many_long_texts_is_refused(tmp_path: Path) -> None:
 
 
 def test_pieces_of_a_large_file_keep_texts_that_rows_share_once() -> None:
-    (piece,) = pieces(io.BytesIO(_file(2_000, 1 << 20, 40 << 20)))
+    with TemporaryFile() as file:
+        file.write(_file(2_000, 1 << 20, 40 << 20))
+        (piece,) = pieces(file, 2 << 30, 1 << 40)
     assert len(piece) < 60 << 20
     assert pa.default_memory_pool().max_memory() < 1 << 30
     assert pq.ParquetFile(io.BytesIO(piece)).metadata.num_rows == 2_000

@@ -1,0 +1,88 @@
+"""Parquet files above 32 MiB that would open to more than there is memory for are refused, and the server lives."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from tempfile import TemporaryFile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from engine.errors import RookeryError
+from engine.serve.parquet import pieces
+from engine.web.uploads import WHOLE
+from tests.support.server import Server, running
+
+MIB = 1 << 20
+EVENTS = """
+columns:
+  - {name: s, type: String}
+  - {name: list, type: "Array(String)", json: "$.list[:]"}
+engine: {sorting_key: [s]}
+"""
+
+
+def _written(table: pa.Table, **more: object) -> bytes:
+    body = io.BytesIO()
+    pq.write_table(table, body, compression="zstd", store_schema=False, **more)
+    return body.getvalue()
+
+
+def _padding(rows: int) -> pa.Array:
+    """Bytes that no compression makes fewer, so that a file is large enough to wait on disk."""
+    return pa.array([os.urandom(WHOLE // rows + 1000) for _ in range(rows)])
+
+
+def _lists_of_one_text(rows: int, length: int) -> bytes:
+    values = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["x" * length]))
+    lists = pa.ListArray.from_arrays(pa.array(range(rows + 1), pa.int32()), values)
+    return _written(pa.table({"list": lists, "padding": _padding(rows)}))
+
+
+def _many_rows(rows: int) -> bytes:
+    constant = pa.array([b"y"]).take(pa.array([0] * rows))
+    large = pa.array([os.urandom(WHOLE + 1000), *[b""] * (rows - 1)])
+    return _written(pa.table({"s": constant, "t": constant, "padding": large}))
+
+
+BOMBS = {
+    "one text in many lists": lambda: _lists_of_one_text(3_000, 2 * MIB),
+    "many rows of one value": lambda: _many_rows(400_000),
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    limits = {"ROOKERY_MAX_PARQUET_MEMORY": 512 * MIB, "ROOKERY_MAX_PARQUET_BYTES": 34 * MIB}
+    with running(tmp_path_factory.mktemp("parquet"), **limits) as found:
+        found.push({"datasources/events.yaml": EVENTS})
+        yield found
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_what_opens_too_far_is_refused(server: Server, bomb: str) -> None:
+    body = BOMBS[bomb]()
+    assert WHOLE < len(body) < 2 * WHOLE
+    found = server.admin("POST", "/v0/datasources?name=events&format=parquet", content=body)
+    assert (found.status_code, found.json()["code"]) == (413, "RK5030"), found.text
+    server.events("events", [{"s": "x"}])
+
+
+def test_memory_bounds_what_no_declaration_tells() -> None:
+    with TemporaryFile() as file:
+        file.write(_lists_of_one_text(3_000, 2 * MIB))
+        with pytest.raises(RookeryError) as caught:
+            list(pieces(file, 512 * MIB, 1 << 60))
+    assert caught.value.code.id == "RK5030"
+    assert "memory" in caught.value.message
+
+
+def test_broken_files_are_the_senders_fault() -> None:
+    with TemporaryFile() as file:
+        file.write(b"PAR1" + bytes(1000) + b"PAR1")
+        with pytest.raises(RookeryError) as caught:
+            list(pieces(file, 512 * MIB, 1 << 60))
+    assert caught.value.code.id == "RK5001"
