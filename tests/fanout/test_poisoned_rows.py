@@ -207,32 +207,39 @@ def test_tenants_that_come_while_views_fail_have_every_row_once(home: House) -> 
 
 NUMBERS = """\
 nodes:
-  - {name: it, sql: "SELECT tenant_id, sum(toUInt64(text)) AS number FROM texts GROUP BY tenant_id"}
-materialize: {target: numbers, per_tenant: true, engine: {type: SummingMergeTree, sorting_key: [tenant_id]}}
+  - {name: it, sql: "SELECT tenant_id, sum(toUInt64(text)) AS number FROM texts%d GROUP BY tenant_id"}
+materialize: {target: numbers%d, per_tenant: true, engine: {type: SummingMergeTree, sorting_key: [tenant_id]}}
 """
 TEXTS = EVENTS.replace("{name: n, type: Int64}", "{name: text, type: String}") % "direct"
+BLAMING = (
+    "while pushing to view main._rk_texts%d_pipe ",
+    "1: while pushing to view main._rk_texts%d_pipe. (X)",
+    "while pushing to view main_nest_100._rk_texts%d",
+    "Target table 'main.texts%d_counted' of view",
+    "while pushing to view main._rk_nonesuch%d",
+)
 
 
 @pytest.mark.proves("D4")
-@pytest.mark.parametrize(
-    "text",
-    [
-        "while pushing to view main._rk_texts_pipe ",
-        "1: while pushing to view main._rk_texts_pipe. (X)",
-        "while pushing to view main_nest_100._rk_texts",
-        "Target table 'main.texts_counted' of view",
-        "while pushing to view main._rk_nonesuch",
-    ],
-)
-def test_what_a_row_says_blames_no_other_view(home: House, text: str) -> None:
-    counted = TOTALS.replace("totals", "texts_counted").replace("FROM events", "FROM texts")
-    files = {"datasources/texts.yaml": TEXTS, "pipes/numbers_pipe.yaml": NUMBERS, "pipes/texts_pipe.yaml": counted}
-    home.push(files)
-    body = "\n".join(json.dumps({"tenant_id": t, "id": t, "text": s}) for t, s in ((1, "5"), (2, "6"), (3, text)))
-    outcome = home.gateway.append("texts", body.encode(), Input.NDJSON).result(30)
-    assert outcome.rows == 3
-    assert _told(home) == {"main._rk_numbers_pipe": ["3"]}
-    assert home.rows("SELECT sum(events) FROM main.texts_counted") == [(3,)]
+def test_what_a_row_says_blames_no_other_view(tmp_path: Path) -> None:
+    with house(tmp_path) as home:
+        files = {}
+        for n in range(len(BLAMING)):
+            counted = TOTALS.replace("totals", f"texts{n}_counted").replace("FROM events", f"FROM texts{n}")
+            files[f"datasources/texts{n}.yaml"] = TEXTS
+            files[f"pipes/numbers{n}_pipe.yaml"] = NUMBERS % (n, n)
+            files[f"pipes/texts{n}_pipe.yaml"] = counted
+        home.push(files)
+        home.add("1", "2", "3", placement="pooled")
+        home.add("100")
+        stored = {}
+        for n, text in enumerate(BLAMING):
+            rows = [{"tenant_id": t, "id": t, "text": s} for t, s in ((1, "5"), (2, "6"), (3, text % n))]
+            body = "\n".join(map(json.dumps, rows)).encode()
+            outcome = home.gateway.append(f"texts{n}", body, Input.NDJSON).result(30)
+            stored[n] = (outcome.rows, home.rows(f"SELECT sum(events) FROM main.texts{n}_counted"))
+        assert stored == {n: (3, [(3,)]) for n in range(len(BLAMING))}
+        assert _told(home) == {f"main._rk_numbers{n}_pipe": ["3"] for n in range(len(BLAMING))}
 
 
 def test_a_poisoned_history_is_its_own_tenants_trouble(home: House) -> None:

@@ -212,8 +212,19 @@ def _run(connection: socket.socket) -> NoReturn:
     sys.argv = ["rookery", *arguments]
     import cli.main
 
-    cli.main.main()
-    sys.exit(0)
+    try:
+        cli.main.main()
+    except SystemExit as exc:
+        if "serve" in arguments or not isinstance(exc.code, int | None):
+            raise
+        code = exc.code or 0
+    else:
+        code = 0
+    # Taking the interpreter apart would take longer than most commands.
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code & 255)
 
 
 if __name__ == "__main__":
