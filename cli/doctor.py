@@ -8,6 +8,8 @@ import typer
 
 from cli import terminal
 from cli.connection import connect, options
+from cli.permission import Allow
+from engine.errors import USAGE, RookeryError
 
 SICK = 8
 """Exit code when something is wrong."""
@@ -25,13 +27,18 @@ def doctor(
     repair: Annotated[
         bool, typer.Option("--repair", help="Deliver what copies and derived tables lack, before examining.")
     ] = False,
+    allow: Allow = None,
 ) -> None:
     """Examine the live workspace. Exit code 8 when something is wrong; warnings alone do not count.
 
+    A repair takes out what a table has and its source does not give only if the table is allowed by name.
+
     Example: [bold]rookery doctor --deep[/]
     """
+    if allow and not repair:
+        raise RookeryError(USAGE, "--allow-destructive needs --repair")
     with connect() as connection, terminal.progress("examining"):
-        done = connection.json("POST", "/v0/doctor")["repaired"] if repair else []
+        done = connection.json("POST", "/v0/doctor", json={"allow": allow or []})["repaired"] if repair else []
         found = connection.json("GET", "/v0/doctor", params={"deep": str(deep or repair).lower()})
     if options.json:
         terminal.as_json({**found, "repaired": done} if repair else found)
@@ -39,6 +46,8 @@ def doctor(
         for item in done:
             left = f"; not repaired: {item['not_repaired']}" if item["not_repaired"] else ""
             terminal.say(f"{item['table']}: {item['keys']} keys delivered{left}")
+            for part in item["detached"]:
+                terminal.say(f"  detached part {part['part']} {part['done']}: {part['why']}")
         for finding in found["findings"]:
             terminal.finding(finding)
         if not found["findings"]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from engine.compiler.scope import Relation
-from engine.control.derived import DIFFERS, MISSING, outcomes
+from engine.control.derived import DIFFERS, LESS, MISSING, SHORT, TOO_MUCH, Difference, Outcome, outcomes
 from engine.control.fanout import out_of_step
 from engine.control.findings import Finding, Patient, notable, unwell
+from engine.control.shapes import living
 from engine.fanout.router import router_of
 from engine.schema import Name, Table, nest_database, quote
 
 REPAIR = "rookery doctor --repair"
-DOUBLED = "rows have been stored twice, and a repair removes none: truncate the table, then: rookery doctor --repair"
+UNKNOWN = "the source no longer has all rows of these keys: restore the table from a backup"
 Sum = tuple[int, int]
 """Rows, and a checksum that does not depend on their order."""
 
@@ -40,9 +41,8 @@ def derived(patient: Patient) -> Iterator[Finding]:
         for difference in outcome.differences:
             whose = f"tenant {difference.tenant}: " if difference.tenant is not None else ""
             why = f"{whose}{difference.text()}"
-            if outcome.lost is None or MISSING in difference.counts:
-                repairable = {MISSING, DIFFERS} & difference.counts.keys()
-                yield unwell("derived", outcome.table, why, REPAIR if repairable else DOUBLED)
+            if outcome.lost is None or {*SHORT} & difference.counts.keys():
+                yield unwell("derived", outcome.table, why, _remedy(outcome, difference))
             else:
                 yield notable("derived", outcome.table, f"{why}; the source cannot tell: {outcome.lost}")
         if outcome.uncompared is not None:
@@ -50,6 +50,20 @@ def derived(patient: Patient) -> Iterator[Finding]:
         elif outcome.skipped and outcome.differences:
             columns = "; ".join(f"{name} ({why})" for name, why in outcome.skipped)
             yield notable("uncompared", outcome.table, f"columns that are not compared: {columns}")
+
+
+def _remedy(outcome: Outcome, difference: Difference) -> str:
+    whole, kinds = outcome.lost is None, difference.counts.keys()
+    some = [REPAIR] if {MISSING, LESS, *((DIFFERS,) if whole else ())} & kinds else []
+    some += [_excess(outcome.table)] if whole and {*TOO_MUCH} & kinds else []
+    return "; ".join(some) or UNKNOWN
+
+
+def _excess(table: Name) -> str:
+    return (
+        f"rows are stored twice, or the source has lost some; what the source does not give is taken out by: "
+        f"{REPAIR} --allow-destructive {table.name}"
+    )
 
 
 def copies(patient: Patient) -> Iterator[Finding]:
@@ -73,23 +87,24 @@ def copies(patient: Patient) -> Iterator[Finding]:
 
 def _closer(patient: Patient, relation: Relation, table: Table, tenant: str, copy: Name) -> Iterator[Finding]:
     lane = router_of(patient.workspace).lane(relation.name)
+    ((moment,),) = patient.workspace.warehouse.query("SELECT toUnixTimestamp(now())").rows
+    alive = living(table.ttl, f"toDateTime({moment})")
     with patient.workspace.fence.exclusive():
         if lane is not None:
             lane.settled()
             if tenant not in lane.position().main.members:
                 return
-        there = _by_tenant(patient, relation, tenant).get(tenant, (0, 0))
-        here = _of_copy(patient, relation, copy)
+        there = _by_tenant(patient, relation, tenant, alive or "1").get(tenant, (0, 0))
+        here = _of_copy(patient, relation, copy, alive or "1")
     if here == there:
         return
     why = f"it has {here[0]:,} rows, and landing has {there[0]:,} of tenant {tenant}"
     if here[0] == there[0]:
         why = f"its {here[0]:,} rows differ from those in landing"
-    remedy = "rookery doctor --repair"
-    if table.ttl:
-        yield notable("copy", copy, f"{why}; rows may have gone from one of them by its TTL", remedy)
+    if alive is None:
+        yield notable("copy", copy, f"{why}; rows may have gone from one of them by its TTL", REPAIR)
     else:
-        yield unwell("copy", copy, why, remedy)
+        yield unwell("copy", copy, why, REPAIR if here[0] <= there[0] else _excess(copy))
 
 
 def _checksum(relation: Relation) -> str:
@@ -97,15 +112,15 @@ def _checksum(relation: Relation) -> str:
     return f"count(), groupBitXor(cityHash64(formatRow('TSV', {', '.join(map(quote, relation.columns))})))"
 
 
-def _of_copy(patient: Patient, relation: Relation, copy: Name) -> Sum:
-    found = patient.workspace.warehouse.query(f"SELECT {_checksum(relation)} FROM {copy.sql()}")
+def _of_copy(patient: Patient, relation: Relation, copy: Name, alive: str = "1") -> Sum:
+    found = patient.workspace.warehouse.query(f"SELECT {_checksum(relation)} FROM {copy.sql()} WHERE {alive}")
     return int(found.rows[0][0]), int(found.rows[0][1])
 
 
-def _by_tenant(patient: Patient, relation: Relation, tenant: str | None = None) -> dict[str, Sum]:
+def _by_tenant(patient: Patient, relation: Relation, tenant: str | None = None, alive: str = "1") -> dict[str, Sum]:
     landing = Name(patient.workspace.name, relation.name).sql()
     column = f"toString({quote(relation.tenant or '')})"
-    mine = f" WHERE {column} = {{tenant:String}}" if tenant is not None else ""
+    mine = f" WHERE {column} = {{tenant:String}} AND {alive}" if tenant is not None else ""
     found = patient.workspace.warehouse.query(
         f"SELECT {column} AS rk_tenant, {_checksum(relation)} FROM {landing}{mine} GROUP BY rk_tenant",
         {"tenant": tenant} if tenant is not None else None,

@@ -8,18 +8,31 @@ table of its own what should be there. Both are compared key by key, in portions
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.compiler.storage import INLET
 from engine.compiler.views import bounded, nest_schema
+from engine.control.detached import (
+    ATTACHED,
+    DROPPED,
+    KEPT,
+    Detached,
+    Part,
+    attach,
+    detach,
+    detached_of,
+    drop,
+    resume_merges,
+)
 from engine.control.fanout import out_of_step
 from engine.control.findings import Patient
+from engine.control.merging import bounds
 from engine.control.planning import desired_schema
-from engine.control.shapes import Shape, shape_of
-from engine.errors import RookeryError
+from engine.control.shapes import Shape, columns_of, shape_of
+from engine.errors import UNKNOWN_RESOURCE, RookeryError
 from engine.fanout.router import router_of
 from engine.fanout.suspend import suspended
 from engine.plan.coverage import Coverage
@@ -40,8 +53,10 @@ _VOLATILE = re.compile(
 _GROUPING = re.compile(r"\b(Aggregating|Distinct|LimitBy|Limit|Window|Sorting with limit)\b")
 _NOT_IMPLEMENTED = 48
 """The engine's number for a statement that a kind of table does not take."""
-SUMMING = ("SummingMergeTree", "AggregatingMergeTree")
-MISSING, DIFFERS, MORE, SURPLUS = "missing", "differs", "more", "surplus"
+MISSING, LESS, MIXED, DIFFERS, MORE, SURPLUS = "missing", "less", "mixed", "differs", "more", "surplus"
+SHORT = (MISSING, LESS, MIXED)
+"""Kinds of difference that prove a shortage, whatever the source has lost."""
+TOO_MUCH = (MIXED, MORE, SURPLUS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +82,8 @@ class Difference:
         """One sentence."""
         words = {
             MISSING: "are missing",
+            LESS: "have less than the source gives",
+            MIXED: "have less of some columns than the source gives, and more of others",
             DIFFERS: "have other values than the source gives",
             MORE: "have more than the source gives",
             SURPLUS: "are not in the source",
@@ -85,7 +102,17 @@ class Outcome:
     uncompared: str | None = None
     repaired: int = 0
     lost: str | None = None
-    """Why what differs cannot be repaired from the source."""
+    """Why the source does not tell all that the table should hold."""
+    detached: tuple[Detached, ...] = ()
+    excess: bool = False
+    """Whether what the source does not give was taken out."""
+
+    def stays_wrong(self, *, repaired: bool) -> bool:
+        """Whether the table is known not to be what it should be, after it was repaired or without that."""
+        wrong: tuple[str, ...] = SHORT if self.lost is not None else (*SHORT, DIFFERS, MORE, SURPLUS)
+        if repaired:
+            wrong = (MIXED,) if self.lost is not None else () if self.excess else TOO_MUCH
+        return _keys(self.differences, wrong) > 0
 
 
 def derived_tables(patient: Patient, *, copies: bool = False) -> Iterator[Derived]:
@@ -125,10 +152,17 @@ def derived_tables(patient: Patient, *, copies: bool = False) -> Iterator[Derive
 
 
 class Comparison:
-    """Compares one derived table with its sources, and repairs it. Its tables are dropped at the end."""
+    """Compares one derived table with its sources, and repairs it. Its tables are dropped at the end.
 
-    def __init__(self, patient: Patient, derived: Derived) -> None:
+    With `excess`, a repair also takes out what the table has and a source that is whole does not give.
+    """
+
+    def __init__(self, patient: Patient, derived: Derived, *, excess: bool = False) -> None:
         self._patient = patient
+        self._excess = excess
+        self._coverage = Coverage(patient.workspace.warehouse, patient.workspace.registry, patient.live)
+        self._whole_rows = derived.table.engine == "MergeTree"
+        self._merging: str | None = None
         self._workspace: Workspace = patient.workspace
         self._warehouse = patient.workspace.warehouse
         self._derived = derived
@@ -147,22 +181,84 @@ class Comparison:
         if isinstance(shape, str):
             return Outcome(table.name, uncompared=shape)
         shape, why = self._comparable(shape)
+        if why is None:
+            shape, why = self._bounded(shape)
         if why is not None:
             return Outcome(table.name, uncompared=why)
         try:
             self._warehouse.execute(ddl.create_database(self._should.database))
-            self._clean()
-            if not self._snapshot():
+            found = self._differences(shape)
+            if found is None:
                 return Outcome(table.name)
-            self._expect()
-            found = tuple(self._compare(shape))
-            lost = self._lost(shape) if found else None
-            outcome = Outcome(table.name, found, shape.skipped, lost=lost)
-            if not found or not repair:
-                return outcome
-            return replace(outcome, repaired=self._repair(shape, whole=lost is None))
+            aside = detached_of(self._warehouse, table.name) if repair else []
+            lost = self._lost(shape) if found or aside else None
+            tried: list[Detached] = []
+            if aside and any(d.counts.get(kind) for d in found for kind in (*SHORT, DIFFERS)):
+                found, tried = self._put_back(shape, found, aside, lost)
+            outcome = Outcome(
+                table.name, tuple(found), shape.skipped, lost=lost, detached=tuple(tried), excess=self._excess
+            )
+            if found and repair:
+                outcome = replace(outcome, repaired=self._repair(shape, whole=lost is None))
+            left = [p for p in aside if p.name not in {t.part for t in tried if t.done == ATTACHED}]
+            return replace(outcome, detached=(*tried, *self._put_away(shape, left, lost))) if left else outcome
         finally:
             self._clean()
+
+    def _differences(self, shape: Shape) -> list[Difference] | None:
+        """Compare from the beginning; None while the table's tenant does not keep up."""
+        self._clean()
+        if not self._snapshot():
+            return None
+        self._expect()
+        return list(self._compare(shape))
+
+    def _put_back(
+        self, shape: Shape, found: list[Difference], aside: list[Part], lost: str | None
+    ) -> tuple[list[Difference], list[Detached]]:
+        """Attach detached parts that are whole, as long as the table lacks what they bring."""
+        tried: list[Detached] = []
+        for part in [p for p in aside if not p.reason]:
+            after = self._with_part(shape, part, found, whole=lost is None)
+            if after is not None:
+                found = after
+                tried.append(Detached(part.name, ATTACHED, "the table lacked its rows"))
+        # A part that was taken out again has left its rows in what was compared.
+        return self._differences(shape) or [], tried
+
+    def _with_part(
+        self, shape: Shape, part: Part, found: list[Difference], *, whole: bool
+    ) -> list[Difference] | None:
+        """What differs once a part is attached; None if that is no better, and the part is detached again."""
+        table, short = self._derived.table.name, (*SHORT, DIFFERS)
+        with self._still() as quiet:
+            RegistryJournal(self._workspace.registry).settle()
+            attached = attach(self._warehouse, table, part) if quiet else None
+        if attached is None:
+            return None
+        after: list[Difference] | None = None
+        try:
+            after = self._differences(shape)
+        finally:
+            better = after is not None and _keys(after, short) < _keys(found, short)
+            if whole and after is not None and _keys(after, TOO_MUCH) > _keys(found, TOO_MUCH):
+                better = False
+            if not better:
+                detach(self._warehouse, table, attached)
+            resume_merges(self._warehouse, table)
+        return after if better else None
+
+    def _put_away(self, shape: Shape, left: list[Part], lost: str | None) -> Iterator[Detached]:
+        """Drop parts that the table has no use for, where the source proves that; say of others why they stay."""
+        why = lost
+        if why is None and self._differences(shape):
+            why = "the table still differs from its source"
+        for part in detached_of(self._warehouse, self._derived.table.name) if left else ():
+            if why is not None:
+                yield Detached(part.name, KEPT, f"it cannot be told whether the table has its rows: {why}")
+            else:
+                drop(self._warehouse, self._derived.table.name, part)
+                yield Detached(part.name, DROPPED, "nothing is lost: the table has all that its source gives")
 
     def _clean(self) -> None:
         for name in (self._should, self._there, self._keys, self._fresh):
@@ -188,6 +284,35 @@ class Comparison:
                 skipped[column] = f"{found[1]}() gives another value each time"
                 values = [v for v in values if v[0] != column]
         return replace(shape, values=tuple(values), skipped=tuple(skipped.items())), None
+
+    def _bounded(self, shape: Shape) -> tuple[Shape, str | None]:
+        """The shape as far as sources that merge their rows tell anything, or why nothing can be compared."""
+        tables, exact, known = self._patient.live.tables, {n for n, _ in shape.values}, {n for n, _ in shape.values}
+        for view in self._derived.views:
+            source = tables.get(view.log or view.source)
+            if source is None or source.engine == "MergeTree":
+                continue
+            if self._coverage.superseded(view) is not None:
+                return shape, f"its rows were made by several queries, and {source.name} merges its rows"
+            told = bounds(self._warehouse, self._patient.snapshot.build, view, source, shape)
+            self._merging = f"{source.name} merges its rows ({source.engine})"
+            if told is None:
+                exact = known = set()
+                break
+            exact &= {n for n, bound in told.items() if bound == "exact"}
+            known &= told.keys()
+        if self._merging is None:
+            return shape, None
+        unknown = [(n, f"it depends on how {self._merging}") for n, _ in shape.values if n not in known]
+        shape = replace(
+            shape,
+            values=tuple(v for v in shape.values if v[0] in known),
+            additive=shape.additive & known,
+            idempotent=shape.idempotent & known,
+            floor=frozenset(known - exact),
+            skipped=(*shape.skipped, *unknown),
+        )
+        return shape, None
 
     def _plan(self, sql: str) -> str:
         found = self._warehouse.query(f"EXPLAIN actions = 1 {sql}")
@@ -255,9 +380,11 @@ class Comparison:
         self._deliver(dict.fromkeys(self._heads, 0), self._heads)
 
     def _deliver(self, after: dict[Name, int], upto: dict[Name, int]) -> None:
+        """What went through an earlier query of a view is left out: the present one does not tell of it."""
         for view in self._derived.views:
             source = view.log or view.source
-            for first, last in block_ranges(self._warehouse, source, after=after[source]):
+            since = max(after[source], self._coverage.superseded(view) or 0)
+            for first, last in block_ranges(self._warehouse, source, after=since):
                 if first >= upto[source]:
                     break
                 columns = ", ".join(map(quote, view.columns))
@@ -274,20 +401,22 @@ class Comparison:
         )
         rows = max(self._rows(self._should), self._rows(self._there))
         portions = rows // PORTION + 1
-        values = [f"v{n}" for n in range(len(shape.values))]
-        floats = self._floats(shape)
-        differ = " OR ".join(_differ(v, n in floats) for n, v in enumerate(values)) or "0"
-        more = " OR ".join(
-            f"a.{v} > e.{v}" for v, (name, _) in zip(values, shape.values, strict=True) if name in shape.additive
-        )
+        tests = self._tests(shape)
         for portion in range(portions):
-            sides = [self._side(shape, name, portion, portions) for name in (self._should, self._there)]
+            e, a = (self._side(shape, name.sql(), portion, portions) for name in (self._should, self._there))
+            joined = f"({e}) AS e FULL OUTER JOIN ({a}) AS a ON e.h = a.h"
+            if shape.idempotent:
+                # What both hold together tells whether one holds the other.
+                both = f"(SELECT * FROM {self._should.sql()} UNION ALL SELECT * FROM {self._there.sql()})"
+                u = self._side(replace(shape, zeros=False), both, portion, portions)
+                joined = f"({u}) AS u LEFT JOIN ({e}) AS e ON u.h = e.h LEFT JOIN ({a}) AS a ON u.h = a.h"
             self._warehouse.execute(
                 f"INSERT INTO {self._keys.sql()} "
                 "SELECT if(e.one, e.h, a.h), if(e.one, e.k, a.k), if(e.one, e.t, a.t), "
-                f"multiIf(NOT a.one, '{MISSING}', NOT e.one, '{SURPLUS}', {more or '0'}, '{MORE}', '{DIFFERS}') "
-                f"FROM ({sides[0]}) AS e FULL OUTER JOIN ({sides[1]}) AS a ON e.h = a.h "
-                f"WHERE e.one != a.one OR {differ} SETTINGS join_use_nulls = 0"
+                f"multiIf(NOT a.one, '{MISSING}', NOT e.one, '{SURPLUS}', "
+                f"({tests.less}) AND ({tests.more}), '{MIXED}', "
+                f"{tests.more}, '{MORE}', {tests.less}, '{LESS}', '{DIFFERS}') "
+                f"FROM {joined} WHERE e.one != a.one OR {tests.differ} SETTINGS join_use_nulls = 0"
             )
         told = ", ".join(map(literal, self._telling()))
         found = self._warehouse.query(
@@ -301,16 +430,27 @@ class Comparison:
             item.counts[what] = int(count)
         yield from by_tenant.values()
 
-    def _telling(self) -> tuple[str, ...]:
-        """Kinds of difference that mean a fault: a source that merges rows has fewer than went through its views."""
-        tables = self._patient.live.tables
-        engines = {tables[s].engine.partition("(")[0] for s in self._heads if s in tables}
-        if engines <= {"MergeTree"}:
-            return MISSING, DIFFERS, MORE, SURPLUS
-        # Sums are what they were before a merge; what was replaced or collapsed is not.
-        return (MISSING, DIFFERS) if engines <= {"MergeTree", *SUMMING} else (MISSING,)
+    def _tests(self, shape: Shape) -> _Tests:
+        """Conditions of keys that are in both tables, and differ."""
+        floats = self._floats(shape)
+        less, more, differ = ["0"], ["0"], ["0"]
+        for n, (name, _) in enumerate(shape.values):
+            short, over = f"a.v{n} < e.v{n}", f"a.v{n} > e.v{n}"
+            if name in shape.idempotent:
+                short, over = f"u.v{n} != a.v{n}", f"u.v{n} != e.v{n}"
+            less += [short] if name in shape.growing else []
+            more += [over] if name in shape.growing - shape.floor else []
+            differ.append(f"({short})" if name in shape.floor else _differ(f"v{n}", n in floats))
+        return _Tests(*(" OR ".join(some) for some in (less, more, differ)))
 
-    def _side(self, shape: Shape, name: Name, portion: int, portions: int) -> str:
+    def _telling(self) -> tuple[str, ...]:
+        """Kinds of difference that mean a fault, or may."""
+        if any(self._coverage.superseded(v) is not None for v in self._derived.views):
+            return SHORT
+        # What was replaced or collapsed in a source is in what was made from it.
+        return (*SHORT, DIFFERS, MORE) if self._merging else (*SHORT, DIFFERS, MORE, SURPLUS)
+
+    def _side(self, shape: Shape, name: str, portion: int, portions: int) -> str:
         column = self._derived.tenant_column
         tenant = f"toString({quote(column)})" if column else "''"
         values = "".join(f", {sql} AS v{n}" for n, (_, sql) in enumerate(shape.values))
@@ -321,12 +461,12 @@ class Comparison:
         having = f" HAVING NOT ({zeros})" if zeros else ""
         return (
             f"SELECT 1 AS one, any({shape.text}) AS k, sipHash128({shape.key}) AS h, any({tenant}) AS t{values} "
-            f"FROM {name.sql()} WHERE {where} GROUP BY {shape.key}{having}"
+            f"FROM {name} WHERE {where} GROUP BY {shape.key}{having}"
         )
 
     def _floats(self, shape: Shape) -> set[int]:
         """Positions of values that are floating-point numbers, whose sums depend on the order of rows."""
-        found = self._warehouse.query(f"DESCRIBE ({self._side(shape, self._should, 0, 1)})")
+        found = self._warehouse.query(f"DESCRIBE ({self._side(shape, self._should.sql(), 0, 1)})")
         types = {str(row[0]): str(row[1]) for row in found.rows}
         return {n for n in range(len(shape.values)) if "Float" in types[f"v{n}"] and "(" not in types[f"v{n}"]}
 
@@ -335,29 +475,32 @@ class Comparison:
 
     def _lost(self, shape: Shape) -> str | None:
         """Why the sources may no longer have everything that the table was made from, or it cannot be told."""
-        if not shape.additive:
-            return "none of its columns tells whether it has more than its source"
-        coverage = Coverage(self._warehouse, self._workspace.registry, self._patient.live)
+        if not shape.growing:
+            return self._merging or "none of its columns tells whether it has more than its source"
         for view in self._derived.views:
             source = self._patient.live.tables.get(view.log or view.source)
-            why = None if self._copied else coverage.lacking(view)
+            why = None if self._copied else self._coverage.lacking(view)
             if why is not None:
                 return why
-            if source is not None and source.ttl:
+            if source is not None and source.ttl and not (self._copied and source.ttl == self._derived.table.ttl):
                 return f"rows of {source.name} go by its TTL ({source.ttl})"
-            if source is not None and source.engine != "MergeTree":
-                return f"{source.name} merges its rows ({source.engine})"
-        return None
+        return self._merging if shape.floor else None
 
     def _repair(self, shape: Shape, *, whole: bool) -> int:
-        """Deliver keys that are missing; replace those that differ, if the sources are `whole`. How many keys."""
+        """Deliver keys that are missing, and bring others to what the sources give. How many keys.
+
+        If the sources are not `whole`, keys with less than they give are raised to it: no column that only grows is
+        lowered by that. Rows that are kept as they are, and values that merge again, are added to what is there.
+        """
         table = self._derived.table
-        wanted = (MISSING, DIFFERS) if whole else (MISSING,)
-        some = f"(SELECT h FROM {self._keys.sql()} WHERE what IN ({', '.join(map(literal, wanted))}))"
-        differing = f"(SELECT h FROM {self._keys.sql()} WHERE what = {literal(DIFFERS)})"
-        ((count, replaced),) = self._warehouse.query(
-            f"SELECT countIf(what IN ({', '.join(map(literal, wanted))})), countIf(what = {literal(DIFFERS)}) "
-            f"FROM {self._keys.sql()}"
+        replaced = (LESS, DIFFERS, *((MIXED, MORE, SURPLUS) if self._excess else ())) if whole else (LESS,)
+        if not whole and (self._whole_rows or shape.merges_again):
+            replaced = ()
+        wanted = {MISSING, LESS, *replaced}
+        some = f"(SELECT h FROM {self._keys.sql()} WHERE what IN ({', '.join(map(literal, sorted(wanted)))}))"
+        differing = f"(SELECT h FROM {self._keys.sql()} WHERE what IN ({', '.join(map(literal, (*replaced, '')))}))"
+        ((count, others),) = self._warehouse.query(
+            f"SELECT countIf(h IN {some}), countIf(h IN {differing}) FROM {self._keys.sql()}"
         ).rows
         if not count:
             return 0
@@ -370,9 +513,9 @@ class Comparison:
             self._warehouse.execute(f"CREATE TABLE {self._fresh.sql()} AS {table.name.sql()}")
             self._warehouse.execute(
                 f"INSERT INTO {self._fresh.sql()} ({columns}) SETTINGS deduplicate_insert = 'disable' "
-                f"SELECT {columns} FROM {self._should.sql()} WHERE sipHash128({shape.key}) IN {some}"
+                f"SELECT {columns} FROM {self._lacked(shape, some, whole=whole)}"
             )
-            affected = self._affected(shape, differing) if whole and replaced else []
+            affected = self._affected(shape, differing) if others else []
             if affected:
                 self._warehouse.execute(
                     f"INSERT INTO {self._fresh.sql()} ({columns}) SETTINGS deduplicate_insert = 'disable' "
@@ -382,6 +525,18 @@ class Comparison:
                 )
             self._put_in_place(set(affected))
         return int(count)
+
+    def _lacked(self, shape: Shape, keys: str, *, whole: bool) -> str:
+        """What is delivered for some keys: all that the sources give, or only those rows that are not there."""
+        chosen = f"WHERE sipHash128({shape.key}) IN {keys}"
+        if whole or not self._whole_rows:
+            return f"{self._should.sql()} {chosen}"
+        texts = ", ".join(quote(c.name) for c in columns_of(self._derived.table))
+        numbered = (
+            f"sipHash128(formatRow('TSV', {texts})) AS _rk_row, row_number() OVER (PARTITION BY _rk_row) AS _rk_n"
+        )
+        there = f"SELECT _rk_row, _rk_n FROM (SELECT {numbered} FROM {self._there.sql()} {chosen})"
+        return f"(SELECT *, {numbered} FROM {self._should.sql()} {chosen}) WHERE (_rk_row, _rk_n) NOT IN ({there})"
 
     def _affected(self, shape: Shape, keys: str) -> list[str]:
         """Partitions with rows of some keys."""
@@ -409,6 +564,21 @@ class Comparison:
                 f"ALTER TABLE {self._derived.table.name.sql()} {how} PARTITION ID {literal(str(partition))} "
                 f"FROM {self._fresh.sql()}"
             )
+        for partition in sorted(replaced - {str(p) for (p,) in found.rows}):
+            self._warehouse.execute(
+                f"ALTER TABLE {self._derived.table.name.sql()} DROP PARTITION ID {literal(partition)}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Tests:
+    less: str
+    more: str
+    differ: str
+
+
+def _keys(found: Sequence[Difference], kinds: Collection[str]) -> int:
+    return sum(n for d in found for kind, n in d.counts.items() if kind in kinds)
 
 
 def _differ(value: str, float_: bool) -> str:
@@ -420,30 +590,44 @@ def _differ(value: str, float_: bool) -> str:
     )
 
 
-def outcomes(patient: Patient, *, repair: bool = False, skip: Sequence[Name] = ()) -> Iterator[Outcome]:
+def outcomes(
+    patient: Patient, *, repair: bool = False, skip: Sequence[Name] = (), allow: Collection[str] = ()
+) -> Iterator[Outcome]:
     """Compare every derived table but those that are made from one of `skip`, and repair them if that is wanted.
 
-    A table that cannot be read is an outcome as well.
+    Nor those that are made from a table which is found to be wrong and stays so: what is wrong there must not spread.
+    Tables named in `allow` may lose what their sources do not give. A table that cannot be read is an outcome, too.
     """
+    wrong = {*skip}
     for derived in derived_tables(patient, copies=repair):
-        if any(v.source in skip for v in derived.views):
+        if any(v.source in wrong for v in derived.views):
+            wrong.add(derived.table.name)
             continue
         try:
-            yield Comparison(patient, derived).run(repair=repair)
+            outcome = Comparison(patient, derived, excess=derived.table.name.name in allow).run(repair=repair)
+            if outcome.stays_wrong(repaired=repair):
+                wrong.add(derived.table.name)
+            yield outcome
         except RookeryError as exc:
             yield Outcome(derived.table.name, uncompared=f"it cannot be read: {exc.detail or exc.message}"[:500])
 
 
-def repair(workspace: Workspace) -> dict[str, Any]:
+def repair(workspace: Workspace, allow: Collection[str] = ()) -> dict[str, Any]:
     """Compare every copy and derived table with its source and deliver what is missing. What was done, as plain data.
 
-    Keys that differ are replaced where the source still has everything; nothing else is taken out of a table.
+    Keys that differ are replaced where the source still has everything. What a table has and its source does not give
+    is taken out only if the table is in `allow`, and its source has everything. Raises RK3007 for a name of no table.
     """
     with workspace.changes:
         snapshot = workspace.refresh()
+        unknown = sorted({*allow} - {*snapshot.build.relations})
+        if unknown:
+            message = f"nothing is named `{unknown[0][:120]}`, so there is nothing to allow"
+            raise RookeryError(UNKNOWN_RESOURCE, message, hint="rookery datasource ls")
         live = read_schema(workspace.warehouse, workspace.name)
         patient = Patient(workspace, snapshot, live, desired_schema(snapshot.build, snapshot))
-        return {"repaired": [_told(o) for o in outcomes(patient, repair=True) if o.differences or o.uncompared]}
+        found = outcomes(patient, repair=True, allow=allow)
+        return {"repaired": [_told(o) for o in found if o.differences or o.uncompared or o.detached]}
 
 
 def _told(outcome: Outcome) -> dict[str, Any]:
@@ -451,5 +635,16 @@ def _told(outcome: Outcome) -> dict[str, Any]:
         "table": str(outcome.table),
         "keys": outcome.repaired,
         "differences": [{"tenant": d.tenant, **d.counts} for d in outcome.differences],
-        "not_repaired": outcome.lost or outcome.uncompared,
+        "not_repaired": outcome.uncompared or _left_alone(outcome),
+        "detached": [d.as_dict() for d in outcome.detached],
     }
+
+
+def _left_alone(outcome: Outcome) -> str | None:
+    """Why some of what differs was not repaired."""
+    if outcome.lost is not None:
+        kinds = (MIXED, DIFFERS, MORE, SURPLUS)
+        return outcome.lost if _keys(outcome.differences, kinds) else None
+    if _keys(outcome.differences, TOO_MUCH) and not outcome.excess:
+        return f"it has more than its source gives; `--allow-destructive {outcome.table.name}` takes that out"
+    return None

@@ -15,22 +15,27 @@ UNSTABLE = re.compile(
     r"(If|Array|OrNull|OrDefault|Distinct|State|Merge)*"
 )
 """Aggregate functions whose result depends on the order of rows, or is approximate by it."""
-GROWING = (
-    "count",
-    "countIf",
+ADDITIVE = ("count", "countIf")
+"""Aggregate functions whose result only grows with more rows; so does a sum of unsigned numbers."""
+IDEMPOTENT = (
     "uniq",
     "uniqExact",
     "uniqCombined",
     "uniqCombined64",
     "uniqHLL12",
+    "uniqTheta",
+    "min",
     "max",
     "groupBitmap",
+    "groupUniqArray",
+    "groupBitAnd",
+    "groupBitOr",
 )
-"""Aggregate functions whose result only grows with more rows."""
+"""Aggregate functions that a row which is counted twice does not change: they hold a row, or they do not."""
 _STATE = re.compile(r"(Simple)?AggregateFunction\((.*)\)")
 _RULES = re.compile(r"\b(?:DELETE|WHERE|GROUP|SET|TO|RECOMPRESS)\b", re.IGNORECASE)
 _NUMBER = re.compile(r"(?:Nullable\()?(U?)(?:Int\d+|Float\d+|Decimal)")
-_TIME = "toDateTime({}) > now() + 3600"
+_TIME = "toDateTime64({}, 0) > {} + 3600"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +43,10 @@ class Shape:
     """A table as it is compared.
 
     `key` is SQL of the sorting key's values as bytes, which tell times apart that clocks show twice; `text` is SQL of
-    the key for people. `values` are SQL aggregates over the rows of one key by column. What is
-    in `additive` only grows with more rows. `skipped` are columns that are not compared, with the reason.
-    `living` is a condition of rows that the table's TTL does not remove soon.
+    the key for people. `values` are SQL aggregates over the rows of one key by column. Numbers of `additive` columns
+    only grow with more rows; of two values of an `idempotent` one, merging them tells whether one holds the other.
+    For a `floor` column it is only known that the table holds at least what the source gives. `skipped` are columns
+    that are not compared, with the reason. `living` is a condition of rows that the table's TTL does not remove soon.
     """
 
     key: str
@@ -51,25 +57,32 @@ class Shape:
     text: str = "''"
     zeros: bool = False
     """Whether a merge may remove keys whose values are all 0."""
+    idempotent: frozenset[str] = frozenset()
+    floor: frozenset[str] = frozenset()
+
+    @property
+    def growing(self) -> frozenset[str]:
+        """Columns that tell a shortage whatever the source has lost."""
+        return self.additive | self.idempotent
+
+    @property
+    def merges_again(self) -> bool:
+        """Whether rows that are delivered twice change no value."""
+        return all(name in self.idempotent for name, _ in self.values)
 
 
 def shape_of(table: Table) -> Shape | str:
     """How a table is compared, or why it cannot be."""
-    living = _living(table.ttl)
-    if living is None:
+    alive = living(table.ttl)
+    if alive is None:
         return f"its TTL ({table.ttl}) is more than one moment"
     if " DESC" in table.sorting_key:
         return "its sorting key is in descending order"
-    inner = table.sorting_key.strip()
-    keys = _split(inner[1:-1] if inner.startswith("(") and inner.endswith(")") else inner)
-    keys = [k for k in keys if k not in ("", "tuple()")]
-    columns = [
-        c for c in table.columns if not c.hidden and c.default_kind not in ("MATERIALIZED", "ALIAS", "EPHEMERAL")
-    ]
+    keys, columns = listed(table.sorting_key), columns_of(table)
     kind, _, arguments = table.engine.partition("(")
     named = {k.strip("`") for k in keys}
     others = [c for c in columns if c.name not in named]
-    parts = _Parts([], set(), [])
+    parts = _Parts([], set(), [], set())
     if kind == "MergeTree":
         _rows(parts, columns)
     elif kind in ("SummingMergeTree", "AggregatingMergeTree"):
@@ -80,16 +93,30 @@ def shape_of(table: Table) -> Shape | str:
         _collapsed(parts, others, _split(arguments.rstrip(")"))[0])
     else:
         return f"its engine is {kind}"
-    listed = ", ".join(keys)
+    key = ", ".join(keys)
     return Shape(
-        f"formatRow('RowBinary', {listed})" if keys else "''",
+        f"formatRow('RowBinary', {key})" if keys else "''",
         tuple(parts.values),
         frozenset(parts.additive),
         tuple(parts.skipped),
-        living,
-        f"toString(tuple({listed}))" if keys else "''",
+        alive,
+        f"toString(tuple({key}))" if keys else "''",
         kind == "SummingMergeTree",
+        frozenset(parts.idempotent),
     )
+
+
+def listed(key: str) -> list[str]:
+    """The expressions of a sorting key, or of a list of columns."""
+    inner = key.strip()
+    keys = _split(inner[1:-1] if inner.startswith("(") and inner.endswith(")") else inner)
+    return [k for k in keys if k not in ("", "tuple()")]
+
+
+def columns_of(table: Table) -> list[Column]:
+    """The columns of a table that its author knows and rows bring."""
+    kinds = ("MATERIALIZED", "ALIAS", "EPHEMERAL")
+    return [c for c in table.columns if not c.hidden and c.default_kind not in kinds]
 
 
 @dataclass(slots=True)
@@ -97,6 +124,7 @@ class _Parts:
     values: list[tuple[str, str]]
     additive: set[str]
     skipped: list[tuple[str, str]]
+    idempotent: set[str]
 
 
 def _rows(parts: _Parts, columns: list[Column]) -> None:
@@ -129,7 +157,9 @@ def _merged(parts: _Parts, columns: list[Column], summed: list[str] | None) -> N
                 made = f"{bare}Merge" + (f"({parameters}" if parameters else "") + f"({name})"
             made = f"arraySort({made})" if bare.startswith("groupUniqArray") else made
             parts.values.append((column.name, made))
-            if bare in GROWING or (bare == "sum" and state[2].count("UInt") == 1):
+            if bare in IDEMPOTENT:
+                parts.idempotent.add(column.name)
+            elif bare in ADDITIVE or (bare == "sum" and state[2].count("UInt") == 1):
                 parts.additive.add(column.name)
         elif summed is not None and number is not None and (not named or column.name in named):
             parts.values.append((column.name, f"sum({name})"))
@@ -145,7 +175,7 @@ def _replaced(parts: _Parts, columns: list[Column], arguments: list[str]) -> Non
     for column in columns:
         if column.name == version:
             parts.values.append((column.name, f"max({quote(column.name)})"))
-            parts.additive.add(column.name)
+            parts.idempotent.add(column.name)
         else:
             parts.skipped.append((column.name, "rows of equal version replace each other in any order"))
 
@@ -162,12 +192,13 @@ def _collapsed(parts: _Parts, columns: list[Column], sign: str) -> None:
             parts.skipped.append((column.name, "only numbers can be summed with the sign"))
 
 
-def _living(ttl: str) -> str | None:
+def living(ttl: str, now: str = "now()") -> str | None:
+    """A condition of rows that a TTL leaves for an hour; None if it is more than one moment."""
     if not ttl:
         return "1"
     if _RULES.search(ttl) or len(_split(ttl)) != 1:
         return None
-    return _TIME.format(ttl)
+    return _TIME.format(ttl, now)
 
 
 def _split(text: str) -> list[str]:

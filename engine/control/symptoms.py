@@ -110,7 +110,7 @@ def doubtful(patient: Patient) -> Iterator[Finding]:
 
 
 def detached_parts(patient: Patient) -> Iterator[Finding]:
-    """Rows that the engine has put aside are missing, and cannot come back in place."""
+    """Rows that were put aside: into landing they cannot come back in place."""
     found = patient.workspace.warehouse.query(
         "SELECT database, table, count(), min(name), anyIf(reason, ifNull(reason, '') != '') "
         f"FROM system.detached_parts WHERE {_OURS} GROUP BY database, table ORDER BY database, table",
@@ -124,7 +124,10 @@ def detached_parts(patient: Patient) -> Iterator[Finding]:
             remedy = "never attach them: their rows would be delivered again. Append their rows as new ones"
             yield unwell("detached-parts", where, why, remedy)
         else:
-            yield notable("detached-parts", where, why, "their rows are missing; drop them, or rebuild the table")
+            remedy = (
+                "rookery doctor --repair: it attaches parts whose rows are missing, and drops what is there already"
+            )
+            yield notable("detached-parts", where, why, remedy)
 
 
 def attached_parts(patient: Patient) -> Iterator[Finding]:

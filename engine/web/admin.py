@@ -366,11 +366,12 @@ async def fanout_retry(request: Request) -> Response:
 
 
 async def doctor_route(request: Request) -> Response:
-    """`GET /v0/doctor`; `deep=true` also compares rows. `POST` compares them and delivers what is missing."""
+    """`GET /v0/doctor`; `deep=true` also compares rows. `POST`, with `allow`, delivers what is missing."""
     state = _admin(request, *(() if request.method == "POST" else ("deep",)))
     if request.method == "POST":
-        await json_of(request, SMALL, ())
-        return JSONResponse(await _control(state, partial(derived.repair, state.workspace)))
+        body = await json_of(request, SMALL, {"allow"})
+        allow = _names(body, "allow")
+        return JSONResponse(await _control(state, partial(derived.repair, state.workspace, allow)))
     deep = flag(request.query_params.get("deep"), False, "deep")
     examination = await _control(state, partial(doctor.examine, state.workspace, deep=deep))
     return JSONResponse(examination.as_dict())

@@ -194,7 +194,7 @@ ROUTES = (
     Documented("get", "/v0/fanout", "How far nests are behind"),
     Documented("post", "/v0/fanout/retry", "Try failing tenants again"),
     Documented("get", "/v0/doctor", "What is wrong", query={"deep": FLAG}),
-    Documented("post", "/v0/doctor", "Deliver what is missing"),
+    Documented("post", "/v0/doctor", "Deliver what is missing", body=closed(allow=NAMES)),
     Documented("get", "/metrics", "Metrics for Prometheus", media="text/plain", answers={"200": {"type": "string"}}),
 )
 

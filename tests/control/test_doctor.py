@@ -338,9 +338,13 @@ def test_parts_that_are_detached_and_attached(world: World) -> None:
     assert (finding.level, finding.object) == (ERROR, "main.events")
 
 
-def test_a_difference_that_a_ttl_may_explain_is_a_warning(world: World) -> None:
-    patient = seen_as(world, lambda t: replace(t, ttl="timestamp + toIntervalDay(90)"))
+def test_a_copy_is_compared_by_the_rows_that_its_ttl_leaves(world: World) -> None:
     table = world.nest("1", "events").sql()
     world.execute(f"TRUNCATE TABLE {table}")
-    (finding,) = copies.copies(patient)
-    assert (finding.level, finding.object) == (WARNING, "main_nest_1.events")
+    for ttl, levels in [
+        ("timestamp + toIntervalDay(90)", [ERROR]),
+        ("timestamp - toIntervalDay(90)", []),
+        ("timestamp + toIntervalDay(90) DELETE WHERE units > 5", [WARNING]),
+    ]:
+        patient = seen_as(world, lambda t, ttl=ttl: replace(t, ttl=ttl))  # type: ignore[misc]
+        assert [f.level for f in copies.copies(patient)] == levels, ttl

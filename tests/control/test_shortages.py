@@ -1,0 +1,230 @@
+"""A source has forgotten rows: what it still has proves that a derived table lacks some, and detached parts bring them."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from engine.control.derived import repair
+from engine.control.doctor import examine
+from tests.fanout.house import House, house
+
+OWN, POOLED = "1", "8"
+EVENTS = """
+tenant: tenant_id
+columns:
+  - {name: tenant_id, type: UInt32}
+  - {name: day, type: Date}
+  - {name: id, type: UInt64}
+  - {name: n, type: UInt32}
+engine: {sorting_key: [tenant_id, day]%s}
+"""
+MONTHS = """
+sql: >-
+  SELECT tenant_id, toStartOfMonth(day) AS month, count() AS events, sum(n) AS total, sum(toInt64(n)) AS signed
+  FROM events GROUP BY tenant_id, month
+materialize: {target: months, per_tenant: true, engine: {type: SummingMergeTree, sorting_key: [tenant_id, month]}}
+"""
+STATES = """
+sql: >-
+  SELECT tenant_id, toStartOfMonth(day) AS month, uniqExactState(id) AS ids, minState(n) AS least, maxState(id) AS last
+  FROM events GROUP BY tenant_id, month
+materialize:
+  target: states
+  per_tenant: true
+  engine: {type: AggregatingMergeTree, sorting_key: [tenant_id, month], partition_key: toYear(month)}
+"""
+YEARS = """
+sql: >-
+  SELECT tenant_id, toYear(month) AS year, sum(events) AS events, sum(total) AS total, count() AS blocks
+  FROM months GROUP BY tenant_id, year
+materialize: {target: years, per_tenant: true, engine: {type: SummingMergeTree, sorting_key: [tenant_id, year]}}
+"""
+PLAIN = """
+sql: SELECT day, id, n FROM events WHERE tenant_id = 8
+materialize: {target: plain, engine: {sorting_key: [day]}}
+"""
+TTL = ', ttl: "day + INTERVAL 30 YEAR"'
+DERIVED = ("months", "states", "years", "plain")
+_IDS = itertools.count(1)
+Rows = list[dict[str, Any]]
+
+
+class Sender:
+    """What has been sent, so that tables can be checked after landing has forgotten it."""
+
+    def __init__(self, home: House) -> None:
+        self.home = home
+        self.sent: Rows = []
+
+    def send(self) -> None:
+        rows = [
+            {"tenant_id": int(t), "day": day, "id": next(_IDS), "n": 1 + next(_IDS) % 9}
+            for t in (OWN, POOLED)
+            for day in ("1990-01-05", "2090-01-05", "2090-02-05")
+        ]
+        assert self.home.visible(rows)
+        self.sent += rows
+
+    def assert_right(self, since: str = "1990") -> None:
+        """Every table against numbers that are computed here."""
+        for tenant in (OWN, POOLED):
+            mine = [r for r in self.sent if r["tenant_id"] == int(tenant) and r["day"] >= since]
+            events, total, ids = Counter[str](), Counter[str](), dict[str, set[int]]()
+            for row in mine:
+                month = row["day"][:8] + "01"
+                events[month] += 1
+                total[month] += row["n"]
+                ids.setdefault(month, set()).add(row["id"])
+            database = self.home.nest(tenant) if tenant == OWN else "main"
+            where = f"WHERE tenant_id = {tenant} AND month >= '{since}-01-01' GROUP BY month"
+            months = self.home.rows(
+                f"SELECT toString(month), sum(events), sum(total), sum(signed) FROM {database}.months {where}"
+            )
+            assert {(m, e, t, t) for m, e, t, _ in months} == {(m, events[m], total[m], total[m]) for m in events}
+            assert all(t == s for _, _, t, s in months)
+            states = self.home.rows(
+                f"SELECT toString(month), uniqExactMerge(ids), maxMerge(last) FROM {database}.states {where}"
+            )
+            assert {(m, n, top) for m, n, top in states} == {(m, len(i), max(i)) for m, i in ids.items()}
+            years = self.home.rows(
+                f"SELECT sum(events), sum(total) FROM {database}.years WHERE tenant_id = {tenant} AND year >= {since}"
+            )
+            assert years == [(len(mine), sum(r["n"] for r in mine))]
+        wanted = sorted((r["id"], r["n"]) for r in self.sent if str(r["tenant_id"]) == POOLED and r["day"] >= since)
+        assert self.home.rows(f"SELECT id, n FROM main.plain WHERE day >= '{since}-01-01' ORDER BY id") == wanted
+
+    def expire(self) -> None:
+        """Landing and its copy forget the rows of 1990."""
+        for table in ("main.events", f"{self.home.nest(OWN)}.events"):
+            self.home.run(f"OPTIMIZE TABLE {table} FINAL")
+            assert self.home.rows(f"SELECT min(toYear(day)) FROM {table}") == [(2090,)]
+
+    def newest(self, table: str, *, database: str = "main") -> str:
+        """The part with rows that have not expired that came last."""
+        when = {"years": "year", "plain": "toYear(day)"}.get(table, "toYear(month)")
+        found = f"SELECT argMax(_part, _block_number) FROM {database}.{table} WHERE {when} > 2000"
+        return str(self.home.rows(found)[0][0])
+
+    def errors(self) -> dict[str, str]:
+        """What the doctor calls wrong, and the hints."""
+        found = examine(self.home.workspace, deep=True).findings
+        return {f.object: str(f.hint) for f in found if f.level == "error" and f.check in ("derived", "copy")}
+
+
+def _sender(home: House, ttl: str) -> Sender:
+    files = {"datasources/events.yaml": EVENTS % ttl, "pipes/to_months.yaml": MONTHS, "pipes/to_states.yaml": STATES}
+    home.push({**files, "pipes/to_years.yaml": YEARS, "pipes/to_plain.yaml": PLAIN})
+    home.add(OWN)
+    home.add(POOLED, placement="pooled")
+    for database in ("main", home.nest(OWN)):
+        for table in DERIVED if database == "main" else DERIVED[:3]:
+            home.run(f"SYSTEM STOP MERGES {database}.{table}")
+    made = Sender(home)
+    for _ in range(3):
+        made.send()
+    return made
+
+
+@pytest.fixture(scope="module")
+def sender(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sender]:
+    with house(tmp_path_factory.mktemp("sender")) as home:
+        yield _sender(home, request.param)
+
+
+SHORT = pytest.mark.parametrize("sender", [pytest.param(TTL, id="ttl")], indirect=True)
+WHOLE = pytest.mark.parametrize("sender", [pytest.param("", id="whole")], indirect=True)
+
+
+def _tables(sender: Sender) -> list[tuple[str, str]]:
+    nest = sender.home.nest(OWN)
+    return [*(("main", t) for t in DERIVED), *((nest, t) for t in DERIVED[:3])]
+
+
+@SHORT
+def test_detached_parts_are_attached_again(sender: Sender) -> None:
+    """They hold rows that the source has forgotten, too."""
+    home = sender.home
+    sender.expire()
+    sender.assert_right()
+    assert sender.errors() == {}
+    named = set()
+    for database, table in _tables(sender):
+        home.run(f"ALTER TABLE {database}.{table} DETACH PART '{sender.newest(table, database=database)}'")
+        named.add(f"{database.strip('`')}.{table}")
+    found = sender.errors()
+    # What is made from `months` is compared with what is there, and again when that is repaired.
+    assert found.keys() == {t for t in named if "years" not in t} and {*found.values()} == {"rookery doctor --repair"}
+    told = {t["table"]: t["detached"] for t in repair(home.workspace)["repaired"]}
+    assert {t for t, parts in told.items() if [p["done"] for p in parts] == ["attached"]} == named
+    assert home.rows("SELECT count() FROM system.detached_parts") == [(0,)]
+    assert sender.errors() == {}
+    sender.assert_right()
+
+
+@SHORT
+def test_what_the_source_still_has_proves_a_shortage(sender: Sender) -> None:
+    home = sender.home
+    sender.expire()
+    named = set()
+    for database, table in _tables(sender):
+        home.run(f"ALTER TABLE {database}.{table} DROP PART '{sender.newest(table, database=database)}'")
+        named.add(f"{database.strip('`')}.{table}")
+    found = sender.errors()
+    assert found.keys() == {t for t in named if "years" not in t}
+    assert {*found.values()} == {"rookery doctor --repair"}
+    repair(home.workspace)
+    assert sender.errors() == {}
+    sender.assert_right(since="2090")
+    # What had expired and was in the table has not been taken out.
+    old = "SELECT sum(events) FROM {}.months WHERE month < '2000-01-01' AND tenant_id = {}"
+    assert home.rows(old.format("main", POOLED)) == home.rows(old.format(home.nest(OWN), OWN)) == [(2,)]
+
+
+@SHORT
+def test_a_copy_that_lacks_rows_which_live_is_wrong(sender: Sender) -> None:
+    """Rows that a TTL may have taken from one side only do not count."""
+    home, copy = sender.home, f"{sender.home.nest(OWN)}.events"
+    home.run(f"ALTER TABLE {copy} DELETE WHERE id = {sender.sent[-4]['id']} SETTINGS mutations_sync = 1")
+    assert sender.errors() == {copy.replace("`", ""): "rookery doctor --repair"}
+    repair(home.workspace)
+    assert sender.errors() == {}
+
+
+@WHOLE
+def test_detached_parts_whose_rows_are_there_are_dropped(sender: Sender) -> None:
+    """As after a repair by an earlier version, which computed the rows again and left the part aside."""
+    home = sender.home
+    assert sender.errors() == {}
+    home.run("CREATE TABLE main.kept CLONE AS main.months")
+    part = sender.newest("months")
+    home.run(f"ALTER TABLE main.months DETACH PART '{part}'")
+    home.run(f"ALTER TABLE main.kept DELETE WHERE _part != '{part}' SETTINGS mutations_sync = 1")
+    home.run("ALTER TABLE main.months ATTACH PARTITION tuple() FROM main.kept")
+    home.run("DROP TABLE main.kept")
+    sender.assert_right()
+    (told,) = repair(home.workspace)["repaired"]
+    assert [(p["part"], p["done"]) for p in told["detached"]] == [(part, "dropped")]
+    assert home.rows("SELECT count() FROM system.detached_parts") == [(0,)]
+    sender.assert_right()
+
+
+@WHOLE
+def test_more_than_the_source_gives_is_wrong_and_can_be_taken_out(sender: Sender) -> None:
+    home = sender.home
+    for table in ("months", "plain"):
+        home.run(f"CREATE TABLE main.kept CLONE AS main.{table}")
+        home.run(f"ALTER TABLE main.{table} ATTACH PARTITION tuple() FROM main.kept")
+        home.run("DROP TABLE main.kept")
+    found = sender.errors()
+    assert found.keys() == {"main.months", "main.plain"}
+    assert all(hint.endswith(f"--repair --allow-destructive {t.split('.')[1]}") for t, hint in found.items())
+    told = repair(home.workspace)["repaired"]
+    assert all(t["keys"] == 0 and "more than its source" in t["not_repaired"] for t in told)
+    repair(home.workspace, ["months", "plain"])
+    assert sender.errors() == {}
+    sender.assert_right()
