@@ -134,12 +134,17 @@ def push(
     dry_run: DryRun = False,
     prune: Annotated[bool, typer.Option("--prune", help="Remove what the project no longer has.")] = False,
     allow: Allow = None,
+    skip_backfill: Annotated[
+        list[str] | None,
+        typer.Option("--skip-backfill", metavar="PIPE", help="Keep what the changed pipe has filled so far."),
+    ] = None,
 ) -> None:
     """Make the workspace what the files declare. Nothing is removed because it is absent here.
 
     Examples: [bold]rookery push[/], [bold]rookery push endpoints/usage.yaml --push-deps[/]
     """
-    body = _body(files, push_deps=push_deps, dry_run=dry_run, prune=prune, allow=allow or [])
+    kept = {"skip_backfill": skip_backfill} if skip_backfill else {}
+    body = _body(files, push_deps=push_deps, dry_run=dry_run, prune=prune, allow=allow or [], **kept)
     with connect(create=True, keep=not dry_run) as connection:
         result = _push(connection, body)
         _show(result)

@@ -27,6 +27,7 @@ from engine.errors import (
     DESTRUCTIVE,
     DUPLICATE_NAME,
     FOREIGN_OBJECT,
+    KEEPS_NOTHING,
     MISSED_EXPIRED,
     STILL_FAILING,
     UNKNOWN_RESOURCE,
@@ -40,18 +41,10 @@ from engine.fanout.router import router_of
 from engine.fanout.suspend import note_down, note_repaired, still_failing, suspended
 from engine.plan.apply import apply
 from engine.plan.coverage import Coverage
-from engine.plan.diff import diff, with_feeders
+from engine.plan.diff import CHANGED, diff, with_feeders
 from engine.plan.history import Progress, silent
 from engine.plan.state import RegistryJournal, Snapshot, Source, Workspace, parse_sources
-from engine.plan.steps import (
-    AddColumn,
-    ChangeColumn,
-    CreateTable,
-    CreateView,
-    DropColumn,
-    DropTable,
-    Plan,
-)
+from engine.plan.steps import AddColumn, ChangeColumn, CreateTable, CreateView, DropColumn, DropTable, Plan, Step
 from engine.project.model import Project
 from engine.schema import Name, Schema
 from engine.warehouse.catalog import occupied, read_schema
@@ -68,6 +61,8 @@ class PushOptions:
     allow: frozenset[str] = frozenset()
     only: frozenset[str] = frozenset()
     with_dependencies: bool = False
+    skip_backfill: frozenset[str] = frozenset()
+    """Materialized pipes whose targets are kept although their query has changed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +129,17 @@ def push(
         if not options.dry_run:
             settle(workspace, snapshot.build)
             snapshot = workspace.refresh()
+        continued = _continued(snapshot, compiled, options.skip_backfill)
         broken = broken_views(workspace, snapshot, compiled)
         if changes and not options.prune and _only_endpoints(changes, snapshot, compiled):
             plan = plan_for_workspace(workspace, snapshot, compiled, broken)
         else:
-            plan = plan_for(workspace, snapshot, compiled, prune=options.prune, broken=broken)
+            plan = plan_for(workspace, snapshot, compiled, prune=options.prune, broken=broken, continued=continued)
         check_changes(workspace, plan, compiled)
+        _check_kept(plan, compiled, continued)
         warnings = (
             *compiled.warnings,
+            *_unchanged(options.skip_backfill - continued),
             *_allowed_in_vain(plan, options.allow, snapshot.build, compiled),
             *(_still_broken(view, why) for view, why in broken.items()),
         )
@@ -176,6 +174,51 @@ def push(
         return replace(
             result, applied=True, delivered=delivered, warnings=(*warnings, own) if own is not None else warnings
         )
+
+
+def _continued(snapshot: Snapshot, compiled: Build, names: frozenset[str]) -> frozenset[str]:
+    """Those of the named pipes whose queries have changed. Raises RK3007 and RK3035 where no target can be kept."""
+    for name in sorted(names):
+        pipe, before = compiled.pipes.get(name), snapshot.build.pipes.get(name)
+        if pipe is None or pipe.target is None:
+            message = f"no materialized pipe is named `{name[:120]}`, so there is no target to keep"
+            raise RookeryError(UNKNOWN_RESOURCE, message, hint="--skip-backfill takes the name of a pipe")
+        if before is None or before.target is None or before.target.name != pipe.target.name:
+            raise RookeryError(
+                KEEPS_NOTHING,
+                f"pipe `{name}` has not filled `{pipe.target.name}` before, so there is nothing to keep",
+                hint="push it without --skip-backfill: its history is delivered",
+            )
+    queries = [{} if not names else _queries(b) for b in (snapshot.build, compiled)]
+    return frozenset(n for n in names if queries[0].get(n) != queries[1].get(n))
+
+
+def _queries(build: Build) -> dict[str, set[str]]:
+    """Fingerprints of the views of each pipe, without the list of their columns."""
+    found: dict[str, set[str]] = {}
+    for view in workspace_schema(build).views.values():
+        if view.mark is not None:
+            found.setdefault(view.mark.resource, set()).add(view.mark.fingerprint.partition(":")[0])
+    return found
+
+
+def _check_kept(plan: Plan, compiled: Build, continued: frozenset[str]) -> None:
+    """Raise RK3035 if the target of a pipe that should be kept would be made anew all the same."""
+    for step in plan.steps:
+        for name in sorted(continued) if isinstance(step, DropTable) else ():
+            target = compiled.pipes[name].target
+            if isinstance(step, DropTable) and target is not None and step.name.name == target.name:
+                raise RookeryError(
+                    KEEPS_NOTHING,
+                    f"the rows of `{step.name}` cannot be kept for the new query of `{name}`: {step.reason}",
+                    hint="fill a new target with it, or push without --skip-backfill: the plan says what is lost",
+                )
+
+
+def _unchanged(names: frozenset[str]) -> Iterator[RookeryError]:
+    for name in sorted(names):
+        message = f"the query of `{name}` has not changed, so --skip-backfill changes nothing for it"
+        yield RookeryError(KEEPS_NOTHING, message)
 
 
 def _deployed_undeclared(snapshot: Snapshot, sources: Mapping[str, Source]) -> frozenset[str]:
@@ -310,11 +353,12 @@ def plan_for(
     *,
     prune: bool = False,
     broken: Collection[Name] = (),
+    continued: Collection[str] = (),
 ) -> Plan:
     """The steps from the live workspace to a build's. Raises RK3002 where one would stand on a foreign object."""
     desired = desired_schema(build, snapshot)
     live = read_schema(workspace.warehouse, workspace.name)
-    return _plan(workspace, snapshot, build, desired, live, prune, broken)
+    return _plan(workspace, snapshot, build, desired, live, prune, broken, continued)
 
 
 def plan_for_tenants(workspace: Workspace, tenants: Sequence[str]) -> Plan:
@@ -341,6 +385,7 @@ def _plan(
     live: Schema,
     prune: bool,
     broken: Collection[Name] = (),
+    continued: Collection[str] = (),
 ) -> Plan:
     desired = workspace.analyser.canonical(desired)
     live = _without_state(live)
@@ -352,7 +397,8 @@ def _plan(
         sizes=lambda n: sizes.get(n, 0),
         routed=snapshot.routed,
         broken=broken,
-        missing=repairable(workspace, build, desired, live) if snapshot.suspended else {},
+        missing=repairable(workspace, build, desired, live, continued) if snapshot.suspended else {},
+        continued=continued,
         lacking=Coverage(workspace.warehouse, workspace.registry, live).lacking,
     )
     created = [s.table.name for s in plan.steps if isinstance(s, CreateTable)]
@@ -405,8 +451,15 @@ def permit(plan: Plan, allowed: frozenset[str] = frozenset()) -> None:
         DESTRUCTIVE,
         "\n".join(f"{s.action} {s.subject}: {s.reason}" + (f"; {s.cost}" if s.cost else "") for s in listed)
         + (f" (and {more} more step{'s' if more > 1 else ''} by which nothing is lost)" if more else ""),
-        hint=f"to allow it: {flags}",
+        hint=f"to allow it: {flags}" + _kept_instead(lost),
     )
+
+
+def _kept_instead(lost: Iterable[Step]) -> str:
+    """How to keep the rows that a changed query would lose."""
+    pipes = sorted({s.resource for s in lost if s.reason == CHANGED})
+    flags = " ".join(f"--skip-backfill {n}" for n in pipes)
+    return f"; to keep these rows and begin with the new query now: {flags}" if pipes else ""
 
 
 def _allowed_in_vain(plan: Plan, allowed: frozenset[str], *builds: Build) -> Iterator[RookeryError]:

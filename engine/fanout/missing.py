@@ -28,11 +28,13 @@ Made = Callable[[tuple[str, ...], tuple[str, ...]], View]
 """A shared view for some tenants only, or without some."""
 
 
-def repairable(workspace: Workspace, build: Build, wanted: Schema, live: Schema) -> dict[Name, tuple[Lack, ...]]:
+def repairable(
+    workspace: Workspace, build: Build, wanted: Schema, live: Schema, continued: Collection[str] = ()
+) -> dict[Name, tuple[Lack, ...]]:
     """Suspended views that can be put back with exactly what they lack, and what that is.
 
-    Not among them: views whose query has changed since, whose source or target is another table now, or of which it
-    is not known what they lack.
+    Not among them: views whose query has changed since, unless they are of `continued` pipes, whose source or target
+    is another table now, or of which it is not known what they lack.
     """
     found = {}
     for text, note in workspace.registry.read(KIND).items():
@@ -40,6 +42,9 @@ def repairable(workspace: Workspace, build: Build, wanted: Schema, live: Schema)
         view, current = wanted.views.get(Name(database, name)), live.views.get(Name(database, name))
         if view is None or (current is not None and not (current.mark and current.mark.without)):
             continue
+        if view.mark and view.mark.resource in continued:
+            # What it has missed goes through its new query.
+            note = {**note, "fingerprint": view.mark.fingerprint}
         lacks = _lacks(workspace, build, view, note, current.mark.without if current and current.mark else None)
         if lacks:
             found[view.name] = lacks

@@ -189,7 +189,7 @@ def _create_views(
     if not steps:
         return []
     views = [s for s in steps if isinstance(s, CreateView)]
-    fresh = [s.view for s in views if not s.replaces and not s.missing]
+    fresh = [s.view for s in views if not s.replaces and not s.missing and not s.continues]
     put_back = [(s.view, s.missing) for s in views if s.missing]
     with fence.exclusive():
         histories, later = note_histories(fresh, warehouse, fence, journal)
@@ -198,6 +198,10 @@ def _create_views(
         if later:
             # Rows that will come again would come twice. The next run makes these views, when that is over.
             log.warning("views wait for a tenant that has not caught up", views=sorted(map(str, later)))
+        # Noted first: a run that is interrupted between the two must not take the target for one of the new query.
+        continued = [s.view for s in views if s.continues and s.view.name not in later]
+        if continued:
+            journal.continued(continued)
         for view in [s.view for s in views if s.replaces and s.view.name not in later]:
             before_replacing(view)
             warehouse.execute(ddl.drop_view(view.name))

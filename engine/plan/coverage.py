@@ -78,6 +78,11 @@ class Coverage:
         _, newest, rows = self._extent(view.log or view.source)
         return Consumed(newest, rows)
 
+    def continued(self, view: View) -> Consumed:
+        """What the target of a view is made from if an earlier query has filled it. The fence must be held."""
+        _, newest, rows = self._extent(view.log or view.source)
+        return Consumed(newest, rows, EARLIER, newest)
+
     def renew(self, views: Iterable[View], *, repeated: bool = False) -> None:
         """Record how far views have come by now, so that it is noticed if rows are removed later.
 

@@ -31,6 +31,8 @@ from engine.plan.steps import (
 )
 from engine.schema import Column, Name, Schema, Table, View
 
+CHANGED = "its query changed"
+"""The reason why a target is computed again that could be kept instead."""
 Sizes = Callable[[Name], int]
 """Rows of a live table, for costs."""
 Lacking = Callable[[View], str | None]
@@ -47,12 +49,14 @@ def diff(
     broken: Collection[Name] = (),
     missing: Mapping[Name, tuple[Lack, ...]] = {},
     lacking: Lacking = lambda _: None,
+    continued: Collection[str] = (),
 ) -> Plan:
     """The steps from live to desired. Objects that are only live are dropped when `prune` is set.
 
     Copies of `routed` datasources are filled by readers of the log, which begin with the table. Views that are
     `broken` are not put back: they would fail again. Views of which is known what they are `missing` are put back
     with it, and their targets stay. `lacking` is asked about the sources of targets that must be computed again.
+    Targets of `continued` pipes are kept although the query has changed: the new one begins with the next rows.
     """
     fed = {v.target for v in (*desired.views.values(), *live.views.values())}
     logs = {v.source for v in desired.views.values()} - fed
@@ -63,19 +67,19 @@ def diff(
         if current is not None:
             _compare(table, current, name in fed, name in logs, changes, rebuilt, sizes)
     kept = {*broken, *missing}
-    _changed_views(desired, live, rebuilt, sizes, kept)
+    _changed_views(desired, live, rebuilt, kept, continued)
     _lost_views(desired, live, rebuilt, sizes, kept)
     _downstream(desired, live, rebuilt, sizes)
     Losses(desired, live, sizes, lacking, routed).tell(rebuilt)
     steps = [
         *_databases(desired, live),
-        *_views_to_drop(desired, live, rebuilt, prune),
+        *_views_to_drop(desired, live, rebuilt, prune, continued),
         *_tables_to_drop(desired, live, rebuilt, prune, sizes),
         *_readers_to_start(desired, live, rebuilt, routed),
         *_tables_to_create(desired, live, rebuilt),
         *changes,
         *_views_to_create(
-            desired, live, rebuilt, {s.name for s in changes if isinstance(s, DropColumn)}, broken, missing
+            desired, live, rebuilt, {s.name for s in changes if isinstance(s, DropColumn)}, broken, missing, continued
         ),
         *_feeders_to_note(desired, live, rebuilt),
         *_databases_to_drop(desired, live, prune),
@@ -209,7 +213,7 @@ def _text(view: View) -> str:
 
 
 def _changed_views(
-    desired: Schema, live: Schema, rebuilt: dict[Name, Step], sizes: Sizes, kept: Collection[Name]
+    desired: Schema, live: Schema, rebuilt: dict[Name, Step], kept: Collection[Name], continued: Collection[str]
 ) -> None:
     """A view whose query changed makes its target wrong from the first row on.
 
@@ -219,8 +223,8 @@ def _changed_views(
         current = live.views.get(name)
         if current is None or view.target in rebuilt:
             continue
-        if _text(view) != _text(current):
-            rebuilt[view.target] = Step(_resource(view), "its query changed", True, tenant=_tenant(view))
+        if _text(view) != _text(current) and _resource(view) not in continued:
+            rebuilt[view.target] = Step(_resource(view), CHANGED, True, tenant=_tenant(view))
         elif current.mark and current.mark.without and name not in kept:
             why = f"{name.name} leaves out the rows of tenant {', '.join(current.mark.without)}"
             rebuilt[view.target] = Step(_resource(view), why, tenant=_tenant(view))
@@ -270,13 +274,17 @@ def _downstream(desired: Schema, live: Schema, rebuilt: dict[Name, Step], sizes:
                 pending.append(view.target)
 
 
-def _views_to_drop(desired: Schema, live: Schema, rebuilt: Mapping[Name, Step], prune: bool) -> Iterable[Step]:
+def _views_to_drop(
+    desired: Schema, live: Schema, rebuilt: Mapping[Name, Step], prune: bool, continued: Collection[str]
+) -> Iterable[Step]:
     for name, view in reversed(list(live.views.items())):
         cause = rebuilt.get(view.target) or rebuilt.get(view.source)
         if cause is not None:
             yield DropView(cause.resource, cause.reason, cause.destructive, tenant=_tenant(view), name=name)
         elif name not in desired.views and prune:
             yield DropView(_resource(view), "nothing declares it", True, tenant=_tenant(view), name=name)
+        elif name not in desired.views and _resource(view) in continued:
+            yield DropView(_resource(view), "the pipe's query has fewer branches", tenant=_tenant(view), name=name)
 
 
 def _tables_to_drop(
@@ -321,6 +329,7 @@ def _views_to_create(
     narrowed: set[Name],
     broken: Collection[Name],
     missing: Mapping[Name, tuple[Lack, ...]],
+    continued: Collection[str],
 ) -> Iterable[Step]:
     for name, view in desired.views.items():
         current = live.views.get(name)
@@ -330,7 +339,12 @@ def _views_to_create(
         if name in missing and not redone:
             reason = "it was suspended; what it has missed is delivered, and its target stays"
             step = CreateView(_resource(view), reason, tenant=_tenant(view), view=view, replaces=current is not None)
-            yield replace(step, missing=missing[name])
+            yield replace(step, missing=missing[name], continues=_resource(view) in continued)
+            continue
+        if not redone and _resource(view) in continued and (current is None or _text(view) != _text(current)):
+            reason = f"{CHANGED}; the target is kept, and the new query begins with the next rows"
+            step = CreateView(_resource(view), reason, tenant=_tenant(view), view=view, continues=True)
+            yield replace(step, replaces=current is not None)
             continue
         if current is None or redone:
             reason = "rebuilt, with its history" if redone and current else "does not exist; history is delivered"

@@ -91,6 +91,10 @@ class Journal(Protocol):
         """
         ...
 
+    def continued(self, views: Sequence[View]) -> None:
+        """Note that targets have rows of earlier queries up to now, while no insert runs."""
+        ...
+
     def settle(self) -> None:
         """Note how far the workspace's tables have come while no insert runs: all of it has reached its views."""
         ...

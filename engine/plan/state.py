@@ -222,6 +222,10 @@ class RegistryJournal:
         nothing = Consumed().as_dict()
         self._registry.write(COVERAGE, {n: b for n, b in found.items() if b != known.get(n, nothing)})
 
+    def continued(self, views: Sequence[View]) -> None:
+        coverage = Coverage(self._registry.warehouse, self._registry, Schema())
+        self._registry.write(COVERAGE, {str(v.name): coverage.continued(v).as_dict() for v in views})
+
     def settle(self) -> None:
         self._registry.write("settled", {"blocks": self._registry.newest_blocks()})
 

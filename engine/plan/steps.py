@@ -154,11 +154,15 @@ class NoteFeeders(Step):
 @dataclass(frozen=True, slots=True)
 class CreateView(Step):
     """Create a view behind the fence. One that was suspended gets what it is `missing`; one that `replaces` another
-    of the same query continues where that one ends; any other gets the history of its source."""
+    of the same query continues where that one ends; any other gets the history of its source.
+
+    One that `continues` a target that an earlier query filled gets no history either.
+    """
 
     view: View = field(default=View(Name("", ""), Name("", ""), Name("", ""), ""))
     replaces: bool = False
     missing: tuple[Lack, ...] = ()
+    continues: bool = False
 
     @property
     def subject(self) -> str:

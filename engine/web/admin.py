@@ -75,12 +75,12 @@ async def _progress_lines(state: State, work: Work) -> AsyncIterator[bytes]:
 
 
 async def push_route(request: Request) -> Response:
-    """`POST /v0/push`: `{files: [{name, file, text}], dry_run, prune, allow, only, with_dependencies}`."""
+    """`POST /v0/push`: `{files: [{name, file, text}], dry_run, prune, allow, skip_backfill, only, …}`."""
     state = _admin(request)
     body = await json_of(
         request,
         state.workspace.settings.max_body,
-        {"files", "dry_run", "prune", "allow", "only", "with_dependencies"},
+        {"files", "dry_run", "prune", "allow", "only", "with_dependencies", "skip_backfill"},
     )
     files = _files(body)
     options = push.PushOptions(
@@ -89,6 +89,7 @@ async def push_route(request: Request) -> Response:
         allow=frozenset(_names(body, "allow")),
         only=frozenset(_names(body, "only")),
         with_dependencies=_bool(body, "with_dependencies"),
+        skip_backfill=frozenset(_names(body, "skip_backfill")),
     )
     sources = push.sources_of(files)
 

@@ -90,7 +90,13 @@ _TOKEN = closed(
     limits=nullable(closed(rps=nullable({"type": "integer", "minimum": 1}))),
 )
 _PUSH = closed(
-    files={"type": "array", "items": FILE}, dry_run=BOOL, prune=BOOL, allow=NAMES, only=NAMES, with_dependencies=BOOL
+    files={"type": "array", "items": FILE},
+    dry_run=BOOL,
+    prune=BOOL,
+    allow=NAMES,
+    only=NAMES,
+    with_dependencies=BOOL,
+    skip_backfill=NAMES,
 )
 _PROPOSAL = closed(
     "pipe",

@@ -1,0 +1,128 @@
+"""A pipe changes after its source has forgotten rows: what they were made into can stay, and the new query goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.control.derived import repair
+from engine.control.doctor import examine
+from engine.control.push import PushOptions, PushResult, push
+from engine.errors import RookeryError
+from engine.plan.state import Source
+from tests.fanout.house import House, house
+
+pytestmark = pytest.mark.feature
+
+EVENTS = """\
+tenant: {column: tenant_id, fanout: %s}
+columns:
+  - {name: tenant_id, type: UInt32}
+  - {name: at, type: Date}
+  - {name: n, type: UInt32}
+engine: {sorting_key: [tenant_id, at], ttl: "at + INTERVAL 30 YEAR"}
+"""
+PIPE = """\
+sql: SELECT tenant_id, toYear(at) AS year, sum(%s) AS total FROM events GROUP BY tenant_id, year
+materialize: {target: totals, per_tenant: true, engine: {type: SummingMergeTree, sorting_key: [tenant_id, year]}}
+"""
+POOLED, OWN = "1", "100"
+
+
+@pytest.fixture(scope="module", params=["direct", "routed"])
+def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with house(tmp_path_factory.mktemp(request.param)) as made:
+        made.push({"datasources/events.yaml": EVENTS % request.param, "pipes/fill.yaml": PIPE % "n"})
+        made.add(POOLED, placement="pooled")
+        made.add(OWN)
+        _send(made, "1990-01-15", 5)
+        made.caught_up()
+        for table in ("main.events", f"{made.nest(OWN)}.events"):
+            made.run(f"OPTIMIZE TABLE {table} FINAL")
+            assert made.rows(f"SELECT count() FROM {table}") == [(0,)]
+        _send(made, "2090-01-15", 5)
+        yield made
+
+
+def _send(home: House, day: str, n: int) -> None:
+    assert home.append({"tenant_id": int(t), "at": day, "n": n} for t in (POOLED, OWN)).rows == 2
+
+
+def _push(home: House, query: str, *, skip: str = "fill", allow: str = "", cast: str = "") -> PushResult:
+    text = (
+        (PIPE % query).replace("sum(", f"{cast}(sum(").replace(") AS total", ")) AS total") if cast else PIPE % query
+    )
+    options = PushOptions(skip_backfill=frozenset({skip} - {""}), allow=frozenset({allow} - {""}))
+    return push(home.workspace, {Path("pipes/fill.yaml").stem: Source(text, "pipes/fill.yaml")}, options)
+
+
+def _totals(home: House) -> dict[int, int]:
+    """Sums by year, the same in both placements."""
+    home.caught_up()
+    found = [
+        dict(home.rows(f"SELECT year, sum(total) FROM {d}.totals WHERE tenant_id = {t} GROUP BY year"))
+        for d, t in (("main", POOLED), (home.nest(OWN), OWN))
+    ]
+    assert found[0] == found[1]
+    return {int(y): int(n) for y, n in found[0].items()}
+
+
+def _errors(home: House) -> list[str]:
+    home.caught_up()
+    return [f"{f.object}: {f.message}" for f in examine(home.workspace, deep=True).findings if f.level == "error"]
+
+
+def test_a_changed_query_continues_in_a_kept_target(home: House) -> None:
+    assert _totals(home) == {1990: 5, 2090: 5}
+    with pytest.raises(RookeryError) as raised:
+        _push(home, "n * 10", skip="")
+    assert raised.value.code.id == "RK3001" and str(raised.value.hint).endswith("--skip-backfill fill")
+    result = _push(home, "n * 10")
+    assert {(s.action, s.loss) for s in result.plan.steps} == {("CreateView", "none")}
+    assert _totals(home) == {1990: 5, 2090: 5}
+    _send(home, "2090-01-15", 7)
+    assert _totals(home) == {1990: 5, 2090: 75}
+    # Neither the same push again, nor one without the flag, changes anything.
+    assert [w.code.id for w in _push(home, "n * 10").warnings] == ["RK3035"]
+    assert not _push(home, "n * 10", skip="").plan
+    assert _errors(home) == []
+
+
+def test_what_later_rows_give_is_still_compared(home: House) -> None:
+    for database in ("main", home.nest(OWN)):
+        home.run(f"SYSTEM STOP MERGES {database}.totals")
+    _send(home, "2091-01-15", 1)
+    home.caught_up()
+    for database in ("main", home.nest(OWN)):
+        ((part,),) = home.rows(f"SELECT argMax(_part, _block_number) FROM {database}.totals WHERE year = 2091")
+        home.run(f"ALTER TABLE {database}.totals DROP PART '{part}'")
+    assert len(_errors(home)) == 2
+    repair(home.workspace)
+    assert _errors(home) == [] and _totals(home) == {1990: 5, 2090: 75, 2091: 10}
+
+
+def test_a_view_that_failed_gets_what_it_missed_by_its_new_query(home: House) -> None:
+    _push(home, "intDiv(100, n)")
+    _send(home, "2092-01-15", 0)
+    _send(home, "2092-01-15", 50)
+    result = _push(home, "if(n = 0, 1, intDiv(100, n))")
+    home.router.nudge()
+    assert not result.plan.lost
+    assert _totals(home) == {1990: 5, 2090: 75, 2091: 10, 2092: 3}
+
+
+def test_what_cannot_be_kept_is_refused(home: House) -> None:
+    before = _totals(home)
+    with pytest.raises(RookeryError, match=r"column total: UInt64 . Int64") as raised:
+        _push(home, "n", cast="toInt64")
+    assert raised.value.code.id == "RK3035"
+    with pytest.raises(RookeryError, match="no materialized pipe") as raised:
+        _push(home, "n", skip="fil")
+    assert raised.value.code.id == "RK3007"
+    # Rows of several queries cannot be computed again, whatever the source still has.
+    with pytest.raises(RookeryError, match="made by an earlier query") as raised:
+        _push(home, "n", skip="")
+    assert raised.value.code.id == "RK3001"
+    assert _totals(home) == before
