@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from engine.compiler import shape as tree
 from engine.compiler.build import Build
+from engine.compiler.functions import is_aggregate
 from engine.compiler.lineage import items, parts_of, walked
 from engine.control.shapes import Shape, columns_of, listed
 from engine.schema import Table, View
@@ -107,4 +108,4 @@ def _functions(item: Node) -> Iterator[str]:
 
 def _counts(name: str) -> bool:
     """Whether a function of keys alone depends on how many rows there are."""
-    return re.match(r"(count|sum|avg|uniq|group|quantile|any|arg|var|stddev|min|max)", name) is not None
+    return is_aggregate(name)
