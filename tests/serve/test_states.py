@@ -26,6 +26,7 @@ engine: {type: MergeTree, sorting_key: [tenant_id]}
 """
 
 
+@pytest.mark.guard
 def test_a_sent_state_goes_to_quarantine(tmp_path: Path) -> None:
     with house(tmp_path) as home:
         home.push({"datasources/sums.yaml": PLAIN})

@@ -175,6 +175,7 @@ def test_a_slow_client_is_disconnected(server: Server, case: str) -> None:
             refused(connection, 408, code)
 
 
+@pytest.mark.guard
 def test_a_body_that_keeps_coming_may_take_longer_than_a_pause(server: Server) -> None:
     begin = POST % server.admin_token.encode()
     text = b"SELECT 1 AS x".ljust(100_000)

@@ -75,14 +75,14 @@ def test_too_many_queries_of_one_caller(narrow: Server, by: str) -> None:
 
 
 def test_requests_per_second(narrow: Server) -> None:
-    token = narrow.mint("PIPES:READ:by_kind", tenant="1", name="limited", limits={"rps": 3})
+    token = narrow.mint("PIPES:READ:by_kind", tenant="1", name="limited", limits={"rps": 1})
     other = narrow.mint("PIPES:READ:by_kind", tenant="1", name="not limited")
     answers = [narrow.get("/v0/pipes/by_kind.json", token) for _ in range(12)]
     found = Counter(a.status_code for a in answers)
-    assert found[200] >= 3 and found[429] >= 1 and set(found) == {200, 429}
+    assert found[200] >= 1 and found[429] >= 1 and set(found) == {200, 429}
     busy = next(a for a in answers if a.status_code == 429)
     refused(busy, 429, "RK4010")
-    assert (busy.headers["x-ratelimit-limit"], busy.headers["x-ratelimit-remaining"]) == ("3", "0")
+    assert (busy.headers["x-ratelimit-limit"], busy.headers["x-ratelimit-remaining"]) == ("1", "0")
     assert int(busy.headers["retry-after"]) >= 1 and int(busy.headers["x-ratelimit-reset"]) >= 0
     assert data(narrow.get("/v0/pipes/by_kind.json", other))
     time.sleep(1.1)
