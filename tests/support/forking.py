@@ -14,6 +14,7 @@ import importlib
 import json
 import os
 import selectors
+import shutil
 import signal
 import socket
 import struct
@@ -104,7 +105,7 @@ def forker() -> Path:
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
     )
-    atexit.register(_end, process, directory)
+    atexit.register(_end, process)
     deadline = time.monotonic() + START_SECONDS
     while not address.exists():
         if process.poll() is not None or time.monotonic() > deadline:
@@ -113,13 +114,10 @@ def forker() -> Path:
     return directory
 
 
-def _end(process: subprocess.Popen[bytes], directory: Path) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     if process.stdin is not None:
         process.stdin.close()
     process.wait()
-    for name in ("socket", "rookery"):
-        (directory / name).unlink(missing_ok=True)
-    directory.rmdir()
 
 
 class _Later(ModuleType):
@@ -166,6 +164,7 @@ def _serve(address: str) -> None:
             if key.fileobj is sys.stdin:
                 for pid in running:
                     os.kill(pid, signal.SIGKILL)
+                shutil.rmtree(Path(address).parent)
                 return
             if key.fileobj is waker:
                 with suppress(BlockingIOError):
