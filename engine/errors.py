@@ -168,6 +168,7 @@ TARGET_EXISTS = Code("RK3011", 409, "target exists with another shape")
 STILL_FAILING = Code("RK3012", 409, "a view that was taken down would fail again")
 MISSED_EXPIRED = Code("RK3014", 409, "rows that a suspended view has missed are gone from its source")
 KEEPS_NOTHING = Code("RK3035", 409, "a target cannot be kept as it is")
+VIEW_WAITS = Code("RK3030", 409, "a view waits until its tenant has caught up")
 NOT_TOGETHER = Code("RK3013", 409, "all tenants' rows cannot be read together")
 
 # --- RK4xxx: requests and tokens ---------------------------------------------------------------------------------

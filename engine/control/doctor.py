@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from engine.control import copies, symptoms
+from engine.control import copies, deferred, symptoms
 from engine.control.findings import WARNING, Finding, Patient, unwell
 from engine.control.planning import desired_schema
 from engine.control.push import broken_views, plan_for
 from engine.errors import FOREIGN_OBJECT, RookeryError
-from engine.plan.state import Workspace
+from engine.plan.state import DEFERRED, Workspace
+from engine.plan.steps import CreateView
 from engine.warehouse.catalog import read_schema
 
 PATIENCE = 5.0
@@ -40,6 +41,7 @@ AT_ANY_TIME: dict[str, Check] = {
     "cursor": symptoms.cursors,
     "stray": symptoms.strays,
     "suspended-view": symptoms.suspended_views,
+    "deferred-view": deferred.deferred_views,
     "expiring-rows": symptoms.expiring_rows,
     "quarantine": symptoms.quarantined,
     "deployed-files": symptoms.deployed_files,
@@ -125,6 +127,9 @@ def _drift(patient: Patient) -> Iterator[Finding]:
             raise
         yield unwell("drift", patient.workspace.name, exc.message, exc.hint)
         return
+    # Views that wait are findings of their own.
+    waiting = patient.workspace.registry.read(DEFERRED)
+    steps = tuple(s for s in steps if not (isinstance(s, CreateView) and str(s.view.name) in waiting))
     for step in steps[:MOST_STEPS]:
         why = f"{step.action} is called for: {step.reason}"
         yield unwell("drift", step.subject, why, "rookery fanout repair")

@@ -31,6 +31,7 @@ from engine.errors import (
     MISSED_EXPIRED,
     STILL_FAILING,
     UNKNOWN_RESOURCE,
+    VIEW_WAITS,
     RookeryError,
 )
 from engine.fanout.missing import expired, repairable
@@ -43,7 +44,7 @@ from engine.plan.apply import apply
 from engine.plan.coverage import Coverage
 from engine.plan.diff import CHANGED, diff, with_feeders
 from engine.plan.history import Progress, silent
-from engine.plan.state import RegistryJournal, Snapshot, Source, Workspace, parse_sources
+from engine.plan.state import DEFERRED, RegistryJournal, Snapshot, Source, Workspace, parse_sources
 from engine.plan.steps import AddColumn, ChangeColumn, CreateTable, CreateView, DropColumn, DropTable, Plan, Step
 from engine.project.model import Project
 from engine.schema import Name, Schema
@@ -171,9 +172,8 @@ def push(
         if shared is not None:
             raise shared
         own = undelivered(workspace, lambda h: h.tenant is not None)
-        return replace(
-            result, applied=True, delivered=delivered, warnings=(*warnings, own) if own is not None else warnings
-        )
+        warnings = (*warnings, *([own] if own is not None else []), *_waiting(workspace, plan))
+        return replace(result, applied=True, delivered=delivered, warnings=warnings)
 
 
 def _continued(snapshot: Snapshot, compiled: Build, names: frozenset[str]) -> frozenset[str]:
@@ -241,6 +241,18 @@ def _expired(workspace: Workspace, plan: Plan) -> Iterator[RookeryError]:
             f"{rows:,} rows{whose} that `{view}` has missed are no longer in its source, so its target lacks them",
             hint="everything else that it has missed is delivered; send these rows again if you still have them",
         )
+
+
+def _waiting(workspace: Workspace, plan: Plan) -> Iterator[RookeryError]:
+    """Views of a plan that could not be made yet."""
+    wanted = {str(s.view.name) for s in plan.steps if isinstance(s, CreateView)}
+    for view, note in sorted(workspace.registry.read(DEFERRED).items()) if wanted else ():
+        if view in wanted:
+            message = (
+                f"`{view}` is not made yet, since tenant `{note['tenant']}` is owed rows, which it would take twice"
+            )
+            hint = "it is made by itself when the tenant has caught up; what keeps the tenant: rookery fanout status"
+            yield RookeryError(VIEW_WAITS, message, hint=hint)
 
 
 def _note_coverage(workspace: Workspace, snapshot: Snapshot) -> None:
@@ -434,6 +446,8 @@ def run(workspace: Workspace, plan: Plan, progress: Progress = silent) -> dict[s
     delivered = apply(
         plan, workspace.warehouse, workspace.fence, journal, progress, readers, partial(note_down, workspace)
     )
+    if workspace.registry.read(DEFERRED):
+        workspace.views_wait()
     return {**delivered, **resume(workspace, progress)}
 
 

@@ -208,4 +208,6 @@ def _create_views(
         for step in steps:
             if not (isinstance(step, CreateView) and step.view.name in later):
                 _run(warehouse, step)
+        made = [s.view for s in views if s.view.name not in later]
+        journal.deferred([s.view for s in views if s.view.name in later], made)
     return histories + missed

@@ -95,6 +95,10 @@ class Journal(Protocol):
         """Note that targets have rows of earlier queries up to now, while no insert runs."""
         ...
 
+    def deferred(self, later: Sequence[View], made: Sequence[View]) -> None:
+        """Note views that could not be made yet, and that others are made now."""
+        ...
+
     def settle(self) -> None:
         """Note how far the workspace's tables have come while no insert runs: all of it has reached its views."""
         ...

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Literal, Protocol, TypeVar, cast
 
@@ -33,6 +34,8 @@ from engine.warehouse.registry import Registry
 T = TypeVar("T")
 Placement = Literal["pooled", "tables"]
 KINDS = ("resource", "tenant", "token", "key", "secret", "fanout", "suspended")
+DEFERRED = "deferred"
+"""Views that could not be made yet, in the registry: their tenant, and since when they wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,8 @@ class Workspace:
         warehouse.execute(ddl.create_table(pool_table(settings.workspace)))
         self.attached: dict[str, Closable] = {}
         """Services that live as long as the workspace."""
+        self.views_wait: Callable[[], None] = lambda: None
+        """Called when views could not be made yet, since rows on their way to a tenant would come twice."""
         self._first_use()
         self._refreshing = threading.Lock()
         self._current = self._load(None)
@@ -225,6 +230,13 @@ class RegistryJournal:
     def continued(self, views: Sequence[View]) -> None:
         coverage = Coverage(self._registry.warehouse, self._registry, Schema())
         self._registry.write(COVERAGE, {str(v.name): coverage.continued(v).as_dict() for v in views})
+
+    def deferred(self, later: Sequence[View], made: Sequence[View]) -> None:
+        known = self._registry.read(DEFERRED)
+        self._registry.remove(DEFERRED, [n for v in made if (n := str(v.name)) in known])
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        bodies = {str(v.name): {"tenant": v.mark.tenant if v.mark else None, "since": since} for v in later}
+        self._registry.write(DEFERRED, {n: b for n, b in bodies.items() if n not in known})
 
     def settle(self) -> None:
         self._registry.write("settled", {"blocks": self._registry.newest_blocks()})

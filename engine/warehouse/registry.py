@@ -74,7 +74,7 @@ class Registry:
 
     def version(self) -> int:
         """Grows with every change of control state other than notes of deliveries."""
-        return self._newest("kind NOT IN ('history', 'settled', 'doubt', 'coverage', 'missed')")
+        return self._newest("kind NOT IN ('history', 'settled', 'doubt', 'coverage', 'missed', 'deferred')")
 
     def _newest(self, condition: str) -> int:
         found = self.warehouse.query(f"SELECT max(version) FROM {self._table} WHERE {condition}")

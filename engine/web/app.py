@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from engine.control.deferred import deferred_of
 from engine.control.health import Health
 from engine.control.history import finish
 from engine.errors import RookeryError
@@ -121,6 +122,7 @@ def create_app(workspace: Workspace) -> Starlette:
         )
         app.state.rookery = state
         await anyio.to_thread.run_sync(finish, workspace)
+        await anyio.to_thread.run_sync(deferred_of, workspace)
         async with anyio.create_task_group() as group:
             if not workspace.warehouse.capabilities.embedded:
                 group.start_soon(_watch, workspace, state.control)

@@ -1,0 +1,83 @@
+"""A view that would take rows twice waits for its tenant, is named meanwhile, and is made by itself afterwards."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from engine.control.deferred import deferred_of
+from engine.control.doctor import examine
+from engine.control.push import push
+from engine.errors import VIEW_WAITS
+from engine.plan.state import DEFERRED, Source
+from tests.fanout.house import PATIENCE, House, house
+
+EVENTS = """
+tenant: {column: tenant_id, fanout: routed}
+columns: [{name: tenant_id, type: UInt32}, {name: id, type: UInt32}, {name: n, type: Int64}]
+engine: {sorting_key: [tenant_id]}
+"""
+SUMS = """
+tenant: {column: tenant_id, landing: false}
+columns: [{name: tenant_id, type: UInt32}, {name: v, type: Int64}]
+engine: {type: SummingMergeTree, sorting_key: [tenant_id], columns: [v]}
+"""
+FILL = """
+sql: SELECT tenant_id, sum(n) AS v FROM events GROUP BY tenant_id
+materialize: {target: sums, per_tenant: true}
+"""
+PASS_ON = """
+sql: SELECT tenant_id, v FROM sums
+materialize: {target: further, per_tenant: true}
+"""
+FILES = {"datasources/events.yaml": EVENTS, "datasources/sums.yaml": SUMS, "pipes/fill.yaml": FILL}
+MORE = {"datasources/further.yaml": SUMS, "pipes/pass_on.yaml": PASS_ON}
+_IDS = itertools.count(1)
+
+
+def _send(home: House) -> bool:
+    return home.visible([{"tenant_id": t, "id": next(_IDS), "n": 1} for t in (5, 6)])
+
+
+def _found(home: House) -> list[tuple[str, str]]:
+    """What the doctor says of views."""
+    found = examine(home.workspace).findings
+    return [(f.check, f.object) for f in found if f.check in ("deferred-view", "drift")]
+
+
+def _wait_for_views(home: House) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while home.workspace.registry.read(DEFERRED):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_view_on_a_rollup_is_made_when_its_tenant_has_caught_up(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        home = stack.enter_context(house(tmp_path))
+        deferred_of(home.workspace)
+        home.push(FILES)
+        home.add("5", "6")
+        assert _send(home)
+        # The view on the nest's copy throws once: the rows will come to the rollup again.
+        home.run(f"ALTER TABLE {home.nest('5')}.sums ADD CONSTRAINT once CHECK v < 0")
+        assert not _send(home)
+        result = push(home.workspace, {Path(f).stem: Source(t, f) for f, t in MORE.items()})
+        assert [w.code for w in result.warnings] == [VIEW_WAITS]
+        assert _found(home) == [("deferred-view", "main_nest_5._rk_pass_on")]
+        assert _send(home) is False
+        thread = deferred_of(home.workspace)._thread
+        assert thread is not None and thread.is_alive()
+        stack.close()
+        home = stack.enter_context(house(tmp_path))
+        deferred_of(home.workspace)
+        home.run(f"ALTER TABLE {home.nest('5')}.sums DROP CONSTRAINT once")
+        home.router.nudge()
+        _wait_for_views(home)
+        home.read_all()
+        assert _send(home)
+        for tenant, table in itertools.product(("5", "6"), ("sums", "further")):
+            assert home.rows(f"SELECT sum(v) FROM {home.nest(tenant)}.{table}") == [(4,)], (tenant, table)
+        assert _found(home) == []
