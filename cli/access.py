@@ -49,7 +49,7 @@ def auth() -> None:
     """
     settings = options.loaded()
     if not settings.url or settings.token is None:
-        raise RookeryError(USAGE, "auth needs --url and --token")
+        raise RookeryError(USAGE, "auth needs --url and --token", hint="rookery auth --url URL --token TOKEN")
     with connect() as connection:
         workspace = connection.json("GET", "/v0/workspace")
     stored = {"url": settings.url.rstrip("/"), "token": settings.token.get_secret_value()}
@@ -99,7 +99,9 @@ def _fixed(fixed: list[str], scopes: list[str]) -> dict[str, dict[str, str]]:
         pipe, _, assignment = item.partition(":")
         name, equals, value = assignment.partition("=")
         if not equals:
-            raise RookeryError(USAGE, f"--fixed {item} is not PIPE:PARAMETER=VALUE")
+            raise RookeryError(
+                USAGE, f"--fixed {item} is not PIPE:PARAMETER=VALUE", hint="such as --fixed usage:day=2026-01-31"
+            )
         scope = f"PIPES:READ:{pipe}"
         if scope not in scopes:
             raise RookeryError(

@@ -21,7 +21,17 @@ import orjson
 from cli import terminal
 from cli.places import announced, auth_file, server_file
 from engine import errors
-from engine.errors import DIRECTORY_BUSY, NO_SERVER, NO_TOKEN, REMOTE, Code, Place, Problems, RookeryError
+from engine.errors import (
+    DIRECTORY_BUSY,
+    NO_DATABASE,
+    NO_SERVER,
+    NO_TOKEN,
+    REMOTE,
+    Code,
+    Place,
+    Problems,
+    RookeryError,
+)
 from engine.settings import Settings, load
 
 NDJSON = "application/x-ndjson"
@@ -112,7 +122,10 @@ class Connection:
 def _unreachable(url: str, exc: Exception) -> RookeryError:
     hint = "is `rookery serve` running there?"
     if isinstance(exc, httpx.UnsupportedProtocol):
-        hint = f"a URL begins with http:// or https://, such as http://{url}"
+        rest = url.partition("://")[2] or url
+        hint = f"a URL begins with http:// or https://, such as http://{rest}"
+    elif isinstance(exc, httpx.LocalProtocolError | httpx.InvalidURL):
+        hint = "a URL such as http://127.0.0.1:7181"
     elif "SSL" in str(exc):
         hint = f"it does not speak https: {url.replace('https:', 'http:', 1)}"
     return RookeryError(NO_SERVER, f"no answer from {url}", hint=hint, detail=repr(exc))
@@ -140,19 +153,19 @@ def _rebuilt(status: int, body: Mapping[str, Any]) -> RookeryError:
 def connect(*, create: bool = False, keep: bool = True) -> Iterator[Connection]:
     """A connection to the workspace, for the length of a command; with `create`, a workspace is made if need be.
 
-    Without `keep`, one that is made is gone afterwards. Raises RK7007 when there is none.
+    Without `keep`, it is made elsewhere in an embedded engine and is gone afterwards. Raises RK7007 if there is none.
     """
     settings = options.loaded()
     with ExitStack() as stack:
-        if create and not keep and _is_new(settings):
+        try:
+            connection = _connected(settings, stack, create=create and keep)
+        except RookeryError as exc:
+            if not create or keep or exc.code.id != NO_DATABASE.id:
+                raise
             directory = Path(stack.enter_context(TemporaryDirectory(prefix="rookery-")))
-            settings = settings.model_copy(update={"data": directory / "data"})
-        yield _connected(settings, stack, create=create)
-
-
-def _is_new(settings: Settings) -> bool:
-    """Whether the command would be the first to open the embedded engine's directory."""
-    return not settings.clickhouse_url and _remote(settings) is None and not settings.data.exists()
+            elsewhere = {"data": directory / "data", "clickhouse_url": None}
+            connection = _connected(settings.model_copy(update=elsewhere), stack, create=True)
+        yield connection
 
 
 def _connected(settings: Settings, stack: ExitStack, *, create: bool) -> Connection:

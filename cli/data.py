@@ -53,7 +53,9 @@ def append(
     format_ = kind or kind_of(file)
     total = Path(file).stat().st_size if file != "-" and Path(file).is_file() else 0
     if file != "-" and not Path(file).is_file():
-        raise RookeryError(NO_FILE, f"there is no file {file}")
+        raise RookeryError(
+            NO_FILE, f"there is no file {file}", hint="give the path of a file, or - for standard input"
+        )
     params = {"mode": "append", "name": datasource, "format": format_}
     answers = []
     with _interruptible(key), connect() as connection, terminal.progress(f"append to {datasource}") as update:
@@ -146,7 +148,7 @@ def _watched(update: Callable[[str, int, int], None], total: int) -> Callable[[I
 def _pair(text: str) -> tuple[str, str]:
     theirs, equals, ours = text.partition("=")
     if not equals or not theirs or not ours:
-        raise RookeryError(USAGE, f"--rename {text} is not THEIRS=OURS")
+        raise RookeryError(USAGE, f"--rename {text} is not THEIRS=OURS", hint="such as --rename user=user_id")
     return theirs, ours
 
 
@@ -213,7 +215,7 @@ def _looking_through(tenant: str | None) -> dict[str, bytes]:
 def _parameter(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise RookeryError(USAGE, f"{text} is not NAME=VALUE")
+        raise RookeryError(USAGE, f"{text} is not NAME=VALUE", hint="such as day=2026-01-31")
     return name, value
 
 

@@ -10,7 +10,7 @@ import typer
 
 from cli import access, data, doctor, fanout, project, quarantine, server, tenants, terminal
 from cli.connection import options
-from engine.errors import INTERNAL, RookeryError
+from engine.errors import INTERNAL, NO_FILE, USAGE, RookeryError
 from engine.settings import is_set, misspelt
 
 EXIT_CODES = {
@@ -80,21 +80,72 @@ def hoisted(arguments: list[str]) -> list[str]:
 
 
 def exit_code(exc: RookeryError) -> int:
-    """The exit code of an error, by its status."""
+    """The exit code of an error: 2 if the command was not understood, else by its status."""
+    if exc.code is USAGE:
+        return 2
     by_status = {409: 4, 403: 5, 401: 5, 404: 7, 503: 6, 429: 6, 502: 6}
     return by_status.get(exc.code.status, 1)
 
 
+_REFUSED: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+"""What the parser of the command line raises."""
+
+
 def main() -> None:
-    """Run the command line; an error is told in one place, never as a traceback."""
+    """Run the command line; every error is printed here, never as a traceback."""
+    arguments = hoisted(sys.argv[1:])
+    # What the parser refuses comes before the options that it has read.
+    options.json = "--json" in arguments[: arguments.index("--") if "--" in arguments else None]
     try:
-        app(hoisted(sys.argv[1:]), prog_name="rookery")
+        if options.json and (group := unfinished(arguments)):
+            raise RookeryError(USAGE, f"`{group}` needs a command", hint=f"{group} --help")
+        sys.exit(app(arguments, prog_name="rookery", standalone_mode=False))
+    except _REFUSED as exc:
+        if type(exc).__name__ != "NoArgsIsHelpError":
+            # Where a command is missing, the help has been printed.
+            _tell(not_understood(exc))
+        sys.exit(2)
+    except typer.Abort:
+        sys.exit(1)
     except RookeryError as exc:
         _tell(exc)
         sys.exit(exit_code(exc))
     except OSError as exc:
-        _tell(RookeryError(INTERNAL, str(exc)))
+        _tell(unusable(exc))
         sys.exit(1)
+
+
+def unfinished(arguments: list[str]) -> str | None:
+    """The group of commands that is named without one of them; None if a command or something else is named."""
+    command: object = typer.main.get_command(app)
+    name = "rookery"
+    pending = list(arguments)
+    while pending:
+        word = pending.pop(0)
+        if word in _VALUED:
+            pending = pending[1:]
+        elif word.startswith("-"):
+            if word in ("--help", "--install-completion", "--show-completion"):
+                return None
+        else:
+            command, name = getattr(command, "commands", {}).get(word), f"{name} {word}"
+    return name if hasattr(command, "commands") else None
+
+
+def not_understood(exc: Exception) -> RookeryError:
+    """The parser's refusal of a command, as an error of ours."""
+    context = getattr(exc, "ctx", None)
+    command = context.command_path if context is not None else "rookery"
+    message = exc.format_message() if hasattr(exc, "format_message") else str(exc)
+    return RookeryError(USAGE, message.strip().rstrip("."), hint=f"{command} --help")
+
+
+def unusable(exc: OSError) -> RookeryError:
+    """A file that could not be read or written, as an error of ours."""
+    if exc.filename is None:
+        return RookeryError(INTERNAL, str(exc))
+    message = f"{exc.filename} cannot be used: {exc.strerror}"
+    return RookeryError(NO_FILE, message, hint="look at the path and at who may read and write there")
 
 
 def _tell(exc: RookeryError) -> None:

@@ -41,7 +41,7 @@ class Announced:
 def announce_start(settings: Settings) -> None:
     """Note that a server is about to open this directory, unless another says the same or listens."""
     found = _read(settings)
-    if found is None or not _is_alive(int(found.get("pid", 0))):
+    if found is None or not _is_alive(_pid(found)):
         _write(settings, None)
 
 
@@ -70,7 +70,7 @@ def announced(settings: Settings) -> Announced | None:
         url = found.get("url")
         return Announced(
             None if url is None else str(url),
-            int(found["pid"]),
+            _pid(found),
             str(found.get("directory", "another directory")),
             found.get("identity") == _identity(settings),
         )
@@ -105,11 +105,20 @@ def _identity(settings: Settings) -> list[int]:
     return [found.st_dev, found.st_ino]
 
 
+def _pid(found: dict[str, Any]) -> int:
+    """The process that a note names; 0, which is none, if the note is damaged."""
+    pid = found.get("pid")
+    return pid if isinstance(pid, int) and not isinstance(pid, bool) and pid > 0 else 0
+
+
 def _is_alive(pid: int) -> bool:
+    if pid <= 0:
+        # To the system, these are groups of processes.
+        return False
     try:
         os.kill(pid, 0)
     except PermissionError:
         return True
     except (OSError, OverflowError):
         return False
-    return pid > 0
+    return True

@@ -21,6 +21,7 @@ from engine.errors import (
     STILL_FAILING,
     TARGET_EXISTS,
     UNKNOWN_RESOURCE,
+    USAGE,
     RookeryError,
 )
 from engine.project.files import FOLDERS
@@ -114,12 +115,12 @@ def check() -> None:
 def plan(
     files: Files = None, prune: Annotated[bool, typer.Option(help="Also what only exists live.")] = False
 ) -> None:
-    """Show what a push would do. Exit code 3 when there is anything to do.
+    """Show what a push would do, also before the first one. Exit code 3 when there is anything to do.
 
     Example: [bold]rookery plan && echo "nothing to do"[/]
     """
     body = _body(files, dry_run=True, prune=prune)
-    with connect() as connection:
+    with connect(create=True, keep=False) as connection:
         result = _push(connection, body)
     _show(result)
     if result["changes"] or result["steps"]:
@@ -230,6 +231,8 @@ def pipe_generate(
         raise RookeryError(BAD_NAME, f"a project has no folder {folder}", hint=", ".join(FOLDERS))
     existing = _by_name(name)
     path = existing or options.project / folder / f"{name}.yaml"
+    if not sql.strip():
+        raise RookeryError(USAGE, "the query is empty", hint='such as rookery pipe generate one "SELECT 1 AS one"')
     try:
         pipe = Pipe(name=name, nodes=(Node(name=f"{name}_0", sql=sql),))
     except ValueError as exc:

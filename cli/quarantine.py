@@ -107,7 +107,7 @@ def _show(datasource: str, found: dict[str, Any]) -> None:
 def _mended(file: str) -> list[dict[str, Any]]:
     path = Path(file)
     if not path.is_file():
-        raise RookeryError(NO_FILE, f"there is no file {file}")
+        raise RookeryError(NO_FILE, f"there is no file {file}", hint="give the path of a file")
     hint = 'lines of {"id": …, "text": …}, or what `rookery quarantine ls --json` shows'
     try:
         listed = orjson.loads(path.read_bytes())

@@ -159,6 +159,7 @@ def plan(result: Mapping[str, Any]) -> None:
     for mode in result.get("fanout", []):
         out.print(f"  fan-out of {mode['datasource']}: {mode['from']} → {mode['to']}", markup=False)
     for warning in result.get("warnings", []):
-        say(f"warning: {warning.get('place', '')} {warning['code']} {warning['error']}", "yellow")
+        place = f"{warning['place']}: " if warning.get("place") else ""
+        say(f"warning: {place}{warning['code']} {warning['error']}", "yellow")
         if "hint" in warning:
             say(f"  hint: {warning['hint']}", "dim")

@@ -8,8 +8,9 @@ from typing import Any
 
 from engine.compiler.build import Build
 from engine.control.push import upstream
-from engine.errors import AMBIGUOUS_NODE, TARGET_EXISTS, UNKNOWN_RESOURCE, RookeryError
+from engine.errors import AMBIGUOUS_NODE, BAD_NAME, TARGET_COLUMNS, TARGET_EXISTS, UNKNOWN_RESOURCE, RookeryError
 from engine.plan.state import Source, Workspace, parse_sources
+from engine.project.fields import name_fault
 from engine.project.model import Column, Datasource, Engine, Materialize, Pipe, Project, Tenant
 from engine.project.write import render_datasource, update_pipe
 
@@ -45,6 +46,9 @@ def propose(
 
     Raises RK3008 when several nodes could be meant, RK3011 when the target exists with other columns.
     """
+    fault = name_fault(target)
+    if fault:
+        raise RookeryError(BAD_NAME, fault[0], hint=fault[1])
     with workspace.changes:
         snapshot = workspace.refresh()
         sources = {**snapshot.sources, **given}
@@ -71,7 +75,7 @@ def propose(
             tolerated=None,
         )
     engine, tenant, reason = _engine(workspace, build, pipe_name, per_tenant)
-    columns = tuple(Column(name=c.name, type=c.type) for c in build.outputs[pipe_name])
+    columns = _columns(build, pipe)
     proposed = Datasource(
         name=target,
         description=f"Filled by pipe {pipe_name}.",
@@ -85,6 +89,19 @@ def propose(
     updated = update_pipe(source.text, pipe_name, materialize, source.file)
     file = sources[target].file if target in sources else f"datasources/{target}.yaml"
     return Proposal(Source(text, file), Source(updated, source.file), chosen, reason)
+
+
+def _columns(build: Build, pipe: Pipe) -> tuple[Column, ...]:
+    """The target's columns. Raises RK2011 for an output whose name no column can have."""
+    found = []
+    for output in build.outputs[pipe.name]:
+        try:
+            found.append(Column(name=output.name, type=output.type))
+        except ValueError as exc:
+            message = f"pipe `{pipe.name}` outputs `{output.name[:80]}`, which cannot be the name of a column"
+            hint = "give the output a name with AS"
+            raise RookeryError(TARGET_COLUMNS, message, hint=hint, place=pipe.place) from exc
+    return tuple(found)
 
 
 def _keep(existing: Datasource, proposed: Datasource) -> str:

@@ -100,9 +100,12 @@ async def push_route(request: Request) -> Response:
 
 
 def _files(body: dict[str, Any]) -> list[dict[str, Any]]:
-    files = body.get("files", [])
+    files = body.get("files")
     if not isinstance(files, list) or not all(isinstance(f, dict) for f in files):
-        raise RookeryError(BAD_REQUEST, "`files` is a list of objects")
+        what = "is needed, as" if files is None else "is"
+        raise RookeryError(
+            BAD_REQUEST, f"`files` {what} a list of objects", hint="each has the keys name, file and text"
+        )
     for file in files:
         check_names("key of a file", file, {"name", "file", "text"})
     return files

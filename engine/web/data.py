@@ -57,7 +57,8 @@ async def sql(request: Request) -> Response:
     plain, format = split_format(text)
     suffix = SQL_FORMATS.get((format or "json").lower())
     if suffix is None:
-        raise RookeryError(BAD_REQUEST, "unknown FORMAT", hint="JSON, CSV, CSVWithNames, JSONEachRow or Parquet")
+        message = f"unknown FORMAT {(format or '')[:80]}"
+        raise RookeryError(BAD_REQUEST, message, hint="JSON, CSV, CSVWithNames, JSONEachRow or Parquet")
     run = partial(state.queries.sql, claims, plain, given, ANSWERS[suffix], timer, eyes_of(request))
     return await answered(request, claims, run, suffix, timer)
 

@@ -46,7 +46,11 @@ async def on_rookery_error(_request: Request, exc: Exception) -> Response:
 async def on_http_exception(_request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
     code = {404: NOT_FOUND, 405: METHOD}.get(exc.status_code, BAD_REQUEST)
-    response = rendered(RookeryError(code, code.title, headers=dict(exc.headers or {})))
+    headers = dict(exc.headers or {})
+    hint = "docs/http.md lists the routes" if code is NOT_FOUND else None
+    if code is METHOD:
+        hint = f"this route takes {headers.get('Allow') or headers.get('allow') or 'other methods'}"
+    response = rendered(RookeryError(code, code.title, hint=hint, headers=headers))
     response.status_code = exc.status_code
     return response
 

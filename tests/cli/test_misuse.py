@@ -1,0 +1,139 @@
+"""Commands and requests that were not meant: each is answered with a code, what is wrong, and a hint, and nothing is done."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli.main import exit_code, unfinished
+from cli.places import announce_start, announced, server_file
+from engine.errors import RookeryError, codes
+from engine.settings import load, private_directory
+from tests.cli.commands import Cli, for_server
+from tests.support.compiling import BASE
+from tests.support.server import ROOT, Server
+
+FOLDERS = {"events": "datasources", "daily": "datasources", "sums": "pipes", "usage": "endpoints"}
+NOT_UNDERSTOOD = (
+    "nosuch", "--nosuch", "--url", "push --nosuch", "tenant", "tenant add", "pipe nosuch", "token create", "serve --port x",
+    "serve --port 99999", "sql", "get", "plan --prune=maybe", "token create a --scope ADMIN --ttl 5x", "append events dir",
+)  # fmt: skip
+WRONG = {
+    'materialize usage "a b"': (1, "RK1006"),
+    "materialize unnamed t": (1, "RK2011"),
+    "init datasources/events.yaml": (1, "RK1008"),
+    'pipe generate p ""': (2, "RK7002"),
+    "append events e.csv --rename foo": (2, "RK7002"),
+    "tenant ls --url ftp://x": (6, "RK7003"),
+    "get usage foo": (2, "RK7002"),
+    "push datasources": (1, "RK1008"),
+}
+STATUSES = {409: 4, 401: 5, 403: 5, 404: 7, 429: 6, 502: 6, 503: 6}
+
+
+@pytest.fixture(scope="module")
+def cli(shared_server: Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
+    directory = tmp_path_factory.mktemp("project")
+    made = for_server(shared_server, directory)
+    made.write({f"{folder}/{name}.yaml": BASE[name] for name, folder in FOLDERS.items()})
+    made.write(
+        {
+            "e.csv": "tenant_id,kind\n1,a\n",
+            "dir/x": "",
+            "pipes/unnamed.yaml": "sql: SELECT tenant_id + 1 FROM events\n",
+        }
+    )
+    made("push")
+    yield made
+
+
+def _words(command: str) -> list[str]:
+    return [w.strip('"') for w in command.replace('"a b"', "a\0b").split()] if '"a b"' in command else command.split()
+
+
+@pytest.mark.parametrize("command", NOT_UNDERSTOOD)
+def test_a_command_that_is_not_understood(cli: Cli, command: str) -> None:
+    outcome = cli("--json", *command.split(), code=2)
+    assert outcome.json["code"] == "RK7002"
+    assert outcome.json["error"] and outcome.json["hint"] and not outcome.err
+
+
+@pytest.mark.parametrize("command", WRONG)
+def test_a_command_that_is_wrong(cli: Cli, command: str) -> None:
+    words = [w.replace("\0", " ").replace('""', "") for w in _words(command)]
+    code, named = WRONG[command]
+    outcome = cli("--json", *words, code=code)
+    assert (outcome.json["code"], bool(outcome.json["hint"])) == (named, True), outcome.text
+    assert "http://ftp" not in outcome.text
+
+
+def test_people_read_the_same(cli: Cli) -> None:
+    outcome = cli("push", "--nosuch", code=2)
+    assert outcome.err.split() == [
+        "RK7002",
+        "No",
+        "such",
+        "option:",
+        "--nosuch",
+        "hint:",
+        "rookery",
+        "push",
+        "--help",
+    ]
+    assert "Usage" in cli("tenant", code=2).text
+
+
+def test_every_code_has_its_exit_code(cli: Cli) -> None:
+    text = (ROOT / "docs" / "cli.md").read_text()
+    assert "4 for 409, 5 for 401 and 403, 6 for 429, 502 and 503, 7 for 404, and 1 for the rest" in text
+    for code in codes().values():
+        expected = 2 if code.id == "RK7002" else STATUSES.get(code.status, 1)
+        assert exit_code(RookeryError(code, "")) == expected, code
+    assert unfinished(["--url", "x", "tenant"]) == "rookery tenant"
+    assert unfinished(["tenant", "ls"]) is None
+
+
+def test_a_plan_before_the_first_push(tmp_path: Path) -> None:
+    """With and without a directory for the engine's data; none is made, and a workspace neither."""
+    fresh = Cli(tmp_path)
+    fresh.write({"datasources/events.yaml": BASE["events"]})
+    assert fresh("--json", "plan", code=3).json["changes"] == [
+        {"name": "events", "kind": "datasource", "what": "created"}
+    ]
+    assert not (tmp_path / ".rookery").exists()
+    (tmp_path / ".rookery" / "data").mkdir(parents=True)
+    assert "+ datasource events" in fresh("plan", code=3).out
+    assert list((tmp_path / ".rookery" / "data").iterdir()) == []
+
+
+@pytest.mark.parametrize("pid", ["x", None, [], 1e400, -1, 0, True, 2**70, os.getpid()])
+def test_a_damaged_note_of_a_server_is_no_server(tmp_path: Path, pid: object) -> None:
+    settings = load(data=tmp_path / ".rookery" / "data")
+    private_directory(settings.state_directory)
+    announce_start(settings)
+    note = json.loads(server_file(settings).read_text()) | {"pid": pid}
+    server_file(settings).write_text(json.dumps(note))
+    found = announced(settings)
+    assert found is None or found.starting == (pid == os.getpid() and pid is not True)
+    announce_start(settings)
+    assert json.loads(server_file(settings).read_text())["pid"] == os.getpid()
+
+
+def test_requests_that_are_wrong(shared_server: Server) -> None:
+    for method, path, given, status, code in (
+        ("POST", "/v0/push", {"json": {}}, 400, "RK4009"),
+        ("POST", "/v0/push", {"json": {"prune": True}}, 400, "RK4009"),
+        ("POST", "/v0/push", {"json": {"files": "x"}}, 400, "RK4009"),
+        ("POST", "/v0/materialize", {"json": {"files": [], "pipe": "usage", "target": "a b"}}, 400, "RK1006"),
+        ("GET", "/v0/sql", {"params": {"q": "SELECT 1 FORMAT Nosuch"}}, 400, "RK4009"),
+        ("PUT", "/v0/pipes/usage.json", {}, 405, "RK4020"),
+        ("GET", "/v0/nosuch", {}, 404, "RK4019"),
+    ):
+        answer = shared_server.admin(method, path, **given)
+        assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
+        assert answer.json()["hint"], answer.text
+    assert "Nosuch" in shared_server.admin("GET", "/v0/sql", params={"q": "SELECT 1 FORMAT Nosuch"}).text
