@@ -162,6 +162,7 @@ def connect(*, create: bool = False, keep: bool = True) -> Iterator[Connection]:
         except RookeryError as exc:
             if not create or keep or exc.code.id != NO_DATABASE.id:
                 raise
+            terminal.say(f"{exc.message}: compared with an empty one", "yellow")
             directory = Path(stack.enter_context(TemporaryDirectory(prefix="rookery-")))
             elsewhere = {"data": directory / "data", "clickhouse_url": None}
             connection = _connected(settings.model_copy(update=elsewhere), stack, create=True)

@@ -39,7 +39,6 @@ ELSEWHERE = (
     ["quarantine", "ls", "events"],
     ["fanout", "status"],
     ["doctor"],
-    ["plan"],
 )
 
 
