@@ -33,6 +33,7 @@ def fit_target(state: State, pipe: CompiledPipe, target: MaterializedTarget) -> 
     implicit = source is None
     if source is None:
         source = _implicit_target(state, pipe, target)
+    _refuse_templates(state, pipe)
     trigger = _triggers(state, pipe)
     if target.per_tenant:
         source = _tenant_target(state, pipe, target, source, trigger, outputs)
@@ -114,13 +115,26 @@ def _chase(state: State, view: CompiledPipe, name: str | None) -> str | None:
     return name
 
 
+def _refuse_templates(state: State, view: CompiledPipe) -> None:
+    """Refuse a view that reads a template anywhere, also behind other pipes and beside its first table."""
+    waiting, seen = [view], {view.name}
+    while waiting:
+        pipe = waiting.pop(0)
+        for node in pipe.needed():
+            if node.static is None:
+                raise _on_a_template(view, pipe, node)
+            for read in sorted(node.reads & frozenset(state.pipes) - seen):
+                seen.add(read)
+                waiting.append(state.pipes[read])
+
+
 def _on_a_template(view: CompiledPipe, pipe: CompiledPipe, node: CompiledNode) -> RookeryError:
     own = view.node(view.published)
     return RookeryError(
         VIEW_SHAPE,
         f"pipe `{view.name}` cannot be a materialized view: it reads pipe `{pipe.name}`, "
         f"whose node `{node.name}` is a template",
-        hint="a view has no parameters; read a pipe without them, which that pipe can read as well",
+        hint="a view has no parameters: move what it needs into a pipe without a template, which both can read",
         place=own.place if own else view.place,
     )
 
@@ -222,10 +236,7 @@ def _keeps_tenants_apart(
             if read not in known:
                 known[read] = _keeps_tenants_apart(state, state.pipes[read], tenant, known, names)
             bearing |= {read} if known[read] else set()
-        if node.static is None:
-            raise RookeryError(
-                VIEW_SHAPE, f"node `{node.name}` is a template, which a view cannot be", place=node.place
-            )
+        assert node.static is not None, "a view with a template has been refused"
         try:
             tree = state.composer.verifier.tree(node.static.canonical)
             holds = check_lineage(tree, tenant, frozenset(bearing), names)

@@ -165,3 +165,24 @@ def test_changes_that_the_engine_refuses_are_found_before_anything_is_done(works
             assert (found.code.id, found.place and found.place.line) == ("RK2030", line), found
             assert found.hint
     assert not pushed(workspace, {"changing": EVENTS}, dry_run=True).plan
+
+
+TEMPLATED = "sql: SELECT tenant_id, at, kind, units FROM events WHERE kind = {{ String(kind, 'a') }}\n"
+READING = {
+    "first": "SELECT tenant_id, toDate(at) AS day, sum(units) AS units FROM some GROUP BY tenant_id, day",
+    "behind a pipe": "SELECT tenant_id, toDate(at) AS day, sum(units) AS units FROM between GROUP BY tenant_id, day",
+    "in a subquery": "SELECT tenant_id, toDate(at) AS day, units FROM (SELECT * FROM some)",
+    "in a join": "SELECT tenant_id, toDate(events.at) AS day, events.units AS units FROM events JOIN some USING (tenant_id)",
+    "in a condition": "SELECT tenant_id, toDate(at) AS day, units FROM events WHERE tenant_id = 1 AND kind IN (SELECT kind FROM some)",
+}
+
+
+@pytest.mark.parametrize("per_tenant", [True, False])
+@pytest.mark.parametrize("where", READING)
+def test_a_view_that_reads_a_template_is_told_which(workspace: Workspace, where: str, per_tenant: bool) -> None:
+    view = f"sql: |\n  {READING[where]}\nmaterialize: {{target: daily, per_tenant: {str(per_tenant).lower()}}}\n"
+    files = {**BASE, "some": TEMPLATED, "between": "sql: SELECT * FROM some\n", "sums": view}
+    (problem,) = problems_of(workspace, files)
+    assert (problem.code.id, problem.place and problem.place.file) == ("RK2009", "sums.yaml"), str(problem)
+    assert "`some`" in problem.message and "`some_node` is a template" in problem.message
+    assert "pipe without a template" in (problem.hint or "")
