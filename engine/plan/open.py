@@ -9,7 +9,7 @@ from engine.plan.state import Workspace
 from engine.settings import HOME, Settings, private_directory
 from engine.warehouse.directory import held, is_held
 from engine.warehouse.embedded import EmbeddedWarehouse
-from engine.warehouse.port import Warehouse
+from engine.warehouse.port import Warehouse, limits_of
 from engine.warehouse.server import ServerWarehouse, has_database
 
 
@@ -24,6 +24,12 @@ def open_warehouse(settings: Settings) -> Warehouse:
             borrow_timeout=settings.borrow_timeout,
             database=settings.empty_database,
             zone=settings.timezone,
+            limits=limits_of(
+                seconds=settings.max_seconds,
+                memory=settings.max_memory,
+                total_memory=settings.total_memory,
+                rows=settings.max_rows,
+            ),
         )
     return ServerWarehouse(
         settings.clickhouse_url,

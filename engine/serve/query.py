@@ -43,7 +43,7 @@ from engine.serve.running import Running, Ticket
 from engine.serve.together import consistently
 from engine.tokens import Claims
 from engine.warehouse.errors import EngineError
-from engine.warehouse.port import Format, Statement, Stream, Value
+from engine.warehouse.port import Format, Statement, Stream, Value, limits_of
 from engine.warehouse.render import QUOTE
 
 log = structlog.get_logger("rookery.query")
@@ -295,15 +295,12 @@ class Queries:
         return Statement(
             composed.sql,
             bindings,
-            {
-                "max_execution_time": str(limits.max_seconds or settings.max_seconds),
-                "timeout_overflow_mode": "throw",
-                "max_memory_usage": limits.max_memory or settings.max_memory,
-                "max_memory_usage_for_user": settings.total_memory,
-                "max_result_rows": limits.max_rows or settings.max_rows,
-                "result_overflow_mode": "throw",
-                "function_range_max_elements_in_block": 10_000_000,
-            },
+            limits_of(
+                seconds=limits.max_seconds or settings.max_seconds,
+                memory=limits.max_memory or settings.max_memory,
+                total_memory=settings.total_memory,
+                rows=limits.max_rows or settings.max_rows,
+            ),
             tag,
             quoted=composed.quoted,
         )

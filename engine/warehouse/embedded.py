@@ -20,7 +20,7 @@ from engine.warehouse import framing, parser
 from engine.warehouse.directory import Directory
 from engine.warehouse.errors import EngineError, failed_file, result_limit_of
 from engine.warehouse.flow import Flow
-from engine.warehouse.handles import PINNED, SOUND, Block, Handle
+from engine.warehouse.handles import FAST, PINNED, SOUND, Block, Handle
 from engine.warehouse.merged import can_be_undone, is_made
 from engine.warehouse.parts import NewParts
 from engine.warehouse.pool import Pool
@@ -54,11 +54,13 @@ class EmbeddedWarehouse:
         borrow_timeout: float = 5.0,
         database: str,
         zone: str | None = None,
+        limits: Mapping[str, int | str] | None = None,
     ) -> None:
         """Open the directory, or a private temporary one. Raises DIRECTORY_BUSY when another process holds it.
 
         `database` is made and stays empty: it is the readers' default, so that an unbound name does not exist.
         `zone` is the time zone that the settings name. Raises ZONE when the directory is kept in another.
+        `limits` are settings that most statements bring: texts that need not spell them take less time to read.
         """
         _leave_private(self)
         self._temporary = Path(tempfile.mkdtemp(prefix="rookery-")) if path is None else None
@@ -68,6 +70,7 @@ class EmbeddedWarehouse:
         self._selects = parser.Selects(self._ask)
         self._pinned: dict[str, int | str] = {}
         self._sound: dict[str, int | str] = {}
+        self._standing = {**limits, **_whole_limits(limits)} if limits else {}
         self._zone = ""
         self._writers = Pool(self._writer, Handle.close, size=writers, timeout=borrow_timeout)
         self._readers = Pool(self._reader, Handle.close, size=readers, timeout=borrow_timeout)
@@ -265,14 +268,14 @@ class EmbeddedWarehouse:
             zoned: dict[str, int | str] = {"session_timezone": self._zone}
             self._sound = {name: value for name, value in SOUND.items() if name in known} | zoned
             handle.set(self._sound)
-        self._pinned = {name: value for name, value in PINNED.items() if name in known} | zoned
+        self._pinned = {name: value for name, value in {**PINNED, **FAST}.items() if name in known} | zoned
         return Capabilities(version=version, embedded=True, readers=readers, sleeping=True)
 
     def _writer(self) -> Handle:
         return self._handle(lambda handle: handle.set(self._sound))
 
     def _reader(self) -> Handle:
-        return self._handle(lambda handle: handle.restrict(self._database, self._pinned))
+        return self._handle(lambda handle: handle.restrict(self._database, self._pinned, self._standing))
 
     def _handle(self, prepare: Callable[[Handle], None]) -> Handle:
         handle = Handle(self._directory.path, self._directory.config)
@@ -306,7 +309,9 @@ class EmbeddedWarehouse:
     def _whole(self, statement: Statement, format: Format) -> bytes | None:
         """The complete document, or None when it is larger than what is taken whole."""
         ours = _whole_limits(statement.settings)
-        sql = with_settings(statement.sql, {**statement.settings, **ours, **_named(statement)})
+        settings = {**statement.settings, **ours, **_named(statement)}
+        spelled = {name: value for name, value in settings.items() if self._standing.get(name) != value}
+        sql = with_settings(statement.sql, spelled)
         try:
             with self._readers.lend() as handle:
                 document = handle.whole(sql, format.value, bound(sql, statement.bindings))

@@ -50,6 +50,14 @@ PINNED: Mapping[str, int | str] = {
 }
 """What every reader runs under; set before the handle becomes read-only."""
 
+FAST: Mapping[str, int | str] = {
+    # Writing a short result with threads of its own takes longer than the result.
+    "output_format_parallel_formatting": 0,
+    # Statements list the columns they use, so that a search for others takes time and finds none.
+    "query_plan_remove_unused_columns": 0,
+}
+"""What makes short queries of the embedded engine cheaper and changes no answer."""
+
 
 # Blocks of a Parquet document are packed once, when it is put together.
 _UNPACKED = "SET output_format_parquet_compression_method = 'none'"
@@ -81,14 +89,21 @@ class Handle:
         if settings:
             self.command(f"SET {settings_list(settings)}")
 
-    def restrict(self, database: str, settings: Mapping[str, int | str]) -> None:
-        """Make the handle a reader: its default database, pinned settings, and then read-only for good."""
+    def restrict(
+        self, database: str, settings: Mapping[str, int | str], standing: Mapping[str, int | str] | None = None
+    ) -> None:
+        """Make the handle a reader: its default database, pinned settings, and then read-only for good.
+
+        `standing` settings hold for `whole` only.
+        """
         self._restriction = (f"USE {quote(database)}", f"SET {settings_list({**settings, 'readonly': 2})}")
         for statement in self._restriction:
             self.command(statement)
         self._reading = chdb.connect(str(self._path))
         for statement in self._restriction:
             self._reading.query(statement)
+        if standing:
+            self._reading.query(f"SET {settings_list(standing)}")
 
     def rows(self, sql: str, parameters: dict[str, Any] | None = None) -> Rows:
         try:

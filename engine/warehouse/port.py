@@ -64,6 +64,19 @@ class Statement:
     quoted: bool = False
 
 
+def limits_of(*, seconds: float, memory: int, total_memory: int, rows: int) -> dict[str, int | str]:
+    """The settings that bound a caller's statement. Memory is in bytes, of the query and of all queries."""
+    return {
+        "max_execution_time": str(seconds),
+        "timeout_overflow_mode": "throw",
+        "max_memory_usage": memory,
+        "max_memory_usage_for_user": total_memory,
+        "max_result_rows": rows,
+        "result_overflow_mode": "throw",
+        "function_range_max_elements_in_block": 10_000_000,
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """A small result in memory: column names, ClickHouse types and Python values."""
