@@ -407,7 +407,5 @@ def routes() -> list[Route]:
         Route("/v0/datasources", datasources_route, methods=["GET", "POST"]),
         Route("/v0/datasources/{name}", datasource_route, methods=["GET", "DELETE"]),
         Route("/v0/pipes", pipes_route),
-        Route("/v0/pipes/openapi.json", openapi_route),
-        Route("/v0/pipes/{name}.{format}", call_pipe, methods=["GET", "POST"]),
         Route("/v0/pipes/{name}", pipe_route, methods=["GET", "DELETE"]),
     ]

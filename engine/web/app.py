@@ -145,7 +145,15 @@ def create_app(workspace: Workspace) -> Starlette:
         max_age=600,
     )
     app = Starlette(
-        routes=[Route("/live", live), Route("/ready", ready), *data.routes(), *quarantine.routes(), *admin.routes()],
+        # Routes are tried in order, so those that are called most come first.
+        routes=[
+            Route("/v0/pipes/openapi.json", admin.openapi_route),
+            *data.routes(),
+            Route("/live", live),
+            Route("/ready", ready),
+            *quarantine.routes(),
+            *admin.routes(),
+        ],
         middleware=[*([Middleware(AccessLog)] if settings.log_level == "debug" else []), Middleware(Express), cors],
         exception_handlers={RookeryError: on_rookery_error, HTTPException: on_http_exception, Exception: on_bug},
         lifespan=lifespan,

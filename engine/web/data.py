@@ -113,6 +113,7 @@ async def append(request: Request) -> Response:
 
 def routes() -> list[Route]:
     return [
+        Route("/v0/pipes/{name}.{format}", call_pipe, methods=["GET", "POST"]),
         Route("/v0/sql", sql, methods=["GET", "POST"]),
         Route(PATH, Events(), methods=["POST"]),
         Route("/v0/events/{key:path}", receipt, methods=["GET"]),
