@@ -136,6 +136,18 @@ def test_it_is_completed_before_the_next_one_lands(home: House) -> None:
     _assert_complete(home)
 
 
+def test_rows_that_cannot_be_saved_are_completed_from_memory(home: House) -> None:
+    ((held,),) = home.rows("SELECT name FROM system.tables WHERE database = 'main' AND startsWith(name, '_rk_held_')")
+    home.run(f"ALTER TABLE main.{held} ADD CONSTRAINT full CHECK 0")
+    home.run(REFUSED)
+    assert _code(home, _rows()) == OVERLOADED.id
+    assert home.rows(f"SELECT count() FROM main.{held}") == [(0,)]
+    home.run(TAKEN)
+    doubts_of(home.workspace).settle_all()
+    _assert_complete(home)
+    home.run(f"ALTER TABLE main.{held} DROP CONSTRAINT full")
+
+
 def test_a_view_that_throws_once_gets_exactly_what_it_missed(home: House) -> None:
     (there,) = home.rows("SELECT count(), sum(n) FROM main.plain")
     # What the target has and the source has no more would be lost if it were computed again.
