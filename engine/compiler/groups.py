@@ -8,7 +8,7 @@ to compute them over exactly the rows of the group: that is what is proved here.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any, NoReturn
 
@@ -66,14 +66,20 @@ def _check_target(source: Datasource) -> None:
 
 
 def with_tenants(
-    state: State, pipe: CompiledPipe, source: Datasource, known: Mapping[str, Origin], names: frozenset[str]
+    state: State,
+    pipe: CompiledPipe,
+    source: Datasource,
+    known: Mapping[str, Origin],
+    names: frozenset[str],
+    trees: Sequence[Node],
 ) -> str:
     """The pipe's view with the set of tenants in each group. Raises RK2015 where that is not evident.
 
-    `known` are the origins of what the published node reads, `names` are of values in all that the view consists of.
+    `known` are the origins of what the published node reads, `names` are of values in all that the view consists of,
+    whose texts are `trees`.
     """
     _check_target(source)
-    return _Groups(state, pipe, source, known, names).text()
+    return _Groups(state, pipe, source, known, names).text(trees)
 
 
 def _refuse(target: str, what: str, hint: str, place: Place) -> NoReturn:
@@ -95,12 +101,14 @@ class _Groups:
         self._tree = deepcopy(self._parser.parse(pipe.published_text().canonical)[0])
         self._names = names | named(self._tree)
 
-    def text(self) -> str:
+    def text(self, trees: Sequence[Node]) -> str:
         """The canonical text of the view's last node, with one more column: rows by tenant."""
         one = self._select()
         tenant = self._tenant(one)
         self._whole(one)
         self._values(one, tenant)
+        for tree in trees:
+            self._tenant_by_other_names(tree, tenant.rpartition(".")[2].strip("`"))
         rows = f"sumMapState([toString({tenant})], [toUInt64(1)])"
         counted = self._parser.parse(f"SELECT {rows} AS {quote(GROUP_TENANTS)}")[0]
         one["select"]["children"].extend(shape.top(counted)["select"]["children"])
@@ -184,6 +192,42 @@ class _Groups:
                 self._refuse(f"output `{name}` {what}", "the sorting key is what the pipe groups by")
         if not set(keys) <= outputs.keys():
             self._refuse(f"it does not output the key {', '.join(keys)}", "output all that the target sorts by")
+
+    def _tenant_by_other_names(self, tree: Node, column: str) -> None:
+        """An output could be made of a value that is made of the tenant, such as an alias of it in a subquery."""
+        for node in walked(tree, into=_BELOW):
+            valued = node.get("type") in ("Function", "Identifier", "Literal")
+            made = [node] if valued and node.get("alias", column) != column else []
+            made += [i for i in items(node.get("select")) if not _is_plain(i, column)]
+            made += [node["having"]] if node.get("having") else []
+            if any(_holds(item, column) for item in made):
+                what = f"a value is made of `{column}`, and an output could be made of that"
+                self._refuse(what, f"use `{column}` as it is, or in WHERE and JOIN only")
+
+
+_BELOW = frozenset({"Subquery", "WithElement"})
+
+
+def _is_plain(item: Node, column: str) -> bool:
+    """Whether an output is a column, or all columns, under their own names."""
+    if item.get("type") == "Identifier":
+        return bool(item.get("alias", column) == column or parts_of(item)[-1] != column)
+    return str(item.get("type")).endswith("Asterisk") and "transformers" not in item
+
+
+def _holds(item: Node, column: str) -> bool:
+    """Whether a value may be made of a column, by its name or by a `*` or COLUMNS that means it."""
+    for node in walked(item):
+        kind = str(node.get("type"))
+        if kind == "Identifier" and column in parts_of(node):
+            return True
+        if kind.endswith("Matcher") or (kind.endswith("Asterisk") and node is item and "transformers" in node):
+            return True
+        if kind == "Function" and str(node.get("name")).lower() != "count":
+            arguments = items(node.get("arguments"))
+            if any(str(a.get("type")).endswith("Asterisk") for a in arguments):
+                return True
+    return False
 
 
 def _tables(root: Any) -> list[Node]:

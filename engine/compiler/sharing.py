@@ -7,6 +7,7 @@ tenant's, if they are one tenant's (then its scopes keep it), or if the target's
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from engine.compiler.compose import Texts
 from engine.compiler.groups import with_tenants
@@ -46,7 +47,7 @@ def judge_target(state: State, pipe: CompiledPipe, target: MaterializedTarget, s
     traced = _traced(state, pipe)
     if source.shared.min_tenants:
         state.origins[target.name] = MIXED
-        return with_tenants(state, pipe, source, traced, _names(state, pipe))
+        return with_tenants(state, pipe, source, traced, _names(state, pipe), _trees(state, pipe))
     origin = traced.get(pipe.published, PUBLIC)
     before = state.origins.get(target.name, PUBLIC)
     together = state.origins[target.name] = merged([before, origin])
@@ -105,10 +106,14 @@ def _trace(
 
 def _names(state: State, pipe: CompiledPipe) -> frozenset[str]:
     """The columns and aliases of all that a pipe's view consists of."""
-    texts = state.composer.static_texts(state, pipe.name)
-    trees = [state.composer.verifier.tree(text.canonical) for nodes in texts.values() for _, text in nodes]
     columns = {c for n in datasources_of(state, pipe.name, set()) for c in state.relations[n].columns}
-    return frozenset(name for tree in trees for name in named(tree)) | columns
+    return frozenset(name for tree in _trees(state, pipe) for name in named(tree)) | columns
+
+
+def _trees(state: State, pipe: CompiledPipe) -> list[Mapping[str, Any]]:
+    """The syntax trees of all that a pipe's view consists of."""
+    texts = state.composer.static_texts(state, pipe.name)
+    return [state.composer.verifier.tree(text.canonical) for nodes in texts.values() for _, text in nodes]
 
 
 def _report(state: State, pipe: CompiledPipe, target: MaterializedTarget, problem: RookeryError) -> None:

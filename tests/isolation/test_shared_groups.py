@@ -100,6 +100,17 @@ REFUSED = [
     "SELECT 'a' AS region, kind, count() AS events, sum(price) AS units, avgState(price) AS mean FROM prices "
     "GROUP BY region, kind",
 ]
+ANOTHER = "SELECT region, kind, count() AS events, sumIf(n, %s = 7) AS units, avgState(n) AS mean FROM "
+REFUSED += [
+    ANOTHER % "t" + "(SELECT tenant_id AS t, tenant_id, region, kind, n FROM events) GROUP BY region, kind",
+    ANOTHER % "t" + "(SELECT *, tenant_id + 0 AS t FROM events) GROUP BY region, kind",
+    ANOTHER % "`plus(tenant_id, 0)`" + "(SELECT *, tenant_id + 0 FROM events) GROUP BY region, kind",
+    ANOTHER % "t.1" + "(SELECT *, tuple(*) AS t FROM events) GROUP BY region, kind",
+    ANOTHER % "t" + "events WHERE (tenant_id AS t) > 0 GROUP BY region, kind",
+    "WITH tenant_id AS t " + ANOTHER % "t" + "events GROUP BY region, kind",
+    ANOTHER % "COLUMNS('^tenant')" + "events GROUP BY region, kind",
+    f"SELECT {OUTPUTS} FROM events GROUP BY region, kind HAVING countIf(tenant_id = 7) > 0",
+]
 TARGETS = [
     POPULAR.replace("AggregatingMergeTree", "SummingMergeTree") % 10,
     POPULAR.replace("SimpleAggregateFunction(sum, Int64)", "SimpleAggregateFunction(max, Int64)") % 10,
