@@ -92,7 +92,7 @@ def test_the_script_provisions_a_tenant_and_does_nothing_when_run_again(
     assert sum(r["events"] for r in usage["data"]) == server.sql(f"SELECT {FACTS} FROM tenant_1_ds")[0]["rows"]
 
     before = server.done("GET", "/v0/workspace")
-    assert provision(server, tmp_path / "first", 1) == token
+    assert provision(server, tmp_path / "first", 1, forked) == token
     assert server.done("GET", "/v0/workspace") == before, "a second run of the same checkout changed something"
     assert provision(server, checkout(tmp_path / "second"), 1, forked) == token
     assert_exact(server, 1)

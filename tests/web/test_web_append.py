@@ -262,12 +262,14 @@ def test_a_file_of_another_kind_is_refused_with_its_kind(send: Send, body: bytes
     assert hint in response.json()["hint"]
 
 
+@pytest.mark.guard
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n\r\n"])
 def test_a_file_with_a_header_only_has_no_rows(send: Send, end: bytes) -> None:
     response = send(b"tenant_id,event" + end, "csv")
     assert (response.status_code, response.json()["rows"], response.json()["error"]) == (200, 0, False)
 
 
+@pytest.mark.guard
 def test_line_breaks_in_quoted_names_end_no_line(send: Send, mark: str) -> None:
     response = send(f'tenant_id,event,"two\r\nlines"\r\n1,{mark},x\r\n'.encode(), "csv")
     assert (response.json()["rows"], response.json()["quarantine_rows"]) == (1, 0)

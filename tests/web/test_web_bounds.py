@@ -32,6 +32,7 @@ def test_long_arguments_are_refused(server: Server, call: str, argument: str) ->
     refused(ask(10_001), 400)
 
 
+@pytest.mark.guard
 def test_results_are_what_they_were(server: Server) -> None:
     sql = """SELECT editDistance(a, b) AS x, editDistance(a, 'kitten') AS y, arrayLevenshteinDistance([1, 2], list) AS z
     FROM (SELECT 'sitting' AS a, CAST('kitten' AS Nullable(String)) AS b, [toUInt8(1)] AS list)"""
