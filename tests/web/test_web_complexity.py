@@ -84,6 +84,7 @@ ORDINARY = (
 )
 
 
+@pytest.mark.guard
 @pytest.mark.parametrize("sql", ORDINARY)
 def test_ordinary_queries_are_not(server: Server, sql: str) -> None:
     assert server.post("/v0/sql", server.admin_token, content=sql).status_code == 200

@@ -131,6 +131,7 @@ def test_a_pretty_printed_object(server: Server, send: Send) -> None:
     assert stored(server, m) == [[1, 1, "/a", 0, []]]
 
 
+@pytest.mark.guard
 @pytest.mark.parametrize(
     "kind", ["application/json", "text/plain", "application/x-www-form-urlencoded", "application/octet-stream"]
 )

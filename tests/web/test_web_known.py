@@ -87,6 +87,7 @@ def test_control_routes_refuse_types_that_they_do_not_understand(server: Server,
         refused(server.admin(method, filled(path), content=b"{}", headers={"content-type": kind}), 415, "RK4028")
 
 
+@pytest.mark.guard
 @pytest.mark.parametrize(
     "kind", ["application/json", "application/vnd.a+json", "application/json; charset=UTF-8", "text/plain", "", None]
 )
