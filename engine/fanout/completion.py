@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from engine.fanout.doubt import doubts_of
+from engine.fanout.merges import watch_merges
 from engine.plan.state import Workspace
 
 
@@ -13,3 +14,4 @@ def complete(workspace: Workspace) -> None:
     none before what is in doubt is complete, so without a note only the newest can be in doubt.
     """
     doubts_of(workspace).take_up()
+    watch_merges(workspace)

@@ -128,14 +128,14 @@ class Delivery:
             try:
                 database = nest_database(self._workspace.name, tenant)
                 with guard():
+                    reached = in_nest(self._workspace, database, self._datasource)
+                    self._workspace.warehouse.note_parts(reached)
                     reader.insert(database, piece.token, rows(tenant))
-                    bad, made = take_out_damaged(
-                        self._workspace, in_nest(self._workspace, database, self._datasource)
-                    )
+                    bad, made = take_out_damaged(self._workspace, reached)
                 if made:
                     merged.append(tenant)
                 if bad:
-                    failed[tenant] = f"the engine stored a damaged part: {bad[0]}"
+                    failed[tenant] = f"the engine stored a damaged part: {next(iter(bad.values()))}"
             except RookeryError as exc:
                 if exc.code is BUSY:
                     raise

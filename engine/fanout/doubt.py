@@ -45,11 +45,20 @@ LOOK_BACK = 16
 so many parts, and what they have forgotten they would take again."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The insert of a batch from its stage, which is kept until it is `released`."""
+
+    insert: str
+    release: Callable[[], None]
+
+
 @dataclass(slots=True)
 class Doubt:
     """One batch in doubt. `since` is when it was sent, in seconds since 1970; `error` what failed last.
 
-    `held` are its rows, for a datasource that cannot tell them from others.
+    `held` are its rows, for a datasource that cannot tell them from others. `stored` is there if its rows have been
+    taken out of landing, while views may have them.
     """
 
     datasource: str
@@ -59,6 +68,7 @@ class Doubt:
     tries: int = 0
     noted: bool = False
     held: Held | None = None
+    stored: Stored | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {"datasource": self.datasource, "batch": self.batch, "since": self.since, "error": self.error}
@@ -80,9 +90,11 @@ class Doubts:
         self._thread: threading.Thread | None = None
         workspace.fence.settle = self.settle_all
 
-    def add(self, datasource: str, batch: str, why: str, held: Held | None = None) -> None:
+    def add(
+        self, datasource: str, batch: str, why: str, held: Held | None = None, stored: Stored | None = None
+    ) -> None:
         """Remember that a batch is in doubt. Never raises: the disk may be full."""
-        doubt = Doubt(datasource, batch, time.time(), why[:1000], held=held)
+        doubt = Doubt(datasource, batch, time.time(), why[:1000], held=held, stored=stored)
         log.error("a batch is in doubt", datasource=datasource, batch=batch, error=why)
         self._remember(doubt)
         self._count(datasource)
@@ -198,15 +210,20 @@ class Doubts:
         workspace.warehouse.forget_unfinished()
         block = landing.block_of(doubt.batch, doubt.since) if doubt.batch else self._newest(landing)
         if block is None:
-            # Views are filled from what landing has stored, so no table has any of it.
+            # Views are filled from what landing has stored, so no table has any of it, unless it was taken out.
+            if doubt.stored is not None:
+                self._insert(doubt.stored.insert, Block(doubt.datasource, doubt.batch))
             return
         rows = (
             f"SELECT {', '.join(map(quote, relation.columns))} FROM {landing.table.sql()} "
             f"WHERE _block_number = {block.number}"
         )
         insert = ddl.insert_block(landing.table.sql(), relation.columns, block.batch, rows)
-        insert_to_all(workspace, insert, Block(doubt.datasource, block.batch), patient=self.patient(doubt.datasource))
-        self._passed(doubt.datasource)
+        self._insert(insert, Block(doubt.datasource, block.batch))
+
+    def _insert(self, insert: str, block: Block) -> None:
+        insert_to_all(self._workspace, insert, block, patient=self.patient(block.datasource))
+        self._passed(block.datasource)
 
     def _complete_held(self, held: Held) -> None:
         workspace = self._workspace
@@ -215,10 +232,7 @@ class Doubts:
                 raise RookeryError(IN_DOUBT, "the database is still storing it", headers={"Retry-After": "1"})
             workspace.warehouse.forget_unfinished()
             if held.begun(workspace):
-                block = Block(held.datasource, held.batch, after=held.after)
-                patient = self.patient(held.datasource)
-                insert_to_all(workspace, held.insert(workspace), block, patient=patient)
-                self._passed(held.datasource)
+                self._insert(held.insert(workspace), Block(held.datasource, held.batch, after=held.after))
         held.forget(workspace)
 
     def _newest(self, landing: Log) -> LandedBlock | None:
@@ -263,6 +277,8 @@ class Doubts:
             except RookeryError as exc:
                 # It is completed once more after the next start, which changes nothing.
                 log.warning("the note of a batch could not be removed", batch=doubt.batch, error=exc)
+        if doubt.stored is not None:
+            doubt.stored.release()
         if doubt.tries or doubt.held is not None:
             # Block numbers that the tries have used up show when the next batch has one.
             self._repeated.add(doubt.datasource)

@@ -6,7 +6,7 @@ to that table, and to no other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import structlog
 
@@ -48,21 +48,41 @@ def in_nest(workspace: Workspace, database: str, datasource: str) -> tuple[Name,
     return tuple(Name(database, n) for n in (datasource, *targets))
 
 
-def take_out_damaged(workspace: Workspace, tables: Iterable[Name]) -> tuple[list[str], bool]:
-    """Take out damaged parts that have come into tables since the last look; what was found, in words.
+class TakenOut(EngineError):
+    """RK6009: damaged parts have been taken out of these tables, and the insert must be repeated."""
+
+    def __init__(self, found: Mapping[Name, str]) -> None:
+        detail = "; ".join(found.values())
+        super().__init__(STORAGE, STORAGE.title, detail=detail, headers={"Retry-After": "2"})
+        self.tables = frozenset(found)
+
+
+def taken_out_of(exc: BaseException | None, table: Name) -> bool:
+    """Whether a failed insert, or one that it has repeated, had its rows taken out of a table."""
+    while exc is not None:
+        if isinstance(exc, TakenOut) and table in exc.tables:
+            return True
+        exc = exc.__cause__
+    return False
+
+
+def take_out_damaged(workspace: Workspace, tables: Iterable[Name]) -> tuple[dict[Name, str], bool]:
+    """Take out damaged parts that have come into tables since the last look; what was found, in words, by table.
 
     The insert that brought them must be repeated under its token. Also returns whether merges are to be undone, after
     which nothing must be repeated. Raises RK6009 when a part cannot be taken out.
     """
-    again: list[str] = []
-    found = workspace.warehouse.damaged(tables)
-    for table, part, why in found:
+    again: dict[Name, str] = {}
+    merged = False
+    for table, part, why in workspace.warehouse.damaged(tables):
         log.error("a part was stored in spite of a failed write", table=str(table), part=part, why=why)
         try:
             if workspace.warehouse.take_out(table, part):
-                again.append(f"part {part} of {table}: {why}")
+                again[table] = f"part {part} of {table}: {why}"
+            else:
+                merged = True
         except RookeryError as exc:
             # It is found again by the next look, if it is still there.
             detail = exc.detail or exc.message
             raise EngineError(STORAGE, STORAGE.title, detail=detail, headers={"Retry-After": "2"}) from exc
-    return again, len(again) < len(found)
+    return again, merged

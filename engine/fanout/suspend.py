@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from engine.errors import DISK_FULL, STORAGE, UNDELIVERED, RookeryError
+from engine.errors import DISK_FULL, UNDELIVERED, RookeryError
 from engine.fanout.missing import (
     blocks_of_batch,
     keeps_blocks,
@@ -26,14 +26,14 @@ from engine.fanout.missing import (
     tells_batches,
 )
 from engine.fanout.poison import Block, why_it_fails, without_poisoned
-from engine.fanout.sound import fed_by, take_out_damaged
+from engine.fanout.sound import TakenOut, fed_by, take_out_damaged
 from engine.plan.history import missing_ranges
 from engine.plan.missing import Gap, Lack, Missing
 from engine.plan.state import RegistryJournal, Snapshot, Workspace
 from engine.schema import Name, Schema, View
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema
-from engine.warehouse.errors import EngineError, may_pass
+from engine.warehouse.errors import may_pass
 
 log = structlog.get_logger("rookery.fanout")
 
@@ -61,14 +61,21 @@ def insert_to_all(workspace: Workspace, sql: str, block: Block | None = None, *,
     """
     # Held until the last try: a view that is made meanwhile would have the rows from its history, and once more.
     with workspace.fence.shared():
+        if block is not None:
+            workspace.warehouse.note_parts(fed_by(workspace, block.datasource))
         failure = _failure(workspace, sql, block, patient, again=False)
         if failure is None:
             return True
-        with workspace.fence.upgraded():
-            workspace.warehouse.forget_unfinished()
-        failure = _failure(workspace, sql, block, patient, again=True)
-        if failure is None:
+        try:
+            with workspace.fence.upgraded():
+                workspace.warehouse.forget_unfinished()
+            second = _failure(workspace, sql, block, patient, again=True)
+        except RookeryError as exc:
+            # The first failure tells whether the rows have been taken out of landing.
+            raise exc from failure
+        if second is None:
             return True
+        failure = second
         # No other insert runs until this one is complete, so whatever a view lacks of it can be told by block.
         with workspace.fence.upgraded():
             suspended_now: list[Suspended] = []
@@ -110,7 +117,7 @@ def _check_parts(workspace: Workspace, block: Block | None) -> None:
         with workspace.fence.upgraded():
             workspace.warehouse.undo_merges()
     if bad:
-        raise EngineError(STORAGE, STORAGE.title, detail="; ".join(bad), headers={"Retry-After": "2"})
+        raise TakenOut(bad)
 
 
 def _at_once(workspace: Workspace, exc: RookeryError) -> bool:

@@ -12,10 +12,11 @@ from functools import partial
 from typing import Protocol
 
 from engine.errors import UNDELIVERED, RookeryError
-from engine.fanout.doubt import doubts_of
+from engine.fanout.doubt import Stored, doubts_of
 from engine.fanout.held import KEEPS_NOTHING, Held, columns_of, head, table_of
 from engine.fanout.landed import Landed
 from engine.fanout.poison import Block
+from engine.fanout.sound import taken_out_of
 from engine.fanout.suspend import insert_to_all, kept_from
 from engine.plan.state import Workspace
 from engine.schema import Name, literal
@@ -85,7 +86,8 @@ class Landing:
                 if wanted and router is not None:
                     router.withdraw(source.name, batch.id)
                 if not isinstance(exc, RookeryError) or exc.code is UNDELIVERED or may_pass(exc):
-                    self._doubts.add(source.name, batch.id, getattr(exc, "detail", None) or str(exc))
+                    why = getattr(exc, "detail", None) or str(exc)
+                    self._doubts.add(source.name, batch.id, why, stored=self._stored(batch, exc))
                 if isinstance(exc, RookeryError) and may_pass(exc):
                     raise for_sender(exc) from exc
                 raise
@@ -109,6 +111,9 @@ class Landing:
             except BaseException as exc:
                 if not isinstance(exc, RookeryError) or exc.code is UNDELIVERED or may_pass(exc):
                     batch.handed = True
+                    if taken_out_of(exc, Name(self._workspace.name, source.name)):
+                        # Views may have the batch although the table shows none of it.
+                        held.after = KEEPS_NOTHING
                     self._doubts.add(source.name, batch.id, getattr(exc, "detail", None) or str(exc), held)
                 if isinstance(exc, RookeryError) and may_pass(exc):
                     raise for_sender(exc) from exc
@@ -143,6 +148,13 @@ class Landing:
             f"{batch.table.sql()} WHERE {_stored(batch)}",
             partial(self._stages.give_back, batch.stage, batch.table),
         )
+
+    def _stored(self, batch: Batch, exc: BaseException) -> Stored | None:
+        """The batch's insert, to be repeated from its stage, if its rows have been taken out of landing alone."""
+        if not taken_out_of(exc, Name(self._workspace.name, batch.stage.source.name)):
+            return None
+        batch.handed = True
+        return Stored(self._statement(batch), partial(self._stages.give_back, batch.stage, batch.table))
 
     def _misses(self, batch: Batch) -> bool:
         """Whether rows of the batch do not reach all of their tenants' tables, since a view is down. Never raises."""
@@ -190,6 +202,12 @@ class Landing:
         )
 
     def _insert(self, batch: Batch, after: int | None = None) -> bool:
+        own = batch.portions[0].append.into is None
+        block = Block(batch.stage.source.name, batch.id, _counted(batch), after) if own else None
+        patient = block is None or self._doubts.patient(block.datasource)
+        return insert_to_all(self._workspace, self._statement(batch), block, patient=patient)
+
+    def _statement(self, batch: Batch) -> str:
         target = (batch.portions[0].append.into or Name(self._workspace.name, batch.stage.source.name)).sql()
         columns = [c.name for c in batch.stage.source.columns]
         condition = batch.condition
@@ -200,11 +218,7 @@ class Landing:
             f"SELECT {taken(batch.stage, batch.bound, usual=batch.usual)} FROM {batch.table.sql()} WHERE {condition}"
         )
         settings = ONE_THREAD if batch.size <= SMALL else {}
-        own = batch.portions[0].append.into is None
-        block = Block(batch.stage.source.name, batch.id, _counted(batch), after) if own else None
-        insert = ddl.insert_block(target, columns, batch.id, rows, **settings)
-        patient = block is None or self._doubts.patient(block.datasource)
-        return insert_to_all(self._workspace, insert, block, patient=patient)
+        return ddl.insert_block(target, columns, batch.id, rows, **settings)
 
 
 def _all_or_none(batch: Batch) -> bool:

@@ -19,12 +19,15 @@ LOCK = "rookery.lock"
 CONFIG = "rookery.xml"
 USERS = "rookery_users.xml"
 
+SOURCES_KEPT = 30
+"""Seconds for which the engine keeps what a part was merged from. Without a setting it may remove them at once."""
 # With thousands of tables the background threads otherwise take most of a core while nothing happens.
 CONFIG_TEXT = """<clickhouse>
     <background_processing_pool_task_sleep_seconds_when_no_work_min>120</background_processing_pool_task_sleep_seconds_when_no_work_min>
     <background_processing_pool_task_sleep_seconds_when_no_work_multiplier>2</background_processing_pool_task_sleep_seconds_when_no_work_multiplier>
     <background_processing_pool_task_sleep_seconds_when_no_work_random_part>30</background_processing_pool_task_sleep_seconds_when_no_work_random_part>
     <background_move_processing_pool_task_sleep_seconds_when_no_work_min>600</background_move_processing_pool_task_sleep_seconds_when_no_work_min>
+    <merge_tree><old_parts_lifetime>%d</old_parts_lifetime></merge_tree>
     %s
 </clickhouse>
 """
@@ -99,7 +102,7 @@ class Directory:
             file = self.path / USERS
             file.write_text(USERS_TEXT % zone, encoding="utf-8")
             users = f"<users_config>{escape(str(file))}</users_config>"
-        self.config.write_text(CONFIG_TEXT % users, encoding="utf-8")
+        self.config.write_text(CONFIG_TEXT % (SOURCES_KEPT, users), encoding="utf-8")
 
     def keep(self, zone: str) -> None:
         """Mark the directory with the present layout and its time zone, unless it is."""

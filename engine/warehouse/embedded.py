@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 import threading
@@ -18,11 +19,12 @@ from engine import errors
 from engine.schema import Name, literal, quote
 from engine.warehouse import framing, parser
 from engine.warehouse.directory import Directory
-from engine.warehouse.errors import EngineError, failed_file, result_limit_of
+from engine.warehouse.errors import TOO_LITTLE, EngineError, failed_file, result_limit_of, unreadable
 from engine.warehouse.flow import Flow
+from engine.warehouse.fresh import FreshParts
 from engine.warehouse.handles import FAST, PINNED, SOUND, Block, Handle
 from engine.warehouse.merged import can_be_undone, is_made
-from engine.warehouse.parts import NewParts
+from engine.warehouse.parts import why_damaged
 from engine.warehouse.pool import Pool
 from engine.warehouse.port import Capabilities, Format, Input, Rows, Space, Statement, Stream, Value
 from engine.warehouse.recent import Recent
@@ -33,6 +35,8 @@ from engine.warehouse.zone import UTC, agreed, named_zone
 log = structlog.get_logger("rookery.warehouse")
 
 _NO_SUCH_PART = 232
+_ATTACHES = re.compile(r"ALTER TABLE `([^`]+)`\.`([^`]+)` (?:ATTACH|REPLACE) PART")
+"""Statements that bring parts which the deduplication log does not have."""
 UNDO_PAUSE = 1.0
 """Seconds until all parts are looked at again after a read has failed on a damaged one."""
 WHOLE_BYTES = 4 << 20
@@ -75,7 +79,8 @@ class EmbeddedWarehouse:
         self._writers = Pool(self._writer, Handle.close, size=writers, timeout=borrow_timeout)
         self._readers = Pool(self._reader, Handle.close, size=readers, timeout=borrow_timeout)
         self._anchor: Handle | None = None
-        self._parts = NewParts()
+        self._parts, self._merges = FreshParts(), FreshParts(logs=False)
+        self._noted: set[Name] = set()
         self._directories: dict[Name, str] = {}
         self._staying: set[Path] = set()
         self._undoing = threading.Lock()
@@ -110,8 +115,11 @@ class EmbeddedWarehouse:
             with self._writers.lend() as handle:
                 return handle.rows(with_settings(sql, settings), bound(sql, bindings))
         except EngineError as exc:
-            if exc.code is not errors.DAMAGED or not self._undo_damaged():
+            # Of an empty file of statistics, the engine does not say that it was reading a file.
+            if exc.code is not errors.DAMAGED and exc.engine_code != TOO_LITTLE:
                 raise
+            if not self._undo_damaged():
+                raise unreadable(exc) from exc
         with self._writers.lend() as handle:
             return handle.rows(with_settings(sql, settings), bound(sql, bindings))
 
@@ -137,6 +145,9 @@ class EmbeddedWarehouse:
                 handle.command(with_settings(sql, settings), bound(sql, bindings))
             else:
                 handle.command(sql, bound(sql, bindings), settings)
+        if (attached := _ATTACHES.match(sql)) is not None:
+            # No insert has brought these parts, so none may be taken out to be repeated.
+            self.note_parts([Name(attached[1], attached[2])], again=True)
 
     def insert(
         self,
@@ -169,6 +180,13 @@ class EmbeddedWarehouse:
         self._tables.undo_merges()
         self._tables.forget()
 
+    def note_parts(self, tables: Iterable[Name], *, again: bool = False) -> None:
+        unknown = [t for t in tables if again or t not in self._noted]
+        if unknown:
+            with self._looking:
+                self._parts.note((d for t in unknown if (d := self._directory_of(t)) is not None), again=again)
+                self._noted.update(unknown)
+
     def damaged(self, tables: Iterable[Name]) -> list[tuple[Name, str, str]]:
         wanted = tuple(tables)
         with self._looking:
@@ -195,11 +213,25 @@ class EmbeddedWarehouse:
                 if exc.engine_code != _NO_SUCH_PART:
                     raise
                 # A merge has read it already, and what it made has the rows.
-                self._staying.add(Path(directory or "") / part)
+                place = Path(directory or "") / part
+                if why_damaged(place) is None and place.is_dir():
+                    self._tables.distrust(table, place)
+                    return True
+                self._staying.add(place)
                 return False
             return True
         self._tables.distrust(table, Path(directory) / part)
         return False
+
+    def damaged_merges(self) -> bool:
+        any_found = False
+        with self._looking:
+            for table, part, why in self._merges.damaged(list(self._directories.items())):
+                directory = Path(self._directories[table])
+                if is_made(directory, part) and not self._must_stay(table, part, why):
+                    self._tables.distrust(table, directory / part)
+                    any_found = True
+        return any_found
 
     def undo_merges(self) -> None:
         self._tables.undo_merges()
@@ -294,7 +326,7 @@ class EmbeddedWarehouse:
         self._selects.check(statement.sql)
         statement = written(statement, format)
         if statement.sql not in self._large:
-            whole = self._whole(statement, format)
+            whole = self._whole_again(statement, format)
             if whole is not None:
                 yield whole
                 return
@@ -305,6 +337,15 @@ class EmbeddedWarehouse:
         finally:
             # The stream ran on a connection of its own, so this handle is clean whatever happened.
             self._readers.give_back(handle)
+
+    def _whole_again(self, statement: Statement, format: Format) -> bytes | None:
+        """The same as `_whole`, and once more if a merge had made a damaged part."""
+        try:
+            return self._whole(statement, format)
+        except EngineError as exc:
+            if exc.code is not errors.DAMAGED or not self._undo_damaged():
+                raise
+        return self._whole(statement, format)
 
     def _whole(self, statement: Statement, format: Format) -> bytes | None:
         """The complete document, or None when it is larger than what is taken whole."""

@@ -125,9 +125,13 @@ _TOO_BIG = "Query tree is too big"
 """What the engine says of a statement that is too large once it is expanded; its number is that of any argument."""
 _FULL = re.compile(r"No space left on device|Disk quota exceeded")
 
-_CUT_OFF = frozenset({32, 33})
+TOO_LITTLE = 33
+"""Engine code of something that ends too early, which may be a file of a part."""
+_CUT_OFF = frozenset({32, TOO_LITTLE})
 """Engine codes of a text that ends too early: what a caller sent, or a file of a part."""
-_OF_A_PART = re.compile(r"while reading from part |While reading or decompressing \S*/store/")
+_OF_A_PART = re.compile(
+    r"while reading from part |while loading statistics for column |While reading or decompressing \S*/store/"
+)
 
 _OVERLOAD = frozenset({159, 160, 173, 202, 236, 241, 252, 394, 411, 439, 735, 776, 777, 778, 1017, 1019, 1020})
 """Engine codes under which an INSERT fails for what else goes on: memory, merges, threads, cancellation."""
@@ -193,6 +197,21 @@ def _code_of(number: int, text: str) -> Code:
     if code is errors.STORAGE and _FULL.search(text):
         code = errors.DISK_FULL
     return code
+
+
+def unreadable(exc: EngineError) -> EngineError:
+    """The error for a statement of the product's own that the engine has read too little for; others as they are."""
+    if exc.engine_code != TOO_LITTLE or exc.code is errors.DAMAGED:
+        return exc
+    code = errors.STORAGE
+    return EngineError(
+        code,
+        code.title,
+        engine_code=exc.engine_code,
+        hint=_ABOUT_FILES[code],
+        detail=exc.detail,
+        headers={"Retry-After": _RETRY_AFTER[code]},
+    )
 
 
 def failed_file(exc: OSError) -> EngineError:

@@ -73,16 +73,21 @@ def can_be_undone(table: Path, name: str) -> bool:
     )
 
 
+def made_of(table: Path, name: str) -> list[str]:
+    """Names of the parts that have been made of a part, perhaps by several steps."""
+    part = Part.of(name)
+    there = ((d.name, other) for d in table.iterdir() if (other := Part.of(d.name)) is not None)
+    return sorted(n for n, other in there if part is not None and other.covers(part))
+
+
 def damaged_merges(data: Path) -> list[Path]:
     """Directories of damaged parts that can be undone."""
-    found = []
-    for table, parts in _tables(data):
-        for name, part in parts.items():
-            if not (part.level or part.version) or not any(map(part.covers, parts.values())):
-                continue
-            if why_damaged(table / name) is not None and can_be_undone(table, name):
-                found.append(table / name)
-    return found
+    return [
+        table / name
+        for table, parts in _tables(data)
+        for name, part in parts.items()
+        if (part.level or part.version) and why_damaged(table / name) is not None and can_be_undone(table, name)
+    ]
 
 
 def _tables(data: Path) -> Iterator[tuple[Path, dict[str, Part]]]:
@@ -100,7 +105,19 @@ def undo_damaged(data: Path) -> None:
     for directory in damaged_merges(data):
         shutil.rmtree(directory)
     for table, parts in _tables(data):
-        for name, part in parts.items():
-            makers = [n for n, other in parts.items() if other.covers(part)]
-            if makers and why_damaged(table / name) and any(why_damaged(table / n) is None for n in makers):
+        for name in _covered(parts):
+            if why_damaged(table / name) is None:
+                continue
+            if any(why_damaged(table / n) is None for n, other in parts.items() if other.covers(parts[name])):
                 shutil.rmtree(table / name)
+
+
+def _covered(parts: dict[str, Part]) -> Iterator[str]:
+    """Names of parts that others have been made of. Parts lie in each other or apart."""
+    outer: Part | None = None
+    order = sorted(parts.items(), key=lambda i: (i[1].partition, i[1].first, -i[1].last, -i[1].level, -i[1].version))
+    for name, part in order:
+        if outer is not None and outer.covers(part):
+            yield name
+        else:
+            outer = part

@@ -8,21 +8,16 @@ from __future__ import annotations
 
 import re
 import struct
-import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import pyarrow
-
-from engine.schema import Name
 
 CHECKSUMS = "checksums.txt"
 _VERSION = b"checksums format version: 4"
 _CODECS = {0x82: "lz4_raw", 0x90: "zstd"}
 _NONE = 0x02
 _HASH = 16
-_OTHERS = ("tmp", "delete", "detached", "deduplication")
-"""How names begin that are no part's."""
 NEVER_EMPTY = (
     "columns.txt",
     "columns_substreams.txt",
@@ -144,31 +139,3 @@ class _Reader:
             shift += 7
             if byte < 128:
                 return value
-
-
-class NewParts:
-    """Looks at parts that have come into tables since it looked last."""
-
-    def __init__(self) -> None:
-        self._began = time.time()
-        self._seen: dict[str, tuple[int, set[str]]] = {}
-
-    def damaged(self, tables: Iterable[tuple[Name, str]]) -> list[tuple[Name, str, str]]:
-        """Damaged parts of tables, which are given with their directories: the table, the part, and why."""
-        found = []
-        for table, directory in tables:
-            path = Path(directory)
-            try:
-                changed = path.stat().st_mtime_ns
-                last, known = self._seen.get(directory, (0, set[str]()))
-                if changed == last:
-                    continue
-                parts = {p.name for p in path.iterdir() if p.name.count("_") >= 3 and not p.name.startswith(_OTHERS)}
-                fresh = [p for p in parts - known if last or (path / p).stat().st_mtime >= self._began]
-            except OSError:
-                # Merges take parts away meanwhile; the next look sees what is there then.
-                continue
-            bad = [(table, name, why) for name in sorted(fresh) if (why := why_damaged(path / name))]
-            found += bad
-            self._seen[directory] = (0 if bad else changed, parts - {name for _, name, _ in bad})
-        return found

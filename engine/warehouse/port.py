@@ -186,8 +186,14 @@ class Warehouse(Protocol):
         """
         ...
 
+    def note_parts(self, tables: Iterable[Name], *, again: bool = False) -> None:
+        """Remember the parts that tables have, if nobody has looked at them yet, or `again`: they are not new."""
+        ...
+
     def damaged(self, tables: Iterable[Name]) -> list[tuple[Name, str, str]]:
         """Damaged parts among those that came into tables since the last look: table, part, why.
+
+        So is a part that its table's deduplication log does not have: repeated after a restart, it would come twice.
 
         Always empty where the files are not this host's.
         """
@@ -199,6 +205,10 @@ class Warehouse(Protocol):
         A part that a merge has made is only noted: `undo_merges`, and so `forget_unfinished`, brings back what it was
         made from, if that is still there. Otherwise it stays.
         """
+        ...
+
+    def damaged_merges(self) -> bool:
+        """Note damaged parts that merges have lately made in tables that were written to; whether there are any."""
         ...
 
     def undo_merges(self) -> None:

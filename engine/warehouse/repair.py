@@ -9,6 +9,7 @@ taken out. Later engines that write the log after the part leave nothing to cut.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ _ENTRY = re.compile(rb"[12]\t[^\t\n]+\t[^\t\n]+")
 _RECORD = re.compile(rb"[12]\t[A-Za-z0-9_-]+_\d+_\d+_\d+(?:_\d+)?\t[A-Za-z0-9_-]+_\d+_\d+\Z")
 """An entry as the engine writes it: what was done, the part's name, the block's identity."""
 _ADD = "1"
+TAIL = 4096
+"""Bytes at the end of a log in which the newest entries are looked for first."""
 
 
 def repair(data: Path) -> int:
@@ -55,6 +58,30 @@ def _rewrite(file: Path, text: bytes) -> None:
     with file.open("r+b") as log:
         log.write(text)
         log.truncate(len(text))
+
+
+def is_unlogged(table: Path, partition: str, number: int) -> bool:
+    """Whether the log of a table that has one does not name a block. Entries go from it when later ones have come."""
+    block = re.compile(rb"[12]\t%b_%d_" % (re.escape(partition.encode()), number))
+    try:
+        for _, file in sorted(_logs(table / "deduplication_logs"), reverse=True):
+            for text in _tail_first(file):
+                whole = map(_whole, text.split(b"\n")[:-1])
+                if any(block.match(entry) for entry in whole if entry is not None):
+                    return False
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _tail_first(file: Path) -> Iterator[bytes]:
+    """The last lines of a log, where new entries are, and then all of it."""
+    with file.open("rb") as log:
+        if log.seek(0, os.SEEK_END) > TAIL:
+            log.seek(-TAIL, os.SEEK_END)
+            yield log.read()
+        log.seek(0)
+        yield log.read()
 
 
 def unfinished(data: Path, since: float) -> list[Path]:

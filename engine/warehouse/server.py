@@ -156,12 +156,18 @@ class ServerWarehouse:
     def forget_unfinished(self) -> None:
         """Nothing can be done from here: the logs are the server's files. `rookery doctor --deep` compares rows."""
 
+    def note_parts(self, tables: Iterable[Name], *, again: bool = False) -> None:
+        """Nothing is looked at: the files are the server's."""
+
     def damaged(self, tables: Iterable[Name]) -> list[tuple[Name, str, str]]:
         return []
 
     def take_out(self, table: Name, part: str) -> bool:
         self.execute(f"ALTER TABLE {table.sql()} DROP PART {literal(part)}")
         return True
+
+    def damaged_merges(self) -> bool:
+        return False
 
     def undo_merges(self) -> None:
         """Nothing is ever noted: the files are the server's."""

@@ -18,7 +18,7 @@ import structlog
 from engine.errors import RookeryError
 from engine.schema import Name
 from engine.warehouse.errors import failed_file
-from engine.warehouse.merged import can_be_undone, damaged_merges
+from engine.warehouse.merged import can_be_undone, damaged_merges, is_made, made_of
 from engine.warehouse.port import Rows
 from engine.warehouse.repair import repair_table, unfinished
 
@@ -59,7 +59,7 @@ class Unfinished:
             self._since = began
 
     def distrust(self, table: Name, part: Path) -> None:
-        """Remember a damaged part that a merge has made, until it is undone."""
+        """Remember a damaged part that a merge has made, or has read, until it is undone."""
         with self._lock:
             self._made.add((table, part))
 
@@ -67,9 +67,10 @@ class Unfinished:
         """Put back what damaged parts were made from. Raises when a table cannot be attached."""
         with self._lock:
             self._attach_all()
-            for table, part in sorted(self._made):
-                self._made.discard((table, part))
-                self._undo(table, part)
+            for table in sorted({table for table, _ in self._made}):
+                parts = {part for of, part in self._made if of == table}
+                self._made -= {(table, part) for part in parts}
+                self._undo(table, parts)
 
     def distrust_all(self) -> bool:
         """Distrust every damaged part that can be undone; whether there is any."""
@@ -84,13 +85,22 @@ class Unfinished:
         found = self._engine.query(f"SELECT database, name FROM system.tables WHERE uuid = '{directory.name}'").rows
         return Name(str(found[0][0]), str(found[0][1])) if found else None
 
-    def _undo(self, table: Name, part: Path) -> None:
+    def _undo(self, table: Name, parts: set[Path]) -> None:
+        unlogged = {p for p in parts if not is_made(p.parent, p.name) and p.is_dir()}
+        merges = {p.parent / n for p in unlogged for n in made_of(p.parent, p.name)} | (parts - unlogged)
+        if not all(can_be_undone(m.parent, m.name) for m in merges if m.is_dir()):
+            log.error("a merge cannot be undone", table=str(table), parts=[p.name for p in sorted(merges)])
+            return
         self._detached.add(table)
         try:
             self._engine.execute(f"DETACH TABLE {table.sql()} SYNC")
-            if can_be_undone(part.parent, part.name):
-                shutil.rmtree(part)
-                log.warning("a merge that made a damaged part is undone", table=str(table), part=part.name)
+            for part in (*merges, *unlogged):
+                if part.is_dir():
+                    shutil.rmtree(part)
+                    log.warning("a part is removed with its table detached", table=str(table), part=part.name)
+            # The engine refuses a log in which a write has failed half-way.
+            for directory in {part.parent for part in parts}:
+                repair_table(directory)
         except OSError as exc:
             raise failed_file(exc) from exc
         finally:

@@ -22,11 +22,12 @@ def insert_whole(
     """Insert NDJSON rows, again if the engine has stored a damaged part. Raises RK6009 if it does so every time."""
     names = tuple(columns)
     given = {**(settings or {}), "async_insert": 0}
+    warehouse.note_parts([table])
     for _ in range(TRIES):
         warehouse.insert(table.sql(), rows, Input.NDJSON, names, given)
         bad = warehouse.damaged([table])
         again = [warehouse.take_out(table, part) for _, part, _ in bad]
-        if not all(again):
+        if bad:
             warehouse.undo_merges()
         if not any(again):
             return

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #define PATH 512
+#define ONLY 128
 
 struct control {
     _Atomic int32_t armed;
@@ -25,8 +26,9 @@ struct control {
     _Atomic int32_t seen;   /* writes since it was armed */
     _Atomic int32_t failed; /* writes that failed */
     _Atomic int32_t file;   /* the descriptor whose next write fails, plus one */
-    int32_t unused;
+    int32_t times;          /* how many writes fail, from that one on; 0 counts as 1 */
     char path[PATH]; /* the file whose write failed */
+    char only[ONLY]; /* what the path of a write that counts contains; empty: every write counts */
 };
 
 static struct control *control;
@@ -66,8 +68,8 @@ static int is_below(int fd, char *path) {
     return !strncmp(path, below, prefix) && path[prefix] == '/';
 }
 
-/* What becomes of a write: 0 it is made, 1 half of it is made, -1 it fails and errno is set. */
-static int verdict(int fd) {
+/* What becomes of a write of some bytes: 0 it is made, 1 half of it is made, -1 it fails and errno is set. */
+static int verdict(int fd, size_t size) {
     if (!control || !control->armed) return 0;
     int before = errno;
     char path[PATH];
@@ -79,9 +81,11 @@ static int verdict(int fd) {
     int second = atomic_compare_exchange_strong(&control->file, &waited, 0);
     if (!second) {
         errno = before;
-        if (atomic_fetch_add(&control->seen, 1) + 1 != control->when) return 0;
+        if (control->only[0] && !strstr(path, control->only)) return 0;
+        int32_t after = atomic_fetch_add(&control->seen, 1) + 1 - control->when;
+        if (after < 0 || after >= (control->times ? control->times : 1)) return 0;
         memcpy(control->path, path, PATH);
-        if (control->cut) {
+        if (control->cut && size > 1) {
             atomic_store(&control->file, fd + 1);
             return 1;
         }
@@ -92,25 +96,25 @@ static int verdict(int fd) {
 }
 
 ssize_t write(int fd, const void *data, size_t size) {
-    int found = size ? verdict(fd) : 0;
-    return found < 0 ? -1 : real_write(fd, data, found && size > 1 ? size / 2 : size);
+    int found = size ? verdict(fd, size) : 0;
+    return found < 0 ? -1 : real_write(fd, data, found ? size / 2 : size);
 }
 
 ssize_t pwrite64(int fd, const void *data, size_t size, off_t at) {
-    int found = size ? verdict(fd) : 0;
-    return found < 0 ? -1 : real_pwrite(fd, data, found && size > 1 ? size / 2 : size, at);
+    int found = size ? verdict(fd, size) : 0;
+    return found < 0 ? -1 : real_pwrite(fd, data, found ? size / 2 : size, at);
 }
 
 ssize_t pwrite(int fd, const void *data, size_t size, off_t at) { return pwrite64(fd, data, size, at); }
 
 ssize_t writev(int fd, const struct iovec *parts, int count) {
-    int found = count > 0 ? verdict(fd) : 0;
+    int found = count > 0 ? verdict(fd, parts[0].iov_len) : 0;
     if (found < 0) return -1;
     return found ? real_write(fd, parts[0].iov_base, parts[0].iov_len / 2) : real_writev(fd, parts, count);
 }
 
 ssize_t pwritev64(int fd, const struct iovec *parts, int count, off_t at) {
-    int found = count > 0 ? verdict(fd) : 0;
+    int found = count > 0 ? verdict(fd, parts[0].iov_len) : 0;
     if (found < 0) return -1;
     return found ? real_pwrite(fd, parts[0].iov_base, parts[0].iov_len / 2, at) : real_pwritev(fd, parts, count, at);
 }

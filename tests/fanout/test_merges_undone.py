@@ -9,10 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from clickhouse_connect.driver.exceptions import ClickHouseError
 
-from engine.errors import RookeryError
+from engine.errors import DAMAGED, RookeryError
+from engine.fanout.merges import Merges
 from engine.schema import Name
 from engine.warehouse.embedded import UNDO_PAUSE
+from engine.warehouse.errors import translate
+from engine.warehouse.merged import Part
 from tests.fanout.house import PATIENCE, House, house
 from tests.fanout.stream import project
 
@@ -60,6 +64,55 @@ def test_no_row_is_lost(home: House, where: str, file: str) -> None:
     assert not part.exists()
     assert home.differences(OWN) == []
     assert home.rows("SELECT count(), uniqExact(id) FROM main.events") == [(before[0] + 40, before[0] + 40)]
+
+
+def test_parts_outlast_their_merge(home: House) -> None:
+    """Taking out a part has the engine remove at once what it need not keep."""
+    before = home.rows("SELECT count() FROM main.events_quarantine")[0][0]
+    for _ in range(3):
+        home.append(_rows(bad=1))
+    part = _newest_part(home, "main.events_quarantine")
+    home.run("INSERT INTO main.events_quarantine (c__id) SELECT 'one that nobody has looked at'")
+    home.run(f"ALTER TABLE main.events_quarantine DROP PART '{_inserted(part.parent)}'")
+    cut = part / "columns_substreams.txt"
+    cut.write_bytes(b"")
+    home.append(_rows(bad=1))
+    assert not part.exists()
+    assert home.rows("SELECT count() FROM main.events_quarantine") == [(before + 4,)]
+
+
+def _inserted(table: Path) -> str:
+    """The part that was inserted last."""
+    parts = [p for d in table.iterdir() if (p := Part.of(d.name)) is not None]
+    newest = max(parts, key=lambda p: p.last)
+    return f"{newest.partition}_{newest.first}_{newest.last}_{newest.level}"
+
+
+@pytest.mark.parametrize("file", ["statistics.packed", "data.bin"])
+def test_a_damaged_merge_is_undone_while_nothing_is_inserted(home: House, file: str) -> None:
+    for _ in range(3):
+        assert home.visible(_rows())
+    before = home.rows("SELECT count(n), uniqExact(id) FROM main.events")
+    part = _newest_part(home, "main.events")
+    cut = part / file
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    merges = Merges(home.workspace, pause=3600)
+    try:
+        assert merges.look()
+        assert not part.exists()
+        assert not merges.look()
+    finally:
+        merges.close()
+    assert home.rows("SELECT count(n), uniqExact(id) FROM main.events") == before
+
+
+def test_statistics_that_are_cut_off_are_damage() -> None:
+    """Whoever reads them may repeat the statement; it is not the statement that is wrong."""
+    text = (
+        "Code: 33. DB::Exception: Cannot read all data. Bytes read: 908. Bytes expected: 909: (while loading statistics "
+        "for column a from file a.stats in packed file statistics.packed of part 0_1_6_2). (CANNOT_READ_ALL_DATA)"
+    )
+    assert translate(ClickHouseError(text)).code is DAMAGED
 
 
 def test_no_row_in_quarantine_is_lost(home: House) -> None:

@@ -21,7 +21,8 @@ SOURCE = Path(__file__).with_name("failing_writes.c")
 CALLS = {"write": 0, "short write": 1}
 """A write of which nothing is stored, and one of which half is; the rest fails."""
 _HEAD = struct.Struct("8i")
-_SIZE = _HEAD.size + 512
+_PATH, _ONLY = 512, 128
+_SIZE = _HEAD.size + _PATH + _ONLY
 
 
 def why_not() -> str | None:
@@ -46,11 +47,11 @@ class Writes:
             "FAILING_BELOW": str((directory / ".rookery").resolve()),
         }
 
-    def send(self, server: Server, sent: Sent, fault: Fault) -> Trial:
-        """Send one batch while a write fails, and again until it is stored."""
+    def send(self, server: Server, sent: Sent, fault: Fault, only: str = "", times: int = 1) -> Trial:
+        """Send one batch while a write fails, and again until it is stored. `only` and `times` as for `failing`."""
         trial = Trial(fault, 0)
         batch = a_batch()
-        with self.failing(fault):
+        with self.failing(fault, only, times):
             trial.statuses.append(post(server, batch, str(fault)))
         trial.file = self.failed
         trial.failed = int(bool(trial.file))
@@ -58,10 +59,15 @@ class Writes:
         return trial
 
     @contextmanager
-    def failing(self, fault: Fault) -> Iterator[None]:
-        """The fault's write fails, counted from now on, unless fewer are made."""
+    def failing(self, fault: Fault, only: str = "", times: int = 1) -> Iterator[None]:
+        """The fault's write fails, counted from now on, unless fewer are made, and so many in all.
+
+        Only writes into files whose path contains `only` count.
+        """
+        at = _HEAD.size + _PATH
+        self._control[at : at + _ONLY] = only.encode().ljust(_ONLY, b"\0")
         error = getattr(errno, fault.error)
-        _HEAD.pack_into(self._control, 0, 0, fault.when, error, CALLS[fault.call], 0, 0, 0, 0)
+        _HEAD.pack_into(self._control, 0, 0, fault.when, error, CALLS[fault.call], 0, 0, 0, times)
         self._control[0] = 1
         try:
             yield
@@ -78,4 +84,4 @@ class Writes:
         """The file whose write failed; empty if none did."""
         if not _HEAD.unpack_from(self._control, 0)[5]:
             return ""
-        return self._control[_HEAD.size :].split(b"\0")[0].decode()
+        return self._control[_HEAD.size : _HEAD.size + _PATH].split(b"\0")[0].decode()

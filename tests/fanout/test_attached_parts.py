@@ -1,0 +1,24 @@
+"""Parts that no insert has brought are not taken for inserts that failed to be logged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine.schema import Name
+from tests.fanout.house import house
+from tests.fanout.stream import project
+
+
+def test_attached_parts_stay(tmp_path: Path) -> None:
+    table = Name("main", "sums")
+    with house(tmp_path) as home:
+        home.push(project("direct"))
+        home.add("8", placement="pooled")
+        home.append([{"tenant_id": 8, "id": 1, "n": 1}])
+        home.run(f"CREATE TABLE main.other AS {table.sql()}")
+        home.run("INSERT INTO main.other SETTINGS deduplicate_insert = 'disable' VALUES (8, 1, 5, 7)")
+        home.workspace.warehouse.execute(f"ALTER TABLE {table.sql()} ATTACH PARTITION ID 'all' FROM main.other")
+        for n in range(2, 4):
+            home.append([{"tenant_id": 8, "id": n, "n": 1}])
+        assert home.rows(f"SELECT sum(events), sum(total) FROM {table.sql()}") == [(8, 10)]
+        home.run("DROP TABLE main.other")
