@@ -270,7 +270,7 @@ def test_private_files_are_private(server: Server, tmp_path: Path) -> None:
     cli("auth", "--url", server.url, "--token", "p.wrong.token", code=5)
     cli("auth", "--url", "http://127.0.0.1:9", "--token", "x", code=6)
     assert stored.read_text() == before, "what does not work was stored"
-    cli("auth", "--url", server.url, code=1)
+    cli("auth", "--url", server.url, code=2)
 
 
 def test_a_server_that_cannot_be_reached(tmp_path: Path) -> None:

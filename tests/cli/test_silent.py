@@ -32,9 +32,9 @@ def cli(server: Server, tmp_path: Path) -> Cli:
 def test_a_fixed_parameter_that_no_scope_takes_makes_no_token(cli: Cli) -> None:
     scope = ("--scope", "PIPES:READ:one")
     for fixed in ("won:a=1", "PIPES:READ:one:a=1", "usage:a=1"):
-        said = cli("token", "mint", "web", *scope, "--fixed", fixed, code=1)
+        said = cli("token", "mint", "web", *scope, "--fixed", fixed, code=2)
         assert said.out == "" and fixed in said.err
-    twice = cli("token", "mint", "web", *scope, "--fixed", "one:a=1", "--fixed", "one:a=2", code=1)
+    twice = cli("token", "mint", "web", *scope, "--fixed", "one:a=1", "--fixed", "one:a=2", code=2)
     assert "twice" in twice.err
     token = cli("token", "mint", "web", *scope, "--fixed", "one:a=3").out.strip()
     assert cli("get", "one", "a=4", "--format", "ndjson", "--token", token).out.startswith('{"a":3')
@@ -49,7 +49,7 @@ def test_an_endpoint_is_called_with_all_that_is_given(cli: Cli) -> None:
 
 def test_an_empty_query_is_named(cli: Cli) -> None:
     for query in ("", " ;\n"):
-        assert "query is empty" in cli("sql", query, code=1).err
+        assert "query is empty" in cli("sql", query, code=2).err
 
 
 def test_a_refused_materialization_leaves_files_as_they_were(cli: Cli) -> None:
