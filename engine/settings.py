@@ -100,6 +100,16 @@ class Settings(BaseSettings):
         64 << 30, gt=0, description="Most bytes that the rows of a Parquet file above 32 MiB may be, once opened."
     )
     max_waiting: int = Field(512 * MIB, gt=0, description="Most bytes of rows that wait to be stored.")
+    max_insert_memory: int = Field(
+        0,
+        ge=0,
+        description="Most memory for reading a batch of rows, in bytes; 0: a quarter of all, at most 1 GiB.",
+    )
+    max_total_insert_memory: int = Field(
+        0,
+        ge=0,
+        description="Most memory for reading all batches, in bytes; 0 means a quarter of the machine's.",
+    )
     min_free: int | None = Field(
         None, ge=0, description="Bytes of disk that stay free; fewer refuse rows. Default: 5 %, at most 256 MiB."
     )
@@ -174,6 +184,16 @@ class Settings(BaseSettings):
     def total_memory(self) -> int:
         """Most memory of all queries together, in bytes."""
         return self.max_total_memory or _machine_memory() // 2
+
+    @property
+    def total_insert_memory(self) -> int:
+        """Most memory for reading all batches of rows that are stored at once, in bytes."""
+        return self.max_total_insert_memory or _machine_memory() // 4
+
+    @property
+    def insert_memory(self) -> int:
+        """Most memory for reading one batch of rows, in bytes."""
+        return min(self.max_insert_memory or min(1024 * MIB, self.total_insert_memory // 4), self.total_insert_memory)
 
     @property
     def reader_share(self) -> int:

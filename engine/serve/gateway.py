@@ -26,6 +26,7 @@ from engine.serve.batch import Append, Outcome
 from engine.serve.ingest import Attempt, Ingestion, key_of
 from engine.serve.landing import Router
 from engine.serve.lanes import Group, Lane
+from engine.serve.memory import Memory, needed
 from engine.serve.receipts import Key, Receipt, Receipts, same_body
 from engine.serve.stages import Stages
 from engine.warehouse.port import Input
@@ -88,6 +89,7 @@ class Gateway:
         self._queued = 0
         self._busy = 0
         self._idle = threading.Condition(self._lock)
+        self._memory = Memory(workspace.settings.total_insert_memory)
         self._threads = ThreadPoolExecutor(workspace.settings.writers, thread_name_prefix="ingest")
         self._searches = ThreadPoolExecutor(SEARCHES, thread_name_prefix="search")
 
@@ -310,12 +312,20 @@ class Gateway:
         """A step towards storing a group, counted. Never raises."""
         try:
             require_room(self._workspace, sum(len(a.body) for a in group.appends))
-            attempt = self._ingestion.attempt(group)
+            with self._memory.set_aside(self._needed(group)):
+                attempt = self._ingestion.attempt(group)
         except BaseException as exc:
             error = exc if isinstance(exc, RookeryError) else _bug(exc)
             attempt = Attempt({id(a): error for a in group.appends})
         _count(group.appends, attempt.done)
         return attempt
+
+    def _needed(self, group: Group) -> int:
+        """The most memory that reading a group's rows may take."""
+        first = group.appends[0]
+        columns = len(self._workspace.current.build.datasources[first.datasource].columns)
+        size = sum(len(a.body) for a in group.appends)
+        return needed(size, columns, first.format, self._workspace.settings.insert_memory)
 
     def _answer(self, append: Append, outcome: Outcome | RookeryError) -> None:
         if append.key:

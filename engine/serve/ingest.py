@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from engine.compiler import storage
-from engine.errors import NOT_WRITABLE, TOO_LARGE, UNKNOWN_COLUMNS, UNKNOWN_DATASOURCE, RookeryError
+from engine.errors import NOT_WRITABLE, UNKNOWN_COLUMNS, UNKNOWN_DATASOURCE, RookeryError
 from engine.fanout.suspend import failed_behind
 from engine.plan.state import Snapshot, Workspace
 from engine.schema import literal
@@ -30,7 +30,7 @@ from engine.serve.lanes import Group
 from engine.serve.leftovers import Leftovers
 from engine.serve.lines import bad_row, kinds_in, unknown_columns
 from engine.serve.quota import Quota, mark_of
-from engine.serve.reading import PARSING
+from engine.serve.reading import PARSING, is_too_large, opens_too_far
 from engine.serve.reasons import loaded
 from engine.serve.receipts import Key, Receipt, Receipts
 from engine.serve.records import is_open
@@ -54,8 +54,6 @@ from engine.warehouse.port import Input
 
 TOGETHER = 64 << 10
 """Requests up to this many bytes are put together as text; a larger one is read by the engine by itself."""
-OPENED = 1 << 30
-"""Bytes of memory in which a Parquet file is read: a few of its own bytes may stand for any number of rows' bytes."""
 MOST_TENANTS = 1000
 """Tenants that a receipt counts."""
 QUICKLY_READ = 256 << 10
@@ -206,8 +204,10 @@ class Ingestion:
                 if position >= bool(simple):
                     counts.append(rows)
         except RookeryError as exc:
-            if format is Input.PARQUET and "Query memory limit" in (exc.detail or ""):
-                raise _opens_too_far(exc) from exc
+            if is_too_large(exc) and len(appends) == 1:
+                raise opens_too_far(exc, self._workspace.settings.insert_memory) from exc
+            if is_too_large(exc):
+                raise _Unsound from exc
             if may_pass(exc):
                 raise for_sender(exc) from exc
             if format is Input.PARQUET:
@@ -231,9 +231,8 @@ class Ingestion:
 
     def _read(self, batch: Batch, text: bytes, format: Input) -> int:
         """Let the engine read rows into the stage; how many they are."""
-        limits = {"input_format_parallel_parsing": 0, **ONE_THREAD} if len(text) <= SMALL else {}
-        if format is Input.PARQUET:
-            limits |= {"max_memory_usage": OPENED}
+        limits: dict[str, int] = {"input_format_parallel_parsing": 0, **ONE_THREAD} if len(text) <= SMALL else {}
+        limits |= {"max_memory_usage": self._workspace.settings.insert_memory}
         return self._workspace.warehouse.insert(batch.table.sql(), text, format, (), PARSING | limits)
 
     def _needs_search(self, batch: Batch, appends: Sequence[Append], texts: Sequence[bytes]) -> bool:
@@ -406,15 +405,6 @@ class Ingestion:
 def key_of(append: Append) -> Key:
     """What an append's receipt is kept under."""
     return (append.bound or "", append.datasource, append.key or "")
-
-
-def _opens_too_far(exc: RookeryError) -> RookeryError:
-    return RookeryError(
-        TOO_LARGE,
-        f"the rows of the Parquet file take more than {OPENED:,} bytes of memory",
-        hint="send them in several files",
-        detail=exc.detail,
-    )
 
 
 def _strange(names: Sequence[str]) -> RookeryError:

@@ -45,7 +45,8 @@ def _text(workspace: Workspace, batch: Batch, keys: Keys | None) -> None:
     workspace.warehouse.execute(f"TRUNCATE TABLE {batch.table.sql()}")
     settings = workspace.settings
     limits = settings.search_rows, settings.search_tries
-    search = Search(workspace.warehouse, batch.stage, batch.table, PARSING, limits)
+    parsing = {**PARSING, "max_memory_usage": settings.insert_memory}
+    search = Search(workspace.warehouse, batch.stage, batch.table, parsing, limits)
     batch.bad = search.read(texts, format, batch.header, batch.stage.takes_empty(batch.bound))
     unfit = search.check(batch.bound, texts, format, batch.header)
     if keys is not None and format is Input.NDJSON:

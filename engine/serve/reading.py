@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from engine.errors import TOO_LARGE, RookeryError
+
 PARSING: dict[str, int | str] = {
     "input_format_skip_unknown_fields": 1,
     # As the keys of events and the headers of CSV.
@@ -17,3 +19,18 @@ PARSING: dict[str, int | str] = {
     "max_insert_threads": 1,
     "async_insert": 0,
 }
+
+
+def is_too_large(exc: RookeryError) -> bool:
+    """Whether reading rows took more memory than one batch may."""
+    return "Query memory limit" in (exc.detail or "")
+
+
+def opens_too_far(exc: RookeryError, most: int) -> RookeryError:
+    """What the sender of such rows reads."""
+    return RookeryError(
+        TOO_LARGE,
+        f"the rows take more than {most:,} bytes of memory",
+        hint="nothing was stored; send them in several requests; the limit is ROOKERY_MAX_INSERT_MEMORY",
+        detail=exc.detail,
+    )

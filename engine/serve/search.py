@@ -17,6 +17,7 @@ from engine.serve.batch import Bad
 from engine.serve.blame import alone, blame_rest, blame_value, has_borders
 from engine.serve.bodies import is_stranger
 from engine.serve.judging import ASIDE, UNDECIDED, Judge, default_throws
+from engine.serve.reading import is_too_large, opens_too_far
 from engine.serve.reasons import SHOWN, has_all_cells, loaded, strange, unreadable, values_of
 from engine.serve.records import is_open
 from engine.serve.sharing import spread
@@ -136,6 +137,8 @@ class Search:
         try:
             self._warehouse.insert(self._table.sql(), body, format, names, self._settings)
         except RookeryError as exc:
+            if is_too_large(exc):
+                raise opens_too_far(exc, int(self._settings["max_memory_usage"])) from exc
             if exc.code.status >= 500:
                 raise
             return self._parted(rows, format, header, columns, exc)

@@ -1,0 +1,82 @@
+"""Rows that take far more memory than their bytes are refused, and batches take turns at what memory there is."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from engine.serve.memory import LEAST, Memory, needed
+from engine.warehouse.port import Input
+from tests.support.server import Server, running
+
+MIB = 1 << 20
+COLUMNS = 300
+WIDE = "columns:\n  - {name: c0, type: String}\n"
+WIDE += "".join(f"  - {{name: c{n}, type: String, default: \"''\"}}\n" for n in range(1, COLUMNS))
+WIDE += "engine: {sorting_key: [c0]}\n"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(tmp_path_factory.mktemp("memory"), ROOKERY_MAX_INSERT_MEMORY=128 * MIB) as found:
+        found.push({"datasources/wide.yaml": WIDE})
+        yield found
+
+
+@pytest.mark.parametrize("path", ["/v0/events?name=wide&wait=true", "/v0/datasources?name=wide&format=ndjson"])
+def test_short_rows_of_a_wide_datasource_are_bounded(server: Server, path: str) -> None:
+    before = server.sql("SELECT count() AS n FROM wide")[0]["n"]
+    found = server.admin("POST", path, content=b'{"c0":"x"}\n' * 200_000)
+    assert (found.status_code, found.json()["code"]) == (413, "RK5004"), found.text
+    assert server.sql("SELECT count() AS n FROM wide") == [{"n": before}]
+    server.done("POST", path, content=b'{"c0":"x"}\n' * 100)
+
+
+def test_batches_never_have_more_than_there_is() -> None:
+    memory, lock, most = Memory(10), threading.Lock(), 0
+    done: list[int] = []
+
+    def store(size: int) -> None:
+        nonlocal most
+        with memory.set_aside(size):
+            with lock:
+                most = max(most, memory.taken)
+            done.append(size)
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(store, [1 + n % 10 for n in range(400)]))
+    assert most <= 10
+    assert len(done) == 400
+    assert memory.taken == 0
+
+
+def test_a_large_batch_is_not_overtaken() -> None:
+    memory, order = Memory(10), list[str]()
+    entered = threading.Event()
+
+    def store(name: str, size: int) -> None:
+        entered.set()
+        with memory.set_aside(size):
+            order.append(name)
+
+    with ThreadPoolExecutor(2) as threads, memory.set_aside(1):
+        large = threads.submit(store, "large", 10)
+        entered.wait()
+        while not memory.waiting:
+            pass
+        small = threads.submit(store, "small", 1)
+        while memory.waiting < 2:
+            pass
+        assert order == []
+    large.result()
+    small.result()
+    assert order == ["large", "small"]
+
+
+def test_what_is_set_aside_grows_with_columns_and_ends_at_the_limit() -> None:
+    assert needed(100, 10, Input.NDJSON, 1 << 30) < LEAST + 10_000
+    assert needed(8 * MIB, 500, Input.NDJSON, 1 << 30) == 1 << 30
+    assert needed(10, 1, Input.PARQUET, 1 << 30) == 1 << 30
