@@ -13,6 +13,10 @@ from engine.compiler.syntax import Node, listed, refuse
 
 LONGEST = 10_000
 """Bytes of a text, or items of an array."""
+ROWS = 64
+"""Rows of a block in a statement with such calls."""
+SMALL_BLOCKS: dict[str, int | str] = {"max_block_size": ROWS, "max_joined_block_size_rows": ROWS}
+"""The engine's settings for that: it looks at limits of time, and at cancellations, between blocks."""
 LEVELS = 3
 """Most calls within each other."""
 _STRINGS = (

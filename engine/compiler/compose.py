@@ -43,11 +43,15 @@ class Catalogue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """A statement's text, the tenant placeholders in it by name with type, and the datasources it reads."""
+    """A statement's text, the tenant placeholders in it by name with type, and the datasources it reads.
+
+    `slow` says that it calls functions that may take long for one row.
+    """
 
     sql: str
     placeholders: Mapping[str, str]
     relations: frozenset[str]
+    slow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +139,7 @@ class Composer:
         relations: set[str] = set()
         passed = shape.passed([text.uses])
         extents: dict[str, Extent] = {}
+        slow = text.slow
         for name in sorted(text.reads):
             if name in catalogue.relations:
                 extents[name] = relation_extent(catalogue.relations[name])
@@ -150,8 +155,10 @@ class Composer:
             ctes[name] = f"SELECT * FROM view({inner.sql})"
             placeholders.update(inner.placeholders)
             relations |= inner.relations
+            slow = slow or inner.slow
         check_extent(text.extent.of(extents), "the query")
-        return Composed(Assembled(_ended(ctes, text), placeholders, frozenset(relations)), binder.bindings)
+        statement = Assembled(_ended(ctes, text), placeholders, frozenset(relations), slow)
+        return Composed(statement, binder.bindings)
 
     def static_texts(self, catalogue: Catalogue, pipe: str) -> Texts:
         """The texts of a materialized pipe, which never vary."""
@@ -238,7 +245,8 @@ def assemble(
     *before, (_, final) = texts[pipe]
     ctes.update((n, t.canonical) for n, t in before)
     sql = _ended(ctes, final) if last is None else _with(ctes, last, columns)
-    return Assembled(sql, placeholders, frozenset(relations))
+    slow = any(text.slow for nodes in texts.values() for _, text in nodes)
+    return Assembled(sql, placeholders, frozenset(relations), slow)
 
 
 def _readings(catalogue: Catalogue, texts: Texts, around: Verified | None) -> dict[str, Reading]:

@@ -77,6 +77,7 @@ class Verified:
     names: frozenset[str] | None = None
     uses: shape.Uses | None = None
     extent: Extent = field(default_factory=Extent)
+    slow: bool = False
 
     @property
     def identity(self) -> tuple[object, ...]:
@@ -127,6 +128,7 @@ def verify(
         names=shape.names(tree),
         uses=shape.uses(tree),
         extent=extent(tree),
+        slow=bool(first.bounded),
     )
 
 

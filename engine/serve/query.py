@@ -15,6 +15,7 @@ from typing import Any
 
 import structlog
 
+from engine.compiler.bounds import SMALL_BLOCKS
 from engine.compiler.compose import Composed
 from engine.compiler.memory import Memory
 from engine.compiler.params import coerce
@@ -300,7 +301,8 @@ class Queries:
                 memory=limits.max_memory or settings.max_memory,
                 total_memory=settings.total_memory,
                 rows=limits.max_rows or settings.max_rows,
-            ),
+            )
+            | (SMALL_BLOCKS if composed.assembled.slow else {}),
             tag,
             quoted=composed.quoted,
         )

@@ -113,3 +113,27 @@ nodes:
     assert inbox.admin("GET", "/v0/pipes/repeated.json", params={"kinds": "view,sale"}).status_code == 200
     many = ",".join(f"k{n}" for n in range(600))
     refused(inbox.admin("GET", "/v0/pipes/repeated.json", params={"kinds": many}), 400, "RK4040")
+
+
+def _blocks(server: Server, call: str) -> int:
+    """How many blocks the engine made of 640 rows, by the moments at which it began them."""
+    sql = f"SELECT uniqExact(nowInBlock64(9)) AS blocks, max({call}) AS m FROM (SELECT toString(number) AS s FROM numbers(640))"
+    return int(server.sql(sql)[0]["blocks"])
+
+
+def test_slow_functions_get_blocks_of_few_rows_between_which_a_query_ends(server: Server) -> None:
+    assert _blocks(server, "editDistance(s, '12')") == 10
+    assert _blocks(server, "length(s)") == 1
+
+
+def test_pipes_with_slow_functions_get_them_too(inbox: Server) -> None:
+    text = """
+nodes:
+  - name: each_row
+    sql: SELECT nowInBlock64(9) AS began, editDistance(toString(number), '12') AS far FROM numbers(640)
+  - name: counted
+    sql: SELECT uniqExact(began) AS blocks, max(far) AS far FROM each_row
+"""
+    inbox.push({"pipes/near.yaml": text})
+    assert inbox.done("GET", "/v0/pipes/near.json")["data"][0]["blocks"] == 10
+    assert inbox.sql("SELECT blocks FROM near") == [{"blocks": 10}]
