@@ -84,11 +84,11 @@ def test_columns_of_a_csv_can_be_renamed(cli: Cli, server: Server) -> None:
     (cli.directory / "theirs.csv").write_text(as_csv(ROWS, "customer,what,units"))
     cli("append", "events", "theirs.csv", "--rename", "customer=tenant_id", "--rename", "what=event")
     assert stored(server) == ROWS
-    assert "RK7002" in cli("append", "events", "theirs.csv", "--rename", "customer", code=1).err
-    misspelt = cli("append", "events", "theirs.csv", "--rename", "costumer=tenant_id", code=1).err
+    assert "RK7002" in cli("append", "events", "theirs.csv", "--rename", "customer", code=2).err
+    misspelt = cli("append", "events", "theirs.csv", "--rename", "costumer=tenant_id", code=2).err
     assert "there is no column `costumer`" in misspelt and "customer, what, units" in misspelt
     (cli.directory / "rows.ndjson").write_text(ndjson(ROWS))
-    assert "--rename is for CSV" in cli("append", "events", "rows.ndjson", "--rename", "a=b", code=1).err
+    assert "--rename is for CSV" in cli("append", "events", "rows.ndjson", "--rename", "a=b", code=2).err
     assert stored(server) == ROWS
 
 
@@ -203,12 +203,12 @@ def test_a_file_with_bad_rows(cli: Cli, server: Server) -> None:
     assert "2 rows dropped" in cli("quarantine", "rm", "events", "--all").err
     assert "quarantine of events is empty" in cli("quarantine", "ls", "events").err
     for words in (("rm", "events"), ("rm", "events", "x", "--all"), ("replay", "events")):
-        assert "RK7002" in cli("quarantine", *words, code=1).err
+        assert "RK7002" in cli("quarantine", *words, code=2).err
     assert "RK5005" in cli("quarantine", "ls", "nothing", code=7).err
     assert "RK1008" in cli("quarantine", "replay", "events", "--mended", "none.ndjson", code=1).err
     (cli.directory / "odd.ndjson").write_text('{"id": "a", "text": "{}"}\n{"id": "b"}\n')
     assert (
-        "row 2 has no id, or no text" in cli("quarantine", "replay", "events", "--mended", "odd.ndjson", code=1).err
+        "row 2 has no id, or no text" in cli("quarantine", "replay", "events", "--mended", "odd.ndjson", code=2).err
     )
 
 
@@ -229,7 +229,7 @@ def test_what_is_wrong_is_told_plainly(cli: Cli, server: Server) -> None:
     (cli.directory / "rows.ndjson.bz2").write_bytes(b"no bzip2")
     for file, code, status in (
         ("none.ndjson", "RK1008", 1),
-        ("rows.txt", "RK7002", 1),
+        ("rows.txt", "RK7002", 2),
         ("rows.parquet", "RK5001", 1),
         ("latin.csv", "RK5007", 1),
         ("broken.csv.gz", "RK5007", 1),
@@ -237,7 +237,7 @@ def test_what_is_wrong_is_told_plainly(cli: Cli, server: Server) -> None:
     ):
         assert code in cli("append", "events", file, code=status).err, file
     assert "RK5005" in cli("append", "nothing", "-", code=7, input="{}\n").err
-    assert "RK7002" in cli("append", "events", "-", "--format", "xml", code=1).err
+    assert "RK7002" in cli("append", "events", "-", "--format", "xml", code=2).err
     assert stored(server) == []
     assert cli("append", "events", "-", "--json", input="").json["rows"] == 0
 
