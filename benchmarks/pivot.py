@@ -34,7 +34,7 @@ HEADER = """# Calls of the functions that author SQL may use, with a text `x`, a
 def functions() -> Iterator[str]:
     """Plain functions of the closed list, each once, without those that change from call to call."""
     section, seen = "", set()
-    for line in files("engine.compiler").joinpath("functions.txt").read_text(encoding="utf-8").splitlines():
+    for line in files("engine.sql").joinpath("functions.txt").read_text(encoding="utf-8").splitlines():
         if line.startswith("["):
             section = line
         elif section == "[plain]" and line and not line.startswith("#") and line.lower() not in seen:

@@ -10,9 +10,9 @@ from urllib.parse import quote
 
 import typer
 
-from cli import terminal
+from cli import output
 from cli.connection import connect, options
-from cli.places import auth_file
+from cli.state_files import auth_file
 from engine.errors import USAGE, RookeryError
 from engine.settings import private_file
 
@@ -55,9 +55,9 @@ def auth() -> None:
     stored = {"url": settings.url.rstrip("/"), "token": settings.token.get_secret_value()}
     private_file(auth_file(settings), json.dumps(stored) + "\n")
     if options.json:
-        terminal.as_json({"file": str(auth_file(settings)), "workspace": workspace["name"]})
+        output.as_json({"file": str(auth_file(settings)), "workspace": workspace["name"]})
     else:
-        terminal.say(f"workspace {workspace['name']}: stored in {auth_file(settings)}")
+        output.say(f"workspace {workspace['name']}: stored in {auth_file(settings)}")
 
 
 def create(name: Name, scope: Scopes, tenant: Tenant = None) -> None:
@@ -67,7 +67,7 @@ def create(name: Name, scope: Scopes, tenant: Tenant = None) -> None:
     """
     with connect() as connection:
         found = connection.json("POST", "/v0/tokens", json={"name": name, "scopes": scope, "tenant": tenant})
-    terminal.as_json(found) if options.json else terminal.data(found["token"])
+    output.as_json(found) if options.json else output.data(found["token"])
 
 
 def mint(
@@ -89,7 +89,7 @@ def mint(
     body = {"name": name, "scopes": bodies, "tenant": tenant, "ttl": _seconds(ttl), "limits": {"rps": rps}}
     with connect() as connection:
         found = connection.json("POST", "/v0/tokens", json=body)
-    terminal.as_json(found) if options.json else terminal.data(found["token"])
+    output.as_json(found) if options.json else output.data(found["token"])
 
 
 def _fixed(fixed: list[str], scopes: list[str]) -> dict[str, dict[str, str]]:
@@ -135,10 +135,10 @@ def ls() -> None:
     with connect() as connection:
         found = connection.json("GET", "/v0/tokens")["tokens"]
     if options.json:
-        terminal.as_json(found)
+        output.as_json(found)
         return
     rows = [{**t, "scopes": ", ".join(_shown(s) for s in t["scopes"])} for t in found]
-    terminal.table(rows, ["name", "tenant", "origin", "scopes"])
+    output.table(rows, ["name", "tenant", "origin", "scopes"])
 
 
 def _shown(scope: dict[str, str]) -> str:
@@ -152,7 +152,7 @@ def show(name: Name) -> None:
     """
     with connect() as connection:
         found = connection.json("GET", f"/v0/tokens/{quote(name, safe='')}")
-    terminal.as_json(found) if options.json else terminal.data(found["token"])
+    output.as_json(found) if options.json else output.data(found["token"])
 
 
 def refresh(name: Name) -> None:
@@ -162,7 +162,7 @@ def refresh(name: Name) -> None:
     """
     with connect() as connection:
         found = connection.json("POST", f"/v0/tokens/{quote(name, safe='')}/refresh")
-    terminal.as_json(found) if options.json else terminal.data(found["token"])
+    output.as_json(found) if options.json else output.data(found["token"])
 
 
 def rm(name: Name) -> None:
@@ -172,7 +172,7 @@ def rm(name: Name) -> None:
     """
     with connect() as connection:
         connection.json("DELETE", f"/v0/tokens/{quote(name, safe='')}")
-    terminal.as_json({"removed": name}) if options.json else terminal.say(f"token {name} removed")
+    output.as_json({"removed": name}) if options.json else output.say(f"token {name} removed")
 
 
 def key() -> None:
@@ -182,7 +182,7 @@ def key() -> None:
     """
     with connect() as connection:
         found = connection.json("GET", "/v0/signing-key")
-    terminal.as_json(found) if options.json else terminal.data(found["secret"])
+    output.as_json(found) if options.json else output.data(found["secret"])
 
 
 def rotate(
@@ -194,4 +194,4 @@ def rotate(
     """
     with connect() as connection:
         found = connection.json("POST", "/v0/signing-key", json={"overlap": _seconds(overlap)})
-    terminal.as_json(found) if options.json else terminal.data(found["secret"])
+    output.as_json(found) if options.json else output.data(found["secret"])

@@ -18,8 +18,8 @@ from typing import Any
 import httpx
 import orjson
 
-from cli import terminal
-from cli.places import announced, auth_file, server_file
+from cli import output
+from cli.state_files import announced, auth_file, server_file
 from engine import errors
 from engine.errors import (
     DIRECTORY_BUSY,
@@ -162,7 +162,7 @@ def connect(*, create: bool = False, keep: bool = True) -> Iterator[Connection]:
         except RookeryError as exc:
             if not create or keep or exc.code.id != NO_DATABASE.id:
                 raise
-            terminal.say(f"{exc.message}: compared with an empty one", "yellow")
+            output.say(f"{exc.message}: compared with an empty one", "yellow")
             directory = Path(stack.enter_context(TemporaryDirectory(prefix="rookery-")))
             elsewhere = {"data": directory / "data", "clickhouse_url": None}
             connection = _connected(settings.model_copy(update=elsewhere), stack, create=True)
@@ -181,7 +181,7 @@ def _connected(settings: Settings, stack: ExitStack, *, create: bool) -> Connect
         if running is not None and running.starting and wait.goes_on(f"the server (process {running.pid}) to start"):
             continue
         # The engine takes most of a second to import, which commands that talk to a running server need not wait for.
-        from cli.process import local_server
+        from cli.embedded_server import local_server
 
         try:
             url, token = stack.enter_context(local_server(settings, create=create))
@@ -209,7 +209,7 @@ class Wait:
             return False
         if waited > SILENCE and not self._told:
             self._told = True
-            terminal.say(f"waiting: {what}", "dim")
+            output.say(f"waiting: {what}", "dim")
         time.sleep(PAUSE)
         return True
 
@@ -223,7 +223,7 @@ def _warn_of_copy(settings: Settings) -> None:
     running = announced(settings)
     if running is not None and not running.here and running.url and not settings.url:
         file = server_file(settings)
-        terminal.say(
+        output.say(
             f"warning: {file} is ignored: it names a server of {running.directory}. "
             f"To talk to that one: --url {running.url}",
             "yellow",

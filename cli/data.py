@@ -11,9 +11,9 @@ from urllib.parse import unquote
 
 import typer
 
-from cli import terminal
-from cli.batches import Piece, kind_of, uploads
+from cli import output
 from cli.connection import connect, options
+from cli.upload_source import Piece, kind_of, uploads
 from engine.errors import NO_FILE, USAGE, RookeryError
 
 BY_NAME = {"json": "JSON", "csv": "CSVWithNames", "ndjson": "JSONEachRow"}
@@ -58,7 +58,7 @@ def append(
         )
     params = {"mode": "append", "name": datasource, "format": format_}
     answers = []
-    with _interruptible(key), connect() as connection, terminal.progress(f"append to {datasource}") as update:
+    with _interruptible(key), connect() as connection, output.progress(f"append to {datasource}") as update:
         watched = _watched(update, total)
         for number, upload in enumerate(uploads(file, format_, renamed, skip_rows)):
             headers = {"idempotency-key": f"{key}/{number}" if number else key} if key else {}
@@ -67,7 +67,7 @@ def append(
             )
     found = _together(datasource, answers)
     if options.json:
-        terminal.as_json(found)
+        output.as_json(found)
     else:
         _tell(found)
     if (found["quarantined"] or "refused" in found) and not found["rows"]:
@@ -104,31 +104,29 @@ def _interruptible(key: str | None) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         again = "send it again with the same --key" if key else "with a --key it could be sent again without harm"
-        terminal.say(f"stopped; a part of the file may be stored: {again}", "yellow")
+        output.say(f"stopped; a part of the file may be stored: {again}", "yellow")
         raise
 
 
 def _tell(found: dict[str, Any]) -> None:
     datasource, quarantined = found["datasource"], found["quarantined"]
     before = " before, under this key; nothing is appended now" if found["repeated"] else ""
-    terminal.say(f"{found['rows']:,} rows appended to {datasource}{before}")
+    output.say(f"{found['rows']:,} rows appended to {datasource}{before}")
     if ignored := found["ignored_columns"]:
         several = "columns that are" if len(ignored) > 1 else "a column that is"
-        terminal.say(f"warning: {several} not {datasource}'s: {', '.join(ignored)}", "yellow")
+        output.say(f"warning: {several} not {datasource}'s: {', '.join(ignored)}", "yellow")
     if unknown := found.get("unknown_keys"):
         count, names = unknown["count"], unknown["names"]
         more = f" and {count - len(names):,} more" if count > len(names) else ""
         keys = "a key that no column takes" if count == 1 else f"{count:,} keys that no column takes"
-        terminal.say(f"warning: {keys}: {', '.join(names)}{more}", "yellow")
+        output.say(f"warning: {keys}: {', '.join(names)}{more}", "yellow")
     if quarantined:
-        terminal.say(
-            f"warning: {quarantined:,} rows went to quarantine: rookery quarantine ls {datasource}", "yellow"
-        )
+        output.say(f"warning: {quarantined:,} rows went to quarantine: rookery quarantine ls {datasource}", "yellow")
     if refused := found.get("refused"):
-        terminal.say(f"warning: {refused:,} bad rows were refused, since quarantine is full", "yellow")
+        output.say(f"warning: {refused:,} bad rows were refused, since quarantine is full", "yellow")
     if first := found.get("first_bad_row"):
         columns = f" ({', '.join(first['columns'])})" if first["columns"] else ""
-        terminal.say(f"  the first: row {first['row']:,}{columns}: {first['reason']}", "dim")
+        output.say(f"  the first: row {first['row']:,}{columns}: {first['reason']}", "dim")
 
 
 def _watched(update: Callable[[str, int, int], None], total: int) -> Callable[[Iterator[Piece]], Iterator[bytes]]:
@@ -195,7 +193,7 @@ def get(
         response = connection.request("GET", path, params=given, headers=headers)
     if ignored := response.headers.get("x-rookery-ignored-parameters"):
         names = ", ".join(unquote(name.strip()) for name in ignored.split(","))
-        terminal.say(f"warning: `{endpoint}` ignores these parameters: {names}", "yellow")
+        output.say(f"warning: `{endpoint}` ignores these parameters: {names}", "yellow")
     _print(response.content, format_ if not options.json else "json")
 
 
@@ -221,9 +219,9 @@ def _parameter(text: str) -> tuple[str, str]:
 
 def _print(body: bytes, format_: str) -> None:
     if format_ != "table":
-        terminal.raw(body)
+        output.raw(body)
         return
     import orjson
 
     found = orjson.loads(body)
-    terminal.table(found["data"], [c["name"] for c in found["meta"]], "no rows")
+    output.table(found["data"], [c["name"] for c in found["meta"]], "no rows")

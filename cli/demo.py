@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from cli import terminal
+from cli import output
 from cli.connection import Connection, connect, options
 from engine.errors import RookeryError
 from engine.project.parse import load
@@ -35,17 +35,17 @@ def run() -> None:
 
 
 def _head(number: int, text: str) -> None:
-    terminal.out.print(f"\n[bold cyan]{number}.[/] [bold]{text}[/]")
+    output.out.print(f"\n[bold cyan]{number}.[/] [bold]{text}[/]")
 
 
 def _push(connection: Connection, root: Path) -> None:
     _head(1, "Push the example project: a landing table, a per-tenant pipe, three endpoints")
     files = [{"name": r.name, "file": r.place.file, "text": r.text} for r in load(root).resources()]
-    with terminal.progress("push") as update:
+    with output.progress("push") as update:
         result = connection.watched("/v0/push", {"files": files}, update)
-    terminal.plan(result)
+    output.plan(result)
     if not result["steps"]:
-        terminal.data("  everything is there already")
+        output.data("  everything is there already")
 
 
 def _provision(connection: Connection) -> None:
@@ -54,7 +54,7 @@ def _provision(connection: Connection) -> None:
         body = {"id": tenant, "placement": placement}
         found = connection.json("POST", "/v0/tenants", json=body)["tenants"][0]
         verb = "added" if found["created"] else "is there"
-        terminal.data(f"  tenant {tenant} {verb}: {placement}")
+        output.data(f"  tenant {tenant} {verb}: {placement}")
 
 
 def _events() -> bytes:
@@ -76,15 +76,15 @@ def _ingest(connection: Connection) -> None:
     _head(3, f"Send {EVENTS:,} events of four tenants, mixed, to one landing table")
     params = {"name": "events", "wait": "true"}
     found = connection.json("POST", "/v0/events", params=params, content=_events())
-    terminal.data(f"  accepted {found['successful_rows']:,} rows; the views have delivered them:")
+    output.data(f"  accepted {found['successful_rows']:,} rows; the views have delivered them:")
     for tenant, placement in TENANTS.items():
         shown = connection.json("GET", f"/v0/tenants/{tenant}")
         tables = ", ".join(f"{t['name']} {t['rows']:,}" for t in shown["tables"]) or "rows of the shared tables"
         where = shown["nest"] or "pool"
-        terminal.data(f"  tenant {tenant} ({placement}): {shown['rows']:,} rows in all; {where}: {tables}")
+        output.data(f"  tenant {tenant} ({placement}): {shown['rows']:,} rows in all; {where}: {tables}")
     unknown = [t for t in connection.json("GET", "/v0/tenants")["tenants"] if t["state"] == "unknown"]
     for tenant in unknown:
-        terminal.data(f"  tenant {tenant['id']} does not exist: its {tenant['rows']:,} rows wait in landing")
+        output.data(f"  tenant {tenant['id']} does not exist: its {tenant['rows']:,} rows wait in landing")
 
 
 def _token(connection: Connection, tenant: str) -> str:
@@ -104,7 +104,7 @@ def _call(connection: Connection, tokens: Mapping[str, str]) -> None:
         found = _get(connection, "/v0/pipes/usage_current_month.json", token)
         parts = ", ".join(f"{r['event']} {r['units']:,.0f}" for r in found["data"])
         amount = sum(r["amount"] for r in found["data"])
-        terminal.data(f"  tenant {tenant}: {parts}; to pay {amount:,.2f}")
+        output.data(f"  tenant {tenant}: {parts}; to pay {amount:,.2f}")
 
 
 def _cheat(connection: Connection, tokens: Mapping[str, str]) -> None:
@@ -124,14 +124,14 @@ def _cheat(connection: Connection, tokens: Mapping[str, str]) -> None:
         try:
             _get(connection, path, used, **extra)
         except RookeryError as exc:
-            terminal.data(f"  {what}: refused with {exc.code.status}, {exc.message}")
+            output.data(f"  {what}: refused with {exc.code.status}, {exc.message}")
         else:
             raise RuntimeError(f"{what} was not refused")
 
 
 def _next_steps() -> None:
     data = options.loaded().data
-    terminal.out.print("\n[bold]Done; nothing is left running.[/] Now try:")
+    output.out.print("\n[bold]Done; nothing is left running.[/] Now try:")
     for command, what in (
         ("make serve", "a server on http://127.0.0.1:7181"),
         ("rookery tenant add 4 --placement tables", "tenant 4's rows, which wait in landing, arrive"),
@@ -139,5 +139,5 @@ def _next_steps() -> None:
         ('rookery sql "SELECT event, count() FROM events GROUP BY event"', "ask the landing table"),
         ("rookery token mint me --scope PIPES:READ:usage --tenant 1", "a token for your own call"),
     ):
-        terminal.data(f"  {command}  # {what}")
-    terminal.data(f"  (rookery is in .venv/bin; the data is in {data})")
+        output.data(f"  {command}  # {what}")
+    output.data(f"  (rookery is in .venv/bin; the data is in {data})")

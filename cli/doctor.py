@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from cli import terminal
+from cli import output
 from cli.connection import connect, options
 from cli.permission import Allow
 from engine.errors import USAGE, RookeryError
@@ -37,20 +37,20 @@ def doctor(
     """
     if allow and not repair:
         raise RookeryError(USAGE, "--allow-destructive needs --repair")
-    with connect() as connection, terminal.progress("examining"):
+    with connect() as connection, output.progress("examining"):
         done = connection.json("POST", "/v0/doctor", json={"allow": allow or []})["repaired"] if repair else []
         found = connection.json("GET", "/v0/doctor", params={"deep": str(deep or repair).lower()})
     if options.json:
-        terminal.as_json({**found, "repaired": done} if repair else found)
+        output.as_json({**found, "repaired": done} if repair else found)
     else:
         for item in done:
             left = f"; not repaired: {item['not_repaired']}" if item["not_repaired"] else ""
-            terminal.say(f"{item['table']}: {item['keys']} keys delivered{left}")
+            output.say(f"{item['table']}: {item['keys']} keys delivered{left}")
             for part in item["detached"]:
-                terminal.say(f"  detached part {part['part']} {part['done']}: {part['why']}")
+                output.say(f"  detached part {part['part']} {part['done']}: {part['why']}")
         for finding in found["findings"]:
-            terminal.finding(finding)
+            output.finding(finding)
         if not found["findings"]:
-            terminal.say(f"healthy: {len(found['checks'])} checks found nothing", "green")
+            output.say(f"healthy: {len(found['checks'])} checks found nothing", "green")
     if not found["healthy"]:
         raise typer.Exit(SICK)

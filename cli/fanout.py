@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from cli import terminal
+from cli import output
 from cli.connection import connect, options
 from cli.permission import Allow
 from engine.errors import MISSED_EXPIRED, STILL_FAILING
@@ -28,23 +28,23 @@ def status() -> None:
     with connect() as connection:
         found = connection.json("GET", "/v0/fanout")
     if options.json:
-        terminal.as_json(found)
+        output.as_json(found)
         return
     rows = [{**d, "strays": len(d["strays"])} for d in found["datasources"]]
     columns = ["datasource", "mode", "rows", "seconds", "in_step", "strays"]
-    terminal.table(rows, columns, "no landing datasources yet")
+    output.table(rows, columns, "no landing datasources yet")
     strays = [{"datasource": d["datasource"], **s} for d in found["datasources"] for s in d["strays"]]
     if strays:
-        terminal.data("\nnot in step:")
-        shown = [{**s, "piece": _piece(s["piece"]), "error": terminal.brief(s["error"])} for s in strays]
-        terminal.table(shown, ["datasource", "tenant", "rows", "seconds", "piece", "tries", "since", "error"])
+        output.data("\nnot in step:")
+        shown = [{**s, "piece": _piece(s["piece"]), "error": output.brief(s["error"])} for s in strays]
+        output.table(shown, ["datasource", "tenant", "rows", "seconds", "piece", "tries", "since", "error"])
     if found["suspended"]:
-        terminal.data("\nviews that are down, or go on without some tenants:")
+        output.data("\nviews that are down, or go on without some tenants:")
         shown = [
-            {**v, "without": ", ".join(v["without"]), "error": terminal.brief(v["error"])} for v in found["suspended"]
+            {**v, "without": ", ".join(v["without"]), "error": output.brief(v["error"])} for v in found["suspended"]
         ]
-        terminal.table(shown, ["view", "without", "since", "error"])
-        terminal.say("put them back: rookery fanout repair")
+        output.table(shown, ["view", "without", "since", "error"])
+        output.say("put them back: rookery fanout repair")
 
 
 def _piece(piece: dict[str, Any] | None) -> str | None:
@@ -66,12 +66,12 @@ def retry() -> None:
     with connect() as connection:
         found = connection.json("POST", "/v0/fanout/retry")
     if options.json:
-        terminal.as_json(found)
+        output.as_json(found)
         return
     for name, count in found["retried"].items():
-        terminal.say(f"{name}: {count} tenants are tried again")
+        output.say(f"{name}: {count} tenants are tried again")
     if not found["retried"]:
-        terminal.say("nothing waits", "green")
+        output.say("nothing waits", "green")
 
 
 def repair(allow: Allow = None) -> None:
@@ -83,14 +83,14 @@ def repair(allow: Allow = None) -> None:
 
     Example: [bold]rookery fanout repair[/]
     """
-    with connect() as connection, terminal.progress("repair") as update:
+    with connect() as connection, output.progress("repair") as update:
         result = connection.watched("/v0/push", {"files": [], "allow": allow or []}, update)
     failing = any(w["code"] in (STILL_FAILING.id, MISSED_EXPIRED.id) for w in result["warnings"])
     if options.json:
-        terminal.as_json(result)
+        output.as_json(result)
     else:
-        terminal.plan(result)
+        output.plan(result)
         if not failing:
-            terminal.say("repaired" if result["steps"] else "nothing to repair", "green")
+            output.say("repaired" if result["steps"] else "nothing to repair", "green")
     if failing:
         raise typer.Exit(1)

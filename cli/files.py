@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cli import terminal
+from cli import output
 from cli.connection import options
 from engine.errors import RookeryError
 
@@ -31,7 +31,7 @@ def written(proposal: dict[str, dict[str, str]], places: dict[str, Path | None])
             path.unlink() if before is None else path.write_bytes(before)
         raise
     for path, _ in changed:
-        terminal.say(f"wrote {_relative(path)}")
+        output.say(f"wrote {_relative(path)}")
 
 
 def _relative(path: Path) -> Path:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import access, data, doctor, fanout, project, quarantine, server, tenants, terminal
+from cli import access, data, doctor, fanout, output, project, quarantine, server, tenants
 from cli.connection import options
 from engine.errors import INTERNAL, NO_FILE, USAGE, RookeryError
 from engine.settings import is_set, misspelt
@@ -51,7 +51,7 @@ def globals_(
     options.url, options.token, options.data, options.json = url or None, token or None, store, json
     options.project, options.settings = directory, None
     for name, near in misspelt():
-        terminal.say(f"warning: there is no setting {name}; did you mean {near}?", "yellow")
+        output.say(f"warning: there is no setting {name}; did you mean {near}?", "yellow")
 
 
 for part in (project, tenants, access, data, quarantine, fanout, doctor, server):
@@ -150,9 +150,9 @@ def unusable(exc: OSError) -> RookeryError:
 
 def _tell(exc: RookeryError) -> None:
     if options.json:
-        terminal.as_json(exc.as_dict())
+        output.as_json(exc.as_dict())
     else:
-        terminal.failure(exc)
+        output.failure(exc)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli import terminal
+from cli import output
 from cli.connection import Connection, connect, options
 from cli.files import written
 from cli.permission import Allow
@@ -62,9 +62,9 @@ def init(directory: Annotated[Path | None, typer.Argument(help="Where; here by d
     if not ignore.exists():
         ignore.write_text(".rookery/\n", encoding="utf-8")
     if options.json:
-        terminal.as_json({"directory": str(root.resolve()), "made": made})
+        output.as_json({"directory": str(root.resolve()), "made": made})
         return
-    terminal.say(f"made {', '.join(made)} in {root}" if made else f"{root} is a project already; nothing changed")
+    output.say(f"made {', '.join(made)} in {root}" if made else f"{root} is a project already; nothing changed")
 
 
 def _survey() -> Survey:
@@ -82,7 +82,7 @@ def _project() -> Project:
     found = _survey()
     if found.problems.problems:
         # Whoever has to mend files wants to know all that is wrong with them.
-        from cli.trial import compiled
+        from cli.offline_check import compiled
 
         compiled(found)
     return found.project
@@ -97,19 +97,19 @@ def check() -> None:
 
     Example: [bold]rookery check[/]
     """
-    from cli.trial import compiled
+    from cli.offline_check import compiled
 
     found = _survey()
     project, warnings = found.project, [w.as_dict() for w in compiled(found).warnings]
     if options.json:
-        terminal.as_json(
+        output.as_json(
             {"datasources": sorted(project.datasources), "pipes": sorted(project.pipes), "warnings": warnings}
         )
         return
-    terminal.plan({"changes": [], "steps": [], "warnings": warnings})
-    datasources = terminal.counted(len(project.datasources), "datasource")
-    pipes = terminal.counted(len(project.pipes), "pipe")
-    terminal.say(f"{datasources} and {pipes} are fine", "green")
+    output.plan({"changes": [], "steps": [], "warnings": warnings})
+    datasources = output.counted(len(project.datasources), "datasource")
+    pipes = output.counted(len(project.pipes), "pipe")
+    output.say(f"{datasources} and {pipes} are fine", "green")
 
 
 def plan(
@@ -154,7 +154,7 @@ def push(
             for name in result["endpoints"]:
                 if name in given:
                     where = "" if connection.passing else connection.url
-                    terminal.say(f"published {where}/v0/pipes/{name}.json")
+                    output.say(f"published {where}/v0/pipes/{name}.json")
 
 
 def _given(files: Sequence[Path]) -> list[Any]:
@@ -196,25 +196,25 @@ def _body(files: Sequence[Path] | None, **given: Any) -> dict[str, Any]:
 
 
 def _push(connection: Connection, body: dict[str, Any]) -> Any:
-    with terminal.progress("push") as update:
+    with output.progress("push") as update:
         return connection.watched("/v0/push", body, update)
 
 
 def _show(result: Any) -> None:
     if options.json:
-        terminal.as_json(result)
+        output.as_json(result)
         return
-    terminal.plan(result)
+    output.plan(result)
     if not result["changes"] and not result["steps"]:
         if any(w["code"] == STILL_FAILING.id for w in result["warnings"]):
-            terminal.say("nothing else to do", "yellow")
+            output.say("nothing else to do", "yellow")
         else:
-            terminal.say("nothing to do: the workspace is as the files say", "green")
+            output.say("nothing to do: the workspace is as the files say", "green")
     elif result["applied"]:
-        terminal.say("pushed", "green")
+        output.say("pushed", "green")
     if result["undeclared"]:
         names = ", ".join(result["undeclared"][:5]) + (", …" if len(result["undeclared"]) > 5 else "")
-        terminal.say(f"live, and in none of the files: {names}; --prune removes what no file declares")
+        output.say(f"live, and in none of the files: {names}; --prune removes what no file declares")
 
 
 def pipe_generate(
@@ -244,15 +244,15 @@ def pipe_generate(
             raise RookeryError(TARGET_EXISTS, f"{path} exists and differs", hint="--force writes over it")
         written = False
         if not options.json:
-            terminal.say(f"{path} is there already")
+            output.say(f"{path} is there already")
     else:
         written = True
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         if not options.json:
-            terminal.data(str(path))
+            output.data(str(path))
     if options.json:
-        terminal.as_json({"file": str(path), "written": written})
+        output.as_json({"file": str(path), "written": written})
 
 
 def materialize(
@@ -282,14 +282,14 @@ def materialize(
         body["files"] = [*(b for b in bodies if b["name"] not in {name, target}), *files]
         with (
             written(proposal, {"target": _by_name(target), "pipe": path}),
-            terminal.progress("materialize") as update,
+            output.progress("materialize") as update,
         ):
             result = connection.watched("/v0/push", body, update)
     if options.json:
-        terminal.as_json({**result, "node": proposal["node"]})
+        output.as_json({**result, "node": proposal["node"]})
         return
-    terminal.plan(result)
-    terminal.say(f"node {proposal['node']} fills {target}: {proposal['reason']}", "green")
+    output.plan(result)
+    output.say(f"node {proposal['node']} fills {target}: {proposal['reason']}", "green")
 
 
 def _proposal(connection: Connection, given: dict[str, Any], node: str | None, path: Path | None) -> Any:
@@ -329,7 +329,7 @@ def _chosen(answer: str | None, nodes: list[str]) -> str | None:
 def _asked(nodes: list[str]) -> str | None:
     """The answer to which node: from a person at a terminal, or one line of what was piped in."""
     for number, name in enumerate(nodes, 1):
-        terminal.say(f"  {number}. {name}")
+        output.say(f"  {number}. {name}")
     if sys.stdin is not None and sys.stdin.isatty():
         return str(typer.prompt("Which node", default=str(len(nodes)), err=True))
     return sys.stdin.readline() or None if sys.stdin is not None else None
@@ -345,17 +345,17 @@ def _resource_commands(kind: str, group: typer.Typer) -> None:
         with connect() as connection:
             found = connection.json("GET", f"/v0/{plural}")[plural]
         if options.json:
-            terminal.as_json(found)
+            output.as_json(found)
             return
-        terminal.table([{**r, "rows": r.get("statistics", {}).get("row_count")} for r in found], columns)
+        output.table([{**r, "rows": r.get("statistics", {}).get("row_count")} for r in found], columns)
 
     def show(name: Annotated[str, typer.Argument(help="Name or file.")]) -> None:
         with connect() as connection:
             found = connection.json("GET", f"/v0/{plural}/{_stem(name)}")
         if options.json:
-            terminal.as_json(found)
+            output.as_json(found)
         else:
-            terminal.data(found["content"] or "")
+            output.data(found["content"] or "")
 
     def rm(
         name: Annotated[str, typer.Argument(help="Name or file.")], force: Force = False, dry_run: DryRun = False
@@ -364,10 +364,10 @@ def _resource_commands(kind: str, group: typer.Typer) -> None:
             flags = {"force": str(force).lower(), "dry_run": str(dry_run).lower()}
             gone = connection.json("DELETE", f"/v0/{plural}/{_stem(name)}", params=flags)
         if options.json:
-            terminal.as_json(gone)
+            output.as_json(gone)
             return
         verb = "would remove" if dry_run else "removed"
-        terminal.say(f"{verb} {', '.join(gone['removed'])}")
+        output.say(f"{verb} {', '.join(gone['removed'])}")
 
     group.command("ls", help=f"List the {plural} that are deployed. Example: [bold]rookery {kind} ls[/]")(ls)
     group.command("show", help=f"Show a {kind}'s source. Example: [bold]rookery {kind} show NAME[/]")(show)

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import orjson
 import typer
 
-from cli import terminal
+from cli import output
 from cli.connection import connect, options
 from engine.errors import NO_FILE, USAGE, RookeryError
 
@@ -44,12 +44,12 @@ def ls(
         params = {"limit": limit, "offset": offset}
         found = connection.json("GET", _path(datasource), params=params)
     if options.json:
-        terminal.as_json(found)
+        output.as_json(found)
         return
     rows = [_row(r) for r in found["rows"]]
-    terminal.table(rows, ["id", "at", "row", "error", "text"], f"the quarantine of {datasource} is empty")
+    output.table(rows, ["id", "at", "row", "error", "text"], f"the quarantine of {datasource} is empty")
     if len(rows) < found["total"]:
-        terminal.say(f"{len(rows):,} of {found['total']:,} rows; --limit and --offset show others")
+        output.say(f"{len(rows):,} of {found['total']:,} rows; --limit and --offset show others")
 
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def replay(
     with connect() as connection:
         found = connection.json("POST", _path(datasource) + "/replay", json=body)
     if options.json:
-        terminal.as_json(found)
+        output.as_json(found)
     else:
         _show(datasource, found)
     stays = found["quarantined_rows"] or found["refused"] or found["unknown"]
@@ -92,16 +92,16 @@ def replay(
 
 def _show(datasource: str, found: dict[str, Any]) -> None:
     """What became of rows that were sent again."""
-    terminal.say(f"{terminal.counted(found['successful_rows'], 'row')} of {datasource} stored")
+    output.say(f"{output.counted(found['successful_rows'], 'row')} of {datasource} stored")
     for what, count in (
         ("stored by an earlier replay", len(found["repeated"])),
         ("back in quarantine", found["quarantined_rows"]),
         ("not found in quarantine", len(found["unknown"])),
     ):
         if count:
-            terminal.say(f"{terminal.counted(count, 'row')} {what}", "yellow")
+            output.say(f"{output.counted(count, 'row')} {what}", "yellow")
     for row in found["refused"]:
-        terminal.say(f"{row['id']} stays: {row['code']} {row['error']}", "yellow")
+        output.say(f"{row['id']} stays: {row['code']} {row['error']}", "yellow")
 
 
 def _mended(file: str) -> list[dict[str, Any]]:
@@ -149,11 +149,11 @@ def rm(
     with connect() as connection:
         found = connection.json("DELETE", _path(datasource), json=body)
     if options.json:
-        terminal.as_json(found)
+        output.as_json(found)
     else:
-        terminal.say(f"{terminal.counted(found['removed'], 'row')} dropped from the quarantine of {datasource}")
+        output.say(f"{output.counted(found['removed'], 'row')} dropped from the quarantine of {datasource}")
     missing = len(set(ids or [])) - int(found["removed"])
     if missing > 0:
-        terminal.say(f"{terminal.counted(missing, 'id')} not found in quarantine", "yellow")
+        output.say(f"{output.counted(missing, 'id')} not found in quarantine", "yellow")
         if not found["removed"]:
             raise typer.Exit(1)

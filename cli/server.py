@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cli.connection import options
-from cli.places import announce_start, withdraw
+from cli.state_files import announce_start, withdraw
 
 
 def register(app: typer.Typer) -> None:
@@ -29,7 +29,7 @@ def serve(
     # Importing the engine takes most of a second; commands that start meanwhile wait for this server.
     announce_start(settings)
     try:
-        from cli.process import serve as run
+        from cli.embedded_server import serve as run
 
         run(settings)
     finally:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import typer
 
-from cli import terminal
+from cli import output
 from cli.connection import connect, options
 from cli.permission import Allow
 
@@ -32,14 +32,14 @@ def add(
     Example: [bold]rookery tenant add 17 --placement tables[/]
     """
     wanted = [line.strip() for line in sys.stdin if line.strip()] if ids == ["-"] else ids
-    with connect() as connection, terminal.progress("tenants") as update:
+    with connect() as connection, output.progress("tenants") as update:
         result = connection.watched("/v0/tenants", {"ids": wanted, "placement": placement}, update)
     if options.json:
-        terminal.as_json(result)
+        output.as_json(result)
         return
     for tenant in result["tenants"]:
         verb = "added" if tenant["created"] else "is there"
-        terminal.say(f"tenant {tenant['id']} {verb} ({tenant['placement']})")
+        output.say(f"tenant {tenant['id']} {verb} ({tenant['placement']})")
 
 
 def ls() -> None:
@@ -51,11 +51,11 @@ def ls() -> None:
     with connect() as connection:
         found = connection.json("GET", "/v0/tenants")["tenants"]
     if options.json:
-        terminal.as_json(found)
+        output.as_json(found)
     else:
         columns = ["id", "placement", "state", "rows", "lag_rows", "lag_seconds", "created_at", "error"]
-        shown = [{**t, "error": terminal.brief(t["error"])} for t in found]
-        terminal.table(shown, columns, "no tenants yet: rookery tenant add ID")
+        shown = [{**t, "error": output.brief(t["error"])} for t in found]
+        output.table(shown, columns, "no tenants yet: rookery tenant add ID")
 
 
 def show(tenant: Id) -> None:
@@ -66,15 +66,15 @@ def show(tenant: Id) -> None:
     with connect() as connection:
         found = connection.json("GET", f"/v0/tenants/{quote(tenant, safe='')}")
     if options.json:
-        terminal.as_json(found)
+        output.as_json(found)
         return
-    terminal.data(f"tenant {found['id']}: {found['placement']}, {found['state']}, {found['rows']:,} rows in landing")
+    output.data(f"tenant {found['id']}: {found['placement']}, {found['state']}, {found['rows']:,} rows in landing")
     if found["lag_rows"] or found["error"]:
         behind = f"{found['lag_rows']:,} rows and {found['lag_seconds']:,} seconds behind"
-        terminal.data(f"{behind}: {found['error']}" if found["error"] else behind)
+        output.data(f"{behind}: {found['error']}" if found["error"] else behind)
     if found["nest"]:
-        terminal.data(f"nest {found['nest']}")
-        terminal.table(found["tables"], ["name", "engine", "rows", "bytes"])
+        output.data(f"nest {found['nest']}")
+        output.table(found["tables"], ["name", "engine", "rows", "bytes"])
 
 
 def rm(
@@ -95,6 +95,6 @@ def rm(
     with connect() as connection:
         connection.json("DELETE", f"/v0/tenants/{quote(tenant, safe='')}", params=params)
     if options.json:
-        terminal.as_json({"removed": tenant, "purged": purge})
+        output.as_json({"removed": tenant, "purged": purge})
     else:
-        terminal.say(f"tenant {tenant} removed" + (" and its rows erased" if purge else "; its rows stay in landing"))
+        output.say(f"tenant {tenant} removed" + (" and its rows erased" if purge else "; its rows stay in landing"))

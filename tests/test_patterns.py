@@ -47,14 +47,14 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/warehouse/errors.py:_LINE": [("(line ", "1", ""), ("", "(line 1, col 1", "")],
     "engine/warehouse/errors.py:_POSITION": [("", "failed at position ", ""), ("failed at position ", "1", "")],
     "engine/warehouse/errors.py:_RESULT_BYTES": [("", "Limit for result exceeded, max ", "")],
-    "engine/compiler/refusals.py:_TEMPORARY": [(" AS ", "a", ""), ("", " AS a", ""), (" AS _tmp_alter", "1", "x")],
+    "engine/compiler/refused_definitions.py:_TEMPORARY": [(" AS ", "a", ""), ("", " AS a", ""), (" AS _tmp_alter", "1", "x")],
     "engine/compiler/storage.py:_NUMBER": [("", "1", "x"), ("1.", "1", "x")],
     "engine/warehouse/render.py:_SETTING": [("", "a", "-")],
     "engine/warehouse/render.py:_NAME": [("", "a", "-")],
     "engine/warehouse/render.py:_PLACEHOLDER": [("{", " ", ""), ("{", "a", " "), ("", "{ a ", ""), ("{a", " ", "")],
-    "engine/warehouse/tail.py:_BARE": [("", "\nCode: 1", ""), ("\nCode: ", "1", "")],
-    "engine/warehouse/repair.py:_PART": [],  # names of files
-    "engine/warehouse/repair.py:_LOG": [("deduplication_log_", "1", "x")],
+    "engine/warehouse/error_trailer.py:_BARE": [("", "\nCode: 1", ""), ("\nCode: ", "1", "")],
+    "engine/warehouse/dedup_log_repair.py:_PART": [],  # names of files
+    "engine/warehouse/dedup_log_repair.py:_LOG": [("deduplication_log_", "1", "x")],
     "engine/tokens.py:RESOURCE": [("", "a", "-")],
     "engine/observe.py:_IN_QUERY": [("", "token=", ""), ("", "token", ""), ("", "token=a&", "")],
     "engine/observe.py:_DOTTED": [("", "ey-", ""), ("", "ey.", ""), ("p.", "a", ""), ("", "a.", "&")],
@@ -64,29 +64,29 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/web/requests.py:_FORM": [("", "a", "")],
     "engine/web/openapi.py:_WRAPPED": [("Array(", ")", "x"), ("", "Array(", "")],
     "engine/web/openapi.py:_INTEGER": [("", "UInt", "")],
-    "engine/serve/arrival.py:ZONE": [("", "'", "")],
-    "engine/serve/arrival.py:ENUM_LABEL": [("", "'a'", ""), ("'a'", " ", ""), ("", "'a' = 1", ""), ("'a'=", "1", "")],
-    "engine/serve/arrival.py:NULLABLE": [("UInt", "1", "x"), ("Float", "1", "x")],
-    "engine/serve/arrival.py:_NAMES": [("", "_rk_x1", ""), ("_rk_x", "1", "a")],
-    "engine/serve/quarantine.py:_SPECIAL": [("", "a", "")],
-    "engine/serve/staging.py:_ESCAPED_KEY": [("", '"a', ""), ('"', "\\u", ""), ("", '"\\u', ""), ('"\\u"', " ", "x")],
-    "engine/serve/evaluated.py:NAME": [("'", "\\'", ""), ("'", "''", ""), ("", "a", ""), ("`", "a", "")],
-    "engine/serve/search.py:_STOPPED_AT": [("while reading the value of key ", "a", "-")],
-    "engine/serve/search.py:_EMPTY_OBJECT": [("{", " ", ""), ("", "{ ", "")],
-    "engine/serve/lines.py:_ROW": [("(at row ", "1", ""), ("", "(at row 1", "")],
-    "engine/serve/lines.py:_ASIDE": [(".", " ", ""), ("", ". ", ""), (".", "\n", "(at")],
-    "engine/serve/elements.py:_OUTSIDE": [("", "a", "")],
-    "engine/serve/elements.py:_INSIDE": [("", "a", "")],
-    "engine/serve/elements.py:_ESCAPED": [("", "\\", ""), ("", "a", "")],
-    "engine/serve/bodies.py:_SOLID": [("", " ", "")],
+    "engine/ingest/values/wide_types.py:ZONE": [("", "'", "")],
+    "engine/ingest/values/wide_types.py:ENUM_LABEL": [("", "'a'", ""), ("'a'", " ", ""), ("", "'a' = 1", ""), ("'a'=", "1", "")],
+    "engine/ingest/values/wide_types.py:NULLABLE": [("UInt", "1", "x"), ("Float", "1", "x")],
+    "engine/ingest/values/wide_types.py:_NAMES": [("", "_rk_x1", ""), ("_rk_x", "1", "a")],
+    "engine/ingest/quarantine.py:_SPECIAL": [("", "a", "")],
+    "engine/ingest/values/staging.py:_ESCAPED_KEY": [("", '"a', ""), ('"', "\\u", ""), ("", '"\\u', ""), ('"\\u"', " ", "x")],
+    "engine/ingest/row_expressions.py:NAME": [("'", "\\'", ""), ("'", "''", ""), ("", "a", ""), ("`", "a", "")],
+    "engine/ingest/bisect.py:_STOPPED_AT": [("while reading the value of key ", "a", "-")],
+    "engine/ingest/bisect.py:_EMPTY_OBJECT": [("{", " ", ""), ("", "{ ", "")],
+    "engine/ingest/row_position.py:_ROW": [("(at row ", "1", ""), ("", "(at row 1", "")],
+    "engine/ingest/row_position.py:_ASIDE": [(".", " ", ""), ("", ". ", ""), (".", "\n", "(at")],
+    "engine/ingest/formats/json_values.py:_OUTSIDE": [("", "a", "")],
+    "engine/ingest/formats/json_values.py:_INSIDE": [("", "a", "")],
+    "engine/ingest/formats/json_values.py:_ESCAPED": [("", "\\", ""), ("", "a", "")],
+    "engine/ingest/formats/body_rows.py:_SOLID": [("", " ", "")],
     "engine/settings.py:_WORKSPACE": [("", "a", "-")],
-    "engine/fanout/suspend.py:_PUSHING": [("while pushing to view ", "a.", "'"), ("", "while pushing to view a", "")],
-    "engine/fanout/suspend.py:_PUSHED": [],  # the last 2,000 characters of an error: see below
-    "engine/fanout/suspend.py:_TARGET": [("Target table '", "a.", ""), ("Target table '", "a", "'")],
+    "engine/fanout/suspended_views.py:_PUSHING": [("while pushing to view ", "a.", "'"), ("", "while pushing to view a", "")],
+    "engine/fanout/suspended_views.py:_PUSHED": [],  # the last 2,000 characters of an error: see below
+    "engine/fanout/suspended_views.py:_TARGET": [("Target table '", "a.", ""), ("Target table '", "a", "'")],
     "engine/project/check_datasource.py:_TENANT_TYPE": [("LowCardinality(", "String", "")],
     "engine/project/check_datasource.py:_NO_KEY": [("Nullable", " ", ""), ("", "AggregateFunction ", "")],
     "engine/project/check_datasource.py:_STATE": [("", "AggregateFunction ", ""), ("AggregateFunction", " ", "")],
-    "engine/serve/staging.py:HOLDS_STATE": [("", "AggregateFunction", "")],
+    "engine/ingest/values/staging.py:HOLDS_STATE": [("", "AggregateFunction", "")],
     "engine/project/check_datasource.py:_SET": [("", "set", "")],
     "engine/project/lifetimes.py:_SPANS": [("-", " ", ""), ("", "INTERVAL ", ""), ("", "INTERVAL 1 ", "")],
     "engine/project/lifetimes.py:_ADDING": [("addDays", " ", ""), ("", "addDays ", "")],
@@ -107,71 +107,71 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/project/expressions.py:_QUOTED_NAME": [("`", "a", ""), ("", "`a", "")],
     "engine/project/expressions.py:_TUPLE": [("tuple", " ", "")],
     "engine/project/expressions.py:IDENTIFIER": [("", "a", "-")],
-    "engine/compiler/params.py:_INTEGER": [("", "1", "x")],
-    "engine/compiler/params.py:_CANONICAL_INTEGER": [("", "1", "x")],
-    "engine/compiler/params.py:_FLOAT": [("", "1", "x"), (".", "1", "x"), ("1.", "1", "x")],
-    "engine/compiler/params.py:_DECIMAL": [("", "1", "x"), ("1.", "1", "x")],
-    "engine/compiler/params.py:_UUID": [("", "a", "")],
-    "engine/compiler/params.py:_CANONICAL_UUID": [("", "a", "")],
-    "engine/compiler/params.py:_INTEGER_TYPE": [("", "UInt", "")],
-    "engine/compiler/params.py:_ARRAY_TYPE": [("Array(", ")", "x")],
-    "engine/compiler/params.py:_DECIMAL_TYPE": [("Decimal(", " ", ""), ("Decimal(1", " ", "")],
-    "engine/compiler/params.py:_DATETIME64_TYPE": [("DateTime64(", "1", "")],
+    "engine/template/parameters.py:_INTEGER": [("", "1", "x")],
+    "engine/template/parameters.py:_CANONICAL_INTEGER": [("", "1", "x")],
+    "engine/template/parameters.py:_FLOAT": [("", "1", "x"), (".", "1", "x"), ("1.", "1", "x")],
+    "engine/template/parameters.py:_DECIMAL": [("", "1", "x"), ("1.", "1", "x")],
+    "engine/template/parameters.py:_UUID": [("", "a", "")],
+    "engine/template/parameters.py:_CANONICAL_UUID": [("", "a", "")],
+    "engine/template/parameters.py:_INTEGER_TYPE": [("", "UInt", "")],
+    "engine/template/parameters.py:_ARRAY_TYPE": [("Array(", ")", "x")],
+    "engine/template/parameters.py:_DECIMAL_TYPE": [("Decimal(", " ", ""), ("Decimal(1", " ", "")],
+    "engine/template/parameters.py:_DATETIME64_TYPE": [("DateTime64(", "1", "")],
     "engine/project/fields.py:_INTERNAL": [("_rk", "1", "")],
     "engine/compiler/pipes.py:_AFTER_FROM": [("FROM", " ", ""), ("FROM", "\n", "("), ("", "FROM ", ""), ("IN (", "a", "-")],
-    "engine/compiler/dry.py:_PLACEHOLDER": [("{p", "1", ""), ("", "{p1:", ""), ("{p1:", "a", "")],
-    "engine/compiler/template_functions.py:_PLAIN_NAME": [("", "a", "-")],
-    "engine/compiler/functions.py:_AGGREGATE": [("a", " ", "!"), (" ", "a", "!"), ("a", " ", "("), ("a(", " ", "")],
-    "engine/compiler/functions.py:_STATE": [("", "AggregateFunctio", ""), ("", "Simple", "")],
-    "engine/compiler/verify.py:_QUOTED": [("'", "\\'", ""), ("", "\\'", "\\"), ('"', '""', ""), ("`", "\\`", "")],
-    "engine/compiler/verify.py:_PLAIN": [("", "a", "\0")],
-    "engine/compiler/walk.py:_DECLARATION": [("", "DEFAUL", ""), ("", "TTL", "")],
+    "engine/compiler/dry_run.py:_PLACEHOLDER": [("{p", "1", ""), ("", "{p1:", ""), ("{p1:", "a", "")],
+    "engine/template/functions.py:_PLAIN_NAME": [("", "a", "-")],
+    "engine/sql/functions.py:_AGGREGATE": [("a", " ", "!"), (" ", "a", "!"), ("a", " ", "("), ("a(", " ", "")],
+    "engine/sql/functions.py:_STATE": [("", "AggregateFunctio", ""), ("", "Simple", "")],
+    "engine/sql/verify.py:_QUOTED": [("'", "\\'", ""), ("", "\\'", "\\"), ('"', '""', ""), ("`", "\\`", "")],
+    "engine/sql/verify.py:_PLAIN": [("", "a", "\0")],
+    "engine/sql/checker.py:_DECLARATION": [("", "DEFAUL", ""), ("", "TTL", "")],
     "engine/compiler/pipes.py:_STRINGS": [("'", "\\'", ""), ("", "\\'", ""), ("", "'", "")],
-    "engine/compiler/template_functions.py:_FUNCTION": [("", "a", "-")],
-    "engine/compiler/located.py:_UNKNOWN": [("", "identifier '", ""), ("identifier '", "a", "")],
-    "engine/compiler/located.py:_MEANT": [("", "Maybe you meant: ['", ""), ("Maybe you meant: ['", "a", "")],
-    "engine/compiler/moments.py:_CLOCK": [("T10:10:10.", "1", "x"), ("", "T10:10", "")],
-    "engine/compiler/moments.py:_COMPACT_DAY": [("", "1", "")],
-    "engine/compiler/moments.py:_DAY": [("", "1", ""), ("", "2026-1", "")],
-    "engine/compiler/moments.py:_LOST_PLUS": [("", " 10", "")],
-    "engine/compiler/moments.py:_NUMBER": [("", "1", "x"), ("1.", "1", "x")],
-    "engine/control/doctor.py:_READING": [("while reading from part ", "a/", ""), ("while reading from part ", "a", "")],
+    "engine/template/functions.py:_FUNCTION": [("", "a", "-")],
+    "engine/compiler/error_location.py:_UNKNOWN": [("", "identifier '", ""), ("identifier '", "a", "")],
+    "engine/compiler/error_location.py:_MEANT": [("", "Maybe you meant: ['", ""), ("Maybe you meant: ['", "a", "")],
+    "engine/template/date_times.py:_CLOCK": [("T10:10:10.", "1", "x"), ("", "T10:10", "")],
+    "engine/template/date_times.py:_COMPACT_DAY": [("", "1", "")],
+    "engine/template/date_times.py:_DAY": [("", "1", ""), ("", "2026-1", "")],
+    "engine/template/date_times.py:_LOST_PLUS": [("", " 10", "")],
+    "engine/template/date_times.py:_NUMBER": [("", "1", "x"), ("1.", "1", "x")],
+    "engine/control/doctor/run.py:_READING": [("while reading from part ", "a/", ""), ("while reading from part ", "a", "")],
     "engine/project/check_datasource.py:_WHOLE_TEXT": [("", "Nullable(", "")],
     "engine/project/fields.py:_JSON_STEP": [("", ".a", ""), ("", "['a", ""), ("", "['", "")],
-    "engine/serve/judging.py:ASIDE": [("", ": (", ""), ("", ":", "")],
-    "engine/serve/sharing.py:_MEMBER": [('"', "\\a", ""), ('"a":"', "\\a", ""), ('"a":', "a", "{"), ('"a"', " ", "")],
-    "engine/serve/sharing.py:_SCALAR": [("", "a", "{")],
+    "engine/ingest/validation.py:ASIDE": [("", ": (", ""), ("", ":", "")],
+    "engine/ingest/values/shared_keys.py:_MEMBER": [('"', "\\a", ""), ('"a":"', "\\a", ""), ('"a":', "a", "{"), ('"a"', " ", "")],
+    "engine/ingest/values/shared_keys.py:_SCALAR": [("", "a", "{")],
     "engine/compiler/encoding.py:_WORD": [("", "a", "-")],
     "engine/compiler/encoding.py:_NAME_BEFORE": [("a", " ", "a"), ("`", "\\a", ""), ("", "a", "")],
     "engine/compiler/groups.py:_SUMMED": [("sum", "if", "x"), ("", "sum", "")],
     "engine/compiler/groups.py:_UNSTABLE": [("", "Float", ""), ("", "JSO", "")],
     "engine/compiler/groups.py:_VALUE": [("", " ", "x"), ("AggregateFunction", " ", "x"), ("AggregateFunction(", "a", "")],
-    "engine/control/derived.py:_GROUPING": [("", "Limi", ""), ("", "Sorting with ", "")],
-    "engine/control/derived.py:_VOLATILE": [("", "rand", ""), ("randomString", "a", "-"), ("generate", "a", " ")],
-    "engine/control/merging.py:_KEPT": [("SimpleAggregateFunction(", "a", ""), ("SimpleAggregateFunction(a,", ")", "x")],
-    "engine/control/merging.py:_STATE": [("AggregateFunction(", "a", ""), ("AggregateFunction(a,", ")", "x")],
-    "engine/control/merging.py:_MERGING": [("", "Merge", "-"), ("a", "MergeState", "-")],
-    "engine/control/shapes.py:UNSTABLE": [("groupArray", "a", "-"), ("", "topK", "")],
-    "engine/control/shapes.py:_NUMBER": [("Int", "1", "x")],
-    "engine/control/shapes.py:_STATE": [("AggregateFunction(", ")", "x")],
-    "engine/control/shapes.py:_RULES": [("", "DELET", ""), ("", "T", "")],
+    "engine/control/doctor/derived_tables.py:_GROUPING": [("", "Limi", ""), ("", "Sorting with ", "")],
+    "engine/control/doctor/derived_tables.py:_VOLATILE": [("", "rand", ""), ("randomString", "a", "-"), ("generate", "a", " ")],
+    "engine/control/doctor/merged_sources.py:_KEPT": [("SimpleAggregateFunction(", "a", ""), ("SimpleAggregateFunction(a,", ")", "x")],
+    "engine/control/doctor/merged_sources.py:_STATE": [("AggregateFunction(", "a", ""), ("AggregateFunction(a,", ")", "x")],
+    "engine/control/doctor/merged_sources.py:_MERGING": [("", "Merge", "-"), ("a", "MergeState", "-")],
+    "engine/control/doctor/comparable_columns.py:UNSTABLE": [("groupArray", "a", "-"), ("", "topK", "")],
+    "engine/control/doctor/comparable_columns.py:_NUMBER": [("Int", "1", "x")],
+    "engine/control/doctor/comparable_columns.py:_STATE": [("AggregateFunction(", ")", "x")],
+    "engine/control/doctor/comparable_columns.py:_RULES": [("", "DELET", ""), ("", "T", "")],
     "engine/web/openapi.py:_LARGE": [("", "UInt", "")],
     "engine/plan/loss.py:_NUMBER": [("UInt", "1", "x")],
     "engine/settings.py:_ZONE": [("", "a", " ")],
     "engine/warehouse/errors.py:_FULL": [("", "No space left on devic", "")],
-    "engine/warehouse/repair.py:_ENTRY": [("1\t", "a", ""), ("", "1\ta", "")],
-    "engine/warehouse/repair.py:_RECORD": [("1\t", "a_1", ""), ("1\ta", "_1", "")],
+    "engine/warehouse/dedup_log_repair.py:_ENTRY": [("1\t", "a", ""), ("", "1\ta", "")],
+    "engine/warehouse/dedup_log_repair.py:_RECORD": [("1\t", "a_1", ""), ("1\ta", "_1", "")],
     "cli/access.py:_LIFE": [("", "1", "x")],
     "engine/warehouse/parts.py:_COUNT": [],  # files that the engine wrote
-    "engine/warehouse/merged.py:_NAME": [],  # names of files
+    "engine/warehouse/damaged_merges.py:_NAME": [],  # names of files
     "engine/warehouse/errors.py:_OF_A_PART": [
         ("", "While reading or decompressing ", ""), ("While reading or decompressing ", "a", ""),
         ("While reading or decompressing ", "/store", ""),
     ],
-    "engine/compiler/shape.py:_WORD": [("", "a", "-")],
+    "engine/sql/shape.py:_WORD": [("", "a", "-")],
 }  # fmt: skip
 
-MADE_AT_RUN_TIME = {"engine/serve/staging.py", "engine/compiler/located.py"}
+MADE_AT_RUN_TIME = {"engine/ingest/values/staging.py", "engine/compiler/error_location.py"}
 """Files that put a pattern together from what they are given; what they call is tried below."""
 
 
@@ -286,7 +286,7 @@ def _format() -> None:
 
 def _views() -> None:
     from engine.errors import ENGINE, RookeryError
-    from engine.fanout.suspend import failed_behind
+    from engine.fanout.suspended_views import failed_behind
 
     for unit in (" ", ".", ". ", "a.", ": while pushing to view a.a", ": while pushing to view a.", "(version )"):
         text = ": while pushing to view a.b" + unit * (LENGTH // len(unit))
@@ -296,8 +296,8 @@ def _views() -> None:
 
 def _tail() -> None:
     from engine.errors import RookeryError
+    from engine.warehouse.error_trailer import Tail
     from engine.warehouse.port import Format
-    from engine.warehouse.tail import Tail
 
     for unit in ("\nCode: 1. DB::Exception: (version ", "(version ", ")", "(version )"):
         for _ in range(20):
@@ -308,7 +308,7 @@ def _tail() -> None:
 
 
 def _types() -> None:
-    from engine.warehouse.types import on_one_line
+    from engine.warehouse.type_names import on_one_line
 
     for unit in (" ", "\n", " \n", "(\n", "\n)"):
         on_one_line("Tuple(" + unit * (LENGTH // len(unit)) + "x")
@@ -331,8 +331,8 @@ def _lifetimes() -> None:
 
 
 def _at_run_time() -> None:
-    from engine.compiler.located import _where
-    from engine.serve.staging import empty_texts, unlike_texts
+    from engine.compiler.error_location import _where
+    from engine.ingest.values.staging import empty_texts, unlike_texts
 
     _where("a " * (LENGTH // 4) + "b", "a " * (LENGTH // 2))
     _where("a " * 99 + "b", "a " * (LENGTH // 2))

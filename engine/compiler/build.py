@@ -10,16 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from engine.compiler import storage
+from engine.compiler.build_state import Analyser, State, Undeclared, datasources_of, scratch_shape
 from engine.compiler.compose import Composer, Verifier
-from engine.compiler.declared import doubtful
+from engine.compiler.declared_parameters import doubtful
 from engine.compiler.definitions import check_definition, spelled
-from engine.compiler.dry import DryRun, UncheckedError, all_given, identifiers_of, none_given, specs_of
-from engine.compiler.located import located
-from engine.compiler.params import ParameterSpec
+from engine.compiler.dry_run import DryRun, UncheckedError, all_given, identifiers_of, none_given, specs_of
+from engine.compiler.error_location import located
 from engine.compiler.pipes import CompiledPipe, compile_pipe, placed
 from engine.compiler.scope import Relation
 from engine.compiler.sharing import warn_of_one_tenants_rows
-from engine.compiler.state import Analyser, State, Undeclared, datasources_of, scratch_shape
 from engine.compiler.targets import fit_target
 from engine.errors import (
     CYCLE,
@@ -28,6 +27,7 @@ from engine.errors import (
 )
 from engine.project.model import Datasource, Node, Project
 from engine.schema import Column
+from engine.template.parameters import ParameterSpec
 
 
 @dataclass(frozen=True, slots=True)

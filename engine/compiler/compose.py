@@ -10,17 +10,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
-from engine.compiler import shape
-from engine.compiler.extent import Extent, check_extent, extents_of, relation_extent
-from engine.compiler.memory import Memory
-from engine.compiler.params import Value
+from engine.cache import Memory
 from engine.compiler.pipes import CompiledPipe, check_used
-from engine.compiler.remembered import RememberedParser
 from engine.compiler.scope import PLAIN, Bound, Reading, Relation, Scope
-from engine.compiler.template import Binder, Template
-from engine.compiler.verify import Parser, Verified, verify
 from engine.errors import BRANCH, CYCLE, ISOLATION, SQL_REFUSED, TABLE_REFUSED, RookeryError
 from engine.schema import nest_database, quote
+from engine.sql import shape
+from engine.sql.cached_parser import RememberedParser
+from engine.sql.expanded_size import Extent, check_extent, extents_of, relation_extent
+from engine.sql.verify import Parser, Verified, verify
+from engine.template.environment import Binder, Template
+from engine.template.parameters import Value
 
 LAST = "_rk_last"
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from engine.compiler.compose import Verifier
-from engine.compiler.refusals import Definer as TableDefiner
-from engine.compiler.refusals import Shape, refusals
+from engine.compiler.refused_definitions import Definer as TableDefiner
+from engine.compiler.refused_definitions import Shape, refusals
 from engine.errors import BAD_TYPE, SQL_REFUSED, Place, RookeryError
 from engine.project.model import Column, Datasource
 from engine.schema import literal

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.compiler.definitions import only_expression
-from engine.compiler.params import canonical_tenant
 from engine.compiler.scope import ALIAS, Relation, base_type
-from engine.compiler.syntax import listed
-from engine.compiler.verify import Parser
 from engine.errors import BAD_FILTER, RookeryError
+from engine.sql.grammar import listed
+from engine.sql.verify import Parser
+from engine.template.parameters import canonical_tenant
 
 FUNCTIONS = frozenset(
     {"equals", "notEquals", "less", "greater", "lessOrEquals", "greaterOrEquals", "in", "notIn", "and", "or", "not"}

@@ -12,17 +12,17 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any, NoReturn
 
-from engine.compiler import shape
-from engine.compiler.functions import is_aggregate
-from engine.compiler.lineage import ACROSS_ROWS, Lineage, items, named, parts_of, walked
-from engine.compiler.origin import Origin
+from engine.compiler.build_state import State
 from engine.compiler.pipes import CompiledPipe
 from engine.compiler.scope import GROUP_TENANTS
-from engine.compiler.state import State
 from engine.errors import SHARED_GROUPS, Place, RookeryError
 from engine.project.expressions import plain_name
 from engine.project.model import Datasource
 from engine.schema import quote
+from engine.sql import shape
+from engine.sql.functions import is_aggregate
+from engine.sql.row_origin import Origin
+from engine.sql.tenant_lineage import ACROSS_ROWS, Lineage, items, named, parts_of, walked
 
 Node = Mapping[str, Any]
 

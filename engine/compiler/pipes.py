@@ -7,11 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from engine.compiler.lineage import named
-from engine.compiler.params import ParameterSpec
-from engine.compiler.template import Template, compile_template
-from engine.compiler.template_dry import samples
-from engine.compiler.verify import Verified
 from engine.errors import (
     BRANCH,
     PARAMETER_CLASH,
@@ -24,6 +19,11 @@ from engine.errors import (
     RookeryError,
 )
 from engine.project.model import Engine, Limits, Node, Parameter, Pipe
+from engine.sql.tenant_lineage import named
+from engine.sql.verify import Verified
+from engine.template.dry_run import samples
+from engine.template.environment import Template, compile_template
+from engine.template.parameters import ParameterSpec
 
 _AFTER_FROM = re.compile(r"\b(?:FROM|JOIN|IN)\s*+\(?\s*+`?([A-Za-z_][A-Za-z0-9_]*)`?", re.IGNORECASE)
 _STRINGS = re.compile(r"'(?:[^'\\]|\\(?:.|\Z))*+(?:'|\Z)", re.DOTALL)

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from engine.compiler.encoding import own_values, plain_value
-from engine.compiler.params import canonical_tenant
 from engine.errors import NO_TENANT, TABLE_REFUSED, RookeryError
 from engine.schema import Name, literal, quote
+from engine.template.parameters import canonical_tenant
 
 ALIAS = "_rk_t"
 """Alias of the real table inside a relation; author texts cannot use names that start with `_rk_`."""

@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from engine.compiler.build_state import State, Undeclared, datasources_of
 from engine.compiler.compose import Texts
 from engine.compiler.groups import with_tenants
-from engine.compiler.lineage import named
-from engine.compiler.origin import MIXED, PUBLIC, Origin, merged, origin_of
 from engine.compiler.pipes import CompiledPipe, MaterializedTarget
 from engine.compiler.scope import Relation
-from engine.compiler.state import State, Undeclared, datasources_of
 from engine.errors import ONE_TENANT_FOR_ALL, POOLED_ONLY, UNDECLARED_SHARE, Place, RookeryError
 from engine.project.model import Datasource
+from engine.sql.row_origin import MIXED, PUBLIC, Origin, merged, origin_of
+from engine.sql.tenant_lineage import named
 
 
 def origin_of_datasource(state: State, name: str) -> Origin:

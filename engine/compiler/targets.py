@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from engine.compiler import storage
-from engine.compiler.fitting import hold_to_engine
-from engine.compiler.lineage import check_lineage, named
+from engine.compiler.build_state import State, datasources_of
 from engine.compiler.pipes import CompiledNode, CompiledPipe, MaterializedTarget
 from engine.compiler.scope import GROUP_TENANTS
 from engine.compiler.sharing import judge_target
-from engine.compiler.state import State, datasources_of
+from engine.compiler.target_checks import hold_to_engine
 from engine.errors import (
     TARGET_COLUMNS,
     TENANT_MIX,
@@ -24,6 +23,7 @@ from engine.errors import (
 from engine.project.model import Column as SourceColumn
 from engine.project.model import Datasource, Tenant
 from engine.schema import Column
+from engine.sql.tenant_lineage import check_lineage, named
 
 
 def fit_target(state: State, pipe: CompiledPipe, target: MaterializedTarget) -> None:

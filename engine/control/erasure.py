@@ -8,9 +8,9 @@ from dataclasses import replace
 from engine.compiler import storage
 from engine.compiler.views import pool_table
 from engine.errors import APPLY_FAILED, RookeryError
-from engine.plan.state import Workspace
 from engine.schema import Name
 from engine.warehouse import ddl
+from engine.workspace.workspace import Workspace
 
 PATIENCE = 300.0
 """Seconds to wait for the engine to have taken rows out."""

@@ -6,8 +6,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from engine.plan.disk import Damage, damaged_parts, shortage
-from engine.plan.state import Workspace
+from engine.workspace.disk import Damage, damaged_parts, shortage
+from engine.workspace.workspace import Workspace
 
 EVERY = 15.0
 """Seconds for which what is known of parts is good enough."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from engine.compiler.build import Build
-from engine.compiler.params import canonical_tenant
 from engine.errors import Collector, RookeryError
+from engine.template.parameters import canonical_tenant
 
 
 def tenant_types(build: Build) -> tuple[str, ...]:

@@ -9,10 +9,10 @@ from typing import Any
 from engine.compiler.build import Build
 from engine.control.push import upstream
 from engine.errors import AMBIGUOUS_NODE, BAD_NAME, TARGET_COLUMNS, TARGET_EXISTS, UNKNOWN_RESOURCE, RookeryError
-from engine.plan.state import Source, Workspace, parse_sources
 from engine.project.fields import name_fault
 from engine.project.model import Column, Datasource, Engine, Materialize, Pipe, Project, Tenant
 from engine.project.write import render_datasource, update_pipe
+from engine.workspace.workspace import Source, Workspace, parse_sources
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from engine import observe
-from engine.control.fanout import lag_by_datasource
-from engine.fanout.suspend import suspended
-from engine.plan.state import Workspace
+from engine.control.fanout_status import lag_by_datasource
+from engine.fanout.suspended_views import suspended
+from engine.workspace.workspace import Workspace
 
 
 def exposition(workspace: Workspace, waiting_bytes: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Steps to the present layout that need the compiled workspace; the others are in `plan/layout.py`.
+"""Steps to the present layout that need the compiled workspace; the others are in `workspace/layout.py`.
 
 They run at every start until they are recorded as complete, before the first insert, and must be idempotent. In a new
 workspace they run as well and find nothing to do.
@@ -6,9 +6,9 @@ workspace they run as well and find nothing to do.
 
 from __future__ import annotations
 
-from engine.control.respelling import respell_views
-from engine.plan.layout import Migration, run_pending
-from engine.plan.state import Workspace
+from engine.control.view_upgrades import respell_views
+from engine.workspace.layout import Migration, run_pending
+from engine.workspace.workspace import Workspace
 
 MIGRATIONS: tuple[Migration[Workspace], ...] = (Migration("views that re-encode columns", respell_views),)
 """In order. A step is added at the end, and none is ever removed."""

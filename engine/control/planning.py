@@ -5,8 +5,8 @@ from __future__ import annotations
 from engine.compiler.build import Build
 from engine.compiler.views import nest_schema, workspace_schema
 from engine.plan.diff import with_feeders
-from engine.plan.state import Snapshot
 from engine.schema import Schema
+from engine.workspace.workspace import Snapshot
 
 
 def desired_schema(build: Build, snapshot: Snapshot) -> Schema:

@@ -14,13 +14,13 @@ from typing import Any
 
 from engine.compiler.build import Build
 from engine.compiler.compose import Verifier
-from engine.compiler.examine import examined
+from engine.compiler.diagnostics import examined
 from engine.compiler.pipes import compile_pipe
 from engine.compiler.views import nest_schema, workspace_schema
-from engine.control.changes import check_changes
-from engine.control.history import resume, undelivered
+from engine.control.change_trial import check_changes
 from engine.control.ids import check_ids
 from engine.control.planning import desired_schema
+from engine.control.recovery import resume, undelivered
 from engine.control.tokens import grant_declared
 from engine.errors import (
     BAD_VALUE,
@@ -34,22 +34,22 @@ from engine.errors import (
     VIEW_WAITS,
     RookeryError,
 )
-from engine.fanout.missing import expired, repairable
+from engine.fanout.failing_tenants import why_it_fails
+from engine.fanout.missing_rows import expired, repairable
 from engine.fanout.modes import changes as mode_changes
 from engine.fanout.modes import settle
-from engine.fanout.poison import why_it_fails
 from engine.fanout.router import router_of
-from engine.fanout.suspend import note_down, note_repaired, still_failing, suspended
+from engine.fanout.suspended_views import note_down, note_repaired, still_failing, suspended
 from engine.plan.apply import apply
+from engine.plan.backfill import Progress, silent
 from engine.plan.coverage import Coverage
 from engine.plan.diff import CHANGED, diff, with_feeders
-from engine.plan.history import Progress, silent
-from engine.plan.state import DEFERRED, RegistryJournal, Snapshot, Source, Workspace, parse_sources
 from engine.plan.steps import AddColumn, ChangeColumn, CreateTable, CreateView, DropColumn, DropTable, Plan, Step
 from engine.project.model import Project
 from engine.schema import Name, Schema
 from engine.warehouse.catalog import occupied, read_schema
 from engine.warehouse.errors import sentence
+from engine.workspace.workspace import DEFERRED, RegistryJournal, Snapshot, Source, Workspace, parse_sources
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,14 @@ from engine.compiler.build import Build
 from engine.compiler.groups import key_of
 from engine.compiler.scope import GROUP_TENANTS
 from engine.compiler.views import WORKSPACE, pipe_views
-from engine.control.history import resume, undelivered
-from engine.control.received import Received, received, selects, unknown_lacks
+from engine.control.received_blocks import Received, received, selects, unknown_lacks
+from engine.control.recovery import resume, undelivered
+from engine.plan.backfill import block_ranges
 from engine.plan.coverage import Coverage
-from engine.plan.history import block_ranges
-from engine.plan.state import RegistryJournal, Workspace
 from engine.schema import Column, Mark, Name, Schema, Table, View, literal, quote
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema
+from engine.workspace.workspace import RegistryJournal, Workspace
 
 _OF_TENANT = f"has(finalizeAggregation({quote(GROUP_TENANTS)}).1, {{tenant:String}})"
 """Whether a row of a shared aggregate holds a tenant's rows."""

@@ -8,11 +8,11 @@ from engine.compiler.build import Build, parameters_of
 from engine.control.push import plan_for, run
 from engine.errors import DEPENDENTS, UNKNOWN_RESOURCE, RookeryError
 from engine.fanout.modes import settle
-from engine.plan.state import Snapshot, Source, Workspace, parse_sources
 from engine.plan.steps import Plan
 from engine.schema import Name
 from engine.tokens import StaticToken
 from engine.warehouse.catalog import wake_named
+from engine.workspace.workspace import Snapshot, Source, Workspace, parse_sources
 
 
 def datasources(workspace: Workspace) -> list[dict[str, Any]]:

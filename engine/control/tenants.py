@@ -18,22 +18,22 @@ from engine.compiler.build import Build
 from engine.compiler.scope import tenant_literal
 from engine.compiler.views import POOL, Reader, pipe_views
 from engine.control.erasure import delete_rows, leave_pool
-from engine.control.fanout import Lag, lags
-from engine.control.history import resume, undelivered
+from engine.control.fanout_status import Lag, lags
 from engine.control.ids import check_id
 from engine.control.push import permit, plan_for_tenants, run
+from engine.control.recovery import resume, undelivered
 from engine.control.regroup import incomplete_groups, recompute_groups
 from engine.errors import BAD_VALUE, DESTRUCTIVE, PLACEMENT, UNKNOWN_TENANT, RookeryError
-from engine.fanout.missing import complete_views, forget, joined
+from engine.fanout.missing_rows import complete_views, forget, joined
 from engine.fanout.modes import settle
 from engine.fanout.router import router_of
-from engine.plan.history import Progress, block_ranges, history, silent
-from engine.plan.state import RegistryJournal, Tenant, Workspace
+from engine.plan.backfill import Progress, block_ranges, history, silent
 from engine.plan.steps import Plan
 from engine.schema import Name, literal, nest_database, quote
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema, wake
-from engine.warehouse.whole import insert_whole
+from engine.warehouse.checked_inserts import insert_whole
+from engine.workspace.workspace import RegistryJournal, Tenant, Workspace
 
 ERASING = "erasing"
 """The registry's kind of erasures that have begun, by tenant, with the views that had lost nothing by then."""

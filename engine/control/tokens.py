@@ -10,13 +10,13 @@ from typing import Any
 
 from engine.compiler.build import parameter_names, parameters_of
 from engine.compiler.filters import parse_filter
-from engine.compiler.params import coerce
 from engine.control.ids import check_id
 from engine.errors import BAD_SCOPE, SCOPE, TOKEN_EXISTS, UNKNOWN_TENANT, UNKNOWN_TOKEN, RookeryError
-from engine.plan.state import Snapshot, Workspace
 from engine.project.model import Project
 from engine.settings import private_file
+from engine.template.parameters import coerce
 from engine.tokens import Claims, Scope, SigningKey, StaticToken, sign, static_text
+from engine.workspace.workspace import Snapshot, Workspace
 
 ADMIN = "admin token"
 DAY = 86_400

@@ -8,13 +8,13 @@ from contextlib import nullcontext
 
 from engine.compiler.scope import is_encoded, tenant_literal
 from engine.errors import BUSY, UNKNOWN_DATASOURCE, RookeryError
-from engine.fanout.cursor import Piece
-from engine.fanout.landed import Landed
-from engine.fanout.log import ROW, Log
-from engine.fanout.sound import in_nest, take_out_damaged
-from engine.plan.state import Workspace
+from engine.fanout.failed_writes import in_nest, take_out_damaged
+from engine.fanout.handover import Landed
+from engine.fanout.landing_log import ROW, Log
+from engine.fanout.offsets import Piece
 from engine.schema import Name, nest_database, quote
 from engine.warehouse import ddl
+from engine.workspace.workspace import Workspace
 
 COPIED_FOR = 8
 """Tenants for whom a stage is copied as landing has it: casts and conditions cost more per tenant than the copy."""

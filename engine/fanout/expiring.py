@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from engine.compiler.storage import BATCH
-from engine.fanout.missing import KIND, tells_batches
-from engine.plan.missing import Gap, Missing
-from engine.plan.state import Workspace
+from engine.fanout.missing_rows import KIND, tells_batches
+from engine.plan.missing_blocks import Gap, Missing
 from engine.project.lifetimes import DAY, moments
 from engine.schema import Name, Schema, Table, literal, quote
+from engine.workspace.workspace import Workspace
 
 NEAR = 7 * DAY
 """Seconds before rows are removed from which on that is reported."""

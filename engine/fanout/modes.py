@@ -7,12 +7,12 @@ from typing import TypeVar
 
 from engine.compiler.build import Build
 from engine.compiler.views import nest_schema
-from engine.fanout.log import copies
+from engine.fanout.landing_log import copies
 from engine.fanout.router import Router, router_of
-from engine.plan.history import block_ranges, deliver, history
-from engine.plan.state import RegistryJournal, Workspace
+from engine.plan.backfill import block_ranges, deliver, history
 from engine.schema import Name, nest_database
 from engine.warehouse import ddl
+from engine.workspace.workspace import RegistryJournal, Workspace
 
 MANY = 32
 """Tenants with tables of their own from which on a datasource that says nothing is routed."""

@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import cast
 
-from engine.fanout.cursor import CursorJournal
-from engine.fanout.landed import Landed
-from engine.fanout.lane import Lane, Position
-from engine.plan.fence import Reach
-from engine.plan.history import Progress, silent
-from engine.plan.state import Workspace
+from engine.fanout.handover import Landed
+from engine.fanout.offsets import CursorJournal
+from engine.fanout.worker import Lane, Position
+from engine.plan.backfill import Progress, silent
+from engine.plan.insert_lock import Reach
 from engine.schema import Mark, Name
+from engine.workspace.workspace import Workspace
 
 HANDS = 4
 PATIENCE = 3600.0

@@ -14,8 +14,8 @@ from itertools import groupby
 import structlog
 
 from engine.errors import APPLY_FAILED, RookeryError
-from engine.plan.fence import Fence
-from engine.plan.history import HANDS, History, Journal, Progress, deliver, note_histories, note_missing, silent
+from engine.plan.backfill import HANDS, History, Journal, Progress, deliver, note_histories, note_missing, silent
+from engine.plan.insert_lock import Fence
 from engine.plan.steps import (
     AddColumn,
     ChangeClause,

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from engine.compiler.storage import INLET
 from engine.plan.loss import Losses, widens
-from engine.plan.missing import Lack
+from engine.plan.missing_blocks import Lack
 from engine.plan.steps import (
     AddColumn,
     ChangeClause,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from engine.plan.missing import Lack
+from engine.plan.missing_blocks import Lack
 from engine.schema import Column, Mark, Name, Table, View
 
 Loss = Literal["none", "recomputed", "lost"]

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from engine.errors import RookeryError
-from engine.plan.analysis import Analyser
 from engine.plan.steps import AddColumn, ChangeClause, ChangeColumn, DropColumn, Step
 from engine.schema import Name, Schema
 from engine.warehouse import ddl
+from engine.workspace.analyser import Analyser
 
 Alteration = AddColumn | ChangeColumn | DropColumn | ChangeClause
 

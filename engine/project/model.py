@@ -34,8 +34,8 @@ from engine.project.fields import (
     Word,
     json_steps,
 )
+from engine.project.located_model import Declared, Written, short_form
 from engine.project.source import Items, Keys, Text
-from engine.project.written import Declared, Written, short_form
 
 EngineType = Literal[
     "MergeTree",

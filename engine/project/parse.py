@@ -10,11 +10,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from engine.errors import BAD_NAME, BAD_YAML, UNKNOWN_KEY, UNKNOWN_KIND, Collector, Place, RookeryError
-from engine.project.complaints import complaints
 from engine.project.fields import name_fault
 from engine.project.files import Found, find, open_listed
 from engine.project.model import Datasource, Pipe, Project, Resource
 from engine.project.source import Keys, Source, Spot, Text, read
+from engine.project.validation_errors import complaints
 
 _STAND_IN = "unnamed"
 

@@ -6,8 +6,8 @@ import json
 from importlib import resources
 from typing import Any
 
+from engine.project.located_model import Declared
 from engine.project.model import Datasource, Engine, Pipe, Shared, Tenant
-from engine.project.written import Declared
 
 KINDS: dict[str, type[Declared]] = {"datasource": Datasource, "pipe": Pipe}
 _SHORT_FORMS = {Engine.__name__: "type", Tenant.__name__: "column", Shared.__name__: "all"}

@@ -8,10 +8,10 @@ from typing import Any
 import yaml
 
 from engine.errors import UNKNOWN_KIND, Collector, RookeryError
+from engine.project.located_model import Written
 from engine.project.model import Datasource, Engine, Materialize, Pipe, Resource, Tenant
 from engine.project.parse import parse_source
 from engine.project.source import Keys, Source, Text, Value, read
-from engine.project.written import Written
 
 _ON_ONE_LINE = 100
 

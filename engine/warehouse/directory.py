@@ -10,10 +10,10 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from engine import errors
+from engine.warehouse.damaged_merges import undo_damaged
+from engine.warehouse.dedup_log_repair import repair
 from engine.warehouse.errors import EngineError
-from engine.warehouse.layout import LAYOUT, DirectoryMark, read_mark, write_mark
-from engine.warehouse.merged import undo_damaged
-from engine.warehouse.repair import repair
+from engine.warehouse.layout_version import LAYOUT, DirectoryMark, read_mark, write_mark
 
 LOCK = "rookery.lock"
 CONFIG = "rookery.xml"

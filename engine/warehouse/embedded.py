@@ -18,19 +18,19 @@ import structlog
 from engine import errors
 from engine.schema import Name, literal, quote
 from engine.warehouse import framing, parser
+from engine.warehouse.damaged_merges import can_be_undone, is_made
 from engine.warehouse.directory import Directory
 from engine.warehouse.errors import TOO_LITTLE, EngineError, failed_file, result_limit_of, unreadable
-from engine.warehouse.flow import Flow
-from engine.warehouse.fresh import FreshParts
 from engine.warehouse.handles import FAST, PINNED, SOUND, Block, Handle
-from engine.warehouse.merged import can_be_undone, is_made
+from engine.warehouse.new_parts import FreshParts
 from engine.warehouse.parts import why_damaged
 from engine.warehouse.pool import Pool
 from engine.warehouse.port import Capabilities, Format, Input, Rows, Space, Statement, Stream, Value
 from engine.warehouse.recent import Recent
 from engine.warehouse.render import bound, is_insert, with_settings, written
-from engine.warehouse.unfinished import Unfinished
-from engine.warehouse.zone import UTC, agreed, named_zone
+from engine.warehouse.stale_tokens import Unfinished
+from engine.warehouse.stream import Flow
+from engine.warehouse.time_zone import UTC, agreed, named_zone
 
 log = structlog.get_logger("rookery.warehouse")
 

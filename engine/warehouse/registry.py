@@ -15,9 +15,9 @@ import orjson
 
 from engine.schema import Column, Mark, Name, Table
 from engine.warehouse import ddl
-from engine.warehouse.layout import STOP_NAME
+from engine.warehouse.checked_inserts import insert_whole
+from engine.warehouse.layout_version import STOP_NAME
 from engine.warehouse.port import Warehouse
-from engine.warehouse.whole import insert_whole
 
 STATE = "_rk_state"
 

@@ -21,13 +21,13 @@ from urllib3 import PoolManager
 from engine import errors
 from engine.schema import Name, literal, quote
 from engine.warehouse import embedded, parser
+from engine.warehouse.error_trailer import Tail
 from engine.warehouse.errors import EngineError, translate
-from engine.warehouse.flow import Flow
 from engine.warehouse.handles import PINNED, SOUND
 from engine.warehouse.port import Capabilities, Format, Input, Rows, Space, Statement, Stream, Value
 from engine.warehouse.render import bound, is_insert, with_settings, written
-from engine.warehouse.tail import Tail
-from engine.warehouse.zone import named_zone
+from engine.warehouse.stream import Flow
+from engine.warehouse.time_zone import named_zone
 
 # The library reports to nobody in particular; errors reach the caller as exceptions.
 logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())

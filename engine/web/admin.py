@@ -15,16 +15,17 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from engine import observe
-from engine.control import derived, doctor, fanout, materialize, metrics, push, resources, tenants, tokens
+from engine.control import fanout_status, materialize, metrics, push, resources, tenants, tokens
+from engine.control.doctor import derived_tables, run
 from engine.errors import BAD_REQUEST, INTERNAL, SCOPE, RookeryError
-from engine.plan.state import Workspace
-from engine.serve import access
+from engine.query import authorize
 from engine.tokens import Claims, Scope
 from engine.web import openapi
 from engine.web.data import append, call_pipe
-from engine.web.fields import check_names, check_query
+from engine.web.known_fields import check_names, check_query
 from engine.web.requests import flag, json_of, token_of
-from engine.web.state import State, state_of
+from engine.web.services import State, state_of
+from engine.workspace.workspace import Workspace
 
 SMALL = 1 << 16
 """Bytes of a body that has little to say."""
@@ -37,7 +38,7 @@ Work = Callable[[Callable[[str, int, int], None]], Any]
 def _admin(request: Request, *known: str) -> State:
     """The state, for an admin who sends no other query parameters than are known."""
     state = state_of(request)
-    access.authenticate(state.workspace, token_of(request)).require_admin()
+    authorize.authenticate(state.workspace, token_of(request)).require_admin()
     check_query(request, known)
     return state
 
@@ -305,7 +306,7 @@ async def pipe_route(request: Request) -> Response:
 
 async def _resource(request: Request, kind: str, name: str) -> Response:
     state = state_of(request)
-    claims = access.authenticate(state.workspace, token_of(request))
+    claims = authorize.authenticate(state.workspace, token_of(request))
     if not claims.is_admin:
         raise RookeryError(SCOPE, "this needs the admin token")
     flags = ("force", "dry_run") if request.method == "DELETE" else ()
@@ -321,7 +322,7 @@ async def _resource(request: Request, kind: str, name: str) -> Response:
 async def openapi_route(request: Request) -> Response:
     """`GET /v0/pipes/openapi.json`: the endpoints that the token allows."""
     state = state_of(request)
-    claims = access.authenticate(state.workspace, token_of(request))
+    claims = authorize.authenticate(state.workspace, token_of(request))
     check_query(request)
     build = state.workspace.current.build
     names = sorted(n for n in build.endpoints if _allows(claims, n))
@@ -359,14 +360,14 @@ async def workspace_route(request: Request) -> Response:
 async def fanout_route(request: Request) -> Response:
     """`GET /v0/fanout`."""
     state = _admin(request)
-    return JSONResponse(await _control(state, partial(fanout.status, state.workspace)))
+    return JSONResponse(await _control(state, partial(fanout_status.status, state.workspace)))
 
 
 async def fanout_retry(request: Request) -> Response:
     """`POST /v0/fanout/retry`."""
     state = _admin(request)
     await json_of(request, SMALL, ())
-    return JSONResponse(await _control(state, partial(fanout.retry, state.workspace)))
+    return JSONResponse(await _control(state, partial(fanout_status.retry, state.workspace)))
 
 
 async def doctor_route(request: Request) -> Response:
@@ -375,9 +376,9 @@ async def doctor_route(request: Request) -> Response:
     if request.method == "POST":
         body = await json_of(request, SMALL, {"allow"})
         allow = _names(body, "allow")
-        return JSONResponse(await _control(state, partial(derived.repair, state.workspace, allow)))
+        return JSONResponse(await _control(state, partial(derived_tables.repair, state.workspace, allow)))
     deep = flag(request.query_params.get("deep"), False, "deep")
-    examination = await _control(state, partial(doctor.examine, state.workspace, deep=deep))
+    examination = await _control(state, partial(run.examine, state.workspace, deep=deep))
     return JSONResponse(examination.as_dict())
 
 

@@ -19,21 +19,21 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from engine.control.deferred import deferred_of
+from engine.control.deferred_views import deferred_of
 from engine.control.health import Health
-from engine.control.history import finish
+from engine.control.recovery import finish
 from engine.errors import RookeryError
 from engine.fanout.router import router_of
-from engine.plan.state import Workspace
-from engine.serve.gateway import Gateway
-from engine.serve.query import Queries
-from engine.serve.stages import Stages
-from engine.serve.turns import Turns
+from engine.ingest.gateway import Gateway
+from engine.ingest.staging_pool import Stages
+from engine.query.executor import Queries
+from engine.query.reader_queue import Turns
 from engine.web import admin, data, quarantine
-from engine.web.answers import Answers
 from engine.web.errors import on_bug, on_http_exception, on_rookery_error
 from engine.web.events import Express
-from engine.web.state import State, state_of
+from engine.web.future_bridge import Answers
+from engine.web.services import State, state_of
+from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.access")
 WATCH_SECONDS = 0.5

@@ -10,15 +10,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from engine.errors import BAD_FORMAT, BAD_REQUEST, MEDIA_TYPE, SCOPE, RookeryError
-from engine.serve import access
-from engine.serve.query import Timer
+from engine.query import authorize
+from engine.query.executor import Timer
 from engine.warehouse.port import Format, Input
-from engine.web.answered import answered
+from engine.web.append_options import FILES, FORM, NONE, format_of, media_type, refuse_unknown
 from engine.web.events import PATH, Events, writer
 from engine.web.forms import file_in
-from engine.web.known import FILES, FORM, NONE, format_of, media_type, refuse_unknown
+from engine.web.query_response import answered
 from engine.web.requests import checked_key, eyes_of, head_of, key_of, parameters_of, query_of, sql_of, token_of
-from engine.web.state import state_of
+from engine.web.services import state_of
 from engine.web.uploads import Upload
 
 FORMATS = {"json": Format.JSON, "csv": Format.CSV, "ndjson": Format.NDJSON, "parquet": Format.PARQUET}
@@ -39,7 +39,7 @@ async def call_pipe(request: Request) -> Response:
     """`GET|POST /v0/pipes/NAME.FORMAT`."""
     state, timer = state_of(request), Timer()
     name, suffix = request.path_params["name"], request.path_params["format"]
-    claims = access.authenticate(state.workspace, token_of(request))
+    claims = authorize.authenticate(state.workspace, token_of(request))
     if suffix not in FORMATS:
         raise RookeryError(BAD_FORMAT, f"no format `{suffix[:20]}`", hint="json, csv, ndjson or parquet")
     given = await parameters_of(request, MAX_PARAMETER_BODY)
@@ -51,7 +51,7 @@ async def call_pipe(request: Request) -> Response:
 async def sql(request: Request) -> Response:
     """`GET|POST /v0/sql`: one SELECT, in `q` or as the raw body. The format comes from a FORMAT clause."""
     state, timer = state_of(request), Timer()
-    claims = access.authenticate(state.workspace, token_of(request))
+    claims = authorize.authenticate(state.workspace, token_of(request))
     text, given = await sql_of(request, MAX_PARAMETER_BODY)
     timer.stage("auth")
     plain, format = split_format(text)
@@ -75,9 +75,9 @@ async def receipt(request: Request) -> Response:
     """`GET /v0/events/KEY`: what became of the appends under an idempotency key."""
     state = state_of(request)
     refuse_unknown(query_of(request), NONE)
-    claims = access.authenticate(state.workspace, token_of(request))
+    claims = authorize.authenticate(state.workspace, token_of(request))
     key = checked_key(request.path_params["key"])
-    find = partial(state.gateway.receipts.show, access.for_receipts(claims), key)
+    find = partial(state.gateway.receipts.show, authorize.for_receipts(claims), key)
     return JSONResponse(await anyio.to_thread.run_sync(find, limiter=state.limiter))
 
 
@@ -96,7 +96,7 @@ async def append(request: Request) -> Response:
         raise RookeryError(BAD_FORMAT, f"no input format `{kind[:20]}`", hint="csv, ndjson or parquet")
     name, bound, token = writer(state, head_of(request.scope))
     timer.stage("auth")
-    if mode == "replace" and not access.authenticate(state.workspace, token_of(request)).is_admin:
+    if mode == "replace" and not authorize.authenticate(state.workspace, token_of(request)).is_admin:
         raise RookeryError(SCOPE, "only an admin replaces rows")
     if media_type(content_type) == FORM:
         if "content-encoding" in request.headers:

@@ -9,8 +9,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from engine.compiler.template import PipeError
 from engine.errors import BAD_REQUEST, INTERNAL, METHOD, NOT_FOUND, RookeryError
+from engine.template.environment import PipeError
 
 log = structlog.get_logger("rookery.web")
 DOCUMENTATION = "docs/errors.md"

@@ -15,17 +15,17 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.errors import BAD_REQUEST, MEDIA_TYPE, QUARANTINE_FULL, RookeryError
-from engine.serve import access
-from engine.serve.batch import Fault, Outcome
-from engine.serve.compression import sniffed
-from engine.serve.gateway import Room
-from engine.serve.query import Timer
+from engine.ingest.batch import Fault, Outcome
+from engine.ingest.formats.compression import sniffed
+from engine.ingest.gateway import Room
+from engine.query import authorize
+from engine.query.executor import Timer
 from engine.warehouse.port import Input
+from engine.web.append_options import EVENTS, FORM, format_of, media_type, refuse_unknown
 from engine.web.errors import rendered
 from engine.web.forms import file_in
-from engine.web.known import EVENTS, FORM, format_of, media_type, refuse_unknown
 from engine.web.requests import Head, append_body, flag, head_of
-from engine.web.state import State
+from engine.web.services import State
 
 PATH = "/v0/events"
 USUAL = frozenset({b"application/json", b"application/x-ndjson", b"text/plain", b"application/x-www-form-urlencoded"})
@@ -129,11 +129,11 @@ def refuse_if_full(refused: int, name: str) -> None:
 
 def writer(state: State, head: Head) -> tuple[str, str | None, str]:
     """The datasource that a request appends to, the tenant that its token writes for, and what names the token."""
-    claims = access.authenticate(state.workspace, head.token())
+    claims = authorize.authenticate(state.workspace, head.token())
     name = head.query.get("name")
     if not name:
         raise RookeryError(BAD_REQUEST, "no datasource named", hint="?name=DATASOURCE")
-    return name, access.for_append(state.workspace.current, claims, name), access.writer_of(claims)
+    return name, authorize.for_append(state.workspace.current, claims, name), authorize.writer_of(claims)
 
 
 def _parameters(query: Mapping[str, str]) -> None:

@@ -7,9 +7,9 @@ from decimal import Decimal
 from typing import Any
 
 from engine.compiler.build import Build, parameters_of
-from engine.compiler.params import ParameterSpec, coerce, integer_bounds
 from engine.errors import RookeryError
 from engine.schema import Column
+from engine.template.parameters import ParameterSpec, coerce, integer_bounds
 from engine.warehouse.render import QUOTE
 from engine.web import openapi_routes as routes
 

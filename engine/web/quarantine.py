@@ -11,11 +11,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from engine.errors import BAD_REQUEST, RookeryError
-from engine.serve import access, quarantine
-from engine.serve.replay import replay
-from engine.web.known import LISTING, NONE, refuse_unknown
+from engine.ingest import quarantine
+from engine.ingest.replay import replay
+from engine.query import authorize
+from engine.web.append_options import LISTING, NONE, refuse_unknown
 from engine.web.requests import json_of, query_of, token_of
-from engine.web.state import State, state_of
+from engine.web.services import State, state_of
 
 SHOWN, MOST_SHOWN = 100, 10_000
 FURTHEST = 1 << 62
@@ -23,7 +24,7 @@ FURTHEST = 1 << 62
 
 def _admin(request: Request) -> State:
     state = state_of(request)
-    access.authenticate(state.workspace, token_of(request)).require_admin()
+    authorize.authenticate(state.workspace, token_of(request)).require_admin()
     return state
 
 

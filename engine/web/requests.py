@@ -14,10 +14,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Scope
 
 from engine.errors import BAD_ENCODING, BAD_REQUEST, TOO_LARGE, RookeryError
-from engine.serve.compression import PIECE, Opened
-from engine.serve.gateway import Room
-from engine.serve.given import Repeated
-from engine.web.fields import check_object, check_sql, only
+from engine.ingest.formats.compression import PIECE, Opened
+from engine.ingest.gateway import Room
+from engine.query.arguments import Repeated
+from engine.web.known_fields import check_object, check_sql, only
 
 MAX_PARAMETERS = 1000
 _FORM = re.compile(rb"[A-Za-z_]\w*=")

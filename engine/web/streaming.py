@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from engine.errors import RookeryError
-from engine.serve.query import Answer
+from engine.query.executor import Answer
 
 log = structlog.get_logger("rookery.web")
 

@@ -15,19 +15,19 @@ import anyio.to_thread
 from starlette.requests import Request
 
 from engine.errors import NOT_REPLACEABLE, QUARANTINE_FULL, RookeryError
-from engine.plan.disk import require_spool
+from engine.ingest.batch import Outcome
+from engine.ingest.formats.body_rows import Cutter
+from engine.ingest.formats.parquet import pieces
+from engine.ingest.gateway import Room
+from engine.ingest.idempotency import part_key
+from engine.ingest.replace import Replacement
+from engine.ingest.unknown_keys import NO_KEYS
 from engine.schema import Name
-from engine.serve.batch import Outcome
-from engine.serve.bodies import Cutter
-from engine.serve.gateway import Room
-from engine.serve.keys import NO_KEYS
-from engine.serve.parquet import pieces
-from engine.serve.receipts import part_key
-from engine.serve.replacing import Replacement
 from engine.warehouse.port import Input, Space
 from engine.web.events import bad_row, refuse_if_full
 from engine.web.requests import opened_chunks
-from engine.web.state import State
+from engine.web.services import State
+from engine.workspace.disk import require_spool
 
 AHEAD = 2
 """Batches of one upload that are under way at once."""

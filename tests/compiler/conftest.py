@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from engine.plan.state import Workspace
+from engine.workspace.workspace import Workspace
 from tests.support.compiling import a_workspace
 
 

@@ -4,10 +4,10 @@ import pytest
 
 from engine import errors
 from engine.compiler.scope import Scope
-from engine.compiler.template import Binder, Template
 from engine.compiler.views import nest_schema, workspace_schema
 from engine.errors import Code
-from engine.plan.state import Workspace
+from engine.template.environment import Binder, Template
+from engine.workspace.workspace import Workspace
 from tests.support.compiling import BASE, EVENTS, compiled, problems_of
 
 

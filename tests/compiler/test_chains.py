@@ -10,9 +10,9 @@ import pytest
 
 from engine.compiler.build import Build
 from engine.compiler.scope import Scope
-from engine.compiler.template import Binder, Template
 from engine.errors import CYCLE, SQL_SEMANTICS, RookeryError
-from engine.plan.state import Workspace
+from engine.template.environment import Binder, Template
+from engine.workspace.workspace import Workspace
 from tests.compiler.chains import SOURCE, Maker, rows
 from tests.support.compiling import BASE, compiled, problems_of, pushed
 from tests.support.rounds import rounds

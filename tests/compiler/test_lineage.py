@@ -3,7 +3,7 @@
 import pytest
 
 from engine.errors import TENANT_MIX, TENANT_OUTPUT
-from engine.plan.state import Workspace
+from engine.workspace.workspace import Workspace
 from tests.support.compiling import BASE, problems_of
 
 DIMENSION = """

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.compiler.moments import moment
-from engine.compiler.params import canonical_tenant, coerce, integer_bounds, kind
 from engine.errors import BAD_PARAMETER, BAD_TENANT_ID, BAD_TYPE, TENANT_COLUMN, RookeryError
+from engine.template.date_times import moment
+from engine.template.parameters import canonical_tenant, coerce, integer_bounds, kind
 
 INTEGERS = [f"{u}Int{bits}" for u in ("", "U") for bits in (8, 16, 32, 64, 128, 256)]
 TYPES = [*INTEGERS, "String", "Int", "Integer", "Float32", "Float64", "Boolean", "Bool", "Date", "DateTime", "UUID"]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from engine.errors import RookeryError
-from engine.plan.state import Workspace
+from engine.workspace.workspace import Workspace
 from tests.support.compiling import BASE, EVENTS, problems_of, pushed
 
 BAD = {

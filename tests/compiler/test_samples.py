@@ -6,10 +6,10 @@ import pytest
 
 from engine import errors
 from engine.compiler.build import parameters_of
-from engine.compiler.template import Binder
 from engine.control.tenants import add
 from engine.errors import Problems, RookeryError
-from engine.plan.state import Workspace
+from engine.template.environment import Binder
+from engine.workspace.workspace import Workspace
 from tests.support.compiling import BASE, compiled, problems_of, pushed
 
 THINGS = """

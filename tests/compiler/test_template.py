@@ -16,9 +16,6 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from engine.compiler.template import FUNCTIONS, UNSUPPORTED, Binder, PipeError, Template, compile_template
-from engine.compiler.template_dry import Sample, samples
-from engine.compiler.template_values import Arms
 from engine.errors import (
     BAD_PARAMETER,
     CUSTOM,
@@ -28,6 +25,9 @@ from engine.errors import (
     Place,
     RookeryError,
 )
+from engine.template.dry_run import Sample, samples
+from engine.template.environment import FUNCTIONS, UNSUPPORTED, Binder, PipeError, Template, compile_template
+from engine.template.values import Arms
 
 COLUMNS = frozenset({"kind", "ts", "amount", "a`b", "n.x"})
 LEAKS = r"0x[0-9a-f]{6}|jinja|object at|engine\.|/engine/|\.py\b"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from engine.compiler import shape
-from engine.plan.state import Workspace
+from engine.sql import shape
+from engine.workspace.workspace import Workspace
 
 NAMES = {
     "SELECT a FROM t": {"a"},

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from engine.compiler.verify import verify
-from engine.plan.state import Workspace
+from engine.sql.verify import verify
+from engine.workspace.workspace import Workspace
 
 
 class Counted:

@@ -11,12 +11,12 @@ import pytest
 
 from engine.control import tenants
 from engine.fanout.router import router_of
-from engine.plan.state import Workspace
+from engine.ingest.batch import Outcome
+from engine.ingest.gateway import Gateway
+from engine.ingest.staging_pool import Stages
 from engine.schema import Name, nest_database
-from engine.serve.batch import Outcome
-from engine.serve.gateway import Gateway
-from engine.serve.stages import Stages
 from engine.warehouse.port import Input
+from engine.workspace.workspace import Workspace
 from tests.cli.billing import EVENTS, FILES
 from tests.support.compiling import a_workspace, pushed
 

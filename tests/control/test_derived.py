@@ -9,10 +9,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from engine.control import doctor
-from engine.control.derived import repair
-from engine.control.doctor import examine
-from engine.control.shapes import Shape, shape_of
+from engine.control.doctor import run
+from engine.control.doctor.comparable_columns import Shape, shape_of
+from engine.control.doctor.derived_tables import repair
+from engine.control.doctor.run import examine
 from engine.schema import Name
 from tests.fanout.house import House, house
 
@@ -222,7 +222,7 @@ def test_what_the_source_has_lost_is_reported_and_left_alone(world: tuple[House,
 
 def test_columns_that_cannot_be_compared_are_told(world: tuple[House, Rows]) -> None:
     home, _ = world
-    live = doctor._patient(home.workspace).live.tables
+    live = run._patient(home.workspace).live.tables
     shape = shape_of(live[Name("main", "states")])
     assert isinstance(shape, Shape)
     assert {name for name, _ in shape.skipped} == {"some", "middle"}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.control.derived import repair
-from engine.control.doctor import examine
-from engine.control.history import finish
+from engine.control.doctor.derived_tables import repair
+from engine.control.doctor.run import examine
+from engine.control.recovery import finish
 from tests.fanout.house import House, house
 
 EVENTS = """

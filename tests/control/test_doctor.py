@@ -9,22 +9,23 @@ from dataclasses import replace
 
 import pytest
 
-from engine.control import copies, doctor, fanout, symptoms
-from engine.control.findings import ERROR, WARNING, Finding, Patient
+from engine.control import fanout_status
+from engine.control.doctor import checks, run, tenant_copies
+from engine.control.doctor.findings import ERROR, WARNING, Finding, Patient
 from engine.control.push import push
-from engine.fanout.cursor import Cursor
+from engine.fanout.offsets import Cursor
 from engine.fanout.router import router_of
-from engine.plan.history import History
-from engine.plan.state import RegistryJournal
+from engine.plan.backfill import History
 from engine.schema import Column, Mark, Name, Schema, Table
 from engine.warehouse import ddl
+from engine.workspace.workspace import RegistryJournal
 from tests.control.conftest import OWN, World, rows
 
 WINDOW = "non_replicated_deduplication_window"
 
 
 def found(world: World, check: str, *, deep: bool = False) -> list[Finding]:
-    return [f for f in doctor.examine(world.workspace, deep=deep).findings if f.check == check]
+    return [f for f in run.examine(world.workspace, deep=deep).findings if f.check == check]
 
 
 def one(world: World, check: str, *, deep: bool = False) -> Finding:
@@ -33,7 +34,7 @@ def one(world: World, check: str, *, deep: bool = False) -> Finding:
 
 
 def assert_healthy(world: World) -> None:
-    assert doctor.examine(world.workspace, deep=True).findings == ()
+    assert run.examine(world.workspace, deep=True).findings == ()
 
 
 @contextmanager
@@ -48,12 +49,12 @@ def broken(world: World, harm: str, remedy: str) -> Iterator[None]:
 
 
 def test_a_sound_workspace_is_healthy(world: World) -> None:
-    shallow = doctor.examine(world.workspace)
-    deep = doctor.examine(world.workspace, deep=True)
+    shallow = run.examine(world.workspace)
+    deep = run.examine(world.workspace, deep=True)
     assert shallow.findings == deep.findings == ()
     assert deep.healthy
-    assert set(deep.checks) == {*doctor.AT_REST, *doctor.AT_ANY_TIME, *doctor.DEEP, "drift"}
-    assert set(deep.checks) - set(shallow.checks) == set(doctor.DEEP)
+    assert set(deep.checks) == {*run.AT_REST, *run.AT_ANY_TIME, *run.DEEP, "drift"}
+    assert set(deep.checks) - set(shallow.checks) == set(run.DEEP)
 
 
 def test_a_landing_window_that_is_too_small(world: World) -> None:
@@ -65,12 +66,12 @@ def test_a_landing_window_that_is_too_small(world: World) -> None:
         finding = one(world, "landing-layout")
         assert (finding.level, finding.object) == (ERROR, "main.events")
         assert "is 5, and 1000 is needed" in finding.message
-        assert not doctor.examine(world.workspace).healthy
+        assert not run.examine(world.workspace).healthy
 
 
 def seen_as(world: World, change: Callable[[Table], Table]) -> Patient:
     """The workspace as if the live table of `events` were another."""
-    patient = doctor._patient(world.workspace)
+    patient = run._patient(world.workspace)
     name = Name("main", "events")
     tables = {**patient.live.tables, name: change(patient.live.tables[name])}
     return replace(patient, live=Schema(patient.live.databases, tables, patient.live.views))
@@ -89,7 +90,7 @@ def seen_as(world: World, change: Callable[[Table], Table]) -> Patient:
     ],
 )
 def test_a_landing_table_that_is_no_log(world: World, change: Callable[[Table], Table], words: str) -> None:
-    (finding,) = symptoms.landing_layout(seen_as(world, change))
+    (finding,) = checks.landing_layout(seen_as(world, change))
     assert (finding.level, finding.object) == (ERROR, "main.events")
     assert words in finding.message
 
@@ -168,7 +169,7 @@ def test_rows_that_come_in_meanwhile_are_no_difference(world: World) -> None:
     try:
         for _ in range(3):
             before = len(sent)
-            assert doctor.examine(world.workspace, deep=True).findings == ()
+            assert run.examine(world.workspace, deep=True).findings == ()
             assert len(sent) > before, "no rows came in meanwhile"
     finally:
         stop.set()
@@ -185,7 +186,7 @@ def test_a_view_of_somebody_else(world: World) -> None:
     ):
         finding = one(world, "foreign-view")
         assert (finding.level, finding.object) == (WARNING, "elsewhere.listening")
-        assert doctor.examine(world.workspace).healthy, "a warning"
+        assert run.examine(world.workspace).healthy, "a warning"
 
 
 def test_objects_that_nobody_wants(world: World) -> None:
@@ -257,7 +258,7 @@ def test_a_tenant_that_cannot_take_its_rows(world: World) -> None:
     assert "tenant 2" in finding.message
     assert not found(world, "copy", deep=True), "what is known to lack rows is not compared"
     world.execute(f"RENAME TABLE {away} TO {target}")
-    fanout.retry(world.workspace)
+    fanout_status.retry(world.workspace)
     router_of(world.workspace).wait_for(OWN)
     assert_healthy(world)
 
@@ -287,7 +288,7 @@ def test_rows_in_quarantine(world: World) -> None:
 
 
 def test_too_many_parts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(symptoms, "MANY_PARTS", 2)
+    monkeypatch.setattr(checks, "MANY_PARTS", 2)
     world.execute("SYSTEM STOP MERGES main.events")
     for units in (1, 2):
         world.send("events", rows(units))
@@ -296,7 +297,7 @@ def test_too_many_parts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_while_a_change_is_under_way_the_rest_is_examined(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "PATIENCE", 0.05)
+    monkeypatch.setattr(run, "PATIENCE", 0.05)
     begun, over = threading.Event(), threading.Event()
 
     def change() -> None:
@@ -308,13 +309,13 @@ def test_while_a_change_is_under_way_the_rest_is_examined(world: World, monkeypa
     changing.start()
     begun.wait(30)
     try:
-        examination = doctor.examine(world.workspace)
+        examination = run.examine(world.workspace)
         assert changing.is_alive(), "it has waited for the change"
     finally:
         over.set()
         changing.join()
     assert [(f.check, f.level) for f in examination.findings] == [("busy", WARNING)]
-    assert set(examination.checks) == set(doctor.AT_ANY_TIME)
+    assert set(examination.checks) == set(run.AT_ANY_TIME)
 
 
 def test_parts_that_are_detached_and_attached(world: World) -> None:
@@ -347,4 +348,4 @@ def test_a_copy_is_compared_by_the_rows_that_its_ttl_leaves(world: World) -> Non
         ("timestamp + toIntervalDay(90) DELETE WHERE units > 5", [WARNING]),
     ]:
         patient = seen_as(world, lambda t, ttl=ttl: replace(t, ttl=ttl))  # type: ignore[misc]
-        assert [f.level for f in copies.copies(patient)] == levels, ttl
+        assert [f.level for f in tenant_copies.copies(patient)] == levels, ttl

@@ -8,14 +8,16 @@ from typing import Any
 import pytest
 
 from engine import observe
-from engine.control import fanout, metrics, tenants
+from engine.control import fanout_status, metrics, tenants
 from engine.control.push import push
 from engine.fanout.router import router_of
 from tests.control.conftest import OWN, World, rows
 
 
 def told(world: World, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(d for d in fanout.status(world.workspace)["datasources"] if d["datasource"] == name)
+    found: dict[str, Any] = next(
+        d for d in fanout_status.status(world.workspace)["datasources"] if d["datasource"] == name
+    )
     return found
 
 
@@ -31,7 +33,7 @@ def gauges(world: World) -> dict[str, float]:
 
 
 def test_all_in_step(world: World) -> None:
-    found = fanout.status(world.workspace)
+    found = fanout_status.status(world.workspace)
     assert [(d["datasource"], d["mode"], d["in_step"]) for d in found["datasources"]] == [
         ("clicks", "routed", 3),
         ("events", "direct", 3),
@@ -39,7 +41,7 @@ def test_all_in_step(world: World) -> None:
     assert all(d["rows"] == 0 and d["seconds"] == 0 and d["strays"] == [] for d in found["datasources"])
     assert found["suspended"] == []
     assert {(t["lag_rows"], t["lag_seconds"], t["error"]) for t in listed(world).values()} == {(0, 0.0, None)}
-    assert fanout.retry(world.workspace) == {"retried": {}}
+    assert fanout_status.retry(world.workspace) == {"retried": {}}
 
 
 def test_a_failing_nest_is_told_with_its_error_and_what_it_lacks(world: World) -> None:
@@ -72,7 +74,7 @@ def test_a_failing_nest_is_told_with_its_error_and_what_it_lacks(world: World) -
     with lane.held:
         for cohort in lane.strays:
             cohort.due = time.monotonic() + 1000
-    assert fanout.retry(world.workspace) == {"retried": {"clicks": 1}}
+    assert fanout_status.retry(world.workspace) == {"retried": {"clicks": 1}}
     deadline = time.monotonic() + 10
     while told(world, "clicks")["strays"]:
         assert time.monotonic() < deadline, "it still waits for its next try"
@@ -88,7 +90,7 @@ def test_a_view_that_fails_in_direct_mode_is_taken_down_told_and_repaired(world:
     try:
         assert world.send("events", rows(10)).rows == 5
         assert world.send("events", rows(11)).rows == 5
-        found = fanout.status(world.workspace)
+        found = fanout_status.status(world.workspace)
         (down,) = found["suspended"]
         assert down["view"] == str(world.nest("2", "_rk_usage_pipe"))
         assert "usage_daily" in down["error"]
@@ -99,7 +101,7 @@ def test_a_view_that_fails_in_direct_mode_is_taken_down_told_and_repaired(world:
     finally:
         world.execute(f"RENAME TABLE {away.sql()} TO {target.sql()}")
     push(world.workspace, {})
-    assert fanout.status(world.workspace)["suspended"] == []
+    assert fanout_status.status(world.workspace)["suspended"] == []
     assert listed(world)["2"]["error"] is None
     world.assert_exact("events", "usage_daily")
     world.send("events", rows(12))

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.control.derived import repair
-from engine.control.doctor import examine
+from engine.control.doctor.derived_tables import repair
+from engine.control.doctor.run import examine
 from tests.fanout.house import House, house
 
 OWN, POOLED = ("1",), ("8", "9")

@@ -58,7 +58,7 @@ def test_what_is_observed_is_documented() -> None:
 
 
 def test_every_check_of_the_doctor_is_documented() -> None:
-    from engine.control import doctor
+    from engine.control.doctor import run
 
     documented = {name for cell, _ in rows(TEXT, "Doctor") for name in re.findall(r"`([^`]+)`", cell)}
-    assert documented == {*doctor.AT_REST, *doctor.AT_ANY_TIME, *doctor.DEEP, "drift"}
+    assert documented == {*run.AT_REST, *run.AT_ANY_TIME, *run.DEEP, "drift"}

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from engine.control import push, tenants
-from engine.fanout.cursor import Cohort
+from engine.fanout.offsets import Cohort
 from engine.fanout.router import Router, router_of
-from engine.plan.open import open_workspace
-from engine.plan.state import Source, Workspace
+from engine.ingest.batch import Outcome
+from engine.ingest.gateway import Gateway
+from engine.ingest.staging_pool import Stages
 from engine.schema import nest_database
-from engine.serve.batch import Outcome
-from engine.serve.gateway import Gateway
-from engine.serve.stages import Stages
 from engine.settings import Settings
 from engine.warehouse.port import Input
+from engine.workspace.opening import open_workspace
+from engine.workspace.workspace import Source, Workspace
 
 PATIENCE = 30.0
 CHECKSUM = "count(), sum(n), groupBitXor(cityHash64(id, n))"

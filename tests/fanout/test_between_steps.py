@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.fanout.cursor import Cursor
+from engine.fanout.offsets import Cursor
 from tests.fanout.house import House, house
 from tests.fanout.stream import project
 

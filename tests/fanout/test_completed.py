@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from engine.fanout.completion import complete
+from engine.fanout.startup_recovery import complete
 from tests.fanout.house import House, house
 from tests.fanout.stream import project
 

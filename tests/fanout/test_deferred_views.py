@@ -7,11 +7,11 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from engine.control.deferred import deferred_of
-from engine.control.doctor import examine
+from engine.control.deferred_views import deferred_of
+from engine.control.doctor.run import examine
 from engine.control.push import push
 from engine.errors import VIEW_WAITS
-from engine.plan.state import DEFERRED, Source
+from engine.workspace.workspace import DEFERRED, Source
 from tests.fanout.house import PATIENCE, House, house
 
 EVENTS = """

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from engine.control import fanout, tenants
-from engine.control.history import finish
+from engine.control import fanout_status, tenants
 from engine.control.push import PushOptions, PushResult, push
+from engine.control.recovery import finish
 from engine.errors import RookeryError
-from engine.plan.state import Source
+from engine.workspace.workspace import Source
 from tests.fanout.house import House, house
 
 EVENTS = """\
@@ -155,7 +155,7 @@ def _push(home: House, some: dict[str, str], *allow: str, dry: bool = False) -> 
 
 
 def _down(home: House) -> set[str]:
-    return {v["view"] for v in fanout.status(home.workspace)["suspended"]}
+    return {v["view"] for v in fanout_status.status(home.workspace)["suspended"]}
 
 
 POISONS = {

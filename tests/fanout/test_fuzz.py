@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import RookeryError
-from engine.serve.batch import Outcome
-from engine.serve.compression import open_chunks
+from engine.ingest.batch import Outcome
+from engine.ingest.formats.compression import open_chunks
 from engine.warehouse.port import Input
 from tests.fanout.house import House, house
 from tests.fanout.stream import project

@@ -9,7 +9,7 @@ import pytest
 
 from engine.control.push import PushOptions, push
 from engine.errors import RookeryError
-from engine.plan.state import Source
+from engine.workspace.workspace import Source
 from tests.fanout.house import House, house
 
 EVENTS = """

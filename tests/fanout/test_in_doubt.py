@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from engine.errors import IN_DOUBT, OVERLOADED, RookeryError
-from engine.fanout import doubt
-from engine.fanout.doubt import doubts_of
-from engine.fanout.suspend import suspended
+from engine.fanout import uncertain_batches
+from engine.fanout.suspended_views import suspended
+from engine.fanout.uncertain_batches import doubts_of
 from engine.warehouse.port import Input
 from tests.fanout.house import House, house
 from tests.fanout.stream import project
@@ -105,12 +105,12 @@ def test_a_push_completes_it_before_views_are_made(home: House) -> None:
 
 def test_a_view_that_goes_on_failing_is_taken_down_at_last(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """One table that takes no rows must not stop everybody for ever."""
-    monkeypatch.setattr(doubt, "PATIENCE", 0.0)
-    monkeypatch.setattr(doubt, "OFTEN", 0.0)
+    monkeypatch.setattr(uncertain_batches, "PATIENCE", 0.0)
+    monkeypatch.setattr(uncertain_batches, "OFTEN", 0.0)
     home.run(REFUSED.format("main.sums"))
     rows = _rows()
     codes = [_code(home, rows, "patience")]
-    for _ in range(doubt.MOST_TRIES):
+    for _ in range(uncertain_batches.MOST_TRIES):
         if not doubts_of(home.workspace).outstanding():
             break
         try:
@@ -118,7 +118,7 @@ def test_a_view_that_goes_on_failing_is_taken_down_at_last(home: House, monkeypa
         except RookeryError as exc:
             codes.append(exc.code.id)
     # The thread that tries by itself takes some of the tries.
-    assert 2 <= len(codes) <= doubt.MOST_TRIES
+    assert 2 <= len(codes) <= uncertain_batches.MOST_TRIES
     assert home.append(rows, key="patience").repeated
     assert [v["view"] for v in suspended(home.workspace)] == ["main._rk_add_to_sums"]
     home.run(TAKEN.format("main.sums"))

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from engine.control.doctor import examine
+from engine.control.doctor.run import examine
 from engine.control.push import PushOptions, push
 from engine.errors import IN_DOUBT, OVERLOADED, RookeryError
-from engine.fanout.completion import complete
-from engine.fanout.doubt import doubts_of
-from engine.fanout.suspend import suspended
+from engine.fanout.startup_recovery import complete
+from engine.fanout.suspended_views import suspended
+from engine.fanout.uncertain_batches import doubts_of
 from engine.plan.coverage import Coverage
 from engine.warehouse.catalog import read_schema
 from engine.warehouse.port import Input

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from engine.control.history import finish
+from engine.control.recovery import finish
 from engine.errors import IN_DOUBT, OVERLOADED
-from engine.fanout import doubt
-from engine.fanout.doubt import doubts_of
-from engine.fanout.suspend import suspended
+from engine.fanout import uncertain_batches
+from engine.fanout.suspended_views import suspended
+from engine.fanout.uncertain_batches import doubts_of
 from tests.fanout.house import house
 from tests.fanout.test_in_doubt import _IDS, REFUSED, TAKEN, _assert_complete, _code, _made, _rows
 
@@ -43,13 +43,13 @@ def test_it_stays_in_doubt_over_restarts(tmp_path: Path) -> None:
 
 def test_a_view_that_fails_before_anything_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With no nests' views on landing the engine notices early; that view must not stop everybody for ever either."""
-    monkeypatch.setattr(doubt, "PATIENCE", 0.0)
-    monkeypatch.setattr(doubt, "OFTEN", 0.0)
+    monkeypatch.setattr(uncertain_batches, "PATIENCE", 0.0)
+    monkeypatch.setattr(uncertain_batches, "OFTEN", 0.0)
     with house(tmp_path) as home:
         _made(home, "routed")
         home.run(REFUSED.format("main.sums"))
         rows = _rows()
-        for _ in range(doubt.MOST_TRIES):
+        for _ in range(uncertain_batches.MOST_TRIES):
             assert _code(home, rows, "early") == OVERLOADED.id
         assert home.append(rows, key="early").rows == len(rows)
         assert [v["view"] for v in suspended(home.workspace)] == ["main._rk_add_to_sums"]

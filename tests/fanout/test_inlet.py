@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from engine.control.doctor import examine
+from engine.control.doctor.run import examine
 from engine.control.push import PushOptions, push
 from engine.errors import RookeryError
-from engine.fanout.completion import complete
-from engine.plan.state import Source
+from engine.fanout.startup_recovery import complete
 from engine.warehouse import ddl
 from engine.warehouse.port import Input
+from engine.workspace.workspace import Source
 from tests.fanout.house import PATIENCE, House, house
 from tests.fanout.stream import project
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from engine.control.derived import repair
-from engine.control.doctor import examine
+from engine.control.doctor.derived_tables import repair
+from engine.control.doctor.run import examine
 from engine.control.push import PushOptions, PushResult, push
 from engine.errors import RookeryError
-from engine.plan.state import Source
+from engine.workspace.workspace import Source
 from tests.fanout.house import House, house
 
 pytestmark = pytest.mark.feature

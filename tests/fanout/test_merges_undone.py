@@ -12,11 +12,11 @@ import pytest
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from engine.errors import DAMAGED, RookeryError
-from engine.fanout.merges import Merges
+from engine.fanout.damaged_merges import Merges
 from engine.schema import Name
+from engine.warehouse.damaged_merges import Part
 from engine.warehouse.embedded import UNDO_PAUSE
 from engine.warehouse.errors import translate
-from engine.warehouse.merged import Part
 from tests.fanout.house import PATIENCE, House, house
 from tests.fanout.stream import project
 

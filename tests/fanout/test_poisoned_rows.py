@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from engine.control import fanout
+from engine.control import fanout_status
 from engine.control.push import PushOptions, PushResult, push
 from engine.errors import RookeryError
-from engine.fanout.completion import complete
-from engine.fanout.poison import MOST_TENANTS
-from engine.plan.state import Source
+from engine.fanout.failing_tenants import MOST_TENANTS
+from engine.fanout.startup_recovery import complete
 from engine.warehouse import ddl
 from engine.warehouse.port import Input
+from engine.workspace.workspace import Source
 from tests.fanout.house import House, house
 
 EVENTS = """\
@@ -86,7 +86,7 @@ def _lacking(home: House, target: str) -> set[str]:
 
 
 def _told(home: House) -> dict[str, list[str]]:
-    return {v["view"]: v["without"] for v in fanout.status(home.workspace)["suspended"]}
+    return {v["view"]: v["without"] for v in fanout_status.status(home.workspace)["suspended"]}
 
 
 def _push(home: House, files: dict[str, str], *allow: str) -> PushResult:
@@ -112,7 +112,7 @@ def test_only_the_tenants_of_poisoned_rows_are_left_out(home: House) -> None:
     assert home.rows("SELECT sum(events) FROM main.totals") == home.rows(
         "SELECT count() FROM main.events WHERE tenant_id != 100"
     )
-    errors = {t for t, lag in fanout.lags(home.workspace).items() if lag.error}
+    errors = {t for t, lag in fanout_status.lags(home.workspace).items() if lag.error}
     assert errors == {"7", "8", "19"}
     home.read_all()
     assert home.differences(["100"], []) == []

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.fanout.log import MOST_BLOCKS, Block, Log
+from engine.fanout.landing_log import MOST_BLOCKS, Block, Log
 from engine.warehouse.port import Input
 from tests.fanout.house import House, house
 from tests.fanout.stream import OWN, POOLED, UNKNOWN, Stream, add_tenants, judge, landing, project

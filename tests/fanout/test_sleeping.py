@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from engine.control import push, tenants
-from engine.control.doctor import examine
-from engine.control.history import finish
-from engine.fanout.log import copies
+from engine.control.doctor.run import examine
+from engine.control.recovery import finish
+from engine.fanout.landing_log import copies
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema
 from tests.fanout.house import House, house

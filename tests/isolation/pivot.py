@@ -18,15 +18,15 @@ from typing import Any
 from engine.control import push, tenants
 from engine.errors import RookeryError
 from engine.fanout.router import router_of
-from engine.plan.open import open_warehouse
-from engine.plan.state import Source, Workspace
+from engine.ingest.gateway import Gateway
+from engine.ingest.staging_pool import Stages
+from engine.query.executor import Queries, Timer
 from engine.schema import literal
-from engine.serve.gateway import Gateway
-from engine.serve.query import Queries, Timer
-from engine.serve.stages import Stages
 from engine.settings import Settings
 from engine.tokens import Claims, Scope
 from engine.warehouse.port import Format, Input, Warehouse
+from engine.workspace.opening import open_warehouse
+from engine.workspace.workspace import Source, Workspace
 
 COLUMNS = {
     "id": "UInt64", "word": "LowCardinality(String)", "maybe": "LowCardinality(Nullable(String))",

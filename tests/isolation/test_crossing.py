@@ -25,14 +25,15 @@ from engine.errors import (
     UNKNOWN_DATASOURCE,
     RookeryError,
 )
-from engine.plan.state import Workspace
-from engine.serve import access, quarantine
-from engine.serve.gateway import Gateway
-from engine.serve.query import Queries, Timer
-from engine.serve.stages import Stages
+from engine.ingest import quarantine
+from engine.ingest.gateway import Gateway
+from engine.ingest.staging_pool import Stages
+from engine.query import authorize
+from engine.query.executor import Queries, Timer
 from engine.settings import load
 from engine.warehouse.embedded import EmbeddedWarehouse
 from engine.warehouse.port import Format, Input
+from engine.workspace.workspace import Workspace
 from tests.isolation.world import World
 
 REQUESTS = 1000
@@ -168,7 +169,7 @@ class Asker:
         if kind != "abandoned":
             name = "words" if kind == "words" else kind
             return world.call(token, name, {}, Format.CSV if format is Format.PARQUET else format)
-        claims = access.authenticate(world.workspace, token)
+        claims = authorize.authenticate(world.workspace, token)
         answer = world.queries.endpoint(claims, "large", {}, Format.NDJSON, Timer())
         head = answer.head + (answer.next_chunk() or b"" if pick.random() < 0.5 else b"")
         answer.close()
@@ -247,7 +248,7 @@ def test_nobody_in_particular_sees_nothing(world: World) -> None:
         with pytest.raises(RookeryError) as refused:
             ask()
         assert refused.value.code is NO_TENANT
-    claims = access.authenticate(world.workspace, token_of(world, "ant"))
+    claims = authorize.authenticate(world.workspace, token_of(world, "ant"))
     with pytest.raises(RookeryError) as other:
         world.queries.endpoint(claims, "words", {}, Format.JSON, Timer(), eyes="bee")
     assert other.value.code.status == 403
@@ -264,7 +265,7 @@ def append(world: World, name: str, body: str | bytes, bound: str | None, format
     """`stored`, `quarantined`, `partly` stored, or the code of the refusal; `bound` is the tenant of the token."""
     token = world.token(f"DATASOURCES:APPEND:{name}", tenant=bound)
     try:
-        tenant = access.for_append(world.workspace.current, access.authenticate(world.workspace, token), name)
+        tenant = authorize.for_append(world.workspace.current, authorize.authenticate(world.workspace, token), name)
         sent = body.encode() if isinstance(body, str) else body
         outcome = world.ingestion.append(name, sent, format, tenant).result()
     except RookeryError as exc:
@@ -454,8 +455,8 @@ def test_a_failing_view_that_is_not_ours_tells_the_sender_nothing(world: World) 
         "SELECT throwIf(k = -2, 'dog-word') AS x FROM main.events"
     )
     try:
-        token = access.authenticate(world.workspace, world.token("DATASOURCES:APPEND:events", tenant="ant"))
-        bound = access.for_append(world.workspace.current, token, "events")
+        token = authorize.authenticate(world.workspace, world.token("DATASOURCES:APPEND:events", tenant="ant"))
+        bound = authorize.for_append(world.workspace.current, token, "events")
         body = b'{"tenant": "ant", "word": "ant-word-x", "k": -2}'
         with pytest.raises(RookeryError) as failed:
             world.ingestion.append("events", body, Input.NDJSON, bound).result()
@@ -482,15 +483,15 @@ def test_nothing_is_written_past_the_views(world: World) -> None:
     ):
         with pytest.raises(RookeryError):
             execute(f"INSERT INTO main_nest_bee.{table} ({columns}) VALUES ({values})")
-    claims = access.authenticate(world.workspace, world.token("DATASOURCES:APPEND:events", tenant="ant"))
+    claims = authorize.authenticate(world.workspace, world.token("DATASOURCES:APPEND:events", tenant="ant"))
     for name in ("nested", "counts", "nothing", "_rk_pool"):
         with pytest.raises(RookeryError) as refused:
-            access.for_append(world.workspace.current, claims, name)
+            authorize.for_append(world.workspace.current, claims, name)
         assert refused.value.code is SCOPE
     with pytest.raises(RookeryError) as unknown:
         world.ingestion.append("nothing", b"{}", Input.NDJSON)
     assert unknown.value.code is UNKNOWN_DATASOURCE
-    reading = access.authenticate(world.workspace, token_of(world, "ant"))
+    reading = authorize.authenticate(world.workspace, token_of(world, "ant"))
     with pytest.raises(RookeryError) as refused:
-        access.for_append(world.workspace.current, reading, "events")
+        authorize.for_append(world.workspace.current, reading, "events")
     assert refused.value.code is SCOPE

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from engine import errors
 from engine.errors import RookeryError
-from engine.serve import query
+from engine.query import executor
 from engine.tokens import Scope
 from engine.warehouse.port import Format
 from engine.web import openapi
@@ -177,7 +177,7 @@ def test_other_tenants_rows_are_never_looked_at(pair: Pair) -> None:
 @pytest.mark.proves("A2", "A11")
 def test_the_fence_holds_without_the_second_run(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """A failed query runs again behind a barrier. That is for index analysis alone: rows are never looked at."""
-    monkeypatch.setattr(query, "replace", lambda scope, **_: scope)
+    monkeypatch.setattr(executor, "replace", lambda scope, **_: scope)
     probes = {**PROBES, **LANDING_PROBES}
     for number, (name, probe) in enumerate(probes.items()):
         if name not in ON_KEYS:

@@ -10,12 +10,12 @@ import pytest
 
 from engine.control import tenants
 from engine.errors import TENANT_MIX, Problems, RookeryError
-from engine.plan.state import Workspace
-from engine.serve.gateway import Gateway
-from engine.serve.query import Queries
-from engine.serve.stages import Stages
+from engine.ingest.gateway import Gateway
+from engine.ingest.staging_pool import Stages
+from engine.query.executor import Queries
 from engine.settings import load
 from engine.warehouse.embedded import EmbeddedWarehouse
+from engine.workspace.workspace import Workspace
 from tests.isolation.mixing import KEPT, REFUSED, SOURCES
 from tests.isolation.world import World
 

@@ -11,18 +11,18 @@ import pytest
 from engine.control import tenants
 from engine.control.push import push
 from engine.errors import RookeryError
-from engine.fanout.landed import Landed
+from engine.fanout.handover import Landed
 from engine.fanout.router import router_of
-from engine.plan.open import open_workspace
-from engine.plan.state import Source, Workspace
+from engine.ingest.batch import Append, Outcome
+from engine.ingest.formats.body_rows import small_lines
+from engine.ingest.idempotency import Receipts
+from engine.ingest.staging_pool import Stages
+from engine.ingest.writer import Ingestion
 from engine.schema import nest_database
-from engine.serve.batch import Append, Outcome
-from engine.serve.bodies import small_lines
-from engine.serve.ingest import Ingestion
-from engine.serve.receipts import Receipts
-from engine.serve.stages import Stages
 from engine.settings import load
 from engine.warehouse.port import Input
+from engine.workspace.opening import open_workspace
+from engine.workspace.workspace import Source, Workspace
 
 EVENTS = """\
 tenant: {column: tenant_id, fanout: routed}

@@ -10,8 +10,8 @@ import pytest
 
 from engine.compiler import encoding, scope, views
 from engine.errors import RookeryError
-from engine.fanout import log
-from engine.serve import query
+from engine.fanout import landing_log
+from engine.query import executor
 from engine.warehouse.port import Warehouse
 from tests.isolation.pivot import Grammar, Pivot, engine_at, open_pivot, run
 
@@ -53,18 +53,18 @@ def without(part: str, column: str, type: str, *, types: bool = False) -> str:
     return column if dynamic == (part == "types") else encoding.own_values(column, type, types=types)
 
 
-def once(self: query.Queries, claims: Any, of: Any, statement: Any, *rest: Any) -> query.Answer:
+def once(self: executor.Queries, claims: Any, of: Any, statement: Any, *rest: Any) -> executor.Answer:
     """A query that is not run again when it fails."""
     try:
         return self._open(claims, statement, rest[1], rest[4])
     except RookeryError as exc:
-        raise query._plain(exc, admin=False) from exc
+        raise executor._plain(exc, admin=False) from exc
 
 
 @pytest.mark.parametrize("part", ["dictionaries", "types", "second run"])
 def test_each_safeguard_of_reading_is_needed(again: Pivot, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
     if part == "second run":
-        monkeypatch.setattr(query.Queries, "_first", once)
+        monkeypatch.setattr(executor.Queries, "_first", once)
     else:
         monkeypatch.setattr(scope, "own_values", partial(without, part))
     run(again, Grammar(SEED), QUERIES, until=lambda p: bool(p.found))
@@ -75,7 +75,7 @@ def test_rows_are_re_encoded_for_views(engine: Warehouse, monkeypatch: pytest.Mo
     """A view of one tenant would fail on what a neighbor sent in the same block."""
     plain = partial(_unencoded, scope.select)
     monkeypatch.setattr(views, "select", plain)
-    monkeypatch.setattr(log, "select", plain)
+    monkeypatch.setattr(landing_log, "select", plain)
     made = open_pivot(engine, SEED, "feed")
     try:
         run(made, Grammar(SEED), QUERIES, until=lambda p: bool(p.found))

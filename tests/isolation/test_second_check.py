@@ -17,15 +17,15 @@ from engine.compiler.scope import WITNESS, RowFilter
 from engine.control import push, tenants
 from engine.errors import ISOLATION, RookeryError
 from engine.fanout.router import router_of
-from engine.plan.state import Source, Workspace
+from engine.ingest.gateway import Gateway
+from engine.ingest.staging_pool import Stages
+from engine.query import authorize
+from engine.query.executor import Queries, Timer
 from engine.schema import nest_database
-from engine.serve import access
-from engine.serve.gateway import Gateway
-from engine.serve.query import Queries, Timer
-from engine.serve.stages import Stages
 from engine.settings import Settings
 from engine.tokens import Claims, Scope
 from engine.warehouse.port import Format, Input
+from engine.workspace.workspace import Source, Workspace
 from tests.isolation.mutants import load, mutants
 from tests.isolation.pivot import engine_at
 
@@ -155,13 +155,13 @@ def test_the_check_compares_with_the_tokens_own_tenant(workspace: Workspace, mon
     claims = Claims("test", scopes=(Scope("DATASOURCES:READ", "events"),), tenant="7")
     body = queries.sql(claims, "SELECT owner FROM events", {}, Format.JSON, Timer()).head
     assert b"of 7." in body
-    grant = access._grant
+    grant = authorize._grant
 
-    def mistaken(*given: Any, **more: Any) -> access.Granted:
+    def mistaken(*given: Any, **more: Any) -> authorize.Granted:
         found = grant(*given, **more)
-        return access.Granted(scope.Scope(workspace.name, "9"), found.fixed, found.names)
+        return authorize.Granted(scope.Scope(workspace.name, "9"), found.fixed, found.names)
 
-    monkeypatch.setattr(access, "_grant", mistaken)
+    monkeypatch.setattr(authorize, "_grant", mistaken)
     with pytest.raises(RookeryError) as caught:
         queries.sql(claims, "SELECT owner FROM events", {}, Format.JSON, Timer())
     assert caught.value.code is ISOLATION

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from engine.control import doctor, tenants
+from engine.control import tenants
+from engine.control.doctor import run
 from engine.errors import RookeryError
-from engine.serve.query import Queries, Timer
+from engine.query.executor import Queries, Timer
 from engine.tokens import Claims
 from engine.tokens import Scope as TokenScope
 from engine.warehouse.port import Format
@@ -199,7 +200,7 @@ def test_groups_are_shown_from_enough_tenants_on_and_erasure_is_exact(home: Hous
             assert _asked(home, compare, who) == _expected(rows), step
         hidden += len(rows) - len(_expected(rows))
     assert hidden and _expected(rows)
-    assert [f for f in doctor.examine(home.workspace, deep=True).findings if "popular" in f.object] == []
+    assert [f for f in run.examine(home.workspace, deep=True).findings if "popular" in f.object] == []
 
 
 def test_no_query_tells_of_a_group_that_is_not_shown(home: House) -> None:

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine import errors
-from engine.compiler.functions import is_allowed, is_niladic, sections, takes_lambda
-from engine.compiler.verify import MAX_BYTES, Verified, check_canonical, verify
-from engine.compiler.walk import walk
 from engine.errors import RookeryError
+from engine.sql.checker import walk
+from engine.sql.functions import is_allowed, is_niladic, sections, takes_lambda
+from engine.sql.verify import MAX_BYTES, Verified, check_canonical, verify
 from tests.isolation.two_tenants import SENTINEL, Engine, relation, statements
 
 BOUND = frozenset({"events", "users"})

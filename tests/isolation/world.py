@@ -16,15 +16,15 @@ from typing import Any
 
 from engine.control import push, tenants, tokens
 from engine.errors import RookeryError
-from engine.plan.state import Source, Workspace
-from engine.serve import access
-from engine.serve.gateway import Gateway
-from engine.serve.query import Answer, Queries, Timer
-from engine.serve.stages import Stages
+from engine.ingest.gateway import Gateway
+from engine.ingest.staging_pool import Stages
+from engine.query import authorize
+from engine.query.executor import Answer, Queries, Timer
 from engine.settings import load
 from engine.tokens import Claims, Scope, sign
 from engine.warehouse.embedded import EmbeddedWarehouse
 from engine.warehouse.port import Format, Input
+from engine.workspace.workspace import Source, Workspace
 
 PLACEMENTS = {"acme": "pooled", "zed": "tables", "omega": "pooled", "yeti": "tables"}
 OWN_WORLD = ("acme", "zed")
@@ -308,13 +308,13 @@ class World:
     def sql(
         self, token: str, text: str, format: Format = Format.JSON, given: Mapping[str, Any] | None = None
     ) -> bytes:
-        claims = access.authenticate(self.workspace, token)
+        claims = authorize.authenticate(self.workspace, token)
         return whole(self.queries.sql(claims, text, given or {}, format, Timer()))
 
     def call(
         self, token: str, pipe: str, given: Mapping[str, Any] | None = None, format: Format = Format.JSON
     ) -> bytes:
-        claims = access.authenticate(self.workspace, token)
+        claims = authorize.authenticate(self.workspace, token)
         return whole(self.queries.endpoint(claims, pipe, given or {}, format, Timer()))
 
 

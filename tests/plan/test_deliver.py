@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from engine.errors import ENGINE, RookeryError
-from engine.plan.history import TOGETHER, History, deliver
+from engine.plan.backfill import TOGETHER, History, deliver
 
 
 class Notes:

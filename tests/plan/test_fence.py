@@ -3,7 +3,7 @@
 import threading
 import time
 
-from engine.plan.fence import Fence
+from engine.plan.insert_lock import Fence
 
 
 def test_inserts_share_and_a_change_is_alone() -> None:

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from engine.errors import LAYOUT_NEWER, LAYOUT_UNREADABLE, MIGRATION_FAILED, RookeryError
-from engine.plan import layout
-from engine.plan.layout import Migration, Opening
-from engine.plan.open import open_warehouse, open_workspace
 from engine.schema import Name
 from engine.settings import Settings
-from engine.warehouse.layout import FILE, LAYOUT, STOP_NAME
+from engine.warehouse.layout_version import FILE, LAYOUT, STOP_NAME
 from engine.warehouse.registry import STATE, Registry
+from engine.workspace import layout
+from engine.workspace.layout import Migration, Opening
+from engine.workspace.opening import open_warehouse, open_workspace
 
 pytestmark = pytest.mark.feature
 TABLE = Name("main", STATE).sql()

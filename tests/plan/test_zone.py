@@ -17,8 +17,8 @@ import pytest
 
 from engine import errors
 from engine.errors import SETTING, RookeryError
-from engine.plan.open import open_workspace
 from engine.settings import Settings, load
+from engine.workspace.opening import open_workspace
 from tests.support.clickhouse_http import WRITER, serve
 from tests.support.server import ROOT, Server, running
 

@@ -13,12 +13,12 @@ from jsonschema import Draft202012Validator
 
 from engine.project import model
 from engine.project.check import check
-from engine.project.complaints import known_keys
 from engine.project.fields import RESERVED
+from engine.project.located_model import Written
 from engine.project.model import Pipe, Project
 from engine.project.parse import parse_source
 from engine.project.schema_json import KINDS, json_schema, schema_text, shipped_schema
-from engine.project.written import Written
+from engine.project.validation_errors import known_keys
 
 PAGE = (Path(__file__).parents[2] / "docs/files.md").read_text()
 EXAMPLES = dict(re.findall(r"```yaml\n# (\S+\.yaml)\n(.*?)```", PAGE, re.DOTALL))

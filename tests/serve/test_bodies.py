@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import BAD_ENCODING, BAD_ROW, TOO_LARGE, RookeryError
-from engine.serve.bodies import Cutter, csv_rows, json_rows, small_lines
-from engine.serve.compression import PIECE, decompressor, open_chunks, sniffed
-from engine.serve.cutter import HEADER
-from engine.serve.elements import Elements, on_one_line
+from engine.ingest.formats.body_rows import Cutter, csv_rows, json_rows, small_lines
+from engine.ingest.formats.chunker import HEADER
+from engine.ingest.formats.compression import PIECE, decompressor, open_chunks, sniffed
+from engine.ingest.formats.json_values import Elements, on_one_line
 
 if sys.version_info >= (3, 14):
     from compression import zstd

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.errors import RookeryError
-from engine.serve.unpacking import UNREADABLE, unpack
+from engine.ingest.formats.parquet_process import UNREADABLE, unpack
 from engine.warehouse.port import Input
 from tests.fanout.house import House, house
 

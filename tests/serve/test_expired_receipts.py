@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.control import resources, tenants
-from engine.serve.batch import Input, Outcome
+from engine.ingest.batch import Input, Outcome
 from tests.fanout.house import PATIENCE, House, house
 
 EVENTS = """

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from engine.errors import RookeryError
-from engine.serve.batch import Append, Outcome
-from engine.serve.gateway import SEARCHES
-from engine.serve.lanes import Lane
+from engine.ingest.batch import Append, Outcome
+from engine.ingest.gateway import SEARCHES
+from engine.ingest.writer_queues import Lane
 from engine.warehouse.port import Input
 from tests.fanout.house import House, house
 

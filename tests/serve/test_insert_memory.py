@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from engine.serve.memory import LEAST, Memory, needed
+from engine.ingest.insert_memory import LEAST, Memory, needed
 from engine.warehouse.port import Input
 from tests.support.server import Server, running
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from engine.serve.bodies import Cutter
+from engine.ingest.formats.body_rows import Cutter
 from engine.warehouse.port import Input
 from tests.fanout.house import House, house
 

@@ -11,7 +11,7 @@ from tempfile import TemporaryFile, gettempdir
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine.serve.parquet import pieces
+from engine.ingest.formats.parquet import pieces
 from engine.web.uploads import WHOLE
 from tests.support.server import running
 

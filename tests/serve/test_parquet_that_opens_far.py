@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.errors import RookeryError
-from engine.serve.parquet import pieces
+from engine.ingest.formats.parquet import pieces
 from engine.web.uploads import WHOLE
 from tests.support.server import Server, running
 

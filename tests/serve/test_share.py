@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from engine.errors import RookeryError
-from engine.serve.running import Running, Ticket
-from engine.serve.turns import Turns
+from engine.query.reader_queue import Turns
+from engine.query.running import Running, Ticket
 
 pytestmark = pytest.mark.feature
 LONG = 20.0

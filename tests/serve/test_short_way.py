@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.errors import RookeryError
-from engine.serve import ingest
+from engine.ingest import writer
 from engine.warehouse.port import Input
 from tests.fanout.house import House, house
 
@@ -50,7 +50,7 @@ def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def lines(home: House, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     """Rows of two tenants, all as usual; batches after an unusual one go the short way again."""
-    monkeypatch.setattr(ingest, "UNUSUAL", 0)
+    monkeypatch.setattr(writer, "UNUSUAL", 0)
     home.run("TRUNCATE TABLE main.events")
     yield [{"tenant_id": 1 + n % 2, "id": n, **USUAL} for n in range(20)]
     home.run("TRUNCATE TABLE main.events_quarantine")
@@ -106,11 +106,11 @@ def test_batches_that_are_usual_again_go_the_short_way_after_a_while(home: House
     stage = gateway.stage_for("events", Input.NDJSON)
     gateway._unusual.clear()
     home.append([{"tenant_id": 1, "id": 1, "at": 1763700000}])
-    assert gateway._unusual[stage.identity] == ingest.UNUSUAL
+    assert gateway._unusual[stage.identity] == writer.UNUSUAL
     home.append([{"tenant_id": 1, "id": 2, **USUAL}])
-    assert gateway._unusual[stage.identity] == ingest.UNUSUAL - 1
+    assert gateway._unusual[stage.identity] == writer.UNUSUAL - 1
     home.append([{"tenant_id": 1, "id": 3, **USUAL, "at": "no"}])
-    assert gateway._unusual[stage.identity] == ingest.UNUSUAL - 2
+    assert gateway._unusual[stage.identity] == writer.UNUSUAL - 2
 
 
 @pytest.mark.parametrize("format", [Input.NDJSON, Input.CSV, Input.PARQUET])

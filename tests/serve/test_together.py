@@ -11,10 +11,10 @@ import pytest
 from engine.compiler.scope import Scope
 from engine.control import tenants
 from engine.errors import NOT_TOGETHER, RookeryError
-from engine.plan.state import Snapshot
-from engine.serve.query import Answer
-from engine.serve.together import consistently, everywhere
+from engine.query.all_tenants import consistently, everywhere
+from engine.query.executor import Answer
 from engine.warehouse.port import Format, Statement
+from engine.workspace.workspace import Snapshot
 from tests.fanout.house import House, house
 
 FILES = {

@@ -8,14 +8,14 @@ from itertools import product
 
 import pytest
 
-from engine.compiler.params import integer_bounds
 from engine.errors import RookeryError
+from engine.ingest.values.fast_path import usual_of, usual_tenant
+from engine.ingest.values.staging import tenant_check
+from engine.ingest.values.wide_types import arrival_of
 from engine.schema import literal
-from engine.serve.arrival import arrival_of
-from engine.serve.staging import tenant_check
-from engine.serve.usual import usual_of, usual_tenant
+from engine.template.parameters import integer_bounds
 from engine.warehouse.embedded import in_this_process
-from engine.warehouse.types import parse_type
+from engine.warehouse.type_names import parse_type
 
 MOMENTS = [
     f"{day}{sep}{time}{zone}"

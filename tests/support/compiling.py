@@ -9,10 +9,10 @@ from pathlib import Path
 from engine.compiler.build import Build
 from engine.control.push import PushOptions, PushResult, push
 from engine.errors import Problems, RookeryError
-from engine.plan.open import open_workspace
-from engine.plan.state import Source, Workspace, parse_sources
 from engine.project.check import check
 from engine.settings import load
+from engine.workspace.opening import open_workspace
+from engine.workspace.workspace import Source, Workspace, parse_sources
 
 EVENTS = """
 tenant: tenant_id

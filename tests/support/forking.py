@@ -133,8 +133,9 @@ class _Later(ModuleType):
 
 def _imported() -> None:
     sys.modules["chdb"] = _Later("chdb")
-    import cli.main
     import cli.process
+
+    import cli.main
 
     # One command that reaches for a server, in vain, so that everything it needs is imported as well.
     sys.argv = ["rookery", "--url", "http://127.0.0.1:1", "token", "ls"]

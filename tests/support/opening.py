@@ -34,12 +34,12 @@ def killed_at(directory: Path, write: int) -> bool:
 
 
 def _open(directory: Path, write: int) -> None:
-    from engine.control import history
+    from engine.control import recovery
     from engine.fanout.router import router_of
-    from engine.plan import state
-    from engine.plan.open import open_workspace
     from engine.settings import load
     from engine.warehouse.embedded import EmbeddedWarehouse
+    from engine.workspace import workspace as state
+    from engine.workspace.opening import open_workspace
 
     inside = False
     left = write
@@ -73,10 +73,10 @@ def _open(directory: Path, write: int) -> None:
     counted("execute")
     counted("insert")
     watched(state, "bring_up")
-    watched(history, "migrate")
+    watched(recovery, "migrate")
     workspace = open_workspace(load(data=directory / ".rookery" / "data"))
     router_of(workspace)
-    history.finish(workspace)
+    recovery.finish(workspace)
     workspace.close()
 
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from engine import errors
 from engine.warehouse import framing
+from engine.warehouse.error_trailer import Tail
 from engine.warehouse.errors import EngineError
 from engine.warehouse.port import Format
-from engine.warehouse.tail import Tail
 
 
 def cut(data: bytes, places: list[int]) -> Iterator[bytes]:

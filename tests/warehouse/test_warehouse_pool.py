@@ -10,8 +10,8 @@ import pytest
 
 from engine import errors
 from engine.warehouse.errors import EngineError
-from engine.warehouse.flow import Flow
 from engine.warehouse.pool import Pool
+from engine.warehouse.stream import Flow
 
 
 class Handles:

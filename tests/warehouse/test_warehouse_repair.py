@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from engine.warehouse.dedup_log_repair import repair
 from engine.warehouse.embedded import EmbeddedWarehouse
 from engine.warehouse.port import STRICT, Input
-from engine.warehouse.repair import repair
 
 ROWS = b'{"n":1}\n{"n":2}\n{"n":3}\n'
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.warehouse.types import Type, on_one_line, parse_type
+from engine.warehouse.type_names import Type, on_one_line, parse_type
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,164 @@
+"""Servers in this process: the one that `serve` runs until it is stopped, and a command's own for its length.
+
+Imports the engine, which takes most of a second; commands that talk to a running server leave this file alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from types import FrameType
+
+import uvicorn
+
+from cli import output
+from cli.connection import Wait, answers, is_held
+from cli.state_files import announce, announced, withdraw
+from engine import observe
+from engine.control.tokens import admin_text
+from engine.errors import NO_DATABASE, NO_SERVER, SETTING, RookeryError
+from engine.settings import Settings
+from engine.web.app import create_app
+from engine.web.connections import config
+from engine.workspace.opening import has_workspace, open_workspace, table_count
+from engine.workspace.workspace import Workspace
+
+SWITCH = 0.0005
+"""Seconds for which the event loop keeps other threads from going on when the engine has answered them."""
+MANY_TABLES = 1_000
+"""Tables from which on opening takes long enough to be told."""
+
+
+@contextmanager
+def local_server(settings: Settings, *, create: bool) -> Iterator[tuple[str, str]]:
+    """A server on a free loopback port; yields its URL and admin token.
+
+    Raises RK6001 when the directory is held, and without `create` RK7007 when there is no workspace.
+    """
+    observe.configure("error")
+    if not create and not has_workspace(settings):
+        where = settings.clickhouse_url or settings.data
+        raise RookeryError(
+            NO_DATABASE,
+            f"there is no workspace `{settings.workspace}` in {where}",
+            hint="change to the project's directory, or name it: -C DIRECTORY, --data or ROOKERY_DATA; "
+            "`rookery push` and `rookery serve` make one",
+        )
+    workspace = open_workspace(settings)
+    try:
+        token = admin_text(workspace, settings.admin_file)
+    except BaseException:
+        workspace.close()
+        raise
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(config(create_app(workspace), settings))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            if not thread.is_alive():
+                raise RookeryError(NO_SERVER, "the embedded server did not start")
+            time.sleep(0.005)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}", token
+    finally:
+        server.should_exit = True
+        thread.join(timeout=30)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until stopped; the signal of the end lets running requests finish."""
+    observe.configure(settings.log_level, as_json=settings.log_json)
+    listening = _listen(settings)
+    tables = table_count(settings.data) if settings.clickhouse_url is None else 0
+    try:
+        with output.waiting(f"opening {tables:,} tables") if tables > MANY_TABLES else nullcontext():
+            workspace = _opened(settings)
+    except BaseException:
+        listening.close()
+        withdraw(settings)
+        raise
+    sys.setswitchinterval(SWITCH)
+    url = f"http://{settings.host}:{listening.getsockname()[1]}"
+    try:
+        admin_text(workspace, settings.admin_file)
+        announce(settings, url)
+    except BaseException:
+        workspace.close()
+        withdraw(settings)
+        raise
+    output.say(f"rookery serves workspace {workspace.name} at {url}", "green")
+    if settings.admin_token is None:
+        output.say(f"the admin token is in {settings.admin_file}")
+    # The server hands the signal on after its orderly end; by default that would kill the process before ours.
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
+    app = create_app(workspace)
+    # Looking through all that was imported takes 30 ms, in which nobody is answered.
+    gc.collect()
+    gc.freeze()
+    try:
+        _Server(config(app, settings), settings.stop_seconds).run(sockets=[listening])
+    finally:
+        withdraw(settings)
+
+
+def _opened(settings: Settings) -> Workspace:
+    """The workspace, opened; a command that holds the directory is waited for. Raises RK6001 where a server does."""
+    wait = Wait(settings)
+    while True:
+        try:
+            return open_workspace(settings)
+        except RookeryError as exc:
+            if not is_held(exc):
+                raise
+            running = announced(settings)
+            if running is not None and running.here and running.url and answers(running.url):
+                hint = f"a server answers at {running.url}: commands here find it by themselves"
+                raise RookeryError(exc.code, exc.message, hint=hint, detail=exc.detail) from exc
+            if not wait.goes_on(exc.message):
+                raise
+
+
+class _Server(uvicorn.Server):
+    """Ends the process when its orderly end takes too long: a thread that waits for the engine cannot be stopped."""
+
+    def __init__(self, config: uvicorn.Config, stop_seconds: float) -> None:
+        super().__init__(config)
+        self._stop_seconds = stop_seconds
+        self._last: threading.Timer | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._last is None:
+            # As long for what runs as for closing afterwards.
+            self._last = threading.Timer(2 * self._stop_seconds, _end)
+            self._last.daemon = True
+            self._last.start()
+        super().handle_exit(sig, frame)
+
+
+def _end() -> None:
+    """End at once, as a kill would: nothing that is stored depends on an orderly end."""
+    sys.stderr.write("rookery: queries did not end in time, so the process ends without them\n")
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _listen(settings: Settings) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+        return socket.create_server((settings.host, settings.port), family=family, backlog=1024)
+    except OSError as exc:
+        # Names that are none have negative numbers.
+        elsewhere = (exc.errno or 0) < 0 or exc.errno == errno.EADDRNOTAVAIL
+        hint = (
+            "--host is an address of this machine, or 0.0.0.0 for all" if elsewhere else "--port 0 picks a free one"
+        )
+        message = f"cannot listen on {settings.host}:{settings.port}: {exc.strerror}"
+        raise RookeryError(SETTING, message, hint=hint) from exc

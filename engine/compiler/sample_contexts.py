@@ -1,0 +1,134 @@
+"""What a sample value may look like where it stands: texts that the surrounding function or column can convert."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from engine.sql.grammar import Node
+
+DAY, MOMENT, ID = "2019-01-01", "2019-01-01 00:00:00", "00000000-0000-0000-0000-000000000000"
+_COMPARISONS = frozenset(
+    {"equals", "notequals", "less", "lessorequals", "greater", "greaterorequals", "in", "notin", "globalin"}
+)
+_UNITS = frozenset(
+    {"date_trunc", "datetrunc", "date_diff", "datediff", "timestamp_diff", "timestampdiff", "date_add", "dateadd"}
+    | {"date_sub", "datesub", "datename", "timestamp_add", "timestampadd", "timestamp_sub", "timestampsub", "age"}
+)
+_FORMATTED = ("formatdatetime", "parsedatetime", "parsedatetimeorzero", "parsedatetimeornull")
+_ZONED = ("to", "from", "now", "today", "yesterday", "format", "parse", "date", "make", "add", "snowflake")
+
+Table = tuple[tuple[tuple[str, ...], str], ...]
+"""Beginnings of words and the text for each; the first that a word has counts."""
+_CONVERSIONS: Table = (
+    (("todatetime", "parsedatetime", "timestamp", "tounixtimestamp", "tostartof", "torelative"), MOMENT),
+    (("todate", "date", "tomonday", "tolastday", "toyyyymm"), DAY),
+    (("toint", "touint", "tofloat", "todecimal", "tointerval", "fromunixtimestamp"), "1"),
+    (("touuid",), ID),
+    (("toipv4", "ipv4"), "127.0.0.1"),
+    (("toipv6", "ipv6"), "::1"),
+    (("tobool",), "true"),
+)
+_RESULTS: Table = (
+    (
+        ("todatetime", "now", "tostartofh", "tostartofmin", "tostartofs", "totimezone", "datetrunc", "date_trunc"),
+        MOMENT,
+    ),
+    (("tostartofday", "tostartofint", "tostartoff", "tostartoft"), MOMENT),
+    (("todate", "date", "tomonday", "tostartof", "today", "yesterday"), DAY),
+    (("toint", "touint", "tofloat", "todecimal", "toyyyymm", "toyear", "tomonth", "tohour", "tominute"), "1"),
+    (("count", "length", "sum", "uniq"), "1"),
+)
+_TYPES: Table = (
+    (("DateTime",), MOMENT),
+    (("Date",), DAY),
+    (("Int", "UInt", "Float", "Decimal", "BFloat16"), "1"),
+    (("UUID",), ID),
+    (("Bool",), "true"),
+    (("IPv4",), "127.0.0.1"),
+    (("IPv6",), "::1"),
+    (("JSON", "Object"), "{}"),
+)
+_WRAPPERS = ("Nullable(", "LowCardinality(", "Array(")
+
+
+def fitting(type: str) -> str | None:
+    """A text that a type can be read from; None when any or no text will do."""
+    while type.startswith(_WRAPPERS):
+        type = type.partition("(")[2].removesuffix(")")
+    if type.startswith("Enum"):
+        return type.partition("('")[2].partition("'")[0] or None
+    return _first(_TYPES, type)
+
+
+def expected(tree: Mapping[str, Any], types: Mapping[str, str]) -> dict[str, str]:
+    """For the placeholders of a statement texts that suit where they stand, as far as something is known of that.
+
+    `types` are the types of columns by name.
+    """
+    found: dict[str, str] = {}
+    for function, index, name in _placeholders(tree):
+        text = _by_function(function, index, types)
+        if text is not None:
+            found.setdefault(name, text)
+    return found
+
+
+def needs_constant(text: str) -> bool:
+    """Whether a suitable text stands where the engine takes constants only."""
+    return text in ("UTC", "day", "%Y-%m-%d", "$.a", ",")
+
+
+def _by_function(function: Node, index: int, types: Mapping[str, str]) -> str | None:
+    name = str(function.get("name", "")).lower()
+    arguments = _arguments(function)
+    if name == "cast" and index == 0 and len(arguments) > 1:
+        return fitting(str(arguments[1].get("value", {}).get("value", "")))
+    if name in _COMPARISONS:
+        return next((t for n, a in enumerate(arguments) if n != index and (t := _like(a, types))), None)
+    if name in ("json_value", "json_query", "json_exists"):
+        return "$.a" if index == 1 else "{}"
+    if name == "splitbychar":
+        return "," if index == 0 else None
+    if name in _UNITS and index == 0:
+        return "day"
+    if name in _FORMATTED and index == 1:
+        return "%Y-%m-%d"
+    if index == 0:
+        return _first(_CONVERSIONS, name)
+    return "UTC" if name.startswith(_ZONED) else None
+
+
+def _like(node: Node, types: Mapping[str, str]) -> str | None:
+    """A text that can be compared with a value."""
+    if node.get("type") == "Identifier":
+        return fitting(types.get(str(node.get("name", "")).rsplit(".", 1)[-1], ""))
+    if node.get("type") == "Function":
+        if str(node.get("name", "")).lower() == "cast":
+            arguments = _arguments(node)
+            return fitting(str(arguments[1].get("value", {}).get("value", ""))) if len(arguments) > 1 else None
+        return _first(_RESULTS, str(node.get("name", "")).lower())
+    return None
+
+
+def _first(table: Table, word: str) -> str | None:
+    return next((text for beginnings, text in table if word.startswith(beginnings)), None)
+
+
+def _arguments(function: Node) -> list[Node]:
+    children = (function.get("arguments") or {}).get("children", [])
+    return [c for c in children if isinstance(c, dict)]
+
+
+def _placeholders(tree: Mapping[str, Any]) -> Iterator[tuple[Node, int, str]]:
+    """Each placeholder that is an argument of a function: the function, its position there, and its name."""
+    pending: list[Any] = [tree]
+    while pending:
+        current = pending.pop()
+        if isinstance(current, dict):
+            for index, argument in enumerate(_arguments(current) if current.get("type") == "Function" else ()):
+                if argument.get("type") == "QueryParameter":
+                    yield current, index, str(argument.get("name"))
+            pending.extend(current.values())
+        elif isinstance(current, list):
+            pending.extend(current)

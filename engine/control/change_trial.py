@@ -1,0 +1,36 @@
+"""Whether the database would make the changes of a plan: what it refuses is an error before anything is done."""
+
+from __future__ import annotations
+
+from engine.compiler.build import Build
+from engine.compiler.refused_definitions import plain
+from engine.errors import CHANGE_REFUSED, Problems, RookeryError
+from engine.plan.steps import AddColumn, ChangeClause, ChangeColumn, DropColumn, Plan
+from engine.plan.trial import Refusal, refused_changes
+from engine.warehouse.catalog import read_schema
+from engine.workspace.workspace import Workspace
+
+
+def check_changes(workspace: Workspace, plan: Plan, compiled: Build) -> None:
+    """Refuse a plan with a change that the engine would refuse half-way. Raises Problems (RK2030)."""
+    altered = [s for s in plan.steps if isinstance(s, AddColumn | ChangeColumn | DropColumn | ChangeClause)]
+    if not altered:
+        return
+    live = read_schema(workspace.warehouse, workspace.name, {s.name.database for s in altered})
+    found = [_impossible(r, compiled) for r in refused_changes(altered, live, workspace.analyser)]
+    if found:
+        raise Problems(found)
+
+
+def _impossible(refusal: Refusal, compiled: Build) -> RookeryError:
+    step, error = refusal.step, refusal.error
+    source = compiled.project.datasources.get(step.resource)
+    column = source.column(step.column.name) if source and isinstance(step, AddColumn | ChangeColumn) else None
+    what = f"column `{column.name}`" if column else step.reason
+    return RookeryError(
+        CHANGE_REFUSED,
+        f"`{step.resource}` exists, and its table cannot be changed like this: {what}: {plain(error)}",
+        hint="leave it as it is deployed, or declare a datasource of another name and move the rows there",
+        place=column.place_of("type") if column else source.place if source else None,
+        detail=error.detail,
+    )

@@ -1,0 +1,85 @@
+"""Replacing views whose SQL this release writes differently, without touching what they have delivered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import structlog
+
+from engine.compiler.build import Build
+from engine.compiler.views import POOL, WORKSPACE, pipe_views
+from engine.control.planning import desired_schema
+from engine.fanout.suspended_views import KIND as SUSPENDED
+from engine.schema import Name, Schema, View
+from engine.warehouse import ddl
+from engine.warehouse.catalog import read_schema
+from engine.workspace.workspace import Workspace
+
+log = structlog.get_logger("rookery.layout")
+
+NOTE = "respelling"
+"""Kind of the notes about views that are being replaced."""
+
+
+def respell_views(workspace: Workspace) -> None:
+    """Bring views to the SQL of this release. It delivers the same rows, so no target changes.
+
+    This runs before the first insert. A view that is noted and gone was dropped by a start that was interrupted.
+    """
+    desired = desired_schema(workspace.current.build, workspace.current)
+    live = read_schema(workspace.warehouse, workspace.name).views
+    noted = workspace.registry.read(NOTE)
+    _respell_notes(workspace, desired)
+    replaced = []
+    for name, view in desired.views.items():
+        current = live.get(name)
+        note = noted.get(name.sql())
+        if current is not None and _is_older(view, current):
+            replaced.append(_without(workspace.current.build, view, current.mark.without if current.mark else ()))
+        elif current is None and note is not None:
+            replaced.append(_without(workspace.current.build, view, tuple(note["without"])))
+    if not replaced:
+        return
+    log.info("replacing views", views=len(replaced))
+    notes = {v.name.sql(): {"without": list(v.mark.without if v.mark else ())} for v in replaced}
+    workspace.registry.write(NOTE, notes)
+    with workspace.fence.exclusive():
+        for view in replaced:
+            workspace.warehouse.execute(ddl.drop_view(view.name))
+            workspace.warehouse.execute(ddl.create_view(view))
+    workspace.registry.remove(NOTE, [v.name.sql() for v in replaced])
+
+
+def _respell_notes(workspace: Workspace, desired: Schema) -> None:
+    """Notes about suspended views name the spelling that is wanted again."""
+    changed = {}
+    for key, note in workspace.registry.read(SUSPENDED).items():
+        database, _, name = key.partition(".")
+        view = desired.views.get(Name(database, name))
+        noted = str(note.get("fingerprint", ""))
+        if view is not None and view.mark is not None and _query(view.mark.fingerprint) == _query(noted):
+            changed[key] = {**note, "fingerprint": view.mark.fingerprint}
+    if changed:
+        workspace.registry.write(SUSPENDED, changed)
+
+
+def _query(fingerprint: str) -> str:
+    return fingerprint.partition(":")[0]
+
+
+def _is_older(view: View, current: View) -> bool:
+    """Whether a live view has the query of the desired one in another spelling."""
+    if view.mark is None or current.mark is None:
+        return False
+    wanted, found = view.mark.fingerprint, current.mark.fingerprint
+    return wanted != found and _query(wanted) == _query(found) and set(view.columns) == set(current.columns)
+
+
+def _without(build: Build, view: View, tenants: tuple[str, ...]) -> View:
+    """A view that tenants share, without the rows of some of them."""
+    pipe = build.pipes.get(view.mark.resource) if view.mark else None
+    if not tenants or view.mark is None or pipe is None or pipe.target is None:
+        return view
+    reader = replace(POOL if pipe.target.per_tenant else WORKSPACE, without=tenants)
+    made = next(v for v in pipe_views(build, pipe, pipe.target, reader) if v.name == view.name)
+    return replace(made, mark=replace(view.mark, without=tenants))

@@ -1,0 +1,136 @@
+"""A landing datasource read as a log: its newest block, the blocks after a position, and the rows of a piece."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from engine.compiler import storage
+from engine.compiler.encoding import own_values
+from engine.compiler.scope import ALIAS, Relation, select, tenant_literal
+from engine.fanout.offsets import Piece
+from engine.schema import Name, literal, quote
+from engine.warehouse import ddl
+from engine.warehouse.port import Warehouse
+from engine.workspace.workspace import Workspace
+
+ROW = "_rk_row"
+"""A whole row as a tuple."""
+MOST_BLOCKS = 10_000
+"""Blocks that are looked at together."""
+OURS = "g:"
+"""How the identities of the gateway's batches begin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One insert's rows in landing."""
+
+    number: int
+    batch: str
+    rows: int
+
+
+class Log:
+    """One landing datasource's table, as its readers see it."""
+
+    def __init__(self, warehouse: Warehouse, workspace: str, relation: Relation) -> None:
+        self._warehouse = warehouse
+        self.relation = relation
+        self.table = Name(workspace, relation.name)
+
+    def head(self) -> int:
+        """The newest block's number, 0 for an empty table; without reading rows."""
+        found = self._warehouse.query(
+            "SELECT max(max_block_number) FROM system.parts "
+            "WHERE active AND database = {d:String} AND table = {t:String}",
+            {"d": self.table.database, "t": self.table.name},
+        )
+        return int(found.rows[0][0])
+
+    def blocks(self, after: int, most: int = MOST_BLOCKS) -> list[Block]:
+        """Blocks after a number, oldest first."""
+        found = self._warehouse.query(
+            f"SELECT _block_number AS b, any({storage.BATCH}), count() FROM {self.table.sql()} "
+            f"WHERE _block_number > {after} GROUP BY b ORDER BY b LIMIT {most}"
+        )
+        return [Block(int(b), str(batch), int(n)) for b, batch, n in found.rows]
+
+    def block_of(self, batch: str, since: float) -> Block | None:
+        """The block of a batch that was sent at a time, in seconds since 1970; None if it is not in landing."""
+        found = self._warehouse.query(
+            f"SELECT max(_block_number), count() FROM {self.table.sql()} "
+            f"PREWHERE {storage.BATCH} = {{b:String}} AND {storage.ARRIVED} >= toDateTime({int(since)}) - 86400",
+            {"b": batch},
+        )
+        number, rows = found.rows[0]
+        return Block(int(number), batch, int(rows)) if rows else None
+
+    def tenants(self, piece: Piece) -> set[str]:
+        """Tenants with rows in a piece."""
+        column = f"{ALIAS}.{quote(self.relation.tenant or '')}"
+        found = self._warehouse.query(
+            f"SELECT DISTINCT toString({column}) FROM {self.table.sql()} AS {ALIAS} {self._where(piece)}"
+        )
+        return {str(row[0]) for row in found.rows}
+
+    def rows_of(self, tenant: str, piece: Piece) -> str:
+        """The SELECT of a tenant's rows in a piece."""
+        return select(self.relation, self.table, [self.mine(tenant)], suffix=self._where(piece), encode="all")
+
+    def own_values(self, row: str) -> str:
+        """The SQL of a row's columns, re-encoded; `row` is a tuple of them."""
+        listed = enumerate(self.relation.types, 1)
+        return ", ".join(own_values(f"tupleElement({row}, {n})", kind, types=True) for n, kind in listed)
+
+    def mine(self, tenant: str) -> str:
+        """The condition of a tenant's rows."""
+        own = tenant_literal(self.relation.tenant_type, tenant)
+        return f"{ALIAS}.{quote(self.relation.tenant or '')} = {own}"
+
+    def outstanding(
+        self, after: int, done: Iterable[str], tenants: Collection[str] | None = None
+    ) -> dict[str, tuple[int, float]]:
+        """Rows after a position by tenant (of these, if they are named), and the age of the oldest in seconds."""
+        if tenants is not None and not tenants:
+            return {}
+        piece = Piece("", after, 1 << 62, without=tuple(done))
+        column = f"{ALIAS}.{quote(self.relation.tenant or '')}"
+        own = [tenant_literal(self.relation.tenant_type, t) for t in sorted(tenants or ())]
+        mine = f"PREWHERE {column} IN ({', '.join(own)}) " if own else ""
+        found = self._warehouse.query(
+            f"SELECT toString({column}) AS t, count(), now() - min({ALIAS}.{storage.ARRIVED}) "
+            f"FROM {self.table.sql()} AS {ALIAS} {mine}{self._where(piece)} GROUP BY t"
+        )
+        return {str(t): (int(rows), max(0.0, float(age))) for t, rows, age in found.rows}
+
+    def insert(self, database: str, token: str, rows: str) -> None:
+        """Put rows into the copy in a nest, as one block that is known by its token."""
+        target = Name(database, self.relation.name).sql()
+        self._warehouse.execute(ddl.insert_block(target, self.relation.columns, token, rows, max_threads=1))
+
+    @staticmethod
+    def _where(piece: Piece) -> str:
+        conditions = [f"{ALIAS}._block_number > {piece.after}"]
+        if piece.upto is not None:
+            conditions.append(f"{ALIAS}._block_number <= {piece.upto}")
+        for names, operator in ((piece.batches, "IN"), (piece.without, "NOT IN")):
+            if names:
+                conditions.append(f"{ALIAS}.{storage.BATCH} {operator} ({', '.join(map(literal, names))})")
+        return "WHERE " + " AND ".join(conditions)
+
+
+def copies(workspace: Workspace, datasource: str) -> dict[str, Name | None]:
+    """Tenants whose nest has a copy of a landing datasource, and the view on landing that fills it, if one does.
+
+    Nests are known by their names: tables that wait on disk do not show their marks.
+    """
+    found = workspace.warehouse.query(
+        "SELECT database, max(engine = 'MaterializedView'), max(engine != 'MaterializedView') AS copy "
+        "FROM system.tables WHERE startsWith(database, {w:String}) AND name IN ({d:String}, {v:String}) "
+        "GROUP BY 1 HAVING copy",
+        {"w": f"{workspace.name}_nest", "d": datasource, "v": f"_rk_{datasource}"},
+    )
+    views = {str(d): Name(d, f"_rk_{datasource}") if view else None for d, view, _ in found.rows}
+    nests = {t.id: t.nest(workspace.name) for t in workspace.current.tenants.values()}
+    return {t: views[nest] for t, nest in sorted(nests.items()) if nest in views}

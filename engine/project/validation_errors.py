@@ -1,0 +1,154 @@
+"""What pydantic finds wrong with a file, as problems in plain English that name a place in the file."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from typing import Any, get_args
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from engine.errors import BAD_NAME, BAD_VALUE, MISSING_KEY, SORTING_KEY, UNKNOWN_KEY, Code, RookeryError
+from engine.project.located_model import Declared, Written
+from engine.project.source import Items, Keys, Source, Spot, Text, Value, shown
+
+_CODES: dict[str, Code] = {"bad_name": BAD_NAME, "sorting_key": SORTING_KEY}
+_KINDS = {
+    "string_type": "text",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "model_type": "a mapping",
+    "dict_type": "a mapping",
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "float_type": "a number",
+}
+
+
+def complaints(kind: type[Written], tree: Keys, source: Source, found: ValidationError) -> Iterator[RookeryError]:
+    """The problems behind a refused file. What another problem has reported already is left out."""
+    for error in found.errors(include_url=False):
+        target = _value_at(tree, error["loc"])
+        absent = isinstance(target, Text) and target.absent
+        # Items that are wrong do not count for pydantic, so a list of them is "too short" as well.
+        short = error["type"] == "too_short" and isinstance(target, Items) and len(target) > 0
+        if absent or short:
+            continue
+        problem = _problem(kind, tree, source, error, target)
+        problem.__cause__ = found
+        yield problem
+
+
+def _problem(kind: type[Written], tree: Keys, source: Source, error: ErrorDetails, target: Value) -> RookeryError:
+    loc = error["loc"]
+    key = next((str(part) for part in reversed(loc) if isinstance(part, str)), "")
+    place = source.place(target.spot)
+    if error["type"] == "extra_forbidden":
+        return _unknown(kind, tree, source, loc)
+    if error["type"] == "missing":
+        parent = _value_at(tree, loc[:-1])
+        return RookeryError(MISSING_KEY, f"key `{key}` is missing{_of(loc)}", place=source.place(parent.spot))
+    context = error.get("ctx", {})
+    if "message" in context:
+        code = _CODES.get(error["type"], BAD_VALUE)
+        message = context["message"]
+        text = message if message.startswith("`") else f"`{shown(key)}` {message}"
+        return RookeryError(code, text, hint=context["hint"], place=place)
+    if error["type"] == "literal_error":
+        return _not_listed(kind, loc, key, target, source)
+    if error["type"] == "too_short":
+        return RookeryError(BAD_VALUE, f"`{shown(key)}` must not be empty", place=place)
+    wanted = _KINDS.get(error["type"])
+    what = f"must be {wanted}, not {_kind(target)}" if wanted else f"is not valid: {error['msg']}"
+    item = "an item of " if loc and isinstance(loc[-1], int) else ""
+    return RookeryError(BAD_VALUE, f"{item}`{shown(key)}` {what}", place=place)
+
+
+def unknown_key(key: str, known: list[str], source: Source, spot: Spot) -> RookeryError:
+    """The problem of a key that does not exist here."""
+    near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.6)
+    hint = f"did you mean `{near[0]}`?" if near else "known here: " + ", ".join(known)
+    return RookeryError(UNKNOWN_KEY, f"unknown key `{shown(key)}`", hint=hint, place=source.place(spot))
+
+
+def known_keys(kind: type[Written]) -> list[str]:
+    """The keys that a mapping of this kind has in a file."""
+    keys = [field.alias or name for name, field in kind.model_fields.items()]
+    if issubclass(kind, Declared):
+        keys.remove("name")
+    return [*keys, "sql"] if "nodes" in keys else keys
+
+
+def _unknown(kind: type[Written], tree: Keys, source: Source, loc: tuple[int | str, ...]) -> RookeryError:
+    parent = _value_at(tree, loc[:-1])
+    key = str(loc[-1])
+    spot = parent.spots.get(key, parent.spot) if isinstance(parent, Keys) else parent.spot
+    model = _model_at(kind, loc[:-1])
+    return unknown_key(key, known_keys(model) if model else [], source, spot)
+
+
+def _not_listed(
+    kind: type[Written], loc: tuple[int | str, ...], key: str, target: Value, source: Source
+) -> RookeryError:
+    place = source.place(target.spot)
+    model = _model_at(kind, loc[:-1])
+    allowed = [str(x) for x in _literals(model.model_fields[key].annotation)] if model else []
+    if not isinstance(target, Text):
+        return RookeryError(BAD_VALUE, f"`{key}` must be text, not {_kind(target)}", place=place)
+    near = difflib.get_close_matches(target.lower(), [x.lower() for x in allowed], n=1, cutoff=0.6)
+    match = next((x for x in allowed if near and x.lower() == near[0]), None)
+    hint = f"did you mean `{match}`?" if match else None
+    message = f"`{key}` must be one of {', '.join(allowed)}, not `{shown(target)}`"
+    return RookeryError(BAD_VALUE, message, hint=hint, place=place)
+
+
+def _literals(annotation: Any) -> Iterator[Any]:
+    for part in get_args(annotation):
+        if isinstance(part, str):
+            yield part
+        else:
+            yield from _literals(part)
+
+
+def _value_at(tree: Value, loc: tuple[int | str, ...]) -> Value:
+    """The value that a location leads to, as far as it leads."""
+    value = tree
+    for part in loc:
+        found: Value | None = None
+        if isinstance(value, Keys) and isinstance(part, str):
+            found = value.get(part)
+        elif isinstance(value, Items) and isinstance(part, int) and part < len(value):
+            found = value[part]
+        if found is None:
+            return value
+        value = found
+    return value
+
+
+def _model_at(kind: type[Written], loc: tuple[int | str, ...]) -> type[Written] | None:
+    """The model of the mapping that a location leads to."""
+    model: type[Written] | None = kind
+    for part in loc:
+        if isinstance(part, str) and model is not None:
+            fields = {field.alias or name: field for name, field in model.model_fields.items()}
+            model = next(_models(fields[part].annotation), None) if part in fields else None
+    return model
+
+
+def _models(annotation: Any) -> Iterator[type[Written]]:
+    if isinstance(annotation, type) and issubclass(annotation, Written):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)
+
+
+def _of(loc: tuple[int | str, ...]) -> str:
+    above = [str(part) for part in loc[:-1] if isinstance(part, str)]
+    return f" in `{above[-1]}`" if above else ""
+
+
+def _kind(value: Value) -> str:
+    if isinstance(value, Keys):
+        return "a mapping"
+    return "a list" if isinstance(value, Items) else f"`{shown(value)}`"

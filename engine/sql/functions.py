@@ -1,0 +1,111 @@
+"""The closed list of functions that author SQL may call, and of what some of them may be given as text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from types import MappingProxyType
+from typing import Any
+
+from engine.errors import FUNCTION_REFUSED, RookeryError
+from engine.sql.grammar import Node, refuse
+
+COMBINATORS = (
+    "simplestate", "mergestate", "ordefault", "distinct", "resample", "foreach", "ornull", "argmin", "argmax",
+    "array", "state", "merge", "map", "if",
+)  # fmt: skip
+
+SHORT_LIVED = 6
+"""How many combinators a name may carry; more is nobody's query."""
+
+
+NAMED_AGGREGATE = frozenset({"arrayreduce", "arrayreduceinranges", "initializeaggregation"})
+TYPE_ARGUMENT = {
+    "cast": 1, "accuratecast": 1, "accuratecastornull": 1, "accuratecastordefault": 1,
+    "reinterpret": 1, "defaultvalueoftypename": 0,
+}  # fmt: skip
+"""Functions with a type as text, and its position. It must be a literal without aggregate states: states made from
+chosen bytes are not safe to read."""
+
+_AGGREGATE = re.compile(r"([A-Za-z_0-9]++)\s*+(?:\(([\w\s.,'+-]*)\))?")
+_STATE = re.compile(r"(?<!Simple)AggregateFunction", re.IGNORECASE)
+
+
+@cache
+def sections() -> Mapping[str, frozenset[str]]:
+    """The lists of `functions.txt` by section, in lower case."""
+    found: dict[str, set[str]] = {}
+    section: set[str] = set()
+    for line in files(__package__).joinpath("functions.txt").read_text(encoding="utf-8").splitlines():
+        text = line.strip()
+        if text.startswith("[") and text.endswith("]"):
+            section = found.setdefault(text[1:-1], set())
+        elif text and not text.startswith("#"):
+            section.add(text.lower())
+    return MappingProxyType({name: frozenset(names) for name, names in found.items()})
+
+
+def is_aggregate(name: str) -> bool:
+    """Whether a name is an aggregate function on the list, combinators included."""
+    aggregates = sections()["aggregate"]
+    candidates = {name.lower()}
+    for _ in range(SHORT_LIVED):
+        if candidates & aggregates:
+            return True
+        candidates = {c.removesuffix(s) for c in candidates for s in COMBINATORS if c.endswith(s)}
+    return bool(candidates & aggregates)
+
+
+def is_allowed(name: str) -> bool:
+    """Whether author SQL may call a function of this name (any case)."""
+    lists = sections()
+    return name.lower() in lists["plain"] or name.lower() in lists["lambda"] or is_aggregate(name)
+
+
+def takes_lambda(name: str) -> bool:
+    """Whether the function takes lambdas, so that a bare name among its arguments may mean a function."""
+    return name.lower() in sections()["lambda"]
+
+
+def is_niladic(name: str) -> bool:
+    """Whether the engine would call a refused function for this bare name where no column has it."""
+    return name.lower() in sections()["niladic"]
+
+
+def check_arguments(name: str, arguments: list[Node]) -> None:
+    """Judge the texts by which a call names an aggregate function or a type. Raises FUNCTION_REFUSED, SQL_REFUSED."""
+    lower = name.lower()
+    if lower in NAMED_AGGREGATE:
+        _check_aggregate(name, arguments)
+    if lower in TYPE_ARGUMENT:
+        _check_type(name, arguments, TYPE_ARGUMENT[lower])
+
+
+def _check_aggregate(name: str, arguments: list[Node]) -> None:
+    """The aggregate function that a function gets by name must be a literal on the list."""
+    text = text_of(arguments[0]) if arguments else None
+    found = _AGGREGATE.fullmatch(text.strip()) if text is not None else None
+    if found is None or not is_aggregate(found[1]):
+        raise RookeryError(
+            FUNCTION_REFUSED,
+            f"`{name}` needs the name of an allowed aggregate function",
+            hint=f"write it as a literal, as in {name}('sum', ...)",
+        )
+
+
+def _check_type(name: str, arguments: list[Node], position: int) -> None:
+    text = text_of(arguments[position]) if len(arguments) > position else None
+    if text is None:
+        refuse(f"`{name}` without a literal type", "write the type as a literal")
+    if _STATE.search(text):
+        refuse(f"`{name}` to an aggregate state", "states come from -State functions only")
+
+
+def text_of(node: Node) -> str | None:
+    """The value of a string literal, None for any other node."""
+    value: Any = node.get("value") if node.get("type") == "Literal" else None
+    if isinstance(value, dict) and value.get("field_type") == "String" and isinstance(value.get("value"), str):
+        return str(value["value"])
+    return None

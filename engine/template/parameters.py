@@ -1,0 +1,353 @@
+"""Parameters of endpoints: what an author declared, and strict conversion of what a caller sent.
+
+A value either is exactly what its ClickHouse type can hold or is refused; nothing is wrapped, rounded, trimmed or
+guessed. Dates, times and UUIDs become their canonical text, because that is how they are bound, and because text
+keeps nine decimals of a second.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any
+
+from engine.errors import BAD_PARAMETER, BAD_TENANT_ID, BAD_TYPE, TENANT_COLUMN, RookeryError
+from engine.template.date_times import UTC, UnfitError, day_check, moment_check
+
+Value = str | int | float | bool | None | date | datetime | Decimal | list["Value"]
+"""What can be bound to a `{name:Type}` placeholder (the same union as the database port's)."""
+
+MAX_ITEMS = 100_000
+"""Longest array a caller may send."""
+MAX_TENANT = 256
+"""Longest tenant id, in bytes of UTF-8."""
+
+_INTEGER = re.compile(r"-?[0-9]{1,100}")
+_CANONICAL_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,99}")
+_FLOAT = re.compile(r"-?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
+_FLOAT_WORDS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+_DECIMAL = re.compile(r"(-?)([0-9]{1,100})(?:\.([0-9]{1,100}))?")
+_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_INTEGER_TYPE = re.compile(r"(U?)Int(8|16|32|64|128|256)")
+_ARRAY_TYPE = re.compile(r"Array\((.*)\)")
+_DECIMAL_TYPE = re.compile(r"Decimal\(\s*([0-9]{1,2})\s*,\s*([0-9]{1,2})\s*\)")
+_DATETIME64_TYPE = re.compile(r"DateTime64(?:\(([0-9])\))?")
+_FLOAT_MAX = {"Float32": 3.4028234663852886e38, "Float64": 1.7976931348623157e308}
+_SPELLINGS = {"Int": "Int64", "Integer": "Int64", "Float": "Float64", "Boolean": "Bool"}
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterSpec:
+    """A parameter as declared by the author: its canonical type and what the type function's keywords say.
+
+    `required` is true when a request without it fails. `tenant_key` marks a parameter that selects the tenant, so
+    that only a token may give it. `explicit` is false when the type is only assumed, from a bare name.
+    """
+
+    name: str
+    type: str
+    default: Any = None
+    description: str | None = None
+    required: bool = False
+    enum: tuple[Any, ...] | None = None
+    example: Any = None
+    tenant_key: bool = False
+    format: str | None = None
+    explicit: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A parameter type: canonical spelling, the type it is bound as, its check, and a value for dry runs."""
+
+    type: str
+    bind: str
+    check: Callable[[object], Value]
+    sample: Value
+
+
+def coerce(name: str, type: str, raw: object, zone: str = UTC) -> Value:
+    """The value of parameter `name` for a ClickHouse type, from request text or a JSON value.
+
+    Moments without an offset are in `zone`. Raises BAD_PARAMETER when the value is not exactly one of the type,
+    BAD_TYPE for an unknown type.
+    """
+    found = kind(type, zone)
+    try:
+        return found.check(raw)
+    except UnfitError as exc:
+        message = f"parameter `{name}` must be {found.type}, got {shown(raw)}"
+        raise RookeryError(BAD_PARAMETER, message, hint=str(exc) or None) from None
+
+
+@lru_cache(maxsize=1024)
+def kind(type: str, zone: str = UTC) -> Kind:
+    """The parameter type of that name; `Int`, `Integer`, `Float` and `Boolean` are other spellings.
+
+    Moments without an offset are in `zone`.
+    Raises BAD_TYPE when parameters cannot have the type.
+    """
+    name = _SPELLINGS.get(type, type)
+    if name in _PLAIN:
+        return _PLAIN[name]
+    if _INTEGER_TYPE.fullmatch(name):
+        return _integer_kind(name)
+    if (match := _ARRAY_TYPE.fullmatch(name)) and name.count("Array(") <= 8:
+        return _array_kind(kind(match[1].strip(), zone))
+    if name == "Date":
+        return Kind(name, name, day_check(zone), "2019-01-01")
+    if name == "DateTime":
+        return Kind(name, name, moment_check(zone, None), "2019-01-01 00:00:00")
+    if match := _DATETIME64_TYPE.fullmatch(name):
+        return _datetime64_kind(int(match[1] or 6), zone)
+    if match := _DECIMAL_TYPE.fullmatch(name):
+        return _decimal_kind(int(match[1]), int(match[2]))
+    raise RookeryError(
+        BAD_TYPE,
+        f"parameters cannot have the type {shown(type)}",
+        hint="String, Int8…Int256, UInt8…UInt256, Float32, Float64, Bool, Date, DateTime, DateTime64(P), UUID, "
+        "Decimal(P, S), Array(T) or JSON",
+    )
+
+
+def shown(raw: object, limit: int = 80) -> str:
+    """A foreign value for a message: shortened, in double quotes, nothing unprintable left."""
+    text = raw if isinstance(raw, str) else _json_text(raw)
+    cut = text[:limit]
+    safe = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut) + ("…" if len(text) > limit else "")
+    return f'"{safe}"' if isinstance(raw, str) else safe
+
+
+def _json_text(raw: object) -> str:
+    if isinstance(raw, int) and not isinstance(raw, bool) and raw.bit_length() > 1000:
+        return "an integer of more than 300 digits"
+    try:
+        return json.dumps(raw, ensure_ascii=False, default=lambda x: str(x) if isinstance(x, Decimal) else "…")
+    except (ValueError, RecursionError):
+        return "a value that cannot be shown"
+
+
+# --- the checks ----------------------------------------------------------------------------------------------------
+def _string(raw: object) -> str:
+    if isinstance(raw, bool):
+        return "true" if raw else "false"
+    if isinstance(raw, int | float):
+        return repr(raw)[:400] if isinstance(raw, float) else str(_bounded(raw))
+    if not isinstance(raw, str):
+        raise UnfitError
+    try:
+        raw.encode()
+    except UnicodeEncodeError:
+        raise UnfitError("text must be valid Unicode") from None
+    return raw
+
+
+def _bounded(number: int) -> int:
+    if number.bit_length() > 1000:
+        raise UnfitError("number too long")
+    return number
+
+
+def _integer(raw: object) -> int:
+    if isinstance(raw, int) and not isinstance(raw, bool):
+        return raw
+    if not isinstance(raw, str) or not _INTEGER.fullmatch(raw):
+        raise UnfitError
+    return int(raw)
+
+
+def integer_bounds(type: str) -> tuple[int, int] | None:
+    """The smallest and largest value of IntN or UIntN, or None for other types."""
+    match = _INTEGER_TYPE.fullmatch(type)
+    if not match:
+        return None
+    bits = int(match[2])
+    return (0, 2**bits - 1) if match[1] else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+def _integer_kind(type: str) -> Kind:
+    bounds = integer_bounds(type)
+    assert bounds is not None
+    low, high = bounds
+
+    def check(raw: object) -> int:
+        value = _integer(raw)
+        if not low <= value <= high:
+            raise UnfitError(f"{type} holds {low} to {high}")
+        return value
+
+    return Kind(type, type, check, 1)
+
+
+def _float_kind(type: str) -> Kind:
+    largest = _FLOAT_MAX[type]
+
+    def check(raw: object) -> float:
+        value = _float(raw)
+        if math.isfinite(value) and abs(value) > largest:
+            raise UnfitError(f"too large for {type}")
+        return value
+
+    return Kind(type, type, check, 1.0)
+
+
+def _float(raw: object) -> float:
+    if isinstance(raw, bool) or not isinstance(raw, int | float | str):
+        raise UnfitError
+    if isinstance(raw, str) and raw in _FLOAT_WORDS:
+        return _FLOAT_WORDS[raw]
+    if isinstance(raw, str) and (len(raw) > 1000 or not _FLOAT.fullmatch(raw)):
+        raise UnfitError
+    try:
+        value = float(raw)
+    except OverflowError:
+        raise UnfitError("number too large") from None
+    if not isinstance(raw, str):
+        return value
+    digits = raw.lower().partition("e")[0]
+    if math.isinf(value) or (value == 0 and digits.strip("-0.")):
+        raise UnfitError("exponent out of range")
+    return value
+
+
+def _bool(raw: object) -> bool:
+    if isinstance(raw, bool):
+        return raw
+    if isinstance(raw, int) and raw in (0, 1):
+        return raw == 1
+    if isinstance(raw, str) and raw.lower() in ("true", "1", "false", "0"):
+        return raw.lower() in ("true", "1")
+    raise UnfitError("true, false, 1 or 0")
+
+
+def _datetime64_kind(precision: int, zone: str) -> Kind:
+    type, check = f"DateTime64({precision})", moment_check(zone, precision)
+    return Kind(type, type, check, check("2019-01-01 00:00:00"))
+
+
+def _uuid(raw: object) -> str:
+    if not isinstance(raw, str) or not _UUID.fullmatch(raw):
+        raise UnfitError
+    return raw.lower()
+
+
+def _decimal_kind(precision: int, scale: int) -> Kind:
+    type = f"Decimal({precision}, {scale})"
+    if not 1 <= precision <= 76 or scale > precision:
+        raise RookeryError(BAD_TYPE, f"{type} does not exist", hint="precision 1 to 76, scale 0 to the precision")
+
+    def check(raw: object) -> Decimal:
+        if isinstance(raw, bool) or not isinstance(raw, str | int | float | Decimal):
+            raise UnfitError
+        text = raw if isinstance(raw, str) else str(_bounded(raw) if isinstance(raw, int) else raw)
+        match = _DECIMAL.fullmatch(text)
+        if not match:
+            raise UnfitError
+        fraction = (match[3] or "").rstrip("0")
+        if len(match[2].lstrip("0")) > precision - scale or len(fraction) > scale:
+            raise UnfitError(f"at most {precision - scale} digits before and {scale} after the point")
+        return Decimal(f"{match[1]}{match[2]}" + (f".{fraction:0<{scale}}" if scale else ""))
+
+    return Kind(type, type, check, check("0"))
+
+
+def _array_kind(item: Kind) -> Kind:
+    type = f"Array({item.type})"
+
+    def check(raw: object) -> list[Value]:
+        if isinstance(raw, str):
+            if item.type.startswith(("Array(", "JSON")):
+                raise UnfitError("give a JSON list")
+            raw = raw.split(",")
+        if not isinstance(raw, list | tuple) or len(raw) > MAX_ITEMS:
+            raise UnfitError(f"at most {MAX_ITEMS} items, separated by commas or in a JSON list")
+        return [_item(item, n, x) for n, x in enumerate(raw, 1)]
+
+    return Kind(type, f"Array({item.bind})", check, [item.sample])
+
+
+def _item(item: Kind, number: int, raw: object) -> Value:
+    try:
+        return item.check(raw)
+    except UnfitError as exc:
+        raise UnfitError(
+            f"item {number}, {shown(raw)}, is not {item.type}" + (f": {exc}" if str(exc) else "")
+        ) from None
+
+
+def _json(raw: object) -> str:
+    try:
+        value = json.loads(raw, parse_constant=_no_constant) if isinstance(raw, str) else raw
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        text.encode()
+    except (ValueError, TypeError, RecursionError):
+        raise UnfitError("not JSON") from None
+    return text
+
+
+def _no_constant(word: str) -> None:
+    raise ValueError(word)
+
+
+_PLAIN = {
+    "String": Kind("String", "String", _string, "__no_value__"),
+    "Float32": _float_kind("Float32"),
+    "Float64": _float_kind("Float64"),
+    "Bool": Kind("Bool", "Bool", _bool, False),
+    "UUID": Kind("UUID", "UUID", _uuid, "00000000-0000-0000-0000-000000000000"),
+    # JSON is bound as its text: a cast in the author's SQL says what it shall be.
+    "JSON": Kind("JSON", "String", _json, "{}"),
+}
+
+
+# --- tenant ids ----------------------------------------------------------------------------------------------------
+def canonical_tenant(type: str, raw: object) -> str:
+    """The canonical text of a value of a tenant column's type: String, LowCardinality(String), IntN, UIntN or UUID.
+
+    Text must already be canonical, an int is taken for integer types only. Raises BAD_TENANT_ID for anything else
+    and TENANT_COLUMN when the type cannot be a tenant column's.
+    """
+    bounds = integer_bounds(type)
+    if bounds is None and type not in ("String", "LowCardinality(String)", "UUID"):
+        raise RookeryError(
+            TENANT_COLUMN,
+            f"a tenant column cannot be {shown(type)}",
+            hint="use String, LowCardinality(String), UUID, IntN or UIntN",
+        )
+    if isinstance(raw, int) and not isinstance(raw, bool) and bounds and raw.bit_length() <= 256:
+        raw = str(raw)
+    problem = _tenant_problem(type, bounds, raw) if isinstance(raw, str) else "it must be text"
+    if problem or not isinstance(raw, str):
+        raise RookeryError(BAD_TENANT_ID, f"tenant id {shown(raw)} is not a canonical {type}", hint=problem)
+    return raw
+
+
+def _tenant_problem(type: str, bounds: tuple[int, int] | None, text: str) -> str | None:
+    if not text:
+        return "it must not be empty"
+    if bounds:
+        if not _CANONICAL_INTEGER.fullmatch(text):
+            return "digits only: no plus sign, leading zero, space or decimal point"
+        return None if bounds[0] <= int(text) <= bounds[1] else f"{type} holds {bounds[0]} to {bounds[1]}"
+    if type == "UUID":
+        return None if _CANONICAL_UUID.fullmatch(text) else "lower case, 8-4-4-4-12 hexadecimal digits"
+    return _text_problem(text)
+
+
+def _text_problem(text: str) -> str | None:
+    categories = {unicodedata.category(c) for c in text[: MAX_TENANT + 1]}
+    if "Cs" in categories:
+        return "it must be valid Unicode"
+    if categories & {"Cc", "Zl", "Zp"}:
+        return "control characters and line breaks are not allowed"
+    if len(text) > MAX_TENANT or len(text.encode()) > MAX_TENANT:
+        return f"at most {MAX_TENANT} bytes of UTF-8"
+    return None if unicodedata.is_normalized("NFC", text) else "it must be in Unicode normal form C"

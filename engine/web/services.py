@@ -1,0 +1,37 @@
+"""What every route needs: the workspace and the services on it, made once per application."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import anyio
+from starlette.requests import Request
+
+from engine.control.health import Health
+from engine.ingest.gateway import Gateway
+from engine.query.executor import Queries
+from engine.query.reader_queue import Turns
+from engine.web.future_bridge import Answers
+from engine.workspace.workspace import Workspace
+
+
+@dataclass(slots=True)
+class State:
+    """The services of a running application."""
+
+    workspace: Workspace
+    queries: Queries
+    gateway: Gateway
+    limiter: anyio.CapacityLimiter
+    control: anyio.CapacityLimiter
+    streams: anyio.CapacityLimiter
+    replacing: anyio.Lock
+    answers: Answers
+    turns: Turns
+    health: Health
+    stopping: bool = False
+
+
+def state_of(request: Request) -> State:
+    found: State = request.app.state.rookery
+    return found

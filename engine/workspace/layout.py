@@ -1,0 +1,100 @@
+"""Bringing a workspace that an earlier program wrote to the present layout.
+
+`MIGRATIONS` is the ordered list of steps between opening the database and reading the deployed files; steps that need
+the compiled workspace are in `control/migrations.py`. A step is recorded in the registry when it is complete. A kill
+before that makes it run again at the next start, so every step must be idempotent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import structlog
+
+from engine.errors import MIGRATION_FAILED, RookeryError
+from engine.settings import Settings
+from engine.warehouse.layout_version import FIRST, LAYOUT, STOP, STOP_NAME, newer
+from engine.warehouse.port import Warehouse
+from engine.warehouse.registry import Registry
+from engine.workspace.time_zone import check_zone, first_zone, zone_rows
+
+T = TypeVar("T")
+VERSION = "version"
+
+log = structlog.get_logger("rookery.layout")
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A workspace whose database is open and whose deployed files are not yet read."""
+
+    warehouse: Warehouse
+    registry: Registry
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Migration(Generic[T]):
+    """A step to the present layout. `name` is stored and never changes; `run` may be repeated at any point."""
+
+    name: str
+    run: Callable[[T], None]
+
+
+def _keep_zone(opening: Opening) -> None:
+    """Pin the zone in which rows were written: the host's or the ClickHouse server's."""
+    opening.registry.write_all(zone_rows(opening.warehouse.zone))
+
+
+MIGRATIONS: tuple[Migration[Opening], ...] = (Migration("time zone", _keep_zone),)
+"""In order. A step is added at the end, and none is ever removed."""
+
+
+def bring_up(opening: Opening) -> None:
+    """Migrate a workspace to the present layout; a new one is marked as being there.
+
+    Raises LAYOUT_NEWER or ZONE before anything is written, or MIGRATION_FAILED; steps that are complete stay so.
+    """
+    registry = opening.registry
+    found = layout_of(registry)
+    if found > LAYOUT:
+        raise newer(f"workspace `{opening.settings.workspace}`", found)
+    marks: dict[str, Mapping[str, Mapping[str, Any]]] = {
+        "layout": {VERSION: {"version": LAYOUT}},
+        "resource": {STOP_NAME: STOP},
+    }
+    if registry.empty():
+        zone = first_zone(opening.warehouse, opening.settings)
+        registry.write_all({**marks, **zone_rows(zone), "migration": {m.name: {} for m in MIGRATIONS}})
+        return
+    check_zone(registry, opening.warehouse, opening.settings.workspace)
+    if found < LAYOUT:
+        # From here on earlier programs refuse the workspace, so they never see it half migrated.
+        registry.write_all(marks)
+    run_pending(registry, MIGRATIONS, opening)
+
+
+def layout_of(registry: Registry) -> int:
+    """The layout that the registry is marked with."""
+    return int(registry.read("layout").get(VERSION, {}).get("version", FIRST))
+
+
+def run_pending(registry: Registry, migrations: Sequence[Migration[T]], subject: T) -> None:
+    """Run the steps that are not recorded as complete, in order. Raises MIGRATION_FAILED."""
+    done = registry.read("migration")
+    for migration in migrations:
+        if migration.name in done:
+            continue
+        log.info("migrating the stored layout", step=migration.name)
+        try:
+            migration.run(subject)
+        except RookeryError as exc:
+            raise RookeryError(
+                MIGRATION_FAILED,
+                f"the workspace could not be brought to layout {LAYOUT}: step `{migration.name}`: {exc.message}",
+                hint=exc.hint or "remove the cause and start again: completed steps are not repeated",
+                detail=exc.detail,
+            ) from exc
+        registry.write("migration", {migration.name: {}})

@@ -1,0 +1,83 @@
+"""Opening a workspace: the embedded engine or a ClickHouse server, as the settings say."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from engine.settings import HOME, Settings, private_directory
+from engine.warehouse.directory import held, is_held
+from engine.warehouse.embedded import EmbeddedWarehouse
+from engine.warehouse.port import Warehouse, limits_of
+from engine.warehouse.server import ServerWarehouse, has_database
+from engine.workspace.workspace import Workspace
+
+
+def open_warehouse(settings: Settings) -> Warehouse:
+    """The database that the settings name. Raises RK6xxx."""
+    if settings.clickhouse_url is None:
+        _make_private(settings)
+        return EmbeddedWarehouse(
+            settings.data,
+            readers=settings.readers,
+            writers=settings.writers,
+            borrow_timeout=settings.borrow_timeout,
+            database=settings.empty_database,
+            zone=settings.timezone,
+            limits=limits_of(
+                seconds=settings.max_seconds,
+                memory=settings.max_memory,
+                total_memory=settings.total_memory,
+                rows=settings.max_rows,
+            ),
+        )
+    return ServerWarehouse(
+        settings.clickhouse_url,
+        user=settings.clickhouse_user,
+        password=settings.clickhouse_password.get_secret_value(),
+        reader_user=settings.clickhouse_reader_user,
+        reader_password=settings.clickhouse_reader_password.get_secret_value(),
+        database=settings.empty_database,
+        readers=settings.readers,
+        borrow_timeout=settings.borrow_timeout,
+        zone=settings.timezone,
+    )
+
+
+def _make_private(settings: Settings) -> None:
+    """Close `.rookery/` to others, which older versions left open."""
+    if settings.state_directory.name == HOME:
+        # Where that is not possible, opening the directory says why.
+        with suppress(OSError):
+            private_directory(settings.state_directory)
+
+
+def table_count(data: Path) -> int:
+    """Tables and views in an embedded engine's directory, without opening it."""
+    return sum(1 for _ in (data / "metadata").glob("*/*.sql"))
+
+
+def has_workspace(settings: Settings) -> bool:
+    """Whether there is a workspace to open. Nothing is made. Raises RK6001 while another process may be making it."""
+    if settings.clickhouse_url is None:
+        metadata = settings.data / "metadata"
+        there = any((metadata / name).exists() for name in (f"{settings.workspace}.sql", settings.workspace))
+        if not there and is_held(settings.data):
+            raise held(settings.data, "another process")
+        return there
+    return has_database(
+        settings.clickhouse_url,
+        settings.workspace,
+        user=settings.clickhouse_user,
+        password=settings.clickhouse_password.get_secret_value(),
+    )
+
+
+def open_workspace(settings: Settings) -> Workspace:
+    """The workspace, compiled from what is deployed. The database is closed again if that fails."""
+    warehouse = open_warehouse(settings)
+    try:
+        return Workspace(settings, warehouse)
+    except BaseException:
+        warehouse.close()
+        raise
