@@ -35,11 +35,11 @@ from engine.errors import (
 from engine.settings import Settings, load
 
 NDJSON = "application/x-ndjson"
-PAUSE = 0.1
+RETRY_SECONDS = 0.1
 """Seconds between two tries to reach a directory that another process holds."""
-SILENCE = 2.0
+NOTICE_AFTER_SECONDS = 2.0
 """Seconds of waiting after which a notice is printed."""
-TIMEOUT = httpx.Timeout(600.0, connect=5.0)
+HTTP_TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 
 
 @dataclass(slots=True)
@@ -207,10 +207,10 @@ class Wait:
         waited = time.monotonic() - self._started
         if waited >= self._longest:
             return False
-        if waited > SILENCE and not self._told:
+        if waited > NOTICE_AFTER_SECONDS and not self._told:
             self._told = True
             output.say(f"waiting: {what}", "dim")
-        time.sleep(PAUSE)
+        time.sleep(RETRY_SECONDS)
         return True
 
 
@@ -268,7 +268,7 @@ def _client(url: str, token: str | None) -> Iterator[Connection]:
     try:
         # Certificates take a while to load; a server in the clear needs none.
         verify = not url.lower().startswith("http://")
-        http = httpx.Client(base_url=url, headers=headers, timeout=TIMEOUT, trust_env=False, verify=verify)
+        http = httpx.Client(base_url=url, headers=headers, timeout=HTTP_TIMEOUT, trust_env=False, verify=verify)
     except (httpx.InvalidURL, ValueError, TypeError) as exc:
         raise RookeryError(NO_SERVER, f"not a URL: {url}", hint="http://127.0.0.1:7181") from exc
     with http:

@@ -13,10 +13,10 @@ import typer
 
 from cli import output
 from cli.connection import connect, options
-from cli.upload_source import Piece, kind_of, uploads
+from cli.upload_source import Chunk, kind_of, uploads
 from engine.errors import NO_FILE, USAGE, RookeryError
 
-BY_NAME = {"json": "JSON", "csv": "CSVWithNames", "ndjson": "JSONEachRow"}
+ENGINE_FORMATS = {"json": "JSON", "csv": "CSVWithNames", "ndjson": "JSONEachRow"}
 Eyes = Annotated[
     str | None,
     typer.Option("--tenant", help="Look through this tenant's eyes (admin); all tenants without."),
@@ -129,11 +129,11 @@ def _tell(found: dict[str, Any]) -> None:
         output.say(f"  the first: row {first['row']:,}{columns}: {first['reason']}", "dim")
 
 
-def _watched(update: Callable[[str, int, int], None], total: int) -> Callable[[Iterator[Piece]], Iterator[bytes]]:
+def _watched(update: Callable[[str, int, int], None], total: int) -> Callable[[Iterator[Chunk]], Iterator[bytes]]:
     """What passes the pieces of uploads on and shows how far they are."""
     done = 0
 
-    def passed(pieces: Iterator[Piece]) -> Iterator[bytes]:
+    def passed(pieces: Iterator[Chunk]) -> Iterator[bytes]:
         nonlocal done
         for piece in pieces:
             yield piece.body
@@ -163,12 +163,12 @@ def sql(
     if not text.strip().rstrip(";"):
         raise RookeryError(USAGE, "the query is empty", hint='such as rookery sql "SELECT 1"')
     wanted = "json" if options.json or format_ == "table" else format_
-    if wanted not in BY_NAME:
+    if wanted not in ENGINE_FORMATS:
         raise RookeryError(USAGE, f"no format {format_}", hint="table, json, csv or ndjson")
     headers = _looking_through(tenant)
     with connect() as connection:
         body = connection.request(
-            "POST", "/v0/sql", content=f"{text.rstrip().rstrip(';')} FORMAT {BY_NAME[wanted]}", headers=headers
+            "POST", "/v0/sql", content=f"{text.rstrip().rstrip(';')} FORMAT {ENGINE_FORMATS[wanted]}", headers=headers
         ).content
     _print(body, format_ if not options.json else "json")
 
@@ -185,7 +185,7 @@ def get(
     """
     given = [_parameter(p) for p in parameters or []]
     wanted = "json" if options.json or format_ == "table" else format_
-    if wanted not in BY_NAME:
+    if wanted not in ENGINE_FORMATS:
         raise RookeryError(USAGE, f"no format {format_}", hint="table, json, csv or ndjson")
     headers = _looking_through(tenant)
     with connect() as connection:

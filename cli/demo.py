@@ -18,7 +18,7 @@ from engine.project.parse import load
 
 TENANTS = {"1": "tables", "2": "tables", "3": "pooled"}
 PRICES = {"api_call": 1.0, "export": 25.0, "storage_gb": 4.0}
-EVENTS = 3_000
+EVENT_COUNT = 3_000
 
 
 def run() -> None:
@@ -64,7 +64,7 @@ def _events() -> bytes:
     month = now.replace(day=1, hour=0, minute=0, second=0)
     span = max(int((now - month).total_seconds()), 1)
     lines = []
-    for _ in range(EVENTS):
+    for _ in range(EVENT_COUNT):
         moment = month + timedelta(seconds=chance.randrange(span))
         kind = chance.choice(list(PRICES))
         event = {"tenant_id": chance.randrange(1, 5), "timestamp": str(moment), "event": kind, "units": PRICES[kind]}
@@ -73,7 +73,7 @@ def _events() -> bytes:
 
 
 def _ingest(connection: Connection) -> None:
-    _head(3, f"Send {EVENTS:,} events of four tenants, mixed, to one landing table")
+    _head(3, f"Send {EVENT_COUNT:,} events of four tenants, mixed, to one landing table")
     params = {"name": "events", "wait": "true"}
     found = connection.json("POST", "/v0/events", params=params, content=_events())
     output.data(f"  accepted {found['successful_rows']:,} rows; the views have delivered them:")

@@ -11,7 +11,7 @@ from cli.connection import connect, options
 from cli.permission import Allow
 from engine.errors import USAGE, RookeryError
 
-SICK = 8
+EXIT_UNHEALTHY = 8
 """Exit code when something is wrong."""
 
 
@@ -53,4 +53,4 @@ def doctor(
         if not found["findings"]:
             output.say(f"healthy: {len(found['checks'])} checks found nothing", "green")
     if not found["healthy"]:
-        raise typer.Exit(SICK)
+        raise typer.Exit(EXIT_UNHEALTHY)

@@ -31,9 +31,9 @@ from engine.web.connections import config
 from engine.workspace.opening import has_workspace, open_workspace, table_count
 from engine.workspace.workspace import Workspace
 
-SWITCH = 0.0005
+THREAD_SWITCH_SECONDS = 0.0005
 """Seconds for which the event loop keeps other threads from going on when the engine has answered them."""
-MANY_TABLES = 1_000
+SLOW_OPENING_TABLES = 1_000
 """Tables from which on opening takes long enough to be told."""
 
 
@@ -79,13 +79,13 @@ def serve(settings: Settings) -> None:
     listening = _listen(settings)
     tables = table_count(settings.data) if settings.clickhouse_url is None else 0
     try:
-        with output.waiting(f"opening {tables:,} tables") if tables > MANY_TABLES else nullcontext():
+        with output.waiting(f"opening {tables:,} tables") if tables > SLOW_OPENING_TABLES else nullcontext():
             workspace = _opened(settings)
     except BaseException:
         listening.close()
         withdraw(settings)
         raise
-    sys.setswitchinterval(SWITCH)
+    sys.setswitchinterval(THREAD_SWITCH_SECONDS)
     url = f"http://{settings.host}:{listening.getsockname()[1]}"
     try:
         admin_text(workspace, settings.admin_file)

@@ -33,10 +33,10 @@ def status() -> None:
     rows = [{**d, "strays": len(d["strays"])} for d in found["datasources"]]
     columns = ["datasource", "mode", "rows", "seconds", "in_step", "strays"]
     output.table(rows, columns, "no landing datasources yet")
-    strays = [{"datasource": d["datasource"], **s} for d in found["datasources"] for s in d["strays"]]
-    if strays:
+    lagging = [{"datasource": d["datasource"], **s} for d in found["datasources"] for s in d["strays"]]
+    if lagging:
         output.data("\nnot in step:")
-        shown = [{**s, "piece": _piece(s["piece"]), "error": output.brief(s["error"])} for s in strays]
+        shown = [{**s, "piece": _piece(s["piece"]), "error": output.brief(s["error"])} for s in lagging]
         output.table(shown, ["datasource", "tenant", "rows", "seconds", "piece", "tries", "since", "error"])
     if found["suspended"]:
         output.data("\nviews that are down, or go on without some tenants:")

@@ -12,7 +12,7 @@ from engine.errors import RookeryError
 
 
 @contextmanager
-def written(proposal: dict[str, dict[str, str]], places: dict[str, Path | None]) -> Iterator[None]:
+def write_file(proposal: dict[str, dict[str, str]], places: dict[str, Path | None]) -> Iterator[None]:
     """Write a proposal's files. If what follows is refused, they are as they were before."""
     changed: list[tuple[Path, bytes | None]] = []
     for part, where in places.items():

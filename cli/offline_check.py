@@ -6,7 +6,7 @@ from functools import partial
 
 from engine.compiler.build import Build, build
 from engine.compiler.compose import Verifier
-from engine.compiler.diagnostics import examined
+from engine.compiler.diagnostics import compile_all
 from engine.project.parse import Survey
 from engine.warehouse.embedded import EmbeddedWarehouse
 from engine.workspace.analyser import Analyser
@@ -17,6 +17,6 @@ def compiled(found: Survey) -> Build:
     warehouse = EmbeddedWarehouse(None, database="check_empty")
     try:
         compile = partial(build, found.project, "check", Verifier(warehouse), Analyser(warehouse, "check"))
-        return examined(found.project, lambda told: compile(told=told), found.problems, found.unread)
+        return compile_all(found.project, lambda told: compile(told=told), found.problems, found.unread)
     finally:
         warehouse.close()

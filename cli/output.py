@@ -18,7 +18,7 @@ from engine.errors import Problems, RookeryError
 
 out = Console(highlight=False, soft_wrap=True)
 talk = Console(stderr=True, highlight=False, soft_wrap=True)
-BRIEF = 120
+BRIEF_CHARACTERS = 120
 """Characters of an error in a table."""
 
 
@@ -68,7 +68,7 @@ def brief(text: str | None) -> str | None:
     if text is None:
         return None
     line = " ".join(text.split())
-    return line if len(line) <= BRIEF else f"{line[: BRIEF - 1]}…"
+    return line if len(line) <= BRIEF_CHARACTERS else f"{line[: BRIEF_CHARACTERS - 1]}…"
 
 
 def _cell(value: Any) -> str:

@@ -11,7 +11,7 @@ import typer
 
 from cli import output
 from cli.connection import Connection, connect, options
-from cli.files import written
+from cli.files import write_file
 from cli.permission import Allow
 from engine.errors import (
     AMBIGUOUS_NODE,
@@ -281,7 +281,7 @@ def materialize(
         body = {"files": bodies, "only": [target, name], "with_dependencies": True}
         body["files"] = [*(b for b in bodies if b["name"] not in {name, target}), *files]
         with (
-            written(proposal, {"target": _by_name(target), "pipe": path}),
+            write_file(proposal, {"target": _by_name(target), "pipe": path}),
             output.progress("materialize") as update,
         ):
             result = connection.watched("/v0/push", body, update)

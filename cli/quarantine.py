@@ -13,7 +13,7 @@ from cli import output
 from cli.connection import connect, options
 from engine.errors import NO_FILE, USAGE, RookeryError
 
-SHOWN = 60
+ROW_CHARACTERS = 60
 """Characters of a row that a list shows."""
 Source = Annotated[str, typer.Argument(help="Datasource whose quarantine is meant.")]
 Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Rows' ids, as `ls` shows them.")]
@@ -55,7 +55,7 @@ def ls(
 def _row(row: dict[str, Any]) -> dict[str, Any]:
     pairs = zip(row["c__error_column"], row["c__error"], strict=True)
     error = "; ".join(f"{column}: {why}" if column else why for column, why in pairs)
-    text = row["c__text"] if len(row["c__text"]) <= SHOWN else row["c__text"][: SHOWN - 1] + "…"
+    text = row["c__text"] if len(row["c__text"]) <= ROW_CHARACTERS else row["c__text"][: ROW_CHARACTERS - 1] + "…"
     shown = {"error": error, "text": text}
     return {"id": row["c__id"], "at": row["insertion_date"], "row": row["c__row"] + 1} | {
         k: v.replace("\n", " ") for k, v in shown.items()

@@ -21,7 +21,7 @@ def server_file(settings: Settings) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
-class Announced:
+class RunningServer:
     """What `server.json` says: where a server listens (None while it starts), its process, and whether it is `here`.
 
     It is not if the file was copied here from another `directory`, which the server serves.
@@ -58,7 +58,7 @@ def withdraw(settings: Settings) -> None:
             server_file(settings).unlink()
 
 
-def announced(settings: Settings) -> Announced | None:
+def announced(settings: Settings) -> RunningServer | None:
     """What is noted of a server for the same workspace of the same database; None if there is nothing."""
     found = _read(settings)
     try:
@@ -68,7 +68,7 @@ def announced(settings: Settings) -> Announced | None:
         ):
             return None
         url = found.get("url")
-        return Announced(
+        return RunningServer(
             None if url is None else str(url),
             _pid(found),
             str(found.get("directory", "another directory")),

@@ -16,14 +16,20 @@ from typing import BinaryIO
 
 from engine.errors import BAD_ENCODING, BAD_ROW, USAGE, RookeryError
 
-PIECE = 1 << 20
+CHUNK_BYTES = 1 << 20
 """Bytes of a piece, about."""
-PARQUET_ROWS = 200_000
-ENDINGS = {".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "ndjson", ".csv": "csv", ".parquet": "parquet"}
+PARQUET_CHUNK_ROWS = 200_000
+FORMAT_BY_EXTENSION = {
+    ".ndjson": "ndjson",
+    ".jsonl": "ndjson",
+    ".json": "ndjson",
+    ".csv": "csv",
+    ".parquet": "parquet",
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class Chunk:
     """Bytes to send, and how many bytes of the file they took."""
 
     body: bytes
@@ -36,14 +42,14 @@ def kind_of(file: str) -> str:
         return "ndjson"
     suffixes = [s.lower() for s in Path(file).suffixes]
     for suffix in reversed(suffixes):
-        if suffix in ENDINGS:
-            return ENDINGS[suffix]
+        if suffix in FORMAT_BY_EXTENSION:
+            return FORMAT_BY_EXTENSION[suffix]
     raise RookeryError(
         USAGE, f"the format of {file} is not clear from its ending", hint="--format ndjson, csv or parquet"
     )
 
 
-def uploads(file: str, kind: str, renamed: Mapping[str, str], skip: int) -> Iterator[Iterator[Piece]]:
+def uploads(file: str, kind: str, renamed: Mapping[str, str], skip: int) -> Iterator[Iterator[Chunk]]:
     """What to send of a file: one upload, in pieces, without the first `skip` rows.
 
     Compressed text (.bz2, .gz, .xz) is read as it comes. A Parquet file of which rows are left out becomes several.
@@ -60,13 +66,13 @@ def uploads(file: str, kind: str, renamed: Mapping[str, str], skip: int) -> Iter
         yield _whole(file)
 
 
-def _whole(file: str) -> Iterator[Piece]:
+def _whole(file: str) -> Iterator[Chunk]:
     with _opened(file, packed=False) as (stream, _):
-        while body := stream.read(PIECE):
-            yield Piece(body, len(body))
+        while body := stream.read(CHUNK_BYTES):
+            yield Chunk(body, len(body))
 
 
-def _text(file: str, kind: str, renamed: Mapping[str, str], skip: int) -> Iterator[Piece]:
+def _text(file: str, kind: str, renamed: Mapping[str, str], skip: int) -> Iterator[Chunk]:
     try:
         with _opened(file) as (stream, position):
             header = _header(stream.readline(), renamed) if kind == "csv" else b""
@@ -96,19 +102,19 @@ def _header(line: bytes, renamed: Mapping[str, str]) -> bytes:
     return out.getvalue().encode()
 
 
-def _lines(stream: BinaryIO, position: _Position, header: bytes, skip: int) -> Iterator[Piece]:
+def _lines(stream: BinaryIO, position: _Position, header: bytes, skip: int) -> Iterator[Chunk]:
     """The header and what follows the rows that are left out, of which a CSV field may span lines."""
     left, quotes = skip, 0
     while left and (line := stream.readline()):
         quotes += line.count(b'"') if header else 0
         left -= bool(line.strip()) and quotes % 2 == 0
-    body, begins = header + stream.read(PIECE), bool(header)
+    body, begins = header + stream.read(CHUNK_BYTES), bool(header)
     while begins or len(body) > len(header):
-        yield Piece(body, position.advanced())
-        body, header, begins = stream.read(PIECE), b"", False
+        yield Chunk(body, position.advanced())
+        body, header, begins = stream.read(CHUNK_BYTES), b"", False
 
 
-def _parquet(file: str, skip: int) -> Iterator[Piece]:
+def _parquet(file: str, skip: int) -> Iterator[Chunk]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -118,14 +124,14 @@ def _parquet(file: str, skip: int) -> Iterator[Piece]:
         size = Path(file).stat().st_size if file != "-" else 0
         total = max(reader.metadata.num_rows, 1)
         left = skip
-        for batch in reader.iter_batches(batch_size=PARQUET_ROWS):
+        for batch in reader.iter_batches(batch_size=PARQUET_CHUNK_ROWS):
             rows = batch.num_rows
             kept = batch.slice(min(left, rows))
             left -= min(left, rows)
             if kept.num_rows:
                 sink = io.BytesIO()
                 pq.write_table(pa.Table.from_batches([kept]), sink)
-                yield Piece(sink.getvalue(), size * rows // total)
+                yield Chunk(sink.getvalue(), size * rows // total)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as exc:
         raise RookeryError(BAD_ROW, f"{file} is not a Parquet file that can be read: {exc}") from exc
 

@@ -7,16 +7,16 @@ from collections.abc import Hashable
 from threading import Lock
 from typing import Generic, TypeVar
 
-REMEMBERED = 20_000
+DEFAULT_ENTRIES = 20_000
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class Memory(Generic[K, V]):
+class LruCache(Generic[K, V]):
     """A bounded memory of results, safe for threads; the least recently used goes first."""
 
-    def __init__(self, size: int = REMEMBERED) -> None:
+    def __init__(self, size: int = DEFAULT_ENTRIES) -> None:
         self._size, self._items, self._lock = size, OrderedDict[K, V](), Lock()
 
     def get(self, key: K) -> V | None:

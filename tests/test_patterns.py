@@ -296,12 +296,12 @@ def _views() -> None:
 
 def _tail() -> None:
     from engine.errors import RookeryError
-    from engine.warehouse.error_trailer import Tail
+    from engine.warehouse.error_trailer import ErrorTrailer
     from engine.warehouse.port import Format
 
     for unit in ("\nCode: 1. DB::Exception: (version ", "(version ", ")", "(version )"):
         for _ in range(20):
-            tail = Tail(Format.CSV, None)
+            tail = ErrorTrailer(Format.CSV, None)
             list(tail.push(b"\nCode: 1. DB::Exception: " + unit.encode() * (LENGTH // len(unit)) + b"x"))
             with contextlib.suppress(RookeryError):
                 list(tail.finish())

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from engine.compiler import storage
-from engine.compiler.build_state import Analyser, State, Undeclared, datasources_of, scratch_shape
+from engine.compiler.build_state import Analyser, BuildState, Undeclared, datasources_of, scratch_shape
 from engine.compiler.compose import Composer, Verifier
-from engine.compiler.declared_parameters import doubtful
+from engine.compiler.declared_parameters import questionable
 from engine.compiler.definitions import check_definition, spelled
 from engine.compiler.dry_run import DryRun, UncheckedError, all_given, identifiers_of, none_given, specs_of
-from engine.compiler.error_location import located
+from engine.compiler.error_location import locate
 from engine.compiler.pipes import CompiledPipe, compile_pipe, placed
 from engine.compiler.scope import Relation
 from engine.compiler.sharing import warn_of_one_tenants_rows
@@ -98,7 +98,7 @@ def build(
     `told` are resources whose problems have been reported already: they and what stands on them are passed over.
     `tolerated` are pipes that may share tenants' rows undeclared, because they are deployed like this; None for all.
     """
-    state = State(project, workspace, analyser, Composer(verifier), failed=set(told), tolerated=tolerated)
+    state = BuildState(project, workspace, analyser, Composer(verifier), failed=set(told), tolerated=tolerated)
     for compile_pass in (_relations, _definitions, _pipes, _order, _analyse):
         compile_pass(state)
     state.problems.raise_if_any()
@@ -116,7 +116,7 @@ def build(
     )
 
 
-def _relations(state: State) -> None:
+def _relations(state: BuildState) -> None:
     """Every datasource file becomes a relation; targets of per-tenant pipes are marked as such."""
     targets = {p.materialize.target: p.materialize for p in state.project.pipes.values() if p.materialize}
     for name, source in state.project.datasources.items():
@@ -129,7 +129,7 @@ def _relations(state: State) -> None:
         )
 
 
-def _definitions(state: State) -> None:
+def _definitions(state: BuildState) -> None:
     """Types and expressions of datasources are judged, and the engine asked whether such a table can be."""
     for name, source in state.datasources.items():
         if name in state.failed:
@@ -144,7 +144,7 @@ def _definitions(state: State) -> None:
             state.relations[name] = replace(known, types=tuple(types[c] for c in known.columns))
 
 
-def _pipes(state: State) -> None:
+def _pipes(state: BuildState) -> None:
     """Templates are compiled, and every text that they can become is parsed alone and verified."""
     implicit = {p.materialize.target for p in state.project.pipes.values() if p.materialize}
     names = frozenset(state.project.datasources) | frozenset(state.project.pipes) | implicit | frozenset(state.failed)
@@ -159,7 +159,7 @@ def _pipes(state: State) -> None:
             state.failed |= {name} | ({pipe.materialize.target} if pipe.materialize else set())
 
 
-def _order(state: State) -> None:
+def _order(state: BuildState) -> None:
     """Resources in order of data flow; a circle is an error that names its members."""
     feeds: dict[str, set[str]] = {n: set() for n in state.datasources}
     for name, pipe in state.pipes.items():
@@ -188,7 +188,7 @@ def _order(state: State) -> None:
         visit(name, ())
 
 
-def _analyse(state: State) -> None:
+def _analyse(state: BuildState) -> None:
     """Each pipe's output types are asked of the engine, in order, and held against its target."""
     for name in state.order:
         if name not in state.pipes:
@@ -208,13 +208,13 @@ def _analyse(state: State) -> None:
                 warn_of_one_tenants_rows(state, pipe)
             _guard_tenant_keys(state, pipe)
             written = state.project.pipes[name]
-            state.warnings.extend(doubtful(written, parameter_names(state.pipes, name)))
+            state.warnings.extend(questionable(written, parameter_names(state.pipes, name)))
         except RookeryError as exc:
             state.failed |= {name} | target
             state.problems.add(exc)
 
 
-def _outputs(state: State, pipe: CompiledPipe) -> tuple[Column, ...]:
+def _outputs(state: BuildState, pipe: CompiledPipe) -> tuple[Column, ...]:
     """Output columns of the published node; every node is analysed in every sample, so that errors have a place."""
     found: tuple[Column, ...] = ()
     unchecked: dict[str, RookeryError] = {}
@@ -226,7 +226,7 @@ def _outputs(state: State, pipe: CompiledPipe) -> tuple[Column, ...]:
             except UncheckedError as exc:
                 unchecked.setdefault(node.name, _unchecked(state, pipe, node.name, exc))
             except RookeryError as exc:
-                raise located(exc, pipe.name, _written(state, pipe, node.name)) from exc
+                raise locate(exc, pipe.name, _written(state, pipe, node.name)) from exc
     doubts = {n: placed(d, pipe.name, _written(state, pipe, n)) for run in runs for n, d in run.doubts.items()}
     if not state.doubted.intersection(_closure(state.pipes, pipe.name)):
         state.warnings.extend({**doubts, **unchecked}.values())
@@ -234,7 +234,7 @@ def _outputs(state: State, pipe: CompiledPipe) -> tuple[Column, ...]:
     return () if pipe.published in unchecked else found
 
 
-def _dry_runs(state: State, pipe: CompiledPipe) -> list[DryRun]:
+def _dry_runs(state: BuildState, pipe: CompiledPipe) -> list[DryRun]:
     """With every parameter given and, where that makes a difference, with none of the optional ones."""
     pipes = [state.pipes[n] for n in _closure(state.pipes, pipe.name)]
     specs, identifiers = specs_of(pipes), identifiers_of(pipes)
@@ -247,15 +247,15 @@ def _dry_runs(state: State, pipe: CompiledPipe) -> list[DryRun]:
     return [DryRun(state, pipe, v, p, specs, identifiers) for v, p in pairs]
 
 
-def _written(state: State, pipe: CompiledPipe, node: str) -> Node:
+def _written(state: BuildState, pipe: CompiledPipe, node: str) -> Node:
     return next(n for n in state.project.pipes[pipe.name].nodes if n.name == node)
 
 
-def _unchecked(state: State, pipe: CompiledPipe, node: str, exc: RookeryError) -> RookeryError:
+def _unchecked(state: BuildState, pipe: CompiledPipe, node: str, exc: RookeryError) -> RookeryError:
     return placed(exc, pipe.name, _written(state, pipe, node))
 
 
-def _narrow_identifiers(state: State, pipe: CompiledPipe) -> CompiledPipe:
+def _narrow_identifiers(state: BuildState, pipe: CompiledPipe) -> CompiledPipe:
     """Identifiers in templates may only be what the pipe can read or names itself."""
     reads = datasources_of(state, pipe.name, set())
     columns = {c for n in reads for c in state.relations[n].columns} | {a for n in pipe.nodes for a in n.aliases}
@@ -265,7 +265,7 @@ def _narrow_identifiers(state: State, pipe: CompiledPipe) -> CompiledPipe:
     return narrowed
 
 
-def _guard_tenant_keys(state: State, pipe: CompiledPipe) -> None:
+def _guard_tenant_keys(state: BuildState, pipe: CompiledPipe) -> None:
     """A parameter compared with the tenant column but not declared as tenant key is a trap; say so."""
     tenants = {r.tenant for n in state.pipes[pipe.name].datasources if (r := state.relations[n]).tenant}
     for parameter in pipe.parameters:

@@ -42,7 +42,7 @@ class Undeclared:
 
 
 @dataclass(slots=True)
-class State:
+class BuildState:
     """A build in the making. `failed` are resources whose problems have been told, or that stand on such."""
 
     project: Project
@@ -66,17 +66,17 @@ class State:
     """Pipes with warnings about sample values; pipes that read them repeat none."""
 
 
-def scratch_table(state: State, name: str) -> Table:
+def scratch_table(state: BuildState, name: str) -> Table:
     """A datasource's empty table to analyse over."""
     return scratch_shape(state)(state.datasources[name])
 
 
-def scratch_shape(state: State) -> Shape:
+def scratch_shape(state: BuildState) -> Shape:
     """What makes the empty table of a datasource in the workspace's own database."""
     return lambda source: storage.workspace_table(source, scratch_database(state.workspace))
 
 
-def datasources_of(state: State, name: str, seen: set[str]) -> set[str]:
+def datasources_of(state: BuildState, name: str, seen: set[str]) -> set[str]:
     """Datasources that a pipe reads, itself or through other pipes."""
     found: set[str] = set()
     for read in state.pipes[name].reads:

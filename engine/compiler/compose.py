@@ -10,19 +10,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
-from engine.cache import Memory
+from engine.cache import LruCache
 from engine.compiler.pipes import CompiledPipe, check_used
 from engine.compiler.scope import PLAIN, Bound, Reading, Relation, Scope
 from engine.errors import BRANCH, CYCLE, ISOLATION, SQL_REFUSED, TABLE_REFUSED, RookeryError
 from engine.schema import nest_database, quote
 from engine.sql import shape
-from engine.sql.cached_parser import RememberedParser
+from engine.sql.cached_parser import CachedParser
 from engine.sql.expanded_size import Extent, check_extent, extents_of, relation_extent
 from engine.sql.verify import Parser, Verified, verify
 from engine.template.environment import Binder, Template
 from engine.template.parameters import Value
 
-LAST = "_rk_last"
+LAST_NODE_ALIAS = "_rk_last"
 
 
 Bind = Callable[[Relation, Reading], Bound]
@@ -75,9 +75,9 @@ class Verifier:
     """Verifies author texts with the engine's parser and remembers the outcome by text."""
 
     def __init__(self, parser: Parser) -> None:
-        self.parser = RememberedParser(parser)
-        self._known: Memory[tuple[object, ...], Verified] = Memory()
-        self._trees: Memory[str, Mapping[str, Any]] = Memory()
+        self.parser = CachedParser(parser)
+        self._known: LruCache[tuple[object, ...], Verified] = LruCache()
+        self._trees: LruCache[str, Mapping[str, Any]] = LruCache()
 
     def tree(self, sql: str) -> Mapping[str, Any]:
         """The syntax tree of a text."""
@@ -100,7 +100,7 @@ class Composer:
 
     def __init__(self, verifier: Verifier) -> None:
         self.verifier = verifier
-        self._assembled: Memory[tuple[object, ...], Assembled] = Memory()
+        self._assembled: LruCache[tuple[object, ...], Assembled] = LruCache()
 
     def request(
         self,
@@ -285,9 +285,9 @@ def _ended(ctes: Mapping[str, str], last: Verified) -> str:
 def _with(ctes: Mapping[str, str], last: str, columns: tuple[str, ...] = ()) -> str:
     """A statement whose names are all common table expressions; the last text stands as a relation of its own."""
     items = [f"{quote(n)} AS (\n{t}\n)" for n, t in ctes.items()]
-    items.append(f"{quote(LAST)} AS (\n{last}\n)")
+    items.append(f"{quote(LAST_NODE_ALIAS)} AS (\n{last}\n)")
     selected = ", ".join(quote(c) for c in columns) or "*"
-    return "WITH " + ",\n".join(items) + f"\nSELECT {selected} FROM {quote(LAST)}"
+    return "WITH " + ",\n".join(items) + f"\nSELECT {selected} FROM {quote(LAST_NODE_ALIAS)}"
 
 
 def _in_request(exc: RookeryError, pipe: str, node: str) -> RookeryError:

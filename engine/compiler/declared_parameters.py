@@ -9,7 +9,7 @@ from engine.project.model import Parameter, Pipe
 from engine.template.parameters import coerce
 
 
-def doubtful(pipe: Pipe, used: frozenset[str]) -> Iterator[RookeryError]:
+def questionable(pipe: Pipe, used: frozenset[str]) -> Iterator[RookeryError]:
     """Declarations that do nothing, because no template has the parameter, or whose values no call could send.
 
     They are warnings: pipes that are deployed with them keep working. `used` are the parameters of the pipe's

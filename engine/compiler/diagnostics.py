@@ -10,7 +10,7 @@ from engine.project.check import check
 from engine.project.model import Project
 
 
-def examined(
+def compile_all(
     project: Project,
     compiled: Callable[[frozenset[str]], Build],
     problems: Collector | None = None,

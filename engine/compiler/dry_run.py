@@ -12,10 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from engine.compiler.build_state import State, scratch_database, scratch_table
+from engine.compiler.build_state import BuildState, scratch_database, scratch_table
 from engine.compiler.compose import Bounded, Composed
 from engine.compiler.pipes import CompiledPipe
-from engine.compiler.sample_contexts import DAY, ID, MOMENT, expected, needs_constant
+from engine.compiler.sample_contexts import SAMPLE_DATE, SAMPLE_DATETIME, SAMPLE_UUID, expected, needs_constant
 from engine.compiler.scope import Scope
 from engine.errors import SAMPLE, RookeryError
 from engine.schema import Column
@@ -24,15 +24,15 @@ from engine.template.environment import Template
 from engine.template.parameters import ParameterSpec
 from engine.template.values import Arms, Binder
 
-OF_VALUES = frozenset(
+VALUE_ERRORS = frozenset(
     {6, 25, 26, 27, 32, 33, 36, 38, 41, 43, 53, 69, 70, 72, 117, 131, 135, 153, 190, 321, 349, 376, 407, 427, 436}
     | {441, 457, 467, 469, 536, 565, 675, 676, 691, 1000, 1001}
 )
 """The engine's numbers of errors that another value of a parameter may not have."""
 UNKNOWN_IDENTIFIER = 47
-TEXTS = (DAY, MOMENT, "1", "UTC", "day", ID, "127.0.0.1", "true", "{}", "a")
-NUMBERS = (0, 2, 3, 7, 10, 60, 100, 1000, 12, 1)
-MAX_COLUMNS = 24
+SAMPLE_TEXTS = (SAMPLE_DATE, SAMPLE_DATETIME, "1", "UTC", "day", SAMPLE_UUID, "127.0.0.1", "true", "{}", "a")
+SAMPLE_NUMBERS = (0, 2, 3, 7, 10, 60, 100, 1000, 12, 1)
+MAX_TRIED_COLUMNS = 24
 """Most columns that are tried for a parameter that names one."""
 _PLACEHOLDER = re.compile(r"\{(p[0-9]+):([^{}]*)\}")
 
@@ -98,7 +98,7 @@ def identifiers_of(pipes: Iterable[CompiledPipe]) -> frozenset[str]:
 class DryRun:
     """The nodes of one pipe, analysed with one set of values; what has worked for a node is kept for the next."""
 
-    state: State
+    state: BuildState
     pipe: CompiledPipe
     values: Values
     plain: Values
@@ -124,7 +124,7 @@ class DryRun:
         except RookeryError:
             return None
         exampled = [n for n, s in self.specs.items() if s.example is not None]
-        if getattr(first, "engine_code", None) not in OF_VALUES or exampled:
+        if getattr(first, "engine_code", None) not in VALUE_ERRORS or exampled:
             text = f"node `{node}` fails with the examples of parameters, or with 1 for numbers: {first.message}"
             hint = "correct the node, or the example"
             self.doubts[node] = RookeryError(SAMPLE, text, hint=hint, detail=first.detail)
@@ -135,7 +135,7 @@ class DryRun:
         used = self._used(node)
         naming = self.identifiers & used.keys()
         code = getattr(first, "engine_code", None)
-        if not used or code is None or (code not in OF_VALUES and not naming):
+        if not used or code is None or (code not in VALUE_ERRORS and not naming):
             raise first
         errors = [first]
         for values in self._fitted(node, used, naming):
@@ -217,7 +217,7 @@ class DryRun:
             return (
                 "2020-02-02"
                 if type.removeprefix("Array(").startswith("Date)") or type == "Date"
-                else MOMENT[:-1] + "1"
+                else SAMPLE_DATETIME[:-1] + "1"
             )
         return "5" if type not in ("Bool", "Array(Bool)") else "true"
 
@@ -234,7 +234,7 @@ class DryRun:
         fitting = self._fitting(node, used)
         texts = [n for n in used if self._is(n, "String") and n not in naming and n not in fitting]
         numbers = [n for n in used if self._is(n, "Int", "UInt", "Float", "Decimal")]
-        for text, number in zip(TEXTS, NUMBERS, strict=True) if texts or numbers else ():
+        for text, number in zip(SAMPLE_TEXTS, SAMPLE_NUMBERS, strict=True) if texts or numbers else ():
             yield self.values.but({**fitting, **dict.fromkeys(texts, text), **dict.fromkeys(numbers, number)})
 
     def _is(self, name: str, *types: str) -> bool:
@@ -263,7 +263,7 @@ class DryRun:
                 found |= {c.name: c.type for c in (*self.outputs.get(read, ()), *self.state.outputs.get(read, ()))}
         firsts = {type: name for name, type in reversed(found.items())}
         listed = [*firsts.values(), *found, *sorted(self.pipe.columns)]
-        return [n for n in dict.fromkeys(listed) if n in self.pipe.columns][:MAX_COLUMNS]
+        return [n for n in dict.fromkeys(listed) if n in self.pipe.columns][:MAX_TRIED_COLUMNS]
 
     def _blank(self, node: str, used: Mapping[str, frozenset[str]]) -> tuple[Column, ...] | RookeryError:
         """The same with texts unknown to the engine, wherever it need not know them."""

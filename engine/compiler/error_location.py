@@ -11,16 +11,16 @@ _UNKNOWN = re.compile(r"(?:identifier|with name|Identifier) [`']([^`']+)[`']")
 _MEANT = re.compile(r"Maybe you meant: \['([^']+)'")
 
 
-LONGEST = 200
+MAX_NAME_CHARACTERS = 200
 """Characters of a name that is looked for."""
 
 
 def _where(name: str, sql: str) -> re.Match[str] | None:
     """Where a name stands as a word of its own. The engine cuts what is longer than names are."""
-    return re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", sql) if len(name) <= LONGEST else None
+    return re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", sql) if len(name) <= MAX_NAME_CHARACTERS else None
 
 
-def located(exc: RookeryError, pipe: str, node: Node) -> RookeryError:
+def locate(exc: RookeryError, pipe: str, node: Node) -> RookeryError:
     """The engine's complaint about a node, with the place of the name that it does not know, and one like it."""
     unknown = _UNKNOWN.search(exc.message)
     spot = node.place

@@ -10,25 +10,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.compiler.definitions import only_expression
-from engine.compiler.scope import ALIAS, Relation, base_type
+from engine.compiler.scope import TABLE_ALIAS, Relation, base_type
 from engine.errors import BAD_FILTER, RookeryError
 from engine.sql.grammar import listed
 from engine.sql.verify import Parser
 from engine.template.parameters import canonical_tenant
 
-FUNCTIONS = frozenset(
+FILTER_FUNCTIONS = frozenset(
     {"equals", "notEquals", "less", "greater", "lessOrEquals", "greaterOrEquals", "in", "notIn", "and", "or", "not"}
     | {"xor", "like", "notLike", "ilike", "notILike", "isNull", "isNotNull", "tuple", "array", "lower", "upper"}
     | {"startsWith", "endsWith", "has", "hasAny", "hasAll", "toString", "toDate", "toDateTime", "toYYYYMM"}
     | {"toYYYYMMDD", "empty", "notEmpty", "length", "match", "coalesce", "ifNull", "minus", "plus", "negate", "CAST"}
 )
-KEYS = {
+FILTER_NODE_KEYS = {
     "Function": frozenset({"type", "name", "arguments", "is_operator", "kind"}),
     "Identifier": frozenset({"type", "name"}),
     "Literal": frozenset({"type", "value"}),
     "ExpressionList": frozenset({"type", "children"}),
 }
-MAX_FILTER = 4096
+MAX_FILTER_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class ParsedFilter:
 
 def parse_filter(text: str, relation: Relation, parser: Parser) -> ParsedFilter:
     """Parse a token's filter for a datasource. Raises RK4015 for anything but a plain condition on its columns."""
-    if len(text) > MAX_FILTER:
+    if len(text) > MAX_FILTER_BYTES:
         raise RookeryError(BAD_FILTER, "the token's filter is too long")
     try:
         tree, _ = parser.parse(f"SELECT {text}")
@@ -104,16 +104,20 @@ def _canonical(node: dict[str, Any], relation: Relation, parser: Parser) -> str:
 
 def _qualified(node: dict[str, Any], columns: frozenset[str], depth: int) -> dict[str, Any]:
     kind = node.get("type", "")
-    if kind not in KEYS or set(node) - KEYS[kind] or depth > 50:
+    if kind not in FILTER_NODE_KEYS or set(node) - FILTER_NODE_KEYS[kind] or depth > 50:
         raise RookeryError(BAD_FILTER, "the token's filter uses more than conditions on columns")
     if kind == "Identifier":
         if node["name"] not in columns:
             raise RookeryError(
                 BAD_FILTER, f"the token's filter names a column that is not there: `{node['name'][:60]}`"
             )
-        return {"type": "Identifier", "name": f"{ALIAS}.{node['name']}", "name_parts": [ALIAS, node["name"]]}
+        return {
+            "type": "Identifier",
+            "name": f"{TABLE_ALIAS}.{node['name']}",
+            "name_parts": [TABLE_ALIAS, node["name"]],
+        }
     if kind == "Function":
-        if node["name"] not in FUNCTIONS:
+        if node["name"] not in FILTER_FUNCTIONS:
             raise RookeryError(BAD_FILTER, f"the token's filter uses the function `{node['name'][:60]}`")
         return {**node, "arguments": _qualified(node["arguments"], columns, depth + 1)}
     if kind == "ExpressionList":

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any, NoReturn
 
-from engine.compiler.build_state import State
+from engine.compiler.build_state import BuildState
 from engine.compiler.pipes import CompiledPipe
 from engine.compiler.scope import GROUP_TENANTS
 from engine.errors import SHARED_GROUPS, Place, RookeryError
@@ -66,7 +66,7 @@ def _check_target(source: Datasource) -> None:
 
 
 def with_tenants(
-    state: State,
+    state: BuildState,
     pipe: CompiledPipe,
     source: Datasource,
     known: Mapping[str, Origin],
@@ -90,7 +90,7 @@ def _refuse(target: str, what: str, hint: str, place: Place) -> NoReturn:
 class _Groups:
     def __init__(
         self,
-        state: State,
+        state: BuildState,
         pipe: CompiledPipe,
         source: Datasource,
         known: Mapping[str, Origin],

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.compiler.scope import ALIAS, Reading, Relation, mentioned, select, tenant_literal
+from engine.compiler.scope import TABLE_ALIAS, Reading, Relation, mentioned, select, tenant_literal
 from engine.errors import NOT_TOGETHER, RookeryError
 from engine.schema import Name, quote
 
-MAX_BYTES = 240_000
+MAX_RELATION_BYTES = 240_000
 """Longest relation over many nests; the engine refuses statements longer than 256 KiB."""
 
 
 @dataclass(frozen=True, slots=True)
-class Everywhere:
+class AllPlacements:
     """Where the rows of all tenants are that are ready.
 
     `nests` are the databases of tenants with tables, of which at most `most` are read together. `unsettled` are
@@ -51,7 +51,7 @@ class Everywhere:
             )
             for database, conditions in places
         )
-        if len(found) > MAX_BYTES:
+        if len(found) > MAX_RELATION_BYTES:
             raise RookeryError(
                 NOT_TOGETHER,
                 f"`{relation.name}` has too many columns to be read from the tables of {len(self.nests):,} tenants",
@@ -63,4 +63,4 @@ class Everywhere:
         if not self.unsettled:
             return []
         literals = ", ".join(tenant_literal(relation.tenant_type, t) for t in self.unsettled)
-        return [f"{ALIAS}.{quote(relation.tenant or '')} NOT IN ({literals})"]
+        return [f"{TABLE_ALIAS}.{quote(relation.tenant or '')} NOT IN ({literals})"]

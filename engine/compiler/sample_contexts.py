@@ -7,7 +7,11 @@ from typing import Any
 
 from engine.sql.grammar import Node
 
-DAY, MOMENT, ID = "2019-01-01", "2019-01-01 00:00:00", "00000000-0000-0000-0000-000000000000"
+SAMPLE_DATE, SAMPLE_DATETIME, SAMPLE_UUID = (
+    "2019-01-01",
+    "2019-01-01 00:00:00",
+    "00000000-0000-0000-0000-000000000000",
+)
 _COMPARISONS = frozenset(
     {"equals", "notequals", "less", "lessorequals", "greater", "greaterorequals", "in", "notin", "globalin"}
 )
@@ -21,10 +25,10 @@ _ZONED = ("to", "from", "now", "today", "yesterday", "format", "parse", "date", 
 Table = tuple[tuple[tuple[str, ...], str], ...]
 """Beginnings of words and the text for each; the first that a word has counts."""
 _CONVERSIONS: Table = (
-    (("todatetime", "parsedatetime", "timestamp", "tounixtimestamp", "tostartof", "torelative"), MOMENT),
-    (("todate", "date", "tomonday", "tolastday", "toyyyymm"), DAY),
+    (("todatetime", "parsedatetime", "timestamp", "tounixtimestamp", "tostartof", "torelative"), SAMPLE_DATETIME),
+    (("todate", "date", "tomonday", "tolastday", "toyyyymm"), SAMPLE_DATE),
     (("toint", "touint", "tofloat", "todecimal", "tointerval", "fromunixtimestamp"), "1"),
-    (("touuid",), ID),
+    (("touuid",), SAMPLE_UUID),
     (("toipv4", "ipv4"), "127.0.0.1"),
     (("toipv6", "ipv6"), "::1"),
     (("tobool",), "true"),
@@ -32,18 +36,18 @@ _CONVERSIONS: Table = (
 _RESULTS: Table = (
     (
         ("todatetime", "now", "tostartofh", "tostartofmin", "tostartofs", "totimezone", "datetrunc", "date_trunc"),
-        MOMENT,
+        SAMPLE_DATETIME,
     ),
-    (("tostartofday", "tostartofint", "tostartoff", "tostartoft"), MOMENT),
-    (("todate", "date", "tomonday", "tostartof", "today", "yesterday"), DAY),
+    (("tostartofday", "tostartofint", "tostartoff", "tostartoft"), SAMPLE_DATETIME),
+    (("todate", "date", "tomonday", "tostartof", "today", "yesterday"), SAMPLE_DATE),
     (("toint", "touint", "tofloat", "todecimal", "toyyyymm", "toyear", "tomonth", "tohour", "tominute"), "1"),
     (("count", "length", "sum", "uniq"), "1"),
 )
 _TYPES: Table = (
-    (("DateTime",), MOMENT),
-    (("Date",), DAY),
+    (("DateTime",), SAMPLE_DATETIME),
+    (("Date",), SAMPLE_DATE),
     (("Int", "UInt", "Float", "Decimal", "BFloat16"), "1"),
-    (("UUID",), ID),
+    (("UUID",), SAMPLE_UUID),
     (("Bool",), "true"),
     (("IPv4",), "127.0.0.1"),
     (("IPv6",), "::1"),

@@ -17,7 +17,7 @@ from engine.errors import NO_TENANT, TABLE_REFUSED, RookeryError
 from engine.schema import Name, literal, quote
 from engine.template.parameters import canonical_tenant
 
-ALIAS = "_rk_t"
+TABLE_ALIAS = "_rk_t"
 """Alias of the real table inside a relation; author texts cannot use names that start with `_rk_`."""
 
 GROUP_TENANTS = "_rk_tenants"
@@ -26,7 +26,7 @@ GROUP_TENANTS = "_rk_tenants"
 BARRIER = 9_223_372_036_854_775_807
 """A LIMIT that keeps rows but stops index analysis and pushdown from reaching below it."""
 
-WITNESS = "rk_witness_"
+CHECKED_TENANT_PREFIX = "rk_witness_"
 """Beginning of the placeholders that the second check of the tenant compares with."""
 
 FOREIGN_ROW = f"rookery: a row of another tenant ({secrets.token_hex(8)})"
@@ -76,7 +76,7 @@ class Bound:
     @property
     def witnessed(self) -> bool:
         """Whether the tenant of every row is checked a second time."""
-        return any(name.startswith(WITNESS) for name, _ in self.placeholders)
+        return any(name.startswith(CHECKED_TENANT_PREFIX) for name, _ in self.placeholders)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +145,8 @@ class Scope:
             )
         if self.nest is not None and relation.in_nest:
             return self._read(relation, Name(self.nest, relation.name), how, filters)
-        column, kind = f"{ALIAS}.{quote(relation.tenant)}", base_type(relation.tenant_type)
-        own, witness = tenant_placeholder(kind), WITNESS + kind.lower()
+        column, kind = f"{TABLE_ALIAS}.{quote(relation.tenant)}", base_type(relation.tenant_type)
+        own, witness = tenant_placeholder(kind), CHECKED_TENANT_PREFIX + kind.lower()
         bound = self._read(
             relation,
             Name(self.workspace, relation.name),
@@ -218,7 +218,7 @@ def select(
         _column(relation, c, "" if passed is not None and passed.isdisjoint(c.split(".")) else encode)
         for c in columns or relation.columns
     )
-    text = f"SELECT {listed} FROM {source.sql()} AS {ALIAS}"
+    text = f"SELECT {listed} FROM {source.sql()} AS {TABLE_ALIAS}"
     if final:
         text += " FINAL"
     if sample is not None:
@@ -242,14 +242,14 @@ def _with_all_sums(
     """
     if not final or not relation.summed:
         return conditions, suffix
-    read = f"NOT ignore({', '.join(f'{ALIAS}.{quote(c)}' for c in relation.summed)})"
+    read = f"NOT ignore({', '.join(f'{TABLE_ALIAS}.{quote(c)}' for c in relation.summed)})"
     if clause == "WHERE":
         return [*conditions, read], suffix
     return conditions, f"{suffix} AND {read}" if suffix else f"WHERE {read}"
 
 
 def _column(relation: Relation, name: str, encode: str) -> str:
-    column = f"{ALIAS}.{quote(name)}"
+    column = f"{TABLE_ALIAS}.{quote(name)}"
     types = dict(zip(relation.columns, relation.types, strict=False))
     made = own_values(column, types.get(name, ""), types=encode == "all") if encode else column
     return column if made == column else f"{made} AS {quote(name)}"
@@ -266,7 +266,7 @@ def _large_groups(relation: Relation, source: Name, how: Reading, filters: list[
     The condition is on merged rows, so it cannot be PREWHERE; the LIMIT keeps readers' conditions out of the groups
     that they do not see.
     """
-    enough = f"length(finalizeAggregation({ALIAS}.{quote(GROUP_TENANTS)}).1) >= {relation.min_tenants}"
+    enough = f"length(finalizeAggregation({TABLE_ALIAS}.{quote(GROUP_TENANTS)}).1) >= {relation.min_tenants}"
     columns = mentioned(relation, how.names)
     text = select(
         relation, source, [enough], columns=relation.columns if filters else columns, encode="all", final=True,
@@ -277,9 +277,9 @@ def _large_groups(relation: Relation, source: Name, how: Reading, filters: list[
 
 def _filtered(text: str, columns: tuple[str, ...], filters: list[str]) -> str:
     """A fenced relation under a token's filters, which may fail on rows that are not the caller's, too."""
-    listed = ", ".join(f"{ALIAS}.{quote(c)}" for c in columns)
+    listed = ", ".join(f"{TABLE_ALIAS}.{quote(c)}" for c in columns)
     conditions = " AND ".join(f"({f})" for f in filters)
-    return f"SELECT {listed} FROM ({text}) AS {ALIAS} WHERE {conditions} LIMIT {BARRIER}"
+    return f"SELECT {listed} FROM ({text}) AS {TABLE_ALIAS} WHERE {conditions} LIMIT {BARRIER}"
 
 
 def base_type(type_text: str) -> str:

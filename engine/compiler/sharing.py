@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from engine.compiler.build_state import State, Undeclared, datasources_of
+from engine.compiler.build_state import BuildState, Undeclared, datasources_of
 from engine.compiler.compose import Texts
 from engine.compiler.groups import with_tenants
 from engine.compiler.pipes import CompiledPipe, MaterializedTarget
@@ -20,7 +20,7 @@ from engine.sql.row_origin import MIXED, PUBLIC, Origin, merged, origin_of
 from engine.sql.tenant_lineage import named
 
 
-def origin_of_datasource(state: State, name: str) -> Origin:
+def origin_of_datasource(state: BuildState, name: str) -> Origin:
     """Whose rows a datasource holds."""
     relation = state.relations[name]
     if relation.tenant is not None:
@@ -28,7 +28,7 @@ def origin_of_datasource(state: State, name: str) -> Origin:
     return state.origins.get(name, PUBLIC)
 
 
-def judge_target(state: State, pipe: CompiledPipe, target: MaterializedTarget, source: Datasource) -> str | None:
+def judge_target(state: BuildState, pipe: CompiledPipe, target: MaterializedTarget, source: Datasource) -> str | None:
     """Hold whose rows a pipe brings against what its target declares. Raises RK2014, RK2015.
 
     Returns the view's text if it has to keep the tenants of each group.
@@ -56,7 +56,7 @@ def judge_target(state: State, pipe: CompiledPipe, target: MaterializedTarget, s
     return None
 
 
-def warn_of_one_tenants_rows(state: State, pipe: CompiledPipe) -> None:
+def warn_of_one_tenants_rows(state: BuildState, pipe: CompiledPipe) -> None:
     """Warn of an endpoint that puts one tenant's rows beside those of whoever calls it, or of another one."""
     origins = {n: origin_of_datasource(state, n) for n in datasources_of(state, pipe.name, set())}
     pinned = sorted(n for n, o in origins.items() if o.kind == "pinned")
@@ -74,12 +74,12 @@ def warn_of_one_tenants_rows(state: State, pipe: CompiledPipe) -> None:
     )
 
 
-def _unlabeled(state: State, name: str) -> bool:
+def _unlabeled(state: BuildState, name: str) -> bool:
     """Whether a datasource holds tenants' rows that do not say whose they are."""
     return origin_of_datasource(state, name).kind in ("pinned", "mixed")
 
 
-def _traced(state: State, pipe: CompiledPipe) -> Mapping[str, Origin]:
+def _traced(state: BuildState, pipe: CompiledPipe) -> Mapping[str, Origin]:
     """The origins of a pipe's nodes and of all that they read, traced on the very texts that its view consists of."""
     known = {n: origin_of_datasource(state, n) for n in state.relations}
     reads = datasources_of(state, pipe.name, set())
@@ -93,7 +93,7 @@ def _traced(state: State, pipe: CompiledPipe) -> Mapping[str, Origin]:
 
 
 def _trace(
-    state: State, texts: Texts, pipe: str, known: Mapping[str, Origin], names: frozenset[str]
+    state: BuildState, texts: Texts, pipe: str, known: Mapping[str, Origin], names: frozenset[str]
 ) -> Mapping[str, Origin]:
     found = dict(known)
     for node, text in texts[pipe]:
@@ -104,19 +104,19 @@ def _trace(
     return found
 
 
-def _names(state: State, pipe: CompiledPipe) -> frozenset[str]:
+def _names(state: BuildState, pipe: CompiledPipe) -> frozenset[str]:
     """The columns and aliases of all that a pipe's view consists of."""
     columns = {c for n in datasources_of(state, pipe.name, set()) for c in state.relations[n].columns}
     return frozenset(name for tree in _trees(state, pipe) for name in named(tree)) | columns
 
 
-def _trees(state: State, pipe: CompiledPipe) -> list[Mapping[str, Any]]:
+def _trees(state: BuildState, pipe: CompiledPipe) -> list[Mapping[str, Any]]:
     """The syntax trees of all that a pipe's view consists of."""
     texts = state.composer.static_texts(state, pipe.name)
     return [state.composer.verifier.tree(text.canonical) for nodes in texts.values() for _, text in nodes]
 
 
-def _report(state: State, pipe: CompiledPipe, target: MaterializedTarget, problem: RookeryError) -> None:
+def _report(state: BuildState, pipe: CompiledPipe, target: MaterializedTarget, problem: RookeryError) -> None:
     """Refuse, or note what is deployed already."""
     if state.tolerated is not None and pipe.name not in state.tolerated:
         raise problem
@@ -124,7 +124,7 @@ def _report(state: State, pipe: CompiledPipe, target: MaterializedTarget, proble
     state.warnings.append(problem)
 
 
-def _undeclared(state: State, pipe: CompiledPipe, target: MaterializedTarget) -> RookeryError:
+def _undeclared(state: BuildState, pipe: CompiledPipe, target: MaterializedTarget) -> RookeryError:
     tenant = next((r.tenant for n in sorted(state.relations) if (r := state.relations[n]).tenant), "tenant_id")
     for name in sorted(datasources_of(state, pipe.name, set())):
         tenant = state.relations[name].tenant or tenant
@@ -151,7 +151,7 @@ def _mislabeled(pipe: CompiledPipe, target: MaterializedTarget, foreign: list[st
     )
 
 
-def _warn_of_pooled_only(state: State, pipe: CompiledPipe, target: MaterializedTarget) -> None:
+def _warn_of_pooled_only(state: BuildState, pipe: CompiledPipe, target: MaterializedTarget) -> None:
     """A view of the workspace's own reads a per-tenant target's shared table, which lacks tenants with tables."""
     if target.per_tenant:
         return
@@ -174,11 +174,11 @@ def in_nests(relation: Relation) -> bool:
     return relation.kind == "target"
 
 
-def _file(state: State, name: str) -> str:
+def _file(state: BuildState, name: str) -> str:
     source = state.project.datasources.get(name)
     return (source.place.file if source is not None else None) or f"datasources/{name}.yaml"
 
 
-def _place(state: State, pipe: CompiledPipe) -> Place:
+def _place(state: BuildState, pipe: CompiledPipe) -> Place:
     written = state.project.pipes[pipe.name].materialize
     return written.place_of("target") if written is not None else pipe.place

@@ -14,21 +14,21 @@ from engine.compiler.scope import GROUP_TENANTS, Kind, Relation, tenant_literal
 from engine.project.model import Datasource, Engine
 from engine.schema import Column, Index, Mark, Name, Table, literal, quote
 
-LANDING_WINDOW = 1000
-NEST_WINDOW = 128
-ARRIVED = "_rk_at"
-BATCH = "_rk_batch"
+LANDING_DEDUP_WINDOW = 1000
+NEST_DEDUP_WINDOW = 128
+ARRIVAL_COLUMN = "_rk_at"
+BATCH_COLUMN = "_rk_batch"
 
-HIDDEN = (
-    Column(ARRIVED, "DateTime", "MATERIALIZED", "now()"),
-    Column(BATCH, "LowCardinality(String)", "MATERIALIZED", "getSetting('insert_deduplication_token')"),
+HIDDEN_COLUMNS = (
+    Column(ARRIVAL_COLUMN, "DateTime", "MATERIALIZED", "now()"),
+    Column(BATCH_COLUMN, "LowCardinality(String)", "MATERIALIZED", "getSetting('insert_deduplication_token')"),
 )
 LOG_SETTINGS = (
     ("enable_block_number_column", "1"),
     ("enable_block_offset_column", "1"),
     ("part_minmax_index_columns", "'with_block_number_offset'"),
 )
-QUARANTINE = "_quarantine"
+QUARANTINE_SUFFIX = "_quarantine"
 """Ending of the table that keeps a datasource's bad rows."""
 QUARANTINE_COLUMNS = (
     Column("c__error_column", "Array(String)"),
@@ -43,12 +43,12 @@ QUARANTINE_COLUMNS = (
     Column("c__writer", "String"),
 )
 """What a quarantine table has beside its datasource's columns, over which these go."""
-TENANTS = Column(GROUP_TENANTS, "AggregateFunction(sumMap, Array(String), Array(UInt64))")
+GROUP_TENANTS_COLUMN = Column(GROUP_TENANTS, "AggregateFunction(sumMap, Array(String), Array(UInt64))")
 """Rows of each group of a shared aggregate by tenant id, so that erasing a tenant finds its groups."""
 _NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
-INLET = "Null"
+NULL_ENGINE = "Null"
 """Engine of a table that keeps nothing."""
-POOL = "_rk_pool"
+POOL_TABLE = "_rk_pool"
 """Table of the ids of pooled tenants, which shared targets' views read."""
 
 
@@ -77,15 +77,17 @@ def workspace_table(source: Datasource, workspace: str) -> Table:
     """The table of a datasource in the workspace's own database."""
     base = _table(source, Name(workspace, source.name), Mark(workspace, source.name, "datasource"))
     if source.shared.min_tenants:
-        base = replace(base, columns=(*base.columns, TENANTS))
+        base = replace(base, columns=(*base.columns, GROUP_TENANTS_COLUMN))
     if not source.is_landing:
-        return replace(base, settings=(("enable_block_number_column", "1"), *_window(NEST_WINDOW), *base.settings))
+        return replace(
+            base, settings=(("enable_block_number_column", "1"), *_window(NEST_DEDUP_WINDOW), *base.settings)
+        )
     return replace(
         base,
         engine="MergeTree",
-        columns=(*base.columns, *HIDDEN),
-        partition_key=f"toYYYYMM({ARRIVED})",
-        settings=(*LOG_SETTINGS, *_window(LANDING_WINDOW), *base.settings),
+        columns=(*base.columns, *HIDDEN_COLUMNS),
+        partition_key=f"toYYYYMM({ARRIVAL_COLUMN})",
+        settings=(*LOG_SETTINGS, *_window(LANDING_DEDUP_WINDOW), *base.settings),
     )
 
 
@@ -94,10 +96,10 @@ def quarantine_table(source: Datasource, workspace: str) -> Table:
     taken = {c.name for c in QUARANTINE_COLUMNS}
     theirs = [c.name for c in source.columns if c.name not in taken]
     return Table(
-        name=Name(workspace, source.name + QUARANTINE),
+        name=Name(workspace, source.name + QUARANTINE_SUFFIX),
         columns=(*(Column(n, "Nullable(String)") for n in theirs), *QUARANTINE_COLUMNS),
         sorting_key="(insertion_date, c__import_id)",
-        settings=_window(NEST_WINDOW),
+        settings=_window(NEST_DEDUP_WINDOW),
         mark=Mark(workspace, source.name, "quarantine"),
     )
 
@@ -105,10 +107,10 @@ def quarantine_table(source: Datasource, workspace: str) -> Table:
 def nest_table(source: Datasource, workspace: str, nest: str, tenant: str, *, drop_tenant: bool = False) -> Table:
     """A datasource's table in one tenant's nest: a landing's copy, or a per-tenant pipe's target."""
     base = _table(source, Name(nest, source.name), Mark(workspace, source.name, "nest", tenant=tenant))
-    base = replace(base, settings=(("enable_block_number_column", "1"), *_window(NEST_WINDOW), *base.settings))
+    base = replace(base, settings=(("enable_block_number_column", "1"), *_window(NEST_DEDUP_WINDOW), *base.settings))
     if source.is_landing:
         # Under which token a row came tells which of them will come again.
-        base = replace(base, columns=(*base.columns, HIDDEN[1]))
+        base = replace(base, columns=(*base.columns, HIDDEN_COLUMNS[1]))
     column = source.tenant_column
     if column is None:
         return base
@@ -123,11 +125,13 @@ def nest_table(source: Datasource, workspace: str, nest: str, tenant: str, *, dr
     return replace(base, constraints=(("own", f"{quote(column)} = {tenant_literal(kind, tenant)}"),))
 
 
-def inlet(source: Datasource, workspace: str, nest: str, tenant: str) -> Table:
+def null_table(source: Datasource, workspace: str, nest: str, tenant: str) -> Table:
     """What stands for a landing datasource in a nest without a copy of it: rows pass through to the nest's views."""
     copy = nest_table(source, workspace, nest, tenant)
-    columns = tuple(Column(c.name, c.type, c.default_kind, c.default) for c in copy.columns if c not in HIDDEN)
-    return Table(copy.name, columns, engine=INLET, constraints=copy.constraints, mark=copy.mark)
+    columns = tuple(
+        Column(c.name, c.type, c.default_kind, c.default) for c in copy.columns if c not in HIDDEN_COLUMNS
+    )
+    return Table(copy.name, columns, engine=NULL_ENGINE, constraints=copy.constraints, mark=copy.mark)
 
 
 def _window(size: int) -> tuple[tuple[str, str], ...]:

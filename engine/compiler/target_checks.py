@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from engine.compiler import storage
-from engine.compiler.build_state import State, scratch_database, scratch_shape
+from engine.compiler.build_state import BuildState, scratch_database, scratch_shape
 from engine.compiler.definitions import check_definition
 from engine.compiler.pipes import CompiledPipe, MaterializedTarget
 from engine.compiler.refused_definitions import Shape, plain, refusals
@@ -17,7 +17,7 @@ from engine.schema import Table, literal
 
 
 def hold_to_engine(
-    state: State, pipe: CompiledPipe, target: MaterializedTarget, source: Datasource, *, implicit: bool
+    state: BuildState, pipe: CompiledPipe, target: MaterializedTarget, source: Datasource, *, implicit: bool
 ) -> None:
     """Refuse a target that the engine would not make, or not fill. Raises Problems, each with its place.
 
@@ -47,7 +47,7 @@ def _placed(problem: RookeryError, pipe: CompiledPipe) -> RookeryError:
     return RookeryError(problem.code, problem.message, hint=problem.hint, place=place, detail=problem.detail)
 
 
-def _without_tenant(state: State, source: Datasource) -> Iterator[RookeryError]:
+def _without_tenant(state: BuildState, source: Datasource) -> Iterator[RookeryError]:
     """What of a target cannot be in tenants' own tables, which lack the tenant column."""
     database = scratch_database(state.workspace)
 
@@ -64,7 +64,7 @@ def _marked(shape: Shape) -> Shape:
 
 
 def _unfit(
-    state: State, pipe: CompiledPipe, target: MaterializedTarget, source: Datasource
+    state: BuildState, pipe: CompiledPipe, target: MaterializedTarget, source: Datasource
 ) -> Iterator[RookeryError]:
     """Outputs that cannot be converted to the type of the target's column."""
     types = {c.name: c.type for c in source.columns}
@@ -87,7 +87,7 @@ def _of_output(pipe: CompiledPipe) -> Place:
     return node.place if node is not None else pipe.place
 
 
-def _not_converted(state: State, given: str, wanted: str) -> RookeryError | None:
+def _not_converted(state: BuildState, given: str, wanted: str) -> RookeryError | None:
     """Why values of a type cannot be converted to another, as far as the types tell."""
     value = f"SELECT materialize(defaultValueOfTypeName({literal(given)})) AS v"
     try:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from engine.compiler import storage
-from engine.compiler.build_state import State, datasources_of
+from engine.compiler.build_state import BuildState, datasources_of
 from engine.compiler.pipes import CompiledNode, CompiledPipe, MaterializedTarget
 from engine.compiler.scope import GROUP_TENANTS
 from engine.compiler.sharing import judge_target
@@ -26,7 +26,7 @@ from engine.schema import Column
 from engine.sql.tenant_lineage import check_lineage, named
 
 
-def fit_target(state: State, pipe: CompiledPipe, target: MaterializedTarget) -> None:
+def fit_target(state: BuildState, pipe: CompiledPipe, target: MaterializedTarget) -> None:
     """Hold a pipe's output against its target, and complete both. Raises what does not fit."""
     outputs = {c.name: c for c in state.outputs[pipe.name]}
     source = state.datasources.get(target.name)
@@ -65,7 +65,7 @@ def fit_target(state: State, pipe: CompiledPipe, target: MaterializedTarget) -> 
     state.pipes[pipe.name] = replace(pipe, target=replace(target, columns=selected, triggers=trigger))
 
 
-def _by_star(state: State, pipe: CompiledPipe, names: list[str]) -> bool:
+def _by_star(state: BuildState, pipe: CompiledPipe, names: list[str]) -> bool:
     """Whether a `*` puts out these columns: what a datasource has gained since must not break who reads it."""
     read = {c for d in datasources_of(state, pipe.name, set()) for c in state.relations[d].columns}
     return pipe.published_text().outputs is None and read.issuperset(names)
@@ -81,7 +81,7 @@ def _left_out(pipe: CompiledPipe, target: MaterializedTarget, names: list[str]) 
     )
 
 
-def _triggers(state: State, pipe: CompiledPipe) -> tuple[str, ...]:
+def _triggers(state: BuildState, pipe: CompiledPipe) -> tuple[str, ...]:
     """The datasource whose inserts fire each branch of the view: the left-most table, chased through nodes."""
     found = []
     for leftmost in pipe.published_text().branch_leftmost:
@@ -97,7 +97,7 @@ def _triggers(state: State, pipe: CompiledPipe) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _chase(state: State, view: CompiledPipe, name: str | None) -> str | None:
+def _chase(state: BuildState, view: CompiledPipe, name: str | None) -> str | None:
     """The datasource behind a name, through nodes and other pipes. Raises VIEW_SHAPE for a template in between."""
     pipe = view
     while name is not None and name not in state.datasources:
@@ -115,7 +115,7 @@ def _chase(state: State, view: CompiledPipe, name: str | None) -> str | None:
     return name
 
 
-def _refuse_templates(state: State, view: CompiledPipe) -> None:
+def _refuse_templates(state: BuildState, view: CompiledPipe) -> None:
     """Refuse a view that reads a template anywhere, also behind other pipes and beside its first table."""
     waiting, seen = [view], {view.name}
     while waiting:
@@ -139,7 +139,7 @@ def _on_a_template(view: CompiledPipe, pipe: CompiledPipe, node: CompiledNode) -
     )
 
 
-def _implicit_target(state: State, pipe: CompiledPipe, target: MaterializedTarget) -> Datasource:
+def _implicit_target(state: BuildState, pipe: CompiledPipe, target: MaterializedTarget) -> Datasource:
     if target.engine is None:
         raise RookeryError(
             UNKNOWN_TABLE,
@@ -162,7 +162,7 @@ def _implicit_target(state: State, pipe: CompiledPipe, target: MaterializedTarge
 
 
 def _tenant_target(
-    state: State,
+    state: BuildState,
     pipe: CompiledPipe,
     target: MaterializedTarget,
     source: Datasource,
@@ -197,7 +197,7 @@ def _tenant_target(
     return source.model_copy(update={"tenant": Tenant(column=tenant, landing=False)})
 
 
-def _must_keep_tenants_apart(state: State, pipe: CompiledPipe, tenant: str) -> None:
+def _must_keep_tenants_apart(state: BuildState, pipe: CompiledPipe, tenant: str) -> None:
     """Refuse a pipe into a datasource with a tenant column unless rows keep their tenant. Raises RK2013."""
     reads = datasources_of(state, pipe.name, set())
     if not any(state.relations[n].tenant for n in reads):
@@ -208,7 +208,7 @@ def _must_keep_tenants_apart(state: State, pipe: CompiledPipe, tenant: str) -> N
         raise RookeryError(TENANT_MIX, message, hint="read the datasource first in FROM", place=pipe.place)
 
 
-def _named_in(state: State, pipe: CompiledPipe, seen: set[str]) -> set[str]:
+def _named_in(state: BuildState, pipe: CompiledPipe, seen: set[str]) -> set[str]:
     """Every name that a pipe, or one that it reads, gives to a value."""
     found: set[str] = set()
     for node in pipe.needed():
@@ -221,7 +221,7 @@ def _named_in(state: State, pipe: CompiledPipe, seen: set[str]) -> set[str]:
 
 
 def _keeps_tenants_apart(
-    state: State, pipe: CompiledPipe, tenant: str, known: dict[str, bool], names: frozenset[str]
+    state: BuildState, pipe: CompiledPipe, tenant: str, known: dict[str, bool], names: frozenset[str]
 ) -> bool:
     """Whether a pipe's output holds tenants' rows; each node is proved to keep them apart. Raises RK2013."""
     bearing = {n for n, r in state.relations.items() if r.tenant == tenant}

@@ -15,11 +15,13 @@ from engine.compiler import storage
 from engine.compiler.build import Build
 from engine.compiler.compose import assemble
 from engine.compiler.pipes import CompiledPipe, MaterializedTarget
-from engine.compiler.scope import ALIAS, Bound, Relation, is_encoded, select, tenant_literal
+from engine.compiler.scope import TABLE_ALIAS, Bound, Relation, is_encoded, select, tenant_literal
 from engine.schema import Column, Mark, Name, Schema, Table, View, fingerprint, nest_database, quote
 
 AFTER, UPTO = "rk_after", "rk_upto"
-LOG_RANGE = f"WHERE {ALIAS}._block_number > {{{AFTER}:UInt64}} AND {ALIAS}._block_number <= {{{UPTO}:UInt64}}"
+LOG_RANGE = (
+    f"WHERE {TABLE_ALIAS}._block_number > {{{AFTER}:UInt64}} AND {TABLE_ALIAS}._block_number <= {{{UPTO}:UInt64}}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,8 @@ class Reader:
     without: tuple[str, ...] = ()
 
 
-WORKSPACE = Reader("workspace")
-POOL = Reader("pool")
+WORKSPACE_READER = Reader("workspace")
+POOL_READER = Reader("pool")
 
 
 def nest_reader(workspace: str, tenant: str) -> Reader:
@@ -53,7 +55,9 @@ def workspace_schema(build: Build) -> Schema:
     views: list[View] = []
     for pipe in build.materialized():
         assert pipe.target is not None
-        views.extend(pipe_views(build, pipe, pipe.target, POOL if pipe.target.per_tenant else WORKSPACE))
+        views.extend(
+            pipe_views(build, pipe, pipe.target, POOL_READER if pipe.target.per_tenant else WORKSPACE_READER)
+        )
     return Schema.of({build.workspace}, tables, views)
 
 
@@ -66,7 +70,7 @@ def nest_schema(build: Build, tenant: str, routed: Collection[str] = ()) -> Sche
     feeds: list[View] = []
     for name, relation in build.relations.items():
         if build.reaches_nests(name):
-            make = storage.nest_table if relation.in_nest else storage.inlet
+            make = storage.nest_table if relation.in_nest else storage.null_table
             tables.append(make(build.datasources[name], build.workspace, reader.nest, tenant))
             if name not in routed:
                 (views if relation.in_nest else feeds).append(_copy_view(build, relation, reader))
@@ -173,8 +177,8 @@ def _stands_for(build: Build, relation: Relation, reader: Reader) -> tuple[Name,
         return shared, []
     conditions = [_among(relation, "IN", reader.only), _among(relation, "NOT IN", reader.without)]
     if reader.kind == "pool":
-        pool = Name(build.workspace, storage.POOL).sql()
-        conditions.insert(0, f"toString({ALIAS}.{quote(relation.tenant)}) IN (SELECT id FROM {pool})")
+        pool = Name(build.workspace, storage.POOL_TABLE).sql()
+        conditions.insert(0, f"toString({TABLE_ALIAS}.{quote(relation.tenant)}) IN (SELECT id FROM {pool})")
     return shared, [c for c in conditions if c]
 
 
@@ -207,12 +211,12 @@ def _bound(build: Build, relation: Relation, reader: Reader, *, ranged: bool | N
 
 
 def _is(relation: Relation, tenant: str) -> str:
-    return f"{ALIAS}.{quote(relation.tenant or '')} = {tenant_literal(relation.tenant_type, tenant)}"
+    return f"{TABLE_ALIAS}.{quote(relation.tenant or '')} = {tenant_literal(relation.tenant_type, tenant)}"
 
 
 def _among(relation: Relation, operator: str, tenants: tuple[str, ...]) -> str:
     literals = ", ".join(tenant_literal(relation.tenant_type, t) for t in tenants)
-    return f"{ALIAS}.{quote(relation.tenant or '')} {operator} ({literals})" if tenants else ""
+    return f"{TABLE_ALIAS}.{quote(relation.tenant or '')} {operator} ({literals})" if tenants else ""
 
 
 def bounded(history: str, after: int, upto: int) -> str:
@@ -223,8 +227,8 @@ def bounded(history: str, after: int, upto: int) -> str:
 def pool_table(workspace: str) -> Table:
     """The table of pooled tenants' ids."""
     return Table(
-        Name(workspace, storage.POOL),
+        Name(workspace, storage.POOL_TABLE),
         (Column("id", "String"),),
         sorting_key="id",
-        mark=Mark(workspace, storage.POOL, "state"),
+        mark=Mark(workspace, storage.POOL_TABLE, "state"),
     )

@@ -12,7 +12,7 @@ from typing import cast
 
 import structlog
 
-from engine.control.doctor.findings import Finding, Patient, unwell
+from engine.control.doctor.findings import Context, Finding, error
 from engine.control.planning import desired_schema
 from engine.control.push import plan_for_tenants, run
 from engine.errors import RookeryError
@@ -79,7 +79,7 @@ class Deferred:
     def _owed(self) -> set[str]:
         """Tenants that have not caught up with some datasource."""
         positions = router_of(self._workspace).positions().values()
-        return {t for p in positions for cohort in p.strays for t in cohort.members}
+        return {t for p in positions for group in p.lagging for t in group.members}
 
     def _watch(self) -> None:
         pause = EVERY
@@ -110,11 +110,11 @@ def deferred_of(workspace: Workspace) -> Deferred:
     return cast(Deferred, found)
 
 
-def deferred_views(patient: Patient) -> Iterator[Finding]:
+def deferred_views(patient: Context) -> Iterator[Finding]:
     """Views that wait until their tenants have caught up."""
     for view, note in sorted(patient.workspace.registry.read(DEFERRED).items()):
         why = f"it is not made yet, since tenant {note['tenant']} is owed rows, which it would take twice"
-        yield unwell(
+        yield error(
             "deferred-view",
             view,
             f"{why}; waiting since {note['since']}",

@@ -12,7 +12,7 @@ from engine.schema import Name
 from engine.warehouse import ddl
 from engine.workspace.workspace import Workspace
 
-PATIENCE = 300.0
+DELETE_TIMEOUT_SECONDS = 300.0
 """Seconds to wait for the engine to have taken rows out."""
 
 
@@ -23,9 +23,9 @@ def leave_pool(workspace: Workspace, tenant: str) -> None:
     gets to it, which under load may be half a minute.
     """
     pool = pool_table(workspace.name)
-    fresh = replace(pool, name=Name(workspace.name, f"{storage.POOL}_next"))
+    fresh = replace(pool, name=Name(workspace.name, f"{storage.POOL_TABLE}_next"))
     warehouse = workspace.warehouse
-    with workspace.fence.exclusive():
+    with workspace.insert_lock.exclusive():
         warehouse.execute(ddl.drop_table(fresh.name))
         warehouse.execute(ddl.create_table(fresh))
         kept = f"SELECT id FROM {pool.name.sql()} WHERE id != {{id:String}}"
@@ -42,7 +42,7 @@ def delete_rows(workspace: Workspace, table: Name, condition: str) -> None:
 
 def wait_until_deleted(workspace: Workspace, table: Name) -> None:
     """Wait until all deletions of a table's rows are done. Raises RK3010 when the engine does not manage to."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + DELETE_TIMEOUT_SECONDS
     pause = 0.01
     while reasons := _unfinished(workspace, table):
         if any(reasons) or time.monotonic() > deadline:

@@ -10,15 +10,15 @@ from typing import Any
 from engine.compiler.build import Build
 from engine.compiler.scope import Relation
 from engine.compiler.views import nest_schema, workspace_schema
-from engine.fanout.landing_log import Log
-from engine.fanout.offsets import Cohort, Piece
+from engine.fanout.landing_log import LandingLog
+from engine.fanout.offsets import ConsumerGroup, LogRange
 from engine.fanout.router import router_of
 from engine.fanout.suspended_views import suspended
 from engine.fanout.worker import Position
 from engine.schema import Name, nest_database
 from engine.workspace.workspace import Snapshot, Workspace
 
-NAMED = 100
+MAX_NAMED_TENANTS = 100
 """Tenants up to which a query names them; with more, the rows of all are counted."""
 
 
@@ -50,7 +50,7 @@ def status(workspace: Workspace) -> dict[str, Any]:
         if position is None:
             found.append(_direct(snapshot, name, missing.get(name, set())))
         else:
-            log = Log(workspace.warehouse, workspace.name, relation)
+            log = LandingLog(workspace.warehouse, workspace.name, relation)
             found.append(_routed(log, position, missing.get(name, set())))
     return {"datasources": found, "suspended": down}
 
@@ -58,8 +58,8 @@ def status(workspace: Workspace) -> dict[str, Any]:
 def retry(workspace: Workspace) -> dict[str, Any]:
     """Try at once what waits for its next try. Returns how many tenants that are, by datasource."""
     router = router_of(workspace)
-    waiting = {name: sum(len(c.members) for c in p.strays) for name, p in router.positions().items()}
-    router.nudge()
+    waiting = {name: sum(len(c.members) for c in p.lagging) for name, p in router.positions().items()}
+    router.retry_now()
     return {"retried": {name: count for name, count in waiting.items() if count}}
 
 
@@ -76,12 +76,12 @@ def lags(workspace: Workspace) -> dict[str, Lag]:
         position = positions.get(name)
         if position is None:
             continue
-        log = Log(workspace.warehouse, workspace.name, relation)
-        for cohort in (position.main, *position.strays):
-            for tenant, (rows, seconds) in _outstanding(log, cohort).items():
+        log = LandingLog(workspace.warehouse, workspace.name, relation)
+        for group in (position.main, *position.lagging):
+            for tenant, (rows, seconds) in _outstanding(log, group).items():
                 add(tenant, Lag(rows, seconds))
-            for tenant in cohort.members if cohort.error else ():
-                add(tenant, Lag(error=cohort.error))
+            for tenant in group.members if group.error else ():
+                add(tenant, Lag(error=group.error))
     for view in suspended(workspace):
         what = "goes on without this tenant" if view.get("without") else "is down"
         for tenant in view.get("without") or _waiting(snapshot, view["view"]):
@@ -89,11 +89,11 @@ def lags(workspace: Workspace) -> dict[str, Lag]:
     return found
 
 
-def out_of_step(workspace: Workspace) -> dict[str, set[str]]:
+def lagging(workspace: Workspace) -> dict[str, set[str]]:
     """Tenants that are known to lack rows, by landing datasource."""
     found = _missing(workspace.current, [v["view"] for v in suspended(workspace)])
     for name, position in router_of(workspace).positions().items():
-        found.setdefault(name, set()).update(*(c.members for c in position.strays))
+        found.setdefault(name, set()).update(*(c.members for c in position.lagging))
     return found
 
 
@@ -122,18 +122,18 @@ def lag_by_datasource(workspace: Workspace) -> Iterator[tuple[str, Lag, int]]:
         if position is None:
             yield name, Lag(), 0
         else:
-            log = Log(workspace.warehouse, workspace.name, relation)
-            yield name, _main_lag(log, position), sum(len(c.members) for c in position.strays)
+            log = LandingLog(workspace.warehouse, workspace.name, relation)
+            yield name, _main_lag(log, position), sum(len(c.members) for c in position.lagging)
 
 
-def _main_lag(log: Log, position: Position) -> Lag:
+def _main_lag(log: LandingLog, position: Position) -> Lag:
     outstanding = _outstanding(log, position.main).values()
     rows, oldest = sum(rows for rows, _ in outstanding), max((age for _, age in outstanding), default=0.0)
     # Landing tells the time in whole seconds. The lane knows better, but also of rows that nobody in step awaits.
     return Lag(rows, max(position.seconds, oldest)) if rows else Lag()
 
 
-def _routed(log: Log, position: Position, missing: Collection[str]) -> dict[str, Any]:
+def _routed(log: LandingLog, position: Position, missing: Collection[str]) -> dict[str, Any]:
     lag = _main_lag(log, position)
     return {
         "datasource": log.relation.name,
@@ -141,34 +141,34 @@ def _routed(log: Log, position: Position, missing: Collection[str]) -> dict[str,
         "rows": lag.rows,
         "seconds": lag.seconds,
         "in_step": len(position.main.members - set(missing)),
-        "strays": [s for cohort in position.strays for s in _strays(log, cohort)],
+        "strays": [s for group in position.lagging for s in _strays(log, group)],
     }
 
 
-def _outstanding(log: Log, cohort: Cohort) -> dict[str, tuple[int, float]]:
-    named = cohort.members if len(cohort.members) <= NAMED else None
-    found = log.outstanding(cohort.cursor.at, cohort.cursor.done, named)
-    return {tenant: lag for tenant, lag in found.items() if tenant in cohort.members}
+def _outstanding(log: LandingLog, group: ConsumerGroup) -> dict[str, tuple[int, float]]:
+    named = group.members if len(group.members) <= MAX_NAMED_TENANTS else None
+    found = log.outstanding(group.cursor.at, group.cursor.done, named)
+    return {tenant: lag for tenant, lag in found.items() if tenant in group.members}
 
 
-def _strays(log: Log, cohort: Cohort) -> Iterator[dict[str, Any]]:
-    outstanding = _outstanding(log, cohort)
-    since = datetime.fromtimestamp(cohort.since, UTC).isoformat(timespec="seconds")
-    for tenant in sorted(cohort.members):
+def _strays(log: LandingLog, group: ConsumerGroup) -> Iterator[dict[str, Any]]:
+    outstanding = _outstanding(log, group)
+    since = datetime.fromtimestamp(group.since, UTC).isoformat(timespec="seconds")
+    for tenant in sorted(group.members):
         rows, seconds = outstanding.get(tenant, (0, 0.0))
         yield {
             "tenant": tenant,
-            "error": cohort.error or None,
-            "tries": cohort.tries,
+            "error": group.error or None,
+            "tries": group.tries,
             "since": since,
             "rows": rows,
             "seconds": seconds,
-            "at": cohort.cursor.at,
-            "piece": _piece(cohort.cursor.piece),
+            "at": group.cursor.at,
+            "piece": _piece(group.cursor.piece),
         }
 
 
-def _piece(piece: Piece | None) -> dict[str, Any] | None:
+def _piece(piece: LogRange | None) -> dict[str, Any] | None:
     """The piece that may have arrived in part: batches, or a range of blocks without some batches."""
     if piece is None:
         return None

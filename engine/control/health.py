@@ -9,7 +9,7 @@ from collections.abc import Callable
 from engine.workspace.disk import Damage, damaged_parts, shortage
 from engine.workspace.workspace import Workspace
 
-EVERY = 15.0
+DISK_CHECK_SECONDS = 15.0
 """Seconds for which what is known of parts is good enough."""
 
 
@@ -33,7 +33,7 @@ class Health:
 
     def _damaged(self) -> Damage | None:
         with self._lock:
-            if self._looked is None or self._now() - self._looked >= EVERY:
+            if self._looked is None or self._now() - self._looked >= DISK_CHECK_SECONDS:
                 self._damage = next(damaged_parts(self._workspace), None)
                 self._looked = self._now()
             return self._damage

@@ -12,15 +12,15 @@ from engine.errors import AMBIGUOUS_NODE, BAD_NAME, TARGET_COLUMNS, TARGET_EXIST
 from engine.project.fields import name_fault
 from engine.project.model import Column, Datasource, Engine, Materialize, Pipe, Project, Tenant
 from engine.project.write import render_datasource, update_pipe
-from engine.workspace.workspace import Source, Workspace, parse_sources
+from engine.workspace.workspace import DeployedFile, Workspace, parse_sources
 
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
     """The files that `materialize` writes: the target's and the pipe's new form, with the engine's reason."""
 
-    target: Source
-    pipe: Source
+    target: DeployedFile
+    pipe: DeployedFile
     node: str
     reason: str
 
@@ -35,7 +35,7 @@ class Proposal:
 
 def propose(
     workspace: Workspace,
-    given: Mapping[str, Source],
+    given: Mapping[str, DeployedFile],
     pipe_name: str,
     target: str,
     *,
@@ -88,7 +88,7 @@ def propose(
     materialize = Materialize(target=target, node=chosen, per_tenant=per_tenant)
     updated = update_pipe(source.text, pipe_name, materialize, source.file)
     file = sources[target].file if target in sources else f"datasources/{target}.yaml"
-    return Proposal(Source(text, file), Source(updated, source.file), chosen, reason)
+    return Proposal(DeployedFile(text, file), DeployedFile(updated, source.file), chosen, reason)
 
 
 def _columns(build: Build, pipe: Pipe) -> tuple[Column, ...]:

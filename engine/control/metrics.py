@@ -18,8 +18,8 @@ def exposition(workspace: Workspace, waiting_bytes: int) -> bytes:
 def _gauges(workspace: Workspace, waiting_bytes: int) -> Iterator[tuple[str, float, Mapping[str, str]]]:
     yield "waiting_bytes", waiting_bytes, {}
     yield "suspended_views", len(suspended(workspace)), {}
-    for name, lag, strays in lag_by_datasource(workspace):
+    for name, lag, lagging in lag_by_datasource(workspace):
         label = {"datasource": name}
         yield "fanout_lag_rows", lag.rows, label
         yield "fanout_lag_seconds", lag.seconds, label
-        yield "fanout_strays", strays, label
+        yield "fanout_strays", lagging, label

@@ -6,11 +6,11 @@ workspace they run as well and find nothing to do.
 
 from __future__ import annotations
 
-from engine.control.view_upgrades import respell_views
+from engine.control.view_upgrades import upgrade_views
 from engine.workspace.layout import Migration, run_pending
 from engine.workspace.workspace import Workspace
 
-MIGRATIONS: tuple[Migration[Workspace], ...] = (Migration("views that re-encode columns", respell_views),)
+MIGRATIONS: tuple[Migration[Workspace], ...] = (Migration("views that re-encode columns", upgrade_views),)
 """In order. A step is added at the end, and none is ever removed."""
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from engine.compiler.build import Build
 from engine.compiler.compose import Verifier
-from engine.compiler.diagnostics import examined
+from engine.compiler.diagnostics import compile_all
 from engine.compiler.pipes import compile_pipe
 from engine.compiler.views import nest_schema, workspace_schema
 from engine.control.change_trial import check_changes
@@ -37,9 +37,9 @@ from engine.errors import (
 from engine.fanout.failing_tenants import why_it_fails
 from engine.fanout.missing_rows import expired, repairable
 from engine.fanout.modes import changes as mode_changes
-from engine.fanout.modes import settle
+from engine.fanout.modes import reconcile_modes
 from engine.fanout.router import router_of
-from engine.fanout.suspended_views import note_down, note_repaired, still_failing, suspended
+from engine.fanout.suspended_views import note_repaired, record_suspended, still_failing, suspended
 from engine.plan.apply import apply
 from engine.plan.backfill import Progress, silent
 from engine.plan.coverage import Coverage
@@ -49,7 +49,7 @@ from engine.project.model import Project
 from engine.schema import Name, Schema
 from engine.warehouse.catalog import occupied, read_schema
 from engine.warehouse.errors import sentence
-from engine.workspace.workspace import DEFERRED, RegistryJournal, Snapshot, Source, Workspace, parse_sources
+from engine.workspace.workspace import DEFERRED, DeployedFile, RegistryJournal, Snapshot, Workspace, parse_sources
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +108,7 @@ class PushResult:
 
 def push(
     workspace: Workspace,
-    given: Mapping[str, Source],
+    given: Mapping[str, DeployedFile],
     options: PushOptions = PushOptions(),
     progress: Progress = silent,
 ) -> PushResult:
@@ -122,13 +122,13 @@ def push(
         project = parse_sources(sources)
         known = sources == snapshot.sources
         tolerated = _deployed_undeclared(snapshot, sources)
-        compiled = examined(
+        compiled = compile_all(
             project, lambda told: snapshot.build if known else workspace.compile(project, told, tolerated)
         )
         check_ids(compiled, snapshot.tenants)
         changes = _changes(snapshot, sources, compiled)
         if not options.dry_run:
-            settle(workspace, snapshot.build)
+            reconcile_modes(workspace, snapshot.build)
             snapshot = workspace.refresh()
         continued = _continued(snapshot, compiled, options.skip_backfill)
         broken = broken_views(workspace, snapshot, compiled)
@@ -161,10 +161,10 @@ def push(
         _record(workspace, snapshot, sources)
         grant_declared(workspace, project)
         snapshot = workspace.refresh()
-        settle(workspace, snapshot.build)
+        reconcile_modes(workspace, snapshot.build)
         if suspended(workspace):
             note_repaired(workspace, desired_schema(snapshot.build, snapshot))
-        router.nudge()
+        router.retry_now()
         sound = [t for t, row in snapshot.tenants.items() if row.placement == "tables" and t not in failing]
         router.wait_for(sound, progress)
         # One tenant's rows are no reason to refuse a push; what all tenants share is.
@@ -221,7 +221,7 @@ def _unchanged(names: frozenset[str]) -> Iterator[RookeryError]:
         yield RookeryError(KEEPS_NOTHING, message)
 
 
-def _deployed_undeclared(snapshot: Snapshot, sources: Mapping[str, Source]) -> frozenset[str]:
+def _deployed_undeclared(snapshot: Snapshot, sources: Mapping[str, DeployedFile]) -> frozenset[str]:
     """Deployed pipes that share tenants' rows undeclared, and that the push does not touch."""
 
     def unchanged(name: str) -> bool:
@@ -321,7 +321,7 @@ def _read_by(build: Build, name: str) -> set[str]:
     return found
 
 
-def merge(snapshot: Snapshot, given: Mapping[str, Source], options: PushOptions) -> dict[str, Source]:
+def merge(snapshot: Snapshot, given: Mapping[str, DeployedFile], options: PushOptions) -> dict[str, DeployedFile]:
     """The sources that will be deployed: the selected given ones over what is there."""
     selected = dict(given)
     if options.only:
@@ -444,7 +444,13 @@ def run(workspace: Workspace, plan: Plan, progress: Progress = silent) -> dict[s
     journal = RegistryJournal(workspace.registry)
     readers = router_of(workspace).start_readers
     delivered = apply(
-        plan, workspace.warehouse, workspace.fence, journal, progress, readers, partial(note_down, workspace)
+        plan,
+        workspace.warehouse,
+        workspace.insert_lock,
+        journal,
+        progress,
+        readers,
+        partial(record_suspended, workspace),
     )
     if workspace.registry.read(DEFERRED):
         workspace.views_wait()
@@ -487,7 +493,7 @@ def _allowed_in_vain(plan: Plan, allowed: frozenset[str], *builds: Build) -> Ite
         )
 
 
-def _changes(snapshot: Snapshot, sources: Mapping[str, Source], build: Build) -> tuple[Change, ...]:
+def _changes(snapshot: Snapshot, sources: Mapping[str, DeployedFile], build: Build) -> tuple[Change, ...]:
     def kind(name: str) -> str:
         return "datasource" if name in build.datasources or name in snapshot.build.datasources else "pipe"
 
@@ -503,15 +509,15 @@ def _changes(snapshot: Snapshot, sources: Mapping[str, Source], build: Build) ->
     return tuple(found)
 
 
-def _record(workspace: Workspace, snapshot: Snapshot, sources: Mapping[str, Source]) -> None:
+def _record(workspace: Workspace, snapshot: Snapshot, sources: Mapping[str, DeployedFile]) -> None:
     changed = {n: {"text": s.text, "file": s.file} for n, s in sources.items() if snapshot.sources.get(n) != s}
     workspace.registry.write("resource", changed)
     workspace.registry.remove("resource", sorted(set(snapshot.sources) - set(sources)))
 
 
-def sources_of(bodies: Iterable[Mapping[str, Any]]) -> dict[str, Source]:
+def sources_of(bodies: Iterable[Mapping[str, Any]]) -> dict[str, DeployedFile]:
     """Sources from plain data: `{name, file, text}` each. Raises RK1005, and RK1007 for a repeated name."""
-    found: dict[str, Source] = {}
+    found: dict[str, DeployedFile] = {}
     for body in bodies:
         values: Sequence[Any] = [body.get(k) for k in ("name", "file", "text")]
         if not all(isinstance(v, str) for v in values):
@@ -519,5 +525,5 @@ def sources_of(bodies: Iterable[Mapping[str, Any]]) -> dict[str, Source]:
         if values[0] in found:
             message = f"`{values[0]}` is given twice: in {found[values[0]].file} and in {values[1]}"
             raise RookeryError(DUPLICATE_NAME, message, hint="rename one of them")
-        found[values[0]] = Source(values[2], values[1])
+        found[values[0]] = DeployedFile(values[2], values[1])
     return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from engine.compiler.build import Build
 from engine.compiler.views import bounded
-from engine.fanout.missing_rows import KIND, repairable, shared_view
+from engine.fanout.missing_rows import SUSPENDED_KIND, repairable, shared_view
 from engine.plan.backfill import block_ranges
 from engine.schema import Name, Schema, View
 from engine.warehouse.catalog import read_schema
@@ -49,7 +49,7 @@ def unknown_lacks(workspace: Workspace, build: Build, views: Sequence[View]) -> 
     """Why it is not known what one of the views lacks, if one does."""
     live = read_schema(workspace.warehouse, workspace.name, [workspace.name])
     lacks = repairable(workspace, build, Schema.of((), (), views), live)
-    down = workspace.registry.read(KIND).keys()
+    down = workspace.registry.read(SUSPENDED_KIND).keys()
     for view in views:
         standing = live.views.get(view.name)
         whole = standing is not None and not (standing.mark is not None and standing.mark.without)

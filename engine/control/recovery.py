@@ -9,11 +9,11 @@ import structlog
 from engine.compiler import storage
 from engine.control.migrations import migrate
 from engine.errors import APPLY_FAILED, RookeryError
-from engine.fanout.missing_rows import KIND as SUSPENDED
+from engine.fanout.missing_rows import SUSPENDED_KIND as SUSPENDED
 from engine.fanout.missing_rows import clamp
-from engine.fanout.modes import settle
+from engine.fanout.modes import reconcile_modes
 from engine.fanout.startup_recovery import complete
-from engine.plan.backfill import History, Progress, deliver, silent
+from engine.plan.backfill import Backfill, Progress, deliver, silent
 from engine.schema import Mark, Name
 from engine.warehouse.catalog import wake_named
 from engine.workspace.workspace import RegistryJournal, Workspace
@@ -35,7 +35,7 @@ def resume(workspace: Workspace, progress: Progress = silent) -> dict[str, int]:
     return deliver(valid, workspace.warehouse, journal, progress, _tell)
 
 
-def undelivered(workspace: Workspace, concerns: Callable[[History], bool]) -> RookeryError | None:
+def undelivered(workspace: Workspace, concerns: Callable[[Backfill], bool]) -> RookeryError | None:
     """RK3010 for a noted history that could not be delivered, if there is one that concerns whoever asks."""
     stuck = [h for h in RegistryJournal(workspace.registry).outstanding() if concerns(h)]
     if not stuck:
@@ -49,7 +49,7 @@ def undelivered(workspace: Workspace, concerns: Callable[[History], bool]) -> Ro
     )
 
 
-def _tell(item: History, exc: RookeryError) -> None:
+def _tell(item: Backfill, exc: RookeryError) -> None:
     log.error("history waits", view=item.view, tenant=item.tenant, error=exc)
 
 
@@ -64,7 +64,7 @@ def finish(workspace: Workspace) -> None:
             complete(workspace)
             resume(workspace)
             migrate(workspace)
-            settle(workspace, workspace.current.build)
+            reconcile_modes(workspace, workspace.current.build)
             _wake_expiring(workspace)
         except RookeryError as exc:
             log.error("history could not be delivered; run the command again", error=exc)
@@ -76,7 +76,7 @@ def _wake_expiring(workspace: Workspace) -> None:
     wake_named(workspace.warehouse, workspace.name, [d.name for d in datasources if d.engine.ttl])
 
 
-def _sorted_out(workspace: Workspace, notes: list[History]) -> tuple[list[History], list[History]]:
+def _sorted_out(workspace: Workspace, notes: list[Backfill]) -> tuple[list[Backfill], list[Backfill]]:
     """Deliveries into views that stand, and those that are void; others wait until their suspended view is back."""
     views = workspace.warehouse.query(
         "SELECT concat(database, '.', name), comment FROM system.tables "
@@ -85,9 +85,9 @@ def _sorted_out(workspace: Workspace, notes: list[History]) -> tuple[list[Histor
     )
     marks = {name: Mark.read(comment) for name, comment in views.rows}
     suspended = workspace.registry.read(SUSPENDED)
-    pool = workspace.warehouse.query(f"SELECT id FROM {Name(workspace.name, storage.POOL).sql()}")
+    pool = workspace.warehouse.query(f"SELECT id FROM {Name(workspace.name, storage.POOL_TABLE).sql()}")
     pooled = {row[0] for row in pool.rows}
-    valid, void = list[History](), list[History]()
+    valid, void = list[Backfill](), list[Backfill]()
     for note in notes:
         mark = marks.get(note.view)
         narrowed = mark is not None and bool(mark.without)
@@ -100,5 +100,5 @@ def _sorted_out(workspace: Workspace, notes: list[History]) -> tuple[list[Histor
     return valid, void
 
 
-def _of_pool(workspace: Workspace, note: History) -> bool:
+def _of_pool(workspace: Workspace, note: Backfill) -> bool:
     return note.tenant is not None and note.view.startswith(f"{workspace.name}.")

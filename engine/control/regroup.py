@@ -12,7 +12,7 @@ import secrets
 from engine.compiler.build import Build
 from engine.compiler.groups import key_of
 from engine.compiler.scope import GROUP_TENANTS
-from engine.compiler.views import WORKSPACE, pipe_views
+from engine.compiler.views import WORKSPACE_READER, pipe_views
 from engine.control.received_blocks import Received, received, selects, unknown_lacks
 from engine.control.recovery import resume, undelivered
 from engine.plan.backfill import block_ranges
@@ -77,7 +77,7 @@ def _views_into(build: Build, name: str) -> list[View]:
         v
         for p in build.materialized()
         if p.target and p.target.name == name
-        for v in pipe_views(build, p, p.target, WORKSPACE)
+        for v in pipe_views(build, p, p.target, WORKSPACE_READER)
     ]
 
 
@@ -89,7 +89,7 @@ def _lacking(workspace: Workspace, build: Build, name: str, tenant: str) -> bool
     there = Name(f"{workspace.name}_scratch", f"_rk_rows_{secrets.token_hex(4)}")
     warehouse.execute(ddl.create_database(there.database))
     try:
-        with workspace.fence.exclusive():
+        with workspace.insert_lock.exclusive():
             upto = {v.source: _newest(workspace, v.source) for v in views}
             warehouse.execute(
                 f"CREATE TABLE {there.sql()} ENGINE = MergeTree ORDER BY tuple() AS SELECT {keys}, {_BY_TENANT} "
@@ -159,13 +159,13 @@ class _Groups:
 
     def compute(self) -> None:
         """Compute most of it while inserts go on, and what has come since with inserts held back."""
-        with self._workspace.fence.exclusive():
-            self._workspace.fence.settle()
+        with self._workspace.insert_lock.exclusive():
+            self._workspace.insert_lock.settle()
             before, after = self._parts(), self._heads()
         self._begin()
         self._fill(before, dict.fromkeys(after, 0), after)
-        with self._workspace.fence.exclusive():
-            self._workspace.fence.settle()
+        with self._workspace.insert_lock.exclusive():
+            self._workspace.insert_lock.settle()
             parts, heads = self._parts(), self._heads()
             if parts == before:
                 self._fill(parts, after, heads)

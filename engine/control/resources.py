@@ -7,12 +7,12 @@ from typing import Any
 from engine.compiler.build import Build, parameters_of
 from engine.control.push import plan_for, run
 from engine.errors import DEPENDENTS, UNKNOWN_RESOURCE, RookeryError
-from engine.fanout.modes import settle
+from engine.fanout.modes import reconcile_modes
 from engine.plan.steps import Plan
 from engine.schema import Name
 from engine.tokens import StaticToken
 from engine.warehouse.catalog import wake_named
-from engine.workspace.workspace import Snapshot, Source, Workspace, parse_sources
+from engine.workspace.workspace import DeployedFile, Snapshot, Workspace, parse_sources
 
 
 def datasources(workspace: Workspace) -> list[dict[str, Any]]:
@@ -156,13 +156,13 @@ def remove(workspace: Workspace, kind: str, name: str, *, force: bool = False, d
 
 
 def _take_out(workspace: Workspace, snapshot: Snapshot, gone: list[str]) -> None:
-    sources: dict[str, Source] = {n: s for n, s in snapshot.sources.items() if n not in gone}
+    sources: dict[str, DeployedFile] = {n: s for n, s in snapshot.sources.items() if n not in gone}
     compiled = workspace.compile(parse_sources(sources), tolerated=None)
     _forget_tokens(workspace, snapshot, gone)
     workspace.registry.remove("resource", [n for n in gone if n in snapshot.sources])
     plan = plan_for(workspace, snapshot, compiled, prune=True)
     run(workspace, Plan(tuple(s for s in plan.steps if s.resource in gone)))
-    settle(workspace, workspace.refresh().build)
+    reconcile_modes(workspace, workspace.refresh().build)
 
 
 def _forget_tokens(workspace: Workspace, snapshot: Snapshot, gone: list[str]) -> None:

@@ -16,7 +16,7 @@ import orjson
 from engine.compiler import storage
 from engine.compiler.build import Build
 from engine.compiler.scope import tenant_literal
-from engine.compiler.views import POOL, Reader, pipe_views
+from engine.compiler.views import POOL_READER, Reader, pipe_views
 from engine.control.erasure import delete_rows, leave_pool
 from engine.control.fanout_status import Lag, lags
 from engine.control.ids import check_id
@@ -25,17 +25,17 @@ from engine.control.recovery import resume, undelivered
 from engine.control.regroup import incomplete_groups, recompute_groups
 from engine.errors import BAD_VALUE, DESTRUCTIVE, PLACEMENT, UNKNOWN_TENANT, RookeryError
 from engine.fanout.missing_rows import complete_views, forget, joined
-from engine.fanout.modes import settle
+from engine.fanout.modes import reconcile_modes
 from engine.fanout.router import router_of
 from engine.plan.backfill import Progress, block_ranges, history, silent
 from engine.plan.steps import Plan
 from engine.schema import Name, literal, nest_database, quote
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema, wake
-from engine.warehouse.checked_inserts import insert_whole
-from engine.workspace.workspace import RegistryJournal, Tenant, Workspace
+from engine.warehouse.checked_inserts import insert_checked
+from engine.workspace.workspace import RegistryJournal, TenantRecord, Workspace
 
-ERASING = "erasing"
+ERASURE_KIND = "erasing"
 """The registry's kind of erasures that have begun, by tenant, with the views that had lost nothing by then."""
 PLACEMENTS = ("pooled", "tables")
 
@@ -44,7 +44,7 @@ PLACEMENTS = ("pooled", "tables")
 class Provisioned:
     """Outcome for one tenant: whether it is new, and into how many views history was delivered."""
 
-    tenant: Tenant
+    tenant: TenantRecord
     created: bool
     delivered: int
 
@@ -78,7 +78,7 @@ def add(
                 )
         fresh = [t for t in dict.fromkeys(ids) if t not in snapshot.tenants]
         moment = datetime.now(UTC).isoformat(timespec="seconds")
-        rows = {t: Tenant(t, placement or "pooled", "adding", moment) for t in fresh}  # type: ignore[arg-type]
+        rows = {t: TenantRecord(t, placement or "pooled", "adding", moment) for t in fresh}  # type: ignore[arg-type]
         workspace.registry.write("tenant", {t: r.as_dict() for t, r in rows.items()})
         snapshot = workspace.refresh()
         wanted = [snapshot.tenants[t] for t in dict.fromkeys(ids)]
@@ -89,11 +89,11 @@ def add(
         return [Provisioned(snapshot.tenants[t.id], t.id in rows, delivered) for t in wanted]
 
 
-def _provision(workspace: Workspace, tenants: Sequence[Tenant], progress: Progress) -> int:
+def _provision(workspace: Workspace, tenants: Sequence[TenantRecord], progress: Progress) -> int:
     delivered = 0
     own = [t.id for t in tenants if t.placement == "tables"]
     if own:
-        settle(workspace, workspace.current.build)
+        reconcile_modes(workspace, workspace.current.build)
         plan = plan_for_tenants(workspace, own)
         permit(Plan(plan.lost))
         delivered += len(run(workspace, plan, progress))
@@ -108,20 +108,20 @@ def _provision(workspace: Workspace, tenants: Sequence[Tenant], progress: Progre
 def _join_pool(workspace: Workspace, tenants: Sequence[str], progress: Progress) -> int:
     """Enter tenants into the pool behind the fence, then deliver their history into the shared targets."""
     build = workspace.current.build
-    pool = Name(workspace.name, storage.POOL)
+    pool = Name(workspace.name, storage.POOL_TABLE)
     known = {r[0] for r in workspace.warehouse.query(f"SELECT id FROM {pool.sql()}").rows}
     fresh = [t for t in tenants if t not in known]
     journal = RegistryJournal(workspace.registry)
     resume(workspace)
     if fresh:
         shared = [p for p in build.materialized() if p.target and p.target.per_tenant]
-        with workspace.fence.exclusive():
-            workspace.fence.settle()
+        with workspace.insert_lock.exclusive():
+            workspace.insert_lock.settle()
             suspended = joined(workspace, fresh)
             histories = []
             for pipe in shared:
                 assert pipe.target is not None
-                sources = {v.source for v in pipe_views(build, pipe, pipe.target, POOL)}
+                sources = {v.source for v in pipe_views(build, pipe, pipe.target, POOL_READER)}
                 ranges = {s: block_ranges(workspace.warehouse, s) for s in sources if _is_landing(build, s)}
                 for tenant in fresh:
                     views = pipe_views(build, pipe, pipe.target, Reader("pool", tenant))
@@ -130,7 +130,7 @@ def _join_pool(workspace: Workspace, tenants: Sequence[str], progress: Progress)
             journal.note(histories)
             journal.settle()
             body = b"\n".join(b'{"id":' + _json(t) + b"}" for t in fresh)
-            insert_whole(workspace.warehouse, pool, body, ("id",))
+            insert_checked(workspace.warehouse, pool, body, ("id",))
     delivered = resume(workspace, progress)
     _all_delivered(workspace, tenants)
     return len(delivered)
@@ -193,7 +193,7 @@ def _drop_nest(workspace: Workspace, tenant: str) -> None:
     live = read_schema(workspace.warehouse, workspace.name)
     views = [v for v in live.views.values() if v.name.database == nest and v.mark and v.mark.tenant == tenant]
     tables = [t for t in live.tables.values() if t.name.database == nest and t.mark and t.mark.tenant == tenant]
-    with workspace.fence.exclusive():
+    with workspace.insert_lock.exclusive():
         for view in views:
             workspace.warehouse.execute(ddl.drop_view(view.name))
     for table in tables:
@@ -217,7 +217,7 @@ def _permit_erasure(workspace: Workspace, build: Build, tenant: str, allow: Coll
 
     An erasure that has begun has been permitted, and what it deletes is no loss: both are noted first.
     """
-    if tenant in workspace.registry.read(ERASING):
+    if tenant in workspace.registry.read(ERASURE_KIND):
         return
     refused = {n: why for n, why in incomplete_groups(workspace, build, tenant).items() if n not in allow}
     if refused:
@@ -232,12 +232,12 @@ def _permit_erasure(workspace: Workspace, build: Build, tenant: str, allow: Coll
             hint=f"to allow it: rookery tenant rm {tenant} --purge {flags}",
         )
     names = [str(v.name) for v in complete_views(workspace)]
-    workspace.registry.write(ERASING, {tenant: {"complete": names}})
+    workspace.registry.write(ERASURE_KIND, {tenant: {"complete": names}})
 
 
 def _erase(workspace: Workspace, build: Build, tenant: str) -> None:
     """Erase a tenant's rows. They are not missing from then on: nothing is to be made from them again."""
-    complete = {*workspace.registry.read(ERASING)[tenant]["complete"]}
+    complete = {*workspace.registry.read(ERASURE_KIND)[tenant]["complete"]}
     for relation in build.relations.values():
         if relation.tenant:
             _delete_rows(
@@ -245,11 +245,11 @@ def _erase(workspace: Workspace, build: Build, tenant: str) -> None:
             )
         if relation.tenant and build.takes(relation.name):
             mine = f"{quote(relation.tenant)} = {literal(tenant)} OR c__writer = {literal(tenant)}"
-            delete_rows(workspace, Name(workspace.name, relation.name + storage.QUARANTINE), mine)
+            delete_rows(workspace, Name(workspace.name, relation.name + storage.QUARANTINE_SUFFIX), mine)
     live = read_schema(workspace.warehouse, workspace.name, [workspace.name]).views.values()
     RegistryJournal(workspace.registry).consumed([v for v in live if str(v.name) in complete], ())
     recompute_groups(workspace, build, tenant)
-    workspace.registry.remove(ERASING, [tenant])
+    workspace.registry.remove(ERASURE_KIND, [tenant])
 
 
 def _delete_rows(workspace: Workspace, table: Name, column: str, kind: str, tenant: str) -> None:
@@ -309,7 +309,7 @@ def show(workspace: Workspace, tenant: str) -> dict[str, Any]:
         found = workspace.warehouse.query(
             "SELECT name, engine, ifNull(total_rows, 0) AS rows, ifNull(total_bytes, 0) AS bytes FROM system.tables "
             "WHERE database = {d:String} AND engine NOT IN ('MaterializedView', {i:String}) ORDER BY name",
-            {"d": nest, "i": storage.INLET},
+            {"d": nest, "i": storage.NULL_ENGINE},
         )
         objects = found.dicts()
     rows = rows_by_tenant(workspace).get(tenant, 0)

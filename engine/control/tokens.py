@@ -18,9 +18,9 @@ from engine.template.parameters import coerce
 from engine.tokens import Claims, Scope, SigningKey, StaticToken, sign, static_text
 from engine.workspace.workspace import Snapshot, Workspace
 
-ADMIN = "admin token"
-DAY = 86_400
-MAX_OVERLAP = 366 * DAY
+ADMIN_TOKEN_NAME = "admin token"
+DAY_SECONDS = 86_400
+MAX_OVERLAP_SECONDS = 366 * DAY_SECONDS
 
 
 def admin_text(workspace: Workspace, file: Path) -> str:
@@ -33,7 +33,7 @@ def admin_text(workspace: Workspace, file: Path) -> str:
     with workspace.changes:
         found = next((t for t in workspace.refresh().tokens.values() if t.origin == "admin"), None)
         if found is None:
-            found = StaticToken(ADMIN, (Scope("ADMIN"),), None, secrets.token_hex(12), "admin")
+            found = StaticToken(ADMIN_TOKEN_NAME, (Scope("ADMIN"),), None, secrets.token_hex(12), "admin")
             _store(workspace, found)
     text = text_of(workspace, found)
     if not file.is_file() or file.read_text(encoding="utf-8").strip() != text:
@@ -188,8 +188,8 @@ def signing_key(workspace: Workspace) -> dict[str, Any]:
 
 def rotate(workspace: Workspace, overlap: int) -> dict[str, Any]:
     """Sign with a new key from now on; JWTs of the old ones are accepted for `overlap` more seconds."""
-    if not 0 <= overlap <= MAX_OVERLAP:
-        raise RookeryError(BAD_SCOPE, f"the overlap lies between 0 and {MAX_OVERLAP} seconds")
+    if not 0 <= overlap <= MAX_OVERLAP_SECONDS:
+        raise RookeryError(BAD_SCOPE, f"the overlap lies between 0 and {MAX_OVERLAP_SECONDS} seconds")
     with workspace.changes:
         now = int(time.time())
         keys = workspace.refresh().keys

@@ -7,9 +7,9 @@ from dataclasses import replace
 import structlog
 
 from engine.compiler.build import Build
-from engine.compiler.views import POOL, WORKSPACE, pipe_views
+from engine.compiler.views import POOL_READER, WORKSPACE_READER, pipe_views
 from engine.control.planning import desired_schema
-from engine.fanout.suspended_views import KIND as SUSPENDED
+from engine.fanout.suspended_views import SUSPENDED_KIND as SUSPENDED
 from engine.schema import Name, Schema, View
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema
@@ -17,18 +17,18 @@ from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.layout")
 
-NOTE = "respelling"
+NOTE_KIND = "respelling"
 """Kind of the notes about views that are being replaced."""
 
 
-def respell_views(workspace: Workspace) -> None:
+def upgrade_views(workspace: Workspace) -> None:
     """Bring views to the SQL of this release. It delivers the same rows, so no target changes.
 
     This runs before the first insert. A view that is noted and gone was dropped by a start that was interrupted.
     """
     desired = desired_schema(workspace.current.build, workspace.current)
     live = read_schema(workspace.warehouse, workspace.name).views
-    noted = workspace.registry.read(NOTE)
+    noted = workspace.registry.read(NOTE_KIND)
     _respell_notes(workspace, desired)
     replaced = []
     for name, view in desired.views.items():
@@ -42,12 +42,12 @@ def respell_views(workspace: Workspace) -> None:
         return
     log.info("replacing views", views=len(replaced))
     notes = {v.name.sql(): {"without": list(v.mark.without if v.mark else ())} for v in replaced}
-    workspace.registry.write(NOTE, notes)
-    with workspace.fence.exclusive():
+    workspace.registry.write(NOTE_KIND, notes)
+    with workspace.insert_lock.exclusive():
         for view in replaced:
             workspace.warehouse.execute(ddl.drop_view(view.name))
             workspace.warehouse.execute(ddl.create_view(view))
-    workspace.registry.remove(NOTE, [v.name.sql() for v in replaced])
+    workspace.registry.remove(NOTE_KIND, [v.name.sql() for v in replaced])
 
 
 def _respell_notes(workspace: Workspace, desired: Schema) -> None:
@@ -80,6 +80,6 @@ def _without(build: Build, view: View, tenants: tuple[str, ...]) -> View:
     pipe = build.pipes.get(view.mark.resource) if view.mark else None
     if not tenants or view.mark is None or pipe is None or pipe.target is None:
         return view
-    reader = replace(POOL if pipe.target.per_tenant else WORKSPACE, without=tenants)
+    reader = replace(POOL_READER if pipe.target.per_tenant else WORKSPACE_READER, without=tenants)
     made = next(v for v in pipe_views(build, pipe, pipe.target, reader) if v.name == view.name)
     return replace(made, mark=replace(view.mark, without=tenants))

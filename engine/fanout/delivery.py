@@ -9,14 +9,14 @@ from contextlib import nullcontext
 from engine.compiler.scope import is_encoded, tenant_literal
 from engine.errors import BUSY, UNKNOWN_DATASOURCE, RookeryError
 from engine.fanout.failed_writes import in_nest, take_out_damaged
-from engine.fanout.handover import Landed
-from engine.fanout.landing_log import ROW, Log
-from engine.fanout.offsets import Piece
+from engine.fanout.handover import CommittedBatch
+from engine.fanout.landing_log import ROW_TUPLE, LandingLog
+from engine.fanout.offsets import LogRange
 from engine.schema import Name, nest_database, quote
 from engine.warehouse import ddl
 from engine.workspace.workspace import Workspace
 
-COPIED_FOR = 8
+COPY_STAGE_TENANTS = 8
 """Tenants for whom a stage is copied as landing has it: casts and conditions cost more per tenant than the copy."""
 
 Failures = dict[str, str]
@@ -34,14 +34,14 @@ class Delivery:
         self._hands = hands
         self._merged: tuple[str, Name] | None = None
 
-    def log(self) -> Log:
+    def log(self) -> LandingLog:
         """The datasource's log as it is compiled now. Raises RK5005 when it is gone."""
         relation = self._workspace.current.build.relations.get(self._datasource)
         if relation is None or relation.tenant is None:
             raise RookeryError(UNKNOWN_DATASOURCE, f"there is no datasource `{self._datasource}` any more")
-        return Log(self._workspace.warehouse, self._workspace.name, relation)
+        return LandingLog(self._workspace.warehouse, self._workspace.name, relation)
 
-    def push(self, piece: Piece, batches: Sequence[Landed], chosen: Chosen) -> Failures:
+    def push(self, piece: LogRange, batches: Sequence[CommittedBatch], chosen: Chosen) -> Failures:
         """Deliver batches from their stages; from landing where a stage is gone or has other columns."""
         reader = self.log()
         if not all(b.table and b.columns == reader.relation.columns for b in batches):
@@ -51,7 +51,7 @@ class Delivery:
         if len(batches) > 1:
             source, values, tenant, condition = self._merge(reader, batches)
         present = chosen(self._tenants(source, tenant, condition))
-        if len(batches) == 1 and len(present) >= COPIED_FOR:
+        if len(batches) == 1 and len(present) >= COPY_STAGE_TENANTS:
             source, values, tenant, condition = self._merge(reader, batches)
 
         encoded = is_encoded(reader.relation)
@@ -61,23 +61,23 @@ class Delivery:
             of_tenant = f"FROM {source} WHERE ({condition}) AND {tenant} = {mine}"
             if not encoded:
                 return f"SELECT {values} {of_tenant}"
-            return f"SELECT {reader.own_values(ROW)} FROM (SELECT tuple({values}) AS {ROW} {of_tenant})"
+            return f"SELECT {reader.own_values(ROW_TUPLE)} FROM (SELECT tuple({values}) AS {ROW_TUPLE} {of_tenant})"
 
         return self._spread(reader, piece, present, rows)
 
-    def pull(self, piece: Piece, chosen: Chosen) -> Failures:
+    def pull(self, piece: LogRange, chosen: Chosen) -> Failures:
         """Deliver a piece of landing to those of its tenants that are chosen."""
         reader = self.log()
         return self._spread(reader, piece, chosen(reader.tenants(piece)), lambda one: reader.rows_of(one, piece))
 
-    def pull_for(self, piece: Piece, tenants: set[str]) -> Failures:
+    def pull_for(self, piece: LogRange, tenants: set[str]) -> Failures:
         """Deliver a piece of landing to some tenants; one alone is not asked for its rows first."""
         if len(tenants) > 1:
             return self.pull(piece, lambda present: present & tenants)
         reader = self.log()
         return self._spread(reader, piece, tenants, lambda one: reader.rows_of(one, piece))
 
-    def has_rows_of(self, batch: Landed, tenants: Iterable[str]) -> bool:
+    def has_rows_of(self, batch: CommittedBatch, tenants: Iterable[str]) -> bool:
         """Whether a batch has rows of one of the tenants, or cannot be asked."""
         if not batch.table:
             return True
@@ -92,7 +92,7 @@ class Delivery:
         )
         return {str(row[0]) for row in found.rows}
 
-    def _merge(self, reader: Log, batches: Sequence[Landed]) -> tuple[str, str, str, str]:
+    def _merge(self, reader: LandingLog, batches: Sequence[CommittedBatch]) -> tuple[str, str, str, str]:
         """A table with the rows of the batches, and the SQL of values, tenant and condition over it."""
         columns = [quote(c) for c in reader.relation.columns]
         merged = self._merge_table()
@@ -116,13 +116,13 @@ class Delivery:
             self._merged = (columns, name)
         return self._merged[1]
 
-    def _spread(self, reader: Log, piece: Piece, present: set[str], rows: Callable[[str], str]) -> Failures:
+    def _spread(self, reader: LandingLog, piece: LogRange, present: set[str], rows: Callable[[str], str]) -> Failures:
         """Each tenant's rows into its nest, several at a time. Raises RK6003 when the database has no room at all."""
         failed: Failures = {}
         merged: list[str] = []
-        fence = self._workspace.fence
+        insert_lock = self._workspace.insert_lock
         # Whoever holds the fence alone waits for the hands, which would wait for the fence.
-        guard = nullcontext if fence.mine else fence.shared
+        guard = nullcontext if insert_lock.mine else insert_lock.shared
 
         def give(tenant: str) -> None:
             try:
@@ -150,10 +150,10 @@ class Delivery:
             for done in under_way:
                 done.result()
         if merged:
-            with fence.quiet():
+            with insert_lock.quiet():
                 self._workspace.warehouse.undo_merges()
         if failed:
             # They are tried again under the same token, which a table may remember without having the rows.
-            with fence.quiet():
+            with insert_lock.quiet():
                 self._workspace.warehouse.forget_unfinished()
         return failed

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from engine.compiler.storage import BATCH
-from engine.fanout.missing_rows import KIND, tells_batches
+from engine.compiler.storage import BATCH_COLUMN
+from engine.fanout.missing_rows import SUSPENDED_KIND, tells_batches
 from engine.plan.missing_blocks import Gap, Missing
-from engine.project.lifetimes import DAY, moments
+from engine.project.lifetimes import DAY_SECONDS, moments
 from engine.schema import Name, Schema, Table, literal, quote
 from engine.workspace.workspace import Workspace
 
-NEAR = 7 * DAY
+EXPIRY_NOTICE_SECONDS = 7 * DAY_SECONDS
 """Seconds before rows are removed from which on that is reported."""
 
 
@@ -29,7 +29,7 @@ class Expiring:
 
 def expiring(workspace: Workspace, live: Schema) -> Iterator[Expiring]:
     """What suspended views lack and will not be given any more if they are not repaired within a week."""
-    for name, note in sorted(workspace.registry.read(KIND).items()):
+    for name, note in sorted(workspace.registry.read(SUSPENDED_KIND).items()):
         missing = Missing.of(note.get("missing"))
         source = live.tables.get(missing.source) if missing is not None else None
         if missing is None or source is None:
@@ -41,7 +41,7 @@ def expiring(workspace: Workspace, live: Schema) -> Iterator[Expiring]:
             end = f"least({', '.join(ends)})" if len(ends) > 1 else ends[0]
             found = workspace.warehouse.query(
                 f"SELECT count(), toString(toDateTime(min({end}), 'UTC')) FROM {source.name.sql()} "
-                f"WHERE {_lacking(workspace, source, gap)} AND {end} < toUnixTimestamp(now()) + {NEAR}"
+                f"WHERE {_lacking(workspace, source, gap)} AND {end} < toUnixTimestamp(now()) + {EXPIRY_NOTICE_SECONDS}"
             )
             rows, first = found.rows[0]
             if rows:
@@ -52,7 +52,7 @@ def _lacking(workspace: Workspace, source: Table, gap: Gap) -> str:
     """A condition of the rows in a gap."""
     some = f"_block_number > {gap.after}"
     if gap.batches and tells_batches(workspace, source.name):
-        some = f"({some} OR {BATCH} IN ({', '.join(map(literal, gap.batches))}))"
+        some = f"({some} OR {BATCH_COLUMN} IN ({', '.join(map(literal, gap.batches))}))"
     relation = workspace.current.build.relations.get(source.name.name)
     if gap.tenant is None or relation is None or relation.tenant is None:
         return some

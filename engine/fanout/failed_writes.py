@@ -18,7 +18,7 @@ from engine.workspace.workspace import Snapshot, Workspace
 
 log = structlog.get_logger("rookery.fanout")
 
-MOST_NESTS = 64
+MAX_CHECKED_NESTS = 64
 """Nests that are looked at after an insert whose views reach them; with more, only tables of the workspace are."""
 
 
@@ -32,7 +32,7 @@ def _fed_by(snapshot: Snapshot, datasource: str) -> tuple[Name, ...]:
     build = snapshot.build
     views = list(workspace_schema(build).views.values())
     own = [t for t in snapshot.tenants.values() if t.placement == "tables"]
-    if len(own) <= MOST_NESTS:
+    if len(own) <= MAX_CHECKED_NESTS:
         for tenant in own:
             views += nest_schema(build, tenant.id, snapshot.routed).views.values()
     found = [Name(build.workspace, datasource)]

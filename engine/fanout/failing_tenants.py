@@ -9,21 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from engine.compiler.storage import BATCH
-from engine.compiler.views import POOL, WORKSPACE, bounded, pipe_views
+from engine.compiler.storage import BATCH_COLUMN
+from engine.compiler.views import POOL_READER, WORKSPACE_READER, bounded, pipe_views
 from engine.errors import RookeryError
 from engine.schema import Name, Table, View, literal, quote
 from engine.workspace.workspace import Workspace
 
-MOST_TENANTS = 16
+MAX_EXCLUDED_TENANTS = 16
 """Tenants that one view is left without; when there are more, it is the view that fails and not their rows."""
-AT_ONCE = 1000
+TENANTS_PER_STATEMENT = 1000
 """Tenants that a statement names."""
 EVERY_BLOCK = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class BlockRange:
     """A batch that is in a datasource, and that a view failed on.
 
     `counted` is a SELECT of its rows by tenant from the stage, which has also those that are past a TTL already.
@@ -54,7 +54,7 @@ def why_it_fails(
     return None
 
 
-def without_poisoned(workspace: Workspace, view: View, block: Block) -> View | None:
+def without_failing_tenants(workspace: Workspace, view: View, block: BlockRange) -> View | None:
     """A live view as it goes on without the tenants on whose rows in a block it fails.
 
     None where that does not help: it fails on everybody's rows, on too many tenants', or for another reason.
@@ -73,7 +73,7 @@ def without_poisoned(workspace: Workspace, view: View, block: Block) -> View | N
         return why_it_fails(workspace, made(tuple(tenants), ()), number - 1, number) is not None
 
     poisoned = _search(fails, tried)
-    if not poisoned or len(poisoned) == len(tried) > 1 or len(left_out | poisoned) > MOST_TENANTS:
+    if not poisoned or len(poisoned) == len(tried) > 1 or len(left_out | poisoned) > MAX_EXCLUDED_TENANTS:
         return None
     return made((), tuple(sorted(left_out | poisoned)))
 
@@ -81,8 +81,10 @@ def without_poisoned(workspace: Workspace, view: View, block: Block) -> View | N
 def _search(fails: Callable[[Sequence[str]], bool], tenants: Sequence[str]) -> set[str]:
     """The tenants that fail, by halves; the search ends when there are too many."""
     found: set[str] = set()
-    pending = [tenants[start : start + AT_ONCE] for start in range(0, len(tenants), AT_ONCE)]
-    while pending and len(found) <= MOST_TENANTS:
+    pending = [
+        tenants[start : start + TENANTS_PER_STATEMENT] for start in range(0, len(tenants), TENANTS_PER_STATEMENT)
+    ]
+    while pending and len(found) <= MAX_EXCLUDED_TENANTS:
         some = pending.pop()
         if not fails(some):
             continue
@@ -107,7 +109,7 @@ def _shared_view(
         return None
     if pipe is None or pipe.target is None or view.source != source or view.name.database != workspace.name:
         return None
-    target, reader = pipe.target, POOL if pipe.target.per_tenant else WORKSPACE
+    target, reader = pipe.target, POOL_READER if pipe.target.per_tenant else WORKSPACE_READER
 
     def make(only: tuple[str, ...], without: tuple[str, ...]) -> View:
         views = pipe_views(build, pipe, target, replace(reader, only=only, without=without))
@@ -121,12 +123,12 @@ def _shared_view(
     return make if same else None
 
 
-def _newest(workspace: Workspace, block: Block) -> tuple[int, set[str]] | None:
+def _newest(workspace: Workspace, block: BlockRange) -> tuple[int, set[str]] | None:
     """The number of a batch's block, and the tenants whose rows are in it."""
     relation = workspace.current.build.relations[block.datasource]
     found = workspace.warehouse.query(
         f"SELECT max(_block_number), groupUniqArray(toString({quote(relation.tenant or '')})) "
-        f"FROM {Name(workspace.name, block.datasource).sql()} WHERE {BATCH} = {{b:String}} HAVING count() > 0",
+        f"FROM {Name(workspace.name, block.datasource).sql()} WHERE {BATCH_COLUMN} = {{b:String}} HAVING count() > 0",
         {"b": block.batch},
     )
     return (int(found.rows[0][0]), set(found.rows[0][1])) if found.rows else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Landed:
+class CommittedBatch:
     """A batch in landing.
 
     `values` are the SQL of landing's `columns` over `table`, `tenant` that of the tenant's text, `condition` tells

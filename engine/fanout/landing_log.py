@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 from engine.compiler import storage
 from engine.compiler.encoding import own_values
-from engine.compiler.scope import ALIAS, Relation, select, tenant_literal
-from engine.fanout.offsets import Piece
+from engine.compiler.scope import TABLE_ALIAS, Relation, select, tenant_literal
+from engine.fanout.offsets import LogRange
 from engine.schema import Name, literal, quote
 from engine.warehouse import ddl
 from engine.warehouse.port import Warehouse
 from engine.workspace.workspace import Workspace
 
-ROW = "_rk_row"
+ROW_TUPLE = "_rk_row"
 """A whole row as a tuple."""
-MOST_BLOCKS = 10_000
+MAX_BLOCKS = 10_000
 """Blocks that are looked at together."""
-OURS = "g:"
+GATEWAY_BATCH_PREFIX = "g:"
 """How the identities of the gateway's batches begin."""
 
 
@@ -31,7 +31,7 @@ class Block:
     rows: int
 
 
-class Log:
+class LandingLog:
     """One landing datasource's table, as its readers see it."""
 
     def __init__(self, warehouse: Warehouse, workspace: str, relation: Relation) -> None:
@@ -48,10 +48,10 @@ class Log:
         )
         return int(found.rows[0][0])
 
-    def blocks(self, after: int, most: int = MOST_BLOCKS) -> list[Block]:
+    def blocks(self, after: int, most: int = MAX_BLOCKS) -> list[Block]:
         """Blocks after a number, oldest first."""
         found = self._warehouse.query(
-            f"SELECT _block_number AS b, any({storage.BATCH}), count() FROM {self.table.sql()} "
+            f"SELECT _block_number AS b, any({storage.BATCH_COLUMN}), count() FROM {self.table.sql()} "
             f"WHERE _block_number > {after} GROUP BY b ORDER BY b LIMIT {most}"
         )
         return [Block(int(b), str(batch), int(n)) for b, batch, n in found.rows]
@@ -60,21 +60,21 @@ class Log:
         """The block of a batch that was sent at a time, in seconds since 1970; None if it is not in landing."""
         found = self._warehouse.query(
             f"SELECT max(_block_number), count() FROM {self.table.sql()} "
-            f"PREWHERE {storage.BATCH} = {{b:String}} AND {storage.ARRIVED} >= toDateTime({int(since)}) - 86400",
+            f"PREWHERE {storage.BATCH_COLUMN} = {{b:String}} AND {storage.ARRIVAL_COLUMN} >= toDateTime({int(since)}) - 86400",
             {"b": batch},
         )
         number, rows = found.rows[0]
         return Block(int(number), batch, int(rows)) if rows else None
 
-    def tenants(self, piece: Piece) -> set[str]:
+    def tenants(self, piece: LogRange) -> set[str]:
         """Tenants with rows in a piece."""
-        column = f"{ALIAS}.{quote(self.relation.tenant or '')}"
+        column = f"{TABLE_ALIAS}.{quote(self.relation.tenant or '')}"
         found = self._warehouse.query(
-            f"SELECT DISTINCT toString({column}) FROM {self.table.sql()} AS {ALIAS} {self._where(piece)}"
+            f"SELECT DISTINCT toString({column}) FROM {self.table.sql()} AS {TABLE_ALIAS} {self._where(piece)}"
         )
         return {str(row[0]) for row in found.rows}
 
-    def rows_of(self, tenant: str, piece: Piece) -> str:
+    def rows_of(self, tenant: str, piece: LogRange) -> str:
         """The SELECT of a tenant's rows in a piece."""
         return select(self.relation, self.table, [self.mine(tenant)], suffix=self._where(piece), encode="all")
 
@@ -86,7 +86,7 @@ class Log:
     def mine(self, tenant: str) -> str:
         """The condition of a tenant's rows."""
         own = tenant_literal(self.relation.tenant_type, tenant)
-        return f"{ALIAS}.{quote(self.relation.tenant or '')} = {own}"
+        return f"{TABLE_ALIAS}.{quote(self.relation.tenant or '')} = {own}"
 
     def outstanding(
         self, after: int, done: Iterable[str], tenants: Collection[str] | None = None
@@ -94,13 +94,13 @@ class Log:
         """Rows after a position by tenant (of these, if they are named), and the age of the oldest in seconds."""
         if tenants is not None and not tenants:
             return {}
-        piece = Piece("", after, 1 << 62, without=tuple(done))
-        column = f"{ALIAS}.{quote(self.relation.tenant or '')}"
+        piece = LogRange("", after, 1 << 62, without=tuple(done))
+        column = f"{TABLE_ALIAS}.{quote(self.relation.tenant or '')}"
         own = [tenant_literal(self.relation.tenant_type, t) for t in sorted(tenants or ())]
         mine = f"PREWHERE {column} IN ({', '.join(own)}) " if own else ""
         found = self._warehouse.query(
-            f"SELECT toString({column}) AS t, count(), now() - min({ALIAS}.{storage.ARRIVED}) "
-            f"FROM {self.table.sql()} AS {ALIAS} {mine}{self._where(piece)} GROUP BY t"
+            f"SELECT toString({column}) AS t, count(), now() - min({TABLE_ALIAS}.{storage.ARRIVAL_COLUMN}) "
+            f"FROM {self.table.sql()} AS {TABLE_ALIAS} {mine}{self._where(piece)} GROUP BY t"
         )
         return {str(t): (int(rows), max(0.0, float(age))) for t, rows, age in found.rows}
 
@@ -110,13 +110,15 @@ class Log:
         self._warehouse.execute(ddl.insert_block(target, self.relation.columns, token, rows, max_threads=1))
 
     @staticmethod
-    def _where(piece: Piece) -> str:
-        conditions = [f"{ALIAS}._block_number > {piece.after}"]
+    def _where(piece: LogRange) -> str:
+        conditions = [f"{TABLE_ALIAS}._block_number > {piece.after}"]
         if piece.upto is not None:
-            conditions.append(f"{ALIAS}._block_number <= {piece.upto}")
+            conditions.append(f"{TABLE_ALIAS}._block_number <= {piece.upto}")
         for names, operator in ((piece.batches, "IN"), (piece.without, "NOT IN")):
             if names:
-                conditions.append(f"{ALIAS}.{storage.BATCH} {operator} ({', '.join(map(literal, names))})")
+                conditions.append(
+                    f"{TABLE_ALIAS}.{storage.BATCH_COLUMN} {operator} ({', '.join(map(literal, names))})"
+                )
         return "WHERE " + " AND ".join(conditions)
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import structlog
 
 from engine.compiler.build import Build
-from engine.compiler.storage import BATCH, INLET
-from engine.compiler.views import POOL, WORKSPACE, bounded, nest_schema, pipe_views, workspace_schema
+from engine.compiler.storage import BATCH_COLUMN, NULL_ENGINE
+from engine.compiler.views import POOL_READER, WORKSPACE_READER, bounded, nest_schema, pipe_views, workspace_schema
 from engine.errors import RookeryError
-from engine.fanout.failing_tenants import Block
+from engine.fanout.failing_tenants import BlockRange
 from engine.plan.coverage import Coverage
 from engine.plan.missing_blocks import Gap, Lack, Missing
 from engine.schema import Name, Schema, View, quote
@@ -21,8 +21,8 @@ from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.fanout")
 
-KIND = "suspended"
-MOST_TENANTS = 10_000
+SUSPENDED_KIND = "suspended"
+MAX_COUNTED_TENANTS = 10_000
 """Tenants whose rows in a batch are counted."""
 Made = Callable[[tuple[str, ...], tuple[str, ...]], View]
 """A shared view for some tenants only, or without some."""
@@ -37,7 +37,7 @@ def repairable(
     is another table now, or of which it is not known what they lack.
     """
     found = {}
-    for text, note in workspace.registry.read(KIND).items():
+    for text, note in workspace.registry.read(SUSPENDED_KIND).items():
         database, _, name = text.partition(".")
         view, current = wanted.views.get(Name(database, name)), live.views.get(Name(database, name))
         if view is None or (current is not None and not (current.mark and current.mark.without)):
@@ -87,7 +87,7 @@ def shared_view(build: Build, view: View, source: Name) -> Made | None:
         return None
     if view.source != source or view.name.database != build.workspace:
         return None
-    target, reader = pipe.target, POOL if pipe.target.per_tenant else WORKSPACE
+    target, reader = pipe.target, POOL_READER if pipe.target.per_tenant else WORKSPACE_READER
 
     def make(only: tuple[str, ...], without: tuple[str, ...]) -> View:
         views = pipe_views(build, pipe, target, replace(reader, only=only, without=without))
@@ -117,7 +117,7 @@ def log_of(workspace: Workspace, view: View) -> Name:
         "SELECT engine FROM system.tables WHERE database = {d:String} AND name = {n:String}",
         {"d": view.source.database, "n": view.source.name},
     )
-    inlet = bool(found.rows) and found.rows[0][0] == INLET
+    inlet = bool(found.rows) and found.rows[0][0] == NULL_ENGINE
     return Name(workspace.name, view.source.name) if inlet else view.source
 
 
@@ -143,12 +143,12 @@ def tells_batches(workspace: Workspace, table: Name) -> bool:
     """Whether the rows of a table tell the batches that they came with."""
     found = workspace.warehouse.query(
         "SELECT count() FROM system.columns WHERE database = {d:String} AND table = {t:String} AND name = {b:String}",
-        {"d": table.database, "t": table.name, "b": BATCH},
+        {"d": table.database, "t": table.name, "b": BATCH_COLUMN},
     )
     return bool(found.rows[0][0])
 
 
-def blocks_of_batch(workspace: Workspace, table: Name, block: Block) -> int | None:
+def blocks_of_batch(workspace: Workspace, table: Name, block: BlockRange) -> int | None:
     """How many blocks one batch of landing became in a table that one view fills; None if that cannot be told."""
     live = read_schema(workspace.warehouse, workspace.name, {table.database, workspace.name})
     feeders = [v for v in live.views.values() if v.target == table]
@@ -163,7 +163,7 @@ def blocks_of_batch(workspace: Workspace, table: Name, block: Block) -> int | No
         return 1
     view = _compiled(workspace, feeders[0])
     numbers = workspace.warehouse.query(
-        f"SELECT DISTINCT _block_number FROM {source.sql()} WHERE {BATCH} = {{b:String}}", {"b": block.batch}
+        f"SELECT DISTINCT _block_number FROM {source.sql()} WHERE {BATCH_COLUMN} = {{b:String}}", {"b": block.batch}
     ).rows
     if view is None or not numbers:
         return None
@@ -183,7 +183,7 @@ def _compiled(workspace: Workspace, view: View) -> View | None:
 def clamp(workspace: Workspace) -> None:
     """Set gaps back to the newest block that is there, since numbers above it will be used again after a start."""
     changed: dict[str, dict[str, object]] = {}
-    for name, note in workspace.registry.read(KIND).items():
+    for name, note in workspace.registry.read(SUSPENDED_KIND).items():
         missing = Missing.of(note.get("missing"))
         if missing is None:
             continue
@@ -191,10 +191,10 @@ def clamp(workspace: Workspace) -> None:
         gaps = tuple(replace(g, after=min(g.after, newest)) if g.after is not None else g for g in missing.gaps)
         if gaps != missing.gaps:
             changed[name] = {**note, "missing": replace(missing, gaps=gaps).as_dict()}
-    workspace.registry.write(KIND, changed)
+    workspace.registry.write(SUSPENDED_KIND, changed)
 
 
-def sent(workspace: Workspace, block: Block) -> dict[str, int]:
+def sent(workspace: Workspace, block: BlockRange) -> dict[str, int]:
     """Rows of a batch by tenant, from its stage or else in landing; under an empty text if there are no tenants."""
     if block.counted:
         return {str(t): int(n) for t, n in workspace.warehouse.query(block.counted).rows}
@@ -202,7 +202,7 @@ def sent(workspace: Workspace, block: Block) -> dict[str, int]:
     tenant = f"toString({quote(relation.tenant)})" if relation.tenant else "''"
     found = workspace.warehouse.query(
         f"SELECT {tenant} AS t, count() FROM {Name(workspace.name, block.datasource).sql()} "
-        f"WHERE {BATCH} = {{b:String}} GROUP BY t ORDER BY t LIMIT {MOST_TENANTS}",
+        f"WHERE {BATCH_COLUMN} = {{b:String}} GROUP BY t ORDER BY t LIMIT {MAX_COUNTED_TENANTS}",
         {"b": block.batch},
     )
     return {str(t): int(n) for t, n in found.rows}
@@ -217,7 +217,7 @@ def expired(workspace: Workspace, views: Collection[Name]) -> dict[tuple[str, st
     """
     found: dict[tuple[str, str | None], int] = {}
     tables = read_schema(workspace.warehouse, workspace.name, {workspace.name, *(v.database for v in views)}).tables
-    for name, note in workspace.registry.read(KIND).items():
+    for name, note in workspace.registry.read(SUSPENDED_KIND).items():
         missing = Missing.of(note.get("missing"))
         if missing is None or Name(*name.split(".", 1)) not in views:
             continue
@@ -228,7 +228,7 @@ def expired(workspace: Workspace, views: Collection[Name]) -> dict[tuple[str, st
         for gap in missing.gaps:
             for batch in gap.batches:
                 recorded = note.get("rows", {}).get(batch, {})
-                there = sent(workspace, Block(str(note["datasource"]), batch))
+                there = sent(workspace, BlockRange(str(note["datasource"]), batch))
                 for tenant, rows in recorded.items():
                     mine = tenant == gap.tenant if gap.tenant is not None else tenant not in own
                     if mine and _concerns(workspace, name, note, tenant) and there.get(tenant, 0) < rows:
@@ -279,7 +279,7 @@ def complete_views(workspace: Workspace) -> list[View]:
 
 def forget(workspace: Workspace, tenant: str, nest: str | None) -> None:
     """Forget what views lack of a tenant that is removed: those of its nest, and gaps of its own in pooled ones."""
-    notes = workspace.registry.read(KIND)
+    notes = workspace.registry.read(SUSPENDED_KIND)
     gone = [n for n in notes if nest is not None and n.startswith(f"{nest}.")]
     changed = {}
     for name, note in notes.items() if nest is None else ():
@@ -288,8 +288,8 @@ def forget(workspace: Workspace, tenant: str, nest: str | None) -> None:
             gaps = tuple(g for g in missing.gaps if g.tenant != tenant)
             if gaps != missing.gaps:
                 changed[name] = {**note, "missing": replace(missing, gaps=gaps).as_dict()}
-    workspace.registry.write(KIND, changed)
-    workspace.registry.remove(KIND, gone)
+    workspace.registry.write(SUSPENDED_KIND, changed)
+    workspace.registry.remove(SUSPENDED_KIND, gone)
 
 
 def joined(workspace: Workspace, tenants: Sequence[str]) -> set[str]:
@@ -300,7 +300,7 @@ def joined(workspace: Workspace, tenants: Sequence[str]) -> set[str]:
     live = read_schema(workspace.warehouse, workspace.name, [workspace.name]).views
     found: set[str] = set()
     changed = {}
-    for name, note in workspace.registry.read(KIND).items():
+    for name, note in workspace.registry.read(SUSPENDED_KIND).items():
         database, _, short = name.partition(".")
         view = live.get(Name(database, short))
         without = view.mark.without if view is not None and view.mark is not None else ()
@@ -313,7 +313,7 @@ def joined(workspace: Workspace, tenants: Sequence[str]) -> set[str]:
         gaps = (*(g for g in missing.gaps if g.tenant not in mine), *(Gap(t, 0) for t in mine))
         changed[name] = {**note, "missing": replace(missing, gaps=gaps).as_dict()}
         found.add(name)
-    workspace.registry.write(KIND, changed)
+    workspace.registry.write(SUSPENDED_KIND, changed)
     return found
 
 

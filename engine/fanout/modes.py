@@ -14,9 +14,9 @@ from engine.schema import Name, nest_database
 from engine.warehouse import ddl
 from engine.workspace.workspace import RegistryJournal, Workspace
 
-MANY = 32
+ROUTED_FROM_TENANTS = 32
 """Tenants with tables of their own from which on a datasource that says nothing is routed."""
-TOGETHER = 50
+VIEWS_PER_CHANGE = 50
 """Views that are changed in one go, while inserts wait."""
 
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 def _some(items: Iterable[T]) -> list[list[T]]:
     everything = list(items)
-    return [everything[n : n + TOGETHER] for n in range(0, len(everything), TOGETHER)]
+    return [everything[n : n + VIEWS_PER_CHANGE] for n in range(0, len(everything), VIEWS_PER_CHANGE)]
 
 
 def wanted(build: Build, nests: int, present: dict[str, str]) -> dict[str, str]:
@@ -36,7 +36,7 @@ def wanted(build: Build, nests: int, present: dict[str, str]) -> dict[str, str]:
             continue
         tenant = build.datasources[name].tenant
         told = tenant.fanout if tenant else "auto"
-        grown = "routed" if nests >= MANY or present.get(name) == "routed" else "direct"
+        grown = "routed" if nests >= ROUTED_FROM_TENANTS or present.get(name) == "routed" else "direct"
         found[name] = grown if told == "auto" else told
     return found
 
@@ -55,7 +55,7 @@ def _nests(workspace: Workspace) -> int:
     return sum(t.placement == "tables" and t.state != "removing" for t in tenants)
 
 
-def settle(workspace: Workspace, build: Build) -> None:
+def reconcile_modes(workspace: Workspace, build: Build) -> None:
     """Bring every landing datasource into the mode that it should have, whatever was interrupted before."""
     snapshot = workspace.refresh()
     modes = wanted(build, _nests(workspace), dict(snapshot.modes))
@@ -89,7 +89,7 @@ def _unhook(workspace: Workspace, router: Router, datasource: str, views: dict[s
     """From views to the router: whoever loses its view reads on from the block that was newest then."""
     lane = router.open(datasource)
     for some in _some(views.items()):
-        with workspace.fence.exclusive():
+        with workspace.insert_lock.exclusive():
             lane.start_reader([t for t, _ in some], lane.settled())
             for _, view in some:
                 workspace.warehouse.execute(ddl.drop_view(view))
@@ -106,8 +106,8 @@ def _hook(workspace: Workspace, router: Router, build: Build, datasource: str, t
         for tenant in some:
             name = Name(nest_database(workspace.name, tenant), f"_rk_{datasource}")
             views += [v for v in nest_schema(build, tenant).views.values() if v.name == name]
-        with workspace.fence.exclusive():
-            workspace.fence.settle()
+        with workspace.insert_lock.exclusive():
+            workspace.insert_lock.settle()
             at = lane.settled()
             ranges = block_ranges(workspace.warehouse, views[0].source, after=at) if views else []
             histories = [history(v, ranges) for v in views if ranges]

@@ -15,11 +15,11 @@ from typing import Any
 from engine.warehouse.port import Warehouse
 from engine.warehouse.registry import Registry
 
-JOURNAL = "_rk_journal"
+JOURNAL_TABLE = "_rk_journal"
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class LogRange:
     """A part of landing that is delivered as one block per tenant, under one token.
 
     Either `batches`, by identity, or the blocks after `after` up to `upto`, but for the batches `without`.
@@ -41,9 +41,9 @@ class Piece:
         }
 
     @staticmethod
-    def of(body: Mapping[str, Any]) -> Piece:
+    def of(body: Mapping[str, Any]) -> LogRange:
         upto = body["upto"]
-        return Piece(
+        return LogRange(
             str(body["token"]),
             int(body["after"]),
             None if upto is None else int(upto),
@@ -53,22 +53,22 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Cursor:
+class Offset:
     """A position in a landing datasource's log. `epoch` is part of the tokens of pieces that are cut by blocks."""
 
     epoch: str
     at: int
     done: frozenset[str] = frozenset()
-    piece: Piece | None = None
+    piece: LogRange | None = None
 
     @staticmethod
-    def start(at: int = 0) -> Cursor:
-        return Cursor(secrets.token_hex(6), at)
+    def start(at: int = 0) -> Offset:
+        return Offset(secrets.token_hex(6), at)
 
-    def began(self, piece: Piece) -> Cursor:
+    def began(self, piece: LogRange) -> Offset:
         return replace(self, piece=piece)
 
-    def finished(self, piece: Piece) -> Cursor:
+    def finished(self, piece: LogRange) -> Offset:
         """The position after a piece that arrived."""
         if piece.upto is None:
             return replace(self, done=self.done | set(piece.batches), piece=None)
@@ -79,16 +79,16 @@ class Cursor:
         return {"epoch": self.epoch, "at": self.at, "done": sorted(self.done), "piece": piece}
 
     @staticmethod
-    def of(body: Mapping[str, Any]) -> Cursor:
-        piece = Piece.of(body["piece"]) if body["piece"] else None
-        return Cursor(str(body["epoch"]), int(body["at"]), frozenset(body["done"]), piece)
+    def of(body: Mapping[str, Any]) -> Offset:
+        piece = LogRange.of(body["piece"]) if body["piece"] else None
+        return Offset(str(body["epoch"]), int(body["at"]), frozenset(body["done"]), piece)
 
 
 @dataclass(slots=True)
-class Cohort:
+class ConsumerGroup:
     """Tenants that stand at one position. A cohort that fails is tried again after growing pauses."""
 
-    cursor: Cursor
+    cursor: Offset
     members: set[str] = field(default_factory=set)
     error: str = ""
     tries: int = 0
@@ -96,25 +96,25 @@ class Cohort:
     since: float = 0.0
 
 
-class CursorJournal:
+class OffsetJournal:
     """Cursors of all landing datasources, kept in the workspace's own database.
 
     `kind` of a row is the datasource; its `name` is a tenant's id behind `t:`, or `main`.
     """
 
     def __init__(self, warehouse: Warehouse, workspace: str) -> None:
-        self._rows = Registry(warehouse, workspace, JOURNAL)
+        self._rows = Registry(warehouse, workspace, JOURNAL_TABLE)
 
-    def read(self, datasource: str) -> tuple[Cursor | None, dict[str, Cursor]]:
+    def read(self, datasource: str) -> tuple[Offset | None, dict[str, Offset]]:
         """The main cursor, and those of tenants that have one of their own."""
-        rows = {name: Cursor.of(body) for name, body in self._rows.read(datasource).items()}
+        rows = {name: Offset.of(body) for name, body in self._rows.read(datasource).items()}
         main = rows.pop("main", None)
         return main, {name.removeprefix("t:"): cursor for name, cursor in rows.items()}
 
-    def write(self, datasource: str, main: Cursor) -> None:
+    def write(self, datasource: str, main: Offset) -> None:
         self._rows.write(datasource, {"main": main.as_dict()})
 
-    def write_own(self, datasource: str, tenants: Iterable[str], cursor: Cursor) -> None:
+    def write_own(self, datasource: str, tenants: Iterable[str], cursor: Offset) -> None:
         self._rows.write(datasource, {f"t:{t}": cursor.as_dict() for t in tenants})
 
     def strike(self, datasource: str, tenants: Iterable[str]) -> None:

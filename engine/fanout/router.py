@@ -8,16 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import cast
 
-from engine.fanout.handover import Landed
-from engine.fanout.offsets import CursorJournal
-from engine.fanout.worker import Lane, Position
+from engine.fanout.handover import CommittedBatch
+from engine.fanout.offsets import OffsetJournal
+from engine.fanout.worker import FanoutWorker, Position
 from engine.plan.backfill import Progress, silent
-from engine.plan.insert_lock import Reach
+from engine.plan.insert_lock import ConsumedUpTo
 from engine.schema import Mark, Name
 from engine.workspace.workspace import Workspace
 
-HANDS = 4
-PATIENCE = 3600.0
+POOL_THREADS = 4
+CATCH_UP_TIMEOUT_SECONDS = 3600.0
 """Seconds that a command waits for tenants to catch up."""
 
 
@@ -26,14 +26,14 @@ class Router:
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
-        self._hands = ThreadPoolExecutor(HANDS, thread_name_prefix="fan-out")
-        self._lanes: dict[str, Lane] = {}
+        self._hands = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="fan-out")
+        self._lanes: dict[str, FanoutWorker] = {}
         self._lock = threading.Lock()
         self.settled: dict[str, str] = {}
         """The modes that everything has been brought into."""
-        self.journal = CursorJournal(workspace.warehouse, workspace.name)
-        workspace.fence.doubts = self.in_doubt
-        workspace.fence.passed = self.passed
+        self.journal = OffsetJournal(workspace.warehouse, workspace.name)
+        workspace.insert_lock.doubts = self.in_doubt
+        workspace.insert_lock.passed = self.passed
 
     def start(self) -> None:
         """Take up every routed datasource where the last process left it."""
@@ -41,15 +41,15 @@ class Router:
             if mode == "routed" and name in self._workspace.current.build.relations:
                 self.open(name)
 
-    def open(self, datasource: str) -> Lane:
+    def open(self, datasource: str) -> FanoutWorker:
         """The lane of a datasource, begun if need be."""
         with self._lock:
             lane = self._lanes.get(datasource)
             if lane is None:
-                lane = Lane(self._workspace, datasource, self.journal, self._hands)
-                with self._workspace.fence.exclusive():
+                lane = FanoutWorker(self._workspace, datasource, self.journal, self._hands)
+                with self._workspace.insert_lock.exclusive():
                     lane.recover()
-                    self._workspace.fence.guards.append(lane.held)
+                    self._workspace.insert_lock.guards.append(lane.held)
                     self._lanes[datasource] = lane
                 lane.start()
             return lane
@@ -61,10 +61,10 @@ class Router:
         if lane is not None:
             lane.close()
             lane.join(30)
-            self._workspace.fence.guards.remove(lane.held)
+            self._workspace.insert_lock.guards.remove(lane.held)
         self.journal.strike_all(datasource)
 
-    def lane(self, datasource: str) -> Lane | None:
+    def lane(self, datasource: str) -> FanoutWorker | None:
         return self._lanes.get(datasource)
 
     def announce(self, datasource: str, batch: str) -> bool:
@@ -74,7 +74,7 @@ class Router:
             lane.announce(batch)
         return lane is not None
 
-    def landed(self, batch: Landed) -> None:
+    def landed(self, batch: CommittedBatch) -> None:
         """Take a batch over, and its stage with it."""
         lane = self._lanes.get(batch.datasource)
         if lane is not None:
@@ -104,14 +104,14 @@ class Router:
         wanted = set(tenants)
         for name, lane in list(self._lanes.items()):
             with lane.held:
-                strays = {t for c in lane.strays for t in c.members} & wanted
-            if strays:
-                lane.wait_for(strays, PATIENCE, partial(progress, f"history of {name}"))
+                lagging = {t for c in lane.lagging for t in c.members} & wanted
+            if lagging:
+                lane.wait_for(lagging, CATCH_UP_TIMEOUT_SECONDS, partial(progress, f"history of {name}"))
 
-    def nudge(self) -> None:
+    def retry_now(self) -> None:
         """Try again at once what is waiting for its next try."""
         for lane in list(self._lanes.values()):
-            lane.nudge()
+            lane.retry_now()
 
     def positions(self) -> dict[str, Position]:
         """Where the readers of each routed datasource stand."""
@@ -119,7 +119,7 @@ class Router:
 
     def failing(self) -> set[str]:
         """Tenants whose tables do not take their rows at present."""
-        found = [c for lane in list(self._lanes.values()) for c in lane.position().strays if c.error]
+        found = [c for lane in list(self._lanes.values()) for c in lane.position().lagging if c.error]
         return set[str]().union(*(c.members for c in found))
 
     def in_doubt(self, source: Name, mark: Mark | None) -> set[str] | None:
@@ -137,9 +137,9 @@ class Router:
         lanes = [lane for name, lane in self._lanes.items() if name in behind]
         return None if any(lane.in_doubt(tenant) for lane in lanes) else set()
 
-    def passed(self, sources: Mapping[Name, Mark | None]) -> dict[Name, Reach]:
+    def passed(self, sources: Mapping[Name, Mark | None]) -> dict[Name, ConsumedUpTo]:
         """What has passed through inlets that are fed here. The fence must be held."""
-        found: dict[Name, Reach] = {}
+        found: dict[Name, ConsumedUpTo] = {}
         for name, lane in self._lanes.items():
             inlets = {m.tenant: s for s, m in sources.items() if s.name == name and m is not None and m.tenant}
             found |= {inlets[t]: reach for t, reach in (lane.passed(inlets) if inlets else {}).items()}

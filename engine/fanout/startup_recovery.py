@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.fanout.damaged_merges import watch_merges
-from engine.fanout.uncertain_batches import doubts_of
+from engine.fanout.uncertain_batches import uncertain_batches_of
 from engine.workspace.workspace import Workspace
 
 
@@ -13,5 +13,5 @@ def complete(workspace: Workspace) -> None:
     Its rows may be in landing and not in all the views that hang on it. One batch at a time lands per datasource, and
     none before what is in doubt is complete, so without a note only the newest can be in doubt.
     """
-    doubts_of(workspace).take_up()
+    uncertain_batches_of(workspace).take_up()
     watch_merges(workspace)

@@ -17,7 +17,7 @@ import structlog
 
 from engine.errors import DISK_FULL, UNDELIVERED, RookeryError
 from engine.fanout.failed_writes import TakenOut, fed_by, take_out_damaged
-from engine.fanout.failing_tenants import Block, why_it_fails, without_poisoned
+from engine.fanout.failing_tenants import BlockRange, why_it_fails, without_failing_tenants
 from engine.fanout.missing_rows import (
     blocks_of_batch,
     keeps_blocks,
@@ -37,19 +37,19 @@ from engine.workspace.workspace import RegistryJournal, Snapshot, Workspace
 
 log = structlog.get_logger("rookery.fanout")
 
-KIND = "suspended"
-MOST_VIEWS = 100
+SUSPENDED_KIND = "suspended"
+MAX_SUSPENDED_PER_BATCH = 100
 """Failing views that are taken down for one batch."""
 _NAME = r"while pushing to view `?([^`\s:'\".]++)`?\.`?([^`\s:'\".]++)`?(?: \([0-9a-f-]{36}\))?"
 _PUSHING = re.compile(_NAME + r"(?=[:.\s]|$)")
 # What rows say stands further to the front: only the engine's own words come last, or first.
-TAIL = 2000
+ERROR_TAIL_CHARACTERS = 2000
 """Characters at the end of an error that can be the engine's own about views; a row's text may be long."""
 _PUSHED = re.compile(rf"((?:: {_NAME})+)[.\s]*+(?:\([A-Z0-9_]+\))?+[.\s]*+(?:\(version .*\))?[.\s]*+$")
 _TARGET = re.compile(r"(?:Code: \d+\. )?(?:DB::Exception: )?Target table '`?([^'`.]++)`?\.`?([^'`.]++)`?' of view")
 
 
-def insert_to_all(workspace: Workspace, sql: str, block: Block | None = None, *, patient: bool = True) -> bool:
+def insert_to_all(workspace: Workspace, sql: str, block: BlockRange | None = None, *, patient: bool = True) -> bool:
     """Run an insert until all views that work have its rows. Returns whether all do. Raises RK5011 if it cannot be.
 
     A failure that may pass is raised, whatever view it names; without patience that view is taken down, unless the
@@ -60,14 +60,14 @@ def insert_to_all(workspace: Workspace, sql: str, block: Block | None = None, *,
     the tenants whose rows are to blame.
     """
     # Held until the last try: a view that is made meanwhile would have the rows from its history, and once more.
-    with workspace.fence.shared():
+    with workspace.insert_lock.shared():
         if block is not None:
             workspace.warehouse.note_parts(fed_by(workspace, block.datasource))
         failure = _failure(workspace, sql, block, patient, again=False)
         if failure is None:
             return True
         try:
-            with workspace.fence.upgraded():
+            with workspace.insert_lock.upgraded():
                 workspace.warehouse.forget_unfinished()
             second = _failure(workspace, sql, block, patient, again=True)
         except RookeryError as exc:
@@ -77,11 +77,11 @@ def insert_to_all(workspace: Workspace, sql: str, block: Block | None = None, *,
             return True
         failure = second
         # No other insert runs until this one is complete, so whatever a view lacks of it can be told by block.
-        with workspace.fence.upgraded():
+        with workspace.insert_lock.upgraded():
             suspended_now: list[Suspended] = []
             while failure is not None:
                 workspace.warehouse.forget_unfinished()
-                found = _suspend(workspace, failure, block) if len(suspended_now) < MOST_VIEWS else None
+                found = _suspend(workspace, failure, block) if len(suspended_now) < MAX_SUSPENDED_PER_BATCH else None
                 if found is None:
                     raise _undelivered(failure) from failure
                 suspended_now.append(found)
@@ -92,7 +92,7 @@ def insert_to_all(workspace: Workspace, sql: str, block: Block | None = None, *,
 
 
 def _failure(
-    workspace: Workspace, sql: str, block: Block | None, patient: bool, *, again: bool
+    workspace: Workspace, sql: str, block: BlockRange | None, patient: bool, *, again: bool
 ) -> RookeryError | None:
     """Run an insert; the error if it failed in a view, or may be repeated at once. Any other error is raised."""
     try:
@@ -108,13 +108,13 @@ def _failure(
     return None
 
 
-def _check_parts(workspace: Workspace, block: Block | None) -> None:
+def _check_parts(workspace: Workspace, block: BlockRange | None) -> None:
     """Take out what the engine has stored in spite of a failed write. Raises RK6009: the insert must be repeated."""
     if block is None:
         return
     bad, merged = take_out_damaged(workspace, fed_by(workspace, block.datasource))
     if merged:
-        with workspace.fence.upgraded():
+        with workspace.insert_lock.upgraded():
             workspace.warehouse.undo_merges()
     if bad:
         raise TakenOut(bad)
@@ -132,7 +132,7 @@ def _must_wait(exc: RookeryError, behind: bool, patient: bool) -> bool:
 def failed_behind(exc: RookeryError) -> bool:
     """Whether an insert failed in a view, and not for its own rows."""
     text = exc.detail or exc.message
-    return _PUSHED.search(text[-TAIL:]) is not None or _TARGET.match(text) is not None
+    return _PUSHED.search(text[-ERROR_TAIL_CHARACTERS:]) is not None or _TARGET.match(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +144,7 @@ class Suspended:
     newest: int
 
 
-def _suspend(workspace: Workspace, exc: RookeryError, block: Block | None) -> Suspended | None:
+def _suspend(workspace: Workspace, exc: RookeryError, block: BlockRange | None) -> Suspended | None:
     """Take down the view that made an insert fail, or leave out of it whose rows it failed on.
 
     The fence must be held alone. None if the view is not known, or not ours.
@@ -153,7 +153,7 @@ def _suspend(workspace: Workspace, exc: RookeryError, block: Block | None) -> Su
     view = _culprit(workspace, error)
     if view is None or view.mark is None:
         return None
-    lesser = without_poisoned(workspace, view, block) if block is not None else None
+    lesser = without_failing_tenants(workspace, view, block) if block is not None else None
     without = lesser.mark.without if lesser is not None and lesser.mark is not None else ()
     note: dict[str, Any] = {
         "error": error[:1000],
@@ -187,7 +187,7 @@ def _suspend(workspace: Workspace, exc: RookeryError, block: Block | None) -> Su
     return Suspended(view, note, newest)
 
 
-def _before(workspace: Workspace, source: Name, block: Block | None) -> int | None:
+def _before(workspace: Workspace, source: Name, block: BlockRange | None) -> int | None:
     """The newest block before a batch, in the table that it was sent to; None if that is not known."""
     if block is None or source != Name(workspace.name, block.datasource):
         return None
@@ -204,14 +204,14 @@ def _rows_missed(workspace: Workspace, view: View) -> dict[str, Any]:
     """Rows of the batches that a view has missed already, of tenants that it leaves out."""
     if view.mark is None or not view.mark.without:
         return {}
-    return dict(workspace.registry.read(KIND).get(str(view.name), {}).get("rows", {}))
+    return dict(workspace.registry.read(SUSPENDED_KIND).get(str(view.name), {}).get("rows", {}))
 
 
 def _gaps_of(workspace: Workspace, view: View) -> tuple[Gap, ...]:
     """The gaps that a view has already, of tenants that it leaves out."""
     if view.mark is None or not view.mark.without:
         return ()
-    note = workspace.registry.read(KIND).get(str(view.name), {})
+    note = workspace.registry.read(SUSPENDED_KIND).get(str(view.name), {})
     missing = Missing.of(note.get("missing"))
     known = missing.effective(view.mark.without) if missing is not None else ()
     unknown = {*view.mark.without} - {g.tenant for g in known}
@@ -223,11 +223,11 @@ def _record(
 ) -> dict[str, Any]:
     missing = Missing(source, table_ids(workspace, source, view.target), gaps)
     body = {**note, "missing": missing.as_dict()}
-    workspace.registry.write(KIND, {str(view.name): body})
+    workspace.registry.write(SUSPENDED_KIND, {str(view.name): body})
     return body
 
 
-def _place(workspace: Workspace, found: Suspended, block: Block | None) -> None:
+def _place(workspace: Workspace, found: Suspended, block: BlockRange | None) -> None:
     """Complete the record of a view whose source does not tell the batches of its rows, once the insert is complete.
 
     No other insert ran meanwhile. So new blocks of the source are this insert's; if there are none, the newest ones
@@ -245,7 +245,7 @@ def _place(workspace: Workspace, found: Suspended, block: Block | None) -> None:
         _record(workspace, found.view, found.note, missing.source, gaps)
 
 
-def note_down(workspace: Workspace, view: View) -> None:
+def record_suspended(workspace: Workspace, view: View) -> None:
     """Record that a view is about to be dropped to be made again. The fence must be held."""
     live = read_schema(workspace.warehouse, workspace.name, [view.name.database]).views.get(view.name)
     if live is None or live.mark is None:
@@ -264,7 +264,7 @@ def note_down(workspace: Workspace, view: View) -> None:
 
 
 def _culprit(workspace: Workspace, text: str) -> View | None:
-    pushed = _PUSHED.search(text[-TAIL:])
+    pushed = _PUSHED.search(text[-ERROR_TAIL_CHARACTERS:])
     # The innermost comes first.
     found = _PUSHING.search(pushed[1]) if pushed is not None else _TARGET.match(text)
     if found is None:
@@ -277,7 +277,7 @@ def _culprit(workspace: Workspace, text: str) -> View | None:
 
 def suspended(workspace: Workspace) -> list[dict[str, Any]]:
     """Views that are down or go on `without` some tenants, with the error that took them there."""
-    return [{"view": name, **body} for name, body in sorted(workspace.registry.read(KIND).items())]
+    return [{"view": name, **body} for name, body in sorted(workspace.registry.read(SUSPENDED_KIND).items())]
 
 
 def kept_from(snapshot: Snapshot, datasource: str) -> frozenset[str] | None:
@@ -292,7 +292,7 @@ def note_repaired(workspace: Workspace, wanted: Schema) -> None:
     live = read_schema(workspace.warehouse, workspace.name).views.values()
     whole = {str(v.name) for v in live if not (v.mark and v.mark.without)}
     missing = {str(n) for n in wanted.views} - whole
-    workspace.registry.remove(KIND, [n["view"] for n in suspended(workspace) if n["view"] not in missing])
+    workspace.registry.remove(SUSPENDED_KIND, [n["view"] for n in suspended(workspace) if n["view"] not in missing])
     workspace.refresh()
 
 

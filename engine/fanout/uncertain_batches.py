@@ -18,9 +18,9 @@ from typing import Any, cast
 import structlog
 
 from engine.errors import DISK_FULL, IN_DOUBT, RookeryError
-from engine.fanout.failing_tenants import Block
+from engine.fanout.failing_tenants import BlockRange
 from engine.fanout.kept_rows import Held, saved
-from engine.fanout.landing_log import OURS, Log
+from engine.fanout.landing_log import GATEWAY_BATCH_PREFIX, LandingLog
 from engine.fanout.landing_log import Block as LandedBlock
 from engine.fanout.missing_rows import repeated
 from engine.fanout.suspended_views import insert_to_all
@@ -31,16 +31,16 @@ from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.fanout")
 
-KIND = "doubt"
-OFTEN = 0.1
+UNCERTAIN_KIND = "doubt"
+MIN_RETRY_SECONDS = 0.1
 """Seconds in which one datasource's batch is tried once, however many requests ask for it."""
-MOST_TRIES, PATIENCE = 5, 10.0
+MAX_TRIES, RETRY_TIMEOUT_SECONDS = 5, 10.0
 """Tries, and seconds from the first failure, after which a view that the error names is taken down for it."""
-LONGEST_PAUSE = 30.0
+MAX_PAUSE_SECONDS = 30.0
 """Most seconds between tries while no request asks."""
-NEWEST = ""
+NEWEST_BATCH = ""
 """Stands for the newest batch of a datasource, which a process that was killed may have been storing."""
-LOOK_BACK = 16
+LOOK_BACK_BLOCKS = 16
 """Blocks among which the newest batch of ours is looked for. Others may insert meanwhile, but targets remember only
 so many parts, and what they have forgotten they would take again."""
 
@@ -54,7 +54,7 @@ class Stored:
 
 
 @dataclass(slots=True)
-class Doubt:
+class UncertainBatch:
     """One batch in doubt. `since` is when it was sent, in seconds since 1970; `error` what failed last.
 
     `held` are its rows, for a datasource that cannot tell them from others. `stored` is there if its rows have been
@@ -74,13 +74,13 @@ class Doubt:
         return {"datasource": self.datasource, "batch": self.batch, "since": self.since, "error": self.error}
 
 
-class Doubts:
+class UncertainBatches:
     """The batches in doubt of one workspace."""
 
     def __init__(self, workspace: Workspace, now: Callable[[], float] = time.monotonic) -> None:
         self._workspace = workspace
         self._now = now
-        self._doubts: dict[str, list[Doubt]] = {}
+        self._doubts: dict[str, list[UncertainBatch]] = {}
         self._failed: dict[str, tuple[float, RookeryError]] = {}
         self._failures: dict[str, tuple[float, int]] = {}
         self._repeated: set[str] = set()
@@ -88,13 +88,13 @@ class Doubts:
         self._wake = threading.Event()
         self._closed = False
         self._thread: threading.Thread | None = None
-        workspace.fence.settle = self.settle_all
+        workspace.insert_lock.settle = self.settle_all
 
     def add(
         self, datasource: str, batch: str, why: str, held: Held | None = None, stored: Stored | None = None
     ) -> None:
         """Remember that a batch is in doubt. Never raises: the disk may be full."""
-        doubt = Doubt(datasource, batch, time.time(), why[:1000], held=held, stored=stored)
+        doubt = UncertainBatch(datasource, batch, time.time(), why[:1000], held=held, stored=stored)
         log.error("a batch is in doubt", datasource=datasource, batch=batch, error=why)
         self._remember(doubt)
         self._count(datasource)
@@ -109,27 +109,29 @@ class Doubts:
 
         What cannot be completed stays in doubt, and its datasource takes no rows until it can.
         """
-        for batch, body in self._workspace.registry.read(KIND).items():
-            self._remember(Doubt(body["datasource"], batch, float(body["since"]), body["error"], noted=True))
+        for batch, body in self._workspace.registry.read(UNCERTAIN_KIND).items():
+            self._remember(UncertainBatch(body["datasource"], batch, float(body["since"]), body["error"], noted=True))
         for held in saved(self._workspace):
-            self._remember(Doubt(held.datasource, held.batch, time.time(), "the server was stopped", held=held))
+            self._remember(
+                UncertainBatch(held.datasource, held.batch, time.time(), "the server was stopped", held=held)
+            )
         for name, relation in self._workspace.current.build.relations.items():
             if relation.kind == "landing":
-                self._remember(Doubt(name, NEWEST, time.time()))
+                self._remember(UncertainBatch(name, NEWEST_BATCH, time.time()))
         for datasource in list(self._doubts):
             try:
                 self.settle(datasource, now=True)
             except RookeryError:
                 self._watch()
 
-    def _remember(self, doubt: Doubt) -> None:
+    def _remember(self, doubt: UncertainBatch) -> None:
         with self._lock:
             known = self._doubts.setdefault(doubt.datasource, [])
             if all(d.batch != doubt.batch for d in known):
                 known.append(doubt)
                 known.sort(key=lambda d: d.since)
 
-    def outstanding(self) -> list[Doubt]:
+    def outstanding(self) -> list[UncertainBatch]:
         """All batches in doubt, oldest first."""
         with self._lock:
             return sorted((d for some in self._doubts.values() for d in some), key=lambda d: d.since)
@@ -137,13 +139,13 @@ class Doubts:
     def holds(self, datasource: str, batch: str | None = None) -> bool:
         """Whether a datasource has a batch in doubt, or this one is."""
         with self._lock:
-            return any(batch is None or d.batch in (NEWEST, batch) for d in self._doubts.get(datasource, ()))
+            return any(batch is None or d.batch in (NEWEST_BATCH, batch) for d in self._doubts.get(datasource, ()))
 
     def patient(self, datasource: str) -> bool:
         """Whether a view that an INSERT fails on may still be spared: it has not failed often and for long enough."""
         with self._lock:
             first, failures = self._failures.get(datasource, (self._now(), 0))
-            return failures < MOST_TRIES or self._now() - first < PATIENCE
+            return failures < MAX_TRIES or self._now() - first < RETRY_TIMEOUT_SECONDS
 
     def landed(self, datasource: str) -> None:
         """Tell that a batch is stored in every table; earlier failures have passed."""
@@ -172,9 +174,9 @@ class Doubts:
             if datasource not in self._doubts:
                 return
             last = self._failed.get(datasource)
-            if last is not None and not now and self._now() - last[0] < OFTEN:
+            if last is not None and not now and self._now() - last[0] < MIN_RETRY_SECONDS:
                 raise last[1]
-        with self._workspace.fence.quiet():
+        with self._workspace.insert_lock.quiet():
             with self._lock:
                 doubts = list(self._doubts.get(datasource, ()))
             for doubt in doubts:
@@ -196,7 +198,7 @@ class Doubts:
         if self._thread is not None:
             self._thread.join(30)
 
-    def _complete(self, doubt: Doubt) -> None:
+    def _complete(self, doubt: UncertainBatch) -> None:
         workspace = self._workspace
         if doubt.held is not None:
             self._complete_held(doubt.held)
@@ -204,7 +206,7 @@ class Doubts:
         relation = workspace.current.build.relations.get(doubt.datasource)
         if relation is None or relation.kind != "landing":
             return
-        landing = Log(workspace.warehouse, workspace.name, relation)
+        landing = LandingLog(workspace.warehouse, workspace.name, relation)
         if workspace.warehouse.running(doubt.batch or f"INSERT INTO {landing.table.sql()} "):
             raise RookeryError(IN_DOUBT, "the database is still storing it", headers={"Retry-After": "1"})
         workspace.warehouse.forget_unfinished()
@@ -212,16 +214,16 @@ class Doubts:
         if block is None:
             # Views are filled from what landing has stored, so no table has any of it, unless it was taken out.
             if doubt.stored is not None:
-                self._insert(doubt.stored.insert, Block(doubt.datasource, doubt.batch))
+                self._insert(doubt.stored.insert, BlockRange(doubt.datasource, doubt.batch))
             return
         rows = (
             f"SELECT {', '.join(map(quote, relation.columns))} FROM {landing.table.sql()} "
             f"WHERE _block_number = {block.number}"
         )
         insert = ddl.insert_block(landing.table.sql(), relation.columns, block.batch, rows)
-        self._insert(insert, Block(doubt.datasource, block.batch))
+        self._insert(insert, BlockRange(doubt.datasource, block.batch))
 
-    def _insert(self, insert: str, block: Block) -> None:
+    def _insert(self, insert: str, block: BlockRange) -> None:
         insert_to_all(self._workspace, insert, block, patient=self.patient(block.datasource))
         self._passed(block.datasource)
 
@@ -232,16 +234,16 @@ class Doubts:
                 raise RookeryError(IN_DOUBT, "the database is still storing it", headers={"Retry-After": "1"})
             workspace.warehouse.forget_unfinished()
             if held.begun(workspace):
-                self._insert(held.insert(workspace), Block(held.datasource, held.batch, after=held.after))
+                self._insert(held.insert(workspace), BlockRange(held.datasource, held.batch, after=held.after))
         held.forget(workspace)
 
-    def _newest(self, landing: Log) -> LandedBlock | None:
+    def _newest(self, landing: LandingLog) -> LandedBlock | None:
         """The newest batch of ours. What landed before a view was made, that view has as its history."""
         settled = int(self._workspace.registry.read("settled").get("blocks", {}).get(landing.relation.name, 0))
-        found = landing.blocks(max(settled, landing.head() - LOOK_BACK))
-        return next((b for b in reversed(found) if b.batch.startswith(OURS)), None)
+        found = landing.blocks(max(settled, landing.head() - LOOK_BACK_BLOCKS))
+        return next((b for b in reversed(found) if b.batch.startswith(GATEWAY_BATCH_PREFIX)), None)
 
-    def _still(self, doubt: Doubt, exc: RookeryError) -> RookeryError:
+    def _still(self, doubt: UncertainBatch, exc: RookeryError) -> RookeryError:
         doubt.tries += 1
         self._count(doubt.datasource)
         if doubt.held is not None:
@@ -263,7 +265,7 @@ class Doubts:
         log.error("a batch is still in doubt", datasource=doubt.datasource, batch=doubt.batch, error=doubt.error)
         return found
 
-    def _strike(self, doubt: Doubt) -> None:
+    def _strike(self, doubt: UncertainBatch) -> None:
         with self._lock:
             left = [d for d in self._doubts.get(doubt.datasource, ()) if d is not doubt]
             if left:
@@ -273,7 +275,7 @@ class Doubts:
                 self._failed.pop(doubt.datasource, None)
         if doubt.noted:
             try:
-                self._workspace.registry.remove(KIND, [doubt.batch])
+                self._workspace.registry.remove(UNCERTAIN_KIND, [doubt.batch])
             except RookeryError as exc:
                 # It is completed once more after the next start, which changes nothing.
                 log.warning("the note of a batch could not be removed", batch=doubt.batch, error=exc)
@@ -285,9 +287,9 @@ class Doubts:
         if doubt.batch or doubt.tries:
             log.info("a batch that was in doubt is complete", datasource=doubt.datasource, batch=doubt.batch)
 
-    def _note(self, doubt: Doubt) -> None:
+    def _note(self, doubt: UncertainBatch) -> None:
         try:
-            self._workspace.registry.write(KIND, {doubt.batch: doubt.as_dict()})
+            self._workspace.registry.write(UNCERTAIN_KIND, {doubt.batch: doubt.as_dict()})
             doubt.noted = True
         except RookeryError as exc:
             # After a restart it is found as the datasource's newest batch.
@@ -304,7 +306,7 @@ class Doubts:
         pause = 1.0
         while self._doubts and not self._closed:
             self._wake.wait(pause)
-            pause = min(pause * 2, LONGEST_PAUSE)
+            pause = min(pause * 2, MAX_PAUSE_SECONDS)
             for datasource in list(self._doubts):
                 if self._closed:
                     return
@@ -316,12 +318,12 @@ class Doubts:
                     log.exception("a batch in doubt could not be completed", datasource=datasource)
 
 
-def doubts_of(workspace: Workspace) -> Doubts:
+def uncertain_batches_of(workspace: Workspace) -> UncertainBatches:
     """The workspace's batches in doubt; ended with the workspace."""
     found = workspace.attached.get("doubts")
     if found is None:
         with workspace.changes:
             found = workspace.attached.get("doubts")
             if found is None:
-                found = workspace.attached["doubts"] = Doubts(workspace)
-    return cast(Doubts, found)
+                found = workspace.attached["doubts"] = UncertainBatches(workspace)
+    return cast(UncertainBatches, found)

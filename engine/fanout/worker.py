@@ -17,29 +17,29 @@ import structlog
 from engine import observe
 from engine.errors import BUSY, CLOSED, UNKNOWN_DATASOURCE, RookeryError
 from engine.fanout.delivery import Delivery
-from engine.fanout.groups import Standing
-from engine.fanout.handover import Landed
-from engine.fanout.landing_log import MOST_BLOCKS, OURS, Block, Log, copies
-from engine.fanout.offsets import Cohort, Cursor, CursorJournal, Piece
-from engine.plan.insert_lock import Reach
+from engine.fanout.groups import ConsumerGroups
+from engine.fanout.handover import CommittedBatch
+from engine.fanout.landing_log import GATEWAY_BATCH_PREFIX, MAX_BLOCKS, Block, LandingLog, copies
+from engine.fanout.offsets import ConsumerGroup, LogRange, Offset, OffsetJournal
+from engine.plan.insert_lock import ConsumedUpTo
 from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.fanout")
 
 POLL_SECONDS = 1.0
-PIECE_ROWS = 1_000_000
-STRAY_ROWS = 250_000
+MAX_DELIVERY_ROWS = 1_000_000
+MAX_CATCH_UP_ROWS = 250_000
 """Rows of a piece by which others catch up, small enough that nobody who keeps up waits for it."""
-STAGED_BYTES = 256 << 20
+MAX_STAGED_BYTES = 256 << 20
 """Bytes of batches whose stages are kept for the push; later ones are read from landing again."""
-PATIENCE = 5.0
+HANDOVER_TIMEOUT_SECONDS = 5.0
 """Seconds to wait, with all inserts held back, for one that has landed to be handed over."""
-LONG = 0.5
+SLOW_FLUSH_SECONDS = 0.5
 """Seconds of a flush from which on the next one waits for batches that come in quick succession."""
-QUIET = 0.05
-SHARE = 0.25
+COALESCE_QUIET_SECONDS = 0.05
+COALESCE_MAX_SHARE = 0.25
 """It waits until none has come for so many seconds, and no longer than this share of what the last flush took."""
-DOUBTFUL = 8
+MAX_REDELIVERED_BATCHES = 8
 """Batches of which a killed process may have delivered one in part. They are flushed in their order, but one whose
 INSERT failed when it was in landing already is left for later."""
 
@@ -50,23 +50,23 @@ class Position:
 
     rows: int
     seconds: float
-    main: Cohort
-    strays: list[Cohort]
+    main: ConsumerGroup
+    lagging: list[ConsumerGroup]
 
 
-class Lane(threading.Thread):
+class FanoutWorker(threading.Thread):
     """One datasource's fan-out."""
 
-    def __init__(self, workspace: Workspace, datasource: str, journal: CursorJournal, hands: Executor) -> None:
+    def __init__(self, workspace: Workspace, datasource: str, journal: OffsetJournal, hands: Executor) -> None:
         super().__init__(name=f"fan-out {datasource}", daemon=True)
         self.datasource = datasource
         self._workspace = workspace
         self._journal = journal
         self._delivery = Delivery(workspace, datasource, hands)
         self._wake = threading.Condition()
-        self._standing = Standing(self._wake)
-        self._queue: list[Landed] = []
-        self._again: list[Landed] = []
+        self._standing = ConsumerGroups(self._wake)
+        self._queue: list[CommittedBatch] = []
+        self._again: list[CommittedBatch] = []
         self._announced: set[str] = set()
         self._staged = 0
         self._closed = False
@@ -77,14 +77,14 @@ class Lane(threading.Thread):
         """Held while anything is delivered; whoever changes views holds it with the fence."""
 
     @property
-    def main(self) -> Cohort:
+    def main(self) -> ConsumerGroup:
         """The tenants that keep up."""
         return self._standing.main
 
     @property
-    def strays(self) -> list[Cohort]:
+    def lagging(self) -> list[ConsumerGroup]:
         """The tenants that do not."""
-        return self._standing.strays
+        return self._standing.lagging
 
     # --- what others call ------------------------------------------------------------------------------------------
 
@@ -96,11 +96,11 @@ class Lane(threading.Thread):
         with self._wake:
             self._announced.discard(batch)
 
-    def landed(self, batch: Landed) -> None:
+    def landed(self, batch: CommittedBatch) -> None:
         """Take a batch over. Beyond what stages may hold, its rows are read from landing later."""
         with self._wake:
             self._announced.discard(batch.batch)
-            keep = self._staged + batch.size <= STAGED_BYTES
+            keep = self._staged + batch.size <= MAX_STAGED_BYTES
             self._queue.append(batch if keep else replace(batch, table="", size=0))
             self._staged += batch.size if keep else 0
             self._wake.notify_all()
@@ -109,7 +109,7 @@ class Lane(threading.Thread):
 
     def start_reader(self, tenants: Sequence[str], at: int = 0) -> None:
         """Let tenants read the log from behind a block up to which they have everything; from the beginning at 0."""
-        cursor = Cursor.start(at)
+        cursor = Offset.start(at)
         self._journal.write_own(self.datasource, tenants, cursor)
         self._standing.add(tenants, cursor)
 
@@ -118,9 +118,9 @@ class Lane(threading.Thread):
         self._standing.remove(tenants)
         self._journal.strike(self.datasource, tenants)
 
-    def nudge(self) -> None:
+    def retry_now(self) -> None:
         """Try again at once what is waiting for its next try."""
-        self._standing.nudge()
+        self._standing.retry_now()
 
     def wait_for(self, tenants: Iterable[str], patience: float, progress: Callable[[int, int], None]) -> None:
         """Wait until tenants have caught up. Raises RK3010 with what keeps one of them from it."""
@@ -131,7 +131,7 @@ class Lane(threading.Thread):
 
         Raises RK6003 when a batch is in landing that its gateway does not hand over: it waits for the fence itself.
         """
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + HANDOVER_TIMEOUT_SECONDS
         goal = self._delivery.log().head()
         while not self._closed:
             self._flush_all()
@@ -151,14 +151,14 @@ class Lane(threading.Thread):
             return {self._piece(self._again).token}
         return self._standing.in_doubt(tenant)
 
-    def passed(self, tenants: Collection[str]) -> dict[str, Reach]:
+    def passed(self, tenants: Collection[str]) -> dict[str, ConsumedUpTo]:
         """How much of the log each tenant's nest has received for sure. The lane must be held, and so the fence."""
         if self.main.members.intersection(tenants):
             self.settled()
-        strays = {t: c.cursor for c in self.strays for t in c.members}
-        main = Reach(self.main.cursor.at)
-        own = {t: Reach(c.at, c.done) for t, c in strays.items()}
-        return {t: own.get(t) or (main if t in self.main.members else Reach(0)) for t in tenants}
+        lagging = {t: c.cursor for c in self.lagging for t in c.members}
+        main = ConsumedUpTo(self.main.cursor.at)
+        own = {t: ConsumedUpTo(c.at, c.done) for t, c in lagging.items()}
+        return {t: own.get(t) or (main if t in self.main.members else ConsumedUpTo(0)) for t in tenants}
 
     def close(self) -> None:
         with self._wake:
@@ -212,11 +212,11 @@ class Lane(threading.Thread):
         began = grew = time.monotonic()
         seen = 0
         with self._wake:
-            while self._took >= LONG and self._queue and not self._again and not self._closed:
+            while self._took >= SLOW_FLUSH_SECONDS and self._queue and not self._again and not self._closed:
                 now = time.monotonic()
                 if len(self._queue) > seen:
                     seen, grew = len(self._queue), now
-                left = min(grew + QUIET, began + self._took * SHARE) - now
+                left = min(grew + COALESCE_QUIET_SECONDS, began + self._took * COALESCE_MAX_SHARE) - now
                 if left <= 0:
                     break
                 self._wake.wait(left)
@@ -227,8 +227,8 @@ class Lane(threading.Thread):
         self._flush_next()
         if time.monotonic() - self._polled >= POLL_SECONDS:
             self._poll()
-        for cohort in self._standing.due():
-            self._step(cohort)
+        for group in self._standing.due():
+            self._step(group)
             if self._queue:
                 break
 
@@ -250,23 +250,23 @@ class Lane(threading.Thread):
         head = reader.head()
         if main is None or main.at > head:
             # It is the first time; or the newest blocks were taken away, and their numbers will come again.
-            main = Cursor.start(head)
+            main = Offset.start(head)
             self._journal.write(self.datasource, main)
         nests = copies(self._workspace, self.datasource)
-        strays: dict[Cursor, set[str]] = {}
+        lagging: dict[Offset, set[str]] = {}
         for tenant, cursor in own.items():
             if not nests.get(tenant, True):
-                strays.setdefault(cursor if cursor.at <= head else Cursor.start(head), set()).add(tenant)
+                lagging.setdefault(cursor if cursor.at <= head else Offset.start(head), set()).add(tenant)
         self._journal.strike(self.datasource, [t for t in own if nests.get(t, True)])
-        self._standing.begin(main, {t for t, view in nests.items() if not view} - own.keys(), strays)
+        self._standing.begin(main, {t for t, view in nests.items() if not view} - own.keys(), lagging)
         for piece in [main.piece] if main.piece else self._doubtful(reader, main):
             self.main.cursor = self.main.cursor.began(piece)
             self._deliver_main(piece)
 
-    def _doubtful(self, reader: Log, main: Cursor) -> list[Piece]:
+    def _doubtful(self, reader: LandingLog, main: Offset) -> list[LogRange]:
         """The batches of which one was perhaps under way, each by itself: the oldest that are not done."""
-        ours = dict.fromkeys(b.batch for b in reader.blocks(main.at) if b.batch.startswith(OURS))
-        return [Piece(b, main.at, batches=(b,)) for b in ours if b not in main.done][:DOUBTFUL]
+        ours = dict.fromkeys(b.batch for b in reader.blocks(main.at) if b.batch.startswith(GATEWAY_BATCH_PREFIX))
+        return [LogRange(b, main.at, batches=(b,)) for b in ours if b not in main.done][:MAX_REDELIVERED_BATCHES]
 
     def _in_hand(self) -> set[str]:
         """Batches that are being stored or have been handed over. To be asked after landing has been read."""
@@ -275,23 +275,23 @@ class Lane(threading.Thread):
 
     # --- keeping up ------------------------------------------------------------------------------------------------
 
-    def _take(self) -> list[Landed]:
+    def _take(self) -> list[CommittedBatch]:
         """The batches of the next flush; after a failure the same ones, so that their token means the same rows."""
         with self._wake:
             taken, rows = list(self._again), 0
-            while not self._again and self._queue and (not taken or rows + self._queue[0].rows <= PIECE_ROWS):
+            while not self._again and self._queue and (not taken or rows + self._queue[0].rows <= MAX_DELIVERY_ROWS):
                 batch = self._queue.pop(0)
                 taken.append(batch)
                 rows += batch.rows
             self._busy_since = taken[0].at if taken else None
         return taken
 
-    def _piece(self, batches: Sequence[Landed]) -> Piece:
+    def _piece(self, batches: Sequence[CommittedBatch]) -> LogRange:
         names = tuple(b.batch for b in batches)
         token = names[0] if len(names) == 1 else f"f:{self.main.cursor.epoch}:{names[0]}:{len(names)}"
-        return Piece(token, self.main.cursor.at, batches=names)
+        return LogRange(token, self.main.cursor.at, batches=names)
 
-    def _flush(self, batches: list[Landed]) -> None:
+    def _flush(self, batches: list[CommittedBatch]) -> None:
         """Deliver batches: one from its stage, several put together first, and written down before."""
         self._again = batches
         begun = time.monotonic()
@@ -322,10 +322,10 @@ class Lane(threading.Thread):
             self._staged -= sum(b.size for b in batches)
             self._busy_since = None
 
-    def _deliver_main(self, piece: Piece) -> None:
+    def _deliver_main(self, piece: LogRange) -> None:
         self._done_main(piece, self._delivery.pull(piece, lambda present: self._standing.among(present)[0]))
 
-    def _done_main(self, piece: Piece, failed: Mapping[str, str]) -> None:
+    def _done_main(self, piece: LogRange, failed: Mapping[str, str]) -> None:
         """Note that a piece has arrived. Whoever it did not arrive at goes on by itself from where it stood."""
         failed = {t: why for t, why in failed.items() if t in self.main.members}
         if failed:
@@ -334,7 +334,7 @@ class Lane(threading.Thread):
             for tenant, why in failed.items():
                 log.error("a tenant's tables do not take its rows", tenant=tenant, error=why)
             self._standing.remove(failed)
-            self._standing.part(Cohort(before, set(failed)), failed)
+            self._standing.part(ConsumerGroup(before, set(failed)), failed)
         self.main.cursor = self.main.cursor.finished(piece)
         self._journal.write(self.datasource, self.main.cursor)
 
@@ -350,7 +350,7 @@ class Lane(threading.Thread):
                 last = foreign[-1].number
                 without = tuple(b.batch for b in passed if b.number < last)
                 token = f"b:{moved.epoch}:{foreign[0].number}:{last}"
-                moved = moved.began(Piece(token, moved.at, last, without=without))
+                moved = moved.began(LogRange(token, moved.at, last, without=without))
             if moved != cursor:
                 self._journal.write(self.datasource, moved)
                 self.main.cursor = moved
@@ -366,64 +366,64 @@ class Lane(threading.Thread):
 
     # --- catching up -----------------------------------------------------------------------------------------------
 
-    def _step(self, cohort: Cohort) -> None:
+    def _step(self, group: ConsumerGroup) -> None:
         """Deliver one piece to a stray cohort, or take it into the main one if it has come as far."""
-        if self.main.cursor.done and cohort.cursor.at >= self.main.cursor.at:
+        if self.main.cursor.done and group.cursor.at >= self.main.cursor.at:
             self._poll()
-        piece = cohort.cursor.piece or self._next_piece(cohort)
+        piece = group.cursor.piece or self._next_piece(group)
         if piece is None:
-            self._join(cohort)
+            self._join(group)
             return
-        if cohort.cursor.piece is None:
-            cohort.cursor = cohort.cursor.began(piece)
-            self._journal.write_own(self.datasource, cohort.members, cohort.cursor)
-        failed = self._delivery.pull_for(piece, set(cohort.members))
-        self._standing.part(cohort, {t: why for t, why in failed.items() if t in cohort.members})
-        if not cohort.members:
+        if group.cursor.piece is None:
+            group.cursor = group.cursor.began(piece)
+            self._journal.write_own(self.datasource, group.members, group.cursor)
+        failed = self._delivery.pull_for(piece, set(group.members))
+        self._standing.part(group, {t: why for t, why in failed.items() if t in group.members})
+        if not group.members:
             return
-        cohort.cursor = cohort.cursor.finished(piece)
-        cohort.error, cohort.tries = "", 0
-        self._journal.write_own(self.datasource, cohort.members, cohort.cursor)
-        if cohort.cursor.at == self.main.cursor.at:
+        group.cursor = group.cursor.finished(piece)
+        group.error, group.tries = "", 0
+        self._journal.write_own(self.datasource, group.members, group.cursor)
+        if group.cursor.at == self.main.cursor.at:
             # At once, since the next flush would take the main cohort further again.
-            self._join(cohort)
+            self._join(group)
 
-    def _next_piece(self, cohort: Cohort) -> Piece | None:
+    def _next_piece(self, group: ConsumerGroup) -> LogRange | None:
         """The next blocks that the main cohort has and this one lacks; where there are none, it moves on."""
-        cursor, goal = cohort.cursor, self.main.cursor.at
+        cursor, goal = group.cursor, self.main.cursor.at
         if cursor.at >= goal:
             if cursor.done:
                 # What is done and has no rows in landing any more, such as those past a TTL, would never be passed.
                 later = self._delivery.log().blocks(cursor.at)
-                left = cursor.done & {b.batch for b in later} if len(later) < MOST_BLOCKS else cursor.done
-                cohort.cursor = replace(cursor, done=left)
+                left = cursor.done & {b.batch for b in later} if len(later) < MAX_BLOCKS else cursor.done
+                group.cursor = replace(cursor, done=left)
             return None
         blocks = [b for b in self._delivery.log().blocks(cursor.at) if b.number <= goal]
         taken, rows = list[Block](), 0
         for block in blocks:
             missing = 0 if block.batch in cursor.done else block.rows
-            if rows and rows + missing > STRAY_ROWS:
+            if rows and rows + missing > MAX_CATCH_UP_ROWS:
                 break
             rows += missing
             taken.append(block)
         without = tuple(b.batch for b in taken if b.batch in cursor.done)
         upto = taken[-1].number if taken else goal
         if not rows:
-            cohort.cursor = replace(cursor, at=upto, done=cursor.done - set(without))
-            return self._next_piece(cohort)
-        return Piece(f"t:{cursor.epoch}:{cursor.at}:{upto}", cursor.at, upto, without=without)
+            group.cursor = replace(cursor, at=upto, done=cursor.done - set(without))
+            return self._next_piece(group)
+        return LogRange(f"t:{cursor.epoch}:{cursor.at}:{upto}", cursor.at, upto, without=without)
 
-    def _join(self, cohort: Cohort) -> None:
+    def _join(self, group: ConsumerGroup) -> None:
         """Make a cohort that stands where the main one does part of it."""
         main = self.main.cursor
-        if main.done or cohort.cursor.done or cohort.cursor.at != main.at:
-            cohort.due = time.monotonic() + 0.02
+        if main.done or group.cursor.done or group.cursor.at != main.at:
+            group.due = time.monotonic() + 0.02
             return
-        self._journal.strike(self.datasource, cohort.members)
-        self._standing.join(cohort)
+        self._journal.strike(self.datasource, group.members)
+        self._standing.join(group)
 
 
-def _walk(blocks: Sequence[Block], cursor: Cursor, ours: set[str]) -> tuple[Cursor, list[Block], list[Block]]:
+def _walk(blocks: Sequence[Block], cursor: Offset, ours: set[str]) -> tuple[Offset, list[Block], list[Block]]:
     """The cursor moved over what is done, the blocks behind it that nobody has in hand, and those done among them."""
     at, done, foreign, passed, rows = cursor.at, set(cursor.done), list[Block](), list[Block](), 0
     for block in blocks:
@@ -435,13 +435,13 @@ def _walk(blocks: Sequence[Block], cursor: Cursor, ours: set[str]) -> tuple[Curs
                 continue
             done.discard(block.batch)
             at = block.number
-        elif foreign and rows + block.rows > PIECE_ROWS:
+        elif foreign and rows + block.rows > MAX_DELIVERY_ROWS:
             break
         else:
             foreign.append(block)
             rows += block.rows
     else:
-        if len(blocks) < MOST_BLOCKS:
+        if len(blocks) < MAX_BLOCKS:
             # Whatever is done and not among the blocks has no rows in landing any more.
             done.intersection_update(b.batch for b in blocks)
     return replace(cursor, at=at, done=frozenset(done)), foreign, passed

@@ -8,8 +8,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from engine.errors import RookeryError
-from engine.ingest.unknown_keys import NO_KEYS, Unknown
-from engine.ingest.values.staging import Stage, condition
+from engine.ingest.unknown_keys import NO_KEYS, UnknownKeys
+from engine.ingest.values.staging import StageSchema, condition
 from engine.schema import Name
 from engine.warehouse.port import Input
 
@@ -24,7 +24,7 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class AppendResult:
     """What became of an append: rows in the datasource, rows in quarantine, and the batch that they went with.
 
     `refused` counts bad rows that were kept nowhere, since the writer's share of quarantine is full. `tenants` counts
@@ -41,7 +41,7 @@ class Outcome:
     visible: Future[bool] | None = None
     repeated: bool = False
     ignored: tuple[str, ...] = ()
-    unknown: Unknown = NO_KEYS
+    unknown: UnknownKeys = NO_KEYS
     first: Fault | None = None
 
 
@@ -61,12 +61,12 @@ class Append:
     bound: str | None = None
     key: str | None = None
     lines: Sequence[bytes] | None = None
-    answer: Future[Outcome] = field(default_factory=Future)
+    answer: Future[AppendResult] = field(default_factory=Future)
     digest: str = ""
     into: Name | None = None
     whole: bool = True
     writer: str = ""
-    unknown: Unknown = NO_KEYS
+    unknown: UnknownKeys = NO_KEYS
     strange: bool = False
 
     @property
@@ -76,7 +76,7 @@ class Append:
 
 
 @dataclass(slots=True)
-class Bad:
+class RejectedRow:
     """A row that cannot be stored: its number in the batch, its text, and what is wrong in which columns.
 
     `header` is the first line of the CSV file that it stood in.
@@ -98,7 +98,7 @@ class Bad:
 
 
 @dataclass(slots=True)
-class Portion:
+class AppendSlice:
     """One append's share of a batch: rows `start` to `stop`. `refused` says why none of them is stored."""
 
     append: Append
@@ -119,16 +119,16 @@ class Batch:
     """
 
     id: str
-    stage: Stage
+    stage: StageSchema
     table: Name
-    portions: list[Portion]
+    portions: list[AppendSlice]
     bound: str | None
     size: int
     rows: int = 0
     numbered: bool = False
     searching: bool = False
     usual: bool = False
-    bad: dict[int, Bad] = field(default_factory=dict)
+    bad: dict[int, RejectedRow] = field(default_factory=dict)
     refused: set[int] = field(default_factory=set)
     header: bytes = b""
     ignored: tuple[str, ...] = ()
@@ -147,15 +147,15 @@ class Batch:
         """Rows that are to be stored."""
         return sum(p.stop - p.start - self.bad_in(p) for p in self.portions if not p.refused)
 
-    def bad_in(self, portion: Portion) -> int:
+    def bad_in(self, portion: AppendSlice) -> int:
         """Rows of a portion that cannot be stored."""
         return sum(portion.start <= n < portion.stop for n in self.bad)
 
-    def refused_in(self, portion: Portion) -> int:
+    def refused_in(self, portion: AppendSlice) -> int:
         """Bad rows of a portion that are not kept."""
         return sum(portion.start <= n < portion.stop for n in self.refused)
 
-    def first_bad(self, portion: Portion) -> Fault | None:
+    def first_bad(self, portion: AppendSlice) -> Fault | None:
         """The first row of a portion that cannot be stored."""
         number = min((n for n in self.bad if portion.start <= n < portion.stop), default=None)
         if number is None:

@@ -11,33 +11,43 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 
 from engine.errors import RookeryError
-from engine.ingest.batch import Bad
+from engine.ingest.batch import RejectedRow
 from engine.ingest.formats.body_rows import is_stranger
 from engine.ingest.formats.csv_records import is_open
 from engine.ingest.read_settings import is_too_large, opens_too_far
 from engine.ingest.unreadable_values import alone, blame_rest, blame_value, has_borders
 from engine.ingest.validation import ASIDE, UNDECIDED, Judge, default_throws
-from engine.ingest.values.rejections import SHOWN, has_all_cells, loaded, strange, unreadable, values_of
+from engine.ingest.values.rejections import (
+    MAX_SHOWN_CHARACTERS,
+    has_all_cells,
+    loaded,
+    strange,
+    unreadable,
+    values_of,
+)
 from engine.ingest.values.shared_keys import spread
-from engine.ingest.values.staging import NUMBER, Stage, stage_ddl
+from engine.ingest.values.staging import ROW_NUMBER_COLUMN, StageSchema, stage_ddl
 from engine.project.model import Column
 from engine.schema import Name
 from engine.warehouse import ddl
 from engine.warehouse.port import Input, Warehouse
 
-TOLERANT: Mapping[str, int] = {"input_format_allow_errors_num": 2_000_000_000, "input_format_allow_errors_ratio": 1}
+TOLERANT_SETTINGS: Mapping[str, int] = {
+    "input_format_allow_errors_num": 2_000_000_000,
+    "input_format_allow_errors_ratio": 1,
+}
 UNEXPLAINED = "the row cannot be read; why was not looked for, as too many other rows are bad"
 _STOPPED_AT = re.compile(r"while reading the value of key (\w+)")
 _EMPTY_OBJECT = re.compile(rb"\{\s*\}")
 
 
-class Search:
+class Bisection:
     """Reads a batch's rows into a stage, numbered, and tells which are bad and why."""
 
     def __init__(
         self,
         warehouse: Warehouse,
-        stage: Stage,
+        stage: StageSchema,
         table: Name,
         settings: Mapping[str, int | str],
         limits: tuple[int, int],
@@ -46,13 +56,13 @@ class Search:
         self._warehouse = warehouse
         self._stage = stage
         self._table = table
-        self._settings = {**settings, **TOLERANT, "input_format_parallel_parsing": 0, "max_threads": 1}
+        self._settings = {**settings, **TOLERANT_SETTINGS, "input_format_parallel_parsing": 0, "max_threads": 1}
         self._explained, self._most_tries = limits
         self._tries = 0
         self._undecided: set[int] = set()
         self._stopped: dict[int, str] = {}
 
-    def read(self, rows: Sequence[bytes], format: Input, header: bytes, compare_keys: bool) -> dict[int, Bad]:
+    def read(self, rows: Sequence[bytes], format: Input, header: bytes, compare_keys: bool) -> dict[int, RejectedRow]:
         """Fill the (empty) stage with the rows that can be read. Returns the others by number, from 0.
 
         With `compare_keys`, events that have none of the datasource's keys are bad.
@@ -60,7 +70,7 @@ class Search:
         strangers = self._strangers(rows) if compare_keys and format is Input.NDJSON else set()
         sound = self._numbered({n: row for n, row in enumerate(rows) if n not in strangers}, format)
         there = self._insert(sound, format, header)
-        bad = {n: Bad(n, row, format, header=header) for n, row in enumerate(rows) if n not in there}
+        bad = {n: RejectedRow(n, row, format, header=header) for n, row in enumerate(rows) if n not in there}
         if bad:
             self._warehouse.execute(f"TRUNCATE TABLE {self._table.sql()}")
             for n in strangers:
@@ -80,13 +90,15 @@ class Search:
             left = {n: text for n, text in sound.items() if n not in bad}
             again = self._insert(left, format, header, together=True)
             for n in left.keys() - again:
-                bad[n] = Bad(n, rows[n], format, header=header)
+                bad[n] = RejectedRow(n, rows[n], format, header=header)
                 bad[n].add("", "the row cannot be read")
         for row in bad.values():
             row.values = values_of(row.text, format, header, self._stage)
         return bad
 
-    def check(self, bound: str | None, rows: Sequence[bytes], format: Input, header: bytes = b"") -> dict[int, Bad]:
+    def check(
+        self, bound: str | None, rows: Sequence[bytes], format: Input, header: bytes = b""
+    ) -> dict[int, RejectedRow]:
         """Rows of the filled stage that do not meet what is asked of them, or cannot be stored, by number."""
 
         def stage_again(numbers: Collection[int]) -> None:
@@ -132,8 +144,8 @@ class Search:
             return self._by_lines(rows, header, columns)
         body = b"\n".join(rows.values()) + b"\n"
         if format is Input.CSV:
-            body = NUMBER.encode() + b"," + header + b"\n" + body
-        names = (NUMBER, *columns) if columns else ()
+            body = ROW_NUMBER_COLUMN.encode() + b"," + header + b"\n" + body
+        names = (ROW_NUMBER_COLUMN, *columns) if columns else ()
         try:
             self._warehouse.insert(self._table.sql(), body, format, names, self._settings)
         except RookeryError as exc:
@@ -142,7 +154,7 @@ class Search:
             if exc.code.status >= 500:
                 raise
             return self._parted(rows, format, header, columns, exc)
-        there = self._warehouse.query(f"SELECT {NUMBER}, count() FROM {self._table.sql()} GROUP BY 1")
+        there = self._warehouse.query(f"SELECT {ROW_NUMBER_COLUMN}, count() FROM {self._table.sql()} GROUP BY 1")
         return {int(n) for n, times in there.rows if times == 1 and int(n) in rows}
 
     def _by_lines(self, rows: Mapping[int, bytes], header: bytes, columns: Sequence[str]) -> set[int]:
@@ -183,7 +195,7 @@ class Search:
         first = self._insert(dict(pairs[:middle]), format, header, columns)
         return first | self._insert(dict(pairs[middle:]), format, header, columns)
 
-    def _tell(self, row: Bad, why: str, format: Input, header: bytes) -> None:
+    def _tell(self, row: RejectedRow, why: str, format: Input, header: bytes) -> None:
         """Why the engine stopped at a row."""
         found = _STOPPED_AT.search(why)
         staged = next((c for c in self._stage.columns if found and c.name == found[1]), None)
@@ -194,11 +206,11 @@ class Search:
             if not blamed:
                 row.add("", ASIDE.split(why)[0][:200])
             return
-        shown = (values_of(row.text, format, header, self._stage).get(staged.column) or "")[:SHOWN]
+        shown = (values_of(row.text, format, header, self._stage).get(staged.column) or "")[:MAX_SHOWN_CHARACTERS]
         kind = next(c.type for c in self._stage.source.columns if c.name == staged.column)
         row.add(staged.column, f"`{shown}` does not fit {kind}")
 
-    def _throwing_defaults(self, row: Bad, format: Input, header: bytes) -> dict[Column, str]:
+    def _throwing_defaults(self, row: RejectedRow, format: Input, header: bytes) -> dict[Column, str]:
         """Columns that a row lacks and whose defaults throw on its other values, and what they say."""
         values = values_of(row.text, format, header, self._stage)
         wanted = [c for c in self._stage.columns if c.default and values.get(c.column) is None]
@@ -208,7 +220,7 @@ class Search:
         bare = Name(self._table.database, f"{self._table.name}_bare")
         body = sound[row.number] + b"\n"
         if format is Input.CSV:
-            body = NUMBER.encode() + b"," + header + b"\n" + body
+            body = ROW_NUMBER_COLUMN.encode() + b"," + header + b"\n" + body
         found: dict[Column, str] = {}
         try:
             self._warehouse.execute(stage_ddl(self._stage, bare, defaults=False))
@@ -234,7 +246,9 @@ class Search:
             return exc.message
         return None
 
-    def _explain(self, bad: Mapping[int, Bad], sound: Mapping[int, bytes], format: Input, header: bytes) -> None:
+    def _explain(
+        self, bad: Mapping[int, RejectedRow], sound: Mapping[int, bytes], format: Input, header: bytes
+    ) -> None:
         """Which value of each row cannot be read: every one is read alone, so that none is blamed for another."""
         for n in (n for n in bad if n not in sound and not bad[n].columns):
             blame_rest(bad[n], self._stage, unreadable(bad[n].text, format, header))
@@ -259,5 +273,5 @@ def _numbered(number: int, row: bytes, format: Input) -> bytes | None:
     if not isinstance(loaded(text), dict) and not has_borders(text):
         return None
     if _EMPTY_OBJECT.fullmatch(text):
-        return b'{"%s":%d}' % (NUMBER.encode(), number)
-    return b'{"%s":%d,%s' % (NUMBER.encode(), number, text[1:])
+        return b'{"%s":%d}' % (ROW_NUMBER_COLUMN.encode(), number)
+    return b'{"%s":%d,%s' % (ROW_NUMBER_COLUMN.encode(), number, text[1:])

@@ -13,22 +13,22 @@ from typing import Protocol
 
 from engine.errors import UNDELIVERED, RookeryError
 from engine.fanout.failed_writes import taken_out_of
-from engine.fanout.failing_tenants import Block
-from engine.fanout.handover import Landed
+from engine.fanout.failing_tenants import BlockRange
+from engine.fanout.handover import CommittedBatch
 from engine.fanout.kept_rows import KEEPS_NOTHING, Held, columns_of, head, table_of
 from engine.fanout.suspended_views import insert_to_all, kept_from
-from engine.fanout.uncertain_batches import Stored, doubts_of
+from engine.fanout.uncertain_batches import Stored, uncertain_batches_of
 from engine.ingest.batch import Batch
-from engine.ingest.staging_pool import Stages
+from engine.ingest.staging_pool import StagingPool
 from engine.ingest.values.staging import taken
 from engine.schema import Name, literal
 from engine.warehouse import ddl
 from engine.warehouse.errors import for_sender, may_pass
 from engine.workspace.workspace import Workspace
 
-SMALL = 1 << 20
+ONE_THREAD_BYTES = 1 << 20
 """Batches up to this many bytes are parsed and stored on one thread, which is faster."""
-ONE_THREAD = {"max_threads": 1}
+ONE_THREAD_SETTINGS = {"max_threads": 1}
 
 
 class Router(Protocol):
@@ -38,7 +38,7 @@ class Router(Protocol):
         """Tell that a batch is about to land. Returns whether it is wanted afterwards."""
         ...
 
-    def landed(self, batch: Landed) -> None:
+    def landed(self, batch: CommittedBatch) -> None:
         """Hand a batch over; its stage, if it comes along, is given back when it is delivered."""
         ...
 
@@ -47,14 +47,14 @@ class Router(Protocol):
         ...
 
 
-class Landing:
+class Committer:
     """Puts batches into their datasources."""
 
-    def __init__(self, workspace: Workspace, stages: Stages, router: Router | None) -> None:
+    def __init__(self, workspace: Workspace, stages: StagingPool, router: Router | None) -> None:
         self._workspace = workspace
         self._stages = stages
         self._router = router
-        self._doubts = doubts_of(workspace)
+        self._doubts = uncertain_batches_of(workspace)
         self._held: set[Name] = set()
         self._orders: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
@@ -178,7 +178,7 @@ class Landing:
         with self._lock:
             return self._orders.setdefault(datasource, threading.Lock())
 
-    def _handed(self, batch: Batch, everywhere: bool) -> Landed:
+    def _handed(self, batch: Batch, everywhere: bool) -> CommittedBatch:
         """What the router gets. The stage comes along unless some of its values would be computed anew."""
         source, stage = batch.stage.source, batch.stage
         assert stage.tenant is not None
@@ -186,7 +186,7 @@ class Landing:
         batch.handed = stage.repeatable
         if everywhere:
             batch.visible = delivered
-        return Landed(
+        return CommittedBatch(
             batch=batch.id,
             datasource=source.name,
             table=batch.table.sql() if batch.handed else "",
@@ -203,7 +203,7 @@ class Landing:
 
     def _insert(self, batch: Batch, after: int | None = None) -> bool:
         own = batch.portions[0].append.into is None
-        block = Block(batch.stage.source.name, batch.id, _counted(batch), after) if own else None
+        block = BlockRange(batch.stage.source.name, batch.id, _counted(batch), after) if own else None
         patient = block is None or self._doubts.patient(block.datasource)
         return insert_to_all(self._workspace, self._statement(batch), block, patient=patient)
 
@@ -217,7 +217,7 @@ class Landing:
         rows = (
             f"SELECT {taken(batch.stage, batch.bound, usual=batch.usual)} FROM {batch.table.sql()} WHERE {condition}"
         )
-        settings = ONE_THREAD if batch.size <= SMALL else {}
+        settings = ONE_THREAD_SETTINGS if batch.size <= ONE_THREAD_BYTES else {}
         return ddl.insert_block(target, columns, batch.id, rows, **settings)
 
 

@@ -19,13 +19,13 @@ import structlog
 
 from engine import observe
 from engine.errors import CLOSED, INTERNAL, QUEUE_FULL, RookeryError
-from engine.ingest.batch import Append, Outcome
+from engine.ingest.batch import Append, AppendResult
 from engine.ingest.commit import Router
 from engine.ingest.idempotency import Key, Receipt, Receipts, same_body
 from engine.ingest.insert_memory import Memory, needed
-from engine.ingest.staging_pool import Stages
-from engine.ingest.writer import Attempt, Ingestion, key_of
-from engine.ingest.writer_queues import Group, Lane
+from engine.ingest.staging_pool import StagingPool
+from engine.ingest.writer import Attempt, BatchWriter, key_of
+from engine.ingest.writer_queues import Group, IngestQueue
 from engine.schema import Name
 from engine.warehouse.port import Input
 from engine.workspace.disk import require_room
@@ -33,19 +33,19 @@ from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.ingest")
 
-CROWD = 4
+COALESCE_CALLERS = 4
 """Callers from which on a batch waits for those that were just answered, while they come again."""
-QUIET, PATIENCE = 0.003, 0.025
+COALESCE_QUIET_SECONDS, COALESCE_TIMEOUT_SECONDS = 0.003, 0.025
 """Seconds without another newcomer that end the wait, and its longest."""
-MOST = 3
+MAX_WRITER_SHARE = 3
 """A writer's share of the room for what waits, as a multiple of what it leaves free."""
-SEARCHES = 2
+MAX_SEARCHES = 2
 """Threads that search for bad rows, for all datasources."""
-_Done = dict[int, Outcome | RookeryError]
+_Done = dict[int, AppendResult | RookeryError]
 """What became of appends, by their identity."""
 
 
-class Room:
+class MemoryBudget:
     """A request's share of the memory for what waits: taken while its body is read, left when it is answered."""
 
     def __init__(self, gateway: Gateway, writer: str) -> None:
@@ -66,7 +66,7 @@ class Room:
         self._gateway.take(-self._taken, self._writer)
         self._taken = 0
 
-    def __enter__(self) -> Room:
+    def __enter__(self) -> MemoryBudget:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -76,11 +76,11 @@ class Room:
 class Gateway:
     """Takes appends and answers each by its future."""
 
-    def __init__(self, workspace: Workspace, stages: Stages, router: Router | None = None) -> None:
+    def __init__(self, workspace: Workspace, stages: StagingPool, router: Router | None = None) -> None:
         self._workspace = workspace
         self.receipts = Receipts(workspace)
-        self._ingestion = Ingestion(workspace, stages, self.receipts, router)
-        self._lanes: dict[str, Lane] = {}
+        self._ingestion = BatchWriter(workspace, stages, self.receipts, router)
+        self._lanes: dict[str, IngestQueue] = {}
         self._flying: dict[Key, Append] = {}
         self._lock = threading.Lock()
         self._taken = 0
@@ -91,16 +91,16 @@ class Gateway:
         self._idle = threading.Condition(self._lock)
         self._memory = Memory(workspace.settings.total_insert_memory)
         self._threads = ThreadPoolExecutor(workspace.settings.writers, thread_name_prefix="ingest")
-        self._searches = ThreadPoolExecutor(SEARCHES, thread_name_prefix="search")
+        self._searches = ThreadPoolExecutor(MAX_SEARCHES, thread_name_prefix="search")
 
     @property
     def waiting_bytes(self) -> int:
         """Bytes of bodies in memory."""
         return self._taken
 
-    def room(self, bound: str | None = None, writer: str = "") -> Room:
+    def room(self, bound: str | None = None, writer: str = "") -> MemoryBudget:
         """Room for one request's body, with what names its writer, as in `append`."""
-        return Room(self, _turn(bound, writer))
+        return MemoryBudget(self, _turn(bound, writer))
 
     def take(self, size: int, writer: str) -> None:
         """Count bytes of a writer that wait, or that no longer do. Raises RK5010.
@@ -110,7 +110,7 @@ class Gateway:
         with self._lock:
             held = self._held.get(writer, 0) + size
             left = self._workspace.settings.max_waiting - self._taken - size
-            if size > 0 and held > MOST * left:
+            if size > 0 and held > MAX_WRITER_SHARE * left:
                 raise RookeryError(
                     QUEUE_FULL,
                     "too much waits to be stored",
@@ -133,7 +133,7 @@ class Gateway:
         writer: str = "",
         into: Name | None = None,
         whole: bool = True,
-    ) -> Future[Outcome]:
+    ) -> Future[AppendResult]:
         """Store a body's rows; good ones in the datasource (or the table `into`, like it), bad ones in quarantine.
 
         `writer` names the token of a caller that writes for no tenant: appends of one writer are stored in order.
@@ -146,7 +146,7 @@ class Gateway:
         # A caller may go away; its rows are stored all the same.
         append.answer.set_running_or_notify_cancel()
         if not body.strip() and not key:
-            append.answer.set_result(Outcome("", 0))
+            append.answer.set_result(AppendResult("", 0))
             return append.answer
         if append.key:
             append.digest = hashlib.sha256(body).hexdigest()
@@ -160,7 +160,7 @@ class Gateway:
                 return _as_repeated(flying.answer)
             if append.key:
                 self._flying[key_of(append)] = append
-            lane = self._lanes.setdefault(name, Lane())
+            lane = self._lanes.setdefault(name, IngestQueue())
             lane.add(append)
             if lane.may_start(append):
                 self._start(lane)
@@ -175,14 +175,14 @@ class Gateway:
         self._searches.shutdown(wait=True)
         self.receipts.flush()
 
-    def _start(self, lane: Lane) -> None:
+    def _start(self, lane: IngestQueue) -> None:
         """Take a lane's next batch under way. Called with the lock held."""
         if appends := lane.take():
             lane.running[appends[0].bound] += 1
             self._busy += 1
             self._submit(lane, appends)
 
-    def _run(self, lane: Lane, appends: list[Append]) -> None:
+    def _run(self, lane: IngestQueue, appends: list[Append]) -> None:
         """Store a lane's batches, one after the other as long as no other lane waits for its turn."""
         with self._lock:
             self._queued -= 1
@@ -213,11 +213,11 @@ class Gateway:
         if not self._busy:
             self._idle.notify_all()
 
-    def _submit(self, lane: Lane, appends: list[Append]) -> None:
+    def _submit(self, lane: IngestQueue, appends: list[Append]) -> None:
         self._queued += 1
         self._threads.submit(self._run, lane, appends)
 
-    def _gather(self, lane: Lane, callers: int, bound: str | None) -> None:
+    def _gather(self, lane: IngestQueue, callers: int, bound: str | None) -> None:
         """Let a crowd of callers, of whom some were just answered, come again before the next batch begins.
 
         Otherwise they would part: the first have a batch for themselves, and the others wait for it. Callers who
@@ -225,24 +225,24 @@ class Gateway:
         """
         with self._lock:
             others = lane.waiting > lane.waiting_for(bound)
-        if callers < CROWD or others:
+        if callers < COALESCE_CALLERS or others:
             return
-        lane.expected, lane.gathering, end = callers, bound, time.monotonic() + PATIENCE
+        lane.expected, lane.gathering, end = callers, bound, time.monotonic() + COALESCE_TIMEOUT_SECONDS
         lane.enough.clear()
         before = seen = lane.waiting
         while not (lane.complete or self._closed or time.monotonic() > end):
-            if lane.enough.wait(QUIET) or before < lane.waiting == seen:
+            if lane.enough.wait(COALESCE_QUIET_SECONDS) or before < lane.waiting == seen:
                 break
             seen = lane.waiting
 
-    def _search_later(self, lane: Lane, failed: Sequence[Group]) -> None:
+    def _search_later(self, lane: IngestQueue, failed: Sequence[Group]) -> None:
         """Hand groups whose rows have to be searched over to the threads for that, each writer's in its own turn."""
         with self._lock:
             for writer in lane.hold(failed):
                 self._busy += 1
                 self._searches.submit(self._search, lane, writer)
 
-    def _search(self, lane: Lane, writer: str) -> None:
+    def _search(self, lane: IngestQueue, writer: str) -> None:
         """One step for a writer's groups that failed; then it is the turn of other writers."""
         with self._lock:
             group = lane.held[writer].popleft()
@@ -327,7 +327,7 @@ class Gateway:
         size = sum(len(a.body) for a in group.appends)
         return needed(size, columns, first.format, self._workspace.settings.insert_memory)
 
-    def _answer(self, append: Append, outcome: Outcome | RookeryError) -> None:
+    def _answer(self, append: Append, outcome: AppendResult | RookeryError) -> None:
         if append.key:
             with self._lock:
                 self._flying.pop(key_of(append), None)
@@ -342,12 +342,12 @@ def _turn(bound: str | None, writer: str) -> str:
     return f"token {writer}" if bound is None else f"tenant {bound}"
 
 
-def _as_repeated(first: Future[Outcome]) -> Future[Outcome]:
+def _as_repeated(first: Future[AppendResult]) -> Future[AppendResult]:
     """The answer of a try that came while the first one was under way."""
-    answer = Future[Outcome]()
+    answer = Future[AppendResult]()
     answer.set_running_or_notify_cancel()
 
-    def pass_on(done: Future[Outcome]) -> None:
+    def pass_on(done: Future[AppendResult]) -> None:
         if (exc := done.exception()) is not None:
             answer.set_exception(exc)
         else:
@@ -361,12 +361,12 @@ def _receipt_of(append: Append) -> Receipt:
     return Receipt(key_of(append), append.digest, "", 0, 0)
 
 
-def _repeated(receipt: Receipt, append: Append) -> Outcome | RookeryError:
+def _repeated(receipt: Receipt, append: Append) -> AppendResult | RookeryError:
     try:
         same_body(receipt, append.digest)
     except RookeryError as exc:
         return exc
-    return Outcome(
+    return AppendResult(
         receipt.batch,
         receipt.rows,
         receipt.quarantined,
@@ -379,7 +379,7 @@ def _repeated(receipt: Receipt, append: Append) -> Outcome | RookeryError:
 
 
 def _count(appends: Sequence[Append], done: _Done) -> None:
-    stored = [(a, o) for a in appends if isinstance(o := done.get(id(a)), Outcome)]
+    stored = [(a, o) for a in appends if isinstance(o := done.get(id(a)), AppendResult)]
     if stored:
         name = appends[0].datasource
         observe.count("ingest_batches", datasource=name)

@@ -17,29 +17,29 @@ import structlog
 
 from engine.compiler import storage
 from engine.errors import IN_DOUBT, KEY_REUSED, UNKNOWN_RECEIPT, RookeryError
-from engine.fanout.uncertain_batches import doubts_of
+from engine.fanout.uncertain_batches import uncertain_batches_of
 from engine.ingest import quarantine
 from engine.ingest.batch import Fault
-from engine.ingest.unknown_keys import NO_KEYS, Unknown
+from engine.ingest.unknown_keys import NO_KEYS, UnknownKeys
 from engine.schema import Column, Mark, Name, Table, literal
 from engine.warehouse import ddl
-from engine.warehouse.checked_inserts import insert_whole
-from engine.warehouse.registry import VERSION, Versions
+from engine.warehouse.checked_inserts import insert_checked
+from engine.warehouse.registry import VERSION_COLUMN, Versions
 from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.serve")
 
-RECEIPTS = "_rk_receipts"
-DAYS = 7
-OURS = "\x1f"
+RECEIPTS_SUFFIX = "_rk_receipts"
+RECEIPT_DAYS = 7
+RESERVED_KEY_PREFIX = "\x1f"
 """A character that no caller's key has, for keys that are made here."""
-NOTES = OURS + "notes"
+NOTES_NAME = RESERVED_KEY_PREFIX + "notes"
 """Stands among the tenants of a stored receipt, for what else the answer says. No tenant's id looks like it."""
-STORED = OURS + "stored" + OURS
+STORED_KEY_PREFIX = RESERVED_KEY_PREFIX + "stored" + RESERVED_KEY_PREFIX
 """Begins the key of a note that a batch has happened."""
-NEWEST = 16
+CHECKED_NEWEST_BATCHES = 16
 """Batches that are looked for in landing after a start, if there is no note that they have happened."""
-REMEMBERED = 10_000
+CACHED_RECEIPTS = 10_000
 """Receipts of batches that are known to have happened, kept in memory."""
 
 Key = tuple[str, str, str]
@@ -63,7 +63,7 @@ class Receipt:
     at: str = ""
     stands: bool = True
     refused: int = 0
-    unknown: Unknown = NO_KEYS
+    unknown: UnknownKeys = NO_KEYS
     first: Fault | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ class Receipt:
 def receipts_table(workspace: str) -> Table:
     """The table of receipts."""
     return Table(
-        Name(workspace, RECEIPTS),
+        Name(workspace, RECEIPTS_SUFFIX),
         (
             Column("owner", "String"),
             Column("datasource", "String"),
@@ -93,12 +93,12 @@ def receipts_table(workspace: str) -> Table:
             Column("tenants", "String"),
             Column("logged", "UInt8"),
             Column("at", "DateTime64(3)", "DEFAULT", "now64(3)"),
-            VERSION,
+            VERSION_COLUMN,
         ),
         engine="ReplacingMergeTree(version)",
         sorting_key="(owner, datasource, key)",
-        ttl=f"toDateTime(at) + INTERVAL {DAYS} DAY",
-        mark=Mark(workspace, RECEIPTS, "state"),
+        ttl=f"toDateTime(at) + INTERVAL {RECEIPT_DAYS} DAY",
+        mark=Mark(workspace, RECEIPTS_SUFFIX, "state"),
     )
 
 
@@ -107,9 +107,9 @@ class Receipts:
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
-        self._table = Name(workspace.name, RECEIPTS).sql()
+        self._table = Name(workspace.name, RECEIPTS_SUFFIX).sql()
         self._known: dict[Key, tuple[Receipt, str]] = {}
-        self._doubts = doubts_of(workspace)
+        self._doubts = uncertain_batches_of(workspace)
         self._lock = threading.Lock()
         workspace.warehouse.execute(ddl.create_table(receipts_table(workspace.name)))
         self._versions = Versions(self._newest)
@@ -148,12 +148,18 @@ class Receipts:
         with self._lock:
             noted = dict(self._unnoted)
         told = [
-            {"owner": "", "datasource": d, "key": STORED + b, "digest": table, "version": self._versions.next()}
+            {
+                "owner": "",
+                "datasource": d,
+                "key": STORED_KEY_PREFIX + b,
+                "digest": table,
+                "version": self._versions.next(),
+            }
             for (d, b), table in noted.items()
         ]
         if rows or told:
             body = b"\n".join(orjson.dumps(row) for row in (*rows, *told))
-            insert_whole(self._workspace.warehouse, Name(self._workspace.name, RECEIPTS), body)
+            insert_checked(self._workspace.warehouse, Name(self._workspace.name, RECEIPTS_SUFFIX), body)
         with self._lock:
             for which in noted:
                 self._unnoted.pop(which, None)
@@ -162,9 +168,9 @@ class Receipts:
         """After a start: note that the newest batches have happened, while landing still has their rows."""
         newest = self._workspace.warehouse.query(
             f"SELECT datasource, batch, toString(min(at)) FROM {self._table} WHERE rows > 0 AND logged "
-            f"AND (datasource, concat({literal(STORED)}, batch)) NOT IN (SELECT datasource, key FROM {self._table} "
-            f"WHERE owner = '' AND startsWith(key, {literal(STORED)})) "
-            f"GROUP BY datasource, batch ORDER BY max(version) DESC LIMIT {NEWEST}"
+            f"AND (datasource, concat({literal(STORED_KEY_PREFIX)}, batch)) NOT IN (SELECT datasource, key FROM {self._table} "
+            f"WHERE owner = '' AND startsWith(key, {literal(STORED_KEY_PREFIX)})) "
+            f"GROUP BY datasource, batch ORDER BY max(version) DESC LIMIT {CHECKED_NEWEST_BATCHES}"
         )
         for datasource, batch, at in newest.rows:
             if datasource in self._workspace.current.build.datasources and self._landed(datasource, batch, str(at)):
@@ -194,7 +200,7 @@ class Receipts:
                 self._known[receipt.key] = (receipt, table)
                 if receipt.logged and receipt.rows:
                     self._unnoted[receipt.key[1], receipt.batch] = table
-            while len(self._known) > REMEMBERED:
+            while len(self._known) > CACHED_RECEIPTS:
                 del self._known[next(iter(self._known))]
 
     def find(self, keys: Sequence[Key]) -> dict[Key, Receipt]:
@@ -224,7 +230,7 @@ class Receipts:
         """
         # The pieces of a file have keys of their own, numbered after it.
         condition = "(key = {k:String} OR startsWith(key, concat({k:String}, {ours:String})))"
-        bindings: dict[str, Any] = {"k": key, "ours": OURS}
+        bindings: dict[str, Any] = {"k": key, "ours": RESERVED_KEY_PREFIX}
         if seen is not None:
             condition += " AND owner = {o:String} AND datasource IN {d:Array(String)}"
             bindings |= {"o": seen[0], "d": sorted(seen[1])}
@@ -260,7 +266,7 @@ class Receipts:
     def _landed(self, datasource: str, batch: str, at: str) -> bool:
         found = self._workspace.warehouse.query(
             f"SELECT 1 FROM {Name(self._workspace.name, datasource).sql()} "
-            f"PREWHERE {storage.BATCH} = {{b:String}} AND {storage.ARRIVED} >= {{at:String}}::DateTime - 86400 "
+            f"PREWHERE {storage.BATCH_COLUMN} = {{b:String}} AND {storage.ARRIVAL_COLUMN} >= {{at:String}}::DateTime - 86400 "
             "LIMIT 1",
             {"b": batch, "at": at[:19]},
         )
@@ -275,7 +281,7 @@ class Receipts:
         found = self._workspace.warehouse.query(
             f"SELECT 1 FROM {self._table} WHERE owner = '' AND datasource = {{d:String}} AND key = {{k:String}} "
             "AND digest = {t:String} LIMIT 1",
-            {"d": receipt.key[1], "k": STORED + receipt.batch, "t": table},
+            {"d": receipt.key[1], "k": STORED_KEY_PREFIX + receipt.batch, "t": table},
         )
         return bool(found.rows)
 
@@ -303,30 +309,30 @@ class Receipts:
 def _notes(receipt: Receipt) -> dict[str, Any]:
     """What a stored receipt has beside its counts, if there is anything."""
     found = {"refused": receipt.refused, "unknown": receipt.unknown, "first": receipt.first}
-    return {NOTES: found} if receipt.refused or receipt.unknown.count or receipt.first else {}
+    return {NOTES_NAME: found} if receipt.refused or receipt.unknown.count or receipt.first else {}
 
 
 def _read_back(receipt: Receipt) -> Receipt:
-    found: Any = receipt.tenants.pop(NOTES, None)
+    found: Any = receipt.tenants.pop(NOTES_NAME, None)
     if not isinstance(found, dict):
         return receipt
     unknown, first = found["unknown"], found["first"]
     return replace(
         receipt,
         refused=found["refused"],
-        unknown=Unknown(tuple(unknown["names"]), unknown["count"]),
+        unknown=UnknownKeys(tuple(unknown["names"]), unknown["count"]),
         first=first and Fault(first["row"], tuple(first["columns"]), tuple(first["reasons"])),
     )
 
 
 def part_key(key: str, number: int) -> str:
     """The key of a part of what a caller sent under a key."""
-    return f"{key}{OURS}{number}"
+    return f"{key}{RESERVED_KEY_PREFIX}{number}"
 
 
 def row_key(id: str) -> str:
     """The key under which a row comes back out of quarantine."""
-    return f"{OURS}{id}"
+    return f"{RESERVED_KEY_PREFIX}{id}"
 
 
 def same_body(receipt: Receipt, digest: str) -> None:

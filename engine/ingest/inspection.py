@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from engine.errors import FOREIGN_TENANT, RookeryError
-from engine.ingest.batch import Bad, Batch
-from engine.ingest.bisect import Search
-from engine.ingest.commit import ONE_THREAD
+from engine.ingest.batch import Batch, RejectedRow
+from engine.ingest.bisect import Bisection
+from engine.ingest.commit import ONE_THREAD_SETTINGS
 from engine.ingest.formats.body_rows import csv_rows, json_rows
-from engine.ingest.read_settings import PARSING
+from engine.ingest.read_settings import PARSE_SETTINGS
 from engine.ingest.row_expressions import evaluated
-from engine.ingest.unknown_keys import Keys
+from engine.ingest.unknown_keys import KnownKeys
 from engine.ingest.validation import Judge
 from engine.ingest.values.rejections import as_event, loaded, reason, values_of
-from engine.ingest.values.staging import NUMBER, checks, stage_ddl
+from engine.ingest.values.staging import ROW_NUMBER_COLUMN, checks, stage_ddl
 from engine.schema import Name, quote
 from engine.warehouse import ddl
 from engine.warehouse.port import Input
@@ -24,7 +24,7 @@ NO_COLUMN = "unknown key"
 """How the reason begins for which a strict datasource does not store a row."""
 
 
-def inspect(workspace: Workspace, batch: Batch, keys: Keys | None) -> None:
+def inspect(workspace: Workspace, batch: Batch, keys: KnownKeys | None) -> None:
     """Tell the bad rows of a batch of one append, and stage the others. With `keys`, unknown keys make rows bad."""
     (portion,) = batch.portions
     if portion.append.format is Input.PARQUET:
@@ -34,7 +34,7 @@ def inspect(workspace: Workspace, batch: Batch, keys: Keys | None) -> None:
     _judge(batch)
 
 
-def _text(workspace: Workspace, batch: Batch, keys: Keys | None) -> None:
+def _text(workspace: Workspace, batch: Batch, keys: KnownKeys | None) -> None:
     (portion,) = batch.portions
     append, format = portion.append, portion.append.format
     if format is Input.CSV:
@@ -45,8 +45,8 @@ def _text(workspace: Workspace, batch: Batch, keys: Keys | None) -> None:
     workspace.warehouse.execute(f"TRUNCATE TABLE {batch.table.sql()}")
     settings = workspace.settings
     limits = settings.search_rows, settings.search_tries
-    parsing = {**PARSING, "max_memory_usage": settings.insert_memory}
-    search = Search(workspace.warehouse, batch.stage, batch.table, parsing, limits)
+    parsing = {**PARSE_SETTINGS, "max_memory_usage": settings.insert_memory}
+    search = Bisection(workspace.warehouse, batch.stage, batch.table, parsing, limits)
     batch.bad = search.read(texts, format, batch.header, batch.stage.takes_empty(batch.bound))
     unfit = search.check(batch.bound, texts, format, batch.header)
     if keys is not None and format is Input.NDJSON:
@@ -57,7 +57,7 @@ def _text(workspace: Workspace, batch: Batch, keys: Keys | None) -> None:
     batch.rows, batch.numbered = len(texts), True
 
 
-def _astray(batch: Batch, keys: Keys, texts: Sequence[bytes], unfit: dict[int, Bad]) -> None:
+def _astray(batch: Batch, keys: KnownKeys, texts: Sequence[bytes], unfit: dict[int, RejectedRow]) -> None:
     """Rows with keys that no column takes."""
     for n, text in enumerate(texts):
         event = loaded(text)
@@ -66,7 +66,7 @@ def _astray(batch: Batch, keys: Keys, texts: Sequence[bytes], unfit: dict[int, B
             continue
         bad = batch.bad.get(n) or unfit.get(n)
         if bad is None:
-            bad = unfit[n] = Bad(n, text, Input.NDJSON)
+            bad = unfit[n] = RejectedRow(n, text, Input.NDJSON)
             bad.values = values_of(text, Input.NDJSON, b"", batch.stage)
         summary = keys.summary([names])
         more = f" and {summary.count - len(summary.names)} more" if summary.count > len(summary.names) else ""
@@ -76,17 +76,19 @@ def _astray(batch: Batch, keys: Keys, texts: Sequence[bytes], unfit: dict[int, B
 def _parquet(workspace: Workspace, batch: Batch) -> None:
     """Rows of a Parquet file have no text: the stage's own numbers and rendering stand in."""
     columns = ", ".join(quote(c.name) for c in {c.name: c for c in batch.stage.columns}.values())
-    numbered = f"(SELECT rowNumberInAllBlocks() AS {NUMBER}, {columns} FROM {batch.table.sql()})"
+    numbered = f"(SELECT rowNumberInAllBlocks() AS {ROW_NUMBER_COLUMN}, {columns} FROM {batch.table.sql()})"
     rendered = f"hex(formatRowNoNewline('JSONEachRow', {columns}))"
     for staged, check in checks(batch.stage, batch.bound):
         found = workspace.warehouse.query(
-            f"SELECT {NUMBER}, toString({staged.value}), {rendered} FROM {numbered} WHERE ifNull(NOT ({check}), 0)",
+            f"SELECT {ROW_NUMBER_COLUMN}, toString({staged.value}), {rendered} FROM {numbered} WHERE ifNull(NOT ({check}), 0)",
             None,
-            {**ONE_THREAD, "output_format_json_quote_denormals": 1},
+            {**ONE_THREAD_SETTINGS, "output_format_json_quote_denormals": 1},
         )
         for number, value, text in found.rows:
             named = bytes.fromhex(text)
-            row = batch.bad.setdefault(int(number), Bad(int(number), as_event(batch.stage, named), Input.NDJSON))
+            row = batch.bad.setdefault(
+                int(number), RejectedRow(int(number), as_event(batch.stage, named), Input.NDJSON)
+            )
             row.add(staged.column, reason(batch.stage, staged, value, batch.bound))
             row.values = values_of(named, Input.NDJSON, b"", batch.stage)
             row.foreign |= batch.bound is not None and staged is batch.stage.tenant and value is not None
@@ -102,7 +104,7 @@ def _unstorable(workspace: Workspace, batch: Batch, rendered: str) -> None:
     try:
         warehouse.execute(stage_ddl(batch.stage, numbered))
         warehouse.execute(
-            f"INSERT INTO {numbered.sql()} ({columns}, {NUMBER}) SETTINGS max_threads = 1, max_insert_threads = 1 "
+            f"INSERT INTO {numbered.sql()} ({columns}, {ROW_NUMBER_COLUMN}) SETTINGS max_threads = 1, max_insert_threads = 1 "
             f"SELECT {columns}, rowNumberInAllBlocks() FROM {batch.table.sql()}"
         )
         rows = [b""] * batch.rows
@@ -114,7 +116,7 @@ def _unstorable(workspace: Workspace, batch: Batch, rendered: str) -> None:
         if not new:
             return
         texts = warehouse.query(
-            f"SELECT {NUMBER}, {rendered} FROM {numbered.sql()} WHERE {NUMBER} IN ({', '.join(new)})",
+            f"SELECT {ROW_NUMBER_COLUMN}, {rendered} FROM {numbered.sql()} WHERE {ROW_NUMBER_COLUMN} IN ({', '.join(new)})",
             None,
             {"output_format_json_quote_denormals": 1},
         )
@@ -123,7 +125,7 @@ def _unstorable(workspace: Workspace, batch: Batch, rendered: str) -> None:
             row = batch.bad[int(number)]
             row.text, row.values = as_event(batch.stage, named), values_of(named, Input.NDJSON, b"", batch.stage)
         warehouse.execute(f"TRUNCATE TABLE {batch.table.sql()}")
-        kept = f"{columns}, {NUMBER}"
+        kept = f"{columns}, {ROW_NUMBER_COLUMN}"
         warehouse.execute(f"INSERT INTO {batch.table.sql()} ({kept}) SELECT {kept} FROM {judge.sound()}")
         batch.numbered = True
     finally:

@@ -17,7 +17,7 @@ from engine.workspace.workspace import Workspace
 log = structlog.get_logger("rookery.serve")
 
 
-class Leftovers:
+class OrphanedRejections:
     """Batches whose bad rows may be in quarantine, by datasource."""
 
     def __init__(self, workspace: Workspace, receipts: Receipts) -> None:
@@ -40,7 +40,7 @@ class Leftovers:
         if datasource not in self._batches:
             return
         workspace = self._workspace
-        with workspace.fence.quiet():
+        with workspace.insert_lock.quiet():
             # The quarantine may remember a token without the rows, and would skip the next try.
             workspace.warehouse.forget_unfinished()
         source = workspace.current.build.datasources.get(datasource)

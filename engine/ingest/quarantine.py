@@ -17,18 +17,18 @@ from typing import Any
 import orjson
 
 from engine import observe
-from engine.compiler.storage import QUARANTINE, QUARANTINE_COLUMNS
+from engine.compiler.storage import QUARANTINE_COLUMNS, QUARANTINE_SUFFIX
 from engine.errors import NOT_WRITABLE, UNKNOWN_DATASOURCE, RookeryError
-from engine.ingest.batch import Bad
+from engine.ingest.batch import RejectedRow
 from engine.ingest.values.rejections import has_all_cells
 from engine.schema import Name, quote
-from engine.warehouse.checked_inserts import insert_whole
+from engine.warehouse.checked_inserts import insert_checked
 from engine.warehouse.port import STRICT, Value
 from engine.workspace.workspace import Workspace
 
-WIDE = 32 << 20
+MAX_CSV_HEADER_BYTES = 32 << 20
 """Bytes that the CSV headers of a batch's bad rows may take together; beyond, only what is needed of them is kept."""
-AT_ONCE = 1000
+ROWS_PER_STATEMENT = 1000
 """Rows that one statement names."""
 OWN = ("c__id", "insertion_date", "c__error_column", "c__error", "c__import_id", "c__row", "c__format", "c__text")
 OWN_BUT_EMPTY = ("c__header", "c__writer")
@@ -37,7 +37,7 @@ _SPECIAL = re.compile(rb'["\\\x00-\x1f]')
 
 def table_of(workspace: Workspace, datasource: str) -> Name:
     """The table of a datasource's quarantined rows."""
-    return Name(workspace.name, datasource + QUARANTINE)
+    return Name(workspace.name, datasource + QUARANTINE_SUFFIX)
 
 
 def existing(workspace: Workspace, datasource: str) -> Name:
@@ -51,22 +51,22 @@ def existing(workspace: Workspace, datasource: str) -> Name:
 
 
 def keep(
-    workspace: Workspace, datasource: str, batch: str, writer: str | None, rows: Iterable[Bad], *, mark: str
+    workspace: Workspace, datasource: str, batch: str, writer: str | None, rows: Iterable[RejectedRow], *, mark: str
 ) -> None:
     """Put rows into quarantine, under the identity of their batch and the tenant that its sender writes for.
 
     Their ids begin with the sender's mark, by which its share of quarantine is counted.
     """
     rows = list(rows)
-    wide = sum(len(row.header) for row in rows) > WIDE
+    wide = sum(len(row.header) for row in rows) > MAX_CSV_HEADER_BYTES
     body = b"\n".join(_line(row, batch, writer, mark, wide=wide) for row in rows)
     if body:
         settings: dict[str, int | str] = {**STRICT, "insert_deduplication_token": f"q:{batch}"}
-        insert_whole(workspace.warehouse, table_of(workspace, datasource), body, settings=settings)
+        insert_checked(workspace.warehouse, table_of(workspace, datasource), body, settings=settings)
         observe.count("quarantined_bytes", len(body), datasource=datasource)
 
 
-def _line(row: Bad, batch: str, writer: str | None, mark: str, *, wide: bool) -> bytes:
+def _line(row: RejectedRow, batch: str, writer: str | None, mark: str, *, wide: bool) -> bytes:
     own = {c.name for c in QUARANTINE_COLUMNS}
     values: dict[str, Any] = {c: v for c, v in row.values.items() if v is not None and c not in own}
     values |= {
@@ -82,7 +82,7 @@ def _line(row: Bad, batch: str, writer: str | None, mark: str, *, wide: bool) ->
     return orjson.dumps(values)[:-1] + b',"c__header":"' + header + b'","c__text":"' + text + b'"}'
 
 
-def _narrowed(row: Bad) -> tuple[bytes, bytes]:
+def _narrowed(row: RejectedRow) -> tuple[bytes, bytes]:
     """A row's header and text with what the datasource has of them. A record that is none keeps its text alone."""
     if not has_all_cells(row.text, row.header):
         return b"", row.text
@@ -146,8 +146,8 @@ def remove(workspace: Workspace, datasource: str, ids: Sequence[str] | None) -> 
         workspace.warehouse.execute(f"TRUNCATE TABLE {table}")
         return there
     there = 0
-    for at in range(0, len(ids), AT_ONCE):
-        some: dict[str, Value] = {"i": [*ids[at : at + AT_ONCE]]}
+    for at in range(0, len(ids), ROWS_PER_STATEMENT):
+        some: dict[str, Value] = {"i": [*ids[at : at + ROWS_PER_STATEMENT]]}
         found = workspace.warehouse.query(f"SELECT count() FROM {table} WHERE c__id IN {{i:Array(String)}}", some)
         if count := int(found.rows[0][0]):
             workspace.warehouse.execute(f"DELETE FROM {table} WHERE c__id IN {{i:Array(String)}}", some)

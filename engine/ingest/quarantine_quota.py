@@ -12,18 +12,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from engine.ingest import quarantine
-from engine.ingest.batch import Bad
+from engine.ingest.batch import RejectedRow
 from engine.workspace.workspace import Workspace
 
-MARK = 8
+MARK_CHARACTERS = 8
 """Characters of a mark."""
-REMEMBERED = 10_000
+CACHED_WRITERS = 10_000
 """Writers whose share is kept in memory."""
 
 
 def mark_of(writer: str) -> str:
     """What the ids of a writer's rows in quarantine begin with."""
-    return hashlib.blake2b(writer.encode(), digest_size=MARK // 2).hexdigest()
+    return hashlib.blake2b(writer.encode(), digest_size=MARK_CHARACTERS // 2).hexdigest()
 
 
 @dataclass(slots=True)
@@ -34,7 +34,7 @@ class _Share:
     bytes: int
 
 
-class Quota:
+class QuarantineQuota:
     """Decides which bad rows are kept."""
 
     def __init__(self, workspace: Workspace) -> None:
@@ -42,7 +42,7 @@ class Quota:
         self._shares: dict[tuple[str, str], _Share] = {}
         self._lock = threading.Lock()
 
-    def admitted(self, datasource: str, writer: str, bad: Mapping[int, Bad]) -> dict[int, Bad]:
+    def admitted(self, datasource: str, writer: str, bad: Mapping[int, RejectedRow]) -> dict[int, RejectedRow]:
         """Those of a writer's bad rows for which there is room, which is taken."""
         key = (datasource, mark_of(writer))
         with self._lock:
@@ -50,16 +50,16 @@ class Quota:
             if share is None or not self._all_fit(share, bad):
                 share = self._read(*key)
             self._shares[key] = share
-            if len(self._shares) > REMEMBERED:
+            if len(self._shares) > CACHED_WRITERS:
                 del self._shares[next(iter(self._shares))]
             return {n: row for n, row in sorted(bad.items()) if self._take(share, row)}
 
-    def _all_fit(self, share: _Share, bad: Mapping[int, Bad]) -> bool:
+    def _all_fit(self, share: _Share, bad: Mapping[int, RejectedRow]) -> bool:
         settings = self._workspace.settings
         size = sum(map(_size, bad.values()))
         return share.rows + len(bad) <= settings.quarantine_rows and share.bytes + size <= settings.quarantine_bytes
 
-    def _take(self, share: _Share, row: Bad) -> bool:
+    def _take(self, share: _Share, row: RejectedRow) -> bool:
         settings, size = self._workspace.settings, _size(row)
         if share.rows >= settings.quarantine_rows or share.bytes + size > settings.quarantine_bytes:
             return False
@@ -78,5 +78,5 @@ class Quota:
         return _Share(int(rows), int(size))
 
 
-def _size(row: Bad) -> int:
+def _size(row: RejectedRow) -> int:
     return len(row.text) + len(row.header)

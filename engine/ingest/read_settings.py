@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engine.errors import TOO_LARGE, RookeryError
 
-PARSING: dict[str, int | str] = {
+PARSE_SETTINGS: dict[str, int | str] = {
     "input_format_skip_unknown_fields": 1,
     # As the keys of events and the headers of CSV.
     "input_format_parquet_case_insensitive_column_matching": 1,

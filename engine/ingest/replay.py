@@ -15,14 +15,14 @@ from typing import Any
 
 from engine.errors import BAD_ROW, QUARANTINE_FULL, UNKNOWN_TENANT, RookeryError
 from engine.ingest import quarantine
-from engine.ingest.batch import Outcome
+from engine.ingest.batch import AppendResult
 from engine.ingest.gateway import Gateway
 from engine.ingest.idempotency import Key, row_key
 from engine.ingest.values.rejections import loaded
 from engine.warehouse.port import Input
 from engine.workspace.workspace import Workspace
 
-CHUNK = 4 << 20
+CHUNK_BYTES = 4 << 20
 """Bytes of rows that are under way at once, about."""
 _one_at_a_time = threading.Lock()
 
@@ -93,8 +93,8 @@ def _chunks(
 ) -> Iterator[list[tuple[Any, ...]]]:
     """Rows in portions of bounded size: id, text and header in hex, format, writer."""
     table = quarantine.table_of(workspace, datasource).sql()
-    for at in range(0, len(ids), quarantine.AT_ONCE):
-        some = ids[at : at + quarantine.AT_ONCE]
+    for at in range(0, len(ids), quarantine.ROWS_PER_STATEMENT):
+        some = ids[at : at + quarantine.ROWS_PER_STATEMENT]
         sizes = workspace.warehouse.query(
             f"SELECT c__id, length(c__text) FROM {table} WHERE c__id IN {{i:Array(String)}}", {"i": [*some]}
         )
@@ -115,7 +115,7 @@ def _parts(ids: Sequence[str], size_of: Mapping[str, int]) -> Iterator[list[str]
         if id in size_of:
             part.append(id)
             size += size_of[id]
-            if size >= CHUNK:
+            if size >= CHUNK_BYTES:
                 yield part
                 part, size = [], 0
     if part:
@@ -148,7 +148,7 @@ def _send(workspace: Workspace, gateway: Gateway, datasource: str, rows: Sequenc
     """Send rows, wait for all of them, and take those out that are stored or in quarantine again."""
     done: list[str] = []
     known = gateway.receipts.find([r.key(datasource) for r in rows])
-    under_way: list[tuple[_Row, Future[Outcome]]] = []
+    under_way: list[tuple[_Row, Future[AppendResult]]] = []
     failure: RookeryError | None = None
     with gateway.room() as room:
         for row in rows:

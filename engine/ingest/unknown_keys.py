@@ -14,19 +14,19 @@ from itertools import islice
 from typing import Any
 
 from engine.ingest.formats.body_rows import is_stranger, small_lines
-from engine.ingest.formats.json_values import BLANK, Elements
+from engine.ingest.formats.json_values import BLANK, JsonElements
 from engine.ingest.values.rejections import loaded
 from engine.project.model import Datasource
 
-SHOWN = 10
+MAX_NAMED_KEYS = 10
 """Unknown keys that an answer names."""
-LONGEST = 80
+MAX_KEY_CHARACTERS = 80
 """Characters of a key in an answer."""
-SAMPLE = 64
+SAMPLED_ROWS = 64
 """Rows of a large request that are looked at."""
-HEAD = 64 << 10
+SAMPLED_BYTES = 64 << 10
 """Bytes of a large JSON array whose elements are looked at."""
-MOST = 1000
+MAX_COUNTED_KEYS = 1000
 """Different unknown keys that are counted."""
 
 Tree = Mapping[str, "Tree | None"]
@@ -34,24 +34,24 @@ Tree = Mapping[str, "Tree | None"]
 
 
 @dataclass(frozen=True, slots=True)
-class Unknown:
+class UnknownKeys:
     """Keys that no column takes: the first few by their paths, and how many different ones were seen."""
 
     names: tuple[str, ...] = ()
     count: int = 0
 
-    def with_others(self, other: Unknown) -> Unknown:
+    def with_others(self, other: UnknownKeys) -> UnknownKeys:
         """Those of two pieces of one body. The count is that of the names, or the larger of both."""
         if not other.count or self == other:
             return self
         names = tuple(dict.fromkeys((*self.names, *other.names)))
-        return Unknown(names[:SHOWN], max(len(names), self.count, other.count))
+        return UnknownKeys(names[:MAX_NAMED_KEYS], max(len(names), self.count, other.count))
 
 
-NO_KEYS = Unknown()
+NO_KEYS = UnknownKeys()
 
 
-class Keys:
+class KnownKeys:
     """The keys that a datasource's columns take from an event."""
 
     def __init__(self, source: Datasource) -> None:
@@ -73,15 +73,19 @@ class Keys:
             found += _inside(event.get(name), below, name)
         return found
 
-    def summary(self, found: Iterable[Sequence[str]]) -> Unknown:
+    def summary(self, found: Iterable[Sequence[str]]) -> UnknownKeys:
         """What an answer says of rows' unknown keys."""
         names: dict[str, None] = {}
         for row in found:
-            if row and len(names) < MOST:
+            if row and len(names) < MAX_COUNTED_KEYS:
                 names.update(dict.fromkeys(row))
-        return Unknown(tuple(n[:LONGEST] for n in list(names)[:SHOWN]), len(names)) if names else NO_KEYS
+        return (
+            UnknownKeys(tuple(n[:MAX_KEY_CHARACTERS] for n in list(names)[:MAX_NAMED_KEYS]), len(names))
+            if names
+            else NO_KEYS
+        )
 
-    def lines_of(self, body: bytes) -> tuple[list[bytes] | None, Unknown, bool]:
+    def lines_of(self, body: bytes) -> tuple[list[bytes] | None, UnknownKeys, bool]:
         """The lines of a body of complete objects (else None), the unknown keys in them, and whether one has no
         other keys."""
         found: list[Sequence[str]] = []
@@ -97,13 +101,13 @@ class Keys:
         lines = small_lines(body, look)
         return lines, NO_KEYS if lines is None else self.summary(found), strange
 
-    def within(self, rows: Iterable[bytes]) -> Unknown:
+    def within(self, rows: Iterable[bytes]) -> UnknownKeys:
         """Unknown keys in rows of JSON."""
         return self.summary(self.unknown(event) for row in rows if type(event := loaded(row)) is dict)
 
-    def sampled(self, body: bytes) -> Unknown:
+    def sampled(self, body: bytes) -> UnknownKeys:
         """Unknown keys in some rows of a large body: its first ones and, where rows are lines, others all over it."""
-        head = body[:HEAD]
+        head = body[:SAMPLED_BYTES]
         return self.within(_listed(head) if head.lstrip(BLANK).startswith(b"[") else _sample(body))
 
 
@@ -142,15 +146,15 @@ def _inside(value: Any, known: Tree, place: str) -> Iterator[str]:
 
 def _sample(body: bytes) -> Iterator[bytes]:
     at = 0
-    for _ in range(SAMPLE // 2):
+    for _ in range(SAMPLED_ROWS // 2):
         end = body.find(b"\n", at)
         yield body[at : end if end >= 0 else len(body)]
         if end < 0:
             return
         at = end + 1
     yield body[body.rstrip(BLANK).rfind(b"\n") + 1 :]
-    step = (len(body) - at) // (SAMPLE // 2 + 1)
-    for number in range(1, SAMPLE // 2 + 1):
+    step = (len(body) - at) // (SAMPLED_ROWS // 2 + 1)
+    for number in range(1, SAMPLED_ROWS // 2 + 1):
         start = body.find(b"\n", at + number * step)
         end = body.find(b"\n", start + 1)
         if start < 0 or end < 0:
@@ -159,6 +163,6 @@ def _sample(body: bytes) -> Iterator[bytes]:
 
 
 def _listed(head: bytes) -> Iterator[bytes]:
-    elements = Elements(sys.maxsize)
+    elements = JsonElements(sys.maxsize)
     elements.append(head.lstrip(BLANK)[1:])
-    return islice(elements.complete(), SAMPLE)
+    return islice(elements.complete(), SAMPLED_ROWS)

@@ -7,16 +7,16 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
-from engine.ingest.batch import Bad
+from engine.ingest.batch import RejectedRow
 from engine.ingest.formats.csv_records import ends_with_its_quotes, is_open, raw_cells
-from engine.ingest.values.rejections import SHOWN, loaded, names_in
+from engine.ingest.values.rejections import MAX_SHOWN_CHARACTERS, loaded, names_in
 from engine.ingest.values.shared_keys import Member, is_readable, members
-from engine.ingest.values.staging import NUMBER, Stage
+from engine.ingest.values.staging import ROW_NUMBER_COLUMN, StageSchema
 from engine.ingest.values.wide_types import Staged
 from engine.warehouse.port import Input
 
 
-def alone(row: Bad, stage: Stage) -> dict[str, bytes]:
+def alone(row: RejectedRow, stage: StageSchema) -> dict[str, bytes]:
     """Rows with one value of a row each, by the stage's columns that read it, with the row's number."""
     if row.format is Input.CSV:
         cells, places = raw_cells(row.text), _places(row.header)
@@ -26,13 +26,13 @@ def alone(row: Bad, stage: Stage) -> dict[str, bytes]:
         return {name: b"%d,%s" % (row.number, text) for name, text in found.items() if ends_with_its_quotes(text)}
     values = {m.name: m.value for m in members(row.text) or () if is_readable(m.value) or loaded(m.value) is not None}
     return {
-        c.name: b'{"%s":%d,"%s":%s}' % (NUMBER.encode(), row.number, c.name.encode(), value)
+        c.name: b'{"%s":%d,"%s":%s}' % (ROW_NUMBER_COLUMN.encode(), row.number, c.name.encode(), value)
         for c in stage.columns
         if (value := values.get(_key(c))) is not None
     }
 
 
-def blame_value(row: Bad, staged: Staged, stage: Stage) -> None:
+def blame_value(row: RejectedRow, staged: Staged, stage: StageSchema) -> None:
     """Say what is wrong with a value that the engine cannot read for one of the stage's columns."""
     columns = [c for c in stage.columns if c.name == staged.name]
     if row.format is Input.CSV:
@@ -53,7 +53,7 @@ def blame_value(row: Bad, staged: Staged, stage: Stage) -> None:
         row.add(columns[0].column if len(columns) == 1 else "", f"`{staged.given}` cannot be read: {_deeper(value)}")
 
 
-def blame_rest(row: Bad, stage: Stage, otherwise: str = "the row cannot be read") -> None:
+def blame_rest(row: RejectedRow, stage: StageSchema, otherwise: str = "the row cannot be read") -> None:
     """Say what is wrong with a row in which every value that columns read is good by itself, or that is none."""
     for column, why in _aside(row, stage):
         row.add(column, why)
@@ -67,11 +67,11 @@ def has_borders(text: bytes) -> bool:
     return found is not None and all(is_readable(m.value) for m in found)
 
 
-def _aside(row: Bad, stage: Stage) -> Iterator[tuple[str, str]]:
+def _aside(row: RejectedRow, stage: StageSchema) -> Iterator[tuple[str, str]]:
     return _fields_aside(row, stage) if row.format is Input.CSV else _members_aside(row, stage)
 
 
-def _fields_aside(row: Bad, stage: Stage) -> Iterator[tuple[str, str]]:
+def _fields_aside(row: RejectedRow, stage: StageSchema) -> Iterator[tuple[str, str]]:
     columns = {c.name.lower(): c.column for c in stage.columns}
     for name, cell in zip(names_in(row.header), raw_cells(row.text), strict=False):
         if not ends_with_its_quotes(cell):
@@ -81,7 +81,7 @@ def _fields_aside(row: Bad, stage: Stage) -> Iterator[tuple[str, str]]:
             yield columns.get(name.strip().lower(), ""), f"the field `{_shown(cell)}` {why}"
 
 
-def _members_aside(row: Bad, stage: Stage) -> Iterator[tuple[str, str]]:
+def _members_aside(row: RejectedRow, stage: StageSchema) -> Iterator[tuple[str, str]]:
     found = members(row.text) or []
     columns: dict[bytes, str] = {}
     for c in stage.columns:
@@ -141,9 +141,9 @@ def _key(staged: Staged) -> bytes:
     return staged.given.encode().lower()
 
 
-def _kind(stage: Stage, staged: Staged) -> str:
+def _kind(stage: StageSchema, staged: Staged) -> str:
     return next(c.type for c in stage.source.columns if c.name == staged.column)
 
 
 def _shown(text: bytes) -> str:
-    return text.decode(errors="replace")[:SHOWN]
+    return text.decode(errors="replace")[:MAX_SHOWN_CHARACTERS]

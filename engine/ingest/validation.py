@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 from engine.compiler.scope import BARRIER
 from engine.errors import RookeryError
-from engine.ingest.batch import Bad
+from engine.ingest.batch import RejectedRow
 from engine.ingest.row_expressions import SHOWN as EXPRESSION
 from engine.ingest.row_expressions import evaluated
 from engine.ingest.values.json_paths import NO_ID
-from engine.ingest.values.rejections import SHOWN, reason, values_of
-from engine.ingest.values.staging import NUMBER, Stage, checks, is_tenant, values_taken
+from engine.ingest.values.rejections import MAX_SHOWN_CHARACTERS, reason, values_of
+from engine.ingest.values.staging import ROW_NUMBER_COLUMN, StageSchema, checks, is_tenant, values_taken
 from engine.ingest.values.wide_types import Staged
 from engine.project.model import Column
 from engine.schema import Name, quote
@@ -33,18 +33,18 @@ class Judge:
     """
 
     warehouse: Warehouse
-    stage: Stage
+    stage: StageSchema
     table: Name
     rows: Sequence[bytes]
     format: Input
     header: bytes
     stage_again: Callable[[Collection[int]], None]
     most_tries: int
-    bad: dict[int, Bad] = field(default_factory=dict)
+    bad: dict[int, RejectedRow] = field(default_factory=dict)
     _thrown: set[int] = field(default_factory=set)
     _tries: int = 0
 
-    def judge(self, bound: str | None) -> dict[int, Bad]:
+    def judge(self, bound: str | None) -> dict[int, RejectedRow]:
         """Rows that do not meet what is asked of them, or cannot be stored, by number."""
         # Values deeper in an event are cast only when they are judged and taken, and a cast may throw.
         deeper = [c for c in self.stage.columns if c.type == "JSON" and not is_tenant(self.stage, c)]
@@ -68,14 +68,14 @@ class Judge:
 
     def _left(self) -> list[int]:
         """Numbers of the staged rows that are not bad."""
-        found = self.warehouse.query(f"SELECT {NUMBER} FROM {self.table.sql()}")
+        found = self.warehouse.query(f"SELECT {ROW_NUMBER_COLUMN} FROM {self.table.sql()}")
         return sorted({int(n) for (n,) in found.rows} - self.bad.keys())
 
     def _ask(self, staged: Staged, check: str, bound: str | None) -> bool:
         """Note the rows that do not meet a condition; whether there are some."""
         table = self._without(self._thrown)
         failing = self.warehouse.query(
-            f"SELECT {NUMBER}, toString({staged.value}) FROM {table} WHERE ifNull(NOT ({check}), 0)"
+            f"SELECT {ROW_NUMBER_COLUMN}, toString({staged.value}) FROM {table} WHERE ifNull(NOT ({check}), 0)"
         )
         for number, value in failing.rows:
             row = self._row(int(number))
@@ -85,8 +85,8 @@ class Judge:
             row.foreign |= bound is not None and is_tenant(self.stage, staged) and value is not None
         return bool(failing.rows)
 
-    def _row(self, number: int) -> Bad:
-        return self.bad.setdefault(number, Bad(number, self.rows[number], self.format, header=self.header))
+    def _row(self, number: int) -> RejectedRow:
+        return self.bad.setdefault(number, RejectedRow(number, self.rows[number], self.format, header=self.header))
 
     def _note_throwing(self, expressions: Mapping[str, str]) -> None:
         """Note the rows, of those that are not bad, on which a column's expression throws."""
@@ -104,7 +104,7 @@ class Judge:
                 elif value is None:
                     row.add(*default_throws(declared, why) if declared.default else ("", _short(why)))
                 else:
-                    row.add(column, f"`{value[:SHOWN]}` is not of type {declared.type}")
+                    row.add(column, f"`{value[:MAX_SHOWN_CHARACTERS]}` is not of type {declared.type}")
 
     def note_unstorable(self, bound: str | None) -> None:
         """Note the rows, of those that are not bad, on which a key, a TTL or an index of the table throws."""
@@ -120,7 +120,7 @@ class Judge:
         def stored() -> str:
             sound = self.sound()
             return (
-                f"(SELECT {NUMBER}, {named} FROM (SELECT {NUMBER}, {values} FROM {sound} LIMIT {BARRIER}) "
+                f"(SELECT {ROW_NUMBER_COLUMN}, {named} FROM (SELECT {ROW_NUMBER_COLUMN}, {values} FROM {sound} LIMIT {BARRIER}) "
                 f"LIMIT {BARRIER})"
             )
 
@@ -143,7 +143,7 @@ class Judge:
 
     def _without(self, numbers: Collection[int], *conditions: str) -> str:
         """The stage's rows but for some, and for those that do not meet conditions."""
-        passed = "".join(f" AND NOT {NUMBER} BETWEEN {first} AND {last}" for first, last in _runs(numbers))
+        passed = "".join(f" AND NOT {ROW_NUMBER_COLUMN} BETWEEN {first} AND {last}" for first, last in _runs(numbers))
         passed += "".join(f" AND ({c})" for c in conditions)
         return f"(SELECT * FROM {self.table.sql()} WHERE 1{passed} LIMIT {BARRIER})"
 
@@ -157,7 +157,7 @@ class Judge:
         try:
             self.warehouse.query(
                 f"SELECT sum(ignore({', '.join(expressions)})) FROM (SELECT * FROM {table} "
-                f"WHERE {NUMBER} >= {start} AND {NUMBER} < {stop} LIMIT {BARRIER})",
+                f"WHERE {ROW_NUMBER_COLUMN} >= {start} AND {ROW_NUMBER_COLUMN} < {stop} LIMIT {BARRIER})",
                 None,
                 {"max_threads": 1},
             )

@@ -18,26 +18,26 @@ from engine.compiler import storage
 from engine.errors import NOT_WRITABLE, UNKNOWN_COLUMNS, UNKNOWN_DATASOURCE, RookeryError
 from engine.fanout.suspended_views import failed_behind
 from engine.ingest import quarantine
-from engine.ingest.batch import Append, Batch, Outcome, Portion
-from engine.ingest.commit import ONE_THREAD, SMALL, Landing, Router
+from engine.ingest.batch import Append, AppendResult, AppendSlice, Batch
+from engine.ingest.commit import ONE_THREAD_BYTES, ONE_THREAD_SETTINGS, Committer, Router
 from engine.ingest.formats.body_rows import is_open_list, is_stranger, json_rows
 from engine.ingest.formats.csv_records import is_open
 from engine.ingest.idempotency import Key, Receipt, Receipts
 from engine.ingest.inspection import inspect
-from engine.ingest.orphaned_rejections import Leftovers
-from engine.ingest.quarantine_quota import Quota, mark_of
-from engine.ingest.read_settings import PARSING, is_too_large, opens_too_far
+from engine.ingest.orphaned_rejections import OrphanedRejections
+from engine.ingest.quarantine_quota import QuarantineQuota, mark_of
+from engine.ingest.read_settings import PARSE_SETTINGS, is_too_large, opens_too_far
 from engine.ingest.row_position import bad_row, kinds_in, unknown_columns
-from engine.ingest.staging_pool import Stages
-from engine.ingest.unknown_keys import LONGEST, SHOWN, Keys
+from engine.ingest.staging_pool import StagingPool
+from engine.ingest.unknown_keys import MAX_KEY_CHARACTERS, MAX_NAMED_KEYS, KnownKeys
 from engine.ingest.values.rejections import loaded
 from engine.ingest.values.shared_keys import spread
 from engine.ingest.values.staging import (
-    NOTHING,
-    NUMBER,
+    NO_GIVEN_TYPES,
+    ROW_NUMBER_COLUMN,
     USUAL,
     Manner,
-    Stage,
+    StageSchema,
     condition,
     has_long_number,
     manner_of,
@@ -52,13 +52,13 @@ from engine.warehouse.errors import for_sender, may_pass
 from engine.warehouse.port import Input
 from engine.workspace.workspace import Snapshot, Workspace
 
-TOGETHER = 64 << 10
+MAX_JOINED_BYTES = 64 << 10
 """Requests up to this many bytes are put together as text; a larger one is read by the engine by itself."""
-MOST_TENANTS = 1000
+MAX_COUNTED_TENANTS = 1000
 """Tenants that a receipt counts."""
-QUICKLY_READ = 256 << 10
+PARSED_HERE_BYTES = 256 << 10
 """Bytes of JSON that are parsed here sooner than the engine answers a query."""
-UNUSUAL = 200
+FULL_CHECK_BATCHES = 200
 """Batches that are asked at length at once, after one of their datasource was good and not as values usually are."""
 
 
@@ -70,27 +70,27 @@ class _Unsound(Exception):
 class Attempt:
     """What a step came to: outcomes by the identity of their appends, and the groups that are left, in order."""
 
-    done: dict[int, Outcome | RookeryError] = field(default_factory=dict)
+    done: dict[int, AppendResult | RookeryError] = field(default_factory=dict)
     left: list[Group] = field(default_factory=list)
 
 
-class Ingestion:
+class BatchWriter:
     """Stores batches."""
 
     def __init__(
-        self, workspace: Workspace, stages: Stages, receipts: Receipts, router: Router | None = None
+        self, workspace: Workspace, stages: StagingPool, receipts: Receipts, router: Router | None = None
     ) -> None:
         self._workspace = workspace
         self._stages = stages
         self._receipts = receipts
-        self._landing = Landing(workspace, stages, router)
-        self._quota = Quota(workspace)
-        self._leftovers = Leftovers(workspace, receipts)
+        self._landing = Committer(workspace, stages, router)
+        self._quota = QuarantineQuota(workspace)
+        self._leftovers = OrphanedRejections(workspace, receipts)
         self._unusual: dict[str, int] = {}
 
     def stage_for(
-        self, name: str, format: Input, *, manner: Manner = USUAL, given: Mapping[str, Given] = NOTHING
-    ) -> Stage:
+        self, name: str, format: Input, *, manner: Manner = USUAL, given: Mapping[str, Given] = NO_GIVEN_TYPES
+    ) -> StageSchema:
         """How a datasource's rows are staged. Raises RK5005, or RK5006 where rows come from a pipe."""
         snapshot = self._workspace.current
         if given:
@@ -102,10 +102,10 @@ class Ingestion:
         self._landing.settle(datasource)
         self._leftovers.take_out(datasource)
 
-    def keys_of(self, name: str) -> Keys:
+    def keys_of(self, name: str) -> KnownKeys:
         """The keys that a datasource's columns take."""
         snapshot = self._workspace.current
-        return snapshot.derived(("keys", name), partial(Keys, snapshot.build.datasources[name]))
+        return snapshot.derived(("keys", name), partial(KnownKeys, snapshot.build.datasources[name]))
 
     def look(self, append: Append) -> None:
         """Find an append's lines, if it is small, and the keys that no column takes."""
@@ -113,7 +113,7 @@ class Ingestion:
         if append.format is not Input.NDJSON:
             return
         keys = self.keys_of(append.datasource)
-        if len(append.body) <= TOGETHER:
+        if len(append.body) <= MAX_JOINED_BYTES:
             append.lines, append.unknown, append.strange = keys.lines_of(append.body)
             if append.lines is None:
                 append.unknown = keys.within(json_rows(append.body, whole=append.whole))
@@ -124,13 +124,13 @@ class Ingestion:
         if not append.joins:
             append.lines = None
 
-    def store(self, appends: Sequence[Append]) -> list[Outcome | RookeryError]:
+    def store(self, appends: Sequence[Append]) -> list[AppendResult | RookeryError]:
         """Store appends to one datasource under one tenant: all that is good in them, as one batch if they are sound.
 
         Where something in the batch is not, it is parted until what is wrong is alone: nobody's rows are judged,
         searched or refused for those of others.
         """
-        groups, found = deque([Group(list(appends), failed=False)]), dict[int, Outcome | RookeryError]()
+        groups, found = deque([Group(list(appends), failed=False)]), dict[int, AppendResult | RookeryError]()
         while groups:
             attempt = self.attempt(groups.popleft())
             found |= attempt.done
@@ -153,7 +153,7 @@ class Ingestion:
             outcomes = [seen for _ in appends]
         return Attempt({id(a): o for a, o in zip(appends, outcomes, strict=True)})
 
-    def _together(self, appends: Sequence[Append], *, searching: bool) -> list[Outcome | RookeryError]:
+    def _together(self, appends: Sequence[Append], *, searching: bool) -> list[AppendResult | RookeryError]:
         """Store appends as one batch: those whose lines are known as one text, any other read by itself."""
         first = appends[0]
         simple = [a for a in appends if a.lines is not None]
@@ -162,7 +162,7 @@ class Ingestion:
         texts += [a.body for a in large]
         source = self.stage_for(first.datasource, first.format).source
         manner = manner_of(source, first.format, texts)
-        given = kinds_in(first.body) if first.format is Input.PARQUET else NOTHING
+        given = kinds_in(first.body) if first.format is Input.PARQUET else NO_GIVEN_TYPES
         stage = self.stage_for(first.datasource, first.format, manner=manner, given=given)
         size = sum(map(len, texts))
         usual = not searching and self._expects_usual(stage)
@@ -223,17 +223,19 @@ class Ingestion:
         """Whether some events of large appends have none of the datasource's keys."""
         if large[0].format is not Input.NDJSON or not batch.stage.takes_empty(batch.bound):
             return False
-        if sum(len(a.body) for a in large) > QUICKLY_READ:
+        if sum(len(a.body) for a in large) > PARSED_HERE_BYTES:
             query = f"SELECT 1 FROM {batch.table.sql()} WHERE {may_be_empty(batch.stage)} LIMIT 1"
-            if not self._workspace.warehouse.query(query, None, ONE_THREAD).rows:
+            if not self._workspace.warehouse.query(query, None, ONE_THREAD_SETTINGS).rows:
                 return False
         return any(is_stranger(loaded(row), batch.stage.keys) for a in large for row in _json_rows(a))
 
     def _read(self, batch: Batch, text: bytes, format: Input) -> int:
         """Let the engine read rows into the stage; how many they are."""
-        limits: dict[str, int] = {"input_format_parallel_parsing": 0, **ONE_THREAD} if len(text) <= SMALL else {}
+        limits: dict[str, int] = (
+            {"input_format_parallel_parsing": 0, **ONE_THREAD_SETTINGS} if len(text) <= ONE_THREAD_BYTES else {}
+        )
         limits |= {"max_memory_usage": self._workspace.settings.insert_memory}
-        return self._workspace.warehouse.insert(batch.table.sql(), text, format, (), PARSING | limits)
+        return self._workspace.warehouse.insert(batch.table.sql(), text, format, (), PARSE_SETTINGS | limits)
 
     def _needs_search(self, batch: Batch, appends: Sequence[Append], texts: Sequence[bytes]) -> bool:
         """Whether rows have to be looked at one by one, as far as it is known before the engine reads them."""
@@ -245,12 +247,12 @@ class Ingestion:
             return True
         return any(_has_no_end(text, appends[0].format) for text in texts)
 
-    def _strict(self, append: Append) -> Keys | None:
+    def _strict(self, append: Append) -> KnownKeys | None:
         """The keys of a datasource that takes no others."""
         strict = self._workspace.current.build.datasources[append.datasource].strict
         return self.keys_of(append.datasource) if strict else None
 
-    def _finish(self, batch: Batch) -> list[Outcome | RookeryError]:
+    def _finish(self, batch: Batch) -> list[AppendResult | RookeryError]:
         """Note, store and answer; a batch whose bad rows show only now is searched and stored without them."""
         if any(p.append.key for p in batch.portions) and not self._fits(batch):
             # A receipt is written before the rows are stored, so their number must be known by now.
@@ -272,7 +274,7 @@ class Ingestion:
         by_key = {r.key: r for r in receipts}
         return [self._outcome(batch, p, by_key) for p in batch.portions]
 
-    def _expects_usual(self, stage: Stage) -> bool:
+    def _expects_usual(self, stage: StageSchema) -> bool:
         """Whether a batch is tried the short way. It is not while its datasource's values turn out to be unusual."""
         left = self._unusual.get(stage.identity, 0)
         if left:
@@ -290,7 +292,7 @@ class Ingestion:
         batch.usual = False
         fits = self._meets(batch)
         if fits:
-            self._unusual[batch.stage.identity] = UNUSUAL
+            self._unusual[batch.stage.identity] = FULL_CHECK_BATCHES
         return fits
 
     def _meets(self, batch: Batch) -> bool:
@@ -357,11 +359,11 @@ class Ingestion:
         self._receipts.write(receipts)
         return receipts
 
-    def _tenants(self, batch: Batch, portions: Sequence[Portion]) -> dict[int, dict[str, int]]:
+    def _tenants(self, batch: Batch, portions: Sequence[AppendSlice]) -> dict[int, dict[str, int]]:
         """Rows to be stored by tenant, for each of the portions."""
         if batch.stage.tenant is None or not batch.good:
             return {}
-        number = NUMBER if batch.numbered else "rowNumberInAllBlocks()"
+        number = ROW_NUMBER_COLUMN if batch.numbered else "rowNumberInAllBlocks()"
         value = literal(batch.bound) if batch.bound is not None else batch.stage.tenant.value
         starts, stops = ([getattr(p, side) for p in portions] for side in ("start", "stop"))
         found = self._workspace.warehouse.query(
@@ -369,21 +371,23 @@ class Ingestion:
             "SELECT arrayFirstIndex((_rk_a, _rk_b) -> _rk_i >= _rk_a AND _rk_i < _rk_b, "
             f"{starts}, {stops}) AS _rk_p, assumeNotNull(_rk_t), count() "
             f"FROM (SELECT {number} AS _rk_i, {value} AS _rk_t FROM {batch.table.sql()} WHERE {batch.condition}) "
-            f"WHERE _rk_p > 0 GROUP BY 1, 2 ORDER BY 3 DESC LIMIT {MOST_TENANTS} BY _rk_p",
+            f"WHERE _rk_p > 0 GROUP BY 1, 2 ORDER BY 3 DESC LIMIT {MAX_COUNTED_TENANTS} BY _rk_p",
             None,
-            ONE_THREAD,
+            ONE_THREAD_SETTINGS,
         )
         counted: dict[int, dict[str, int]] = {}
         for position, tenant, rows in found.rows:
             counted.setdefault(int(position) - 1, {})[str(tenant)] = int(rows)
         return counted
 
-    def _outcome(self, batch: Batch, portion: Portion, receipts: Mapping[Key, Receipt]) -> Outcome | RookeryError:
+    def _outcome(
+        self, batch: Batch, portion: AppendSlice, receipts: Mapping[Key, Receipt]
+    ) -> AppendResult | RookeryError:
         if portion.refused is not None:
             return portion.refused
         bad, refused = batch.bad_in(portion), batch.refused_in(portion)
         receipt = receipts.get(key_of(portion.append)) if portion.append.key else None
-        return Outcome(
+        return AppendResult(
             batch.id,
             portion.stop - portion.start - bad,
             bad - refused,
@@ -396,7 +400,7 @@ class Ingestion:
         )
 
     @staticmethod
-    def _leaves_nothing(batch: Batch, portion: Portion) -> bool:
+    def _leaves_nothing(batch: Batch, portion: AppendSlice) -> bool:
         """Whether no row of a portion is stored or kept, so that it can be sent again as if it had never been."""
         rows = portion.stop - portion.start
         return 0 < rows == batch.refused_in(portion)
@@ -408,20 +412,20 @@ def key_of(append: Append) -> Key:
 
 
 def _strange(names: Sequence[str]) -> RookeryError:
-    shown = ", ".join(f"`{name[:LONGEST]}`" for name in names[:SHOWN])
+    shown = ", ".join(f"`{name[:MAX_KEY_CHARACTERS]}`" for name in names[:MAX_NAMED_KEYS])
     message = f"the file has columns that the datasource does not have: {shown}"
     hint = "nothing was stored; the datasource is strict: leave them out, or add them to its file"
     return RookeryError(UNKNOWN_COLUMNS, message, hint=hint)
 
 
-def _identity(append: Append, stage: Stage) -> str:
+def _identity(append: Append, stage: StageSchema) -> str:
     """A batch's identity. Without a log to tell what happened, the engine's window must, so a key makes it."""
     if not stage.source.is_landing and append.key:
         return f"k:{storage.digest(*key_of(append), append.digest)}"
     return f"g:{time.time_ns():x}{secrets.token_hex(5)}"
 
 
-def _repeating(stage: Stage, simple: Sequence[Append], large: Sequence[Append]) -> list[bytes] | None:
+def _repeating(stage: StageSchema, simple: Sequence[Append], large: Sequence[Append]) -> list[bytes] | None:
     """The texts of appends with the values of shared keys repeated; None if a row is not an object."""
     lines = [[line for a in simple for line in a.lines or ()]] if simple else []
     rows = [[spread(row, stage.shared) for row in some] for some in (*lines, *(_json_rows(a) for a in large))]
@@ -438,18 +442,18 @@ def _json_rows(append: Append) -> list[bytes]:
     return list(append.lines or json_rows(append.body, whole=append.whole))
 
 
-def _portions(appends: Sequence[Append], counts: Sequence[int]) -> list[Portion]:
+def _portions(appends: Sequence[Append], counts: Sequence[int]) -> list[AppendSlice]:
     portions, start = [], 0
     for append, count in zip(appends, counts, strict=True):
-        portions.append(Portion(append, start, start + count))
+        portions.append(AppendSlice(append, start, start + count))
         start += count
     return portions
 
 
 def _maker(
-    snapshot: Snapshot, name: str, format: Input, manner: Manner, given: Mapping[str, Given] = NOTHING
-) -> Callable[[], Stage]:
-    def make() -> Stage:
+    snapshot: Snapshot, name: str, format: Input, manner: Manner, given: Mapping[str, Given] = NO_GIVEN_TYPES
+) -> Callable[[], StageSchema]:
+    def make() -> StageSchema:
         if name not in snapshot.build.relations:
             raise RookeryError(UNKNOWN_DATASOURCE, f"there is no datasource `{name}`", hint="rookery datasource ls")
         fed = next((p.name for p in snapshot.build.materialized() if p.target and p.target.name == name), None)

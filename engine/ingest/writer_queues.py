@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 
 from engine.ingest.batch import Append
 
-BATCH = 8 << 20
+MAX_BATCH_BYTES = 8 << 20
 """Bytes of requests that share an INSERT into the datasource."""
-AT_ONCE = 2
+MAX_BATCHES_IN_FLIGHT = 2
 """Batches of one datasource under way at once: one is parsed while another is stored."""
-WORTH = 512 << 10
+SECOND_BATCH_BYTES = 512 << 10
 """Waiting bytes that start a second batch of the same writers: fewer gather until the first is stored."""
 
 
@@ -41,7 +41,7 @@ class Group:
 
 
 @dataclass(slots=True)
-class Lane:
+class IngestQueue:
     """The queues of one datasource's writers, in the order of their turns. Not locked: the gateway does that.
 
     `held` are the writers whose rows are searched, with what is still to be searched; `running` counts batches under
@@ -68,14 +68,16 @@ class Lane:
     @property
     def complete(self) -> bool:
         """Whether all callers that are expected are there, or enough of them for a batch."""
-        return self.waiting >= self.expected or self.size >= WORTH
+        return self.waiting >= self.expected or self.size >= SECOND_BATCH_BYTES
 
     def may_start(self, append: Append) -> bool:
         """Whether another batch may begin now that an append has come, or its writer is no longer held."""
         if append.writer in self.held:
             return False
         under_way = self.running.total()
-        return not under_way or (under_way < AT_ONCE and (self.size >= WORTH or not self.running[append.bound]))
+        return not under_way or (
+            under_way < MAX_BATCHES_IN_FLIGHT and (self.size >= SECOND_BATCH_BYTES or not self.running[append.bound])
+        )
 
     def ended(self, bound: str | None) -> None:
         """Note the end of a batch."""
@@ -101,7 +103,7 @@ class Lane:
             for append in self._fellows(writer, first.bound):
                 taken.append(append)
                 size += len(append.body)
-                if size >= BATCH:
+                if size >= MAX_BATCH_BYTES:
                     break
         return taken
 

@@ -14,8 +14,17 @@ from itertools import groupby
 import structlog
 
 from engine.errors import APPLY_FAILED, RookeryError
-from engine.plan.backfill import HANDS, History, Journal, Progress, deliver, note_histories, note_missing, silent
-from engine.plan.insert_lock import Fence
+from engine.plan.backfill import (
+    BACKFILL_THREADS,
+    Backfill,
+    Journal,
+    Progress,
+    deliver,
+    note_histories,
+    note_missing,
+    silent,
+)
+from engine.plan.insert_lock import InsertLock
 from engine.plan.steps import (
     AddColumn,
     ChangeClause,
@@ -38,7 +47,7 @@ from engine.warehouse.port import Capabilities, Warehouse
 
 log = structlog.get_logger("rookery.plan")
 
-GO = 25
+OBJECTS_PER_STATEMENT_GROUP = 25
 """Objects that are created in one go."""
 
 StartReadersOf = Callable[[Mapping[str, Sequence[str]]], None]
@@ -47,7 +56,7 @@ BeforeReplacing = Callable[[View], None]
 """Records, with the fence held, from which block on a view that is about to be replaced would lack rows."""
 
 
-def nobody(readers: Mapping[str, Sequence[str]]) -> None:
+def no_readers(readers: Mapping[str, Sequence[str]]) -> None:
     """No reader can be started where nothing routes."""
     if readers:
         raise RuntimeError("a plan starts readers, and nobody is there to serve them")
@@ -60,17 +69,17 @@ def unrecorded(_view: View) -> None:
 def apply(
     plan: Plan,
     warehouse: Warehouse,
-    fence: Fence,
+    insert_lock: InsertLock,
     journal: Journal,
     progress: Progress = silent,
-    start_readers: StartReadersOf = nobody,
+    start_readers: StartReadersOf = no_readers,
     before_replacing: BeforeReplacing = unrecorded,
 ) -> dict[str, int]:
     """Apply a plan and deliver the history of its new views. Returns rows delivered by target."""
     phases = _phases(plan.steps)
     total = len(plan.steps)
     if phases.unhook:
-        with fence.exclusive():
+        with insert_lock.exclusive():
             for step in phases.unhook:
                 _run(warehouse, step)
     done = 0
@@ -83,7 +92,7 @@ def apply(
         progress(steps[-1].subject, done, total)
     histories = []
     for steps in _in_goes(phases.inside):
-        histories += _create_views(steps, warehouse, fence, journal, before_replacing)
+        histories += _create_views(steps, warehouse, insert_lock, journal, before_replacing)
         done += len(steps)
         progress("views", done, total)
     delivered = deliver(histories, warehouse, journal, progress)
@@ -123,8 +132,8 @@ def _side_by_side(steps: Sequence[Step]) -> Iterable[Sequence[Step]]:
     for kind, group in groupby(steps, key=type):
         found = list(group)
         if kind in (CreateDatabase, CreateTable):
-            for start in range(0, len(found), GO):
-                yield found[start : start + GO]
+            for start in range(0, len(found), OBJECTS_PER_STATEMENT_GROUP):
+                yield found[start : start + OBJECTS_PER_STATEMENT_GROUP]
         else:
             yield from ([step] for step in found)
 
@@ -132,7 +141,10 @@ def _side_by_side(steps: Sequence[Step]) -> Iterable[Sequence[Step]]:
 def _in_goes(steps: Sequence[Step]) -> Iterable[Sequence[Step]]:
     """Views in several goes where they are many and nothing but new, so that inserts wait for some at a time."""
     if all(isinstance(s, CreateView) and not s.replaces for s in steps):
-        return [steps[start : start + GO] for start in range(0, len(steps), GO)]
+        return [
+            steps[start : start + OBJECTS_PER_STATEMENT_GROUP]
+            for start in range(0, len(steps), OBJECTS_PER_STATEMENT_GROUP)
+        ]
     return [steps]
 
 
@@ -140,7 +152,7 @@ def _run_all(warehouse: Warehouse, steps: Sequence[Step]) -> None:
     if len(steps) == 1:
         _run(warehouse, steps[0])
         return
-    with ThreadPoolExecutor(HANDS) as hands:
+    with ThreadPoolExecutor(BACKFILL_THREADS) as hands:
         for under_way in [hands.submit(_run, warehouse, step) for step in steps]:
             under_way.result()
 
@@ -184,16 +196,20 @@ def _sql(step: Step, able: Capabilities) -> str:
 
 
 def _create_views(
-    steps: Sequence[Step], warehouse: Warehouse, fence: Fence, journal: Journal, before_replacing: BeforeReplacing
-) -> list[History]:
+    steps: Sequence[Step],
+    warehouse: Warehouse,
+    insert_lock: InsertLock,
+    journal: Journal,
+    before_replacing: BeforeReplacing,
+) -> list[Backfill]:
     if not steps:
         return []
     views = [s for s in steps if isinstance(s, CreateView)]
     fresh = [s.view for s in views if not s.replaces and not s.missing and not s.continues]
     put_back = [(s.view, s.missing) for s in views if s.missing]
-    with fence.exclusive():
-        histories, later = note_histories(fresh, warehouse, fence, journal)
-        missed, waiting = note_missing(put_back, warehouse, fence, journal) if put_back else ([], set[Name]())
+    with insert_lock.exclusive():
+        histories, later = note_histories(fresh, warehouse, insert_lock, journal)
+        missed, waiting = note_missing(put_back, warehouse, insert_lock, journal) if put_back else ([], set[Name]())
         later |= waiting
         if later:
             # Rows that will come again would come twice. The next run makes these views, when that is over.

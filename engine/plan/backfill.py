@@ -13,10 +13,10 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from engine.compiler.storage import BATCH
+from engine.compiler.storage import BATCH_COLUMN
 from engine.compiler.views import bounded
 from engine.errors import APPLY_FAILED, BUSY, RookeryError
-from engine.plan.insert_lock import Fence
+from engine.plan.insert_lock import InsertLock
 from engine.plan.missing_blocks import Lack
 from engine.schema import Name, View, literal
 from engine.warehouse import ddl
@@ -25,15 +25,15 @@ from engine.warehouse.port import Warehouse
 RANGE_ROWS = 1_000_000
 """Rows of a source that one range spans, at most (a single block may be larger)."""
 
-HANDS = 2
+BACKFILL_THREADS = 2
 """Ranges that are delivered at the same time; the other writers' handles are left to inserts."""
 
-TOGETHER = 16
+RANGES_PER_NOTE = 16
 """Ranges after which the notes are brought up to date; far fewer than the tokens that a target remembers."""
 
 
 @dataclass(frozen=True, slots=True)
-class History:
+class Backfill:
     """A noted delivery: into which view's target, from which source, over which block ranges (after, upto].
 
     `whole` says that it belongs to the view without exceptions, and is void while the view leaves out some tenants.
@@ -63,9 +63,9 @@ class History:
         }
 
     @staticmethod
-    def of(body: dict[str, Any]) -> History:
+    def of(body: dict[str, Any]) -> Backfill:
         ranges = tuple((int(a), int(b)) for a, b in body["ranges"])
-        return History(
+        return Backfill(
             body["id"],
             body["view"],
             body["source"],
@@ -81,9 +81,9 @@ class History:
 class Journal(Protocol):
     """Where deliveries are noted before they begin and struck off when they are complete."""
 
-    def note(self, histories: Sequence[History]) -> None: ...
-    def strike(self, histories: Sequence[History]) -> None: ...
-    def outstanding(self) -> list[History]: ...
+    def note(self, histories: Sequence[Backfill]) -> None: ...
+    def strike(self, histories: Sequence[Backfill]) -> None: ...
+    def outstanding(self) -> list[Backfill]: ...
     def consumed(self, views: Sequence[View], empty: Collection[Name]) -> None:
         """Note from how much of their sources the targets of views are made, while no insert runs.
 
@@ -113,19 +113,19 @@ def silent(_what: str, _done: int, _total: int) -> None:
 
 
 def note_histories(
-    views: Sequence[View], warehouse: Warehouse, fence: Fence, journal: Journal
-) -> tuple[list[History], set[Name]]:
+    views: Sequence[View], warehouse: Warehouse, insert_lock: InsertLock, journal: Journal
+) -> tuple[list[Backfill], set[Name]]:
     """Note what views that are about to be created must be given. The fence must be held.
 
     Returns the deliveries, and the views that have to wait since something on their way is in doubt.
     """
-    fence.settle()
+    insert_lock.settle()
     kept = [v for v in views if v.log is None]
     names = {str(v.name) for v in views}
     journal.strike([h for h in journal.outstanding() if h.view in names])
     holding = _holding_rows(warehouse, {v.source for v in kept})
-    doubts = {v.source: fence.doubts(v.source, v.mark) for v in kept if v.source in holding}
-    passed = _passed(warehouse, fence, journal, [v for v in views if v.log is not None])
+    doubts = {v.source: insert_lock.doubts(v.source, v.mark) for v in kept if v.source in holding}
+    passed = _passed(warehouse, insert_lock, journal, [v for v in views if v.log is not None])
     later = {v.name for v in kept if v.source in doubts and doubts[v.source] is None}
     later |= {name for name, ranges in passed.items() if ranges is None}
     made = [v for v in views if v.name not in later]
@@ -141,8 +141,8 @@ def note_histories(
 
 
 def note_missing(
-    views: Sequence[tuple[View, Sequence[Lack]]], warehouse: Warehouse, fence: Fence, journal: Journal
-) -> tuple[list[History], set[Name]]:
+    views: Sequence[tuple[View, Sequence[Lack]]], warehouse: Warehouse, insert_lock: InsertLock, journal: Journal
+) -> tuple[list[Backfill], set[Name]]:
     """Note what suspended views are given when they are put back. The fence must be held.
 
     Returns the deliveries, and the views that have to wait since something on their way is in doubt.
@@ -150,11 +150,11 @@ def note_missing(
     names = {str(v.name) for v, _ in views}
     # An interrupted run may have noted the same, and has delivered nothing of it.
     journal.strike([h for h in journal.outstanding() if h.view in names and h.whole])
-    passed = _passed(warehouse, fence, journal, [v for v, _ in views if v.log is not None])
+    passed = _passed(warehouse, insert_lock, journal, [v for v, _ in views if v.log is not None])
     later = {name for name, ranges in passed.items() if ranges is None}
     histories = []
     for view, lacks in views:
-        doubts = fence.doubts(view.source, view.mark) if view.log is None else set()
+        doubts = insert_lock.doubts(view.source, view.mark) if view.log is None else set()
         if doubts is None:
             later.add(view.name)
         if view.name in later:
@@ -184,7 +184,7 @@ def _within(ranges: Sequence[tuple[int, int]], others: Sequence[tuple[int, int]]
 
 
 def _passed(
-    warehouse: Warehouse, fence: Fence, journal: Journal, views: Sequence[View]
+    warehouse: Warehouse, insert_lock: InsertLock, journal: Journal, views: Sequence[View]
 ) -> dict[Name, list[tuple[int, int]] | None]:
     """For views on sources that keep nothing, the ranges of the log that have passed already; None if in doubt."""
     if not views:
@@ -192,7 +192,7 @@ def _passed(
     feeds = {v.name: Name(v.source.database, f"_rk_{v.source.name}") for v in views}
     feeding = _standing(warehouse, set(feeds.values()))
     delivering = {h.view for h in journal.outstanding()}
-    reaches = fence.passed({v.source: v.mark for v in views})
+    reaches = insert_lock.passed({v.source: v.mark for v in views})
     logs = {v.log: block_ranges(warehouse, v.log) for v in views if v.log is not None}
     found: dict[Name, list[tuple[int, int]] | None] = {}
     for view in views:
@@ -214,15 +214,15 @@ def _blocks_of(warehouse: Warehouse, table: Name, batches: Collection[str]) -> l
         return []
     found = warehouse.query(
         f"SELECT DISTINCT _block_number AS b FROM {table.sql()} "
-        f"WHERE {BATCH} IN {{batches:Array(String)}} ORDER BY b",
+        f"WHERE {BATCH_COLUMN} IN {{batches:Array(String)}} ORDER BY b",
         {"batches": [*sorted(batches)]},
     )
     return [(int(row[0]) - 1, int(row[0])) for row in found.rows]
 
 
-def history(view: View, ranges: Sequence[tuple[int, int]]) -> History:
+def history(view: View, ranges: Sequence[tuple[int, int]]) -> Backfill:
     """A delivery of a view's history under a fresh identity."""
-    return History(
+    return Backfill(
         secrets.token_hex(8),
         str(view.name),
         (view.log or view.source).sql(),
@@ -260,7 +260,7 @@ def block_ranges(
     Blocks up to `after` are left out, and those that were put in under one of the tokens `without`. Must be called
     with the fence held, so that no block appears below the newest one afterwards.
     """
-    passed = f"{BATCH} IN ({', '.join(map(literal, sorted(without)))})" if without else "0"
+    passed = f"{BATCH_COLUMN} IN ({', '.join(map(literal, sorted(without)))})" if without else "0"
     blocks = warehouse.query(
         f"SELECT _block_number AS b, count() AS n, max({passed}) AS p FROM {source.sql()} "
         f"WHERE _block_number > {after} GROUP BY b ORDER BY b"
@@ -282,11 +282,11 @@ def block_ranges(
 
 
 def deliver(
-    histories: Sequence[History],
+    histories: Sequence[Backfill],
     warehouse: Warehouse,
     journal: Journal,
     progress: Progress = silent,
-    failed: Callable[[History, RookeryError], None] | None = None,
+    failed: Callable[[Backfill, RookeryError], None] | None = None,
 ) -> dict[str, int]:
     """Deliver noted histories, several ranges at a time. Returns the ranges delivered by view.
 
@@ -298,9 +298,9 @@ def deliver(
     left = {item.id: list(item.ranges) for item in histories}
     journal.strike([item for item in histories if not item.ranges])
     hopeless: set[str] = set()
-    with ThreadPoolExecutor(HANDS) as hands:
-        for start in range(0, len(pieces), TOGETHER):
-            batch = [(i, p) for i, p in pieces[start : start + TOGETHER] if i.id not in hopeless]
+    with ThreadPoolExecutor(BACKFILL_THREADS) as hands:
+        for start in range(0, len(pieces), RANGES_PER_NOTE):
+            batch = [(i, p) for i, p in pieces[start : start + RANGES_PER_NOTE] if i.id not in hopeless]
             if not batch:
                 continue
             running = [hands.submit(_deliver_range, warehouse, item, piece) for item, piece in batch]
@@ -318,11 +318,11 @@ def deliver(
                 if item.id not in hopeless:
                     hopeless.add(item.id)
                     failed(item, exc)
-            progress(f"history of {batch[-1][0].view}", min(start + TOGETHER, len(pieces)), len(pieces))
+            progress(f"history of {batch[-1][0].view}", min(start + RANGES_PER_NOTE, len(pieces)), len(pieces))
     return {item.view: len(item.ranges) for item in histories if item.id not in hopeless}
 
 
-def _named(item: History, exc: BaseException) -> BaseException:
+def _named(item: Backfill, exc: BaseException) -> BaseException:
     """A failure with what failed, and for whom."""
     if not isinstance(exc, RookeryError) or exc.code is BUSY:
         return exc
@@ -335,14 +335,14 @@ def _named(item: History, exc: BaseException) -> BaseException:
     )
 
 
-def _deliver_range(warehouse: Warehouse, item: History, piece: tuple[int, int]) -> None:
+def _deliver_range(warehouse: Warehouse, item: Backfill, piece: tuple[int, int]) -> None:
     """One range as one block, under a token of its own."""
     after, upto = piece
     token = f"history:{item.id}:{after}:{upto}"
     warehouse.execute(ddl.insert_block(item.target, item.columns, token, bounded(item.sql, after, upto)))
 
 
-def _cross_off(items: Iterable[History], left: dict[str, list[tuple[int, int]]], journal: Journal) -> None:
+def _cross_off(items: Iterable[Backfill], left: dict[str, list[tuple[int, int]]], journal: Journal) -> None:
     complete = [item for item in items if not left[item.id]]
     begun = [item for item in items if 0 < len(left[item.id]) < len(item.ranges)]
     journal.note([replace(item, ranges=tuple(left[item.id])) for item in begun])

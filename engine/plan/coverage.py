@@ -15,8 +15,8 @@ from engine.schema import Name, Schema, Table, View
 from engine.warehouse.port import Warehouse
 from engine.warehouse.registry import Registry
 
-KIND = "coverage"
-SLACK = 3
+COVERAGE_KIND = "coverage"
+SLACK_BLOCKS = 3
 """Consecutive block numbers that may be missing: an insert that is repeated uses up a number and stores nothing."""
 
 
@@ -98,11 +98,11 @@ class Coverage:
                 now = Consumed(before.upto, before.rows, why) if why is not None else self.consumed(view)
                 if now != before:
                     bodies[str(view.name)] = now.as_dict()
-        self._registry.write(KIND, bodies)
+        self._registry.write(COVERAGE_KIND, bodies)
 
     def _record(self, view: Name) -> Consumed:
         if self._records is None:
-            self._records = {n: Consumed.of(b) for n, b in self._registry.read(KIND).items()}
+            self._records = {n: Consumed.of(b) for n, b in self._registry.read(COVERAGE_KIND).items()}
         return self._records.get(str(view), Consumed())
 
     def _examined(self, source: Name, record: Consumed, *, numbers: bool = True) -> str | None:
@@ -128,7 +128,7 @@ class Coverage:
             return None
         if numbers and not record.upto and lowest > 1:
             return f"the first block of {source} is gone"
-        if numbers and self._widest_hole(source, record.upto) > SLACK:
+        if numbers and self._widest_hole(source, record.upto) > SLACK_BLOCKS:
             return f"blocks of {source} are gone"
         return None
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 
-from engine.compiler.storage import INLET
+from engine.compiler.storage import NULL_ENGINE
 from engine.plan.loss import Losses, widens
 from engine.plan.missing_blocks import Lack
 from engine.plan.steps import (
@@ -243,7 +243,7 @@ def _lost_views(
         if name in live.views or name in kept or table is None or table.mark is None or view.target in rebuilt:
             continue
         # An inlet keeps nothing, so its size does not tell; what hangs on it has missed rows.
-        if name.name in table.mark.fed and (sizes(view.target) or table.engine == INLET):
+        if name.name in table.mark.fed and (sizes(view.target) or table.engine == NULL_ENGINE):
             why = f"{name.name}, which fed it, is gone"
             rebuilt[view.target] = Step(_resource(view), why, tenant=_tenant(view))
 

@@ -15,14 +15,14 @@ from engine.schema import Mark, Name
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class ConsumedUpTo:
     """How much of a log has passed through a table that keeps nothing: blocks `upto` a number, and some batches."""
 
     upto: int
     batches: frozenset[str] = frozenset()
 
 
-class Fence:
+class InsertLock:
     """A shared/exclusive lock that lets a waiting change go before later inserts."""
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Fence:
         """Held together with the fence: those who deliver rows in several inserts, and must not be in between."""
         self.doubts: Callable[[Name, Mark | None], set[str] | None] = lambda _source, _mark: set()
         """Tokens of rows in a source that will be delivered again to what hangs on it; None if rows do not tell."""
-        self.passed: Callable[[Mapping[Name, Mark | None]], dict[Name, Reach]] = lambda _sources: {}
+        self.passed: Callable[[Mapping[Name, Mark | None]], dict[Name, ConsumedUpTo]] = lambda _sources: {}
         """What has passed through sources that keep nothing, for those that no view feeds."""
         self.settle: Callable[[], None] = lambda: None
         """Completes batches that are in landing and perhaps not in every view on it, and raises if it cannot.

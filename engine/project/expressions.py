@@ -8,7 +8,7 @@ import re
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
 _QUOTED_NAME = re.compile(r"[`\"]([A-Za-z_][A-Za-z0-9_]*)[`\"]")
 _TUPLE = re.compile(r"tuple\s*\(")
-MAX_DEPTH = 50
+MAX_NESTING = 50
 IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -92,8 +92,8 @@ def _depths(text: str) -> list[tuple[int, int]]:
             raise ValueError("comments are not possible in a list of expressions")
         if char in _CLOSING:
             closing.append(_CLOSING[char])
-            if len(closing) > MAX_DEPTH:
-                raise ValueError(f"brackets are nested more than {MAX_DEPTH} deep")
+            if len(closing) > MAX_NESTING:
+                raise ValueError(f"brackets are nested more than {MAX_NESTING} deep")
         elif char in ")]}" and (not closing or closing.pop() != char):
             raise ValueError("brackets do not match")
         found.append((i, len(closing)))

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from engine.project.expressions import single, split_list
-from engine.project.source import Text, shown
+from engine.project.source import YamlText, shown
 
 MAX_NAME = 120
 # The first are databases with a meaning of their own; then comes a row of the registry, which makes older programs
@@ -85,7 +85,7 @@ def _expression(value: str) -> str:
 
 
 def _optional(value: Any) -> Any:
-    if isinstance(value, Text) and not value.strip():
+    if isinstance(value, YamlText) and not value.strip():
         fail("is empty", "remove the key; an empty text in SQL is written \"''\"")
     return value.strip() if isinstance(value, str) else value
 

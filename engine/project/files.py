@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import BAD_YAML, NO_FILE, Collector, Place, RookeryError
-from engine.project.source import MAX_FILE
+from engine.project.source import MAX_FILE_BYTES
 
 FOLDERS = ("datasources", "pipes", "endpoints")
 EXTENSION = ".yaml"
-MISTAKEN = (".yml", ".datasource", ".pipe")
+WRONG_EXTENSIONS = (".yml", ".datasource", ".pipe")
 """Extensions of files that are surely meant for us and would be overlooked."""
 
 
@@ -65,7 +65,7 @@ def _walk(root: Path, folder: Path, problems: Collector) -> Iterator[Found]:
         suffix = path.suffix
         if suffix == EXTENSION:
             yield from _open(root, path, problems)
-        elif suffix in MISTAKEN or suffix.lower() == EXTENSION:
+        elif suffix in WRONG_EXTENSIONS or suffix.lower() == EXTENSION:
             _mistaken(problems, root, path)
         elif path.is_dir():
             yield from _walk(root, path, problems)
@@ -89,11 +89,11 @@ def _open(root: Path, path: Path, problems: Collector) -> Iterator[Found]:
             _refuse(problems, root, path, "is a link that leads out of the project", "copy the file")
             return
         with real.open("rb") as stream:
-            content = stream.read(MAX_FILE + 1)
+            content = stream.read(MAX_FILE_BYTES + 1)
     except (OSError, RuntimeError) as exc:
         _refuse(problems, root, path, f"cannot be read: {_reason(exc)}")
         return
-    if len(content) > MAX_FILE:
+    if len(content) > MAX_FILE_BYTES:
         _refuse(problems, root, path, "is larger than 1 MiB", "move data out of the file")
         return
     try:

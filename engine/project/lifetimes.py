@@ -6,19 +6,19 @@ import re
 
 from engine.project.expressions import split_list
 
-DAY = 86_400
+DAY_SECONDS = 86_400
 _SECONDS = {
     "SECOND": 1,
     "MINUTE": 60,
     "HOUR": 3600,
-    "DAY": DAY,
-    "WEEK": 7 * DAY,
-    "MONTH": 28 * DAY,
-    "QUARTER": 90 * DAY,
-    "YEAR": 365 * DAY,
+    "DAY": DAY_SECONDS,
+    "WEEK": 7 * DAY_SECONDS,
+    "MONTH": 28 * DAY_SECONDS,
+    "QUARTER": 90 * DAY_SECONDS,
+    "YEAR": 365 * DAY_SECONDS,
 }
 _UNIT = "|".join(_SECONDS)
-LONGEST = 10_000
+MAX_TTL_CHARACTERS = 10_000
 """Characters of a TTL that are looked at."""
 # Each run of blanks is one space here.
 _NUMBER = r"'? ?(\d{1,9}) ?'?"
@@ -35,7 +35,7 @@ _CONDITION = re.compile(r"\b(WHERE|DELETE|GROUP BY)\b.*", re.IGNORECASE)
 def shortest_life(ttl: str) -> int | None:
     """Seconds after which the first rows go, by the intervals in a TTL; None when it names none, or removes none."""
     try:
-        rules = split_list(" ".join(ttl[:LONGEST].split()))
+        rules = split_list(" ".join(ttl[:MAX_TTL_CHARACTERS].split()))
     except ValueError:
         return None
     found = [_life(rule) for rule in rules if not _KEEPS.search(rule)]
@@ -72,7 +72,7 @@ def _until_closed(text: str, start: int) -> str:
 def moments(ttl: str) -> list[str]:
     """The expressions in a TTL that say when rows are removed, without their conditions."""
     try:
-        rules = split_list(" ".join(ttl[:LONGEST].split()))
+        rules = split_list(" ".join(ttl[:MAX_TTL_CHARACTERS].split()))
     except ValueError:
         return []
     found = [_CONDITION.sub("", rule).strip() for rule in rules if not _KEEPS.search(rule)]

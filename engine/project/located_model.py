@@ -9,14 +9,14 @@ from pydantic.json_schema import SkipJsonSchema
 
 from engine.errors import Place
 from engine.project.fields import ResourceName
-from engine.project.source import Keys, Text
+from engine.project.source import YamlMapping, YamlText
 
 
-class Written(BaseModel):
+class Located(BaseModel):
     """A mapping of a file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    _keys: Keys | None = PrivateAttr(default=None)
+    _keys: YamlMapping | None = PrivateAttr(default=None)
 
     @classmethod
     def long_form(cls, value: Any) -> Any:
@@ -28,7 +28,7 @@ class Written(BaseModel):
     def _keep_places(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         value = cls.long_form(value)
         written = handler(value)
-        if isinstance(value, Keys):
+        if isinstance(value, YamlMapping):
             written._keys = value
         return written
 
@@ -47,7 +47,7 @@ class Written(BaseModel):
         return type(self) is type(other) and self.__dict__ == other.__dict__
 
 
-class Declared(Written):
+class LocatedModel(Located):
     """A whole file. Its name is not written in it: it is that of the file."""
 
     name: SkipJsonSchema[ResourceName]
@@ -60,8 +60,8 @@ class Declared(Written):
 
 def short_form(value: Any, key: str) -> Any:
     """A mapping of one key for a text; anything else as it is."""
-    if isinstance(value, Text):
-        found = Keys({key: value})
+    if isinstance(value, YamlText):
+        found = YamlMapping({key: value})
         found.source, found.spot, found.spots = value.source, value.spot, {key: value.spot}
         return found
     return {key: value} if isinstance(value, str) else value

@@ -34,8 +34,8 @@ from engine.project.fields import (
     Word,
     json_steps,
 )
-from engine.project.located_model import Declared, Written, short_form
-from engine.project.source import Items, Keys, Text
+from engine.project.located_model import Located, LocatedModel, short_form
+from engine.project.source import YamlList, YamlMapping, YamlText
 
 EngineType = Literal[
     "MergeTree",
@@ -48,7 +48,7 @@ EngineType = Literal[
 ]
 
 
-class Column(Written):
+class Column(Located):
     """A column of a datasource."""
 
     name: ColumnName = Field(description="Name of the column.")
@@ -80,7 +80,7 @@ class Column(Written):
         return sum(step is None for step in self.steps)
 
 
-class Engine(Written):
+class Engine(Located):
     """The storage of a table."""
 
     type: EngineType = Field(default="MergeTree", description="Table engine.")
@@ -102,7 +102,7 @@ class Engine(Written):
         return short_form(value, "type")
 
 
-class Index(Written):
+class Index(Located):
     """A data skipping index."""
 
     name: ColumnName = Field(description="Name of the index.")
@@ -111,7 +111,7 @@ class Index(Written):
     granularity: Count = Field(default=1, description="Granules per entry of the index.")
 
 
-class Tenant(Written):
+class Tenant(Located):
     """Whose the rows of a datasource are."""
 
     column: ColumnName = Field(description="Column that names the tenant of each row.")
@@ -132,7 +132,7 @@ class Tenant(Written):
         return short_form(value, "column")
 
 
-class Shared(Written):
+class Shared(Located):
     """Who may read what a pipe made of many tenants' rows."""
 
     all: Flag = Field(default=False, description="Whether every tenant may read all of it.")
@@ -145,21 +145,21 @@ class Shared(Written):
         return short_form(value, "all")
 
 
-class DatasourceToken(Written):
+class DatasourceToken(Located):
     """A static token for a datasource, made when the file is pushed."""
 
     name: TokenName = Field(description="Name of the token; one name may collect scopes from several files.")
     scope: Literal["READ", "APPEND"] = Field(description="READ for queries, APPEND for events.")
 
 
-class PipeToken(Written):
+class PipeToken(Located):
     """A static token for an endpoint, made when the file is pushed."""
 
     name: TokenName = Field(description="Name of the token; one name may collect scopes from several files.")
     scope: Literal["READ"] = Field(description="READ: the endpoint may be called.")
 
 
-class Datasource(Declared):
+class Datasource(LocatedModel):
     """A declared table."""
 
     description: Prose = DESCRIPTION
@@ -194,7 +194,7 @@ class Datasource(Declared):
         return next((c for c in self.columns if c.name == name), None)
 
 
-class Node(Written):
+class Node(Located):
     """One named query of a pipe."""
 
     name: ResourceName = Field(description="Name under which later nodes read the result.")
@@ -209,12 +209,12 @@ class Node(Written):
     def position(self, line: int, column: int) -> Place:
         """Where the given line and column of `sql` (1-based) stand in the file."""
         text = self._keys.get("sql") if self._keys else None
-        if not isinstance(text, Text):
+        if not isinstance(text, YamlText):
             return super().place
         return text.source.place(text.position(line, column))
 
 
-class Parameter(Written):
+class Parameter(Located):
     """What is said about a parameter in addition to its use in a template."""
 
     name: ColumnName = Field(description="Name in the query string.")
@@ -227,7 +227,7 @@ class Parameter(Written):
     tenant_key: Flag = Field(default=False, description="Whether it selects the tenant; only a token may fix it.")
 
 
-class Limits(Written):
+class Limits(Located):
     """What one endpoint may cost. What is absent is as the server's settings say."""
 
     max_seconds: Seconds | None = Field(default=None, description="Longest time of one query.")
@@ -236,7 +236,7 @@ class Limits(Written):
     max_concurrent: Count | None = Field(default=None, description="Most queries at the same time.")
 
 
-class Endpoint(Written):
+class Endpoint(Located):
     """How a pipe is served over HTTP."""
 
     node: ResourceName | None = Field(default=None, description="Node that is served; the last one when absent.")
@@ -246,7 +246,7 @@ class Endpoint(Written):
     )
 
 
-class Materialize(Written):
+class Materialize(Located):
     """How a node fills a datasource."""
 
     target: ResourceName = Field(description="Datasource that receives the rows.")
@@ -259,7 +259,7 @@ class Materialize(Written):
 PipeKind = Literal["endpoint", "materialized", "standard"]
 
 
-class Pipe(Declared):
+class Pipe(LocatedModel):
     """Named queries in order, of which one may be served or fill a datasource."""
 
     description: Prose = DESCRIPTION
@@ -275,13 +275,13 @@ class Pipe(Declared):
     @classmethod
     def long_form(cls, value: Any) -> Any:
         """A pipe with `sql` for its only node becomes one with `nodes`."""
-        if not isinstance(value, Keys) or "nodes" in value or "sql" not in value:
+        if not isinstance(value, YamlMapping) or "nodes" in value or "sql" not in value:
             return value
         sql = value["sql"]
-        name = Text(short_node_name(str(value.get("name", ""))))
+        name = YamlText(short_node_name(str(value.get("name", ""))))
         name.source, name.spot, name.end, name.style, name.absent = value.source, sql.spot, sql.spot, "", False
         node = value.like({"name": name, "sql": sql})
-        nodes = Items([node])
+        nodes = YamlList([node])
         node.spot, nodes.source, nodes.spot = sql.spot, value.source, sql.spot
         return value.like({**{k: v for k, v in value.items() if k != "sql"}, "nodes": nodes})
 

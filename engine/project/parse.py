@@ -13,8 +13,8 @@ from engine.errors import BAD_NAME, BAD_YAML, UNKNOWN_KEY, UNKNOWN_KIND, Collect
 from engine.project.fields import name_fault
 from engine.project.files import Found, find, open_listed
 from engine.project.model import Datasource, Pipe, Project, Resource
-from engine.project.source import Keys, Source, Spot, Text, read
-from engine.project.validation_errors import complaints
+from engine.project.source import Location, YamlMapping, YamlSource, YamlText, read
+from engine.project.validation_errors import problems_of
 
 _STAND_IN = "unnamed"
 
@@ -26,7 +26,7 @@ def parse_source(text: str, file: str | None, name: str) -> Resource:
     Raises Problems with everything that is wrong: BAD_YAML, DUPLICATE_KEY, UNKNOWN_KEY, MISSING_KEY, BAD_VALUE,
     BAD_NAME, SORTING_KEY, UNKNOWN_KIND.
     """
-    source = Source(file, text)
+    source = YamlSource(file, text)
     problems = Collector()
     fault = name_fault(name)
     if fault:
@@ -88,11 +88,11 @@ def _whole(found: Survey) -> Project:
     return found.project
 
 
-def _resource(source: Source, name: str, problems: Collector) -> Resource | None:
+def _resource(source: YamlSource, name: str, problems: Collector) -> Resource | None:
     tree = read(source, problems)
     if tree is None:
         return None
-    if not isinstance(tree, Keys):
+    if not isinstance(tree, YamlMapping):
         message, hint = "the file must hold a mapping", "a datasource has `columns`, a pipe has `nodes` or `sql`"
         problems.add(RookeryError(UNKNOWN_KIND, message, hint=hint, place=source.place(tree.spot)))
         return None
@@ -108,12 +108,12 @@ def _resource(source: Source, name: str, problems: Collector) -> Resource | None
     try:
         return kind.model_validate(tree)
     except ValidationError as exc:
-        for problem in complaints(kind, tree, source, exc):
+        for problem in problems_of(kind, tree, source, exc):
             problems.add(problem)
     return None
 
 
-def _kind(tree: Keys, source: Source, problems: Collector) -> type[Datasource] | type[Pipe] | None:
+def _kind(tree: YamlMapping, source: YamlSource, problems: Collector) -> type[Datasource] | type[Pipe] | None:
     """Which of the two kinds of file a mapping is."""
     is_datasource, is_pipe = "columns" in tree, "nodes" in tree or "sql" in tree
     if is_datasource and is_pipe:
@@ -135,7 +135,7 @@ def _position(problem: RookeryError) -> tuple[int, int]:
     return place.line or 0, place.column or 0
 
 
-def _given(name: str, source: Source) -> Text:
-    text = Text(name)
-    text.source, text.spot, text.end, text.style, text.absent = source, Spot(1, 1), Spot(1, 1), "", False
+def _given(name: str, source: YamlSource) -> YamlText:
+    text = YamlText(name)
+    text.source, text.spot, text.end, text.style, text.absent = source, Location(1, 1), Location(1, 1), "", False
     return text

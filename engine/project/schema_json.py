@@ -6,16 +6,16 @@ import json
 from importlib import resources
 from typing import Any
 
-from engine.project.located_model import Declared
+from engine.project.located_model import LocatedModel
 from engine.project.model import Datasource, Engine, Pipe, Shared, Tenant
 
-KINDS: dict[str, type[Declared]] = {"datasource": Datasource, "pipe": Pipe}
+FILE_KINDS: dict[str, type[LocatedModel]] = {"datasource": Datasource, "pipe": Pipe}
 _SHORT_FORMS = {Engine.__name__: "type", Tenant.__name__: "column", Shared.__name__: "all"}
 
 
 def json_schema(kind: str) -> dict[str, Any]:
     """The JSON Schema of a `datasource` or `pipe` file."""
-    schema = KINDS[kind].model_json_schema()
+    schema = FILE_KINDS[kind].model_json_schema()
     _tidy(schema)
     for model, key in _SHORT_FORMS.items():
         definition = schema.get("$defs", {}).get(model)

@@ -15,11 +15,11 @@ import yaml
 
 from engine.errors import BAD_VALUE, BAD_YAML, DUPLICATE_KEY, Collector, Place, RookeryError
 
-MAX_FILE = 1024 * 1024
+MAX_FILE_BYTES = 1024 * 1024
 """Largest file that is read, in bytes."""
-MAX_DEPTH = 20
+MAX_YAML_DEPTH = 20
 MAX_VALUES = 100_000
-SHOWN = 80
+MAX_SHOWN_CHARACTERS = 80
 """How much of a key or value is repeated in a message."""
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -31,7 +31,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
-class Spot:
+class Location:
     """A position in a text; 1-based."""
 
     line: int
@@ -39,32 +39,32 @@ class Spot:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class YamlSource:
     """A file's name as shown in messages, and its text."""
 
     file: str | None
     text: str
 
-    def place(self, spot: Spot) -> Place:
+    def place(self, spot: Location) -> Place:
         return Place(self.file, spot.line, spot.column)
 
     def lines(self) -> list[str]:
         return [line.removesuffix("\r") for line in self.text.split("\n")]
 
 
-class Text(str):
+class YamlText(str):
     """A scalar as written. `absent` says that nothing was written at all."""
 
-    source: Source
-    spot: Spot
-    end: Spot
+    source: YamlSource
+    spot: Location
+    end: Location
     style: str
     absent: bool
 
-    def position(self, line: int, column: int) -> Spot:
+    def position(self, line: int, column: int) -> Location:
         """Where the given line and column of this text (1-based) stand in the file."""
         if self.style == "|":
-            return Spot(self.spot.line + line, self._indent() + column)
+            return Location(self.spot.line + line, self._indent() + column)
         offset = sum(len(x) + 1 for x in self.split("\n")[: line - 1]) + column - 1
         before = "".join(self[: max(0, offset)].split())
         # Folding changes white space only, so the same number of other characters stands before it in the file.
@@ -74,7 +74,7 @@ class Text(str):
         if len(before) < len(written):
             return written[len(before)][1]
         last = written[-1][1]
-        return Spot(last.line, last.column + 1)
+        return Location(last.line, last.column + 1)
 
     def _indent(self) -> int:
         lines = self.source.lines()[self.spot.line :]
@@ -83,11 +83,13 @@ class Text(str):
                 return len(written) - len(line)
         return 0
 
-    def _written(self) -> Iterator[tuple[str, Spot]]:
+    def _written(self) -> Iterator[tuple[str, Location]]:
         """The characters of the scalar in the file, without white space, quotes and the block's header."""
         folded = self.style == ">"
         quoted = self.style in ("'", '"')
-        start = Spot(self.spot.line + 1, 1) if folded else Spot(self.spot.line, self.spot.column + int(quoted))
+        start = (
+            Location(self.spot.line + 1, 1) if folded else Location(self.spot.line, self.spot.column + int(quoted))
+        )
         doubled = False
         for number, line in enumerate(self.source.lines()[start.line - 1 : self.end.line], start.line):
             first = start.column if number == start.line else 1
@@ -96,35 +98,35 @@ class Text(str):
                 char = line[column - 1 : column]
                 doubled = self.style == "'" and char == "'" and not doubled
                 if char.strip() and not doubled:
-                    yield char, Spot(number, column)
+                    yield char, Location(number, column)
 
 
-class Items(list["Value"]):
+class YamlList(list["Value"]):
     """A list as written."""
 
-    source: Source
-    spot: Spot
+    source: YamlSource
+    spot: Location
 
 
-class Keys(dict[str, "Value"]):
+class YamlMapping(dict[str, "Value"]):
     """A mapping as written; `spots` are the places of its keys."""
 
-    source: Source
-    spot: Spot
-    spots: dict[str, Spot]
+    source: YamlSource
+    spot: Location
+    spots: dict[str, Location]
 
-    def like(self, content: dict[str, Value]) -> Keys:
+    def like(self, content: dict[str, Value]) -> YamlMapping:
         """Other content that stands where this mapping stands."""
-        other = Keys(content)
+        other = YamlMapping(content)
         other.source, other.spot = self.source, self.spot
         other.spots = {key: self.spots.get(key, self.spot) for key in content}
         return other
 
 
-Value: TypeAlias = Text | Items | Keys
+Value: TypeAlias = YamlText | YamlList | YamlMapping
 
 
-def read(source: Source, problems: Collector) -> Value | None:
+def read(source: YamlSource, problems: Collector) -> Value | None:
     """The one document of a text; what is wrong goes to `problems`. None when there is nothing to go on with."""
     refused = _unreadable(source)
     if refused:
@@ -143,14 +145,14 @@ def read(source: Source, problems: Collector) -> Value | None:
     return None
 
 
-def _start(source: Source) -> Place:
-    return source.place(Spot(1, 1))
+def _start(source: YamlSource) -> Place:
+    return source.place(Location(1, 1))
 
 
-def _unreadable(source: Source) -> RookeryError | None:
+def _unreadable(source: YamlSource) -> RookeryError | None:
     """What is wrong with a text before it is YAML."""
     text = source.text
-    if len(text) > MAX_FILE:
+    if len(text) > MAX_FILE_BYTES:
         return RookeryError(BAD_YAML, "the file is larger than 1 MiB", place=_start(source))
     if text.startswith("\ufeff"):
         hint = "save it as UTF-8 without BOM"
@@ -159,15 +161,15 @@ def _unreadable(source: Source) -> RookeryError | None:
     if not found:
         return None
     line = text.count("\n", 0, found.start()) + 1
-    spot = Spot(line, found.start() - text.rfind("\n", 0, found.start()))
+    spot = Location(line, found.start() - text.rfind("\n", 0, found.start()))
     hint = 'write it as an escape in double quotes, such as "\\u2028"; end lines with \\n'
     message = f"character U+{ord(found[0]):04X} is not allowed in a file"
     return RookeryError(BAD_YAML, message, hint=hint, place=source.place(spot))
 
 
-def _malformed(source: Source, exc: yaml.MarkedYAMLError) -> RookeryError:
+def _malformed(source: YamlSource, exc: yaml.MarkedYAMLError) -> RookeryError:
     mark = exc.problem_mark or exc.context_mark
-    place = source.place(Spot(mark.line + 1, mark.column + 1)) if mark else _start(source)
+    place = source.place(Location(mark.line + 1, mark.column + 1)) if mark else _start(source)
     what = exc.problem or exc.context or "not understood"
     hint = None
     if "\\t" in what or "tab" in what:
@@ -182,7 +184,7 @@ def _malformed(source: Source, exc: yaml.MarkedYAMLError) -> RookeryError:
 class _Reader:
     """Builds the values of one document from the parser's events."""
 
-    def __init__(self, source: Source, problems: Collector) -> None:
+    def __init__(self, source: YamlSource, problems: Collector) -> None:
         self.source = source
         self.problems = problems
         self.events: Iterator[yaml.Event] = iter(yaml.parse(source.text, Loader=_LOADER))
@@ -207,8 +209,8 @@ class _Reader:
         self.values += 1
         if self.values > MAX_VALUES:
             self.refuse(event, f"the file holds more than {MAX_VALUES} values")
-        if depth > MAX_DEPTH:
-            self.refuse(event, f"values are nested more than {MAX_DEPTH} deep")
+        if depth > MAX_YAML_DEPTH:
+            self.refuse(event, f"values are nested more than {MAX_YAML_DEPTH} deep")
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             self.refuse(event, "anchors and aliases are not supported", "write the value where it is used")
         if getattr(event, "tag", None):
@@ -219,17 +221,17 @@ class _Reader:
             return self.items(event, depth)
         return self.keys(event, depth)
 
-    def scalar(self, event: yaml.ScalarEvent) -> Text:
+    def scalar(self, event: yaml.ScalarEvent) -> YamlText:
         if _SURROGATE.search(event.value):
             self.refuse(event, "the text holds half of a surrogate pair")
-        text = Text(event.value)
+        text = YamlText(event.value)
         text.source, text.spot, text.end = self.source, _spot(event.start_mark), _spot(event.end_mark)
         text.style = event.style or ""
         text.absent = not text.style and not text
         return text
 
-    def items(self, start: yaml.Event, depth: int) -> Items:
-        found = Items()
+    def items(self, start: yaml.Event, depth: int) -> YamlList:
+        found = YamlList()
         found.source, found.spot = self.source, _spot(start.start_mark)
         while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
             item = self.value(event, depth + 1)
@@ -237,12 +239,12 @@ class _Reader:
             found.append(item)
         return found
 
-    def keys(self, start: yaml.Event, depth: int) -> Keys:
-        found = Keys()
+    def keys(self, start: yaml.Event, depth: int) -> YamlMapping:
+        found = YamlMapping()
         found.source, found.spot, found.spots = self.source, _spot(start.start_mark), {}
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
             key = self.value(event, depth + 1)
-            if not isinstance(key, Text):
+            if not isinstance(key, YamlText):
                 self.refuse(event, "a key must be text")
                 break
             value = self.value(next(self.events), depth + 1)
@@ -256,7 +258,7 @@ class _Reader:
         return found
 
     def want(self, value: Value, what: str) -> None:
-        if isinstance(value, Text) and value.absent:
+        if isinstance(value, YamlText) and value.absent:
             hint = "give a value or remove the key"
             if ")" in what:
                 hint = 'a value with a comma needs quotes: type: "Decimal(9, 2)"'
@@ -264,12 +266,12 @@ class _Reader:
             self.problems.add(RookeryError(BAD_VALUE, f"{what} has no value", hint=hint, place=place))
 
 
-def _spot(mark: Any) -> Spot:
-    return Spot(mark.line + 1, mark.column + 1)
+def _spot(mark: Any) -> Location:
+    return Location(mark.line + 1, mark.column + 1)
 
 
 def shown(text: str) -> str:
     """A text from a file, short and on one line, to be repeated in a message."""
     line = " ".join(text.split())
     line = "".join(c if c.isprintable() else "?" for c in line)
-    return line if len(line) <= SHOWN else line[: SHOWN - 1] + "…"
+    return line if len(line) <= MAX_SHOWN_CHARACTERS else line[: MAX_SHOWN_CHARACTERS - 1] + "…"

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from engine.errors import BAD_NAME, BAD_VALUE, MISSING_KEY, SORTING_KEY, UNKNOWN_KEY, Code, RookeryError
-from engine.project.located_model import Declared, Written
-from engine.project.source import Items, Keys, Source, Spot, Text, Value, shown
+from engine.project.located_model import Located, LocatedModel
+from engine.project.source import Location, Value, YamlList, YamlMapping, YamlSource, YamlText, shown
 
 _CODES: dict[str, Code] = {"bad_name": BAD_NAME, "sorting_key": SORTING_KEY}
 _KINDS = {
@@ -26,13 +26,15 @@ _KINDS = {
 }
 
 
-def complaints(kind: type[Written], tree: Keys, source: Source, found: ValidationError) -> Iterator[RookeryError]:
+def problems_of(
+    kind: type[Located], tree: YamlMapping, source: YamlSource, found: ValidationError
+) -> Iterator[RookeryError]:
     """The problems behind a refused file. What another problem has reported already is left out."""
     for error in found.errors(include_url=False):
         target = _value_at(tree, error["loc"])
-        absent = isinstance(target, Text) and target.absent
+        absent = isinstance(target, YamlText) and target.absent
         # Items that are wrong do not count for pydantic, so a list of them is "too short" as well.
-        short = error["type"] == "too_short" and isinstance(target, Items) and len(target) > 0
+        short = error["type"] == "too_short" and isinstance(target, YamlList) and len(target) > 0
         if absent or short:
             continue
         problem = _problem(kind, tree, source, error, target)
@@ -40,7 +42,9 @@ def complaints(kind: type[Written], tree: Keys, source: Source, found: Validatio
         yield problem
 
 
-def _problem(kind: type[Written], tree: Keys, source: Source, error: ErrorDetails, target: Value) -> RookeryError:
+def _problem(
+    kind: type[Located], tree: YamlMapping, source: YamlSource, error: ErrorDetails, target: Value
+) -> RookeryError:
     loc = error["loc"]
     key = next((str(part) for part in reversed(loc) if isinstance(part, str)), "")
     place = source.place(target.spot)
@@ -65,36 +69,36 @@ def _problem(kind: type[Written], tree: Keys, source: Source, error: ErrorDetail
     return RookeryError(BAD_VALUE, f"{item}`{shown(key)}` {what}", place=place)
 
 
-def unknown_key(key: str, known: list[str], source: Source, spot: Spot) -> RookeryError:
+def unknown_key(key: str, known: list[str], source: YamlSource, spot: Location) -> RookeryError:
     """The problem of a key that does not exist here."""
     near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.6)
     hint = f"did you mean `{near[0]}`?" if near else "known here: " + ", ".join(known)
     return RookeryError(UNKNOWN_KEY, f"unknown key `{shown(key)}`", hint=hint, place=source.place(spot))
 
 
-def known_keys(kind: type[Written]) -> list[str]:
+def known_keys(kind: type[Located]) -> list[str]:
     """The keys that a mapping of this kind has in a file."""
     keys = [field.alias or name for name, field in kind.model_fields.items()]
-    if issubclass(kind, Declared):
+    if issubclass(kind, LocatedModel):
         keys.remove("name")
     return [*keys, "sql"] if "nodes" in keys else keys
 
 
-def _unknown(kind: type[Written], tree: Keys, source: Source, loc: tuple[int | str, ...]) -> RookeryError:
+def _unknown(kind: type[Located], tree: YamlMapping, source: YamlSource, loc: tuple[int | str, ...]) -> RookeryError:
     parent = _value_at(tree, loc[:-1])
     key = str(loc[-1])
-    spot = parent.spots.get(key, parent.spot) if isinstance(parent, Keys) else parent.spot
+    spot = parent.spots.get(key, parent.spot) if isinstance(parent, YamlMapping) else parent.spot
     model = _model_at(kind, loc[:-1])
     return unknown_key(key, known_keys(model) if model else [], source, spot)
 
 
 def _not_listed(
-    kind: type[Written], loc: tuple[int | str, ...], key: str, target: Value, source: Source
+    kind: type[Located], loc: tuple[int | str, ...], key: str, target: Value, source: YamlSource
 ) -> RookeryError:
     place = source.place(target.spot)
     model = _model_at(kind, loc[:-1])
     allowed = [str(x) for x in _literals(model.model_fields[key].annotation)] if model else []
-    if not isinstance(target, Text):
+    if not isinstance(target, YamlText):
         return RookeryError(BAD_VALUE, f"`{key}` must be text, not {_kind(target)}", place=place)
     near = difflib.get_close_matches(target.lower(), [x.lower() for x in allowed], n=1, cutoff=0.6)
     match = next((x for x in allowed if near and x.lower() == near[0]), None)
@@ -116,9 +120,9 @@ def _value_at(tree: Value, loc: tuple[int | str, ...]) -> Value:
     value = tree
     for part in loc:
         found: Value | None = None
-        if isinstance(value, Keys) and isinstance(part, str):
+        if isinstance(value, YamlMapping) and isinstance(part, str):
             found = value.get(part)
-        elif isinstance(value, Items) and isinstance(part, int) and part < len(value):
+        elif isinstance(value, YamlList) and isinstance(part, int) and part < len(value):
             found = value[part]
         if found is None:
             return value
@@ -126,9 +130,9 @@ def _value_at(tree: Value, loc: tuple[int | str, ...]) -> Value:
     return value
 
 
-def _model_at(kind: type[Written], loc: tuple[int | str, ...]) -> type[Written] | None:
+def _model_at(kind: type[Located], loc: tuple[int | str, ...]) -> type[Located] | None:
     """The model of the mapping that a location leads to."""
-    model: type[Written] | None = kind
+    model: type[Located] | None = kind
     for part in loc:
         if isinstance(part, str) and model is not None:
             fields = {field.alias or name: field for name, field in model.model_fields.items()}
@@ -136,8 +140,8 @@ def _model_at(kind: type[Written], loc: tuple[int | str, ...]) -> type[Written] 
     return model
 
 
-def _models(annotation: Any) -> Iterator[type[Written]]:
-    if isinstance(annotation, type) and issubclass(annotation, Written):
+def _models(annotation: Any) -> Iterator[type[Located]]:
+    if isinstance(annotation, type) and issubclass(annotation, Located):
         yield annotation
     for part in get_args(annotation):
         yield from _models(part)
@@ -149,6 +153,6 @@ def _of(loc: tuple[int | str, ...]) -> str:
 
 
 def _kind(value: Value) -> str:
-    if isinstance(value, Keys):
+    if isinstance(value, YamlMapping):
         return "a mapping"
-    return "a list" if isinstance(value, Items) else f"`{shown(value)}`"
+    return "a list" if isinstance(value, YamlList) else f"`{shown(value)}`"

@@ -8,10 +8,10 @@ from typing import Any
 import yaml
 
 from engine.errors import UNKNOWN_KIND, Collector, RookeryError
-from engine.project.located_model import Written
+from engine.project.located_model import Located
 from engine.project.model import Datasource, Engine, Materialize, Pipe, Resource, Tenant
 from engine.project.parse import parse_source
-from engine.project.source import Keys, Source, Text, Value, read
+from engine.project.source import Value, YamlMapping, YamlSource, YamlText, read
 
 _ON_ONE_LINE = 100
 
@@ -51,9 +51,9 @@ def _reads_as(text: str, name: str, wanted: Resource) -> bool:
 
 
 def _edited(text: str, materialize: Materialize) -> str:
-    tree = read(Source(None, text), Collector())
+    tree = read(YamlSource(None, text), Collector())
     lines = text.splitlines(keepends=True)
-    if not isinstance(tree, Keys):
+    if not isinstance(tree, YamlMapping):
         return text
     if lines and not lines[-1].endswith("\n"):
         lines[-1] += "\n"
@@ -72,10 +72,10 @@ def _edited(text: str, materialize: Materialize) -> str:
 
 def _last_line(value: Value) -> int:
     """The last line of a value, without the comments and empty lines behind it."""
-    if isinstance(value, Text):
+    if isinstance(value, YamlText):
         last = value.end.line - (1 if value.end.column == 1 else 0)
         return max(last, value.spot.line)
-    inner = list(value.values() if isinstance(value, Keys) else value)
+    inner = list(value.values() if isinstance(value, YamlMapping) else value)
     return max([value.spot.line, *(_last_line(x) for x in inner)])
 
 
@@ -90,7 +90,7 @@ def _file(resource: Resource) -> str:
     return text
 
 
-def _plain(value: Written) -> dict[str, Any]:
+def _plain(value: Located) -> dict[str, Any]:
     """The keys of a mapping as they are written: what is as by default is left out."""
     found: dict[str, Any] = {}
     for name, field in type(value).model_fields.items():
@@ -116,7 +116,7 @@ def _content(name: str, content: Any) -> Any:
     if isinstance(content, Tenant):
         plain = _plain(content)
         return content.column if len(plain) == 1 else plain
-    if isinstance(content, Written):
+    if isinstance(content, Located):
         return _plain(content)
     if isinstance(content, tuple):
         return [_content("", item) for item in content]

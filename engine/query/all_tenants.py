@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-from engine.compiler.placements import Everywhere
+from engine.compiler.placements import AllPlacements
 from engine.errors import NOT_TOGETHER, RookeryError
-from engine.workspace.workspace import Snapshot, Tenant, Workspace
+from engine.workspace.workspace import Snapshot, TenantRecord, Workspace
 
 
 class Closable(Protocol):
@@ -21,16 +21,16 @@ class Closable(Protocol):
 
 
 Answered = TypeVar("Answered", bound=Closable)
-TRIES = 3
+MAX_TRIES = 3
 """How often a query is begun again when tenants were added or removed meanwhile."""
 
 
-def everywhere(snapshot: Snapshot, most: int) -> Everywhere:
+def everywhere(snapshot: Snapshot, most: int) -> AllPlacements:
     """Where the rows of all tenants are."""
     rows = sorted(snapshot.tenants.values(), key=lambda t: t.id)
     nests = [t.nest(snapshot.build.workspace) for t in rows if t.state == "ready"]
     unsettled = tuple(t.id for t in rows if t.placement == "pooled" and t.state != "ready")
-    return Everywhere(tuple(n for n in nests if n is not None), unsettled, most)
+    return AllPlacements(tuple(n for n in nests if n is not None), unsettled, most)
 
 
 def consistently(workspace: Workspace, begin: Callable[[Snapshot, set[str]], Answered]) -> Answered:
@@ -40,7 +40,7 @@ def consistently(workspace: Workspace, begin: Callable[[Snapshot, set[str]], Ans
     tenants do not matter. Raises what `begin` raises, and RK3013 when tenants change each time.
     """
     error: RookeryError | None = None
-    for _ in range(TRIES):
+    for _ in range(MAX_TRIES):
         snapshot, read = workspace.current, set[str]()
         try:
             answer = begin(snapshot, read)
@@ -71,7 +71,7 @@ def _same(before: Snapshot, after: Snapshot) -> bool:
     return all(_unaffected(before.tenants.get(i), after.tenants.get(i), i in since) for i in ids)
 
 
-def _unaffected(before: Tenant | None, after: Tenant | None, touched: bool) -> bool:
+def _unaffected(before: TenantRecord | None, after: TenantRecord | None, touched: bool) -> bool:
     """Whether a query that was made for one state of a tenant holds for the other.
 
     A tenant that was `touched` may have come and gone in between, or the other way round.

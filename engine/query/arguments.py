@@ -10,10 +10,10 @@ from engine.compiler.build import declared_of, parameter_names, parameters_of
 from engine.compiler.pipes import CompiledPipe
 from engine.errors import BAD_PARAMETER, BAD_REQUEST, MISSING_PARAMETER, UNKNOWN_FIELD, RookeryError
 from engine.template.parameters import ParameterSpec, coerce
-from engine.warehouse.render import QUOTE
+from engine.warehouse.render import QUOTE_SETTING
 from engine.workspace.workspace import Snapshot, Workspace
 
-RESERVED = frozenset({"token", "q", "format", QUOTE})
+RESERVED = frozenset({"token", "q", "format", QUOTE_SETTING})
 """Query parameters that are never a pipe's."""
 CLIENTS = frozenset({"token", "from", "cli_version"})
 CLIENTS_PREFIX = "__tb__"
@@ -62,7 +62,9 @@ def ignored_of(
     known: set[str] = set()
     for pipe in pipes:
         known |= snapshot.derived(("known", pipe), partial(_known, snapshot, pipe))
-    asked = {n: v for n, v in given.items() if n not in CLIENTS and n != QUOTE and not n.startswith(CLIENTS_PREFIX)}
+    asked = {
+        n: v for n, v in given.items() if n not in CLIENTS and n != QUOTE_SETTING and not n.startswith(CLIENTS_PREFIX)
+    }
     unknown = sorted(asked.keys() - known)
     if unknown and workspace.settings.strict_parameters:
         hint = f"known here: {', '.join(sorted(known))}" if known else "there are none here"

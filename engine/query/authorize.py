@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from engine.cache import Memory
+from engine.cache import LruCache
 from engine.compiler.build import Build, parameter_names, parameters_of
 from engine.compiler.filters import parse_filter
-from engine.compiler.scope import ALIAS, RowFilter, Scope, base_type
+from engine.compiler.scope import TABLE_ALIAS, RowFilter, Scope, base_type
 from engine.errors import (
     BAD_FILTER,
     BAD_TOKEN,
@@ -32,7 +32,7 @@ from engine.tokens import Claims, Rules, static_id, usable, verify
 from engine.tokens import Scope as TokenScope
 from engine.workspace.workspace import Snapshot, Workspace
 
-_verified: Memory[tuple[int, bytes], Claims] = Memory(20_000)
+_verified: LruCache[tuple[int, bytes], Claims] = LruCache(20_000)
 
 
 def authenticate(workspace: Workspace, token: str | None) -> Claims:
@@ -235,7 +235,9 @@ def _filter(snapshot: Snapshot, workspace: Workspace, name: str, text: str) -> t
         if parsed.rest is not None:
             table = Name(snapshot.build.workspace, name).sql()
             try:
-                workspace.warehouse.query(f"DESCRIBE TABLE (SELECT 1 FROM {table} AS {ALIAS} WHERE {parsed.rest})")
+                workspace.warehouse.query(
+                    f"DESCRIBE TABLE (SELECT 1 FROM {table} AS {TABLE_ALIAS} WHERE {parsed.rest})"
+                )
             except RookeryError as exc:
                 raise RookeryError(
                     BAD_FILTER, "the token's filter does not fit its datasource", detail=exc.detail or exc.message

@@ -15,9 +15,9 @@ from typing import Any
 
 import structlog
 
-from engine.cache import Memory
+from engine.cache import LruCache
 from engine.compiler.compose import Composed
-from engine.compiler.scope import FOREIGN_ROW, WITNESS, Scope
+from engine.compiler.scope import CHECKED_TENANT_PREFIX, FOREIGN_ROW, Scope
 from engine.errors import (
     BAD_PARAMETER,
     BUSY,
@@ -36,7 +36,7 @@ from engine.query import authorize
 from engine.query.all_tenants import consistently
 from engine.query.arguments import ignored_of, values_of
 from engine.query.limits import InFlight, Rates
-from engine.query.running import Running, Ticket
+from engine.query.running import RunningQueries, Ticket
 from engine.query.statistics import ClosingStatistics
 from engine.sql.argument_bounds import SMALL_BLOCKS
 from engine.template.environment import Binder, Template
@@ -44,12 +44,12 @@ from engine.template.parameters import coerce
 from engine.tokens import Claims
 from engine.warehouse.errors import EngineError
 from engine.warehouse.port import Format, Statement, Stream, Value, limits_of
-from engine.warehouse.render import QUOTE
+from engine.warehouse.render import QUOTE_SETTING
 from engine.workspace.workspace import Snapshot, Workspace
 
 log = structlog.get_logger("rookery.query")
 
-AHEAD = 256 * 1024
+READ_AHEAD_BYTES = 256 * 1024
 """Bytes read before the status line: what fits is sent whole, with its length."""
 
 Compose = Callable[[Scope], Composed]
@@ -71,7 +71,7 @@ class Timer:
         return ", ".join(f"{n};dur={ms:.2f}" for n, ms in self.stages)
 
 
-class Answer:
+class QueryResult:
     """A running answer: what was read ahead, whether that is all, and the rest. Must be closed."""
 
     def __init__(self, stream: Stream, work: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
@@ -90,7 +90,7 @@ class Answer:
     def _read_ahead(self) -> None:
         parts: list[bytes] = []
         size = 0
-        while size < AHEAD:
+        while size < READ_AHEAD_BYTES:
             chunk = next(self._stream, None)
             if chunk is None:
                 self.complete = True
@@ -130,7 +130,7 @@ class Queries:
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
         self.running = InFlight()
-        self.at_work = Running(workspace.warehouse.cancel, workspace.settings.stuck_seconds)
+        self.at_work = RunningQueries(workspace.warehouse.cancel, workspace.settings.stuck_seconds)
         self._rates = Rates()
 
     def endpoint(
@@ -142,10 +142,10 @@ class Queries:
         timer: Timer,
         eyes: str | None = None,
         ticket: Ticket | None = None,
-    ) -> Answer:
+    ) -> QueryResult:
         """Call an endpoint. Raises RK4xxx errors before the first byte."""
 
-        def begin(snapshot: Snapshot, read: set[str]) -> Answer:
+        def begin(snapshot: Snapshot, read: set[str]) -> QueryResult:
             granted = authorize.for_pipe(snapshot, self._workspace, claims, pipe, given, eyes)
             compiled = snapshot.build.pipes[pipe]
             values = values_of(self._workspace, snapshot, [pipe], given, granted.fixed)
@@ -174,10 +174,10 @@ class Queries:
         timer: Timer,
         eyes: str | None = None,
         ticket: Ticket | None = None,
-    ) -> Answer:
+    ) -> QueryResult:
         """Run ad-hoc SQL over exactly what the token names."""
 
-        def begin(snapshot: Snapshot, read: set[str]) -> Answer:
+        def begin(snapshot: Snapshot, read: set[str]) -> QueryResult:
             granted = authorize.for_sql(snapshot, self._workspace, claims, given, eyes)
             build = snapshot.build
             quoted = self._quoted(given, None)
@@ -204,8 +204,8 @@ class Queries:
         return self._consistently(claims, eyes, begin)
 
     def _consistently(
-        self, claims: Claims, eyes: str | None, begin: Callable[[Snapshot, set[str]], Answer]
-    ) -> Answer:
+        self, claims: Claims, eyes: str | None, begin: Callable[[Snapshot, set[str]], QueryResult]
+    ) -> QueryResult:
         """Begin an answer; for an admin who selects no tenant, so that no tenant is there in part."""
         if claims.is_admin and eyes is None:
             return consistently(self._workspace, begin)
@@ -213,8 +213,8 @@ class Queries:
 
     def _quoted(self, given: Mapping[str, Any], endpoint: bool | None) -> bool:
         """Whether large integers are text: by the request, else the endpoint, else the settings. Raises RK4006."""
-        if QUOTE in given:
-            return bool(coerce(QUOTE, "Bool", given[QUOTE]))
+        if QUOTE_SETTING in given:
+            return bool(coerce(QUOTE_SETTING, "Bool", given[QUOTE_SETTING]))
         return self._workspace.settings.quote_64bit_integers if endpoint is None else endpoint
 
     def _rate(self, claims: Claims) -> None:
@@ -231,7 +231,7 @@ class Queries:
         tag: str,
         limits: Limits,
         ticket: Ticket,
-    ) -> Answer:
+    ) -> QueryResult:
         most = self._workspace.settings.max_concurrent
         keys: list[tuple[Any, int]] = [(("token", claims.subject, claims.tenant), most)]
         if scope.tenant is not None:
@@ -261,7 +261,7 @@ class Queries:
         limits: Limits,
         tag: str,
         ticket: Ticket,
-    ) -> Answer:
+    ) -> QueryResult:
         ticket.seconds = limits.max_seconds or self._workspace.settings.max_seconds
         try:
             return self._open(claims, statement, format, ticket)
@@ -278,13 +278,13 @@ class Queries:
         except RookeryError as exc:
             raise _plain(exc, admin=claims.is_admin) from exc
 
-    def _open(self, claims: Claims, statement: Statement, format: Format, ticket: Ticket) -> Answer:
+    def _open(self, claims: Claims, statement: Statement, format: Format, ticket: Ticket) -> QueryResult:
         if ticket.cancelled:
             raise RookeryError(CANCELLED, "the query was cancelled")
         stream: Stream = self._workspace.warehouse.stream(replace(statement, id=ticket.id), format)
         if format is Format.JSON:
             stream = ClosingStatistics(stream, whole_truth=claims.is_admin)
-        return Answer(stream, partial(self.at_work.at_work, ticket))
+        return QueryResult(stream, partial(self.at_work.at_work, ticket))
 
     def _statement(self, claims: Claims, composed: Composed, scope: Scope, limits: Limits, tag: str) -> Statement:
         settings = self._workspace.settings
@@ -292,7 +292,7 @@ class Queries:
         # The second check compares with the token's own tenant, however the scope came by its.
         witness = scope.tenant if claims.tenant is None else claims.tenant
         for name in composed.assembled.placeholders:
-            bindings[name] = witness if name.startswith(WITNESS) else scope.tenant
+            bindings[name] = witness if name.startswith(CHECKED_TENANT_PREFIX) else scope.tenant
         return Statement(
             composed.sql,
             bindings,
@@ -311,7 +311,7 @@ class Queries:
 def _composed(snapshot: Snapshot, pipe: str, values: Mapping[str, Any], scope: Scope, zone: str) -> Composed:
     """An endpoint's statement. It follows from these alone, and callers repeat themselves."""
     kept = all(type(v) in (str, int) for v in values.values()) and sum(len(str(v)) for v in values.values()) < 1000
-    memory: Memory[object, Composed] = snapshot.derived("composed", partial(Memory, 1000))
+    memory: LruCache[object, Composed] = snapshot.derived("composed", partial(LruCache, 1000))
     # Values that are equal but not alike, such as 1 and '1', render differently.
     key = (pipe, scope.shape(), tuple(sorted((n, type(v).__name__, v) for n, v in values.items()))) if kept else None
     known = memory.get(key) if kept else None

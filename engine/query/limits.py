@@ -9,7 +9,7 @@ from threading import Lock
 
 from engine.errors import TOO_MANY, RookeryError
 
-REMEMBERED = 50_000
+MAX_TRACKED_CALLERS = 50_000
 
 
 class InFlight:
@@ -63,7 +63,7 @@ class Rates:
             window, used = self._windows.pop(key, (second, 0))
             used = used + 1 if window == second else 1
             self._windows[key] = (second, used)
-            if len(self._windows) > REMEMBERED:
+            if len(self._windows) > MAX_TRACKED_CALLERS:
                 self._windows.popitem(last=False)
         if used > limit:
             headers = {"Retry-After": "1", "X-RateLimit-Limit": str(limit), "X-RateLimit-Remaining": "0"}

@@ -11,10 +11,10 @@ from collections.abc import Hashable
 
 from engine.errors import BUSY, TOO_MANY, RookeryError
 
-RETRY = {"Retry-After": "1"}
+RETRY_HEADERS = {"Retry-After": "1"}
 
 
-class Turns:
+class ReaderQueue:
     """At most `places` queries at once, at most `share` of them one caller's, and `most` of one caller in all."""
 
     def __init__(self, places: int, share: int, most: int, patience: float) -> None:
@@ -31,7 +31,10 @@ class Turns:
         waiting = self._waiting.get(caller, ())
         if self._running.get(caller, 0) + len(waiting) >= self._most:
             raise RookeryError(
-                TOO_MANY, f"{self._most} queries are running already", hint="wait for one to finish", headers=RETRY
+                TOO_MANY,
+                f"{self._most} queries are running already",
+                hint="wait for one to finish",
+                headers=RETRY_HEADERS,
             )
         if not waiting and self._free and self._running.get(caller, 0) < self._share:
             self._take(caller)
@@ -91,9 +94,9 @@ class Turns:
     def _late(self, caller: Hashable) -> RookeryError:
         if self._running.get(caller, 0) >= self._share:
             message = f"your {self._share} queries at once are running already"
-            return RookeryError(TOO_MANY, message, hint="wait for one to finish", headers=RETRY)
+            return RookeryError(TOO_MANY, message, hint="wait for one to finish", headers=RETRY_HEADERS)
         message = f"no reader became free within {self._patience:g} seconds"
-        return RookeryError(BUSY, message, hint="try again; more readers: ROOKERY_READERS", headers=RETRY)
+        return RookeryError(BUSY, message, hint="try again; more readers: ROOKERY_READERS", headers=RETRY_HEADERS)
 
 
 def _give_up(turn: asyncio.Future[bool]) -> None:

@@ -25,7 +25,7 @@ class Ticket:
         self.overdue_at: float | None = None
 
 
-class Running:
+class RunningQueries:
     """All queries that the database is asked at this moment."""
 
     def __init__(

@@ -8,7 +8,7 @@ import orjson
 
 from engine.warehouse.port import Stream
 
-TAIL = 4096
+HELD_BACK_BYTES = 4096
 """Bytes held back at the end of a JSON document; its closing part is far shorter."""
 
 
@@ -36,8 +36,8 @@ class ClosingStatistics:
                 self._done = True
                 return self._closing()
             self._held += chunk
-            if len(self._held) > TAIL:
-                out, self._held = self._held[:-TAIL], self._held[-TAIL:]
+            if len(self._held) > HELD_BACK_BYTES:
+                out, self._held = self._held[:-HELD_BACK_BYTES], self._held[-HELD_BACK_BYTES:]
                 self._sent += len(out)
                 return out
         raise StopIteration

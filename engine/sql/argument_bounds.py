@@ -11,13 +11,13 @@ from copy import deepcopy
 
 from engine.sql.grammar import Node, listed, refuse
 
-LONGEST = 10_000
+MAX_ARGUMENT_SIZE = 10_000
 """Bytes of a text, or items of an array."""
 ROWS = 64
 """Rows of a block in a statement with such calls."""
 SMALL_BLOCKS: dict[str, int | str] = {"max_block_size": ROWS, "max_joined_block_size_rows": ROWS}
 """The engine's settings for that: it looks at limits of time, and at cancellations, between blocks."""
-LEVELS = 3
+MAX_NESTED_CALLS = 3
 """Most calls within each other."""
 _STRINGS = (
     "editdistance",
@@ -46,7 +46,7 @@ def bound_arguments(calls: Iterable[Node]) -> None:
     levels: dict[int, int] = {}
     for call in reversed(list(calls)):
         levels[id(call)] = level = 1 + _level(call.get("arguments"), levels)
-        if level > LEVELS:
+        if level > MAX_NESTED_CALLS:
             refuse(f"`{call['name']}` of others in {level} levels", "calculate the inner ones in a subquery")
         pass_on, most = BOUNDED[str(call["name"]).lower()]
         arguments = listed(call.get("arguments"))
@@ -74,8 +74,8 @@ def _bounded(argument: Node, pass_on: str, name: str) -> Node:
     measured = deepcopy(argument)
     measured.pop("alias", None)
     length = _call("ifNull", _call("length", measured), _literal("UInt64", 0))
-    too_long = {**_call("greater", length, _literal("UInt64", LONGEST)), "is_operator": True}
-    message = _literal("String", f"an argument of {name} is longer than {LONGEST}")
+    too_long = {**_call("greater", length, _literal("UInt64", MAX_ARGUMENT_SIZE)), "is_operator": True}
+    message = _literal("String", f"an argument of {name} is longer than {MAX_ARGUMENT_SIZE}")
     start = {**_call("plus", _literal("UInt64", 1), _call("throwIf", too_long, message)), "is_operator": True}
     return _call(pass_on, argument, start)
 

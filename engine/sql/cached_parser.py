@@ -10,29 +10,29 @@ from typing import Any
 
 import orjson
 
-from engine.cache import Memory
+from engine.cache import LruCache
 from engine.errors import SQL_SYNTAX, RookeryError
 from engine.sql.verify import Parser
 
-LONGEST = 8 << 10
+MAX_CACHED_BYTES = 8 << 10
 """Texts beyond this length are not remembered, so that the memory stays bounded."""
-TEXTS = 4_000
+CACHED_TEXTS = 4_000
 
 
-class RememberedParser:
+class CachedParser:
     """The parser it is given, with a memory. Trees are handed out as copies, because judging a text changes them."""
 
     def __init__(self, parser: Parser) -> None:
         self._parser = parser
-        self._parsed: Memory[str, tuple[bytes, str]] = Memory(TEXTS)
-        self._formatted: Memory[bytes, str] = Memory(TEXTS)
+        self._parsed: LruCache[str, tuple[bytes, str]] = LruCache(CACHED_TEXTS)
+        self._formatted: LruCache[bytes, str] = LruCache(CACHED_TEXTS)
 
     def parse(self, sql: str) -> tuple[dict[str, Any], str]:
         known = self._parsed.get(sql)
         if known is not None:
             return orjson.loads(known[0]), known[1]
         tree, canonical = self._parser.parse(sql)
-        if len(sql) <= LONGEST:
+        if len(sql) <= MAX_CACHED_BYTES:
             self._parsed.put(sql, (_written(tree), canonical))
         return tree, canonical
 
@@ -42,7 +42,7 @@ class RememberedParser:
         if known is not None:
             return known
         found = self._parser.format(tree)
-        return self._formatted.put(text, found) if len(found) <= LONGEST else found
+        return self._formatted.put(text, found) if len(found) <= MAX_CACHED_BYTES else found
 
     def functions(self) -> frozenset[str]:
         return self._parser.functions()

@@ -17,7 +17,7 @@ COMBINATORS = (
     "array", "state", "merge", "map", "if",
 )  # fmt: skip
 
-SHORT_LIVED = 6
+MAX_COMBINATORS = 6
 """How many combinators a name may carry; more is nobody's query."""
 
 
@@ -51,7 +51,7 @@ def is_aggregate(name: str) -> bool:
     """Whether a name is an aggregate function on the list, combinators included."""
     aggregates = sections()["aggregate"]
     candidates = {name.lower()}
-    for _ in range(SHORT_LIVED):
+    for _ in range(MAX_COMBINATORS):
         if candidates & aggregates:
             return True
         candidates = {c.removesuffix(s) for c in candidates for s in COMBINATORS if c.endswith(s)}

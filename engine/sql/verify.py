@@ -21,10 +21,10 @@ from engine.sql.expanded_size import Extent
 from engine.sql.grammar import Node, refuse
 from engine.sql.size_measure import extent
 
-MAX_BYTES = 64 * 1024
+MAX_SQL_BYTES = 64 * 1024
 """Longest text that is parsed at all."""
 
-ROUNDS = 3
+MAX_CANONICAL_ROUNDS = 3
 """How often a text may change by being written again before it is refused."""
 
 # A quote that never closes takes the rest with it, and is noticed by its group.
@@ -138,9 +138,9 @@ def check_text(sql: str) -> None:
         size = len(sql.encode())
     except UnicodeEncodeError as exc:
         raise RookeryError(SQL_SYNTAX, "the SQL text is not valid Unicode") from exc
-    if size > MAX_BYTES:
+    if size > MAX_SQL_BYTES:
         raise RookeryError(
-            SQL_REFUSED, f"the SQL text has {size} bytes, more than {MAX_BYTES}", hint="split it into nodes"
+            SQL_REFUSED, f"the SQL text has {size} bytes, more than {MAX_SQL_BYTES}", hint="split it into nodes"
         )
     if "\0" in sql:
         refuse("a NUL character", "remove it")
@@ -191,7 +191,7 @@ class _Judge:
 
     def settle(self, text: str) -> tuple[str, Node]:
         """Parse and walk a text of the formatter until writing it again changes nothing."""
-        for _ in range(ROUNDS):
+        for _ in range(MAX_CANONICAL_ROUNDS):
             check_canonical(text)
             tree, again = self.parse(text)
             found = self.walk(tree)

@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from engine.errors import IDENTIFIER, MISSING_PARAMETER, TEMPLATE, Place, RookeryError
 from engine.template.date_times import UTC
-from engine.template.functions import FUNCTIONS, UNSUPPORTED
+from engine.template.functions import TEMPLATE_FUNCTIONS, UNSUPPORTED
 from engine.template.operators import arm, binary, concat, each, forced, item, method, part, unary
 from engine.template.parameters import ParameterSpec
 from engine.template.syntax import DRY, LOOP_ATTRIBUTES, PREFIX, Blocks, SyntaxProblemError, Walk
@@ -37,7 +37,7 @@ from engine.template.values import (
     missing_error,
 )
 
-MAX_OUTPUT = 64 * 1024
+MAX_OUTPUT_BYTES = 64 * 1024
 """Longest rendered text, in bytes of UTF-8; also the longest template."""
 _SYNTAX = ("{{", "{%", "{#")
 
@@ -54,7 +54,7 @@ class _Function:
         self.run = run
 
 
-_CALLABLE = {f"{PREFIX}fn_{name}": _Function(function) for name, function in FUNCTIONS.items()}
+_CALLABLE = {f"{PREFIX}fn_{name}": _Function(function) for name, function in TEMPLATE_FUNCTIONS.items()}
 _CALLABLE |= {
     PREFIX + function.__name__: _Function(function)
     for function in (each, item, part, concat, method, forced, arm)  # in place of operators and conditions
@@ -253,12 +253,12 @@ def _bounded(pieces: Iterator[str]) -> str:
     size, found = 0, []
     for piece in pieces:
         size += len(piece)
-        if size > MAX_OUTPUT:
+        if size > MAX_OUTPUT_BYTES:
             break
         found.append(piece)
     text = "".join(found)
-    if size > MAX_OUTPUT or (not text.isascii() and len(text.encode()) > MAX_OUTPUT):
-        raise RookeryError(TEMPLATE, f"the rendered text is longer than {MAX_OUTPUT} bytes")
+    if size > MAX_OUTPUT_BYTES or (not text.isascii() and len(text.encode()) > MAX_OUTPUT_BYTES):
+        raise RookeryError(TEMPLATE, f"the rendered text is longer than {MAX_OUTPUT_BYTES} bytes")
     return text
 
 
@@ -282,8 +282,8 @@ def compile_template(sql: str, place: Place | None = None, position: Position | 
     if not any(mark in text for mark in _SYNTAX):
         return Template(text, _where=where)
     try:
-        if len(text.encode()) > MAX_OUTPUT:
-            raise RookeryError(TEMPLATE, f"a template is at most {MAX_OUTPUT} bytes long", place=where(1))
+        if len(text.encode()) > MAX_OUTPUT_BYTES:
+            raise RookeryError(TEMPLATE, f"a template is at most {MAX_OUTPUT_BYTES} bytes long", place=where(1))
         return _compiled(text, where)
     except SyntaxProblemError as exc:
         raise RookeryError(exc.code, exc.message, hint=exc.hint, place=where(exc.line)) from None
@@ -330,4 +330,4 @@ def _locator(dropped: int, place: Place | None, position: Position | None) -> Ca
     return where
 
 
-__all__ = ["FUNCTIONS", "UNSUPPORTED", "Binder", "PipeError", "Template", "compile_template"]
+__all__ = ["TEMPLATE_FUNCTIONS", "UNSUPPORTED", "Binder", "PipeError", "Template", "compile_template"]

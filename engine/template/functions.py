@@ -17,7 +17,7 @@ from engine.template.date_times import UnfitError, moment
 from engine.template.parameters import Kind, Value, kind, shown
 from engine.template.values import (
     ABSENT,
-    MAX_STEPS,
+    MAX_LOOP_STEPS,
     Parameter,
     PipeError,
     Rendering,
@@ -31,7 +31,7 @@ from engine.template.values import (
     typed,
 )
 
-DAY = 86_400
+DAY_SECONDS = 86_400
 
 
 # --- type functions ------------------------------------------------------------------------------------------------
@@ -229,8 +229,8 @@ def _enumerate(run: Rendering, x: Any, start: int = 0) -> list[tuple[int, Any]]:
 
 def _range(run: Rendering, *bounds: Any) -> range:
     found = range(*(plain(b) for b in bounds))
-    if len(found) > MAX_STEPS:
-        raise RookeryError(TEMPLATE, f"range() of more than {MAX_STEPS} numbers")
+    if len(found) > MAX_LOOP_STEPS:
+        raise RookeryError(TEMPLATE, f"range() of more than {MAX_LOOP_STEPS} numbers")
     return found
 
 
@@ -280,7 +280,7 @@ def _difference(seconds: int) -> Callable[..., Any]:
             if run.sample:
                 return 0
             raise RookeryError(BAD_PARAMETER, f"not a date: {exc}") from None
-        if seconds == DAY:
+        if seconds == DAY_SECONDS:
             # Days are counted on the calendar, where one of 23 or 25 hours is one too.
             first, second = (x.replace(tzinfo=None) for x in (first, second))
         else:
@@ -341,7 +341,7 @@ _INTEGERS = [f"{u}Int{bits}" for u in ("", "U") for bits in (8, 16, 32, 64, 128,
 PLAIN_TYPES = ["String", *_INTEGERS, "Int", "Integer", "Float32", "Float64", "Float", "Boolean", "Bool", "Date"]
 PLAIN_TYPES += ["DateTime", "UUID", "JSON"]
 
-FUNCTIONS: dict[str, Callable[..., Any]] = {
+TEMPLATE_FUNCTIONS: dict[str, Callable[..., Any]] = {
     **{name: _type_function(name) for name in PLAIN_TYPES},
     "Array": _array,
     "Decimal": _decimal,
@@ -356,11 +356,11 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sql_unescape": _sql_unescape,
     "split_to_array": _split_to_array,
     "enumerate_with_last": _enumerate_with_last,
-    "day_diff": _difference(DAY),
+    "day_diff": _difference(DAY_SECONDS),
     "date_diff_in_seconds": _difference(1),
     "date_diff_in_minutes": _difference(60),
     "date_diff_in_hours": _difference(3_600),
-    "date_diff_in_days": _difference(DAY),
+    "date_diff_in_days": _difference(DAY_SECONDS),
     "range": _range,
     "enumerate": _enumerate,
     "len": _len,

@@ -8,7 +8,7 @@ from typing import Any
 
 from engine.errors import TEMPLATE, RookeryError
 from engine.template.parameters import shown
-from engine.template.values import MAX_TEXT, Rendering, TypedList, items_of, plain
+from engine.template.values import MAX_VALUE_SIZE, Rendering, TypedList, items_of, plain
 
 
 def each(run: Rendering, value: Any) -> Iterator[Any]:
@@ -67,14 +67,14 @@ def concat(run: Rendering, *values: Any) -> str:
 
 
 def _join(separator: str, texts: list[str]) -> str:
-    if sum(map(len, texts)) + len(separator) * len(texts) > MAX_TEXT:
-        raise RookeryError(TEMPLATE, f"text of more than {MAX_TEXT} characters")
+    if sum(map(len, texts)) + len(separator) * len(texts) > MAX_VALUE_SIZE:
+        raise RookeryError(TEMPLATE, f"text of more than {MAX_VALUE_SIZE} characters")
     return separator.join(texts)
 
 
 def _replace(text: str, old: str, new: str) -> str:
-    if len(text) + text.count(old) * len(new) > MAX_TEXT:
-        raise RookeryError(TEMPLATE, f"text of more than {MAX_TEXT} characters")
+    if len(text) + text.count(old) * len(new) > MAX_VALUE_SIZE:
+        raise RookeryError(TEMPLATE, f"text of more than {MAX_VALUE_SIZE} characters")
     return text.replace(old, new)
 
 
@@ -128,8 +128,8 @@ def binary(run: Rendering, symbol: str, left: Any, right: Any) -> Any:
         size = len(left) * right
     else:
         raise TypeError("operands")
-    if size > MAX_TEXT:
-        raise RookeryError(TEMPLATE, f"text of more than {MAX_TEXT} characters")
+    if size > MAX_VALUE_SIZE:
+        raise RookeryError(TEMPLATE, f"text of more than {MAX_VALUE_SIZE} characters")
     return _OPERATORS[symbol](left, right)
 
 

@@ -24,9 +24,9 @@ from engine.template.date_times import UTC, UnfitError, day_check, moment_check
 Value = str | int | float | bool | None | date | datetime | Decimal | list["Value"]
 """What can be bound to a `{name:Type}` placeholder (the same union as the database port's)."""
 
-MAX_ITEMS = 100_000
+MAX_ARRAY_ITEMS = 100_000
 """Longest array a caller may send."""
-MAX_TENANT = 256
+MAX_TENANT_BYTES = 256
 """Longest tenant id, in bytes of UTF-8."""
 
 _INTEGER = re.compile(r"-?[0-9]{1,100}")
@@ -267,8 +267,8 @@ def _array_kind(item: Kind) -> Kind:
             if item.type.startswith(("Array(", "JSON")):
                 raise UnfitError("give a JSON list")
             raw = raw.split(",")
-        if not isinstance(raw, list | tuple) or len(raw) > MAX_ITEMS:
-            raise UnfitError(f"at most {MAX_ITEMS} items, separated by commas or in a JSON list")
+        if not isinstance(raw, list | tuple) or len(raw) > MAX_ARRAY_ITEMS:
+            raise UnfitError(f"at most {MAX_ARRAY_ITEMS} items, separated by commas or in a JSON list")
         return [_item(item, n, x) for n, x in enumerate(raw, 1)]
 
     return Kind(type, f"Array({item.bind})", check, [item.sample])
@@ -343,11 +343,11 @@ def _tenant_problem(type: str, bounds: tuple[int, int] | None, text: str) -> str
 
 
 def _text_problem(text: str) -> str | None:
-    categories = {unicodedata.category(c) for c in text[: MAX_TENANT + 1]}
+    categories = {unicodedata.category(c) for c in text[: MAX_TENANT_BYTES + 1]}
     if "Cs" in categories:
         return "it must be valid Unicode"
     if categories & {"Cc", "Zl", "Zp"}:
         return "control characters and line breaks are not allowed"
-    if len(text) > MAX_TENANT or len(text.encode()) > MAX_TENANT:
-        return f"at most {MAX_TENANT} bytes of UTF-8"
+    if len(text) > MAX_TENANT_BYTES or len(text.encode()) > MAX_TENANT_BYTES:
+        return f"at most {MAX_TENANT_BYTES} bytes of UTF-8"
     return None if unicodedata.is_normalized("NFC", text) else "it must be in Unicode normal form C"

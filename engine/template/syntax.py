@@ -15,7 +15,7 @@ from jinja2.ext import Extension
 from jinja2.lexer import Token, TokenStream
 
 from engine.errors import TEMPLATE, Code, RookeryError
-from engine.template.functions import FUNCTIONS, UNSUPPORTED
+from engine.template.functions import TEMPLATE_FUNCTIONS, UNSUPPORTED
 from engine.template.operators import METHODS
 from engine.template.usage import IDENTIFIER_FUNCTIONS, TYPE_FUNCTIONS, Findings, declared_type
 from engine.template.values import nearest
@@ -36,7 +36,7 @@ _OTHER_TAGS = {
     **dict.fromkeys(("include", "import", "from", "extends", "block", "macro", "call"), "write a node and read it"),
 }
 _RESERVED = frozenset({"self", "super", "caller", "varargs", "kwargs", "loop", "true", "false", "none"})
-_SIGNATURES = {name: inspect.signature(function) for name, function in FUNCTIONS.items()}
+_SIGNATURES = {name: inspect.signature(function) for name, function in TEMPLATE_FUNCTIONS.items()}
 
 
 class SyntaxProblemError(Exception):
@@ -323,8 +323,8 @@ class Walk:
     def _known(self, node: nodes.Call, name: str) -> None:
         if name in UNSUPPORTED:
             self._refuse(node, f"`{name}()` is not supported", UNSUPPORTED[name])
-        if name not in FUNCTIONS:
-            near = nearest(name, FUNCTIONS)
+        if name not in TEMPLATE_FUNCTIONS:
+            near = nearest(name, TEMPLATE_FUNCTIONS)
             self._refuse(node, f"unknown function `{name[:80]}`", f"did you mean `{near}`?" if near else None)
         try:
             _SIGNATURES[name].bind(None, *node.args, **{k.key: k.value for k in node.kwargs})

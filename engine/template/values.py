@@ -17,9 +17,9 @@ from engine.errors import BAD_PARAMETER, CUSTOM, MISSING_PARAMETER, TEMPLATE, Ro
 from engine.template.date_times import UTC, UnfitError
 from engine.template.parameters import Kind, Value, kind, shown
 
-MAX_STEPS = 10_000
+MAX_LOOP_STEPS = 10_000
 """Most loop iterations of one rendering, all loops together; also the longest `range`."""
-MAX_TEXT = 1_000_000
+MAX_VALUE_SIZE = 1_000_000
 """Longest text or list that a template may build, in characters or items."""
 MAX_WORK = 5_000_000
 """Most characters and items that the calls of one rendering may work through, all together."""
@@ -104,8 +104,8 @@ class Rendering:
 
     def step(self) -> None:
         self.steps += 1
-        if self.steps > MAX_STEPS:
-            raise RookeryError(TEMPLATE, f"loops of the template take more than {MAX_STEPS} steps together")
+        if self.steps > MAX_LOOP_STEPS:
+            raise RookeryError(TEMPLATE, f"loops of the template take more than {MAX_LOOP_STEPS} steps together")
 
     def spend(self, *values: Any) -> None:
         """Count what a call works through: characters, items, and objects at a flat rate."""

@@ -9,10 +9,10 @@ from engine.schema import Name
 from engine.warehouse.errors import EngineError
 from engine.warehouse.port import Input, Warehouse
 
-TRIES = 3
+MAX_TRIES = 3
 
 
-def insert_whole(
+def insert_checked(
     warehouse: Warehouse,
     table: Name,
     rows: bytes,
@@ -23,7 +23,7 @@ def insert_whole(
     names = tuple(columns)
     given = {**(settings or {}), "async_insert": 0}
     warehouse.note_parts([table])
-    for _ in range(TRIES):
+    for _ in range(MAX_TRIES):
         warehouse.insert(table.sql(), rows, Input.NDJSON, names, given)
         bad = warehouse.damaged([table])
         again = [warehouse.take_out(table, part) for _, part, _ in bad]

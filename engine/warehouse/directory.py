@@ -13,7 +13,7 @@ from engine import errors
 from engine.warehouse.damaged_merges import undo_damaged
 from engine.warehouse.dedup_log_repair import repair
 from engine.warehouse.errors import EngineError
-from engine.warehouse.layout_version import LAYOUT, DirectoryMark, read_mark, write_mark
+from engine.warehouse.layout_version import LAYOUT_VERSION, DirectoryMark, read_mark, write_mark
 
 LOCK = "rookery.lock"
 CONFIG = "rookery.xml"
@@ -106,7 +106,7 @@ class Directory:
 
     def keep(self, zone: str) -> None:
         """Mark the directory with the present layout and its time zone, unless it is."""
-        mark = DirectoryMark(LAYOUT, zone)
+        mark = DirectoryMark(LAYOUT_VERSION, zone)
         if self.mark != mark:
             write_mark(self.path, zone)
             self.mark = mark

@@ -28,8 +28,8 @@ from engine.warehouse.pool import Pool
 from engine.warehouse.port import Capabilities, Format, Input, Rows, Space, Statement, Stream, Value
 from engine.warehouse.recent import Recent
 from engine.warehouse.render import bound, is_insert, with_settings, written
-from engine.warehouse.stale_tokens import Unfinished
-from engine.warehouse.stream import Flow
+from engine.warehouse.stale_tokens import StaleTokens
+from engine.warehouse.stream import ResultStream
 from engine.warehouse.time_zone import UTC, agreed, named_zone
 
 log = structlog.get_logger("rookery.warehouse")
@@ -37,10 +37,10 @@ log = structlog.get_logger("rookery.warehouse")
 _NO_SUCH_PART = 232
 _ATTACHES = re.compile(r"ALTER TABLE `([^`]+)`\.`([^`]+)` (?:ATTACH|REPLACE) PART")
 """Statements that bring parts which the deduplication log does not have."""
-UNDO_PAUSE = 1.0
+UNDO_PAUSE_SECONDS = 1.0
 """Seconds until all parts are looked at again after a read has failed on a damaged one."""
-WHOLE_BYTES = 4 << 20
-WHOLE_ROWS = 25_000
+MAX_BUFFERED_BYTES = 4 << 20
+MAX_BUFFERED_ROWS = 25_000
 """Up to here a result is taken whole, in one call of a millisecond; a larger one is streamed."""
 
 _REMEMBERED = 512
@@ -86,7 +86,7 @@ class EmbeddedWarehouse:
         self._undoing = threading.Lock()
         self._undo_again = 0.0
         self._looking = threading.Lock()
-        self._tables = Unfinished(self._directory.path, self)
+        self._tables = StaleTokens(self._directory.path, self)
         try:
             self._zone = self._settled_zone(zone)
             # The engine ends with its last handle, and with it what is in memory tables; this one is never retired.
@@ -132,7 +132,7 @@ class EmbeddedWarehouse:
                 return False
             found = self._tables.distrust_all()
             self._tables.undo_merges()
-            self._undo_again = time.monotonic() + UNDO_PAUSE
+            self._undo_again = time.monotonic() + UNDO_PAUSE_SECONDS
             return found
         finally:
             self._undoing.release()
@@ -161,7 +161,7 @@ class EmbeddedWarehouse:
             return handle.insert(table, data, format.value, columns, settings or {})
 
     def stream(self, statement: Statement, format: Format) -> Stream:
-        return Flow(self._document(statement, format))
+        return ResultStream(self._document(statement, format))
 
     def cancel(self, id: str) -> None:
         # The engine's own connection has no way to name its query, but settings show in the list of processes.
@@ -369,7 +369,7 @@ class EmbeddedWarehouse:
 def _whole_limits(settings: Mapping[str, int | str]) -> dict[str, int | str]:
     """Our limits for the first try, where they are narrower than the statement's own."""
     ours: dict[str, int | str] = {"result_overflow_mode": "throw"}
-    for name, most in (("max_result_bytes", WHOLE_BYTES), ("max_result_rows", WHOLE_ROWS)):
+    for name, most in (("max_result_bytes", MAX_BUFFERED_BYTES), ("max_result_rows", MAX_BUFFERED_ROWS)):
         theirs = int(settings.get(name, 0))
         if not 0 < theirs <= most:
             ours[name] = most

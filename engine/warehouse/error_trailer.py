@@ -23,7 +23,7 @@ _BARE = re.compile(rb"(?:\A|\n)Code: \d{1,9}\. DB::Exception: ")
 _ENDS = {Format.JSON: b"}", Format.PARQUET: b"PAR1"}
 
 
-class Tail:
+class ErrorTrailer:
     """Passes a document on, but for its last bytes, and judges those at the end."""
 
     def __init__(self, format: Format, tag: str | None) -> None:

@@ -15,18 +15,18 @@ from typing import Any
 from engine import errors
 from engine.warehouse.errors import EngineError
 
-LAYOUT = 2
+LAYOUT_VERSION = 2
 """The layout that this program writes. Programs before there was a version wrote layout 1."""
-FIRST = 1
+FIRST_VERSION = 1
 
-FILE = "rookery.layout"
+VERSION_FILE = "rookery.layout"
 STOP_NAME = "written_by_a_newer_rookery"
 STOP: Mapping[str, str] = {
     "text": (
         "columns: [{name: x, type: String}]\n"
         '"written by a newer rookery: upgrade this program to open the workspace": true\n'
     ),
-    "file": f"stored layout {LAYOUT}",
+    "file": f"stored layout {LAYOUT_VERSION}",
 }
 """A deployed file that programs of layout 1, which look for no version, refuse by its unknown key before they write.
 This program never reads it."""
@@ -36,7 +36,7 @@ def newer(what: str, found: int) -> EngineError:
     """LAYOUT_NEWER for a workspace or directory of a later layout."""
     return EngineError(
         errors.LAYOUT_NEWER,
-        f"{what} was written by a newer rookery: it has layout {found}, and this program knows up to {LAYOUT}",
+        f"{what} was written by a newer rookery: it has layout {found}, and this program knows up to {LAYOUT_VERSION}",
         hint="upgrade rookery, or restore a backup from before the upgrade",
     )
 
@@ -45,14 +45,14 @@ def newer(what: str, found: int) -> EngineError:
 class DirectoryMark:
     """What a directory is marked with: its layout, and once it is known the time zone of its rows."""
 
-    layout: int = FIRST
+    layout: int = FIRST_VERSION
     zone: str | None = None
 
 
 def read_mark(path: Path) -> DirectoryMark:
     """A directory's mark. Raises LAYOUT_NEWER, or LAYOUT_UNREADABLE for a damaged one."""
     try:
-        body: Any = json.loads((path / FILE).read_text(encoding="utf-8"))
+        body: Any = json.loads((path / VERSION_FILE).read_text(encoding="utf-8"))
         found, zone = body["layout"], body.get("timezone")
         if not isinstance(found, int) or not isinstance(zone, str | None):
             raise TypeError(f"{body!r}")
@@ -61,21 +61,21 @@ def read_mark(path: Path) -> DirectoryMark:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         raise EngineError(
             errors.LAYOUT_UNREADABLE,
-            f"the layout version in {path / FILE} cannot be read",
+            f"the layout version in {path / VERSION_FILE} cannot be read",
             hint="restore the file from a backup, or write "
-            f'{{"layout": {LAYOUT}, "timezone": "UTC"}} into it, with the time zone of the stored rows',
+            f'{{"layout": {LAYOUT_VERSION}, "timezone": "UTC"}} into it, with the time zone of the stored rows',
             detail=repr(exc),
         ) from exc
-    if found > LAYOUT:
+    if found > LAYOUT_VERSION:
         raise newer(f"data directory {path}", found)
     return DirectoryMark(found, zone)
 
 
 def write_mark(path: Path, zone: str) -> None:
     """Mark a directory with this program's layout and a time zone, durably. Raises OSError."""
-    temporary = path / f".{FILE}"
+    temporary = path / f".{VERSION_FILE}"
     with temporary.open("w", encoding="utf-8") as file:
-        json.dump({"layout": LAYOUT, "timezone": zone}, file)
+        json.dump({"layout": LAYOUT_VERSION, "timezone": zone}, file)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path / FILE)
+    temporary.replace(path / VERSION_FILE)

@@ -12,7 +12,7 @@ from engine.warehouse.errors import EngineError
 from engine.warehouse.port import Rows, Value
 from engine.warehouse.recent import Recent
 
-MAX_TEXT = 64 << 10
+MAX_SQL_BYTES = 64 << 10
 """Longest SQL text, in bytes."""
 
 _SELECT = "SelectWithUnionQuery"
@@ -22,7 +22,7 @@ _LIMITS = (
 # The text itself is bounded by MAX_TEXT; its tree as JSON is several times as long.
 _PARSE = f"WITH parseQueryToJSON({{sql:String}}) AS j SELECT j, formatQueryFromJSON(j) {_LIMITS}"
 _FORMAT = "SELECT formatQueryFromJSON({tree:String}) SETTINGS max_query_size = 4000000"
-FUNCTIONS = ("parseQueryToJSON", "formatQueryFromJSON")
+PARSER_FUNCTIONS = ("parseQueryToJSON", "formatQueryFromJSON")
 """What an engine must have to be the parser."""
 
 _KIND = """WITH parseQueryToJSON({sql:String}) AS j
@@ -35,8 +35,8 @@ Ask = Callable[[str, Mapping[str, Value]], Rows]
 
 def parse(ask: Ask, sql: str) -> tuple[dict[str, Any], str]:
     """The tree and canonical text of one SELECT. Raises SQL_SYNTAX on anything else."""
-    if len(sql.encode("utf-8", "surrogatepass")) > MAX_TEXT:
-        raise EngineError(errors.SQL_SYNTAX, f"SQL is longer than {MAX_TEXT >> 10} KiB")
+    if len(sql.encode("utf-8", "surrogatepass")) > MAX_SQL_BYTES:
+        raise EngineError(errors.SQL_SYNTAX, f"SQL is longer than {MAX_SQL_BYTES >> 10} KiB")
     if "\0" in sql or any("\ud800" <= c <= "\udfff" for c in sql):
         raise EngineError(errors.SQL_SYNTAX, "SQL holds a character that no SQL text may hold")
     try:

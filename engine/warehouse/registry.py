@@ -15,17 +15,17 @@ import orjson
 
 from engine.schema import Column, Mark, Name, Table
 from engine.warehouse import ddl
-from engine.warehouse.checked_inserts import insert_whole
+from engine.warehouse.checked_inserts import insert_checked
 from engine.warehouse.layout_version import STOP_NAME
 from engine.warehouse.port import Warehouse
 
-STATE = "_rk_state"
+STATE_TABLE = "_rk_state"
 
 
-VERSION = Column("version", "UInt64", "DEFAULT", "toUInt64(toUnixTimestamp64Nano(now64(9)))")
+VERSION_COLUMN = Column("version", "UInt64", "DEFAULT", "toUInt64(toUnixTimestamp64Nano(now64(9)))")
 
 
-def state_table(workspace: str, name: str = STATE) -> Table:
+def state_table(workspace: str, name: str = STATE_TABLE) -> Table:
     """A table that a registry is kept in."""
     return Table(
         Name(workspace, name),
@@ -33,7 +33,7 @@ def state_table(workspace: str, name: str = STATE) -> Table:
             Column("kind", "LowCardinality(String)"),
             Column("name", "String"),
             Column("body", "String"),
-            VERSION,
+            VERSION_COLUMN,
             Column("deleted", "UInt8"),
         ),
         engine="ReplacingMergeTree(version)",
@@ -63,7 +63,7 @@ class Versions:
 class Registry:
     """Reads and writes control state, or what else is kept in a table of the same columns."""
 
-    def __init__(self, warehouse: Warehouse, workspace: str, table: str = STATE) -> None:
+    def __init__(self, warehouse: Warehouse, workspace: str, table: str = STATE_TABLE) -> None:
         self.warehouse = warehouse
         self._workspace = workspace
         self._name = Name(workspace, table)
@@ -130,4 +130,4 @@ class Registry:
         version = self._versions.next()
         columns = ("kind", "name", "body", "deleted", "version")
         lines = (orjson.dumps(dict(zip(columns, (*row, version), strict=True))) for row in rows)
-        insert_whole(self.warehouse, self._name, b"\n".join(lines), columns)
+        insert_checked(self.warehouse, self._name, b"\n".join(lines), columns)

@@ -18,7 +18,7 @@ _SETTING = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLACEHOLDER = re.compile(r"\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*:")
 
-QUOTE = "output_format_json_quote_64bit_integers"
+QUOTE_SETTING = "output_format_json_quote_64bit_integers"
 """The engine's setting of how JSON has integers that JavaScript would round."""
 
 
@@ -51,8 +51,8 @@ def written(statement: Statement, format: Format) -> Statement:
     """
     if not statement.quoted or format not in (Format.JSON, Format.NDJSON):
         return statement
-    inner = with_settings(statement.sql, {QUOTE: 0})
-    return replace(statement, sql=f"SELECT * FROM (\n{inner}\n)", settings={**statement.settings, QUOTE: 1})
+    inner = with_settings(statement.sql, {QUOTE_SETTING: 0})
+    return replace(statement, sql=f"SELECT * FROM (\n{inner}\n)", settings={**statement.settings, QUOTE_SETTING: 1})
 
 
 def bound(sql: str, bindings: Mapping[str, Value] | None) -> dict[str, Any] | None:

@@ -21,12 +21,12 @@ from urllib3 import PoolManager
 from engine import errors
 from engine.schema import Name, literal, quote
 from engine.warehouse import embedded, parser
-from engine.warehouse.error_trailer import Tail
+from engine.warehouse.error_trailer import ErrorTrailer
 from engine.warehouse.errors import EngineError, translate
 from engine.warehouse.handles import PINNED, SOUND
 from engine.warehouse.port import Capabilities, Format, Input, Rows, Space, Statement, Stream, Value
 from engine.warehouse.render import bound, is_insert, with_settings, written
-from engine.warehouse.stream import Flow
+from engine.warehouse.stream import ResultStream
 from engine.warehouse.time_zone import named_zone
 
 # The library reports to nobody in particular; errors reach the caller as exceptions.
@@ -136,7 +136,7 @@ class ServerWarehouse:
         return int(summary.summary.get("read_rows", 0) or summary.written_rows)
 
     def stream(self, statement: Statement, format: Format) -> Stream:
-        return Flow(self._document(statement, format))
+        return ResultStream(self._document(statement, format))
 
     def cancel(self, id: str) -> None:
         # The reader's own queries: it needs no grant to end those, and may do so although it only reads.
@@ -229,9 +229,9 @@ class ServerWarehouse:
     def _can_parse(self) -> bool:
         found = self._reader.command(
             "SELECT count() FROM system.functions WHERE name IN {names:Array(String)}",
-            parameters={"names": list(parser.FUNCTIONS)},
+            parameters={"names": list(parser.PARSER_FUNCTIONS)},
         )
-        return found == len(parser.FUNCTIONS)
+        return found == len(parser.PARSER_FUNCTIONS)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -280,7 +280,7 @@ class ServerWarehouse:
                 fmt=format.value,
             )
             try:
-                tail = Tail(format, response.headers.get("X-ClickHouse-Exception-Tag"))
+                tail = ErrorTrailer(format, response.headers.get("X-ClickHouse-Exception-Tag"))
                 while chunk := response.read(_READ):
                     yield from tail.push(chunk)
                 yield from tail.finish()

@@ -24,7 +24,7 @@ from engine.warehouse.port import Rows
 
 log = structlog.get_logger("rookery.warehouse")
 
-OVERLAP = 2.0
+OVERLAP_SECONDS = 2.0
 """Seconds by which logs are looked at again, since file systems are not exact about times."""
 
 
@@ -35,7 +35,7 @@ class Engine(Protocol):
     def execute(self, sql: str) -> None: ...
 
 
-class Unfinished:
+class StaleTokens:
     """Finds and repairs such tables of one directory."""
 
     def __init__(self, data: Path, engine: Engine) -> None:
@@ -52,7 +52,7 @@ class Unfinished:
             self._attach_all()
             began = time.time()
             try:
-                for directory in unfinished(self._data, self._since - OVERLAP):
+                for directory in unfinished(self._data, self._since - OVERLAP_SECONDS):
                     self._repair(directory)
             except OSError as exc:
                 raise failed_file(exc) from exc

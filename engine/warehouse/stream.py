@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator
 from engine.warehouse.errors import translate
 
 
-class Flow:
+class ResultStream:
     """A stream over a generator. The generator's `finally` releases the handle, also when the reader leaves early."""
 
     def __init__(self, parts: Generator[bytes, None, None]) -> None:

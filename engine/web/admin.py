@@ -24,37 +24,37 @@ from engine.web import openapi
 from engine.web.data import append, call_pipe
 from engine.web.known_fields import check_names, check_query
 from engine.web.requests import flag, json_of, token_of
-from engine.web.services import State, state_of
+from engine.web.services import Services, services_of
 from engine.workspace.workspace import Workspace
 
-SMALL = 1 << 16
+MAX_CONTROL_BODY_BYTES = 1 << 16
 """Bytes of a body that has little to say."""
 NDJSON = "application/x-ndjson"
-READING = frozenset({"GET", "HEAD"})
+READ_METHODS = frozenset({"GET", "HEAD"})
 """Methods that change nothing: wherever there is a GET route, the framework lets HEAD in too."""
 Work = Callable[[Callable[[str, int, int], None]], Any]
 
 
-def _admin(request: Request, *known: str) -> State:
+def _admin(request: Request, *known: str) -> Services:
     """The state, for an admin who sends no other query parameters than are known."""
-    state = state_of(request)
+    state = services_of(request)
     authorize.authenticate(state.workspace, token_of(request)).require_admin()
     check_query(request, known)
     return state
 
 
-async def _control(state: State, work: Callable[[], Any]) -> Any:
+async def _control(state: Services, work: Callable[[], Any]) -> Any:
     return await anyio.to_thread.run_sync(work, limiter=state.control)
 
 
-async def _with_progress(request: Request, state: State, work: Work) -> Response:
+async def _with_progress(request: Request, state: Services, work: Work) -> Response:
     """The result of long work; with `Accept: application/x-ndjson`, lines of progress first, then the result."""
     if NDJSON not in request.headers.get("accept", ""):
         return JSONResponse(await _control(state, partial(work, lambda _w, _d, _t: None)))
     return StreamingResponse(_progress_lines(state, work), media_type=NDJSON)
 
 
-async def _progress_lines(state: State, work: Work) -> AsyncIterator[bytes]:
+async def _progress_lines(state: Services, work: Work) -> AsyncIterator[bytes]:
     lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
 
     def watched() -> None:
@@ -158,7 +158,7 @@ async def materialize_route(request: Request) -> Response:
 async def tenants_route(request: Request) -> Response:
     """`GET /v0/tenants`, and `POST` with `{id | ids, placement}`."""
     state = _admin(request)
-    if request.method in READING:
+    if request.method in READ_METHODS:
         return JSONResponse({"tenants": await _control(state, partial(tenants.listing, state.workspace))})
     body = await json_of(request, state.workspace.settings.max_body, {"id", "ids", "placement"})
     if "id" in body and "ids" in body:
@@ -174,12 +174,12 @@ async def tenants_route(request: Request) -> Response:
 
 async def tenant_route(request: Request) -> Response:
     """`GET|DELETE /v0/tenants/ID`; `purge`, and `allow` with names separated by commas."""
-    reading = request.method in READING
+    reading = request.method in READ_METHODS
     state = _admin(request, *(() if reading else ("purge", "allow")))
     tenant = request.path_params["id"]
     if reading:
         return JSONResponse(await _control(state, partial(tenants.show, state.workspace, tenant)))
-    await json_of(request, SMALL, ())
+    await json_of(request, MAX_CONTROL_BODY_BYTES, ())
     purge = flag(request.query_params.get("purge"), False, "purge")
     allow = [n for n in request.query_params.get("allow", "").split(",") if n]
     await _control(state, partial(tenants.remove, state.workspace, tenant, purge=purge, allow=allow))
@@ -188,7 +188,7 @@ async def tenant_route(request: Request) -> Response:
 
 async def tokens_route(request: Request) -> Response:
     """`GET /v0/tokens`, and `POST` for a static token or, with `ttl` or `expiration_time`, a JWT."""
-    reading = request.method in READING
+    reading = request.method in READ_METHODS
     state = _admin(request, *(() if reading else ("name", "scope", "expiration_time")))
     if reading:
         return JSONResponse({"tokens": await _control(state, partial(tokens.listing, state.workspace))})
@@ -250,10 +250,10 @@ async def token_route(request: Request) -> Response:
     """`GET|DELETE /v0/tokens/NAME`."""
     state = _admin(request)
     name = request.path_params["name"]
-    if request.method in READING:
+    if request.method in READ_METHODS:
         found = await _control(state, partial(tokens.find, state.workspace, name))
         return JSONResponse(tokens.describe(state.workspace, found))
-    await json_of(request, SMALL, ())
+    await json_of(request, MAX_CONTROL_BODY_BYTES, ())
     await _control(state, partial(tokens.remove, state.workspace, name))
     return JSONResponse({"ok": True})
 
@@ -261,16 +261,16 @@ async def token_route(request: Request) -> Response:
 async def token_refresh(request: Request) -> Response:
     """`POST /v0/tokens/NAME/refresh`."""
     state = _admin(request)
-    await json_of(request, SMALL, ())
+    await json_of(request, MAX_CONTROL_BODY_BYTES, ())
     return JSONResponse(await _control(state, partial(tokens.refresh, state.workspace, request.path_params["name"])))
 
 
 async def signing_key(request: Request) -> Response:
     """`GET /v0/signing-key`, and `POST` with `{overlap}` to rotate it."""
     state = _admin(request)
-    if request.method in READING:
+    if request.method in READ_METHODS:
         return JSONResponse(await _control(state, partial(tokens.signing_key, state.workspace)))
-    overlap = (await json_of(request, SMALL, {"overlap"})).get("overlap", 86_400)
+    overlap = (await json_of(request, MAX_CONTROL_BODY_BYTES, {"overlap"})).get("overlap", 86_400)
     if not isinstance(overlap, int) or isinstance(overlap, bool):
         raise RookeryError(BAD_REQUEST, "`overlap` is a number of seconds")
     return JSONResponse(await _control(state, partial(tokens.rotate, state.workspace, overlap)))
@@ -305,15 +305,15 @@ async def pipe_route(request: Request) -> Response:
 
 
 async def _resource(request: Request, kind: str, name: str) -> Response:
-    state = state_of(request)
+    state = services_of(request)
     claims = authorize.authenticate(state.workspace, token_of(request))
     if not claims.is_admin:
         raise RookeryError(SCOPE, "this needs the admin token")
     flags = ("force", "dry_run") if request.method == "DELETE" else ()
     check_query(request, flags)
-    if request.method in READING:
+    if request.method in READ_METHODS:
         return JSONResponse(await _control(state, partial(resources.show, state.workspace, kind, name)))
-    await json_of(request, SMALL, ())
+    await json_of(request, MAX_CONTROL_BODY_BYTES, ())
     options = {k: flag(request.query_params.get(k), False, k) for k in flags}
     gone = await _control(state, partial(resources.remove, state.workspace, kind, name, **options))
     return JSONResponse({"removed": gone, "dry_run": options["dry_run"]})
@@ -321,7 +321,7 @@ async def _resource(request: Request, kind: str, name: str) -> Response:
 
 async def openapi_route(request: Request) -> Response:
     """`GET /v0/pipes/openapi.json`: the endpoints that the token allows."""
-    state = state_of(request)
+    state = services_of(request)
     claims = authorize.authenticate(state.workspace, token_of(request))
     check_query(request)
     build = state.workspace.current.build
@@ -366,7 +366,7 @@ async def fanout_route(request: Request) -> Response:
 async def fanout_retry(request: Request) -> Response:
     """`POST /v0/fanout/retry`."""
     state = _admin(request)
-    await json_of(request, SMALL, ())
+    await json_of(request, MAX_CONTROL_BODY_BYTES, ())
     return JSONResponse(await _control(state, partial(fanout_status.retry, state.workspace)))
 
 
@@ -374,7 +374,7 @@ async def doctor_route(request: Request) -> Response:
     """`GET /v0/doctor`; `deep=true` also compares rows. `POST`, with `allow`, delivers what is missing."""
     state = _admin(request, *(() if request.method == "POST" else ("deep",)))
     if request.method == "POST":
-        body = await json_of(request, SMALL, {"allow"})
+        body = await json_of(request, MAX_CONTROL_BODY_BYTES, {"allow"})
         allow = _names(body, "allow")
         return JSONResponse(await _control(state, partial(derived_tables.repair, state.workspace, allow)))
     deep = flag(request.query_params.get("deep"), False, "deep")

@@ -25,14 +25,14 @@ from engine.control.recovery import finish
 from engine.errors import RookeryError
 from engine.fanout.router import router_of
 from engine.ingest.gateway import Gateway
-from engine.ingest.staging_pool import Stages
+from engine.ingest.staging_pool import StagingPool
 from engine.query.executor import Queries
-from engine.query.reader_queue import Turns
+from engine.query.reader_queue import ReaderQueue
 from engine.web import admin, data, quarantine
 from engine.web.errors import on_bug, on_http_exception, on_rookery_error
-from engine.web.events import Express
-from engine.web.future_bridge import Answers
-from engine.web.services import State, state_of
+from engine.web.events import EventsFastPath
+from engine.web.future_bridge import FutureBridge
+from engine.web.services import Services, services_of
 from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.access")
@@ -76,7 +76,7 @@ async def live(_request: Request) -> Response:
 
 async def ready(request: Request) -> Response:
     """`GET /ready`: the database, its disk and its readers are sound, and the server is not stopping."""
-    state = state_of(request)
+    state = services_of(request)
     if state.stopping:
         return JSONResponse({"ready": False, "reason": "stopping"}, 503)
     stuck, readers = state.queries.at_work.stuck(), state.workspace.settings.readers
@@ -106,8 +106,8 @@ def create_app(workspace: Workspace) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        stages = Stages(workspace)
-        state = State(
+        stages = StagingPool(workspace)
+        state = Services(
             workspace,
             Queries(workspace),
             Gateway(workspace, stages, router_of(workspace)),
@@ -116,8 +116,8 @@ def create_app(workspace: Workspace) -> Starlette:
             # Streams hold handles already: they never queue behind requests that wait for one.
             anyio.CapacityLimiter(settings.readers),
             anyio.Lock(),
-            Answers(asyncio.get_running_loop()),
-            Turns(settings.readers, settings.reader_share, settings.max_concurrent, settings.borrow_timeout),
+            FutureBridge(asyncio.get_running_loop()),
+            ReaderQueue(settings.readers, settings.reader_share, settings.max_concurrent, settings.borrow_timeout),
             Health(workspace),
         )
         app.state.rookery = state
@@ -154,7 +154,11 @@ def create_app(workspace: Workspace) -> Starlette:
             *quarantine.routes(),
             *admin.routes(),
         ],
-        middleware=[*([Middleware(AccessLog)] if settings.log_level == "debug" else []), Middleware(Express), cors],
+        middleware=[
+            *([Middleware(AccessLog)] if settings.log_level == "debug" else []),
+            Middleware(EventsFastPath),
+            cors,
+        ],
         exception_handlers={RookeryError: on_rookery_error, HTTPException: on_http_exception, Exception: on_bug},
         lifespan=lifespan,
     )

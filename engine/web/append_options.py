@@ -7,14 +7,14 @@ from collections.abc import Collection, Iterable
 from engine.errors import BAD_REQUEST, MEDIA_TYPE, RookeryError
 from engine.query.arguments import CLIENTS, CLIENTS_PREFIX
 
-EVENTS = CLIENTS | {"name", "wait", "mode", "format"}
-FILES = CLIENTS | {"name", "mode", "format", "debug"}
-NONE = CLIENTS
-LISTING = CLIENTS | {"limit", "offset"}
-SHOWN = 5
+EVENT_PARAMETERS = CLIENTS | {"name", "wait", "mode", "format"}
+FILE_PARAMETERS = CLIENTS | {"name", "mode", "format", "debug"}
+CLIENT_PARAMETERS = CLIENTS
+LISTING_PARAMETERS = CLIENTS | {"limit", "offset"}
+MAX_NAMED_PARAMETERS = 5
 _HINTS = {"url": "rows are not fetched from a URL: download the file and send it as the body"}
 
-JSON = frozenset(
+JSON_TYPES = frozenset(
     {
         "application/x-ndjson",
         "application/ndjson",
@@ -27,9 +27,9 @@ JSON = frozenset(
         "text/x-json",
     }
 )
-PARQUET = frozenset({"application/vnd.apache.parquet", "application/parquet", "application/x-parquet"})
-CSV = frozenset({"text/csv", "application/csv", "text/tab-separated-values"})
-ANY = frozenset(
+PARQUET_TYPES = frozenset({"application/vnd.apache.parquet", "application/parquet", "application/x-parquet"})
+CSV_TYPES = frozenset({"text/csv", "application/csv", "text/tab-separated-values"})
+UNSPECIFIC_TYPES = frozenset(
     {
         "",
         "text/plain",
@@ -43,7 +43,7 @@ ANY = frozenset(
     }
 )
 """Types that say nothing of the rows."""
-FORM = "multipart/form-data"
+FORM_TYPE = "multipart/form-data"
 
 
 def refuse_unknown(given: Iterable[str], known: Collection[str]) -> None:
@@ -51,7 +51,7 @@ def refuse_unknown(given: Iterable[str], known: Collection[str]) -> None:
     unknown = [name for name in given if name not in known and not name.startswith(CLIENTS_PREFIX)]
     if not unknown:
         return
-    names = ", ".join(f"`{name[:80]}`" for name in unknown[:SHOWN])
+    names = ", ".join(f"`{name[:80]}`" for name in unknown[:MAX_NAMED_PARAMETERS])
     hint = next((_HINTS[name] for name in unknown if name in _HINTS), None)
     own = sorted(set(known) - CLIENTS)
     if hint is None:
@@ -67,9 +67,9 @@ def media_type(header: str) -> str:
 def format_of(header: str) -> str | None:
     """The format that a Content-Type tells, None if it tells none. Raises RK5019 for a type that no rows come in."""
     kind = media_type(header)
-    if kind in ANY or kind == FORM:
+    if kind in UNSPECIFIC_TYPES or kind == FORM_TYPE:
         return None
-    for format, kinds in (("ndjson", JSON), ("csv", CSV), ("parquet", PARQUET)):
+    for format, kinds in (("ndjson", JSON_TYPES), ("csv", CSV_TYPES), ("parquet", PARQUET_TYPES)):
         if kind in kinds:
             return format
     raise RookeryError(

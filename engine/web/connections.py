@@ -32,9 +32,9 @@ from engine.web.errors import error_body
 
 log = logging.getLogger("rookery.connections")
 
-ALWAYS = (("cache-control", "no-store"), ("x-content-type-options", "nosniff"))
+RESPONSE_HEADERS = (("cache-control", "no-store"), ("x-content-type-options", "nosniff"))
 """Headers of every answer: answers are one caller's own, their URLs may hold tokens, and rows are no scripts."""
-BODY_RATE = 500
+MIN_BODY_BYTES_PER_SECOND = 500
 """Bytes a second below which a body uses up its time."""
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 1 << 20
@@ -173,7 +173,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._unseen = 0
         latest = self.loop.time() + self.bounds.settings.body_seconds
-        self._deadline = min(self._deadline + len(body) / BODY_RATE, latest)
+        self._deadline = min(self._deadline + len(body) / MIN_BODY_BYTES_PER_SECOND, latest)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -266,7 +266,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
 def _answer(code: Code, message: str, retry: bool) -> bytes:
     body = orjson.dumps(error_body(RookeryError(code, message)))
-    headers = {**dict(ALWAYS), "content-type": "application/json", "content-length": str(len(body))}
+    headers = {**dict(RESPONSE_HEADERS), "content-type": "application/json", "content-length": str(len(body))}
     headers |= {"connection": "close"} | ({"retry-after": "1"} if retry else {})
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return STATUS_LINE[code.status] + lines.encode() + b"\r\n" + body
@@ -290,6 +290,6 @@ def config(app: Callable[..., Any], settings: Settings) -> uvicorn.Config:
         lifespan="on",
         timeout_graceful_shutdown=max(1, round(settings.stop_seconds)),
         server_header=False,
-        headers=list(ALWAYS),
+        headers=list(RESPONSE_HEADERS),
         timeout_keep_alive=max(1, round(settings.idle_seconds)),
     )

@@ -13,16 +13,23 @@ from engine.errors import BAD_FORMAT, BAD_REQUEST, MEDIA_TYPE, SCOPE, RookeryErr
 from engine.query import authorize
 from engine.query.executor import Timer
 from engine.warehouse.port import Format, Input
-from engine.web.append_options import FILES, FORM, NONE, format_of, media_type, refuse_unknown
+from engine.web.append_options import (
+    CLIENT_PARAMETERS,
+    FILE_PARAMETERS,
+    FORM_TYPE,
+    format_of,
+    media_type,
+    refuse_unknown,
+)
 from engine.web.events import PATH, Events, writer
 from engine.web.forms import file_in
 from engine.web.query_response import answered
 from engine.web.requests import checked_key, eyes_of, head_of, key_of, parameters_of, query_of, sql_of, token_of
-from engine.web.services import state_of
+from engine.web.services import services_of
 from engine.web.uploads import Upload
 
 FORMATS = {"json": Format.JSON, "csv": Format.CSV, "ndjson": Format.NDJSON, "parquet": Format.PARQUET}
-ANSWERS = {**FORMATS, "bare csv": Format.BARE_CSV}
+RESPONSE_FORMATS = {**FORMATS, "bare csv": Format.BARE_CSV}
 SQL_FORMATS = {
     "json": "json",
     "csv": "bare csv",
@@ -37,7 +44,7 @@ MAX_PARAMETER_BODY = 1 << 20
 
 async def call_pipe(request: Request) -> Response:
     """`GET|POST /v0/pipes/NAME.FORMAT`."""
-    state, timer = state_of(request), Timer()
+    state, timer = services_of(request), Timer()
     name, suffix = request.path_params["name"], request.path_params["format"]
     claims = authorize.authenticate(state.workspace, token_of(request))
     if suffix not in FORMATS:
@@ -50,7 +57,7 @@ async def call_pipe(request: Request) -> Response:
 
 async def sql(request: Request) -> Response:
     """`GET|POST /v0/sql`: one SELECT, in `q` or as the raw body. The format comes from a FORMAT clause."""
-    state, timer = state_of(request), Timer()
+    state, timer = services_of(request), Timer()
     claims = authorize.authenticate(state.workspace, token_of(request))
     text, given = await sql_of(request, MAX_PARAMETER_BODY)
     timer.stage("auth")
@@ -59,7 +66,7 @@ async def sql(request: Request) -> Response:
     if suffix is None:
         message = f"unknown FORMAT {(format or '')[:80]}"
         raise RookeryError(BAD_REQUEST, message, hint="JSON, CSV, CSVWithNames, JSONEachRow or Parquet")
-    run = partial(state.queries.sql, claims, plain, given, ANSWERS[suffix], timer, eyes_of(request))
+    run = partial(state.queries.sql, claims, plain, given, RESPONSE_FORMATS[suffix], timer, eyes_of(request))
     return await answered(request, claims, run, suffix, timer)
 
 
@@ -73,8 +80,8 @@ def split_format(text: str) -> tuple[str, str | None]:
 
 async def receipt(request: Request) -> Response:
     """`GET /v0/events/KEY`: what became of the appends under an idempotency key."""
-    state = state_of(request)
-    refuse_unknown(query_of(request), NONE)
+    state = services_of(request)
+    refuse_unknown(query_of(request), CLIENT_PARAMETERS)
     claims = authorize.authenticate(state.workspace, token_of(request))
     key = checked_key(request.path_params["key"])
     find = partial(state.gateway.receipts.show, authorize.for_receipts(claims), key)
@@ -83,9 +90,9 @@ async def receipt(request: Request) -> Response:
 
 async def append(request: Request) -> Response:
     """`POST /v0/datasources?mode=append|replace&name=DATASOURCE&format=csv|ndjson|parquet`, a body of any size."""
-    state, timer = state_of(request), Timer()
+    state, timer = services_of(request), Timer()
     query = query_of(request)
-    refuse_unknown(query, FILES)
+    refuse_unknown(query, FILE_PARAMETERS)
     mode = query.get("mode", "append")
     if mode not in {"append", "replace"}:
         raise RookeryError(BAD_REQUEST, f"no mode `{mode[:20]}`", hint="append or replace")
@@ -98,7 +105,7 @@ async def append(request: Request) -> Response:
     timer.stage("auth")
     if mode == "replace" and not authorize.authenticate(state.workspace, token_of(request)).is_admin:
         raise RookeryError(SCOPE, "only an admin replaces rows")
-    if media_type(content_type) == FORM:
+    if media_type(content_type) == FORM_TYPE:
         if "content-encoding" in request.headers:
             hint = "compress the file in the form instead"
             raise RookeryError(MEDIA_TYPE, "a form is not opened as a whole", hint=hint)

@@ -15,20 +15,22 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.errors import BAD_REQUEST, MEDIA_TYPE, QUARANTINE_FULL, RookeryError
-from engine.ingest.batch import Fault, Outcome
+from engine.ingest.batch import AppendResult, Fault
 from engine.ingest.formats.compression import sniffed
-from engine.ingest.gateway import Room
+from engine.ingest.gateway import MemoryBudget
 from engine.query import authorize
 from engine.query.executor import Timer
 from engine.warehouse.port import Input
-from engine.web.append_options import EVENTS, FORM, format_of, media_type, refuse_unknown
+from engine.web.append_options import EVENT_PARAMETERS, FORM_TYPE, format_of, media_type, refuse_unknown
 from engine.web.errors import rendered
 from engine.web.forms import file_in
 from engine.web.requests import Head, append_body, flag, head_of
-from engine.web.services import State
+from engine.web.services import Services
 
 PATH = "/v0/events"
-USUAL = frozenset({b"application/json", b"application/x-ndjson", b"text/plain", b"application/x-www-form-urlencoded"})
+PLAIN_CONTENT_TYPES = frozenset(
+    {b"application/json", b"application/x-ndjson", b"text/plain", b"application/x-www-form-urlencoded"}
+)
 """Content types that need no closer look."""
 FILE_HINT = "POST /v0/datasources?format=csv or parquet takes files"
 
@@ -53,7 +55,7 @@ class Events:
         await send({"type": "http.response.body", "body": body})
 
 
-class Express:
+class EventsFastPath:
     """Lets appends pass by the middleware and the routes, which have nothing to do for them.
 
     Those from a browser's page do not: they carry an `Origin`, and need to be answered accordingly.
@@ -72,9 +74,9 @@ class Express:
 
 
 async def _append(scope: Scope, receive: Receive, timer: Timer) -> tuple[int, dict[str, Any]]:
-    state: State = scope["app"].state.rookery
+    state: Services = scope["app"].state.rookery
     head = head_of(scope)
-    if not head.query.keys() <= EVENTS or "mode" in head.query or "format" in head.query:
+    if not head.query.keys() <= EVENT_PARAMETERS or "mode" in head.query or "format" in head.query:
         _parameters(head.query)
     receive, formed = _rows_of(head, receive)
     acknowledged, visible = _wait(head.query.get("wait", "false"))
@@ -86,7 +88,7 @@ async def _append(scope: Scope, receive: Receive, timer: Timer) -> tuple[int, di
         appended = state.gateway.append(name, body, Input.NDJSON, bound, head.key(), writer=token)
         outcome = await state.answers.of(appended)
     timer.stage("append")
-    answer = told(outcome)
+    answer = append_answer(outcome)
     if not outcome.rows and not outcome.quarantined:
         refuse_if_full(outcome.refused, name)
     if outcome.repeated:
@@ -97,7 +99,7 @@ async def _append(scope: Scope, receive: Receive, timer: Timer) -> tuple[int, di
     return (200 if acknowledged else 202), answer
 
 
-def told(outcome: Outcome) -> dict[str, Any]:
+def append_answer(outcome: AppendResult) -> dict[str, Any]:
     """What an answer says of an append: counts, and what its sender should know of bad rows and unknown keys."""
     answer: dict[str, Any] = {"successful_rows": outcome.rows, "quarantined_rows": outcome.quarantined}
     if outcome.refused:
@@ -127,7 +129,7 @@ def refuse_if_full(refused: int, name: str) -> None:
         )
 
 
-def writer(state: State, head: Head) -> tuple[str, str | None, str]:
+def writer(state: Services, head: Head) -> tuple[str, str | None, str]:
     """The datasource that a request appends to, the tenant that its token writes for, and what names the token."""
     claims = authorize.authenticate(state.workspace, head.token())
     name = head.query.get("name")
@@ -138,7 +140,7 @@ def writer(state: State, head: Head) -> tuple[str, str | None, str]:
 
 def _parameters(query: Mapping[str, str]) -> None:
     """Refuse what the query says and nothing here would follow. Raises RK4009."""
-    refuse_unknown(query, EVENTS)
+    refuse_unknown(query, EVENT_PARAMETERS)
     mode, format = query.get("mode", "append"), query.get("format", "ndjson").lower()
     if mode != "append":
         hint = "POST /v0/datasources?mode=replace" if mode == "replace" else "append"
@@ -150,10 +152,10 @@ def _parameters(query: Mapping[str, str]) -> None:
 def _rows_of(head: Head, receive: Receive) -> tuple[Receive, bool]:
     """Where the rows come from: the body, or a form's file in it. Raises RK5019 for other types."""
     header = head.headers.get(b"content-type")
-    if header is None or header in USUAL:
+    if header is None or header in PLAIN_CONTENT_TYPES:
         return receive, False
     text = header.decode("latin-1")
-    if media_type(text) == FORM:
+    if media_type(text) == FORM_TYPE:
         if b"content-encoding" in head.headers:
             hint = "compress the file in the form instead"
             raise RookeryError(MEDIA_TYPE, "a form is not opened as a whole", hint=hint)
@@ -163,7 +165,7 @@ def _rows_of(head: Head, receive: Receive) -> tuple[Receive, bool]:
     return receive, False
 
 
-async def _body(scope: Scope, receive: Receive, head: Head, formed: bool, limit: int, room: Room) -> bytes:
+async def _body(scope: Scope, receive: Receive, head: Head, formed: bool, limit: int, room: MemoryBudget) -> bytes:
     """The rows, with room taken for them; `formed` are a form's file. Raises RK5004, RK5007, RK5010."""
     announced = head.headers.get(b"content-length", b"")
     if not formed and announced.isdigit() and int(announced) <= limit and b"content-encoding" not in head.headers:
@@ -196,7 +198,7 @@ def _wait(value: str) -> tuple[bool, bool]:
         raise RookeryError(BAD_REQUEST, f"`wait` is true, false or visible, not {value[:40]!r}") from exc
 
 
-async def _visible(outcome: Outcome, patience: float) -> bool:
+async def _visible(outcome: AppendResult, patience: float) -> bool:
     """Whether the rows can be read from their tenants' tables, after waiting for it at most so many seconds."""
     if outcome.visible is None:
         return True

@@ -8,7 +8,7 @@ from starlette.types import Message, Receive
 
 from engine.errors import BAD_ENCODING, MEDIA_TYPE, RookeryError
 
-HEAD = 16 << 10
+MAX_PART_HEAD_BYTES = 16 << 10
 """Bytes that the headers of a part may take."""
 
 
@@ -77,8 +77,10 @@ class Form:
 
     def _measure(self, size: int) -> None:
         self._head += size
-        if self._head > HEAD:
-            raise RookeryError(BAD_ENCODING, f"the headers of the form's field are longer than {HEAD:,} bytes")
+        if self._head > MAX_PART_HEAD_BYTES:
+            raise RookeryError(
+                BAD_ENCODING, f"the headers of the form's field are longer than {MAX_PART_HEAD_BYTES:,} bytes"
+            )
 
     def _header(self) -> None:
         name, value = self._name.strip().lower(), self._value.strip().lower()

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Answers:
+class FutureBridge:
     """Lets tasks of one event loop wait for futures of threads.
 
     Many requests are answered by one batch. Waking the loop for each would have it run after the first few, and

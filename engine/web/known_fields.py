@@ -11,7 +11,7 @@ from starlette.requests import Request
 from engine.errors import BODY_TYPE, UNKNOWN_FIELD, RookeryError
 from engine.query.arguments import CLIENTS, CLIENTS_PREFIX
 
-IGNORED = "x-rookery-ignored-parameters"
+IGNORED_HEADER = "x-rookery-ignored-parameters"
 MOST_NAMED, LONGEST_NAME = 10, 64
 # What clients send with JSON when nobody told them otherwise counts as JSON: the text itself decides.
 _OBJECTS = frozenset(
@@ -72,7 +72,7 @@ def ignored_header(names: Collection[str]) -> dict[str, str]:
         return {}
     shown = [quote(name[:LONGEST_NAME], safe="", errors="replace") for name in sorted(names)[:MOST_NAMED]]
     more = [f"+{len(names) - MOST_NAMED}"] if len(names) > MOST_NAMED else []
-    return {IGNORED: ", ".join([*shown, *more])}
+    return {IGNORED_HEADER: ", ".join([*shown, *more])}
 
 
 def only(body: dict[str, Any], known: Collection[str]) -> dict[str, Any]:

@@ -10,14 +10,14 @@ from engine.compiler.build import Build, parameters_of
 from engine.errors import RookeryError
 from engine.schema import Column
 from engine.template.parameters import ParameterSpec, coerce, integer_bounds
-from engine.warehouse.render import QUOTE
+from engine.warehouse.render import QUOTE_SETTING
 from engine.web import openapi_routes as routes
 
 _WRAPPED = re.compile(r"(Nullable|LowCardinality|Array)\((.*)\)", re.DOTALL)
 _INTEGER = re.compile(r"U?Int")
 _LARGE = re.compile(r"U?Int(?:64|128|256)|Interval")
 QUOTED = {
-    "name": QUOTE,
+    "name": QUOTE_SETTING,
     "in": "query",
     "required": False,
     "schema": {"type": "string", "enum": ["0", "1", "true", "false"]},

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Schema = dict[str, Any]
-TEXT: Schema = {"type": "string", "minLength": 1}
-FLAG: Schema = {"type": "string", "enum": ["true", "false", "1", "0"]}
-NAMES: Schema = {"type": "array", "items": {"type": "string"}}
+TEXT_SCHEMA: Schema = {"type": "string", "minLength": 1}
+FLAG_SCHEMA: Schema = {"type": "string", "enum": ["true", "false", "1", "0"]}
+NAMES_SCHEMA: Schema = {"type": "array", "items": {"type": "string"}}
 BOOL: Schema = {"type": "boolean"}
 OBJECT: Schema = {"type": "object"}
 DATASOURCE: Schema = {"type": "string", "pattern": "^[A-Za-z][A-Za-z0-9_]{0,119}$"}
-FILE = {
+FILE_BODY = {
     "type": "object",
     "properties": {"name": {"type": "string"}, "file": {"type": "string"}, "text": {"type": "string"}},
     "required": ["name", "file", "text"],
@@ -84,33 +84,33 @@ _TOKEN = closed(
     "name",
     name={"type": "string", "minLength": 1, "maxLength": 200},
     scopes=_SCOPES,
-    tenant=nullable(TEXT),
+    tenant=nullable(TEXT_SCHEMA),
     ttl=nullable({"type": "integer", "minimum": 1}),
     expiration_time=nullable({"type": "integer", "minimum": 1}),
     limits=nullable(closed(rps=nullable({"type": "integer", "minimum": 1}))),
 )
 _PUSH = closed(
-    files={"type": "array", "items": FILE},
+    files={"type": "array", "items": FILE_BODY},
     dry_run=BOOL,
     prune=BOOL,
-    allow=NAMES,
-    only=NAMES,
+    allow=NAMES_SCHEMA,
+    only=NAMES_SCHEMA,
     with_dependencies=BOOL,
-    skip_backfill=NAMES,
+    skip_backfill=NAMES_SCHEMA,
 )
 _PROPOSAL = closed(
     "pipe",
     "target",
-    files={"type": "array", "items": FILE},
-    pipe=TEXT,
-    target=TEXT,
-    node=nullable(TEXT),
+    files={"type": "array", "items": FILE_BODY},
+    pipe=TEXT_SCHEMA,
+    target=TEXT_SCHEMA,
+    node=nullable(TEXT_SCHEMA),
     per_tenant=BOOL,
 )
 _REPLAY: Schema = {
     "oneOf": [
-        closed("ids", ids=NAMES),
-        closed("rows", rows={"type": "array", "items": closed("id", "text", id=TEXT, text=TEXT)}),
+        closed("ids", ids=NAMES_SCHEMA),
+        closed("rows", rows={"type": "array", "items": closed("id", "text", id=TEXT_SCHEMA, text=TEXT_SCHEMA)}),
     ]
 }
 _COUNT: Schema = {"type": "integer", "minimum": 0, "maximum": 10_000}
@@ -149,7 +149,12 @@ ROUTES = (
         ("text/csv",),
     ),
     Documented("get", "/v0/datasources/{name}", "A datasource"),
-    Documented("delete", "/v0/datasources/{name}", "Remove a datasource", query={"force": FLAG, "dry_run": FLAG}),
+    Documented(
+        "delete",
+        "/v0/datasources/{name}",
+        "Remove a datasource",
+        query={"force": FLAG_SCHEMA, "dry_run": FLAG_SCHEMA},
+    ),
     Documented(
         "get",
         "/v0/datasources/{name}/quarantine",
@@ -160,13 +165,13 @@ ROUTES = (
         "delete",
         "/v0/datasources/{name}/quarantine",
         "Drop rows from quarantine",
-        body={"oneOf": [closed("ids", ids=NAMES), closed("all", all={"type": "boolean", "const": True})]},
+        body={"oneOf": [closed("ids", ids=NAMES_SCHEMA), closed("all", all={"type": "boolean", "const": True})]},
     ),
     Documented("post", "/v0/datasources/{name}/quarantine/replay", "Send rows again", body=_REPLAY),
     Documented("get", "/v0/pipes", "Pipes"),
     Documented("get", "/v0/pipes/openapi.json", "This document", "anybody with a token"),
     Documented("get", "/v0/pipes/{name}", "A pipe"),
-    Documented("delete", "/v0/pipes/{name}", "Remove a pipe", query={"force": FLAG, "dry_run": FLAG}),
+    Documented("delete", "/v0/pipes/{name}", "Remove a pipe", query={"force": FLAG_SCHEMA, "dry_run": FLAG_SCHEMA}),
     Documented("post", "/v0/push", "Push or plan", body=_PUSH),
     Documented("post", "/v0/materialize", "Propose a target", body=_PROPOSAL),
     Documented("get", "/v0/tenants", "Tenants"),
@@ -174,14 +179,14 @@ ROUTES = (
         "post",
         "/v0/tenants",
         "Add tenants",
-        body=closed("id", id=TEXT, placement=nullable({"type": "string", "enum": ["pooled", "tables"]})),
+        body=closed("id", id=TEXT_SCHEMA, placement=nullable({"type": "string", "enum": ["pooled", "tables"]})),
     ),
     Documented("get", "/v0/tenants/{id}", "A tenant"),
     Documented(
         "delete",
         "/v0/tenants/{id}",
         "Remove a tenant",
-        query={"purge": FLAG, "allow": {"type": "string"}},
+        query={"purge": FLAG_SCHEMA, "allow": {"type": "string"}},
         answers={"204": None, "200": OBJECT},
     ),
     Documented("get", "/v0/tokens", "Static tokens"),
@@ -199,8 +204,8 @@ ROUTES = (
     Documented("get", "/v0/workspace", "What this is"),
     Documented("get", "/v0/fanout", "How far nests are behind"),
     Documented("post", "/v0/fanout/retry", "Try failing tenants again"),
-    Documented("get", "/v0/doctor", "What is wrong", query={"deep": FLAG}),
-    Documented("post", "/v0/doctor", "Deliver what is missing", body=closed(allow=NAMES)),
+    Documented("get", "/v0/doctor", "What is wrong", query={"deep": FLAG_SCHEMA}),
+    Documented("post", "/v0/doctor", "Deliver what is missing", body=closed(allow=NAMES_SCHEMA)),
     Documented("get", "/metrics", "Metrics for Prometheus", media="text/plain", answers={"200": {"type": "string"}}),
 )
 
@@ -223,7 +228,9 @@ def failures(*without: str) -> dict[str, Any]:
 def operation(route: Documented) -> dict[str, Any]:
     """One operation as OpenAPI has it."""
     path = route.path.split("/")
-    within = [{"name": p[1:-1], "in": "path", "required": True, "schema": TEXT} for p in path if p.startswith("{")]
+    within = [
+        {"name": p[1:-1], "in": "path", "required": True, "schema": TEXT_SCHEMA} for p in path if p.startswith("{")
+    ]
     query = [
         {"name": name, "in": "query", "required": name in route.required, "schema": schema}
         for name, schema in route.query.items()

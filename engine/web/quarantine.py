@@ -14,16 +14,16 @@ from engine.errors import BAD_REQUEST, RookeryError
 from engine.ingest import quarantine
 from engine.ingest.replay import replay
 from engine.query import authorize
-from engine.web.append_options import LISTING, NONE, refuse_unknown
+from engine.web.append_options import CLIENT_PARAMETERS, LISTING_PARAMETERS, refuse_unknown
 from engine.web.requests import json_of, query_of, token_of
-from engine.web.services import State, state_of
+from engine.web.services import Services, services_of
 
-SHOWN, MOST_SHOWN = 100, 10_000
-FURTHEST = 1 << 62
+DEFAULT_LISTED_ROWS, MAX_LISTED_ROWS = 100, 10_000
+MAX_OFFSET = 1 << 62
 
 
-def _admin(request: Request) -> State:
-    state = state_of(request)
+def _admin(request: Request) -> Services:
+    state = services_of(request)
     authorize.authenticate(state.workspace, token_of(request)).require_admin()
     return state
 
@@ -32,14 +32,17 @@ async def quarantine_route(request: Request) -> Response:
     """`GET /v0/datasources/NAME/quarantine?limit=&offset=`; `DELETE` with `{ids}` or `{all: true}`."""
     state, name = _admin(request), request.path_params["name"]
     query = query_of(request)
-    refuse_unknown(query, NONE if request.method == "DELETE" else LISTING)
+    refuse_unknown(query, CLIENT_PARAMETERS if request.method == "DELETE" else LISTING_PARAMETERS)
     if request.method == "DELETE":
         body = await json_of(request, state.workspace.settings.max_body, {"ids", "all"})
         if len(body) != 1 or body.get("all", True) is not True:
             raise RookeryError(BAD_REQUEST, "which rows is not said", hint='{"ids": [c__id, …]}, or {"all": true}')
         work = partial(quarantine.remove, state.workspace, name, _ids(body))
         return JSONResponse({"removed": await anyio.to_thread.run_sync(work, limiter=state.control)})
-    limit, offset = _number(query, "limit", SHOWN, MOST_SHOWN), _number(query, "offset", 0, FURTHEST)
+    limit, offset = (
+        _number(query, "limit", DEFAULT_LISTED_ROWS, MAX_LISTED_ROWS),
+        _number(query, "offset", 0, MAX_OFFSET),
+    )
     show = partial(quarantine.listing, state.workspace, name, limit, offset)
     return JSONResponse(await anyio.to_thread.run_sync(show, limiter=state.control))
 
@@ -47,7 +50,7 @@ async def quarantine_route(request: Request) -> Response:
 async def replay_route(request: Request) -> Response:
     """`POST /v0/datasources/NAME/quarantine/replay`: all rows, `{ids}`, or `{rows: [{id, text}]}` mended."""
     state, name = _admin(request), request.path_params["name"]
-    refuse_unknown(query_of(request), NONE)
+    refuse_unknown(query_of(request), CLIENT_PARAMETERS)
     body = await json_of(request, state.workspace.settings.max_body, {"ids", "rows"})
     if len(body) > 1:
         raise RookeryError(BAD_REQUEST, "the body is `{ids: […]}`, `{rows: [{id, text}]}`, or nothing for all rows")

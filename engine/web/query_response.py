@@ -13,27 +13,27 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from engine.errors import RookeryError
-from engine.query.executor import Answer, Timer
-from engine.query.running import Running, Ticket
+from engine.query.executor import QueryResult, Timer
+from engine.query.running import RunningQueries, Ticket
 from engine.tokens import Claims
 from engine.web.known_fields import ignored_header
-from engine.web.services import State, state_of
+from engine.web.services import Services, services_of
 from engine.web.streaming import CONTENT_TYPES, StreamedAnswer
 
-UNWATCHED_SECONDS = 0.1
+WATCH_AFTER_SECONDS = 0.1
 """How long a query runs before it is watched whether its client is still there: most have ended by then."""
-AGAIN_SECONDS = 0.5
+WATCH_INTERVAL_SECONDS = 0.5
 
 
 class Run(Protocol):
     """A query, up to its first bytes."""
 
-    def __call__(self, *, ticket: Ticket) -> Answer: ...
+    def __call__(self, *, ticket: Ticket) -> QueryResult: ...
 
 
 async def answered(request: Request, claims: Claims, run: Run, suffix: str, timer: Timer) -> Response:
     """The response to a query, once its caller has a turn. The turn ends with the answer's last byte."""
-    state = state_of(request)
+    state = services_of(request)
     caller: Hashable = ("tenant", claims.tenant) if claims.tenant is not None else ("token", claims.subject)
     await state.turns.enter(caller)
     leave = partial(state.turns.leave, caller)
@@ -54,7 +54,7 @@ async def answered(request: Request, claims: Claims, run: Run, suffix: str, time
     return response
 
 
-async def _watched(request: Request, state: State, run: Run, ticket: Ticket) -> Answer:
+async def _watched(request: Request, state: Services, run: Run, ticket: Ticket) -> QueryResult:
     watch = _Watch(request, state, ticket)
     try:
         return await anyio.to_thread.run_sync(partial(run, ticket=ticket), limiter=state.limiter)
@@ -65,10 +65,10 @@ async def _watched(request: Request, state: State, run: Run, ticket: Ticket) -> 
 class _Watch:
     """Cancels a query when its client has disconnected, again and again until it has ended."""
 
-    def __init__(self, request: Request, state: State, ticket: Ticket) -> None:
+    def __init__(self, request: Request, state: Services, ticket: Ticket) -> None:
         self._request, self._state, self._ticket = request, state, ticket
         self._task: asyncio.Task[None] | None = None
-        self._begin = asyncio.get_running_loop().call_later(UNWATCHED_SECONDS, self._start)
+        self._begin = asyncio.get_running_loop().call_later(WATCH_AFTER_SECONDS, self._start)
 
     def _start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run())
@@ -76,11 +76,11 @@ class _Watch:
     async def _run(self) -> None:
         while (await self._request.receive())["type"] != "http.disconnect":
             pass
-        running: Running = self._state.queries.at_work
+        running: RunningQueries = self._state.queries.at_work
         while True:
             with suppress(RookeryError):
                 await anyio.to_thread.run_sync(running.cancel, self._ticket, limiter=self._state.control)
-            await asyncio.sleep(AGAIN_SECONDS)
+            await asyncio.sleep(WATCH_INTERVAL_SECONDS)
 
     async def stop(self) -> None:
         self._begin.cancel()

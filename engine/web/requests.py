@@ -14,18 +14,18 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Scope
 
 from engine.errors import BAD_ENCODING, BAD_REQUEST, TOO_LARGE, RookeryError
-from engine.ingest.formats.compression import PIECE, Opened
-from engine.ingest.gateway import Room
+from engine.ingest.formats.compression import OUTPUT_BYTES, Opened
+from engine.ingest.gateway import MemoryBudget
 from engine.query.arguments import Repeated
 from engine.web.known_fields import check_object, check_sql, only
 
 MAX_PARAMETERS = 1000
 _FORM = re.compile(rb"[A-Za-z_]\w*=")
-EYES = "x-rookery-tenant"
+TENANT_HEADER = "x-rookery-tenant"
 """Header by which an admin looks through a tenant's eyes."""
-_ONCE = (b"authorization", b"idempotency-key", EYES.encode())
+_ONCE = (b"authorization", b"idempotency-key", TENANT_HEADER.encode())
 """Headers that are not given with two values."""
-LONGEST_KEY = 255
+MAX_KEY_CHARACTERS = 255
 """Header under which an append is stored once, however often it is sent."""
 
 
@@ -80,11 +80,11 @@ def _token(header: str, query: str | None) -> str | None:
 
 def eyes_of(request: Request) -> str | None:
     """The tenant through whose eyes an admin looks. Raises RK4009 for a header that is not UTF-8."""
-    given = request.headers.get(EYES)
+    given = request.headers.get(TENANT_HEADER)
     try:
         return None if given is None else given.encode("latin-1").decode()
     except UnicodeDecodeError as exc:
-        raise RookeryError(BAD_REQUEST, f"the header `{EYES}` is not UTF-8") from exc
+        raise RookeryError(BAD_REQUEST, f"the header `{TENANT_HEADER}` is not UTF-8") from exc
 
 
 async def body_of(request: Request, limit: int) -> bytes:
@@ -110,7 +110,7 @@ async def body_of(request: Request, limit: int) -> bytes:
     return body
 
 
-async def append_body(request: Request, limit: int, room: Room) -> bytes:
+async def append_body(request: Request, limit: int, room: MemoryBudget) -> bytes:
     """A body of rows, opened if it is compressed, with room taken for it. Raises RK5004, RK5007, RK5010."""
     announced = request.headers.get("content-length", "")
     if announced.isdigit() and int(announced) > limit:
@@ -118,7 +118,7 @@ async def append_body(request: Request, limit: int, room: Room) -> bytes:
     return b"".join([piece async for piece in opened_chunks(request, limit, room)])
 
 
-async def opened_chunks(request: Request, limit: int, room: Room) -> AsyncIterator[bytes]:
+async def opened_chunks(request: Request, limit: int, room: MemoryBudget) -> AsyncIterator[bytes]:
     """A body's pieces as they arrive, opened; room is taken for each."""
     opened = Opened(request.headers.get("content-encoding", ""), limit)
     try:
@@ -126,7 +126,7 @@ async def opened_chunks(request: Request, limit: int, room: Room) -> AsyncIterat
             for piece in opened.pieces(chunk):
                 room.take(len(piece))
                 yield piece
-                if len(piece) == PIECE:
+                if len(piece) == OUTPUT_BYTES:
                     # A small chunk may open to many pieces; others have their turn in between.
                     await anyio.sleep(0)
     except ClientDisconnect as exc:
@@ -268,6 +268,6 @@ def key_of(request: Request) -> str | None:
 
 def checked_key(key: str) -> str:
     """An idempotency key. Raises RK4009 for one that is empty, too long or not printable."""
-    if not (0 < len(key) <= LONGEST_KEY and key.isascii() and key.isprintable()):
-        raise RookeryError(BAD_REQUEST, f"an Idempotency-Key is 1 to {LONGEST_KEY} printable ASCII characters")
+    if not (0 < len(key) <= MAX_KEY_CHARACTERS and key.isascii() and key.isprintable()):
+        raise RookeryError(BAD_REQUEST, f"an Idempotency-Key is 1 to {MAX_KEY_CHARACTERS} printable ASCII characters")
     return key

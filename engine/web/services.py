@@ -10,13 +10,13 @@ from starlette.requests import Request
 from engine.control.health import Health
 from engine.ingest.gateway import Gateway
 from engine.query.executor import Queries
-from engine.query.reader_queue import Turns
-from engine.web.future_bridge import Answers
+from engine.query.reader_queue import ReaderQueue
+from engine.web.future_bridge import FutureBridge
 from engine.workspace.workspace import Workspace
 
 
 @dataclass(slots=True)
-class State:
+class Services:
     """The services of a running application."""
 
     workspace: Workspace
@@ -26,12 +26,12 @@ class State:
     control: anyio.CapacityLimiter
     streams: anyio.CapacityLimiter
     replacing: anyio.Lock
-    answers: Answers
-    turns: Turns
+    answers: FutureBridge
+    turns: ReaderQueue
     health: Health
     stopping: bool = False
 
 
-def state_of(request: Request) -> State:
-    found: State = request.app.state.rookery
+def services_of(request: Request) -> Services:
+    found: Services = request.app.state.rookery
     return found

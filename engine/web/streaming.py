@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from engine.errors import RookeryError
-from engine.query.executor import Answer
+from engine.query.executor import QueryResult
 
 log = structlog.get_logger("rookery.web")
 
@@ -30,7 +30,7 @@ class StreamedAnswer(Response):
 
     def __init__(
         self,
-        answer: Answer,
+        answer: QueryResult,
         media_type: str,
         limiter: anyio.CapacityLimiter,
         leave: Callable[[], None],

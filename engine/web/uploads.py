@@ -15,10 +15,10 @@ import anyio.to_thread
 from starlette.requests import Request
 
 from engine.errors import NOT_REPLACEABLE, QUARANTINE_FULL, RookeryError
-from engine.ingest.batch import Outcome
-from engine.ingest.formats.body_rows import Cutter
+from engine.ingest.batch import AppendResult
+from engine.ingest.formats.body_rows import Chunker
 from engine.ingest.formats.parquet import pieces
-from engine.ingest.gateway import Room
+from engine.ingest.gateway import MemoryBudget
 from engine.ingest.idempotency import part_key
 from engine.ingest.replace import Replacement
 from engine.ingest.unknown_keys import NO_KEYS
@@ -26,13 +26,13 @@ from engine.schema import Name
 from engine.warehouse.port import Input, Space
 from engine.web.events import bad_row, refuse_if_full
 from engine.web.requests import opened_chunks
-from engine.web.services import State
+from engine.web.services import Services
 from engine.workspace.disk import require_spool
 
-AHEAD = 2
+MAX_BATCHES_IN_FLIGHT = 2
 """Batches of one upload that are under way at once."""
 UNLIMITED = 1 << 60
-WHOLE = 32 << 20
+WHOLE_PARQUET_BYTES = 32 << 20
 """Bytes of a Parquet file that is stored in one go."""
 
 
@@ -44,7 +44,7 @@ class Upload:
     """
 
     def __init__(
-        self, state: State, name: str, bound: str | None, token: str, format: Input, key: str | None
+        self, state: Services, name: str, bound: str | None, token: str, format: Input, key: str | None
     ) -> None:
         self._state = state
         self._name = name
@@ -64,13 +64,13 @@ class Upload:
 
     async def append(self, request: Request) -> dict[str, Any]:
         """Append the request's rows. A failure says how many rows are stored."""
-        under_way: deque[tuple[asyncio.Future[Outcome], int]] = deque()
+        under_way: deque[tuple[asyncio.Future[AppendResult], int]] = deque()
         try:
             with self._state.gateway.room(self._bound, self._token) as room:
                 async for batch in self._batches_of(request):
                     room.take(len(batch))
                     under_way.append((asyncio.wrap_future(self._send(batch)), len(batch)))
-                    if len(under_way) == AHEAD:
+                    if len(under_way) == MAX_BATCHES_IN_FLIGHT:
                         oldest, size = under_way.popleft()
                         self._count(await oldest)
                         room.take(-size)
@@ -107,7 +107,7 @@ class Upload:
                 raise
         return answer
 
-    def _send(self, batch: bytes) -> Future[Outcome]:
+    def _send(self, batch: bytes) -> Future[AppendResult]:
         self._batches += 1
         key = part_key(self._key, self._batches) if self._key and self._into is None else None
         return self._state.gateway.append(
@@ -121,7 +121,7 @@ class Upload:
             whole=False,
         )
 
-    def _count(self, outcome: Outcome) -> None:
+    def _count(self, outcome: AppendResult) -> None:
         if outcome.first is not None and self._first is None:
             self._first = bad_row(outcome.first, self._rows + self._quarantined + self._refused)
         self._unknown = outcome.unknown.with_others(self._unknown)
@@ -138,7 +138,7 @@ class Upload:
                 async for batch in self._parquet(request, room):
                     yield batch
                 return
-            cutter = Cutter("csv" if self._format is Input.CSV else "ndjson")
+            cutter = Chunker("csv" if self._format is Input.CSV else "ndjson")
             async for chunk in opened_chunks(request, UNLIMITED, room):
                 # Rows may be made so that finding their ends takes long.
                 for batch in await anyio.to_thread.run_sync(self._cut, cutter, chunk, limiter=self._state.limiter):
@@ -148,16 +148,16 @@ class Upload:
             for batch in cutter.finish():
                 yield batch
 
-    async def _parquet(self, request: Request, room: Room) -> AsyncIterator[bytes]:
+    async def _parquet(self, request: Request, room: MemoryBudget) -> AsyncIterator[bytes]:
         """A Parquet file has its directory at the end: one that is large goes by way of the disk."""
         limiter = self._state.limiter
-        with SpooledTemporaryFile(max_size=WHOLE) as file:
+        with SpooledTemporaryFile(max_size=WHOLE_PARQUET_BYTES) as file:
             async for chunk in opened_chunks(request, UNLIMITED, room):
                 await anyio.to_thread.run_sync(self._spool, file, chunk, limiter=limiter)
                 room.leave()
             size = file.tell()
             file.seek(0)
-            if size <= WHOLE:
+            if size <= WHOLE_PARQUET_BYTES:
                 if size:
                     yield file.read()
                 return
@@ -172,13 +172,13 @@ class Upload:
     def _spool(self, file: SpooledTemporaryFile[bytes], chunk: bytes) -> None:
         """Put a chunk behind others, as long as the file leaves as much of the disk as it takes."""
         file.write(chunk)
-        if (size := file.tell()) > WHOLE:
+        if (size := file.tell()) > WHOLE_PARQUET_BYTES:
             directory = gettempdir()
             usage = shutil.disk_usage(directory)
             require_spool(self._state.workspace, Space(directory, usage.free, usage.total), size)
 
     @staticmethod
-    def _cut(cutter: Cutter, chunk: bytes) -> list[bytes]:
+    def _cut(cutter: Chunker, chunk: bytes) -> list[bytes]:
         return list(cutter.feed(chunk))
 
     def _told(self, exc: RookeryError) -> RookeryError:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from threading import RLock
 
-from engine.cache import Memory
+from engine.cache import LruCache
 from engine.compiler.build_state import scratch_database
 from engine.compiler.definitions import type_probe
 from engine.errors import RookeryError
@@ -17,7 +17,7 @@ from engine.warehouse.errors import EngineError
 from engine.warehouse.port import Value, Warehouse
 from engine.warehouse.type_names import on_one_line
 
-LIMITS: Mapping[str, int] = {"max_execution_time": 5, "max_memory_usage": 1 << 30}
+ANALYSIS_SETTINGS: Mapping[str, int] = {"max_execution_time": 5, "max_memory_usage": 1 << 30}
 
 
 class Analyser:
@@ -29,8 +29,8 @@ class Analyser:
         self._lock = RLock()
         self._tables: dict[Name, str] = {}
         self._types: dict[str, str] = {}
-        self._described: Memory[str, tuple[Column, ...]] = Memory(5_000)
-        self._canonical: Memory[str, Table] = Memory(5_000)
+        self._described: LruCache[str, tuple[Column, ...]] = LruCache(5_000)
+        self._canonical: LruCache[str, Table] = LruCache(5_000)
         warehouse.execute(ddl.drop_database(self._database))
         warehouse.execute(ddl.create_database(self._database))
 
@@ -44,7 +44,7 @@ class Analyser:
         with self._lock:
             for table in needed:
                 self._ensure(table)
-            rows = self._warehouse.query(f"DESCRIBE TABLE ({sql})", bindings, LIMITS)
+            rows = self._warehouse.query(f"DESCRIBE TABLE ({sql})", bindings, ANALYSIS_SETTINGS)
         return self._described.put(key, tuple(Column(row[0], row[1]) for row in rows.rows))
 
     def define(self, table: Table) -> None:
@@ -78,7 +78,7 @@ class Analyser:
         """The engine's own name of a type, None where there is no such type."""
         if type not in self._types:
             try:
-                found = self._warehouse.query(f"DESCRIBE TABLE ({type_probe(type)})", None, LIMITS)
+                found = self._warehouse.query(f"DESCRIBE TABLE ({type_probe(type)})", None, ANALYSIS_SETTINGS)
             except EngineError as exc:
                 if exc.code.status >= 500:
                     raise

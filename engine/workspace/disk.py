@@ -12,14 +12,14 @@ from engine.warehouse.parts import why_damaged
 from engine.warehouse.port import Space
 from engine.workspace.workspace import Workspace
 
-MOST_RESERVE = 256 << 20
-SHARE = 20
+MAX_RESERVE_BYTES = 256 << 20
+RESERVE_SHARE = 20
 """Without a setting, the reserve is one part in so many of the disk, and at most MOST_RESERVE bytes."""
-NEARLY = 3
+NEARLY_FULL_RESERVES = 3
 """With less free than so many times the reserve, a disk is nearly full."""
-READY = 2
+READY_RESERVES = 2
 """With less free than so many times the reserve, larger requests are refused already, and the server is not ready."""
-NEEDED = 3
+WRITE_AMPLIFICATION = 3
 """Bytes that storing one byte of a request may take, with what is made from it."""
 
 
@@ -35,7 +35,7 @@ class Damage:
 def reserve_of(workspace: Workspace, space: Space) -> int:
     """Bytes that are kept free for notes, merges and what is made from rows."""
     given = workspace.settings.min_free
-    return given if given is not None else min(MOST_RESERVE, space.total // SHARE)
+    return given if given is not None else min(MAX_RESERVE_BYTES, space.total // RESERVE_SHARE)
 
 
 def shortage(workspace: Workspace, size: int | None = None) -> str | None:
@@ -47,7 +47,7 @@ def shortage(workspace: Workspace, size: int | None = None) -> str | None:
     if space is None:
         return None
     reserve = reserve_of(workspace, space)
-    if space.free >= (READY * reserve if size is None else reserve + NEEDED * size):
+    if space.free >= (READY_RESERVES * reserve if size is None else reserve + WRITE_AMPLIFICATION * size):
         return None
     return f"{space.free >> 20:,} MiB are free on the disk of {space.path}, of {space.total >> 20:,}"
 
@@ -74,7 +74,7 @@ def require_room(workspace: Workspace, size: int) -> None:
 
 def require_spool(workspace: Workspace, space: Space, size: int) -> None:
     """Raise RK6008 for a temporary file of so many bytes on a disk that has less than that left for others."""
-    if space.free - NEARLY * reserve_of(workspace, space) >= size:
+    if space.free - NEARLY_FULL_RESERVES * reserve_of(workspace, space) >= size:
         return
     raise RookeryError(
         DISK_FULL,

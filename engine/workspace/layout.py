@@ -15,13 +15,13 @@ import structlog
 
 from engine.errors import MIGRATION_FAILED, RookeryError
 from engine.settings import Settings
-from engine.warehouse.layout_version import FIRST, LAYOUT, STOP, STOP_NAME, newer
+from engine.warehouse.layout_version import FIRST_VERSION, LAYOUT_VERSION, STOP, STOP_NAME, newer
 from engine.warehouse.port import Warehouse
 from engine.warehouse.registry import Registry
 from engine.workspace.time_zone import check_zone, first_zone, zone_rows
 
 T = TypeVar("T")
-VERSION = "version"
+VERSION_NAME = "version"
 
 log = structlog.get_logger("rookery.layout")
 
@@ -59,10 +59,10 @@ def bring_up(opening: Opening) -> None:
     """
     registry = opening.registry
     found = layout_of(registry)
-    if found > LAYOUT:
+    if found > LAYOUT_VERSION:
         raise newer(f"workspace `{opening.settings.workspace}`", found)
     marks: dict[str, Mapping[str, Mapping[str, Any]]] = {
-        "layout": {VERSION: {"version": LAYOUT}},
+        "layout": {VERSION_NAME: {"version": LAYOUT_VERSION}},
         "resource": {STOP_NAME: STOP},
     }
     if registry.empty():
@@ -70,7 +70,7 @@ def bring_up(opening: Opening) -> None:
         registry.write_all({**marks, **zone_rows(zone), "migration": {m.name: {} for m in MIGRATIONS}})
         return
     check_zone(registry, opening.warehouse, opening.settings.workspace)
-    if found < LAYOUT:
+    if found < LAYOUT_VERSION:
         # From here on earlier programs refuse the workspace, so they never see it half migrated.
         registry.write_all(marks)
     run_pending(registry, MIGRATIONS, opening)
@@ -78,7 +78,7 @@ def bring_up(opening: Opening) -> None:
 
 def layout_of(registry: Registry) -> int:
     """The layout that the registry is marked with."""
-    return int(registry.read("layout").get(VERSION, {}).get("version", FIRST))
+    return int(registry.read("layout").get(VERSION_NAME, {}).get("version", FIRST_VERSION))
 
 
 def run_pending(registry: Registry, migrations: Sequence[Migration[T]], subject: T) -> None:
@@ -93,7 +93,7 @@ def run_pending(registry: Registry, migrations: Sequence[Migration[T]], subject:
         except RookeryError as exc:
             raise RookeryError(
                 MIGRATION_FAILED,
-                f"the workspace could not be brought to layout {LAYOUT}: step `{migration.name}`: {exc.message}",
+                f"the workspace could not be brought to layout {LAYOUT_VERSION}: step `{migration.name}`: {exc.message}",
                 hint=exc.hint or "remove the cause and start again: completed steps are not repeated",
                 detail=exc.detail,
             ) from exc

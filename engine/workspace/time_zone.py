@@ -11,7 +11,7 @@ from engine.warehouse.port import Warehouse
 from engine.warehouse.registry import Registry
 from engine.warehouse.time_zone import UTC
 
-KIND, NAME = "timezone", "workspace"
+ZONE_KIND, ZONE_NAME = "timezone", "workspace"
 
 
 def first_zone(warehouse: Warehouse, settings: Settings) -> str:
@@ -28,12 +28,12 @@ def first_zone(warehouse: Warehouse, settings: Settings) -> str:
 
 def zone_rows(zone: str) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
     """What the registry holds of a zone."""
-    return {KIND: {NAME: {"zone": zone}}}
+    return {ZONE_KIND: {ZONE_NAME: {"zone": zone}}}
 
 
 def check_zone(registry: Registry, warehouse: Warehouse, workspace: str) -> None:
     """Raises ZONE when the database does not run in the zone in which the workspace's rows were written."""
-    pinned = registry.read(KIND).get(NAME, {}).get("zone", warehouse.zone)
+    pinned = registry.read(ZONE_KIND).get(ZONE_NAME, {}).get("zone", warehouse.zone)
     if pinned == warehouse.zone:
         return
     embedded = warehouse.capabilities.embedded

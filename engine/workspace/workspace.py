@@ -16,10 +16,10 @@ from typing import Any, Literal, Protocol, TypeVar, cast
 from engine.compiler.build import Build, build
 from engine.compiler.compose import Verifier
 from engine.compiler.views import pool_table
-from engine.plan.backfill import History
-from engine.plan.coverage import KIND as COVERAGE
+from engine.plan.backfill import Backfill
+from engine.plan.coverage import COVERAGE_KIND as COVERAGE
 from engine.plan.coverage import Consumed, Coverage
-from engine.plan.insert_lock import Fence
+from engine.plan.insert_lock import InsertLock
 from engine.project.model import Project, Resource
 from engine.project.parse import parse_source
 from engine.schema import Name, Schema, View, nest_database
@@ -39,7 +39,7 @@ DEFERRED = "deferred"
 
 
 @dataclass(frozen=True, slots=True)
-class Tenant:
+class TenantRecord:
     """A customer of the workspace's owner. `state` is adding, ready or removing."""
 
     id: str
@@ -56,7 +56,7 @@ class Tenant:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class DeployedFile:
     """A deployed file: its text and the path it had in the checkout."""
 
     text: str
@@ -69,8 +69,8 @@ class Snapshot:
 
     version: int
     build: Build
-    sources: Mapping[str, Source]
-    tenants: Mapping[str, Tenant]
+    sources: Mapping[str, DeployedFile]
+    tenants: Mapping[str, TenantRecord]
     tokens: Mapping[str, StaticToken]
     keys: tuple[SigningKey, ...]
     secret: str
@@ -108,7 +108,7 @@ class Workspace:
     def __init__(self, settings: Settings, warehouse: Warehouse) -> None:
         self.settings = settings
         self.warehouse = warehouse
-        self.fence = Fence()
+        self.insert_lock = InsertLock()
         self.changes = threading.RLock()
         """Held by whoever changes what exists; one change at a time."""
         self.registry = Registry(warehouse, settings.workspace)
@@ -175,14 +175,14 @@ class Workspace:
     def _load(self, before: Snapshot | None) -> Snapshot:
         version = self.registry.version()
         rows = self.registry.read_all(KINDS)
-        sources = {n: Source(b["text"], b["file"]) for n, b in rows.get("resource", {}).items()}
+        sources = {n: DeployedFile(b["text"], b["file"]) for n, b in rows.get("resource", {}).items()}
         if before is not None and before.sources == sources:
             compiled = before.build
         else:
             compiled = self.compile(parse_sources(sources), tolerated=None)
         keys = tuple(SigningKey(i, b["secret"], b["retires"]) for i, b in rows.get("key", {}).items())
         tokens = [StaticToken.of(b) for b in rows.get("token", {}).values()]
-        tenants = {i: Tenant(**b) for i, b in rows.get("tenant", {}).items()}
+        tenants = {i: TenantRecord(**b) for i, b in rows.get("tenant", {}).items()}
         touched: dict[str, int] = {}
         if before is not None:
             ids = before.tenants.keys() | tenants.keys()
@@ -202,7 +202,7 @@ class Workspace:
         )
 
 
-def parse_sources(sources: Mapping[str, Source]) -> Project:
+def parse_sources(sources: Mapping[str, DeployedFile]) -> Project:
     """The project that deployed sources make up."""
     return Project.of([_resource(s.text, s.file, n) for n, s in sources.items()])
 
@@ -247,5 +247,5 @@ class RegistryJournal:
     def strike(self, histories: Any) -> None:
         self._registry.remove("history", [h.id for h in histories])
 
-    def outstanding(self) -> list[History]:
-        return [History.of(b) for b in self._registry.read("history").values()]
+    def outstanding(self) -> list[Backfill]:
+        return [Backfill.of(b) for b in self._registry.read("history").values()]

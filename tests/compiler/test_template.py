@@ -26,7 +26,7 @@ from engine.errors import (
     RookeryError,
 )
 from engine.template.dry_run import Sample, samples
-from engine.template.environment import FUNCTIONS, UNSUPPORTED, Binder, PipeError, Template, compile_template
+from engine.template.environment import TEMPLATE_FUNCTIONS, UNSUPPORTED, Binder, PipeError, Template, compile_template
 from engine.template.values import Arms
 
 COLUMNS = frozenset({"kind", "ts", "amount", "a`b", "n.x"})
@@ -72,11 +72,11 @@ def test_documented_example(sql: str, outcome: dict[str, Any]) -> None:
 def test_every_function_is_documented_with_an_example() -> None:
     text = DOCS.read_text()
     headings = {name for line in re.findall(r"^### (.*)$", text, re.M) for name in re.findall(r"`(\w+)`", line)}
-    assert headings == set(FUNCTIONS)
+    assert headings == set(TEMPLATE_FUNCTIONS)
     assert all(f"`{name}`" in text for name in UNSUPPORTED)
     shown = " ".join(sql for sql, _ in _examples())
-    numbers = {name for name in FUNCTIONS if re.fullmatch(r"U?Int\w*|Float\w*|Bool", name)}
-    assert not [name for name in set(FUNCTIONS) - numbers if f"{name}(" not in shown]
+    numbers = {name for name in TEMPLATE_FUNCTIONS if re.fullmatch(r"U?Int\w*|Float\w*|Bool", name)}
+    assert not [name for name in set(TEMPLATE_FUNCTIONS) - numbers if f"{name}(" not in shown]
     assert text.count("```jinja") == len(_examples())
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from engine.control import tenants
 from engine.fanout.router import router_of
-from engine.ingest.batch import Outcome
+from engine.ingest.batch import AppendResult
 from engine.ingest.gateway import Gateway
-from engine.ingest.staging_pool import Stages
+from engine.ingest.staging_pool import StagingPool
 from engine.schema import Name, nest_database
 from engine.warehouse.port import Input
 from engine.workspace.workspace import Workspace
@@ -40,7 +40,7 @@ class World:
     workspace: Workspace
     gateway: Gateway
 
-    def send(self, datasource: str, rows: Iterable[Mapping[str, Any]]) -> Outcome:
+    def send(self, datasource: str, rows: Iterable[Mapping[str, Any]]) -> AppendResult:
         body = "\n".join(json.dumps(r) for r in rows).encode()
         return self.gateway.append(datasource, body, Input.NDJSON).result(30)
 
@@ -69,7 +69,7 @@ class World:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with a_workspace(tmp_path_factory.mktemp("control")) as workspace:
         pushed(workspace, {**DIRECT, **ROUTED})
-        gateway = Gateway(workspace, Stages(workspace), router_of(workspace))
+        gateway = Gateway(workspace, StagingPool(workspace), router_of(workspace))
         world = World(workspace, gateway)
         tenants.add(workspace, OWN, "tables")
         tenants.add(workspace, ["8"], "pooled")

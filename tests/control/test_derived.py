@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from engine.control.doctor import run
-from engine.control.doctor.comparable_columns import Shape, shape_of
+from engine.control.doctor.comparable_columns import ComparableColumns, comparable_columns
 from engine.control.doctor.derived_tables import repair
 from engine.control.doctor.run import examine
 from engine.schema import Name
@@ -223,7 +223,7 @@ def test_what_the_source_has_lost_is_reported_and_left_alone(world: tuple[House,
 def test_columns_that_cannot_be_compared_are_told(world: tuple[House, Rows]) -> None:
     home, _ = world
     live = run._patient(home.workspace).live.tables
-    shape = shape_of(live[Name("main", "states")])
-    assert isinstance(shape, Shape)
+    shape = comparable_columns(live[Name("main", "states")])
+    assert isinstance(shape, ComparableColumns)
     assert {name for name, _ in shape.skipped} == {"some", "middle"}
     assert {name for name, _ in shape.values} == {"ids", "mean", "top"}

@@ -11,11 +11,11 @@ import pytest
 
 from engine.control import fanout_status
 from engine.control.doctor import checks, run, tenant_copies
-from engine.control.doctor.findings import ERROR, WARNING, Finding, Patient
+from engine.control.doctor.findings import ERROR, WARNING, Context, Finding
 from engine.control.push import push
-from engine.fanout.offsets import Cursor
+from engine.fanout.offsets import Offset
 from engine.fanout.router import router_of
-from engine.plan.backfill import History
+from engine.plan.backfill import Backfill
 from engine.schema import Column, Mark, Name, Schema, Table
 from engine.warehouse import ddl
 from engine.workspace.workspace import RegistryJournal
@@ -53,7 +53,7 @@ def test_a_sound_workspace_is_healthy(world: World) -> None:
     deep = run.examine(world.workspace, deep=True)
     assert shallow.findings == deep.findings == ()
     assert deep.healthy
-    assert set(deep.checks) == {*run.AT_REST, *run.AT_ANY_TIME, *run.DEEP, "drift"}
+    assert set(deep.checks) == {*run.WITHOUT_CHANGES, *run.AT_ANY_TIME, *run.DEEP, "drift"}
     assert set(deep.checks) - set(shallow.checks) == set(run.DEEP)
 
 
@@ -69,7 +69,7 @@ def test_a_landing_window_that_is_too_small(world: World) -> None:
         assert not run.examine(world.workspace).healthy
 
 
-def seen_as(world: World, change: Callable[[Table], Table]) -> Patient:
+def seen_as(world: World, change: Callable[[Table], Table]) -> Context:
     """The workspace as if the live table of `events` were another."""
     patient = run._patient(world.workspace)
     name = Name("main", "events")
@@ -211,7 +211,7 @@ def test_changes_that_were_interrupted(world: World) -> None:
         assert one(world, "unfinished-tenant").hint == f"rookery tenant {remedy} 5"
     registry.remove("tenant", ["5"])
     journal = RegistryJournal(registry)
-    note = History("h", "main_nest_1._rk_usage_pipe", "s", "SELECT 1", ("a",), "t", ((0, 10), (10, 20)))
+    note = Backfill("h", "main_nest_1._rk_usage_pipe", "s", "SELECT 1", ("a",), "t", ((0, 10), (10, 20)))
     journal.note([note])
     finding = one(world, "unfinished-history")
     assert (finding.level, finding.object) == (ERROR, note.view)
@@ -235,7 +235,7 @@ def test_cursors_beyond_the_head_and_of_nobody(world: World) -> None:
     journal = router_of(world.workspace).journal
     main, _ = journal.read("clicks")
     assert main is not None
-    journal.write_own("clicks", ["99", "1"], Cursor.start(1_000_000))
+    journal.write_own("clicks", ["99", "1"], Offset.start(1_000_000))
     findings = found(world, "cursor")
     assert [(f.level, f.object) for f in findings] == [(ERROR, "main.clicks")] * 2 + [(WARNING, "main.clicks")]
     assert ["tenant 1 is at block 1000000" in f.message for f in findings] == [True, False, False]

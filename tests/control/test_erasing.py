@@ -61,7 +61,7 @@ def test_groups_whose_source_has_expired_need_permission(tmp_path: Path) -> None
         tenants.remove(home.workspace, "2", purge=True, allow=["totals"])
         assert home.rows(SUMS) == [(2099, 10)]
         assert "2" not in home.workspace.refresh().tenants
-        assert home.workspace.registry.read(tenants.ERASING) == {}
+        assert home.workspace.registry.read(tenants.ERASURE_KIND) == {}
         # No group has rows of tenant 3 any more, so nothing can be lost.
         tenants.remove(home.workspace, "3", purge=True)
 

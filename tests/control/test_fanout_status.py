@@ -72,8 +72,8 @@ def test_a_failing_nest_is_told_with_its_error_and_what_it_lacks(world: World) -
     lane = router_of(world.workspace).lane("clicks")
     assert lane is not None
     with lane.held:
-        for cohort in lane.strays:
-            cohort.due = time.monotonic() + 1000
+        for group in lane.lagging:
+            group.due = time.monotonic() + 1000
     assert fanout_status.retry(world.workspace) == {"retried": {"clicks": 1}}
     deadline = time.monotonic() + 10
     while told(world, "clicks")["strays"]:

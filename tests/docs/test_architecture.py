@@ -9,7 +9,7 @@ import pytest
 
 from engine.compiler import storage
 from engine.compiler.scope import BARRIER
-from engine.warehouse.registry import STATE
+from engine.warehouse.registry import STATE_TABLE
 from tests.docs.reading import ROOT
 
 TEXT = (ROOT / "docs" / "ARCHITECTURE.md").read_text(encoding="utf-8")
@@ -48,12 +48,12 @@ def test_the_layout_of_landing_tables() -> None:
     for key, value in storage.LOG_SETTINGS:
         assert key in section
         assert value == "1" or f"{key} = {value}" in section
-    for column in storage.HIDDEN:
+    for column in storage.HIDDEN_COLUMNS:
         assert f"`{column.name}`" in section
-    assert f"non_replicated_deduplication_window = {storage.LANDING_WINDOW}" in section
-    assert f"window of {storage.NEST_WINDOW} parts" in TEXT.replace("\n", " ")
+    assert f"non_replicated_deduplication_window = {storage.LANDING_DEDUP_WINDOW}" in section
+    assert f"window of {storage.NEST_DEDUP_WINDOW} parts" in TEXT.replace("\n", " ")
 
 
 def test_names_of_state() -> None:
-    for name in (STATE, storage.POOL, str(BARRIER)):
+    for name in (STATE_TABLE, storage.POOL_TABLE, str(BARRIER)):
         assert name in TEXT

@@ -40,11 +40,11 @@ def test_formats_are_documented() -> None:
 
 
 def test_headers_are_documented() -> None:
-    from engine.web.requests import EYES
+    from engine.web.requests import TENANT_HEADER
 
     exposed = re.search(r"exposed = \[(.*?)\]", (ROOT / "engine/web/app.py").read_text(encoding="utf-8"), re.DOTALL)
     assert exposed
-    for header in [*re.findall(r'"([^"]+)"', exposed[1]), EYES]:
+    for header in [*re.findall(r'"([^"]+)"', exposed[1]), TENANT_HEADER]:
         assert header.lower() in TEXT.lower(), header
 
 
@@ -61,4 +61,4 @@ def test_every_check_of_the_doctor_is_documented() -> None:
     from engine.control.doctor import run
 
     documented = {name for cell, _ in rows(TEXT, "Doctor") for name in re.findall(r"`([^`]+)`", cell)}
-    assert documented == {*run.AT_REST, *run.AT_ANY_TIME, *run.DEEP, "drift"}
+    assert documented == {*run.WITHOUT_CHANGES, *run.AT_ANY_TIME, *run.DEEP, "drift"}

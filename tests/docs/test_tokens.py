@@ -23,5 +23,5 @@ def test_scopes() -> None:
 
 def test_functions_of_filters() -> None:
     section = TEXT.partition("these functions and their operators")[2].partition("It is at most")[0]
-    assert set(re.findall(r"`(\w+)`", section)) == filters.FUNCTIONS
-    assert f"{filters.MAX_FILTER:,} characters" in TEXT
+    assert set(re.findall(r"`(\w+)`", section)) == filters.FILTER_FUNCTIONS
+    assert f"{filters.MAX_FILTER_BYTES:,} characters" in TEXT

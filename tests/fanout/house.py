@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from engine.control import push, tenants
-from engine.fanout.offsets import Cohort
+from engine.fanout.offsets import ConsumerGroup
 from engine.fanout.router import Router, router_of
-from engine.ingest.batch import Outcome
+from engine.ingest.batch import AppendResult
 from engine.ingest.gateway import Gateway
-from engine.ingest.staging_pool import Stages
+from engine.ingest.staging_pool import StagingPool
 from engine.schema import nest_database
 from engine.settings import Settings
 from engine.warehouse.port import Input
 from engine.workspace.opening import open_workspace
-from engine.workspace.workspace import Source, Workspace
+from engine.workspace.workspace import DeployedFile, Workspace
 
 PATIENCE = 30.0
 CHECKSUM = "count(), sum(n), groupBitXor(cityHash64(id, n))"
@@ -37,12 +37,12 @@ class House:
     """Whether nests keep copies of landing's rows."""
 
     def push(self, files: Mapping[str, str]) -> None:
-        push.push(self.workspace, {Path(f).stem: Source(text, f) for f, text in files.items()})
+        push.push(self.workspace, {Path(f).stem: DeployedFile(text, f) for f, text in files.items()})
 
     def add(self, *ids: str, placement: str = "tables") -> None:
         tenants.add(self.workspace, ids, placement)
 
-    def append(self, rows: Iterable[Mapping[str, Any]], **more: Any) -> Outcome:
+    def append(self, rows: Iterable[Mapping[str, Any]], **more: Any) -> AppendResult:
         """Store rows and wait for the answer."""
         body = "\n".join(map(json.dumps, rows)).encode()
         return self.gateway.append("events", body, Input.NDJSON, **more).result(PATIENCE)
@@ -62,17 +62,17 @@ class House:
         """The database of a tenant, as it stands in a statement."""
         return f"`{nest_database(self.workspace.name, tenant)}`"
 
-    def stray(self, tenant: str) -> Cohort | None:
+    def stray(self, tenant: str) -> ConsumerGroup | None:
         """What the router says of a tenant that does not keep up."""
-        strays = self.router.positions()["events"].strays
-        return next((s for s in strays if tenant in s.members), None)
+        lagging = self.router.positions()["events"].lagging
+        return next((s for s in lagging if tenant in s.members), None)
 
     def caught_up(self) -> None:
         """Wait until no reader of the log is behind."""
         deadline = time.monotonic() + PATIENCE
         while True:
             position = self.router.positions().get("events")
-            if position is None or (not position.rows and not position.strays):
+            if position is None or (not position.rows and not position.lagging):
                 return
             assert time.monotonic() < deadline, position
             time.sleep(0.02)
@@ -82,7 +82,7 @@ class House:
         ((end,),) = self.rows("SELECT max(_block_number) FROM main.events")
         deadline = time.monotonic() + PATIENCE
         lane = self.router.lane("events")
-        while lane is not None and (lane.main.cursor.at < end or lane.strays):
+        while lane is not None and (lane.main.cursor.at < end or lane.lagging):
             assert time.monotonic() < deadline, self.router.positions()
             time.sleep(0.05)
         self.caught_up()
@@ -109,7 +109,7 @@ class House:
 def house(directory: Path, **settings: Any) -> Iterator[House]:
     """A house over an empty directory."""
     workspace = open_workspace(Settings(data=directory / "data", **{"readers": 2, "writers": 6, **settings}))
-    stages = Stages(workspace)
+    stages = StagingPool(workspace)
     router = router_of(workspace)
     gateway = Gateway(workspace, stages, router)
     try:

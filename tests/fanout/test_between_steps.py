@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.fanout.offsets import Cursor
+from engine.fanout.offsets import Offset
 from tests.fanout.house import House, house
 from tests.fanout.stream import project
 
@@ -49,7 +49,7 @@ def _killed(directory: Path, missing: tuple[str, ...]) -> None:
         parts = [_newest(home, table) for table in missing]
         lane.close()
         lane.join()
-        home.router.journal.write("events", Cursor.start(last - 1))
+        home.router.journal.write("events", Offset.start(last - 1))
     for part in parts:
         shutil.rmtree(part)
 

@@ -11,7 +11,7 @@ from engine.control.deferred_views import deferred_of
 from engine.control.doctor.run import examine
 from engine.control.push import push
 from engine.errors import VIEW_WAITS
-from engine.workspace.workspace import DEFERRED, Source
+from engine.workspace.workspace import DEFERRED, DeployedFile
 from tests.fanout.house import PATIENCE, House, house
 
 EVENTS = """
@@ -64,7 +64,7 @@ def test_a_view_on_a_rollup_is_made_when_its_tenant_has_caught_up(tmp_path: Path
         # The view on the nest's copy throws once: the rows will come to the rollup again.
         home.run(f"ALTER TABLE {home.nest('5')}.sums ADD CONSTRAINT once CHECK v < 0")
         assert not _send(home)
-        result = push(home.workspace, {Path(f).stem: Source(t, f) for f, t in MORE.items()})
+        result = push(home.workspace, {Path(f).stem: DeployedFile(t, f) for f, t in MORE.items()})
         assert [w.code for w in result.warnings] == [VIEW_WAITS]
         assert _found(home) == [("deferred-view", "main_nest_5._rk_pass_on")]
         assert _send(home) is False
@@ -74,7 +74,7 @@ def test_a_view_on_a_rollup_is_made_when_its_tenant_has_caught_up(tmp_path: Path
         home = stack.enter_context(house(tmp_path))
         deferred_of(home.workspace)
         home.run(f"ALTER TABLE {home.nest('5')}.sums DROP CONSTRAINT once")
-        home.router.nudge()
+        home.router.retry_now()
         _wait_for_views(home)
         home.read_all()
         assert _send(home)

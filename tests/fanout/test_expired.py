@@ -16,7 +16,7 @@ from engine.control import fanout_status, tenants
 from engine.control.push import PushOptions, PushResult, push
 from engine.control.recovery import finish
 from engine.errors import RookeryError
-from engine.workspace.workspace import Source
+from engine.workspace.workspace import DeployedFile
 from tests.fanout.house import House, house
 
 EVENTS = """\
@@ -150,7 +150,7 @@ def ledger(home: House) -> Ledger:
 
 
 def _push(home: House, some: dict[str, str], *allow: str, dry: bool = False) -> PushResult:
-    sources = {Path(f).stem: Source(text, f) for f, text in some.items()}
+    sources = {Path(f).stem: DeployedFile(text, f) for f, text in some.items()}
     return push(home.workspace, sources, PushOptions(allow=frozenset(allow), dry_run=dry))
 
 
@@ -178,7 +178,7 @@ def test_a_view_that_failed_is_put_back_with_what_it_missed(ledger: Ledger, pois
     assert {w.code.id for w in _push(home, {}).warnings} <= {"RK3012", "RK3014"}
     ledger.expire()
     result = _push(home, files(home.mode))  # type: ignore[attr-defined]
-    home.router.nudge()
+    home.router.retry_now()
     assert not result.plan.lost and {s.loss for s in result.plan.steps} <= {"none"}
     assert ledger.wrong() == [] and _down(home) == set()
     ledger.send(TODAY, *((int(t), 3) for t in (*POOLED, *OWN)))
@@ -199,7 +199,7 @@ def test_a_chained_view_that_failed_is_computed_again_from_a_source_that_has_eve
     finally:
         home.run(f"ALTER TABLE {database}.chained DROP CONSTRAINT poison")
     result = _push(home, {})
-    home.router.nudge()
+    home.router.retry_now()
     assert {s.loss for s in result.plan.steps} <= {"none", "recomputed"}
     assert ledger.wrong() == [] and _down(home) == set()
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import RookeryError
-from engine.ingest.batch import Outcome
+from engine.ingest.batch import AppendResult
 from engine.ingest.formats.compression import open_chunks
 from engine.warehouse.port import Input
 from tests.fanout.house import House, house
@@ -102,7 +102,7 @@ def _count(home: House) -> tuple[int, int]:
     return int(counted[0]), int(counted[1])
 
 
-def _sent(home: House, body: bytes, format: Input, **more: Any) -> Outcome | None:
+def _sent(home: House, body: bytes, format: Input, **more: Any) -> AppendResult | None:
     """What became of a body, None if it was refused; anything else that happens to it is a fault."""
     try:
         return home.gateway.append("events", body, format, **more).result(60)

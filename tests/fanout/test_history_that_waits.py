@@ -9,7 +9,7 @@ import pytest
 
 from engine.control.push import PushOptions, push
 from engine.errors import RookeryError
-from engine.workspace.workspace import Source
+from engine.workspace.workspace import DeployedFile
 from tests.fanout.house import House, house
 
 EVENTS = """
@@ -40,7 +40,7 @@ def home(tmp_path: Path) -> Iterator[House]:
 
 def _push(home: House, fill: str, *allow: str) -> list[str]:
     files = {"datasources/sums.yaml": SUMS, "pipes/fill.yaml": fill}
-    sources = {Path(f).stem: Source(text, f) for f, text in files.items()}
+    sources = {Path(f).stem: DeployedFile(text, f) for f, text in files.items()}
     return [w.code.id for w in push(home.workspace, sources, PushOptions(allow=frozenset(allow))).warnings]
 
 

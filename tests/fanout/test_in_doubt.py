@@ -10,7 +10,7 @@ import pytest
 from engine.errors import IN_DOUBT, OVERLOADED, RookeryError
 from engine.fanout import uncertain_batches
 from engine.fanout.suspended_views import suspended
-from engine.fanout.uncertain_batches import doubts_of
+from engine.fanout.uncertain_batches import uncertain_batches_of
 from engine.warehouse.port import Input
 from tests.fanout.house import House, house
 from tests.fanout.stream import project
@@ -46,7 +46,7 @@ def _assert_complete(home: House) -> None:
     (landing,) = home.rows(f"SELECT count(), sum(n) FROM main.events {mine}")
     assert home.rows(f"SELECT sum(events), sum(total) FROM main.sums {mine}") == [landing]
     assert not suspended(home.workspace)
-    assert not doubts_of(home.workspace).outstanding()
+    assert not uncertain_batches_of(home.workspace).outstanding()
 
 
 def _code(home: House, rows: list[dict[str, int]], key: str | None = None) -> str:
@@ -72,7 +72,7 @@ def test_nothing_lands_and_nothing_is_repeated_before_it_is_complete(home: House
         assert home.rows("SELECT count() FROM main.events") == [(after,)]
     finally:
         home.run(TAKEN.format("main.sums"))
-    doubts_of(home.workspace).settle_all()
+    uncertain_batches_of(home.workspace).settle_all()
     assert home.append(rows, key="a key").repeated
     assert home.visible(_rows())
     _assert_complete(home)
@@ -82,7 +82,7 @@ def test_it_is_completed_by_itself(home: House) -> None:
     home.run(REFUSED.format("main.sums"))
     _code(home, _rows())
     home.run(TAKEN.format("main.sums"))
-    thread = doubts_of(home.workspace)._thread
+    thread = uncertain_batches_of(home.workspace)._thread
     assert thread is not None
     thread.join(30)
     _assert_complete(home)
@@ -110,15 +110,15 @@ def test_a_view_that_goes_on_failing_is_taken_down_at_last(home: House, monkeypa
     home.run(REFUSED.format("main.sums"))
     rows = _rows()
     codes = [_code(home, rows, "patience")]
-    for _ in range(uncertain_batches.MOST_TRIES):
-        if not doubts_of(home.workspace).outstanding():
+    for _ in range(uncertain_batches.MAX_TRIES):
+        if not uncertain_batches_of(home.workspace).outstanding():
             break
         try:
             home.append(rows, key="patience")
         except RookeryError as exc:
             codes.append(exc.code.id)
     # The thread that tries by itself takes some of the tries.
-    assert 2 <= len(codes) <= uncertain_batches.MOST_TRIES
+    assert 2 <= len(codes) <= uncertain_batches.MAX_TRIES
     assert home.append(rows, key="patience").repeated
     assert [v["view"] for v in suspended(home.workspace)] == ["main._rk_add_to_sums"]
     home.run(TAKEN.format("main.sums"))
@@ -133,7 +133,7 @@ def test_requests_that_wait_meanwhile_all_get_an_answer(home: House) -> None:
     failed = [w.exception(30) for w in waiting]
     assert all(isinstance(f, RookeryError) and f.code.status == 503 for f in failed)
     home.run(TAKEN.format("main.sums"))
-    doubts_of(home.workspace).settle_all()
+    uncertain_batches_of(home.workspace).settle_all()
     outcomes = [home.gateway.append("events", b, Input.NDJSON, key=f"k{n}").result(30) for n, b in enumerate(bodies)]
     assert all(o.rows == 1 for o in outcomes)
     _assert_complete(home)

@@ -14,7 +14,7 @@ from engine.control.push import PushOptions, push
 from engine.errors import IN_DOUBT, OVERLOADED, RookeryError
 from engine.fanout.startup_recovery import complete
 from engine.fanout.suspended_views import suspended
-from engine.fanout.uncertain_batches import doubts_of
+from engine.fanout.uncertain_batches import uncertain_batches_of
 from engine.plan.coverage import Coverage
 from engine.warehouse.catalog import read_schema
 from engine.warehouse.port import Input
@@ -84,13 +84,13 @@ def test_it_outlasts_a_restart_and_a_key_is_answered_after_it(tmp_path: Path) ->
         assert _code(home, rows, "a key") == OVERLOADED.id
     with house(tmp_path) as home:
         complete(home.workspace)
-        assert [d.datasource for d in doubts_of(home.workspace).outstanding()] == ["plain"]
+        assert [d.datasource for d in uncertain_batches_of(home.workspace).outstanding()] == ["plain"]
         home.run(TAKEN)
-        doubts_of(home.workspace).settle_all()
+        uncertain_batches_of(home.workspace).settle_all()
         assert _send(home, rows, "a key") == 9
         assert _sums(home) == {(18, 72)}
-        doubts_of(home.workspace).take_up()
-        assert not doubts_of(home.workspace).outstanding()
+        uncertain_batches_of(home.workspace).take_up()
+        assert not uncertain_batches_of(home.workspace).outstanding()
         assert _sums(home) == {(18, 72)}
 
 
@@ -106,7 +106,7 @@ def _assert_complete(home: House) -> None:
     (there,) = home.rows("SELECT count(), sum(n) FROM main.plain")
     assert _sums(home) == {there}
     assert home.rows("SELECT count() - uniqExact(id) FROM main.plain") == [(0,)]
-    assert not suspended(home.workspace) and not doubts_of(home.workspace).outstanding()
+    assert not suspended(home.workspace) and not uncertain_batches_of(home.workspace).outstanding()
 
 
 def test_it_is_completed_before_the_next_one_lands(home: House) -> None:
@@ -118,7 +118,7 @@ def test_it_is_completed_before_the_next_one_lands(home: House) -> None:
     found = [f for f in examine(home.workspace).findings if f.check == "batch-in-doubt"]
     assert [f.object for f in found] == ["main.plain"]
     home.run(TAKEN)
-    doubts_of(home.workspace).settle_all()
+    uncertain_batches_of(home.workspace).settle_all()
     assert _send(home, _rows()) == 9
     assert home.rows("SELECT count() FROM main.plain") == [(before + 18,)]
     _assert_complete(home)
@@ -143,7 +143,7 @@ def test_rows_that_cannot_be_saved_are_completed_from_memory(home: House) -> Non
     assert _code(home, _rows()) == OVERLOADED.id
     assert home.rows(f"SELECT count() FROM main.{held}") == [(0,)]
     home.run(TAKEN)
-    doubts_of(home.workspace).settle_all()
+    uncertain_batches_of(home.workspace).settle_all()
     _assert_complete(home)
     home.run(f"ALTER TABLE main.{held} DROP CONSTRAINT full")
 

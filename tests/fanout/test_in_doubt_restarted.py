@@ -10,7 +10,7 @@ from engine.control.recovery import finish
 from engine.errors import IN_DOUBT, OVERLOADED
 from engine.fanout import uncertain_batches
 from engine.fanout.suspended_views import suspended
-from engine.fanout.uncertain_batches import doubts_of
+from engine.fanout.uncertain_batches import uncertain_batches_of
 from tests.fanout.house import house
 from tests.fanout.test_in_doubt import _IDS, REFUSED, TAKEN, _assert_complete, _code, _made, _rows
 
@@ -27,7 +27,7 @@ def test_it_stays_in_doubt_over_restarts(tmp_path: Path) -> None:
             finish(home.workspace)
             assert _code(home, rows, "a key") == IN_DOUBT.id
             assert _code(home, _rows()) == IN_DOUBT.id
-            doubts_of(home.workspace).close()
+            uncertain_batches_of(home.workspace).close()
             home.run(TAKEN.format("main.sums"))
             for _ in range(20):
                 insert = "INSERT INTO main.events (tenant_id, id, n) SETTINGS deduplicate_insert = 'disable' "
@@ -49,7 +49,7 @@ def test_a_view_that_fails_before_anything_is_stored(tmp_path: Path, monkeypatch
         _made(home, "routed")
         home.run(REFUSED.format("main.sums"))
         rows = _rows()
-        for _ in range(uncertain_batches.MOST_TRIES):
+        for _ in range(uncertain_batches.MAX_TRIES):
             assert _code(home, rows, "early") == OVERLOADED.id
         assert home.append(rows, key="early").rows == len(rows)
         assert [v["view"] for v in suspended(home.workspace)] == ["main._rk_add_to_sums"]

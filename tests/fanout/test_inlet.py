@@ -17,7 +17,7 @@ from engine.errors import RookeryError
 from engine.fanout.startup_recovery import complete
 from engine.warehouse import ddl
 from engine.warehouse.port import Input
-from engine.workspace.workspace import Source
+from engine.workspace.workspace import DeployedFile
 from tests.fanout.house import PATIENCE, House, house
 from tests.fanout.stream import project
 
@@ -152,7 +152,7 @@ def test_a_pipe_that_comes_while_a_tenant_fails(home: House, mode: str) -> None:
         assert home.differences(("1", "3"), ["sums"]) == []
     finally:
         home.run(f"ALTER TABLE {home.nest('2')}.sums DROP CONSTRAINT poison")
-    home.router.nudge()
+    home.router.retry_now()
     home.caught_up()
     home.push(_files(mode, "fresh"))
     assert home.visible(_rows(*OWN))
@@ -181,7 +181,7 @@ def test_a_changed_pipe_is_computed_from_the_log(home: House, mode: str) -> None
     with Writing(home, *OWN):
         push(
             home.workspace,
-            {"add_to_sums": Source(text, "pipes/add_to_sums.yaml")},
+            {"add_to_sums": DeployedFile(text, "pipes/add_to_sums.yaml")},
             PushOptions(allow=frozenset({"add_to_sums"})),
         )
     _exact(home)

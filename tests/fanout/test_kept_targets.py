@@ -11,7 +11,7 @@ from engine.control.doctor.derived_tables import repair
 from engine.control.doctor.run import examine
 from engine.control.push import PushOptions, PushResult, push
 from engine.errors import RookeryError
-from engine.workspace.workspace import Source
+from engine.workspace.workspace import DeployedFile
 from tests.fanout.house import House, house
 
 pytestmark = pytest.mark.feature
@@ -55,7 +55,7 @@ def _push(home: House, query: str, *, skip: str = "fill", allow: str = "", cast:
         (PIPE % query).replace("sum(", f"{cast}(sum(").replace(") AS total", ")) AS total") if cast else PIPE % query
     )
     options = PushOptions(skip_backfill=frozenset({skip} - {""}), allow=frozenset({allow} - {""}))
-    return push(home.workspace, {Path("pipes/fill.yaml").stem: Source(text, "pipes/fill.yaml")}, options)
+    return push(home.workspace, {Path("pipes/fill.yaml").stem: DeployedFile(text, "pipes/fill.yaml")}, options)
 
 
 def _totals(home: House) -> dict[int, int]:
@@ -108,7 +108,7 @@ def test_a_view_that_failed_gets_what_it_missed_by_its_new_query(home: House) ->
     _send(home, "2092-01-15", 0)
     _send(home, "2092-01-15", 50)
     result = _push(home, "if(n = 0, 1, intDiv(100, n))")
-    home.router.nudge()
+    home.router.retry_now()
     assert not result.plan.lost
     assert _totals(home) == {1990: 5, 2090: 75, 2091: 10, 2092: 3}
 

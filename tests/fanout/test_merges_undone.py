@@ -15,7 +15,7 @@ from engine.errors import DAMAGED, RookeryError
 from engine.fanout.damaged_merges import Merges
 from engine.schema import Name
 from engine.warehouse.damaged_merges import Part
-from engine.warehouse.embedded import UNDO_PAUSE
+from engine.warehouse.embedded import UNDO_PAUSE_SECONDS
 from engine.warehouse.errors import translate
 from tests.fanout.house import PATIENCE, House, house
 from tests.fanout.stream import project
@@ -151,7 +151,7 @@ def test_reading_undoes_a_damaged_merge(home: House, file: str) -> None:
     cut = part / file
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
     home.run("SYSTEM DROP MARK CACHE")
-    time.sleep(UNDO_PAUSE)
+    time.sleep(UNDO_PAUSE_SECONDS)
     deadline = time.monotonic() + PATIENCE
     while part.exists():
         assert time.monotonic() < deadline

@@ -61,7 +61,7 @@ def test_the_others_go_on_and_it_catches_up(home: House, poison: str) -> None:
         assert stray is not None and stray.error and stray.tries >= 1
     finally:
         home.run(mending)
-    home.router.nudge()
+    home.router.retry_now()
     home.caught_up()
     assert home.stray(BROKEN) is None
     assert home.visible(_rows(*OWN))
@@ -86,7 +86,7 @@ def test_a_pipe_that_comes_meanwhile_doubles_nothing(home: House, poison: str, s
         home.append(_rows(*OWN))
     finally:
         home.run(mending)
-    home.router.nudge()
+    home.router.retry_now()
     home.caught_up()
     home.push(files)
     assert home.visible(_rows(*OWN))

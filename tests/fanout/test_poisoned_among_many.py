@@ -59,7 +59,7 @@ def test_nobody_waits_for_it(home: House, monkeypatch: pytest.MonkeyPatch) -> No
     assert stray is not None
     assert stray.error
     home.run(f"ALTER TABLE {home.nest(BROKEN)}.events DROP CONSTRAINT poison")
-    home.router.nudge()
+    home.router.retry_now()
     home.caught_up()
     landed = home.rows(f"SELECT toString(tenant_id) AS t, {CHECKSUM} FROM main.events GROUP BY t ORDER BY t")
     found = [(t, *home.rows(f"SELECT {CHECKSUM} FROM {home.nest(t)}.events")[0]) for t, *_ in landed]

@@ -13,11 +13,11 @@ import pytest
 from engine.control import fanout_status
 from engine.control.push import PushOptions, PushResult, push
 from engine.errors import RookeryError
-from engine.fanout.failing_tenants import MOST_TENANTS
+from engine.fanout.failing_tenants import MAX_EXCLUDED_TENANTS
 from engine.fanout.startup_recovery import complete
 from engine.warehouse import ddl
 from engine.warehouse.port import Input
-from engine.workspace.workspace import Source
+from engine.workspace.workspace import DeployedFile
 from tests.fanout.house import House, house
 
 EVENTS = """\
@@ -90,7 +90,7 @@ def _told(home: House) -> dict[str, list[str]]:
 
 
 def _push(home: House, files: dict[str, str], *allow: str) -> PushResult:
-    sources = {Path(f).stem: Source(text, f) for f, text in files.items()}
+    sources = {Path(f).stem: DeployedFile(text, f) for f, text in files.items()}
     return push(home.workspace, sources, PushOptions(allow=frozenset(allow)))
 
 
@@ -147,7 +147,7 @@ def test_rows_that_are_gone_need_a_push_of_nothing(home: House) -> None:
 
 
 def test_a_view_that_fails_on_everybody_is_taken_down(home: House) -> None:
-    many = OWN[: MOST_TENANTS + 1]
+    many = OWN[: MAX_EXCLUDED_TENANTS + 1]
     home.append([*_rows(OWN), *_rows(many, n=0)])
     assert _told(home) == {"main._rk_pooled_shares": [], "main._rk_all_shares": []}
     assert not home.visible(_rows(["30"]))
@@ -159,7 +159,7 @@ def test_a_view_that_nobody_wants_any_more_is_forgotten(home: House) -> None:
     files = {f: t for f, t in _files("direct").items() if "shares" not in f and "events" not in f}
     options = PushOptions(prune=True, allow=frozenset({"pooled_shares", "all_shares", "pooled", "everybodys"}))
     events = home.workspace.current.sources["events"]
-    push(home.workspace, {"events": events, **{Path(f).stem: Source(t, f) for f, t in files.items()}}, options)
+    push(home.workspace, {"events": events, **{Path(f).stem: DeployedFile(t, f) for f, t in files.items()}}, options)
     assert _told(home) == {} and home.visible(_rows(["7"]))
 
 

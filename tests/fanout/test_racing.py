@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.fanout.landing_log import MOST_BLOCKS, Block, Log
+from engine.fanout.landing_log import MAX_BLOCKS, Block, LandingLog
 from engine.warehouse.port import Input
 from tests.fanout.house import House, house
 from tests.fanout.stream import OWN, POOLED, UNKNOWN, Stream, add_tenants, judge, landing, project
@@ -106,16 +106,16 @@ def test_rows_of_other_programs_between_those_of_the_gateway(home: House) -> Non
 
 def test_a_batch_that_lands_while_the_log_is_read(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is in the gateway's hands, however late it came: it is not taken for another program's as well."""
-    reading, asked, landed = Log.blocks, threading.Event(), threading.Event()
+    reading, asked, landed = LandingLog.blocks, threading.Event(), threading.Event()
 
-    def late(log: Log, after: int, most: int = MOST_BLOCKS) -> list[Block]:
+    def late(log: LandingLog, after: int, most: int = MAX_BLOCKS) -> list[Block]:
         if not asked.is_set():
             asked.set()
             home.append([{"tenant_id": t, "id": 20_000_000 + t, "n": 1} for t in (1, 2)])
             landed.set()
         return reading(log, after, most)
 
-    monkeypatch.setattr(Log, "blocks", late)
+    monkeypatch.setattr(LandingLog, "blocks", late)
     assert landed.wait(30)
     home.read_all()
     assert home.differences(("1", "2")) == []

@@ -19,14 +19,14 @@ from engine.control import push, tenants
 from engine.errors import RookeryError
 from engine.fanout.router import router_of
 from engine.ingest.gateway import Gateway
-from engine.ingest.staging_pool import Stages
+from engine.ingest.staging_pool import StagingPool
 from engine.query.executor import Queries, Timer
 from engine.schema import literal
 from engine.settings import Settings
 from engine.tokens import Claims, Scope
 from engine.warehouse.port import Format, Input, Warehouse
 from engine.workspace.opening import open_warehouse
-from engine.workspace.workspace import Source, Workspace
+from engine.workspace.workspace import DeployedFile, Workspace
 
 COLUMNS = {
     "id": "UInt64", "word": "LowCardinality(String)", "maybe": "LowCardinality(Nullable(String))",
@@ -150,7 +150,7 @@ def open_side(
 ) -> Side:
     """A workspace with these rows, which arrive in two batches."""
     workspace = Workspace(Settings(workspace=name), warehouse)
-    gateway = Gateway(workspace, Stages(workspace), router_of(workspace))
+    gateway = Gateway(workspace, StagingPool(workspace), router_of(workspace))
     side = Side(workspace, gateway, Queries(workspace))
     columns = "\n".join(
         f'  - {{name: {n}, type: "{t}"}}' for n, t in {"tenant_id": "LowCardinality(String)", **COLUMNS}.items()
@@ -163,7 +163,7 @@ def open_side(
         "pipes/make.yaml": MADE.format(source="events", target="made"),
         "pipes/make_bare.yaml": MADE.format(source="bare", target="bare_made"),
     }
-    push.push(workspace, {Path(f).stem: Source(text, f) for f, text in files.items()})
+    push.push(workspace, {Path(f).stem: DeployedFile(text, f) for f, text in files.items()})
     for tenant, placement in placements.items():
         tenants.add(workspace, [tenant], placement)
     for name in ("events", "bare"):

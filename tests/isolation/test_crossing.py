@@ -27,7 +27,7 @@ from engine.errors import (
 )
 from engine.ingest import quarantine
 from engine.ingest.gateway import Gateway
-from engine.ingest.staging_pool import Stages
+from engine.ingest.staging_pool import StagingPool
 from engine.query import authorize
 from engine.query.executor import Queries, Timer
 from engine.settings import load
@@ -113,7 +113,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     )
     workspace = Workspace(settings, warehouse)
     try:
-        made = World(workspace, Queries(workspace), Gateway(workspace, Stages(workspace)))
+        made = World(workspace, Queries(workspace), Gateway(workspace, StagingPool(workspace)))
         made.push(FILES)
         for tenant, placement in PLACEMENTS.items():
             tenants.add(workspace, [tenant], placement)
@@ -386,7 +386,7 @@ def test_a_tenant_deep_in_the_event_is_held_to_the_same_rule(world: World) -> No
 def test_a_number_is_one_tenant_however_it_is_written(world: World) -> None:
     settings = world.workspace.settings.model_copy(update={"workspace": "numbers"})
     workspace = Workspace(settings, world.workspace.warehouse)
-    numbers = World(workspace, Queries(workspace), Gateway(workspace, Stages(workspace)))
+    numbers = World(workspace, Queries(workspace), Gateway(workspace, StagingPool(workspace)))
     numbers.push(NUMBERED)
     for value in (
         '"01"',

@@ -11,7 +11,7 @@ import pytest
 from engine.control import tenants
 from engine.errors import TENANT_MIX, Problems, RookeryError
 from engine.ingest.gateway import Gateway
-from engine.ingest.staging_pool import Stages
+from engine.ingest.staging_pool import StagingPool
 from engine.query.executor import Queries
 from engine.settings import load
 from engine.warehouse.embedded import EmbeddedWarehouse
@@ -42,7 +42,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mixed]:
     try:
         for name in ("mixed", "alone"):
             workspace = Workspace(settings.model_copy(update={"workspace": name}), warehouse)
-            worlds.append(World(workspace, Queries(workspace), Gateway(workspace, Stages(workspace))))
+            worlds.append(World(workspace, Queries(workspace), Gateway(workspace, StagingPool(workspace))))
             worlds[-1].push(SOURCES)
             tenants.add(workspace, BOTH, "pooled")
             tenants.add(workspace, ["yeti"], "tables")

@@ -11,18 +11,18 @@ import pytest
 from engine.control import tenants
 from engine.control.push import push
 from engine.errors import RookeryError
-from engine.fanout.handover import Landed
+from engine.fanout.handover import CommittedBatch
 from engine.fanout.router import router_of
-from engine.ingest.batch import Append, Outcome
+from engine.ingest.batch import Append, AppendResult
 from engine.ingest.formats.body_rows import small_lines
 from engine.ingest.idempotency import Receipts
-from engine.ingest.staging_pool import Stages
-from engine.ingest.writer import Ingestion
+from engine.ingest.staging_pool import StagingPool
+from engine.ingest.writer import BatchWriter
 from engine.schema import nest_database
 from engine.settings import load
 from engine.warehouse.port import Input
 from engine.workspace.opening import open_workspace
-from engine.workspace.workspace import Source, Workspace
+from engine.workspace.workspace import DeployedFile, Workspace
 
 EVENTS = """\
 tenant: {column: tenant_id, fanout: routed}
@@ -43,15 +43,15 @@ SECRET = "SECRET-VALUE"
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     found = open_workspace(load(data=tmp_path_factory.mktemp("neighbours") / "data"))
-    push(found, {"events": Source(EVENTS, "datasources/events.yaml")})
+    push(found, {"events": DeployedFile(EVENTS, "datasources/events.yaml")})
     tenants.add(found, ["1", "2"], "tables")
     yield found
     found.close()
 
 
 @pytest.fixture(scope="module")
-def ingestion(workspace: Workspace) -> Ingestion:
-    return Ingestion(workspace, Stages(workspace), Receipts(workspace), router_of(workspace))
+def ingestion(workspace: Workspace) -> BatchWriter:
+    return BatchWriter(workspace, StagingPool(workspace), Receipts(workspace), router_of(workspace))
 
 
 def append(*rows: dict[str, Any], key: str | None = None) -> Append:
@@ -84,7 +84,7 @@ POISON: dict[str, dict[str, Any]] = {
 @pytest.mark.proves("D11")
 @pytest.mark.parametrize("name", POISON)
 @pytest.mark.parametrize("keyed", [False, True])
-def test_a_bad_row_is_alone(ingestion: Ingestion, workspace: Workspace, name: str, keyed: bool) -> None:
+def test_a_bad_row_is_alone(ingestion: BatchWriter, workspace: Workspace, name: str, keyed: bool) -> None:
     mark = f"{name} {keyed}"
     keys = [f"{mark} {n}" if keyed else None for n in range(5)]
     good = [append({"tenant_id": 1, "id": f"{mark} {n}"}, key=keys[n]) for n in range(4)]
@@ -97,29 +97,29 @@ def test_a_bad_row_is_alone(ingestion: Ingestion, workspace: Workspace, name: st
     assert quarantined(workspace, f"{mark} bad") == 1
 
 
-def test_nobody_pays_for_the_bad_rows_of_others(ingestion: Ingestion, workspace: Workspace) -> None:
+def test_nobody_pays_for_the_bad_rows_of_others(ingestion: BatchWriter, workspace: Workspace) -> None:
     """More of them than a search looks at by itself."""
     many = append(*({"tenant_id": 1, "id": f"many {n}", "at": "9999-01-01 00:00:00"} for n in range(300)))
     few = append(*({"tenant_id": 2, "id": f"few {n}"} for n in range(5)))
     first, second = ingestion.store([many, few])
-    assert isinstance(first, Outcome)
-    assert isinstance(second, Outcome)
+    assert isinstance(first, AppendResult)
+    assert isinstance(second, AppendResult)
     assert (first.rows, first.quarantined, second.rows, second.quarantined) == (0, 300, 5, 0)
 
 
-def test_a_long_number_of_one_does_not_judge_the_others(ingestion: Ingestion) -> None:
+def test_a_long_number_of_one_does_not_judge_the_others(ingestion: BatchWriter) -> None:
     outcomes = ingestion.store(
         [append({"tenant_id": 1, "id": "1" * 40}), append({"tenant_id": 1, "id": "seven", "n": True})]
     )
-    assert [(o.rows, o.quarantined) for o in outcomes if isinstance(o, Outcome)] == [(1, 0), (1, 0)]
+    assert [(o.rows, o.quarantined) for o in outcomes if isinstance(o, AppendResult)] == [(1, 0), (1, 0)]
 
 
-def test_asking_for_a_receipt_changes_nothing(ingestion: Ingestion, workspace: Workspace) -> None:
+def test_asking_for_a_receipt_changes_nothing(ingestion: BatchWriter, workspace: Workspace) -> None:
     receipts = Receipts(workspace)
     (outcome,) = ingestion.store(
         [append({"tenant_id": "x", "id": "kept bad"}, {"tenant_id": 1, "id": "kept"}, key="r")]
     )
-    assert isinstance(outcome, Outcome)
+    assert isinstance(outcome, AppendResult)
     workspace.warehouse.execute("ALTER TABLE main.events DELETE WHERE id = 'kept' SETTINGS mutations_sync = 2")
     with pytest.raises(RookeryError):
         receipts.show(None, "r")
@@ -127,9 +127,9 @@ def test_asking_for_a_receipt_changes_nothing(ingestion: Ingestion, workspace: W
 
 
 @pytest.mark.proves("B3")
-def test_landing_and_nest_agree_on_what_is_computed(ingestion: Ingestion, workspace: Workspace) -> None:
+def test_landing_and_nest_agree_on_what_is_computed(ingestion: BatchWriter, workspace: Workspace) -> None:
     (outcome,) = ingestion.store([append(*({"tenant_id": 1, "id": f"same {n}"} for n in range(20)))])
-    assert isinstance(outcome, Outcome)
+    assert isinstance(outcome, AppendResult)
     assert outcome.visible is not None
     assert outcome.visible.result(30)
     wanted, found = (
@@ -140,10 +140,10 @@ def test_landing_and_nest_agree_on_what_is_computed(ingestion: Ingestion, worksp
     assert len({row[1] for row in wanted}) == 20
 
 
-def test_csv_records_over_lines_are_not_searched_without_end(ingestion: Ingestion, workspace: Workspace) -> None:
+def test_csv_records_over_lines_are_not_searched_without_end(ingestion: BatchWriter, workspace: Workspace) -> None:
     body = "tenant_id,id\n" + "".join(f'1,"csv {n}\nmore"\n' for n in range(1000)) + "x,csv bad\n"
     (outcome,) = ingestion.store([Append("events", body.encode(), Input.CSV)])
-    assert isinstance(outcome, Outcome)
+    assert isinstance(outcome, AppendResult)
     assert outcome.rows + outcome.quarantined == 1001
     assert outcome.rows >= 100
 
@@ -154,7 +154,7 @@ class GoneRouter:
     def announce(self, datasource: str, batch: str) -> bool:
         return True
 
-    def landed(self, batch: Landed) -> None:
+    def landed(self, batch: CommittedBatch) -> None:
         batch.visible.set_result(True)
         batch.release()
 
@@ -163,9 +163,9 @@ class GoneRouter:
 
 def test_a_stage_is_lent_to_one_batch_at_a_time(workspace: Workspace) -> None:
     """Also where nobody takes the batch on: a table given back twice would mix two senders' rows."""
-    stages = Stages(workspace)
-    ingestion = Ingestion(workspace, stages, Receipts(workspace), GoneRouter())
+    stages = StagingPool(workspace)
+    ingestion = BatchWriter(workspace, stages, Receipts(workspace), GoneRouter())
     (outcome,) = ingestion.store([append({"tenant_id": 1, "id": "lent"})])
-    assert isinstance(outcome, Outcome) and outcome.rows == 1
+    assert isinstance(outcome, AppendResult) and outcome.rows == 1
     stage = ingestion.stage_for("events", Input.NDJSON)
     assert stages.borrow(stage) != stages.borrow(stage)

@@ -53,7 +53,7 @@ def without(part: str, column: str, type: str, *, types: bool = False) -> str:
     return column if dynamic == (part == "types") else encoding.own_values(column, type, types=types)
 
 
-def once(self: executor.Queries, claims: Any, of: Any, statement: Any, *rest: Any) -> executor.Answer:
+def once(self: executor.Queries, claims: Any, of: Any, statement: Any, *rest: Any) -> executor.QueryResult:
     """A query that is not run again when it fails."""
     try:
         return self._open(claims, statement, rest[1], rest[4])

@@ -13,19 +13,19 @@ from typing import Any
 import pytest
 
 from engine.compiler import compose, scope
-from engine.compiler.scope import WITNESS, RowFilter
+from engine.compiler.scope import CHECKED_TENANT_PREFIX, RowFilter
 from engine.control import push, tenants
 from engine.errors import ISOLATION, RookeryError
 from engine.fanout.router import router_of
 from engine.ingest.gateway import Gateway
-from engine.ingest.staging_pool import Stages
+from engine.ingest.staging_pool import StagingPool
 from engine.query import authorize
 from engine.query.executor import Queries, Timer
 from engine.schema import nest_database
 from engine.settings import Settings
 from engine.tokens import Claims, Scope
 from engine.warehouse.port import Format, Input
-from engine.workspace.workspace import Source, Workspace
+from engine.workspace.workspace import DeployedFile, Workspace
 from tests.isolation.mutants import load, mutants
 from tests.isolation.pivot import engine_at
 
@@ -69,8 +69,8 @@ NAMES = frozenset({"events", "plain", "sums"})
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     warehouse = engine_at(tmp_path_factory.mktemp("second"))
     made = Workspace(Settings(workspace="second"), warehouse)
-    gateway = Gateway(made, Stages(made), router_of(made))
-    push.push(made, {Path(f).stem: Source(text, f) for f, text in FILES.items()})
+    gateway = Gateway(made, StagingPool(made), router_of(made))
+    push.push(made, {Path(f).stem: DeployedFile(text, f) for f, text in FILES.items()})
     for tenant, placement in TENANTS.items():
         tenants.add(made, [tenant], placement)
     for name in ("events", "plain"):
@@ -98,7 +98,7 @@ def scopes(of: Any, workspace: Workspace) -> Iterator[Any]:
     for tenant in ("7", "8"):
         nest = nest_database(workspace.name, tenant) if TENANTS[tenant] == "tables" else None
         yield of.Scope(workspace.name, tenant, nest)
-        filters = {"events": (RowFilter(f"{scope.ALIAS}.n < 5"),)}
+        filters = {"events": (RowFilter(f"{scope.TABLE_ALIAS}.n < 5"),)}
         yield of.Scope(workspace.name, tenant, nest, filters, barrier=True)
 
 
@@ -174,5 +174,5 @@ def test_every_shared_relation_is_checked(workspace: Workspace) -> None:
     for relation in build.relations.values():
         pooled = scope.Scope(workspace.name, "7").bind(relation)
         nested = scope.Scope(workspace.name, "8", nest_database(workspace.name, "8")).bind(relation)
-        assert pooled.witnessed == (WITNESS in pooled.sql) == (relation.tenant is not None)
+        assert pooled.witnessed == (CHECKED_TENANT_PREFIX in pooled.sql) == (relation.tenant is not None)
         assert nested.witnessed == (relation.tenant is not None and not relation.in_nest)

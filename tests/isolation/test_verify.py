@@ -16,7 +16,7 @@ from engine import errors
 from engine.errors import RookeryError
 from engine.sql.checker import walk
 from engine.sql.functions import is_allowed, is_niladic, sections, takes_lambda
-from engine.sql.verify import MAX_BYTES, Verified, check_canonical, verify
+from engine.sql.verify import MAX_SQL_BYTES, Verified, check_canonical, verify
 from tests.isolation.two_tenants import SENTINEL, Engine, relation, statements
 
 BOUND = frozenset({"events", "users"})
@@ -128,7 +128,7 @@ def test_names_with_control_characters_are_refused(engine: Engine) -> None:
 
 
 def test_texts_that_should_not_be_parsed_are_refused_before(engine: Engine) -> None:
-    long = "SELECT '" + "é" * (MAX_BYTES // 2) + "'"
+    long = "SELECT '" + "é" * (MAX_SQL_BYTES // 2) + "'"
     nul, half = "SELECT '\0'", "\ud800"
     for text, code in ((long, errors.SQL_REFUSED), (nul, errors.SQL_REFUSED), (half, errors.SQL_SYNTAX)):
         with pytest.raises(RookeryError) as caught:

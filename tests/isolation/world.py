@@ -17,14 +17,14 @@ from typing import Any
 from engine.control import push, tenants, tokens
 from engine.errors import RookeryError
 from engine.ingest.gateway import Gateway
-from engine.ingest.staging_pool import Stages
+from engine.ingest.staging_pool import StagingPool
 from engine.query import authorize
-from engine.query.executor import Answer, Queries, Timer
+from engine.query.executor import Queries, QueryResult, Timer
 from engine.settings import load
 from engine.tokens import Claims, Scope, sign
 from engine.warehouse.embedded import EmbeddedWarehouse
 from engine.warehouse.port import Format, Input
-from engine.workspace.workspace import Source, Workspace
+from engine.workspace.workspace import DeployedFile, Workspace
 
 PLACEMENTS = {"acme": "pooled", "zed": "tables", "omega": "pooled", "yeti": "tables"}
 OWN_WORLD = ("acme", "zed")
@@ -290,7 +290,7 @@ class World:
         return self.ingestion.append(datasource, body.encode(), Input.NDJSON, bound).result().rows
 
     def push(self, files: Mapping[str, str], **options: Any) -> push.PushResult:
-        given = {name: Source(text, f"{name}.yaml") for name, text in files.items()}
+        given = {name: DeployedFile(text, f"{name}.yaml") for name, text in files.items()}
         return push.push(self.workspace, given, push.PushOptions(**options))
 
     def token(self, *scopes: Scope | str, tenant: str | None = None) -> str:
@@ -322,7 +322,7 @@ def parsed(scopes: Iterable[Scope | str]) -> list[Scope]:
     return [s if isinstance(s, Scope) else Scope.parse(s) for s in scopes]
 
 
-def whole(answer: Answer) -> bytes:
+def whole(answer: QueryResult) -> bytes:
     """All bytes of an answer, which is closed."""
     parts = [answer.head]
     try:
@@ -366,7 +366,7 @@ def worlds(directory: Path) -> Iterator[dict[str, World]]:
         for name in ("full", *OWN_WORLD):
             # All readers stand in one empty database, whatever the workspace.
             workspace = Workspace(settings.model_copy(update={"workspace": name}), warehouse)
-            found[name] = World(workspace, Queries(workspace), Gateway(workspace, Stages(workspace)))
+            found[name] = World(workspace, Queries(workspace), Gateway(workspace, StagingPool(workspace)))
             _fill(found[name], PLACEMENTS if name == "full" else (name,))
         yield found
     finally:

@@ -3,15 +3,15 @@
 import threading
 import time
 
-from engine.plan.insert_lock import Fence
+from engine.plan.insert_lock import InsertLock
 
 
 def test_inserts_share_and_a_change_is_alone() -> None:
-    fence = Fence()
+    insert_lock = InsertLock()
     together = threading.Barrier(4)
 
     def meet() -> None:
-        with fence.shared():
+        with insert_lock.shared():
             together.wait(30)
 
     inserts = [threading.Thread(target=meet) for _ in range(4)]
@@ -26,7 +26,7 @@ def test_inserts_share_and_a_change_is_alone() -> None:
 
     def insert() -> None:
         for _ in range(200):
-            with fence.shared():
+            with insert_lock.shared():
                 with lock:
                     inside[0] += 1
                 time.sleep(0.0002)
@@ -35,7 +35,7 @@ def test_inserts_share_and_a_change_is_alone() -> None:
 
     def change() -> None:
         for _ in range(40):
-            with fence.exclusive():
+            with insert_lock.exclusive():
                 broken.append(inside[0])
             time.sleep(0.0005)
 
@@ -50,20 +50,20 @@ def test_inserts_share_and_a_change_is_alone() -> None:
 
 
 def test_a_waiting_change_goes_before_later_inserts() -> None:
-    fence = Fence()
+    insert_lock = InsertLock()
     order: list[str] = []
     entered = threading.Event()
 
     def change() -> None:
         entered.set()
-        with fence.exclusive():
+        with insert_lock.exclusive():
             order.append("change")
 
     def later() -> None:
-        with fence.shared():
+        with insert_lock.shared():
             order.append("insert")
 
-    with fence.shared():
+    with insert_lock.shared():
         first = threading.Thread(target=change)
         first.start()
         entered.wait()

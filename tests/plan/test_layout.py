@@ -11,14 +11,14 @@ import pytest
 from engine.errors import LAYOUT_NEWER, LAYOUT_UNREADABLE, MIGRATION_FAILED, RookeryError
 from engine.schema import Name
 from engine.settings import Settings
-from engine.warehouse.layout_version import FILE, LAYOUT, STOP_NAME
-from engine.warehouse.registry import STATE, Registry
+from engine.warehouse.layout_version import LAYOUT_VERSION, STOP_NAME, VERSION_FILE
+from engine.warehouse.registry import STATE_TABLE, Registry
 from engine.workspace import layout
 from engine.workspace.layout import Migration, Opening
 from engine.workspace.opening import open_warehouse, open_workspace
 
 pytestmark = pytest.mark.feature
-TABLE = Name("main", STATE).sql()
+TABLE = Name("main", STATE_TABLE).sql()
 
 
 class Killed(BaseException):
@@ -50,8 +50,8 @@ def test_a_new_workspace_has_the_present_layout_and_runs_no_step(
     open_and_close(tmp_path)
     open_and_close(tmp_path)
     assert ran == []
-    assert json.loads((tmp_path / "data" / FILE).read_text()) == {"layout": LAYOUT, "timezone": "UTC"}
-    assert registry_of(tmp_path, layout.layout_of) == LAYOUT
+    assert json.loads((tmp_path / "data" / VERSION_FILE).read_text()) == {"layout": LAYOUT_VERSION, "timezone": "UTC"}
+    assert registry_of(tmp_path, layout.layout_of) == LAYOUT_VERSION
     assert registry_of(tmp_path, lambda r: r.read("resource")) == {}, "what older programs refuse is never read"
 
 
@@ -106,12 +106,12 @@ def test_a_step_that_fails_is_named_and_what_is_complete_stays(
 
 def test_a_newer_workspace_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     open_and_close(tmp_path)
-    registry_of(tmp_path, lambda r: r.write("layout", {"version": {"version": LAYOUT + 1}}))
+    registry_of(tmp_path, lambda r: r.write("layout", {"version": {"version": LAYOUT_VERSION + 1}}))
     newest = registry_of(tmp_path, lambda r: r._newest("1"))
     with pytest.raises(RookeryError) as refused:
         open_and_close(tmp_path)
     assert refused.value.code is LAYOUT_NEWER
-    assert f"layout {LAYOUT + 1}" in refused.value.message
+    assert f"layout {LAYOUT_VERSION + 1}" in refused.value.message
     assert refused.value.hint
     assert registry_of(tmp_path, lambda r: r._newest("1")) == newest
 
@@ -119,7 +119,7 @@ def test_a_newer_workspace_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "code"),
     [
-        (json.dumps({"layout": LAYOUT + 1, "more": {}}), LAYOUT_NEWER),
+        (json.dumps({"layout": LAYOUT_VERSION + 1, "more": {}}), LAYOUT_NEWER),
         ("", LAYOUT_UNREADABLE),
         ("[]", LAYOUT_UNREADABLE),
         ('{"layout": "2"}', LAYOUT_UNREADABLE),
@@ -128,14 +128,14 @@ def test_a_newer_workspace_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
 def test_a_directory_of_a_newer_program_is_not_touched(tmp_path: Path, text: str, code: object) -> None:
     data = tmp_path / "data"
     data.mkdir()
-    (data / FILE).write_text(text)
+    (data / VERSION_FILE).write_text(text)
     for _ in range(2):
         with pytest.raises(RookeryError) as refused:
             open_and_close(tmp_path)
         assert refused.value.code is code
         assert refused.value.hint
     assert sorted(p.name for p in data.iterdir()) == ["rookery.layout", "rookery.lock"]
-    assert (data / FILE).read_text() == text
+    assert (data / VERSION_FILE).read_text() == text
 
 
 def test_no_resource_can_take_the_name_that_stops_older_programs(tmp_path: Path) -> None:

@@ -14,15 +14,15 @@ from jsonschema import Draft202012Validator
 from engine.project import model
 from engine.project.check import check
 from engine.project.fields import RESERVED
-from engine.project.located_model import Written
+from engine.project.located_model import Located
 from engine.project.model import Pipe, Project
 from engine.project.parse import parse_source
-from engine.project.schema_json import KINDS, json_schema, schema_text, shipped_schema
+from engine.project.schema_json import FILE_KINDS, json_schema, schema_text, shipped_schema
 from engine.project.validation_errors import known_keys
 
 PAGE = (Path(__file__).parents[2] / "docs/files.md").read_text()
 EXAMPLES = dict(re.findall(r"```yaml\n# (\S+\.yaml)\n(.*?)```", PAGE, re.DOTALL))
-SECTIONS: dict[type[Written], str] = {
+SECTIONS: dict[type[Located], str] = {
     model.Datasource: "## Datasource",
     model.Column: "### `columns`",
     model.Engine: "### `engine`",
@@ -48,24 +48,24 @@ def section(title: str) -> str:
 
 
 def test_every_kind_of_mapping_has_a_section() -> None:
-    kinds = {x for x in vars(model).values() if isinstance(x, type) and issubclass(x, Written)}
-    assert kinds - {model.Written, model.Declared} == set(SECTIONS)
+    kinds = {x for x in vars(model).values() if isinstance(x, type) and issubclass(x, Located)}
+    assert kinds - {model.Located, model.LocatedModel} == set(SECTIONS)
 
 
 @pytest.mark.parametrize(("kind", "key"), PAIRS)
-def test_every_key_is_documented(kind: type[Written], key: str) -> None:
+def test_every_key_is_documented(kind: type[Located], key: str) -> None:
     assert f"\n| `{key}` |" in section(SECTIONS[kind])
 
 
 @pytest.mark.parametrize("kind", SECTIONS)
-def test_nothing_is_documented_that_does_not_exist(kind: type[Written]) -> None:
+def test_nothing_is_documented_that_does_not_exist(kind: type[Located]) -> None:
     documented = set(re.findall(r"\n\| `(\w+)` \|", section(SECTIONS[kind])))
     known = {key for other, title in SECTIONS.items() if title == SECTIONS[kind] for key in known_keys(other)}
     assert documented == known
 
 
-def used(value: object) -> Iterator[tuple[type[Written], str]]:
-    if isinstance(value, Written):
+def used(value: object) -> Iterator[tuple[type[Located], str]]:
+    if isinstance(value, Located):
         for name, field in type(value).model_fields.items():
             if name in value.model_fields_set:
                 yield type(value), field.alias or name
@@ -100,18 +100,18 @@ def as_json(text: str) -> Any:
     return yaml.load(text, Loader=loader)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FILE_KINDS)
 def test_the_shipped_schemas_are_those_of_the_models(kind: str) -> None:
     assert shipped_schema(kind) == schema_text(kind), (
         "write it anew: python -c \"from engine.project.schema_json import *; print(schema_text('...'), end='')\""
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FILE_KINDS)
 def test_the_schemas_are_schemas_and_know_every_key(kind: str) -> None:
     schema = json_schema(kind)
     Draft202012Validator.check_schema(schema)
-    assert set(schema["properties"]) == set(known_keys(KINDS[kind]))
+    assert set(schema["properties"]) == set(known_keys(FILE_KINDS[kind]))
     for name, definition in schema["$defs"].items():
         mapping = getattr(model, name.removesuffix("Mapping"))
         if "anyOf" not in definition:

@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import BAD_ENCODING, BAD_ROW, TOO_LARGE, RookeryError
-from engine.ingest.formats.body_rows import Cutter, csv_rows, json_rows, small_lines
-from engine.ingest.formats.chunker import HEADER
-from engine.ingest.formats.compression import PIECE, decompressor, open_chunks, sniffed
-from engine.ingest.formats.json_values import Elements, on_one_line
+from engine.ingest.formats.body_rows import Chunker, csv_rows, json_rows, small_lines
+from engine.ingest.formats.chunker import MAX_HEADER_BYTES
+from engine.ingest.formats.compression import OUTPUT_BYTES, decompressor, open_chunks, sniffed
+from engine.ingest.formats.json_values import JsonElements, on_one_line
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -53,7 +53,7 @@ chunks = st.lists(st.integers(0, 9), max_size=30)
 
 
 def cut(kind: str, parts: Iterator[bytes] | list[bytes], size: int = 16, limit: int = 1 << 20) -> list[bytes]:
-    cutter = Cutter(kind, size, limit)  # type: ignore[arg-type]
+    cutter = Chunker(kind, size, limit)  # type: ignore[arg-type]
     found = [batch for part in parts for batch in cutter.feed(part)]
     return found + list(cutter.finish())
 
@@ -166,7 +166,7 @@ def test_line_breaks_keep_their_meaning_or_stay_bad() -> None:
 
 
 def test_an_array_of_open_strings_and_escapes_costs_its_length_once() -> None:
-    elements = Elements(1 << 24)
+    elements = JsonElements(1 << 24)
     elements.append(b'"')
     for _ in range(2000):
         elements.append(b'\\\\\\"},{' * 20)
@@ -324,7 +324,7 @@ def test_a_row_that_is_too_long(kind: str, start: bytes) -> None:
 
 def test_a_header_that_is_too_long() -> None:
     with pytest.raises(RookeryError) as caught:
-        cut("csv", [b"a," * HEADER])
+        cut("csv", [b"a," * MAX_HEADER_BYTES])
     assert caught.value.code is TOO_LARGE
 
 
@@ -407,8 +407,8 @@ def test_a_bomb_does_not_go_off(encoding: str) -> None:
     assert sum(map(len, open_chunks([bomb], encoding, 200 << 20))) == 100 << 20
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 8 * PIECE
-    assert max(map(len, decompressor(encoding, 200 << 20).pieces(bomb))) <= PIECE
+    assert peak < 8 * OUTPUT_BYTES
+    assert max(map(len, decompressor(encoding, 200 << 20).pieces(bomb))) <= OUTPUT_BYTES
 
 
 @packings

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.control import resources, tenants
-from engine.ingest.batch import Input, Outcome
+from engine.ingest.batch import AppendResult, Input
 from tests.fanout.house import PATIENCE, House, house
 
 EVENTS = """
@@ -26,7 +26,7 @@ FILES = {"datasources/events.yaml": EVENTS, "pipes/fill_counts.yaml": COUNTS}
 ROWS = [{"tenant_id": 1, "at": "2100-01-01 00:00:00"}, {"tenant_id": 1, "at": "yesterday"}]
 
 
-def _send(home: House, key: str) -> Outcome:
+def _send(home: House, key: str) -> AppendResult:
     body = "\n".join(map(json.dumps, ROWS)).encode()
     return home.gateway.append("events", body, Input.NDJSON, key=key).result(PATIENCE)
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from engine.errors import RookeryError
-from engine.ingest.batch import Append, Outcome
-from engine.ingest.gateway import SEARCHES
-from engine.ingest.writer_queues import Lane
+from engine.ingest.batch import Append, AppendResult
+from engine.ingest.gateway import MAX_SEARCHES
+from engine.ingest.writer_queues import IngestQueue
 from engine.warehouse.port import Input
 from tests.fanout.house import House, house
 
@@ -55,7 +55,7 @@ def clean(home: House) -> None:
         home.run(f"TRUNCATE TABLE main.{name}")
 
 
-def send(home: House, rows: list[dict[str, Any]], name: str = "events", **more: Any) -> Future[Outcome]:
+def send(home: House, rows: list[dict[str, Any]], name: str = "events", **more: Any) -> Future[AppendResult]:
     return home.gateway.append(name, "\n".join(map(json.dumps, rows)).encode(), Input.NDJSON, **more)
 
 
@@ -67,7 +67,7 @@ def row(id: str, tenant: int = 1, **more: Any) -> dict[str, Any]:
 def no_search(home: House) -> Iterator[None]:
     """All threads that search are busy until the end of the block."""
     held = threading.Event()
-    for _ in range(SEARCHES):
+    for _ in range(MAX_SEARCHES):
         home.gateway._searches.submit(held.wait, 60)
     try:
         yield
@@ -137,7 +137,7 @@ def test_searches_take_turns(home: House) -> None:
 
 
 def test_turns_are_fair_and_keep_what_may_go_together_together() -> None:
-    lane = Lane()
+    lane = IngestQueue()
     for n in range(3):
         for writer, bound in (("token a", None), ("tenant 1", "1"), ("token b", None)):
             lane.add(Append("events", b"%d" % n, Input.NDJSON, bound, writer=writer))
@@ -170,7 +170,7 @@ def test_what_is_beyond_the_limits_goes_to_quarantine_unsearched(home: House) ->
 def test_a_random_crowd_loses_nothing_and_doubles_nothing(home: House) -> None:
     chance = random.Random(7)
     home.workspace.settings.__dict__["quarantine_rows"] = 100_000
-    sent: list[tuple[Future[Outcome], int, int]] = []
+    sent: list[tuple[Future[AppendResult], int, int]] = []
     try:
         for n in range(60):
             bad = chance.choice([0, 0, 0, 0, 1, 2])

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from engine.ingest.formats.body_rows import Cutter
+from engine.ingest.formats.body_rows import Chunker
 from engine.warehouse.port import Input
 from tests.fanout.house import House, house
 
@@ -25,7 +25,7 @@ def became(
     home: House, lines: list[str], size: int = 1 << 20
 ) -> tuple[list[int], list[tuple[str, list[str], list[str]]]]:
     """Ids that are stored of a file, cut into batches of a size, and what is in quarantine."""
-    cutter = Cutter("csv", size)
+    cutter = Chunker("csv", size)
     batches = [*cutter.feed("\n".join(["id,name,n", *lines]).encode()), *cutter.finish()]
     for batch in batches:
         home.gateway.append("rows", batch, Input.CSV, whole=False).result(60)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.ingest.formats.parquet import pieces
-from engine.web.uploads import WHOLE
+from engine.web.uploads import WHOLE_PARQUET_BYTES
 from tests.support.server import running
 
 EVENTS = """
@@ -59,6 +59,8 @@ def test_a_file_that_waits_on_disk_leaves_as_much_as_it_takes(tmp_path: Path) ->
     reserve = shutil.disk_usage(gettempdir()).free * 4 // 10
     with running(tmp_path, ROOKERY_MIN_FREE=reserve) as server:
         server.push({"datasources/events.yaml": EVENTS})
-        found = server.admin("POST", "/v0/datasources?name=events&format=parquet", content=b"PAR1" + bytes(WHOLE))
+        found = server.admin(
+            "POST", "/v0/datasources?name=events&format=parquet", content=b"PAR1" + bytes(WHOLE_PARQUET_BYTES)
+        )
         assert (found.status_code, found.json()["code"]) == (507, "RK6008")
         server.events("events", [{"s": "x"}])

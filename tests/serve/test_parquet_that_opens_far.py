@@ -13,7 +13,7 @@ import pytest
 
 from engine.errors import RookeryError
 from engine.ingest.formats.parquet import pieces
-from engine.web.uploads import WHOLE
+from engine.web.uploads import WHOLE_PARQUET_BYTES
 from tests.support.server import Server, running
 
 MIB = 1 << 20
@@ -33,7 +33,7 @@ def _written(table: pa.Table, **more: object) -> bytes:
 
 def _padding(rows: int) -> pa.Array:
     """Bytes that no compression makes fewer, so that a file is large enough to wait on disk."""
-    return pa.array([os.urandom(WHOLE // rows + 1000) for _ in range(rows)])
+    return pa.array([os.urandom(WHOLE_PARQUET_BYTES // rows + 1000) for _ in range(rows)])
 
 
 def _lists_of_one_text(rows: int, length: int) -> bytes:
@@ -44,7 +44,7 @@ def _lists_of_one_text(rows: int, length: int) -> bytes:
 
 def _many_rows(rows: int) -> bytes:
     constant = pa.array([b"y"]).take(pa.array([0] * rows))
-    large = pa.array([os.urandom(WHOLE + 1000), *[b""] * (rows - 1)])
+    large = pa.array([os.urandom(WHOLE_PARQUET_BYTES + 1000), *[b""] * (rows - 1)])
     return _written(pa.table({"s": constant, "t": constant, "padding": large}))
 
 
@@ -65,7 +65,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_what_opens_too_far_is_refused(server: Server, bomb: str) -> None:
     body = BOMBS[bomb]()
-    assert WHOLE < len(body) < 2 * WHOLE
+    assert WHOLE_PARQUET_BYTES < len(body) < 2 * WHOLE_PARQUET_BYTES
     found = server.admin("POST", "/v0/datasources?name=events&format=parquet", content=body)
     assert (found.status_code, found.json()["code"]) == (413, "RK5030"), found.text
     server.events("events", [{"s": "x"}])

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from engine.errors import RookeryError
-from engine.query.reader_queue import Turns
-from engine.query.running import Running, Ticket
+from engine.query.reader_queue import ReaderQueue
+from engine.query.running import RunningQueries, Ticket
 
 pytestmark = pytest.mark.feature
 LONG = 20.0
@@ -29,7 +29,7 @@ async def settled() -> None:
 
 def test_one_caller_leaves_places_to_others() -> None:
     async def scene() -> None:
-        turns = Turns(4, 3, 100, LONG)
+        turns = ReaderQueue(4, 3, 100, LONG)
         mine = [asyncio.ensure_future(turns.enter("a")) for _ in range(8)]
         await settled()
         assert [t.done() for t in mine] == [True] * 3 + [False] * 5
@@ -45,7 +45,7 @@ def test_one_caller_leaves_places_to_others() -> None:
 
 def test_waiting_callers_take_turns() -> None:
     async def scene() -> None:
-        turns, order = Turns(1, 1, 100, LONG), []
+        turns, order = ReaderQueue(1, 1, 100, LONG), []
 
         async def ask(caller: str) -> None:
             await turns.enter(caller)
@@ -66,7 +66,7 @@ def test_waiting_callers_take_turns() -> None:
 
 def test_who_waits_too_long_is_told_why() -> None:
     async def scene() -> None:
-        turns = Turns(2, 1, 3, 0.01)
+        turns = ReaderQueue(2, 1, 3, 0.01)
         await turns.enter("a")
         with pytest.raises(RookeryError) as own:
             await turns.enter("a")
@@ -83,7 +83,7 @@ def test_who_waits_too_long_is_told_why() -> None:
 
 def test_a_caller_has_only_so_many_in_all() -> None:
     async def scene() -> None:
-        turns = Turns(2, 1, 3, LONG)
+        turns = ReaderQueue(2, 1, 3, LONG)
         waiting = [asyncio.ensure_future(turns.enter("a")) for _ in range(3)]
         await settled()
         with pytest.raises(RookeryError) as found:
@@ -97,7 +97,7 @@ def test_a_caller_has_only_so_many_in_all() -> None:
 
 def test_who_leaves_while_waiting_takes_no_place_along() -> None:
     async def scene() -> None:
-        turns = Turns(1, 1, 100, LONG)
+        turns = ReaderQueue(1, 1, 100, LONG)
         await turns.enter("a")
         for _ in range(3):
             gone = asyncio.ensure_future(turns.enter("b"))
@@ -117,7 +117,7 @@ def test_who_leaves_while_waiting_takes_no_place_along() -> None:
 
 def test_a_query_is_stuck_when_it_is_over_its_limit_and_the_grace() -> None:
     now, cancelled = [0.0], []
-    running = Running(cancelled.append, 5.0, lambda: now[0])
+    running = RunningQueries(cancelled.append, 5.0, lambda: now[0])
     ticket = Ticket()
     ticket.seconds = 10.0
     running.cancel(ticket)

@@ -106,11 +106,11 @@ def test_batches_that_are_usual_again_go_the_short_way_after_a_while(home: House
     stage = gateway.stage_for("events", Input.NDJSON)
     gateway._unusual.clear()
     home.append([{"tenant_id": 1, "id": 1, "at": 1763700000}])
-    assert gateway._unusual[stage.identity] == writer.UNUSUAL
+    assert gateway._unusual[stage.identity] == writer.FULL_CHECK_BATCHES
     home.append([{"tenant_id": 1, "id": 2, **USUAL}])
-    assert gateway._unusual[stage.identity] == writer.UNUSUAL - 1
+    assert gateway._unusual[stage.identity] == writer.FULL_CHECK_BATCHES - 1
     home.append([{"tenant_id": 1, "id": 3, **USUAL, "at": "no"}])
-    assert gateway._unusual[stage.identity] == writer.UNUSUAL - 2
+    assert gateway._unusual[stage.identity] == writer.FULL_CHECK_BATCHES - 2
 
 
 @pytest.mark.parametrize("format", [Input.NDJSON, Input.CSV, Input.PARQUET])

@@ -12,7 +12,7 @@ from engine.compiler.scope import Scope
 from engine.control import tenants
 from engine.errors import NOT_TOGETHER, RookeryError
 from engine.query.all_tenants import consistently, everywhere
-from engine.query.executor import Answer
+from engine.query.executor import QueryResult
 from engine.warehouse.port import Format, Statement
 from engine.workspace.workspace import Snapshot
 from tests.fanout.house import House, house
@@ -55,7 +55,7 @@ def _sum(
     Those in `after` come when the rows are read.
     """
 
-    def begin(snapshot: Snapshot, read: set[str]) -> Answer:
+    def begin(snapshot: Snapshot, read: set[str]) -> QueryResult:
         scope = Scope(home.workspace.name, unrestricted=True, everywhere=everywhere(snapshot, 9))
         build = snapshot.build
         render: Any = None
@@ -63,7 +63,7 @@ def _sum(
         read.update(composed.relations)
         if changes:
             changes.pop(0)()
-        answer = Answer(home.workspace.warehouse.stream(Statement(composed.sql, {}, {}, "sum"), Format.JSON))
+        answer = QueryResult(home.workspace.warehouse.stream(Statement(composed.sql, {}, {}, "sum"), Format.JSON))
         if after:
             after.pop(0)()
         return answer

@@ -9,9 +9,9 @@ from itertools import product
 import pytest
 
 from engine.errors import RookeryError
-from engine.ingest.values.fast_path import usual_of, usual_tenant
+from engine.ingest.values.fast_path import fast_checks_of, fast_tenant_check
 from engine.ingest.values.staging import tenant_check
-from engine.ingest.values.wide_types import arrival_of
+from engine.ingest.values.wide_types import wide_type_of
 from engine.schema import literal
 from engine.template.parameters import integer_bounds
 from engine.warehouse.embedded import in_this_process
@@ -108,7 +108,7 @@ def test_short_forms_take_no_text_that_the_long_ones_refuse(kind: str) -> None:
     usual_text, samples = SAMPLES[kind]
     chance = random.Random(7)
     type = parse_type(kind)
-    arrival, usual = arrival_of(type), usual_of(type, "String")
+    arrival, usual = wide_type_of(type), fast_checks_of(type, "String")
     assert arrival.staged == "String" and arrival.check and arrival.taken and usual and usual.taken
     # Where all of a text's way is a function that throws, each that it refuses takes queries of its own.
     texts = [usual_text, *samples, *ODD, *mutated(usual_text, 300 if usual.check else 60, chance)]
@@ -126,7 +126,7 @@ def test_short_forms_take_no_number_that_the_long_ones_refuse(kind: str) -> None
     low, high = integer_bounds(kind) or (0, 0)
     texts = [str(edge + step) for edge in (low, 0, high, -(1 << 126), 1 << 126) for step in (-1, 0, 1)]
     type = parse_type(kind)
-    arrival, usual = arrival_of(type), usual_of(type, "Int128")
+    arrival, usual = wide_type_of(type), fast_checks_of(type, "Int128")
     assert arrival.check and usual and usual.check is None and usual.taken
 
     short = values_of(usual.taken("v"), "1", texts, "Int128")
@@ -138,7 +138,7 @@ def test_short_forms_take_no_number_that_the_long_ones_refuse(kind: str) -> None
 @pytest.mark.parametrize("kind", ["Float32", "Float64"])
 def test_short_forms_take_no_float_that_the_long_ones_refuse(kind: str) -> None:
     texts = ["0", "-1.5", "3.4028235e38", "3.5e38", "1e308", "inf", "-inf", "nan"]
-    arrival, usual = arrival_of(parse_type(kind)), usual_of(parse_type(kind), "Float64")
+    arrival, usual = wide_type_of(parse_type(kind)), fast_checks_of(parse_type(kind), "Float64")
     assert arrival.check and usual and usual.check
 
     short = values_of("v", usual.check("v"), texts, "Float64")
@@ -166,7 +166,7 @@ def test_short_forms_take_no_tenant_that_the_long_ones_refuse(kind: str) -> None
         *ODD,
     ]
     texts += mutated(usual_text, 800, chance)
-    check = usual_tenant(kind, "v")
+    check = fast_tenant_check(kind, "v")
     assert check
 
     short = values_of("v", check, texts, "Nullable(String)")

@@ -12,7 +12,7 @@ from engine.errors import Problems, RookeryError
 from engine.project.check import check
 from engine.settings import load
 from engine.workspace.opening import open_workspace
-from engine.workspace.workspace import Source, Workspace, parse_sources
+from engine.workspace.workspace import DeployedFile, Workspace, parse_sources
 
 EVENTS = """
 tenant: tenant_id
@@ -43,8 +43,8 @@ sql: |
 BASE = {"events": EVENTS, "daily": DAILY, "sums": SUMS, "usage": USAGE}
 
 
-def sources(files: Mapping[str, str]) -> dict[str, Source]:
-    return {name: Source(text, f"{name}.yaml") for name, text in files.items()}
+def sources(files: Mapping[str, str]) -> dict[str, DeployedFile]:
+    return {name: DeployedFile(text, f"{name}.yaml") for name, text in files.items()}
 
 
 @contextmanager

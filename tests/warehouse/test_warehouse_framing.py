@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from engine import errors
 from engine.warehouse import framing
-from engine.warehouse.error_trailer import Tail
+from engine.warehouse.error_trailer import ErrorTrailer
 from engine.warehouse.errors import EngineError
 from engine.warehouse.port import Format
 
@@ -88,7 +88,7 @@ def test_a_failure_behind_the_rows_is_found(
 ) -> None:
     if tag is None and end == REPORT:
         size = 0
-    tail = Tail(format, tag)
+    tail = ErrorTrailer(format, tag)
     with pytest.raises(EngineError) as caught:
         for chunk in cut(b"x" * size + end, places):
             assert b"Code" not in b"".join(tail.push(chunk))
@@ -107,13 +107,13 @@ def test_a_failure_behind_the_rows_is_found(
 )
 def test_rows_that_look_like_a_failure_are_rows(format: Format, text: bytes) -> None:
     for tag in (TAG, None):
-        tail = Tail(format, tag)
+        tail = ErrorTrailer(format, tag)
         assert b"".join([*tail.push(text), *tail.finish()]) == text
 
 
 @pytest.mark.parametrize("format", [Format.JSON, Format.PARQUET])
 def test_a_document_without_its_end_is_refused(format: Format) -> None:
-    tail = Tail(format, None)
+    tail = ErrorTrailer(format, None)
     list(tail.push(b'{"data":[{"a":1'))
     with pytest.raises(EngineError) as caught:
         list(tail.finish())

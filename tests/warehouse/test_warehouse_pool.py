@@ -11,7 +11,7 @@ import pytest
 from engine import errors
 from engine.warehouse.errors import EngineError
 from engine.warehouse.pool import Pool
-from engine.warehouse.stream import Flow
+from engine.warehouse.stream import ResultStream
 
 
 class Handles:
@@ -95,7 +95,7 @@ def test_a_flow_translates_errors_and_releases_once() -> None:
         finally:
             released.append(True)
 
-    flow = Flow(parts())  # type: ignore[arg-type]
+    flow = ResultStream(parts())  # type: ignore[arg-type]
     assert next(flow) == b"a"
     with pytest.raises(EngineError) as caught:
         next(flow)

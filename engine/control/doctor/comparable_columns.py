@@ -39,7 +39,7 @@ _TIME = "toDateTime64({}, 0) > {} + 3600"
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ComparableColumns:
     """A table as it is compared.
 
     `key` is SQL of the sorting key's values as bytes, which tell times apart that clocks show twice; `text` is SQL of
@@ -71,7 +71,7 @@ class Shape:
         return all(name in self.idempotent for name, _ in self.values)
 
 
-def shape_of(table: Table) -> Shape | str:
+def comparable_columns(table: Table) -> ComparableColumns | str:
     """How a table is compared, or why it cannot be."""
     alive = living(table.ttl)
     if alive is None:
@@ -94,7 +94,7 @@ def shape_of(table: Table) -> Shape | str:
     else:
         return f"its engine is {kind}"
     key = ", ".join(keys)
-    return Shape(
+    return ComparableColumns(
         f"formatRow('RowBinary', {key})" if keys else "''",
         tuple(parts.values),
         frozenset(parts.additive),

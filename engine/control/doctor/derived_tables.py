@@ -13,9 +13,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from engine.compiler.storage import INLET
+from engine.compiler.storage import NULL_ENGINE
 from engine.compiler.views import bounded, nest_schema
-from engine.control.doctor.comparable_columns import Shape, columns_of, shape_of
+from engine.control.doctor.comparable_columns import ComparableColumns, columns_of, comparable_columns
 from engine.control.doctor.detached_parts import (
     ATTACHED,
     DROPPED,
@@ -28,9 +28,9 @@ from engine.control.doctor.detached_parts import (
     drop,
     resume_merges,
 )
-from engine.control.doctor.findings import Patient
+from engine.control.doctor.findings import Context
 from engine.control.doctor.merged_sources import bounds
-from engine.control.fanout_status import out_of_step
+from engine.control.fanout_status import lagging
 from engine.control.planning import desired_schema
 from engine.errors import UNKNOWN_RESOURCE, RookeryError
 from engine.fanout.router import router_of
@@ -42,7 +42,7 @@ from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema
 from engine.workspace.workspace import RegistryJournal, Workspace
 
-PORTION = 1_000_000
+COMPARED_ROWS = 1_000_000
 """Rows of a table that are compared at a time."""
 _VOLATILE = re.compile(
     r"\b(now|now64|today|yesterday|rand|rand32|rand64|randConstant|randUniform|randNormal|randomString\w*|fuzzBits|"
@@ -93,7 +93,7 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RepairOutcome:
     """What comparing a table came to; `skipped` are columns that were left out, `uncompared` why all of it was."""
 
     table: Name
@@ -115,13 +115,13 @@ class Outcome:
         return _keys(self.differences, wrong) > 0
 
 
-def derived_tables(patient: Patient, *, copies: bool = False) -> Iterator[Derived]:
+def derived_tables(patient: Context, *, copies: bool = False) -> Iterator[Derived]:
     """Tables that are made from others, in order of data flow; nests' copies of landing first, if they are wanted."""
     build, workspace = patient.snapshot.build, patient.workspace
     down = {n["view"] for n in suspended(workspace)} | {
         h.view for h in RegistryJournal(workspace.registry).outstanding()
     }
-    behind = set[str]().union(*out_of_step(workspace).values())
+    behind = set[str]().union(*lagging(workspace).values())
     by_target: dict[Name, list[View]] = {}
     for view in patient.desired.views.values():
         if not (view.mark and view.mark.fingerprint.startswith("copy:")):
@@ -139,7 +139,7 @@ def derived_tables(patient: Patient, *, copies: bool = False) -> Iterator[Derive
         mark = views[0].mark
         whose = mark.tenant if mark else None
         copied = bool(mark and mark.fingerprint.startswith("copy:"))
-        if live is None or live.engine == INLET or whose in behind:
+        if live is None or live.engine == NULL_ENGINE or whose in behind:
             continue
         if whose is not None and patient.snapshot.tenants[whose].state != "ready":
             continue
@@ -157,7 +157,7 @@ class Comparison:
     With `excess`, a repair also takes out what the table has and a source that is whole does not give.
     """
 
-    def __init__(self, patient: Patient, derived: Derived, *, excess: bool = False) -> None:
+    def __init__(self, patient: Context, derived: Derived, *, excess: bool = False) -> None:
         self._patient = patient
         self._excess = excess
         self._coverage = Coverage(patient.workspace.warehouse, patient.workspace.registry, patient.live)
@@ -174,28 +174,28 @@ class Comparison:
             Name(scratch, f"_rk_{what}") for what in ("should", "there", "keys", "fresh")
         )
 
-    def run(self, *, repair: bool = False) -> Outcome:
+    def run(self, *, repair: bool = False) -> RepairOutcome:
         """Compare, and repair if that is wanted."""
         table = self._derived.table
-        shape = shape_of(table)
+        shape = comparable_columns(table)
         if isinstance(shape, str):
-            return Outcome(table.name, uncompared=shape)
+            return RepairOutcome(table.name, uncompared=shape)
         shape, why = self._comparable(shape)
         if why is None:
             shape, why = self._bounded(shape)
         if why is not None:
-            return Outcome(table.name, uncompared=why)
+            return RepairOutcome(table.name, uncompared=why)
         try:
             self._warehouse.execute(ddl.create_database(self._should.database))
             found = self._differences(shape)
             if found is None:
-                return Outcome(table.name)
+                return RepairOutcome(table.name)
             aside = detached_of(self._warehouse, table.name) if repair else []
             lost = self._lost(shape) if found or aside else None
             tried: list[Detached] = []
             if aside and any(d.counts.get(kind) for d in found for kind in (*SHORT, DIFFERS)):
                 found, tried = self._put_back(shape, found, aside, lost)
-            outcome = Outcome(
+            outcome = RepairOutcome(
                 table.name, tuple(found), shape.skipped, lost=lost, detached=tuple(tried), excess=self._excess
             )
             if found and repair:
@@ -205,7 +205,7 @@ class Comparison:
         finally:
             self._clean()
 
-    def _differences(self, shape: Shape) -> list[Difference] | None:
+    def _differences(self, shape: ComparableColumns) -> list[Difference] | None:
         """Compare from the beginning; None while the table's tenant does not keep up."""
         self._clean()
         if not self._snapshot():
@@ -214,7 +214,7 @@ class Comparison:
         return list(self._compare(shape))
 
     def _put_back(
-        self, shape: Shape, found: list[Difference], aside: list[Part], lost: str | None
+        self, shape: ComparableColumns, found: list[Difference], aside: list[Part], lost: str | None
     ) -> tuple[list[Difference], list[Detached]]:
         """Attach detached parts that are whole, as long as the table lacks what they bring."""
         tried: list[Detached] = []
@@ -227,7 +227,7 @@ class Comparison:
         return self._differences(shape) or [], tried
 
     def _with_part(
-        self, shape: Shape, part: Part, found: list[Difference], *, whole: bool
+        self, shape: ComparableColumns, part: Part, found: list[Difference], *, whole: bool
     ) -> list[Difference] | None:
         """What differs once a part is attached; None if that is no better, and the part is detached again."""
         table, short = self._derived.table.name, (*SHORT, DIFFERS)
@@ -248,7 +248,7 @@ class Comparison:
             resume_merges(self._warehouse, table)
         return after if better else None
 
-    def _put_away(self, shape: Shape, left: list[Part], lost: str | None) -> Iterator[Detached]:
+    def _put_away(self, shape: ComparableColumns, left: list[Part], lost: str | None) -> Iterator[Detached]:
         """Drop parts that the table has no use for, where the source proves that; say of others why they stay."""
         why = lost
         if why is None and self._differences(shape):
@@ -264,7 +264,7 @@ class Comparison:
         for name in (self._should, self._there, self._keys, self._fresh):
             self._warehouse.execute(ddl.drop_table(name))
 
-    def _comparable(self, shape: Shape) -> tuple[Shape, str | None]:
+    def _comparable(self, shape: ComparableColumns) -> tuple[ComparableColumns, str | None]:
         """The shape without columns that change from run to run, or why nothing can be compared."""
         skipped, values = dict(shape.skipped), list(shape.values)
         plain = self._derived.table.engine == "MergeTree"
@@ -285,7 +285,7 @@ class Comparison:
                 values = [v for v in values if v[0] != column]
         return replace(shape, values=tuple(values), skipped=tuple(skipped.items())), None
 
-    def _bounded(self, shape: Shape) -> tuple[Shape, str | None]:
+    def _bounded(self, shape: ComparableColumns) -> tuple[ComparableColumns, str | None]:
         """The shape as far as sources that merge their rows tell anything, or why nothing can be compared."""
         tables, exact, known = self._patient.live.tables, {n for n, _ in shape.values}, {n for n, _ in shape.values}
         for view in self._derived.views:
@@ -323,15 +323,15 @@ class Comparison:
         """While no row comes in: whether everything that has landed has reached the table."""
         tenant = self._derived.tenant
         with ExitStack() as stack:
-            stack.enter_context(self._workspace.fence.exclusive())
-            self._workspace.fence.settle()
+            stack.enter_context(self._workspace.insert_lock.exclusive())
+            self._workspace.insert_lock.settle()
             for name in self._patient.snapshot.routed if tenant is not None else ():
                 lane = router_of(self._workspace).lane(name)
                 if lane is None:
                     continue
                 lane.settled()
-                strays = {t for c in lane.position().strays for t in c.members}
-                if tenant in strays:
+                lagging = {t for c in lane.position().lagging for t in c.members}
+                if tenant in lagging:
                     yield False
                     return
             yield True
@@ -393,14 +393,14 @@ class Comparison:
                     f"max_insert_threads = 1 {bounded(view.backfill, first, min(last, upto[source]))}"
                 )
 
-    def _compare(self, shape: Shape) -> Iterator[Difference]:
+    def _compare(self, shape: ComparableColumns) -> Iterator[Difference]:
         """Put keys that differ into a table, and sum them up by tenant."""
         self._warehouse.execute(
             f"CREATE TABLE {self._keys.sql()} (h FixedString(16), k String, t String, what String) "
             "ENGINE = MergeTree ORDER BY h"
         )
         rows = max(self._rows(self._should), self._rows(self._there))
-        portions = rows // PORTION + 1
+        portions = rows // COMPARED_ROWS + 1
         tests = self._tests(shape)
         for portion in range(portions):
             e, a = (self._side(shape, name.sql(), portion, portions) for name in (self._should, self._there))
@@ -430,7 +430,7 @@ class Comparison:
             item.counts[what] = int(count)
         yield from by_tenant.values()
 
-    def _tests(self, shape: Shape) -> _Tests:
+    def _tests(self, shape: ComparableColumns) -> _Tests:
         """Conditions of keys that are in both tables, and differ."""
         floats = self._floats(shape)
         less, more, differ = ["0"], ["0"], ["0"]
@@ -450,7 +450,7 @@ class Comparison:
         # What was replaced or collapsed in a source is in what was made from it.
         return (*SHORT, DIFFERS, MORE) if self._merging else (*SHORT, DIFFERS, MORE, SURPLUS)
 
-    def _side(self, shape: Shape, name: str, portion: int, portions: int) -> str:
+    def _side(self, shape: ComparableColumns, name: str, portion: int, portions: int) -> str:
         column = self._derived.tenant_column
         tenant = f"toString({quote(column)})" if column else "''"
         values = "".join(f", {sql} AS v{n}" for n, (_, sql) in enumerate(shape.values))
@@ -464,7 +464,7 @@ class Comparison:
             f"FROM {name} WHERE {where} GROUP BY {shape.key}{having}"
         )
 
-    def _floats(self, shape: Shape) -> set[int]:
+    def _floats(self, shape: ComparableColumns) -> set[int]:
         """Positions of values that are floating-point numbers, whose sums depend on the order of rows."""
         found = self._warehouse.query(f"DESCRIBE ({self._side(shape, self._should.sql(), 0, 1)})")
         types = {str(row[0]): str(row[1]) for row in found.rows}
@@ -473,7 +473,7 @@ class Comparison:
     def _rows(self, name: Name) -> int:
         return int(self._warehouse.query(f"SELECT count() FROM {name.sql()}").rows[0][0])
 
-    def _lost(self, shape: Shape) -> str | None:
+    def _lost(self, shape: ComparableColumns) -> str | None:
         """Why the sources may no longer have everything that the table was made from, or it cannot be told."""
         if not shape.growing:
             return self._merging or "none of its columns tells whether it has more than its source"
@@ -486,7 +486,7 @@ class Comparison:
                 return f"rows of {source.name} go by its TTL ({source.ttl})"
         return self._merging if shape.floor else None
 
-    def _repair(self, shape: Shape, *, whole: bool) -> int:
+    def _repair(self, shape: ComparableColumns, *, whole: bool) -> int:
         """Deliver keys that are missing, and bring others to what the sources give. How many keys.
 
         If the sources are not `whole`, keys with less than they give are raised to it: no column that only grows is
@@ -526,7 +526,7 @@ class Comparison:
             self._put_in_place(set(affected))
         return int(count)
 
-    def _lacked(self, shape: Shape, keys: str, *, whole: bool) -> str:
+    def _lacked(self, shape: ComparableColumns, keys: str, *, whole: bool) -> str:
         """What is delivered for some keys: all that the sources give, or only those rows that are not there."""
         chosen = f"WHERE sipHash128({shape.key}) IN {keys}"
         if whole or not self._whole_rows:
@@ -538,7 +538,7 @@ class Comparison:
         there = f"SELECT _rk_row, _rk_n FROM (SELECT {numbered} FROM {self._there.sql()} {chosen})"
         return f"(SELECT *, {numbered} FROM {self._should.sql()} {chosen}) WHERE (_rk_row, _rk_n) NOT IN ({there})"
 
-    def _affected(self, shape: Shape, keys: str) -> list[str]:
+    def _affected(self, shape: ComparableColumns, keys: str) -> list[str]:
         """Partitions with rows of some keys."""
         found = self._warehouse.query(
             f"SELECT DISTINCT _partition_id FROM {self._derived.table.name.sql()} "
@@ -591,8 +591,8 @@ def _differ(value: str, float_: bool) -> str:
 
 
 def outcomes(
-    patient: Patient, *, repair: bool = False, skip: Sequence[Name] = (), allow: Collection[str] = ()
-) -> Iterator[Outcome]:
+    patient: Context, *, repair: bool = False, skip: Sequence[Name] = (), allow: Collection[str] = ()
+) -> Iterator[RepairOutcome]:
     """Compare every derived table but those that are made from one of `skip`, and repair them if that is wanted.
 
     Nor those that are made from a table which is found to be wrong and stays so: what is wrong there must not spread.
@@ -609,7 +609,9 @@ def outcomes(
                 wrong.add(derived.table.name)
             yield outcome
         except RookeryError as exc:
-            yield Outcome(derived.table.name, uncompared=f"it cannot be read: {exc.detail or exc.message}"[:500])
+            yield RepairOutcome(
+                derived.table.name, uncompared=f"it cannot be read: {exc.detail or exc.message}"[:500]
+            )
 
 
 def repair(workspace: Workspace, allow: Collection[str] = ()) -> dict[str, Any]:
@@ -625,12 +627,12 @@ def repair(workspace: Workspace, allow: Collection[str] = ()) -> dict[str, Any]:
             message = f"nothing is named `{unknown[0][:120]}`, so there is nothing to allow"
             raise RookeryError(UNKNOWN_RESOURCE, message, hint="rookery datasource ls")
         live = read_schema(workspace.warehouse, workspace.name)
-        patient = Patient(workspace, snapshot, live, desired_schema(snapshot.build, snapshot))
+        patient = Context(workspace, snapshot, live, desired_schema(snapshot.build, snapshot))
         found = outcomes(patient, repair=True, allow=allow)
         return {"repaired": [_told(o) for o in found if o.differences or o.uncompared or o.detached]}
 
 
-def _told(outcome: Outcome) -> dict[str, Any]:
+def _told(outcome: RepairOutcome) -> dict[str, Any]:
     return {
         "table": str(outcome.table),
         "keys": outcome.repaired,
@@ -640,7 +642,7 @@ def _told(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _left_alone(outcome: Outcome) -> str | None:
+def _left_alone(outcome: RepairOutcome) -> str | None:
     """Why some of what differs was not repaired."""
     if outcome.lost is not None:
         kinds = (MIXED, DIFFERS, MORE, SURPLUS)

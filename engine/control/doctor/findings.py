@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from engine.compiler.scope import Relation
-from engine.compiler.storage import INLET
+from engine.compiler.storage import NULL_ENGINE
 from engine.schema import Name, Schema, Table
 from engine.workspace.workspace import Snapshot, Workspace
 
@@ -29,18 +29,18 @@ class Finding:
         return asdict(self)
 
 
-def unwell(check: str, object: Name | str, message: str, hint: str | None = None) -> Finding:
+def error(check: str, object: Name | str, message: str, hint: str | None = None) -> Finding:
     """An error."""
     return Finding(check, ERROR, str(object), message, hint)
 
 
-def notable(check: str, object: Name | str, message: str, hint: str | None = None) -> Finding:
+def warning(check: str, object: Name | str, message: str, hint: str | None = None) -> Finding:
     """A warning."""
     return Finding(check, WARNING, str(object), message, hint)
 
 
 @dataclass(frozen=True, slots=True)
-class Patient:
+class Context:
     """The workspace as it should be and as it is."""
 
     workspace: Workspace
@@ -59,5 +59,10 @@ class Patient:
         """Tables of nests that keep rows, as they should be, with the live ones."""
         for name, table in sorted(self.desired.tables.items()):
             live = self.live.tables.get(name)
-            if table.mark is not None and table.mark.kind == "nest" and live is not None and table.engine != INLET:
+            if (
+                table.mark is not None
+                and table.mark.kind == "nest"
+                and live is not None
+                and table.engine != NULL_ENGINE
+            ):
                 yield table, live

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 from engine.compiler.build import Build
-from engine.control.doctor.comparable_columns import Shape, columns_of, listed
+from engine.control.doctor.comparable_columns import ComparableColumns, columns_of, listed
 from engine.schema import Table, View
 from engine.sql import shape as tree
 from engine.sql.functions import is_aggregate
@@ -27,7 +27,9 @@ _MERGING = re.compile(r"(\w+?)Merge(State|SimpleState)?")
 _CLAUSES = {"type", "select", "tables", "where", "prewhere", "group_by"}
 
 
-def bounds(warehouse: Warehouse, build: Build, view: View, source: Table, target: Shape) -> dict[str, Bound] | None:
+def bounds(
+    warehouse: Warehouse, build: Build, view: View, source: Table, target: ComparableColumns
+) -> dict[str, Bound] | None:
     """What is known of each column of a view's target by name; None if nothing is."""
     kind = source.engine.partition("(")[0]
     if kind not in ("SummingMergeTree", "AggregatingMergeTree"):

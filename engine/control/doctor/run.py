@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.control import deferred_views
 from engine.control.doctor import checks, tenant_copies
-from engine.control.doctor.findings import WARNING, Finding, Patient, unwell
+from engine.control.doctor.findings import WARNING, Context, Finding, error
 from engine.control.planning import desired_schema
 from engine.control.push import broken_views, plan_for
 from engine.errors import FOREIGN_OBJECT, RookeryError
@@ -17,15 +17,15 @@ from engine.plan.steps import CreateView
 from engine.warehouse.catalog import read_schema
 from engine.workspace.workspace import DEFERRED, Workspace
 
-PATIENCE = 5.0
+CHANGE_TIMEOUT_SECONDS = 5.0
 """Seconds to wait for a change that is under way; what it may have half done is not examined."""
-MOST_STEPS = 20
+MAX_LISTED_STEPS = 20
 """Steps of a plan that are told one by one."""
 
 _READING = re.compile(r"while reading from part (?:\S*/)?([^/\s]{1,300})/ in table ([^\s(]{1,300})")
 """What the engine says of the part that it could not read."""
 
-Check = Callable[[Patient], Iterator[Finding]]
+Check = Callable[[Context], Iterator[Finding]]
 
 AT_ANY_TIME: dict[str, Check] = {
     "disk": checks.disk,
@@ -40,7 +40,7 @@ AT_ANY_TIME: dict[str, Check] = {
     "many-parts": checks.many_parts,
     "foreign-view": checks.foreign_views,
     "cursor": checks.cursors,
-    "stray": checks.strays,
+    "stray": checks.lagging,
     "suspended-view": checks.suspended_views,
     "deferred-view": deferred_views.deferred_views,
     "expiring-rows": checks.expiring_rows,
@@ -49,7 +49,7 @@ AT_ANY_TIME: dict[str, Check] = {
     "undeclared-share": checks.undeclared_shares,
     "pooled-only": checks.pooled_only,
 }
-AT_REST: dict[str, Check] = {
+WITHOUT_CHANGES: dict[str, Check] = {
     "orphan": checks.orphans,
     "unknown-nest": checks.unknown_nests,
     "unfinished-tenant": checks.unfinished_tenants,
@@ -63,7 +63,7 @@ DEEP: dict[str, Check] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Examination:
+class Report:
     """What was looked at and what was found."""
 
     checks: tuple[str, ...]
@@ -79,35 +79,35 @@ class Examination:
         return {"healthy": self.healthy, "checks": list(self.checks), "findings": found}
 
 
-def examine(workspace: Workspace, *, deep: bool = False) -> Examination:
+def examine(workspace: Workspace, *, deep: bool = False) -> Report:
     """Examine the workspace; `deep` also reads the rows. Errors come before warnings."""
     findings: list[Finding] = []
     checks: list[str] = []
 
-    def run(some: dict[str, Check], patient: Patient) -> None:
+    def run(some: dict[str, Check], patient: Context) -> None:
         for name, check in some.items():
             checks.append(name)
             try:
                 findings.extend(check(patient))
             except RookeryError as exc:
                 # What is broken must not hide what else is.
-                findings.append(unwell(name, workspace.name, f"this check failed: {exc.message}", _where(exc)))
+                findings.append(error(name, workspace.name, f"this check failed: {exc.message}", _where(exc)))
 
-    if workspace.changes.acquire(timeout=PATIENCE):
+    if workspace.changes.acquire(timeout=CHANGE_TIMEOUT_SECONDS):
         try:
             patient = _patient(workspace)
-            run(AT_REST, patient)
+            run(WITHOUT_CHANGES, patient)
             run({"drift": _drift}, patient)
         finally:
             workspace.changes.release()
     else:
         patient = _patient(workspace)
-        why = f"a change is under way; not examined: {', '.join((*AT_REST, 'drift'))}"
+        why = f"a change is under way; not examined: {', '.join((*WITHOUT_CHANGES, 'drift'))}"
         findings.append(Finding("busy", WARNING, workspace.name, why, "run it again when the change is done"))
     run(AT_ANY_TIME, patient)
     if deep:
         run(DEEP, patient)
-    return Examination(tuple(checks), tuple(sorted(findings, key=lambda f: f.level == WARNING)))
+    return Report(tuple(checks), tuple(sorted(findings, key=lambda f: f.level == WARNING)))
 
 
 def _where(exc: RookeryError) -> str | None:
@@ -116,13 +116,13 @@ def _where(exc: RookeryError) -> str | None:
     return f"part {found[1]} of table {found[2]} cannot be read" if found else exc.hint
 
 
-def _patient(workspace: Workspace) -> Patient:
+def _patient(workspace: Workspace) -> Context:
     snapshot = workspace.refresh()
     live = read_schema(workspace.warehouse, workspace.name)
-    return Patient(workspace, snapshot, live, desired_schema(snapshot.build, snapshot))
+    return Context(workspace, snapshot, live, desired_schema(snapshot.build, snapshot))
 
 
-def _drift(patient: Patient) -> Iterator[Finding]:
+def _drift(patient: Context) -> Iterator[Finding]:
     """What a push of nothing would do."""
     try:
         broken = broken_views(patient.workspace, patient.snapshot, patient.snapshot.build)
@@ -130,13 +130,13 @@ def _drift(patient: Patient) -> Iterator[Finding]:
     except RookeryError as exc:
         if exc.code is not FOREIGN_OBJECT:
             raise
-        yield unwell("drift", patient.workspace.name, exc.message, exc.hint)
+        yield error("drift", patient.workspace.name, exc.message, exc.hint)
         return
     # Views that wait are findings of their own.
     waiting = patient.workspace.registry.read(DEFERRED)
     steps = tuple(s for s in steps if not (isinstance(s, CreateView) and str(s.view.name) in waiting))
-    for step in steps[:MOST_STEPS]:
+    for step in steps[:MAX_LISTED_STEPS]:
         why = f"{step.action} is called for: {step.reason}"
-        yield unwell("drift", step.subject, why, "rookery fanout repair")
-    if len(steps) > MOST_STEPS:
-        yield unwell("drift", patient.workspace.name, f"{len(steps) - MOST_STEPS} more steps", "rookery plan")
+        yield error("drift", step.subject, why, "rookery fanout repair")
+    if len(steps) > MAX_LISTED_STEPS:
+        yield error("drift", patient.workspace.name, f"{len(steps) - MAX_LISTED_STEPS} more steps", "rookery plan")

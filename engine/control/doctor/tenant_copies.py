@@ -13,11 +13,11 @@ from engine.control.doctor.derived_tables import (
     SHORT,
     TOO_MUCH,
     Difference,
-    Outcome,
+    RepairOutcome,
     outcomes,
 )
-from engine.control.doctor.findings import Finding, Patient, notable, unwell
-from engine.control.fanout_status import out_of_step
+from engine.control.doctor.findings import Context, Finding, error, warning
+from engine.control.fanout_status import lagging
 from engine.fanout.router import router_of
 from engine.schema import Name, Table, nest_database, quote
 
@@ -27,7 +27,7 @@ Sum = tuple[int, int]
 """Rows, and a checksum that does not depend on their order."""
 
 
-def foreign_rows(patient: Patient) -> Iterator[Finding]:
+def foreign_rows(patient: Context) -> Iterator[Finding]:
     """Rows in a nest that are another tenant's."""
     for table, live in patient.nests():
         for _, expression in table.constraints:
@@ -36,10 +36,10 @@ def foreign_rows(patient: Patient) -> Iterator[Finding]:
             )
             if found.rows[0][0]:
                 why = f"{found.rows[0][0]:,} rows are another tenant's"
-                yield unwell("foreign-rows", live.name, why, "rebuild it: rookery tenant rm, then tenant add")
+                yield error("foreign-rows", live.name, why, "rebuild it: rookery tenant rm, then tenant add")
 
 
-def derived(patient: Patient) -> Iterator[Finding]:
+def derived(patient: Context) -> Iterator[Finding]:
     """Tables that views fill are compared with what the views give for their sources.
 
     What is made from a copy that differs is left for later: it may be right, and the copy is not.
@@ -51,17 +51,17 @@ def derived(patient: Patient) -> Iterator[Finding]:
             whose = f"tenant {difference.tenant}: " if difference.tenant is not None else ""
             why = f"{whose}{difference.text()}"
             if outcome.lost is None or {*SHORT} & difference.counts.keys():
-                yield unwell("derived", outcome.table, why, _remedy(outcome, difference))
+                yield error("derived", outcome.table, why, _remedy(outcome, difference))
             else:
-                yield notable("derived", outcome.table, f"{why}; the source cannot tell: {outcome.lost}")
+                yield warning("derived", outcome.table, f"{why}; the source cannot tell: {outcome.lost}")
         if outcome.uncompared is not None:
-            yield notable("uncompared", outcome.table, f"it is not compared: {outcome.uncompared}")
+            yield warning("uncompared", outcome.table, f"it is not compared: {outcome.uncompared}")
         elif outcome.skipped and outcome.differences:
             columns = "; ".join(f"{name} ({why})" for name, why in outcome.skipped)
-            yield notable("uncompared", outcome.table, f"columns that are not compared: {columns}")
+            yield warning("uncompared", outcome.table, f"columns that are not compared: {columns}")
 
 
-def _remedy(outcome: Outcome, difference: Difference) -> str:
+def _remedy(outcome: RepairOutcome, difference: Difference) -> str:
     whole, kinds = outcome.lost is None, difference.counts.keys()
     some = [REPAIR] if {MISSING, LESS, *((DIFFERS,) if whole else ())} & kinds else []
     some += [_excess(outcome.table)] if whole and {*TOO_MUCH} & kinds else []
@@ -75,13 +75,13 @@ def _excess(table: Name) -> str:
     )
 
 
-def copies(patient: Patient) -> Iterator[Finding]:
+def copies(patient: Context) -> Iterator[Finding]:
     """Copies of tenants in step are compared with landing by count and checksum.
 
     While rows come in the two are never read at the same moment, so a difference is looked at again with inserts
     held back.
     """
-    behind = out_of_step(patient.workspace)
+    behind = lagging(patient.workspace)
     for relation, table in patient.landings():
         if not relation.in_nest:
             continue
@@ -94,11 +94,11 @@ def copies(patient: Patient) -> Iterator[Finding]:
                 yield from _closer(patient, relation, table, tenant.id, copy)
 
 
-def _closer(patient: Patient, relation: Relation, table: Table, tenant: str, copy: Name) -> Iterator[Finding]:
+def _closer(patient: Context, relation: Relation, table: Table, tenant: str, copy: Name) -> Iterator[Finding]:
     lane = router_of(patient.workspace).lane(relation.name)
     ((moment,),) = patient.workspace.warehouse.query("SELECT toUnixTimestamp(now())").rows
     alive = living(table.ttl, f"toDateTime({moment})")
-    with patient.workspace.fence.exclusive():
+    with patient.workspace.insert_lock.exclusive():
         if lane is not None:
             lane.settled()
             if tenant not in lane.position().main.members:
@@ -111,9 +111,9 @@ def _closer(patient: Patient, relation: Relation, table: Table, tenant: str, cop
     if here[0] == there[0]:
         why = f"its {here[0]:,} rows differ from those in landing"
     if alive is None:
-        yield notable("copy", copy, f"{why}; rows may have gone from one of them by its TTL", REPAIR)
+        yield warning("copy", copy, f"{why}; rows may have gone from one of them by its TTL", REPAIR)
     else:
-        yield unwell("copy", copy, why, REPAIR if here[0] <= there[0] else _excess(copy))
+        yield error("copy", copy, why, REPAIR if here[0] <= there[0] else _excess(copy))
 
 
 def _checksum(relation: Relation) -> str:
@@ -121,12 +121,12 @@ def _checksum(relation: Relation) -> str:
     return f"count(), groupBitXor(cityHash64(formatRow('TSV', {', '.join(map(quote, relation.columns))})))"
 
 
-def _of_copy(patient: Patient, relation: Relation, copy: Name, alive: str = "1") -> Sum:
+def _of_copy(patient: Context, relation: Relation, copy: Name, alive: str = "1") -> Sum:
     found = patient.workspace.warehouse.query(f"SELECT {_checksum(relation)} FROM {copy.sql()} WHERE {alive}")
     return int(found.rows[0][0]), int(found.rows[0][1])
 
 
-def _by_tenant(patient: Patient, relation: Relation, tenant: str | None = None, alive: str = "1") -> dict[str, Sum]:
+def _by_tenant(patient: Context, relation: Relation, tenant: str | None = None, alive: str = "1") -> dict[str, Sum]:
     landing = Name(patient.workspace.name, relation.name).sql()
     column = f"toString({quote(relation.tenant or '')})"
     mine = f" WHERE {column} = {{tenant:String}} AND {alive}" if tenant is not None else ""

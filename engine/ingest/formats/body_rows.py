@@ -9,11 +9,11 @@ from typing import Any
 
 import orjson
 
-from engine.ingest.formats.chunker import Cutter
+from engine.ingest.formats.chunker import Chunker
 from engine.ingest.formats.csv_records import BOM, csv_rows
-from engine.ingest.formats.json_values import BLANK, Elements, is_object, on_one_line, value_end
+from engine.ingest.formats.json_values import BLANK, JsonElements, is_object, on_one_line, value_end
 
-__all__ = ["Cutter", "csv_rows", "is_object", "is_open_list", "is_stranger", "json_rows", "small_lines"]
+__all__ = ["Chunker", "csv_rows", "is_object", "is_open_list", "is_stranger", "json_rows", "small_lines"]
 _TAIL = 1024
 _SOLID = re.compile(rb"[^ \t\r\n]")
 
@@ -56,7 +56,7 @@ def json_rows(body: bytes, *, whole: bool = True) -> list[bytes]:
     text = body.removeprefix(BOM).strip(BLANK)
     if not (whole and text.startswith(b"[")):
         return _by_lines(text) if (found := _objects(text)) is None else found
-    elements = Elements(sys.maxsize)
+    elements = JsonElements(sys.maxsize)
     elements.append(text[1:])
     texts = list(elements.complete())
     if elements.rest is None:

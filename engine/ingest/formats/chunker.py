@@ -7,11 +7,11 @@ from typing import Literal
 
 from engine.errors import BAD_ROW, TOO_LARGE, RookeryError
 from engine.ingest.formats.csv_records import BOM, csv_rows, ends_quoted, is_open, raw_cells
-from engine.ingest.formats.json_values import BLANK, Elements, on_one_line, too_long
+from engine.ingest.formats.json_values import BLANK, JsonElements, on_one_line, too_long
 
-BATCH = 4 << 20
-ROW = 64 << 20
-HEADER = 256 << 10
+BATCH_BYTES = 4 << 20
+MAX_ROW_BYTES = 64 << 20
+MAX_HEADER_BYTES = 256 << 10
 """Bytes that the names of a CSV file's columns may take: they stand before each of its batches."""
 Kind = Literal["ndjson", "csv"]
 _OPEN_HEADER = "line 1: a quote in the header is never closed"
@@ -19,7 +19,7 @@ _CARRIAGE_RETURN = "line 1: a carriage return stands where no line ends"
 _LINE_ENDS = "nothing was stored; end lines with LF or CRLF. In Python, open the file with newline='' to write CSV"
 
 
-class Cutter:
+class Chunker:
     """Cuts a stream of NDJSON or CSV into batches of at most `size` bytes of rows; a longer row is its own batch.
 
     Where it cuts depends on the bytes alone, not on the chunks they came in. Each batch of CSV begins with the
@@ -27,7 +27,7 @@ class Cutter:
     return is to be taken to its end. Both raise RK5004 for a row longer than `limit`.
     """
 
-    def __init__(self, kind: Kind, size: int = BATCH, limit: int = ROW) -> None:
+    def __init__(self, kind: Kind, size: int = BATCH_BYTES, limit: int = MAX_ROW_BYTES) -> None:
         self._kind, self._size, self._limit = kind, size, max(size, limit)
         self._first = b""
         self._marked = False
@@ -150,8 +150,10 @@ class _Records(_Lines):
             if is_open(self._buffer):
                 raise RookeryError(BAD_ROW, _OPEN_HEADER, hint="nothing was stored")
             end = len(self._buffer)
-        if (end if end >= 0 else len(self._buffer)) > HEADER:
-            raise RookeryError(TOO_LARGE, f"the header is longer than {HEADER:,} bytes", hint="is a quote left open?")
+        if (end if end >= 0 else len(self._buffer)) > MAX_HEADER_BYTES:
+            raise RookeryError(
+                TOO_LARGE, f"the header is longer than {MAX_HEADER_BYTES:,} bytes", hint="is a quote left open?"
+            )
         if end < 0:
             return None
         header = bytes(self._buffer[:end])
@@ -200,7 +202,7 @@ class _List:
 
     def __init__(self, size: int, limit: int) -> None:
         self._size = size
-        self._elements = Elements(limit)
+        self._elements = JsonElements(limit)
         self._after = _Lines(size, limit)
         self._lines: list[bytes] = []
         self._held = 0

@@ -14,14 +14,14 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-PIECE = 1 << 20
+OUTPUT_BYTES = 1 << 20
 """Bytes that are opened at once, at most."""
-SLICE = 1 << 15
+INPUT_BYTES = 1 << 15
 """Bytes that are handed to a library at once: each new member of a stream copies what is left of them."""
 FREE_MEMBERS = 1000
-MEMBER = 64
+MIN_MEMBER_BYTES = 64
 """Members beyond the free ones must hold this many bytes on average: one costs more to open than its bytes tell."""
-WINDOW = 23
+MAX_WINDOW_LOG = 23
 """Zstandard's window, 8 MiB as a power of two: what HTTP allows (RFC 9659), and memory that each body may ask for."""
 
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
@@ -58,7 +58,7 @@ class _Gzip:
 def _member(encoding: str) -> _Member:
     if encoding == "gzip":
         return _Gzip()
-    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: WINDOW})
+    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: MAX_WINDOW_LOG})
 
 
 def sniffed(first: bytes) -> str:
@@ -100,8 +100,8 @@ class Opened:
         if self._encoding == "identity":
             yield from self._counted(chunk)
             return
-        for at in range(0, len(chunk), SLICE):
-            yield from self._opened(chunk[at : at + SLICE])
+        for at in range(0, len(chunk), INPUT_BYTES):
+            yield from self._opened(chunk[at : at + INPUT_BYTES])
 
     def feed(self, chunk: bytes) -> bytes:
         """What the chunk opens to, at once."""
@@ -122,7 +122,7 @@ class Opened:
                 data = self._next(data)
                 if self._member is None:
                     return
-            room = min(PIECE, self._limit - self.produced + 1)
+            room = min(OUTPUT_BYTES, self._limit - self.produced + 1)
             try:
                 piece = self._member.decompress(data, room)
             except zlib.error as exc:
@@ -149,7 +149,7 @@ class Opened:
                 raise self._corrupt("bytes behind its end")
         if data:
             self._members += 1
-            if self._members > FREE_MEMBERS + self.produced // MEMBER:
+            if self._members > FREE_MEMBERS + self.produced // MIN_MEMBER_BYTES:
                 raise self._corrupt("too many empty parts")
             self._member = _member(self._encoding)
         return data

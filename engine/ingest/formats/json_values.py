@@ -92,7 +92,7 @@ def _escape(found: re.Match[bytes]) -> bytes:
     return b"\\n" if found.group() == b"\n" else found.group().replace(b"\n", b" ")
 
 
-class Elements:
+class JsonElements:
     """The elements of a JSON array that arrives in chunks, as their texts; `append` what is behind the first bracket.
 
     An element goes to the next comma of the array, so a bad one does not take others with it unless its strings or

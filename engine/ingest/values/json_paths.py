@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from engine.ingest.values.wide_types import Arrival, Staged, arrival_of, bare
+from engine.ingest.values.wide_types import Staged, WideType, bare, wide_type_of
 from engine.project.model import Column, Datasource
 from engine.schema import literal, quote
 from engine.template.parameters import integer_bounds
@@ -78,7 +78,7 @@ def _composed(inner: str, type: Type) -> tuple[str, str]:
         found = f"arrayMap(_rk_x -> accurateCastOrNull(_rk_x, {literal(element.text)}), {texts})"
         check = f"isNotNull({inner}) AND arrayAll(_rk_x -> isNotNull(_rk_x), {found})"
         return f"arrayMap(_rk_x -> assumeNotNull(_rk_x), {found})", check
-    arrival = arrival_of(type)
+    arrival = wide_type_of(type)
     value = f"CAST({inner} AS {arrival.staged})"
     check = f"isNotNull({inner}) AND {arrival.check(value)}" if arrival.check else f"isNotNull({inner})"
     return arrival.taken(value) if arrival.taken else value, check
@@ -87,7 +87,7 @@ def _composed(inner: str, type: Type) -> tuple[str, str]:
 def _scalar(inner: str, type: Type) -> tuple[str, str]:
     """A value as one of a type, null if it is none, and the condition under which it is one."""
     plain = bare(type)
-    arrival = arrival_of(plain)
+    arrival = wide_type_of(plain)
     value = _found(inner, plain, arrival)
     fits = f"isNotNull({value})"
     if arrival.check and not integer_bounds(plain.kind):
@@ -97,7 +97,7 @@ def _scalar(inner: str, type: Type) -> tuple[str, str]:
     return f"CAST({value} AS Nullable({plain.text}))", fits
 
 
-def _found(inner: str, type: Type, arrival: Arrival) -> str:
+def _found(inner: str, type: Type, arrival: WideType) -> str:
     """A value as it would be staged at the top of an event, or null."""
     kind, text = type.kind, f"CAST({inner} AS Nullable(String))"
     is_text = f"dynamicType({inner}) = 'String'"

@@ -16,19 +16,19 @@ import orjson
 from engine.compiler.scope import base_type
 from engine.ingest.formats.json_values import UNENDED
 from engine.ingest.row_expressions import FLAGS, flag_of
-from engine.ingest.values.staging import Stage, is_tenant, tenant_kind
+from engine.ingest.values.staging import StageSchema, is_tenant, tenant_kind
 from engine.ingest.values.wide_types import Staged
 from engine.warehouse.port import Input
 
-SHOWN = 80
+MAX_SHOWN_CHARACTERS = 80
 """Characters of a value that a reason shows."""
 
 
-def reason(stage: Stage, staged: Staged, value: str | None, bound: str | None) -> str:
+def reason(stage: StageSchema, staged: Staged, value: str | None, bound: str | None) -> str:
     """Why a value that could be read is not stored, in words for its sender."""
     if is_tenant(stage, staged) and value is None:
         return "the tenant is missing or null"
-    shown = "missing or null" if value is None else f"`{value[:SHOWN]}`"
+    shown = "missing or null" if value is None else f"`{value[:MAX_SHOWN_CHARACTERS]}`"
     if not is_tenant(stage, staged):
         column = next(c for c in stage.source.columns if c.name == staged.column)
         if column.required and value in (None, "", "[]", "{}"):
@@ -42,7 +42,7 @@ def reason(stage: Stage, staged: Staged, value: str | None, bound: str | None) -
     return f"{shown} is not a canonical tenant id of type {base_type(tenant_kind(stage.source))}"
 
 
-def values_of(row: bytes, format: Input, header: bytes, stage: Stage) -> dict[str, str | None]:
+def values_of(row: bytes, format: Input, header: bytes, stage: StageSchema) -> dict[str, str | None]:
     """The texts that a row has for the datasource's columns, as far as they can be told."""
     found = _csv_values(row, header) if format is Input.CSV else _json_values(row)
     # The engine matches names without regard to case.
@@ -51,7 +51,7 @@ def values_of(row: bytes, format: Input, header: bytes, stage: Stage) -> dict[st
     return {c.column: _text(_at(given[name], c.path)) for c, name in named if name in given}
 
 
-def as_event(stage: Stage, named: bytes) -> bytes:
+def as_event(stage: StageSchema, named: bytes) -> bytes:
     """A row of a file, a JSON object by columns' names, as the event that has its values where their paths say."""
     given = _json_values(named)
     event: dict[str, Any] = {}
@@ -139,7 +139,7 @@ def strange(row: bytes) -> str:
     given = _json_values(row)
     if not given:
         return "the row is empty"
-    shown = ", ".join(f"`{_text(key)}`"[:SHOWN] for key in list(given)[:5])
+    shown = ", ".join(f"`{_text(key)}`"[:MAX_SHOWN_CHARACTERS] for key in list(given)[:5])
     return f"the row has none of the datasource's columns; its keys are {shown}{', …' if len(given) > 5 else ''}"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from engine.ingest.values.wide_types import NULLABLE, Arrival, Sql, Staged, arrival_of, bare, each, or_null
+from engine.ingest.values.wide_types import NULLABLE, Sql, Staged, WideType, bare, each, or_null, wide_type_of
 from engine.project.model import Column
 from engine.schema import literal, quote
 from engine.warehouse.type_names import Type, parse_type
@@ -66,9 +66,9 @@ def raw(column: Column, name: str, beside: Sequence[Sequence[Step]] = ()) -> Sta
     )
 
 
-def _element(type: Type, exact: bool) -> Arrival:
+def _element(type: Type, exact: bool) -> WideType:
     """An element, which its object may not have, or have as null: it is the type's default then, or null."""
-    found = arrival_of(type, exact=exact)
+    found = wide_type_of(type, exact=exact)
     if type.parts or not NULLABLE.fullmatch(type.kind):
         return found
     plain = bare(type)
@@ -83,7 +83,7 @@ def _element(type: Type, exact: bool) -> Arrival:
     def taken(v: str) -> str:
         return f"ifNull(CAST({(inner.taken or str)(v)} AS Nullable({plain.text})), {absent})"
 
-    return Arrival(staged, found.check if type.nullable else or_null(found.check), taken)
+    return WideType(staged, found.check if type.nullable else or_null(found.check), taken)
 
 
 def _staged(steps: Sequence[Step], leaf: str) -> str:

@@ -17,23 +17,23 @@ import orjson
 
 from engine.compiler.scope import base_type, tenant_literal
 from engine.ingest.row_expressions import flag_check, names_in
-from engine.ingest.values.fast_path import usual_of, usual_tenant
+from engine.ingest.values.fast_path import fast_checks_of, fast_tenant_check
 from engine.ingest.values.json_paths import nested
 from engine.ingest.values.shared_keys import Reader
 from engine.ingest.values.staged_paths import in_lists, raw
 from engine.ingest.values.wide_types import (
     FEWEST_DIGITS,
     NULLABLE,
-    Arrival,
     Given,
     Staged,
-    arrival_of,
+    WideType,
     typed_default,
     unwrapped,
+    wide_type_of,
 )
 from engine.project.model import Column, Datasource
 from engine.schema import Name, fingerprint, literal, quote
-from engine.template.parameters import MAX_TENANT, integer_bounds
+from engine.template.parameters import MAX_TENANT_BYTES, integer_bounds
 from engine.warehouse.port import Input
 from engine.warehouse.type_names import Type, parse_type
 
@@ -43,13 +43,13 @@ with a number of this many digits has its integers staged as text, as are intege
 
 _OWN = secrets.token_hex(4)
 """Part of the names of the stage's own columns, so that no event can have them for keys."""
-NUMBER = f"_rk_n_{_OWN}"
+ROW_NUMBER_COLUMN = f"_rk_n_{_OWN}"
 """The stage's column for numbers of rows."""
 _NEVER = f"_rk_never_{_OWN}"
 """The stage's column that no row fills."""
 _LOOKED_AT = 2
 """Columns that are looked at to tell rows that may be empty."""
-NOTHING: Mapping[str, Given] = {}
+NO_GIVEN_TYPES: Mapping[str, Given] = {}
 HOLDS_STATE = re.compile(r"(?<!Simple)AggregateFunction\(")
 """In a type: an aggregate state, or something with one in it."""
 _ESCAPED_KEY = re.compile(rb'"[^"\\]*+\\u[^"]*+"\s*+:')
@@ -58,7 +58,7 @@ _TO_ZEROS = bytes(ord("0") if ord("0") <= i <= ord("9") else ord("x") for i in r
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class StageSchema:
     """How a datasource's rows are staged. If it is `repeatable`, taking rows twice gives the same values.
 
     Tables of what only one file may need are not `kept`. `shared` are keys of events, in lower case, that several of
@@ -149,8 +149,8 @@ def unlike_texts(keys: list[str]) -> re.Pattern[bytes]:
 
 
 def stage_of(
-    source: Datasource, format: Input, manner: Manner = USUAL, given: Mapping[str, Given] = NOTHING
-) -> Stage:
+    source: Datasource, format: Input, manner: Manner = USUAL, given: Mapping[str, Given] = NO_GIVEN_TYPES
+) -> StageSchema:
     """How a datasource's rows of a format are staged. `given` is what a typed file has in its columns."""
     found = [(c, _staged(source, c, format, manner, given)) for c in source.columns]
     names, shared = _names(found) if format is Input.NDJSON else ({}, {})
@@ -164,7 +164,7 @@ def stage_of(
     late = [c for c in source.columns if is_deeper(c, format) or (given and c.type.startswith("Tuple("))]
     repeatable = not any(c.default for c in late)
     identity = fingerprint([(c.name, c.type, c.default) for c in columns])[:12]
-    return Stage(source, columns, tenant, identity, repeatable, kept=not given, shared=shared)
+    return StageSchema(source, columns, tenant, identity, repeatable, kept=not given, shared=shared)
 
 
 def _names(found: Sequence[tuple[Column, Staged]]) -> tuple[dict[str, str], dict[bytes, tuple[Reader, ...]]]:
@@ -215,7 +215,7 @@ def _seeing(default: str, stored: Mapping[str, str]) -> str:
     return f"arrayMap(({', '.join(map(quote, values))}) -> {default}, {lists})[1]"
 
 
-def may_be_empty(stage: Stage) -> str:
+def may_be_empty(stage: StageSchema) -> str:
     """SQL that is true of staged rows with none of the keys, and maybe of others with little else than defaults."""
     # Texts come first: they are quick to ask, and seldom empty in a row that has others.
     empty = {
@@ -231,19 +231,19 @@ def may_be_empty(stage: Stage) -> str:
     return " AND ".join(found[:_LOOKED_AT]) or "1"
 
 
-def stage_ddl(stage: Stage, table: Name, *, defaults: bool = True) -> str:
+def stage_ddl(stage: StageSchema, table: Name, *, defaults: bool = True) -> str:
     """The statement that makes a stage's table; rows have a number there where they were given one."""
     parts = {
         c.name: f"{quote(c.name)} {c.type}" + (f" DEFAULT {c.default}" if c.default and defaults else "")
         for c in stage.columns
     }
-    parts[NUMBER] = f"{NUMBER} UInt64"
+    parts[ROW_NUMBER_COLUMN] = f"{ROW_NUMBER_COLUMN} UInt64"
     # The engine reads a row no further than to the last column it has, and would miss a key that comes twice.
     parts[_NEVER] = f"{_NEVER} UInt8"
     return f"CREATE TABLE IF NOT EXISTS {table.sql()} ({', '.join(parts.values())}) ENGINE = Memory"
 
 
-def is_tenant(stage: Stage, staged: Staged) -> bool:
+def is_tenant(stage: StageSchema, staged: Staged) -> bool:
     """Whether a column says whose the row is."""
     return staged is stage.tenant
 
@@ -253,7 +253,7 @@ def tenant_kind(source: Datasource) -> str:
     return next(c.type for c in source.columns if c.name == source.tenant_column)
 
 
-def checks(stage: Stage, bound: str | None) -> list[tuple[Staged, str]]:
+def checks(stage: StageSchema, bound: str | None) -> list[tuple[Staged, str]]:
     """What every row must meet, in the engine's words; `bound` is the tenant that the token writes for."""
     found = [(c, c.check) for c in stage.columns if c.check]
     if stage.tenant is None:
@@ -269,13 +269,13 @@ def tenant_check(kind: str, value: str) -> str:
     check = f"toString(to{kind}OrNull({value})) = {value}"
     if kind == "String":
         check = (
-            f"length({value}) BETWEEN 1 AND {MAX_TENANT} AND isValidUTF8({value}) AND "
+            f"length({value}) BETWEEN 1 AND {MAX_TENANT_BYTES} AND isValidUTF8({value}) AND "
             f"NOT match({value}, '[\\\\p{{Cc}}\\\\p{{Zl}}\\\\p{{Zp}}]') AND normalizeUTF8NFC({value}) = {value}"
         )
     return f"ifNull({check}, 0)"
 
 
-def condition(stage: Stage, bound: str | None, *, usual: bool = False) -> str:
+def condition(stage: StageSchema, bound: str | None, *, usual: bool = False) -> str:
     """SQL that is true of good rows; if `usual`, only of those that are good and nothing out of the ordinary."""
     conditions = []
     for staged, check in checks(stage, bound):
@@ -284,14 +284,14 @@ def condition(stage: Stage, bound: str | None, *, usual: bool = False) -> str:
     return " AND ".join(c for c in conditions if c) or "1"
 
 
-def _short(stage: Stage, staged: Staged, bound: str | None) -> str | None:
+def _short(stage: StageSchema, staged: Staged, bound: str | None) -> str | None:
     """A column's short condition, empty if there is nothing to ask, or None if it has none."""
     if is_tenant(stage, staged):
-        return usual_tenant(base_type(tenant_kind(stage.source)), staged.value) if bound is None else None
+        return fast_tenant_check(base_type(tenant_kind(stage.source)), staged.value) if bound is None else None
     return None if staged.usual is None else staged.usual[0] or ""
 
 
-def taken(stage: Stage, bound: str | None, *, usual: bool = False) -> str:
+def taken(stage: StageSchema, bound: str | None, *, usual: bool = False) -> str:
     """The SQL of a stage's rows as they are stored, with the writer's tenant stamped on them if it has one.
 
     If `usual`, it throws on rows that do not meet the usual condition.
@@ -299,7 +299,7 @@ def taken(stage: Stage, bound: str | None, *, usual: bool = False) -> str:
     return ", ".join(values_taken(stage, bound, usual=usual))
 
 
-def values_taken(stage: Stage, bound: str | None, *, usual: bool = False) -> list[str]:
+def values_taken(stage: StageSchema, bound: str | None, *, usual: bool = False) -> list[str]:
     """The same, for each column in the datasource's order."""
     expressions = [c.usual[1] if usual and c.usual else c.taken for c in stage.columns]
     if bound is not None and stage.tenant is not None:
@@ -318,7 +318,7 @@ def _staged(
     column: Column,
     format: Input,
     manner: Manner,
-    given: Mapping[str, Given] = NOTHING,
+    given: Mapping[str, Given] = NO_GIVEN_TYPES,
     name: str | None = None,
 ) -> Staged:
     """One column on its way, in the stage's column `name` if that is not called as what is read."""
@@ -352,7 +352,7 @@ def _staged(
     if exact and format is Input.NDJSON and integer_bounds(kind.kind):
         # As the parser of numbers does, which is not asked then.
         value = f"transform({value}, ['true', 'false'], ['1', '0'], {value})"
-    found = arrival_of(kind, exact=exact, given=typed)
+    found = wide_type_of(kind, exact=exact, given=typed)
     staged, read, there = found.staged, value, ""
     if column.required:
         staged, read, there = _required(found.staged, value)
@@ -382,7 +382,7 @@ def _staged(
     )
 
 
-def _struct(column: Column, kind: Type, name: str, found: Arrival) -> Staged:
+def _struct(column: Column, kind: Type, name: str, found: WideType) -> Staged:
     """An object of a typed file. The engine reads null as an object whose parts are all null."""
     value, default = quote(name), column.default or f"defaultValueOfTypeName({literal(column.type)})"
     nothing = _is_nothing(value, parse_type(found.staged))
@@ -448,7 +448,7 @@ def _holds_others(source: Datasource, column: Column) -> bool:
 
 def _usually(value: str, column: Column, kind: Type, stored: str, staged: str) -> tuple[str | None, str] | None:
     """The short condition of a column, and what is stored of it then."""
-    usual = usual_of(kind, staged)
+    usual = fast_checks_of(kind, staged)
     if usual is None:
         return None
     check = usual.check(value) if usual.check else None

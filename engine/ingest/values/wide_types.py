@@ -21,20 +21,20 @@ Sql = Callable[[str], str]
 Given = Literal["text", "integer", "float", "day", "moment", "own", "nothing"]
 """What a typed file has in a column; `own` is what the column's type is like, `nothing` that it is always null."""
 
-LARGEST = {"Float32": "3.4028235677973366e38", "BFloat16": "3.3961775292304957e38"}
+FIRST_INFINITE = {"Float32": "3.4028235677973366e38", "BFloat16": "3.3961775292304957e38"}
 """The first numbers that round to infinity."""
-DAYS = {"Date": ("1970-01-01", "2149-06-06"), "Date32": ("1900-01-01", "2299-12-31")}
-NUMBER = r"^[+-]?(\\d+[.]?\\d*|[.]\\d+)([eE][+-]?\\d+)?$"
-MOMENT = (
+DATE_RANGES = {"Date": ("1970-01-01", "2149-06-06"), "Date32": ("1900-01-01", "2299-12-31")}
+NUMBER_PATTERN = r"^[+-]?(\\d+[.]?\\d*|[.]\\d+)([eE][+-]?\\d+)?$"
+DATETIME_PATTERN = (
     r"^(\\d{1,7}|\\d{9,10}([.]\\d+)?|\\d{13}([.]\\d+)?|\\d{16}|\\d{19}"
     r"|\\d{4}[-/](0?[1-9]|1[0-2])[-/](0?[1-9]|[12]\\d|3[01])([Tt ]([01]?\\d|2[0-3]):[0-5]\\d(:[0-5]\\d([.,]\\d+)?)?"
     r" ?([Zz]|UTC|GMT|[+-](0\\d|1[0-4])(:?[0-5]\\d)?)?)?)$"
 )
 """Texts that are a moment: ISO 8601, or digits: seconds since 1970 (in 8 digits they could be a day), in 13 digits
 milliseconds, in 16 microseconds and in 19 nanoseconds."""
-SECONDS = "toDateTime64(0, 0, 'UTC') AND toDateTime64(4294967295, 0, 'UTC')"
+DATETIME_RANGE = "toDateTime64(0, 0, 'UTC') AND toDateTime64(4294967295, 0, 'UTC')"
 """What a `DateTime` holds."""
-ZONE = re.compile(r"'([^']*)'")
+ZONE_PATTERN = re.compile(r"'([^']*)'")
 # Without its number a label is taken as well, so that no text is looked through once for each quote in it.
 ENUM_LABEL = re.compile(r"('(?:[^'\\]|\\(?:.|\Z))*+(?:'|\Z))(?:\s*+=\s*+(-?\d+))?+", re.DOTALL)
 MOST_DIGITS, SPARE_DIGITS = 76, 20
@@ -48,7 +48,7 @@ _NAMES = re.compile(r"\b_rk_x(\d+)\b")
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class WideType:
     """A type's values on their way.
 
     `staged` is the type in which they are staged. `check` is the condition under which a staged value can be stored,
@@ -91,38 +91,38 @@ class Staged:
         return self.key or self.name
 
 
-def arrival_of(type: Type, *, exact: bool = False, given: Given | None = None) -> Arrival:
+def wide_type_of(type: Type, *, exact: bool = False, given: Given | None = None) -> WideType:
     """How values of a type arrive: out of text, or as what a typed file has in the column (`given`).
 
     With `exact`, integers arrive as the text that was sent.
     """
     if type.parts:
-        parts = [arrival_of(p, exact=exact, given=given and "own") for p in type.parts]
+        parts = [wide_type_of(p, exact=exact, given=given and "own") for p in type.parts]
         keys = parts[:1] if type.kind == "Map" else []
         elements = zip(type.parts[len(keys) :], parts[len(keys) :], strict=True)
         return _composed(type, [*keys, *(_never_null(t, p) for t, p in elements)])
     plain = bare(type)
     found = _plain(plain, exact) if given is None else _typed(plain, given)
     if found is None:
-        return Arrival(type.text)
+        return WideType(type.text)
     if not type.nullable:
         return found
     return replace(found, staged=f"Nullable({found.staged})", check=or_null(found.check))
 
 
-def _typed(type: Type, given: Given) -> Arrival | None:
+def _typed(type: Type, given: Given) -> WideType | None:
     """Values of a file that says what they are. What is not the column's kind goes by way of its text."""
     kind = type.kind
-    if kind in DAYS and given in ("day", "own"):
+    if kind in DATE_RANGES and given in ("day", "own"):
         return _typed_day(kind)
-    if kind in DAYS and given == "moment":
+    if kind in DATE_RANGES and given == "moment":
         return _midnight(kind)
     if kind == "DateTime" and given in ("moment", "own"):
-        return Arrival("DateTime64(6, 'UTC')", lambda v: f"({v} BETWEEN {SECONDS})")
+        return WideType("DateTime64(6, 'UTC')", lambda v: f"({v} BETWEEN {DATETIME_RANGE})")
     if integer_bounds(kind) and given in ("integer", "own"):
         return _integer(kind, kind.endswith(("128", "256")))
-    if kind in LARGEST and given in ("float", "integer", "own"):
-        return Arrival("Float64", lambda v: f"(abs({v}) < {LARGEST[kind]} OR NOT isFinite({v}))")
+    if kind in FIRST_INFINITE and given in ("float", "integer", "own"):
+        return WideType("Float64", lambda v: f"(abs({v}) < {FIRST_INFINITE[kind]} OR NOT isFinite({v}))")
     if kind == "Decimal" and given == "own":
         return _wide_decimal(type)
     as_it_is = given == "own" or (kind == "DateTime64" and given == "moment")
@@ -131,18 +131,18 @@ def _typed(type: Type, given: Given) -> Arrival | None:
     return _out_of_text(type)
 
 
-def _out_of_text(type: Type) -> Arrival:
+def _out_of_text(type: Type) -> WideType:
     found = _plain(type, exact=True)
     if found is not None and found.staged == "String":
         return found
     if type.kind.startswith(("Float", "BFloat")):
-        limit = LARGEST.get(type.kind, "inf")
-        return Arrival("String", lambda v: f"ifNull(abs({_float(v)}) < {limit}, 0)", _float, texts=True)
+        limit = FIRST_INFINITE.get(type.kind, "inf")
+        return WideType("String", lambda v: f"ifNull(abs({_float(v)}) < {limit}, 0)", _float, texts=True)
 
     def cast(v: str) -> str:
         return f"accurateCastOrNull({v}, {literal(type.text)})"
 
-    return Arrival("String", lambda v: f"isNotNull({cast(v)})", cast, texts=True)
+    return WideType("String", lambda v: f"isNotNull({cast(v)})", cast, texts=True)
 
 
 def _float(v: str) -> str:
@@ -161,7 +161,7 @@ def unwrapped(text: str) -> str:
     return text
 
 
-def _never_null(type: Type, part: Arrival) -> Arrival:
+def _never_null(type: Type, part: WideType) -> WideType:
     """An element, which the engine would take for the type's default where it is null."""
     if type.nullable or type.parts or not NULLABLE.fullmatch(type.kind):
         return part
@@ -179,33 +179,33 @@ def or_null(check: Sql | None) -> Sql | None:
     return None if check is None else lambda v: f"(isNull({v}) OR {check(f'assumeNotNull({v})')})"
 
 
-def _plain(type: Type, exact: bool) -> Arrival | None:
+def _plain(type: Type, exact: bool) -> WideType | None:
     kind = type.kind
     if integer_bounds(kind):
         return _integer(kind, exact or kind.endswith(("128", "256")))
-    if kind in LARGEST:
-        return Arrival("Float64", lambda v: f"(abs({v}) < {LARGEST[kind]} OR isNaN({v}))")
+    if kind in FIRST_INFINITE:
+        return WideType("Float64", lambda v: f"(abs({v}) < {FIRST_INFINITE[kind]} OR isNaN({v}))")
     if kind == "Float64":
-        return Arrival(kind, lambda v: f"(NOT isInfinite({v}))")
+        return WideType(kind, lambda v: f"(NOT isInfinite({v}))")
     if kind == "Decimal":
         return _decimal(type)
-    if kind in DAYS:
+    if kind in DATE_RANGES:
         return _day(kind)
     if kind in ("DateTime", "DateTime64"):
         return _moment(type)
     if kind == "UUID":
         # The engine's parser of it goes on into the next row.
-        return Arrival("String", lambda v: f"isNotNull(toUUIDOrNull({v}))", "toUUIDOrNull({})".format, texts=True)
+        return WideType("String", lambda v: f"isNotNull(toUUIDOrNull({v}))", "toUUIDOrNull({})".format, texts=True)
     return _enum(type.text) if kind.startswith("Enum") else None
 
 
-def _enum(text: str) -> Arrival:
+def _enum(text: str) -> WideType:
     """Labels, or their numbers; what is null or absent would become a number that has none."""
     labels = [(label, number) for label, number in ENUM_LABEL.findall(text) if number]
     numbers = {n: label for label, n in labels}
     known = ", ".join([label for label, _ in labels] + [f"'{n}'" for _, n in labels])
     given, made = ", ".join(f"'{n}'" for n in numbers), ", ".join(numbers.values())
-    return Arrival(
+    return WideType(
         "String",
         lambda v: f"({v} IN ({known}))",
         lambda v: f"transform({v}, [{given}], [{made}], {v})",
@@ -213,9 +213,9 @@ def _enum(text: str) -> Arrival:
     )
 
 
-def _moment(type: Type) -> Arrival:
+def _moment(type: Type) -> WideType:
     """The engine's own parser takes any text with digits in it for a moment, and counts on behind 23:59:59."""
-    zone = f", '{found[1]}'" if (found := ZONE.search(type.text)) else ""
+    zone = f", '{found[1]}'" if (found := ZONE_PATTERN.search(type.text)) else ""
 
     def parsed(v: str) -> str:
         # The engine tells seconds by their ten digits, and reads neither `t` nor `z`.
@@ -224,44 +224,44 @@ def _moment(type: Type) -> Arrival:
 
     def check(v: str) -> str:
         value = parsed(v)
-        there = f"isNotNull({value})" if type.kind == "DateTime64" else f"ifNull({value} BETWEEN {SECONDS}, 0)"
-        return f"(match({v}, '{MOMENT}') AND {there})"
+        there = f"isNotNull({value})" if type.kind == "DateTime64" else f"ifNull({value} BETWEEN {DATETIME_RANGE}, 0)"
+        return f"(match({v}, '{DATETIME_PATTERN}') AND {there})"
 
-    return Arrival("String", check, parsed, texts=True)
+    return WideType("String", check, parsed, texts=True)
 
 
-def _integer(kind: str, as_text: bool) -> Arrival:
+def _integer(kind: str, as_text: bool) -> WideType:
     low, high = integer_bounds(kind) or (0, 0)
     if not as_text:
-        return Arrival("Int128", lambda v: f"({v} BETWEEN {low} AND {high})")
+        return WideType("Int128", lambda v: f"({v} BETWEEN {low} AND {high})")
     if kind.endswith(("128", "256")):
         # The engine has no literals of these, and no wider type.
-        return Arrival("String", lambda v: f"ifNull(toString(to{kind}OrNull({v})) = {v}, 0)", texts=True)
+        return WideType("String", lambda v: f"ifNull(toString(to{kind}OrNull({v})) = {v}, 0)", texts=True)
 
     def number(v: str) -> str:
         return f"if(length({v}) < {FEWEST_DIGITS}, toInt128OrNull({v}), NULL)"
 
-    return Arrival("String", lambda v: f"ifNull({number(v)} BETWEEN {low} AND {high}, 0)", number, texts=True)
+    return WideType("String", lambda v: f"ifNull({number(v)} BETWEEN {low} AND {high}, 0)", number, texts=True)
 
 
 def _spare(type: Type) -> int:
     return max(min(SPARE_DIGITS, MOST_DIGITS - type.precision), 0)
 
 
-def _wide_decimal(type: Type) -> Arrival | None:
+def _wide_decimal(type: Type) -> WideType | None:
     """Digits beyond the scale are rounded, and not cut off; those before it are the engine's to count."""
     spare = _spare(type)
     if not spare:
         return None
     limit = f"toDecimal256('1{'0' * (type.precision - type.scale)}', 0)"
-    return Arrival(
+    return WideType(
         f"Decimal({type.precision + spare}, {type.scale + spare})",
         lambda v: f"(abs(round({v}, {type.scale})) < {limit})",
         lambda v: f"round({v}, {type.scale})",
     )
 
 
-def _decimal(type: Type) -> Arrival:
+def _decimal(type: Type) -> WideType:
     """By way of text: the engine's parser takes `12.5.5` for a number, and nothing for 0."""
     spare, wide = _spare(type), _wide_decimal(type)
     bits = 256 if type.precision + spare > 38 else 128
@@ -271,14 +271,14 @@ def _decimal(type: Type) -> Arrival:
 
     def check(v: str) -> str:
         fits = f" AND {wide.check(f'assumeNotNull({value(v)})')}" if wide and wide.check else ""
-        return f"(match({v}, '{NUMBER}') AND isNotNull({value(v)}){fits})"
+        return f"(match({v}, '{NUMBER_PATTERN}') AND isNotNull({value(v)}){fits})"
 
-    return Arrival("String", check, lambda v: f"round({value(v)}, {type.scale})", texts=True)
+    return WideType("String", check, lambda v: f"round({value(v)}, {type.scale})", texts=True)
 
 
-def _day(kind: str) -> Arrival:
+def _day(kind: str) -> WideType:
     """The engine takes any day of any month, and goes on counting in the next one."""
-    first, last = DAYS[kind]
+    first, last = DATE_RANGES[kind]
 
     def check(v: str) -> str:
         day, month, last_of = f"toDate32OrNull({v})", "\\\\d{4}\\\\D?(\\\\d\\\\d?)", "(\\\\d\\\\d?)$"
@@ -287,7 +287,7 @@ def _day(kind: str) -> Arrival:
         real = f"(toString({day}) = {v} OR toString({day}) = concat({written}))"
         return f"ifNull({day} BETWEEN '{first}' AND '{last}' AND {real}, 0)"
 
-    return Arrival(
+    return WideType(
         "String",
         check,
         lambda v: f"toDate32OrNull({v})",
@@ -295,53 +295,53 @@ def _day(kind: str) -> Arrival:
     )
 
 
-def _typed_day(kind: str) -> Arrival:
-    first, last = DAYS[kind]
-    return Arrival("Date32", lambda v: f"({v} BETWEEN '{first}' AND '{last}')")
+def _typed_day(kind: str) -> WideType:
+    first, last = DATE_RANGES[kind]
+    return WideType("Date32", lambda v: f"({v} BETWEEN '{first}' AND '{last}')")
 
 
-def _midnight(kind: str) -> Arrival:
+def _midnight(kind: str) -> WideType:
     """A day that is written as the moment at which it begins."""
-    first, last = DAYS[kind]
-    return Arrival(
+    first, last = DATE_RANGES[kind]
+    return WideType(
         "DateTime64(6, 'UTC')",
         lambda v: f"(toStartOfDay({v}) = {v} AND toDate32({v}) BETWEEN '{first}' AND '{last}')",
         lambda v: f"toDate32({v})",
     )
 
 
-def _composed(type: Type, parts: Sequence[Arrival]) -> Arrival:
+def _composed(type: Type, parts: Sequence[WideType]) -> WideType:
     if type.kind == "Array":
         return _array(parts[0])
     return _map(*parts) if type.kind == "Map" else _tuple(type, parts)
 
 
-def _array(element: Arrival) -> Arrival:
-    return Arrival(f"Array({element.staged})", _all(element.check), _each(element.taken))
+def _array(element: WideType) -> WideType:
+    return WideType(f"Array({element.staged})", _all(element.check), _each(element.taken))
 
 
-def _map(key: Arrival, value: Arrival) -> Arrival:
+def _map(key: WideType, value: WideType) -> WideType:
     sides = [(f, all_) for f, a in (("mapKeys", key), ("mapValues", value)) if (all_ := _all(a.check))]
 
     def taken(v: str) -> str:
         keys, values = (_each(a.taken) or str for a in (key, value))
         return f"mapFromArrays({keys(f'mapKeys({v})')}, {values(f'mapValues({v})')})"
 
-    return Arrival(
+    return WideType(
         f"Map({key.staged}, {value.staged})",
         (lambda v: "(" + " AND ".join(c(f"{f}({v})") for f, c in sides) + ")") if sides else None,
         taken if key.taken or value.taken else None,
     )
 
 
-def _tuple(type: Type, parts: Sequence[Arrival]) -> Arrival:
+def _tuple(type: Type, parts: Sequence[WideType]) -> WideType:
     names = [f"{quote(n)} " for n in type.names] or [""] * len(parts)
     checks = [(n, p.check) for n, p in enumerate(parts, 1) if p.check]
 
     def taken(v: str) -> str:
         return f"tuple({', '.join((p.taken or str)(f'tupleElement({v}, {n})') for n, p in enumerate(parts, 1))})"
 
-    return Arrival(
+    return WideType(
         f"Tuple({', '.join(n + p.staged for n, p in zip(names, parts, strict=True))})",
         (lambda v: "(" + " AND ".join(c(f"tupleElement({v}, {n})") for n, c in checks) + ")") if checks else None,
         taken if any(p.taken for p in parts) else None,
@@ -363,7 +363,7 @@ def each(function: str, inner: Sql, v: str) -> str:
     return f"{function}({name} -> {inner(name)}, {v})"
 
 
-def typed_default(type: Type, default: str, arrival: Arrival) -> str:
+def typed_default(type: Type, default: str, arrival: WideType) -> str:
     """The SQL of the staged type's value for rows that have none, where it is not the staged type's own."""
     if not arrival.texts or (type.nullable and not default):
         return default
