@@ -133,7 +133,7 @@ class _Later(ModuleType):
 
 def _imported() -> None:
     sys.modules["chdb"] = _Later("chdb")
-    import cli.process
+    import cli.embedded_server
 
     import cli.main
 
