@@ -278,7 +278,7 @@ def _sentence() -> None:
 
 
 def _format() -> None:
-    from engine.web.data import split_format
+    from engine.web.sql import split_format
 
     for unit in (" ", "\n", " FORMAT", " FORMAT JSON"):
         split_format("SELECT 1" + unit * (LENGTH // len(unit)) + "x")

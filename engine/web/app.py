@@ -14,8 +14,6 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -28,15 +26,17 @@ from engine.ingest.gateway import Gateway
 from engine.ingest.staging_pool import StagingPool
 from engine.query.executor import Queries
 from engine.query.reader_queue import ReaderQueue
-from engine.web import admin, data, quarantine
+from engine.web import datasources, operations, pipes, project, quarantine, sql, tenants, tokens
 from engine.web.errors import on_bug, on_http_exception, on_rookery_error
-from engine.web.events import EventsFastPath
+from engine.web.events import PATH, Events, EventsFastPath
 from engine.web.future_bridge import FutureBridge
-from engine.web.services import Services, services_of
+from engine.web.services import Services
 from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.access")
 WATCH_SECONDS = 0.5
+"""Interval between two looks at the registry, for what other servers changed."""
+CONTROL_THREADS = 16
 
 
 class AccessLog:
@@ -69,27 +69,6 @@ def _shown(path: str) -> str:
     return "/v0/tokens/…" if path.startswith("/v0/tokens/") else path
 
 
-async def live(_request: Request) -> Response:
-    """`GET /live`: the process answers."""
-    return JSONResponse({"live": True})
-
-
-async def ready(request: Request) -> Response:
-    """`GET /ready`: the database, its disk and its readers are sound, and the server is not stopping."""
-    state = services_of(request)
-    if state.stopping:
-        return JSONResponse({"ready": False, "reason": "stopping"}, 503)
-    stuck, readers = state.queries.at_work.stuck(), state.workspace.settings.readers
-    if 2 * stuck >= readers:
-        reason = f"{stuck} of {readers} readers run queries that no limit of time ends"
-        return JSONResponse({"ready": False, "reason": reason, "stuck_readers": stuck}, 503)
-    try:
-        unfit = await anyio.to_thread.run_sync(state.health.reason, limiter=state.limiter)
-    except RookeryError as exc:
-        unfit = exc.message
-    return JSONResponse({"ready": False, "reason": unfit}, 503) if unfit else JSONResponse({"ready": True})
-
-
 async def _watch(workspace: Workspace, limiter: anyio.CapacityLimiter) -> None:
     """Take up what other processes changed, within a second."""
     while True:
@@ -100,6 +79,12 @@ async def _watch(workspace: Workspace, limiter: anyio.CapacityLimiter) -> None:
             log.warning("the workspace could not be refreshed", error=exc)
 
 
+def _routes() -> list[Route]:
+    """All routes. They are tried in order, so those that are called most come first."""
+    resources = (pipes, sql, datasources, operations, quarantine, project, tenants, tokens)
+    return [Route(PATH, Events(), methods=["POST"]), *(route for module in resources for route in module.routes())]
+
+
 def create_app(workspace: Workspace) -> Starlette:
     """The ASGI application over an open workspace, which it closes at the end."""
     settings = workspace.settings
@@ -107,30 +92,32 @@ def create_app(workspace: Workspace) -> Starlette:
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         stages = StagingPool(workspace)
-        state = Services(
-            workspace,
-            Queries(workspace),
-            Gateway(workspace, stages, router_of(workspace)),
-            anyio.CapacityLimiter(settings.readers * 2 + settings.writers * 2),
-            anyio.CapacityLimiter(16),
+        services = Services(
+            workspace=workspace,
+            queries=Queries(workspace),
+            gateway=Gateway(workspace, stages, router_of(workspace)),
+            limiter=anyio.CapacityLimiter(settings.readers * 2 + settings.writers * 2),
+            control=anyio.CapacityLimiter(CONTROL_THREADS),
             # Streams hold handles already: they never queue behind requests that wait for one.
-            anyio.CapacityLimiter(settings.readers),
-            anyio.Lock(),
-            FutureBridge(asyncio.get_running_loop()),
-            ReaderQueue(settings.readers, settings.reader_share, settings.max_concurrent, settings.borrow_timeout),
-            Health(workspace),
+            streams=anyio.CapacityLimiter(settings.readers),
+            replacing=anyio.Lock(),
+            answers=FutureBridge(asyncio.get_running_loop()),
+            turns=ReaderQueue(
+                settings.readers, settings.reader_share, settings.max_concurrent, settings.borrow_timeout
+            ),
+            health=Health(workspace),
         )
-        app.state.rookery = state
+        app.state.rookery = services
         await anyio.to_thread.run_sync(finish, workspace)
         await anyio.to_thread.run_sync(deferred_of, workspace)
         async with anyio.create_task_group() as group:
             if not workspace.warehouse.capabilities.embedded:
-                group.start_soon(_watch, workspace, state.control)
+                group.start_soon(_watch, workspace, services.control)
             yield
-            state.stopping = True
+            services.stopping = True
             group.cancel_scope.cancel()
-        await anyio.to_thread.run_sync(state.queries.at_work.cancel_all)
-        await anyio.to_thread.run_sync(state.gateway.close)
+        await anyio.to_thread.run_sync(services.queries.at_work.cancel_all)
+        await anyio.to_thread.run_sync(services.gateway.close)
         await anyio.to_thread.run_sync(workspace.close)
 
     exposed = ["Server-Timing", "Retry-After", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]
@@ -145,15 +132,7 @@ def create_app(workspace: Workspace) -> Starlette:
         max_age=600,
     )
     app = Starlette(
-        # Routes are tried in order, so those that are called most come first.
-        routes=[
-            Route("/v0/pipes/openapi.json", admin.openapi_route),
-            *data.routes(),
-            Route("/live", live),
-            Route("/ready", ready),
-            *quarantine.routes(),
-            *admin.routes(),
-        ],
+        routes=_routes(),
         middleware=[
             *([Middleware(AccessLog)] if settings.log_level == "debug" else []),
             Middleware(EventsFastPath),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import Any
 from urllib.parse import quote
 
 from starlette.requests import Request
@@ -37,8 +36,13 @@ def check_names(what: str, given: Iterable[str], known: Collection[str]) -> None
     """Refuse what a route does not know, with what it does. Raises RK4029."""
     unknown = next((name for name in given if name not in known), None)
     if unknown is not None:
-        hint = f"known here: {', '.join(sorted(known))}" if known else "there are none here"
-        raise RookeryError(UNKNOWN_FIELD, f"unknown {what} `{unknown[:80]}`", hint=hint)
+        raise unknown_name(what, unknown, known)
+
+
+def unknown_name(what: str, name: str, known: Collection[str]) -> RookeryError:
+    """The error for a name that a route does not know."""
+    hint = f"known here: {', '.join(sorted(known))}" if known else "there are none here"
+    return RookeryError(UNKNOWN_FIELD, f"unknown {what} `{name[:80]}`", hint=hint)
 
 
 def check_query(request: Request, known: Collection[str] = ()) -> None:
@@ -73,9 +77,3 @@ def ignored_header(names: Collection[str]) -> dict[str, str]:
     shown = [quote(name[:LONGEST_NAME], safe="", errors="replace") for name in sorted(names)[:MOST_NAMED]]
     more = [f"+{len(names) - MOST_NAMED}"] if len(names) > MOST_NAMED else []
     return {IGNORED_HEADER: ", ".join([*shown, *more])}
-
-
-def only(body: dict[str, Any], known: Collection[str]) -> dict[str, Any]:
-    """A body that has no other keys. Raises RK4029."""
-    check_names("key", body, known)
-    return body

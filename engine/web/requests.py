@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
@@ -17,7 +17,7 @@ from engine.errors import BAD_ENCODING, BAD_REQUEST, TOO_LARGE, RookeryError
 from engine.ingest.formats.compression import OUTPUT_BYTES, Opened
 from engine.ingest.gateway import MemoryBudget
 from engine.query.arguments import Repeated
-from engine.web.known_fields import check_object, check_sql, only
+from engine.web.known_fields import check_object, check_sql
 
 MAX_PARAMETERS = 1000
 _FORM = re.compile(rb"[A-Za-z_]\w*=")
@@ -140,13 +140,13 @@ def _too_large(limit: int) -> RookeryError:
     return RookeryError(TOO_LARGE, f"the body is larger than {limit:,} bytes", hint="send it in parts")
 
 
-async def json_of(request: Request, limit: int, known: Collection[str]) -> dict[str, Any]:
-    """A JSON object from the body; an empty body is an empty object. Raises RK4009, RK4028, RK4029."""
+async def json_of(request: Request, limit: int) -> dict[str, Any]:
+    """A JSON object from the body; an empty body is an empty object. Raises RK4009, RK4028, RK5004."""
     body = await body_of(request, limit)
     if not body.strip():
         return {}
     check_object(request)
-    return only(_object(body), known)
+    return _object(body)
 
 
 def _object(body: bytes) -> dict[str, Any]:

@@ -31,11 +31,11 @@ def test_every_route_is_documented_with_its_methods() -> None:
 
 
 def test_formats_are_documented() -> None:
-    from engine.web import data
+    from engine.web import datasources, pipes
 
-    for name in data.FORMATS:
+    for name in pipes.FORMATS:
         assert re.search(rf"`\.{name}`|/v0/pipes/NAME\.{name}`", TEXT), name
-    for name in data.INPUTS.keys() - {"json"}:
+    for name in datasources.INPUTS.keys() - {"json"}:
         assert f"`{name}`" in TEXT, name
 
 

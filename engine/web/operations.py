@@ -1,0 +1,83 @@
+"""Routes for whoever operates the server: health, fan-out, doctor and metrics."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import anyio.to_thread
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from engine import observe
+from engine.control import fanout_status, metrics
+from engine.control.doctor import derived_tables, run
+from engine.errors import RookeryError
+from engine.web.bodies import NoBody, RepairBody, body_as
+from engine.web.control import admin, in_thread
+from engine.web.requests import flag
+from engine.web.services import services_of
+
+
+async def live(_request: Request) -> Response:
+    """`GET /live`: the process answers."""
+    return JSONResponse({"live": True})
+
+
+async def ready(request: Request) -> Response:
+    """`GET /ready`: the database, its disk and its readers are sound, and the server is not stopping."""
+    services = services_of(request)
+    if services.stopping:
+        return JSONResponse({"ready": False, "reason": "stopping"}, 503)
+    stuck, readers = services.queries.at_work.stuck(), services.workspace.settings.readers
+    if 2 * stuck >= readers:
+        reason = f"{stuck} of {readers} readers run queries that no limit of time ends"
+        return JSONResponse({"ready": False, "reason": reason, "stuck_readers": stuck}, 503)
+    try:
+        unfit = await anyio.to_thread.run_sync(services.health.reason, limiter=services.limiter)
+    except RookeryError as exc:
+        unfit = exc.message
+    return JSONResponse({"ready": False, "reason": unfit}, 503) if unfit else JSONResponse({"ready": True})
+
+
+async def fanout_route(request: Request) -> Response:
+    """`GET /v0/fanout`."""
+    services = admin(request)
+    return JSONResponse(await in_thread(services, partial(fanout_status.status, services.workspace)))
+
+
+async def fanout_retry(request: Request) -> Response:
+    """`POST /v0/fanout/retry`."""
+    services = admin(request)
+    await body_as(NoBody, request)
+    return JSONResponse(await in_thread(services, partial(fanout_status.retry, services.workspace)))
+
+
+async def doctor_route(request: Request) -> Response:
+    """`GET /v0/doctor`; `deep=true` also compares rows. `POST`, with `allow`, delivers what is missing."""
+    services = admin(request, *(() if request.method == "POST" else ("deep",)))
+    if request.method == "POST":
+        body = await body_as(RepairBody, request)
+        work = partial(derived_tables.repair, services.workspace, body.allow)
+        return JSONResponse(await in_thread(services, work))
+    deep = flag(request.query_params.get("deep"), False, "deep")
+    report = await in_thread(services, partial(run.examine, services.workspace, deep=deep))
+    return JSONResponse(report.as_dict())
+
+
+async def metrics_route(request: Request) -> Response:
+    """`GET /metrics`, for Prometheus."""
+    services = admin(request)
+    text = await in_thread(services, partial(metrics.exposition, services.workspace, services.gateway.waiting_bytes))
+    return Response(text, media_type=observe.EXPOSITION)
+
+
+def routes() -> list[Route]:
+    return [
+        Route("/live", live),
+        Route("/ready", ready),
+        Route("/metrics", metrics_route),
+        Route("/v0/fanout", fanout_route),
+        Route("/v0/fanout/retry", fanout_retry, methods=["POST"]),
+        Route("/v0/doctor", doctor_route, methods=["GET", "POST"]),
+    ]

@@ -1,0 +1,86 @@
+"""Routes on pipes: calling endpoints, their OpenAPI, and for admins the deployed pipes."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from engine.control import resources
+from engine.errors import BAD_FORMAT, RookeryError
+from engine.query import authorize
+from engine.query.executor import Timer
+from engine.tokens import Claims
+from engine.warehouse.port import Format
+from engine.web import openapi
+from engine.web.control import admin, in_thread
+from engine.web.known_fields import check_query
+from engine.web.query_response import answered
+from engine.web.requests import eyes_of, parameters_of, token_of
+from engine.web.resources import resource
+from engine.web.services import services_of
+from engine.workspace.workspace import Workspace
+
+FORMATS = {"json": Format.JSON, "csv": Format.CSV, "ndjson": Format.NDJSON, "parquet": Format.PARQUET}
+MAX_PARAMETER_BYTES = 1 << 20
+"""Limit of a body with parameters."""
+
+
+async def call_pipe(request: Request) -> Response:
+    """`GET|POST /v0/pipes/NAME.FORMAT`."""
+    services, timer = services_of(request), Timer()
+    name, suffix = request.path_params["name"], request.path_params["format"]
+    claims = authorize.authenticate(services.workspace, token_of(request))
+    if suffix not in FORMATS:
+        raise RookeryError(BAD_FORMAT, f"no format `{suffix[:20]}`", hint="json, csv, ndjson or parquet")
+    given = await parameters_of(request, MAX_PARAMETER_BYTES)
+    timer.stage("auth")
+    run = partial(services.queries.endpoint, claims, name, given, FORMATS[suffix], timer, eyes_of(request))
+    return await answered(request, claims, run, suffix, timer)
+
+
+async def pipe_route(request: Request) -> Response:
+    """`GET|DELETE /v0/pipes/NAME`. A name that ends with a dot is an endpoint with an empty format."""
+    name = request.path_params["name"]
+    if name.endswith("."):
+        request.path_params.update(name=name[:-1], format="")
+        return await call_pipe(request)
+    return await resource(request, "pipe", name)
+
+
+async def pipes_route(request: Request) -> Response:
+    """`GET /v0/pipes`."""
+    services = admin(request)
+    return JSONResponse({"pipes": await in_thread(services, partial(resources.pipes, services.workspace))})
+
+
+async def openapi_route(request: Request) -> Response:
+    """`GET /v0/pipes/openapi.json`: the endpoints that the token allows."""
+    services = services_of(request)
+    claims = authorize.authenticate(services.workspace, token_of(request))
+    check_query(request)
+    build = services.workspace.current.build
+    names = sorted(n for n in build.endpoints if _allows(claims, n))
+    kinds = {"PIPES:READ": "read", "DATASOURCES:READ": "read", "DATASOURCES:APPEND": "append", "ADMIN": "admin"}
+    roles = frozenset(kinds[s.type] for s in claims.scopes)
+    return JSONResponse(openapi.document(build, names, public_url(services.workspace, request), roles))
+
+
+def _allows(claims: Claims, name: str) -> bool:
+    return claims.is_admin or bool(claims.allowing("PIPES:READ", name))
+
+
+def public_url(workspace: Workspace, request: Request) -> str:
+    """The address under which clients reach the server."""
+    return (workspace.settings.public_url or str(request.base_url)).rstrip("/")
+
+
+def routes() -> list[Route]:
+    return [
+        Route("/v0/pipes/openapi.json", openapi_route),
+        Route("/v0/pipes/{name}.{format}", call_pipe, methods=["GET", "POST"]),
+        Route("/v0/pipes", pipes_route),
+        Route("/v0/pipes/{name}", pipe_route, methods=["GET", "DELETE"]),
+    ]

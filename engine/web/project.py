@@ -1,0 +1,75 @@
+"""Routes on the project: push, materialize and the workspace's description."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from engine.control import materialize, push
+from engine.web.bodies import MaterializeBody, PushBody, body_as
+from engine.web.control import admin, in_thread, with_progress
+
+
+async def push_route(request: Request) -> Response:
+    """`POST /v0/push`: compare the files with what is deployed and, without `dry_run`, apply the difference."""
+    services = admin(request)
+    body = await body_as(PushBody, request, services.workspace.settings.max_body)
+    options = push.PushOptions(
+        dry_run=body.dry_run,
+        prune=body.prune,
+        allow=frozenset(body.allow),
+        only=frozenset(body.only),
+        with_dependencies=body.with_dependencies,
+        skip_backfill=frozenset(body.skip_backfill),
+    )
+    sources = push.sources_of(body.sent_files())
+
+    def work(progress: Any) -> Any:
+        return push.push(services.workspace, sources, options, progress).as_dict()
+
+    return await with_progress(request, services, work)
+
+
+async def materialize_route(request: Request) -> Response:
+    """`POST /v0/materialize`: propose files. Nothing is changed."""
+    services = admin(request)
+    body = await body_as(MaterializeBody, request, services.workspace.settings.max_body)
+    work = partial(
+        materialize.propose,
+        services.workspace,
+        push.sources_of(body.sent_files()),
+        body.pipe,
+        body.target,
+        node=body.node,
+        per_tenant=body.per_tenant,
+    )
+    return JSONResponse((await in_thread(services, work)).as_dict())
+
+
+async def workspace_route(request: Request) -> Response:
+    """`GET /v0/workspace`."""
+    workspace = admin(request).workspace
+    snapshot, capabilities = workspace.current, workspace.warehouse.capabilities
+    return JSONResponse(
+        {
+            "name": workspace.name,
+            "version": snapshot.version,
+            "timezone": workspace.zone,
+            "engine": {"version": capabilities.version, "embedded": capabilities.embedded},
+            "datasources": len(snapshot.build.datasources),
+            "pipes": len(snapshot.build.pipes),
+            "tenants": len(snapshot.tenants),
+        }
+    )
+
+
+def routes() -> list[Route]:
+    return [
+        Route("/v0/workspace", workspace_route),
+        Route("/v0/push", push_route, methods=["POST"]),
+        Route("/v0/materialize", materialize_route, methods=["POST"]),
+    ]

@@ -1,0 +1,55 @@
+"""Routes on tenants. Admin tokens only."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from engine.control import tenants
+from engine.errors import BAD_REQUEST, RookeryError
+from engine.web.bodies import NoBody, TenantsBody, body_as
+from engine.web.control import READ_METHODS, admin, in_thread, with_progress
+from engine.web.requests import flag
+
+
+async def tenants_route(request: Request) -> Response:
+    """`GET /v0/tenants`, and `POST` with `{id | ids, placement}`."""
+    services = admin(request)
+    if request.method in READ_METHODS:
+        return JSONResponse({"tenants": await in_thread(services, partial(tenants.listing, services.workspace))})
+    body = await body_as(TenantsBody, request, services.workspace.settings.max_body)
+    if {"id", "ids"} <= body.model_fields_set:
+        raise RookeryError(BAD_REQUEST, "give either `id` or `ids`")
+    if not body.ids and body.id is None:
+        raise RookeryError(BAD_REQUEST, "`id` is needed, as text")
+    ids = body.ids or [str(body.id)]
+
+    def work(progress: Any) -> Any:
+        return {"tenants": [p.as_dict() for p in tenants.add(services.workspace, ids, body.placement, progress)]}
+
+    return await with_progress(request, services, work)
+
+
+async def tenant_route(request: Request) -> Response:
+    """`GET|DELETE /v0/tenants/ID`; `purge`, and `allow` with names separated by commas."""
+    reading = request.method in READ_METHODS
+    services = admin(request, *(() if reading else ("purge", "allow")))
+    tenant = request.path_params["id"]
+    if reading:
+        return JSONResponse(await in_thread(services, partial(tenants.show, services.workspace, tenant)))
+    await body_as(NoBody, request)
+    purge = flag(request.query_params.get("purge"), False, "purge")
+    allow = [n for n in request.query_params.get("allow", "").split(",") if n]
+    await in_thread(services, partial(tenants.remove, services.workspace, tenant, purge=purge, allow=allow))
+    return Response(status_code=204)
+
+
+def routes() -> list[Route]:
+    return [
+        Route("/v0/tenants", tenants_route, methods=["GET", "POST"]),
+        Route("/v0/tenants/{id:path}", tenant_route, methods=["GET", "DELETE"]),
+    ]
