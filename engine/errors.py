@@ -7,8 +7,10 @@ The meaning of every code is documented in `docs/errors.md`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 
@@ -72,6 +74,23 @@ class RookeryError(Exception):
         place = f"{self.place}: " if self.place else ""
         hint = f" ({self.hint})" if self.hint else ""
         return f"{place}{self.code.id} {self.message}{hint}"
+
+
+def shown(raw: object, limit: int = 80) -> str:
+    """A foreign value for a message: shortened, in double quotes, nothing unprintable left."""
+    text = raw if isinstance(raw, str) else _json_text(raw)
+    cut = text[:limit]
+    safe = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut) + ("…" if len(text) > limit else "")
+    return f'"{safe}"' if isinstance(raw, str) else safe
+
+
+def _json_text(raw: object) -> str:
+    if isinstance(raw, int) and not isinstance(raw, bool) and raw.bit_length() > 1000:
+        return "an integer of more than 300 digits"
+    try:
+        return json.dumps(raw, ensure_ascii=False, default=lambda x: str(x) if isinstance(x, Decimal) else "…")
+    except (ValueError, RecursionError):
+        return "a value that cannot be shown"
 
 
 class Problems(RookeryError):

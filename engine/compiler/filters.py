@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.compiler.definitions import only_expression
-from engine.compiler.scope import TABLE_ALIAS, Relation, base_type
+from engine.compiler.scope import TABLE_ALIAS, Relation
 from engine.errors import BAD_FILTER, RookeryError
 from engine.sql.grammar import listed
 from engine.sql.verify import Parser
-from engine.template.parameters import canonical_tenant
+from engine.tenant_ids import base_type, canonical_tenant
 
 FILTER_FUNCTIONS = frozenset(
     {"equals", "notEquals", "less", "greater", "lessOrEquals", "greaterOrEquals", "in", "notIn", "and", "or", "not"}

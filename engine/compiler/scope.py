@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 from engine.compiler.encoding import own_values, plain_value
 from engine.errors import NO_TENANT, TABLE_REFUSED, RookeryError
 from engine.schema import Name, literal, quote
-from engine.template.parameters import canonical_tenant
+from engine.tenant_ids import base_type, canonical_tenant
 
 TABLE_ALIAS = "_rk_t"
 """Alias of the real table inside a relation; author texts cannot use names that start with `_rk_`."""
@@ -280,12 +280,6 @@ def _filtered(text: str, columns: tuple[str, ...], filters: list[str]) -> str:
     listed = ", ".join(f"{TABLE_ALIAS}.{quote(c)}" for c in columns)
     conditions = " AND ".join(f"({f})" for f in filters)
     return f"SELECT {listed} FROM ({text}) AS {TABLE_ALIAS} WHERE {conditions} LIMIT {BARRIER}"
-
-
-def base_type(type_text: str) -> str:
-    """A tenant column's type without LowCardinality, which placeholders do not need."""
-    inner = type_text.strip()
-    return inner[15:-1].strip() if inner.startswith("LowCardinality(") and inner.endswith(")") else inner
 
 
 def tenant_placeholder(type_text: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from engine.compiler.build import Build
 from engine.errors import Collector, RookeryError
-from engine.template.parameters import canonical_tenant
+from engine.tenant_ids import canonical_tenant
 
 
 def tenant_types(build: Build) -> tuple[str, ...]:

@@ -22,12 +22,13 @@ from engine.ingest.batch import Append, AppendResult, AppendSlice, Batch
 from engine.ingest.commit import ONE_THREAD_BYTES, ONE_THREAD_SETTINGS, Committer, Router
 from engine.ingest.formats.body_rows import is_open_list, is_stranger, json_rows
 from engine.ingest.formats.csv_records import is_open
+from engine.ingest.formats.file_columns import Given, kinds_in, unknown_columns
 from engine.ingest.idempotency import Key, Receipt, Receipts
 from engine.ingest.inspection import inspect
 from engine.ingest.orphaned_rejections import OrphanedRejections
 from engine.ingest.quarantine_quota import QuarantineQuota, mark_of
 from engine.ingest.read_settings import PARSE_SETTINGS, is_too_large, opens_too_far
-from engine.ingest.row_position import bad_row, kinds_in, unknown_columns
+from engine.ingest.row_position import bad_row
 from engine.ingest.staging_pool import StagingPool
 from engine.ingest.unknown_keys import MAX_KEY_CHARACTERS, MAX_NAMED_KEYS, KnownKeys
 from engine.ingest.values.rejections import loaded
@@ -45,7 +46,6 @@ from engine.ingest.values.staging import (
     stage_of,
     taken,
 )
-from engine.ingest.values.wide_types import Given
 from engine.ingest.writer_queues import Group
 from engine.schema import literal
 from engine.warehouse.errors import for_sender, may_pass

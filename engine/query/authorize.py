@@ -13,7 +13,7 @@ from typing import Any
 from engine.cache import LruCache
 from engine.compiler.build import Build, parameter_names, parameters_of
 from engine.compiler.filters import parse_filter
-from engine.compiler.scope import TABLE_ALIAS, RowFilter, Scope, base_type
+from engine.compiler.scope import TABLE_ALIAS, RowFilter, Scope
 from engine.errors import (
     BAD_FILTER,
     BAD_TOKEN,
@@ -27,7 +27,8 @@ from engine.errors import (
 )
 from engine.query.all_tenants import everywhere
 from engine.schema import Name
-from engine.template.parameters import ParameterSpec, canonical_tenant, coerce
+from engine.template.parameters import ParameterSpec, coerce
+from engine.tenant_ids import base_type, canonical_tenant
 from engine.tokens import Claims, Rules, static_id, usable, verify
 from engine.tokens import Scope as TokenScope
 from engine.workspace.workspace import Snapshot, Workspace

@@ -15,11 +15,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from engine.compiler.scope import base_type
 from engine.errors import RookeryError
 from engine.sql.checker import MEMBERSHIP
 from engine.sql.tenant_lineage import ACROSS_ROWS, JOINS, Lineage, items, named, parts_of, walked
-from engine.template.parameters import canonical_tenant
+from engine.tenant_ids import base_type, canonical_tenant
 
 Node = Mapping[str, Any]
 Kind = Literal["public", "pinned", "carried", "mixed"]

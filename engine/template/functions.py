@@ -11,10 +11,10 @@ from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from engine.errors import BAD_PARAMETER, CUSTOM, IDENTIFIER, TEMPLATE, RookeryError
+from engine.errors import BAD_PARAMETER, CUSTOM, IDENTIFIER, TEMPLATE, RookeryError, shown
 from engine.schema import quote
 from engine.template.date_times import UnfitError, moment
-from engine.template.parameters import Kind, Value, kind, shown
+from engine.template.parameters import Kind, Value, kind
 from engine.template.values import (
     ABSENT,
     MAX_LOOP_STEPS,

@@ -6,8 +6,7 @@ import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from engine.errors import TEMPLATE, RookeryError
-from engine.template.parameters import shown
+from engine.errors import TEMPLATE, RookeryError, shown
 from engine.template.values import MAX_VALUE_SIZE, Rendering, TypedList, items_of, plain
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -18,25 +17,21 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
-from engine.errors import BAD_PARAMETER, BAD_TENANT_ID, BAD_TYPE, TENANT_COLUMN, RookeryError
+from engine.errors import BAD_PARAMETER, BAD_TYPE, RookeryError, shown
 from engine.template.date_times import UTC, UnfitError, day_check, moment_check
+from engine.tenant_ids import integer_bounds
 
 Value = str | int | float | bool | None | date | datetime | Decimal | list["Value"]
 """What can be bound to a `{name:Type}` placeholder (the same union as the database port's)."""
 
 MAX_ARRAY_ITEMS = 100_000
 """Longest array a caller may send."""
-MAX_TENANT_BYTES = 256
-"""Longest tenant id, in bytes of UTF-8."""
 
 _INTEGER = re.compile(r"-?[0-9]{1,100}")
-_CANONICAL_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,99}")
 _FLOAT = re.compile(r"-?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 _FLOAT_WORDS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _DECIMAL = re.compile(r"(-?)([0-9]{1,100})(?:\.([0-9]{1,100}))?")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_INTEGER_TYPE = re.compile(r"(U?)Int(8|16|32|64|128|256)")
 _ARRAY_TYPE = re.compile(r"Array\((.*)\)")
 _DECIMAL_TYPE = re.compile(r"Decimal\(\s*([0-9]{1,2})\s*,\s*([0-9]{1,2})\s*\)")
 _DATETIME64_TYPE = re.compile(r"DateTime64(?:\(([0-9])\))?")
@@ -98,7 +93,7 @@ def kind(type: str, zone: str = UTC) -> Kind:
     name = _SPELLINGS.get(type, type)
     if name in _PLAIN:
         return _PLAIN[name]
-    if _INTEGER_TYPE.fullmatch(name):
+    if integer_bounds(name) is not None:
         return _integer_kind(name)
     if (match := _ARRAY_TYPE.fullmatch(name)) and name.count("Array(") <= 8:
         return _array_kind(kind(match[1].strip(), zone))
@@ -116,23 +111,6 @@ def kind(type: str, zone: str = UTC) -> Kind:
         hint="String, Int8…Int256, UInt8…UInt256, Float32, Float64, Bool, Date, DateTime, DateTime64(P), UUID, "
         "Decimal(P, S), Array(T) or JSON",
     )
-
-
-def shown(raw: object, limit: int = 80) -> str:
-    """A foreign value for a message: shortened, in double quotes, nothing unprintable left."""
-    text = raw if isinstance(raw, str) else _json_text(raw)
-    cut = text[:limit]
-    safe = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut) + ("…" if len(text) > limit else "")
-    return f'"{safe}"' if isinstance(raw, str) else safe
-
-
-def _json_text(raw: object) -> str:
-    if isinstance(raw, int) and not isinstance(raw, bool) and raw.bit_length() > 1000:
-        return "an integer of more than 300 digits"
-    try:
-        return json.dumps(raw, ensure_ascii=False, default=lambda x: str(x) if isinstance(x, Decimal) else "…")
-    except (ValueError, RecursionError):
-        return "a value that cannot be shown"
 
 
 # --- the checks ----------------------------------------------------------------------------------------------------
@@ -162,15 +140,6 @@ def _integer(raw: object) -> int:
     if not isinstance(raw, str) or not _INTEGER.fullmatch(raw):
         raise UnfitError
     return int(raw)
-
-
-def integer_bounds(type: str) -> tuple[int, int] | None:
-    """The smallest and largest value of IntN or UIntN, or None for other types."""
-    match = _INTEGER_TYPE.fullmatch(type)
-    if not match:
-        return None
-    bits = int(match[2])
-    return (0, 2**bits - 1) if match[1] else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
 def _integer_kind(type: str) -> Kind:
@@ -309,45 +278,3 @@ _PLAIN = {
 
 
 # --- tenant ids ----------------------------------------------------------------------------------------------------
-def canonical_tenant(type: str, raw: object) -> str:
-    """The canonical text of a value of a tenant column's type: String, LowCardinality(String), IntN, UIntN or UUID.
-
-    Text must already be canonical, an int is taken for integer types only. Raises BAD_TENANT_ID for anything else
-    and TENANT_COLUMN when the type cannot be a tenant column's.
-    """
-    bounds = integer_bounds(type)
-    if bounds is None and type not in ("String", "LowCardinality(String)", "UUID"):
-        raise RookeryError(
-            TENANT_COLUMN,
-            f"a tenant column cannot be {shown(type)}",
-            hint="use String, LowCardinality(String), UUID, IntN or UIntN",
-        )
-    if isinstance(raw, int) and not isinstance(raw, bool) and bounds and raw.bit_length() <= 256:
-        raw = str(raw)
-    problem = _tenant_problem(type, bounds, raw) if isinstance(raw, str) else "it must be text"
-    if problem or not isinstance(raw, str):
-        raise RookeryError(BAD_TENANT_ID, f"tenant id {shown(raw)} is not a canonical {type}", hint=problem)
-    return raw
-
-
-def _tenant_problem(type: str, bounds: tuple[int, int] | None, text: str) -> str | None:
-    if not text:
-        return "it must not be empty"
-    if bounds:
-        if not _CANONICAL_INTEGER.fullmatch(text):
-            return "digits only: no plus sign, leading zero, space or decimal point"
-        return None if bounds[0] <= int(text) <= bounds[1] else f"{type} holds {bounds[0]} to {bounds[1]}"
-    if type == "UUID":
-        return None if _CANONICAL_UUID.fullmatch(text) else "lower case, 8-4-4-4-12 hexadecimal digits"
-    return _text_problem(text)
-
-
-def _text_problem(text: str) -> str | None:
-    categories = {unicodedata.category(c) for c in text[: MAX_TENANT_BYTES + 1]}
-    if "Cs" in categories:
-        return "it must be valid Unicode"
-    if categories & {"Cc", "Zl", "Zp"}:
-        return "control characters and line breaks are not allowed"
-    if len(text) > MAX_TENANT_BYTES or len(text.encode()) > MAX_TENANT_BYTES:
-        return f"at most {MAX_TENANT_BYTES} bytes of UTF-8"
-    return None if unicodedata.is_normalized("NFC", text) else "it must be in Unicode normal form C"

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
-from engine.errors import BAD_PARAMETER, CUSTOM, MISSING_PARAMETER, TEMPLATE, RookeryError
+from engine.errors import BAD_PARAMETER, CUSTOM, MISSING_PARAMETER, TEMPLATE, RookeryError, shown
 from engine.template.date_times import UTC, UnfitError
-from engine.template.parameters import Kind, Value, kind, shown
+from engine.template.parameters import Kind, Value, kind
 
 MAX_LOOP_STEPS = 10_000
 """Most loop iterations of one rendering, all loops together; also the longest `range`."""

@@ -9,7 +9,8 @@ from typing import Any
 from engine.compiler.build import Build, parameters_of
 from engine.errors import RookeryError
 from engine.schema import Column
-from engine.template.parameters import ParameterSpec, coerce, integer_bounds
+from engine.template.parameters import ParameterSpec, coerce
+from engine.tenant_ids import integer_bounds
 from engine.warehouse.render import QUOTE_SETTING
 from engine.web import openapi_routes as routes
 

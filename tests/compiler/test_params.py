@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from engine.errors import BAD_PARAMETER, BAD_TENANT_ID, BAD_TYPE, TENANT_COLUMN, RookeryError
 from engine.template.date_times import moment
-from engine.template.parameters import canonical_tenant, coerce, integer_bounds, kind
+from engine.template.parameters import coerce, kind
+from engine.tenant_ids import canonical_tenant, integer_bounds
 
 INTEGERS = [f"{u}Int{bits}" for u in ("", "U") for bits in (8, 16, 32, 64, 128, 256)]
 TYPES = [*INTEGERS, "String", "Int", "Integer", "Float32", "Float64", "Boolean", "Bool", "Date", "DateTime", "UUID"]

@@ -13,7 +13,7 @@ from engine.ingest.values.fast_path import fast_checks_of, fast_tenant_check
 from engine.ingest.values.staging import tenant_check
 from engine.ingest.values.wide_types import wide_type_of
 from engine.schema import literal
-from engine.template.parameters import integer_bounds
+from engine.tenant_ids import integer_bounds
 from engine.warehouse.embedded import in_this_process
 from engine.warehouse.type_names import parse_type
 

@@ -134,7 +134,6 @@ class _Later(ModuleType):
 def _imported() -> None:
     sys.modules["chdb"] = _Later("chdb")
     import cli.embedded_server
-
     import cli.main
 
     # One command that reaches for a server, in vain, so that everything it needs is imported as well.

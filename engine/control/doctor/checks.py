@@ -245,10 +245,10 @@ def undeclared_shares(patient: Context) -> Iterator[Finding]:
 def pooled_only(patient: Context) -> Iterator[Finding]:
     """Ordinary pipes over per-tenant targets, where some tenants' rows are in nests."""
     own = sorted(t.id for t in patient.snapshot.tenants.values() if t.placement == "tables")
-    for warning in patient.snapshot.build.warnings if own else ():
-        if warning.code is POOLED_ONLY:
-            why = f"{warning.message}; tenants with tables: {len(own)}"
-            yield error("pooled-only", patient.workspace.name, why, warning.hint)
+    for found in patient.snapshot.build.warnings if own else ():
+        if found.code is POOLED_ONLY:
+            why = f"{found.message}; tenants with tables: {len(own)}"
+            yield error("pooled-only", patient.workspace.name, why, found.hint)
 
 
 def quarantined(patient: Context) -> Iterator[Finding]:

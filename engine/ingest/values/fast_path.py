@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from engine.ingest.values.wide_types import DATE_RANGES, FIRST_INFINITE, ZONE_PATTERN, Sql, bare
 from engine.schema import literal
-from engine.template.parameters import MAX_TENANT_BYTES, integer_bounds
+from engine.tenant_ids import MAX_TENANT_BYTES, integer_bounds
 from engine.warehouse.type_names import Type
 
 DATE_PATTERN = r"20\\d\\d-[01]\\d-[0-3]\\d"

@@ -11,7 +11,7 @@ from functools import partial
 from engine.ingest.values.wide_types import Staged, WideType, bare, wide_type_of
 from engine.project.model import Column, Datasource
 from engine.schema import literal, quote
-from engine.template.parameters import integer_bounds
+from engine.tenant_ids import integer_bounds
 from engine.warehouse.type_names import Type, parse_type
 
 NO_ID = "\x00"

@@ -13,11 +13,11 @@ from typing import Any
 
 import orjson
 
-from engine.compiler.scope import base_type
 from engine.ingest.formats.json_values import UNENDED
 from engine.ingest.row_expressions import FLAGS, flag_of
 from engine.ingest.values.staging import StageSchema, is_tenant, tenant_kind
 from engine.ingest.values.wide_types import Staged
+from engine.tenant_ids import base_type
 from engine.warehouse.port import Input
 
 MAX_SHOWN_CHARACTERS = 80

@@ -15,7 +15,8 @@ from functools import lru_cache
 
 import orjson
 
-from engine.compiler.scope import base_type, tenant_literal
+from engine.compiler.scope import tenant_literal
+from engine.ingest.formats.file_columns import Given
 from engine.ingest.row_expressions import flag_check, names_in
 from engine.ingest.values.fast_path import fast_checks_of, fast_tenant_check
 from engine.ingest.values.json_paths import nested
@@ -24,7 +25,6 @@ from engine.ingest.values.staged_paths import in_lists, raw
 from engine.ingest.values.wide_types import (
     FEWEST_DIGITS,
     NULLABLE,
-    Given,
     Staged,
     WideType,
     typed_default,
@@ -33,7 +33,7 @@ from engine.ingest.values.wide_types import (
 )
 from engine.project.model import Column, Datasource
 from engine.schema import Name, fingerprint, literal, quote
-from engine.template.parameters import MAX_TENANT_BYTES, integer_bounds
+from engine.tenant_ids import MAX_TENANT_BYTES, base_type, integer_bounds
 from engine.warehouse.port import Input
 from engine.warehouse.type_names import Type, parse_type
 

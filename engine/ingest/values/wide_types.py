@@ -10,16 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
+from engine.ingest.formats.file_columns import Given
 from engine.schema import literal, quote
-from engine.template.parameters import integer_bounds
+from engine.tenant_ids import integer_bounds
 from engine.warehouse.type_names import Type
 
 Sql = Callable[[str], str]
 """An expression over an expression."""
-Given = Literal["text", "integer", "float", "day", "moment", "own", "nothing"]
-"""What a typed file has in a column; `own` is what the column's type is like, `nothing` that it is always null."""
 
 FIRST_INFINITE = {"Float32": "3.4028235677973366e38", "BFloat16": "3.3961775292304957e38"}
 """The first numbers that round to infinity."""
