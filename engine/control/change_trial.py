@@ -6,8 +6,8 @@ from engine.compiler.build import Build
 from engine.compiler.refused_definitions import plain
 from engine.errors import CHANGE_REFUSED, Problems, RookeryError
 from engine.plan.steps import AddColumn, ChangeClause, ChangeColumn, DropColumn, Plan
-from engine.workspace.trial import Refusal, refused_changes
 from engine.warehouse.catalog import read_schema
+from engine.workspace.trial import Refusal, refused_changes
 from engine.workspace.workspace import Workspace
 
 
