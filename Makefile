@@ -2,25 +2,34 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+RUNTIME := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-color
 
-.PHONY: demo test test-fast soak serve check format bench proofs clean
+.PHONY: demo test test-fast soak serve check format bench proofs build clean
 
-$(STAMP): requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed (make PYTHON=python3.12)")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	touch $@
+# What the product needs, and nothing that only its developers need.
+$(RUNTIME): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed (make PYTHON=python3.12)")'
+	@echo "Installing $$(wc -l < requirements.lock) packages into $(VENV), about 900 MB, most of it the engine"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) --requirement requirements.lock
+	@$(PIP) --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
 
-demo: $(STAMP)
+$(DEV): $(RUNTIME) requirements-dev.lock
+	@echo "Installing the developers' tools: $$(wc -l < requirements-dev.lock) packages"
+	@$(PIP) --quiet --requirement requirements-dev.lock
+	@touch $@
+
+demo: $(RUNTIME)
 	@$(BIN)/rookery demo
 
-serve: $(STAMP)
+serve: $(RUNTIME)
 	@$(BIN)/rookery serve
 
 # Linters, types and layers first: they fail fastest.
-check: $(STAMP)
+check: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -30,22 +39,26 @@ test: check
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # For daily work: without the files that tests/slow.txt names.
-test-fast: $(STAMP)
+test-fast: $(DEV)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --fast
 
 # Tests with chance in them, ten times as long.
-soak: $(STAMP)
+soak: $(DEV)
 	SOAK=10 $(BIN)/python -m pytest -n 2 --dist loadfile -m soak
 
-format: $(STAMP)
+format: $(DEV)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP)
+bench: $(DEV)
 	$(BIN)/python -m benchmarks
 
-proofs: $(STAMP)
+proofs: $(DEV)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --proofs
 
+# The source distribution and the wheel.
+build: $(DEV)
+	$(BIN)/python -m build --no-isolation
+
 clean:
-	rm -rf $(VENV) .rookery .pytest_cache .mypy_cache .ruff_cache build *.egg-info
+	rm -rf $(VENV) .rookery .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info

@@ -12,6 +12,7 @@ from cli import access, data, doctor, fanout, output, project, quarantine, serve
 from cli.connection import options
 from engine.errors import INTERNAL, NO_FILE, USAGE, RookeryError
 from engine.settings import is_set, misspelt
+from engine.version import version as program_version
 
 EXIT_CODES = {
     0: "done",
@@ -36,6 +37,12 @@ app = typer.Typer(
 )
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        output.data(f"rookery {program_version()}")
+        raise typer.Exit
+
+
 @app.callback()
 def globals_(
     url: Annotated[str | None, typer.Option(envvar="ROOKERY_URL", help="URL of a running rookery server.")] = None,
@@ -45,6 +52,9 @@ def globals_(
         Path | None, typer.Option("--data", envvar="ROOKERY_DATA", help="Directory of the embedded engine.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Output for programs.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
+    ] = False,
 ) -> None:
     """Options that every command takes."""
     store = None if store == Path() and not is_set("ROOKERY_DATA") else store
