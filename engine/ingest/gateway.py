@@ -105,7 +105,7 @@ class Gateway:
     def take(self, size: int, writer: str) -> None:
         """Count bytes of a writer that wait, or that no longer do. Raises RK5010.
 
-        A writer has at most MOST times as many bytes as are left for others, so that none takes all the room.
+        A writer has at most MAX_WRITER_SHARE times as many bytes as are left for others, so that none takes all the room.
         """
         with self._lock:
             held = self._held.get(writer, 0) + size
