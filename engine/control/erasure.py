@@ -25,7 +25,7 @@ def leave_pool(workspace: Workspace, tenant: str) -> None:
     pool = pool_table(workspace.name)
     fresh = replace(pool, name=Name(workspace.name, f"{storage.POOL_TABLE}_next"))
     warehouse = workspace.warehouse
-    with workspace.insert_lock.exclusive():
+    with workspace.view_lock.changing():
         warehouse.execute(ddl.drop_table(fresh.name))
         warehouse.execute(ddl.create_table(fresh))
         kept = f"SELECT id FROM {pool.name.sql()} WHERE id != {{id:String}}"

@@ -446,7 +446,7 @@ def run(workspace: Workspace, plan: Plan, progress: Progress = silent) -> dict[s
     delivered = apply(
         plan,
         workspace.warehouse,
-        workspace.insert_lock,
+        workspace.view_lock,
         journal,
         progress,
         readers,

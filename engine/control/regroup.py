@@ -89,7 +89,7 @@ def _lacking(workspace: Workspace, build: Build, name: str, tenant: str) -> bool
     there = Name(f"{workspace.name}_scratch", f"_rk_rows_{secrets.token_hex(4)}")
     warehouse.execute(ddl.create_database(there.database))
     try:
-        with workspace.insert_lock.exclusive():
+        with workspace.view_lock.changing():
             upto = {v.source: _newest(workspace, v.source) for v in views}
             warehouse.execute(
                 f"CREATE TABLE {there.sql()} ENGINE = MergeTree ORDER BY tuple() AS SELECT {keys}, {_BY_TENANT} "
@@ -159,13 +159,13 @@ class _Groups:
 
     def compute(self) -> None:
         """Compute most of it while inserts go on, and what has come since with inserts held back."""
-        with self._workspace.insert_lock.exclusive():
-            self._workspace.insert_lock.settle()
+        with self._workspace.view_lock.changing():
+            self._workspace.view_lock.completion.settle_all()
             before, after = self._parts(), self._heads()
         self._begin()
         self._fill(before, dict.fromkeys(after, 0), after)
-        with self._workspace.insert_lock.exclusive():
-            self._workspace.insert_lock.settle()
+        with self._workspace.view_lock.changing():
+            self._workspace.view_lock.completion.settle_all()
             parts, heads = self._parts(), self._heads()
             if parts == before:
                 self._fill(parts, after, heads)

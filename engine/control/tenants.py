@@ -115,8 +115,8 @@ def _join_pool(workspace: Workspace, tenants: Sequence[str], progress: Progress)
     resume(workspace)
     if fresh:
         shared = [p for p in build.materialized() if p.target and p.target.per_tenant]
-        with workspace.insert_lock.exclusive():
-            workspace.insert_lock.settle()
+        with workspace.view_lock.changing():
+            workspace.view_lock.completion.settle_all()
             suspended = joined(workspace, fresh)
             histories = []
             for pipe in shared:
@@ -193,7 +193,7 @@ def _drop_nest(workspace: Workspace, tenant: str) -> None:
     live = read_schema(workspace.warehouse, workspace.name)
     views = [v for v in live.views.values() if v.name.database == nest and v.mark and v.mark.tenant == tenant]
     tables = [t for t in live.tables.values() if t.name.database == nest and t.mark and t.mark.tenant == tenant]
-    with workspace.insert_lock.exclusive():
+    with workspace.view_lock.changing():
         for view in views:
             workspace.warehouse.execute(ddl.drop_view(view.name))
     for table in tables:

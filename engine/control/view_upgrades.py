@@ -43,7 +43,7 @@ def upgrade_views(workspace: Workspace) -> None:
     log.info("replacing views", views=len(replaced))
     notes = {v.name.sql(): {"without": list(v.mark.without if v.mark else ())} for v in replaced}
     workspace.registry.write(NOTE_KIND, notes)
-    with workspace.insert_lock.exclusive():
+    with workspace.view_lock.changing():
         for view in replaced:
             workspace.warehouse.execute(ddl.drop_view(view.name))
             workspace.warehouse.execute(ddl.create_view(view))

@@ -36,7 +36,7 @@ class Merges:
         if not warehouse.damaged_merges():
             return False
         # Tables are away for a moment, which an insert must not meet.
-        with self._workspace.insert_lock.quiet():
+        with self._workspace.insert_lock.exclusive():
             warehouse.undo_merges()
         return True
 

@@ -122,7 +122,7 @@ class Delivery:
         merged: list[str] = []
         insert_lock = self._workspace.insert_lock
         # Whoever holds the fence alone waits for the hands, which would wait for the fence.
-        guard = nullcontext if insert_lock.mine else insert_lock.shared
+        guard = nullcontext if insert_lock.is_mine else insert_lock.shared
 
         def give(tenant: str) -> None:
             try:
@@ -150,10 +150,10 @@ class Delivery:
             for done in under_way:
                 done.result()
         if merged:
-            with insert_lock.quiet():
+            with insert_lock.exclusive():
                 self._workspace.warehouse.undo_merges()
         if failed:
             # They are tried again under the same token, which a table may remember without having the rows.
-            with insert_lock.quiet():
+            with insert_lock.exclusive():
                 self._workspace.warehouse.forget_unfinished()
         return failed

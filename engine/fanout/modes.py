@@ -89,7 +89,7 @@ def _unhook(workspace: Workspace, router: Router, datasource: str, views: dict[s
     """From views to the router: whoever loses its view reads on from the block that was newest then."""
     lane = router.open(datasource)
     for some in _some(views.items()):
-        with workspace.insert_lock.exclusive():
+        with workspace.view_lock.changing():
             lane.start_reader([t for t, _ in some], lane.settled())
             for _, view in some:
                 workspace.warehouse.execute(ddl.drop_view(view))
@@ -106,8 +106,8 @@ def _hook(workspace: Workspace, router: Router, build: Build, datasource: str, t
         for tenant in some:
             name = Name(nest_database(workspace.name, tenant), f"_rk_{datasource}")
             views += [v for v in nest_schema(build, tenant).views.values() if v.name == name]
-        with workspace.insert_lock.exclusive():
-            workspace.insert_lock.settle()
+        with workspace.view_lock.changing():
+            workspace.view_lock.completion.settle_all()
             at = lane.settled()
             ranges = block_ranges(workspace.warehouse, views[0].source, after=at) if views else []
             histories = [history(v, ranges) for v in views if ranges]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import cast
 
@@ -12,7 +13,7 @@ from engine.fanout.handover import CommittedBatch
 from engine.fanout.offsets import OffsetJournal
 from engine.fanout.worker import FanoutWorker, Position
 from engine.plan.backfill import Progress, silent
-from engine.plan.insert_lock import ConsumedUpTo
+from engine.plan.view_lock import ConsumedUpTo
 from engine.schema import Mark, Name
 from engine.workspace.workspace import Workspace
 
@@ -29,11 +30,12 @@ class Router:
         self._hands = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="fan-out")
         self._lanes: dict[str, FanoutWorker] = {}
         self._lock = threading.Lock()
+        self._delivering: list[FanoutWorker] = []
+        """Workers whose thread may still deliver: those in `_lanes`, and one that is being shut down."""
         self.settled: dict[str, str] = {}
         """The modes that everything has been brought into."""
         self.journal = OffsetJournal(workspace.warehouse, workspace.name)
-        workspace.insert_lock.doubts = self.in_doubt
-        workspace.insert_lock.passed = self.passed
+        workspace.view_lock.attach_deliveries(self)
 
     def start(self) -> None:
         """Take up every routed datasource where the last process left it."""
@@ -47,9 +49,9 @@ class Router:
             lane = self._lanes.get(datasource)
             if lane is None:
                 lane = FanoutWorker(self._workspace, datasource, self.journal, self._hands)
-                with self._workspace.insert_lock.exclusive():
+                with self._workspace.view_lock.changing():
                     lane.recover()
-                    self._workspace.insert_lock.guards.append(lane.held)
+                    self._delivering.append(lane)
                     self._lanes[datasource] = lane
                 lane.start()
             return lane
@@ -61,7 +63,7 @@ class Router:
         if lane is not None:
             lane.close()
             lane.join(30)
-            self._workspace.insert_lock.guards.remove(lane.held)
+            self._delivering.remove(lane)
         self.journal.strike_all(datasource)
 
     def lane(self, datasource: str) -> FanoutWorker | None:
@@ -122,7 +124,15 @@ class Router:
         found = [c for lane in list(self._lanes.values()) for c in lane.position().lagging if c.error]
         return set[str]().union(*(c.members for c in found))
 
-    def in_doubt(self, source: Name, mark: Mark | None) -> set[str] | None:
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Hold every worker between two deliveries, in the order in which they were opened."""
+        with ExitStack() as held:
+            for worker in list(self._delivering):
+                held.enter_context(worker.held)
+            yield
+
+    def pending_tokens(self, source: Name, mark: Mark | None) -> set[str] | None:
         """Tokens of what will be delivered again into a nest's copy. The fence must be held.
 
         None for what stands behind a copy that has something in doubt: its rows do not tell their tokens.
@@ -137,7 +147,7 @@ class Router:
         lanes = [lane for name, lane in self._lanes.items() if name in behind]
         return None if any(lane.in_doubt(tenant) for lane in lanes) else set()
 
-    def passed(self, sources: Mapping[Name, Mark | None]) -> dict[Name, ConsumedUpTo]:
+    def consumed(self, sources: Mapping[Name, Mark | None]) -> dict[Name, ConsumedUpTo]:
         """What has passed through inlets that are fed here. The fence must be held."""
         found: dict[Name, ConsumedUpTo] = {}
         for name, lane in self._lanes.items():

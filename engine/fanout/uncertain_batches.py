@@ -88,7 +88,7 @@ class UncertainBatches:
         self._wake = threading.Event()
         self._closed = False
         self._thread: threading.Thread | None = None
-        workspace.insert_lock.settle = self.settle_all
+        workspace.view_lock.attach_completion(self)
 
     def add(
         self, datasource: str, batch: str, why: str, held: Held | None = None, stored: Stored | None = None
@@ -176,7 +176,7 @@ class UncertainBatches:
             last = self._failed.get(datasource)
             if last is not None and not now and self._now() - last[0] < MIN_RETRY_SECONDS:
                 raise last[1]
-        with self._workspace.insert_lock.quiet():
+        with self._workspace.insert_lock.exclusive():
             with self._lock:
                 doubts = list(self._doubts.get(datasource, ()))
             for doubt in doubts:

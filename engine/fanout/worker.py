@@ -21,7 +21,7 @@ from engine.fanout.groups import ConsumerGroups
 from engine.fanout.handover import CommittedBatch
 from engine.fanout.landing_log import GATEWAY_BATCH_PREFIX, MAX_BLOCKS, Block, LandingLog, copies
 from engine.fanout.offsets import ConsumerGroup, LogRange, Offset, OffsetJournal
-from engine.plan.insert_lock import ConsumedUpTo
+from engine.plan.view_lock import ConsumedUpTo
 from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.fanout")

@@ -40,7 +40,7 @@ class OrphanedRejections:
         if datasource not in self._batches:
             return
         workspace = self._workspace
-        with workspace.insert_lock.quiet():
+        with workspace.insert_lock.exclusive():
             # The quarantine may remember a token without the rows, and would skip the next try.
             workspace.warehouse.forget_unfinished()
         source = workspace.current.build.datasources.get(datasource)

@@ -48,7 +48,7 @@ class Replacement:
 
     def commit(self) -> None:
         """Let the new rows take the place of the old ones."""
-        with self._workspace.insert_lock.exclusive():
+        with self._workspace.view_lock.changing():
             self._workspace.warehouse.execute(f"EXCHANGE TABLES {self.name.sql()} AND {self._table.name.sql()}")
         self._workspace.warehouse.execute(ddl.drop_table(self.name))
 

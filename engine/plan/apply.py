@@ -24,7 +24,6 @@ from engine.plan.backfill import (
     note_missing,
     silent,
 )
-from engine.plan.insert_lock import InsertLock
 from engine.plan.steps import (
     AddColumn,
     ChangeClause,
@@ -41,6 +40,7 @@ from engine.plan.steps import (
     StartReaders,
     Step,
 )
+from engine.plan.view_lock import ViewLock
 from engine.schema import Name, View
 from engine.warehouse import ddl
 from engine.warehouse.port import Capabilities, Warehouse
@@ -69,7 +69,7 @@ def unrecorded(_view: View) -> None:
 def apply(
     plan: Plan,
     warehouse: Warehouse,
-    insert_lock: InsertLock,
+    view_lock: ViewLock,
     journal: Journal,
     progress: Progress = silent,
     start_readers: StartReadersOf = no_readers,
@@ -79,7 +79,7 @@ def apply(
     phases = _phases(plan.steps)
     total = len(plan.steps)
     if phases.unhook:
-        with insert_lock.exclusive():
+        with view_lock.changing():
             for step in phases.unhook:
                 _run(warehouse, step)
     done = 0
@@ -92,7 +92,7 @@ def apply(
         progress(steps[-1].subject, done, total)
     histories = []
     for steps in _in_goes(phases.inside):
-        histories += _create_views(steps, warehouse, insert_lock, journal, before_replacing)
+        histories += _create_views(steps, warehouse, view_lock, journal, before_replacing)
         done += len(steps)
         progress("views", done, total)
     delivered = deliver(histories, warehouse, journal, progress)
@@ -198,7 +198,7 @@ def _sql(step: Step, able: Capabilities) -> str:
 def _create_views(
     steps: Sequence[Step],
     warehouse: Warehouse,
-    insert_lock: InsertLock,
+    view_lock: ViewLock,
     journal: Journal,
     before_replacing: BeforeReplacing,
 ) -> list[Backfill]:
@@ -207,9 +207,9 @@ def _create_views(
     views = [s for s in steps if isinstance(s, CreateView)]
     fresh = [s.view for s in views if not s.replaces and not s.missing and not s.continues]
     put_back = [(s.view, s.missing) for s in views if s.missing]
-    with insert_lock.exclusive():
-        histories, later = note_histories(fresh, warehouse, insert_lock, journal)
-        missed, waiting = note_missing(put_back, warehouse, insert_lock, journal) if put_back else ([], set[Name]())
+    with view_lock.changing():
+        histories, later = note_histories(fresh, warehouse, view_lock, journal)
+        missed, waiting = note_missing(put_back, warehouse, view_lock, journal) if put_back else ([], set[Name]())
         later |= waiting
         if later:
             # Rows that will come again would come twice. The next run makes these views, when that is over.

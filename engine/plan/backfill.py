@@ -16,8 +16,8 @@ from typing import Any, Protocol
 from engine.compiler.storage import BATCH_COLUMN
 from engine.compiler.views import bounded
 from engine.errors import APPLY_FAILED, BUSY, RookeryError
-from engine.plan.insert_lock import InsertLock
 from engine.plan.missing_blocks import Lack
+from engine.plan.view_lock import ViewLock
 from engine.schema import Name, View, literal
 from engine.warehouse import ddl
 from engine.warehouse.port import Warehouse
@@ -113,19 +113,19 @@ def silent(_what: str, _done: int, _total: int) -> None:
 
 
 def note_histories(
-    views: Sequence[View], warehouse: Warehouse, insert_lock: InsertLock, journal: Journal
+    views: Sequence[View], warehouse: Warehouse, view_lock: ViewLock, journal: Journal
 ) -> tuple[list[Backfill], set[Name]]:
     """Note what views that are about to be created must be given. The fence must be held.
 
     Returns the deliveries, and the views that have to wait since something on their way is in doubt.
     """
-    insert_lock.settle()
+    view_lock.completion.settle_all()
     kept = [v for v in views if v.log is None]
     names = {str(v.name) for v in views}
     journal.strike([h for h in journal.outstanding() if h.view in names])
     holding = _holding_rows(warehouse, {v.source for v in kept})
-    doubts = {v.source: insert_lock.doubts(v.source, v.mark) for v in kept if v.source in holding}
-    passed = _passed(warehouse, insert_lock, journal, [v for v in views if v.log is not None])
+    doubts = {v.source: view_lock.deliveries.pending_tokens(v.source, v.mark) for v in kept if v.source in holding}
+    passed = _passed(warehouse, view_lock, journal, [v for v in views if v.log is not None])
     later = {v.name for v in kept if v.source in doubts and doubts[v.source] is None}
     later |= {name for name, ranges in passed.items() if ranges is None}
     made = [v for v in views if v.name not in later]
@@ -141,7 +141,7 @@ def note_histories(
 
 
 def note_missing(
-    views: Sequence[tuple[View, Sequence[Lack]]], warehouse: Warehouse, insert_lock: InsertLock, journal: Journal
+    views: Sequence[tuple[View, Sequence[Lack]]], warehouse: Warehouse, view_lock: ViewLock, journal: Journal
 ) -> tuple[list[Backfill], set[Name]]:
     """Note what suspended views are given when they are put back. The fence must be held.
 
@@ -150,11 +150,11 @@ def note_missing(
     names = {str(v.name) for v, _ in views}
     # An interrupted run may have noted the same, and has delivered nothing of it.
     journal.strike([h for h in journal.outstanding() if h.view in names and h.whole])
-    passed = _passed(warehouse, insert_lock, journal, [v for v, _ in views if v.log is not None])
+    passed = _passed(warehouse, view_lock, journal, [v for v, _ in views if v.log is not None])
     later = {name for name, ranges in passed.items() if ranges is None}
     histories = []
     for view, lacks in views:
-        doubts = insert_lock.doubts(view.source, view.mark) if view.log is None else set()
+        doubts = view_lock.deliveries.pending_tokens(view.source, view.mark) if view.log is None else set()
         if doubts is None:
             later.add(view.name)
         if view.name in later:
@@ -184,7 +184,7 @@ def _within(ranges: Sequence[tuple[int, int]], others: Sequence[tuple[int, int]]
 
 
 def _passed(
-    warehouse: Warehouse, insert_lock: InsertLock, journal: Journal, views: Sequence[View]
+    warehouse: Warehouse, view_lock: ViewLock, journal: Journal, views: Sequence[View]
 ) -> dict[Name, list[tuple[int, int]] | None]:
     """For views on sources that keep nothing, the ranges of the log that have passed already; None if in doubt."""
     if not views:
@@ -192,7 +192,7 @@ def _passed(
     feeds = {v.name: Name(v.source.database, f"_rk_{v.source.name}") for v in views}
     feeding = _standing(warehouse, set(feeds.values()))
     delivering = {h.view for h in journal.outstanding()}
-    reaches = insert_lock.passed({v.source: v.mark for v in views})
+    reaches = view_lock.deliveries.consumed({v.source: v.mark for v in views})
     logs = {v.log: block_ranges(warehouse, v.log) for v in views if v.log is not None}
     found: dict[Name, list[tuple[int, int]] | None] = {}
     for view in views:

@@ -19,7 +19,7 @@ from engine.compiler.views import pool_table
 from engine.plan.backfill import Backfill
 from engine.plan.coverage import COVERAGE_KIND as COVERAGE
 from engine.plan.coverage import Consumed, Coverage
-from engine.plan.insert_lock import InsertLock
+from engine.plan.view_lock import ViewLock
 from engine.project.model import Project, Resource
 from engine.project.parse import parse_source
 from engine.schema import Name, Schema, View, nest_database
@@ -108,7 +108,8 @@ class Workspace:
     def __init__(self, settings: Settings, warehouse: Warehouse) -> None:
         self.settings = settings
         self.warehouse = warehouse
-        self.insert_lock = InsertLock()
+        self.view_lock = ViewLock()
+        self.insert_lock = self.view_lock.inserts
         self.changes = threading.RLock()
         """Held by whoever changes what exists; one change at a time."""
         self.registry = Registry(warehouse, settings.workspace)

@@ -323,8 +323,8 @@ class Comparison:
         """While no row comes in: whether everything that has landed has reached the table."""
         tenant = self._derived.tenant
         with ExitStack() as stack:
-            stack.enter_context(self._workspace.insert_lock.exclusive())
-            self._workspace.insert_lock.settle()
+            stack.enter_context(self._workspace.view_lock.changing())
+            self._workspace.view_lock.completion.settle_all()
             for name in self._patient.snapshot.routed if tenant is not None else ():
                 lane = router_of(self._workspace).lane(name)
                 if lane is None:

@@ -98,7 +98,7 @@ def _closer(patient: Context, relation: Relation, table: Table, tenant: str, cop
     lane = router_of(patient.workspace).lane(relation.name)
     ((moment,),) = patient.workspace.warehouse.query("SELECT toUnixTimestamp(now())").rows
     alive = living(table.ttl, f"toDateTime({moment})")
-    with patient.workspace.insert_lock.exclusive():
+    with patient.workspace.view_lock.changing():
         if lane is not None:
             lane.settled()
             if tenant not in lane.position().main.members:
