@@ -147,7 +147,7 @@ def _routed(log: LandingLog, position: Position, missing: Collection[str]) -> di
 
 def _outstanding(log: LandingLog, group: ConsumerGroup) -> dict[str, tuple[int, float]]:
     named = group.members if len(group.members) <= MAX_NAMED_TENANTS else None
-    found = log.outstanding(group.cursor.at, group.cursor.done, named)
+    found = log.outstanding(group.offset.at, group.offset.done, named)
     return {tenant: lag for tenant, lag in found.items() if tenant in group.members}
 
 
@@ -163,8 +163,8 @@ def _strays(log: LandingLog, group: ConsumerGroup) -> Iterator[dict[str, Any]]:
             "since": since,
             "rows": rows,
             "seconds": seconds,
-            "at": group.cursor.at,
-            "piece": _piece(group.cursor.piece),
+            "at": group.offset.at,
+            "piece": _piece(group.offset.log_range),
         }
 
 

@@ -156,7 +156,7 @@ def push(
         if plan:
             _note_coverage(workspace, snapshot)
         router = router_of(workspace)
-        failing = router.failing()
+        failing = router.failing_tenants()
         delivered = run(workspace, plan, progress)
         _record(workspace, snapshot, sources)
         grant_declared(workspace, project)

@@ -1,4 +1,4 @@
-"""Putting the rows of a piece into nests, from the stages that hold them or from landing."""
+"""Inserts the rows of a log range into nests, from the stages that still hold them or from landing."""
 
 from __future__ import annotations
 
@@ -17,68 +17,70 @@ from engine.warehouse import ddl
 from engine.workspace.workspace import Workspace
 
 COPY_STAGE_TENANTS = 8
-"""Tenants for whom a stage is copied as landing has it: casts and conditions cost more per tenant than the copy."""
+"""With this many tenants, a stage is first copied in landing's form: the casts would cost more per tenant than the copy."""
 
 Failures = dict[str, str]
-"""What kept tenants from taking their rows, by tenant."""
+"""Errors of inserts, by tenant."""
 Chosen = Callable[[set[str]], set[str]]
-"""Which of the tenants with rows in a piece are to have them."""
+"""Chooses, among the tenants that have rows in a range, those that get them now."""
 
 
 class Delivery:
-    """Delivers pieces of one landing datasource."""
+    """Delivers log ranges of one landing datasource. Runs in the worker's thread and hands inserts to the pool."""
 
-    def __init__(self, workspace: Workspace, datasource: str, hands: Executor) -> None:
+    def __init__(self, workspace: Workspace, datasource: str, pool: Executor) -> None:
         self._workspace = workspace
         self._datasource = datasource
-        self._hands = hands
+        self._pool = pool
         self._merged: tuple[str, Name] | None = None
 
     def log(self) -> LandingLog:
-        """The datasource's log as it is compiled now. Raises RK5005 when it is gone."""
+        """The datasource's log as compiled now. Raises RK5005 when the datasource is gone."""
         relation = self._workspace.current.build.relations.get(self._datasource)
         if relation is None or relation.tenant is None:
             raise RookeryError(UNKNOWN_DATASOURCE, f"there is no datasource `{self._datasource}` any more")
         return LandingLog(self._workspace.warehouse, self._workspace.name, relation)
 
-    def push(self, piece: LogRange, batches: Sequence[CommittedBatch], chosen: Chosen) -> Failures:
-        """Deliver batches from their stages; from landing where a stage is gone or has other columns."""
+    def push(self, log_range: LogRange, batches: Sequence[CommittedBatch], choose: Chosen) -> Failures:
+        """Deliver batches from their stages, or from landing if a stage is gone or has other columns."""
         reader = self.log()
         if not all(b.table and b.columns == reader.relation.columns for b in batches):
-            return self.pull(piece, chosen)
+            return self.pull(log_range, choose)
         only = batches[0]
         source, values, tenant, condition = only.table, only.values, only.tenant, only.condition
         if len(batches) > 1:
             source, values, tenant, condition = self._merge(reader, batches)
-        present = chosen(self._tenants(source, tenant, condition))
+        present = choose(self._tenants(source, tenant, condition))
         if len(batches) == 1 and len(present) >= COPY_STAGE_TENANTS:
             source, values, tenant, condition = self._merge(reader, batches)
 
         encoded = is_encoded(reader.relation)
 
-        def rows(one: str) -> str:
-            mine = tenant_literal("String", one)
-            of_tenant = f"FROM {source} WHERE ({condition}) AND {tenant} = {mine}"
+        def rows(owner: str) -> str:
+            tenant_value = tenant_literal("String", owner)
+            of_tenant = f"FROM {source} WHERE ({condition}) AND {tenant} = {tenant_value}"
             if not encoded:
                 return f"SELECT {values} {of_tenant}"
             return f"SELECT {reader.own_values(ROW_TUPLE)} FROM (SELECT tuple({values}) AS {ROW_TUPLE} {of_tenant})"
 
-        return self._spread(reader, piece, present, rows)
+        return self._spread(reader, log_range, present, rows)
 
-    def pull(self, piece: LogRange, chosen: Chosen) -> Failures:
-        """Deliver a piece of landing to those of its tenants that are chosen."""
+    def pull(self, log_range: LogRange, choose: Chosen) -> Failures:
+        """Deliver a range from landing to the chosen tenants."""
         reader = self.log()
-        return self._spread(reader, piece, chosen(reader.tenants(piece)), lambda one: reader.rows_of(one, piece))
+        return self._spread(
+            reader, log_range, choose(reader.tenants(log_range)), lambda one: reader.rows_of(one, log_range)
+        )
 
-    def pull_for(self, piece: LogRange, tenants: set[str]) -> Failures:
-        """Deliver a piece of landing to some tenants; one alone is not asked for its rows first."""
+    def pull_for(self, log_range: LogRange, tenants: set[str]) -> Failures:
+        """Deliver a range from landing to some tenants. A single tenant is not checked for rows first."""
         if len(tenants) > 1:
-            return self.pull(piece, lambda present: present & tenants)
+            return self.pull(log_range, lambda present: present & tenants)
         reader = self.log()
-        return self._spread(reader, piece, tenants, lambda one: reader.rows_of(one, piece))
+        return self._spread(reader, log_range, tenants, lambda one: reader.rows_of(one, log_range))
 
     def has_rows_of(self, batch: CommittedBatch, tenants: Iterable[str]) -> bool:
-        """Whether a batch has rows of one of the tenants, or cannot be asked."""
+        """Whether a batch may have rows of one of the tenants."""
         if not batch.table:
             return True
         try:
@@ -116,12 +118,14 @@ class Delivery:
             self._merged = (columns, name)
         return self._merged[1]
 
-    def _spread(self, reader: LandingLog, piece: LogRange, present: set[str], rows: Callable[[str], str]) -> Failures:
-        """Each tenant's rows into its nest, several at a time. Raises RK6003 when the database has no room at all."""
+    def _spread(
+        self, reader: LandingLog, log_range: LogRange, present: set[str], rows: Callable[[str], str]
+    ) -> Failures:
+        """Insert each tenant's rows into its nest, several at a time. Raises RK6003 when the database takes nothing."""
         failed: Failures = {}
         merged: list[str] = []
         insert_lock = self._workspace.insert_lock
-        # Whoever holds the fence alone waits for the hands, which would wait for the fence.
+        # If our caller holds the lock alone, the pool's threads must not take it: the caller waits for them.
         guard = nullcontext if insert_lock.is_mine else insert_lock.shared
 
         def give(tenant: str) -> None:
@@ -130,7 +134,7 @@ class Delivery:
                 with guard():
                     reached = in_nest(self._workspace, database, self._datasource)
                     self._workspace.warehouse.note_parts(reached)
-                    reader.insert(database, piece.token, rows(tenant))
+                    reader.insert(database, log_range.token, rows(tenant))
                     bad, made = take_out_damaged(self._workspace, reached)
                 if made:
                     merged.append(tenant)
@@ -145,7 +149,7 @@ class Delivery:
             for tenant in sorted(present):
                 give(tenant)
         else:
-            under_way = [self._hands.submit(give, t) for t in sorted(present)]
+            under_way = [self._pool.submit(give, t) for t in sorted(present)]
             wait(under_way)
             for done in under_way:
                 done.result()
@@ -153,7 +157,7 @@ class Delivery:
             with insert_lock.exclusive():
                 self._workspace.warehouse.undo_merges()
         if failed:
-            # They are tried again under the same token, which a table may remember without having the rows.
+            # They are retried under the same token, which a table may remember without having the rows.
             with insert_lock.exclusive():
                 self._workspace.warehouse.forget_unfinished()
         return failed

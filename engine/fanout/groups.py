@@ -1,4 +1,4 @@
-"""Who stands where: the tenants that keep up with a landing datasource, and those that are new or have failed."""
+"""Consumer groups of one landing datasource: the tenants by how far they have read its log."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ MAX_RETRY_SECONDS = 60.0
 
 
 class ConsumerGroups:
-    """The main cohort and the strays. `changed` is the condition that is told of every change, and guards them."""
+    """The main group, which keeps up with landing, and the lagging groups.
+
+    The worker's thread moves tenants between groups; other threads add, remove and inspect them. `changed` guards all
+    of it and is notified of every change.
+    """
 
     def __init__(self, changed: threading.Condition) -> None:
         self.changed = changed
@@ -22,20 +26,20 @@ class ConsumerGroups:
         self.lagging: list[ConsumerGroup] = []
 
     def begin(self, main: Offset, members: set[str], lagging: Mapping[Offset, set[str]]) -> None:
-        """Take up positions that were written down."""
+        """Restore recorded offsets."""
         with self.changed:
             self.main = ConsumerGroup(main, members)
             self.lagging = [ConsumerGroup(c, set(m), since=time.time()) for c, m in lagging.items()]
 
-    def add(self, tenants: Sequence[str], cursor: Offset) -> None:
-        """Let tenants go on by themselves from a position."""
+    def add(self, tenants: Sequence[str], offset: Offset) -> None:
+        """Add tenants as a lagging group with an offset."""
         with self.changed:
             self.remove(tenants)
-            self.lagging.append(ConsumerGroup(cursor, set(tenants), since=time.time()))
+            self.lagging.append(ConsumerGroup(offset, set(tenants), since=time.time()))
             self.changed.notify_all()
 
     def remove(self, tenants: Iterable[str]) -> None:
-        """Know tenants no longer."""
+        """Remove tenants from all groups."""
         with self.changed:
             gone = set(tenants)
             self.main.members -= gone
@@ -45,10 +49,10 @@ class ConsumerGroups:
                     self.lagging.remove(group)
 
     def part(self, group: ConsumerGroup, failed: Mapping[str, str]) -> None:
-        """Let each failed member of a cohort go on by itself, after a pause that doubles with each failure."""
+        """Give each failed member a group of its own, whose next attempt waits twice as long after each failure."""
         with self.changed:
             for tenant, why in failed.items():
-                alone = ConsumerGroup(group.cursor, {tenant}, why, group.tries + 1, since=group.since or time.time())
+                alone = ConsumerGroup(group.offset, {tenant}, why, group.tries + 1, since=group.since or time.time())
                 alone.due = time.monotonic() + min(MAX_RETRY_SECONDS, 2.0 ** (alone.tries - 1))
                 self.lagging.append(alone)
             group.members -= failed.keys()
@@ -56,7 +60,7 @@ class ConsumerGroups:
                 self.lagging.remove(group)
 
     def join(self, group: ConsumerGroup) -> None:
-        """Make a stray cohort, which stands where the main one does, part of it."""
+        """Merge a lagging group that has the offset of the main group into it."""
         with self.changed:
             if group in self.lagging:
                 self.lagging.remove(group)
@@ -64,53 +68,53 @@ class ConsumerGroups:
             self.changed.notify_all()
 
     def due(self) -> list[ConsumerGroup]:
-        """Strays whose next try is due."""
+        """Lagging groups whose next attempt is due."""
         now = time.monotonic()
         with self.changed:
             return [c for c in self.lagging if c.due <= now]
 
     def next_due(self) -> float:
-        """Seconds until the next try of a stray; infinite without one."""
+        """Seconds until the next attempt of a lagging group; infinite without one."""
         now = time.monotonic()
         return min((max(0.0, c.due - now) for c in self.lagging), default=float("inf"))
 
     def among(self, tenants: set[str]) -> tuple[set[str], set[str]]:
-        """Those of the tenants that keep up, and those that are behind."""
+        """Which of the tenants are in the main group, and which are lagging."""
         with self.changed:
             behind = set[str]().union(*(c.members & tenants for c in self.lagging))
             return tenants & self.main.members, behind
 
     def retry_now(self) -> None:
-        """Let strays try again at once."""
+        """Make every lagging group's attempt due now."""
         with self.changed:
             for group in self.lagging:
                 group.due = 0.0
             self.changed.notify_all()
 
     def copy(self) -> tuple[ConsumerGroup, list[ConsumerGroup]]:
-        """The main cohort and the strays at this moment."""
+        """Copies of the main group and of the lagging groups."""
         with self.changed:
-            found = [replace(c, members=set(c.members)) for c in (self.main, *self.lagging)]
-        return found[0], found[1:]
+            main, *lagging = [replace(group, members=set(group.members)) for group in (self.main, *self.lagging)]
+        return main, lagging
 
-    def in_doubt(self, tenant: str) -> set[str]:
-        """Tokens of noted pieces that will be delivered to a tenant again."""
+    def pending_tokens(self, tenant: str) -> set[str]:
+        """Tokens of recorded ranges that will be delivered to a tenant again."""
         with self.changed:
-            cursors = [c.cursor for c in (self.main, *self.lagging) if tenant in c.members]
-        return {c.piece.token for c in cursors if c.piece is not None}
+            offsets = [c.offset for c in (self.main, *self.lagging) if tenant in c.members]
+        return {c.log_range.token for c in offsets if c.log_range is not None}
 
     def wait_for(
         self,
         tenants: Iterable[str],
-        patience: float,
+        timeout_seconds: float,
         progress: Callable[[int, int], None],
         closed: Callable[[], bool],
     ) -> None:
-        """Wait until tenants keep up. Raises RK3010 with what keeps one of them from it, or after the patience."""
+        """Wait until tenants are in the main group. Raises RK3010 when one fails, or after the timeout."""
         wanted = set(tenants)
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + timeout_seconds
         with self.changed:
-            # What failed before, perhaps for want of a table that is there by now, is tried again at once.
+            # An earlier failure may have been for lack of a table that exists by now, so retry at once.
             for group in self.lagging:
                 if group.members & wanted:
                     group.error, group.due = "", 0.0
@@ -122,8 +126,8 @@ class ConsumerGroups:
                 if failed is not None:
                     raise RookeryError(
                         APPLY_FAILED,
-                        f"the tables of tenant `{min(failed.members)}` do not take its rows",
-                        hint="the others go on; it is tried again by itself: rookery fanout status",
+                        f"the tables of tenant `{min(failed.members)}` refuse its rows",
+                        hint="delivery to other tenants continues, and this one is retried: rookery fanout status",
                         detail=failed.error,
                     )
                 if not missing or closed():
@@ -132,5 +136,7 @@ class ConsumerGroups:
             progress(len(wanted) - len(missing), len(wanted))
             if time.monotonic() > deadline:
                 raise RookeryError(
-                    APPLY_FAILED, "tenants have not caught up yet; they go on to", hint="rookery fanout status"
+                    APPLY_FAILED,
+                    "tenants have not caught up in time; delivery continues",
+                    hint="rookery fanout status",
                 )

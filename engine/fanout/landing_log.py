@@ -66,17 +66,17 @@ class LandingLog:
         number, rows = found.rows[0]
         return Block(int(number), batch, int(rows)) if rows else None
 
-    def tenants(self, piece: LogRange) -> set[str]:
+    def tenants(self, log_range: LogRange) -> set[str]:
         """Tenants with rows in a piece."""
         column = f"{TABLE_ALIAS}.{quote(self.relation.tenant or '')}"
         found = self._warehouse.query(
-            f"SELECT DISTINCT toString({column}) FROM {self.table.sql()} AS {TABLE_ALIAS} {self._where(piece)}"
+            f"SELECT DISTINCT toString({column}) FROM {self.table.sql()} AS {TABLE_ALIAS} {self._where(log_range)}"
         )
         return {str(row[0]) for row in found.rows}
 
-    def rows_of(self, tenant: str, piece: LogRange) -> str:
+    def rows_of(self, tenant: str, log_range: LogRange) -> str:
         """The SELECT of a tenant's rows in a piece."""
-        return select(self.relation, self.table, [self.mine(tenant)], suffix=self._where(piece), encode="all")
+        return select(self.relation, self.table, [self.mine(tenant)], suffix=self._where(log_range), encode="all")
 
     def own_values(self, row: str) -> str:
         """The SQL of a row's columns, re-encoded; `row` is a tuple of them."""
@@ -94,13 +94,13 @@ class LandingLog:
         """Rows after a position by tenant (of these, if they are named), and the age of the oldest in seconds."""
         if tenants is not None and not tenants:
             return {}
-        piece = LogRange("", after, 1 << 62, without=tuple(done))
+        log_range = LogRange("", after, 1 << 62, without=tuple(done))
         column = f"{TABLE_ALIAS}.{quote(self.relation.tenant or '')}"
         own = [tenant_literal(self.relation.tenant_type, t) for t in sorted(tenants or ())]
         mine = f"PREWHERE {column} IN ({', '.join(own)}) " if own else ""
         found = self._warehouse.query(
             f"SELECT toString({column}) AS t, count(), now() - min({TABLE_ALIAS}.{storage.ARRIVAL_COLUMN}) "
-            f"FROM {self.table.sql()} AS {TABLE_ALIAS} {mine}{self._where(piece)} GROUP BY t"
+            f"FROM {self.table.sql()} AS {TABLE_ALIAS} {mine}{self._where(log_range)} GROUP BY t"
         )
         return {str(t): (int(rows), max(0.0, float(age))) for t, rows, age in found.rows}
 
@@ -110,11 +110,11 @@ class LandingLog:
         self._warehouse.execute(ddl.insert_block(target, self.relation.columns, token, rows, max_threads=1))
 
     @staticmethod
-    def _where(piece: LogRange) -> str:
-        conditions = [f"{TABLE_ALIAS}._block_number > {piece.after}"]
-        if piece.upto is not None:
-            conditions.append(f"{TABLE_ALIAS}._block_number <= {piece.upto}")
-        for names, operator in ((piece.batches, "IN"), (piece.without, "NOT IN")):
+    def _where(log_range: LogRange) -> str:
+        conditions = [f"{TABLE_ALIAS}._block_number > {log_range.after}"]
+        if log_range.upto is not None:
+            conditions.append(f"{TABLE_ALIAS}._block_number <= {log_range.upto}")
+        for names, operator in ((log_range.batches, "IN"), (log_range.without, "NOT IN")):
             if names:
                 conditions.append(
                     f"{TABLE_ALIAS}.{storage.BATCH_COLUMN} {operator} ({', '.join(map(literal, names))})"

@@ -60,7 +60,7 @@ def reconcile_modes(workspace: Workspace, build: Build) -> None:
     snapshot = workspace.refresh()
     modes = wanted(build, _nests(workspace), dict(snapshot.modes))
     router = router_of(workspace)
-    if modes == router.settled:
+    if modes == router.applied_modes:
         return
     for name, mode in modes.items():
         if mode == "routed" and name not in snapshot.routed and None in copies(workspace, name).values():
@@ -73,24 +73,24 @@ def reconcile_modes(workspace: Workspace, build: Build) -> None:
         workspace.registry.remove("fanout", gone)
         workspace.refresh()
     for name in gone:
-        router.shut(name)
+        router.close_worker(name)
     for name, mode in modes.items():
         found = copies(workspace, name)
         views = {t: v for t, v in found.items() if v is not None}
         if mode == "routed":
             router.open(name)
             _unhook(workspace, router, name, views)
-        elif router.lane(name) is not None or router.journal.read(name)[0] is not None:
+        elif router.worker(name) is not None or router.journal.read(name)[0] is not None:
             _hook(workspace, router, build, name, [t for t, v in found.items() if v is None])
-    router.settled = modes
+    router.applied_modes = modes
 
 
 def _unhook(workspace: Workspace, router: Router, datasource: str, views: dict[str, Name]) -> None:
     """From views to the router: whoever loses its view reads on from the block that was newest then."""
-    lane = router.open(datasource)
+    worker = router.open(datasource)
     for some in _some(views.items()):
         with workspace.view_lock.changing():
-            lane.start_reader([t for t, _ in some], lane.settled())
+            worker.start_reader([t for t, _ in some], worker.drain())
             for _, view in some:
                 workspace.warehouse.execute(ddl.drop_view(view))
     router.wait_for(views)
@@ -98,7 +98,7 @@ def _unhook(workspace: Workspace, router: Router, datasource: str, views: dict[s
 
 def _hook(workspace: Workspace, router: Router, build: Build, datasource: str, tenants: list[str]) -> None:
     """From the router to views: each view delivers, as its history, what the router had not come to."""
-    lane = router.open(datasource)
+    worker = router.open(datasource)
     journal = RegistryJournal(workspace.registry)
     router.wait_for(tenants)
     for some in _some(tenants):
@@ -108,13 +108,13 @@ def _hook(workspace: Workspace, router: Router, build: Build, datasource: str, t
             views += [v for v in nest_schema(build, tenant).views.values() if v.name == name]
         with workspace.view_lock.changing():
             workspace.view_lock.completion.settle_all()
-            at = lane.settled()
+            at = worker.drain()
             ranges = block_ranges(workspace.warehouse, views[0].source, after=at) if views else []
             histories = [history(v, ranges) for v in views if ranges]
             journal.note(histories)
             journal.settle()
             for view in views:
                 workspace.warehouse.execute(ddl.create_view(view))
-            lane.forget(some)
+            worker.forget(some)
         deliver(histories, workspace.warehouse, journal)
-    router.shut(datasource)
+    router.close_worker(datasource)

@@ -1,8 +1,8 @@
-"""How far readers of a landing datasource have come, and where that is written down.
+"""Offsets: how far the consumers of a landing datasource have read its log, and where that is recorded.
 
-The position of a reader is a block number up to which it has everything, the batches after it that it has as well,
-and, while one is under way, the piece that it may have in part. A piece is delivered under its token until it is
-known to be there whole.
+An offset is a block number up to which a consumer has everything, the batches after it that it has as well, and, while
+a delivery runs, the range that it may have in part. A range is delivered under the same token until all of it is known
+to have arrived.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ JOURNAL_TABLE = "_rk_journal"
 
 @dataclass(frozen=True, slots=True)
 class LogRange:
-    """A part of landing that is delivered as one block per tenant, under one token.
+    """A part of the landing log that is delivered as one block per tenant, under one token.
 
-    Either `batches`, by identity, or the blocks after `after` up to `upto`, but for the batches `without`.
+    Either `batches`, by id, or the blocks after `after` up to `upto` except for the batches `without`.
     """
 
     token: str
@@ -54,41 +54,45 @@ class LogRange:
 
 @dataclass(frozen=True, slots=True)
 class Offset:
-    """A position in a landing datasource's log. `epoch` is part of the tokens of pieces that are cut by blocks."""
+    """A position in the landing log. `epoch` is part of the tokens of ranges that are cut by blocks."""
 
     epoch: str
     at: int
     done: frozenset[str] = frozenset()
-    piece: LogRange | None = None
+    log_range: LogRange | None = None
 
     @staticmethod
     def start(at: int = 0) -> Offset:
         return Offset(secrets.token_hex(6), at)
 
-    def began(self, piece: LogRange) -> Offset:
-        return replace(self, piece=piece)
+    def began(self, log_range: LogRange) -> Offset:
+        return replace(self, log_range=log_range)
 
-    def finished(self, piece: LogRange) -> Offset:
-        """The position after a piece that arrived."""
-        if piece.upto is None:
-            return replace(self, done=self.done | set(piece.batches), piece=None)
-        return replace(self, at=max(self.at, piece.upto), done=self.done - set(piece.without), piece=None)
+    def finished(self, log_range: LogRange) -> Offset:
+        """The offset after a range has arrived."""
+        if log_range.upto is None:
+            return replace(self, done=self.done | set(log_range.batches), log_range=None)
+        return replace(self, at=max(self.at, log_range.upto), done=self.done - set(log_range.without), log_range=None)
 
     def as_dict(self) -> dict[str, Any]:
-        piece = self.piece.as_dict() if self.piece else None
-        return {"epoch": self.epoch, "at": self.at, "done": sorted(self.done), "piece": piece}
+        log_range = self.log_range.as_dict() if self.log_range else None
+        return {"epoch": self.epoch, "at": self.at, "done": sorted(self.done), "piece": log_range}
 
     @staticmethod
     def of(body: Mapping[str, Any]) -> Offset:
-        piece = LogRange.of(body["piece"]) if body["piece"] else None
-        return Offset(str(body["epoch"]), int(body["at"]), frozenset(body["done"]), piece)
+        log_range = LogRange.of(body["piece"]) if body["piece"] else None
+        return Offset(str(body["epoch"]), int(body["at"]), frozenset(body["done"]), log_range)
 
 
 @dataclass(slots=True)
 class ConsumerGroup:
-    """Tenants that stand at one position. A cohort that fails is tried again after growing pauses."""
+    """Tenants with one offset. A group that fails is retried after growing pauses.
 
-    cursor: Offset
+    `error` is the last failure, `tries` their number, `due` the monotonic time of the next attempt, `since` the time at
+    which the group began to lag (seconds since 1970).
+    """
+
+    offset: Offset
     members: set[str] = field(default_factory=set)
     error: str = ""
     tries: int = 0
@@ -97,7 +101,7 @@ class ConsumerGroup:
 
 
 class OffsetJournal:
-    """Cursors of all landing datasources, kept in the workspace's own database.
+    """Offsets of all landing datasources, kept in the workspace's own database.
 
     `kind` of a row is the datasource; its `name` is a tenant's id behind `t:`, or `main`.
     """
@@ -106,19 +110,19 @@ class OffsetJournal:
         self._rows = Registry(warehouse, workspace, JOURNAL_TABLE)
 
     def read(self, datasource: str) -> tuple[Offset | None, dict[str, Offset]]:
-        """The main cursor, and those of tenants that have one of their own."""
+        """The main group's offset, and those of lagging tenants."""
         rows = {name: Offset.of(body) for name, body in self._rows.read(datasource).items()}
         main = rows.pop("main", None)
-        return main, {name.removeprefix("t:"): cursor for name, cursor in rows.items()}
+        return main, {name.removeprefix("t:"): offset for name, offset in rows.items()}
 
     def write(self, datasource: str, main: Offset) -> None:
         self._rows.write(datasource, {"main": main.as_dict()})
 
-    def write_own(self, datasource: str, tenants: Iterable[str], cursor: Offset) -> None:
-        self._rows.write(datasource, {f"t:{t}": cursor.as_dict() for t in tenants})
+    def write_lagging(self, datasource: str, tenants: Iterable[str], offset: Offset) -> None:
+        self._rows.write(datasource, {f"t:{t}": offset.as_dict() for t in tenants})
 
-    def strike(self, datasource: str, tenants: Iterable[str]) -> None:
+    def delete(self, datasource: str, tenants: Iterable[str]) -> None:
         self._rows.remove(datasource, [f"t:{t}" for t in tenants])
 
-    def strike_all(self, datasource: str) -> None:
+    def delete_all(self, datasource: str) -> None:
         self._rows.remove(datasource, list(self._rows.read(datasource)))

@@ -1,4 +1,4 @@
-"""The routed fan-outs of a workspace: one lane per routed landing datasource, working hands shared by all."""
+"""The routed fan-out of a workspace: one worker per routed landing datasource, and a thread pool that all share."""
 
 from __future__ import annotations
 
@@ -19,160 +19,161 @@ from engine.workspace.workspace import Workspace
 
 POOL_THREADS = 4
 CATCH_UP_TIMEOUT_SECONDS = 3600.0
-"""Seconds that a command waits for tenants to catch up."""
+"""How long a command waits for tenants to catch up."""
 
 
 class Router:
-    """Takes batches on from landing to the nests."""
+    """Finds the worker of each datasource. Requests, commands and changes of views call it, each in its own thread."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
-        self._hands = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="fan-out")
-        self._lanes: dict[str, FanoutWorker] = {}
+        self._pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="fan-out")
+        self._workers: dict[str, FanoutWorker] = {}
         self._lock = threading.Lock()
         self._delivering: list[FanoutWorker] = []
-        """Workers whose thread may still deliver: those in `_lanes`, and one that is being shut down."""
-        self.settled: dict[str, str] = {}
-        """The modes that everything has been brought into."""
+        """Workers whose thread may still deliver: those in `_workers`, and one that is being shut down."""
+        self.applied_modes: dict[str, str] = {}
+        """Mode of each landing datasource, as last reconciled."""
         self.journal = OffsetJournal(workspace.warehouse, workspace.name)
         workspace.view_lock.attach_deliveries(self)
 
     def start(self) -> None:
-        """Take up every routed datasource where the last process left it."""
+        """Resume every routed datasource where the last process stopped."""
         for name, mode in self._workspace.current.modes.items():
             if mode == "routed" and name in self._workspace.current.build.relations:
                 self.open(name)
 
     def open(self, datasource: str) -> FanoutWorker:
-        """The lane of a datasource, begun if need be."""
+        """The worker of a datasource, started if necessary."""
         with self._lock:
-            lane = self._lanes.get(datasource)
-            if lane is None:
-                lane = FanoutWorker(self._workspace, datasource, self.journal, self._hands)
+            worker = self._workers.get(datasource)
+            if worker is None:
+                worker = FanoutWorker(self._workspace, datasource, self.journal, self._pool)
                 with self._workspace.view_lock.changing():
-                    lane.recover()
-                    self._delivering.append(lane)
-                    self._lanes[datasource] = lane
-                lane.start()
-            return lane
+                    worker.recover()
+                    self._delivering.append(worker)
+                    self._workers[datasource] = worker
+                worker.start()
+            return worker
 
-    def shut(self, datasource: str) -> None:
-        """End a datasource's lane; its cursors are forgotten."""
+    def close_worker(self, datasource: str) -> None:
+        """Stop a datasource's worker and delete its offsets."""
         with self._lock:
-            lane = self._lanes.pop(datasource, None)
-        if lane is not None:
-            lane.close()
-            lane.join(30)
-            self._delivering.remove(lane)
-        self.journal.strike_all(datasource)
+            worker = self._workers.pop(datasource, None)
+        if worker is not None:
+            worker.close()
+            worker.join(30)
+            self._delivering.remove(worker)
+        self.journal.delete_all(datasource)
 
-    def lane(self, datasource: str) -> FanoutWorker | None:
-        return self._lanes.get(datasource)
+    def worker(self, datasource: str) -> FanoutWorker | None:
+        """The running worker of a datasource; None for a datasource that is not routed."""
+        return self._workers.get(datasource)
 
-    def announce(self, datasource: str, batch: str) -> bool:
-        """Tell that a batch is about to land. Returns whether it is wanted afterwards."""
-        lane = self._lanes.get(datasource)
-        if lane is not None:
-            lane.announce(batch)
-        return lane is not None
+    def begin_commit(self, datasource: str, batch: str) -> bool:
+        """Announce a batch whose INSERT into landing starts now. Returns whether `committed` must be called afterwards."""
+        worker = self._workers.get(datasource)
+        if worker is not None:
+            worker.begin_commit(batch)
+        return worker is not None
 
-    def landed(self, batch: CommittedBatch) -> None:
-        """Take a batch over, and its stage with it."""
-        lane = self._lanes.get(batch.datasource)
-        if lane is not None:
-            lane.landed(batch)
+    def committed(self, batch: CommittedBatch) -> None:
+        """Take over a batch that is in landing, together with its stage."""
+        worker = self._workers.get(batch.datasource)
+        if worker is not None:
+            worker.committed(batch)
         else:
             batch.visible.set_result(True)
             batch.release()
 
-    def withdraw(self, datasource: str, batch: str) -> None:
-        """Tell that an announced batch did not land."""
-        lane = self._lanes.get(datasource)
-        if lane is not None:
-            lane.withdraw(batch)
+    def abort_commit(self, datasource: str, batch: str) -> None:
+        """Retract an announced batch whose INSERT failed."""
+        worker = self._workers.get(datasource)
+        if worker is not None:
+            worker.abort_commit(batch)
 
     def start_readers(self, readers: Mapping[str, Sequence[str]]) -> None:
-        """Let tenants' empty copies be filled from the beginning of the log, by datasource."""
+        """Deliver the whole log to tenants with empty copies. `readers` are tenants by datasource."""
         for datasource, tenants in readers.items():
             self.open(datasource).start_reader(tenants)
 
     def forget(self, tenants: Sequence[str]) -> None:
-        """Deliver nothing more to tenants."""
-        for lane in list(self._lanes.values()):
-            lane.forget(tenants)
+        """Stop delivering to tenants."""
+        for worker in list(self._workers.values()):
+            worker.forget(tenants)
 
     def wait_for(self, tenants: Iterable[str], progress: Progress = silent) -> None:
-        """Wait until tenants have caught up. Raises RK3010 when the tables of one do not take its rows."""
+        """Wait until tenants have caught up. Raises RK3010 when a tenant's tables refuse its rows."""
         wanted = set(tenants)
-        for name, lane in list(self._lanes.items()):
-            with lane.held:
-                lagging = {t for c in lane.lagging for t in c.members} & wanted
+        for name, worker in list(self._workers.items()):
+            with worker.delivery_lock:
+                lagging = {t for c in worker.lagging for t in c.members} & wanted
             if lagging:
-                lane.wait_for(lagging, CATCH_UP_TIMEOUT_SECONDS, partial(progress, f"history of {name}"))
+                worker.wait_for(lagging, CATCH_UP_TIMEOUT_SECONDS, partial(progress, f"history of {name}"))
 
     def retry_now(self) -> None:
-        """Try again at once what is waiting for its next try."""
-        for lane in list(self._lanes.values()):
-            lane.retry_now()
+        """Retry now whatever waits for its next attempt."""
+        for worker in list(self._workers.values()):
+            worker.retry_now()
 
     def positions(self) -> dict[str, Position]:
-        """Where the readers of each routed datasource stand."""
-        return {name: lane.position() for name, lane in sorted(self._lanes.items())}
+        """The offsets of the consumers of each routed datasource."""
+        return {name: worker.position() for name, worker in sorted(self._workers.items())}
 
-    def failing(self) -> set[str]:
-        """Tenants whose tables do not take their rows at present."""
-        found = [c for lane in list(self._lanes.values()) for c in lane.position().lagging if c.error]
-        return set[str]().union(*(c.members for c in found))
+    def failing_tenants(self) -> set[str]:
+        """Tenants whose tables refuse their rows at present."""
+        positions = [worker.position() for worker in list(self._workers.values())]
+        return {tenant for p in positions for group in p.lagging if group.error for tenant in group.members}
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Hold every worker between two deliveries, in the order in which they were opened."""
         with ExitStack() as held:
             for worker in list(self._delivering):
-                held.enter_context(worker.held)
+                held.enter_context(worker.delivery_lock)
             yield
 
     def pending_tokens(self, source: Name, mark: Mark | None) -> set[str] | None:
-        """Tokens of what will be delivered again into a nest's copy. The fence must be held.
+        """Tokens of what may be delivered to a nest's copy again. The view lock must be held.
 
-        None for what stands behind a copy that has something in doubt: its rows do not tell their tokens.
+        None for a table behind such a copy, whose rows carry no tokens.
         """
         tenant = mark.tenant if mark else None
         if tenant is None:
             return set()
-        lane = self._lanes.get(source.name)
-        if lane is not None:
-            return lane.in_doubt(tenant)
-        behind = self._workspace.current.build.landings_of(source.name)
-        lanes = [lane for name, lane in self._lanes.items() if name in behind]
-        return None if any(lane.in_doubt(tenant) for lane in lanes) else set()
+        worker = self._workers.get(source.name)
+        if worker is not None:
+            return worker.pending_tokens(tenant)
+        feeding = self._workspace.current.build.landings_of(source.name)
+        workers = [worker for name, worker in self._workers.items() if name in feeding]
+        return None if any(worker.pending_tokens(tenant) for worker in workers) else set()
 
     def consumed(self, sources: Mapping[Name, Mark | None]) -> dict[Name, ConsumedUpTo]:
-        """What has passed through inlets that are fed here. The fence must be held."""
-        found: dict[Name, ConsumedUpTo] = {}
-        for name, lane in self._lanes.items():
-            inlets = {m.tenant: s for s, m in sources.items() if s.name == name and m is not None and m.tenant}
-            found |= {inlets[t]: reach for t, reach in (lane.passed(inlets) if inlets else {}).items()}
-        return found
+        """What has passed through null tables that workers feed. The view lock must be held."""
+        passed: dict[Name, ConsumedUpTo] = {}
+        for name, worker in self._workers.items():
+            tables = {m.tenant: s for s, m in sources.items() if s.name == name and m is not None and m.tenant}
+            passed |= {tables[t]: upto for t, upto in (worker.consumed(tables) if tables else {}).items()}
+        return passed
 
     def close(self) -> None:
-        """Stop delivering; what is left is taken up at the next start."""
-        for lane in self._lanes.values():
-            lane.close()
-        for lane in self._lanes.values():
-            if lane.is_alive():
-                lane.join(30)
-        self._hands.shutdown(wait=True, cancel_futures=True)
+        """Stop delivering. The next start resumes what is left."""
+        for worker in self._workers.values():
+            worker.close()
+        for worker in self._workers.values():
+            if worker.is_alive():
+                worker.join(30)
+        self._pool.shutdown(wait=True, cancel_futures=True)
 
 
 def router_of(workspace: Workspace) -> Router:
-    """The workspace's router, begun when it is first asked for and ended with the workspace."""
-    # Whoever only looks must not wait for a change that is under way.
-    found = workspace.attached.get("router")
-    if found is None:
+    """The workspace's router, started on first use and closed with the workspace."""
+    # Readers of positions must not wait for a running change, so the first look takes no lock.
+    router = workspace.attached.get("router")
+    if router is None:
         with workspace.changes:
-            found = workspace.attached.get("router")
-            if found is None:
-                found = workspace.attached["router"] = Router(workspace)
-                found.start()
-    return cast(Router, found)
+            router = workspace.attached.get("router")
+            if router is None:
+                router = workspace.attached["router"] = Router(workspace)
+                router.start()
+    return cast(Router, router)

@@ -1,7 +1,26 @@
-"""The routed fan-out of one landing datasource: its batches in their order, and whatever else has landed.
+"""The thread that delivers one landing datasource to the nests, in the order in which its batches were committed.
 
-There is one main cohort, which keeps up with landing, and others for tenants that are new or have failed. What is
-delivered, when it is written down and what is repeated after a kill is explained in `docs/INGESTION.md`.
+Tenants that have everything form the main group. The others, which are new or whose tables have refused rows, form
+lagging groups with offsets of their own. A tenant moves between them like this:
+
+```text
+             added                    caught up
+   (none) ─────────▶ lagging group ─────────────▶ main group
+                      ▲   │    ▲                     │
+        retry after   │   │    └─────────────────────┘
+        a pause       └───┘      its tables refuse rows
+```
+
+A batch moves like this. `_queue` and `_in_flight` hold batches in the states in brackets:
+
+```text
+   begin_commit ──▶ announced ──committed──▶ [queued] ──▶ [in flight] ──▶ acknowledged
+                        │                                   │     ▲
+                        └──abort_commit──▶ (forgotten)      └─────┘ the database failed: same range, same token
+```
+
+What is delivered, when offsets are written and what a kill repeats is explained in `docs/INGESTION.md`; which thread
+holds which lock, in `docs/CONCURRENCY.md`.
 """
 
 from __future__ import annotations
@@ -29,75 +48,79 @@ log = structlog.get_logger("rookery.fanout")
 POLL_SECONDS = 1.0
 MAX_DELIVERY_ROWS = 1_000_000
 MAX_CATCH_UP_ROWS = 250_000
-"""Rows of a piece by which others catch up, small enough that nobody who keeps up waits for it."""
+"""Rows of a range that a lagging group gets at a time. Small, since the main group waits meanwhile."""
 MAX_STAGED_BYTES = 256 << 20
-"""Bytes of batches whose stages are kept for the push; later ones are read from landing again."""
+"""Bytes of queued batches whose stages are kept. Rows of later batches are read from landing."""
 HANDOVER_TIMEOUT_SECONDS = 5.0
-"""Seconds to wait, with all inserts held back, for one that has landed to be handed over."""
+"""How long `drain` waits, with inserts blocked, for the gateway to hand over a batch that is in landing."""
 SLOW_FLUSH_SECONDS = 0.5
-"""Seconds of a flush from which on the next one waits for batches that come in quick succession."""
+"""A flush that took longer makes the next one wait for more batches, so that they share it."""
 COALESCE_QUIET_SECONDS = 0.05
 COALESCE_MAX_SHARE = 0.25
-"""It waits until none has come for so many seconds, and no longer than this share of what the last flush took."""
+"""The wait ends when no batch has arrived for the quiet time, or after this share of the last flush's duration."""
 MAX_REDELIVERED_BATCHES = 8
-"""Batches of which a killed process may have delivered one in part. They are flushed in their order, but one whose
-INSERT failed when it was in landing already is left for later."""
+"""After a crash, redeliver at most this many of the oldest unacknowledged batches: any of them may be partly delivered,
+since a batch whose INSERT failed after its rows were stored is delivered out of order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Rows of batches in hand and the age of the oldest in seconds; who keeps up, and who does not."""
+    """How far the consumers of one datasource are."""
 
     rows: int
+    """Rows of batches that are queued or in flight."""
     seconds: float
+    """Age of the oldest of these batches."""
     main: ConsumerGroup
     lagging: list[ConsumerGroup]
 
 
 class FanoutWorker(threading.Thread):
-    """One datasource's fan-out."""
+    """Delivers one datasource. Methods above `run` are called by other threads."""
 
-    def __init__(self, workspace: Workspace, datasource: str, journal: OffsetJournal, hands: Executor) -> None:
+    def __init__(self, workspace: Workspace, datasource: str, journal: OffsetJournal, pool: Executor) -> None:
         super().__init__(name=f"fan-out {datasource}", daemon=True)
         self.datasource = datasource
         self._workspace = workspace
         self._journal = journal
-        self._delivery = Delivery(workspace, datasource, hands)
+        self._delivery = Delivery(workspace, datasource, pool)
         self._wake = threading.Condition()
-        self._standing = ConsumerGroups(self._wake)
+        self._groups = ConsumerGroups(self._wake)
         self._queue: list[CommittedBatch] = []
-        self._again: list[CommittedBatch] = []
+        self._in_flight: list[CommittedBatch] = []
         self._announced: set[str] = set()
         self._staged = 0
         self._closed = False
         self._polled = 0.0
         self._took = 0.0
         self._busy_since: float | None = None
-        self.held = threading.RLock()
-        """Held while anything is delivered; whoever changes views holds it with the fence."""
+        self.delivery_lock = threading.RLock()
+        """Held during a delivery, and by changes of views together with the insert lock."""
 
     @property
     def main(self) -> ConsumerGroup:
-        """The tenants that keep up."""
-        return self._standing.main
+        """The tenants that have everything that was delivered."""
+        return self._groups.main
 
     @property
     def lagging(self) -> list[ConsumerGroup]:
-        """The tenants that do not."""
-        return self._standing.lagging
+        """The tenants that lack something, in groups of equal offset."""
+        return self._groups.lagging
 
-    # --- what others call ------------------------------------------------------------------------------------------
+    # --- called by other threads ------------------------------------------------------------------------------------------
 
-    def announce(self, batch: str) -> None:
+    def begin_commit(self, batch: str) -> None:
+        """Announce a batch, so that its block in landing is not taken for another program's insert."""
         with self._wake:
             self._announced.add(batch)
 
-    def withdraw(self, batch: str) -> None:
+    def abort_commit(self, batch: str) -> None:
+        """Retract an announced batch."""
         with self._wake:
             self._announced.discard(batch)
 
-    def landed(self, batch: CommittedBatch) -> None:
-        """Take a batch over. Beyond what stages may hold, its rows are read from landing later."""
+    def committed(self, batch: CommittedBatch) -> None:
+        """Queue a batch. Its stage is kept within MAX_STAGED_BYTES; otherwise its rows are read from landing later."""
         with self._wake:
             self._announced.discard(batch.batch)
             keep = self._staged + batch.size <= MAX_STAGED_BYTES
@@ -108,86 +131,88 @@ class FanoutWorker(threading.Thread):
             batch.release()
 
     def start_reader(self, tenants: Sequence[str], at: int = 0) -> None:
-        """Let tenants read the log from behind a block up to which they have everything; from the beginning at 0."""
-        cursor = Offset.start(at)
-        self._journal.write_own(self.datasource, tenants, cursor)
-        self._standing.add(tenants, cursor)
+        """Deliver the log after block `at` to tenants that have everything up to it; all of it with 0."""
+        offset = Offset.start(at)
+        self._journal.write_lagging(self.datasource, tenants, offset)
+        self._groups.add(tenants, offset)
 
     def forget(self, tenants: Sequence[str]) -> None:
-        """Deliver nothing more to tenants."""
-        self._standing.remove(tenants)
-        self._journal.strike(self.datasource, tenants)
+        """Stop delivering to tenants and delete their offsets."""
+        self._groups.remove(tenants)
+        self._journal.delete(self.datasource, tenants)
 
     def retry_now(self) -> None:
-        """Try again at once what is waiting for its next try."""
-        self._standing.retry_now()
+        """Retry lagging groups now."""
+        self._groups.retry_now()
 
-    def wait_for(self, tenants: Iterable[str], patience: float, progress: Callable[[int, int], None]) -> None:
-        """Wait until tenants have caught up. Raises RK3010 with what keeps one of them from it."""
-        self._standing.wait_for(tenants, patience, progress, lambda: self._closed)
+    def wait_for(self, tenants: Iterable[str], timeout_seconds: float, progress: Callable[[int, int], None]) -> None:
+        """Wait until tenants are in the main group. Raises RK3010 with the error that keeps one of them out."""
+        self._groups.wait_for(tenants, timeout_seconds, progress, lambda: self._closed)
 
-    def settled(self) -> int:
-        """The newest block, which all members have with all before it. The fence must be held.
+    def drain(self) -> int:
+        """Deliver everything in landing to the main group. Returns its newest block. The view lock must be held.
 
-        Raises RK6003 when a batch is in landing that its gateway does not hand over: it waits for the fence itself.
+        Raises RK6003 when the gateway does not hand over a batch that is in landing, since it waits for the lock.
         """
         deadline = time.monotonic() + HANDOVER_TIMEOUT_SECONDS
         goal = self._delivery.log().head()
         while not self._closed:
             self._flush_all()
             self._poll(goal)
-            # What other programs have inserted since is left for later.
-            if not any(b.number <= goal for b in self._delivery.log().blocks(self.main.cursor.at, 1)):
-                return self.main.cursor.at
-            # A batch is in landing and about to be handed over.
+            # Blocks that other programs have inserted since then are delivered later.
+            if not any(b.number <= goal for b in self._delivery.log().blocks(self.main.offset.at, 1)):
+                return self.main.offset.at
+            # The gateway is about to hand over a batch that is in landing.
             if time.monotonic() > deadline:
                 raise RookeryError(BUSY, "a batch is not stored yet", hint="try again", headers={"Retry-After": "1"})
             time.sleep(0.001)
         raise RookeryError(CLOSED, "the server is stopping", headers={"Retry-After": "1"})
 
-    def in_doubt(self, tenant: str) -> set[str]:
-        """Tokens of what will be delivered to a tenant again. The lane must be held."""
-        if self._again and tenant in self.main.members:
-            return {self._piece(self._again).token}
-        return self._standing.in_doubt(tenant)
+    def pending_tokens(self, tenant: str) -> set[str]:
+        """Tokens of what may be delivered to a tenant again. The delivery lock must be held."""
+        if self._in_flight and tenant in self.main.members:
+            return {self._range_of(self._in_flight).token}
+        return self._groups.pending_tokens(tenant)
 
-    def passed(self, tenants: Collection[str]) -> dict[str, ConsumedUpTo]:
-        """How much of the log each tenant's nest has received for sure. The lane must be held, and so the fence."""
+    def consumed(self, tenants: Collection[str]) -> dict[str, ConsumedUpTo]:
+        """How much of the log each tenant's nest certainly has. The view lock must be held."""
         if self.main.members.intersection(tenants):
-            self.settled()
-        lagging = {t: c.cursor for c in self.lagging for t in c.members}
-        main = ConsumedUpTo(self.main.cursor.at)
+            self.drain()
+        lagging = {t: c.offset for c in self.lagging for t in c.members}
+        main = ConsumedUpTo(self.main.offset.at)
         own = {t: ConsumedUpTo(c.at, c.done) for t, c in lagging.items()}
         return {t: own.get(t) or (main if t in self.main.members else ConsumedUpTo(0)) for t in tenants}
 
     def close(self) -> None:
+        """Ask the thread to end. It finishes the delivery that it is in."""
         with self._wake:
             self._closed = True
             self._wake.notify_all()
 
     def position(self) -> Position:
-        """Where everybody stands at this moment."""
+        """The offsets of all groups at this moment."""
         with self._wake:
-            waiting = (*self._again, *self._queue)
+            waiting = (*self._in_flight, *self._queue)
             oldest = min((b.at for b in waiting), default=None)
             since = min((s for s in (oldest, self._busy_since) if s is not None), default=None)
             seconds = round(max(0.0, time.time() - since), 3) if since else 0.0
-            return Position(sum(b.rows for b in waiting), seconds, *self._standing.copy())
+            return Position(sum(b.rows for b in waiting), seconds, *self._groups.copy())
 
     # --- the thread ------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
+        """Wait for work, let batches gather, then deliver; until closed."""
         while not self._closed:
             try:
                 self._wait()
                 self._gather()
-                with self.held:
+                with self.delivery_lock:
                     self._turn()
             except RookeryError as exc:
                 if self._closed or exc.code is CLOSED:
                     break
                 if exc.code is UNKNOWN_DATASOURCE:
-                    # It is being removed, and this lane with it.
+                    # The datasource is being removed, and this worker with it.
                     time.sleep(0.1)
                     continue
                 log.error("fan-out failed", datasource=self.datasource, error=exc)
@@ -195,7 +220,7 @@ class FanoutWorker(threading.Thread):
             except Exception:
                 log.exception("fan-out failed", datasource=self.datasource)
                 time.sleep(0.5)
-        for batch in (*self._again, *self._queue):
+        for batch in (*self._in_flight, *self._queue):
             if not batch.visible.done():
                 batch.visible.set_result(False)
             if batch.table:
@@ -203,16 +228,16 @@ class FanoutWorker(threading.Thread):
 
     def _wait(self) -> None:
         with self._wake:
-            pause = min(POLL_SECONDS - (time.monotonic() - self._polled), self._standing.next_due())
-            if not self._queue and not self._again and pause > 0 and not self._closed:
+            pause = min(POLL_SECONDS - (time.monotonic() - self._polled), self._groups.next_due())
+            if not self._queue and not self._in_flight and pause > 0 and not self._closed:
                 self._wake.wait(pause)
 
     def _gather(self) -> None:
-        """Let batches that come in quick succession share a flush, where one is long because of its many tenants."""
+        """After a slow flush, wait for batches that arrive in quick succession, so that they share the next one."""
         began = grew = time.monotonic()
         seen = 0
         with self._wake:
-            while self._took >= SLOW_FLUSH_SECONDS and self._queue and not self._again and not self._closed:
+            while self._took >= SLOW_FLUSH_SECONDS and self._queue and not self._in_flight and not self._closed:
                 now = time.monotonic()
                 if len(self._queue) > seen:
                     seen, grew = len(self._queue), now
@@ -227,94 +252,93 @@ class FanoutWorker(threading.Thread):
         self._flush_next()
         if time.monotonic() - self._polled >= POLL_SECONDS:
             self._poll()
-        for group in self._standing.due():
+        for group in self._groups.due():
             self._step(group)
             if self._queue:
                 break
 
     def _flush_all(self) -> None:
-        while self._again or self._queue or self.main.cursor.piece is not None:
+        while self._in_flight or self._queue or self.main.offset.log_range is not None:
             self._flush_next()
 
     def _flush_next(self) -> None:
-        if self.main.cursor.piece is not None:
-            self._deliver_main(self.main.cursor.piece)
-        batches = self._take()
-        if batches:
+        if self.main.offset.log_range is not None:
+            self._deliver_main(self.main.offset.log_range)
+        if batches := self._next_batches():
             self._flush(batches)
 
     def recover(self) -> None:
-        """Take up where the last process stopped: deliver again what it may have delivered in part."""
+        """Resume where the last process stopped, and redeliver what it may have delivered in part."""
         main, own = self._journal.read(self.datasource)
         reader = self._delivery.log()
         head = reader.head()
         if main is None or main.at > head:
-            # It is the first time; or the newest blocks were taken away, and their numbers will come again.
+            # The first start, or the newest blocks were removed, and their numbers will be used again.
             main = Offset.start(head)
             self._journal.write(self.datasource, main)
         nests = copies(self._workspace, self.datasource)
         lagging: dict[Offset, set[str]] = {}
-        for tenant, cursor in own.items():
+        for tenant, offset in own.items():
             if not nests.get(tenant, True):
-                lagging.setdefault(cursor if cursor.at <= head else Offset.start(head), set()).add(tenant)
-        self._journal.strike(self.datasource, [t for t in own if nests.get(t, True)])
-        self._standing.begin(main, {t for t, view in nests.items() if not view} - own.keys(), lagging)
-        for piece in [main.piece] if main.piece else self._doubtful(reader, main):
-            self.main.cursor = self.main.cursor.began(piece)
-            self._deliver_main(piece)
+                lagging.setdefault(offset if offset.at <= head else Offset.start(head), set()).add(tenant)
+        self._journal.delete(self.datasource, [t for t in own if nests.get(t, True)])
+        self._groups.begin(main, {t for t, view in nests.items() if not view} - own.keys(), lagging)
+        for log_range in [main.log_range] if main.log_range else self._doubtful(reader, main):
+            self.main.offset = self.main.offset.began(log_range)
+            self._deliver_main(log_range)
 
     def _doubtful(self, reader: LandingLog, main: Offset) -> list[LogRange]:
-        """The batches of which one was perhaps under way, each by itself: the oldest that are not done."""
+        """The oldest unacknowledged batches, one range for each: any of them may be partly delivered."""
         ours = dict.fromkeys(b.batch for b in reader.blocks(main.at) if b.batch.startswith(GATEWAY_BATCH_PREFIX))
         return [LogRange(b, main.at, batches=(b,)) for b in ours if b not in main.done][:MAX_REDELIVERED_BATCHES]
 
-    def _in_hand(self) -> set[str]:
-        """Batches that are being stored or have been handed over. To be asked after landing has been read."""
+    def _uncommitted(self) -> set[str]:
+        """Batches that are being stored or are queued. Ask this after reading landing: they may be committed meanwhile."""
         with self._wake:
-            return {*self._announced, *(b.batch for b in (*self._queue, *self._again))}
+            return {*self._announced, *(b.batch for b in (*self._queue, *self._in_flight))}
 
-    # --- keeping up ------------------------------------------------------------------------------------------------
+    # --- the main group ------------------------------------------------------------------------------------------------
 
-    def _take(self) -> list[CommittedBatch]:
-        """The batches of the next flush; after a failure the same ones, so that their token means the same rows."""
+    def _next_batches(self) -> list[CommittedBatch]:
+        """The batches of the next flush; after a failure the same batches, since their token names exactly these rows."""
         with self._wake:
-            taken, rows = list(self._again), 0
-            while not self._again and self._queue and (not taken or rows + self._queue[0].rows <= MAX_DELIVERY_ROWS):
-                batch = self._queue.pop(0)
-                taken.append(batch)
-                rows += batch.rows
-            self._busy_since = taken[0].at if taken else None
-        return taken
+            batches, rows = list(self._in_flight), 0
+            if not batches:
+                while self._queue and (not batches or rows + self._queue[0].rows <= MAX_DELIVERY_ROWS):
+                    batches.append(self._queue.pop(0))
+                    rows += batches[-1].rows
+            self._busy_since = batches[0].at if batches else None
+        return batches
 
-    def _piece(self, batches: Sequence[CommittedBatch]) -> LogRange:
+    def _range_of(self, batches: Sequence[CommittedBatch]) -> LogRange:
         names = tuple(b.batch for b in batches)
-        token = names[0] if len(names) == 1 else f"f:{self.main.cursor.epoch}:{names[0]}:{len(names)}"
-        return LogRange(token, self.main.cursor.at, batches=names)
+        token = names[0] if len(names) == 1 else f"f:{self.main.offset.epoch}:{names[0]}:{len(names)}"
+        return LogRange(token, self.main.offset.at, batches=names)
 
     def _flush(self, batches: list[CommittedBatch]) -> None:
-        """Deliver batches: one from its stage, several put together first, and written down before."""
-        self._again = batches
+        """Deliver batches to the main group. Several are merged, and their range is recorded first."""
+        self._in_flight = batches
         begun = time.monotonic()
-        piece = self._piece(batches)
+        log_range = self._range_of(batches)
         if len(batches) > 1:
-            self._journal.write(self.datasource, self.main.cursor.began(piece))
+            self._journal.write(self.datasource, self.main.offset.began(log_range))
         behind: set[str] = set()
 
-        def chosen(present: set[str]) -> set[str]:
-            keeping_up, others = self._standing.among(present)
-            behind.update(others)
-            return keeping_up
+        def choose(present: set[str]) -> set[str]:
+            in_sync, lagging = self._groups.among(present)
+            behind.update(lagging)
+            return in_sync
 
-        failed = self._delivery.push(piece, batches, chosen)
+        failed = self._delivery.push(log_range, batches, choose)
         behind |= failed.keys()
-        # Whoever waits for the rows need not wait for the note of it.
+        # Clients that wait for the rows need not wait for the offset to be written.
         for batch in batches:
             if not batch.visible.done():
                 batch.visible.set_result(not behind or not self._delivery.has_rows_of(batch, behind))
-        self._done_main(piece, failed)
+        self._ack_main(log_range, failed)
         self._took = time.monotonic() - begun
         observe.record("fanout_flush_seconds", self._took, datasource=self.datasource)
-        self._again = []
+        self._in_flight = []
         for batch in batches:
             if batch.table:
                 batch.release()
@@ -322,118 +346,134 @@ class FanoutWorker(threading.Thread):
             self._staged -= sum(b.size for b in batches)
             self._busy_since = None
 
-    def _deliver_main(self, piece: LogRange) -> None:
-        self._done_main(piece, self._delivery.pull(piece, lambda present: self._standing.among(present)[0]))
+    def _deliver_main(self, log_range: LogRange) -> None:
+        self._ack_main(log_range, self._delivery.pull(log_range, lambda present: self._groups.among(present)[0]))
 
-    def _done_main(self, piece: LogRange, failed: Mapping[str, str]) -> None:
-        """Note that a piece has arrived. Whoever it did not arrive at goes on by itself from where it stood."""
+    def _ack_main(self, log_range: LogRange, failed: Mapping[str, str]) -> None:
+        """Acknowledge a range. Tenants whose tables refused it leave the main group, with the offset before it."""
         failed = {t: why for t, why in failed.items() if t in self.main.members}
         if failed:
-            before = self.main.cursor.began(piece)
-            self._journal.write_own(self.datasource, failed, before)
+            before = self.main.offset.began(log_range)
+            self._journal.write_lagging(self.datasource, failed, before)
             for tenant, why in failed.items():
-                log.error("a tenant's tables do not take its rows", tenant=tenant, error=why)
-            self._standing.remove(failed)
-            self._standing.part(ConsumerGroup(before, set(failed)), failed)
-        self.main.cursor = self.main.cursor.finished(piece)
-        self._journal.write(self.datasource, self.main.cursor)
+                log.error("a tenant's tables refuse its rows", tenant=tenant, error=why)
+            self._groups.remove(failed)
+            self._groups.part(ConsumerGroup(before, set(failed)), failed)
+        self.main.offset = self.main.offset.finished(log_range)
+        self._journal.write(self.datasource, self.main.offset)
 
     def _poll(self, goal: int | None = None) -> None:
-        """Move the main cursor over what is done, and deliver blocks that came past the gateway, as far as a goal."""
+        """Advance the main offset past acknowledged blocks, and deliver blocks that other programs inserted.
+
+        Stops at block `goal` if one is given, and when batches are queued.
+        """
         self._polled = time.monotonic()
         reader = self._delivery.log()
         while not self._closed:
-            cursor = self.main.cursor
-            blocks = reader.blocks(cursor.at)
-            moved, foreign, passed = _walk(blocks, cursor, self._in_hand())
-            if foreign:
-                last = foreign[-1].number
-                without = tuple(b.batch for b in passed if b.number < last)
-                token = f"b:{moved.epoch}:{foreign[0].number}:{last}"
+            offset = self.main.offset
+            blocks = reader.blocks(offset.at)
+            # After the read: a batch that is committed meanwhile is still in flight then.
+            step = _advance(blocks, offset, self._uncommitted())
+            moved = step.offset
+            if step.foreign:
+                last = step.foreign[-1].number
+                without = tuple(b.batch for b in step.acked if b.number < last)
+                token = f"b:{moved.epoch}:{step.foreign[0].number}:{last}"
                 moved = moved.began(LogRange(token, moved.at, last, without=without))
-            if moved != cursor:
+            if moved != offset:
                 self._journal.write(self.datasource, moved)
-                self.main.cursor = moved
-            if moved.piece is None:
+                self.main.offset = moved
+            if moved.log_range is None:
                 return
-            self._deliver_main(moved.piece)
-            if goal is not None and self.main.cursor.at >= goal:
+            self._deliver_main(moved.log_range)
+            if goal is not None and self.main.offset.at >= goal:
                 return
             if self._queue:
-                # Others' rows do not keep the gateway's waiting.
+                # Batches of the gateway go before other programs' rows.
                 self._polled = 0.0
                 return
 
-    # --- catching up -----------------------------------------------------------------------------------------------
+    # --- lagging groups -----------------------------------------------------------------------------------------------
 
     def _step(self, group: ConsumerGroup) -> None:
-        """Deliver one piece to a stray cohort, or take it into the main one if it has come as far."""
-        if self.main.cursor.done and group.cursor.at >= self.main.cursor.at:
+        """Deliver one range to a lagging group, or merge the group into the main one if it has caught up."""
+        if self.main.offset.done and group.offset.at >= self.main.offset.at:
             self._poll()
-        piece = group.cursor.piece or self._next_piece(group)
-        if piece is None:
+        log_range = group.offset.log_range or self._next_range(group)
+        if log_range is None:
             self._join(group)
             return
-        if group.cursor.piece is None:
-            group.cursor = group.cursor.began(piece)
-            self._journal.write_own(self.datasource, group.members, group.cursor)
-        failed = self._delivery.pull_for(piece, set(group.members))
-        self._standing.part(group, {t: why for t, why in failed.items() if t in group.members})
+        if group.offset.log_range is None:
+            group.offset = group.offset.began(log_range)
+            self._journal.write_lagging(self.datasource, group.members, group.offset)
+        failed = self._delivery.pull_for(log_range, set(group.members))
+        self._groups.part(group, {t: why for t, why in failed.items() if t in group.members})
         if not group.members:
             return
-        group.cursor = group.cursor.finished(piece)
+        group.offset = group.offset.finished(log_range)
         group.error, group.tries = "", 0
-        self._journal.write_own(self.datasource, group.members, group.cursor)
-        if group.cursor.at == self.main.cursor.at:
-            # At once, since the next flush would take the main cohort further again.
+        self._journal.write_lagging(self.datasource, group.members, group.offset)
+        if group.offset.at == self.main.offset.at:
+            # Now, since the next flush would advance the main group again.
             self._join(group)
 
-    def _next_piece(self, group: ConsumerGroup) -> LogRange | None:
-        """The next blocks that the main cohort has and this one lacks; where there are none, it moves on."""
-        cursor, goal = group.cursor, self.main.cursor.at
-        if cursor.at >= goal:
-            if cursor.done:
-                # What is done and has no rows in landing any more, such as those past a TTL, would never be passed.
-                later = self._delivery.log().blocks(cursor.at)
-                left = cursor.done & {b.batch for b in later} if len(later) < MAX_BLOCKS else cursor.done
-                group.cursor = replace(cursor, done=left)
+    def _next_range(self, group: ConsumerGroup) -> LogRange | None:
+        """The next range that the main group has and this one lacks. Skips blocks that it already has."""
+        offset, goal = group.offset, self.main.offset.at
+        if offset.at >= goal:
+            if offset.done:
+                # Acknowledged batches that have no rows in landing any more (a TTL removed them) would never be passed.
+                later = self._delivery.log().blocks(offset.at)
+                still_there = offset.done & {b.batch for b in later} if len(later) < MAX_BLOCKS else offset.done
+                group.offset = replace(offset, done=still_there)
             return None
-        blocks = [b for b in self._delivery.log().blocks(cursor.at) if b.number <= goal]
-        taken, rows = list[Block](), 0
-        for block in blocks:
-            missing = 0 if block.batch in cursor.done else block.rows
-            if rows and rows + missing > MAX_CATCH_UP_ROWS:
+        blocks, rows = list[Block](), 0
+        for block in self._delivery.log().blocks(offset.at):
+            missing = 0 if block.batch in offset.done else block.rows
+            if block.number > goal or (rows and rows + missing > MAX_CATCH_UP_ROWS):
                 break
             rows += missing
-            taken.append(block)
-        without = tuple(b.batch for b in taken if b.batch in cursor.done)
-        upto = taken[-1].number if taken else goal
+            blocks.append(block)
+        acked = tuple(b.batch for b in blocks if b.batch in offset.done)
+        upto = blocks[-1].number if blocks else goal
         if not rows:
-            group.cursor = replace(cursor, at=upto, done=cursor.done - set(without))
-            return self._next_piece(group)
-        return LogRange(f"t:{cursor.epoch}:{cursor.at}:{upto}", cursor.at, upto, without=without)
+            group.offset = replace(offset, at=upto, done=offset.done - set(acked))
+            return self._next_range(group)
+        return LogRange(f"t:{offset.epoch}:{offset.at}:{upto}", offset.at, upto, without=acked)
 
     def _join(self, group: ConsumerGroup) -> None:
-        """Make a cohort that stands where the main one does part of it."""
-        main = self.main.cursor
-        if main.done or group.cursor.done or group.cursor.at != main.at:
+        """Merge a group with the offset of the main group into it."""
+        main = self.main.offset
+        if main.done or group.offset.done or group.offset.at != main.at:
             group.due = time.monotonic() + 0.02
             return
-        self._journal.strike(self.datasource, group.members)
-        self._standing.join(group)
+        self._journal.delete(self.datasource, group.members)
+        self._groups.join(group)
 
 
-def _walk(blocks: Sequence[Block], cursor: Offset, ours: set[str]) -> tuple[Offset, list[Block], list[Block]]:
-    """The cursor moved over what is done, the blocks behind it that nobody has in hand, and those done among them."""
-    at, done, foreign, passed, rows = cursor.at, set(cursor.done), list[Block](), list[Block](), 0
+@dataclass(frozen=True, slots=True)
+class _Advance:
+    """What the blocks after an offset mean for it."""
+
+    offset: Offset
+    """The offset, moved past acknowledged blocks."""
+    foreign: list[Block]
+    """Blocks of other programs after it, to be delivered."""
+    acked: list[Block]
+    """Acknowledged blocks between the foreign ones."""
+
+
+def _advance(blocks: Sequence[Block], offset: Offset, in_flight: set[str]) -> _Advance:
+    """Move an offset past acknowledged blocks, and collect foreign ones up to the first block `in_flight`."""
+    at, pending, foreign, acked, rows = offset.at, set(offset.done), list[Block](), list[Block](), 0
     for block in blocks:
-        if block.batch in ours:
+        if block.batch in in_flight:
             break
-        if block.batch in done:
+        if block.batch in pending:
             if foreign:
-                passed.append(block)
+                acked.append(block)
                 continue
-            done.discard(block.batch)
+            pending.discard(block.batch)
             at = block.number
         elif foreign and rows + block.rows > MAX_DELIVERY_ROWS:
             break
@@ -442,6 +482,6 @@ def _walk(blocks: Sequence[Block], cursor: Offset, ours: set[str]) -> tuple[Offs
             rows += block.rows
     else:
         if len(blocks) < MAX_BLOCKS:
-            # Whatever is done and not among the blocks has no rows in landing any more.
-            done.intersection_update(b.batch for b in blocks)
-    return replace(cursor, at=at, done=frozenset(done)), foreign, passed
+            # Acknowledged batches that are not among the blocks have no rows in landing any more.
+            pending.intersection_update(b.batch for b in blocks)
+    return _Advance(replace(offset, at=at, done=frozenset(pending)), foreign, acked)

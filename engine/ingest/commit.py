@@ -9,13 +9,13 @@ import threading
 import time
 from concurrent.futures import Future
 from functools import partial
-from typing import Protocol
 
 from engine.errors import UNDELIVERED, RookeryError
 from engine.fanout.failed_writes import taken_out_of
 from engine.fanout.failing_tenants import BlockRange
 from engine.fanout.handover import CommittedBatch
 from engine.fanout.kept_rows import KEEPS_NOTHING, Held, columns_of, head, table_of
+from engine.fanout.router import router_of
 from engine.fanout.suspended_views import insert_to_all, kept_from
 from engine.fanout.uncertain_batches import Stored, uncertain_batches_of
 from engine.ingest.batch import Batch
@@ -31,29 +31,13 @@ ONE_THREAD_BYTES = 1 << 20
 ONE_THREAD_SETTINGS = {"max_threads": 1}
 
 
-class Router(Protocol):
-    """Who takes batches on from landing to the tenants' tables."""
-
-    def announce(self, datasource: str, batch: str) -> bool:
-        """Tell that a batch is about to land. Returns whether it is wanted afterwards."""
-        ...
-
-    def landed(self, batch: CommittedBatch) -> None:
-        """Hand a batch over; its stage, if it comes along, is given back when it is delivered."""
-        ...
-
-    def withdraw(self, datasource: str, batch: str) -> None:
-        """Tell that an announced batch did not land."""
-        ...
-
-
 class Committer:
     """Puts batches into their datasources."""
 
-    def __init__(self, workspace: Workspace, stages: StagingPool, router: Router | None) -> None:
+    def __init__(self, workspace: Workspace, stages: StagingPool) -> None:
         self._workspace = workspace
         self._stages = stages
-        self._router = router
+        self._router = router_of(workspace)
         self._doubts = uncertain_batches_of(workspace)
         self._held: set[Name] = set()
         self._orders: dict[str, threading.Lock] = {}
@@ -79,12 +63,12 @@ class Committer:
         # without a note.
         with self._order(source.name):
             self._doubts.settle(source.name)
-            wanted = router is not None and router.announce(source.name, batch.id)
+            wanted = router.begin_commit(source.name, batch.id)
             try:
                 everywhere = self._insert(batch)
             except BaseException as exc:
-                if wanted and router is not None:
-                    router.withdraw(source.name, batch.id)
+                if wanted:
+                    router.abort_commit(source.name, batch.id)
                 if not isinstance(exc, RookeryError) or exc.code is UNDELIVERED or may_pass(exc):
                     why = getattr(exc, "detail", None) or str(exc)
                     self._doubts.add(source.name, batch.id, why, stored=self._stored(batch, exc))
@@ -94,8 +78,8 @@ class Committer:
             self._doubts.landed(source.name)
             everywhere = everywhere and not self._misses(batch)
             batch.visible = _told(everywhere)
-            if wanted and router is not None:
-                router.landed(self._handed(batch, everywhere))
+            if wanted:
+                router.committed(self._handed(batch, everywhere))
 
     def _put_ordinary(self, batch: Batch) -> None:
         """Store the good rows of a batch in a datasource whose rows do not name their batch."""

@@ -20,7 +20,6 @@ import structlog
 from engine import observe
 from engine.errors import CLOSED, INTERNAL, QUEUE_FULL, RookeryError
 from engine.ingest.batch import Append, AppendResult
-from engine.ingest.commit import Router
 from engine.ingest.idempotency import Key, Receipt, Receipts, same_body
 from engine.ingest.insert_memory import Memory, needed
 from engine.ingest.staging_pool import StagingPool
@@ -76,10 +75,10 @@ class MemoryBudget:
 class Gateway:
     """Takes appends and answers each by its future."""
 
-    def __init__(self, workspace: Workspace, stages: StagingPool, router: Router | None = None) -> None:
+    def __init__(self, workspace: Workspace, stages: StagingPool) -> None:
         self._workspace = workspace
         self.receipts = Receipts(workspace)
-        self._ingestion = BatchWriter(workspace, stages, self.receipts, router)
+        self._ingestion = BatchWriter(workspace, stages, self.receipts)
         self._lanes: dict[str, IngestQueue] = {}
         self._flying: dict[Key, Append] = {}
         self._lock = threading.Lock()

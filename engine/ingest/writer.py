@@ -19,7 +19,7 @@ from engine.errors import NOT_WRITABLE, UNKNOWN_COLUMNS, UNKNOWN_DATASOURCE, Roo
 from engine.fanout.suspended_views import failed_behind
 from engine.ingest import quarantine
 from engine.ingest.batch import Append, AppendResult, AppendSlice, Batch
-from engine.ingest.commit import ONE_THREAD_BYTES, ONE_THREAD_SETTINGS, Committer, Router
+from engine.ingest.commit import ONE_THREAD_BYTES, ONE_THREAD_SETTINGS, Committer
 from engine.ingest.formats.body_rows import is_open_list, is_stranger, json_rows
 from engine.ingest.formats.csv_records import is_open
 from engine.ingest.formats.file_columns import Given, kinds_in, unknown_columns
@@ -77,13 +77,11 @@ class Attempt:
 class BatchWriter:
     """Stores batches."""
 
-    def __init__(
-        self, workspace: Workspace, stages: StagingPool, receipts: Receipts, router: Router | None = None
-    ) -> None:
+    def __init__(self, workspace: Workspace, stages: StagingPool, receipts: Receipts) -> None:
         self._workspace = workspace
         self._stages = stages
         self._receipts = receipts
-        self._landing = Committer(workspace, stages, router)
+        self._landing = Committer(workspace, stages)
         self._quota = QuarantineQuota(workspace)
         self._leftovers = OrphanedRejections(workspace, receipts)
         self._unusual: dict[str, int] = {}

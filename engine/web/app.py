@@ -21,7 +21,6 @@ from engine.control.deferred_views import deferred_of
 from engine.control.health import Health
 from engine.control.recovery import finish
 from engine.errors import RookeryError
-from engine.fanout.router import router_of
 from engine.ingest.gateway import Gateway
 from engine.ingest.staging_pool import StagingPool
 from engine.query.executor import Queries
@@ -95,7 +94,7 @@ def create_app(workspace: Workspace) -> Starlette:
         services = Services(
             workspace=workspace,
             queries=Queries(workspace),
-            gateway=Gateway(workspace, stages, router_of(workspace)),
+            gateway=Gateway(workspace, stages),
             limiter=anyio.CapacityLimiter(settings.readers * 2 + settings.writers * 2),
             control=anyio.CapacityLimiter(CONTROL_THREADS),
             # Streams hold handles already: they never queue behind requests that wait for one.

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from engine.control import tenants
-from engine.fanout.router import router_of
 from engine.ingest.batch import AppendResult
 from engine.ingest.gateway import Gateway
 from engine.ingest.staging_pool import StagingPool
@@ -69,7 +68,7 @@ class World:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with a_workspace(tmp_path_factory.mktemp("control")) as workspace:
         pushed(workspace, {**DIRECT, **ROUTED})
-        gateway = Gateway(workspace, StagingPool(workspace), router_of(workspace))
+        gateway = Gateway(workspace, StagingPool(workspace))
         world = World(workspace, gateway)
         tenants.add(workspace, OWN, "tables")
         tenants.add(workspace, ["8"], "pooled")

@@ -69,9 +69,9 @@ def test_a_failing_nest_is_told_with_its_error_and_what_it_lacks(world: World) -
         world.assert_exact("clicks", "clicked", without=["2"])
     finally:
         world.execute(f"RENAME TABLE {target[:-1]}_away` TO {target}")
-    lane = router_of(world.workspace).lane("clicks")
+    lane = router_of(world.workspace).worker("clicks")
     assert lane is not None
-    with lane.held:
+    with lane.delivery_lock:
         for group in lane.lagging:
             group.due = time.monotonic() + 1000
     assert fanout_status.retry(world.workspace) == {"retried": {"clicks": 1}}
@@ -131,9 +131,9 @@ def test_a_shared_view_that_is_down_is_told_of_pooled_tenants(world: World) -> N
 
 
 def test_rows_that_nobody_has_delivered_yet_are_a_lag(world: World) -> None:
-    lane = router_of(world.workspace).lane("clicks")
+    lane = router_of(world.workspace).worker("clicks")
     assert lane is not None
-    with lane.held:
+    with lane.delivery_lock:
         outcome = world.send("clicks", rows(20))
         found = told(world, "clicks")
         assert found["rows"] == 3, "of tenants in step; others have no table to wait for"

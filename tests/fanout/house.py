@@ -81,8 +81,8 @@ class House:
         """Wait until the log has been read to what is its end now, with what came past the gateway."""
         ((end,),) = self.rows("SELECT max(_block_number) FROM main.events")
         deadline = time.monotonic() + PATIENCE
-        lane = self.router.lane("events")
-        while lane is not None and (lane.main.cursor.at < end or lane.lagging):
+        lane = self.router.worker("events")
+        while lane is not None and (lane.main.offset.at < end or lane.lagging):
             assert time.monotonic() < deadline, self.router.positions()
             time.sleep(0.05)
         self.caught_up()
@@ -111,7 +111,7 @@ def house(directory: Path, **settings: Any) -> Iterator[House]:
     workspace = open_workspace(Settings(data=directory / "data", **{"readers": 2, "writers": 6, **settings}))
     stages = StagingPool(workspace)
     router = router_of(workspace)
-    gateway = Gateway(workspace, stages, router)
+    gateway = Gateway(workspace, stages)
     try:
         yield House(workspace, router, gateway)
     finally:

@@ -44,7 +44,7 @@ def _killed(directory: Path, missing: tuple[str, ...]) -> None:
             home.run(f"SYSTEM STOP MERGES {home.nest('1')}.{table}")
         _deliver(home)
         ((last,),) = home.rows("SELECT max(_block_number) FROM main.events")
-        lane = home.router.lane("events")
+        lane = home.router.worker("events")
         assert lane is not None
         parts = [_newest(home, table) for table in missing]
         lane.close()

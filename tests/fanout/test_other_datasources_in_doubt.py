@@ -36,7 +36,7 @@ def _rows(home: House, datasource: str, *texts: str) -> None:
 
 def _wait_for_stray(home: House) -> None:
     deadline = time.monotonic() + PATIENCE
-    while (stray := home.stray("5")) is None or stray.cursor.piece is None:
+    while (stray := home.stray("5")) is None or stray.offset.log_range is None:
         assert time.monotonic() < deadline, stray
         time.sleep(0.02)
 

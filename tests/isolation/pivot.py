@@ -17,7 +17,6 @@ from typing import Any
 
 from engine.control import push, tenants
 from engine.errors import RookeryError
-from engine.fanout.router import router_of
 from engine.ingest.gateway import Gateway
 from engine.ingest.staging_pool import StagingPool
 from engine.query.executor import Queries, Timer
@@ -150,7 +149,7 @@ def open_side(
 ) -> Side:
     """A workspace with these rows, which arrive in two batches."""
     workspace = Workspace(Settings(workspace=name), warehouse)
-    gateway = Gateway(workspace, StagingPool(workspace), router_of(workspace))
+    gateway = Gateway(workspace, StagingPool(workspace))
     side = Side(workspace, gateway, Queries(workspace))
     columns = "\n".join(
         f'  - {{name: {n}, type: "{t}"}}' for n, t in {"tenant_id": "LowCardinality(String)", **COLUMNS}.items()

@@ -12,7 +12,6 @@ from engine.control import tenants
 from engine.control.push import push
 from engine.errors import RookeryError
 from engine.fanout.handover import CommittedBatch
-from engine.fanout.router import router_of
 from engine.ingest.batch import Append, AppendResult
 from engine.ingest.formats.body_rows import small_lines
 from engine.ingest.idempotency import Receipts
@@ -51,7 +50,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
 
 @pytest.fixture(scope="module")
 def ingestion(workspace: Workspace) -> BatchWriter:
-    return BatchWriter(workspace, StagingPool(workspace), Receipts(workspace), router_of(workspace))
+    return BatchWriter(workspace, StagingPool(workspace), Receipts(workspace))
 
 
 def append(*rows: dict[str, Any], key: str | None = None) -> Append:
@@ -149,22 +148,23 @@ def test_csv_records_over_lines_are_not_searched_without_end(ingestion: BatchWri
 
 
 class GoneRouter:
-    """A router whose lane is taken down while a batch lands: it gives back what it gets, at once."""
+    """A router whose worker is stopped while a batch is committed: it releases what it gets."""
 
-    def announce(self, datasource: str, batch: str) -> bool:
+    def begin_commit(self, datasource: str, batch: str) -> bool:
         return True
 
-    def landed(self, batch: CommittedBatch) -> None:
+    def committed(self, batch: CommittedBatch) -> None:
         batch.visible.set_result(True)
         batch.release()
 
-    def withdraw(self, datasource: str, batch: str) -> None: ...
+    def abort_commit(self, datasource: str, batch: str) -> None: ...
 
 
-def test_a_stage_is_lent_to_one_batch_at_a_time(workspace: Workspace) -> None:
+def test_a_stage_is_lent_to_one_batch_at_a_time(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where nobody takes the batch on: a table given back twice would mix two senders' rows."""
     stages = StagingPool(workspace)
-    ingestion = BatchWriter(workspace, stages, Receipts(workspace), GoneRouter())
+    monkeypatch.setitem(workspace.attached, "router", GoneRouter())
+    ingestion = BatchWriter(workspace, stages, Receipts(workspace))
     (outcome,) = ingestion.store([append({"tenant_id": 1, "id": "lent"})])
     assert isinstance(outcome, AppendResult) and outcome.rows == 1
     stage = ingestion.stage_for("events", Input.NDJSON)

@@ -16,7 +16,6 @@ from engine.compiler import compose, scope
 from engine.compiler.scope import CHECKED_TENANT_PREFIX, RowFilter
 from engine.control import push, tenants
 from engine.errors import ISOLATION, RookeryError
-from engine.fanout.router import router_of
 from engine.ingest.gateway import Gateway
 from engine.ingest.staging_pool import StagingPool
 from engine.query import authorize
@@ -69,7 +68,7 @@ NAMES = frozenset({"events", "plain", "sums"})
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
     warehouse = engine_at(tmp_path_factory.mktemp("second"))
     made = Workspace(Settings(workspace="second"), warehouse)
-    gateway = Gateway(made, StagingPool(made), router_of(made))
+    gateway = Gateway(made, StagingPool(made))
     push.push(made, {Path(f).stem: DeployedFile(text, f) for f, text in FILES.items()})
     for tenant, placement in TENANTS.items():
         tenants.add(made, [tenant], placement)

@@ -326,11 +326,11 @@ class Comparison:
             stack.enter_context(self._workspace.view_lock.changing())
             self._workspace.view_lock.completion.settle_all()
             for name in self._patient.snapshot.routed if tenant is not None else ():
-                lane = router_of(self._workspace).lane(name)
-                if lane is None:
+                worker = router_of(self._workspace).worker(name)
+                if worker is None:
                     continue
-                lane.settled()
-                lagging = {t for c in lane.position().lagging for t in c.members}
+                worker.drain()
+                lagging = {t for c in worker.position().lagging for t in c.members}
                 if tenant in lagging:
                     yield False
                     return

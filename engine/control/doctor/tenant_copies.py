@@ -95,13 +95,13 @@ def copies(patient: Context) -> Iterator[Finding]:
 
 
 def _closer(patient: Context, relation: Relation, table: Table, tenant: str, copy: Name) -> Iterator[Finding]:
-    lane = router_of(patient.workspace).lane(relation.name)
+    worker = router_of(patient.workspace).worker(relation.name)
     ((moment,),) = patient.workspace.warehouse.query("SELECT toUnixTimestamp(now())").rows
     alive = living(table.ttl, f"toDateTime({moment})")
     with patient.workspace.view_lock.changing():
-        if lane is not None:
-            lane.settled()
-            if tenant not in lane.position().main.members:
+        if worker is not None:
+            worker.drain()
+            if tenant not in worker.position().main.members:
                 return
         there = _by_tenant(patient, relation, tenant, alive or "1").get(tenant, (0, 0))
         here = _of_copy(patient, relation, copy, alive or "1")
