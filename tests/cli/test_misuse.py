@@ -110,7 +110,9 @@ def test_a_plan_before_the_first_push(tmp_path: Path) -> None:
     assert list((tmp_path / ".rookery" / "data").iterdir()) == []
 
 
-@pytest.mark.parametrize("pid", ["x", None, [], 1e400, -1, 0, True, 2**70, os.getpid()])
+@pytest.mark.parametrize(
+    "pid", ["x", None, [], 1e400, -1, 0, True, 2**70, pytest.param(os.getpid(), id="of this process")]
+)
 def test_a_damaged_note_of_a_server_is_no_server(tmp_path: Path, pid: object) -> None:
     settings = load(data=tmp_path / ".rookery" / "data")
     private_directory(settings.state_directory)
