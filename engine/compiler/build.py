@@ -16,6 +16,7 @@ from engine.compiler.declared_parameters import questionable
 from engine.compiler.definitions import check_definition, spelled
 from engine.compiler.dry_run import DryRun, UncheckedError, all_given, identifiers_of, none_given, specs_of
 from engine.compiler.error_location import locate
+from engine.compiler.lasting import short_lived
 from engine.compiler.pipes import CompiledPipe, compile_pipe, placed
 from engine.compiler.scope import Relation
 from engine.compiler.sharing import warn_of_one_tenants_rows
@@ -139,6 +140,7 @@ def _definitions(state: BuildState) -> None:
             state.failed.add(name)
         if name not in state.failed:
             source = state.datasources[name] = spelled(source, state.analyser)
+            state.warnings.extend(short_lived(source, state.analyser))
             types = {c.name: c.type for c in source.columns}
             known = state.relations[name]
             state.relations[name] = replace(known, types=tuple(types[c] for c in known.columns))
