@@ -40,6 +40,7 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/warehouse/clauses.py:_ESCAPED": [("", "\\", "")],
     "engine/warehouse/clauses.py:_TARGET": [(" TO ", "a.", ""), (" TO `", "\\` TO ", "")],
     "engine/warehouse/clauses.py:_CONSTRAINT": [("CONSTRAINT ", "a", " "), ("CONSTRAINT `", "\\`", "")],
+    "engine/compiler/lasting.py:_MOMENT": [("", "Nullable(", "x"), ("Date", "6", "")],
     "engine/warehouse/embedded.py:_ATTACHES": [("ALTER TABLE `", "a", ""), ("ALTER TABLE `a`.`", "a", "` DETACH")],
     "engine/warehouse/errors.py:_PREFIX": [("", "Code: 1", ""), ("", "Code: 1. DB::Exception: ", "")],
     "engine/warehouse/errors.py:_NUMBER": [("", "Code: 1", ""), ("Code: ", "1", "")],

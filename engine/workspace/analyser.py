@@ -89,7 +89,7 @@ class Analyser:
     def holds(self, condition: str) -> bool:
         """Whether a SELECT of one condition without tables gives a true one; False also if it cannot be computed."""
         try:
-            return bool(self._warehouse.query(condition, None, LIMITS).rows[0][0])
+            return bool(self._warehouse.query(condition, None, ANALYSIS_SETTINGS).rows[0][0])
         except EngineError as exc:
             if exc.code.status >= 500:
                 raise
