@@ -151,6 +151,7 @@ ONE_TENANT_FOR_ALL = Code("RK2016", 400, "endpoint gives one tenant's rows to ot
 POOLED_ONLY = Code("RK2017", 400, "pipe sees the rows of pooled tenants only")
 BRANCH = Code("RK2020", 400, "branch of a template names what does not exist")
 SAMPLE = Code("RK2021", 400, "node not checked for want of a sample value")
+SHORT_LIFE = Code("RK2023", 400, "TTL ends beyond the calendar of its type")
 CHANGE_REFUSED = Code("RK2030", 400, "change of a table that the database refuses")
 BAD_DECLARATION = Code("RK2022", 400, "declaration of a parameter does not match the template")
 

@@ -14,6 +14,7 @@ from engine.compiler.compose import Composer, Verifier
 from engine.compiler.declared import doubtful
 from engine.compiler.definitions import check_definition, spelled
 from engine.compiler.dry import DryRun, UncheckedError, all_given, identifiers_of, none_given, specs_of
+from engine.compiler.lasting import short_lived
 from engine.compiler.located import located
 from engine.compiler.params import ParameterSpec
 from engine.compiler.pipes import CompiledPipe, compile_pipe, placed
@@ -139,6 +140,7 @@ def _definitions(state: State) -> None:
             state.failed.add(name)
         if name not in state.failed:
             source = state.datasources[name] = spelled(source, state.analyser)
+            state.warnings.extend(short_lived(source, state.analyser))
             types = {c.name: c.type for c in source.columns}
             known = state.relations[name]
             state.relations[name] = replace(known, types=tuple(types[c] for c in known.columns))

@@ -59,6 +59,10 @@ class Definer(TableDefiner, Protocol):
         """The engine's own name of a type, None where there is no such type."""
         ...
 
+    def holds(self, condition: str) -> bool:
+        """Whether a SELECT of one condition without tables gives a true one; False also if it cannot be computed."""
+        ...
+
 
 def only_expression(tree: Mapping[str, Any]) -> dict[str, Any] | None:
     """The single expression of `SELECT <expression>`, or None when the text was anything more than that."""

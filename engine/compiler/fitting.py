@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from engine.compiler import storage
 from engine.compiler.definitions import check_definition
+from engine.compiler.lasting import short_lived
 from engine.compiler.pipes import CompiledPipe, MaterializedTarget
 from engine.compiler.refusals import Shape, plain, refusals
 from engine.compiler.state import State, scratch_database, scratch_shape
@@ -31,6 +32,7 @@ def hold_to_engine(
             if not found
             else ()
         )
+        state.warnings.extend(short_lived(source, state.analyser) if not found else ())
     if target.drop_tenant_column and not found:
         found += _without_tenant(state, source)
     if not found:

@@ -86,6 +86,15 @@ class Analyser:
             self._types[type] = on_one_line(str(found.rows[0][1]))
         return self._types[type]
 
+    def holds(self, condition: str) -> bool:
+        """Whether a SELECT of one condition without tables gives a true one; False also if it cannot be computed."""
+        try:
+            return bool(self._warehouse.query(condition, None, LIMITS).rows[0][0])
+        except EngineError as exc:
+            if exc.code.status >= 500:
+                raise
+            return False
+
     def canonical(self, desired: Schema) -> Schema:
         """The schema with every table spelled as the catalogue would spell it once created."""
         fresh = {k: t for t in desired.tables.values() if self._canonical.get(k := _identity(t)) is None}
