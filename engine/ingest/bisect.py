@@ -239,7 +239,8 @@ class Bisection:
     def _why_not(self, query: str) -> str | None:
         """What the engine says of a query's rows, if it refuses them."""
         try:
-            self._warehouse.query(query)
+            # Without the settings of the insert, toDate('2024-13-45') is a day and throws nothing.
+            self._warehouse.query(query, None, self._settings)
         except RookeryError as exc:
             if exc.code.status >= 500:
                 raise

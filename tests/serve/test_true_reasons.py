@@ -74,3 +74,26 @@ def test_the_field_of_a_record(home: House) -> None:
     for row, column, reason in RECORDS:
         found = told(home, f"id,name,n,f\n{row}\n3,good,1,1\n", Input.CSV)
         assert [*found] == [column] and found[column].startswith(reason), (row, found)
+
+
+DAYS = """columns:
+  - {name: id, type: UInt32}
+  - {name: text, type: String}
+  - {name: day, type: Date, default: toDate(text)}
+engine: {sorting_key: [id]}
+"""
+
+
+def test_a_default_that_throws_as_the_row_is_read_only(home: House) -> None:
+    """The engine takes the 45th of month 13 for 1970 in a query, and throws on it in an insert of rows."""
+    home.push({"datasources/rows.yaml": ROWS, "datasources/days.yaml": DAYS})
+    for format, body in (
+        (Input.NDJSON, b'{"id": 1, "text": "2026-01-02"}\n{"id": 2, "text": "2026-13-45"}'),
+        (Input.CSV, b"id,text\n1,2026-01-02\n2,2026-13-45\n"),
+    ):
+        outcome = home.gateway.append("days", body, format).result(60)
+        assert (outcome.rows, outcome.quarantined) == (1, 1)
+        ((columns, (reason,)),) = home.rows("SELECT c__error_column, c__error FROM main.days_quarantine")
+        assert list(columns) == ["day"]
+        assert reason.startswith("the default `toDate(text)` cannot be computed: ")
+        home.run("TRUNCATE TABLE main.days_quarantine")
