@@ -9,6 +9,7 @@ from tests.fanout.house import house
 from tests.fanout.stream import project
 
 
+@pytest.mark.guard
 def test_attached_parts_stay(tmp_path: Path) -> None:
     table = Name("main", "sums")
     with house(tmp_path) as home:
