@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-HERE = Path(__file__).parent
+from tests.support.proofs import Proof, report, requirements, tier_of
 
-REQUIREMENTS = (
-    [f"A{n}" for n in range(1, 12)]
-    + [f"B{n}" for n in range(1, 20)]
-    + [f"C{n}" for n in range(1, 19)]
-    + [f"D{n}" for n in range(1, 19)]
-    + [f"E{n}" for n in range(1, 5)]
-)
+HERE = Path(__file__).parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,8 +27,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @cache
 def slow_files() -> frozenset[Path]:
+    return frozenset(HERE.parent / name for name in slow_names())
+
+
+@cache
+def slow_names() -> frozenset[str]:
+    """Files that `make test-fast` leaves out, relative to the project."""
     lines = (HERE / "slow.txt").read_text(encoding="utf-8").splitlines()
-    return frozenset(HERE.parent / line for line in lines if line and not line.startswith("#"))
+    return frozenset(line for line in lines if line and not line.startswith("#"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -40,10 +42,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: item.path not in slow_files())
     for item in items:
         for marker in item.iter_markers("proves"):
-            unknown = set(marker.args) - set(REQUIREMENTS)
+            unknown = set(marker.args) - requirements().keys()
             if unknown:
                 raise pytest.UsageError(f"{item.nodeid} proves unknown requirements: {sorted(unknown)}")
-            item.user_properties.append(("proves", list(marker.args)))
+            tier = tier_of(item.nodeid, slow_names(), bool(item.get_closest_marker("soak")))
+            item.user_properties.append(("proves", [list(marker.args), tier]))
     if config.getoption("--proofs"):
         items[:] = [i for i in items if i.get_closest_marker("proves")]
 
@@ -51,20 +54,26 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_terminal_summary(terminalreporter, exitstatus: int, config: pytest.Config) -> None:  # type: ignore[no-untyped-def]
     if not config.getoption("--proofs"):
         return
-    results: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    for outcome in ("passed", "failed", "error", "skipped"):
-        for report in terminalreporter.stats.get(outcome, []):
-            for name, values in getattr(report, "user_properties", ()):
-                if name == "proves":
-                    for requirement in values:
-                        results[requirement][outcome].add(report.nodeid.split("[")[0])
     terminalreporter.section("proofs")
-    for requirement in REQUIREMENTS:
-        found = results.get(requirement)
-        if not found:
-            terminalreporter.write_line(f"{requirement:4} not yet proven")
-            continue
-        bad = found["failed"] | found["error"]
-        verdict = "FAILED" if bad else "proven" if found["passed"] else "skipped"
-        for test in sorted(bad or found["passed"] or found["skipped"]):
-            terminalreporter.write_line(f"{requirement:4} {verdict:8} {test}")
+    for line in report(_proofs(terminalreporter.stats)):
+        terminalreporter.write_line(line)
+
+
+def _proofs(stats: Mapping[str, Sequence[Any]]) -> dict[str, list[Proof]]:
+    """Proofs by requirement, from the results of a run."""
+    found: dict[tuple[str, str], Proof] = {}
+    for outcome in ("passed", "failed", "error", "skipped"):
+        for result in stats.get(outcome, []):
+            test = result.nodeid.split("[")[0]
+            for numbers, tier in (
+                value for name, value in getattr(result, "user_properties", ()) if name == "proves"
+            ):
+                for number in numbers:
+                    proof = found.setdefault((number, test), Proof(test, tier))
+                    proof.outcomes.add(outcome)  # type: ignore[arg-type]
+                    if outcome == "skipped" and isinstance(result.longrepr, tuple):
+                        proof.reasons.add(str(result.longrepr[2]).removeprefix("Skipped: "))
+    by_requirement: dict[str, list[Proof]] = defaultdict(list)
+    for (number, _), proof in found.items():
+        by_requirement[number].append(proof)
+    return by_requirement

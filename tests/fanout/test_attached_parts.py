@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from engine.schema import Name
 from tests.fanout.house import house
 from tests.fanout.stream import project
