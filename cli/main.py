@@ -11,7 +11,7 @@ import typer
 from cli import access, data, doctor, fanout, output, project, quarantine, server, tenants
 from cli.connection import options
 from engine.errors import INTERNAL, NO_FILE, USAGE, RookeryError
-from engine.settings import is_set, misspelt
+from engine.settings import is_set, misspelled_variables
 from engine.version import version as program_version
 
 EXIT_CODES = {
@@ -60,7 +60,7 @@ def globals_(
     store = None if store == Path() and not is_set("ROOKERY_DATA") else store
     options.url, options.token, options.data, options.json = url or None, token or None, store, json
     options.project, options.settings = directory, None
-    for name, near in misspelt():
+    for name, near in misspelled_variables():
         output.say(f"warning: there is no setting {name}; did you mean {near}?", "yellow")
 
 

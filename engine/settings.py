@@ -257,7 +257,7 @@ def is_set(name: str) -> bool:
     return bool(os.environ.get(name))
 
 
-def misspelt() -> list[tuple[str, str]]:
+def misspelled_variables() -> list[tuple[str, str]]:
     """Variables in the environment that are no setting and look like one, each with that one.
 
     Others are left alone: orchestrators set variables of their own by the names of services.

@@ -148,7 +148,7 @@ def sign(claims: Claims, workspace: str, key: SigningKey) -> str:
     return jwt.encode(body, key.secret, algorithm=ALGORITHM, headers={"kid": key.id})
 
 
-def usable(keys: Iterable[SigningKey], now: float) -> list[SigningKey]:
+def usable_keys(keys: Iterable[SigningKey], now: float) -> list[SigningKey]:
     """The keys that verify at a moment."""
     return [k for k in keys if k.retires is None or k.retires > now]
 
@@ -166,7 +166,7 @@ def verify(
 ) -> Claims:
     """Claims of a JWT. Algorithms are pinned; expiry, workspace and name are required. Raises RK4002, with why."""
     moment = time.time() if now is None else now
-    known = usable(keys, moment)
+    known = usable_keys(keys, moment)
     kid = _kid(token)
     # Times are judged below: the library has one leeway for all of them.
     options: Any = {"require": ["exp"], "verify_exp": False, "verify_iat": False, "verify_nbf": False}

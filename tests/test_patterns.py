@@ -328,12 +328,12 @@ def _log() -> None:
 
 
 def _lifetimes() -> None:
-    from engine.project.lifetimes import shortest_life
+    from engine.project.lifetimes import shortest_lifetime
 
     for unit in (" ", "addDays(", "- ", "INTERVAL ", "INTERVAL 1 "):
-        shortest_life("a + " + unit * (LENGTH // len(unit)) + "x")
-    assert shortest_life("at + INTERVAL " + "9" * 5000 + " DAY") is None
-    assert shortest_life("at  +\n INTERVAL  30   DAY") == 30 * 86400
+        shortest_lifetime("a + " + unit * (LENGTH // len(unit)) + "x")
+    assert shortest_lifetime("at + INTERVAL " + "9" * 5000 + " DAY") is None
+    assert shortest_lifetime("at  +\n INTERVAL  30   DAY") == 30 * 86400
 
 
 def _at_run_time() -> None:

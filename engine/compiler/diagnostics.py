@@ -14,16 +14,16 @@ def compile_all(
     project: Project,
     compiled: Callable[[frozenset[str]], Build],
     problems: Collector | None = None,
-    unread: frozenset[str] = frozenset(),
+    unreadable: frozenset[str] = frozenset(),
 ) -> Build:
     """What a project compiles to. Raises Problems: those that are given, and all others.
 
     `compiled` builds the project without resources whose problems are told already, and what stands on them.
-    `unread` are resources whose files cannot be read.
+    `unreadable` are resources whose files cannot be read.
     """
-    found = Collector([*(problems.problems if problems else ()), *check(project, unread)])
+    found = Collector([*(problems.problems if problems else ()), *check(project, unreadable)])
     files = {p.place.file for p in found.problems if p.place}
-    told = unread | {r.name for r in project.resources() if r.place.file in files}
+    told = unreadable | {r.name for r in project.resources() if r.place.file in files}
     try:
         build = compiled(told)
     except Problems as exc:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from engine.compiler.definitions import Definer
 from engine.errors import SHORT_LIFE, RookeryError
-from engine.project.lifetimes import DAY_SECONDS, moments, shortest_life
+from engine.project.lifetimes import DAY_SECONDS, expiry_expressions, shortest_lifetime
 from engine.project.model import Datasource
 from engine.schema import literal, quote
 
@@ -26,8 +26,8 @@ def short_lived(source: Datasource, definer: Definer) -> Iterator[RookeryError]:
     `source` has been judged, and its types are spelled by the engine.
     """
     engine = source.engine
-    for moment in moments(engine.ttl):
-        life = shortest_life(moment)
+    for moment in expiry_expressions(engine.ttl):
+        life = shortest_lifetime(moment)
         if life is not None and life >= LONG and not definer.holds(_outlives(source, moment)):
             yield RookeryError(
                 SHORT_LIFE,

@@ -47,7 +47,7 @@ from engine.plan.diff import CHANGED, diff, with_feeders
 from engine.plan.steps import AddColumn, ChangeColumn, CreateTable, CreateView, DropColumn, DropTable, Plan, Step
 from engine.project.model import Project
 from engine.schema import Name, Schema
-from engine.warehouse.catalog import occupied, read_schema
+from engine.warehouse.catalog import foreign_objects, read_schema
 from engine.warehouse.errors import sentence
 from engine.workspace.workspace import DEFERRED, DeployedFile, RegistryJournal, Snapshot, Workspace, parse_sources
 
@@ -415,7 +415,7 @@ def _plan(
     )
     created = [s.table.name for s in plan.steps if isinstance(s, CreateTable)]
     created += [s.view.name for s in plan.steps if isinstance(s, CreateView)]
-    foreign = occupied(workspace.warehouse, created)
+    foreign = foreign_objects(workspace.warehouse, created)
     if foreign:
         raise RookeryError(
             FOREIGN_OBJECT,

@@ -15,7 +15,7 @@ from engine.fanout.modes import reconcile_modes
 from engine.fanout.startup_recovery import complete
 from engine.plan.backfill import Backfill, Progress, deliver, silent
 from engine.schema import Mark, Name
-from engine.warehouse.catalog import wake_named
+from engine.warehouse.catalog import load_tables_named
 from engine.workspace.workspace import RegistryJournal, Workspace
 
 log = structlog.get_logger("rookery.history")
@@ -73,7 +73,7 @@ def finish(workspace: Workspace) -> None:
 def _wake_expiring(workspace: Workspace) -> None:
     """Load tables whose rows have a lifetime; nothing expires in a table that waits on disk."""
     datasources = workspace.current.build.datasources.values()
-    wake_named(workspace.warehouse, workspace.name, [d.name for d in datasources if d.engine.ttl])
+    load_tables_named(workspace.warehouse, workspace.name, [d.name for d in datasources if d.engine.ttl])
 
 
 def _sorted_out(workspace: Workspace, notes: list[Backfill]) -> tuple[list[Backfill], list[Backfill]]:

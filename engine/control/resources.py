@@ -11,7 +11,7 @@ from engine.fanout.modes import reconcile_modes
 from engine.plan.steps import Plan
 from engine.schema import Name
 from engine.tokens import StaticToken
-from engine.warehouse.catalog import wake_named
+from engine.warehouse.catalog import load_tables_named
 from engine.workspace.workspace import DeployedFile, Snapshot, Workspace, parse_sources
 
 
@@ -26,7 +26,7 @@ def datasources(workspace: Workspace) -> list[dict[str, Any]]:
     if own and len(own) > workspace.settings.max_nests:
         sizes.update(dict.fromkeys(targets, (None, None)))
     elif own and targets:
-        wake_named(workspace.warehouse, workspace.name, targets)
+        load_tables_named(workspace.warehouse, workspace.name, targets)
         together = _sizes(workspace, [workspace.name, *own])
         sizes.update({n: together.get(n, (0, 0)) for n in targets})
     return [_datasource(build, name, sizes[name]) for name in sorted(build.datasources)]

@@ -31,7 +31,7 @@ from engine.plan.backfill import Progress, block_ranges, history, silent
 from engine.plan.steps import Plan
 from engine.schema import Name, literal, nest_database, quote
 from engine.warehouse import ddl
-from engine.warehouse.catalog import read_schema, wake
+from engine.warehouse.catalog import load_tables, read_schema
 from engine.warehouse.checked_inserts import insert_checked
 from engine.workspace.workspace import RegistryJournal, TenantRecord, Workspace
 
@@ -305,7 +305,7 @@ def show(workspace: Workspace, tenant: str) -> dict[str, Any]:
     nest = row.nest(workspace.name)
     objects: list[dict[str, Any]] = []
     if nest:
-        wake(workspace.warehouse, nest)
+        load_tables(workspace.warehouse, nest)
         found = workspace.warehouse.query(
             "SELECT name, engine, ifNull(total_rows, 0) AS rows, ifNull(total_bytes, 0) AS bytes FROM system.tables "
             "WHERE database = {d:String} AND engine NOT IN ('MaterializedView', {i:String}) ORDER BY name",

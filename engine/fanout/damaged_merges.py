@@ -33,7 +33,7 @@ class Merges:
     def look(self) -> bool:
         """Look once; whether a damaged merge was found. Raises when a table cannot be brought back."""
         warehouse = self._workspace.warehouse
-        if not warehouse.damaged_merges():
+        if not warehouse.note_damaged_merges():
             return False
         # Tables are away for a moment, which an insert must not meet.
         with self._workspace.insert_lock.exclusive():

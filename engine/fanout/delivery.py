@@ -159,5 +159,5 @@ class Delivery:
         if failed:
             # They are retried under the same token, which a table may remember without having the rows.
             with insert_lock.exclusive():
-                self._workspace.warehouse.forget_unfinished()
+                self._workspace.warehouse.forget_unstored_tokens()
         return failed

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from engine.compiler.storage import BATCH_COLUMN
 from engine.fanout.missing_rows import SUSPENDED_KIND, tells_batches
 from engine.plan.missing_blocks import Gap, Missing
-from engine.project.lifetimes import DAY_SECONDS, moments
+from engine.project.lifetimes import DAY_SECONDS, expiry_expressions
 from engine.schema import Name, Schema, Table, literal, quote
 from engine.workspace.workspace import Workspace
 
@@ -34,7 +34,7 @@ def expiring(workspace: Workspace, live: Schema) -> Iterator[Expiring]:
         source = live.tables.get(missing.source) if missing is not None else None
         if missing is None or source is None:
             continue
-        ends = [f"toUnixTimestamp(toDateTime({m}))" for m in moments(source.ttl)]
+        ends = [f"toUnixTimestamp(toDateTime({m}))" for m in expiry_expressions(source.ttl)]
         for gap in missing.gaps if ends else ():
             if gap.after is None:
                 continue

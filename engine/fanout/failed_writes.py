@@ -74,10 +74,10 @@ def take_out_damaged(workspace: Workspace, tables: Iterable[Name]) -> tuple[dict
     """
     again: dict[Name, str] = {}
     merged = False
-    for table, part, why in workspace.warehouse.damaged(tables):
+    for table, part, why in workspace.warehouse.damaged_parts(tables):
         log.error("a part was stored in spite of a failed write", table=str(table), part=part, why=why)
         try:
-            if workspace.warehouse.take_out(table, part):
+            if workspace.warehouse.remove_part(table, part):
                 again[table] = f"part {part} of {table}: {why}"
             else:
                 merged = True

@@ -60,7 +60,7 @@ class Held:
         try:
             workspace.warehouse.execute(f"TRUNCATE TABLE {table.sql()}")
             workspace.warehouse.execute(ddl.insert_block(table.sql(), [*names, TOKEN, AFTER], self.batch, rows))
-            if bad := workspace.warehouse.damaged([table]):
+            if bad := workspace.warehouse.damaged_parts([table]):
                 raise EngineError(STORAGE, STORAGE.title, detail=str(bad))
         except RookeryError as exc:
             log.warning("rows in doubt could not be saved", datasource=self.datasource, batch=self.batch, error=exc)

@@ -32,7 +32,7 @@ from engine.plan.missing_blocks import Gap, Lack, Missing
 from engine.schema import Name, Schema, View
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema
-from engine.warehouse.errors import may_pass
+from engine.warehouse.errors import is_transient
 from engine.workspace.workspace import RegistryJournal, Snapshot, Workspace
 
 log = structlog.get_logger("rookery.fanout")
@@ -68,7 +68,7 @@ def insert_to_all(workspace: Workspace, sql: str, block: BlockRange | None = Non
             return True
         try:
             with workspace.insert_lock.upgraded():
-                workspace.warehouse.forget_unfinished()
+                workspace.warehouse.forget_unstored_tokens()
             second = _failure(workspace, sql, block, patient, again=True)
         except RookeryError as exc:
             # The first failure tells whether the rows have been taken out of landing.
@@ -80,7 +80,7 @@ def insert_to_all(workspace: Workspace, sql: str, block: BlockRange | None = Non
         with workspace.insert_lock.upgraded():
             suspended_now: list[Suspended] = []
             while failure is not None:
-                workspace.warehouse.forget_unfinished()
+                workspace.warehouse.forget_unstored_tokens()
                 found = _suspend(workspace, failure, block) if len(suspended_now) < MAX_SUSPENDED_PER_BATCH else None
                 if found is None:
                     raise _undelivered(failure) from failure
@@ -99,7 +99,7 @@ def _failure(
         workspace.warehouse.execute(sql)
         _check_parts(workspace, block)
     except RookeryError as exc:
-        behind, passing = failed_behind(exc), may_pass(exc)
+        behind, passing = failed_behind(exc), is_transient(exc)
         if not (behind or passing):
             raise
         if passing and (again or not _at_once(workspace, exc)) and _must_wait(exc, behind, patient):

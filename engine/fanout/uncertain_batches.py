@@ -26,7 +26,7 @@ from engine.fanout.missing_rows import repeated
 from engine.fanout.suspended_views import insert_to_all
 from engine.schema import quote
 from engine.warehouse import ddl
-from engine.warehouse.errors import for_sender, may_pass
+from engine.warehouse.errors import for_sender, is_transient
 from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.fanout")
@@ -207,9 +207,9 @@ class UncertainBatches:
         if relation is None or relation.kind != "landing":
             return
         landing = LandingLog(workspace.warehouse, workspace.name, relation)
-        if workspace.warehouse.running(doubt.batch or f"INSERT INTO {landing.table.sql()} "):
+        if workspace.warehouse.is_running(doubt.batch or f"INSERT INTO {landing.table.sql()} "):
             raise RookeryError(IN_DOUBT, "the database is still storing it", headers={"Retry-After": "1"})
-        workspace.warehouse.forget_unfinished()
+        workspace.warehouse.forget_unstored_tokens()
         block = landing.block_of(doubt.batch, doubt.since) if doubt.batch else self._newest(landing)
         if block is None:
             # Views are filled from what landing has stored, so no table has any of it, unless it was taken out.
@@ -230,9 +230,9 @@ class UncertainBatches:
     def _complete_held(self, held: Held) -> None:
         workspace = self._workspace
         if held.wanted(workspace):
-            if workspace.warehouse.running(held.batch):
+            if workspace.warehouse.is_running(held.batch):
                 raise RookeryError(IN_DOUBT, "the database is still storing it", headers={"Retry-After": "1"})
-            workspace.warehouse.forget_unfinished()
+            workspace.warehouse.forget_unstored_tokens()
             if held.begun(workspace):
                 self._insert(held.insert(workspace), BlockRange(held.datasource, held.batch, after=held.after))
         held.forget(workspace)
@@ -255,7 +255,7 @@ class UncertainBatches:
             found = RookeryError(
                 IN_DOUBT,
                 f"`{doubt.datasource}` takes no rows until a batch that is stored has reached every table: "
-                f"{for_sender(exc).message if may_pass(exc) else exc.message}",
+                f"{for_sender(exc).message if is_transient(exc) else exc.message}",
                 hint="send the rows again after the time in Retry-After; `rookery doctor` shows the batch",
                 detail=exc.detail or exc.message,
                 headers={"Retry-After": exc.headers.get("Retry-After", "2")},

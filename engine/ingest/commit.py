@@ -23,7 +23,7 @@ from engine.ingest.staging_pool import StagingPool
 from engine.ingest.values.staging import taken
 from engine.schema import Name, literal
 from engine.warehouse import ddl
-from engine.warehouse.errors import for_sender, may_pass
+from engine.warehouse.errors import for_sender, is_transient
 from engine.workspace.workspace import Workspace
 
 ONE_THREAD_BYTES = 1 << 20
@@ -69,10 +69,10 @@ class Committer:
             except BaseException as exc:
                 if wanted:
                     router.abort_commit(source.name, batch.id)
-                if not isinstance(exc, RookeryError) or exc.code is UNDELIVERED or may_pass(exc):
+                if not isinstance(exc, RookeryError) or exc.code is UNDELIVERED or is_transient(exc):
                     why = getattr(exc, "detail", None) or str(exc)
                     self._doubts.add(source.name, batch.id, why, stored=self._stored(batch, exc))
-                if isinstance(exc, RookeryError) and may_pass(exc):
+                if isinstance(exc, RookeryError) and is_transient(exc):
                     raise for_sender(exc) from exc
                 raise
             self._doubts.landed(source.name)
@@ -93,13 +93,13 @@ class Committer:
             try:
                 everywhere = self._insert(batch, after=held.after)
             except BaseException as exc:
-                if not isinstance(exc, RookeryError) or exc.code is UNDELIVERED or may_pass(exc):
+                if not isinstance(exc, RookeryError) or exc.code is UNDELIVERED or is_transient(exc):
                     batch.handed = True
                     if taken_out_of(exc, Name(self._workspace.name, source.name)):
                         # Views may have the batch although the table shows none of it.
                         held.after = KEEPS_NOTHING
                     self._doubts.add(source.name, batch.id, getattr(exc, "detail", None) or str(exc), held)
-                if isinstance(exc, RookeryError) and may_pass(exc):
+                if isinstance(exc, RookeryError) and is_transient(exc):
                     raise for_sender(exc) from exc
                 raise
             self._doubts.landed(source.name)

@@ -24,7 +24,7 @@ from engine.ingest.unknown_keys import NO_KEYS, UnknownKeys
 from engine.schema import Column, Mark, Name, Table, literal
 from engine.warehouse import ddl
 from engine.warehouse.checked_inserts import insert_checked
-from engine.warehouse.registry import VERSION_COLUMN, Versions
+from engine.warehouse.registry import VERSION_COLUMN, VersionClock
 from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.serve")
@@ -112,7 +112,7 @@ class Receipts:
         self._doubts = uncertain_batches_of(workspace)
         self._lock = threading.Lock()
         workspace.warehouse.execute(ddl.create_table(receipts_table(workspace.name)))
-        self._versions = Versions(self._newest)
+        self._versions = VersionClock(self._newest)
         self._unnoted: dict[tuple[str, str], str] = {}
         self._take_up()
 

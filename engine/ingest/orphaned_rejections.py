@@ -31,7 +31,7 @@ class OrphanedRejections:
         with self._lock:
             self._batches.setdefault(datasource, set()).add(batch)
 
-    def take_out(self, datasource: str) -> None:
+    def remove_part(self, datasource: str) -> None:
         """Take out what failed batches of a datasource have left. Raises what the database fails with.
 
         A batch that has a receipt stays: the receipt tells what becomes of it. One whose identity is its key stays
@@ -42,7 +42,7 @@ class OrphanedRejections:
         workspace = self._workspace
         with workspace.insert_lock.exclusive():
             # The quarantine may remember a token without the rows, and would skip the next try.
-            workspace.warehouse.forget_unfinished()
+            workspace.warehouse.forget_unstored_tokens()
         source = workspace.current.build.datasources.get(datasource)
         with self._lock:
             batches = sorted(self._batches.get(datasource, ()))

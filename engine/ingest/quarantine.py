@@ -23,7 +23,7 @@ from engine.ingest.batch import RejectedRow
 from engine.ingest.values.rejections import has_all_cells
 from engine.schema import Name, quote
 from engine.warehouse.checked_inserts import insert_checked
-from engine.warehouse.port import STRICT, Value
+from engine.warehouse.port import SINGLE_BLOCK_SETTINGS, Value
 from engine.workspace.workspace import Workspace
 
 MAX_CSV_HEADER_BYTES = 32 << 20
@@ -61,7 +61,7 @@ def keep(
     wide = sum(len(row.header) for row in rows) > MAX_CSV_HEADER_BYTES
     body = b"\n".join(_line(row, batch, writer, mark, wide=wide) for row in rows)
     if body:
-        settings: dict[str, int | str] = {**STRICT, "insert_deduplication_token": f"q:{batch}"}
+        settings: dict[str, int | str] = {**SINGLE_BLOCK_SETTINGS, "insert_deduplication_token": f"q:{batch}"}
         insert_checked(workspace.warehouse, table_of(workspace, datasource), body, settings=settings)
         observe.count("quarantined_bytes", len(body), datasource=datasource)
 

@@ -29,7 +29,7 @@ class StagingPool:
         self._lock = threading.Lock()
         self._warehouse.execute(ddl.drop_database(self._database))
         # An engine whose write of a table's definition failed half-way would not start any more.
-        self._warehouse.execute(ddl.create_database(self._database, passing=True))
+        self._warehouse.execute(ddl.create_database(self._database, in_memory=True))
 
     def borrow(self, stage: StageSchema) -> Name:
         """An empty table of the stage's columns."""

@@ -48,7 +48,7 @@ from engine.ingest.values.staging import (
 )
 from engine.ingest.writer_queues import Group
 from engine.schema import literal
-from engine.warehouse.errors import for_sender, may_pass
+from engine.warehouse.errors import for_sender, is_transient
 from engine.warehouse.port import Input
 from engine.workspace.workspace import Snapshot, Workspace
 
@@ -98,7 +98,7 @@ class BatchWriter:
     def settle(self, datasource: str) -> None:
         """Complete what is in doubt in a datasource. Raises RK5013 or RK6008 if that is not possible at present."""
         self._landing.settle(datasource)
-        self._leftovers.take_out(datasource)
+        self._leftovers.remove_part(datasource)
 
     def keys_of(self, name: str) -> KnownKeys:
         """The keys that a datasource's columns take."""
@@ -147,7 +147,7 @@ class BatchWriter:
         except _Unsound:
             return Attempt(left=[Group(appends, failed=True)])
         except RookeryError as exc:
-            seen = for_sender(exc) if may_pass(exc) else exc
+            seen = for_sender(exc) if is_transient(exc) else exc
             outcomes = [seen for _ in appends]
         return Attempt({id(a): o for a, o in zip(appends, outcomes, strict=True)})
 
@@ -206,7 +206,7 @@ class BatchWriter:
                 raise opens_too_far(exc, self._workspace.settings.insert_memory) from exc
             if is_too_large(exc):
                 raise _Unsound from exc
-            if may_pass(exc):
+            if is_transient(exc):
                 raise for_sender(exc) from exc
             if format is Input.PARQUET:
                 raise bad_row(exc, texts[0], format) from exc
@@ -302,7 +302,7 @@ class BatchWriter:
                 f"SELECT countIf(NOT ({good})), sum(ignore({values})) FROM {batch.table.sql()}"
             )
         except RookeryError as exc:
-            if may_pass(exc):
+            if is_transient(exc):
                 raise for_sender(exc) from exc
             return False
         return not found.rows[0][0]

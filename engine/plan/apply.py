@@ -171,7 +171,7 @@ def _run(warehouse: Warehouse, step: Step) -> None:
 
 def _sql(step: Step, able: Capabilities) -> str:
     if isinstance(step, CreateDatabase):
-        return ddl.create_database(step.database, sleeping=able.sleeping and ddl.is_nest(step.database))
+        return ddl.create_database(step.database, lazy=able.lazy_tables and ddl.is_nest(step.database))
     if isinstance(step, DropDatabase):
         return ddl.drop_database(step.database)
     if isinstance(step, CreateTable):

@@ -11,10 +11,10 @@ from engine.project.check_pipe import check_pipe
 from engine.project.model import Engine, Materialize, Pipe, Project
 
 
-def check(project: Project, unread: frozenset[str] = frozenset()) -> list[RookeryError]:
+def check(project: Project, unreadable: frozenset[str] = frozenset()) -> list[RookeryError]:
     """Everything that is wrong with a project, in order of files and lines; an empty list when nothing is. Pure.
 
-    `unread` are resources that there are, but whose files cannot be read.
+    `unreadable` are resources that there are, but whose files cannot be read.
     """
     found: list[RookeryError] = []
     for datasource in project.datasources.values():
@@ -22,7 +22,7 @@ def check(project: Project, unread: frozenset[str] = frozenset()) -> list[Rooker
     for pipe in project.pipes.values():
         found.extend(check_pipe(pipe))
     found.extend(_names(project))
-    found.extend(_targets(project, unread))
+    found.extend(_targets(project, unreadable))
     return sorted(found, key=_order)
 
 
@@ -52,19 +52,19 @@ def _names(project: Project) -> Iterator[RookeryError]:
                 yield RookeryError(DUPLICATE_NAME, message, hint=hint, place=node.place_of("name"))
 
 
-def _targets(project: Project, unread: frozenset[str]) -> Iterator[RookeryError]:
+def _targets(project: Project, unreadable: frozenset[str]) -> Iterator[RookeryError]:
     filled: dict[str, list[Pipe]] = {}
     for pipe in project.pipes.values():
         if pipe.materialize:
             filled.setdefault(pipe.materialize.target, []).append(pipe)
-    made = {target for target, pipes in filled.items() if any(_engine(pipe) for pipe in pipes)} | unread
+    made = {target for target, pipes in filled.items() if any(_engine(pipe) for pipe in pipes)} | unreadable
     for pipe in project.pipes.values():
         if pipe.materialize:
             yield from _target(project, pipe.materialize, made)
     for pipes in filled.values():
         yield from _agreement(pipes)
     for datasource in project.datasources.values():
-        if datasource.shared.min_tenants and datasource.name not in filled and not unread:
+        if datasource.shared.min_tenants and datasource.name not in filled and not unreadable:
             message = f"no pipe fills `{datasource.name}`, so its rows are no groups of tenants"
             hint = "remove `min_tenants`, or write the pipe that fills it"
             yield RookeryError(BAD_VALUE, message, hint=hint, place=datasource.shared.place_of("min_tenants"))

@@ -16,7 +16,7 @@ from engine.errors import (
     RookeryError,
 )
 from engine.project.expressions import is_codec, plain_name, split_list
-from engine.project.lifetimes import DAY_SECONDS, shortest_life
+from engine.project.lifetimes import DAY_SECONDS, shortest_lifetime
 from engine.project.model import Column, Datasource, Engine, Tenant
 
 OWN_SETTINGS = frozenset(
@@ -313,7 +313,7 @@ def _landing(datasource: Datasource) -> Iterator[RookeryError]:
             message = f"column `{column.name}` of a landing datasource cannot hold an aggregate state"
             hint = "senders could pass off any bytes as a state; keep values here and states in a target"
             yield RookeryError(LANDING_LAYOUT, message, hint=hint, place=column.place_of("type"))
-    life = shortest_life(engine.ttl)
+    life = shortest_lifetime(engine.ttl)
     if life is not None and life < DAY_SECONDS:
         message = "a landing datasource cannot have a TTL shorter than a day"
         hint = "rows must be there until every tenant has received them; keep them for a day, or give targets the TTL"

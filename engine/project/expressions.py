@@ -27,7 +27,7 @@ def split_list(text: str) -> tuple[str, ...]:
     return tuple(_bare(part) for part in _parts(rest))
 
 
-def single(text: str) -> str:
+def single_expression(text: str) -> str:
     """One expression, without brackets around it. Raises ValueError when the text is a list or not well formed."""
     parts = _parts(text)
     if len(parts) != 1:

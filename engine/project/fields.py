@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from engine.project.expressions import single, split_list
+from engine.project.expressions import single_expression, split_list
 from engine.project.source import YamlText, shown
 
 MAX_NAME = 120
@@ -146,7 +146,7 @@ def _expressions(value: Any) -> Any:
         if isinstance(value, str):
             return split_list(value)
         if isinstance(value, (list, tuple)):
-            return tuple(single(item) if isinstance(item, str) else item for item in value)
+            return tuple(single_expression(item) if isinstance(item, str) else item for item in value)
     except ValueError as exc:
         fail(f"cannot be read: {exc}", "write a list: [tenant_id, timestamp]", kind="sorting_key")
     return value

@@ -18,7 +18,7 @@ WRONG_EXTENSIONS = (".yml", ".datasource", ".pipe")
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ProjectFile:
     """A file of the project: its path for messages, the resource's name, and its text."""
 
     file: str
@@ -26,7 +26,7 @@ class Found:
     text: str
 
 
-def find(root: Path, problems: Collector) -> Iterator[Found]:
+def find(root: Path, problems: Collector) -> Iterator[ProjectFile]:
     """The files of the project's folders, in order; what cannot be read goes to `problems`."""
     if not root.is_dir():
         problems.add(RookeryError(NO_FILE, "the project's folder does not exist", place=Place(str(root))))
@@ -36,7 +36,7 @@ def find(root: Path, problems: Collector) -> Iterator[Found]:
             yield from _walk(root, root / folder, problems)
 
 
-def open_listed(root: Path, files: Iterable[Path], problems: Collector) -> Iterator[Found]:
+def listed_files(root: Path, files: Iterable[Path], problems: Collector) -> Iterator[ProjectFile]:
     """The given files, each once; what cannot be read goes to `problems`."""
     seen: set[str] = set()
     for file in files:
@@ -50,7 +50,7 @@ def open_listed(root: Path, files: Iterable[Path], problems: Collector) -> Itera
             _refuse(problems, root, path, "a file of a project ends in .yaml", "rename it")
 
 
-def _walk(root: Path, folder: Path, problems: Collector) -> Iterator[Found]:
+def _walk(root: Path, folder: Path, problems: Collector) -> Iterator[ProjectFile]:
     if folder.is_symlink() or not folder.is_dir():
         _refuse(problems, root, folder, "is not a folder", "links to folders are not followed")
         return
@@ -78,7 +78,7 @@ def _mistaken(problems: Collector, root: Path, path: Path) -> None:
     _refuse(problems, root, path, "a file of a project ends in .yaml", hint)
 
 
-def _open(root: Path, path: Path, problems: Collector) -> Iterator[Found]:
+def _open(root: Path, path: Path, problems: Collector) -> Iterator[ProjectFile]:
     try:
         real = path.resolve(strict=True)
         # Looked at before it is opened: to open a pipe or a device may wait for ever.
@@ -104,7 +104,7 @@ def _open(root: Path, path: Path, problems: Collector) -> Iterator[Found]:
         problem.__cause__ = exc
         problems.add(problem)
         return
-    yield Found(_shown(root, path), path.stem, text)
+    yield ProjectFile(_shown(root, path), path.stem, text)
 
 
 def _place_of_byte(file: str, content: bytes, position: int) -> Place:

@@ -32,7 +32,7 @@ _KEEPS = re.compile(r"\b(TO (DISK|VOLUME)|RECOMPRESS)\b", re.IGNORECASE)
 _CONDITION = re.compile(r"\b(WHERE|DELETE|GROUP BY)\b.*", re.IGNORECASE)
 
 
-def shortest_life(ttl: str) -> int | None:
+def shortest_lifetime(ttl: str) -> int | None:
     """Seconds after which the first rows go, by the intervals in a TTL; None when it names none, or removes none."""
     try:
         rules = split_list(" ".join(ttl[:MAX_TTL_CHARACTERS].split()))
@@ -69,7 +69,7 @@ def _until_closed(text: str, start: int) -> str:
     return ""
 
 
-def moments(ttl: str) -> list[str]:
+def expiry_expressions(ttl: str) -> list[str]:
     """The expressions in a TTL that say when rows are removed, without their conditions."""
     try:
         rules = split_list(" ".join(ttl[:MAX_TTL_CHARACTERS].split()))

@@ -35,13 +35,13 @@ class Located(BaseModel):
     @property
     def place(self) -> Place:
         """Where the mapping begins; an empty place for a value that was not read from a file."""
-        return Place() if self._keys is None else self._keys.source.place(self._keys.spot)
+        return Place() if self._keys is None else self._keys.source.place(self._keys.location)
 
     def place_of(self, key: str) -> Place:
         """Where the value of a key stands; the mapping's own place when the key is not written."""
         if self._keys is None or key not in self._keys:
             return self.place
-        return self._keys.source.place(self._keys[key].spot)
+        return self._keys.source.place(self._keys[key].location)
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.__dict__ == other.__dict__
@@ -62,6 +62,6 @@ def short_form(value: Any, key: str) -> Any:
     """A mapping of one key for a text; anything else as it is."""
     if isinstance(value, YamlText):
         found = YamlMapping({key: value})
-        found.source, found.spot, found.spots = value.source, value.spot, {key: value.spot}
+        found.source, found.location, found.key_locations = value.source, value.location, {key: value.location}
         return found
     return {key: value} if isinstance(value, str) else value

@@ -279,10 +279,16 @@ class Pipe(LocatedModel):
             return value
         sql = value["sql"]
         name = YamlText(short_node_name(str(value.get("name", ""))))
-        name.source, name.spot, name.end, name.style, name.absent = value.source, sql.spot, sql.spot, "", False
+        name.source, name.location, name.end, name.style, name.absent = (
+            value.source,
+            sql.location,
+            sql.location,
+            "",
+            False,
+        )
         node = value.like({"name": name, "sql": sql})
         nodes = YamlList([node])
-        node.spot, nodes.source, nodes.spot = sql.spot, value.source, sql.spot
+        node.location, nodes.source, nodes.location = sql.location, value.source, sql.location
         return value.like({**{k: v for k, v in value.items() if k != "sql"}, "nodes": nodes})
 
     @property

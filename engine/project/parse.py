@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from engine.errors import BAD_NAME, BAD_YAML, UNKNOWN_KEY, UNKNOWN_KIND, Collector, Place, RookeryError
 from engine.project.fields import name_fault
-from engine.project.files import Found, find, open_listed
+from engine.project.files import ProjectFile, find, listed_files
 from engine.project.model import Datasource, Pipe, Project, Resource
 from engine.project.source import Location, YamlMapping, YamlSource, YamlText, read
 from engine.project.validation_errors import problems_of
@@ -45,7 +45,7 @@ class Survey:
 
     project: Project
     problems: Collector
-    unread: frozenset[str]
+    unreadable: frozenset[str]
 
 
 def survey(root: Path) -> Survey:
@@ -65,12 +65,12 @@ def load(root: Path) -> Project:
 def load_files(root: Path, files: Iterable[Path]) -> Project:
     """The project that consists of these files only; paths are absolute or relative to `root`. Raises as `load`."""
     problems = Collector()
-    return _whole(_survey(open_listed(root, files, problems), problems))
+    return _whole(_survey(listed_files(root, files, problems), problems))
 
 
-def _survey(files: Iterable[Found], problems: Collector) -> Survey:
+def _survey(files: Iterable[ProjectFile], problems: Collector) -> Survey:
     resources: dict[str, Resource] = {}
-    unread: set[str] = set()
+    unreadable: set[str] = set()
     for found in files:
         try:
             resource = parse_source(found.text, found.file, found.name)
@@ -79,8 +79,8 @@ def _survey(files: Iterable[Found], problems: Collector) -> Survey:
             resources[found.name] = resource
         except RookeryError as problem:
             problems.add(problem)
-            unread.add(found.name)
-    return Survey(Project.of(resources.values()), problems, frozenset(unread))
+            unreadable.add(found.name)
+    return Survey(Project.of(resources.values()), problems, frozenset(unreadable))
 
 
 def _whole(found: Survey) -> Project:
@@ -94,14 +94,14 @@ def _resource(source: YamlSource, name: str, problems: Collector) -> Resource | 
         return None
     if not isinstance(tree, YamlMapping):
         message, hint = "the file must hold a mapping", "a datasource has `columns`, a pipe has `nodes` or `sql`"
-        problems.add(RookeryError(UNKNOWN_KIND, message, hint=hint, place=source.place(tree.spot)))
+        problems.add(RookeryError(UNKNOWN_KIND, message, hint=hint, place=source.place(tree.location)))
         return None
     kind = _kind(tree, source, problems)
     if kind is None:
         return None
     if "name" in tree:
         message, hint = "unknown key `name`", "the name is that of the file, without .yaml"
-        place = source.place(tree.spots["name"])
+        place = source.place(tree.key_locations["name"])
         problems.add(RookeryError(UNKNOWN_KEY, message, hint=hint, place=place))
     tree["name"] = _given(name, source)
     tree = kind.long_form(tree)
@@ -126,7 +126,7 @@ def _kind(tree: YamlMapping, source: YamlSource, problems: Collector) -> type[Da
         message, hint = "neither a datasource nor a pipe", "a datasource has `columns`, a pipe has `nodes` or `sql`"
         near = [m for key in tree for m in difflib.get_close_matches(key.lower(), ("columns", "nodes", "sql"), n=1)]
         hint = f"did you mean `{near[0]}`? {hint}" if near else hint
-    problems.add(RookeryError(UNKNOWN_KIND, message, hint=hint, place=source.place(tree.spot)))
+    problems.add(RookeryError(UNKNOWN_KIND, message, hint=hint, place=source.place(tree.location)))
     return None
 
 
@@ -137,5 +137,5 @@ def _position(problem: RookeryError) -> tuple[int, int]:
 
 def _given(name: str, source: YamlSource) -> YamlText:
     text = YamlText(name)
-    text.source, text.spot, text.end, text.style, text.absent = source, Location(1, 1), Location(1, 1), "", False
+    text.source, text.location, text.end, text.style, text.absent = source, Location(1, 1), Location(1, 1), "", False
     return text

@@ -45,8 +45,8 @@ class YamlSource:
     file: str | None
     text: str
 
-    def place(self, spot: Location) -> Place:
-        return Place(self.file, spot.line, spot.column)
+    def place(self, location: Location) -> Place:
+        return Place(self.file, location.line, location.column)
 
     def lines(self) -> list[str]:
         return [line.removesuffix("\r") for line in self.text.split("\n")]
@@ -56,7 +56,7 @@ class YamlText(str):
     """A scalar as written. `absent` says that nothing was written at all."""
 
     source: YamlSource
-    spot: Location
+    location: Location
     end: Location
     style: str
     absent: bool
@@ -64,20 +64,20 @@ class YamlText(str):
     def position(self, line: int, column: int) -> Location:
         """Where the given line and column of this text (1-based) stand in the file."""
         if self.style == "|":
-            return Location(self.spot.line + line, self._indent() + column)
+            return Location(self.location.line + line, self._indent() + column)
         offset = sum(len(x) + 1 for x in self.split("\n")[: line - 1]) + column - 1
         before = "".join(self[: max(0, offset)].split())
         # Folding changes white space only, so the same number of other characters stands before it in the file.
         written = list(self._written())
         if not "".join(c for c, _ in written).startswith(before) or not written:
-            return self.spot
+            return self.location
         if len(before) < len(written):
             return written[len(before)][1]
         last = written[-1][1]
         return Location(last.line, last.column + 1)
 
     def _indent(self) -> int:
-        lines = self.source.lines()[self.spot.line :]
+        lines = self.source.lines()[self.location.line :]
         for written, line in zip(lines, self.split("\n"), strict=False):
             if line.strip():
                 return len(written) - len(line)
@@ -88,7 +88,9 @@ class YamlText(str):
         folded = self.style == ">"
         quoted = self.style in ("'", '"')
         start = (
-            Location(self.spot.line + 1, 1) if folded else Location(self.spot.line, self.spot.column + int(quoted))
+            Location(self.location.line + 1, 1)
+            if folded
+            else Location(self.location.line, self.location.column + int(quoted))
         )
         doubled = False
         for number, line in enumerate(self.source.lines()[start.line - 1 : self.end.line], start.line):
@@ -105,21 +107,21 @@ class YamlList(list["Value"]):
     """A list as written."""
 
     source: YamlSource
-    spot: Location
+    location: Location
 
 
 class YamlMapping(dict[str, "Value"]):
-    """A mapping as written; `spots` are the places of its keys."""
+    """A mapping as written; `key_locations` are the places of its keys."""
 
     source: YamlSource
-    spot: Location
-    spots: dict[str, Location]
+    location: Location
+    key_locations: dict[str, Location]
 
     def like(self, content: dict[str, Value]) -> YamlMapping:
         """Other content that stands where this mapping stands."""
         other = YamlMapping(content)
-        other.source, other.spot = self.source, self.spot
-        other.spots = {key: self.spots.get(key, self.spot) for key in content}
+        other.source, other.location = self.source, self.location
+        other.key_locations = {key: self.key_locations.get(key, self.location) for key in content}
         return other
 
 
@@ -161,10 +163,10 @@ def _unreadable(source: YamlSource) -> RookeryError | None:
     if not found:
         return None
     line = text.count("\n", 0, found.start()) + 1
-    spot = Location(line, found.start() - text.rfind("\n", 0, found.start()))
+    location = Location(line, found.start() - text.rfind("\n", 0, found.start()))
     hint = 'write it as an escape in double quotes, such as "\\u2028"; end lines with \\n'
     message = f"character U+{ord(found[0]):04X} is not allowed in a file"
-    return RookeryError(BAD_YAML, message, hint=hint, place=source.place(spot))
+    return RookeryError(BAD_YAML, message, hint=hint, place=source.place(location))
 
 
 def _malformed(source: YamlSource, exc: yaml.MarkedYAMLError) -> RookeryError:
@@ -203,7 +205,7 @@ class _Reader:
         return value
 
     def refuse(self, event: yaml.Event, message: str, hint: str | None = None) -> None:
-        raise RookeryError(BAD_YAML, message, hint=hint, place=self.source.place(_spot(event.start_mark)))
+        raise RookeryError(BAD_YAML, message, hint=hint, place=self.source.place(_location(event.start_mark)))
 
     def value(self, event: yaml.Event, depth: int) -> Value:
         self.values += 1
@@ -225,14 +227,14 @@ class _Reader:
         if _SURROGATE.search(event.value):
             self.refuse(event, "the text holds half of a surrogate pair")
         text = YamlText(event.value)
-        text.source, text.spot, text.end = self.source, _spot(event.start_mark), _spot(event.end_mark)
+        text.source, text.location, text.end = self.source, _location(event.start_mark), _location(event.end_mark)
         text.style = event.style or ""
         text.absent = not text.style and not text
         return text
 
     def items(self, start: yaml.Event, depth: int) -> YamlList:
         found = YamlList()
-        found.source, found.spot = self.source, _spot(start.start_mark)
+        found.source, found.location = self.source, _location(start.start_mark)
         while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
             item = self.value(event, depth + 1)
             self.want(item, "an item of the list")
@@ -241,7 +243,7 @@ class _Reader:
 
     def keys(self, start: yaml.Event, depth: int) -> YamlMapping:
         found = YamlMapping()
-        found.source, found.spot, found.spots = self.source, _spot(start.start_mark), {}
+        found.source, found.location, found.key_locations = self.source, _location(start.start_mark), {}
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
             key = self.value(event, depth + 1)
             if not isinstance(key, YamlText):
@@ -250,11 +252,16 @@ class _Reader:
             value = self.value(next(self.events), depth + 1)
             self.want(value, f"`{shown(key)}`")
             if key in found:
-                message, hint = f"key `{shown(key)}` is given twice", f"first given in line {found.spots[key].line}"
-                self.problems.add(RookeryError(DUPLICATE_KEY, message, hint=hint, place=self.source.place(key.spot)))
+                message, hint = (
+                    f"key `{shown(key)}` is given twice",
+                    f"first given in line {found.key_locations[key].line}",
+                )
+                self.problems.add(
+                    RookeryError(DUPLICATE_KEY, message, hint=hint, place=self.source.place(key.location))
+                )
                 continue
             found[str(key)] = value
-            found.spots[str(key)] = key.spot
+            found.key_locations[str(key)] = key.location
         return found
 
     def want(self, value: Value, what: str) -> None:
@@ -262,11 +269,11 @@ class _Reader:
             hint = "give a value or remove the key"
             if ")" in what:
                 hint = 'a value with a comma needs quotes: type: "Decimal(9, 2)"'
-            place = self.source.place(value.spot)
+            place = self.source.place(value.location)
             self.problems.add(RookeryError(BAD_VALUE, f"{what} has no value", hint=hint, place=place))
 
 
-def _spot(mark: Any) -> Location:
+def _location(mark: Any) -> Location:
     return Location(mark.line + 1, mark.column + 1)
 
 

@@ -47,12 +47,12 @@ def _problem(
 ) -> RookeryError:
     loc = error["loc"]
     key = next((str(part) for part in reversed(loc) if isinstance(part, str)), "")
-    place = source.place(target.spot)
+    place = source.place(target.location)
     if error["type"] == "extra_forbidden":
         return _unknown(kind, tree, source, loc)
     if error["type"] == "missing":
         parent = _value_at(tree, loc[:-1])
-        return RookeryError(MISSING_KEY, f"key `{key}` is missing{_of(loc)}", place=source.place(parent.spot))
+        return RookeryError(MISSING_KEY, f"key `{key}` is missing{_of(loc)}", place=source.place(parent.location))
     context = error.get("ctx", {})
     if "message" in context:
         code = _CODES.get(error["type"], BAD_VALUE)
@@ -69,11 +69,11 @@ def _problem(
     return RookeryError(BAD_VALUE, f"{item}`{shown(key)}` {what}", place=place)
 
 
-def unknown_key(key: str, known: list[str], source: YamlSource, spot: Location) -> RookeryError:
+def unknown_key(key: str, known: list[str], source: YamlSource, location: Location) -> RookeryError:
     """The problem of a key that does not exist here."""
     near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.6)
     hint = f"did you mean `{near[0]}`?" if near else "known here: " + ", ".join(known)
-    return RookeryError(UNKNOWN_KEY, f"unknown key `{shown(key)}`", hint=hint, place=source.place(spot))
+    return RookeryError(UNKNOWN_KEY, f"unknown key `{shown(key)}`", hint=hint, place=source.place(location))
 
 
 def known_keys(kind: type[Located]) -> list[str]:
@@ -87,15 +87,15 @@ def known_keys(kind: type[Located]) -> list[str]:
 def _unknown(kind: type[Located], tree: YamlMapping, source: YamlSource, loc: tuple[int | str, ...]) -> RookeryError:
     parent = _value_at(tree, loc[:-1])
     key = str(loc[-1])
-    spot = parent.spots.get(key, parent.spot) if isinstance(parent, YamlMapping) else parent.spot
+    location = parent.key_locations.get(key, parent.location) if isinstance(parent, YamlMapping) else parent.location
     model = _model_at(kind, loc[:-1])
-    return unknown_key(key, known_keys(model) if model else [], source, spot)
+    return unknown_key(key, known_keys(model) if model else [], source, location)
 
 
 def _not_listed(
     kind: type[Located], loc: tuple[int | str, ...], key: str, target: Value, source: YamlSource
 ) -> RookeryError:
-    place = source.place(target.spot)
+    place = source.place(target.location)
     model = _model_at(kind, loc[:-1])
     allowed = [str(x) for x in _literals(model.model_fields[key].annotation)] if model else []
     if not isinstance(target, YamlText):

@@ -59,9 +59,9 @@ def _edited(text: str, materialize: Materialize) -> str:
         lines[-1] += "\n"
     block = _dump({"materialize": _plain(materialize)})
     at = len(lines)
-    for key in sorted(tree, key=lambda k: tree.spots[k].line, reverse=True):
+    for key in sorted(tree, key=lambda k: tree.key_locations[k].line, reverse=True):
         if key in ("type", "endpoint", "tokens", "materialize"):
-            first, last = tree.spots[key].line - 1, _last_line(tree[key])
+            first, last = tree.key_locations[key].line - 1, _last_line(tree[key])
             del lines[first:last]
             at = first if key == "materialize" else at - (last - first)
     if at == len(lines) and lines and lines[-1].strip():
@@ -74,9 +74,9 @@ def _last_line(value: Value) -> int:
     """The last line of a value, without the comments and empty lines behind it."""
     if isinstance(value, YamlText):
         last = value.end.line - (1 if value.end.column == 1 else 0)
-        return max(last, value.spot.line)
+        return max(last, value.location.line)
     inner = list(value.values() if isinstance(value, YamlMapping) else value)
-    return max([value.spot.line, *(_last_line(x) for x in inner)])
+    return max([value.location.line, *(_last_line(x) for x in inner)])
 
 
 def _file(resource: Resource) -> str:

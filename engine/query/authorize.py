@@ -29,7 +29,7 @@ from engine.query.all_tenants import everywhere
 from engine.schema import Name
 from engine.template.parameters import ParameterSpec, coerce
 from engine.tenant_ids import base_type, canonical_tenant
-from engine.tokens import Claims, Rules, static_id, usable, verify
+from engine.tokens import Claims, Rules, static_id, usable_keys, verify
 from engine.tokens import Scope as TokenScope
 from engine.workspace.workspace import Snapshot, Workspace
 
@@ -42,7 +42,7 @@ def authenticate(workspace: Workspace, token: str | None) -> Claims:
         raise RookeryError(NO_TOKEN, "a token is needed", hint="Authorization: Bearer TOKEN, or ?token=TOKEN")
     snapshot = workspace.current
     # Keys retire by the clock, without a new version: what they signed must not outlive them in memory.
-    keys = ",".join(k.id for k in usable(snapshot.keys, time.time()))
+    keys = ",".join(k.id for k in usable_keys(snapshot.keys, time.time()))
     key = (id(workspace), hashlib.blake2b(f"{snapshot.version}:{keys}:{token}".encode(), digest_size=20).digest())
     known = _verified.get(key)
     if known is None:

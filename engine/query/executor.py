@@ -43,7 +43,7 @@ from engine.template.environment import Binder, Template
 from engine.template.parameters import coerce
 from engine.tokens import Claims
 from engine.warehouse.errors import EngineError
-from engine.warehouse.port import Format, Statement, Stream, Value, limits_of
+from engine.warehouse.port import Format, Statement, Stream, Value, limit_settings
 from engine.warehouse.render import QUOTE_SETTING
 from engine.workspace.workspace import Snapshot, Workspace
 
@@ -296,7 +296,7 @@ class Queries:
         return Statement(
             composed.sql,
             bindings,
-            limits_of(
+            limit_settings(
                 seconds=limits.max_seconds or settings.max_seconds,
                 memory=limits.max_memory or settings.max_memory,
                 total_memory=settings.total_memory,

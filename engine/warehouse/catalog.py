@@ -36,7 +36,7 @@ def read_schema(warehouse: Warehouse, workspace: str, databases: Collection[str]
     bindings: dict[str, Value] = {"w": workspace, "databases": [*sorted(databases or ())]}
     chosen = _WORKSPACE if databases is None else _NAMED
     where = chosen.format("database")
-    _wake(warehouse, where, bindings)
+    _load(warehouse, where, bindings)
     columns = _columns(warehouse, where, bindings)
     indexes = _indexes(warehouse, where, bindings)
     sources = {Name(d, v): Name(sd, s) for d, v, sd, s in warehouse.query(_SOURCES % where, bindings).rows}
@@ -57,26 +57,26 @@ def read_schema(warehouse: Warehouse, workspace: str, databases: Collection[str]
     return Schema.of(ours, tables, _in_order(views))
 
 
-def wake(warehouse: Warehouse, database: str) -> None:
+def load_tables(warehouse: Warehouse, database: str) -> None:
     """Load a database's tables, if they wait on disk."""
-    _wake(warehouse, "database = {d:String}", {"d": database})
+    _load(warehouse, "database = {d:String}", {"d": database})
 
 
-def wake_named(warehouse: Warehouse, workspace: str, names: Collection[str]) -> None:
+def load_tables_named(warehouse: Warehouse, workspace: str, names: Collection[str]) -> None:
     """Load tables of these names in all nests, if they wait on disk."""
     if names:
         where = "startsWith(database, concat({w:String}, '_nest')) AND name IN {names:Array(String)}"
-        _wake(warehouse, where, {"w": workspace, "names": [*sorted(names)]})
+        _load(warehouse, where, {"w": workspace, "names": [*sorted(names)]})
 
 
-def _wake(warehouse: Warehouse, where: str, bindings: Mapping[str, Value]) -> None:
+def _load(warehouse: Warehouse, where: str, bindings: Mapping[str, Value]) -> None:
     """Let the engine load tables. One that waits on disk says nothing of itself, not even whose it is."""
-    if warehouse.capabilities.sleeping:
+    if warehouse.capabilities.lazy_tables:
         # Where its data lies is what only the loaded table knows.
         warehouse.query(f"SELECT sum(length(data_paths)) FROM system.tables WHERE {where}", bindings)
 
 
-def occupied(warehouse: Warehouse, names: Iterable[Name]) -> set[Name]:
+def foreign_objects(warehouse: Warehouse, names: Iterable[Name]) -> set[Name]:
     """Which of these names exist without a mark of ours."""
     wanted = set(names)
     if not wanted:

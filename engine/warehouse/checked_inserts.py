@@ -25,8 +25,8 @@ def insert_checked(
     warehouse.note_parts([table])
     for _ in range(MAX_TRIES):
         warehouse.insert(table.sql(), rows, Input.NDJSON, names, given)
-        bad = warehouse.damaged([table])
-        again = [warehouse.take_out(table, part) for _, part, _ in bad]
+        bad = warehouse.damaged_parts([table])
+        again = [warehouse.remove_part(table, part) for _, part, _ in bad]
         if bad:
             warehouse.undo_merges()
         if not any(again):

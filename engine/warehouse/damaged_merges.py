@@ -47,7 +47,7 @@ class Part:
         )
 
 
-def made_from(table: Path, name: str) -> list[str]:
+def source_parts(table: Path, name: str) -> list[str]:
     """Names of the undamaged parts that a part was made from, as far as they are still in its table's directory."""
     part = Part.of(name)
     if part is None:
@@ -56,24 +56,24 @@ def made_from(table: Path, name: str) -> list[str]:
     return sorted(d.name for d, other in there if part.covers(other) and why_damaged(d) is None)
 
 
-def is_made(table: Path, name: str) -> bool:
+def is_derived(table: Path, name: str) -> bool:
     """Whether a part is the work of a merge or a mutation, and not of an insert, which may make parts of level 1."""
     part = Part.of(name)
     if part is None:
         return False
-    return part.first != part.last or part.level > 1 or part.version > 0 or bool(made_from(table, name))
+    return part.first != part.last or part.level > 1 or part.version > 0 or bool(source_parts(table, name))
 
 
 def can_be_undone(table: Path, name: str) -> bool:
     """Whether the parts that a part was made from are there: the first and the last, as all are removed at once."""
     part = Part.of(name)
-    sources = [p for n in made_from(table, name) if (p := Part.of(n)) is not None]
+    sources = [p for n in source_parts(table, name) if (p := Part.of(n)) is not None]
     return (
         part is not None and {part.first} <= {p.first for p in sources} and {part.last} <= {p.last for p in sources}
     )
 
 
-def made_of(table: Path, name: str) -> list[str]:
+def derived_parts(table: Path, name: str) -> list[str]:
     """Names of the parts that have been made of a part, perhaps by several steps."""
     part = Part.of(name)
     there = ((d.name, other) for d in table.iterdir() if (other := Part.of(d.name)) is not None)

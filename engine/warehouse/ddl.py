@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from engine.schema import Column, Index, Mark, Name, Table, View, literal, quote
-from engine.warehouse.port import STRICT
+from engine.warehouse.port import SINGLE_BLOCK_SETTINGS
 from engine.warehouse.render import settings_list
 
 _NEST = "_nest"
 
 
-def create_database(name: str, mark: Mark | None = None, *, sleeping: bool = False, passing: bool = False) -> str:
+def create_database(name: str, mark: Mark | None = None, *, lazy: bool = False, in_memory: bool = False) -> str:
     """A database with our mark; without one given, the mark of the workspace that its name belongs to.
 
-    If it is `sleeping`, its tables are loaded when they are touched first, and not with the engine. If it is
-    `passing`, its tables are not written down and end with the engine.
+    If it is `lazy`, its tables are loaded when they are touched first, and not with the engine. If it is
+    `in_memory`, its tables are not written down and end with the engine.
     """
     mark = mark or Mark(name.partition(_NEST)[0], name, "database")
-    engine = " ENGINE = Atomic SETTINGS lazy_load_tables = 1" if sleeping else " ENGINE = Memory" if passing else ""
+    engine = " ENGINE = Atomic SETTINGS lazy_load_tables = 1" if lazy else " ENGINE = Memory" if in_memory else ""
     return f"CREATE DATABASE IF NOT EXISTS {quote(name)}{engine} COMMENT {literal(mark.text())}"
 
 
@@ -103,7 +103,7 @@ def comment(name: Name, mark: Mark) -> str:
 
 def insert_block(target: str, columns: Iterable[str], token: str, select: str, **settings: int) -> str:
     """Put a SELECT's rows into a table (quoted SQL name) as one block, which is known again by its token."""
-    given = settings_list({**STRICT, **settings, "insert_deduplication_token": token})
+    given = settings_list({**SINGLE_BLOCK_SETTINGS, **settings, "insert_deduplication_token": token})
     return f"INSERT INTO {target} ({', '.join(map(quote, columns))}) SETTINGS {given} {select}"
 
 

@@ -18,19 +18,19 @@ import structlog
 from engine import errors
 from engine.schema import Name, literal, quote
 from engine.warehouse import framing, parser
-from engine.warehouse.damaged_merges import can_be_undone, is_made
+from engine.warehouse.damaged_merges import can_be_undone, is_derived
 from engine.warehouse.directory import Directory
-from engine.warehouse.errors import TOO_LITTLE, EngineError, failed_file, result_limit_of, unreadable
-from engine.warehouse.handles import FAST, PINNED, SOUND, Block, Handle
-from engine.warehouse.new_parts import FreshParts
+from engine.warehouse.errors import TOO_LITTLE, EngineError, file_error, result_limit_of, storage_error
+from engine.warehouse.handles import CORRECTNESS_SETTINGS, READER_SETTINGS, SHORT_QUERY_SETTINGS, Block, Handle
+from engine.warehouse.new_parts import NewParts
 from engine.warehouse.parts import why_damaged
 from engine.warehouse.pool import Pool
 from engine.warehouse.port import Capabilities, Format, Input, Rows, Space, Statement, Stream, Value
 from engine.warehouse.recent import Recent
-from engine.warehouse.render import bound, is_insert, with_settings, written
+from engine.warehouse.render import is_insert, used_bindings, with_quoted_integers, with_settings
 from engine.warehouse.stale_tokens import StaleTokens
 from engine.warehouse.stream import ResultStream
-from engine.warehouse.time_zone import UTC, agreed, named_zone
+from engine.warehouse.time_zone import UTC, named_zone, require_zone
 
 log = structlog.get_logger("rookery.warehouse")
 
@@ -79,7 +79,7 @@ class EmbeddedWarehouse:
         self._writers = Pool(self._writer, Handle.close, size=writers, timeout=borrow_timeout)
         self._readers = Pool(self._reader, Handle.close, size=readers, timeout=borrow_timeout)
         self._anchor: Handle | None = None
-        self._parts, self._merges = FreshParts(), FreshParts(logs=False)
+        self._parts, self._merges = NewParts(), NewParts(logs=False)
         self._noted: set[Name] = set()
         self._directories: dict[Name, str] = {}
         self._staying: set[Path] = set()
@@ -113,15 +113,15 @@ class EmbeddedWarehouse:
     ) -> Rows:
         try:
             with self._writers.lend() as handle:
-                return handle.rows(with_settings(sql, settings), bound(sql, bindings))
+                return handle.rows(with_settings(sql, settings), used_bindings(sql, bindings))
         except EngineError as exc:
             # Of an empty file of statistics, the engine does not say that it was reading a file.
             if exc.code is not errors.DAMAGED and exc.engine_code != TOO_LITTLE:
                 raise
             if not self._undo_damaged():
-                raise unreadable(exc) from exc
+                raise storage_error(exc) from exc
         with self._writers.lend() as handle:
-            return handle.rows(with_settings(sql, settings), bound(sql, bindings))
+            return handle.rows(with_settings(sql, settings), used_bindings(sql, bindings))
 
     def _undo_damaged(self) -> bool:
         """Undo merges that have made damaged parts, after a read has failed on one; whether any was undone."""
@@ -130,7 +130,7 @@ class EmbeddedWarehouse:
         try:
             if time.monotonic() < self._undo_again:
                 return False
-            found = self._tables.distrust_all()
+            found = self._tables.mark_all_damaged()
             self._tables.undo_merges()
             self._undo_again = time.monotonic() + UNDO_PAUSE_SECONDS
             return found
@@ -142,9 +142,9 @@ class EmbeddedWarehouse:
     ) -> None:
         with self._writers.lend() as handle:
             if is_insert(sql):
-                handle.command(with_settings(sql, settings), bound(sql, bindings))
+                handle.command(with_settings(sql, settings), used_bindings(sql, bindings))
             else:
-                handle.command(sql, bound(sql, bindings), settings)
+                handle.command(sql, used_bindings(sql, bindings), settings)
         if (attached := _ATTACHES.match(sql)) is not None:
             # No insert has brought these parts, so none may be taken out to be repeated.
             self.note_parts([Name(attached[1], attached[2])], again=True)
@@ -176,7 +176,7 @@ class EmbeddedWarehouse:
     def functions(self) -> frozenset[str]:
         return frozenset(str(row[0]) for row in self.query("SELECT name FROM system.functions").rows)
 
-    def forget_unfinished(self) -> None:
+    def forget_unstored_tokens(self) -> None:
         self._tables.undo_merges()
         self._tables.forget()
 
@@ -187,10 +187,10 @@ class EmbeddedWarehouse:
                 self._parts.note((d for t in unknown if (d := self._directory_of(t)) is not None), again=again)
                 self._noted.update(unknown)
 
-    def damaged(self, tables: Iterable[Name]) -> list[tuple[Name, str, str]]:
+    def damaged_parts(self, tables: Iterable[Name]) -> list[tuple[Name, str, str]]:
         wanted = tuple(tables)
         with self._looking:
-            found = self._parts.damaged([(t, d) for t in wanted if (d := self._directory_of(t)) is not None])
+            found = self._parts.damaged_parts([(t, d) for t in wanted if (d := self._directory_of(t)) is not None])
             return [one for one in found if not self._must_stay(*one)]
 
     def _must_stay(self, table: Name, part: str, why: str) -> bool:
@@ -198,15 +198,15 @@ class EmbeddedWarehouse:
         directory = Path(self._directory_of(table) or "")
         if directory / part in self._staying:
             return True
-        if not is_made(directory, part) or can_be_undone(directory, part):
+        if not is_derived(directory, part) or can_be_undone(directory, part):
             return False
         log.error("a part that a merge has made is damaged", table=str(table), part=part, why=why)
         self._staying.add(directory / part)
         return True
 
-    def take_out(self, table: Name, part: str) -> bool:
+    def remove_part(self, table: Name, part: str) -> bool:
         directory = self._directory_of(table)
-        if directory is None or not is_made(Path(directory), part):
+        if directory is None or not is_derived(Path(directory), part):
             try:
                 self.execute(f"ALTER TABLE {table.sql()} DROP PART {literal(part)}")
             except EngineError as exc:
@@ -215,21 +215,21 @@ class EmbeddedWarehouse:
                 # A merge has read it already, and what it made has the rows.
                 place = Path(directory or "") / part
                 if why_damaged(place) is None and place.is_dir():
-                    self._tables.distrust(table, place)
+                    self._tables.mark_damaged(table, place)
                     return True
                 self._staying.add(place)
                 return False
             return True
-        self._tables.distrust(table, Path(directory) / part)
+        self._tables.mark_damaged(table, Path(directory) / part)
         return False
 
-    def damaged_merges(self) -> bool:
+    def note_damaged_merges(self) -> bool:
         any_found = False
         with self._looking:
-            for table, part, why in self._merges.damaged(list(self._directories.items())):
+            for table, part, why in self._merges.damaged_parts(list(self._directories.items())):
                 directory = Path(self._directories[table])
-                if is_made(directory, part) and not self._must_stay(table, part, why):
-                    self._tables.distrust(table, directory / part)
+                if is_derived(directory, part) and not self._must_stay(table, part, why):
+                    self._tables.mark_damaged(table, directory / part)
                     any_found = True
         return any_found
 
@@ -248,15 +248,15 @@ class EmbeddedWarehouse:
                 self._directories[table] = known
         return known or None
 
-    def running(self, text: str) -> bool:
+    def is_running(self, text: str) -> bool:
         # An error of the embedded engine is raised when the statement has ended.
         return False
 
-    def space(self) -> Space | None:
+    def disk_space(self) -> Space | None:
         try:
             usage = shutil.disk_usage(self._directory.path)
         except OSError as exc:
-            raise failed_file(exc) from exc
+            raise file_error(exc) from exc
         return Space(str(self._directory.path), usage.free, usage.total)
 
     def close(self) -> None:
@@ -280,7 +280,7 @@ class EmbeddedWarehouse:
             directory.keep(found)
         if found is None:
             found = wanted or self._host_zone()
-        agreed(found, wanted, f"data directory {directory.path}")
+        require_zone(found, wanted, f"data directory {directory.path}")
         directory.configure(found)
         return found
 
@@ -298,10 +298,12 @@ class EmbeddedWarehouse:
             known = {str(row[0]) for row in handle.rows("SELECT name FROM system.settings").rows}
             version = str(handle.rows("SELECT version()").rows[0][0])
             zoned: dict[str, int | str] = {"session_timezone": self._zone}
-            self._sound = {name: value for name, value in SOUND.items() if name in known} | zoned
+            self._sound = {name: value for name, value in CORRECTNESS_SETTINGS.items() if name in known} | zoned
             handle.set(self._sound)
-        self._pinned = {name: value for name, value in {**PINNED, **FAST}.items() if name in known} | zoned
-        return Capabilities(version=version, embedded=True, readers=readers, sleeping=True)
+        self._pinned = {
+            name: value for name, value in {**READER_SETTINGS, **SHORT_QUERY_SETTINGS}.items() if name in known
+        } | zoned
+        return Capabilities(version=version, embedded=True, readers=readers, lazy_tables=True)
 
     def _writer(self) -> Handle:
         return self._handle(lambda handle: handle.set(self._sound))
@@ -320,11 +322,11 @@ class EmbeddedWarehouse:
 
     def _ask(self, sql: str, bindings: Mapping[str, Value]) -> Rows:
         with self._readers.lend() as handle:
-            return handle.rows(sql, bound(sql, bindings))
+            return handle.rows(sql, used_bindings(sql, bindings))
 
     def _document(self, statement: Statement, format: Format) -> Generator[bytes, None, None]:
         self._selects.check(statement.sql)
-        statement = written(statement, format)
+        statement = with_quoted_integers(statement, format)
         if statement.sql not in self._large:
             whole = self._whole_again(statement, format)
             if whole is not None:
@@ -355,7 +357,7 @@ class EmbeddedWarehouse:
         sql = with_settings(statement.sql, spelled)
         try:
             with self._readers.lend() as handle:
-                document = handle.whole(sql, format.value, bound(sql, statement.bindings))
+                document = handle.read_output(sql, format.value, used_bindings(sql, statement.bindings))
         except EngineError as exc:
             limit = result_limit_of(exc.detail or "") if exc.engine_code == 396 else None
             if limit is not None and f"max_result_{limit}" in ours:
@@ -384,7 +386,7 @@ def _streamed(handle: Handle, statement: Statement, format: Format) -> Iterator[
     """A document put together from the engine's blocks."""
     started = time.monotonic()
     sql = with_settings(statement.sql, {**statement.settings, **_named(statement)})
-    parameters = bound(sql, statement.bindings)
+    parameters = used_bindings(sql, statement.bindings)
     read = {"rows_read": 0, "bytes_read": 0}
 
     def data(name: str) -> Iterator[bytes]:
@@ -401,8 +403,8 @@ def _streamed(handle: Handle, statement: Statement, format: Format) -> Iterator[
         return data("CSV")
     if format is Format.PARQUET:
         none = with_settings(f"SELECT * FROM ({statement.sql}\n) LIMIT 0", statement.settings)
-        return framing.parquet_document(lambda: handle.whole(none, "Parquet", parameters), data("Parquet"))
-    described = handle.whole(f"DESCRIBE TABLE ({statement.sql}\n)", "JSONCompact", parameters)
+        return framing.parquet_document(lambda: handle.read_output(none, "Parquet", parameters), data("Parquet"))
+    described = handle.read_output(f"DESCRIBE TABLE ({statement.sql}\n)", "JSONCompact", parameters)
     columns = [(str(row[0]), str(row[1])) for row in orjson.loads(described)["data"]]
     if format is Format.CSV:
         return framing.csv_document(columns, data("CSV"))

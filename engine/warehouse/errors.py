@@ -199,7 +199,7 @@ def _code_of(number: int, text: str) -> Code:
     return code
 
 
-def unreadable(exc: EngineError) -> EngineError:
+def storage_error(exc: EngineError) -> EngineError:
     """The error for a statement of the product's own that the engine has read too little for; others as they are."""
     if exc.engine_code != TOO_LITTLE or exc.code is errors.DAMAGED:
         return exc
@@ -214,7 +214,7 @@ def unreadable(exc: EngineError) -> EngineError:
     )
 
 
-def failed_file(exc: OSError) -> EngineError:
+def file_error(exc: OSError) -> EngineError:
     """The error for a file of the data directory that this process could not read or write."""
     code = errors.DISK_FULL if exc.errno in (errno.ENOSPC, errno.EDQUOT) else errors.STORAGE
     return EngineError(
@@ -222,7 +222,7 @@ def failed_file(exc: OSError) -> EngineError:
     )
 
 
-def may_pass(exc: RookeryError) -> bool:
+def is_transient(exc: RookeryError) -> bool:
     """Whether an INSERT failed for a reason that has nothing to do with its rows, and may succeed when repeated."""
     if exc.code in _PASSING:
         return True
@@ -246,7 +246,7 @@ _PASSING = frozenset(
 
 
 def for_sender(exc: RookeryError) -> RookeryError:
-    """An error that `may_pass`, as whoever sent rows sees it: 507 for a full disk, else 503, with Retry-After.
+    """An error that `is_transient`, as whoever sent rows sees it: 507 for a full disk, else 503, with Retry-After.
 
     A bug of the engine stays 500: rows that meet it may do so every time.
     """

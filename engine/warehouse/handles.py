@@ -19,7 +19,7 @@ from engine.warehouse.errors import EngineError, engine_code, translate
 from engine.warehouse.port import Rows
 from engine.warehouse.render import is_select, settings_list
 
-SOUND: Mapping[str, int | str] = {
+CORRECTNESS_SETTINGS: Mapping[str, int | str] = {
     # A query that fails on its way leaves rows in this cache as if they did not match, and they are missing after it.
     "use_query_condition_cache": 0,
     # `a OR (x, y) IN (…)` loses rows where x has a skip index.
@@ -27,8 +27,8 @@ SOUND: Mapping[str, int | str] = {
 }
 """Features of the engine that give wrong answers, off for readers and writers alike."""
 
-PINNED: Mapping[str, int | str] = {
-    **SOUND,
+READER_SETTINGS: Mapping[str, int | str] = {
+    **CORRECTNESS_SETTINGS,
     # A filter moved into PREWHERE would run before the tenant's own.
     "optimize_prewhere_after_pushdown": 0,
     "apply_prewhere_after_final": 1,
@@ -50,7 +50,7 @@ PINNED: Mapping[str, int | str] = {
 }
 """What every reader runs under; set before the handle becomes read-only."""
 
-FAST: Mapping[str, int | str] = {
+SHORT_QUERY_SETTINGS: Mapping[str, int | str] = {
     # Writing a short result with threads of its own takes longer than the result.
     "output_format_parallel_formatting": 0,
     # Statements list the columns they use, so that a search for others takes time and finds none.
@@ -128,7 +128,7 @@ class Handle:
         except Exception as exc:
             raise translate(exc) from exc
 
-    def whole(self, sql: str, format: str, parameters: dict[str, Any] | None) -> bytes:
+    def read_output(self, sql: str, format: str, parameters: dict[str, Any] | None) -> bytes:
         """The complete output of a query.
 
         A reader asks the engine itself: the client looks through every text more than once, and short calls feel it.

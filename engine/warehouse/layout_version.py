@@ -32,7 +32,7 @@ STOP: Mapping[str, str] = {
 This program never reads it."""
 
 
-def newer(what: str, found: int) -> EngineError:
+def newer_layout_error(what: str, found: int) -> EngineError:
     """LAYOUT_NEWER for a workspace or directory of a later layout."""
     return EngineError(
         errors.LAYOUT_NEWER,
@@ -67,7 +67,7 @@ def read_mark(path: Path) -> DirectoryMark:
             detail=repr(exc),
         ) from exc
     if found > LAYOUT_VERSION:
-        raise newer(f"data directory {path}", found)
+        raise newer_layout_error(f"data directory {path}", found)
     return DirectoryMark(found, zone)
 
 

@@ -31,7 +31,7 @@ class _Look:
     newest: int = 0
 
 
-class FreshParts:
+class NewParts:
     """Remembers the parts of tables, which are given with their directories."""
 
     def __init__(self, *, logs: bool = True) -> None:
@@ -50,7 +50,7 @@ class FreshParts:
                     continue
                 self._looks[directory] = _Look(0, names, _newest(names))
 
-    def damaged(self, tables: Iterable[tuple[Name, str]]) -> list[tuple[Name, str, str]]:
+    def damaged_parts(self, tables: Iterable[tuple[Name, str]]) -> list[tuple[Name, str, str]]:
         """Damaged parts that have come since: the table, the part, and why. They are found again if they stay."""
         found = []
         for table, directory in tables:

@@ -18,7 +18,7 @@ from engine.schema import Name
 Value = str | int | float | bool | None | date | datetime | Decimal | list["Value"]
 """What can be bound to a `{name:Type}` placeholder."""
 
-STRICT: Mapping[str, int] = {
+SINGLE_BLOCK_SETTINGS: Mapping[str, int] = {
     "use_strict_insert_block_limits": 1,
     "max_insert_threads": 1,
     "min_insert_block_size_rows": 1_000_000_000,
@@ -64,7 +64,7 @@ class Statement:
     quoted: bool = False
 
 
-def limits_of(*, seconds: float, memory: int, total_memory: int, rows: int) -> dict[str, int | str]:
+def limit_settings(*, seconds: float, memory: int, total_memory: int, rows: int) -> dict[str, int | str]:
     """The settings that bound a caller's statement. Memory is in bytes, of the query and of all queries."""
     return {
         "max_execution_time": str(seconds),
@@ -91,12 +91,12 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What the database behind the port can do. `sleeping`: nests' tables may wait on disk until they are touched."""
+    """What the database behind the port can do. `lazy_tables`: nests' tables may wait on disk until they are touched."""
 
     version: str
     embedded: bool
     readers: int
-    sleeping: bool = False
+    lazy_tables: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ class Warehouse(Protocol):
         """Names of all functions the database knows, user-defined ones included."""
         ...
 
-    def forget_unfinished(self) -> None:
+    def forget_unstored_tokens(self) -> None:
         """Let tables forget tokens of blocks that a failed INSERT noted and did not store.
 
         Must be called before an INSERT that failed is repeated under its token, while no other INSERT runs. Raises
@@ -190,7 +190,7 @@ class Warehouse(Protocol):
         """Remember the parts that tables have, if nobody has looked at them yet, or `again`: they are not new."""
         ...
 
-    def damaged(self, tables: Iterable[Name]) -> list[tuple[Name, str, str]]:
+    def damaged_parts(self, tables: Iterable[Name]) -> list[tuple[Name, str, str]]:
         """Damaged parts among those that came into tables since the last look: table, part, why.
 
         So is a part that its table's deduplication log does not have: repeated after a restart, it would come twice.
@@ -199,15 +199,15 @@ class Warehouse(Protocol):
         """
         ...
 
-    def take_out(self, table: Name, part: str) -> bool:
+    def remove_part(self, table: Name, part: str) -> bool:
         """Take a damaged part out of its table; whether its insert must be repeated.
 
-        A part that a merge has made is only noted: `undo_merges`, and so `forget_unfinished`, brings back what it was
+        A part that a merge has made is only noted: `undo_merges`, and so `forget_unstored_tokens`, brings back what it was
         made from, if that is still there. Otherwise it stays.
         """
         ...
 
-    def damaged_merges(self) -> bool:
+    def note_damaged_merges(self) -> bool:
         """Note damaged parts that merges have lately made in tables that were written to; whether there are any."""
         ...
 
@@ -215,11 +215,11 @@ class Warehouse(Protocol):
         """Put back what noted parts were made from; their tables are away meanwhile."""
         ...
 
-    def running(self, text: str) -> bool:
+    def is_running(self, text: str) -> bool:
         """Whether a statement with this text in it still runs, although its caller has been told otherwise."""
         ...
 
-    def space(self) -> Space | None:
+    def disk_space(self) -> Space | None:
         """Room on the fullest disk of the database; None where it cannot be known."""
         ...
 

@@ -42,7 +42,7 @@ def state_table(workspace: str, name: str = STATE_TABLE) -> Table:
     )
 
 
-class Versions:
+class VersionClock:
     """Times in nanoseconds that always grow, also when the clock is set back, or was while nobody ran."""
 
     def __init__(self, newest: Callable[[], int]) -> None:
@@ -68,7 +68,7 @@ class Registry:
         self._workspace = workspace
         self._name = Name(workspace, table)
         self._table = self._name.sql()
-        self._versions = Versions(lambda: self._newest("1"))
+        self._versions = VersionClock(lambda: self._newest("1"))
         warehouse.execute(ddl.create_database(workspace))
         warehouse.execute(ddl.create_table(state_table(workspace, table)))
 

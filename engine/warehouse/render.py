@@ -42,7 +42,7 @@ def with_settings(sql: str, settings: Mapping[str, int | str] | None) -> str:
     return f"{sql}\nSETTINGS {settings_list(settings)}" if settings else sql
 
 
-def written(statement: Statement, format: Format) -> Statement:
+def with_quoted_integers(statement: Statement, format: Format) -> Statement:
     """The statement whose result has integers as a document of this format is to have them.
 
     The engine's setting holds for a whole query: it would also decide what `toString` makes of an object, and with it
@@ -55,7 +55,7 @@ def written(statement: Statement, format: Format) -> Statement:
     return replace(statement, sql=f"SELECT * FROM (\n{inner}\n)", settings={**statement.settings, QUOTE_SETTING: 1})
 
 
-def bound(sql: str, bindings: Mapping[str, Value] | None) -> dict[str, Any] | None:
+def used_bindings(sql: str, bindings: Mapping[str, Value] | None) -> dict[str, Any] | None:
     """The bindings that occur in the text, or None: the client formats text with `%` when none does.
 
     Raises BAD_PARAMETER for a name that is no plain identifier.

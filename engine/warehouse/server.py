@@ -23,9 +23,9 @@ from engine.schema import Name, literal, quote
 from engine.warehouse import embedded, parser
 from engine.warehouse.error_trailer import ErrorTrailer
 from engine.warehouse.errors import EngineError, translate
-from engine.warehouse.handles import PINNED, SOUND
+from engine.warehouse.handles import CORRECTNESS_SETTINGS, READER_SETTINGS
 from engine.warehouse.port import Capabilities, Format, Input, Rows, Space, Statement, Stream, Value
-from engine.warehouse.render import bound, is_insert, with_settings, written
+from engine.warehouse.render import is_insert, used_bindings, with_quoted_integers, with_settings
 from engine.warehouse.stream import ResultStream
 from engine.warehouse.time_zone import named_zone
 
@@ -71,7 +71,7 @@ class ServerWarehouse:
                 self._writer = _client(url, user, password, {}, self._pool)
                 self._writer.command(f"CREATE DATABASE IF NOT EXISTS {quote(database)}")
             known = {str(row[0]) for row in self.query("SELECT name FROM system.settings").rows}
-            for name, value in SOUND.items():
+            for name, value in CORRECTNESS_SETTINGS.items():
                 if name in known:
                     self._writer.set_client_setting(name, value)
             self._zone = self._settled_zone(zone)
@@ -108,9 +108,9 @@ class ServerWarehouse:
         self._check_open()
         with _translated():
             if is_insert(sql):
-                self._writer.command(with_settings(sql, settings), parameters=bound(sql, bindings))
+                self._writer.command(with_settings(sql, settings), parameters=used_bindings(sql, bindings))
             else:
-                self._writer.command(sql, parameters=bound(sql, bindings), settings=dict(settings or {}))
+                self._writer.command(sql, parameters=used_bindings(sql, bindings), settings=dict(settings or {}))
 
     def insert(
         self,
@@ -153,26 +153,26 @@ class ServerWarehouse:
     def functions(self) -> frozenset[str]:
         return frozenset(str(row[0]) for row in self.query("SELECT name FROM system.functions").rows)
 
-    def forget_unfinished(self) -> None:
+    def forget_unstored_tokens(self) -> None:
         """Nothing can be done from here: the logs are the server's files. `rookery doctor --deep` compares rows."""
 
     def note_parts(self, tables: Iterable[Name], *, again: bool = False) -> None:
         """Nothing is looked at: the files are the server's."""
 
-    def damaged(self, tables: Iterable[Name]) -> list[tuple[Name, str, str]]:
+    def damaged_parts(self, tables: Iterable[Name]) -> list[tuple[Name, str, str]]:
         return []
 
-    def take_out(self, table: Name, part: str) -> bool:
+    def remove_part(self, table: Name, part: str) -> bool:
         self.execute(f"ALTER TABLE {table.sql()} DROP PART {literal(part)}")
         return True
 
-    def damaged_merges(self) -> bool:
+    def note_damaged_merges(self) -> bool:
         return False
 
     def undo_merges(self) -> None:
         """Nothing is ever noted: the files are the server's."""
 
-    def running(self, text: str) -> bool:
+    def is_running(self, text: str) -> bool:
         found = self.query(
             "SELECT count() FROM system.processes WHERE position(query, {text:String}) > 0 "
             "AND query_id != queryID() AND is_initial_query",
@@ -180,7 +180,7 @@ class ServerWarehouse:
         )
         return bool(found.rows[0][0])
 
-    def space(self) -> Space | None:
+    def disk_space(self) -> Space | None:
         found = self.query(
             "SELECT path, unreserved_space, total_space FROM system.disks WHERE total_space > 0 "
             "ORDER BY unreserved_space / total_space LIMIT 1"
@@ -207,7 +207,12 @@ class ServerWarehouse:
 
     def _open_reader(self, url: str, user: str, password: str, database: str, known: set[str]) -> Client:
         """The reader's client, once it is shown that it may read and may be given limits."""
-        wanted = {**PINNED, "session_timezone": self._zone, "http_write_exception_in_output_format": 0, "readonly": 2}
+        wanted = {
+            **READER_SETTINGS,
+            "session_timezone": self._zone,
+            "http_write_exception_in_output_format": 0,
+            "readonly": 2,
+        }
         settings = {name: value for name, value in wanted.items() if name in known}
         try:
             client = _client(url, user, password, settings, self._pool)
@@ -240,7 +245,7 @@ class ServerWarehouse:
     def _rows(self, client: Client, sql: str, bindings: Mapping[str, Value] | None) -> Rows:
         self._check_open()
         with _translated():
-            result = client.query(sql, parameters=bound(sql, bindings))
+            result = client.query(sql, parameters=used_bindings(sql, bindings))
             return Rows(
                 tuple(result.column_names),
                 tuple(kind.name for kind in result.column_types),
@@ -270,12 +275,12 @@ class ServerWarehouse:
         self._check_open()
         if self._parses:
             self._selects.check(statement.sql)
-        statement = written(statement, format)
+        statement = with_quoted_integers(statement, format)
         sql = with_settings(statement.sql, statement.settings)
         with self._place():
             response: Any = self._reader.raw_stream(
                 sql,
-                parameters=bound(sql, statement.bindings),
+                parameters=used_bindings(sql, statement.bindings),
                 settings={"query_id": statement.id} if statement.id else None,
                 fmt=format.value,
             )

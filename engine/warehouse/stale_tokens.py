@@ -17,9 +17,9 @@ import structlog
 
 from engine.errors import RookeryError
 from engine.schema import Name
-from engine.warehouse.damaged_merges import can_be_undone, damaged_merges, is_made, made_of
+from engine.warehouse.damaged_merges import can_be_undone, damaged_merges, derived_parts, is_derived
 from engine.warehouse.dedup_log_repair import repair_table, unfinished
-from engine.warehouse.errors import failed_file
+from engine.warehouse.errors import file_error
 from engine.warehouse.port import Rows
 
 log = structlog.get_logger("rookery.warehouse")
@@ -55,10 +55,10 @@ class StaleTokens:
                 for directory in unfinished(self._data, self._since - OVERLAP_SECONDS):
                     self._repair(directory)
             except OSError as exc:
-                raise failed_file(exc) from exc
+                raise file_error(exc) from exc
             self._since = began
 
-    def distrust(self, table: Name, part: Path) -> None:
+    def mark_damaged(self, table: Name, part: Path) -> None:
         """Remember a damaged part that a merge has made, or has read, until it is undone."""
         with self._lock:
             self._made.add((table, part))
@@ -72,13 +72,13 @@ class StaleTokens:
                 self._made -= {(table, part) for part in parts}
                 self._undo(table, parts)
 
-    def distrust_all(self) -> bool:
+    def mark_all_damaged(self) -> bool:
         """Distrust every damaged part that can be undone; whether there is any."""
         found = damaged_merges(self._data)
         for part in found:
             table = self._table_of(part.parent)
             if table is not None:
-                self.distrust(table, part)
+                self.mark_damaged(table, part)
         return bool(found)
 
     def _table_of(self, directory: Path) -> Name | None:
@@ -86,8 +86,8 @@ class StaleTokens:
         return Name(str(found[0][0]), str(found[0][1])) if found else None
 
     def _undo(self, table: Name, parts: set[Path]) -> None:
-        unlogged = {p for p in parts if not is_made(p.parent, p.name) and p.is_dir()}
-        merges = {p.parent / n for p in unlogged for n in made_of(p.parent, p.name)} | (parts - unlogged)
+        unlogged = {p for p in parts if not is_derived(p.parent, p.name) and p.is_dir()}
+        merges = {p.parent / n for p in unlogged for n in derived_parts(p.parent, p.name)} | (parts - unlogged)
         if not all(can_be_undone(m.parent, m.name) for m in merges if m.is_dir()):
             log.error("a merge cannot be undone", table=str(table), parts=[p.name for p in sorted(merges)])
             return
@@ -102,7 +102,7 @@ class StaleTokens:
             for directory in {part.parent for part in parts}:
                 repair_table(directory)
         except OSError as exc:
-            raise failed_file(exc) from exc
+            raise file_error(exc) from exc
         finally:
             self._attach_all()
 

@@ -22,7 +22,7 @@ def named_zone(name: str) -> str:
         ) from exc
 
 
-def agreed(stored: str, wanted: str | None, what: str) -> None:
+def require_zone(stored: str, wanted: str | None, what: str) -> None:
     """Raises ZONE when the settings name another zone than the stored one."""
     if wanted is not None and wanted != stored:
         raise EngineError(

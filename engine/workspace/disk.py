@@ -43,7 +43,7 @@ def shortage(workspace: Workspace, size: int | None = None) -> str | None:
 
     Without a size: why the disk is so full that the server is not ready.
     """
-    space = workspace.warehouse.space()
+    space = workspace.warehouse.disk_space()
     if space is None:
         return None
     reserve = reserve_of(workspace, space)

@@ -15,7 +15,7 @@ import structlog
 
 from engine.errors import MIGRATION_FAILED, RookeryError
 from engine.settings import Settings
-from engine.warehouse.layout_version import FIRST_VERSION, LAYOUT_VERSION, STOP, STOP_NAME, newer
+from engine.warehouse.layout_version import FIRST_VERSION, LAYOUT_VERSION, STOP, STOP_NAME, newer_layout_error
 from engine.warehouse.port import Warehouse
 from engine.warehouse.registry import Registry
 from engine.workspace.time_zone import check_zone, first_zone, zone_rows
@@ -60,7 +60,7 @@ def bring_up(opening: Opening) -> None:
     registry = opening.registry
     found = layout_of(registry)
     if found > LAYOUT_VERSION:
-        raise newer(f"workspace `{opening.settings.workspace}`", found)
+        raise newer_layout_error(f"workspace `{opening.settings.workspace}`", found)
     marks: dict[str, Mapping[str, Mapping[str, Any]]] = {
         "layout": {VERSION_NAME: {"version": LAYOUT_VERSION}},
         "resource": {STOP_NAME: STOP},

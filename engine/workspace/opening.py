@@ -8,7 +8,7 @@ from pathlib import Path
 from engine.settings import HOME, Settings, private_directory
 from engine.warehouse.directory import held, is_held
 from engine.warehouse.embedded import EmbeddedWarehouse
-from engine.warehouse.port import Warehouse, limits_of
+from engine.warehouse.port import Warehouse, limit_settings
 from engine.warehouse.server import ServerWarehouse, has_database
 from engine.workspace.workspace import Workspace
 
@@ -24,7 +24,7 @@ def open_warehouse(settings: Settings) -> Warehouse:
             borrow_timeout=settings.borrow_timeout,
             database=settings.empty_database,
             zone=settings.timezone,
-            limits=limits_of(
+            limits=limit_settings(
                 seconds=settings.max_seconds,
                 memory=settings.max_memory,
                 total_memory=settings.total_memory,

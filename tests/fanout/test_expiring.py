@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from engine.control.doctor.run import examine
-from engine.project.lifetimes import moments
+from engine.project.lifetimes import expiry_expressions
 from tests.fanout.house import house
 from tests.fanout.test_expired import files
 
@@ -44,5 +44,5 @@ def test_missed_rows_are_reported_a_week_before_they_expire(tmp_path: Path) -> N
 
 def test_moments_of_a_ttl() -> None:
     ttl = "at + INTERVAL 1 DAY, at + toIntervalDay(2) DELETE WHERE n = 0, at TO DISK 'cold', at + 5 GROUP BY n"
-    assert moments(ttl) == ["at + INTERVAL 1 DAY", "at + toIntervalDay(2)", "at + 5"]
-    assert moments("") == [] and moments("f(") == []
+    assert expiry_expressions(ttl) == ["at + INTERVAL 1 DAY", "at + toIntervalDay(2)", "at + 5"]
+    assert expiry_expressions("") == [] and expiry_expressions("f(") == []

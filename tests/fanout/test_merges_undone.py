@@ -139,7 +139,7 @@ def test_a_part_that_nothing_can_replace_stays(home: House, tmp_path: Path) -> N
     cut.write_bytes(b"CODEC")
     assert home.append(_rows(bad=1)).quarantined == 1
     assert part.exists()
-    assert home.workspace.warehouse.damaged([Name("main", "events_quarantine")]) == []
+    assert home.workspace.warehouse.damaged_parts([Name("main", "events_quarantine")]) == []
 
 
 @pytest.mark.parametrize("file", ["data.cmrk4", "data.bin"])

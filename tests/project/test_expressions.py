@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.project.expressions import plain_name, single, split_list
+from engine.project.expressions import plain_name, single_expression, split_list
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from engine.project.expressions import plain_name, single, split_list
 )
 def test_lists(text: str, parts: tuple[str, ...]) -> None:
     assert split_list(text) == parts
-    assert tuple(single(part) for part in parts) == parts
+    assert tuple(single_expression(part) for part in parts) == parts
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_what_is_not_a_list(text: str) -> None:
 @pytest.mark.parametrize("text", ["a, b", "", "(a", "a,"])
 def test_what_is_not_one_expression(text: str) -> None:
     with pytest.raises(ValueError, match=r"item|empty|brackets"):
-        single(text)
+        single_expression(text)
 
 
 @given(st.text("ab(),'`\"[] \\t", max_size=20))
@@ -67,7 +67,7 @@ def test_parts_stay_as_they_are_when_read_again(text: str) -> None:
         parts = split_list(text)
     except ValueError:
         return
-    assert tuple(single(part) for part in parts) == parts
+    assert tuple(single_expression(part) for part in parts) == parts
 
 
 def test_plain_names() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.project.lifetimes import DAY_SECONDS, shortest_life
+from engine.project.lifetimes import DAY_SECONDS, shortest_lifetime
 
 HOUR = 3600
 
@@ -31,4 +31,4 @@ HOUR = 3600
     ],
 )
 def test_the_shortest_life_of_a_row(ttl: str, seconds: int | None) -> None:
-    assert shortest_life(ttl) == seconds
+    assert shortest_lifetime(ttl) == seconds

@@ -9,12 +9,12 @@ import pytest
 
 from engine.errors import RookeryError
 from engine.warehouse.embedded import EmbeddedWarehouse
-from engine.warehouse.port import Format, Statement, limits_of
+from engine.warehouse.port import Format, Statement, limit_settings
 
 pytestmark = pytest.mark.feature
 
-USUAL = limits_of(seconds=7.5, memory=1 << 30, total_memory=1 << 31, rows=900)
-OTHERS = limits_of(seconds=3.0, memory=1 << 29, total_memory=1 << 30, rows=40_000)
+USUAL = limit_settings(seconds=7.5, memory=1 << 30, total_memory=1 << 31, rows=900)
+OTHERS = limit_settings(seconds=3.0, memory=1 << 29, total_memory=1 << 30, rows=40_000)
 
 
 @pytest.fixture(scope="module")

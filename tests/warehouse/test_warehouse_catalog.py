@@ -9,7 +9,7 @@ import pytest
 
 from engine.schema import Column, Index, Mark, Name, Table, View, nest_database, quote
 from engine.warehouse import ddl
-from engine.warehouse.catalog import occupied, read_schema
+from engine.warehouse.catalog import foreign_objects, read_schema
 from engine.warehouse.port import Warehouse
 
 WS = "rkcat"
@@ -165,8 +165,8 @@ def test_foreign_objects_are_not_ours(catalog: Warehouse) -> None:
     found = read_schema(catalog, WS)
     assert found.databases == {WS, NEST}
     assert set(found.tables) == {t.name for t in TABLES}
-    assert occupied(catalog, [foreign, PLAIN.name, VIEWS[0].name, Name(WS, "nothing")]) == {foreign}
-    assert occupied(catalog, []) == set()
+    assert foreign_objects(catalog, [foreign, PLAIN.name, VIEWS[0].name, Name(WS, "nothing")]) == {foreign}
+    assert foreign_objects(catalog, []) == set()
 
 
 def test_a_view_without_its_source_is_still_read(catalog: Warehouse) -> None:
@@ -188,7 +188,7 @@ def test_hundreds_of_tables_are_read_in_a_few_queries(catalog: Warehouse, monkey
     monkeypatch.setattr(catalog, "query", lambda *args: queries.append(args) or real(*args))
     assert read_schema(catalog, WS) == found
     assert len(queries) < 10
-    assert occupied(catalog, found.tables) == set()
+    assert foreign_objects(catalog, found.tables) == set()
 
 
 def test_nothing_is_an_empty_schema(warehouse: Warehouse) -> None:

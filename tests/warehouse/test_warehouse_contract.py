@@ -16,7 +16,7 @@ import pytest
 from engine import errors
 from engine.errors import RookeryError
 from engine.warehouse.errors import EngineError
-from engine.warehouse.port import STRICT, Format, Input, Statement, Warehouse
+from engine.warehouse.port import SINGLE_BLOCK_SETTINGS, Format, Input, Statement, Warehouse
 from tests.support.warehouses import DATABASE, EMPTY, READERS, ROWS
 
 MANY = f"SELECT * FROM {DATABASE}.many ORDER BY n"
@@ -89,10 +89,10 @@ def test_a_token_makes_a_strict_insert_happen_once(warehouse: Warehouse) -> None
     )
     data = b"".join(b'{"a": %d}\n' % n for n in range(5000))
     for token in ("t1", "t1", "t2"):
-        settings = {**STRICT, "insert_deduplication_token": token, "async_insert": 0}
+        settings = {**SINGLE_BLOCK_SETTINGS, "insert_deduplication_token": token, "async_insert": 0}
         warehouse.insert(f"{DATABASE}.once", data, Input.NDJSON, (), settings)
         sql = f"INSERT INTO {DATABASE}.once SELECT number FROM numbers(300000)"
-        warehouse.execute(sql, settings={**STRICT, "insert_deduplication_token": f"select {token}"})
+        warehouse.execute(sql, settings={**SINGLE_BLOCK_SETTINGS, "insert_deduplication_token": f"select {token}"})
     assert warehouse.query(f"SELECT count() FROM {DATABASE}.once").rows == [(2 * 5000 + 2 * 300_000,)]
 
 

@@ -22,9 +22,9 @@ def test_every_file_that_is_cut_off_is_noticed(tmp_path: Path, wide: int) -> Non
         settings = f"min_bytes_for_wide_part = {0 if wide else 1 << 30}"
         columns = "n UInt32, s Array(String), l LowCardinality(String), j Nullable(Float64)"
         warehouse.execute(f"CREATE TABLE w.t ({columns}) ENGINE = MergeTree ORDER BY n SETTINGS {settings}")
-        assert warehouse.damaged([TABLE]) == []
+        assert warehouse.damaged_parts([TABLE]) == []
         warehouse.execute("INSERT INTO w.t SELECT number, [], 'a', NULL FROM numbers(1000)")
-        assert warehouse.damaged([TABLE]) == []
+        assert warehouse.damaged_parts([TABLE]) == []
         (part,) = (p for p in tmp_path.glob("data/store/*/*/all_*") if p.is_dir())
         assert why_damaged(part) is None
         files = [f for f in part.iterdir() if f.stat().st_size]
@@ -41,9 +41,9 @@ def test_every_file_that_is_cut_off_is_noticed(tmp_path: Path, wide: int) -> Non
         warehouse.execute("INSERT INTO w.t SELECT number, ['x'], 'b', 1 FROM numbers(10)")
         (fresh,) = (p for p in tmp_path.glob("data/store/*/*/all_2_*") if p.is_dir())
         (fresh / "count.txt").write_bytes(b"")
-        assert [(t, p) for t, p, _ in warehouse.damaged([TABLE])] == [(TABLE, fresh.name)]
+        assert [(t, p) for t, p, _ in warehouse.damaged_parts([TABLE])] == [(TABLE, fresh.name)]
         warehouse.execute(f"ALTER TABLE w.t DROP PART '{fresh.name}'")
-        assert warehouse.damaged([TABLE]) == []
+        assert warehouse.damaged_parts([TABLE]) == []
         assert warehouse.query("SELECT count() FROM w.t").rows == [(1000,)]
     finally:
         warehouse.close()

@@ -9,14 +9,18 @@ import pytest
 
 from engine.warehouse.dedup_log_repair import repair
 from engine.warehouse.embedded import EmbeddedWarehouse
-from engine.warehouse.port import STRICT, Input
+from engine.warehouse.port import SINGLE_BLOCK_SETTINGS, Input
 
 ROWS = b'{"n":1}\n{"n":2}\n{"n":3}\n'
 
 
 def _insert(warehouse: EmbeddedWarehouse, token: str) -> int:
     warehouse.insert(
-        "w.t", ROWS, Input.NDJSON, ("n",), {**STRICT, "insert_deduplication_token": token, "async_insert": 0}
+        "w.t",
+        ROWS,
+        Input.NDJSON,
+        ("n",),
+        {**SINGLE_BLOCK_SETTINGS, "insert_deduplication_token": token, "async_insert": 0},
     )
     return int(warehouse.query("SELECT count() FROM w.t").rows[0][0])
 

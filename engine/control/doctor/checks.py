@@ -13,7 +13,7 @@ from engine.fanout.router import router_of
 from engine.fanout.suspended_views import suspended
 from engine.fanout.uncertain_batches import uncertain_batches_of
 from engine.project.check import check
-from engine.project.lifetimes import DAY_SECONDS, shortest_life
+from engine.project.lifetimes import DAY_SECONDS, shortest_lifetime
 from engine.schema import Name, Table
 from engine.workspace.disk import NEARLY_FULL_RESERVES, damaged_parts, reserve_of
 from engine.workspace.workspace import RegistryJournal
@@ -59,7 +59,7 @@ def _window(check: str, table: Table, wanted: int) -> Iterator[Finding]:
 def landing_ttl(patient: Context) -> Iterator[Finding]:
     """Rows must outlive the fan-out's lag."""
     for _, table in patient.landings():
-        life = shortest_life(table.ttl)
+        life = shortest_lifetime(table.ttl)
         if life is not None and life < DAY_SECONDS:
             why = f"its TTL ({table.ttl}) is shorter than a day: rows may go before every tenant has received them"
             yield error("landing-ttl", table.name, why, "give it a longer one in its file, and push")
@@ -77,7 +77,7 @@ def nest_constraint(patient: Context) -> Iterator[Finding]:
 
 def disk(patient: Context) -> Iterator[Finding]:
     """A disk that is full or nearly so."""
-    space = patient.workspace.warehouse.space()
+    space = patient.workspace.warehouse.disk_space()
     if space is None:
         return
     reserve = reserve_of(patient.workspace, space)
