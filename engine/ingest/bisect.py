@@ -14,6 +14,7 @@ from engine.errors import RookeryError
 from engine.ingest.batch import RejectedRow
 from engine.ingest.formats.body_rows import is_stranger
 from engine.ingest.formats.csv_records import is_open
+from engine.ingest.formats.json_values import has_unknown_escape
 from engine.ingest.read_settings import is_too_large, opens_too_far
 from engine.ingest.unreadable_values import alone, blame_rest, blame_value, has_borders
 from engine.ingest.validation import ASIDE, UNDECIDED, Judge, default_throws
@@ -271,7 +272,7 @@ def _numbered(number: int, row: bytes, format: Input) -> bytes | None:
     if format is Input.CSV:
         return None if is_open(row) else b"%d,%s" % (number, row)
     text = row.strip()
-    if not isinstance(loaded(text), dict) and not has_borders(text):
+    if has_unknown_escape(text) or (not isinstance(loaded(text), dict) and not has_borders(text)):
         return None
     if _EMPTY_OBJECT.fullmatch(text):
         return b'{"%s":%d}' % (ROW_NUMBER_COLUMN.encode(), number)

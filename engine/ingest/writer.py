@@ -23,6 +23,7 @@ from engine.ingest.commit import ONE_THREAD_BYTES, ONE_THREAD_SETTINGS, Committe
 from engine.ingest.formats.body_rows import is_open_list, is_stranger, json_rows
 from engine.ingest.formats.csv_records import is_open
 from engine.ingest.formats.file_columns import Given, kinds_in, unknown_columns
+from engine.ingest.formats.json_values import has_unknown_escape
 from engine.ingest.idempotency import Key, Receipt, Receipts
 from engine.ingest.inspection import inspect
 from engine.ingest.orphaned_rejections import OrphanedRejections
@@ -184,7 +185,8 @@ class BatchWriter:
             batch.ignored = unknown_columns({c.given for c in batch.stage.columns}, texts[0], format)
             if batch.ignored and batch.stage.source.strict:
                 raise _strange(batch.ignored)
-        if self._needs_search(batch, appends, texts[bool(simple) :]):
+        unsound = format is Input.NDJSON and any(map(has_unknown_escape, texts))
+        if unsound or self._needs_search(batch, appends, texts[bool(simple) :]):
             batch.portions = _portions(appends, [0 for _ in appends])
             self._look_closer(batch)
             return

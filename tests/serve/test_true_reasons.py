@@ -47,6 +47,8 @@ EVENTS = [
         ('"name": "x"', '"name": "a\\ud800b"', "name", '`"a\\ud800b"` has half of a surrogate pair, which is no character'),
         ('"name": "x"', '"name": "x", "other": NaN', "", "the value of `other`: `NaN` is not JSON"),
         ('"name": "x"', '"name": "x", "other": {"k": tru}', "", 'the value of `other`: `{"k": tru}` is not JSON'),
+        ('"name": "x"', '"name": "GET /\\x22"', "name", '`"GET /\\x22"` is not JSON'),
+        ('"a": "y"', '"a": "\\e[0m"', "a", '`{"a": "\\e[0m", "b": 2}` is not JSON'),
         ('"list": ["a"]', '"list": ["a" "b"]', "list", '`["a" "b"]` is not JSON'),
         ('["a"]', '"a"', "list", '`"a"` is not of type Array(String)'),
         ('"a": "y"', '"a": "\\ud800"', "a", '`"\\ud800"` has half of a surrogate pair, which is no character'),
@@ -97,3 +99,17 @@ def test_a_default_that_throws_as_the_row_is_read_only(home: House) -> None:
         assert list(columns) == ["day"]
         assert reason.startswith("the default `toDate(text)` cannot be computed: ")
         home.run("TRUNCATE TABLE main.days_quarantine")
+
+
+@pytest.mark.parametrize("lines", [1, 4000])
+def test_a_backslash_is_never_dropped(home: House, lines: int) -> None:
+    """Servers log `\\x22` in what they call JSON: such a row is bad, and what JSON can say is stored as it was sent."""
+    texts = (r"\\x22", r"\\\\e", r"\"\\\/\b\f\n\r\t\u0041", "it's", "a\tb")
+    home.run("TRUNCATE TABLE main.rows")
+    body = "\n".join(f'{{"id": {n}, "name": "{text}"}}' for n, text in enumerate(texts * lines))
+    bad = r'{"id": 99999999, "name": "\\\x22"}'
+    outcome = home.gateway.append("rows", f"{body}\n{bad}".encode(), Input.NDJSON).result(60)
+    assert (outcome.rows, outcome.quarantined) == (len(texts) * lines, 1)
+    found = home.rows("SELECT groupUniqArray(name) FROM main.rows")
+    assert sorted(found[0][0]) == sorted([r"\x22", r"\\e", '"\\/\b\f\n\r\tA', "it's", "a\tb"])
+    home.run("TRUNCATE TABLE main.rows_quarantine")

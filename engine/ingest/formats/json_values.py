@@ -16,6 +16,7 @@ UNENDED = b"["
 _OUTSIDE = re.compile(rb'["\[\]{},]')
 _INSIDE = re.compile(rb'["\[\]{}]')
 _ESCAPED = re.compile(rb"\\.|\n", re.DOTALL)
+_NO_ESCAPE = re.compile(rb'\\[^"/bfnrtu]')
 _QUOTE, _BACKSLASH, _LAST = b'"\\]'
 _OPENING, _BORDERS = b"[{", b",]"
 _GUESSES = 8
@@ -31,6 +32,13 @@ def is_object(text: bytes | bytearray) -> bool:
         return type(orjson.loads(text)) is dict
     except orjson.JSONDecodeError:
         return False
+
+
+def has_unknown_escape(text: bytes) -> bool:
+    """Whether a backslash stands before what JSON does not escape, as in `\\x22`: the engine would drop it."""
+    if b"\\" not in text:
+        return False
+    return _NO_ESCAPE.search(text.replace(b"\\\\", b"")) is not None
 
 
 def too_long(limit: int) -> RookeryError:
