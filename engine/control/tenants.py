@@ -73,10 +73,15 @@ def add(
                     hint="remove it first; a tenant keeps its placement",
                 )
             if known and known.state == "removing":
+                purge = " --purge" if tenant in workspace.registry.read(ERASURE_KIND) else ""
                 raise RookeryError(
-                    PLACEMENT, f"tenant `{tenant}` is being removed", hint=f"finish with `rookery tenant rm {tenant}`"
+                    PLACEMENT,
+                    f"tenant `{tenant}` is being removed",
+                    hint=f"finish with `rookery tenant rm {tenant}{purge}`",
                 )
         fresh = [t for t in dict.fromkeys(ids) if t not in snapshot.tenants]
+        # What is left of their rows is wanted again: an erasure that was interrupted is over.
+        workspace.registry.remove(ERASURE_KIND, {*fresh} & workspace.registry.read(ERASURE_KIND).keys())
         moment = datetime.now(UTC).isoformat(timespec="seconds")
         rows = {t: TenantRecord(t, placement or "pooled", "adding", moment) for t in fresh}  # type: ignore[arg-type]
         workspace.registry.write("tenant", {t: r.as_dict() for t, r in rows.items()})
@@ -265,7 +270,7 @@ def rows_by_tenant(workspace: Workspace) -> dict[str, int]:
             continue
         table = Name(workspace.name, relation.name).sql()
         rows = workspace.warehouse.query(
-            f"SELECT toString({quote(relation.tenant)}) AS t, count() FROM {table} GROUP BY t"
+            f"SELECT toString({quote(relation.tenant)}) AS _rk_tenant, count() FROM {table} GROUP BY _rk_tenant"
         )
         for tenant, count in rows.rows:
             found[tenant] = found.get(tenant, 0) + int(count)

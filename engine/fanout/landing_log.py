@@ -99,8 +99,8 @@ class LandingLog:
         own = [tenant_literal(self.relation.tenant_type, t) for t in sorted(tenants or ())]
         mine = f"PREWHERE {column} IN ({', '.join(own)}) " if own else ""
         found = self._warehouse.query(
-            f"SELECT toString({column}) AS t, count(), now() - min({TABLE_ALIAS}.{storage.ARRIVAL_COLUMN}) "
-            f"FROM {self.table.sql()} AS {TABLE_ALIAS} {mine}{self._where(log_range)} GROUP BY t"
+            f"SELECT toString({column}) AS _rk_tenant, count(), now() - min({TABLE_ALIAS}.{storage.ARRIVAL_COLUMN}) "
+            f"FROM {self.table.sql()} AS {TABLE_ALIAS} {mine}{self._where(log_range)} GROUP BY _rk_tenant"
         )
         return {str(t): (int(rows), max(0.0, float(age))) for t, rows, age in found.rows}
 

@@ -201,8 +201,8 @@ def sent(workspace: Workspace, block: BlockRange) -> dict[str, int]:
     relation = workspace.current.build.relations[block.datasource]
     tenant = f"toString({quote(relation.tenant)})" if relation.tenant else "''"
     found = workspace.warehouse.query(
-        f"SELECT {tenant} AS t, count() FROM {Name(workspace.name, block.datasource).sql()} "
-        f"WHERE {BATCH_COLUMN} = {{b:String}} GROUP BY t ORDER BY t LIMIT {MAX_COUNTED_TENANTS}",
+        f"SELECT {tenant} AS _rk_tenant, count() FROM {Name(workspace.name, block.datasource).sql()} "
+        f"WHERE {BATCH_COLUMN} = {{b:String}} GROUP BY _rk_tenant ORDER BY _rk_tenant LIMIT {MAX_COUNTED_TENANTS}",
         {"b": block.batch},
     )
     return {str(t): int(n) for t, n in found.rows}

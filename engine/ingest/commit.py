@@ -214,7 +214,8 @@ def _counted(batch: Batch) -> str:
     """A SELECT of the batch's rows by tenant."""
     tenant = batch.stage.tenant
     whose = literal(batch.bound) if batch.bound is not None else tenant.value if tenant is not None else "''"
-    return f"SELECT toString({whose}) AS t, count() FROM {batch.table.sql()} WHERE {_stored(batch)} GROUP BY t"
+    counted = f"SELECT toString({whose}) AS _rk_tenant, count() FROM {batch.table.sql()}"
+    return f"{counted} WHERE {_stored(batch)} GROUP BY _rk_tenant"
 
 
 def _stored(batch: Batch) -> str:

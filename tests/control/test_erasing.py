@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.control import tenants
+from engine.control.doctor.run import examine
 from engine.control.regroup import incomplete_groups
 from engine.errors import RookeryError
 from tests.fanout.house import House, house
@@ -95,6 +96,31 @@ def test_an_erasure_that_was_interrupted_needs_no_permission_and_keeps_the_other
         tenants.remove(home.workspace, "3", purge=True)
         assert home.rows(SUMS) == [(2024, 110), (2099, 110)]
         assert incomplete_groups(home.workspace, home.workspace.current.build, "1") == {}
+
+
+def test_an_erasure_that_was_interrupted_is_named_with_the_command_that_finishes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without `--purge` the tenant would be gone, and its rows would not. Also of a tenant that was never added."""
+    with house(tmp_path) as home:
+        _fill(home, "")
+        home.append([{"tenant_id": 7, "at": "2024-01-15", "n": 1}])
+        for tenant in ("3", "7"):
+            with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+                patched.setattr(tenants, "delete_rows", _killed)
+                tenants.remove(home.workspace, tenant, purge=True)
+            with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+                patched.setattr(tenants, "delete_rows", _killed)
+                tenants.remove(home.workspace, tenant, purge=True)
+            (found,) = [f for f in examine(home.workspace).findings if f.check == "unfinished-tenant"]
+            assert (found.object, found.hint) == (f"tenant {tenant}", f"rookery tenant rm {tenant} --purge")
+            if tenant == "3":
+                with pytest.raises(RookeryError) as raised:
+                    tenants.add(home.workspace, [tenant])
+                assert "rm 3 --purge" in str(raised.value.hint)
+            tenants.remove(home.workspace, tenant, purge=True)
+            assert examine(home.workspace).healthy
+            assert home.rows(f"SELECT count() FROM main.events WHERE tenant_id = {tenant}") == [(0,)]
 
 
 def _killed(*_: object) -> None:

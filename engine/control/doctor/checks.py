@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from engine.compiler import storage
 from engine.control.doctor.findings import Context, Finding, error, warning
+from engine.control.tenants import ERASURE_KIND
 from engine.errors import POOLED_ONLY
 from engine.fanout.expiring import expiring
 from engine.fanout.landing_log import LandingLog
@@ -295,11 +296,15 @@ def _nests(patient: Context) -> set[str]:
 
 def unfinished_tenants(patient: Context) -> Iterator[Finding]:
     """Tenants whose adding or removal was interrupted; no change is under way while this is asked."""
+    erasing = patient.workspace.registry.read(ERASURE_KIND)
     for tenant in sorted(patient.snapshot.tenants.values(), key=lambda t: t.id):
-        if tenant.state != "ready":
+        if tenant.state != "ready" and tenant.id not in erasing:
             verb = "rm" if tenant.state == "removing" else "add"
-            why = f"it is still {tenant.state}, since {tenant.created_at}, and nobody is at it"
+            why = f"it is still {tenant.state}, since {tenant.created_at}, and no command is working on it"
             yield error("unfinished-tenant", f"tenant {tenant.id}", why, f"rookery tenant {verb} {tenant.id}")
+    for name in sorted(erasing):
+        why = "erasing its rows was interrupted, and some of them may still be there"
+        yield error("unfinished-tenant", f"tenant {name}", why, f"rookery tenant rm {name} --purge")
 
 
 def unfinished_history(patient: Context) -> Iterator[Finding]:

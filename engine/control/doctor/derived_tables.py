@@ -53,6 +53,7 @@ _VOLATILE = re.compile(
 _GROUPING = re.compile(r"\b(Aggregating|Distinct|LimitBy|Limit|Window|Sorting with limit)\b")
 _NOT_IMPLEMENTED = 48
 """The engine's number for a statement that a kind of table does not take."""
+UNTOLD = "none of its columns tells whether it has more than its source"
 MISSING, LESS, MIXED, DIFFERS, MORE, SURPLUS = "missing", "less", "mixed", "differs", "more", "surplus"
 SHORT = (MISSING, LESS, MIXED)
 """Kinds of difference that prove a shortage, whatever the source has lost."""
@@ -251,6 +252,8 @@ class Comparison:
     def _put_away(self, shape: ComparableColumns, left: list[Part], lost: str | None) -> Iterator[Detached]:
         """Drop parts that the table has no use for, where the source proves that; say of others why they stay."""
         why = lost
+        if why is None and not shape.growing:
+            why = UNTOLD
         if why is None and self._differences(shape):
             why = "the table still differs from its source"
         for part in detached_of(self._warehouse, self._derived.table.name) if left else ():
@@ -404,19 +407,22 @@ class Comparison:
         tests = self._tests(shape)
         for portion in range(portions):
             e, a = (self._side(shape, name.sql(), portion, portions) for name in (self._should, self._there))
-            joined = f"({e}) AS e FULL OUTER JOIN ({a}) AS a ON e.h = a.h"
+            joined = f"({e}) AS e FULL OUTER JOIN ({a}) AS a ON e._rk_h = a._rk_h"
             if shape.idempotent:
                 # What both hold together tells whether one holds the other.
                 both = f"(SELECT * FROM {self._should.sql()} UNION ALL SELECT * FROM {self._there.sql()})"
                 u = self._side(replace(shape, zeros=False), both, portion, portions)
-                joined = f"({u}) AS u LEFT JOIN ({e}) AS e ON u.h = e.h LEFT JOIN ({a}) AS a ON u.h = a.h"
+                joined = (
+                    f"({u}) AS u LEFT JOIN ({e}) AS e ON u._rk_h = e._rk_h LEFT JOIN ({a}) AS a ON u._rk_h = a._rk_h"
+                )
             self._warehouse.execute(
                 f"INSERT INTO {self._keys.sql()} "
-                "SELECT if(e.one, e.h, a.h), if(e.one, e.k, a.k), if(e.one, e.t, a.t), "
-                f"multiIf(NOT a.one, '{MISSING}', NOT e.one, '{SURPLUS}', "
+                "SELECT if(e._rk_one, e._rk_h, a._rk_h), if(e._rk_one, e._rk_k, a._rk_k), "
+                "if(e._rk_one, e._rk_tenant, a._rk_tenant), "
+                f"multiIf(NOT a._rk_one, '{MISSING}', NOT e._rk_one, '{SURPLUS}', "
                 f"({tests.less}) AND ({tests.more}), '{MIXED}', "
                 f"{tests.more}, '{MORE}', {tests.less}, '{LESS}', '{DIFFERS}') "
-                f"FROM {joined} WHERE e.one != a.one OR {tests.differ} SETTINGS join_use_nulls = 0"
+                f"FROM {joined} WHERE e._rk_one != a._rk_one OR {tests.differ} SETTINGS join_use_nulls = 0"
             )
         told = ", ".join(map(literal, self._telling()))
         found = self._warehouse.query(
@@ -435,12 +441,12 @@ class Comparison:
         floats = self._floats(shape)
         less, more, differ = ["0"], ["0"], ["0"]
         for n, (name, _) in enumerate(shape.values):
-            short, over = f"a.v{n} < e.v{n}", f"a.v{n} > e.v{n}"
+            short, over = f"a._rk_v{n} < e._rk_v{n}", f"a._rk_v{n} > e._rk_v{n}"
             if name in shape.idempotent:
-                short, over = f"u.v{n} != a.v{n}", f"u.v{n} != e.v{n}"
+                short, over = f"u._rk_v{n} != a._rk_v{n}", f"u._rk_v{n} != e._rk_v{n}"
             less += [short] if name in shape.growing else []
             more += [over] if name in shape.growing - shape.floor else []
-            differ.append(f"({short})" if name in shape.floor else _differ(f"v{n}", n in floats))
+            differ.append(f"({short})" if name in shape.floor else _differ(f"_rk_v{n}", n in floats))
         return _Tests(*(" OR ".join(some) for some in (less, more, differ)))
 
     def _telling(self) -> tuple[str, ...]:
@@ -451,32 +457,35 @@ class Comparison:
         return (*SHORT, DIFFERS, MORE) if self._merging else (*SHORT, DIFFERS, MORE, SURPLUS)
 
     def _side(self, shape: ComparableColumns, name: str, portion: int, portions: int) -> str:
+        """A SELECT of the values of each key. Its names are reserved ones: an alias hides the column of that name."""
         column = self._derived.tenant_column
         tenant = f"toString({quote(column)})" if column else "''"
-        values = "".join(f", {sql} AS v{n}" for n, (_, sql) in enumerate(shape.values))
+        values = "".join(f", {sql} AS _rk_v{n}" for n, (_, sql) in enumerate(shape.values))
         where = shape.living
         if portions > 1:
             where += f" AND cityHash64({shape.key}) % {portions} = {portion}"
-        zeros = " AND ".join(f"v{n} = 0" for n in range(len(shape.values))) if shape.zeros else ""
+        zeros = " AND ".join(f"_rk_v{n} = 0" for n in range(len(shape.values))) if shape.zeros else ""
         having = f" HAVING NOT ({zeros})" if zeros else ""
         return (
-            f"SELECT 1 AS one, any({shape.text}) AS k, sipHash128({shape.key}) AS h, any({tenant}) AS t{values} "
-            f"FROM {name} WHERE {where} GROUP BY {shape.key}{having}"
+            f"SELECT 1 AS _rk_one, any({shape.text}) AS _rk_k, sipHash128({shape.key}) AS _rk_h, "
+            f"any({tenant}) AS _rk_tenant{values} FROM {name} WHERE {where} GROUP BY {shape.key}{having}"
         )
 
     def _floats(self, shape: ComparableColumns) -> set[int]:
         """Positions of values that are floating-point numbers, whose sums depend on the order of rows."""
         found = self._warehouse.query(f"DESCRIBE ({self._side(shape, self._should.sql(), 0, 1)})")
         types = {str(row[0]): str(row[1]) for row in found.rows}
-        return {n for n in range(len(shape.values)) if "Float" in types[f"v{n}"] and "(" not in types[f"v{n}"]}
+        return {
+            n for n in range(len(shape.values)) if "Float" in types[f"_rk_v{n}"] and "(" not in types[f"_rk_v{n}"]
+        }
 
     def _rows(self, name: Name) -> int:
         return int(self._warehouse.query(f"SELECT count() FROM {name.sql()}").rows[0][0])
 
     def _lost(self, shape: ComparableColumns) -> str | None:
         """Why the sources may no longer have everything that the table was made from, or it cannot be told."""
-        if not shape.growing:
-            return self._merging or "none of its columns tells whether it has more than its source"
+        if self._untold(shape):
+            return self._merging or UNTOLD
         for view in self._derived.views:
             source = self._patient.live.tables.get(view.log or view.source)
             why = None if self._copied else self._coverage.lacking(view)
@@ -485,6 +494,13 @@ class Comparison:
             if source is not None and source.ttl and not (self._copied and source.ttl == self._derived.table.ttl):
                 return f"rows of {source.name} go by its TTL ({source.ttl})"
         return self._merging if shape.floor else None
+
+    def _untold(self, shape: ComparableColumns) -> bool:
+        """Whether the columns that are compared do not tell that a key has all of its rows.
+
+        Sums of signed numbers do, as long as no other column is left out of the comparison.
+        """
+        return not shape.growing and (not shape.values or bool(shape.skipped))
 
     def _repair(self, shape: ComparableColumns, *, whole: bool) -> int:
         """Deliver keys that are missing, and bring others to what the sources give. How many keys.

@@ -131,7 +131,7 @@ def _by_tenant(patient: Context, relation: Relation, tenant: str | None = None, 
     column = f"toString({quote(relation.tenant or '')})"
     mine = f" WHERE {column} = {{tenant:String}} AND {alive}" if tenant is not None else ""
     found = patient.workspace.warehouse.query(
-        f"SELECT {column} AS rk_tenant, {_checksum(relation)} FROM {landing}{mine} GROUP BY rk_tenant",
+        f"SELECT {column} AS _rk_tenant, {_checksum(relation)} FROM {landing}{mine} GROUP BY _rk_tenant",
         {"tenant": tenant} if tenant is not None else None,
     )
     return {str(t): (int(rows), int(checksum)) for t, rows, checksum in found.rows}
