@@ -19,10 +19,10 @@ from engine.compiler.sample_contexts import SAMPLE_DATE, SAMPLE_DATETIME, SAMPLE
 from engine.compiler.scope import Scope
 from engine.errors import SAMPLE, RookeryError
 from engine.schema import Column
-from engine.template.dry_run import made_up, plain
+from engine.template.dry_run import minimal_value, sample_value
 from engine.template.environment import Template
 from engine.template.parameters import ParameterSpec
-from engine.template.values import Arms, Binder
+from engine.template.values import Binder, Branches
 
 VALUE_ERRORS = frozenset(
     {6, 25, 26, 27, 32, 33, 36, 38, 41, 43, 53, 69, 70, 72, 117, 131, 135, 153, 190, 321, 349, 376, 407, 427, 436}
@@ -66,7 +66,7 @@ def all_given(
     Defaults are free, since a caller who sends the parameter sends something else.
     """
     listed = sorted(columns)
-    values = {n: (plain if plainly else made_up)(s, identifiers, listed) for n, s in specs.items()}
+    values = {n: (minimal_value if plainly else sample_value)(s, identifiers, listed) for n, s in specs.items()}
     free = frozenset(n for n, s in specs.items() if s.example is None and not s.enum)
     return Values(values, values, free)
 
@@ -188,7 +188,7 @@ class DryRun:
 
     def _composed(self, node: str, values: Values) -> Composed:
         def render(template: Template, binder: Binder, columns: frozenset[str]) -> str:
-            return template.dry(values.request, values.fallback, binder, columns, Arms())
+            return template.dry_run(values.request, values.fallback, binder, columns, Branches())
 
         scope = Scope(scratch_database(self.state.workspace), unrestricted=True)
         # What is deployed keeps working; the next push says what is too complex.

@@ -209,7 +209,7 @@ class _Making:
                 hint="a view has no parameters; write plain SQL",
             )
         reads, texts, warnings = self._texts(node, template, bound)
-        warnings += [_clash(text, place, pipe.name, node) for place, text in template.clashes]
+        warnings += [_clash(text, place, pipe.name, node) for place, text in template.type_conflicts]
         aliases = self._named(texts)
         if self._aliases is not None:
             # Now it is known what can be named, so that the same texts are made once more, strictly.

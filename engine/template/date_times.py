@@ -1,8 +1,9 @@
-"""Dates and times of requests: what events accept, as the text by which a value is bound.
+"""Parses the dates and times of requests and writes the text that is bound for them.
 
-A moment with an offset, or as a number of seconds, is one point in time; without, it is local time in the workspace's
-zone. Either becomes local text, `YYYY-MM-DD hh:mm:ss` with its decimals, which the engine reads in the same zone.
-Where clocks are put back, a local time occurs twice. Its text means the first, so the second is seconds since 1970.
+Requests accept the same formats as events. A time with an offset, or a number of seconds, is a point in time; a time
+without an offset is local time in the workspace's zone. Both become local text, `YYYY-MM-DD hh:mm:ss` with decimals,
+which the engine reads in the same zone. When clocks are put back, a local time occurs twice: its text means the first
+occurrence, so the second is bound as seconds since 1970.
 """
 
 from __future__ import annotations
@@ -26,25 +27,29 @@ _CLOCK = re.compile(
     r"( ?(?:[Zz]|UTC|GMT|[+-][0-9]{2}(?::?[0-9]{2})?))?"
 )
 _LOST_PLUS = re.compile(r" [0-9]{2}:?[0-9]{2}")
+"""The end of a text whose offset had a plus sign that URL decoding turned into a space."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UNIVERSAL)
-_DIGITS = {13: 3, 16: 6, 19: 9}
-_FORMS = "YYYY-MM-DD hh:mm:ss, with an offset or Z, a day, or seconds since 1970"
-_NO_TIME = "no such day or time"
+_DECIMALS_BY_LENGTH = {13: 3, 16: 6, 19: 9}
+"""For a number with this many digits, how many of them are decimals of a second."""
+_FORMATS_HINT = "YYYY-MM-DD hh:mm:ss, with an offset or Z, a day, or seconds since 1970"
+_NO_SUCH_TIME = "no such day or time"
 
 
-class UnfitError(Exception):
-    """A value does not fit its type; the text says why, or is empty."""
+class InvalidValueError(Exception):
+    """A value is not valid for its type. The text gives the reason, or is empty."""
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
-    """A point in time: whole seconds, and the digits of their fraction as they were written."""
+class Timestamp:
+    """A point in time."""
 
     at: datetime
+    """The point in time, in whole seconds of UTC."""
     fraction: str = ""
+    """The decimals of the second, as they were written."""
 
     def text(self, zone: str, digits: int) -> str:
-        """The text by which it is bound, with so many decimals; more are dropped."""
+        """Return the text to bind, with `digits` decimals; further decimals are cut off."""
         local = self.at.astimezone(ZoneInfo(zone))
         fraction = f"{self.fraction[:digits]:0<{digits}}" if digits else ""
         if local.fold:
@@ -52,104 +57,117 @@ class Moment:
         return f"{local:%Y-%m-%d %H:%M:%S}" + (f".{fraction}" if digits else "")
 
 
-def moment(raw: object, zone: str) -> Moment:
-    """The point in time that a text or number means. Raises UnfitError."""
+def parse_moment(raw: object, zone: str) -> Timestamp:
+    """Parse a text or number as a point in time. A text without an offset is local time in `zone`.
+
+    Raises InvalidValueError.
+    """
     if isinstance(raw, bool) or not isinstance(raw, str | int | float):
-        raise UnfitError(_FORMS)
+        raise InvalidValueError(_FORMATS_HINT)
     if isinstance(raw, int) and raw.bit_length() > 64:
-        raise UnfitError(_FORMS)
+        raise InvalidValueError(_FORMATS_HINT)
     text = raw if isinstance(raw, str) else repr(raw)
     number = _NUMBER.fullmatch(text)
     if number:
         return _since_1970(number[1], number[2], number[3] or "")
-    found = _DAY.match(text)
-    if not found:
-        raise UnfitError(_FORMS)
-    clock, rest = None, text[found.end() :]
-    if rest:
-        clock = _CLOCK.fullmatch(rest)
+    date = _DAY.match(text)
+    if not date:
+        raise InvalidValueError(_FORMATS_HINT)
+    clock, after_date = None, text[date.end() :]
+    if after_date:
+        clock = _CLOCK.fullmatch(after_date)
         if not clock:
-            plus = "; in a URL, a plus sign is written %2B" if _LOST_PLUS.fullmatch(rest[-6:]) else ""
-            raise UnfitError(_FORMS + plus)
+            plus = "; in a URL, a plus sign is written %2B" if _LOST_PLUS.fullmatch(after_date[-6:]) else ""
+            raise InvalidValueError(_FORMATS_HINT + plus)
     hour, minute, second, fraction, offset = clock.groups() if clock else ("0", "0", None, None, None)
-    local = _local(found, int(hour), int(minute), int(second or 0))
-    return Moment(_instant(local, offset, zone), fraction or "")
+    local = _local(date, int(hour), int(minute), int(second or 0))
+    return Timestamp(_instant(local, offset, zone), fraction or "")
 
 
-def day(raw: object, zone: str) -> str:
-    """The day that a text means, `YYYY-MM-DD`; that of a moment is the one in the zone. Raises UnfitError."""
-    found = (_DAY.fullmatch(raw) or _COMPACT_DAY.fullmatch(raw)) if isinstance(raw, str) else None
-    if found:
-        return f"{_local(found):%Y-%m-%d}"
+def parse_day(raw: object, zone: str) -> str:
+    """Parse a text as a day and return it as `YYYY-MM-DD`. A point in time means its day in `zone`.
+
+    Raises InvalidValueError.
+    """
+    date = (_DAY.fullmatch(raw) or _COMPACT_DAY.fullmatch(raw)) if isinstance(raw, str) else None
+    if date:
+        return f"{_local(date):%Y-%m-%d}"
     if not isinstance(raw, str) or not _DAY.match(raw):
-        raise UnfitError("YYYY-MM-DD")
-    return f"{moment(raw, zone).at.astimezone(ZoneInfo(zone)):%Y-%m-%d}"
+        raise InvalidValueError("YYYY-MM-DD")
+    return f"{parse_moment(raw, zone).at.astimezone(ZoneInfo(zone)):%Y-%m-%d}"
 
 
 def _seconds(whole: int, fraction: str) -> str:
-    """Seconds since 1970 as a number; `fraction` counts forward, also before 1970."""
+    """Write seconds since 1970 as a number. The fraction is added to `whole`, also before 1970."""
     count = whole * 10 ** len(fraction) + int(fraction or 0)
     sign, digits = "-" if count < 0 else "", str(abs(count)).rjust(len(fraction) + 1, "0")
     return f"{sign}{digits[: -len(fraction)]}.{digits[-len(fraction) :]}" if fraction else sign + digits
 
 
-def _since_1970(sign: str, digits: str, fraction: str) -> Moment:
-    if len(digits) in _DIGITS:
-        places = _DIGITS[len(digits)]
+def _since_1970(sign: str, digits: str, fraction: str) -> Timestamp:
+    """Convert a number since 1970; its unit follows from the number of its digits."""
+    if len(digits) in _DECIMALS_BY_LENGTH:
+        places = _DECIMALS_BY_LENGTH[len(digits)]
         digits, fraction = digits[:-places], digits[-places:] + fraction
     elif len(digits) > 10 or len(digits) == 8:
-        raise UnfitError("10 digits are seconds, 13 milliseconds, 16 microseconds, 19 nanoseconds; 8 could be a day")
+        raise InvalidValueError(
+            "10 digits are seconds, 13 milliseconds, 16 microseconds, 19 nanoseconds; 8 could be a day"
+        )
     seconds = int(digits)
     if sign:
+        # A Timestamp's fraction counts forward: -1.25 s is second -2 and .75 of it.
         part = int(fraction or 0)
         seconds = -seconds - (part > 0)
         fraction = str(10 ** len(fraction) - part).rjust(len(fraction), "0") if part else ""
-    return Moment(_EPOCH + timedelta(seconds=seconds), fraction)
+    return Timestamp(_EPOCH + timedelta(seconds=seconds), fraction)
 
 
-def _local(found: re.Match[str], hour: int = 0, minute: int = 0, second: int = 0) -> datetime:
-    year, month, of_month = (int(g) for g in found.groups() if g is not None)
+def _local(date: re.Match[str], hour: int = 0, minute: int = 0, second: int = 0) -> datetime:
+    """Build a local time without a zone from a match of `_DAY` or `_COMPACT_DAY`."""
+    year, month, day_of_month = (int(g) for g in date.groups() if g is not None)
     if not 1800 < year < 2400:
-        raise UnfitError("the year is out of range")
+        raise InvalidValueError("the year is out of range")
     try:
-        return datetime(year, month, of_month, hour, minute, second)
+        return datetime(year, month, day_of_month, hour, minute, second)
     except ValueError:
-        raise UnfitError(_NO_TIME) from None
+        raise InvalidValueError(_NO_SUCH_TIME) from None
 
 
 def _instant(local: datetime, offset: str | None, zone: str) -> datetime:
+    """Convert a local time to UTC. Raises InvalidValueError for a time that the zone's clocks skip."""
     try:
         if offset is not None:
-            return (local - _ahead(offset.strip())).replace(tzinfo=UNIVERSAL)
-        there = ZoneInfo(zone)
-        found = local.replace(tzinfo=there).astimezone(UNIVERSAL)
-        back = found.astimezone(there).replace(tzinfo=None)
+            return (local - _utc_offset(offset.strip())).replace(tzinfo=UNIVERSAL)
+        zone_info = ZoneInfo(zone)
+        instant = local.replace(tzinfo=zone_info).astimezone(UNIVERSAL)
+        # A skipped time comes back as a different one.
+        round_trip = instant.astimezone(zone_info).replace(tzinfo=None)
     except OverflowError:
-        raise UnfitError(_NO_TIME) from None
-    if back != local:
-        raise UnfitError(f"no such time in {zone}, where the clocks are put forward then: give an offset")
-    return found
+        raise InvalidValueError(_NO_SUCH_TIME) from None
+    if round_trip != local:
+        raise InvalidValueError(f"no such time in {zone}, where the clocks are put forward then: give an offset")
+    return instant
 
 
-def _ahead(offset: str) -> timedelta:
-    """How far an offset is ahead of UTC; as for events, at most 14 hours."""
+def _utc_offset(offset: str) -> timedelta:
+    """Parse an offset from UTC. As in events, it is at most 14 hours."""
     if offset[0] not in "+-":
         return timedelta()
     hours, minutes = int(offset[1:3]), int(offset[3:].lstrip(":") or 0)
     if hours > 14 or minutes > 59:
-        raise UnfitError("no such offset")
+        raise InvalidValueError("no such offset")
     ahead = timedelta(hours=hours, minutes=minutes)
     return -ahead if offset[0] == "-" else ahead
 
 
 @lru_cache(maxsize=1024)
 def day_check(zone: str) -> Callable[[object], str]:
-    """The check of a `Date`."""
+    """Return the check of a `Date` parameter."""
 
     def check(raw: object) -> str:
-        text = day(raw, zone)
+        text = parse_day(raw, zone)
         if not "1970-01-01" <= text <= "2149-06-06":
-            raise UnfitError("Date holds 1970-01-01 to 2149-06-06")
+            raise InvalidValueError("Date holds 1970-01-01 to 2149-06-06")
         return text
 
     return check
@@ -157,18 +175,18 @@ def day_check(zone: str) -> Callable[[object], str]:
 
 @lru_cache(maxsize=1024)
 def moment_check(zone: str, digits: int | None) -> Callable[[object], str]:
-    """The check of a `DateTime` (None), or of a `DateTime64` with so many decimals."""
+    """Return the check of a `DateTime` parameter (`digits` is None) or a `DateTime64(digits)` parameter."""
     first, last = ("1970-01-01 00:00:00", "2106-02-07 06:28:15")
     if digits is not None:
-        # Nine decimals of a second exhaust 64 bits earlier than the calendar does.
+        # With nine decimals, 64 bits end before the calendar does.
         first, last = "1900-01-01 00:00:00", "2262-04-11 23:47:15" if digits == 9 else "2299-12-31 23:59:59"
     low, high = (datetime.fromisoformat(x).replace(tzinfo=UNIVERSAL) for x in (first, last))
     type = "DateTime" if digits is None else f"DateTime64({digits})"
 
     def check(raw: object) -> str:
-        found = moment(raw, zone)
-        if not low <= found.at <= high:
-            raise UnfitError(f"{type} holds {first} to {last} (UTC)")
-        return found.text(zone, digits or 0)
+        timestamp = parse_moment(raw, zone)
+        if not low <= timestamp.at <= high:
+            raise InvalidValueError(f"{type} holds {first} to {last} (UTC)")
+        return timestamp.text(zone, digits or 0)
 
     return check

@@ -1,7 +1,8 @@
-"""Dry runs of one template: the texts that it can become, without a caller.
+"""Renders one template without a caller, to find every text that it can become.
 
-A template is rendered with every parameter given, with none of the optional ones, and once for each value that it
-names itself. Branches that none of these reach are forced, so that every name in the template is seen.
+A template is rendered with a value for every parameter, with none of the optional ones, and once for each constant
+that it compares a parameter with. Branches that none of these runs reach are forced, so that every name in the
+template is seen.
 """
 
 from __future__ import annotations
@@ -12,37 +13,36 @@ from typing import Any
 
 from engine.errors import RookeryError
 from engine.template.environment import Template
-from engine.template.parameters import ParameterSpec, kind
-from engine.template.values import Arms, Binder
+from engine.template.parameters import ParameterSpec, parameter_type
+from engine.template.values import Binder, Branches
 
 MAX_SAMPLES = 64
-"""Most dry runs of one template with values, and most with forced branches."""
+"""Maximum number of dry runs of one template with values, and of dry runs with forced branches."""
 MAX_STRICT = 16
-"""How many of them must be valid SQL; of the rest only the names are looked at."""
+"""Number of dry runs that must give valid SQL. Of the others, only the names in their text are checked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A text that the template can become. `when` says what leads to it, where no caller may ever do that.
-
-    A text that is not `strict` may be no valid SQL: its conditions were forced, so that its parts need not fit
-    each other.
-    """
+    """A text that the template can become."""
 
     text: str
     binder: Binder
+    """The values that the text's placeholders are bound to."""
     when: str = ""
+    """What leads to this text, if possibly no caller does; empty for a text that callers can ask for."""
     strict: bool = True
+    """Whether the text must be valid SQL. With forced conditions, its parts need not fit together."""
 
 
-def plain(spec: ParameterSpec, identifiers: Iterable[str], columns: Iterable[str]) -> object:
-    """The value of a parameter in the runs that must succeed: its default or first choice, else an empty one."""
+def minimal_value(spec: ParameterSpec, identifiers: Iterable[str], columns: Iterable[str]) -> object:
+    """Return a parameter's value for runs that must succeed: its default or first choice, else an empty value."""
     for value in (spec.default, *(spec.enum or ())):
         if value is not None:
             return value
     if spec.name in identifiers:
         return min(columns, default="")
-    return _empty(kind(spec.type).sample)
+    return _empty(parameter_type(spec.type).sample)
 
 
 def _empty(sample: object) -> object:
@@ -51,14 +51,14 @@ def _empty(sample: object) -> object:
     return type(sample)() if type(sample) in (int, float) else sample
 
 
-def made_up(spec: ParameterSpec, identifiers: Iterable[str], columns: Iterable[str]) -> object:
-    """The value of a parameter in dry runs: its example, default or first choice, else one of its type."""
+def sample_value(spec: ParameterSpec, identifiers: Iterable[str], columns: Iterable[str]) -> object:
+    """Return a parameter's likely value: its example, default or first choice, else a value of its type."""
     for value in (spec.example, spec.default, *(spec.enum or ())):
         if value is not None:
             return value
     if spec.name in identifiers:
         return min(columns, default="")
-    return kind(spec.type).sample
+    return parameter_type(spec.type).sample
 
 
 def samples(
@@ -68,59 +68,84 @@ def samples(
     *,
     any_column: bool = False,
 ) -> list[Sample]:
-    """Dry runs with distinct texts. `declared` are parameters that the pipe's file describes.
+    """Run the template and return the distinct texts. `declared` are parameters that the pipe's file describes.
 
-    With `any_column`, names that stand in `column()` and the like are not checked. Raises what the author did wrong
-    in a text that callers can ask for.
+    With `any_column`, the names in `column()` and similar functions are not checked. Raises the author's mistakes in
+    a text that callers can ask for.
     """
     if template.is_static:
         return [Sample(template.text, Binder())]
     specs = {p.name: (declared or {}).get(p.name, p) for p in template.parameters}
-    values = {n: plain(s, template.identifiers, columns) for n, s in specs.items()}
-    likely = {n: made_up(s, template.identifiers, columns) for n, s in specs.items()}
+    values = {n: minimal_value(s, template.identifiers, columns) for n, s in specs.items()}
+    likely = {n: sample_value(s, template.identifiers, columns) for n, s in specs.items()}
     known = None if any_column else columns
-    arms = Arms()
-    found: dict[str, Sample] = {}
-    for position, (request, when) in enumerate(_requests(template, specs, values)):
-        binder = Binder()
+    branches = Branches()
+    by_text: dict[str, Sample] = {}
+    for sample in _value_samples(template, _requests(template, specs, values), values, known, branches):
+        earlier = by_text.get(sample.text)
+        if earlier is None or (earlier.when and not sample.when):
+            by_text[sample.text] = sample
+    for sample in _forced_samples(template, likely, known, branches):
+        by_text.setdefault(sample.text, sample)
+    return list(by_text.values())
+
+
+def _value_samples(
+    template: Template,
+    requests: list[tuple[Mapping[str, object], str]],
+    values: Mapping[str, object],
+    columns: frozenset[str] | None,
+    branches: Branches,
+) -> Iterator[Sample]:
+    """Render each request, completed from `values`. Raises the first error among the strict runs."""
+    for position, (request, when) in enumerate(requests):
+        binder, strict = Binder(), position < MAX_STRICT
         try:
-            text = template.dry(request, values, binder, known, arms)
+            text = template.dry_run(request, values, binder, columns, branches)
         except RookeryError:
-            if position < MAX_STRICT:
+            if strict:
                 raise
             continue
-        if text not in found or (found[text].when and not when):
-            found[text] = Sample(text, binder, when, position < MAX_STRICT)
-    for forced, when in _more(template, arms):
+        yield Sample(text, binder, when, strict)
+
+
+def _forced_samples(
+    template: Template, likely: Mapping[str, object], columns: frozenset[str] | None, branches: Branches
+) -> Iterator[Sample]:
+    """Render with likely values, once as they are and once for each branch that must be forced."""
+    for forced, when in _forced_outcomes(template, branches):
         binder = Binder()
         try:
-            text = template.dry(likely, likely, binder, known, Arms(forced, arms.seen))
+            text = template.dry_run(likely, likely, binder, columns, Branches(forced, branches.seen))
         except RookeryError:
-            # Conditions were not evaluated, so what stands below them need not be possible.
+            # The condition that guards the branch was not evaluated, so the branch may fail where callers cannot.
             continue
-        found.setdefault(text, Sample(text, binder, when, strict=False))
-    return list(found.values())
+        yield Sample(text, binder, when, strict=False)
 
 
 def _requests(
     template: Template, specs: Mapping[str, ParameterSpec], values: Mapping[str, object]
 ) -> list[tuple[Mapping[str, object], str]]:
-    found: list[tuple[Mapping[str, object], str]] = [(values, ""), ({}, "")]
+    """Return the requests to render, each with the sample's `when`."""
+    requests: list[tuple[Mapping[str, object], str]] = [(values, ""), ({}, "")]
     for name, value in template.compared:
-        found.append(({**values, name: value}, f"when `{name}` is {_shown(value)}"))
+        requests.append(({**values, name: value}, f"when `{name}` is {_shown(value)}"))
     for spec in specs.values():
-        found += [({**values, spec.name: e}, "") for e in spec.enum or () if e is not None]
-    return found[:MAX_SAMPLES]
+        requests += [({**values, spec.name: e}, "") for e in spec.enum or () if e is not None]
+    return requests[:MAX_SAMPLES]
 
 
-def _more(template: Template, arms: Arms) -> Iterator[tuple[Mapping[int, bool], str]]:
-    """Outcomes to force: none at first, then one set for each branch that was not reached yet."""
+def _forced_outcomes(template: Template, branches: Branches) -> Iterator[tuple[Mapping[int, bool], str]]:
+    """Yield outcomes to force: first none, then one set for each branch that no run has reached so far.
+
+    `branches.seen` grows between iterations, because the caller renders with it.
+    """
     yield {}, "with the examples of parameters, or 1 for numbers"
-    left = MAX_SAMPLES
+    remaining = MAX_SAMPLES
     for number, condition in enumerate(template.conditions):
         for outcome in (True, False) if condition.has_else else (True,):
-            if (number, outcome) not in arms.seen and left:
-                left -= 1
+            if (number, outcome) not in branches.seen and remaining:
+                remaining -= 1
                 yield {**condition.after, number: outcome}, "in a branch that no sample value reaches"
 
 

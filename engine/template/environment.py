@@ -1,7 +1,7 @@
-"""Templates of nodes: text with `{{ }}` and `{% %}`, compiled once, rendered per request with every value bound.
+"""Compiles a node's template, text with `{{ }}` and `{% %}`, and renders it for each request with every value bound.
 
-The template engine is Jinja2 in its sandbox, but neither its functions, filters and tags nor Python's attributes are
-reachable: `template_syntax` walks the tree with a closed list before anything is compiled.
+The template engine is Jinja2 in its sandbox. Templates reach neither Jinja's functions, filters and tags nor Python's
+attributes: before anything is compiled, `syntax.TemplateChecker` checks the tree against a closed list of constructs.
 """
 
 from __future__ import annotations
@@ -21,14 +21,24 @@ from markupsafe import Markup
 from engine.errors import IDENTIFIER, MISSING_PARAMETER, TEMPLATE, Place, RookeryError
 from engine.template.date_times import UTC
 from engine.template.functions import TEMPLATE_FUNCTIONS, UNSUPPORTED
-from engine.template.operators import arm, binary, concat, each, forced, item, method, part, unary
+from engine.template.operators import (
+    binary,
+    branch_outcome,
+    concat,
+    is_forced,
+    item,
+    iterate,
+    method,
+    slice_of,
+    unary,
+)
 from engine.template.parameters import ParameterSpec
-from engine.template.syntax import DRY, LOOP_ATTRIBUTES, PREFIX, Blocks, SyntaxProblemError, Walk
-from engine.template.usage import Condition, Findings
+from engine.template.syntax import DRY, LOOP_ATTRIBUTES, PREFIX, SyntaxProblemError, TagFilter, TemplateChecker
+from engine.template.usage import Condition, TemplateUsage
 from engine.template.values import (
     ABSENT,
-    Arms,
     Binder,
+    Branches,
     MissingError,
     Parameter,
     PipeError,
@@ -38,15 +48,15 @@ from engine.template.values import (
 )
 
 MAX_OUTPUT_BYTES = 64 * 1024
-"""Longest rendered text, in bytes of UTF-8; also the longest template."""
+"""Maximum length of a rendered text, and of a template, in bytes of UTF-8."""
 _SYNTAX = ("{{", "{%", "{#")
 
 Position = Callable[[int, int], Place]
-"""Where a line and column of a node's SQL stand in its file."""
+"""Maps a line and a column of a node's SQL to their place in the file."""
 
 
 class _Function:
-    """A function that templates may call; nothing else is callable."""
+    """A function that templates may call. The sandbox calls nothing else."""
 
     __slots__ = ("run",)
 
@@ -57,12 +67,13 @@ class _Function:
 _CALLABLE = {f"{PREFIX}fn_{name}": _Function(function) for name, function in TEMPLATE_FUNCTIONS.items()}
 _CALLABLE |= {
     PREFIX + function.__name__: _Function(function)
-    for function in (each, item, part, concat, method, forced, arm)  # in place of operators and conditions
+    # The checker puts calls of these in place of operators, loops and conditions.
+    for function in (iterate, item, slice_of, concat, method, is_forced, branch_outcome)
 }
 
 
 class _Context(Context):
-    """Names are our functions, or parameters of the request; nothing is undefined."""
+    """Resolves each name to a template function or to a parameter of the request, so no name is undefined."""
 
     run: Rendering
 
@@ -70,20 +81,21 @@ class _Context(Context):
         if key in _CALLABLE:
             return _CALLABLE[key]
         if key == DRY:
-            return self.run.sample
+            return self.run.is_dry_run
         raw = self.run.request.get(key, ABSENT)
         return Parameter(key, ABSENT if raw is None else raw)
 
 
 @pass_context
 def _finalize(context: Context, value: Any) -> Markup:
-    # With the context it runs for constants too; its result is the only Markup there is.
+    # Because it takes the context, Jinja calls it at run time for constants too. Markup marks text that is already
+    # SQL, and this is the only place that makes it, so autoescaping never sees a value of a request.
     assert isinstance(context, _Context)
     return Markup(emit(context.run, value))
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """The sandbox, with operators, calls and attributes of its own."""
+    """The sandbox with operators, calls and attributes replaced by rookery's own."""
 
     intercepted_binops = frozenset({"+", "-", "*", "/", "//", "%", "**"})
     intercepted_unops = frozenset({"+", "-"})
@@ -117,21 +129,21 @@ def _never(value: object) -> bool:
 
 
 def _environment() -> _Environment:
-    made = _Environment(
-        extensions=[Blocks, "jinja2.ext.loopcontrols"],
+    environment = _Environment(
+        extensions=[TagFilter, "jinja2.ext.loopcontrols"],
         autoescape=True,
         finalize=_finalize,
         keep_trailing_newline=True,
         optimized=False,
         cache_size=0,
     )
-    made.filters.clear()
-    made.globals.clear()
-    # The walk replaces these tests by calls; the parser only wants to know their names.
-    made.tests.clear()
+    environment.filters.clear()
+    environment.globals.clear()
+    # The checker replaces these tests by calls, but the parser refuses names that it does not know.
+    environment.tests.clear()
     for name in ("defined", "none", "None"):
-        made.tests[name] = _never
-    return made
+        environment.tests[name] = _never
+    return environment
 
 
 _ENVIRONMENT = _environment()
@@ -139,25 +151,28 @@ _ENVIRONMENT = _environment()
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A compiled node text. `is_static` says that it has no template syntax: rendering returns `text`."""
+    """The compiled text of one node. Immutable, so that requests in several threads can render it at once."""
 
     text: str
+    """The template's text, without Tinybird's leading `%`."""
     parameters: tuple[ParameterSpec, ...] = ()
+    """The parameters that the template uses, in the order of their first use."""
     _compiled: JinjaTemplate | None = field(default=None, compare=False, repr=False)
+    """The compiled template; None if the text has no template syntax."""
     _where: Callable[[int], Place | None] = field(default=lambda _: None, compare=False, repr=False)
-    _found: Findings = field(default_factory=Findings, compare=False, repr=False)
+    """Maps a line of `text` to its place in the file."""
+    _usage: TemplateUsage = field(default_factory=TemplateUsage, compare=False, repr=False)
 
     @property
     def is_static(self) -> bool:
+        """Whether the text has no template syntax, so that rendering returns it unchanged."""
         return self._compiled is None
 
     def render(self, request: Mapping[str, object], binder: Binder, columns: frozenset[str], zone: str = UTC) -> str:
-        """The SQL for one request; its values go to `binder`. `columns` are the identifiers that it may name.
+        """Return the SQL for one request and add its values to `binder`. `columns` are the names it may use.
 
-        Moments without an offset are in `zone`, the workspace's.
-
-        Raises MISSING_PARAMETER naming all that are missing, BAD_PARAMETER, IDENTIFIER, CUSTOM (also as
-        `PipeError`), and TEMPLATE for what is the author's mistake.
+        `zone` is the workspace's zone, for times without an offset. Raises MISSING_PARAMETER with all missing names,
+        BAD_PARAMETER, IDENTIFIER, CUSTOM (also as `PipeError`), and TEMPLATE for the author's mistakes.
         """
         if self._compiled is None:
             return self.text
@@ -165,55 +180,56 @@ class Template:
 
     @property
     def identifiers(self) -> frozenset[str]:
-        """Parameters that name columns."""
-        return frozenset(self._found.identifiers)
+        """The parameters whose values are names of columns."""
+        return frozenset(self._usage.identifiers)
 
     @property
     def names_columns(self) -> bool:
-        """Whether names of columns become part of its text."""
-        return self._found.names_columns
+        """Whether the template writes names of columns, with `column()`, `columns()`, `symbol()` or `sql_and()`."""
+        return self._usage.names_columns
 
     @property
-    def clashes(self) -> tuple[tuple[Place | None, str], ...]:
-        """Parameters that have one type here and another there, with places."""
-        return tuple((self._where(line), text) for line, text in self._found.clashes)
+    def type_conflicts(self) -> tuple[tuple[Place | None, str], ...]:
+        """Parameters that are declared with two types, each as a place and a message."""
+        return tuple((self._where(line), text) for line, text in self._usage.type_conflicts)
 
     @property
     def compared(self) -> tuple[tuple[str, Any], ...]:
-        """Parameters with the constants that they are compared with."""
-        return tuple(self._found.compared)
+        """Pairs of a parameter and a constant that it is compared with."""
+        return tuple(self._usage.compared)
 
     @property
     def conditions(self) -> tuple[Condition, ...]:
-        """The conditions of the template; their numbers are their positions."""
-        return tuple(self._found.conditions)
+        """The template's conditions; a condition's number is its position."""
+        return tuple(self._usage.conditions)
 
-    def dry(
+    def dry_run(
         self,
         request: Mapping[str, object],
-        made_up: Mapping[str, object],
+        fallback: Mapping[str, object],
         binder: Binder,
         columns: frozenset[str] | None,
-        arms: Arms,
+        branches: Branches,
     ) -> str:
-        """Render without a caller: `request`, completed from `made_up` by what turns out to be missing.
+        """Render without a caller. Parameters that turn out to be missing from `request` come from `fallback`.
 
-        `columns` may be None while it is not known what can be named. Raises what the author did wrong.
+        `columns` is None while the columns are not known. Raises the author's mistakes.
         """
         if self._compiled is None:
             return self.text
-        given = dict(request)
+        values = dict(request)
         start = binder.mark()
+        # Which parameters are needed depends on the branches taken, so render again until none is missing.
         while True:
             binder.rewind(start)
-            run = Rendering(given, binder, columns, arms)
+            run = Rendering(values, binder, columns, branches)
             try:
                 return self._run(self._compiled, run)
             except RookeryError as exc:
-                added = {n: made_up[n] for n in run.missing if n in made_up and n not in given}
+                added = {n: fallback[n] for n in run.missing if n in fallback and n not in values}
                 if exc.code is not MISSING_PARAMETER or not added:
                     raise
-                given |= added
+                values |= added
 
     def _run(self, compiled: JinjaTemplate, run: Rendering) -> str:
         context = _Context(_ENVIRONMENT, {}, None, {})
@@ -226,7 +242,7 @@ class Template:
             if not run.missing:
                 raise self._placed(exc, compiled) from exc.__cause__
         except Exception as exc:
-            # The border to the template engine: whatever an expression can raise becomes an error of ours.
+            # An expression can raise any exception that Jinja or Python knows: report each as the author's mistake.
             if not run.missing:
                 raise self._translated(exc, compiled) from exc
         if run.missing:
@@ -241,7 +257,7 @@ class Template:
     def _translated(self, exc: Exception, compiled: JinjaTemplate) -> RookeryError:
         message, hint = "expression cannot be evaluated", None
         if isinstance(exc, TypeError | AttributeError):
-            message = "values of these types do not go together"
+            message = "the types of these values cannot be combined"
             hint = "give request parameters a type, for example Int32(x)"
         elif isinstance(exc, ZeroDivisionError):
             message = "division by zero"
@@ -249,21 +265,22 @@ class Template:
         return RookeryError(TEMPLATE, message, hint=hint, place=place, detail=repr(exc)[:1000])
 
 
-def _bounded(pieces: Iterator[str]) -> str:
-    size, found = 0, []
-    for piece in pieces:
-        size += len(piece)
+def _bounded(chunks: Iterator[str]) -> str:
+    """Join the rendered chunks. Raises TEMPLATE as soon as they exceed MAX_OUTPUT_BYTES."""
+    size, kept = 0, []
+    for chunk in chunks:
+        size += len(chunk)
         if size > MAX_OUTPUT_BYTES:
             break
-        found.append(piece)
-    text = "".join(found)
+        kept.append(chunk)
+    text = "".join(kept)
     if size > MAX_OUTPUT_BYTES or (not text.isascii() and len(text.encode()) > MAX_OUTPUT_BYTES):
         raise RookeryError(TEMPLATE, f"the rendered text is longer than {MAX_OUTPUT_BYTES} bytes")
     return text
 
 
 def _line(trace: TracebackType | None, compiled: JinjaTemplate) -> int:
-    """The template's line at which an exception passed through it."""
+    """Return the template's line that raised: the innermost frame of its compiled code says which."""
     line = 1
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == compiled.filename:
@@ -273,7 +290,7 @@ def _line(trace: TracebackType | None, compiled: JinjaTemplate) -> int:
 
 
 def compile_template(sql: str, place: Place | None = None, position: Position | None = None) -> Template:
-    """Compile a node's SQL. `position` (or else `place`, of its first line) says where lines stand in the file.
+    """Compile a node's SQL. `position` maps its lines to the file; without it, `place` is that of the first line.
 
     Raises TEMPLATE at the line of the mistake.
     """
@@ -292,7 +309,7 @@ def compile_template(sql: str, place: Place | None = None, position: Position | 
     except RookeryError:
         raise
     except Exception as exc:
-        # The border to the template engine and to Python's compiler, on text that anybody may write.
+        # Authors can write any text, and Jinja and Python's compiler may raise any exception on it.
         raise RookeryError(TEMPLATE, "the template cannot be read", place=where(1), detail=repr(exc)[:1000]) from exc
 
 
@@ -301,25 +318,27 @@ def _compiled(text: str, where: Callable[[int], Place | None]) -> Template:
         if token == "raw_begin":
             raise SyntaxProblemError(line, "`{% raw %}` is not supported", "bind such text as a value: {{ '…' }}")
     tree = _ENVIRONMENT.parse(text)
-    walk = Walk()
-    walk.template(tree)
+    checker = TemplateChecker()
+    checker.template(tree)
     tree.set_environment(_ENVIRONMENT)
     compiled = _ENVIRONMENT.from_string(tree)
-    return Template(text, walk.found.specs(), compiled, where, walk.found)
+    return Template(text, checker.usage.specs(), compiled, where, checker.usage)
 
 
 def _without_marker(sql: str) -> tuple[str, int]:
-    """The text without Tinybird's leading `%` and its newline, and how many lines went with it."""
+    """Return the text without Tinybird's leading `%` and its newline, and the number of lines removed."""
     start = len(sql) - len(sql.lstrip())
     if sql[start : start + 1] != "%":
         return sql, 0
-    rest = sql[start + 1 :]
-    head, newline, tail = rest.partition("\n")
-    kept = tail if newline and not head.strip() else rest
-    return kept, sql[: len(sql) - len(kept)].count("\n")
+    after_marker = sql[start + 1 :]
+    head, newline, tail = after_marker.partition("\n")
+    text = tail if newline and not head.strip() else after_marker
+    return text, sql[: len(sql) - len(text)].count("\n")
 
 
 def _locator(dropped: int, place: Place | None, position: Position | None) -> Callable[[int], Place | None]:
+    """Return a function from a line of the template, `dropped` lines after the file's, to its place."""
+
     def where(line: int) -> Place | None:
         if position is not None:
             return position(line + dropped, 1)

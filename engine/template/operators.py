@@ -1,4 +1,7 @@
-"""Operators, loops, items and methods of templates: what expressions become, with their work and sizes bounded."""
+"""Operators, loops, items and methods of templates, with bounds on the work they do and the size of their results.
+
+`syntax.TemplateChecker` puts calls of these functions in place of Jinja's own operations.
+"""
 
 from __future__ import annotations
 
@@ -7,58 +10,58 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from engine.errors import TEMPLATE, RookeryError, shown
-from engine.template.values import MAX_VALUE_SIZE, Rendering, TypedList, items_of, plain
+from engine.template.values import MAX_VALUE_SIZE, Rendering, TypedList, items_of, unwrap
 
 
-def each(run: Rendering, value: Any) -> Iterator[Any]:
-    """The items of a loop, counted."""
+def iterate(run: Rendering, value: Any) -> Iterator[Any]:
+    """Yield the items of a loop, and count each against the limit of steps."""
     for item in items_of(value):
         run.step()
         yield item
 
 
-def forced(run: Rendering, number: int) -> bool:
-    """Whether a dry run forces this condition, which is then not evaluated."""
-    return run.arms is not None and number in run.arms.forced
+def is_forced(run: Rendering, number: int) -> bool:
+    """Return whether a dry run forces this condition's outcome. The condition is then not evaluated."""
+    return run.branches is not None and number in run.branches.forced
 
 
-def arm(run: Rendering, number: int, value: Any) -> bool:
-    """The outcome of a condition in a dry run: the forced one, or its own."""
+def branch_outcome(run: Rendering, number: int, value: Any) -> bool:
+    """Return and record a condition's outcome in a dry run: the forced one if there is one, else that of `value`."""
     outcome = bool(value)
-    if run.arms is not None:
-        outcome = run.arms.forced.get(number, outcome)
-        run.arms.seen.add((number, outcome))
+    if run.branches is not None:
+        outcome = run.branches.forced.get(number, outcome)
+        run.branches.seen.add((number, outcome))
     return outcome
 
 
 def item(run: Rendering, value: Any, key: Any) -> Any:
-    """`value[key]` of text, a list or an object; nothing else can be looked into."""
-    value, key = plain(value), plain(key)
+    """Evaluate `value[key]` for text, a list or an object."""
+    value, key = unwrap(value), unwrap(key)
     if not isinstance(value, str | list | tuple | dict):
         raise TypeError("no items")
     try:
         return items_of(value)[key] if isinstance(value, TypedList) else value[key]
     except (LookupError, TypeError):
-        if run.sample:
+        if run.is_dry_run:
             return "__no_value__"
         raise RookeryError(TEMPLATE, f"no item {shown(key)}") from None
 
 
-def part(run: Rendering, value: Any, start: Any, stop: Any, step: Any) -> Any:
-    """`value[start:stop:step]` of text or a list; an array keeps its type."""
-    value = plain(value)
+def slice_of(run: Rendering, value: Any, start: Any, stop: Any, step: Any) -> Any:
+    """Evaluate `value[start:stop:step]` for text or a list. An array keeps its type."""
+    value = unwrap(value)
     if not isinstance(value, str | list | tuple):
         raise TypeError("no items")
-    cut = value[plain(start) : plain(stop) : plain(step)]
+    sliced = value[unwrap(start) : unwrap(stop) : unwrap(step)]
     if isinstance(value, TypedList):
-        cut = TypedList(cut)
-        cut.sql_type = value.sql_type
-    return cut
+        sliced = TypedList(sliced)
+        sliced.sql_type = value.sql_type
+    return sliced
 
 
 def concat(run: Rendering, *values: Any) -> str:
-    """`a ~ b`: joined text."""
-    values = tuple(map(plain, values))
+    """Evaluate `a ~ b`: join texts and numbers."""
+    values = tuple(map(unwrap, values))
     run.spend(*values)
     if not all(isinstance(v, str | int | float) for v in values):
         raise TypeError("text or numbers")
@@ -79,23 +82,23 @@ def _replace(text: str, old: str, new: str) -> str:
 
 METHODS: dict[str, Callable[..., Any]] = {
     "split": lambda text, *at: text.split(*at),
-    "join": lambda text, items: _join(text, [plain(i) for i in items_of(items)]),
+    "join": lambda text, items: _join(text, [unwrap(i) for i in items_of(items)]),
     "replace": _replace,
     "lower": lambda text: text.lower(),
     "upper": lambda text: text.upper(),
     "strip": lambda text, *what: text.strip(*what),
     "startswith": lambda text, start: text.startswith(start),
     "endswith": lambda text, end: text.endswith(end),
-    "get": lambda found, key, default=None: found.get(key, default),
+    "get": lambda object, key, default=None: object.get(key, default),
 }
 
 
 def method(run: Rendering, name: str, value: Any, *args: Any) -> Any:
-    """`value.name(…)`, for a few methods of text, and `get` of objects."""
-    value = plain(value)
+    """Evaluate `value.name(…)`, for the methods of text in METHODS and for `get` of objects."""
+    value = unwrap(value)
     if not isinstance(value, dict if name == "get" else str):
         raise TypeError("method")
-    result = METHODS[name](value, *map(plain, args))
+    result = METHODS[name](value, *map(unwrap, args))
     run.spend(value, result)
     return result
 
@@ -111,14 +114,17 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def binary(run: Rendering, symbol: str, left: Any, right: Any) -> Any:
-    """`left symbol right` for numbers, and `+` and `*` of text and lists; the result's size is bounded."""
-    left, right = plain(left), plain(right)
+    """Evaluate `left symbol right` for numbers, and `+` and `*` for text and lists.
+
+    Raises TEMPLATE for a result that is too large, before it is computed.
+    """
+    left, right = unwrap(left), unwrap(right)
     if isinstance(left, int | float) and isinstance(right, int | float):
-        if right == 0 and run.sample and symbol in ("/", "//", "%"):
+        if right == 0 and run.is_dry_run and symbol in ("/", "//", "%"):
             return 0
         result = _OPERATORS[symbol](left, right)
         if isinstance(result, int) and result.bit_length() > 512:
-            raise RookeryError(TEMPLATE, "number too large")
+            raise RookeryError(TEMPLATE, "the number is too large")
         return result
     run.spend(left, right)
     if symbol == "+" and isinstance(left, str | list) and isinstance(right, str | list):
@@ -133,8 +139,8 @@ def binary(run: Rendering, symbol: str, left: Any, right: Any) -> Any:
 
 
 def unary(symbol: str, value: Any) -> Any:
-    """`-value` or `+value` of a number."""
-    value = plain(value)
+    """Evaluate `-value` or `+value` for a number."""
+    value = unwrap(value)
     if not isinstance(value, int | float):
         raise TypeError("operand")
     return -value if symbol == "-" else +value

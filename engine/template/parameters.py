@@ -1,8 +1,7 @@
-"""Parameters of endpoints: what an author declared, and strict conversion of what a caller sent.
+"""Parameters of endpoints: their declarations, and the strict conversion of the values that callers send.
 
-A value either is exactly what its ClickHouse type can hold or is refused; nothing is wrapped, rounded, trimmed or
-guessed. Dates, times and UUIDs become their canonical text, because that is how they are bound, and because text
-keeps nine decimals of a second.
+A value that its ClickHouse type cannot hold exactly is refused, never wrapped, rounded, trimmed or guessed. Dates,
+times and UUIDs become canonical text: they are bound as text, which also keeps nine decimals of a second.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ from functools import lru_cache
 from typing import Any
 
 from engine.errors import BAD_PARAMETER, BAD_TYPE, RookeryError, shown
-from engine.template.date_times import UTC, UnfitError, day_check, moment_check
+from engine.template.date_times import UTC, InvalidValueError, day_check, moment_check
 from engine.tenant_ids import integer_bounds
 
 Value = str | int | float | bool | None | date | datetime | Decimal | list["Value"]
-"""What can be bound to a `{name:Type}` placeholder (the same union as the database port's)."""
+"""A value that can be bound to a `{name:Type}` placeholder. The same union as the warehouse port's."""
 
 MAX_ARRAY_ITEMS = 100_000
-"""Longest array a caller may send."""
+"""Maximum number of items of an array that a caller sends."""
 
 _INTEGER = re.compile(r"-?[0-9]{1,100}")
 _FLOAT = re.compile(r"-?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
@@ -36,71 +35,77 @@ _ARRAY_TYPE = re.compile(r"Array\((.*)\)")
 _DECIMAL_TYPE = re.compile(r"Decimal\(\s*([0-9]{1,2})\s*,\s*([0-9]{1,2})\s*\)")
 _DATETIME64_TYPE = re.compile(r"DateTime64(?:\(([0-9])\))?")
 _FLOAT_MAX = {"Float32": 3.4028234663852886e38, "Float64": 1.7976931348623157e308}
-_SPELLINGS = {"Int": "Int64", "Integer": "Int64", "Float": "Float64", "Boolean": "Bool"}
+_ALIASES = {"Int": "Int64", "Integer": "Int64", "Float": "Float64", "Boolean": "Bool"}
 
 
 @dataclass(frozen=True, slots=True)
 class ParameterSpec:
-    """A parameter as declared by the author: its canonical type and what the type function's keywords say.
-
-    `required` is true when a request without it fails. `tenant_key` marks a parameter that selects the tenant, so
-    that only a token may give it. `explicit` is false when the type is only assumed, from a bare name.
-    """
+    """A parameter as its author declares it, by a type function's call or in the pipe's file."""
 
     name: str
     type: str
+    """The canonical ClickHouse type."""
     default: Any = None
     description: str | None = None
     required: bool = False
+    """Whether a request without the parameter fails."""
     enum: tuple[Any, ...] | None = None
+    """The values that callers may choose from; None allows any value of the type."""
     example: Any = None
+    """A likely value, for documentation and dry runs."""
     tenant_key: bool = False
+    """Whether the parameter selects the tenant, so that only a token may set it."""
     format: str | None = None
+    """The author's description of the format, for documentation."""
     explicit: bool = True
+    """False if the type is only assumed, because the template uses the bare name."""
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """A parameter type: canonical spelling, the type it is bound as, its check, and a value for dry runs."""
+class ParameterType:
+    """A type that parameters can have."""
 
     type: str
+    """The canonical ClickHouse type."""
     bind: str
+    """The ClickHouse type of the placeholder."""
     check: Callable[[object], Value]
+    """Converts a raw value, or raises InvalidValueError."""
     sample: Value
+    """A valid value for dry runs."""
 
 
 def coerce(name: str, type: str, raw: object, zone: str = UTC) -> Value:
-    """The value of parameter `name` for a ClickHouse type, from request text or a JSON value.
+    """Convert a request's text or JSON value to the ClickHouse type of parameter `name`.
 
-    Moments without an offset are in `zone`. Raises BAD_PARAMETER when the value is not exactly one of the type,
+    Times without an offset are in `zone`. Raises BAD_PARAMETER if the type cannot hold exactly this value, and
     BAD_TYPE for an unknown type.
     """
-    found = kind(type, zone)
+    target = parameter_type(type, zone)
     try:
-        return found.check(raw)
-    except UnfitError as exc:
-        message = f"parameter `{name}` must be {found.type}, got {shown(raw)}"
+        return target.check(raw)
+    except InvalidValueError as exc:
+        message = f"parameter `{name}` must be {target.type}, got {shown(raw)}"
         raise RookeryError(BAD_PARAMETER, message, hint=str(exc) or None) from None
 
 
 @lru_cache(maxsize=1024)
-def kind(type: str, zone: str = UTC) -> Kind:
-    """The parameter type of that name; `Int`, `Integer`, `Float` and `Boolean` are other spellings.
+def parameter_type(type: str, zone: str = UTC) -> ParameterType:
+    """Return the parameter type with this name. `Int`, `Integer`, `Float` and `Boolean` are accepted as aliases.
 
-    Moments without an offset are in `zone`.
-    Raises BAD_TYPE when parameters cannot have the type.
+    Times without an offset are in `zone`. Raises BAD_TYPE if parameters cannot have the type.
     """
-    name = _SPELLINGS.get(type, type)
+    name = _ALIASES.get(type, type)
     if name in _PLAIN:
         return _PLAIN[name]
     if integer_bounds(name) is not None:
         return _integer_kind(name)
     if (match := _ARRAY_TYPE.fullmatch(name)) and name.count("Array(") <= 8:
-        return _array_kind(kind(match[1].strip(), zone))
+        return _array_kind(parameter_type(match[1].strip(), zone))
     if name == "Date":
-        return Kind(name, name, day_check(zone), "2019-01-01")
+        return ParameterType(name, name, day_check(zone), "2019-01-01")
     if name == "DateTime":
-        return Kind(name, name, moment_check(zone, None), "2019-01-01 00:00:00")
+        return ParameterType(name, name, moment_check(zone, None), "2019-01-01 00:00:00")
     if match := _DATETIME64_TYPE.fullmatch(name):
         return _datetime64_kind(int(match[1] or 6), zone)
     if match := _DECIMAL_TYPE.fullmatch(name):
@@ -120,17 +125,18 @@ def _string(raw: object) -> str:
     if isinstance(raw, int | float):
         return repr(raw)[:400] if isinstance(raw, float) else str(_bounded(raw))
     if not isinstance(raw, str):
-        raise UnfitError
+        raise InvalidValueError
     try:
         raw.encode()
     except UnicodeEncodeError:
-        raise UnfitError("text must be valid Unicode") from None
+        raise InvalidValueError("text must be valid Unicode") from None
     return raw
 
 
 def _bounded(number: int) -> int:
+    # Converting a long integer to text takes time that grows with the square of its length.
     if number.bit_length() > 1000:
-        raise UnfitError("number too long")
+        raise InvalidValueError("number too long")
     return number
 
 
@@ -138,11 +144,11 @@ def _integer(raw: object) -> int:
     if isinstance(raw, int) and not isinstance(raw, bool):
         return raw
     if not isinstance(raw, str) or not _INTEGER.fullmatch(raw):
-        raise UnfitError
+        raise InvalidValueError
     return int(raw)
 
 
-def _integer_kind(type: str) -> Kind:
+def _integer_kind(type: str) -> ParameterType:
     bounds = integer_bounds(type)
     assert bounds is not None
     low, high = bounds
@@ -150,40 +156,40 @@ def _integer_kind(type: str) -> Kind:
     def check(raw: object) -> int:
         value = _integer(raw)
         if not low <= value <= high:
-            raise UnfitError(f"{type} holds {low} to {high}")
+            raise InvalidValueError(f"{type} holds {low} to {high}")
         return value
 
-    return Kind(type, type, check, 1)
+    return ParameterType(type, type, check, 1)
 
 
-def _float_kind(type: str) -> Kind:
+def _float_kind(type: str) -> ParameterType:
     largest = _FLOAT_MAX[type]
 
     def check(raw: object) -> float:
         value = _float(raw)
         if math.isfinite(value) and abs(value) > largest:
-            raise UnfitError(f"too large for {type}")
+            raise InvalidValueError(f"too large for {type}")
         return value
 
-    return Kind(type, type, check, 1.0)
+    return ParameterType(type, type, check, 1.0)
 
 
 def _float(raw: object) -> float:
     if isinstance(raw, bool) or not isinstance(raw, int | float | str):
-        raise UnfitError
+        raise InvalidValueError
     if isinstance(raw, str) and raw in _FLOAT_WORDS:
         return _FLOAT_WORDS[raw]
     if isinstance(raw, str) and (len(raw) > 1000 or not _FLOAT.fullmatch(raw)):
-        raise UnfitError
+        raise InvalidValueError
     try:
         value = float(raw)
     except OverflowError:
-        raise UnfitError("number too large") from None
+        raise InvalidValueError("number too large") from None
     if not isinstance(raw, str):
         return value
     digits = raw.lower().partition("e")[0]
     if math.isinf(value) or (value == 0 and digits.strip("-0.")):
-        raise UnfitError("exponent out of range")
+        raise InvalidValueError("exponent out of range")
     return value
 
 
@@ -194,60 +200,60 @@ def _bool(raw: object) -> bool:
         return raw == 1
     if isinstance(raw, str) and raw.lower() in ("true", "1", "false", "0"):
         return raw.lower() in ("true", "1")
-    raise UnfitError("true, false, 1 or 0")
+    raise InvalidValueError("true, false, 1 or 0")
 
 
-def _datetime64_kind(precision: int, zone: str) -> Kind:
+def _datetime64_kind(precision: int, zone: str) -> ParameterType:
     type, check = f"DateTime64({precision})", moment_check(zone, precision)
-    return Kind(type, type, check, check("2019-01-01 00:00:00"))
+    return ParameterType(type, type, check, check("2019-01-01 00:00:00"))
 
 
 def _uuid(raw: object) -> str:
     if not isinstance(raw, str) or not _UUID.fullmatch(raw):
-        raise UnfitError
+        raise InvalidValueError
     return raw.lower()
 
 
-def _decimal_kind(precision: int, scale: int) -> Kind:
+def _decimal_kind(precision: int, scale: int) -> ParameterType:
     type = f"Decimal({precision}, {scale})"
     if not 1 <= precision <= 76 or scale > precision:
         raise RookeryError(BAD_TYPE, f"{type} does not exist", hint="precision 1 to 76, scale 0 to the precision")
 
     def check(raw: object) -> Decimal:
         if isinstance(raw, bool) or not isinstance(raw, str | int | float | Decimal):
-            raise UnfitError
+            raise InvalidValueError
         text = raw if isinstance(raw, str) else str(_bounded(raw) if isinstance(raw, int) else raw)
         match = _DECIMAL.fullmatch(text)
         if not match:
-            raise UnfitError
+            raise InvalidValueError
         fraction = (match[3] or "").rstrip("0")
         if len(match[2].lstrip("0")) > precision - scale or len(fraction) > scale:
-            raise UnfitError(f"at most {precision - scale} digits before and {scale} after the point")
+            raise InvalidValueError(f"at most {precision - scale} digits before and {scale} after the point")
         return Decimal(f"{match[1]}{match[2]}" + (f".{fraction:0<{scale}}" if scale else ""))
 
-    return Kind(type, type, check, check("0"))
+    return ParameterType(type, type, check, check("0"))
 
 
-def _array_kind(item: Kind) -> Kind:
+def _array_kind(item: ParameterType) -> ParameterType:
     type = f"Array({item.type})"
 
     def check(raw: object) -> list[Value]:
         if isinstance(raw, str):
             if item.type.startswith(("Array(", "JSON")):
-                raise UnfitError("give a JSON list")
+                raise InvalidValueError("give a JSON list")
             raw = raw.split(",")
         if not isinstance(raw, list | tuple) or len(raw) > MAX_ARRAY_ITEMS:
-            raise UnfitError(f"at most {MAX_ARRAY_ITEMS} items, separated by commas or in a JSON list")
+            raise InvalidValueError(f"at most {MAX_ARRAY_ITEMS} items, separated by commas or in a JSON list")
         return [_item(item, n, x) for n, x in enumerate(raw, 1)]
 
-    return Kind(type, f"Array({item.bind})", check, [item.sample])
+    return ParameterType(type, f"Array({item.bind})", check, [item.sample])
 
 
-def _item(item: Kind, number: int, raw: object) -> Value:
+def _item(item: ParameterType, number: int, raw: object) -> Value:
     try:
         return item.check(raw)
-    except UnfitError as exc:
-        raise UnfitError(
+    except InvalidValueError as exc:
+        raise InvalidValueError(
             f"item {number}, {shown(raw)}, is not {item.type}" + (f": {exc}" if str(exc) else "")
         ) from None
 
@@ -258,7 +264,7 @@ def _json(raw: object) -> str:
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         text.encode()
     except (ValueError, TypeError, RecursionError):
-        raise UnfitError("not JSON") from None
+        raise InvalidValueError("not JSON") from None
     return text
 
 
@@ -267,14 +273,11 @@ def _no_constant(word: str) -> None:
 
 
 _PLAIN = {
-    "String": Kind("String", "String", _string, "__no_value__"),
+    "String": ParameterType("String", "String", _string, "__no_value__"),
     "Float32": _float_kind("Float32"),
     "Float64": _float_kind("Float64"),
-    "Bool": Kind("Bool", "Bool", _bool, False),
-    "UUID": Kind("UUID", "UUID", _uuid, "00000000-0000-0000-0000-000000000000"),
-    # JSON is bound as its text: a cast in the author's SQL says what it shall be.
-    "JSON": Kind("JSON", "String", _json, "{}"),
+    "Bool": ParameterType("Bool", "Bool", _bool, False),
+    "UUID": ParameterType("UUID", "UUID", _uuid, "00000000-0000-0000-0000-000000000000"),
+    # JSON is bound as its text; the author's SQL casts it.
+    "JSON": ParameterType("JSON", "String", _json, "{}"),
 }
-
-
-# --- tenant ids ----------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""Reading a template: the tags of its blocks, and a walk over its syntax tree with a closed list of constructs.
+"""Checks a template's tags and its syntax tree against a closed list of constructs, and refuses everything else.
 
-What the walk does not know is refused. It renames calls to our functions, so that request names can never shadow
-them, replaces the operators that need bounds by calls, and collects what is known about each parameter.
+The checker prefixes calls of template functions, so that no parameter of a request can shadow them. It replaces the
+operators that need bounds by calls, and records how the template uses each parameter.
 """
 
 from __future__ import annotations
@@ -17,40 +17,45 @@ from jinja2.lexer import Token, TokenStream
 from engine.errors import TEMPLATE, Code, RookeryError
 from engine.template.functions import TEMPLATE_FUNCTIONS, UNSUPPORTED
 from engine.template.operators import METHODS
-from engine.template.usage import IDENTIFIER_FUNCTIONS, TYPE_FUNCTIONS, Findings, declared_type
+from engine.template.usage import IDENTIFIER_FUNCTIONS, TYPE_FUNCTIONS, TemplateUsage, declared_type
 from engine.template.values import nearest
 
 PREFIX = "rk_"
-"""Names that begin so are ours; templates cannot use them."""
+"""The prefix of rookery's own names, which templates cannot use."""
 DRY = f"{PREFIX}dry"
 """The name that is true in dry runs."""
 LOOP_ATTRIBUTES = frozenset({"index", "index0", "first", "last", "length"})
+"""Jinja's `loop` variable has only these attributes in templates."""
 MAX_DEPTH = 100
+"""Maximum nesting of a template's statements and expressions."""
 
 _TAGS = frozenset({"if", "elif", "else", "for", "set", "break", "continue"})
 _ENDS = {"endif": "if", "endfor": "for"}
 _OTHER_TAGS = {
     "while": "loop with {% for i in range(n) %}",
-    "try": "check values before they are used; a wrong value is answered with an error",
+    "try": "check values before you use them; an invalid value fails the request",
     "raw": "bind such text as a value: {{ '…' }}",
-    **dict.fromkeys(("include", "import", "from", "extends", "block", "macro", "call"), "write a node and read it"),
+    **dict.fromkeys(
+        ("include", "import", "from", "extends", "block", "macro", "call"), "write another node and read from it"
+    ),
 }
 _RESERVED = frozenset({"self", "super", "caller", "varargs", "kwargs", "loop", "true", "false", "none"})
 _SIGNATURES = {name: inspect.signature(function) for name, function in TEMPLATE_FUNCTIONS.items()}
 
 
 class SyntaxProblemError(Exception):
-    """Something in a template that is refused, with the line of the template's text."""
+    """A construct that templates cannot use, with its line in the template."""
 
     def __init__(self, line: int, message: str, hint: str | None = None, code: Code = TEMPLATE) -> None:
         super().__init__(message)
         self.line, self.message, self.hint, self.code = line, message, hint, code
 
 
-class Blocks(Extension):
-    """Closes the open block at `{% end %}`, drops `{% comment … %}`, and refuses tags that are not ours."""
+class TagFilter(Extension):
+    """Rewrites the token stream: `{% end %}` closes the open block, comments disappear, other tags are refused."""
 
     def filter_stream(self, stream: TokenStream) -> Iterator[Token]:
+        """Yield the tokens for Jinja's parser. Raises SyntaxProblemError."""
         opened: list[tuple[str, int]] = []
         for token in stream:
             if token.type != "block_begin":
@@ -58,7 +63,7 @@ class Blocks(Extension):
                 continue
             tag = next(stream)
             if tag.type == "name" and tag.value == "comment":
-                self._skip(stream, tag.lineno)
+                self._skip_comment(stream, tag.lineno)
                 continue
             yield token
             yield self._tag(tag, opened)
@@ -66,12 +71,13 @@ class Blocks(Extension):
             name, line = opened[-1]
             raise SyntaxProblemError(line, f"`{{% {name} %}}` is never closed", "close it with {% end %}")
 
-    def _skip(self, stream: TokenStream, line: int) -> None:
+    def _skip_comment(self, stream: TokenStream, line: int) -> None:
         while (token := next(stream)).type != "block_end":
             if token.type == "eof":
-                raise SyntaxProblemError(line, "`{% comment %}` has no end", "it ends with %}")
+                raise SyntaxProblemError(line, "`{% comment %}` is never closed", "close it with %}")
 
     def _tag(self, tag: Token, opened: list[tuple[str, int]]) -> Token:
+        """Return the tag as Jinja knows it, and update the stack of open blocks, each with its line."""
         name = str(tag.value)
         if name in ("end", *_ENDS):
             if not opened or (name != "end" and _ENDS[name] != opened[-1][0]):
@@ -82,27 +88,32 @@ class Blocks(Extension):
             hint = _OTHER_TAGS.get(name) or (f"did you mean {near}?" if near else "tags are if, for and set")
             raise SyntaxProblemError(tag.lineno, f"`{{% {name} %}}` is not supported", hint)
         if name in ("else", "elif") and opened and opened[-1][0] == "for":
-            raise SyntaxProblemError(tag.lineno, f"`{{% {name} %}}` of a loop is not supported")
+            raise SyntaxProblemError(tag.lineno, f"`{{% {name} %}}` in a loop is not supported")
         if name in ("if", "for"):
             opened.append((name, tag.lineno))
         return tag
 
 
-class Walk:
-    """Checks and rewrites one template's tree."""
+class TemplateChecker:
+    """Checks and rewrites one template's tree, and collects its `usage`."""
 
     def __init__(self) -> None:
-        self.found = Findings()
+        self.usage = TemplateUsage()
+        # The outcomes of conditions that lead to the current node, by number of the condition.
         self._path: dict[int, bool] = {}
+        # Names that are certainly set here, so that they are not parameters.
         self._local: set[str] = set()
+        # Names that the template has set so far, and those of them that were set before the current loop.
         self._assigned: set[str] = set()
         self._outer: set[str] = set()
+        # How many loops, nodes, conditional parts and tested expressions enclose the current node.
         self._loops = 0
         self._depth = 0
         self._conditional = 0
         self._tested = 0
 
     def template(self, tree: nodes.Template) -> None:
+        """Check the tree and rewrite it in place. Raises SyntaxProblemError for what templates cannot use."""
         self._statements(tree.body)
 
     # --- statements ---
@@ -119,7 +130,7 @@ class Walk:
                 node.node = self.expr(node.node)
                 self._set(node)
             elif not isinstance(node, nodes.Break | nodes.Continue) or not self._loops:
-                self._refuse(node, f"`{type(node).__name__.lower()}` is not possible here")
+                self._refuse(node, f"`{type(node).__name__.lower()}` is not allowed here")
             self._depth -= 1
 
     def _if(self, node: nodes.If) -> None:
@@ -130,22 +141,23 @@ class Walk:
             self._local, self._path = set(before), path
             self._statements(body)
             after.append(self._local)
-        # Only what every branch sets is certain to be set; the rest may still come from the request.
+        # Only names that every branch sets are certainly set. Others may still be parameters of the request.
         self._local, self._path = set.intersection(*after), outer
         self._conditional -= 1
 
     def _tests(self, node: nodes.If) -> list[dict[int, bool]]:
-        """Number the conditions of an `if`. Returns, for each branch and for `else`, the outcomes that lead there."""
+        """Number the conditions of an `if`. Returns for each branch, and for `else`, the outcomes that lead to it."""
         paths, past = [], dict(self._path)
         for position, branch in enumerate((node, *node.elif_)):
             self._conditional += position > 0
             test = self._test(branch.test)
             self._conditional -= position > 0
-            more = position < len(node.elif_) or bool(node.else_)
-            number = self.found.condition(past, more)
-            # Requests evaluate the condition as it is; only dry runs ask which outcome is wanted.
-            free = nodes.CondExpr(self._call("forced", [nodes.Const(number)], branch), nodes.Const(None), test)
-            dry = self._call("arm", [nodes.Const(number), free], branch)
+            has_else = position < len(node.elif_) or bool(node.else_)
+            number = self.usage.condition(past, has_else)
+            # Requests evaluate `test` alone. Dry runs record its outcome, and do not evaluate it if it is forced:
+            # `branch_outcome(number, None if is_forced(number) else test) if DRY else test`
+            unforced = nodes.CondExpr(self._call("is_forced", [nodes.Const(number)], branch), nodes.Const(None), test)
+            dry = self._call("branch_outcome", [nodes.Const(number), unforced], branch)
             branch.test = nodes.CondExpr(nodes.Name(DRY, "load", lineno=branch.lineno), dry, test)
             paths.append({**past, number: True})
             past = {**past, number: False}
@@ -154,15 +166,16 @@ class Walk:
     def _set(self, node: nodes.Assign) -> None:
         names = self._targets(node.target)
         for name in sorted(names & self._outer):
+            # Jinja would accept this, and silently forget the value at the end of the iteration.
             message = f"`{name}` is set outside of this loop and cannot be set again inside it"
-            self._refuse(node, message, "what a loop sets ends with its round; compute it in SQL")
+            self._refuse(node, message, "a value set in a loop lasts for one iteration; compute it in SQL")
         self._local = self._local | names
         self._assigned = self._assigned | names
 
     def _for(self, node: nodes.For) -> None:
         if node.recursive or node.else_:
             self._refuse(node, "`recursive` and `else` of a loop are not supported")
-        node.iter = self._call("each", [self.expr(node.iter)], node)
+        node.iter = self._call("iterate", [self.expr(node.iter)], node)
         before = self._local, self._assigned, self._outer
         self._outer = self._assigned
         self._local = self._local | self._targets(node.target)
@@ -177,42 +190,42 @@ class Walk:
 
     def _targets(self, target: nodes.Node) -> set[str]:
         names = target.items if isinstance(target, nodes.Tuple) else [target]
-        found: set[str] = set()
+        allowed: set[str] = set()
         for name in names:
             if isinstance(name, nodes.Tuple):
-                found |= self._targets(name)
+                allowed |= self._targets(name)
             elif isinstance(name, nodes.Name):
-                found.add(self._allowed(name))
+                allowed.add(self._allowed(name))
             else:
                 self._refuse(target, "only names can be set")
-        return found
+        return allowed
 
     # --- expressions ---
     def expr(self, node: nodes.Node) -> nodes.Expr:
-        """The checked and rewritten form of an expression. Raises SyntaxProblemError for what is not allowed."""
+        """Return the checked and rewritten expression. Raises SyntaxProblemError if templates cannot use it."""
         self._enter(node)
         handler = _EXPRESSIONS.get(type(node))
         if handler is None:
-            what, hint = _NO.get(type(node).__name__, (f"`{type(node).__name__.lower()}`", None))
-            self._refuse(node, f"{what} is not supported", hint)
+            construct, hint = _UNSUPPORTED_HINTS.get(type(node).__name__, (f"`{type(node).__name__.lower()}`", None))
+            self._refuse(node, f"{construct} is not supported", hint)
         result = handler(self, node)
         self._depth -= 1
         return result
 
     def _test(self, node: nodes.Node) -> nodes.Expr:
-        """An expression whose truth is asked: bare names in it may be absent."""
+        """Check an expression that is only tested for truth, so that parameters in it may be absent."""
         self._tested += 1
         result = self.expr(node)
         self._tested -= 1
         return result
 
-    def _leaf(self, node: nodes.Const) -> nodes.Expr:
+    def _constant(self, node: nodes.Const) -> nodes.Expr:
         return node
 
     def _name(self, node: nodes.Name) -> nodes.Expr:
         name = self._allowed(node)
         if name not in self._local:
-            use = self.found.use(name, node.lineno)
+            use = self.usage.use(name, node.lineno)
             use.needed |= not self._conditional and not self._tested
         return node
 
@@ -231,20 +244,20 @@ class Walk:
             pair.key, pair.value = self.expr(pair.key), self.expr(pair.value)
         return node
 
-    def _both(self, node: nodes.BinExpr) -> nodes.Expr:
+    def _binary(self, node: nodes.BinExpr) -> nodes.Expr:
         node.left, node.right = self.expr(node.left), self.expr(node.right)
         return node
 
-    def _either(self, node: nodes.BinExpr) -> nodes.Expr:
+    def _logical(self, node: nodes.BinExpr) -> nodes.Expr:
         node.left, node.right = self._test(node.left), self._test(node.right)
         return node
 
-    def _one(self, node: nodes.UnaryExpr) -> nodes.Expr:
+    def _unary(self, node: nodes.UnaryExpr) -> nodes.Expr:
         node.node = self._test(node.node) if isinstance(node, nodes.Not) else self.expr(node.node)
         return node
 
     def _compare(self, node: nodes.Compare) -> nodes.Expr:
-        self.found.compare(node, self._local)
+        self.usage.compare(node, self._local)
         node.expr = self._test(node.expr)
         for operand in node.ops:
             operand.expr = self._test(operand.expr)
@@ -267,7 +280,7 @@ class Walk:
         if not isinstance(node.arg, nodes.Slice):
             return self._call("item", [value, self.expr(node.arg)], node)
         bounds = (node.arg.start, node.arg.stop, node.arg.step)
-        return self._call("part", [value, *(self.expr(b or nodes.Const(None)) for b in bounds)], node)
+        return self._call("slice_of", [value, *(self.expr(b or nodes.Const(None)) for b in bounds)], node)
 
     def _getattr(self, node: nodes.Getattr) -> nodes.Expr:
         if self._loops and isinstance(node.node, nodes.Name) and node.node.name == "loop":
@@ -279,7 +292,7 @@ class Walk:
         )
         return node
 
-    def _is(self, node: nodes.Test) -> nodes.Expr:
+    def _is_test(self, node: nodes.Test) -> nodes.Expr:
         if node.name not in ("defined", "none", "None") or node.args or node.kwargs:
             self._refuse(node, f"`is {node.name[:80]}` is not supported", "is defined, is None")
         call = self._call("fn_defined", [self._test(node.node)], node)
@@ -300,7 +313,7 @@ class Walk:
             self._refuse(node, "only functions can be called")
         name = callee.name
         self._known(node, name)
-        self.found.names_columns |= name in IDENTIFIER_FUNCTIONS | {"sql_and"}
+        self.usage.names_columns |= name in IDENTIFIER_FUNCTIONS | {"sql_and"}
         self._declare(node, name)
         result = self._call(f"fn_{name}", self._arguments(node, name), node)
         self._conditional += 1
@@ -309,16 +322,16 @@ class Walk:
         return result
 
     def _arguments(self, node: nodes.Call, name: str) -> list[nodes.Expr]:
-        """Positional arguments. A parameter as the first one of some functions may be absent."""
+        """Check positional arguments. Some functions accept an absent parameter as their first one."""
         lenient = name in TYPE_FUNCTIONS | IDENTIFIER_FUNCTIONS | {"defined"}
         lenient |= name == "split_to_array" and len(node.args) + len(node.kwargs) > 1
         if not lenient:
             return [self.expr(argument) for argument in node.args]
         first = [self._test(argument) for argument in node.args[:1]]
         self._conditional += 1
-        rest = [self.expr(argument) for argument in node.args[1:]]
+        others = [self.expr(argument) for argument in node.args[1:]]
         self._conditional -= 1
-        return first + rest
+        return first + others
 
     def _known(self, node: nodes.Call, name: str) -> None:
         if name in UNSUPPORTED:
@@ -340,9 +353,9 @@ class Walk:
         return self._call("method", args, node)
 
     def _declare(self, node: nodes.Call, function: str) -> None:
-        """Note what a type function says about the parameter that it is called with."""
+        """Record what a type function's call declares about its parameter."""
         if function == "Array" and len(node.args) > 1 and isinstance(node.args[1], nodes.Name):
-            # `Array(x, String)`, without quotes, is common and means the same.
+            # `Array(x, String)`, without quotes, is common and means the same as with quotes.
             name = node.args[1].name
             node.args[1] = nodes.Const(name, lineno=node.lineno) if name in TYPE_FUNCTIONS else node.args[1]
         try:
@@ -352,37 +365,37 @@ class Walk:
         subject = node.args[0] if type and node.args else None
         if type is None or not isinstance(subject, nodes.Name) or self._allowed(subject) in self._local:
             return
-        self.found.declare(subject.name, type, node, function, certain=not self._conditional)
+        self.usage.declare(subject.name, type, node, function, certain=not self._conditional)
 
     # --- refusals ---
     def _enter(self, node: nodes.Node) -> None:
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            self._refuse(node, f"nested more than {MAX_DEPTH} deep")
+            self._refuse(node, f"the template is nested more than {MAX_DEPTH} levels deep")
 
     def _refuse(self, node: nodes.Node, message: str, hint: str | None = None, code: Code = TEMPLATE) -> NoReturn:
         raise SyntaxProblemError(node.lineno, message, hint, code)
 
 
-_NO = {
-    "Filter": ("a filter (`|`)", "use functions, or the SQL's own"),
+_UNSUPPORTED_HINTS = {
+    "Filter": ("a filter (`|`)", "use template functions or SQL functions"),
     "Pow": ("`**`", "compute it in SQL"),
 }
-_EXPRESSIONS: dict[type, Callable[[Walk, Any], nodes.Expr]] = {
-    nodes.Const: Walk._leaf,
-    nodes.TemplateData: Walk._leaf,
-    nodes.Name: Walk._name,
-    nodes.List: Walk._items,
-    nodes.Tuple: Walk._items,
-    nodes.Dict: Walk._dict,
-    **dict.fromkeys((nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod), Walk._both),
-    **dict.fromkeys((nodes.And, nodes.Or), Walk._either),
-    **dict.fromkeys((nodes.Not, nodes.Neg, nodes.Pos), Walk._one),
-    nodes.Compare: Walk._compare,
-    nodes.CondExpr: Walk._conditional_expr,
-    nodes.Concat: Walk._concat,
-    nodes.Getitem: Walk._getitem,
-    nodes.Getattr: Walk._getattr,
-    nodes.Test: Walk._is,
-    nodes.Call: Walk._any_call,
+_EXPRESSIONS: dict[type, Callable[[TemplateChecker, Any], nodes.Expr]] = {
+    nodes.Const: TemplateChecker._constant,
+    nodes.TemplateData: TemplateChecker._constant,
+    nodes.Name: TemplateChecker._name,
+    nodes.List: TemplateChecker._items,
+    nodes.Tuple: TemplateChecker._items,
+    nodes.Dict: TemplateChecker._dict,
+    **dict.fromkeys((nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod), TemplateChecker._binary),
+    **dict.fromkeys((nodes.And, nodes.Or), TemplateChecker._logical),
+    **dict.fromkeys((nodes.Not, nodes.Neg, nodes.Pos), TemplateChecker._unary),
+    nodes.Compare: TemplateChecker._compare,
+    nodes.CondExpr: TemplateChecker._conditional_expr,
+    nodes.Concat: TemplateChecker._concat,
+    nodes.Getitem: TemplateChecker._getitem,
+    nodes.Getattr: TemplateChecker._getattr,
+    nodes.Test: TemplateChecker._is_test,
+    nodes.Call: TemplateChecker._any_call,
 }

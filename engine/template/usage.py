@@ -1,4 +1,4 @@
-"""What a template says about its parameters: types, defaults, descriptions, and which of them it needs."""
+"""Records how a template uses its parameters: types, defaults, descriptions, and which of them it needs."""
 
 from __future__ import annotations
 
@@ -9,76 +9,92 @@ from typing import Any
 from jinja2 import nodes
 
 from engine.template.functions import PLAIN_TYPES, item_type
-from engine.template.parameters import ParameterSpec, kind
+from engine.template.parameters import ParameterSpec, parameter_type
 
 TYPE_FUNCTIONS = frozenset({*PLAIN_TYPES, "Array", "Decimal", "DateTime64"})
 IDENTIFIER_FUNCTIONS = frozenset({"column", "columns", "symbol"})
 
 
 @dataclass(slots=True)
-class Use:
-    """What one parameter is used as; the first use that says something counts."""
+class ParameterUse:
+    """How a template uses one parameter. If two calls declare something differently, the first one counts."""
 
     type: str | None = None
+    """The canonical type that a type function declares; None if the template only uses the bare name."""
     line: int = 0
+    """The line of that declaration, or else of the first use."""
     needed: bool = False
+    """Whether every rendering evaluates the parameter."""
     required: bool | None = None
+    """The keyword `required` of a type function; None if no call has it."""
     has_default: bool = False
     optional: bool = False
+    """Whether a call has a default or says `defined=False`."""
     attributes: dict[str, Any] = field(default_factory=dict)
+    """The constant keywords of type functions, such as `description` and `enum`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A condition of the template: the outcomes that lead to it, and whether text depends on its failing."""
+    """A condition of an `if` or `elif`."""
 
     after: Mapping[int, bool]
+    """The outcomes of other conditions, by number, that lead to this one."""
     has_else: bool
+    """Whether an `elif` or `else` follows, so that text depends on the condition being false."""
 
 
 @dataclass(slots=True)
-class Findings:
-    """What the walk found: uses by name, names used as identifiers, texts that parameters are compared with, and
-    the conditions by number."""
+class TemplateUsage:
+    """What `syntax.TemplateChecker` learns about a template."""
 
-    uses: dict[str, Use] = field(default_factory=dict)
+    uses: dict[str, ParameterUse] = field(default_factory=dict)
+    """The parameters by name, in the order of their first use."""
     identifiers: set[str] = field(default_factory=set)
+    """The parameters whose values are names of columns."""
     compared: list[tuple[str, Any]] = field(default_factory=list)
+    """Pairs of a parameter and a constant that it is compared with."""
     conditions: list[Condition] = field(default_factory=list)
+    """The conditions; a condition's number is its position."""
     names_columns: bool = False
-    clashes: list[tuple[int, str]] = field(default_factory=list)
+    """Whether the template calls a function that writes names of columns."""
+    type_conflicts: list[tuple[int, str]] = field(default_factory=list)
+    """Parameters that are declared with two types, each as a line and a message."""
 
     def condition(self, after: Mapping[int, bool], has_else: bool) -> int:
-        """Note a condition and return its number."""
+        """Record a condition and return its number."""
         self.conditions.append(Condition(dict(after), has_else))
         return len(self.conditions) - 1
 
-    def use(self, name: str, line: int) -> Use:
-        """What is known of a parameter so far."""
-        return self.uses.setdefault(name, Use(line=line))
+    def use(self, name: str, line: int) -> ParameterUse:
+        """Return the record of a parameter, which is created at its first use."""
+        return self.uses.setdefault(name, ParameterUse(line=line))
 
     def declare(self, name: str, type: str, call: nodes.Call, function: str, *, certain: bool) -> None:
-        """Note a call of a type function with a parameter, and where it contradicts an earlier one."""
+        """Record a type function's call with a parameter, and whether it contradicts an earlier call.
+
+        `certain` says that every rendering makes the call.
+        """
         if function in IDENTIFIER_FUNCTIONS:
             self.identifiers.add(name)
         use = self.use(name, call.lineno)
         if use.type not in (None, type):
-            clash = f"parameter `{name}` is {use.type} in line {use.line} and {type} in line {call.lineno}"
-            self.clashes.append((call.lineno, clash))
+            conflict = f"parameter `{name}` is {use.type} in line {use.line} and {type} in line {call.lineno}"
+            self.type_conflicts.append((call.lineno, conflict))
         if use.type is None:
             use.type, use.line = type, call.lineno
-        said = _said(call, function)
-        use.has_default |= "default" in said
-        use.optional |= use.has_default or constant(said.get("defined")) is False
+        keywords = _keywords(call, function)
+        use.has_default |= "default" in keywords
+        use.optional |= use.has_default or constant(keywords.get("defined")) is False
         use.needed |= certain and not use.optional
-        if use.required is None and "required" in said:
-            use.required = bool(constant(said["required"]))
-        for key, node in said.items():
+        if use.required is None and "required" in keywords:
+            use.required = bool(constant(keywords["required"]))
+        for key, node in keywords.items():
             if constant(node) is not None:
                 use.attributes.setdefault(key, constant(node))
 
     def compare(self, node: nodes.Compare, local: set[str]) -> None:
-        """Note the constants that a parameter is compared with, so that dry runs can take those branches."""
+        """Record the constants that a parameter is compared with, so that dry runs can take those branches."""
         subject = node.expr
         if isinstance(subject, nodes.Call) and isinstance(subject.node, nodes.Name) and subject.args:
             subject = subject.args[0] if subject.node.name in TYPE_FUNCTIONS else subject
@@ -91,23 +107,24 @@ class Findings:
                 self.compared += [(subject.name, v) for v in values if isinstance(v, str | int | float)]
 
     def specs(self) -> tuple[ParameterSpec, ...]:
+        """Return the declarations of all parameters, in the order of their first use."""
         return tuple(_spec(name, use) for name, use in self.uses.items())
 
 
-def _spec(name: str, use: Use) -> ParameterSpec:
-    said = use.attributes
-    enum = said.get("enum")
+def _spec(name: str, use: ParameterUse) -> ParameterSpec:
+    attributes = use.attributes
+    enum = attributes.get("enum")
     needed = use.needed and not use.optional
     return ParameterSpec(
         name=name,
         type=use.type or "String",
-        default=said.get("default"),
-        description=_text(said.get("description")),
-        # A default is taken whenever there is one, so that `required=True` beside it only documents.
+        default=attributes.get("default"),
+        description=_text(attributes.get("description")),
+        # A default always applies, so `required=True` together with a default is only documentation.
         required=not use.has_default and (needed if use.required is None else use.required),
         enum=tuple(enum) if isinstance(enum, list) else None,
-        example=said.get("example"),
-        format=_text(said.get("format")),
+        example=attributes.get("example"),
+        format=_text(attributes.get("format")),
         explicit=use.type is not None,
     )
 
@@ -117,7 +134,7 @@ def _text(value: Any) -> str | None:
 
 
 def constant(node: nodes.Node | None) -> Any:
-    """The value of a constant, of a list of constants or of a negative number; None for anything else."""
+    """Return the value of a constant, a list of constants or a negative number, and None for any other node."""
     if isinstance(node, nodes.Const):
         return node.value
     if isinstance(node, nodes.Neg) and isinstance(node.node, nodes.Const):
@@ -128,17 +145,17 @@ def constant(node: nodes.Node | None) -> Any:
     return None
 
 
-def _said(call: nodes.Call, function: str) -> dict[str, nodes.Node]:
-    """Keywords of a type function's call, and its default where that was given by position."""
-    said: dict[str, nodes.Node] = {k.key: k.value for k in call.kwargs}
-    position = {"Array": 2, "Decimal": 3}.get(function, 1)
-    if function != "symbol" and len(call.args) > position:
-        said["default"] = call.args[position]
-    return {key: node for key, node in said.items() if not (isinstance(node, nodes.Const) and node.value is None)}
+def _keywords(call: nodes.Call, function: str) -> dict[str, nodes.Node]:
+    """Return the keywords of a type function's call that are not None, with a positional default as a keyword."""
+    keywords: dict[str, nodes.Node] = {k.key: k.value for k in call.kwargs}
+    default_position = {"Array": 2, "Decimal": 3}.get(function, 1)
+    if function != "symbol" and len(call.args) > default_position:
+        keywords["default"] = call.args[default_position]
+    return {key: node for key, node in keywords.items() if not (isinstance(node, nodes.Const) and node.value is None)}
 
 
 def declared_type(call: nodes.Call, function: str) -> str | None:
-    """The canonical type that a type function declares, from constants; None for other functions.
+    """Return the canonical type that a type function's call declares with constants, or None for other functions.
 
     Raises BAD_TYPE for a type that parameters cannot have.
     """
@@ -146,16 +163,16 @@ def declared_type(call: nodes.Call, function: str) -> str | None:
         return "String"
     if function not in TYPE_FUNCTIONS:
         return None
-    said = {k.key: constant(k.value) for k in call.kwargs}
-    given = [constant(argument) for argument in call.args]
+    keywords = {k.key: constant(k.value) for k in call.kwargs}
+    positional = [constant(argument) for argument in call.args]
 
     def argument(position: int, name: str, default: Any = None) -> Any:
-        return given[position] if len(given) > position else said.get(name, default)
+        return positional[position] if len(positional) > position else keywords.get(name, default)
 
     if function == "Array":
-        return kind(f"Array({item_type(argument(1, 'type', 'String'))})").type
+        return parameter_type(f"Array({item_type(argument(1, 'type', 'String'))})").type
     if function == "Decimal":
-        return kind(f"Decimal({argument(1, 'precision')}, {argument(2, 'scale')})").type
+        return parameter_type(f"Decimal({argument(1, 'precision')}, {argument(2, 'scale')})").type
     if function == "DateTime64":
-        return kind(f"DateTime64({argument(2, 'precision', 6)})").type
-    return kind(function).type
+        return parameter_type(f"DateTime64({argument(2, 'precision', 6)})").type
+    return parameter_type(function).type

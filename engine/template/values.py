@@ -1,7 +1,7 @@
-"""What templates compute with: parameters, typed values, pieces of SQL, and the operations on them.
+"""The values that templates compute with: parameters, typed values, SQL fragments, and the operations on them.
 
-Nothing here knows the template engine. A value becomes text only in `emit`, which binds it, so no value of a request
-is ever part of a statement.
+This module does not depend on the template engine. Only `emit` turns a value into text, as the placeholder that it is
+bound to, so no value of a request becomes part of a statement.
 """
 
 from __future__ import annotations
@@ -14,112 +14,125 @@ from decimal import Decimal
 from typing import Any
 
 from engine.errors import BAD_PARAMETER, CUSTOM, MISSING_PARAMETER, TEMPLATE, RookeryError, shown
-from engine.template.date_times import UTC, UnfitError
-from engine.template.parameters import Kind, Value, kind
+from engine.template.date_times import UTC, InvalidValueError
+from engine.template.parameters import ParameterType, Value, parameter_type
 
 MAX_LOOP_STEPS = 10_000
-"""Most loop iterations of one rendering, all loops together; also the longest `range`."""
+"""Maximum number of iterations of all loops in one rendering, and maximum length of a `range`."""
 MAX_VALUE_SIZE = 1_000_000
-"""Longest text or list that a template may build, in characters or items."""
+"""Maximum size of a text or list that a template builds, in characters or items."""
 MAX_WORK = 5_000_000
-"""Most characters and items that the calls of one rendering may work through, all together."""
+"""Maximum number of characters and items that all calls of one rendering process together."""
 ABSENT: Any = type("Absent", (), {"__bool__": lambda _: False, "__slots__": ()})()
+"""The value of a parameter that the request does not have."""
 
 
 class PipeError(RookeryError):
-    """An error that the pipe's author raised with `custom_error`: its HTTP status and its body."""
+    """An error that the pipe's author raised with `custom_error`, with its HTTP status and its body."""
 
     def __init__(self, status: int, body: Any) -> None:
-        told = body.get("error") if isinstance(body, dict) else body
-        super().__init__(replace(CUSTOM, status=status), told if isinstance(told, str) and told else CUSTOM.title)
+        message = body.get("error") if isinstance(body, dict) else body
+        super().__init__(
+            replace(CUSTOM, status=status), message if isinstance(message, str) and message else CUSTOM.title
+        )
         self.status = status
         self.body = body
 
 
 class MissingError(Exception):
-    """The rendering cannot go on without the parameter it names."""
+    """The rendering cannot continue without a parameter; the text is its name."""
 
 
 @dataclass(slots=True)
 class Binder:
     """Collects the bound values of one statement under generated names `p1`, `p2`, …
 
-    Equal values keep different names, so that the text depends on the branches taken and never on values.
+    Equal values get different names, so that the text depends only on the branches taken, not on the values.
     """
 
     bindings: dict[str, Value] = field(default_factory=dict)
+    """The values by generated name."""
     types: dict[str, str] = field(default_factory=dict)
+    """Their ClickHouse types by generated name."""
 
     def bind(self, value: Value, type: str) -> str:
-        """Keep a value of a ClickHouse type and return its placeholder, such as `{p1:Int32}`."""
+        """Add a value of a ClickHouse type and return its placeholder, such as `{p1:Int32}`."""
         name = f"p{len(self.bindings) + 1}"
         self.bindings[name] = value
         self.types[name] = type
         return f"{{{name}:{type}}}"
 
     def mark(self) -> int:
-        """How much is bound so far, for `rewind`."""
+        """Return the number of bindings, for `rewind`."""
         return len(self.bindings)
 
     def rewind(self, mark: int) -> None:
-        """Forget what was bound since `mark`; what other templates of the statement have bound stays."""
+        """Remove the bindings added since `mark`, and keep those of the statement's other templates."""
         for name in list(self.bindings)[mark:]:
             del self.bindings[name], self.types[name]
 
 
 @dataclass(slots=True)
-class Arms:
-    """The conditions of a dry run, by number: which are forced to an outcome, and which outcomes were seen."""
+class Branches:
+    """The outcomes of a template's conditions in dry runs."""
 
     forced: Mapping[int, bool] = field(default_factory=dict)
+    """The outcomes to force, by number of the condition."""
     seen: set[tuple[int, bool]] = field(default_factory=set)
+    """The outcomes that dry runs have had so far, each with the number of the condition."""
 
 
 class Rendering:
-    """One rendering of one template: the request, where values go, what is missing, how much was done.
+    """The state of one rendering of one template. One thread uses it.
 
-    `columns` are the identifiers that it may name; None, in dry runs only, when they are not known yet. `arms` are
-    the conditions of a dry run, None when a request is rendered. Moments without an offset are in `zone`.
+    `request` has the raw values of parameters, and `binder` receives the bound ones. `columns` are the names that the
+    template may use; None, in dry runs only, if they are not known. `branches` is None unless this is a dry run.
+    `zone` is the workspace's zone, for times without an offset. `missing` has the names of required parameters that
+    the request lacks, in order.
     """
 
-    __slots__ = ("arms", "binder", "columns", "missing", "request", "sample", "steps", "work", "zone")
+    __slots__ = ("binder", "branches", "columns", "is_dry_run", "missing", "request", "steps", "work", "zone")
 
     def __init__(
         self,
         request: Mapping[str, object],
         binder: Binder,
         columns: frozenset[str] | None,
-        arms: Arms | None = None,
+        branches: Branches | None = None,
         zone: str = UTC,
     ) -> None:
         self.request = request
         self.zone = zone
         self.binder = binder
         self.columns = columns
-        self.arms = arms
-        self.sample = arms is not None
+        self.branches = branches
+        self.is_dry_run = branches is not None
         self.missing: dict[str, None] = {}
         self.steps = 0
         self.work = 0
 
     def step(self) -> None:
+        """Count an iteration of a loop. Raises TEMPLATE above MAX_LOOP_STEPS."""
         self.steps += 1
         if self.steps > MAX_LOOP_STEPS:
             raise RookeryError(TEMPLATE, f"loops of the template take more than {MAX_LOOP_STEPS} steps together")
 
     def spend(self, *values: Any) -> None:
-        """Count what a call works through: characters, items, and objects at a flat rate."""
+        """Count the characters and items that a call processes, and a flat rate per object.
+
+        Raises TEMPLATE above MAX_WORK.
+        """
         for value in values:
             if isinstance(value, str | list | tuple):
                 self.work += len(value)
             elif isinstance(value, dict):
                 self.work += 100_000
         if self.work > MAX_WORK:
-            raise RookeryError(TEMPLATE, "the template works through too much text")
+            raise RookeryError(TEMPLATE, "the template processes too much text")
 
 
 class Parameter:
-    """A parameter of the request by name. Absent: false, equal to None, and an error where a value is needed."""
+    """A parameter of the request. If absent, it is false and equals None, and using its value raises MissingError."""
 
     __slots__ = ("name", "raw")
 
@@ -134,29 +147,29 @@ class Parameter:
         return hash(None if self.raw is ABSENT else self.raw)
 
     def __eq__(self, other: object) -> bool:
-        mine = None if self.raw is ABSENT else self.raw
+        value = None if self.raw is ABSENT else self.raw
         if isinstance(other, Parameter):
             other = None if other.raw is ABSENT else other.raw
-        return bool(mine == other)
+        return bool(value == other)
 
     def __contains__(self, item: object) -> bool:
-        return plain(item) in plain(self)
+        return unwrap(item) in unwrap(self)
 
     def __lt__(self, other: object) -> bool:
-        return bool(plain(self) < plain(other))
+        return bool(unwrap(self) < unwrap(other))
 
     def __le__(self, other: object) -> bool:
-        return bool(plain(self) <= plain(other))
+        return bool(unwrap(self) <= unwrap(other))
 
     def __gt__(self, other: object) -> bool:
-        return bool(plain(self) > plain(other))
+        return bool(unwrap(self) > unwrap(other))
 
     def __ge__(self, other: object) -> bool:
-        return bool(plain(self) >= plain(other))
+        return bool(unwrap(self) >= unwrap(other))
 
 
 class Sql:
-    """A piece of SQL made by a function: text that is safe by construction, and values still to be bound."""
+    """An SQL fragment made by a template function: text that is safe by construction, and values to bind."""
 
     __slots__ = ("parts",)
 
@@ -164,10 +177,11 @@ class Sql:
         self.parts = parts
 
     def text(self, binder: Binder) -> str:
+        """Bind the values and return the text with their placeholders."""
         return "".join(part if isinstance(part, str) else binder.bind(*part) for part in self.parts)
 
 
-# Typed values behave like what they are and remember the type they are bound as.
+# Typed values behave like values of their Python type, and keep the ClickHouse type to bind them as.
 class TypedInt(int):
     """An integer of a declared type."""
 
@@ -198,23 +212,23 @@ class TypedList(list[Any]):
     sql_type: str
 
 
-_NATURAL = {"String", "Int64", "Float64", "Bool"}
+_BOUND_BY_PYTHON_TYPE = {"String", "Int64", "Float64", "Bool"}
 _TYPED: dict[type, Any] = {int: TypedInt, float: TypedFloat, str: TypedText, Decimal: TypedDecimal, list: TypedList}
 
 
-def typed(found: Kind, value: Value) -> Any:
-    """A checked value as the template sees it."""
-    if found.type == "JSON":
+def typed(type_: ParameterType, value: Value) -> Any:
+    """Return a checked value as the template sees it: parsed JSON, or a value that keeps its ClickHouse type."""
+    if type_.type == "JSON":
         return json.loads(str(value))
-    if found.bind in _NATURAL:
+    if type_.bind in _BOUND_BY_PYTHON_TYPE:
         return value
-    made = _TYPED[type(value)](value)
-    made.sql_type = found.bind
-    return made
+    typed_value = _TYPED[type(value)](value)
+    typed_value.sql_type = type_.bind
+    return typed_value
 
 
-def plain(value: Any) -> Any:
-    """A value without its parameter. Raises MissingError for an absent one."""
+def unwrap(value: Any) -> Any:
+    """Return a parameter's value, and any other value unchanged. Raises MissingError for an absent parameter."""
     if type(value) is not Parameter:
         return value
     if value.raw is ABSENT:
@@ -222,13 +236,13 @@ def plain(value: Any) -> Any:
     return value.raw
 
 
-def present(value: Any) -> bool:
-    """Whether there is a value: neither None nor an absent parameter."""
+def is_present(value: Any) -> bool:
+    """Return whether a value is neither None nor an absent parameter."""
     return value is not None and not (type(value) is Parameter and value.raw is ABSENT)
 
 
 def emit(run: Rendering, value: Any) -> str:
-    """The text of one output: a piece of SQL as it is, anything else as a placeholder for its bound value."""
+    """Return the text of one `{{ }}`: an SQL fragment unchanged, any other value as its placeholder."""
     if type(value) is Sql:
         return value.text(run.binder)
     if type(value) is Parameter and value.raw is ABSENT:
@@ -238,73 +252,78 @@ def emit(run: Rendering, value: Any) -> str:
 
 
 def bindable(value: Any) -> tuple[Value, str]:
-    """A value and the type to bind it as: the declared one, or the one of its Python type."""
+    """Return a value and the type to bind it as: its declared type, or the type that fits its Python type.
+
+    Raises BAD_PARAMETER for a value that cannot be bound.
+    """
     name = value.name if type(value) is Parameter else None
-    value = plain(value)
+    value = unwrap(value)
     declared: str | None = getattr(value, "sql_type", None)
     if declared:
         return value, declared
     if type(value) is str and value.isascii():
         return value, "String"
-    found = _python_kind(value)
+    inferred = _inferred_type(value)
     try:
-        return found.check(_deep(value)), found.bind
-    except UnfitError:
-        what = f"parameter `{name}`" if name else "value"
-        raise RookeryError(BAD_PARAMETER, f"{what} must be {found.type}, got {shown(value)}") from None
+        return inferred.check(_unwrap_all(value)), inferred.bind
+    except InvalidValueError:
+        subject = f"parameter `{name}`" if name else "value"
+        raise RookeryError(BAD_PARAMETER, f"{subject} must be {inferred.type}, got {shown(value)}") from None
 
 
-def _deep(value: Any) -> Any:
-    """A value without the parameters inside it."""
-    value = plain(value)
+def _unwrap_all(value: Any) -> Any:
+    """Return a value with the parameters inside it replaced by their values."""
+    value = unwrap(value)
     if isinstance(value, dict):
-        return {key: _deep(v) for key, v in value.items()}
-    return [_deep(v) for v in value] if isinstance(value, list | tuple) else value
+        return {key: _unwrap_all(v) for key, v in value.items()}
+    return [_unwrap_all(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def _python_kind(value: Any) -> Kind:
+def _inferred_type(value: Any) -> ParameterType:
+    """Return the type to bind a Python value as. Raises BAD_PARAMETER or TEMPLATE if there is none."""
     if isinstance(value, bool):
-        return kind("Bool")
+        return parameter_type("Bool")
     if isinstance(value, int):
-        return kind("Int64")
+        return parameter_type("Int64")
     if isinstance(value, float):
-        return kind("Float64")
+        return parameter_type("Float64")
     if isinstance(value, str):
-        return kind("String")
+        return parameter_type("String")
     if isinstance(value, dict):
-        return kind("JSON")
+        return parameter_type("JSON")
     if isinstance(value, list | tuple) and not any(isinstance(x, list | tuple | dict) for x in value):
-        inner = {_python_kind(plain(x)).type for x in value} or {"String"}
+        inner = {_inferred_type(unwrap(x)).type for x in value} or {"String"}
         if inner == {"Int64", "Float64"}:
             inner = {"Float64"}
         if len(inner) == 1:
-            return kind(f"Array({inner.pop()})")
-        raise RookeryError(BAD_PARAMETER, f"items of a list must be of one type, got {shown(value)}")
-    what = "None" if value is None else f"a {type(value).__name__.lower()}"
-    raise RookeryError(TEMPLATE, f"cannot print {what}", hint="print text, numbers, lists or a type function")
+            return parameter_type(f"Array({inner.pop()})")
+        raise RookeryError(BAD_PARAMETER, f"items of a list must have the same type, got {shown(value)}")
+    described = "None" if value is None else f"a {type(value).__name__.lower()}"
+    raise RookeryError(TEMPLATE, f"cannot print {described}", hint="print text, numbers, lists or a type function")
 
 
 def items_of(value: Any) -> list[Any]:
-    """The items of a list, range or object; text is refused, since looping over letters is never meant."""
-    value = plain(value)
+    """Return the items of a list, range or object. Raises TEMPLATE for text: its letters are never what is meant."""
+    value = unwrap(value)
     if isinstance(value, str):
         message = "cannot loop over text"
-        raise RookeryError(TEMPLATE, message, hint="make a list of it: split_to_array(x) or Array(x, 'String')")
+        raise RookeryError(TEMPLATE, message, hint="make it a list: split_to_array(x) or Array(x, 'String')")
     if not isinstance(value, list | tuple | range | dict):
         raise TypeError("not a list")
     if isinstance(value, TypedList):
-        one = kind(value.sql_type[len("Array(") : -1])
-        return [typed(one, v) for v in value]
+        item_type = parameter_type(value.sql_type[len("Array(") : -1])
+        return [typed(item_type, v) for v in value]
     return list(value)
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word most like `word`, for hints; None when nothing is close."""
-    found = difflib.get_close_matches(word[:100], sorted(known), 1, 0.6)
-    return found[0] if found else None
+    """Return the known word most similar to `word`, for hints, or None if no word is similar."""
+    matches = difflib.get_close_matches(word[:100], sorted(known), 1, 0.6)
+    return matches[0] if matches else None
 
 
 def missing_error(names: Iterable[str]) -> RookeryError:
-    """One MISSING_PARAMETER error that lists all missing parameters."""
+    """Return one MISSING_PARAMETER error that lists all missing parameters."""
+
     listed = ", ".join(f"`{n}`" for n in names)
     return RookeryError(MISSING_PARAMETER, f"required parameter{'s' if ',' in listed else ''} missing: {listed}")

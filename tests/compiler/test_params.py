@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.errors import BAD_PARAMETER, BAD_TENANT_ID, BAD_TYPE, TENANT_COLUMN, RookeryError
-from engine.template.date_times import moment
-from engine.template.parameters import coerce, kind
+from engine.template.date_times import parse_moment
+from engine.template.parameters import coerce, parameter_type
 from engine.tenant_ids import canonical_tenant, integer_bounds
 
 INTEGERS = [f"{u}Int{bits}" for u in ("", "U") for bits in (8, 16, 32, 64, 128, 256)]
@@ -145,7 +145,7 @@ def test_refuses(type: str, raw: object) -> None:
     with pytest.raises(RookeryError) as caught:
         coerce("x", type, raw)
     assert caught.value.code is BAD_PARAMETER
-    assert caught.value.message.startswith(f"parameter `x` must be {kind(type).type}, got ")
+    assert caught.value.message.startswith(f"parameter `x` must be {parameter_type(type).type}, got ")
     assert len(caught.value.message) < 250
 
 
@@ -183,7 +183,7 @@ def test_unknown_type(type: str) -> None:
 )
 def test_impossible_type(type: str) -> None:
     with pytest.raises(RookeryError) as caught:
-        kind(type)
+        parameter_type(type)
     assert caught.value.code is BAD_TYPE
 
 
@@ -216,12 +216,12 @@ def test_integers_never_wrap(type: str, number: int) -> None:
 
 @pytest.mark.parametrize("type", TYPES)
 def test_dry_run_value_is_valid(type: str) -> None:
-    assert kind(type).check(kind(type).sample) is not None
+    assert parameter_type(type).check(parameter_type(type).sample) is not None
 
 
 def test_values_survive_the_engine(tmp_path: Path) -> None:
     """Each accepted value, bound as its type, is in the engine what was sent."""
-    values = [(kind(t).bind, coerce("x", t, raw)) for t, raw, _ in GOOD]
+    values = [(parameter_type(t).bind, coerce("x", t, raw)) for t, raw, _ in GOOD]
     script = """
         import json, sys
         from decimal import Decimal
@@ -332,4 +332,4 @@ def test_a_moment_keeps_its_meaning_when_it_is_read_again(type: str) -> None:
             for seconds in range(day, day + 6 * 3600, 900):
                 text = coerce("x", type, f"{seconds}.75" if seconds >= 0 else f"{seconds + 1}.25", zone)
                 assert coerce("x", type, text, zone) == text
-                assert str(text)[:1] in "12-" and seconds == moment(text, zone).at.timestamp()
+                assert str(text)[:1] in "12-" and seconds == parse_moment(text, zone).at.timestamp()

@@ -27,7 +27,7 @@ from engine.errors import (
 )
 from engine.template.dry_run import Sample, samples
 from engine.template.environment import TEMPLATE_FUNCTIONS, UNSUPPORTED, Binder, PipeError, Template, compile_template
-from engine.template.values import Arms
+from engine.template.values import Branches
 
 COLUMNS = frozenset({"kind", "ts", "amount", "a`b", "n.x"})
 LEAKS = r"0x[0-9a-f]{6}|jinja|object at|engine\.|/engine/|\.py\b"
@@ -290,7 +290,9 @@ def test_types_of_parameters_are_canonical() -> None:
 
 def test_conflicting_types_are_noted_and_each_place_converts_for_itself() -> None:
     template = compile_template("{{ Int32(x) }}\n{{ String(x) }}", Place("a.yaml", 10))
-    assert template.clashes == ((Place("a.yaml", 11), "parameter `x` is Int32 in line 1 and String in line 2"),)
+    assert template.type_conflicts == (
+        (Place("a.yaml", 11), "parameter `x` is Int32 in line 1 and String in line 2"),
+    )
     assert [p.type for p in template.parameters] == ["Int32"]
     binder = Binder()
     template.render({"x": "7"}, binder, COLUMNS)
@@ -511,9 +513,9 @@ def test_a_dry_run_leaves_what_other_templates_have_bound() -> None:
     binder = Binder()
     first, second = compile_template("{{ Int8(n) }}"), compile_template("{{ Date(d) }}{{ n }}{{ String(late) }}")
     values = {"n": 3, "d": "2020-02-02", "late": "x"}
-    assert first.dry(values, {}, binder, COLUMNS, Arms()) == "{p1:Int8}"
+    assert first.dry_run(values, {}, binder, COLUMNS, Branches()) == "{p1:Int8}"
     # What is missing is made up in another attempt, and that must not drop or repeat anything.
-    assert second.dry({"n": 3}, values, binder, COLUMNS, Arms()) == "{p2:Date}{p3:Int64}{p4:String}"
+    assert second.dry_run({"n": 3}, values, binder, COLUMNS, Branches()) == "{p2:Date}{p3:Int64}{p4:String}"
     assert list(binder.bindings.values()) == [3, "2020-02-02", 3, "x"]
     assert list(binder.types.values()) == ["Int8", "Date", "Int64", "String"]
 
