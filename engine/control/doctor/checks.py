@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from engine.compiler import storage
+from engine.control.doctor.detached_parts import listed
 from engine.control.doctor.findings import Context, Finding, error, warning
 from engine.control.tenants import ERASURE_KIND
 from engine.errors import POOLED_ONLY
@@ -112,15 +113,11 @@ def doubtful(patient: Context) -> Iterator[Finding]:
 
 def detached_parts(patient: Context) -> Iterator[Finding]:
     """Rows that were put aside: into landing they cannot come back in place."""
-    found = patient.workspace.warehouse.query(
-        "SELECT database, table, count(), min(name), anyIf(reason, ifNull(reason, '') != '') "
-        f"FROM system.detached_parts WHERE {_OURS} GROUP BY database, table ORDER BY database, table",
-        {"w": patient.workspace.name},
-    )
+    found = listed(patient.workspace.warehouse, _OURS, {"w": patient.workspace.name})
     landings = {table.name for _, table in patient.landings()}
-    for database, table, count, name, reason in found.rows:
-        where = Name(database, table)
-        why = f"{count} parts are detached, {name} first" + (f" ({reason})" if reason else "")
+    for where, parts in sorted(found.items()):
+        reason = next((p.reason for p in parts if p.reason), "")
+        why = f"{len(parts)} parts are detached, {parts[0].name} first" + (f" ({reason})" if reason else "")
         if where in landings:
             remedy = "never attach them: their rows would be delivered again. Append their rows as new ones"
             yield error("detached-parts", where, why, remedy)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from engine.errors import RookeryError
 from engine.schema import Name, literal
-from engine.warehouse.port import Warehouse
+from engine.warehouse.port import Value, Warehouse
 
+_PART = re.compile(r"(?:(?P<reason>[a-z][a-z-]*)_)?[^_]+(?:_\d+){3,4}(?:_try\d+)?")
+"""The name of a detached part: why the engine put it aside, its partition, blocks, level, and mutation."""
 ATTACHED, DROPPED, KEPT = "attached", "dropped", "kept"
 
 
@@ -34,12 +39,36 @@ class Detached:
 
 def detached_of(warehouse: Warehouse, table: Name) -> list[Part]:
     """The detached parts of a table."""
-    found = warehouse.query(
-        "SELECT name, ifNull(reason, '') FROM system.detached_parts "
-        "WHERE database = {d:String} AND table = {t:String} ORDER BY name",
-        {"d": table.database, "t": table.name},
+    where = "database = {d:String} AND table = {t:String}"
+    return listed(warehouse, where, {"d": table.database, "t": table.name}).get(table, [])
+
+
+def listed(warehouse: Warehouse, where: str, bindings: Mapping[str, Value]) -> dict[Name, list[Part]]:
+    """Detached parts by table; `where` is a condition over `database` and `table`.
+
+    The engine does not list those of tables that were loaded after its start, so their directories are read.
+    """
+    found: dict[Name, list[Part]] = {}
+    told = warehouse.query(
+        f"SELECT database, table, name, ifNull(reason, '') FROM system.detached_parts WHERE {where} ORDER BY ALL",
+        bindings,
     )
-    return [Part(str(name), str(reason)) for name, reason in found.rows]
+    for database, table, name, reason in told.rows:
+        found.setdefault(Name(database, table), []).append(Part(str(name), str(reason)))
+    if not warehouse.capabilities.lazy_tables:
+        return found
+    paths = warehouse.query(
+        "SELECT * FROM (SELECT database, name AS table, arrayJoin(data_paths) AS path FROM system.tables "
+        f"WHERE engine != 'MaterializedView') WHERE {where} ORDER BY ALL",
+        bindings,
+    )
+    for database, table, path in paths.rows:
+        directory, name = Path(str(path)) / "detached", Name(database, table)
+        parts = sorted(p.name for p in directory.iterdir()) if name not in found and directory.is_dir() else []
+        named = [_PART.fullmatch(part) for part in parts]
+        if any(named):
+            found[name] = [Part(match[0], match["reason"] or "") for match in named if match]
+    return found
 
 
 def attach(warehouse: Warehouse, table: Name, part: Part) -> str | None:
