@@ -1,4 +1,4 @@
-"""Rules across the files of a project that need no understanding of SQL."""
+"""Rules across the files of a project, as far as they can be checked without parsing SQL."""
 
 from __future__ import annotations
 
@@ -12,66 +12,68 @@ from engine.project.model import Engine, Materialize, Pipe, Project
 
 
 def check(project: Project, unreadable: frozenset[str] = frozenset()) -> list[RookeryError]:
-    """Everything that is wrong with a project, in order of files and lines; an empty list when nothing is. Pure.
+    """Return all problems of a project, sorted by file and line; an empty list if there are none. Pure.
 
-    `unreadable` are resources that there are, but whose files cannot be read.
+    `unreadable` names resources that exist but whose files could not be parsed. References to them are not reported.
     """
-    found: list[RookeryError] = []
+    problems: list[RookeryError] = []
     for datasource in project.datasources.values():
-        found.extend(check_datasource(datasource))
+        problems.extend(check_datasource(datasource))
     for pipe in project.pipes.values():
-        found.extend(check_pipe(pipe))
-    found.extend(_names(project))
-    found.extend(_targets(project, unreadable))
-    return sorted(found, key=_order)
+        problems.extend(check_pipe(pipe))
+    problems.extend(_names(project))
+    problems.extend(_targets(project, unreadable))
+    return sorted(problems, key=_position)
 
 
-def _order(problem: RookeryError) -> tuple[str, int, int]:
+def _position(problem: RookeryError) -> tuple[str, int, int]:
     place = problem.place or Place()
     return place.file or "", place.line or 0, place.column or 0
 
 
 def _names(project: Project) -> Iterator[RookeryError]:
-    """Names that differ only in case, and nodes named like something else."""
-    taken: dict[str, str] = {}
+    """Report names that differ only in case, and nodes that share a name with a datasource or pipe."""
+    by_lower_case: dict[str, str] = {}
     places = {resource.name: resource.place for resource in project.resources()}
     for pipe in project.pipes.values():
         if pipe.materialize:
             places.setdefault(pipe.materialize.target, pipe.materialize.place_of("target"))
     for name, place in places.items():
-        other = taken.setdefault(name.lower(), name)
+        other = by_lower_case.setdefault(name.lower(), name)
         if other != name:
             message = f"`{name}` differs from `{other}` only in upper and lower case"
-            hint = "file systems and readers mix them up; rename one"
+            hint = "some file systems treat them as the same name; rename one of them"
             yield RookeryError(DUPLICATE_NAME, message, hint=hint, place=place)
     for pipe in project.pipes.values():
         for node in pipe.nodes:
             if node.name in places:
-                message = f"node `{node.name}` has the name of a datasource or pipe"
-                hint = f"rename the node, such as {node.name[:100]}_node"
+                message = f"node `{node.name}` has the same name as a datasource or pipe"
+                hint = f"rename the node, for example to {node.name[:100]}_node"
                 yield RookeryError(DUPLICATE_NAME, message, hint=hint, place=node.place_of("name"))
 
 
 def _targets(project: Project, unreadable: frozenset[str]) -> Iterator[RookeryError]:
-    filled: dict[str, list[Pipe]] = {}
+    """Report pipes and targets that contradict each other."""
+    pipes_by_target: dict[str, list[Pipe]] = {}
     for pipe in project.pipes.values():
         if pipe.materialize:
-            filled.setdefault(pipe.materialize.target, []).append(pipe)
-    made = {target for target, pipes in filled.items() if any(_engine(pipe) for pipe in pipes)} | unreadable
+            pipes_by_target.setdefault(pipe.materialize.target, []).append(pipe)
+    created = {target for target, pipes in pipes_by_target.items() if any(_engine(pipe) for pipe in pipes)}
     for pipe in project.pipes.values():
         if pipe.materialize:
-            yield from _target(project, pipe.materialize, made)
-    for pipes in filled.values():
+            yield from _target(project, pipe.materialize, created | unreadable)
+    for pipes in pipes_by_target.values():
         yield from _agreement(pipes)
     for datasource in project.datasources.values():
-        if datasource.shared.min_tenants and datasource.name not in filled and not unreadable:
-            message = f"no pipe fills `{datasource.name}`, so its rows are no groups of tenants"
+        # A file that cannot be read may be the pipe that fills this datasource.
+        if datasource.shared.min_tenants and datasource.name not in pipes_by_target and not unreadable:
+            message = f"no pipe fills `{datasource.name}`, so its rows cannot be groups of tenants"
             hint = "remove `min_tenants`, or write the pipe that fills it"
             yield RookeryError(BAD_VALUE, message, hint=hint, place=datasource.shared.place_of("min_tenants"))
 
 
-def _target(project: Project, materialize: Materialize, made: set[str]) -> Iterator[RookeryError]:
-    """One pipe and the datasource that it fills; `made` are the targets that come into being with a pipe."""
+def _target(project: Project, materialize: Materialize, without_file: set[str]) -> Iterator[RookeryError]:
+    """Check a pipe against its target. `without_file` are targets that exist without a readable file of their own."""
     target, place = materialize.target, materialize.place_of("target")
     datasource = project.datasources.get(target)
     if materialize.engine:
@@ -80,35 +82,34 @@ def _target(project: Project, materialize: Materialize, made: set[str]) -> Itera
         message, hint = f"target `{target}` is a pipe", "a target is a datasource"
         yield RookeryError(TARGET_CLASH, message, hint=hint, place=place)
     elif datasource is None:
-        if target not in made:
-            yield RookeryError(
-                UNKNOWN_TABLE, f"target `{target}` does not exist", hint=_near(target, project), place=place
-            )
+        if target not in without_file:
+            message, hint = f"target `{target}` does not exist", _near(target, project)
+            yield RookeryError(UNKNOWN_TABLE, message, hint=hint, place=place)
     elif datasource.is_landing:
-        message = f"target `{target}` is a landing datasource, which takes events only"
-        hint = "fill another datasource, or say `landing: false` in its `tenant`"
+        message = f"target `{target}` is a landing datasource, which only accepts events"
+        hint = "fill another datasource, or set `landing: false` under its `tenant`"
         yield RookeryError(TARGET_CLASH, message, hint=hint, place=place)
     elif datasource.strict:
-        message = f"`strict` is for rows from outside, and a pipe fills `{target}`"
+        message = f"`strict` only applies to rows that are sent, but a pipe fills `{target}`"
         yield RookeryError(BAD_VALUE, message, hint="remove `strict`", place=datasource.place_of("strict"))
     elif materialize.per_tenant and datasource.tenant is None:
         message = f"target `{target}` of a per-tenant pipe has no tenant column"
         hint = "add `tenant: {column: …, landing: false}` to it"
         yield RookeryError(TARGET_CLASH, message, hint=hint, place=place)
     elif materialize.engine and materialize.engine != datasource.engine:
-        message = f"`engine` is another than that of `{target}`"
-        hint = "remove it here: the datasource has a file of its own"
+        message = f"`engine` differs from the engine that the file of `{target}` declares"
+        hint = "remove it here: the target's own file decides"
         yield RookeryError(TARGET_CLASH, message, hint=hint, place=materialize.place_of("engine"))
 
 
 def _near(name: str, project: Project) -> str:
     near = difflib.get_close_matches(name, list(project.datasources), n=1)
     meant = f"did you mean `{near[0]}`? " if near else ""
-    return f"{meant}write datasources/{name}.yaml, or give `engine` here to have it made"
+    return f"{meant}write datasources/{name}.yaml, or set `engine` here to create it"
 
 
 def _agreement(pipes: list[Pipe]) -> Iterator[RookeryError]:
-    """Several pipes that fill one target."""
+    """Report pipes that fill the same target but describe it differently."""
     first, *others = pipes
     for pipe in others:
         for key in ("per_tenant", "drop_tenant_column"):
@@ -127,6 +128,6 @@ def _engine(pipe: Pipe) -> Engine | None:
 def _disagreement(pipe: Pipe, other: Pipe, key: str) -> RookeryError:
     materialize = pipe.materialize
     target = materialize.target if materialize else ""
-    message = f"`{key}` differs from that of pipe `{other.name}`, which fills `{target}` too"
+    message = f"`{key}` differs from that of pipe `{other.name}`, which also fills `{target}`"
     place = materialize.place_of(key) if materialize else pipe.place
-    return RookeryError(TARGET_CLASH, message, hint="say the same in both pipes", place=place)
+    return RookeryError(TARGET_CLASH, message, hint="use the same value in both pipes", place=place)

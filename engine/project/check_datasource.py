@@ -1,4 +1,4 @@
-"""Rules for one datasource: its columns, its engine, and what a tenant column and a landing datasource ask for."""
+"""Rules for one datasource: its columns, its engine, its tenant column, and the limits of a landing datasource."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ OWN_SETTINGS = frozenset(
         "replicated_deduplication_window_seconds",
     }
 )
-"""Settings of tables that the fan-out stands on."""
+"""Table settings that fan-out depends on, so projects cannot set them."""
 IMPLICIT_INDEXES = "add_minmax_index_for_"
-"""How settings begin by which the engine adds indexes that no file declares."""
+"""Prefix of the settings that make the engine add indexes which no file declares."""
 
 VIRTUAL_COLUMNS = frozenset(
     {
@@ -55,7 +55,7 @@ VIRTUAL_COLUMNS = frozenset(
         "_table",
     }
 )
-"""Columns that every table has in the engine."""
+"""Virtual columns that the engine adds to every table."""
 
 _NO_KEY = re.compile(r"\bNullable\s*\(|\b(Simple)?AggregateFunction\s*\(|\bVariant\s*\(|\b(JSON|Dynamic)\b")
 _STATE = re.compile(r"(?<!Simple)AggregateFunction\s*\(")
@@ -75,9 +75,9 @@ _CLAUSES = ("sorting_key", "partition_key", "primary_key", "sampling_key", "ttl"
 
 
 def check_datasource(datasource: Datasource) -> Iterator[RookeryError]:
-    """What is wrong with one datasource by itself."""
+    """Report what is wrong with a datasource, without regard to other files."""
     if datasource.name.endswith(QUARANTINE):
-        message = f"`{datasource.name}` ends like the table of another datasource's bad rows"
+        message = f"`{datasource.name}` cannot be a name: `{QUARANTINE}` is the ending of quarantine tables"
         yield RookeryError(BAD_NAME, message, hint="choose another name", place=datasource.place)
     yield from _columns(datasource)
     yield from _paths(datasource)
@@ -86,11 +86,11 @@ def check_datasource(datasource: Datasource) -> Iterator[RookeryError]:
     yield from check_keys(datasource)
     yield from _indexes(datasource)
     if datasource.shared.all and datasource.shared.min_tenants:
-        message, hint = "`all` and `min_tenants` contradict each other", "keep one of them"
+        message, hint = "`all` and `min_tenants` contradict each other", "keep only one of them"
         yield RookeryError(BAD_VALUE, message, hint=hint, place=datasource.shared.place_of("min_tenants"))
     if datasource.tenant and (datasource.shared.all or datasource.shared.min_tenants):
-        message = "a datasource with a tenant column cannot be `shared`: each tenant reads its own rows"
-        hint = "remove `shared`, or remove `tenant` and let a pipe fill it"
+        message = "a datasource with a tenant column cannot be `shared`: each tenant reads only its own rows"
+        hint = "remove `shared`, or remove `tenant` and fill the datasource from a pipe"
         yield RookeryError(BAD_VALUE, message, hint=hint, place=datasource.place_of("shared"))
     if datasource.tenant:
         yield from _tenant(datasource, datasource.tenant)
@@ -99,14 +99,15 @@ def check_datasource(datasource: Datasource) -> Iterator[RookeryError]:
 
 
 def check_engine(engine: Engine) -> Iterator[RookeryError]:
-    """What is wrong with an engine whatever the columns are."""
+    """Report what is wrong with an engine, without regard to the columns."""
     for option in _REQUIRED.get(engine.type, ()):
         if not getattr(engine, option):
             message, hint = f"{engine.type} needs `{option}`", f"name the {option} column"
             yield RookeryError(BAD_VALUE, message, hint=hint, place=engine.place)
     for option, engines in _OPTIONS.items():
         if getattr(engine, option) and engine.type not in engines:
-            message, hint = f"`{option}` is not for {engine.type}", f"it is for {' and '.join(engines)}"
+            message = f"{engine.type} does not take `{option}`"
+            hint = f"only {' and '.join(engines)} {'take' if len(engines) > 1 else 'takes'} it"
             yield RookeryError(BAD_VALUE, message, hint=hint, place=engine.place_of(option))
     if engine.is_deleted and not engine.version:
         message, hint = "`is_deleted` needs `version`", "name the version column"
@@ -114,18 +115,18 @@ def check_engine(engine: Engine) -> Iterator[RookeryError]:
     if engine.type == "Null":
         for clause in _CLAUSES:
             if getattr(engine, clause):
-                message, hint = f"`{clause}` is not for Null", "Null keeps no rows"
+                message, hint = f"the engine Null does not take `{clause}`", "Null stores no rows; remove it"
                 yield RookeryError(BAD_VALUE, message, hint=hint, place=engine.place_of(clause))
     for name, _ in engine.settings:
         if name in OWN_SETTINGS or name.startswith(IMPLICIT_INDEXES):
-            message, hint = f"setting `{name}` cannot be chosen", "it is set by the program; remove it"
+            message, hint = f"setting `{name}` cannot be changed", "rookery sets it itself; remove it"
             if name.startswith(IMPLICIT_INDEXES):
-                hint = "list the indexes under `indexes`, with type minmax"
+                hint = "declare the indexes under `indexes`, with type minmax"
             yield RookeryError(BAD_VALUE, message, hint=hint, place=engine.place_of("settings"))
 
 
 def check_keys(datasource: Datasource) -> Iterator[RookeryError]:
-    """Whether the engine's options and the sorting key name columns that can stand there."""
+    """Report engine options and sorting keys that name missing or unsuitable columns."""
     yield from _engine_columns(datasource)
     yield from _sorting_key(datasource)
 
@@ -136,44 +137,44 @@ def _columns(datasource: Datasource) -> Iterator[RookeryError]:
         place = column.place_of("name")
         other = seen.setdefault(column.name.lower(), column.name)
         if column.name in VIRTUAL_COLUMNS:
-            message, hint = f"`{column.name}` is a column of the engine's own", "choose another name"
+            message, hint = f"`{column.name}` is a virtual column of ClickHouse", "choose another name"
             yield RookeryError(BAD_NAME, message, hint=hint, place=place)
         if column is not datasource.column(column.name):
             message = f"column `{column.name}` is declared twice"
-            yield RookeryError(DUPLICATE_NAME, message, hint="remove one", place=place)
+            yield RookeryError(DUPLICATE_NAME, message, hint="remove one of them", place=place)
         if column.codec and not is_codec(column.codec):
-            message = f"the codec of column `{column.name}` is not a list of codecs: `{column.codec[:80]}`"
-            hint = 'such as ZSTD(1), or "Delta, ZSTD(1)"'
+            message = f"`{column.codec[:80]}` is not a valid codec for column `{column.name}`"
+            hint = 'write a codec or a list of codecs, such as ZSTD(1) or "Delta, ZSTD(1)"'
             yield RookeryError(BAD_VALUE, message, hint=hint, place=column.place_of("codec"))
         if column is datasource.column(column.name) and other != column.name:
             message = f"column `{column.name}` differs from `{other}` only in upper and lower case"
-            hint = "keys of events are matched without regard to case; rename one"
+            hint = "keys of events are matched regardless of case; rename one of them"
             yield RookeryError(DUPLICATE_NAME, message, hint=hint, place=place)
 
 
 def _paths(datasource: Datasource) -> Iterator[RookeryError]:
+    """Report columns whose JSON path leads to values that the column's type cannot hold."""
     for column in datasource.columns:
         place = column.place_of("json" if column.json_path else "type")
         if column.type.startswith("Nested("):
-            message = f"column `{column.name}` is Nested, which no event can fill"
+            message = f"column `{column.name}` has the type Nested, which events cannot fill"
             yield RookeryError(
                 BAD_VALUE, message, hint=f"Array(Tuple({column.type[7:]})", place=column.place_of("type")
             )
         elif column.lists and not "".join(column.type.split()).startswith("Array(" * column.lists):
-            message = (
-                f"the path of `{column.name}` leads to a value for each element of a list, not to one {column.type}"
-            )
-            hint = f"its type is Array({column.type})" if column.lists == 1 else f"{column.lists} times Array( … )"
+            message = f"the path of `{column.name}` leads to one value for each list element, not to a {column.type}"
+            array = f"Array({column.type})" if column.lists == 1 else f"an Array nested {column.lists} deep"
+            hint = f"make its type {array}"
             yield RookeryError(BAD_VALUE, message, hint=hint, place=place)
         elif len(column.steps) > 1 and not column.lists and column.type.startswith(("Map(", "Tuple(")):
-            message = f"column `{column.name}` of type {column.type} cannot stand deeper in an event"
-            hint = "a path of one key, or type JSON or String, takes the object whole"
+            message = f"column `{column.name}` of type {column.type} cannot read a nested key"
+            hint = "use a path with a single key, or the type JSON or String, which can hold any object"
             yield RookeryError(BAD_VALUE, message, hint=hint, place=place)
-        yield from _whole(datasource, column)
+        yield from _shared_key(datasource, column)
 
 
-def _whole(datasource: Datasource, column: Column) -> Iterator[RookeryError]:
-    """A column that takes a key whole must take what other columns have their values in."""
+def _shared_key(datasource: Datasource, column: Column) -> Iterator[RookeryError]:
+    """Check a column that stores a whole top-level key if other columns read values inside the same key."""
     if len(column.steps) > 1:
         return
     key = column.path[0]
@@ -182,28 +183,29 @@ def _whole(datasource: Datasource, column: Column) -> Iterator[RookeryError]:
         return
     listed = inner.steps[1] is None
     if not column.type.startswith(("Array(",) if listed else ("JSON", "Map(", "Tuple(")):
-        kind, takes = ("a list", "Array and String") if listed else ("an object", "JSON, Map, Tuple and String")
-        message = f"`{key}` is {kind} for `{inner.name}`, and {column.type} for `{column.name}`"
+        kind, types = ("a list", "Array or String") if listed else ("an object", "JSON, Map, Tuple or String")
+        message = f"`{inner.name}` reads `{key}` as {kind}, but `{column.name}` reads it as {column.type}"
         place = column.place_of("json" if column.json_path else "type")
-        yield RookeryError(BAD_VALUE, message, hint=f"only {takes} take {kind} whole", place=place)
+        hint = f"a column that stores {kind} as a whole must be {types}"
+        yield RookeryError(BAD_VALUE, message, hint=hint, place=place)
 
 
 def _required(datasource: Datasource) -> Iterator[RookeryError]:
     for column in datasource.columns:
         if column.required and column.default:
-            message = f"column `{column.name}` is required and has a default, which it would never take"
+            message = f"column `{column.name}` is required, so its default would never be used"
             yield RookeryError(BAD_VALUE, message, hint="remove one of them", place=column.place_of("required"))
         elif column.required and column.type.startswith("Tuple("):
             message = f"column `{column.name}` of type {column.type} cannot be required"
-            hint = "its parts may be columns of their own, which can be required"
+            hint = "declare its elements as separate columns, which can be required"
             yield RookeryError(BAD_VALUE, message, hint=hint, place=column.place_of("required"))
 
 
 def _engine_columns(datasource: Datasource) -> Iterator[RookeryError]:
     engine = datasource.engine
-    named = [(option, getattr(engine, option)) for option in ("version", "is_deleted", "sign")]
-    named += [("columns", name) for name in engine.columns]
-    for option, name in named:
+    references = [(option, getattr(engine, option)) for option in ("version", "is_deleted", "sign")]
+    references += [("columns", name) for name in engine.columns]
+    for option, name in references:
         if name and datasource.column(name) is None:
             message = f"`{option}` names `{name}`, which is not a column"
             yield RookeryError(UNKNOWN_COLUMN, message, hint=_declared(datasource), place=engine.place_of(option))
@@ -222,12 +224,12 @@ def _sorting_key(datasource: Datasource) -> Iterator[RookeryError]:
             yield RookeryError(UNKNOWN_COLUMN, message, hint=_declared(datasource), place=place)
         elif _NO_KEY.search(column.type) and "Simple" not in column.type:
             message = f"column `{name}` of type {column.type} cannot be in the sorting key"
-            by = f"assumeNotNull({name})" if "Nullable" in column.type else f"toString({name})"
-            hint = f"leave it out, or sort by an expression such as {by}"
+            sortable = f"assumeNotNull({name})" if "Nullable" in column.type else f"toString({name})"
+            hint = f"remove it, or sort by an expression such as {sortable}"
             yield RookeryError(SORTING_KEY, message, hint=hint, place=place)
     if datasource.sorting_key and len(set(datasource.sorting_key)) < len(datasource.sorting_key):
-        message = "the sorting key names an expression twice"
-        yield RookeryError(SORTING_KEY, message, hint="remove one", place=place)
+        message = "the sorting key contains the same expression twice"
+        yield RookeryError(SORTING_KEY, message, hint="remove one of them", place=place)
 
 
 def _indexes(datasource: Datasource) -> Iterator[RookeryError]:
@@ -235,11 +237,12 @@ def _indexes(datasource: Datasource) -> Iterator[RookeryError]:
     for index in datasource.indexes:
         if index.name in seen:
             message = f"index `{index.name}` is declared twice"
-            yield RookeryError(DUPLICATE_NAME, message, hint="remove one", place=index.place_of("name"))
+            yield RookeryError(DUPLICATE_NAME, message, hint="remove one of them", place=index.place_of("name"))
         seen.add(index.name)
         if datasource.tenant and _SET.match(index.type):
-            message = "a `set` index is not possible on a datasource with a tenant column"
-            hint = "the engine would evaluate queries on the values of other tenants; use bloom_filter or minmax"
+            message = "a datasource with a tenant column cannot have a `set` index"
+            # The engine evaluates a query's conditions on the values that a set index holds.
+            hint = "a set index would expose other tenants' values to a query; use bloom_filter or minmax"
             yield RookeryError(TENANT_COLUMN, message, hint=hint, place=index.place_of("type"))
 
 
@@ -252,12 +255,12 @@ def _tenant(datasource: Datasource, tenant: Tenant) -> Iterator[RookeryError]:
         return
     yield from _tenant_type(column)
     if tenant.fanout != "auto" and not tenant.landing:
-        message, hint = "`fanout` is for landing datasources", "this one is none; remove it"
+        message, hint = "`fanout` only applies to landing datasources", "remove it: `landing` is false here"
         yield RookeryError(BAD_VALUE, message, hint=hint, place=tenant.place_of("fanout"))
     if datasource.engine.type == "Null":
         message, hint = (
-            "a datasource with a tenant column must keep its rows",
-            "use an engine of the MergeTree family",
+            "a datasource with a tenant column must store its rows",
+            "use an engine of the MergeTree family instead of Null",
         )
         yield RookeryError(TENANT_COLUMN, message, hint=hint, place=datasource.engine.place)
         return
@@ -271,7 +274,7 @@ def _tenant_type(column: Column) -> Iterator[RookeryError]:
         yield RookeryError(TENANT_COLUMN, message, hint=hint, place=column.place_of("type"))
     if column.default:
         message = "a tenant column cannot have a default"
-        hint = "an event without a tenant is refused, never given to someone; remove the default"
+        hint = "an event without a tenant is refused, never assigned to one; remove the default"
         yield RookeryError(TENANT_COLUMN, message, hint=hint, place=column.place_of("default"))
 
 
@@ -284,7 +287,7 @@ def _tenant_first(datasource: Datasource, tenant: str) -> Iterator[RookeryError]
         yield RookeryError(TENANT_COLUMN, message, hint=hint, place=engine.place_of("sorting_key"))
     if engine.primary_key and _first(engine.primary_key) != tenant:
         message = f"the primary key must begin with the tenant column `{tenant}`"
-        hint = "remove it: the sorting key is taken"
+        hint = "remove it: the sorting key is then used"
         yield RookeryError(TENANT_COLUMN, message, hint=hint, place=engine.place_of("primary_key"))
 
 
@@ -296,30 +299,31 @@ def _first(key: str) -> str | None:
 
 
 def _landing(datasource: Datasource) -> Iterator[RookeryError]:
+    """Report what a landing datasource cannot have because fan-out reads it in the order of its blocks."""
     engine = datasource.engine
     if engine.type != "MergeTree":
-        message = f"a landing datasource cannot be a {engine.type}"
+        message = f"a landing datasource cannot use the engine {engine.type}"
         hint = (
-            "replacing and aggregating engines remove rows before every tenant has received them; "
-            "use MergeTree here and the other engine in a materialized target"
+            "other engines may remove rows before every tenant has received them; "
+            f"use MergeTree here and {engine.type} in a materialized target"
         )
         yield RookeryError(LANDING_LAYOUT, message, hint=hint, place=engine.place_of("type"))
     if engine.partition_key:
         message = "a landing datasource cannot have a partition key"
-        hint = "it is kept by the month in which rows arrive; remove the key, or partition a materialized target"
+        hint = "it is partitioned by the month of arrival; remove the key, or partition a materialized target"
         yield RookeryError(LANDING_LAYOUT, message, hint=hint, place=engine.place_of("partition_key"))
     for column in datasource.columns:
         if _STATE.search(column.type):
             message = f"column `{column.name}` of a landing datasource cannot hold an aggregate state"
-            hint = "senders could pass off any bytes as a state; keep values here and states in a target"
+            hint = "senders could forge a state from any bytes; store values here and states in a target"
             yield RookeryError(LANDING_LAYOUT, message, hint=hint, place=column.place_of("type"))
     life = shortest_lifetime(engine.ttl)
     if life is not None and life < DAY_SECONDS:
         message = "a landing datasource cannot have a TTL shorter than a day"
-        hint = "rows must be there until every tenant has received them; keep them for a day, or give targets the TTL"
+        hint = "rows must be kept until every tenant has received them; use a day or more, or move the TTL to targets"
         yield RookeryError(LANDING_LAYOUT, message, hint=hint, place=engine.place_of("ttl"))
     if datasource.final:
-        message, hint = "`final` has no meaning for a landing datasource", "a MergeTree keeps every row; remove it"
+        message, hint = "`final` has no effect on a landing datasource", "a MergeTree keeps every row; remove it"
         yield RookeryError(LANDING_LAYOUT, message, hint=hint, place=datasource.place_of("final"))
 
 

@@ -1,4 +1,4 @@
-"""Rules for one pipe: its nodes, its parameters, and what it does with its result."""
+"""Rules for a single pipe: its nodes, its parameters, and what happens to its result."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from engine.errors import BAD_NAME, BAD_VALUE, DUPLICATE_NAME, MISSING_KEY, UNKN
 from engine.project.model import Pipe
 
 RESERVED_PARAMETERS = frozenset({"q", "format", "token", "output_format_json_quote_64bit_integers"})
-"""Names in a query string that are never a pipe's parameter."""
+"""Query string names that have a fixed meaning in every request, so no parameter can have them."""
 
 
 def check_pipe(pipe: Pipe) -> Iterator[RookeryError]:
-    """What is wrong with one pipe by itself."""
+    """Report what is wrong with a pipe, without regard to other files."""
     yield from _nodes(pipe)
     yield from _purpose(pipe)
     yield from _parameters(pipe)
@@ -24,7 +24,7 @@ def _nodes(pipe: Pipe) -> Iterator[RookeryError]:
     for node in pipe.nodes:
         if node.name in seen:
             message = f"node `{node.name}` is declared twice"
-            yield RookeryError(DUPLICATE_NAME, message, hint="rename one", place=node.place_of("name"))
+            yield RookeryError(DUPLICATE_NAME, message, hint="rename one of them", place=node.place_of("name"))
         seen.add(node.name)
     if pipe.endpoint and pipe.endpoint.node:
         yield from _node(pipe, pipe.endpoint.node, pipe.endpoint.place_of("node"))
@@ -37,33 +37,33 @@ def _node(pipe: Pipe, name: str, place: Place) -> Iterator[RookeryError]:
         names = [node.name for node in pipe.nodes]
         near = difflib.get_close_matches(name, names, n=1)
         hint = f"did you mean `{near[0]}`?" if near else f"nodes: {', '.join(names[:20])}"
-        yield RookeryError(UNKNOWN_TABLE, f"there is no node `{name}`", hint=hint, place=place)
+        yield RookeryError(UNKNOWN_TABLE, f"the pipe has no node `{name}`", hint=hint, place=place)
 
 
 def _purpose(pipe: Pipe) -> Iterator[RookeryError]:
-    """Whether `type`, `endpoint`, `materialize` and `tokens` go together."""
+    """Report contradictions between `type`, `endpoint`, `materialize` and `tokens`."""
     if pipe.endpoint and pipe.materialize:
         message = "a pipe cannot have both `endpoint` and `materialize`"
-        hint = "serve the target with a second pipe"
+        hint = "publish the target with a second pipe"
         yield RookeryError(BAD_VALUE, message, hint=hint, place=pipe.place_of("materialize"))
     elif pipe.materialize and pipe.kind != "materialized":
         message = f"a pipe of type {pipe.kind} cannot have `materialize`"
-        hint = "remove the type, or say materialized"
+        hint = "remove the type, or set it to materialized"
         yield RookeryError(BAD_VALUE, message, hint=hint, place=pipe.place_of("type"))
     elif pipe.endpoint and pipe.kind != "endpoint":
         message = f"a pipe of type {pipe.kind} cannot have `endpoint`"
         yield RookeryError(BAD_VALUE, message, hint="remove one of the two", place=pipe.place_of("type"))
     elif pipe.kind == "materialized" and not pipe.materialize:
-        message, hint = "a materialized pipe needs `materialize`", "such as `materialize: {target: my_target}`"
+        message, hint = "a materialized pipe needs `materialize`", "for example `materialize: {target: my_target}`"
         yield RookeryError(MISSING_KEY, message, hint=hint, place=pipe.place_of("type"))
     if pipe.tokens and pipe.kind != "endpoint":
-        message = f"tokens are for endpoints, and this pipe is {pipe.kind}"
-        hint = "put the token into the target's file, or into a pipe that is served"
+        message = f"only endpoints can have tokens, but the type of this pipe is {pipe.kind}"
+        hint = "declare the token in the target's file, or in an endpoint"
         yield RookeryError(BAD_VALUE, message, hint=hint, place=pipe.place_of("tokens"))
     materialize = pipe.materialize
     if materialize and materialize.drop_tenant_column and not materialize.per_tenant:
-        message = "`drop_tenant_column` is for per-tenant pipes"
-        hint = "say `per_tenant: true`, or leave the column out of the SELECT"
+        message = "`drop_tenant_column` only applies to per-tenant pipes"
+        hint = "set `per_tenant: true`, or remove the column from the SELECT"
         yield RookeryError(BAD_VALUE, message, hint=hint, place=materialize.place_of("drop_tenant_column"))
 
 
@@ -73,17 +73,18 @@ def _parameters(pipe: Pipe) -> Iterator[RookeryError]:
     for parameter in pipe.parameters:
         place = parameter.place_of("name")
         if parameter.name in RESERVED_PARAMETERS:
-            message, hint = f"`{parameter.name}` cannot be a parameter", "it has a meaning of its own in requests"
+            message = f"`{parameter.name}` cannot be the name of a parameter"
+            hint = "it has a fixed meaning in requests; choose another name"
             yield RookeryError(BAD_NAME, message, hint=hint, place=place)
         if parameter.name in seen:
             message = f"parameter `{parameter.name}` is declared twice"
-            yield RookeryError(DUPLICATE_NAME, message, hint="remove one", place=place)
+            yield RookeryError(DUPLICATE_NAME, message, hint="remove one of them", place=place)
         seen.add(parameter.name)
         if parameter.enum and parameter.default is not None and parameter.default not in parameter.enum:
-            message = f"the default of `{parameter.name}` is not one of its values"
+            message = f"the default of `{parameter.name}` is not one of the values under `enum`"
             hint = f"enum: {', '.join(parameter.enum[:20])}"
             yield RookeryError(BAD_VALUE, message, hint=hint, place=parameter.place_of("default"))
     for parameter in keys[1:]:
-        message = f"`{parameter.name}` is a second tenant key"
-        hint = f"`{keys[0].name}` selects the tenant already"
+        message = f"`{parameter.name}` is the second tenant key of the pipe"
+        hint = f"`{keys[0].name}` already selects the tenant; remove `tenant_key` from one of them"
         yield RookeryError(BAD_VALUE, message, hint=hint, place=parameter.place_of("tenant_key"))

@@ -1,4 +1,4 @@
-"""Lists of SQL expressions in one text, such as a sorting key: split at commas, nothing more is understood."""
+"""Lists of SQL expressions in one text, such as a sorting key. They are split at commas and not parsed further."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def split_list(text: str) -> tuple[str, ...]:
-    """The expressions of `a, b`, `(a, b)` or `tuple(a, b)`; none for `tuple()`.
+    """Split `a, b`, `(a, b)` or `tuple(a, b)` into its expressions; `tuple()` gives an empty tuple.
 
-    Raises ValueError, with a sentence that can be shown, when brackets or quotes do not match or a part is empty.
+    Raises ValueError, with a message for users, if brackets or quotes do not match or an expression is empty.
     """
-    rest = text.strip()
-    if _TUPLE.match(rest) and _inside(rest[5:].strip()) is not None:
-        rest = rest[5:].strip()
-        if not (_inside(rest) or "").strip():
+    items = text.strip()
+    if _TUPLE.match(items) and _inside(items[5:].strip()) is not None:
+        items = items[5:].strip()
+        if not (_inside(items) or "").strip():
             return ()
-    while (inside := _inside(rest)) is not None:
-        rest = inside.strip()
-    return tuple(_bare(part) for part in _parts(rest))
+    while (inside := _inside(items)) is not None:
+        items = inside.strip()
+    return tuple(_bare(part) for part in _parts(items))
 
 
 def single_expression(text: str) -> str:
-    """One expression, without brackets around it. Raises ValueError when the text is a list or not well formed."""
+    """Strip the brackets around a single expression. Raises ValueError if the text is a list or malformed."""
     parts = _parts(text)
     if len(parts) != 1:
-        raise ValueError("an item of the list must be a single expression")
+        raise ValueError("each item of the list must be a single expression")
     return _bare(parts[0])
 
 
 def plain_name(expression: str) -> str | None:
-    """The column when an expression is nothing but its name."""
+    """Return the expression if it is just a column name, else None."""
     return expression if IDENTIFIER.fullmatch(expression) else None
 
 
 def is_codec(text: str) -> bool:
-    """Whether a text is codecs separated by commas, or such a list in `CODEC( … )`, and nothing behind it."""
+    """Whether the text consists of codecs separated by commas, optionally inside `CODEC( … )`."""
     try:
         if text.startswith("CODEC("):
             return _inside(text[5:]) is not None
@@ -51,6 +51,7 @@ def is_codec(text: str) -> bool:
 
 
 def _bare(part: str) -> str:
+    """Strip brackets and, if the expression is just a quoted name, the quotes."""
     while (inside := _inside(part)) is not None and len(_commas(inside)) == 0 and inside.strip():
         part = inside.strip()
     quoted = _QUOTED_NAME.fullmatch(part)
@@ -61,12 +62,12 @@ def _parts(text: str) -> list[str]:
     cuts = [-1, *_commas(text), len(text)]
     parts = [text[a + 1 : b].strip() for a, b in itertools.pairwise(cuts)]
     if not all(parts):
-        raise ValueError("an expression of the list is empty")
+        raise ValueError("an expression in the list is empty")
     return parts
 
 
 def _inside(text: str) -> str | None:
-    """What stands between the brackets when one pair of round brackets encloses the whole text."""
+    """The text between the round brackets if one pair encloses all of it, else None."""
     if not text.startswith("("):
         return None
     depths = _depths(text)
@@ -79,8 +80,8 @@ def _commas(text: str) -> list[int]:
 
 
 def _depths(text: str) -> list[tuple[int, int]]:
-    """Every position outside of quotes with the depth of brackets behind it."""
-    found: list[tuple[int, int]] = []
+    """Every position outside quotes, with the nesting depth of brackets after it."""
+    depths: list[tuple[int, int]] = []
     closing: list[str] = []
     i = 0
     while i < len(text):
@@ -89,22 +90,22 @@ def _depths(text: str) -> list[tuple[int, int]]:
             i = _quote_end(text, i)
             continue
         if text.startswith(("--", "/*", "#"), i):
-            raise ValueError("comments are not possible in a list of expressions")
+            raise ValueError("a list of expressions cannot contain comments")
         if char in _CLOSING:
             closing.append(_CLOSING[char])
             if len(closing) > MAX_NESTING:
                 raise ValueError(f"brackets are nested more than {MAX_NESTING} deep")
         elif char in ")]}" and (not closing or closing.pop() != char):
             raise ValueError("brackets do not match")
-        found.append((i, len(closing)))
+        depths.append((i, len(closing)))
         i += 1
     if closing:
         raise ValueError("brackets do not match")
-    return found
+    return depths
 
 
 def _quote_end(text: str, start: int) -> int:
-    """The position behind the quoted text that begins at `start`. A doubled quote reads as two quoted texts."""
+    """The position after the quoted text that begins at `start`. A doubled quote counts as two quoted texts."""
     i = start + 1
     while i < len(text):
         if text[i] == "\\":

@@ -1,4 +1,4 @@
-"""The kinds of value a key can have: how the text of a file becomes a name, a number, a flag or an expression."""
+"""Types of the values in project files: how YAML text becomes a name, a number, a flag or an expression."""
 
 from __future__ import annotations
 
@@ -12,11 +12,16 @@ from engine.project.expressions import single_expression, split_list
 from engine.project.source import YamlText, shown
 
 MAX_NAME = 120
-# The first are databases with a meaning of their own; then comes a row of the registry, which makes older programs
-# refuse the workspace; the others the engine does not read as the name of a table.
-RESERVED = frozenset(
-    {"tinybird", "system", "information_schema", "default", "written_by_a_newer_rookery"}
-) | frozenset({"select", "not", "null", "true", "false", "recursive", "nan", "inf"})
+"""Longest name in a project, in characters."""
+RESERVED = frozenset({
+    # Databases with a special meaning.
+    "tinybird", "system", "information_schema", "default",
+    # The name of a registry row that makes older programs refuse the workspace (layout_version.STOP_NAME).
+    "written_by_a_newer_rookery",
+    # Words that the engine does not parse as the name of a table.
+    "select", "not", "null", "true", "false", "recursive", "nan", "inf",
+})  # fmt: skip
+"""Names that no datasource, pipe or node can have, in lower case."""
 NAME_PATTERN = r"^([A-Za-z]|_+[A-Za-z0-9])[A-Za-z0-9_]*$"
 COLUMN_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
 _NAME = re.compile(NAME_PATTERN, re.ASCII)
@@ -37,19 +42,19 @@ _JSON_STEP = re.compile(r"\.([^\s.\[\]'\"]+)|\['([^']+)'\]|\[:\]")
 
 
 def fail(message: str, hint: str | None = None, kind: str = "bad_value") -> NoReturn:
-    """Refuse a value with a sentence that follows the name of its key."""
+    """Refuse a value. The message continues a sentence that begins with the key, or begins with a backquote."""
     raise PydanticCustomError(kind, "{message}", {"message": message, "hint": hint})
 
 
 def name_fault(name: str) -> tuple[str, str] | None:
-    """Why a text cannot be the name of a datasource, pipe or node: message and hint. None when it can."""
+    """Message and hint if the text cannot be the name of a datasource, pipe or node; None if it can."""
     if not _NAME.fullmatch(name):
-        hint = "letters, digits and underscores, not beginning with a digit, and not underscores only"
-        return f"`{shown(name)}` cannot be a name", hint
+        hint = "use letters, digits and underscores; do not begin with a digit, and do not use underscores only"
+        return f"`{shown(name)}` is not a valid name", hint
     if len(name) > MAX_NAME:
-        return f"`{shown(name)}` is too long for a name", f"at most {MAX_NAME} characters"
+        return f"`{shown(name)}` is too long for a name", f"use at most {MAX_NAME} characters"
     if _INTERNAL.match(name.lower()):
-        return f"`{name}` cannot be a name", "names beginning with rk_ or _rk_ are for internal use"
+        return f"`{name}` is not a valid name", "names that begin with rk_ or _rk_ are reserved for internal use"
     if name.lower() in RESERVED:
         return f"`{name}` is a reserved word", "choose another name"
     return None
@@ -64,29 +69,30 @@ def _name(value: str) -> str:
 
 def _column_name(value: str) -> str:
     if not _COLUMN.fullmatch(value) or len(value) > MAX_NAME:
-        hint = f"letters, digits and underscores, not beginning with a digit, at most {MAX_NAME} characters"
+        hint = f"use letters, digits and underscores, not beginning with a digit, at most {MAX_NAME} characters"
         fail(f"`{shown(value)}` cannot be the name of a column or parameter", hint, kind="bad_name")
     if value.lower().startswith("_rk_"):
-        fail(f"`{shown(value)}` cannot be used", "names beginning with _rk_ are for internal use", kind="bad_name")
+        hint = "names that begin with _rk_ are reserved for internal use"
+        fail(f"`{shown(value)}` cannot be the name of a column or parameter", hint, kind="bad_name")
     return value
 
 
 def _token_name(value: str) -> str:
     if not value.strip() or len(value) > MAX_NAME or not value.isprintable():
-        fail("must be a short text", f"1 to {MAX_NAME} printable characters", kind="bad_name")
+        fail("must be a short text", f"use 1 to {MAX_NAME} printable characters", kind="bad_name")
     return value
 
 
 def _expression(value: str) -> str:
-    found = value.strip()
-    if not found:
+    expression = value.strip()
+    if not expression:
         fail("is empty")
-    return found
+    return expression
 
 
 def _optional(value: Any) -> Any:
     if isinstance(value, YamlText) and not value.strip():
-        fail("is empty", "remove the key; an empty text in SQL is written \"''\"")
+        fail("is empty", "remove the key, or write \"''\" for an empty SQL string")
     return value.strip() if isinstance(value, str) else value
 
 
@@ -123,15 +129,15 @@ def _seconds(value: Any) -> Any:
 def _size(value: Any) -> Any:
     if not isinstance(value, str):
         return value
-    found = _SIZE.fullmatch(value)
-    if not found:
+    match = _SIZE.fullmatch(value)
+    if not match:
         fail(f"must be a number of bytes, not `{shown(value)}`", "such as 536870912 or 512MiB")
-    return int(found[1]) * _UNITS[(found[2] or "").upper()]
+    return int(match[1]) * _UNITS[(match[2] or "").upper()]
 
 
-def _limited(value: int) -> int:
+def _positive(value: int) -> int:
     if not 1 <= value <= MAX_NUMBER:
-        fail("must be at least 1 and fit in 63 bits")
+        fail("must be between 1 and 2^63 - 1")
     return value
 
 
@@ -148,7 +154,7 @@ def _expressions(value: Any) -> Any:
         if isinstance(value, (list, tuple)):
             return tuple(single_expression(item) if isinstance(item, str) else item for item in value)
     except ValueError as exc:
-        fail(f"cannot be read: {exc}", "write a list: [tenant_id, timestamp]", kind="sorting_key")
+        fail(f"is not a list of expressions: {exc}", "write a list: [tenant_id, timestamp]", kind="sorting_key")
     return value
 
 
@@ -159,29 +165,30 @@ def _settings(value: Any) -> Any:
         fail("must be a mapping")
     for name, setting in value.items():
         if not _SETTING_NAME.fullmatch(name):
-            fail(f"has a name that no setting has: `{shown(name)}`", "lower case letters, digits and underscores")
+            hint = "names consist of lower-case letters, digits and underscores"
+            fail(f"contains `{shown(name)}`, which is not a valid setting name", hint)
         if not isinstance(setting, str) or not _SETTING_VALUE.fullmatch(setting):
-            fail(f"has a value that is not plain for `{name}`", "a number or a word")
+            fail(f"has an invalid value for `{name}`", "write a number or a single word")
     return tuple(sorted((str(name), str(setting)) for name, setting in value.items()))
 
 
 def json_steps(path: str) -> list[str | None]:
-    """The keys of a JSON path, from the outermost, and None for each `[:]`."""
-    return [plain or odd or None for plain, odd in _JSON_STEP.findall(path)]
+    """The keys of a JSON path, outermost first, with None for each `[:]`."""
+    return [plain or quoted or None for plain, quoted in _JSON_STEP.findall(path)]
 
 
 def _json_path(value: str) -> str:
     if value and not _JSON_PATH.fullmatch(value):
         hint = "such as $.page.path, $.items[:], $.items[:].key or $['odd name']"
-        fail(f"is not a JSON path: `{shown(value)}`", hint)
+        fail(f"is not a valid JSON path: `{shown(value)}`", hint)
     return value
 
 
 def _index_type(value: str) -> str:
-    found = value.strip()
-    if not _INDEX_TYPE.fullmatch(found):
-        fail(f"is not a type of index: `{shown(value)}`", "such as minmax or bloom_filter(0.01)")
-    return found
+    index_type = value.strip()
+    if not _INDEX_TYPE.fullmatch(index_type):
+        fail(f"is not a valid index type: `{shown(value)}`", "such as minmax or bloom_filter(0.01)")
+    return index_type
 
 
 _ANY_SCALAR = {"type": ["string", "number", "boolean"]}
@@ -198,13 +205,13 @@ TokenName = Annotated[
 ]
 Prose = Annotated[str, AfterValidator(str.strip)]
 Word = Annotated[str, WithJsonSchema(_ANY_SCALAR)]
-"""Text that looks like a number or truth value in YAML and is taken as written."""
+"""A value that is kept as written, although YAML may read it as a number or a boolean."""
 Expression = Annotated[str, AfterValidator(_expression)]
-"""SQL that stands in a larger statement: an expression, a type, a codec."""
+"""SQL that becomes part of a larger statement: an expression, a type or a codec."""
 Clause = Annotated[str, BeforeValidator(_optional)]
-"""The same where nothing may be given; then it is empty."""
+"""An optional expression; empty when the key is absent."""
 Default = Annotated[str, BeforeValidator(_optional), WithJsonSchema(_ANY_SCALAR)]
-"""The default of a column: SQL that looks like a number or truth value in YAML is taken as written."""
+"""The SQL default of a column, kept as written, although YAML may read it as a number or a boolean."""
 Sql = Annotated[str, AfterValidator(_sql)]
 JsonPath = Annotated[str, AfterValidator(_json_path), WithJsonSchema({"type": "string", "pattern": r"^\$"})]
 IndexType = Annotated[str, AfterValidator(_index_type)]
@@ -213,7 +220,7 @@ Expressions = Annotated[
     BeforeValidator(_expressions),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
-"""Several expressions, written as one text with commas or as a list."""
+"""Several expressions, written as a list or as one text with commas."""
 Settings = Annotated[
     tuple[tuple[str, str], ...],
     BeforeValidator(_settings),
@@ -223,7 +230,7 @@ Flag = Annotated[bool, BeforeValidator(_flag)]
 Count = Annotated[
     int,
     BeforeValidator(_whole),
-    AfterValidator(_limited),
+    AfterValidator(_positive),
     WithJsonSchema({"type": "integer", "minimum": 1, "maximum": MAX_NUMBER}),
 ]
 Seconds = Annotated[
@@ -235,7 +242,7 @@ Seconds = Annotated[
 Size = Annotated[
     int,
     BeforeValidator(_size),
-    AfterValidator(_limited),
+    AfterValidator(_positive),
     WithJsonSchema(
         {
             "anyOf": [
@@ -245,4 +252,4 @@ Size = Annotated[
         }
     ),
 ]
-DESCRIPTION: Any = Field(default="", description="What it is, for readers.")
+DESCRIPTION: Any = Field(default="", description="Description for readers.")

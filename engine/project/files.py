@@ -1,4 +1,4 @@
-"""Which files belong to a project, and their text."""
+"""Finding the files of a project and reading their text."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from engine.project.source import MAX_FILE_BYTES
 FOLDERS = ("datasources", "pipes", "endpoints")
 EXTENSION = ".yaml"
 WRONG_EXTENSIONS = (".yml", ".datasource", ".pipe")
-"""Extensions of files that are surely meant for us and would be overlooked."""
+"""Extensions of files that look like project files. They are reported, because they would otherwise be ignored."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProjectFile:
-    """A file of the project: its path for messages, the resource's name, and its text."""
+    """A file of the project."""
 
     file: str
+    """The path as shown in messages, relative to the project's folder where possible."""
     name: str
+    """The name of the resource: the file's name without its extension."""
     text: str
 
 
-def find(root: Path, problems: Collector) -> Iterator[ProjectFile]:
-    """The files of the project's folders, in order; what cannot be read goes to `problems`."""
+def project_files(root: Path, problems: Collector) -> Iterator[ProjectFile]:
+    """Yield the files in the project's folders, sorted by path. Files that cannot be read are added to `problems`."""
     if not root.is_dir():
         problems.add(RookeryError(NO_FILE, "the project's folder does not exist", place=Place(str(root))))
         return
@@ -37,7 +39,7 @@ def find(root: Path, problems: Collector) -> Iterator[ProjectFile]:
 
 
 def listed_files(root: Path, files: Iterable[Path], problems: Collector) -> Iterator[ProjectFile]:
-    """The given files, each once; what cannot be read goes to `problems`."""
+    """Yield the listed files, each once. Files that cannot be read are added to `problems`."""
     seen: set[str] = set()
     for file in files:
         path = Path(os.path.normpath(root / file))
@@ -47,7 +49,7 @@ def listed_files(root: Path, files: Iterable[Path], problems: Collector) -> Iter
         if path.suffix == EXTENSION:
             yield from _open(root, path, problems)
         else:
-            _refuse(problems, root, path, "a file of a project ends in .yaml", "rename it")
+            _refuse(problems, root, path, "does not end in .yaml, as project files must", "rename it")
 
 
 def _walk(root: Path, folder: Path, problems: Collector) -> Iterator[ProjectFile]:
@@ -66,27 +68,27 @@ def _walk(root: Path, folder: Path, problems: Collector) -> Iterator[ProjectFile
         if suffix == EXTENSION:
             yield from _open(root, path, problems)
         elif suffix in WRONG_EXTENSIONS or suffix.lower() == EXTENSION:
-            _mistaken(problems, root, path)
+            _refuse_extension(problems, root, path)
         elif path.is_dir():
             yield from _walk(root, path, problems)
 
 
-def _mistaken(problems: Collector, root: Path, path: Path) -> None:
+def _refuse_extension(problems: Collector, root: Path, path: Path) -> None:
     hint = f"rename it to {path.stem}.yaml"
     if path.suffix in (".datasource", ".pipe"):
-        hint = f"write it as YAML in {path.stem}.yaml"
-    _refuse(problems, root, path, "a file of a project ends in .yaml", hint)
+        hint = f"rewrite it as YAML in {path.stem}.yaml"
+    _refuse(problems, root, path, "does not end in .yaml, as project files must", hint)
 
 
 def _open(root: Path, path: Path, problems: Collector) -> Iterator[ProjectFile]:
     try:
         real = path.resolve(strict=True)
-        # Looked at before it is opened: to open a pipe or a device may wait for ever.
+        # Check the type before opening: opening a named pipe or a device may block forever.
         if not stat.S_ISREG(real.stat().st_mode):
-            _refuse(problems, root, path, "is not a file", "the extension .yaml is for files")
+            _refuse(problems, root, path, "is not a regular file", "only files can have the extension .yaml")
             return
         if path.is_symlink() and not real.is_relative_to(root.resolve()):
-            _refuse(problems, root, path, "is a link that leads out of the project", "copy the file")
+            _refuse(problems, root, path, "is a link to a file outside the project", "copy the file into the project")
             return
         with real.open("rb") as stream:
             content = stream.read(MAX_FILE_BYTES + 1)
@@ -94,7 +96,7 @@ def _open(root: Path, path: Path, problems: Collector) -> Iterator[ProjectFile]:
         _refuse(problems, root, path, f"cannot be read: {_reason(exc)}")
         return
     if len(content) > MAX_FILE_BYTES:
-        _refuse(problems, root, path, "is larger than 1 MiB", "move data out of the file")
+        _refuse(problems, root, path, "is larger than 1 MiB", "project files are not meant to hold data")
         return
     try:
         text = content.decode()
@@ -114,16 +116,15 @@ def _place_of_byte(file: str, content: bytes, position: int) -> Place:
 
 
 def _reason(exc: Exception) -> str:
-    return (exc.strerror or "unknown reason") if isinstance(exc, OSError) else "a loop of links"
+    return (exc.strerror or "unknown reason") if isinstance(exc, OSError) else "its links form a loop"
 
 
 def _refuse(problems: Collector, root: Path, path: Path, message: str, hint: str | None = None) -> None:
-    shown = _shown(root, path)
-    text = message if message.startswith("a file") else f"`{path.name}` {message}"
-    problems.add(RookeryError(NO_FILE, text, hint=hint, place=Place(shown)))
+    problems.add(RookeryError(NO_FILE, f"`{path.name}` {message}", hint=hint, place=Place(_shown(root, path))))
 
 
 def _shown(root: Path, path: Path) -> str:
+    """The path relative to the project's folder, or as it is if it lies outside."""
     base = Path(os.path.normpath(root))
     try:
         shown = path.relative_to(base.absolute() if path.is_absolute() else base).as_posix()

@@ -1,4 +1,4 @@
-"""How long the rows of a table are kept, as far as the text of its TTL tells."""
+"""How long a table keeps its rows, as far as the text of its TTL shows."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _SECONDS = {
 }
 _UNIT = "|".join(_SECONDS)
 MAX_TTL_CHARACTERS = 10_000
-"""Characters of a TTL that are looked at."""
-# Each run of blanks is one space here.
+"""Longest part of a TTL that is examined, in characters."""
+# The patterns expect text in which each run of white space has been replaced by one space.
 _NUMBER = r"'? ?(\d{1,9}) ?'?"
 _SPANS = (
     re.compile(rf"(-?) ?\bINTERVAL {_NUMBER} ?({_UNIT})S?\b", re.IGNORECASE),
@@ -33,16 +33,31 @@ _CONDITION = re.compile(r"\b(WHERE|DELETE|GROUP BY)\b.*", re.IGNORECASE)
 
 
 def shortest_lifetime(ttl: str) -> int | None:
-    """Seconds after which the first rows go, by the intervals in a TTL; None when it names none, or removes none."""
+    """Seconds until a TTL removes the first rows, from the intervals in its text.
+
+    None if no rule with an interval removes rows.
+    """
+    lifetimes = [_lifetime(rule) for rule in _removing_rules(ttl)]
+    return min((lifetime for lifetime in lifetimes if lifetime is not None), default=None)
+
+
+def expiry_expressions(ttl: str) -> list[str]:
+    """The expressions in a TTL that compute when a row is removed, without their conditions."""
+    expressions = [_CONDITION.sub("", rule).strip() for rule in _removing_rules(ttl)]
+    return [expression for expression in expressions if expression]
+
+
+def _removing_rules(ttl: str) -> list[str]:
+    """The rules of a TTL that remove rows; those that only move or recompress data are left out."""
     try:
         rules = split_list(" ".join(ttl[:MAX_TTL_CHARACTERS].split()))
     except ValueError:
-        return None
-    found = [_life(rule) for rule in rules if not _KEEPS.search(rule)]
-    return min((life for life in found if life is not None), default=None)
+        return []
+    return [rule for rule in rules if not _KEEPS.search(rule)]
 
 
-def _life(rule: str) -> int | None:
+def _lifetime(rule: str) -> int | None:
+    """The sum of the intervals in a rule, in seconds; None if it contains none."""
     text = _CONDITION.sub("", rule)
     spans = []
     for pattern in _SPANS:
@@ -60,20 +75,10 @@ def _life(rule: str) -> int | None:
 
 
 def _until_closed(text: str, start: int) -> str:
-    """The text from inside a bracket to where it closes."""
+    """The text from `start`, just after an opening bracket, up to the matching closing bracket."""
     depth = 1
-    for at in range(start, len(text)):
-        depth += {"(": 1, ")": -1}.get(text[at], 0)
+    for position in range(start, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[position], 0)
         if not depth:
-            return text[start:at]
+            return text[start:position]
     return ""
-
-
-def expiry_expressions(ttl: str) -> list[str]:
-    """The expressions in a TTL that say when rows are removed, without their conditions."""
-    try:
-        rules = split_list(" ".join(ttl[:MAX_TTL_CHARACTERS].split()))
-    except ValueError:
-        return []
-    found = [_CONDITION.sub("", rule).strip() for rule in rules if not _KEEPS.search(rule)]
-    return [expression for expression in found if expression]

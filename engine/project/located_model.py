@@ -1,4 +1,4 @@
-"""What all values that are read from a file have in common: they know where they stand."""
+"""Base classes of the models for project files: values that know their position in the file."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ from engine.project.source import YamlMapping, YamlText
 
 
 class Located(BaseModel):
-    """A mapping of a file."""
+    """A value that is written as a YAML mapping."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     _keys: YamlMapping | None = PrivateAttr(default=None)
+    """The mapping with the positions of its keys; None for a value that was not read from a file."""
 
     @classmethod
     def long_form(cls, value: Any) -> Any:
-        """The mapping that a short form stands for; anything else as it is."""
+        """Expand a short form, such as a bare name, to the full mapping; return anything else unchanged."""
         return value
 
     @model_validator(mode="wrap")
     @classmethod
     def _keep_places(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         value = cls.long_form(value)
-        written = handler(value)
+        model = handler(value)
         if isinstance(value, YamlMapping):
-            written._keys = value
-        return written
+            model._keys = value
+        return model
 
     @property
     def place(self) -> Place:
-        """Where the mapping begins; an empty place for a value that was not read from a file."""
+        """Where the mapping begins; an empty place if the value was not read from a file."""
         return Place() if self._keys is None else self._keys.source.place(self._keys.location)
 
     def place_of(self, key: str) -> Place:
-        """Where the value of a key stands; the mapping's own place when the key is not written."""
+        """Where the value of a key begins; the mapping's own place if the key is absent."""
         if self._keys is None or key not in self._keys:
             return self.place
         return self._keys.source.place(self._keys[key].location)
@@ -48,20 +49,20 @@ class Located(BaseModel):
 
 
 class LocatedModel(Located):
-    """A whole file. Its name is not written in it: it is that of the file."""
+    """The content of a whole file. Its name is that of the file and is not written in it."""
 
     name: SkipJsonSchema[ResourceName]
 
     @property
     def text(self) -> str:
-        """The file's text; empty when the value was not read from a file."""
+        """The file's text; empty if the value was not read from a file."""
         return "" if self._keys is None else self._keys.source.text
 
 
 def short_form(value: Any, key: str) -> Any:
-    """A mapping of one key for a text; anything else as it is."""
+    """Wrap a text in a mapping with this single key; return anything else unchanged."""
     if isinstance(value, YamlText):
-        found = YamlMapping({key: value})
-        found.source, found.location, found.key_locations = value.source, value.location, {key: value.location}
-        return found
+        mapping = YamlMapping({key: value})
+        mapping.source, mapping.location, mapping.key_locations = value.source, value.location, {key: value.location}
+        return mapping
     return {key: value} if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""From files to values: every problem of every file is reported at once, with its place."""
+"""Parsing project files into models. All problems of all files are reported together, each with its place."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ from pydantic import ValidationError
 
 from engine.errors import BAD_NAME, BAD_YAML, UNKNOWN_KEY, UNKNOWN_KIND, Collector, Place, RookeryError
 from engine.project.fields import name_fault
-from engine.project.files import ProjectFile, find, listed_files
+from engine.project.files import ProjectFile, listed_files, project_files
 from engine.project.model import Datasource, Pipe, Project, Resource
 from engine.project.source import Location, YamlMapping, YamlSource, YamlText, read
 from engine.project.validation_errors import problems_of
 
-_STAND_IN = "unnamed"
+_PLACEHOLDER_NAME = "unnamed"
+"""Name under which a file with an invalid name is parsed, so that its other problems are reported as well."""
 
 
 def parse_source(text: str, file: str | None, name: str) -> Resource:
-    """The datasource or pipe that a file's text declares. Pure.
+    """Parse the text of a file into a datasource or pipe. Pure.
 
-    `file` is shown in places; `name` is the resource's, which files take from their stem.
-    Raises Problems with everything that is wrong: BAD_YAML, DUPLICATE_KEY, UNKNOWN_KEY, MISSING_KEY, BAD_VALUE,
-    BAD_NAME, SORTING_KEY, UNKNOWN_KIND.
+    `file` is the path to show in messages. `name` is the name of the resource: for files, their name without .yaml.
+    Raises Problems that lists everything wrong in the file: BAD_YAML, DUPLICATE_KEY, UNKNOWN_KEY, MISSING_KEY,
+    BAD_VALUE, BAD_NAME, SORTING_KEY, UNKNOWN_KIND.
     """
     source = YamlSource(file, text)
     problems = Collector()
     fault = name_fault(name)
     if fault:
         problems.add(RookeryError(BAD_NAME, fault[0], hint=f"{fault[1]}; rename the file", place=Place(file, 1, 1)))
-    resource = _resource(source, _STAND_IN if fault else name, problems)
+    resource = _resource(source, _PLACEHOLDER_NAME if fault else name, problems)
     problems.problems.sort(key=_position)
     problems.raise_if_any()
     if resource is None:
@@ -41,49 +42,52 @@ def parse_source(text: str, file: str | None, name: str) -> Resource:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """A folder's project as far as its files can be read, what is wrong with the others, and their names."""
+    """What `survey` finds in a folder."""
 
     project: Project
+    """The resources whose files could be parsed."""
     problems: Collector
+    """What is wrong with the other files."""
     unreadable: frozenset[str]
+    """Names of the resources whose files could not be parsed."""
 
 
 def survey(root: Path) -> Survey:
-    """The project in a folder: all files of `datasources/`, `pipes/` and `endpoints/`.
+    """Read all files in the folders `datasources/`, `pipes/` and `endpoints/`, and continue past faulty ones.
 
-    Problems are those of `parse_source`, NO_FILE and DUPLICATE_NAME.
+    The problems have the codes of `parse_source`, NO_FILE or DUPLICATE_NAME.
     """
     problems = Collector()
-    return _survey(find(root, problems), problems)
+    return _survey(project_files(root, problems), problems)
 
 
 def load(root: Path) -> Project:
-    """The project in a folder. Raises Problems with all that `survey` finds."""
-    return _whole(survey(root))
+    """Load the project in a folder. Raises Problems if `survey` finds any."""
+    return _require_sound(survey(root))
 
 
 def load_files(root: Path, files: Iterable[Path]) -> Project:
-    """The project that consists of these files only; paths are absolute or relative to `root`. Raises as `load`."""
+    """Load a project from these files only. Relative paths start at `root`. Raises the same problems as `load`."""
     problems = Collector()
-    return _whole(_survey(listed_files(root, files, problems), problems))
+    return _require_sound(_survey(listed_files(root, files, problems), problems))
 
 
 def _survey(files: Iterable[ProjectFile], problems: Collector) -> Survey:
     resources: dict[str, Resource] = {}
     unreadable: set[str] = set()
-    for found in files:
+    for file in files:
         try:
-            resource = parse_source(found.text, found.file, found.name)
-            # The first of a name stays; that there are two is told here.
-            Project.of([r for r in (resources.get(found.name), resource) if r is not None])
-            resources[found.name] = resource
+            resource = parse_source(file.text, file.file, file.name)
+            # Raises DUPLICATE_NAME if an earlier file has the same name. The earlier resource is kept.
+            Project.of([r for r in (resources.get(file.name), resource) if r is not None])
+            resources[file.name] = resource
         except RookeryError as problem:
             problems.add(problem)
-            unreadable.add(found.name)
+            unreadable.add(file.name)
     return Survey(Project.of(resources.values()), problems, frozenset(unreadable))
 
 
-def _whole(found: Survey) -> Project:
+def _require_sound(found: Survey) -> Project:
     found.problems.raise_if_any()
     return found.project
 
@@ -93,17 +97,18 @@ def _resource(source: YamlSource, name: str, problems: Collector) -> Resource | 
     if tree is None:
         return None
     if not isinstance(tree, YamlMapping):
-        message, hint = "the file must hold a mapping", "a datasource has `columns`, a pipe has `nodes` or `sql`"
+        message = "the file must contain a mapping"
+        hint = "a datasource has the key `columns`, a pipe has `nodes` or `sql`"
         problems.add(RookeryError(UNKNOWN_KIND, message, hint=hint, place=source.place(tree.location)))
         return None
     kind = _kind(tree, source, problems)
     if kind is None:
         return None
     if "name" in tree:
-        message, hint = "unknown key `name`", "the name is that of the file, without .yaml"
+        message, hint = "unknown key `name`", "remove it: the name is that of the file, without .yaml"
         place = source.place(tree.key_locations["name"])
         problems.add(RookeryError(UNKNOWN_KEY, message, hint=hint, place=place))
-    tree["name"] = _given(name, source)
+    tree["name"] = YamlText.at(name, source, Location(1, 1))
     tree = kind.long_form(tree)
     try:
         return kind.model_validate(tree)
@@ -114,16 +119,17 @@ def _resource(source: YamlSource, name: str, problems: Collector) -> Resource | 
 
 
 def _kind(tree: YamlMapping, source: YamlSource, problems: Collector) -> type[Datasource] | type[Pipe] | None:
-    """Which of the two kinds of file a mapping is."""
+    """The model for a file, from the keys of its mapping; None, with a problem, if it is unclear."""
     is_datasource, is_pipe = "columns" in tree, "nodes" in tree or "sql" in tree
     if is_datasource and is_pipe:
-        message, hint = "the file has both `columns` and a query", "put the datasource and the pipe into two files"
+        message, hint = "the file has both `columns` and a query", "move the datasource and the pipe into two files"
     elif "nodes" in tree and "sql" in tree:
-        message, hint = "the file has both `nodes` and `sql`", "`sql` is the short form of a single node"
+        message, hint = "the file has both `nodes` and `sql`", "keep one of them: `sql` is short for a single node"
     elif is_datasource or is_pipe:
         return Datasource if is_datasource else Pipe
     else:
-        message, hint = "neither a datasource nor a pipe", "a datasource has `columns`, a pipe has `nodes` or `sql`"
+        message = "the file declares neither a datasource nor a pipe"
+        hint = "a datasource has `columns`, a pipe has `nodes` or `sql`"
         near = [m for key in tree for m in difflib.get_close_matches(key.lower(), ("columns", "nodes", "sql"), n=1)]
         hint = f"did you mean `{near[0]}`? {hint}" if near else hint
     problems.add(RookeryError(UNKNOWN_KIND, message, hint=hint, place=source.place(tree.location)))
@@ -133,9 +139,3 @@ def _kind(tree: YamlMapping, source: YamlSource, problems: Collector) -> type[Da
 def _position(problem: RookeryError) -> tuple[int, int]:
     place = problem.place or Place()
     return place.line or 0, place.column or 0
-
-
-def _given(name: str, source: YamlSource) -> YamlText:
-    text = YamlText(name)
-    text.source, text.location, text.end, text.style, text.absent = source, Location(1, 1), Location(1, 1), "", False
-    return text

@@ -1,4 +1,4 @@
-"""JSON Schemas of the two kinds of file, made from the models, so that editors complete and check while typing."""
+"""JSON Schemas of the two kinds of file, generated from the models. Editors use them to complete and check files."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def json_schema(kind: str) -> dict[str, Any]:
 
 
 def schema_text(kind: str) -> str:
-    """The JSON Schema as the text that is shipped with the package."""
+    """The JSON Schema as text, as it is shipped with the package."""
     return json.dumps(json_schema(kind), indent=2, ensure_ascii=False) + "\n"
 
 
@@ -40,14 +40,14 @@ def shipped_schema(kind: str) -> str:
 
 
 def _add_short_pipe(schema: dict[str, Any]) -> None:
-    sql = {"description": "The SELECT of a pipe with one node; short for `nodes`.", "type": "string"}
+    sql = {"description": "The SELECT of a pipe with a single node; the short form of `nodes`.", "type": "string"}
     schema["properties"]["sql"] = sql
     del schema["required"]
     schema["oneOf"] = [{"required": ["nodes"]}, {"required": ["sql"]}]
 
 
 def _tidy(schema: dict[str, Any]) -> None:
-    """Leave out what only repeats: titles, defaults of Python, and the alternative null, which files cannot say."""
+    """Remove what does not help an editor: titles, Python defaults, and the alternative null, which no file has."""
     schema.pop("title", None)
     if schema.get("default", 0) in (None, "", []) or isinstance(schema.get("default"), dict):
         del schema["default"]
@@ -58,7 +58,7 @@ def _tidy(schema: dict[str, Any]) -> None:
     properties = schema.get("properties", {})
     if "required" in schema:
         schema["required"] = [key for key in schema["required"] if key in properties]
-    # Below these keys stand names, which may be spelled like keywords.
+    # The keys in these mappings are names that may equal schema keywords, so only the values are visited.
     for part in (*properties.values(), *schema.get("$defs", {}).values(), *schema.get("anyOf", [])):
         _tidy(part)
     for key in ("items", "additionalProperties"):

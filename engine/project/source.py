@@ -1,7 +1,7 @@
-"""YAML text as plain data that knows where every part of it stands.
+"""A strict YAML reader that returns plain data with the position of every value.
 
-A file is read strictly: every scalar stays the text that was written (`on`, `no` and dates included), a key may be
-given once, and aliases, anchors, tags and further documents are refused, so that each value stands in one place.
+Every scalar remains the text as written, including `on`, `no` and dates. Duplicate keys, aliases, anchors, tags and
+further documents are refused, so that each value has exactly one position.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ import yaml
 from engine.errors import BAD_VALUE, BAD_YAML, DUPLICATE_KEY, Collector, Place, RookeryError
 
 MAX_FILE_BYTES = 1024 * 1024
-"""Largest file that is read, in bytes."""
+"""Largest project file, in bytes."""
 MAX_YAML_DEPTH = 20
+"""Deepest nesting of values in a file."""
 MAX_VALUES = 100_000
+"""Most values in a file, keys included."""
 MAX_SHOWN_CHARACTERS = 80
-"""How much of a key or value is repeated in a message."""
+"""Longest part of a key or value that a message quotes."""
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-# What YAML cannot carry unescaped, and the line breaks that editors and YAML count differently.
+# Characters that YAML cannot contain unescaped, and line breaks that editors and YAML count differently.
 _FORBIDDEN = re.compile(
     "[^\t\n\r\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]|\r(?!\n)"
 )
@@ -32,7 +34,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A position in a text; 1-based."""
+    """A position in a text. Lines and columns start at 1."""
 
     line: int
     column: int
@@ -40,9 +42,10 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class YamlSource:
-    """A file's name as shown in messages, and its text."""
+    """The text of a file."""
 
     file: str | None
+    """The file's path as shown in messages."""
     text: str
 
     def place(self, location: Location) -> Place:
@@ -53,21 +56,33 @@ class YamlSource:
 
 
 class YamlText(str):
-    """A scalar as written. `absent` says that nothing was written at all."""
+    """A scalar as written."""
 
     source: YamlSource
     location: Location
+    """Where it begins, including its quotes or block header."""
     end: Location
+    """Just after its last character."""
     style: str
+    """Its YAML style: a quote, `|`, `>`, or empty for a plain scalar."""
     absent: bool
+    """Whether the file has nothing where a value should be."""
+
+    @classmethod
+    def at(cls, text: str, source: YamlSource, location: Location) -> YamlText:
+        """Make a value that the file does not contain, and place it at a location."""
+        value = cls(text)
+        value.source, value.location, value.end = source, location, location
+        value.style, value.absent = "", False
+        return value
 
     def position(self, line: int, column: int) -> Location:
-        """Where the given line and column of this text (1-based) stand in the file."""
+        """The location in the file of a line and column of this text, both 1-based."""
         if self.style == "|":
             return Location(self.location.line + line, self._indent() + column)
         offset = sum(len(x) + 1 for x in self.split("\n")[: line - 1]) + column - 1
         before = "".join(self[: max(0, offset)].split())
-        # Folding changes white space only, so the same number of other characters stands before it in the file.
+        # Folding only changes white space, so counting the other characters finds the same position in the file.
         written = list(self._written())
         if not "".join(c for c, _ in written).startswith(before) or not written:
             return self.location
@@ -77,6 +92,7 @@ class YamlText(str):
         return Location(last.line, last.column + 1)
 
     def _indent(self) -> int:
+        """How far the file indents the lines of this block scalar."""
         lines = self.source.lines()[self.location.line :]
         for written, line in zip(lines, self.split("\n"), strict=False):
             if line.strip():
@@ -84,7 +100,7 @@ class YamlText(str):
         return 0
 
     def _written(self) -> Iterator[tuple[str, Location]]:
-        """The characters of the scalar in the file, without white space, quotes and the block's header."""
+        """The characters of the scalar with their locations, without white space, quotes and block header."""
         folded = self.style == ">"
         quoted = self.style in ("'", '"')
         start = (
@@ -111,14 +127,15 @@ class YamlList(list["Value"]):
 
 
 class YamlMapping(dict[str, "Value"]):
-    """A mapping as written; `key_locations` are the places of its keys."""
+    """A mapping as written."""
 
     source: YamlSource
     location: Location
     key_locations: dict[str, Location]
+    """Where each key begins. The values have their own locations."""
 
     def like(self, content: dict[str, Value]) -> YamlMapping:
-        """Other content that stands where this mapping stands."""
+        """A mapping with other content at the location of this one."""
         other = YamlMapping(content)
         other.source, other.location = self.source, self.location
         other.key_locations = {key: self.key_locations.get(key, self.location) for key in content}
@@ -129,10 +146,10 @@ Value: TypeAlias = YamlText | YamlList | YamlMapping
 
 
 def read(source: YamlSource, problems: Collector) -> Value | None:
-    """The one document of a text; what is wrong goes to `problems`. None when there is nothing to go on with."""
-    refused = _unreadable(source)
-    if refused:
-        problems.add(refused)
+    """Read the single document of a text and add what is wrong to `problems`. None if the text cannot be parsed."""
+    unacceptable = _unacceptable_text(source)
+    if unacceptable:
+        problems.add(unacceptable)
         return None
     try:
         return _Reader(source, problems).document()
@@ -141,9 +158,9 @@ def read(source: YamlSource, problems: Collector) -> Value | None:
     except yaml.MarkedYAMLError as exc:
         problems.add(_malformed(source, exc))
     except (yaml.YAMLError, ValueError, OverflowError) as exc:
-        refused = RookeryError(BAD_YAML, "the file holds an escape that is not a character", place=_start(source))
-        refused.__cause__ = exc
-        problems.add(refused)
+        escape = RookeryError(BAD_YAML, "the file contains an invalid escape sequence", place=_start(source))
+        escape.__cause__ = exc
+        problems.add(escape)
     return None
 
 
@@ -151,40 +168,40 @@ def _start(source: YamlSource) -> Place:
     return source.place(Location(1, 1))
 
 
-def _unreadable(source: YamlSource) -> RookeryError | None:
-    """What is wrong with a text before it is YAML."""
+def _unacceptable_text(source: YamlSource) -> RookeryError | None:
+    """What is wrong with a text regardless of YAML: its size, a byte order mark, or a forbidden character."""
     text = source.text
     if len(text) > MAX_FILE_BYTES:
         return RookeryError(BAD_YAML, "the file is larger than 1 MiB", place=_start(source))
     if text.startswith("\ufeff"):
         hint = "save it as UTF-8 without BOM"
         return RookeryError(BAD_YAML, "the file begins with a byte order mark", hint=hint, place=_start(source))
-    found = _FORBIDDEN.search(text)
-    if not found:
+    match = _FORBIDDEN.search(text)
+    if not match:
         return None
-    line = text.count("\n", 0, found.start()) + 1
-    location = Location(line, found.start() - text.rfind("\n", 0, found.start()))
+    line = text.count("\n", 0, match.start()) + 1
+    location = Location(line, match.start() - text.rfind("\n", 0, match.start()))
     hint = 'write it as an escape in double quotes, such as "\\u2028"; end lines with \\n'
-    message = f"character U+{ord(found[0]):04X} is not allowed in a file"
+    message = f"character U+{ord(match[0]):04X} is not allowed in a file"
     return RookeryError(BAD_YAML, message, hint=hint, place=source.place(location))
 
 
 def _malformed(source: YamlSource, exc: yaml.MarkedYAMLError) -> RookeryError:
     mark = exc.problem_mark or exc.context_mark
     place = source.place(Location(mark.line + 1, mark.column + 1)) if mark else _start(source)
-    what = exc.problem or exc.context or "not understood"
+    reason = exc.problem or exc.context or "it cannot be parsed"
     hint = None
-    if "\\t" in what or "tab" in what:
+    if "\\t" in reason or "tab" in reason:
         hint = "indent with spaces, not tabs"
-    elif "mapping values" in what:
+    elif "mapping values" in reason:
         hint = "quote a text that contains a colon, or write it as a block after |"
-    problem = RookeryError(BAD_YAML, f"not valid YAML: {what}", hint=hint, place=place)
+    problem = RookeryError(BAD_YAML, f"not valid YAML: {reason}", hint=hint, place=place)
     problem.__cause__ = exc
     return problem
 
 
 class _Reader:
-    """Builds the values of one document from the parser's events."""
+    """Builds the values of a document from the parser's events."""
 
     def __init__(self, source: YamlSource, problems: Collector) -> None:
         self.source = source
@@ -201,22 +218,23 @@ class _Reader:
         next(self.events)  # the document's end
         following = next(self.events)
         if not isinstance(following, yaml.StreamEndEvent):
-            self.refuse(following, "a file holds one document; a second one begins here")
+            self.refuse(following, "a second document begins here, but a file can only contain one")
         return value
 
     def refuse(self, event: yaml.Event, message: str, hint: str | None = None) -> None:
+        """Raise BAD_YAML at an event. Nothing after it is read."""
         raise RookeryError(BAD_YAML, message, hint=hint, place=self.source.place(_location(event.start_mark)))
 
     def value(self, event: yaml.Event, depth: int) -> Value:
         self.values += 1
         if self.values > MAX_VALUES:
-            self.refuse(event, f"the file holds more than {MAX_VALUES} values")
+            self.refuse(event, f"the file contains more than {MAX_VALUES} values")
         if depth > MAX_YAML_DEPTH:
-            self.refuse(event, f"values are nested more than {MAX_YAML_DEPTH} deep")
+            self.refuse(event, f"values are nested more than {MAX_YAML_DEPTH} levels deep")
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             self.refuse(event, "anchors and aliases are not supported", "write the value where it is used")
         if getattr(event, "tag", None):
-            self.refuse(event, "tags such as !!str are not supported", "every value is the text that is written")
+            self.refuse(event, "tags such as !!str are not supported", "remove it: every value is read as text")
         if isinstance(event, yaml.ScalarEvent):
             return self.scalar(event)
         if isinstance(event, yaml.SequenceStartEvent):
@@ -225,7 +243,7 @@ class _Reader:
 
     def scalar(self, event: yaml.ScalarEvent) -> YamlText:
         if _SURROGATE.search(event.value):
-            self.refuse(event, "the text holds half of a surrogate pair")
+            self.refuse(event, "the text contains half of a surrogate pair")
         text = YamlText(event.value)
         text.source, text.location, text.end = self.source, _location(event.start_mark), _location(event.end_mark)
         text.style = event.style or ""
@@ -233,44 +251,44 @@ class _Reader:
         return text
 
     def items(self, start: yaml.Event, depth: int) -> YamlList:
-        found = YamlList()
-        found.source, found.location = self.source, _location(start.start_mark)
+        result = YamlList()
+        result.source, result.location = self.source, _location(start.start_mark)
         while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
             item = self.value(event, depth + 1)
-            self.want(item, "an item of the list")
-            found.append(item)
-        return found
+            self.require_value(item, "an item of the list")
+            result.append(item)
+        return result
 
     def keys(self, start: yaml.Event, depth: int) -> YamlMapping:
-        found = YamlMapping()
-        found.source, found.location, found.key_locations = self.source, _location(start.start_mark), {}
+        result = YamlMapping()
+        result.source, result.location, result.key_locations = self.source, _location(start.start_mark), {}
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
             key = self.value(event, depth + 1)
             if not isinstance(key, YamlText):
                 self.refuse(event, "a key must be text")
                 break
             value = self.value(next(self.events), depth + 1)
-            self.want(value, f"`{shown(key)}`")
-            if key in found:
-                message, hint = (
-                    f"key `{shown(key)}` is given twice",
-                    f"first given in line {found.key_locations[key].line}",
-                )
+            self.require_value(value, f"`{shown(key)}`")
+            if key in result:
+                message = f"key `{shown(key)}` occurs twice"
+                hint = f"it first occurs in line {result.key_locations[key].line}"
                 self.problems.add(
                     RookeryError(DUPLICATE_KEY, message, hint=hint, place=self.source.place(key.location))
                 )
                 continue
-            found[str(key)] = value
-            found.key_locations[str(key)] = key.location
-        return found
+            result[str(key)] = value
+            result.key_locations[str(key)] = key.location
+        return result
 
-    def want(self, value: Value, what: str) -> None:
+    def require_value(self, value: Value, subject: str) -> None:
+        """Add a problem if nothing is written where the file needs a value."""
         if isinstance(value, YamlText) and value.absent:
-            hint = "give a value or remove the key"
-            if ")" in what:
+            hint = "write a value or remove the key"
+            if ")" in subject:
+                # YAML has split an unquoted type such as Decimal(9, 2) at its comma.
                 hint = 'a value with a comma needs quotes: type: "Decimal(9, 2)"'
             place = self.source.place(value.location)
-            self.problems.add(RookeryError(BAD_VALUE, f"{what} has no value", hint=hint, place=place))
+            self.problems.add(RookeryError(BAD_VALUE, f"{subject} has no value", hint=hint, place=place))
 
 
 def _location(mark: Any) -> Location:
@@ -278,7 +296,7 @@ def _location(mark: Any) -> Location:
 
 
 def shown(text: str) -> str:
-    """A text from a file, short and on one line, to be repeated in a message."""
+    """Shorten a text from a file and put it on one line, so that a message can quote it."""
     line = " ".join(text.split())
     line = "".join(c if c.isprintable() else "?" for c in line)
     return line if len(line) <= MAX_SHOWN_CHARACTERS else line[: MAX_SHOWN_CHARACTERS - 1] + "…"

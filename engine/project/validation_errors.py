@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a file, as problems in plain English that name a place in the file."""
+"""Translating pydantic's validation errors into problems in plain English, each with its place in the file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engine.project.located_model import Located, LocatedModel
 from engine.project.source import Location, Value, YamlList, YamlMapping, YamlSource, YamlText, shown
 
 _CODES: dict[str, Code] = {"bad_name": BAD_NAME, "sorting_key": SORTING_KEY}
-_KINDS = {
+_TYPE_NAMES = {
     "string_type": "text",
     "tuple_type": "a list",
     "list_type": "a list",
@@ -27,18 +27,18 @@ _KINDS = {
 
 
 def problems_of(
-    kind: type[Located], tree: YamlMapping, source: YamlSource, found: ValidationError
+    kind: type[Located], tree: YamlMapping, source: YamlSource, exc: ValidationError
 ) -> Iterator[RookeryError]:
-    """The problems behind a refused file. What another problem has reported already is left out."""
-    for error in found.errors(include_url=False):
+    """Translate the errors in a file. Errors that only follow from another reported problem are skipped."""
+    for error in exc.errors(include_url=False):
         target = _value_at(tree, error["loc"])
         absent = isinstance(target, YamlText) and target.absent
-        # Items that are wrong do not count for pydantic, so a list of them is "too short" as well.
+        # Pydantic does not count invalid items, so it also reports a list that has only such items as too short.
         short = error["type"] == "too_short" and isinstance(target, YamlList) and len(target) > 0
         if absent or short:
             continue
         problem = _problem(kind, tree, source, error, target)
-        problem.__cause__ = found
+        problem.__cause__ = exc
         yield problem
 
 
@@ -52,7 +52,9 @@ def _problem(
         return _unknown(kind, tree, source, loc)
     if error["type"] == "missing":
         parent = _value_at(tree, loc[:-1])
-        return RookeryError(MISSING_KEY, f"key `{key}` is missing{_of(loc)}", place=source.place(parent.location))
+        return RookeryError(
+            MISSING_KEY, f"key `{key}` is missing{_in_parent(loc)}", place=source.place(parent.location)
+        )
     context = error.get("ctx", {})
     if "message" in context:
         code = _CODES.get(error["type"], BAD_VALUE)
@@ -63,21 +65,21 @@ def _problem(
         return _not_listed(kind, loc, key, target, source)
     if error["type"] == "too_short":
         return RookeryError(BAD_VALUE, f"`{shown(key)}` must not be empty", place=place)
-    wanted = _KINDS.get(error["type"])
-    what = f"must be {wanted}, not {_kind(target)}" if wanted else f"is not valid: {error['msg']}"
+    expected = _TYPE_NAMES.get(error["type"])
+    fault = f"must be {expected}, not {_described(target)}" if expected else f"is not valid: {error['msg']}"
     item = "an item of " if loc and isinstance(loc[-1], int) else ""
-    return RookeryError(BAD_VALUE, f"{item}`{shown(key)}` {what}", place=place)
+    return RookeryError(BAD_VALUE, f"{item}`{shown(key)}` {fault}", place=place)
 
 
 def unknown_key(key: str, known: list[str], source: YamlSource, location: Location) -> RookeryError:
-    """The problem of a key that does not exist here."""
+    """UNKNOWN_KEY with the most similar known key as a hint, or all of them if none is similar."""
     near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.6)
-    hint = f"did you mean `{near[0]}`?" if near else "known here: " + ", ".join(known)
+    hint = f"did you mean `{near[0]}`?" if near else "possible keys: " + ", ".join(known)
     return RookeryError(UNKNOWN_KEY, f"unknown key `{shown(key)}`", hint=hint, place=source.place(location))
 
 
 def known_keys(kind: type[Located]) -> list[str]:
-    """The keys that a mapping of this kind has in a file."""
+    """The keys that a mapping of this kind can have in a file."""
     keys = [field.alias or name for name, field in kind.model_fields.items()]
     if issubclass(kind, LocatedModel):
         keys.remove("name")
@@ -99,7 +101,7 @@ def _not_listed(
     model = _model_at(kind, loc[:-1])
     allowed = [str(x) for x in _literals(model.model_fields[key].annotation)] if model else []
     if not isinstance(target, YamlText):
-        return RookeryError(BAD_VALUE, f"`{key}` must be text, not {_kind(target)}", place=place)
+        return RookeryError(BAD_VALUE, f"`{key}` must be text, not {_described(target)}", place=place)
     near = difflib.get_close_matches(target.lower(), [x.lower() for x in allowed], n=1, cutoff=0.6)
     match = next((x for x in allowed if near and x.lower() == near[0]), None)
     hint = f"did you mean `{match}`?" if match else None
@@ -116,22 +118,22 @@ def _literals(annotation: Any) -> Iterator[Any]:
 
 
 def _value_at(tree: Value, loc: tuple[int | str, ...]) -> Value:
-    """The value that a location leads to, as far as it leads."""
+    """The value at one of pydantic's locations, or the innermost existing value on the way to it."""
     value = tree
     for part in loc:
-        found: Value | None = None
+        child: Value | None = None
         if isinstance(value, YamlMapping) and isinstance(part, str):
-            found = value.get(part)
+            child = value.get(part)
         elif isinstance(value, YamlList) and isinstance(part, int) and part < len(value):
-            found = value[part]
-        if found is None:
+            child = value[part]
+        if child is None:
             return value
-        value = found
+        value = child
     return value
 
 
 def _model_at(kind: type[Located], loc: tuple[int | str, ...]) -> type[Located] | None:
-    """The model of the mapping that a location leads to."""
+    """The model of the mapping at one of pydantic's locations."""
     model: type[Located] | None = kind
     for part in loc:
         if isinstance(part, str) and model is not None:
@@ -147,12 +149,12 @@ def _models(annotation: Any) -> Iterator[type[Located]]:
         yield from _models(part)
 
 
-def _of(loc: tuple[int | str, ...]) -> str:
+def _in_parent(loc: tuple[int | str, ...]) -> str:
     above = [str(part) for part in loc[:-1] if isinstance(part, str)]
     return f" in `{above[-1]}`" if above else ""
 
 
-def _kind(value: Value) -> str:
+def _described(value: Value) -> str:
     if isinstance(value, YamlMapping):
         return "a mapping"
     return "a list" if isinstance(value, YamlList) else f"`{shown(value)}`"

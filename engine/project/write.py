@@ -1,4 +1,4 @@
-"""From values to files: text that is pleasant to read and reads back as the same value."""
+"""Writing models as YAML that is pleasant to read and parses back to an equal value."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from engine.project.model import Datasource, Engine, Materialize, Pipe, Resource
 from engine.project.parse import parse_source
 from engine.project.source import Value, YamlMapping, YamlSource, YamlText, read
 
-_ON_ONE_LINE = 100
+_MAX_FLOW_CHARACTERS = 100
+"""Longest mapping or list that is written on one line, measured in Python's notation."""
 
 
 def render_datasource(datasource: Datasource) -> str:
@@ -27,30 +28,32 @@ def render_pipe(pipe: Pipe) -> str:
 
 
 def update_pipe(text: str, name: str, materialize: Materialize, file: str | None = None) -> str:
-    """The text of a pipe's file with its result going into a datasource instead of an endpoint.
+    """Edit the text of a pipe's file so that its result is stored in a datasource instead of published.
 
-    `type`, `endpoint` and `tokens` of the endpoint are removed, `materialize` is added or replaced; everything else
-    stays as the author wrote it, comments included.
-    Raises Problems for a text that cannot be read, UNKNOWN_KIND for that of a datasource.
+    `type`, `endpoint` and `tokens` are removed, and `materialize` is added or replaced. Everything else, including
+    comments, remains as the author wrote it.
+    Raises Problems if the text cannot be parsed, UNKNOWN_KIND if it declares a datasource.
     """
     pipe = parse_source(text, file, name)
     if not isinstance(pipe, Pipe):
-        message, hint = f"`{name}` is a datasource", "only a pipe can fill a datasource"
+        message, hint = f"`{name}` is a datasource, not a pipe", "only a pipe can fill a datasource"
         raise RookeryError(UNKNOWN_KIND, message, hint=hint, place=pipe.place)
-    wanted = pipe.model_copy(update={"type": None, "endpoint": None, "tokens": (), "materialize": materialize})
+    expected = pipe.model_copy(update={"type": None, "endpoint": None, "tokens": (), "materialize": materialize})
     edited = _edited(text, materialize)
-    # Lines cannot be exchanged in every layout of YAML; what does not read back as wanted is written anew.
-    return edited if _reads_as(edited, name, wanted) else render_pipe(wanted)
+    # Replacing lines does not work in every layout of YAML. If the edited text does not parse to the expected pipe,
+    # the file is written from scratch.
+    return edited if _parses_to(edited, name, expected) else render_pipe(expected)
 
 
-def _reads_as(text: str, name: str, wanted: Resource) -> bool:
+def _parses_to(text: str, name: str, expected: Resource) -> bool:
     try:
-        return parse_source(text, None, name) == wanted
+        return parse_source(text, None, name) == expected
     except RookeryError:
         return False
 
 
 def _edited(text: str, materialize: Materialize) -> str:
+    """Replace whole lines: remove the keys of an endpoint and put the new `materialize` where the old one was."""
     tree = read(YamlSource(None, text), Collector())
     lines = text.splitlines(keepends=True)
     if not isinstance(tree, YamlMapping):
@@ -58,20 +61,21 @@ def _edited(text: str, materialize: Materialize) -> str:
     if lines and not lines[-1].endswith("\n"):
         lines[-1] += "\n"
     block = _dump({"materialize": _plain(materialize)})
-    at = len(lines)
+    position = len(lines)
+    # From the bottom up, so that line numbers of the keys above remain valid.
     for key in sorted(tree, key=lambda k: tree.key_locations[k].line, reverse=True):
         if key in ("type", "endpoint", "tokens", "materialize"):
             first, last = tree.key_locations[key].line - 1, _last_line(tree[key])
             del lines[first:last]
-            at = first if key == "materialize" else at - (last - first)
-    if at == len(lines) and lines and lines[-1].strip():
+            position = first if key == "materialize" else position - (last - first)
+    if position == len(lines) and lines and lines[-1].strip():
         block = "\n" + block
-    lines.insert(at, block.replace("\n", "\r\n") if "\r\n" in text else block)
+    lines.insert(position, block.replace("\n", "\r\n") if "\r\n" in text else block)
     return "".join(lines)
 
 
 def _last_line(value: Value) -> int:
-    """The last line of a value, without the comments and empty lines behind it."""
+    """The last line of a value, without the comments and empty lines that follow it."""
     if isinstance(value, YamlText):
         last = value.end.line - (1 if value.end.column == 1 else 0)
         return max(last, value.location.line)
@@ -80,25 +84,25 @@ def _last_line(value: Value) -> int:
 
 
 def _file(resource: Resource) -> str:
-    """Keys in the order of the model, with an empty line before long parts."""
+    """Write the keys in the order of the model, with an empty line around those that take several lines."""
     text = ""
-    before = ""
-    for part in (_dump({key: value}) for key, value in _plain(resource).items() if key != "name"):
-        apart = before and max(before.count("\n"), part.count("\n")) > 1
-        text += f"\n{part}" if apart else part
-        before = part
+    previous = ""
+    for block in (_dump({key: value}) for key, value in _plain(resource).items() if key != "name"):
+        separated = previous and max(previous.count("\n"), block.count("\n")) > 1
+        text += f"\n{block}" if separated else block
+        previous = block
     return text
 
 
 def _plain(value: Located) -> dict[str, Any]:
-    """The keys of a mapping as they are written: what is as by default is left out."""
-    found: dict[str, Any] = {}
+    """The keys and values of a model as they are written; values that equal the default are omitted."""
+    plain: dict[str, Any] = {}
     for name, field in type(value).model_fields.items():
         content = getattr(value, name)
         if content == field.get_default(call_default_factory=True) and not field.is_required():
             continue
-        found[field.alias or name] = _content(name, content)
-    return found
+        plain[field.alias or name] = _content(name, content)
+    return plain
 
 
 def _content(name: str, content: Any) -> Any:
@@ -131,11 +135,11 @@ def _size(content: int) -> int | str:
 
 
 class _Sql(str):
-    """A text that is put on lines of its own, however short it is."""
+    """SQL, which is always written as a block, however short it is."""
 
 
 class _Writer(yaml.SafeDumper):
-    """Blocks for texts of several lines, short mappings and lists of words on one line."""
+    """Writes multi-line texts as blocks, and short mappings and lists on one line."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
@@ -144,13 +148,13 @@ class _Writer(yaml.SafeDumper):
         super().increase_indent(flow, False)
 
     def analyze_scalar(self, scalar: str) -> Any:
-        # White space at the end of a line is no obstacle to a block, although PyYAML takes it for one.
+        # PyYAML does not write a block if a line ends with white space, although YAML allows it.
         analysis = super().analyze_scalar(scalar)
-        analysis.allow_block = "\n" in scalar and not _is_odd(scalar)
+        analysis.allow_block = "\n" in scalar and not _needs_escapes(scalar)
         return analysis
 
     def determine_block_hints(self, text: str) -> str:
-        # Behind a tab, a reader cannot tell how far the block is indented.
+        # If the first line begins with a tab, a parser cannot infer the indentation of the block.
         hints = super().determine_block_hints(text)
         return f"{self.best_indent}{hints}" if text.startswith("\t") else hints
 
@@ -160,21 +164,21 @@ class _Writer(yaml.SafeDumper):
         return '"' if style == "'" and "'" in text and not set(text) & {'"', "\\", "\n"} else style
 
 
-def _is_odd(text: str) -> bool:
-    """Whether a text can only be written with escapes."""
+def _needs_escapes(text: str) -> bool:
+    """Whether a text contains characters that YAML can only write as escapes."""
     return any(not (c.isprintable() or c in "\n\t\xa0") for c in text)
 
 
 def _represent_text(writer: _Writer, text: str) -> yaml.ScalarNode:
-    # A text of nothing but white space has no line by which a block's indentation could be told.
-    # A block that keeps several line breaks at its end would take the blank line before the next key, too.
-    quoted = _is_odd(text) or not text.strip() or text.endswith("\n\n")
+    # A parser cannot infer the indentation of a block that consists of white space only. And a block that keeps
+    # several line breaks at its end would also contain the empty line before the next key.
+    quoted = _needs_escapes(text) or not text.strip() or text.endswith("\n\n")
     style = '"' if quoted else "|" if "\n" in text else None
     return writer.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 def _represent_sql(writer: _Writer, sql: _Sql) -> yaml.ScalarNode:
-    # The line break at the end is for the reader; it is not part of the SQL that is read back.
+    # The line break at the end only makes it a block; it is stripped again when the file is parsed.
     return _represent_text(writer, f"{sql}\n")
 
 
@@ -190,12 +194,12 @@ def _represent_list(writer: _Writer, items: list[Any]) -> yaml.SequenceNode:
 
 
 def _fits(content: Mapping[str, Any] | list[Any]) -> bool:
-    """Whether a mapping or list is short enough for one line, and holds no SQL, which deserves lines of its own."""
+    """Whether a mapping or list fits on one line. Those with SQL or a target are always written as blocks."""
     if isinstance(content, Mapping) and ("sql" in content or "target" in content):
         return False
     inner = list(content.values()) if isinstance(content, Mapping) else content
     simple = not any(isinstance(x, (Mapping, list)) or (isinstance(x, str) and "\n" in x) for x in inner)
-    return simple and len(str(content)) <= _ON_ONE_LINE
+    return simple and len(str(content)) <= _MAX_FLOW_CHARACTERS
 
 
 _Writer.add_representer(str, _represent_text)
@@ -205,14 +209,14 @@ _Writer.add_representer(list, _represent_list)
 
 
 def _dump(content: dict[str, Any]) -> str:
-    """One key of a file with its value."""
+    """Write a single top-level key with its value."""
     key, value = next(iter(content.items()))
     inner = _Block({key: value})
     return yaml.dump(inner, Dumper=_Writer, sort_keys=False, allow_unicode=True, width=1_000_000)
 
 
 class _Block(dict[str, Any]):
-    """A mapping that is never put on one line."""
+    """A mapping that is never written on one line."""
 
 
 def _represent_block(writer: _Writer, mapping: _Block) -> yaml.MappingNode:

@@ -249,7 +249,7 @@ def test_every_problem_has_a_hint_and_a_place() -> None:
 def test_a_name_that_ends_like_a_quarantine_is_refused() -> None:
     (problem,) = check(project(events_quarantine=PLAIN))
     assert problem.code.id == "RK1006"
-    assert "bad rows" in problem.message
+    assert "quarantine tables" in problem.message
 
 
 def test_a_mode_of_fan_out_is_for_landing_datasources() -> None:
