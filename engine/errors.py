@@ -1,8 +1,8 @@
-"""Every error of the product: one exception tree with stable codes.
+"""All errors: one exception hierarchy with stable codes.
 
-A code belongs to the stage that raises it: RK1xxx project files, RK2xxx compiler, RK3xxx plan, push and
-tenants, RK4xxx requests and tokens, RK5xxx ingestion, RK6xxx the database, RK7xxx command line and settings.
-The meaning of every code is documented in `docs/errors.md`.
+The first digit of a code is the stage that raises it: RK1xxx project files, RK2xxx compiler, RK3xxx plan, push and
+tenants, RK4xxx requests and tokens, RK5xxx ingestion, RK6xxx database, RK7xxx command line and settings.
+`docs/errors.md` explains every code.
 """
 
 from __future__ import annotations
@@ -16,21 +16,25 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """A stable error code: its identifier, the HTTP status it maps to, and a short title."""
+    """A stable error code."""
 
     id: str
+    """`RK` and four digits. The first digit is the stage that raises it."""
     status: int
+    """The HTTP status of a response with this error."""
     title: str
+    """The meaning in a few words, as in `docs/errors.md`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an error stands: a file with a position (1-based), or a named part of the workspace."""
+    """Where an error is: a position in a file (lines and columns start at 1), or a named part of the workspace."""
 
     file: str | None = None
     line: int | None = None
     column: int | None = None
     part: str | None = None
+    """What the error is in, such as a pipe's node; shown after the position."""
 
     def __str__(self) -> str:
         position = ":".join(str(x) for x in (self.file, self.line, self.column) if x is not None)
@@ -40,7 +44,7 @@ class Place:
 class RookeryError(Exception):
     """An error that a user can act on: `code`, `message`, optional `hint` and `place`.
 
-    `detail` is for the operator's log only and never reaches a caller.
+    `detail` is only for the operator's log and never reaches a caller. `headers` are added to an HTTP response.
     """
 
     def __init__(
@@ -61,14 +65,19 @@ class RookeryError(Exception):
         self.detail = detail
         self.headers = dict(headers or {})
 
+    @property
+    def is_server_fault(self) -> bool:
+        """Whether the server or its database failed, rather than the request (status 500 and above)."""
+        return self.code.status >= 500
+
     def as_dict(self) -> dict[str, Any]:
-        """The error as plain data for JSON, with absent parts left out."""
-        found: dict[str, Any] = {"code": self.code.id, "error": self.message}
+        """The error as plain data for JSON, without parts that are absent."""
+        body: dict[str, Any] = {"code": self.code.id, "error": self.message}
         if self.hint:
-            found["hint"] = self.hint
+            body["hint"] = self.hint
         if self.place:
-            found["place"] = str(self.place)
-        return found
+            body["place"] = str(self.place)
+        return body
 
     def __str__(self) -> str:
         place = f"{self.place}: " if self.place else ""
@@ -77,7 +86,7 @@ class RookeryError(Exception):
 
 
 def shown(raw: object, limit: int = 80) -> str:
-    """A foreign value for a message: shortened, in double quotes, nothing unprintable left."""
+    """Format a value from outside for a message: shortened, without unprintable characters, text in double quotes."""
     text = raw if isinstance(raw, str) else _json_text(raw)
     cut = text[:limit]
     safe = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut) + ("…" if len(text) > limit else "")
@@ -90,11 +99,11 @@ def _json_text(raw: object) -> str:
     try:
         return json.dumps(raw, ensure_ascii=False, default=lambda x: str(x) if isinstance(x, Decimal) else "…")
     except (ValueError, RecursionError):
-        return "a value that cannot be shown"
+        return "a value that cannot be displayed"
 
 
 class Problems(RookeryError):
-    """Several errors found in one go, reported together."""
+    """Several errors that are reported together. It has the code, hint and place of the first."""
 
     def __init__(self, problems: Iterable[RookeryError]) -> None:
         self.problems = list(problems)
@@ -116,11 +125,12 @@ class Problems(RookeryError):
 
 @dataclass(slots=True)
 class Collector:
-    """Gathers problems so that all are reported at once."""
+    """Collects problems, so that they can be reported together."""
 
     problems: list[RookeryError] = field(default_factory=list)
 
     def add(self, problem: RookeryError) -> None:
+        """Add a problem; of `Problems`, add each one."""
         if isinstance(problem, Problems):
             self.problems.extend(problem.problems)
         else:

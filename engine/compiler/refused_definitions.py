@@ -91,7 +91,7 @@ def _refused(source: Datasource, shape: Shape, definer: Definer) -> RookeryError
     try:
         definer.define(shape(source))
     except RookeryError as exc:
-        if exc.code.status >= 500:
+        if exc.is_server_fault:
             raise
         return exc
     return None

@@ -95,13 +95,13 @@ def _not_converted(state: BuildState, given: str, wanted: str) -> RookeryError |
     try:
         state.analyser.describe(value, {}, ())
     except RookeryError as exc:
-        if exc.code.status >= 500:
+        if exc.is_server_fault:
             raise
         return None
     try:
         state.analyser.describe(f"SELECT CAST(v, {literal(wanted)}) FROM ({value})", {}, ())
     except RookeryError as exc:
-        if exc.code.status >= 500:
+        if exc.is_server_fault:
             raise
         return exc
     return None

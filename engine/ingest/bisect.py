@@ -152,7 +152,7 @@ class Bisection:
         except RookeryError as exc:
             if is_too_large(exc):
                 raise opens_too_far(exc, int(self._settings["max_memory_usage"])) from exc
-            if exc.code.status >= 500:
+            if exc.is_server_fault:
                 raise
             return self._parted(rows, format, header, columns, exc)
         there = self._warehouse.query(f"SELECT {ROW_NUMBER_COLUMN}, count() FROM {self._table.sql()} GROUP BY 1")
@@ -231,7 +231,7 @@ class Bisection:
                     declared = next(c for c in self._stage.source.columns if c.name == staged.column)
                     found[declared] = why
         except RookeryError as exc:
-            if exc.code.status >= 500:
+            if exc.is_server_fault:
                 raise
         finally:
             self._warehouse.execute(ddl.drop_table(bare))
@@ -243,7 +243,7 @@ class Bisection:
             # Without the settings of the insert, toDate('2024-13-45') is a day and throws nothing.
             self._warehouse.query(query, None, self._settings)
         except RookeryError as exc:
-            if exc.code.status >= 500:
+            if exc.is_server_fault:
                 raise
             return exc.message
         return None

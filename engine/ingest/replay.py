@@ -162,7 +162,7 @@ def _send(workspace: Workspace, gateway: Gateway, datasource: str, rows: Sequenc
             try:
                 outcome = future.result()
             except RookeryError as exc:
-                if exc.code.status >= 500 or exc.code.status == 429:
+                if exc.is_server_fault or exc.code.status == 429:
                     failure = failure or exc
                 else:
                     result.refuse(row.id, exc)

@@ -162,7 +162,7 @@ class Judge:
                 {"max_threads": 1},
             )
         except RookeryError as exc:
-            if exc.code.status >= 500:
+            if exc.is_server_fault:
                 raise
             self._tries += 1
             if stop - start == 1 or not parted:

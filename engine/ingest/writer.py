@@ -264,7 +264,7 @@ class BatchWriter:
                 self._landing.put(batch)
                 break
             except RookeryError as exc:
-                if exc.code.status >= 500 or failed_behind(exc) or looked:
+                if exc.is_server_fault or failed_behind(exc) or looked:
                     raise
                 if not (batch.usual and self._fits_at_length(batch)):
                     self._look_closer(batch)

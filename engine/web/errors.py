@@ -31,7 +31,7 @@ def rendered(exc: RookeryError) -> Response:
     """The response for an error of ours."""
     if isinstance(exc, PipeError):
         return JSONResponse(exc.body, exc.status)
-    if exc.code.status >= 500:
+    if exc.is_server_fault:
         log.error("failed", error=exc, detail=exc.detail)
     elif exc.detail:
         log.info("refused", error=exc, detail=exc.detail)

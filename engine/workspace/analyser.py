@@ -67,7 +67,7 @@ class Analyser:
                     try:
                         self._warehouse.execute(change(copy))
                     except RookeryError as exc:
-                        if exc.code.status >= 500:
+                        if exc.is_server_fault:
                             raise
                         return position, exc
             finally:
@@ -80,7 +80,7 @@ class Analyser:
             try:
                 found = self._warehouse.query(f"DESCRIBE TABLE ({type_probe(type)})", None, ANALYSIS_SETTINGS)
             except EngineError as exc:
-                if exc.code.status >= 500:
+                if exc.is_server_fault:
                     raise
                 return None
             self._types[type] = on_one_line(str(found.rows[0][1]))
@@ -91,7 +91,7 @@ class Analyser:
         try:
             return bool(self._warehouse.query(condition, None, ANALYSIS_SETTINGS).rows[0][0])
         except EngineError as exc:
-            if exc.code.status >= 500:
+            if exc.is_server_fault:
                 raise
             return False
 
