@@ -13,7 +13,7 @@ from engine.compiler import storage
 from engine.compiler.build_state import Analyser, BuildState, Undeclared, datasources_of, scratch_shape
 from engine.compiler.compose import Composer, Verifier
 from engine.compiler.declared_parameters import questionable
-from engine.compiler.definitions import check_definition, spelled
+from engine.compiler.definitions import canonical_type, check_definition
 from engine.compiler.dry_run import DryRun, UncheckedError, all_given, identifiers_of, none_given, specs_of
 from engine.compiler.error_location import locate
 from engine.compiler.lasting import short_lived
@@ -139,7 +139,7 @@ def _definitions(state: BuildState) -> None:
             state.problems.add(problem)
             state.failed.add(name)
         if name not in state.failed:
-            source = state.datasources[name] = spelled(source, state.analyser)
+            source = state.datasources[name] = canonical_type(source, state.analyser)
             state.warnings.extend(short_lived(source, state.analyser))
             types = {c.name: c.type for c in source.columns}
             known = state.relations[name]

@@ -55,11 +55,11 @@ TYPES = [
 class Definer(TableDefiner, Protocol):
     """What is asked of an engine about a definition."""
 
-    def spelled(self, type: str) -> str | None:
+    def canonical_type(self, type: str) -> str | None:
         """The engine's own name of a type, None where there is no such type."""
         ...
 
-    def holds(self, condition: str) -> bool:
+    def is_true(self, condition: str) -> bool:
         """Whether a SELECT of one condition without tables gives a true one; False also if it cannot be computed."""
         ...
 
@@ -93,16 +93,16 @@ def check_definition(
             bad = True
             yield problem
     for column in source.columns:
-        if definer.spelled(column.type) is None:
+        if definer.canonical_type(column.type) is None:
             bad = True
             yield _no_type(column)
     if not bad:
         yield from refusals(source, shape, definer)
 
 
-def spelled(source: Datasource, definer: Definer) -> Datasource:
+def canonical_type(source: Datasource, definer: Definer) -> Datasource:
     """A datasource, which has been checked, with its types as the engine spells them: `INT` is `Int32`."""
-    columns = [c.model_copy(update={"type": definer.spelled(c.type) or c.type}) for c in source.columns]
+    columns = [c.model_copy(update={"type": definer.canonical_type(c.type) or c.type}) for c in source.columns]
     return source.model_copy(update={"columns": type(source.columns)(columns)})
 
 

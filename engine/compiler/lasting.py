@@ -28,7 +28,7 @@ def short_lived(source: Datasource, definer: Definer) -> Iterator[RookeryError]:
     engine = source.engine
     for moment in expiry_expressions(engine.ttl):
         life = shortest_lifetime(moment)
-        if life is not None and life >= LONG and not definer.holds(_outlives(source, moment)):
+        if life is not None and life >= LONG and not definer.is_true(_outlives(source, moment)):
             yield RookeryError(
                 SHORT_LIFE,
                 f"the TTL `{moment[:80]}` ends beyond the calendar of its type: rows of today are removed or refused",

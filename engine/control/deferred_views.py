@@ -17,7 +17,7 @@ from engine.control.planning import desired_schema
 from engine.control.push import plan_for_tenants, run
 from engine.errors import RookeryError
 from engine.fanout.router import router_of
-from engine.fanout.suspended_views import note_repaired, suspended
+from engine.fanout.suspended_views import forget_repaired, suspended
 from engine.plan.steps import CreateView, DropTable, Plan
 from engine.workspace.workspace import DEFERRED, Workspace
 
@@ -36,7 +36,7 @@ class Deferred:
         self._wake = threading.Event()
         self._closed = False
         self._thread: threading.Thread | None = None
-        workspace.views_wait = self.watch
+        workspace.on_views_deferred = self.watch
 
     def watch(self) -> None:
         """Look at the tenants from time to time until all views are made."""
@@ -74,7 +74,7 @@ class Deferred:
             if steps:
                 run(workspace, Plan(tuple(steps)))
             if steps and suspended(workspace):
-                note_repaired(workspace, desired_schema(snapshot.build, snapshot))
+                forget_repaired(workspace, desired_schema(snapshot.build, snapshot))
 
     def _owed(self) -> set[str]:
         """Tenants that have not caught up with some datasource."""

@@ -34,16 +34,16 @@ from engine.errors import (
     VIEW_WAITS,
     RookeryError,
 )
-from engine.fanout.failing_tenants import why_it_fails
-from engine.fanout.missing_rows import expired, repairable
-from engine.fanout.modes import changes as mode_changes
+from engine.fanout.failing_tenants import find_failure
+from engine.fanout.missing_rows import expired_rows, repairable
+from engine.fanout.modes import mode_changes
 from engine.fanout.modes import reconcile_modes
 from engine.fanout.router import router_of
-from engine.fanout.suspended_views import note_repaired, record_suspended, still_failing, suspended
-from engine.plan.apply import apply
+from engine.fanout.suspended_views import forget_repaired, record_replacement, still_failing, suspended
+from engine.plan.apply import ApplyContext, apply
 from engine.plan.backfill import Progress, silent
 from engine.plan.coverage import Coverage
-from engine.plan.diff import CHANGED, diff, with_feeders
+from engine.plan.diff import CHANGED, DiffOptions, diff, with_feeders
 from engine.plan.steps import AddColumn, ChangeColumn, CreateTable, CreateView, DropColumn, DropTable, Plan, Step
 from engine.project.model import Project
 from engine.schema import Name, Schema
@@ -163,7 +163,7 @@ def push(
         snapshot = workspace.refresh()
         reconcile_modes(workspace, snapshot.build)
         if suspended(workspace):
-            note_repaired(workspace, desired_schema(snapshot.build, snapshot))
+            forget_repaired(workspace, desired_schema(snapshot.build, snapshot))
         router.retry_now()
         sound = [t for t, row in snapshot.tenants.items() if row.placement == "tables" and t not in failing]
         router.wait_for(sound, progress)
@@ -234,7 +234,7 @@ def _deployed_undeclared(snapshot: Snapshot, sources: Mapping[str, DeployedFile]
 def _expired(workspace: Workspace, plan: Plan) -> Iterator[RookeryError]:
     """What views that are put back have missed for good."""
     views = {s.view.name for s in plan.steps if isinstance(s, CreateView) and s.missing}
-    for (view, tenant), rows in sorted(expired(workspace, views).items(), key=str) if views else ():
+    for (view, tenant), rows in sorted(expired_rows(workspace, views).items(), key=str) if views else ():
         whose = f" of tenant `{tenant}`" if tenant is not None else ", or more,"
         yield RookeryError(
             MISSED_EXPIRED,
@@ -275,7 +275,7 @@ def _try_out(workspace: Workspace, plan: Plan) -> None:
         return
     for step in plan.steps:
         if isinstance(step, CreateView) and step.view.target in dropped and step.view.source not in dropped:
-            why = why_it_fails(workspace, step.view, target=targets.get(step.view.target))
+            why = find_failure(workspace, step.view, target=targets.get(step.view.target))
             if why is not None:
                 raise RookeryError(
                     STILL_FAILING,
@@ -402,17 +402,16 @@ def _plan(
     desired = workspace.analyser.canonical(desired)
     live = _without_state(live)
     sizes = _sizes(workspace, desired.databases)
-    plan = diff(
-        desired,
-        live,
+    options = DiffOptions(
         prune=prune,
         sizes=lambda n: sizes.get(n, 0),
         routed=snapshot.routed,
         broken=broken,
         missing=repairable(workspace, build, desired, live, continued) if snapshot.suspended else {},
         continued=continued,
-        lacking=Coverage(workspace.warehouse, workspace.registry, live).lacking,
+        why_incomplete=Coverage(workspace.warehouse, workspace.registry, live).why_incomplete,
     )
+    plan = diff(desired, live, options)
     created = [s.table.name for s in plan.steps if isinstance(s, CreateTable)]
     created += [s.view.name for s in plan.steps if isinstance(s, CreateView)]
     foreign = foreign_objects(workspace.warehouse, created)
@@ -443,17 +442,17 @@ def run(workspace: Workspace, plan: Plan, progress: Progress = silent) -> dict[s
     """Apply a plan, then deliver what an interrupted run left outstanding."""
     journal = RegistryJournal(workspace.registry)
     readers = router_of(workspace).start_readers
-    delivered = apply(
-        plan,
+    context = ApplyContext(
         workspace.warehouse,
         workspace.view_lock,
         journal,
-        progress,
-        readers,
-        partial(record_suspended, workspace),
+        progress=progress,
+        start_readers=readers,
+        before_replacing=partial(record_replacement, workspace),
     )
+    delivered = apply(plan, context)
     if workspace.registry.read(DEFERRED):
-        workspace.views_wait()
+        workspace.on_views_deferred()
     return {**delivered, **resume(workspace, progress)}
 
 

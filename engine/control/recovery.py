@@ -10,7 +10,7 @@ from engine.compiler import storage
 from engine.control.migrations import migrate
 from engine.errors import APPLY_FAILED, RookeryError
 from engine.fanout.missing_rows import SUSPENDED_KIND as SUSPENDED
-from engine.fanout.missing_rows import clamp
+from engine.fanout.missing_rows import clamp_gaps
 from engine.fanout.modes import reconcile_modes
 from engine.fanout.startup_recovery import complete
 from engine.plan.backfill import Backfill, Progress, deliver, silent
@@ -31,7 +31,7 @@ def resume(workspace: Workspace, progress: Progress = silent) -> dict[str, int]:
     if not outstanding:
         return {}
     valid, void = _sorted_out(workspace, outstanding)
-    journal.strike(void)
+    journal.delete(void)
     return deliver(valid, workspace.warehouse, journal, progress, _tell)
 
 
@@ -60,7 +60,7 @@ def finish(workspace: Workspace) -> None:
     """
     with workspace.changes:
         try:
-            clamp(workspace)
+            clamp_gaps(workspace)
             complete(workspace)
             resume(workspace)
             migrate(workspace)

@@ -56,7 +56,7 @@ def incomplete_groups(workspace: Workspace, build: Build, tenant: str) -> dict[s
         views = _views_into(build, name)
         gone = next((str(v.source) for v in views if v.source not in live.tables), None)
         unknown = unknown_lacks(workspace, build, views)
-        reasons = [unknown, *map(coverage.lacking, views), *(_merging(live, v) for v in views)]
+        reasons = [unknown, *map(coverage.why_incomplete, views), *(_merging(live, v) for v in views)]
         why = f"{gone} is gone" if gone else next((r for r in reasons if r is not None), None)
         if why is not None and (
             gone or unknown or any(map(coverage.superseded, views)) or _lacking(workspace, build, name, tenant)
@@ -160,12 +160,12 @@ class _Groups:
     def compute(self) -> None:
         """Compute most of it while inserts go on, and what has come since with inserts held back."""
         with self._workspace.view_lock.changing():
-            self._workspace.view_lock.completion.settle_all()
+            self._workspace.view_lock.completion.complete_all()
             before, after = self._parts(), self._heads()
         self._begin()
         self._fill(before, dict.fromkeys(after, 0), after)
         with self._workspace.view_lock.changing():
-            self._workspace.view_lock.completion.settle_all()
+            self._workspace.view_lock.completion.complete_all()
             parts, heads = self._parts(), self._heads()
             if parts == before:
                 self._fill(parts, after, heads)
@@ -212,7 +212,7 @@ class _Groups:
             self._warehouse.execute(
                 f"INSERT INTO {self.fresh.sql()} ({self._columns}) SETTINGS deduplicate_insert = 'disable' {rows}"
             )
-        RegistryJournal(self._workspace.registry).settle()
+        RegistryJournal(self._workspace.registry).record_newest_blocks()
         kept = self._warehouse.query(f"SELECT DISTINCT _partition_id FROM {self.fresh.sql()} ORDER BY 1")
         made = [str(row[0]) for row in kept.rows]
         for partition in sorted({*affected, *made}):

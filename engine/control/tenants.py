@@ -24,10 +24,10 @@ from engine.control.push import permit, plan_for_tenants, run
 from engine.control.recovery import resume, undelivered
 from engine.control.regroup import incomplete_groups, recompute_groups
 from engine.errors import BAD_VALUE, DESTRUCTIVE, PLACEMENT, UNKNOWN_TENANT, RookeryError
-from engine.fanout.missing_rows import complete_views, forget, joined
+from engine.fanout.missing_rows import add_pooled_tenants, complete_views, forget_tenant
 from engine.fanout.modes import reconcile_modes
 from engine.fanout.router import router_of
-from engine.plan.backfill import Progress, block_ranges, history, silent
+from engine.plan.backfill import Progress, backfill_of, block_ranges, silent
 from engine.plan.steps import Plan
 from engine.schema import Name, literal, nest_database, quote
 from engine.warehouse import ddl
@@ -121,8 +121,8 @@ def _join_pool(workspace: Workspace, tenants: Sequence[str], progress: Progress)
     if fresh:
         shared = [p for p in build.materialized() if p.target and p.target.per_tenant]
         with workspace.view_lock.changing():
-            workspace.view_lock.completion.settle_all()
-            suspended = joined(workspace, fresh)
+            workspace.view_lock.completion.complete_all()
+            suspended = add_pooled_tenants(workspace, fresh)
             histories = []
             for pipe in shared:
                 assert pipe.target is not None
@@ -131,9 +131,9 @@ def _join_pool(workspace: Workspace, tenants: Sequence[str], progress: Progress)
                 for tenant in fresh:
                     views = pipe_views(build, pipe, pipe.target, Reader("pool", tenant))
                     made = [v for v in views if str(v.name) not in suspended]
-                    histories += [history(v, ranges[v.source]) for v in made if ranges.get(v.source)]
-            journal.note(histories)
-            journal.settle()
+                    histories += [backfill_of(v, ranges[v.source]) for v in made if ranges.get(v.source)]
+            journal.record(histories)
+            journal.record_newest_blocks()
             body = b"\n".join(b'{"id":' + _json(t) + b"}" for t in fresh)
             insert_checked(workspace.warehouse, pool, body, ("id",))
     delivered = resume(workspace, progress)
@@ -180,8 +180,8 @@ def remove(workspace: Workspace, tenant: str, *, purge: bool = False, allow: Col
         workspace.registry.remove("token", names)
         workspace.refresh()
         journal = RegistryJournal(workspace.registry)
-        journal.strike([h for h in journal.outstanding() if h.tenant == tenant])
-        forget(workspace, tenant, row.nest(workspace.name))
+        journal.delete([h for h in journal.outstanding() if h.tenant == tenant])
+        forget_tenant(workspace, tenant, row.nest(workspace.name))
         if row.placement == "tables":
             router_of(workspace).forget([tenant])
             _drop_nest(workspace, tenant)
@@ -252,7 +252,7 @@ def _erase(workspace: Workspace, build: Build, tenant: str) -> None:
             mine = f"{quote(relation.tenant)} = {literal(tenant)} OR c__writer = {literal(tenant)}"
             delete_rows(workspace, Name(workspace.name, relation.name + storage.QUARANTINE_SUFFIX), mine)
     live = read_schema(workspace.warehouse, workspace.name, [workspace.name]).views.values()
-    RegistryJournal(workspace.registry).consumed([v for v in live if str(v.name) in complete], ())
+    RegistryJournal(workspace.registry).record_consumed([v for v in live if str(v.name) in complete], ())
     recompute_groups(workspace, build, tenant)
     workspace.registry.remove(ERASURE_KIND, [tenant])
 

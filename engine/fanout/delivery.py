@@ -8,7 +8,7 @@ from contextlib import nullcontext
 
 from engine.compiler.scope import is_encoded, tenant_literal
 from engine.errors import BUSY, UNKNOWN_DATASOURCE, RookeryError
-from engine.fanout.failed_writes import in_nest, take_out_damaged
+from engine.fanout.failed_writes import in_nest, remove_damaged_parts
 from engine.fanout.handover import CommittedBatch
 from engine.fanout.landing_log import ROW_TUPLE, LandingLog
 from engine.fanout.offsets import LogRange
@@ -126,7 +126,7 @@ class Delivery:
         merged: list[str] = []
         insert_lock = self._workspace.insert_lock
         # If our caller holds the lock alone, the pool's threads must not take it: the caller waits for them.
-        guard = nullcontext if insert_lock.is_mine else insert_lock.shared
+        guard = nullcontext if insert_lock.is_owner else insert_lock.shared
 
         def give(tenant: str) -> None:
             try:
@@ -135,7 +135,7 @@ class Delivery:
                     reached = in_nest(self._workspace, database, self._datasource)
                     self._workspace.warehouse.note_parts(reached)
                     reader.insert(database, log_range.token, rows(tenant))
-                    bad, made = take_out_damaged(self._workspace, reached)
+                    bad, made = remove_damaged_parts(self._workspace, reached)
                 if made:
                     merged.append(tenant)
                 if bad:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from engine.compiler.storage import BATCH_COLUMN
-from engine.fanout.missing_rows import SUSPENDED_KIND, tells_batches
+from engine.fanout.missing_rows import SUSPENDED_KIND, has_batch_column
 from engine.plan.missing_blocks import Gap, Missing
 from engine.project.lifetimes import DAY_SECONDS, expiry_expressions
 from engine.schema import Name, Schema, Table, literal, quote
@@ -51,7 +51,7 @@ def expiring(workspace: Workspace, live: Schema) -> Iterator[Expiring]:
 def _lacking(workspace: Workspace, source: Table, gap: Gap) -> str:
     """A condition of the rows in a gap."""
     some = f"_block_number > {gap.after}"
-    if gap.batches and tells_batches(workspace, source.name):
+    if gap.batches and has_batch_column(workspace, source.name):
         some = f"({some} OR {BATCH_COLUMN} IN ({', '.join(map(literal, gap.batches))}))"
     relation = workspace.current.build.relations.get(source.name.name)
     if gap.tenant is None or relation is None or relation.tenant is None:

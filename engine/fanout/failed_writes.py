@@ -48,7 +48,7 @@ def in_nest(workspace: Workspace, database: str, datasource: str) -> tuple[Name,
     return tuple(Name(database, n) for n in (datasource, *targets))
 
 
-class TakenOut(EngineError):
+class DamagedPartsRemoved(EngineError):
     """RK6009: damaged parts have been taken out of these tables, and the insert must be repeated."""
 
     def __init__(self, found: Mapping[Name, str]) -> None:
@@ -57,16 +57,16 @@ class TakenOut(EngineError):
         self.tables = frozenset(found)
 
 
-def taken_out_of(exc: BaseException | None, table: Name) -> bool:
+def was_removed_from(exc: BaseException | None, table: Name) -> bool:
     """Whether a failed insert, or one that it has repeated, had its rows taken out of a table."""
     while exc is not None:
-        if isinstance(exc, TakenOut) and table in exc.tables:
+        if isinstance(exc, DamagedPartsRemoved) and table in exc.tables:
             return True
         exc = exc.__cause__
     return False
 
 
-def take_out_damaged(workspace: Workspace, tables: Iterable[Name]) -> tuple[dict[Name, str], bool]:
+def remove_damaged_parts(workspace: Workspace, tables: Iterable[Name]) -> tuple[dict[Name, str], bool]:
     """Take out damaged parts that have come into tables since the last look; what was found, in words, by table.
 
     The insert that brought them must be repeated under its token. Also returns whether merges are to be undone, after

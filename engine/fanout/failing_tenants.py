@@ -36,7 +36,7 @@ class BlockRange:
     after: int | None = None
 
 
-def why_it_fails(
+def find_failure(
     workspace: Workspace, view: View, after: int = 0, upto: int = EVERY_BLOCK, target: Table | None = None
 ) -> str | None:
     """Why a view's query fails on its source's blocks in (after, upto], or None if it does not.
@@ -70,7 +70,7 @@ def without_failing_tenants(workspace: Workspace, view: View, block: BlockRange)
     tried = sorted(present - left_out)
 
     def fails(tenants: Sequence[str]) -> bool:
-        return why_it_fails(workspace, made(tuple(tenants), ()), number - 1, number) is not None
+        return find_failure(workspace, made(tuple(tenants), ()), number - 1, number) is not None
 
     poisoned = _search(fails, tried)
     if not poisoned or len(poisoned) == len(tried) > 1 or len(left_out | poisoned) > MAX_EXCLUDED_TENANTS:

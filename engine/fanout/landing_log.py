@@ -48,11 +48,11 @@ class LandingLog:
         )
         return int(found.rows[0][0])
 
-    def blocks(self, after: int, most: int = MAX_BLOCKS) -> list[Block]:
+    def blocks(self, after: int, limit: int = MAX_BLOCKS) -> list[Block]:
         """Blocks after a number, oldest first."""
         found = self._warehouse.query(
             f"SELECT _block_number AS b, any({storage.BATCH_COLUMN}), count() FROM {self.table.sql()} "
-            f"WHERE _block_number > {after} GROUP BY b ORDER BY b LIMIT {most}"
+            f"WHERE _block_number > {after} GROUP BY b ORDER BY b LIMIT {limit}"
         )
         return [Block(int(b), str(batch), int(n)) for b, batch, n in found.rows]
 
@@ -76,14 +76,16 @@ class LandingLog:
 
     def rows_of(self, tenant: str, log_range: LogRange) -> str:
         """The SELECT of a tenant's rows in a piece."""
-        return select(self.relation, self.table, [self.mine(tenant)], suffix=self._where(log_range), encode="all")
+        return select(
+            self.relation, self.table, [self.tenant_condition(tenant)], suffix=self._where(log_range), encode="all"
+        )
 
     def own_values(self, row: str) -> str:
         """The SQL of a row's columns, re-encoded; `row` is a tuple of them."""
         listed = enumerate(self.relation.types, 1)
         return ", ".join(own_values(f"tupleElement({row}, {n})", kind, types=True) for n, kind in listed)
 
-    def mine(self, tenant: str) -> str:
+    def tenant_condition(self, tenant: str) -> str:
         """The condition of a tenant's rows."""
         own = tenant_literal(self.relation.tenant_type, tenant)
         return f"{TABLE_ALIAS}.{quote(self.relation.tenant or '')} = {own}"
@@ -122,7 +124,7 @@ class LandingLog:
         return "WHERE " + " AND ".join(conditions)
 
 
-def copies(workspace: Workspace, datasource: str) -> dict[str, Name | None]:
+def nest_copies(workspace: Workspace, datasource: str) -> dict[str, Name | None]:
     """Tenants whose nest has a copy of a landing datasource, and the view on landing that fills it, if one does.
 
     Nests are known by their names: tables that wait on disk do not show their marks.

@@ -14,7 +14,7 @@ from engine.compiler.views import POOL_READER, WORKSPACE_READER, bounded, nest_s
 from engine.errors import RookeryError
 from engine.fanout.failing_tenants import BlockRange
 from engine.plan.coverage import Coverage
-from engine.plan.missing_blocks import Gap, Lack, Missing
+from engine.plan.missing_blocks import Gap, MissedBlocks, Missing
 from engine.schema import Name, Schema, View, quote
 from engine.warehouse.catalog import read_schema
 from engine.workspace.workspace import Workspace
@@ -30,7 +30,7 @@ Made = Callable[[tuple[str, ...], tuple[str, ...]], View]
 
 def repairable(
     workspace: Workspace, build: Build, wanted: Schema, live: Schema, continued: Collection[str] = ()
-) -> dict[Name, tuple[Lack, ...]]:
+) -> dict[Name, tuple[MissedBlocks, ...]]:
     """Suspended views that can be put back with exactly what they lack, and what that is.
 
     Not among them: views whose query has changed since, unless they are of `continued` pipes, whose source or target
@@ -53,7 +53,7 @@ def repairable(
 
 def _lacks(
     workspace: Workspace, build: Build, view: View, note: dict[str, object], without: tuple[str, ...] | None
-) -> tuple[Lack, ...]:
+) -> tuple[MissedBlocks, ...]:
     missing = Missing.of(note.get("missing"))  # type: ignore[arg-type]
     if missing is None or view.mark is None or _query(view.mark.fingerprint) != _query(str(note["fingerprint"])):
         return ()
@@ -72,11 +72,11 @@ def _lacks(
     return tuple(_lack(view, gap, made, own) for gap in gaps)
 
 
-def _lack(view: View, gap: Gap, made: Made | None, own: tuple[str, ...]) -> Lack:
+def _lack(view: View, gap: Gap, made: Made | None, own: tuple[str, ...]) -> MissedBlocks:
     assert gap.after is not None
     if made is not None:
         view = made((gap.tenant,), ()) if gap.tenant is not None else made((), own)
-    return Lack(view, gap.after, gap.batches)
+    return MissedBlocks(view, gap.after, gap.batches)
 
 
 def shared_view(build: Build, view: View, source: Name) -> Made | None:
@@ -130,7 +130,7 @@ def newest_block(workspace: Workspace, table: Name) -> int:
     return int(found.rows[0][0])
 
 
-def keeps_blocks(workspace: Workspace, table: Name) -> bool:
+def keeps_block_numbers(workspace: Workspace, table: Name) -> bool:
     """Whether rows keep the numbers of their blocks; engines that merge rows keep only one of the numbers."""
     found = workspace.warehouse.query(
         "SELECT engine FROM system.tables WHERE database = {d:String} AND name = {n:String}",
@@ -139,7 +139,7 @@ def keeps_blocks(workspace: Workspace, table: Name) -> bool:
     return bool(found.rows) and found.rows[0][0] == "MergeTree"
 
 
-def tells_batches(workspace: Workspace, table: Name) -> bool:
+def has_batch_column(workspace: Workspace, table: Name) -> bool:
     """Whether the rows of a table tell the batches that they came with."""
     found = workspace.warehouse.query(
         "SELECT count() FROM system.columns WHERE database = {d:String} AND table = {t:String} AND name = {b:String}",
@@ -157,7 +157,7 @@ def blocks_of_batch(workspace: Workspace, table: Name, block: BlockRange) -> int
     if len(feeders) != 1 or target is None or (build.takes(table.name)):
         return None
     source = log_of(workspace, feeders[0])
-    if source.name != block.datasource or not tells_batches(workspace, source):
+    if source.name != block.datasource or not has_batch_column(workspace, source):
         return None
     if not target.partition_key:
         return 1
@@ -180,7 +180,7 @@ def _compiled(workspace: Workspace, view: View) -> View | None:
     return schema.views.get(view.name)
 
 
-def clamp(workspace: Workspace) -> None:
+def clamp_gaps(workspace: Workspace) -> None:
     """Set gaps back to the newest block that is there, since numbers above it will be used again after a start."""
     changed: dict[str, dict[str, object]] = {}
     for name, note in workspace.registry.read(SUSPENDED_KIND).items():
@@ -194,7 +194,7 @@ def clamp(workspace: Workspace) -> None:
     workspace.registry.write(SUSPENDED_KIND, changed)
 
 
-def sent(workspace: Workspace, block: BlockRange) -> dict[str, int]:
+def rows_by_tenant(workspace: Workspace, block: BlockRange) -> dict[str, int]:
     """Rows of a batch by tenant, from its stage or else in landing; under an empty text if there are no tenants."""
     if block.counted:
         return {str(t): int(n) for t, n in workspace.warehouse.query(block.counted).rows}
@@ -208,7 +208,7 @@ def sent(workspace: Workspace, block: BlockRange) -> dict[str, int]:
     return {str(t): int(n) for t, n in found.rows}
 
 
-def expired(workspace: Workspace, views: Collection[Name]) -> dict[tuple[str, str | None], int]:
+def expired_rows(workspace: Workspace, views: Collection[Name]) -> dict[tuple[str, str | None], int]:
     """Rows that suspended views have missed and that their sources' TTLs have removed, by view and tenant.
 
     Where there is no TTL, somebody has deleted them on purpose, such as those that a view failed on.
@@ -228,7 +228,7 @@ def expired(workspace: Workspace, views: Collection[Name]) -> dict[tuple[str, st
         for gap in missing.gaps:
             for batch in gap.batches:
                 recorded = note.get("rows", {}).get(batch, {})
-                there = sent(workspace, BlockRange(str(note["datasource"]), batch))
+                there = rows_by_tenant(workspace, BlockRange(str(note["datasource"]), batch))
                 for tenant, rows in recorded.items():
                     mine = tenant == gap.tenant if gap.tenant is not None else tenant not in own
                     if mine and _concerns(workspace, name, note, tenant) and there.get(tenant, 0) < rows:
@@ -260,7 +260,7 @@ def _gone_after(workspace: Workspace, source: Name, after: int) -> int:
     return int(found.rows[0][0] or 0)
 
 
-def repeated(workspace: Workspace, datasource: str) -> None:
+def record_repeated_insert(workspace: Workspace, datasource: str) -> None:
     """Note that numbers of blocks were used up by inserts that failed and are complete now. Never raises."""
     try:
         live = read_schema(workspace.warehouse, workspace.name, [workspace.name])
@@ -274,10 +274,10 @@ def complete_views(workspace: Workspace) -> list[View]:
     """Views of the workspace's own database whose sources have everything that their targets were made from."""
     live = read_schema(workspace.warehouse, workspace.name, [workspace.name])
     coverage = Coverage(workspace.warehouse, workspace.registry, live)
-    return [v for v in live.views.values() if v.source in live.tables and coverage.lacking(v) is None]
+    return [v for v in live.views.values() if v.source in live.tables and coverage.why_incomplete(v) is None]
 
 
-def forget(workspace: Workspace, tenant: str, nest: str | None) -> None:
+def forget_tenant(workspace: Workspace, tenant: str, nest: str | None) -> None:
     """Forget what views lack of a tenant that is removed: those of its nest, and gaps of its own in pooled ones."""
     notes = workspace.registry.read(SUSPENDED_KIND)
     gone = [n for n in notes if nest is not None and n.startswith(f"{nest}.")]
@@ -292,7 +292,7 @@ def forget(workspace: Workspace, tenant: str, nest: str | None) -> None:
     workspace.registry.remove(SUSPENDED_KIND, gone)
 
 
-def joined(workspace: Workspace, tenants: Sequence[str]) -> set[str]:
+def add_pooled_tenants(workspace: Workspace, tenants: Sequence[str]) -> set[str]:
     """Record that new pooled tenants lack all rows of suspended views, and return these. The fence must be held.
 
     A view that runs without other tenants only is not among them: it takes these.

@@ -7,9 +7,9 @@ from typing import TypeVar
 
 from engine.compiler.build import Build
 from engine.compiler.views import nest_schema
-from engine.fanout.landing_log import copies
+from engine.fanout.landing_log import nest_copies
 from engine.fanout.router import Router, router_of
-from engine.plan.backfill import block_ranges, deliver, history
+from engine.plan.backfill import backfill_of, block_ranges, deliver
 from engine.schema import Name, nest_database
 from engine.warehouse import ddl
 from engine.workspace.workspace import RegistryJournal, Workspace
@@ -28,7 +28,7 @@ def _some(items: Iterable[T]) -> list[list[T]]:
     return [everything[n : n + VIEWS_PER_CHANGE] for n in range(0, len(everything), VIEWS_PER_CHANGE)]
 
 
-def wanted(build: Build, nests: int, present: dict[str, str]) -> dict[str, str]:
+def desired_modes(build: Build, nests: int, present: dict[str, str]) -> dict[str, str]:
     """The mode of each landing datasource that reaches nests. One that was routed by itself stays so."""
     found = {}
     for name in build.relations:
@@ -41,10 +41,10 @@ def wanted(build: Build, nests: int, present: dict[str, str]) -> dict[str, str]:
     return found
 
 
-def changes(workspace: Workspace, build: Build) -> dict[str, tuple[str, str]]:
+def mode_changes(workspace: Workspace, build: Build) -> dict[str, tuple[str, str]]:
     """Landing datasources whose mode would change with a build: from which to which."""
     snapshot = workspace.current
-    modes = wanted(build, _nests(workspace), dict(snapshot.modes))
+    modes = desired_modes(build, _nests(workspace), dict(snapshot.modes))
     before = {n: snapshot.modes.get(n, "direct") for n in modes if n in snapshot.build.relations}
     return {n: (mode, modes[n]) for n, mode in before.items() if mode != modes[n]}
 
@@ -58,12 +58,12 @@ def _nests(workspace: Workspace) -> int:
 def reconcile_modes(workspace: Workspace, build: Build) -> None:
     """Bring every landing datasource into the mode that it should have, whatever was interrupted before."""
     snapshot = workspace.refresh()
-    modes = wanted(build, _nests(workspace), dict(snapshot.modes))
+    modes = desired_modes(build, _nests(workspace), dict(snapshot.modes))
     router = router_of(workspace)
     if modes == router.applied_modes:
         return
     for name, mode in modes.items():
-        if mode == "routed" and name not in snapshot.routed and None in copies(workspace, name).values():
+        if mode == "routed" and name not in snapshot.routed and None in nest_copies(workspace, name).values():
             # A copy that has lost its view lacks rows. The next plan computes it again; only then it can be read on.
             modes[name] = "direct"
     changed = {n: m for n, m in modes.items() if m != snapshot.modes.get(n, "direct")}
@@ -75,7 +75,7 @@ def reconcile_modes(workspace: Workspace, build: Build) -> None:
     for name in gone:
         router.close_worker(name)
     for name, mode in modes.items():
-        found = copies(workspace, name)
+        found = nest_copies(workspace, name)
         views = {t: v for t, v in found.items() if v is not None}
         if mode == "routed":
             router.open(name)
@@ -107,12 +107,12 @@ def _hook(workspace: Workspace, router: Router, build: Build, datasource: str, t
             name = Name(nest_database(workspace.name, tenant), f"_rk_{datasource}")
             views += [v for v in nest_schema(build, tenant).views.values() if v.name == name]
         with workspace.view_lock.changing():
-            workspace.view_lock.completion.settle_all()
+            workspace.view_lock.completion.complete_all()
             at = worker.drain()
             ranges = block_ranges(workspace.warehouse, views[0].source, after=at) if views else []
-            histories = [history(v, ranges) for v in views if ranges]
-            journal.note(histories)
-            journal.settle()
+            histories = [backfill_of(v, ranges) for v in views if ranges]
+            journal.record(histories)
+            journal.record_newest_blocks()
             for view in views:
                 workspace.warehouse.execute(ddl.create_view(view))
             worker.forget(some)

@@ -1,8 +1,8 @@
 """Offsets: how far the consumers of a landing datasource have read its log, and where that is recorded.
 
-An offset is a block number up to which a consumer has everything, the batches after it that it has as well, and, while
-a delivery runs, the range that it may have in part. A range is delivered under the same token until all of it is known
-to have arrived.
+An offset is a block number up to which a consumer has everything, the batches after it that it has as well, and,
+while a delivery runs, the range that it may have in part. A range is delivered under the same token until all of it
+is known to have arrived.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class Offset:
 class ConsumerGroup:
     """Tenants with one offset. A group that fails is retried after growing pauses.
 
-    `error` is the last failure, `tries` their number, `due` the monotonic time of the next attempt, `since` the time at
-    which the group began to lag (seconds since 1970).
+    `error` is the last failure, `tries` their number, `due` the monotonic time of the next attempt, `since` the time
+    at which the group began to lag (seconds since 1970).
     """
 
     offset: Offset

@@ -13,5 +13,5 @@ def complete(workspace: Workspace) -> None:
     Its rows may be in landing and not in all the views that hang on it. One batch at a time lands per datasource, and
     none before what is in doubt is complete, so without a note only the newest can be in doubt.
     """
-    uncertain_batches_of(workspace).take_up()
+    uncertain_batches_of(workspace).recover()
     watch_merges(workspace)

@@ -16,19 +16,19 @@ from typing import Any
 import structlog
 
 from engine.errors import DISK_FULL, UNDELIVERED, RookeryError
-from engine.fanout.failed_writes import TakenOut, fed_by, take_out_damaged
-from engine.fanout.failing_tenants import BlockRange, why_it_fails, without_failing_tenants
+from engine.fanout.failed_writes import DamagedPartsRemoved, fed_by, remove_damaged_parts
+from engine.fanout.failing_tenants import BlockRange, find_failure, without_failing_tenants
 from engine.fanout.missing_rows import (
     blocks_of_batch,
-    keeps_blocks,
+    has_batch_column,
+    keeps_block_numbers,
     log_of,
     newest_block,
-    sent,
+    rows_by_tenant,
     table_ids,
-    tells_batches,
 )
 from engine.plan.backfill import missing_ranges
-from engine.plan.missing_blocks import Gap, Lack, Missing
+from engine.plan.missing_blocks import Gap, MissedBlocks, Missing
 from engine.schema import Name, Schema, View
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema
@@ -49,7 +49,7 @@ _PUSHED = re.compile(rf"((?:: {_NAME})+)[.\s]*+(?:\([A-Z0-9_]+\))?+[.\s]*+(?:\(v
 _TARGET = re.compile(r"(?:Code: \d+\. )?(?:DB::Exception: )?Target table '`?([^'`.]++)`?\.`?([^'`.]++)`?' of view")
 
 
-def insert_to_all(workspace: Workspace, sql: str, block: BlockRange | None = None, *, patient: bool = True) -> bool:
+def insert_to_all(workspace: Workspace, sql: str, block: BlockRange | None = None, *, may_retry: bool = True) -> bool:
     """Run an insert until all views that work have its rows. Returns whether all do. Raises RK5011 if it cannot be.
 
     A failure that may pass is raised, whatever view it names; without patience that view is taken down, unless the
@@ -59,17 +59,17 @@ def insert_to_all(workspace: Workspace, sql: str, block: BlockRange | None = Non
     tried once more, for it may have been a moment's trouble, and then without the view, or with one that leaves out
     the tenants whose rows are to blame.
     """
-    # Held until the last try: a view that is made meanwhile would have the rows from its history, and once more.
+    # KeptBatch until the last try: a view that is made meanwhile would have the rows from its history, and once more.
     with workspace.insert_lock.shared():
         if block is not None:
             workspace.warehouse.note_parts(fed_by(workspace, block.datasource))
-        failure = _failure(workspace, sql, block, patient, again=False)
+        failure = _failure(workspace, sql, block, may_retry, again=False)
         if failure is None:
             return True
         try:
             with workspace.insert_lock.upgraded():
                 workspace.warehouse.forget_unstored_tokens()
-            second = _failure(workspace, sql, block, patient, again=True)
+            second = _failure(workspace, sql, block, may_retry, again=True)
         except RookeryError as exc:
             # The first failure tells whether the rows have been taken out of landing.
             raise exc from failure
@@ -85,14 +85,14 @@ def insert_to_all(workspace: Workspace, sql: str, block: BlockRange | None = Non
                 if found is None:
                     raise _undelivered(failure) from failure
                 suspended_now.append(found)
-                failure = _failure(workspace, sql, block, patient, again=True)
+                failure = _failure(workspace, sql, block, may_retry, again=True)
             for found in suspended_now:
                 _place(workspace, found, block)
             return False
 
 
 def _failure(
-    workspace: Workspace, sql: str, block: BlockRange | None, patient: bool, *, again: bool
+    workspace: Workspace, sql: str, block: BlockRange | None, may_retry: bool, *, again: bool
 ) -> RookeryError | None:
     """Run an insert; the error if it failed in a view, or may be repeated at once. Any other error is raised."""
     try:
@@ -102,7 +102,7 @@ def _failure(
         behind, passing = failed_behind(exc), is_transient(exc)
         if not (behind or passing):
             raise
-        if passing and (again or not _at_once(workspace, exc)) and _must_wait(exc, behind, patient):
+        if passing and (again or not _at_once(workspace, exc)) and _must_wait(exc, behind, may_retry):
             raise
         return exc
     return None
@@ -112,12 +112,12 @@ def _check_parts(workspace: Workspace, block: BlockRange | None) -> None:
     """Take out what the engine has stored in spite of a failed write. Raises RK6009: the insert must be repeated."""
     if block is None:
         return
-    bad, merged = take_out_damaged(workspace, fed_by(workspace, block.datasource))
+    bad, merged = remove_damaged_parts(workspace, fed_by(workspace, block.datasource))
     if merged:
         with workspace.insert_lock.upgraded():
             workspace.warehouse.undo_merges()
     if bad:
-        raise TakenOut(bad)
+        raise DamagedPartsRemoved(bad)
 
 
 def _at_once(workspace: Workspace, exc: RookeryError) -> bool:
@@ -125,8 +125,8 @@ def _at_once(workspace: Workspace, exc: RookeryError) -> bool:
     return workspace.warehouse.capabilities.embedded and exc.code is not DISK_FULL
 
 
-def _must_wait(exc: RookeryError, behind: bool, patient: bool) -> bool:
-    return patient or not behind or exc.code is DISK_FULL
+def _must_wait(exc: RookeryError, behind: bool, may_retry: bool) -> bool:
+    return may_retry or not behind or exc.code is DISK_FULL
 
 
 def failed_behind(exc: RookeryError) -> bool:
@@ -166,11 +166,11 @@ def _suspend(workspace: Workspace, exc: RookeryError, block: BlockRange | None) 
     before = _gaps_of(workspace, view)
     source = log_of(workspace, view)
     newest = newest_block(workspace, source)
-    numbered = keeps_blocks(workspace, source)
-    batches = (block.batch,) if numbered and block is not None and tells_batches(workspace, source) else ()
+    numbered = keeps_block_numbers(workspace, source)
+    batches = (block.batch,) if numbered and block is not None and has_batch_column(workspace, source) else ()
     after = newest if batches else _before(workspace, source, block) if numbered else None
     if batches and block is not None:
-        note["rows"] = {**_rows_missed(workspace, view), block.batch: sent(workspace, block)}
+        note["rows"] = {**_rows_missed(workspace, view), block.batch: rows_by_tenant(workspace, block)}
     # Recorded first: if the process is killed here, the view runs in full and the record is void, or it is down and
     # lacks what the record says.
     note = _record(workspace, view, note, source, (*before, Gap(None, after, batches)))
@@ -197,7 +197,7 @@ def _before(workspace: Workspace, source: Name, block: BlockRange | None) -> int
 def _keep_history(workspace: Workspace, view: View) -> None:
     """Let deliveries that a view still waits for outlast its suspension."""
     journal = RegistryJournal(workspace.registry)
-    journal.note([replace(h, whole=False) for h in journal.outstanding() if h.view == str(view.name) and h.whole])
+    journal.record([replace(h, whole=False) for h in journal.outstanding() if h.view == str(view.name) and h.whole])
 
 
 def _rows_missed(workspace: Workspace, view: View) -> dict[str, Any]:
@@ -236,7 +236,7 @@ def _place(workspace: Workspace, found: Suspended, block: BlockRange | None) -> 
     missing = Missing.of(found.note["missing"])
     if missing is None or block is None or all(g.after is not None for g in missing.gaps):
         return
-    if not keeps_blocks(workspace, missing.source):
+    if not keeps_block_numbers(workspace, missing.source):
         return
     newest = newest_block(workspace, missing.source)
     count = blocks_of_batch(workspace, missing.source, block) if newest == found.newest else 0
@@ -245,7 +245,7 @@ def _place(workspace: Workspace, found: Suspended, block: BlockRange | None) -> 
         _record(workspace, found.view, found.note, missing.source, gaps)
 
 
-def record_suspended(workspace: Workspace, view: View) -> None:
+def record_replacement(workspace: Workspace, view: View) -> None:
     """Record that a view is about to be dropped to be made again. The fence must be held."""
     live = read_schema(workspace.warehouse, workspace.name, [view.name.database]).views.get(view.name)
     if live is None or live.mark is None:
@@ -259,7 +259,7 @@ def record_suspended(workspace: Workspace, view: View) -> None:
         "tenant": live.mark.tenant,
         "without": [],
     }
-    gap = Gap(None, newest_block(workspace, source) if keeps_blocks(workspace, source) else None)
+    gap = Gap(None, newest_block(workspace, source) if keeps_block_numbers(workspace, source) else None)
     _record(workspace, live, note, source, (*_gaps_of(workspace, live), gap))
 
 
@@ -280,14 +280,14 @@ def suspended(workspace: Workspace) -> list[dict[str, Any]]:
     return [{"view": name, **body} for name, body in sorted(workspace.registry.read(SUSPENDED_KIND).items())]
 
 
-def kept_from(snapshot: Snapshot, datasource: str) -> frozenset[str] | None:
+def tenants_behind(snapshot: Snapshot, datasource: str) -> frozenset[str] | None:
     """Tenants whose tables lack rows of a landing datasource, since a view is down; None if it may be everybody."""
     mine = [n for n in snapshot.suspended.values() if n.get("datasource") == datasource]
     tenants = [[n["tenant"]] if n["tenant"] is not None else n["without"] for n in mine]
     return None if not all(tenants) else frozenset(t for some in tenants for t in some)
 
 
-def note_repaired(workspace: Workspace, wanted: Schema) -> None:
+def forget_repaired(workspace: Workspace, wanted: Schema) -> None:
     """Forget views that stand again, or that nothing wants any more."""
     live = read_schema(workspace.warehouse, workspace.name).views.values()
     whole = {str(v.name) for v in live if not (v.mark and v.mark.without)}
@@ -296,7 +296,9 @@ def note_repaired(workspace: Workspace, wanted: Schema) -> None:
     workspace.refresh()
 
 
-def still_failing(workspace: Workspace, wanted: Schema, lacks: Mapping[Name, tuple[Lack, ...]]) -> dict[Name, str]:
+def still_failing(
+    workspace: Workspace, wanted: Schema, lacks: Mapping[Name, tuple[MissedBlocks, ...]]
+) -> dict[Name, str]:
     """Suspended views that are wanted as they were and still fail on what they will be given, and why.
 
     That is what they lack, or everything that is in their sources where it is not known what they lack.
@@ -310,16 +312,16 @@ def still_failing(workspace: Workspace, wanted: Schema, lacks: Mapping[Name, tup
             continue
         if not {view.source, view.target} <= there:
             continue
-        why = _why_still(workspace, lacks[view.name]) if view.name in lacks else why_it_fails(workspace, view)
+        why = _why_still(workspace, lacks[view.name]) if view.name in lacks else find_failure(workspace, view)
         if why is not None:
             found[view.name] = why
     return found
 
 
-def _why_still(workspace: Workspace, lacks: tuple[Lack, ...]) -> str | None:
+def _why_still(workspace: Workspace, lacks: tuple[MissedBlocks, ...]) -> str | None:
     for lack in lacks:
         for after, upto in missing_ranges(workspace.warehouse, lack):
-            why = why_it_fails(workspace, lack.view, after, upto)
+            why = find_failure(workspace, lack.view, after, upto)
             if why is not None:
                 return why
     return None

@@ -1,10 +1,10 @@
-"""Batches in doubt: an INSERT into a datasource failed, or its process was killed, and some views may lack its rows.
+"""Uncertain batches: an INSERT into a datasource failed, or its process was killed, so some views may miss its rows.
 
-A batch in doubt is inserted once more under its own token, from landing, or from where its rows are held if the
-datasource is not a landing one: every table that has it recognizes it, the others take it. Nothing else is stored in
-its datasource before that, since targets remember only so many later parts. What is in doubt is noted in the
-registry, or saved with its rows, where the disk allows it, and the newest batch of every landing datasource is in
-doubt after a start in any case.
+An uncertain batch is inserted once more under its own token: from landing, or from the kept rows if the datasource is
+not a landing one. Tables that have the batch recognize the token; the others store it. Until then, nothing else is
+stored in its datasource, because targets remember the tokens of a limited number of inserts. Uncertain batches are
+recorded in the registry, or saved with their rows, if the disk allows it. After a start, the newest batch of every
+landing datasource counts as uncertain.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ import structlog
 
 from engine.errors import DISK_FULL, IN_DOUBT, RookeryError
 from engine.fanout.failing_tenants import BlockRange
-from engine.fanout.kept_rows import Held, saved
-from engine.fanout.landing_log import GATEWAY_BATCH_PREFIX, LandingLog
-from engine.fanout.landing_log import Block as LandedBlock
-from engine.fanout.missing_rows import repeated
+from engine.fanout.kept_rows import KeptBatch, saved_batches
+from engine.fanout.landing_log import GATEWAY_BATCH_PREFIX, Block, LandingLog
+from engine.fanout.missing_rows import record_repeated_insert
 from engine.fanout.suspended_views import insert_to_all
 from engine.schema import quote
 from engine.warehouse import ddl
@@ -32,58 +31,68 @@ from engine.workspace.workspace import Workspace
 log = structlog.get_logger("rookery.fanout")
 
 UNCERTAIN_KIND = "doubt"
+"""Kind of the records in the registry."""
 MIN_RETRY_SECONDS = 0.1
-"""Seconds in which one datasource's batch is tried once, however many requests ask for it."""
+"""Pause between two attempts for one datasource, even if many requests ask for it."""
 MAX_TRIES, RETRY_TIMEOUT_SECONDS = 5, 10.0
-"""Tries, and seconds from the first failure, after which a view that the error names is taken down for it."""
+"""A view that the error names is suspended after this many attempts, and this long after the first failure."""
 MAX_PAUSE_SECONDS = 30.0
-"""Most seconds between tries while no request asks."""
+"""Longest pause between attempts of the background thread."""
 NEWEST_BATCH = ""
-"""Stands for the newest batch of a datasource, which a process that was killed may have been storing."""
+"""Id of the newest batch of a datasource, whichever it is: a killed process may have been storing it."""
 LOOK_BACK_BLOCKS = 16
-"""Blocks among which the newest batch of ours is looked for. Others may insert meanwhile, but targets remember only
-so many parts, and what they have forgotten they would take again."""
+"""Number of newest blocks among which the gateway's newest batch is searched. Other programs may insert as well.
+Farther back, targets may have forgotten the token, so a repeated insert would duplicate the rows."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """The insert of a batch from its stage, which is kept until it is `released`."""
+class StagedInsert:
+    """The INSERT of a batch from its stage."""
 
     insert: str
     release: Callable[[], None]
+    """Gives the stage back."""
 
 
 @dataclass(slots=True)
 class UncertainBatch:
-    """One batch in doubt. `since` is when it was sent, in seconds since 1970; `error` what failed last.
-
-    `held` are its rows, for a datasource that cannot tell them from others. `stored` is there if its rows have been
-    taken out of landing, while views may have them.
-    """
+    """One uncertain batch."""
 
     datasource: str
     batch: str
     since: float
+    """When it was sent, in seconds since 1970."""
     error: str = ""
+    """The last error."""
     tries: int = 0
-    noted: bool = False
-    held: Held | None = None
-    stored: Stored | None = None
+    recorded: bool = False
+    kept: KeptBatch | None = None
+    """Its rows, for a datasource that is not a landing one."""
+    staged: StagedInsert | None = None
+    """Set if its rows were removed from landing while views may have them."""
 
     def as_dict(self) -> dict[str, Any]:
         return {"datasource": self.datasource, "batch": self.batch, "since": self.since, "error": self.error}
 
 
 class UncertainBatches:
-    """The batches in doubt of one workspace."""
+    """The uncertain batches of one workspace.
+
+    Ingest threads add and complete batches, changes of views complete all, and a background thread retries while no
+    request does. The thread that completes a batch holds the insert lock exclusively.
+    """
 
     def __init__(self, workspace: Workspace, now: Callable[[], float] = time.monotonic) -> None:
         self._workspace = workspace
         self._now = now
-        self._doubts: dict[str, list[UncertainBatch]] = {}
-        self._failed: dict[str, tuple[float, RookeryError]] = {}
+        self._batches: dict[str, list[UncertainBatch]] = {}
+        """By datasource, oldest first."""
+        self._last_errors: dict[str, tuple[float, RookeryError]] = {}
+        """By datasource: when completing it failed last, and the error."""
         self._failures: dict[str, tuple[float, int]] = {}
+        """By datasource: when an INSERT failed first since the last success, and how many have failed."""
         self._repeated: set[str] = set()
+        """Datasources whose repeated INSERTs have used up block numbers."""
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._closed = False
@@ -91,239 +100,259 @@ class UncertainBatches:
         workspace.view_lock.attach_completion(self)
 
     def add(
-        self, datasource: str, batch: str, why: str, held: Held | None = None, stored: Stored | None = None
+        self,
+        datasource: str,
+        batch: str,
+        error: str,
+        kept: KeptBatch | None = None,
+        staged: StagedInsert | None = None,
     ) -> None:
-        """Remember that a batch is in doubt. Never raises: the disk may be full."""
-        doubt = UncertainBatch(datasource, batch, time.time(), why[:1000], held=held, stored=stored)
-        log.error("a batch is in doubt", datasource=datasource, batch=batch, error=why)
-        self._remember(doubt)
-        self._count(datasource)
-        if held is not None:
-            held.save(self._workspace)
+        """Remember an uncertain batch. Never raises, since the disk may be full."""
+        uncertain = UncertainBatch(datasource, batch, time.time(), error[:1000], kept=kept, staged=staged)
+        log.error("a batch is uncertain", datasource=datasource, batch=batch, error=error)
+        self._remember(uncertain)
+        self._count_failure(datasource)
+        if kept is not None:
+            kept.save(self._workspace)
         else:
-            self._note(doubt)
-        self._watch()
+            self._record(uncertain)
+        self._start_thread()
 
-    def take_up(self) -> None:
-        """After a start: what was noted is in doubt, and every datasource's newest batch; complete all that can be.
+    def recover(self) -> None:
+        """After a start: load what is recorded, add the newest batch of every landing datasource, and complete them.
 
-        What cannot be completed stays in doubt, and its datasource takes no rows until it can.
+        A batch that cannot be completed stays uncertain, and its datasource stores nothing until it is complete.
         """
         for batch, body in self._workspace.registry.read(UNCERTAIN_KIND).items():
-            self._remember(UncertainBatch(body["datasource"], batch, float(body["since"]), body["error"], noted=True))
-        for held in saved(self._workspace):
+            since = float(body["since"])
+            self._remember(UncertainBatch(body["datasource"], batch, since, body["error"], recorded=True))
+        for kept in saved_batches(self._workspace):
             self._remember(
-                UncertainBatch(held.datasource, held.batch, time.time(), "the server was stopped", held=held)
+                UncertainBatch(kept.datasource, kept.batch, time.time(), "the server was stopped", kept=kept)
             )
         for name, relation in self._workspace.current.build.relations.items():
             if relation.kind == "landing":
                 self._remember(UncertainBatch(name, NEWEST_BATCH, time.time()))
-        for datasource in list(self._doubts):
+        for datasource in list(self._batches):
             try:
-                self.settle(datasource, now=True)
+                self.complete(datasource, now=True)
             except RookeryError:
-                self._watch()
+                self._start_thread()
 
-    def _remember(self, doubt: UncertainBatch) -> None:
+    def _remember(self, uncertain: UncertainBatch) -> None:
         with self._lock:
-            known = self._doubts.setdefault(doubt.datasource, [])
-            if all(d.batch != doubt.batch for d in known):
-                known.append(doubt)
-                known.sort(key=lambda d: d.since)
+            batches = self._batches.setdefault(uncertain.datasource, [])
+            if all(b.batch != uncertain.batch for b in batches):
+                batches.append(uncertain)
+                batches.sort(key=lambda b: b.since)
 
     def outstanding(self) -> list[UncertainBatch]:
-        """All batches in doubt, oldest first."""
+        """All uncertain batches, oldest first."""
         with self._lock:
-            return sorted((d for some in self._doubts.values() for d in some), key=lambda d: d.since)
+            return sorted((b for batches in self._batches.values() for b in batches), key=lambda b: b.since)
 
-    def holds(self, datasource: str, batch: str | None = None) -> bool:
-        """Whether a datasource has a batch in doubt, or this one is."""
+    def contains(self, datasource: str, batch: str | None = None) -> bool:
+        """Whether a batch of a datasource is uncertain; without a batch, whether any is."""
         with self._lock:
-            return any(batch is None or d.batch in (NEWEST_BATCH, batch) for d in self._doubts.get(datasource, ()))
+            batches = self._batches.get(datasource, ())
+            return any(batch is None or b.batch in (NEWEST_BATCH, batch) for b in batches)
 
-    def patient(self, datasource: str) -> bool:
-        """Whether a view that an INSERT fails on may still be spared: it has not failed often and for long enough."""
+    def may_retry(self, datasource: str) -> bool:
+        """Whether a failing INSERT is retried later as it is, instead of suspending the view that the error names."""
         with self._lock:
             first, failures = self._failures.get(datasource, (self._now(), 0))
             return failures < MAX_TRIES or self._now() - first < RETRY_TIMEOUT_SECONDS
 
-    def landed(self, datasource: str) -> None:
-        """Tell that a batch is stored in every table; earlier failures have passed."""
-        self._passed(datasource)
+    def batch_stored(self, datasource: str) -> None:
+        """Forget earlier failures of a datasource: a batch has reached every table."""
+        self._forget_failures(datasource)
         if datasource in self._repeated:
             self._repeated.discard(datasource)
-            repeated(self._workspace, datasource)
+            record_repeated_insert(self._workspace, datasource)
 
-    def _passed(self, datasource: str) -> None:
+    def _forget_failures(self, datasource: str) -> None:
+        # Every batch calls this; the dictionary is empty nearly always.
         if self._failures:
             with self._lock:
                 self._failures.pop(datasource, None)
 
-    def _count(self, datasource: str) -> None:
+    def _count_failure(self, datasource: str) -> None:
         with self._lock:
             first, failures = self._failures.get(datasource, (self._now(), 0))
             self._failures[datasource] = (first, failures + 1)
 
-    def settle(self, datasource: str, *, now: bool = False) -> None:
-        """Complete what is in doubt in a datasource; nothing lands in it before.
+    def complete(self, datasource: str, *, now: bool = False) -> None:
+        """Complete the uncertain batches of a datasource.
 
-        Raises what keeps a batch from being completed, as its sender may see it. Unless it must be tried `now`, a
-        failure of a moment ago is raised again.
+        Raises the error that prevents it, in the form that a sender may see. Without `now`, raises the last error
+        again if the last attempt was less than MIN_RETRY_SECONDS ago.
         """
         with self._lock:
-            if datasource not in self._doubts:
+            if datasource not in self._batches:
                 return
-            last = self._failed.get(datasource)
+            last = self._last_errors.get(datasource)
             if last is not None and not now and self._now() - last[0] < MIN_RETRY_SECONDS:
                 raise last[1]
         with self._workspace.insert_lock.exclusive():
             with self._lock:
-                doubts = list(self._doubts.get(datasource, ()))
-            for doubt in doubts:
+                batches = list(self._batches.get(datasource, ()))
+            for uncertain in batches:
                 try:
-                    self._complete(doubt)
+                    self._complete(uncertain)
                 except RookeryError as exc:
-                    raise self._still(doubt, exc) from exc
-                self._strike(doubt)
+                    raise self._record_failure(uncertain, exc) from exc
+                self._remove(uncertain)
 
-    def settle_all(self) -> None:
-        """Complete everything that is in doubt. Raises for the first batch that cannot be completed."""
-        for datasource in list(self._doubts):
-            self.settle(datasource, now=True)
+    def complete_all(self) -> None:
+        """Complete all uncertain batches. Raises the error of the first one that cannot be completed."""
+        for datasource in list(self._batches):
+            self.complete(datasource, now=True)
 
     def close(self) -> None:
-        """End the thread that tries again; notes stay for the next start."""
+        """Stop the background thread. Records stay for the next start."""
         self._closed = True
         self._wake.set()
         if self._thread is not None:
             self._thread.join(30)
 
-    def _complete(self, doubt: UncertainBatch) -> None:
+    def _complete(self, uncertain: UncertainBatch) -> None:
+        """Bring a batch to every table, or to none if its datasource does not have it. The insert lock is held."""
         workspace = self._workspace
-        if doubt.held is not None:
-            self._complete_held(doubt.held)
+        if uncertain.kept is not None:
+            self._complete_kept(uncertain.kept)
             return
-        relation = workspace.current.build.relations.get(doubt.datasource)
+        relation = workspace.current.build.relations.get(uncertain.datasource)
         if relation is None or relation.kind != "landing":
             return
         landing = LandingLog(workspace.warehouse, workspace.name, relation)
-        if workspace.warehouse.is_running(doubt.batch or f"INSERT INTO {landing.table.sql()} "):
-            raise RookeryError(IN_DOUBT, "the database is still storing it", headers={"Retry-After": "1"})
-        workspace.warehouse.forget_unstored_tokens()
-        block = landing.block_of(doubt.batch, doubt.since) if doubt.batch else self._newest(landing)
+        self._require_finished(uncertain.batch or f"INSERT INTO {landing.table.sql()} ")
+        batch = uncertain.batch
+        block = landing.block_of(batch, uncertain.since) if batch else self._newest_block(landing)
         if block is None:
-            # Views are filled from what landing has stored, so no table has any of it, unless it was taken out.
-            if doubt.stored is not None:
-                self._insert(doubt.stored.insert, BlockRange(doubt.datasource, doubt.batch))
+            # Landing is written first, so without the block there, no view has the batch, unless it was removed.
+            if uncertain.staged is not None:
+                self._insert(uncertain.staged.insert, BlockRange(uncertain.datasource, batch))
             return
         rows = (
             f"SELECT {', '.join(map(quote, relation.columns))} FROM {landing.table.sql()} "
             f"WHERE _block_number = {block.number}"
         )
         insert = ddl.insert_block(landing.table.sql(), relation.columns, block.batch, rows)
-        self._insert(insert, BlockRange(doubt.datasource, block.batch))
+        self._insert(insert, BlockRange(uncertain.datasource, block.batch))
+
+    def _complete_kept(self, kept: KeptBatch) -> None:
+        workspace = self._workspace
+        if kept.matches_datasource(workspace):
+            self._require_finished(kept.batch)
+            if kept.reached_table(workspace):
+                self._insert(kept.insert(workspace), BlockRange(kept.datasource, kept.batch, after=kept.after))
+        kept.delete(workspace)
+
+    def _require_finished(self, query: str) -> None:
+        """Raise RK5013 while the database still runs a query whose text contains this one."""
+        if self._workspace.warehouse.is_running(query):
+            raise RookeryError(IN_DOUBT, "the database is still storing the batch", headers={"Retry-After": "1"})
+        self._workspace.warehouse.forget_unstored_tokens()
 
     def _insert(self, insert: str, block: BlockRange) -> None:
-        insert_to_all(self._workspace, insert, block, patient=self.patient(block.datasource))
-        self._passed(block.datasource)
+        insert_to_all(self._workspace, insert, block, may_retry=self.may_retry(block.datasource))
+        self._forget_failures(block.datasource)
 
-    def _complete_held(self, held: Held) -> None:
-        workspace = self._workspace
-        if held.wanted(workspace):
-            if workspace.warehouse.is_running(held.batch):
-                raise RookeryError(IN_DOUBT, "the database is still storing it", headers={"Retry-After": "1"})
-            workspace.warehouse.forget_unstored_tokens()
-            if held.begun(workspace):
-                self._insert(held.insert(workspace), BlockRange(held.datasource, held.batch, after=held.after))
-        held.forget(workspace)
+    def _newest_block(self, landing: LandingLog) -> Block | None:
+        """The newest block of the gateway that is not yet known to have reached all views."""
+        record = self._workspace.registry.read("settled").get("blocks", {})
+        complete = int(record.get(landing.relation.name, 0))
+        blocks = landing.blocks(max(complete, landing.head() - LOOK_BACK_BLOCKS))
+        return next((b for b in reversed(blocks) if b.batch.startswith(GATEWAY_BATCH_PREFIX)), None)
 
-    def _newest(self, landing: LandingLog) -> LandedBlock | None:
-        """The newest batch of ours. What landed before a view was made, that view has as its history."""
-        settled = int(self._workspace.registry.read("settled").get("blocks", {}).get(landing.relation.name, 0))
-        found = landing.blocks(max(settled, landing.head() - LOOK_BACK_BLOCKS))
-        return next((b for b in reversed(found) if b.batch.startswith(GATEWAY_BATCH_PREFIX)), None)
-
-    def _still(self, doubt: UncertainBatch, exc: RookeryError) -> RookeryError:
-        doubt.tries += 1
-        self._count(doubt.datasource)
-        if doubt.held is not None:
-            doubt.held.save(self._workspace)
-        doubt.error = (exc.detail or exc.message)[:1000]
-        if exc.code is DISK_FULL:
-            found = exc
-        else:
-            found = RookeryError(
-                IN_DOUBT,
-                f"`{doubt.datasource}` takes no rows until a batch that is stored has reached every table: "
-                f"{for_sender(exc).message if is_transient(exc) else exc.message}",
-                hint="send the rows again after the time in Retry-After; `rookery doctor` shows the batch",
-                detail=exc.detail or exc.message,
-                headers={"Retry-After": exc.headers.get("Retry-After", "2")},
-            )
+    def _record_failure(self, uncertain: UncertainBatch, exc: RookeryError) -> RookeryError:
+        """Note that a batch could not be completed. Returns the error for the sender."""
+        uncertain.tries += 1
+        self._count_failure(uncertain.datasource)
+        if uncertain.kept is not None:
+            uncertain.kept.save(self._workspace)
+        uncertain.error = (exc.detail or exc.message)[:1000]
+        error = exc if exc.code is DISK_FULL else _blocked(uncertain.datasource, exc)
         with self._lock:
-            self._failed[doubt.datasource] = (self._now(), found)
-        log.error("a batch is still in doubt", datasource=doubt.datasource, batch=doubt.batch, error=doubt.error)
-        return found
+            self._last_errors[uncertain.datasource] = (self._now(), error)
+        datasource, batch = uncertain.datasource, uncertain.batch
+        log.error("a batch is still uncertain", datasource=datasource, batch=batch, error=uncertain.error)
+        return error
 
-    def _strike(self, doubt: UncertainBatch) -> None:
+    def _remove(self, uncertain: UncertainBatch) -> None:
+        """Forget a batch that is complete, with its record and its rows."""
+        datasource, batch = uncertain.datasource, uncertain.batch
         with self._lock:
-            left = [d for d in self._doubts.get(doubt.datasource, ()) if d is not doubt]
-            if left:
-                self._doubts[doubt.datasource] = left
+            remaining = [b for b in self._batches.get(datasource, ()) if b is not uncertain]
+            if remaining:
+                self._batches[datasource] = remaining
             else:
-                self._doubts.pop(doubt.datasource, None)
-                self._failed.pop(doubt.datasource, None)
-        if doubt.noted:
+                self._batches.pop(datasource, None)
+                self._last_errors.pop(datasource, None)
+        if uncertain.recorded:
             try:
-                self._workspace.registry.remove(UNCERTAIN_KIND, [doubt.batch])
+                self._workspace.registry.remove(UNCERTAIN_KIND, [batch])
             except RookeryError as exc:
-                # It is completed once more after the next start, which changes nothing.
-                log.warning("the note of a batch could not be removed", batch=doubt.batch, error=exc)
-        if doubt.stored is not None:
-            doubt.stored.release()
-        if doubt.tries or doubt.held is not None:
-            # Block numbers that the tries have used up show when the next batch has one.
-            self._repeated.add(doubt.datasource)
-        if doubt.batch or doubt.tries:
-            log.info("a batch that was in doubt is complete", datasource=doubt.datasource, batch=doubt.batch)
+                # The next start completes it once more, which changes nothing.
+                log.warning("the record of a batch could not be deleted", batch=batch, error=exc)
+        if uncertain.staged is not None:
+            uncertain.staged.release()
+        if uncertain.tries or uncertain.kept is not None:
+            # The block numbers that the attempts used up are known only when the next batch has got one.
+            self._repeated.add(datasource)
+        if batch or uncertain.tries:
+            log.info("an uncertain batch is complete", datasource=datasource, batch=batch)
 
-    def _note(self, doubt: UncertainBatch) -> None:
+    def _record(self, uncertain: UncertainBatch) -> None:
         try:
-            self._workspace.registry.write(UNCERTAIN_KIND, {doubt.batch: doubt.as_dict()})
-            doubt.noted = True
+            self._workspace.registry.write(UNCERTAIN_KIND, {uncertain.batch: uncertain.as_dict()})
+            uncertain.recorded = True
         except RookeryError as exc:
-            # After a restart it is found as the datasource's newest batch.
-            log.warning("a batch in doubt could not be noted", batch=doubt.batch, error=exc)
+            # After a restart it counts as uncertain anyway, as the datasource's newest batch.
+            log.warning("an uncertain batch could not be recorded", batch=uncertain.batch, error=exc)
 
-    def _watch(self) -> None:
+    def _start_thread(self) -> None:
         with self._lock:
             if self._closed or (self._thread is not None and self._thread.is_alive()):
                 return
-            self._thread = threading.Thread(target=self._try_again, name="doubts", daemon=True)
+            self._thread = threading.Thread(target=self._retry, name="uncertain batches", daemon=True)
             self._thread.start()
 
-    def _try_again(self) -> None:
+    def _retry(self) -> None:
+        """Retry with growing pauses until no batch is uncertain. Runs in the background thread."""
         pause = 1.0
-        while self._doubts and not self._closed:
+        while self._batches and not self._closed:
             self._wake.wait(pause)
             pause = min(pause * 2, MAX_PAUSE_SECONDS)
-            for datasource in list(self._doubts):
+            for datasource in list(self._batches):
                 if self._closed:
                     return
                 try:
-                    self.settle(datasource)
+                    self.complete(datasource)
                 except RookeryError:
                     continue
                 except Exception:
-                    log.exception("a batch in doubt could not be completed", datasource=datasource)
+                    log.exception("an uncertain batch could not be completed", datasource=datasource)
+
+
+def _blocked(datasource: str, exc: RookeryError) -> RookeryError:
+    """The error for senders while an uncertain batch blocks its datasource."""
+    reason = for_sender(exc).message if is_transient(exc) else exc.message
+    return RookeryError(
+        IN_DOUBT,
+        f"`{datasource}` stores no rows until an earlier batch has reached every table: {reason}",
+        hint="send the rows again after the time in Retry-After; `rookery doctor` shows the batch",
+        detail=exc.detail or exc.message,
+        headers={"Retry-After": exc.headers.get("Retry-After", "2")},
+    )
 
 
 def uncertain_batches_of(workspace: Workspace) -> UncertainBatches:
-    """The workspace's batches in doubt; ended with the workspace."""
-    found = workspace.attached.get("doubts")
-    if found is None:
+    """The workspace's uncertain batches, created on first use and closed with the workspace."""
+    batches = workspace.attached.get("uncertain batches")
+    if batches is None:
         with workspace.changes:
-            found = workspace.attached.get("doubts")
-            if found is None:
-                found = workspace.attached["doubts"] = UncertainBatches(workspace)
-    return cast(UncertainBatches, found)
+            batches = workspace.attached.get("uncertain batches")
+            if batches is None:
+                batches = workspace.attached["uncertain batches"] = UncertainBatches(workspace)
+    return cast(UncertainBatches, batches)

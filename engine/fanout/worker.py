@@ -38,7 +38,7 @@ from engine.errors import BUSY, CLOSED, UNKNOWN_DATASOURCE, RookeryError
 from engine.fanout.delivery import Delivery
 from engine.fanout.groups import ConsumerGroups
 from engine.fanout.handover import CommittedBatch
-from engine.fanout.landing_log import GATEWAY_BATCH_PREFIX, MAX_BLOCKS, Block, LandingLog, copies
+from engine.fanout.landing_log import GATEWAY_BATCH_PREFIX, MAX_BLOCKS, Block, LandingLog, nest_copies
 from engine.fanout.offsets import ConsumerGroup, LogRange, Offset, OffsetJournal
 from engine.plan.view_lock import ConsumedUpTo
 from engine.workspace.workspace import Workspace
@@ -95,7 +95,7 @@ class FanoutWorker(threading.Thread):
         self._took = 0.0
         self._busy_since: float | None = None
         self.delivery_lock = threading.RLock()
-        """Held during a delivery, and by changes of views together with the insert lock."""
+        """KeptBatch during a delivery, and by changes of views together with the insert lock."""
 
     @property
     def main(self) -> ConsumerGroup:
@@ -107,7 +107,7 @@ class FanoutWorker(threading.Thread):
         """The tenants that lack something, in groups of equal offset."""
         return self._groups.lagging
 
-    # --- called by other threads ------------------------------------------------------------------------------------------
+    # --- called by other threads ------------------------------------------------------------------
 
     def begin_commit(self, batch: str) -> None:
         """Announce a batch, so that its block in landing is not taken for another program's insert."""
@@ -276,7 +276,7 @@ class FanoutWorker(threading.Thread):
             # The first start, or the newest blocks were removed, and their numbers will be used again.
             main = Offset.start(head)
             self._journal.write(self.datasource, main)
-        nests = copies(self._workspace, self.datasource)
+        nests = nest_copies(self._workspace, self.datasource)
         lagging: dict[Offset, set[str]] = {}
         for tenant, offset in own.items():
             if not nests.get(tenant, True):
@@ -297,7 +297,7 @@ class FanoutWorker(threading.Thread):
         with self._wake:
             return {*self._announced, *(b.batch for b in (*self._queue, *self._in_flight))}
 
-    # --- the main group ------------------------------------------------------------------------------------------------
+    # --- the main group ---------------------------------------------------------------------------
 
     def _next_batches(self) -> list[CommittedBatch]:
         """The batches of the next flush; after a failure the same batches, since their token names exactly these rows."""
@@ -393,7 +393,7 @@ class FanoutWorker(threading.Thread):
                 self._polled = 0.0
                 return
 
-    # --- lagging groups -----------------------------------------------------------------------------------------------
+    # --- lagging groups ---------------------------------------------------------------------------
 
     def _step(self, group: ConsumerGroup) -> None:
         """Deliver one range to a lagging group, or merge the group into the main one if it has caught up."""
@@ -422,7 +422,8 @@ class FanoutWorker(threading.Thread):
         offset, goal = group.offset, self.main.offset.at
         if offset.at >= goal:
             if offset.done:
-                # Acknowledged batches that have no rows in landing any more (a TTL removed them) would never be passed.
+                # Acknowledged batches that have no rows in landing any more (a TTL removed them) would never be
+                # passed.
                 later = self._delivery.log().blocks(offset.at)
                 still_there = offset.done & {b.batch for b in later} if len(later) < MAX_BLOCKS else offset.done
                 group.offset = replace(offset, done=still_there)

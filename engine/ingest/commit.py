@@ -11,13 +11,13 @@ from concurrent.futures import Future
 from functools import partial
 
 from engine.errors import UNDELIVERED, RookeryError
-from engine.fanout.failed_writes import taken_out_of
+from engine.fanout.failed_writes import was_removed_from
 from engine.fanout.failing_tenants import BlockRange
 from engine.fanout.handover import CommittedBatch
-from engine.fanout.kept_rows import KEEPS_NOTHING, Held, columns_of, head, table_of
+from engine.fanout.kept_rows import KEEPS_NOTHING, KeptBatch, columns_of, kept_table, newest_block
 from engine.fanout.router import router_of
-from engine.fanout.suspended_views import insert_to_all, kept_from
-from engine.fanout.uncertain_batches import Stored, uncertain_batches_of
+from engine.fanout.suspended_views import insert_to_all, tenants_behind
+from engine.fanout.uncertain_batches import StagedInsert, uncertain_batches_of
 from engine.ingest.batch import Batch
 from engine.ingest.staging_pool import StagingPool
 from engine.ingest.values.staging import taken
@@ -45,9 +45,9 @@ class Committer:
 
     def settle(self, datasource: str) -> None:
         """Complete what is in doubt in a datasource, if anything is. Raises what keeps it from being complete."""
-        if self._doubts.holds(datasource):
+        if self._doubts.contains(datasource):
             with self._order(datasource):
-                self._doubts.settle(datasource)
+                self._doubts.complete(datasource)
 
     def put(self, batch: Batch) -> None:
         """Store a batch's good rows. Raises RK5011 when they are stored and a view failed on them.
@@ -62,7 +62,7 @@ class Committer:
         # One at a time: the router relies on the order, and a successor on that only the last can be in doubt
         # without a note.
         with self._order(source.name):
-            self._doubts.settle(source.name)
+            self._doubts.complete(source.name)
             wanted = router.begin_commit(source.name, batch.id)
             try:
                 everywhere = self._insert(batch)
@@ -71,11 +71,11 @@ class Committer:
                     router.abort_commit(source.name, batch.id)
                 if not isinstance(exc, RookeryError) or exc.code is UNDELIVERED or is_transient(exc):
                     why = getattr(exc, "detail", None) or str(exc)
-                    self._doubts.add(source.name, batch.id, why, stored=self._stored(batch, exc))
+                    self._doubts.add(source.name, batch.id, why, staged=self._stored(batch, exc))
                 if isinstance(exc, RookeryError) and is_transient(exc):
                     raise for_sender(exc) from exc
                 raise
-            self._doubts.landed(source.name)
+            self._doubts.batch_stored(source.name)
             everywhere = everywhere and not self._misses(batch)
             batch.visible = _told(everywhere)
             if wanted:
@@ -88,21 +88,21 @@ class Committer:
             batch.visible = _told(self._insert(batch))
             return
         with self._order(source.name):
-            self._doubts.settle(source.name)
+            self._doubts.complete(source.name)
             held = self._hold(batch)
             try:
                 everywhere = self._insert(batch, after=held.after)
             except BaseException as exc:
                 if not isinstance(exc, RookeryError) or exc.code is UNDELIVERED or is_transient(exc):
                     batch.handed = True
-                    if taken_out_of(exc, Name(self._workspace.name, source.name)):
+                    if was_removed_from(exc, Name(self._workspace.name, source.name)):
                         # Views may have the batch although the table shows none of it.
                         held.after = KEEPS_NOTHING
                     self._doubts.add(source.name, batch.id, getattr(exc, "detail", None) or str(exc), held)
                 if isinstance(exc, RookeryError) and is_transient(exc):
                     raise for_sender(exc) from exc
                 raise
-            self._doubts.landed(source.name)
+            self._doubts.batch_stored(source.name)
             batch.visible = _told(everywhere)
 
     def _feeds_views(self, datasource: str) -> bool:
@@ -113,36 +113,36 @@ class Committer:
             ("feeds", datasource), lambda: any(p.target and datasource in p.target.triggers for p in pipes)
         )
 
-    def _hold(self, batch: Batch) -> Held:
+    def _hold(self, batch: Batch) -> KeptBatch:
         """What a batch is completed from if storing it fails half-way."""
         source = batch.stage.source
         columns = columns_of(source)
-        table = table_of(self._workspace, source.name, columns)
+        table = kept_table(self._workspace, source.name, columns)
         if table.name not in self._held:
             self._workspace.warehouse.execute(ddl.create_table(table))
             self._held.add(table.name)
         keeps = source.engine.type != "Null"
         name = Name(self._workspace.name, source.name)
-        return Held(
+        return KeptBatch(
             source.name,
             batch.id,
             columns,
-            head(self._workspace.warehouse, name) if keeps else KEEPS_NOTHING,
+            newest_block(self._workspace.warehouse, name) if keeps else KEEPS_NOTHING,
             taken(batch.stage, batch.bound, usual=batch.usual),
             f"{batch.table.sql()} WHERE {_stored(batch)}",
             partial(self._stages.give_back, batch.stage, batch.table),
         )
 
-    def _stored(self, batch: Batch, exc: BaseException) -> Stored | None:
+    def _stored(self, batch: Batch, exc: BaseException) -> StagedInsert | None:
         """The batch's insert, to be repeated from its stage, if its rows have been taken out of landing alone."""
-        if not taken_out_of(exc, Name(self._workspace.name, batch.stage.source.name)):
+        if not was_removed_from(exc, Name(self._workspace.name, batch.stage.source.name)):
             return None
         batch.handed = True
-        return Stored(self._statement(batch), partial(self._stages.give_back, batch.stage, batch.table))
+        return StagedInsert(self._statement(batch), partial(self._stages.give_back, batch.stage, batch.table))
 
     def _misses(self, batch: Batch) -> bool:
         """Whether rows of the batch do not reach all of their tenants' tables, since a view is down. Never raises."""
-        tenants = kept_from(self._workspace.current, batch.stage.source.name)
+        tenants = tenants_behind(self._workspace.current, batch.stage.source.name)
         if tenants is None or batch.bound is not None:
             return tenants is None or batch.bound in tenants
         if not tenants or batch.stage.tenant is None:
@@ -188,8 +188,8 @@ class Committer:
     def _insert(self, batch: Batch, after: int | None = None) -> bool:
         own = batch.portions[0].append.into is None
         block = BlockRange(batch.stage.source.name, batch.id, _counted(batch), after) if own else None
-        patient = block is None or self._doubts.patient(block.datasource)
-        return insert_to_all(self._workspace, self._statement(batch), block, patient=patient)
+        may_retry = block is None or self._doubts.may_retry(block.datasource)
+        return insert_to_all(self._workspace, self._statement(batch), block, may_retry=may_retry)
 
     def _statement(self, batch: Batch) -> str:
         target = (batch.portions[0].append.into or Name(self._workspace.name, batch.stage.source.name)).sql()

@@ -27,7 +27,7 @@ from engine.ingest.writer import Attempt, BatchWriter, key_of
 from engine.ingest.writer_queues import Group, IngestQueue
 from engine.schema import Name
 from engine.warehouse.port import Input
-from engine.workspace.disk import require_room
+from engine.workspace.disk import require_space
 from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.ingest")
@@ -310,7 +310,7 @@ class Gateway:
     def _attempt(self, group: Group) -> Attempt:
         """A step towards storing a group, counted. Never raises."""
         try:
-            require_room(self._workspace, sum(len(a.body) for a in group.appends))
+            require_space(self._workspace, sum(len(a.body) for a in group.appends))
             with self._memory.set_aside(self._needed(group)):
                 attempt = self._ingestion.attempt(group)
         except BaseException as exc:

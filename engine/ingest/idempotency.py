@@ -235,7 +235,7 @@ class Receipts:
             condition += " AND owner = {o:String} AND datasource IN {d:Array(String)}"
             bindings |= {"o": seen[0], "d": sorted(seen[1])}
         rows = self._select(condition, bindings)
-        if any(self._doubts.holds(r.key[1], r.batch) for r in rows):
+        if any(self._doubts.contains(r.key[1], r.batch) for r in rows):
             raise RookeryError(
                 IN_DOUBT,
                 "the rows are not in every table yet",

@@ -1,7 +1,7 @@
-"""Applying a plan: in an order that loses no rows, and safe to run again after any interruption.
+"""Apply a plan in an order that loses no rows. After any interruption, the same plan can be computed and applied again.
 
-Views are created behind the fence, with inserts held back, when their history has been noted; then inserts go on and
-the history is delivered.
+Views are created while the view lock holds inserts back, after their backfills have been recorded. Then inserts
+resume, and the backfills are delivered.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from engine.plan.backfill import (
     Journal,
     Progress,
     deliver,
-    note_histories,
-    note_missing,
+    record_backfills,
+    record_missing,
     silent,
 )
 from engine.plan.steps import (
@@ -47,55 +47,63 @@ from engine.warehouse.port import Capabilities, Warehouse
 
 log = structlog.get_logger("rookery.plan")
 
-OBJECTS_PER_STATEMENT_GROUP = 25
-"""Objects that are created in one go."""
+OBJECTS_PER_GROUP = 25
+"""Tables that are created in parallel, and views that are created while inserts wait once."""
 
 StartReadersOf = Callable[[Mapping[str, Sequence[str]]], None]
-"""Lets tenants' empty copies be filled from the beginning of the log, by datasource."""
+"""Starts to deliver the whole landing log to tenants with empty copies; called with tenants by datasource."""
 BeforeReplacing = Callable[[View], None]
-"""Records, with the fence held, from which block on a view that is about to be replaced would lack rows."""
+"""Called with the view lock held. Records from which block on a view that is about to be replaced misses rows."""
 
 
-def no_readers(readers: Mapping[str, Sequence[str]]) -> None:
-    """No reader can be started where nothing routes."""
+def refuse_readers(readers: Mapping[str, Sequence[str]]) -> None:
+    """Fail if a plan starts readers although no fan-out serves them."""
     if readers:
-        raise RuntimeError("a plan starts readers, and nobody is there to serve them")
+        raise RuntimeError("a plan starts readers, but there is no fan-out to serve them")
 
 
-def unrecorded(_view: View) -> None:
-    """No record: what a view has missed is unknown if the process is killed while it is replaced."""
+def skip_recording(_view: View) -> None:
+    """Record nothing: after a kill during the replacement, it is unknown which rows the view has missed."""
 
 
-def apply(
-    plan: Plan,
-    warehouse: Warehouse,
-    view_lock: ViewLock,
-    journal: Journal,
-    progress: Progress = silent,
-    start_readers: StartReadersOf = no_readers,
-    before_replacing: BeforeReplacing = unrecorded,
-) -> dict[str, int]:
-    """Apply a plan and deliver the history of its new views. Returns rows delivered by target."""
+@dataclass(frozen=True, slots=True)
+class ApplyContext:
+    """What steps are applied with."""
+
+    warehouse: Warehouse
+    view_lock: ViewLock
+    journal: Journal
+    progress: Progress = silent
+    start_readers: StartReadersOf = refuse_readers
+    before_replacing: BeforeReplacing = skip_recording
+
+
+def apply(plan: Plan, context: ApplyContext) -> dict[str, int]:
+    """Apply a plan and deliver the backfills of its new views. Returns the number of delivered ranges by view.
+
+    Raises RK3010 for the first step that fails. The steps before it stay applied.
+    """
+    warehouse, progress = context.warehouse, context.progress
     phases = _phases(plan.steps)
     total = len(plan.steps)
-    if phases.unhook:
-        with view_lock.changing():
-            for step in phases.unhook:
+    if phases.drop_views:
+        with context.view_lock.changing():
+            for step in phases.drop_views:
                 _run(warehouse, step)
     done = 0
-    for steps in _side_by_side(phases.before):
+    for steps in _parallel_groups(phases.before):
         if isinstance(steps[0], StartReaders):
-            start_readers(steps[0].readers)
+            context.start_readers(steps[0].readers)
         else:
             _run_all(warehouse, steps)
         done += len(steps)
         progress(steps[-1].subject, done, total)
-    histories = []
-    for steps in _in_goes(phases.inside):
-        histories += _create_views(steps, warehouse, view_lock, journal, before_replacing)
+    backfills = []
+    for steps in _locked_groups(phases.locked):
+        backfills += _create_views(steps, context)
         done += len(steps)
         progress("views", done, total)
-    delivered = deliver(histories, warehouse, journal, progress)
+    delivered = deliver(backfills, warehouse, context.journal, progress)
     for step in phases.after:
         _run(warehouse, step)
     return delivered
@@ -103,11 +111,11 @@ def apply(
 
 @dataclass(slots=True)
 class _Phases:
-    """Views are dropped first and alone, views are created last and alone; the rest needs no fence."""
+    """The steps of a plan in the order in which they run. The view lock is held for `drop_views` and `locked`."""
 
-    unhook: list[Step] = field(default_factory=list)
+    drop_views: list[Step] = field(default_factory=list)
     before: list[Step] = field(default_factory=list)
-    inside: list[Step] = field(default_factory=list)
+    locked: list[Step] = field(default_factory=list)
     after: list[Step] = field(default_factory=list)
 
 
@@ -115,36 +123,33 @@ def _phases(steps: Iterable[Step]) -> _Phases:
     phases = _Phases()
     for step in steps:
         if isinstance(step, DropView):
-            phases.unhook.append(step)
+            phases.drop_views.append(step)
         elif isinstance(step, CreateView | DropColumn) or (isinstance(step, AddColumn) and step.late):
-            phases.inside.append(step)
+            phases.locked.append(step)
         elif isinstance(step, DropDatabase | NoteFeeders):
             phases.after.append(step)
         else:
             phases.before.append(step)
-    # A replaced view goes before the column that it read; columns come before the views that need them.
-    phases.inside.sort(key=lambda s: isinstance(s, CreateView))
+    # New columns exist before the views that read them. A replaced view is dropped before a column that it reads.
+    phases.locked.sort(key=lambda s: isinstance(s, CreateView))
     return phases
 
 
-def _side_by_side(steps: Sequence[Step]) -> Iterable[Sequence[Step]]:
-    """Steps in groups of which the order within does not matter: databases, and tables, that are created."""
-    for kind, group in groupby(steps, key=type):
-        found = list(group)
+def _parallel_groups(steps: Sequence[Step]) -> Iterable[Sequence[Step]]:
+    """Groups of steps that may run in any order: creations of databases, and of tables. Other steps run alone."""
+    for kind, same_kind in groupby(steps, key=type):
+        group = list(same_kind)
         if kind in (CreateDatabase, CreateTable):
-            for start in range(0, len(found), OBJECTS_PER_STATEMENT_GROUP):
-                yield found[start : start + OBJECTS_PER_STATEMENT_GROUP]
+            for start in range(0, len(group), OBJECTS_PER_GROUP):
+                yield group[start : start + OBJECTS_PER_GROUP]
         else:
-            yield from ([step] for step in found)
+            yield from ([step] for step in group)
 
 
-def _in_goes(steps: Sequence[Step]) -> Iterable[Sequence[Step]]:
-    """Views in several goes where they are many and nothing but new, so that inserts wait for some at a time."""
+def _locked_groups(steps: Sequence[Step]) -> Iterable[Sequence[Step]]:
+    """Groups that each hold the view lock once. Only new views can be split, so that inserts never wait for all."""
     if all(isinstance(s, CreateView) and not s.replaces for s in steps):
-        return [
-            steps[start : start + OBJECTS_PER_STATEMENT_GROUP]
-            for start in range(0, len(steps), OBJECTS_PER_STATEMENT_GROUP)
-        ]
+        return [steps[start : start + OBJECTS_PER_GROUP] for start in range(0, len(steps), OBJECTS_PER_GROUP)]
     return [steps]
 
 
@@ -152,9 +157,9 @@ def _run_all(warehouse: Warehouse, steps: Sequence[Step]) -> None:
     if len(steps) == 1:
         _run(warehouse, steps[0])
         return
-    with ThreadPoolExecutor(BACKFILL_THREADS) as hands:
-        for under_way in [hands.submit(_run, warehouse, step) for step in steps]:
-            under_way.result()
+    with ThreadPoolExecutor(BACKFILL_THREADS) as pool:
+        for running in [pool.submit(_run, warehouse, step) for step in steps]:
+            running.result()
 
 
 def _run(warehouse: Warehouse, step: Step) -> None:
@@ -164,14 +169,14 @@ def _run(warehouse: Warehouse, step: Step) -> None:
         raise RookeryError(
             APPLY_FAILED,
             f"{step.action} {step.subject} failed: {exc.message}",
-            hint="what was done stays; run the command again once the cause is mended",
+            hint="fix the cause and run the command again; the steps before this one stay applied",
             detail=exc.detail,
         ) from exc
 
 
-def _sql(step: Step, able: Capabilities) -> str:
+def _sql(step: Step, capabilities: Capabilities) -> str:
     if isinstance(step, CreateDatabase):
-        return ddl.create_database(step.database, lazy=able.lazy_tables and ddl.is_nest(step.database))
+        return ddl.create_database(step.database, lazy=capabilities.lazy_tables and ddl.is_nest(step.database))
     if isinstance(step, DropDatabase):
         return ddl.drop_database(step.database)
     if isinstance(step, CreateTable):
@@ -195,35 +200,39 @@ def _sql(step: Step, able: Capabilities) -> str:
     raise TypeError(f"no statement for {step!r}")
 
 
-def _create_views(
-    steps: Sequence[Step],
-    warehouse: Warehouse,
-    view_lock: ViewLock,
-    journal: Journal,
-    before_replacing: BeforeReplacing,
-) -> list[Backfill]:
+def _create_views(steps: Sequence[Step], context: ApplyContext) -> list[Backfill]:
+    """Run steps that need the view lock. Returns the recorded backfills of the created views."""
     if not steps:
         return []
-    views = [s for s in steps if isinstance(s, CreateView)]
-    fresh = [s.view for s in views if not s.replaces and not s.missing and not s.continues]
-    put_back = [(s.view, s.missing) for s in views if s.missing]
-    with view_lock.changing():
-        histories, later = note_histories(fresh, warehouse, view_lock, journal)
-        missed, waiting = note_missing(put_back, warehouse, view_lock, journal) if put_back else ([], set[Name]())
-        later |= waiting
-        if later:
-            # Rows that will come again would come twice. The next run makes these views, when that is over.
-            log.warning("views wait for a tenant that has not caught up", views=sorted(map(str, later)))
-        # Noted first: a run that is interrupted between the two must not take the target for one of the new query.
-        continued = [s.view for s in views if s.continues and s.view.name not in later]
+    warehouse, journal = context.warehouse, context.journal
+    create = [s for s in steps if isinstance(s, CreateView)]
+    with context.view_lock.changing():
+        backfills, deferred = _record(create, context)
+        if deferred:
+            # Rows that will be delivered again would reach these views twice. A later run creates them.
+            log.warning("views wait for a tenant that has not caught up", views=sorted(map(str, deferred)))
+        views = [s for s in create if s.view.name not in deferred]
+        # Recorded before the views change: after a kill in between, the target still counts as one of the old query.
+        continued = [s.view for s in views if s.continues]
         if continued:
-            journal.continued(continued)
-        for view in [s.view for s in views if s.replaces and s.view.name not in later]:
-            before_replacing(view)
+            journal.record_continued(continued)
+        for view in [s.view for s in views if s.replaces]:
+            context.before_replacing(view)
             warehouse.execute(ddl.drop_view(view.name))
         for step in steps:
-            if not (isinstance(step, CreateView) and step.view.name in later):
+            if not (isinstance(step, CreateView) and step.view.name in deferred):
                 _run(warehouse, step)
-        made = [s.view for s in views if s.view.name not in later]
-        journal.deferred([s.view for s in views if s.view.name in later], made)
-    return histories + missed
+        journal.record_deferred([s.view for s in create if s.view.name in deferred], [s.view for s in views])
+    return backfills
+
+
+def _record(steps: Sequence[CreateView], context: ApplyContext) -> tuple[list[Backfill], set[Name]]:
+    """Record the backfills of views. Returns them, and the views that cannot be created yet."""
+    arguments = context.warehouse, context.view_lock, context.journal
+    new = [s.view for s in steps if not s.replaces and not s.missing and not s.continues]
+    backfills, deferred = record_backfills(new, *arguments)
+    suspended = [(s.view, s.missing) for s in steps if s.missing]
+    if suspended:
+        missed, waiting = record_missing(suspended, *arguments)
+        backfills, deferred = backfills + missed, deferred | waiting
+    return backfills, deferred

@@ -1,53 +1,58 @@
-"""History: what a new view's source has held before the view was there, delivered range by range.
+"""Backfills: deliver to a new view the rows that its source held before the view was created.
 
-Where history ends is noted while no insert runs, together with the ranges up to it; then they are delivered, each as
-one block under a token of its own. A second run finds the note and delivers what is missing; ranges that had arrived
-are recognised by their tokens.
+A backfill is recorded while no insert runs, as ranges of block numbers. Its ranges are delivered after inserts have
+resumed, each as one block under its own token. After an interruption, the next run finds the record and delivers the
+remaining ranges; targets recognize the tokens of those that had already arrived.
 """
 
 from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Collection, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from engine.compiler.storage import BATCH_COLUMN
 from engine.compiler.views import bounded
 from engine.errors import APPLY_FAILED, BUSY, RookeryError
-from engine.plan.missing_blocks import Lack
+from engine.plan.missing_blocks import MissedBlocks
 from engine.plan.view_lock import ViewLock
 from engine.schema import Name, View, literal
 from engine.warehouse import ddl
 from engine.warehouse.port import Warehouse
 
 RANGE_ROWS = 1_000_000
-"""Rows of a source that one range spans, at most (a single block may be larger)."""
+"""Rows of a source in one range, at most. A single block may be larger."""
 
 BACKFILL_THREADS = 2
-"""Ranges that are delivered at the same time; the other writers' handles are left to inserts."""
+"""Ranges that are delivered at the same time. The other writers' connections are left to inserts."""
 
-RANGES_PER_NOTE = 16
-"""Ranges after which the notes are brought up to date; far fewer than the tokens that a target remembers."""
+RANGES_PER_RECORD = 16
+"""Ranges after which the record is updated: far fewer than the tokens that a target remembers."""
+
+Range = tuple[int, int]
+"""Block numbers of a source: all after the first, up to and including the second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Backfill:
-    """A noted delivery: into which view's target, from which source, over which block ranges (after, upto].
-
-    `whole` says that it belongs to the view without exceptions, and is void while the view leaves out some tenants.
-    """
+    """A recorded delivery of ranges of one source to the target of one view."""
 
     id: str
+    """Part of the tokens of its ranges."""
     view: str
     source: str
+    """The source table, as SQL."""
     sql: str
+    """The SELECT of the view's rows, with placeholders for the bounds of a range."""
     columns: tuple[str, ...]
     target: str
-    ranges: tuple[tuple[int, int], ...]
+    """The target table, as SQL."""
+    ranges: tuple[Range, ...]
     tenant: str | None = None
     whole: bool = False
+    """Whether it belongs to the view for all tenants. It is void while the view excludes some."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -79,149 +84,156 @@ class Backfill:
 
 
 class Journal(Protocol):
-    """Where deliveries are noted before they begin and struck off when they are complete."""
+    """Where backfills are recorded before they start and deleted when they are complete."""
 
-    def note(self, histories: Sequence[Backfill]) -> None: ...
-    def strike(self, histories: Sequence[Backfill]) -> None: ...
+    def record(self, backfills: Sequence[Backfill]) -> None: ...
+    def delete(self, backfills: Sequence[Backfill]) -> None: ...
     def outstanding(self) -> list[Backfill]: ...
-    def consumed(self, views: Sequence[View], empty: Collection[Name]) -> None:
-        """Note from how much of their sources the targets of views are made, while no insert runs.
+    def record_consumed(self, views: Sequence[View], empty: Collection[Name]) -> None:
+        """Record from which part of their sources the targets of views are made. No insert may run.
 
         The sources of the views in `empty` have no rows.
         """
         ...
 
-    def continued(self, views: Sequence[View]) -> None:
-        """Note that targets have rows of earlier queries up to now, while no insert runs."""
+    def record_continued(self, views: Sequence[View]) -> None:
+        """Record that targets contain rows of earlier queries up to now. No insert may run."""
         ...
 
-    def deferred(self, later: Sequence[View], made: Sequence[View]) -> None:
-        """Note views that could not be made yet, and that others are made now."""
+    def record_deferred(self, deferred: Sequence[View], created: Sequence[View]) -> None:
+        """Record views that cannot be created yet, and delete the records of views that are created now."""
         ...
 
-    def settle(self) -> None:
-        """Note how far the workspace's tables have come while no insert runs: all of it has reached its views."""
+    def record_newest_blocks(self) -> None:
+        """Record the newest blocks of the workspace's tables, which have reached all views. No insert may run."""
         ...
 
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is going on, how much is done, and of how much."""
+"""Called with the name of the current operation, the amount done, and the total."""
 
 
 def silent(_what: str, _done: int, _total: int) -> None:
-    """Progress that nobody watches."""
+    """Report no progress."""
 
 
-def note_histories(
+def record_backfills(
     views: Sequence[View], warehouse: Warehouse, view_lock: ViewLock, journal: Journal
 ) -> tuple[list[Backfill], set[Name]]:
-    """Note what views that are about to be created must be given. The fence must be held.
+    """Record the backfills of views that are about to be created. The view lock must be held.
 
-    Returns the deliveries, and the views that have to wait since something on their way is in doubt.
+    Returns the backfills, and the views that cannot be created yet because rows are still on their way to them.
     """
-    view_lock.completion.settle_all()
-    kept = [v for v in views if v.log is None]
+    view_lock.completion.complete_all()
+    # The sources of the other views keep no rows (Null engine), so their backfill reads the landing log.
+    stored = [v for v in views if v.log is None]
     names = {str(v.name) for v in views}
-    journal.strike([h for h in journal.outstanding() if h.view in names])
-    holding = _holding_rows(warehouse, {v.source for v in kept})
-    doubts = {v.source: view_lock.deliveries.pending_tokens(v.source, v.mark) for v in kept if v.source in holding}
-    passed = _passed(warehouse, view_lock, journal, [v for v in views if v.log is not None])
-    later = {v.name for v in kept if v.source in doubts and doubts[v.source] is None}
-    later |= {name for name, ranges in passed.items() if ranges is None}
-    made = [v for v in views if v.name not in later]
-    ranges = {
-        s: block_ranges(warehouse, s, without=doubts.get(s) or ())
-        for s in {v.source for v in made if v.log is None} & holding
+    journal.delete([b for b in journal.outstanding() if b.view in names])
+    nonempty = _nonempty(warehouse, {v.source for v in stored})
+    pending = {
+        v.source: view_lock.deliveries.pending_tokens(v.source, v.mark) for v in stored if v.source in nonempty
     }
-    histories = [history(v, found) for v in made if (found := passed.get(v.name) or ranges.get(v.source))]
-    journal.note(histories)
-    journal.consumed(made, {v.name for v in made if v.log is None and v.source not in holding})
-    journal.settle()
-    return histories, later
+    passed = _passed(warehouse, view_lock, journal, [v for v in views if v.log is not None])
+    deferred = {v.name for v in stored if v.source in pending and pending[v.source] is None}
+    deferred |= {name for name, ranges in passed.items() if ranges is None}
+    created = [v for v in views if v.name not in deferred]
+    # A block that will be delivered again reaches the new view then, so its backfill leaves it out.
+    ranges = {
+        s: block_ranges(warehouse, s, without=pending.get(s) or ())
+        for s in {v.source for v in created if v.log is None} & nonempty
+    }
+    backfills = [backfill_of(v, own) for v in created if (own := passed.get(v.name) or ranges.get(v.source))]
+    journal.record(backfills)
+    journal.record_consumed(created, {v.name for v in created if v.log is None and v.source not in nonempty})
+    journal.record_newest_blocks()
+    return backfills, deferred
 
 
-def note_missing(
-    views: Sequence[tuple[View, Sequence[Lack]]], warehouse: Warehouse, view_lock: ViewLock, journal: Journal
+def record_missing(
+    views: Sequence[tuple[View, Sequence[MissedBlocks]]], warehouse: Warehouse, view_lock: ViewLock, journal: Journal
 ) -> tuple[list[Backfill], set[Name]]:
-    """Note what suspended views are given when they are put back. The fence must be held.
+    """Record what suspended views have missed, as they are about to be put back. The view lock must be held.
 
-    Returns the deliveries, and the views that have to wait since something on their way is in doubt.
+    Returns the backfills, and the views that cannot be put back yet because rows are still on their way to them.
     """
     names = {str(v.name) for v, _ in views}
-    # An interrupted run may have noted the same, and has delivered nothing of it.
-    journal.strike([h for h in journal.outstanding() if h.view in names and h.whole])
+    # An interrupted run may have recorded the same blocks. It has delivered none of them.
+    journal.delete([b for b in journal.outstanding() if b.view in names and b.whole])
     passed = _passed(warehouse, view_lock, journal, [v for v, _ in views if v.log is not None])
-    later = {name for name, ranges in passed.items() if ranges is None}
-    histories = []
-    for view, lacks in views:
-        doubts = view_lock.deliveries.pending_tokens(view.source, view.mark) if view.log is None else set()
-        if doubts is None:
-            later.add(view.name)
-        if view.name in later:
+    deferred = {name for name, ranges in passed.items() if ranges is None}
+    backfills = []
+    for view, missed in views:
+        pending = view_lock.deliveries.pending_tokens(view.source, view.mark) if view.log is None else set()
+        if pending is None:
+            deferred.add(view.name)
+        if view.name in deferred:
             continue
-        for lack in lacks:
-            ranges = missing_ranges(warehouse, lack, without=doubts or ())
+        for blocks in missed:
+            ranges = missing_ranges(warehouse, blocks, without=pending or ())
             if view.log is not None:
-                ranges = _within(ranges, passed[view.name] or [])
+                ranges = _intersection(ranges, passed[view.name] or [])
             if ranges:
-                histories.append(replace(history(lack.view, ranges), whole=True))
-    journal.note(histories)
-    journal.settle()
-    return histories, later
+                backfills.append(replace(backfill_of(blocks.view, ranges), whole=True))
+    journal.record(backfills)
+    journal.record_newest_blocks()
+    return backfills, deferred
 
 
-def missing_ranges(warehouse: Warehouse, lack: Lack, *, without: Collection[str] = ()) -> list[tuple[int, int]]:
-    """The ranges of blocks that a view lacks, as far as its source still has them."""
-    source = lack.view.log or lack.view.source
-    early = [r for r in _blocks_of(warehouse, source, set(lack.batches) - set(without)) if r[1] <= lack.after]
-    return early + block_ranges(warehouse, source, after=lack.after, without=without)
+def missing_ranges(warehouse: Warehouse, missed: MissedBlocks, *, without: Collection[str] = ()) -> list[Range]:
+    """The ranges of blocks that a view has missed and that its source still has."""
+    source = missed.view.log or missed.view.source
+    early = [r for r in _blocks_of(warehouse, source, set(missed.batches) - set(without)) if r[1] <= missed.after]
+    return early + block_ranges(warehouse, source, after=missed.after, without=without)
 
 
-def _within(ranges: Sequence[tuple[int, int]], others: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The parts of ranges that lie in others, too."""
+def _intersection(ranges: Sequence[Range], others: Sequence[Range]) -> list[Range]:
     pairs = ((max(a, c), min(b, d)) for a, b in ranges for c, d in others)
     return [(a, b) for a, b in pairs if a < b]
 
 
 def _passed(
     warehouse: Warehouse, view_lock: ViewLock, journal: Journal, views: Sequence[View]
-) -> dict[Name, list[tuple[int, int]] | None]:
-    """For views on sources that keep nothing, the ranges of the log that have passed already; None if in doubt."""
+) -> dict[Name, list[Range] | None]:
+    """For views on sources without stored rows: the ranges of the log that have passed through the source.
+
+    None for a view whose source is being backfilled itself, since it is unknown how much has passed.
+    """
     if not views:
         return {}
-    feeds = {v.name: Name(v.source.database, f"_rk_{v.source.name}") for v in views}
-    feeding = _standing(warehouse, set(feeds.values()))
-    delivering = {h.view for h in journal.outstanding()}
-    reaches = view_lock.deliveries.consumed({v.source: v.mark for v in views})
+    feeders = {v.name: Name(v.source.database, f"_rk_{v.source.name}") for v in views}
+    existing = _existing_views(warehouse, set(feeders.values()))
+    backfilled = {b.view for b in journal.outstanding()}
+    consumed = view_lock.deliveries.consumed({v.source: v.mark for v in views})
     logs = {v.log: block_ranges(warehouse, v.log) for v in views if v.log is not None}
-    found: dict[Name, list[tuple[int, int]] | None] = {}
+    passed: dict[Name, list[Range] | None] = {}
     for view in views:
         assert view.log is not None
-        reach = reaches.get(view.source)
-        if reach is not None:
-            early = [(after, min(upto, reach.upto)) for after, upto in logs[view.log] if after < reach.upto]
-            found[view.name] = early + _blocks_of(warehouse, view.log, reach.batches)
-        elif str(feeds[view.name]) in delivering:
-            found[view.name] = None
+        delivered = consumed.get(view.source)
+        if delivered is not None:
+            # A fan-out worker feeds the source: its offset says what has passed.
+            early = [(after, min(upto, delivered.upto)) for after, upto in logs[view.log] if after < delivered.upto]
+            passed[view.name] = early + _blocks_of(warehouse, view.log, delivered.batches)
+        elif str(feeders[view.name]) in backfilled:
+            passed[view.name] = None
         else:
-            found[view.name] = logs[view.log] if feeds[view.name] in feeding else []
-    return found
+            passed[view.name] = logs[view.log] if feeders[view.name] in existing else []
+    return passed
 
 
-def _blocks_of(warehouse: Warehouse, table: Name, batches: Collection[str]) -> list[tuple[int, int]]:
+def _blocks_of(warehouse: Warehouse, table: Name, batches: Collection[str]) -> list[Range]:
     """The blocks of batches, each as a range."""
     if not batches:
         return []
-    found = warehouse.query(
+    result = warehouse.query(
         f"SELECT DISTINCT _block_number AS b FROM {table.sql()} "
         f"WHERE {BATCH_COLUMN} IN {{batches:Array(String)}} ORDER BY b",
         {"batches": [*sorted(batches)]},
     )
-    return [(int(row[0]) - 1, int(row[0])) for row in found.rows]
+    return [(int(row[0]) - 1, int(row[0])) for row in result.rows]
 
 
-def history(view: View, ranges: Sequence[tuple[int, int]]) -> Backfill:
-    """A delivery of a view's history under a fresh identity."""
+def backfill_of(view: View, ranges: Sequence[Range]) -> Backfill:
+    """A backfill of a view under a new id."""
     return Backfill(
         secrets.token_hex(8),
         str(view.name),
@@ -234,116 +246,127 @@ def history(view: View, ranges: Sequence[tuple[int, int]]) -> Backfill:
     )
 
 
-def _standing(warehouse: Warehouse, views: set[Name]) -> set[Name]:
-    """Those of the views that exist."""
-    return _found(warehouse, views, "engine = 'MaterializedView'")
+def _existing_views(warehouse: Warehouse, views: set[Name]) -> set[Name]:
+    return _matching(warehouse, views, "engine = 'MaterializedView'")
 
 
-def _holding_rows(warehouse: Warehouse, sources: set[Name]) -> set[Name]:
-    """Those of the tables that exist and are not empty. Most nests are new, so one question spares many."""
-    return _found(warehouse, sources, "ifNull(total_rows, 1) > 0")
+def _nonempty(warehouse: Warehouse, sources: set[Name]) -> set[Name]:
+    """The tables that exist and have rows. Most nests are new, so one query here saves one per table later."""
+    return _matching(warehouse, sources, "ifNull(total_rows, 1) > 0")
 
 
-def _found(warehouse: Warehouse, names: set[Name], condition: str) -> set[Name]:
-    found = warehouse.query(
+def _matching(warehouse: Warehouse, names: set[Name], condition: str) -> set[Name]:
+    result = warehouse.query(
         f"SELECT database, name FROM system.tables WHERE database IN {{databases:Array(String)}} AND {condition}",
         {"databases": [*sorted({n.database for n in names})]},
     )
-    return names & {Name(database, name) for database, name in found.rows}
+    return names & {Name(database, name) for database, name in result.rows}
 
 
-def block_ranges(
-    warehouse: Warehouse, source: Name, *, after: int = 0, without: Collection[str] = ()
-) -> list[tuple[int, int]]:
-    """Ranges of block numbers that cover a table, each of at most RANGE_ROWS rows where blocks allow.
+def block_ranges(warehouse: Warehouse, source: Name, *, after: int = 0, without: Collection[str] = ()) -> list[Range]:
+    """Ranges that cover the blocks of a table, each of at most RANGE_ROWS rows where blocks allow.
 
-    Blocks up to `after` are left out, and those that were put in under one of the tokens `without`. Must be called
-    with the fence held, so that no block appears below the newest one afterwards.
+    Skips blocks up to `after`, and those that were inserted under one of the tokens in `without`. Call it with the
+    view lock held: otherwise a running insert may add a block below the newest one afterwards.
     """
-    passed = f"{BATCH_COLUMN} IN ({', '.join(map(literal, sorted(without)))})" if without else "0"
+    skipped = f"{BATCH_COLUMN} IN ({', '.join(map(literal, sorted(without)))})" if without else "0"
     blocks = warehouse.query(
-        f"SELECT _block_number AS b, count() AS n, max({passed}) AS p FROM {source.sql()} "
+        f"SELECT _block_number AS b, count() AS n, max({skipped}) AS p FROM {source.sql()} "
         f"WHERE _block_number > {after} GROUP BY b ORDER BY b"
     ).rows
-    found: list[tuple[int, int]] = []
+    ranges: list[Range] = []
     rows, last = 0, after
-    for number, count, passed_over in blocks:
-        if rows and (passed_over or rows + count > RANGE_ROWS):
-            found.append((after, last))
+    for number, count, skip in blocks:
+        if rows and (skip or rows + count > RANGE_ROWS):
+            ranges.append((after, last))
             after, rows = last, 0
-        if passed_over:
+        if skip:
             after = number
         else:
             rows += count
         last = number
     if rows:
-        found.append((after, last))
-    return found
+        ranges.append((after, last))
+    return ranges
+
+
+OnFailure = Callable[[Backfill, RookeryError], None]
+"""Called once for each backfill that fails."""
 
 
 def deliver(
-    histories: Sequence[Backfill],
+    backfills: Sequence[Backfill],
     warehouse: Warehouse,
     journal: Journal,
     progress: Progress = silent,
-    failed: Callable[[Backfill, RookeryError], None] | None = None,
+    on_failure: OnFailure | None = None,
 ) -> dict[str, int]:
-    """Deliver noted histories, several ranges at a time. Returns the ranges delivered by view.
+    """Deliver recorded backfills, several ranges at a time. Returns the number of ranges by view.
 
-    What has arrived is taken off the notes every few ranges, also when others fail: a target recognises a token
-    only for so many later inserts. The first failure is raised, or each history's is told to `failed` and the others
-    go on.
+    Delivered ranges are deleted from the record every RANGES_PER_RECORD ranges, even when others fail, since a target
+    recognizes a token only for a limited number of later inserts. Raises the first failure; with `on_failure`,
+    reports it and continues with the other backfills.
     """
-    pieces = [(item, piece) for item in histories for piece in item.ranges]
-    left = {item.id: list(item.ranges) for item in histories}
-    journal.strike([item for item in histories if not item.ranges])
-    hopeless: set[str] = set()
-    with ThreadPoolExecutor(BACKFILL_THREADS) as hands:
-        for start in range(0, len(pieces), RANGES_PER_NOTE):
-            batch = [(i, p) for i, p in pieces[start : start + RANGES_PER_NOTE] if i.id not in hopeless]
-            if not batch:
+    pending = [(backfill, block_range) for backfill in backfills for block_range in backfill.ranges]
+    remaining = {b.id: list(b.ranges) for b in backfills}
+    journal.delete([b for b in backfills if not b.ranges])
+    failed: set[str] = set()
+    with ThreadPoolExecutor(BACKFILL_THREADS) as pool:
+        for start in range(0, len(pending), RANGES_PER_RECORD):
+            group = [(b, r) for b, r in pending[start : start + RANGES_PER_RECORD] if b.id not in failed]
+            if not group:
                 continue
-            running = [hands.submit(_deliver_range, warehouse, item, piece) for item, piece in batch]
+            running = [pool.submit(_deliver_range, warehouse, b, r) for b, r in group]
             wait(running)
-            for (item, piece), delivery in zip(batch, running, strict=True):
+            for (backfill, block_range), delivery in zip(group, running, strict=True):
                 if delivery.exception() is None:
-                    left[item.id].remove(piece)
-            _cross_off({item.id: item for item, _ in batch}.values(), left, journal)
-            for (item, _), delivery in zip(batch, running, strict=True):
-                exc = delivery.exception()
-                if exc is None:
-                    continue
-                if failed is None or not isinstance(exc, RookeryError):
-                    raise _named(item, exc) from exc
-                if item.id not in hopeless:
-                    hopeless.add(item.id)
-                    failed(item, exc)
-            progress(f"history of {batch[-1][0].view}", min(start + RANGES_PER_NOTE, len(pieces)), len(pieces))
-    return {item.view: len(item.ranges) for item in histories if item.id not in hopeless}
+                    remaining[backfill.id].remove(block_range)
+            _update_record({b.id: b for b, _ in group}.values(), remaining, journal)
+            failed |= _report_failures([b for b, _ in group], running, failed, on_failure)
+            progress(f"backfill of {group[-1][0].view}", min(start + RANGES_PER_RECORD, len(pending)), len(pending))
+    return {b.view: len(b.ranges) for b in backfills if b.id not in failed}
 
 
-def _named(item: Backfill, exc: BaseException) -> BaseException:
-    """A failure with what failed, and for whom."""
+def _report_failures(
+    backfills: Sequence[Backfill], running: Sequence[Future[None]], known: set[str], on_failure: OnFailure | None
+) -> set[str]:
+    """Report each failed backfill once, or raise its error. Returns the ids of those that failed."""
+    failed: set[str] = set()
+    for backfill, delivery in zip(backfills, running, strict=True):
+        exc = delivery.exception()
+        if exc is None:
+            continue
+        if on_failure is None or not isinstance(exc, RookeryError):
+            raise _described(backfill, exc) from exc
+        if backfill.id not in known | failed:
+            failed.add(backfill.id)
+            on_failure(backfill, exc)
+    return failed
+
+
+def _described(backfill: Backfill, exc: BaseException) -> BaseException:
+    """A failure as RK3010, with the view and the tenant; any other exception, and RK6003, unchanged."""
     if not isinstance(exc, RookeryError) or exc.code is BUSY:
         return exc
-    whom = f" for tenant `{item.tenant}`" if item.tenant is not None else ""
+    tenant = f" for tenant `{backfill.tenant}`" if backfill.tenant is not None else ""
     return RookeryError(
         APPLY_FAILED,
-        f"the history of `{item.view}` cannot be delivered{whom}: {exc.message}",
-        hint="mend the cause (the pipe, or the rows) and run the command again; what has arrived stays",
+        f"the backfill of `{backfill.view}` failed{tenant}: {exc.message}",
+        hint="fix the pipe or the rows, then run the command again; delivered ranges are not repeated",
         detail=exc.detail,
     )
 
 
-def _deliver_range(warehouse: Warehouse, item: Backfill, piece: tuple[int, int]) -> None:
-    """One range as one block, under a token of its own."""
-    after, upto = piece
-    token = f"history:{item.id}:{after}:{upto}"
-    warehouse.execute(ddl.insert_block(item.target, item.columns, token, bounded(item.sql, after, upto)))
+def _deliver_range(warehouse: Warehouse, backfill: Backfill, block_range: Range) -> None:
+    """Insert one range as one block. Runs in a pool thread, without the insert lock; its token makes it repeatable."""
+    after, upto = block_range
+    token = f"history:{backfill.id}:{after}:{upto}"
+    warehouse.execute(ddl.insert_block(backfill.target, backfill.columns, token, bounded(backfill.sql, after, upto)))
 
 
-def _cross_off(items: Iterable[Backfill], left: dict[str, list[tuple[int, int]]], journal: Journal) -> None:
-    complete = [item for item in items if not left[item.id]]
-    begun = [item for item in items if 0 < len(left[item.id]) < len(item.ranges)]
-    journal.note([replace(item, ranges=tuple(left[item.id])) for item in begun])
-    journal.strike(complete)
+def _update_record(backfills: Iterable[Backfill], remaining: dict[str, list[Range]], journal: Journal) -> None:
+    """Reduce the recorded backfills to their remaining ranges."""
+    complete = [b for b in backfills if not remaining[b.id]]
+    begun = [b for b in backfills if 0 < len(remaining[b.id]) < len(b.ranges)]
+    journal.record([replace(b, ranges=tuple(remaining[b.id])) for b in begun])
+    journal.delete(complete)

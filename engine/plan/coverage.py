@@ -1,8 +1,8 @@
-"""Whether a source still has everything that a target was made from.
+"""Decide whether a source still has all rows that a target was made from.
 
-A target consumes its source's blocks in full: those that were there when its view was made, which are recorded then
-(`Consumed`), and all that came later. So the source is complete if the recorded blocks have as many rows as then and
-those after them show no hole. What cannot be shown counts as gone: nothing is written per insert to know better.
+A target consumes whole blocks of its source: those that existed when its view was created, which are recorded then
+(`Consumed`), and all later ones. A source is complete if the recorded blocks still have the same number of rows, and
+if no block number after them is missing. Without proof, rows count as lost: inserts record nothing.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from engine.warehouse.registry import Registry
 
 COVERAGE_KIND = "coverage"
 SLACK_BLOCKS = 3
-"""Consecutive block numbers that may be missing: an insert that is repeated uses up a number and stores nothing."""
+"""Consecutive block numbers that may be missing: a repeated insert uses up a number without storing anything."""
 
 
 @dataclass(frozen=True, slots=True)
 class Consumed:
-    """What a view's target has been made from when it was recorded: the source's `rows` in blocks up to `upto`.
-
-    `lost` says why the source had lost some of it by then. Blocks up to `since` have gone through an earlier query of
-    the view, which cannot be computed again.
-    """
+    """What the target of a view was made from, at the time of the record."""
 
     upto: int = 0
+    """The newest block of the source."""
     rows: int = 0
+    """Rows of the source in blocks up to it."""
     lost: str | None = None
+    """Why the source had lost some of these rows by then."""
     since: int = 0
+    """The last block that went through an earlier query of the view. Those rows cannot be recomputed."""
 
     def as_dict(self) -> dict[str, Any]:
         later = {"since": self.since} if self.since else {}
@@ -43,61 +43,61 @@ class Consumed:
 
 
 EARLIER = "rows were made by an earlier query of the pipe, and kept"
-"""Why a target whose history was kept cannot be computed again."""
+"""`Consumed.lost` of a target that kept the rows of an earlier query. It is stored: never change it."""
 
 
 class Coverage:
-    """Answers from the records, the catalogue and the sources; one object per question, since it remembers."""
+    """Compares records with the sources. Caches what it reads, so use a new object for each plan or check."""
 
     def __init__(self, warehouse: Warehouse, registry: Registry, live: Schema) -> None:
         self._warehouse = warehouse
         self._registry = registry
         self._live = live
         self._records: dict[str, Consumed] | None = None
-        self._found: dict[tuple[Name, Consumed], str | None] = {}
+        self._reasons: dict[tuple[Name, Consumed], str | None] = {}
         self._extents: dict[Name, tuple[int, int, int]] = {}
 
-    def lacking(self, view: View) -> str | None:
-        """Why a view's source may no longer have all rows that its target was made from; None if it has them all."""
+    def why_incomplete(self, view: View) -> str | None:
+        """Why a view's source may have lost rows that its target was made from; None if it has all of them."""
         source = view.log or view.source
         record = self._record(view.name)
         if record.lost is not None:
             return record.lost
         key = (source, record)
-        if key not in self._found:
-            self._found[key] = self._examined(source, record)
-        return self._found[key]
+        if key not in self._reasons:
+            self._reasons[key] = self._find_loss(source, record)
+        return self._reasons[key]
 
     def superseded(self, view: View) -> int | None:
-        """The last block of the source that went through an earlier query of a view whose target was kept."""
+        """The last block that went through an earlier query of a view; None if its target has no such rows."""
         record = self._record(view.name)
         return record.since if record.lost == EARLIER else None
 
     def consumed(self, view: View) -> Consumed:
-        """What the target of a view is made from if it is made now. The fence must be held."""
+        """The record of a target that is made now. The view lock must be held."""
         _, newest, rows = self._extent(view.log or view.source)
         return Consumed(newest, rows)
 
     def continued(self, view: View) -> Consumed:
-        """What the target of a view is made from if an earlier query has filled it. The fence must be held."""
+        """The record of a target that keeps the rows of an earlier query. The view lock must be held."""
         _, newest, rows = self._extent(view.log or view.source)
         return Consumed(newest, rows, EARLIER, newest)
 
     def renew(self, views: Iterable[View], *, repeated: bool = False) -> None:
-        """Record how far views have come by now, so that it is noticed if rows are removed later.
+        """Record how much views have received by now, so that a later removal of rows is noticed.
 
-        What is found to be lost stays so until the target is made again. Missing numbers of blocks are no loss after
-        inserts that were `repeated`.
+        A loss that is found stays recorded until the target is rebuilt. After `repeated` inserts, missing block
+        numbers are not a loss.
         """
         bodies = {}
         for view in views:
             before = self._record(view.name)
             source = view.log or view.source
             if before.lost is None:
-                why = self._examined(source, before, numbers=not repeated)
-                now = Consumed(before.upto, before.rows, why) if why is not None else self.consumed(view)
-                if now != before:
-                    bodies[str(view.name)] = now.as_dict()
+                why = self._find_loss(source, before, check_numbers=not repeated)
+                after = Consumed(before.upto, before.rows, why) if why is not None else self.consumed(view)
+                if after != before:
+                    bodies[str(view.name)] = after.as_dict()
         self._registry.write(COVERAGE_KIND, bodies)
 
     def _record(self, view: Name) -> Consumed:
@@ -105,7 +105,8 @@ class Coverage:
             self._records = {n: Consumed.of(b) for n, b in self._registry.read(COVERAGE_KIND).items()}
         return self._records.get(str(view), Consumed())
 
-    def _examined(self, source: Name, record: Consumed, *, numbers: bool = True) -> str | None:
+    def _find_loss(self, source: Name, record: Consumed, *, check_numbers: bool = True) -> str | None:
+        """Why a source may have lost rows since a record; None if it has all of them."""
         table = self._live.tables.get(source)
         if table is None:
             return f"{source} is gone"
@@ -126,26 +127,26 @@ class Coverage:
             return f"{source} has a TTL ({table.ttl}), so rows may have expired"
         if self._copies_all(table, rows):
             return None
-        if numbers and not record.upto and lowest > 1:
+        if check_numbers and not record.upto and lowest > 1:
             return f"the first block of {source} is gone"
-        if numbers and self._widest_hole(source, record.upto) > SLACK_BLOCKS:
+        if check_numbers and self._widest_hole(source, record.upto) > SLACK_BLOCKS:
             return f"blocks of {source} are gone"
         return None
 
     def _copies_all(self, copy: Table, rows: int) -> bool:
-        """Whether a nest's copy has as many rows as landing has of its tenant, and landing keeps them."""
+        """Whether a nest copy has as many rows as landing has of its tenant, and landing keeps its rows."""
         mark = copy.mark
         if mark is None or mark.tenant is None or not copy.constraints:
             return False
         landing = self._live.tables.get(Name(mark.workspace, copy.name.name))
         if landing is None or landing.ttl or not _keeps_rows(landing):
             return False
-        mine = " AND ".join(expression for _, expression in copy.constraints)
-        found = self._warehouse.query(f"SELECT count() FROM {landing.name.sql()} WHERE {mine}")
-        return int(found.rows[0][0]) == rows
+        of_tenant = " AND ".join(expression for _, expression in copy.constraints)
+        count = self._warehouse.query(f"SELECT count() FROM {landing.name.sql()} WHERE {of_tenant}")
+        return int(count.rows[0][0]) == rows
 
     def _extent(self, source: Name) -> tuple[int, int, int]:
-        """The lowest and the highest block of a table, and its rows."""
+        """The lowest and the highest block number of a table, and its number of rows."""
         if source not in self._extents:
             blocks = "min(_block_number), max(_block_number)"
             ((lowest, newest, rows),) = self._warehouse.query(f"SELECT {blocks}, count() FROM {source.sql()}").rows
@@ -153,19 +154,19 @@ class Coverage:
         return self._extents[source]
 
     def _rows(self, source: Name, upto: int) -> int:
-        found = self._warehouse.query(f"SELECT count() FROM {source.sql()} WHERE _block_number <= {upto}")
-        return int(found.rows[0][0])
+        count = self._warehouse.query(f"SELECT count() FROM {source.sql()} WHERE _block_number <= {upto}")
+        return int(count.rows[0][0])
 
     def _widest_hole(self, source: Name, after: int) -> int:
-        """The most consecutive block numbers after one that no row has."""
-        found = self._warehouse.query(
+        """The longest run of missing block numbers after a block."""
+        widest = self._warehouse.query(
             f"SELECT max(b - p - 1) FROM (SELECT b, lagInFrame(b, 1, toUInt64({after})) OVER (ORDER BY b ASC "
             "ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW) AS p FROM "
             f"(SELECT DISTINCT toUInt64(_block_number) AS b FROM {source.sql()} WHERE _block_number > {after}))"
         )
-        return int(found.rows[0][0])
+        return int(widest.rows[0][0])
 
 
 def _keeps_rows(table: Table) -> bool:
-    """Whether a table's engine keeps every row, so that rows can be counted."""
+    """Whether a table's engine keeps every row, so that counts can be compared. Other engines merge rows."""
     return table.engine.partition("(")[0] == "MergeTree"

@@ -1,18 +1,18 @@
-"""Desired against live: a pure comparison of two schemas.
+"""Compare the desired schema with the live one: a pure function that returns a plan.
 
-Added columns are applied everywhere. Any other change of a table or view rebuilds it, and with it everything that
-is derived from it; that is destructive and carries the name by which it must be allowed. Whether the rows are
-computed again in full or lost depends on what the sources still have.
+Columns are added in place. A change that cannot be made in place rebuilds the table, and with it everything that is
+derived from it. That is destructive, so it needs permission by the name of the resource. Whether the rows are
+recomputed in full or lost depends on what the sources still have.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from engine.compiler.storage import NULL_ENGINE
 from engine.plan.loss import Losses, widens
-from engine.plan.missing_blocks import Lack
+from engine.plan.missing_blocks import MissedBlocks
 from engine.plan.steps import (
     AddColumn,
     ChangeClause,
@@ -32,63 +32,76 @@ from engine.plan.steps import (
 from engine.schema import Column, Name, Schema, Table, View
 
 CHANGED = "its query changed"
-"""The reason why a target is computed again that could be kept instead."""
+"""The reason why a target is recomputed. `push --skip-backfill` can keep such a target instead."""
 Sizes = Callable[[Name], int]
-"""Rows of a live table, for costs."""
-Lacking = Callable[[View], str | None]
-"""Why a view's source may no longer have all rows that its target was made from; None when it has."""
+"""Number of rows of a live table."""
+WhyIncomplete = Callable[[View], str | None]
+"""Why a view's source may have lost rows that its target was made from; None if it has all of them."""
 
 
-def diff(
-    desired: Schema,
-    live: Schema,
-    *,
-    prune: bool = False,
-    sizes: Sizes = lambda _: 0,
-    routed: Collection[str] = (),
-    broken: Collection[Name] = (),
-    missing: Mapping[Name, tuple[Lack, ...]] = {},
-    lacking: Lacking = lambda _: None,
-    continued: Collection[str] = (),
-) -> Plan:
-    """The steps from live to desired. Objects that are only live are dropped when `prune` is set.
+@dataclass(frozen=True, slots=True)
+class DiffOptions:
+    """What a plan depends on besides the two schemas."""
 
-    Copies of `routed` datasources are filled by readers of the log, which begin with the table. Views that are
-    `broken` are not put back: they would fail again. Views of which is known what they are `missing` are put back
-    with it, and their targets stay. `lacking` is asked about the sources of targets that must be computed again.
-    Targets of `continued` pipes are kept although the query has changed: the new one begins with the next rows.
-    """
-    fed = {v.target for v in (*desired.views.values(), *live.views.values())}
-    logs = {v.source for v in desired.views.values()} - fed
-    changes: list[Step] = []
-    rebuilt: dict[Name, Step] = {}
-    for name, table in desired.tables.items():
-        current = live.tables.get(name)
-        if current is not None:
-            _compare(table, current, name in fed, name in logs, changes, rebuilt, sizes)
-    kept = {*broken, *missing}
-    _changed_views(desired, live, rebuilt, kept, continued)
-    _lost_views(desired, live, rebuilt, sizes, kept)
-    _downstream(desired, live, rebuilt, sizes)
-    Losses(desired, live, sizes, lacking, routed).tell(rebuilt)
+    prune: bool = False
+    """Whether objects that are only live are dropped."""
+    sizes: Sizes = lambda _: 0
+    routed: Collection[str] = ()
+    """Landing datasources whose nest copies a fan-out worker fills."""
+    broken: Collection[Name] = ()
+    """Suspended views that would fail again. They are not put back."""
+    missing: Mapping[Name, tuple[MissedBlocks, ...]] = field(default_factory=dict)
+    """Suspended views that are put back, with the blocks to deliver. Their targets stay."""
+    continued: Collection[str] = ()
+    """Pipes whose targets are kept although the query has changed. The new query begins with the next rows."""
+    why_incomplete: WhyIncomplete = lambda _: None
+
+    def is_continued(self, view: View) -> bool:
+        return _resource(view) in self.continued
+
+
+@dataclass(frozen=True, slots=True)
+class _Comparison:
+    """The two schemas, and what has been decided so far."""
+
+    desired: Schema
+    live: Schema
+    options: DiffOptions
+    rebuilt: dict[Name, Step] = field(default_factory=dict)
+    """Tables that are dropped and created again, each with the cause."""
+    changes: list[Step] = field(default_factory=list)
+    """Changes in place."""
+
+    @property
+    def suspended(self) -> set[Name]:
+        """Suspended views that do not make their targets be recomputed."""
+        return {*self.options.broken, *self.options.missing}
+
+
+def diff(desired: Schema, live: Schema, options: DiffOptions = DiffOptions()) -> Plan:
+    """The steps that turn the live schema into the desired one."""
+    comparison = _Comparison(desired, live, options)
+    _compare_tables(comparison)
+    _changed_views(comparison)
+    _lost_views(comparison)
+    _downstream(comparison)
+    Losses(desired, live, options.sizes, options.why_incomplete, options.routed).annotate(comparison.rebuilt)
     steps = [
-        *_databases(desired, live),
-        *_views_to_drop(desired, live, rebuilt, prune, continued),
-        *_tables_to_drop(desired, live, rebuilt, prune, sizes),
-        *_readers_to_start(desired, live, rebuilt, routed),
-        *_tables_to_create(desired, live, rebuilt),
-        *changes,
-        *_views_to_create(
-            desired, live, rebuilt, {s.name for s in changes if isinstance(s, DropColumn)}, broken, missing, continued
-        ),
-        *_feeders_to_note(desired, live, rebuilt),
-        *_databases_to_drop(desired, live, prune),
+        *_databases_to_create(comparison),
+        *_views_to_drop(comparison),
+        *_tables_to_drop(comparison),
+        *_readers_to_start(comparison),
+        *_tables_to_create(comparison),
+        *comparison.changes,
+        *_views_to_create(comparison),
+        *_feeders_to_note(comparison),
+        *_databases_to_drop(comparison),
     ]
     return Plan(tuple(steps))
 
 
 def with_feeders(schema: Schema) -> Schema:
-    """The schema with the views that deliver into each table noted in its mark."""
+    """The schema with the names of the views that feed each table in the table's mark."""
     feeders: dict[Name, list[str]] = {}
     for name, view in schema.views.items():
         feeders.setdefault(view.target, []).append(name.name)
@@ -108,75 +121,89 @@ def _tenant(item: Table | View) -> str | None:
     return item.mark.tenant if item.mark else None
 
 
-def _databases(desired: Schema, live: Schema) -> Iterable[Step]:
-    for name in sorted(desired.databases - live.databases):
+def _databases_to_create(comparison: _Comparison) -> Iterable[Step]:
+    for name in sorted(comparison.desired.databases - comparison.live.databases):
         yield CreateDatabase(name, "does not exist", database=name)
 
 
-def _databases_to_drop(desired: Schema, live: Schema, prune: bool) -> Iterable[Step]:
-    for name in sorted(live.databases - desired.databases) if prune else ():
-        yield DropDatabase(name, "nothing declares it", destructive=True, database=name)
+def _databases_to_drop(comparison: _Comparison) -> Iterable[Step]:
+    for name in sorted(comparison.live.databases - comparison.desired.databases) if comparison.options.prune else ():
+        yield DropDatabase(name, "is no longer declared", destructive=True, database=name)
 
 
-def _compare(
-    table: Table,
-    current: Table,
-    is_fed: bool,
-    is_log: bool,
-    changes: list[Step],
-    rebuilt: dict[Name, Step],
-    sizes: Sizes,
-) -> None:
-    """Column by column, then the clauses; what cannot be altered in place marks the table for rebuilding."""
-    resource, tenant = _resource(table), _tenant(table)
-    have = {c.name: c for c in current.columns}
-    want = {c.name: c for c in table.columns}
-    own: list[Step] = []
-    reasons: list[str] = []
-    for name, column in want.items():
-        if name not in have:
-            own.append(
-                AddColumn(
-                    resource, "new column", tenant=tenant, name=table.name, column=column, late=is_log and not is_fed
-                )
-            )
-        elif _definition(column) != _definition(have[name]):
-            if column.type == have[name].type:
-                own.append(ChangeColumn(resource, "default or codec", tenant=tenant, name=table.name, column=column))
-            else:
-                reasons.append(f"column {name}: {have[name].type} → {column.type}")
-    gone = [n for n in have if n not in want]
-    reasons += [f"column {n} is gone" for n in gone]
-    keys = _keys(table, current)
-    if is_fed and (reasons or keys):
-        rebuilt[table.name] = Step(resource, "; ".join(reasons + keys), True, tenant=tenant)
-        return
-    for name in gone:
-        own.append(
-            DropColumn(
-                resource,
-                "column is gone",
-                destructive=True,
-                cost=f"its values in {sizes(table.name):,} rows are lost",
-                tenant=tenant,
-                loss="lost" if sizes(table.name) else "none",
-                name=table.name,
-                column=name,
-            )
+def _compare_tables(comparison: _Comparison) -> None:
+    """Decide for each table that exists: which changes are made in place, or that it is rebuilt."""
+    desired, live = comparison.desired, comparison.live
+    fed = {v.target for v in (*desired.views.values(), *live.views.values())}
+    logs = {v.source for v in desired.views.values()} - fed
+    for name, table in desired.tables.items():
+        current = live.tables.get(name)
+        if current is None:
+            continue
+        changes, reasons = _TableComparison(table, current, comparison.options.sizes(name)).result(
+            is_fed=name in fed, is_log=name in logs
         )
-    for name, column in want.items():
-        if name in have and column.type != have[name].type:
-            cost = f"{sizes(table.name):,} rows are converted"
-            why = f"type {have[name].type} → {column.type}"
-            narrower = sizes(table.name) and not widens(have[name].type, column.type)
-            cost += ", and values that do not fit the new type are lost" if narrower else ""
-            step = ChangeColumn(resource, why, True, cost, tenant, name=table.name, column=column)
-            own.append(replace(step, loss="lost" if narrower else "none"))
-    if keys:
-        rebuilt[table.name] = Step(resource, "; ".join(keys), True, tenant=tenant)
-        return
-    own.extend(_clauses(table, current, resource, tenant))
-    changes.extend(own)
+        if reasons:
+            comparison.rebuilt[name] = Step(_resource(table), "; ".join(reasons), True, tenant=_tenant(table))
+        else:
+            comparison.changes.extend(changes)
+
+
+class _TableComparison:
+    """One table, compared column by column and then by its clauses."""
+
+    def __init__(self, table: Table, current: Table, rows: int) -> None:
+        self._table = table
+        self._current = current
+        self._rows = rows
+        self._resource = _resource(table)
+        self._tenant = _tenant(table)
+        self._have = {c.name: c for c in current.columns}
+        self._want = {c.name: c for c in table.columns}
+
+    def result(self, *, is_fed: bool, is_log: bool) -> tuple[list[Step], list[str]]:
+        """The changes in place, and the reasons to rebuild the table instead, if there are any.
+
+        A table that views feed is rebuilt for every change of a type. Others hold their only copy of the rows, so
+        their columns are converted or dropped in place.
+        """
+        keys = _keys(self._table, self._current)
+        gone = [n for n in self._have if n not in self._want]
+        retyped = [n for n, c in self._want.items() if n in self._have and c.type != self._have[n].type]
+        if is_fed and (retyped or gone or keys):
+            types = [f"column {n}: {self._have[n].type} → {self._want[n].type}" for n in retyped]
+            return [], [*types, *(f"column {n} is gone" for n in gone), *keys]
+        # A landing column is added late: together with the views that deliver it.
+        changes = [*self._new_or_redefined(late=is_log and not is_fed), *map(self._dropped, gone)]
+        changes += map(self._converted, retyped)
+        return [*changes, *_clauses(self._table, self._current, self._resource, self._tenant)], keys
+
+    def _new_or_redefined(self, *, late: bool) -> Iterable[Step]:
+        """Columns that are added, and columns of the same type with another default or codec."""
+        name = self._table.name
+        for column in self._want.values():
+            old = self._have.get(column.name)
+            if old is None:
+                yield AddColumn(
+                    self._resource, "new column", tenant=self._tenant, name=name, column=column, late=late
+                )
+            elif old.type == column.type and _definition(old) != _definition(column):
+                reason = "default or codec"
+                yield ChangeColumn(self._resource, reason, tenant=self._tenant, name=name, column=column)
+
+    def _dropped(self, column: str) -> Step:
+        cost = f"its values in {self._rows:,} rows are lost"
+        step = DropColumn(self._resource, "column is gone", True, cost, self._tenant, self._table.name, column)
+        return replace(step, loss="lost" if self._rows else "none")
+
+    def _converted(self, column: str) -> Step:
+        old, new = self._have[column], self._want[column]
+        narrower = self._rows > 0 and not widens(old.type, new.type)
+        cost = f"{self._rows:,} rows are converted"
+        cost += ", and values that do not fit the new type are lost" if narrower else ""
+        reason = f"type {old.type} → {new.type}"
+        step = ChangeColumn(self._resource, reason, True, cost, self._tenant, self._table.name, new)
+        return replace(step, loss="lost" if narrower else "none")
 
 
 def _definition(column: Column) -> tuple[str, str, str, str]:
@@ -191,7 +218,7 @@ def _keys(table: Table, current: Table) -> list[str]:
         ("primary key", table.primary_key, current.primary_key),
         ("sampling key", table.sampling_key, current.sampling_key),
     )
-    return [f"{what}: {old or 'none'} → {new or 'none'}" for what, new, old in pairs if new != old]
+    return [f"{clause}: {old or 'none'} → {new or 'none'}" for clause, new, old in pairs if new != old]
 
 
 def _clauses(table: Table, current: Table, resource: str, tenant: str | None) -> Iterable[Step]:
@@ -208,50 +235,51 @@ def _clauses(table: Table, current: Table, resource: str, tenant: str | None) ->
             yield ChangeClause(resource, f"setting {key} = {value}", tenant=tenant, name=table.name, sql=sql)
 
 
-def _text(view: View) -> str:
+def _query(view: View) -> str:
+    """The part of a view's fingerprint that changes with its query, but not with added columns."""
     return view.mark.fingerprint.partition(":")[0] if view.mark else ""
 
 
-def _changed_views(
-    desired: Schema, live: Schema, rebuilt: dict[Name, Step], kept: Collection[Name], continued: Collection[str]
-) -> None:
-    """A view whose query changed makes its target wrong from the first row on.
+def _changed_views(comparison: _Comparison) -> None:
+    """Rebuild the targets of views whose query changed: their first row is already wrong.
 
-    The target of one that leaves out some tenants is computed again with them, unless it is known what they lack.
+    Also rebuild the target of a live view that excludes some tenants, unless it is known which blocks they miss.
     """
-    for name, view in desired.views.items():
-        current = live.views.get(name)
+    rebuilt, options = comparison.rebuilt, comparison.options
+    for name, view in comparison.desired.views.items():
+        current = comparison.live.views.get(name)
         if current is None or view.target in rebuilt:
             continue
-        if _text(view) != _text(current) and _resource(view) not in continued:
+        if _query(view) != _query(current) and not options.is_continued(view):
             rebuilt[view.target] = Step(_resource(view), CHANGED, True, tenant=_tenant(view))
-        elif current.mark and current.mark.without and name not in kept:
+        elif current.mark and current.mark.without and name not in comparison.suspended:
             why = f"{name.name} leaves out the rows of tenant {', '.join(current.mark.without)}"
             rebuilt[view.target] = Step(_resource(view), why, tenant=_tenant(view))
 
 
-def _lost_views(
-    desired: Schema, live: Schema, rebuilt: dict[Name, Step], sizes: Sizes, kept: Collection[Name]
-) -> None:
-    """A view that once fed a table and is gone (an interrupted change, or by hand) has missed rows since.
+def _lost_views(comparison: _Comparison) -> None:
+    """Rebuild the targets of views that once fed them and are gone, by an interrupted change or by hand.
 
-    Its history cannot simply be delivered again: what it has delivered is still there. Where it is known what it has
-    missed, only that is delivered; else the table is computed again, which needs permission if rows are lost by it.
+    Such a view has missed rows. A backfill would repeat the rows that it has delivered. Only if its missed blocks are
+    recorded, they are delivered alone; otherwise the table is recomputed, which needs permission if rows are lost.
     """
-    for name, view in desired.views.items():
+    rebuilt, live = comparison.rebuilt, comparison.live
+    for name, view in comparison.desired.views.items():
         table = live.tables.get(view.target)
-        if name in live.views or name in kept or table is None or table.mark is None or view.target in rebuilt:
+        if name in live.views or name in comparison.suspended or table is None or view.target in rebuilt:
             continue
-        # An inlet keeps nothing, so its size does not tell; what hangs on it has missed rows.
-        if name.name in table.mark.fed and (sizes(view.target) or table.engine == NULL_ENGINE):
+        # A Null table never has rows, so its size does not show whether rows have passed; the views behind it missed
+        # some.
+        used = comparison.options.sizes(view.target) or table.engine == NULL_ENGINE
+        if table.mark is not None and name.name in table.mark.fed and used:
             why = f"{name.name}, which fed it, is gone"
             rebuilt[view.target] = Step(_resource(view), why, tenant=_tenant(view))
 
 
-def _feeders_to_note(desired: Schema, live: Schema, rebuilt: Mapping[Name, Step]) -> Iterable[Step]:
-    for name, table in desired.tables.items():
-        current = live.tables.get(name)
-        if table.mark is None or current is None or current.mark is None or name in rebuilt:
+def _feeders_to_note(comparison: _Comparison) -> Iterable[Step]:
+    for name, table in comparison.desired.tables.items():
+        current = comparison.live.tables.get(name)
+        if table.mark is None or current is None or current.mark is None or name in comparison.rebuilt:
             continue
         feeders = {*table.mark.fed, *current.mark.fed}
         if feeders != set(current.mark.fed):
@@ -259,101 +287,95 @@ def _feeders_to_note(desired: Schema, live: Schema, rebuilt: Mapping[Name, Step]
             yield NoteFeeders(_resource(table), "fed by one more view", tenant=_tenant(table), name=name, mark=mark)
 
 
-def _downstream(desired: Schema, live: Schema, rebuilt: dict[Name, Step], sizes: Sizes) -> None:
-    """Whatever is derived from a rebuilt table is rebuilt with it."""
-    views = {**live.views, **desired.views}
+def _downstream(comparison: _Comparison) -> None:
+    """Rebuild everything that is derived from a rebuilt table."""
+    rebuilt = comparison.rebuilt
+    views = {**comparison.live.views, **comparison.desired.views}
     pending = list(rebuilt)
     while pending:
         source = pending.pop()
         for view in views.values():
-            if view.source == source and view.target not in rebuilt and view.target in live.tables:
+            if view.source == source and view.target not in rebuilt and view.target in comparison.live.tables:
                 cause = rebuilt[source]
-                rebuilt[view.target] = Step(
-                    cause.resource, f"derived from {source}", cause.destructive, tenant=_tenant(view)
-                )
+                reason = f"derived from {source}"
+                rebuilt[view.target] = Step(cause.resource, reason, cause.destructive, tenant=_tenant(view))
                 pending.append(view.target)
 
 
-def _views_to_drop(
-    desired: Schema, live: Schema, rebuilt: Mapping[Name, Step], prune: bool, continued: Collection[str]
-) -> Iterable[Step]:
-    for name, view in reversed(list(live.views.items())):
+def _views_to_drop(comparison: _Comparison) -> Iterable[Step]:
+    rebuilt, options = comparison.rebuilt, comparison.options
+    for name, view in reversed(list(comparison.live.views.items())):
         cause = rebuilt.get(view.target) or rebuilt.get(view.source)
         if cause is not None:
             yield DropView(cause.resource, cause.reason, cause.destructive, tenant=_tenant(view), name=name)
-        elif name not in desired.views and prune:
-            yield DropView(_resource(view), "nothing declares it", True, tenant=_tenant(view), name=name)
-        elif name not in desired.views and _resource(view) in continued:
+        elif name not in comparison.desired.views and options.prune:
+            yield DropView(_resource(view), "is no longer declared", True, tenant=_tenant(view), name=name)
+        elif name not in comparison.desired.views and options.is_continued(view):
             yield DropView(_resource(view), "the pipe's query has fewer branches", tenant=_tenant(view), name=name)
 
 
-def _tables_to_drop(
-    desired: Schema, live: Schema, rebuilt: Mapping[Name, Step], prune: bool, sizes: Sizes
-) -> Iterable[Step]:
-    for name, table in live.tables.items():
-        cause = rebuilt.get(name)
+def _tables_to_drop(comparison: _Comparison) -> Iterable[Step]:
+    sizes = comparison.options.sizes
+    for name, table in comparison.live.tables.items():
+        cause = comparison.rebuilt.get(name)
         if cause is not None:
             step = DropTable(cause.resource, cause.reason, cause.destructive, cause.cost, _tenant(table), name)
             yield replace(step, loss=cause.loss)
-        elif name not in desired.tables and prune:
+        elif name not in comparison.desired.tables and comparison.options.prune:
             cost = f"its {sizes(name):,} rows are lost"
-            step = DropTable(_resource(table), "nothing declares it", True, cost, _tenant(table), name)
+            step = DropTable(_resource(table), "is no longer declared", True, cost, _tenant(table), name)
             yield replace(step, loss="lost" if sizes(name) else "none")
 
 
-def _tables_to_create(desired: Schema, live: Schema, rebuilt: Mapping[Name, Step]) -> Iterable[Step]:
-    for name, table in desired.tables.items():
-        if name not in live.tables:
+def _tables_to_create(comparison: _Comparison) -> Iterable[Step]:
+    for name, table in comparison.desired.tables.items():
+        if name not in comparison.live.tables:
             yield CreateTable(_resource(table), "does not exist", tenant=_tenant(table), table=table)
-        elif name in rebuilt:
-            cause = rebuilt[name]
-            yield CreateTable(cause.resource, "rebuilt", tenant=_tenant(table), table=table)
+        elif name in comparison.rebuilt:
+            resource = comparison.rebuilt[name].resource
+            yield CreateTable(resource, "rebuilt", tenant=_tenant(table), table=table)
 
 
-def _readers_to_start(
-    desired: Schema, live: Schema, rebuilt: Mapping[Name, Step], routed: Collection[str]
-) -> Iterable[Step]:
+def _readers_to_start(comparison: _Comparison) -> Iterable[Step]:
     readers: dict[str, list[str]] = {}
-    for name, table in desired.tables.items():
+    for name, table in comparison.desired.tables.items():
         tenant = _tenant(table)
-        if tenant is not None and name.name in routed and (name not in live.tables or name in rebuilt):
+        created = name not in comparison.live.tables or name in comparison.rebuilt
+        if tenant is not None and created and name.name in comparison.options.routed:
             readers.setdefault(name.name, []).append(tenant)
     if readers:
-        yield StartReaders("", "their history is delivered", readers={n: tuple(t) for n, t in readers.items()})
+        reason = "existing rows are delivered"
+        yield StartReaders("", reason, readers={n: tuple(t) for n, t in readers.items()})
 
 
-def _views_to_create(
-    desired: Schema,
-    live: Schema,
-    rebuilt: Mapping[Name, Step],
-    narrowed: set[Name],
-    broken: Collection[Name],
-    missing: Mapping[Name, tuple[Lack, ...]],
-    continued: Collection[str],
-) -> Iterable[Step]:
-    for name, view in desired.views.items():
-        current = live.views.get(name)
-        redone = view.target in rebuilt or view.source in rebuilt
-        if name in broken and not redone:
-            continue
-        if name in missing and not redone:
-            reason = "it was suspended; what it has missed is delivered, and its target stays"
-            step = CreateView(_resource(view), reason, tenant=_tenant(view), view=view, replaces=current is not None)
-            yield replace(step, missing=missing[name], continues=_resource(view) in continued)
-            continue
-        if not redone and _resource(view) in continued and (current is None or _text(view) != _text(current)):
-            reason = f"{CHANGED}; the target is kept, and the new query begins with the next rows"
-            step = CreateView(_resource(view), reason, tenant=_tenant(view), view=view, continues=True)
-            yield replace(step, replaces=current is not None)
-            continue
-        if current is None or redone:
-            reason = "rebuilt, with its history" if redone and current else "does not exist; history is delivered"
-            yield CreateView(_resource(view), reason, tenant=_tenant(view), view=view)
-        elif view.mark and current.mark and view.mark.fingerprint != current.mark.fingerprint:
-            yield CreateView(
-                _resource(view), "delivers added columns", tenant=_tenant(view), view=view, replaces=True
-            )
-        elif any(n.sql() in view.sql for n in narrowed):
-            yield CreateView(
-                _resource(view), "reads a narrower table", tenant=_tenant(view), view=view, replaces=True
-            )
+def _views_to_create(comparison: _Comparison) -> Iterable[Step]:
+    narrowed = {s.name for s in comparison.changes if isinstance(s, DropColumn)}
+    for view in comparison.desired.views.values():
+        step = _view_to_create(comparison, view, narrowed)
+        if step is not None:
+            yield step
+
+
+def _view_to_create(comparison: _Comparison, view: View, narrowed: set[Name]) -> CreateView | None:
+    """The step that creates or replaces a view; None if it stays as it is. `narrowed` tables lose a column."""
+    name, options = view.name, comparison.options
+    current = comparison.live.views.get(name)
+    step = CreateView(_resource(view), "", tenant=_tenant(view), view=view, replaces=current is not None)
+    if view.target in comparison.rebuilt or view.source in comparison.rebuilt:
+        reason = "rebuilt, with a backfill" if current else "does not exist; existing rows are delivered"
+        return replace(step, reason=reason, replaces=False)
+    if name in options.broken:
+        return None
+    if name in options.missing:
+        reason = "it was suspended; the rows that it missed are delivered, and its target stays"
+        return replace(step, reason=reason, missing=options.missing[name], continues=options.is_continued(view))
+    if options.is_continued(view) and (current is None or _query(view) != _query(current)):
+        reason = f"{CHANGED}; the target is kept, and the new query begins with the next rows"
+        return replace(step, reason=reason, continues=True)
+    if current is None:
+        return replace(step, reason="does not exist; existing rows are delivered")
+    if view.mark and current.mark and view.mark.fingerprint != current.mark.fingerprint:
+        return replace(step, reason="delivers added columns")
+    if any(n.sql() in view.sql for n in narrowed):
+        return replace(step, reason="reads a table that loses a column")
+    return None

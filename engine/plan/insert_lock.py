@@ -1,7 +1,7 @@
 """The lock between inserts and changes of views: many inserts, or one change.
 
 A view that is created while an insert runs may miss its rows, or see rows that its backfill also delivers. Inserts
-therefore share this lock, and whatever creates views and records where their backfill ends holds it alone.
+therefore share this lock. A thread that creates views, and records where their backfills end, holds it exclusively.
 """
 
 from __future__ import annotations
@@ -12,29 +12,32 @@ from threading import Condition, get_ident
 
 
 class InsertLock:
-    """A shared/exclusive lock. A waiting exclusive holder goes before later shared ones."""
+    """A shared/exclusive lock with upgrades. A thread that waits to hold it exclusively precedes later shared holders."""
 
     def __init__(self) -> None:
         self._condition = Condition()
         self._shared = 0
+        """Shared holders, including those that wait for an upgrade."""
         self._upgrading = 0
         self._waiting = 0
-        self._closed = False
+        """Threads that wait to hold the lock exclusively."""
+        self._exclusive = False
         self._owner: int | None = None
+        """The thread that holds the lock exclusively."""
 
     @property
-    def is_mine(self) -> bool:
-        """Whether the calling thread holds the lock alone."""
+    def is_owner(self) -> bool:
+        """Whether the calling thread holds the lock exclusively."""
         return self._owner == get_ident()
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Held while rows are inserted. The thread that holds the lock alone may insert as well."""
-        if self.is_mine:
+        """Held while rows are inserted. The exclusive holder may insert as well: for it, this does nothing."""
+        if self.is_owner:
             yield
             return
         with self._condition:
-            self._condition.wait_for(lambda: not self._closed and not self._waiting)
+            self._condition.wait_for(lambda: not self._exclusive and not self._waiting)
             self._shared += 1
         try:
             yield
@@ -45,19 +48,20 @@ class InsertLock:
 
     @contextmanager
     def upgraded(self) -> Iterator[None]:
-        """Held alone by a thread that shares the lock and keeps its share: no other thread holds it alone in between.
+        """Held exclusively by a shared holder, which keeps its share. No other exclusive holder comes in between, except
+        another thread that waits for an upgrade.
 
-        Other threads that wait for an upgrade run no insert, so their shares do not count. Deliveries need not be
-        paused: an upgrade comes from an insert, which a paused delivery never interrupts half done.
+        Threads that wait for an upgrade run no insert, so their shares do not count. Deliveries are not paused: only
+        an insert upgrades, and the workers' delivery locks precede the insert lock.
         """
-        if self.is_mine:
+        if self.is_owner:
             yield
             return
         with self._condition:
             self._upgrading += 1
             self._condition.notify_all()
         try:
-            with self._alone(lambda: self._shared == self._upgrading):
+            with self._acquire(lambda: self._shared == self._upgrading):
                 yield
         finally:
             with self._condition:
@@ -66,20 +70,20 @@ class InsertLock:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Held alone: no insert runs. Deliveries of several inserts may be half done; see `ViewLock.changing`."""
-        if self.is_mine:
+        """Held exclusively: no insert runs. A delivery of several inserts may be half done; see `ViewLock.changing`."""
+        if self.is_owner:
             yield
             return
-        with self._alone(lambda: not self._shared):
+        with self._acquire(lambda: not self._shared):
             yield
 
     @contextmanager
-    def _alone(self, ready: Callable[[], bool]) -> Iterator[None]:
+    def _acquire(self, ready: Callable[[], bool]) -> Iterator[None]:
         with self._condition:
             self._waiting += 1
             try:
-                self._condition.wait_for(lambda: not self._closed and ready())
-                self._closed = True
+                self._condition.wait_for(lambda: not self._exclusive and ready())
+                self._exclusive = True
                 self._owner = get_ident()
             finally:
                 self._waiting -= 1
@@ -87,6 +91,6 @@ class InsertLock:
             yield
         finally:
             with self._condition:
-                self._closed = False
+                self._exclusive = False
                 self._owner = None
                 self._condition.notify_all()

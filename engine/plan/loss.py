@@ -1,4 +1,4 @@
-"""What is lost by a change: whether a table that is dropped can be computed again in full, and whether values fit."""
+"""What a change loses: whether a dropped table can be recomputed in full, and whether values fit a new type."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from engine.plan.steps import Step
+from engine.plan.steps import Loss, Step
 from engine.schema import Name, Schema, Table, View
 
 _NUMBER = re.compile(r"(U?Int|Float)(\d+)")
 
 
 class Losses:
-    """Decides for each table that is rebuilt whether its rows are computed again or lost.
+    """Decides for each rebuilt table whether its rows are recomputed or lost.
 
-    Rows are lost if nothing that stays feeds the table, if something else has fed it that no longer does, or if a
-    source may lack rows that the table was made from.
+    Rows are lost if no remaining view feeds the table, if a view that is gone has fed it, or if a source may have
+    lost rows that the table was made from.
     """
 
     def __init__(
@@ -24,55 +24,56 @@ class Losses:
         desired: Schema,
         live: Schema,
         sizes: Callable[[Name], int],
-        lacking: Callable[[View], str | None],
+        why_incomplete: Callable[[View], str | None],
         routed: Collection[str] = (),
     ) -> None:
         self._desired = desired
         self._live = live
         self._sizes = sizes
-        self._lacking = lacking
+        self._why_incomplete = why_incomplete
         self._routed = routed
         self._known: dict[Name, str | None] = {}
         self._feeders: dict[Name, list[View]] = {}
         for view in desired.views.values():
             self._feeders.setdefault(view.target, []).append(view)
 
-    def tell(self, rebuilt: dict[Name, Step]) -> None:
-        """Put loss and cost into the steps of rebuilt tables. A loss needs permission in any case."""
+    def annotate(self, rebuilt: dict[Name, Step]) -> None:
+        """Set loss and cost in the steps of rebuilt tables. A loss always makes the step destructive."""
         for name, step in rebuilt.items():
             why = self._why_lost(name, rebuilt) if self._sizes(name) else None
             rows = f"{self._sizes(name):,} rows of {name.name}"
             if why is not None:
-                cost = f"{rows} are dropped, and those that cannot be computed again are lost: {why}"
+                cost = f"{rows} are dropped, and those that cannot be recomputed are lost: {why}"
                 rebuilt[name] = replace(step, destructive=True, cost=cost, loss="lost")
             else:
-                loss = "recomputed" if self._sizes(name) else "none"
-                cost = f"{rows} are dropped and computed again"
-                rebuilt[name] = replace(step, cost=cost, loss=loss)  # type: ignore[arg-type]
+                loss: Loss = "recomputed" if self._sizes(name) else "none"
+                cost = f"{rows} are dropped and recomputed"
+                rebuilt[name] = replace(step, cost=cost, loss=loss)
 
     def _why_lost(self, name: Name, rebuilt: dict[Name, Step]) -> str | None:
         if name in self._known:
             return self._known[name]
-        # A table that is derived from itself would not end.
+        # Ends the recursion if a table is derived from itself.
         self._known[name] = None
-        found = self._known[name] = self._asked(name, rebuilt)
-        return found
+        why = self._known[name] = self._find_reason(name, rebuilt)
+        return why
 
-    def _asked(self, name: Name, rebuilt: dict[Name, Step]) -> str | None:
+    def _find_reason(self, name: Name, rebuilt: dict[Name, Step]) -> str | None:
+        """Why rows of a table are lost when it is rebuilt; None if all of them are recomputed."""
         feeders = self._feeders.get(name, [])
         table = self._live.tables[name]
         if table.mark is not None and table.mark.tenant is not None and name.name in self._routed:
-            # The router fills it from the beginning of the log.
+            # The fan-out fills it from the beginning of the landing log.
             log = self._live.tables.get(Name(table.mark.workspace, name.name))
             if log is None:
                 return f"{name.name} is gone"
             return None if log.ttl == table.ttl else f"{log.name} has a TTL of its own"
         if not feeders:
             return "nothing feeds it, so it cannot be rebuilt"
-        have = {v.name.name for v in self._live.views.values() if v.target == name}
-        fed = {*have, *(table.mark.fed if table.mark else ())} - {v.name.name for v in feeders}
-        if fed:
-            return f"{min(fed)} has fed it as well, and nothing declares that any more"
+        live = {v.name.name for v in self._live.views.values() if v.target == name}
+        former = {*live, *(table.mark.fed if table.mark else ())} - {v.name.name for v in feeders}
+        if former:
+            return f"{min(former)} has also fed it and is no longer declared"
         for view in feeders:
             source = view.log or view.source
             if source in rebuilt:
@@ -80,20 +81,20 @@ class Losses:
             elif self._copies(table, view):
                 why = None
             else:
-                why = self._lacking(view) if source in self._live.tables else f"{source} is gone"
+                why = self._why_incomplete(view) if source in self._live.tables else f"{source} is gone"
             if why is not None:
                 return why
         return None
 
     def _copies(self, table: Table, view: View) -> bool:
-        """Whether a view copies whole rows into a table of the same lifetime, so that both lose the same ones."""
+        """Whether a view copies whole rows into a table with the same TTL, so that source and copy lose the same rows."""
         source = self._live.tables.get(view.source)
         copied = view.mark is not None and view.mark.fingerprint.startswith("copy:")
         return copied and source is not None and bool(source.ttl) and source.ttl == table.ttl
 
 
 def widens(old: str, new: str) -> bool:
-    """Whether every value of a type is one of another, as far as that is plain from their names."""
+    """Whether every value of the old type is one of the new type, judged by the names of the types only."""
     old, new = _plain(old, "LowCardinality"), _plain(new, "LowCardinality")
     if new.startswith("Nullable("):
         old, new = _plain(old, "Nullable"), _plain(new, "Nullable")

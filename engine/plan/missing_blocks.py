@@ -1,7 +1,7 @@
-"""What a suspended view has not received: which blocks of its source, and for which tenants.
+"""What a suspended view has not received: which blocks of its source, for which tenants.
 
-It is recorded when the view is taken down or narrowed, with no insert running. When the view is put back, exactly
-these blocks are delivered, so that its target keeps what its source may no longer have.
+This is recorded while no insert runs, when the view is suspended or restricted to some tenants. When the view is put
+back, exactly these blocks are delivered. Its target is not recomputed, because its source may have lost rows by then.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from engine.schema import Name, View
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Blocks that have not been delivered: those of `batches`, and all whose number is greater than `after`.
-
-    `tenant` is None for all tenants but those that have a gap of their own. `after` is None when it is not known.
-    """
+    """Blocks that were not delivered: those of `batches`, and all with numbers greater than `after`."""
 
     tenant: str | None
+    """None for all tenants without a gap of their own."""
     after: int | None
+    """None if it is not known."""
     batches: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -35,11 +34,11 @@ class Gap:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """The gaps of one view. `ids` are the engine's ids of its source and its target: in another table of the same
-    name, the numbers of blocks would mean something else."""
+    """The gaps of one view."""
 
     source: Name
     ids: tuple[str, str]
+    """The UUIDs of source and target. Block numbers mean nothing in another table of the same name."""
     gaps: tuple[Gap, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -51,36 +50,37 @@ class Missing:
 
     @staticmethod
     def of(body: Mapping[str, Any] | None) -> Missing | None:
-        """What was recorded; None where an earlier version recorded nothing."""
+        """Read a record; None for one that an earlier version of rookery left empty."""
         if not body:
             return None
         source, target = body["ids"]
         return Missing(Name(*body["source"]), (str(source), str(target)), tuple(Gap.of(g) for g in body["gaps"]))
 
     def effective(self, without: tuple[str, ...] | None) -> tuple[Gap, ...]:
-        """The gaps of a view that is down (None), or that runs without some tenants.
+        """The gaps of a view that runs `without` some tenants; with None, of a view that does not run.
 
-        A tenant that a running view leaves out is behind from where the view was taken down, unless it has a gap of
-        its own; other tenants have received everything through that view.
+        A tenant that a running view excludes has missed all blocks since the view was suspended, unless it has a gap
+        of its own. All other tenants have received everything through the running view.
         """
         if without is None:
             return self.gaps
         own = {g.tenant: g for g in self.gaps}
         common = own.get(None)
-        found = []
+        gaps = []
         for tenant in without:
             gap = own.get(tenant)
             if gap is None and common is not None:
                 gap = Gap(tenant, common.after, common.batches)
             if gap is not None:
-                found.append(gap)
-        return tuple(found)
+                gaps.append(gap)
+        return tuple(gaps)
 
 
 @dataclass(frozen=True, slots=True)
-class Lack:
-    """Blocks of a source to be delivered by one form of a view: for everybody, for one tenant, or without some."""
+class MissedBlocks:
+    """Blocks of a source that must be delivered by a view: those of `batches`, and all after `after`."""
 
     view: View
+    """The suspended view itself, or a form of it for one tenant only or without some tenants."""
     after: int
     batches: tuple[str, ...] = ()

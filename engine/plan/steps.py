@@ -1,4 +1,4 @@
-"""A plan as data: what would be done, why, and what it costs. Showing, applying and JSON are interpreters of it."""
+"""A plan as data: what is to be done, why, and what it costs. It can be shown, applied, and written as JSON."""
 
 from __future__ import annotations
 
@@ -6,22 +6,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from engine.plan.missing_blocks import Lack
+from engine.plan.missing_blocks import MissedBlocks
 from engine.schema import Column, Mark, Name, Table, View
 
 Loss = Literal["none", "recomputed", "lost"]
-"""What becomes of rows or values: they stay, are dropped and computed again in full, or are lost for good."""
+"""What happens to rows or values: they stay, are dropped and recomputed in full, or are lost for good."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One change. `resource` is the name that permits it when `destructive`; `loss` says whether rows are lost or
-    computed again, and `cost` describes it."""
+    """One change."""
 
     resource: str
+    """The resource that it belongs to. `--allow-destructive` with this name permits it."""
     reason: str
     destructive: bool = False
+    """Whether it needs permission."""
     cost: str = ""
+    """A description of the loss."""
     tenant: str | None = None
     loss: Loss = field(default="none", kw_only=True)
 
@@ -80,9 +82,10 @@ class DropTable(Step):
 
 @dataclass(frozen=True, slots=True)
 class StartReaders(Step):
-    """Let tenants read a landing datasource from its beginning, into copies that are about to be created."""
+    """Deliver landing datasources from the beginning to tenants whose copies are about to be created."""
 
     readers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Tenants by datasource."""
 
     @property
     def subject(self) -> str:
@@ -96,7 +99,7 @@ class AddColumn(Step):
     name: Name = field(default=Name("", ""))
     column: Column = field(default=Column("", ""))
     late: bool = False
-    """Whether it waits for the fence: a landing column appears together with the views that deliver it."""
+    """Whether it is added under the view lock: a landing column appears together with the views that deliver it."""
 
     @property
     def subject(self) -> str:
@@ -129,10 +132,11 @@ class DropColumn(Step):
 
 @dataclass(frozen=True, slots=True)
 class ChangeClause(Step):
-    """TTL, setting or comment of a table; `sql` is the ALTER statement."""
+    """Change a table's TTL or one of its settings."""
 
     name: Name = field(default=Name("", ""))
     sql: str = ""
+    """The ALTER statement."""
 
     @property
     def subject(self) -> str:
@@ -141,7 +145,7 @@ class ChangeClause(Step):
 
 @dataclass(frozen=True, slots=True)
 class NoteFeeders(Step):
-    """Put the views that deliver into a table into its mark, once they do."""
+    """Write the views that feed a table into its mark, after they have been created."""
 
     name: Name = field(default=Name("", ""))
     mark: Mark = field(default=Mark("", "", ""))
@@ -153,16 +157,15 @@ class NoteFeeders(Step):
 
 @dataclass(frozen=True, slots=True)
 class CreateView(Step):
-    """Create a view behind the fence. One that was suspended gets what it is `missing`; one that `replaces` another
-    of the same query continues where that one ends; any other gets the history of its source.
-
-    One that `continues` a target that an earlier query filled gets no history either.
-    """
+    """Create a view under the view lock. It gets a backfill from its source unless a field says otherwise."""
 
     view: View = field(default=View(Name("", ""), Name("", ""), Name("", ""), ""))
     replaces: bool = False
-    missing: tuple[Lack, ...] = ()
+    """Whether a live view of the same name is dropped first. The new view continues where that one ends."""
+    missing: tuple[MissedBlocks, ...] = ()
+    """The blocks that the view has missed while it was suspended. Only these are delivered."""
     continues: bool = False
+    """Whether its target keeps the rows of an earlier query. Nothing is delivered."""
 
     @property
     def subject(self) -> str:
@@ -171,7 +174,7 @@ class CreateView(Step):
 
 @dataclass(frozen=True, slots=True)
 class DropView(Step):
-    """Drop a view; its target stays."""
+    """Drop a view. Its target stays."""
 
     name: Name = field(default=Name("", ""))
 
@@ -182,7 +185,7 @@ class DropView(Step):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Steps in the order in which they are applied. Empty when live and desired agree."""
+    """Steps in the order in which they are applied; none when the live and the desired schema agree."""
 
     steps: tuple[Step, ...] = ()
 
@@ -191,6 +194,7 @@ class Plan:
 
     @property
     def destructive(self) -> tuple[str, ...]:
+        """The resources whose destructive steps need permission."""
         return tuple(sorted({s.resource for s in self.steps if s.destructive}))
 
     @property

@@ -1,7 +1,7 @@
-"""The lock that a change of views holds, and what it needs to know of rows that are still under way.
+"""The lock that a change of views holds, and what the change must know about rows that are still on their way.
 
 Two kinds of writers bring rows to views: inserts, which are one statement each, and deliveries of the fan-out, which
-are several. A change of views excludes both. The fan-out lives in a higher layer and is known here by two protocols.
+are several. A change of views excludes both. The fan-out is in a higher layer, so two protocols describe it here.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from engine.schema import Mark, Name
 
 @dataclass(frozen=True, slots=True)
 class ConsumedUpTo:
-    """How much of a log has passed through a table that keeps nothing: blocks up to a number, and some batches."""
+    """How much of a landing log has passed through a table without stored rows: its blocks up to `upto`, and `batches`."""
 
     upto: int
     batches: frozenset[str] = frozenset()
 
 
 class Deliveries(Protocol):
-    """The fan-out, as a change of views sees it. All methods but `paused` need the lock to be held."""
+    """What a change of views uses of the fan-out. Every method except `paused` requires the view lock."""
 
     def paused(self) -> AbstractContextManager[object]:
-        """Hold this to keep every delivery from being half done."""
+        """Hold all workers between two deliveries."""
         ...
 
     def pending_tokens(self, source: Name, mark: Mark | None) -> set[str] | None:
-        """Tokens of rows in a source that will be delivered to its views again; None if its rows have no tokens."""
+        """Tokens of rows in a source that will be delivered to its views again; None if the rows carry no tokens."""
         ...
 
     def consumed(self, sources: Mapping[Name, Mark | None]) -> dict[Name, ConsumedUpTo]:
-        """What has passed through sources that keep nothing, for those that no view feeds."""
+        """What has passed through sources without stored rows, for those that a fan-out worker feeds."""
         ...
 
 
 class Completion(Protocol):
-    """Batches whose INSERT may have reached only some of the views."""
+    """Completes uncertain batches: those whose INSERT may have reached only some of the views."""
 
-    def settle_all(self) -> None:
-        """Complete all of them. Raises what keeps one from being complete."""
+    def complete_all(self) -> None:
+        """Complete all of them. Raises the error that prevents it."""
         ...
 
 
@@ -61,12 +61,12 @@ class _NoDeliveries:
 
 
 class _NothingUncertain:
-    def settle_all(self) -> None:
+    def complete_all(self) -> None:
         pass
 
 
 class ViewLock:
-    """Excludes inserts and deliveries while views change."""
+    """Excludes inserts and deliveries while views change. One per workspace."""
 
     def __init__(self) -> None:
         self.inserts = InsertLock()
@@ -74,18 +74,16 @@ class ViewLock:
         self.completion: Completion = _NothingUncertain()
 
     def attach_deliveries(self, deliveries: Deliveries) -> None:
-        """Name the fan-out of the workspace. Called once, before it delivers anything."""
+        """Set the fan-out of the workspace. Called once, before its first delivery."""
         self.deliveries = deliveries
 
     def attach_completion(self, completion: Completion) -> None:
-        """Name what completes uncertain batches. Called once, before the first insert."""
+        """Set what completes uncertain batches. Called once, before the first insert."""
         self.completion = completion
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Held while views are created or dropped: no insert runs, and no delivery is half done.
-
-        The order matters: a delivery holds its own lock while it waits for the insert lock.
-        """
+        """Held while views are created or dropped: no insert runs, and no delivery is half done."""
+        # In this order: a worker holds its delivery lock while it waits for the insert lock.
         with self.deliveries.paused(), self.inserts.exclusive():
             yield

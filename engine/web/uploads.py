@@ -27,7 +27,7 @@ from engine.warehouse.port import Input, Space
 from engine.web.events import bad_row, refuse_if_full
 from engine.web.requests import opened_chunks
 from engine.web.services import Services
-from engine.workspace.disk import require_spool
+from engine.workspace.disk import require_spool_space
 
 MAX_BATCHES_IN_FLIGHT = 2
 """Batches of one upload that are under way at once."""
@@ -175,7 +175,7 @@ class Upload:
         if (size := file.tell()) > WHOLE_PARQUET_BYTES:
             directory = gettempdir()
             usage = shutil.disk_usage(directory)
-            require_spool(self._state.workspace, Space(directory, usage.free, usage.total), size)
+            require_spool_space(self._state.workspace, Space(directory, usage.free, usage.total), size)
 
     @staticmethod
     def _cut(cutter: Chunker, chunk: bytes) -> list[bytes]:

@@ -53,7 +53,9 @@ class Analyser:
             with self._lock:
                 self._ensure(table)
 
-    def altered(self, table: Table, changes: Sequence[Callable[[Name], str]]) -> tuple[int, RookeryError] | None:
+    def first_refused(
+        self, table: Table, changes: Sequence[Callable[[Name], str]]
+    ) -> tuple[int, RookeryError] | None:
         """The first of some changes that the engine refuses on an empty copy of a table, with its error.
 
         `changes` make the statement for a table of the given name. Raises errors that say nothing about the change.
@@ -74,7 +76,7 @@ class Analyser:
                 self._warehouse.execute(ddl.drop_table(copy))
         return None
 
-    def spelled(self, type: str) -> str | None:
+    def canonical_type(self, type: str) -> str | None:
         """The engine's own name of a type, None where there is no such type."""
         if type not in self._types:
             try:
@@ -86,7 +88,7 @@ class Analyser:
             self._types[type] = on_one_line(str(found.rows[0][1]))
         return self._types[type]
 
-    def holds(self, condition: str) -> bool:
+    def is_true(self, condition: str) -> bool:
         """Whether a SELECT of one condition without tables gives a true one; False also if it cannot be computed."""
         try:
             return bool(self._warehouse.query(condition, None, ANALYSIS_SETTINGS).rows[0][0])

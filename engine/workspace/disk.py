@@ -52,7 +52,7 @@ def shortage(workspace: Workspace, size: int | None = None) -> str | None:
     return f"{space.free >> 20:,} MiB are free on the disk of {space.path}, of {space.total >> 20:,}"
 
 
-def require_room(workspace: Workspace, size: int) -> None:
+def require_space(workspace: Workspace, size: int) -> None:
     """Raise RK6008 unless rows of so many bytes find room.
 
     The engine ignores some writes that fail for want of space, so it is not left to it to notice. A server's disk is
@@ -72,7 +72,7 @@ def require_room(workspace: Workspace, size: int) -> None:
         )
 
 
-def require_spool(workspace: Workspace, space: Space, size: int) -> None:
+def require_spool_space(workspace: Workspace, space: Space, size: int) -> None:
     """Raise RK6008 for a temporary file of so many bytes on a disk that has less than that left for others."""
     if space.free - NEARLY_FULL_RESERVES * reserve_of(workspace, space) >= size:
         return

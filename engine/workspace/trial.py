@@ -44,7 +44,7 @@ def refused_changes(steps: Iterable[Step], live: Schema, analyser: Analyser) -> 
         seen.add(kind)
         # As when they are applied: columns are dropped last.
         ordered = sorted(alterations, key=lambda s: isinstance(s, DropColumn))
-        refused = analyser.altered(live.tables[name], [partial(_sql, s) for s in ordered])
+        refused = analyser.first_refused(live.tables[name], [partial(_sql, s) for s in ordered])
         if refused is not None:
             position, error = refused
             yield Refusal(ordered[position], error)

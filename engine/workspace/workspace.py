@@ -120,7 +120,7 @@ class Workspace:
         warehouse.execute(ddl.create_table(pool_table(settings.workspace)))
         self.attached: dict[str, Closable] = {}
         """Services that live as long as the workspace."""
-        self.views_wait: Callable[[], None] = lambda: None
+        self.on_views_deferred: Callable[[], None] = lambda: None
         """Called when views could not be made yet, since rows on their way to a tenant would come twice."""
         self._first_use()
         self._refreshing = threading.Lock()
@@ -220,7 +220,7 @@ class RegistryJournal:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    def consumed(self, views: Sequence[View], empty: Collection[Name]) -> None:
+    def record_consumed(self, views: Sequence[View], empty: Collection[Name]) -> None:
         coverage = Coverage(self._registry.warehouse, self._registry, Schema())
         known = self._registry.read(COVERAGE) if views else {}
         made = {v.name: Consumed() if v.name in empty else coverage.consumed(v) for v in views}
@@ -228,24 +228,24 @@ class RegistryJournal:
         nothing = Consumed().as_dict()
         self._registry.write(COVERAGE, {n: b for n, b in found.items() if b != known.get(n, nothing)})
 
-    def continued(self, views: Sequence[View]) -> None:
+    def record_continued(self, views: Sequence[View]) -> None:
         coverage = Coverage(self._registry.warehouse, self._registry, Schema())
         self._registry.write(COVERAGE, {str(v.name): coverage.continued(v).as_dict() for v in views})
 
-    def deferred(self, later: Sequence[View], made: Sequence[View]) -> None:
+    def record_deferred(self, deferred: Sequence[View], created: Sequence[View]) -> None:
         known = self._registry.read(DEFERRED)
-        self._registry.remove(DEFERRED, [n for v in made if (n := str(v.name)) in known])
+        self._registry.remove(DEFERRED, [n for v in created if (n := str(v.name)) in known])
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        bodies = {str(v.name): {"tenant": v.mark.tenant if v.mark else None, "since": since} for v in later}
+        bodies = {str(v.name): {"tenant": v.mark.tenant if v.mark else None, "since": since} for v in deferred}
         self._registry.write(DEFERRED, {n: b for n, b in bodies.items() if n not in known})
 
-    def settle(self) -> None:
+    def record_newest_blocks(self) -> None:
         self._registry.write("settled", {"blocks": self._registry.newest_blocks()})
 
-    def note(self, histories: Any) -> None:
+    def record(self, histories: Any) -> None:
         self._registry.write("history", {h.id: h.as_dict() for h in histories})
 
-    def strike(self, histories: Any) -> None:
+    def delete(self, histories: Any) -> None:
         self._registry.remove("history", [h.id for h in histories])
 
     def outstanding(self) -> list[Backfill]:

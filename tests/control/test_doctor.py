@@ -212,11 +212,11 @@ def test_changes_that_were_interrupted(world: World) -> None:
     registry.remove("tenant", ["5"])
     journal = RegistryJournal(registry)
     note = Backfill("h", "main_nest_1._rk_usage_pipe", "s", "SELECT 1", ("a",), "t", ((0, 10), (10, 20)))
-    journal.note([note])
+    journal.record([note])
     finding = one(world, "unfinished-history")
     assert (finding.level, finding.object) == (ERROR, note.view)
     assert "2 ranges" in finding.message
-    journal.strike([note])
+    journal.delete([note])
     assert_healthy(world)
 
 
@@ -239,7 +239,7 @@ def test_cursors_beyond_the_head_and_of_nobody(world: World) -> None:
     findings = found(world, "cursor")
     assert [(f.level, f.object) for f in findings] == [(ERROR, "main.clicks")] * 2 + [(WARNING, "main.clicks")]
     assert ["tenant 1 is at block 1000000" in f.message for f in findings] == [True, False, False]
-    journal.strike("clicks", ["99", "1"])
+    journal.delete("clicks", ["99", "1"])
     journal.write("clicks", replace(main, at=1_000_000))
     assert "the main cursor" in one(world, "cursor").message
     journal.write("clicks", main)

@@ -90,7 +90,7 @@ def test_an_erasure_that_was_interrupted_needs_no_permission_and_keeps_the_other
         _fill(home, "")
         with monkeypatch.context() as patched:
             patched.setattr(tenants, "recompute_groups", _killed)
-            patched.setattr(tenants.RegistryJournal, "consumed", _killed)
+            patched.setattr(tenants.RegistryJournal, "record_consumed", _killed)
             with pytest.raises(KeyboardInterrupt):
                 tenants.remove(home.workspace, "3", purge=True)
         tenants.remove(home.workspace, "3", purge=True)

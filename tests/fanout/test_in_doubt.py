@@ -72,7 +72,7 @@ def test_nothing_lands_and_nothing_is_repeated_before_it_is_complete(home: House
         assert home.rows("SELECT count() FROM main.events") == [(after,)]
     finally:
         home.run(TAKEN.format("main.sums"))
-    uncertain_batches_of(home.workspace).settle_all()
+    uncertain_batches_of(home.workspace).complete_all()
     assert home.append(rows, key="a key").repeated
     assert home.visible(_rows())
     _assert_complete(home)
@@ -105,8 +105,8 @@ def test_a_push_completes_it_before_views_are_made(home: House) -> None:
 
 def test_a_view_that_goes_on_failing_is_taken_down_at_last(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """One table that takes no rows must not stop everybody for ever."""
-    monkeypatch.setattr(uncertain_batches, "PATIENCE", 0.0)
-    monkeypatch.setattr(uncertain_batches, "OFTEN", 0.0)
+    monkeypatch.setattr(uncertain_batches, "RETRY_TIMEOUT_SECONDS", 0.0)
+    monkeypatch.setattr(uncertain_batches, "MIN_RETRY_SECONDS", 0.0)
     home.run(REFUSED.format("main.sums"))
     rows = _rows()
     codes = [_code(home, rows, "patience")]
@@ -133,7 +133,7 @@ def test_requests_that_wait_meanwhile_all_get_an_answer(home: House) -> None:
     failed = [w.exception(30) for w in waiting]
     assert all(isinstance(f, RookeryError) and f.code.status == 503 for f in failed)
     home.run(TAKEN.format("main.sums"))
-    uncertain_batches_of(home.workspace).settle_all()
+    uncertain_batches_of(home.workspace).complete_all()
     outcomes = [home.gateway.append("events", b, Input.NDJSON, key=f"k{n}").result(30) for n, b in enumerate(bodies)]
     assert all(o.rows == 1 for o in outcomes)
     _assert_complete(home)

@@ -86,10 +86,10 @@ def test_it_outlasts_a_restart_and_a_key_is_answered_after_it(tmp_path: Path) ->
         complete(home.workspace)
         assert [d.datasource for d in uncertain_batches_of(home.workspace).outstanding()] == ["plain"]
         home.run(TAKEN)
-        uncertain_batches_of(home.workspace).settle_all()
+        uncertain_batches_of(home.workspace).complete_all()
         assert _send(home, rows, "a key") == 9
         assert _sums(home) == {(18, 72)}
-        uncertain_batches_of(home.workspace).take_up()
+        uncertain_batches_of(home.workspace).recover()
         assert not uncertain_batches_of(home.workspace).outstanding()
         assert _sums(home) == {(18, 72)}
 
@@ -118,7 +118,7 @@ def test_it_is_completed_before_the_next_one_lands(home: House) -> None:
     found = [f for f in examine(home.workspace).findings if f.check == "batch-in-doubt"]
     assert [f.object for f in found] == ["main.plain"]
     home.run(TAKEN)
-    uncertain_batches_of(home.workspace).settle_all()
+    uncertain_batches_of(home.workspace).complete_all()
     assert _send(home, _rows()) == 9
     assert home.rows("SELECT count() FROM main.plain") == [(before + 18,)]
     _assert_complete(home)
@@ -126,7 +126,7 @@ def test_it_is_completed_before_the_next_one_lands(home: House) -> None:
     assert not push(home.workspace, {}, PushOptions(dry_run=True)).plan
     live = read_schema(home.workspace.warehouse, "main")
     coverage = Coverage(home.workspace.warehouse, home.workspace.registry, live)
-    assert [coverage.lacking(v) for v in live.views.values() if v.source.name == "plain"] == [None, None]
+    assert [coverage.why_incomplete(v) for v in live.views.values() if v.source.name == "plain"] == [None, None]
 
     # A batch of which nothing was stored is forgotten: its sender is told so, and sends it again.
     home.run(REFUSED.replace("sums", "plain"))
@@ -143,7 +143,7 @@ def test_rows_that_cannot_be_saved_are_completed_from_memory(home: House) -> Non
     assert _code(home, _rows()) == OVERLOADED.id
     assert home.rows(f"SELECT count() FROM main.{held}") == [(0,)]
     home.run(TAKEN)
-    uncertain_batches_of(home.workspace).settle_all()
+    uncertain_batches_of(home.workspace).complete_all()
     _assert_complete(home)
     home.run(f"ALTER TABLE main.{held} DROP CONSTRAINT full")
 

@@ -43,8 +43,8 @@ def test_it_stays_in_doubt_over_restarts(tmp_path: Path) -> None:
 
 def test_a_view_that_fails_before_anything_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With no nests' views on landing the engine notices early; that view must not stop everybody for ever either."""
-    monkeypatch.setattr(uncertain_batches, "PATIENCE", 0.0)
-    monkeypatch.setattr(uncertain_batches, "OFTEN", 0.0)
+    monkeypatch.setattr(uncertain_batches, "RETRY_TIMEOUT_SECONDS", 0.0)
+    monkeypatch.setattr(uncertain_batches, "MIN_RETRY_SECONDS", 0.0)
     with house(tmp_path) as home:
         _made(home, "routed")
         home.run(REFUSED.format("main.sums"))

@@ -108,7 +108,7 @@ def test_a_batch_that_lands_while_the_log_is_read(home: House, monkeypatch: pyte
     """It is in the gateway's hands, however late it came: it is not taken for another program's as well."""
     reading, asked, landed = LandingLog.blocks, threading.Event(), threading.Event()
 
-    def late(log: LandingLog, after: int, most: int = MAX_BLOCKS) -> list[Block]:
+    def late(log: LandingLog, after: int, limit: int = MAX_BLOCKS) -> list[Block]:
         if not asked.is_set():
             asked.set()
             home.append([{"tenant_id": t, "id": 20_000_000 + t, "n": 1} for t in (1, 2)])

@@ -12,7 +12,7 @@ import pytest
 from engine.control import push, tenants
 from engine.control.doctor.run import examine
 from engine.control.recovery import finish
-from engine.fanout.landing_log import copies
+from engine.fanout.landing_log import nest_copies
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema
 from tests.fanout.house import House, house
@@ -61,7 +61,7 @@ def directory(tmp_path: Path, mode: str) -> Path:
 def test_whoever_is_touched_wakes_alone(directory: Path) -> None:
     with started(directory) as home:
         assert _asleep(home) == _all("events", "sums")
-        assert set(copies(home.workspace, "events")) == set(OWN)
+        assert set(nest_copies(home.workspace, "events")) == set(OWN)
         assert home.visible(_rows("2"))
         assert _asleep(home) == {(d, n) for d, n in _all("events", "sums") if d != "main_nest_2"}
         assert home.differences(OWN) == []

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from engine.errors import ENGINE, RookeryError
-from engine.plan.backfill import RANGES_PER_NOTE, Backfill, deliver
+from engine.plan.backfill import RANGES_PER_RECORD, Backfill, deliver
 
 
 class Notes:
@@ -17,17 +17,17 @@ class Notes:
     def __init__(self, histories: Sequence[Backfill]) -> None:
         self.kept = {h.id: h for h in histories}
 
-    def note(self, histories: Sequence[Backfill]) -> None:
+    def record(self, histories: Sequence[Backfill]) -> None:
         self.kept.update({h.id: h for h in histories})
 
-    def strike(self, histories: Sequence[Backfill]) -> None:
+    def delete(self, histories: Sequence[Backfill]) -> None:
         for item in histories:
             self.kept.pop(item.id, None)
 
     def outstanding(self) -> list[Backfill]:
         return list(self.kept.values())
 
-    def settle(self) -> None:
+    def record_newest_blocks(self) -> None:
         """Nothing lands here."""
 
 
@@ -54,7 +54,7 @@ def _deliver(histories: Sequence[Backfill], log: Any, notes: Notes) -> None:
 
 
 def test_everything_is_delivered_once_and_struck_off() -> None:
-    histories = [_history(f"h{n}", n) for n in range(2 * RANGES_PER_NOTE)]
+    histories = [_history(f"h{n}", n) for n in range(2 * RANGES_PER_RECORD)]
     log, notes = Log(), Notes(histories)
     _deliver(histories, log, notes)
     assert not notes.kept
@@ -62,14 +62,14 @@ def test_everything_is_delivered_once_and_struck_off() -> None:
 
 
 def test_what_arrived_before_a_failure_is_not_delivered_again() -> None:
-    long, short = _history("long", 3 * RANGES_PER_NOTE), _history("short", 2)
+    long, short = _history("long", 3 * RANGES_PER_RECORD), _history("short", 2)
     notes = Notes([short, long])
-    failing = Log(f"SELECT {RANGES_PER_NOTE * 10}, ")
+    failing = Log(f"SELECT {RANGES_PER_RECORD * 10}, ")
     with pytest.raises(RookeryError):
         _deliver([short, long], failing, notes)
     assert "short" not in notes.kept
     left = notes.kept["long"].ranges
-    assert (RANGES_PER_NOTE * 10, RANGES_PER_NOTE * 10 + 10) in left
+    assert (RANGES_PER_RECORD * 10, RANGES_PER_RECORD * 10 + 10) in left
     assert len(failing.statements) == 2 + len(long.ranges) - len(left)
     again = Log()
     _deliver(notes.outstanding(), again, notes)
@@ -80,14 +80,14 @@ def test_what_arrived_before_a_failure_is_not_delivered_again() -> None:
 
 def test_at_most_so_many_ranges_are_ahead_of_the_notes() -> None:
     """A target recognises only so many tokens, so a killed process must not leave more than that to recognise."""
-    history = _history("h", 5 * RANGES_PER_NOTE)
+    history = _history("h", 5 * RANGES_PER_RECORD)
     ahead: list[int] = []
 
     class Watched(Notes):
-        def note(self, histories: Sequence[Backfill]) -> None:
+        def record(self, histories: Sequence[Backfill]) -> None:
             ahead.append(len(log.statements) - sum(len(history.ranges) - len(h.ranges) for h in self.kept.values()))
-            super().note(histories)
+            super().record(histories)
 
     log, notes = Log(), Watched([history])
     _deliver([history], log, notes)
-    assert max(ahead) <= RANGES_PER_NOTE < 128
+    assert max(ahead) <= RANGES_PER_RECORD < 128

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from engine.plan.diff import diff
+from engine.plan.diff import DiffOptions, diff
 from engine.plan.steps import AddColumn, ChangeClause, CreateTable, CreateView, DropColumn, DropTable, DropView
 from engine.schema import Column, Mark, Name, Schema, Table, View
 
@@ -60,7 +60,7 @@ def test_an_added_column_is_not_destructive_and_waits_for_the_fence_on_landing()
 
 
 def test_a_changed_key_of_a_target_rebuilds_it_and_what_is_derived() -> None:
-    plan = diff(_changed(sums=replace(TARGET, sorting_key="n")), WHOLE, sizes=lambda _: 1234)
+    plan = diff(_changed(sums=replace(TARGET, sorting_key="n")), WHOLE, DiffOptions(sizes=lambda _: 1234))
     kinds = [type(s) for s in plan.steps]
     assert kinds == [DropView, DropView, DropTable, DropTable, CreateTable, CreateTable, CreateView, CreateView]
     assert plan.destructive == ("sums",)
@@ -90,7 +90,7 @@ def test_a_dropped_column_of_landing_is_destructive_and_renews_views_that_list_i
 def test_what_is_only_live_stays_unless_pruned() -> None:
     less = Schema.of({"w"}, [LANDING], [])
     assert not diff(less, WHOLE)
-    plan = diff(less, WHOLE, prune=True)
+    plan = diff(less, WHOLE, DiffOptions(prune=True))
     assert [type(s) for s in plan.steps] == [DropView, DropView, DropTable, DropTable]
     assert all(s.destructive for s in plan.steps)
 

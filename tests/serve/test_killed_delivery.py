@@ -48,7 +48,7 @@ def _killed_while_delivering(server: Server) -> None:
         with server.http.stream("POST", "/v0/tenants", json=body, headers=headers) as answer:
             for line in answer.iter_lines():
                 seen.append(json.loads(line))
-                if "history" in seen[-1].get("progress", {}).get("what", ""):
+                if "backfill" in seen[-1].get("progress", {}).get("what", ""):
                     time.sleep(INTO_THE_NEXT)
                     server.process.send_signal(signal.SIGKILL)
     except httpx.HTTPError:

@@ -233,7 +233,7 @@ class Comparison:
         """What differs once a part is attached; None if that is no better, and the part is detached again."""
         table, short = self._derived.table.name, (*SHORT, DIFFERS)
         with self._still() as quiet:
-            RegistryJournal(self._workspace.registry).settle()
+            RegistryJournal(self._workspace.registry).record_newest_blocks()
             attached = attach(self._warehouse, table, part) if quiet else None
         if attached is None:
             return None
@@ -327,7 +327,7 @@ class Comparison:
         tenant = self._derived.tenant
         with ExitStack() as stack:
             stack.enter_context(self._workspace.view_lock.changing())
-            self._workspace.view_lock.completion.settle_all()
+            self._workspace.view_lock.completion.complete_all()
             for name in self._patient.snapshot.routed if tenant is not None else ():
                 worker = router_of(self._workspace).worker(name)
                 if worker is None:
@@ -488,7 +488,7 @@ class Comparison:
             return self._merging or UNTOLD
         for view in self._derived.views:
             source = self._patient.live.tables.get(view.log or view.source)
-            why = None if self._copied else self._coverage.lacking(view)
+            why = None if self._copied else self._coverage.why_incomplete(view)
             if why is not None:
                 return why
             if source is not None and source.ttl and not (self._copied and source.ttl == self._derived.table.ttl):
@@ -568,7 +568,7 @@ class Comparison:
         No view is woken by it: what hangs on the table has had these rows. A table forgets the tokens of what is
         replaced, so it is noted that nothing up to here will come again.
         """
-        RegistryJournal(self._workspace.registry).settle()
+        RegistryJournal(self._workspace.registry).record_newest_blocks()
         found = self._warehouse.query(
             "SELECT DISTINCT partition_id FROM system.parts "
             "WHERE active AND database = {d:String} AND table = {t:String} ORDER BY 1",
