@@ -1,6 +1,7 @@
-"""Settings from the environment, `.rookery/auth.json` and flags; the only reader of `os.environ`.
+"""Settings of the server and the command line, from environment variables and flags.
 
-Every field is an environment variable `ROOKERY_<FIELD>` and is documented in `docs/settings.md`.
+Every field has an environment variable `ROOKERY_<FIELD>` and is documented in `docs/settings.md`. No other module
+reads the environment.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from engine.errors import SETTING, RookeryError
 
 MIB = 1 << 20
 HOME = ".rookery"
-"""Name of the directory with an installation's private files."""
+"""Name of the directory that holds an installation's private files."""
 _ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+/-]{0,63}")
 _WORKSPACE = re.compile(r"[a-z][a-z0-9]{0,29}")
 
@@ -31,12 +32,12 @@ _UTC = frozenset(
     for area in ("", "Etc/")
     for name in ("UTC", "UCT", "Universal", "Zulu", "GMT", "GMT0", "GMT+0", "GMT-0", "Greenwich")
 )
-# Files beside the zones: what the first two stand for depends on the host.
+# Files that are stored next to the zones but are not zones with a fixed meaning on every host.
 _HOST_ONLY = ("localtime", "posixrules", "Factory", "posix/", "right/")
 
 
 def canonical_zone(name: str) -> str:
-    """A time zone's IANA name; all names of UTC become `UTC`. Raises ValueError for what is no time zone."""
+    """The IANA name of a time zone; all names of UTC become `UTC`. Raises ValueError if the zone does not exist."""
     if name in _UTC:
         return "UTC"
     try:
@@ -49,118 +50,144 @@ def canonical_zone(name: str) -> str:
 
 
 class Settings(BaseSettings):
-    """All settings of the server and the command line, validated once at start."""
+    """All settings, validated once at start."""
 
     model_config = SettingsConfigDict(env_prefix="ROOKERY_", env_ignore_empty=True, extra="ignore", frozen=True)
 
-    workspace: str = Field("main", description="Name of the workspace; also the name of its database.")
-    data: Path = Field(Path(".rookery/data"), description="Directory of the embedded engine.")
+    workspace: str = Field("main", description="Name of the workspace and of its database.")
+    data: Path = Field(Path(".rookery/data"), description="Data directory of the embedded engine.")
     timezone: str | None = Field(
-        None, description="Time zone of a new workspace, such as `Europe/Berlin`; unset means UTC."
+        None, description="Time zone of a new workspace, such as `Europe/Berlin`; UTC by default."
     )
-    clickhouse_url: str | None = Field(None, description="URL of a ClickHouse server; unset means embedded.")
-    clickhouse_user: str = Field("default", description="ClickHouse user that creates and writes.")
-    clickhouse_password: SecretStr = Field(SecretStr(""), description="Its password.")
+    clickhouse_url: str | None = Field(
+        None, description="URL of a ClickHouse server; by default, the embedded engine is used."
+    )
+    clickhouse_user: str = Field("default", description="ClickHouse user for DDL and inserts.")
+    clickhouse_password: SecretStr = Field(SecretStr(""), description="Password of this user.")
     clickhouse_reader_user: str | None = Field(
-        None, description="ClickHouse user that only reads; default: the writer."
+        None, description="ClickHouse user for queries; by default, the same user as for inserts."
     )
-    clickhouse_reader_password: SecretStr = Field(SecretStr(""), description="Its password.")
+    clickhouse_reader_password: SecretStr = Field(SecretStr(""), description="Password of this user.")
     host: str = Field("127.0.0.1", description="Address that `rookery serve` listens on.")
-    port: int = Field(7181, ge=0, le=65535, description="Port that `rookery serve` listens on; 0 picks a free one.")
-    public_url: str | None = Field(None, description="Base URL shown to callers, if behind a proxy.")
-    admin_token: SecretStr | None = Field(None, description="The admin token; default: made on first use.")
-    url: str | None = Field(None, description="URL of a running rookery server that the command line talks to.")
-    token: SecretStr | None = Field(None, description="Token that the command line sends to that server.")
-    readers: int = Field(8, ge=1, le=256, description="Database handles for queries.")
-    writers: int = Field(8, ge=2, le=64, description="Database handles for inserts and DDL.")
-    borrow_timeout: float = Field(5.0, gt=0, description="Seconds a request waits for a database handle.")
-    max_seconds: float = Field(10.0, gt=0, description="Longest run of a query, in seconds.")
-    max_memory: int = Field(2048 * MIB, gt=0, description="Most memory of a query, in bytes.")
+    port: int = Field(
+        7181, ge=0, le=65535, description="Port that `rookery serve` listens on; 0 chooses any free port."
+    )
+    public_url: str | None = Field(None, description="Base URL that callers use, if it differs behind a proxy.")
+    admin_token: SecretStr | None = Field(None, description="Admin token; by default, one is created on first use.")
+    url: str | None = Field(None, description="URL of the rookery server that the command line connects to.")
+    token: SecretStr | None = Field(None, description="Token that the command line sends to this server.")
+    readers: int = Field(8, ge=1, le=256, description="Number of database handles for queries.")
+    writers: int = Field(8, ge=2, le=64, description="Number of database handles for inserts and DDL.")
+    borrow_timeout: float = Field(
+        5.0, gt=0, description="Maximum time that a request waits for a database handle, in seconds."
+    )
+    max_seconds: float = Field(10.0, gt=0, description="Maximum duration of a query, in seconds.")
+    max_memory: int = Field(2048 * MIB, gt=0, description="Maximum memory of a query, in bytes.")
     max_total_memory: int = Field(
-        0, ge=0, description="Most memory of all queries together, in bytes; 0 means half of the machine's."
+        0, ge=0, description="Maximum memory of all queries together, in bytes; 0 means half of the machine's memory."
     )
     readers_per_caller: int = Field(
-        0, ge=0, description="Most readers that one tenant's queries use at once; 0 means three quarters of them."
+        0, ge=0, description="Maximum number of readers for one tenant's queries; 0 means three quarters of them."
     )
-    max_rows: int = Field(50_000_000, gt=0, description="Most rows a query may return.")
+    max_rows: int = Field(50_000_000, gt=0, description="Maximum number of rows in a query's result.")
     stuck_seconds: float = Field(
-        5.0, gt=0, description="How far over its limit of time a query may run before its reader counts as stuck."
+        5.0, gt=0, description="Seconds that a query may exceed its time limit before its reader counts as stuck."
     )
-    max_nests: int = Field(
-        200, ge=0, description="Most tenants with tables whose rows a query without a tenant reads together."
+    max_nests: int = Field(200, ge=0, description="Maximum number of nests that a query across all tenants can read.")
+    max_concurrent: int = Field(
+        100, gt=0, description="Maximum number of concurrent queries per token, and per tenant."
     )
-    max_concurrent: int = Field(100, gt=0, description="Most queries at once per token, and per tenant.")
-    token_leeway: float = Field(60.0, ge=0, description="How many seconds clocks may differ, for `iat` and `nbf`.")
-    max_token_seconds: int = Field(366 * 86_400, gt=0, description="Longest life of a JWT from now on, in seconds.")
-    max_body: int = Field(64 * MIB, gt=0, description="Largest request body, in bytes.")
+    token_leeway: float = Field(
+        60.0, ge=0, description="Tolerated difference between clocks for `iat` and `nbf`, in seconds."
+    )
+    max_token_seconds: int = Field(366 * 86_400, gt=0, description="Maximum remaining lifetime of a JWT, in seconds.")
+    max_body: int = Field(64 * MIB, gt=0, description="Maximum size of a request body, in bytes.")
     max_parquet_memory: int = Field(
-        2048 * MIB, ge=256 * MIB, description="Most memory for opening a Parquet file above 32 MiB, in bytes."
+        2048 * MIB, ge=256 * MIB, description="Maximum memory to read a Parquet file above 32 MiB, in bytes."
     )
     max_parquet_bytes: int = Field(
-        64 << 30, gt=0, description="Most bytes that the rows of a Parquet file above 32 MiB may be, once opened."
+        64 << 30, gt=0, description="Maximum size of the rows in a Parquet file above 32 MiB, decompressed, in bytes."
     )
-    max_waiting: int = Field(512 * MIB, gt=0, description="Most bytes of rows that wait to be stored.")
+    max_waiting: int = Field(512 * MIB, gt=0, description="Maximum size of all rows waiting to be stored, in bytes.")
     max_insert_memory: int = Field(
         0,
         ge=0,
-        description="Most memory for reading a batch of rows, in bytes; 0: a quarter of all, at most 1 GiB.",
+        description="Maximum memory to parse a batch of rows, in bytes; 0 means a quarter of "
+        "`max_total_insert_memory`, but at most 1 GiB.",
     )
     max_total_insert_memory: int = Field(
         0,
         ge=0,
-        description="Most memory for reading all batches, in bytes; 0 means a quarter of the machine's.",
+        description="Maximum memory to parse all batches, in bytes; 0 means a quarter of the machine's memory.",
     )
     min_free: int | None = Field(
-        None, ge=0, description="Bytes of disk that stay free; fewer refuse rows. Default: 5 %, at most 256 MiB."
+        None,
+        ge=0,
+        description="Free disk space below which rows are refused, in bytes; by default 5 % of the disk, but at most "
+        "256 MiB.",
     )
     wait_seconds: float = Field(
-        30.0, ge=0, description="Longest wait of a command for the process that holds the directory, in seconds."
+        30.0,
+        ge=0,
+        description="Maximum time that a command waits while another process holds the data directory, in seconds.",
     )
     search_rows: int = Field(
         1000,
         ge=0,
-        description="Most bad rows of a request whose reasons are searched for; others have a general one.",
+        description="Maximum number of bad rows per request for which the exact reason is determined; the others get "
+        "a general reason.",
     )
     search_tries: int = Field(
-        200, ge=0, description="Most failed inserts of a search; then what is left goes to quarantine unsearched."
+        200,
+        ge=0,
+        description="Maximum number of failed inserts while searching a batch for bad rows; after that, the rest of "
+        "the batch goes to quarantine.",
     )
     quarantine_rows: int = Field(
-        100_000, ge=0, description="Most rows that one writer may have in a datasource's quarantine."
+        100_000, ge=0, description="Maximum number of rows per writer in a datasource's quarantine."
     )
     quarantine_bytes: int = Field(
-        256 * MIB, ge=0, description="Most bytes that one writer may have in a datasource's quarantine."
+        256 * MIB, ge=0, description="Maximum size of a writer's rows in a datasource's quarantine, in bytes."
     )
-    visible_seconds: float = Field(30.0, gt=0, description="Longest wait of `wait=visible`, in seconds.")
-    max_request_line: int = Field(61_440, ge=1024, description="Longest URL of a request, in bytes.")
-    max_headers: int = Field(100, ge=10, description="Most headers of a request.")
-    max_header_bytes: int = Field(65_536, ge=1024, description="Most bytes of a request's headers.")
-    header_seconds: float = Field(15.0, gt=0, description="Longest a request's headers may take to arrive.")
-    body_seconds: float = Field(30.0, gt=0, description="Longest pause in a request's body.")
-    idle_seconds: float = Field(30.0, gt=0, description="How long a connection stays open between requests.")
-    send_seconds: float = Field(60.0, gt=0, description="How long a client may leave an answer unread.")
-    max_connections: int = Field(2000, ge=1, description="Most open connections.")
+    visible_seconds: float = Field(30.0, gt=0, description="Maximum time that `wait=visible` waits, in seconds.")
+    max_request_line: int = Field(61_440, ge=1024, description="Maximum length of a request's URL, in bytes.")
+    max_headers: int = Field(100, ge=10, description="Maximum number of headers in a request.")
+    max_header_bytes: int = Field(65_536, ge=1024, description="Maximum size of a request's headers, in bytes.")
+    header_seconds: float = Field(15.0, gt=0, description="Maximum time to receive a request's headers, in seconds.")
+    body_seconds: float = Field(30.0, gt=0, description="Maximum pause while receiving a request's body, in seconds.")
+    idle_seconds: float = Field(
+        30.0, gt=0, description="How long a connection stays open between requests, in seconds."
+    )
+    send_seconds: float = Field(
+        60.0, gt=0, description="Maximum time that a client may stop reading a response, in seconds."
+    )
+    max_connections: int = Field(2000, ge=1, description="Maximum number of open connections.")
     max_connections_per_address: int = Field(
-        0, ge=0, description="Most open connections from one address; 0 means no limit of its own."
+        0, ge=0, description="Maximum number of open connections from one address; 0 means no separate limit."
     )
-    stop_seconds: float = Field(10.0, gt=0, description="How long running requests may take to finish at the end.")
+    stop_seconds: float = Field(
+        10.0, gt=0, description="How long a stopping server waits for running requests, in seconds."
+    )
     quote_64bit_integers: bool = Field(
         False,
-        description="JSON has integers of 64 bits and more as text, unless an endpoint or a request says otherwise.",
+        description="Write integers of 64 bits and more as strings in JSON, unless an endpoint or a request "
+        "overrides it.",
     )
     strict_parameters: bool = Field(
-        False, description="Refuse endpoint calls with unknown parameters instead of naming them in a header."
+        False,
+        description="Refuse endpoint calls with unknown parameters; by default, a response header lists them.",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        ("*",), description="Origins that browsers may call from, comma separated."
+        ("*",), description="Origins from which browsers may send requests, separated by commas."
     )
-    log_level: str = Field("info", description="debug, info, warning or error.")
+    log_level: str = Field("info", description="Log level: debug, info, warning or error.")
     log_json: bool = Field(False, description="Write log lines as JSON.")
 
     @field_validator("workspace")
     @classmethod
     def _workspace(cls, value: str) -> str:
         if not _WORKSPACE.fullmatch(value) or value in {"system", "default"}:
-            raise ValueError("must be 1 to 30 characters a-z and 0-9, starting with a letter")
+            raise ValueError("must be 1 to 30 characters from a-z and 0-9, starting with a letter")
         return value
 
     @field_validator("timezone")
@@ -182,33 +209,33 @@ class Settings(BaseSettings):
 
     @property
     def total_memory(self) -> int:
-        """Most memory of all queries together, in bytes."""
+        """Maximum memory of all queries together, in bytes."""
         return self.max_total_memory or _machine_memory() // 2
 
     @property
     def total_insert_memory(self) -> int:
-        """Most memory for reading all batches of rows that are stored at once, in bytes."""
+        """Maximum memory to parse all batches that are being stored, in bytes."""
         return self.max_total_insert_memory or _machine_memory() // 4
 
     @property
     def insert_memory(self) -> int:
-        """Most memory for reading one batch of rows, in bytes."""
+        """Maximum memory to parse one batch of rows, in bytes."""
         return min(self.max_insert_memory or min(1024 * MIB, self.total_insert_memory // 4), self.total_insert_memory)
 
     @property
     def reader_share(self) -> int:
-        """Readers that one caller may use at once: all but a quarter, of which at least one is left to others."""
-        fair = max(1, self.readers - max(1, self.readers // 4))
-        return min(self.readers_per_caller or fair, self.readers)
+        """Readers that one caller may use at once. By default a quarter, and at least one, is reserved for others."""
+        default = max(1, self.readers - max(1, self.readers // 4))
+        return min(self.readers_per_caller or default, self.readers)
 
     @property
     def empty_database(self) -> str:
-        """The readers' default database, which stays empty."""
+        """The default database of readers. It stays empty, so names that a query does not define do not exist."""
         return f"{self.workspace}_empty"
 
     @property
     def state_directory(self) -> Path:
-        """Where private files of this installation live (tokens, addresses)."""
+        """The directory with the private files of this installation, such as tokens."""
         return self.data.parent
 
     @property
@@ -219,7 +246,7 @@ class Settings(BaseSettings):
 
 @cache
 def _machine_memory() -> int:
-    """Bytes of memory of this machine, or of the container that this process is in."""
+    """Memory of this machine, or of the container that this process runs in, in bytes."""
     physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with suppress(OSError, ValueError):
         return min(physical, int(Path("/sys/fs/cgroup/memory.max").read_text()))
@@ -227,7 +254,7 @@ def _machine_memory() -> int:
 
 
 def load(**flags: Any) -> Settings:
-    """Settings from the environment, overridden by flags that are not None. Raises RK7001."""
+    """Load the settings from the environment. Flags that are not None override it. Raises RK7001."""
     try:
         return Settings(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as exc:
@@ -242,10 +269,10 @@ _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 
 
 def _reason(error: ErrorDetails) -> str:
-    """Why a value is not valid, with the value; those of custom checks and of secrets are as the check says."""
-    kind, _, wrong = error["type"].partition("_")
+    """Why a value is invalid. The value is quoted, except for secrets and values that our own checks refuse."""
+    kind, _, fault = error["type"].partition("_")
     reason = str(error["msg"]).removeprefix("Value error, ")
-    if wrong in {"parsing", "type", "from_float", "parsing_size"} and kind in _KINDS:
+    if fault in {"parsing", "type", "from_float", "parsing_size"} and kind in _KINDS:
         return f"must be {_KINDS[kind]}, not {str(error['input'])[:80]!r}"
     if isinstance(error["input"], str | int | float) and reason.startswith("Input should be "):
         return f"must be {reason.removeprefix('Input should be ')}, not {str(error['input'])[:80]!r}"
@@ -253,34 +280,29 @@ def _reason(error: ErrorDetails) -> str:
 
 
 def is_set(name: str) -> bool:
-    """Whether an environment variable has a value; an empty one is one that is not set."""
+    """Whether an environment variable has a value. An empty variable counts as not set."""
     return bool(os.environ.get(name))
 
 
 def misspelled_variables() -> list[tuple[str, str]]:
-    """Variables in the environment that are no setting and look like one, each with that one.
+    """Variables that begin like settings but are not, each with the setting whose name is most similar.
 
-    Others are left alone: orchestrators set variables of their own by the names of services.
+    Variables without a similar setting are ignored: orchestrators set variables named after services.
     """
     prefix = str(Settings.model_config["env_prefix"])
     known = [name.upper() for name in Settings.model_fields]
-    found = []
+    pairs = []
     for name in sorted(n.removeprefix(prefix) for n in os.environ if n.startswith(prefix)):
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
-            found += [(prefix + name, prefix + n) for n in near]
-    return found
-
-
-def is_interactive_disabled() -> bool:
-    """Whether prompts are unwanted, as in CI."""
-    return os.environ.get("CI", "").lower() in {"1", "true"}
+            pairs += [(prefix + name, prefix + n) for n in near]
+    return pairs
 
 
 def private_directory(path: Path) -> None:
-    """Make a directory that only its owner can enter. An existing one is closed to others if it is ours by its name.
+    """Create a directory that only its owner can enter.
 
-    Raises OSError where that is not possible.
+    An existing directory is restricted to its owner only if it is named `.rookery`. Raises OSError on failure.
     """
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.name == HOME and path.stat().st_mode & 0o077:
@@ -288,7 +310,7 @@ def private_directory(path: Path) -> None:
 
 
 def private_file(path: Path, text: str) -> None:
-    """Write a file that only its owner can read, atomically; its directory is made private too."""
+    """Write a file that only its owner can read, atomically. Its directory becomes private as well."""
     private_directory(path.parent)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
