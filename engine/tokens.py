@@ -1,8 +1,8 @@
-"""Tokens and what the rest of the code sees of them: `Claims`.
+"""Signing and verifying tokens. The rest of the code only sees the result, `Claims`.
 
-Two kinds. **Static** tokens (`p.<payload>.<signature>`) are named rows of the workspace: they live until removed
-and can be shown again, since their text is derived from the workspace's static secret. **JWTs** carry their own
-scopes and expire. Both are signed, not encrypted: anybody who holds one can read what is in it.
+There are two kinds. **Static tokens** (`p.<payload>.<signature>`) are stored by name in the workspace. They are valid
+until they are removed, and can be displayed again, because their text is derived from the workspace's secret.
+**JWTs** contain their own scopes and expire. Both are signed but not encrypted: their content is not secret.
 """
 
 from __future__ import annotations
@@ -30,86 +30,94 @@ RESOURCE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,119}")
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """One permission: its type, the resource it names ('' for ADMIN), an optional row filter (SQL text)
-    and fixed parameters of a pipe."""
+    """A single permission."""
 
     type: str
+    """One of SCOPE_TYPES."""
     resource: str = ""
+    """The pipe or datasource that it permits; empty for ADMIN."""
     filter: str | None = None
+    """An SQL condition on the rows of a datasource that its holder can read."""
     fixed_params: Mapping[str, Any] = field(default_factory=dict)
+    """Parameters of a pipe that its holder cannot change, with their values."""
 
     @staticmethod
     def parse(text: str) -> Scope:
-        """A scope from `TYPE:RESOURCE[:FILTER]`. Raises RK4018."""
+        """Parse `TYPE:RESOURCE[:FILTER]`, where the type contains a colon itself. Raises RK4018."""
         if text == "ADMIN":
             return Scope("ADMIN")
-        kind, _, rest = text.partition(":")
-        verb, _, rest = rest.partition(":")
-        resource, _, row_filter = rest.partition(":")
+        # The filter may contain colons, so the text is split from the left.
+        kind, _, after_kind = text.partition(":")
+        verb, _, after_verb = after_kind.partition(":")
+        resource, _, row_filter = after_verb.partition(":")
         return Scope.of({"type": f"{kind}:{verb}", "resource": resource, "filter": row_filter.strip() or None})
 
     @staticmethod
     def of(body: Any) -> Scope:
-        """A scope from plain data, closed over its keys. Raises RK4018."""
+        """Build a scope from plain data. Raises RK4018, also for unknown keys."""
         if not isinstance(body, dict) or set(body) - {"type", "resource", "filter", "fixed_params"}:
-            raise RookeryError(BAD_SCOPE, "a scope is an object of type, resource, filter and fixed_params")
+            message = "a scope must be an object with the keys type, resource, filter and fixed_params"
+            raise RookeryError(BAD_SCOPE, message)
         kind, resource = body.get("type"), body.get("resource") or ""
         row_filter, fixed = body.get("filter"), body.get("fixed_params") or {}
         if kind not in SCOPE_TYPES:
             raise RookeryError(BAD_SCOPE, f"unknown scope type {kind!r}", hint="one of " + ", ".join(SCOPE_TYPES))
         if kind == "ADMIN":
             if resource or row_filter or fixed:
-                raise RookeryError(BAD_SCOPE, "ADMIN takes no resource, filter or fixed_params")
+                raise RookeryError(BAD_SCOPE, "ADMIN cannot have a resource, filter or fixed_params")
             return Scope("ADMIN")
         if not isinstance(resource, str) or not RESOURCE.fullmatch(resource):
-            raise RookeryError(BAD_SCOPE, f"{kind} needs the name of one resource", hint=f"{kind}:my_resource")
+            raise RookeryError(BAD_SCOPE, f"{kind} needs the name of a resource", hint=f"{kind}:my_resource")
         if row_filter is not None and (not isinstance(row_filter, str) or kind != "DATASOURCES:READ"):
-            raise RookeryError(BAD_SCOPE, "only DATASOURCES:READ takes a filter, as SQL text")
+            raise RookeryError(BAD_SCOPE, "only DATASOURCES:READ can have a filter, which is SQL text")
         if not isinstance(fixed, dict) or (fixed and kind != "PIPES:READ"):
-            raise RookeryError(BAD_SCOPE, "only PIPES:READ takes fixed_params, as an object")
+            raise RookeryError(BAD_SCOPE, "only PIPES:READ can have fixed_params, which is an object")
         return Scope(kind, resource, row_filter or None, dict(fixed))
 
     def as_dict(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"type": self.type}
+        body: dict[str, Any] = {"type": self.type}
         for key in ("resource", "filter", "fixed_params"):
             if getattr(self, key):
-                found[key] = getattr(self, key)
-        return found
+                body[key] = getattr(self, key)
+        return body
 
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a verified token says. The tenant of a request comes from here and nowhere else.
-
-    `subject` is the token's name (for logs and limits), `tenant` a canonical tenant id or None, `expires` Unix
-    seconds or None, `rps` requests per second or None.
-    """
+    """The content of a verified token. The tenant of a request comes from here and nowhere else."""
 
     subject: str
+    """The token's name, for logs and limits."""
     scopes: tuple[Scope, ...]
     tenant: str | None = None
+    """A canonical tenant id; None for a token that is not limited to a tenant."""
     expires: int | None = None
+    """When a JWT expires, in Unix seconds; None for a static token."""
     rps: int | None = None
+    """Maximum number of requests per second; None for no limit."""
     static_id: str | None = None
+    """The nonce of a static token; None for a JWT."""
 
     @property
     def is_admin(self) -> bool:
         return any(s.type == "ADMIN" for s in self.scopes)
 
     def allowing(self, kind: str, resource: str) -> list[Scope]:
+        """The scopes of this type for this resource."""
         return [s for s in self.scopes if s.type == kind and s.resource == resource]
 
     def require_admin(self) -> None:
+        """Raise RK4003 unless these are the claims of an admin token."""
         if not self.is_admin:
-            raise RookeryError(SCOPE, "this needs the admin token")
+            raise RookeryError(SCOPE, "this request needs an admin token")
 
     def fixed_params(self, pipe: str) -> dict[str, Any]:
-        """Fixed parameters for a pipe. Two scopes that fix one parameter differently make the token unusable."""
+        """The fixed parameters for a pipe. Raises RK4002 if two scopes fix a parameter to different values."""
         fixed: dict[str, Any] = {}
         for scope in self.allowing("PIPES:READ", pipe):
             for name, value in scope.fixed_params.items():
                 if name in fixed and fixed[name] != value:
-                    raise RookeryError(BAD_TOKEN, f"the token fixes `{name}` to two values")
+                    raise RookeryError(BAD_TOKEN, f"the token fixes `{name}` to two different values")
                 fixed[name] = value
         return fixed
 
@@ -120,11 +128,14 @@ class Claims:
 
 @dataclass(frozen=True, slots=True)
 class SigningKey:
-    """A workspace key: id, at least 256 bits as hex text, and when it stops verifying (Unix seconds, None: never)."""
+    """A key that signs and verifies the JWTs of a workspace."""
 
     id: str
+    """The `kid` in the header of the JWTs that it signs."""
     secret: str
+    """At least 256 bits, as hexadecimal text."""
     retires: int | None = None
+    """When the key stops verifying tokens, in Unix seconds; None for never."""
 
     @staticmethod
     def new() -> SigningKey:
@@ -132,9 +143,9 @@ class SigningKey:
 
 
 def sign(claims: Claims, workspace: str, key: SigningKey) -> str:
-    """A JWT for claims that expire. The name of the signing key goes into the header as `kid`."""
+    """Sign claims as a JWT whose header names the signing key. Raises RK4018 if the claims do not expire."""
     if claims.expires is None:
-        raise RookeryError(BAD_SCOPE, "a JWT needs an expiry")
+        raise RookeryError(BAD_SCOPE, "a JWT needs an expiry time")
     body: dict[str, Any] = {
         "workspace_id": workspace,
         "name": claims.subject,
@@ -149,26 +160,31 @@ def sign(claims: Claims, workspace: str, key: SigningKey) -> str:
 
 
 def usable_keys(keys: Iterable[SigningKey], now: float) -> list[SigningKey]:
-    """The keys that verify at a moment."""
+    """The keys that verify tokens at a time, given in Unix seconds."""
     return [k for k in keys if k.retires is None or k.retires > now]
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Limits on times in JWTs, in seconds: how far clocks may differ, and how far ahead `exp` may lie."""
+    """Limits on the times in JWTs."""
 
     leeway: float = 60.0
+    """Tolerated difference between clocks, in seconds."""
     longest: float = 366 * 86_400.0
+    """How far in the future `exp` can be, in seconds."""
 
 
 def verify(
     token: str, workspace: str, keys: Iterable[SigningKey], now: float | None = None, rules: Rules | None = None
 ) -> Claims:
-    """Claims of a JWT. Algorithms are pinned; expiry, workspace and name are required. Raises RK4002, with why."""
+    """Verify a JWT and return its claims. Raises RK4002 with the reason if it is invalid.
+
+    Only one algorithm is accepted. Expiry, workspace and name are required. `now` is in Unix seconds.
+    """
     moment = time.time() if now is None else now
     known = usable_keys(keys, moment)
     kid = _kid(token)
-    # Times are judged below: the library has one leeway for all of them.
+    # The library would apply the same leeway to all times, so `_check_times` checks them instead.
     options: Any = {"require": ["exp"], "verify_exp": False, "verify_iat": False, "verify_nbf": False}
     for key in known:
         try:
@@ -179,7 +195,7 @@ def verify(
             raise RookeryError(BAD_TOKEN, f"the token has no `{exc.claim}`") from exc
         except jwt.InvalidAudienceError as exc:
             raise RookeryError(
-                BAD_TOKEN, "the token has an `aud`, and is for another audience", hint="leave it out"
+                BAD_TOKEN, "the token has the claim `aud`, which is not supported", hint="sign it without `aud`"
             ) from exc
         except (jwt.PyJWTError, ValueError, RecursionError) as exc:
             raise RookeryError(BAD_TOKEN, "the token is not a valid JWT", detail=str(exc)) from exc
@@ -195,7 +211,7 @@ def verify(
 
 
 def _kid(token: str) -> object:
-    """The key that a JWT's header names. Raises RK4002 for what is no JWT, or one of another algorithm."""
+    """The key id in a JWT's header. Raises RK4002 if the text is not a JWT or has another algorithm."""
     try:
         header = jwt.get_unverified_header(token)
     except (jwt.PyJWTError, ValueError, RecursionError) as exc:
@@ -212,8 +228,8 @@ def _check_times(body: Mapping[str, Any], now: float, rules: Rules) -> None:
     if expires > now + rules.longest + rules.leeway:
         raise RookeryError(
             BAD_TOKEN,
-            f"the token's `exp` lies more than {rules.longest:.0f} seconds ahead",
-            hint="mint it for a shorter time; the limit is ROOKERY_MAX_TOKEN_SECONDS",
+            f"the token's `exp` is more than {rules.longest:.0f} seconds in the future",
+            hint="sign it for a shorter time; the limit is ROOKERY_MAX_TOKEN_SECONDS",
         )
     for name in ("nbf", "iat"):
         moment = _seconds(body, name)
@@ -227,7 +243,7 @@ def _check_times(body: Mapping[str, Any], now: float, rules: Rules) -> None:
 
 
 def _seconds(body: Mapping[str, Any], name: str) -> float | None:
-    """A claim that is a moment. Raises RK4002 for one that is none."""
+    """A claim that is a time in Unix seconds, or None if it is absent. Raises RK4002 if it is not a number."""
     value = body.get(name)
     if name not in body:
         return None
@@ -247,28 +263,29 @@ def _claims(body: Mapping[str, Any], workspace: str) -> Claims:
         raise RookeryError(BAD_TOKEN, "the token is for another workspace")
     name, tenant, scopes, expires = body.get("name"), body.get("tenant"), body.get("scopes"), body["exp"]
     if not isinstance(name, str) or not 0 < len(name) <= 200:
-        raise RookeryError(BAD_TOKEN, "the token has no name")
+        raise RookeryError(BAD_TOKEN, "the token's name is missing or longer than 200 characters")
     if "tenant" in body and not isinstance(tenant, str):
         raise RookeryError(BAD_TOKEN, "the token's tenant is not text")
     if not isinstance(scopes, list) or not scopes or len(scopes) > 500:
-        raise RookeryError(BAD_TOKEN, "the token has no scopes")
+        raise RookeryError(BAD_TOKEN, "the token has no scopes, or more than 500")
     try:
         parsed = tuple(Scope.of(s) for s in scopes)
     except RookeryError as exc:
-        raise RookeryError(BAD_TOKEN, f"the token's scopes: {exc.message}") from exc
+        raise RookeryError(BAD_TOKEN, f"the token has an invalid scope: {exc.message}") from exc
     if any(s.type == "ADMIN" for s in parsed):
         raise RookeryError(BAD_TOKEN, "a JWT cannot be an admin token")
     return Claims(name, parsed, tenant, int(expires), _rps(body))
 
 
 def _rps(body: Mapping[str, Any]) -> int | None:
-    """Requests per second. A limit that is not understood is refused, so that none is believed that is not there."""
+    """The limit on requests per second. Raises RK4002 for unknown limits: ignoring them would be less safe."""
     limits = body.get("limits", {})
     rps = limits.get("rps") if isinstance(limits, dict) else 0
     if rps is None and not limits:
         return None
     if not isinstance(rps, int) or isinstance(rps, bool) or rps < 1 or set(limits) - {"rps"}:
-        raise RookeryError(BAD_TOKEN, "the token's limits are not understood", hint="rps is a whole number from 1")
+        hint = "`limits` can only contain `rps`, a positive whole number"
+        raise RookeryError(BAD_TOKEN, "the token's limits are not valid", hint=hint)
     return rps
 
 
@@ -277,13 +294,15 @@ def _rps(body: Mapping[str, Any]) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class StaticToken:
-    """A named token of the workspace, as stored. `nonce` changes when it is refreshed."""
+    """A named token as it is stored in the workspace."""
 
     name: str
     scopes: tuple[Scope, ...]
     tenant: str | None
     nonce: str
+    """A random id in the token's text. Refreshing the token changes it and so invalidates the old text."""
     origin: str = "user"
+    """What created the token: `user`, `file` (a declaration in a pushed file) or `admin` (the admin token)."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -304,19 +323,19 @@ class StaticToken:
 
 
 def static_text(token: StaticToken, workspace: str, host: str, secret: str) -> str:
-    """The text of a static token: `p.`, its readable payload, and a signature."""
+    """Compute the text of a static token: `p.`, its readable payload and a signature."""
     payload = json.dumps({"u": workspace, "id": token.nonce, "host": host}, separators=(",", ":"))
     body = base64.urlsafe_b64encode(payload.encode()).decode().rstrip("=")
-    return f"p.{body}.{_seal(body, secret)}"
+    return f"p.{body}.{_signature(body, secret)}"
 
 
 def static_id(text: str, workspace: str, secret: str) -> str | None:
-    """The id (nonce) in a static token whose signature holds, else None."""
+    """The nonce in the text of a static token, or None if its signature is invalid or it is for another workspace."""
     parts = text.split(".")
     if (
         len(parts) != 3
         or parts[0] != "p"
-        or not hmac.compare_digest(parts[2].encode(), _seal(parts[1], secret).encode())
+        or not hmac.compare_digest(parts[2].encode(), _signature(parts[1], secret).encode())
     ):
         return None
     try:
@@ -328,11 +347,11 @@ def static_id(text: str, workspace: str, secret: str) -> str | None:
     return str(payload.get("id"))
 
 
-def _seal(body: str, secret: str) -> str:
+def _signature(body: str, secret: str) -> str:
     digest = hmac.new(secret.encode(), body.encode(), hashlib.sha256).digest()
     return base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
 
 def new_secret() -> str:
-    """A fresh 256-bit secret or id, as hex text."""
+    """A random 256-bit secret or id, as hexadecimal text."""
     return secrets.token_hex(MIN_KEY_BYTES)
