@@ -12,8 +12,8 @@ from collections.abc import Collection, Mapping, Sequence
 
 from engine.errors import RookeryError
 from engine.ingest.batch import RejectedRow
-from engine.ingest.formats.body_rows import is_stranger
-from engine.ingest.formats.csv_records import is_open
+from engine.ingest.formats.body_rows import has_no_known_key
+from engine.ingest.formats.csv_records import is_unterminated
 from engine.ingest.formats.json_values import has_unknown_escape
 from engine.ingest.read_settings import is_too_large, opens_too_far
 from engine.ingest.unreadable_values import alone, blame_rest, blame_value, has_borders
@@ -80,7 +80,7 @@ class Bisection:
                 bad[n].add("", UNDECIDED)
             if format is Input.CSV:
                 for row in bad.values():
-                    if not is_open(row.text) and not has_all_cells(row.text, header):
+                    if not is_unterminated(row.text) and not has_all_cells(row.text, header):
                         row.add("", unreadable(row.text, format, header))
             for n, why in self._stopped.items():
                 self._tell(bad[n], why, format, header)
@@ -115,7 +115,7 @@ class Bisection:
 
     def _strangers(self, rows: Sequence[bytes]) -> set[int]:
         """Events that have none of the datasource's keys."""
-        return {n for n, row in enumerate(rows) if is_stranger(loaded(row), self._stage.keys)}
+        return {n for n, row in enumerate(rows) if has_no_known_key(loaded(row), self._stage.keys)}
 
     def _numbered(self, rows: Mapping[int, bytes], format: Input) -> dict[int, bytes]:
         """Rows with their numbers in front, as the stage takes them; a row that cannot have one is bad."""
@@ -270,7 +270,7 @@ class Bisection:
 def _numbered(number: int, row: bytes, format: Input) -> bytes | None:
     """The row with its number in front, or None where it cannot have one: it is bad by itself."""
     if format is Input.CSV:
-        return None if is_open(row) else b"%d,%s" % (number, row)
+        return None if is_unterminated(row) else b"%d,%s" % (number, row)
     text = row.strip()
     if has_unknown_escape(text) or (not isinstance(loaded(text), dict) and not has_borders(text)):
         return None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from engine.ingest.formats.body_rows import is_stranger, small_lines
+from engine.ingest.formats.body_rows import has_no_known_key, strict_ndjson_lines
 from engine.ingest.formats.json_values import BLANK, JsonElements
 from engine.ingest.values.rejections import loaded
 from engine.project.model import Datasource
@@ -96,9 +96,9 @@ class KnownKeys:
             names = self.unknown(event)
             if names or not event:
                 found.append(names)
-                strange = strange or is_stranger(event, self._all)
+                strange = strange or has_no_known_key(event, self._all)
 
-        lines = small_lines(body, look)
+        lines = strict_ndjson_lines(body, look)
         return lines, NO_KEYS if lines is None else self.summary(found), strange
 
     def within(self, rows: Iterable[bytes]) -> UnknownKeys:

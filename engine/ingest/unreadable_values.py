@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
 from engine.ingest.batch import RejectedRow
-from engine.ingest.formats.csv_records import ends_with_its_quotes, is_open, raw_cells
+from engine.ingest.formats.csv_records import has_closing_quote, is_unterminated, raw_cells
 from engine.ingest.values.rejections import MAX_SHOWN_CHARACTERS, loaded, names_in
 from engine.ingest.values.shared_keys import Member, is_readable, members
 from engine.ingest.values.staging import ROW_NUMBER_COLUMN, StageSchema
@@ -23,7 +23,7 @@ def alone(row: RejectedRow, stage: StageSchema) -> dict[str, bytes]:
         found = {
             c.name: cells[at] for c in stage.columns if (at := places.get(c.name.lower(), len(cells))) < len(cells)
         }
-        return {name: b"%d,%s" % (row.number, text) for name, text in found.items() if ends_with_its_quotes(text)}
+        return {name: b"%d,%s" % (row.number, text) for name, text in found.items() if has_closing_quote(text)}
     values = {m.name: m.value for m in members(row.text) or () if is_readable(m.value) or loaded(m.value) is not None}
     return {
         c.name: b'{"%s":%d,"%s":%s}' % (ROW_NUMBER_COLUMN.encode(), row.number, c.name.encode(), value)
@@ -74,9 +74,9 @@ def _aside(row: RejectedRow, stage: StageSchema) -> Iterator[tuple[str, str]]:
 def _fields_aside(row: RejectedRow, stage: StageSchema) -> Iterator[tuple[str, str]]:
     columns = {c.name.lower(): c.column for c in stage.columns}
     for name, cell in zip(names_in(row.header), raw_cells(row.text), strict=False):
-        if not ends_with_its_quotes(cell):
+        if not has_closing_quote(cell):
             why = "does not end with its closing quote; a quote in a quoted field is doubled"
-            if is_open(cell):
+            if is_unterminated(cell):
                 why = "has a quote at its beginning that is never closed"
             yield columns.get(name.strip().lower(), ""), f"the field `{_shown(cell)}` {why}"
 

@@ -20,9 +20,9 @@ from engine.fanout.suspended_views import failed_behind
 from engine.ingest import quarantine
 from engine.ingest.batch import Append, AppendResult, AppendSlice, Batch
 from engine.ingest.commit import ONE_THREAD_BYTES, ONE_THREAD_SETTINGS, Committer
-from engine.ingest.formats.body_rows import is_open_list, is_stranger, json_rows
-from engine.ingest.formats.csv_records import is_open
-from engine.ingest.formats.file_columns import Given, kinds_in, unknown_columns
+from engine.ingest.formats.body_rows import has_no_known_key, is_unterminated_array, json_rows
+from engine.ingest.formats.csv_records import is_unterminated
+from engine.ingest.formats.file_columns import SourceType, read_source_types, unknown_columns
 from engine.ingest.formats.json_values import has_unknown_escape
 from engine.ingest.idempotency import Key, Receipt, Receipts
 from engine.ingest.inspection import inspect
@@ -35,7 +35,7 @@ from engine.ingest.unknown_keys import MAX_KEY_CHARACTERS, MAX_NAMED_KEYS, Known
 from engine.ingest.values.rejections import loaded
 from engine.ingest.values.shared_keys import spread
 from engine.ingest.values.staging import (
-    NO_GIVEN_TYPES,
+    NO_SOURCE_TYPES,
     ROW_NUMBER_COLUMN,
     USUAL,
     Manner,
@@ -88,7 +88,7 @@ class BatchWriter:
         self._unusual: dict[str, int] = {}
 
     def stage_for(
-        self, name: str, format: Input, *, manner: Manner = USUAL, given: Mapping[str, Given] = NO_GIVEN_TYPES
+        self, name: str, format: Input, *, manner: Manner = USUAL, given: Mapping[str, SourceType] = NO_SOURCE_TYPES
     ) -> StageSchema:
         """How a datasource's rows are staged. Raises RK5005, or RK5006 where rows come from a pipe."""
         snapshot = self._workspace.current
@@ -161,7 +161,7 @@ class BatchWriter:
         texts += [a.body for a in large]
         source = self.stage_for(first.datasource, first.format).source
         manner = manner_of(source, first.format, texts)
-        given = kinds_in(first.body) if first.format is Input.PARQUET else NO_GIVEN_TYPES
+        given = read_source_types(first.body) if first.format is Input.PARQUET else NO_SOURCE_TYPES
         stage = self.stage_for(first.datasource, first.format, manner=manner, given=given)
         size = sum(map(len, texts))
         usual = not searching and self._expects_usual(stage)
@@ -227,7 +227,7 @@ class BatchWriter:
             query = f"SELECT 1 FROM {batch.table.sql()} WHERE {may_be_empty(batch.stage)} LIMIT 1"
             if not self._workspace.warehouse.query(query, None, ONE_THREAD_SETTINGS).rows:
                 return False
-        return any(is_stranger(loaded(row), batch.stage.keys) for a in large for row in _json_rows(a))
+        return any(has_no_known_key(loaded(row), batch.stage.keys) for a in large for row in _json_rows(a))
 
     def _read(self, batch: Batch, text: bytes, format: Input) -> int:
         """Let the engine read rows into the stage; how many they are."""
@@ -435,7 +435,7 @@ def _repeating(stage: StageSchema, simple: Sequence[Append], large: Sequence[App
 
 def _has_no_end(body: bytes, format: Input) -> bool:
     """Whether a list or a quoted value is open at a body's end; the engine would take it for complete."""
-    return is_open_list(body) if format is Input.NDJSON else format is Input.CSV and is_open(body)
+    return is_unterminated_array(body) if format is Input.NDJSON else format is Input.CSV and is_unterminated(body)
 
 
 def _json_rows(append: Append) -> list[bytes]:
@@ -451,7 +451,7 @@ def _portions(appends: Sequence[Append], counts: Sequence[int]) -> list[AppendSl
 
 
 def _maker(
-    snapshot: Snapshot, name: str, format: Input, manner: Manner, given: Mapping[str, Given] = NO_GIVEN_TYPES
+    snapshot: Snapshot, name: str, format: Input, manner: Manner, given: Mapping[str, SourceType] = NO_SOURCE_TYPES
 ) -> Callable[[], StageSchema]:
     def make() -> StageSchema:
         if name not in snapshot.build.relations:

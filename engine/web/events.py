@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.errors import BAD_REQUEST, MEDIA_TYPE, QUARANTINE_FULL, RookeryError
 from engine.ingest.batch import AppendResult, Fault
-from engine.ingest.formats.compression import sniffed
+from engine.ingest.formats.compression import sniff_encoding
 from engine.ingest.gateway import MemoryBudget
 from engine.query import authorize
 from engine.query.executor import Timer
@@ -171,7 +171,7 @@ async def _body(scope: Scope, receive: Receive, head: Head, formed: bool, limit:
     if not formed and announced.isdigit() and int(announced) <= limit and b"content-encoding" not in head.headers:
         message = await receive()
         body: bytes = message.get("body", b"")
-        if message["type"] == "http.request" and not message.get("more_body") and not sniffed(body):
+        if message["type"] == "http.request" and not message.get("more_body") and not sniff_encoding(body):
             room.take(len(body))
             return body
         receive = _after(message, receive)

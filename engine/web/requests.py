@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import Scope
 
 from engine.errors import BAD_ENCODING, BAD_REQUEST, TOO_LARGE, RookeryError
-from engine.ingest.formats.compression import OUTPUT_BYTES, Opened
+from engine.ingest.formats.compression import OUTPUT_BYTES, Decompressor
 from engine.ingest.gateway import MemoryBudget
 from engine.query.arguments import Repeated
 from engine.web.known_fields import check_object, check_sql
@@ -120,10 +120,10 @@ async def append_body(request: Request, limit: int, room: MemoryBudget) -> bytes
 
 async def opened_chunks(request: Request, limit: int, room: MemoryBudget) -> AsyncIterator[bytes]:
     """A body's pieces as they arrive, opened; room is taken for each."""
-    opened = Opened(request.headers.get("content-encoding", ""), limit)
+    decompressor = Decompressor(request.headers.get("content-encoding", ""), limit)
     try:
         async for chunk in request.stream():
-            for piece in opened.pieces(chunk):
+            for piece in decompressor.decompress(chunk):
                 room.take(len(piece))
                 yield piece
                 if len(piece) == OUTPUT_BYTES:
@@ -131,7 +131,7 @@ async def opened_chunks(request: Request, limit: int, room: MemoryBudget) -> Asy
                     await anyio.sleep(0)
     except ClientDisconnect as exc:
         raise RookeryError(BAD_REQUEST, "the caller left before the end of the body") from exc
-    if left := opened.finish():
+    if left := decompressor.finish():
         room.take(len(left))
         yield left
 

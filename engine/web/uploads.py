@@ -17,7 +17,7 @@ from starlette.requests import Request
 from engine.errors import NOT_REPLACEABLE, QUARANTINE_FULL, RookeryError
 from engine.ingest.batch import AppendResult
 from engine.ingest.formats.body_rows import Chunker
-from engine.ingest.formats.parquet import pieces
+from engine.ingest.formats.parquet import split_parquet
 from engine.ingest.gateway import MemoryBudget
 from engine.ingest.idempotency import part_key
 from engine.ingest.replace import Replacement
@@ -162,7 +162,7 @@ class Upload:
                     yield file.read()
                 return
             settings = self._state.workspace.settings
-            found = pieces(cast(BinaryIO, file), settings.max_parquet_memory, settings.max_parquet_bytes)
+            found = split_parquet(cast(BinaryIO, file), settings.max_parquet_memory, settings.max_parquet_bytes)
             try:
                 while batch := await anyio.to_thread.run_sync(next, found, b"", limiter=limiter):
                     yield batch

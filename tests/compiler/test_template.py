@@ -297,7 +297,7 @@ def test_conflicting_types_are_noted_and_each_place_converts_for_itself() -> Non
     binder = Binder()
     template.render({"x": "7"}, binder, COLUMNS)
     assert list(binder.bindings.values()) == [7, "7"]
-    assert not compile_template("{{ Int(x) }}{{ Int64(x) }}{{ Integer(x) }}{% if x %}{% end %}").clashes
+    assert not compile_template("{{ Int(x) }}{{ Int64(x) }}{{ Integer(x) }}{% if x %}{% end %}").type_conflicts
 
 
 def test_the_type_of_items_may_be_written_without_quotes_or_be_no_type() -> None:

@@ -13,7 +13,7 @@ from engine.control.push import push
 from engine.errors import RookeryError
 from engine.fanout.handover import CommittedBatch
 from engine.ingest.batch import Append, AppendResult
-from engine.ingest.formats.body_rows import small_lines
+from engine.ingest.formats.body_rows import strict_ndjson_lines
 from engine.ingest.idempotency import Receipts
 from engine.ingest.staging_pool import StagingPool
 from engine.ingest.writer import BatchWriter
@@ -55,7 +55,7 @@ def ingestion(workspace: Workspace) -> BatchWriter:
 
 def append(*rows: dict[str, Any], key: str | None = None) -> Append:
     body = "\n".join(json.dumps(r) for r in rows).encode()
-    return Append("events", body, Input.NDJSON, None, key, small_lines(body), digest=key or "")
+    return Append("events", body, Input.NDJSON, None, key, strict_ndjson_lines(body), digest=key or "")
 
 
 def ids(workspace: Workspace, table: str = "main.events") -> set[str]:

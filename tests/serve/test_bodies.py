@@ -8,7 +8,7 @@ import io
 import json
 import sys
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import orjson
 import pytest
@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.errors import BAD_ENCODING, BAD_ROW, TOO_LARGE, RookeryError
-from engine.ingest.formats.body_rows import Chunker, csv_rows, json_rows, small_lines
+from engine.ingest.formats.body_rows import Chunker, csv_rows, json_rows, strict_ndjson_lines
 from engine.ingest.formats.chunker import MAX_HEADER_BYTES
-from engine.ingest.formats.compression import OUTPUT_BYTES, decompressor, open_chunks, sniffed
+from engine.ingest.formats.compression import OUTPUT_BYTES, Decompressor, sniff_encoding
 from engine.ingest.formats.json_values import JsonElements, on_one_line
 
 if sys.version_info >= (3, 14):
@@ -62,8 +62,11 @@ def cut(kind: str, parts: Iterator[bytes] | list[bytes], size: int = 16, limit: 
 
 
 def test_small_lines() -> None:
-    assert small_lines(b'\xef\xbb\xbf{"a":1}\r\n\n  {"b": "\xc3\xa9"}\t\n') == [b'{"a":1}', b'{"b": "\xc3\xa9"}']
-    assert small_lines(b"") == small_lines(b" \r\n\n") == []
+    assert strict_ndjson_lines(b'\xef\xbb\xbf{"a":1}\r\n\n  {"b": "\xc3\xa9"}\t\n') == [
+        b'{"a":1}',
+        b'{"b": "\xc3\xa9"}',
+    ]
+    assert strict_ndjson_lines(b"") == strict_ndjson_lines(b" \r\n\n") == []
 
 
 @pytest.mark.parametrize(
@@ -75,15 +78,15 @@ def test_small_lines() -> None:
     ],
 )  # fmt: skip
 def test_lines_that_are_not_objects_by_themselves_are_not_small_lines(body: bytes) -> None:
-    assert small_lines(body) is None
-    assert small_lines(b'{"a":1}\n' + body + b'\n{"a":1}') is None
+    assert strict_ndjson_lines(body) is None
+    assert strict_ndjson_lines(b'{"a":1}\n' + body + b'\n{"a":1}') is None
 
 
 @quick
 @given(st.lists(objects), st.sampled_from([b"\n", b"\r\n", b"\n\n"]))
 def test_small_lines_are_the_lines(rows: list[dict[str, object]], border: bytes) -> None:
     lines = [json.dumps(row).encode() for row in rows]
-    assert small_lines(border.join(lines)) == lines
+    assert strict_ndjson_lines(border.join(lines)) == lines
     assert json_rows(border.join(lines)) == lines
 
 
@@ -173,7 +176,7 @@ def test_an_array_of_open_strings_and_escapes_costs_its_length_once() -> None:
         assert list(elements.complete()) == []
     elements.append(b'"]\n{}')
     assert [len(e) for e in elements.complete()] == [2000 * 20 * 7 + 2]
-    assert elements.rest == b"\n{}"
+    assert elements.remainder == b"\n{}"
 
 
 # --- CSV
@@ -256,8 +259,8 @@ def test_chunks_make_no_difference_to_csv(body: str, sizes: list[int]) -> None:
 def test_batches_of_lines_hold_all_rows(rows: list[dict[str, object]], sizes: list[int], size: int) -> None:
     lines = [json.dumps(row).encode() for row in rows]
     batches = cut("ndjson", chunked(b"\r\n".join(lines), sizes), size)
-    assert [row for batch in batches for row in small_lines(batch) or []] == lines
-    assert all(len(b) <= size or len(small_lines(b) or []) == 1 for b in batches)
+    assert [row for batch in batches for row in strict_ndjson_lines(batch) or []] == lines
+    assert all(len(b) <= size or len(strict_ndjson_lines(b) or []) == 1 for b in batches)
 
 
 @quick
@@ -267,8 +270,8 @@ def test_batches_of_a_list_hold_all_rows(
 ) -> None:
     body = json.dumps(rows, indent=indent).encode()
     batches = cut("ndjson", chunked(body, sizes), size)
-    assert [row for batch in batches for row in small_lines(batch) or []] == json_rows(body)
-    assert all(len(b) <= size or len(small_lines(b) or []) == 1 for b in batches)
+    assert [row for batch in batches for row in strict_ndjson_lines(batch) or []] == json_rows(body)
+    assert all(len(b) <= size or len(strict_ndjson_lines(b) or []) == 1 for b in batches)
 
 
 @quick
@@ -349,9 +352,16 @@ def packed(encoding: str, body: bytes) -> bytes:
     return zstd.compress(body) if encoding == "zstd" else body
 
 
+def decompressed(chunks: Iterable[bytes], encoding: str, limit: int) -> Iterator[bytes]:
+    decompressor = Decompressor(encoding, limit)
+    for chunk in chunks:
+        yield from decompressor.decompress(chunk)
+    yield decompressor.finish()
+
+
 def refused(encoding: str, parts: list[bytes], limit: int = 1000) -> RookeryError:
     with pytest.raises(RookeryError) as caught:
-        list(open_chunks(parts, encoding, limit))
+        list(decompressed(parts, encoding, limit))
     return caught.value
 
 
@@ -363,14 +373,12 @@ packings = pytest.mark.parametrize("encoding", ["gzip", "zstd"])
 def test_opened_bodies_are_what_was_packed(members: list[bytes], sizes: list[int], encoding: str) -> None:
     body = b"".join(packed(encoding, m) for m in members)
     whole = b"".join(members)
-    if encoding == "" and sniffed(whole):
+    if encoding == "" and sniff_encoding(whole):
         return
-    assert b"".join(open_chunks(chunked(body, sizes), encoding.upper(), 1000)) == whole
+    assert b"".join(decompressed(chunked(body, sizes), encoding.upper(), 1000)) == whole
     unsaid = encoding if encoding == "identity" or not body else ""
-    assert b"".join(open_chunks(chunked(body, sizes), unsaid, 1000)) == whole
-    assert b"".join(open_chunks([body], unsaid, len(whole))) == whole
-    opened = decompressor(encoding, 1000)
-    assert b"".join(opened.feed(c) for c in chunked(body, sizes)) + opened.finish() == whole
+    assert b"".join(decompressed(chunked(body, sizes), unsaid, 1000)) == whole
+    assert b"".join(decompressed([body], unsaid, len(whole))) == whole
     if whole:
         assert refused(encoding, [body], len(whole) - 1).code is TOO_LARGE
 
@@ -389,7 +397,7 @@ def test_broken_streams(encoding: str) -> None:
 def test_gzip_checks_its_sum_and_is_filled_up_with_zeros() -> None:
     body = gzip.compress(b"abc")
     assert "corrupt" in refused("gzip", [body[:-5] + b"\0\0\0\0\0"]).message
-    assert b"".join(open_chunks([body + b"\0" * 9, b"\0", body], "x-gzip", 6)) == b"abcabc"
+    assert b"".join(decompressed([body + b"\0" * 9, b"\0", body], "x-gzip", 6)) == b"abcabc"
     assert "truncated" in refused("gzip", [body + b"\x1f"]).message
 
 
@@ -403,12 +411,12 @@ def test_a_bomb_does_not_go_off(encoding: str) -> None:
     bomb = packed(encoding, bytes(100 << 20))
     tracemalloc.start()
     with pytest.raises(RookeryError, match="larger"):
-        sum(map(len, open_chunks([bomb], encoding, 50 << 20)))
-    assert sum(map(len, open_chunks([bomb], encoding, 200 << 20))) == 100 << 20
+        sum(map(len, decompressed([bomb], encoding, 50 << 20)))
+    assert sum(map(len, decompressed([bomb], encoding, 200 << 20))) == 100 << 20
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 8 * OUTPUT_BYTES
-    assert max(map(len, decompressor(encoding, 200 << 20).pieces(bomb))) <= OUTPUT_BYTES
+    assert max(map(len, Decompressor(encoding, 200 << 20).decompress(bomb))) <= OUTPUT_BYTES
 
 
 @packings

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.errors import RookeryError
-from engine.ingest.formats.parquet_process import UNREADABLE, unpack
+from engine.ingest.formats.parquet_process import READ_ERRORS, unpack
 from engine.warehouse.port import Input
 from tests.fanout.house import House, house
 
@@ -104,7 +104,7 @@ def _change_bytes(home: House) -> None:
                 if whole:
                     home.gateway.append("rows", bytes(body), Input.PARQUET).result(60)
                 else:
-                    with suppress(*UNREADABLE):
+                    with suppress(*READ_ERRORS):
                         list(unpack(io.BytesIO(body), 1 << 40))
             except RookeryError as exc:
                 assert exc.code.status == 400, (bytes(body), exc.message)

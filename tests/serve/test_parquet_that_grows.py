@@ -11,7 +11,7 @@ from tempfile import TemporaryFile, gettempdir
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from engine.ingest.formats.parquet import pieces
+from engine.ingest.formats.parquet import split_parquet
 from engine.web.uploads import WHOLE_PARQUET_BYTES
 from tests.support.server import running
 
@@ -48,7 +48,7 @@ def test_a_small_file_of_many_long_texts_is_refused(tmp_path: Path) -> None:
 def test_pieces_of_a_large_file_keep_texts_that_rows_share_once() -> None:
     with TemporaryFile() as file:
         file.write(_file(2_000, 1 << 20, 40 << 20))
-        (piece,) = pieces(file, 2 << 30, 1 << 40)
+        (piece,) = split_parquet(file, 2 << 30, 1 << 40)
     assert len(piece) < 60 << 20
     assert pa.default_memory_pool().max_memory() < 1 << 30
     assert pq.ParquetFile(io.BytesIO(piece)).metadata.num_rows == 2_000

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.errors import RookeryError
-from engine.ingest.formats.parquet import pieces
+from engine.ingest.formats.parquet import split_parquet
 from engine.web.uploads import WHOLE_PARQUET_BYTES
 from tests.support.server import Server, running
 
@@ -75,7 +75,7 @@ def test_memory_bounds_what_no_declaration_tells() -> None:
     with TemporaryFile() as file:
         file.write(_lists_of_one_text(3_000, 2 * MIB))
         with pytest.raises(RookeryError) as caught:
-            list(pieces(file, 512 * MIB, 1 << 60))
+            list(split_parquet(file, 512 * MIB, 1 << 60))
     assert caught.value.code.id == "RK5030"
     assert "memory" in caught.value.message
 
@@ -84,5 +84,5 @@ def test_broken_files_are_the_senders_fault() -> None:
     with TemporaryFile() as file:
         file.write(b"PAR1" + bytes(1000) + b"PAR1")
         with pytest.raises(RookeryError) as caught:
-            list(pieces(file, 512 * MIB, 1 << 60))
+            list(split_parquet(file, 512 * MIB, 1 << 60))
     assert caught.value.code.id == "RK5001"

@@ -147,5 +147,5 @@ def test_a_parquet_file_without_any_of_the_columns_is_refused(home: House) -> No
     sink = io.BytesIO()
     pq.write_table(pa.table({"other": [1, 2]}), sink)
     answer = home.gateway.append("deeper", sink.getvalue(), Input.PARQUET)
-    with pytest.raises(Exception, match="no column is named"):
+    with pytest.raises(Exception, match="no column"):
         answer.result(60)

@@ -1,4 +1,4 @@
-"""Streams of rows, of any length, cut into batches of bounded size while they arrive."""
+"""Cuts streams of rows of any length into batches of bounded size while they arrive."""
 
 from __future__ import annotations
 
@@ -6,100 +6,110 @@ from collections.abc import Iterator
 from typing import Literal
 
 from engine.errors import BAD_ROW, TOO_LARGE, RookeryError
-from engine.ingest.formats.csv_records import BOM, csv_rows, ends_quoted, is_open, raw_cells
-from engine.ingest.formats.json_values import BLANK, JsonElements, on_one_line, too_long
+from engine.ingest.formats.csv_records import BOM, csv_rows, ends_inside_quotes, is_unterminated, raw_cells
+from engine.ingest.formats.json_values import BLANK, JsonElements, on_one_line, row_too_long
 
 BATCH_BYTES = 4 << 20
+"""Target size of a batch."""
 MAX_ROW_BYTES = 64 << 20
+"""Maximum size of one row."""
 MAX_HEADER_BYTES = 256 << 10
-"""Bytes that the names of a CSV file's columns may take: they stand before each of its batches."""
+"""Maximum size of a CSV header, which is repeated before each batch."""
 Kind = Literal["ndjson", "csv"]
-_OPEN_HEADER = "line 1: a quote in the header is never closed"
-_CARRIAGE_RETURN = "line 1: a carriage return stands where no line ends"
-_LINE_ENDS = "nothing was stored; end lines with LF or CRLF. In Python, open the file with newline='' to write CSV"
+_UNTERMINATED_HEADER = "line 1: a quote in the header is never closed"
+_CARRIAGE_RETURN = "line 1: a carriage return is not followed by a line feed"
+_LINE_ENDS_HINT = (
+    "nothing was stored; end lines with LF or CRLF. In Python, open the file with newline='' to write CSV"
+)
 
 
 class Chunker:
     """Cuts a stream of NDJSON or CSV into batches of at most `size` bytes of rows; a longer row is its own batch.
 
-    Where it cuts depends on the bytes alone, not on the chunks they came in. Each batch of CSV begins with the
-    stream's header. A stream that begins with `[` is a list, and its elements become lines. What `feed` and `finish`
-    return is to be taken to its end. Both raise RK5004 for a row longer than `limit`.
+    The cuts depend only on the bytes, not on the chunks in which they arrive, so a repeated upload gives the same
+    batches. Each CSV batch begins with the stream's header. A stream that begins with `[` is a JSON array, and its
+    elements become lines. Exhaust the iterators that `feed` and `finish` return; both raise RK5004 for a row longer
+    than `limit`, and RK5001 for a CSV header that cannot be read.
     """
 
     def __init__(self, kind: Kind, size: int = BATCH_BYTES, limit: int = MAX_ROW_BYTES) -> None:
         self._kind, self._size, self._limit = kind, size, max(size, limit)
+        # The bytes before the first row, until the kind of stream is known.
         self._first = b""
-        self._marked = False
-        self._inner: _Lines | _Records | _List | None = None
+        self._bom_checked = False
+        self._stream: _NdjsonStream | _CsvStream | _ArrayStream | None = None
 
     @property
     def held(self) -> int:
-        """Bytes that are in no batch yet."""
-        return len(self._first) if self._inner is None else self._inner.held
+        """Bytes that are not in a batch yet."""
+        return len(self._first) if self._stream is None else self._stream.held
 
     def feed(self, chunk: bytes) -> Iterator[bytes]:
-        """Take a chunk; the batches that are full."""
-        if self._inner is not None:
-            self._inner.append(chunk)
+        """Add a chunk and yield the batches that are full."""
+        if self._stream is not None:
+            self._stream.append(chunk)
         else:
             self._begin(self._first + chunk, last=False)
-        return iter(()) if self._inner is None else self._inner.batches(last=False)
+        return iter(()) if self._stream is None else self._stream.batches(last=False)
 
     def finish(self) -> Iterator[bytes]:
-        """The batches that are left at the end of the stream."""
-        if self._inner is None:
+        """Yield the remaining batches at the end of the stream."""
+        if self._stream is None:
             self._begin(self._first, last=True)
-        return iter(()) if self._inner is None else self._inner.batches(last=True)
+        return iter(()) if self._stream is None else self._stream.batches(last=True)
 
     def _begin(self, first: bytes, last: bool) -> None:
-        """What the stream is shows behind a byte order mark and blank lines."""
+        """Choose the kind of stream by its first character after a byte order mark and blank lines."""
         self._first = first
-        if not self._marked:
+        if not self._bom_checked:
             if BOM.startswith(first) and first != BOM and not last:
-                return
-            self._marked, first = True, first.removeprefix(BOM)
+                return  # it may still become a byte order mark
+            self._bom_checked, first = True, first.removeprefix(BOM)
         self._first = first = first.lstrip(BLANK if self._kind == "ndjson" else b"\r\n")
         if not first:
             return
         if self._kind == "csv":
-            self._inner = _Records(self._size, self._limit)
+            self._stream = _CsvStream(self._size, self._limit)
         elif first.startswith(b"["):
-            self._inner, first = _List(self._size, self._limit), first[1:]
+            self._stream, first = _ArrayStream(self._size, self._limit), first[1:]
         else:
-            self._inner = _Lines(self._size, self._limit)
-        self._inner.append(first)
+            self._stream = _NdjsonStream(self._size, self._limit)
+        self._stream.append(first)
 
 
-class _Lines:
-    """NDJSON. Looks at a batch's window only when that is full, so that chunks make no difference."""
+class _NdjsonStream:
+    """A stream of NDJSON. It searches for a boundary only when a full batch has arrived, so chunks do not matter."""
 
     blank = BLANK
 
     def __init__(self, size: int, limit: int) -> None:
         self._size, self._limit = size, limit
         self._buffer = bytearray()
-        self._sought = 0
+        # Where the next search for a line break begins.
+        self._searched = 0
 
     @property
     def held(self) -> int:
+        """Bytes that are not in a batch yet."""
         return len(self._buffer)
 
     def append(self, chunk: bytes) -> None:
+        """Add a chunk."""
         self._buffer += chunk
 
     def batches(self, last: bool) -> Iterator[bytes]:
+        """Yield the full batches, and at the end of the stream (`last`) the remaining one."""
         while len(self._buffer) > self._size:
-            end = self._border()
+            end = self._boundary()
             if (end if end >= 0 else len(self._buffer)) > self._limit:
-                raise too_long(self._limit)
+                raise row_too_long(self._limit)
             if end < 0:
                 break
-            yield from self._taken(end)
+            yield from self._take(end)
         if last:
-            yield from self._taken(len(self._buffer))
+            yield from self._take(len(self._buffer))
 
-    def _taken(self, end: int) -> Iterator[bytes]:
+    def _take(self, end: int) -> Iterator[bytes]:
         batch = bytes(self._buffer[:end])
         self._drop(end)
         if batch.strip(self.blank):
@@ -107,61 +117,64 @@ class _Lines:
 
     def _drop(self, end: int) -> None:
         del self._buffer[:end]
-        self._sought = 0
+        self._searched = 0
 
-    def _border(self) -> int:
-        """The position behind the window's last line, or else behind the first line that ends; -1 if none does."""
-        # Objects may stand over several lines: a line that begins with a brace more likely begins a row.
-        found = self._buffer.rfind(b"\n{", self._size // 2, self._size + 1)
-        if found < 0:
-            found = self._buffer.rfind(b"\n", 0, self._size)
-        if found < 0:
-            found = self._buffer.find(b"\n", self._sought)
-            self._sought = len(self._buffer)
-        return found + 1 or -1
+    def _boundary(self) -> int:
+        """Return the position after the last line within the batch size, or else after the first line; -1 if none."""
+        # An object may span several lines. A line that begins with a brace is more likely to begin a row.
+        line_break = self._buffer.rfind(b"\n{", self._size // 2, self._size + 1)
+        if line_break < 0:
+            line_break = self._buffer.rfind(b"\n", 0, self._size)
+        if line_break < 0:
+            line_break = self._buffer.find(b"\n", self._searched)
+            self._searched = len(self._buffer)
+        return line_break + 1 or -1
 
 
-class _Records(_Lines):
-    """CSV: a line break in a quoted value is no border."""
+class _CsvStream(_NdjsonStream):
+    """A stream of CSV. A line break in a quoted value is not a boundary between records."""
 
     blank = b"\r\n"
 
     def __init__(self, size: int, limit: int) -> None:
         super().__init__(size, limit)
         self._header: bytes | None = None
-        self._cut = False
+        self._has_batches = False
+        # `_scan` has read the buffer up to `_scanned`, which is inside a quoted value if `_quoted`. `_best` is the
+        # last boundary before the batch size, or 0.
         self._scanned = self._best = 0
         self._quoted = False
 
     def batches(self, last: bool) -> Iterator[bytes]:
+        """Yield the batches, each with the header."""
         if self._header is None:
-            self._header = self._head(last)
+            self._header = self._take_header(last)
         if self._header is not None:
             for batch in super().batches(last):
-                self._cut = True
+                self._has_batches = True
                 yield self._header + batch
-            if last and not self._cut:
-                yield self._header  # what it names is judged although no row follows
+            if last and not self._has_batches:
+                yield self._header  # without rows its columns are still checked
 
-    def _head(self, last: bool) -> bytes | None:
-        """The header, taken off the stream once all of it is there."""
+    def _take_header(self, last: bool) -> bytes | None:
+        """Remove the header from the buffer and return it, or return None until it has arrived completely."""
         end = self._scan(0)
         if last and end < 0:
-            if is_open(self._buffer):
-                raise RookeryError(BAD_ROW, _OPEN_HEADER, hint="nothing was stored")
+            if is_unterminated(self._buffer):
+                raise RookeryError(BAD_ROW, _UNTERMINATED_HEADER, hint="nothing was stored")
             end = len(self._buffer)
         if (end if end >= 0 else len(self._buffer)) > MAX_HEADER_BYTES:
             raise RookeryError(
-                TOO_LARGE, f"the header is longer than {MAX_HEADER_BYTES:,} bytes", hint="is a quote left open?"
+                TOO_LARGE, f"the header is longer than {MAX_HEADER_BYTES:,} bytes", hint="is a quote never closed?"
             )
         if end < 0:
             return None
         header = bytes(self._buffer[:end])
         first, others = csv_rows(header)
         if others:
-            raise RookeryError(BAD_ROW, _OPEN_HEADER, hint="nothing was stored")
+            raise RookeryError(BAD_ROW, _UNTERMINATED_HEADER, hint="nothing was stored")
         if any(b"\r" in cell for cell in raw_cells(first) if not cell.lstrip().startswith(b'"')):
-            raise RookeryError(BAD_ROW, _CARRIAGE_RETURN, hint=_LINE_ENDS)
+            raise RookeryError(BAD_ROW, _CARRIAGE_RETURN, hint=_LINE_ENDS_HINT)
         self._drop(end)
         return header
 
@@ -170,7 +183,7 @@ class _Records(_Lines):
         self._scanned = self._best = 0
         self._quoted = False
 
-    def _border(self) -> int:
+    def _boundary(self) -> int:
         if not self._scanned:
             window = self._buffer[: self._size]
             if not any(line.count(b'"') & 1 for line in window.split(b"\n")):
@@ -180,65 +193,73 @@ class _Records(_Lines):
         return self._scan(self._size)
 
     def _scan(self, size: int) -> int:
-        """The last border up to `size`, or else the first behind it; -1 if there is none. Goes on where it ended."""
-        while (found := self._buffer.find(b"\n", max(self._scanned, self._sought))) >= 0:
-            if found >= size and self._best:
+        """Return the last boundary up to `size`, or else the first one after it; -1 if there is none.
+
+        Each call continues where the previous one stopped.
+        """
+        while (line_end := self._buffer.find(b"\n", max(self._scanned, self._searched))) >= 0:
+            if line_end >= size and self._best:
                 return self._best
-            line = self._buffer[self._scanned : found]
-            ended = ends_quoted(line, self._quoted)
-            # Text behind a closing quote: the value was left open on an earlier line, and this line begins a record.
-            self._quoted = bool(ends_quoted(line, False) if ended is None else ended)
-            self._scanned = found + 1
+            line = self._buffer[self._scanned : line_end]
+            quoted = ends_inside_quotes(line, self._quoted)
+            # None means text after a closing quote: the quote was left open by mistake on an earlier line, so this
+            # line begins a record.
+            self._quoted = bool(ends_inside_quotes(line, False) if quoted is None else quoted)
+            self._scanned = line_end + 1
             if not self._quoted:
-                if found >= size:
+                if line_end >= size:
                     return self._scanned
                 self._best = self._scanned
-        self._sought = len(self._buffer)
+        self._searched = len(self._buffer)
         return self._best or -1
 
 
-class _List:
-    """A JSON array: its elements, each on a line; what follows its end is taken as lines."""
+class _ArrayStream:
+    """A stream that is a JSON array. Its elements become lines, and the text after its end is split as NDJSON."""
 
     def __init__(self, size: int, limit: int) -> None:
         self._size = size
         self._elements = JsonElements(limit)
-        self._after = _Lines(size, limit)
+        self._after = _NdjsonStream(size, limit)
+        # The lines of the next batch, and their size in bytes.
         self._lines: list[bytes] = []
-        self._held = 0
+        self._line_bytes = 0
 
     @property
     def held(self) -> int:
-        return self._elements.held + self._held + self._after.held
+        """Bytes that are not in a batch yet."""
+        return self._elements.held + self._line_bytes + self._after.held
 
     def append(self, chunk: bytes) -> None:
-        (self._elements if self._elements.rest is None else self._after).append(chunk)
+        """Add a chunk."""
+        (self._elements if self._elements.remainder is None else self._after).append(chunk)
 
     def batches(self, last: bool) -> Iterator[bytes]:
-        if self._elements.rest is None:
-            yield from self._listed(last)
-        if self._elements.rest is not None:
+        """Yield the full batches, and at the end of the stream (`last`) the remaining ones."""
+        if self._elements.remainder is None:
+            yield from self._array_batches(last)
+        if self._elements.remainder is not None:
             yield from self._after.batches(last)
 
-    def _listed(self, last: bool) -> Iterator[bytes]:
+    def _array_batches(self, last: bool) -> Iterator[bytes]:
         for element in self._elements.complete():
-            yield from self._added(element)
-        if self._elements.rest is not None:
-            self._after.append(self._elements.rest)
+            yield from self._add(element)
+        if self._elements.remainder is not None:
+            self._after.append(self._elements.remainder)
         elif last:
-            for text in self._elements.unended():
-                yield from self._added(text)
-        if self._lines and (last or self._elements.rest is not None):
-            yield self._flushed()
+            for text in self._elements.unterminated():
+                yield from self._add(text)
+        if self._lines and (last or self._elements.remainder is not None):
+            yield self._flush()
 
-    def _added(self, element: bytes) -> Iterator[bytes]:
+    def _add(self, element: bytes) -> Iterator[bytes]:
         line = on_one_line(element) + b"\n"
-        if self._lines and self._held + len(line) > self._size:
-            yield self._flushed()
+        if self._lines and self._line_bytes + len(line) > self._size:
+            yield self._flush()
         self._lines.append(line)
-        self._held += len(line)
+        self._line_bytes += len(line)
 
-    def _flushed(self) -> bytes:
+    def _flush(self) -> bytes:
         batch = b"".join(self._lines)
-        self._lines, self._held = [], 0
+        self._lines, self._line_bytes = [], 0
         return batch

@@ -1,18 +1,20 @@
-"""Where records end in CSV text: quoted values may hold line breaks, and a quote may be left open by mistake."""
+"""Finds where CSV records end. Quoted values may hold line breaks, and a quote may be left open by mistake."""
 
 from __future__ import annotations
 
 BOM = b"\xef\xbb\xbf"
-_RESCANS = 8
-"""How often all lines of a text may be read again behind quotes that were left open; then every line is a record."""
+_MAX_RESCANS = 8
+"""How often all lines of a text may be read again after quotes that are left open. Then every line is a record."""
 _BEFORE_OPENING = b', \t\r\n"'
+"""Bytes that can precede a quote that opens a value, or the second quote of a doubled one."""
 
 
 def csv_rows(batch: bytes) -> tuple[bytes, list[bytes]]:
-    """The header and the records of a CSV text, each as it stands there but for the line break at its end.
+    """Return the header and the records of a CSV text, unchanged except for the line break at the end of each.
 
-    Blank lines are dropped. Where a quoted value is never closed, or text follows the quote that would close it on a
-    later line, the line on which it was opened is a record of its own (`is_open`), and the next line begins another.
+    Blank lines are dropped. If a quoted value is never closed, or text follows the quote that closes it on a later
+    line, then the line with the opening quote is a record of its own (see `is_unterminated`), and the next line
+    begins another.
     """
     rows = _records(batch.removeprefix(BOM))
     return (rows[0], rows[1:]) if rows else (b"", [])
@@ -23,11 +25,12 @@ def _records(text: bytes) -> list[bytes]:
     if not any(line.count(b'"') & 1 for line in lines):
         return [row for line in lines if (row := line.removesuffix(b"\r"))]
     rows: list[bytes] = []
-    at, again = 0, _RESCANS * len(lines)
+    # Each quote that is left open costs a look at all lines after it: the budget keeps the time linear.
+    at, rescan_budget = 0, _MAX_RESCANS * len(lines)
     while at < len(lines):
-        end, read = _record_end(lines, at) if again > 0 else (at, 0)
+        end, read = _record_end(lines, at) if rescan_budget > 0 else (at, 0)
         if end < 0:
-            again -= read
+            rescan_budget -= read
             end = at
         rows.append(b"\n".join(lines[at : end + 1]).removesuffix(b"\r"))
         at = end + 1
@@ -35,52 +38,52 @@ def _records(text: bytes) -> list[bytes]:
 
 
 def _record_end(lines: list[bytes], at: int) -> tuple[int, int]:
-    """The last line of the record that begins with a line, -1 if it does not end; and how many lines were read."""
+    """Return the last line of the record that begins at line `at` (-1 if it has no end), and the lines read."""
     quoted = False
     for number in range(at, len(lines)):
-        found = ends_quoted(lines[number], quoted)
-        if found is None:
+        quoted_after = ends_inside_quotes(lines[number], quoted)
+        if quoted_after is None:
             return (at if number == at else -1), number - at + 1
-        quoted = found
+        quoted = quoted_after
         if not quoted:
             return number, number - at + 1
     return -1, len(lines) - at
 
 
-def is_open(text: bytes | bytearray) -> bool:
-    """Whether a CSV text, or one record, ends within a quoted value."""
+def is_unterminated(text: bytes | bytearray) -> bool:
+    """Return whether a CSV text, or one record, ends inside a quoted value."""
     last = text.rfind(b'"')
     if last < 0 or (last and text[last - 1] not in _BEFORE_OPENING):
-        return False  # the last quote is not one that opens a value, nor the second of two
+        return False  # the last quote neither opens a value nor is the second of a doubled quote
     quoted = False
     for line in text.removeprefix(BOM).split(b"\n"):
-        quoted = bool(ends_quoted(line, quoted))
+        quoted = bool(ends_inside_quotes(line, quoted))
     return quoted
 
 
-def ends_quoted(line: bytes | bytearray, quoted: bool) -> bool | None:
-    """Whether a quoted value is open at a line's end, given whether one was at its beginning.
+def ends_inside_quotes(line: bytes | bytearray, quoted: bool) -> bool | None:
+    """Return whether a line ends inside a quoted value. `quoted` says whether it begins inside one.
 
-    None if text follows the quote that closes a value.
+    Returns None if text follows the quote that closes a value.
     """
     quotes = line.count(b'"')
     if not quotes:
         return quoted
     if not quoted and quotes % 2 == 0:
-        return False  # not so if one of them is astray and another opens a value, which no program writes
-    return _walked(line, quoted)
+        return False  # wrong only for a stray quote before one that opens a value, which no program writes
+    return _ends_inside_quotes_by_value(line, quoted)
 
 
-def _walked(line: bytes | bytearray, quoted: bool) -> bool | None:
-    """Value by value: a quote opens a value only at its beginning (`5" nails` is not quoted)."""
+def _ends_inside_quotes_by_value(line: bytes | bytearray, quoted: bool) -> bool | None:
+    """Decide value by value: a quote opens a value only at the value's beginning (`5" nails` is not quoted)."""
     at = 0
     while True:
         if not quoted:
-            opened = _open(line, at)
+            opened = _after_opening_quote(line, at)
             quoted, at = bool(opened), opened or at
         end = line.find(b",", at)
         if quoted:
-            at = _closing(line, at)
+            at = _after_closing_quote(line, at)
             if at < 0:
                 return True
             end = line.find(b",", at)
@@ -91,8 +94,8 @@ def _walked(line: bytes | bytearray, quoted: bool) -> bool | None:
         at, quoted = end + 1, False
 
 
-def _closing(line: bytes | bytearray, at: int) -> int:
-    """The position behind the quote that closes a value, or -1; two quotes in a row stand for one."""
+def _after_closing_quote(line: bytes | bytearray, at: int) -> int:
+    """Return the position after the quote that closes a value, or -1. Two quotes in a row are an escaped quote."""
     while (quote := line.find(b'"', at)) >= 0:
         if line[quote + 1 : quote + 2] != b'"':
             return quote + 1
@@ -101,29 +104,29 @@ def _closing(line: bytes | bytearray, at: int) -> int:
 
 
 def raw_cells(row: bytes) -> list[bytes]:
-    """The fields of a record as they are written, with their quotes."""
+    """Return the fields of a record as they are written, with their quotes."""
     if b'"' not in row:
         return row.split(b",")
-    found: list[bytes] = []
+    cells: list[bytes] = []
     at = 0
     while True:
-        opened = _open(row, at)
-        closed = _closing(row, opened) if opened else at
+        opened = _after_opening_quote(row, at)
+        closed = _after_closing_quote(row, opened) if opened else at
         end = row.find(b",", at if closed < 0 else closed)
-        found.append(row[at : None if end < 0 else end])
+        cells.append(row[at : None if end < 0 else end])
         if end < 0:
-            return found
+            return cells
         at = end + 1
 
 
-def ends_with_its_quotes(cell: bytes) -> bool:
-    """Whether a field that begins with a quote ends with the one that closes it."""
-    opened = _open(cell, 0)
-    return not opened or ((closed := _closing(cell, opened)) >= 0 and not cell[closed:].strip())
+def has_closing_quote(cell: bytes) -> bool:
+    """Return whether a field is not quoted, or ends with its closing quote."""
+    opened = _after_opening_quote(cell, 0)
+    return not opened or ((closed := _after_closing_quote(cell, opened)) >= 0 and not cell[closed:].strip())
 
 
-def _open(text: bytes | bytearray, at: int) -> int:
-    """The position behind the quote with which a field begins, or 0 if it begins with none."""
+def _after_opening_quote(text: bytes | bytearray, at: int) -> int:
+    """Return the position after a field's opening quote, or 0 if the field is not quoted."""
     while text[at : at + 1] == b" ":
         at += 1
     return at + 1 if text[at : at + 1] == b'"' else 0

@@ -1,4 +1,4 @@
-"""The columns that a CSV or Parquet file has."""
+"""Reads which columns a CSV or Parquet file has, and checks their names."""
 
 from __future__ import annotations
 
@@ -11,51 +11,52 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from engine.errors import BAD_ROW, RookeryError
-from engine.ingest.formats.parquet_process import UNREADABLE
+from engine.ingest.formats.parquet_process import READ_ERRORS
 from engine.warehouse.port import Input
 
-Given = Literal["text", "integer", "float", "day", "moment", "own", "nothing"]
-"""What a column of a Parquet file holds, as far as staging cares."""
-MAGIC = b"PAR1"
-"""What a Parquet file begins with."""
+SourceType = Literal["text", "integer", "float", "date", "timestamp", "other", "null"]
+"""The type of a column in a Parquet file, as far as staging distinguishes them."""
+PARQUET_MAGIC = b"PAR1"
+"""The first bytes of a Parquet file."""
 
 
 def unknown_columns(names: set[str], body: bytes, format: Input) -> tuple[str, ...]:
-    """The columns of a file that are none of the datasource's, and are passed over.
+    """Return the file's columns that the datasource does not have; they are ignored. `names` are the datasource's.
 
-    Raises RK5001 for a file that names none of the datasource's, so that its rows would be empty, or one of them
-    twice, and for what does not begin as a Parquet file. Whether the rest of it is one is left to the engine.
+    Raises RK5001 if the file has none of the datasource's columns, because its rows would be empty, or has one of
+    them twice, or does not begin as a Parquet file. The engine checks the rest of a Parquet file.
     """
-    if format is Input.PARQUET and not body.startswith(MAGIC):
-        raise RookeryError(BAD_ROW, "the body is not a Parquet file", hint=f"one begins with {MAGIC.decode()}")
-    given = _csv_columns(body) if format is Input.CSV else _parquet_columns(body)
-    if given is None:
+    if format is Input.PARQUET and not body.startswith(PARQUET_MAGIC):
+        hint = f"a Parquet file begins with {PARQUET_MAGIC.decode()}"
+        raise RookeryError(BAD_ROW, "the body is not a Parquet file", hint=hint)
+    file_columns = _csv_columns(body) if format is Input.CSV else _parquet_columns(body)
+    if file_columns is None:
         return ()
     place = "line 1: " if format is Input.CSV else ""
     own = {n.lower() for n in names}
-    known = [g.lower() for g in given if g.lower() in own]
-    twice = next((g for g in known if known.count(g) > 1), None)
-    if twice is not None:
-        raise RookeryError(BAD_ROW, f"{place}column `{twice}` is named twice", hint="nothing was stored")
+    known = [c.lower() for c in file_columns if c.lower() in own]
+    repeated = next((c for c in known if known.count(c) > 1), None)
+    if repeated is not None:
+        raise RookeryError(BAD_ROW, f"{place}column `{repeated}` is named twice", hint="nothing was stored")
     if not known:
-        hint = f"nothing was stored; the file has {', '.join(given[:10]) or 'none'}"
+        hint = f"nothing was stored; the file has {', '.join(file_columns[:10]) or 'no columns'}"
         if format is Input.CSV:
-            hint = f"nothing was stored; {_other_dialect(body)}"
-        raise RookeryError(BAD_ROW, f"{place}no column is named", hint=hint)
-    return tuple(g for g in given if g.lower() not in own)
+            hint = f"nothing was stored; {_dialect_hint(body)}"
+        raise RookeryError(BAD_ROW, f"{place}the file has no column of the datasource", hint=hint)
+    return tuple(c for c in file_columns if c.lower() not in own)
 
 
-def _other_dialect(body: bytes) -> str:
-    """What a file seems to be whose first line names no column as CSV does."""
+def _dialect_hint(body: bytes) -> str:
+    """Return a hint at what a file seems to be whose first line is not a CSV header."""
     first = body.partition(b"\n")[0].strip()
     if b"\0" in first:
         return "the file is not UTF-8 (perhaps UTF-16): convert it"
     if first[:1] in b"{[" and first:
-        return "the file looks like JSON: say `format=ndjson`"
-    between = next((c for c in (";", "\t", "|") if c.encode() in first), "")
-    if between:
-        return f"the names seem to be separated by {between!r}, and CSV has commas here"
-    return "a CSV file begins with the names of its columns"
+        return "the file looks like JSON: use `format=ndjson`"
+    separator = next((c for c in (";", "\t", "|") if c.encode() in first), "")
+    if separator:
+        return f"the names seem to be separated by {separator!r}: use commas"
+    return "the first line of a CSV file must have the names of its columns"
 
 
 def _csv_columns(body: bytes) -> list[str]:
@@ -72,29 +73,30 @@ def _parquet_columns(body: bytes) -> list[str] | None:
 
 
 def _schema(body: bytes) -> pa.Schema | None:
+    """Return a Parquet file's schema, or None if it cannot be read; the engine then reports the file as broken."""
     try:
         return pq.read_schema(io.BytesIO(body))
-    except UNREADABLE:
+    except READ_ERRORS:
         return None
 
 
-def kinds_in(body: bytes) -> dict[str, Given]:
-    """What a Parquet file has in its columns, by their names in lower case."""
+def read_source_types(body: bytes) -> dict[str, SourceType]:
+    """Return the types of a Parquet file's columns, by their names in lower case."""
     schema = _schema(body)
-    return {} if schema is None else {f.name.lower(): _kind(f.type) for f in schema}
+    return {} if schema is None else {f.name.lower(): _source_type(f.type) for f in schema}
 
 
-def _kind(type: pa.DataType) -> Given:
+def _source_type(type: pa.DataType) -> SourceType:
     if pa.types.is_dictionary(type):
         type = type.value_type
-    judges: list[tuple[Given, Callable[[pa.DataType], bool]]] = [
-        ("nothing", pa.types.is_null),
+    predicates: list[tuple[SourceType, Callable[[pa.DataType], bool]]] = [
+        ("null", pa.types.is_null),
         ("text", lambda t: pa.types.is_string(t) or pa.types.is_large_string(t) or pa.types.is_binary(t)),
         ("integer", pa.types.is_integer),
         ("float", pa.types.is_floating),
-        # Numbers of any size, where the stage's own would end the reading of the file.
+        # A decimal that is too large for the stage's type would fail the whole file; text holds any.
         ("text", pa.types.is_decimal),
-        ("day", pa.types.is_date),
-        ("moment", pa.types.is_timestamp),
+        ("date", pa.types.is_date),
+        ("timestamp", pa.types.is_timestamp),
     ]
-    return next((kind for kind, judge in judges if judge(type)), "own")
+    return next((source_type for source_type, matches in predicates if matches(type)), "other")

@@ -1,4 +1,4 @@
-"""Where values end in JSON text that may be broken, told by strings, escapes and depth."""
+"""Finds where values end in JSON text that may be broken, by its strings, escapes and nesting."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import orjson
 from engine.errors import TOO_LARGE, RookeryError
 
 BLANK = b" \t\r\n"
-"""What JSON takes for white space."""
-UNENDED = b"["
-"""A row that stands for what a list without an end does not have any more."""
+"""JSON's white space."""
+UNTERMINATED_ARRAY = b"["
+"""A placeholder row for the rows that an array without an end may have lost."""
 _OUTSIDE = re.compile(rb'["\[\]{},]')
 _INSIDE = re.compile(rb'["\[\]{}]')
 _ESCAPED = re.compile(rb"\\.|\n", re.DOTALL)
 _NO_ESCAPE = re.compile(rb'\\[^"/bfnrtu]')
-_QUOTE, _BACKSLASH, _LAST = b'"\\]'
-_OPENING, _BORDERS = b"[{", b",]"
-_GUESSES = 8
-"""How often a guess at the end of an element may fail before no more are made."""
-_BRACES, _NEAR = 4, 1 << 16
-_KEPT = 1 << 20
-"""Bytes that have been read and may stay in memory."""
+_QUOTE, _BACKSLASH, _CLOSING_BRACKET = b'"\\]'
+_OPENING, _ELEMENT_ENDS = b"[{", b",]"
+_MAX_FAILED_GUESSES = 8
+"""After this many failed guesses at the end of an element in a row, no more guesses are made."""
+_GUESSED_BRACES, _GUESS_BYTES = 4, 1 << 16
+_MAX_READ_BYTES = 1 << 20
+"""Bytes of finished elements that the buffer keeps at most: removing them one by one would copy it each time."""
 
 
 def is_object(text: bytes | bytearray) -> bool:
-    """Whether a text is one JSON object and nothing else, strictly."""
+    """Return whether a text is exactly one object in strict JSON."""
     try:
         return type(orjson.loads(text)) is dict
     except orjson.JSONDecodeError:
@@ -35,19 +35,21 @@ def is_object(text: bytes | bytearray) -> bool:
 
 
 def has_unknown_escape(text: bytes) -> bool:
-    """Whether a backslash stands before what JSON does not escape, as in `\\x22`: the engine would drop it."""
+    """Return whether a text has an escape unknown to JSON, such as `\\x22`. The engine drops the backslash."""
     if b"\\" not in text:
         return False
     return _NO_ESCAPE.search(text.replace(b"\\\\", b"")) is not None
 
 
-def too_long(limit: int) -> RookeryError:
-    """One row takes more than all rows may."""
-    return RookeryError(TOO_LARGE, f"a row is longer than {limit:,} bytes", hint="is a quote or a bracket left open?")
+def row_too_long(limit: int) -> RookeryError:
+    """Return the error for a row longer than `limit` bytes."""
+    return RookeryError(
+        TOO_LARGE, f"a row is longer than {limit:,} bytes", hint="is a quote or a bracket never closed?"
+    )
 
 
 def string_end(text: bytes | bytearray, at: int) -> int:
-    """The position behind the string that is open at `at`, or -1."""
+    """Return the position after the string whose text begins at `at`, or -1 if the string has no end."""
     quote = text.find(b'"', at)
     while quote >= 0:
         back = quote
@@ -61,10 +63,10 @@ def string_end(text: bytes | bytearray, at: int) -> int:
 
 
 def value_end(text: bytes, at: int) -> int:
-    """The position behind the object or list that begins at `at`, or -1 if it has no end."""
+    """Return the position after the object or array that begins at `at`, or -1 if it has no end."""
     depth = 0
-    while found := _INSIDE.search(text, at):
-        at = found.end()
+    while token := _INSIDE.search(text, at):
+        at = token.end()
         byte = text[at - 1]
         if byte == _QUOTE:
             at = string_end(text, at)
@@ -80,11 +82,11 @@ def value_end(text: bytes, at: int) -> int:
 
 
 def on_one_line(text: bytes) -> bytes:
-    """A value without line breaks: a space for those between tokens, the escape for those that stand in strings."""
+    """Remove line breaks from a value: those between tokens become spaces, those in strings become `\\n`."""
     if b"\n" not in text:
         return text
     if is_object(text):
-        return text.replace(b"\n", b" ")  # strict JSON has none in strings
+        return text.replace(b"\n", b" ")  # in strict JSON, no string contains a line break
     parts: list[bytes] = []
     at = 0
     while (quote := text.find(b'"', at)) >= 0:
@@ -95,91 +97,98 @@ def on_one_line(text: bytes) -> bytes:
     return b"".join((*parts, text[at:].replace(b"\n", b" ")))
 
 
-def _escape(found: re.Match[bytes]) -> bytes:
-    # A backslash before a line break is no escape of JSON, and must not become one.
-    return b"\\n" if found.group() == b"\n" else found.group().replace(b"\n", b" ")
+def _escape(match: re.Match[bytes]) -> bytes:
+    # A backslash before a line break is not a JSON escape, and must not become `\n`.
+    return b"\\n" if match.group() == b"\n" else match.group().replace(b"\n", b" ")
 
 
 class JsonElements:
-    """The elements of a JSON array that arrives in chunks, as their texts; `append` what is behind the first bracket.
+    """Splits a JSON array that arrives in chunks into the texts of its elements.
 
-    An element goes to the next comma of the array, so a bad one does not take others with it unless its strings or
-    brackets stay open. `rest` is what follows the array's end, once that was met.
+    The first chunk begins after the array's opening bracket. An element ends at the next comma of the array, so a
+    broken element does not affect the others unless its strings or brackets stay open. `limit` is the maximum size
+    of an element in bytes.
     """
 
     def __init__(self, limit: int) -> None:
-        self.rest: bytes | None = None
+        self.remainder: bytes | None = None
+        """The text after the array's end; None until its end has arrived."""
         self._limit = limit
         self._buffer = bytearray()
+        # Positions in the buffer: where the current element starts, and where the scan continues, which is at a
+        # depth of brackets within the element, and maybe in a string.
         self._start = self._at = self._depth = 0
-        self._string = False
-        self._guesses = _GUESSES
+        self._in_string = False
+        self._guesses_left = _MAX_FAILED_GUESSES
 
     @property
     def held(self) -> int:
-        """Bytes of what has not ended."""
+        """Bytes that belong to no complete element yet."""
         return len(self._buffer)
 
     def append(self, chunk: bytes) -> None:
-        """Take a chunk."""
+        """Add a chunk."""
         self._buffer += chunk
 
     def complete(self) -> Iterator[bytes]:
-        """Elements whose end is there. Raises RK5004 for one above the limit."""
-        while self.rest is None and (end := self._end()) >= 0:
+        """Yield the elements whose end has arrived. Raises RK5004 for an element above the limit."""
+        while self.remainder is None and (end := self._element_end()) >= 0:
             text = bytes(self._buffer[self._start : end])
             if len(text) > self._limit:
-                raise too_long(self._limit)
+                raise row_too_long(self._limit)
             self._start = self._at
-            if self._buffer[end] == _LAST:
-                self.rest = bytes(self._buffer[self._at :])
+            if self._buffer[end] == _CLOSING_BRACKET:
+                self.remainder = bytes(self._buffer[self._at :])
                 self._buffer.clear()
-            elif self._start > _KEPT:
-                self._forget()
+            elif self._start > _MAX_READ_BYTES:
+                self._drop_read()
             if text := text.strip(BLANK):
                 yield text
-        self._forget()
+        self._drop_read()
         if len(self._buffer) > self._limit:
-            raise too_long(self._limit)
+            raise row_too_long(self._limit)
 
-    def unended(self) -> list[bytes]:
-        """What was begun in a list without an end, which `UNENDED` stands for where nothing is torn."""
-        left = bytes(self._buffer).strip(BLANK)
+    def unterminated(self) -> list[bytes]:
+        """Return the rows at the end of a body whose array has no end.
+
+        They are the element that was begun, and UNTERMINATED_ARRAY unless that element is itself broken.
+        """
+        begun = bytes(self._buffer).strip(BLANK)
         self._buffer = bytearray()
-        if left and not is_object(left):
-            return [left]
-        return [left, UNENDED] if left else [UNENDED]
+        if begun and not is_object(begun):
+            return [begun]
+        return [begun, UNTERMINATED_ARRAY] if begun else [UNTERMINATED_ARRAY]
 
-    def _forget(self) -> None:
+    def _drop_read(self) -> None:
         del self._buffer[: self._start]
         self._at -= self._start
         self._start = 0
 
-    def _end(self) -> int:
-        """Where the element ends, at a comma or bracket of the array, or -1 if that is not there yet."""
+    def _element_end(self) -> int:
+        """Return the position of the comma or bracket that ends the element, or -1 if it has not arrived."""
         if self._at == self._start:
-            self._guess()
+            self._guess_object_end()
         buffer = self._buffer
         while True:
-            if self._string and not self._closed():
+            if self._in_string and not self._skip_string():
                 return -1
-            found = (_INSIDE if self._depth else _OUTSIDE).search(buffer, self._at)
-            if found is None:
+            token = (_INSIDE if self._depth else _OUTSIDE).search(buffer, self._at)
+            if token is None:
                 self._at = len(buffer)
                 return -1
-            self._at = found.end()
+            self._at = token.end()
             byte = buffer[self._at - 1]
             if byte == _QUOTE:
-                self._string = True
+                self._in_string = True
             elif byte in _OPENING:
                 self._depth += 1
             elif self._depth:
                 self._depth -= 1
-            elif byte in _BORDERS:
+            elif byte in _ELEMENT_ENDS:
                 return self._at - 1
 
-    def _closed(self) -> bool:
-        """Go behind the open string, or as far as there is text of it, but never into an escape."""
+    def _skip_string(self) -> bool:
+        """Move past the open string, or to the end of the buffer but never into an escape. Return if it has ended."""
         end = string_end(self._buffer, self._at)
         if end < 0:
             back = end = len(self._buffer)
@@ -187,17 +196,17 @@ class JsonElements:
                 back -= 1
             self._at = end - (end - back) % 2
             return False
-        self._at, self._string = end, False
+        self._at, self._in_string = end, False
         return True
 
-    def _guess(self) -> None:
-        """An object ends at its first brace or one of the next: a parser tells it sooner than a walk by strings."""
+    def _guess_object_end(self) -> None:
+        """Try to end an object at one of its first closing braces: the parser is faster than scanning its strings."""
         end = self._at
-        for _ in range(_BRACES if self._guesses else 0):
-            end = self._buffer.find(b"}", end, self._at + _NEAR) + 1
+        for _ in range(_GUESSED_BRACES if self._guesses_left else 0):
+            end = self._buffer.find(b"}", end, self._at + _GUESS_BYTES) + 1
             if not end:
                 break
             if is_object(self._buffer[self._at : end]):
-                self._at, self._guesses = end, _GUESSES
+                self._at, self._guesses_left = end, _MAX_FAILED_GUESSES
                 return
-        self._guesses = max(self._guesses - 1, 0)
+        self._guesses_left = max(self._guesses_left - 1, 0)

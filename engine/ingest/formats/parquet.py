@@ -1,4 +1,4 @@
-"""Parquet files too large to be stored in one go, in pieces that are Parquet files themselves."""
+"""Splits Parquet files that are too large for one INSERT into smaller Parquet files."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import IO, BinaryIO
 
 from engine.errors import BAD_ROW, PARQUET_TOO_LARGE, RookeryError
 from engine.ingest.formats import parquet_process
-from engine.ingest.formats.parquet_process import FAILED, LENGTH
+from engine.ingest.formats.parquet_process import FAILURE_MARK, LENGTH_BYTES
 
-_LONGEST = 4096
+_MAX_REASON_BYTES = 4096
 
 
-def pieces(file: BinaryIO, memory: int, total: int) -> Generator[bytes]:
-    """The rows of a file on disk, in order, opened by a process that may use so many bytes of memory.
+def split_parquet(file: BinaryIO, memory: int, total: int) -> Generator[bytes]:
+    """Yield the rows of a file on disk, in order, as smaller Parquet files.
 
-    Raises RK5001 for what is no Parquet file, and RK5030 when that memory does not suffice or the rows are more than
-    `total` bytes. The process ends with the generator.
+    A separate process reads the file and may allocate `memory` bytes; it ends with the generator. Raises RK5001 if
+    the file is not a Parquet file, and RK5030 if the memory does not suffice or the rows exceed `total` bytes.
     """
     file.seek(0)
     command = [sys.executable, "-P", parquet_process.__file__, str(memory), str(total)]
@@ -27,9 +27,9 @@ def pieces(file: BinaryIO, memory: int, total: int) -> Generator[bytes]:
     assert process.stdout is not None
     try:
         while True:
-            length = int.from_bytes(_read(process.stdout, LENGTH, memory), "big")
-            if length == FAILED:
-                raise _refused(process.stdout.read(_LONGEST).decode(errors="replace"), memory, total)
+            length = int.from_bytes(_read(process.stdout, LENGTH_BYTES, memory), "big")
+            if length == FAILURE_MARK:
+                raise _refused(process.stdout.read(_MAX_REASON_BYTES).decode(errors="replace"), memory, total)
             if not length:
                 return
             yield _read(process.stdout, length, memory)
@@ -41,11 +41,11 @@ def pieces(file: BinaryIO, memory: int, total: int) -> Generator[bytes]:
 
 
 def _read(stream: IO[bytes], length: int, memory: int) -> bytes:
-    """So many bytes. A process that ended without a word was ended for what it allocated, or crashed."""
-    found = stream.read(length) if length <= memory or length == LENGTH else b""
-    if len(found) < length:
+    """Read exactly `length` bytes. Raises RK5030 if the process ends before: it ran out of memory, or crashed."""
+    data = stream.read(length) if length <= memory or length == LENGTH_BYTES else b""
+    if len(data) < length:
         raise _out_of_memory(memory)
-    return found
+    return data
 
 
 def _out_of_memory(memory: int) -> RookeryError:
@@ -57,6 +57,7 @@ def _out_of_memory(memory: int) -> RookeryError:
 
 
 def _refused(reason: str, memory: int, total: int) -> RookeryError:
+    """Return the error for the reason that the process wrote: a word and a detail, as `parquet_process` has them."""
     kind, _, detail = reason.partition(" ")
     if kind == "memory":
         return _out_of_memory(memory)
@@ -66,4 +67,4 @@ def _refused(reason: str, memory: int, total: int) -> RookeryError:
             f"the rows of the Parquet file are {int(detail):,} bytes, and {total:,} are allowed",
             hint="send them in several files; the limit is ROOKERY_MAX_PARQUET_BYTES",
         )
-    return RookeryError(BAD_ROW, f"the body is no Parquet file that can be read: {detail}")
+    return RookeryError(BAD_ROW, f"the Parquet file cannot be read: {detail}")

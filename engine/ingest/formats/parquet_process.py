@@ -1,9 +1,9 @@
-"""A process of its own that opens a large Parquet file, which it has as stdin; its arguments are those of `main`.
+"""The program of a separate process that reads a large Parquet file from stdin and writes smaller ones to stdout.
 
-A few bytes of such a file may stand for any number of others, and the library has no limit of its own. Here the
-operating system sets one, and a crash of the library ends this process only. On stdout come pieces, each a length of
-eight bytes and a Parquet file. Length zero ends them; after the largest length comes the reason why there are no
-more: a word, a blank, and what else is known.
+A few bytes of a Parquet file can expand to any number of others, and the library has no limit. In this process the
+operating system limits the memory, and a crash of the library ends only this process. The command-line arguments are
+those of `main`. Stdout receives the parts, each a length of eight bytes and a Parquet file. Length zero follows the
+last part. FAILURE_MARK instead of a length is followed by the reason: a word, a space, and a detail.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-LENGTH = 8
-FAILED = (1 << 64) - 1
-"""In place of a length: a reason follows."""
-ROWS = 100_000
-"""Rows of a piece."""
-BUFFER = 1 << 20
-"""Bytes of a column that are read at once."""
+LENGTH_BYTES = 8
+FAILURE_MARK = (1 << 64) - 1
+"""Written in place of a length if the reason for a failure follows."""
+PART_ROWS = 100_000
+"""Rows of one part."""
+READ_BUFFER_BYTES = 1 << 20
+"""Bytes that are read from a column at once."""
 
 
-UNREADABLE = (pa.ArrowException, OSError, ValueError, OverflowError)
-"""What a broken Parquet file may raise."""
+READ_ERRORS = (pa.ArrowException, OSError, ValueError, OverflowError)
+"""The exceptions that a broken Parquet file may raise."""
 
 
 class TotalExceeded(Exception):
-    """The rows are larger than they may be."""
+    """The rows exceed the maximum size."""
 
 
 def main(memory: int, total: int) -> None:
-    """Open the file with so many bytes of memory, as long as its rows are so many bytes at most."""
+    """Write the parts of the file. It may allocate `memory` bytes, and its rows may have `total` bytes."""
     pa.set_cpu_count(1)
     pa.set_memory_pool(pa.system_memory_pool())
-    # The library loads parts of itself at first use, which would count.
+    # The library loads modules at first use. They are loaded now, so that they do not count against the limit.
     pq.write_table(pa.table({"a": pa.array(["a"]).dictionary_encode()}), io.BytesIO())
     with suppress(FileNotFoundError):
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -48,53 +48,53 @@ def main(memory: int, total: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         with open(0, "rb", closefd=False) as file:
-            for piece in unpack(file, total):
-                _put(piece)
+            for part in unpack(file, total):
+                _put(part)
         _put(b"")
     except MemoryError:
         _fail("memory", "")
     except TotalExceeded as exc:
         _fail("total", str(exc))
-    except UNREADABLE as exc:
+    except READ_ERRORS as exc:
         _fail("unreadable", str(exc)[:300])
 
 
 def unpack(file: BinaryIO, total: int) -> Iterator[bytes]:
-    """The pieces of a file. Raises TotalExceeded, or one of UNREADABLE for what is no Parquet file."""
+    """Yield the parts of a file. Raises TotalExceeded, or one of READ_ERRORS if it is not a Parquet file."""
     texts = [f.name for f in pq.read_schema(file) if f.type in (pa.string(), pa.binary(), pa.large_string())]
     file.seek(0)
-    # A long text that many rows share stays in a dictionary.
-    found = pq.ParquetFile(file, read_dictionary=texts, buffer_size=BUFFER)
-    _hold_to(total, _declared(found.metadata))
-    opened = 0
-    for batch in found.iter_batches(batch_size=ROWS, use_threads=False):
-        # What the file declares may be wrong.
-        opened += max(batch.nbytes, batch.num_rows * batch.num_columns)
-        _hold_to(total, opened)
+    # A dictionary keeps one copy of a long text that many rows share.
+    parquet = pq.ParquetFile(file, read_dictionary=texts, buffer_size=READ_BUFFER_BYTES)
+    _check_total(total, _declared_bytes(parquet.metadata))
+    row_bytes = 0
+    for batch in parquet.iter_batches(batch_size=PART_ROWS, use_threads=False):
+        # The sizes that the file declares may be wrong, so the rows are counted too.
+        row_bytes += max(batch.nbytes, batch.num_rows * batch.num_columns)
+        _check_total(total, row_bytes)
         sink = io.BytesIO()
         pq.write_table(pa.Table.from_batches([batch]), sink)
         yield sink.getvalue()
 
 
-def _declared(metadata: pq.FileMetaData) -> int:
-    """Bytes of the rows as the file declares them; a value takes one at least, however it is packed."""
+def _declared_bytes(metadata: pq.FileMetaData) -> int:
+    """Return the size of the rows that the file declares. A value counts as one byte at least, however compressed."""
     groups = (metadata.row_group(n) for n in range(metadata.num_row_groups))
     return max(int(metadata.num_rows * metadata.num_columns), sum(int(g.total_byte_size) for g in groups))
 
 
-def _hold_to(total: int, size: int) -> None:
+def _check_total(total: int, size: int) -> None:
     if size > total:
         raise TotalExceeded(size)
 
 
-def _put(piece: bytes) -> None:
-    sys.stdout.buffer.write(len(piece).to_bytes(LENGTH, "big"))
-    sys.stdout.buffer.write(piece)
+def _put(part: bytes) -> None:
+    sys.stdout.buffer.write(len(part).to_bytes(LENGTH_BYTES, "big"))
+    sys.stdout.buffer.write(part)
     sys.stdout.buffer.flush()
 
 
 def _fail(kind: str, detail: str) -> None:
-    sys.stdout.buffer.write(FAILED.to_bytes(LENGTH, "big"))
+    sys.stdout.buffer.write(FAILURE_MARK.to_bytes(LENGTH_BYTES, "big"))
     sys.stdout.buffer.write(f"{kind} {detail}".encode())
     sys.stdout.buffer.flush()
 

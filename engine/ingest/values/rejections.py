@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from engine.ingest.formats.json_values import UNENDED
+from engine.ingest.formats.json_values import UNTERMINATED_ARRAY
 from engine.ingest.row_expressions import FLAGS, flag_of
 from engine.ingest.values.staging import StageSchema, is_tenant, tenant_kind
 from engine.ingest.values.wide_types import Staged
@@ -150,7 +150,7 @@ def unreadable(row: bytes, format: Input, header: bytes) -> str:
         if cells is not None and len(cells) != len(names):
             return f"it has {len(cells)} fields, and the header {len(names)}"
         return "the row cannot be read"
-    if row == UNENDED:
+    if row == UNTERMINATED_ARRAY:
         return "the list has no end: rows may be missing"
     try:
         orjson.loads(row)

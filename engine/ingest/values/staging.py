@@ -16,7 +16,7 @@ from functools import lru_cache
 import orjson
 
 from engine.compiler.scope import tenant_literal
-from engine.ingest.formats.file_columns import Given
+from engine.ingest.formats.file_columns import SourceType
 from engine.ingest.row_expressions import flag_check, names_in
 from engine.ingest.values.fast_path import fast_checks_of, fast_tenant_check
 from engine.ingest.values.json_paths import nested
@@ -49,7 +49,7 @@ _NEVER = f"_rk_never_{_OWN}"
 """The stage's column that no row fills."""
 _LOOKED_AT = 2
 """Columns that are looked at to tell rows that may be empty."""
-NO_GIVEN_TYPES: Mapping[str, Given] = {}
+NO_SOURCE_TYPES: Mapping[str, SourceType] = {}
 HOLDS_STATE = re.compile(r"(?<!Simple)AggregateFunction\(")
 """In a type: an aggregate state, or something with one in it."""
 _ESCAPED_KEY = re.compile(rb'"[^"\\]*+\\u[^"]*+"\s*+:')
@@ -149,7 +149,7 @@ def unlike_texts(keys: list[str]) -> re.Pattern[bytes]:
 
 
 def stage_of(
-    source: Datasource, format: Input, manner: Manner = USUAL, given: Mapping[str, Given] = NO_GIVEN_TYPES
+    source: Datasource, format: Input, manner: Manner = USUAL, given: Mapping[str, SourceType] = NO_SOURCE_TYPES
 ) -> StageSchema:
     """How a datasource's rows of a format are staged. `given` is what a typed file has in its columns."""
     found = [(c, _staged(source, c, format, manner, given)) for c in source.columns]
@@ -318,7 +318,7 @@ def _staged(
     column: Column,
     format: Input,
     manner: Manner,
-    given: Mapping[str, Given] = NO_GIVEN_TYPES,
+    given: Mapping[str, SourceType] = NO_SOURCE_TYPES,
     name: str | None = None,
 ) -> Staged:
     """One column on its way, in the stage's column `name` if that is not called as what is read."""
@@ -342,13 +342,13 @@ def _staged(
         return Staged(column.name, name, "Nullable(String)", "", value, taken, f"isNull({value})", key=key)
     kind = parse_type(column.type)
     typed = given.get(column.name.lower(), "text") if format is Input.PARQUET else None
-    if typed == "nothing":
+    if typed == "null":
         # Not read at all, so that the stage's default takes its place.
         name = f"_rk_{_OWN}_{column.name}"
         value, typed = quote(name), "text"
     if kind.parts and format is Input.CSV:
         # A list is written as in SQL, where only what has quotes is a text.
-        typed = "own"
+        typed = "other"
     if exact and format is Input.NDJSON and integer_bounds(kind.kind):
         # As the parser of numbers does, which is not asked then.
         value = f"transform({value}, ['true', 'false'], ['1', '0'], {value})"
@@ -356,7 +356,7 @@ def _staged(
     staged, read, there = found.staged, value, ""
     if column.required:
         staged, read, there = _required(found.staged, value)
-    if typed == "own" and kind.kind == "Tuple" and format is Input.PARQUET:
+    if typed == "other" and kind.kind == "Tuple" and format is Input.PARQUET:
         return _struct(column, kind, name, found)
     there = " AND ".join(filter(None, [there, flag_check(source, column.name, read)]))
     if found.check is None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from engine.ingest.formats.file_columns import Given
+from engine.ingest.formats.file_columns import SourceType
 from engine.schema import literal, quote
 from engine.tenant_ids import integer_bounds
 from engine.warehouse.type_names import Type
@@ -89,13 +89,13 @@ class Staged:
         return self.key or self.name
 
 
-def wide_type_of(type: Type, *, exact: bool = False, given: Given | None = None) -> WideType:
+def wide_type_of(type: Type, *, exact: bool = False, given: SourceType | None = None) -> WideType:
     """How values of a type arrive: out of text, or as what a typed file has in the column (`given`).
 
     With `exact`, integers arrive as the text that was sent.
     """
     if type.parts:
-        parts = [wide_type_of(p, exact=exact, given=given and "own") for p in type.parts]
+        parts = [wide_type_of(p, exact=exact, given=given and "other") for p in type.parts]
         keys = parts[:1] if type.kind == "Map" else []
         elements = zip(type.parts[len(keys) :], parts[len(keys) :], strict=True)
         return _composed(type, [*keys, *(_never_null(t, p) for t, p in elements)])
@@ -108,22 +108,22 @@ def wide_type_of(type: Type, *, exact: bool = False, given: Given | None = None)
     return replace(found, staged=f"Nullable({found.staged})", check=or_null(found.check))
 
 
-def _typed(type: Type, given: Given) -> WideType | None:
+def _typed(type: Type, given: SourceType) -> WideType | None:
     """Values of a file that says what they are. What is not the column's kind goes by way of its text."""
     kind = type.kind
-    if kind in DATE_RANGES and given in ("day", "own"):
+    if kind in DATE_RANGES and given in ("date", "other"):
         return _typed_day(kind)
-    if kind in DATE_RANGES and given == "moment":
+    if kind in DATE_RANGES and given == "timestamp":
         return _midnight(kind)
-    if kind == "DateTime" and given in ("moment", "own"):
+    if kind == "DateTime" and given in ("timestamp", "other"):
         return WideType("DateTime64(6, 'UTC')", lambda v: f"({v} BETWEEN {DATETIME_RANGE})")
-    if integer_bounds(kind) and given in ("integer", "own"):
+    if integer_bounds(kind) and given in ("integer", "other"):
         return _integer(kind, kind.endswith(("128", "256")))
-    if kind in FIRST_INFINITE and given in ("float", "integer", "own"):
+    if kind in FIRST_INFINITE and given in ("float", "integer", "other"):
         return WideType("Float64", lambda v: f"(abs({v}) < {FIRST_INFINITE[kind]} OR NOT isFinite({v}))")
-    if kind == "Decimal" and given == "own":
+    if kind == "Decimal" and given == "other":
         return _wide_decimal(type)
-    as_it_is = given == "own" or (kind == "DateTime64" and given == "moment")
+    as_it_is = given == "other" or (kind == "DateTime64" and given == "timestamp")
     if as_it_is or kind in ("String", "FixedString") or (kind == "Float64" and given in ("float", "integer")):
         return None
     return _out_of_text(type)
