@@ -10,13 +10,31 @@ import sys
 import time
 import traceback
 from collections.abc import Iterable, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from engine.errors import RookeryError
+
+
+@dataclass(slots=True)
+class Timer:
+    """Milliseconds that each stage of a request took, for the header `Server-Timing`."""
+
+    started: float = field(default_factory=time.perf_counter)
+    stages: list[tuple[str, float]] = field(default_factory=list)
+
+    def stage(self, name: str) -> None:
+        """End a stage; the next one starts now."""
+        now = time.perf_counter()
+        self.stages.append((name, (now - self.started) * 1000))
+        self.started = now
+
+    def header(self) -> str:
+        return ", ".join(f"{n};dur={ms:.2f}" for n, ms in self.stages)
+
 
 _IN_QUERY = re.compile(r"token=[^&\s]++", re.IGNORECASE)
 _DOTTED = re.compile(r"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]++(?:\.[A-Za-z0-9_-]*+)++")

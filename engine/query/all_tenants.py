@@ -1,7 +1,7 @@
-"""Which tenants' rows a query without a tenant reads together, and whether that was still so when it began to read.
+"""Queries over the rows of all tenants, while tenants are added and removed.
 
 A tenant's rows count from the moment when it is ready until its removal begins. Before and after that its tables hold
-a part of its rows, so they are left out as a whole.
+only a part of its rows, so they are excluded as a whole.
 """
 
 from __future__ import annotations
@@ -15,72 +15,73 @@ from engine.workspace.workspace import Snapshot, TenantRecord, Workspace
 
 
 class Closable(Protocol):
-    """Something that ends."""
+    """A result that must be closed."""
 
     def close(self) -> None: ...
 
 
-Answered = TypeVar("Answered", bound=Closable)
+Result = TypeVar("Result", bound=Closable)
 MAX_TRIES = 3
-"""How often a query is begun again when tenants were added or removed meanwhile."""
+"""How often a query is started before tenants that keep changing make it fail."""
 
 
-def everywhere(snapshot: Snapshot, most: int) -> AllPlacements:
-    """Where the rows of all tenants are."""
-    rows = sorted(snapshot.tenants.values(), key=lambda t: t.id)
-    nests = [t.nest(snapshot.build.workspace) for t in rows if t.state == "ready"]
-    unsettled = tuple(t.id for t in rows if t.placement == "pooled" and t.state != "ready")
-    return AllPlacements(tuple(n for n in nests if n is not None), unsettled, most)
+def placements_of_all_tenants(snapshot: Snapshot, max_nests: int) -> AllPlacements:
+    """Where the rows of all ready tenants are."""
+    tenants = sorted(snapshot.tenants.values(), key=lambda t: t.id)
+    nests = [t.nest(snapshot.build.workspace) for t in tenants if t.state == "ready"]
+    unready_pooled = tuple(t.id for t in tenants if t.placement == "pooled" and t.state != "ready")
+    return AllPlacements(tuple(n for n in nests if n is not None), unready_pooled, max_nests)
 
 
-def consistently(workspace: Workspace, begin: Callable[[Snapshot, set[str]], Answered]) -> Answered:
-    """What `begin` makes of a snapshot whose tenants are still the same when it has begun to read.
+def with_stable_tenants(workspace: Workspace, begin: Callable[[Snapshot, set[str]], Result]) -> Result:
+    """The result of `begin`, which starts to read, for a snapshot whose tenants have not changed by then.
 
-    `begin` is given a set for the names of the datasources that it reads; without per-tenant targets among them, the
-    tenants do not matter. Raises what `begin` raises, and RK3013 when tenants change each time.
+    `begin` adds the names of the datasources that it reads to the set. If none of them is per-tenant, tenants may
+    change. Raises what `begin` raises, and RK3013 when tenants change during every try.
     """
     error: RookeryError | None = None
     for _ in range(MAX_TRIES):
-        snapshot, read = workspace.current, set[str]()
+        snapshot, datasources_read = workspace.current, set[str]()
         try:
-            answer = begin(snapshot, read)
+            result = begin(snapshot, datasources_read)
         except RookeryError as exc:
-            if _holds(snapshot, workspace.current, read):
+            # A table that was dropped during the query is no error of the caller.
+            if _is_valid(snapshot, workspace.current, datasources_read):
                 raise
             error = exc
             continue
-        if _holds(snapshot, workspace.current, read):
-            return answer
-        answer.close()
+        if _is_valid(snapshot, workspace.current, datasources_read):
+            return result
+        result.close()
     raise RookeryError(
         NOT_TOGETHER,
-        "tenants were being added or removed while all tenants' rows were read",
+        "tenants were being added or removed while the rows of all tenants were read",
         hint="repeat the request, or select a tenant",
     ) from error
 
 
-def _holds(before: Snapshot, after: Snapshot, read: set[str]) -> bool:
-    return _same(before, after) or all(before.build.relations[n].kind != "target" for n in read)
+def _is_valid(before: Snapshot, after: Snapshot, datasources_read: set[str]) -> bool:
+    return _same_tenants(before, after) or all(before.build.relations[n].kind != "target" for n in datasources_read)
 
 
-def _same(before: Snapshot, after: Snapshot) -> bool:
+def _same_tenants(before: Snapshot, after: Snapshot) -> bool:
     if before is after:
         return True
-    since = {i for i, version in after.touched.items() if version > before.version}
-    ids = before.tenants.keys() | after.tenants.keys() | since
-    return all(_unaffected(before.tenants.get(i), after.tenants.get(i), i in since) for i in ids)
+    touched = {i for i, version in after.touched.items() if version > before.version}
+    ids = before.tenants.keys() | after.tenants.keys() | touched
+    return all(_is_unaffected(before.tenants.get(i), after.tenants.get(i), i in touched) for i in ids)
 
 
-def _unaffected(before: TenantRecord | None, after: TenantRecord | None, touched: bool) -> bool:
-    """Whether a query that was made for one state of a tenant holds for the other.
+def _is_unaffected(before: TenantRecord | None, after: TenantRecord | None, touched: bool) -> bool:
+    """Whether a query composed for one record of a tenant is right for the other.
 
-    A tenant that was `touched` may have come and gone in between, or the other way round.
+    A tenant that was `touched` may have been added and removed in between, or removed and added again.
     """
     if before == after and not touched:
         return True
     if before is not None and before.state == "ready":
         return False
-    # What is left out of the shared tables by name stays out, and a nest that was not read cannot show.
-    named = before is not None and before.placement == "pooled"
+    # The query excludes unready pooled tenants by name, and does not read nests that did not exist for it.
+    excluded_by_name = before is not None and before.placement == "pooled"
     gone = before is not None and after is None
-    return named or gone or (after is not None and after.placement == "tables")
+    return excluded_by_name or gone or (after is not None and after.placement == "tables")

@@ -1,8 +1,9 @@
-"""Parameters that a caller gave: what they mean for the pipes that are read, and which of them change nothing."""
+"""A request's parameters: their values for the pipes that are read, and which of them have no effect."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,62 +15,75 @@ from engine.warehouse.render import QUOTE_SETTING
 from engine.workspace.workspace import Snapshot, Workspace
 
 RESERVED = frozenset({"token", "q", "format", QUOTE_SETTING})
-"""Query parameters that are never a pipe's."""
+"""Query parameters that are never passed to a pipe."""
 CLIENTS = frozenset({"token", "from", "cli_version"})
 CLIENTS_PREFIX = "__tb__"
-"""Parameters that clients send with every request; what begins with the prefix is one as well."""
+"""Parameters that Tinybird's clients add to every request: these names, and all names with this prefix."""
 
 
 class Repeated(list[Any]):
-    """The values of a parameter that was given more than once: an array's items, else one value if they are alike."""
+    """The values of a parameter that was sent more than once. They are an array, or must all be equal."""
 
 
-def values_of(
-    workspace: Workspace, snapshot: Snapshot, pipes: list[str], given: Mapping[str, Any], fixed: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Parameters of a request: what the token fixes wins; declared ones are held to their type.
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """The parameters of one request."""
 
-    Raises RK4006, RK4007, and RK4009 for a name with two values.
-    """
-    arrays = {s.name for pipe in pipes for s in _specs(snapshot, pipe) if s.type.startswith("Array(")}
-    asked = {k: v for k, v in given.items() if k not in RESERVED and k not in fixed}
-    values = {k: _once(k, v, arrays) for k, v in asked.items()} | dict(fixed)
-    for pipe in pipes:
-        for spec in snapshot.derived(("declared", pipe), partial(declared_of, snapshot.build.pipes, pipe)):
-            if spec.name in values:
-                value = coerce(spec.name, spec.type, values[spec.name], workspace.zone)
-                if spec.type.startswith("Date"):
-                    # One spelling, also where the template prints the parameter without a type.
-                    values[spec.name] = value
-                if spec.enum and str(values[spec.name]) not in spec.enum:
-                    raise RookeryError(
-                        BAD_PARAMETER, f"parameter `{spec.name}` must be one of {', '.join(map(str, spec.enum))}"
-                    )
-            elif spec.default is not None:
-                values[spec.name] = spec.default
-            elif spec.required:
-                raise RookeryError(MISSING_PARAMETER, f"parameter `{spec.name}` is required")
-    return values
+    workspace: Workspace
+    snapshot: Snapshot
+    sent: Mapping[str, Any]
+    """Parameters from the request."""
+    fixed: Mapping[str, Any]
+    """Parameters that the token fixes. They override those from the request."""
 
+    def values(self, pipes: list[str]) -> dict[str, Any]:
+        """Values for these pipes; declared parameters are converted to their types.
 
-def ignored_of(
-    workspace: Workspace, snapshot: Snapshot, pipes: list[str], given: Mapping[str, Any], fixed: Mapping[str, Any]
-) -> frozenset[str]:
-    """Parameters that change nothing: those that no pipe has, and those that the token fixes to something else.
+        Raises RK4006 for a wrong type, RK4007 for a missing parameter, and RK4009 for a name with two values.
+        """
+        arrays = {s.name for pipe in pipes for s in _specs(self.snapshot, pipe) if s.type.startswith("Array(")}
+        sent = {k: v for k, v in self.sent.items() if k not in RESERVED and k not in self.fixed}
+        values = {k: _single_value(k, v, arrays) for k, v in sent.items()} | dict(self.fixed)
+        for pipe in pipes:
+            declared = partial(declared_of, self.snapshot.build.pipes, pipe)
+            for spec in self.snapshot.derived(("declared", pipe), declared):
+                self._convert(values, spec)
+        return values
 
-    Raises RK4029 for the former where the settings say so.
-    """
-    known: set[str] = set()
-    for pipe in pipes:
-        known |= snapshot.derived(("known", pipe), partial(_known, snapshot, pipe))
-    asked = {
-        n: v for n, v in given.items() if n not in CLIENTS and n != QUOTE_SETTING and not n.startswith(CLIENTS_PREFIX)
-    }
-    unknown = sorted(asked.keys() - known)
-    if unknown and workspace.settings.strict_parameters:
-        hint = f"known here: {', '.join(sorted(known))}" if known else "there are none here"
-        raise RookeryError(UNKNOWN_FIELD, f"unknown parameter `{unknown[0][:80]}`", hint=hint)
-    return frozenset(unknown) | {n for n, v in asked.items() if n in fixed and str(v) != str(fixed[n])}
+    def _convert(self, values: dict[str, Any], spec: ParameterSpec) -> None:
+        if spec.name in values:
+            value = coerce(spec.name, spec.type, values[spec.name], self.workspace.zone)
+            if spec.type.startswith("Date"):
+                # A template may also print the parameter without a type: the spelling is the same everywhere.
+                values[spec.name] = value
+            if spec.enum and str(values[spec.name]) not in spec.enum:
+                raise RookeryError(
+                    BAD_PARAMETER, f"parameter `{spec.name}` must be one of {', '.join(map(str, spec.enum))}"
+                )
+        elif spec.default is not None:
+            values[spec.name] = spec.default
+        elif spec.required:
+            raise RookeryError(MISSING_PARAMETER, f"parameter `{spec.name}` is required")
+
+    def without_effect(self, pipes: list[str]) -> frozenset[str]:
+        """Names of sent parameters that no pipe has, or that the token fixes to another value.
+
+        Raises RK4029 for a name that no pipe has, if the setting `strict_parameters` is on.
+        """
+        known: set[str] = set()
+        for pipe in pipes:
+            known |= self.snapshot.derived(("known", pipe), partial(_known_names, self.snapshot, pipe))
+        sent = {
+            n: v
+            for n, v in self.sent.items()
+            if n not in CLIENTS and n != QUOTE_SETTING and not n.startswith(CLIENTS_PREFIX)
+        }
+        unknown = sorted(sent.keys() - known)
+        if unknown and self.workspace.settings.strict_parameters:
+            hint = f"known parameters: {', '.join(sorted(known))}" if known else "there are no parameters"
+            raise RookeryError(UNKNOWN_FIELD, f"unknown parameter `{unknown[0][:80]}`", hint=hint)
+        overridden = {n for n, v in sent.items() if n in self.fixed and str(v) != str(self.fixed[n])}
+        return frozenset(unknown) | overridden
 
 
 def _specs(snapshot: Snapshot, pipe: str) -> tuple[ParameterSpec, ...]:
@@ -77,15 +91,15 @@ def _specs(snapshot: Snapshot, pipe: str) -> tuple[ParameterSpec, ...]:
     return snapshot.derived(("parameters of", pipe), partial(parameters_of, pipes, pipe))
 
 
-def _known(snapshot: Snapshot, pipe: str) -> frozenset[str]:
+def _known_names(snapshot: Snapshot, pipe: str) -> frozenset[str]:
     return parameter_names(snapshot.build.pipes, pipe) | {spec.name for spec in _specs(snapshot, pipe)}
 
 
-def _once(name: str, value: Any, arrays: Collection[str]) -> Any:
+def _single_value(name: str, value: Any, arrays: Collection[str]) -> Any:
     if not isinstance(value, Repeated):
         return value
     if name in arrays:
         return list(value)
     if any(other != value[0] for other in value):
-        raise RookeryError(BAD_REQUEST, f"parameter `{name[:80]}` is given twice")
+        raise RookeryError(BAD_REQUEST, f"parameter `{name[:80]}` has two values")
     return value[0]

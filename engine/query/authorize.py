@@ -1,4 +1,7 @@
-"""Who may see what: token text → claims → the scope of one request. Data flows one way, and nothing falls back."""
+"""Decide what a request may read or write: token text → claims → the scope of one request.
+
+Data flows one way. No step falls back to a wider permission when a narrower one is missing.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import hashlib
 import hmac
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -25,42 +28,49 @@ from engine.errors import (
     UNKNOWN_TENANT,
     RookeryError,
 )
-from engine.query.all_tenants import everywhere
+from engine.query.all_tenants import placements_of_all_tenants
+from engine.query.request import QueryRequest
 from engine.schema import Name
 from engine.template.parameters import ParameterSpec, coerce
 from engine.tenant_ids import base_type, canonical_tenant
 from engine.tokens import Claims, Rules, static_id, usable_keys, verify
 from engine.tokens import Scope as TokenScope
-from engine.workspace.workspace import Snapshot, Workspace
+from engine.workspace.workspace import Snapshot, TenantRecord, Workspace
 
-_verified: LruCache[tuple[int, bytes], Claims] = LruCache(20_000)
+VERIFIED_CACHE_ENTRIES = 20_000
+"""Tokens whose claims one snapshot remembers."""
+FILTER_CACHE_ENTRIES = 10_000
+"""Row filters of tokens that one snapshot remembers."""
 
 
 def authenticate(workspace: Workspace, token: str | None) -> Claims:
     """The claims of a token. Raises RK4001 when there is none and RK4002 when it is not valid."""
     if not token:
-        raise RookeryError(NO_TOKEN, "a token is needed", hint="Authorization: Bearer TOKEN, or ?token=TOKEN")
+        raise RookeryError(NO_TOKEN, "the request has no token", hint="Authorization: Bearer TOKEN, or ?token=TOKEN")
     snapshot = workspace.current
-    # Keys retire by the clock, without a new version: what they signed must not outlive them in memory.
+    cache: LruCache[bytes, Claims] = snapshot.derived("claims", partial(LruCache, VERIFIED_CACHE_ENTRIES))
+    # Keys expire by the clock, without a new snapshot. Tokens that an expired key signed must not stay valid in the
+    # cache, so the usable keys are part of its key. The token itself is not kept in memory.
     keys = ",".join(k.id for k in usable_keys(snapshot.keys, time.time()))
-    key = (id(workspace), hashlib.blake2b(f"{snapshot.version}:{keys}:{token}".encode(), digest_size=20).digest())
-    known = _verified.get(key)
-    if known is None:
-        known = _verified.put(key, _verify(workspace, snapshot, token))
-    if known.expires is not None and known.expires <= time.time():
+    key = hashlib.blake2b(f"{keys}:{token}".encode(), digest_size=20).digest()
+    claims = cache.get(key)
+    if claims is None:
+        claims = cache.put(key, _verify(workspace, snapshot, token))
+    if claims.expires is not None and claims.expires <= time.time():
         raise RookeryError(BAD_TOKEN, "the token has expired")
-    return known
+    return claims
 
 
 def _verify(workspace: Workspace, snapshot: Snapshot, token: str) -> Claims:
-    given = workspace.settings.admin_token
-    if given is not None and hmac.compare_digest(given.get_secret_value().encode(), token.encode()):
+    admin_token = workspace.settings.admin_token
+    if admin_token is not None and hmac.compare_digest(admin_token.get_secret_value().encode(), token.encode()):
         return Claims("admin token", (TokenScope("ADMIN"),))
     if token.startswith("p."):
         nonce = static_id(token, workspace.name, snapshot.secret)
         static = snapshot.tokens.get(nonce) if nonce else None
-        if static is None or (static.origin == "admin" and given is not None):
-            raise RookeryError(BAD_TOKEN, "the static token is unknown, was removed or refreshed, or is not complete")
+        # A configured admin token replaces the generated one, which is then refused.
+        if static is None or (static.origin == "admin" and admin_token is not None):
+            raise RookeryError(BAD_TOKEN, "the static token is unknown or incomplete, or it was removed or refreshed")
         return static.claims()
     rules = Rules(workspace.settings.token_leeway, workspace.settings.max_token_seconds)
     return verify(token, workspace.name, snapshot.keys, rules=rules)
@@ -68,37 +78,110 @@ def _verify(workspace: Workspace, snapshot: Snapshot, token: str) -> Claims:
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """What a request may do: its scope, the parameters that the token fixes, and the names ad-hoc SQL may use."""
+    """What a request may do."""
 
     scope: Scope
+    """The relations that the caller may read."""
     fixed: Mapping[str, Any]
+    """Parameters that the token fixes, with the tenant in each tenant key."""
     names: frozenset[str] = frozenset()
+    """Names of pipes and datasources that ad-hoc SQL may use."""
 
 
-def for_pipe(
-    snapshot: Snapshot, workspace: Workspace, claims: Claims, pipe: str, given: Mapping[str, Any], eyes: str | None
-) -> Granted:
-    """The scope of an endpoint call. `eyes` is the tenant through whose eyes an admin looks.
+@dataclass(frozen=True, slots=True)
+class ReachablePipes:
+    """The pipes that a request may read, with the parameters that the token fixes for them."""
 
-    Raises RK4003 outside the token's scopes (404 for admins), RK4004 without a tenant, RK4005 for a tenant key that
-    the caller tries to choose.
+    names: frozenset[str]
+    """Pipes and, for ad-hoc SQL, datasources."""
+    fixed: Mapping[str, Any]
+    """Parameters that the token fixes."""
+    tenant_keys: frozenset[str]
+    """Parameters that select the tenant. They are never read from the request."""
+    ad_hoc: bool = False
+    """Whether the names are for ad-hoc SQL, which need not read all of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class TenantSelection:
+    """The tenants that a request selects, by where each comes from. All of them must be the same tenant."""
+
+    impersonated: str | None = None
+    """From the header by which an admin runs a query as a tenant."""
+    claim: str | None = None
+    """From the claim `tenant`."""
+    by_filter: frozenset[str] = frozenset()
+    """From row filters that compare the tenant column."""
+    by_parameter: frozenset[str] = frozenset()
+    """From tenant keys that the token fixes."""
+
+    def tenant(self) -> str | None:
+        """The tenant, or None if none is selected. Raises RK4002 for more than one."""
+        tenants = {t for t in (self.impersonated, self.claim) if t is not None} | self.by_filter | self.by_parameter
+        if len(tenants) > 1:
+            raise RookeryError(BAD_TOKEN, "the token selects two tenants")
+        return next(iter(tenants), None)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenFilters:
+    """The filters of a token on datasources."""
+
+    rows: dict[str, tuple[RowFilter, ...]] = field(default_factory=dict)
+    """Conditions on rows by datasource. All of them apply, whatever the query reads."""
+    tenants: frozenset[str] = frozenset()
+    """Tenants that filters select by comparing the tenant column."""
+
+
+def for_pipe(snapshot: Snapshot, workspace: Workspace, request: QueryRequest, pipe: str) -> Granted:
+    """What an endpoint call may do.
+
+    Raises RK4003 for an endpoint outside the token's scopes (404 for admins), RK4004 without a tenant, and RK4005 for
+    a tenant key that the request sets.
     """
+    claims = request.claims
     if not claims.is_admin and not claims.allowing("PIPES:READ", pipe):
         raise RookeryError(SCOPE, f"the token does not allow the endpoint `{pipe}`")
     if pipe not in snapshot.build.endpoints:
         if claims.is_admin:
             raise RookeryError(UNKNOWN_PIPE, f"there is no endpoint `{pipe}`", hint="rookery pipe ls")
+        # The same error as above, so that callers cannot find out which pipes exist.
         raise RookeryError(SCOPE, f"the token does not allow the endpoint `{pipe}`")
-    fixed = _fixed(snapshot, workspace.zone, claims, pipe)
-    keys = set(snapshot.derived(("tenant keys", pipe), partial(_tenant_keys, snapshot.build, pipe)))
-    return _grant(snapshot, workspace, claims, frozenset({pipe}), fixed, keys, given, eyes)
+    fixed = _fixed_parameters(snapshot, workspace.zone, claims, pipe)
+    keys = snapshot.derived(("tenant keys", pipe), partial(_tenant_keys, snapshot.build, pipe))
+    return _grant(snapshot, workspace, request, ReachablePipes(frozenset({pipe}), fixed, keys))
 
 
-def _fixed(snapshot: Snapshot, zone: str, claims: Claims, pipe: str) -> dict[str, Any]:
-    """What the token fixes of a pipe.
+def for_sql(snapshot: Snapshot, workspace: Workspace, request: QueryRequest) -> Granted:
+    """What ad-hoc SQL may do: read exactly the resources that the token names.
 
-    Raises RK4002 for a parameter that the pipe does not have and for a value that is not of its type: to a template,
-    null is a parameter that is absent, so nothing would be narrowed.
+    Raises RK4003 for a token without a scope to read, RK4004 without a tenant, and RK4005 for a tenant key that the
+    request sets.
+    """
+    build, claims = snapshot.build, request.claims
+    if claims.is_admin:
+        names = frozenset(build.relations) | frozenset(build.pipes)
+    else:
+        datasources = {s.resource for s in claims.scopes if s.type == "DATASOURCES:READ"} & set(build.relations)
+        endpoints = {s.resource for s in claims.scopes if s.type == "PIPES:READ"} & set(build.endpoints)
+        names = frozenset(datasources | endpoints)
+        if not any(s.type in {"DATASOURCES:READ", "PIPES:READ"} for s in claims.scopes):
+            raise RookeryError(SCOPE, "the token does not allow queries")
+    fixed: dict[str, Any] = {}
+    keys: set[str] = set()
+    for pipe in sorted(names & set(build.pipes)):
+        keys |= _tenant_keys(build, pipe)
+        for name, value in _fixed_parameters(snapshot, workspace.zone, claims, pipe).items():
+            if fixed.setdefault(name, value) != value:
+                raise RookeryError(BAD_TOKEN, f"the token fixes `{name}` to two values")
+    return _grant(snapshot, workspace, request, ReachablePipes(names, fixed, frozenset(keys), ad_hoc=True))
+
+
+def _fixed_parameters(snapshot: Snapshot, zone: str, claims: Claims, pipe: str) -> dict[str, Any]:
+    """The parameters of a pipe that the token fixes.
+
+    Raises RK4002 for a parameter that the pipe does not have and for a value that is not of its type. To a template,
+    null means that the parameter is absent, so such a value would not restrict anything.
     """
     fixed = claims.fixed_params(pipe)
     if fixed:
@@ -109,11 +192,11 @@ def _fixed(snapshot: Snapshot, zone: str, claims: Claims, pipe: str) -> dict[str
             raise RookeryError(BAD_TOKEN, f"the token fixes `{unknown[:120]}`, which `{pipe}` does not have")
         for spec in snapshot.derived(("parameters of", pipe), partial(parameters_of, pipes, pipe)):
             if spec.name in fixed:
-                _check_fixed(spec, fixed[spec.name], zone)
+                _check_fixed_value(spec, fixed[spec.name], zone)
     return fixed
 
 
-def _check_fixed(spec: ParameterSpec, value: Any, zone: str) -> None:
+def _check_fixed_value(spec: ParameterSpec, value: Any, zone: str) -> None:
     try:
         coerce(spec.name, spec.type, value, zone)
     except RookeryError as exc:
@@ -124,157 +207,127 @@ def _tenant_keys(build: Build, pipe: str) -> frozenset[str]:
     return frozenset(p.name for p in parameters_of(build.pipes, pipe) if p.tenant_key)
 
 
-def for_sql(
-    snapshot: Snapshot, workspace: Workspace, claims: Claims, given: Mapping[str, Any], eyes: str | None
-) -> Granted:
-    """The scope of ad-hoc SQL: exactly the resources that the token names."""
-    build = snapshot.build
-    if claims.is_admin:
-        names = frozenset(build.relations) | frozenset(build.pipes)
-    else:
-        named = {s.resource for s in claims.scopes if s.type == "DATASOURCES:READ"} & set(build.relations)
-        pipes = {s.resource for s in claims.scopes if s.type == "PIPES:READ"} & set(build.endpoints)
-        names = frozenset(named | pipes)
-        if not any(s.type in {"DATASOURCES:READ", "PIPES:READ"} for s in claims.scopes):
-            raise RookeryError(SCOPE, "the token allows no query")
-    fixed: dict[str, Any] = {}
-    keys: set[str] = set()
-    for pipe in sorted(names & set(build.pipes)):
-        keys |= _tenant_keys(build, pipe)
-        for name, value in _fixed(snapshot, workspace.zone, claims, pipe).items():
-            if fixed.setdefault(name, value) != value:
-                raise RookeryError(BAD_TOKEN, f"the token fixes `{name}` to two values")
-    return _grant(snapshot, workspace, claims, names, fixed, keys, given, eyes, sql=True)
-
-
-def _grant(
-    snapshot: Snapshot,
-    workspace: Workspace,
-    claims: Claims,
-    names: frozenset[str],
-    fixed: dict[str, Any],
-    keys: set[str],
-    given: Mapping[str, Any],
-    eyes: str | None,
-    *,
-    sql: bool = False,
-) -> Granted:
-    if eyes is not None and not claims.is_admin:
-        raise RookeryError(TENANT_FROM_QUERY, "only an admin may look through a tenant's eyes")
-    # All of the token's filters apply, whatever the query turns out to read.
-    filters, filtered = _filters(snapshot, workspace, claims)
-    by_key = {k: _as_tenant(snapshot.build, fixed[k]) for k in keys if k in fixed}
-    tenant = _one_tenant({t for t in (eyes, claims.tenant, *filtered, *by_key.values()) if t is not None})
+def _grant(snapshot: Snapshot, workspace: Workspace, request: QueryRequest, pipes: ReachablePipes) -> Granted:
+    """The scope of a request: its tenant, where that tenant's rows are, and the token's filters."""
+    claims, build = request.claims, snapshot.build
+    if request.impersonated_tenant is not None and not claims.is_admin:
+        raise RookeryError(TENANT_FROM_QUERY, "only an admin may run a query as another tenant")
+    filters = _token_filters(snapshot, workspace, claims)
+    by_parameter = frozenset(_tenant_id(build, pipes.fixed[k]) for k in pipes.tenant_keys if k in pipes.fixed)
+    selection = TenantSelection(request.impersonated_tenant, claims.tenant, filters.tenants, by_parameter)
+    tenant = selection.tenant()
+    fixed = dict(pipes.fixed)
     if tenant is not None:
-        fixed = {**dict.fromkeys(keys, tenant), **fixed}
+        fixed = {**dict.fromkeys(pipes.tenant_keys, tenant), **fixed}
     if not claims.is_admin:
-        _refuse_unfixed(keys - set(fixed), given, sql=sql)
-    nest = None
-    if tenant is not None:
-        row = snapshot.tenants.get(tenant)
-        if row is None or row.state == "removing":
-            if eyes is not None:
-                raise RookeryError(UNKNOWN_TENANT, f"tenant `{eyes[:120]}` does not exist", hint="rookery tenant ls")
-            raise RookeryError(BAD_TOKEN, "the token's tenant is not known", hint="rookery tenant add")
-        nest = row.nest(snapshot.build.workspace)
-    scope = Scope(snapshot.build.workspace, tenant, nest, filters, unrestricted=claims.is_admin)
+        _refuse_unfixed(pipes.tenant_keys - set(fixed), request.parameters, ad_hoc=pipes.ad_hoc)
+    nest = _tenant_record(snapshot, tenant, selection).nest(build.workspace) if tenant is not None else None
+    scope = Scope(build.workspace, tenant, nest, filters.rows, unrestricted=claims.is_admin)
     if claims.is_admin and tenant is None:
-        most = workspace.settings.max_nests
-        scope = replace(scope, everywhere=snapshot.derived("everywhere", partial(everywhere, snapshot, most)))
-    return Granted(scope, fixed, names)
+        placements = partial(placements_of_all_tenants, snapshot, workspace.settings.max_nests)
+        scope = replace(scope, everywhere=snapshot.derived("everywhere", placements))
+    return Granted(scope, fixed, pipes.names)
 
 
-def _one_tenant(found: set[str]) -> str | None:
-    if len(found) > 1:
-        raise RookeryError(BAD_TOKEN, "the token selects two tenants")
-    return next(iter(found), None)
+def _tenant_record(snapshot: Snapshot, tenant: str, selection: TenantSelection) -> TenantRecord:
+    """The record of the selected tenant. Raises RK4002, or for an admin RK3004, if there is none."""
+    record = snapshot.tenants.get(tenant)
+    if record is None or record.state == "removing":
+        if selection.impersonated is not None:
+            raise RookeryError(UNKNOWN_TENANT, f"tenant `{tenant[:120]}` does not exist", hint="rookery tenant ls")
+        raise RookeryError(BAD_TOKEN, "the token's tenant does not exist", hint="rookery tenant add")
+    return record
 
 
-def _refuse_unfixed(open_keys: set[str], given: Mapping[str, Any], *, sql: bool) -> None:
-    for key in sorted(open_keys):
-        if key in given:
+def _refuse_unfixed(unfixed_keys: frozenset[str], sent: Mapping[str, Any], *, ad_hoc: bool) -> None:
+    """Refuse tenant keys that the token does not fix. Ad-hoc SQL may avoid the pipes that need them."""
+    for key in sorted(unfixed_keys):
+        if key in sent:
             raise RookeryError(
                 TENANT_FROM_QUERY,
-                f"`{key}` selects the tenant and cannot come from the caller",
+                f"`{key}` selects the tenant and cannot be set by the request",
                 hint="mint a token that fixes it (fixed_params), or one with the claim `tenant`",
             )
-        if not sql:
+        if not ad_hoc:
             raise RookeryError(NO_TENANT, f"the token does not fix `{key}`, which selects the tenant")
 
 
-def _as_tenant(build: Build, value: Any) -> str:
-    kinds = {base_type(r.tenant_type) for r in build.relations.values() if r.tenant} or {"String"}
+def _tenant_id(build: Build, value: Any) -> str:
+    """A fixed tenant key as a tenant id. Raises RK4002 if it is not canonical for the workspace's tenant columns."""
+    types = {base_type(r.tenant_type) for r in build.relations.values() if r.tenant} or {"String"}
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     try:
-        for kind in kinds:
-            canonical_tenant(kind, text)
+        for type in types:
+            canonical_tenant(type, text)
     except RookeryError as exc:
         raise RookeryError(BAD_TOKEN, f"the token's tenant: {exc.message}") from exc
     return str(text)
 
 
-def _filters(
-    snapshot: Snapshot, workspace: Workspace, claims: Claims
-) -> tuple[dict[str, tuple[RowFilter, ...]], set[str]]:
-    """The token's filters on datasources, each checked by the engine, and the tenants that they select."""
-    found: dict[str, tuple[RowFilter, ...]] = {}
+def _token_filters(snapshot: Snapshot, workspace: Workspace, claims: Claims) -> TokenFilters:
+    """The token's filters on datasources, each checked by the engine. Raises RK4015 for one that it refuses."""
+    rows: dict[str, tuple[RowFilter, ...]] = {}
     tenants: set[str] = set()
     for name in sorted({s.resource for s in claims.scopes if s.filter} & set(snapshot.build.relations)):
         for text in claims.filters(name):
-            tenant, rest = _filter(snapshot, workspace, name, text)
-            tenants |= {tenant} if tenant is not None else set()
-            if rest is not None:
-                found[name] = (*found.get(name, ()), RowFilter(rest))
-    return found, tenants
+            tenant, condition = _parsed_filter(snapshot, workspace, name, text)
+            if tenant is not None:
+                tenants.add(tenant)
+            if condition is not None:
+                rows[name] = (*rows.get(name, ()), RowFilter(condition))
+    return TokenFilters(rows, frozenset(tenants))
 
 
-def _filter(snapshot: Snapshot, workspace: Workspace, name: str, text: str) -> tuple[str | None, str | None]:
-    known = snapshot.memo.get(("filter", name, text))
-    if known is None:
-        relation = snapshot.build.relations[name]
-        parsed = parse_filter(text, relation, workspace.warehouse)
-        if parsed.rest is not None:
-            table = Name(snapshot.build.workspace, name).sql()
-            try:
-                workspace.warehouse.query(
-                    f"DESCRIBE TABLE (SELECT 1 FROM {table} AS {TABLE_ALIAS} WHERE {parsed.rest})"
-                )
-            except RookeryError as exc:
-                raise RookeryError(
-                    BAD_FILTER, "the token's filter does not fit its datasource", detail=exc.detail or exc.message
-                ) from exc
-        if len(snapshot.memo) > 10_000:
-            snapshot.memo.clear()
-        known = snapshot.memo[("filter", name, text)] = (parsed.tenant, parsed.rest)
-    return known  # type: ignore[return-value]
+def _parsed_filter(
+    snapshot: Snapshot, workspace: Workspace, datasource: str, text: str
+) -> tuple[str | None, str | None]:
+    """The tenant that a filter selects, and its condition on other columns. Remembered by text."""
+    cache: LruCache[tuple[str, str], tuple[str | None, str | None]]
+    cache = snapshot.derived("filters", partial(LruCache, FILTER_CACHE_ENTRIES))
+    known = cache.get((datasource, text))
+    if known is not None:
+        return known
+    parsed = parse_filter(text, snapshot.build.relations[datasource], workspace.warehouse)
+    if parsed.rest is not None:
+        table = Name(snapshot.build.workspace, datasource).sql()
+        try:
+            workspace.warehouse.query(f"DESCRIBE TABLE (SELECT 1 FROM {table} AS {TABLE_ALIAS} WHERE {parsed.rest})")
+        except RookeryError as exc:
+            raise RookeryError(
+                BAD_FILTER, "the token's filter does not fit its datasource", detail=exc.detail or exc.message
+            ) from exc
+    return cache.put((datasource, text), (parsed.tenant, parsed.rest))
 
 
 def for_append(snapshot: Snapshot, claims: Claims, datasource: str) -> str | None:
-    """Whether a token may append, and the tenant that it is bound to. Raises RK4003."""
+    """The only tenant whose rows a token may append; None if the token is not bound to a tenant.
+
+    Raises RK4003 if the token may not append to the datasource, and RK4002 if its tenant does not exist.
+    """
     if claims.is_admin:
         return None
     if not claims.allowing("DATASOURCES:APPEND", datasource):
         raise RookeryError(SCOPE, f"the token does not allow appending to `{datasource}`")
     if claims.tenant is not None:
-        row = snapshot.tenants.get(claims.tenant)
-        if row is None or row.state == "removing":
-            raise RookeryError(BAD_TOKEN, "the token's tenant is not known")
+        record = snapshot.tenants.get(claims.tenant)
+        if record is None or record.state == "removing":
+            raise RookeryError(BAD_TOKEN, "the token's tenant does not exist")
     return claims.tenant
 
 
 def writer_of(claims: Claims) -> str:
-    """What tells one token without a tenant from others that append: a static token's id, or a JWT's name."""
+    """The name under which a token appends, for limits and quarantine: a static token's id, or a JWT's name."""
     return claims.static_id or claims.subject
 
 
 def for_receipts(claims: Claims) -> tuple[str, frozenset[str]] | None:
-    """Whose receipts a token may see, and of which datasources; None for all.
+    """The tenant and the datasources whose receipts a token may see; None for all of them.
 
-    They are one tenant's, or those of writers without a tenant (''). Raises RK4003.
+    The tenant is '' for receipts of writers without a tenant. Raises RK4003 for a token that cannot append.
     """
     if claims.is_admin:
         return None
-    written = frozenset(s.resource for s in claims.scopes if s.type == "DATASOURCES:APPEND" and s.resource)
-    if not written:
-        raise RookeryError(SCOPE, "the token appends nothing, so it has no receipts")
-    return claims.tenant or "", written
+    datasources = frozenset(s.resource for s in claims.scopes if s.type == "DATASOURCES:APPEND" and s.resource)
+    if not datasources:
+        raise RookeryError(SCOPE, "the token cannot append, so it has no receipts")
+    return claims.tenant or "", datasources

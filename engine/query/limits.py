@@ -1,4 +1,4 @@
-"""How much one caller may ask at once: queries in flight per token and per tenant, and requests per second."""
+"""Limits per caller: queries at the same time, and requests per second. Both are per process."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from threading import Lock
 from engine.errors import TOO_MANY, RookeryError
 
 MAX_TRACKED_CALLERS = 50_000
+"""Callers whose requests are counted; beyond that the one that called least recently is forgotten."""
 
 
 class InFlight:
-    """Counts what is running by key, and refuses what is too much."""
+    """Counts running queries by key, and refuses those over the limit. Safe for threads."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._running: dict[Hashable, int] = {}
 
-    def enter(self, keys: Iterable[tuple[Hashable, int]]) -> list[Hashable]:
-        """Take a place under every key, each with its limit. Raises RK4010 and takes none when one is full."""
-        wanted = list(keys)
+    def enter(self, limits: Iterable[tuple[Hashable, int]]) -> list[Hashable]:
+        """Count a query under every key, each with its limit. Raises RK4010, and counts nothing, over a limit."""
+        wanted = list(limits)
         with self._lock:
             for key, limit in wanted:
                 if self._running.get(key, 0) >= limit:
                     raise RookeryError(
                         TOO_MANY,
-                        f"{limit} queries are running already",
-                        hint="wait for one to finish",
+                        f"{limit} queries are already running",
+                        hint="wait until one has finished",
                         headers={"Retry-After": "1"},
                     )
             for key, _ in wanted:
@@ -36,12 +37,12 @@ class InFlight:
         return [k for k, _ in wanted]
 
     def leave(self, keys: Iterable[Hashable]) -> None:
-        """Give the places back."""
+        """Stop counting a query that has ended."""
         with self._lock:
             for key in keys:
-                left = self._running.get(key, 1) - 1
-                if left > 0:
-                    self._running[key] = left
+                remaining = self._running.get(key, 1) - 1
+                if remaining > 0:
+                    self._running[key] = remaining
                 else:
                     self._running.pop(key, None)
 
@@ -50,14 +51,14 @@ class InFlight:
 
 
 class Rates:
-    """Requests per second by key, in windows of one second."""
+    """Requests per second by key, in windows of one second. Safe for threads."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._windows: OrderedDict[Hashable, tuple[int, int]] = OrderedDict()
 
     def count(self, key: Hashable, limit: int) -> None:
-        """Count one request. Raises RK4010 with `Retry-After` when the second's share is used up."""
+        """Count one request. Raises RK4010 with `Retry-After` when the limit of this second is reached."""
         second = int(time.monotonic())
         with self._lock:
             window, used = self._windows.pop(key, (second, 0))
@@ -68,5 +69,7 @@ class Rates:
         if used > limit:
             headers = {"Retry-After": "1", "X-RateLimit-Limit": str(limit), "X-RateLimit-Remaining": "0"}
             raise RookeryError(
-                TOO_MANY, f"the token allows {limit} requests a second", headers={**headers, "X-RateLimit-Reset": "1"}
+                TOO_MANY,
+                f"the token allows {limit} requests per second",
+                headers={**headers, "X-RateLimit-Reset": "1"},
             )

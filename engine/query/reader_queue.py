@@ -1,6 +1,6 @@
-"""Turns for readers: no caller has all of them, and waiting callers take turns.
+"""A fair queue for database readers: no caller gets all of them, and waiting callers take turns.
 
-Used on the event loop only, so that a request that waits occupies no thread.
+Used on the event loop only, so that it needs no lock and a waiting request occupies no thread.
 """
 
 from __future__ import annotations
@@ -15,52 +15,57 @@ RETRY_HEADERS = {"Retry-After": "1"}
 
 
 class ReaderQueue:
-    """At most `places` queries at once, at most `share` of them one caller's, and `most` of one caller in all."""
+    """Admits up to `readers` queries at once, and up to `share` of them from one caller.
 
-    def __init__(self, places: int, share: int, most: int, patience: float) -> None:
-        self._free, self._share, self._most, self._patience = places, share, most, patience
+    A caller has at most `max_queries`, running and waiting. A query waits at most `timeout_seconds`.
+    """
+
+    def __init__(self, readers: int, share: int, max_queries: int, timeout_seconds: float) -> None:
+        self._free, self._share, self._max_queries = readers, share, max_queries
+        self._timeout_seconds = timeout_seconds
         self._running: dict[Hashable, int] = {}
         self._waiting: OrderedDict[Hashable, deque[asyncio.Future[bool]]] = OrderedDict()
 
     async def enter(self, caller: Hashable) -> None:
-        """Take a place, waiting for it if need be.
+        """Get a reader, waiting for it if necessary. Call `leave` when the query has ended.
 
-        Raises RK4010 when the caller has too many queries, or its share is taken for too long, and RK6003 when no
-        place becomes free in time.
+        Raises RK4010 when the caller has too many queries, or uses its whole share for too long, and RK6003 when no
+        reader becomes free in time.
         """
         waiting = self._waiting.get(caller, ())
-        if self._running.get(caller, 0) + len(waiting) >= self._most:
+        if self._running.get(caller, 0) + len(waiting) >= self._max_queries:
             raise RookeryError(
                 TOO_MANY,
-                f"{self._most} queries are running already",
-                hint="wait for one to finish",
+                f"{self._max_queries} queries are already running",
+                hint="wait until one has finished",
                 headers=RETRY_HEADERS,
             )
         if not waiting and self._free and self._running.get(caller, 0) < self._share:
-            self._take(caller)
+            self._admit(caller)
             return
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[bool] = loop.create_future()
         self._waiting.setdefault(caller, deque()).append(turn)
-        timer = loop.call_later(self._patience, _give_up, turn)
+        timer = loop.call_later(self._timeout_seconds, _give_up, turn)
         try:
-            found = await turn
+            admitted = await turn
         except asyncio.CancelledError:
+            # The reader may have been handed over before the cancellation arrived here.
             if turn.done() and not turn.cancelled() and turn.result():
                 self.leave(caller)
             raise
         finally:
             timer.cancel()
             self._forget(caller, turn)
-        if not found:
-            raise self._late(caller)
+        if not admitted:
+            raise self._timeout_error(caller)
 
     def leave(self, caller: Hashable) -> None:
-        """Give a place back; it goes to the caller who has waited for a turn longest."""
-        left = self._running.get(caller, 1) - 1
+        """Return a reader. It goes to the caller that has waited longest for a turn."""
+        remaining = self._running.get(caller, 1) - 1
         self._free += 1
-        if left > 0:
-            self._running[caller] = left
+        if remaining > 0:
+            self._running[caller] = remaining
         else:
             self._running.pop(caller, None)
         self._hand_over()
@@ -72,15 +77,15 @@ class ReaderQueue:
                 turn = queue.popleft()
                 if turn.done():
                     continue
-                self._take(caller)
+                self._admit(caller)
                 turn.set_result(True)
-                # The next place is somebody else's, if anybody waits.
+                # The next free reader goes to another waiting caller, if there is one.
                 self._waiting.move_to_end(caller)
                 break
             if not queue:
                 self._waiting.pop(caller, None)
 
-    def _take(self, caller: Hashable) -> None:
+    def _admit(self, caller: Hashable) -> None:
         self._free -= 1
         self._running[caller] = self._running.get(caller, 0) + 1
 
@@ -91,12 +96,12 @@ class ReaderQueue:
             if not queue:
                 del self._waiting[caller]
 
-    def _late(self, caller: Hashable) -> RookeryError:
+    def _timeout_error(self, caller: Hashable) -> RookeryError:
         if self._running.get(caller, 0) >= self._share:
-            message = f"your {self._share} queries at once are running already"
-            return RookeryError(TOO_MANY, message, hint="wait for one to finish", headers=RETRY_HEADERS)
-        message = f"no reader became free within {self._patience:g} seconds"
-        return RookeryError(BUSY, message, hint="try again; more readers: ROOKERY_READERS", headers=RETRY_HEADERS)
+            message = f"your share of {self._share} queries at once is in use"
+            return RookeryError(TOO_MANY, message, hint="wait until one has finished", headers=RETRY_HEADERS)
+        message = f"no reader became free within {self._timeout_seconds:g} seconds"
+        return RookeryError(BUSY, message, hint="try again, or set ROOKERY_READERS higher", headers=RETRY_HEADERS)
 
 
 def _give_up(turn: asyncio.Future[bool]) -> None:

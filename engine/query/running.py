@@ -1,7 +1,7 @@
-"""Queries that run: how each can be cancelled, and how many go on although their time is over.
+"""Running queries: how each can be cancelled, and how many run past their time limit.
 
-The engine looks at limits of time between blocks. A function that takes a minute for one row is out of its reach, and
-so is the reader that runs it.
+The engine checks time limits between blocks only. It cannot interrupt a function that takes a minute for one row, and
+the reader that runs it stays busy.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from contextlib import contextmanager
 
 
 class Ticket:
-    """One query: the `id` by which the database knows it, whether it was cancelled, and when it should have ended."""
+    """One query: its `id` in the database, its time limit in `seconds`, whether it is cancelled, and its deadline.
+
+    `overdue_at` is None while no call to the database runs.
+    """
 
     __slots__ = ("cancelled", "id", "overdue_at", "seconds")
 
@@ -26,20 +29,20 @@ class Ticket:
 
 
 class RunningQueries:
-    """All queries that the database is asked at this moment."""
+    """All calls to the database that are running now. Safe for threads."""
 
     def __init__(
         self, cancel: Callable[[str], None], grace: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`grace` is how many seconds after its limit a query may still be ending."""
+        """`cancel` ends a query by its id; `grace` is the seconds past its limit in which a query may still end."""
         self._cancel, self._grace = cancel, grace
         self._clock = clock
         self._lock = threading.Lock()
         self._tickets: dict[str, Ticket] = {}
 
     @contextmanager
-    def at_work(self, ticket: Ticket) -> Iterator[None]:
-        """The length of one call to the database, which should take no longer than the ticket's `seconds`."""
+    def watch(self, ticket: Ticket) -> Iterator[None]:
+        """The context of one call to the database, which should take no longer than the ticket's `seconds`."""
         ticket.overdue_at = self._clock() + ticket.seconds + self._grace
         with self._lock:
             self._tickets[ticket.id] = ticket
@@ -51,20 +54,21 @@ class RunningQueries:
                 self._tickets.pop(ticket.id, None)
 
     def cancel(self, ticket: Ticket) -> None:
-        """Have the database end a query, and do not begin it if it has not begun. Harmless when repeated."""
+        """Cancel a query in the database, or keep it from starting. May be called more than once."""
         ticket.cancelled = True
         if ticket.overdue_at is not None:
             self._cancel(ticket.id)
 
     def cancel_all(self) -> None:
-        """Have the database end every query."""
+        """Cancel every running query."""
         with self._lock:
             tickets = list(self._tickets.values())
+        # Without the lock: cancelling waits for the database, and the cancelled queries need the lock to leave.
         for ticket in tickets:
             self.cancel(ticket)
 
     def stuck(self) -> int:
-        """How many queries should have ended."""
+        """The number of queries that run past their limit and the grace."""
         now = self._clock()
         with self._lock:
             return sum(1 for t in self._tickets.values() if t.overdue_at is not None and now > t.overdue_at)

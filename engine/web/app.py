@@ -1,4 +1,4 @@
-"""The application: routes, middleware, the watch on the registry, and an orderly end."""
+"""The application: routes, middleware, the task that watches the registry, and the shutdown."""
 
 from __future__ import annotations
 
@@ -34,12 +34,13 @@ from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.access")
 WATCH_SECONDS = 0.5
-"""Interval between two looks at the registry, for what other servers changed."""
+"""Interval at which the registry is read for changes by other servers."""
 CONTROL_THREADS = 16
+"""Threads that run control work at the same time."""
 
 
 class AccessLog:
-    """One line per request at level debug, without its query string: tokens travel there."""
+    """Logs one line per request at level debug, without the query string, which may hold a token."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -50,26 +51,26 @@ class AccessLog:
             return
         started, status = time.perf_counter(), 500
 
-        async def watched(message: Message) -> None:
+        async def send_and_note_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self.app(scope, receive, watched)
+            await self.app(scope, receive, send_and_note_status)
         finally:
             took = round((time.perf_counter() - started) * 1000, 2)
-            log.debug("request", method=scope["method"], path=_shown(scope["path"]), status=status, ms=took)
+            log.debug("request", method=scope["method"], path=_loggable(scope["path"]), status=status, ms=took)
 
 
-def _shown(path: str) -> str:
-    """A path for the log. A token may be named by its text."""
+def _loggable(path: str) -> str:
+    """A path for the log, without the token that may be in it."""
     return "/v0/tokens/…" if path.startswith("/v0/tokens/") else path
 
 
 async def _watch(workspace: Workspace, limiter: anyio.CapacityLimiter) -> None:
-    """Take up what other processes changed, within a second."""
+    """Bring the snapshot up to date with changes by other processes, within a second."""
     while True:
         await anyio.sleep(WATCH_SECONDS)
         try:
@@ -79,13 +80,13 @@ async def _watch(workspace: Workspace, limiter: anyio.CapacityLimiter) -> None:
 
 
 def _routes() -> list[Route]:
-    """All routes. They are tried in order, so those that are called most come first."""
+    """All routes. Starlette tries them in order, so the most frequent ones are first."""
     resources = (pipes, sql, datasources, operations, quarantine, project, tenants, tokens)
     return [Route(PATH, Events(), methods=["POST"]), *(route for module in resources for route in module.routes())]
 
 
 def create_app(workspace: Workspace) -> Starlette:
-    """The ASGI application over an open workspace, which it closes at the end."""
+    """The ASGI application over an open workspace, which it closes when it shuts down."""
     settings = workspace.settings
 
     @contextlib.asynccontextmanager
@@ -97,11 +98,12 @@ def create_app(workspace: Workspace) -> Starlette:
             gateway=Gateway(workspace, stages),
             limiter=anyio.CapacityLimiter(settings.readers * 2 + settings.writers * 2),
             control=anyio.CapacityLimiter(CONTROL_THREADS),
-            # Streams hold handles already: they never queue behind requests that wait for one.
+            # Streams hold database handles already. With their own limiter they never wait for a thread behind
+            # requests that wait for a handle.
             streams=anyio.CapacityLimiter(settings.readers),
             replacing=anyio.Lock(),
-            answers=FutureBridge(asyncio.get_running_loop()),
-            turns=ReaderQueue(
+            appended=FutureBridge(asyncio.get_running_loop()),
+            reader_queue=ReaderQueue(
                 settings.readers, settings.reader_share, settings.max_concurrent, settings.borrow_timeout
             ),
             health=Health(workspace),
@@ -115,7 +117,8 @@ def create_app(workspace: Workspace) -> Starlette:
             yield
             services.stopping = True
             group.cancel_scope.cancel()
-        await anyio.to_thread.run_sync(services.queries.at_work.cancel_all)
+        # The order matters: the gateway must store what it accepted before the database is closed.
+        await anyio.to_thread.run_sync(services.queries.running.cancel_all)
         await anyio.to_thread.run_sync(services.gateway.close)
         await anyio.to_thread.run_sync(workspace.close)
 
@@ -125,7 +128,7 @@ def create_app(workspace: Workspace) -> Starlette:
         CORSMiddleware,
         allow_origins=list(settings.cors_origins),
         allow_methods=["GET", "POST", "OPTIONS"],
-        # Pages may send any header: what counts is the token, and no cookie is ever looked at.
+        # Pages may send any header: only the token grants access, and cookies are never read.
         allow_headers=["*"],
         expose_headers=exposed,
         max_age=600,
@@ -140,6 +143,6 @@ def create_app(workspace: Workspace) -> Starlette:
         exception_handlers={RookeryError: on_rookery_error, HTTPException: on_http_exception, Exception: on_bug},
         lifespan=lifespan,
     )
-    # A redirect would repeat the query string, and with it the token.
+    # A redirect would put the query string, which may hold a token, into another URL.
     app.router.redirect_slashes = False
     return app

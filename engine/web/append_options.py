@@ -1,4 +1,4 @@
-"""What requests that bring rows may say: their query parameters and content types. Anything else is refused."""
+"""The query parameters and content types of requests with rows. All others are refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ FILE_PARAMETERS = CLIENTS | {"name", "mode", "format", "debug"}
 CLIENT_PARAMETERS = CLIENTS
 LISTING_PARAMETERS = CLIENTS | {"limit", "offset"}
 MAX_NAMED_PARAMETERS = 5
-_HINTS = {"url": "rows are not fetched from a URL: download the file and send it as the body"}
+"""Unknown parameters that an error names."""
+_HINTS = {"url": "rookery does not fetch rows from URLs: download the file and send it as the body"}
 
 JSON_TYPES = frozenset(
     {
@@ -38,43 +39,43 @@ UNSPECIFIC_TYPES = frozenset(
         "application/gzip",
         "application/x-gzip",
         "application/zstd",
-        # What curl sends with --data and browsers with a beacon, whatever the body is.
+        # curl sends this with --data, and browsers with a beacon, whatever the body is.
         "application/x-www-form-urlencoded",
     }
 )
-"""Types that say nothing of the rows."""
+"""Types that do not determine the format of the rows."""
 FORM_TYPE = "multipart/form-data"
 
 
-def refuse_unknown(given: Iterable[str], known: Collection[str]) -> None:
-    """Raise RK4009 for parameters that are not known."""
-    unknown = [name for name in given if name not in known and not name.startswith(CLIENTS_PREFIX)]
+def refuse_unknown(names: Iterable[str], known: Collection[str]) -> None:
+    """Raise RK4009 for parameters that are neither known nor sent by clients with every request."""
+    unknown = [name for name in names if name not in known and not name.startswith(CLIENTS_PREFIX)]
     if not unknown:
         return
-    names = ", ".join(f"`{name[:80]}`" for name in unknown[:MAX_NAMED_PARAMETERS])
+    listed = ", ".join(f"`{name[:80]}`" for name in unknown[:MAX_NAMED_PARAMETERS])
     hint = next((_HINTS[name] for name in unknown if name in _HINTS), None)
-    own = sorted(set(known) - CLIENTS)
+    own_names = sorted(set(known) - CLIENTS)
     if hint is None:
-        hint = f"known are {', '.join(own)}" if own else "no parameters are known here"
-    raise RookeryError(BAD_REQUEST, f"unknown parameter {names}", hint=hint)
+        hint = f"known parameters: {', '.join(own_names)}" if own_names else "there are no parameters"
+    raise RookeryError(BAD_REQUEST, f"unknown parameter {listed}", hint=hint)
 
 
 def media_type(header: str) -> str:
-    """The type that a Content-Type names, without its parameters."""
+    """The media type in a Content-Type header, without its parameters."""
     return header.partition(";")[0].strip().lower()
 
 
 def format_of(header: str) -> str | None:
-    """The format that a Content-Type tells, None if it tells none. Raises RK5019 for a type that no rows come in."""
-    kind = media_type(header)
-    if kind in UNSPECIFIC_TYPES or kind == FORM_TYPE:
+    """The format that a Content-Type determines, or None. Raises RK5019 for a type that is not one of rows."""
+    type = media_type(header)
+    if type in UNSPECIFIC_TYPES or type == FORM_TYPE:
         return None
-    for format, kinds in (("ndjson", JSON_TYPES), ("csv", CSV_TYPES), ("parquet", PARQUET_TYPES)):
-        if kind in kinds:
+    for format, types in (("ndjson", JSON_TYPES), ("csv", CSV_TYPES), ("parquet", PARQUET_TYPES)):
+        if type in types:
             return format
     raise RookeryError(
         MEDIA_TYPE,
-        f"rows do not come as `{kind[:80]}`",
+        f"rows cannot be sent as `{type[:80]}`",
         hint="application/x-ndjson, application/json, text/csv, application/vnd.apache.parquet, a form with one "
         "file, or no Content-Type",
     )

@@ -1,6 +1,6 @@
-"""The bodies of control requests, as pydantic models. What a model does not know is refused (RK4029).
+"""The bodies of control requests, as pydantic models. Unknown keys are refused (RK4029).
 
-Each field's description completes the sentence of its error: "`ids` is a list of names" (RK4009).
+A field's description completes the sentence of its error: "`ids` must be a list of names" (RK4009).
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from engine.web.known_fields import check_names, unknown_name
 from engine.web.requests import json_of
 
 SMALL_BODY_BYTES = 1 << 16
-"""Limit of a body that holds no files and no rows."""
-FILES_HINT = "each has the keys name, file and text"
+"""Largest body without files and rows."""
+FILES_HINT = "each with the keys name, file and text"
 B = TypeVar("B", bound="Body")
 
 Text = Annotated[str, StringConstraints(min_length=1)]
-Flag = Annotated[bool, Field(description="is true or false")]
-Names = Annotated[list[str], Field(default_factory=list, description="is a list of names")]
-RequiredText = Annotated[Text, Field(description="is needed, as text")]
-OptionalText = Annotated[Text | None, Field(description="is needed, as text")]
+Flag = Annotated[bool, Field(description="must be true or false")]
+Names = Annotated[list[str], Field(default_factory=list, description="must be a list of names")]
+RequiredText = Annotated[Text, Field(description="must be a non-empty string")]
+OptionalText = Annotated[Text | None, Field(description="must be a non-empty string")]
 
 
 class Body(BaseModel):
@@ -34,7 +34,7 @@ class Body(BaseModel):
 
 
 class NoBody(Body):
-    """For requests that say everything in their address."""
+    """No keys at all: the URL says everything."""
 
 
 class FileBody(Body):
@@ -46,14 +46,14 @@ class FileBody(Body):
 
 
 class FilesBody(Body):
-    """A project's files."""
+    """The files of a project."""
 
-    files: list[FileBody] | None = Field(default=None, description="is a list of objects")
+    files: list[FileBody] | None = Field(default=None, description="must be a list of objects")
 
     def sent_files(self) -> list[dict[str, Any]]:
-        """The files with the keys that were sent. Raises RK4009 when there is no list of files."""
+        """The files, each with the keys that were sent. Raises RK4009 without a list of files."""
         if self.files is None:
-            raise RookeryError(BAD_REQUEST, "`files` is needed, as a list of objects", hint=FILES_HINT)
+            raise RookeryError(BAD_REQUEST, "`files` must be a list of objects", hint=FILES_HINT)
         return [file.model_dump(exclude_unset=True) for file in self.files]
 
 
@@ -78,7 +78,7 @@ class MaterializeBody(FilesBody):
 
 
 class RepairBody(Body):
-    """`POST /v0/doctor`: tables in which a repair may drop rows."""
+    """`POST /v0/doctor`: `allow` names tables in which a repair may drop rows."""
 
     allow: Names
 
@@ -92,32 +92,32 @@ class TenantsBody(Body):
 
 
 class LimitsBody(Body):
-    """What a token may use: requests per second."""
+    """The limits of a token: `rps`, requests per second."""
 
     rps: int | None = Field(default=None, ge=1)
 
 
 class TokenBody(Body):
-    """`POST /v0/tokens`. A token with `ttl` or `expiration_time` is a JWT, any other is static."""
+    """`POST /v0/tokens`. With `ttl` or `expiration_time` the token is a JWT, otherwise it is static."""
 
     name: OptionalText = None
-    scopes: list[Any] = Field(default_factory=list, description="is a list")
+    scopes: list[Any] = Field(default_factory=list, description="must be a list")
     tenant: OptionalText = None
-    ttl: int | None = Field(default=None, description="is a number of seconds")
+    ttl: int | None = Field(default=None, description="must be a number of seconds")
     expiration_time: Any = None
-    limits: LimitsBody | None = Field(default=None, description="is `rps`, a whole number from 1")
+    limits: LimitsBody | None = Field(default=None, description="must have the key `rps`, an integer of at least 1")
 
 
 class SigningKeyBody(Body):
-    """`POST /v0/signing-key`: seconds for which the previous key stays valid."""
+    """`POST /v0/signing-key`: `overlap` is the seconds for which the previous key stays valid."""
 
-    overlap: int = Field(default=86_400, description="is a number of seconds")
+    overlap: int = Field(default=86_400, description="must be a number of seconds")
 
 
 class SelectedRowsBody(Body):
     """`DELETE /v0/datasources/NAME/quarantine`: some rows, or all of them."""
 
-    ids: list[str] | None = Field(default=None, description="is a list of texts, the rows' `c__id`")
+    ids: list[str] | None = Field(default=None, description="must be a list of strings, the rows' `c__id`")
     all: Any = None
 
 
@@ -131,26 +131,26 @@ class CorrectedRow(Body):
 class ReplayBody(Body):
     """`POST /v0/datasources/NAME/quarantine/replay`: some rows, corrected rows, or all of them."""
 
-    ids: list[str] | None = Field(default=None, description="is a list of texts, the rows' `c__id`")
+    ids: list[str] | None = Field(default=None, description="must be a list of strings, the rows' `c__id`")
     rows: list[CorrectedRow] | None = Field(
-        default=None, description="is a list of objects with `id` and `text`, both texts"
+        default=None, description="must be a list of objects with `id` and `text`, both strings"
     )
 
 
-async def body_as(kind: type[B], request: Request, limit: int = SMALL_BODY_BYTES) -> B:
-    """A request's JSON body, at most `limit` bytes. Raises RK4009, RK4028, RK4029 and RK5004."""
+async def body_as(model: type[B], request: Request, limit: int = SMALL_BODY_BYTES) -> B:
+    """A request's JSON body of at most `limit` bytes. Raises RK4009, RK4028, RK4029 and RK5004."""
     sent = await json_of(request, limit)
-    check_names("key", sent, kind.model_fields)
+    check_names("key", sent, model.model_fields)
     try:
-        return kind.model_validate(sent)
+        return model.model_validate(sent)
     except ValidationError as exc:
-        raise _refusal(kind, exc.errors(include_url=False, include_input=False)[0]) from exc
+        raise _error(model, exc.errors(include_url=False, include_input=False)[0]) from exc
 
 
-def _refusal(kind: type[Body], error: ErrorDetails) -> RookeryError:
-    """The first error of a body, with its top-level key."""
+def _error(model: type[Body], error: ErrorDetails) -> RookeryError:
+    """The error of a body as the caller sees it, by its top-level key."""
     key, *inner = error["loc"]
     if error["type"] == "extra_forbidden" and key == "files":
         return unknown_name("key of a file", str(inner[-1]), FileBody.model_fields)
     hint = FILES_HINT if key == "files" else None
-    return RookeryError(BAD_REQUEST, f"`{key}` {kind.model_fields[str(key)].description}", hint=hint)
+    return RookeryError(BAD_REQUEST, f"`{key}` {model.model_fields[str(key)].description}", hint=hint)

@@ -1,7 +1,8 @@
-"""HTTP connections with bounds: on what a request's head may hold, how slow a client may be, and how many there are.
+"""HTTP connections with limits on the size of a request's head, on slow clients, and on the number of connections.
 
 Bytes are counted as they arrive, so a head that never ends costs no more than its limit. Deadlines are plain
-attributes that one timer per server looks at; a request pays nothing for them.
+attributes that one timer per server checks: setting them costs a request almost nothing. Everything here runs on the
+event loop.
 """
 
 from __future__ import annotations
@@ -33,41 +34,47 @@ from engine.web.errors import error_body
 log = logging.getLogger("rookery.connections")
 
 RESPONSE_HEADERS = (("cache-control", "no-store"), ("x-content-type-options", "nosniff"))
-"""Headers of every answer: answers are one caller's own, their URLs may hold tokens, and rows are no scripts."""
+"""Headers of every response. Responses belong to one caller, their URLs may hold tokens, and rows are not scripts."""
 MIN_BODY_BYTES_PER_SECOND = 500
-"""Bytes a second below which a body uses up its time."""
+"""A body that arrives more slowly runs into its deadline."""
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 1 << 20
-"""What a refused client may still send before its connection is cut, so that it can read why."""
+"""How long, and how much, a refused client may still send. Closed at once, the connection would lose the response."""
 
 
 class Phase(Enum):
-    """What a connection waits for."""
+    """What a connection waits for, which decides its deadline."""
 
     HEAD = auto()
+    """The rest of a request's head."""
     BODY = auto()
-    ANSWER = auto()
+    """The rest of a request's body."""
+    RESPONSE = auto()
+    """The application."""
     IDLE = auto()
+    """The next request."""
     REFUSED = auto()
+    """The client, which has been sent an error, to close the connection."""
 
 
 @dataclass(slots=True)
 class Bounds:
-    """The limits of all connections of one server, who is connected, and the timer that ends what is overdue."""
+    """The limits of one server's connections, the open connections, and the timer that closes overdue ones."""
 
     settings: Settings
     open: dict[GuardedProtocol, str] = field(default_factory=dict)
+    """Open connections with their client's address."""
     by_address: Counter[str] = field(default_factory=Counter)
     timer: asyncio.TimerHandle | None = None
 
     def enter(self, connection: GuardedProtocol, address: str) -> bool:
-        """Count a new connection; whether there is room for it."""
-        most = self.settings.max_connections_per_address
-        fits = len(self.open) < self.settings.max_connections and (not most or self.by_address[address] < most)
+        """Count a new connection; whether it is within the limits. A refused one counts until it is closed."""
+        maximum = self.settings.max_connections_per_address
+        fits = len(self.open) < self.settings.max_connections and (not maximum or self.by_address[address] < maximum)
         self.open[connection] = address
         self.by_address[address] += 1
         if self.timer is None:
-            self._later(connection.loop)
+            self._schedule_check(connection.loop)
         return fits
 
     def leave(self, connection: GuardedProtocol) -> None:
@@ -77,22 +84,22 @@ class Bounds:
             if not self.by_address[address]:
                 del self.by_address[address]
 
-    def _later(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _schedule_check(self, loop: asyncio.AbstractEventLoop) -> None:
         limits = self.settings
         shortest = min(limits.header_seconds, limits.body_seconds, limits.idle_seconds, limits.send_seconds)
-        self.timer = loop.call_later(min(1.0, shortest / 4), self._look, loop)
+        self.timer = loop.call_later(min(1.0, shortest / 4), self._check_deadlines, loop)
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _check_deadlines(self, loop: asyncio.AbstractEventLoop) -> None:
         self.timer = None
         now = loop.time()
         for connection in list(self.open):
-            connection.look(now)
+            connection.check_deadline(now)
         if self.open:
-            self._later(loop)
+            self._schedule_check(loop)
 
 
 class _RefusedError(Exception):
-    """A request that goes no further; what the client hears of it."""
+    """Stops the parsing of a request; its message is sent to the client."""
 
     def __init__(self, code: Code, message: str) -> None:
         super().__init__(message)
@@ -100,7 +107,7 @@ class _RefusedError(Exception):
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """One connection, which ends when its client sends too much, too slowly or nothing."""
+    """One connection, which is closed when its client sends too much, too slowly or nothing."""
 
     bounds: Bounds
 
@@ -109,16 +116,16 @@ class GuardedProtocol(HttpToolsProtocol):
         self._phase = Phase.HEAD
         self._deadline = 0.0
         self._send_deadline = 0.0
-        self._head_size = 0
-        self._begun = False
-        # Bytes since the parser last handed something over: it keeps those of an unfinished line.
-        self._unseen = 0
+        self._head_bytes = 0
+        self._in_request = False
+        # Bytes since the parser last called back. It buffers those of an unfinished line.
+        self._buffered_bytes = 0
         self._refusal: _RefusedError | None = None
-        self._left = LINGER_BYTES
+        self._linger_bytes = LINGER_BYTES
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._await(Phase.HEAD, self.bounds.settings.header_seconds)
+        self._enter_phase(Phase.HEAD, self.bounds.settings.header_seconds)
         if not self.bounds.enter(self, self.client[0] if self.client else ""):
             self._refuse(TOO_MANY_CONNECTIONS, TOO_MANY_CONNECTIONS.title, retry=True)
 
@@ -128,71 +135,70 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._phase is Phase.REFUSED:
-            self._left -= len(data)
-            if self._left < 0:
+            self._linger_bytes -= len(data)
+            if self._linger_bytes < 0:
                 self.transport.abort()
             return
         if self._phase is Phase.IDLE:
-            self._await(Phase.HEAD, self.bounds.settings.header_seconds)
-        self._unseen += len(data)
+            self._enter_phase(Phase.HEAD, self.bounds.settings.header_seconds)
+        self._buffered_bytes += len(data)
         super().data_received(data)
-        if self._unseen > self.bounds.settings.max_header_bytes and not self._refused:
+        if self._buffered_bytes > self.bounds.settings.max_header_bytes and not self._refused:
             self._refuse(HEAD_TOO_LARGE, self._too_large())
 
-    # Parser callbacks: what they raise ends the parsing, and `send_400_response` answers.
+    # Callbacks of the parser. An exception in them ends the parsing, and uvicorn calls `send_400_response`.
     def on_message_begin(self) -> None:
-        self._unseen = self._head_size = 0
-        self._begun = True
+        self._buffered_bytes = self._head_bytes = 0
+        self._in_request = True
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        self._unseen = 0
+        self._buffered_bytes = 0
         super().on_url(url)
-        most = self.bounds.settings.max_request_line
-        if len(self.url) > most:
-            self._stop(REQUEST_LINE_TOO_LONG, f"the request line is longer than {most:,} bytes")
+        limit = self.bounds.settings.max_request_line
+        if len(self.url) > limit:
+            self._stop_parsing(REQUEST_LINE_TOO_LONG, f"the request line is longer than {limit:,} bytes")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._unseen = 0
+        self._buffered_bytes = 0
         limits = self.bounds.settings
-        self._head_size += len(name) + len(value) + 4
-        if self._head_size > limits.max_header_bytes:
-            self._stop(HEAD_TOO_LARGE, self._too_large())
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > limits.max_header_bytes:
+            self._stop_parsing(HEAD_TOO_LARGE, self._too_large())
         if len(self.headers) >= limits.max_headers:
-            self._stop(HEAD_TOO_LARGE, f"the request has more than {limits.max_headers} headers")
+            self._stop_parsing(HEAD_TOO_LARGE, f"the request has more than {limits.max_headers} headers")
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._unseen = 0
+        self._buffered_bytes = 0
         super().on_headers_complete()
-        self._await(Phase.BODY, self.bounds.settings.body_seconds)
+        self._enter_phase(Phase.BODY, self.bounds.settings.body_seconds)
 
     def on_chunk_header(self) -> None:
-        self._unseen = 0
+        self._buffered_bytes = 0
 
     def on_body(self, body: bytes) -> None:
-        self._unseen = 0
+        self._buffered_bytes = 0
         latest = self.loop.time() + self.bounds.settings.body_seconds
         self._deadline = min(self._deadline + len(body) / MIN_BODY_BYTES_PER_SECOND, latest)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._begun = False
+        self._in_request = False
         if self.cycle is not None and self.cycle.response_complete:
-            self._await(Phase.IDLE, self.bounds.settings.idle_seconds)
+            self._enter_phase(Phase.IDLE, self.bounds.settings.idle_seconds)
         else:
-            self._await(Phase.ANSWER, None)
+            self._enter_phase(Phase.RESPONSE, None)
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._phase is Phase.ANSWER and not self.pipeline and self.cycle.response_complete:
-            self._await(Phase.IDLE, self.bounds.settings.idle_seconds)
+        if self._phase is Phase.RESPONSE and not self.pipeline and self.cycle.response_complete:
+            self._enter_phase(Phase.IDLE, self.bounds.settings.idle_seconds)
 
     def send_400_response(self, msg: str) -> None:
-        found = self._refusal
-        if found is not None:
-            self._refuse(found.code, str(found))
+        if self._refusal is not None:
+            self._refuse(self._refusal.code, str(self._refusal))
         elif not self._refused:
             self._refuse(BAD_HTTP, "the request is not valid HTTP")
 
@@ -204,24 +210,24 @@ class GuardedProtocol(HttpToolsProtocol):
         super().resume_writing()
         self._send_deadline = 0.0
 
-    def look(self, now: float) -> None:
-        """End the connection if what it waits for is overdue."""
+    def check_deadline(self, now: float) -> None:
+        """Close the connection if a deadline has passed."""
         if self._send_deadline and now > self._send_deadline:
             self.transport.abort()
         elif self._deadline and now > self._deadline:
-            self._overdue(now)
+            self._on_overdue(now)
 
-    def _overdue(self, now: float) -> None:
+    def _on_overdue(self, now: float) -> None:
         if self._phase is Phase.BODY and self.flow.read_paused:
-            # The server is what is slow here.
+            # The server is slow here, not the client: it has not yet read what the client sent.
             self._deadline = now + self.bounds.settings.body_seconds
-        elif self._begun:
-            self._refuse(TOO_SLOW, f"the request's {self._phase.name.lower()} came too slowly")
+        elif self._in_request:
+            self._refuse(TOO_SLOW, f"the request's {self._phase.name.lower()} arrived too slowly")
         else:
             self.transport.abort()
 
-    def _may_answer(self) -> bool:
-        """Whether what is sent now would be read as the answer to the request that is being received."""
+    def _can_respond(self) -> bool:
+        """Whether the client would take a response sent now for the response to the request being received."""
         if self.cycle is None or self.pipeline:
             return not self.pipeline
         return not self.cycle.response_started if self._phase is Phase.BODY else self.cycle.response_complete
@@ -230,29 +236,29 @@ class GuardedProtocol(HttpToolsProtocol):
     def _refused(self) -> bool:
         return self._phase is Phase.REFUSED or self.transport.is_closing()
 
-    def _await(self, phase: Phase, seconds: float | None) -> None:
+    def _enter_phase(self, phase: Phase, seconds: float | None) -> None:
         self._phase = phase
         self._deadline = 0.0 if seconds is None else self.loop.time() + seconds
 
     def _too_large(self) -> str:
         return f"the headers are larger than {self.bounds.settings.max_header_bytes:,} bytes"
 
-    def _stop(self, code: Code, message: str) -> None:
+    def _stop_parsing(self, code: Code, message: str) -> None:
         self._refusal = _RefusedError(code, message)
         raise self._refusal
 
     def _refuse(self, code: Code, message: str, *, retry: bool = False) -> None:
-        """Answer, and end the connection once the client has had time to read that."""
-        heard = self._may_answer()
-        self._await(Phase.REFUSED, LINGER_SECONDS)
+        """Send an error, and close the connection after the client has had time to read it."""
+        can_respond = self._can_respond()
+        self._enter_phase(Phase.REFUSED, LINGER_SECONDS)
         self._unset_keepalive_if_required()
-        if not heard:
+        if not can_respond:
             self.transport.abort()
             return
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        self.transport.write(_answer(code, message, retry))
+        self.transport.write(_error_response(code, message, retry))
         self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -264,7 +270,7 @@ class GuardedProtocol(HttpToolsProtocol):
             super().shutdown()
 
 
-def _answer(code: Code, message: str, retry: bool) -> bytes:
+def _error_response(code: Code, message: str, retry: bool) -> bytes:
     body = orjson.dumps(error_body(RookeryError(code, message)))
     headers = {**dict(RESPONSE_HEADERS), "content-type": "application/json", "content-length": str(len(body))}
     headers |= {"connection": "close"} | ({"retry-after": "1"} if retry else {})
@@ -273,18 +279,18 @@ def _answer(code: Code, message: str, retry: bool) -> bytes:
 
 
 def guarded(settings: Settings) -> type[GuardedProtocol]:
-    """The protocol of a server under these settings' limits; one class for each server."""
+    """The protocol class of a server, with the limits in its settings."""
     return type("Guarded", (GuardedProtocol,), {"bounds": Bounds(settings)})
 
 
 def config(app: Callable[..., Any], settings: Settings) -> uvicorn.Config:
-    """How applications are served: one worker, no access log of uvicorn's own (it shows query strings)."""
+    """The configuration of uvicorn: one worker, and no access log, which would show query strings."""
     return uvicorn.Config(
         app,
         http=guarded(settings),
         ws="none",
         access_log=False,
-        # Its lines come through the handler of `observe`.
+        # Its log lines pass through the handler of `engine.observe`.
         log_config=None,
         log_level="warning",
         lifespan="on",

@@ -1,4 +1,4 @@
-"""Routes on datasources: appending files, receipts, and for admins the deployed datasources."""
+"""Routes on datasources: appends of files, receipts, and for admins the deployed datasources."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from starlette.routing import Route
 
 from engine.control import resources
 from engine.errors import BAD_FORMAT, BAD_REQUEST, MEDIA_TYPE, SCOPE, RookeryError
+from engine.observe import Timer
 from engine.query import authorize
-from engine.query.executor import Timer
 from engine.warehouse.port import Input
 from engine.web.append_options import (
     CLIENT_PARAMETERS,
@@ -23,58 +23,61 @@ from engine.web.append_options import (
     refuse_unknown,
 )
 from engine.web.control import admin, in_thread
-from engine.web.events import writer
-from engine.web.forms import file_in
-from engine.web.requests import checked_key, head_of, key_of, query_of, token_of
+from engine.web.events import writer_of
+from engine.web.forms import receive_file
+from engine.web.requests import checked_key, head_of
 from engine.web.resources import resource
 from engine.web.services import services_of
 from engine.web.uploads import Upload
 
 INPUTS = {"ndjson": Input.NDJSON, "json": Input.NDJSON, "csv": Input.CSV, "parquet": Input.PARQUET}
+"""Formats of files by the value of the parameter `format`."""
 
 
 async def append(request: Request) -> Response:
     """`POST /v0/datasources?mode=append|replace&name=DATASOURCE&format=csv|ndjson|parquet`, a body of any size."""
-    services, timer = services_of(request), Timer()
-    query = query_of(request)
+    services, timer, head = services_of(request), Timer(), head_of(request.scope)
+    query = head.query()
     refuse_unknown(query, FILE_PARAMETERS)
     mode = query.get("mode", "append")
     if mode not in {"append", "replace"}:
-        raise RookeryError(BAD_REQUEST, f"no mode `{mode[:20]}`", hint="append or replace")
+        raise RookeryError(BAD_REQUEST, f"unknown mode `{mode[:20]}`", hint="append or replace")
     content_type = request.headers.get("content-type", "")
-    kind = (query.get("format") or format_of(content_type) or "csv").lower()
-    format_of(content_type)
-    if kind not in INPUTS:
-        raise RookeryError(BAD_FORMAT, f"no input format `{kind[:20]}`", hint="csv, ndjson or parquet")
-    name, bound, token = writer(services, head_of(request.scope))
+    # The parameter overrides the Content-Type, which must be one for rows all the same.
+    declared = format_of(content_type)
+    format = (query.get("format") or declared or "csv").lower()
+    if format not in INPUTS:
+        raise RookeryError(BAD_FORMAT, f"unknown input format `{format[:20]}`", hint="csv, ndjson or parquet")
+    writer = writer_of(services, head, query)
     timer.stage("auth")
-    if mode == "replace" and not authorize.authenticate(services.workspace, token_of(request)).is_admin:
-        raise RookeryError(SCOPE, "only an admin replaces rows")
+    if mode == "replace" and not authorize.authenticate(services.workspace, head.token()).is_admin:
+        raise RookeryError(SCOPE, "only an admin may replace rows")
     if media_type(content_type) == FORM_TYPE:
         if "content-encoding" in request.headers:
             hint = "compress the file in the form instead"
-            raise RookeryError(MEDIA_TYPE, "a form is not opened as a whole", hint=hint)
-        request = Request(request.scope, file_in(content_type, request.receive))
-    # The body may hold no row at all. The datasource must take rows in any case.
-    services.gateway.append(name, b"", INPUTS[kind])
-    upload = Upload(services, name, bound, token, INPUTS[kind], key_of(request))
+            raise RookeryError(MEDIA_TYPE, "a compressed form is not supported", hint=hint)
+        request = Request(request.scope, receive_file(content_type, request.receive))
+    # A body without rows would never reach the gateway. An append of nothing raises the same errors for it.
+    services.gateway.append(writer.datasource, b"", INPUTS[format])
+    upload = Upload(services, writer, INPUTS[format], head.idempotency_key())
     body = await (upload.replace(request) if mode == "replace" else upload.append(request))
     timer.stage("append")
     return JSONResponse(body, headers={"server-timing": timer.header()})
 
 
 async def receipt(request: Request) -> Response:
-    """`GET /v0/events/KEY`: what became of the appends under an idempotency key."""
+    """`GET /v0/events/KEY`: the receipts of the appends with an idempotency key."""
     services = services_of(request)
-    refuse_unknown(query_of(request), CLIENT_PARAMETERS)
-    claims = authorize.authenticate(services.workspace, token_of(request))
+    head = head_of(request.scope)
+    refuse_unknown(head.query(), CLIENT_PARAMETERS)
+    claims = authorize.authenticate(services.workspace, head.token())
     key = checked_key(request.path_params["key"])
     find = partial(services.gateway.receipts.show, authorize.for_receipts(claims), key)
     return JSONResponse(await anyio.to_thread.run_sync(find, limiter=services.limiter))
 
 
 async def datasources_route(request: Request) -> Response:
-    """`GET /v0/datasources` for admins; `POST` appends and needs only an append token."""
+    """`GET /v0/datasources` lists them for admins; `POST` appends and needs an append token only."""
     if request.method == "POST":
         return await append(request)
     services = admin(request)

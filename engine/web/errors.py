@@ -1,4 +1,4 @@
-"""Errors as HTTP: every failure is JSON with `error`, a stable `code` and where to read about it."""
+"""Errors as HTTP responses: JSON with `error`, a stable `code`, and where the code is documented."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from engine.template.environment import PipeError
 
 log = structlog.get_logger("rookery.web")
 DOCUMENTATION = "docs/errors.md"
-LONGEST = 1000
-"""Longest message; what callers sent is repeated in some."""
+MAX_MESSAGE_CHARACTERS = 1000
+"""Longest message. Some messages quote what the caller sent."""
 
 
 def error_body(exc: RookeryError) -> dict[str, Any]:
-    """An error as callers see it."""
+    """The JSON of an error."""
     body = exc.as_dict()
-    if len(body["error"]) > LONGEST:
-        body["error"] = body["error"][:LONGEST] + "…"
+    if len(body["error"]) > MAX_MESSAGE_CHARACTERS:
+        body["error"] = body["error"][:MAX_MESSAGE_CHARACTERS] + "…"
     body["documentation"] = f"{DOCUMENTATION}#{exc.code.id.lower()}"
     return body
 
 
 def rendered(exc: RookeryError) -> Response:
-    """The response for an error of ours."""
+    """The response for an error."""
     if isinstance(exc, PipeError):
         return JSONResponse(exc.body, exc.status)
     if exc.is_server_fault:
@@ -49,13 +49,13 @@ async def on_http_exception(_request: Request, exc: Exception) -> Response:
     headers = dict(exc.headers or {})
     hint = "docs/http.md lists the routes" if code is NOT_FOUND else None
     if code is METHOD:
-        hint = f"this route takes {headers.get('Allow') or headers.get('allow') or 'other methods'}"
+        hint = f"methods of this route: {headers.get('Allow') or headers.get('allow') or 'others'}"
     response = rendered(RookeryError(code, code.title, hint=hint, headers=headers))
     response.status_code = exc.status_code
     return response
 
 
 async def on_bug(request: Request, exc: Exception) -> Response:
-    """Anything unforeseen: logged with its stack, and one line for the caller."""
+    """Log an unexpected exception with its stack; the caller gets one line."""
     log.error("bug", path=request.url.path, exc_info=exc)
-    return rendered(RookeryError(INTERNAL, "internal error", hint="the server's log tells more"))
+    return rendered(RookeryError(INTERNAL, "internal error", hint="the server's log has the cause"))

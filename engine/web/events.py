@@ -1,6 +1,6 @@
-"""`POST /v0/events`, by which most rows come, in small requests.
+"""`POST /v0/events`: small requests with most of the rows.
 
-It is an ASGI application of its own: what a framework does for each request takes longer than what is done here.
+It is an ASGI application of its own, because a framework's work per request would take longer than the append itself.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -18,12 +19,12 @@ from engine.errors import BAD_REQUEST, MEDIA_TYPE, QUARANTINE_FULL, RookeryError
 from engine.ingest.batch import AppendResult, Fault
 from engine.ingest.formats.compression import sniff_encoding
 from engine.ingest.gateway import MemoryBudget
+from engine.observe import Timer
 from engine.query import authorize
-from engine.query.executor import Timer
 from engine.warehouse.port import Input
 from engine.web.append_options import EVENT_PARAMETERS, FORM_TYPE, format_of, media_type, refuse_unknown
 from engine.web.errors import rendered
-from engine.web.forms import file_in
+from engine.web.forms import receive_file
 from engine.web.requests import Head, append_body, flag, head_of
 from engine.web.services import Services
 
@@ -31,8 +32,8 @@ PATH = "/v0/events"
 PLAIN_CONTENT_TYPES = frozenset(
     {b"application/json", b"application/x-ndjson", b"text/plain", b"application/x-www-form-urlencoded"}
 )
-"""Content types that need no closer look."""
-FILE_HINT = "POST /v0/datasources?format=csv or parquet takes files"
+"""Usual content types, which are accepted without parsing the header."""
+FILE_HINT = "POST /v0/datasources?format=csv or parquet accepts files"
 
 
 class Events:
@@ -56,9 +57,9 @@ class Events:
 
 
 class EventsFastPath:
-    """Lets appends pass by the middleware and the routes, which have nothing to do for them.
+    """Middleware that sends appends directly to `Events`, past all other middleware and the routes.
 
-    Those from a browser's page do not: they carry an `Origin`, and need to be answered accordingly.
+    Requests from web pages, which carry an `Origin`, pass through: their responses need CORS headers.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -66,41 +67,67 @@ class EventsFastPath:
         self._events = Events()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        ours = scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "POST"
-        if ours and not any(name == b"origin" for name, _ in scope["headers"]):
+        is_append = scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "POST"
+        if is_append and not any(name == b"origin" for name, _ in scope["headers"]):
             await self._events(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
 
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Who appends to what."""
+
+    datasource: str
+    tenant: str | None
+    """The only tenant whose rows the token may append; None for any tenant."""
+    token: str
+    """The name of the token, under which its rows are counted and kept in order."""
+
+
+def writer_of(services: Services, head: Head, query: Mapping[str, str]) -> Writer:
+    """The writer of an append. Raises RK4001 to RK4003 for its token, and RK4009 without a datasource."""
+    claims = authorize.authenticate(services.workspace, head.token())
+    name = query.get("name")
+    if not name:
+        raise RookeryError(BAD_REQUEST, "the request names no datasource", hint="?name=DATASOURCE")
+    tenant = authorize.for_append(services.workspace.current, claims, name)
+    return Writer(name, tenant, authorize.writer_of(claims))
+
+
 async def _append(scope: Scope, receive: Receive, timer: Timer) -> tuple[int, dict[str, Any]]:
-    state: Services = scope["app"].state.rookery
+    """Append a request's rows; the status and the JSON of its response."""
+    services: Services = scope["app"].state.rookery
     head = head_of(scope)
-    if not head.query.keys() <= EVENT_PARAMETERS or "mode" in head.query or "format" in head.query:
-        _parameters(head.query)
-    receive, formed = _rows_of(head, receive)
-    acknowledged, visible = _wait(head.query.get("wait", "false"))
-    name, bound, token = writer(state, head)
+    query = head.query()
+    if not query.keys() <= EVENT_PARAMETERS or "mode" in query or "format" in query:
+        _check_parameters(query)
+    receive, is_form = _rows_of(head, receive)
+    waits_for_storage, waits_for_visibility = _wait_mode(query.get("wait", "false"))
+    writer = writer_of(services, head, query)
     timer.stage("auth")
-    with state.gateway.room(bound, token) as room:
-        body = await _body(scope, receive, head, formed, state.workspace.settings.max_body, room)
+    with services.gateway.room(writer.tenant, writer.token) as budget:
+        request = Request(scope, receive)
+        body = await _body(request, services.workspace.settings.max_body, budget, is_form=is_form)
         timer.stage("body")
-        appended = state.gateway.append(name, body, Input.NDJSON, bound, head.key(), writer=token)
-        outcome = await state.answers.of(appended)
+        appended = services.gateway.append(
+            writer.datasource, body, Input.NDJSON, writer.tenant, head.idempotency_key(), writer=writer.token
+        )
+        outcome = await services.appended.result(appended)
     timer.stage("append")
     answer = append_answer(outcome)
     if not outcome.rows and not outcome.quarantined:
-        refuse_if_full(outcome.refused, name)
+        raise_if_refused(outcome.refused, writer.datasource)
     if outcome.repeated:
         answer["repeated"] = True
-    if visible:
-        answer["visible"] = await _visible(outcome, state.workspace.settings.visible_seconds)
+    if waits_for_visibility:
+        answer["visible"] = await _wait_until_visible(outcome, services.workspace.settings.visible_seconds)
         timer.stage("visible")
-    return (200 if acknowledged else 202), answer
+    return (200 if waits_for_storage else 202), answer
 
 
 def append_answer(outcome: AppendResult) -> dict[str, Any]:
-    """What an answer says of an append: counts, and what its sender should know of bad rows and unknown keys."""
+    """The JSON for an append: counts of rows, the first bad row, and keys that no column has."""
     answer: dict[str, Any] = {"successful_rows": outcome.rows, "quarantined_rows": outcome.quarantined}
     if outcome.refused:
         answer["refused_rows"] = outcome.refused
@@ -111,97 +138,91 @@ def append_answer(outcome: AppendResult) -> dict[str, Any]:
     return answer
 
 
-def bad_row(fault: Fault, before: int = 0) -> dict[str, Any]:
-    """A row that could not be stored, with its place among the rows that were sent, from 1."""
+def bad_row(fault: Fault, rows_before: int = 0) -> dict[str, Any]:
+    """A row that could not be stored, with its position among the rows that were sent, counted from 1."""
     columns = [c for c in fault.columns if c]
-    return {"row": before + fault.row, "columns": columns, "reason": "; ".join(fault.reasons)}
+    return {"row": rows_before + fault.row, "columns": columns, "reason": "; ".join(fault.reasons)}
 
 
-def refuse_if_full(refused: int, name: str) -> None:
-    """Raise RK5017 if rows were refused: to be asked where nothing else is left of what was sent."""
+def raise_if_refused(refused: int, datasource: str) -> None:
+    """Raise RK5017 if rows were refused. Call it when no row of the request was stored or quarantined."""
     if refused:
         raise RookeryError(
             QUARANTINE_FULL,
-            f"none of {refused:,} rows can be stored, and the quarantine of `{name}` is full for this writer",
-            hint="send rows that can be stored; an admin sees why these cannot be, and makes room: "
-            f"rookery quarantine ls {name}; the room is ROOKERY_QUARANTINE_ROWS and ROOKERY_QUARANTINE_BYTES",
+            f"none of {refused:,} rows can be stored, and the quarantine of `{datasource}` is full for this writer",
+            hint="send valid rows; an admin can see what is wrong with these, and drop rows: "
+            f"rookery quarantine ls {datasource}; the limits are ROOKERY_QUARANTINE_ROWS and "
+            "ROOKERY_QUARANTINE_BYTES",
             headers={"Retry-After": "60"},
         )
 
 
-def writer(state: Services, head: Head) -> tuple[str, str | None, str]:
-    """The datasource that a request appends to, the tenant that its token writes for, and what names the token."""
-    claims = authorize.authenticate(state.workspace, head.token())
-    name = head.query.get("name")
-    if not name:
-        raise RookeryError(BAD_REQUEST, "no datasource named", hint="?name=DATASOURCE")
-    return name, authorize.for_append(state.workspace.current, claims, name), authorize.writer_of(claims)
-
-
-def _parameters(query: Mapping[str, str]) -> None:
-    """Refuse what the query says and nothing here would follow. Raises RK4009."""
+def _check_parameters(query: Mapping[str, str]) -> None:
+    """Refuse parameters that are unknown or have a value that events do not support. Raises RK4009."""
     refuse_unknown(query, EVENT_PARAMETERS)
     mode, format = query.get("mode", "append"), query.get("format", "ndjson").lower()
     if mode != "append":
         hint = "POST /v0/datasources?mode=replace" if mode == "replace" else "append"
-        raise RookeryError(BAD_REQUEST, f"no mode `{mode[:20]}` for events", hint=hint)
+        raise RookeryError(BAD_REQUEST, f"events have no mode `{mode[:20]}`", hint=hint)
     if format not in ("json", "ndjson"):
         raise RookeryError(BAD_REQUEST, f"events are JSON, not `{format[:20]}`", hint=FILE_HINT)
 
 
 def _rows_of(head: Head, receive: Receive) -> tuple[Receive, bool]:
-    """Where the rows come from: the body, or a form's file in it. Raises RK5019 for other types."""
+    """Where to receive the rows from, and whether that is a file in a form. Raises RK5019 for other types."""
     header = head.headers.get(b"content-type")
     if header is None or header in PLAIN_CONTENT_TYPES:
         return receive, False
-    text = header.decode("latin-1")
-    if media_type(text) == FORM_TYPE:
+    content_type = header.decode("latin-1")
+    if media_type(content_type) == FORM_TYPE:
         if b"content-encoding" in head.headers:
             hint = "compress the file in the form instead"
-            raise RookeryError(MEDIA_TYPE, "a form is not opened as a whole", hint=hint)
-        return file_in(text, receive), True
-    if format_of(text) in ("csv", "parquet"):
-        raise RookeryError(MEDIA_TYPE, f"events are JSON, not `{media_type(text)}`", hint=FILE_HINT)
+            raise RookeryError(MEDIA_TYPE, "a compressed form is not supported", hint=hint)
+        return receive_file(content_type, receive), True
+    if format_of(content_type) in ("csv", "parquet"):
+        raise RookeryError(MEDIA_TYPE, f"events are JSON, not `{media_type(content_type)}`", hint=FILE_HINT)
     return receive, False
 
 
-async def _body(scope: Scope, receive: Receive, head: Head, formed: bool, limit: int, room: MemoryBudget) -> bytes:
-    """The rows, with room taken for them; `formed` are a form's file. Raises RK5004, RK5007, RK5010."""
+async def _body(request: Request, limit: int, budget: MemoryBudget, *, is_form: bool) -> bytes:
+    """The rows; their memory is reserved. Raises RK5004, RK5007 and RK5010."""
+    head = head_of(request.scope)
     announced = head.headers.get(b"content-length", b"")
-    if not formed and announced.isdigit() and int(announced) <= limit and b"content-encoding" not in head.headers:
-        message = await receive()
+    if not is_form and announced.isdigit() and int(announced) <= limit and b"content-encoding" not in head.headers:
+        # Most bodies arrive in one message, whose bytes are used without a copy.
+        message = await request.receive()
         body: bytes = message.get("body", b"")
         if message["type"] == "http.request" and not message.get("more_body") and not sniff_encoding(body):
-            room.take(len(body))
+            budget.take(len(body))
             return body
-        receive = _after(message, receive)
-    return await append_body(Request(scope, receive), limit, room)
+        request = Request(request.scope, _replayed(message, request.receive))
+    return await append_body(request, limit, budget)
 
 
-def _after(first: Message, receive: Receive) -> Receive:
-    """Receiving from the start again, after the first message was taken."""
-    left = [first]
+def _replayed(message: Message, receive: Receive) -> Receive:
+    """Receives a message again that was already received, and then the following ones."""
+    pending = [message]
 
-    async def again() -> Message:
-        return left.pop() if left else await receive()
+    async def receive_again() -> Message:
+        return pending.pop() if pending else await receive()
 
-    return again
+    return receive_again
 
 
-def _wait(value: str) -> tuple[bool, bool]:
-    """Whether the caller waits for landing, and for its tenants' tables as well. Raises RK4009."""
+def _wait_mode(value: str) -> tuple[bool, bool]:
+    """Whether the caller waits for the rows to be stored, and to reach the tenants' tables. Raises RK4009."""
     if value.lower() == "visible":
         return True, True
     try:
-        return flag(value, False), False
+        return flag(value, False, "wait"), False
     except RookeryError as exc:
-        raise RookeryError(BAD_REQUEST, f"`wait` is true, false or visible, not {value[:40]!r}") from exc
+        raise RookeryError(BAD_REQUEST, f"`wait` must be true, false or visible, got {value[:40]!r}") from exc
 
 
-async def _visible(outcome: AppendResult, patience: float) -> bool:
-    """Whether the rows can be read from their tenants' tables, after waiting for it at most so many seconds."""
+async def _wait_until_visible(outcome: AppendResult, timeout_seconds: float) -> bool:
+    """Whether the rows can be read from their tenants' tables before the timeout."""
     if outcome.visible is None:
         return True
     with suppress(TimeoutError):
-        return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(outcome.visible)), patience)
+        return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(outcome.visible)), timeout_seconds)
     return False

@@ -1,4 +1,4 @@
-"""What threads have found, handed over to the event loop: all that is there at once."""
+"""Bring the results of threads to the event loop, many at a time."""
 
 from __future__ import annotations
 
@@ -11,33 +11,35 @@ T = TypeVar("T")
 
 
 class FutureBridge:
-    """Lets tasks of one event loop wait for futures of threads.
+    """Lets tasks of one event loop wait for futures that threads complete.
 
-    Many requests are answered by one batch. Waking the loop for each would have it run after the first few, and
-    callers that come again at once would part from the others.
+    One batch answers many requests. If each of its futures woke the loop, the loop would run after the first few, and
+    clients that answer at once with their next request would be spread over many small batches.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._done: deque[tuple[Future[Any], asyncio.Future[Any]]] = deque()
-        self._told = False
+        self._wakeup_scheduled = False
 
-    async def of(self, future: Future[T]) -> T:
-        """The result of a future, which goes on when its caller goes away."""
+    async def result(self, future: Future[T]) -> T:
+        """The result of a future. The work behind it continues even if the waiting task is cancelled."""
         waiting = self._loop.create_future()
-        future.add_done_callback(lambda done: self._take(done, waiting))
-        found: T = await waiting
-        return found
+        future.add_done_callback(lambda done: self._enqueue(done, waiting))
+        result: T = await waiting
+        return result
 
-    def _take(self, done: Future[Any], waiting: asyncio.Future[Any]) -> None:
+    def _enqueue(self, done: Future[Any], waiting: asyncio.Future[Any]) -> None:
+        """Runs in the thread that completed the future."""
         self._done.append((done, waiting))
-        if not self._told:
-            self._told = True
-            self._loop.call_soon_threadsafe(self._hand_over)
+        if not self._wakeup_scheduled:
+            self._wakeup_scheduled = True
+            self._loop.call_soon_threadsafe(self._deliver)
 
-    def _hand_over(self) -> None:
-        # What comes from here on tells again.
-        self._told = False
+    def _deliver(self) -> None:
+        """Runs on the event loop."""
+        # Reset before the queue is read: a future that is enqueued afterwards schedules another wakeup.
+        self._wakeup_scheduled = False
         while self._done:
             done, waiting = self._done.popleft()
             if waiting.done():

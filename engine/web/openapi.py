@@ -1,4 +1,4 @@
-"""OpenAPI of the published endpoints."""
+"""The OpenAPI document of a workspace: its endpoints, and the routes of `openapi_routes`."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ QUOTED = {
     "in": "query",
     "required": False,
     "schema": {"type": "string", "enum": ["0", "1", "true", "false"]},
-    "description": "1: integers of 64 bits and more are text, since JavaScript rounds them beyond 2^53.",
+    "description": "1: integers of 64 bits and more are strings, since JavaScript rounds them beyond 2^53.",
 }
-"""The one setting of the engine that a request may choose."""
+"""The only setting of the engine that a request may set."""
 
 
-def document(build: Build, names: list[str], server: str, who: frozenset[str] = frozenset()) -> dict[str, Any]:
-    """One OpenAPI 3.1 document for the named endpoints, and for the routes that these callers may use."""
+def document(build: Build, names: list[str], server: str, roles: frozenset[str] = frozenset()) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of these endpoints, and of the routes that callers with these roles may use."""
     return {
         "openapi": "3.1.0",
         "info": {"title": f"Workspace {build.workspace}", "version": "v0"},
         "servers": [{"url": server}],
         "security": [{"bearer": []}, {"token": []}],
-        "paths": {**{f"/v0/pipes/{name}.json": _path(build, name) for name in names}, **routes.paths(who)},
+        "paths": {**{f"/v0/pipes/{name}.json": _path(build, name) for name in names}, **routes.paths(roles)},
         "components": {
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
@@ -53,7 +53,7 @@ def document(build: Build, names: list[str], server: str, who: frozenset[str] = 
 
 def _path(build: Build, name: str) -> dict[str, Any]:
     pipe = build.pipes[name]
-    # A tenant key comes from the token and never from the caller, so it is not offered.
+    # Tenant keys come from the token and never from the request, so the document omits them.
     parameters = [_parameter(p) for p in parameters_of(build.pipes, name) if not p.tenant_key]
     parameters.append(QUOTED)
     result = {"description": "The result", "content": {"application/json": {"schema": _result(build, name)}}}
@@ -61,7 +61,7 @@ def _path(build: Build, name: str) -> dict[str, Any]:
         "summary": pipe.description.strip() or name,
         "responses": {"200": result, **routes.failures()},
     }
-    # In a body the same parameters are the keys of an object; a form has them as a query has.
+    # In a JSON body the same parameters are the keys of an object.
     body = {
         "type": "object",
         "properties": {p["name"]: _in_body(p["schema"]) for p in parameters if p is not QUOTED},
@@ -78,7 +78,7 @@ def _path(build: Build, name: str) -> dict[str, Any]:
 
 
 def _in_body(schema: dict[str, Any]) -> dict[str, Any]:
-    """A parameter's schema in a body, where it may be null, and a boolean also a number or a text."""
+    """A parameter's schema in a JSON body, where it may be null, and a boolean may also be a number or a string."""
     if schema.get("type") == "boolean":
         return {
             **{k: v for k, v in schema.items() if k != "type"},
@@ -88,27 +88,32 @@ def _in_body(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parameter(spec: ParameterSpec) -> dict[str, Any]:
-    schema = _ranged(spec.type, _type(spec.type))
+    schema = _with_range(spec.type, _schema_of(spec.type))
     if spec.default is not None:
         schema["default"] = _value(spec, spec.default)
     if spec.enum:
-        kind = schema["items"] if schema.get("type") == "array" else schema
-        kind["enum"] = [_value(spec, e, item=kind is not schema) for e in spec.enum]
-    found: dict[str, Any] = {"name": spec.name, "in": "query", "required": bool(spec.required), "schema": schema}
+        value_schema = schema["items"] if schema.get("type") == "array" else schema
+        value_schema["enum"] = [_value(spec, e, item=value_schema is not schema) for e in spec.enum]
+    parameter: dict[str, Any] = {
+        "name": spec.name,
+        "in": "query",
+        "required": bool(spec.required),
+        "schema": schema,
+    }
     if schema.get("type") == "array":
-        found |= {"style": "form", "explode": True}
+        parameter |= {"style": "form", "explode": True}
     if spec.description:
-        found["description"] = spec.description
+        parameter["description"] = spec.description
     if spec.example is not None:
-        found["example"] = _value(spec, spec.example)
-    return found
+        parameter["example"] = _value(spec, spec.example)
+    return parameter
 
 
 def _value(spec: ParameterSpec, raw: Any, *, item: bool = False) -> Any:
-    """A value that the author wrote, maybe as text, as JSON of the parameter's type."""
-    kind = spec.type.removeprefix("Array(").removesuffix(")") if item else spec.type
+    """A value from the pipe's file, which may be written as text, as JSON of the parameter's type."""
+    type = spec.type.removeprefix("Array(").removesuffix(")") if item else spec.type
     try:
-        value = coerce(spec.name, kind, raw)
+        value = coerce(spec.name, type, raw)
     except RookeryError:
         return str(raw)
     return float(value) if isinstance(value, Decimal) else value
@@ -139,16 +144,16 @@ def _result(build: Build, name: str) -> dict[str, Any]:
 
 
 def _column(column: Column) -> dict[str, Any]:
-    found = _type(column.type, large=["integer", "string"])
-    # What is no number, or not finite, is null in JSON.
-    return {**found, "type": ["number", "null"]} if found.get("type") == "number" else found
+    schema = _schema_of(column.type, large=["integer", "string"])
+    # NaN and infinities are null in JSON.
+    return {**schema, "type": ["number", "null"]} if schema.get("type") == "number" else schema
 
 
-def _ranged(kind: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a parameter, with what its type can hold."""
+def _with_range(kind: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a parameter with the range or the pattern of its type."""
     inner = _WRAPPED.fullmatch(kind)
     if inner and inner.group(1) == "Array":
-        return {**schema, "items": _ranged(inner.group(2), schema["items"])}
+        return {**schema, "items": _with_range(inner.group(2), schema["items"])}
     bounds = integer_bounds({"Int": "Int64", "Integer": "Int64"}.get(kind, kind))
     if bounds is not None:
         return {**schema, "minimum": bounds[0], "maximum": bounds[1]}
@@ -159,17 +164,17 @@ def _ranged(kind: str, schema: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
-def _type(kind: str, large: str | list[str] = "integer") -> dict[str, Any]:
-    """JSON Schema of a ClickHouse type, as its JSON output has it; `large` is the type of integers of 64 bits."""
+def _schema_of(kind: str, large: str | list[str] = "integer") -> dict[str, Any]:
+    """JSON Schema of a ClickHouse type in JSON output; `large` is the JSON type of integers of 64 bits and more."""
     inner = _WRAPPED.fullmatch(kind)
     if inner and inner.group(1) == "Array":
-        return {"type": "array", "items": _type(inner.group(2), large)}
+        return {"type": "array", "items": _schema_of(inner.group(2), large)}
     if inner and inner.group(1) == "Nullable":
-        found = _type(inner.group(2), large)
-        types = [found["type"]] if isinstance(found.get("type"), str) else found.get("type")
-        return {**found, "type": [*types, "null"]} if types else found
+        schema = _schema_of(inner.group(2), large)
+        types = [schema["type"]] if isinstance(schema.get("type"), str) else schema.get("type")
+        return {**schema, "type": [*types, "null"]} if types else schema
     if inner:
-        return _type(inner.group(2), large)
+        return _schema_of(inner.group(2), large)
     if _LARGE.match(kind):
         return {"type": large}
     if _INTEGER.match(kind) or kind == "Integer":

@@ -1,4 +1,4 @@
-"""OpenAPI of the routes that every workspace has: SQL, events, files and, for admins, everything they control."""
+"""OpenAPI of the routes that every workspace has: SQL, events, files and, for admins, the control routes."""
 
 from __future__ import annotations
 
@@ -20,41 +20,48 @@ FILE_BODY = {
 }
 FAILURES = {
     "400": "The request is not valid",
-    "403": "The token does not allow it",
-    "404": "It does not exist",
-    "405": "The route has no such method",
-    "408": "It took too long",
-    "409": "It is in conflict with what exists",
+    "403": "The token does not allow the request",
+    "404": "The resource does not exist",
+    "405": "The route does not support the method",
+    "408": "The query or the request took too long",
+    "409": "The request conflicts with what exists",
     "413": "The body is too large",
     "414": "The URL is too long",
-    "415": "The type of the body is not understood",
+    "415": "The content type is not supported",
     "422": "The idempotency key was used for another body",
-    "429": "Too much at once",
+    "429": "Too many requests or queries at once",
     "431": "The headers are too large",
     "500": "The server failed",
-    "503": "The server cannot do it now",
+    "503": "The server or its database is busy or unavailable",
     "507": "The disk is full",
 }
-"""What every route may answer besides success, as an `Error`."""
+"""Statuses of failures that every route may return, each with an `Error`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Documented:
-    """One operation: who may call it (`admin`, `append` or `read`), what it is sent and what it answers."""
+class Operation:
+    """One operation of the API."""
 
     method: str
     path: str
     summary: str
-    who: str = "admin"
+    role: str = "admin"
+    """Who may call it: `admin`, `append`, `read`, or one that starts with `anybody`."""
     query: dict[str, Schema] = field(default_factory=dict)
+    """Query parameters."""
     required: tuple[str, ...] = ()
+    """Names of required query parameters."""
     body: Schema | None = None
-    kinds: tuple[str, ...] = ("application/json",)
-    answers: dict[str, Schema | None] = field(default_factory=lambda: {"200": OBJECT})
-    media: str = "application/json"
+    body_types: tuple[str, ...] = ("application/json",)
+    """Content types of the body."""
+    responses: dict[str, Schema | None] = field(default_factory=lambda: {"200": OBJECT})
+    """Schemas of successful responses by status; None for a response without a body."""
+    response_type: str = "application/json"
+    """Content type of the responses."""
 
 
 def closed(*required: str, **properties: Schema) -> Schema:
+    """The schema of an object without other keys."""
     return {
         "type": "object",
         "properties": properties,
@@ -64,9 +71,9 @@ def closed(*required: str, **properties: Schema) -> Schema:
 
 
 def nullable(schema: Schema) -> Schema:
-    """A schema that also takes null, which means what an absent key means."""
-    found = {**schema, "type": [schema["type"], "null"]} if isinstance(schema.get("type"), str) else schema
-    return {**found, "enum": [*found["enum"], None]} if "enum" in found else found
+    """A schema that also accepts null, which means the same as an absent key."""
+    result = {**schema, "type": [schema["type"], "null"]} if isinstance(schema.get("type"), str) else schema
+    return {**result, "enum": [*result["enum"], None]} if "enum" in result else result
 
 
 _TABLE: Schema = {
@@ -116,12 +123,12 @@ _REPLAY: Schema = {
 _COUNT: Schema = {"type": "integer", "minimum": 0, "maximum": 10_000}
 _Q: Schema = {"type": "string", "minLength": 1, "description": "One SELECT; a FORMAT clause chooses the format"}
 
-ROUTES = (
-    Documented("get", "/live", "The process answers", "anybody"),
-    Documented("get", "/ready", "The database answers", "anybody", answers={"200": OBJECT, "503": OBJECT}),
-    Documented("get", "/v0/sql", "Ad-hoc SQL", "read", {"q": _Q}, ("q",), answers={"200": _TABLE}),
-    Documented("post", "/v0/sql", "Ad-hoc SQL", "read", body=closed("q", q=_Q), answers={"200": _TABLE}),
-    Documented(
+OPERATIONS = (
+    Operation("get", "/live", "Whether the process is alive", "anybody"),
+    Operation("get", "/ready", "Whether the server is ready", "anybody", responses={"200": OBJECT, "503": OBJECT}),
+    Operation("get", "/v0/sql", "Ad-hoc SQL", "read", {"q": _Q}, ("q",), responses={"200": _TABLE}),
+    Operation("post", "/v0/sql", "Ad-hoc SQL", "read", body=closed("q", q=_Q), responses={"200": _TABLE}),
+    Operation(
         "post",
         "/v0/events",
         "Append events",
@@ -132,9 +139,9 @@ ROUTES = (
         ("application/x-ndjson", "application/json"),
         {"200": _APPENDED, "202": _APPENDED},
     ),
-    Documented("get", "/v0/events/{key}", "What became of appends under a key", "append"),
-    Documented("get", "/v0/datasources", "Datasources"),
-    Documented(
+    Operation("get", "/v0/events/{key}", "Receipts of the appends with an idempotency key", "append"),
+    Operation("get", "/v0/datasources", "List the datasources"),
+    Operation(
         "post",
         "/v0/datasources",
         "Append a file, or replace all rows with it",
@@ -148,106 +155,113 @@ ROUTES = (
         {"type": "string"},
         ("text/csv",),
     ),
-    Documented("get", "/v0/datasources/{name}", "A datasource"),
-    Documented(
+    Operation("get", "/v0/datasources/{name}", "Show a datasource"),
+    Operation(
         "delete",
         "/v0/datasources/{name}",
         "Remove a datasource",
         query={"force": FLAG_SCHEMA, "dry_run": FLAG_SCHEMA},
     ),
-    Documented(
+    Operation(
         "get",
         "/v0/datasources/{name}/quarantine",
-        "Rows in quarantine",
+        "List rows in quarantine",
         query={"limit": _COUNT, "offset": {"type": "integer", "minimum": 0, "maximum": 1 << 62}},
     ),
-    Documented(
+    Operation(
         "delete",
         "/v0/datasources/{name}/quarantine",
         "Drop rows from quarantine",
         body={"oneOf": [closed("ids", ids=NAMES_SCHEMA), closed("all", all={"type": "boolean", "const": True})]},
     ),
-    Documented("post", "/v0/datasources/{name}/quarantine/replay", "Send rows again", body=_REPLAY),
-    Documented("get", "/v0/pipes", "Pipes"),
-    Documented("get", "/v0/pipes/openapi.json", "This document", "anybody with a token"),
-    Documented("get", "/v0/pipes/{name}", "A pipe"),
-    Documented("delete", "/v0/pipes/{name}", "Remove a pipe", query={"force": FLAG_SCHEMA, "dry_run": FLAG_SCHEMA}),
-    Documented("post", "/v0/push", "Push or plan", body=_PUSH),
-    Documented("post", "/v0/materialize", "Propose a target", body=_PROPOSAL),
-    Documented("get", "/v0/tenants", "Tenants"),
-    Documented(
+    Operation("post", "/v0/datasources/{name}/quarantine/replay", "Replay rows from quarantine", body=_REPLAY),
+    Operation("get", "/v0/pipes", "List the pipes"),
+    Operation("get", "/v0/pipes/openapi.json", "This document", "anybody with a token"),
+    Operation("get", "/v0/pipes/{name}", "Show a pipe"),
+    Operation("delete", "/v0/pipes/{name}", "Remove a pipe", query={"force": FLAG_SCHEMA, "dry_run": FLAG_SCHEMA}),
+    Operation("post", "/v0/push", "Push a project, or plan a push", body=_PUSH),
+    Operation("post", "/v0/materialize", "Propose the files of a materialized pipe", body=_PROPOSAL),
+    Operation("get", "/v0/tenants", "List the tenants"),
+    Operation(
         "post",
         "/v0/tenants",
         "Add tenants",
         body=closed("id", id=TEXT_SCHEMA, placement=nullable({"type": "string", "enum": ["pooled", "tables"]})),
     ),
-    Documented("get", "/v0/tenants/{id}", "A tenant"),
-    Documented(
+    Operation("get", "/v0/tenants/{id}", "Show a tenant"),
+    Operation(
         "delete",
         "/v0/tenants/{id}",
         "Remove a tenant",
         query={"purge": FLAG_SCHEMA, "allow": {"type": "string"}},
-        answers={"204": None, "200": OBJECT},
+        responses={"204": None, "200": OBJECT},
     ),
-    Documented("get", "/v0/tokens", "Static tokens"),
-    Documented("post", "/v0/tokens", "Make a static token or a JWT", body=_TOKEN),
-    Documented("get", "/v0/tokens/{name}", "A static token"),
-    Documented("delete", "/v0/tokens/{name}", "Remove a static token"),
-    Documented("post", "/v0/tokens/{name}/refresh", "Give a static token a new text"),
-    Documented("get", "/v0/signing-key", "The key that signs JWTs"),
-    Documented(
+    Operation("get", "/v0/tokens", "List the static tokens"),
+    Operation("post", "/v0/tokens", "Make a static token or a JWT", body=_TOKEN),
+    Operation("get", "/v0/tokens/{name}", "Show a static token"),
+    Operation("delete", "/v0/tokens/{name}", "Remove a static token"),
+    Operation("post", "/v0/tokens/{name}/refresh", "Replace the text of a static token"),
+    Operation("get", "/v0/signing-key", "Show the key that signs JWTs"),
+    Operation(
         "post",
         "/v0/signing-key",
-        "Rotate that key",
+        "Rotate the key that signs JWTs",
         body=closed(overlap={"type": "integer", "minimum": 0, "maximum": 366 * 86_400}),
     ),
-    Documented("get", "/v0/workspace", "What this is"),
-    Documented("get", "/v0/fanout", "How far nests are behind"),
-    Documented("post", "/v0/fanout/retry", "Try failing tenants again"),
-    Documented("get", "/v0/doctor", "What is wrong", query={"deep": FLAG_SCHEMA}),
-    Documented("post", "/v0/doctor", "Deliver what is missing", body=closed(allow=NAMES_SCHEMA)),
-    Documented("get", "/metrics", "Metrics for Prometheus", media="text/plain", answers={"200": {"type": "string"}}),
+    Operation("get", "/v0/workspace", "Describe the workspace"),
+    Operation("get", "/v0/fanout", "How far the tenants' tables are behind"),
+    Operation("post", "/v0/fanout/retry", "Try failing tenants again"),
+    Operation("get", "/v0/doctor", "Examine the workspace", query={"deep": FLAG_SCHEMA}),
+    Operation("post", "/v0/doctor", "Deliver missing rows", body=closed(allow=NAMES_SCHEMA)),
+    Operation(
+        "get", "/metrics", "Metrics for Prometheus", response_type="text/plain", responses={"200": {"type": "string"}}
+    ),
 )
 
 
-def paths(who: frozenset[str]) -> dict[str, Any]:
-    """The paths that these callers may use."""
-    found: dict[str, Any] = {}
-    for route in ROUTES:
-        if "admin" in who or route.who in who or route.who.startswith("anybody"):
-            found.setdefault(route.path, {})[route.method] = operation(route)
-    return found
+def paths(roles: frozenset[str]) -> dict[str, Any]:
+    """OpenAPI paths of the operations that callers with these roles may use."""
+    by_path: dict[str, Any] = {}
+    for operation in OPERATIONS:
+        if "admin" in roles or operation.role in roles or operation.role.startswith("anybody"):
+            by_path.setdefault(operation.path, {})[operation.method] = _document(operation)
+    return by_path
 
 
 def failures(*without: str) -> dict[str, Any]:
-    """The answers that every operation may give when it fails."""
+    """The failure responses of every operation, except those with the statuses `without`."""
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     return {s: {"description": text, "content": error} for s, text in FAILURES.items() if s not in without}
 
 
-def operation(route: Documented) -> dict[str, Any]:
-    """One operation as OpenAPI has it."""
-    path = route.path.split("/")
-    within = [
-        {"name": p[1:-1], "in": "path", "required": True, "schema": TEXT_SCHEMA} for p in path if p.startswith("{")
+def _document(operation: Operation) -> dict[str, Any]:
+    """An operation in the form of OpenAPI."""
+    segments = operation.path.split("/")
+    in_path = [
+        {"name": s[1:-1], "in": "path", "required": True, "schema": TEXT_SCHEMA}
+        for s in segments
+        if s.startswith("{")
     ]
-    query = [
-        {"name": name, "in": "query", "required": name in route.required, "schema": schema}
-        for name, schema in route.query.items()
+    in_query = [
+        {"name": name, "in": "query", "required": name in operation.required, "schema": schema}
+        for name, schema in operation.query.items()
     ]
-    answers = {
-        status: {"description": "Success", **({"content": {route.media: {"schema": schema}}} if schema else {})}
-        for status, schema in route.answers.items()
+    responses = {
+        status: {
+            "description": "Success",
+            **({"content": {operation.response_type: {"schema": schema}}} if schema else {}),
+        }
+        for status, schema in operation.responses.items()
     }
-    found: dict[str, Any] = {
-        "operationId": f"{route.method} {route.path}",
-        "summary": route.summary,
-        "parameters": [*within, *query],
-        "responses": {**failures(), **answers},
+    document: dict[str, Any] = {
+        "operationId": f"{operation.method} {operation.path}",
+        "summary": operation.summary,
+        "parameters": [*in_path, *in_query],
+        "responses": {**failures(), **responses},
     }
-    if route.who == "anybody":
-        found["security"] = []
-    if route.body is not None:
-        content = {kind: {"schema": route.body} for kind in route.kinds}
-        found["requestBody"] = {"required": bool(route.body.get("required")), "content": content}
-    return found
+    if operation.role == "anybody":
+        document["security"] = []
+    if operation.body is not None:
+        content = {type: {"schema": operation.body} for type in operation.body_types}
+        document["requestBody"] = {"required": bool(operation.body.get("required")), "content": content}
+    return document

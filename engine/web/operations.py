@@ -1,4 +1,4 @@
-"""Routes for whoever operates the server: health, fan-out, doctor and metrics."""
+"""Routes for operators: health, fan-out, doctor and metrics."""
 
 from __future__ import annotations
 
@@ -20,41 +20,42 @@ from engine.web.services import services_of
 
 
 async def live(_request: Request) -> Response:
-    """`GET /live`: the process answers."""
+    """`GET /live`: the process responds."""
     return JSONResponse({"live": True})
 
 
 async def ready(request: Request) -> Response:
-    """`GET /ready`: the database, its disk and its readers are sound, and the server is not stopping."""
+    """`GET /ready`: the database responds, its disk has space, readers are free, and the server is not stopping."""
     services = services_of(request)
     if services.stopping:
         return JSONResponse({"ready": False, "reason": "stopping"}, 503)
-    stuck, readers = services.queries.at_work.stuck(), services.workspace.settings.readers
+    # Half of the readers stuck: a load balancer should send queries to other servers.
+    stuck, readers = services.queries.running.stuck(), services.workspace.settings.readers
     if 2 * stuck >= readers:
-        reason = f"{stuck} of {readers} readers run queries that no limit of time ends"
-        return JSONResponse({"ready": False, "reason": reason, "stuck_readers": stuck}, 503)
+        problem = f"{stuck} of {readers} readers run queries that do not end at their time limit"
+        return JSONResponse({"ready": False, "reason": problem, "stuck_readers": stuck}, 503)
     try:
-        unfit = await anyio.to_thread.run_sync(services.health.reason, limiter=services.limiter)
+        reason = await anyio.to_thread.run_sync(services.health.reason, limiter=services.limiter)
     except RookeryError as exc:
-        unfit = exc.message
-    return JSONResponse({"ready": False, "reason": unfit}, 503) if unfit else JSONResponse({"ready": True})
+        reason = exc.message
+    return JSONResponse({"ready": False, "reason": reason}, 503) if reason else JSONResponse({"ready": True})
 
 
 async def fanout_route(request: Request) -> Response:
-    """`GET /v0/fanout`."""
+    """`GET /v0/fanout`: how far the tenants' tables are behind landing."""
     services = admin(request)
     return JSONResponse(await in_thread(services, partial(fanout_status.status, services.workspace)))
 
 
 async def fanout_retry(request: Request) -> Response:
-    """`POST /v0/fanout/retry`."""
+    """`POST /v0/fanout/retry`: try failing tenants again now."""
     services = admin(request)
     await body_as(NoBody, request)
     return JSONResponse(await in_thread(services, partial(fanout_status.retry, services.workspace)))
 
 
 async def doctor_route(request: Request) -> Response:
-    """`GET /v0/doctor`; `deep=true` also compares rows. `POST`, with `allow`, delivers what is missing."""
+    """`GET /v0/doctor` examines; `deep=true` also compares rows. `POST`, with `allow`, delivers missing rows."""
     services = admin(request, *(() if request.method == "POST" else ("deep",)))
     if request.method == "POST":
         body = await body_as(RepairBody, request)
@@ -66,7 +67,7 @@ async def doctor_route(request: Request) -> Response:
 
 
 async def metrics_route(request: Request) -> Response:
-    """`GET /metrics`, for Prometheus."""
+    """`GET /metrics`: metrics for Prometheus."""
     services = admin(request)
     text = await in_thread(services, partial(metrics.exposition, services.workspace, services.gateway.waiting_bytes))
     return Response(text, media_type=observe.EXPOSITION)

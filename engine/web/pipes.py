@@ -1,4 +1,4 @@
-"""Routes on pipes: calling endpoints, their OpenAPI, and for admins the deployed pipes."""
+"""Routes on pipes: calls of endpoints, their OpenAPI document, and for admins the deployed pipes."""
 
 from __future__ import annotations
 
@@ -10,39 +10,42 @@ from starlette.routing import Route
 
 from engine.control import resources
 from engine.errors import BAD_FORMAT, RookeryError
+from engine.observe import Timer
 from engine.query import authorize
-from engine.query.executor import Timer
+from engine.query.request import QueryRequest
 from engine.tokens import Claims
 from engine.warehouse.port import Format
 from engine.web import openapi
 from engine.web.control import admin, in_thread
 from engine.web.known_fields import check_query
-from engine.web.query_response import answered
-from engine.web.requests import eyes_of, parameters_of, token_of
+from engine.web.query_response import respond
+from engine.web.requests import head_of, parameters_of
 from engine.web.resources import resource
 from engine.web.services import services_of
 from engine.workspace.workspace import Workspace
 
 FORMATS = {"json": Format.JSON, "csv": Format.CSV, "ndjson": Format.NDJSON, "parquet": Format.PARQUET}
 MAX_PARAMETER_BYTES = 1 << 20
-"""Limit of a body with parameters."""
+"""Largest body with parameters."""
+ROLES = {"PIPES:READ": "read", "DATASOURCES:READ": "read", "DATASOURCES:APPEND": "append", "ADMIN": "admin"}
+"""Roles in the OpenAPI document by type of scope."""
 
 
 async def call_pipe(request: Request) -> Response:
     """`GET|POST /v0/pipes/NAME.FORMAT`."""
-    services, timer = services_of(request), Timer()
+    services, timer, head = services_of(request), Timer(), head_of(request.scope)
     name, suffix = request.path_params["name"], request.path_params["format"]
-    claims = authorize.authenticate(services.workspace, token_of(request))
+    claims = authorize.authenticate(services.workspace, head.token())
     if suffix not in FORMATS:
-        raise RookeryError(BAD_FORMAT, f"no format `{suffix[:20]}`", hint="json, csv, ndjson or parquet")
-    given = await parameters_of(request, MAX_PARAMETER_BYTES)
+        raise RookeryError(BAD_FORMAT, f"unknown format `{suffix[:20]}`", hint="json, csv, ndjson or parquet")
+    parameters = await parameters_of(request, MAX_PARAMETER_BYTES)
     timer.stage("auth")
-    run = partial(services.queries.endpoint, claims, name, given, FORMATS[suffix], timer, eyes_of(request))
-    return await answered(request, claims, run, suffix, timer)
+    query = QueryRequest(claims, parameters, FORMATS[suffix], head.impersonated_tenant(), timer)
+    return await respond(request, query, lambda query: services.queries.endpoint(query, name), suffix)
 
 
 async def pipe_route(request: Request) -> Response:
-    """`GET|DELETE /v0/pipes/NAME`. A name that ends with a dot is an endpoint with an empty format."""
+    """`GET|DELETE /v0/pipes/NAME`. A name that ends with a dot is a call without a format."""
     name = request.path_params["name"]
     if name.endswith("."):
         request.path_params.update(name=name[:-1], format="")
@@ -59,12 +62,11 @@ async def pipes_route(request: Request) -> Response:
 async def openapi_route(request: Request) -> Response:
     """`GET /v0/pipes/openapi.json`: the endpoints that the token allows."""
     services = services_of(request)
-    claims = authorize.authenticate(services.workspace, token_of(request))
+    claims = authorize.authenticate(services.workspace, head_of(request.scope).token())
     check_query(request)
     build = services.workspace.current.build
     names = sorted(n for n in build.endpoints if _allows(claims, n))
-    kinds = {"PIPES:READ": "read", "DATASOURCES:READ": "read", "DATASOURCES:APPEND": "append", "ADMIN": "admin"}
-    roles = frozenset(kinds[s.type] for s in claims.scopes)
+    roles = frozenset(ROLES[s.type] for s in claims.scopes)
     return JSONResponse(openapi.document(build, names, public_url(services.workspace, request), roles))
 
 
@@ -73,7 +75,7 @@ def _allows(claims: Claims, name: str) -> bool:
 
 
 def public_url(workspace: Workspace, request: Request) -> str:
-    """The address under which clients reach the server."""
+    """The URL under which clients reach the server."""
     return (workspace.settings.public_url or str(request.base_url)).rstrip("/")
 
 

@@ -1,4 +1,4 @@
-"""Routes on the project: push, materialize and the workspace's description."""
+"""Routes on the project: push, materialize, and the description of the workspace."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.web.control import admin, in_thread, with_progress
 
 
 async def push_route(request: Request) -> Response:
-    """`POST /v0/push`: compare the files with what is deployed and, without `dry_run`, apply the difference."""
+    """`POST /v0/push`: compare the files with the deployed ones and, without `dry_run`, apply the difference."""
     services = admin(request)
     body = await body_as(PushBody, request, services.workspace.settings.max_body)
     options = push.PushOptions(
@@ -35,7 +35,7 @@ async def push_route(request: Request) -> Response:
 
 
 async def materialize_route(request: Request) -> Response:
-    """`POST /v0/materialize`: propose files. Nothing is changed."""
+    """`POST /v0/materialize`: propose the files of a materialized pipe and its target. Changes nothing."""
     services = admin(request)
     body = await body_as(MaterializeBody, request, services.workspace.settings.max_body)
     work = partial(
@@ -51,7 +51,7 @@ async def materialize_route(request: Request) -> Response:
 
 
 async def workspace_route(request: Request) -> Response:
-    """`GET /v0/workspace`."""
+    """`GET /v0/workspace`: name, version and sizes of the workspace."""
     workspace = admin(request).workspace
     snapshot, capabilities = workspace.current, workspace.warehouse.capabilities
     return JSONResponse(

@@ -1,4 +1,4 @@
-"""Routes on quarantine, where rows of all tenants lie together: admin tokens only."""
+"""Routes on quarantine. Admin tokens only: a quarantine holds rows of all tenants."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from engine.query import authorize
 from engine.web.append_options import CLIENT_PARAMETERS, LISTING_PARAMETERS, refuse_unknown
 from engine.web.bodies import ReplayBody, SelectedRowsBody, body_as
 from engine.web.control import in_thread
-from engine.web.requests import query_of, token_of
+from engine.web.requests import head_of
 from engine.web.services import Services, services_of
 
 DEFAULT_LISTED_ROWS, MAX_LISTED_ROWS = 100, 10_000
 MAX_OFFSET = 1 << 62
+"""Largest number of rows to skip; the engine reads it as a 64-bit integer."""
 
 
 async def quarantine_route(request: Request) -> Response:
     """`GET /v0/datasources/NAME/quarantine?limit=&offset=`; `DELETE` with `{ids}` or `{all: true}`."""
     services, name = _admin(request), request.path_params["name"]
-    query = query_of(request)
+    query = head_of(request.scope).query()
     refuse_unknown(query, CLIENT_PARAMETERS if request.method == "DELETE" else LISTING_PARAMETERS)
     if request.method == "DELETE":
         body = await body_as(SelectedRowsBody, request, services.workspace.settings.max_body)
@@ -35,10 +36,8 @@ async def quarantine_route(request: Request) -> Response:
             )
         work = partial(quarantine.remove, services.workspace, name, _ids(body))
         return JSONResponse({"removed": await in_thread(services, work)})
-    limit, offset = (
-        _number(query, "limit", DEFAULT_LISTED_ROWS, MAX_LISTED_ROWS),
-        _number(query, "offset", 0, MAX_OFFSET),
-    )
+    limit = _number(query, "limit", DEFAULT_LISTED_ROWS, MAX_LISTED_ROWS)
+    offset = _number(query, "offset", 0, MAX_OFFSET)
     show = partial(quarantine.listing, services.workspace, name, limit, offset)
     return JSONResponse(await in_thread(services, show))
 
@@ -46,10 +45,12 @@ async def quarantine_route(request: Request) -> Response:
 async def replay_route(request: Request) -> Response:
     """`POST /v0/datasources/NAME/quarantine/replay`: all rows, `{ids}`, or `{rows: [{id, text}]}` corrected."""
     services, name = _admin(request), request.path_params["name"]
-    refuse_unknown(query_of(request), CLIENT_PARAMETERS)
+    refuse_unknown(head_of(request.scope).query(), CLIENT_PARAMETERS)
     body = await body_as(ReplayBody, request, services.workspace.settings.max_body)
     if len(body.model_fields_set) > 1:
-        raise RookeryError(BAD_REQUEST, "the body is `{ids: […]}`, `{rows: [{id, text}]}`, or nothing for all rows")
+        raise RookeryError(
+            BAD_REQUEST, "the body must be `{ids: […]}` or `{rows: [{id, text}]}`, or empty for all rows"
+        )
     corrected = _corrected(body)
     ids = list(corrected) if "rows" in body.model_fields_set else _ids(body)
     work = partial(replay, services.workspace, services.gateway, name, ids, corrected)
@@ -58,34 +59,34 @@ async def replay_route(request: Request) -> Response:
 
 def _admin(request: Request) -> Services:
     services = services_of(request)
-    authorize.authenticate(services.workspace, token_of(request)).require_admin()
+    authorize.authenticate(services.workspace, head_of(request.scope).token()).require_admin()
     return services
 
 
 def _ids(body: SelectedRowsBody | ReplayBody) -> list[str] | None:
     if "ids" in body.model_fields_set and body.ids is None:
-        raise RookeryError(BAD_REQUEST, "`ids` is a list of texts, the rows' `c__id`")
+        raise RookeryError(BAD_REQUEST, "`ids` must be a list of strings, the rows' `c__id`")
     return body.ids
 
 
 def _corrected(body: ReplayBody) -> dict[str, str]:
-    """Corrected texts by row id. Raises RK4009 for a row that is given twice."""
+    """Corrected texts by row id. Raises RK4009 for a row that is listed twice."""
     if "rows" in body.model_fields_set and body.rows is None:
-        raise RookeryError(BAD_REQUEST, "`rows` is a list of objects with `id` and `text`, both texts")
+        raise RookeryError(BAD_REQUEST, "`rows` must be a list of objects with `id` and `text`, both strings")
     corrected: dict[str, str] = {}
     for row in body.rows or ():
         if row.id in corrected:
-            raise RookeryError(BAD_REQUEST, f"row `{row.id[:80]}` is given twice")
+            raise RookeryError(BAD_REQUEST, f"row `{row.id[:80]}` is listed twice")
         corrected[row.id] = row.text
     return corrected
 
 
-def _number(query: dict[str, str], name: str, default: int, most: int) -> int:
+def _number(query: dict[str, str], name: str, default: int, maximum: int) -> int:
     text = query.get(name)
     if text is None:
         return default
-    if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) <= most):
-        raise RookeryError(BAD_REQUEST, f"`{name}` is a number from 0 to {most}")
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) <= maximum):
+        raise RookeryError(BAD_REQUEST, f"`{name}` must be a number from 0 to {maximum}")
     return int(text)
 
 

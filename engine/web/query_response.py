@@ -1,89 +1,93 @@
-"""From a caller's turn to the response: the query runs in a thread and is cancelled when its client is gone."""
+"""From a query to its response: wait for a reader, run the query in a thread, cancel it if its client disconnects."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from functools import partial
-from typing import Protocol
 
 import anyio.to_thread
 from starlette.requests import Request
 from starlette.responses import Response
 
 from engine.errors import RookeryError
-from engine.query.executor import QueryResult, Timer
-from engine.query.running import RunningQueries, Ticket
-from engine.tokens import Claims
+from engine.query.request import QueryRequest
+from engine.query.result import QueryResult
+from engine.query.running import Ticket
 from engine.web.known_fields import ignored_header
 from engine.web.services import Services, services_of
-from engine.web.streaming import CONTENT_TYPES, StreamedAnswer
+from engine.web.streaming import CONTENT_TYPES, Release, StreamedResponse
 
 WATCH_AFTER_SECONDS = 0.1
-"""How long a query runs before it is watched whether its client is still there: most have ended by then."""
-WATCH_INTERVAL_SECONDS = 0.5
+"""How long a query runs before its client is watched. Most queries have ended by then."""
+CANCEL_INTERVAL_SECONDS = 0.5
+"""Interval at which a query is cancelled again until it has ended."""
 
 
-class Run(Protocol):
-    """A query, up to its first bytes."""
+async def respond(
+    request: Request, query: QueryRequest, run: Callable[[QueryRequest], QueryResult], suffix: str
+) -> Response:
+    """The response to a query. `suffix` is the format's key in CONTENT_TYPES.
 
-    def __call__(self, *, ticket: Ticket) -> QueryResult: ...
-
-
-async def answered(request: Request, claims: Claims, run: Run, suffix: str, timer: Timer) -> Response:
-    """The response to a query, once its caller has a turn. The turn ends with the answer's last byte."""
-    state = services_of(request)
+    The caller's reader is returned after the last byte. Raises RK4010 and RK6003 when none becomes free.
+    """
+    services, claims = services_of(request), query.claims
     caller: Hashable = ("tenant", claims.tenant) if claims.tenant is not None else ("token", claims.subject)
-    await state.turns.enter(caller)
-    leave = partial(state.turns.leave, caller)
-    ticket = Ticket()
+    await services.reader_queue.enter(caller)
+    leave = partial(services.reader_queue.leave, caller)
     try:
-        answer = await _watched(request, state, run, ticket)
+        result = await _run_watched(request, services, query.ticket, partial(run, query))
     except BaseException:
         leave()
         raise
-    if answer.complete:
+    response: Response
+    if result.complete:
         leave()
-        response = Response(answer.head, media_type=None, headers={"content-type": CONTENT_TYPES[suffix]})
+        response = Response(result.head, media_type=None, headers={"content-type": CONTENT_TYPES[suffix]})
     else:
-        cancel = partial(state.queries.at_work.cancel, ticket)
-        response = StreamedAnswer(answer, CONTENT_TYPES[suffix], state.streams, leave, cancel)
-    response.headers["server-timing"] = timer.header()
-    response.headers.update(ignored_header(answer.ignored))
+        release = Release(leave, partial(services.queries.running.cancel, query.ticket))
+        response = StreamedResponse(result, CONTENT_TYPES[suffix], services.streams, release)
+    response.headers["server-timing"] = query.timer.header()
+    response.headers.update(ignored_header(result.ignored))
     return response
 
 
-async def _watched(request: Request, state: Services, run: Run, ticket: Ticket) -> QueryResult:
-    watch = _Watch(request, state, ticket)
+async def _run_watched(
+    request: Request, services: Services, ticket: Ticket, run: Callable[[], QueryResult]
+) -> QueryResult:
+    watcher = _DisconnectWatcher(request, services, ticket)
     try:
-        return await anyio.to_thread.run_sync(partial(run, ticket=ticket), limiter=state.limiter)
+        return await anyio.to_thread.run_sync(run, limiter=services.limiter)
     finally:
-        await watch.stop()
+        await watcher.stop()
 
 
-class _Watch:
-    """Cancels a query when its client has disconnected, again and again until it has ended."""
+class _DisconnectWatcher:
+    """Cancels a query when its client has disconnected, repeatedly until the query has ended.
 
-    def __init__(self, request: Request, state: Services, ticket: Ticket) -> None:
-        self._request, self._state, self._ticket = request, state, ticket
+    Once is not enough: the engine ignores a cancellation that arrives before it has registered the query.
+    """
+
+    def __init__(self, request: Request, services: Services, ticket: Ticket) -> None:
+        self._request, self._services, self._ticket = request, services, ticket
         self._task: asyncio.Task[None] | None = None
-        self._begin = asyncio.get_running_loop().call_later(WATCH_AFTER_SECONDS, self._start)
+        self._start_timer = asyncio.get_running_loop().call_later(WATCH_AFTER_SECONDS, self._start)
 
     def _start(self) -> None:
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        self._task = asyncio.get_running_loop().create_task(self._watch())
 
-    async def _run(self) -> None:
+    async def _watch(self) -> None:
         while (await self._request.receive())["type"] != "http.disconnect":
             pass
-        running: RunningQueries = self._state.queries.at_work
+        cancel = self._services.queries.running.cancel
         while True:
             with suppress(RookeryError):
-                await anyio.to_thread.run_sync(running.cancel, self._ticket, limiter=self._state.control)
-            await asyncio.sleep(WATCH_INTERVAL_SECONDS)
+                await anyio.to_thread.run_sync(cancel, self._ticket, limiter=self._services.control)
+            await asyncio.sleep(CANCEL_INTERVAL_SECONDS)
 
     async def stop(self) -> None:
-        self._begin.cancel()
+        self._start_timer.cancel()
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""Showing and removing one deployed resource: what the routes on pipes and datasources share."""
+"""Show and remove one deployed resource, for the routes on pipes and on datasources."""
 
 from __future__ import annotations
 
@@ -8,20 +8,21 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from engine.control import resources
-from engine.errors import SCOPE, RookeryError
 from engine.query import authorize
 from engine.web.bodies import NoBody, body_as
 from engine.web.control import READ_METHODS, in_thread
 from engine.web.known_fields import check_query
-from engine.web.requests import flag, token_of
+from engine.web.requests import flag, head_of
 from engine.web.services import services_of
 
 
 async def resource(request: Request, kind: str, name: str) -> Response:
-    """`GET` shows a resource, `DELETE` with `force` and `dry_run` removes it. Admin tokens only."""
+    """`GET` shows a resource of a kind (`pipe` or `datasource`); `DELETE` with `force` and `dry_run` removes it.
+
+    Raises RK4003 for tokens that are not an admin's.
+    """
     services = services_of(request)
-    if not authorize.authenticate(services.workspace, token_of(request)).is_admin:
-        raise RookeryError(SCOPE, "this needs the admin token")
+    authorize.authenticate(services.workspace, head_of(request.scope).token()).require_admin()
     flags = ("force", "dry_run") if request.method == "DELETE" else ()
     check_query(request, flags)
     if request.method in READ_METHODS:

@@ -1,4 +1,4 @@
-"""What every route needs: the workspace and the services on it, made once per application."""
+"""The services that routes share. They are made once per application, when it starts."""
 
 from __future__ import annotations
 
@@ -17,21 +17,28 @@ from engine.workspace.workspace import Workspace
 
 @dataclass(slots=True)
 class Services:
-    """The services of a running application."""
+    """The services of a running application. All are used from the event loop; most start work in threads."""
 
     workspace: Workspace
     queries: Queries
     gateway: Gateway
     limiter: anyio.CapacityLimiter
+    """Bounds the threads that run queries and read uploads."""
     control: anyio.CapacityLimiter
+    """Bounds the threads that run control work. Separate, so that queries cannot delay it."""
     streams: anyio.CapacityLimiter
+    """Bounds the threads that read from started queries."""
     replacing: anyio.Lock
-    answers: FutureBridge
-    turns: ReaderQueue
+    """Held while the rows of a datasource are replaced: one replacement at a time."""
+    appended: FutureBridge
+    """Brings the results of appends from threads to the event loop."""
+    reader_queue: ReaderQueue
     health: Health
     stopping: bool = False
+    """Whether the server is shutting down and is no longer ready."""
 
 
 def services_of(request: Request) -> Services:
-    found: Services = request.app.state.rookery
-    return found
+    """The services of the application that received a request."""
+    services: Services = request.app.state.rookery
+    return services

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from engine.errors import BAD_REQUEST, RookeryError
+from engine.observe import Timer
 from engine.query import authorize
-from engine.query.executor import Timer
+from engine.query.request import QueryRequest
 from engine.warehouse.port import Format
 from engine.web.pipes import FORMATS, MAX_PARAMETER_BYTES
-from engine.web.query_response import answered
-from engine.web.requests import eyes_of, sql_of, token_of
+from engine.web.query_response import respond
+from engine.web.requests import head_of, sql_of
 from engine.web.services import services_of
 
 RESPONSE_FORMATS = {**FORMATS, "bare csv": Format.BARE_CSV}
@@ -26,25 +25,26 @@ SQL_FORMATS = {
     "ndjson": "ndjson",
     "parquet": "parquet",
 }
+"""Response formats by the name in a FORMAT clause, in lower case."""
 
 
 async def sql(request: Request) -> Response:
     """`GET|POST /v0/sql`: one SELECT, in `q` or as the raw body. A FORMAT clause chooses the format."""
-    services, timer = services_of(request), Timer()
-    claims = authorize.authenticate(services.workspace, token_of(request))
-    text, given = await sql_of(request, MAX_PARAMETER_BYTES)
+    services, timer, head = services_of(request), Timer(), head_of(request.scope)
+    claims = authorize.authenticate(services.workspace, head.token())
+    text, parameters = await sql_of(request, MAX_PARAMETER_BYTES)
     timer.stage("auth")
-    plain, format = split_format(text)
+    select, format = split_format(text)
     suffix = SQL_FORMATS.get((format or "json").lower())
     if suffix is None:
         message = f"unknown FORMAT {(format or '')[:80]}"
         raise RookeryError(BAD_REQUEST, message, hint="JSON, CSV, CSVWithNames, JSONEachRow or Parquet")
-    run = partial(services.queries.sql, claims, plain, given, RESPONSE_FORMATS[suffix], timer, eyes_of(request))
-    return await answered(request, claims, run, suffix, timer)
+    query = QueryRequest(claims, parameters, RESPONSE_FORMATS[suffix], head.impersonated_tenant(), timer)
+    return await respond(request, query, lambda query: services.queries.sql(query, select), suffix)
 
 
 def split_format(text: str) -> tuple[str, str | None]:
-    """SQL without the FORMAT clause at its end, and that clause's format; None where there is no clause."""
+    """SQL without the FORMAT clause at its end, and the format in it; None without such a clause."""
     words = text.rstrip().removesuffix(";").rsplit(None, 2)
     if len(words) == 3 and words[1].upper() == "FORMAT" and words[2].isidentifier():
         return words[0], words[2]

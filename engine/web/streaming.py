@@ -1,9 +1,10 @@
-"""Responses that hold a database handle: it goes back whatever becomes of the client."""
+"""Responses that hold a database handle, and return it whether or not the client reads to the end."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 
 import anyio
 import anyio.to_thread
@@ -12,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from engine.errors import RookeryError
-from engine.query.executor import QueryResult
+from engine.query.result import QueryResult
 
 log = structlog.get_logger("rookery.web")
 
@@ -25,53 +26,60 @@ CONTENT_TYPES: Mapping[str, str] = {
 }
 
 
-class StreamedAnswer(Response):
-    """Sends an answer chunk by chunk, pulling each in a worker thread; at most one chunk is in memory."""
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What a response does about its query when it ends."""
+
+    leave: Callable[[], None]
+    """Returns the caller's reader. Runs on the event loop."""
+    cancel: Callable[[], None]
+    """Cancels the query if the client disconnects. Runs in a thread."""
+
+
+class StreamedResponse(Response):
+    """Sends a result chunk by chunk, reading each in a worker thread; at most one chunk is in memory."""
 
     def __init__(
-        self,
-        answer: QueryResult,
-        media_type: str,
-        limiter: anyio.CapacityLimiter,
-        leave: Callable[[], None],
-        cancel: Callable[[], None],
+        self, result: QueryResult, media_type: str, limiter: anyio.CapacityLimiter, release: Release
     ) -> None:
-        self.answer, self.limiter, self.leave, self.cancel = answer, limiter, leave, cancel
+        self.result, self.limiter, self.release = result, limiter, release
         self.status_code, self.media_type, self.background = 200, media_type, None
-        # Without a body of its own, so that no length is announced: the answer is sent in chunks.
+        # The base class announces the length of its body. This response has none, so it is sent in chunks.
         self.init_headers({"content-type": media_type})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await send({"type": "http.response.body", "body": self.answer.head, "more_body": True})
+            await send({"type": "http.response.body", "body": self.result.head, "more_body": True})
             async with anyio.create_task_group() as group:
                 group.start_soon(self._watch, receive, group.cancel_scope)
-                await self._pump(send)
+                await self._send_chunks(send)
                 group.cancel_scope.cancel()
         finally:
             with anyio.CancelScope(shield=True):
                 try:
-                    await anyio.to_thread.run_sync(self.answer.close)
+                    await anyio.to_thread.run_sync(self.result.close)
                 finally:
-                    self.leave()
+                    self.release.leave()
 
     async def _watch(self, receive: Receive, scope: anyio.CancelScope) -> None:
-        """Stop as soon as the client is gone."""
+        """Cancel the query as soon as the client has disconnected."""
         while (await receive())["type"] != "http.disconnect":
             pass
         with anyio.CancelScope(shield=True), suppress(RookeryError):
-            await anyio.to_thread.run_sync(self.cancel)
+            await anyio.to_thread.run_sync(self.release.cancel)
         scope.cancel()
 
-    async def _pump(self, send: Send) -> None:
+    async def _send_chunks(self, send: Send) -> None:
         while True:
-            # Not abandoned when cancelled: a handle must never be closed while a thread reads from it.
+            # The thread is waited for even when this task is cancelled: a handle must not be closed while a thread
+            # reads from it.
             try:
-                chunk = await anyio.to_thread.run_sync(self.answer.next_chunk, limiter=self.limiter)
+                chunk = await anyio.to_thread.run_sync(self.result.next_chunk, limiter=self.limiter)
             except RookeryError as exc:
-                # The status is gone. Without a last chunk the connection is broken off, and nothing looks whole.
-                log.warning("an answer broke off", error=exc, detail=exc.detail)
+                # The status is already sent. Without a last chunk the server closes the connection, so the client
+                # sees that the response is incomplete.
+                log.warning("a response was truncated", error=exc, detail=exc.detail)
                 return
             if chunk is None:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})

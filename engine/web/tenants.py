@@ -17,15 +17,15 @@ from engine.web.requests import flag
 
 
 async def tenants_route(request: Request) -> Response:
-    """`GET /v0/tenants`, and `POST` with `{id | ids, placement}`."""
+    """`GET /v0/tenants` lists tenants; `POST` with `{id | ids, placement}` adds them."""
     services = admin(request)
     if request.method in READ_METHODS:
         return JSONResponse({"tenants": await in_thread(services, partial(tenants.listing, services.workspace))})
     body = await body_as(TenantsBody, request, services.workspace.settings.max_body)
     if {"id", "ids"} <= body.model_fields_set:
-        raise RookeryError(BAD_REQUEST, "give either `id` or `ids`")
+        raise RookeryError(BAD_REQUEST, "set either `id` or `ids`, not both")
     if not body.ids and body.id is None:
-        raise RookeryError(BAD_REQUEST, "`id` is needed, as text")
+        raise RookeryError(BAD_REQUEST, "`id` must be a non-empty string")
     ids = body.ids or [str(body.id)]
 
     def work(progress: Any) -> Any:
@@ -35,7 +35,7 @@ async def tenants_route(request: Request) -> Response:
 
 
 async def tenant_route(request: Request) -> Response:
-    """`GET|DELETE /v0/tenants/ID`; `purge`, and `allow` with names separated by commas."""
+    """`GET|DELETE /v0/tenants/ID`. `DELETE` has `purge`, and `allow` with names separated by commas."""
     reading = request.method in READ_METHODS
     services = admin(request, *(() if reading else ("purge", "allow")))
     tenant = request.path_params["id"]

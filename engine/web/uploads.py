@@ -1,4 +1,4 @@
-"""Files of any size on their way in: cut into batches while they arrive, stored batch by batch."""
+"""Uploads of files of any size: split into batches while they arrive, and stored batch by batch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 from collections import deque
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from tempfile import SpooledTemporaryFile, gettempdir
 from typing import Any, BinaryIO, cast
 
@@ -21,84 +22,103 @@ from engine.ingest.formats.parquet import split_parquet
 from engine.ingest.gateway import MemoryBudget
 from engine.ingest.idempotency import part_key
 from engine.ingest.replace import Replacement
-from engine.ingest.unknown_keys import NO_KEYS
+from engine.ingest.unknown_keys import NO_KEYS, UnknownKeys
 from engine.schema import Name
 from engine.warehouse.port import Input, Space
-from engine.web.events import bad_row, refuse_if_full
-from engine.web.requests import opened_chunks
+from engine.web.events import Writer, bad_row, raise_if_refused
+from engine.web.requests import decompressed_chunks
 from engine.web.services import Services
 from engine.workspace.disk import require_spool_space
 
 MAX_BATCHES_IN_FLIGHT = 2
-"""Batches of one upload that are under way at once."""
-UNLIMITED = 1 << 60
+"""Batches of one upload that are stored at the same time."""
+UNLIMITED_BYTES = 1 << 60
 WHOLE_PARQUET_BYTES = 32 << 20
-"""Bytes of a Parquet file that is stored in one go."""
+"""Largest Parquet file that is stored as one batch."""
+
+
+@dataclass(slots=True)
+class UploadTotals:
+    """What became of the rows of one upload so far."""
+
+    batches: int = 0
+    rows: int = 0
+    """Rows that are stored."""
+    quarantined: int = 0
+    refused: int = 0
+    """Bad rows that did not fit into quarantine."""
+    repeated: int = 0
+    """Batches that were stored by an earlier upload under the same key."""
+    ignored_columns: dict[str, None] = field(default_factory=dict)
+    """Columns of the file that the datasource does not have, in order."""
+    unknown_keys: UnknownKeys = NO_KEYS
+    first_bad_row: dict[str, Any] | None = None
+
+    def add(self, outcome: AppendResult) -> None:
+        """Add the outcome of the next batch."""
+        if outcome.first is not None and self.first_bad_row is None:
+            self.first_bad_row = bad_row(outcome.first, self.rows + self.quarantined + self.refused)
+        self.unknown_keys = outcome.unknown.with_others(self.unknown_keys)
+        self.refused += outcome.refused
+        self.rows += outcome.rows
+        self.quarantined += outcome.quarantined
+        self.repeated += outcome.repeated
+        self.ignored_columns |= dict.fromkeys(outcome.ignored)
 
 
 class Upload:
     """One file for one datasource.
 
-    Batches are cut at the same places whenever the same bytes come, so that under a key a repeated upload goes on
-    where the first one stopped: each batch has a key of its own.
+    The same bytes are always split into the same batches, and each batch has an idempotency key derived from the
+    upload's key. So a repeated upload with a key stores only what the first one did not.
     """
 
-    def __init__(
-        self, state: Services, name: str, bound: str | None, token: str, format: Input, key: str | None
-    ) -> None:
-        self._state = state
-        self._name = name
-        self._bound = bound
-        self._token = token
+    def __init__(self, services: Services, writer: Writer, format: Input, key: str | None) -> None:
+        self._services = services
+        self._writer = writer
         self._format = format
         self._key = key
-        self._rows = 0
-        self._quarantined = 0
-        self._refused = 0
-        self._batches = 0
-        self._repeated = 0
-        self._ignored: dict[str, None] = {}
-        self._unknown = NO_KEYS
-        self._first: dict[str, Any] | None = None
-        self._into: Name | None = None
+        self._totals = UploadTotals()
+        self._target: Name | None = None
 
     async def append(self, request: Request) -> dict[str, Any]:
-        """Append the request's rows. A failure says how many rows are stored."""
-        under_way: deque[tuple[asyncio.Future[AppendResult], int]] = deque()
+        """Append the request's rows; the JSON of the response. An error's hint says how many rows are stored."""
+        in_flight: deque[tuple[asyncio.Future[AppendResult], int]] = deque()
         try:
-            with self._state.gateway.room(self._bound, self._token) as room:
-                async for batch in self._batches_of(request):
-                    room.take(len(batch))
-                    under_way.append((asyncio.wrap_future(self._send(batch)), len(batch)))
-                    if len(under_way) == MAX_BATCHES_IN_FLIGHT:
-                        oldest, size = under_way.popleft()
-                        self._count(await oldest)
-                        room.take(-size)
-                while under_way:
-                    self._count(await under_way.popleft()[0])
+            with self._memory_budget() as budget:
+                async for batch in self._batches(request):
+                    budget.take(len(batch))
+                    in_flight.append((asyncio.wrap_future(self._send(batch)), len(batch)))
+                    if len(in_flight) == MAX_BATCHES_IN_FLIGHT:
+                        oldest, size = in_flight.popleft()
+                        self._totals.add(await oldest)
+                        budget.take(-size)
+                while in_flight:
+                    self._totals.add(await in_flight.popleft()[0])
         except RookeryError as exc:
-            raise self._told(exc) from exc
+            raise self._with_progress(exc) from exc
         finally:
-            for waiting, _ in under_way:
-                waiting.add_done_callback(lambda f: f.cancelled() or f.exception())
-        if not self._rows and not self._quarantined:
-            refuse_if_full(self._refused, self._name)
+            # Read the errors of batches that nothing waits for any more, so that asyncio does not log them.
+            for pending, _ in in_flight:
+                pending.add_done_callback(lambda f: f.cancelled() or f.exception())
+        if not self._totals.rows and not self._totals.quarantined:
+            raise_if_refused(self._totals.refused, self._writer.datasource)
         return self._answer()
 
     async def replace(self, request: Request) -> dict[str, Any]:
-        """Put the request's rows in the place of all that are there, or leave those as they are."""
-        workspace, limiter = self._state.workspace, self._state.limiter
-        replacement = await anyio.to_thread.run_sync(Replacement, workspace, self._name, limiter=limiter)
-        async with self._state.replacing:
+        """Replace all rows of the datasource with the request's; after an error the old rows are still there."""
+        workspace, limiter = self._services.workspace, self._services.limiter
+        replacement = await anyio.to_thread.run_sync(Replacement, workspace, self._writer.datasource, limiter=limiter)
+        async with self._services.replacing:
             await anyio.to_thread.run_sync(replacement.begin, limiter=limiter)
-            self._into = replacement.name
+            self._target = replacement.name
             try:
                 answer = await self.append(request)
-                if not self._rows:
+                if not self._totals.rows:
                     raise RookeryError(
                         NOT_REPLACEABLE,
-                        "no row could be stored, so everything stays as it was",
-                        hint="see quarantine",
+                        "no row could be stored, so no rows were replaced",
+                        hint=f"rookery quarantine ls {self._writer.datasource}",
                     )
                 await anyio.to_thread.run_sync(replacement.commit, limiter=limiter)
             except BaseException:
@@ -107,107 +127,107 @@ class Upload:
                 raise
         return answer
 
+    def _memory_budget(self) -> MemoryBudget:
+        return self._services.gateway.room(self._writer.tenant, self._writer.token)
+
     def _send(self, batch: bytes) -> Future[AppendResult]:
-        self._batches += 1
-        key = part_key(self._key, self._batches) if self._key and self._into is None else None
-        return self._state.gateway.append(
-            self._name,
+        self._totals.batches += 1
+        # Rows of a replacement go to a new table, so no earlier upload can have stored them.
+        key = part_key(self._key, self._totals.batches) if self._key and self._target is None else None
+        return self._services.gateway.append(
+            self._writer.datasource,
             batch,
             self._format,
-            self._bound,
+            self._writer.tenant,
             key,
-            writer=self._token,
-            into=self._into,
+            writer=self._writer.token,
+            into=self._target,
             whole=False,
         )
 
-    def _count(self, outcome: AppendResult) -> None:
-        if outcome.first is not None and self._first is None:
-            self._first = bad_row(outcome.first, self._rows + self._quarantined + self._refused)
-        self._unknown = outcome.unknown.with_others(self._unknown)
-        self._refused += outcome.refused
-        self._rows += outcome.rows
-        self._quarantined += outcome.quarantined
-        self._repeated += outcome.repeated
-        self._ignored |= dict.fromkeys(outcome.ignored)
-
-    async def _batches_of(self, request: Request) -> AsyncIterator[bytes]:
-        """The body in batches."""
-        with self._state.gateway.room(self._bound, self._token) as room:
+    async def _batches(self, request: Request) -> AsyncIterator[bytes]:
+        """The body in batches of whole rows."""
+        with self._memory_budget() as budget:
             if self._format is Input.PARQUET:
-                async for batch in self._parquet(request, room):
+                async for batch in self._parquet_batches(request, budget):
                     yield batch
                 return
-            cutter = Chunker("csv" if self._format is Input.CSV else "ndjson")
-            async for chunk in opened_chunks(request, UNLIMITED, room):
-                # Rows may be made so that finding their ends takes long.
-                for batch in await anyio.to_thread.run_sync(self._cut, cutter, chunk, limiter=self._state.limiter):
+            chunker = Chunker("csv" if self._format is Input.CSV else "ndjson")
+            async for chunk in decompressed_chunks(request, UNLIMITED_BYTES, budget):
+                # In a thread: hostile rows can make the search for their ends slow.
+                for batch in await anyio.to_thread.run_sync(
+                    self._split, chunker, chunk, limiter=self._services.limiter
+                ):
                     yield batch
-                # A row that has not ended waits here, however long it gets.
-                room.keep(cutter.held)
-            for batch in cutter.finish():
+                # The chunker holds the row whose end has not arrived, however long it is.
+                budget.keep(chunker.held)
+            for batch in chunker.finish():
                 yield batch
 
-    async def _parquet(self, request: Request, room: MemoryBudget) -> AsyncIterator[bytes]:
-        """A Parquet file has its directory at the end: one that is large goes by way of the disk."""
-        limiter = self._state.limiter
+    async def _parquet_batches(self, request: Request, budget: MemoryBudget) -> AsyncIterator[bytes]:
+        """A Parquet file in batches. Its directory is at its end, so a large file is first spooled to disk."""
+        limiter = self._services.limiter
         with SpooledTemporaryFile(max_size=WHOLE_PARQUET_BYTES) as file:
-            async for chunk in opened_chunks(request, UNLIMITED, room):
+            async for chunk in decompressed_chunks(request, UNLIMITED_BYTES, budget):
                 await anyio.to_thread.run_sync(self._spool, file, chunk, limiter=limiter)
-                room.leave()
+                budget.leave()
             size = file.tell()
             file.seek(0)
             if size <= WHOLE_PARQUET_BYTES:
                 if size:
                     yield file.read()
                 return
-            settings = self._state.workspace.settings
-            found = split_parquet(cast(BinaryIO, file), settings.max_parquet_memory, settings.max_parquet_bytes)
+            settings = self._services.workspace.settings
+            batches = split_parquet(cast(BinaryIO, file), settings.max_parquet_memory, settings.max_parquet_bytes)
             try:
-                while batch := await anyio.to_thread.run_sync(next, found, b"", limiter=limiter):
+                while batch := await anyio.to_thread.run_sync(next, batches, b"", limiter=limiter):
                     yield batch
             finally:
-                found.close()
+                batches.close()
 
     def _spool(self, file: SpooledTemporaryFile[bytes], chunk: bytes) -> None:
-        """Put a chunk behind others, as long as the file leaves as much of the disk as it takes."""
+        """Append a chunk to the file. Raises RK6008 when less of the disk is free than the file occupies."""
         file.write(chunk)
         if (size := file.tell()) > WHOLE_PARQUET_BYTES:
             directory = gettempdir()
             usage = shutil.disk_usage(directory)
-            require_spool_space(self._state.workspace, Space(directory, usage.free, usage.total), size)
+            require_spool_space(self._services.workspace, Space(directory, usage.free, usage.total), size)
 
     @staticmethod
-    def _cut(cutter: Chunker, chunk: bytes) -> list[bytes]:
-        return list(cutter.feed(chunk))
+    def _split(chunker: Chunker, chunk: bytes) -> list[bytes]:
+        return list(chunker.feed(chunk))
 
-    def _told(self, exc: RookeryError) -> RookeryError:
-        if not self._rows and not self._quarantined:
+    def _with_progress(self, exc: RookeryError) -> RookeryError:
+        """The error with a hint about the rows that are stored already."""
+        if not self._totals.rows and not self._totals.quarantined:
             return exc
-        hint = f"{self._rows:,} rows are stored; with an Idempotency-Key the upload can be repeated as it is"
+        hint = f"{self._totals.rows:,} rows are stored; with an Idempotency-Key the same upload can be repeated"
         return RookeryError(exc.code, exc.message, hint=hint, detail=exc.detail, headers=exc.headers)
 
     def _answer(self) -> dict[str, Any]:
-        error: str | bool = False
-        if self._quarantined:
-            error = f"{self._quarantined:,} rows went to quarantine: rookery quarantine ls {self._name}"
-        if self._refused:
-            full = f"{self._refused:,} bad rows were refused: the writer's quarantine is full ({QUARANTINE_FULL.id})"
-            error = f"{error}; {full}" if error else full
+        totals, datasource = self._totals, self._writer.datasource
+        errors: list[str] = []
+        if totals.quarantined:
+            errors.append(f"{totals.quarantined:,} rows went to quarantine: rookery quarantine ls {datasource}")
+        if totals.refused:
+            errors.append(
+                f"{totals.refused:,} bad rows were refused: the writer's quarantine is full ({QUARANTINE_FULL.id})"
+            )
         answer: dict[str, Any] = {
-            "datasource": self._name,
+            "datasource": datasource,
             "import_id": self._key,
-            "rows": self._rows,
+            "rows": totals.rows,
             "invalid_lines": 0,
-            "quarantine_rows": self._quarantined,
-            "ignored_columns": list(self._ignored),
-            "repeated": 0 < self._repeated == self._batches,
-            "error": error,
+            "quarantine_rows": totals.quarantined,
+            "ignored_columns": list(totals.ignored_columns),
+            "repeated": 0 < totals.repeated == totals.batches,
+            "error": "; ".join(errors) or False,
         }
-        if self._refused:
-            answer["refused_rows"] = self._refused
-        if self._first is not None:
-            answer["first_bad_row"] = self._first
-        if self._unknown.count:
-            answer["unknown_keys"] = {"count": self._unknown.count, "names": list(self._unknown.names)}
+        if totals.refused:
+            answer["refused_rows"] = totals.refused
+        if totals.first_bad_row is not None:
+            answer["first_bad_row"] = totals.first_bad_row
+        if totals.unknown_keys.count:
+            keys = totals.unknown_keys
+            answer["unknown_keys"] = {"count": keys.count, "names": list(keys.names)}
         return answer

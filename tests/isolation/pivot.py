@@ -19,11 +19,12 @@ from engine.control import push, tenants
 from engine.errors import RookeryError
 from engine.ingest.gateway import Gateway
 from engine.ingest.staging_pool import StagingPool
-from engine.query.executor import Queries, Timer
+from engine.query.executor import Queries
+from engine.query.request import QueryRequest
 from engine.schema import literal
 from engine.settings import Settings
 from engine.tokens import Claims, Scope
-from engine.warehouse.port import Format, Input, Warehouse
+from engine.warehouse.port import Input, Warehouse
 from engine.workspace.opening import open_warehouse
 from engine.workspace.workspace import DeployedFile, Workspace
 
@@ -103,7 +104,7 @@ class Side:
         scopes = tuple(Scope("DATASOURCES:READ", n, filter=filters.get(n)) for n in names)
         claims = Claims("pivot", scopes=scopes, tenant=tenant)
         try:
-            answer = self.queries.sql(claims, sql, {}, Format.JSON, Timer())
+            answer = self.queries.sql(QueryRequest(claims), sql)
             with_rest = b"".join(iter_answer(answer))
         except RookeryError as exc:
             return (exc.code.status, exc.code.id, exc.message)

@@ -29,7 +29,8 @@ from engine.ingest import quarantine
 from engine.ingest.gateway import Gateway
 from engine.ingest.staging_pool import StagingPool
 from engine.query import authorize
-from engine.query.executor import Queries, Timer
+from engine.query.executor import Queries
+from engine.query.request import QueryRequest
 from engine.settings import load
 from engine.warehouse.embedded import EmbeddedWarehouse
 from engine.warehouse.port import Format, Input
@@ -170,7 +171,7 @@ class Asker:
             name = "words" if kind == "words" else kind
             return world.call(token, name, {}, Format.CSV if format is Format.PARQUET else format)
         claims = authorize.authenticate(world.workspace, token)
-        answer = world.queries.endpoint(claims, "large", {}, Format.NDJSON, Timer())
+        answer = world.queries.endpoint(QueryRequest(claims, format=Format.NDJSON), "large")
         head = answer.head + (answer.next_chunk() or b"" if pick.random() < 0.5 else b"")
         answer.close()
         return head
@@ -193,7 +194,7 @@ def test_a_thousand_interleaved_requests_do_not_cross(world: World) -> None:
         assert asker.seen[kind] > 5, asker.seen
     failed = Counter(k.partition(": ")[0] for k in asker.seen.elements() if ": " in k)
     assert set(failed) >= {"breaks", "broken sql", "slow", "short"}, asker.seen
-    assert len(world.queries.running) == 0
+    assert len(world.queries.in_flight) == 0
 
 
 @pytest.mark.proves("D9", "D10", "D17", "B15")
@@ -250,7 +251,7 @@ def test_nobody_in_particular_sees_nothing(world: World) -> None:
         assert refused.value.code is NO_TENANT
     claims = authorize.authenticate(world.workspace, token_of(world, "ant"))
     with pytest.raises(RookeryError) as other:
-        world.queries.endpoint(claims, "words", {}, Format.JSON, Timer(), eyes="bee")
+        world.queries.endpoint(QueryRequest(claims, impersonated_tenant="bee"), "words")
     assert other.value.code.status == 403
 
 

@@ -12,7 +12,9 @@ from engine.compiler import encoding, scope, views
 from engine.errors import RookeryError
 from engine.fanout import landing_log
 from engine.query import executor
-from engine.warehouse.port import Warehouse
+from engine.query.errors import error_for_caller
+from engine.query.result import QueryResult
+from engine.warehouse.port import Statement, Warehouse
 from tests.isolation.pivot import Grammar, Pivot, engine_at, open_pivot, run
 
 SEED = 1
@@ -53,12 +55,12 @@ def without(part: str, column: str, type: str, *, types: bool = False) -> str:
     return column if dynamic == (part == "types") else encoding.own_values(column, type, types=types)
 
 
-def once(self: executor.Queries, claims: Any, of: Any, statement: Any, *rest: Any) -> executor.QueryResult:
+def once(self: executor.Queries, execution: executor.Execution, statement: Statement) -> QueryResult:
     """A query that is not run again when it fails."""
     try:
-        return self._open(claims, statement, rest[1], rest[4])
+        return self._open(execution, statement)
     except RookeryError as exc:
-        raise executor._plain(exc, admin=False) from exc
+        raise error_for_caller(exc, admin=False) from exc
 
 
 @pytest.mark.parametrize("part", ["dictionaries", "types", "second run"])

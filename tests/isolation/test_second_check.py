@@ -19,11 +19,12 @@ from engine.errors import ISOLATION, RookeryError
 from engine.ingest.gateway import Gateway
 from engine.ingest.staging_pool import StagingPool
 from engine.query import authorize
-from engine.query.executor import Queries, Timer
+from engine.query.executor import Queries
+from engine.query.request import QueryRequest
 from engine.schema import nest_database
 from engine.settings import Settings
 from engine.tokens import Claims, Scope
-from engine.warehouse.port import Format, Input
+from engine.warehouse.port import Input
 from engine.workspace.workspace import DeployedFile, Workspace
 from tests.isolation.mutants import load, mutants
 from tests.isolation.pivot import engine_at
@@ -152,7 +153,7 @@ def test_the_check_compares_with_the_tokens_own_tenant(workspace: Workspace, mon
     """Where the scope has come by another tenant than the token's, nothing is shown."""
     queries = Queries(workspace)
     claims = Claims("test", scopes=(Scope("DATASOURCES:READ", "events"),), tenant="7")
-    body = queries.sql(claims, "SELECT owner FROM events", {}, Format.JSON, Timer()).head
+    body = queries.sql(QueryRequest(claims), "SELECT owner FROM events").head
     assert b"of 7." in body
     grant = authorize._grant
 
@@ -162,7 +163,7 @@ def test_the_check_compares_with_the_tokens_own_tenant(workspace: Workspace, mon
 
     monkeypatch.setattr(authorize, "_grant", mistaken)
     with pytest.raises(RookeryError) as caught:
-        queries.sql(claims, "SELECT owner FROM events", {}, Format.JSON, Timer())
+        queries.sql(QueryRequest(claims), "SELECT owner FROM events")
     assert caught.value.code is ISOLATION
     assert "of 9." not in str(caught.value)
 

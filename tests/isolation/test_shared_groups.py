@@ -13,10 +13,10 @@ import pytest
 from engine.control import tenants
 from engine.control.doctor import run
 from engine.errors import RookeryError
-from engine.query.executor import Queries, Timer
+from engine.query.executor import Queries
+from engine.query.request import QueryRequest
 from engine.tokens import Claims
 from engine.tokens import Scope as TokenScope
-from engine.warehouse.port import Format
 from tests.fanout.house import House, house
 from tests.support.compiling import problems_of
 
@@ -156,7 +156,7 @@ def _asked(home: House, sql: str, tenant: str | None = "1", filter: str | None =
     scopes = (TokenScope("DATASOURCES:READ", "popular"), TokenScope("DATASOURCES:READ", "codes", filter))
     scopes = (*scopes, TokenScope("PIPES:READ", "compare"))
     claims = Claims("a test", scopes if tenant else (TokenScope("ADMIN"),), tenant=tenant)
-    answer = Queries(home.workspace).sql(claims, sql, {}, Format.JSON, Timer())
+    answer = Queries(home.workspace).sql(QueryRequest(claims), sql)
     try:
         found: list[dict[str, Any]] = json.loads(answer.head)["data"]
         return found

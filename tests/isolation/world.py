@@ -19,7 +19,9 @@ from engine.errors import RookeryError
 from engine.ingest.gateway import Gateway
 from engine.ingest.staging_pool import StagingPool
 from engine.query import authorize
-from engine.query.executor import Queries, QueryResult, Timer
+from engine.query.executor import Queries
+from engine.query.request import QueryRequest
+from engine.query.result import QueryResult
 from engine.settings import load
 from engine.tokens import Claims, Scope, sign
 from engine.warehouse.embedded import EmbeddedWarehouse
@@ -309,13 +311,13 @@ class World:
         self, token: str, text: str, format: Format = Format.JSON, given: Mapping[str, Any] | None = None
     ) -> bytes:
         claims = authorize.authenticate(self.workspace, token)
-        return whole(self.queries.sql(claims, text, given or {}, format, Timer()))
+        return whole(self.queries.sql(QueryRequest(claims, given or {}, format), text))
 
     def call(
         self, token: str, pipe: str, given: Mapping[str, Any] | None = None, format: Format = Format.JSON
     ) -> bytes:
         claims = authorize.authenticate(self.workspace, token)
-        return whole(self.queries.endpoint(claims, pipe, given or {}, format, Timer()))
+        return whole(self.queries.endpoint(QueryRequest(claims, given or {}, format), pipe))
 
 
 def parsed(scopes: Iterable[Scope | str]) -> list[Scope]:

@@ -122,7 +122,7 @@ def test_a_query_is_stuck_when_it_is_over_its_limit_and_the_grace() -> None:
     ticket.seconds = 10.0
     running.cancel(ticket)
     assert cancelled == [] and ticket.cancelled, "what has not begun is not the database's business"
-    with running.at_work(ticket):
+    with running.watch(ticket):
         for now[0], stuck in ((0.0, 0), (14.9, 0), (15.1, 1)):
             assert running.stuck() == stuck
         running.cancel_all()

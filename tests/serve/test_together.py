@@ -11,8 +11,8 @@ import pytest
 from engine.compiler.scope import Scope
 from engine.control import tenants
 from engine.errors import NOT_TOGETHER, RookeryError
-from engine.query.all_tenants import consistently, everywhere
-from engine.query.executor import QueryResult
+from engine.query.all_tenants import placements_of_all_tenants, with_stable_tenants
+from engine.query.result import QueryResult
 from engine.warehouse.port import Format, Statement
 from engine.workspace.workspace import Snapshot
 from tests.fanout.house import House, house
@@ -56,7 +56,7 @@ def _sum(
     """
 
     def begin(snapshot: Snapshot, read: set[str]) -> QueryResult:
-        scope = Scope(home.workspace.name, unrestricted=True, everywhere=everywhere(snapshot, 9))
+        scope = Scope(home.workspace.name, unrestricted=True, everywhere=placements_of_all_tenants(snapshot, 9))
         build = snapshot.build
         render: Any = None
         composed = build.composer.adhoc(build, f"SELECT sum(n) AS n FROM {table}", frozenset({table}), render, scope)
@@ -68,7 +68,7 @@ def _sum(
             after.pop(0)()
         return answer
 
-    answer = consistently(home.workspace, begin)
+    answer = with_stable_tenants(home.workspace, begin)
     return int(json.loads(answer.head)["data"][0]["n"])
 
 

@@ -1,0 +1,81 @@
+"""Errors of queries as their callers may see them.
+
+The engine's own messages quote values and names, which may come from rows of other tenants. Only admins see them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import structlog
+
+from engine.compiler.scope import FOREIGN_ROW
+from engine.errors import (
+    BAD_PARAMETER,
+    BUSY,
+    CANCELLED,
+    ISOLATION,
+    MISSING_PARAMETER,
+    QUERY_FAILED,
+    RESULT_LIMIT,
+    TIMEOUT,
+    TOO_COMPLEX,
+    UNREACHABLE,
+    RookeryError,
+)
+from engine.warehouse.errors import EngineError
+
+log = structlog.get_logger("rookery.query")
+
+OWN_CODES = frozenset({BUSY, UNREACHABLE, BAD_PARAMETER, MISSING_PARAMETER, CANCELLED})
+"""Codes whose messages are written by rookery, so that they quote no rows. A second run would not change them."""
+_THROW_IF_CODE = 395
+_SAFE_TEXTS: Mapping[int, str] = {
+    6: "a value could not be converted to the required type",
+    27: "a value could not be parsed",
+    36: "an argument has a value that the function does not accept",
+    38: "a date could not be parsed",
+    41: "a date or time could not be parsed",
+    42: "a function has the wrong number of arguments",
+    43: "a function has an argument of a type that it does not accept",
+    44: "an argument must be a constant or of another type",
+    46: "a function does not exist",
+    47: "an identifier is not a column of the tables in the query",
+    53: "two types do not match",
+    60: "a table does not exist",
+    72: "a number could not be parsed",
+    153: "division by zero",
+    206: "a subquery in a join needs an alias",
+    215: "a column is neither aggregated nor in GROUP BY",
+    386: "types have no common supertype",
+    _THROW_IF_CODE: "the query raised an error itself",
+    457: "a parameter has a value of the wrong type",
+}
+"""Messages by the engine's error number."""
+
+
+def error_for_caller(exc: RookeryError, *, admin: bool) -> RookeryError:
+    """The error to send: the engine's own message for an admin, for others a fixed text chosen by its number."""
+    if isinstance(exc, EngineError) and _is_foreign_row(exc):
+        log.critical("a row of another tenant was held back", detail=exc.detail or exc.message)
+        return RookeryError(ISOLATION, "the query was stopped: it would have read rows of another tenant")
+    if admin or not isinstance(exc, EngineError):
+        return exc
+    if exc.code is TIMEOUT:
+        return RookeryError(
+            TIMEOUT, "the query took too long", hint="query fewer rows, or ask an admin to raise the limit"
+        )
+    if exc.code is RESULT_LIMIT:
+        return RookeryError(RESULT_LIMIT, "the query exceeded its limit of rows or memory", hint="query fewer rows")
+    if exc.code is TOO_COMPLEX:
+        return RookeryError(TOO_COMPLEX, "the query is too complex to plan", hint="split or shorten the query")
+    if exc.code in OWN_CODES:
+        return exc
+    text = _SAFE_TEXTS.get(exc.engine_code or 0, "the query failed")
+    return RookeryError(QUERY_FAILED, text, detail=exc.detail)
+
+
+def _is_foreign_row(exc: EngineError) -> bool:
+    """Whether the second check of the tenant failed. Other errors may quote its text as part of the statement."""
+    before, _, after = (exc.detail or exc.message).partition("DB::Exception: ")
+    return exc.engine_code == _THROW_IF_CODE and (after or before).startswith(FOREIGN_ROW)
