@@ -235,7 +235,7 @@ def test_cursors_beyond_the_head_and_of_nobody(world: World) -> None:
     journal = router_of(world.workspace).journal
     main, _ = journal.read("clicks")
     assert main is not None
-    journal.write_own("clicks", ["99", "1"], Offset.start(1_000_000))
+    journal.write_lagging("clicks", ["99", "1"], Offset.start(1_000_000))
     findings = found(world, "cursor")
     assert [(f.level, f.object) for f in findings] == [(ERROR, "main.clicks")] * 2 + [(WARNING, "main.clicks")]
     assert ["tenant 1 is at block 1000000" in f.message for f in findings] == [True, False, False]
@@ -288,7 +288,7 @@ def test_rows_in_quarantine(world: World) -> None:
 
 
 def test_too_many_parts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "MANY_PARTS", 2)
+    monkeypatch.setattr(checks, "MAX_PARTS_PER_PARTITION", 2)
     world.execute("SYSTEM STOP MERGES main.events")
     for units in (1, 2):
         world.send("events", rows(units))
@@ -297,7 +297,7 @@ def test_too_many_parts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_while_a_change_is_under_way_the_rest_is_examined(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "PATIENCE", 0.05)
+    monkeypatch.setattr(run, "CHANGE_TIMEOUT_SECONDS", 0.05)
     begun, over = threading.Event(), threading.Event()
 
     def change() -> None:

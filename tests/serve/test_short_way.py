@@ -50,7 +50,7 @@ def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def lines(home: House, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     """Rows of two tenants, all as usual; batches after an unusual one go the short way again."""
-    monkeypatch.setattr(writer, "UNUSUAL", 0)
+    monkeypatch.setattr(writer, "FULL_CHECK_BATCHES", 0)
     home.run("TRUNCATE TABLE main.events")
     yield [{"tenant_id": 1 + n % 2, "id": n, **USUAL} for n in range(20)]
     home.run("TRUNCATE TABLE main.events_quarantine")
