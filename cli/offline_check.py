@@ -17,6 +17,6 @@ def compiled(found: Survey) -> Build:
     warehouse = EmbeddedWarehouse(None, database="check_empty")
     try:
         compile = partial(build, found.project, "check", Verifier(warehouse), Analyser(warehouse, "check"))
-        return compile_all(found.project, lambda told: compile(told=told), found.problems, found.unreadable)
+        return compile_all(found.project, lambda told: compile(reported=told), found.problems, found.unreadable)
     finally:
         warehouse.close()

@@ -40,7 +40,7 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/warehouse/clauses.py:_ESCAPED": [("", "\\", "")],
     "engine/warehouse/clauses.py:_TARGET": [(" TO ", "a.", ""), (" TO `", "\\` TO ", "")],
     "engine/warehouse/clauses.py:_CONSTRAINT": [("CONSTRAINT ", "a", " "), ("CONSTRAINT `", "\\`", "")],
-    "engine/compiler/lasting.py:_MOMENT": [("", "Nullable(", "x"), ("Date", "6", "")],
+    "engine/compiler/ttl_overflow.py:_DATE_OR_TIME": [("", "Nullable(", "x"), ("Date", "6", "")],
     "engine/warehouse/embedded.py:_ATTACHES": [("ALTER TABLE `", "a", ""), ("ALTER TABLE `a`.`", "a", "` DETACH")],
     "engine/warehouse/errors.py:_PREFIX": [("", "Code: 1", ""), ("", "Code: 1. DB::Exception: ", "")],
     "engine/warehouse/errors.py:_NUMBER": [("", "Code: 1", ""), ("Code: ", "1", "")],
@@ -131,7 +131,7 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/compiler/pipes.py:_STRINGS": [("'", "\\'", ""), ("", "\\'", ""), ("", "'", "")],
     "engine/template/functions.py:_FUNCTION": [("", "a", "-")],
     "engine/compiler/error_location.py:_UNKNOWN": [("", "identifier '", ""), ("identifier '", "a", "")],
-    "engine/compiler/error_location.py:_MEANT": [("", "Maybe you meant: ['", ""), ("Maybe you meant: ['", "a", "")],
+    "engine/compiler/error_location.py:_SUGGESTED": [("", "Maybe you meant: ['", ""), ("Maybe you meant: ['", "a", "")],
     "engine/template/date_times.py:_CLOCK": [("T10:10:10.", "1", "x"), ("", "T10:10", "")],
     "engine/template/date_times.py:_COMPACT_DAY": [("", "1", "")],
     "engine/template/date_times.py:_DAY": [("", "1", ""), ("", "2026-1", "")],
@@ -147,7 +147,7 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/compiler/encoding.py:_NAME_BEFORE": [("a", " ", "a"), ("`", "\\a", ""), ("", "a", "")],
     "engine/compiler/groups.py:_SUMMED": [("sum", "if", "x"), ("", "sum", "")],
     "engine/compiler/groups.py:_UNSTABLE": [("", "Float", ""), ("", "JSO", "")],
-    "engine/compiler/groups.py:_VALUE": [("", " ", "x"), ("AggregateFunction", " ", "x"), ("AggregateFunction(", "a", "")],
+    "engine/compiler/groups.py:_AGGREGATE_TYPE": [("", " ", "x"), ("AggregateFunction", " ", "x"), ("AggregateFunction(", "a", "")],
     "engine/control/doctor/derived_tables.py:_GROUPING": [("", "Limi", ""), ("", "Sorting with ", "")],
     "engine/control/doctor/derived_tables.py:_VOLATILE": [("", "rand", ""), ("randomString", "a", "-"), ("generate", "a", " ")],
     "engine/control/doctor/merged_sources.py:_KEPT": [("SimpleAggregateFunction(", "a", ""), ("SimpleAggregateFunction(a,", ")", "x")],
@@ -337,11 +337,11 @@ def _lifetimes() -> None:
 
 
 def _at_run_time() -> None:
-    from engine.compiler.error_location import _where
+    from engine.compiler.error_location import _find_word
     from engine.ingest.values.staging import empty_texts, unlike_texts
 
-    _where("a " * (LENGTH // 4) + "b", "a " * (LENGTH // 2))
-    _where("a " * 99 + "b", "a " * (LENGTH // 2))
+    _find_word("a " * (LENGTH // 4) + "b", "a " * (LENGTH // 2))
+    _find_word("a " * 99 + "b", "a " * (LENGTH // 2))
     for unit in ('"a" ', '"a"  :  ', " ", '"', '"a"'):
         empty_texts(["a", "aa"]).search(('"a"' + unit * (LENGTH // len(unit))).encode())
         unlike_texts(["a", "aa"]).search(('"a"' + unit * (LENGTH // len(unit))).encode())

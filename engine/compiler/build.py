@@ -1,7 +1,7 @@
-"""The compiler: a checked project becomes a `Build`, an immutable value that everything later reads.
+"""Compiles a checked project into a `Build`, an immutable value that all later stages read.
 
-`build()` is a list of passes over the project; the engine's parser and analyser are handed in, so that the
-compiler itself touches no database.
+`build()` runs a list of passes over the project. The engine's parser and analyser are passed in, so that the compiler
+itself does not access a database.
 """
 
 from __future__ import annotations
@@ -12,15 +12,22 @@ from dataclasses import dataclass, field, replace
 from engine.compiler import storage
 from engine.compiler.build_state import Analyser, BuildState, Undeclared, datasources_of, scratch_shape
 from engine.compiler.compose import Composer, Verifier
-from engine.compiler.declared_parameters import questionable
-from engine.compiler.definitions import canonical_type, check_definition
-from engine.compiler.dry_run import DryRun, UncheckedError, all_given, identifiers_of, none_given, specs_of
+from engine.compiler.declared_parameters import declaration_warnings
+from engine.compiler.definitions import canonical_types, check_definition
+from engine.compiler.dry_run import (
+    DryRun,
+    UncheckedError,
+    all_parameters,
+    identifiers_of,
+    required_parameters,
+    specs_of,
+)
 from engine.compiler.error_location import locate
-from engine.compiler.lasting import short_lived
 from engine.compiler.pipes import CompiledPipe, compile_pipe, placed
 from engine.compiler.scope import Relation
 from engine.compiler.sharing import warn_of_one_tenants_rows
-from engine.compiler.targets import fit_target
+from engine.compiler.targets import check_target
+from engine.compiler.ttl_overflow import overflowing_ttls
 from engine.errors import (
     CYCLE,
     TENANT_KEY,
@@ -33,7 +40,7 @@ from engine.template.parameters import ParameterSpec
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """What a project means: relations, compiled pipes and the order of data flow. Never changed, only replaced."""
+    """A compiled project. Immutable: a changed project becomes a new build. All threads share it."""
 
     workspace: str
     project: Project
@@ -41,47 +48,50 @@ class Build:
     datasources: Mapping[str, Datasource]
     pipes: Mapping[str, CompiledPipe]
     order: tuple[str, ...]
+    """Datasources and pipes in order of data flow."""
     composer: Composer
     warnings: tuple[RookeryError, ...] = ()
     outputs: Mapping[str, tuple[Column, ...]] = field(default_factory=dict)
+    """Pipe → the output columns of its published node."""
     undeclared: tuple[Undeclared, ...] = ()
-    """Pipes that were deployed before what they do had to be declared."""
+    """Pipes that share tenants' rows without a declaration, deployed before one was required."""
 
     @property
     def endpoints(self) -> dict[str, CompiledPipe]:
+        """The pipes that are published over HTTP."""
         return {n: p for n, p in self.pipes.items() if p.kind == "endpoint"}
 
     def takes(self, name: str) -> bool:
-        """Whether a datasource takes rows from outside: no pipe fills it."""
+        """Whether a datasource accepts rows from clients. It does unless a pipe fills it."""
         return all(p.target is None or p.target.name != name for p in self.pipes.values())
 
     def reaches_nests(self, name: str) -> bool:
-        """Whether a landing datasource's rows are brought into nests, for a copy or for what is made there."""
+        """Whether a landing datasource's rows are delivered to nests, for a copy or for targets there."""
         relation = self.relations[name]
         targets = (p.target for p in self.pipes.values() if p.target is not None and p.target.per_tenant)
         return relation.kind == "landing" and (relation.in_nest or any(name in t.triggers for t in targets))
 
     def landings_of(self, name: str) -> frozenset[str]:
-        """The datasources that take rows from outside and from which a datasource's rows come, through any pipes.
+        """The client-writable datasources from which a datasource's rows come, through any number of pipes.
 
-        A datasource that the build does not know may have rows of any of them.
+        For a name that the build does not know, these are all datasources.
         """
         if name not in self.relations:
             return frozenset(self.relations)
-        found: set[str] = set()
-        seen, waiting = {name}, [name]
-        while waiting:
-            at = waiting.pop()
-            if self.takes(at):
-                found.add(at)
-            targets = [p.target for p in self.pipes.values() if p.target is not None and p.target.name == at]
-            fresh = {trigger for target in targets for trigger in target.triggers} - seen
-            seen |= fresh
-            waiting += fresh
-        return frozenset(found)
+        landings: set[str] = set()
+        seen, pending = {name}, [name]
+        while pending:
+            current = pending.pop()
+            if self.takes(current):
+                landings.add(current)
+            targets = [p.target for p in self.pipes.values() if p.target is not None and p.target.name == current]
+            new = {trigger for target in targets for trigger in target.triggers} - seen
+            seen |= new
+            pending += new
+        return frozenset(landings)
 
     def materialized(self) -> list[CompiledPipe]:
-        """Materialized pipes, sources before what is derived from them."""
+        """The materialized pipes in order of data flow."""
         return [self.pipes[n] for n in self.order if n in self.pipes and self.pipes[n].target]
 
 
@@ -91,16 +101,17 @@ def build(
     verifier: Verifier,
     analyser: Analyser,
     *,
-    told: frozenset[str] = frozenset(),
+    reported: frozenset[str] = frozenset(),
     tolerated: frozenset[str] | None = frozenset(),
 ) -> Build:
     """Compile a project. Raises `Problems` with everything that is wrong.
 
-    `told` are resources whose problems have been reported already: they and what stands on them are passed over.
-    `tolerated` are pipes that may share tenants' rows undeclared, because they are deployed like this; None for all.
+    `reported` are resources with problems that are reported already. They are skipped, together with the resources
+    that depend on them. `tolerated` are deployed pipes that may share tenants' rows without a declaration; None for
+    all pipes.
     """
-    state = BuildState(project, workspace, analyser, Composer(verifier), failed=set(told), tolerated=tolerated)
-    for compile_pass in (_relations, _definitions, _pipes, _order, _analyse):
+    state = BuildState(project, workspace, analyser, Composer(verifier), failed=set(reported), tolerated=tolerated)
+    for compile_pass in (_relations, _definitions, _pipes, _order, _analyze):
         compile_pass(state)
     state.problems.raise_if_any()
     return Build(
@@ -118,7 +129,7 @@ def build(
 
 
 def _relations(state: BuildState) -> None:
-    """Every datasource file becomes a relation; targets of per-tenant pipes are marked as such."""
+    """Make a relation of each datasource file, and mark the targets of per-tenant pipes."""
     targets = {p.materialize.target: p.materialize for p in state.project.pipes.values() if p.materialize}
     for name, source in state.project.datasources.items():
         target = targets.get(name)
@@ -131,7 +142,7 @@ def _relations(state: BuildState) -> None:
 
 
 def _definitions(state: BuildState) -> None:
-    """Types and expressions of datasources are judged, and the engine asked whether such a table can be."""
+    """Check the types and expressions of datasources, and whether the engine can create such a table."""
     for name, source in state.datasources.items():
         if name in state.failed:
             continue
@@ -139,15 +150,15 @@ def _definitions(state: BuildState) -> None:
             state.problems.add(problem)
             state.failed.add(name)
         if name not in state.failed:
-            source = state.datasources[name] = canonical_type(source, state.analyser)
-            state.warnings.extend(short_lived(source, state.analyser))
+            source = state.datasources[name] = canonical_types(source, state.analyser)
+            state.warnings.extend(overflowing_ttls(source, state.analyser))
             types = {c.name: c.type for c in source.columns}
-            known = state.relations[name]
-            state.relations[name] = replace(known, types=tuple(types[c] for c in known.columns))
+            relation = state.relations[name]
+            state.relations[name] = replace(relation, types=tuple(types[c] for c in relation.columns))
 
 
 def _pipes(state: BuildState) -> None:
-    """Templates are compiled, and every text that they can become is parsed alone and verified."""
+    """Compile the templates, and verify every text that they can become."""
     implicit = {p.materialize.target for p in state.project.pipes.values() if p.materialize}
     names = frozenset(state.project.datasources) | frozenset(state.project.pipes) | implicit | frozenset(state.failed)
     columns = frozenset(c for r in state.relations.values() for c in r.columns)
@@ -162,16 +173,16 @@ def _pipes(state: BuildState) -> None:
 
 
 def _order(state: BuildState) -> None:
-    """Resources in order of data flow; a circle is an error that names its members."""
-    feeds: dict[str, set[str]] = {n: set() for n in state.datasources}
+    """Sort the resources in order of data flow. A cycle is an error that names its members."""
+    sources: dict[str, set[str]] = {n: set() for n in state.datasources}
     for name, pipe in state.pipes.items():
-        feeds.setdefault(name, set()).update(pipe.reads)
+        sources.setdefault(name, set()).update(pipe.reads)
         if pipe.target:
-            feeds.setdefault(pipe.target.name, set()).add(name)
-    done: dict[str, bool] = {}
+            sources.setdefault(pipe.target.name, set()).add(name)
+    sorted_names: dict[str, bool] = {}
 
     def visit(name: str, path: tuple[str, ...]) -> None:
-        if done.get(name):
+        if sorted_names.get(name):
             return
         if name in path:
             members = path[path.index(name) :]
@@ -181,84 +192,86 @@ def _order(state: BuildState) -> None:
                 state.problems.add(RookeryError(CYCLE, f"these depend on each other: {circle}", place=place))
             state.failed.update(members)
             return
-        for other in sorted(feeds.get(name, ())):
+        for other in sorted(sources.get(name, ())):
             visit(other, (*path, name))
-        done[name] = True
+        sorted_names[name] = True
         state.order.append(name)
 
-    for name in sorted(feeds):
+    for name in sorted(sources):
         visit(name, ())
 
 
-def _analyse(state: BuildState) -> None:
-    """Each pipe's output types are asked of the engine, in order, and held against its target."""
+def _analyze(state: BuildState) -> None:
+    """Analyze each pipe's output types with the engine, in order, and compare them with its target."""
     for name in state.order:
         if name not in state.pipes:
             continue
         pipe = state.pipes[name]
         target = {pipe.target.name} if pipe.target else set()
         if state.failed & ({name} | pipe.reads | target):
-            # What it stands on is wrong and has been told; its own troubles would only follow from that.
+            # It depends on a resource with a reported problem. Its own errors would only be consequences.
             state.failed |= {name} | target
             continue
         try:
             pipe = _narrow_identifiers(state, pipe)
             state.outputs[name] = _outputs(state, pipe)
             if pipe.target:
-                fit_target(state, pipe, pipe.target)
+                check_target(state, pipe, pipe.target)
             elif pipe.kind == "endpoint":
                 warn_of_one_tenants_rows(state, pipe)
-            _guard_tenant_keys(state, pipe)
+            _warn_of_tenant_parameters(state, pipe)
             written = state.project.pipes[name]
-            state.warnings.extend(questionable(written, parameter_names(state.pipes, name)))
+            state.warnings.extend(declaration_warnings(written, parameter_names(state.pipes, name)))
         except RookeryError as exc:
             state.failed |= {name} | target
             state.problems.add(exc)
 
 
 def _outputs(state: BuildState, pipe: CompiledPipe) -> tuple[Column, ...]:
-    """Output columns of the published node; every node is analysed in every sample, so that errors have a place."""
-    found: tuple[Column, ...] = ()
+    """The output columns of the published node. Every node is analyzed, so that errors name the node."""
+    columns: tuple[Column, ...] = ()
     unchecked: dict[str, RookeryError] = {}
     runs = _dry_runs(state, pipe)
     for node in pipe.needed():
         for run in runs:
             try:
-                found = run.describe(node.name)
+                columns = run.describe(node.name)
             except UncheckedError as exc:
                 unchecked.setdefault(node.name, _unchecked(state, pipe, node.name, exc))
             except RookeryError as exc:
-                raise locate(exc, pipe.name, _written(state, pipe, node.name)) from exc
-    doubts = {n: placed(d, pipe.name, _written(state, pipe, n)) for run in runs for n, d in run.doubts.items()}
+                raise locate(exc, pipe.name, _source_node(state, pipe, node.name)) from exc
+    doubts = {n: placed(d, pipe.name, _source_node(state, pipe, n)) for run in runs for n, d in run.doubts.items()}
     if not state.doubted.intersection(_closure(state.pipes, pipe.name)):
         state.warnings.extend({**doubts, **unchecked}.values())
     state.doubted |= {pipe.name} if doubts or unchecked else set()
-    return () if pipe.published in unchecked else found
+    return () if pipe.published in unchecked else columns
 
 
 def _dry_runs(state: BuildState, pipe: CompiledPipe) -> list[DryRun]:
-    """With every parameter given and, where that makes a difference, with none of the optional ones."""
+    """Dry runs with all parameters and, if a template depends on parameters, with the required ones only."""
     pipes = [state.pipes[n] for n in _closure(state.pipes, pipe.name)]
     specs, identifiers = specs_of(pipes), identifiers_of(pipes)
     declared = {s.name: s for s in declared_of(state.pipes, pipe.name)}
-    likely = all_given(specs, identifiers, pipe.columns)
-    plain = all_given(specs, identifiers, pipe.columns, plainly=True)
-    pairs = [(likely, plain)]
+    all_values = all_parameters(specs, identifiers, pipe.columns)
+    plain_values = all_parameters(specs, identifiers, pipe.columns, plainly=True)
+    pairs = [(all_values, plain_values)]
     if any(p.varies for p in pipes):
-        pairs.append((none_given(specs, declared, likely), none_given(specs, declared, plain)))
+        pairs.append(
+            (required_parameters(specs, declared, all_values), required_parameters(specs, declared, plain_values))
+        )
     return [DryRun(state, pipe, v, p, specs, identifiers) for v, p in pairs]
 
 
-def _written(state: BuildState, pipe: CompiledPipe, node: str) -> Node:
+def _source_node(state: BuildState, pipe: CompiledPipe, node: str) -> Node:
     return next(n for n in state.project.pipes[pipe.name].nodes if n.name == node)
 
 
 def _unchecked(state: BuildState, pipe: CompiledPipe, node: str, exc: RookeryError) -> RookeryError:
-    return placed(exc, pipe.name, _written(state, pipe, node))
+    return placed(exc, pipe.name, _source_node(state, pipe, node))
 
 
 def _narrow_identifiers(state: BuildState, pipe: CompiledPipe) -> CompiledPipe:
-    """Identifiers in templates may only be what the pipe can read or names itself."""
+    """Limit the names that templates may choose as identifiers to columns that the pipe reads or defines."""
     reads = datasources_of(state, pipe.name, set())
     columns = {c for n in reads for c in state.relations[n].columns} | {a for n in pipe.nodes for a in n.aliases}
     columns |= {c.name for n in pipe.reads for c in state.outputs.get(n, ())}
@@ -267,8 +280,8 @@ def _narrow_identifiers(state: BuildState, pipe: CompiledPipe) -> CompiledPipe:
     return narrowed
 
 
-def _guard_tenant_keys(state: BuildState, pipe: CompiledPipe) -> None:
-    """A parameter compared with the tenant column but not declared as tenant key is a trap; say so."""
+def _warn_of_tenant_parameters(state: BuildState, pipe: CompiledPipe) -> None:
+    """Warn of a parameter that is named like the tenant column but is not a tenant key: callers choose its value."""
     tenants = {r.tenant for n in state.pipes[pipe.name].datasources if (r := state.relations[n]).tenant}
     for parameter in pipe.parameters:
         if parameter.name in tenants and not parameter.tenant_key:
@@ -283,35 +296,35 @@ def _guard_tenant_keys(state: BuildState, pipe: CompiledPipe) -> None:
 
 
 def declared_of(pipes: Mapping[str, CompiledPipe], name: str) -> tuple[ParameterSpec, ...]:
-    """Parameters that a pipe's file, or that of a pipe that it reads, declares; the outer declaration wins."""
+    """The parameters that the files of a pipe and of the pipes that it reads declare. The outer declaration wins."""
     declared = {n for p in _closure(pipes, name) for n in pipes[p].declared}
     return tuple(s for s in parameters_of(pipes, name) if s.name in declared)
 
 
 def parameters_of(pipes: Mapping[str, CompiledPipe], name: str) -> tuple[ParameterSpec, ...]:
-    """Parameters of a pipe and of every pipe that it reads; the outer declaration wins."""
-    found: dict[str, ParameterSpec] = {}
+    """The parameters of a pipe and of all pipes that it reads. The outer declaration wins."""
+    specs: dict[str, ParameterSpec] = {}
     for pipe in _closure(pipes, name):
         for spec in pipes[pipe].parameters:
-            known = found.get(spec.name)
+            known = specs.get(spec.name)
             if known is None or (spec.name in pipes[pipe].declared and not known.explicit):
-                found[spec.name] = spec
-    return tuple(found.values())
+                specs[spec.name] = spec
+    return tuple(specs.values())
 
 
 def parameter_names(pipes: Mapping[str, CompiledPipe], name: str) -> frozenset[str]:
-    """Parameters that a pipe's templates use, and those of the pipes that it reads; not what is only declared."""
+    """The parameters in the templates of a pipe and of all pipes that it reads, without merely declared ones."""
     nodes = [node for pipe in _closure(pipes, name) for node in pipes[pipe].nodes]
     return frozenset(spec.name for node in nodes for spec in node.template.parameters)
 
 
 def _closure(pipes: Mapping[str, CompiledPipe], name: str) -> list[str]:
-    """A pipe and the pipes that it reads, nearest first."""
-    found: list[str] = []
+    """A pipe and all pipes that it reads, in breadth-first order."""
+    names: list[str] = []
     pending = [name]
     while pending:
         current = pending.pop(0)
-        if current not in found and current in pipes:
-            found.append(current)
+        if current not in names and current in pipes:
+            names.append(current)
             pending.extend(sorted(pipes[current].reads))
-    return found
+    return names

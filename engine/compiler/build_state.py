@@ -1,4 +1,4 @@
-"""What the compiler's passes share: the build in the making, and what is asked of an engine on the way."""
+"""The state that the compiler's passes share, and the interface to the engine that they use."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def scratch_database(workspace: str) -> str:
 
 
 class Analyser(Definer, Protocol):
-    """What the compiler asks of an engine about types."""
+    """What the compiler needs from an engine to analyze SQL."""
 
     def describe(self, sql: str, bindings: Mapping[str, Value], tables: Iterable[Table]) -> tuple[Column, ...]:
-        """Output columns of a SELECT over empty tables that are created for it in the scratch database."""
+        """The output columns of a SELECT. Creates the empty `tables` that it reads in the scratch database."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Undeclared:
-    """A pipe that shares tenants' rows without saying so, and was deployed before that was refused."""
+    """A deployed pipe that shares tenants' rows without a declaration. New pipes of this kind are refused."""
 
     pipe: str
     target: str
@@ -43,7 +43,7 @@ class Undeclared:
 
 @dataclass(slots=True)
 class BuildState:
-    """A build in the making. `failed` are resources whose problems have been told, or that stand on such."""
+    """A build while its passes run."""
 
     project: Project
     workspace: str
@@ -51,37 +51,40 @@ class BuildState:
     composer: Composer
     problems: Collector = field(default_factory=Collector)
     failed: set[str] = field(default_factory=set)
+    """Resources with reported problems, and resources that depend on these."""
     warnings: list[RookeryError] = field(default_factory=list)
     relations: dict[str, Relation] = field(default_factory=dict)
     datasources: dict[str, Datasource] = field(default_factory=dict)
     pipes: dict[str, CompiledPipe] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
+    """Resources in order of data flow."""
     outputs: dict[str, tuple[Column, ...]] = field(default_factory=dict)
+    """Pipe → the output columns of its published node."""
     origins: dict[str, Origin] = field(default_factory=dict)
-    """Whose rows pipes bring into datasources without a tenant column."""
+    """Datasource without a tenant column → whose rows the pipes store in it."""
     tolerated: frozenset[str] | None = frozenset()
-    """Pipes that may share tenants' rows undeclared, since they are deployed like this; None for all pipes."""
+    """Deployed pipes that may share tenants' rows without a declaration; None for all pipes."""
     undeclared: list[Undeclared] = field(default_factory=list)
     doubted: set[str] = field(default_factory=set)
-    """Pipes with warnings about sample values; pipes that read them repeat none."""
+    """Pipes with warnings about sample values. Pipes that read them do not repeat the warnings."""
 
 
 def scratch_table(state: BuildState, name: str) -> Table:
-    """A datasource's empty table to analyse over."""
+    """A datasource's empty table in the scratch database."""
     return scratch_shape(state)(state.datasources[name])
 
 
 def scratch_shape(state: BuildState) -> Shape:
-    """What makes the empty table of a datasource in the workspace's own database."""
+    """Returns a function that makes a datasource's empty table in the scratch database."""
     return lambda source: storage.workspace_table(source, scratch_database(state.workspace))
 
 
 def datasources_of(state: BuildState, name: str, seen: set[str]) -> set[str]:
-    """Datasources that a pipe reads, itself or through other pipes."""
-    found: set[str] = set()
+    """The datasources that a pipe reads, directly or through other pipes. `seen` guards against cycles."""
+    datasources: set[str] = set()
     for read in state.pipes[name].reads:
         if read in state.relations:
-            found.add(read)
+            datasources.add(read)
         elif read in state.pipes and read not in seen:
-            found |= datasources_of(state, read, seen | {read})
-    return found
+            datasources |= datasources_of(state, read, seen | {read})
+    return datasources

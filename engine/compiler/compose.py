@@ -1,14 +1,14 @@
-"""From a compiled pipe to one statement: render, verify, bind every name, assemble.
+"""Composes one statement from a compiled pipe: render the templates, verify the texts, bind every name, assemble.
 
-No value of a request is ever part of a statement's text; texts therefore repeat, and what was verified or assembled
-once is remembered.
+The text of a statement never contains a value of the request. Texts therefore repeat, so verified texts and assembled
+statements are cached.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from engine.cache import LruCache
 from engine.compiler.pipes import CompiledPipe, check_used
@@ -18,18 +18,22 @@ from engine.schema import nest_database, quote
 from engine.sql import shape
 from engine.sql.cached_parser import CachedParser
 from engine.sql.expanded_size import Extent, check_extent, extents_of, relation_extent
+from engine.sql.tree import Node as TreeNode
 from engine.sql.verify import Parser, Verified, verify
 from engine.template.environment import Binder, Template
 from engine.template.parameters import Value
 
 LAST_NODE_ALIAS = "_rk_last"
-
+"""Name of the WITH query that holds the last text of a statement."""
 
 Bind = Callable[[Relation, Reading], Bound]
+"""Returns the SQL that replaces a datasource's name."""
 Render = Callable[[Template, Binder, frozenset[str]], str]
+"""Renders a template. The last argument has the columns that identifiers in it may name."""
 Texts = Mapping[str, tuple[tuple[str, Verified], ...]]
-"""Verified node texts by pipe, in order: (node name, text)."""
-Bounded = Literal["all", "varying", "none"]
+"""Pipe → its verified nodes in order, as (node name, text)."""
+SizeCheck = Literal["all", "varying", "none"]
+"""Which statements are checked for their expanded size: all, those whose text depends on the request, or none."""
 
 
 class Catalogue(Protocol):
@@ -43,24 +47,26 @@ class Catalogue(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """A statement's text, the tenant placeholders in it by name with type, and the datasources it reads.
-
-    `slow` says that it calls functions that may take long for one row.
-    """
+    """The text of a statement."""
 
     sql: str
     placeholders: Mapping[str, str]
+    """Placeholders of the tenant in `sql`: name → type."""
     relations: frozenset[str]
+    """The datasources that it reads."""
     slow: bool = False
+    """Whether it calls functions that may take long for one row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Composed:
-    """An assembled statement with its bindings, but for the tenant's. `quoted`: JSON has large integers as text."""
+    """An assembled statement with the values of its parameters."""
 
     assembled: Assembled
     bindings: Mapping[str, Value]
+    """Placeholder → value, without those of the tenant."""
     quoted: bool = False
+    """Whether JSON results have large integers as strings."""
 
     @property
     def sql(self) -> str:
@@ -72,27 +78,27 @@ class Composed:
 
 
 class Verifier:
-    """Verifies author texts with the engine's parser and remembers the outcome by text."""
+    """Verifies author texts with the engine's parser and caches the results by text. All threads share it."""
 
     def __init__(self, parser: Parser) -> None:
         self.parser = CachedParser(parser)
-        self._known: LruCache[tuple[object, ...], Verified] = LruCache()
-        self._trees: LruCache[str, Mapping[str, Any]] = LruCache()
+        self._verified: LruCache[tuple[object, ...], Verified] = LruCache()
+        self._trees: LruCache[str, TreeNode] = LruCache()
 
-    def tree(self, sql: str) -> Mapping[str, Any]:
-        """The syntax tree of a text."""
-        known = self._trees.get(sql)
-        return known if known is not None else self._trees.put(sql, self.parser.parse(sql)[0])
+    def tree(self, sql: str) -> TreeNode:
+        """The syntax tree of a text. Callers share it and must not change it."""
+        cached = self._trees.get(sql)
+        return cached if cached is not None else self._trees.put(sql, self.parser.parse(sql)[0])
 
     def __call__(
         self, sql: str, bound: frozenset[str], placeholders: Mapping[str, str] | None = None, *, view: bool = False
     ) -> Verified:
-        given = dict(placeholders or {})
-        key = (sql, bound, tuple(sorted(given.items())), view)
-        known = self._known.get(key)
-        if known is not None:
-            return known
-        return self._known.put(key, verify(sql, self.parser, bound=bound, placeholders=given, view=view))
+        types = dict(placeholders or {})
+        key = (sql, bound, tuple(sorted(types.items())), view)
+        cached = self._verified.get(key)
+        if cached is not None:
+            return cached
+        return self._verified.put(key, verify(sql, self.parser, bound=bound, placeholders=types, view=view))
 
 
 class Composer:
@@ -110,28 +116,31 @@ class Composer:
         scope: Scope,
         *,
         upto: str | None = None,
-        bounded: Bounded = "varying",
+        size_check: SizeCheck = "varying",
     ) -> Composed:
         """The statement of a pipe for one request: its published node, or the node `upto`.
 
-        Raises RK4040 for one that is too complex. `bounded` says whether that is asked of all pipes, only of those
-        whose text depends on the request (others were checked when they were pushed), or of none.
+        Raises RK4040 for a statement that is too complex. By default only statements whose text depends on the
+        request are checked for that: the others were checked when they were pushed.
         """
         binder = Binder()
         texts = self._texts(catalogue, pipe, render, binder, upto)
         key = (pipe, upto, scope.shape(), tuple((p, tuple(v.identity for _, v in t)) for p, t in texts.items()))
-        known = self._assembled.get(key)
-        if known is None:
+        assembled = self._assembled.get(key)
+        if assembled is None:
             statement = assemble(catalogue, pipe, texts, _binding(scope))
-            if bounded == "all" or (bounded == "varying" and any(catalogue.pipes[n].varies for n in texts)):
+            if size_check == "all" or (size_check == "varying" and any(catalogue.pipes[n].varies for n in texts)):
                 check_extent(extents_of(catalogue.relations, texts)[pipe], f"the statement of `{pipe}`")
-            known = self._assembled.put(key, statement)
-        return Composed(known, binder.bindings)
+            assembled = self._assembled.put(key, statement)
+        return Composed(assembled, binder.bindings)
 
     def adhoc(
         self, catalogue: Catalogue, sql: str, allowed: frozenset[str], render: Render, scope: Scope
     ) -> Composed:
-        """An ad-hoc SELECT over allowed names. Pipes stand in a context of their own, which the text cannot reach."""
+        """The statement for an ad-hoc SELECT over allowed names.
+
+        Each pipe that it reads becomes a `view(…)` with its own WITH queries, which the ad-hoc text cannot reference.
+        """
         text = self.verifier(sql, allowed)
         binder, bind = Binder(), _binding(scope)
         ctes: dict[str, str] = {}
@@ -156,15 +165,16 @@ class Composer:
             placeholders.update(inner.placeholders)
             relations |= inner.relations
             slow = slow or inner.slow
-        check_extent(text.extent.of(extents), "the query")
-        statement = Assembled(_ended(ctes, text), placeholders, frozenset(relations), slow)
+        check_extent(text.extent.evaluated(extents), "the query")
+        statement = Assembled(_with_last(ctes, text), placeholders, frozenset(relations), slow)
         return Composed(statement, binder.bindings)
 
     def static_texts(self, catalogue: Catalogue, pipe: str) -> Texts:
-        """The texts of a materialized pipe, which never vary."""
+        """The texts of a materialized pipe. They do not depend on requests."""
         return self._texts(catalogue, pipe, _no_template, Binder(), None)
 
     def _texts(self, catalogue: Catalogue, pipe: str, render: Render, binder: Binder, upto: str | None) -> Texts:
+        """The verified texts of a pipe, and of the pipes that it reads directly or through others."""
         texts: dict[str, tuple[tuple[str, Verified], ...]] = {}
         pending = [pipe]
         while pending:
@@ -178,8 +188,11 @@ class Composer:
     def _rendered(
         self, compiled: CompiledPipe, render: Render, binder: Binder, upto: str | None
     ) -> tuple[tuple[str, Verified], ...]:
-        """The nodes that this very request needs: which ones, each text says itself, from the last node backwards."""
-        wanted, found = {upto or compiled.published}, []
+        """The verified nodes that this request needs.
+
+        Found from the last node backwards, because each rendered text shows which earlier nodes it reads.
+        """
+        wanted, rendered = {upto or compiled.published}, []
         for node in reversed(compiled.nodes):
             if node.name not in wanted:
                 continue
@@ -193,8 +206,8 @@ class Composer:
                     raise _in_request(exc, compiled.name, node.name) from exc
                 check_used(text, frozenset(binder.types) - before)
             wanted |= text.reads
-            found.append((node.name, text))
-        return tuple(reversed(found))
+            rendered.append((node.name, text))
+        return tuple(reversed(rendered))
 
 
 def assemble(
@@ -207,10 +220,10 @@ def assemble(
     columns: tuple[str, ...] = (),
     around: Verified | None = None,
 ) -> Assembled:
-    """One statement from verified texts.
+    """Assemble one statement from verified texts.
 
-    `last` replaces the text of the pipe's last node (a view's branch), `columns` selects from it (all by default).
-    `around` is the text that reads the statement.
+    `last` replaces the text of the pipe's last node (with a view's branch), `columns` selects from it (by default all
+    columns). `around` is the text that reads the statement.
     """
     ctes: dict[str, str] = {}
     placeholders: dict[str, str] = {}
@@ -233,7 +246,7 @@ def assemble(
         nodes = texts[name]
         require_all(nodes)
         *before, (_, final) = nodes
-        ctes[name] = _ended({n: t.canonical for n, t in before}, final)
+        ctes[name] = _with_last({n: t.canonical for n, t in before}, final)
 
     def require_all(nodes: tuple[tuple[str, Verified], ...]) -> None:
         own = {n for n, _ in nodes}
@@ -244,46 +257,46 @@ def assemble(
     require_all(texts[pipe])
     *before, (_, final) = texts[pipe]
     ctes.update((n, t.canonical) for n, t in before)
-    sql = _ended(ctes, final) if last is None else _with(ctes, last, columns)
+    sql = _with_last(ctes, final) if last is None else _with_all(ctes, last, columns)
     slow = any(text.slow for nodes in texts.values() for _, text in nodes)
     return Assembled(sql, placeholders, frozenset(relations), slow)
 
 
 def _readings(catalogue: Catalogue, texts: Texts, around: Verified | None) -> dict[str, Reading]:
-    """How each name is read; a statement binds a name once, so it must be read in one way throughout."""
-    found: dict[str, Reading] = {}
-    every = [v for t in texts.values() for _, v in t]
-    passed = shape.passed(v.uses for v in (*every, *([around] if around else ())))
-    for text in every:
+    """How each name is read. A statement binds a name once, so all its texts must read it in the same way."""
+    readings: dict[str, Reading] = {}
+    all_texts = [v for t in texts.values() for _, v in t]
+    passed = shape.passed(v.uses for v in (*all_texts, *([around] if around else ())))
+    for text in all_texts:
         for name in text.reads:
             reading = Reading(name in text.final, text.sample.get(name), text.names, passed)
-            known = found.setdefault(name, reading)
+            known = readings.setdefault(name, reading)
             if (known.final, known.sample) != (reading.final, reading.sample):
                 raise RookeryError(
                     SQL_REFUSED,
                     f"`{name}` is read with FINAL or SAMPLE in one place and differently in another",
-                    hint="read it in one way everywhere, or set `final: true` on the datasource",
+                    hint="read it in the same way everywhere, or set `final: true` on the datasource",
                 )
             if (reading.final or reading.sample) and name not in catalogue.relations:
                 raise RookeryError(SQL_REFUSED, f"FINAL or SAMPLE on `{name}`, which is not a datasource")
-            found[name] = replace(known, names=_either(known.names, reading.names))
-    return found
+            readings[name] = replace(known, names=_union(known.names, reading.names))
+    return readings
 
 
-def _either(one: frozenset[str] | None, other: frozenset[str] | None) -> frozenset[str] | None:
-    return None if one is None or other is None else one | other
+def _union(first: frozenset[str] | None, second: frozenset[str] | None) -> frozenset[str] | None:
+    return None if first is None or second is None else first | second
 
 
-def _ended(ctes: Mapping[str, str], last: Verified) -> str:
-    """A statement that ends with a verified text: as it stands where it is one SELECT, for every layer costs time."""
+def _with_last(ctes: Mapping[str, str], last: Verified) -> str:
+    """A statement that ends with a verified text. A plain SELECT needs no WITH query of its own, which saves time."""
     if not last.plain:
-        return _with(ctes, last.canonical)
+        return _with_all(ctes, last.canonical)
     items = ",\n".join(f"{quote(n)} AS (\n{t}\n)" for n, t in ctes.items())
     return f"WITH {items}\n{last.canonical}" if items else last.canonical
 
 
-def _with(ctes: Mapping[str, str], last: str, columns: tuple[str, ...] = ()) -> str:
-    """A statement whose names are all common table expressions; the last text stands as a relation of its own."""
+def _with_all(ctes: Mapping[str, str], last: str, columns: tuple[str, ...] = ()) -> str:
+    """A statement in which all texts are WITH queries, including the last one."""
     items = [f"{quote(n)} AS (\n{t}\n)" for n, t in ctes.items()]
     items.append(f"{quote(LAST_NODE_ALIAS)} AS (\n{last}\n)")
     selected = ", ".join(quote(c) for c in columns) or "*"
@@ -291,12 +304,12 @@ def _with(ctes: Mapping[str, str], last: str, columns: tuple[str, ...] = ()) -> 
 
 
 def _in_request(exc: RookeryError, pipe: str, node: str) -> RookeryError:
-    """What a caller reads when these parameters choose a table that does not exist."""
+    """The error for a caller whose parameters select a table that does not exist."""
     if exc.code is not TABLE_REFUSED:
         return exc
     return RookeryError(
         BRANCH,
-        f"with these parameters, node `{node}` of `{pipe}` reads what does not exist: {exc.message}",
+        f"with these parameters, node `{node}` of `{pipe}` reads a table that does not exist: {exc.message}",
         hint="send other values; the author of the pipe sees a warning in `rookery check`",
     )
 
@@ -306,6 +319,8 @@ def _no_template(template: Template, binder: Binder, columns: frozenset[str]) ->
 
 
 def _binding(scope: Scope) -> Bind:
+    """Bind names by the scope, and check that each result is limited to the tenant."""
+
     def bind(relation: Relation, how: Reading) -> Bound:
         bound = scope.bind(relation, how)
         _hold_to_tenant(scope, relation, bound)
@@ -315,9 +330,9 @@ def _binding(scope: Scope) -> Bind:
 
 
 def _hold_to_tenant(scope: Scope, relation: Relation, bound: Bound) -> None:
-    """Refuse tenants' rows that neither come from the tenant's nest nor are checked a second time. Raises RK6017.
+    """Refuse to read tenants' rows that are neither in the tenant's nest nor checked a second time. Raises RK6017.
 
-    This does not ask the scope how it decided, so that a fault there becomes an error.
+    This check is independent of how the scope decided, so that a fault in the scope becomes an error.
     """
     if relation.tenant is None or (scope.unrestricted and scope.tenant is None) or bound.witnessed:
         return

@@ -1,4 +1,4 @@
-"""What a pipe's `parameters` say, compared with its templates."""
+"""Compares the `parameters` that a pipe's file declares with its templates."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from engine.project.model import Parameter, Pipe
 from engine.template.parameters import coerce
 
 
-def questionable(pipe: Pipe, used: frozenset[str]) -> Iterator[RookeryError]:
-    """Declarations that do nothing, because no template has the parameter, or whose values no call could send.
+def declaration_warnings(pipe: Pipe, used: frozenset[str]) -> Iterator[RookeryError]:
+    """Yield warnings for unused declarations, and for values in declarations that do not fit the parameter's type.
 
-    They are warnings: pipes that are deployed with them keep working. `used` are the parameters of the pipe's
-    templates and of the pipes that it reads.
+    They are not errors, so deployed pipes keep working. `used` are the parameters in the templates of the pipe and of
+    the pipes that it reads.
     """
     for parameter in pipe.parameters:
         if parameter.name not in used:
@@ -24,10 +24,11 @@ def questionable(pipe: Pipe, used: frozenset[str]) -> Iterator[RookeryError]:
                 place=parameter.place_of("name"),
             )
             continue
-        yield from _unfit(parameter)
+        yield from _invalid_values(parameter)
 
 
-def _unfit(parameter: Parameter) -> Iterator[RookeryError]:
+def _invalid_values(parameter: Parameter) -> Iterator[RookeryError]:
+    """Yield a warning for each declared value that is not of the parameter's type."""
     values = [("default", parameter.default), ("example", parameter.example), *(("enum", v) for v in parameter.enum)]
     for key, value in values:
         if value is None:

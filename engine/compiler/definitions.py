@@ -1,4 +1,4 @@
-"""Datasource definitions: every expression and type in them is judged before it becomes part of any DDL."""
+"""Checks datasource definitions: every type and expression is verified before it becomes part of DDL."""
 
 from __future__ import annotations
 
@@ -53,19 +53,19 @@ TYPES = [
 
 
 class Definer(TableDefiner, Protocol):
-    """What is asked of an engine about a definition."""
+    """What these checks need from an engine."""
 
     def canonical_type(self, type: str) -> str | None:
-        """The engine's own name of a type, None where there is no such type."""
+        """The engine's name of a type; None if there is no such type."""
         ...
 
     def is_true(self, condition: str) -> bool:
-        """Whether a SELECT of one condition without tables gives a true one; False also if it cannot be computed."""
+        """Whether a SELECT of one condition without tables returns true. False if it fails."""
         ...
 
 
 def only_expression(tree: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The single expression of `SELECT <expression>`, or None when the text was anything more than that."""
+    """The expression of `SELECT <expression>`; None if the query has anything else in it."""
     try:
         (select,) = tree["list_of_selects"]["children"]
         (expression,) = select["select"]["children"]
@@ -79,34 +79,35 @@ def only_expression(tree: Mapping[str, Any]) -> dict[str, Any] | None:
 def check_definition(
     source: Datasource, shape: Shape, verifier: Verifier, definer: Definer
 ) -> Iterator[RookeryError]:
-    """What is wrong with a datasource's types and expressions; nothing is created unless all of them are judged.
+    """Yield the problems of a datasource's types and expressions.
 
-    `shape` makes the table that the engine is asked about.
+    The engine tries to create the table only after all expressions have been verified. `shape` returns that table.
     """
-    bad = False
+    has_problems = False
     names = {column.name for column in source.columns}
-    for text, place, what in _expressions(source):
-        # `user` and its like are functions only where no column has the name.
-        is_column = text.strip().strip("`") in names and not what.startswith("default")
-        problem = None if is_column else _judge(text, place, what, verifier)
+    for text, place, part in _expressions(source):
+        # Names such as `user` mean a function only if no column has the name.
+        is_column = text.strip().strip("`") in names and not part.startswith("default")
+        problem = None if is_column else _expression_problem(text, place, part, verifier)
         if problem:
-            bad = True
+            has_problems = True
             yield problem
     for column in source.columns:
         if definer.canonical_type(column.type) is None:
-            bad = True
-            yield _no_type(column)
-    if not bad:
+            has_problems = True
+            yield _unknown_type(column)
+    if not has_problems:
         yield from refusals(source, shape, definer)
 
 
-def canonical_type(source: Datasource, definer: Definer) -> Datasource:
-    """A datasource, which has been checked, with its types as the engine spells them: `INT` is `Int32`."""
+def canonical_types(source: Datasource, definer: Definer) -> Datasource:
+    """A checked datasource, with its types as the engine spells them: `INT` becomes `Int32`."""
     columns = [c.model_copy(update={"type": definer.canonical_type(c.type) or c.type}) for c in source.columns]
     return source.model_copy(update={"columns": type(source.columns)(columns)})
 
 
 def _expressions(source: Datasource) -> Iterator[tuple[str, Place, str]]:
+    """Yield each SQL expression with its place and a name for messages."""
     for column in source.columns:
         if column.default:
             yield column.default, column.place_of("default"), f"default of `{column.name}`"
@@ -121,24 +122,25 @@ def _expressions(source: Datasource) -> Iterator[tuple[str, Place, str]]:
         yield index.expression, index.place_of("expression"), f"index `{index.name}`"
 
 
-def _judge(text: str, place: Place, what: str, verifier: Verifier) -> RookeryError | None:
+def _expression_problem(text: str, place: Place, part: str, verifier: Verifier) -> RookeryError | None:
+    """The problem with an expression, if there is one."""
     try:
         verifier(f"SELECT {text}", frozenset())
         if only_expression(verifier.tree(f"SELECT {text}")) is not None:
             return None
     except RookeryError as exc:
-        return RookeryError(exc.code, f"{what}: {exc.message}", hint=exc.hint, place=place, detail=exc.detail)
-    return RookeryError(SQL_REFUSED, f"{what}: `{text[:80]}` is not one expression", place=place)
+        return RookeryError(exc.code, f"{part}: {exc.message}", hint=exc.hint, place=place, detail=exc.detail)
+    return RookeryError(SQL_REFUSED, f"{part}: `{text[:80]}` is not a single expression", place=place)
 
 
-def _no_type(column: Column) -> RookeryError:
+def _unknown_type(column: Column) -> RookeryError:
     near = difflib.get_close_matches(column.type.partition("(")[0], TYPES, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]}?" if near else None
     return RookeryError(
-        BAD_TYPE, f"column `{column.name}`: there is no type {column.type}", hint=hint, place=column.place_of("type")
+        BAD_TYPE, f"column `{column.name}`: unknown type {column.type}", hint=hint, place=column.place_of("type")
     )
 
 
 def type_probe(type: str) -> str:
-    """A SELECT that the engine can analyse exactly when the type exists."""
+    """A SELECT that the engine can analyze if and only if the type exists."""
     return f"SELECT defaultValueOfTypeName({literal(type)})"

@@ -1,4 +1,4 @@
-"""Compiling a project so that all that is wrong is told at once: unreadable files, broken rules, and SQL."""
+"""Compiles a project and reports all problems together: unreadable files, broken rules, and SQL errors."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from engine.project.model import Project
 
 def compile_all(
     project: Project,
-    compiled: Callable[[frozenset[str]], Build],
+    compile_project: Callable[[frozenset[str]], Build],
     problems: Collector | None = None,
     unreadable: frozenset[str] = frozenset(),
 ) -> Build:
-    """What a project compiles to. Raises Problems: those that are given, and all others.
+    """Compile a project. Raises Problems with `problems` and all that are found.
 
-    `compiled` builds the project without resources whose problems are told already, and what stands on them.
-    `unreadable` are resources whose files cannot be read.
+    `compile_project` builds the project. Its argument names the resources with reported problems, which it must skip
+    together with the resources that depend on them. `unreadable` are resources whose files cannot be read.
     """
-    found = Collector([*(problems.problems if problems else ()), *check(project, unreadable)])
-    files = {p.place.file for p in found.problems if p.place}
-    told = unreadable | {r.name for r in project.resources() if r.place.file in files}
+    collected = Collector([*(problems.problems if problems else ()), *check(project, unreadable)])
+    files = {p.place.file for p in collected.problems if p.place}
+    reported = unreadable | {r.name for r in project.resources() if r.place.file in files}
     try:
-        build = compiled(told)
+        build = compile_project(reported)
     except Problems as exc:
-        found.add(exc)
-    found.raise_if_any()
+        collected.add(exc)
+    collected.raise_if_any()
     return build

@@ -1,8 +1,8 @@
-"""Analysis of a pipe's nodes by the engine, with sample values for the parameters.
+"""Analyzes a pipe's nodes with the engine, using sample values for the parameters.
 
-All templates of a statement are rendered with one set of values. A parameter about which nothing is known gets a
-made-up value. If the engine cannot convert that value, the pipe may still be right, so other values are tried; when
-none fits, the result is a warning, not an error.
+All templates of a statement are rendered with one set of values. A parameter without a default or example gets a
+made-up value. If the engine cannot convert that value, the pipe may still be correct, so other values are tried. If
+none works, the result is a warning and not an error.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.compiler.build_state import BuildState, scratch_database, scratch_table
-from engine.compiler.compose import Bounded, Composed
+from engine.compiler.compose import Composed, SizeCheck
 from engine.compiler.pipes import CompiledPipe
-from engine.compiler.sample_contexts import SAMPLE_DATE, SAMPLE_DATETIME, SAMPLE_UUID, expected, needs_constant
+from engine.compiler.sample_contexts import SAMPLE_DATE, SAMPLE_DATETIME, SAMPLE_UUID, fitting_texts, needs_constant
 from engine.compiler.scope import Scope
 from engine.errors import SAMPLE, RookeryError
 from engine.schema import Column
@@ -28,42 +28,42 @@ VALUE_ERRORS = frozenset(
     {6, 25, 26, 27, 32, 33, 36, 38, 41, 43, 53, 69, 70, 72, 117, 131, 135, 153, 190, 321, 349, 376, 407, 427, 436}
     | {441, 457, 467, 469, 536, 565, 675, 676, 691, 1000, 1001}
 )
-"""The engine's numbers of errors that another value of a parameter may not have."""
+"""Error numbers of the engine that may not occur with another value of a parameter."""
 UNKNOWN_IDENTIFIER = 47
 SAMPLE_TEXTS = (SAMPLE_DATE, SAMPLE_DATETIME, "1", "UTC", "day", SAMPLE_UUID, "127.0.0.1", "true", "{}", "a")
 SAMPLE_NUMBERS = (0, 2, 3, 7, 10, 60, 100, 1000, 12, 1)
 MAX_TRIED_COLUMNS = 24
-"""Most columns that are tried for a parameter that names one."""
+"""Most columns that are tried for a parameter that names a column."""
 _PLACEHOLDER = re.compile(r"\{(p[0-9]+):([^{}]*)\}")
 
 
 class UncheckedError(RookeryError):
-    """No sample value was found with which the engine takes a node."""
+    """The engine accepts a node with none of the sample values that were tried."""
 
 
 @dataclass(slots=True)
 class Values:
-    """The values of one dry run: what a caller would send, and what is taken for parameters that must be there.
-
-    `free` are those that no author wrote; other values may replace them.
-    """
+    """The parameter values of one dry run."""
 
     request: dict[str, object]
+    """The values that a caller would send."""
     fallback: dict[str, object]
+    """The values of parameters that a template requires but `request` lacks."""
     free: frozenset[str]
+    """Parameters whose value is made up, so that other values may be tried."""
 
-    def but(self, other: Mapping[str, object]) -> Values:
-        """The same with other values of some parameters."""
+    def replaced(self, other: Mapping[str, object]) -> Values:
+        """A copy with other values for some parameters."""
         request = {n: other.get(n, v) for n, v in self.request.items()}
         return replace(self, request=request, fallback={**self.fallback, **other})
 
 
-def all_given(
+def all_parameters(
     specs: Mapping[str, ParameterSpec], identifiers: frozenset[str], columns: Iterable[str], *, plainly: bool = False
 ) -> Values:
-    """Every parameter has a value: an example or a likely one, or `plainly` the default or an empty one.
+    """Values for all parameters: the example or a likely value, or with `plainly` the default or an empty value.
 
-    Defaults are free, since a caller who sends the parameter sends something else.
+    Parameters with a default are free too: a caller who sends the parameter sends another value.
     """
     listed = sorted(columns)
     values = {n: (minimal_value if plainly else sample_value)(s, identifiers, listed) for n, s in specs.items()}
@@ -71,114 +71,120 @@ def all_given(
     return Values(values, values, free)
 
 
-def none_given(specs: Mapping[str, ParameterSpec], declared: Mapping[str, ParameterSpec], given: Values) -> Values:
-    """Only what must be there has a value."""
+def required_parameters(
+    specs: Mapping[str, ParameterSpec], declared: Mapping[str, ParameterSpec], all_values: Values
+) -> Values:
+    """Values for the required parameters only. Others have their declared default, if there is one."""
     request = {n: s.default for n, s in declared.items() if s.default is not None}
-    free = frozenset(n for n in given.free if specs[n].default is None)
-    return Values(dict(request), given.fallback, free)
+    free = frozenset(n for n in all_values.free if specs[n].default is None)
+    return Values(dict(request), all_values.fallback, free)
 
 
 def specs_of(pipes: Iterable[CompiledPipe]) -> dict[str, ParameterSpec]:
-    """What is known of each parameter of some pipes, from wherever it is said."""
-    found: dict[str, ParameterSpec] = {}
+    """Parameter → its specification, merged from all templates and declarations of some pipes."""
+    specs: dict[str, ParameterSpec] = {}
     for pipe in pipes:
         for spec in (*pipe.parameters, *(s for n in pipe.nodes for s in n.template.parameters)):
-            known = found.setdefault(spec.name, spec)
-            said = {k: getattr(spec, k) for k in ("default", "example", "enum") if getattr(known, k) is None}
-            found[spec.name] = replace(known, **said)
-    return found
+            known = specs.setdefault(spec.name, spec)
+            missing = {k: getattr(spec, k) for k in ("default", "example", "enum") if getattr(known, k) is None}
+            specs[spec.name] = replace(known, **missing)
+    return specs
 
 
 def identifiers_of(pipes: Iterable[CompiledPipe]) -> frozenset[str]:
-    """Parameters that name columns."""
+    """The parameters that name columns."""
     return frozenset(i for p in pipes for n in p.nodes for i in n.template.identifiers)
 
 
 @dataclass(slots=True)
 class DryRun:
-    """The nodes of one pipe, analysed with one set of values; what has worked for a node is kept for the next."""
+    """Analyzes the nodes of one pipe in order. Values that work for one node are kept for the next."""
 
     state: BuildState
     pipe: CompiledPipe
     values: Values
+    """The current values, at first likely ones."""
     plain: Values
+    """Defaults and empty values."""
     specs: Mapping[str, ParameterSpec]
     identifiers: frozenset[str]
     outputs: dict[str, tuple[Column, ...]] = field(default_factory=dict)
+    """Node → its output columns, once analyzed."""
     doubts: dict[str, RookeryError] = field(default_factory=dict)
-    """Warnings by node: what fails with likely values, but not with plain ones."""
+    """Node → a warning, if the node fails with likely values but not with plain ones."""
 
     def describe(self, node: str) -> tuple[Column, ...]:
-        """Output columns of a node. Raises the engine's error, or UncheckedError when it may only be the sample's."""
+        """The output columns of a node. Raises the engine's error, or UncheckedError if the samples may be wrong."""
         try:
-            found = self._ask(node, self.values)
+            columns = self._analyze(node, self.values)
         except RookeryError as exc:
-            found = self._plainly(node, exc) or self._otherwise(node, exc)
-        self.outputs[node] = found
-        return found
+            columns = self._with_plain_values(node, exc) or self._with_other_values(node, exc)
+        self.outputs[node] = columns
+        return columns
 
-    def _plainly(self, node: str, first: RookeryError) -> tuple[Column, ...] | None:
-        """The same with defaults and empty values, where that is possible; then the error is only a warning."""
+    def _with_plain_values(self, node: str, first: RookeryError) -> tuple[Column, ...] | None:
+        """Analyze the node with plain values. Returns None if that fails, else makes a warning of the first error."""
         try:
-            found = self._ask(node, self.plain)
+            columns = self._analyze(node, self.plain)
         except RookeryError:
             return None
         exampled = [n for n, s in self.specs.items() if s.example is not None]
         if getattr(first, "engine_code", None) not in VALUE_ERRORS or exampled:
-            text = f"node `{node}` fails with the examples of parameters, or with 1 for numbers: {first.message}"
+            text = f"node `{node}` fails with the examples of its parameters, or with 1 for numbers: {first.message}"
             hint = "correct the node, or the example"
             self.doubts[node] = RookeryError(SAMPLE, text, hint=hint, detail=first.detail)
-        return found
+        return columns
 
-    def _otherwise(self, node: str, first: RookeryError) -> tuple[Column, ...]:
+    def _with_other_values(self, node: str, first: RookeryError) -> tuple[Column, ...]:
         """Analyze the node again with other values for the free parameters."""
-        used = self._used(node)
-        naming = self.identifiers & used.keys()
+        used = self._used_parameters(node)
+        column_parameters = self.identifiers & used.keys()
         code = getattr(first, "engine_code", None)
-        if not used or code is None or (code not in VALUE_ERRORS and not naming):
+        if not used or code is None or (code not in VALUE_ERRORS and not column_parameters):
             raise first
         errors = [first]
-        for values in self._fitted(node, used, naming):
-            if found := self._tried(node, values, errors):
-                return found
-        blank = self._blank(node, used)
-        if isinstance(blank, tuple):
-            return blank
-        for values in self._guessed(node, used, naming):
-            if found := self._tried(node, values, errors):
-                return found
-        raise self._verdict(node, sorted(used), errors, blank, certain=bool(naming))
+        for values in self._fitting_values(node, used, column_parameters):
+            if columns := self._try(node, values, errors):
+                return columns
+        unknown_strings = self._with_unknown_strings(node, used)
+        if isinstance(unknown_strings, tuple):
+            return unknown_strings
+        for values in self._guessed_values(node, used, column_parameters):
+            if columns := self._try(node, values, errors):
+                return columns
+        raise self._failure(node, sorted(used), errors, unknown_strings, certain=bool(column_parameters))
 
-    def _tried(self, node: str, values: Values, errors: list[RookeryError]) -> tuple[Column, ...] | None:
-        """The node with other values, which are kept if they do; an error is noted if they do not."""
+    def _try(self, node: str, values: Values, errors: list[RookeryError]) -> tuple[Column, ...] | None:
+        """Analyze the node with other values. Keeps them if they work; otherwise adds the error and returns None."""
         try:
-            found = self._ask(node, values)
+            columns = self._analyze(node, values)
         except RookeryError as exc:
             errors.append(exc)
             return None
         self.values = values
-        return found
+        return columns
 
-    def _verdict(
-        self, node: str, used: list[str], errors: list[RookeryError], blank: RookeryError, *, certain: bool
+    def _failure(
+        self, node: str, used: list[str], errors: list[RookeryError], unknown_strings: RookeryError, *, certain: bool
     ) -> RookeryError:
-        """Whose mistake it is that no value suits: an error that does not depend on the values is the author's."""
+        """The error to raise if no value works. An error with all values alike is a mistake in the pipe."""
         identities = [_identity(e) for e in errors]
-        if certain or _identity(blank) in identities or len(set(identities)) == 1:
-            # A name that is unknown whichever column stands there says most.
+        if certain or _identity(unknown_strings) in identities or len(set(identities)) == 1:
+            # Prefer an unknown identifier: it is the most informative error.
             common = max(
-                identities, key=lambda i: (i[0] == UNKNOWN_IDENTIFIER, i == _identity(blank), identities.count(i))
+                identities,
+                key=lambda i: (i[0] == UNKNOWN_IDENTIFIER, i == _identity(unknown_strings), identities.count(i)),
             )
             return errors[identities.index(common)]
         names = ", ".join(f"`{n}`" for n in used)
         return UncheckedError(
             SAMPLE,
-            f"node `{node}` was not checked, since no sample value of {names} suits it: {errors[0].message}",
-            hint="give an example that does: {{ String(name, example='2024-01-31') }}",
+            f"node `{node}` was not checked, because no sample value of {names} works: {errors[0].message}",
+            hint="write an example that works: {{ String(name, example='2024-01-31') }}",
             detail=errors[0].detail,
         )
 
-    def _ask(self, node: str, values: Values) -> tuple[Column, ...]:
+    def _analyze(self, node: str, values: Values) -> tuple[Column, ...]:
         composed = self._composed(node, values)
         return self._described(composed, composed.sql)
 
@@ -191,25 +197,31 @@ class DryRun:
             return template.dry_run(values.request, values.fallback, binder, columns, Branches())
 
         scope = Scope(scratch_database(self.state.workspace), unrestricted=True)
-        # What is deployed keeps working; the next push says what is too complex.
-        bounded: Bounded = "none" if self.state.tolerated is None else "all"
-        return self.state.composer.request(self.state, self.pipe.name, render, scope, upto=node, bounded=bounded)
+        # Deployed pipes keep working. The next push refuses those that are too complex.
+        size_check: SizeCheck = "none" if self.state.tolerated is None else "all"
+        return self.state.composer.request(
+            self.state, self.pipe.name, render, scope, upto=node, size_check=size_check
+        )
 
-    def _used(self, node: str) -> dict[str, frozenset[str]]:
-        """Free parameters that matter to a node, with the placeholders whose values depend on them."""
+    def _used_parameters(self, node: str) -> dict[str, frozenset[str]]:
+        """The free parameters that affect a node → the placeholders whose values depend on them.
+
+        The set is empty if the parameter changes the text itself.
+        """
         before = self._composed(node, self.values)
-        found: dict[str, frozenset[str]] = {}
+        used: dict[str, frozenset[str]] = {}
         for name in sorted(self.values.free):
             try:
-                after = self._composed(node, self.values.but({name: self._another(name)}))
+                after = self._composed(node, self.values.replaced({name: self._other_value(name)}))
             except RookeryError:
                 continue
             changed = frozenset(n for n, v in after.bindings.items() if before.bindings.get(n) != v)
             if changed or after.sql != before.sql:
-                found[name] = changed if after.sql == before.sql else frozenset()
-        return found
+                used[name] = changed if after.sql == before.sql else frozenset()
+        return used
 
-    def _another(self, name: str) -> object:
+    def _other_value(self, name: str) -> object:
+        """A value of the parameter's type that differs from the sample."""
         type = self.specs[name].type
         if name in self.identifiers:
             return max(self.pipe.columns, default="")
@@ -221,60 +233,70 @@ class DryRun:
             )
         return "5" if type not in ("Bool", "Array(Bool)") else "true"
 
-    def _fitted(self, node: str, used: Mapping[str, frozenset[str]], naming: frozenset[str]) -> Iterator[Values]:
-        """Texts by where they stand, and columns for parameters that name one."""
+    def _fitting_values(
+        self, node: str, used: Mapping[str, frozenset[str]], column_parameters: frozenset[str]
+    ) -> Iterator[Values]:
+        """Yield values that fit the places of the placeholders, and columns for parameters that name one."""
         fitting = self._fitting(node, used)
-        for column in self._columns(node) if naming else ():
-            yield self.values.but({**fitting, **dict.fromkeys(naming, column)})
+        for column in self._columns(node) if column_parameters else ():
+            yield self.values.replaced({**fitting, **dict.fromkeys(column_parameters, column)})
         if fitting:
-            yield self.values.but(fitting)
+            yield self.values.replaced(fitting)
 
-    def _guessed(self, node: str, used: Mapping[str, frozenset[str]], naming: frozenset[str]) -> Iterator[Values]:
-        """Any texts and numbers where nothing tells what is wanted."""
+    def _guessed_values(
+        self, node: str, used: Mapping[str, frozenset[str]], column_parameters: frozenset[str]
+    ) -> Iterator[Values]:
+        """Yield arbitrary strings and numbers for parameters about whose place nothing is known."""
         fitting = self._fitting(node, used)
-        texts = [n for n in used if self._is(n, "String") and n not in naming and n not in fitting]
-        numbers = [n for n in used if self._is(n, "Int", "UInt", "Float", "Decimal")]
+        texts = [n for n in used if self._has_type(n, "String") and n not in column_parameters and n not in fitting]
+        numbers = [n for n in used if self._has_type(n, "Int", "UInt", "Float", "Decimal")]
         for text, number in zip(SAMPLE_TEXTS, SAMPLE_NUMBERS, strict=True) if texts or numbers else ():
-            yield self.values.but({**fitting, **dict.fromkeys(texts, text), **dict.fromkeys(numbers, number)})
+            yield self.values.replaced({**fitting, **dict.fromkeys(texts, text), **dict.fromkeys(numbers, number)})
 
-    def _is(self, name: str, *types: str) -> bool:
+    def _has_type(self, name: str, *types: str) -> bool:
+        """Whether a parameter, or an element of it, has one of these types."""
         return self.specs[name].type.removeprefix("Array(").startswith(types)
 
     def _fitting(self, node: str, used: Mapping[str, frozenset[str]]) -> dict[str, object]:
-        """Texts that suit the places where parameters stand."""
+        """Parameter → a string that fits the place of its placeholder."""
         tree = self.state.composer.verifier.tree(self._composed(node, self.values).sql)
         types = {c.name: c.type for r in self.pipe.datasources for c in self.state.datasources[r].columns}
-        types |= {c.name: c.type for found in self.outputs.values() for c in found}
-        places = expected(tree, types)
+        types |= {c.name: c.type for columns in self.outputs.values() for c in columns}
+        places = fitting_texts(tree, types)
         return {
             name: next(places[p] for p in sorted(placeholders) if p in places)
             for name, placeholders in used.items()
-            if self._is(name, "String") and not placeholders.isdisjoint(places)
+            if self._has_type(name, "String") and not placeholders.isdisjoint(places)
         }
 
     def _columns(self, node: str) -> list[str]:
-        """Columns that a node may name, those of what it reads first, and of each type one before the others."""
-        found: dict[str, str] = {}
+        """Columns that a node may name, most likely ones first: of what it reads, and at first one of each type."""
+        types: dict[str, str] = {}
         compiled = self.pipe.node(node)
         for read in sorted(compiled.reads) if compiled else ():
             if read in self.state.datasources:
-                found |= {c.name: c.type for c in self.state.datasources[read].columns}
+                types |= {c.name: c.type for c in self.state.datasources[read].columns}
             else:
-                found |= {c.name: c.type for c in (*self.outputs.get(read, ()), *self.state.outputs.get(read, ()))}
-        firsts = {type: name for name, type in reversed(found.items())}
-        listed = [*firsts.values(), *found, *sorted(self.pipe.columns)]
-        return [n for n in dict.fromkeys(listed) if n in self.pipe.columns][:MAX_TRIED_COLUMNS]
+                types |= {c.name: c.type for c in (*self.outputs.get(read, ()), *self.state.outputs.get(read, ()))}
+        firsts = {type: name for name, type in reversed(types.items())}
+        candidates = [*firsts.values(), *types, *sorted(self.pipe.columns)]
+        return [n for n in dict.fromkeys(candidates) if n in self.pipe.columns][:MAX_TRIED_COLUMNS]
 
-    def _blank(self, node: str, used: Mapping[str, frozenset[str]]) -> tuple[Column, ...] | RookeryError:
-        """The same with texts unknown to the engine, wherever it need not know them."""
+    def _with_unknown_strings(
+        self, node: str, used: Mapping[str, frozenset[str]]
+    ) -> tuple[Column, ...] | RookeryError:
+        """Analyze the node with string values that the engine does not know while it plans.
+
+        `materialize()` hides the value wherever the engine does not need a constant. Returns an error of the engine.
+        """
         fitting = self._fitting(node, used)
-        texts = {n for n in used if self._is(n, "String") and not needs_constant(str(fitting.get(n, "")))}
+        texts = {n for n in used if self._has_type(n, "String") and not needs_constant(str(fitting.get(n, "")))}
         placeholders = {p for n in texts for p in used[n]}
         try:
-            composed = self._composed(node, self.values.but(fitting))
+            composed = self._composed(node, self.values.replaced(fitting))
 
-            def unknown(found: re.Match[str]) -> str:
-                return f"materialize({found[0]})" if found[1] in placeholders else found[0]
+            def unknown(match: re.Match[str]) -> str:
+                return f"materialize({match[0]})" if match[1] in placeholders else match[0]
 
             return self._described(composed, _PLACEHOLDER.sub(unknown, composed.sql))
         except RookeryError as exc:
@@ -282,4 +304,5 @@ class DryRun:
 
 
 def _identity(exc: RookeryError) -> tuple[Any, str]:
+    """What two equal errors have in common: the engine's number and the message."""
     return getattr(exc, "engine_code", None), exc.message

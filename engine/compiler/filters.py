@@ -12,7 +12,7 @@ from typing import Any
 from engine.compiler.definitions import only_expression
 from engine.compiler.scope import TABLE_ALIAS, Relation
 from engine.errors import BAD_FILTER, RookeryError
-from engine.sql.grammar import listed
+from engine.sql.tree import members
 from engine.sql.verify import Parser
 from engine.tenant_ids import base_type, canonical_tenant
 
@@ -60,7 +60,7 @@ def parse_filter(text: str, relation: Relation, parser: Parser) -> ParsedFilter:
 
 
 def _conjuncts(node: dict[str, Any]) -> list[dict[str, Any]]:
-    if node.get("type") == "Function" and node.get("name") == "and" and (parts := listed(node.get("arguments"))):
+    if node.get("type") == "Function" and node.get("name") == "and" and (parts := members(node.get("arguments"))):
         return [c for part in parts for c in _conjuncts(part)]
     return [node]
 
@@ -69,7 +69,7 @@ def _tenant_of(node: dict[str, Any], relation: Relation) -> str | None:
     """The tenant in `tenant_column = literal` (either way round), else None."""
     if relation.tenant is None or node.get("type") != "Function" or node.get("name") != "equals":
         return None
-    compared = listed(node.get("arguments"))
+    compared = members(node.get("arguments"))
     if len(compared) != 2:
         # The engine refuses it with the rest of the filter.
         return None

@@ -1,11 +1,11 @@
-"""One pipe, compiled: templates, verified texts, parameters, what it reads and where it goes."""
+"""Compiles one pipe: its templates, verified texts and parameters, what it reads, and its target."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from engine.errors import (
     BRANCH,
@@ -19,7 +19,8 @@ from engine.errors import (
     RookeryError,
 )
 from engine.project.model import Engine, Limits, Node, Parameter, Pipe
-from engine.sql.tenant_lineage import named
+from engine.sql.tenant_lineage import names_of_values
+from engine.sql.tree import Node as TreeNode
 from engine.sql.verify import Verified
 from engine.template.dry_run import samples
 from engine.template.environment import Template, compile_template
@@ -29,80 +30,88 @@ _AFTER_FROM = re.compile(r"\b(?:FROM|JOIN|IN)\s*+\(?\s*+`?([A-Za-z_][A-Za-z0-9_]
 _STRINGS = re.compile(r"'(?:[^'\\]|\\(?:.|\Z))*+(?:'|\Z)", re.DOTALL)
 
 
-class Judge(Protocol):
-    """Verifies author texts, and has their syntax trees."""
+class TextVerifier(Protocol):
+    """Verifies author texts and returns their syntax trees (`compose.Verifier`)."""
 
     def __call__(
         self, sql: str, bound: frozenset[str], placeholders: Mapping[str, str] | None = None, *, view: bool = False
     ) -> Verified: ...
 
-    def tree(self, sql: str) -> Mapping[str, Any]: ...
+    def tree(self, sql: str) -> TreeNode: ...
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledNode:
-    """A node: its template, the names that it may use, its verified text if that never varies, and what it reads.
-
-    `reads` are the names in every branch of the template. `aliases` are the names that it gives to values; they are
-    looked up only where a template of the pipe names columns.
-    """
+    """A node of a compiled pipe."""
 
     name: str
     place: Place
     template: Template
     bound: frozenset[str]
+    """The names that it may use as tables."""
     static: Verified | None
+    """Its verified text, if that does not depend on parameters."""
     reads: frozenset[str]
+    """The bound names that it reads, in any branch of its template."""
     aliases: frozenset[str] = frozenset()
+    """The names that it gives to values. Only collected if a template of the pipe selects columns by parameter."""
     warnings: tuple[RookeryError, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class MaterializedTarget:
-    """Where a materialized pipe goes. `columns` and `triggers` (per branch) are filled by analysis.
-
-    `branches` are the texts of the views where they differ from the published node's.
-    """
+    """Where a materialized pipe stores its result. `columns` and `triggers` are set by the analysis."""
 
     name: str
     per_tenant: bool
     drop_tenant_column: bool
     engine: Engine | None
+    """The engine of a target without a file of its own."""
     columns: tuple[str, ...] = ()
+    """The target's columns that the pipe outputs."""
     triggers: tuple[str, ...] = ()
+    """For each branch of the view, the datasource whose inserts fire it."""
     branches: tuple[str, ...] = ()
+    """The texts of the views, if they differ from those of the published node."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledPipe:
-    """A pipe. `kind` is endpoint, materialized or standard; `published` the node that is served or materialized."""
+    """A compiled pipe."""
 
     name: str
     kind: str
+    """`endpoint`, `materialized` or `standard`."""
     description: str
     place: Place
     nodes: tuple[CompiledNode, ...]
     published: str
+    """The node that is served or materialized."""
     parameters: tuple[ParameterSpec, ...]
     limits: Limits
     target: MaterializedTarget | None = None
     columns: frozenset[str] = frozenset()
+    """The columns that its templates may name."""
     datasources: frozenset[str] = frozenset()
+    """The datasources that it reads, directly or through other pipes."""
     declared: frozenset[str] = field(default_factory=frozenset)
+    """The parameters that its file declares."""
     quoted: bool | None = None
+    """Whether JSON results have large integers as strings; None for the server's default."""
 
     def node(self, name: str) -> CompiledNode | None:
+        """The node of a name, or None."""
         return next((n for n in self.nodes if n.name == name), None)
 
     def needed(self, upto: str | None = None) -> tuple[CompiledNode, ...]:
-        """The published node (or `upto`) and the nodes that it stands on, in order."""
+        """The published node (or the node `upto`) and the nodes that it depends on, in order."""
         last = upto or self.published
-        wanted, found = {last}, []
+        needed, nodes = {last}, []
         for node in reversed(self.nodes):
-            if node.name in wanted:
-                wanted |= node.reads
-                found.append(node)
-        return tuple(reversed(found))
+            if node.name in needed:
+                needed |= node.reads
+                nodes.append(node)
+        return tuple(reversed(nodes))
 
     @property
     def reads(self) -> frozenset[str]:
@@ -112,10 +121,11 @@ class CompiledPipe:
 
     @property
     def varies(self) -> bool:
+        """Whether its text depends on parameters."""
         return any(n.static is None for n in self.nodes)
 
     def published_text(self) -> Verified:
-        """The published node's text; only materialized pipes, whose texts never vary, are asked for it."""
+        """The published node's text, for materialized pipes. Raises VIEW_SHAPE for a text that is not fixed."""
         node = self.node(self.published)
         if node is None or node.static is None:
             raise RookeryError(VIEW_SHAPE, f"pipe `{self.name}` has no fixed text", place=self.place)
@@ -123,28 +133,32 @@ class CompiledPipe:
 
     @property
     def tenant_keys(self) -> frozenset[str]:
+        """The parameters that select the tenant."""
         return frozenset(p.name for p in self.parameters if p.tenant_key)
 
     @property
     def warnings(self) -> tuple[RookeryError, ...]:
-        """What is suspicious in its templates, but no error."""
+        """The warnings of all nodes."""
         return tuple(w for n in self.nodes for w in n.warnings)
 
 
-def compile_pipe(pipe: Pipe, names: frozenset[str], columns: frozenset[str], verifier: Judge) -> CompiledPipe:
-    """Compile a pipe's templates and verify each text they can become. Raises `Problems`."""
+def compile_pipe(pipe: Pipe, names: frozenset[str], columns: frozenset[str], verifier: TextVerifier) -> CompiledPipe:
+    """Compile a pipe's templates and verify each text that they can become. Raises `Problems`.
+
+    `names` are the datasources and pipes that it may read, `columns` the columns that its templates may name.
+    """
     problems = Collector()
     templates = {n.name: _template(pipe, n, problems) for n in pipe.nodes}
-    making = _Making(pipe, columns, any(t.names_columns for t in templates.values()), verifier)
+    compiler = _NodeCompiler(pipe, columns, any(t.names_columns for t in templates.values()), verifier)
     nodes: list[CompiledNode] = []
     for node in pipe.nodes:
         bound = (names - {pipe.name}) | {n.name for n in nodes}
         template = templates[node.name]
         try:
-            nodes.append(making.node(node, template, bound))
+            nodes.append(compiler.node(node, template, bound))
         except RookeryError as exc:
-            problems.add(placed(_of_order(exc, pipe, len(nodes)), pipe.name, node))
-            nodes.append(CompiledNode(node.name, node.place, _NOTHING, bound, None, frozenset()))
+            problems.add(placed(_with_order_hint(exc, pipe, len(nodes)), pipe.name, node))
+            nodes.append(CompiledNode(node.name, node.place, _EMPTY_TEMPLATE, bound, None, frozenset()))
     problems.raise_if_any()
     parameters = _parameters(pipe, nodes)
     return CompiledPipe(
@@ -164,10 +178,12 @@ def compile_pipe(pipe: Pipe, names: frozenset[str], columns: frozenset[str], ver
 
 
 def _target(pipe: Pipe) -> MaterializedTarget | None:
-    given = pipe.materialize
-    if given is None:
+    materialize = pipe.materialize
+    if materialize is None:
         return None
-    return MaterializedTarget(given.target, given.per_tenant, given.drop_tenant_column, given.engine)
+    return MaterializedTarget(
+        materialize.target, materialize.per_tenant, materialize.drop_tenant_column, materialize.engine
+    )
 
 
 def _published(pipe: Pipe) -> str:
@@ -175,7 +191,7 @@ def _published(pipe: Pipe) -> str:
     return node.name
 
 
-_NOTHING = compile_template("SELECT 1")
+_EMPTY_TEMPLATE = compile_template("SELECT 1")
 
 
 def _template(pipe: Pipe, node: Node, problems: Collector) -> Template:
@@ -183,24 +199,24 @@ def _template(pipe: Pipe, node: Node, problems: Collector) -> Template:
         return compile_template(node.sql, node.place, node.position)
     except RookeryError as exc:
         problems.add(placed(exc, pipe.name, node))
-        return _NOTHING
+        return _EMPTY_TEMPLATE
 
 
-class _Making:
-    """The nodes of one pipe in the making; aliases gather where templates choose columns."""
+class _NodeCompiler:
+    """Compiles the nodes of one pipe in order. Collects aliases if a template selects columns by parameter."""
 
-    def __init__(self, pipe: Pipe, columns: frozenset[str], choosing: bool, verifier: Judge) -> None:
+    def __init__(self, pipe: Pipe, columns: frozenset[str], selects_columns: bool, verifier: TextVerifier) -> None:
         self._pipe, self._columns, self._verifier = pipe, columns, verifier
-        self._aliases: frozenset[str] | None = frozenset() if choosing else None
+        self._aliases: frozenset[str] | None = frozenset() if selects_columns else None
         self._declared = {p.name: _declared(p) for p in pipe.parameters}
 
     def node(self, node: Node, template: Template, bound: frozenset[str]) -> CompiledNode:
-        """Verify each text that a node can become. Raises the first problem, without its place in the file."""
+        """Verify each text that a node can become. Raises the first problem, with a place relative to the node."""
         pipe = self._pipe
         if template.is_static:
             is_view = pipe.kind == "materialized" and node.name == _published(pipe)
             text = self._verifier(template.text, bound, view=is_view)
-            aliases = self._named([text])
+            aliases = self._collect_aliases([text])
             return CompiledNode(node.name, node.place, template, bound, text, text.reads, aliases)
         if pipe.kind == "materialized":
             raise RookeryError(
@@ -209,16 +225,20 @@ class _Making:
                 hint="a view has no parameters; write plain SQL",
             )
         reads, texts, warnings = self._texts(node, template, bound)
-        warnings += [_clash(text, place, pipe.name, node) for place, text in template.type_conflicts]
-        aliases = self._named(texts)
+        warnings += [_clash_warning(text, place, pipe.name, node) for place, text in template.type_conflicts]
+        aliases = self._collect_aliases(texts)
         if self._aliases is not None:
-            # Now it is known what can be named, so that the same texts are made once more, strictly.
+            # All names of columns are known now, so render the samples once more and check the names strictly.
             samples(template, self._columns | self._aliases, self._declared)
         return CompiledNode(node.name, node.place, template, bound, None, frozenset(reads), aliases, tuple(warnings))
 
     def _texts(
         self, node: Node, template: Template, bound: frozenset[str]
     ) -> tuple[set[str], list[Verified], list[RookeryError]]:
+        """Verify the sample texts of a template. Returns the names that they read, the texts, and warnings.
+
+        A text that only occurs with some values may read an unknown table: that is a warning.
+        """
         reads, texts, warnings = set[str](), list[Verified](), dict[str, RookeryError]()
         for sample in samples(template, self._columns, self._declared, any_column=self._aliases is not None):
             try:
@@ -229,43 +249,43 @@ class _Making:
                     raise
                 reads |= bound.intersection(_AFTER_FROM.findall(_STRINGS.sub("''", sample.text)))
                 if exc.code is TABLE_REFUSED:
-                    warnings.setdefault(exc.message, _branch(exc, sample.when, self._pipe.name, node))
+                    warnings.setdefault(exc.message, _branch_warning(exc, sample.when, self._pipe.name, node))
                 continue
             reads |= text.reads
             texts.append(text)
         return reads, texts, list(warnings.values())
 
-    def _named(self, texts: list[Verified]) -> frozenset[str]:
+    def _collect_aliases(self, texts: list[Verified]) -> frozenset[str]:
         if self._aliases is None:
             return frozenset()
-        found = frozenset(n for t in texts for n in named(dict(self._verifier.tree(t.canonical))))
-        self._aliases |= found
-        return found
+        aliases = frozenset(n for t in texts for n in names_of_values(self._verifier.tree(t.canonical)))
+        self._aliases |= aliases
+        return aliases
 
 
-def _clash(text: str, place: Place | None, pipe: str, node: Node) -> RookeryError:
-    hint = "each place takes the value in its own way; the first type is the documented one"
+def _clash_warning(text: str, place: Place | None, pipe: str, node: Node) -> RookeryError:
+    hint = "each place converts the value to its own type; the documentation shows the first one"
     return placed(RookeryError(PARAMETER_CLASH, text, hint=hint, place=place), pipe, node)
 
 
-def _branch(exc: RookeryError, when: str, pipe: str, node: Node) -> RookeryError:
+def _branch_warning(exc: RookeryError, when: str, pipe: str, node: Node) -> RookeryError:
     place = placed(exc, pipe, node).place
     return RookeryError(BRANCH, f"{exc.message}, {when}", hint=exc.hint, place=place)
 
 
 def check_used(text: Verified, names: frozenset[str]) -> None:
-    """Refuse a text in which a bound value stands inside a literal or a comment, where it would do nothing."""
-    bare = _STRINGS.sub("", text.canonical)
-    if any(f"{{{name}:" not in bare for name in names):
+    """Refuse a text with a placeholder inside a literal or a comment, where its value would have no effect."""
+    unquoted = _STRINGS.sub("", text.canonical)
+    if any(f"{{{name}:" not in unquoted for name in names):
         raise RookeryError(
             TEMPLATE,
-            "a value stands inside quotes or a comment, where it cannot be bound",
-            hint="leave the quotes out; for LIKE write concat('%', {{String(x)}}, '%')",
+            "a value is inside quotes or a comment, where it cannot be bound",
+            hint="remove the quotes; for LIKE write concat('%', {{String(x)}}, '%')",
         )
 
 
-def _of_order(exc: RookeryError, pipe: Pipe, position: int) -> RookeryError:
-    """An unknown name, with a hint if it is that of a node that comes later."""
+def _with_order_hint(exc: RookeryError, pipe: Pipe, position: int) -> RookeryError:
+    """The error for an unknown name, with a hint if it is the name of a later node."""
     later = [n.name for n in pipe.nodes[position:] if exc.message.endswith(f" node `{n.name}`")]
     if exc.code is not TABLE_REFUSED or not later:
         return exc
@@ -274,7 +294,7 @@ def _of_order(exc: RookeryError, pipe: Pipe, position: int) -> RookeryError:
 
 
 def placed(exc: RookeryError, pipe: str, node: Node) -> RookeryError:
-    """An error of a node with its place in the file."""
+    """An error of a node, with its position in the file."""
     code = UNKNOWN_TABLE if exc.code is TABLE_REFUSED else exc.code
     if exc.place is not None and exc.place.file:
         return exc
@@ -285,16 +305,17 @@ def placed(exc: RookeryError, pipe: str, node: Node) -> RookeryError:
 
 
 def _parameters(pipe: Pipe, nodes: list[CompiledNode]) -> tuple[ParameterSpec, ...]:
-    """Declared parameters first, completed by what the templates use; nodes that contradict others get a warning.
+    """The declared parameters, followed by the others that the templates use.
 
-    Raises PARAMETER_CLASH for a template that contradicts the file's `parameters`.
+    Adds warnings to `nodes` whose type for a parameter differs from an earlier node's. Raises PARAMETER_CLASH for a
+    type that differs from the file's `parameters`.
     """
     declared = {p.name: _declared(p) for p in pipe.parameters}
-    found = dict(declared)
-    noted: set[str] = set()
+    specs = dict(declared)
+    warned: set[str] = set()
     for position, node in enumerate(nodes):
         for spec in node.template.parameters:
-            known = found.setdefault(spec.name, spec)
+            known = specs.setdefault(spec.name, spec)
             if known is spec or known.type == spec.type or not (spec.explicit and known.explicit):
                 continue
             if spec.name in declared:
@@ -302,12 +323,12 @@ def _parameters(pipe: Pipe, nodes: list[CompiledNode]) -> tuple[ParameterSpec, .
                 hint = f"give it `type: {spec.type}` under `parameters`, where an absent type means String"
                 raise RookeryError(PARAMETER_CLASH, text, hint=hint, place=node.place)
             text = f"parameter `{spec.name}` is {known.type} in one place and {spec.type} in another"
-            if spec.name in noted:
+            if spec.name in warned:
                 continue
-            noted.add(spec.name)
-            warning = _clash(text, None, pipe.name, pipe.nodes[position])
+            warned.add(spec.name)
+            warning = _clash_warning(text, None, pipe.name, pipe.nodes[position])
             nodes[position] = replace(nodes[position], warnings=(*nodes[position].warnings, warning))
-    return tuple(found.values())
+    return tuple(specs.values())
 
 
 def _declared(parameter: Parameter) -> ParameterSpec:

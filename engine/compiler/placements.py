@@ -1,7 +1,7 @@
-"""The rows of all tenants together, for a caller who selects no tenant.
+"""Reads the rows of all tenants together, for a caller who selects no tenant.
 
-A per-tenant target is one table for pooled tenants and one in every nest. Read without a tenant it is all of them, or
-nothing: never the part that happens to be in one place.
+A per-tenant target consists of one table for pooled tenants and one table in each nest. A read without a tenant
+returns the rows of all these tables or fails; it never returns only the rows of some placement.
 """
 
 from __future__ import annotations
@@ -13,34 +13,33 @@ from engine.errors import NOT_TOGETHER, RookeryError
 from engine.schema import Name, quote
 
 MAX_RELATION_BYTES = 240_000
-"""Longest relation over many nests; the engine refuses statements longer than 256 KiB."""
+"""Longest SQL of a relation over many nests. The engine refuses statements longer than 256 KiB."""
 
 
 @dataclass(frozen=True, slots=True)
 class AllPlacements:
-    """Where the rows of all tenants are that are ready.
-
-    `nests` are the databases of tenants with tables, of which at most `most` are read together. `unsettled` are
-    pooled tenants that are being added or removed: the shared tables may hold a part of their rows.
-    """
+    """Where the rows of all tenants with the state `ready` are."""
 
     nests: tuple[str, ...]
+    """The databases of tenants with tables."""
     unsettled: tuple[str, ...]
-    most: int
+    """Pooled tenants that are being added or removed. The shared tables may have a part of their rows."""
+    max_nests: int
+    """How many nests a statement may read."""
 
     def relation(self, relation: Relation, workspace: str, how: Reading, filters: list[str]) -> str:
-        """The SQL of a per-tenant target's rows in all placements. Raises RK3013 when they are in too many tables."""
-        if len(self.nests) > self.most:
+        """The SQL of a per-tenant target in all placements. Raises RK3013 if there are too many tables."""
+        if len(self.nests) > self.max_nests:
             raise RookeryError(
                 NOT_TOGETHER,
-                f"`{relation.name}` is in the tables of {len(self.nests):,} tenants, and at most {self.most:,} are "
-                "read together",
+                f"`{relation.name}` is in the tables of {len(self.nests):,} tenants, and a query reads at most "
+                f"{self.max_nests:,}",
                 hint="select a tenant (`--tenant`, or the header X-Rookery-Tenant), read the landing datasource, or "
                 "raise ROOKERY_MAX_NESTS",
             )
-        shared = [*self._settled(relation), *filters]
+        shared = [*self._exclude_unsettled(relation), *filters]
         places = [(workspace, shared), *((nest, filters) for nest in self.nests)]
-        found = "\nUNION ALL\n".join(
+        sql = "\nUNION ALL\n".join(
             select(
                 relation,
                 Name(database, relation.name),
@@ -51,15 +50,16 @@ class AllPlacements:
             )
             for database, conditions in places
         )
-        if len(found) > MAX_RELATION_BYTES:
+        if len(sql) > MAX_RELATION_BYTES:
             raise RookeryError(
                 NOT_TOGETHER,
                 f"`{relation.name}` has too many columns to be read from the tables of {len(self.nests):,} tenants",
                 hint="select a tenant (`--tenant`, or the header X-Rookery-Tenant), or read the landing datasource",
             )
-        return found
+        return sql
 
-    def _settled(self, relation: Relation) -> list[str]:
+    def _exclude_unsettled(self, relation: Relation) -> list[str]:
+        """The condition that excludes unsettled tenants, if there are any."""
         if not self.unsettled:
             return []
         literals = ", ".join(tenant_literal(relation.tenant_type, t) for t in self.unsettled)

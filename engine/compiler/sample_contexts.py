@@ -1,11 +1,11 @@
-"""What a sample value may look like where it stands: texts that the surrounding function or column can convert."""
+"""Chooses sample strings for placeholders by their context, so that the surrounding function can convert them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from engine.sql.grammar import Node
+from engine.sql.tree import Node, members, walk_all
 
 SAMPLE_DATE, SAMPLE_DATETIME, SAMPLE_UUID = (
     "2019-01-01",
@@ -23,7 +23,7 @@ _FORMATTED = ("formatdatetime", "parsedatetime", "parsedatetimeorzero", "parseda
 _ZONED = ("to", "from", "now", "today", "yesterday", "format", "parse", "date", "make", "add", "snowflake")
 
 Table = tuple[tuple[tuple[str, ...], str], ...]
-"""Beginnings of words and the text for each; the first that a word has counts."""
+"""Pairs of (prefixes, sample). The first pair with a prefix of the word applies."""
 _CONVERSIONS: Table = (
     (("todatetime", "parsedatetime", "timestamp", "tounixtimestamp", "tostartof", "torelative"), SAMPLE_DATETIME),
     (("todate", "date", "tomonday", "tolastday", "toyyyymm"), SAMPLE_DATE),
@@ -56,40 +56,41 @@ _TYPES: Table = (
 _WRAPPERS = ("Nullable(", "LowCardinality(", "Array(")
 
 
-def fitting(type: str) -> str | None:
-    """A text that a type can be read from; None when any or no text will do."""
+def text_for_type(type: str) -> str | None:
+    """A string that can be converted to a type; None if any string can be, or no sample is known."""
     while type.startswith(_WRAPPERS):
         type = type.partition("(")[2].removesuffix(")")
     if type.startswith("Enum"):
         return type.partition("('")[2].partition("'")[0] or None
-    return _first(_TYPES, type)
+    return _by_prefix(_TYPES, type)
 
 
-def expected(tree: Mapping[str, Any], types: Mapping[str, str]) -> dict[str, str]:
-    """For the placeholders of a statement texts that suit where they stand, as far as something is known of that.
+def fitting_texts(tree: Mapping[str, Any], types: Mapping[str, str]) -> dict[str, str]:
+    """Placeholder → a string that fits its context, for the contexts that are known.
 
-    `types` are the types of columns by name.
+    `types` maps columns to their types.
     """
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for function, index, name in _placeholders(tree):
         text = _by_function(function, index, types)
         if text is not None:
-            found.setdefault(name, text)
-    return found
+            texts.setdefault(name, text)
+    return texts
 
 
 def needs_constant(text: str) -> bool:
-    """Whether a suitable text stands where the engine takes constants only."""
+    """Whether a sample is for a context in which the engine accepts constants only."""
     return text in ("UTC", "day", "%Y-%m-%d", "$.a", ",")
 
 
 def _by_function(function: Node, index: int, types: Mapping[str, str]) -> str | None:
+    """A string that fits as an argument of a function; `index` counts from 0."""
     name = str(function.get("name", "")).lower()
     arguments = _arguments(function)
     if name == "cast" and index == 0 and len(arguments) > 1:
-        return fitting(str(arguments[1].get("value", {}).get("value", "")))
+        return text_for_type(str(arguments[1].get("value", {}).get("value", "")))
     if name in _COMPARISONS:
-        return next((t for n, a in enumerate(arguments) if n != index and (t := _like(a, types))), None)
+        return next((t for n, a in enumerate(arguments) if n != index and (t := _comparable(a, types))), None)
     if name in ("json_value", "json_query", "json_exists"):
         return "$.a" if index == 1 else "{}"
     if name == "splitbychar":
@@ -99,40 +100,33 @@ def _by_function(function: Node, index: int, types: Mapping[str, str]) -> str | 
     if name in _FORMATTED and index == 1:
         return "%Y-%m-%d"
     if index == 0:
-        return _first(_CONVERSIONS, name)
+        return _by_prefix(_CONVERSIONS, name)
     return "UTC" if name.startswith(_ZONED) else None
 
 
-def _like(node: Node, types: Mapping[str, str]) -> str | None:
-    """A text that can be compared with a value."""
+def _comparable(node: Node, types: Mapping[str, str]) -> str | None:
+    """A string that can be compared with a value."""
     if node.get("type") == "Identifier":
-        return fitting(types.get(str(node.get("name", "")).rsplit(".", 1)[-1], ""))
+        return text_for_type(types.get(str(node.get("name", "")).rsplit(".", 1)[-1], ""))
     if node.get("type") == "Function":
         if str(node.get("name", "")).lower() == "cast":
             arguments = _arguments(node)
-            return fitting(str(arguments[1].get("value", {}).get("value", ""))) if len(arguments) > 1 else None
-        return _first(_RESULTS, str(node.get("name", "")).lower())
+            return text_for_type(str(arguments[1].get("value", {}).get("value", ""))) if len(arguments) > 1 else None
+        return _by_prefix(_RESULTS, str(node.get("name", "")).lower())
     return None
 
 
-def _first(table: Table, word: str) -> str | None:
+def _by_prefix(table: Table, word: str) -> str | None:
     return next((text for beginnings, text in table if word.startswith(beginnings)), None)
 
 
 def _arguments(function: Node) -> list[Node]:
-    children = (function.get("arguments") or {}).get("children", [])
-    return [c for c in children if isinstance(c, dict)]
+    return [a for a in members(function.get("arguments")) if isinstance(a, dict)]
 
 
 def _placeholders(tree: Mapping[str, Any]) -> Iterator[tuple[Node, int, str]]:
-    """Each placeholder that is an argument of a function: the function, its position there, and its name."""
-    pending: list[Any] = [tree]
-    while pending:
-        current = pending.pop()
-        if isinstance(current, dict):
-            for index, argument in enumerate(_arguments(current) if current.get("type") == "Function" else ()):
-                if argument.get("type") == "QueryParameter":
-                    yield current, index, str(argument.get("name"))
-            pending.extend(current.values())
-        elif isinstance(current, list):
-            pending.extend(current)
+    """Yield each placeholder that is an argument of a function, as (function, position, name)."""
+    for node in walk_all(tree):
+        for index, argument in enumerate(_arguments(node) if node.get("type") == "Function" else ()):
+            if argument.get("type") == "QueryParameter":
+                yield node, index, str(argument.get("name"))

@@ -8,9 +8,9 @@ from dataclasses import replace
 from engine.compiler import storage
 from engine.compiler.build_state import BuildState, scratch_database, scratch_shape
 from engine.compiler.definitions import check_definition
-from engine.compiler.lasting import short_lived
 from engine.compiler.pipes import CompiledPipe, MaterializedTarget
 from engine.compiler.refused_definitions import Shape, plain, refusals
+from engine.compiler.ttl_overflow import overflowing_ttls
 from engine.errors import TARGET_COLUMNS, Place, Problems, RookeryError
 from engine.project.check_datasource import check_keys
 from engine.project.model import Datasource
@@ -32,7 +32,7 @@ def hold_to_engine(
             if not found
             else ()
         )
-        state.warnings.extend(short_lived(source, state.analyser) if not found else ())
+        state.warnings.extend(overflowing_ttls(source, state.analyser) if not found else ())
     if target.drop_tenant_column and not found:
         found += _without_tenant(state, source)
     if not found:

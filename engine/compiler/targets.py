@@ -9,7 +9,7 @@ from engine.compiler import storage
 from engine.compiler.build_state import BuildState, datasources_of
 from engine.compiler.pipes import CompiledNode, CompiledPipe, MaterializedTarget
 from engine.compiler.scope import GROUP_TENANTS
-from engine.compiler.sharing import judge_target
+from engine.compiler.sharing import check_sharing
 from engine.compiler.target_checks import hold_to_engine
 from engine.errors import (
     TARGET_COLUMNS,
@@ -23,10 +23,10 @@ from engine.errors import (
 from engine.project.model import Column as SourceColumn
 from engine.project.model import Datasource, Tenant
 from engine.schema import Column
-from engine.sql.tenant_lineage import check_lineage, named
+from engine.sql.tenant_lineage import check_lineage, names_of_values
 
 
-def fit_target(state: BuildState, pipe: CompiledPipe, target: MaterializedTarget) -> None:
+def check_target(state: BuildState, pipe: CompiledPipe, target: MaterializedTarget) -> None:
     """Hold a pipe's output against its target, and complete both. Raises what does not fit."""
     outputs = {c.name: c for c in state.outputs[pipe.name]}
     source = state.datasources.get(target.name)
@@ -54,7 +54,7 @@ def fit_target(state: BuildState, pipe: CompiledPipe, target: MaterializedTarget
         )
     if state.tolerated is not None:
         hold_to_engine(state, pipe, target, source, implicit=implicit)
-    grouped = judge_target(state, pipe, target, source)
+    grouped = check_sharing(state, pipe, target, source)
     state.datasources[target.name] = source
     state.relations[target.name] = storage.relation(
         source, target_of_tenants=target.per_tenant, drop_tenant=target.drop_tenant_column
@@ -213,7 +213,7 @@ def _named_in(state: BuildState, pipe: CompiledPipe, seen: set[str]) -> set[str]
     found: set[str] = set()
     for node in pipe.needed():
         if node.static is not None:
-            found |= named(state.composer.verifier.tree(node.static.canonical))
+            found |= names_of_values(state.composer.verifier.tree(node.static.canonical))
         for read in sorted(node.reads & frozenset(state.pipes) - seen):
             seen.add(read)
             found |= _named_in(state, state.pipes[read], seen)

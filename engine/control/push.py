@@ -36,8 +36,7 @@ from engine.errors import (
 )
 from engine.fanout.failing_tenants import find_failure
 from engine.fanout.missing_rows import expired_rows, repairable
-from engine.fanout.modes import mode_changes
-from engine.fanout.modes import reconcile_modes
+from engine.fanout.modes import mode_changes, reconcile_modes
 from engine.fanout.router import router_of
 from engine.fanout.suspended_views import forget_repaired, record_replacement, still_failing, suspended
 from engine.plan.apply import ApplyContext, apply

@@ -1,7 +1,8 @@
-"""Bounds on arguments of functions whose time grows with the product of their lengths.
+"""Length limits for arguments of functions whose run time grows with the product of the argument lengths.
 
-The engine looks at limits of time between blocks, so one row of such a function can hold a reader for minutes. Each
-argument becomes `substring(x, 1 + throwIf(length(x) > …))`, which is `x` or an error, before the function is called.
+The engine checks time limits only between blocks, so a single row can keep such a function busy for minutes. Each
+argument is rewritten as `substring(x, 1 + throwIf(length(x) > …))`: the value is `x`, or the query fails before the
+function is called.
 """
 
 from __future__ import annotations
@@ -9,16 +10,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 
-from engine.sql.grammar import Node, listed, refuse
+from engine.sql.grammar import refuse
+from engine.sql.tree import Node, members
 
 MAX_ARGUMENT_SIZE = 10_000
-"""Bytes of a text, or items of an array."""
-ROWS = 64
-"""Rows of a block in a statement with such calls."""
-SMALL_BLOCKS: dict[str, int | str] = {"max_block_size": ROWS, "max_joined_block_size_rows": ROWS}
-"""The engine's settings for that: it looks at limits of time, and at cancellations, between blocks."""
+"""Most bytes of a string argument, or elements of an array argument."""
+SMALL_BLOCK_ROWS = 64
+"""Rows per block in a statement with such calls."""
+SMALL_BLOCKS: dict[str, int | str] = {
+    "max_block_size": SMALL_BLOCK_ROWS,
+    "max_joined_block_size_rows": SMALL_BLOCK_ROWS,
+}
+"""Settings for small blocks: the engine checks time limits and cancellation between blocks."""
 MAX_NESTED_CALLS = 3
-"""Most calls within each other."""
+"""Deepest nesting of such calls. Each level doubles the text of its arguments."""
 _STRINGS = (
     "editdistance",
     "editdistanceutf8",
@@ -35,45 +40,46 @@ BOUNDED: Mapping[str, tuple[str, int]] = {
     **dict.fromkeys(_GRAMS, ("substring", 1)),
     **dict.fromkeys(_ARRAYS, ("arraySlice", 4)),
 }
-"""By name in lower case: the function that passes an argument on, and how many arguments are bounded."""
+"""Lower-case name → (function that returns the argument unchanged, number of arguments with a limit)."""
 
 
 def bound_arguments(calls: Iterable[Node]) -> None:
-    """Bound the arguments of these calls, in their tree. A call comes after every call that it is an argument of.
+    """Rewrite the arguments of these calls in place. Outer calls come before the calls in their arguments.
 
-    An argument is in the text twice afterwards, so with every level of nesting the text doubles. Raises RK2002.
+    Afterwards an argument is in the text twice, so each level of nesting doubles the text. Raises RK2002.
     """
     levels: dict[int, int] = {}
     for call in reversed(list(calls)):
         levels[id(call)] = level = 1 + _level(call.get("arguments"), levels)
         if level > MAX_NESTED_CALLS:
-            refuse(f"`{call['name']}` of others in {level} levels", "calculate the inner ones in a subquery")
-        pass_on, most = BOUNDED[str(call["name"]).lower()]
-        arguments = listed(call.get("arguments"))
-        for n, argument in enumerate(arguments[:most]):
+            refuse(f"`{call['name']}` nested {level} levels deep", "calculate the inner calls in a subquery")
+        pass_on, limited = BOUNDED[str(call["name"]).lower()]
+        arguments = members(call.get("arguments"))
+        for n, argument in enumerate(arguments[:limited]):
             if argument.get("type") != "Literal":
                 arguments[n] = _bounded(argument, pass_on, str(call["name"]))
 
 
 def _level(node: object, levels: Mapping[int, int]) -> int:
-    """How many calls with bounded arguments are nested below a node, whose levels are known."""
-    found, pending = 0, [node]
+    """How deep calls with limits are nested below a node. `levels` has the known calls, by `id`."""
+    deepest, pending = 0, [node]
     while pending:
-        each = pending.pop()
-        if isinstance(each, list):
-            pending.extend(each)
-        elif isinstance(each, dict):
-            if id(each) in levels:
-                found = max(found, levels[id(each)])
+        current = pending.pop()
+        if isinstance(current, list):
+            pending.extend(current)
+        elif isinstance(current, dict):
+            if id(current) in levels:
+                deepest = max(deepest, levels[id(current)])
             else:
-                pending.extend(each.values())
-    return found
+                pending.extend(current.values())
+    return deepest
 
 
 def _bounded(argument: Node, pass_on: str, name: str) -> Node:
-    measured = deepcopy(argument)
-    measured.pop("alias", None)
-    length = _call("ifNull", _call("length", measured), _literal("UInt64", 0))
+    """`pass_on(argument, 1 + throwIf(ifNull(length(argument), 0) > limit, message))`."""
+    copy = deepcopy(argument)
+    copy.pop("alias", None)
+    length = _call("ifNull", _call("length", copy), _literal("UInt64", 0))
     too_long = {**_call("greater", length, _literal("UInt64", MAX_ARGUMENT_SIZE)), "is_operator": True}
     message = _literal("String", f"an argument of {name} is longer than {MAX_ARGUMENT_SIZE}")
     start = {**_call("plus", _literal("UInt64", 1), _call("throwIf", too_long, message)), "is_operator": True}

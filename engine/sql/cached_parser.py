@@ -1,7 +1,7 @@
-"""A parser that puts each text to the engine once.
+"""A parser that caches the engine's results.
 
-What the engine's parser makes of a text depends on the text alone, unlike the judgement on it, which also depends on
-the names that are bound; so a push that adds a name parses only what is new.
+The syntax tree depends only on the text, while the verification also depends on the bound names. So a push that adds
+a name verifies all texts again, but parses only the new ones.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from engine.errors import SQL_SYNTAX, RookeryError
 from engine.sql.verify import Parser
 
 MAX_CACHED_BYTES = 8 << 10
-"""Texts beyond this length are not remembered, so that the memory stays bounded."""
+"""Longest text, in bytes, that is cached. With `CACHED_TEXTS` it bounds the memory."""
 CACHED_TEXTS = 4_000
+"""Most cached results of `parse`, and of `format`."""
 
 
 class CachedParser:
-    """The parser it is given, with a memory. Trees are handed out as copies, because judging a text changes them."""
+    """Wraps a parser with a cache. Each call returns a new tree, because verification changes the tree."""
 
     def __init__(self, parser: Parser) -> None:
         self._parser = parser
@@ -28,28 +29,28 @@ class CachedParser:
         self._formatted: LruCache[bytes, str] = LruCache(CACHED_TEXTS)
 
     def parse(self, sql: str) -> tuple[dict[str, Any], str]:
-        known = self._parsed.get(sql)
-        if known is not None:
-            return orjson.loads(known[0]), known[1]
+        cached = self._parsed.get(sql)
+        if cached is not None:
+            return orjson.loads(cached[0]), cached[1]
         tree, canonical = self._parser.parse(sql)
         if len(sql) <= MAX_CACHED_BYTES:
-            self._parsed.put(sql, (_written(tree), canonical))
+            self._parsed.put(sql, (_as_json(tree), canonical))
         return tree, canonical
 
     def format(self, tree: dict[str, Any]) -> str:
-        text = _written(tree)
-        known = self._formatted.get(text)
-        if known is not None:
-            return known
-        found = self._parser.format(tree)
-        return self._formatted.put(text, found) if len(found) <= MAX_CACHED_BYTES else found
+        key = _as_json(tree)
+        cached = self._formatted.get(key)
+        if cached is not None:
+            return cached
+        formatted = self._parser.format(tree)
+        return self._formatted.put(key, formatted) if len(formatted) <= MAX_CACHED_BYTES else formatted
 
     def functions(self) -> frozenset[str]:
         return self._parser.functions()
 
 
-def _written(tree: dict[str, Any]) -> bytes:
-    """A tree as JSON. Raises RK2001 for one that is deeper than JSON is written."""
+def _as_json(tree: dict[str, Any]) -> bytes:
+    """A tree as JSON. Raises RK2001 for a tree that is too deep for the JSON library."""
     try:
         return orjson.dumps(tree)
     except TypeError as exc:

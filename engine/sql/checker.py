@@ -1,4 +1,7 @@
-"""The walk over a syntax tree: every node, name, function and table of an author's text is judged here."""
+"""Checks every node, name, function and table of a syntax tree against closed lists.
+
+Each handler of `_Checker` checks one type of node. Its docstring names the attack that it stops.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,14 @@ from dataclasses import dataclass, field, replace
 from engine.errors import FUNCTION_REFUSED, TABLE_REFUSED, RookeryError
 from engine.sql.argument_bounds import BOUNDED
 from engine.sql.functions import check_arguments, is_allowed, is_niladic, takes_lambda, text_of
-from engine.sql.grammar import Node, children, listed, refuse, slot_types
+from engine.sql.grammar import children, refuse, slot_types
+from engine.sql.tree import Node, members
 
 ROOT = frozenset({"SelectWithUnionQuery"})
 TABLE_FUNCTIONS = frozenset(
     {"generate_series", "generateseries", "numbers", "numbers_mt", "sqlstandardvalues", "values", "zeros", "zeros_mt"}
 )
-"""Table functions that read nothing but their arguments."""
+"""Table functions that read only their arguments: no files, URLs, remote servers or system tables."""
 
 MEMBERSHIP = frozenset(f"{g}{n}{u}in" for g in ("", "global") for n in ("", "not") for u in ("", "null"))
 OPERATORS = MEMBERSHIP | {
@@ -25,7 +29,7 @@ OPERATORS = MEMBERSHIP | {
     "notequals", "notilike", "notlike", "or", "tostring", "tuple", "throwif", "tolowcardinality", "arrayreduce",
     "arrayelement",
 }  # fmt: skip
-"""Functions that relations are made of; nothing in an author's text may carry their names."""
+"""Functions in the SQL of relations. An alias of the same name could replace one of them in a tenant filter."""
 
 _DECLARATION = re.compile(
     r"\b(DEFAULT|MATERIALIZED|ALIAS|EPHEMERAL|CODEC|TTL|COMMENT|AggregateFunction)\b", re.IGNORECASE
@@ -33,66 +37,76 @@ _DECLARATION = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class _Around:
-    """What surrounds a node.
-
-    `tables` are the local table names, `columns` the names that surely mean an alias or a lambda's argument, `only`
-    the one table that columns can be qualified by, `item` the alias of the select item around the node, `scope` the
-    number of the SELECT; `constant` holds in arguments of table functions.
-    """
+class _Context:
+    """What surrounds a node."""
 
     tables: frozenset[str] = frozenset()
+    """Names of the WITH queries that the node can read."""
     columns: frozenset[str] = frozenset()
-    only: str | None = None
-    item: str | None = None
-    scope: int = 0
-    constant: bool = False
+    """Names that can only mean an alias or an argument of a lambda."""
+    only_table: str | None = None
+    """The table that qualifies columns, if the SELECT reads exactly one."""
+    item_alias: str | None = None
+    """The alias of the SELECT item that contains the node."""
+    select_number: int = 0
+    """The number of the innermost SELECT, in the order of the walk."""
+    in_table_function: bool = False
+    """Whether the node is in an argument of a table function."""
 
 
 @dataclass(slots=True)
-class Text:
-    """What a walk found. `reads` counts the places that read a bound name; `hoistable` are table expressions with
-    FINAL or SAMPLE by name, `prewheres` SELECTs with PREWHERE, `qualify` identifiers to be qualified by a table."""
+class CheckedTree:
+    """What the checker collects from an allowed tree. Its nodes are those of the tree, for later rewriting."""
 
     reads: Counter[str] = field(default_factory=Counter)
+    """How many places read each bound name."""
     hoistable: dict[str, list[Node]] = field(default_factory=dict)
+    """Table expressions with FINAL or SAMPLE, by the name that they read."""
     prewheres: list[Node] = field(default_factory=list)
+    """SELECTs with PREWHERE."""
     qualify: list[tuple[Node, str]] = field(default_factory=list)
+    """Identifiers that need a qualifier, each with the table that qualifies it."""
     bounded: list[Node] = field(default_factory=list)
-    """Calls whose arguments are to be bounded."""
+    """Calls whose arguments need a length limit (`argument_bounds`)."""
 
 
-def walk(
+def check_tree(
     root: Node,
     *,
     bound: frozenset[str],
     reserved: frozenset[str],
     placeholders: Mapping[str, str],
-    known: Callable[[], frozenset[str]],
-) -> Text:
-    """Judge a tree; `known` gives the engine's functions. Raises SQL_REFUSED, FUNCTION_REFUSED or TABLE_REFUSED."""
-    return _Walk(bound, reserved, placeholders, known).run(root)
+    engine_functions: Callable[[], frozenset[str]],
+) -> CheckedTree:
+    """Check a tree that may read the tables in `bound` and define no name in `reserved`.
+
+    `placeholders` are the generated parameters with their types. `engine_functions` returns the names of the engine's
+    functions; it is only called for an error message or an ambiguous name. Raises SQL_REFUSED, FUNCTION_REFUSED or
+    TABLE_REFUSED.
+    """
+    return _Checker(bound, reserved, placeholders, engine_functions).run(root)
 
 
-class _Walk:
-    """One walk: iterative, so that no depth of nesting exhausts the stack."""
+class _Checker:
+    """Checks one tree. Iterative, so that deep nesting cannot exhaust the stack."""
 
     def __init__(
         self,
         bound: frozenset[str],
         reserved: frozenset[str],
         placeholders: Mapping[str, str],
-        known: Callable[[], frozenset[str]],
+        engine_functions: Callable[[], frozenset[str]],
     ) -> None:
-        self._bound, self._reserved, self._placeholders, self._known = bound, reserved, placeholders, known
-        self._text = Text()
-        self._pending: list[tuple[Node, frozenset[str], _Around]] = []
-        self._memberships: list[tuple[str, _Around]] = []
-        self._unclear: list[tuple[Node, _Around]] = []
+        self._bound, self._reserved, self._placeholders = bound, reserved, placeholders
+        self._engine_functions = engine_functions
+        self._result = CheckedTree()
+        self._pending: list[tuple[Node, frozenset[str], _Context]] = []
+        self._memberships: list[tuple[str, _Context]] = []
+        self._ambiguous: list[tuple[Node, _Context]] = []
         self._aliases: Counter[tuple[int, str]] = Counter()
         self._scopes = 0
         self._functions: frozenset[str] | None = None
-        self._special: Mapping[str, Callable[[Node, list[tuple[str, Node]], _Around], None]] = {
+        self._handlers: Mapping[str, Callable[[Node, list[tuple[str, Node]], _Context], None]] = {
             "SelectWithUnionQuery": self._union,
             "SelectQuery": self._select,
             "TableExpression": self._table,
@@ -107,65 +121,84 @@ class _Walk:
             "QualifiedColumnsRegexpMatcher": self._qualified,
         }
 
-    def run(self, root: Node) -> Text:
-        self._pending.append((root, ROOT, _Around()))
+    def run(self, root: Node) -> CheckedTree:
+        self._pending.append((root, ROOT, _Context()))
         while self._pending:
-            node, allowed, around = self._pending.pop()
-            below = list(children(node, allowed))
+            node, allowed, context = self._pending.pop()
+            child_nodes = list(children(node, allowed))
             if "alias" in node:
-                self._alias(node, around)
-            self._special.get(node["type"], self._ordinary)(node, below, around)
+                self._alias(node, context)
+            self._handlers.get(node["type"], self._descend)(node, child_nodes, context)
         aliases = {alias for _, alias in self._aliases}
-        for name, around in self._memberships:
+        for name, context in self._memberships:
             if name not in aliases or name in self._reserved:
-                self._read(name, around)
-        for node, around in self._unclear:
-            self._make_column(node, around)
-        return self._text
+                self._read(name, context)
+        for node, context in self._ambiguous:
+            self._make_column(node, context)
+        return self._result
 
-    def _ordinary(self, node: Node, below: list[tuple[str, Node]], around: _Around) -> None:
-        for key, child in below:
-            self._pending.append((child, slot_types(node, key), around))
+    def _descend(self, node: Node, child_nodes: list[tuple[str, Node]], context: _Context) -> None:
+        for key, child in child_nodes:
+            self._pending.append((child, slot_types(node, key), context))
 
     # --- queries and tables ---
 
-    def _union(self, node: Node, below: list[tuple[str, Node]], around: _Around) -> None:
-        """WITH of the first SELECT reaches the others, as it does in the engine."""
-        first = below[0][1] if below else node
-        shared = replace(around, tables=around.tables | _local_names(first))
-        for n, (key, child) in enumerate(below):
-            self._pending.append((child, slot_types(node, key), shared if n else around))
+    def _union(self, node: Node, child_nodes: list[tuple[str, Node]], context: _Context) -> None:
+        """Check a UNION. As in the engine, the WITH queries of the first SELECT are visible in the others.
 
-    def _select(self, node: Node, below: list[tuple[str, Node]], around: _Around) -> None:
+        If the checker resolved names differently from the engine, a branch could read a table that was not checked.
+        """
+        first = child_nodes[0][1] if child_nodes else node
+        shared = replace(context, tables=context.tables | _local_names(first))
+        for n, (key, child) in enumerate(child_nodes):
+            self._pending.append((child, slot_types(node, key), shared if n else context))
+
+    def _select(self, node: Node, child_nodes: list[tuple[str, Node]], context: _Context) -> None:
+        """Give each part of a SELECT the names that are visible there.
+
+        They must be the names that the engine sees, or an unchecked table or function could pass as a local name:
+        aliases are not visible in FROM, and a WITH query is visible only after its definition.
+        """
         if "prewhere" in node:
-            self._text.prewheres.append(node)
-        aliases = {c.get("alias") for k in ("select", "with") for c in listed(node.get(k))}
+            self._result.prewheres.append(node)
+        aliases = {c.get("alias") for k in ("select", "with") for c in members(node.get(k))}
         columns = frozenset(a for a in aliases if isinstance(a, str))
         self._scopes += 1
-        inside = replace(around, columns=frozenset(), only=_only_table(node), item=None, scope=self._scopes)
-        for key, child in below:
+        inside = replace(
+            context, columns=frozenset(), only_table=_only_table(node), item_alias=None, select_number=self._scopes
+        )
+        for key, child in child_nodes:
             if key == "with" and child.get("type") == "WithElement":
                 self._common_table(child, inside, recursive=bool(node.get("recursive_with")))
                 inside = replace(inside, tables=inside.tables | {child["name"]})
-        for key, child in below:
+        for key, child in child_nodes:
             if key in ("select", "with"):
                 if child.get("type") != "WithElement":
-                    self._pending.append((child, slot_types(node, key), replace(inside, item=child.get("alias"))))
+                    self._pending.append(
+                        (child, slot_types(node, key), replace(inside, item_alias=child.get("alias")))
+                    )
             else:
-                seen = inside if key == "tables" else replace(inside, columns=columns)
-                self._pending.append((child, slot_types(node, key), seen))
+                visible = inside if key == "tables" else replace(inside, columns=columns)
+                self._pending.append((child, slot_types(node, key), visible))
 
-    def _common_table(self, node: Node, around: _Around, *, recursive: bool) -> None:
-        below = list(children(node, frozenset({"WithElement"})))
+    def _common_table(self, node: Node, context: _Context, *, recursive: bool) -> None:
+        """Refuse a WITH query that replaces a relation by taking its name."""
+        child_nodes = list(children(node, frozenset({"WithElement"})))
         name = node.get("name", "")
         if name in self._reserved or "." in name:
-            refuse(f"a WITH query named `{name}`", "that name is taken; choose another")
-        inside = replace(around, tables=around.tables | {name}) if recursive else around
-        for key, child in below:
+            refuse(f"a WITH query named `{name}`", "choose a name that no datasource, pipe or node has")
+        inside = replace(context, tables=context.tables | {name}) if recursive else context
+        for key, child in child_nodes:
             self._pending.append((child, slot_types(node, key), inside))
 
-    def _table(self, node: Node, below: list[tuple[str, Node]], around: _Around) -> None:
-        sources = [child for key, child in below if key in ("database_and_table_name", "subquery", "table_function")]
+    def _table(self, node: Node, child_nodes: list[tuple[str, Node]], context: _Context) -> None:
+        """Refuse a node with two sources, of which only one would be checked, and FINAL or SAMPLE on a subquery.
+
+        FINAL and SAMPLE of a datasource are collected: they belong inside its relation, next to the tenant filter.
+        """
+        sources = [
+            child for key, child in child_nodes if key in ("database_and_table_name", "subquery", "table_function")
+        ]
         if len(sources) != 1:
             refuse("a table of several kinds")
         source = sources[0]
@@ -173,17 +206,21 @@ class _Walk:
             refuse(f"the table alias `{source['alias']}`", "use a name without a dot")
         name = source.get("name") if source["type"] == "TableIdentifier" else None
         if node.get("final") or "sample_size" in node or "sample_offset" in node:
-            if not isinstance(name, str) or name in around.tables or name not in self._bound:
+            if not isinstance(name, str) or name in context.tables or name not in self._bound:
                 refuse("FINAL or SAMPLE on anything but a datasource", "put it on the datasource itself")
-            self._text.hoistable.setdefault(name, []).append(node)
-        for key, child in below:
+            self._result.hoistable.setdefault(name, []).append(node)
+        for key, child in child_nodes:
             if key == "table_function":
-                self._table_function(child, around)
+                self._table_function(child, context)
             else:
-                self._pending.append((child, slot_types(node, key), around))
+                self._pending.append((child, slot_types(node, key), context))
 
-    def _table_function(self, node: Node, around: _Around) -> None:
-        below = list(children(node, frozenset({"Function"})))
+    def _table_function(self, node: Node, context: _Context) -> None:
+        """Refuse table functions that read files, URLs, remote servers or other tables.
+
+        In VALUES, refuse a structure with DEFAULT or ALIAS, whose expression would be SQL text that nothing checks.
+        """
+        child_nodes = list(children(node, frozenset({"Function"})))
         name = str(node.get("name", ""))
         if name.lower() not in TABLE_FUNCTIONS:
             raise RookeryError(
@@ -192,188 +229,213 @@ class _Walk:
                 hint="only numbers, zeros, generate_series and VALUES can be used",
             )
         if "alias" in node:
-            self._alias(node, around)
-        arguments = listed(node.get("arguments"))
+            self._alias(node, context)
+        arguments = members(node.get("arguments"))
         if arguments and _DECLARATION.search(text_of(arguments[0]) or ""):
             refuse("more than names and types in VALUES", "declare columns as `name Type`")
-        for key, child in below:
-            self._pending.append((child, slot_types(node, key), replace(around, constant=True)))
+        for key, child in child_nodes:
+            self._pending.append((child, slot_types(node, key), replace(context, in_table_function=True)))
 
-    def _table_name(self, node: Node, below: list[tuple[str, Node]], around: _Around) -> None:
+    def _table_name(self, node: Node, child_nodes: list[tuple[str, Node]], context: _Context) -> None:
+        """Refuse a read of a table in any database, such as another tenant's nest or `system.tables`."""
         name = str(node.get("name", ""))
         if "name_parts" in node or "." in name:
             raise RookeryError(
-                TABLE_REFUSED, f"no datasource, pipe or node `{name}`", hint="names of databases cannot be written"
+                TABLE_REFUSED, f"no datasource, pipe or node `{name}`", hint="write the name without a database"
             )
-        self._read(name, around)
+        self._read(name, context)
 
-    def _read(self, name: str, around: _Around) -> None:
-        if name in around.tables:
+    def _read(self, name: str, context: _Context) -> None:
+        """Refuse a read of a name that is neither a WITH query nor bound by the caller's scope."""
+        if name in context.tables:
             return
         if name not in self._bound:
             near = difflib.get_close_matches(name, self._bound, n=1)
             hint = f"did you mean `{near[0]}`?" if near else None
             raise RookeryError(TABLE_REFUSED, f"no datasource, pipe or node `{name}`", hint=hint)
-        self._text.reads[name] += 1
+        self._result.reads[name] += 1
 
-    def _subquery(self, node: Node, below: list[tuple[str, Node]], around: _Around) -> None:
-        if around.constant:
+    def _subquery(self, node: Node, child_nodes: list[tuple[str, Node]], context: _Context) -> None:
+        """Refuse a subquery in an argument of a table function, which the engine evaluates while it plans."""
+        if context.in_table_function:
             refuse("a subquery as an argument of a table function", "use a literal or a parameter")
-        if len(below) != 1:
+        if len(child_nodes) != 1:
             refuse("a subquery of several queries")
-        self._ordinary(node, below, around)
+        self._descend(node, child_nodes, context)
 
     # --- expressions ---
 
-    def _alias(self, node: Node, around: _Around) -> None:
+    def _alias(self, node: Node, context: _Context) -> None:
+        """Refuse an alias that replaces a function in a relation's SQL, or that reads like a qualified column."""
         alias = node["alias"]
         if node["type"] == "Function" and _is_lambda(node):
             refuse("a named lambda", "write the lambda where it is used")
-        self._aliases[around.scope, alias] += 1
+        self._aliases[context.select_number, alias] += 1
         if node["type"] == "Subquery" and "." in alias:
             refuse(f"the alias `{alias}` of a subquery", "use a name without a dot")
         if alias.lower() in OPERATORS:
-            refuse(f"the alias `{alias}`", "it is the name of an operator; choose another")
+            refuse(f"the alias `{alias}`", "it is the name of an operator; choose another alias")
 
-    def _identifier(self, node: Node, below: list[tuple[str, Node]], around: _Around) -> None:
+    def _identifier(self, node: Node, child_nodes: list[tuple[str, Node]], context: _Context) -> None:
+        """Refuse a call without parentheses: for a bare name that no column has, the engine calls a function.
+
+        Whether an alias has the name is known only at the end of the walk.
+        """
         name = str(node.get("name", ""))
-        if "name_parts" not in node and is_niladic(name) and name not in around.columns:
-            self._unclear.append((node, around))
+        if "name_parts" not in node and is_niladic(name) and name not in context.columns:
+            self._ambiguous.append((node, context))
 
-    def _make_column(self, node: Node, around: _Around) -> None:
-        """A bare name that may mean a refused function is qualified by the only table, so that it means a column.
+    def _make_column(self, node: Node, context: _Context) -> None:
+        """Make a bare name that may call a refused function mean a column: qualify it by the only table.
 
-        Where it may also mean an alias, only the author can say which.
+        If the name may also mean an alias, or there are several tables, only the author knows which is meant.
         """
         name = node["name"]
-        others = self._aliases[around.scope, name] - (around.item == name)
-        if around.only is None or others:
+        others = self._aliases[context.select_number, name] - (context.item_alias == name)
+        if context.only_table is None or others:
             raise RookeryError(
                 FUNCTION_REFUSED,
                 f"`{name}` may mean a function that is not allowed",
                 hint=f"qualify the column, as in `events.{name}`, or choose another alias",
             )
-        if all(node is not n for n, _ in self._text.qualify):
-            self._text.qualify.append((node, around.only))
+        if all(node is not n for n, _ in self._result.qualify):
+            self._result.qualify.append((node, context.only_table))
 
-    def _qualified(self, node: Node, below: list[tuple[str, Node]], around: _Around) -> None:
-        self._ordinary(node, [(k, c) for k, c in below if k != "qualifier"], around)
-        for key, child in below:
+    def _qualified(self, node: Node, child_nodes: list[tuple[str, Node]], context: _Context) -> None:
+        """Refuse a qualifier of `*` or COLUMNS that has nodes of its own, which nothing would check."""
+        self._descend(node, [(k, c) for k, c in child_nodes if k != "qualifier"], context)
+        for key, child in child_nodes:
             if key == "qualifier":
                 for _ in children(child, slot_types(node, key)):
                     refuse("this qualifier")
 
-    def _parameter(self, node: Node, below: list[tuple[str, Node]], around: _Around) -> None:
-        name, given = node.get("name", ""), str(node.get("param_type", ""))
+    def _parameter(self, node: Node, child_nodes: list[tuple[str, Node]], context: _Context) -> None:
+        """Refuse placeholders that the template did not generate, such as the tenant's, and identifiers."""
+        name, declared = node.get("name", ""), str(node.get("param_type", ""))
         expected = self._placeholders.get(name)
-        if expected is None or "".join(expected.split()) != "".join(given.split()) or given.strip() == "Identifier":
-            refuse(f"the placeholder `{{{name}:{given}}}`", "use a template parameter, as in `{{String(name)}}`")
+        if (
+            expected is None
+            or "".join(expected.split()) != "".join(declared.split())
+            or declared.strip() == "Identifier"
+        ):
+            refuse(f"the placeholder `{{{name}:{declared}}}`", "use a template parameter, as in `{{String(name)}}`")
 
-    def _apply(self, node: Node, below: list[tuple[str, Node]], around: _Around) -> None:
+    def _apply(self, node: Node, child_nodes: list[tuple[str, Node]], context: _Context) -> None:
+        """Refuse a refused function that `APPLY` calls by its name instead of a function node."""
         if "func_name" in node:
             self._callable(node["func_name"])
             _refuse_bounded(node["func_name"])
             if takes_lambda(node["func_name"]):
-                self._references(listed(node.get("parameters")), around)
-        self._ordinary(node, below, around)
+                self._references(members(node.get("parameters")), context)
+        self._descend(node, child_nodes, context)
 
-    def _function(self, node: Node, below: list[tuple[str, Node]], around: _Around) -> None:
+    def _function(self, node: Node, child_nodes: list[tuple[str, Node]], context: _Context) -> None:
+        """Refuse functions that read outside their row, or that name a refused function or type as text."""
         name = str(node.get("name", ""))
-        arguments = listed(node.get("arguments"))
+        arguments = members(node.get("arguments"))
         if _is_lambda(node):
-            self._lambda(node, arguments, around)
+            self._lambda(node, arguments, context)
             return
         self._callable(name)
         lower = name.lower()
         if lower in MEMBERSHIP:
-            self._membership(node, arguments, around)
+            self._membership(node, arguments, context)
             return
         if lower == "exists" and [a.get("type") for a in arguments] != ["Subquery"]:
             refuse("EXISTS of anything but a subquery")
         check_arguments(name, arguments)
         if lower in BOUNDED:
-            self._text.bounded.append(node)
+            self._result.bounded.append(node)
         if takes_lambda(lower):
-            self._references([*arguments, *listed(node.get("parameters"))], around)
-        self._ordinary(node, below, around)
+            self._references([*arguments, *members(node.get("parameters"))], context)
+        self._descend(node, child_nodes, context)
 
-    def _lambda(self, node: Node, arguments: list[Node], around: _Around) -> None:
-        """A lambda where it is used. A named one could stand in for the functions of our own filters."""
+    def _lambda(self, node: Node, arguments: list[Node], context: _Context) -> None:
+        """Refuse lambdas not written as `x -> …`: a named one could replace a function in a tenant filter."""
         plain = set(node) <= {"type", "name", "arguments", "is_operator", "is_lambda_function", "kind"}
         plain = plain and bool(node.get("is_lambda_function")) and node.get("name") == "lambda"
-        taken = arguments[0] if plain and len(arguments) == 2 else {}
-        if taken.get("name") != "tuple" or set(taken) - {"type", "name", "arguments", "is_operator"}:
+        parameters = arguments[0] if plain and len(arguments) == 2 else {}
+        if parameters.get("name") != "tuple" or set(parameters) - {"type", "name", "arguments", "is_operator"}:
             refuse("`lambda` as a function", "write `x -> ...`")
-        names = [child for _, child in children(taken, frozenset({"Function"}))]
-        for item in names:
-            if list(children(item, frozenset({"Identifier"}))) or set(item) != {"type", "name"}:
+        argument_names = [child for _, child in children(parameters, frozenset({"Function"}))]
+        for parameter in argument_names:
+            if list(children(parameter, frozenset({"Identifier"}))) or set(parameter) != {"type", "name"}:
                 refuse("this argument of a lambda")
-        inside = replace(around, columns=around.columns | {n["name"] for n in names})
+        inside = replace(context, columns=context.columns | {n["name"] for n in argument_names})
         self._pending.append((arguments[1], slot_types(node, "arguments"), inside))
 
     def _callable(self, name: str) -> None:
+        """Refuse every function that `functions.txt` does not list."""
         if not is_allowed(name):
             exists = self._is_function(name)
             raise RookeryError(
                 FUNCTION_REFUSED,
                 f"function `{name}` is not allowed" if exists else f"no function `{name}`",
-                hint="only functions of a row's own values can be used" if exists else None,
+                hint="only functions that depend on nothing but a row's own values can be used" if exists else None,
             )
 
     def _is_function(self, name: str) -> bool:
-        """Whether the engine has a function of this name in some case."""
+        """Whether the engine has a function of this name, in any case."""
         if self._functions is None:
-            # Asking the engine takes some milliseconds, and a text may have thousands of names.
-            self._functions = frozenset(k.lower() for k in self._known())
+            # One call to the engine takes milliseconds, and a text may have thousands of names.
+            self._functions = frozenset(k.lower() for k in self._engine_functions())
         return name.lower() in self._functions
 
-    def _membership(self, node: Node, arguments: list[Node], around: _Around) -> None:
-        """IN: its right side may be a table, which a bare name must then be allowed to read."""
+    def _membership(self, node: Node, arguments: list[Node], context: _Context) -> None:
+        """Refuse a read of an unbound table by `IN name`, where a bare name means a table.
+
+        The engine prefers an alias of that name. Whether there is one is known only at the end of the walk.
+        """
         if len(arguments) != 2 or set(node) - {"type", "name", "arguments", "is_operator", "alias"}:
             refuse("IN of this form", "write `value IN (...)`")
         left, right = arguments
         kinds = slot_types(node, "arguments")
-        self._pending.append((left, kinds, around))
+        self._pending.append((left, kinds, context))
         if right.get("type") != "Identifier":
-            self._pending.append((right, kinds, around))
+            self._pending.append((right, kinds, context))
             return
         for _ in children(right, frozenset({"Identifier"})):
             refuse("this right side of IN")
         if "name_parts" in right or "alias" in right:
             refuse(f"`{right['name']}` on the right of IN", "write has(array, value) for a column")
-        self._memberships.append((right["name"], around))
+        self._memberships.append((right["name"], context))
 
-    def _references(self, arguments: list[Node], around: _Around) -> None:
-        """Bare names among the arguments of a function that takes lambdas may mean functions."""
-        for item in arguments:
-            name = str(item.get("name", "")) if item.get("type") == "Identifier" and "name_parts" not in item else ""
-            if name not in around.columns:
+    def _references(self, arguments: list[Node], context: _Context) -> None:
+        """Refuse a call of a refused function by its bare name, as in `arrayMap(hostName, x)`."""
+        for argument in arguments:
+            name = (
+                str(argument.get("name", ""))
+                if argument.get("type") == "Identifier" and "name_parts" not in argument
+                else ""
+            )
+            if name not in context.columns:
                 _refuse_bounded(name)
-            judged = not name or is_allowed(name) or is_niladic(name) or name in around.columns
-            if not judged and self._is_function(name):
-                self._unclear.append((item, around))
+            harmless = not name or is_allowed(name) or is_niladic(name) or name in context.columns
+            if not harmless and self._is_function(name):
+                self._ambiguous.append((argument, context))
 
 
 def _refuse_bounded(name: str) -> None:
-    """Refuse a function by its name alone: it has no arguments there that could be bounded."""
+    """Refuse a slow function that is called by name alone, where its arguments cannot be given a length limit."""
     if name.lower() in BOUNDED:
         refuse(f"`{name}` without its arguments", f"write a lambda, as in `x -> {name}(x, ...)`")
 
 
 def _is_lambda(node: Node) -> bool:
-    """Whether the engine takes a function node for a lambda, however it is spelled."""
+    """Whether the engine treats a function node as a lambda, however it is spelled."""
     flagged = bool(node.get("is_lambda_function")) or node.get("kind") == "LAMBDA_FUNCTION"
     return flagged or str(node.get("name", "")).lower() == "lambda"
 
 
 def _local_names(select: Node) -> frozenset[str]:
-    elements = listed(select.get("with")) if select.get("type") == "SelectQuery" else []
+    """The names of a SELECT's WITH queries."""
+    elements = members(select.get("with")) if select.get("type") == "SelectQuery" else []
     return frozenset(e["name"] for e in elements if e.get("type") == "WithElement" and isinstance(e.get("name"), str))
 
 
 def _only_table(select: Node) -> str | None:
-    """The name by which columns can be qualified where a SELECT reads one table and nothing else; else None."""
-    elements = listed(select.get("tables"))
+    """The name that qualifies columns if a SELECT reads exactly one table; else None."""
+    elements = members(select.get("tables"))
     if len(elements) != 1 or not isinstance(elements[0].get("table_expression"), dict):
         return None
     table = elements[0]["table_expression"]

@@ -1,7 +1,7 @@
-"""How large a text becomes once the engine has expanded it: every use of a WITH query, a name or an alias is a copy.
+"""How large a query becomes when the engine expands it, where each use of a WITH query, node or alias is a copy.
 
-No limit of time ends the planning of a query, so what it takes is bounded before the engine sees it. A text's extent
-is a sum over the names that it reads, so the extent of a statement follows from those of its texts.
+The engine has no time limit for planning a query, so the size is limited before the engine sees the query. A text's
+extent is a linear sum over the names that it reads. The extent of a statement follows from the extents of its texts.
 """
 
 from __future__ import annotations
@@ -12,47 +12,45 @@ from typing import Protocol
 
 from engine.errors import TOO_COMPLEX, RookeryError
 
-MOST = 50_000
-"""Parts of a statement, expanded."""
-WIDEST = 5_000
-"""Values that one value consists of: elements of tuples and maps within each other."""
-TABLE = 100
-"""What planning a table takes, in parts."""
-COLUMNS = "*"
-"""Ends the name of a bound name's columns in a sum."""
-CAP = 1 << 62
-"""What numbers stop at."""
+MAX_EXPANDED_PARTS = 50_000
+"""Most parts (nodes of the expanded tree) of a statement."""
+MAX_VALUE_ELEMENTS = 5_000
+"""Most elements of one value, counting those of nested tuples and maps."""
+TABLE_PARTS = 100
+"""The cost of planning a table, in parts."""
+COLUMNS_SUFFIX = "*"
+"""Suffix in a `Sum` for the number of columns of a bound name, instead of its parts."""
+MAX_NUMBER = 1 << 62
+"""Largest number in an extent; larger ones become this."""
 
 Sum = Mapping[str, int]
-"""A number, under the empty name, and how often the extent of each bound name is added to it."""
+"""A linear sum: a constant under the empty name, and for each bound name how often its extent is added."""
 
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """What one use of a query comes to.
-
-    `parts` of the expanded tree and `columns` of the result are sums; in `parts`, a name with a star stands for the
-    columns of a bound name, and without one for its parts. `values` tells how many values one value of a column has,
-    by the column's name, where that is more than one.
-    """
+    """The size of one use of a query."""
 
     parts: Sum = field(default_factory=dict)
+    """Nodes of the expanded tree."""
     columns: Sum = field(default_factory=dict)
+    """Columns of the result."""
     values: Mapping[str, int] = field(default_factory=dict)
+    """Column name → elements in one value of the column, if more than one."""
 
-    def of(self, names: Mapping[str, Extent]) -> Extent:
-        """The extent as numbers, where those of the bound names are known."""
-        return Extent({"": _number(self.parts, names)}, {"": _number(self.columns, names)}, self.values)
+    def evaluated(self, names: Mapping[str, Extent]) -> Extent:
+        """The extent as plain numbers, given the extents of the bound names."""
+        return Extent({"": _evaluated(self.parts, names)}, {"": _evaluated(self.columns, names)}, self.values)
 
 
-class Columned(Protocol):
-    """A datasource, of which only the number of columns matters."""
+class HasColumns(Protocol):
+    """A datasource. Only the number of its columns matters here."""
 
     @property
     def columns(self) -> tuple[str, ...]: ...
 
 
-class Text(Protocol):
+class MeasuredText(Protocol):
     """A verified text."""
 
     @property
@@ -62,61 +60,63 @@ class Text(Protocol):
 
 
 def table_extent(columns: int) -> Extent:
-    """The extent of a table with so many columns."""
-    return Extent({"": TABLE + columns}, {"": columns})
+    """The extent of a table with `columns` columns."""
+    return Extent({"": TABLE_PARTS + columns}, {"": columns})
 
 
-def relation_extent(relation: Columned) -> Extent:
+def relation_extent(relation: HasColumns) -> Extent:
+    """The extent of a datasource."""
     return table_extent(len(relation.columns))
 
 
 def extents_of(
-    relations: Mapping[str, Columned], texts: Mapping[str, tuple[tuple[str, Text], ...]]
+    relations: Mapping[str, HasColumns], texts: Mapping[str, tuple[tuple[str, MeasuredText], ...]]
 ) -> dict[str, Extent]:
-    """The extents of pipes, by name, from the texts of their nodes in order. No pipe may read itself."""
-    found: dict[str, Extent] = {}
+    """Pipe name → extent. `texts` has each pipe's verified nodes in order. The pipes must not form a cycle."""
+    extents: dict[str, Extent] = {}
 
     def measure(name: str) -> Extent:
-        if name in found:
-            return found[name]
+        if name in extents:
+            return extents[name]
         known: dict[str, Extent] = {}
         for node, text in texts.get(name, ()):
             known |= {n: measure(n) for n in text.reads - known.keys()}
-            known[node] = text.extent.of(known)
-        found[name] = known[texts[name][-1][0]] if name in texts else relation_extent(relations[name])
-        return found[name]
+            known[node] = text.extent.evaluated(known)
+        extents[name] = known[texts[name][-1][0]] if name in texts else relation_extent(relations[name])
+        return extents[name]
 
     for name in texts:
         measure(name)
-    return found
+    return extents
 
 
-def check_extent(found: Extent, part: str) -> None:
-    """Refuse what takes the engine long to plan. Raises RK4040."""
-    parts, values = found.parts.get("", 0), max(found.values.values(), default=1)
-    if parts > MOST:
+def check_extent(extent: Extent, part: str) -> None:
+    """Refuse a statement that the engine would plan for too long. `part` names it in the message. Raises RK4040."""
+    parts, values = extent.parts.get("", 0), max(extent.values.values(), default=1)
+    if parts > MAX_EXPANDED_PARTS:
         raise RookeryError(
             TOO_COMPLEX,
-            f"{part} is too complex: it has {_shown(parts)} parts once WITH queries, nodes, aliases and `*` are "
-            f"expanded, and {MOST:,} are allowed",
+            f"{part} is too complex: it has {_shown(parts)} parts after WITH queries, nodes, aliases and `*` are "
+            f"expanded, and {MAX_EXPANDED_PARTS:,} are allowed",
             hint="each use of a WITH query, node or alias counts as a copy of it: use them less often",
         )
-    if values > WIDEST:
+    if values > MAX_VALUE_ELEMENTS:
         raise RookeryError(
             TOO_COMPLEX,
-            f"{part} is too complex: one of its values consists of {_shown(values)} others; {WIDEST:,} are allowed",
-            hint="put fewer values into tuples and maps within each other",
+            f"{part} is too complex: one of its values has {_shown(values)} elements, and "
+            f"{MAX_VALUE_ELEMENTS:,} are allowed",
+            hint="put fewer values into nested tuples and maps",
         )
 
 
 def _shown(number: int) -> str:
-    return f"{number:,}" if number < CAP else "very many"
+    return f"{number:,}" if number < MAX_NUMBER else "very many"
 
 
-def _number(sum: Sum, names: Mapping[str, Extent]) -> int:
-    found = sum.get("", 0)
+def _evaluated(sum: Sum, names: Mapping[str, Extent]) -> int:
+    total = sum.get("", 0)
     for name, times in sum.items():
-        known = names.get(name.removesuffix(COLUMNS))
+        known = names.get(name.removesuffix(COLUMNS_SUFFIX))
         if known is not None:
-            found += times * (known.columns if name.endswith(COLUMNS) else known.parts).get("", 0)
-    return min(found, CAP)
+            total += times * (known.columns if name.endswith(COLUMNS_SUFFIX) else known.parts).get("", 0)
+    return min(total, MAX_NUMBER)

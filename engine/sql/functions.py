@@ -1,4 +1,7 @@
-"""The closed list of functions that author SQL may call, and of what some of them may be given as text."""
+"""The closed list of functions that author SQL may call, and checks of arguments that name functions or types.
+
+The list itself is `functions.txt`, next to this module.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from types import MappingProxyType
 from typing import Any
 
 from engine.errors import FUNCTION_REFUSED, RookeryError
-from engine.sql.grammar import Node, refuse
+from engine.sql.grammar import refuse
+from engine.sql.tree import Node
 
 COMBINATORS = (
     "simplestate", "mergestate", "ordefault", "distinct", "resample", "foreach", "ornull", "argmin", "argmax",
@@ -18,16 +22,15 @@ COMBINATORS = (
 )  # fmt: skip
 
 MAX_COMBINATORS = 6
-"""How many combinators a name may carry; more is nobody's query."""
-
+"""Most combinators in a name. No useful query has more, and each one multiplies the names to look up."""
 
 NAMED_AGGREGATE = frozenset({"arrayreduce", "arrayreduceinranges", "initializeaggregation"})
 TYPE_ARGUMENT = {
     "cast": 1, "accuratecast": 1, "accuratecastornull": 1, "accuratecastordefault": 1,
     "reinterpret": 1, "defaultvalueoftypename": 0,
 }  # fmt: skip
-"""Functions with a type as text, and its position. It must be a literal without aggregate states: states made from
-chosen bytes are not safe to read."""
+"""Functions that take a type as text → the position of that argument. The type must be a literal without aggregate
+states: the engine does not read states safely that are made from chosen bytes."""
 
 _AGGREGATE = re.compile(r"([A-Za-z_0-9]++)\s*+(?:\(([\w\s.,'+-]*)\))?")
 _STATE = re.compile(r"(?<!Simple)AggregateFunction", re.IGNORECASE)
@@ -35,20 +38,20 @@ _STATE = re.compile(r"(?<!Simple)AggregateFunction", re.IGNORECASE)
 
 @cache
 def sections() -> Mapping[str, frozenset[str]]:
-    """The lists of `functions.txt` by section, in lower case."""
-    found: dict[str, set[str]] = {}
+    """Section of `functions.txt` → the names in it, in lower case."""
+    lists: dict[str, set[str]] = {}
     section: set[str] = set()
     for line in files(__package__).joinpath("functions.txt").read_text(encoding="utf-8").splitlines():
         text = line.strip()
         if text.startswith("[") and text.endswith("]"):
-            section = found.setdefault(text[1:-1], set())
+            section = lists.setdefault(text[1:-1], set())
         elif text and not text.startswith("#"):
             section.add(text.lower())
-    return MappingProxyType({name: frozenset(names) for name, names in found.items()})
+    return MappingProxyType({name: frozenset(names) for name, names in lists.items()})
 
 
 def is_aggregate(name: str) -> bool:
-    """Whether a name is an aggregate function on the list, combinators included."""
+    """Whether a name is an allowed aggregate function, with or without combinators."""
     aggregates = sections()["aggregate"]
     candidates = {name.lower()}
     for _ in range(MAX_COMBINATORS):
@@ -59,7 +62,7 @@ def is_aggregate(name: str) -> bool:
 
 
 def is_allowed(name: str) -> bool:
-    """Whether author SQL may call a function of this name (any case)."""
+    """Whether author SQL may call a function of this name, in any case."""
     lists = sections()
     return name.lower() in lists["plain"] or name.lower() in lists["lambda"] or is_aggregate(name)
 
@@ -70,12 +73,12 @@ def takes_lambda(name: str) -> bool:
 
 
 def is_niladic(name: str) -> bool:
-    """Whether the engine would call a refused function for this bare name where no column has it."""
+    """Whether the engine calls a refused function for this bare name if no column has the name."""
     return name.lower() in sections()["niladic"]
 
 
 def check_arguments(name: str, arguments: list[Node]) -> None:
-    """Judge the texts by which a call names an aggregate function or a type. Raises FUNCTION_REFUSED, SQL_REFUSED."""
+    """Check the arguments that name an aggregate function or a type. Raises FUNCTION_REFUSED or SQL_REFUSED."""
     lower = name.lower()
     if lower in NAMED_AGGREGATE:
         _check_aggregate(name, arguments)
@@ -84,10 +87,10 @@ def check_arguments(name: str, arguments: list[Node]) -> None:
 
 
 def _check_aggregate(name: str, arguments: list[Node]) -> None:
-    """The aggregate function that a function gets by name must be a literal on the list."""
+    """Refuse a call unless its first argument is a literal that names an allowed aggregate function."""
     text = text_of(arguments[0]) if arguments else None
-    found = _AGGREGATE.fullmatch(text.strip()) if text is not None else None
-    if found is None or not is_aggregate(found[1]):
+    match = _AGGREGATE.fullmatch(text.strip()) if text is not None else None
+    if match is None or not is_aggregate(match[1]):
         raise RookeryError(
             FUNCTION_REFUSED,
             f"`{name}` needs the name of an allowed aggregate function",
@@ -96,6 +99,7 @@ def _check_aggregate(name: str, arguments: list[Node]) -> None:
 
 
 def _check_type(name: str, arguments: list[Node], position: int) -> None:
+    """Refuse a cast to a type that is not a literal, or that contains an aggregate state."""
     text = text_of(arguments[position]) if len(arguments) > position else None
     if text is None:
         refuse(f"`{name}` without a literal type", "write the type as a literal")
@@ -104,7 +108,7 @@ def _check_type(name: str, arguments: list[Node], position: int) -> None:
 
 
 def text_of(node: Node) -> str | None:
-    """The value of a string literal, None for any other node."""
+    """The value of a string literal; None for any other node."""
     value: Any = node.get("value") if node.get("type") == "Literal" else None
     if isinstance(value, dict) and value.get("field_type") == "String" and isinstance(value.get("value"), str):
         return str(value["value"])

@@ -1,7 +1,7 @@
-"""The shapes of syntax trees that author SQL may have: closed lists of node types, and of keys for each of them.
+"""The grammar of author SQL: a closed list of node types, and of the keys of each type.
 
-The trees are those of `parseQueryToJSON`. A node type, key or value that is not in the table is refused, so what a
-newer engine can say beyond it stays out until it is judged here.
+The trees come from the engine's `parseQueryToJSON`. A node type, key or value that is not in `NODES` is refused. New
+syntax of a newer engine therefore stays refused until it is reviewed and added here.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
 
 from engine.errors import SQL_REFUSED, RookeryError
-
-Node = dict[str, Any]
-"""A node of a syntax tree: plain JSON data with a `type`."""
+from engine.sql.tree import Node
 
 RESERVED = "_rk_"
-"""Prefix of names that statements of ours use; author texts cannot use it."""
+"""Prefix of names in generated SQL; author SQL cannot use it."""
 
 Kind = Literal[
     "node", "items", "list", "names", "name", "parts", "text", "words", "digits", "sign", "flag", "off", "value"
@@ -26,14 +24,16 @@ Kind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """What may stand under a key.
+    """The values that a key accepts.
 
-    `node` is one node of the given types, `items` an ExpressionList of them, `list` a bare list of them, `names` an
-    ExpressionList or list of identifiers that only name columns; the rest are plain values.
+    The kind `node` is one node of an allowed type, `items` an ExpressionList of such nodes, `list` a plain list of
+    them, and `names` an ExpressionList or list of identifiers that only name columns. The other kinds are plain
+    values.
     """
 
     kind: Kind
     allowed: frozenset[str] = frozenset()
+    """The allowed node types, or for the kind `words` the allowed values."""
 
 
 def _node(*types: str) -> Slot:
@@ -214,16 +214,16 @@ CONSTRUCTS: Mapping[str, tuple[str, str]] = {
     "is_compound_name": ("a function with a compound name", "call functions by their plain name"),
     "children": ("an identifier as a parameter", "use a value placeholder, or `{{column(...)}}` in a template"),
 }
-"""Keys outside the table that authors can write, as they know them, with a hint."""
+"""Refused keys for which authors know another name: key → (that name, hint)."""
 
 
 def refuse(what: str, hint: str | None = None) -> NoReturn:
-    """Raise SQL_REFUSED about a construct."""
+    """Raise SQL_REFUSED for a construct."""
     raise RookeryError(SQL_REFUSED, f"{what} is not allowed here", hint=hint)
 
 
 def check_name(name: object) -> None:
-    """Refuse a name that no statement of ours could carry: control characters, a reserved prefix, not a text."""
+    """Refuse a name that is unsafe in generated SQL: empty, with control characters, or with the reserved prefix."""
     if not isinstance(name, str) or not name:
         refuse("an empty name", CONSTRUCTS["children"][1])
     if any(unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} for c in name):
@@ -233,7 +233,7 @@ def check_name(name: object) -> None:
 
 
 def children(node: Node, allowed: frozenset[str]) -> Iterator[tuple[str, Node]]:
-    """Check a node against the table and yield what must be visited below it as (key, node). Raises SQL_REFUSED."""
+    """Check a node against `NODES` and yield its child nodes as (key, node). Raises SQL_REFUSED."""
     kind = node.get("type")
     keys = NODES.get(kind) if isinstance(kind, str) and kind in allowed else None
     if keys is None:
@@ -245,14 +245,8 @@ def children(node: Node, allowed: frozenset[str]) -> Iterator[tuple[str, Node]]:
         if slot is None:
             construct, hint = CONSTRUCTS.get(key, (f"`{key}` of `{kind}`", "write the query without it"))
             refuse(construct, hint)
-        for child in _below(slot, value, f"`{key}` of `{kind}`"):
+        for child in _child_nodes(slot, value, f"`{key}` of `{kind}`"):
             yield key, child
-
-
-def listed(node: Node | None) -> list[Node]:
-    """The members of an ExpressionList, none for an absent one."""
-    found = (node or {}).get("children", [])
-    return found if isinstance(found, list) else []
 
 
 def slot_types(node: Node, key: str) -> frozenset[str]:
@@ -260,7 +254,8 @@ def slot_types(node: Node, key: str) -> frozenset[str]:
     return NODES[node["type"]][key].allowed
 
 
-def _below(slot: Slot, value: Any, where: str) -> list[Node]:
+def _child_nodes(slot: Slot, value: Any, where: str) -> list[Node]:
+    """Check the value of a key and return the nodes in it. `where` names the key in messages."""
     if slot.kind == "node":
         return [_is_node(value, where)]
     if slot.kind in ("items", "list"):
@@ -322,13 +317,17 @@ def _check_names(value: Any, where: str) -> None:
 def _check_literal(value: Any, where: str) -> None:
     pending = [value]
     while pending:
-        part = pending.pop()
-        if not isinstance(part, dict) or set(part) != {"field_type", "value"} or part["field_type"] not in LITERALS:
+        literal = pending.pop()
+        if (
+            not isinstance(literal, dict)
+            or set(literal) != {"field_type", "value"}
+            or literal["field_type"] not in LITERALS
+        ):
             refuse(f"a literal of this type ({where})")
-        inner = part["value"]
-        if part["field_type"] in ("Array", "Tuple"):
-            if not isinstance(inner, list):
+        content = literal["value"]
+        if literal["field_type"] in ("Array", "Tuple"):
+            if not isinstance(content, list):
                 refuse(where)
-            pending.extend(inner)
-        elif not (inner is None or isinstance(inner, (str, int, float))):
+            pending.extend(content)
+        elif not (content is None or isinstance(content, (str, int, float))):
             refuse(where)

@@ -1,11 +1,12 @@
-"""Whose rows the output of a query holds, read off the engine's syntax tree.
+"""Derives from a query's syntax tree whose rows its output holds: no tenant's, one tenant's, or several tenants'.
 
-A query over tenants' rows holds one tenant's only if every table of many tenants' rows in it is narrowed by `WHERE`
-to the same tenant: by a conjunct that compares the table's own tenant column with a literal. Anything else is not
-proved, and counts as rows of several tenants.
+A query over tenants' rows is *pinned* to one tenant if `WHERE` restricts each table of several tenants to the same
+tenant, by a conjunct that compares that table's tenant column with a literal. In any other case the output counts as
+rows of several tenants.
 
-Aliases win over columns in the engine, so a bare name proves nothing in a text that gives it to another value. Some
-joins and functions answer for a row from rows that WHERE removes afterwards; beside them a pin proves nothing either.
+In the engine, aliases take precedence over columns. So a bare name proves nothing in a text that gives this name to
+another value. Some joins and functions compute a row's values from rows that WHERE removes later. With them, a pin
+proves nothing either.
 """
 
 from __future__ import annotations
@@ -13,23 +14,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from engine.errors import RookeryError
 from engine.sql.checker import MEMBERSHIP
-from engine.sql.tenant_lineage import ACROSS_ROWS, JOINS, Lineage, items, named, parts_of, walked
+from engine.sql.tenant_lineage import JOINS, ROW_ORDER_FUNCTIONS, Lineage, names_of_values
+from engine.sql.tree import Node, flat_members, identifier_parts, walk_all, walk_select
 from engine.tenant_ids import base_type, canonical_tenant
 
-Node = Mapping[str, Any]
 Kind = Literal["public", "pinned", "carried", "mixed"]
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Whose rows something holds.
+    """Whose rows a table or a query's output holds.
 
-    `public`: no tenant's. `pinned`: those of one `tenant`, by its canonical id. `carried`: those of many, each with
-    its tenant in `column`, which has `type`. `mixed`: those of several, without saying whose.
+    `public`: no tenant's rows. `pinned`: rows of one `tenant` (a canonical id). `carried`: rows of many tenants, each
+    with its tenant in `column`, which has `type`. `mixed`: rows of several tenants without a tenant column.
     """
 
     kind: Kind
@@ -42,8 +43,8 @@ PUBLIC = Origin("public")
 MIXED = Origin("mixed")
 
 
-def merged(origins: list[Origin]) -> Origin:
-    """The origin of rows that come together where no tenant column keeps them apart."""
+def merged_origin(origins: list[Origin]) -> Origin:
+    """The origin of rows that are combined without a tenant column to keep them apart."""
     kinds = {o.kind for o in origins}
     if kinds & {"carried", "mixed"}:
         return MIXED
@@ -52,82 +53,86 @@ def merged(origins: list[Origin]) -> Origin:
 
 
 def origin_of(tree: Node, known: Mapping[str, Origin], names: frozenset[str]) -> Origin:
-    """The origin of a query's output, given the origins of the names that it may read.
+    """The origin of a query's output. `known` has the origins of the names that it may read.
 
-    `names` are the columns and aliases of what it reads: a qualifier of that name could mean a part of them.
+    `names` are the columns and aliases of what the query reads: a qualifier that equals one of them could mean an
+    element of that value instead of a table.
     """
-    nodes = list(_everything(tree))
+    nodes = list(walk_all(tree))
     read = {str(n.get("name")) for n in nodes if n.get("type") in ("TableIdentifier", "Identifier")}
     if all(known.get(name, PUBLIC) == PUBLIC for name in read):
         return PUBLIC
     local = Counter(n["name"] for n in nodes if n.get("type") == "WithElement")
     if any(count > 1 or name in known for name, count in local.items()):
-        # The engine resolves a WITH query where it is used, so its name must mean one query in the whole text.
+        # The engine resolves a WITH query where it is used, so a name with several meanings proves nothing.
         return MIXED
-    return _Tracer(names | named(tree), _renamed(nodes)).query(tree, known)
+    return _Tracer(names | names_of_values(tree), _renamed(nodes)).query(tree, known)
 
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """One table of a FROM: the name that qualifies its columns, its origin and its join."""
+    """One table in FROM: the name that qualifies its columns, its origin, and how it is joined."""
 
     name: str
     origin: Origin
     join: Node
     renamed: bool
+    """Whether a list of names after the table renames its columns."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Tracer:
-    """`renamed` are the names that the text gives to values which are not the column of that name."""
+    """Derives the origins of the queries in one text."""
 
     names: frozenset[str]
+    """Names of values. A table of the same name cannot qualify a column reliably."""
     renamed: frozenset[str]
+    """Names that the text gives to values other than the column of that name."""
 
     def query(self, node: Node, known: Mapping[str, Origin]) -> Origin:
         if node.get("type") == "SelectQuery":
             return self._select(node, known)
         selects = node["list_of_selects"]["children"]
-        # WITH of the first SELECT reaches the others, as it does in the engine.
+        # As in the engine, the WITH queries of the first SELECT are visible in the others.
         shared = self._with(selects[0], known) if len(selects) > 1 else known
-        found = [self.query(s, shared if n else known) for n, s in enumerate(selects)]
-        return found[0] if len(found) == 1 else self._apart(node, known, found)
+        origins = [self.query(s, shared if n else known) for n, s in enumerate(selects)]
+        return origins[0] if len(origins) == 1 else self._if_kept_apart(node, known, origins)
 
     def _select(self, node: Node, known: Mapping[str, Origin]) -> Origin:
         inner = self._with(node, known)
         tables = list(self._tables(node, inner))
-        beside = list(self._in_expressions(node, inner))
+        in_expressions = list(self._in_expressions(node, inner))
         carried = [t for t in tables if t.origin.kind == "carried"]
-        others = [t.origin for t in tables if t.origin.kind != "carried"] + beside
+        others = [t.origin for t in tables if t.origin.kind != "carried"] + in_expressions
         if not carried:
-            return merged(others)
-        pins = None if self._across_rows(node, tables) else self._pins(node, tables)
+            return merged_origin(others)
+        pins = None if self._depends_on_other_rows(node, tables) else self._pins(node, tables)
         if pins is not None:
-            return merged([*pins, *others])
-        return self._apart(node, known, [*(t.origin for t in carried), *others])
+            return merged_origin([*pins, *others])
+        return self._if_kept_apart(node, known, [*(t.origin for t in carried), *others])
 
-    def _apart(self, node: Node, known: Mapping[str, Origin], found: list[Origin]) -> Origin:
-        """The origin of rows that come together, which the proof for per-tenant pipes may show to be kept apart."""
-        carried = {o for o in found if o.kind == "carried"}
-        if len(carried) != 1 or any(o.kind not in ("carried", "public") for o in found):
-            return merged(found)
-        one = next(iter(carried))
+    def _if_kept_apart(self, node: Node, known: Mapping[str, Origin], origins: list[Origin]) -> Origin:
+        """The origin of combined rows: `carried` if the proof for per-tenant pipes shows that tenants stay apart."""
+        carried = {o for o in origins if o.kind == "carried"}
+        if len(carried) != 1 or any(o.kind not in ("carried", "public") for o in origins):
+            return merged_origin(origins)
+        origin = next(iter(carried))
         try:
-            Lineage(one.column, self.names).union(node, frozenset(n for n, o in known.items() if o == one))
+            Lineage(origin.column, self.names).union(node, frozenset(n for n, o in known.items() if o == origin))
         except RookeryError:
             return MIXED
-        return one
+        return origin
 
     def _with(self, node: Node, known: Mapping[str, Origin]) -> Mapping[str, Origin]:
-        found = dict(known)
-        for item in items(node.get("with")):
+        origins = dict(known)
+        for item in flat_members(node.get("with")):
             if item.get("type") == "WithElement":
-                origin = self.query(item["subquery"]["children"][0], found)
-                found[item["name"]] = MIXED if "aliases" in item and origin.kind == "carried" else origin
-        return found
+                origin = self.query(item["subquery"]["children"][0], origins)
+                origins[item["name"]] = MIXED if "aliases" in item and origin.kind == "carried" else origin
+        return origins
 
     def _tables(self, node: Node, known: Mapping[str, Origin]) -> Iterator[_Table]:
-        for element in items(node.get("tables")):
+        for element in flat_members(node.get("tables")):
             table = element.get("table_expression")
             if table is None:
                 continue
@@ -142,57 +147,57 @@ class _Tracer:
             yield _Table(name, origin, element.get("table_join") or {}, "column_aliases" in table)
 
     def _in_expressions(self, node: Node, known: Mapping[str, Origin]) -> Iterator[Origin]:
-        """The origins of what the expressions of a SELECT read: they answer once for all rows."""
-        for inner in walked(node):
+        """The origins of what a SELECT's expressions read, without tenant columns: one result serves all rows."""
+        for inner in walk_select(node):
             if inner.get("type") == "Subquery":
-                yield _answer(self.query(inner["children"][0], known))
+                yield _without_tenant(self.query(inner["children"][0], known))
             if inner.get("type") == "Function" and str(inner.get("name", "")).lower() in MEMBERSHIP:
-                right = items(inner.get("arguments"))[-1]
+                right = flat_members(inner.get("arguments"))[-1]
                 if right.get("type") == "Identifier":
-                    yield _answer(known.get(str(right.get("name")), PUBLIC))
+                    yield _without_tenant(known.get(str(right.get("name")), PUBLIC))
 
-    # --- pins ---
+    # --- pins: tables that WHERE restricts to one tenant ---
 
-    def _across_rows(self, node: Node, tables: list[_Table]) -> bool:
-        """Whether a row's values may come from rows that WHERE removes."""
-        functions = (str(n.get("name", "")).lower() for n in walked(node) if n.get("type") == "Function")
-        return any(f in ACROSS_ROWS for f in functions) or not all(_row_by_row(t) for t in tables[1:])
+    def _depends_on_other_rows(self, node: Node, tables: list[_Table]) -> bool:
+        """Whether a row's values may depend on rows that WHERE removes."""
+        functions = (str(n.get("name", "")).lower() for n in walk_select(node) if n.get("type") == "Function")
+        return any(f in ROW_ORDER_FUNCTIONS for f in functions) or not all(_row_by_row(t) for t in tables[1:])
 
     def _pins(self, node: Node, tables: list[_Table]) -> list[Origin] | None:
-        """The tenants to which the tables of many tenants' rows are narrowed; None if one of them is not."""
+        """The tenants to which WHERE restricts the tables of many tenants; None if a table is not restricted."""
         conjuncts = [c for key in ("where", "prewhere") if key in node for c in _conjuncts(node[key])]
-        found: dict[int, str] = {}
+        tenants: dict[int, str] = {}
         for n, table in enumerate(tables):
             if table.origin.kind != "carried":
                 continue
-            pin = None
-            if not table.renamed and (n == 0 or _every_match(table)):
-                pin = _literal(conjuncts, table.origin, self._spellings(tables, n))
-            if pin is None and n and 0 in found and self._joined(tables, n):
-                pin = found[0]
-            if pin is None:
+            tenant = None
+            if not table.renamed and (n == 0 or _keeps_only_matches(table)):
+                tenant = _pinned_tenant(conjuncts, table.origin, self._spellings(tables, n))
+            if tenant is None and n and 0 in tenants and self._joined(tables, n):
+                tenant = tenants[0]
+            if tenant is None:
                 return None
-            found[n] = pin
-        return [Origin("pinned", tenant) for tenant in found.values()]
+            tenants[n] = tenant
+        return [Origin("pinned", tenant) for tenant in tenants.values()]
 
     def _spellings(self, tables: list[_Table], position: int) -> set[tuple[str, ...]]:
-        """What surely means the tenant column of one table."""
+        """The identifiers that can only mean the tenant column of one table."""
         table = tables[position]
         column = table.origin.column
-        found: set[tuple[str, ...]] = set()
-        alone = position == 0 and all(self._joined(tables, n, using=True) for n in range(1, len(tables)))
-        if alone and column not in self.renamed:
-            found.add((column,))
+        spellings: set[tuple[str, ...]] = set()
+        merged_column = position == 0 and all(self._joined(tables, n, using=True) for n in range(1, len(tables)))
+        if merged_column and column not in self.renamed:
+            spellings.add((column,))
         if table.name and table.name not in self.names and [t.name for t in tables].count(table.name) == 1:
-            found.add((table.name, column))
-        return found
+            spellings.add((table.name, column))
+        return spellings
 
     def _joined(self, tables: list[_Table], position: int, *, using: bool = False) -> bool:
-        """Whether rows of a table only meet rows of the first one that have the same tenant."""
+        """Whether a table is joined to the first one so that only rows of the same tenant are combined."""
         first, table = tables[0], tables[position]
         if first.origin != table.origin or table.renamed or position != 1:
             return False
-        if using and not items(table.join.get("using_expression_list")):
+        if using and not flat_members(table.join.get("using_expression_list")):
             return False
         if table.join.get("strictness") not in JOINS.get(str(table.join.get("kind")), ()):
             return False
@@ -200,44 +205,48 @@ class _Tracer:
 
 
 def _row_by_row(table: _Table) -> bool:
-    """Whether a join answers for each row of its left side alone."""
+    """Whether a join's result for a left row depends on that row only."""
     kind = str(table.join.get("kind"))
     within = kind in ("CROSS", "COMMA") or table.join.get("strictness") in JOINS.get(kind, ())
     return within and not table.join.get("is_natural")
 
 
-def _every_match(table: _Table) -> bool:
-    """Whether a join keeps all pairs that match, and nothing where none does."""
+def _keeps_only_matches(table: _Table) -> bool:
+    """Whether a join's result is exactly the matching pairs."""
     kind, strictness = str(table.join.get("kind")), table.join.get("strictness")
     return kind in ("CROSS", "COMMA") or (kind == "INNER" and strictness in (None, "ALL"))
 
 
-def _answer(origin: Origin) -> Origin:
+def _without_tenant(origin: Origin) -> Origin:
     return MIXED if origin.kind == "carried" else origin
 
 
 def _conjuncts(node: Node) -> list[Node]:
     if node.get("type") == "Function" and node.get("name") == "and":
-        return [c for child in items(node.get("arguments")) for c in _conjuncts(child)]
+        return [c for child in flat_members(node.get("arguments")) for c in _conjuncts(child)]
     return [node]
 
 
-def _literal(conjuncts: list[Node], origin: Origin, spellings: set[tuple[str, ...]]) -> str | None:
-    """The tenant in a conjunct `tenant_column = literal`, either way round."""
+def _pinned_tenant(conjuncts: list[Node], origin: Origin, spellings: set[tuple[str, ...]]) -> str | None:
+    """The tenant in a conjunct `tenant_column = literal` or `literal = tenant_column`."""
     for node in conjuncts:
-        sides = items(node.get("arguments")) if node.get("type") == "Function" else []
+        sides = flat_members(node.get("arguments")) if node.get("type") == "Function" else []
         if node.get("name") != "equals" or len(sides) != 2:
             continue
         for left, right in (sides, reversed(sides)):
-            if left.get("type") == "Identifier" and parts_of(left) in spellings and right.get("type") == "Literal":
-                tenant = _tenant(right, origin.type)
+            if (
+                left.get("type") == "Identifier"
+                and identifier_parts(left) in spellings
+                and right.get("type") == "Literal"
+            ):
+                tenant = _tenant_of(right, origin.type)
                 if tenant is not None:
                     return tenant
     return None
 
 
-def _tenant(literal: Node, type: str) -> str | None:
-    # 1.0 is no tenant, although it equals 1.
+def _tenant_of(literal: Node, type: str) -> str | None:
+    # 1.0 is not a tenant id, although it equals 1.
     value = literal["value"]
     written_as = value.get("field_type", "") if isinstance(value, Mapping) else ""
     if written_as != "String" and "Int" not in written_as:
@@ -249,25 +258,12 @@ def _tenant(literal: Node, type: str) -> str | None:
 
 
 def _renamed(nodes: list[Node]) -> frozenset[str]:
-    """Names that are given to values, but for columns that keep their own."""
-    found: set[str] = set()
+    """Names that a text gives to values, except where a column keeps its own name."""
+    names: set[str] = set()
     for node in nodes:
-        kept = node.get("type") == "Identifier" and parts_of(node) == (node.get("alias"),)
-        if "alias" in node and not kept and node.get("type") not in ("TableIdentifier", "Subquery"):
-            found.add(str(node["alias"]))
+        keeps_name = node.get("type") == "Identifier" and identifier_parts(node) == (node.get("alias"),)
+        if "alias" in node and not keeps_name and node.get("type") not in ("TableIdentifier", "Subquery"):
+            names.add(str(node["alias"]))
         for key in ("column_aliases", "aliases"):
-            found |= {str(n.get("name")) for n in items(node.get(key))}
-    return frozenset(found)
-
-
-def _everything(root: Any) -> Iterator[Node]:
-    """Every node of a tree, what is inside of subqueries included."""
-    pending: list[Any] = [root]
-    while pending:
-        current = pending.pop()
-        if isinstance(current, Mapping):
-            if "type" in current:
-                yield current
-            pending.extend(current.values())
-        elif isinstance(current, list | tuple):
-            pending.extend(current)
+            names |= {str(n.get("name")) for n in flat_members(node.get(key))}
+    return frozenset(names)

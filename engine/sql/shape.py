@@ -1,4 +1,7 @@
-"""Shapes of a verified query: its branches, their left-most tables, its output names. Trees are not changed."""
+"""Properties of a verified query's tree: branches, left-most tables, output names, used columns.
+
+Nothing here changes a tree.
+"""
 
 from __future__ import annotations
 
@@ -10,50 +13,50 @@ from itertools import product
 
 from engine.sql.checker import MEMBERSHIP
 from engine.sql.functions import is_aggregate
-from engine.sql.grammar import Node, listed
+from engine.sql.tree import Node, members
 
 _WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
 class _Local:
-    """A local common table expression and the ones that it can see itself."""
+    """A WITH query, and the WITH queries that are visible inside it."""
 
     query: Node
     visible: Mapping[str, _Local]
 
 
 def branches(root: Node) -> list[Node]:
-    """The top-level branches of a UNION ALL, each a query of its own with the shared WITH; else the query alone."""
+    """The branches of a top-level UNION ALL as separate queries, each with the shared WITH; else the query itself."""
     flat = _flatten(root)
     if len(flat) < 2:
         return [root]
-    shared = listed(flat[0].get("with"))
-    return [_alone(root, select, shared if n else [], flat[0]) for n, select in enumerate(flat)]
+    shared = members(flat[0].get("with"))
+    return [_as_query(root, select, shared if n else [], flat[0]) for n, select in enumerate(flat)]
 
 
 def is_union(root: Node) -> bool:
-    """Whether the top level combines several queries in whatever way."""
-    return any(len(listed(q.get("list_of_selects"))) > 1 for q in _single(root))
+    """Whether the top level combines several queries: UNION, INTERSECT or EXCEPT."""
+    return any(len(members(q.get("list_of_selects"))) > 1 for q in _unwrapped(root))
 
 
 def is_plain(root: Node) -> bool:
-    """Whether a query is one SELECT without brackets, a WITH of its own, or totals beside its rows."""
-    members = listed(root.get("list_of_selects"))
-    if len(members) != 1 or members[0]["type"] != "SelectQuery":
+    """Whether a query is one SELECT without brackets, WITH clause or WITH TOTALS."""
+    selects = members(root.get("list_of_selects"))
+    if len(selects) != 1 or selects[0]["type"] != "SelectQuery":
         return False
-    return not (listed(members[0].get("with")) or members[0].get("group_by_with_totals"))
+    return not (members(selects[0].get("with")) or selects[0].get("group_by_with_totals"))
 
 
 def top(root: Node) -> Node:
     """The first SELECT of a query."""
     while root["type"] == "SelectWithUnionQuery":
-        root = listed(root["list_of_selects"])[0]
+        root = members(root["list_of_selects"])[0]
     return root
 
 
 def leftmost(root: Node, bound: frozenset[str]) -> str | None:
-    """The bound name that the first SELECT reads first, through subqueries and local names; None if there is none."""
+    """The bound name that the first SELECT reads first, even through subqueries and WITH queries, or None."""
     query: Node | None = root
     visible: Mapping[str, _Local] = {}
     while query is not None:
@@ -66,14 +69,14 @@ def leftmost(root: Node, bound: frozenset[str]) -> str | None:
         if name is not None:
             query, visible = visible[name].query, visible[name].visible
         else:
-            query = _content(table["subquery"]) if "subquery" in table else None
+            query = _query_of(table["subquery"]) if "subquery" in table else None
     return None
 
 
 def outputs(root: Node) -> tuple[str | None, ...] | None:
-    """The names of the first SELECT's columns where evident; None where `*` or a matcher hides their number."""
+    """The column names of the first SELECT, None for an unnamed column; None if `*` or COLUMNS hides their number."""
     names: list[str | None] = []
-    for item in listed(top(root).get("select")):
+    for item in members(top(root).get("select")):
         if "alias" in item:
             names.append(item["alias"])
         elif item["type"] == "Identifier":
@@ -86,18 +89,18 @@ def outputs(root: Node) -> tuple[str | None, ...] | None:
 
 
 def names(root: Node) -> frozenset[str] | None:
-    """Every text in a query that may name a column, taken apart at its dots; None where it may mean all columns.
+    """Every string in a query that may name a column, and its parts between dots; None if any column may be meant.
 
-    Texts that are no names are among them, too: a column that is not here is surely not read. All columns are meant
-    by `*`, by NATURAL, which joins on the columns that two tables have in common, and by a table on the right of IN.
+    The set is too large, never too small: the query does not read a column that is not in it. Any column may be meant
+    by `*`, by a table on the right of IN, and by NATURAL, which joins on the columns that two tables share.
     """
-    found: set[str] = set()
+    names: set[str] = set()
     pending: list[tuple[object, bool]] = [(root, False)]
     while pending:
         node, counted = pending.pop()
         if isinstance(node, str):
-            found.add(node)
-            found.update(node.split("."))
+            names.add(node)
+            names.update(node.split("."))
         elif isinstance(node, list):
             pending.extend((child, counted) for child in node)
         elif isinstance(node, dict):
@@ -107,11 +110,11 @@ def names(root: Node) -> frozenset[str] | None:
             # The argument of count(*) is rows, not columns.
             inside = node.get("name") == "count" if kind == "Function" else counted and kind == "ExpressionList"
             pending.extend((child, inside) for child in node.values())
-    return frozenset(found)
+    return frozenset(names)
 
 
 def _means_all(node: Node, counted: bool) -> bool:
-    """Whether a node means columns without naming them; `counted` are the arguments of `count`."""
+    """Whether a node means columns without naming them. `counted`: it is an argument of `count`."""
     kind = str(node.get("type", ""))
     if kind == "Asterisk":
         return not counted
@@ -119,30 +122,28 @@ def _means_all(node: Node, counted: bool) -> bool:
         return True
     if kind != "Function" or str(node.get("name")).lower() not in MEMBERSHIP:
         return False
-    return any(argument.get("type") == "Identifier" for argument in listed(node.get("arguments"))[1:])
+    return any(argument.get("type") == "Identifier" for argument in members(node.get("arguments"))[1:])
 
 
 @dataclass(frozen=True, slots=True)
 class Uses:
-    """What a query does with the values that it names.
-
-    `passed` are names in arguments of functions that may make a value grow or fail on it; `aliases` pairs each alias
-    with a name in what it stands for.
-    """
+    """How a query uses the values that it names."""
 
     passed: frozenset[str]
+    """Names in arguments of functions that may fail on a value or make it longer."""
     aliases: frozenset[tuple[str, str]]
+    """Pairs of an alias and a name in the expression behind it."""
 
 
 SAFE = frozenset(
     {"equals", "notequals", "less", "greater", "lessorequals", "greaterorequals", "in", "notin", "and", "or", "not"}
     | {"isnull", "isnotnull", "like", "notlike", "length", "empty", "notempty", "has", "arrayjoin", "tostring"}
 )
-"""Functions that take a value as it is: none makes it longer or takes more time than reading it."""
+"""Functions that do not fail on a value, do not make it longer, and take no more time than reading it."""
 
 
 def uses(root: Node) -> Uses | None:
-    """What a query does with names; None where that cannot be told by them."""
+    """How a query uses names; None if it uses values that it does not name."""
     passed: set[str] = set()
     aliases: set[tuple[str, str]] = set()
     pending: list[tuple[object, bool]] = [(root, False)]
@@ -153,12 +154,12 @@ def uses(root: Node) -> Uses | None:
         if not isinstance(node, dict):
             continue
         kind, name = str(node.get("type", "")), str(node.get("name", ""))
-        if kind == "Function" and name == "count" and _is_star(listed(node.get("arguments"))):
+        if kind == "Function" and name == "count" and _is_star(members(node.get("arguments"))):
             node = {**node, "arguments": None}
         if "transformers" in node or "Matcher" in kind or _renames(node) or (inside and kind.endswith("Asterisk")):
-            # Functions are called of columns that are not named.
+            # A function is called with columns that the text does not name.
             return None
-        if kind == "Function" and any(_is_star([a]) for a in listed(node.get("arguments"))):
+        if kind == "Function" and any(_is_star([a]) for a in members(node.get("arguments"))):
             return None
         if kind == "Identifier" and inside:
             passed.update(name.split("."))
@@ -175,39 +176,40 @@ def _is_star(arguments: list[Node]) -> bool:
 
 
 def _is_safe(node: Node) -> bool:
-    """Whether a function neither fails on a value nor takes longer for it.
+    """Whether a call cannot fail on a value, and takes no longer for a longer one.
 
-    A pattern that varies may be invalid, and IN converts values to the type of the rows that it compares them with.
+    LIKE with a pattern that is not constant is unsafe: the pattern may be invalid. So is IN with a subquery or table:
+    it converts values to the type of that table's column, which may fail.
     """
     name = str(node.get("name", "")).lower()
-    others = {str(argument.get("type")) for argument in listed(node.get("arguments"))[1:]}
+    others = {str(argument.get("type")) for argument in members(node.get("arguments"))[1:]}
     if name in ("like", "notlike"):
         return others <= {"Literal", "QueryParameter"}
     return name in SAFE and not (name in MEMBERSHIP and others & {"Subquery", "Identifier"})
 
 
 def _renames(node: Node) -> bool:
-    """Whether a node may give values names that no alias tells.
+    """Whether a node may name values other than by an alias.
 
-    Unions and lists of aliases rename columns by position, and a value without an alias has its own text for a name.
+    Unions and lists of aliases rename columns by position. A value without an alias is named by its own text.
     """
     if node.get("type") == "Identifier":
         return not all(_WORD.fullmatch(part) for part in str(node.get("name", "")).split("."))
     by_position = any(node.get(key) for key in ("aliases", "column_aliases", "cte_aliases"))
-    return by_position or len(listed(node.get("list_of_selects"))) > 1
+    return by_position or len(members(node.get("list_of_selects"))) > 1
 
 
-def passed(found: Iterable[Uses | None]) -> frozenset[str] | None:
-    """Names whose values any of several queries passes to other functions, under whatever alias; None for all."""
+def passed(uses_of_queries: Iterable[Uses | None]) -> frozenset[str] | None:
+    """The names whose values any of the queries passes to a function, directly or by an alias; None for all names."""
     names: set[str] = set()
     aliases: set[tuple[str, str]] = set()
-    for one in found:
-        if one is None:
+    for uses in uses_of_queries:
+        if uses is None:
             return None
-        names |= one.passed
-        aliases |= one.aliases
-    while new := {name for alias, name in aliases if alias in names} - names:
-        names |= new
+        names |= uses.passed
+        aliases |= uses.aliases
+    while added := {name for alias, name in aliases if alias in names} - names:
+        names |= added
     return frozenset(names)
 
 
@@ -222,50 +224,50 @@ def _identifiers(node: object) -> Iterator[str]:
             yield from _identifiers(child)
 
 
-def _single(root: Node) -> list[Node]:
-    """The query and, while it only wraps one other in parentheses, that one."""
-    found = [root]
-    while len(members := listed(found[-1].get("list_of_selects"))) == 1 and "list_of_selects" in members[0]:
-        found.append(members[0])
-    return found
+def _unwrapped(root: Node) -> list[Node]:
+    """The query, then the query inside its parentheses, and so on."""
+    queries = [root]
+    while len(selects := members(queries[-1].get("list_of_selects"))) == 1 and "list_of_selects" in selects[0]:
+        queries.append(selects[0])
+    return queries
 
 
 def _flatten(query: Node) -> list[Node]:
-    """The SELECTs of a pure UNION ALL, nested ones included; one item for anything else."""
+    """The SELECTs of a UNION ALL, including nested ones; only the query itself for anything else."""
     if query["type"] == "SelectQuery":
         return [query]
-    members = listed(query["list_of_selects"])
+    queries = members(query["list_of_selects"])
     if set(query.get("list_of_modes", [])) - {"UNION_ALL"}:
         return [query]
-    return [s for m in members for s in _flatten(m)]
+    return [s for m in queries for s in _flatten(m)]
 
 
-def _alone(root: Node, select: Node, shared: list[Node], first: Node) -> Node:
-    """A branch as a query of its own; WITH of the first branch reaches the others, as it does in the engine."""
+def _as_query(root: Node, select: Node, shared: list[Node], first: Node) -> Node:
+    """A branch as a separate query. As in the engine, WITH queries of the first branch are visible in the others."""
     query = {k: v for k, v in root.items() if k != "list_of_modes"}
     if select["type"] != "SelectQuery":
         return select
     own = deepcopy(select)
-    mine = {_defines(e) for e in listed(own.get("with"))}
-    added = [deepcopy(e) for e in shared if _defines(e) not in mine]
-    if added:
-        own["with"] = {"type": "ExpressionList", "children": added + listed(own.get("with"))}
+    own_names = {_defined_name(e) for e in members(own.get("with"))}
+    inherited = [deepcopy(e) for e in shared if _defined_name(e) not in own_names]
+    if inherited:
+        own["with"] = {"type": "ExpressionList", "children": inherited + members(own.get("with"))}
         if first.get("recursive_with"):
             own["recursive_with"] = True
     query["list_of_selects"] = {"type": "ExpressionList", "children": [own]}
     return query
 
 
-def _defines(element: Node) -> str | None:
+def _defined_name(element: Node) -> str | None:
     name = element.get("name") if element["type"] == "WithElement" else element.get("alias")
     return name if isinstance(name, str) else None
 
 
 def _visible(select: Node, outer: Mapping[str, _Local]) -> Mapping[str, _Local]:
     visible = dict(outer)
-    for element in listed(select.get("with")):
+    for element in members(select.get("with")):
         if element["type"] == "WithElement":
-            visible[element["name"]] = _Local(_content(element["subquery"]), dict(visible))
+            visible[element["name"]] = _Local(_query_of(element["subquery"]), dict(visible))
     return visible
 
 
@@ -276,6 +278,6 @@ def _first_table(select: Node) -> Node:
     return {}
 
 
-def _content(subquery: Node) -> Node:
+def _query_of(subquery: Node) -> Node:
     content: Node = subquery["children"][0]
     return content

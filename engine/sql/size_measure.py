@@ -1,4 +1,4 @@
-"""The extent of one text: its tree is measured once for each WITH query, SELECT and alias, not once for each use."""
+"""Measures the extent of one text. Each WITH query, SELECT and alias is measured once, not once per use."""
 
 from __future__ import annotations
 
@@ -9,116 +9,124 @@ from math import prod
 
 from engine.errors import TOO_COMPLEX, RookeryError
 from engine.sql.checker import MEMBERSHIP
-from engine.sql.expanded_size import CAP, COLUMNS, TABLE, Extent, Sum, table_extent
-from engine.sql.grammar import Node, listed
+from engine.sql.expanded_size import COLUMNS_SUFFIX, MAX_NUMBER, TABLE_PARTS, Extent, Sum, table_extent
+from engine.sql.tree import Node, members
 
-DEEPEST = 100
-"""Levels of subqueries, and of aliases that stand for others."""
-GROUPING = 20
-"""What a grouping set takes beside its keys, in parts."""
+MAX_NESTING = 100
+"""Deepest nesting of subqueries, and of aliases defined by other aliases."""
+GROUPING_SET_PARTS = 20
+"""The cost of a grouping set in addition to its keys, in parts."""
 
 _CONSTRUCTORS = frozenset({"tuple", "map", "mapfromarrays", "arrayzip", "arrayzipunaligned", "tupleconcat", "array"})
-"""Functions whose result has the values of all of their arguments."""
+"""Functions whose result contains the elements of all of their arguments."""
 _SCALARS = frozenset(
     {"equals", "notequals", "less", "greater", "lessorequals", "greaterorequals", "and", "or", "not", "isnull"}
     | MEMBERSHIP
     | {"length", "count", "tostring", "has", "empty", "notempty", "isnotnull", "uniq", "uniqexact", "sum"}
 )
-"""Functions whose result has one value, whatever they take."""
+"""Functions whose result is a single element, whatever their arguments."""
 
 
-def _add(found: Counter[str], more: Sum, times: int = 1) -> None:
+def _add(total: Counter[str], more: Sum, times: int = 1) -> None:
     for name, number in more.items():
-        found[name] = min(found[name] + times * number, CAP)
+        total[name] = min(total[name] + times * number, MAX_NUMBER)
 
 
 def extent(root: Node) -> Extent:
-    """The extent of one use of a query. Raises RK4040 where names stand for each other in too many levels."""
+    """The extent of one use of a query. Raises RK4040 if aliases or subqueries are nested too deeply."""
     return _Measure().query(root, {}, ())
 
 
 @dataclass(slots=True)
 class _Select:
-    """One SELECT: its aliases, the extents of those that were measured, and the tables that it reads."""
+    """One SELECT while it is measured."""
 
     aliases: dict[str, Node]
-    given: dict[str, Node]
+    """Alias → its expression."""
+    with_aliases: dict[str, Node]
+    """The aliases that are defined by WITH. Subqueries see only these."""
     tables: Mapping[str, Extent] = field(default_factory=dict)
+    """The visible WITH queries."""
     measured: dict[str, tuple[Sum, int]] = field(default_factory=dict)
+    """Alias → parts and elements, once measured."""
     entered: set[str] = field(default_factory=set)
+    """Aliases that are being measured. Inside its own expression, an alias means a column."""
     columns: Sum = field(default_factory=dict)
-    named: dict[str, Sum] = field(default_factory=dict)
+    """The columns of all tables in FROM."""
+    columns_by_table: dict[str, Sum] = field(default_factory=dict)
+    """Table name or alias → its columns."""
     values: dict[str, int] = field(default_factory=dict)
+    """Column → elements in one value."""
 
 
-_Around = tuple[_Select, ...]
+_Selects = tuple[_Select, ...]
 """The SELECTs around an expression, the innermost last."""
 
 
 class _Measure:
-    """Measures one text. WITH queries and aliases are measured once; using them adds what was found."""
+    """Measures one text. `_depth` counts the subqueries and aliases that are being measured."""
 
     def __init__(self) -> None:
         self._depth = 0
 
-    def query(self, node: Node, tables: Mapping[str, Extent], around: _Around) -> Extent:
-        """The extent of a SELECT, or of several in a UNION; WITH of the first reaches the others."""
+    def query(self, node: Node, tables: Mapping[str, Extent], selects: _Selects) -> Extent:
+        """The extent of a SELECT or a UNION. The WITH queries of the first SELECT are visible in the others."""
         if node.get("type") == "SelectQuery":
-            return self._select(node, tables, around)
-        members = listed(node.get("list_of_selects"))
-        shared, found = tables, []
-        for n, member in enumerate(members):
-            if n == 0 and len(members) > 1 and member.get("type") == "SelectQuery":
-                shared = self._with(member, tables, around)
-            found.append(self.query(member, shared if n else tables, around))
-        if len(found) == 1:
-            return found[0]
-        parts: Counter[str] = Counter({"": len(found)})
-        for each in found:
-            _add(parts, each.parts)
-        widest = max((v for each in found for v in each.values.values()), default=1)
-        names = {n for each in found for n in each.values}
-        return Extent(parts, found[0].columns if found else {}, dict.fromkeys(names, widest))
+            return self._select(node, tables, selects)
+        queries = members(node.get("list_of_selects"))
+        shared, extents = tables, []
+        for n, query in enumerate(queries):
+            if n == 0 and len(queries) > 1 and query.get("type") == "SelectQuery":
+                shared = self._with(query, tables, selects)
+            extents.append(self.query(query, shared if n else tables, selects))
+        if len(extents) == 1:
+            return extents[0]
+        parts: Counter[str] = Counter({"": len(extents)})
+        for query_extent in extents:
+            _add(parts, query_extent.parts)
+        widest = max((v for query_extent in extents for v in query_extent.values.values()), default=1)
+        names = {n for query_extent in extents for n in query_extent.values}
+        return Extent(parts, extents[0].columns if extents else {}, dict.fromkeys(names, widest))
 
     def _enter(self) -> None:
         self._depth += 1
-        if self._depth > DEEPEST:
+        if self._depth > MAX_NESTING:
             raise RookeryError(
                 TOO_COMPLEX,
-                f"subqueries and aliases stand for each other in more than {DEEPEST} levels",
+                f"subqueries and aliases are nested more than {MAX_NESTING} levels deep",
                 hint="write expressions out, or divide the text into nodes",
             )
 
-    def _with(self, node: Node, tables: Mapping[str, Extent], around: _Around) -> Mapping[str, Extent]:
-        """The local tables that a SELECT can read, its own WITH queries among them."""
-        found = dict(tables)
-        for element in listed(node.get("with")):
+    def _with(self, node: Node, tables: Mapping[str, Extent], selects: _Selects) -> Mapping[str, Extent]:
+        """The WITH queries that a SELECT can read, including its own."""
+        visible = dict(tables)
+        for element in members(node.get("with")):
             if element.get("type") == "WithElement":
-                inside = {**found, element["name"]: table_extent(1)} if node.get("recursive_with") else found
-                found[element["name"]] = self._content(element["subquery"], inside, around)
-        return found
+                inside = {**visible, element["name"]: table_extent(1)} if node.get("recursive_with") else visible
+                visible[element["name"]] = self._subquery(element["subquery"], inside, selects)
+        return visible
 
-    def _content(self, subquery: Node, tables: Mapping[str, Extent], around: _Around) -> Extent:
+    def _subquery(self, subquery: Node, tables: Mapping[str, Extent], selects: _Selects) -> Extent:
         self._enter()
         try:
-            return self.query(subquery["children"][0], tables, around)
+            return self.query(subquery["children"][0], tables, selects)
         finally:
             self._depth -= 1
 
-    def _select(self, node: Node, tables: Mapping[str, Extent], around: _Around) -> Extent:
-        given = _aliases({"with": node.get("with")})
-        own = _Select(_aliases(node), given, self._with(node, tables, around))
+    def _select(self, node: Node, tables: Mapping[str, Extent], selects: _Selects) -> Extent:
+        with_aliases = _aliases({"with": node.get("with")})
+        select = _Select(_aliases(node), with_aliases, self._with(node, tables, selects))
         parts: Counter[str] = Counter({"": 1})
-        self._from(node, own, around, parts)
-        inside = (*around, own)
+        self._add_tables(node, select, selects, parts)
+        inside = (*selects, select)
         columns: Counter[str] = Counter()
         values: dict[str, int] = {}
-        for item in listed(node.get("select")):
+        for item in members(node.get("select")):
             more, number = self._item(item, inside)
             _add(parts, more)
-            _add(columns, _width(item, own, number))
+            _add(columns, _width(item, select, number))
             if item["type"].endswith(("Asterisk", "Matcher")):
-                values |= {n: max(v, number) for n, v in own.values.items()}
+                values |= {n: max(v, number) for n, v in select.values.items()}
             elif number > 1:
                 values[_name(item)] = max(number, values.get(_name(item), 1))
         for key, child in node.items():
@@ -127,124 +135,133 @@ class _Measure:
         parts[""] += _grouping(node)
         return Extent(parts, columns, values)
 
-    def _item(self, item: Node, around: _Around) -> tuple[Sum, int]:
-        """An item of a SELECT; a name within it that is its own alias is a column."""
+    def _item(self, item: Node, selects: _Selects) -> tuple[Sum, int]:
+        """The parts and elements of a SELECT item. Inside the item, its own alias means a column."""
         alias = str(item.get("alias", ""))
-        own = around[-1]
-        return self._alias(alias, own, around) if own.aliases.get(alias) is item else self._expression(item, around)
+        select = selects[-1]
+        return (
+            self._alias(alias, select, selects)
+            if select.aliases.get(alias) is item
+            else self._expression(item, selects)
+        )
 
-    def _from(self, node: Node, own: _Select, around: _Around, parts: Counter[str]) -> None:
-        """Add what a SELECT reads. Each join is planned together with those before it."""
-        elements = listed(node.get("tables"))
+    def _add_tables(self, node: Node, select: _Select, selects: _Selects, parts: Counter[str]) -> None:
+        """Add the tables and joins of a SELECT. The engine plans each join together with those before it."""
+        elements = members(node.get("tables"))
         columns: Counter[str] = Counter()
         for element in elements:
             table = element.get("table_expression") or {}
-            found, name = self._table(table, own, around)
-            _add(parts, found.parts)
-            _add(columns, found.columns)
-            own.named[name] = found.columns
-            for column, number in found.values.items():
-                own.values[column] = max(number, own.values.get(column, 1))
-        own.columns = columns
+            extent, name = self._table(table, select, selects)
+            _add(parts, extent.parts)
+            _add(columns, extent.columns)
+            select.columns_by_table[name] = extent.columns
+            for column, number in extent.values.items():
+                select.values[column] = max(number, select.values.get(column, 1))
+        select.columns = columns
         joined = len(elements)
         parts[""] += 3 * joined * joined
         for element in elements:
             for key in ("table_join", "array_join"):
-                _add(parts, self._expression(element.get(key), (*around, own))[0])
+                _add(parts, self._expression(element.get(key), (*selects, select))[0])
 
-    def _table(self, table: Node, own: _Select, around: _Around) -> tuple[Extent, str]:
+    def _table(self, table: Node, select: _Select, selects: _Selects) -> tuple[Extent, str]:
         """A table's extent, and the name by which its columns can be qualified."""
         source = table.get("database_and_table_name") or table.get("subquery") or table.get("table_function")
         if not isinstance(source, dict):
             return Extent(), ""
         name = str(source.get("alias") or source.get("name") or "")
         if "subquery" in table:
-            return self._content(source, own.tables, around), name
+            return self._subquery(source, select.tables, selects), name
         if "table_function" in table:
-            parts, _ = self._expression(source.get("arguments"), around)
-            return Extent(Counter({"": TABLE}) + Counter(parts), {"": 1}), name
-        return self._named_table(str(source["name"]), own.tables), name
+            parts, _ = self._expression(source.get("arguments"), selects)
+            return Extent(Counter({"": TABLE_PARTS}) + Counter(parts), {"": 1}), name
+        return self._named_table(str(source["name"]), select.tables), name
 
     @staticmethod
     def _named_table(name: str, tables: Mapping[str, Extent]) -> Extent:
-        found = tables.get(name)
-        if found is None:
-            return Extent({"": 1, name: 1}, {name + COLUMNS: 1})
+        extent = tables.get(name)
+        if extent is None:
+            return Extent({"": 1, name: 1}, {name + COLUMNS_SUFFIX: 1})
         parts = Counter({"": 1})
-        _add(parts, found.parts)
-        return Extent(parts, found.columns, found.values)
+        _add(parts, extent.parts)
+        return Extent(parts, extent.columns, extent.values)
 
-    def _expression(self, root: object, around: _Around) -> tuple[Sum, int]:
-        """The parts of an expression, or of whatever holds some, and how many values its value has."""
-        order = _flat(root)
+    def _expression(self, root: object, selects: _Selects) -> tuple[Sum, int]:
+        """The parts of an expression or a list of them, and the number of elements of its value.
+
+        Nodes are visited from the leaves up, without recursion: expressions can be nested deeply.
+        """
+        order = _with_parents(root)
         parts: Counter[str] = Counter()
         below: list[list[int]] = [[] for _ in order]
         number = 1
         for at in range(len(order) - 1, -1, -1):
             node, parent = order[at]
-            more, number = self._node(node, below[at], around)
-            # The engine also plans a subquery of IN by itself, for the indexes.
+            more, number = self._node(node, below[at], selects)
+            # The engine plans a subquery of IN a second time, separately, to use it with indexes.
             twice = node["type"] == "Subquery" and parent >= 0 and _is_membership(order[parent][0])
             _add(parts, more, 1 + twice)
             if parent >= 0:
                 below[parent].append(number)
         return parts, number
 
-    def _node(self, node: Node, below: list[int], around: _Around) -> tuple[Sum, int]:
-        """One node's own parts, and how many values it has when those below it have so many."""
+    def _node(self, node: Node, below: list[int], selects: _Selects) -> tuple[Sum, int]:
+        """A node's own parts, and its number of elements, given those of its child nodes."""
         kind, name = str(node.get("type", "")), str(node.get("name", "")).lower()
         if kind == "Subquery":
-            found = self._content(node, around[-1].tables if around else {}, around)
-            return found.parts, max(found.values.values(), default=1)
+            extent = self._subquery(node, selects[-1].tables if selects else {}, selects)
+            return extent.parts, max(extent.values.values(), default=1)
         if kind == "Identifier":
-            return self._identifier(str(node.get("name", "")), around)
+            return self._identifier(str(node.get("name", "")), selects)
         if kind.endswith(("Asterisk", "Matcher")):
-            return _listed_columns(node, below, around)
+            return _listed_columns(node, below, selects)
         if kind == "Function" and name in _SCALARS:
-            return {"": 1, **self._membership(node, around)}, 1
+            return {"": 1, **self._membership(node, selects)}, 1
         number = max(below, default=1)
         if kind == "Function" and name in _CONSTRUCTORS:
             number = max(1, sum(below))
-        elif kind == "Function" and any(a.get("is_lambda_function") for a in listed(node.get("arguments"))):
-            # What the lambda makes, of each value that it takes.
+        elif kind == "Function" and any(a.get("is_lambda_function") for a in members(node.get("arguments"))):
+            # The lambda's result, for each element that the lambda receives.
             number = prod(below)
-        return {"": 1}, min(number, CAP)
+        return {"": 1}, min(number, MAX_NUMBER)
 
-    def _membership(self, node: Node, around: _Around) -> Sum:
-        """What a table on the right of IN adds."""
-        arguments = listed(node.get("arguments"))
-        if not around or len(arguments) != 2 or arguments[1].get("type") != "Identifier":
+    def _membership(self, node: Node, selects: _Selects) -> Sum:
+        """The parts that a table on the right of IN adds."""
+        arguments = members(node.get("arguments"))
+        if not selects or len(arguments) != 2 or arguments[1].get("type") != "Identifier":
             return {}
         name = str(arguments[1].get("name"))
-        known = around[-1].tables.get(name)
+        known = selects[-1].tables.get(name)
         return known.parts if known is not None else {name: 1}
 
-    def _identifier(self, name: str, around: _Around) -> tuple[Sum, int]:
-        """What a name stands for: an alias of the SELECTs around it, or else a column."""
-        for own in reversed(around):
-            # Within a subquery, a name is a column of its tables, or else an alias around it that WITH gives.
-            known = own.aliases if own is around[-1] or not around[-1].named else own.given
+    def _identifier(self, name: str, selects: _Selects) -> tuple[Sum, int]:
+        """The parts and elements of a name: an alias of an enclosing SELECT, or else a column."""
+        for select in reversed(selects):
+            # In a subquery, a name means a column of its tables, or an outer alias that WITH defines.
+            known = (
+                select.aliases if select is selects[-1] or not selects[-1].columns_by_table else select.with_aliases
+            )
             alias = name if name in known else name.partition(".")[0]
-            if alias in known and alias not in own.entered:
-                return self._alias(alias, own, around[: around.index(own) + 1])
+            if alias in known and alias not in select.entered:
+                return self._alias(alias, select, selects[: selects.index(select) + 1])
         column = name.rpartition(".")[2]
-        return {"": 1}, max((own.values.get(column, 1) for own in around), default=1)
+        return {"": 1}, max((select.values.get(column, 1) for select in selects), default=1)
 
-    def _alias(self, alias: str, own: _Select, around: _Around) -> tuple[Sum, int]:
-        if alias not in own.measured:
-            own.entered.add(alias)
+    def _alias(self, alias: str, select: _Select, selects: _Selects) -> tuple[Sum, int]:
+        if alias not in select.measured:
+            select.entered.add(alias)
             self._enter()
             try:
-                own.measured[alias] = self._expression({**own.aliases[alias], "alias": None}, around)
+                select.measured[alias] = self._expression({**select.aliases[alias], "alias": None}, selects)
             finally:
                 self._depth -= 1
-                own.entered.discard(alias)
-        return own.measured[alias]
+                select.entered.discard(alias)
+        return select.measured[alias]
 
 
 def _aliases(select: Node) -> dict[str, Node]:
-    """What the aliases of a SELECT stand for, but for those of its tables and subqueries."""
-    found: dict[str, Node] = {}
+    """Alias → expression for the aliases of a SELECT, without those of its tables and in its subqueries."""
+    expressions: dict[str, Node] = {}
     pending: list[object] = [{k: v for k, v in select.items() if k != "tables"}]
     while pending:
         node = pending.pop()
@@ -252,14 +269,14 @@ def _aliases(select: Node) -> dict[str, Node]:
             pending.extend(node)
         elif isinstance(node, dict) and node.get("type") != "WithElement":
             if isinstance(node.get("alias"), str):
-                found.setdefault(node["alias"], node)
+                expressions.setdefault(node["alias"], node)
             if node.get("type") != "Subquery":
                 pending.extend(node.values())
-    return found
+    return expressions
 
 
-def _flat(root: object) -> list[tuple[Node, int]]:
-    """The nodes of an expression, each with the position of the one above it. Subqueries are not entered."""
+def _with_parents(root: object) -> list[tuple[Node, int]]:
+    """The nodes of an expression, each with the position of its parent in the list. Subqueries are not entered."""
     order: list[tuple[Node, int]] = []
     pending: list[tuple[object, int]] = [(root, -1)]
     while pending:
@@ -280,25 +297,25 @@ def _is_membership(node: Node) -> bool:
     return node.get("type") == "Function" and str(node.get("name", "")).lower() in MEMBERSHIP
 
 
-def _listed_columns(node: Node, below: list[int], around: _Around) -> tuple[Sum, int]:
-    """A star or a matcher: all columns, once more for each transformer."""
-    copies = 1 + len(listed(node.get("transformers")))
+def _listed_columns(node: Node, below: list[int], selects: _Selects) -> tuple[Sum, int]:
+    """The parts and elements of `*` or COLUMNS: all columns, and once more for each transformer."""
+    copies = 1 + len(members(node.get("transformers")))
     parts: Counter[str] = Counter({"": copies})
-    if around:
-        # Transformers are calls of each other: what they take grows with the square of their number.
-        _add(parts, _width(node, around[-1], 1), copies * (1 + copies // 8))
-    widest = max(around[-1].values.values(), default=1) if around else 1
-    return parts, min(CAP, widest * prod(below))
+    if selects:
+        # Transformers become nested calls: the cost grows with the square of their number.
+        _add(parts, _width(node, selects[-1], 1), copies * (1 + copies // 8))
+    widest = max(selects[-1].values.values(), default=1) if selects else 1
+    return parts, min(MAX_NUMBER, widest * prod(below))
 
 
-def _width(item: Node, own: _Select, number: int) -> Sum:
-    """How many columns an item of a SELECT is."""
+def _width(item: Node, select: _Select, number: int) -> Sum:
+    """The number of columns that a SELECT item becomes."""
     kind = str(item.get("type", ""))
     if kind.startswith("Qualified"):
         name = str((item.get("qualifier") or {}).get("name", ""))
-        return own.named.get(name, own.columns)
+        return select.columns_by_table.get(name, select.columns)
     if kind.endswith(("Asterisk", "Matcher")):
-        return own.columns
+        return select.columns
     return {"": number if str(item.get("name", "")).lower() == "untuple" else 1}
 
 
@@ -307,12 +324,12 @@ def _name(item: Node) -> str:
 
 
 def _grouping(select: Node) -> int:
-    """What a SELECT's grouping sets take."""
-    keys = listed(select.get("group_by"))
-    flat = sum(max(1, len(listed(key))) if key.get("type") == "ExpressionList" else 1 for key in keys)
+    """The cost of a SELECT's grouping sets, in parts."""
+    keys = members(select.get("group_by"))
+    flat = sum(max(1, len(members(key))) if key.get("type") == "ExpressionList" else 1 for key in keys)
     sets = len(keys)
     if select.get("group_by_with_cube"):
         sets = 1 << min(flat, 40)
     elif not (select.get("group_by_with_rollup") or select.get("group_by_with_grouping_sets")):
         return 0
-    return sets * (GROUPING + flat)
+    return sets * (GROUPING_SET_PARTS + flat)

@@ -1,9 +1,9 @@
-"""The wall between tenants: which author SQL may run, and the canonical text of it that does.
+"""Decides which author SQL may run, and returns the canonical text that runs in its place.
 
-An author's text is parsed alone by the engine. The tree is walked with closed lists of node types, keys, functions
-and tables; FINAL and SAMPLE move into the relations and PREWHERE into WHERE; then the engine writes the tree as
-text, and that text is parsed and walked again. What runs is therefore a text that was itself judged, and that means
-the same wherever it is embedded.
+The engine parses the author's text on its own. `checker` compares the tree with closed lists of node types, keys,
+functions and tables. FINAL and SAMPLE move into the relations, and PREWHERE moves into WHERE. The engine then formats
+the tree as text, and that text is parsed and checked again. So the text that runs has itself been checked, and it
+means the same wherever it is embedded.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from typing import Any, Protocol
 from engine.errors import SQL_REFUSED, SQL_SYNTAX, VIEW_SHAPE, RookeryError
 from engine.sql import shape
 from engine.sql.argument_bounds import bound_arguments
-from engine.sql.checker import Text, walk
+from engine.sql.checker import CheckedTree, check_tree
 from engine.sql.expanded_size import Extent
-from engine.sql.grammar import Node, refuse
+from engine.sql.grammar import refuse
 from engine.sql.size_measure import extent
+from engine.sql.tree import Node
 
 MAX_SQL_BYTES = 64 * 1024
-"""Longest text that is parsed at all."""
+"""Longest author text that is passed to the parser."""
 
 MAX_CANONICAL_ROUNDS = 3
-"""How often a text may change by being written again before it is refused."""
+"""How often the formatter may change a text before the text is refused as unstable."""
 
-# A quote that never closes takes the rest with it, and is noticed by its group.
+# An unclosed quote matches up to the end of the text. It sets a group, so the caller can tell it from a closed one.
 _QUOTED = re.compile(
     r"""'(?:[^'\\]|\\(?:.|\Z)|'')*+(?:'|(\Z))|`(?:[^`\\]|\\(?:.|\Z)|``)*+(?:`|(\Z))"""
     r"""|"(?:[^"\\]|\\(?:.|\Z)|"")*+(?:"|(\Z))""",
@@ -37,51 +38,55 @@ _PLAIN = re.compile(r"[ \n!%()*+,\-./0-9:<=>A-Z\[\]^_a-z{|}]*")
 
 
 class Parser(Protocol):
-    """The engine's parser. Every method raises `RookeryError` for what it cannot parse or write."""
+    """The engine's parser. `parse` and `format` raise `RookeryError` for text or trees that they do not accept."""
 
     def parse(self, sql: str) -> tuple[dict[str, Any], str]:
-        """The syntax tree of one statement and its canonical text."""
+        """Return the syntax tree of one statement and its canonical text."""
         ...
 
     def format(self, tree: dict[str, Any]) -> str:
-        """The canonical text of a syntax tree."""
+        """Return the canonical text of a syntax tree."""
         ...
 
     def functions(self) -> frozenset[str]:
-        """The names of all functions that the engine knows, user-defined ones included."""
+        """Return the names of all of the engine's functions, user-defined ones included."""
         ...
 
 
 @dataclass(frozen=True)
 class Verified:
-    """A text that may run. `canonical` is what runs, in place of the author's.
-
-    `reads` are the bound names that it reads, `final` those it reads with FINAL, `sample` those it samples with
-    (ratio, offset); both were removed from the text and belong into the relations. `leftmost` is the bound name that
-    the first SELECT reads first. `branches` are the texts of a view's top-level UNION ALL, one if it is none, and
-    `branch_leftmost` has the left-most name of each. `outputs` are the column names where evident (a help, not a
-    promise). `plain` says that it is one SELECT which may follow a WITH of ours as it stands. `names` has every
-    column that it can mean, None if it can mean all; `uses` says which of them it passes to functions. `extent` is
-    what one use of it expands to.
-    """
+    """An author's text that may run, and what is known about it."""
 
     canonical: str
+    """The text that runs, in place of the author's."""
     reads: frozenset[str]
+    """The bound names that it reads."""
     final: frozenset[str] = frozenset()
+    """Names to read with FINAL. FINAL is not in `canonical`; it belongs in the relation."""
     sample: Mapping[str, tuple[str, str | None]] = field(default_factory=dict)
+    """Names to sample, each with (ratio, offset). SAMPLE is not in `canonical`; it belongs in the relation."""
     leftmost: str | None = None
+    """The bound name that the first SELECT reads first."""
     branches: tuple[str, ...] = ()
+    """The texts of a view's top-level UNION ALL, or only `canonical` for any other text."""
     branch_leftmost: tuple[str | None, ...] = ()
+    """`leftmost` of each branch."""
     outputs: tuple[str | None, ...] | None = None
+    """Column names, as far as the text shows them. Not complete: None for an unnamed column."""
     plain: bool = False
+    """Whether it is a single SELECT that can follow a generated WITH clause without brackets."""
     names: frozenset[str] | None = None
+    """Every column that it can mean; None for any column."""
     uses: shape.Uses | None = None
+    """Which columns it passes to functions; None for any column."""
     extent: Extent = field(default_factory=Extent)
+    """How large one use of it becomes when it is expanded."""
     slow: bool = False
+    """Whether it calls a function whose arguments have a length limit."""
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """What tells two texts apart: FINAL and SAMPLE are no longer in the canonical one."""
+        """A key that differs between texts. It includes FINAL and SAMPLE, which `canonical` lacks."""
         return (self.canonical, self.final, tuple(sorted(self.sample.items())))
 
 
@@ -94,46 +99,50 @@ def verify(
     view: bool = False,
     reserved: frozenset[str] = frozenset(),
 ) -> Verified:
-    """Judge an author's text and return what may run.
+    """Check an author's text and return the text that may run.
 
-    `bound` are the names that may stand as tables, `placeholders` the generated `{name:Type}` with their types,
-    `reserved` further names that the text may not define. `view` adds the rules of materialized views.
-    Raises SQL_REFUSED, FUNCTION_REFUSED, TABLE_REFUSED, VIEW_SHAPE, and what the parser raises.
+    `bound` are the names that the text may use as tables, `placeholders` the generated `{name:Type}` parameters with
+    their types, `reserved` further names that the text may not define. `view` adds the rules for materialized views.
+    Raises SQL_REFUSED, FUNCTION_REFUSED, TABLE_REFUSED, VIEW_SHAPE, and the parser's errors.
     """
     check_text(sql)
-    judge = _Judge(parser, bound, placeholders, reserved)
-    tree, _ = judge.parse(sql)
-    first = judge.walk(tree)
-    final, sample = _hoist(first)
+    verifier = _Verifier(parser, bound, placeholders, reserved)
+    tree, _ = verifier.parse(sql)
+    checked = verifier.check(tree)
+    final, sample = _hoist(checked)
     if not view:
-        # What a view says is stored, and its rows are few at a time.
-        bound_arguments(first.bounded)
-    canonical, tree = judge.settle(parser.format(tree))
-    parts = shape.branches(tree)
-    # Only a view is divided, and every branch is put to the engine's parser.
-    texts = (canonical,) if len(parts) == 1 or not view else tuple(judge.settle(parser.format(p))[0] for p in parts)
-    lefts = tuple(shape.leftmost(p, bound) for p in parts)
+        # Views are exempt: their SQL is stored in the catalogue, and one insert brings few rows.
+        bound_arguments(checked.bounded)
+    canonical, tree = verifier.canonicalize(parser.format(tree))
+    branch_trees = shape.branches(tree)
+    # Only a view is split into branches. Each branch costs further calls of the parser.
+    branches = (
+        (canonical,)
+        if len(branch_trees) == 1 or not view
+        else tuple(verifier.canonicalize(parser.format(p))[0] for p in branch_trees)
+    )
+    leftmost_names = tuple(shape.leftmost(p, bound) for p in branch_trees)
     if view:
-        _check_view(tree, parts, lefts, final, sample)
+        _check_view(tree, branch_trees, leftmost_names, final, sample)
     return Verified(
         canonical=canonical,
-        reads=frozenset(first.reads),
+        reads=frozenset(checked.reads),
         final=final,
         sample=sample,
-        leftmost=lefts[0],
-        branches=texts,
-        branch_leftmost=lefts,
+        leftmost=leftmost_names[0],
+        branches=branches,
+        branch_leftmost=leftmost_names,
         outputs=shape.outputs(tree),
         plain=shape.is_plain(tree),
         names=shape.names(tree),
         uses=shape.uses(tree),
         extent=extent(tree),
-        slow=bool(first.bounded),
+        slow=bool(checked.bounded),
     )
 
 
 def check_text(sql: str) -> None:
-    """Refuse a text that should not even be parsed: too long, not UTF-8, or with NUL."""
+    """Refuse a text before it is parsed: too long, not valid Unicode, or with a NUL character."""
     try:
         size = len(sql.encode())
     except UnicodeEncodeError as exc:
@@ -147,84 +156,88 @@ def check_text(sql: str) -> None:
 
 
 def check_canonical(text: str) -> None:
-    """Refuse a canonical text whose end the surrounding statement could not be sure of.
+    """Refuse a canonical text that could break out of the statement in which it is embedded.
 
-    The engine's formatter never writes such a text: this is a second look, independent of it. Outside of quotes there
-    may be no comment, heredoc, semicolon or character beyond plain ASCII, and parentheses must pair.
+    The engine's formatter never writes such a text; this check does not rely on it. Outside quotes, the text must
+    have only plain ASCII characters and balanced parentheses, and no comment, heredoc or semicolon.
     """
-    bare = _QUOTED.sub(lambda found: " " if found.lastindex is None else found[0][0], text)
-    if not _PLAIN.fullmatch(bare) or "--" in bare or "/*" in bare:
+    unquoted = _QUOTED.sub(lambda match: " " if match.lastindex is None else match[0][0], text)
+    if not _PLAIN.fullmatch(unquoted) or "--" in unquoted or "/*" in unquoted:
         refuse("a text that cannot be embedded safely", "write names in backquotes and literals in single quotes")
     depth = 0
-    for character in bare:
+    for character in unquoted:
         depth += {"(": 1, ")": -1}.get(character, 0)
         if depth < 0:
             break
     if depth:
-        refuse("a text with unpaired parentheses")
+        refuse("a text with unbalanced parentheses")
 
 
 @dataclass(frozen=True)
-class _Judge:
+class _Verifier:
     parser: Parser
     bound: frozenset[str]
     placeholders: Mapping[str, str]
     reserved: frozenset[str]
 
     def parse(self, text: str) -> tuple[Node, str]:
-        """The parser's answer. A literal with escaped bytes that are not UTF-8 makes a tree that is not JSON."""
+        """Parse a text. The tree of a literal with bytes that are not UTF-8 is not valid JSON: raises SQL_SYNTAX."""
         try:
             return self.parser.parse(text)
         except ValueError as exc:
             raise RookeryError(
-                SQL_SYNTAX, "the SQL text has no readable syntax tree", hint="write bytes with unhex('...')"
+                SQL_SYNTAX, "the SQL text has bytes that are not UTF-8", hint="write bytes with unhex('...')"
             ) from exc
 
-    def walk(self, tree: Node) -> Text:
-        return walk(
+    def check(self, tree: Node) -> CheckedTree:
+        return check_tree(
             tree,
             bound=self.bound,
             reserved=self.reserved | self.bound,
             placeholders=self.placeholders,
-            known=self.parser.functions,
+            engine_functions=self.parser.functions,
         )
 
-    def settle(self, text: str) -> tuple[str, Node]:
-        """Parse and walk a text of the formatter until writing it again changes nothing."""
+    def canonicalize(self, text: str) -> tuple[str, Node]:
+        """Check a formatter's text, and repeat with its canonical form until that no longer changes."""
         for _ in range(MAX_CANONICAL_ROUNDS):
             check_canonical(text)
-            tree, again = self.parse(text)
-            found = self.walk(tree)
-            if found.hoistable or found.prewheres or found.qualify:
+            tree, reformatted = self.parse(text)
+            checked = self.check(tree)
+            if checked.hoistable or checked.prewheres or checked.qualify:
                 break
-            if again == text:
+            if reformatted == text:
                 return text, tree
-            text = again
+            text = reformatted
         return refuse("a query without a stable canonical text", "simplify it")
 
 
-def _hoist(text: Text) -> tuple[frozenset[str], Mapping[str, tuple[str, str | None]]]:
-    """Take FINAL and SAMPLE out of the tree, move PREWHERE into WHERE, and qualify the names that need it."""
+def _hoist(checked: CheckedTree) -> tuple[frozenset[str], Mapping[str, tuple[str, str | None]]]:
+    """Remove FINAL and SAMPLE from the tree, move PREWHERE into WHERE, and qualify ambiguous names.
+
+    Returns the names to read with FINAL, and those to sample with (ratio, offset). PREWHERE is
+    reserved for the relation's tenant filter, which must run before any condition of the author.
+    """
     final: set[str] = set()
     sample: dict[str, tuple[str, str | None]] = {}
-    for name, tables in text.hoistable.items():
-        spelled = {_modifiers(t) for t in tables}
-        if len(spelled) > 1 or len(tables) < text.reads[name]:
+    for name, tables in checked.hoistable.items():
+        modifiers = {_modifiers(t) for t in tables}
+        if len(modifiers) > 1 or len(tables) < checked.reads[name]:
             refuse(
                 f"reading `{name}` with FINAL or SAMPLE in one place and without it in another",
-                "write it the same everywhere, or set `final: true` on the datasource",
+                "write it the same way everywhere, or set `final: true` on the datasource",
             )
-        is_final, size, offset = spelled.pop()
-        final |= {name} if is_final else set()
+        with_final, size, offset = modifiers.pop()
+        final |= {name} if with_final else set()
         if size is not None:
             sample[name] = (size, offset)
         for table in tables:
             for key in ("final", "sample_size", "sample_offset"):
                 table.pop(key, None)
-    for select in text.prewheres:
+    for select in checked.prewheres:
         conditions = [select.pop("prewhere"), *([select["where"]] if "where" in select else [])]
         select["where"] = conditions[0] if len(conditions) == 1 else _and(conditions)
-    for identifier, owner in text.qualify:
+    for identifier, owner in checked.qualify:
         identifier["name_parts"] = [owner, identifier["name"]]
         identifier["name"] = f"{owner}.{identifier['name']}"
     return frozenset(final), sample
@@ -235,14 +248,14 @@ def _modifiers(table: Node) -> tuple[bool, str | None, str | None]:
 
 
 def _ratio(node: Node | None) -> str | None:
-    """A share of the rows. A number of rows is refused: the engine takes it as a share of everybody's rows."""
+    """A sample ratio as SQL. A number of rows is refused: the engine relates it to the rows of all tenants."""
     if node is None:
         return None
-    bottom = node.get("denominator", "1")
-    top = node["numerator"]
-    if int(top) > int(bottom):
+    denominator = node.get("denominator", "1")
+    numerator = node["numerator"]
+    if int(numerator) > int(denominator):
         refuse("SAMPLE of a number of rows", "write a share, as in SAMPLE 1 / 10")
-    return f"{top}" if bottom == "1" else f"{top} / {bottom}"
+    return f"{numerator}" if denominator == "1" else f"{numerator} / {denominator}"
 
 
 def _and(conditions: list[Node]) -> Node:
@@ -252,24 +265,26 @@ def _and(conditions: list[Node]) -> Node:
 
 def _check_view(
     tree: Node,
-    parts: list[Node],
-    lefts: tuple[str | None, ...],
+    branch_trees: list[Node],
+    leftmost_names: tuple[str | None, ...],
     final: frozenset[str],
     sample: Mapping[str, tuple[str, str | None]],
 ) -> None:
     if final or sample:
-        _no_view("FINAL or SAMPLE", "a view sees the rows of one insert; remove it")
-    if len(parts) == 1 and shape.is_union(tree):
-        _no_view("UNION DISTINCT, INTERSECT or EXCEPT at the top", "only UNION ALL can be split into views")
-    for part, left in zip(parts, lefts, strict=True):
-        select = shape.top(part)
+        _refuse_in_view("FINAL or SAMPLE", "a view sees the rows of one insert; remove it")
+    if len(branch_trees) == 1 and shape.is_union(tree):
+        _refuse_in_view("UNION DISTINCT, INTERSECT or EXCEPT at the top", "only UNION ALL can be split into views")
+    for branch, leftmost in zip(branch_trees, leftmost_names, strict=True):
+        select = shape.top(branch)
         if any(k in select for k in ("order_by", "order_by_all", "limit_length", "limit_offset")):
-            _no_view("ORDER BY or LIMIT at the top", "a target has its own order; sort and limit where it is read")
-        if left is None:
-            _no_view(
+            _refuse_in_view(
+                "ORDER BY or LIMIT at the top", "a target has its own order; sort and limit where it is read"
+            )
+        if leftmost is None:
+            _refuse_in_view(
                 "a query that does not read a datasource first", "put the datasource that feeds it first in FROM"
             )
 
 
-def _no_view(what: str, hint: str) -> None:
+def _refuse_in_view(what: str, hint: str) -> None:
     raise RookeryError(VIEW_SHAPE, f"{what} cannot be in a materialized node", hint=hint)

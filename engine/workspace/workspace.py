@@ -157,7 +157,7 @@ class Workspace:
         `tolerated` are pipes that may share tenants' rows undeclared, because they are deployed like this; None for
         all.
         """
-        return build(project, self.name, self.verifier, self.analyser, told=told, tolerated=tolerated)
+        return build(project, self.name, self.verifier, self.analyser, reported=told, tolerated=tolerated)
 
     def close(self) -> None:
         for service in self.attached.values():

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from engine import errors
 from engine.errors import RookeryError
-from engine.sql.checker import walk
+from engine.sql.checker import check_tree
 from engine.sql.functions import is_allowed, is_niladic, sections, takes_lambda
 from engine.sql.verify import MAX_SQL_BYTES, Verified, check_canonical, verify
 from tests.isolation.two_tenants import SENTINEL, Engine, relation, statements
@@ -155,7 +155,7 @@ def test_a_very_deep_tree_does_not_exhaust_the_stack() -> None:
         node = {"type": "Function", "name": "negate", "arguments": {"type": "ExpressionList", "children": [node]}}
     select = {"type": "SelectQuery", "select": {"type": "ExpressionList", "children": [node]}}
     root = {"type": "SelectWithUnionQuery", "list_of_selects": {"type": "ExpressionList", "children": [select]}}
-    walk(root, bound=BOUND, reserved=BOUND, placeholders={}, known=frozenset)
+    check_tree(root, bound=BOUND, reserved=BOUND, placeholders={}, engine_functions=frozenset)
 
 
 class _Silent:
@@ -203,7 +203,9 @@ def test_every_node_of_every_legitimate_tree_is_judged(engine: Engine) -> None:
                 before = dict(node)
                 node.update(change)
                 with pytest.raises(RookeryError):
-                    walk(tree, bound=BOUND, reserved=BOUND, placeholders=PLACEHOLDERS, known=frozenset)
+                    check_tree(
+                        tree, bound=BOUND, reserved=BOUND, placeholders=PLACEHOLDERS, engine_functions=frozenset
+                    )
                 node.clear()
                 node.update(before)
             judged_nodes += 1
@@ -480,5 +482,5 @@ def test_what_is_accepted_means_the_same_inside_a_wrapper(engine: Engine, sql: s
 def test_trees_are_plain_data_and_are_not_shared(engine: Engine) -> None:
     tree, _ = engine.parse("SELECT v FROM events FINAL")
     copy = deepcopy(tree)
-    walk(tree, bound=BOUND, reserved=BOUND, placeholders={}, known=engine.functions)
+    check_tree(tree, bound=BOUND, reserved=BOUND, placeholders={}, engine_functions=engine.functions)
     assert json.dumps(tree) == json.dumps(copy)

@@ -15,7 +15,7 @@ from engine.control.doctor.comparable_columns import ComparableColumns, columns_
 from engine.schema import Table, View
 from engine.sql import shape as tree
 from engine.sql.functions import is_aggregate
-from engine.sql.tenant_lineage import items, parts_of, walked
+from engine.sql.tree import flat_members, identifier_parts, walk_select
 from engine.warehouse.port import Warehouse
 
 Node = Mapping[str, Any]
@@ -42,18 +42,18 @@ def bounds(
     keys = {k.strip("`") for k in listed(source.sorting_key)}
     if any(found.get(c) for c in found if c not in _CLAUSES) or not _plain(found):
         return None
-    aliases = {str(i["alias"]): i for i in items(found["select"]) if i.get("alias")}
-    for part in (*items(found.get("group_by")), found.get("where"), found.get("prewhere")):
+    aliases = {str(i["alias"]): i for i in flat_members(found["select"]) if i.get("alias")}
+    for part in (*flat_members(found.get("group_by")), found.get("where"), found.get("prewhere")):
         if part and not all(n in keys or (n in aliases and _names(aliases[n]) <= keys) for n in _names(part)):
             return None
-    given = {_label(i): _bound(i, keys, _merged(source)) for i in items(found["select"])}
+    given = {_label(i): _bound(i, keys, _merged(source)) for i in flat_members(found["select"])}
     return {n: b for n, b in given.items() if b is not None and (b == "exact" or n in target.growing)}
 
 
 def _plain(select: Node) -> bool:
     """Whether a SELECT reads one table, without subqueries, joins and windows."""
-    tables = items(select["tables"])
-    inside = [n for n in walked(select) if n is not select]
+    tables = flat_members(select["tables"])
+    inside = [n for n in walk_select(select) if n is not select]
     return (
         len(tables) == 1
         and "database_and_table_name" in tables[0].get("table_expression", {})
@@ -62,11 +62,11 @@ def _plain(select: Node) -> bool:
 
 
 def _label(item: Node) -> str:
-    return str(item.get("alias") or (parts_of(item)[-1] if item.get("type") == "Identifier" else ""))
+    return str(item.get("alias") or (identifier_parts(item)[-1] if item.get("type") == "Identifier" else ""))
 
 
 def _names(node: Node) -> set[str]:
-    return {str(parts_of(n)[-1]) for n in walked(node) if n.get("type") == "Identifier"}
+    return {str(identifier_parts(n)[-1]) for n in walk_select(node) if n.get("type") == "Identifier"}
 
 
 def _merged(source: Table) -> dict[str, str]:
@@ -91,13 +91,13 @@ def _bound(item: Node, keys: set[str], merged: Mapping[str, str]) -> Bound | Non
         return "exact"
     if item.get("type") != "Function":
         return None
-    name, arguments = str(item["name"]), items(item.get("arguments"))
+    name, arguments = str(item["name"]), flat_members(item.get("arguments"))
     if name in ("count", "countState") and not arguments:
         # Rows that are merged are fewer.
         return "floor"
     if len(arguments) != 1 or arguments[0].get("type") != "Identifier":
         return None
-    by = merged.get(str(parts_of(arguments[0])[-1]))
+    by = merged.get(str(identifier_parts(arguments[0])[-1]))
     merging = _MERGING.fullmatch(name)
     if merging is not None:
         return "exact" if by == f"{merging[1]}Merge" else None
@@ -105,7 +105,7 @@ def _bound(item: Node, keys: set[str], merged: Mapping[str, str]) -> Bound | Non
 
 
 def _functions(item: Node) -> Iterator[str]:
-    yield from (str(n["name"]) for n in walked(item) if n.get("type") == "Function")
+    yield from (str(n["name"]) for n in walk_select(item) if n.get("type") == "Function")
 
 
 def _counts(name: str) -> bool:
