@@ -1,6 +1,7 @@
-"""What the running program reports: log lines and a closed list of observations for Prometheus.
+"""Logging and metrics.
 
-Lines are structured, have no tokens in them, and above level debug no values of rows."""
+Log lines are structured and never contain tokens. Only lines of level debug contain values of rows.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +10,9 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -42,23 +43,26 @@ _TOKEN_PART = re.compile(r"\bey[A-Za-z0-9_-]{8}")
 
 
 def redact(text: str) -> str:
-    """A text with anything that looks like a token blotted out."""
-    return _DOTTED.sub(_blotted, _IN_QUERY.sub("[token]", text))
+    """Replace everything in a text that looks like a token."""
+    return _DOTTED.sub(_redacted_match, _IN_QUERY.sub("[token]", text))
 
 
-def _blotted(found: re.Match[str]) -> str:
-    """What stands for parts joined by dots: the token from its first part on, or the parts themselves."""
-    text = found[0]
-    at = 0
+def _redacted_match(match: re.Match[str]) -> str:
+    """Replace the token in a run of parts joined by dots, or return the run unchanged if it contains none.
+
+    A JWT has a part that begins with `ey`; a static token has the part `p` and a payload after it.
+    """
+    text = match[0]
+    position = 0
     *parts, _ = text.split(".")
     for n, part in enumerate(parts):
-        begin = _TOKEN_PART.search(part)
-        if begin is not None:
-            return text[: at + begin.start()] + "[token]"
+        jwt_start = _TOKEN_PART.search(part)
+        if jwt_start is not None:
+            return text[: position + jwt_start.start()] + "[token]"
         static = part == "p" or part.endswith("-p")
         if static and n + 1 < len(parts) and len(parts[n + 1]) >= 8:
-            return text[: at + len(part) - 1] + "[token]"
-        at += len(part) + 1
+            return text[: position + len(part) - 1] + "[token]"
+        position += len(part) + 1
     return text
 
 
@@ -67,43 +71,44 @@ def _redacted(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mu
 
 
 _CAUSES = ("error", "detail", "exc_info")
-"""Keys of an event whose texts may quote rows: the engine's messages do."""
+"""Keys of an event whose values may quote rows, as the engine's messages do."""
 _ENGINE_CODE = re.compile(r"Code: (\d{1,9})\.")
 _QUOTED = re.compile(r"'[^']*+'?|\"[^\"]*+\"?")
 
 
-def cause(found: object) -> str:
-    """What may be logged of an exception, or of a text about one: its code, never a value that it quotes."""
-    if isinstance(found, RookeryError):
-        number = getattr(found, "engine_code", None)
-        return f"{found.code.id} {found.code.title}" + (f" (engine code {number})" if number else "")
-    if isinstance(found, BaseException):
-        return type(found).__name__
-    text = str(found)
+def _safe_summary(error: object) -> str:
+    """The code or type of an exception, or of a text about one, without its message, which may quote values."""
+    if isinstance(error, RookeryError):
+        number = getattr(error, "engine_code", None)
+        return f"{error.code.id} {error.code.title}" + (f" (engine code {number})" if number else "")
+    if isinstance(error, BaseException):
+        return type(error).__name__
+    text = str(error)
     engine = _ENGINE_CODE.search(text)
-    return f"engine code {engine[1]}" if engine else "in full at level debug"
+    return f"engine code {engine[1]}" if engine else "see level debug"
 
 
-def _stack(found: BaseException) -> str:
-    """The frames of an exception and of those before it, without their messages."""
+def _stack(exc: BaseException) -> str:
+    """The frames of an exception and of its causes, without their messages."""
     chain: list[BaseException] = []
-    at: BaseException | None = found
-    while at is not None and at not in chain:
-        chain.append(at)
-        at = at.__cause__ or (None if at.__suppress_context__ else at.__context__)
-    parts = ["".join(traceback.format_tb(e.__traceback__)) + cause(e) for e in reversed(chain)]
+    current: BaseException | None = exc
+    while current is not None and current not in chain:
+        chain.append(current)
+        current = current.__cause__ or (None if current.__suppress_context__ else current.__context__)
+    parts = ["".join(traceback.format_tb(e.__traceback__)) + _safe_summary(e) for e in reversed(chain)]
     return "\nwhich led to\n".join(parts)
 
 
-def _exception_of(given: object) -> BaseException | None:
-    if isinstance(given, BaseException):
-        return given
-    current = given if isinstance(given, tuple) else sys.exc_info()
+def _exception_of(exc_info: object) -> BaseException | None:
+    """The exception in a log call's `exc_info`: an exception, a tuple, or true for the one being handled."""
+    if isinstance(exc_info, BaseException):
+        return exc_info
+    current = exc_info if isinstance(exc_info, tuple) else sys.exc_info()
     return current[1] if isinstance(current[1], BaseException) else None
 
 
 def _without_values(_logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """An event without values of rows. In full it is a line of level debug, where that is wanted."""
+    """Remove values of rows from an event, and log the complete event at level debug."""
     if not any(event.get(key) for key in _CAUSES):
         return event
     raised = _exception_of(event.pop("exc_info")) if event.get("exc_info") else None
@@ -113,12 +118,12 @@ def _without_values(_logger: Any, method: str, event: MutableMapping[str, Any]) 
     if method == "debug":
         return {**event, **full}
     structlog.get_logger("rookery.values").debug(event.get("event", ""), **full)
-    safe = {key: cause(event[key]) for key in ("error", "detail") if event.get(key)}
+    safe = {key: _safe_summary(event[key]) for key in ("error", "detail") if event.get(key)}
     return {**event, **safe, **({"exception": _stack(raised)} if raised is not None else {})}
 
 
 class _Forwarded(logging.Handler):
-    """Lines of libraries, written like ours."""
+    """Passes the log records of libraries to structlog, so that they are written like our own."""
 
     def emit(self, record: logging.LogRecord) -> None:
         raised = record.exc_info[1] if record.exc_info else None
@@ -133,9 +138,9 @@ _LEVELS = ("debug", "info", "warning", "error")
 
 
 class _Lines:
-    """Writes lines to standard error. One that cannot be written is left out.
+    """Writes log lines to standard error and ignores failures.
 
-    The log's disk may be full, or its reader gone; the work that reports something must not fail for that.
+    The disk of the log may be full, or the process that reads it may have ended. Neither must fail the work that logs.
     """
 
     def msg(self, line: str) -> None:
@@ -148,7 +153,7 @@ class _Lines:
 
 
 def configure(level: str = "info", *, as_json: bool = False) -> None:
-    """Set up logging for a process."""
+    """Set up logging for this process."""
     renderer: Any = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=False)
     structlog.configure(
         processors=[
@@ -167,65 +172,49 @@ def configure(level: str = "info", *, as_json: bool = False) -> None:
     root.addHandler(_Forwarded(logging.WARNING))
 
 
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """Something that is counted, measured or looked up. Tenants are no labels: there may be any number of them."""
-
-    name: str
-    kind: Literal["counter", "histogram", "gauge"]
-    help: str
-    labels: tuple[str, ...] = ("datasource",)
-
-
-OBSERVATIONS = (
-    Observation("ingested_rows", "counter", "Rows stored."),
-    Observation("ingested_bytes", "counter", "Bytes of bodies whose rows were stored."),
-    Observation("quarantined_rows", "counter", "Rows put into quarantine."),
-    Observation("quarantined_bytes", "counter", "Bytes of rows put into quarantine."),
-    Observation("refused_rows", "counter", "Bad rows that were not kept: their writer's quarantine was full."),
-    Observation("ingest_requests", "counter", "Requests stored; by batches, how many went together."),
-    Observation("ingest_batches", "counter", "Batches stored."),
-    Observation("fanout_flush_seconds", "histogram", "Duration of a flush into the nests."),
-    Observation("fanout_lag_rows", "gauge", "Rows in landing that tenants in step have not received yet."),
-    Observation("fanout_lag_seconds", "gauge", "Age of the oldest of those rows."),
-    Observation("fanout_strays", "gauge", "Tenants that are not in step: new, or failing."),
-    Observation("suspended_views", "gauge", "Views that failed and are down, or go on without some tenants.", ()),
-    Observation("waiting_bytes", "gauge", "Bytes of bodies that wait to be stored.", ()),
-    Observation("uptime_seconds", "gauge", "Age of the process.", ()),
-)
+REGISTRY = CollectorRegistry()
+"""The metrics of this process."""
 EXPOSITION = CONTENT_TYPE_LATEST
 """The media type of what `exposition` returns."""
-STARTED = time.monotonic()
+_BY_DATASOURCE = ("datasource",)
+"""Labels of most metrics. The tenant is never a label: there can be any number of tenants."""
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-_KNOWN = {o.name: o for o in OBSERVATIONS}
-_lasting = CollectorRegistry()
+_STARTED = time.monotonic()
 
 
-def _full(observation: Observation) -> tuple[str, str, tuple[str, ...]]:
-    return f"rookery_{observation.name}", observation.help, observation.labels
+def _counter(name: str, help: str) -> Counter:
+    return Counter(f"rookery_{name}", help, _BY_DATASOURCE, registry=REGISTRY)
 
 
-_counters = {o.name: Counter(*_full(o), registry=_lasting) for o in OBSERVATIONS if o.kind == "counter"}
-_histograms = {
-    o.name: Histogram(*_full(o), registry=_lasting, buckets=_BUCKETS) for o in OBSERVATIONS if o.kind == "histogram"
-}
+def _gauge(name: str, help: str, labels: tuple[str, ...] = _BY_DATASOURCE) -> Gauge:
+    return Gauge(f"rookery_{name}", help, labels, registry=REGISTRY)
 
 
-def count(name: str, n: int = 1, **labels: str) -> None:
-    """Count what has happened."""
-    _counters[name].labels(**labels).inc(n)
+INGESTED_ROWS = _counter("ingested_rows", "Rows stored.")
+INGESTED_BYTES = _counter("ingested_bytes", "Size of the request bodies whose rows were stored, in bytes.")
+QUARANTINED_ROWS = _counter("quarantined_rows", "Rows put into quarantine.")
+QUARANTINED_BYTES = _counter("quarantined_bytes", "Size of the rows put into quarantine, in bytes.")
+REFUSED_ROWS = _counter("refused_rows", "Bad rows that were dropped because their writer's quarantine was full.")
+INGEST_REQUESTS = _counter("ingest_requests", "Append requests stored. A batch can hold several requests.")
+INGEST_BATCHES = _counter("ingest_batches", "Batches stored.")
+FANOUT_FLUSH_SECONDS = Histogram(
+    "rookery_fanout_flush_seconds",
+    "Duration of a delivery from landing to the nests.",
+    _BY_DATASOURCE,
+    registry=REGISTRY,
+    buckets=_BUCKETS,
+)
+# The gauges below are only set when they are scraped, by `control/metrics.exposition`.
+FANOUT_LAG_ROWS = _gauge("fanout_lag_rows", "Rows in landing that the main group has not received yet.")
+FANOUT_LAG_SECONDS = _gauge("fanout_lag_seconds", "Age of the oldest of these rows.")
+FANOUT_STRAYS = _gauge(
+    "fanout_strays", "Tenants in lagging groups: new tenants, or tenants whose tables refuse rows."
+)
+SUSPENDED_VIEWS = _gauge("suspended_views", "Views that failed and are suspended, or exclude some tenants.", ())
+WAITING_BYTES = _gauge("waiting_bytes", "Size of the request bodies waiting to be stored, in bytes.", ())
+_gauge("uptime_seconds", "Time since the process started.", ()).set_function(lambda: time.monotonic() - _STARTED)
 
 
-def record(name: str, seconds: float, **labels: str) -> None:
-    """Take down how long something took."""
-    _histograms[name].labels(**labels).observe(seconds)
-
-
-def exposition(gauges: Iterable[tuple[str, float, Mapping[str, str]]]) -> bytes:
-    """All observations in Prometheus' text format; gauges are given as they are at this moment."""
-    passing = CollectorRegistry()
-    found: dict[str, Gauge] = {}
-    for name, value, labels in (*gauges, ("uptime_seconds", time.monotonic() - STARTED, {})):
-        gauge = found.get(name) or found.setdefault(name, Gauge(*_full(_KNOWN[name]), registry=passing))
-        (gauge.labels(**labels) if labels else gauge).set(value)
-    return generate_latest(_lasting) + generate_latest(passing)
+def exposition() -> bytes:
+    """All metrics in Prometheus' text format."""
+    return generate_latest(REGISTRY)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from importlib import metadata
 
 DISTRIBUTION = "rookery-analytics"
-"""Name on the package index. The plain name belongs to another project; the command is `rookery`."""
+"""Name on the package index, where `rookery` belongs to another project. The command is `rookery`."""
 
 
 def version() -> str:
-    """The installed version, or `unknown` for a checkout that was never installed."""
+    """The installed version, or `unknown` if the package is not installed."""
     try:
         return metadata.version(DISTRIBUTION)
     except metadata.PackageNotFoundError:

@@ -337,7 +337,7 @@ class FanoutWorker(threading.Thread):
                 batch.visible.set_result(not behind or not self._delivery.has_rows_of(batch, behind))
         self._ack_main(log_range, failed)
         self._took = time.monotonic() - begun
-        observe.record("fanout_flush_seconds", self._took, datasource=self.datasource)
+        observe.FANOUT_FLUSH_SECONDS.labels(self.datasource).observe(self._took)
         self._in_flight = []
         for batch in batches:
             if batch.table:

@@ -381,12 +381,12 @@ def _count(appends: Sequence[Append], done: _Done) -> None:
     stored = [(a, o) for a in appends if isinstance(o := done.get(id(a)), AppendResult)]
     if stored:
         name = appends[0].datasource
-        observe.count("ingest_batches", datasource=name)
-        observe.count("ingest_requests", len(stored), datasource=name)
-        observe.count("ingested_rows", sum(o.rows for _, o in stored), datasource=name)
-        observe.count("ingested_bytes", sum(len(a.body) for a, o in stored if o.rows), datasource=name)
-        observe.count("quarantined_rows", sum(o.quarantined for _, o in stored), datasource=name)
-        observe.count("refused_rows", sum(o.refused for _, o in stored), datasource=name)
+        observe.INGEST_BATCHES.labels(name).inc()
+        observe.INGEST_REQUESTS.labels(name).inc(len(stored))
+        observe.INGESTED_ROWS.labels(name).inc(sum(o.rows for _, o in stored))
+        observe.INGESTED_BYTES.labels(name).inc(sum(len(a.body) for a, o in stored if o.rows))
+        observe.QUARANTINED_ROWS.labels(name).inc(sum(o.quarantined for _, o in stored))
+        observe.REFUSED_ROWS.labels(name).inc(sum(o.refused for _, o in stored))
 
 
 def _bug(exc: BaseException) -> RookeryError:

@@ -63,7 +63,7 @@ def keep(
     if body:
         settings: dict[str, int | str] = {**SINGLE_BLOCK_SETTINGS, "insert_deduplication_token": f"q:{batch}"}
         insert_checked(workspace.warehouse, table_of(workspace, datasource), body, settings=settings)
-        observe.count("quarantined_bytes", len(body), datasource=datasource)
+        observe.QUARANTINED_BYTES.labels(datasource).inc(len(body))
 
 
 def _line(row: RejectedRow, batch: str, writer: str | None, mark: str, *, wide: bool) -> bytes:

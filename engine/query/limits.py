@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Hashable, Iterable
 from threading import Lock
 
+from engine.cache import LruCache
 from engine.errors import TOO_MANY, RookeryError
 
 MAX_TRACKED_CALLERS = 50_000
@@ -55,17 +55,15 @@ class Rates:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._windows: OrderedDict[Hashable, tuple[int, int]] = OrderedDict()
+        self._windows: LruCache[Hashable, tuple[int, int]] = LruCache(MAX_TRACKED_CALLERS)
 
     def count(self, key: Hashable, limit: int) -> None:
         """Count one request. Raises RK4010 with `Retry-After` when the limit of this second is reached."""
         second = int(time.monotonic())
         with self._lock:
-            window, used = self._windows.pop(key, (second, 0))
+            window, used = self._windows.get(key) or (second, 0)
             used = used + 1 if window == second else 1
-            self._windows[key] = (second, used)
-            if len(self._windows) > MAX_TRACKED_CALLERS:
-                self._windows.popitem(last=False)
+            self._windows.put(key, (second, used))
         if used > limit:
             headers = {"Retry-After": "1", "X-RateLimit-Limit": str(limit), "X-RateLimit-Remaining": "0"}
             raise RookeryError(

@@ -16,6 +16,7 @@ import orjson
 import structlog
 
 from engine import errors
+from engine.cache import LruCache
 from engine.schema import Name, literal, quote
 from engine.warehouse import framing, parser
 from engine.warehouse.damaged_merges import can_be_undone, is_derived
@@ -26,7 +27,6 @@ from engine.warehouse.new_parts import NewParts
 from engine.warehouse.parts import why_damaged
 from engine.warehouse.pool import Pool
 from engine.warehouse.port import Capabilities, Format, Input, Rows, Space, Statement, Stream, Value
-from engine.warehouse.recent import Recent
 from engine.warehouse.render import is_insert, used_bindings, with_quoted_integers, with_settings
 from engine.warehouse.stale_tokens import StaleTokens
 from engine.warehouse.stream import ResultStream
@@ -43,7 +43,8 @@ MAX_BUFFERED_BYTES = 4 << 20
 MAX_BUFFERED_ROWS = 25_000
 """Up to here a result is taken whole, in one call of a millisecond; a larger one is streamed."""
 
-_REMEMBERED = 512
+_LARGE_TEXTS = 512
+"""Number of statements that are remembered for having large results."""
 
 
 class EmbeddedWarehouse:
@@ -70,7 +71,7 @@ class EmbeddedWarehouse:
         self._temporary = Path(tempfile.mkdtemp(prefix="rookery-")) if path is None else None
         self._directory = Directory(path or self._temporary or Path())
         self._database = database
-        self._large = Recent(_REMEMBERED)
+        self._large: LruCache[str, bool] = LruCache(_LARGE_TEXTS)
         self._selects = parser.Selects(self._ask)
         self._pinned: dict[str, int | str] = {}
         self._sound: dict[str, int | str] = {}
@@ -332,7 +333,7 @@ class EmbeddedWarehouse:
             if whole is not None:
                 yield whole
                 return
-            self._large.add(statement.sql)
+            self._large.put(statement.sql, True)
         handle = self._readers.borrow()
         try:
             yield from _streamed(handle, statement, format)

@@ -8,9 +8,9 @@ from typing import Any
 import orjson
 
 from engine import errors
+from engine.cache import LruCache
 from engine.warehouse.errors import EngineError
 from engine.warehouse.port import Rows, Value
-from engine.warehouse.recent import Recent
 
 MAX_SQL_BYTES = 64 << 10
 """Longest SQL text, in bytes."""
@@ -28,7 +28,8 @@ PARSER_FUNCTIONS = ("parseQueryToJSON", "formatQueryFromJSON")
 _KIND = """WITH parseQueryToJSON({sql:String}) AS j
 SELECT JSONExtractString(j, 'type') AS kind, JSONHas(j, 'out_file') OR JSONHas(j, 'format_ast') AS more
 SETTINGS max_query_size = 1000000"""
-_REMEMBERED = 2048
+_ACCEPTED_TEXTS = 2048
+"""Number of texts that are remembered as a single SELECT."""
 
 Ask = Callable[[str, Mapping[str, Value]], Rows]
 
@@ -80,11 +81,11 @@ class Selects:
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
-        self._known = Recent(_REMEMBERED)
+        self._accepted: LruCache[str, bool] = LruCache(_ACCEPTED_TEXTS)
 
     def check(self, sql: str) -> None:
         """Raise SQL_SYNTAX unless the text is one SELECT without a format or file of its own."""
-        if sql in self._known:
+        if sql in self._accepted:
             return
         try:
             kind, more = self._ask(_KIND, {"sql": sql}).rows[0]
@@ -92,4 +93,4 @@ class Selects:
             raise _refused(exc) from exc
         if kind != _SELECT or more:
             raise EngineError(errors.SQL_SYNTAX, "only a SELECT is allowed here")
-        self._known.add(sql)
+        self._accepted.put(sql, True)

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Literal, Protocol, TypeVar, cast
 
+from engine.cache import LruCache
 from engine.compiler.build import Build, build
 from engine.compiler.compose import Verifier
 from engine.compiler.views import pool_table
@@ -80,8 +81,8 @@ class Snapshot:
     """Views that are down, or go on without some tenants, with what is noted of them."""
     touched: Mapping[str, int] = field(default_factory=dict)
     """The version at which tenants came, changed or went, as far as that was since the start."""
-    memo: dict[object, object] = field(default_factory=dict)
-    """Room for what is derived from the snapshot on first use."""
+    cache: LruCache[object, object] = field(default_factory=LruCache)
+    """Values that `derived` has computed from this snapshot."""
 
     @property
     def routed(self) -> frozenset[str]:
@@ -89,11 +90,11 @@ class Snapshot:
         return frozenset(n for n, m in self.modes.items() if m == "routed")
 
     def derived(self, key: object, make: Callable[[], T]) -> T:
-        """What `make` returned when this key was first asked for."""
-        found = self.memo.get(key)
-        if found is None:
-            found = self.memo[key] = make()
-        return cast(T, found)
+        """The cached value of a key, or the result of `make`, which is then cached. It may be called twice at once."""
+        value = self.cache.get(key)
+        if value is None:
+            value = self.cache.put(key, make())
+        return cast(T, value)
 
 
 class Closable(Protocol):

@@ -48,13 +48,20 @@ def test_headers_are_documented() -> None:
         assert header.lower() in TEXT.lower(), header
 
 
-def test_what_is_observed_is_documented() -> None:
-    from engine.observe import OBSERVATIONS
+def test_metrics_are_documented() -> None:
+    from engine.observe import REGISTRY
 
     documented = [
         [name.strip("`"), kind, labels.strip("`"), what] for name, kind, labels, what in rows(TEXT, "Metrics")
     ]
-    assert documented == [[o.name, o.kind, ", ".join(o.labels), o.help] for o in OBSERVATIONS]
+    metrics = [m for m in REGISTRY.collect() if not m.name.endswith("_created")]
+    assert [[name, kind, help] for name, kind, _, help in documented] == [
+        [m.name.removeprefix("rookery_"), m.type, m.documentation] for m in metrics
+    ]
+    # A metric without labels has a sample from the start.
+    assert {name for name, _, labels, _ in documented if not labels} == {
+        m.name.removeprefix("rookery_") for m in metrics if m.samples and not m.samples[0].labels
+    }
 
 
 def test_every_check_of_the_doctor_is_documented() -> None:
