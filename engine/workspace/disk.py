@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ READY_RESERVES = 2
 """With less free than so many times the reserve, larger requests are refused already, and the server is not ready."""
 WRITE_AMPLIFICATION = 3
 """Bytes that storing one byte of a request may take, with what is made from it."""
+
+_PART = re.compile(r"[^_]+(?:_\d+){3,4}")
+"""The directory of an active part: partition, blocks, level, and mutation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,7 @@ def damaged_parts(workspace: Workspace) -> Iterator[Damage]:
         f"SELECT database, table, name, path FROM system.parts WHERE active AND {ours} ORDER BY ALL",
         {"w": workspace.name},
     )
+    listed = {Name(database, table) for database, table, _, _ in active.rows}
     for database, table, part, path in active.rows:
         directory = Path(path)
         why = why_damaged(directory)
@@ -111,6 +116,28 @@ def damaged_parts(workspace: Workspace) -> Iterator[Damage]:
             why = "its directory is missing"
         if why is not None:
             yield Damage(Name(database, table), part, why)
+    yield from _damaged_in_unlisted(workspace, ours, listed)
+
+
+def _damaged_in_unlisted(workspace: Workspace, ours: str, listed: set[Name]) -> Iterator[Damage]:
+    """Damage in tables that the engine loads when they are touched. It lists none of their parts until then."""
+    if not workspace.warehouse.capabilities.lazy_tables:
+        return
+    tables = workspace.warehouse.query(
+        "SELECT * FROM (SELECT database, name AS table, arrayJoin(data_paths) AS path FROM system.tables "
+        f"WHERE engine LIKE '%MergeTree') WHERE {ours} ORDER BY ALL",
+        {"w": workspace.name},
+    )
+    for database, table, path in tables.rows:
+        name, directory = Name(database, table), Path(path)
+        if name in listed or not directory.is_dir():
+            continue
+        for part in sorted(p for p in directory.iterdir() if _PART.fullmatch(p.name) and not _covered(p)):
+            if (why := why_damaged(part)) is not None:
+                yield Damage(name, part.name, why)
+        broken = sorted(p.name for p in (directory / "detached").glob("broken*"))
+        for found in broken:
+            yield Damage(name, found, "the engine found it broken and put it aside")
 
 
 def _covered(part: Path) -> bool:
