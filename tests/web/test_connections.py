@@ -119,6 +119,7 @@ def test_much_of_a_head_in_one_piece_is_let_in_by_no_more_than_a_read(server: Se
         assert server.get("/live").status_code == 200
 
 
+@pytest.mark.guard
 def test_what_fits_is_served(server: Server) -> None:
     headers = {f"a{n}": "x" * 1500 for n in range(10)}
     assert server.get("/live", headers=headers, params={"a": "x" * (LINE - 200)}).status_code == 200
@@ -187,6 +188,7 @@ def test_a_body_that_keeps_coming_may_take_longer_than_a_pause(server: Server) -
         assert answer(connection)[0] == 200
 
 
+@pytest.mark.guard
 def test_an_answer_that_nobody_reads_gives_its_reader_back(server: Server) -> None:
     query = b"GET /v0/sql?q=SELECT%%20repeat('x',1000)%%20FROM%%20numbers(1000000) HTTP/1.1\r\nhost: x\r\n"
     query += b"authorization: Bearer %s\r\n\r\n"
