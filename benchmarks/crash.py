@@ -77,7 +77,7 @@ def _crash(directory: Path, mode: str, keyed: bool, kills: int) -> Found:
 
 
 def _count(server: Server, stream: Stream, added: list[str]) -> Found:
-    """Judge while nobody writes; writers find nobody and try again."""
+    """Judge while no writer runs: the server is down, so writers retry."""
     stream.nowhere()
     time.sleep(0.5)
     for tenant in added:

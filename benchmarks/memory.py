@@ -66,7 +66,7 @@ def _measured(server: Server, token: str, name: str, size: int, pause: float = 0
 
 
 def _response(server: Server, token: str, name: str, rows: int, pause: float = 0.0) -> int:
-    """Read a response of so many rows and return its length."""
+    """Read a response of `rows` rows and return its length in bytes."""
     url = f"/v0/pipes/dump.{name}"
     length = mark = 0
     timeout = httpx.Timeout(600.0)

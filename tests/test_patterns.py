@@ -230,7 +230,7 @@ def _methods() -> dict[str, set[str]]:
 
 
 def _child(jobs: list[tuple[str, Any]], seconds: int = PROCESSOR_SECONDS) -> subprocess.CompletedProcess[str]:
-    """Run jobs in a process that is ended when it has used so many seconds of a processor."""
+    """Run jobs in a process that is killed after `seconds` of processor time."""
 
     def bounded() -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))

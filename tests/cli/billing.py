@@ -94,6 +94,6 @@ def assert_exact(server: Server, tables: Iterable[int], pooled: Iterable[int], a
 
 
 def assert_kinds_exact(server: Server) -> None:
-    """The workspace's own target counts every row of landing, whoever's it is."""
+    """The workspace's own target counts every row of landing, of every tenant."""
     kinds = "SELECT event, sum(events) AS e, sum(units) AS u FROM kinds GROUP BY event ORDER BY event"
     assert server.sql(kinds) == server.sql(TRUTH.format(where=""))

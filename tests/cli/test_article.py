@@ -23,7 +23,7 @@ FACTS = "count() AS rows, sum(units) AS total, groupBitXor(units) AS all_of_them
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server with the article's landing datasource and rows of tenants that nobody has provisioned."""
+    """A server with the article's landing datasource and rows of tenants that are not provisioned."""
     with running(tmp_path_factory.mktemp("article")) as found:
         for_server(found, PROJECT)("push", "events")
         history(found, range(1, 100), OLD)

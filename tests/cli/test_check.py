@@ -26,7 +26,7 @@ FILES_WITH_PROBLEMS = {
 }
 PROBLEMS_ACROSS_FILES = {
     "datasources/untyped.yaml": ("columns:\n  - {name: a, type: Strin}\n", "RK1016"),
-    "datasources/no_tenant.yaml": ("tenant: nobody\ncolumns:\n  - {name: a, type: String}\n", "RK1012"),
+    "datasources/no_tenant.yaml": ("tenant: missing\ncolumns:\n  - {name: a, type: String}\n", "RK1012"),
     "datasources/not_first.yaml": (EVENTS.replace("[tenant_id, timestamp]", "[timestamp, tenant_id]"), "RK1012"),
     "datasources/partitioned.yaml": (
         EVENTS.replace("sorting_key:", "partition_key: toYYYYMM(timestamp), sorting_key:"),

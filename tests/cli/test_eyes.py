@@ -1,4 +1,4 @@
-"""Looking through a tenant's eyes: the id that was given selects that tenant, whatever its characters, or nobody."""
+"""Impersonating a tenant: an id selects exactly that tenant, whatever its characters, or no tenant."""
 
 from __future__ import annotations
 

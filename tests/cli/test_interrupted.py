@@ -25,7 +25,7 @@ ALLOW = ["usage_daily", "usage_pipe"]
 
 
 def provision(server: Server, tenants: list[int]) -> None:
-    """Add tenants of both placements in one go each."""
+    """Add tenants of both placements, one command for each placement."""
     for placement, odd in (("tables", 1), ("pooled", 0)):
         ids = [str(t) for t in tenants if t % 2 == odd]
         if ids:
@@ -33,7 +33,7 @@ def provision(server: Server, tenants: list[int]) -> None:
 
 
 def killed_during(server: Server, work: object, after: float) -> bool:
-    """Kill the server so many seconds into some work; whether the work was cut off."""
+    """Kill the server `seconds` into some work. Returns whether the work was interrupted."""
     done: list[bool] = []
 
     def attempt() -> None:

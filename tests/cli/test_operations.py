@@ -1,4 +1,4 @@
-"""Operating a workspace by command: fan-out that fails is told and repaired, and the doctor says what is wrong."""
+"""Operating a workspace by command: a failing fan-out is reported and repaired, and the doctor names what is wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A TTL that leads beyond the calendar of its type is told of: the engine would remove today's rows."""
+"""A TTL that ends beyond the range of its type gets a warning: the engine would remove today's rows."""
 
 from __future__ import annotations
 

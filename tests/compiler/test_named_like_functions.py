@@ -1,4 +1,4 @@
-"""Columns that are called like functions which tell of the server: in keys and indexes they are columns."""
+"""Columns with the names of functions that reveal the server: in keys and indexes they are columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every check of `doctor`: what is broken is found under its name, and no longer once it is mended."""
+"""Every check of `doctor`: a fault is reported under its name, and no longer once it is fixed."""
 
 from __future__ import annotations
 

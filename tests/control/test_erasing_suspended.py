@@ -87,7 +87,7 @@ def test_a_suspended_view_is_given_each_row_once(home: House, bad: range) -> Non
 
 
 def test_groups_change_in_one_step_and_wake_nothing(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are computed beside the target, so a failure leaves them, and what hangs on it has its rows once."""
+    """They are computed beside the target, so a failure leaves them, and tables made from it have their rows once."""
     before, derived = home.rows(SUMS), "SELECT region, sum(events) FROM main.again GROUP BY region ORDER BY region"
     copied = home.rows(derived)
     execute = home.workspace.warehouse.execute

@@ -1,4 +1,4 @@
-"""Where the fan-out stands is told exactly: who is behind, by what, why; and what was taken down is put back."""
+"""`fanout status` is exact: who lags, by how much and why; and suspended views are put back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sums of signed numbers: what is missing in them is an error and repaired, also where nothing else tells of it."""
+"""Sums of signed numbers: missing rows are an error and are repaired, even if no other column shows them."""
 
 from __future__ import annotations
 

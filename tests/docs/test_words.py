@@ -47,7 +47,8 @@ def _prose(path: Path) -> Iterator[tuple[int, str]]:
         yield from enumerate(text.splitlines(), 1)
         return
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type in (tokenize.COMMENT, tokenize.STRING):
+        # A single word is a value, such as the name of a tenant.
+        if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and " " in token.string):
             yield token.start[0], " ".join(token.string.split())
 
 
@@ -63,7 +64,7 @@ def test_no_idiom_of_another_language(patterns: tuple[str, ...]) -> None:
         for line, text in _prose(path)
         for match in PATTERN.finditer(text)
     ]
-    assert odd == [], f"{len(odd)} idioms; better words are in IDIOMS:\n" + "\n".join(odd[:60])
+    assert odd == [], f"{len(odd)} idioms; better words are in IDIOMS:\n" + "\n".join(odd)
 
 
 def test_the_patterns_find_what_they_name() -> None:

@@ -294,7 +294,7 @@ def receipts_differ(server: Server, stream: Stream) -> list[str]:
 
 
 def kill(server: Server, stream: Stream) -> None:
-    """SIGKILL; writers find nobody until they are told where to go on."""
+    """SIGKILL. Writers get no connection until they learn the new address."""
     server.process.send_signal(signal.SIGKILL)
     server.process.wait()
     stream.nowhere()

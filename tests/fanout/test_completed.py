@@ -35,7 +35,7 @@ def test_nothing_is_doubled(home: House) -> None:
 
 
 def test_a_pipe_that_came_since_has_the_batch_as_history(home: House) -> None:
-    """Its view hangs on the nests' copies, which landing's views fill."""
+    """Its view reads the nests' copies, which landing's views fill."""
     mode = "routed" if "events" in home.workspace.current.routed else "direct"
     assert home.visible(_rows())
     home.push(project(mode, "fresh"))
@@ -44,7 +44,7 @@ def test_a_pipe_that_came_since_has_the_batch_as_history(home: House) -> None:
 
 
 def test_a_view_that_was_repaired_since_has_it_too(home: House) -> None:
-    """Nothing else but the one nest's table is computed anew."""
+    """Only the one nest's table is recomputed."""
     assert home.visible(_rows())
     home.run(f"DROP VIEW {home.nest('1')}._rk_add_to_sums SYNC")
     assert home.visible(_rows())

@@ -1,4 +1,4 @@
-"""Bodies of any kind: nothing but a refusal, rows counted, nobody's row in another's nest, neighbours untouched."""
+"""Bodies of any kind are refused or counted; no row reaches another tenant's nest, and other requests are untouched."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _sent(home: House, body: bytes, format: Input, **more: Any) -> AppendResult 
 
 
 def _accounted(home: House, body: bytes, format: Input, **more: Any) -> None:
-    """Rows that an answer tells of are there, no more and no fewer."""
+    """Exactly the rows that the response counts are stored."""
     stored, kept = _count(home)
     outcome = _sent(home, body, format, **more)
     told = (outcome.rows, outcome.quarantined) if outcome else (0, 0)

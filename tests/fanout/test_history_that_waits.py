@@ -1,4 +1,4 @@
-"""A history that cannot be delivered is told every time, until it is mended."""
+"""A backfill that cannot be delivered is reported every time, until its cause is fixed."""
 
 from __future__ import annotations
 

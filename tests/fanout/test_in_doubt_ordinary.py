@@ -128,7 +128,7 @@ def test_it_is_completed_before_the_next_one_lands(home: House) -> None:
     coverage = Coverage(home.workspace.warehouse, home.workspace.registry, live)
     assert [coverage.why_incomplete(v) for v in live.views.values() if v.source.name == "plain"] == [None, None]
 
-    # A batch of which nothing was stored is forgotten: its sender is told so, and sends it again.
+    # A batch of which nothing was stored is forgotten: its sender gets an error and sends it again.
     home.run(REFUSED.replace("sums", "plain"))
     assert _code(home, rows := _rows()) == OVERLOADED.id
     home.run(TAKEN.replace("sums", "plain"))

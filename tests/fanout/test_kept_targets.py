@@ -1,4 +1,4 @@
-"""A pipe changes after its source has forgotten rows: what they were made into can stay, and the new query goes on."""
+"""A pipe changes after its source has lost rows: the target can stay, and the new query continues it."""
 
 from __future__ import annotations
 

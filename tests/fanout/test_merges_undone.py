@@ -72,7 +72,7 @@ def test_parts_outlast_their_merge(home: House) -> None:
     for _ in range(3):
         home.append(_rows(bad=1))
     part = _newest_part(home, "main.events_quarantine")
-    home.run("INSERT INTO main.events_quarantine (c__id) SELECT 'one that nobody has looked at'")
+    home.run("INSERT INTO main.events_quarantine (c__id) SELECT 'a row that was never checked'")
     home.run(f"ALTER TABLE main.events_quarantine DROP PART '{_inserted(part.parent)}'")
     cut = part / "columns_substreams.txt"
     cut.write_bytes(b"")
@@ -107,7 +107,7 @@ def test_a_damaged_merge_is_undone_while_nothing_is_inserted(home: House, file: 
 
 
 def test_statistics_that_are_cut_off_are_damage() -> None:
-    """Whoever reads them may repeat the statement; it is not the statement that is wrong."""
+    """A reader may repeat the statement: the statement is not at fault."""
     text = (
         "Code: 33. DB::Exception: Cannot read all data. Bytes read: 908. Bytes expected: 909: (while loading statistics "
         "for column a from file a.stats in packed file statistics.packed of part 0_1_6_2). (CANNOT_READ_ALL_DATA)"
@@ -128,7 +128,7 @@ def test_no_row_in_quarantine_is_lost(home: House) -> None:
 
 
 def test_a_part_that_nothing_can_replace_stays(home: House, tmp_path: Path) -> None:
-    """Its sources are gone. Inserts go on."""
+    """Its sources are gone. Inserts continue."""
     for _ in range(3):
         home.append(_rows(bad=1))
     part = _newest_part(home, "main.events_quarantine")

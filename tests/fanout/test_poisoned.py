@@ -1,4 +1,4 @@
-"""A tenant whose tables fail: nobody else notices, and it has every row once when they are mended."""
+"""A tenant whose tables fail: no other tenant is affected, and it has every row once after they are fixed."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ POISONS = {
     )
     for table in ("events", "sums", "chained")
 }
-"""Breaking and mending the copy, what a view on it fills, and what a view on that fills."""
+"""Breaking and fixing the copy, the table that a view on it fills, and the table behind that."""
 
 
 @pytest.mark.parametrize("poison", POISONS)

@@ -44,7 +44,7 @@ def _statements(home: House, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_nobody_waits_for_it(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert home.workspace.current.modes["events"] == "routed", "so many are routed without being told"
+    assert home.workspace.current.modes["events"] == "routed", "this many tenants are routed by default"
     chance = random.Random(17)
     home.run(f"ALTER TABLE {home.nest(BROKEN)}.events ADD CONSTRAINT poison CHECK 0")
     asked, costs = _statements(home, monkeypatch), []

@@ -104,7 +104,7 @@ def test_only_the_tenants_of_poisoned_rows_are_left_out(home: House) -> None:
 
     assert not home.visible(_rows(["1", "19"])) and home.visible(_rows(["1", "2"]))
 
-    # A further tenant joins them; whoever is out stays out, also with good rows.
+    # Another tenant joins them. Excluded tenants stay excluded, even with good rows.
     assert home.append([*_rows(["7", "8"]), *_rows(["8"], n=0)]).rows == 3
     assert home.append(_rows(["7", "9", "100"])).rows == 3
     assert _told(home) == {v: ["19", "7", "8"] for v in views}

@@ -35,7 +35,7 @@ def test_tenants_come_while_rows_come(tmp_path: Path, mode: str) -> None:
         stream.until(20)
         with ThreadPoolExecutor(len(LATER)) as hands:
             list(hands.map(lambda t: server.tenant(t, "tables"), LATER))
-        # The stream goes on: it has not kept the new tenants from catching up.
+        # The stream continues: it has not kept the new tenants from catching up.
         stream.until(5)
         stream.end()
         assert stream.faults == []

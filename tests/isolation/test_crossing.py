@@ -199,7 +199,7 @@ def test_a_thousand_interleaved_requests_do_not_cross(world: World) -> None:
 
 @pytest.mark.proves("D9", "D10", "D17", "B15")
 def test_tenants_come_and_go_while_others_are_asked(world: World) -> None:
-    """A tenant that is added, filled and removed over and over is seen by itself alone, and by nobody afterwards."""
+    """A tenant that is added, filled and removed over and over is visible to itself only, and to no tenant afterwards."""
     asker = Asker(world, {t: token_of(world, t) for t in STAY})
     stop, wrong = threading.Event(), []
 

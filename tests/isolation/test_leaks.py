@@ -301,14 +301,14 @@ def test_filters_that_select_nobody_or_two_tenants_are_refused(found: dict[str, 
     for condition in (
         "tenant != 'omega'", "tenant = 'acme' OR tenant = 'omega'", "tenant IN ('acme', 'omega')", "s = '7710001'",
         "lower(tenant) = 'acme'", "tenant = concat('ac', 'me')", "tenant LIKE '%'", "1 = 1", "tenant = tenant",
-        "tenant = 'acme' AND tenant = 'omega'", "tenant = 'nobody'", "(SELECT 1)", "tenant = 'acme', 1",
+        "tenant = 'acme' AND tenant = 'omega'", "tenant = 'no-one'", "(SELECT 1)", "tenant = 'acme', 1",
         "tenant = 'acme' -- x\n OR 1", "tenant = 'acme' UNION ALL SELECT 1", "throwIf(s = 'x') = 0", "_part = 'x'",
         "tenant = 'acme' SETTINGS max_threads = 1", "x -> 1", "tenant = {p:String}", "tenant AS x = 'acme'",
     ):  # fmt: skip
         token = full.signed(Scope("DATASOURCES:READ", "events", filter=condition))
         kind, seen = outcome(lambda t=token: full.sql(t, "SELECT * FROM events"))  # type: ignore[misc]
         if condition.startswith("tenant = 'acme' -- x"):
-            # The comment ends with its line: this is an OR, which selects nobody.
+            # The comment ends with its line: this is an OR, which selects no tenant.
             assert kind == "error"
         assert kind == "error", condition
         assert seen[0] in (401, 403), (condition, seen)

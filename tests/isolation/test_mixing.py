@@ -159,7 +159,7 @@ def test_mixing_over_two_nodes_does_not_compile(made: Mixed, first: str, last: s
 
 @pytest.mark.proves("A11")
 def test_an_ordinary_pipe_cannot_give_rows_to_tenants_as_it_likes(made: Mixed) -> None:
-    """A target with a tenant column is read by tenants, filtered by it, whoever fills it."""
+    """Tenants read a target with a tenant column filtered by it, no matter which pipe fills it."""
     target = SOURCES["accounts"].replace("plan", "kind").replace("paid", "units")
     for sql in (
         "SELECT 'acme' AS tenant, kind, units FROM events",

@@ -161,7 +161,7 @@ class GoneRouter:
 
 
 def test_a_stage_is_lent_to_one_batch_at_a_time(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where nobody takes the batch on: a table given back twice would mix two senders' rows."""
+    """Also if no worker takes the batch: a table returned twice would mix two senders' rows."""
     stages = StagingPool(workspace)
     monkeypatch.setitem(workspace.attached, "router", GoneRouter())
     ingestion = BatchWriter(workspace, stages, Receipts(workspace))

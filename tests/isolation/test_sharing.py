@@ -86,7 +86,7 @@ ONE_TENANTS = [
     "SELECT kind, price AS units FROM prices",
     "SELECT kind, units FROM open_ds",
 ]
-"""Each brings one tenant's rows, or nobody's."""
+"""Each reads one tenant's rows, or none."""
 SEVERAL_TENANTS = [
     "SELECT kind, units FROM events",
     "SELECT tenant_id, kind, units FROM events",

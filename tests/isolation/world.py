@@ -265,11 +265,11 @@ HIDDEN_NAMES = (
     "omega_ds", "omega_pipe", "omega_usage", "omega_column", "_nest_", "_rk_pool", "_rk_t", "_rk_at", "_stage",
     "_scratch", "fill_", "In scope", "Maybe you meant", "DB::Exception", "/tmp/",
 )  # fmt: skip
-"""Names that no tenant was told, and words by which the engine's own texts are known."""
+"""Names that no tenant knows, and words that only the engine's own texts contain."""
 
 
 def told(seen: tuple[str, Any], tenant: str, said: str = "") -> list[str]:
-    """What an outcome tells of other tenants and of hidden names, but for what the caller said himself."""
+    """What an outcome reveals of other tenants and hidden names, apart from what the caller sent."""
     text = shown(seen).replace(json.dumps(said)[1:-1], "")
     foreign = [s for other in PLACEMENTS if other != tenant for s in sentinels(other)]
     return [s for s in (*foreign, *HIDDEN_NAMES) if s in text and s not in said]

@@ -103,7 +103,7 @@ def as_json(text: str) -> Any:
 @pytest.mark.parametrize("kind", FILE_KINDS)
 def test_the_shipped_schemas_are_those_of_the_models(kind: str) -> None:
     assert shipped_schema(kind) == schema_text(kind), (
-        "write it anew: python -c \"from engine.project.schema_json import *; print(schema_text('...'), end='')\""
+        "regenerate it: python -c \"from engine.project.schema_json import *; print(schema_text('...'), end='')\""
     )
 
 

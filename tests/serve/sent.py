@@ -142,7 +142,7 @@ DEEPER: dict[tuple[str, str], str | None] = {
     # A float holds no more of it, and a text can.
     ("UInt256", str(2**256 - 1)): str(2**256 - 1),
 }
-"""What is told otherwise of a value that stands deeper in an event."""
+"""Reasons that differ for values deeper in an event."""
 
 
 @dataclass

@@ -122,7 +122,7 @@ def test_the_last_value_of_a_key_wins_although_an_earlier_request_was_searched(h
 
 
 def test_searches_take_turns(home: House) -> None:
-    """Whoever has many requests to search lets those of others in between."""
+    """A writer with many requests to search lets other writers' requests in between."""
     done: list[str] = []
     with no_search(home):
         many = [send(home, [row(f"many {n}"), row("bad", n="x")], writer="many", key=f"many {n}") for n in range(16)]

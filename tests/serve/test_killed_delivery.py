@@ -54,7 +54,7 @@ def _killed_while_delivering(server: Server) -> None:
     except httpx.HTTPError:
         pass
     server.process.wait()
-    assert seen, "nothing was told of the delivery"
+    assert seen, "the delivery reported no progress"
     assert "result" not in seen[-1], "the delivery was over before the server was killed"
 
 

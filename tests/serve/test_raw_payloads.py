@@ -128,7 +128,7 @@ def test_no_event_can_name_what_only_the_stage_has(home: House) -> None:
 
 @pytest.mark.parametrize("fanout", ["direct", "routed"])
 def test_tenants_get_the_same_bytes(home: House, fanout: str) -> None:
-    """Also where the tenant stands in the key that is shared; a row of nobody's stays out whatever it looks like."""
+    """Also if the tenant is in the shared key. A row without a tenant is never stored."""
     name = f"landed_{fanout}"
     columns = [
         {"name": "tenant_id", "type": "String", "json": "$.who.id"},

@@ -115,7 +115,7 @@ def test_batches_that_are_usual_again_go_the_short_way_after_a_while(home: House
 
 @pytest.mark.parametrize("format", [Input.NDJSON, Input.CSV, Input.PARQUET])
 def test_what_no_condition_tells_ends_in_an_error(home: House, format: Input) -> None:
-    """A constraint of the operator's own, which nobody here knows of."""
+    """A constraint that the operator added and rookery does not know."""
     rows = pa.table({"tenant_id": pa.array([1], pa.uint32()), "id": pa.array([666], pa.uint32())})
     sink = io.BytesIO()
     pq.write_table(rows, sink)

@@ -62,6 +62,6 @@ def test_a_text_deeper_is_kept_as_it_was_sent(home: House, number: int) -> None:
 
 
 def test_a_key_with_escapes_is_read(home: House) -> None:
-    """The engine reads it in an object that is read as such, and what it finds there is written anew."""
+    """The engine parses the enclosing object and writes its values in its own form."""
     assert append(home, "deeper_0", '{"id": 300, "data": {"m\\u0065ta": {"x": 1}}}') == (1, 0)
     assert home.rows("SELECT meta FROM main.deeper_0 WHERE id = 300") == [('{"x":1}',)]

@@ -116,7 +116,7 @@ def test_values_of_csv_files_go_by_the_columns_names(home: House) -> None:
 
 
 def test_a_bad_row_takes_no_neighbour_with_it(home: House) -> None:
-    """Also where the engine would stop, or go on into the next row."""
+    """Also where the engine would stop, or continue into the next row."""
     columns = Sent().take(CASES).columns
     moment, uuid, values = columns["DateTime('UTC')"], columns["UUID"], columns["Array(String)"]
     bad = {f'"{moment}": 5000000000', f'"{uuid}": "x"', f'"{uuid}": ""', f'"{values}": [null]'}

@@ -136,7 +136,7 @@ def _imported() -> None:
     import cli.embedded_server
     import cli.main
 
-    # One command that reaches for a server, in vain, so that everything it needs is imported as well.
+    # A command that finds no server, so that everything it needs is imported as well.
     sys.argv = ["rookery", "--url", "http://127.0.0.1:1", "token", "ls"]
     with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere), suppress(SystemExit):
         cli.main.main()

@@ -1,4 +1,4 @@
-"""A kill between the deduplication log and the part's rename loses nothing once the log is mended."""
+"""A kill between the deduplication log and the part's rename loses nothing once the log is repaired."""
 
 from __future__ import annotations
 

@@ -90,13 +90,13 @@ def test_one_tenant_leaves_readers_to_others_and_gives_them_back_when_it_leaves(
         late = [a for a in answers if a.startswith(b"HTTP/1.1 429")]
         assert len(late) >= READERS and all(b"retry-after: 1" in a for a in late)
         assert data(server.get("/v0/pipes/short.json", other)) == [{"x": 1}]
-    # Nobody waits for the others any more. They would run for minutes.
+    # No client waits for the others any more. They would run for minutes.
     for _ in range(20):
         answer = server.get("/v0/pipes/short.json", mine)
         if answer.status_code == 200:
             return
         refused(answer, 429, "RK4010")
-    raise AssertionError("queries of clients that are gone go on")
+    raise AssertionError("queries of disconnected clients are still running")
 
 
 def test_all_queries_together_have_so_much_memory(server: Server) -> None:

@@ -159,7 +159,7 @@ def test_pages_and_programs_are_answered_alike(server: Server, body: str | bytes
 
 
 def test_a_body_in_pieces(server: Server) -> None:
-    """Also one that says nothing of its length, and one whose first piece does not tell that it is compressed."""
+    """Also one without a length, and one whose first chunk does not show that it is compressed."""
     body = b'{"tenant_id": 1}\n{"tenant_id": 2}'
     packed = gzip.compress(body)
     for pieces in ([body[:5], body[5:]], [body], [packed[:1], packed[1:]], [packed], [b"", body]):
@@ -258,7 +258,7 @@ def test_a_tenant_that_is_not_canonical(server: Server, send: Send, bad: str) ->
         assert (row["c__text"], row["c__row"]) == (bad, number)
         assert row["c__error_column"] in (["tenant_id"], [""])
         assert row["c__error_column"] == ["tenant_id"] or not is_json(bad)
-    assert tenants(server) == before, "nobody's row became somebody's"
+    assert tenants(server) == before, "a row without a tenant reached a tenant"
     assert len(stored(server, m)) == delivered(server, m) == 2
 
 

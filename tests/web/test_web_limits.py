@@ -90,7 +90,7 @@ def test_requests_per_second(narrow: Server) -> None:
 
 
 def test_the_settings_limit_ad_hoc_sql(narrow: Server) -> None:
-    """So many rows that the answer has begun: it breaks off."""
+    """Enough rows that the response has begun: it is cut off."""
     with pytest.raises(httpx.RemoteProtocolError):
         narrow.admin("POST", "/v0/sql", content="SELECT number FROM numbers(6000000) FORMAT CSV")
     assert narrow.sql("SELECT 1 AS x") == [{"x": 1}]

@@ -90,7 +90,7 @@ def test_only_an_admin_reaches_what_is_in_quarantine(server: Server, mark: str) 
 
 @pytest.mark.proves("D11")
 def test_a_row_is_replayed_under_the_tenant_of_its_sender(server: Server, mark: str) -> None:
-    """What a token for one tenant sent does not reach another tenant because an admin mended it."""
+    """What a token for one tenant sent does not reach another tenant because an admin corrected it."""
     token = server.mint("DATASOURCES:APPEND:events", tenant="2")
     send(server, bad(mark, tenant_id=1), token)
     (row,) = listed(server)

@@ -1,4 +1,4 @@
-"""Idempotency keys over HTTP: a request happens once, and its receipt is shown to whoever may write such rows."""
+"""Idempotency keys over HTTP: a request happens once, and its receipt is visible to tokens that may write such rows."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def test_an_answer_gives_the_first_reason_and_its_row(server: Server) -> None:
 
 
 def test_each_answer_speaks_of_its_own_rows_only(server: Server) -> None:
-    """Requests that wait at the same time are stored as one batch, whoever sent them."""
+    """Requests that wait at the same time are stored as one batch, no matter who sent them."""
     tokens = [server.static(f"own {n}", "DATASOURCES:APPEND:events") for n in range(4)]
     bodies = [lines(event(**{f"only_{n}": 1})) for n in range(24)]
     with ThreadPoolExecutor(12) as callers:
