@@ -100,7 +100,7 @@ async def _lines(url: str, count: int) -> list[_Line]:
 def closed_loop(
     url: str, requests: Sequence[bytes], connections: int, seconds: float, *, patience: float | None = None
 ) -> Load:
-    """Each connection asks again as soon as it is answered, or `pause` seconds after it was refused with 429."""
+    """Each connection asks again as soon as it is answered, or `patience` seconds after it was refused with 429."""
 
     async def run() -> Load:
         lines = await _lines(url, connections)

@@ -33,7 +33,7 @@ def provision(server: Server, tenants: list[int]) -> None:
 
 
 def killed_during(server: Server, work: object, after: float) -> bool:
-    """Kill the server `seconds` into some work. Returns whether the work was interrupted."""
+    """Kill the server `after` seconds into some work. Returns whether the work was interrupted."""
     done: list[bool] = []
 
     def attempt() -> None:

@@ -78,7 +78,7 @@ def test_a_late_error_never_looks_like_the_end(narrow: Server, token: str) -> No
 
 
 def leave(server: Server, path: str, token: str, after: int) -> None:
-    """Send a request, read `size` bytes and disconnect."""
+    """Send a request, read `after` bytes and disconnect."""
     address = httpx.URL(server.url)
     with socket.create_connection((address.host, address.port or 0), timeout=30) as connection:
         request = f"GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n"
