@@ -295,12 +295,12 @@ def _format() -> None:
 
 def _views() -> None:
     from engine.errors import ENGINE, RookeryError
-    from engine.fanout.suspended_views import failed_behind
+    from engine.fanout.suspended_views import is_view_failure
 
     for unit in (" ", ".", ". ", "a.", ": while pushing to view a.a", ": while pushing to view a.", "(version )"):
         text = ": while pushing to view a.b" + unit * (LENGTH // len(unit))
-        failed_behind(RookeryError(ENGINE, text + "x"))
-        failed_behind(RookeryError(ENGINE, "Target table '" + unit * (LENGTH // len(unit))))
+        is_view_failure(RookeryError(ENGINE, text + "x"))
+        is_view_failure(RookeryError(ENGINE, "Target table '" + unit * (LENGTH // len(unit))))
 
 
 def _tail() -> None:

@@ -147,7 +147,7 @@ def _routed(log: LandingLog, position: Position, missing: Collection[str]) -> di
 
 def _outstanding(log: LandingLog, group: ConsumerGroup) -> dict[str, tuple[int, float]]:
     named = group.members if len(group.members) <= MAX_NAMED_TENANTS else None
-    found = log.outstanding(group.offset.at, group.offset.done, named)
+    found = log.outstanding(group.offset.at, group.offset.acked, named)
     return {tenant: lag for tenant, lag in found.items() if tenant in group.members}
 
 

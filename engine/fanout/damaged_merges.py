@@ -1,4 +1,4 @@
-"""Merges that make damaged parts are undone soon, for what a part was made from is kept for a short time only."""
+"""Undo merges that made damaged parts, before the engine deletes the parts that were merged."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.fanout")
 
-PAUSE = 5.0
-"""Seconds between two looks, several times in which the engine keeps what parts were merged from."""
+CHECK_PAUSE_SECONDS = 5.0
+"""Pause between two checks: a fraction of the time for which the engine keeps the parts that it has merged."""
 
 
-class Merges:
-    """A thread that looks at the parts that merges have made."""
+class MergeWatcher:
+    """A thread that checks the parts that merges have made."""
 
-    def __init__(self, workspace: Workspace, pause: float = PAUSE) -> None:
+    def __init__(self, workspace: Workspace, pause_seconds: float = CHECK_PAUSE_SECONDS) -> None:
         self._workspace = workspace
-        self._pause = pause
+        self._pause_seconds = pause_seconds
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._look_again, name="merges", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="merges", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -30,27 +30,27 @@ class Merges:
         self._end.set()
         self._thread.join(30)
 
-    def look(self) -> bool:
-        """Look once; whether a damaged merge was found. Raises when a table cannot be brought back."""
+    def check(self) -> bool:
+        """Check once. Returns whether a damaged merge was found. Raises if a table cannot be attached again."""
         warehouse = self._workspace.warehouse
         if not warehouse.note_damaged_merges():
             return False
-        # Tables are away for a moment, which an insert must not meet.
+        # The tables are detached for a moment, so no insert may run.
         with self._workspace.insert_lock.exclusive():
             warehouse.undo_merges()
         return True
 
-    def _look_again(self) -> None:
-        while not self._end.wait(self._pause):
+    def _run(self) -> None:
+        while not self._end.wait(self._pause_seconds):
             try:
-                self.look()
+                self.check()
             except RookeryError as exc:
                 log.error("a damaged merge could not be undone", error=exc)
             except Exception:
-                log.exception("merges could not be looked at")
+                log.exception("merges could not be checked")
 
 
 def watch_merges(workspace: Workspace) -> None:
-    """Look at merges until the workspace is closed, where the engine's files are this process's."""
+    """Check merges until the workspace is closed. Only for an embedded engine: a server's files are not ours."""
     if workspace.warehouse.capabilities.embedded and "merges" not in workspace.attached:
-        workspace.attached["merges"] = Merges(workspace)
+        workspace.attached["merges"] = MergeWatcher(workspace)

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 
 from engine.compiler.scope import is_encoded, tenant_literal
 from engine.errors import BUSY, UNKNOWN_DATASOURCE, RookeryError
-from engine.fanout.failed_writes import in_nest, remove_damaged_parts
+from engine.fanout.failed_writes import nest_tables_fed_by, remove_damaged_parts
 from engine.fanout.handover import CommittedBatch
 from engine.fanout.landing_log import ROW_TUPLE, LandingLog
 from engine.fanout.offsets import LogRange
@@ -17,12 +17,12 @@ from engine.warehouse import ddl
 from engine.workspace.workspace import Workspace
 
 COPY_STAGE_TENANTS = 8
-"""With this many tenants, a stage is first copied in landing's form: the casts would cost more per tenant than the copy."""
+"""From this many tenants, a stage is first copied with landing's types. Converting per tenant would cost more."""
 
 Failures = dict[str, str]
 """Errors of inserts, by tenant."""
 Chosen = Callable[[set[str]], set[str]]
-"""Chooses, among the tenants that have rows in a range, those that get them now."""
+"""Chooses, from the tenants with rows in a range, those that get them now."""
 
 
 class Delivery:
@@ -33,12 +33,13 @@ class Delivery:
         self._datasource = datasource
         self._pool = pool
         self._merged: tuple[str, Name] | None = None
+        """The columns and the name of the table in which stages are merged."""
 
     def log(self) -> LandingLog:
         """The datasource's log as compiled now. Raises RK5005 when the datasource is gone."""
         relation = self._workspace.current.build.relations.get(self._datasource)
         if relation is None or relation.tenant is None:
-            raise RookeryError(UNKNOWN_DATASOURCE, f"there is no datasource `{self._datasource}` any more")
+            raise RookeryError(UNKNOWN_DATASOURCE, f"datasource `{self._datasource}` no longer exists")
         return LandingLog(self._workspace.warehouse, self._workspace.name, relation)
 
     def push(self, log_range: LogRange, batches: Sequence[CommittedBatch], choose: Chosen) -> Failures:
@@ -46,8 +47,8 @@ class Delivery:
         reader = self.log()
         if not all(b.table and b.columns == reader.relation.columns for b in batches):
             return self.pull(log_range, choose)
-        only = batches[0]
-        source, values, tenant, condition = only.table, only.values, only.tenant, only.condition
+        first = batches[0]
+        source, values, tenant, condition = first.table, first.values, first.tenant, first.condition
         if len(batches) > 1:
             source, values, tenant, condition = self._merge(reader, batches)
         present = choose(self._tenants(source, tenant, condition))
@@ -69,7 +70,7 @@ class Delivery:
         """Deliver a range from landing to the chosen tenants."""
         reader = self.log()
         return self._spread(
-            reader, log_range, choose(reader.tenants(log_range)), lambda one: reader.rows_of(one, log_range)
+            reader, log_range, choose(reader.tenants(log_range)), lambda tenant: reader.rows_of(tenant, log_range)
         )
 
     def pull_for(self, log_range: LogRange, tenants: set[str]) -> Failures:
@@ -77,10 +78,10 @@ class Delivery:
         if len(tenants) > 1:
             return self.pull(log_range, lambda present: present & tenants)
         reader = self.log()
-        return self._spread(reader, log_range, tenants, lambda one: reader.rows_of(one, log_range))
+        return self._spread(reader, log_range, tenants, lambda tenant: reader.rows_of(tenant, log_range))
 
     def has_rows_of(self, batch: CommittedBatch, tenants: Iterable[str]) -> bool:
-        """Whether a batch may have rows of one of the tenants."""
+        """Whether a batch may have rows of one of the tenants. True if it cannot be found out."""
         if not batch.table:
             return True
         try:
@@ -89,10 +90,10 @@ class Delivery:
             return True
 
     def _tenants(self, source: str, tenant: str, condition: str) -> set[str]:
-        found = self._workspace.warehouse.query(
+        result = self._workspace.warehouse.query(
             f"SELECT DISTINCT assumeNotNull({tenant}) FROM {source} WHERE {condition}", None, {"max_threads": 1}
         )
-        return {str(row[0]) for row in found.rows}
+        return {str(row[0]) for row in result.rows}
 
     def _merge(self, reader: LandingLog, batches: Sequence[CommittedBatch]) -> tuple[str, str, str, str]:
         """A table with the rows of the batches, and the SQL of values, tenant and condition over it."""
@@ -121,25 +122,29 @@ class Delivery:
     def _spread(
         self, reader: LandingLog, log_range: LogRange, present: set[str], rows: Callable[[str], str]
     ) -> Failures:
-        """Insert each tenant's rows into its nest, several at a time. Raises RK6003 when the database takes nothing."""
+        """Insert each tenant's rows into its nest, several at a time. `rows` makes the SELECT of one tenant's rows.
+
+        Raises RK6003 when the database is overloaded: then the whole range is delivered again.
+        """
         failed: Failures = {}
         merged: list[str] = []
         insert_lock = self._workspace.insert_lock
-        # If our caller holds the lock alone, the pool's threads must not take it: the caller waits for them.
+        # If this thread holds the lock exclusively, pool threads must not ask for it: this thread waits for them.
         guard = nullcontext if insert_lock.is_owner else insert_lock.shared
 
-        def give(tenant: str) -> None:
+        def insert(tenant: str) -> None:
+            # Runs in a pool thread, or in this one for a single tenant.
             try:
                 database = nest_database(self._workspace.name, tenant)
                 with guard():
-                    reached = in_nest(self._workspace, database, self._datasource)
+                    reached = nest_tables_fed_by(self._workspace, database, self._datasource)
                     self._workspace.warehouse.note_parts(reached)
                     reader.insert(database, log_range.token, rows(tenant))
-                    bad, made = remove_damaged_parts(self._workspace, reached)
-                if made:
+                    damaged, has_merges = remove_damaged_parts(self._workspace, reached)
+                if has_merges:
                     merged.append(tenant)
-                if bad:
-                    failed[tenant] = f"the engine stored a damaged part: {next(iter(bad.values()))}"
+                if damaged:
+                    failed[tenant] = f"the engine stored a damaged part: {next(iter(damaged.values()))}"
             except RookeryError as exc:
                 if exc.code is BUSY:
                     raise
@@ -147,17 +152,17 @@ class Delivery:
 
         if len(present) == 1:
             for tenant in sorted(present):
-                give(tenant)
+                insert(tenant)
         else:
-            under_way = [self._pool.submit(give, t) for t in sorted(present)]
-            wait(under_way)
-            for done in under_way:
-                done.result()
+            running = [self._pool.submit(insert, t) for t in sorted(present)]
+            wait(running)
+            for delivery in running:
+                delivery.result()
         if merged:
             with insert_lock.exclusive():
                 self._workspace.warehouse.undo_merges()
         if failed:
-            # They are retried under the same token, which a table may remember without having the rows.
+            # They are retried under the same token, which a table may remember although it has not stored the rows.
             with insert_lock.exclusive():
                 self._workspace.warehouse.forget_unstored_tokens()
         return failed

@@ -1,4 +1,4 @@
-"""Rows that suspended views have missed and that their sources' TTLs are about to remove."""
+"""Find rows that suspended views have missed and that the TTL of their source will remove soon."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from engine.schema import Name, Schema, Table, literal, quote
 from engine.workspace.workspace import Workspace
 
 EXPIRY_NOTICE_SECONDS = 7 * DAY_SECONDS
-"""Seconds before rows are removed from which on that is reported."""
+"""Rows are reported when their removal is at most this far away."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expiring:
-    """Rows that a view lacks, of one tenant if that is known, and when the first of them may be removed (UTC)."""
+    """Rows that a view has missed and that expire soon."""
 
     view: str
     source: Name
     tenant: str | None
+    """None for rows of several tenants."""
     rows: int
     first: str
+    """When the first of them may be removed, in UTC."""
 
 
 def expiring(workspace: Workspace, live: Schema) -> Iterator[Expiring]:
-    """What suspended views lack and will not be given any more if they are not repaired within a week."""
-    for name, note in sorted(workspace.registry.read(SUSPENDED_KIND).items()):
-        missing = Missing.of(note.get("missing"))
+    """Rows that suspended views will never receive unless they are repaired within EXPIRY_NOTICE_SECONDS."""
+    for name, record in sorted(workspace.registry.read(SUSPENDED_KIND).items()):
+        missing = Missing.of(record.get("missing"))
         source = live.tables.get(missing.source) if missing is not None else None
         if missing is None or source is None:
             continue
@@ -39,21 +41,22 @@ def expiring(workspace: Workspace, live: Schema) -> Iterator[Expiring]:
             if gap.after is None:
                 continue
             end = f"least({', '.join(ends)})" if len(ends) > 1 else ends[0]
-            found = workspace.warehouse.query(
+            result = workspace.warehouse.query(
                 f"SELECT count(), toString(toDateTime(min({end}), 'UTC')) FROM {source.name.sql()} "
-                f"WHERE {_lacking(workspace, source, gap)} AND {end} < toUnixTimestamp(now()) + {EXPIRY_NOTICE_SECONDS}"
+                f"WHERE {_condition(workspace, source, gap)} "
+                f"AND {end} < toUnixTimestamp(now()) + {EXPIRY_NOTICE_SECONDS}"
             )
-            rows, first = found.rows[0]
+            rows, first = result.rows[0]
             if rows:
                 yield Expiring(name, source.name, gap.tenant, int(rows), str(first))
 
 
-def _lacking(workspace: Workspace, source: Table, gap: Gap) -> str:
-    """A condition of the rows in a gap."""
-    some = f"_block_number > {gap.after}"
+def _condition(workspace: Workspace, source: Table, gap: Gap) -> str:
+    """The SQL condition of the rows in a gap."""
+    condition = f"_block_number > {gap.after}"
     if gap.batches and has_batch_column(workspace, source.name):
-        some = f"({some} OR {BATCH_COLUMN} IN ({', '.join(map(literal, gap.batches))}))"
+        condition = f"({condition} OR {BATCH_COLUMN} IN ({', '.join(map(literal, gap.batches))}))"
     relation = workspace.current.build.relations.get(source.name.name)
     if gap.tenant is None or relation is None or relation.tenant is None:
-        return some
-    return f"{some} AND toString({quote(relation.tenant)}) = {literal(gap.tenant)}"
+        return condition
+    return f"{condition} AND toString({quote(relation.tenant)}) = {literal(gap.tenant)}"

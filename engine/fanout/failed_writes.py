@@ -1,7 +1,7 @@
-"""Parts that the engine has stored in spite of a write that failed: found after each insert, and taken out again.
+"""Find and remove parts that the engine stored despite a failed write. Called after each insert.
 
-A table forgets the token of a part that is dropped, so the insert that is repeated under it brings the rows once more
-to that table, and to no other.
+A table forgets the token of a part that is dropped. So when the insert is repeated under its token, that table stores
+the rows again, and no other table does.
 """
 
 from __future__ import annotations
@@ -19,46 +19,46 @@ from engine.workspace.workspace import Snapshot, Workspace
 log = structlog.get_logger("rookery.fanout")
 
 MAX_CHECKED_NESTS = 64
-"""Nests that are looked at after an insert whose views reach them; with more, only tables of the workspace are."""
+"""Nests that are checked after an insert into landing. With more, only the workspace's own tables are."""
 
 
-def fed_by(workspace: Workspace, datasource: str) -> tuple[Name, ...]:
-    """A landing datasource's table and those that views fill from it."""
+def tables_fed_by(workspace: Workspace, datasource: str) -> tuple[Name, ...]:
+    """A landing datasource's table and all tables that views fill from it."""
     snapshot = workspace.current
-    return snapshot.derived(("fed", datasource), lambda: _fed_by(snapshot, datasource))
+    return snapshot.derived(("fed", datasource), lambda: _tables_fed_by(snapshot, datasource))
 
 
-def _fed_by(snapshot: Snapshot, datasource: str) -> tuple[Name, ...]:
+def _tables_fed_by(snapshot: Snapshot, datasource: str) -> tuple[Name, ...]:
     build = snapshot.build
     views = list(workspace_schema(build).views.values())
     own = [t for t in snapshot.tenants.values() if t.placement == "tables"]
     if len(own) <= MAX_CHECKED_NESTS:
         for tenant in own:
             views += nest_schema(build, tenant.id, snapshot.routed).views.values()
-    found = [Name(build.workspace, datasource)]
-    for name in found:
-        found += [v.target for v in views if v.source == name and v.target not in found]
-    return tuple(dict.fromkeys(found))
+    tables = [Name(build.workspace, datasource)]
+    for name in tables:
+        tables += [v.target for v in views if v.source == name and v.target not in tables]
+    return tuple(dict.fromkeys(tables))
 
 
-def in_nest(workspace: Workspace, database: str, datasource: str) -> tuple[Name, ...]:
-    """Tables of a nest that an insert into its copy of a datasource reaches, and perhaps others of it."""
+def nest_tables_fed_by(workspace: Workspace, database: str, datasource: str) -> tuple[Name, ...]:
+    """Tables of a nest that an insert into its copy of a datasource may reach."""
     build = workspace.current.build
     targets = [p.target.name for p in build.materialized() if p.target and p.target.per_tenant]
     return tuple(Name(database, n) for n in (datasource, *targets))
 
 
 class DamagedPartsRemoved(EngineError):
-    """RK6009: damaged parts have been taken out of these tables, and the insert must be repeated."""
+    """RK6009: damaged parts were removed from `tables`, so the insert must be repeated."""
 
-    def __init__(self, found: Mapping[Name, str]) -> None:
-        detail = "; ".join(found.values())
+    def __init__(self, reasons: Mapping[Name, str]) -> None:
+        detail = "; ".join(reasons.values())
         super().__init__(STORAGE, STORAGE.title, detail=detail, headers={"Retry-After": "2"})
-        self.tables = frozenset(found)
+        self.tables = frozenset(reasons)
 
 
 def was_removed_from(exc: BaseException | None, table: Name) -> bool:
-    """Whether a failed insert, or one that it has repeated, had its rows taken out of a table."""
+    """Whether the rows of a failed insert, or of an earlier attempt that is its cause, were removed from a table."""
     while exc is not None:
         if isinstance(exc, DamagedPartsRemoved) and table in exc.tables:
             return True
@@ -67,22 +67,23 @@ def was_removed_from(exc: BaseException | None, table: Name) -> bool:
 
 
 def remove_damaged_parts(workspace: Workspace, tables: Iterable[Name]) -> tuple[dict[Name, str], bool]:
-    """Take out damaged parts that have come into tables since the last look; what was found, in words, by table.
+    """Remove damaged parts that tables have received since the last check.
 
-    The insert that brought them must be repeated under its token. Also returns whether merges are to be undone, after
-    which nothing must be repeated. Raises RK6009 when a part cannot be taken out.
+    Returns a description of the removed parts by table, and whether merges must be undone. An insert whose parts were
+    removed must be repeated under its token; an undone merge needs no repetition. Raises RK6009 if a part cannot be
+    removed.
     """
-    again: dict[Name, str] = {}
+    removed: dict[Name, str] = {}
     merged = False
     for table, part, why in workspace.warehouse.damaged_parts(tables):
-        log.error("a part was stored in spite of a failed write", table=str(table), part=part, why=why)
+        log.error("a part was stored despite a failed write", table=str(table), part=part, why=why)
         try:
             if workspace.warehouse.remove_part(table, part):
-                again[table] = f"part {part} of {table}: {why}"
+                removed[table] = f"part {part} of {table}: {why}"
             else:
                 merged = True
         except RookeryError as exc:
-            # It is found again by the next look, if it is still there.
+            # The next check finds it again if it is still there.
             detail = exc.detail or exc.message
             raise EngineError(STORAGE, STORAGE.title, detail=detail, headers={"Retry-After": "2"}) from exc
-    return again, merged
+    return removed, merged

@@ -11,6 +11,7 @@ from engine.errors import APPLY_FAILED, RookeryError
 from engine.fanout.offsets import ConsumerGroup, Offset
 
 MAX_RETRY_SECONDS = 60.0
+"""Longest pause between two attempts of a lagging group."""
 
 
 class ConsumerGroups:
@@ -29,7 +30,7 @@ class ConsumerGroups:
         """Restore recorded offsets."""
         with self.changed:
             self.main = ConsumerGroup(main, members)
-            self.lagging = [ConsumerGroup(c, set(m), since=time.time()) for c, m in lagging.items()]
+            self.lagging = [ConsumerGroup(o, set(m), since=time.time()) for o, m in lagging.items()]
 
     def add(self, tenants: Sequence[str], offset: Offset) -> None:
         """Add tenants as a lagging group with an offset."""
@@ -41,10 +42,10 @@ class ConsumerGroups:
     def remove(self, tenants: Iterable[str]) -> None:
         """Remove tenants from all groups."""
         with self.changed:
-            gone = set(tenants)
-            self.main.members -= gone
+            removed = set(tenants)
+            self.main.members -= removed
             for group in list(self.lagging):
-                group.members -= gone
+                group.members -= removed
                 if not group.members:
                     self.lagging.remove(group)
 
@@ -71,17 +72,17 @@ class ConsumerGroups:
         """Lagging groups whose next attempt is due."""
         now = time.monotonic()
         with self.changed:
-            return [c for c in self.lagging if c.due <= now]
+            return [g for g in self.lagging if g.due <= now]
 
     def next_due(self) -> float:
         """Seconds until the next attempt of a lagging group; infinite without one."""
         now = time.monotonic()
-        return min((max(0.0, c.due - now) for c in self.lagging), default=float("inf"))
+        return min((max(0.0, g.due - now) for g in self.lagging), default=float("inf"))
 
     def among(self, tenants: set[str]) -> tuple[set[str], set[str]]:
-        """Which of the tenants are in the main group, and which are lagging."""
+        """The tenants that are in the main group, and those that are lagging."""
         with self.changed:
-            behind = set[str]().union(*(c.members & tenants for c in self.lagging))
+            behind = set[str]().union(*(g.members & tenants for g in self.lagging))
             return tenants & self.main.members, behind
 
     def retry_now(self) -> None:
@@ -100,8 +101,8 @@ class ConsumerGroups:
     def pending_tokens(self, tenant: str) -> set[str]:
         """Tokens of recorded ranges that will be delivered to a tenant again."""
         with self.changed:
-            offsets = [c.offset for c in (self.main, *self.lagging) if tenant in c.members]
-        return {c.log_range.token for c in offsets if c.log_range is not None}
+            offsets = [g.offset for g in (self.main, *self.lagging) if tenant in g.members]
+        return {g.log_range.token for g in offsets if g.log_range is not None}
 
     def wait_for(
         self,
@@ -111,18 +112,18 @@ class ConsumerGroups:
         closed: Callable[[], bool],
     ) -> None:
         """Wait until tenants are in the main group. Raises RK3010 when one fails, or after the timeout."""
-        wanted = set(tenants)
+        awaited = set(tenants)
         deadline = time.monotonic() + timeout_seconds
         with self.changed:
-            # An earlier failure may have been for lack of a table that exists by now, so retry at once.
+            # Retry at once: the failure may have been a missing table that exists by now.
             for group in self.lagging:
-                if group.members & wanted:
+                if group.members & awaited:
                     group.error, group.due = "", 0.0
             self.changed.notify_all()
         while True:
             with self.changed:
-                missing = wanted - self.main.members
-                failed = next((c for c in self.lagging if c.error and c.members & missing), None)
+                missing = awaited - self.main.members
+                failed = next((g for g in self.lagging if g.error and g.members & missing), None)
                 if failed is not None:
                     raise RookeryError(
                         APPLY_FAILED,
@@ -133,7 +134,7 @@ class ConsumerGroups:
                 if not missing or closed():
                     return
                 self.changed.wait(0.05)
-            progress(len(wanted) - len(missing), len(wanted))
+            progress(len(awaited) - len(missing), len(awaited))
             if time.monotonic() > deadline:
                 raise RookeryError(
                     APPLY_FAILED,

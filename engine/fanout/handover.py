@@ -1,4 +1,4 @@
-"""What the gateway hands over: a batch that is in landing, and the stage that still holds its rows."""
+"""What an ingest thread hands over to the fan-out: a batch that is in landing, and the stage with its rows."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CommittedBatch:
-    """A batch in landing.
-
-    `values` are the SQL of landing's `columns` over `table`, `tenant` that of the tenant's text, `condition` tells
-    which rows of the table were stored. `release` gives the table back. `visible` becomes true when the rows are in
-    their nests, false when a nest has failed to take them for now.
-    """
+    """A batch in landing."""
 
     batch: str
     datasource: str
     table: str
+    """The stage as SQL; empty if its rows must be read from landing."""
     values: str
+    """The SQL of the values of `columns`, over `table`."""
     tenant: str
+    """The SQL of the tenant's id as text, over `table`."""
     condition: str
+    """The SQL condition of the rows of `table` that were stored."""
     columns: tuple[str, ...]
     rows: int
     size: int
+    """Bytes of the stage; 0 without one."""
     at: float
+    """When it was stored, in seconds since 1970."""
     release: Callable[[], None]
+    """Gives the stage back."""
     visible: Future[bool]
+    """Set to true when the rows are in their nests, or to false when a nest has refused them for now."""

@@ -1,4 +1,4 @@
-"""A landing datasource read as a log: its newest block, the blocks after a position, and the rows of a piece."""
+"""Read a landing datasource as a log: its newest block, the blocks after an offset, and the rows of a log range."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from engine.warehouse.port import Warehouse
 from engine.workspace.workspace import Workspace
 
 ROW_TUPLE = "_rk_row"
-"""A whole row as a tuple."""
+"""Alias of a whole row as a tuple."""
 MAX_BLOCKS = 10_000
-"""Blocks that are looked at together."""
+"""Blocks that one query reads."""
 GATEWAY_BATCH_PREFIX = "g:"
-"""How the identities of the gateway's batches begin."""
+"""How the ids of the gateway's batches begin. Other programs' blocks have other ids, or none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Block:
 
 
 class LandingLog:
-    """One landing datasource's table, as its readers see it."""
+    """The table of one landing datasource. Readable from any thread."""
 
     def __init__(self, warehouse: Warehouse, workspace: str, relation: Relation) -> None:
         self._warehouse = warehouse
@@ -40,74 +40,79 @@ class LandingLog:
         self.table = Name(workspace, relation.name)
 
     def head(self) -> int:
-        """The newest block's number, 0 for an empty table; without reading rows."""
-        found = self._warehouse.query(
+        """The number of the newest block; 0 for an empty table. Reads no rows."""
+        result = self._warehouse.query(
             "SELECT max(max_block_number) FROM system.parts "
             "WHERE active AND database = {d:String} AND table = {t:String}",
             {"d": self.table.database, "t": self.table.name},
         )
-        return int(found.rows[0][0])
+        return int(result.rows[0][0])
 
     def blocks(self, after: int, limit: int = MAX_BLOCKS) -> list[Block]:
         """Blocks after a number, oldest first."""
-        found = self._warehouse.query(
+        result = self._warehouse.query(
             f"SELECT _block_number AS b, any({storage.BATCH_COLUMN}), count() FROM {self.table.sql()} "
             f"WHERE _block_number > {after} GROUP BY b ORDER BY b LIMIT {limit}"
         )
-        return [Block(int(b), str(batch), int(n)) for b, batch, n in found.rows]
+        return [Block(int(b), str(batch), int(n)) for b, batch, n in result.rows]
 
     def block_of(self, batch: str, since: float) -> Block | None:
-        """The block of a batch that was sent at a time, in seconds since 1970; None if it is not in landing."""
-        found = self._warehouse.query(
+        """The block of a batch; None if it is not in landing. `since` is when it was sent, in seconds since 1970."""
+        # The time limits the search to recent parts, with a margin of one day.
+        result = self._warehouse.query(
             f"SELECT max(_block_number), count() FROM {self.table.sql()} "
-            f"PREWHERE {storage.BATCH_COLUMN} = {{b:String}} AND {storage.ARRIVAL_COLUMN} >= toDateTime({int(since)}) - 86400",
+            f"PREWHERE {storage.BATCH_COLUMN} = {{b:String}} "
+            f"AND {storage.ARRIVAL_COLUMN} >= toDateTime({int(since)}) - 86400",
             {"b": batch},
         )
-        number, rows = found.rows[0]
+        number, rows = result.rows[0]
         return Block(int(number), batch, int(rows)) if rows else None
 
     def tenants(self, log_range: LogRange) -> set[str]:
-        """Tenants with rows in a piece."""
+        """Tenants with rows in a log range."""
         column = f"{TABLE_ALIAS}.{quote(self.relation.tenant or '')}"
-        found = self._warehouse.query(
+        result = self._warehouse.query(
             f"SELECT DISTINCT toString({column}) FROM {self.table.sql()} AS {TABLE_ALIAS} {self._where(log_range)}"
         )
-        return {str(row[0]) for row in found.rows}
+        return {str(row[0]) for row in result.rows}
 
     def rows_of(self, tenant: str, log_range: LogRange) -> str:
-        """The SELECT of a tenant's rows in a piece."""
+        """The SELECT of a tenant's rows in a log range."""
         return select(
             self.relation, self.table, [self.tenant_condition(tenant)], suffix=self._where(log_range), encode="all"
         )
 
     def own_values(self, row: str) -> str:
         """The SQL of a row's columns, re-encoded; `row` is a tuple of them."""
-        listed = enumerate(self.relation.types, 1)
-        return ", ".join(own_values(f"tupleElement({row}, {n})", kind, types=True) for n, kind in listed)
+        numbered = enumerate(self.relation.types, 1)
+        return ", ".join(own_values(f"tupleElement({row}, {n})", kind, types=True) for n, kind in numbered)
 
     def tenant_condition(self, tenant: str) -> str:
-        """The condition of a tenant's rows."""
+        """The SQL condition of a tenant's rows."""
         own = tenant_literal(self.relation.tenant_type, tenant)
         return f"{TABLE_ALIAS}.{quote(self.relation.tenant or '')} = {own}"
 
     def outstanding(
         self, after: int, done: Iterable[str], tenants: Collection[str] | None = None
     ) -> dict[str, tuple[int, float]]:
-        """Rows after a position by tenant (of these, if they are named), and the age of the oldest in seconds."""
+        """For each tenant, or each of `tenants`: its rows after a block, and the age of the oldest in seconds.
+
+        `done` are batches that do not count.
+        """
         if tenants is not None and not tenants:
             return {}
         log_range = LogRange("", after, 1 << 62, without=tuple(done))
         column = f"{TABLE_ALIAS}.{quote(self.relation.tenant or '')}"
-        own = [tenant_literal(self.relation.tenant_type, t) for t in sorted(tenants or ())]
-        mine = f"PREWHERE {column} IN ({', '.join(own)}) " if own else ""
-        found = self._warehouse.query(
+        ids = [tenant_literal(self.relation.tenant_type, t) for t in sorted(tenants or ())]
+        prewhere = f"PREWHERE {column} IN ({', '.join(ids)}) " if ids else ""
+        result = self._warehouse.query(
             f"SELECT toString({column}) AS _rk_tenant, count(), now() - min({TABLE_ALIAS}.{storage.ARRIVAL_COLUMN}) "
-            f"FROM {self.table.sql()} AS {TABLE_ALIAS} {mine}{self._where(log_range)} GROUP BY _rk_tenant"
+            f"FROM {self.table.sql()} AS {TABLE_ALIAS} {prewhere}{self._where(log_range)} GROUP BY _rk_tenant"
         )
-        return {str(t): (int(rows), max(0.0, float(age))) for t, rows, age in found.rows}
+        return {str(t): (int(rows), max(0.0, float(age))) for t, rows, age in result.rows}
 
     def insert(self, database: str, token: str, rows: str) -> None:
-        """Put rows into the copy in a nest, as one block that is known by its token."""
+        """Insert rows into a nest copy as one block with a deduplication token."""
         target = Name(database, self.relation.name).sql()
         self._warehouse.execute(ddl.insert_block(target, self.relation.columns, token, rows, max_threads=1))
 
@@ -125,16 +130,16 @@ class LandingLog:
 
 
 def nest_copies(workspace: Workspace, datasource: str) -> dict[str, Name | None]:
-    """Tenants whose nest has a copy of a landing datasource, and the view on landing that fills it, if one does.
+    """Tenants whose nest has a copy of a landing datasource, each with the view that fills it; None for a routed one.
 
-    Nests are known by their names: tables that wait on disk do not show their marks.
+    Nests are identified by name, because tables that are not loaded do not show their marks.
     """
-    found = workspace.warehouse.query(
+    result = workspace.warehouse.query(
         "SELECT database, max(engine = 'MaterializedView'), max(engine != 'MaterializedView') AS copy "
         "FROM system.tables WHERE startsWith(database, {w:String}) AND name IN ({d:String}, {v:String}) "
         "GROUP BY 1 HAVING copy",
         {"w": f"{workspace.name}_nest", "d": datasource, "v": f"_rk_{datasource}"},
     )
-    views = {str(d): Name(d, f"_rk_{datasource}") if view else None for d, view, _ in found.rows}
+    views = {str(d): Name(d, f"_rk_{datasource}") if view else None for d, view, _ in result.rows}
     nests = {t.id: t.nest(workspace.name) for t in workspace.current.tenants.values()}
     return {t: views[nest] for t, nest in sorted(nests.items()) if nest in views}

@@ -1,4 +1,7 @@
-"""Which fan-out a landing datasource has, and changing from one to the other while rows come in."""
+"""Choose the fan-out mode of each landing datasource, and change it while rows come in.
+
+`direct`: one view per tenant fills the tenant's nest copy. `routed`: a fan-out worker does.
+"""
 
 from __future__ import annotations
 
@@ -15,106 +18,112 @@ from engine.warehouse import ddl
 from engine.workspace.workspace import RegistryJournal, Workspace
 
 ROUTED_FROM_TENANTS = 32
-"""Tenants with tables of their own from which on a datasource that says nothing is routed."""
+"""From this many tenants with their own tables, a datasource with `fanout: auto` is routed."""
 VIEWS_PER_CHANGE = 50
-"""Views that are changed in one go, while inserts wait."""
-
+"""Views that are created or dropped while inserts wait once."""
 
 T = TypeVar("T")
 
 
-def _some(items: Iterable[T]) -> list[list[T]]:
+def _chunks(items: Iterable[T]) -> list[list[T]]:
+    """The items in lists of at most VIEWS_PER_CHANGE."""
     everything = list(items)
     return [everything[n : n + VIEWS_PER_CHANGE] for n in range(0, len(everything), VIEWS_PER_CHANGE)]
 
 
-def desired_modes(build: Build, nests: int, present: dict[str, str]) -> dict[str, str]:
-    """The mode of each landing datasource that reaches nests. One that was routed by itself stays so."""
-    found = {}
+def desired_modes(build: Build, tenants: int, current: dict[str, str]) -> dict[str, str]:
+    """The mode that each landing datasource with nest copies should have, for a number of tenants with tables.
+
+    A datasource with `fanout: auto` that is routed stays routed when tenants leave.
+    """
+    modes = {}
     for name in build.relations:
         if not build.reaches_nests(name):
             continue
         tenant = build.datasources[name].tenant
-        told = tenant.fanout if tenant else "auto"
-        grown = "routed" if nests >= ROUTED_FROM_TENANTS or present.get(name) == "routed" else "direct"
-        found[name] = grown if told == "auto" else told
-    return found
+        declared = tenant.fanout if tenant else "auto"
+        automatic = "routed" if tenants >= ROUTED_FROM_TENANTS or current.get(name) == "routed" else "direct"
+        modes[name] = automatic if declared == "auto" else declared
+    return modes
 
 
 def mode_changes(workspace: Workspace, build: Build) -> dict[str, tuple[str, str]]:
-    """Landing datasources whose mode would change with a build: from which to which."""
+    """The current and the future mode of each landing datasource whose mode a build would change."""
     snapshot = workspace.current
-    modes = desired_modes(build, _nests(workspace), dict(snapshot.modes))
+    modes = desired_modes(build, _tenants_with_tables(workspace), dict(snapshot.modes))
     before = {n: snapshot.modes.get(n, "direct") for n in modes if n in snapshot.build.relations}
     return {n: (mode, modes[n]) for n, mode in before.items() if mode != modes[n]}
 
 
-def _nests(workspace: Workspace) -> int:
-    """Tenants with tables of their own."""
+def _tenants_with_tables(workspace: Workspace) -> int:
+    """Number of tenants with placement `tables`."""
     tenants = workspace.current.tenants.values()
     return sum(t.placement == "tables" and t.state != "removing" for t in tenants)
 
 
 def reconcile_modes(workspace: Workspace, build: Build) -> None:
-    """Bring every landing datasource into the mode that it should have, whatever was interrupted before."""
+    """Change every landing datasource to its desired mode. Also completes a change that was interrupted."""
     snapshot = workspace.refresh()
-    modes = desired_modes(build, _nests(workspace), dict(snapshot.modes))
+    modes = desired_modes(build, _tenants_with_tables(workspace), dict(snapshot.modes))
     router = router_of(workspace)
     if modes == router.applied_modes:
         return
     for name, mode in modes.items():
         if mode == "routed" and name not in snapshot.routed and None in nest_copies(workspace, name).values():
-            # A copy that has lost its view lacks rows. The next plan computes it again; only then it can be read on.
+            # A copy without its view misses rows. The next plan rebuilds the copy; only then can a worker continue
+            # it.
             modes[name] = "direct"
     changed = {n: m for n, m in modes.items() if m != snapshot.modes.get(n, "direct")}
-    gone = [n for n in snapshot.modes if n not in modes]
-    if changed or gone:
+    removed = [n for n in snapshot.modes if n not in modes]
+    if changed or removed:
+        # Recorded first: after a kill, the next start sees the new mode and completes the change.
         workspace.registry.write("fanout", {n: {"mode": m} for n, m in changed.items()})
-        workspace.registry.remove("fanout", gone)
+        workspace.registry.remove("fanout", removed)
         workspace.refresh()
-    for name in gone:
+    for name in removed:
         router.close_worker(name)
     for name, mode in modes.items():
-        found = nest_copies(workspace, name)
-        views = {t: v for t, v in found.items() if v is not None}
+        copies = nest_copies(workspace, name)
+        views = {t: v for t, v in copies.items() if v is not None}
         if mode == "routed":
             router.open(name)
-            _unhook(workspace, router, name, views)
+            _replace_views(workspace, router, name, views)
         elif router.worker(name) is not None or router.journal.read(name)[0] is not None:
-            _hook(workspace, router, build, name, [t for t, v in found.items() if v is None])
+            _replace_worker(workspace, router, build, name, [t for t, v in copies.items() if v is None])
     router.applied_modes = modes
 
 
-def _unhook(workspace: Workspace, router: Router, datasource: str, views: dict[str, Name]) -> None:
-    """From views to the router: whoever loses its view reads on from the block that was newest then."""
+def _replace_views(workspace: Workspace, router: Router, datasource: str, views: dict[str, Name]) -> None:
+    """From direct to routed: the worker continues each tenant from the newest block when its view is dropped."""
     worker = router.open(datasource)
-    for some in _some(views.items()):
+    for chunk in _chunks(views.items()):
         with workspace.view_lock.changing():
-            worker.start_reader([t for t, _ in some], worker.drain())
-            for _, view in some:
+            worker.start_reader([tenant for tenant, _ in chunk], worker.drain())
+            for _, view in chunk:
                 workspace.warehouse.execute(ddl.drop_view(view))
     router.wait_for(views)
 
 
-def _hook(workspace: Workspace, router: Router, build: Build, datasource: str, tenants: list[str]) -> None:
-    """From the router to views: each view delivers, as its history, what the router had not come to."""
+def _replace_worker(workspace: Workspace, router: Router, build: Build, datasource: str, tenants: list[str]) -> None:
+    """From routed to direct: each new view delivers, as its backfill, what the worker has not delivered."""
     worker = router.open(datasource)
     journal = RegistryJournal(workspace.registry)
     router.wait_for(tenants)
-    for some in _some(tenants):
+    for chunk in _chunks(tenants):
         views = []
-        for tenant in some:
+        for tenant in chunk:
             name = Name(nest_database(workspace.name, tenant), f"_rk_{datasource}")
             views += [v for v in nest_schema(build, tenant).views.values() if v.name == name]
         with workspace.view_lock.changing():
             workspace.view_lock.completion.complete_all()
-            at = worker.drain()
-            ranges = block_ranges(workspace.warehouse, views[0].source, after=at) if views else []
-            histories = [backfill_of(v, ranges) for v in views if ranges]
-            journal.record(histories)
+            delivered_up_to = worker.drain()
+            source = views[0].source if views else None
+            ranges = block_ranges(workspace.warehouse, source, after=delivered_up_to) if source else []
+            backfills = [backfill_of(v, ranges) for v in views if ranges]
+            journal.record(backfills)
             journal.record_newest_blocks()
             for view in views:
                 workspace.warehouse.execute(ddl.create_view(view))
-            worker.forget(some)
-        deliver(histories, workspace.warehouse, journal)
+            worker.forget(chunk)
+        deliver(backfills, workspace.warehouse, journal)
     router.close_worker(datasource)

@@ -20,16 +20,17 @@ JOURNAL_TABLE = "_rk_journal"
 
 @dataclass(frozen=True, slots=True)
 class LogRange:
-    """A part of the landing log that is delivered as one block per tenant, under one token.
-
-    Either `batches`, by id, or the blocks after `after` up to `upto` except for the batches `without`.
-    """
+    """A part of the landing log that is delivered as one block per tenant, under one token."""
 
     token: str
     after: int
+    """All its blocks have greater numbers."""
     upto: int | None = None
+    """The last block; None for a range of batches."""
     batches: tuple[str, ...] = ()
+    """Ids of the batches in the range; empty for a range of blocks."""
     without: tuple[str, ...] = ()
+    """Ids of batches that a range of blocks skips."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -54,29 +55,36 @@ class LogRange:
 
 @dataclass(frozen=True, slots=True)
 class Offset:
-    """A position in the landing log. `epoch` is part of the tokens of ranges that are cut by blocks."""
+    """How far a consumer has read the landing log."""
 
     epoch: str
+    """A random text in the tokens of its ranges, so that no two histories of a log share a token."""
     at: int
-    done: frozenset[str] = frozenset()
+    """The consumer has all blocks up to this number."""
+    acked: frozenset[str] = frozenset()
+    """Ids of batches in later blocks that it has as well."""
     log_range: LogRange | None = None
+    """The range that is being delivered."""
 
     @staticmethod
     def start(at: int = 0) -> Offset:
         return Offset(secrets.token_hex(6), at)
 
     def began(self, log_range: LogRange) -> Offset:
+        """The offset while a range is being delivered."""
         return replace(self, log_range=log_range)
 
     def finished(self, log_range: LogRange) -> Offset:
         """The offset after a range has arrived."""
         if log_range.upto is None:
-            return replace(self, done=self.done | set(log_range.batches), log_range=None)
-        return replace(self, at=max(self.at, log_range.upto), done=self.done - set(log_range.without), log_range=None)
+            return replace(self, acked=self.acked | set(log_range.batches), log_range=None)
+        return replace(
+            self, at=max(self.at, log_range.upto), acked=self.acked - set(log_range.without), log_range=None
+        )
 
     def as_dict(self) -> dict[str, Any]:
         log_range = self.log_range.as_dict() if self.log_range else None
-        return {"epoch": self.epoch, "at": self.at, "done": sorted(self.done), "piece": log_range}
+        return {"epoch": self.epoch, "at": self.at, "done": sorted(self.acked), "piece": log_range}
 
     @staticmethod
     def of(body: Mapping[str, Any]) -> Offset:
@@ -86,24 +94,24 @@ class Offset:
 
 @dataclass(slots=True)
 class ConsumerGroup:
-    """Tenants with one offset. A group that fails is retried after growing pauses.
-
-    `error` is the last failure, `tries` their number, `due` the monotonic time of the next attempt, `since` the time
-    at which the group began to lag (seconds since 1970).
-    """
+    """Tenants with one offset. A group that fails is retried with growing pauses."""
 
     offset: Offset
     members: set[str] = field(default_factory=set)
     error: str = ""
+    """The last error; empty after a success."""
     tries: int = 0
+    """Failures since the last success."""
     due: float = 0.0
+    """Monotonic time of the next attempt."""
     since: float = 0.0
+    """When the group began to lag, in seconds since 1970."""
 
 
 class OffsetJournal:
-    """Offsets of all landing datasources, kept in the workspace's own database.
+    """The recorded offsets of all landing datasources, in a table of the workspace's database.
 
-    `kind` of a row is the datasource; its `name` is a tenant's id behind `t:`, or `main`.
+    A row's `kind` is the datasource. Its `name` is `main` for the main group, or `t:` and the id of a lagging tenant.
     """
 
     def __init__(self, warehouse: Warehouse, workspace: str) -> None:
@@ -116,13 +124,17 @@ class OffsetJournal:
         return main, {name.removeprefix("t:"): offset for name, offset in rows.items()}
 
     def write(self, datasource: str, main: Offset) -> None:
+        """Record the offset of the main group."""
         self._rows.write(datasource, {"main": main.as_dict()})
 
     def write_lagging(self, datasource: str, tenants: Iterable[str], offset: Offset) -> None:
+        """Record the offset of lagging tenants."""
         self._rows.write(datasource, {f"t:{t}": offset.as_dict() for t in tenants})
 
     def delete(self, datasource: str, tenants: Iterable[str]) -> None:
+        """Delete the offsets of tenants that join the main group or leave."""
         self._rows.remove(datasource, [f"t:{t}" for t in tenants])
 
     def delete_all(self, datasource: str) -> None:
+        """Delete all offsets of a datasource that is no longer routed."""
         self._rows.remove(datasource, list(self._rows.read(datasource)))

@@ -23,7 +23,7 @@ CATCH_UP_TIMEOUT_SECONDS = 3600.0
 
 
 class Router:
-    """Finds the worker of each datasource. Requests, commands and changes of views call it, each in its own thread."""
+    """Finds the worker of each datasource. Called by the threads of requests, commands and changes of views."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
@@ -71,7 +71,7 @@ class Router:
         return self._workers.get(datasource)
 
     def begin_commit(self, datasource: str, batch: str) -> bool:
-        """Announce a batch whose INSERT into landing starts now. Returns whether `committed` must be called afterwards."""
+        """Announce a batch whose INSERT into landing starts now. Returns whether `committed` must be called later."""
         worker = self._workers.get(datasource)
         if worker is not None:
             worker.begin_commit(batch)
@@ -104,15 +104,15 @@ class Router:
 
     def wait_for(self, tenants: Iterable[str], progress: Progress = silent) -> None:
         """Wait until tenants have caught up. Raises RK3010 when a tenant's tables refuse its rows."""
-        wanted = set(tenants)
+        awaited = set(tenants)
         for name, worker in list(self._workers.items()):
             with worker.delivery_lock:
-                lagging = {t for c in worker.lagging for t in c.members} & wanted
+                lagging = {t for c in worker.lagging for t in c.members} & awaited
             if lagging:
-                worker.wait_for(lagging, CATCH_UP_TIMEOUT_SECONDS, partial(progress, f"history of {name}"))
+                worker.wait_for(lagging, CATCH_UP_TIMEOUT_SECONDS, partial(progress, f"backfill of {name}"))
 
     def retry_now(self) -> None:
-        """Retry now whatever waits for its next attempt."""
+        """Retry all lagging groups now."""
         for worker in list(self._workers.values()):
             worker.retry_now()
 
@@ -134,7 +134,7 @@ class Router:
             yield
 
     def pending_tokens(self, source: Name, mark: Mark | None) -> set[str] | None:
-        """Tokens of what may be delivered to a nest's copy again. The view lock must be held.
+        """Tokens of ranges that may be delivered to a nest copy again. The view lock must be held.
 
         None for a table behind such a copy, whose rows carry no tokens.
         """
@@ -149,7 +149,7 @@ class Router:
         return None if any(worker.pending_tokens(tenant) for worker in workers) else set()
 
     def consumed(self, sources: Mapping[Name, Mark | None]) -> dict[Name, ConsumedUpTo]:
-        """What has passed through null tables that workers feed. The view lock must be held."""
+        """What has passed through Null tables that workers feed. The view lock must be held."""
         passed: dict[Name, ConsumedUpTo] = {}
         for name, worker in self._workers.items():
             tables = {m.tenant: s for s, m in sources.items() if s.name == name and m is not None and m.tenant}
@@ -157,7 +157,7 @@ class Router:
         return passed
 
     def close(self) -> None:
-        """Stop delivering. The next start resumes what is left."""
+        """Stop delivering. The next start resumes from the recorded offsets."""
         for worker in self._workers.values():
             worker.close()
         for worker in self._workers.values():
@@ -168,7 +168,7 @@ class Router:
 
 def router_of(workspace: Workspace) -> Router:
     """The workspace's router, started on first use and closed with the workspace."""
-    # Readers of positions must not wait for a running change, so the first look takes no lock.
+    # A request must not wait for a running change, so the first lookup takes no lock.
     router = workspace.attached.get("router")
     if router is None:
         with workspace.changes:

@@ -1,4 +1,4 @@
-"""Completing what a process that was killed was in the middle of, before anything else lands."""
+"""Complete the batches that a killed process was storing, before anything else is stored."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from engine.workspace.workspace import Workspace
 
 
 def complete(workspace: Workspace) -> None:
-    """Complete the newest batch of every landing datasource, and those that were noted as in doubt.
+    """Complete the newest batch of every landing datasource, and all recorded uncertain batches.
 
-    Its rows may be in landing and not in all the views that hang on it. One batch at a time lands per datasource, and
-    none before what is in doubt is complete, so without a note only the newest can be in doubt.
+    A kill may leave rows of a batch in landing but not in all views on it. The batches of a datasource are stored one
+    at a time, and none before the uncertain ones are complete. So only the newest batch can be uncertain without a
+    record.
     """
     uncertain_batches_of(workspace).recover()
     watch_merges(workspace)

@@ -1,8 +1,8 @@
-"""Views that fail and would block every insert: found, taken down and reported.
+"""Suspend views that fail and would block every insert: find them, drop them, and record what they miss.
 
-A view that tenants share is narrowed instead, to leave out those whose rows it fails on, if they are few. Which
-blocks the view has not received is recorded with it. A push, or `rookery fanout repair`, puts the view back and
-delivers these blocks; its target stays.
+A view that tenants share is restricted instead if only a few tenants' rows make it fail: it runs without these
+tenants. The blocks that the view has missed are recorded. A push, or `rookery fanout repair`, puts the view back and
+delivers them; its target stays.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import structlog
 
 from engine.errors import DISK_FULL, UNDELIVERED, RookeryError
-from engine.fanout.failed_writes import DamagedPartsRemoved, fed_by, remove_damaged_parts
+from engine.fanout.failed_writes import DamagedPartsRemoved, remove_damaged_parts, tables_fed_by
 from engine.fanout.failing_tenants import BlockRange, find_failure, without_failing_tenants
 from engine.fanout.missing_rows import (
     blocks_of_batch,
@@ -38,301 +38,324 @@ from engine.workspace.workspace import RegistryJournal, Snapshot, Workspace
 log = structlog.get_logger("rookery.fanout")
 
 SUSPENDED_KIND = "suspended"
+"""Kind of the records in the registry."""
 MAX_SUSPENDED_PER_BATCH = 100
-"""Failing views that are taken down for one batch."""
+"""Views that are suspended for one batch, at most."""
 _NAME = r"while pushing to view `?([^`\s:'\".]++)`?\.`?([^`\s:'\".]++)`?(?: \([0-9a-f-]{36}\))?"
 _PUSHING = re.compile(_NAME + r"(?=[:.\s]|$)")
-# What rows say stands further to the front: only the engine's own words come last, or first.
+# An error may quote text of a row, which could imitate the patterns above. Only the engine writes the end of an
+# error, and its beginning.
 ERROR_TAIL_CHARACTERS = 2000
-"""Characters at the end of an error that can be the engine's own about views; a row's text may be long."""
+"""Characters at the end of an error in which the engine names views. The quoted text of a row may be much longer."""
 _PUSHED = re.compile(rf"((?:: {_NAME})+)[.\s]*+(?:\([A-Z0-9_]+\))?+[.\s]*+(?:\(version .*\))?[.\s]*+$")
 _TARGET = re.compile(r"(?:Code: \d+\. )?(?:DB::Exception: )?Target table '`?([^'`.]++)`?\.`?([^'`.]++)`?' of view")
 
 
 def insert_to_all(workspace: Workspace, sql: str, block: BlockRange | None = None, *, may_retry: bool = True) -> bool:
-    """Run an insert until all views that work have its rows. Returns whether all do. Raises RK5011 if it cannot be.
+    """Run an INSERT until every working view has its rows. Returns whether no view had to be suspended.
 
-    A failure that may pass is raised, whatever view it names; without patience that view is taken down, unless the
-    disk is full.
-
-    A view that fails keeps the block from every other; the rows are in landing all the same. The same insert is
-    tried once more, for it may have been a moment's trouble, and then without the view, or with one that leaves out
-    the tenants whose rows are to blame.
+    Raises transient errors, whichever view they name; without `may_retry`, that view is suspended instead, unless the
+    disk is full. Raises RK5011 if the rows are in landing and no view can be suspended for the failure.
     """
-    # KeptBatch until the last try: a view that is made meanwhile would have the rows from its history, and once more.
-    with workspace.insert_lock.shared():
-        if block is not None:
-            workspace.warehouse.note_parts(fed_by(workspace, block.datasource))
-        failure = _failure(workspace, sql, block, may_retry, again=False)
-        if failure is None:
-            return True
-        try:
-            with workspace.insert_lock.upgraded():
-                workspace.warehouse.forget_unstored_tokens()
-            second = _failure(workspace, sql, block, may_retry, again=True)
-        except RookeryError as exc:
-            # The first failure tells whether the rows have been taken out of landing.
-            raise exc from failure
-        if second is None:
-            return True
-        failure = second
-        # No other insert runs until this one is complete, so whatever a view lacks of it can be told by block.
-        with workspace.insert_lock.upgraded():
-            suspended_now: list[Suspended] = []
-            while failure is not None:
-                workspace.warehouse.forget_unstored_tokens()
-                found = _suspend(workspace, failure, block) if len(suspended_now) < MAX_SUSPENDED_PER_BATCH else None
-                if found is None:
-                    raise _undelivered(failure) from failure
-                suspended_now.append(found)
-                failure = _failure(workspace, sql, block, may_retry, again=True)
-            for found in suspended_now:
-                _place(workspace, found, block)
+    return _Insert(workspace, sql, block, may_retry).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Insert:
+    """One INSERT, with what decides about its failures. A view that fails keeps the rows from all other views."""
+
+    workspace: Workspace
+    sql: str
+    block: BlockRange | None
+    may_retry: bool
+
+    def run(self) -> bool:
+        """Try twice, since the first failure may be momentary, and then without the views that fail."""
+        insert_lock, warehouse = self.workspace.insert_lock, self.workspace.warehouse
+        # Shared until the last attempt: a view that is created in between would get the rows twice, from its backfill
+        # and from the next attempt.
+        with insert_lock.shared():
+            if self.block is not None:
+                warehouse.note_parts(tables_fed_by(self.workspace, self.block.datasource))
+            failure = self._attempt(is_repeated=False)
+            if failure is None:
+                return True
+            try:
+                with insert_lock.upgraded():
+                    warehouse.forget_unstored_tokens()
+                failure_again = self._attempt(is_repeated=True)
+            except RookeryError as exc:
+                # As the cause, since the first failure says whether the rows were removed from landing.
+                raise exc from failure
+            if failure_again is None:
+                return True
+            # Alone: no other insert mixes its blocks with those that the suspended views miss.
+            with insert_lock.upgraded():
+                self._suspend_until_stored(failure_again)
             return False
 
+    def _suspend_until_stored(self, failure: RookeryError) -> None:
+        """Suspend one failing view after another until the INSERT succeeds. The insert lock is held exclusively."""
+        suspended_now: list[_Suspended] = []
+        next_failure: RookeryError | None = failure
+        while next_failure is not None:
+            self.workspace.warehouse.forget_unstored_tokens()
+            view = None
+            if len(suspended_now) < MAX_SUSPENDED_PER_BATCH:
+                view = _suspend(self.workspace, next_failure, self.block)
+            if view is None:
+                raise _undelivered(next_failure) from next_failure
+            suspended_now.append(view)
+            next_failure = self._attempt(is_repeated=True)
+        for view in suspended_now:
+            _complete_record(self.workspace, view, self.block)
 
-def _failure(
-    workspace: Workspace, sql: str, block: BlockRange | None, may_retry: bool, *, again: bool
-) -> RookeryError | None:
-    """Run an insert; the error if it failed in a view, or may be repeated at once. Any other error is raised."""
-    try:
-        workspace.warehouse.execute(sql)
-        _check_parts(workspace, block)
-    except RookeryError as exc:
-        behind, passing = failed_behind(exc), is_transient(exc)
-        if not (behind or passing):
-            raise
-        if passing and (again or not _at_once(workspace, exc)) and _must_wait(exc, behind, may_retry):
-            raise
-        return exc
-    return None
+    def _attempt(self, *, is_repeated: bool) -> RookeryError | None:
+        """Run the INSERT. Returns an error that a view caused, or after which it may be repeated at once.
+
+        Raises any other error.
+        """
+        try:
+            self.workspace.warehouse.execute(self.sql)
+            self._remove_damaged()
+        except RookeryError as exc:
+            by_view, transient = is_view_failure(exc), is_transient(exc)
+            if not (by_view or transient):
+                raise
+            raises_transient = self.may_retry or not by_view or exc.code is DISK_FULL
+            if transient and raises_transient and (is_repeated or not self._may_repeat_now(exc)):
+                raise
+            return exc
+        return None
+
+    def _may_repeat_now(self, exc: RookeryError) -> bool:
+        # A server may still be running an INSERT whose response was lost.
+        return self.workspace.warehouse.capabilities.embedded and exc.code is not DISK_FULL
+
+    def _remove_damaged(self) -> None:
+        """Remove parts that the engine stored despite a failed write. Raises RK6009: the INSERT must be repeated."""
+        if self.block is None:
+            return
+        tables = tables_fed_by(self.workspace, self.block.datasource)
+        removed, merged = remove_damaged_parts(self.workspace, tables)
+        if merged:
+            with self.workspace.insert_lock.upgraded():
+                self.workspace.warehouse.undo_merges()
+        if removed:
+            raise DamagedPartsRemoved(removed)
 
 
-def _check_parts(workspace: Workspace, block: BlockRange | None) -> None:
-    """Take out what the engine has stored in spite of a failed write. Raises RK6009: the insert must be repeated."""
-    if block is None:
-        return
-    bad, merged = remove_damaged_parts(workspace, fed_by(workspace, block.datasource))
-    if merged:
-        with workspace.insert_lock.upgraded():
-            workspace.warehouse.undo_merges()
-    if bad:
-        raise DamagedPartsRemoved(bad)
-
-
-def _at_once(workspace: Workspace, exc: RookeryError) -> bool:
-    """Whether an insert may be repeated at once: a server may still be running the one that it has not answered."""
-    return workspace.warehouse.capabilities.embedded and exc.code is not DISK_FULL
-
-
-def _must_wait(exc: RookeryError, behind: bool, may_retry: bool) -> bool:
-    return may_retry or not behind or exc.code is DISK_FULL
-
-
-def failed_behind(exc: RookeryError) -> bool:
-    """Whether an insert failed in a view, and not for its own rows."""
+def is_view_failure(exc: RookeryError) -> bool:
+    """Whether an INSERT failed in a view, and not because of its own rows."""
     text = exc.detail or exc.message
     return _PUSHED.search(text[-ERROR_TAIL_CHARACTERS:]) is not None or _TARGET.match(text) is not None
 
 
 @dataclass(frozen=True, slots=True)
-class Suspended:
-    """A view that was suspended, what was recorded of it, and the newest block of its source at that moment."""
+class _Suspended:
+    """A view that was just suspended."""
 
     view: View
-    note: dict[str, Any]
+    record: dict[str, Any]
     newest: int
+    """The newest block of its source at that moment."""
 
 
-def _suspend(workspace: Workspace, exc: RookeryError, block: BlockRange | None) -> Suspended | None:
-    """Take down the view that made an insert fail, or leave out of it whose rows it failed on.
+def _suspend(workspace: Workspace, exc: RookeryError, block: BlockRange | None) -> _Suspended | None:
+    """Drop the view that made an INSERT fail, or restrict it to the tenants whose rows it accepts.
 
-    The fence must be held alone. None if the view is not known, or not ours.
+    The insert lock must be held exclusively. None if the error names no view, or one that rookery did not create.
     """
     error = exc.detail or exc.message
-    view = _culprit(workspace, error)
+    view = _failed_view(workspace, error)
     if view is None or view.mark is None:
         return None
-    lesser = without_failing_tenants(workspace, view, block) if block is not None else None
-    without = lesser.mark.without if lesser is not None and lesser.mark is not None else ()
-    note: dict[str, Any] = {
-        "error": error[:1000],
-        "since": datetime.now(UTC).isoformat(timespec="seconds"),
-        "fingerprint": view.mark.fingerprint,
-        "datasource": block.datasource if block is not None else None,
-        "tenant": view.mark.tenant,
-        "without": [],
-    }
-    before = _gaps_of(workspace, view)
+    restricted = without_failing_tenants(workspace, view, block) if block is not None else None
+    without = restricted.mark.without if restricted is not None and restricted.mark is not None else ()
+    record = _new_record(view, error[:1000], block.datasource if block is not None else None)
+    known_gaps = _gaps_of(workspace, view)
     source = log_of(workspace, view)
     newest = newest_block(workspace, source)
     numbered = keeps_block_numbers(workspace, source)
     batches = (block.batch,) if numbered and block is not None and has_batch_column(workspace, source) else ()
-    after = newest if batches else _before(workspace, source, block) if numbered else None
+    after = newest if batches else _block_before(workspace, source, block) if numbered else None
     if batches and block is not None:
-        note["rows"] = {**_rows_missed(workspace, view), block.batch: rows_by_tenant(workspace, block)}
-    # Recorded first: if the process is killed here, the view runs in full and the record is void, or it is down and
-    # lacks what the record says.
-    note = _record(workspace, view, note, source, (*before, Gap(None, after, batches)))
+        record["rows"] = {**_missed_rows(workspace, view), block.batch: rows_by_tenant(workspace, block)}
+    # Recorded before the drop. After a kill in between, the view runs in full, which makes the record void; after a
+    # kill later, the view is gone and misses what the record says.
+    record = _write_record(workspace, view, record, source, (*known_gaps, Gap(None, after, batches)))
     workspace.warehouse.execute(ddl.drop_view(view.name))
-    if lesser is not None:
-        workspace.warehouse.execute(ddl.create_view(lesser))
-        own = {g.tenant: g for g in before}
+    if restricted is not None:
+        workspace.warehouse.execute(ddl.create_view(restricted))
+        own = {g.tenant: g for g in known_gaps}
         gaps = tuple(own.get(t, Gap(t, after, batches)) for t in without)
-        note = _record(workspace, view, {**note, "without": [*without]}, source, gaps)
-    _keep_history(workspace, view)
+        record = _write_record(workspace, view, {**record, "without": [*without]}, source, gaps)
+    _keep_backfills(workspace, view)
     workspace.refresh()
-    outcome = "a view failed and goes on without some tenants" if without else "a view failed and was taken down"
+    outcome = "a view failed and now runs without some tenants" if without else "a view failed and was suspended"
     log.error(outcome, view=str(view.name), without=without, error=error)
-    return Suspended(view, note, newest)
+    return _Suspended(view, record, newest)
 
 
-def _before(workspace: Workspace, source: Name, block: BlockRange | None) -> int | None:
-    """The newest block before a batch, in the table that it was sent to; None if that is not known."""
+def _new_record(view: View, error: str, datasource: str | None) -> dict[str, Any]:
+    assert view.mark is not None
+    return {
+        "error": error,
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        "fingerprint": view.mark.fingerprint,
+        "datasource": datasource,
+        "tenant": view.mark.tenant,
+        "without": [],
+    }
+
+
+def _block_before(workspace: Workspace, source: Name, block: BlockRange | None) -> int | None:
+    """The newest block before a batch, in the table that the batch was inserted into; None if it is not known."""
     if block is None or source != Name(workspace.name, block.datasource):
         return None
     return block.after
 
 
-def _keep_history(workspace: Workspace, view: View) -> None:
-    """Let deliveries that a view still waits for outlast its suspension."""
+def _keep_backfills(workspace: Workspace, view: View) -> None:
+    """Keep the outstanding backfills of a view valid while it is suspended."""
     journal = RegistryJournal(workspace.registry)
-    journal.record([replace(h, whole=False) for h in journal.outstanding() if h.view == str(view.name) and h.whole])
+    journal.record([replace(b, whole=False) for b in journal.outstanding() if b.view == str(view.name) and b.whole])
 
 
-def _rows_missed(workspace: Workspace, view: View) -> dict[str, Any]:
-    """Rows of the batches that a view has missed already, of tenants that it leaves out."""
+def _missed_rows(workspace: Workspace, view: View) -> dict[str, Any]:
+    """The recorded rows, by batch, that a view has missed while it ran without some tenants."""
     if view.mark is None or not view.mark.without:
         return {}
     return dict(workspace.registry.read(SUSPENDED_KIND).get(str(view.name), {}).get("rows", {}))
 
 
 def _gaps_of(workspace: Workspace, view: View) -> tuple[Gap, ...]:
-    """The gaps that a view has already, of tenants that it leaves out."""
+    """The gaps of the tenants without which a view runs; none for a view that runs in full."""
     if view.mark is None or not view.mark.without:
         return ()
-    note = workspace.registry.read(SUSPENDED_KIND).get(str(view.name), {})
-    missing = Missing.of(note.get("missing"))
+    record = workspace.registry.read(SUSPENDED_KIND).get(str(view.name), {})
+    missing = Missing.of(record.get("missing"))
     known = missing.effective(view.mark.without) if missing is not None else ()
     unknown = {*view.mark.without} - {g.tenant for g in known}
     return (*known, *(Gap(t, None) for t in sorted(unknown)))
 
 
-def _record(
-    workspace: Workspace, view: View, note: Mapping[str, Any], source: Name, gaps: tuple[Gap, ...]
+def _write_record(
+    workspace: Workspace, view: View, record: Mapping[str, Any], source: Name, gaps: tuple[Gap, ...]
 ) -> dict[str, Any]:
+    """Write the record of a view with its gaps, and return it."""
     missing = Missing(source, table_ids(workspace, source, view.target), gaps)
-    body = {**note, "missing": missing.as_dict()}
+    body = {**record, "missing": missing.as_dict()}
     workspace.registry.write(SUSPENDED_KIND, {str(view.name): body})
     return body
 
 
-def _place(workspace: Workspace, found: Suspended, block: BlockRange | None) -> None:
-    """Complete the record of a view whose source does not tell the batches of its rows, once the insert is complete.
+def _complete_record(workspace: Workspace, suspended_view: _Suspended, block: BlockRange | None) -> None:
+    """After the INSERT, add the block number to the record of a view whose source does not name batches.
 
-    No other insert ran meanwhile. So new blocks of the source are this insert's; if there are none, the newest ones
-    are, since its first try brought them.
+    No other insert has run since. So new blocks of the source are this INSERT's; without new blocks, the newest ones
+    are, because its first attempt stored them.
     """
-    missing = Missing.of(found.note["missing"])
+    missing = Missing.of(suspended_view.record["missing"])
     if missing is None or block is None or all(g.after is not None for g in missing.gaps):
         return
     if not keeps_block_numbers(workspace, missing.source):
         return
+    before = suspended_view.newest
     newest = newest_block(workspace, missing.source)
-    count = blocks_of_batch(workspace, missing.source, block) if newest == found.newest else 0
+    count = blocks_of_batch(workspace, missing.source, block) if newest == before else 0
     if count is not None:
-        gaps = tuple(replace(g, after=found.newest - count) if g.after is None else g for g in missing.gaps)
-        _record(workspace, found.view, found.note, missing.source, gaps)
+        gaps = tuple(replace(g, after=before - count) if g.after is None else g for g in missing.gaps)
+        _write_record(workspace, suspended_view.view, suspended_view.record, missing.source, gaps)
 
 
 def record_replacement(workspace: Workspace, view: View) -> None:
-    """Record that a view is about to be dropped to be made again. The fence must be held."""
+    """Record that a view is about to be dropped and created again. The view lock must be held.
+
+    After a kill in between, the view counts as suspended, and it is known which blocks it misses.
+    """
     live = read_schema(workspace.warehouse, workspace.name, [view.name.database]).views.get(view.name)
     if live is None or live.mark is None:
         return
     source = log_of(workspace, live)
-    note: dict[str, Any] = {
-        "error": "a change of this view was interrupted",
-        "since": datetime.now(UTC).isoformat(timespec="seconds"),
-        "fingerprint": live.mark.fingerprint,
-        "datasource": None,
-        "tenant": live.mark.tenant,
-        "without": [],
-    }
+    record = _new_record(live, "a change of this view was interrupted", None)
     gap = Gap(None, newest_block(workspace, source) if keeps_block_numbers(workspace, source) else None)
-    _record(workspace, live, note, source, (*_gaps_of(workspace, live), gap))
+    _write_record(workspace, live, record, source, (*_gaps_of(workspace, live), gap))
 
 
-def _culprit(workspace: Workspace, text: str) -> View | None:
-    pushed = _PUSHED.search(text[-ERROR_TAIL_CHARACTERS:])
-    # The innermost comes first.
-    found = _PUSHING.search(pushed[1]) if pushed is not None else _TARGET.match(text)
-    if found is None:
+def _failed_view(workspace: Workspace, error: str) -> View | None:
+    """The live view that an error names."""
+    pushed = _PUSHED.search(error[-ERROR_TAIL_CHARACTERS:])
+    # In a chain of views, the one that failed comes first.
+    match = _PUSHING.search(pushed[1]) if pushed is not None else _TARGET.match(error)
+    if match is None:
         return None
-    name = Name(found[1], found[2])
-    # A view of ours stands where its target does. Other nests are left asleep.
+    name = Name(match[1], match[2])
+    # A view of rookery is in the database of its target. Reading only that one leaves other nests asleep.
     views = read_schema(workspace.warehouse, workspace.name, [name.database]).views
     return views.get(name) if pushed is not None else next((v for v in views.values() if v.target == name), None)
 
 
 def suspended(workspace: Workspace) -> list[dict[str, Any]]:
-    """Views that are down or go on `without` some tenants, with the error that took them there."""
+    """The records of suspended views, and of those that run `without` some tenants, each with its `view`."""
     return [{"view": name, **body} for name, body in sorted(workspace.registry.read(SUSPENDED_KIND).items())]
 
 
 def tenants_behind(snapshot: Snapshot, datasource: str) -> frozenset[str] | None:
-    """Tenants whose tables lack rows of a landing datasource, since a view is down; None if it may be everybody."""
-    mine = [n for n in snapshot.suspended.values() if n.get("datasource") == datasource]
-    tenants = [[n["tenant"]] if n["tenant"] is not None else n["without"] for n in mine]
-    return None if not all(tenants) else frozenset(t for some in tenants for t in some)
+    """Tenants whose tables miss rows of a landing datasource because of a suspended view; None if all may."""
+    records = [r for r in snapshot.suspended.values() if r.get("datasource") == datasource]
+    by_record = [[r["tenant"]] if r["tenant"] is not None else r["without"] for r in records]
+    return None if not all(by_record) else frozenset(t for tenants in by_record for t in tenants)
 
 
-def forget_repaired(workspace: Workspace, wanted: Schema) -> None:
-    """Forget views that stand again, or that nothing wants any more."""
+def forget_repaired(workspace: Workspace, desired: Schema) -> None:
+    """Delete the records of views that run in full again, or that are no longer declared."""
     live = read_schema(workspace.warehouse, workspace.name).views.values()
     whole = {str(v.name) for v in live if not (v.mark and v.mark.without)}
-    missing = {str(n) for n in wanted.views} - whole
-    workspace.registry.remove(SUSPENDED_KIND, [n["view"] for n in suspended(workspace) if n["view"] not in missing])
+    missing = {str(n) for n in desired.views} - whole
+    workspace.registry.remove(SUSPENDED_KIND, [r["view"] for r in suspended(workspace) if r["view"] not in missing])
     workspace.refresh()
 
 
 def still_failing(
-    workspace: Workspace, wanted: Schema, lacks: Mapping[Name, tuple[MissedBlocks, ...]]
+    workspace: Workspace, desired: Schema, missed: Mapping[Name, tuple[MissedBlocks, ...]]
 ) -> dict[Name, str]:
-    """Suspended views that are wanted as they were and still fail on what they will be given, and why.
+    """Suspended views with an unchanged query that would fail again, each with the error.
 
-    That is what they lack, or everything that is in their sources where it is not known what they lack.
+    They are tried on the blocks that they have missed or, if these are not known, on all rows of their source.
     """
-    found: dict[Name, str] = {}
-    there = read_schema(workspace.warehouse, workspace.name).tables.keys()
-    for note in suspended(workspace):
-        database, _, name = note["view"].partition(".")
-        view = wanted.views.get(Name(database, name))
-        if view is None or view.mark is None or view.mark.fingerprint != note.get("fingerprint"):
+    errors: dict[Name, str] = {}
+    tables = read_schema(workspace.warehouse, workspace.name).tables.keys()
+    for record in suspended(workspace):
+        database, _, name = record["view"].partition(".")
+        view = desired.views.get(Name(database, name))
+        if view is None or view.mark is None or view.mark.fingerprint != record.get("fingerprint"):
             continue
-        if not {view.source, view.target} <= there:
+        if not {view.source, view.target} <= tables:
             continue
-        why = _why_still(workspace, lacks[view.name]) if view.name in lacks else find_failure(workspace, view)
-        if why is not None:
-            found[view.name] = why
-    return found
+        known = missed.get(view.name)
+        error = find_failure(workspace, view) if known is None else _failure_on(workspace, known)
+        if error is not None:
+            errors[view.name] = error
+    return errors
 
 
-def _why_still(workspace: Workspace, lacks: tuple[MissedBlocks, ...]) -> str | None:
-    for lack in lacks:
-        for after, upto in missing_ranges(workspace.warehouse, lack):
-            why = find_failure(workspace, lack.view, after, upto)
-            if why is not None:
-                return why
+def _failure_on(workspace: Workspace, missed: tuple[MissedBlocks, ...]) -> str | None:
+    """The first error of a view on the blocks that it has missed."""
+    for blocks in missed:
+        for after, upto in missing_ranges(workspace.warehouse, blocks):
+            error = find_failure(workspace, blocks.view, after, upto)
+            if error is not None:
+                return error
     return None
 
 
 def _undelivered(exc: RookeryError) -> RookeryError:
-    """A failure behind landing, whose text may name views and nests that the sender does not know of."""
+    """RK5011 for the sender. The original error may name views and nests that the sender must not see."""
     log.error("a view failed on rows that are in landing", error=exc)
     return RookeryError(
         UNDELIVERED,
         "the rows are in landing, but a view on the datasource failed on them",
-        hint="do not send them again without the same idempotency key; the server's log tells which view",
+        hint="send them again only with the same idempotency key; the server's log names the view",
         detail=exc.detail or exc.message,
     )

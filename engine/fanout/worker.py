@@ -48,7 +48,7 @@ log = structlog.get_logger("rookery.fanout")
 POLL_SECONDS = 1.0
 MAX_DELIVERY_ROWS = 1_000_000
 MAX_CATCH_UP_ROWS = 250_000
-"""Rows of a range that a lagging group gets at a time. Small, since the main group waits meanwhile."""
+"""Rows of a range for a lagging group. Small, because the main group waits meanwhile."""
 MAX_STAGED_BYTES = 256 << 20
 """Bytes of queued batches whose stages are kept. Rows of later batches are read from landing."""
 HANDOVER_TIMEOUT_SECONDS = 5.0
@@ -59,24 +59,24 @@ COALESCE_QUIET_SECONDS = 0.05
 COALESCE_MAX_SHARE = 0.25
 """The wait ends when no batch has arrived for the quiet time, or after this share of the last flush's duration."""
 MAX_REDELIVERED_BATCHES = 8
-"""After a crash, redeliver at most this many of the oldest unacknowledged batches: any of them may be partly delivered,
-since a batch whose INSERT failed after its rows were stored is delivered out of order."""
+"""After a crash, redeliver at most this many of the oldest unacknowledged batches. Any of them may be partly
+delivered: a batch whose INSERT failed after its rows were stored is delivered out of order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How far the consumers of one datasource are."""
+    """How far the consumers of one datasource have read its log."""
 
     rows: int
     """Rows of batches that are queued or in flight."""
     seconds: float
-    """Age of the oldest of these batches."""
+    """Age of the oldest of these batches; 0 without any."""
     main: ConsumerGroup
     lagging: list[ConsumerGroup]
 
 
 class FanoutWorker(threading.Thread):
-    """Delivers one datasource. Methods above `run` are called by other threads."""
+    """Delivers one datasource. Other threads call the methods above `run`; the others run in this thread."""
 
     def __init__(self, workspace: Workspace, datasource: str, journal: OffsetJournal, pool: Executor) -> None:
         super().__init__(name=f"fan-out {datasource}", daemon=True)
@@ -88,23 +88,26 @@ class FanoutWorker(threading.Thread):
         self._groups = ConsumerGroups(self._wake)
         self._queue: list[CommittedBatch] = []
         self._in_flight: list[CommittedBatch] = []
+        """Batches of the flush that runs, or that failed and is repeated."""
         self._announced: set[str] = set()
-        self._staged = 0
+        """Batches whose INSERT into landing runs."""
+        self._staged_bytes = 0
         self._closed = False
-        self._polled = 0.0
-        self._took = 0.0
+        self._last_poll = 0.0
+        self._last_flush_seconds = 0.0
         self._busy_since: float | None = None
+        """When the oldest batch of the current flush was stored, in seconds since 1970."""
         self.delivery_lock = threading.RLock()
-        """KeptBatch during a delivery, and by changes of views together with the insert lock."""
+        """Held during a delivery, and by changes of views together with the insert lock."""
 
     @property
     def main(self) -> ConsumerGroup:
-        """The tenants that have everything that was delivered."""
+        """The group of tenants that have everything up to the newest delivered batch."""
         return self._groups.main
 
     @property
     def lagging(self) -> list[ConsumerGroup]:
-        """The tenants that lack something, in groups of equal offset."""
+        """The groups of tenants that are behind."""
         return self._groups.lagging
 
     # --- called by other threads ------------------------------------------------------------------
@@ -120,18 +123,18 @@ class FanoutWorker(threading.Thread):
             self._announced.discard(batch)
 
     def committed(self, batch: CommittedBatch) -> None:
-        """Queue a batch. Its stage is kept within MAX_STAGED_BYTES; otherwise its rows are read from landing later."""
+        """Queue a batch, with its stage. Beyond MAX_STAGED_BYTES, its rows are read from landing instead."""
         with self._wake:
             self._announced.discard(batch.batch)
-            keep = self._staged + batch.size <= MAX_STAGED_BYTES
+            keep = self._staged_bytes + batch.size <= MAX_STAGED_BYTES
             self._queue.append(batch if keep else replace(batch, table="", size=0))
-            self._staged += batch.size if keep else 0
+            self._staged_bytes += batch.size if keep else 0
             self._wake.notify_all()
         if not keep:
             batch.release()
 
     def start_reader(self, tenants: Sequence[str], at: int = 0) -> None:
-        """Deliver the log after block `at` to tenants that have everything up to it; all of it with 0."""
+        """Deliver the log to tenants that have everything up to block `at`; the whole log with 0."""
         offset = Offset.start(at)
         self._journal.write_lagging(self.datasource, tenants, offset)
         self._groups.add(tenants, offset)
@@ -146,45 +149,46 @@ class FanoutWorker(threading.Thread):
         self._groups.retry_now()
 
     def wait_for(self, tenants: Iterable[str], timeout_seconds: float, progress: Callable[[int, int], None]) -> None:
-        """Wait until tenants are in the main group. Raises RK3010 with the error that keeps one of them out."""
+        """Wait until tenants are in the main group. Raises RK3010 if the tables of one of them refuse its rows."""
         self._groups.wait_for(tenants, timeout_seconds, progress, lambda: self._closed)
 
     def drain(self) -> int:
         """Deliver everything in landing to the main group. Returns its newest block. The view lock must be held.
 
-        Raises RK6003 when the gateway does not hand over a batch that is in landing, since it waits for the lock.
+        Raises RK6003 if the ingest thread does not hand over a batch in time, because it waits for the lock.
         """
         deadline = time.monotonic() + HANDOVER_TIMEOUT_SECONDS
         goal = self._delivery.log().head()
         while not self._closed:
             self._flush_all()
             self._poll(goal)
-            # Blocks that other programs have inserted since then are delivered later.
+            # Blocks that other programs insert meanwhile do not count: they can be delivered later.
             if not any(b.number <= goal for b in self._delivery.log().blocks(self.main.offset.at, 1)):
                 return self.main.offset.at
-            # The gateway is about to hand over a batch that is in landing.
+            # The ingest thread is about to hand over a batch that is in landing.
             if time.monotonic() > deadline:
-                raise RookeryError(BUSY, "a batch is not stored yet", hint="try again", headers={"Retry-After": "1"})
+                raise RookeryError(
+                    BUSY, "a batch is still being stored", hint="try again", headers={"Retry-After": "1"}
+                )
             time.sleep(0.001)
         raise RookeryError(CLOSED, "the server is stopping", headers={"Retry-After": "1"})
 
     def pending_tokens(self, tenant: str) -> set[str]:
-        """Tokens of what may be delivered to a tenant again. The delivery lock must be held."""
+        """Tokens of ranges that may be delivered to a tenant again. The delivery lock must be held."""
         if self._in_flight and tenant in self.main.members:
             return {self._range_of(self._in_flight).token}
         return self._groups.pending_tokens(tenant)
 
     def consumed(self, tenants: Collection[str]) -> dict[str, ConsumedUpTo]:
-        """How much of the log each tenant's nest certainly has. The view lock must be held."""
+        """How much of the log each tenant's nest is known to have received. The view lock must be held."""
         if self.main.members.intersection(tenants):
             self.drain()
-        lagging = {t: c.offset for c in self.lagging for t in c.members}
         main = ConsumedUpTo(self.main.offset.at)
-        own = {t: ConsumedUpTo(c.at, c.done) for t, c in lagging.items()}
+        own = {t: ConsumedUpTo(g.offset.at, g.offset.acked) for g in self.lagging for t in g.members}
         return {t: own.get(t) or (main if t in self.main.members else ConsumedUpTo(0)) for t in tenants}
 
     def close(self) -> None:
-        """Ask the thread to end. It finishes the delivery that it is in."""
+        """Ask the thread to end. It completes a running delivery first."""
         with self._wake:
             self._closed = True
             self._wake.notify_all()
@@ -201,7 +205,7 @@ class FanoutWorker(threading.Thread):
     # --- the thread ------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Wait for work, let batches gather, then deliver; until closed."""
+        """Until closed: wait for work, let batches gather, and deliver them."""
         while not self._closed:
             try:
                 self._wait()
@@ -212,7 +216,7 @@ class FanoutWorker(threading.Thread):
                 if self._closed or exc.code is CLOSED:
                     break
                 if exc.code is UNKNOWN_DATASOURCE:
-                    # The datasource is being removed, and this worker with it.
+                    # The datasource is being removed, and this worker is about to be closed.
                     time.sleep(0.1)
                     continue
                 log.error("fan-out failed", datasource=self.datasource, error=exc)
@@ -228,7 +232,7 @@ class FanoutWorker(threading.Thread):
 
     def _wait(self) -> None:
         with self._wake:
-            pause = min(POLL_SECONDS - (time.monotonic() - self._polled), self._groups.next_due())
+            pause = min(POLL_SECONDS - (time.monotonic() - self._last_poll), self._groups.next_due())
             if not self._queue and not self._in_flight and pause > 0 and not self._closed:
                 self._wake.wait(pause)
 
@@ -237,20 +241,27 @@ class FanoutWorker(threading.Thread):
         began = grew = time.monotonic()
         seen = 0
         with self._wake:
-            while self._took >= SLOW_FLUSH_SECONDS and self._queue and not self._in_flight and not self._closed:
+            while (
+                self._last_flush_seconds >= SLOW_FLUSH_SECONDS
+                and self._queue
+                and not self._in_flight
+                and not self._closed
+            ):
                 now = time.monotonic()
                 if len(self._queue) > seen:
                     seen, grew = len(self._queue), now
-                left = min(grew + COALESCE_QUIET_SECONDS, began + self._took * COALESCE_MAX_SHARE) - now
-                if left <= 0:
+                latest = began + self._last_flush_seconds * COALESCE_MAX_SHARE
+                remaining = min(grew + COALESCE_QUIET_SECONDS, latest) - now
+                if remaining <= 0:
                     break
-                self._wake.wait(left)
+                self._wake.wait(remaining)
 
     def _turn(self) -> None:
+        """One round: the next batches, then other programs' blocks, then lagging groups until a batch arrives."""
         if self._closed:
             return
         self._flush_next()
-        if time.monotonic() - self._polled >= POLL_SECONDS:
+        if time.monotonic() - self._last_poll >= POLL_SECONDS:
             self._poll()
         for group in self._groups.due():
             self._step(group)
@@ -273,7 +284,7 @@ class FanoutWorker(threading.Thread):
         reader = self._delivery.log()
         head = reader.head()
         if main is None or main.at > head:
-            # The first start, or the newest blocks were removed, and their numbers will be used again.
+            # The first start; or the newest blocks were removed, and the engine will use their numbers again.
             main = Offset.start(head)
             self._journal.write(self.datasource, main)
         nests = nest_copies(self._workspace, self.datasource)
@@ -283,24 +294,27 @@ class FanoutWorker(threading.Thread):
                 lagging.setdefault(offset if offset.at <= head else Offset.start(head), set()).add(tenant)
         self._journal.delete(self.datasource, [t for t in own if nests.get(t, True)])
         self._groups.begin(main, {t for t, view in nests.items() if not view} - own.keys(), lagging)
-        for log_range in [main.log_range] if main.log_range else self._doubtful(reader, main):
+        for log_range in [main.log_range] if main.log_range else self._partly_delivered(reader, main):
             self.main.offset = self.main.offset.began(log_range)
             self._deliver_main(log_range)
 
-    def _doubtful(self, reader: LandingLog, main: Offset) -> list[LogRange]:
-        """The oldest unacknowledged batches, one range for each: any of them may be partly delivered."""
-        ours = dict.fromkeys(b.batch for b in reader.blocks(main.at) if b.batch.startswith(GATEWAY_BATCH_PREFIX))
-        return [LogRange(b, main.at, batches=(b,)) for b in ours if b not in main.done][:MAX_REDELIVERED_BATCHES]
+    def _partly_delivered(self, reader: LandingLog, main: Offset) -> list[LogRange]:
+        """The oldest unacknowledged batches, one range for each. Any of them may be partly delivered."""
+        own = dict.fromkeys(b.batch for b in reader.blocks(main.at) if b.batch.startswith(GATEWAY_BATCH_PREFIX))
+        return [LogRange(b, main.at, batches=(b,)) for b in own if b not in main.acked][:MAX_REDELIVERED_BATCHES]
 
     def _uncommitted(self) -> set[str]:
-        """Batches that are being stored or are queued. Ask this after reading landing: they may be committed meanwhile."""
+        """Batches that are announced, queued or in flight. Call this after reading landing, not before.
+
+        In the other order, a batch that is committed in between would look like another program's insert.
+        """
         with self._wake:
             return {*self._announced, *(b.batch for b in (*self._queue, *self._in_flight))}
 
     # --- the main group ---------------------------------------------------------------------------
 
     def _next_batches(self) -> list[CommittedBatch]:
-        """The batches of the next flush; after a failure the same batches, since their token names exactly these rows."""
+        """The batches of the next flush. After a failure, the same batches: their token names exactly these rows."""
         with self._wake:
             batches, rows = list(self._in_flight), 0
             if not batches:
@@ -316,7 +330,11 @@ class FanoutWorker(threading.Thread):
         return LogRange(token, self.main.offset.at, batches=names)
 
     def _flush(self, batches: list[CommittedBatch]) -> None:
-        """Deliver batches to the main group. Several are merged, and their range is recorded first."""
+        """Deliver batches to the main group. Several are merged.
+
+        The range of several batches is recorded first, so that a restart repeats the same range. The range of one
+        batch needs no record, since the batch's id is its token.
+        """
         self._in_flight = batches
         begun = time.monotonic()
         log_range = self._range_of(batches)
@@ -331,19 +349,19 @@ class FanoutWorker(threading.Thread):
 
         failed = self._delivery.push(log_range, batches, choose)
         behind |= failed.keys()
-        # Clients that wait for the rows need not wait for the offset to be written.
+        # Before the offset is written: clients that wait for the rows need not wait for that.
         for batch in batches:
             if not batch.visible.done():
                 batch.visible.set_result(not behind or not self._delivery.has_rows_of(batch, behind))
         self._ack_main(log_range, failed)
-        self._took = time.monotonic() - begun
-        observe.FANOUT_FLUSH_SECONDS.labels(self.datasource).observe(self._took)
+        self._last_flush_seconds = time.monotonic() - begun
+        observe.FANOUT_FLUSH_SECONDS.labels(self.datasource).observe(self._last_flush_seconds)
         self._in_flight = []
         for batch in batches:
             if batch.table:
                 batch.release()
         with self._wake:
-            self._staged -= sum(b.size for b in batches)
+            self._staged_bytes -= sum(b.size for b in batches)
             self._busy_since = None
 
     def _deliver_main(self, log_range: LogRange) -> None:
@@ -367,12 +385,11 @@ class FanoutWorker(threading.Thread):
 
         Stops at block `goal` if one is given, and when batches are queued.
         """
-        self._polled = time.monotonic()
+        self._last_poll = time.monotonic()
         reader = self._delivery.log()
         while not self._closed:
             offset = self.main.offset
             blocks = reader.blocks(offset.at)
-            # After the read: a batch that is committed meanwhile is still in flight then.
             step = _advance(blocks, offset, self._uncommitted())
             moved = step.offset
             if step.foreign:
@@ -389,15 +406,15 @@ class FanoutWorker(threading.Thread):
             if goal is not None and self.main.offset.at >= goal:
                 return
             if self._queue:
-                # Batches of the gateway go before other programs' rows.
-                self._polled = 0.0
+                # Batches of the gateway precede other programs' rows. The next round continues to poll.
+                self._last_poll = 0.0
                 return
 
     # --- lagging groups ---------------------------------------------------------------------------
 
     def _step(self, group: ConsumerGroup) -> None:
         """Deliver one range to a lagging group, or merge the group into the main one if it has caught up."""
-        if self.main.offset.done and group.offset.at >= self.main.offset.at:
+        if self.main.offset.acked and group.offset.at >= self.main.offset.at:
             self._poll()
         log_range = group.offset.log_range or self._next_range(group)
         if log_range is None:
@@ -414,38 +431,38 @@ class FanoutWorker(threading.Thread):
         group.error, group.tries = "", 0
         self._journal.write_lagging(self.datasource, group.members, group.offset)
         if group.offset.at == self.main.offset.at:
-            # Now, since the next flush would advance the main group again.
+            # At once, because the next flush would advance the main group again.
             self._join(group)
 
     def _next_range(self, group: ConsumerGroup) -> LogRange | None:
-        """The next range that the main group has and this one lacks. Skips blocks that it already has."""
+        """The next range that the main group has and this one does not. Skips blocks that it already has."""
         offset, goal = group.offset, self.main.offset.at
         if offset.at >= goal:
-            if offset.done:
+            if offset.acked:
                 # Acknowledged batches that have no rows in landing any more (a TTL removed them) would never be
                 # passed.
                 later = self._delivery.log().blocks(offset.at)
-                still_there = offset.done & {b.batch for b in later} if len(later) < MAX_BLOCKS else offset.done
-                group.offset = replace(offset, done=still_there)
+                still_there = offset.acked & {b.batch for b in later} if len(later) < MAX_BLOCKS else offset.acked
+                group.offset = replace(offset, acked=still_there)
             return None
         blocks, rows = list[Block](), 0
         for block in self._delivery.log().blocks(offset.at):
-            missing = 0 if block.batch in offset.done else block.rows
+            missing = 0 if block.batch in offset.acked else block.rows
             if block.number > goal or (rows and rows + missing > MAX_CATCH_UP_ROWS):
                 break
             rows += missing
             blocks.append(block)
-        acked = tuple(b.batch for b in blocks if b.batch in offset.done)
+        acked = tuple(b.batch for b in blocks if b.batch in offset.acked)
         upto = blocks[-1].number if blocks else goal
         if not rows:
-            group.offset = replace(offset, at=upto, done=offset.done - set(acked))
+            group.offset = replace(offset, at=upto, acked=offset.acked - set(acked))
             return self._next_range(group)
         return LogRange(f"t:{offset.epoch}:{offset.at}:{upto}", offset.at, upto, without=acked)
 
     def _join(self, group: ConsumerGroup) -> None:
         """Merge a group with the offset of the main group into it."""
         main = self.main.offset
-        if main.done or group.offset.done or group.offset.at != main.at:
+        if main.acked or group.offset.acked or group.offset.at != main.at:
             group.due = time.monotonic() + 0.02
             return
         self._journal.delete(self.datasource, group.members)
@@ -466,7 +483,7 @@ class _Advance:
 
 def _advance(blocks: Sequence[Block], offset: Offset, in_flight: set[str]) -> _Advance:
     """Move an offset past acknowledged blocks, and collect foreign ones up to the first block `in_flight`."""
-    at, pending, foreign, acked, rows = offset.at, set(offset.done), list[Block](), list[Block](), 0
+    at, pending, foreign, acked, rows = offset.at, set(offset.acked), list[Block](), list[Block](), 0
     for block in blocks:
         if block.batch in in_flight:
             break
@@ -485,4 +502,4 @@ def _advance(blocks: Sequence[Block], offset: Offset, in_flight: set[str]) -> _A
         if len(blocks) < MAX_BLOCKS:
             # Acknowledged batches that are not among the blocks have no rows in landing any more.
             pending.intersection_update(b.batch for b in blocks)
-    return _Advance(replace(offset, at=at, done=frozenset(pending)), foreign, acked)
+    return _Advance(replace(offset, at=at, acked=frozenset(pending)), foreign, acked)

@@ -16,7 +16,7 @@ from functools import partial
 
 from engine.compiler import storage
 from engine.errors import NOT_WRITABLE, UNKNOWN_COLUMNS, UNKNOWN_DATASOURCE, RookeryError
-from engine.fanout.suspended_views import failed_behind
+from engine.fanout.suspended_views import is_view_failure
 from engine.ingest import quarantine
 from engine.ingest.batch import Append, AppendResult, AppendSlice, Batch
 from engine.ingest.commit import ONE_THREAD_BYTES, ONE_THREAD_SETTINGS, Committer
@@ -264,7 +264,7 @@ class BatchWriter:
                 self._landing.put(batch)
                 break
             except RookeryError as exc:
-                if exc.is_server_fault or failed_behind(exc) or looked:
+                if exc.is_server_fault or is_view_failure(exc) or looked:
                     raise
                 if not (batch.usual and self._fits_at_length(batch)):
                     self._look_closer(batch)

@@ -1,4 +1,4 @@
-"""Apply a plan in an order that loses no rows. After any interruption, the same plan can be computed and applied again.
+"""Apply a plan in an order that loses no rows. After an interruption, the remaining plan can be applied.
 
 Views are created while the view lock holds inserts back, after their backfills have been recorded. Then inserts
 resume, and the backfills are delivered.

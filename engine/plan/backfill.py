@@ -358,7 +358,7 @@ def _described(backfill: Backfill, exc: BaseException) -> BaseException:
 
 
 def _deliver_range(warehouse: Warehouse, backfill: Backfill, block_range: Range) -> None:
-    """Insert one range as one block. Runs in a pool thread, without the insert lock; its token makes it repeatable."""
+    """Insert one range as one block. Runs in a pool thread, without the insert lock."""
     after, upto = block_range
     token = f"history:{backfill.id}:{after}:{upto}"
     warehouse.execute(ddl.insert_block(backfill.target, backfill.columns, token, bounded(backfill.sql, after, upto)))

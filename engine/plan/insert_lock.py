@@ -12,7 +12,7 @@ from threading import Condition, get_ident
 
 
 class InsertLock:
-    """A shared/exclusive lock with upgrades. A thread that waits to hold it exclusively precedes later shared holders."""
+    """A shared/exclusive lock with upgrades. A waiting exclusive holder precedes later shared ones."""
 
     def __init__(self) -> None:
         self._condition = Condition()
@@ -48,11 +48,10 @@ class InsertLock:
 
     @contextmanager
     def upgraded(self) -> Iterator[None]:
-        """Held exclusively by a shared holder, which keeps its share. No other exclusive holder comes in between, except
-        another thread that waits for an upgrade.
+        """Held exclusively by a shared holder, which keeps its share.
 
-        Threads that wait for an upgrade run no insert, so their shares do not count. Deliveries are not paused: only
-        an insert upgrades, and the workers' delivery locks precede the insert lock.
+        Only other threads that wait for an upgrade may hold it before. They run no insert, so their shares
+        do not count. Deliveries are not paused: the workers' delivery locks precede the insert lock.
         """
         if self.is_owner:
             yield
@@ -70,7 +69,7 @@ class InsertLock:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Held exclusively: no insert runs. A delivery of several inserts may be half done; see `ViewLock.changing`."""
+        """Held exclusively: no insert runs. A delivery may be half done; see `ViewLock.changing`."""
         if self.is_owner:
             yield
             return

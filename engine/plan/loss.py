@@ -87,7 +87,7 @@ class Losses:
         return None
 
     def _copies(self, table: Table, view: View) -> bool:
-        """Whether a view copies whole rows into a table with the same TTL, so that source and copy lose the same rows."""
+        """Whether a view copies whole rows into a table with the same TTL, so that both lose the same rows."""
         source = self._live.tables.get(view.source)
         copied = view.mark is not None and view.mark.fingerprint.startswith("copy:")
         return copied and source is not None and bool(source.ttl) and source.ttl == table.ttl

@@ -17,7 +17,7 @@ from engine.schema import Mark, Name
 
 @dataclass(frozen=True, slots=True)
 class ConsumedUpTo:
-    """How much of a landing log has passed through a table without stored rows: its blocks up to `upto`, and `batches`."""
+    """How much of a landing log passed through a table without stored rows: blocks up to `upto`, and `batches`."""
 
     upto: int
     batches: frozenset[str] = frozenset()

@@ -93,7 +93,7 @@ def run_pending(registry: Registry, migrations: Sequence[Migration[T]], subject:
         except RookeryError as exc:
             raise RookeryError(
                 MIGRATION_FAILED,
-                f"the workspace could not be brought to layout {LAYOUT_VERSION}: step `{migration.name}`: {exc.message}",
+                f"migrating to layout {LAYOUT_VERSION} failed in step `{migration.name}`: {exc.message}",
                 hint=exc.hint or "remove the cause and start again: completed steps are not repeated",
                 detail=exc.detail,
             ) from exc

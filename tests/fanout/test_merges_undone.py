@@ -12,7 +12,7 @@ import pytest
 from clickhouse_connect.driver.exceptions import ClickHouseError
 
 from engine.errors import DAMAGED, RookeryError
-from engine.fanout.damaged_merges import Merges
+from engine.fanout.damaged_merges import MergeWatcher
 from engine.schema import Name
 from engine.warehouse.damaged_merges import Part
 from engine.warehouse.embedded import UNDO_PAUSE_SECONDS
@@ -96,11 +96,11 @@ def test_a_damaged_merge_is_undone_while_nothing_is_inserted(home: House, file: 
     part = _newest_part(home, "main.events")
     cut = part / file
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
-    merges = Merges(home.workspace, pause=3600)
+    merges = MergeWatcher(home.workspace, pause_seconds=3600)
     try:
-        assert merges.look()
+        assert merges.check()
         assert not part.exists()
-        assert not merges.look()
+        assert not merges.check()
     finally:
         merges.close()
     assert home.rows("SELECT count(n), uniqExact(id) FROM main.events") == before
