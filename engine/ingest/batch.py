@@ -1,5 +1,8 @@
-"""What travels through ingestion: one caller's append, the batch it is part of, rows that cannot be stored, and what
-became of it all."""
+"""The values that pass through ingestion: an append, the batch that it becomes part of, rejected rows and results.
+
+A batch is a series of frozen values: a `StagedBatch` is in its stage, a `JudgedBatch` knows its rejected rows. What
+is committed and handed to the fan-out is `engine.fanout.handover.CommittedBatch`.
+"""
 
 from __future__ import annotations
 
@@ -15,150 +18,215 @@ from engine.warehouse.port import Input
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """What is wrong with a row: its number among the caller's rows, from 1, and the columns and reasons."""
+class RowFault:
+    """Why one row of an append could not be stored."""
 
     row: int
+    """The row's position among the caller's rows, from 1."""
     columns: tuple[str, ...]
+    """The columns at fault, one for each reason; empty where a reason concerns the whole row."""
     reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class AppendResult:
-    """What became of an append: rows in the datasource, rows in quarantine, and the batch that they went with.
-
-    `refused` counts bad rows that were kept nowhere, since the writer's share of quarantine is full. `tenants` counts
-    stored rows by tenant id, for appends with a key. `visible` is done when the rows can be read from their tenants'
-    tables, None when they can be already. `repeated` says that an earlier try had done it. `ignored` are columns of a
-    file that the datasource does not have, `unknown` keys of its events, and `first` is the first bad row.
-    """
+    """The result of an append."""
 
     batch: str
+    """The identity of the batch that the rows were stored with."""
     rows: int
+    """Rows stored in the datasource."""
     quarantined: int = 0
+    """Rows stored in quarantine."""
     refused: int = 0
+    """Bad rows that were discarded, because the writer's quota of quarantine is used up."""
     tenants: Mapping[str, int] = field(default_factory=dict)
+    """Stored rows by tenant id. Only appends with an idempotency key have it."""
     visible: Future[bool] | None = None
+    """Becomes true when the rows can be read from their tenants' tables; None if they already can."""
     repeated: bool = False
-    ignored: tuple[str, ...] = ()
-    unknown: UnknownKeys = NO_KEYS
-    first: Fault | None = None
+    """An earlier append with the same idempotency key had stored the rows."""
+    ignored_columns: tuple[str, ...] = ()
+    """Columns of a file that the datasource does not have."""
+    unknown_keys: UnknownKeys = NO_KEYS
+    """Keys of events that no column reads."""
+    first_bad_row: RowFault | None = None
 
 
 @dataclass(slots=True, eq=False)
 class Append:
-    """One caller's rows on their way into a datasource.
-
-    `bound` is the tenant that the caller writes for, `key` the caller's idempotency key, and `writer` whose turn it
-    takes. `lines`, if known, are the body's rows, each a complete JSON object by itself, and `unknown` the keys in
-    them that no column takes; `strange` says that one of them has no others. `into` is the table, if it is not the
-    datasource's own. `whole` is false for a piece of a larger body.
-    """
+    """One caller's rows on their way into a datasource."""
 
     datasource: str
     body: bytes
     format: Input
-    bound: str | None = None
+    bound_tenant: str | None = None
+    """The tenant that the caller's token is bound to."""
     key: str | None = None
+    """The caller's idempotency key."""
+    token: str = ""
+    """The name of the caller's token. Appends of a token without a tenant are stored in order."""
+    target: Name | None = None
+    """The table to store in, if it is not the datasource's own. It has the same columns."""
+    is_complete: bool = True
+    """False for a part of a larger body."""
     lines: Sequence[bytes] | None = None
-    answer: Future[AppendResult] = field(default_factory=Future)
+    """The rows of a small body, each a complete JSON object, or None if they have not been separated."""
+    unknown_keys: UnknownKeys = NO_KEYS
+    """Keys that no column reads."""
+    has_unrelated_event: bool = False
+    """At least one event has no key that a column reads."""
     digest: str = ""
-    into: Name | None = None
-    whole: bool = True
-    writer: str = ""
-    unknown: UnknownKeys = NO_KEYS
-    strange: bool = False
+    """The body's SHA-256, for appends with an idempotency key."""
+    future: Future[AppendResult] = field(default_factory=Future)
+    """Receives the result."""
+    writer: str = field(init=False)
+    """Whose queue the append waits in: the bound tenant's, or that of a token without a tenant."""
+
+    def __post_init__(self) -> None:
+        self.writer = writer_id(self.bound_tenant, self.token)
 
     @property
-    def joins(self) -> bool:
-        """Whether it may be stored together with others: JSON that goes into the datasource itself."""
-        return self.format is Input.NDJSON and self.into is None
+    def can_be_joined(self) -> bool:
+        """Whether the append may share a batch with others: it is JSON for the datasource's own table."""
+        return self.format is Input.NDJSON and self.target is None
+
+
+def writer_id(bound_tenant: str | None, token: str) -> str:
+    """The identity of a writer: the tenant that its token is bound to, or else the token."""
+    return f"token {token}" if bound_tenant is None else f"tenant {bound_tenant}"
 
 
 @dataclass(slots=True)
 class RejectedRow:
-    """A row that cannot be stored: its number in the batch, its text, and what is wrong in which columns.
-
-    `header` is the first line of the CSV file that it stood in.
-    """
+    """A row that cannot be stored, and why."""
 
     number: int
+    """The row's position in its batch, from 0."""
     text: bytes
+    """The row as it was sent."""
     format: Input
     columns: list[str] = field(default_factory=list)
+    """The columns at fault, one for each of `reasons`; empty where a reason concerns the whole row."""
     reasons: list[str] = field(default_factory=list)
     values: dict[str, str | None] = field(default_factory=dict)
-    foreign: bool = False
+    """The row's values by column, as text."""
+    is_foreign: bool = False
+    """The row names another tenant than the one that the token is bound to."""
     header: bytes = b""
+    """The header line of the row's CSV file."""
 
     def add(self, column: str, reason: str) -> None:
+        """Add a reason, unless the column has one."""
         if column not in self.columns:
             self.columns.append(column)
             self.reasons.append(reason)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class RowTexts:
+    """The rows of one append as they were sent. A row's number is its position, from 0."""
+
+    texts: Sequence[bytes]
+    format: Input
+    header: bytes = b""
+    """The header line of a CSV file."""
+
+
+@dataclass(frozen=True, slots=True)
 class AppendSlice:
-    """One append's share of a batch: rows `start` to `stop`. `refused` says why none of them is stored."""
+    """One append's share of a batch: the rows from `start` up to, but not including, `stop`."""
 
     append: Append
     start: int
     stop: int
-    refused: RookeryError | None = None
+
+    @property
+    def rows(self) -> int:
+        return self.stop - self.start
+
+    def __contains__(self, number: int) -> bool:
+        return self.start <= number < self.stop
 
 
-@dataclass(slots=True)
-class Batch:
-    """Appends on their way into a datasource together, in a stage table.
-
-    `size` is theirs in bytes. `numbered` says whether rows in the stage carry their numbers, which only those that
-    are good do. `searching` says that its bad rows may be searched for now. `usual` says that its rows go by the
-    short conditions and values. `refused` are bad rows for which quarantine has no room. `ignored` are columns of its
-    file that the datasource does not have. `handed` says that somebody else gives the table back, `visible` is an
-    `Outcome`'s.
-    """
+@dataclass(frozen=True, slots=True)
+class StagedBatch:
+    """Appends whose rows are in a stage."""
 
     id: str
-    stage: StageSchema
+    schema: StageSchema
+    """How the rows are staged."""
     table: Name
-    portions: list[AppendSlice]
-    bound: str | None
+    """The stage."""
+    slices: tuple[AppendSlice, ...]
+    bound_tenant: str | None
+    """The tenant that the token of every append is bound to."""
     size: int
-    rows: int = 0
+    """Bytes of the bodies."""
+    may_inspect: bool = False
+    """Bad rows may be searched for on this thread. Otherwise the batch fails when it has any."""
+    ignored_columns: tuple[str, ...] = ()
+    """Columns of a file that the datasource does not have."""
+
+    @property
+    def datasource(self) -> str:
+        return self.schema.source.name
+
+    @property
+    def target(self) -> Name | None:
+        """The table to store in, if it is not the datasource's own."""
+        return self.slices[0].append.target
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedBatch:
+    """A staged batch with the rows that are known to be bad.
+
+    Before it is inspected, rows may be bad without being listed: they are found when the batch is stored.
+    """
+
+    staged: StagedBatch
+    fast: bool = False
+    """Rows are validated by the fast checks."""
+    inspected: bool = False
+    """Every row has been validated, so `rejected` is complete."""
     numbered: bool = False
-    searching: bool = False
-    usual: bool = False
-    bad: dict[int, RejectedRow] = field(default_factory=dict)
-    refused: set[int] = field(default_factory=set)
-    header: bytes = b""
-    ignored: tuple[str, ...] = ()
-    handed: bool = False
-    visible: Future[bool] | None = None
+    """The stage has row numbers, and only rows that can be stored."""
+    rejected: Mapping[int, RejectedRow] = field(default_factory=dict)
+    """Rows that cannot be stored, by their number."""
+    discarded: frozenset[int] = frozenset()
+    """Rejected rows that the writer's quota of quarantine does not admit."""
+    refusal: RookeryError | None = None
+    """Why the batch, of one append, is refused as a whole."""
 
     @property
     def condition(self) -> str:
-        """SQL that tells which rows of the stage are stored."""
+        """The SQL condition for staged rows that are stored."""
         if self.numbered:
             return "1"
-        return condition(self.stage, self.bound, usual=self.usual)
+        return condition(self.staged.schema, self.staged.bound_tenant, usual=self.fast)
 
     @property
-    def good(self) -> int:
-        """Rows that are to be stored."""
-        return sum(p.stop - p.start - self.bad_in(p) for p in self.portions if not p.refused)
+    def stored_rows(self) -> int:
+        """How many rows are to be stored."""
+        return 0 if self.refusal else sum(s.rows - self.rejected_in(s) for s in self.staged.slices)
 
-    def bad_in(self, portion: AppendSlice) -> int:
-        """Rows of a portion that cannot be stored."""
-        return sum(portion.start <= n < portion.stop for n in self.bad)
+    def rejected_in(self, share: AppendSlice) -> int:
+        """How many rows of an append cannot be stored."""
+        return sum(number in share for number in self.rejected)
 
-    def refused_in(self, portion: AppendSlice) -> int:
-        """Bad rows of a portion that are not kept."""
-        return sum(portion.start <= n < portion.stop for n in self.refused)
+    def discarded_in(self, share: AppendSlice) -> int:
+        """How many rejected rows of an append are not kept in quarantine."""
+        return sum(number in share for number in self.discarded)
 
-    def first_bad(self, portion: AppendSlice) -> Fault | None:
-        """The first row of a portion that cannot be stored."""
-        number = min((n for n in self.bad if portion.start <= n < portion.stop), default=None)
+    def leaves_nothing(self, share: AppendSlice) -> bool:
+        """Whether no row of an append is stored or quarantined, so that it can be sent again as if it were new."""
+        return 0 < share.rows == self.discarded_in(share)
+
+    def first_bad_row(self, share: AppendSlice) -> RowFault | None:
+        """The first row of an append that cannot be stored."""
+        number = min((n for n in self.rejected if n in share), default=None)
         if number is None:
             return None
-        bad = self.bad[number]
-        return Fault(number - portion.start + 1, tuple(bad.columns), tuple(bad.reasons))
+        row = self.rejected[number]
+        return RowFault(number - share.start + 1, tuple(row.columns), tuple(row.reasons))

@@ -1,23 +1,25 @@
-"""Finding the bad rows of a batch that did not go in as it is.
+"""Finds the bad rows of a batch that could not be stored as a whole.
 
-Every row gets a number, and the engine reads the batch once more, leaving out what it cannot read: rows whose number
-is missing are bad. Which of their columns are, it is asked column by column. So a thousand bad rows cost as many
-passes as there are columns, and not an insert each, and the engine's own parser is the only judge throughout.
+Each row gets a number, and the engine reads the batch again with settings under which it skips rows that it cannot
+read: rows whose numbers are missing from the stage are bad. Which values are wrong is found column by column. So a
+thousand bad rows cost as many passes as there are columns, rather than an INSERT each, and the engine's own parser
+remains the only judge.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from engine.errors import RookeryError
-from engine.ingest.batch import RejectedRow
+from engine.ingest.batch import RejectedRow, RowTexts, StagedBatch
 from engine.ingest.formats.body_rows import has_no_known_key
 from engine.ingest.formats.csv_records import is_unterminated
 from engine.ingest.formats.json_values import has_unknown_escape
-from engine.ingest.read_settings import is_too_large, opens_too_far
-from engine.ingest.unreadable_values import alone, blame_rest, blame_value, has_borders
-from engine.ingest.validation import ASIDE, UNDECIDED, Judge, default_throws
+from engine.ingest.read_settings import is_too_large, too_large_to_read
+from engine.ingest.unreadable_values import explain_row, explain_value, has_clear_boundaries, single_values
+from engine.ingest.validation import ENGINE_CONTEXT, UNCHECKED, Judge, default_fails
 from engine.ingest.values.rejections import (
     MAX_SHOWN_CHARACTERS,
     has_all_cells,
@@ -27,7 +29,7 @@ from engine.ingest.values.rejections import (
     values_of,
 )
 from engine.ingest.values.shared_keys import spread
-from engine.ingest.values.staging import ROW_NUMBER_COLUMN, StageSchema, stage_ddl
+from engine.ingest.values.staging import ROW_NUMBER_COLUMN, stage_ddl
 from engine.project.model import Column
 from engine.schema import Name
 from engine.warehouse import ddl
@@ -37,210 +39,236 @@ TOLERANT_SETTINGS: Mapping[str, int] = {
     "input_format_allow_errors_num": 2_000_000_000,
     "input_format_allow_errors_ratio": 1,
 }
-UNEXPLAINED = "the row cannot be read; why was not looked for, as too many other rows are bad"
+UNEXPLAINED = "the row cannot be read; the reason was not determined, because too many other rows are bad"
 _STOPPED_AT = re.compile(r"while reading the value of key (\w+)")
 _EMPTY_OBJECT = re.compile(rb"\{\s*\}")
+_MAX_REASON_CHARACTERS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class SearchLimits:
+    """How much work the search for one append's bad rows may be."""
+
+    explained_rows: int
+    """Unreadable rows whose reasons are determined."""
+    failed_tries: int
+    """INSERTs and queries that may fail while rows are separated by halving. Failures are slow."""
 
 
 class Bisection:
-    """Reads a batch's rows into a stage, numbered, and tells which are bad and why."""
+    """Stages the rows of one append with their numbers, and finds those that are bad and why.
+
+    Runs on a `search` thread, which owns the stage until the append has its result.
+    """
 
     def __init__(
         self,
         warehouse: Warehouse,
-        stage: StageSchema,
-        table: Name,
+        batch: StagedBatch,
+        rows: RowTexts,
         settings: Mapping[str, int | str],
-        limits: tuple[int, int],
+        limits: SearchLimits,
     ) -> None:
-        """`limits` are the bad rows that are explained, and the inserts that may fail while rows are parted."""
         self._warehouse = warehouse
-        self._stage = stage
-        self._table = table
+        self._batch = batch
+        self._schema = batch.schema
+        self._table = batch.table
+        self._rows = rows
+        # One thread: rows are read in order, and a failure belongs to the rows of its own block.
         self._settings = {**settings, **TOLERANT_SETTINGS, "input_format_parallel_parsing": 0, "max_threads": 1}
-        self._explained, self._most_tries = limits
-        self._tries = 0
-        self._undecided: set[int] = set()
-        self._stopped: dict[int, str] = {}
+        self._limits = limits
+        self._failed_tries = 0
+        self._unchecked: set[int] = set()
+        self._stopped_at: dict[int, str] = {}
 
-    def read(self, rows: Sequence[bytes], format: Input, header: bytes, compare_keys: bool) -> dict[int, RejectedRow]:
-        """Fill the (empty) stage with the rows that can be read. Returns the others by number, from 0.
-
-        With `compare_keys`, events that have none of the datasource's keys are bad.
-        """
-        strangers = self._strangers(rows) if compare_keys and format is Input.NDJSON else set()
-        sound = self._numbered({n: row for n, row in enumerate(rows) if n not in strangers}, format)
-        there = self._insert(sound, format, header)
-        bad = {n: RejectedRow(n, row, format, header=header) for n, row in enumerate(rows) if n not in there}
-        if bad:
+    def read(self) -> dict[int, RejectedRow]:
+        """Fill the (empty) stage with the rows that can be read. Returns the others by number."""
+        unrelated = self._unrelated_events()
+        numbered = self._numbered(n for n in range(len(self._rows.texts)) if n not in unrelated)
+        staged = self._insert(numbered)
+        rejected = {n: self._rejected(n) for n in range(len(self._rows.texts)) if n not in staged}
+        if rejected:
             self._warehouse.execute(f"TRUNCATE TABLE {self._table.sql()}")
-            for n in strangers:
-                bad[n].add("", strange(rows[n]))
-            for n in self._undecided:
-                bad[n].add("", UNDECIDED)
-            if format is Input.CSV:
-                for row in bad.values():
-                    if not is_unterminated(row.text) and not has_all_cells(row.text, header):
-                        row.add("", unreadable(row.text, format, header))
-            for n, why in self._stopped.items():
-                self._tell(bad[n], why, format, header)
-            unclear = [n for n in bad if n in sound and not bad[n].columns]
-            for n in unclear[self._explained :]:
-                bad[n].add("", UNEXPLAINED)
-            self._explain(bad, {n: sound[n] for n in unclear[: self._explained]}, format, header)
-            left = {n: text for n, text in sound.items() if n not in bad}
-            again = self._insert(left, format, header, together=True)
-            for n in left.keys() - again:
-                bad[n] = RejectedRow(n, rows[n], format, header=header)
-                bad[n].add("", "the row cannot be read")
-        for row in bad.values():
-            row.values = values_of(row.text, format, header, self._stage)
-        return bad
+            for n in unrelated:
+                rejected[n].add("", strange(rejected[n].text))
+            self._explain(rejected, numbered)
+            self._stage_readable({n: text for n, text in numbered.items() if n not in rejected}, rejected)
+        for row in rejected.values():
+            row.values = self._values_of(row)
+        return rejected
 
-    def check(
-        self, bound: str | None, rows: Sequence[bytes], format: Input, header: bytes = b""
-    ) -> dict[int, RejectedRow]:
-        """Rows of the filled stage that do not meet what is asked of them, or cannot be stored, by number."""
+    def validate(self) -> dict[int, RejectedRow]:
+        """The staged rows that fail a condition of the datasource or cannot be stored, by number."""
+        judge = Judge(self._warehouse, self._batch, self._rows, self.stage_only, self._limits.failed_tries)
+        return judge.judge()
 
-        def stage_again(numbers: Collection[int]) -> None:
-            self.keep_only({n: rows[n] for n in numbers}, format, header)
-
-        judge = Judge(self._warehouse, self._stage, self._table, rows, format, header, stage_again, self._most_tries)
-        return judge.judge(bound)
-
-    def keep_only(self, rows: Mapping[int, bytes], format: Input, header: bytes = b"") -> None:
-        """Stage these rows and no others."""
+    def stage_only(self, numbers: Collection[int]) -> None:
+        """Replace the stage's rows with these, which are known to be readable."""
         self._warehouse.execute(f"TRUNCATE TABLE {self._table.sql()}")
-        self._insert(self._numbered(rows, format), format, header, together=True)
+        self._insert(self._numbered(numbers), is_readable=True)
 
-    def _strangers(self, rows: Sequence[bytes]) -> set[int]:
-        """Events that have none of the datasource's keys."""
-        return {n for n, row in enumerate(rows) if has_no_known_key(loaded(row), self._stage.keys)}
+    def _rejected(self, number: int) -> RejectedRow:
+        return RejectedRow(number, self._rows.texts[number], self._rows.format, header=self._rows.header)
 
-    def _numbered(self, rows: Mapping[int, bytes], format: Input) -> dict[int, bytes]:
-        """Rows with their numbers in front, as the stage takes them; a row that cannot have one is bad."""
-        found = {n: _numbered(n, row, format) for n, row in rows.items()}
-        sound = {n: row for n, row in found.items() if row is not None}
-        if not self._stage.shared or format is not Input.NDJSON:
-            return sound
-        return {n: text for n, row in sound.items() if (text := spread(row, self._stage.shared)) is not None}
+    def _values_of(self, row: RejectedRow) -> dict[str, str | None]:
+        return values_of(row.text, self._rows.format, self._rows.header, self._schema)
+
+    def _unrelated_events(self) -> set[int]:
+        """Events without any of the datasource's keys, where the conditions would let them pass."""
+        if self._rows.format is not Input.NDJSON or not self._schema.takes_empty(self._batch.bound_tenant):
+            return set()
+        return {n for n, row in enumerate(self._rows.texts) if has_no_known_key(loaded(row), self._schema.keys)}
+
+    def _explain(self, rejected: Mapping[int, RejectedRow], numbered: Mapping[int, bytes]) -> None:
+        """Add the reasons to unreadable rows, for as many as the limits allow."""
+        for n in self._unchecked:
+            rejected[n].add("", UNCHECKED)
+        if self._rows.format is Input.CSV:
+            for row in rejected.values():
+                if not is_unterminated(row.text) and not has_all_cells(row.text, self._rows.header):
+                    row.add("", unreadable(row.text, self._rows.format, self._rows.header))
+        for n, message in self._stopped_at.items():
+            self._explain_stop(rejected[n], message)
+        unexplained = [n for n in rejected if n in numbered and not rejected[n].columns]
+        for n in unexplained[self._limits.explained_rows :]:
+            rejected[n].add("", UNEXPLAINED)
+        self._explain_values(rejected, {n: numbered[n] for n in unexplained[: self._limits.explained_rows]})
+
+    def _stage_readable(self, readable: Mapping[int, bytes], rejected: dict[int, RejectedRow]) -> None:
+        """Stage the readable rows again. Rows that now fail, contrary to the first try, are rejected as well."""
+        staged = self._insert(readable, is_readable=True)
+        for n in readable.keys() - staged:
+            rejected[n] = self._rejected(n)
+            rejected[n].add("", "the row cannot be read")
+
+    def _numbered(self, numbers: Iterable[int]) -> dict[int, bytes]:
+        """Rows with their numbers in front, as the stage reads them. Rows that cannot be numbered are missing: they
+        are bad."""
+        texts = {n: _numbered_row(n, self._rows.texts[n], self._rows.format) for n in numbers}
+        numbered = {n: text for n, text in texts.items() if text is not None}
+        if not self._schema.shared or self._rows.format is not Input.NDJSON:
+            return numbered
+        spread_rows = {n: spread(text, self._schema.shared) for n, text in numbered.items()}
+        return {n: text for n, text in spread_rows.items() if text is not None}
 
     def _insert(
         self,
         rows: Mapping[int, bytes],
-        format: Input,
-        header: bytes,
+        header: bytes | None = None,
         columns: Sequence[str] = (),
         *,
-        together: bool = False,
+        is_readable: bool = False,
     ) -> set[int]:
-        """Which of the numbered rows the engine reads; a number that comes twice counts for none.
+        """Insert numbered rows into the stage. Returns the numbers that arrived, each exactly once.
 
-        Records of CSV that span lines are read one by one, unless they are known to be sound `together`: at a bad
-        one the engine would go on in the middle of it.
+        CSV records that span lines are inserted one by one, unless they are known to be readable: the engine skips
+        the first line of a bad record and continues in the middle of it.
         """
         if not rows:
             return set()
-        if format is Input.CSV and not together and any(b"\n" in row for row in rows.values()):
-            return self._by_lines(rows, header, columns)
-        body = b"\n".join(rows.values()) + b"\n"
-        if format is Input.CSV:
-            body = ROW_NUMBER_COLUMN.encode() + b"," + header + b"\n" + body
-        names = (ROW_NUMBER_COLUMN, *columns) if columns else ()
+        header = self._rows.header if header is None else header
+        is_csv = self._rows.format is Input.CSV
+        if is_csv and not is_readable and any(b"\n" in row for row in rows.values()):
+            return self._insert_multiline(rows, header, columns)
         try:
-            self._warehouse.insert(self._table.sql(), body, format, names, self._settings)
+            self._warehouse.insert(
+                self._table.sql(),
+                self._body(rows, header),
+                self._rows.format,
+                (ROW_NUMBER_COLUMN, *columns) if columns else (),
+                self._settings,
+            )
         except RookeryError as exc:
             if is_too_large(exc):
-                raise opens_too_far(exc, int(self._settings["max_memory_usage"])) from exc
+                raise too_large_to_read(exc, int(self._settings["max_memory_usage"])) from exc
             if exc.is_server_fault:
                 raise
-            return self._parted(rows, format, header, columns, exc)
-        there = self._warehouse.query(f"SELECT {ROW_NUMBER_COLUMN}, count() FROM {self._table.sql()} GROUP BY 1")
-        return {int(n) for n, times in there.rows if times == 1 and int(n) in rows}
+            return self._insert_halves(rows, header, columns, exc)
+        # Records without a number read as 0, so a number that arrives more than once identifies no row.
+        result = self._warehouse.query(f"SELECT {ROW_NUMBER_COLUMN}, count() FROM {self._table.sql()} GROUP BY 1")
+        return {int(n) for n, times in result.rows if times == 1 and int(n) in rows}
 
-    def _by_lines(self, rows: Mapping[int, bytes], header: bytes, columns: Sequence[str]) -> set[int]:
-        """The same for CSV with records that span lines: these all at once if that goes well, or else each alone."""
+    def _body(self, rows: Mapping[int, bytes], header: bytes) -> bytes:
+        """Numbered rows as the body of an INSERT."""
+        body = b"\n".join(rows.values()) + b"\n"
+        return b"%s,%s\n%s" % (ROW_NUMBER_COLUMN.encode(), header, body) if self._rows.format is Input.CSV else body
+
+    def _insert_multiline(self, rows: Mapping[int, bytes], header: bytes, columns: Sequence[str]) -> set[int]:
+        """Insert CSV records of which some span lines: those all at once if that succeeds, else each by itself."""
         long = {n: row for n, row in rows.items() if b"\n" in row}
         short = {n: row for n, row in rows.items() if n not in long}
-        found = self._insert(short, Input.CSV, header, columns)
-        if self._insert(long, Input.CSV, header, columns, together=True) == long.keys():
-            return found | long.keys()
+        staged = self._insert(short, header, columns)
+        if self._insert(long, header, columns, is_readable=True) == long.keys():
+            return staged | long.keys()
         self._warehouse.execute(f"TRUNCATE TABLE {self._table.sql()}")
-        found = self._insert(short, Input.CSV, header, columns)
+        staged = self._insert(short, header, columns)
         for n, row in long.items():
-            self._tries += 1
-            if self._tries > self._most_tries:
-                self._undecided.add(n)
+            self._failed_tries += 1
+            if self._failed_tries > self._limits.failed_tries:
+                self._unchecked.add(n)
             else:
-                found |= self._insert({n: row}, Input.CSV, header, columns, together=True)
-        return found
+                staged |= self._insert({n: row}, header, columns, is_readable=True)
+        return staged
 
-    def _parted(
-        self,
-        rows: Mapping[int, bytes],
-        format: Input,
-        header: bytes,
-        columns: Sequence[str],
-        exc: RookeryError,
+    def _insert_halves(
+        self, rows: Mapping[int, bytes], header: bytes, columns: Sequence[str], exc: RookeryError
     ) -> set[int]:
-        """The same, for rows at one of which the engine stops instead of leaving it out: a time out of its range."""
-        self._tries += 1
+        """Insert rows by halves: the engine stopped at one instead of skipping it, as for a time out of range."""
+        self._failed_tries += 1
         if len(rows) == 1:
-            self._stopped |= dict.fromkeys(rows, exc.message)
+            self._stopped_at |= dict.fromkeys(rows, exc.message)
             return set()
-        if self._tries > self._most_tries:
-            self._undecided |= rows.keys()
+        if self._failed_tries > self._limits.failed_tries:
+            self._unchecked |= rows.keys()
             return set()
         pairs = list(rows.items())
         middle = len(pairs) // 2
-        first = self._insert(dict(pairs[:middle]), format, header, columns)
-        return first | self._insert(dict(pairs[middle:]), format, header, columns)
+        first = self._insert(dict(pairs[:middle]), header, columns)
+        return first | self._insert(dict(pairs[middle:]), header, columns)
 
-    def _tell(self, row: RejectedRow, why: str, format: Input, header: bytes) -> None:
-        """Why the engine stopped at a row."""
-        found = _STOPPED_AT.search(why)
-        staged = next((c for c in self._stage.columns if found and c.name == found[1]), None)
-        if staged is None:
-            blamed = self._throwing_defaults(row, format, header)
-            for column in blamed:
-                row.add(*default_throws(column, blamed[column]))
-            if not blamed:
-                row.add("", ASIDE.split(why)[0][:200])
+    def _explain_stop(self, row: RejectedRow, message: str) -> None:
+        """Add the reason for which the engine stopped at a row."""
+        match = _STOPPED_AT.search(message)
+        staged = next((c for c in self._schema.columns if match and c.name == match[1]), None)
+        if staged is not None:
+            value = (self._values_of(row).get(staged.column) or "")[:MAX_SHOWN_CHARACTERS]
+            type = next(c.type for c in self._schema.source.columns if c.name == staged.column)
+            row.add(staged.column, f"`{value}` does not fit {type}")
             return
-        shown = (values_of(row.text, format, header, self._stage).get(staged.column) or "")[:MAX_SHOWN_CHARACTERS]
-        kind = next(c.type for c in self._stage.source.columns if c.name == staged.column)
-        row.add(staged.column, f"`{shown}` does not fit {kind}")
+        defaults = self._failing_defaults(row)
+        for column, why in defaults.items():
+            row.add(*default_fails(column, why))
+        if not defaults:
+            row.add("", ENGINE_CONTEXT.split(message)[0][:_MAX_REASON_CHARACTERS])
 
-    def _throwing_defaults(self, row: RejectedRow, format: Input, header: bytes) -> dict[Column, str]:
-        """Columns that a row lacks and whose defaults throw on its other values, and what they say."""
-        values = values_of(row.text, format, header, self._stage)
-        wanted = [c for c in self._stage.columns if c.default and values.get(c.column) is None]
-        sound = self._numbered({row.number: row.text}, format)
-        if not (wanted and sound):
+    def _failing_defaults(self, row: RejectedRow) -> dict[Column, str]:
+        """Columns that a row lacks and whose defaults throw on its other values, with the engine's messages."""
+        values = self._values_of(row)
+        wanted = [c for c in self._schema.columns if c.default and values.get(c.column) is None]
+        numbered = self._numbered([row.number])
+        if not (wanted and numbered):
             return {}
         bare = Name(self._table.database, f"{self._table.name}_bare")
-        body = sound[row.number] + b"\n"
-        if format is Input.CSV:
-            body = ROW_NUMBER_COLUMN.encode() + b"," + header + b"\n" + body
-        found: dict[Column, str] = {}
+        failing: dict[Column, str] = {}
         try:
-            self._warehouse.execute(stage_ddl(self._stage, bare, defaults=False))
-            self._warehouse.insert(bare.sql(), body, format, (), self._settings)
+            self._warehouse.execute(stage_ddl(self._schema, bare, defaults=False))
+            body = self._body(numbered, self._rows.header)
+            self._warehouse.insert(bare.sql(), body, self._rows.format, (), self._settings)
             for staged in wanted:
-                if why := self._why_not(f"SELECT ignore({staged.default}) FROM {bare.sql()}"):
-                    declared = next(c for c in self._stage.source.columns if c.name == staged.column)
-                    found[declared] = why
+                if message := self._refusal_of(f"SELECT ignore({staged.default}) FROM {bare.sql()}"):
+                    declared = next(c for c in self._schema.source.columns if c.name == staged.column)
+                    failing[declared] = message
         except RookeryError as exc:
             if exc.is_server_fault:
                 raise
         finally:
             self._warehouse.execute(ddl.drop_table(bare))
-        return found
+        return failing
 
-    def _why_not(self, query: str) -> str | None:
-        """What the engine says of a query's rows, if it refuses them."""
+    def _refusal_of(self, query: str) -> str | None:
+        """The engine's message if it refuses a query because of its rows."""
         try:
-            # Without the settings of the insert, toDate('2024-13-45') is a day and throws nothing.
+            # Without the settings of the INSERT, toDate('2024-13-45') is a day and throws nothing.
             self._warehouse.query(query, None, self._settings)
         except RookeryError as exc:
             if exc.is_server_fault:
@@ -248,31 +276,30 @@ class Bisection:
             return exc.message
         return None
 
-    def _explain(
-        self, bad: Mapping[int, RejectedRow], sound: Mapping[int, bytes], format: Input, header: bytes
-    ) -> None:
-        """Which value of each row cannot be read: every one is read alone, so that none is blamed for another."""
-        for n in (n for n in bad if n not in sound and not bad[n].columns):
-            blame_rest(bad[n], self._stage, unreadable(bad[n].text, format, header))
-        single = {n: alone(bad[n], self._stage) for n in sound}
-        for staged in {c.name: c for c in self._stage.columns}.values() if sound else ():
-            rows = {n: texts[staged.name] for n, texts in single.items() if staged.name in texts}
-            fine = self._insert(rows, format, staged.name.encode(), (staged.name,))
+    def _explain_values(self, rejected: Mapping[int, RejectedRow], numbered: Mapping[int, bytes]) -> None:
+        """Find the values that cannot be read. Each is read by itself, so that none is blamed for another."""
+        for n, row in rejected.items():
+            if n not in numbered and not row.columns:
+                explain_row(row, self._schema, unreadable(row.text, self._rows.format, self._rows.header))
+        values = {n: single_values(rejected[n], self._schema) for n in numbered}
+        for staged in {c.name: c for c in self._schema.columns}.values() if numbered else ():
+            rows = {n: texts[staged.name] for n, texts in values.items() if staged.name in texts}
+            readable = self._insert(rows, staged.name.encode(), (staged.name,))
             if rows:
                 self._warehouse.execute(f"TRUNCATE TABLE {self._table.sql()}")
-            for n in rows.keys() - fine:
-                blame_value(bad[n], staged, self._stage)
-        for row in bad.values():
+            for n in rows.keys() - readable:
+                explain_value(rejected[n], staged, self._schema)
+        for row in rejected.values():
             if not row.columns:
-                blame_rest(row, self._stage)
+                explain_row(row, self._schema)
 
 
-def _numbered(number: int, row: bytes, format: Input) -> bytes | None:
-    """The row with its number in front, or None where it cannot have one: it is bad by itself."""
+def _numbered_row(number: int, row: bytes, format: Input) -> bytes | None:
+    """A row with its number in front, or None if it is bad in itself, so that a number would not be read."""
     if format is Input.CSV:
         return None if is_unterminated(row) else b"%d,%s" % (number, row)
     text = row.strip()
-    if has_unknown_escape(text) or (not isinstance(loaded(text), dict) and not has_borders(text)):
+    if has_unknown_escape(text) or (not isinstance(loaded(text), dict) and not has_clear_boundaries(text)):
         return None
     if _EMPTY_OBJECT.fullmatch(text):
         return b'{"%s":%d}' % (ROW_NUMBER_COLUMN.encode(), number)

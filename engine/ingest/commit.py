@@ -1,6 +1,6 @@
-"""The step by which a batch becomes the datasource's: one INSERT from its stage, and on to the router.
+"""Commits batches: one INSERT from the stage into the datasource, then the handover to the fan-out.
 
-The answer to a request means that this has happened; everything behind landing follows from it.
+An append is acknowledged when its batch is committed. Nests, views and the pool follow from the datasource's rows.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import Future
-from functools import partial
 
 from engine.errors import UNDELIVERED, RookeryError
 from engine.fanout.failed_writes import was_removed_from
@@ -18,8 +17,8 @@ from engine.fanout.kept_rows import KEEPS_NOTHING, KeptBatch, columns_of, kept_t
 from engine.fanout.router import router_of
 from engine.fanout.suspended_views import insert_to_all, tenants_behind
 from engine.fanout.uncertain_batches import StagedInsert, uncertain_batches_of
-from engine.ingest.batch import Batch
-from engine.ingest.staging_pool import StagingPool
+from engine.ingest.batch import JudgedBatch
+from engine.ingest.staging_pool import BorrowedStage
 from engine.ingest.values.staging import taken
 from engine.schema import Name, literal
 from engine.warehouse import ddl
@@ -27,210 +26,246 @@ from engine.warehouse.errors import for_sender, is_transient
 from engine.workspace.workspace import Workspace
 
 ONE_THREAD_BYTES = 1 << 20
-"""Batches up to this many bytes are parsed and stored on one thread, which is faster."""
+"""Batches up to this size are parsed and stored on one of the engine's threads, which is faster."""
 ONE_THREAD_SETTINGS = {"max_threads": 1}
+
+Visibility = Future[bool] | None
+"""Whether a committed batch can be read from its tenants' tables: None if it can, else a future that says so."""
 
 
 class Committer:
-    """Puts batches into their datasources."""
+    """Stores batches in their datasources. Called by several `ingest` and `search` threads at once."""
 
-    def __init__(self, workspace: Workspace, stages: StagingPool) -> None:
+    def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
-        self._stages = stages
         self._router = router_of(workspace)
-        self._doubts = uncertain_batches_of(workspace)
-        self._held: set[Name] = set()
-        self._orders: dict[str, threading.Lock] = {}
+        self._uncertain = uncertain_batches_of(workspace)
+        self._kept_tables: set[Name] = set()
+        self._commit_locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
-    def settle(self, datasource: str) -> None:
-        """Complete what is in doubt in a datasource, if anything is. Raises what keeps it from being complete."""
-        if self._doubts.contains(datasource):
-            with self._order(datasource):
-                self._doubts.complete(datasource)
+    def complete_uncertain(self, datasource: str) -> None:
+        """Complete the datasource's uncertain batches, if it has any. Raises RK5013 or RK6008 if that fails."""
+        if self._uncertain.contains(datasource):
+            with self._commit_lock(datasource):
+                self._uncertain.complete(datasource)
 
-    def put(self, batch: Batch) -> None:
-        """Store a batch's good rows. Raises RK5011 when they are stored and a view failed on them.
+    def commit(self, batch: JudgedBatch, stage: BorrowedStage) -> Visibility:
+        """Store the rows of a batch that are not rejected.
 
-        Any other error with status 503, 507 or 500 leaves the batch in doubt.
+        Raises RK5011 when the rows are stored and a view failed on them. Any other error with status 500, 503 or 507
+        makes the batch uncertain.
         """
-        source = batch.stage.source
-        router = self._router
-        if not source.is_landing:
-            self._put_ordinary(batch)
-            return
-        # One at a time: the router relies on the order, and a successor on that only the last can be in doubt
-        # without a note.
-        with self._order(source.name):
-            self._doubts.complete(source.name)
-            wanted = router.begin_commit(source.name, batch.id)
-            try:
-                everywhere = self._insert(batch)
-            except BaseException as exc:
-                if wanted:
-                    router.abort_commit(source.name, batch.id)
-                if not isinstance(exc, RookeryError) or exc.code is UNDELIVERED or is_transient(exc):
-                    why = getattr(exc, "detail", None) or str(exc)
-                    self._doubts.add(source.name, batch.id, why, staged=self._stored(batch, exc))
-                if isinstance(exc, RookeryError) and is_transient(exc):
-                    raise for_sender(exc) from exc
-                raise
-            self._doubts.batch_stored(source.name)
-            everywhere = everywhere and not self._misses(batch)
-            batch.visible = _told(everywhere)
-            if wanted:
-                router.committed(self._handed(batch, everywhere))
+        schema = batch.staged.schema
+        if schema.source.is_landing:
+            return self._commit_to_landing(batch, stage)
+        if batch.staged.target is not None or not self._feeds_views(schema.source.name):
+            return _visibility(self._insert(batch))
+        return self._commit_with_copy(batch, stage)
 
-    def _put_ordinary(self, batch: Batch) -> None:
-        """Store the good rows of a batch in a datasource whose rows do not name their batch."""
-        source = batch.stage.source
-        if batch.portions[0].append.into is not None or not self._feeds_views(source.name):
-            batch.visible = _told(self._insert(batch))
-            return
-        with self._order(source.name):
-            self._doubts.complete(source.name)
-            held = self._hold(batch)
+    def _commit_to_landing(self, batch: JudgedBatch, stage: BorrowedStage) -> Visibility:
+        """Store a batch in a landing datasource, whose rows name their batch."""
+        name, id = batch.staged.datasource, batch.staged.id
+        # One commit at a time per datasource: the fan-out needs to know the order of batches, and recovery after a
+        # kill assumes that at most one batch can be half-stored without a note, the newest.
+        with self._commit_lock(name):
+            self._uncertain.complete(name)
+            # The fan-out must expect the batch before its rows appear in landing, or it would read them from there.
+            is_routed = self._router.begin_commit(name, id)
             try:
-                everywhere = self._insert(batch, after=held.after)
+                reached_all = self._insert(batch)
             except BaseException as exc:
-                if not isinstance(exc, RookeryError) or exc.code is UNDELIVERED or is_transient(exc):
-                    batch.handed = True
-                    if was_removed_from(exc, Name(self._workspace.name, source.name)):
-                        # Views may have the batch although the table shows none of it.
-                        held.after = KEEPS_NOTHING
-                    self._doubts.add(source.name, batch.id, getattr(exc, "detail", None) or str(exc), held)
-                if isinstance(exc, RookeryError) and is_transient(exc):
-                    raise for_sender(exc) from exc
+                if is_routed:
+                    self._router.abort_commit(name, id)
+                if _may_be_stored(exc):
+                    self._uncertain.add(name, id, _text_of(exc), staged=self._repeatable_insert(batch, stage, exc))
+                _raise_for_sender(exc)
                 raise
-            self._doubts.batch_stored(source.name)
-            batch.visible = _told(everywhere)
+            self._uncertain.batch_stored(name)
+            reached_all = reached_all and not self._is_withheld(batch)
+            if not is_routed:
+                return _visibility(reached_all)
+            committed = self._handover(batch, stage)
+            self._router.committed(committed)
+            return committed.visible if reached_all else _visibility(False)
+
+    def _commit_with_copy(self, batch: JudgedBatch, stage: BorrowedStage) -> Visibility:
+        """Store a batch in a datasource that feeds views and whose rows do not name their batch.
+
+        If the INSERT fails halfway, the batch cannot be read back from the datasource, so its stage is kept.
+        """
+        name, id = batch.staged.datasource, batch.staged.id
+        with self._commit_lock(name):
+            self._uncertain.complete(name)
+            self._create_kept_table(batch)
+            newest = self._newest_block(batch)
+            try:
+                reached_all = self._insert(batch, after=newest)
+            except BaseException as exc:
+                if _may_be_stored(exc):
+                    if was_removed_from(exc, Name(self._workspace.name, name)):
+                        # Views may have the rows although the damaged part was removed from the datasource.
+                        newest = KEEPS_NOTHING
+                    self._uncertain.add(name, id, _text_of(exc), self._kept_rows(batch, stage, newest))
+                _raise_for_sender(exc)
+                raise
+            self._uncertain.batch_stored(name)
+            return _visibility(reached_all)
 
     def _feeds_views(self, datasource: str) -> bool:
-        """Whether views are made of a datasource's rows."""
+        """Whether a materialized pipe reads the datasource."""
         snapshot = self._workspace.current
         pipes = snapshot.build.materialized()
         return snapshot.derived(
             ("feeds", datasource), lambda: any(p.target and datasource in p.target.triggers for p in pipes)
         )
 
-    def _hold(self, batch: Batch) -> KeptBatch:
-        """What a batch is completed from if storing it fails half-way."""
-        source = batch.stage.source
-        columns = columns_of(source)
-        table = kept_table(self._workspace, source.name, columns)
-        if table.name not in self._held:
+    def _create_kept_table(self, batch: JudgedBatch) -> None:
+        """Create the table for the rows of an uncertain batch now: on a failing disk it could not be created."""
+        source = batch.staged.schema.source
+        table = kept_table(self._workspace, source.name, columns_of(source))
+        if table.name not in self._kept_tables:
             self._workspace.warehouse.execute(ddl.create_table(table))
-            self._held.add(table.name)
-        keeps = source.engine.type != "Null"
-        name = Name(self._workspace.name, source.name)
+            self._kept_tables.add(table.name)
+
+    def _newest_block(self, batch: JudgedBatch) -> int:
+        """The newest block of the datasource's table, by which a later look tells whether it received the batch."""
+        source = batch.staged.schema.source
+        if source.engine.type == "Null":
+            return KEEPS_NOTHING
+        return newest_block(self._workspace.warehouse, Name(self._workspace.name, source.name))
+
+    def _kept_rows(self, batch: JudgedBatch, stage: BorrowedStage, newest: int) -> KeptBatch:
+        """What an uncertain batch is completed from. It owns the stage from now on."""
+        staged = batch.staged
         return KeptBatch(
-            source.name,
-            batch.id,
-            columns,
-            newest_block(self._workspace.warehouse, name) if keeps else KEEPS_NOTHING,
-            taken(batch.stage, batch.bound, usual=batch.usual),
-            f"{batch.table.sql()} WHERE {_stored(batch)}",
-            partial(self._stages.give_back, batch.stage, batch.table),
+            staged.datasource,
+            staged.id,
+            columns_of(staged.schema.source),
+            newest,
+            taken(staged.schema, staged.bound_tenant, usual=batch.fast),
+            f"{staged.table.sql()} WHERE {_stored_condition(batch)}",
+            stage.hand_over(),
         )
 
-    def _stored(self, batch: Batch, exc: BaseException) -> StagedInsert | None:
-        """The batch's insert, to be repeated from its stage, if its rows have been taken out of landing alone."""
-        if not was_removed_from(exc, Name(self._workspace.name, batch.stage.source.name)):
+    def _repeatable_insert(self, batch: JudgedBatch, stage: BorrowedStage, exc: BaseException) -> StagedInsert | None:
+        """The batch's INSERT, to be repeated from its stage, if the error has removed its rows from landing alone."""
+        if not was_removed_from(exc, Name(self._workspace.name, batch.staged.datasource)):
             return None
-        batch.handed = True
-        return StagedInsert(self._statement(batch), partial(self._stages.give_back, batch.stage, batch.table))
+        return StagedInsert(self._statement(batch), stage.hand_over())
 
-    def _misses(self, batch: Batch) -> bool:
-        """Whether rows of the batch do not reach all of their tenants' tables, since a view is down. Never raises."""
-        tenants = tenants_behind(self._workspace.current, batch.stage.source.name)
-        if tenants is None or batch.bound is not None:
-            return tenants is None or batch.bound in tenants
-        if not tenants or batch.stage.tenant is None:
+    def _is_withheld(self, batch: JudgedBatch) -> bool:
+        """Whether a suspended view keeps rows of the batch from some of their tenants' tables. Never raises."""
+        staged = batch.staged
+        tenants = tenants_behind(self._workspace.current, staged.datasource)
+        if tenants is None or staged.bound_tenant is not None:
+            return tenants is None or staged.bound_tenant in tenants
+        if not tenants or staged.schema.tenant is None:
             return False
         try:
-            found = self._workspace.warehouse.query(
-                f"SELECT 1 FROM {batch.table.sql()} WHERE ({_stored(batch)}) "
-                f"AND has({{t:Array(String)}}, {batch.stage.tenant.value}) LIMIT 1",
+            result = self._workspace.warehouse.query(
+                f"SELECT 1 FROM {staged.table.sql()} WHERE ({_stored_condition(batch)}) "
+                f"AND has({{t:Array(String)}}, {staged.schema.tenant.value}) LIMIT 1",
                 {"t": [*sorted(tenants)]},
             )
         except RookeryError:
-            # The rows are in landing, and the router must hear of them whatever fails here.
+            # The rows are in landing: the router must receive the batch, whatever fails here.
             return True
-        return bool(found.rows)
+        return bool(result.rows)
 
-    def _order(self, datasource: str) -> threading.Lock:
+    def _commit_lock(self, datasource: str) -> threading.Lock:
         with self._lock:
-            return self._orders.setdefault(datasource, threading.Lock())
+            return self._commit_locks.setdefault(datasource, threading.Lock())
 
-    def _handed(self, batch: Batch, everywhere: bool) -> CommittedBatch:
-        """What the router gets. The stage comes along unless some of its values would be computed anew."""
-        source, stage = batch.stage.source, batch.stage
-        assert stage.tenant is not None
-        delivered = Future[bool]()
-        batch.handed = stage.repeatable
-        if everywhere:
-            batch.visible = delivered
+    def _handover(self, batch: JudgedBatch, stage: BorrowedStage) -> CommittedBatch:
+        """What the router receives: with the stage, unless reading it again would give other values."""
+        staged, schema = batch.staged, batch.staged.schema
+        assert schema.tenant is not None
+        has_stage = schema.repeatable
         return CommittedBatch(
-            batch=batch.id,
-            datasource=source.name,
-            table=batch.table.sql() if batch.handed else "",
-            values=taken(stage, batch.bound, usual=batch.usual),
-            tenant=literal(batch.bound) if batch.bound is not None else stage.tenant.value,
-            condition=_stored(batch),
-            columns=tuple(c.name for c in source.columns),
-            rows=batch.good,
-            size=batch.size if batch.handed else 0,
+            batch=staged.id,
+            datasource=staged.datasource,
+            table=staged.table.sql() if has_stage else "",
+            values=taken(schema, staged.bound_tenant, usual=batch.fast),
+            tenant=literal(staged.bound_tenant) if staged.bound_tenant is not None else schema.tenant.value,
+            condition=_stored_condition(batch),
+            columns=tuple(c.name for c in schema.source.columns),
+            rows=batch.stored_rows,
+            size=staged.size if has_stage else 0,
             at=time.time(),
-            release=partial(self._stages.give_back, stage, batch.table) if batch.handed else _nothing,
-            visible=delivered,
+            release=stage.hand_over() if has_stage else _release_nothing,
+            visible=Future[bool](),
         )
 
-    def _insert(self, batch: Batch, after: int | None = None) -> bool:
-        own = batch.portions[0].append.into is None
-        block = BlockRange(batch.stage.source.name, batch.id, _counted(batch), after) if own else None
-        may_retry = block is None or self._doubts.may_retry(block.datasource)
+    def _insert(self, batch: JudgedBatch, after: int | None = None) -> bool:
+        """Run the INSERT. Returns whether every view has the rows; false if one was suspended."""
+        staged = batch.staged
+        block = None
+        if staged.target is None:
+            block = BlockRange(staged.datasource, staged.id, _rows_by_tenant(batch), after)
+        may_retry = block is None or self._uncertain.may_retry(block.datasource)
         return insert_to_all(self._workspace, self._statement(batch), block, may_retry=may_retry)
 
-    def _statement(self, batch: Batch) -> str:
-        target = (batch.portions[0].append.into or Name(self._workspace.name, batch.stage.source.name)).sql()
-        columns = [c.name for c in batch.stage.source.columns]
+    def _statement(self, batch: JudgedBatch) -> str:
+        staged = batch.staged
+        target = (staged.target or Name(self._workspace.name, staged.datasource)).sql()
+        columns = [c.name for c in staged.schema.source.columns]
         condition = batch.condition
-        if _all_or_none(batch) and condition != "1":
-            # The batch is one block, so a row that throws keeps all of it out; which row it was is asked afterwards.
+        if _is_all_or_nothing(batch) and condition != "1":
+            # The batch is one block, so a row that throws keeps all of it out. The row is then searched for.
             condition = f"throwIf(NOT ({condition})) = 0"
-        rows = (
-            f"SELECT {taken(batch.stage, batch.bound, usual=batch.usual)} FROM {batch.table.sql()} WHERE {condition}"
-        )
-        settings = ONE_THREAD_SETTINGS if batch.size <= ONE_THREAD_BYTES else {}
-        return ddl.insert_block(target, columns, batch.id, rows, **settings)
+        values = taken(staged.schema, staged.bound_tenant, usual=batch.fast)
+        rows = f"SELECT {values} FROM {staged.table.sql()} WHERE {condition}"
+        settings = ONE_THREAD_SETTINGS if staged.size <= ONE_THREAD_BYTES else {}
+        return ddl.insert_block(target, columns, staged.id, rows, **settings)
 
 
-def _all_or_none(batch: Batch) -> bool:
-    """Whether one row that is not good keeps the whole batch out."""
-    return not batch.bad
+def _may_be_stored(exc: BaseException) -> bool:
+    """Whether a failed INSERT may have stored its rows, in the datasource or in some of the views."""
+    return not isinstance(exc, RookeryError) or exc.code is UNDELIVERED or is_transient(exc)
 
 
-def _counted(batch: Batch) -> str:
-    """A SELECT of the batch's rows by tenant."""
-    tenant = batch.stage.tenant
-    whose = literal(batch.bound) if batch.bound is not None else tenant.value if tenant is not None else "''"
-    counted = f"SELECT toString({whose}) AS _rk_tenant, count() FROM {batch.table.sql()}"
-    return f"{counted} WHERE {_stored(batch)} GROUP BY _rk_tenant"
+def _text_of(exc: BaseException) -> str:
+    return getattr(exc, "detail", None) or str(exc)
 
 
-def _stored(batch: Batch) -> str:
-    """SQL that tells which rows of the stage are in landing, once the batch is."""
-    return "1" if _all_or_none(batch) else batch.condition
+def _raise_for_sender(exc: BaseException) -> None:
+    """Raise a temporary failure in the words for the sender. Returns if the failure is of another kind."""
+    if isinstance(exc, RookeryError) and is_transient(exc):
+        raise for_sender(exc) from exc
 
 
-def _told(everywhere: bool) -> Future[bool] | None:
-    """What `wait=visible` is told of rows that went through views: nothing to wait for, or that one is down."""
-    if everywhere:
+def _is_all_or_nothing(batch: JudgedBatch) -> bool:
+    """Whether one bad row keeps the whole batch out, because none is known to be bad."""
+    return not batch.rejected
+
+
+def _rows_by_tenant(batch: JudgedBatch) -> str:
+    """A SELECT that counts the batch's rows by tenant."""
+    staged, tenant = batch.staged, batch.staged.schema.tenant
+    value = "''"
+    if staged.bound_tenant is not None:
+        value = literal(staged.bound_tenant)
+    elif tenant is not None:
+        value = tenant.value
+    # An alias that is a column's name would replace the column in the condition.
+    counts = f"SELECT toString({value}) AS _rk_tenant, count() FROM {staged.table.sql()}"
+    return f"{counts} WHERE {_stored_condition(batch)} GROUP BY _rk_tenant"
+
+
+def _stored_condition(batch: JudgedBatch) -> str:
+    """The SQL condition for staged rows that are in the datasource once the batch is."""
+    return "1" if _is_all_or_nothing(batch) else batch.condition
+
+
+def _visibility(reached_all: bool) -> Visibility:
+    """The visibility of rows that need no delivery: visible now, or never while a view is suspended."""
+    if reached_all:
         return None
-    told = Future[bool]()
-    told.set_result(False)
-    return told
+    visible = Future[bool]()
+    visible.set_result(False)
+    return visible
 
 
-def _nothing() -> None:
-    """Give back nothing: whoever borrowed the stage still has it."""
+def _release_nothing() -> None:
+    """Stands for returning a stage that was not handed over."""

@@ -1,8 +1,8 @@
-"""The way in: appends wait for each other and go into their datasource together.
+"""Accepts appends, coalesces those that wait at the same time into batches, and answers each with a future.
 
-While one batch of a datasource is being stored the next gathers, so that many small requests become few inserts and
-a lone request does not wait. Writers take turns, and bad rows are searched for on threads of their own, so that a
-writer's bad rows delay only what the same writer sends. What waits is bounded, in bytes.
+While a batch of a datasource is stored, the next one gathers, so many small requests become few INSERTs and a single
+request does not wait. Writers take turns. Bad rows are searched for on threads of their own, so that they delay only
+the writer that sent them. The bytes of waiting bodies are bounded.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
@@ -19,13 +19,12 @@ import structlog
 
 from engine import observe
 from engine.errors import CLOSED, INTERNAL, QUEUE_FULL, RookeryError
-from engine.ingest.batch import Append, AppendResult
-from engine.ingest.idempotency import Key, Receipt, Receipts, same_body
-from engine.ingest.insert_memory import Memory, needed
+from engine.ingest.batch import Append, AppendResult, writer_id
+from engine.ingest.idempotency import Key, Receipts, key_of, require_same_body
+from engine.ingest.insert_memory import InsertMemory, max_insert_bytes
 from engine.ingest.staging_pool import StagingPool
-from engine.ingest.writer import Attempt, BatchWriter, key_of
-from engine.ingest.writer_queues import Group, IngestQueue
-from engine.schema import Name
+from engine.ingest.writer import Attempt, BatchWriter, Results
+from engine.ingest.writer_queues import AppendGroup, IngestQueue
 from engine.warehouse.port import Input
 from engine.workspace.disk import require_space
 from engine.workspace.workspace import Workspace
@@ -33,364 +32,364 @@ from engine.workspace.workspace import Workspace
 log = structlog.get_logger("rookery.ingest")
 
 COALESCE_CALLERS = 4
-"""Callers from which on a batch waits for those that were just answered, while they come again."""
-COALESCE_QUIET_SECONDS, COALESCE_TIMEOUT_SECONDS = 0.003, 0.025
-"""Seconds without another newcomer that end the wait, and its longest."""
+"""Callers from which on the next batch is delayed until those that were just answered have sent their next append."""
+COALESCE_QUIET_SECONDS = 0.003
+"""Seconds without a new append that end the delay."""
+COALESCE_TIMEOUT_SECONDS = 0.025
+"""The longest delay."""
 MAX_WRITER_SHARE = 3
-"""A writer's share of the room for what waits, as a multiple of what it leaves free."""
+"""A writer's share of the memory for waiting bodies, as a multiple of the memory that it leaves free."""
 MAX_SEARCHES = 2
-"""Threads that search for bad rows, for all datasources."""
-_Done = dict[int, AppendResult | RookeryError]
-"""What became of appends, by their identity."""
+"""Threads that search for bad rows, for all datasources together."""
 
 
 class MemoryBudget:
-    """A request's share of the memory for what waits: taken while its body is read, left when it is answered."""
+    """One request's part of the memory for waiting bodies: reserved while it is read, released with the answer."""
 
     def __init__(self, gateway: Gateway, writer: str) -> None:
         self._gateway = gateway
         self._writer = writer
-        self._taken = 0
+        self._reserved = 0
 
-    def take(self, size: int) -> None:
-        """Take more room. Raises RK5010 when there is none."""
-        self._gateway.take(size, self._writer)
-        self._taken += size
+    def reserve(self, size: int) -> None:
+        """Reserve bytes. Raises RK5010 when the memory is used up."""
+        self._gateway.change_reservation(size, self._writer)
+        self._reserved += size
 
-    def keep(self, size: int) -> None:
-        """Have so much room and no more. Raises RK5010 when there is none."""
-        self.take(size - self._taken)
+    def release(self, size: int) -> None:
+        """Release some of the reserved bytes."""
+        self.reserve(-size)
 
-    def leave(self) -> None:
-        self._gateway.take(-self._taken, self._writer)
-        self._taken = 0
+    def resize(self, size: int) -> None:
+        """Reserve or release as many bytes as it takes to hold `size`. Raises RK5010 when the memory is used up."""
+        self.reserve(size - self._reserved)
+
+    def release_all(self) -> None:
+        self.release(self._reserved)
 
     def __enter__(self) -> MemoryBudget:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.leave()
+        self.release_all()
 
 
 class Gateway:
-    """Takes appends and answers each by its future."""
+    """Queues appends by datasource and writer, and stores them on the `ingest` and `search` threads."""
 
     def __init__(self, workspace: Workspace, stages: StagingPool) -> None:
         self._workspace = workspace
         self.receipts = Receipts(workspace)
-        self._ingestion = BatchWriter(workspace, stages, self.receipts)
-        self._lanes: dict[str, IngestQueue] = {}
-        self._flying: dict[Key, Append] = {}
+        self.replay_lock = threading.Lock()
+        """Held during a replay of quarantined rows: two replays of one row would both read it before either removes
+        it."""
+        self._writer = BatchWriter(workspace, stages, self.receipts)
+        # Protects the queues and the counts below. No other lock of rookery's is taken while it is held.
         self._lock = threading.Lock()
-        self._taken = 0
-        self._held: dict[str, int] = {}
-        self._closed = False
-        self._queued = 0
-        self._busy = 0
+        self._queues: dict[str, IngestQueue] = {}
+        self._keyed_appends: dict[Key, Append] = {}
+        self._reserved_bytes = 0
+        self._reserved_by_writer: dict[str, int] = {}
+        self._is_closed = False
+        self._submitted_batches = 0
+        self._active_tasks = 0
         self._idle = threading.Condition(self._lock)
-        self._memory = Memory(workspace.settings.total_insert_memory)
+        self._insert_memory = InsertMemory(workspace.settings.total_insert_memory)
         self._threads = ThreadPoolExecutor(workspace.settings.writers, thread_name_prefix="ingest")
         self._searches = ThreadPoolExecutor(MAX_SEARCHES, thread_name_prefix="search")
 
     @property
     def waiting_bytes(self) -> int:
         """Bytes of bodies in memory."""
-        return self._taken
+        return self._reserved_bytes
 
-    def room(self, bound: str | None = None, writer: str = "") -> MemoryBudget:
-        """Room for one request's body, with what names its writer, as in `append`."""
-        return MemoryBudget(self, _turn(bound, writer))
+    def memory_budget(self, bound_tenant: str | None = None, token: str = "") -> MemoryBudget:
+        """The memory budget of a request, counted to the writer that the token belongs to."""
+        return MemoryBudget(self, writer_id(bound_tenant, token))
 
-    def take(self, size: int, writer: str) -> None:
-        """Count bytes of a writer that wait, or that no longer do. Raises RK5010.
+    def change_reservation(self, size: int, writer: str) -> None:
+        """Add to a writer's reserved bytes, or subtract from them. Raises RK5010.
 
-        A writer has at most MAX_WRITER_SHARE times as many bytes as are left for others, so that none takes all the room.
+        A writer gets at most MAX_WRITER_SHARE times as many bytes as remain for others, so that no writer can use up
+        the memory.
         """
         with self._lock:
-            held = self._held.get(writer, 0) + size
-            left = self._workspace.settings.max_waiting - self._taken - size
-            if size > 0 and held > MAX_WRITER_SHARE * left:
+            reserved = self._reserved_by_writer.get(writer, 0) + size
+            free = self._workspace.settings.max_waiting - self._reserved_bytes - size
+            if size > 0 and reserved > MAX_WRITER_SHARE * free:
                 raise RookeryError(
                     QUEUE_FULL,
-                    "too much waits to be stored",
-                    hint="send it again after a second; the room is ROOKERY_MAX_WAITING",
+                    "the ingest queue is full",
+                    hint="send the request again after a second; the limit is ROOKERY_MAX_WAITING",
                     headers={"Retry-After": "1"},
                 )
-            self._taken += size
-            self._held[writer] = held
-            if not held:
-                del self._held[writer]
+            self._reserved_bytes += size
+            self._reserved_by_writer[writer] = reserved
+            if not reserved:
+                del self._reserved_by_writer[writer]
+
+    def require_writable(self, datasource: str, format: Input) -> None:
+        """Raise RK5005 if the datasource does not exist, and RK5006 if its rows come from a pipe."""
+        self._writer.schema_for(datasource, format)
 
     def append(
-        self,
-        name: str,
-        body: bytes,
-        format: Input,
-        bound: str | None = None,
-        key: str | None = None,
-        *,
-        writer: str = "",
-        into: Name | None = None,
-        whole: bool = True,
+        self, datasource: str, body: bytes, format: Input, bound_tenant: str | None = None, key: str | None = None
     ) -> Future[AppendResult]:
-        """Store a body's rows; good ones in the datasource (or the table `into`, like it), bad ones in quarantine.
+        """Store the rows of a body, see `submit`."""
+        return self.submit(Append(datasource, body, format, bound_tenant, key))
 
-        `writer` names the token of a caller that writes for no tenant: appends of one writer are stored in order.
+    def submit(self, append: Append) -> Future[AppendResult]:
+        """Store an append's rows: good ones in the datasource (or `target`), bad ones in quarantine.
 
-        The future raises RK5003 for another tenant's row, RK5008 for a used key, RK5011 for a failing view, and
-        RK5013 while an earlier batch is in doubt. Raises RK5005 and RK5006 at once where no rows are taken.
+        Appends of one writer are stored in order. The future raises RK5003 for another tenant's row, RK5008 for a key
+        that was used for another body, RK5011 for a failing view, and RK5013 while an earlier batch is uncertain.
+        Raises RK5005 and RK5006 at once where rows cannot be appended, RK5008 if an append with the same key and
+        another body is being stored, and RK6007 while the server stops.
         """
-        self._ingestion.stage_for(name, format)
-        append = Append(name, body, format, bound, key, into=into, whole=whole, writer=_turn(bound, writer))
-        # A caller may go away; its rows are stored all the same.
-        append.answer.set_running_or_notify_cancel()
-        if not body.strip() and not key:
-            append.answer.set_result(AppendResult("", 0))
-            return append.answer
+        self.require_writable(append.datasource, append.format)
+        # The rows are stored even if the caller disconnects, so the future must not be cancellable.
+        append.future.set_running_or_notify_cancel()
+        if not append.body.strip() and not append.key:
+            append.future.set_result(AppendResult("", 0))
+            return append.future
         if append.key:
-            append.digest = hashlib.sha256(body).hexdigest()
+            append.digest = hashlib.sha256(append.body).hexdigest()
         with self._lock:
-            if self._closed:
+            if self._is_closed:
                 raise RookeryError(CLOSED, "the server is stopping", headers={"Retry-After": "1"})
-            flying = self._flying.get(key_of(append)) if append.key else None
-            if flying is not None:
-                if flying.digest != append.digest:
-                    same_body(_receipt_of(flying), append.digest)
-                return _as_repeated(flying.answer)
             if append.key:
-                self._flying[key_of(append)] = append
-            lane = self._lanes.setdefault(name, IngestQueue())
-            lane.add(append)
-            if lane.may_start(append):
-                self._start(lane)
-        return append.answer
+                first = self._keyed_appends.setdefault(key_of(append), append)
+                if first is not append:
+                    require_same_body(first.digest, append.digest)
+                    return _future_of_retry(first.future)
+            queue = self._queues.setdefault(append.datasource, IngestQueue())
+            queue.add(append)
+            if queue.may_start(append):
+                self._start_batch(queue)
+        return append.future
 
     def close(self) -> None:
-        """Store what waits, and take nothing more."""
+        """Store what waits, and accept nothing more."""
         with self._lock:
-            self._closed = True
-            self._idle.wait_for(lambda: not self._busy)
+            self._is_closed = True
+            self._idle.wait_for(lambda: not self._active_tasks)
         self._threads.shutdown(wait=True)
         self._searches.shutdown(wait=True)
         self.receipts.flush()
 
-    def _start(self, lane: IngestQueue) -> None:
-        """Take a lane's next batch under way. Called with the lock held."""
-        if appends := lane.take():
-            lane.running[appends[0].bound] += 1
-            self._busy += 1
-            self._submit(lane, appends)
+    def _start_batch(self, queue: IngestQueue) -> None:
+        """Submit a queue's next batch, if there is one. Called with the lock held."""
+        if appends := queue.next_batch():
+            queue.running[appends[0].bound_tenant] += 1
+            self._active_tasks += 1
+            self._submit_batch(queue, appends)
 
-    def _run(self, lane: IngestQueue, appends: list[Append]) -> None:
-        """Store a lane's batches, one after the other as long as no other lane waits for its turn."""
-        with self._lock:
-            self._queued -= 1
-        while appends:
-            bound = appends[0].bound
-            done, failed = self._stored(appends)
-            with self._lock:
-                callers = len(appends) + lane.waiting_for(bound)
-            self._search_later(lane, failed)
-            for append in appends:
-                if id(append) in done:
-                    self._answer(append, done[id(append)])
-            if not failed:
-                self._gather(lane, callers, bound)
-            with self._lock:
-                lane.ended(bound)
-                appends = lane.take()
-                if not appends:
-                    self._ended()
-                    return
-                lane.running[appends[0].bound] += 1
-                if self._queued and not self._closed:
-                    self._submit(lane, appends)
-                    return
+    def _run_batches(self, queue: IngestQueue, appends: list[Append]) -> None:
+        """Store a queue's batches one after the other, until another queue waits for a thread.
 
-    def _ended(self) -> None:
-        self._busy -= 1
-        if not self._busy:
-            self._idle.notify_all()
-
-    def _submit(self, lane: IngestQueue, appends: list[Append]) -> None:
-        self._queued += 1
-        self._threads.submit(self._run, lane, appends)
-
-    def _gather(self, lane: IngestQueue, callers: int, bound: str | None) -> None:
-        """Let a crowd of callers, of whom some were just answered, come again before the next batch begins.
-
-        Otherwise they would part: the first have a batch for themselves, and the others wait for it. Callers who
-        write for another tenant do not wait for a crowd.
+        Runs on an `ingest` thread, and counts as one active task until it has no next batch.
         """
         with self._lock:
-            others = lane.waiting > lane.waiting_for(bound)
-        if callers < COALESCE_CALLERS or others:
+            self._submitted_batches -= 1
+        while appends:
+            bound_tenant = appends[0].bound_tenant
+            results, failed = self._store(appends)
+            with self._lock:
+                callers = len(appends) + queue.waiting_for(bound_tenant)
+            # Before the callers are answered: what a writer sends next must find its queue held.
+            self._search_later(queue, failed)
+            self._answer_all(appends, results)
+            if not failed:
+                self._coalesce(queue, callers, bound_tenant)
+            with self._lock:
+                queue.batch_ended(bound_tenant)
+                appends = queue.next_batch()
+                if not appends:
+                    self._task_ended()
+                    return
+                queue.running[appends[0].bound_tenant] += 1
+                if self._submitted_batches and not self._is_closed:
+                    self._submit_batch(queue, appends)
+                    return
+
+    def _task_ended(self) -> None:
+        """Called with the lock held."""
+        self._active_tasks -= 1
+        if not self._active_tasks:
+            self._idle.notify_all()
+
+    def _submit_batch(self, queue: IngestQueue, appends: list[Append]) -> None:
+        """Called with the lock held."""
+        self._submitted_batches += 1
+        self._threads.submit(self._run_batches, queue, appends)
+
+    def _coalesce(self, queue: IngestQueue, callers: int, bound_tenant: str | None) -> None:
+        """Delay the next batch until the callers that were just answered have sent their next appends.
+
+        Otherwise the callers would split into groups: the fastest share a small batch, and the others wait for it.
+        There is no delay while callers of another tenant wait.
+        """
+        with self._lock:
+            others_wait = queue.waiting > queue.waiting_for(bound_tenant)
+        if callers < COALESCE_CALLERS or others_wait:
             return
-        lane.expected, lane.gathering, end = callers, bound, time.monotonic() + COALESCE_TIMEOUT_SECONDS
-        lane.enough.clear()
-        before = seen = lane.waiting
-        while not (lane.complete or self._closed or time.monotonic() > end):
-            if lane.enough.wait(COALESCE_QUIET_SECONDS) or before < lane.waiting == seen:
+        queue.expected, queue.coalescing_tenant = callers, bound_tenant
+        timeout = time.monotonic() + COALESCE_TIMEOUT_SECONDS
+        queue.ready.clear()
+        # Counts are read without the lock: an outdated count lengthens the delay by one quiet period at most.
+        initial = previous = queue.waiting
+        while not (queue.has_enough or self._is_closed or time.monotonic() > timeout):
+            if queue.ready.wait(COALESCE_QUIET_SECONDS) or initial < queue.waiting == previous:
                 break
-            seen = lane.waiting
+            previous = queue.waiting
 
-    def _search_later(self, lane: IngestQueue, failed: Sequence[Group]) -> None:
-        """Hand groups whose rows have to be searched over to the threads for that, each writer's in its own turn."""
+    def _search_later(self, queue: IngestQueue, failed: Sequence[AppendGroup]) -> None:
+        """Pass groups whose bad rows must be found to the search threads, one task per writer."""
         with self._lock:
-            for writer in lane.hold(failed):
-                self._busy += 1
-                self._searches.submit(self._search, lane, writer)
+            for writer in queue.hold(failed):
+                self._active_tasks += 1
+                self._searches.submit(self._search, queue, writer)
 
-    def _search(self, lane: IngestQueue, writer: str) -> None:
-        """One step for a writer's groups that failed; then it is the turn of other writers."""
+    def _search(self, queue: IngestQueue, writer: str) -> None:
+        """Do one step for a held writer's failed groups, then let other writers have a turn (`search` thread)."""
         with self._lock:
-            group = lane.held[writer].popleft()
+            group = queue.held[writer].popleft()
         attempt = self._attempt(group)
-        for append in group.appends:
-            if id(append) in attempt.done:
-                self._answer(append, attempt.done[id(append)])
+        self._answer_all(group.appends, attempt.results)
         with self._lock:
-            lane.held[writer].extendleft(reversed(attempt.left))
-            if lane.held[writer]:
-                self._searches.submit(self._search, lane, writer)
+            queue.held[writer].extendleft(reversed(attempt.remaining))
+            if queue.held[writer]:
+                self._searches.submit(self._search, queue, writer)
                 return
-            waiting = lane.release(writer)
-            if waiting is not None and lane.may_start(waiting):
-                self._start(lane)
-            self._ended()
+            next_append = queue.release(writer)
+            if next_append is not None and queue.may_start(next_append):
+                self._start_batch(queue)
+            self._task_ended()
 
-    def _stored(self, appends: Sequence[Append]) -> tuple[_Done, list[Group]]:
-        """Store what is good of a batch, and tell which groups have to be searched. Never raises."""
-        done: _Done = {}
+    def _store(self, appends: Sequence[Append]) -> tuple[Results, list[AppendGroup]]:
+        """Store the sound groups of a batch. Returns results, and the groups that must be searched. Never raises."""
+        results: Results = {}
         try:
-            groups = deque(self._groups(appends, done))
+            groups = deque(self._groups_of(appends, results))
         except BaseException as exc:
-            error = exc if isinstance(exc, RookeryError) else _bug(exc)
+            error = exc if isinstance(exc, RookeryError) else _unexpected_error(exc)
             return {id(a): error for a in appends}, []
-        failed: list[Group] = []
-        held: set[str] = set()
+        failed: list[AppendGroup] = []
+        failed_writers: set[str] = set()
         while groups:
             group = groups.popleft()
             writers = {a.writer for a in group.appends}
-            if len(writers) == 1 and (group.failed or writers & held):
-                # What a writer sent after rows that are searched is stored after them.
+            if len(writers) == 1 and (group.failed or writers & failed_writers):
+                # What a writer sent after its bad rows is stored after them.
                 failed.append(group)
-                held |= writers
-            elif writers & held:
-                groups.extendleft(reversed(group.parts()))
+                failed_writers |= writers
+            elif writers & failed_writers:
+                groups.extendleft(reversed(group.halves()))
             else:
                 attempt = self._attempt(group)
-                done |= attempt.done
-                groups.extendleft(reversed(attempt.left))
-        return done, failed
+                results |= attempt.results
+                groups.extendleft(reversed(attempt.remaining))
+        return results, failed
 
-    def _groups(self, appends: Sequence[Append], done: _Done) -> list[Group]:
-        """What of a batch is to be stored together. Appends that an earlier try has stored are `done`."""
-        self._ingestion.settle(appends[0].datasource)
-        found = self.receipts.find([key_of(a) for a in appends if a.key])
-        together = []
-        for append in appends:
-            receipt = found.get(key_of(append)) if append.key else None
-            if receipt is not None and (receipt.stands or receipt.digest != append.digest):
-                done[id(append)] = _repeated(receipt, append)
-                continue
-            self._ingestion.look(append)
-            together.append(append)
-        if self._workspace.current.build.datasources[appends[0].datasource].is_landing:
-            return [Group(together, failed=False)] if together else []
+    def _groups_of(self, appends: Sequence[Append], results: Results) -> list[AppendGroup]:
+        """The groups of a batch that can be stored together. Results of repeated appends are added to `results`."""
+        datasource = appends[0].datasource
+        self._writer.complete_uncertain(datasource)
+        new = self._without_repeated(appends, results)
+        if self._workspace.current.build.datasources[datasource].is_landing:
+            return [AppendGroup(new, failed=False)] if new else []
         groups: list[list[Append]] = []
-        for append in together:
-            # Without a log, a key is the batch's identity.
+        for append in new:
+            # Rows do not name their batch here, so an idempotency key must be the identity of a batch of its own.
             if append.key or not groups or groups[-1][0].key:
                 groups.append([append])
             else:
                 groups[-1].append(append)
-        return [Group(g, failed=False) for g in groups]
+        return [AppendGroup(g, failed=False) for g in groups]
 
-    def _attempt(self, group: Group) -> Attempt:
-        """A step towards storing a group, counted. Never raises."""
+    def _without_repeated(self, appends: Sequence[Append], results: Results) -> list[Append]:
+        """The appends that are not stored already, examined. Results of the others are added to `results`."""
+        receipts = self.receipts.find([key_of(a) for a in appends if a.key])
+        new = []
+        for append in appends:
+            receipt = receipts.get(key_of(append)) if append.key else None
+            if receipt is None or (not receipt.is_confirmed and receipt.digest == append.digest):
+                self._writer.examine(append)
+                new.append(append)
+                continue
+            try:
+                require_same_body(receipt.digest, append.digest)
+                results[id(append)] = receipt.as_repeated_result()
+            except RookeryError as exc:
+                results[id(append)] = exc
+        return new
+
+    def _attempt(self, group: AppendGroup) -> Attempt:
+        """Do one step towards storing a group, within the memory for INSERTs, and count it. Never raises."""
         try:
             require_space(self._workspace, sum(len(a.body) for a in group.appends))
-            with self._memory.set_aside(self._needed(group)):
-                attempt = self._ingestion.attempt(group)
+            with self._insert_memory.reserved(self._max_insert_bytes(group)):
+                attempt = self._writer.attempt(group)
         except BaseException as exc:
-            error = exc if isinstance(exc, RookeryError) else _bug(exc)
+            error = exc if isinstance(exc, RookeryError) else _unexpected_error(exc)
             attempt = Attempt({id(a): error for a in group.appends})
-        _count(group.appends, attempt.done)
+        _count(group.appends, attempt.results)
         return attempt
 
-    def _needed(self, group: Group) -> int:
-        """The most memory that reading a group's rows may take."""
+    def _max_insert_bytes(self, group: AppendGroup) -> int:
+        """The most memory that the engine may take to read a group's rows."""
         first = group.appends[0]
         columns = len(self._workspace.current.build.datasources[first.datasource].columns)
         size = sum(len(a.body) for a in group.appends)
-        return needed(size, columns, first.format, self._workspace.settings.insert_memory)
+        return max_insert_bytes(size, columns, first.format, self._workspace.settings.insert_memory)
 
-    def _answer(self, append: Append, outcome: AppendResult | RookeryError) -> None:
+    def _answer_all(self, appends: Iterable[Append], results: Results) -> None:
+        """Answer the appends that have results."""
+        for append in appends:
+            if id(append) in results:
+                self._answer(append, results[id(append)])
+
+    def _answer(self, append: Append, result: AppendResult | RookeryError) -> None:
         if append.key:
             with self._lock:
-                self._flying.pop(key_of(append), None)
-        if isinstance(outcome, RookeryError):
-            append.answer.set_exception(outcome)
+                self._keyed_appends.pop(key_of(append), None)
+        if isinstance(result, RookeryError):
+            append.future.set_exception(result)
         else:
-            append.answer.set_result(outcome)
+            append.future.set_result(result)
 
 
-def _turn(bound: str | None, writer: str) -> str:
-    """Whose turn an append takes: a tenant's, or that of a token without one."""
-    return f"token {writer}" if bound is None else f"tenant {bound}"
+def _future_of_retry(first: Future[AppendResult]) -> Future[AppendResult]:
+    """The future of a retry that arrived while the first append with its key was being stored."""
+    retry = Future[AppendResult]()
+    retry.set_running_or_notify_cancel()
 
-
-def _as_repeated(first: Future[AppendResult]) -> Future[AppendResult]:
-    """The answer of a try that came while the first one was under way."""
-    answer = Future[AppendResult]()
-    answer.set_running_or_notify_cancel()
-
-    def pass_on(done: Future[AppendResult]) -> None:
+    def copy_result(done: Future[AppendResult]) -> None:
         if (exc := done.exception()) is not None:
-            answer.set_exception(exc)
+            retry.set_exception(exc)
         else:
-            answer.set_result(replace(done.result(), repeated=True))
+            retry.set_result(replace(done.result(), repeated=True))
 
-    first.add_done_callback(pass_on)
-    return answer
-
-
-def _receipt_of(append: Append) -> Receipt:
-    return Receipt(key_of(append), append.digest, "", 0, 0)
+    first.add_done_callback(copy_result)
+    return retry
 
 
-def _repeated(receipt: Receipt, append: Append) -> AppendResult | RookeryError:
-    try:
-        same_body(receipt, append.digest)
-    except RookeryError as exc:
-        return exc
-    return AppendResult(
-        receipt.batch,
-        receipt.rows,
-        receipt.quarantined,
-        receipt.refused,
-        receipt.tenants,
-        repeated=True,
-        unknown=receipt.unknown,
-        first=receipt.first,
-    )
-
-
-def _count(appends: Sequence[Append], done: _Done) -> None:
-    stored = [(a, o) for a in appends if isinstance(o := done.get(id(a)), AppendResult)]
+def _count(appends: Sequence[Append], results: Results) -> None:
+    """Count a stored batch in the metrics."""
+    stored = [(a, r) for a in appends if isinstance(r := results.get(id(a)), AppendResult)]
     if stored:
         name = appends[0].datasource
         observe.INGEST_BATCHES.labels(name).inc()
         observe.INGEST_REQUESTS.labels(name).inc(len(stored))
-        observe.INGESTED_ROWS.labels(name).inc(sum(o.rows for _, o in stored))
-        observe.INGESTED_BYTES.labels(name).inc(sum(len(a.body) for a, o in stored if o.rows))
-        observe.QUARANTINED_ROWS.labels(name).inc(sum(o.quarantined for _, o in stored))
-        observe.REFUSED_ROWS.labels(name).inc(sum(o.refused for _, o in stored))
+        observe.INGESTED_ROWS.labels(name).inc(sum(r.rows for _, r in stored))
+        observe.INGESTED_BYTES.labels(name).inc(sum(len(a.body) for a, r in stored if r.rows))
+        observe.QUARANTINED_ROWS.labels(name).inc(sum(r.quarantined for _, r in stored))
+        observe.REFUSED_ROWS.labels(name).inc(sum(r.refused for _, r in stored))
 
 
-def _bug(exc: BaseException) -> RookeryError:
-    log.error("a batch could not be stored", exc_info=exc)
+def _unexpected_error(exc: BaseException) -> RookeryError:
+    """Log an error that rookery does not expect. Returns RK7006 for the sender."""
+    log.error("cannot store a batch", exc_info=exc)
     return RookeryError(
-        INTERNAL, "the batch could not be stored", hint="the server's log tells more", detail=str(exc)
+        INTERNAL, "the batch could not be stored", hint="the server's log has the details", detail=str(exc)
     )

@@ -1,7 +1,7 @@
-"""Memory that batches take while they are read and stored, shared in turn.
+"""The memory that the engine may use to read and store batches, reserved by one batch after the other.
 
-What a batch takes is not known before the engine has read it, so the most that it may come to is set aside, and the
-engine holds its reading to that.
+How much a batch needs is not known before the engine has read it. So the most that it may need is reserved, and the
+engine's memory limit for the INSERT is set to that.
 """
 
 from __future__ import annotations
@@ -13,51 +13,55 @@ from contextlib import contextmanager
 
 from engine.warehouse.port import Input
 
-OWN, CELL = 8, 2
-"""Bytes of memory for each byte of a body: its own, and for each column, as a short row fills all columns."""
-LEAST = 64 << 20
-"""What the engine takes for any batch."""
+BYTES_PER_BODY_BYTE = 8
+"""Bytes of memory for each byte of a body."""
+BYTES_PER_BODY_BYTE_AND_COLUMN = 2
+"""Further bytes for each byte of a body and each column, because the shortest row fills all columns."""
+MIN_INSERT_BYTES = 64 << 20
+"""Bytes that the engine needs for any batch."""
 
 
-def needed(size: int, columns: int, format: Input, most: int) -> int:
-    """The most memory that reading a body of so many bytes may take; of Parquet, nothing tells."""
+def max_insert_bytes(size: int, columns: int, format: Input, limit: int) -> int:
+    """The most memory that reading a body may take, but not more than the limit for one batch.
+
+    For Parquet it is the limit: a small file may decompress to any size.
+    """
     if format is Input.PARQUET:
-        return most
-    return min(most, LEAST + size * (OWN + CELL * columns))
+        return limit
+    return min(limit, MIN_INSERT_BYTES + size * (BYTES_PER_BODY_BYTE + BYTES_PER_BODY_BYTE_AND_COLUMN * columns))
 
 
-class Memory:
-    """So many bytes, taken by one batch after the other in the order in which they ask."""
+class InsertMemory:
+    """A number of bytes that batches reserve in the order in which they ask: a large one is not overtaken."""
 
     def __init__(self, total: int) -> None:
         self._total = total
-        self._taken = 0
+        self._reserved = 0
         self._waiting: deque[object] = deque()
         self._changed = threading.Condition()
 
     @property
-    def taken(self) -> int:
-        """Bytes that are set aside at present."""
-        return self._taken
+    def reserved_bytes(self) -> int:
+        return self._reserved
 
     @property
     def waiting(self) -> int:
-        """Batches that wait for their turn."""
+        """How many batches wait for memory."""
         return len(self._waiting)
 
     @contextmanager
-    def set_aside(self, size: int) -> Iterator[None]:
-        """Have so many bytes, which may not be more than there are, once those who asked before have theirs."""
+    def reserved(self, size: int) -> Iterator[None]:
+        """Wait for earlier batches and for enough free memory, and reserve it. `size` is at most the total."""
         turn = object()
         with self._changed:
             self._waiting.append(turn)
-            self._changed.wait_for(lambda: self._waiting[0] is turn and self._taken + size <= self._total)
+            self._changed.wait_for(lambda: self._waiting[0] is turn and self._reserved + size <= self._total)
             self._waiting.popleft()
-            self._taken += size
+            self._reserved += size
             self._changed.notify_all()
         try:
             yield
         finally:
             with self._changed:
-                self._taken -= size
+                self._reserved -= size
                 self._changed.notify_all()

@@ -1,16 +1,17 @@
-"""Looking at each row of one append that cannot be stored as it is: the bad ones are told, the others are staged."""
+"""Validates each row of one append that cannot be stored as a whole: finds the bad rows and stages the others."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from engine.errors import FOREIGN_TENANT, RookeryError
-from engine.ingest.batch import Batch, RejectedRow
-from engine.ingest.bisect import Bisection
+from engine.ingest.batch import AppendSlice, JudgedBatch, RejectedRow, RowTexts, StagedBatch
+from engine.ingest.bisect import Bisection, SearchLimits
 from engine.ingest.commit import ONE_THREAD_SETTINGS
 from engine.ingest.formats.body_rows import csv_rows, json_rows
 from engine.ingest.read_settings import PARSE_SETTINGS
-from engine.ingest.row_expressions import evaluated
+from engine.ingest.row_expressions import row_expressions
 from engine.ingest.unknown_keys import KnownKeys
 from engine.ingest.validation import Judge
 from engine.ingest.values.rejections import as_event, loaded, reason, values_of
@@ -20,128 +21,166 @@ from engine.warehouse import ddl
 from engine.warehouse.port import Input
 from engine.workspace.workspace import Workspace
 
-NO_COLUMN = "unknown key"
-"""How the reason begins for which a strict datasource does not store a row."""
+UNKNOWN_KEY_REASON = "unknown key"
+"""Begins the reason for which a strict datasource rejects a row."""
 
 
-def inspect(workspace: Workspace, batch: Batch, keys: KnownKeys | None) -> None:
-    """Tell the bad rows of a batch of one append, and stage the others. With `keys`, unknown keys make rows bad."""
-    (portion,) = batch.portions
-    if portion.append.format is Input.PARQUET:
-        _parquet(workspace, batch)
+def inspect(workspace: Workspace, batch: StagedBatch, strict_keys: KnownKeys | None) -> JudgedBatch:
+    """Find the bad rows of a batch of one append, and leave only the others in its stage.
+
+    With `strict_keys`, events with other keys are bad.
+    """
+    (share,) = batch.slices
+    if share.append.format is Input.PARQUET:
+        judged = _inspect_parquet(workspace, batch)
     else:
-        _text(workspace, batch, keys)
-    _judge(batch)
+        judged = _inspect_text(workspace, batch, strict_keys)
+    return _refused_if_foreign(judged)
 
 
-def _text(workspace: Workspace, batch: Batch, keys: KnownKeys | None) -> None:
-    (portion,) = batch.portions
-    append, format = portion.append, portion.append.format
-    if format is Input.CSV:
-        batch.header, texts = csv_rows(append.body)
-    else:
-        texts = list(append.lines or json_rows(append.body, whole=append.whole))
-    portion.start, portion.stop = 0, len(texts)
+def _inspect_text(workspace: Workspace, batch: StagedBatch, strict_keys: KnownKeys | None) -> JudgedBatch:
+    append = batch.slices[0].append
+    rows = _rows_of(batch)
     workspace.warehouse.execute(f"TRUNCATE TABLE {batch.table.sql()}")
     settings = workspace.settings
-    limits = settings.search_rows, settings.search_tries
+    limits = SearchLimits(settings.search_rows, settings.search_tries)
     parsing = {**PARSE_SETTINGS, "max_memory_usage": settings.insert_memory}
-    search = Bisection(workspace.warehouse, batch.stage, batch.table, parsing, limits)
-    batch.bad = search.read(texts, format, batch.header, batch.stage.takes_empty(batch.bound))
-    unfit = search.check(batch.bound, texts, format, batch.header)
-    if keys is not None and format is Input.NDJSON:
-        _astray(batch, keys, texts, unfit)
-    batch.bad = unfit | batch.bad
-    if unfit:
-        search.keep_only({n: text for n, text in enumerate(texts) if n not in batch.bad}, format, batch.header)
-    batch.rows, batch.numbered = len(texts), True
+    bisection = Bisection(workspace.warehouse, batch, rows, parsing, limits)
+    unreadable = bisection.read()
+    invalid = bisection.validate()
+    if strict_keys is not None and rows.format is Input.NDJSON:
+        _reject_unknown_keys(batch, strict_keys, rows.texts, unreadable, invalid)
+    rejected = invalid | unreadable
+    if invalid:
+        bisection.stage_only([n for n in range(len(rows.texts)) if n not in rejected])
+    staged = replace(batch, slices=(AppendSlice(append, 0, len(rows.texts)),))
+    return JudgedBatch(staged, inspected=True, numbered=True, rejected=rejected)
 
 
-def _astray(batch: Batch, keys: KnownKeys, texts: Sequence[bytes], unfit: dict[int, RejectedRow]) -> None:
-    """Rows with keys that no column takes."""
+def _rows_of(batch: StagedBatch) -> RowTexts:
+    append = batch.slices[0].append
+    if append.format is Input.CSV:
+        header, texts = csv_rows(append.body)
+        return RowTexts(texts, append.format, header)
+    return RowTexts(list(append.lines or json_rows(append.body, whole=append.is_complete)), append.format)
+
+
+def _reject_unknown_keys(
+    batch: StagedBatch,
+    keys: KnownKeys,
+    texts: Sequence[bytes],
+    unreadable: dict[int, RejectedRow],
+    invalid: dict[int, RejectedRow],
+) -> None:
+    """Add rows with keys that no column reads to the invalid ones."""
     for n, text in enumerate(texts):
         event = loaded(text)
         names = keys.unknown(event) if isinstance(event, dict) else ()
         if not names:
             continue
-        bad = batch.bad.get(n) or unfit.get(n)
-        if bad is None:
-            bad = unfit[n] = RejectedRow(n, text, Input.NDJSON)
-            bad.values = values_of(text, Input.NDJSON, b"", batch.stage)
+        row = unreadable.get(n) or invalid.get(n)
+        if row is None:
+            row = invalid[n] = RejectedRow(n, text, Input.NDJSON)
+            row.values = values_of(text, Input.NDJSON, b"", batch.schema)
         summary = keys.summary([names])
         more = f" and {summary.count - len(summary.names)} more" if summary.count > len(summary.names) else ""
-        bad.add("", f"{NO_COLUMN} {', '.join(f'`{n}`' for n in summary.names)}{more}")
+        row.add("", f"{UNKNOWN_KEY_REASON} {', '.join(f'`{n}`' for n in summary.names)}{more}")
 
 
-def _parquet(workspace: Workspace, batch: Batch) -> None:
-    """Rows of a Parquet file have no text: the stage's own numbers and rendering stand in."""
-    columns = ", ".join(quote(c.name) for c in {c.name: c for c in batch.stage.columns}.values())
+def _inspect_parquet(workspace: Workspace, batch: StagedBatch) -> JudgedBatch:
+    """Validate the rows of a Parquet file. They have no text, so they are numbered and rendered from the stage."""
+    columns = _column_list(batch)
+    rejected: dict[int, RejectedRow] = {}
     numbered = f"(SELECT rowNumberInAllBlocks() AS {ROW_NUMBER_COLUMN}, {columns} FROM {batch.table.sql()})"
-    rendered = f"hex(formatRowNoNewline('JSONEachRow', {columns}))"
-    for staged, check in checks(batch.stage, batch.bound):
-        found = workspace.warehouse.query(
-            f"SELECT {ROW_NUMBER_COLUMN}, toString({staged.value}), {rendered} FROM {numbered} WHERE ifNull(NOT ({check}), 0)",
+    for staged, check in checks(batch.schema, batch.bound_tenant):
+        result = workspace.warehouse.query(
+            f"SELECT {ROW_NUMBER_COLUMN}, toString({staged.value}), {_rendered(batch)} FROM {numbered} "
+            f"WHERE ifNull(NOT ({check}), 0)",
             None,
             {**ONE_THREAD_SETTINGS, "output_format_json_quote_denormals": 1},
         )
-        for number, value, text in found.rows:
-            named = bytes.fromhex(text)
-            row = batch.bad.setdefault(
-                int(number), RejectedRow(int(number), as_event(batch.stage, named), Input.NDJSON)
-            )
-            row.add(staged.column, reason(batch.stage, staged, value, batch.bound))
-            row.values = values_of(named, Input.NDJSON, b"", batch.stage)
-            row.foreign |= batch.bound is not None and staged is batch.stage.tenant and value is not None
-    if evaluated(batch.stage.source):
-        _unstorable(workspace, batch, rendered)
+        for number, value, text in result.rows:
+            row = rejected.setdefault(int(number), RejectedRow(int(number), b"", Input.NDJSON))
+            _fill_in(row, batch, text)
+            row.add(staged.column, reason(batch.schema, staged, value, batch.bound_tenant))
+            is_tenant = staged is batch.schema.tenant
+            row.is_foreign |= batch.bound_tenant is not None and is_tenant and value is not None
+    numbered_stage = False
+    if row_expressions(batch.schema.source):
+        numbered_stage = _reject_unstorable(workspace, batch, rejected)
+    return JudgedBatch(batch, inspected=True, numbered=numbered_stage, rejected=rejected)
 
 
-def _unstorable(workspace: Workspace, batch: Batch, rendered: str) -> None:
-    """Tell the rows of a file on which keys, TTLs and indexes throw, and stage the good ones with their numbers."""
+def _reject_unstorable(workspace: Workspace, batch: StagedBatch, rejected: dict[int, RejectedRow]) -> bool:
+    """Reject the rows of a file on which keys, TTLs or indexes throw.
+
+    If there are any, the good rows are staged again with their numbers. Returns whether they were.
+    """
     warehouse = workspace.warehouse
     numbered = Name(batch.table.database, f"{batch.table.name}_numbered")
-    columns = ", ".join(quote(c.name) for c in {c.name: c for c in batch.stage.columns}.values())
+    columns = _column_list(batch)
+    known = set(rejected)
     try:
-        warehouse.execute(stage_ddl(batch.stage, numbered))
+        warehouse.execute(stage_ddl(batch.schema, numbered))
         warehouse.execute(
-            f"INSERT INTO {numbered.sql()} ({columns}, {ROW_NUMBER_COLUMN}) SETTINGS max_threads = 1, max_insert_threads = 1 "
+            f"INSERT INTO {numbered.sql()} ({columns}, {ROW_NUMBER_COLUMN}) "
+            "SETTINGS max_threads = 1, max_insert_threads = 1 "
             f"SELECT {columns}, rowNumberInAllBlocks() FROM {batch.table.sql()}"
         )
-        rows = [b""] * batch.rows
-        known = set(batch.bad)
-        most = workspace.settings.search_tries
-        judge = Judge(warehouse, batch.stage, numbered, rows, Input.NDJSON, b"", _as_they_are, most, batch.bad)
-        judge.note_unstorable(batch.bound)
-        new = [str(n) for n in sorted(batch.bad.keys() - known)]
+        rows = RowTexts([b""] * batch.slices[0].rows, Input.NDJSON)
+        max_tries = workspace.settings.search_tries
+        judge = Judge(warehouse, replace(batch, table=numbered), rows, _keep_all, max_tries, rejected)
+        judge.reject_unstorable()
+        new = sorted(rejected.keys() - known)
         if not new:
-            return
-        texts = warehouse.query(
-            f"SELECT {ROW_NUMBER_COLUMN}, {rendered} FROM {numbered.sql()} WHERE {ROW_NUMBER_COLUMN} IN ({', '.join(new)})",
-            None,
-            {"output_format_json_quote_denormals": 1},
-        )
-        for number, text in texts.rows:
-            named = bytes.fromhex(text)
-            row = batch.bad[int(number)]
-            row.text, row.values = as_event(batch.stage, named), values_of(named, Input.NDJSON, b"", batch.stage)
+            return False
+        _render(workspace, batch, numbered, {n: rejected[n] for n in new})
         warehouse.execute(f"TRUNCATE TABLE {batch.table.sql()}")
         kept = f"{columns}, {ROW_NUMBER_COLUMN}"
-        warehouse.execute(f"INSERT INTO {batch.table.sql()} ({kept}) SELECT {kept} FROM {judge.sound()}")
-        batch.numbered = True
+        warehouse.execute(f"INSERT INTO {batch.table.sql()} ({kept}) SELECT {kept} FROM {judge.good_rows()}")
+        return True
     finally:
         warehouse.execute(ddl.drop_table(numbered))
 
 
-def _as_they_are(_numbers: Collection[int]) -> None:
-    """Rows of a file are not staged again: none of their values is cast out of an object."""
+def _render(workspace: Workspace, batch: StagedBatch, numbered: Name, rejected: dict[int, RejectedRow]) -> None:
+    """Give rows of a numbered stage their texts and values."""
+    numbers = ", ".join(map(str, rejected))
+    result = workspace.warehouse.query(
+        f"SELECT {ROW_NUMBER_COLUMN}, {_rendered(batch)} FROM {numbered.sql()} "
+        f"WHERE {ROW_NUMBER_COLUMN} IN ({numbers})",
+        None,
+        {"output_format_json_quote_denormals": 1},
+    )
+    for number, text in result.rows:
+        _fill_in(rejected[int(number)], batch, text)
 
 
-def _judge(batch: Batch) -> None:
-    """Refuse an append with another tenant's rows, where the datasource wants it so."""
-    (portion,) = batch.portions
-    tenant = batch.stage.source.tenant
-    foreign = next((n for n in batch.bad if batch.bad[n].foreign), None)
-    if foreign is not None and tenant is not None and tenant.foreign == "refuse":
-        message = f"row {foreign + 1}: the token writes for one tenant only"
-        portion.refused = RookeryError(FOREIGN_TENANT, message, hint="nothing was stored")
-        batch.bad = {}
+def _fill_in(row: RejectedRow, batch: StagedBatch, rendered: str) -> None:
+    """Set a row's text and values from its rendering, which is JSON by column name, in hex."""
+    named = bytes.fromhex(rendered)
+    row.text, row.values = as_event(batch.schema, named), values_of(named, Input.NDJSON, b"", batch.schema)
+
+
+def _column_list(batch: StagedBatch) -> str:
+    """The stage's columns as SQL, each once."""
+    return ", ".join(quote(name) for name in dict.fromkeys(c.name for c in batch.schema.columns))
+
+
+def _rendered(batch: StagedBatch) -> str:
+    """The SQL of a staged row as JSON, in hex because it may hold any bytes."""
+    return f"hex(formatRowNoNewline('JSONEachRow', {_column_list(batch)}))"
+
+
+def _keep_all(_numbers: Collection[int]) -> None:
+    """Stands for staging rows again: a file has no values that are cast out of an object."""
+
+
+def _refused_if_foreign(batch: JudgedBatch) -> JudgedBatch:
+    """Refuse the append as a whole if it has another tenant's row and the datasource is declared so."""
+    tenant = batch.staged.schema.source.tenant
+    foreign = next((n for n, row in batch.rejected.items() if row.is_foreign), None)
+    if foreign is None or tenant is None or tenant.foreign != "refuse":
+        return batch
+    message = f"row {foreign + 1}: the tenant is not the one that the token is bound to"
+    return replace(batch, rejected={}, refusal=RookeryError(FOREIGN_TENANT, message, hint="nothing was stored"))

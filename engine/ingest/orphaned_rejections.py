@@ -1,7 +1,8 @@
-"""Rows in quarantine of batches that failed before anything told that they happened.
+"""Quarantined rows of batches that failed before a receipt was written.
 
-Bad rows are kept before their batch's receipts are written. If a write in between fails, the sender sends the request
-again, and its bad rows would be in quarantine twice; so they are taken out before anything else is stored.
+Bad rows are quarantined before their batch's receipts are written. If a write in between fails, the sender sends the
+request again and its bad rows would be in quarantine twice. So they are removed before the next batch of the
+datasource is stored.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from engine.ingest import quarantine
 from engine.ingest.idempotency import Receipts
 from engine.workspace.workspace import Workspace
 
-log = structlog.get_logger("rookery.serve")
+log = structlog.get_logger("rookery.ingest")
 
 
 class OrphanedRejections:
-    """Batches whose bad rows may be in quarantine, by datasource."""
+    """Batches whose bad rows may be in quarantine without a receipt, by datasource. Any thread may use it."""
 
     def __init__(self, workspace: Workspace, receipts: Receipts) -> None:
         self._workspace = workspace
@@ -27,31 +28,31 @@ class OrphanedRejections:
         self._lock = threading.Lock()
 
     def add(self, datasource: str, batch: str) -> None:
-        """Remember that noting a batch has failed."""
+        """Remember a batch whose rows or receipts could not be written."""
         with self._lock:
             self._batches.setdefault(datasource, set()).add(batch)
 
-    def remove_part(self, datasource: str) -> None:
-        """Take out what failed batches of a datasource have left. Raises what the database fails with.
+    def remove(self, datasource: str) -> None:
+        """Remove the quarantined rows of a datasource's failed batches. Raises the warehouse's errors.
 
-        A batch that has a receipt stays: the receipt tells what becomes of it. One whose identity is its key stays
-        too, since its next try is the same insert.
+        Batches with a receipt are left alone: the receipt decides what becomes of them. So are batches whose identity
+        is their idempotency key, because a retry has the same deduplication token.
         """
         if datasource not in self._batches:
             return
         workspace = self._workspace
         with workspace.insert_lock.exclusive():
-            # The quarantine may remember a token without the rows, and would skip the next try.
+            # The quarantine table may know the token of an INSERT that failed, and would skip the retry's rows.
             workspace.warehouse.forget_unstored_tokens()
         source = workspace.current.build.datasources.get(datasource)
         with self._lock:
             batches = sorted(self._batches.get(datasource, ()))
         for batch in batches:
-            if source is not None and source.is_landing and not self._receipts.tell_of(datasource, batch):
-                quarantine.forget(workspace, datasource, batch)
+            if source is not None and source.is_landing and not self._receipts.has_receipt(datasource, batch):
+                quarantine.remove_batch(workspace, datasource, batch)
             with self._lock:
                 self._batches[datasource].discard(batch)
         with self._lock:
             if not self._batches.get(datasource):
                 self._batches.pop(datasource, None)
-        log.info("rows of failed batches were taken out of quarantine", datasource=datasource, batches=batches)
+        log.info("removed quarantined rows of failed batches", datasource=datasource, batches=batches)

@@ -1,8 +1,9 @@
-"""Rows that could not be stored: kept beside their datasource with their text, until they are mended or dropped.
+"""Rows that could not be stored, kept beside their datasource with their text until they are replayed or removed.
 
-The table has the datasource's columns as text, and what Tinybird's quarantine has: `c__error_column`, `c__error`,
-`c__import_id` and `insertion_date`. `c__text` is the row as it was sent, `c__row` its number in its batch,
-`c__header` the first line of its CSV file and `c__writer` the tenant that its sender's token was bound to.
+The table has the datasource's columns as text and the columns of Tinybird's quarantine: `c__error_column`,
+`c__error`, `c__import_id` and `insertion_date`. `c__text` is the row as it was sent, `c__row` its number in
+its batch, `c__header` the header line of its CSV file, and `c__writer` the tenant that its sender's token was bound
+to.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import io
 import re
 import secrets
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -27,21 +29,44 @@ from engine.warehouse.port import SINGLE_BLOCK_SETTINGS, Value
 from engine.workspace.workspace import Workspace
 
 MAX_CSV_HEADER_BYTES = 32 << 20
-"""Bytes that the CSV headers of a batch's bad rows may take together; beyond, only what is needed of them is kept."""
+"""Bytes that the CSV headers of a batch's bad rows may take together. If they take more, each row keeps only the
+columns that the datasource has."""
 ROWS_PER_STATEMENT = 1000
-"""Rows that one statement names."""
-OWN = ("c__id", "insertion_date", "c__error_column", "c__error", "c__import_id", "c__row", "c__format", "c__text")
-OWN_BUT_EMPTY = ("c__header", "c__writer")
+"""Rows that one statement names by their ids."""
+OWN_COLUMNS = (
+    "c__id",
+    "insertion_date",
+    "c__error_column",
+    "c__error",
+    "c__import_id",
+    "c__row",
+    "c__format",
+    "c__text",
+)
+"""The columns of the quarantine itself that every row has."""
+OPTIONAL_COLUMNS = ("c__header", "c__writer")
+"""The columns of the quarantine itself that may be empty."""
 _SPECIAL = re.compile(rb'["\\\x00-\x1f]')
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where quarantined rows come from."""
+
+    batch: str
+    bound_tenant: str | None
+    """The tenant that the sender's token was bound to."""
+    id_prefix: str
+    """Begins the rows' ids, see `quarantine_quota`."""
+
+
 def table_of(workspace: Workspace, datasource: str) -> Name:
-    """The table of a datasource's quarantined rows."""
+    """The quarantine table of a datasource."""
     return Name(workspace.name, datasource + QUARANTINE_SUFFIX)
 
 
-def existing(workspace: Workspace, datasource: str) -> Name:
-    """The same, of a datasource that has one. Raises RK5005, or RK5006 where rows come from a pipe."""
+def require_table(workspace: Workspace, datasource: str) -> Name:
+    """The quarantine table of a datasource. Raises RK5005 if the datasource does not exist, RK5006 if it has none."""
     build = workspace.current.build
     if datasource not in build.datasources:
         raise RookeryError(UNKNOWN_DATASOURCE, f"there is no datasource `{datasource}`", hint="rookery datasource ls")
@@ -50,40 +75,39 @@ def existing(workspace: Workspace, datasource: str) -> Name:
     return table_of(workspace, datasource)
 
 
-def keep(
-    workspace: Workspace, datasource: str, batch: str, writer: str | None, rows: Iterable[RejectedRow], *, mark: str
-) -> None:
-    """Put rows into quarantine, under the identity of their batch and the tenant that its sender writes for.
-
-    Their ids begin with the sender's mark, by which its share of quarantine is counted.
-    """
+def store(workspace: Workspace, datasource: str, origin: Origin, rows: Iterable[RejectedRow]) -> None:
+    """Put rows into quarantine."""
     rows = list(rows)
-    wide = sum(len(row.header) for row in rows) > MAX_CSV_HEADER_BYTES
-    body = b"\n".join(_line(row, batch, writer, mark, wide=wide) for row in rows)
+    narrow = sum(len(row.header) for row in rows) > MAX_CSV_HEADER_BYTES
+    body = b"\n".join(_line(row, origin, narrow=narrow) for row in rows)
     if body:
-        settings: dict[str, int | str] = {**SINGLE_BLOCK_SETTINGS, "insert_deduplication_token": f"q:{batch}"}
+        settings: dict[str, int | str] = {**SINGLE_BLOCK_SETTINGS, "insert_deduplication_token": f"q:{origin.batch}"}
         insert_checked(workspace.warehouse, table_of(workspace, datasource), body, settings=settings)
         observe.QUARANTINED_BYTES.labels(datasource).inc(len(body))
 
 
-def _line(row: RejectedRow, batch: str, writer: str | None, mark: str, *, wide: bool) -> bytes:
+def _line(row: RejectedRow, origin: Origin, *, narrow: bool) -> bytes:
+    """A row of the quarantine table as JSON."""
     own = {c.name for c in QUARANTINE_COLUMNS}
     values: dict[str, Any] = {c: v for c, v in row.values.items() if v is not None and c not in own}
     values |= {
         "c__error_column": row.columns,
         "c__error": row.reasons,
-        "c__import_id": batch,
+        "c__import_id": origin.batch,
         "c__row": row.number,
         "c__format": row.format.value,
-        "c__id": mark + secrets.token_hex(8),
-        "c__writer": writer or "",
+        "c__id": origin.id_prefix + secrets.token_hex(8),
+        "c__writer": origin.bound_tenant or "",
     }
-    header, text = map(_escaped, _narrowed(row) if wide else (row.header, row.text))
+    header, text = map(_escaped, _narrowed(row) if narrow else (row.header, row.text))
     return orjson.dumps(values)[:-1] + b',"c__header":"' + header + b'","c__text":"' + text + b'"}'
 
 
 def _narrowed(row: RejectedRow) -> tuple[bytes, bytes]:
-    """A row's header and text with what the datasource has of them. A record that is none keeps its text alone."""
+    """A CSV row's header and text, with only the columns that the datasource has.
+
+    A record with more or fewer fields than the header keeps its text and gets no header.
+    """
     if not has_all_cells(row.text, row.header):
         return b"", row.text
     out = io.StringIO()
@@ -95,16 +119,16 @@ def _narrowed(row: RejectedRow) -> tuple[bytes, bytes]:
 
 
 def _escaped(text: bytes) -> bytes:
-    """Any bytes as a JSON string, which JSON libraries do not write and the engine reads."""
+    """Any bytes as the inside of a JSON string. JSON libraries refuse invalid UTF-8, but the engine reads it."""
     return _SPECIAL.sub(lambda m: b"\\u%04x" % m[0][0], text)
 
 
 def listing(workspace: Workspace, datasource: str, limit: int, offset: int) -> dict[str, Any]:
-    """Rows of a datasource's quarantine, the newest first, and how many there are."""
-    table = existing(workspace, datasource).sql()
+    """Rows of a datasource's quarantine, newest first, and how many there are in total."""
+    table = require_table(workspace, datasource).sql()
     own = {c.name for c in QUARANTINE_COLUMNS}
     columns = [c.name for c in workspace.current.build.datasources[datasource].columns if c.name not in own]
-    shown = [
+    selected = [
         "c__id",
         "toString(insertion_date)",
         "c__error_column",
@@ -118,19 +142,19 @@ def listing(workspace: Workspace, datasource: str, limit: int, offset: int) -> d
         *(f"toValidUTF8({quote(c)})" for c in columns),
     ]
     query = workspace.warehouse.query
-    found = query(
-        f"SELECT {', '.join(shown)} FROM {table} ORDER BY insertion_date DESC, c__import_id DESC, c__row DESC, c__id "
-        "LIMIT {n:UInt64} OFFSET {m:UInt64}",
+    result = query(
+        f"SELECT {', '.join(selected)} FROM {table} "
+        "ORDER BY insertion_date DESC, c__import_id DESC, c__row DESC, c__id LIMIT {n:UInt64} OFFSET {m:UInt64}",
         {"n": limit, "m": offset},
     )
-    rows = [_shown(columns, values) for values in found.rows]
+    rows = [_listed_row(columns, values) for values in result.rows]
     return {"datasource": datasource, "total": int(query(f"SELECT count() FROM {table}").rows[0][0]), "rows": rows}
 
 
-def _shown(columns: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
-    """A row for people: what is always there, then what it has beside that."""
-    names = (*OWN, *OWN_BUT_EMPTY, *columns)
-    optional = {*OWN_BUT_EMPTY, *columns}
+def _listed_row(columns: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
+    """A row of the listing: the columns that every row has, then those that are not empty."""
+    names = (*OWN_COLUMNS, *OPTIONAL_COLUMNS, *columns)
+    optional = {*OPTIONAL_COLUMNS, *columns}
     return {
         n: list(v) if isinstance(v, list | tuple) else v
         for n, v in zip(names, values, strict=True)
@@ -139,33 +163,29 @@ def _shown(columns: Sequence[str], values: Sequence[Any]) -> dict[str, Any]:
 
 
 def remove(workspace: Workspace, datasource: str, ids: Sequence[str] | None) -> int:
-    """Drop rows by their ids, or (None) all. Returns how many there were."""
-    table = existing(workspace, datasource).sql()
+    """Remove rows by their ids, or (None) all. Returns how many there were."""
+    table = require_table(workspace, datasource).sql()
     if ids is None:
-        there = int(workspace.warehouse.query(f"SELECT count() FROM {table}").rows[0][0])
+        total = int(workspace.warehouse.query(f"SELECT count() FROM {table}").rows[0][0])
         workspace.warehouse.execute(f"TRUNCATE TABLE {table}")
-        return there
-    there = 0
+        return total
+    removed = 0
     for at in range(0, len(ids), ROWS_PER_STATEMENT):
-        some: dict[str, Value] = {"i": [*ids[at : at + ROWS_PER_STATEMENT]]}
-        found = workspace.warehouse.query(f"SELECT count() FROM {table} WHERE c__id IN {{i:Array(String)}}", some)
-        if count := int(found.rows[0][0]):
-            workspace.warehouse.execute(f"DELETE FROM {table} WHERE c__id IN {{i:Array(String)}}", some)
-        there += count
-    return there
+        bindings: dict[str, Value] = {"i": [*ids[at : at + ROWS_PER_STATEMENT]]}
+        result = workspace.warehouse.query(
+            f"SELECT count() FROM {table} WHERE c__id IN {{i:Array(String)}}", bindings
+        )
+        if rows := int(result.rows[0][0]):
+            workspace.warehouse.execute(f"DELETE FROM {table} WHERE c__id IN {{i:Array(String)}}", bindings)
+        removed += rows
+    return removed
 
 
-def count(workspace: Workspace, datasource: str, batch: str) -> int:
-    """Rows of a batch that are in quarantine."""
-    found = workspace.warehouse.query(
-        f"SELECT count() FROM {table_of(workspace, datasource).sql()} WHERE {quote('c__import_id')} = {{b:String}}",
-        {"b": batch},
-    )
-    return int(found.rows[0][0])
-
-
-def forget(workspace: Workspace, datasource: str, batch: str) -> None:
-    """Take out the rows of a batch that never happened."""
+def remove_batch(workspace: Workspace, datasource: str, batch: str) -> None:
+    """Remove the rows of a batch that was never stored."""
     table = table_of(workspace, datasource).sql()
-    if count(workspace, datasource, batch):
-        workspace.warehouse.execute(f"DELETE FROM {table} WHERE c__import_id = {{b:String}}", {"b": batch})
+    bindings: dict[str, Value] = {"b": batch}
+    result = workspace.warehouse.query(f"SELECT count() FROM {table} WHERE c__import_id = {{b:String}}", bindings)
+    # A DELETE is a mutation, which takes time even if no row matches.
+    if int(result.rows[0][0]):
+        workspace.warehouse.execute(f"DELETE FROM {table} WHERE c__import_id = {{b:String}}", bindings)

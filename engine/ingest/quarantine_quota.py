@@ -1,7 +1,7 @@
-"""How much of a datasource's quarantine one writer may fill.
+"""The quota of quarantine: how much of a datasource's quarantine one writer may fill.
 
-The ids of rows in quarantine begin with their writer's mark, so that the table itself tells how much is there. The
-numbers are kept in memory and read again when they say that there is no more room, since rows may have been removed.
+The ids of quarantined rows begin with a prefix derived from their writer, so the table itself shows how much a writer
+uses. The numbers are cached, and read again when the quota seems used up, because rows may have been removed.
 """
 
 from __future__ import annotations
@@ -15,67 +15,69 @@ from engine.ingest import quarantine
 from engine.ingest.batch import RejectedRow
 from engine.workspace.workspace import Workspace
 
-MARK_CHARACTERS = 8
-"""Characters of a mark."""
+PREFIX_CHARACTERS = 8
 CACHED_WRITERS = 10_000
-"""Writers whose share is kept in memory."""
+"""Writers and datasources whose usage is cached."""
 
 
-def mark_of(writer: str) -> str:
-    """What the ids of a writer's rows in quarantine begin with."""
-    return hashlib.blake2b(writer.encode(), digest_size=MARK_CHARACTERS // 2).hexdigest()
+def id_prefix(writer: str) -> str:
+    """The prefix of the ids of a writer's rows in quarantine."""
+    return hashlib.blake2b(writer.encode(), digest_size=PREFIX_CHARACTERS // 2).hexdigest()
 
 
 @dataclass(slots=True)
-class _Share:
-    """What a writer has in a quarantine."""
+class _Usage:
+    """How much a writer has in a datasource's quarantine."""
 
     rows: int
     bytes: int
 
 
 class QuarantineQuota:
-    """Decides which bad rows are kept."""
+    """Decides which bad rows are kept. Any thread may use it."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
-        self._shares: dict[tuple[str, str], _Share] = {}
+        self._usage: dict[tuple[str, str], _Usage] = {}
+        # Also held while usage is read, so that two batches of a writer do not both count on the same free space.
         self._lock = threading.Lock()
 
-    def admitted(self, datasource: str, writer: str, bad: Mapping[int, RejectedRow]) -> dict[int, RejectedRow]:
-        """Those of a writer's bad rows for which there is room, which is taken."""
-        key = (datasource, mark_of(writer))
+    def admit(self, datasource: str, writer: str, rejected: Mapping[int, RejectedRow]) -> dict[int, RejectedRow]:
+        """Count a writer's bad rows against its quota. Returns those that are within it."""
+        key = (datasource, id_prefix(writer))
         with self._lock:
-            share = self._shares.pop(key, None)
-            if share is None or not self._all_fit(share, bad):
-                share = self._read(*key)
-            self._shares[key] = share
-            if len(self._shares) > CACHED_WRITERS:
-                del self._shares[next(iter(self._shares))]
-            return {n: row for n, row in sorted(bad.items()) if self._take(share, row)}
+            usage = self._usage.pop(key, None)
+            if usage is None or not self._all_fit(usage, rejected):
+                usage = self._read(*key)
+            self._usage[key] = usage
+            if len(self._usage) > CACHED_WRITERS:
+                del self._usage[next(iter(self._usage))]
+            return {n: row for n, row in sorted(rejected.items()) if self._admit_row(usage, row)}
 
-    def _all_fit(self, share: _Share, bad: Mapping[int, RejectedRow]) -> bool:
+    def _all_fit(self, usage: _Usage, rejected: Mapping[int, RejectedRow]) -> bool:
         settings = self._workspace.settings
-        size = sum(map(_size, bad.values()))
-        return share.rows + len(bad) <= settings.quarantine_rows and share.bytes + size <= settings.quarantine_bytes
+        size = sum(map(_size, rejected.values()))
+        rows_fit = usage.rows + len(rejected) <= settings.quarantine_rows
+        return rows_fit and usage.bytes + size <= settings.quarantine_bytes
 
-    def _take(self, share: _Share, row: RejectedRow) -> bool:
+    def _admit_row(self, usage: _Usage, row: RejectedRow) -> bool:
         settings, size = self._workspace.settings, _size(row)
-        if share.rows >= settings.quarantine_rows or share.bytes + size > settings.quarantine_bytes:
+        if usage.rows >= settings.quarantine_rows or usage.bytes + size > settings.quarantine_bytes:
             return False
-        share.rows += 1
-        share.bytes += size
+        usage.rows += 1
+        usage.bytes += size
         return True
 
-    def _read(self, datasource: str, mark: str) -> _Share:
+    def _read(self, datasource: str, prefix: str) -> _Usage:
+        """Read the usage from the table. Ids of 16 characters are of an earlier version and have no prefix."""
         table = quarantine.table_of(self._workspace, datasource).sql()
-        found = self._workspace.warehouse.query(
+        result = self._workspace.warehouse.query(
             f"SELECT count(), sum(length(c__text) + length(c__header)) FROM {table} "
             "WHERE startsWith(c__id, {m:String}) AND length(c__id) > 16",
-            {"m": mark},
+            {"m": prefix},
         )
-        rows, size = found.rows[0]
-        return _Share(int(rows), int(size))
+        rows, size = result.rows[0]
+        return _Usage(int(rows), int(size))
 
 
 def _size(row: RejectedRow) -> int:

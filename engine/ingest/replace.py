@@ -1,7 +1,7 @@
-"""Putting new rows in the place of all that a datasource has, in one moment.
+"""Replaces all rows of a datasource by new ones, in one atomic step.
 
-Only for datasources that nothing hangs on: a landing datasource is a log whose readers have its rows already, and a
-view would keep what it made of the old ones.
+Only for datasources from which no other tables are made: a landing datasource is a log whose rows have been delivered
+already, and a view would keep what it made of the old rows.
 """
 
 from __future__ import annotations
@@ -14,44 +14,44 @@ from engine.schema import Name
 from engine.warehouse import ddl
 from engine.workspace.workspace import Workspace
 
-NEXT = "_rk_next_"
+NEXT_TABLE_PREFIX = "_rk_next_"
 
 
 class Replacement:
-    """A table beside a datasource's own, to be filled and then to take its place."""
+    """A table that is filled with the new rows and then exchanged with the datasource's own."""
 
     def __init__(self, workspace: Workspace, datasource: str) -> None:
-        """Raises RK5012 when other tables have been made from the datasource's rows."""
+        """Raises RK5012 when other tables are made from the datasource's rows."""
         self._workspace = workspace
         build = workspace.current.build
         source = build.datasources[datasource]
         if source.is_landing:
             raise RookeryError(
                 NOT_REPLACEABLE,
-                f"`{datasource}` is a landing datasource: tenants have its rows already",
-                hint="append to it; to begin anew, remove the datasource and push it again",
+                f"`{datasource}` is a landing datasource: its rows are in the tenants' tables already",
+                hint="append to it; to start over, remove the datasource and push it again",
             )
         readers = sorted(p.name for p in build.materialized() if p.target and datasource in p.target.triggers)
         if readers:
             raise RookeryError(
                 NOT_REPLACEABLE,
-                f"pipe `{readers[0]}` has made other rows from those of `{datasource}`",
+                f"pipe `{readers[0]}` has stored rows that it made from those of `{datasource}`",
                 hint="append to it, or remove the pipe first",
             )
         self._table = storage.workspace_table(source, workspace.name)
-        self.name = Name(workspace.name, NEXT + datasource)
+        self.name = Name(workspace.name, NEXT_TABLE_PREFIX + datasource)
 
     def begin(self) -> None:
-        """Make the empty table; what an interrupted replacement left is dropped."""
+        """Create the empty table. One that an interrupted replacement left behind is dropped."""
         self._workspace.warehouse.execute(ddl.drop_table(self.name))
         self._workspace.warehouse.execute(ddl.create_table(replace(self._table, name=self.name)))
 
     def commit(self) -> None:
-        """Let the new rows take the place of the old ones."""
+        """Exchange the tables, and drop the old rows."""
         with self._workspace.view_lock.changing():
             self._workspace.warehouse.execute(f"EXCHANGE TABLES {self.name.sql()} AND {self._table.name.sql()}")
         self._workspace.warehouse.execute(ddl.drop_table(self.name))
 
     def abandon(self) -> None:
-        """Leave everything as it was."""
+        """Drop the new rows, and leave the datasource unchanged."""
         self._workspace.warehouse.execute(ddl.drop_table(self.name))

@@ -1,13 +1,12 @@
-"""Rows back out of quarantine: sent again through the gateway, as they are or mended, each exactly once.
+"""Replays quarantined rows: sends them through the gateway again, unchanged or corrected, each exactly once.
 
-A row's id makes its idempotency key, and it leaves quarantine only after it is stored. So a replay that was
-interrupted can be repeated: what it had stored is known by the receipts and only taken out. A row goes again under
-the tenant that its sender's token was bound to, so that mending cannot bring it to another one.
+A row's id makes its idempotency key, and the row is removed from quarantine only after it is stored. So an
+interrupted replay can be repeated: rows that it had stored are recognized by their receipts and only removed. A row
+is replayed for the tenant that its sender's token was bound to, so a correction cannot move it to another tenant.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -23,32 +22,36 @@ from engine.warehouse.port import Input
 from engine.workspace.workspace import Workspace
 
 CHUNK_BYTES = 4 << 20
-"""Bytes of rows that are under way at once, about."""
-_one_at_a_time = threading.Lock()
+"""Bytes of rows, roughly, that are replayed at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _ReplayedRow:
     """A quarantined row as it will be sent."""
 
     id: str
     body: bytes
     format: Input
-    writer: str | None
+    bound_tenant: str | None
 
     def key(self, datasource: str) -> Key:
-        return (self.writer or "", datasource, row_key(self.id))
+        return (self.bound_tenant or "", datasource, row_key(self.id))
 
 
 @dataclass(slots=True)
-class Replayed:
-    """What became of rows: stored, in quarantine again (with new ids), done by an earlier replay, or left there."""
+class ReplayResult:
+    """The result of a replay."""
 
     rows: int = 0
+    """Rows stored in the datasource."""
     quarantined: int = 0
+    """Rows that are in quarantine again, with new ids."""
     repeated: list[str] = field(default_factory=list)
+    """Ids of rows that an earlier replay had stored."""
     refused: list[dict[str, Any]] = field(default_factory=list)
+    """Rows that remain in quarantine, with the reasons."""
     unknown: list[str] = field(default_factory=list)
+    """Ids that are not in quarantine."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -60,119 +63,142 @@ class Replayed:
         }
 
     def refuse(self, id: str, exc: RookeryError) -> None:
+        """Add a row that remains in quarantine."""
         self.refused.append({"id": id, "code": exc.code.id, "error": exc.message})
 
 
 def replay(
-    workspace: Workspace, gateway: Gateway, datasource: str, ids: Sequence[str] | None, mended: Mapping[str, str]
-) -> Replayed:
-    """Send rows of a datasource's quarantine again: those of the ids, or (None) all.
+    workspace: Workspace, gateway: Gateway, datasource: str, ids: Sequence[str] | None, corrected: Mapping[str, str]
+) -> ReplayResult:
+    """Replay rows of a datasource's quarantine: those with the ids, or (None) all.
 
-    `mended` are JSON objects by id, for rows that are not to be sent as they are. Raises RK5005 and RK5006 where
-    there is no quarantine, and RK5010, RK5011 and the RK6xxx of a database that fails; it can be repeated then.
+    `corrected` are JSON objects by id, which replace the texts of their rows. Raises RK5005 and RK5006 where there is
+    no quarantine, and RK5010, RK5011 and the RK6xxx of a failing database; the replay can then be repeated.
     """
-    quarantine.existing(workspace, datasource)
-    result = Replayed()
-    with _one_at_a_time:
-        wanted = _all(workspace, datasource) if ids is None else list(dict.fromkeys(ids))
-        for some in _chunks(workspace, datasource, wanted, result):
-            rows = [r for s in some if (r := _made(workspace, s, mended, result)) is not None]
-            _send(workspace, gateway, datasource, rows, result)
-    return result
+    quarantine.require_table(workspace, datasource)
+    run = _Replay(workspace, gateway, datasource, corrected)
+    with gateway.replay_lock:
+        for rows in run.chunks(run.all_ids() if ids is None else list(dict.fromkeys(ids))):
+            run.send(rows)
+    return run.result
 
 
-def _all(workspace: Workspace, datasource: str) -> list[str]:
-    """What is there now; a row that turns out bad again comes back with a new id, and is not sent twice."""
-    table = quarantine.table_of(workspace, datasource).sql()
-    found = workspace.warehouse.query(f"SELECT c__id FROM {table} ORDER BY insertion_date, c__import_id, c__row")
-    return [str(row[0]) for row in found.rows]
+@dataclass(frozen=True, slots=True)
+class _Replay:
+    """One replay, on the thread of the admin's request."""
 
+    workspace: Workspace
+    gateway: Gateway
+    datasource: str
+    corrected: Mapping[str, str]
+    """JSON objects by row id."""
+    result: ReplayResult = field(default_factory=ReplayResult)
 
-def _chunks(
-    workspace: Workspace, datasource: str, ids: Sequence[str], result: Replayed
-) -> Iterator[list[tuple[Any, ...]]]:
-    """Rows in portions of bounded size: id, text and header in hex, format, writer."""
-    table = quarantine.table_of(workspace, datasource).sql()
-    for at in range(0, len(ids), quarantine.ROWS_PER_STATEMENT):
-        some = ids[at : at + quarantine.ROWS_PER_STATEMENT]
-        sizes = workspace.warehouse.query(
-            f"SELECT c__id, length(c__text) FROM {table} WHERE c__id IN {{i:Array(String)}}", {"i": [*some]}
+    @property
+    def _table(self) -> str:
+        return quarantine.table_of(self.workspace, self.datasource).sql()
+
+    def all_ids(self) -> list[str]:
+        """The ids that are in quarantine now. A row that is rejected again gets a new id and is not sent twice."""
+        result = self.workspace.warehouse.query(
+            f"SELECT c__id FROM {self._table} ORDER BY insertion_date, c__import_id, c__row"
         )
-        size_of = {str(id): int(size) for id, size in sizes.rows}
-        result.unknown += [id for id in some if id not in size_of]
-        for part in _parts(some, size_of):
-            yield workspace.warehouse.query(
-                f"SELECT c__id, hex(c__text), hex(c__header), c__format, c__writer FROM {table} "
-                "WHERE c__id IN {i:Array(String)} ORDER BY insertion_date, c__import_id, c__row",
-                {"i": [*part]},
-            ).rows
+        return [str(row[0]) for row in result.rows]
+
+    def chunks(self, ids: Sequence[str]) -> Iterator[list[_ReplayedRow]]:
+        """The rows of ids as they will be sent, in chunks of bounded size. Refused and unknown ids are recorded."""
+        for at in range(0, len(ids), quarantine.ROWS_PER_STATEMENT):
+            some = ids[at : at + quarantine.ROWS_PER_STATEMENT]
+            sizes = self.workspace.warehouse.query(
+                f"SELECT c__id, length(c__text) FROM {self._table} WHERE c__id IN {{i:Array(String)}}", {"i": [*some]}
+            )
+            size_of = {str(id): int(size) for id, size in sizes.rows}
+            self.result.unknown += [id for id in some if id not in size_of]
+            for chunk in _chunks_by_size([id for id in some if id in size_of], size_of):
+                yield self._read(chunk)
+
+    def _read(self, ids: Sequence[str]) -> list[_ReplayedRow]:
+        result = self.workspace.warehouse.query(
+            # In hex, because texts may hold any bytes.
+            f"SELECT c__id, hex(c__text), hex(c__header), c__format, c__writer FROM {self._table} "
+            "WHERE c__id IN {i:Array(String)} ORDER BY insertion_date, c__import_id, c__row",
+            {"i": [*ids]},
+        )
+        rows = []
+        for values in result.rows:
+            id, text, header, format, bound_tenant = map(str, values)
+            try:
+                self._require_tenant(bound_tenant)
+                body, kind = self._body(id, bytes.fromhex(text), bytes.fromhex(header), format)
+                rows.append(_ReplayedRow(id, body, kind, bound_tenant or None))
+            except RookeryError as exc:
+                self.result.refuse(id, exc)
+        return rows
+
+    def _require_tenant(self, id: str) -> None:
+        """Raise RK3004 if the tenant that the sender's token was bound to does not exist any more."""
+        tenant = self.workspace.current.tenants.get(id)
+        if id and (tenant is None or tenant.state == "removing"):
+            raise RookeryError(UNKNOWN_TENANT, f"tenant `{id}`, whose token sent the row, does not exist")
+
+    def _body(self, id: str, text: bytes, header: bytes, format: str) -> tuple[bytes, Input]:
+        """The body that a row is sent as. Raises RK5001 if it is not exactly one row."""
+        if id not in self.corrected and format == Input.CSV.value:
+            return b"%s\n%s\n" % (header, text), Input.CSV
+        body = self.corrected[id].encode() if id in self.corrected else text
+        if not isinstance(loaded(body), dict):
+            # Any other text could be several rows, which one idempotency key must not name.
+            raise RookeryError(BAD_ROW, "the text is not a JSON object: send the row corrected")
+        return body, Input.NDJSON
+
+    def send(self, rows: Sequence[_ReplayedRow]) -> None:
+        """Send rows, wait for all of them, and remove those that are stored or in quarantine again."""
+        removable: list[str] = []
+        receipts = self.gateway.receipts.find([r.key(self.datasource) for r in rows])
+        sent: list[tuple[_ReplayedRow, Future[AppendResult]]] = []
+        failure: RookeryError | None = None
+        with self.gateway.memory_budget() as budget:
+            for row in rows:
+                if row.key(self.datasource) in receipts:
+                    self.result.repeated.append(row.id)
+                    removable.append(row.id)
+                    continue
+                budget.reserve(len(row.body))
+                future = self.gateway.append(self.datasource, row.body, row.format, row.bound_tenant, row_key(row.id))
+                sent.append((row, future))
+            for row, future in sent:
+                try:
+                    if self._count(row, future.result()):
+                        removable.append(row.id)
+                except RookeryError as exc:
+                    if exc.is_server_fault or exc.code.status == 429:
+                        failure = failure or exc
+                    else:
+                        self.result.refuse(row.id, exc)
+        # Also after a failure: the rows that were stored must not be sent again.
+        quarantine.remove(self.workspace, self.datasource, removable)
+        if failure is not None:
+            raise failure
+
+    def _count(self, row: _ReplayedRow, result: AppendResult) -> bool:
+        """Add a row's result. Returns whether the row can be removed from quarantine."""
+        if result.refused:
+            self.result.refuse(row.id, RookeryError(QUARANTINE_FULL, "it is still bad, and its quarantine is full"))
+            return False
+        self.result.rows += result.rows
+        self.result.quarantined += result.quarantined
+        return True
 
 
-def _parts(ids: Sequence[str], size_of: Mapping[str, int]) -> Iterator[list[str]]:
-    part: list[str] = []
+def _chunks_by_size(ids: Sequence[str], size_of: Mapping[str, int]) -> Iterator[list[str]]:
+    """Split ids into chunks whose rows have about `CHUNK_BYTES`."""
+    chunk: list[str] = []
     size = 0
     for id in ids:
-        if id in size_of:
-            part.append(id)
-            size += size_of[id]
-            if size >= CHUNK_BYTES:
-                yield part
-                part, size = [], 0
-    if part:
-        yield part
-
-
-def _made(workspace: Workspace, found: tuple[Any, ...], mended: Mapping[str, str], result: Replayed) -> _Row | None:
-    """A row as it is to be sent; None for one that cannot be, which is refused."""
-    id, text, header, kind, writer = (str(v) for v in found)
-    try:
-        if writer and ((tenant := workspace.current.tenants.get(writer)) is None or tenant.state == "removing"):
-            raise RookeryError(UNKNOWN_TENANT, f"tenant `{writer}`, whose token sent the row, does not exist")
-        if id in mended or kind != Input.CSV.value:
-            body = mended[id].encode() if id in mended else bytes.fromhex(text)
-            return _Row(id, _object(body), Input.NDJSON, writer or None)
-        return _Row(id, bytes.fromhex(header) + b"\n" + bytes.fromhex(text) + b"\n", Input.CSV, writer or None)
-    except RookeryError as exc:
-        result.refuse(id, exc)
-        return None
-
-
-def _object(text: bytes) -> bytes:
-    """A text that is one JSON object; any other could be more rows than one."""
-    if isinstance(loaded(text), dict):
-        return text
-    raise RookeryError(BAD_ROW, "the text is no JSON object: send it mended")
-
-
-def _send(workspace: Workspace, gateway: Gateway, datasource: str, rows: Sequence[_Row], result: Replayed) -> None:
-    """Send rows, wait for all of them, and take those out that are stored or in quarantine again."""
-    done: list[str] = []
-    known = gateway.receipts.find([r.key(datasource) for r in rows])
-    under_way: list[tuple[_Row, Future[AppendResult]]] = []
-    failure: RookeryError | None = None
-    with gateway.room() as room:
-        for row in rows:
-            if row.key(datasource) in known:
-                result.repeated.append(row.id)
-                done.append(row.id)
-                continue
-            room.take(len(row.body))
-            under_way.append((row, gateway.append(datasource, row.body, row.format, row.writer, row_key(row.id))))
-        for row, future in under_way:
-            try:
-                outcome = future.result()
-            except RookeryError as exc:
-                if exc.is_server_fault or exc.code.status == 429:
-                    failure = failure or exc
-                else:
-                    result.refuse(row.id, exc)
-                continue
-            if outcome.refused:
-                result.refuse(row.id, RookeryError(QUARANTINE_FULL, "it is still bad, and its quarantine is full"))
-                continue
-            done.append(row.id)
-            result.rows += outcome.rows
-            result.quarantined += outcome.quarantined
-    quarantine.remove(workspace, datasource, done)
-    if failure is not None:
-        raise failure
+        chunk.append(id)
+        size += size_of[id]
+        if size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk

@@ -13,38 +13,39 @@ from engine.project.expressions import plain_name
 from engine.project.model import Datasource
 
 NAME = re.compile(r"'(?:[^'\\]|\\(?:.|\Z)|'')*+(?:'|\Z)|`[^`]+`|\"[^\"]+\"|[A-Za-z_]\w*", re.DOTALL)
-"""A text, or what may be a name in an expression."""
-SHOWN = 200
+"""A string literal, or what may be a name in an expression."""
+MAX_EXPRESSION_CHARACTERS = 200
 """Characters of an expression that a reason shows."""
 FLAGS: Mapping[str, tuple[int, ...]] = {"sign": (1, -1), "is_deleted": (0, 1)}
-"""Values that the engine takes in columns which say what becomes of a row; for any other it refuses the INSERT."""
+"""The values allowed in the columns that tell an engine to cancel or delete rows. The engine refuses an INSERT with
+any other value."""
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluated:
-    """An expression (SQL over the datasource's columns) and `what` it is.
+class RowExpression:
+    """An expression that is evaluated for each row."""
 
-    `column` is the only one in it, or empty.
-    """
-
-    what: str
+    name: str
+    """What the expression is, for messages, such as "the TTL `at + INTERVAL 1 DAY`"."""
     sql: str
+    """SQL over the datasource's columns."""
     column: str
+    """The only column in the expression; empty if there are none or several."""
 
 
-def evaluated(source: Datasource) -> tuple[Evaluated, ...]:
-    """The expressions of a datasource that are evaluated for each row, in the order in which they are blamed."""
+def row_expressions(source: Datasource) -> tuple[RowExpression, ...]:
+    """The expressions that are evaluated for each row of a datasource, in the order in which they are blamed."""
     columns = [c.name for c in source.columns]
     return tuple(
-        Evaluated(f"{what} `{sql[:SHOWN]}`", sql, _only(names_in(sql), columns))
-        for what, sql in _expressions(source)
+        RowExpression(f"{kind} `{sql[:MAX_EXPRESSION_CHARACTERS]}`", sql, _only_column(names_in(sql), columns))
+        for kind, sql in _expressions(source)
         if plain_name(sql) is None
     )
 
 
 def _expressions(source: Datasource) -> Iterator[tuple[str, str]]:
     engine = source.engine
-    # The primary key is the beginning of the sorting key.
+    # The primary key is a prefix of the sorting key, so it needs no check of its own.
     yield from (("the sorting key", sql) for sql in engine.sorting_key)
     if engine.partition_key:
         yield "the partition key", engine.partition_key
@@ -56,21 +57,21 @@ def _expressions(source: Datasource) -> Iterator[tuple[str, str]]:
 
 
 def names_in(expression: str) -> set[str]:
-    """What may be names of columns in an expression."""
+    """What may be names of columns in an expression: also functions, keywords and string literals."""
     return {text.strip('`"') for text in NAME.findall(expression)}
 
 
-def _only(named: set[str], columns: list[str]) -> str:
-    found = [name for name in columns if name in named]
-    return found[0] if len(found) == 1 else ""
+def _only_column(names: set[str], columns: list[str]) -> str:
+    used = [name for name in columns if name in names]
+    return used[0] if len(used) == 1 else ""
 
 
 def flag_of(source: Datasource, column: str) -> str | None:
-    """Which of the engine's `FLAGS` a column is, if any."""
+    """Which of the `FLAGS` a column is, or None."""
     return next((flag for flag in FLAGS if getattr(source.engine, flag) == column), None)
 
 
 def flag_check(source: Datasource, column: str, value: str) -> str:
-    """The condition under which a value (SQL) is one that the engine takes in a column; empty if it takes any."""
+    """The SQL condition for a value that the engine accepts in a column; empty if it accepts any."""
     flag = flag_of(source, column)
     return f"toString({value}) IN {tuple(map(str, FLAGS[flag]))}" if flag else ""

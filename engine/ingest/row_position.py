@@ -1,4 +1,4 @@
-"""Where in a batch a row stands, and what is wrong with it, for whoever sent it."""
+"""Locates a row in the body that its sender wrote, and words the engine's error about it."""
 
 from __future__ import annotations
 
@@ -11,21 +11,26 @@ from engine.errors import BAD_ROW, RookeryError
 from engine.warehouse.port import Input
 
 _ROW = re.compile(r"\(at row (\d+)\)")
-_ASIDE = re.compile(r"[.:]\s*(?:\(at row|While executing|\(in file|\(while reading header|In JSON input formats)")
-"""Where the engine stops to tell what the sender can use."""
+_ENGINE_CONTEXT = re.compile(
+    r"[.:]\s*(?:\(at row|While executing|\(in file|\(while reading header|In JSON input formats)"
+)
+"""Where the part of an engine's message begins that says nothing to the sender of the rows."""
+_MAX_REASON_CHARACTERS = 300
 
 
 def bad_row(exc: RookeryError, body: bytes, format: Input) -> RookeryError:
-    """The engine's complaint about a row, with its line; values in it are the sender's own."""
+    """RK5001 with the line that the engine refused. Values in the message are the sender's own."""
     text = exc.detail or exc.message
-    found = _ROW.search(text)
-    where = line_of(body, format, int(found.group(1))) if found else "the batch"
-    reason = _ASIDE.split(exc.message)[0].strip()
-    return RookeryError(BAD_ROW, f"{where}: {reason[:300]}", hint="nothing was stored", detail=text)
+    match = _ROW.search(text)
+    where = line_of(body, format, int(match.group(1))) if match else "the batch"
+    reason = _ENGINE_CONTEXT.split(exc.message)[0].strip()
+    return RookeryError(
+        BAD_ROW, f"{where}: {reason[:_MAX_REASON_CHARACTERS]}", hint="nothing was stored", detail=text
+    )
 
 
 def line_of(body: bytes, format: Input, row: int) -> str:
-    """Where the row with a number (from 1) stands in the body."""
+    """The line of a body that has the row with a number (from 1), or else the row, in words."""
     number = None
     if format is Input.NDJSON:
         number = _ndjson_line(body, row)
@@ -35,12 +40,12 @@ def line_of(body: bytes, format: Input, row: int) -> str:
 
 
 def _ndjson_line(body: bytes, row: int) -> int | None:
-    seen = 0
+    rows = 0
     for number, line in enumerate(body.removeprefix(b"\xef\xbb\xbf").split(b"\n"), 1):
         if not line.strip():
             continue
-        seen += 1
-        if seen == row:
+        rows += 1
+        if rows == row:
             return number
         if not line.lstrip().startswith(b"{"):
             return None  # a list, or objects over several lines
@@ -48,13 +53,13 @@ def _ndjson_line(body: bytes, row: int) -> int | None:
 
 
 def _csv_line(body: bytes, row: int) -> int | None:
-    """A quoted value may hold line breaks, so rows are counted as CSV counts them."""
+    """The line on which a record begins. Quoted values may contain line breaks, so CSV must be parsed."""
     reader = csv.reader(io.StringIO(body.decode(errors="replace"), newline=""))
-    seen, before = -1, 0
+    rows, last_line = -1, 0  # the header is not a row
     with suppress(csv.Error):
         for cells in reader:
-            seen += bool(cells)
-            if seen == row:
-                return before + 1
-            before = reader.line_num
+            rows += bool(cells)
+            if rows == row:
+                return last_line + 1
+            last_line = reader.line_num
     return None

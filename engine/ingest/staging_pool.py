@@ -1,9 +1,11 @@
-"""Stage tables in memory: lent to one batch at a time, emptied in between."""
+"""Stages: tables in memory, each lent to one batch at a time and emptied before it is lent again."""
 
 from __future__ import annotations
 
 import secrets
 import threading
+from collections.abc import Callable
+from functools import partial
 
 import structlog
 
@@ -16,11 +18,32 @@ from engine.workspace.workspace import Workspace
 log = structlog.get_logger("rookery.ingest")
 
 KEPT_TABLES = 8
-"""Empty tables kept per kind of stage."""
+"""Empty tables that the pool keeps for each stage schema."""
+
+
+class BorrowedStage:
+    """A stage on loan to one batch. Leaving its `with` block returns it, unless it was handed over."""
+
+    def __init__(self, pool: StagingPool, schema: StageSchema, table: Name) -> None:
+        self.table = table
+        self._return = partial(pool.give_back, schema, table)
+        self._is_handed_over = False
+
+    def hand_over(self) -> Callable[[], None]:
+        """Pass the stage on to another owner, who must call the returned function once to return it."""
+        self._is_handed_over = True
+        return self._return
+
+    def __enter__(self) -> BorrowedStage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._is_handed_over:
+            self._return()
 
 
 class StagingPool:
-    """Lends stage tables. Whoever borrows one bounds how many there are."""
+    """Lends stages. The number of concurrent batches bounds the number of tables. Any thread may use it."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._warehouse = workspace.warehouse
@@ -28,28 +51,28 @@ class StagingPool:
         self._free: dict[str, list[Name]] = {}
         self._lock = threading.Lock()
         self._warehouse.execute(ddl.drop_database(self._database))
-        # An engine whose write of a table's definition failed half-way would not start any more.
+        # The database keeps no files: a table definition that a failing disk truncates prevents the engine's start.
         self._warehouse.execute(ddl.create_database(self._database, in_memory=True))
 
-    def borrow(self, stage: StageSchema) -> Name:
-        """An empty table of the stage's columns."""
+    def borrow(self, schema: StageSchema) -> BorrowedStage:
+        """Lend an empty table with the schema's columns."""
         with self._lock:
-            free = self._free.get(stage.identity)
+            free = self._free.get(schema.identity)
             if free:
-                return free.pop()
-        table = Name(self._database, f"{stage.source.name[:80]}_{stage.identity}_{secrets.token_hex(4)}")
-        self._warehouse.execute(stage_ddl(stage, table))
-        return table
+                return BorrowedStage(self, schema, free.pop())
+        table = Name(self._database, f"{schema.source.name[:80]}_{schema.identity}_{secrets.token_hex(4)}")
+        self._warehouse.execute(stage_ddl(schema, table))
+        return BorrowedStage(self, schema, table)
 
-    def give_back(self, stage: StageSchema, table: Name) -> None:
-        """Take a table back and empty it; one that cannot be emptied is never lent again."""
+    def give_back(self, schema: StageSchema, table: Name) -> None:
+        """Empty a table and keep it for the next batch. Never raises: one that cannot be emptied is not reused."""
         try:
             with self._lock:
-                enough = not stage.kept or len(self._free.setdefault(stage.identity, [])) >= KEPT_TABLES
-            self._warehouse.execute(ddl.drop_table(table) if enough else f"TRUNCATE TABLE {table.sql()}")
+                drop = not schema.kept or len(self._free.setdefault(schema.identity, [])) >= KEPT_TABLES
+            self._warehouse.execute(ddl.drop_table(table) if drop else f"TRUNCATE TABLE {table.sql()}")
         except RookeryError as exc:
-            log.error("a stage could not be emptied", table=str(table), error=exc)
+            log.error("cannot empty a stage", table=str(table), error=exc)
             return
-        if not enough:
+        if not drop:
             with self._lock:
-                self._free[stage.identity].append(table)
+                self._free[schema.identity].append(table)

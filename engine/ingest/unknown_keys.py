@@ -1,8 +1,8 @@
-"""Keys of events that no column takes: a misspelled key would otherwise leave its column empty without a word.
+"""Finds keys of events that no column reads: a misspelled key would otherwise leave its column empty, unnoticed.
 
-Small requests are parsed before the engine gets them, so theirs are known exactly; of large ones a sample is looked
-at, unless the datasource is strict. Names go by the engine's rules: without regard to case at the top of an event, as
-they are written below.
+Small bodies are parsed before the engine reads them, so all of their keys are known. Of large bodies a sample is
+parsed, unless the datasource is strict. Names are compared as the engine does it: at the top of an event without
+regard to case, below exactly.
 """
 
 from __future__ import annotations
@@ -21,27 +21,29 @@ from engine.project.model import Datasource
 MAX_NAMED_KEYS = 10
 """Unknown keys that an answer names."""
 MAX_KEY_CHARACTERS = 80
-"""Characters of a key in an answer."""
+"""Characters of a key that an answer shows."""
 SAMPLED_ROWS = 64
-"""Rows of a large request that are looked at."""
+"""Rows of a large body that are parsed."""
 SAMPLED_BYTES = 64 << 10
-"""Bytes of a large JSON array whose elements are looked at."""
+"""Bytes at the beginning of a large JSON array from which rows are parsed."""
 MAX_COUNTED_KEYS = 1000
 """Different unknown keys that are counted."""
 
 Tree = Mapping[str, "Tree | None"]
-"""Keys that columns take: None for a value that is taken whole, or the keys below."""
+"""The keys that columns read: for each the keys below it, or None if a column reads the whole value."""
 
 
 @dataclass(frozen=True, slots=True)
 class UnknownKeys:
-    """Keys that no column takes: the first few by their paths, and how many different ones were seen."""
+    """Keys that no column reads."""
 
     names: tuple[str, ...] = ()
+    """The paths of the first few."""
     count: int = 0
+    """How many different ones there are."""
 
-    def with_others(self, other: UnknownKeys) -> UnknownKeys:
-        """Those of two pieces of one body. The count is that of the names, or the larger of both."""
+    def merged(self, other: UnknownKeys) -> UnknownKeys:
+        """The unknown keys of two parts of one body. The count is a lower bound: some keys may be in both."""
         if not other.count or self == other:
             return self
         names = tuple(dict.fromkeys((*self.names, *other.names)))
@@ -52,79 +54,84 @@ NO_KEYS = UnknownKeys()
 
 
 class KnownKeys:
-    """The keys that a datasource's columns take from an event."""
+    """The keys of events that a datasource's columns read."""
 
     def __init__(self, source: Datasource) -> None:
         self._top: Tree = _tree(c.path for c in source.columns)
-        self._deeper: list[tuple[str, Tree]] = [(n, below) for n, below in self._top.items() if below is not None]
-        self._lower = {name.lower(): below for name, below in self._top.items()}
-        self._plain = frozenset(self._top)
-        self._all = self._plain | self._lower.keys()
+        self._nested: list[tuple[str, Tree]] = [(n, below) for n, below in self._top.items() if below is not None]
+        self._lower_case = {name.lower(): below for name, below in self._top.items()}
+        self._exact = frozenset(self._top)
+        self._all = self._exact | self._lower_case.keys()
 
     def unknown(self, event: Mapping[str, Any]) -> Sequence[str]:
-        """Paths in an event that no column takes."""
-        if event.keys() <= self._plain:
-            return self._below(event) if self._deeper else ()
-        return list(_astray(event, self._lower, "", top=True))
+        """The paths of keys in an event that no column reads."""
+        if event.keys() <= self._exact:
+            # The usual case, by one comparison of sets.
+            return self._unknown_below(event) if self._nested else ()
+        return list(_unknown_in_object(event, self._lower_case, "", top=True))
 
-    def _below(self, event: Mapping[str, Any]) -> Sequence[str]:
-        found: list[str] = []
-        for name, below in self._deeper:
-            found += _inside(event.get(name), below, name)
-        return found
+    def _unknown_below(self, event: Mapping[str, Any]) -> Sequence[str]:
+        paths: list[str] = []
+        for name, below in self._nested:
+            paths += _unknown_in(event.get(name), below, name)
+        return paths
 
-    def summary(self, found: Iterable[Sequence[str]]) -> UnknownKeys:
-        """What an answer says of rows' unknown keys."""
+    def summary(self, rows: Iterable[Sequence[str]]) -> UnknownKeys:
+        """The unknown keys of rows, each with the paths of its own."""
         names: dict[str, None] = {}
-        for row in found:
-            if row and len(names) < MAX_COUNTED_KEYS:
-                names.update(dict.fromkeys(row))
-        return (
-            UnknownKeys(tuple(n[:MAX_KEY_CHARACTERS] for n in list(names)[:MAX_NAMED_KEYS]), len(names))
-            if names
-            else NO_KEYS
-        )
+        for paths in rows:
+            if paths and len(names) < MAX_COUNTED_KEYS:
+                names.update(dict.fromkeys(paths))
+        if not names:
+            return NO_KEYS
+        return UnknownKeys(tuple(n[:MAX_KEY_CHARACTERS] for n in list(names)[:MAX_NAMED_KEYS]), len(names))
 
     def lines_of(self, body: bytes) -> tuple[list[bytes] | None, UnknownKeys, bool]:
-        """The lines of a body of complete objects (else None), the unknown keys in them, and whether one has no
-        other keys."""
-        found: list[Sequence[str]] = []
-        strange = False
+        """Split a body of complete objects, one per line.
 
-        def look(event: dict[str, Any]) -> None:
-            nonlocal strange
-            names = self.unknown(event)
-            if names or not event:
-                found.append(names)
-                strange = strange or has_no_known_key(event, self._all)
+        Returns the lines (None for any other body), the unknown keys in them, and whether an event has only unknown
+        keys.
+        """
+        rows: list[Sequence[str]] = []
+        has_unrelated_event = False
 
-        lines = strict_ndjson_lines(body, look)
-        return lines, NO_KEYS if lines is None else self.summary(found), strange
+        def examine(event: dict[str, Any]) -> None:
+            nonlocal has_unrelated_event
+            paths = self.unknown(event)
+            if paths or not event:
+                rows.append(paths)
+                has_unrelated_event = has_unrelated_event or has_no_known_key(event, self._all)
+
+        lines = strict_ndjson_lines(body, examine)
+        return lines, NO_KEYS if lines is None else self.summary(rows), has_unrelated_event
 
     def within(self, rows: Iterable[bytes]) -> UnknownKeys:
-        """Unknown keys in rows of JSON."""
+        """The unknown keys in rows of JSON."""
         return self.summary(self.unknown(event) for row in rows if type(event := loaded(row)) is dict)
 
     def sampled(self, body: bytes) -> UnknownKeys:
-        """Unknown keys in some rows of a large body: its first ones and, where rows are lines, others all over it."""
+        """The unknown keys in some rows of a large body: its first ones and, if each row is a line, others from all
+        parts of it."""
         head = body[:SAMPLED_BYTES]
-        return self.within(_listed(head) if head.lstrip(BLANK).startswith(b"[") else _sample(body))
+        is_array = head.lstrip(BLANK).startswith(b"[")
+        return self.within(_first_elements(head) if is_array else _sampled_lines(body))
 
 
 def _tree(paths: Iterable[Sequence[str]]) -> dict[str, Any]:
-    listed = {tuple(path) for path in paths}
+    all_paths = {tuple(path) for path in paths}
     tree: dict[str, Any] = {}
-    for path in listed:
-        if any(path[:n] in listed for n in range(1, len(path))):
-            continue  # another column takes all of it
-        place = tree
+    for path in all_paths:
+        if any(path[:n] in all_paths for n in range(1, len(path))):
+            continue  # another column reads the whole value around it
+        level = tree
         for key in path[:-1]:
-            place = place.setdefault(key, {})
-        place[path[-1]] = None
+            level = level.setdefault(key, {})
+        level[path[-1]] = None
     return tree
 
 
-def _astray(value: Mapping[str, Any], known: Tree, prefix: str, *, top: bool = False) -> Iterator[str]:
+def _unknown_in_object(value: Mapping[str, Any], known: Tree, prefix: str, *, top: bool = False) -> Iterator[str]:
+    """The paths of unknown keys in an object."""
     for key, inner in value.items():
         name = key.lower() if top else key
         if name not in known:
@@ -132,19 +139,20 @@ def _astray(value: Mapping[str, Any], known: Tree, prefix: str, *, top: bool = F
             continue
         below = known[name]
         if below is not None:
-            yield from _inside(inner, below, prefix + key)
+            yield from _unknown_in(inner, below, prefix + key)
 
 
-def _inside(value: Any, known: Tree, place: str) -> Iterator[str]:
-    """The same for what stands at a place: an object, or a list of objects."""
+def _unknown_in(value: Any, known: Tree, path: str) -> Iterator[str]:
+    """The paths of unknown keys in the value at a path: an object, a list of objects, or any other value."""
     if type(value) is dict:
-        yield from _astray(value, known, f"{place}.")
+        yield from _unknown_in_object(value, known, f"{path}.")
     elif type(value) is list:
         for element in value:
-            yield from _inside(element, known, f"{place}[:]")
+            yield from _unknown_in(element, known, f"{path}[:]")
 
 
-def _sample(body: bytes) -> Iterator[bytes]:
+def _sampled_lines(body: bytes) -> Iterator[bytes]:
+    """The first lines of a body, its last one, and lines at regular distances in between."""
     at = 0
     for _ in range(SAMPLED_ROWS // 2):
         end = body.find(b"\n", at)
@@ -153,16 +161,17 @@ def _sample(body: bytes) -> Iterator[bytes]:
             return
         at = end + 1
     yield body[body.rstrip(BLANK).rfind(b"\n") + 1 :]
-    step = (len(body) - at) // (SAMPLED_ROWS // 2 + 1)
+    distance = (len(body) - at) // (SAMPLED_ROWS // 2 + 1)
     for number in range(1, SAMPLED_ROWS // 2 + 1):
-        start = body.find(b"\n", at + number * step)
+        start = body.find(b"\n", at + number * distance)
         end = body.find(b"\n", start + 1)
         if start < 0 or end < 0:
             return
         yield body[start + 1 : end]
 
 
-def _listed(head: bytes) -> Iterator[bytes]:
+def _first_elements(head: bytes) -> Iterator[bytes]:
+    """The first elements of a JSON array."""
     elements = JsonElements(sys.maxsize)
     elements.append(head.lstrip(BLANK)[1:])
     return islice(elements.complete(), SAMPLED_ROWS)

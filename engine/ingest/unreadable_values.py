@@ -1,4 +1,4 @@
-"""Which value of a row cannot be read: each is taken out of its row, so that none is blamed for another."""
+"""Explains which values of a row cannot be read, by reading each in a row of its own."""
 
 from __future__ import annotations
 
@@ -16,133 +16,148 @@ from engine.ingest.values.wide_types import Staged
 from engine.warehouse.port import Input
 
 
-def alone(row: RejectedRow, stage: StageSchema) -> dict[str, bytes]:
-    """Rows with one value of a row each, by the stage's columns that read it, with the row's number."""
+def single_values(row: RejectedRow, schema: StageSchema) -> dict[str, bytes]:
+    """Make rows of the row's number and one of its values, by the stage column that reads the value.
+
+    Values whose end is unclear are missing: they could not be separated from the next value.
+    """
     if row.format is Input.CSV:
-        cells, places = raw_cells(row.text), _places(row.header)
-        found = {
-            c.name: cells[at] for c in stage.columns if (at := places.get(c.name.lower(), len(cells))) < len(cells)
+        cells, positions = raw_cells(row.text), _positions(row.header)
+        values = {
+            c.name: cells[at]
+            for c in schema.columns
+            if (at := positions.get(c.name.lower(), len(cells))) < len(cells)
         }
-        return {name: b"%d,%s" % (row.number, text) for name, text in found.items() if has_closing_quote(text)}
-    values = {m.name: m.value for m in members(row.text) or () if is_readable(m.value) or loaded(m.value) is not None}
+        return {name: b"%d,%s" % (row.number, text) for name, text in values.items() if has_closing_quote(text)}
+    by_key = {m.name: m.value for m in members(row.text) or () if is_readable(m.value) or loaded(m.value) is not None}
     return {
         c.name: b'{"%s":%d,"%s":%s}' % (ROW_NUMBER_COLUMN.encode(), row.number, c.name.encode(), value)
-        for c in stage.columns
-        if (value := values.get(_key(c))) is not None
+        for c in schema.columns
+        if (value := by_key.get(_key(c))) is not None
     }
 
 
-def blame_value(row: RejectedRow, staged: Staged, stage: StageSchema) -> None:
-    """Say what is wrong with a value that the engine cannot read for one of the stage's columns."""
-    columns = [c for c in stage.columns if c.name == staged.name]
+def explain_value(row: RejectedRow, staged: Staged, schema: StageSchema) -> None:
+    """Add the reason for which the engine cannot read a row's value for a stage column."""
+    columns = [c for c in schema.columns if c.name == staged.name]
     if row.format is Input.CSV:
-        text = raw_cells(row.text)[_places(row.header)[staged.name.lower()]]
-        row.add(staged.column, f"`{_shown(text)}` is not of type {_kind(stage, staged)}")
+        text = raw_cells(row.text)[_positions(row.header)[staged.name.lower()]]
+        row.add(staged.column, f"`{_shown(text)}` is not of type {_type(schema, staged)}")
         return
     value = next(m.value for m in members(row.text) or () if m.name == _key(staged))
     if staged.type != "JSON" or not staged.path:
         for column in columns:
-            part = _part(value, column.path) or value
-            row.add(column.column, _why(part) or f"`{_shown(part)}` is not of type {_kind(stage, column)}")
+            part = _value_at(value, column.path) or value
+            row.add(column.column, _syntax_error(part) or f"`{_shown(part)}` is not of type {_type(schema, column)}")
         return
-    parts = ((c, _part(value, c.path)) for c in columns)
-    within = [(c, why) for c, part in parts if part is not None and (why := _why(part))]
-    for column, why in within:
-        row.add(column.column, why)
-    if not within:
-        row.add(columns[0].column if len(columns) == 1 else "", f"`{staged.given}` cannot be read: {_deeper(value)}")
+    _explain_object(row, value, staged.given, columns)
 
 
-def blame_rest(row: RejectedRow, stage: StageSchema, otherwise: str = "the row cannot be read") -> None:
-    """Say what is wrong with a row in which every value that columns read is good by itself, or that is none."""
-    for column, why in _aside(row, stage):
+def _explain_object(row: RejectedRow, value: bytes, key: str, columns: list[Staged]) -> None:
+    """Add the reasons for which an object cannot be read that several columns take their values from."""
+    parts = ((c, _value_at(value, c.path)) for c in columns)
+    errors = [(c, error) for c, part in parts if part is not None and (error := _syntax_error(part))]
+    for column, error in errors:
+        row.add(column.column, error)
+    if not errors:
+        name = columns[0].column if len(columns) == 1 else ""
+        row.add(name, f"`{key}` cannot be read: {_object_error(value)}")
+
+
+def explain_row(row: RejectedRow, schema: StageSchema, otherwise: str = "the row cannot be read") -> None:
+    """Add the reasons for a row that cannot be read although each value that columns read can be."""
+    for column, why in _other_errors(row, schema):
         row.add(column, why)
     if not row.columns:
         row.add("", otherwise)
 
 
-def has_borders(text: bytes) -> bool:
-    """Whether a text is an object whose values end where every parser sees their end, good or not."""
-    found = members(text)
-    return found is not None and all(is_readable(m.value) for m in found)
+def has_clear_boundaries(text: bytes) -> bool:
+    """Whether a text is an object in which every parser agrees where each value ends, be the values good or not."""
+    pairs = members(text)
+    return pairs is not None and all(is_readable(m.value) for m in pairs)
 
 
-def _aside(row: RejectedRow, stage: StageSchema) -> Iterator[tuple[str, str]]:
-    return _fields_aside(row, stage) if row.format is Input.CSV else _members_aside(row, stage)
+def _other_errors(row: RejectedRow, schema: StageSchema) -> Iterator[tuple[str, str]]:
+    """Columns (or "") and errors outside the values that columns read."""
+    return _csv_errors(row, schema) if row.format is Input.CSV else _json_errors(row, schema)
 
 
-def _fields_aside(row: RejectedRow, stage: StageSchema) -> Iterator[tuple[str, str]]:
-    columns = {c.name.lower(): c.column for c in stage.columns}
+def _csv_errors(row: RejectedRow, schema: StageSchema) -> Iterator[tuple[str, str]]:
+    columns = {c.name.lower(): c.column for c in schema.columns}
     for name, cell in zip(names_in(row.header), raw_cells(row.text), strict=False):
         if not has_closing_quote(cell):
-            why = "does not end with its closing quote; a quote in a quoted field is doubled"
+            why = "does not end with its closing quote; a quote in a quoted field must be doubled"
             if is_unterminated(cell):
-                why = "has a quote at its beginning that is never closed"
+                why = "begins with a quote that is never closed"
             yield columns.get(name.strip().lower(), ""), f"the field `{_shown(cell)}` {why}"
 
 
-def _members_aside(row: RejectedRow, stage: StageSchema) -> Iterator[tuple[str, str]]:
-    found = members(row.text) or []
+def _json_errors(row: RejectedRow, schema: StageSchema) -> Iterator[tuple[str, str]]:
+    pairs = members(row.text) or []
     columns: dict[bytes, str] = {}
-    for c in stage.columns:
+    for c in schema.columns:
         columns.setdefault(_key(c), c.column)
-    for key, times in Counter(m.name for m in found).items():
+    for key, times in Counter(m.name for m in pairs).items():
         if times > 1 and key in columns:
-            yield columns[key], f"the key `{_shown(key)}` stands in the row {times} times"
-    for member in found:
-        if why := _why(member.value):
-            named = "" if member.name in columns else f"the value of `{_shown(member.key)}`: "
-            yield columns.get(member.name, ""), named + why
+            yield columns[key], f"the key `{_shown(key)}` is in the row {times} times"
+    for member in pairs:
+        if error := _syntax_error(member.value):
+            prefix = "" if member.name in columns else f"the value of `{_shown(member.key)}`: "
+            yield columns.get(member.name, ""), prefix + error
 
 
-def _why(value: bytes) -> str | None:
-    """What is wrong with the text of a JSON value; None if it is one."""
+def _syntax_error(value: bytes) -> str | None:
+    """What is wrong with the text of a JSON value, or None."""
     try:
-        str(json.loads(value.decode(errors="replace"), strict=False, parse_constant=_no_constant)).encode()
+        str(json.loads(value.decode(errors="replace"), strict=False, parse_constant=_refuse_constant)).encode()
     except UnicodeEncodeError:
-        return f"`{_shown(value)}` has half of a surrogate pair, which is no character"
+        return f"`{_shown(value)}` has half of a surrogate pair, which is not a character"
     except (ValueError, RecursionError):
         return f"`{_shown(value)}` is not JSON"
     return None
 
 
-def _no_constant(name: str) -> None:
+def _refuse_constant(name: str) -> None:
+    """Refuse NaN and Infinity, which Python's parser accepts."""
     raise ValueError(name)
 
 
-def _deeper(value: bytes) -> str:
-    """What is wrong with a value in which columns have values, and which is none that they can be taken out of."""
-    if why := _why(value):
-        return why
+def _object_error(value: bytes) -> str:
+    """What is wrong with a value from which columns take theirs."""
+    if error := _syntax_error(value):
+        return error
     if not value.startswith(b"{"):
         return f"`{_shown(value)}` is not an object"
-    return f"`{_shown(value)}` is not what the columns in it need, or has a key twice"
+    return f"`{_shown(value)}` does not have the values that its columns need, or has a key twice"
 
 
-def _part(value: bytes, path: tuple[str | None, ...]) -> bytes | None:
-    """The text of what stands at a path in an object, as far as it leads through objects."""
+def _value_at(value: bytes, path: tuple[str | None, ...]) -> bytes | None:
+    """The text of the value at a path in an object, or None. The path ends at the first list."""
     for step in path:
         if step is None:
             return value
-        found: Mapping[bytes, Member] = {m.key: m for m in members(value) or ()}
-        if (member := found.get(step.encode())) is None:
+        by_key: Mapping[bytes, Member] = {m.key: m for m in members(value) or ()}
+        if (member := by_key.get(step.encode())) is None:
             return None
         value = member.value
     return value
 
 
 @lru_cache(maxsize=32)
-def _places(header: bytes) -> dict[str, int]:
-    """Where the columns of a CSV file stand, by name in lower case."""
+def _positions(header: bytes) -> dict[str, int]:
+    """The positions of a CSV file's columns, from 0, by name in lower case."""
     return {name.strip().lower(): at for at, name in enumerate(names_in(header))}
 
 
 def _key(staged: Staged) -> bytes:
+    """The key of events that a stage column reads, in lower case."""
     return staged.given.encode().lower()
 
 
-def _kind(stage: StageSchema, staged: Staged) -> str:
-    return next(c.type for c in stage.source.columns if c.name == staged.column)
+def _type(schema: StageSchema, staged: Staged) -> str:
+    """The declared type of the datasource's column."""
+    return next(c.type for c in schema.source.columns if c.name == staged.column)
 
 
 def _shown(text: bytes) -> str:

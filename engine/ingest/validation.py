@@ -1,4 +1,4 @@
-"""Which staged rows cannot be stored, and for which of their values."""
+"""Finds the staged rows that cannot be stored, and the values that are to blame."""
 
 from __future__ import annotations
 
@@ -8,155 +8,174 @@ from dataclasses import dataclass, field
 
 from engine.compiler.scope import BARRIER
 from engine.errors import RookeryError
-from engine.ingest.batch import RejectedRow
-from engine.ingest.row_expressions import SHOWN as EXPRESSION
-from engine.ingest.row_expressions import evaluated
+from engine.ingest.batch import RejectedRow, RowTexts, StagedBatch
+from engine.ingest.row_expressions import MAX_EXPRESSION_CHARACTERS, row_expressions
 from engine.ingest.values.json_paths import NO_ID
 from engine.ingest.values.rejections import MAX_SHOWN_CHARACTERS, reason, values_of
-from engine.ingest.values.staging import ROW_NUMBER_COLUMN, StageSchema, checks, is_tenant, values_taken
+from engine.ingest.values.staging import ROW_NUMBER_COLUMN, checks, is_tenant, values_taken
 from engine.ingest.values.wide_types import Staged
 from engine.project.model import Column
-from engine.schema import Name, quote
-from engine.warehouse.port import Input, Warehouse
+from engine.schema import quote
+from engine.warehouse.port import Warehouse
 
-UNDECIDED = "not looked at: too many other rows cannot be read"
-ASIDE = re.compile(r":? \((?:while|at row|in file)")
-"""Where the engine stops to tell what the sender can use."""
+UNCHECKED = "not checked: too many other rows cannot be read"
+ENGINE_CONTEXT = re.compile(r":? \((?:while|at row|in file)")
+"""Where the part of an engine's message begins that says nothing to the sender of the rows."""
+_MAX_REASON_CHARACTERS = 200
 
 
 @dataclass(slots=True)
 class Judge:
-    """Judges the numbered rows of a stage.
-
-    `rows` are their texts, `bad` those that are not good, by number; `stage_again` stages some of them and no others.
-    `most_tries` queries may fail while rows are parted: failures are slow.
-    """
+    """Judges the rows of a batch whose stage has row numbers. Used by one `search` thread."""
 
     warehouse: Warehouse
-    stage: StageSchema
-    table: Name
-    rows: Sequence[bytes]
-    format: Input
-    header: bytes
-    stage_again: Callable[[Collection[int]], None]
-    most_tries: int
-    bad: dict[int, RejectedRow] = field(default_factory=dict)
-    _thrown: set[int] = field(default_factory=set)
-    _tries: int = 0
+    batch: StagedBatch
+    rows: RowTexts
+    restage: Callable[[Collection[int]], None]
+    """Replaces the rows of the stage by those with the given numbers."""
+    max_failed_tries: int
+    """Queries that may fail while rows are separated by halving. Failures are slow."""
+    rejected: dict[int, RejectedRow] = field(default_factory=dict)
+    """The rows that cannot be stored, by number."""
+    _throwing_rows: set[int] = field(default_factory=set)
+    _failed_tries: int = 0
 
-    def judge(self, bound: str | None) -> dict[int, RejectedRow]:
-        """Rows that do not meet what is asked of them, or cannot be stored, by number."""
-        # Values deeper in an event are cast only when they are judged and taken, and a cast may throw.
-        deeper = [c for c in self.stage.columns if c.type == "JSON" and not is_tenant(self.stage, c)]
-        conditions = checks(self.stage, bound)
+    def judge(self) -> dict[int, RejectedRow]:
+        """Find the rows that fail a condition of the datasource or cannot be stored. Returns them by number."""
+        schema = self.batch.schema
+        # Values below the top of an event are cast only when they are checked and stored, and a cast may throw.
+        nested = [c for c in schema.columns if c.type == "JSON" and not is_tenant(schema, c)]
+        conditions = checks(schema, self.batch.bound_tenant)
         for staged, check in conditions:
-            if staged not in deeper:
-                self._ask(staged, check, bound)
-        guarded = [self._ask(staged, staged.guard, bound) for staged in deeper if staged.guard]
+            if staged not in nested:
+                self._reject_failing(staged, check)
+        guarded = [self._reject_failing(staged, staged.guard) for staged in nested if staged.guard]
         if any(guarded):
-            # The types of all values in a block are cast, also those of rows that are filtered out.
-            self.stage_again(self._left())
-        self._note_throwing({c.column: c.check for c in deeper if c.check})
+            # A cast sees all values of a block, those of rows that a condition filters out too.
+            self.restage(self._good_numbers())
+        self._reject_throwing({c.column: c.check for c in nested if c.check})
         for staged, check in conditions:
-            if staged in deeper:
-                self._ask(staged, check, bound)
-        self._note_throwing({c.column: c.taken for c in deeper})
-        self.note_unstorable(bound)
-        for row in self.bad.values():
-            row.values = values_of(row.text, self.format, self.header, self.stage)
-        return self.bad
+            if staged in nested:
+                self._reject_failing(staged, check)
+        self._reject_throwing({c.column: c.taken for c in nested})
+        self.reject_unstorable()
+        for row in self.rejected.values():
+            row.values = self._values_of(row)
+        return self.rejected
 
-    def _left(self) -> list[int]:
-        """Numbers of the staged rows that are not bad."""
-        found = self.warehouse.query(f"SELECT {ROW_NUMBER_COLUMN} FROM {self.table.sql()}")
-        return sorted({int(n) for (n,) in found.rows} - self.bad.keys())
+    def _good_numbers(self) -> list[int]:
+        """Numbers of the staged rows that are not rejected."""
+        result = self.warehouse.query(f"SELECT {ROW_NUMBER_COLUMN} FROM {self.batch.table.sql()}")
+        return sorted({int(n) for (n,) in result.rows} - self.rejected.keys())
 
-    def _ask(self, staged: Staged, check: str, bound: str | None) -> bool:
-        """Note the rows that do not meet a condition; whether there are some."""
-        table = self._without(self._thrown)
+    def _values_of(self, row: RejectedRow) -> dict[str, str | None]:
+        return values_of(row.text, self.rows.format, self.rows.header, self.batch.schema)
+
+    def _reject_failing(self, staged: Staged, check: str) -> bool:
+        """Reject the rows that fail a column's check. Returns whether there are any."""
+        schema, bound_tenant = self.batch.schema, self.batch.bound_tenant
+        table = self._rows_without(self._throwing_rows)
         failing = self.warehouse.query(
             f"SELECT {ROW_NUMBER_COLUMN}, toString({staged.value}) FROM {table} WHERE ifNull(NOT ({check}), 0)"
         )
         for number, value in failing.rows:
-            row = self._row(int(number))
-            if not is_tenant(self.stage, staged) or value == NO_ID:
-                value = values_of(row.text, self.format, self.header, self.stage).get(staged.column, value)
-            row.add(staged.column, reason(self.stage, staged, value, bound))
-            row.foreign |= bound is not None and is_tenant(self.stage, staged) and value is not None
+            row = self._reject(int(number))
+            if not is_tenant(schema, staged) or value == NO_ID:
+                value = self._values_of(row).get(staged.column, value)
+            row.add(staged.column, reason(schema, staged, value, bound_tenant))
+            row.is_foreign |= bound_tenant is not None and is_tenant(schema, staged) and value is not None
         return bool(failing.rows)
 
-    def _row(self, number: int) -> RejectedRow:
-        return self.bad.setdefault(number, RejectedRow(number, self.rows[number], self.format, header=self.header))
+    def _reject(self, number: int) -> RejectedRow:
+        row = RejectedRow(number, self.rows.texts[number], self.rows.format, header=self.rows.header)
+        return self.rejected.setdefault(number, row)
 
-    def _note_throwing(self, expressions: Mapping[str, str]) -> None:
-        """Note the rows, of those that are not bad, on which a column's expression throws."""
-        sound = self._without(self.bad)
-        if not expressions or not self._throwing(sound, [*expressions.values()], 0, len(self.rows), parted=False):
+    def _reject_throwing(self, expressions: Mapping[str, str]) -> None:
+        """Reject the rows on which the expression of a column throws."""
+        rows, count = self.good_rows(), len(self.rows.texts)
+        if not expressions or self._message_of(rows, [*expressions.values()], 0, count) is None:
             return
         for column, expression in expressions.items():
-            for number, why in self._throwing(sound, [expression], 0, len(self.rows)).items():
-                row = self._row(number)
-                self._thrown.add(number)
-                value = values_of(row.text, self.format, self.header, self.stage).get(column)
-                declared = next(c for c in self.stage.source.columns if c.name == column)
-                if why == UNDECIDED:
-                    row.add("", UNDECIDED)
-                elif value is None:
-                    row.add(*default_throws(declared, why) if declared.default else ("", _short(why)))
-                else:
-                    row.add(column, f"`{value[:MAX_SHOWN_CHARACTERS]}` is not of type {declared.type}")
+            for number, message in self._throwing(rows, expression, 0, count).items():
+                self._throwing_rows.add(number)
+                self._add_cast_reason(self._reject(number), column, message)
 
-    def note_unstorable(self, bound: str | None) -> None:
-        """Note the rows, of those that are not bad, on which a key, a TTL or an index of the table throws."""
-        expressions = evaluated(self.stage.source)
+    def _add_cast_reason(self, row: RejectedRow, column: str, message: str) -> None:
+        """Say that a row's value for a column cannot be cast, or that the column's default throws."""
+        value = self._values_of(row).get(column)
+        declared = next(c for c in self.batch.schema.source.columns if c.name == column)
+        if message == UNCHECKED:
+            row.add("", UNCHECKED)
+        elif value is not None:
+            row.add(column, f"`{value[:MAX_SHOWN_CHARACTERS]}` is not of type {declared.type}")
+        elif declared.default:
+            row.add(*default_fails(declared, message))
+        else:
+            row.add("", _shortened(message))
+
+    def reject_unstorable(self) -> None:
+        """Reject the rows on which a key, a TTL or an index of the datasource's table throws."""
+        expressions = row_expressions(self.batch.schema.source)
         if not expressions:
             return
-        names = [quote(c.name) for c in self.stage.source.columns]
-        # No alias of a value may be a column's name: it would take the column's place in the other values.
-        values = ", ".join(f"{v} AS _rk_v{n}" for n, v in enumerate(values_taken(self.stage, bound)))
-        named = ", ".join(f"_rk_v{n} AS {name}" for n, name in enumerate(names))
-        rows = len(self.rows)
-
-        def stored() -> str:
-            sound = self.sound()
-            return (
-                f"(SELECT {ROW_NUMBER_COLUMN}, {named} FROM (SELECT {ROW_NUMBER_COLUMN}, {values} FROM {sound} LIMIT {BARRIER}) "
-                f"LIMIT {BARRIER})"
-            )
-
-        if not self._throwing(stored(), [e.sql for e in expressions], 0, rows, parted=False):
+        count = len(self.rows.texts)
+        if self._message_of(self._stored_values(), [e.sql for e in expressions], 0, count) is None:
             return
         for expression in expressions:
-            if self._throwing(stored(), [expression.sql], 0, 0, parted=False):
-                # It cannot be asked by itself.
+            if self._message_of(self._stored_values(), [expression.sql], 0, 0) is not None:
+                # It fails without any row, so it cannot be evaluated outside its table.
                 continue
-            for number, why in self._throwing(stored(), [expression.sql], 0, rows).items():
-                row = self._row(number)
-                if why == UNDECIDED:
-                    row.add("", UNDECIDED)
+            for number, message in self._throwing(self._stored_values(), expression.sql, 0, count).items():
+                row = self._reject(number)
+                if message == UNCHECKED:
+                    row.add("", UNCHECKED)
                 else:
-                    row.add(expression.column, f"{expression.what} cannot be computed: {_short(why)}")
+                    row.add(expression.column, f"{expression.name} cannot be computed: {_shortened(message)}")
 
-    def sound(self) -> str:
-        """The stage's rows that are not bad, as what a SELECT is from."""
-        return self._without(self.bad)
+    def _stored_values(self) -> str:
+        """The good rows as the datasource would store them, as SQL to select from."""
+        names = [quote(c.name) for c in self.batch.schema.source.columns]
+        # An alias that is a column's name would replace the column in the other values.
+        values = ", ".join(
+            f"{v} AS _rk_v{n}" for n, v in enumerate(values_taken(self.batch.schema, self.batch.bound_tenant))
+        )
+        renamed = ", ".join(f"_rk_v{n} AS {name}" for n, name in enumerate(names))
+        return (
+            f"(SELECT {ROW_NUMBER_COLUMN}, {renamed} FROM "
+            f"(SELECT {ROW_NUMBER_COLUMN}, {values} FROM {self.good_rows()} LIMIT {BARRIER}) LIMIT {BARRIER})"
+        )
 
-    def _without(self, numbers: Collection[int], *conditions: str) -> str:
-        """The stage's rows but for some, and for those that do not meet conditions."""
-        passed = "".join(f" AND NOT {ROW_NUMBER_COLUMN} BETWEEN {first} AND {last}" for first, last in _runs(numbers))
-        passed += "".join(f" AND ({c})" for c in conditions)
-        return f"(SELECT * FROM {self.table.sql()} WHERE 1{passed} LIMIT {BARRIER})"
+    def good_rows(self) -> str:
+        """The staged rows that are not rejected, as SQL to select from."""
+        return self._rows_without(self.rejected)
 
-    def _throwing(
-        self, table: str, expressions: Sequence[str], start: int, stop: int, *, parted: bool = True
-    ) -> dict[int, str]:
-        """Rows from a number up to another for which one of the expressions throws, and what it says, by halves.
+    def _rows_without(self, numbers: Collection[int]) -> str:
+        """The staged rows except some, as SQL to select from.
 
-        If not `parted`, only whether there are some.
+        The LIMIT keeps the engine from evaluating outer conditions on the excluded rows.
         """
+        excluded = "".join(
+            f" AND NOT {ROW_NUMBER_COLUMN} BETWEEN {first} AND {last}" for first, last in _runs(numbers)
+        )
+        return f"(SELECT * FROM {self.batch.table.sql()} WHERE 1{excluded} LIMIT {BARRIER})"
+
+    def _throwing(self, rows: str, expression: str, start: int, stop: int) -> dict[int, str]:
+        """The rows from `start` to before `stop` on which an expression throws, and the messages, by halving."""
+        message = self._message_of(rows, [expression], start, stop)
+        if message is None:
+            return {}
+        if stop - start == 1:
+            return {start: message}
+        if self._failed_tries > self.max_failed_tries:
+            return dict.fromkeys(range(start, stop), UNCHECKED)
+        middle = (start + stop) // 2
+        return self._throwing(rows, expression, start, middle) | self._throwing(rows, expression, middle, stop)
+
+    def _message_of(self, rows: str, expressions: Sequence[str], start: int, stop: int) -> str | None:
+        """The engine's message if an expression throws on a row from `start` to before `stop`."""
         try:
             self.warehouse.query(
-                f"SELECT sum(ignore({', '.join(expressions)})) FROM (SELECT * FROM {table} "
+                f"SELECT sum(ignore({', '.join(expressions)})) FROM (SELECT * FROM {rows} "
                 f"WHERE {ROW_NUMBER_COLUMN} >= {start} AND {ROW_NUMBER_COLUMN} < {stop} LIMIT {BARRIER})",
                 None,
                 {"max_threads": 1},
@@ -164,28 +183,23 @@ class Judge:
         except RookeryError as exc:
             if exc.is_server_fault:
                 raise
-            self._tries += 1
-            if stop - start == 1 or not parted:
-                return {start: exc.message}
-            if self._tries > self.most_tries:
-                return dict.fromkeys(range(start, stop), UNDECIDED)
-            middle = (start + stop) // 2
-            first = self._throwing(table, expressions, start, middle)
-            return first | self._throwing(table, expressions, middle, stop)
-        return {}
+            self._failed_tries += 1
+            return exc.message
+        return None
 
 
-def default_throws(column: Column, why: str) -> tuple[str, str]:
-    """A column, and the reason for which a row that lacks it has no default for it."""
-    return column.name, f"the default `{column.default[:EXPRESSION]}` cannot be computed: {_short(why)}"
+def default_fails(column: Column, message: str) -> tuple[str, str]:
+    """A column and the reason for which a row without a value for it gets no default."""
+    default = column.default[:MAX_EXPRESSION_CHARACTERS]
+    return column.name, f"the default `{default}` cannot be computed: {_shortened(message)}"
 
 
-def _short(why: str) -> str:
-    return ASIDE.split(why)[0][:200]
+def _shortened(message: str) -> str:
+    return ENGINE_CONTEXT.split(message)[0][:_MAX_REASON_CHARACTERS]
 
 
 def _runs(numbers: Collection[int]) -> list[tuple[int, int]]:
-    """Numbers as first and last of those that follow each other."""
+    """The first and last number of each run of consecutive numbers."""
     runs: list[tuple[int, int]] = []
     for n in sorted(numbers):
         first = runs.pop()[0] if runs and runs[-1][1] == n - 1 else n

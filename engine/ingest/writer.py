@@ -1,8 +1,9 @@
-"""A batch on its way into a datasource: staged, searched if need be, noted, and stored by one INSERT.
+"""Writes batches: stages the rows, validates and if necessary inspects them, records receipts, and commits.
 
-Only the engine decides what a value is and whose row it is. The stage keeps the tenant as the text that arrived, so
-that a value which is missing, null, out of range or not canonical is seen as it is. Such a row, and one that cannot
-be read, goes to quarantine; its neighbours are stored. The order of steps is explained in `docs/INGESTION.md`.
+Only the engine decides what a value is and which tenant a row belongs to. The stage keeps the tenant as the text that
+was sent, so that a tenant which is missing, null, out of range or not canonical is detected. A row with such a
+tenant, and one that cannot be read, goes to quarantine; the other rows are stored. `docs/INGESTION.md` explains the
+order of the steps.
 """
 
 from __future__ import annotations
@@ -10,27 +11,27 @@ from __future__ import annotations
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from engine.compiler import storage
 from engine.errors import NOT_WRITABLE, UNKNOWN_COLUMNS, UNKNOWN_DATASOURCE, RookeryError
 from engine.fanout.suspended_views import is_view_failure
 from engine.ingest import quarantine
-from engine.ingest.batch import Append, AppendResult, AppendSlice, Batch
-from engine.ingest.commit import ONE_THREAD_BYTES, ONE_THREAD_SETTINGS, Committer
+from engine.ingest.batch import Append, AppendResult, AppendSlice, JudgedBatch, StagedBatch
+from engine.ingest.commit import ONE_THREAD_BYTES, ONE_THREAD_SETTINGS, Committer, Visibility
 from engine.ingest.formats.body_rows import has_no_known_key, is_unterminated_array, json_rows
 from engine.ingest.formats.csv_records import is_unterminated
 from engine.ingest.formats.file_columns import SourceType, read_source_types, unknown_columns
 from engine.ingest.formats.json_values import has_unknown_escape
-from engine.ingest.idempotency import Key, Receipt, Receipts
+from engine.ingest.idempotency import Key, Receipt, Receipts, key_of
 from engine.ingest.inspection import inspect
 from engine.ingest.orphaned_rejections import OrphanedRejections
-from engine.ingest.quarantine_quota import QuarantineQuota, mark_of
-from engine.ingest.read_settings import PARSE_SETTINGS, is_too_large, opens_too_far
+from engine.ingest.quarantine_quota import QuarantineQuota, id_prefix
+from engine.ingest.read_settings import PARSE_SETTINGS, is_too_large, too_large_to_read
 from engine.ingest.row_position import bad_row
-from engine.ingest.staging_pool import StagingPool
+from engine.ingest.staging_pool import BorrowedStage, StagingPool
 from engine.ingest.unknown_keys import MAX_KEY_CHARACTERS, MAX_NAMED_KEYS, KnownKeys
 from engine.ingest.values.rejections import loaded
 from engine.ingest.values.shared_keys import spread
@@ -47,418 +48,460 @@ from engine.ingest.values.staging import (
     stage_of,
     taken,
 )
-from engine.ingest.writer_queues import Group
+from engine.ingest.writer_queues import AppendGroup
 from engine.schema import literal
 from engine.warehouse.errors import for_sender, is_transient
 from engine.warehouse.port import Input
 from engine.workspace.workspace import Snapshot, Workspace
 
 MAX_JOINED_BYTES = 64 << 10
-"""Requests up to this many bytes are put together as text; a larger one is read by the engine by itself."""
+"""Bodies up to this size are joined as text. The engine reads a larger one by itself."""
 MAX_COUNTED_TENANTS = 1000
-"""Tenants that a receipt counts."""
-PARSED_HERE_BYTES = 256 << 10
-"""Bytes of JSON that are parsed here sooner than the engine answers a query."""
+"""Tenants that a receipt counts rows for."""
+MAX_PARSED_BYTES = 256 << 10
+"""Bytes of JSON that are parsed here faster than the engine answers a query."""
 FULL_CHECK_BATCHES = 200
-"""Batches that are asked at length at once, after one of their datasource was good and not as values usually are."""
+"""Batches of a schema that skip the fast checks, after one that failed them and passed the full ones."""
+
+Results = dict[int, AppendResult | RookeryError]
+"""Results of appends, by the `id()` of the append."""
 
 
-class _Unsound(Exception):
-    """Appends that do not go in as they are."""
+class _BatchFailed(Exception):
+    """A batch cannot be stored as a whole: its appends must be separated, or its only append inspected."""
 
 
 @dataclass(slots=True)
 class Attempt:
-    """What a step came to: outcomes by the identity of their appends, and the groups that are left, in order."""
+    """The outcome of one step towards storing a group."""
 
-    done: dict[int, AppendResult | RookeryError] = field(default_factory=dict)
-    left: list[Group] = field(default_factory=list)
+    results: Results = field(default_factory=dict)
+    remaining: list[AppendGroup] = field(default_factory=list)
+    """The groups that are still to be stored, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Bodies:
+    """The appends of a batch and the texts that the engine reads."""
+
+    joined: list[Append]
+    """Appends whose lines are known. Their lines are the first text."""
+    separate: list[Append]
+    """Appends whose bodies are texts of their own."""
+    texts: list[bytes]
+
+    @classmethod
+    def of(cls, appends: Sequence[Append]) -> _Bodies:
+        joined = [a for a in appends if a.lines is not None]
+        separate = [a for a in appends if a.lines is None]
+        texts = [b"\n".join(line for a in joined for line in a.lines or ())] if joined else []
+        return cls(joined, separate, [*texts, *(a.body for a in separate)])
+
+    @property
+    def appends(self) -> list[Append]:
+        """The appends in the order in which their rows are staged."""
+        return [*self.joined, *self.separate]
+
+    @property
+    def format(self) -> Input:
+        return self.appends[0].format
+
+    @property
+    def separate_texts(self) -> list[bytes]:
+        return self.texts[bool(self.joined) :]
 
 
 class BatchWriter:
-    """Stores batches."""
+    """Stores batches. Called by several `ingest` and `search` threads at once."""
 
     def __init__(self, workspace: Workspace, stages: StagingPool, receipts: Receipts) -> None:
         self._workspace = workspace
         self._stages = stages
         self._receipts = receipts
-        self._landing = Committer(workspace, stages)
+        self._committer = Committer(workspace)
         self._quota = QuarantineQuota(workspace)
-        self._leftovers = OrphanedRejections(workspace, receipts)
-        self._unusual: dict[str, int] = {}
+        self._orphans = OrphanedRejections(workspace, receipts)
+        # By stage schema: how many batches still skip the fast checks. A lost update costs one check, so no lock.
+        self._fast_checks_skipped: dict[str, int] = {}
 
-    def stage_for(
+    def schema_for(
         self, name: str, format: Input, *, manner: Manner = USUAL, given: Mapping[str, SourceType] = NO_SOURCE_TYPES
     ) -> StageSchema:
-        """How a datasource's rows are staged. Raises RK5005, or RK5006 where rows come from a pipe."""
+        """How a datasource's rows are staged. Raises RK5005, and RK5006 where rows come from a pipe."""
         snapshot = self._workspace.current
-        if given:
-            return _maker(snapshot, name, format, manner, given)()
-        return snapshot.derived(("stage", name, format, manner), _maker(snapshot, name, format, manner))
+        make = partial(_stage_schema, snapshot, name, format, manner, given)
+        # The types in a file are seldom repeated, so their schemas are not remembered.
+        return make() if given else snapshot.derived(("stage", name, format, manner), make)
 
-    def settle(self, datasource: str) -> None:
-        """Complete what is in doubt in a datasource. Raises RK5013 or RK6008 if that is not possible at present."""
-        self._landing.settle(datasource)
-        self._leftovers.remove_part(datasource)
+    def complete_uncertain(self, datasource: str) -> None:
+        """Complete what earlier batches have left unfinished. Raises RK5013 or RK6008 if that fails for now."""
+        self._committer.complete_uncertain(datasource)
+        self._orphans.remove(datasource)
 
     def keys_of(self, name: str) -> KnownKeys:
-        """The keys that a datasource's columns take."""
+        """The keys that a datasource's columns read."""
         snapshot = self._workspace.current
         return snapshot.derived(("keys", name), partial(KnownKeys, snapshot.build.datasources[name]))
 
-    def look(self, append: Append) -> None:
-        """Find an append's lines, if it is small, and the keys that no column takes."""
-        self.stage_for(append.datasource, append.format)
+    def examine(self, append: Append) -> None:
+        """Set an append's lines, if it is small, and the keys in it that no column reads."""
+        self.schema_for(append.datasource, append.format)
         if append.format is not Input.NDJSON:
             return
         keys = self.keys_of(append.datasource)
         if len(append.body) <= MAX_JOINED_BYTES:
-            append.lines, append.unknown, append.strange = keys.lines_of(append.body)
+            append.lines, append.unknown_keys, append.has_unrelated_event = keys.lines_of(append.body)
             if append.lines is None:
-                append.unknown = keys.within(json_rows(append.body, whole=append.whole))
-        elif self._strict(append) is not None:
-            append.unknown = keys.within(json_rows(append.body, whole=append.whole))
+                append.unknown_keys = keys.within(_json_rows(append))
+        elif self._strict_keys(append) is not None:
+            append.unknown_keys = keys.within(_json_rows(append))
         else:
-            append.unknown = keys.sampled(append.body)
-        if not append.joins:
+            append.unknown_keys = keys.sampled(append.body)
+        if not append.can_be_joined:
             append.lines = None
 
     def store(self, appends: Sequence[Append]) -> list[AppendResult | RookeryError]:
-        """Store appends to one datasource under one tenant: all that is good in them, as one batch if they are sound.
+        """Store appends to one datasource that are bound to the same tenant, as one batch if all rows are good.
 
-        Where something in the batch is not, it is parted until what is wrong is alone: nobody's rows are judged,
-        searched or refused for those of others.
+        Otherwise they are separated until each bad row is alone with the rows of its own append: no append is
+        inspected or refused because of another.
         """
-        groups, found = deque([Group(list(appends), failed=False)]), dict[int, AppendResult | RookeryError]()
+        groups, results = deque([AppendGroup(list(appends), failed=False)]), Results()
         while groups:
             attempt = self.attempt(groups.popleft())
-            found |= attempt.done
-            groups.extendleft(reversed(attempt.left))
-        return [found[id(a)] for a in appends]
+            results |= attempt.results
+            groups.extendleft(reversed(attempt.remaining))
+        return [results[id(a)] for a in appends]
 
-    def attempt(self, group: Group) -> Attempt:
-        """One step towards storing a group: try it whole, or, if that failed, part it or search its only append."""
+    def attempt(self, group: AppendGroup) -> Attempt:
+        """Do one step towards storing a group: store it whole, or, if that has failed, split it or inspect its only
+        append. Errors of appends are results."""
         appends = group.appends
         if group.failed and len(appends) > 1:
-            return Attempt(left=group.parts())
+            return Attempt(remaining=group.halves())
         try:
             if len(appends) > 1 and any(a.format is not Input.PARQUET and has_long_number(a.body) for a in appends):
-                return Attempt(left=group.parts())
-            outcomes = self._together(appends, searching=group.failed)
-        except _Unsound:
-            return Attempt(left=[Group(appends, failed=True)])
+                # A long number changes how the whole batch is staged, and so what the other appends are told.
+                return Attempt(remaining=group.halves())
+            results = self._store_together(appends, may_inspect=group.failed)
+        except _BatchFailed:
+            return Attempt(remaining=[AppendGroup(appends, failed=True)])
         except RookeryError as exc:
-            seen = for_sender(exc) if is_transient(exc) else exc
-            outcomes = [seen for _ in appends]
-        return Attempt({id(a): o for a, o in zip(appends, outcomes, strict=True)})
+            error = for_sender(exc) if is_transient(exc) else exc
+            return Attempt({id(a): error for a in appends})
+        return Attempt(results)
 
-    def _together(self, appends: Sequence[Append], *, searching: bool) -> list[AppendResult | RookeryError]:
-        """Store appends as one batch: those whose lines are known as one text, any other read by itself."""
-        first = appends[0]
-        simple = [a for a in appends if a.lines is not None]
-        large = [a for a in appends if a.lines is None]
-        texts = [b"\n".join(line for a in simple for line in a.lines or ())] if simple else []
-        texts += [a.body for a in large]
-        source = self.stage_for(first.datasource, first.format).source
-        manner = manner_of(source, first.format, texts)
+    def _store_together(self, appends: Sequence[Append], *, may_inspect: bool) -> Results:
+        """Store appends as one batch. Raises `_BatchFailed` if that is not possible."""
+        bodies, first = _Bodies.of(appends), appends[0]
+        source = self.schema_for(first.datasource, first.format).source
+        manner = manner_of(source, first.format, bodies.texts)
         given = read_source_types(first.body) if first.format is Input.PARQUET else NO_SOURCE_TYPES
-        stage = self.stage_for(first.datasource, first.format, manner=manner, given=given)
-        size = sum(map(len, texts))
-        usual = not searching and self._expects_usual(stage)
-        batch = Batch(_identity(first, stage), stage, self._stages.borrow(stage), [], first.bound, size, usual=usual)
-        batch.searching = searching
-        try:
-            self._stage(batch, simple, large, texts, first.format)
-            found = self._finish(batch)
-        finally:
-            if not batch.handed:
-                self._stages.give_back(stage, batch.table)
-        by_append = {id(p.append): o for p, o in zip(batch.portions, found, strict=True)}
-        return [by_append[id(a)] for a in appends]
+        schema = self.schema_for(first.datasource, first.format, manner=manner, given=given)
+        fast = not may_inspect and self._tries_fast_checks(schema)
+        with self._stages.borrow(schema) as stage:
+            batch = StagedBatch(
+                _identity(first, schema),
+                schema,
+                stage.table,
+                _slices(bodies.appends, [0 for _ in appends]),
+                first.bound_tenant,
+                sum(map(len, bodies.texts)),
+                may_inspect,
+                self._ignored_columns(schema, bodies),
+            )
+            return self._finish(self._stage(batch, bodies, fast=fast), stage)
 
-    def _stage(
-        self, batch: Batch, simple: list[Append], large: list[Append], texts: Sequence[bytes], format: Input
-    ) -> None:
-        appends = [*simple, *large]
-        counts = [len(a.lines or ()) for a in simple]
-        if format is not Input.NDJSON:
-            batch.ignored = unknown_columns({c.given for c in batch.stage.columns}, texts[0], format)
-            if batch.ignored and batch.stage.source.strict:
-                raise _strange(batch.ignored)
-        unsound = format is Input.NDJSON and any(map(has_unknown_escape, texts))
-        if unsound or self._needs_search(batch, appends, texts[bool(simple) :]):
-            batch.portions = _portions(appends, [0 for _ in appends])
-            self._look_closer(batch)
-            return
-        if batch.stage.shared:
-            found = _repeating(batch.stage, simple, large)
-            if found is None:
-                batch.portions = _portions(appends, [0 for _ in appends])
-                self._look_closer(batch)
-                return
-            texts = found
+    def _ignored_columns(self, schema: StageSchema, bodies: _Bodies) -> tuple[str, ...]:
+        """Columns of a file that the datasource does not have. Raises RK5018 if the datasource is strict."""
+        if bodies.format is Input.NDJSON:
+            return ()
+        ignored = unknown_columns({c.given for c in schema.columns}, bodies.texts[0], bodies.format)
+        if ignored and schema.source.strict:
+            raise _unknown_columns_error(ignored)
+        return ignored
+
+    def _stage(self, batch: StagedBatch, bodies: _Bodies, *, fast: bool) -> JudgedBatch:
+        """Let the engine read the bodies into the stage. Raises `_BatchFailed` where they must be inspected first."""
+        if self._must_inspect(batch, bodies):
+            return self._inspect(batch)
+        texts = bodies.texts
+        if batch.schema.shared:
+            spread_texts = _with_shared_keys(batch.schema, bodies)
+            if spread_texts is None:
+                return self._inspect(batch)
+            texts = spread_texts
         try:
-            for position, text in enumerate(texts):
-                rows = self._read(batch, text, format)
-                batch.rows += rows
-                if position >= bool(simple):
-                    counts.append(rows)
+            rows_read = [self._read(batch, text, bodies.format) for text in texts]
         except RookeryError as exc:
-            if is_too_large(exc) and len(appends) == 1:
-                raise opens_too_far(exc, self._workspace.settings.insert_memory) from exc
-            if is_too_large(exc):
-                raise _Unsound from exc
-            if is_transient(exc):
-                raise for_sender(exc) from exc
-            if format is Input.PARQUET:
-                raise bad_row(exc, texts[0], format) from exc
-            batch.portions = _portions(appends, [0 for _ in appends])
-            self._look_closer(batch)
-            return
-        batch.portions = _portions(appends, counts)
-        if sum(counts) != batch.rows or (large and self._has_strangers(batch, large)):
-            self._look_closer(batch)
+            self._raise_unless_bad_row(exc, bodies)
+            return self._inspect(batch)
+        counts = [*(len(a.lines or ()) for a in bodies.joined), *rows_read[bool(bodies.joined) :]]
+        batch = replace(batch, slices=_slices(bodies.appends, counts))
+        if sum(counts) != sum(rows_read) or self._has_unrelated_event(batch, bodies.separate):
+            return self._inspect(batch)
+        return JudgedBatch(batch, fast=fast)
 
-    def _has_strangers(self, batch: Batch, large: Sequence[Append]) -> bool:
-        """Whether some events of large appends have none of the datasource's keys."""
-        if large[0].format is not Input.NDJSON or not batch.stage.takes_empty(batch.bound):
+    def _raise_unless_bad_row(self, exc: RookeryError, bodies: _Bodies) -> None:
+        """Return if the engine failed to read a row of text, which can be searched for. Otherwise raise."""
+        if is_too_large(exc) and len(bodies.appends) > 1:
+            raise _BatchFailed from exc
+        if is_too_large(exc):
+            raise too_large_to_read(exc, self._workspace.settings.insert_memory) from exc
+        if is_transient(exc):
+            raise for_sender(exc) from exc
+        if bodies.format is Input.PARQUET:
+            raise bad_row(exc, bodies.texts[0], bodies.format) from exc
+
+    def _has_unrelated_event(self, batch: StagedBatch, appends: Sequence[Append]) -> bool:
+        """Whether an event of large appends has no key of the datasource, and would pass as a row of defaults."""
+        if not appends or appends[0].format is not Input.NDJSON or not batch.schema.takes_empty(batch.bound_tenant):
             return False
-        if sum(len(a.body) for a in large) > PARSED_HERE_BYTES:
-            query = f"SELECT 1 FROM {batch.table.sql()} WHERE {may_be_empty(batch.stage)} LIMIT 1"
+        if sum(len(a.body) for a in appends) > MAX_PARSED_BYTES:
+            query = f"SELECT 1 FROM {batch.table.sql()} WHERE {may_be_empty(batch.schema)} LIMIT 1"
             if not self._workspace.warehouse.query(query, None, ONE_THREAD_SETTINGS).rows:
                 return False
-        return any(has_no_known_key(loaded(row), batch.stage.keys) for a in large for row in _json_rows(a))
+        return any(has_no_known_key(loaded(row), batch.schema.keys) for a in appends for row in _json_rows(a))
 
-    def _read(self, batch: Batch, text: bytes, format: Input) -> int:
-        """Let the engine read rows into the stage; how many they are."""
+    def _read(self, batch: StagedBatch, text: bytes, format: Input) -> int:
+        """Let the engine read a text into the stage. Returns how many rows it read."""
         limits: dict[str, int] = (
             {"input_format_parallel_parsing": 0, **ONE_THREAD_SETTINGS} if len(text) <= ONE_THREAD_BYTES else {}
         )
         limits |= {"max_memory_usage": self._workspace.settings.insert_memory}
         return self._workspace.warehouse.insert(batch.table.sql(), text, format, (), PARSE_SETTINGS | limits)
 
-    def _needs_search(self, batch: Batch, appends: Sequence[Append], texts: Sequence[bytes]) -> bool:
-        """Whether rows have to be looked at one by one, as far as it is known before the engine reads them."""
-        if appends[0].format is Input.PARQUET:
+    def _must_inspect(self, batch: StagedBatch, bodies: _Bodies) -> bool:
+        """Whether rows must be inspected, as far as that is known before the engine reads them."""
+        if bodies.format is Input.PARQUET:
             return False
-        if batch.searching or any(a.unknown.count for a in appends if self._strict(a) is not None):
+        if batch.may_inspect or any(a.unknown_keys.count for a in bodies.appends if self._strict_keys(a) is not None):
             return True
-        if batch.stage.takes_empty(batch.bound) and any(a.strange for a in appends):
+        if batch.schema.takes_empty(batch.bound_tenant) and any(a.has_unrelated_event for a in bodies.appends):
             return True
-        return any(_has_no_end(text, appends[0].format) for text in texts)
+        # The engine drops the backslash of an unknown escape instead of refusing the row.
+        if bodies.format is Input.NDJSON and any(map(has_unknown_escape, bodies.texts)):
+            return True
+        return any(_is_truncated(text, bodies.format) for text in bodies.separate_texts)
 
-    def _strict(self, append: Append) -> KnownKeys | None:
-        """The keys of a datasource that takes no others."""
+    def _strict_keys(self, append: Append) -> KnownKeys | None:
+        """The only keys that a strict datasource accepts; None for other datasources."""
         strict = self._workspace.current.build.datasources[append.datasource].strict
         return self.keys_of(append.datasource) if strict else None
 
-    def _finish(self, batch: Batch) -> list[AppendResult | RookeryError]:
-        """Note, store and answer; a batch whose bad rows show only now is searched and stored without them."""
-        if any(p.append.key for p in batch.portions) and not self._fits(batch):
-            # A receipt is written before the rows are stored, so their number must be known by now.
-            self._look_closer(batch)
-        receipts = self._note(batch)
-        looked = batch.numbered or bool(batch.bad)
-        while batch.good:
+    def _finish(self, batch: JudgedBatch, stage: BorrowedStage) -> Results:
+        """Record receipts and commit. A batch whose bad rows only show when it is stored is inspected first."""
+        if any(s.append.key for s in batch.staged.slices):
+            # A receipt is written before the rows are stored, so their number must be known.
+            batch = self._with_known_count(batch)
+        batch, receipts = self._record(batch)
+        visible: Visibility = None
+        while batch.stored_rows:
             try:
-                self._landing.put(batch)
+                visible = self._committer.commit(batch, stage)
                 break
             except RookeryError as exc:
-                if exc.is_server_fault or is_view_failure(exc) or looked:
+                if exc.is_server_fault or is_view_failure(exc) or batch.inspected:
                     raise
-                if not (batch.usual and self._fits_at_length(batch)):
-                    self._look_closer(batch)
-                    receipts = self._note(batch)
-                    looked = True
-        self._receipts.happened(receipts)
+                if (fully_checked := self._with_full_checks(batch)) is not None:
+                    batch = fully_checked
+                else:
+                    batch, receipts = self._record(self._inspect(batch.staged))
+        self._receipts.mark_stored(receipts)
         by_key = {r.key: r for r in receipts}
-        return [self._outcome(batch, p, by_key) for p in batch.portions]
+        return {id(s.append): _result(batch, s, by_key, visible) for s in batch.staged.slices}
 
-    def _expects_usual(self, stage: StageSchema) -> bool:
-        """Whether a batch is tried the short way. It is not while its datasource's values turn out to be unusual."""
-        left = self._unusual.get(stage.identity, 0)
-        if left:
-            self._unusual[stage.identity] = left - 1
-        return not left
+    def _tries_fast_checks(self, schema: StageSchema) -> bool:
+        """Whether a batch is tried with the fast checks. Some are not after the values of a batch were unusual."""
+        skipped = self._fast_checks_skipped.get(schema.identity, 0)
+        if skipped:
+            self._fast_checks_skipped[schema.identity] = skipped - 1
+        return not skipped
 
-    def _fits(self, batch: Batch) -> bool:
-        """Whether all staged rows can be stored, as far as it is not known."""
-        if batch.numbered or batch.bad or not batch.good or self._meets(batch):
-            return True
-        return batch.usual and self._fits_at_length(batch)
+    def _with_known_count(self, batch: JudgedBatch) -> JudgedBatch:
+        """A batch of which it is known how many rows are stored."""
+        if batch.inspected or not batch.stored_rows or self._all_valid(batch):
+            return batch
+        return self._with_full_checks(batch) or self._inspect(batch.staged)
 
-    def _fits_at_length(self, batch: Batch) -> bool:
-        """Whether the rows of a batch that is not as usual can be stored nevertheless."""
-        batch.usual = False
-        fits = self._meets(batch)
-        if fits:
-            self._unusual[batch.stage.identity] = FULL_CHECK_BATCHES
-        return fits
+    def _with_full_checks(self, batch: JudgedBatch) -> JudgedBatch | None:
+        """The batch under the full checks, if it failed the fast ones and passes the full ones."""
+        if not batch.fast:
+            return None
+        fully_checked = replace(batch, fast=False)
+        if not self._all_valid(fully_checked):
+            return None
+        self._fast_checks_skipped[batch.staged.schema.identity] = FULL_CHECK_BATCHES
+        return fully_checked
 
-    def _meets(self, batch: Batch) -> bool:
-        """Whether all staged rows are good, and none of their values throws."""
-        good = condition(batch.stage, batch.bound, usual=batch.usual)
-        values = taken(batch.stage, batch.bound, usual=batch.usual)
+    def _all_valid(self, batch: JudgedBatch) -> bool:
+        """Whether all staged rows pass the checks and none of their values throws."""
+        staged = batch.staged
+        valid = condition(staged.schema, staged.bound_tenant, usual=batch.fast)
+        values = taken(staged.schema, staged.bound_tenant, usual=batch.fast)
         try:
-            found = self._workspace.warehouse.query(
-                f"SELECT countIf(NOT ({good})), sum(ignore({values})) FROM {batch.table.sql()}"
+            result = self._workspace.warehouse.query(
+                f"SELECT countIf(NOT ({valid})), sum(ignore({values})) FROM {staged.table.sql()}"
             )
         except RookeryError as exc:
             if is_transient(exc):
                 raise for_sender(exc) from exc
             return False
-        return not found.rows[0][0]
+        return not result.rows[0][0]
 
-    def _look_closer(self, batch: Batch) -> None:
-        """Tell an append's bad rows, if that is wanted now. Several are parted first."""
-        batch.usual = False
-        if len(batch.portions) > 1 or not batch.searching:
-            raise _Unsound
-        inspect(self._workspace, batch, self._strict(batch.portions[0].append))
+    def _inspect(self, batch: StagedBatch) -> JudgedBatch:
+        """Find the batch's bad rows. Raises `_BatchFailed` if it has several appends or may not be inspected yet."""
+        if len(batch.slices) > 1 or not batch.may_inspect:
+            raise _BatchFailed
+        return inspect(self._workspace, batch, self._strict_keys(batch.slices[0].append))
 
-    def _note(self, batch: Batch) -> list[Receipt]:
-        """Keep bad rows and write receipts, in this order. Nothing is written of an append that leaves nothing."""
+    def _record(self, batch: JudgedBatch) -> tuple[JudgedBatch, list[Receipt]]:
+        """Quarantine bad rows, then write receipts. The order makes a receipt's counts true after a kill."""
         try:
-            self._keep(batch)
-            return self._write_receipts(batch)
+            batch = self._quarantine(batch)
+            return batch, self._write_receipts(batch)
         except BaseException:
-            if batch.bad:
-                self._leftovers.add(batch.stage.source.name, batch.id)
+            if batch.rejected:
+                self._orphans.add(batch.staged.datasource, batch.staged.id)
             raise
 
-    def _keep(self, batch: Batch) -> None:
-        """Put bad rows into quarantine, as far as their writer's share has room."""
-        if batch.bad:
-            # Bad rows are an append's alone: several were parted.
-            writer = batch.portions[0].append.writer
-            kept = self._quota.admitted(batch.stage.source.name, writer, batch.bad)
-            batch.refused = batch.bad.keys() - kept.keys()
-            mark = mark_of(writer)
-            quarantine.keep(self._workspace, batch.stage.source.name, batch.id, batch.bound, kept.values(), mark=mark)
+    def _quarantine(self, batch: JudgedBatch) -> JudgedBatch:
+        """Store bad rows in quarantine, as far as their writer's quota admits them."""
+        if not batch.rejected:
+            return batch
+        # A batch with rejected rows has one append: the batch was inspected.
+        staged, writer = batch.staged, batch.staged.slices[0].append.writer
+        admitted = self._quota.admit(staged.datasource, writer, batch.rejected)
+        origin = quarantine.Origin(staged.id, staged.bound_tenant, id_prefix(writer))
+        quarantine.store(self._workspace, staged.datasource, origin, admitted.values())
+        return replace(batch, discarded=frozenset(batch.rejected.keys() - admitted.keys()))
 
-    def _write_receipts(self, batch: Batch) -> list[Receipt]:
-        keyed = [p for p in batch.portions if p.append.key and not p.refused and not self._leaves_nothing(batch, p)]
-        if not keyed:
+    def _write_receipts(self, batch: JudgedBatch) -> list[Receipt]:
+        """Write receipts for the appends with idempotency keys, except those of which no row is kept."""
+        staged = batch.staged
+        if batch.refusal is not None:
             return []
-        tenants = self._tenants(batch, keyed)
+        shares = [s for s in staged.slices if s.append.key and not batch.leaves_nothing(s)]
+        if not shares:
+            return []
+        tenants = self._count_by_tenant(batch, shares)
         receipts = [
             Receipt(
-                key_of(p.append),
-                p.append.digest,
-                batch.id,
-                p.stop - p.start - batch.bad_in(p),
-                batch.bad_in(p) - batch.refused_in(p),
-                tenants.get(n, {}),
-                batch.stage.source.is_landing,
-                refused=batch.refused_in(p),
-                unknown=p.append.unknown,
-                first=batch.first_bad(p),
+                key=key_of(share.append),
+                digest=share.append.digest,
+                batch=staged.id,
+                rows=share.rows - batch.rejected_in(share),
+                quarantined=batch.rejected_in(share) - batch.discarded_in(share),
+                tenants=tenants.get(n, {}),
+                logged=staged.schema.source.is_landing,
+                refused=batch.discarded_in(share),
+                unknown_keys=share.append.unknown_keys,
+                first_bad_row=batch.first_bad_row(share),
             )
-            for n, p in enumerate(keyed)
+            for n, share in enumerate(shares)
         ]
         self._receipts.write(receipts)
         return receipts
 
-    def _tenants(self, batch: Batch, portions: Sequence[AppendSlice]) -> dict[int, dict[str, int]]:
-        """Rows to be stored by tenant, for each of the portions."""
-        if batch.stage.tenant is None or not batch.good:
+    def _count_by_tenant(self, batch: JudgedBatch, shares: Sequence[AppendSlice]) -> dict[int, dict[str, int]]:
+        """Rows that will be stored, by the position of their append in `shares` and by tenant."""
+        staged, schema = batch.staged, batch.staged.schema
+        if schema.tenant is None or not batch.stored_rows:
             return {}
         number = ROW_NUMBER_COLUMN if batch.numbered else "rowNumberInAllBlocks()"
-        value = literal(batch.bound) if batch.bound is not None else batch.stage.tenant.value
-        starts, stops = ([getattr(p, side) for p in portions] for side in ("start", "stop"))
-        found = self._workspace.warehouse.query(
-            # No alias may be a column's name: it would take the column's place in the condition.
+        tenant = literal(staged.bound_tenant) if staged.bound_tenant is not None else schema.tenant.value
+        starts, stops = [s.start for s in shares], [s.stop for s in shares]
+        result = self._workspace.warehouse.query(
+            # An alias that is a column's name would replace the column in the condition.
             "SELECT arrayFirstIndex((_rk_a, _rk_b) -> _rk_i >= _rk_a AND _rk_i < _rk_b, "
             f"{starts}, {stops}) AS _rk_p, assumeNotNull(_rk_t), count() "
-            f"FROM (SELECT {number} AS _rk_i, {value} AS _rk_t FROM {batch.table.sql()} WHERE {batch.condition}) "
+            f"FROM (SELECT {number} AS _rk_i, {tenant} AS _rk_t FROM {staged.table.sql()} WHERE {batch.condition}) "
             f"WHERE _rk_p > 0 GROUP BY 1, 2 ORDER BY 3 DESC LIMIT {MAX_COUNTED_TENANTS} BY _rk_p",
             None,
             ONE_THREAD_SETTINGS,
         )
-        counted: dict[int, dict[str, int]] = {}
-        for position, tenant, rows in found.rows:
-            counted.setdefault(int(position) - 1, {})[str(tenant)] = int(rows)
-        return counted
-
-    def _outcome(
-        self, batch: Batch, portion: AppendSlice, receipts: Mapping[Key, Receipt]
-    ) -> AppendResult | RookeryError:
-        if portion.refused is not None:
-            return portion.refused
-        bad, refused = batch.bad_in(portion), batch.refused_in(portion)
-        receipt = receipts.get(key_of(portion.append)) if portion.append.key else None
-        return AppendResult(
-            batch.id,
-            portion.stop - portion.start - bad,
-            bad - refused,
-            refused,
-            receipt.tenants if receipt else {},
-            batch.visible,
-            ignored=batch.ignored,
-            unknown=portion.append.unknown,
-            first=batch.first_bad(portion),
-        )
-
-    @staticmethod
-    def _leaves_nothing(batch: Batch, portion: AppendSlice) -> bool:
-        """Whether no row of a portion is stored or kept, so that it can be sent again as if it had never been."""
-        rows = portion.stop - portion.start
-        return 0 < rows == batch.refused_in(portion)
+        counts: dict[int, dict[str, int]] = {}
+        for position, id, rows in result.rows:
+            counts.setdefault(int(position) - 1, {})[str(id)] = int(rows)
+        return counts
 
 
-def key_of(append: Append) -> Key:
-    """What an append's receipt is kept under."""
-    return (append.bound or "", append.datasource, append.key or "")
+def _result(
+    batch: JudgedBatch, share: AppendSlice, receipts: Mapping[Key, Receipt], visible: Visibility
+) -> AppendResult | RookeryError:
+    """The result of one append of a batch."""
+    if batch.refusal is not None:
+        return batch.refusal
+    rejected, discarded = batch.rejected_in(share), batch.discarded_in(share)
+    receipt = receipts.get(key_of(share.append)) if share.append.key else None
+    return AppendResult(
+        batch.staged.id,
+        share.rows - rejected,
+        rejected - discarded,
+        discarded,
+        receipt.tenants if receipt else {},
+        visible,
+        ignored_columns=batch.staged.ignored_columns,
+        unknown_keys=share.append.unknown_keys,
+        first_bad_row=batch.first_bad_row(share),
+    )
 
 
-def _strange(names: Sequence[str]) -> RookeryError:
+def _unknown_columns_error(names: Sequence[str]) -> RookeryError:
     shown = ", ".join(f"`{name[:MAX_KEY_CHARACTERS]}`" for name in names[:MAX_NAMED_KEYS])
     message = f"the file has columns that the datasource does not have: {shown}"
-    hint = "nothing was stored; the datasource is strict: leave them out, or add them to its file"
+    hint = "nothing was stored; the datasource is strict: remove these columns, or declare them in its file"
     return RookeryError(UNKNOWN_COLUMNS, message, hint=hint)
 
 
-def _identity(append: Append, stage: StageSchema) -> str:
-    """A batch's identity. Without a log to tell what happened, the engine's window must, so a key makes it."""
-    if not stage.source.is_landing and append.key:
+def _identity(append: Append, schema: StageSchema) -> str:
+    """A new batch's identity, which is also its deduplication token.
+
+    Rows of a landing datasource name their batch. Others do not, so a retry can only be recognized by the engine's
+    deduplication window: there the idempotency key makes the identity, and each keyed append is a batch of its own.
+    """
+    if not schema.source.is_landing and append.key:
         return f"k:{storage.digest(*key_of(append), append.digest)}"
     return f"g:{time.time_ns():x}{secrets.token_hex(5)}"
 
 
-def _repeating(stage: StageSchema, simple: Sequence[Append], large: Sequence[Append]) -> list[bytes] | None:
-    """The texts of appends with the values of shared keys repeated; None if a row is not an object."""
-    lines = [[line for a in simple for line in a.lines or ()]] if simple else []
-    rows = [[spread(row, stage.shared) for row in some] for some in (*lines, *(_json_rows(a) for a in large))]
-    texts = [b"\n".join(row for row in some if row is not None) for some in rows]
-    return texts if all(row is not None for some in rows for row in some) else None
+def _with_shared_keys(schema: StageSchema, bodies: _Bodies) -> list[bytes] | None:
+    """The texts with the values of shared keys repeated under each column's name; None if a row is not an object."""
+    joined = [[line for a in bodies.joined for line in a.lines or ()]] if bodies.joined else []
+    texts = []
+    for rows in (*joined, *(_json_rows(a) for a in bodies.separate)):
+        spread_rows = [spread(row, schema.shared) for row in rows]
+        objects = [row for row in spread_rows if row is not None]
+        if len(objects) < len(spread_rows):
+            return None
+        texts.append(b"\n".join(objects))
+    return texts
 
 
-def _has_no_end(body: bytes, format: Input) -> bool:
-    """Whether a list or a quoted value is open at a body's end; the engine would take it for complete."""
+def _is_truncated(body: bytes, format: Input) -> bool:
+    """Whether a list or a quoted value is open at a body's end. The engine would accept it as complete."""
     return is_unterminated_array(body) if format is Input.NDJSON else format is Input.CSV and is_unterminated(body)
 
 
 def _json_rows(append: Append) -> list[bytes]:
-    return list(append.lines or json_rows(append.body, whole=append.whole))
+    return list(append.lines or json_rows(append.body, whole=append.is_complete))
 
 
-def _portions(appends: Sequence[Append], counts: Sequence[int]) -> list[AppendSlice]:
-    portions, start = [], 0
+def _slices(appends: Sequence[Append], counts: Sequence[int]) -> tuple[AppendSlice, ...]:
+    """The slices of appends that are staged one after the other, with so many rows each."""
+    slices, start = [], 0
     for append, count in zip(appends, counts, strict=True):
-        portions.append(AppendSlice(append, start, start + count))
+        slices.append(AppendSlice(append, start, start + count))
         start += count
-    return portions
+    return tuple(slices)
 
 
-def _maker(
-    snapshot: Snapshot, name: str, format: Input, manner: Manner, given: Mapping[str, SourceType] = NO_SOURCE_TYPES
-) -> Callable[[], StageSchema]:
-    def make() -> StageSchema:
-        if name not in snapshot.build.relations:
-            raise RookeryError(UNKNOWN_DATASOURCE, f"there is no datasource `{name}`", hint="rookery datasource ls")
-        fed = next((p.name for p in snapshot.build.materialized() if p.target and p.target.name == name), None)
-        if fed is not None:
-            raise RookeryError(NOT_WRITABLE, f"`{name}` is filled by pipe `{fed}` and takes no rows from outside")
-        return stage_of(snapshot.build.datasources[name], format, manner, given)
-
-    return make
+def _stage_schema(
+    snapshot: Snapshot, name: str, format: Input, manner: Manner, given: Mapping[str, SourceType]
+) -> StageSchema:
+    if name not in snapshot.build.relations:
+        raise RookeryError(UNKNOWN_DATASOURCE, f"there is no datasource `{name}`", hint="rookery datasource ls")
+    pipe = next((p.name for p in snapshot.build.materialized() if p.target and p.target.name == name), None)
+    if pipe is not None:
+        raise RookeryError(NOT_WRITABLE, f"`{name}` is the target of pipe `{pipe}`: rows cannot be appended to it")
+    return stage_of(snapshot.build.datasources[name], format, manner, given)

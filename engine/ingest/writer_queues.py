@@ -1,7 +1,7 @@
-"""What waits for one datasource: a queue for each writer, from which batches are taken by turns.
+"""The appends that wait for one datasource: a queue for each writer, from which batches are formed in turn.
 
-A writer is the tenant that a token is bound to, or a token without one. While a writer's bad rows are searched for,
-its queue is held, so that its rows stay in order; the queues of all others move on.
+A writer is the tenant that a token is bound to, or a token without a tenant. While a writer's bad rows are searched
+for, its queue is held so that its rows stay in order. The queues of other writers continue.
 """
 
 from __future__ import annotations
@@ -14,113 +14,119 @@ from dataclasses import dataclass, field
 from engine.ingest.batch import Append
 
 MAX_BATCH_BYTES = 8 << 20
-"""Bytes of requests that share an INSERT into the datasource."""
+"""Bytes of bodies that share one INSERT into the datasource."""
 MAX_BATCHES_IN_FLIGHT = 2
-"""Batches of one datasource under way at once: one is parsed while another is stored."""
+"""Concurrent batches of one datasource: one is parsed while another is stored."""
 SECOND_BATCH_BYTES = 512 << 10
-"""Waiting bytes that start a second batch of the same writers: fewer gather until the first is stored."""
+"""Waiting bytes that start a second batch for the same tenant. Fewer wait until the first batch is stored."""
 
 
 @dataclass(slots=True)
-class Group:
-    """Appends that are stored together; if `failed`, they cannot be as they are."""
+class AppendGroup:
+    """Appends that are to be stored together."""
 
     appends: list[Append]
     failed: bool
+    """The group could not be stored as a whole, so it must be split or searched."""
 
-    def parts(self) -> list[Group]:
-        """Two halves of the group, between writers if there are several; neither of them is tried."""
+    def halves(self) -> list[AppendGroup]:
+        """Split the group in two: between writers if there are several, else in the middle."""
         writers = by_writer(self.appends)
         if len(writers) > 1:
             middle = len(writers) // 2
-            halves = [[a for each in some for a in each] for some in (writers[:middle], writers[middle:])]
+            halves = [[a for appends in some for a in appends] for some in (writers[:middle], writers[middle:])]
         else:
             middle = len(self.appends) // 2
             halves = [self.appends[:middle], self.appends[middle:]]
-        return [Group(half, failed=False) for half in halves]
+        return [AppendGroup(half, failed=False) for half in halves]
 
 
 @dataclass(slots=True)
 class IngestQueue:
-    """The queues of one datasource's writers, in the order of their turns. Not locked: the gateway does that.
-
-    `held` are the writers whose rows are searched, with what is still to be searched; `running` counts batches under
-    way by the tenant that they are for. `expected` is the number of appends for which the next batch waits.
-    """
+    """The queues of one datasource's writers. Not thread-safe: callers hold the gateway's lock."""
 
     queues: dict[str, deque[Append]] = field(default_factory=dict)
-    held: dict[str, deque[Group]] = field(default_factory=dict)
+    """Waiting appends by writer. The order of the keys is the order of turns."""
+    held: dict[str, deque[AppendGroup]] = field(default_factory=dict)
+    """Writers whose rows are being searched, with the groups that are still to be searched."""
     running: Counter[str | None] = field(default_factory=Counter)
+    """Batches that are being stored, by the tenant that their writers are bound to."""
     size: int = 0
+    """Bytes of all waiting bodies."""
     waiting: int = 0
+    """Waiting appends."""
     expected: int = 0
-    gathering: str | None = None
-    enough: threading.Event = field(default_factory=threading.Event)
+    """Appends for which the next batch is delayed."""
+    coalescing_tenant: str | None = None
+    """The tenant whose next batch is delayed."""
+    ready: threading.Event = field(default_factory=threading.Event)
+    """Ends the delay early. The only part of the queue that is waited on without the gateway's lock."""
 
     def add(self, append: Append) -> None:
         """Put an append at the end of its writer's queue."""
         self.queues.setdefault(append.writer, deque()).append(append)
         self.size += len(append.body)
         self.waiting += 1
-        if self.complete or append.bound != self.gathering:
-            self.enough.set()
+        if self.has_enough or append.bound_tenant != self.coalescing_tenant:
+            self.ready.set()
 
     @property
-    def complete(self) -> bool:
-        """Whether all callers that are expected are there, or enough of them for a batch."""
+    def has_enough(self) -> bool:
+        """Whether all expected appends have arrived, or enough bytes for a batch."""
         return self.waiting >= self.expected or self.size >= SECOND_BATCH_BYTES
 
     def may_start(self, append: Append) -> bool:
-        """Whether another batch may begin now that an append has come, or its writer is no longer held."""
+        """Whether another batch may start now that an append has arrived, or that its writer is no longer held."""
         if append.writer in self.held:
             return False
-        under_way = self.running.total()
-        return not under_way or (
-            under_way < MAX_BATCHES_IN_FLIGHT and (self.size >= SECOND_BATCH_BYTES or not self.running[append.bound])
+        running = self.running.total()
+        return not running or (
+            running < MAX_BATCHES_IN_FLIGHT
+            and (self.size >= SECOND_BATCH_BYTES or not self.running[append.bound_tenant])
         )
 
-    def ended(self, bound: str | None) -> None:
-        """Note the end of a batch."""
-        self.running[bound] -= 1
-        if not self.running[bound]:
-            del self.running[bound]
+    def batch_ended(self, bound_tenant: str | None) -> None:
+        """Record the end of a batch."""
+        self.running[bound_tenant] -= 1
+        if not self.running[bound_tenant]:
+            del self.running[bound_tenant]
 
-    def first_ready(self) -> str | None:
+    def next_writer(self) -> str | None:
         """The writer whose turn it is."""
         return next((writer for writer in self.queues if writer not in self.held), None)
 
-    def take(self) -> list[Append]:
-        """The next batch: the first append of the writer whose turn it is, and others that may be stored with it.
+    def next_batch(self) -> list[Append]:
+        """Remove the next batch: the first append of the writer whose turn it is, and others that may join it.
 
-        Those are appends under the same tenant, or of other writers without one, each of which adds one in turn.
+        Those are appends that are bound to the same tenant, or of other writers without one, one append per turn.
         """
-        writer = self.first_ready()
+        writer = self.next_writer()
         if writer is None:
             return []
         first = self._pop(writer)
-        taken, size = [first], len(first.body)
-        if first.joins:
-            for append in self._fellows(writer, first.bound):
-                taken.append(append)
+        appends, size = [first], len(first.body)
+        if first.can_be_joined:
+            for append in self._pop_joining(first.bound_tenant):
+                appends.append(append)
                 size += len(append.body)
                 if size >= MAX_BATCH_BYTES:
                     break
-        return taken
+        return appends
 
-    def _fellows(self, writer: str, bound: str | None) -> Iterator[Append]:
-        """What may join a batch, one of each writer in turn; each is taken off its queue."""
-        writers = [w for w, q in self.queues.items() if q[0].bound == bound and w not in self.held]
+    def _pop_joining(self, bound_tenant: str | None) -> Iterator[Append]:
+        """Remove the appends that may join a batch, one per writer and turn."""
+        writers = [w for w, q in self.queues.items() if q[0].bound_tenant == bound_tenant and w not in self.held]
         while writers:
-            left = []
-            for each in writers:
-                queue = self.queues.get(each)
-                if queue and queue[0].joins:
-                    left.append(each)
-                    yield self._pop(each)
-            writers = left
+            remaining = []
+            for writer in writers:
+                queue = self.queues.get(writer)
+                if queue and queue[0].can_be_joined:
+                    remaining.append(writer)
+                    yield self._pop(writer)
+            writers = remaining
 
     def _pop(self, writer: str) -> Append:
-        """A writer's first append; its next turn comes after those of all others."""
+        """Remove a writer's first append, and move the writer behind all others."""
         queue = self.queues.pop(writer)
         append = queue.popleft()
         if queue:
@@ -129,12 +135,12 @@ class IngestQueue:
         self.waiting -= 1
         return append
 
-    def waiting_for(self, bound: str | None) -> int:
-        """Appends that could be in the next batch under a tenant."""
-        return sum(len(q) for w, q in self.queues.items() if q[0].bound == bound and w not in self.held)
+    def waiting_for(self, bound_tenant: str | None) -> int:
+        """How many appends could be in the tenant's next batch."""
+        return sum(len(q) for w, q in self.queues.items() if q[0].bound_tenant == bound_tenant and w not in self.held)
 
-    def hold(self, groups: Iterable[Group]) -> list[str]:
-        """Hold the writers of groups that have to be searched. Returns those that were not held before."""
+    def hold(self, groups: Iterable[AppendGroup]) -> list[str]:
+        """Hold the writers of groups that must be searched. Returns the writers that were not held before."""
         new = []
         for group in groups:
             writer = group.appends[0].writer
@@ -145,15 +151,15 @@ class IngestQueue:
         return new
 
     def release(self, writer: str) -> Append | None:
-        """Let a writer go on. Returns its next append, if one waits."""
+        """Let a held writer continue. Returns its next append, if any waits."""
         del self.held[writer]
         queue = self.queues.get(writer)
         return queue[0] if queue else None
 
 
 def by_writer(appends: Sequence[Append]) -> list[list[Append]]:
-    """Appends apart by their writers."""
-    found: dict[str, list[Append]] = {}
+    """Group appends by their writer."""
+    groups: dict[str, list[Append]] = {}
     for append in appends:
-        found.setdefault(append.writer, []).append(append)
-    return list(found.values())
+        groups.setdefault(append.writer, []).append(append)
+    return list(groups.values())

@@ -57,8 +57,8 @@ async def append(request: Request) -> Response:
             hint = "compress the file in the form instead"
             raise RookeryError(MEDIA_TYPE, "a compressed form is not supported", hint=hint)
         request = Request(request.scope, receive_file(content_type, request.receive))
-    # A body without rows would never reach the gateway. An append of nothing raises the same errors for it.
-    services.gateway.append(writer.datasource, b"", INPUTS[format])
+    # A body without rows never reaches the gateway.
+    services.gateway.require_writable(writer.datasource, INPUTS[format])
     upload = Upload(services, writer, INPUTS[format], head.idempotency_key())
     body = await (upload.replace(request) if mode == "replace" else upload.append(request))
     timer.stage("append")

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.errors import BAD_REQUEST, MEDIA_TYPE, QUARANTINE_FULL, RookeryError
-from engine.ingest.batch import AppendResult, Fault
+from engine.ingest.batch import Append, AppendResult, RowFault
 from engine.ingest.formats.compression import sniff_encoding
 from engine.ingest.gateway import MemoryBudget
 from engine.observe import Timer
@@ -106,12 +106,12 @@ async def _append(scope: Scope, receive: Receive, timer: Timer) -> tuple[int, di
     waits_for_storage, waits_for_visibility = _wait_mode(query.get("wait", "false"))
     writer = writer_of(services, head, query)
     timer.stage("auth")
-    with services.gateway.room(writer.tenant, writer.token) as budget:
+    with services.gateway.memory_budget(writer.tenant, writer.token) as budget:
         request = Request(scope, receive)
         body = await _body(request, services.workspace.settings.max_body, budget, is_form=is_form)
         timer.stage("body")
-        appended = services.gateway.append(
-            writer.datasource, body, Input.NDJSON, writer.tenant, head.idempotency_key(), writer=writer.token
+        appended = services.gateway.submit(
+            Append(writer.datasource, body, Input.NDJSON, writer.tenant, head.idempotency_key(), writer.token)
         )
         outcome = await services.appended.result(appended)
     timer.stage("append")
@@ -131,14 +131,14 @@ def append_answer(outcome: AppendResult) -> dict[str, Any]:
     answer: dict[str, Any] = {"successful_rows": outcome.rows, "quarantined_rows": outcome.quarantined}
     if outcome.refused:
         answer["refused_rows"] = outcome.refused
-    if outcome.first is not None:
-        answer["first_bad_row"] = bad_row(outcome.first)
-    if outcome.unknown.count:
-        answer["unknown_keys"] = {"count": outcome.unknown.count, "names": list(outcome.unknown.names)}
+    if outcome.first_bad_row is not None:
+        answer["first_bad_row"] = bad_row(outcome.first_bad_row)
+    if outcome.unknown_keys.count:
+        answer["unknown_keys"] = {"count": outcome.unknown_keys.count, "names": list(outcome.unknown_keys.names)}
     return answer
 
 
-def bad_row(fault: Fault, rows_before: int = 0) -> dict[str, Any]:
+def bad_row(fault: RowFault, rows_before: int = 0) -> dict[str, Any]:
     """A row that could not be stored, with its position among the rows that were sent, counted from 1."""
     columns = [c for c in fault.columns if c]
     return {"row": rows_before + fault.row, "columns": columns, "reason": "; ".join(fault.reasons)}
@@ -193,7 +193,7 @@ async def _body(request: Request, limit: int, budget: MemoryBudget, *, is_form: 
         message = await request.receive()
         body: bytes = message.get("body", b"")
         if message["type"] == "http.request" and not message.get("more_body") and not sniff_encoding(body):
-            budget.take(len(body))
+            budget.reserve(len(body))
             return body
         request = Request(request.scope, _replayed(message, request.receive))
     return await append_body(request, limit, budget)

@@ -132,7 +132,7 @@ async def decompressed_chunks(request: Request, limit: int, budget: MemoryBudget
     try:
         async for received in request.stream():
             for chunk in decompressor.decompress(received):
-                budget.take(len(chunk))
+                budget.reserve(len(chunk))
                 yield chunk
                 if len(chunk) == OUTPUT_BYTES:
                     # A few bytes can decompress to many chunks: let other requests run in between.
@@ -140,7 +140,7 @@ async def decompressed_chunks(request: Request, limit: int, budget: MemoryBudget
     except ClientDisconnect as exc:
         raise _disconnected() from exc
     if last := decompressor.finish():
-        budget.take(len(last))
+        budget.reserve(len(last))
         yield last
 
 

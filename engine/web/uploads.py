@@ -16,7 +16,7 @@ import anyio.to_thread
 from starlette.requests import Request
 
 from engine.errors import NOT_REPLACEABLE, QUARANTINE_FULL, RookeryError
-from engine.ingest.batch import AppendResult
+from engine.ingest.batch import Append, AppendResult
 from engine.ingest.formats.body_rows import Chunker
 from engine.ingest.formats.parquet import split_parquet
 from engine.ingest.gateway import MemoryBudget
@@ -56,14 +56,14 @@ class UploadTotals:
 
     def add(self, outcome: AppendResult) -> None:
         """Add the outcome of the next batch."""
-        if outcome.first is not None and self.first_bad_row is None:
-            self.first_bad_row = bad_row(outcome.first, self.rows + self.quarantined + self.refused)
-        self.unknown_keys = outcome.unknown.with_others(self.unknown_keys)
+        if outcome.first_bad_row is not None and self.first_bad_row is None:
+            self.first_bad_row = bad_row(outcome.first_bad_row, self.rows + self.quarantined + self.refused)
+        self.unknown_keys = outcome.unknown_keys.merged(self.unknown_keys)
         self.refused += outcome.refused
         self.rows += outcome.rows
         self.quarantined += outcome.quarantined
         self.repeated += outcome.repeated
-        self.ignored_columns |= dict.fromkeys(outcome.ignored)
+        self.ignored_columns |= dict.fromkeys(outcome.ignored_columns)
 
 
 class Upload:
@@ -87,12 +87,12 @@ class Upload:
         try:
             with self._memory_budget() as budget:
                 async for batch in self._batches(request):
-                    budget.take(len(batch))
+                    budget.reserve(len(batch))
                     in_flight.append((asyncio.wrap_future(self._send(batch)), len(batch)))
                     if len(in_flight) == MAX_BATCHES_IN_FLIGHT:
                         oldest, size = in_flight.popleft()
                         self._totals.add(await oldest)
-                        budget.take(-size)
+                        budget.release(size)
                 while in_flight:
                     self._totals.add(await in_flight.popleft()[0])
         except RookeryError as exc:
@@ -128,21 +128,23 @@ class Upload:
         return answer
 
     def _memory_budget(self) -> MemoryBudget:
-        return self._services.gateway.room(self._writer.tenant, self._writer.token)
+        return self._services.gateway.memory_budget(self._writer.tenant, self._writer.token)
 
     def _send(self, batch: bytes) -> Future[AppendResult]:
         self._totals.batches += 1
         # Rows of a replacement go to a new table, so no earlier upload can have stored them.
         key = part_key(self._key, self._totals.batches) if self._key and self._target is None else None
-        return self._services.gateway.append(
-            self._writer.datasource,
-            batch,
-            self._format,
-            self._writer.tenant,
-            key,
-            writer=self._writer.token,
-            into=self._target,
-            whole=False,
+        return self._services.gateway.submit(
+            Append(
+                self._writer.datasource,
+                batch,
+                self._format,
+                self._writer.tenant,
+                key,
+                self._writer.token,
+                self._target,
+                is_complete=False,
+            )
         )
 
     async def _batches(self, request: Request) -> AsyncIterator[bytes]:
@@ -160,7 +162,7 @@ class Upload:
                 ):
                     yield batch
                 # The chunker holds the row whose end has not arrived, however long it is.
-                budget.keep(chunker.held)
+                budget.resize(chunker.held)
             for batch in chunker.finish():
                 yield batch
 
@@ -170,7 +172,7 @@ class Upload:
         with SpooledTemporaryFile(max_size=WHOLE_PARQUET_BYTES) as file:
             async for chunk in decompressed_chunks(request, UNLIMITED_BYTES, budget):
                 await anyio.to_thread.run_sync(self._spool, file, chunk, limiter=limiter)
-                budget.leave()
+                budget.release_all()
             size = file.tell()
             file.seek(0)
             if size <= WHOLE_PARQUET_BYTES:

@@ -127,7 +127,7 @@ def _accounted(home: House, body: bytes, format: Input, **more: Any) -> None:
 @example(b"\n".join(HOSTILE), None, True)
 @example(b"\n".join(HOSTILE), "1", False)
 def test_json(home: House, body: bytes, bound: str | None, keyed: bool) -> None:
-    _accounted(home, body, Input.NDJSON, bound=bound, key=f"k{next(_IDS)}" if keyed else None)
+    _accounted(home, body, Input.NDJSON, bound_tenant=bound, key=f"k{next(_IDS)}" if keyed else None)
 
 
 @QUIET

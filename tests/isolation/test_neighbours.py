@@ -55,7 +55,7 @@ def ingestion(workspace: Workspace) -> BatchWriter:
 
 def append(*rows: dict[str, Any], key: str | None = None) -> Append:
     body = "\n".join(json.dumps(r) for r in rows).encode()
-    return Append("events", body, Input.NDJSON, None, key, strict_ndjson_lines(body), digest=key or "")
+    return Append("events", body, Input.NDJSON, key=key, lines=strict_ndjson_lines(body), digest=key or "")
 
 
 def ids(workspace: Workspace, table: str = "main.events") -> set[str]:
@@ -167,5 +167,5 @@ def test_a_stage_is_lent_to_one_batch_at_a_time(workspace: Workspace, monkeypatc
     ingestion = BatchWriter(workspace, stages, Receipts(workspace))
     (outcome,) = ingestion.store([append({"tenant_id": 1, "id": "lent"})])
     assert isinstance(outcome, AppendResult) and outcome.rows == 1
-    stage = ingestion.stage_for("events", Input.NDJSON)
+    stage = ingestion.schema_for("events", Input.NDJSON)
     assert stages.borrow(stage) != stages.borrow(stage)

@@ -43,7 +43,7 @@ def test_rows_that_landing_no_longer_has_do_not_come_twice(tmp_path: Path, kille
         first = _send(home, "a")
         assert (first.rows, first.quarantined, _counted(home)) == (1, 1, 1)
         if killed:
-            home.gateway.receipts._unnoted.clear()
+            home.gateway.receipts._unrecorded.clear()
     with house(tmp_path) as home:
         home.run("TRUNCATE TABLE main.events")
         assert home.gateway.receipts.show(None, "a")["receipts"][0]["successful_rows"] == 1

@@ -56,7 +56,7 @@ def clean(home: House) -> None:
 
 
 def send(home: House, rows: list[dict[str, Any]], name: str = "events", **more: Any) -> Future[AppendResult]:
-    return home.gateway.append(name, "\n".join(map(json.dumps, rows)).encode(), Input.NDJSON, **more)
+    return home.gateway.submit(Append(name, "\n".join(map(json.dumps, rows)).encode(), Input.NDJSON, **more))
 
 
 def row(id: str, tenant: int = 1, **more: Any) -> dict[str, Any]:
@@ -82,16 +82,16 @@ def stored(home: House, table: str = "events") -> list[str]:
 @pytest.mark.parametrize(
     ("theirs", "ours"),
     [
-        ({"bound": "1"}, {"bound": "2"}),
-        ({"writer": "a"}, {"writer": "b"}),
-        ({"bound": "1"}, {"writer": "a"}),
-        ({"writer": "a"}, {"bound": "1"}),
+        ({"bound_tenant": "1"}, {"bound_tenant": "2"}),
+        ({"token": "a"}, {"token": "b"}),
+        ({"bound_tenant": "1"}, {"token": "a"}),
+        ({"token": "a"}, {"bound_tenant": "1"}),
     ],
 )
 def test_a_neighbor_does_not_wait_for_a_search(home: House, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
     with no_search(home):
         bad = send(home, [row(f"bad {n}", n="many") for n in range(15)] + [row("good")], **theirs)
-        first = send(home, [row("ours", int(ours.get("bound", 2)))], **ours)
+        first = send(home, [row("ours", int(ours.get("bound_tenant", 2)))], **ours)
         assert first.result(30).rows == 1
         assert not bad.done()
     outcome = bad.result(30)
@@ -101,9 +101,9 @@ def test_a_neighbor_does_not_wait_for_a_search(home: House, theirs: dict[str, An
 
 def test_a_writer_s_rows_stay_in_order_behind_its_bad_ones(home: House) -> None:
     with no_search(home):
-        bad = send(home, [row("1 good"), row("bad", n="many")], writer="a")
-        later = [send(home, [row(f"{n} later")], writer="a") for n in range(2, 5)]
-        other = [send(home, [row(f"other {n}")], writer="b").result(30) for n in range(3)]
+        bad = send(home, [row("1 good"), row("bad", n="many")], token="a")
+        later = [send(home, [row(f"{n} later")], token="a") for n in range(2, 5)]
+        other = [send(home, [row(f"other {n}")], token="b").result(30) for n in range(3)]
         assert not any(f.done() for f in (bad, *later)) and len(other) == 3
     assert [f.result(30).rows for f in (bad, *later)] == [1, 1, 1, 1]
     assert stored(home) == ["other 0", "other 1", "other 2", "1 good", "2 later", "3 later", "4 later"]
@@ -125,26 +125,26 @@ def test_searches_take_turns(home: House) -> None:
     """A writer with many requests to search lets other writers' requests in between."""
     done: list[str] = []
     with no_search(home):
-        many = [send(home, [row(f"many {n}"), row("bad", n="x")], writer="many", key=f"many {n}") for n in range(16)]
-        one = send(home, [row("one"), row("bad", n="x")], writer="one")
+        many = [send(home, [row(f"many {n}"), row("bad", n="x")], token="many", key=f"many {n}") for n in range(16)]
+        one = send(home, [row("one"), row("bad", n="x")], token="one")
         for future in (*many, one):
             future.add_done_callback(lambda f: done.append("one" if f is one else "many"))
         # What was sent meanwhile has been tried, and waits for a search as one group.
-        send(home, [row("tried", 2)], bound="2").result(30)
+        send(home, [row("tried", 2)], bound_tenant="2").result(30)
     for future in (*many, one):
         assert future.result(60).rows == 1
     assert done.index("one") < 8, done
 
 
 def test_turns_are_fair_and_keep_what_may_go_together_together() -> None:
-    lane = IngestQueue()
+    queue = IngestQueue()
     for n in range(3):
-        for writer, bound in (("token a", None), ("tenant 1", "1"), ("token b", None)):
-            lane.add(Append("events", b"%d" % n, Input.NDJSON, bound, writer=writer))
-    lane.add(Append("events", b"csv", Input.CSV, None, writer="token b"))
-    lane.add(Append("events", b"3", Input.NDJSON, None, writer="token b"))
+        for token, bound in (("a", None), ("", "1"), ("b", None)):
+            queue.add(Append("events", b"%d" % n, Input.NDJSON, bound, token=token))
+    queue.add(Append("events", b"csv", Input.CSV, None, token="b"))
+    queue.add(Append("events", b"3", Input.NDJSON, None, token="b"))
     taken = []
-    while batch := lane.take():
+    while batch := queue.next_batch():
         taken.append([(a.writer[-1], a.body.decode()) for a in batch])
     assert taken == [
         [("a", "0"), ("b", "0"), ("a", "1"), ("b", "1"), ("a", "2"), ("b", "2")],
@@ -152,18 +152,18 @@ def test_turns_are_fair_and_keep_what_may_go_together_together() -> None:
         [("b", "csv")],
         [("b", "3")],
     ]
-    assert (lane.size, lane.waiting, lane.queues) == (0, 0, {})
+    assert (queue.size, queue.waiting, queue.queues) == (0, 0, {})
 
 
 def test_what_is_beyond_the_limits_goes_to_quarantine_unsearched(home: House) -> None:
-    unreadable = send(home, [row(f"u {n}", n="many") for n in range(9)] + [row("good")], writer="limits")
+    unreadable = send(home, [row(f"u {n}", n="many") for n in range(9)] + [row("good")], token="limits")
     assert (unreadable.result(30).rows, unreadable.result(30).quarantined) == (1, 9)
     reasons = Counter(
         r[0][0] for r in home.rows("SELECT c__error FROM main.events_quarantine WHERE c__text LIKE '%\"u %'")
     )
     assert reasons == {
         '`"many"` is not of type UInt32': EXPLAINED,
-        "the row cannot be read; why was not looked for, as too many other rows are bad": 9 - EXPLAINED,
+        "the row cannot be read; the reason was not determined, because too many other rows are bad": 9 - EXPLAINED,
     }
 
 
@@ -177,7 +177,7 @@ def test_a_random_crowd_loses_nothing_and_doubles_nothing(home: House) -> None:
             good = chance.randrange(3)
             rows = [row(f"{n}-{i}", n=i) for i in range(good)] + [row(f"{n}-bad-{i}", n=[]) for i in range(bad)]
             chance.shuffle(rows)
-            who = chance.choice([{"bound": "1"}, {"writer": "a"}, {"writer": "b"}, {"writer": "c"}])
+            who = chance.choice([{"bound_tenant": "1"}, {"token": "a"}, {"token": "b"}, {"token": "c"}])
             key = f"crowd {n}" if chance.random() < 0.3 else None
             sent.append((send(home, rows, key=key, **who), good, bad))
         for future, good, bad in sent:
@@ -192,27 +192,27 @@ def test_a_random_crowd_loses_nothing_and_doubles_nothing(home: House) -> None:
 
 @pytest.mark.feature
 def test_a_writer_s_quarantine_has_a_limit_and_good_rows_are_stored_beyond_it(home: House) -> None:
-    outcome = send(
-        home, [row(f"b {n}", n="x") for n in range(QUOTA + 5)] + [row("g")], writer="full", key="k"
-    ).result(30)
+    outcome = send(home, [row(f"b {n}", n="x") for n in range(QUOTA + 5)] + [row("g")], token="full", key="k").result(
+        30
+    )
     assert (outcome.rows, outcome.quarantined, outcome.refused) == (1, QUOTA, 5)
-    again = send(home, [row(f"b {n}", n="x") for n in range(QUOTA + 5)] + [row("g")], writer="full", key="k").result(
+    again = send(home, [row(f"b {n}", n="x") for n in range(QUOTA + 5)] + [row("g")], token="full", key="k").result(
         30
     )
     assert (again.repeated, again.rows, again.quarantined, again.refused) == (True, 1, QUOTA, 5)
     # Others have a share of their own.
-    for who in ({"writer": "other"}, {"bound": "1"}):
+    for who in ({"token": "other"}, {"bound_tenant": "1"}):
         assert send(home, [row("b", n="x")], **who).result(30).quarantined == 1
     # Nothing is left of this one, so that it is a new request when there is room.
-    refused = send(home, [row("b", n="x")], writer="full", key="later")
+    refused = send(home, [row("b", n="x")], token="full", key="later")
     assert (refused.result(30).quarantined, refused.result(30).refused) == (0, 1)
     home.run("DELETE FROM main.events_quarantine WHERE c__row < 2")
-    later = send(home, [row("b", n="x")], writer="full", key="later").result(30)
+    later = send(home, [row("b", n="x")], token="full", key="later").result(30)
     assert (later.quarantined, later.refused, later.repeated) == (1, 0, False)
 
 
 def test_closing_stores_what_waits_behind_a_search(home: House, tmp_path_factory: pytest.TempPathFactory) -> None:
-    gateway = type(home.gateway)(home.workspace, home.gateway._ingestion._stages, home.router)
+    gateway = type(home.gateway)(home.workspace, home.gateway._writer._stages)
     sent = [
         gateway.append("events", json.dumps(row(f"c {n}", n="x" if n == 0 else 1)).encode(), Input.NDJSON)
         for n in range(20)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from engine.ingest.insert_memory import LEAST, Memory, needed
+from engine.ingest.insert_memory import MIN_INSERT_BYTES, InsertMemory, max_insert_bytes
 from engine.warehouse.port import Input
 from tests.support.server import Server, running
 
@@ -36,33 +36,33 @@ def test_short_rows_of_a_wide_datasource_are_bounded(server: Server, path: str) 
 
 
 def test_batches_never_have_more_than_there_is() -> None:
-    memory, lock, most = Memory(10), threading.Lock(), 0
+    memory, lock, most = InsertMemory(10), threading.Lock(), 0
     done: list[int] = []
 
     def store(size: int) -> None:
         nonlocal most
-        with memory.set_aside(size):
+        with memory.reserved(size):
             with lock:
-                most = max(most, memory.taken)
+                most = max(most, memory.reserved_bytes)
             done.append(size)
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(store, [1 + n % 10 for n in range(400)]))
     assert most <= 10
     assert len(done) == 400
-    assert memory.taken == 0
+    assert memory.reserved_bytes == 0
 
 
 def test_a_large_batch_is_not_overtaken() -> None:
-    memory, order = Memory(10), list[str]()
+    memory, order = InsertMemory(10), list[str]()
     entered = threading.Event()
 
     def store(name: str, size: int) -> None:
         entered.set()
-        with memory.set_aside(size):
+        with memory.reserved(size):
             order.append(name)
 
-    with ThreadPoolExecutor(2) as threads, memory.set_aside(1):
+    with ThreadPoolExecutor(2) as threads, memory.reserved(1):
         large = threads.submit(store, "large", 10)
         entered.wait()
         while not memory.waiting:
@@ -77,6 +77,6 @@ def test_a_large_batch_is_not_overtaken() -> None:
 
 
 def test_what_is_set_aside_grows_with_columns_and_ends_at_the_limit() -> None:
-    assert needed(100, 10, Input.NDJSON, 1 << 30) < LEAST + 10_000
-    assert needed(8 * MIB, 500, Input.NDJSON, 1 << 30) == 1 << 30
-    assert needed(10, 1, Input.PARQUET, 1 << 30) == 1 << 30
+    assert max_insert_bytes(100, 10, Input.NDJSON, 1 << 30) < MIN_INSERT_BYTES + 10_000
+    assert max_insert_bytes(8 * MIB, 500, Input.NDJSON, 1 << 30) == 1 << 30
+    assert max_insert_bytes(10, 1, Input.PARQUET, 1 << 30) == 1 << 30

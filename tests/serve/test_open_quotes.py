@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from engine.ingest.batch import Append
 from engine.ingest.formats.body_rows import Chunker
 from engine.warehouse.port import Input
 from tests.fanout.house import House, house
@@ -28,7 +29,7 @@ def became(
     cutter = Chunker("csv", size)
     batches = [*cutter.feed("\n".join(["id,name,n", *lines]).encode()), *cutter.finish()]
     for batch in batches:
-        home.gateway.append("rows", batch, Input.CSV, whole=False).result(60)
+        home.gateway.submit(Append("rows", batch, Input.CSV, is_complete=False)).result(60)
     stored = [int(id) for (id,) in home.rows("SELECT id FROM main.rows ORDER BY id")]
     bad = home.rows("SELECT c__text, c__error_column, c__error FROM main.rows_quarantine ORDER BY c__text")
     home.run("TRUNCATE TABLE main.rows")
@@ -45,9 +46,7 @@ def test_a_quote_left_open(home: House, place: int, size: int, later: str) -> No
     stored, bad = became(home, lines, size)
     assert stored == [n for n in range(1, 41 + bool(later)) if n != place]
     shown = f'"name {place}'
-    assert bad == [
-        (lines[place - 1], ["name"], [f"the field `{shown}` has a quote at its beginning that is never closed"])
-    ]
+    assert bad == [(lines[place - 1], ["name"], [f"the field `{shown}` begins with a quote that is never closed"])]
 
 
 def test_two_quotes_left_open(home: House) -> None:

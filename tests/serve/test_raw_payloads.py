@@ -114,7 +114,7 @@ def test_the_log_record_of_opentelemetry(home: House) -> None:
 
 def test_no_event_can_name_what_only_the_stage_has(home: House) -> None:
     push(home, "own", ("id", "UInt32", ""), ("payload", "String", ""), ("x", "Int64", "$.payload.x"))
-    stage = home.gateway._ingestion.stage_for("own", Input.NDJSON)
+    stage = home.gateway._writer.schema_for("own", Input.NDJSON)
     shared = [reader.name for readers in stage.shared.values() for reader in readers]
     assert len(shared) == 2
     keys = [*shared, "_rk_n", "_rk_0_0"]

@@ -102,15 +102,15 @@ def test_a_bad_value_is_found_among_usual_and_unusual_ones(
 
 
 def test_batches_that_are_usual_again_go_the_short_way_after_a_while(home: House) -> None:
-    gateway = home.gateway._ingestion
-    stage = gateway.stage_for("events", Input.NDJSON)
-    gateway._unusual.clear()
+    gateway = home.gateway._writer
+    stage = gateway.schema_for("events", Input.NDJSON)
+    gateway._fast_checks_skipped.clear()
     home.append([{"tenant_id": 1, "id": 1, "at": 1763700000}])
-    assert gateway._unusual[stage.identity] == writer.FULL_CHECK_BATCHES
+    assert gateway._fast_checks_skipped[stage.identity] == writer.FULL_CHECK_BATCHES
     home.append([{"tenant_id": 1, "id": 2, **USUAL}])
-    assert gateway._unusual[stage.identity] == writer.FULL_CHECK_BATCHES - 1
+    assert gateway._fast_checks_skipped[stage.identity] == writer.FULL_CHECK_BATCHES - 1
     home.append([{"tenant_id": 1, "id": 3, **USUAL, "at": "no"}])
-    assert gateway._unusual[stage.identity] == writer.FULL_CHECK_BATCHES - 2
+    assert gateway._fast_checks_skipped[stage.identity] == writer.FULL_CHECK_BATCHES - 2
 
 
 @pytest.mark.parametrize("format", [Input.NDJSON, Input.CSV, Input.PARQUET])

@@ -103,7 +103,7 @@ def test_values_of_csv_files_go_by_the_columns_names(home: House) -> None:
         "30004,,,,,",
     ]
     outcome = home.gateway.append("deeper", "\n".join(lines).encode(), Input.CSV).result(60)
-    assert (outcome.rows, outcome.quarantined, outcome.ignored) == (2, 3, ("stray",))
+    assert (outcome.rows, outcome.quarantined, outcome.ignored_columns) == (2, 3, ("stray",))
     stored = home.rows(
         f"SELECT toString({day}), toString({price}), {number}, toString({moment}) FROM main.deeper "
         "WHERE id >= 30000 ORDER BY id"

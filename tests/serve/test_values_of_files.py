@@ -37,7 +37,7 @@ def test_values_of_parquet_files(home: House) -> None:
     sink = io.BytesIO()
     pq.write_table(table, sink)
     outcome = home.gateway.append("deeper", sink.getvalue(), Input.PARQUET).result(60)
-    assert (outcome.rows, outcome.quarantined, outcome.ignored) == (1, 3, ("stray",))
+    assert (outcome.rows, outcome.quarantined, outcome.ignored_columns) == (1, 3, ("stray",))
     shown = ", ".join(columns[k] for k in ("Date", "Float32", "UInt8", "Decimal(9, 2)"))
     ((day, number, byte, price),) = home.rows(f"SELECT {shown} FROM main.deeper WHERE id >= 40000")
     assert (str(day), number, byte, price) == ("2024-10-04", float("inf"), 1, 1239)

@@ -232,7 +232,7 @@ def test_a_quote_left_open_takes_its_own_line(server: Server, send: Send, mark: 
     lines = [f'{n % 2 + 1},"{mark}' if n == 2 else f"{n % 2 + 1},{mark}" for n in range(5)]
     row = quarantined(server, send("\n".join(["tenant_id,note", *lines]), "csv"), beside=4)
     assert (row["c__text"], row["c__error_column"]) == (lines[2], ["note"])
-    assert row["c__error"] == [f'the field `"{mark}` has a quote at its beginning that is never closed']
+    assert row["c__error"] == [f'the field `"{mark}` begins with a quote that is never closed']
 
 
 def test_a_broken_parquet_file_is_refused(send: Send) -> None:
