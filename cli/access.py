@@ -1,4 +1,4 @@
-"""Commands on access: auth, token."""
+"""The commands `auth` and `token`."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from engine.settings import private_file
 
 Name = Annotated[str, typer.Argument(help="Name of the token.")]
 _SCOPES = "PIPES:READ:NAME, DATASOURCES:READ:NAME[:FILTER], DATASOURCES:APPEND:NAME"
-Scopes = Annotated[list[str], typer.Option("--scope", help=f"{_SCOPES}, ADMIN.")]
-JwtScopes = Annotated[list[str], typer.Option("--scope", help=f"{_SCOPES}.")]
+Scopes = Annotated[list[str], typer.Option("--scope", help=f"{_SCOPES}, ADMIN. May be repeated.")]
+JwtScopes = Annotated[list[str], typer.Option("--scope", help=f"{_SCOPES}. May be repeated.")]
 Tenant = Annotated[str | None, typer.Option("--tenant", help="Bind the token to a tenant.")]
-_LIFE = re.compile(r"(\d+)([smhd]?)")
+_DURATION = re.compile(r"(\d+)([smhd]?)")
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +43,7 @@ def register(app: typer.Typer) -> None:
 
 
 def auth() -> None:
-    """Store the server's URL and a token in a private file, for this and other scripts.
+    """Store the server's URL and a token in a private file, which later commands use.
 
     Example: [bold]rookery auth --url http://127.0.0.1:7181 --token TOKEN[/]
     """
@@ -61,57 +61,58 @@ def auth() -> None:
 
 
 def create(name: Name, scope: Scopes, tenant: Tenant = None) -> None:
-    """Make a static token, or show it again when it exists with the same scopes. The token is the only output.
+    """Create a static token, or show it if it exists with the same scopes. Prints only the token.
 
     Example: [bold]rookery token create web --scope PIPES:READ:usage --tenant 17[/]
     """
     with connect() as connection:
-        found = connection.json("POST", "/v0/tokens", json={"name": name, "scopes": scope, "tenant": tenant})
-    output.as_json(found) if options.json else output.data(found["token"])
+        token = connection.json("POST", "/v0/tokens", json={"name": name, "scopes": scope, "tenant": tenant})
+    output.as_json(token) if options.json else output.data(token["token"])
 
 
 def mint(
     name: Name,
     scope: JwtScopes,
     tenant: Tenant = None,
-    ttl: Annotated[str, typer.Option(help="How long it lives: 900, 15m, 12h, 7d.")] = "1h",
+    ttl: Annotated[str, typer.Option(help="Lifetime of the token: 900, 15m, 12h, 7d.")] = "1h",
     fixed: Annotated[
-        list[str] | None, typer.Option("--fixed", help="PIPE:PARAMETER=VALUE that the caller cannot change.")
+        list[str] | None,
+        typer.Option("--fixed", help="PIPE:PARAMETER=VALUE that callers cannot change. May be repeated."),
     ] = None,
-    rps: Annotated[int | None, typer.Option(help="Requests per second.")] = None,
+    rps: Annotated[int | None, typer.Option(help="Limit of requests per second.")] = None,
 ) -> None:
-    """Sign a JWT. The token is the only output.
+    """Sign a JWT. Prints only the token.
 
     Example: [bold]rookery token mint dashboard --scope PIPES:READ:usage --tenant 17 --ttl 1h[/]
     """
-    given = _fixed(fixed or [], scope)
-    bodies = [_scope(text, given.get(text)) for text in scope]
-    body = {"name": name, "scopes": bodies, "tenant": tenant, "ttl": _seconds(ttl), "limits": {"rps": rps}}
+    values = _fixed_values(fixed or [], scope)
+    scopes = [_scope(text, values.get(text)) for text in scope]
+    body = {"name": name, "scopes": scopes, "tenant": tenant, "ttl": _seconds(ttl), "limits": {"rps": rps}}
     with connect() as connection:
-        found = connection.json("POST", "/v0/tokens", json=body)
-    output.as_json(found) if options.json else output.data(found["token"])
+        token = connection.json("POST", "/v0/tokens", json=body)
+    output.as_json(token) if options.json else output.data(token["token"])
 
 
-def _fixed(fixed: list[str], scopes: list[str]) -> dict[str, dict[str, str]]:
-    """Fixed values by scope and parameter. One that no scope takes is refused."""
-    found: dict[str, dict[str, str]] = {}
+def _fixed_values(fixed: list[str], scopes: list[str]) -> dict[str, dict[str, str]]:
+    """Fixed values by scope and parameter. Raises RK7002 for one that belongs to none of the scopes."""
+    values: dict[str, dict[str, str]] = {}
     for item in fixed:
         pipe, _, assignment = item.partition(":")
         name, equals, value = assignment.partition("=")
         if not equals:
             raise RookeryError(
-                USAGE, f"--fixed {item} is not PIPE:PARAMETER=VALUE", hint="such as --fixed usage:day=2026-01-31"
+                USAGE, f"--fixed {item} is not PIPE:PARAMETER=VALUE", hint="for example --fixed usage:day=2026-01-31"
             )
         scope = f"PIPES:READ:{pipe}"
         if scope not in scopes:
             raise RookeryError(
                 USAGE,
                 f"--fixed {item} matches no --scope of this token",
-                hint=f"add --scope {scope}, or correct the name",
+                hint=f"add --scope {scope}, or correct the name of the pipe",
             )
-        if found.setdefault(scope, {}).setdefault(name, value) != value:
+        if values.setdefault(scope, {}).setdefault(name, value) != value:
             raise RookeryError(USAGE, f"--fixed {pipe}:{name} is given twice with different values")
-    return found
+    return values
 
 
 def _scope(text: str, values: dict[str, str] | None) -> object:
@@ -121,27 +122,27 @@ def _scope(text: str, values: dict[str, str] | None) -> object:
 
 
 def _seconds(text: str) -> int:
-    found = _LIFE.fullmatch(text)
-    if not found:
+    match = _DURATION.fullmatch(text)
+    if not match:
         raise RookeryError(USAGE, f"`{text}` is not a duration", hint="900, 15m, 12h, 7d")
-    return int(found.group(1)) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}[found.group(2)]
+    return int(match.group(1)) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}[match.group(2)]
 
 
 def ls() -> None:
-    """List static tokens. Their texts are shown by `token show`, and with --json.
+    """List static tokens. `token show` and --json show their texts.
 
     Example: [bold]rookery token ls[/]
     """
     with connect() as connection:
-        found = connection.json("GET", "/v0/tokens")["tokens"]
+        tokens = connection.json("GET", "/v0/tokens")["tokens"]
     if options.json:
-        output.as_json(found)
+        output.as_json(tokens)
         return
-    rows = [{**t, "scopes": ", ".join(_shown(s) for s in t["scopes"])} for t in found]
+    rows = [{**t, "scopes": ", ".join(_scope_text(s) for s in t["scopes"])} for t in tokens]
     output.table(rows, ["name", "tenant", "origin", "scopes"])
 
 
-def _shown(scope: dict[str, str]) -> str:
+def _scope_text(scope: dict[str, str]) -> str:
     return ":".join(scope[k] for k in ("type", "resource", "filter") if scope.get(k))
 
 
@@ -151,22 +152,22 @@ def show(name: Name) -> None:
     Example: [bold]rookery token show web[/]
     """
     with connect() as connection:
-        found = connection.json("GET", f"/v0/tokens/{quote(name, safe='')}")
-    output.as_json(found) if options.json else output.data(found["token"])
+        token = connection.json("GET", f"/v0/tokens/{quote(name, safe='')}")
+    output.as_json(token) if options.json else output.data(token["token"])
 
 
 def refresh(name: Name) -> None:
-    """Give a static token a new text; the old one is refused from then on.
+    """Replace a static token's text. The old text is refused from then on.
 
     Example: [bold]rookery token refresh web[/]
     """
     with connect() as connection:
-        found = connection.json("POST", f"/v0/tokens/{quote(name, safe='')}/refresh")
-    output.as_json(found) if options.json else output.data(found["token"])
+        token = connection.json("POST", f"/v0/tokens/{quote(name, safe='')}/refresh")
+    output.as_json(token) if options.json else output.data(token["token"])
 
 
 def rm(name: Name) -> None:
-    """Remove a static token; it is refused from then on.
+    """Remove a static token. It is refused from then on.
 
     Example: [bold]rookery token rm web[/]
     """
@@ -176,22 +177,22 @@ def rm(name: Name) -> None:
 
 
 def key() -> None:
-    """Show the key with which your backend signs JWTs. Keep it secret.
+    """Show the key with which your backend can sign JWTs. Keep it secret.
 
     Example: [bold]rookery token key --json[/]
     """
     with connect() as connection:
-        found = connection.json("GET", "/v0/signing-key")
-    output.as_json(found) if options.json else output.data(found["secret"])
+        key = connection.json("GET", "/v0/signing-key")
+    output.as_json(key) if options.json else output.data(key["secret"])
 
 
 def rotate(
-    overlap: Annotated[str, typer.Option(help="How long the old key's JWTs are still accepted.")] = "24h",
+    overlap: Annotated[str, typer.Option(help="How long JWTs of the old key stay valid.")] = "24h",
 ) -> None:
-    """Sign with a new key from now on.
+    """Replace the key that signs JWTs.
 
     Example: [bold]rookery token rotate --overlap 1h[/]
     """
     with connect() as connection:
-        found = connection.json("POST", "/v0/signing-key", json={"overlap": _seconds(overlap)})
-    output.as_json(found) if options.json else output.data(found["secret"])
+        key = connection.json("POST", "/v0/signing-key", json={"overlap": _seconds(overlap)})
+    output.as_json(key) if options.json else output.data(key["secret"])

@@ -1,7 +1,7 @@
-"""How commands reach the workspace: a running server, or the embedded directory through a server of their own.
+"""Connect commands to the workspace: to a running server, or to one that the command starts.
 
-Either way a command is an HTTP request, so that both run the same functions. In order: `--url` (or ROOKERY_URL), what
-`rookery auth` stored, a server that runs on this directory, and else the directory itself.
+Either way a command sends HTTP requests, so both ways run the same code. In order of precedence: `--url` (or
+ROOKERY_URL), the access that `rookery auth` stored, a server that runs on this directory, a server in this process.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from engine.settings import Settings, load
 
 NDJSON = "application/x-ndjson"
 RETRY_SECONDS = 0.1
-"""Seconds between two tries to reach a directory that another process holds."""
+"""Seconds between two tries to open a directory that another process holds."""
 NOTICE_AFTER_SECONDS = 2.0
-"""Seconds of waiting after which a notice is printed."""
+"""Seconds of waiting after which a message is printed."""
 HTTP_TIMEOUT = httpx.Timeout(600.0, connect=5.0)
 
 
 @dataclass(slots=True)
 class Options:
-    """Global options of one run of the command line."""
+    """Global options of this run of the command line."""
 
     url: str | None = None
     token: str | None = None
@@ -54,12 +54,12 @@ class Options:
     settings: Settings | None = None
 
     def loaded(self) -> Settings:
-        """The settings, with the project's directory for a relative data directory."""
+        """The settings. A relative data directory is relative to the project."""
         if self.settings is None:
-            found = load(url=self.url, token=self.token, data=self.data)
-            if not found.data.is_absolute():
-                found = found.model_copy(update={"data": (self.project / found.data).resolve()})
-            self.settings = found
+            settings = load(url=self.url, token=self.token, data=self.data)
+            if not settings.data.is_absolute():
+                settings = settings.model_copy(update={"data": (self.project / settings.data).resolve()})
+            self.settings = settings
         return self.settings
 
 
@@ -68,16 +68,17 @@ options = Options()
 
 @dataclass(slots=True)
 class Connection:
-    """A client of one server, as one token. A `passing` server is our own, gone when the command ends."""
+    """A client of one server with one token."""
 
     http: httpx.Client
     url: str
     token: str | None = None
     headers: dict[str, str] = field(default_factory=dict)
-    passing: bool = False
+    temporary: bool = False
+    """Whether the server runs in this process and stops when the command ends."""
 
     def request(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
-        """A request's response. Raises the server's error as it was there."""
+        """The response to a request. Raises the error in it with its original code."""
         try:
             response = self.http.request(method, path, **kwargs)
         except httpx.HTTPError as exc:
@@ -87,7 +88,7 @@ class Connection:
         return response
 
     def json(self, method: str, path: str, **kwargs: Any) -> Any:
-        """A request's JSON body."""
+        """The JSON in the response to a request."""
         response = self.request(method, path, **kwargs)
         if response.status_code == 204:
             return {}
@@ -99,48 +100,48 @@ class Connection:
             ) from exc
 
     def watched(self, path: str, body: Any, progress: Any) -> Any:
-        """A POST of long work: progress lines are passed on, the result is returned."""
+        """The result of a POST of long work. `progress` is called for each of its progress lines."""
         headers = {"accept": NDJSON}
         try:
             with self.http.stream("POST", path, json=body, headers=headers) as response:
                 if response.status_code >= 400:
                     raise _error(response.status_code, response.read())
                 for line in response.iter_lines():
-                    found = orjson.loads(line)
-                    if "progress" in found:
-                        step = found["progress"]
+                    event = orjson.loads(line)
+                    if "progress" in event:
+                        step = event["progress"]
                         progress(step["what"], step["done"], step["total"])
-                    elif "failure" in found:
-                        raise _rebuilt(found["failure"].pop("status"), found["failure"])
+                    elif "failure" in event:
+                        raise _rebuilt(event["failure"].pop("status"), event["failure"])
                     else:
-                        return found["result"]
+                        return event["result"]
         except httpx.HTTPError as exc:
             raise _unreachable(self.url, exc) from exc
-        raise RookeryError(REMOTE, "the server ended without a result", hint="run the command again")
+        raise RookeryError(REMOTE, "the server closed the connection without a result", hint="run the command again")
 
 
 def _unreachable(url: str, exc: Exception) -> RookeryError:
     hint = "is `rookery serve` running there?"
     if isinstance(exc, httpx.UnsupportedProtocol):
-        rest = url.partition("://")[2] or url
-        hint = f"a URL begins with http:// or https://, such as http://{rest}"
+        address = url.partition("://")[2] or url
+        hint = f"a URL must start with http:// or https://, for example http://{address}"
     elif isinstance(exc, httpx.LocalProtocolError | httpx.InvalidURL):
-        hint = "a URL such as http://127.0.0.1:7181"
+        hint = "for example http://127.0.0.1:7181"
     elif "SSL" in str(exc):
-        hint = f"it does not speak https: {url.replace('https:', 'http:', 1)}"
+        hint = f"the server does not use https: try {url.replace('https:', 'http:', 1)}"
     return RookeryError(NO_SERVER, f"no answer from {url}", hint=hint, detail=repr(exc))
 
 
 def _error(status: int, body: bytes) -> RookeryError:
     try:
-        found = orjson.loads(body)
+        content = orjson.loads(body)
     except orjson.JSONDecodeError:
-        found = {"error": body[:200].decode(errors="replace")}
-    return _rebuilt(status, found if isinstance(found, dict) else {"error": str(found)})
+        content = {"error": body[:200].decode(errors="replace")}
+    return _rebuilt(status, content if isinstance(content, dict) else {"error": str(content)})
 
 
 def _rebuilt(status: int, body: Mapping[str, Any]) -> RookeryError:
-    """The server's error, as an error of ours."""
+    """The server's error as an exception."""
     if len(body.get("errors", [])) > 1:
         return Problems([_rebuilt(status, e) for e in body["errors"]])
     code = errors.codes().get(body.get("code", ""), Code(REMOTE.id, status, REMOTE.title))
@@ -151,9 +152,10 @@ def _rebuilt(status: int, body: Mapping[str, Any]) -> RookeryError:
 
 @contextmanager
 def connect(*, create: bool = False, keep: bool = True) -> Iterator[Connection]:
-    """A connection to the workspace, for the length of a command; with `create`, a workspace is made if need be.
+    """A connection to the workspace while a command runs.
 
-    Without `keep`, it is made elsewhere in an embedded engine and is gone afterwards. Raises RK7007 if there is none.
+    If there is no workspace, `create` makes one; without `keep`, in a temporary directory. Without `create` it raises
+    RK7007.
     """
     settings = options.loaded()
     with ExitStack() as stack:
@@ -162,15 +164,15 @@ def connect(*, create: bool = False, keep: bool = True) -> Iterator[Connection]:
         except RookeryError as exc:
             if not create or keep or exc.code.id != NO_DATABASE.id:
                 raise
-            output.say(f"{exc.message}: compared with an empty one", "yellow")
+            output.say(f"{exc.message}: comparing with an empty one", "yellow")
             directory = Path(stack.enter_context(TemporaryDirectory(prefix="rookery-")))
-            elsewhere = {"data": directory / "data", "clickhouse_url": None}
-            connection = _connected(settings.model_copy(update=elsewhere), stack, create=True)
+            temporary = {"data": directory / "data", "clickhouse_url": None}
+            connection = _connected(settings.model_copy(update=temporary), stack, create=True)
         yield connection
 
 
 def _connected(settings: Settings, stack: ExitStack, *, create: bool) -> Connection:
-    """A connection that ends with the stack. A process that holds the directory is waited for."""
+    """A connection that the stack closes. Waits while another process holds the directory."""
     _warn_of_copy(settings)
     wait = Wait(settings)
     while True:
@@ -178,44 +180,44 @@ def _connected(settings: Settings, stack: ExitStack, *, create: bool) -> Connect
         if remote is not None:
             return stack.enter_context(_client(*remote))
         running = announced(settings)
-        if running is not None and running.starting and wait.goes_on(f"the server (process {running.pid}) to start"):
+        if running is not None and running.starting and wait.retry(f"the server (process {running.pid}) to start"):
             continue
-        # The engine takes most of a second to import, which commands that talk to a running server need not wait for.
+        # Importing the engine takes most of a second. Commands for a running server do not need it.
         from cli.embedded_server import local_server
 
         try:
             url, token = stack.enter_context(local_server(settings, create=create))
         except RookeryError as exc:
-            if not is_held(exc) or not wait.goes_on(exc.message):
+            if not is_held(exc) or not wait.retry(exc.message):
                 raise
             continue
         connection = stack.enter_context(_client(url, token))
-        connection.passing = True
+        connection.temporary = True
         return connection
 
 
 class Wait:
-    """A bounded wait for another process; prints a notice when it takes long."""
+    """A bounded wait for another process, with a message when it takes long."""
 
     def __init__(self, settings: Settings) -> None:
         self._started = time.monotonic()
-        self._longest = settings.wait_seconds
-        self._told = False
+        self._timeout_seconds = settings.wait_seconds
+        self._announced = False
 
-    def goes_on(self, what: str) -> bool:
-        """Wait a moment; False if it has been long enough."""
+    def retry(self, reason: str) -> bool:
+        """Wait a moment before another try; False when the time is up."""
         waited = time.monotonic() - self._started
-        if waited >= self._longest:
+        if waited >= self._timeout_seconds:
             return False
-        if waited > NOTICE_AFTER_SECONDS and not self._told:
-            self._told = True
-            output.say(f"waiting: {what}", "dim")
+        if waited > NOTICE_AFTER_SECONDS and not self._announced:
+            self._announced = True
+            output.say(f"waiting: {reason}", "dim")
         time.sleep(RETRY_SECONDS)
         return True
 
 
 def is_held(exc: RookeryError) -> bool:
-    """Whether another process holds the directory, so that it may be free later."""
+    """Whether another process holds the directory, which may be free later."""
     return exc.code.id == DIRECTORY_BUSY.id and "Retry-After" in exc.headers
 
 
@@ -224,13 +226,14 @@ def _warn_of_copy(settings: Settings) -> None:
     if running is not None and not running.here and running.url and not settings.url:
         file = server_file(settings)
         output.say(
-            f"warning: {file} is ignored: it names a server of {running.directory}. "
-            f"To talk to that one: --url {running.url}",
+            f"warning: ignoring {file}: it names a server of {running.directory}. "
+            f"To use that server: --url {running.url}",
             "yellow",
         )
 
 
 def _remote(settings: Settings) -> tuple[str, str | None] | None:
+    """URL and token of a running server, or None."""
     token = settings.token.get_secret_value() if settings.token else None
     if settings.url:
         return settings.url, token
@@ -239,21 +242,21 @@ def _remote(settings: Settings) -> tuple[str, str | None] | None:
         return str(stored["url"]), token or str(stored["token"])
     running = announced(settings)
     if running is not None and running.here and running.url and answers(running.url):
-        given = settings.admin_token.get_secret_value() if settings.admin_token else None
-        return running.url, token or given or settings.admin_file.read_text(encoding="utf-8").strip()
+        admin_token = settings.admin_token.get_secret_value() if settings.admin_token else None
+        return running.url, token or admin_token or settings.admin_file.read_text(encoding="utf-8").strip()
     return None
 
 
 def _read(file: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and "url" in found else None
+    return content if isinstance(content, dict) and "url" in content else None
 
 
 def answers(url: str) -> bool:
-    """Whether a server is there; one that is too busy to answer at once is."""
+    """Whether a server runs at a URL. One that is too busy to respond in time counts."""
     try:
         return httpx.get(f"{url}/live", timeout=5.0, trust_env=False).status_code == 200
     except httpx.TimeoutException:
@@ -266,7 +269,7 @@ def answers(url: str) -> bool:
 def _client(url: str, token: str | None) -> Iterator[Connection]:
     headers = {"authorization": f"Bearer {token}"} if token else {}
     try:
-        # Certificates take a while to load; a server in the clear needs none.
+        # Loading certificates takes a while, and plain http does not need them.
         verify = not url.lower().startswith("http://")
         http = httpx.Client(base_url=url, headers=headers, timeout=HTTP_TIMEOUT, trust_env=False, verify=verify)
     except (httpx.InvalidURL, ValueError, TypeError) as exc:

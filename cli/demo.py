@@ -1,4 +1,4 @@
-"""The demo: the main job on the example project, over real HTTP, told step by step."""
+"""The demo: the main features on the example project, over real HTTP, step by step."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EVENT_COUNT = 3_000
 
 
 def run() -> None:
-    """Push, provision, ingest, mint, call, and try to cheat; nothing is left running."""
+    """Push, add tenants, ingest, mint tokens, call endpoints, and try to cheat. Nothing keeps running afterwards."""
     root = Path(__file__).resolve().parent.parent
     with connect(create=True) as connection:
         _push(connection, root)
@@ -45,43 +45,43 @@ def _push(connection: Connection, root: Path) -> None:
         result = connection.watched("/v0/push", {"files": files}, update)
     output.plan(result)
     if not result["steps"]:
-        output.data("  everything is there already")
+        output.data("  everything exists already")
 
 
 def _provision(connection: Connection) -> None:
     _head(2, "Add three tenants: two with tables of their own, one pooled")
     for tenant, placement in TENANTS.items():
         body = {"id": tenant, "placement": placement}
-        found = connection.json("POST", "/v0/tenants", json=body)["tenants"][0]
-        verb = "added" if found["created"] else "is there"
+        added = connection.json("POST", "/v0/tenants", json=body)["tenants"][0]
+        verb = "added" if added["created"] else "exists already"
         output.data(f"  tenant {tenant} {verb}: {placement}")
 
 
 def _events() -> bytes:
-    """Events of this month for tenants 1 to 4; nobody has added tenant 4 yet."""
-    chance = random.Random()
+    """Random events of this month, as NDJSON, for tenants 1 to 4. Tenant 4 does not exist yet."""
+    rng = random.Random()
     now = datetime.now(UTC).replace(microsecond=0, tzinfo=None)
     month = now.replace(day=1, hour=0, minute=0, second=0)
     span = max(int((now - month).total_seconds()), 1)
     lines = []
     for _ in range(EVENT_COUNT):
-        moment = month + timedelta(seconds=chance.randrange(span))
-        kind = chance.choice(list(PRICES))
-        event = {"tenant_id": chance.randrange(1, 5), "timestamp": str(moment), "event": kind, "units": PRICES[kind]}
-        lines.append(orjson.dumps({**event, "user_id": f"user-{chance.randrange(40)}"}))
+        moment = month + timedelta(seconds=rng.randrange(span))
+        kind = rng.choice(list(PRICES))
+        event = {"tenant_id": rng.randrange(1, 5), "timestamp": str(moment), "event": kind, "units": PRICES[kind]}
+        lines.append(orjson.dumps({**event, "user_id": f"user-{rng.randrange(40)}"}))
     return b"\n".join(lines)
 
 
 def _ingest(connection: Connection) -> None:
     _head(3, f"Send {EVENT_COUNT:,} events of four tenants, mixed, to one landing table")
     params = {"name": "events", "wait": "true"}
-    found = connection.json("POST", "/v0/events", params=params, content=_events())
-    output.data(f"  accepted {found['successful_rows']:,} rows; the views have delivered them:")
+    appended = connection.json("POST", "/v0/events", params=params, content=_events())
+    output.data(f"  stored {appended['successful_rows']:,} rows; the views have delivered them:")
     for tenant, placement in TENANTS.items():
-        shown = connection.json("GET", f"/v0/tenants/{tenant}")
-        tables = ", ".join(f"{t['name']} {t['rows']:,}" for t in shown["tables"]) or "rows of the shared tables"
-        where = shown["nest"] or "pool"
-        output.data(f"  tenant {tenant} ({placement}): {shown['rows']:,} rows in all; {where}: {tables}")
+        record = connection.json("GET", f"/v0/tenants/{tenant}")
+        tables = ", ".join(f"{t['name']} {t['rows']:,}" for t in record["tables"]) or "rows of the shared tables"
+        location = record["nest"] or "pool"
+        output.data(f"  tenant {tenant} ({placement}): {record['rows']:,} rows in total; {location}: {tables}")
     unknown = [t for t in connection.json("GET", "/v0/tenants")["tenants"] if t["state"] == "unknown"]
     for tenant in unknown:
         output.data(f"  tenant {tenant['id']} does not exist: its {tenant['rows']:,} rows wait in landing")
@@ -101,10 +101,10 @@ def _get(connection: Connection, path: str, token: str, **extra: Any) -> Any:
 def _call(connection: Connection, tokens: Mapping[str, str]) -> None:
     _head(4, "Call one endpoint with each tenant's own token")
     for tenant, token in tokens.items():
-        found = _get(connection, "/v0/pipes/usage_current_month.json", token)
-        parts = ", ".join(f"{r['event']} {r['units']:,.0f}" for r in found["data"])
-        amount = sum(r["amount"] for r in found["data"])
-        output.data(f"  tenant {tenant}: {parts}; to pay {amount:,.2f}")
+        usage = _get(connection, "/v0/pipes/usage_current_month.json", token)
+        units = ", ".join(f"{r['event']} {r['units']:,.0f}" for r in usage["data"])
+        amount = sum(r["amount"] for r in usage["data"])
+        output.data(f"  tenant {tenant}: {units}; amount due {amount:,.2f}")
 
 
 def _cheat(connection: Connection, tokens: Mapping[str, str]) -> None:
@@ -116,28 +116,28 @@ def _cheat(connection: Connection, tokens: Mapping[str, str]) -> None:
     endpoint = "/v0/pipes/usage_current_month.json"
     attempts = {
         "the claim `tenant` changed to 2": (endpoint, f"{header}.{forged}.{signature}", {}),
-        "an admin's header": (endpoint, token, {"headers": {"x-rookery-tenant": "2"}}),
+        "the header for admins": (endpoint, token, {"headers": {"x-rookery-tenant": "2"}}),
         "an endpoint that the token does not name": ("/v0/pipes/usage.json", token, {}),
         "SQL on the landing table": ("/v0/sql", token, {"params": {"q": "SELECT * FROM events"}}),
     }
-    for what, (path, used, extra) in attempts.items():
+    for attempt, (path, used_token, extra) in attempts.items():
         try:
-            _get(connection, path, used, **extra)
+            _get(connection, path, used_token, **extra)
         except RookeryError as exc:
-            output.data(f"  {what}: refused with {exc.code.status}, {exc.message}")
+            output.data(f"  {attempt}: refused with {exc.code.status}, {exc.message}")
         else:
-            raise RuntimeError(f"{what} was not refused")
+            raise RuntimeError(f"{attempt} was not refused")
 
 
 def _next_steps() -> None:
     data = options.loaded().data
-    output.out.print("\n[bold]Done; nothing is left running.[/] Now try:")
-    for command, what in (
-        ("make serve", "a server on http://127.0.0.1:7181"),
-        ("rookery tenant add 4 --placement tables", "tenant 4's rows, which wait in landing, arrive"),
-        ("rookery get usage --tenant 4", "and its endpoint answers"),
-        ('rookery sql "SELECT event, count() FROM events GROUP BY event"', "ask the landing table"),
-        ("rookery token mint me --scope PIPES:READ:usage --tenant 1", "a token for your own call"),
+    output.out.print("\n[bold]Done; nothing keeps running.[/] Now try:")
+    for command, effect in (
+        ("make serve", "starts a server on http://127.0.0.1:7181"),
+        ("rookery tenant add 4 --placement tables", "delivers tenant 4's rows, which wait in landing"),
+        ("rookery get usage --tenant 4", "calls an endpoint as that tenant"),
+        ('rookery sql "SELECT event, count() FROM events GROUP BY event"', "queries the landing table"),
+        ("rookery token mint me --scope PIPES:READ:usage --tenant 1", "makes a token for your own calls"),
     ):
-        output.data(f"  {command}  # {what}")
-    output.data(f"  (rookery is in .venv/bin; the data is in {data})")
+        output.data(f"  {command}  # {effect}")
+    output.data(f"  (the rookery command is in .venv/bin, the data in {data})")

@@ -1,4 +1,4 @@
-"""The `doctor` command: what is wrong with the live workspace."""
+"""The `doctor` command, which examines the live workspace."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cli.permission import Allow
 from engine.errors import USAGE, RookeryError
 
 EXIT_UNHEALTHY = 8
-"""Exit code when something is wrong."""
+"""Exit code when an error was found."""
 
 
 def register(app: typer.Typer) -> None:
@@ -22,35 +22,35 @@ def register(app: typer.Typer) -> None:
 
 def doctor(
     deep: Annotated[
-        bool, typer.Option("--deep", help="Also compare every derived table with its source; reads all of them.")
+        bool, typer.Option("--deep", help="Also compare every derived table with its source. Reads all rows.")
     ] = False,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Deliver what copies and derived tables lack, before examining.")
+        bool, typer.Option("--repair", help="First deliver the rows that copies and derived tables lack.")
     ] = False,
     allow: Allow = None,
 ) -> None:
-    """Examine the live workspace. Exit code 8 when something is wrong; warnings alone do not count.
+    """Examine the live workspace. Exit code 8 for errors, 0 if there are only warnings.
 
-    A repair takes out what a table has and its source does not give only if the table is allowed by name.
+    A repair removes rows that a table has and its source does not, if --allow-destructive names the table.
 
     Example: [bold]rookery doctor --deep[/]
     """
     if allow and not repair:
-        raise RookeryError(USAGE, "--allow-destructive needs --repair")
+        raise RookeryError(USAGE, "--allow-destructive requires --repair")
     with connect() as connection, output.progress("examining"):
-        done = connection.json("POST", "/v0/doctor", json={"allow": allow or []})["repaired"] if repair else []
-        found = connection.json("GET", "/v0/doctor", params={"deep": str(deep or repair).lower()})
+        repaired = connection.json("POST", "/v0/doctor", json={"allow": allow or []})["repaired"] if repair else []
+        report = connection.json("GET", "/v0/doctor", params={"deep": str(deep or repair).lower()})
     if options.json:
-        output.as_json({**found, "repaired": done} if repair else found)
+        output.as_json({**report, "repaired": repaired} if repair else report)
     else:
-        for item in done:
-            left = f"; not repaired: {item['not_repaired']}" if item["not_repaired"] else ""
-            output.say(f"{item['table']}: {item['keys']} keys delivered{left}")
+        for item in repaired:
+            remaining = f"; not repaired: {item['not_repaired']}" if item["not_repaired"] else ""
+            output.say(f"{item['table']}: {item['keys']} keys delivered{remaining}")
             for part in item["detached"]:
                 output.say(f"  detached part {part['part']} {part['done']}: {part['why']}")
-        for finding in found["findings"]:
+        for finding in report["findings"]:
             output.finding(finding)
-        if not found["findings"]:
-            output.say(f"healthy: {len(found['checks'])} checks found nothing", "green")
-    if not found["healthy"]:
+        if not report["findings"]:
+            output.say(f"healthy: {len(report['checks'])} checks found nothing", "green")
+    if not report["healthy"]:
         raise typer.Exit(EXIT_UNHEALTHY)

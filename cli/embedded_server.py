@@ -1,6 +1,6 @@
-"""Servers in this process: the one that `serve` runs until it is stopped, and a command's own for its length.
+"""Servers in this process: for `serve` until it is stopped, and for one command while it runs.
 
-Imports the engine, which takes most of a second; commands that talk to a running server leave this file alone.
+Importing this module imports the engine, which takes most of a second. Commands for a running server avoid it.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from engine.workspace.opening import has_workspace, open_workspace, table_count
 from engine.workspace.workspace import Workspace
 
 THREAD_SWITCH_SECONDS = 0.0005
-"""Seconds for which the event loop keeps other threads from going on when the engine has answered them."""
+"""How long the event loop may run before Python switches to a thread whose engine call has returned."""
 SLOW_OPENING_TABLES = 1_000
-"""Tables from which on opening takes long enough to be told."""
+"""From this number of tables on, opening takes long enough to print progress."""
 
 
 @contextmanager
 def local_server(settings: Settings, *, create: bool) -> Iterator[tuple[str, str]]:
-    """A server on a free loopback port; yields its URL and admin token.
+    """Run a server on a free loopback port. Yields its URL and admin token.
 
     Raises RK6001 when the directory is held, and without `create` RK7007 when there is no workspace.
     """
@@ -49,8 +49,8 @@ def local_server(settings: Settings, *, create: bool) -> Iterator[tuple[str, str
         raise RookeryError(
             NO_DATABASE,
             f"there is no workspace `{settings.workspace}` in {where}",
-            hint="change to the project's directory, or name it: -C DIRECTORY, --data or ROOKERY_DATA; "
-            "`rookery push` and `rookery serve` make one",
+            hint="run the command in the project's directory, or set -C DIRECTORY, --data or ROOKERY_DATA; "
+            "`rookery push` and `rookery serve` create a workspace",
         )
     workspace = open_workspace(settings)
     try:
@@ -74,7 +74,7 @@ def local_server(settings: Settings, *, create: bool) -> Iterator[tuple[str, str
 
 
 def serve(settings: Settings) -> None:
-    """Serve until stopped; the signal of the end lets running requests finish."""
+    """Serve until stopped. Running requests finish after the signal to stop."""
     observe.configure(settings.log_level, as_json=settings.log_json)
     listening = _listen(settings)
     tables = table_count(settings.data) if settings.clickhouse_url is None else 0
@@ -97,10 +97,12 @@ def serve(settings: Settings) -> None:
     output.say(f"rookery serves workspace {workspace.name} at {url}", "green")
     if settings.admin_token is None:
         output.say(f"the admin token is in {settings.admin_file}")
-    # The server hands the signal on after its orderly end; by default that would kill the process before ours.
+    # After its own shutdown the server raises the signal again. The default handler would then kill the process
+    # before the workspace is closed.
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(0))
     app = create_app(workspace)
-    # Looking through all that was imported takes 30 ms, in which nobody is answered.
+    # A garbage collection over all imported objects takes 30 ms, in which no request is answered. Frozen objects are
+    # not collected.
     gc.collect()
     gc.freeze()
     try:
@@ -110,7 +112,7 @@ def serve(settings: Settings) -> None:
 
 
 def _opened(settings: Settings) -> Workspace:
-    """The workspace, opened; a command that holds the directory is waited for. Raises RK6001 where a server does."""
+    """Open the workspace, waiting for a command that holds the directory. Raises RK6001 if a server holds it."""
     wait = Wait(settings)
     while True:
         try:
@@ -120,32 +122,32 @@ def _opened(settings: Settings) -> Workspace:
                 raise
             running = announced(settings)
             if running is not None and running.here and running.url and answers(running.url):
-                hint = f"a server answers at {running.url}: commands here find it by themselves"
+                hint = f"a server runs at {running.url}; commands in this directory use it"
                 raise RookeryError(exc.code, exc.message, hint=hint, detail=exc.detail) from exc
-            if not wait.goes_on(exc.message):
+            if not wait.retry(exc.message):
                 raise
 
 
 class _Server(uvicorn.Server):
-    """Ends the process when its orderly end takes too long: a thread that waits for the engine cannot be stopped."""
+    """Ends the process when its shutdown takes too long: a thread that waits for the engine cannot be stopped."""
 
     def __init__(self, config: uvicorn.Config, stop_seconds: float) -> None:
         super().__init__(config)
         self._stop_seconds = stop_seconds
-        self._last: threading.Timer | None = None
+        self._kill_timer: threading.Timer | None = None
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._last is None:
-            # As long for what runs as for closing afterwards.
-            self._last = threading.Timer(2 * self._stop_seconds, _end)
-            self._last.daemon = True
-            self._last.start()
+        if self._kill_timer is None:
+            # The same time for running requests and for closing the workspace afterwards.
+            self._kill_timer = threading.Timer(2 * self._stop_seconds, _end_process)
+            self._kill_timer.daemon = True
+            self._kill_timer.start()
         super().handle_exit(sig, frame)
 
 
-def _end() -> None:
-    """End at once, as a kill would: nothing that is stored depends on an orderly end."""
-    sys.stderr.write("rookery: queries did not end in time, so the process ends without them\n")
+def _end_process() -> None:
+    """End at once, as by a kill signal. Stored data does not depend on an orderly shutdown."""
+    sys.stderr.write("rookery: queries did not end in time, so the process ends without waiting for them\n")
     sys.stderr.flush()
     os._exit(1)
 
@@ -155,10 +157,10 @@ def _listen(settings: Settings) -> socket.socket:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         return socket.create_server((settings.host, settings.port), family=family, backlog=1024)
     except OSError as exc:
-        # Names that are none have negative numbers.
-        elsewhere = (exc.errno or 0) < 0 or exc.errno == errno.EADDRNOTAVAIL
+        # Errors of name resolution have negative numbers.
+        bad_host = (exc.errno or 0) < 0 or exc.errno == errno.EADDRNOTAVAIL
         hint = (
-            "--host is an address of this machine, or 0.0.0.0 for all" if elsewhere else "--port 0 picks a free one"
+            "--host must be an address of this machine, or 0.0.0.0 for all" if bad_host else "--port 0: a free port"
         )
         message = f"cannot listen on {settings.host}:{settings.port}: {exc.strerror}"
         raise RookeryError(SETTING, message, hint=hint) from exc

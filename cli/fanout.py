@@ -1,4 +1,4 @@
-"""Commands on the fan-out: status, retry, repair."""
+"""The commands `fanout status`, `retry` and `repair`."""
 
 from __future__ import annotations
 
@@ -14,72 +14,75 @@ from engine.errors import MISSED_EXPIRED, STILL_FAILING
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(no_args_is_help=True, help="The way from landing to the tenants' tables: status, repair.")
+    group = typer.Typer(
+        no_args_is_help=True, help="Delivery of rows from landing to the tenants' tables: status, retry, repair."
+    )
     for name, command in (("status", status), ("retry", retry), ("repair", repair)):
         group.command(name)(command)
     app.add_typer(group, name="fanout")
 
 
 def status() -> None:
-    """Show how far the tenants' tables are behind, which tenants do not take their rows, and which views are down.
+    """Show how far the tenants' tables are behind, which tenants are lagging, and which views are suspended.
 
     Example: [bold]rookery fanout status[/]
     """
     with connect() as connection:
-        found = connection.json("GET", "/v0/fanout")
+        fanout = connection.json("GET", "/v0/fanout")
     if options.json:
-        output.as_json(found)
+        output.as_json(fanout)
         return
-    rows = [{**d, "strays": len(d["strays"])} for d in found["datasources"]]
-    columns = ["datasource", "mode", "rows", "seconds", "in_step", "strays"]
+    rows = [{**d, "in_sync": d["in_step"], "lagging": len(d["strays"])} for d in fanout["datasources"]]
+    columns = ["datasource", "mode", "rows", "seconds", "in_sync", "lagging"]
     output.table(rows, columns, "no landing datasources yet")
-    lagging = [{"datasource": d["datasource"], **s} for d in found["datasources"] for s in d["strays"]]
+    lagging = [{"datasource": d["datasource"], **s} for d in fanout["datasources"] for s in d["strays"]]
     if lagging:
-        output.data("\nnot in step:")
-        shown = [{**s, "piece": _piece(s["piece"]), "error": output.brief(s["error"])} for s in lagging]
-        output.table(shown, ["datasource", "tenant", "rows", "seconds", "piece", "tries", "since", "error"])
-    if found["suspended"]:
-        output.data("\nviews that are down, or go on without some tenants:")
+        output.data("\nlagging tenants:")
+        shown = [{**s, "outstanding": _log_range(s["piece"]), "error": output.brief(s["error"])} for s in lagging]
+        output.table(shown, ["datasource", "tenant", "rows", "seconds", "outstanding", "tries", "since", "error"])
+    if fanout["suspended"]:
+        output.data("\nviews that are suspended, or exclude some tenants:")
         shown = [
-            {**v, "without": ", ".join(v["without"]), "error": output.brief(v["error"])} for v in found["suspended"]
+            {**v, "without": ", ".join(v["without"]), "error": output.brief(v["error"])} for v in fanout["suspended"]
         ]
         output.table(shown, ["view", "without", "since", "error"])
-        output.say("put them back: rookery fanout repair")
+        output.say("restore them: rookery fanout repair")
 
 
-def _piece(piece: dict[str, Any] | None) -> str | None:
-    """The piece that is outstanding, on one line."""
-    if piece is None:
+def _log_range(outstanding: dict[str, Any] | None) -> str | None:
+    """The part of the landing log that a tenant lacks, on one line."""
+    if outstanding is None:
         return None
-    if "batches" in piece:
-        first, more = piece["batches"][0], len(piece["batches"]) - 1
+    if "batches" in outstanding:
+        first, more = outstanding["batches"][0], len(outstanding["batches"]) - 1
         return f"batch {first}" + (f" and {more} more" if more else "")
-    first, last = piece["blocks"]
-    return f"blocks {first} to {last}" + (f" but {len(piece['without'])} batches" if piece["without"] else "")
+    first, last = outstanding["blocks"]
+    delivered = len(outstanding["without"])
+    return f"blocks {first} to {last}" + (f" except {delivered} batches" if delivered else "")
 
 
 def retry() -> None:
-    """Try at once what waits for its next try.
+    """Retry failing tenants now instead of at their next scheduled try.
 
     Example: [bold]rookery fanout retry[/]
     """
     with connect() as connection:
-        found = connection.json("POST", "/v0/fanout/retry")
+        result = connection.json("POST", "/v0/fanout/retry")
     if options.json:
-        output.as_json(found)
+        output.as_json(result)
         return
-    for name, count in found["retried"].items():
-        output.say(f"{name}: {count} tenants are tried again")
-    if not found["retried"]:
-        output.say("nothing waits", "green")
+    for name, count in result["retried"].items():
+        output.say(f"{name}: retrying {output.counted(count, 'tenant')}")
+    if not result["retried"]:
+        output.say("nothing to retry", "green")
 
 
 def repair(allow: Allow = None) -> None:
-    """Put suspended views back with the rows that they have missed. Also finishes what was interrupted.
+    """Restore suspended views and deliver the rows that they missed. Also completes interrupted work.
 
-    Exit code 1 when a view would fail again, and stays as it is, and when rows that it has missed are gone. Where it
-    is not known what a view has missed, its target is computed again; if rows would be lost by that, it must be
-    allowed by name.
+    Exit code 1 when a view would fail again and stays suspended, and when rows that it missed no longer exist. If the
+    missed rows are not known, the view's target is recomputed. If that would lose rows, --allow-destructive must name
+    the target.
 
     Example: [bold]rookery fanout repair[/]
     """

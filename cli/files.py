@@ -1,4 +1,4 @@
-"""Files that a command writes into the project."""
+"""Write files into the project."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from engine.errors import RookeryError
 
 @contextmanager
 def write_file(proposal: dict[str, dict[str, str]], places: dict[str, Path | None]) -> Iterator[None]:
-    """Write a proposal's files. If what follows is refused, they are as they were before."""
+    """Write the files of a proposal, and restore the old ones if the body of the context fails.
+
+    `places` has the path of each part of the proposal; None for the path that the proposal suggests.
+    """
     changed: list[tuple[Path, bytes | None]] = []
-    for part, where in places.items():
-        path = where or options.project / proposal[part]["file"]
+    for part, existing in places.items():
+        path = existing or options.project / proposal[part]["file"]
         before = path.read_bytes() if path.is_file() else None
         text = proposal[part]["text"].encode()
         if before == text:
@@ -35,6 +38,6 @@ def write_file(proposal: dict[str, dict[str, str]], places: dict[str, Path | Non
 
 
 def _relative(path: Path) -> Path:
-    """A path as seen from the current directory, if it is below it."""
+    """A path relative to the current directory, if it is inside it."""
     absolute, here = path.absolute(), Path.cwd()
     return absolute.relative_to(here) if absolute.is_relative_to(here) else path

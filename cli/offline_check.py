@@ -1,4 +1,4 @@
-"""Compiling a project against an engine in memory, for `check`. Importing this imports the engine."""
+"""Compile a project against an engine in memory, for `check`. Importing this module imports the engine."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from engine.warehouse.embedded import EmbeddedWarehouse
 from engine.workspace.analyser import Analyser
 
 
-def compiled(found: Survey) -> Build:
-    """The project's build; nothing outlives it. Raises Problems with all that is wrong, in files and in SQL."""
+def compiled(survey: Survey) -> Build:
+    """The build of a project. Raises Problems with every error, in files and in SQL."""
     warehouse = EmbeddedWarehouse(None, database="check_empty")
     try:
-        compile = partial(build, found.project, "check", Verifier(warehouse), Analyser(warehouse, "check"))
-        return compile_all(found.project, lambda told: compile(reported=told), found.problems, found.unreadable)
+        compile = partial(build, survey.project, "check", Verifier(warehouse), Analyser(warehouse, "check"))
+        return compile_all(
+            survey.project, lambda reported: compile(reported=reported), survey.problems, survey.unreadable
+        )
     finally:
         warehouse.close()

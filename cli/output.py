@@ -1,4 +1,4 @@
-"""Everything that is printed: data to standard output, talk to standard error, laid out for people."""
+"""Print data to standard output, and messages to standard error."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from rich.table import Table
 from engine.errors import Problems, RookeryError
 
 out = Console(highlight=False, soft_wrap=True)
-talk = Console(stderr=True, highlight=False, soft_wrap=True)
+messages = Console(stderr=True, highlight=False, soft_wrap=True)
 BRIEF_CHARACTERS = 120
-"""Characters of an error in a table."""
+"""Characters of an error message in a table."""
 
 
 def say(text: str, style: str | None = None) -> None:
-    """A line of talk. Without a reader, or room on the disk for it, it is left out: work does not stop for it."""
+    """Print a message. It is dropped if standard error is closed or its disk is full: the work continues."""
     with suppress(OSError, ValueError):
-        talk.print(text, style=style, markup=False)
+        messages.print(text, style=style, markup=False)
 
 
 def data(text: str) -> None:
-    """A line of data."""
+    """Print a line of data."""
     out.print(text, markup=False)
 
 
 def raw(body: bytes) -> None:
-    """Bytes of data, as they are."""
+    """Print bytes of data unchanged."""
     sys.stdout.buffer.write(body)
     sys.stdout.buffer.flush()
 
 
 def as_json(value: Any) -> None:
-    """A value for programs."""
+    """Print a value as JSON, for programs."""
     raw(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], empty: str = "nothing yet") -> None:
-    """Rows under their column names; numbers to the right."""
+    """Print rows under their column names, with numbers aligned right; `empty` is the message without rows."""
     if not rows:
         say(empty)
         return
@@ -64,7 +64,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def brief(text: str | None) -> str | None:
-    """A text that fits into a table; all of it is in the output for programs."""
+    """A text shortened for a table. The JSON output has all of it."""
     if text is None:
         return None
     line = " ".join(text.split())
@@ -82,65 +82,65 @@ def _cell(value: Any) -> str:
 
 
 def failure(exc: RookeryError) -> None:
-    """An error: each problem with its place, code and hint."""
+    """Print an error: each of its problems with place, code and hint."""
     problems = exc.problems if isinstance(exc, Problems) else [exc]
     for problem in problems:
         place = f"{problem.place}: " if problem.place else ""
-        talk.print(f"{place}[bold red]{problem.code.id}[/] ", end="")
-        talk.print(problem.message, markup=False)
+        messages.print(f"{place}[bold red]{problem.code.id}[/] ", end="")
+        messages.print(problem.message, markup=False)
         if problem.hint:
-            talk.print(f"  hint: {problem.hint}", style="dim", markup=False)
+            messages.print(f"  hint: {problem.hint}", style="dim", markup=False)
 
 
-def finding(found: Mapping[str, Any]) -> None:
-    """What an examination found, as data: its name, the object, and what to do."""
-    color = "bold red" if found["level"] == "error" else "yellow"
-    out.print(f"[{color}]{found['level']}[/] {found['check']}: ", end="")
-    out.print(f"{found['object']}: {found['message']}", markup=False)
-    if found.get("hint"):
-        out.print(f"  hint: {found['hint']}", style="dim", markup=False)
+def finding(item: Mapping[str, Any]) -> None:
+    """Print a finding of `doctor`: its level, the check, the object, the message and a hint."""
+    color = "bold red" if item["level"] == "error" else "yellow"
+    out.print(f"[{color}]{item['level']}[/] {item['check']}: ", end="")
+    out.print(f"{item['object']}: {item['message']}", markup=False)
+    if item.get("hint"):
+        out.print(f"  hint: {item['hint']}", style="dim", markup=False)
 
 
 @contextmanager
 def progress(title: str) -> Iterator[Any]:
-    """A progress bar on standard error; yields a function (what, done, total)."""
+    """Show a progress bar on standard error. Yields a function (label, done, total) that updates it."""
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=talk, transient=True, disable=not talk.is_terminal) as bar:
+    with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as bar:
         task = bar.add_task(title, total=None)
 
-        def update(what: str, done: int, total: int) -> None:
-            bar.update(task, description=what[:60] or title, completed=done, total=total or None)
+        def update(label: str, done: int, total: int) -> None:
+            bar.update(task, description=label[:60] or title, completed=done, total=total or None)
 
         yield update
 
 
 @contextmanager
-def waiting(what: str, every: float = 2.0) -> Iterator[None]:
-    """Tell every few seconds that something which cannot be measured still goes on."""
+def waiting(activity: str, interval_seconds: float = 2.0) -> Iterator[None]:
+    """Print a message every few seconds during an activity whose progress cannot be measured."""
     ended = threading.Event()
     started = time.monotonic()
 
-    def tell() -> None:
-        say(f"{what} …")
-        while not ended.wait(every):
-            say(f"{what} … {time.monotonic() - started:.0f} s")
+    def report() -> None:
+        say(f"{activity} …")
+        while not ended.wait(interval_seconds):
+            say(f"{activity} … {time.monotonic() - started:.0f} s")
 
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
+    reporter = threading.Thread(target=report, daemon=True)
+    reporter.start()
     try:
         yield
     finally:
         ended.set()
-        teller.join()
+        reporter.join()
 
 
 def plan(result: Mapping[str, Any]) -> None:
-    """What a push would do or did: sources, then steps with what they cost."""
-    sign = {"created": "+", "changed": "~", "removed": "-"}
-    color = {"created": "green", "changed": "yellow", "removed": "red"}
+    """Print what a push would do or did: changed files, then steps with their reasons and costs."""
+    signs = {"created": "+", "changed": "~", "removed": "-"}
+    colors = {"created": "green", "changed": "yellow", "removed": "red"}
     for change in result["changes"]:
-        line = f"{sign[change['what']]} {change['kind']} {change['name']}"
-        out.print(line, style=color[change["what"]], markup=False)
+        line = f"{signs[change['what']]} {change['kind']} {change['name']}"
+        out.print(line, style=colors[change["what"]], markup=False)
     grouped: dict[tuple[str, str, str, bool, str], list[str]] = {}
     for step in result["steps"]:
         subject = step["subject"] if step["tenant"] is None else step["subject"].split(".", 1)[-1] + " in nests"

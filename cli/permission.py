@@ -1,4 +1,4 @@
-"""The option by which a command may lose what it names."""
+"""The option that allows a command to lose rows of the named resources."""
 
 from __future__ import annotations
 
@@ -8,5 +8,7 @@ import typer
 
 Allow = Annotated[
     list[str] | None,
-    typer.Option("--allow-destructive", metavar="NAME", help="Let this resource be rebuilt or lost."),
+    typer.Option(
+        "--allow-destructive", metavar="NAME", help="Allow this resource to be rebuilt or lost. May be repeated."
+    ),
 ]

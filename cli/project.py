@@ -1,4 +1,4 @@
-"""Commands on projects: init, check, plan, push, pipe, datasource, materialize."""
+"""The commands on a project: `init`, `check`, `plan`, `push`, `pipe`, `datasource` and `materialize`."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from engine.project.model import Node, Pipe, Project
 from engine.project.parse import Survey, load, load_files, parse_source, survey
 from engine.project.write import render_pipe
 
-Files = Annotated[list[Path] | None, typer.Argument(help="Files to push; all of the project when none is given.")]
-Force = Annotated[bool, typer.Option("--force", help="Also remove everything that stands on it.")]
+Files = Annotated[list[Path] | None, typer.Argument(help="Files to push; by default all files of the project.")]
+Force = Annotated[bool, typer.Option("--force", help="Also remove everything that depends on it.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")]
 
 
@@ -49,8 +49,12 @@ def register(app: typer.Typer) -> None:
         app.add_typer(group, name=kind)
 
 
-def init(directory: Annotated[Path | None, typer.Argument(help="Where; here by default.")] = None) -> None:
-    """Make the folders of a project. In an existing project nothing changes.
+def init(
+    directory: Annotated[
+        Path | None, typer.Argument(help="Directory of the project; by default the current one.")
+    ] = None,
+) -> None:
+    """Create the folders of a project. Nothing changes in an existing project.
 
     Example: [bold]rookery init my-project[/]
     """
@@ -64,43 +68,45 @@ def init(directory: Annotated[Path | None, typer.Argument(help="Where; here by d
     if options.json:
         output.as_json({"directory": str(root.resolve()), "made": made})
         return
-    output.say(f"made {', '.join(made)} in {root}" if made else f"{root} is a project already; nothing changed")
+    output.say(f"made {', '.join(made)} in {root}" if made else f"{root} is already a project; nothing changed")
 
 
 def _survey() -> Survey:
     root = options.project
     if not root.is_dir():
-        raise RookeryError(NOT_A_PROJECT, f"there is no directory {root.resolve()}", hint="correct -C DIRECTORY")
+        raise RookeryError(NOT_A_PROJECT, f"there is no directory {root.resolve()}", hint="check the path after -C")
     if not any((root / f).is_dir() for f in FOLDERS):
         raise RookeryError(
-            NOT_A_PROJECT, f"{root.resolve()} has no datasources/ or pipes/", hint="rookery init, or -C DIRECTORY"
+            NOT_A_PROJECT,
+            f"{root.resolve()} has no datasources/ or pipes/",
+            hint="rookery init makes a project; -C DIRECTORY selects one",
         )
     return survey(root)
 
 
 def _project() -> Project:
-    found = _survey()
-    if found.problems.problems:
-        # Whoever has to mend files wants to know all that is wrong with them.
+    survey = _survey()
+    if survey.problems.problems:
+        # Some files cannot be read. Compiling the others reports all errors at once.
         from cli.offline_check import compiled
 
-        compiled(found)
-    return found.project
+        compiled(survey)
+    return survey.project
 
 
-def _bodies(project: Project) -> list[dict[str, str]]:
+def _file_bodies(project: Project) -> list[dict[str, str]]:
     return [{"name": r.name, "file": r.place.file or "", "text": r.text} for r in project.resources()]
 
 
 def check() -> None:
-    """Check the project's files; needs no server. Every problem is told, with its place.
+    """Check the project's files without a server. Prints every error with its place.
 
     Example: [bold]rookery check[/]
     """
     from cli.offline_check import compiled
 
-    found = _survey()
-    project, warnings = found.project, [w.as_dict() for w in compiled(found).warnings]
+    survey = _survey()
+    project, warnings = survey.project, [w.as_dict() for w in compiled(survey).warnings]
     if options.json:
         output.as_json(
             {"datasources": sorted(project.datasources), "pipes": sorted(project.pipes), "warnings": warnings}
@@ -113,9 +119,10 @@ def check() -> None:
 
 
 def plan(
-    files: Files = None, prune: Annotated[bool, typer.Option(help="Also what only exists live.")] = False
+    files: Files = None,
+    prune: Annotated[bool, typer.Option(help="Also remove resources that no file declares.")] = False,
 ) -> None:
-    """Show what a push would do, also before the first one. Exit code 3 when there is anything to do.
+    """Show what a push would do. Exit code 3 if there is anything to do.
 
     Example: [bold]rookery plan && echo "nothing to do"[/]
     """
@@ -130,68 +137,72 @@ def plan(
 def push(
     files: Files = None,
     push_deps: Annotated[
-        bool, typer.Option("--push-deps", help="With what the files need, if it is missing.")
+        bool, typer.Option("--push-deps", help="Also push missing resources that the files depend on.")
     ] = False,
     dry_run: DryRun = False,
-    prune: Annotated[bool, typer.Option("--prune", help="Remove what the project no longer has.")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="Remove resources that no file declares.")] = False,
     allow: Allow = None,
     skip_backfill: Annotated[
         list[str] | None,
-        typer.Option("--skip-backfill", metavar="PIPE", help="Keep what the changed pipe has filled so far."),
+        typer.Option(
+            "--skip-backfill",
+            metavar="PIPE",
+            help="Do not recompute the target of this changed pipe. May be repeated.",
+        ),
     ] = None,
 ) -> None:
-    """Make the workspace what the files declare. Nothing is removed because it is absent here.
+    """Apply the files to the workspace. Resources without a file are not removed, except with --prune.
 
     Examples: [bold]rookery push[/], [bold]rookery push endpoints/usage.yaml --push-deps[/]
     """
-    kept = {"skip_backfill": skip_backfill} if skip_backfill else {}
-    body = _body(files, push_deps=push_deps, dry_run=dry_run, prune=prune, allow=allow or [], **kept)
+    # Older servers do not know this key, so it is sent only when it is needed.
+    optional = {"skip_backfill": skip_backfill} if skip_backfill else {}
+    body = _body(files, push_deps=push_deps, dry_run=dry_run, prune=prune, allow=allow or [], **optional)
     with connect(create=True, keep=not dry_run) as connection:
         result = _push(connection, body)
         _show(result)
         if not options.json and result["applied"]:
-            given = {r.name for r in _given(files)} if files else set(result["endpoints"])
+            pushed = {r.name for r in _resources(files)} if files else set(result["endpoints"])
             for name in result["endpoints"]:
-                if name in given:
-                    where = "" if connection.passing else connection.url
-                    output.say(f"published {where}/v0/pipes/{name}.json")
+                if name in pushed:
+                    base_url = "" if connection.temporary else connection.url
+                    output.say(f"published {base_url}/v0/pipes/{name}.json")
 
 
-def _given(files: Sequence[Path]) -> list[Any]:
+def _resources(files: Sequence[Path]) -> list[Any]:
     return list(load_files(options.project, _paths(files)).resources())
 
 
 def _paths(files: Iterable[Path]) -> list[Path]:
-    """Paths as given, relative to where the command runs; a bare name is searched in the project."""
-    found = []
+    """Absolute paths. A path that does not exist is searched in the project by its name. Raises RK1008."""
+    paths = []
     for file in files:
         path = file.absolute()
         if not path.exists():
             named = _by_name(file.name.removesuffix(".yaml"))
             if named is None:
-                raise RookeryError(NO_FILE, f"there is no file {file}", hint="give a path, or the name of a resource")
+                raise RookeryError(NO_FILE, f"there is no file {file}", hint="use a path, or the name of a resource")
             path = named
-        found.append(path)
-    return found
+        paths.append(path)
+    return paths
 
 
 def _by_name(name: str) -> Path | None:
     root = options.project.resolve()
-    found = [p for f in FOLDERS for p in sorted((root / f).rglob(f"{name}.yaml"))]
-    return found[0] if found else None
+    return next((p for f in FOLDERS for p in sorted((root / f).rglob(f"{name}.yaml"))), None)
 
 
-def _body(files: Sequence[Path] | None, **given: Any) -> dict[str, Any]:
-    """What a push sends. Raises Problems for files that cannot be read, before anything is opened."""
-    body: dict[str, Any] = {k: v for k, v in given.items() if k != "push_deps"}
+def _body(files: Sequence[Path] | None, *, push_deps: bool = False, **flags: Any) -> dict[str, Any]:
+    """The body of `POST /v0/push`. Raises Problems for files that cannot be read."""
+    body: dict[str, Any] = dict(flags)
     if not files:
         project = _project()
     else:
         listed = load_files(options.project, _paths(files))
         body["only"] = [r.name for r in listed.resources()]
-        body["with_dependencies"] = given.get("push_deps", False)
-        project = load(options.project).merged(listed) if body["with_dependencies"] else listed
-    body["files"] = _bodies(project)
+        body["with_dependencies"] = push_deps
+        project = load(options.project).merged(listed) if push_deps else listed
+    body["files"] = _file_bodies(project)
     return body
 
 
@@ -209,21 +220,21 @@ def _show(result: Any) -> None:
         if any(w["code"] == STILL_FAILING.id for w in result["warnings"]):
             output.say("nothing else to do", "yellow")
         else:
-            output.say("nothing to do: the workspace is as the files say", "green")
+            output.say("nothing to do: the workspace matches the files", "green")
     elif result["applied"]:
         output.say("pushed", "green")
     if result["undeclared"]:
         names = ", ".join(result["undeclared"][:5]) + (", …" if len(result["undeclared"]) > 5 else "")
-        output.say(f"live, and in none of the files: {names}; --prune removes what no file declares")
+        output.say(f"deployed, but not in any file: {names}; --prune removes these")
 
 
 def pipe_generate(
     name: Annotated[str, typer.Argument(help="Name of the new pipe.")],
-    sql: Annotated[str, typer.Argument(help="Its SELECT.")],
-    folder: Annotated[str, typer.Option(help="Folder of the project to write into.")] = "pipes",
-    force: Annotated[bool, typer.Option("--force", help="Write over a file that differs.")] = False,
+    sql: Annotated[str, typer.Argument(help="The SELECT of the pipe.")],
+    folder: Annotated[str, typer.Option(help="Folder in the project for the file.")] = "pipes",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that differs.")] = False,
 ) -> None:
-    """Write a pipe's file from a query.
+    """Write the file of a pipe from a query.
 
     Example: [bold]rookery pipe generate tenant_1_pipe "SELECT * FROM events WHERE tenant_id = 1"[/]
     """
@@ -232,19 +243,23 @@ def pipe_generate(
     existing = _by_name(name)
     path = existing or options.project / folder / f"{name}.yaml"
     if not sql.strip():
-        raise RookeryError(USAGE, "the query is empty", hint='such as rookery pipe generate one "SELECT 1 AS one"')
+        raise RookeryError(
+            USAGE, "the query is empty", hint='for example rookery pipe generate one "SELECT 1 AS one"'
+        )
     try:
         pipe = Pipe(name=name, nodes=(Node(name=f"{name}_0", sql=sql),))
     except ValueError as exc:
-        raise RookeryError(BAD_NAME, f"`{name}` cannot be the name of a pipe", hint="letters, digits and _") from exc
+        raise RookeryError(
+            BAD_NAME, f"`{name}` is not a valid name of a pipe", hint="use letters, digits and _"
+        ) from exc
     text = render_pipe(pipe)
     if existing is not None and not force:
         present = parse_source(existing.read_text(encoding="utf-8"), str(existing), name)
         if not isinstance(present, Pipe) or present.nodes[0].sql.strip() != sql.strip():
-            raise RookeryError(TARGET_EXISTS, f"{path} exists and differs", hint="--force writes over it")
+            raise RookeryError(TARGET_EXISTS, f"{path} exists and differs", hint="--force overwrites it")
         written = False
         if not options.json:
-            output.say(f"{path} is there already")
+            output.say(f"{path} exists already")
     else:
         written = True
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -257,29 +272,26 @@ def pipe_generate(
 
 def materialize(
     pipe: Annotated[str, typer.Argument(help="Name or file of the pipe.")],
-    target: Annotated[str, typer.Argument(help="Name of the datasource that it fills.")],
-    node: Annotated[str | None, typer.Option("--node", help="Which node, by name or number.")] = None,
-    per_tenant: Annotated[bool, typer.Option("--per-tenant", help="A target in every tenant's nest.")] = False,
+    target: Annotated[str, typer.Argument(help="Name of the datasource that the pipe fills.")],
+    node: Annotated[str | None, typer.Option("--node", help="Node to materialize, by name or number.")] = None,
+    per_tenant: Annotated[bool, typer.Option("--per-tenant", help="Create a target for each tenant.")] = False,
 ) -> None:
-    """Turn a pipe into one that fills a datasource: files are written, the view is made, history is delivered.
+    """Materialize a pipe into a datasource: write the files, create the view, and deliver existing rows.
 
     Example: [bold]rookery materialize tenant_1_pipe tenant_1_ds[/]
     """
     name = Path(pipe).stem if pipe.endswith(".yaml") or "/" in pipe else pipe
     path = Path(pipe) if Path(pipe).is_file() else _by_name(name)
-    bodies = _bodies(load(options.project)) if any((options.project / f).is_dir() for f in FOLDERS) else []
+    bodies = _file_bodies(load(options.project)) if any((options.project / f).is_dir() for f in FOLDERS) else []
     if path is not None:
         listed = load_files(options.project, [path.resolve()])
-        bodies = [*(b for b in bodies if b["name"] != name), *_bodies(listed)]
+        bodies = [*(b for b in bodies if b["name"] != name), *_file_bodies(listed)]
     with connect() as connection:
-        given = {"files": bodies, "pipe": name, "target": target, "per_tenant": per_tenant}
-        proposal = _proposal(connection, given, node, path)
-        files = [
-            {"name": target, **proposal["target"]},
-            {"name": name, **proposal["pipe"]},
-        ]
-        body = {"files": bodies, "only": [target, name], "with_dependencies": True}
-        body["files"] = [*(b for b in bodies if b["name"] not in {name, target}), *files]
+        request = {"files": bodies, "pipe": name, "target": target, "per_tenant": per_tenant}
+        proposal = _proposal(connection, request, node)
+        proposed = [{"name": target, **proposal["target"]}, {"name": name, **proposal["pipe"]}]
+        files = [*(b for b in bodies if b["name"] not in {name, target}), *proposed]
+        body = {"files": files, "only": [target, name], "with_dependencies": True}
         with (
             write_file(proposal, {"target": _by_name(target), "pipe": path}),
             output.progress("materialize") as update,
@@ -292,32 +304,36 @@ def materialize(
     output.say(f"node {proposal['node']} fills {target}: {proposal['reason']}", "green")
 
 
-def _proposal(connection: Connection, given: dict[str, Any], node: str | None, path: Path | None) -> Any:
-    nodes = _nodes(given)
+def _proposal(connection: Connection, request: dict[str, Any], node: str | None) -> Any:
+    """The proposal of the server. If several nodes are possible and none was chosen, ask which one."""
+    nodes = _node_names(request)
     chosen = _chosen(node, nodes)
     try:
-        return connection.json("POST", "/v0/materialize", json={**given, "node": chosen})
+        return connection.json("POST", "/v0/materialize", json={**request, "node": chosen})
     except RookeryError as exc:
         if exc.code is not AMBIGUOUS_NODE or node is not None:
             raise
-        chosen = _chosen(_asked(nodes), nodes)
+        chosen = _chosen(_ask(nodes), nodes)
         if chosen is None:
             raise
-        return connection.json("POST", "/v0/materialize", json={**given, "node": chosen})
+        return connection.json("POST", "/v0/materialize", json={**request, "node": chosen})
 
 
-def _nodes(given: dict[str, Any]) -> list[str]:
-    source = next((f for f in given["files"] if f["name"] == given["pipe"]), None)
+def _node_names(request: dict[str, Any]) -> list[str]:
+    source = next((f for f in request["files"] if f["name"] == request["pipe"]), None)
     if source is None:
         return []
     parsed = parse_source(source["text"], source["file"], source["name"])
     if not isinstance(parsed, Pipe):
-        raise RookeryError(UNKNOWN_RESOURCE, f"`{given['pipe']}` is not a pipe")
+        raise RookeryError(UNKNOWN_RESOURCE, f"`{request['pipe']}` is not a pipe")
     return [n.name for n in parsed.nodes]
 
 
 def _chosen(answer: str | None, nodes: list[str]) -> str | None:
-    """A node by number (from 1) or name; an answer may still carry the line end that `echo` spelled out."""
+    """The name of a node from its number (from 1) or name.
+
+    A piped answer may end with a backslash and `n`: some shells' `echo` prints them literally.
+    """
     if answer is None:
         return None
     text = answer.strip().removesuffix("\\n").strip()
@@ -326,8 +342,8 @@ def _chosen(answer: str | None, nodes: list[str]) -> str | None:
     return text or None
 
 
-def _asked(nodes: list[str]) -> str | None:
-    """The answer to which node: from a person at a terminal, or one line of what was piped in."""
+def _ask(nodes: list[str]) -> str | None:
+    """Ask for a node at the terminal, or read one line of piped input."""
     for number, name in enumerate(nodes, 1):
         output.say(f"  {number}. {name}")
     if sys.stdin is not None and sys.stdin.isatty():
@@ -336,6 +352,7 @@ def _asked(nodes: list[str]) -> str | None:
 
 
 def _resource_commands(kind: str, group: typer.Typer) -> None:
+    """Add `ls`, `show` and `rm` for pipes or for datasources."""
     plural = f"{kind}s"
     columns = (
         ["name", "type", "materialized_datasource", "per_tenant"] if kind == "pipe" else ["name", "kind", "rows"]
@@ -343,36 +360,39 @@ def _resource_commands(kind: str, group: typer.Typer) -> None:
 
     def ls() -> None:
         with connect() as connection:
-            found = connection.json("GET", f"/v0/{plural}")[plural]
+            resources = connection.json("GET", f"/v0/{plural}")[plural]
         if options.json:
-            output.as_json(found)
+            output.as_json(resources)
             return
-        output.table([{**r, "rows": r.get("statistics", {}).get("row_count")} for r in found], columns)
+        output.table([{**r, "rows": r.get("statistics", {}).get("row_count")} for r in resources], columns)
 
-    def show(name: Annotated[str, typer.Argument(help="Name or file.")]) -> None:
+    def show(name: Annotated[str, typer.Argument(help="Name or file of the resource.")]) -> None:
         with connect() as connection:
-            found = connection.json("GET", f"/v0/{plural}/{_stem(name)}")
+            resource = connection.json("GET", f"/v0/{plural}/{_stem(name)}")
         if options.json:
-            output.as_json(found)
+            output.as_json(resource)
         else:
-            output.data(found["content"] or "")
+            output.data(resource["content"] or "")
 
     def rm(
-        name: Annotated[str, typer.Argument(help="Name or file.")], force: Force = False, dry_run: DryRun = False
+        name: Annotated[str, typer.Argument(help="Name or file of the resource.")],
+        force: Force = False,
+        dry_run: DryRun = False,
     ) -> None:
         with connect() as connection:
             flags = {"force": str(force).lower(), "dry_run": str(dry_run).lower()}
-            gone = connection.json("DELETE", f"/v0/{plural}/{_stem(name)}", params=flags)
+            result = connection.json("DELETE", f"/v0/{plural}/{_stem(name)}", params=flags)
         if options.json:
-            output.as_json(gone)
+            output.as_json(result)
             return
         verb = "would remove" if dry_run else "removed"
-        output.say(f"{verb} {', '.join(gone['removed'])}")
+        output.say(f"{verb} {', '.join(result['removed'])}")
 
-    group.command("ls", help=f"List the {plural} that are deployed. Example: [bold]rookery {kind} ls[/]")(ls)
+    group.command("ls", help=f"List the deployed {plural}. Example: [bold]rookery {kind} ls[/]")(ls)
     group.command("show", help=f"Show a {kind}'s source. Example: [bold]rookery {kind} show NAME[/]")(show)
-    group.command("rm", help=f"Remove a {kind}: views before tables. Example: [bold]rookery {kind} rm NAME[/]")(rm)
+    group.command("rm", help=f"Remove a {kind}. Example: [bold]rookery {kind} rm NAME[/]")(rm)
 
 
 def _stem(name: str) -> str:
+    """The name of a resource from its name or its file."""
     return Path(name).stem if name.endswith(".yaml") or "/" in name else name

@@ -1,4 +1,4 @@
-"""Commands on quarantine: ls, replay, rm."""
+"""The commands `quarantine ls`, `replay` and `rm`."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from cli.connection import connect, options
 from engine.errors import NO_FILE, USAGE, RookeryError
 
 ROW_CHARACTERS = 60
-"""Characters of a row that a list shows."""
-Source = Annotated[str, typer.Argument(help="Datasource whose quarantine is meant.")]
-Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Rows' ids, as `ls` shows them.")]
+"""Characters of a row in the list."""
+Source = Annotated[str, typer.Argument(help="Name of the datasource.")]
+Ids = Annotated[
+    list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of rows, as `quarantine ls` shows them.")
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    group = typer.Typer(no_args_is_help=True, help="Rows that could not be stored: list, send again, drop.")
+    group = typer.Typer(no_args_is_help=True, help="Rows that could not be stored: list, replay, drop.")
     for name, command in (("ls", ls), ("replay", replay), ("rm", rm)):
         group.command(name)(command)
     app.add_typer(group, name="quarantine")
@@ -33,105 +35,114 @@ def _path(datasource: str) -> str:
 
 def ls(
     datasource: Source,
-    limit: Annotated[int, typer.Option(min=0, help="Most rows to show.")] = 100,
-    offset: Annotated[int, typer.Option(min=0, help="Newer rows to pass over.")] = 0,
+    limit: Annotated[int, typer.Option(min=0, help="Maximum number of rows to show.")] = 100,
+    offset: Annotated[int, typer.Option(min=0, help="Number of newest rows to skip.")] = 0,
 ) -> None:
-    """List rows that could not be stored, the newest first, with what is wrong.
+    """List rows that could not be stored, newest first, with the reasons.
 
     Example: [bold]rookery quarantine ls events[/]
     """
     with connect() as connection:
         params = {"limit": limit, "offset": offset}
-        found = connection.json("GET", _path(datasource), params=params)
+        quarantine = connection.json("GET", _path(datasource), params=params)
     if options.json:
-        output.as_json(found)
+        output.as_json(quarantine)
         return
-    rows = [_row(r) for r in found["rows"]]
+    rows = [_table_row(r) for r in quarantine["rows"]]
     output.table(rows, ["id", "at", "row", "error", "text"], f"the quarantine of {datasource} is empty")
-    if len(rows) < found["total"]:
-        output.say(f"{len(rows):,} of {found['total']:,} rows; --limit and --offset show others")
+    if len(rows) < quarantine["total"]:
+        output.say(f"{len(rows):,} of {quarantine['total']:,} rows; use --limit and --offset for others")
 
 
-def _row(row: dict[str, Any]) -> dict[str, Any]:
+def _table_row(row: dict[str, Any]) -> dict[str, Any]:
     pairs = zip(row["c__error_column"], row["c__error"], strict=True)
-    error = "; ".join(f"{column}: {why}" if column else why for column, why in pairs)
+    error = "; ".join(f"{column}: {reason}" if column else reason for column, reason in pairs)
     text = row["c__text"] if len(row["c__text"]) <= ROW_CHARACTERS else row["c__text"][: ROW_CHARACTERS - 1] + "…"
-    shown = {"error": error, "text": text}
-    return {"id": row["c__id"], "at": row["insertion_date"], "row": row["c__row"] + 1} | {
-        k: v.replace("\n", " ") for k, v in shown.items()
+    return {
+        "id": row["c__id"],
+        "at": row["insertion_date"],
+        "row": row["c__row"] + 1,
+        "error": error.replace("\n", " "),
+        "text": text.replace("\n", " "),
     }
 
 
 def replay(
     datasource: Source,
     ids: Ids = None,
-    mended: Annotated[
-        str | None, typer.Option("--mended", metavar="FILE", help="NDJSON file of id and text of mended rows.")
+    corrected: Annotated[
+        str | None,
+        typer.Option("--corrected", metavar="FILE", help="NDJSON file with id and text of corrected rows."),
     ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="Send all rows.")] = False,
+    mended: Annotated[str | None, typer.Option("--mended", metavar="FILE", hidden=True)] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Replay all rows.")] = False,
 ) -> None:
-    """Send rows again, as they are or mended; those that are stored leave quarantine. Safe to repeat.
+    """Replay rows, unchanged or corrected. Stored rows leave quarantine. Safe to repeat.
 
-    Exit code 1 when none of them is stored.
+    Exit code 1 if no row was stored.
 
     Example: [bold]rookery quarantine replay events --all[/]
     """
-    if sum((bool(ids), mended is not None, everything)) != 1:
-        raise RookeryError(USAGE, "it is not clear which rows to send", hint="give ids, --mended FILE or --all")
-    body: dict[str, Any] = {"ids": ids} if ids else {"rows": _mended(mended)} if mended is not None else {}
+    # --mended is the old name of --corrected.
+    file = mended if corrected is None else corrected
+    if sum((bool(ids), file is not None, everything)) != 1:
+        raise RookeryError(USAGE, "specify which rows to replay", hint="ids, --corrected FILE or --all")
+    body: dict[str, Any] = {"ids": ids} if ids else {"rows": _corrected_rows(file)} if file is not None else {}
     with connect() as connection:
-        found = connection.json("POST", _path(datasource) + "/replay", json=body)
+        result = connection.json("POST", _path(datasource) + "/replay", json=body)
     if options.json:
-        output.as_json(found)
+        output.as_json(result)
     else:
-        _show(datasource, found)
-    stays = found["quarantined_rows"] or found["refused"] or found["unknown"]
-    if stays and not found["successful_rows"] and not found["repeated"]:
+        _show(datasource, result)
+    failed = result["quarantined_rows"] or result["refused"] or result["unknown"]
+    if failed and not result["successful_rows"] and not result["repeated"]:
         raise typer.Exit(1)
 
 
-def _show(datasource: str, found: dict[str, Any]) -> None:
-    """What became of rows that were sent again."""
-    output.say(f"{output.counted(found['successful_rows'], 'row')} of {datasource} stored")
-    for what, count in (
-        ("stored by an earlier replay", len(found["repeated"])),
-        ("back in quarantine", found["quarantined_rows"]),
-        ("not found in quarantine", len(found["unknown"])),
+def _show(datasource: str, result: dict[str, Any]) -> None:
+    """Print the result of a replay."""
+    output.say(f"{output.counted(result['successful_rows'], 'row')} of {datasource} stored")
+    for outcome, count in (
+        ("stored by an earlier replay", len(result["repeated"])),
+        ("back in quarantine", result["quarantined_rows"]),
+        ("not found in quarantine", len(result["unknown"])),
     ):
         if count:
-            output.say(f"{output.counted(count, 'row')} {what}", "yellow")
-    for row in found["refused"]:
-        output.say(f"{row['id']} stays: {row['code']} {row['error']}", "yellow")
+            output.say(f"{output.counted(count, 'row')} {outcome}", "yellow")
+    for row in result["refused"]:
+        output.say(f"{row['id']} remains: {row['code']} {row['error']}", "yellow")
 
 
-def _mended(file: str) -> list[dict[str, Any]]:
+def _corrected_rows(file: str) -> list[dict[str, Any]]:
+    """Rows with `id` and `text` from NDJSON, or from the output of `quarantine ls --json`."""
     path = Path(file)
     if not path.is_file():
         raise RookeryError(NO_FILE, f"there is no file {file}", hint="give the path of a file")
-    hint = 'lines of {"id": …, "text": …}, or what `rookery quarantine ls --json` shows'
+    hint = 'lines of {"id": …, "text": …}, or the output of `rookery quarantine ls --json`'
+    content = path.read_bytes()
     try:
-        listed = orjson.loads(path.read_bytes())
+        document = orjson.loads(content)
     except orjson.JSONDecodeError:
-        listed = None
+        document = None
     try:
-        lines = path.read_bytes().splitlines() if listed is None else []
-        found = [orjson.loads(line) for line in lines if line.strip()]
+        lines = content.splitlines() if document is None else []
+        rows = [orjson.loads(line) for line in lines if line.strip()]
     except orjson.JSONDecodeError as exc:
         raise RookeryError(USAGE, f"{file} is not NDJSON: {exc}", hint=hint) from exc
-    if isinstance(listed, dict) and "rows" in listed:
-        found = listed["rows"]
-    elif listed is not None:
-        found = [listed]
-    return [_row_of(file, number, row, hint) for number, row in enumerate(found, 1)]
+    if isinstance(document, dict) and "rows" in document:
+        rows = document["rows"]
+    elif document is not None:
+        rows = [document]
+    return [_corrected_row(file, number, row, hint) for number, row in enumerate(rows, 1)]
 
 
-def _row_of(file: str, number: int, row: Any, hint: str) -> dict[str, Any]:
-    """A mended row with the keys of the API, or with those of a list."""
-    given = row if isinstance(row, dict) else {}
-    made = {"id": given.get("id", given.get("c__id")), "text": given.get("text", given.get("c__text"))}
-    if not all(isinstance(value, str) for value in made.values()):
+def _corrected_row(file: str, number: int, row: Any, hint: str) -> dict[str, Any]:
+    """A corrected row as the API expects it. Its keys in the file may be those of `quarantine ls --json`."""
+    keys = row if isinstance(row, dict) else {}
+    corrected = {"id": keys.get("id", keys.get("c__id")), "text": keys.get("text", keys.get("c__text"))}
+    if not all(isinstance(value, str) for value in corrected.values()):
         raise RookeryError(USAGE, f"{file}: row {number} has no id, or no text", hint=hint)
-    return made
+    return corrected
 
 
 def rm(
@@ -139,21 +150,21 @@ def rm(
     ids: Ids = None,
     everything: Annotated[bool, typer.Option("--all", help="Drop all rows.")] = False,
 ) -> None:
-    """Drop rows from quarantine. Exit code 1 when none of the ids is there.
+    """Drop rows from quarantine. Exit code 1 if none of the ids exists.
 
     Example: [bold]rookery quarantine rm events --all[/]
     """
     if bool(ids) == everything:
-        raise RookeryError(USAGE, "it is not clear which rows to drop", hint="give ids, or --all")
+        raise RookeryError(USAGE, "specify which rows to drop", hint="ids, or --all")
     body: dict[str, Any] = {"all": True} if everything else {"ids": ids}
     with connect() as connection:
-        found = connection.json("DELETE", _path(datasource), json=body)
+        result = connection.json("DELETE", _path(datasource), json=body)
     if options.json:
-        output.as_json(found)
+        output.as_json(result)
     else:
-        output.say(f"{output.counted(found['removed'], 'row')} dropped from the quarantine of {datasource}")
-    missing = len(set(ids or [])) - int(found["removed"])
+        output.say(f"{output.counted(result['removed'], 'row')} dropped from the quarantine of {datasource}")
+    missing = len(set(ids or [])) - int(result["removed"])
     if missing > 0:
         output.say(f"{output.counted(missing, 'id')} not found in quarantine", "yellow")
-        if not found["removed"]:
+        if not result["removed"]:
             raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""Commands that run the server: serve and demo."""
+"""The commands `serve` and `demo`."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 for a free one.")] = None,
 ) -> None:
-    """Run the server until it is stopped; running requests are finished first.
+    """Run the server until it is stopped. Running requests are finished first.
 
     Example: [bold]rookery serve --port 7181[/]
     """
     changed = {k: v for k, v in (("host", host), ("port", port)) if v is not None}
     settings = options.loaded().model_copy(update=changed)
-    # Importing the engine takes most of a second; commands that start meanwhile wait for this server.
+    # Importing the engine takes most of a second. Commands that start in the meantime wait for this server.
     announce_start(settings)
     try:
         from cli.embedded_server import serve as run
@@ -37,7 +37,7 @@ def serve(
 
 
 def demo() -> None:
-    """Run the main job on the example project, in a directory of its own, and say what happened.
+    """Show the main features on the example project, in a separate data directory.
 
     Example: [bold]rookery demo[/]
     """

@@ -1,4 +1,4 @@
-"""Private files beside the engine's data: where the server listens, the admin token, what `auth` stored."""
+"""Private files beside the engine's data: `server.json` with the running server, `auth.json` with stored access."""
 
 from __future__ import annotations
 
@@ -22,57 +22,57 @@ def server_file(settings: Settings) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
-    """What `server.json` says: where a server listens (None while it starts), its process, and whether it is `here`.
-
-    It is not if the file was copied here from another `directory`, which the server serves.
-    """
+    """The content of `server.json`."""
 
     url: str | None
+    """Where the server listens; None while it starts."""
     pid: int
     directory: str
+    """The directory that it serves."""
     here: bool
+    """Whether that is this directory. It is not if the file was copied here with the directory."""
 
     @property
     def starting(self) -> bool:
-        """Whether a server of this directory has begun to start and does not listen yet."""
+        """Whether a server of this directory is starting and does not listen yet."""
         return self.here and self.url is None and _is_alive(self.pid)
 
 
 def announce_start(settings: Settings) -> None:
-    """Note that a server is about to open this directory, unless another says the same or listens."""
-    found = _read(settings)
-    if found is None or not _is_alive(_pid(found)):
+    """Write that a server is about to open this directory, unless another one is starting or running."""
+    content = _read(settings)
+    if content is None or not _is_alive(_pid(content)):
         _write(settings, None)
 
 
 def announce(settings: Settings, url: str) -> None:
-    """Note where the server of this directory listens, and what it serves."""
+    """Write where the server of this directory listens."""
     _write(settings, url)
 
 
 def withdraw(settings: Settings) -> None:
-    """Remove this process's note."""
-    found = _read(settings)
-    if found is not None and found.get("pid") == os.getpid():
+    """Remove the file if this process wrote it."""
+    content = _read(settings)
+    if content is not None and content.get("pid") == os.getpid():
         with suppress(OSError):
             server_file(settings).unlink()
 
 
 def announced(settings: Settings) -> RunningServer | None:
-    """What is noted of a server for the same workspace of the same database; None if there is nothing."""
-    found = _read(settings)
+    """The server in the file, if it serves the same workspace in the same database; None otherwise."""
+    content = _read(settings)
     try:
-        if found is None or (found["workspace"], found["clickhouse"]) != (
+        if content is None or (content["workspace"], content["clickhouse"]) != (
             settings.workspace,
             settings.clickhouse_url,
         ):
             return None
-        url = found.get("url")
+        url = content.get("url")
         return RunningServer(
             None if url is None else str(url),
-            _pid(found),
-            str(found.get("directory", "another directory")),
-            found.get("identity") == _identity(settings),
+            _pid(content),
+            str(content.get("directory", "another directory")),
+            content.get("identity") == _identity(settings),
         )
     except (ValueError, KeyError, TypeError):
         return None
@@ -80,7 +80,7 @@ def announced(settings: Settings) -> RunningServer | None:
 
 def _write(settings: Settings, url: str | None) -> None:
     private_directory(settings.state_directory)
-    note = {
+    content = {
         "url": url,
         "pid": os.getpid(),
         "workspace": settings.workspace,
@@ -88,32 +88,32 @@ def _write(settings: Settings, url: str | None) -> None:
         "directory": str(settings.state_directory.resolve()),
         "identity": _identity(settings),
     }
-    private_file(server_file(settings), json.dumps({k: v for k, v in note.items() if k != "url" or v}) + "\n")
+    private_file(server_file(settings), json.dumps({k: v for k, v in content.items() if k != "url" or v}) + "\n")
 
 
 def _read(settings: Settings) -> dict[str, Any] | None:
     try:
-        found = json.loads(server_file(settings).read_text(encoding="utf-8"))
+        content = json.loads(server_file(settings).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) else None
+    return content if isinstance(content, dict) else None
 
 
 def _identity(settings: Settings) -> list[int]:
-    """What tells a directory from its copies, and is the same under all of its paths."""
-    found = settings.state_directory.stat()
-    return [found.st_dev, found.st_ino]
+    """Device and inode of the directory: different for each copy, and the same for every path to it."""
+    status = settings.state_directory.stat()
+    return [status.st_dev, status.st_ino]
 
 
-def _pid(found: dict[str, Any]) -> int:
-    """The process that a note names; 0, which is none, if the note is damaged."""
-    pid = found.get("pid")
+def _pid(content: dict[str, Any]) -> int:
+    """The process in the file; 0, which is not a process, if the file is damaged."""
+    pid = content.get("pid")
     return pid if isinstance(pid, int) and not isinstance(pid, bool) and pid > 0 else 0
 
 
 def _is_alive(pid: int) -> bool:
     if pid <= 0:
-        # To the system, these are groups of processes.
+        # The system would take these for groups of processes.
         return False
     try:
         os.kill(pid, 0)

@@ -1,4 +1,4 @@
-"""Commands on tenants: add, ls, show, rm."""
+"""The commands `tenant add`, `ls`, `show` and `rm`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cli import output
 from cli.connection import connect, options
 from cli.permission import Allow
 
-Id = Annotated[str, typer.Argument(help="Tenant id: a canonical value of the tenant column.")]
+Id = Annotated[str, typer.Argument(help="Id of the tenant, as in the tenant column.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -27,65 +27,66 @@ def add(
     ids: Annotated[list[str], typer.Argument(help="One or more tenant ids; - reads them from standard input.")],
     placement: Annotated[str | None, typer.Option(help="pooled (default) or tables.")] = None,
 ) -> None:
-    """Provision tenants; safe to repeat. History arrives exactly once, also while inserts run.
+    """Add tenants. Their rows in landing are delivered exactly once, even while inserts run. Safe to repeat.
 
     Example: [bold]rookery tenant add 17 --placement tables[/]
     """
-    wanted = [line.strip() for line in sys.stdin if line.strip()] if ids == ["-"] else ids
+    tenant_ids = [line.strip() for line in sys.stdin if line.strip()] if ids == ["-"] else ids
     with connect() as connection, output.progress("tenants") as update:
-        result = connection.watched("/v0/tenants", {"ids": wanted, "placement": placement}, update)
+        result = connection.watched("/v0/tenants", {"ids": tenant_ids, "placement": placement}, update)
     if options.json:
         output.as_json(result)
         return
     for tenant in result["tenants"]:
-        verb = "added" if tenant["created"] else "is there"
+        verb = "added" if tenant["created"] else "exists already"
         output.say(f"tenant {tenant['id']} {verb} ({tenant['placement']})")
 
 
 def ls() -> None:
-    """List tenants with their rows in landing and how far their tables are behind; tenants that do not exist but have
-    rows are shown as unknown.
+    """List tenants with their rows in landing and how far their tables are behind. Tenants that have rows but were
+    not added are shown as unknown.
 
     Example: [bold]rookery tenant ls[/]
     """
     with connect() as connection:
-        found = connection.json("GET", "/v0/tenants")["tenants"]
+        tenants = connection.json("GET", "/v0/tenants")["tenants"]
     if options.json:
-        output.as_json(found)
+        output.as_json(tenants)
     else:
         columns = ["id", "placement", "state", "rows", "lag_rows", "lag_seconds", "created_at", "error"]
-        shown = [{**t, "error": output.brief(t["error"])} for t in found]
+        shown = [{**t, "error": output.brief(t["error"])} for t in tenants]
         output.table(shown, columns, "no tenants yet: rookery tenant add ID")
 
 
 def show(tenant: Id) -> None:
-    """Show one tenant with the tables of its nest.
+    """Show a tenant and the tables in its nest.
 
     Example: [bold]rookery tenant show 17[/]
     """
     with connect() as connection:
-        found = connection.json("GET", f"/v0/tenants/{quote(tenant, safe='')}")
+        record = connection.json("GET", f"/v0/tenants/{quote(tenant, safe='')}")
     if options.json:
-        output.as_json(found)
+        output.as_json(record)
         return
-    output.data(f"tenant {found['id']}: {found['placement']}, {found['state']}, {found['rows']:,} rows in landing")
-    if found["lag_rows"] or found["error"]:
-        behind = f"{found['lag_rows']:,} rows and {found['lag_seconds']:,} seconds behind"
-        output.data(f"{behind}: {found['error']}" if found["error"] else behind)
-    if found["nest"]:
-        output.data(f"nest {found['nest']}")
-        output.table(found["tables"], ["name", "engine", "rows", "bytes"])
+    counts = f"{record['placement']}, {record['state']}, {record['rows']:,} rows in landing"
+    output.data(f"tenant {record['id']}: {counts}")
+    if record["lag_rows"] or record["error"]:
+        behind = f"{record['lag_rows']:,} rows and {record['lag_seconds']:,} seconds behind"
+        output.data(f"{behind}: {record['error']}" if record["error"] else behind)
+    if record["nest"]:
+        output.data(f"nest {record['nest']}")
+        output.table(record["tables"], ["name", "engine", "rows", "bytes"])
 
 
 def rm(
     tenant: Id,
-    purge: Annotated[bool, typer.Option("--purge", help="Erase its rows in landing too.")] = False,
+    purge: Annotated[bool, typer.Option("--purge", help="Also erase the tenant's rows in landing.")] = False,
     allow: Allow = None,
 ) -> None:
-    """Remove a tenant: views before tables, then its tokens. Its rows stay in landing unless purged.
+    """Remove a tenant, its tables and its tokens. Its rows stay in landing without --purge.
 
-    A purge computes the tenant's groups of shared aggregates again. If other tenants' rows would be lost by that,
-    since landing no longer has them, the aggregate must be allowed by name.
+    A purge recomputes shared aggregates that include the tenant's rows. If landing no longer has all rows of the
+    other tenants in them, --allow-destructive must name the aggregate.
 
     Example: [bold]rookery tenant rm 17[/]
     """

@@ -1,4 +1,4 @@
-"""Files of any size, piece by piece, for `append`."""
+"""Read files of any size in chunks, for `append`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import BinaryIO
 from engine.errors import BAD_ENCODING, BAD_ROW, USAGE, RookeryError
 
 CHUNK_BYTES = 1 << 20
-"""Bytes of a piece, about."""
+"""Approximate bytes of a chunk."""
 PARQUET_CHUNK_ROWS = 200_000
 FORMAT_BY_EXTENSION = {
     ".ndjson": "ndjson",
@@ -30,14 +30,16 @@ FORMAT_BY_EXTENSION = {
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Bytes to send, and how many bytes of the file they took."""
+    """A part of a file."""
 
     body: bytes
+    """Bytes to send."""
     read: int
+    """Bytes of the file on disk that were read for them."""
 
 
 def kind_of(file: str) -> str:
-    """The format of a file by its ending, a compression's ending aside; NDJSON for standard input."""
+    """The format of a file by its extension, without that of a compression; NDJSON for standard input."""
     if file == "-":
         return "ndjson"
     suffixes = [s.lower() for s in Path(file).suffixes]
@@ -45,44 +47,49 @@ def kind_of(file: str) -> str:
         if suffix in FORMAT_BY_EXTENSION:
             return FORMAT_BY_EXTENSION[suffix]
     raise RookeryError(
-        USAGE, f"the format of {file} is not clear from its ending", hint="--format ndjson, csv or parquet"
+        USAGE, f"the extension of {file} is not that of a known format", hint="--format ndjson, csv or parquet"
     )
 
 
 def uploads(file: str, kind: str, renamed: Mapping[str, str], skip: int) -> Iterator[Iterator[Chunk]]:
-    """What to send of a file: one upload, in pieces, without the first `skip` rows.
+    """The uploads of a file without its first `skip` rows, each in chunks. `renamed` maps old to new CSV columns.
 
-    Compressed text (.bz2, .gz, .xz) is read as it comes. A Parquet file of which rows are left out becomes several.
+    There is one upload, but several for a Parquet file whose first rows are skipped. Compressed text (.bz2, .gz, .xz)
+    is decompressed. Raises RK7002 for arguments that do not fit, RK5007 and RK5001 for files that cannot be read.
     """
     if kind not in {"ndjson", "csv", "parquet"}:
-        raise RookeryError(USAGE, f"no format {kind}", hint="ndjson, csv or parquet")
+        raise RookeryError(USAGE, f"unknown format {kind}", hint="ndjson, csv or parquet")
     if renamed and kind != "csv":
-        raise RookeryError(USAGE, f"--rename is for CSV, and {file} is {kind}", hint="--format tells otherwise")
+        raise RookeryError(
+            USAGE, f"--rename is for CSV, and {file} is {kind}", hint="--format csv if the file is CSV"
+        )
     if kind != "parquet":
-        yield _text(file, kind, renamed, skip)
+        yield _text_chunks(file, kind, renamed, skip)
     elif skip:
-        yield from (iter((piece,)) for piece in _parquet(file, skip))
+        yield from (iter((chunk,)) for chunk in _parquet_chunks(file, skip))
     else:
-        yield _whole(file)
+        yield _raw_chunks(file)
 
 
-def _whole(file: str) -> Iterator[Chunk]:
-    with _opened(file, packed=False) as (stream, _):
+def _raw_chunks(file: str) -> Iterator[Chunk]:
+    with _opened(file, decompress=False) as (stream, _):
         while body := stream.read(CHUNK_BYTES):
             yield Chunk(body, len(body))
 
 
-def _text(file: str, kind: str, renamed: Mapping[str, str], skip: int) -> Iterator[Chunk]:
+def _text_chunks(file: str, kind: str, renamed: Mapping[str, str], skip: int) -> Iterator[Chunk]:
     try:
         with _opened(file) as (stream, position):
             header = _header(stream.readline(), renamed) if kind == "csv" else b""
             yield from _lines(stream, position, header, skip)
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as exc:
-        raise RookeryError(BAD_ENCODING, f"{file} cannot be read: {exc}", hint="is it whole?") from exc
+        raise RookeryError(
+            BAD_ENCODING, f"{file} cannot be read: {exc}", hint="check that the file is complete"
+        ) from exc
 
 
 def _header(line: bytes, renamed: Mapping[str, str]) -> bytes:
-    """The line with the names, as it is unless some are renamed."""
+    """The header line, unchanged unless columns are renamed."""
     try:
         text = line.decode("utf-8-sig")
     except UnicodeDecodeError as exc:
@@ -91,30 +98,31 @@ def _header(line: bytes, renamed: Mapping[str, str]) -> bytes:
         return line
     if "\r" in text.removesuffix("\n").removesuffix("\r"):
         hint = "end lines with LF or CRLF"
-        raise RookeryError(BAD_ROW, "line 1: a carriage return stands where no line ends", hint=hint)
+        raise RookeryError(BAD_ROW, "line 1: a carriage return is not at the end of the line", hint=hint)
     names = next(csv.reader([text]), [])
-    missing = next((theirs for theirs in renamed if theirs not in names), None)
+    missing = next((name for name in renamed if name not in names), None)
     if missing is not None:
-        there = ", ".join(names[:20])
-        raise RookeryError(USAGE, f"there is no column `{missing}` to rename", hint=f"the file has {there}")
+        columns = ", ".join(names[:20])
+        raise RookeryError(USAGE, f"there is no column `{missing}` to rename", hint=f"columns of the file: {columns}")
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerow([renamed.get(n, n) for n in names])
     return out.getvalue().encode()
 
 
 def _lines(stream: BinaryIO, position: _Position, header: bytes, skip: int) -> Iterator[Chunk]:
-    """The header and what follows the rows that are left out, of which a CSV field may span lines."""
-    left, quotes = skip, 0
-    while left and (line := stream.readline()):
+    """The header, and the rows after the skipped ones. `header` is empty for NDJSON."""
+    remaining, quotes = skip, 0
+    while remaining and (line := stream.readline()):
+        # A quoted CSV field may contain line ends: a row is complete when the number of quotes is even.
         quotes += line.count(b'"') if header else 0
-        left -= bool(line.strip()) and quotes % 2 == 0
-    body, begins = header + stream.read(CHUNK_BYTES), bool(header)
-    while begins or len(body) > len(header):
+        remaining -= bool(line.strip()) and quotes % 2 == 0
+    body, is_first = header + stream.read(CHUNK_BYTES), bool(header)
+    while is_first or body:
         yield Chunk(body, position.advanced())
-        body, header, begins = stream.read(CHUNK_BYTES), b"", False
+        body, is_first = stream.read(CHUNK_BYTES), False
 
 
-def _parquet(file: str, skip: int) -> Iterator[Chunk]:
+def _parquet_chunks(file: str, skip: int) -> Iterator[Chunk]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -123,47 +131,47 @@ def _parquet(file: str, skip: int) -> Iterator[Chunk]:
         reader = pq.ParquetFile(source)
         size = Path(file).stat().st_size if file != "-" else 0
         total = max(reader.metadata.num_rows, 1)
-        left = skip
+        remaining = skip
         for batch in reader.iter_batches(batch_size=PARQUET_CHUNK_ROWS):
             rows = batch.num_rows
-            kept = batch.slice(min(left, rows))
-            left -= min(left, rows)
+            kept = batch.slice(min(remaining, rows))
+            remaining -= min(remaining, rows)
             if kept.num_rows:
                 sink = io.BytesIO()
                 pq.write_table(pa.Table.from_batches([kept]), sink)
                 yield Chunk(sink.getvalue(), size * rows // total)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as exc:
-        raise RookeryError(BAD_ROW, f"{file} is not a Parquet file that can be read: {exc}") from exc
+        raise RookeryError(BAD_ROW, f"{file} cannot be read as Parquet: {exc}") from exc
 
 
 class _Position:
-    """How far a file has been read, in bytes on disk."""
+    """How far a file on disk has been read, for progress; always 0 for standard input."""
 
     def __init__(self, raw: BinaryIO | None) -> None:
-        self._raw, self._before = raw, 0
+        self._raw, self._last = raw, 0
 
     def advanced(self) -> int:
         """Bytes since the last call."""
         if self._raw is None:
             return 0
         now = self._raw.tell()
-        moved, self._before = now - self._before, now
+        moved, self._last = now - self._last, now
         return moved
 
 
 class _opened:  # noqa: N801
-    """A file or standard input, decompressed by its ending if it is `packed`, with its position on disk."""
+    """A context with a file or standard input, and its position on disk. `decompress` goes by the extension."""
 
-    def __init__(self, file: str, *, packed: bool = True) -> None:
+    def __init__(self, file: str, *, decompress: bool = True) -> None:
         self._file = file
-        self._packed = packed
+        self._decompress = decompress
         self._raw: BinaryIO | None = None
 
     def __enter__(self) -> tuple[BinaryIO, _Position]:
         if self._file == "-":
             return sys.stdin.buffer, _Position(None)
         self._raw = Path(self._file).open("rb")
-        suffix = Path(self._file).suffix.lower() if self._packed else ""
+        suffix = Path(self._file).suffix.lower() if self._decompress else ""
         return _decompressed(self._raw, suffix), _Position(self._raw)
 
     def __exit__(self, *_: object) -> None:

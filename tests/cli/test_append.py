@@ -144,7 +144,7 @@ def test_a_bad_row_in_a_later_batch_goes_to_quarantine_and_all_others_are_stored
     assert kept["total"] == 1 and kept["rows"][0]["tenant_id"] == "-7"
     mended = json.dumps({"tenant_id": 2, "event": "a", "units": many - 5})
     (cli.directory / "mended.ndjson").write_text(json.dumps({"id": kept["rows"][0]["c__id"], "text": mended}))
-    cli("quarantine", "replay", "events", "--mended", "mended.ndjson")
+    cli("quarantine", "replay", "events", "--corrected", "mended.ndjson")
     assert server.sql(FACTS) == [{"n": many, "u": many, "m": many - 1, "two": 1}]
     assert cli("quarantine", "ls", "events", "--json").json["total"] == 0
 
@@ -205,10 +205,11 @@ def test_a_file_with_bad_rows(cli: Cli, server: Server) -> None:
     for words in (("rm", "events"), ("rm", "events", "x", "--all"), ("replay", "events")):
         assert "RK7002" in cli("quarantine", *words, code=2).err
     assert "RK5005" in cli("quarantine", "ls", "nothing", code=7).err
-    assert "RK1008" in cli("quarantine", "replay", "events", "--mended", "none.ndjson", code=1).err
+    assert "RK1008" in cli("quarantine", "replay", "events", "--corrected", "none.ndjson", code=1).err
     (cli.directory / "odd.ndjson").write_text('{"id": "a", "text": "{}"}\n{"id": "b"}\n')
     assert (
-        "row 2 has no id, or no text" in cli("quarantine", "replay", "events", "--mended", "odd.ndjson", code=2).err
+        "row 2 has no id, or no text"
+        in cli("quarantine", "replay", "events", "--corrected", "odd.ndjson", code=2).err
     )
 
 
@@ -217,7 +218,7 @@ def test_a_list_of_rows_can_be_edited_and_sent_back(cli: Cli, server: Server) ->
     cli("append", "events", "rows.ndjson", code=1)
     listed = cli("quarantine", "ls", "events", "--json").out
     (cli.directory / "list.json").write_text(listed.replace('\\"x\\"', "7").replace('\\"y\\"', "8"))
-    assert "2 rows of events stored" in cli("quarantine", "replay", "events", "--mended", "list.json").err
+    assert "2 rows of events stored" in cli("quarantine", "replay", "events", "--corrected", "list.json").err
     assert [r["units"] for r in stored(server)] == [7, 8]
 
 

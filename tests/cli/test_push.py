@@ -64,10 +64,10 @@ def test_a_second_push_and_a_plan_find_nothing_to_do(cli: Cli, server: Server) -
 
 def test_what_no_file_declares_is_told_and_left_alone(cli: Cli, server: Server) -> None:
     cli.write({"datasources/unseen.yaml": KINDS})
-    assert "in none of the files" not in cli("push").err
+    assert "not in any file" not in cli("push").err
     (cli.directory / "datasources/unseen.yaml").unlink()
     for command in ("plan", "push"):
-        assert "live, and in none of the files: unseen; --prune" in cli(command).err
+        assert "deployed, but not in any file: unseen; --prune" in cli(command).err
     assert cli("push", "--json").json["undeclared"] == ["unseen"]
     assert "unseen" in {d["name"] for d in server.done("GET", "/v0/datasources")["datasources"]}
 

@@ -43,7 +43,7 @@ def test_a_fixed_parameter_that_no_scope_takes_makes_no_token(cli: Cli) -> None:
 def test_an_endpoint_is_called_with_all_that_is_given(cli: Cli) -> None:
     ignored = cli("get", "one", "b=1", "c=x y", "--format", "csv")
     assert "b, c" in ignored.err and ignored.out.startswith('"a"')
-    assert "twice" in cli("get", "one", "a=1", "a=2", code=1).err
+    assert "two values" in cli("get", "one", "a=1", "a=2", code=1).err
     assert cli("get", "one", "several=p", "several=q", "--format", "ndjson").out == '{"a":1,"several":["p","q"]}\n'
 
 

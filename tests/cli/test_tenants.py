@@ -74,8 +74,8 @@ def test_add_ls_show_rm_in_both_placements(cli: Cli, server: Server) -> None:
     for tenant, placement in (("1", "tables"), ("2", "pooled")):
         assert "added" in cli("tenant", "add", tenant, "--placement", placement).err
         before = server.done("GET", "/v0/workspace")
-        assert "is there" in cli("tenant", "add", tenant, "--placement", placement).err
-        assert "is there" in cli("tenant", "add", tenant).err
+        assert "exists already" in cli("tenant", "add", tenant, "--placement", placement).err
+        assert "exists already" in cli("tenant", "add", tenant).err
         assert server.done("GET", "/v0/workspace")["tenants"] == before["tenants"]
     assert_exact(server, [1], [2])
     found = listed(cli)
