@@ -74,7 +74,7 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/ingest/values/wide_types.py:NULLABLE": [("UInt", "1", "x"), ("Float", "1", "x")],
     "engine/ingest/values/wide_types.py:_NAMES": [("", "_rk_x1", ""), ("_rk_x", "1", "a")],
     "engine/ingest/quarantine.py:_SPECIAL": [("", "a", "")],
-    "engine/ingest/values/staging.py:_ESCAPED_KEY": [("", '"a', ""), ('"', "\\u", ""), ("", '"\\u', ""), ('"\\u"', " ", "x")],
+    "engine/ingest/values/staging_mode.py:_ESCAPED_KEY": [("", '"a', ""), ('"', "\\u", ""), ("", '"\\u', ""), ('"\\u"', " ", "x")],
     "engine/ingest/row_expressions.py:NAME": [("'", "\\'", ""), ("'", "''", ""), ("", "a", ""), ("`", "a", "")],
     "engine/ingest/bisect.py:_STOPPED_AT": [("while reading the value of key ", "a", "-")],
     "engine/ingest/bisect.py:_EMPTY_OBJECT": [("{", " ", ""), ("", "{ ", "")],
@@ -83,6 +83,7 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/ingest/formats/json_values.py:_OUTSIDE": [("", "a", "")],
     "engine/ingest/formats/json_values.py:_INSIDE": [("", "a", "")],
     "engine/ingest/formats/json_values.py:_ESCAPED": [("", "\\", ""), ("", "a", "")],
+    "engine/ingest/formats/json_values.py:_NO_ESCAPE": [("", "\\x", ""), ("", "a", "")],
     "engine/ingest/formats/body_rows.py:_SOLID": [("", " ", "")],
     "engine/settings.py:_WORKSPACE": [("", "a", "-")],
     "engine/fanout/suspended_views.py:_PUSHING": [("while pushing to view ", "a.", "'"), ("", "while pushing to view a", "")],
@@ -91,7 +92,7 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/project/check_datasource.py:_TENANT_TYPE": [("LowCardinality(", "String", "")],
     "engine/project/check_datasource.py:_NO_KEY": [("Nullable", " ", ""), ("", "AggregateFunction ", "")],
     "engine/project/check_datasource.py:_STATE": [("", "AggregateFunction ", ""), ("AggregateFunction", " ", "")],
-    "engine/ingest/values/staging.py:HOLDS_STATE": [("", "AggregateFunction", "")],
+    "engine/ingest/values/staged_columns.py:HOLDS_STATE": [("", "AggregateFunction", "")],
     "engine/project/check_datasource.py:_SET": [("", "set", "")],
     "engine/project/lifetimes.py:_SPANS": [("-", " ", ""), ("", "INTERVAL ", ""), ("", "INTERVAL 1 ", "")],
     "engine/project/lifetimes.py:_ADDING": [("addDays", " ", ""), ("", "addDays ", "")],
@@ -177,7 +178,7 @@ REGISTERED: dict[str, list[Worst]] = {
 }  # fmt: skip
 
 MADE_AT_RUN_TIME = {
-    "engine/ingest/values/staging.py",
+    "engine/ingest/values/staging_mode.py",
     "engine/warehouse/dedup_log_repair.py",
     "engine/compiler/error_location.py",
 }
@@ -341,13 +342,13 @@ def _lifetimes() -> None:
 
 def _at_run_time() -> None:
     from engine.compiler.error_location import _find_word
-    from engine.ingest.values.staging import empty_texts, unlike_texts
+    from engine.ingest.values.staging_mode import empty_text_pattern, non_text_pattern
 
     _find_word("a " * (LENGTH // 4) + "b", "a " * (LENGTH // 2))
     _find_word("a " * 99 + "b", "a " * (LENGTH // 2))
     for unit in ('"a" ', '"a"  :  ', " ", '"', '"a"'):
-        empty_texts(["a", "aa"]).search(('"a"' + unit * (LENGTH // len(unit))).encode())
-        unlike_texts(["a", "aa"]).search(('"a"' + unit * (LENGTH // len(unit))).encode())
+        empty_text_pattern(["a", "aa"]).search(('"a"' + unit * (LENGTH // len(unit))).encode())
+        non_text_pattern(["a", "aa"]).search(('"a"' + unit * (LENGTH // len(unit))).encode())
 
 
 _FUNCTIONS = {

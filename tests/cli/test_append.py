@@ -188,7 +188,7 @@ def test_a_file_with_bad_rows(cli: Cli, server: Server) -> None:
         '{"tenant_id": 1, "event": "a", "units": 1}\n{"tenant_id": \nno json\n{"event": "b"}\n'
     )
     found = cli("append", "events", "rows.ndjson", "--json").json
-    first = {"row": 2, "columns": [], "reason": "the row breaks off before its end"}
+    first = {"row": 2, "columns": [], "reason": "the row is truncated"}
     assert found == told(1, quarantined=3, first_bad_row=first)
     assert stored(server) == [{"tenant_id": 1, "event": "a", "units": 1}]
     listed = cli("quarantine", "ls", "events", "--limit", 2)

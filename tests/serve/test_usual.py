@@ -108,14 +108,14 @@ def test_short_forms_take_no_text_that_the_long_ones_refuse(kind: str) -> None:
     usual_text, samples = SAMPLES[kind]
     chance = random.Random(7)
     type = parse_type(kind)
-    arrival, usual = wide_type_of(type), fast_checks_of(type, "String")
-    assert arrival.staged == "String" and arrival.check and arrival.taken and usual and usual.taken
+    wide, fast = wide_type_of(type), fast_checks_of(type, "String")
+    assert wide.staging_type == "String" and wide.check and wide.convert and fast and fast.convert
     # Where all of a text's way is a function that throws, each that it refuses takes queries of its own.
-    texts = [usual_text, *samples, *ODD, *mutated(usual_text, 300 if usual.check else 60, chance)]
+    texts = [usual_text, *samples, *ODD, *mutated(usual_text, 300 if fast.check else 60, chance)]
 
-    long = values_of(f"CAST({arrival.taken('v')} AS {kind})", arrival.check("v"), texts)
-    condition = usual.check("v") if usual.check else "1"
-    short = values_of(f"CAST({usual.taken('v')} AS {kind})", condition, texts, likely=long.keys())
+    long = values_of(f"CAST({wide.convert('v')} AS {kind})", wide.check("v"), texts)
+    condition = fast.check("v") if fast.check else "1"
+    short = values_of(f"CAST({fast.convert('v')} AS {kind})", condition, texts, likely=long.keys())
 
     assert 0 in short
     assert {texts[n]: value for n, value in short.items()} == {texts[n]: long.get(n) for n in short}
@@ -126,24 +126,24 @@ def test_short_forms_take_no_number_that_the_long_ones_refuse(kind: str) -> None
     low, high = integer_bounds(kind) or (0, 0)
     texts = [str(edge + step) for edge in (low, 0, high, -(1 << 126), 1 << 126) for step in (-1, 0, 1)]
     type = parse_type(kind)
-    arrival, usual = wide_type_of(type), fast_checks_of(type, "Int128")
-    assert arrival.check and usual and usual.check is None and usual.taken
+    wide, fast = wide_type_of(type), fast_checks_of(type, "Int128")
+    assert wide.check and fast and fast.check is None and fast.convert
 
-    short = values_of(usual.taken("v"), "1", texts, "Int128")
+    short = values_of(fast.convert("v"), "1", texts, "Int128")
 
-    assert short == values_of(f"CAST(v AS {kind})", arrival.check("v"), texts, "Int128")
+    assert short == values_of(f"CAST(v AS {kind})", wide.check("v"), texts, "Int128")
     assert len(short) == sum(low <= int(text) <= high for text in texts)
 
 
 @pytest.mark.parametrize("kind", ["Float32", "Float64"])
 def test_short_forms_take_no_float_that_the_long_ones_refuse(kind: str) -> None:
     texts = ["0", "-1.5", "3.4028235e38", "3.5e38", "1e308", "inf", "-inf", "nan"]
-    arrival, usual = wide_type_of(parse_type(kind)), fast_checks_of(parse_type(kind), "Float64")
-    assert arrival.check and usual and usual.check
+    wide, fast = wide_type_of(parse_type(kind)), fast_checks_of(parse_type(kind), "Float64")
+    assert wide.check and fast and fast.check
 
-    short = values_of("v", usual.check("v"), texts, "Float64")
+    short = values_of("v", fast.check("v"), texts, "Float64")
 
-    assert {0, 1, 2} <= short.keys() <= values_of("v", arrival.check("v"), texts, "Float64").keys()
+    assert {0, 1, 2} <= short.keys() <= values_of("v", wide.check("v"), texts, "Float64").keys()
 
 
 @pytest.mark.parametrize("kind", ["UInt8", "Int16", "UInt32", "Int64", "UInt64", "String"])

@@ -242,7 +242,7 @@ def test_a_list_without_an_end_is_told(home: House, end: str, torn: str) -> None
     assert (outcome.rows, outcome.quarantined) == (2, 1)
     ((text, reason),) = home.rows("SELECT c__text, c__error[1] FROM main.plain_quarantine")
     assert text == torn
-    assert reason == "the list has no end: rows may be missing" or torn != "["
+    assert "has no end" in reason or torn != "["
     home.run("TRUNCATE TABLE main.plain_quarantine")
 
 

@@ -128,7 +128,7 @@ def test_an_answer_gives_the_first_reason_and_its_row(server: Server) -> None:
     assert answer["first_bad_row"] == {"row": 3, "columns": ["units"], "reason": '`"many"` is not of type UInt32'}
     torn = send(server, lines(event()) + b'\n{"tenant_id": 1')["first_bad_row"]
     assert (torn["row"], torn["columns"]) == (2, [])
-    assert "breaks off" in torn["reason"]
+    assert "truncated" in torn["reason"]
 
 
 def test_each_answer_speaks_of_its_own_rows_only(server: Server) -> None:

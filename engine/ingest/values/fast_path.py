@@ -1,61 +1,76 @@
-"""A short way for batches whose values are as values usually are.
+"""Fast rules for batches whose values have the usual spellings.
 
-What may be wrong with a value takes long to ask, and an engine takes longer to read a long question than to answer
-it for a thousand rows. So a batch is first stored by short conditions, which let pass less than what is good, and by
-functions that throw: both let nothing pass that the long ones would not. Only a batch that fails is asked at length.
+The full rules of `wide_types` are long, and the engine takes longer to parse them than to apply them to a thousand
+rows. So a batch is first stored with short conditions that accept a subset of the valid values, and with conversions
+that throw. Neither accepts a value that the full rules reject. Only a batch that fails them is checked in full.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.ingest.values.wide_types import DATE_RANGES, FIRST_INFINITE, ZONE_PATTERN, Sql, bare
+from engine.ingest.values.wide_types import (
+    DATE_RANGES,
+    FIRST_INFINITE,
+    MAX_DECIMAL_DIGITS,
+    ZONE_PATTERN,
+    ColumnRules,
+    Sql,
+    bare,
+)
 from engine.schema import literal
 from engine.tenant_ids import MAX_TENANT_BYTES, integer_bounds
 from engine.warehouse.type_names import Type
 
 DATE_PATTERN = r"20\\d\\d-[01]\\d-[0-3]\\d"
-# The engine is quick with patterns that have no alternatives, and takes no hour of none or four digits.
+# The engine evaluates patterns without alternatives quickly. Its parser refuses an hour of no digits or of four.
 TIME_PATTERN = r"[T ](2[0-3])?([01]\\d)?:[0-5]\\d:[0-5]\\d([.]\\d+)?Z?"
-MOST_DIGITS = 76
 
 
 @dataclass(frozen=True, slots=True)
 class FastChecks:
-    """The condition that usual values meet (None: there is nothing to ask), and what is stored of them, or throws.
-
-    `type` is that of what is `taken`, if it is always the same.
-    """
+    """The fast rules of a type."""
 
     check: Sql | None
-    taken: Sql | None
+    """The condition that usual values meet; None if there is nothing to check."""
+    convert: Sql | None
+    """The value that is stored, which may throw; None if it is the one of the full rules."""
     type: str = ""
+    """The type of the converted value, if it is always the same."""
+
+    def rules_for(self, value: str, column_type: str, stored: str) -> ColumnRules:
+        """Return the fast rules of a column whose full rules store `stored`."""
+        check = self.check(value) if self.check else None
+        if self.convert is None:
+            return ColumnRules(check, stored)
+        converted = self.convert(value)
+        return ColumnRules(check, converted if self.type == column_type else f"CAST({converted} AS {column_type})")
 
 
-def fast_checks_of(type: Type, staged: str) -> FastChecks | None:
-    """The short way for values of a type that are staged as another; None if there is none."""
+def fast_checks_of(type: Type, staging_type: str) -> FastChecks | None:
+    """Return the fast rules for values of a type that are staged as `staging_type`; None if it has none."""
     kind = type.kind
     if type.nullable or type.parts:
         return None
-    if integer_bounds(kind) and staged == "Int128":
+    if integer_bounds(kind) and staging_type == "Int128":
         return FastChecks(None, lambda v: f"accurateCast({v}, {literal(kind)})", kind)
-    if staged == "Float64":
+    if staging_type == "Float64":
         limit = FIRST_INFINITE.get(kind)
         return FastChecks(lambda v: f"abs({v}) < {limit}" if limit else f"isFinite({v})", None)
-    return _out_of_text(type) if staged == "String" else None
+    return _from_text(type) if staging_type == "String" else None
 
 
-def _out_of_text(type: Type) -> FastChecks | None:
-    kind, zone = type.kind, ZONE_PATTERN.search(type.text)
+def _from_text(type: Type) -> FastChecks | None:
+    kind, zone_match = type.kind, ZONE_PATTERN.search(type.text)
     if kind in DATE_RANGES:
         to = "toDate32" if kind == "Date32" else "toDate"
-        return FastChecks(_written(DATE_PATTERN), lambda v: f"{to}(parseDateTimeBestEffort({v}, 'UTC'))", kind)
+        return FastChecks(_matches(DATE_PATTERN), lambda v: f"{to}(parseDateTimeBestEffort({v}, 'UTC'))", kind)
     if kind in ("DateTime", "DateTime64"):
-        there = f", {literal(zone.group(1))}" if zone else ""
+        zone = f", {literal(zone_match.group(1))}" if zone_match else ""
         scale, size = (f", {type.scale}", "64") if kind == "DateTime64" else ("", "")
         return FastChecks(
-            _written(DATE_PATTERN + TIME_PATTERN),
-            lambda v: f"parseDateTime{size}BestEffort({v}{scale}{there})",
+            _matches(DATE_PATTERN + TIME_PATTERN),
+            lambda v: f"parseDateTime{size}BestEffort({v}{scale}{zone})",
             bare(type).text,
         )
     if kind == "UUID":
@@ -65,16 +80,18 @@ def _out_of_text(type: Type) -> FastChecks | None:
     return None
 
 
-def _written(pattern: str) -> Sql:
-    """Days, of which the engine takes those of the 31 that their month has, and the day and the month 00 for 01."""
+def _matches(pattern: str) -> Sql:
+    """Return the check of texts that begin with a day.
+
+    The engine's parser refuses a day that its month does not have, but reads day and month 00 as 01.
+    """
     return lambda v: f"match({v}, '^{pattern}$') AND {v} NOT LIKE '%-00%'"
 
 
 def _exact_decimal(type: Type) -> FastChecks:
     fraction = f"([.][0-9]{{1,{type.scale}}})?" if type.scale else ""
-    bits = next(
-        bits for bits, digits in ((32, 9), (64, 18), (128, 38), (256, MOST_DIGITS)) if type.precision <= digits
-    )
+    sizes = ((32, 9), (64, 18), (128, 38), (256, MAX_DECIMAL_DIGITS))
+    bits = next(bits for bits, digits in sizes if type.precision <= digits)
     return FastChecks(
         lambda v: f"match({v}, '^-?[0-9]{{1,{type.precision - type.scale}}}{fraction}$')",
         lambda v: f"toDecimal{bits}({v}, {type.scale})",
@@ -82,7 +99,7 @@ def _exact_decimal(type: Type) -> FastChecks:
 
 
 def fast_tenant_check(kind: str, value: str) -> str | None:
-    """The condition that usual ids of tenants meet, as they arrive; None if there is none."""
+    """Return the condition that usual tenant ids meet, as they arrive; None if the type has none."""
     bounds, text = integer_bounds(kind), f"ifNull({value}, '')"
     if bounds:
         return f"match({text}, '^[0-9]{{1,{len(str(bounds[1])) - 1}}}$') AND {text} NOT LIKE '0_%'"

@@ -1,120 +1,171 @@
-"""Values that stand deeper in an event: their outermost object is staged whole, and they are cast out of it.
+"""Stages values below the top level of an event: stages the outermost object as JSON, and casts values out of it.
 
-The engine has made numbers and texts of what was sent, so each kind of value is judged by what it still shows.
+The engine's JSON type keeps numbers and texts as parsed values, not as they were sent. So each kind of value is
+checked by what its parsed form still shows.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass
 
-from engine.ingest.values.wide_types import Staged, WideType, bare, wide_type_of
+from engine.ingest.values.wide_types import ColumnRules, StagedColumn, WideType, bare, wide_type_of
 from engine.project.model import Column, Datasource
 from engine.schema import literal, quote
 from engine.tenant_ids import integer_bounds
 from engine.warehouse.type_names import Type, parse_type
 
-NO_ID = "\x00"
-"""Stands for a tenant's value that is neither an integer nor a text: the id of nobody."""
+INVALID_ID = "\x00"
+"""Replaces a tenant's value that is neither an integer nor a text, so that it is rejected. No tenant has this id."""
 
 
-def nested(source: Datasource, column: Column, name: str) -> Staged:
-    """A column that stands deeper in the event; its outermost object is staged as `name`."""
-    path, kind = [name, *column.path[1:]], column.type
-    inner = ".".join(quote(s) for s in path)
-    # An object is no value that the path finds, but one that it finds something in.
-    object = f"{quote(path[0])}.^{'.'.join(quote(s) for s in path[1:])}"
-    found = partial(Staged, column.name, name, "JSON", "", inner, path=tuple(path[1:]), key=column.path[0])
+@dataclass(frozen=True, slots=True)
+class _Path:
+    """Where the stage has a value: as SQL, the value at the path and the object at it."""
+
+    value: str
+    """The value, which is NULL if there is an object or nothing."""
+    object: str
+    """The object at the path. If it is empty, there is none; this tells an object from an absent key."""
+
+    @property
+    def has_object(self) -> str:
+        return f"notEmpty(JSONAllPaths({self.object}))"
+
+    @property
+    def has_no_object(self) -> str:
+        return f"empty(JSONAllPaths({self.object}))"
+
+
+def stage_nested(source: Datasource, column: Column, name: str) -> StagedColumn:
+    """Stage a column that reads a value deeper in the event. Its outermost object is staged as `name`."""
+    keys = [name, *column.path[1:]]
+    path = _Path(".".join(map(quote, keys)), f"{quote(keys[0])}.^{'.'.join(map(quote, keys[1:]))}")
+    value, guard = path.value, ""
     if column.name == source.tenant_column:
-        # As a number, 1.0 is told from 1 by its type only; so whatever else is no tenant's id, and not absent either.
-        text = f"if(dynamicType({inner}) IN ('Int64', 'UInt64', 'String'), toString({inner}), {literal(NO_ID)})"
-        value = f"if(isNull({inner}), if(empty(JSONAllPaths({object})), NULL, {literal(NO_ID)}), {text})"
-        return replace(found(taken=f"CAST(assumeNotNull({value}) AS {kind})"), value=value)
-    type = parse_type(kind)
-    default = f"CAST({column.default} AS {kind})" if column.default else f"defaultValueOfTypeName({literal(kind)})"
-    if type.kind == "JSON":
-        taken = f"if(empty(JSONAllPaths({object})), {default}, CAST({object} AS {kind}))"
-        there = f" AND notEmpty(JSONAllPaths({object}))" if column.required else ""
-        return found(taken=taken, check=f"(isNull({inner}){there})")
-    if type.kind == "String":
-        plain = (
-            f"if(startsWith(dynamicType({inner}), 'Array'), toJSONString({inner}), CAST({inner} AS Nullable(String)))"
-        )
-        text = f"if(empty(JSONAllPaths({object})), {plain}, toString({object}))"
-        taken = f"CAST({text if type.nullable else f'ifNull({text}, {default})'} AS {kind})"
-        return found(taken=taken, check=f"isNotNull({text})" if column.required else None)
-    value, check = (_composed if type.parts else _scalar)(inner, type)
-    absent = f"(isNull({inner}) AND empty(JSONAllPaths({object})))"
-    if type.parts:
-        taken = f"if(isNull({inner}), {default}, CAST({value} AS {kind}))"
+        value = _tenant_text(path)
+        rules = ColumnRules(None, f"CAST(assumeNotNull({value}) AS {column.type})")
     else:
-        taken = f"CAST({value if type.nullable else f'ifNull({value}, {default})'} AS {kind})"
-    check = f"({check})" if column.required else f"({absent} OR ({check}))"
-    return found(taken=taken, check=check, guard=_guard(inner, type))
+        type = parse_type(column.type)
+        if type.kind == "JSON":
+            rules = _object_rules(path, column)
+        elif type.kind == "String":
+            rules = _text_rules(path, column, type)
+        else:
+            rules, guard = _value_rules(path, column, type), _guard(path.value, type)
+    steps, key = tuple(keys[1:]), column.path[0]
+    return StagedColumn(column.name, name, "JSON", "", value, rules, path=steps, key=key, guard=guard)
+
+
+def _default(column: Column) -> str:
+    if column.default:
+        return f"CAST({column.default} AS {column.type})"
+    return f"defaultValueOfTypeName({literal(column.type)})"
+
+
+def _tenant_text(path: _Path) -> str:
+    """Return the SQL of the tenant's id as text, NULL if it is absent, INVALID_ID if it is of another kind.
+
+    Only integers and texts can be ids. The number 1.0 differs from 1 only by its type.
+    """
+    text = (
+        f"if(dynamicType({path.value}) IN ('Int64', 'UInt64', 'String'), "
+        f"toString({path.value}), {literal(INVALID_ID)})"
+    )
+    return f"if(isNull({path.value}), if({path.has_no_object}, NULL, {literal(INVALID_ID)}), {text})"
+
+
+def _object_rules(path: _Path, column: Column) -> ColumnRules:
+    stored = f"if({path.has_no_object}, {_default(column)}, CAST({path.object} AS {column.type}))"
+    required = f" AND {path.has_object}" if column.required else ""
+    return ColumnRules(f"(isNull({path.value}){required})", stored)
+
+
+def _text_rules(path: _Path, column: Column, type: Type) -> ColumnRules:
+    """Store a text as it is, and any other value as its JSON."""
+    inner = path.value
+    plain = f"if(startsWith(dynamicType({inner}), 'Array'), toJSONString({inner}), CAST({inner} AS Nullable(String)))"
+    text = f"if({path.has_no_object}, {plain}, toString({path.object}))"
+    stored = f"CAST({text if type.nullable else f'ifNull({text}, {_default(column)})'} AS {column.type})"
+    return ColumnRules(f"isNotNull({text})" if column.required else None, stored)
+
+
+def _value_rules(path: _Path, column: Column, type: Type) -> ColumnRules:
+    value, check = (_composite if type.parts else _scalar)(path.value, type)
+    if type.parts:
+        stored = f"if(isNull({path.value}), {_default(column)}, CAST({value} AS {column.type}))"
+    else:
+        stored = f"CAST({value if type.nullable else f'ifNull({value}, {_default(column)})'} AS {column.type})"
+    absent = f"(isNull({path.value}) AND {path.has_no_object})"
+    return ColumnRules(f"({check})" if column.required else f"({absent} OR ({check}))", stored)
 
 
 def _guard(inner: str, type: Type) -> str:
-    """The condition under which a value is of a kind that can be cast to the type at all."""
+    """Return the condition under which a value can be cast to the type at all; empty if every value can."""
     kind, text = f"dynamicType({inner})", f"CAST({inner} AS Nullable(String))"
     if not type.parts:
         return f"NOT startsWith({kind}, 'Array')" if type.kind.startswith(("Float", "BFloat")) else ""
     depth, element = 0, type
     while element.kind == "Array":
         depth, element = depth + 1, element.parts[0]
-    lists = "Array(" * depth
-    same = f"(startsWith({kind}, '{lists}') AND NOT startsWith({kind}, '{lists}Array('))"
+    arrays = "Array(" * depth
+    same_depth = f"(startsWith({kind}, '{arrays}') AND NOT startsWith({kind}, '{arrays}Array('))"
     if element.kind == "JSON":
-        nothing = f"({kind} = 'Array(Nullable(String))' AND {text} = '[]')"
-        same = f"({nothing} OR startsWith({kind}, '{lists}JSON'))"
-    return f"(isNull({inner}) OR {same} OR ({kind} = 'String' AND startsWith({text}, '[')))"
+        empty = f"({kind} = 'Array(Nullable(String))' AND {text} = '[]')"
+        same_depth = f"({empty} OR startsWith({kind}, '{arrays}JSON'))"
+    return f"(isNull({inner}) OR {same_depth} OR ({kind} = 'String' AND startsWith({text}, '[')))"
 
 
-def _composed(inner: str, type: Type) -> tuple[str, str]:
-    """A list as one of the type, and the condition under which it is one; the cast itself may throw."""
+def _composite(inner: str, type: Type) -> tuple[str, str]:
+    """Return an array, map or tuple converted to the type, and the check of its elements. The cast may throw."""
     element = type.parts[0]
     if type.kind == "Array" and not element.nullable and integer_bounds(element.kind):
-        # By way of text: a number with a point is cut off otherwise.
+        # Cast by way of text: a direct cast would cut off the decimals of a number.
         texts = f"CAST({inner} AS Array(Nullable(String)))"
-        found = f"arrayMap(_rk_x -> accurateCastOrNull(_rk_x, {literal(element.text)}), {texts})"
-        check = f"isNotNull({inner}) AND arrayAll(_rk_x -> isNotNull(_rk_x), {found})"
-        return f"arrayMap(_rk_x -> assumeNotNull(_rk_x), {found})", check
-    arrival = wide_type_of(type)
-    value = f"CAST({inner} AS {arrival.staged})"
-    check = f"isNotNull({inner}) AND {arrival.check(value)}" if arrival.check else f"isNotNull({inner})"
-    return arrival.taken(value) if arrival.taken else value, check
+        integers = f"arrayMap(_rk_x -> accurateCastOrNull(_rk_x, {literal(element.text)}), {texts})"
+        check = f"isNotNull({inner}) AND arrayAll(_rk_x -> isNotNull(_rk_x), {integers})"
+        return f"arrayMap(_rk_x -> assumeNotNull(_rk_x), {integers})", check
+    wide = wide_type_of(type)
+    value = f"CAST({inner} AS {wide.staging_type})"
+    check = f"isNotNull({inner}) AND {wide.check(value)}" if wide.check else f"isNotNull({inner})"
+    return wide.convert(value) if wide.convert else value, check
 
 
 def _scalar(inner: str, type: Type) -> tuple[str, str]:
-    """A value as one of a type, null if it is none, and the condition under which it is one."""
+    """Return a value converted to the type, NULL if it is invalid, and its check."""
     plain = bare(type)
-    arrival = wide_type_of(plain)
-    value = _found(inner, plain, arrival)
-    fits = f"isNotNull({value})"
-    if arrival.check and not integer_bounds(plain.kind):
-        fits += f" AND {arrival.check(f'assumeNotNull({value})')}"
-    if arrival.taken:
-        value = arrival.taken(value)
-    return f"CAST({value} AS Nullable({plain.text}))", fits
+    wide = wide_type_of(plain)
+    value = _staged_form(inner, plain, wide)
+    check = f"isNotNull({value})"
+    if wide.check and not integer_bounds(plain.kind):
+        check += f" AND {wide.check(f'assumeNotNull({value})')}"
+    if wide.convert:
+        value = wide.convert(value)
+    return f"CAST({value} AS Nullable({plain.text}))", check
 
 
-def _found(inner: str, type: Type, arrival: WideType) -> str:
-    """A value as it would be staged at the top of an event, or null."""
+def _staged_form(inner: str, type: Type, wide: WideType) -> str:
+    """Return a value as it would be staged at the top level of an event, or NULL if it has no such form."""
     kind, text = type.kind, f"CAST({inner} AS Nullable(String))"
     is_text = f"dynamicType({inner}) = 'String'"
     if kind.startswith(("Float", "BFloat")):
-        # The nearest number will do.
+        # A float may be rounded to the nearest one.
         return f"CAST({inner} AS Nullable(Float64))"
     if integer_bounds(kind):
-        # The parser of what is wider than 64 bits wraps.
-        wide = f"to{kind}OrNull({text})"
-        exact = f"if(toString({wide}) = {text}, {wide}, NULL)"
+        # The parser of types wider than 64 bits wraps, so its result is compared with the text.
+        wide_integer = f"to{kind}OrNull({text})"
+        exact = f"if(toString({wide_integer}) = {text}, {wide_integer}, NULL)"
         return f"if({is_text} AND length({text}) > 18, {exact}, accurateCastOrNull({inner}, {literal(kind)}))"
     if kind == "Decimal":
-        # A number with a point has become a float: its shortest text is what was sent, as far as 15 digits go.
+        # The JSON type holds a number with decimals as a float. Up to 15 digits, its shortest text is what was sent.
         large = f"(dynamicType({inner}) = 'Float64' AND abs(ifNull(dynamicElement({inner}, 'Float64'), 0)) >= 1e15)"
         return f"if({large}, NULL, {text})"
     if kind == "Bool":
         return f"if({text} IN ('true', 'false', '0', '1'), accurateCastOrNull({text}, 'Bool'), NULL)"
-    if arrival.texts:
+    if wide.has_invalid_default:
         return text
     return f"accurateCastOrNull({inner}, {literal(type.text)})"
+
+
+# ALIASES-BEGIN
+NO_ID = INVALID_ID
+# ALIASES-END

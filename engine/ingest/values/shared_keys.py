@@ -1,8 +1,8 @@
-"""Keys of an event that several columns read: each column gets the value for itself.
+"""Repeats the value of a key that several columns read in different ways, once for each way.
 
-The engine fills one column of a stage from one key. Where columns read a key in different ways, the stage has a
-column for each way, and a row repeats the value under the names of all of them. What a value is remains the engine's
-decision: only the borders of values are found here.
+The engine fills only one column of a stage from a key. So the stage has a column for each way of reading, and each
+row repeats the value under the names of all of them. This module only finds where values begin and end; the engine
+parses them.
 """
 
 from __future__ import annotations
@@ -19,31 +19,36 @@ _STRING = rb'[^"\\]*+(?:\\.[^"\\]*+)*+'
 _MEMBER = re.compile(
     rb'\s*"(' + _STRING + rb')"\s*:\s*(?:("' + _STRING + rb'"|[^\s,{}\[\]":]++)\s*([,}]))?', re.DOTALL
 )
-"""A key, and its value with what follows if it is no object or list."""
+"""A key, and its value with the character after it unless the value is an object or an array."""
 _BEGIN, _EMPTY, _NEXT = re.compile(rb"\s*\{"), re.compile(rb"\s*\}\s*"), re.compile(rb"\s*([,}])")
 _SCALAR = re.compile(rb"[A-Za-z0-9+.-]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Reader:
-    """A stage's column that reads a key; `opening` is what the value must begin with for it, if that is known."""
+class KeyReader:
+    """A stage's column that reads a shared key."""
 
     name: str
+    """The column's name in the stage."""
     opening: bytes = b""
+    """The character that the value must begin with, or nothing if the column reads any value."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A key of an object with its value, as they are written: the key between its quotes, and where both stand."""
+    """A key of an object with its value, as they are written."""
 
     key: bytes
+    """The text between the key's quotes."""
     value: bytes
     start: int
+    """The position of the key's opening quote."""
     end: int
+    """The position after the value."""
 
     @property
     def name(self) -> bytes:
-        """The key as the engine compares it."""
+        """The key in the form in which the engine compares keys: without escapes, in lower case."""
         if b"\\" not in self.key:
             return self.key.lower()
         try:
@@ -53,48 +58,49 @@ class Member:
 
 
 def members(text: bytes) -> list[Member] | None:
-    """The members of one object, None if the text is not one. Values may be anything with an end."""
+    """Return the members of an object, or None if the text is not one object. Values may be any text with an end."""
     begin = _BEGIN.match(text)
     if begin is None:
         return None
     at = begin.end()
     if _EMPTY.fullmatch(text, at):
         return []
-    found: list[Member] = []
+    parsed: list[Member] = []
     while (pair := _MEMBER.match(text, at)) is not None:
         start, end = pair.span(2)
-        border = pair[3]
+        separator = pair[3]
         if end < 0:
             start = pair.end()
-            end = _end(text, start)
+            end = _value_end(text, start)
             following = _NEXT.match(text, end) if end > start else None
             if following is None:
                 return None
-            border, at = following[1], following.end()
+            separator, at = following[1], following.end()
         else:
             at = pair.end()
-        found.append(Member(pair[1], text[start:end], pair.start(1) - 1, end))
-        if border == b"}":
-            return None if text[at:].strip() else found
+        parsed.append(Member(pair[1], text[start:end], pair.start(1) - 1, end))
+        if separator == b"}":
+            return None if text[at:].strip() else parsed
     return None
 
 
-def _end(text: bytes, start: int) -> int:
-    """The position behind an object or list, -1 if it has none."""
+def _value_end(text: bytes, start: int) -> int:
+    """Return the position after the object or array that begins at `start`, or -1 if it has no end."""
     if text[start : start + 1] not in (b"{", b"["):
         return -1
     if text.isascii():
         try:
             orjson.loads(memoryview(text)[start:])
         except orjson.JSONDecodeError as exc:
-            # A parser finds the end sooner than a walk does.
+            # Parsing finds the end faster than scanning in Python does. The error's position counts characters, which
+            # are bytes because the text is ASCII.
             if exc.msg.startswith("unexpected content after document"):
                 return start + len(text[start : start + exc.pos].rstrip(BLANK))
     return value_end(text, start)
 
 
 def is_readable(value: bytes) -> bool:
-    """Whether a member's value has borders that every parser sees alike."""
+    """Return whether every parser finds the same end of a member's value."""
     if _SCALAR.fullmatch(value):
         return True
     try:
@@ -104,23 +110,28 @@ def is_readable(value: bytes) -> bool:
     return True
 
 
-def spread(row: bytes, shared: Mapping[bytes, Sequence[Reader]]) -> bytes | None:
-    """A row with the values of shared keys under the names of all who read them; None if it is no object.
+def expand_shared_keys(row: bytes, shared: Mapping[bytes, Sequence[KeyReader]]) -> bytes | None:
+    """Return a row with the values of shared keys under the names of all their readers; None if it is not an object.
 
-    `shared` has keys in lower case. A value that does not begin as a reader needs it is absent for that reader.
+    `shared` has the keys in lower case. A value without a reader's opening is absent for that reader.
     """
-    found = members(row)
-    if found is None:
+    row_members = members(row)
+    if row_members is None:
         return None
     parts: list[bytes] = []
     at = 0
-    for member in found:
+    for member in row_members:
         readers = shared.get(member.name)
         if readers is None:
             continue
         parts.append(row[at : member.start])
-        taken = [r.name for r in readers if member.value.startswith(r.opening)]
-        written = b",".join(b'"%s":%s' % (name.encode(), member.value) for name in taken)
-        parts.append(written or row[member.start : member.end])
+        names = [r.name for r in readers if member.value.startswith(r.opening)]
+        repeated = b",".join(b'"%s":%s' % (name.encode(), member.value) for name in names)
+        parts.append(repeated or row[member.start : member.end])
         at = member.end
     return b"".join((*parts, row[at:])) if parts else row
+
+
+# ALIASES-BEGIN
+spread = expand_shared_keys
+# ALIASES-END

@@ -1,108 +1,108 @@
-"""Values that are staged as the path to them: objects as tuples of one key, lists as arrays.
+"""Stages values as the path to them: objects as tuples with one key, arrays as arrays.
 
-So the engine reads them as it would at the top of an event. This is the way of a value in each object of a list, and
-of a text that holds an object in which other columns have values of their own.
+The engine then parses such a value as it would at the top level of an event. This is used for values in each object
+of an array, and for texts that hold an object in which other columns have values of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
-from engine.ingest.values.wide_types import NULLABLE, Sql, Staged, WideType, bare, each, or_null, wide_type_of
+from engine.ingest.values.wide_types import (
+    NULLABLE,
+    ColumnRules,
+    Sql,
+    StagedColumn,
+    WideType,
+    bare,
+    each,
+    or_null,
+    wide_type_of,
+)
 from engine.project.model import Column
 from engine.schema import literal, quote
 from engine.warehouse.type_names import Type, parse_type
 
 Step = str | None
-"""A key, or None for every element of a list."""
+"""A key, or None for every element of an array."""
 
 
-def in_lists(column: Column, name: str, *, exact: bool = False) -> Staged:
-    """A column of lists with the values that stand at a path in each object of a list."""
+def stage_array_values(column: Column, name: str, *, integers_as_text: bool = False) -> StagedColumn:
+    """Stage an array column that collects the value at a path in each object of an array. `name` is the stage's."""
     first, *steps = column.steps
     element = parse_type(column.type)
     for _ in range(column.lists):
         element = element.parts[0]
-    leaf = _element(element, exact)
+    leaf = _element(element, integers_as_text)
     value = quote(name)
-    made = _through(steps, leaf.taken or str)(value)
-    taken = f"CAST({made} AS {column.type})"
+    collected = _through(steps, leaf.convert or str)(value)
+    stored = f"CAST({collected} AS {column.type})"
     if column.default:
-        taken = f"if(empty({made}), CAST({column.default} AS {column.type}), {taken})"
+        stored = f"if(empty({collected}), CAST({column.default} AS {column.type}), {stored})"
     check = _through(steps, leaf.check, "arrayAll")(value) if leaf.check else None
     if column.required:
-        check = f"(notEmpty({made}) AND {check or 1})"
-    return Staged(
-        column.name, name, _staged(steps, leaf.staged), "", value, taken, check, path=tuple(steps), key=str(first)
+        check = f"(notEmpty({collected}) AND {check or 1})"
+    type = _path_type(steps, leaf.staging_type)
+    return StagedColumn(
+        column.name, name, type, "", value, ColumnRules(check, stored), path=tuple(steps), key=str(first)
     )
 
 
-def raw(column: Column, name: str, beside: Sequence[Sequence[Step]] = ()) -> Staged:
-    """A text deeper in an event, as it was sent whatever it is.
+def stage_verbatim_text(column: Column, name: str, siblings: Sequence[Sequence[Step]] = ()) -> StagedColumn:
+    """Stage a text column below the top level as the JSON text that was sent, of whatever type.
 
-    It is staged together with the texts at the paths `beside` it, which are its own path and others of the same key.
+    It is staged together with the texts at the paths `siblings`, which begin with the same key and include its own.
     """
     first, *steps = column.steps
     value = _through(steps, str)(quote(name))
-    staged = _staged(steps, "Nullable(String)")
-    if beside:
+    type = _path_type(steps, "Nullable(String)")
+    if siblings:
         value = quote(name)
         for step in steps:
             value = f"tupleElement({value}, {literal(str(step))})"
-        staged = _together([path[1:] for path in beside], "Nullable(String)")
+        type = _joint_type([path[1:] for path in siblings], "Nullable(String)")
     default = f"CAST({column.default} AS {column.type})" if column.default else literal("")
-    found = value if parse_type(column.type).nullable else f"ifNull({value}, {default})"
-    return Staged(
-        column.name,
-        name,
-        staged,
-        "",
-        value,
-        f"CAST({found} AS {column.type})",
-        f"isNotNull({value})" if column.required else None,
-        path=tuple(steps),
-        key=str(first),
-    )
+    text = value if parse_type(column.type).nullable else f"ifNull({value}, {default})"
+    rules = ColumnRules(f"isNotNull({value})" if column.required else None, f"CAST({text} AS {column.type})")
+    return StagedColumn(column.name, name, type, "", value, rules, path=tuple(steps), key=str(first))
 
 
-def _element(type: Type, exact: bool) -> WideType:
-    """An element, which its object may not have, or have as null: it is the type's default then, or null."""
-    found = wide_type_of(type, exact=exact)
+def _element(type: Type, integers_as_text: bool) -> WideType:
+    """Return how an element is staged. If its object lacks it or has null, NULL or the type's default is stored."""
+    wide = wide_type_of(type, integers_as_text=integers_as_text)
     if type.parts or not NULLABLE.fullmatch(type.kind):
-        return found
+        return wide
     plain = bare(type)
-    inner = replace(found, taken=found.taken or str)
-    staged = (
-        inner.staged
-        if type.nullable
-        else f"Nullable({bare(type).text if found.staged == type.text else found.staged})"
-    )
+    convert_value = wide.convert or str
+    staging_type = wide.staging_type
+    if not type.nullable:
+        staging_type = f"Nullable({plain.text if staging_type == type.text else staging_type})"
     absent = "NULL" if type.nullable else f"defaultValueOfTypeName({literal(plain.text)})"
 
-    def taken(v: str) -> str:
-        return f"ifNull(CAST({(inner.taken or str)(v)} AS Nullable({plain.text})), {absent})"
+    def convert(v: str) -> str:
+        return f"ifNull(CAST({convert_value(v)} AS Nullable({plain.text})), {absent})"
 
-    return WideType(staged, found.check if type.nullable else or_null(found.check), taken)
+    return WideType(staging_type, wide.check if type.nullable else or_null(wide.check), convert)
 
 
-def _staged(steps: Sequence[Step], leaf: str) -> str:
+def _path_type(steps: Sequence[Step], leaf: str) -> str:
+    """Return the type of a path to a leaf, such as `Array(Tuple(a String))`."""
     for step in reversed(steps):
         leaf = f"Array({leaf})" if step is None else f"Tuple({quote(step)} {leaf})"
     return leaf
 
 
-def _together(paths: Sequence[Sequence[Step]], leaf: str) -> str:
-    """The type of an object with a leaf at each path; no path leads through another's leaf."""
-    below: dict[str, list[Sequence[Step]]] = {}
+def _joint_type(paths: Sequence[Sequence[Step]], leaf: str) -> str:
+    """Return the type of an object with a leaf at each path. No path leads through another path's leaf."""
+    by_key: dict[str, list[Sequence[Step]]] = {}
     for step, *rest in paths:
-        below.setdefault(str(step), []).append(rest)
-    parts = (f"{quote(k)} {_together(rest, leaf) if rest[0] else leaf}" for k, rest in below.items())
+        by_key.setdefault(str(step), []).append(rest)
+    parts = (f"{quote(key)} {_joint_type(rest, leaf) if rest[0] else leaf}" for key, rest in by_key.items())
     return f"Tuple({', '.join(parts)})"
 
 
 def _through(steps: Sequence[Step], leaf: Sql, function: str = "arrayMap") -> Sql:
-    """An expression over what is staged: `leaf` of each value that the path leads to."""
+    """Return an expression over the stage's column that applies `leaf` to each value at the path."""
     if not steps:
         return leaf
     inner = _through(steps[1:], leaf, function)

@@ -1,8 +1,21 @@
-"""How values of a type arrive: wide enough to see what does not fit, before the engine would wrap, clamp or cut it.
+"""Maps each ClickHouse type to a wider staging type, the condition of a valid value, and its conversion.
 
-The engine parses without complaint what no column of the type can hold: 300 becomes 44 in an `Int8`, the 31st of
-February the 3rd of March, 1e39 infinity. So a value is staged in a type that holds it, judged there, and only then
-made what its column is.
+The engine silently parses values that a column's type cannot hold. So a value is staged in a type that can hold it,
+checked there, and only then converted to the column's type:
+
+| column type | staged as | valid | invalid (and what the engine would store) |
+|---|---|---|---|
+| `Int8` | `Int128` | `127` | `300` (44) |
+| `UInt256` | `String` | `1` | 2^256 (0) |
+| `Float32` | `Float64` | `3.4e38` | `1e39` (infinity) |
+| `Float64` | `Float64` | `1e308` | `1e309` (infinity) |
+| `Decimal(9, 2)` | `String` | `"1.239"` (1.24, rounded) | `"12.5.5"` (12.55), `""` (0) |
+| `Date` | `String` | `"2026-02-28"` | `"2026-02-31"` (2026-03-03) |
+| `DateTime` | `String` | `"2026-02-28T10:20:30Z"`, `1772274030` | `"2026-02-28 25:00:00"` (2026-03-01 01:00:00) |
+| `UUID` | `String` | `"61f0c404-5cb3-11e7-907b-a6006ad3dba0"` | a shorter text (parts of the next row) |
+| `Enum8('a' = 1)` | `String` | `"a"`, `1` | `"b"` |
+| `Array(Int8)` | `Array(Nullable(Int128))` | `[1, 2]` | `[300]` (44), `[null]` (0) |
+| `String`, `Bool`, `IPv4` and others | as themselves | | the engine itself refuses invalid values |
 """
 
 from __future__ import annotations
@@ -17,130 +30,161 @@ from engine.tenant_ids import integer_bounds
 from engine.warehouse.type_names import Type
 
 Sql = Callable[[str], str]
-"""An expression over an expression."""
+"""Builds an SQL expression from the SQL of a value."""
 
 FIRST_INFINITE = {"Float32": "3.4028235677973366e38", "BFloat16": "3.3961775292304957e38"}
-"""The first numbers that round to infinity."""
+"""The smallest numbers that round to infinity."""
 DATE_RANGES = {"Date": ("1970-01-01", "2149-06-06"), "Date32": ("1900-01-01", "2299-12-31")}
+"""The first and the last day of each type."""
 NUMBER_PATTERN = r"^[+-]?(\\d+[.]?\\d*|[.]\\d+)([eE][+-]?\\d+)?$"
 DATETIME_PATTERN = (
     r"^(\\d{1,7}|\\d{9,10}([.]\\d+)?|\\d{13}([.]\\d+)?|\\d{16}|\\d{19}"
     r"|\\d{4}[-/](0?[1-9]|1[0-2])[-/](0?[1-9]|[12]\\d|3[01])([Tt ]([01]?\\d|2[0-3]):[0-5]\\d(:[0-5]\\d([.,]\\d+)?)?"
     r" ?([Zz]|UTC|GMT|[+-](0\\d|1[0-4])(:?[0-5]\\d)?)?)?)$"
 )
-"""Texts that are a moment: ISO 8601, or digits: seconds since 1970 (in 8 digits they could be a day), in 13 digits
-milliseconds, in 16 microseconds and in 19 nanoseconds."""
+"""Texts that are a time: ISO 8601, or a number. Up to 10 digits are seconds since 1970 (8 digits are refused, because
+they could be a day), 13 digits milliseconds, 16 microseconds and 19 nanoseconds."""
 DATETIME_RANGE = "toDateTime64(0, 0, 'UTC') AND toDateTime64(4294967295, 0, 'UTC')"
-"""What a `DateTime` holds."""
+"""The range of `DateTime`, for BETWEEN."""
 ZONE_PATTERN = re.compile(r"'([^']*)'")
-# Without its number a label is taken as well, so that no text is looked through once for each quote in it.
+# A label without a number matches too, so that the text is not scanned once for each quote in it.
 ENUM_LABEL = re.compile(r"('(?:[^'\\]|\\(?:.|\Z))*+(?:'|\Z))(?:\s*+=\s*+(-?\d+))?+", re.DOTALL)
-MOST_DIGITS, SPARE_DIGITS = 76, 20
+MAX_DECIMAL_DIGITS = 76
+SPARE_DIGITS = 20
+"""Decimals that a staged number has beyond its column's scale, so that further digits are rounded and not cut off."""
 FEWEST_DIGITS = 39
 """Digits of the shortest number that an `Int128` may not hold."""
 NULLABLE = re.compile(
     r"U?Int\d+|B?Float\d+|Decimal|(Fixed)?String|Date(32)?|DateTime(64)?|Time(64)?|UUID|Enum\d+|Bool|IPv[46]"
 )
-"""Kinds of values that may be null; of others the engine knows no such type."""
+"""The types that can be Nullable. The engine refuses it for others."""
 _NAMES = re.compile(r"\b_rk_x(\d+)\b")
 
 
 @dataclass(frozen=True, slots=True)
 class WideType:
-    """A type's values on their way.
+    """How values of a ClickHouse type are staged, checked and converted."""
 
-    `staged` is the type in which they are staged. `check` is the condition under which a staged value can be stored,
-    and `taken` the value, to be cast to the type; without them there is nothing to ask, or to do. `texts` says that
-    the staged type's own default is no value of the type, as that of a text is not.
-    """
-
-    staged: str
+    staging_type: str
+    """The ClickHouse type in which values are staged."""
     check: Sql | None = None
-    taken: Sql | None = None
-    texts: bool = False
+    """The condition under which a staged value can be stored; None if every staged value can."""
+    convert: Sql | None = None
+    """The value to cast to the column's type; None if it is the staged value."""
+    has_invalid_default: bool = False
+    """Whether the staging type's default is not a valid value, as the empty text is not a date."""
 
 
 @dataclass(frozen=True, slots=True)
-class Staged:
-    """One column on its way.
+class ColumnRules:
+    """How the values of one staged column are checked and stored, as SQL over the stage's columns."""
 
-    `column` is its name in the datasource, `name` and `type` those in the stage; `value` is the SQL of what arrived,
-    `taken` of what is stored, and `check` of the condition under which it can be. `usual` is a shorter condition and
-    a shorter value, which may throw: what they let pass, the others would as well, and to the same value. `path`
-    leads from what is staged to the value, with None for every element of a list. `key` is the event's key, if the
-    stage has it under another name. Where `guard` does not hold, `check` and `taken` may throw.
-    """
+    check: str | None
+    """The condition under which a value can be stored; None if every value can."""
+    stored: str
+    """The value that is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class StagedColumn:
+    """How one column of a datasource is staged."""
 
     column: str
+    """The column's name in the datasource."""
     name: str
+    """The stage's column that the value is read from. Several columns can share one."""
     type: str
+    """The type of the stage's column."""
     default: str
+    """The DEFAULT of the stage's column, as SQL; empty if it has none."""
     value: str
-    taken: str
-    check: str | None = None
-    usual: tuple[str | None, str] | None = None
+    """The value that arrived, as SQL."""
+    full: ColumnRules
+    """The rules that accept every valid value."""
+    fast: ColumnRules | None = None
+    """Shorter rules. They accept fewer values and store the same ones; `stored` may throw on invalid values."""
     path: tuple[str | None, ...] = ()
+    """The keys from the stage's column to the value; None means every element of an array."""
     key: str = ""
+    """The event's key, if the stage's column has another name."""
     guard: str = ""
+    """The condition without which the full rules may throw; empty if they never do."""
 
     @property
-    def given(self) -> str:
-        """What the value's key is in an event, or its column in a file."""
+    def source_name(self) -> str:
+        """The key of the value in an event, or its column in a file."""
         return self.key or self.name
 
+    # ALIASES-BEGIN
+    @property
+    def given(self) -> str:
+        return self.source_name
 
-def wide_type_of(type: Type, *, exact: bool = False, given: SourceType | None = None) -> WideType:
-    """How values of a type arrive: out of text, or as what a typed file has in the column (`given`).
+    @property
+    def taken(self) -> str:
+        return self.full.stored
 
-    With `exact`, integers arrive as the text that was sent.
+    @property
+    def check(self) -> str | None:
+        return self.full.check
+
+    # ALIASES-END
+
+
+def wide_type_of(type: Type, *, integers_as_text: bool = False, source_type: SourceType | None = None) -> WideType:
+    """Return how values of a type are staged, from text or from a typed file's column of `source_type`.
+
+    With `integers_as_text`, integers are staged as the text that was sent.
     """
     if type.parts:
-        parts = [wide_type_of(p, exact=exact, given=given and "other") for p in type.parts]
+        part_source: SourceType | None = "other" if source_type else None
+        parts = [wide_type_of(p, integers_as_text=integers_as_text, source_type=part_source) for p in type.parts]
         keys = parts[:1] if type.kind == "Map" else []
         elements = zip(type.parts[len(keys) :], parts[len(keys) :], strict=True)
-        return _composed(type, [*keys, *(_never_null(t, p) for t, p in elements)])
+        return _composite(type, [*keys, *(_never_null(t, p) for t, p in elements)])
     plain = bare(type)
-    found = _plain(plain, exact) if given is None else _typed(plain, given)
-    if found is None:
+    wide = _from_text(plain, integers_as_text) if source_type is None else _from_typed_file(plain, source_type)
+    if wide is None:
         return WideType(type.text)
     if not type.nullable:
-        return found
-    return replace(found, staged=f"Nullable({found.staged})", check=or_null(found.check))
+        return wide
+    return replace(wide, staging_type=f"Nullable({wide.staging_type})", check=or_null(wide.check))
 
 
-def _typed(type: Type, given: SourceType) -> WideType | None:
-    """Values of a file that says what they are. What is not the column's kind goes by way of its text."""
+def _from_typed_file(type: Type, source_type: SourceType) -> WideType | None:
+    """Return how values of a file's typed column are staged. Values of another kind are staged as text."""
     kind = type.kind
-    if kind in DATE_RANGES and given in ("date", "other"):
+    if kind in DATE_RANGES and source_type in ("date", "other"):
         return _typed_day(kind)
-    if kind in DATE_RANGES and given == "timestamp":
+    if kind in DATE_RANGES and source_type == "timestamp":
         return _midnight(kind)
-    if kind == "DateTime" and given in ("timestamp", "other"):
+    if kind == "DateTime" and source_type in ("timestamp", "other"):
         return WideType("DateTime64(6, 'UTC')", lambda v: f"({v} BETWEEN {DATETIME_RANGE})")
-    if integer_bounds(kind) and given in ("integer", "other"):
+    if integer_bounds(kind) and source_type in ("integer", "other"):
         return _integer(kind, kind.endswith(("128", "256")))
-    if kind in FIRST_INFINITE and given in ("float", "integer", "other"):
+    if kind in FIRST_INFINITE and source_type in ("float", "integer", "other"):
         return WideType("Float64", lambda v: f"(abs({v}) < {FIRST_INFINITE[kind]} OR NOT isFinite({v}))")
-    if kind == "Decimal" and given == "other":
+    if kind == "Decimal" and source_type == "other":
         return _wide_decimal(type)
-    as_it_is = given == "other" or (kind == "DateTime64" and given == "timestamp")
-    if as_it_is or kind in ("String", "FixedString") or (kind == "Float64" and given in ("float", "integer")):
+    unchanged = source_type == "other" or (kind == "DateTime64" and source_type == "timestamp")
+    if unchanged or kind in ("String", "FixedString") or (kind == "Float64" and source_type in ("float", "integer")):
         return None
-    return _out_of_text(type)
+    return _any_as_text(type)
 
 
-def _out_of_text(type: Type) -> WideType:
-    found = _plain(type, exact=True)
-    if found is not None and found.staged == "String":
-        return found
+def _any_as_text(type: Type) -> WideType:
+    """Return how a value is staged as text, whatever its type in the file."""
+    wide = _from_text(type, integers_as_text=True)
+    if wide is not None and wide.staging_type == "String":
+        return wide
     if type.kind.startswith(("Float", "BFloat")):
         limit = FIRST_INFINITE.get(type.kind, "inf")
-        return WideType("String", lambda v: f"ifNull(abs({_float(v)}) < {limit}, 0)", _float, texts=True)
+        return WideType("String", lambda v: f"ifNull(abs({_float(v)}) < {limit}, 0)", _float, True)
 
     def cast(v: str) -> str:
         return f"accurateCastOrNull({v}, {literal(type.text)})"
 
-    return WideType("String", lambda v: f"isNotNull({cast(v)})", cast, texts=True)
+    return WideType("String", lambda v: f"isNotNull({cast(v)})", cast, True)
 
 
 def _float(v: str) -> str:
@@ -148,39 +192,40 @@ def _float(v: str) -> str:
 
 
 def bare(type: Type) -> Type:
-    """A type without wrappers."""
+    """Return a type without LowCardinality and Nullable."""
     return Type(type.kind, unwrapped(type.text), False, type.parts, type.names, type.precision, type.scale)
 
 
 def unwrapped(text: str) -> str:
-    """A type's name without wrappers."""
+    """Return a type's name without LowCardinality and Nullable."""
     for wrapper in ("LowCardinality(", "Nullable("):
         text = text[len(wrapper) : -1] if text.startswith(wrapper) else text
     return text
 
 
-def _never_null(type: Type, part: WideType) -> WideType:
-    """An element, which the engine would take for the type's default where it is null."""
+def _never_null(type: Type, element: WideType) -> WideType:
+    """Refuse null in place of an element: the engine would store the type's default."""
     if type.nullable or type.parts or not NULLABLE.fullmatch(type.kind):
-        return part
-    check = part.check
+        return element
+    check = element.check
     return replace(
-        part,
-        staged=f"Nullable({bare(type).text if part.staged == type.text else part.staged})",
+        element,
+        staging_type=f"Nullable({bare(type).text if element.staging_type == type.text else element.staging_type})",
         check=lambda v: f"(isNotNull({v}) AND {check(f'assumeNotNull({v})')})" if check else f"isNotNull({v})",
-        texts=True,
+        has_invalid_default=True,
     )
 
 
 def or_null(check: Sql | None) -> Sql | None:
-    """A check that lets null pass."""
+    """Return a check that also accepts null."""
     return None if check is None else lambda v: f"(isNull({v}) OR {check(f'assumeNotNull({v})')})"
 
 
-def _plain(type: Type, exact: bool) -> WideType | None:
+def _from_text(type: Type, integers_as_text: bool) -> WideType | None:
+    """Return how values of JSON or CSV are staged, or None if they are staged in their own type."""
     kind = type.kind
     if integer_bounds(kind):
-        return _integer(kind, exact or kind.endswith(("128", "256")))
+        return _integer(kind, integers_as_text or kind.endswith(("128", "256")))
     if kind in FIRST_INFINITE:
         return WideType("Float64", lambda v: f"(abs({v}) < {FIRST_INFINITE[kind]} OR isNaN({v}))")
     if kind == "Float64":
@@ -192,40 +237,42 @@ def _plain(type: Type, exact: bool) -> WideType | None:
     if kind in ("DateTime", "DateTime64"):
         return _moment(type)
     if kind == "UUID":
-        # The engine's parser of it goes on into the next row.
-        return WideType("String", lambda v: f"isNotNull(toUUIDOrNull({v}))", "toUUIDOrNull({})".format, texts=True)
+        # The engine's parser of UUIDs does not stop at the end of the value, and reads into the next row.
+        return WideType("String", lambda v: f"isNotNull(toUUIDOrNull({v}))", "toUUIDOrNull({})".format, True)
     return _enum(type.text) if kind.startswith("Enum") else None
 
 
 def _enum(text: str) -> WideType:
-    """Labels, or their numbers; what is null or absent would become a number that has none."""
+    """Stage an Enum as text: a label or its number. As an Enum, an absent value would be 0, maybe without a label."""
     labels = [(label, number) for label, number in ENUM_LABEL.findall(text) if number]
-    numbers = {n: label for label, n in labels}
+    by_number = {n: label for label, n in labels}
     known = ", ".join([label for label, _ in labels] + [f"'{n}'" for _, n in labels])
-    given, made = ", ".join(f"'{n}'" for n in numbers), ", ".join(numbers.values())
+    sent, stored = ", ".join(f"'{n}'" for n in by_number), ", ".join(by_number.values())
     return WideType(
         "String",
         lambda v: f"({v} IN ({known}))",
-        lambda v: f"transform({v}, [{given}], [{made}], {v})",
-        texts=True,
+        lambda v: f"transform({v}, [{sent}], [{stored}], {v})",
+        True,
     )
 
 
 def _moment(type: Type) -> WideType:
-    """The engine's own parser takes any text with digits in it for a moment, and counts on behind 23:59:59."""
-    zone = f", '{found[1]}'" if (found := ZONE_PATTERN.search(type.text)) else ""
+    """Stage a time as text. The engine's own parser accepts any text with digits, and hours after 23:59:59."""
+    zone = f", '{match[1]}'" if (match := ZONE_PATTERN.search(type.text)) else ""
 
     def parsed(v: str) -> str:
-        # The engine tells seconds by their ten digits, and reads neither `t` nor `z`.
+        # The engine recognizes seconds only by their ten digits, and does not accept `t` and `z`.
         text = f"if(length({v}) < 8, leftPad({v}, 10, '0'), upper({v}))"
         return f"parseDateTime64BestEffortOrNull({text}, {type.scale}{zone})"
 
     def check(v: str) -> str:
         value = parsed(v)
-        there = f"isNotNull({value})" if type.kind == "DateTime64" else f"ifNull({value} BETWEEN {DATETIME_RANGE}, 0)"
-        return f"(match({v}, '{DATETIME_PATTERN}') AND {there})"
+        in_range = f"isNotNull({value})"
+        if type.kind == "DateTime":
+            in_range = f"ifNull({value} BETWEEN {DATETIME_RANGE}, 0)"
+        return f"(match({v}, '{DATETIME_PATTERN}') AND {in_range})"
 
-    return WideType("String", check, parsed, texts=True)
+    return WideType("String", check, parsed, True)
 
 
 def _integer(kind: str, as_text: bool) -> WideType:
@@ -233,22 +280,22 @@ def _integer(kind: str, as_text: bool) -> WideType:
     if not as_text:
         return WideType("Int128", lambda v: f"({v} BETWEEN {low} AND {high})")
     if kind.endswith(("128", "256")):
-        # The engine has no literals of these, and no wider type.
-        return WideType("String", lambda v: f"ifNull(toString(to{kind}OrNull({v})) = {v}, 0)", texts=True)
+        # No type is wider, and the engine has no literals of these types: compare the text of the parsed value.
+        return WideType("String", lambda v: f"ifNull(toString(to{kind}OrNull({v})) = {v}, 0)", None, True)
 
     def number(v: str) -> str:
         return f"if(length({v}) < {FEWEST_DIGITS}, toInt128OrNull({v}), NULL)"
 
-    return WideType("String", lambda v: f"ifNull({number(v)} BETWEEN {low} AND {high}, 0)", number, texts=True)
+    return WideType("String", lambda v: f"ifNull({number(v)} BETWEEN {low} AND {high}, 0)", number, True)
 
 
-def _spare(type: Type) -> int:
-    return max(min(SPARE_DIGITS, MOST_DIGITS - type.precision), 0)
+def _spare_digits(type: Type) -> int:
+    return max(min(SPARE_DIGITS, MAX_DECIMAL_DIGITS - type.precision), 0)
 
 
 def _wide_decimal(type: Type) -> WideType | None:
-    """Digits beyond the scale are rounded, and not cut off; those before it are the engine's to count."""
-    spare = _spare(type)
+    """Stage a decimal with spare decimals, which are rounded. The engine refuses too many digits before the point."""
+    spare = _spare_digits(type)
     if not spare:
         return None
     limit = f"toDecimal256('1{'0' * (type.precision - type.scale)}', 0)"
@@ -260,8 +307,8 @@ def _wide_decimal(type: Type) -> WideType | None:
 
 
 def _decimal(type: Type) -> WideType:
-    """By way of text: the engine's parser takes `12.5.5` for a number, and nothing for 0."""
-    spare, wide = _spare(type), _wide_decimal(type)
+    """Stage a decimal as text: the engine's parser accepts `12.5.5`, and reads an empty text as 0."""
+    spare, wide = _spare_digits(type), _wide_decimal(type)
     bits = 256 if type.precision + spare > 38 else 128
 
     def value(v: str) -> str:
@@ -271,26 +318,21 @@ def _decimal(type: Type) -> WideType:
         fits = f" AND {wide.check(f'assumeNotNull({value(v)})')}" if wide and wide.check else ""
         return f"(match({v}, '{NUMBER_PATTERN}') AND isNotNull({value(v)}){fits})"
 
-    return WideType("String", check, lambda v: f"round({value(v)}, {type.scale})", texts=True)
+    return WideType("String", check, lambda v: f"round({value(v)}, {type.scale})", True)
 
 
 def _day(kind: str) -> WideType:
-    """The engine takes any day of any month, and goes on counting in the next one."""
+    """Stage a day as text. The engine accepts day 31 of any month, and moves it into the next month."""
     first, last = DATE_RANGES[kind]
 
     def check(v: str) -> str:
-        day, month, last_of = f"toDate32OrNull({v})", "\\\\d{4}\\\\D?(\\\\d\\\\d?)", "(\\\\d\\\\d?)$"
-        parts = (f"leftPad(extract({v}, '{p}'), 2, '0')" for p in (f"^{month}", last_of))
+        day, month, day_of_month = f"toDate32OrNull({v})", "\\\\d{4}\\\\D?(\\\\d\\\\d?)", "(\\\\d\\\\d?)$"
+        parts = (f"leftPad(extract({v}, '{p}'), 2, '0')" for p in (f"^{month}", day_of_month))
         written = ", '-', ".join((f"left({v}, 4)", *parts))
         real = f"(toString({day}) = {v} OR toString({day}) = concat({written}))"
         return f"ifNull({day} BETWEEN '{first}' AND '{last}' AND {real}, 0)"
 
-    return WideType(
-        "String",
-        check,
-        lambda v: f"toDate32OrNull({v})",
-        texts=True,
-    )
+    return WideType("String", check, lambda v: f"toDate32OrNull({v})", True)
 
 
 def _typed_day(kind: str) -> WideType:
@@ -299,7 +341,7 @@ def _typed_day(kind: str) -> WideType:
 
 
 def _midnight(kind: str) -> WideType:
-    """A day that is written as the moment at which it begins."""
+    """Stage a day that a file holds as a timestamp, which must be midnight."""
     first, last = DATE_RANGES[kind]
     return WideType(
         "DateTime64(6, 'UTC')",
@@ -308,27 +350,28 @@ def _midnight(kind: str) -> WideType:
     )
 
 
-def _composed(type: Type, parts: Sequence[WideType]) -> WideType:
+def _composite(type: Type, parts: Sequence[WideType]) -> WideType:
     if type.kind == "Array":
         return _array(parts[0])
     return _map(*parts) if type.kind == "Map" else _tuple(type, parts)
 
 
 def _array(element: WideType) -> WideType:
-    return WideType(f"Array({element.staged})", _all(element.check), _each(element.taken))
+    return WideType(f"Array({element.staging_type})", _all(element.check), _map_over(element.convert))
 
 
 def _map(key: WideType, value: WideType) -> WideType:
-    sides = [(f, all_) for f, a in (("mapKeys", key), ("mapValues", value)) if (all_ := _all(a.check))]
+    sides = (("mapKeys", key), ("mapValues", value))
+    checks = [(function, check) for function, side in sides if (check := _all(side.check))]
 
-    def taken(v: str) -> str:
-        keys, values = (_each(a.taken) or str for a in (key, value))
+    def convert(v: str) -> str:
+        keys, values = (_map_over(side.convert) or str for side in (key, value))
         return f"mapFromArrays({keys(f'mapKeys({v})')}, {values(f'mapValues({v})')})"
 
     return WideType(
-        f"Map({key.staged}, {value.staged})",
-        (lambda v: "(" + " AND ".join(c(f"{f}({v})") for f, c in sides) + ")") if sides else None,
-        taken if key.taken or value.taken else None,
+        f"Map({key.staging_type}, {value.staging_type})",
+        (lambda v: "(" + " AND ".join(check(f"{f}({v})") for f, check in checks) + ")") if checks else None,
+        convert if key.convert or value.convert else None,
     )
 
 
@@ -336,14 +379,14 @@ def _tuple(type: Type, parts: Sequence[WideType]) -> WideType:
     names = [f"{quote(n)} " for n in type.names] or [""] * len(parts)
     checks = [(n, p.check) for n, p in enumerate(parts, 1) if p.check]
 
-    def taken(v: str) -> str:
-        return f"tuple({', '.join((p.taken or str)(f'tupleElement({v}, {n})') for n, p in enumerate(parts, 1))})"
+    def convert(v: str) -> str:
+        return f"tuple({', '.join((p.convert or str)(f'tupleElement({v}, {n})') for n, p in enumerate(parts, 1))})"
 
     return WideType(
-        f"Tuple({', '.join(n + p.staged for n, p in zip(names, parts, strict=True))})",
+        f"Tuple({', '.join(n + p.staging_type for n, p in zip(names, parts, strict=True))})",
         (lambda v: "(" + " AND ".join(c(f"tupleElement({v}, {n})") for n, c in checks) + ")") if checks else None,
-        taken if any(p.taken for p in parts) else None,
-        any(p.texts for p in parts),
+        convert if any(p.convert for p in parts) else None,
+        any(p.has_invalid_default for p in parts),
     )
 
 
@@ -351,19 +394,24 @@ def _all(check: Sql | None) -> Sql | None:
     return None if check is None else lambda v: each("arrayAll", check, v)
 
 
-def _each(taken: Sql | None) -> Sql | None:
-    return None if taken is None else lambda v: each("arrayMap", taken, v)
+def _map_over(convert: Sql | None) -> Sql | None:
+    return None if convert is None else lambda v: each("arrayMap", convert, v)
 
 
 def each(function: str, inner: Sql, v: str) -> str:
-    """A function over the elements of an array; a lambda that stands in another has a name of its own."""
+    """Return the SQL of a function over the elements of an array. Nested lambdas get different parameter names."""
     name = f"_rk_x{max((int(n) + 1 for n in _NAMES.findall(v)), default=0)}"
     return f"{function}({name} -> {inner(name)}, {v})"
 
 
-def typed_default(type: Type, default: str, arrival: WideType) -> str:
-    """The SQL of the staged type's value for rows that have none, where it is not the staged type's own."""
-    if not arrival.texts or (type.nullable and not default):
+def typed_default(type: Type, default: str, wide: WideType) -> str:
+    """Return the DEFAULT of the stage's column as SQL, empty if the staging type's own default is right."""
+    if not wide.has_invalid_default or (type.nullable and not default):
         return default
     value = f"CAST({default} AS {type.text})" if default else f"defaultValueOfTypeName({literal(type.text)})"
-    return f"CAST({value} AS {arrival.staged})"
+    return f"CAST({value} AS {wide.staging_type})"
+
+
+# ALIASES-BEGIN
+Staged = StagedColumn
+# ALIASES-END
