@@ -241,7 +241,7 @@ def _remote(settings: Settings) -> tuple[str, str | None] | None:
     if stored:
         return str(stored["url"]), token or str(stored["token"])
     running = announced(settings)
-    if running is not None and running.here and running.url and answers(running.url):
+    if running is not None and running.here and running.url and is_running(running.url):
         admin_token = settings.admin_token.get_secret_value() if settings.admin_token else None
         return running.url, token or admin_token or settings.admin_file.read_text(encoding="utf-8").strip()
     return None
@@ -255,7 +255,7 @@ def _read(file: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and "url" in content else None
 
 
-def answers(url: str) -> bool:
+def is_running(url: str) -> bool:
     """Whether a server runs at a URL. One that is too busy to respond in time counts."""
     try:
         return httpx.get(f"{url}/live", timeout=5.0, trust_env=False).status_code == 200

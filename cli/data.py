@@ -13,7 +13,7 @@ import typer
 
 from cli import output
 from cli.connection import connect, options
-from cli.upload_source import Chunk, kind_of, uploads
+from cli.upload_source import Chunk, format_of, uploads
 from engine.errors import NO_FILE, USAGE, RookeryError
 
 ENGINE_FORMATS = {"json": "JSON", "csv": "CSVWithNames", "ndjson": "JSONEachRow"}
@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
 def append(
     datasource: Annotated[str, typer.Argument(help="Name of the datasource.")],
     file: Annotated[str, typer.Argument(help="NDJSON, CSV (with header) or Parquet file; - for standard input.")],
-    kind: Annotated[
+    format_option: Annotated[
         str | None,
         typer.Option(
             "--format", help="ndjson, csv or parquet. By default, the file's extension decides; ndjson for -."
@@ -54,7 +54,7 @@ def append(
     Example: [bold]rookery append events events.ndjson[/]
     """
     renamed = dict(_old_and_new_name(r) for r in rename or [])
-    format_ = kind or kind_of(file)
+    format_ = format_option or format_of(file)
     total_bytes = Path(file).stat().st_size if file != "-" and Path(file).is_file() else 0
     if file != "-" and not Path(file).is_file():
         raise RookeryError(

@@ -66,8 +66,13 @@ def _events() -> bytes:
     lines = []
     for _ in range(EVENT_COUNT):
         moment = month + timedelta(seconds=rng.randrange(span))
-        kind = rng.choice(list(PRICES))
-        event = {"tenant_id": rng.randrange(1, 5), "timestamp": str(moment), "event": kind, "units": PRICES[kind]}
+        event_name = rng.choice(list(PRICES))
+        event = {
+            "tenant_id": rng.randrange(1, 5),
+            "timestamp": str(moment),
+            "event": event_name,
+            "units": PRICES[event_name],
+        }
         lines.append(orjson.dumps({**event, "user_id": f"user-{rng.randrange(40)}"}))
     return b"\n".join(lines)
 

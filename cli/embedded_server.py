@@ -20,7 +20,7 @@ from types import FrameType
 import uvicorn
 
 from cli import output
-from cli.connection import Wait, answers, is_held
+from cli.connection import Wait, is_held, is_running
 from cli.state_files import announce, announced, withdraw
 from engine import observe
 from engine.control.tokens import admin_text
@@ -121,7 +121,7 @@ def _opened(settings: Settings) -> Workspace:
             if not is_held(exc):
                 raise
             running = announced(settings)
-            if running is not None and running.here and running.url and answers(running.url):
+            if running is not None and running.here and running.url and is_running(running.url):
                 hint = f"a server runs at {running.url}; commands in this directory use it"
                 raise RookeryError(exc.code, exc.message, hint=hint, detail=exc.detail) from exc
             if not wait.retry(exc.message):

@@ -32,10 +32,10 @@ def status() -> None:
     if options.json:
         output.as_json(fanout)
         return
-    rows = [{**d, "in_sync": d["in_step"], "lagging": len(d["strays"])} for d in fanout["datasources"]]
+    rows = [{**d, "lagging": len(d["lagging"])} for d in fanout["datasources"]]
     columns = ["datasource", "mode", "rows", "seconds", "in_sync", "lagging"]
     output.table(rows, columns, "no landing datasources yet")
-    lagging = [{"datasource": d["datasource"], **s} for d in fanout["datasources"] for s in d["strays"]]
+    lagging = [{"datasource": d["datasource"], **s} for d in fanout["datasources"] for s in d["lagging"]]
     if lagging:
         output.data("\nlagging tenants:")
         shown = [{**s, "outstanding": _log_range(s["piece"]), "error": output.brief(s["error"])} for s in lagging]

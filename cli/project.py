@@ -59,16 +59,16 @@ def init(
     Example: [bold]rookery init my-project[/]
     """
     root = directory or options.project
-    made = [f for f in ("datasources", "pipes") if not (root / f).is_dir()]
-    for folder in made:
+    missing = [f for f in ("datasources", "pipes") if not (root / f).is_dir()]
+    for folder in missing:
         (root / folder).mkdir(parents=True, exist_ok=True)
     ignore = root / ".gitignore"
     if not ignore.exists():
         ignore.write_text(".rookery/\n", encoding="utf-8")
     if options.json:
-        output.as_json({"directory": str(root.resolve()), "made": made})
+        output.as_json({"directory": str(root.resolve()), "made": missing})
         return
-    output.say(f"made {', '.join(made)} in {root}" if made else f"{root} is already a project; nothing changed")
+    output.say(f"made {', '.join(missing)} in {root}" if missing else f"{root} is already a project; nothing changed")
 
 
 def _survey() -> Survey:
@@ -252,22 +252,25 @@ def pipe_generate(
         raise RookeryError(
             BAD_NAME, f"`{name}` is not a valid name of a pipe", hint="use letters, digits and _"
         ) from exc
-    text = render_pipe(pipe)
-    if existing is not None and not force:
-        present = parse_source(existing.read_text(encoding="utf-8"), str(existing), name)
-        if not isinstance(present, Pipe) or present.nodes[0].sql.strip() != sql.strip():
-            raise RookeryError(TARGET_EXISTS, f"{path} exists and differs", hint="--force overwrites it")
-        written = False
-        if not options.json:
-            output.say(f"{path} exists already")
-    else:
-        written = True
+    write = existing is None or force
+    if write:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        if not options.json:
-            output.data(str(path))
+        path.write_text(render_pipe(pipe), encoding="utf-8")
+    else:
+        _require_same_query(path, name, sql)
     if options.json:
-        output.as_json({"file": str(path), "written": written})
+        output.as_json({"file": str(path), "written": write})
+    elif write:
+        output.data(str(path))
+    else:
+        output.say(f"{path} exists already")
+
+
+def _require_same_query(path: Path, name: str, sql: str) -> None:
+    """Raise RK3011 if a file has another query, or is not the file of a pipe."""
+    present = parse_source(path.read_text(encoding="utf-8"), str(path), name)
+    if not isinstance(present, Pipe) or present.nodes[0].sql.strip() != sql.strip():
+        raise RookeryError(TARGET_EXISTS, f"{path} exists and differs", hint="--force overwrites it")
 
 
 def materialize(
@@ -329,14 +332,14 @@ def _node_names(request: dict[str, Any]) -> list[str]:
     return [n.name for n in parsed.nodes]
 
 
-def _chosen(answer: str | None, nodes: list[str]) -> str | None:
+def _chosen(reply: str | None, nodes: list[str]) -> str | None:
     """The name of a node from its number (from 1) or name.
 
-    A piped answer may end with a backslash and `n`: some shells' `echo` prints them literally.
+    A piped reply may end with a backslash and `n`: some shells' `echo` prints them literally.
     """
-    if answer is None:
+    if reply is None:
         return None
-    text = answer.strip().removesuffix("\\n").strip()
+    text = reply.strip().removesuffix("\\n").strip()
     if text.isdecimal() and 1 <= int(text) <= len(nodes):
         return nodes[int(text) - 1]
     return text or None

@@ -38,7 +38,7 @@ class Chunk:
     """Bytes of the file on disk that were read for them."""
 
 
-def kind_of(file: str) -> str:
+def format_of(file: str) -> str:
     """The format of a file by its extension, without that of a compression; NDJSON for standard input."""
     if file == "-":
         return "ndjson"
@@ -51,20 +51,20 @@ def kind_of(file: str) -> str:
     )
 
 
-def uploads(file: str, kind: str, renamed: Mapping[str, str], skip: int) -> Iterator[Iterator[Chunk]]:
+def uploads(file: str, format: str, renamed: Mapping[str, str], skip: int) -> Iterator[Iterator[Chunk]]:
     """The uploads of a file without its first `skip` rows, each in chunks. `renamed` maps old to new CSV columns.
 
     There is one upload, but several for a Parquet file whose first rows are skipped. Compressed text (.bz2, .gz, .xz)
     is decompressed. Raises RK7002 for arguments that do not fit, RK5007 and RK5001 for files that cannot be read.
     """
-    if kind not in {"ndjson", "csv", "parquet"}:
-        raise RookeryError(USAGE, f"unknown format {kind}", hint="ndjson, csv or parquet")
-    if renamed and kind != "csv":
+    if format not in {"ndjson", "csv", "parquet"}:
+        raise RookeryError(USAGE, f"unknown format {format}", hint="ndjson, csv or parquet")
+    if renamed and format != "csv":
         raise RookeryError(
-            USAGE, f"--rename is for CSV, and {file} is {kind}", hint="--format csv if the file is CSV"
+            USAGE, f"--rename is for CSV, and {file} is {format}", hint="--format csv if the file is CSV"
         )
-    if kind != "parquet":
-        yield _text_chunks(file, kind, renamed, skip)
+    if format != "parquet":
+        yield _text_chunks(file, format, renamed, skip)
     elif skip:
         yield from (iter((chunk,)) for chunk in _parquet_chunks(file, skip))
     else:
@@ -77,10 +77,10 @@ def _raw_chunks(file: str) -> Iterator[Chunk]:
             yield Chunk(body, len(body))
 
 
-def _text_chunks(file: str, kind: str, renamed: Mapping[str, str], skip: int) -> Iterator[Chunk]:
+def _text_chunks(file: str, format: str, renamed: Mapping[str, str], skip: int) -> Iterator[Chunk]:
     try:
         with _opened(file) as (stream, position):
-            header = _header(stream.readline(), renamed) if kind == "csv" else b""
+            header = _header(stream.readline(), renamed) if format == "csv" else b""
             yield from _lines(stream, position, header, skip)
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as exc:
         raise RookeryError(

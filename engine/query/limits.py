@@ -22,9 +22,9 @@ class InFlight:
 
     def enter(self, limits: Iterable[tuple[Hashable, int]]) -> list[Hashable]:
         """Count a query under every key, each with its limit. Raises RK4010, and counts nothing, over a limit."""
-        wanted = list(limits)
+        requested = list(limits)
         with self._lock:
-            for key, limit in wanted:
+            for key, limit in requested:
                 if self._running.get(key, 0) >= limit:
                     raise RookeryError(
                         TOO_MANY,
@@ -32,9 +32,9 @@ class InFlight:
                         hint="wait until one has finished",
                         headers={"Retry-After": "1"},
                     )
-            for key, _ in wanted:
+            for key, _ in requested:
                 self._running[key] = self._running.get(key, 0) + 1
-        return [k for k, _ in wanted]
+        return [k for k, _ in requested]
 
     def leave(self, keys: Iterable[Hashable]) -> None:
         """Stop counting a query that has ended."""

@@ -25,6 +25,7 @@ from engine.ingest.gateway import Gateway
 from engine.ingest.staging_pool import StagingPool
 from engine.query.executor import Queries
 from engine.query.reader_queue import ReaderQueue
+from engine.settings import Settings
 from engine.web import datasources, operations, pipes, project, quarantine, sql, tenants, tokens
 from engine.web.errors import on_bug, on_http_exception, on_rookery_error
 from engine.web.events import PATH, Events, EventsFastPath
@@ -85,30 +86,49 @@ def _routes() -> list[Route]:
     return [Route(PATH, Events(), methods=["POST"]), *(route for module in resources for route in module.routes())]
 
 
+def _services(workspace: Workspace) -> Services:
+    """The services of an application. Must be called on its event loop."""
+    settings = workspace.settings
+    return Services(
+        workspace=workspace,
+        queries=Queries(workspace),
+        gateway=Gateway(workspace, StagingPool(workspace)),
+        limiter=anyio.CapacityLimiter(settings.readers * 2 + settings.writers * 2),
+        control=anyio.CapacityLimiter(CONTROL_THREADS),
+        # Streams hold database handles already. With their own limiter they never wait for a thread behind requests
+        # that wait for a handle.
+        streams=anyio.CapacityLimiter(settings.readers),
+        replacing=anyio.Lock(),
+        appended=FutureBridge(asyncio.get_running_loop()),
+        reader_queue=ReaderQueue(
+            settings.readers, settings.reader_share, settings.max_concurrent, settings.borrow_timeout
+        ),
+        health=Health(workspace),
+    )
+
+
+def _middleware(settings: Settings) -> list[Middleware]:
+    exposed = ["Server-Timing", "Retry-After", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]
+    exposed += ["X-Rookery-Ignored-Parameters"]
+    cors = Middleware(
+        CORSMiddleware,
+        allow_origins=list(settings.cors_origins),
+        allow_methods=["GET", "POST", "OPTIONS"],
+        # Pages may send any header: only the token grants access, and cookies are never read.
+        allow_headers=["*"],
+        expose_headers=exposed,
+        max_age=600,
+    )
+    log_requests = [Middleware(AccessLog)] if settings.log_level == "debug" else []
+    return [*log_requests, Middleware(EventsFastPath), cors]
+
+
 def create_app(workspace: Workspace) -> Starlette:
     """The ASGI application over an open workspace, which it closes when it shuts down."""
-    settings = workspace.settings
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        stages = StagingPool(workspace)
-        services = Services(
-            workspace=workspace,
-            queries=Queries(workspace),
-            gateway=Gateway(workspace, stages),
-            limiter=anyio.CapacityLimiter(settings.readers * 2 + settings.writers * 2),
-            control=anyio.CapacityLimiter(CONTROL_THREADS),
-            # Streams hold database handles already. With their own limiter they never wait for a thread behind
-            # requests that wait for a handle.
-            streams=anyio.CapacityLimiter(settings.readers),
-            replacing=anyio.Lock(),
-            appended=FutureBridge(asyncio.get_running_loop()),
-            reader_queue=ReaderQueue(
-                settings.readers, settings.reader_share, settings.max_concurrent, settings.borrow_timeout
-            ),
-            health=Health(workspace),
-        )
-        app.state.rookery = services
+        services = app.state.rookery = _services(workspace)
         await anyio.to_thread.run_sync(finish, workspace)
         await anyio.to_thread.run_sync(deferred_of, workspace)
         async with anyio.create_task_group() as group:
@@ -122,24 +142,9 @@ def create_app(workspace: Workspace) -> Starlette:
         await anyio.to_thread.run_sync(services.gateway.close)
         await anyio.to_thread.run_sync(workspace.close)
 
-    exposed = ["Server-Timing", "Retry-After", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]
-    exposed += ["X-Rookery-Ignored-Parameters"]
-    cors = Middleware(
-        CORSMiddleware,
-        allow_origins=list(settings.cors_origins),
-        allow_methods=["GET", "POST", "OPTIONS"],
-        # Pages may send any header: only the token grants access, and cookies are never read.
-        allow_headers=["*"],
-        expose_headers=exposed,
-        max_age=600,
-    )
     app = Starlette(
         routes=_routes(),
-        middleware=[
-            *([Middleware(AccessLog)] if settings.log_level == "debug" else []),
-            Middleware(EventsFastPath),
-            cors,
-        ],
+        middleware=_middleware(workspace.settings),
         exception_handlers={RookeryError: on_rookery_error, HTTPException: on_http_exception, Exception: on_bug},
         lifespan=lifespan,
     )

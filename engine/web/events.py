@@ -42,11 +42,11 @@ class Events:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         timer = Timer()
         try:
-            status, answer = await _append(scope, receive, timer)
+            status, response = await _append(scope, receive, timer)
         except RookeryError as exc:
             await rendered(exc)(scope, receive, send)
             return
-        body = orjson.dumps(answer)
+        body = orjson.dumps(response)
         headers = [
             (b"content-length", b"%d" % len(body)),
             (b"content-type", b"application/json"),
@@ -115,27 +115,27 @@ async def _append(scope: Scope, receive: Receive, timer: Timer) -> tuple[int, di
         )
         outcome = await services.appended.result(appended)
     timer.stage("append")
-    answer = append_answer(outcome)
+    response = append_response(outcome)
     if not outcome.rows and not outcome.quarantined:
         raise_if_refused(outcome.refused, writer.datasource)
     if outcome.repeated:
-        answer["repeated"] = True
+        response["repeated"] = True
     if waits_for_visibility:
-        answer["visible"] = await _wait_until_visible(outcome, services.workspace.settings.visible_seconds)
+        response["visible"] = await _wait_until_visible(outcome, services.workspace.settings.visible_seconds)
         timer.stage("visible")
-    return (200 if waits_for_storage else 202), answer
+    return (200 if waits_for_storage else 202), response
 
 
-def append_answer(outcome: AppendResult) -> dict[str, Any]:
+def append_response(outcome: AppendResult) -> dict[str, Any]:
     """The JSON for an append: counts of rows, the first bad row, and keys that no column has."""
-    answer: dict[str, Any] = {"successful_rows": outcome.rows, "quarantined_rows": outcome.quarantined}
+    response: dict[str, Any] = {"successful_rows": outcome.rows, "quarantined_rows": outcome.quarantined}
     if outcome.refused:
-        answer["refused_rows"] = outcome.refused
+        response["refused_rows"] = outcome.refused
     if outcome.first_bad_row is not None:
-        answer["first_bad_row"] = bad_row(outcome.first_bad_row)
+        response["first_bad_row"] = bad_row(outcome.first_bad_row)
     if outcome.unknown_keys.count:
-        answer["unknown_keys"] = {"count": outcome.unknown_keys.count, "names": list(outcome.unknown_keys.names)}
-    return answer
+        response["unknown_keys"] = {"count": outcome.unknown_keys.count, "names": list(outcome.unknown_keys.names)}
+    return response
 
 
 def bad_row(fault: RowFault, rows_before: int = 0) -> dict[str, Any]:

@@ -44,7 +44,10 @@ async def ready(request: Request) -> Response:
 async def fanout_route(request: Request) -> Response:
     """`GET /v0/fanout`: how far the tenants' tables are behind landing."""
     services = admin(request)
-    return JSONResponse(await in_thread(services, partial(fanout_status.status, services.workspace)))
+    fanout = await in_thread(services, partial(fanout_status.status, services.workspace))
+    # `in_step` and `strays` are the old names, kept for one release.
+    datasources = [{**d, "in_sync": d["in_step"], "lagging": d["strays"]} for d in fanout["datasources"]]
+    return JSONResponse({**fanout, "datasources": datasources})
 
 
 async def fanout_retry(request: Request) -> Response:

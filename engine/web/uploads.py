@@ -103,7 +103,7 @@ class Upload:
                 pending.add_done_callback(lambda f: f.cancelled() or f.exception())
         if not self._totals.rows and not self._totals.quarantined:
             raise_if_refused(self._totals.refused, self._writer.datasource)
-        return self._answer()
+        return self._response()
 
     async def replace(self, request: Request) -> dict[str, Any]:
         """Replace all rows of the datasource with the request's; after an error the old rows are still there."""
@@ -113,7 +113,7 @@ class Upload:
             await anyio.to_thread.run_sync(replacement.begin, limiter=limiter)
             self._target = replacement.name
             try:
-                answer = await self.append(request)
+                response = await self.append(request)
                 if not self._totals.rows:
                     raise RookeryError(
                         NOT_REPLACEABLE,
@@ -125,7 +125,7 @@ class Upload:
                 with anyio.CancelScope(shield=True):
                     await anyio.to_thread.run_sync(replacement.abandon, limiter=limiter)
                 raise
-        return answer
+        return response
 
     def _memory_budget(self) -> MemoryBudget:
         return self._services.gateway.memory_budget(self._writer.tenant, self._writer.token)
@@ -206,7 +206,7 @@ class Upload:
         hint = f"{self._totals.rows:,} rows are stored; with an Idempotency-Key the same upload can be repeated"
         return RookeryError(exc.code, exc.message, hint=hint, detail=exc.detail, headers=exc.headers)
 
-    def _answer(self) -> dict[str, Any]:
+    def _response(self) -> dict[str, Any]:
         totals, datasource = self._totals, self._writer.datasource
         errors: list[str] = []
         if totals.quarantined:
@@ -215,7 +215,7 @@ class Upload:
             errors.append(
                 f"{totals.refused:,} bad rows were refused: the writer's quarantine is full ({QUARANTINE_FULL.id})"
             )
-        answer: dict[str, Any] = {
+        response: dict[str, Any] = {
             "datasource": datasource,
             "import_id": self._key,
             "rows": totals.rows,
@@ -226,10 +226,10 @@ class Upload:
             "error": "; ".join(errors) or False,
         }
         if totals.refused:
-            answer["refused_rows"] = totals.refused
+            response["refused_rows"] = totals.refused
         if totals.first_bad_row is not None:
-            answer["first_bad_row"] = totals.first_bad_row
+            response["first_bad_row"] = totals.first_bad_row
         if totals.unknown_keys.count:
             keys = totals.unknown_keys
-            answer["unknown_keys"] = {"count": keys.count, "names": list(keys.names)}
-        return answer
+            response["unknown_keys"] = {"count": keys.count, "names": list(keys.names)}
+        return response

@@ -15,7 +15,7 @@ from tests.docs.reading import ROOT
 IDIOMS = {
     r"\b(?:is|are|was|were|be|been|being|it|them) told\b|\btold (?:by|from|of|apart|that|what|which)\b": "say who reports what",
     r"\btells? (?:of|them apart|itself)\b": "`reports`, `distinguishes`",
-    r"\bmend(?:s|ed|ing)?\b": "`fix`, `correct`, `repair`",
+    r"(?<!--)\bmend(?:s|ed|ing)?\b": "`fix`, `correct`, `repair`",
     r"\b(?:goes|go|went|going) on\b": "`continues`, `happens`",
     r"\bwhoever\b": "name the person or the thread",
     r"\bnobody\b|\bnobody's\b": "`no one`, `nothing`, or name who it is",
