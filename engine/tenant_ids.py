@@ -1,4 +1,4 @@
-"""Which ids a tenant can have, by the type of the tenant column."""
+"""Checks tenant ids: which texts are canonical ids for each type of the tenant column."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import unicodedata
 from engine.errors import BAD_TENANT_ID, TENANT_COLUMN, RookeryError, shown
 
 MAX_TENANT_BYTES = 256
-"""Longest tenant id, in bytes of UTF-8."""
+"""Maximum length of a tenant id, in bytes of UTF-8."""
 _CANONICAL_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,99}")
 _CANONICAL_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _INTEGER_TYPE = re.compile(r"(U?)Int(8|16|32|64|128|256)")
 
 
 def integer_bounds(type: str) -> tuple[int, int] | None:
-    """The smallest and largest value of IntN or UIntN, or None for other types."""
+    """Return the smallest and the largest value of an IntN or UIntN type, or None for other types."""
     match = _INTEGER_TYPE.fullmatch(type)
     if not match:
         return None
@@ -24,16 +24,16 @@ def integer_bounds(type: str) -> tuple[int, int] | None:
 
 
 def base_type(type_text: str) -> str:
-    """A tenant column's type without LowCardinality, which placeholders do not need."""
+    """Return a tenant column's type without LowCardinality, as placeholders have it."""
     inner = type_text.strip()
     return inner[15:-1].strip() if inner.startswith("LowCardinality(") and inner.endswith(")") else inner
 
 
 def canonical_tenant(type: str, raw: object) -> str:
-    """The canonical text of a value of a tenant column's type: String, LowCardinality(String), IntN, UIntN or UUID.
+    """Return a tenant id as text. `type` is String, LowCardinality(String), IntN, UIntN or UUID.
 
-    Text must already be canonical, an int is taken for integer types only. Raises BAD_TENANT_ID for anything else
-    and TENANT_COLUMN when the type cannot be a tenant column's.
+    Text must already be canonical; an int is accepted only for integer types. Raises BAD_TENANT_ID for any other
+    value, and TENANT_COLUMN if a tenant column cannot have the type.
     """
     bounds = integer_bounds(type)
     if bounds is None and type not in ("String", "LowCardinality(String)", "UUID"):
@@ -51,23 +51,25 @@ def canonical_tenant(type: str, raw: object) -> str:
 
 
 def _tenant_problem(type: str, bounds: tuple[int, int] | None, text: str) -> str | None:
+    """Return the rule that a text violates, or None for a canonical id. `bounds` are those of an integer type."""
     if not text:
         return "it must not be empty"
     if bounds:
         if not _CANONICAL_INTEGER.fullmatch(text):
-            return "digits only: no plus sign, leading zero, space or decimal point"
+            return "write digits only: no plus sign, leading zero, space or decimal point"
         return None if bounds[0] <= int(text) <= bounds[1] else f"{type} holds {bounds[0]} to {bounds[1]}"
     if type == "UUID":
-        return None if _CANONICAL_UUID.fullmatch(text) else "lower case, 8-4-4-4-12 hexadecimal digits"
+        return None if _CANONICAL_UUID.fullmatch(text) else "write 8-4-4-4-12 hexadecimal digits in lower case"
     return _text_problem(text)
 
 
 def _text_problem(text: str) -> str | None:
+    # Only the beginning is examined, because a longer text is refused anyway.
     categories = {unicodedata.category(c) for c in text[: MAX_TENANT_BYTES + 1]}
     if "Cs" in categories:
         return "it must be valid Unicode"
     if categories & {"Cc", "Zl", "Zp"}:
         return "control characters and line breaks are not allowed"
     if len(text) > MAX_TENANT_BYTES or len(text.encode()) > MAX_TENANT_BYTES:
-        return f"at most {MAX_TENANT_BYTES} bytes of UTF-8"
+        return f"it must have at most {MAX_TENANT_BYTES} bytes of UTF-8"
     return None if unicodedata.is_normalized("NFC", text) else "it must be in Unicode normal form C"
