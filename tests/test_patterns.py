@@ -148,7 +148,7 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/ingest/values/shared_keys.py:_MEMBER": [('"', "\\a", ""), ('"a":"', "\\a", ""), ('"a":', "a", "{"), ('"a"', " ", "")],
     "engine/ingest/values/shared_keys.py:_SCALAR": [("", "a", "{")],
     "engine/compiler/encoding.py:_WORD": [("", "a", "-")],
-    "engine/compiler/encoding.py:_NAME_BEFORE": [("a", " ", "a"), ("`", "\\a", ""), ("", "a", "")],
+    "engine/compiler/encoding.py:_ELEMENT_NAME": [("a", " ", "a"), ("`", "\\a", ""), ("", "a", "")],
     "engine/compiler/groups.py:_SUMMED": [("sum", "if", "x"), ("", "sum", "")],
     "engine/compiler/groups.py:_UNSTABLE": [("", "Float", ""), ("", "JSO", "")],
     "engine/compiler/groups.py:_AGGREGATE_TYPE": [("", " ", "x"), ("AggregateFunction", " ", "x"), ("AggregateFunction(", "a", "")],

@@ -10,7 +10,7 @@ from engine.compiler import storage
 from engine.compiler.compose import Composer
 from engine.compiler.definitions import Definer
 from engine.compiler.pipes import CompiledPipe
-from engine.compiler.refused_definitions import Shape
+from engine.compiler.refused_definitions import TableFactory
 from engine.compiler.scope import Relation
 from engine.errors import Collector, RookeryError
 from engine.project.model import Datasource, Project
@@ -74,7 +74,7 @@ def scratch_table(state: BuildState, name: str) -> Table:
     return scratch_shape(state)(state.datasources[name])
 
 
-def scratch_shape(state: BuildState) -> Shape:
+def scratch_shape(state: BuildState) -> TableFactory:
     """Returns a function that makes a datasource's empty table in the scratch database."""
     return lambda source: storage.workspace_table(source, scratch_database(state.workspace))
 

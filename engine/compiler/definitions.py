@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from engine.compiler.compose import Verifier
 from engine.compiler.refused_definitions import Definer as TableDefiner
-from engine.compiler.refused_definitions import Shape, refusals
+from engine.compiler.refused_definitions import TableFactory, refused_parts
 from engine.errors import BAD_TYPE, SQL_REFUSED, Place, RookeryError
 from engine.project.model import Column, Datasource
 from engine.schema import literal
@@ -77,11 +77,11 @@ def only_expression(tree: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def check_definition(
-    source: Datasource, shape: Shape, verifier: Verifier, definer: Definer
+    source: Datasource, make_table: TableFactory, verifier: Verifier, definer: Definer
 ) -> Iterator[RookeryError]:
     """Yield the problems of a datasource's types and expressions.
 
-    The engine tries to create the table only after all expressions have been verified. `shape` returns that table.
+    The engine creates the table only after all expressions have been verified. `make_table` returns that table.
     """
     has_problems = False
     names = {column.name for column in source.columns}
@@ -97,7 +97,7 @@ def check_definition(
             has_problems = True
             yield _unknown_type(column)
     if not has_problems:
-        yield from refusals(source, shape, definer)
+        yield from refused_parts(source, make_table, definer)
 
 
 def canonical_types(source: Datasource, definer: Definer) -> Datasource:

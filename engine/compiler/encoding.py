@@ -1,9 +1,9 @@
-"""Re-encoding of columns, so that they carry nothing but the rows that are read.
+"""Re-encodes columns, so that they contain only values of the rows that are read.
 
-A LowCardinality column carries the dictionary of its part. That still holds other tenants' values after PREWHERE, and
-the engine evaluates most functions on the dictionary instead of the rows. A dynamic column (JSON, Dynamic) carries
-the types of its part in the same way. A function that fails on a value or a type of another tenant then fails the
-caller's query. The expressions here rebuild the column from the rows that are left.
+A LowCardinality column refers to the dictionary of its part. The dictionary still has other tenants' values after
+PREWHERE, and the engine evaluates most functions on the dictionary instead of the rows. Likewise, a dynamic column
+(JSON, Dynamic) has all types of its part. So a function that fails on another tenant's value or type would fail the
+caller's query. The expressions in this module rebuild a column from the rows that PREWHERE has selected.
 """
 
 from __future__ import annotations
@@ -13,85 +13,86 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 _DYNAMIC = frozenset({"JSON", "Object", "Dynamic", "Variant"})
-_NAME_BEFORE = re.compile(r"(?:`(?:[^`\\]|\\.)*`|[A-Za-z_][A-Za-z0-9_]*)\s+(?=[A-Z])")
+_ELEMENT_NAME = re.compile(r"(?:`(?:[^`\\]|\\.)*`|[A-Za-z_][A-Za-z0-9_]*)\s+(?=[A-Z])")
 _WORD = re.compile(r"[A-Za-z0-9_]+")
 _WRAPPER = "LowCardinality("
 
 
 def has_dictionary(type: str) -> bool:
-    """Whether values of a type, or parts of them, are stored as positions in a dictionary."""
+    """Whether values of a type, or parts of them, are stored as references to a dictionary."""
     return "LowCardinality" in _words(type)
 
 
 def has_types(type: str) -> bool:
-    """Whether a column of this type keeps a set of types of its own."""
+    """Whether a column of this type stores values of several types."""
     return bool(_DYNAMIC & _words(type))
 
 
 def own_values(column: str, type: str, *, types: bool = False) -> str:
-    """The SQL of a column without foreign dictionary values and, if `types` is set, without foreign types.
+    """The SQL of a column without dictionary entries of other rows and, with `types`, without types of other rows.
 
-    `column` is SQL, `type` the type as the engine spells it. The result has the same values. A LowCardinality column
-    keeps its type; inside arrays, maps and tuples LowCardinality becomes the type that it wraps, which costs nothing.
-    The column itself is returned where there is nothing to do.
+    `column` is SQL, `type` the type as the engine spells it. The values stay the same. A LowCardinality column keeps
+    its type. Inside arrays, maps and tuples, LowCardinality(T) becomes T, which has no cost. Returns `column` itself
+    if its type needs no re-encoding.
     """
     if has_types(type) and (types or has_dictionary(type)):
         return f"arrayReduce('groupArray', [{column}])[1]"
     if not has_dictionary(type):
         return column
     plain = without_dictionary(type)
-    if not _is_wrapped(type):
+    if not _is_low_cardinality(type):
         return f"CAST({column}, '{_escaped(plain)}')"
     if plain in ("String", "Nullable(String)"):
-        # Unlike a cast, this leaves conditions on the column to the primary key.
+        # Unlike a cast, toString() lets the engine use the primary key for conditions on the column.
         return f"toString({column})"
     return f"toLowCardinality(CAST({column}, '{_escaped(plain)}'))"
 
 
 def plain_value(column: str, type: str) -> str:
-    """The SQL of a LowCardinality column as the type that it wraps; of any other column, the column."""
-    return f"CAST({column}, '{_escaped(without_dictionary(type))}')" if _is_wrapped(type) else column
+    """The SQL of a LowCardinality(T) column as T. For another type, `column` itself."""
+    return f"CAST({column}, '{_escaped(without_dictionary(type))}')" if _is_low_cardinality(type) else column
 
 
 @lru_cache(maxsize=1000)
 def without_dictionary(type: str) -> str:
-    """A type with every LowCardinality(T) in it replaced by T, and aggregate wrappers of simple values removed."""
+    """A type with each LowCardinality(T) and SimpleAggregateFunction(…, T) in it replaced by T."""
     text = type.strip()
     if text.startswith("SimpleAggregateFunction("):
         return without_dictionary(_arguments(text)[-1])
     if not has_dictionary(text):
         return text
-    if _is_wrapped(text):
+    if _is_low_cardinality(text):
         return without_dictionary(text[len(_WRAPPER) : -1])
     head, separator, _ = text.partition("(")
     if not separator:
         return text
-    return f"{head}({', '.join(_named(part) for part in _arguments(text))})"
+    return f"{head}({', '.join(_argument_without_dictionary(part) for part in _arguments(text))})"
 
 
-def _named(part: str) -> str:
-    """An argument of a type, which in a tuple may have a name before it."""
-    name = _NAME_BEFORE.match(part)
+def _argument_without_dictionary(part: str) -> str:
+    """An argument of a type without dictionaries. In a tuple, an argument may begin with a name."""
+    name = _ELEMENT_NAME.match(part)
     return name.group() + without_dictionary(part[name.end() :]) if name else without_dictionary(part)
 
 
-def _is_wrapped(type: str) -> bool:
+def _is_low_cardinality(type: str) -> bool:
+    """Whether a type is LowCardinality itself, not only inside arrays, maps or tuples."""
     text = type.strip()
     if text.startswith("SimpleAggregateFunction("):
-        return _is_wrapped(_arguments(text)[-1])
+        return _is_low_cardinality(_arguments(text)[-1])
     return text.startswith(_WRAPPER)
 
 
 def _words(type: str) -> frozenset[str]:
-    """The words of a type outside quotes: names of types and, harmlessly, of tuple elements."""
-    return frozenset(w for text, quoted in _pieces(type) if not quoted for w in _WORD.findall(text))
+    """The words of a type outside quotes: names of types, and also of tuple elements, which do no harm."""
+    return frozenset(w for text, quoted in _quoted_sections(type) if not quoted for w in _WORD.findall(text))
 
 
 def _arguments(type: str) -> list[str]:
     """The arguments between the outermost parentheses of a type."""
     inner = type[type.index("(") + 1 : type.rindex(")")]
     parts, depth, current = [], 0, ""
-    for text, quoted in _pieces(inner):
+    for text, quoted in _quoted_sections(inner):
         if quoted:
             current += text
             continue
@@ -105,8 +106,8 @@ def _arguments(type: str) -> list[str]:
     return [*parts, current.strip()]
 
 
-def _pieces(text: str) -> Iterator[tuple[str, bool]]:
-    """The text in pieces, each with whether it is in quotes."""
+def _quoted_sections(text: str) -> Iterator[tuple[str, bool]]:
+    """Yield the text in sections, as (text, whether it is quoted)."""
     start = position = 0
     while position < len(text):
         quote = text[position]

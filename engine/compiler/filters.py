@@ -1,7 +1,7 @@
-"""Row filters of tokens: parsed by the engine, walked with closed lists, qualified, and split from the tenant.
+"""Parses the row filters of tokens: checks them with closed lists, qualifies columns, and extracts the tenant.
 
-A filter is one expression over a datasource's own columns, such as `region = 'eu' AND amount > 0`. An equality on
-the tenant column selects the tenant; what remains is applied behind the fence on every path.
+A filter is one expression over a datasource's columns, such as `region = 'eu' AND amount > 0`. An equality on the
+tenant column selects the tenant. The scope applies the remaining conditions in every relation of the datasource.
 """
 
 from __future__ import annotations
@@ -29,18 +29,21 @@ FILTER_NODE_KEYS = {
     "ExpressionList": frozenset({"type", "children"}),
 }
 MAX_FILTER_BYTES = 4096
+"""Longest filter that is parsed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedFilter:
-    """The tenant that a filter selects, if it does, and what else it asks: canonical SQL over `ALIAS`, or None."""
+    """A filter, split into the tenant and the conditions on rows."""
 
     tenant: str | None
-    rest: str | None
+    """The tenant that it selects, if any."""
+    condition: str | None
+    """The other conditions: canonical SQL with columns qualified by `TABLE_ALIAS`, or None."""
 
 
 def parse_filter(text: str, relation: Relation, parser: Parser) -> ParsedFilter:
-    """Parse a token's filter for a datasource. Raises RK4015 for anything but a plain condition on its columns."""
+    """Parse a token's filter for a datasource. Raises RK4015 unless it is a plain condition on its columns."""
     if len(text) > MAX_FILTER_BYTES:
         raise RookeryError(BAD_FILTER, "the token's filter is too long")
     try:
@@ -49,13 +52,13 @@ def parse_filter(text: str, relation: Relation, parser: Parser) -> ParsedFilter:
         raise RookeryError(BAD_FILTER, "the token's filter is not valid SQL", detail=exc.message) from exc
     expression = only_expression(tree)
     if expression is None:
-        raise RookeryError(BAD_FILTER, "the token's filter is not one condition")
+        raise RookeryError(BAD_FILTER, "the token's filter is not a single condition")
     conjuncts = _conjuncts(expression)
     tenants = {t for c in conjuncts if (t := _tenant_of(c, relation)) is not None}
     if len(tenants) > 1:
         raise RookeryError(BAD_FILTER, "the token's filter selects two tenants")
-    rest = [c for c in conjuncts if _tenant_of(c, relation) is None]
-    texts = [_canonical(c, relation, parser) for c in rest]
+    conditions = [c for c in conjuncts if _tenant_of(c, relation) is None]
+    texts = [_canonical(c, relation, parser) for c in conditions]
     return ParsedFilter(next(iter(tenants), None), " AND ".join(f"({t})" for t in texts) or None)
 
 
@@ -66,19 +69,19 @@ def _conjuncts(node: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _tenant_of(node: dict[str, Any], relation: Relation) -> str | None:
-    """The tenant in `tenant_column = literal` (either way round), else None."""
+    """The tenant in `tenant_column = literal` or `literal = tenant_column`, else None."""
     if relation.tenant is None or node.get("type") != "Function" or node.get("name") != "equals":
         return None
     compared = members(node.get("arguments"))
     if len(compared) != 2:
-        # The engine refuses it with the rest of the filter.
+        # Not a comparison. The engine itself refuses such a call.
         return None
     left, right = compared
     if left.get("type") == "Literal":
         left, right = right, left
     if left.get("type") != "Identifier" or left.get("name") != relation.tenant or right.get("type") != "Literal":
         return None
-    # 1.0 is no tenant, although it equals 1.
+    # 1.0 is not a tenant id, although it equals 1.
     written_as = right["value"].get("field_type", "")
     value = right["value"].get("value") if written_as == "String" or "Int" in written_as else None
     try:
@@ -108,9 +111,7 @@ def _qualified(node: dict[str, Any], columns: frozenset[str], depth: int) -> dic
         raise RookeryError(BAD_FILTER, "the token's filter uses more than conditions on columns")
     if kind == "Identifier":
         if node["name"] not in columns:
-            raise RookeryError(
-                BAD_FILTER, f"the token's filter names a column that is not there: `{node['name'][:60]}`"
-            )
+            raise RookeryError(BAD_FILTER, f"the token's filter names an unknown column: `{node['name'][:60]}`")
         return {
             "type": "Identifier",
             "name": f"{TABLE_ALIAS}.{node['name']}",

@@ -1,7 +1,7 @@
-"""Which parts of a datasource's definition the engine refuses.
+"""Finds the parts of a datasource's definition that the engine refuses.
 
-The engine's error names neither the key of the file nor its place. So a refused table is put together again part by
-part in the scratch database: each part with which it is refused is reported at its place, and left out.
+The engine's error names neither the key in the file nor its position. So a refused table is rebuilt part by part in
+the scratch database. Each part with which the engine refuses the table is reported at its position and left out.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from engine.errors import SQL_SEMANTICS, Place, RookeryError
 from engine.project.model import Column, Datasource, Engine
 from engine.schema import Table
 
-Shape = Callable[[Datasource], Table]
-"""The empty table that a datasource stands for in the scratch database."""
+TableFactory = Callable[[Datasource], Table]
+"""Returns a datasource's empty table in the scratch database."""
 
 _TEMPORARY = re.compile(r"(?: AS [A-Za-z0-9_]+)?_tmp_alter[0-9]+")
-_BEYOND = (
+_MESSAGE_ENDS = (
     ", required columns: ", ". It can be enabled with", ". Set setting ", ". (Note: ", ": failed at position ",
 )  # fmt: skip
-"""Where the engine's sentence goes on with lists, settings of its own, or the text of the statement."""
+"""Beginnings of what the engine appends to its message: lists, hints about its settings, and the statement's text."""
 _KEYS = {
     "sorting_key": "sort by columns, or by expressions of columns, that can be compared",
-    "primary_key": "it is a leading part of the sorting key; remove it to take the whole key",
+    "primary_key": "it is a leading part of the sorting key; remove it to use the whole key",
     "partition_key": "such as toYYYYMM(timestamp): an expression of columns that can be compared",
     "sampling_key": "it is part of the primary key, and an unsigned integer",
     "ttl": "such as timestamp + INTERVAL 90 DAY, of a Date or DateTime column",
@@ -39,7 +39,7 @@ _OPTIONS = {
 
 
 class Definer(Protocol):
-    """What is asked of an engine about a table."""
+    """What this module needs from an engine."""
 
     def define(self, table: Table) -> None:
         """Create an empty table of this definition in the scratch database. Raises the engine's error."""
@@ -48,7 +48,7 @@ class Definer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """A part of a definition: how it is added, and what is reported if the engine refuses it."""
+    """A part of a definition: how to add it to a datasource, and what to report if the engine refuses it."""
 
     add: Callable[[Datasource], Datasource]
     what: str
@@ -56,40 +56,40 @@ class _Part:
     hint: str
 
 
-def refusals(source: Datasource, shape: Shape, definer: Definer) -> Iterator[RookeryError]:
-    """What the engine refuses of a definition, each part at its place; nothing if it takes the whole.
+def refused_parts(source: Datasource, make_table: TableFactory, definer: Definer) -> Iterator[RookeryError]:
+    """Yield an error for each part of a definition that the engine refuses; nothing if it accepts the definition.
 
-    Raises errors of the database that say nothing about the definition.
+    Raises errors of the database that do not concern the definition.
     """
-    whole = _refused(source, shape, definer)
-    if whole is None:
+    error = _error_of(source, make_table, definer)
+    if error is None:
         return
-    found = list(_Search(shape, definer).through(source))
-    if found:
-        yield from found
+    problems = list(_Search(make_table, definer).errors(source))
+    if problems:
+        yield from problems
         return
     place = source.place
-    named = Place(place.file, place.line, place.column, f"datasource `{source.name}`")
+    location = Place(place.file, place.line, place.column, f"datasource `{source.name}`")
     yield RookeryError(
         SQL_SEMANTICS,
-        f"the database refuses this table: {plain(whole)}",
-        hint="each part is accepted alone; compare the columns, the keys and the settings with each other",
-        place=named,
-        detail=whole.detail,
+        f"the database refuses this table: {short_message(error)}",
+        hint="the database accepts each part alone; compare the columns, the keys and the settings with each other",
+        place=location,
+        detail=error.detail,
     )
 
 
-def plain(exc: RookeryError) -> str:
-    """The engine's sentence without names of its own making and without lists of columns."""
+def short_message(exc: RookeryError) -> str:
+    """The engine's message without its temporary names and without lists of columns."""
     text = _TEMPORARY.sub("", exc.message)
-    for beyond in _BEYOND:
-        text = text.partition(beyond)[0]
+    for end in _MESSAGE_ENDS:
+        text = text.partition(end)[0]
     return text
 
 
-def _refused(source: Datasource, shape: Shape, definer: Definer) -> RookeryError | None:
+def _error_of(source: Datasource, make_table: TableFactory, definer: Definer) -> RookeryError | None:
     try:
-        definer.define(shape(source))
+        definer.define(make_table(source))
     except RookeryError as exc:
         if exc.is_server_fault:
             raise
@@ -99,48 +99,49 @@ def _refused(source: Datasource, shape: Shape, definer: Definer) -> RookeryError
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """Puts a definition together from its parts."""
+    """Rebuilds a definition from its parts."""
 
-    shape: Shape
+    make_table: TableFactory
     definer: Definer
 
-    def through(self, source: Datasource) -> Iterator[RookeryError]:
+    def errors(self, source: Datasource) -> Iterator[RookeryError]:
+        """Yield an error for each refused part: first the types, then what depends on them."""
         columns = tuple(c.model_copy(update={"default": "", "codec": ""}) for c in source.columns)
         bare = source.model_copy(update={"columns": columns, "engine": Engine(), "indexes": ()})
-        if _refused(bare, self.shape, self.definer) is not None:
+        if _error_of(bare, self.make_table, self.definer) is not None:
             yield from self._types(bare, source)
             return
         for parts in (_defaults(source), _codecs(source), _keys(source), _engine(source), _indexes(source)):
-            bare = yield from self._added(bare, parts)
+            bare = yield from self._add_parts(bare, parts)
 
     def _types(self, bare: Datasource, source: Datasource) -> Iterator[RookeryError]:
         for column in bare.columns:
             alone = bare.model_copy(update={"columns": (column,), "tenant": None, "name": source.name})
-            exc = _refused(alone, self.shape, self.definer)
+            exc = _error_of(alone, self.make_table, self.definer)
             if exc is not None:
-                message = f"column `{column.name}`: the database refuses the type {column.type}: {plain(exc)}"
+                message = f"column `{column.name}`: the database refuses the type {column.type}: {short_message(exc)}"
                 place = source.column(column.name) or column
                 hint = "choose a type that can be stored"
                 yield RookeryError(SQL_SEMANTICS, message, hint=hint, place=place.place_of("type"), detail=exc.detail)
 
-    def _added(self, bare: Datasource, parts: Sequence[_Part]) -> Generator[RookeryError, None, Datasource]:
-        """The definition with these parts, as far as the engine takes them; halves are tried, then single parts."""
+    def _add_parts(self, accepted: Datasource, parts: Sequence[_Part]) -> Generator[RookeryError, None, Datasource]:
+        """Add the parts that the engine accepts, and yield an error for each other part. Tries halves first."""
         if not parts:
-            return bare
-        more = bare
+            return accepted
+        extended = accepted
         for part in parts:
-            more = part.add(more)
-        exc = _refused(more, self.shape, self.definer)
+            extended = part.add(extended)
+        exc = _error_of(extended, self.make_table, self.definer)
         if exc is None:
-            return more
+            return extended
         if len(parts) > 1:
             middle = len(parts) // 2
-            bare = yield from self._added(bare, parts[:middle])
-            return (yield from self._added(bare, parts[middle:]))
+            accepted = yield from self._add_parts(accepted, parts[:middle])
+            return (yield from self._add_parts(accepted, parts[middle:]))
         part = parts[0]
-        message = f"{part.what} is refused by the database: {plain(exc)}"
+        message = f"{part.what} is refused by the database: {short_message(exc)}"
         yield RookeryError(SQL_SEMANTICS, message, hint=part.hint, place=part.place, detail=exc.detail)
-        return bare
+        return accepted
 
 
 def _with_column(name: str, **update: Any) -> Callable[[Datasource], Datasource]:
@@ -156,9 +157,9 @@ def _with_engine(**update: Any) -> Callable[[Datasource], Datasource]:
 
 
 def _defaults(source: Datasource) -> list[_Part]:
-    hint = "an SQL expression of the column's type, of constants and other columns; texts in quotes: \"'a'\""
+    hint = "an SQL expression of the column's type, from constants and other columns; strings in quotes: \"'a'\""
     return [
-        _Part(_with_column(c.name, default=c.default), _of("default", c), c.place_of("default"), hint)
+        _Part(_with_column(c.name, default=c.default), _column_part("default", c), c.place_of("default"), hint)
         for c in source.columns
         if c.default
     ]
@@ -167,60 +168,60 @@ def _defaults(source: Datasource) -> list[_Part]:
 def _codecs(source: Datasource) -> list[_Part]:
     hint = 'such as ZSTD(1), or "Delta, ZSTD(1)" for numbers and times'
     return [
-        _Part(_with_column(c.name, codec=c.codec), _of("codec", c), c.place_of("codec"), hint)
+        _Part(_with_column(c.name, codec=c.codec), _column_part("codec", c), c.place_of("codec"), hint)
         for c in source.columns
         if c.codec
     ]
 
 
-def _of(what: str, column: Column) -> str:
+def _column_part(what: str, column: Column) -> str:
     return f"the {what} `{getattr(column, what)[:80]}` of column `{column.name}`"
 
 
 def _keys(source: Datasource) -> list[_Part]:
     engine = source.engine
-    found = []
+    parts = []
     for key, hint in _KEYS.items():
         value = getattr(engine, key)
         if value:
             text = ", ".join(value) if isinstance(value, tuple) else value
             what = f"the {key.replace('_', ' ')} `{text[:80]}`" if key != "ttl" else f"the TTL `{text[:80]}`"
-            found.append(_Part(_with_engine(**{key: value}), what, engine.place_of(key), hint))
-    return found
+            parts.append(_Part(_with_engine(**{key: value}), what, engine.place_of(key), hint))
+    return parts
 
 
 def _engine(source: Datasource) -> list[_Part]:
-    """The engine's type with its options, in an order in which each is possible, and the table's settings."""
+    """The engine's type and options, in an order in which each can be added alone, then the table's settings."""
     engine = source.engine
-    found = []
+    parts = []
     if engine.type == "VersionedCollapsingMergeTree":
-        found.append(_option(engine, "sign", type="CollapsingMergeTree", sign=engine.sign))
+        parts.append(_option(engine, "sign", type="CollapsingMergeTree", sign=engine.sign))
         version = _option(engine, "version", type=engine.type, version=engine.version)
-        # Without its sign column, such a table is refused whatever its version column is.
-        found.append(replace(version, add=lambda s: version.add(s) if s.engine.sign else s))
+        # Without its sign column, the engine refuses such a table, whatever its version column is.
+        parts.append(replace(version, add=lambda s: version.add(s) if s.engine.sign else s))
     elif engine.type == "CollapsingMergeTree":
-        found.append(_option(engine, "sign", type=engine.type, sign=engine.sign))
+        parts.append(_option(engine, "sign", type=engine.type, sign=engine.sign))
     elif engine.type != "MergeTree":
-        hint = "leave the engine out to have a MergeTree"
+        hint = "without an engine, the table is a MergeTree"
         if engine.type == "AggregatingMergeTree":
-            hint = "columns outside of the sorting key have types such as SimpleAggregateFunction(sum, UInt64)"
+            hint = "columns outside the sorting key need types such as SimpleAggregateFunction(sum, UInt64)"
         what = f"the engine {engine.type}"
-        found.append(_Part(_with_engine(type=engine.type), what, engine.place_of("type"), hint))
-        found += [
+        parts.append(_Part(_with_engine(type=engine.type), what, engine.place_of("type"), hint))
+        parts += [
             _option(engine, o, **{o: getattr(engine, o)})
             for o in ("version", "is_deleted", "columns")
             if getattr(engine, o)
         ]
     for name, value in engine.settings:
-        found.append(_setting(engine, name, value))
-    return found
+        parts.append(_setting(engine, name, value))
+    return parts
 
 
 def _option(engine: Engine, option: str, **update: Any) -> _Part:
     value = getattr(engine, option)
     text = ", ".join(value) if isinstance(value, tuple) else value
     what = f"`{option}: {text[:80]}` of {engine.type}"
-    hint = f"{engine.type} takes {_OPTIONS[option]}"
+    hint = f"{engine.type} needs {_OPTIONS[option]}"
     return _Part(_with_engine(**update), what, engine.place_of(option), hint)
 
 
@@ -234,7 +235,7 @@ def _setting(engine: Engine, name: str, value: str) -> _Part:
 
 
 def _indexes(source: Datasource) -> list[_Part]:
-    hint = "such as minmax or bloom_filter(0.01), over an expression of columns whose type the index takes"
+    hint = "such as minmax or bloom_filter(0.01), over an expression of columns whose type the index supports"
 
     def adding(position: int) -> Callable[[Datasource], Datasource]:
         return lambda s: s.model_copy(update={"indexes": (*s.indexes, source.indexes[position])})

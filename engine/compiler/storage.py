@@ -1,7 +1,7 @@
-"""How datasources are stored: the tables behind a landing datasource, a per-tenant target and an ordinary one.
+"""Defines the tables of datasources: landing, per-tenant and ordinary ones.
 
-The physical layout of landing tables is ours, since fan-out reads them as a log: plain MergeTree, block numbers,
-months of arrival, hidden `_rk_…` columns. It is explained in `docs/ARCHITECTURE.md`.
+Authors cannot choose the physical layout of landing tables, because fan-out reads them as a log: MergeTree, block
+numbers, partitions by month of arrival, and hidden `_rk_…` columns. `docs/ARCHITECTURE.md` gives the reasons.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ from engine.project.model import Datasource, Engine
 from engine.schema import Column, Index, Mark, Name, Table, literal, quote
 
 LANDING_DEDUP_WINDOW = 1000
+"""Blocks of a landing table whose deduplication tokens the engine remembers."""
 NEST_DEDUP_WINDOW = 128
+"""Blocks of any other table whose deduplication tokens the engine remembers."""
 ARRIVAL_COLUMN = "_rk_at"
+"""Hidden column with the time of arrival."""
 BATCH_COLUMN = "_rk_batch"
+"""Hidden column with the deduplication token of the insert."""
 
 HIDDEN_COLUMNS = (
     Column(ARRIVAL_COLUMN, "DateTime", "MATERIALIZED", "now()"),
@@ -29,7 +33,7 @@ LOG_SETTINGS = (
     ("part_minmax_index_columns", "'with_block_number_offset'"),
 )
 QUARANTINE_SUFFIX = "_quarantine"
-"""Ending of the table that keeps a datasource's bad rows."""
+"""Suffix of the table with a datasource's rejected rows."""
 QUARANTINE_COLUMNS = (
     Column("c__error_column", "Array(String)"),
     Column("c__error", "Array(String)"),
@@ -42,39 +46,39 @@ QUARANTINE_COLUMNS = (
     Column("c__header", "String"),
     Column("c__writer", "String"),
 )
-"""What a quarantine table has beside its datasource's columns, over which these go."""
+"""Columns of a quarantine table in addition to its datasource's. They replace columns of the same name."""
 GROUP_TENANTS_COLUMN = Column(GROUP_TENANTS, "AggregateFunction(sumMap, Array(String), Array(UInt64))")
-"""Rows of each group of a shared aggregate by tenant id, so that erasing a tenant finds its groups."""
+"""In each group of a shared aggregate, the number of rows by tenant id. Erasing a tenant finds its groups by it."""
 _NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 NULL_ENGINE = "Null"
-"""Engine of a table that keeps nothing."""
+"""Engine of a table that stores no rows."""
 POOL_TABLE = "_rk_pool"
-"""Table of the ids of pooled tenants, which shared targets' views read."""
+"""Table with the ids of pooled tenants, which the views of shared targets read."""
 
 
 def relation(source: Datasource, *, target_of_tenants: bool = False, drop_tenant: bool = False) -> Relation:
-    """What readers see of a datasource."""
+    """A datasource as its readers see it. `target_of_tenants`: it is the target of a per-tenant pipe."""
     tenant = source.tenant_column
-    seen = [c for c in source.columns if not (drop_tenant and c.name == tenant)]
+    visible = [c for c in source.columns if not (drop_tenant and c.name == tenant)]
     kind: Kind = "landing" if source.is_landing else "target" if target_of_tenants else "table"
     tenant_type = next((c.type for c in source.columns if c.name == tenant), "")
     in_nest = target_of_tenants or (source.is_landing and source.tenant is not None and source.tenant.nest_copy)
-    names, types = tuple(c.name for c in seen), tuple(c.type for c in seen)
-    least = source.shared.min_tenants
+    names, types = tuple(c.name for c in visible), tuple(c.type for c in visible)
+    min_tenants = source.shared.min_tenants
     return Relation(
-        source.name, kind, names, tenant, tenant_type, in_nest, source.final, types, least, _summed(source)
+        source.name, kind, names, tenant, tenant_type, in_nest, source.final, types, min_tenants, _summed(source)
     )  # fmt: skip
 
 
 def _summed(source: Datasource) -> tuple[str, ...]:
-    """The columns that merges add up, and perhaps others outside the key; none but of a SummingMergeTree."""
+    """The columns that merges of a SummingMergeTree add up, and possibly others outside the key."""
     if source.engine.type != "SummingMergeTree":
         return ()
     return source.engine.columns or tuple(c.name for c in source.columns if c.name not in source.sorting_key)
 
 
 def workspace_table(source: Datasource, workspace: str) -> Table:
-    """The table of a datasource in the workspace's own database."""
+    """The table of a datasource in the workspace's database."""
     base = _table(source, Name(workspace, source.name), Mark(workspace, source.name, "datasource"))
     if source.shared.min_tenants:
         base = replace(base, columns=(*base.columns, GROUP_TENANTS_COLUMN))
@@ -92,12 +96,12 @@ def workspace_table(source: Datasource, workspace: str) -> Table:
 
 
 def quarantine_table(source: Datasource, workspace: str) -> Table:
-    """The table of a datasource's bad rows: its columns as text, what is wrong with them, and the text as it came."""
-    taken = {c.name for c in QUARANTINE_COLUMNS}
-    theirs = [c.name for c in source.columns if c.name not in taken]
+    """The table of a datasource's rejected rows: its columns as text, the errors, and the original text."""
+    reserved = {c.name for c in QUARANTINE_COLUMNS}
+    names = [c.name for c in source.columns if c.name not in reserved]
     return Table(
         name=Name(workspace, source.name + QUARANTINE_SUFFIX),
-        columns=(*(Column(n, "Nullable(String)") for n in theirs), *QUARANTINE_COLUMNS),
+        columns=(*(Column(n, "Nullable(String)") for n in names), *QUARANTINE_COLUMNS),
         sorting_key="(insertion_date, c__import_id)",
         settings=_window(NEST_DEDUP_WINDOW),
         mark=Mark(workspace, source.name, "quarantine"),
@@ -105,11 +109,11 @@ def quarantine_table(source: Datasource, workspace: str) -> Table:
 
 
 def nest_table(source: Datasource, workspace: str, nest: str, tenant: str, *, drop_tenant: bool = False) -> Table:
-    """A datasource's table in one tenant's nest: a landing's copy, or a per-tenant pipe's target."""
+    """A datasource's table in one tenant's nest: a copy of a landing datasource, or a per-tenant pipe's target."""
     base = _table(source, Name(nest, source.name), Mark(workspace, source.name, "nest", tenant=tenant))
     base = replace(base, settings=(("enable_block_number_column", "1"), *_window(NEST_DEDUP_WINDOW), *base.settings))
     if source.is_landing:
-        # Under which token a row came tells which of them will come again.
+        # The token tells which rows will be delivered again, so that a new view can leave those out.
         base = replace(base, columns=(*base.columns, HIDDEN_COLUMNS[1]))
     column = source.tenant_column
     if column is None:
@@ -126,7 +130,7 @@ def nest_table(source: Datasource, workspace: str, nest: str, tenant: str, *, dr
 
 
 def null_table(source: Datasource, workspace: str, nest: str, tenant: str) -> Table:
-    """What stands for a landing datasource in a nest without a copy of it: rows pass through to the nest's views."""
+    """The Null table of a landing datasource in a nest without a copy: rows pass through it to the nest's views."""
     copy = nest_table(source, workspace, nest, tenant)
     columns = tuple(
         Column(c.name, c.type, c.default_kind, c.default) for c in copy.columns if c not in HIDDEN_COLUMNS
@@ -159,18 +163,18 @@ def _table(source: Datasource, name: Name, mark: Mark) -> Table:
 
 
 def _setting(value: str) -> str:
-    """A table's setting as SQL: numbers and truth values as they are, words as text."""
-    plain = _NUMBER.fullmatch(value) or value in ("true", "false")
-    return value if plain else literal(value)
+    """The value of a table setting as SQL: numbers and booleans unchanged, other words as string literals."""
+    is_plain = _NUMBER.fullmatch(value) or value in ("true", "false")
+    return value if is_plain else literal(value)
 
 
 def digest(*parts: str) -> str:
-    """A digest of texts that no other texts have."""
+    """A digest of a sequence of texts. Different sequences have different digests."""
     return hashlib.sha256("\0".join(f"{len(p)}:{p}" for p in parts).encode()).hexdigest()[:40]
 
 
 def engine_text(engine: Engine) -> str:
-    """An engine with its arguments, as ClickHouse writes it."""
+    """An engine with its arguments, as ClickHouse spells it."""
     arguments: list[str] = []
     if engine.type == "ReplacingMergeTree":
         arguments = [quote(x) for x in (engine.version, engine.is_deleted) if x]

@@ -1,4 +1,4 @@
-"""Where materialized pipes deliver: which inserts fire them, whether their output fits, and whose rows it is."""
+"""Checks materialized pipes and their targets: what fires the view, whether its output fits, whose rows it has."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.compiler.build_state import BuildState, datasources_of
 from engine.compiler.pipes import CompiledNode, CompiledPipe, MaterializedTarget
 from engine.compiler.scope import GROUP_TENANTS
 from engine.compiler.sharing import check_sharing
-from engine.compiler.target_checks import hold_to_engine
+from engine.compiler.target_checks import check_with_engine
 from engine.errors import (
     TARGET_COLUMNS,
     TENANT_MIX,
@@ -27,22 +27,22 @@ from engine.sql.tenant_lineage import check_lineage, names_of_values
 
 
 def check_target(state: BuildState, pipe: CompiledPipe, target: MaterializedTarget) -> None:
-    """Hold a pipe's output against its target, and complete both. Raises what does not fit."""
+    """Compare a pipe's output with its target, and complete both in `state`. Raises RookeryError or Problems."""
     outputs = {c.name: c for c in state.outputs[pipe.name]}
     source = state.datasources.get(target.name)
     implicit = source is None
     if source is None:
         source = _implicit_target(state, pipe, target)
     _refuse_templates(state, pipe)
-    trigger = _triggers(state, pipe)
+    triggers = _triggers(state, pipe)
     if target.per_tenant:
-        source = _tenant_target(state, pipe, target, source, trigger, outputs)
+        source = _tenant_target(state, pipe, target, source, triggers, outputs)
     elif source.tenant_column is not None:
         _must_keep_tenants_apart(state, pipe, source.tenant_column)
     missing = [c.name for c in source.columns if c.name not in outputs and not c.default]
     extra = [n for n in outputs if n not in {c.name for c in source.columns}]
-    if extra and not missing and _by_star(state, pipe, extra):
-        state.warnings.append(_left_out(pipe, target, extra))
+    if extra and not missing and _is_from_star(state, pipe, extra):
+        state.warnings.append(_unstored_warning(pipe, target, extra))
     elif missing or extra:
         names = ", ".join(f"`{n}`" for n in missing or extra)
         verb = "does not output" if missing else "outputs"
@@ -53,39 +53,39 @@ def check_target(state: BuildState, pipe: CompiledPipe, target: MaterializedTarg
             place=pipe.place,
         )
     if state.tolerated is not None:
-        hold_to_engine(state, pipe, target, source, implicit=implicit)
-    grouped = check_sharing(state, pipe, target, source)
+        check_with_engine(state, pipe, target, source, implicit=implicit)
+    view_text = check_sharing(state, pipe, target, source)
     state.datasources[target.name] = source
     state.relations[target.name] = storage.relation(
         source, target_of_tenants=target.per_tenant, drop_tenant=target.drop_tenant_column
     )
     selected = tuple(c.name for c in source.columns if c.name in outputs)
-    if grouped is not None:
-        target, selected = replace(target, branches=(grouped,)), (*selected, GROUP_TENANTS)
-    state.pipes[pipe.name] = replace(pipe, target=replace(target, columns=selected, triggers=trigger))
+    if view_text is not None:
+        target, selected = replace(target, branches=(view_text,)), (*selected, GROUP_TENANTS)
+    state.pipes[pipe.name] = replace(pipe, target=replace(target, columns=selected, triggers=triggers))
 
 
-def _by_star(state: BuildState, pipe: CompiledPipe, names: list[str]) -> bool:
-    """Whether a `*` puts out these columns: what a datasource has gained since must not break who reads it."""
+def _is_from_star(state: BuildState, pipe: CompiledPipe, names: list[str]) -> bool:
+    """Whether a `*` outputs these columns. A new column of a datasource must not break the pipes that read it."""
     read = {c for d in datasources_of(state, pipe.name, set()) for c in state.relations[d].columns}
     return pipe.published_text().outputs is None and read.issuperset(names)
 
 
-def _left_out(pipe: CompiledPipe, target: MaterializedTarget, names: list[str]) -> RookeryError:
+def _unstored_warning(pipe: CompiledPipe, target: MaterializedTarget, names: list[str]) -> RookeryError:
     listed = ", ".join(f"`{n}`" for n in names)
     return RookeryError(
         TARGET_COLUMNS,
-        f"pipe `{pipe.name}` selects {listed} by `*`, which target `{target.name}` lacks; it stays without",
-        hint="add the column to the target to have it there, or name the pipe's columns instead of `*`",
+        f"pipe `{pipe.name}` selects {listed} by `*`, which target `{target.name}` lacks, so it is not stored",
+        hint="to store the column, add it to the target; otherwise list the pipe's columns instead of `*`",
         place=pipe.place,
     )
 
 
 def _triggers(state: BuildState, pipe: CompiledPipe) -> tuple[str, ...]:
-    """The datasource whose inserts fire each branch of the view: the left-most table, chased through nodes."""
-    found = []
+    """For each branch of the view, the datasource whose inserts fire it: the left-most one, through nodes."""
+    triggers = []
     for leftmost in pipe.published_text().branch_leftmost:
-        name = _chase(state, pipe, leftmost)
+        name = _leftmost_datasource(state, pipe, leftmost)
         if name is None or (name not in state.project.datasources and name not in state.datasources):
             raise RookeryError(
                 VIEW_SHAPE,
@@ -93,12 +93,12 @@ def _triggers(state: BuildState, pipe: CompiledPipe) -> tuple[str, ...]:
                 hint="a view fires on inserts into the left-most table of its FROM; put the datasource there",
                 place=pipe.place,
             )
-        found.append(name)
-    return tuple(found)
+        triggers.append(name)
+    return tuple(triggers)
 
 
-def _chase(state: BuildState, view: CompiledPipe, name: str | None) -> str | None:
-    """The datasource behind a name, through nodes and other pipes. Raises VIEW_SHAPE for a template in between."""
+def _leftmost_datasource(state: BuildState, view: CompiledPipe, name: str | None) -> str | None:
+    """The left-most datasource behind a name, through nodes and other pipes. Raises VIEW_SHAPE for a template."""
     pipe = view
     while name is not None and name not in state.datasources:
         node = pipe.node(name)
@@ -108,7 +108,7 @@ def _chase(state: BuildState, view: CompiledPipe, name: str | None) -> str | Non
         if node is None:
             return None
         if node.static is None:
-            raise _on_a_template(view, pipe, node)
+            raise _template_error(view, pipe, node)
         if len(node.static.branch_leftmost) != 1:
             return None
         name = node.static.branch_leftmost[0]
@@ -116,30 +116,31 @@ def _chase(state: BuildState, view: CompiledPipe, name: str | None) -> str | Non
 
 
 def _refuse_templates(state: BuildState, view: CompiledPipe) -> None:
-    """Refuse a view that reads a template anywhere, also behind other pipes and beside its first table."""
-    waiting, seen = [view], {view.name}
-    while waiting:
-        pipe = waiting.pop(0)
+    """Refuse a view that reads a template, directly or through other pipes."""
+    pending, seen = [view], {view.name}
+    while pending:
+        pipe = pending.pop(0)
         for node in pipe.needed():
             if node.static is None:
-                raise _on_a_template(view, pipe, node)
+                raise _template_error(view, pipe, node)
             for read in sorted(node.reads & frozenset(state.pipes) - seen):
                 seen.add(read)
-                waiting.append(state.pipes[read])
+                pending.append(state.pipes[read])
 
 
-def _on_a_template(view: CompiledPipe, pipe: CompiledPipe, node: CompiledNode) -> RookeryError:
-    own = view.node(view.published)
+def _template_error(view: CompiledPipe, pipe: CompiledPipe, node: CompiledNode) -> RookeryError:
+    node_of_view = view.node(view.published)
     return RookeryError(
         VIEW_SHAPE,
         f"pipe `{view.name}` cannot be a materialized view: it reads pipe `{pipe.name}`, "
         f"whose node `{node.name}` is a template",
-        hint="a view has no parameters: move what it needs into a pipe without a template, which both can read",
-        place=own.place if own else view.place,
+        hint="a view has no parameters: move the SQL that it needs to a pipe without a template, which both can read",
+        place=node_of_view.place if node_of_view else view.place,
     )
 
 
 def _implicit_target(state: BuildState, pipe: CompiledPipe, target: MaterializedTarget) -> Datasource:
+    """The datasource of a target without a file: columns of the pipe's output, engine of the pipe's file."""
     if target.engine is None:
         raise RookeryError(
             UNKNOWN_TABLE,
@@ -169,21 +170,21 @@ def _tenant_target(
     triggers: tuple[str, ...],
     outputs: Mapping[str, Column],
 ) -> Datasource:
-    """A per-tenant target carries the tenant column of what feeds it, first in its sorting key."""
+    """A per-tenant target with its tenant column, which must be output and be first in the sorting key."""
     columns = {state.relations[t].tenant for t in triggers}
     tenant = next(iter(columns)) if len(columns) == 1 else None
     if tenant is None:
         raise RookeryError(
             TENANT_OUTPUT,
-            f"per-tenant pipe `{pipe.name}` reads `{triggers[0]}`, which has no tenant column of one name",
-            hint="a per-tenant pipe starts from a landing datasource or another per-tenant target",
+            f"per-tenant pipe `{pipe.name}` reads `{triggers[0]}`, and needs sources with the same tenant column",
+            hint="a per-tenant pipe reads a landing datasource or another per-tenant target first",
             place=pipe.place,
         )
     if tenant not in outputs:
         raise RookeryError(
             TENANT_OUTPUT,
             f"per-tenant pipe `{pipe.name}` must output the tenant column `{tenant}`",
-            hint=f"add `{tenant}` to the SELECT (and to its GROUP BY); `drop_tenant_column: true` hides it later",
+            hint=f"add `{tenant}` to the SELECT (and to its GROUP BY); `drop_tenant_column: true` hides it",
             place=pipe.place,
         )
     _must_keep_tenants_apart(state, pipe, tenant)
@@ -198,39 +199,42 @@ def _tenant_target(
 
 
 def _must_keep_tenants_apart(state: BuildState, pipe: CompiledPipe, tenant: str) -> None:
-    """Refuse a pipe into a datasource with a tenant column unless rows keep their tenant. Raises RK2013."""
+    """Refuse a pipe that fills a datasource with a tenant column unless rows keep their tenant. Raises RK2013."""
     reads = datasources_of(state, pipe.name, set())
     if not any(state.relations[n].tenant for n in reads):
         return
-    names = {c for n in reads for c in state.relations[n].columns} | _named_in(state, pipe, set())
+    names = {c for n in reads for c in state.relations[n].columns} | _names_of_values(state, pipe, set())
     if not _keeps_tenants_apart(state, pipe, tenant, {}, frozenset(names)):
-        message = f"pipe `{pipe.name}` fills a datasource of tenants with rows that have lost theirs"
+        message = f"pipe `{pipe.name}` fills a datasource with a tenant column with rows that have lost their tenant"
         raise RookeryError(TENANT_MIX, message, hint="read the datasource first in FROM", place=pipe.place)
 
 
-def _named_in(state: BuildState, pipe: CompiledPipe, seen: set[str]) -> set[str]:
-    """Every name that a pipe, or one that it reads, gives to a value."""
-    found: set[str] = set()
+def _names_of_values(state: BuildState, pipe: CompiledPipe, seen: set[str]) -> set[str]:
+    """Every name that a pipe, or a pipe that it reads, gives to a value."""
+    names: set[str] = set()
     for node in pipe.needed():
         if node.static is not None:
-            found |= names_of_values(state.composer.verifier.tree(node.static.canonical))
+            names |= names_of_values(state.composer.verifier.tree(node.static.canonical))
         for read in sorted(node.reads & frozenset(state.pipes) - seen):
             seen.add(read)
-            found |= _named_in(state, state.pipes[read], seen)
-    return found
+            names |= _names_of_values(state, state.pipes[read], seen)
+    return names
 
 
 def _keeps_tenants_apart(
     state: BuildState, pipe: CompiledPipe, tenant: str, known: dict[str, bool], names: frozenset[str]
 ) -> bool:
-    """Whether a pipe's output holds tenants' rows; each node is proved to keep them apart. Raises RK2013."""
+    """Whether a pipe's output has tenants' rows. Raises RK2013 unless each node provably keeps them apart.
+
+    `known` caches the result by pipe; `names` are the names of values in all texts.
+    """
     bearing = {n for n, r in state.relations.items() if r.tenant == tenant}
     for node in pipe.needed():
         for read in sorted(node.reads & frozenset(state.relations)):
             other = state.relations[read].tenant
             if other not in (None, tenant):
                 message = f"`{read}` names its tenants `{other}`, not `{tenant}`"
-                hint = "datasources that are read together have one tenant column"
+                hint = "datasources that are read together must have the same tenant column"
                 raise RookeryError(TENANT_MIX, message, hint=hint, place=node.place)
         for read in node.reads & frozenset(state.pipes):
             if read not in known:
@@ -239,11 +243,11 @@ def _keeps_tenants_apart(
         assert node.static is not None, "a view with a template has been refused"
         try:
             tree = state.composer.verifier.tree(node.static.canonical)
-            holds = check_lineage(tree, tenant, frozenset(bearing), names)
+            has_tenants = check_lineage(tree, tenant, frozenset(bearing), names)
         except RookeryError as exc:
             place = Place(
                 node.place.file, node.place.line, node.place.column, f"pipe `{pipe.name}`, node `{node.name}`"
             )
             raise RookeryError(exc.code, exc.message, hint=exc.hint, place=place) from exc
-        bearing |= {node.name} if holds else set()
+        bearing |= {node.name} if has_tenants else set()
     return pipe.published in bearing

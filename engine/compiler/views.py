@@ -1,7 +1,7 @@
-"""Fan-out as schema: which tables and views the workspace and each tenant's nest consist of.
+"""Defines the tables and views of the workspace and of each tenant's nest.
 
-A reader of the log is the workspace itself (ordinary materialized pipes), the pool (all pooled tenants together),
-or one tenant's nest. The same pipe compiles for each of them; only what its names are bound to differs.
+A materialized pipe is compiled for a *reader*: the workspace (for ordinary pipes), the pool (all pooled tenants
+together), or one tenant's nest. The texts are the same for each reader; only the tables behind the names differ.
 """
 
 from __future__ import annotations
@@ -19,23 +19,26 @@ from engine.compiler.scope import TABLE_ALIAS, Bound, Relation, is_encoded, sele
 from engine.schema import Column, Mark, Name, Schema, Table, View, fingerprint, nest_database, quote
 
 AFTER, UPTO = "rk_after", "rk_upto"
+"""Placeholders for the range of block numbers that a backfill reads."""
 LOG_RANGE = (
     f"WHERE {TABLE_ALIAS}._block_number > {{{AFTER}:UInt64}} AND {TABLE_ALIAS}._block_number <= {{{UPTO}:UInt64}}"
 )
+"""The condition of a backfill on block numbers: after `AFTER`, up to and including `UPTO`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Who reads the log: the workspace, the pool (or one tenant of it, for history), or a tenant's nest.
-
-    The first two may read the rows of some tenants `only`, or `without` some.
-    """
+    """For whom a materialized pipe is compiled."""
 
     kind: Literal["workspace", "pool", "nest"]
     tenant: str | None = None
+    """The nest's tenant, or the one pooled tenant for whom a backfill is compiled."""
     nest: str | None = None
+    """The nest's database."""
     only: tuple[str, ...] = ()
+    """Of the workspace or the pool: read only these tenants' rows, if there are any."""
     without: tuple[str, ...] = ()
+    """Of the workspace or the pool: leave out these tenants' rows."""
 
 
 WORKSPACE_READER = Reader("workspace")
@@ -43,11 +46,12 @@ POOL_READER = Reader("pool")
 
 
 def nest_reader(workspace: str, tenant: str) -> Reader:
+    """The reader for one tenant's nest."""
     return Reader("nest", tenant, nest_database(workspace, tenant))
 
 
 def workspace_schema(build: Build) -> Schema:
-    """Everything in the workspace's own database: datasources, shared targets and their views."""
+    """All tables and views in the workspace's database: datasources, shared targets and their views."""
     tables = [storage.workspace_table(d, build.workspace) for d in build.datasources.values()]
     tables += [
         storage.quarantine_table(d, build.workspace) for d in build.datasources.values() if build.takes(d.name)
@@ -62,7 +66,10 @@ def workspace_schema(build: Build) -> Schema:
 
 
 def nest_schema(build: Build, tenant: str, routed: Collection[str] = ()) -> Schema:
-    """Everything in one tenant's nest, in order of data flow. Copies of `routed` datasources have no view."""
+    """All tables and views in one tenant's nest, in order of data flow.
+
+    Copies of `routed` datasources have no view: the fan-out workers fill them.
+    """
     reader = nest_reader(build.workspace, tenant)
     assert reader.nest is not None
     tables: list[Table] = []
@@ -83,12 +90,12 @@ def nest_schema(build: Build, tenant: str, routed: Collection[str] = ()) -> Sche
                 )
             )
             views.extend(pipe_views(build, pipe, pipe.target, reader))
-    # What passes through an inlet is not kept there, so whatever hangs on it is there before it is fed.
+    # A Null table stores no rows, so the views that read it must exist before the view that fills it.
     return Schema.of({reader.nest}, {t.name: t for t in tables}.values(), [*views, *feeds])
 
 
 def pipe_views(build: Build, pipe: CompiledPipe, target: MaterializedTarget, reader: Reader) -> list[View]:
-    """The views of a materialized pipe for one reader: one per branch of its UNION ALL, each on its own source."""
+    """The views of a materialized pipe for one reader, one for each branch of its UNION ALL."""
     database = reader.nest or build.workspace
     columns = tuple(
         c
@@ -96,22 +103,24 @@ def pipe_views(build: Build, pipe: CompiledPipe, target: MaterializedTarget, rea
         if not (reader.kind == "nest" and target.drop_tenant_column and c == build.relations[target.name].tenant)
     )
     text = pipe.published_text()
-    found = []
+    views = []
     for position, branch in enumerate(target.branches or text.branches):
         trigger = build.relations[target.triggers[position]]
         name = f"_rk_{pipe.name}" if position == 0 else f"_rk{position}_{pipe.name}"
-        inlet = _inlet(build, trigger, reader)
-        source = inlet or _stands_for(build, trigger, reader)[0]
-        spelling = _spelling(build, pipe, reader, columns, trigger.name if inlet else None)
+        null_table = _null_table(build, trigger, reader)
+        source = null_table or _source_and_conditions(build, trigger, reader)[0]
+        spelling = _spelling(build, pipe, reader, columns, trigger.name if null_table else None)
         nodes = tuple((n.name, n.static.canonical) for n in pipe.needed() if n.static)
-        found.append(
+        views.append(
             View(
                 name=Name(database, name),
                 target=Name(database, target.name),
                 source=source,
-                sql=_view_sql(build, pipe, branch, columns, partial(_live, build, reader, trigger, inlet)),
+                sql=_view_sql(
+                    build, pipe, branch, columns, partial(_bind_for_view, build, reader, trigger, null_table)
+                ),
                 columns=columns,
-                backfill=_view_sql(build, pipe, branch, columns, partial(_past, build, reader, trigger)),
+                backfill=_view_sql(build, pipe, branch, columns, partial(_bind_for_backfill, build, reader, trigger)),
                 mark=Mark(
                     build.workspace,
                     pipe.name,
@@ -119,19 +128,19 @@ def pipe_views(build: Build, pipe: CompiledPipe, target: MaterializedTarget, rea
                     tenant=reader.tenant,
                     fingerprint=f"{fingerprint(nodes, branch, str(source), position)}:{spelling}",
                 ),
-                log=Name(build.workspace, trigger.name) if inlet else None,
+                log=Name(build.workspace, trigger.name) if null_table else None,
             )
         )
-    return found
+    return views
 
 
 def _spelling(build: Build, pipe: CompiledPipe, reader: Reader, columns: tuple[str, ...], passing: str | None) -> str:
-    """What tells two spellings of one view apart: its columns, and whether it re-encodes them.
+    """The part of a view's fingerprint that changes with its columns and with their re-encoding.
 
-    `passing` is the datasource whose rows come through an inlet.
+    `passing` is the datasource whose rows pass through a Null table, where they are re-encoded already.
     """
     reads = [build.relations[d] for d in build.pipes[pipe.name].datasources if d != passing]
-    encoded = any(is_encoded(r) and _stands_for(build, r, reader)[1] for r in reads)
+    encoded = any(is_encoded(r) and _source_and_conditions(build, r, reader)[1] for r in reads)
     return fingerprint(columns, "own") if encoded else fingerprint(columns)
 
 
@@ -143,89 +152,94 @@ def _view_sql(
 
 
 def _copy_view(build: Build, relation: Relation, reader: Reader) -> View:
-    """The view that delivers a landing datasource's rows into the nest's copy."""
+    """The view that delivers a landing datasource's rows to the nest's copy, or to its Null table."""
     assert reader.nest is not None
     assert reader.tenant is not None
     source = Name(build.workspace, relation.name)
-    own = [_is(relation, reader.tenant)]
+    conditions = [_equals_tenant(relation, reader.tenant)]
     return View(
         name=Name(reader.nest, f"_rk_{relation.name}"),
         target=Name(reader.nest, relation.name),
         source=source,
-        sql=select(relation, source, own, clause="WHERE", encode="all"),
+        sql=select(relation, source, conditions, clause="WHERE", encode="all"),
         columns=relation.columns,
-        backfill=select(relation, source, own, suffix=LOG_RANGE, encode="all"),
-        mark=Mark(build.workspace, relation.name, "view", reader.tenant, f"copy:{_delivered(relation)}"),
+        backfill=select(relation, source, conditions, suffix=LOG_RANGE, encode="all"),
+        mark=Mark(build.workspace, relation.name, "view", reader.tenant, f"copy:{_copy_spelling(relation)}"),
     )
 
 
-def _delivered(relation: Relation) -> str:
-    """What tells two spellings of a copy apart: its columns, and whether they are re-encoded."""
+def _copy_spelling(relation: Relation) -> str:
+    """The part of a copy's fingerprint that changes with its columns and with their re-encoding."""
     return fingerprint(relation.columns, "own") if is_encoded(relation) else fingerprint(relation.columns)
 
 
-def _stands_for(build: Build, relation: Relation, reader: Reader) -> tuple[Name, list[str]]:
-    """The table that a relation stands for, for one reader, and the conditions on it."""
+def _source_and_conditions(build: Build, relation: Relation, reader: Reader) -> tuple[Name, list[str]]:
+    """The table behind a relation for one reader, and the conditions on its rows."""
     shared = Name(build.workspace, relation.name)
     if reader.kind == "nest" and reader.nest and relation.in_nest:
         return Name(reader.nest, relation.name), []
     if relation.tenant is None:
         return shared, []
     if reader.tenant is not None:
-        return shared, [_is(relation, reader.tenant)]
+        return shared, [_equals_tenant(relation, reader.tenant)]
     if relation.kind != "landing":
         return shared, []
-    conditions = [_among(relation, "IN", reader.only), _among(relation, "NOT IN", reader.without)]
+    conditions = [_in_tenants(relation, "IN", reader.only), _in_tenants(relation, "NOT IN", reader.without)]
     if reader.kind == "pool":
         pool = Name(build.workspace, storage.POOL_TABLE).sql()
         conditions.insert(0, f"toString({TABLE_ALIAS}.{quote(relation.tenant)}) IN (SELECT id FROM {pool})")
     return shared, [c for c in conditions if c]
 
 
-def _inlet(build: Build, relation: Relation, reader: Reader) -> Name | None:
-    """The table through which a landing datasource's rows pass into a nest that keeps no copy of them."""
+def _null_table(build: Build, relation: Relation, reader: Reader) -> Name | None:
+    """The Null table for a landing datasource in a nest without a copy of it; None if there is no such table."""
     passes = reader.nest is not None and not relation.in_nest and build.reaches_nests(relation.name)
     return Name(reader.nest or "", relation.name) if passes else None
 
 
-def _live(build: Build, reader: Reader, trigger: Relation, inlet: Name | None, relation: Relation) -> Bound:
-    """A relation for a view, whose trigger may stand behind an inlet."""
-    if inlet is not None and relation.name == trigger.name:
-        return Bound(select(relation, inlet, []), inlet)
-    return _bound(build, relation, reader)
+def _bind_for_view(
+    build: Build, reader: Reader, trigger: Relation, null_table: Name | None, relation: Relation
+) -> Bound:
+    """A relation for a view. The view's trigger may be a Null table."""
+    if null_table is not None and relation.name == trigger.name:
+        return Bound(select(relation, null_table, []), null_table)
+    return _bind(build, relation, reader)
 
 
-def _past(build: Build, reader: Reader, trigger: Relation, relation: Relation) -> Bound:
-    """A relation for the history of a view, which is bounded by blocks of the trigger."""
-    return _bound(build, relation, reader, ranged=relation.name == trigger.name)
+def _bind_for_backfill(build: Build, reader: Reader, trigger: Relation, relation: Relation) -> Bound:
+    """A relation for the backfill of a view, which reads a range of the trigger's blocks."""
+    return _bind(build, relation, reader, ranged=relation.name == trigger.name)
 
 
-def _bound(build: Build, relation: Relation, reader: Reader, *, ranged: bool | None = None) -> Bound:
-    """A relation for a view (WHERE) or, when `ranged` is given, for its history (PREWHERE, bounded if True)."""
-    source, conditions = _stands_for(build, relation, reader)
+def _bind(build: Build, relation: Relation, reader: Reader, *, ranged: bool | None = None) -> Bound:
+    """A relation for a view, or if `ranged` is not None, for its backfill, with a range of blocks if it is true.
+
+    Views need WHERE: the engine refuses PREWHERE in them, and they only see the inserted block.
+    """
+    source, conditions = _source_and_conditions(build, relation, reader)
     clause: Literal["PREWHERE", "WHERE"] = "WHERE" if ranged is None else "PREWHERE"
-    # One tenant's rows, or the pool's, do not bring along what else is in the block.
+    # Selected rows must not carry the dictionaries and types of the other rows in their block.
     encode: Literal["", "all"] = "all" if conditions else ""
     text = select(relation, source, conditions, clause=clause, suffix=LOG_RANGE if ranged else "", encode=encode)
     return Bound(text, source)
 
 
-def _is(relation: Relation, tenant: str) -> str:
+def _equals_tenant(relation: Relation, tenant: str) -> str:
     return f"{TABLE_ALIAS}.{quote(relation.tenant or '')} = {tenant_literal(relation.tenant_type, tenant)}"
 
 
-def _among(relation: Relation, operator: str, tenants: tuple[str, ...]) -> str:
+def _in_tenants(relation: Relation, operator: str, tenants: tuple[str, ...]) -> str:
     literals = ", ".join(tenant_literal(relation.tenant_type, t) for t in tenants)
     return f"{TABLE_ALIAS}.{quote(relation.tenant or '')} {operator} ({literals})" if tenants else ""
 
 
-def bounded(history: str, after: int, upto: int) -> str:
-    """The SQL of a view's history over the blocks of its source in (after, upto]."""
-    return history.replace(f"{{{AFTER}:UInt64}}", str(after)).replace(f"{{{UPTO}:UInt64}}", str(upto))
+def in_block_range(backfill: str, after: int, upto: int) -> str:
+    """The SQL of a view's backfill for the blocks of its source in (after, upto]."""
+    return backfill.replace(f"{{{AFTER}:UInt64}}", str(after)).replace(f"{{{UPTO}:UInt64}}", str(upto))
 
 
 def pool_table(workspace: str) -> Table:
-    """The table of pooled tenants' ids."""
+    """The table with the ids of pooled tenants."""
     return Table(
         Name(workspace, storage.POOL_TABLE),
         (Column("id", "String"),),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.compiler.build import Build
-from engine.compiler.refused_definitions import plain
+from engine.compiler.refused_definitions import short_message
 from engine.errors import CHANGE_REFUSED, Problems, RookeryError
 from engine.plan.steps import AddColumn, ChangeClause, ChangeColumn, DropColumn, Plan
 from engine.warehouse.catalog import read_schema
@@ -29,7 +29,7 @@ def _impossible(refusal: Refusal, compiled: Build) -> RookeryError:
     what = f"column `{column.name}`" if column else step.reason
     return RookeryError(
         CHANGE_REFUSED,
-        f"`{step.resource}` exists, and its table cannot be changed like this: {what}: {plain(error)}",
+        f"`{step.resource}` exists, and its table cannot be changed like this: {what}: {short_message(error)}",
         hint="leave it as it is deployed, or declare a datasource of another name and move the rows there",
         place=column.place_of("type") if column else source.place if source else None,
         detail=error.detail,

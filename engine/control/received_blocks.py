@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from engine.compiler.build import Build
-from engine.compiler.views import bounded
+from engine.compiler.views import in_block_range
 from engine.fanout.missing_rows import SUSPENDED_KIND, repairable, shared_view
 from engine.plan.backfill import block_ranges
 from engine.schema import Name, Schema, View
@@ -68,4 +68,4 @@ def selects(workspace: Workspace, part: Received, after: int, heads: dict[Name, 
         ranges = [(first, min(last, head)) for first, last in found]
     for first, last in ranges:
         if first < last:
-            yield bounded(part.view.backfill, first, last)
+            yield in_block_range(part.view.backfill, first, last)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from engine.compiler.storage import BATCH_COLUMN
-from engine.compiler.views import POOL_READER, WORKSPACE_READER, bounded, pipe_views
+from engine.compiler.views import POOL_READER, WORKSPACE_READER, in_block_range, pipe_views
 from engine.errors import RookeryError
 from engine.schema import Name, Table, View, literal, quote
 from engine.workspace.workspace import Workspace
@@ -45,7 +45,7 @@ def find_failure(
     types = {c.name: c.type for c in target.columns} if target is not None else _live_target(workspace, view)
     structure = ", ".join(f"{quote(n)} {t}" for n, t in types.items() if n in view.columns)
     names = ", ".join(map(quote, view.columns))
-    rows = bounded(view.backfill, after, upto)
+    rows = in_block_range(view.backfill, after, upto)
     try:
         workspace.warehouse.execute(f"INSERT INTO FUNCTION null({literal(structure)}) ({names}) {rows}")
     except RookeryError as exc:

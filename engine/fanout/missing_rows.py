@@ -10,7 +10,14 @@ import structlog
 
 from engine.compiler.build import Build
 from engine.compiler.storage import BATCH_COLUMN, NULL_ENGINE
-from engine.compiler.views import POOL_READER, WORKSPACE_READER, bounded, nest_schema, pipe_views, workspace_schema
+from engine.compiler.views import (
+    POOL_READER,
+    WORKSPACE_READER,
+    in_block_range,
+    nest_schema,
+    pipe_views,
+    workspace_schema,
+)
 from engine.errors import RookeryError
 from engine.fanout.failing_tenants import BlockRange
 from engine.plan.coverage import Coverage
@@ -174,7 +181,7 @@ def blocks_of_batch(workspace: Workspace, table: Name, block: BlockRange) -> int
     ).rows
     if view is None or not numbers:
         return None
-    parts = " UNION ALL ".join(bounded(view.backfill, int(n) - 1, int(n)) for (n,) in numbers)
+    parts = " UNION ALL ".join(in_block_range(view.backfill, int(n) - 1, int(n)) for (n,) in numbers)
     result = workspace.warehouse.query(f"SELECT uniqExact({target.partition_key}) FROM ({parts})")
     return int(result.rows[0][0])
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from engine.compiler.storage import BATCH_COLUMN
-from engine.compiler.views import bounded
+from engine.compiler.views import in_block_range
 from engine.errors import APPLY_FAILED, BUSY, RookeryError
 from engine.plan.missing_blocks import MissedBlocks
 from engine.plan.view_lock import ViewLock
@@ -361,7 +361,9 @@ def _deliver_range(warehouse: Warehouse, backfill: Backfill, block_range: Range)
     """Insert one range as one block. Runs in a pool thread, without the insert lock."""
     after, upto = block_range
     token = f"history:{backfill.id}:{after}:{upto}"
-    warehouse.execute(ddl.insert_block(backfill.target, backfill.columns, token, bounded(backfill.sql, after, upto)))
+    warehouse.execute(
+        ddl.insert_block(backfill.target, backfill.columns, token, in_block_range(backfill.sql, after, upto))
+    )
 
 
 def _update_record(backfills: Iterable[Backfill], remaining: dict[str, list[Range]], journal: Journal) -> None:

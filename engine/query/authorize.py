@@ -288,15 +288,17 @@ def _parsed_filter(
     if known is not None:
         return known
     parsed = parse_filter(text, snapshot.build.relations[datasource], workspace.warehouse)
-    if parsed.rest is not None:
+    if parsed.condition is not None:
         table = Name(snapshot.build.workspace, datasource).sql()
         try:
-            workspace.warehouse.query(f"DESCRIBE TABLE (SELECT 1 FROM {table} AS {TABLE_ALIAS} WHERE {parsed.rest})")
+            workspace.warehouse.query(
+                f"DESCRIBE TABLE (SELECT 1 FROM {table} AS {TABLE_ALIAS} WHERE {parsed.condition})"
+            )
         except RookeryError as exc:
             raise RookeryError(
                 BAD_FILTER, "the token's filter does not fit its datasource", detail=exc.detail or exc.message
             ) from exc
-    return cache.put((datasource, text), (parsed.tenant, parsed.rest))
+    return cache.put((datasource, text), (parsed.tenant, parsed.condition))
 
 
 def for_append(snapshot: Snapshot, claims: Claims, datasource: str) -> str | None:

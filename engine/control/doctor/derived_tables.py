@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.compiler.storage import NULL_ENGINE
-from engine.compiler.views import bounded, nest_schema
+from engine.compiler.views import in_block_range, nest_schema
 from engine.control.doctor.comparable_columns import ComparableColumns, columns_of, comparable_columns
 from engine.control.doctor.detached_parts import (
     ATTACHED,
@@ -273,7 +273,7 @@ class Comparison:
         plain = self._derived.table.engine == "MergeTree"
         keys = {c.name for c in self._derived.table.columns if quote(c.name) in shape.key or c.name in shape.key}
         for view in self._derived.views:
-            sql = bounded(view.backfill, 0, 1)
+            sql = in_block_range(view.backfill, 0, 1)
             if plain and _GROUPING.search(self._plan(f"SELECT * FROM ({sql})")):
                 return shape, "its rows depend on how rows were sent together, since its query groups or limits them"
             if not _VOLATILE.search(sql):
@@ -393,7 +393,7 @@ class Comparison:
                 columns = ", ".join(map(quote, view.columns))
                 self._warehouse.execute(
                     f"INSERT INTO {self._should.sql()} ({columns}) SETTINGS deduplicate_insert = 'disable', "
-                    f"max_insert_threads = 1 {bounded(view.backfill, first, min(last, upto[source]))}"
+                    f"max_insert_threads = 1 {in_block_range(view.backfill, first, min(last, upto[source]))}"
                 )
 
     def _compare(self, shape: ComparableColumns) -> Iterator[Difference]:
