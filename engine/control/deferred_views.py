@@ -19,7 +19,8 @@ from engine.errors import RookeryError
 from engine.fanout.router import router_of
 from engine.fanout.suspended_views import forget_repaired, suspended
 from engine.plan.steps import CreateView, DropTable, Plan
-from engine.workspace.workspace import DEFERRED, Workspace
+from engine.workspace.journal import DEFERRED_KIND
+from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.control")
 
@@ -57,7 +58,7 @@ class Deferred:
         """Make the views of tenants that have caught up. Raises RK3010 when one cannot be made."""
         workspace = self._workspace
         with workspace.changes:
-            notes = workspace.registry.read(DEFERRED)
+            notes = workspace.registry.read(DEFERRED_KIND)
             owed = self._owed()
             snapshot = workspace.refresh()
             ready = {t for t, row in snapshot.tenants.items() if row.placement == "tables"} - owed
@@ -70,7 +71,7 @@ class Deferred:
                 if isinstance(s, CreateView) and str(s.view.name) in mine and s.view.target not in dropped
             ]
             # The others stand already, nothing wants them any more, or a push has to decide about their targets.
-            workspace.registry.remove(DEFERRED, mine - {str(s.view.name) for s in steps})
+            workspace.registry.remove(DEFERRED_KIND, mine - {str(s.view.name) for s in steps})
             if steps:
                 run(workspace, Plan(tuple(steps)))
             if steps and suspended(workspace):
@@ -86,7 +87,7 @@ class Deferred:
         while not self._wake.wait(pause):
             pause = min(pause * 2, LONGEST_PAUSE)
             try:
-                notes = self._workspace.registry.read(DEFERRED)
+                notes = self._workspace.registry.read(DEFERRED_KIND)
                 if not notes:
                     return
                 if not {n["tenant"] for n in notes.values()} <= self._owed():
@@ -112,7 +113,7 @@ def deferred_of(workspace: Workspace) -> Deferred:
 
 def deferred_views(patient: Context) -> Iterator[Finding]:
     """Views that wait until their tenants have caught up."""
-    for view, note in sorted(patient.workspace.registry.read(DEFERRED).items()):
+    for view, note in sorted(patient.workspace.registry.read(DEFERRED_KIND).items()):
         why = f"it is not made yet, since tenant {note['tenant']} is owed rows, which it would take twice"
         yield error(
             "deferred-view",

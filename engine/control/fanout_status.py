@@ -16,7 +16,8 @@ from engine.fanout.router import router_of
 from engine.fanout.suspended_views import suspended
 from engine.fanout.worker import Position
 from engine.schema import Name, nest_database
-from engine.workspace.workspace import Snapshot, Workspace
+from engine.workspace.snapshot import Snapshot
+from engine.workspace.workspace import Workspace
 
 MAX_NAMED_TENANTS = 100
 """Tenants up to which a query names them; with more, the rows of all are counted."""

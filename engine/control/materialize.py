@@ -12,7 +12,8 @@ from engine.errors import AMBIGUOUS_NODE, BAD_NAME, TARGET_COLUMNS, TARGET_EXIST
 from engine.project.fields import name_fault
 from engine.project.model import Column, Datasource, Engine, Materialize, Pipe, Project, Tenant
 from engine.project.write import render_datasource, update_pipe
-from engine.workspace.workspace import DeployedFile, Workspace, parse_sources
+from engine.workspace.snapshot import DeployedFile, parse_sources
+from engine.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)

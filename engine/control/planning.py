@@ -6,7 +6,7 @@ from engine.compiler.build import Build
 from engine.compiler.views import nest_schema, workspace_schema
 from engine.plan.diff import with_feeders
 from engine.schema import Schema
-from engine.workspace.workspace import Snapshot
+from engine.workspace.snapshot import Snapshot
 
 
 def desired_schema(build: Build, snapshot: Snapshot) -> Schema:

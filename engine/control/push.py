@@ -48,7 +48,9 @@ from engine.project.model import Project
 from engine.schema import Name, Schema
 from engine.warehouse.catalog import foreign_objects, read_schema
 from engine.warehouse.errors import sentence
-from engine.workspace.workspace import DEFERRED, DeployedFile, RegistryJournal, Snapshot, Workspace, parse_sources
+from engine.workspace.journal import DEFERRED_KIND, RegistryJournal
+from engine.workspace.snapshot import DeployedFile, Snapshot, parse_sources
+from engine.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +247,7 @@ def _expired(workspace: Workspace, plan: Plan) -> Iterator[RookeryError]:
 def _waiting(workspace: Workspace, plan: Plan) -> Iterator[RookeryError]:
     """Views of a plan that could not be made yet."""
     wanted = {str(s.view.name) for s in plan.steps if isinstance(s, CreateView)}
-    for view, note in sorted(workspace.registry.read(DEFERRED).items()) if wanted else ():
+    for view, note in sorted(workspace.registry.read(DEFERRED_KIND).items()) if wanted else ():
         if view in wanted:
             message = (
                 f"`{view}` is not made yet, since tenant `{note['tenant']}` is owed rows, which it would take twice"
@@ -450,7 +452,7 @@ def run(workspace: Workspace, plan: Plan, progress: Progress = silent) -> dict[s
         before_replacing=partial(record_replacement, workspace),
     )
     delivered = apply(plan, context)
-    if workspace.registry.read(DEFERRED):
+    if workspace.registry.read(DEFERRED_KIND):
         workspace.on_views_deferred()
     return {**delivered, **resume(workspace, progress)}
 

@@ -16,7 +16,8 @@ from engine.fanout.startup_recovery import complete
 from engine.plan.backfill import Backfill, Progress, deliver, silent
 from engine.schema import Mark, Name
 from engine.warehouse.catalog import load_tables_named
-from engine.workspace.workspace import RegistryJournal, Workspace
+from engine.workspace.journal import RegistryJournal
+from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.history")
 

@@ -20,7 +20,8 @@ from engine.plan.coverage import Coverage
 from engine.schema import Column, Mark, Name, Schema, Table, View, literal, quote
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema
-from engine.workspace.workspace import RegistryJournal, Workspace
+from engine.workspace.journal import RegistryJournal
+from engine.workspace.workspace import Workspace
 
 _OF_TENANT = f"has(finalizeAggregation({quote(GROUP_TENANTS)}).1, {{tenant:String}})"
 """Whether a row of a shared aggregate holds a tenant's rows."""

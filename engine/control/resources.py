@@ -12,7 +12,8 @@ from engine.plan.steps import Plan
 from engine.schema import Name
 from engine.tokens import StaticToken
 from engine.warehouse.catalog import load_tables_named
-from engine.workspace.workspace import DeployedFile, Snapshot, Workspace, parse_sources
+from engine.workspace.snapshot import DeployedFile, Snapshot, parse_sources
+from engine.workspace.workspace import Workspace
 
 
 def datasources(workspace: Workspace) -> list[dict[str, Any]]:

@@ -33,7 +33,9 @@ from engine.schema import Name, literal, nest_database, quote
 from engine.warehouse import ddl
 from engine.warehouse.catalog import load_tables, read_schema
 from engine.warehouse.checked_inserts import insert_checked
-from engine.workspace.workspace import RegistryJournal, TenantRecord, Workspace
+from engine.workspace.journal import RegistryJournal
+from engine.workspace.snapshot import TenantRecord
+from engine.workspace.workspace import Workspace
 
 ERASURE_KIND = "erasing"
 """The registry's kind of erasures that have begun, by tenant, with the views that had lost nothing by then."""

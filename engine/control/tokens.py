@@ -16,7 +16,8 @@ from engine.project.model import Project
 from engine.settings import private_file
 from engine.template.parameters import coerce
 from engine.tokens import Claims, Scope, SigningKey, StaticToken, sign, static_text
-from engine.workspace.workspace import Snapshot, Workspace
+from engine.workspace.snapshot import Snapshot
+from engine.workspace.workspace import Workspace
 
 ADMIN_TOKEN_NAME = "admin token"
 DAY_SECONDS = 86_400

@@ -14,7 +14,8 @@ from engine.compiler.views import nest_schema, workspace_schema
 from engine.errors import STORAGE, RookeryError
 from engine.schema import Name
 from engine.warehouse.errors import EngineError
-from engine.workspace.workspace import Snapshot, Workspace
+from engine.workspace.snapshot import Snapshot
+from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.fanout")
 

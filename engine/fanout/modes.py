@@ -15,7 +15,8 @@ from engine.fanout.router import Router, router_of
 from engine.plan.backfill import backfill_of, block_ranges, deliver
 from engine.schema import Name, nest_database
 from engine.warehouse import ddl
-from engine.workspace.workspace import RegistryJournal, Workspace
+from engine.workspace.journal import RegistryJournal
+from engine.workspace.workspace import Workspace
 
 ROUTED_FROM_TENANTS = 32
 """From this many tenants with their own tables, a datasource with `fanout: auto` is routed."""

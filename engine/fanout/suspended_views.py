@@ -33,7 +33,9 @@ from engine.schema import Name, Schema, View
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema
 from engine.warehouse.errors import is_transient
-from engine.workspace.workspace import RegistryJournal, Snapshot, Workspace
+from engine.workspace.journal import RegistryJournal
+from engine.workspace.snapshot import Snapshot
+from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.fanout")
 

@@ -52,7 +52,8 @@ from engine.ingest.writer_queues import AppendGroup
 from engine.schema import literal
 from engine.warehouse.errors import for_sender, is_transient
 from engine.warehouse.port import Input
-from engine.workspace.workspace import Snapshot, Workspace
+from engine.workspace.snapshot import Snapshot
+from engine.workspace.workspace import Workspace
 
 MAX_JOINED_BYTES = 64 << 10
 """Bodies up to this size are joined as text. The engine reads a larger one by itself."""

@@ -11,7 +11,8 @@ from typing import Protocol, TypeVar
 
 from engine.compiler.placements import AllPlacements
 from engine.errors import NOT_TOGETHER, RookeryError
-from engine.workspace.workspace import Snapshot, TenantRecord, Workspace
+from engine.workspace.snapshot import Snapshot, TenantRecord
+from engine.workspace.workspace import Workspace
 
 
 class Closable(Protocol):

@@ -12,7 +12,8 @@ from engine.compiler.pipes import CompiledPipe
 from engine.errors import BAD_PARAMETER, BAD_REQUEST, MISSING_PARAMETER, UNKNOWN_FIELD, RookeryError
 from engine.template.parameters import ParameterSpec, coerce
 from engine.warehouse.render import QUOTE_SETTING
-from engine.workspace.workspace import Snapshot, Workspace
+from engine.workspace.snapshot import Snapshot
+from engine.workspace.workspace import Workspace
 
 RESERVED = frozenset({"token", "q", "format", QUOTE_SETTING})
 """Query parameters that are never passed to a pipe."""

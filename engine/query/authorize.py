@@ -35,7 +35,8 @@ from engine.template.parameters import ParameterSpec, coerce
 from engine.tenant_ids import base_type, canonical_tenant
 from engine.tokens import Claims, Rules, static_id, usable_keys, verify
 from engine.tokens import Scope as TokenScope
-from engine.workspace.workspace import Snapshot, TenantRecord, Workspace
+from engine.workspace.snapshot import Snapshot, TenantRecord
+from engine.workspace.workspace import Workspace
 
 VERIFIED_CACHE_ENTRIES = 20_000
 """Tokens whose claims one snapshot remembers."""

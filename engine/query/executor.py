@@ -35,7 +35,8 @@ from engine.template.parameters import coerce
 from engine.tokens import Claims
 from engine.warehouse.port import Format, Statement, Stream, Value, limit_settings
 from engine.warehouse.render import QUOTE_SETTING
-from engine.workspace.workspace import Snapshot, Workspace
+from engine.workspace.snapshot import Snapshot
+from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.query")
 

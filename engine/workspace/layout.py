@@ -52,7 +52,7 @@ MIGRATIONS: tuple[Migration[Opening], ...] = (Migration("time zone", _keep_zone)
 """In order. A step is added at the end, and none is ever removed."""
 
 
-def bring_up(opening: Opening) -> None:
+def migrate(opening: Opening) -> None:
     """Migrate a workspace to the present layout; a new one is marked as being there.
 
     Raises LAYOUT_NEWER or ZONE before anything is written, or MIGRATION_FAILED; steps that are complete stay so.

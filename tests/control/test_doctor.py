@@ -18,7 +18,7 @@ from engine.fanout.router import router_of
 from engine.plan.backfill import Backfill
 from engine.schema import Column, Mark, Name, Schema, Table
 from engine.warehouse import ddl
-from engine.workspace.workspace import RegistryJournal
+from engine.workspace.journal import RegistryJournal
 from tests.control.conftest import OWN, World, rows
 
 WINDOW = "non_replicated_deduplication_window"

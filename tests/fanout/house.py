@@ -20,7 +20,8 @@ from engine.schema import nest_database
 from engine.settings import Settings
 from engine.warehouse.port import Input
 from engine.workspace.opening import open_workspace
-from engine.workspace.workspace import DeployedFile, Workspace
+from engine.workspace.snapshot import DeployedFile
+from engine.workspace.workspace import Workspace
 
 PATIENCE = 30.0
 CHECKSUM = "count(), sum(n), groupBitXor(cityHash64(id, n))"

@@ -11,7 +11,8 @@ from engine.control.deferred_views import deferred_of
 from engine.control.doctor.run import examine
 from engine.control.push import push
 from engine.errors import VIEW_WAITS
-from engine.workspace.workspace import DEFERRED, DeployedFile
+from engine.workspace.journal import DEFERRED_KIND
+from engine.workspace.snapshot import DeployedFile
 from tests.fanout.house import PATIENCE, House, house
 
 EVENTS = """
@@ -49,7 +50,7 @@ def _found(home: House) -> list[tuple[str, str]]:
 
 def _wait_for_views(home: House) -> None:
     deadline = time.monotonic() + PATIENCE
-    while home.workspace.registry.read(DEFERRED):
+    while home.workspace.registry.read(DEFERRED_KIND):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 

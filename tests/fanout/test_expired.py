@@ -16,7 +16,7 @@ from engine.control import fanout_status, tenants
 from engine.control.push import PushOptions, PushResult, push
 from engine.control.recovery import finish
 from engine.errors import RookeryError
-from engine.workspace.workspace import DeployedFile
+from engine.workspace.snapshot import DeployedFile
 from tests.fanout.house import House, house
 
 EVENTS = """\

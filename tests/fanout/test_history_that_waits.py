@@ -9,7 +9,7 @@ import pytest
 
 from engine.control.push import PushOptions, push
 from engine.errors import RookeryError
-from engine.workspace.workspace import DeployedFile
+from engine.workspace.snapshot import DeployedFile
 from tests.fanout.house import House, house
 
 EVENTS = """

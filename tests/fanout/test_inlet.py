@@ -17,7 +17,7 @@ from engine.errors import RookeryError
 from engine.fanout.startup_recovery import complete
 from engine.warehouse import ddl
 from engine.warehouse.port import Input
-from engine.workspace.workspace import DeployedFile
+from engine.workspace.snapshot import DeployedFile
 from tests.fanout.house import PATIENCE, House, house
 from tests.fanout.stream import project
 

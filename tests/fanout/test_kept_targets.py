@@ -11,7 +11,7 @@ from engine.control.doctor.derived_tables import repair
 from engine.control.doctor.run import examine
 from engine.control.push import PushOptions, PushResult, push
 from engine.errors import RookeryError
-from engine.workspace.workspace import DeployedFile
+from engine.workspace.snapshot import DeployedFile
 from tests.fanout.house import House, house
 
 pytestmark = pytest.mark.feature

@@ -26,7 +26,8 @@ from engine.settings import Settings
 from engine.tokens import Claims, Scope
 from engine.warehouse.port import Input, Warehouse
 from engine.workspace.opening import open_warehouse
-from engine.workspace.workspace import DeployedFile, Workspace
+from engine.workspace.snapshot import DeployedFile
+from engine.workspace.workspace import Workspace
 
 COLUMNS = {
     "id": "UInt64", "word": "LowCardinality(String)", "maybe": "LowCardinality(Nullable(String))",

@@ -21,7 +21,8 @@ from engine.schema import nest_database
 from engine.settings import load
 from engine.warehouse.port import Input
 from engine.workspace.opening import open_workspace
-from engine.workspace.workspace import DeployedFile, Workspace
+from engine.workspace.snapshot import DeployedFile
+from engine.workspace.workspace import Workspace
 
 EVENTS = """\
 tenant: {column: tenant_id, fanout: routed}

@@ -25,7 +25,8 @@ from engine.schema import nest_database
 from engine.settings import Settings
 from engine.tokens import Claims, Scope
 from engine.warehouse.port import Input
-from engine.workspace.workspace import DeployedFile, Workspace
+from engine.workspace.snapshot import DeployedFile
+from engine.workspace.workspace import Workspace
 from tests.isolation.mutants import load, mutants
 from tests.isolation.pivot import engine_at
 

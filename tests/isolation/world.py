@@ -26,7 +26,8 @@ from engine.settings import load
 from engine.tokens import Claims, Scope, sign
 from engine.warehouse.embedded import EmbeddedWarehouse
 from engine.warehouse.port import Format, Input
-from engine.workspace.workspace import DeployedFile, Workspace
+from engine.workspace.snapshot import DeployedFile
+from engine.workspace.workspace import Workspace
 
 PLACEMENTS = {"acme": "pooled", "zed": "tables", "omega": "pooled", "yeti": "tables"}
 OWN_WORLD = ("acme", "zed")

@@ -14,7 +14,7 @@ from engine.errors import NOT_TOGETHER, RookeryError
 from engine.query.all_tenants import placements_of_all_tenants, with_stable_tenants
 from engine.query.result import QueryResult
 from engine.warehouse.port import Format, Statement
-from engine.workspace.workspace import Snapshot
+from engine.workspace.snapshot import Snapshot
 from tests.fanout.house import House, house
 
 FILES = {

@@ -12,7 +12,8 @@ from engine.errors import Problems, RookeryError
 from engine.project.check import check
 from engine.settings import load
 from engine.workspace.opening import open_workspace
-from engine.workspace.workspace import DeployedFile, Workspace, parse_sources
+from engine.workspace.snapshot import DeployedFile, parse_sources
+from engine.workspace.workspace import Workspace
 
 EVENTS = """
 tenant: tenant_id

@@ -72,7 +72,7 @@ def _open(directory: Path, write: int) -> None:
 
     counted("execute")
     counted("insert")
-    watched(state, "bring_up")
+    watched(state, "migrate")
     watched(recovery, "migrate")
     workspace = open_workspace(load(data=directory / ".rookery" / "data"))
     router_of(workspace)

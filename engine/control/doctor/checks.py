@@ -18,7 +18,7 @@ from engine.project.check import check
 from engine.project.lifetimes import DAY_SECONDS, shortest_lifetime
 from engine.schema import Name, Table
 from engine.workspace.disk import NEARLY_FULL_RESERVES, damaged_parts, reserve_of
-from engine.workspace.workspace import RegistryJournal
+from engine.workspace.journal import RegistryJournal
 
 DEDUP_WINDOW_SETTING = "non_replicated_deduplication_window"
 MAX_PARTS_PER_PARTITION = 300

@@ -40,7 +40,8 @@ from engine.plan.coverage import Coverage
 from engine.schema import Name, Table, View, literal, quote
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema
-from engine.workspace.workspace import RegistryJournal, Workspace
+from engine.workspace.journal import RegistryJournal
+from engine.workspace.workspace import Workspace
 
 COMPARED_ROWS = 1_000_000
 """Rows of a table that are compared at a time."""

@@ -9,7 +9,8 @@ from typing import Any, Literal
 from engine.compiler.scope import Relation
 from engine.compiler.storage import NULL_ENGINE
 from engine.schema import Name, Schema, Table
-from engine.workspace.workspace import Snapshot, Workspace
+from engine.workspace.snapshot import Snapshot
+from engine.workspace.workspace import Workspace
 
 ERROR: Literal["error"] = "error"
 WARNING: Literal["warning"] = "warning"

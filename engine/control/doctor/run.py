@@ -15,7 +15,8 @@ from engine.control.push import broken_views, plan_for
 from engine.errors import FOREIGN_OBJECT, RookeryError
 from engine.plan.steps import CreateView
 from engine.warehouse.catalog import read_schema
-from engine.workspace.workspace import DEFERRED, Workspace
+from engine.workspace.journal import DEFERRED_KIND
+from engine.workspace.workspace import Workspace
 
 CHANGE_TIMEOUT_SECONDS = 5.0
 """Seconds to wait for a change that is under way; what it may have half done is not examined."""
@@ -133,7 +134,7 @@ def _drift(patient: Context) -> Iterator[Finding]:
         yield error("drift", patient.workspace.name, exc.message, exc.hint)
         return
     # Views that wait are findings of their own.
-    waiting = patient.workspace.registry.read(DEFERRED)
+    waiting = patient.workspace.registry.read(DEFERRED_KIND)
     steps = tuple(s for s in steps if not (isinstance(s, CreateView) and str(s.view.name) in waiting))
     for step in steps[:MAX_LISTED_STEPS]:
         why = f"{step.action} is called for: {step.reason}"
