@@ -78,7 +78,7 @@ class Snapshot:
         return frozenset(n for n, m in self.modes.items() if m == "routed")
 
     def derived(self, key: object, make: Callable[[], T]) -> T:
-        """The cached value of a key, or the result of `make`, which is cached. Two threads may call `make` at once."""
+        """The cached value of a key, or the result of `make`, which is cached. Threads may call `make` twice."""
         value = self.cache.get(key)
         if value is None:
             value = self.cache.put(key, make())
