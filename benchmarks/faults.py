@@ -25,7 +25,7 @@ strace makes the N-th call of one kind fail in every thread of the server, with 
 is sent under a key; then the request is repeated until it is answered. `write` also serves sockets and pipes, so
 a preloaded library makes the N-th write into the data directory fail, as a whole or with half of its bytes stored.
 N grows until no call failed. After each fault, landing, copies, sums and quarantine are compared with what was sent,
-and the journal must owe nothing; after every tenth the server is killed (SIGKILL) and started again, everything is compared
+and the journal must owe nothing; after every tenth the server is killed (SIGKILL) and started again, all is compared
 again, and the doctor looks at all of it."""
 COLUMNS = ("fan-out", "call", "faults", "calls that failed", "answered at once", "wrong afterwards")
 NONE: Mapping[str, str] = {}

@@ -140,7 +140,7 @@ _LEVELS = ("debug", "info", "warning", "error")
 class _Lines:
     """Writes log lines to standard error and ignores failures.
 
-    The disk of the log may be full, or the process that reads it may have ended. Neither must fail the work that logs.
+    The disk of the log may be full, or its reader may have ended. Neither must fail the work that logs.
     """
 
     def msg(self, line: str) -> None:

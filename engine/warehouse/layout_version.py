@@ -36,7 +36,7 @@ def newer_layout_error(what: str, found: int) -> EngineError:
     """LAYOUT_NEWER for a workspace or directory of a later layout."""
     return EngineError(
         errors.LAYOUT_NEWER,
-        f"{what} was written by a newer rookery: it has layout {found}, and this program knows up to {LAYOUT_VERSION}",
+        f"{what} was written by a newer rookery: it has layout {found}, this program knows up to {LAYOUT_VERSION}",
         hint="upgrade rookery, or restore a backup from before the upgrade",
     )
 

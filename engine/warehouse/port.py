@@ -91,7 +91,7 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What the database behind the port can do. `lazy_tables`: nests' tables may wait on disk until they are touched."""
+    """What the database behind the port can do. `lazy_tables`: tables of nests are loaded when they are used."""
 
     version: str
     embedded: bool
@@ -202,7 +202,7 @@ class Warehouse(Protocol):
     def remove_part(self, table: Name, part: str) -> bool:
         """Take a damaged part out of its table; whether its insert must be repeated.
 
-        A part that a merge has made is only noted: `undo_merges`, and so `forget_unstored_tokens`, brings back what it was
+        A merged part is only noted: `undo_merges`, and so `forget_unstored_tokens`, brings back what it was
         made from, if that is still there. Otherwise it stays.
         """
         ...

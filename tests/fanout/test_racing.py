@@ -113,7 +113,7 @@ def test_a_batch_that_lands_while_the_log_is_read(home: House, monkeypatch: pyte
             asked.set()
             home.append([{"tenant_id": t, "id": 20_000_000 + t, "n": 1} for t in (1, 2)])
             landed.set()
-        return reading(log, after, most)
+        return reading(log, after, limit)
 
     monkeypatch.setattr(LandingLog, "blocks", late)
     assert landed.wait(30)

@@ -38,7 +38,7 @@ def in_force(warehouse: EmbeddedWarehouse, settings: dict[str, int | str]) -> di
     return {name: str(value) for name, value in row.items()}
 
 
-def canonical_type(limits: dict[str, int | str]) -> dict[str, str]:
+def spelled(limits: dict[str, int | str]) -> dict[str, str]:
     return {name: str(value).removesuffix(".0") for name, value in limits.items()}
 
 
