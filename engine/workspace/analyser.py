@@ -1,4 +1,4 @@
-"""What the engine says about types: pipes are analysed, and definitions spelled canonically, over empty tables."""
+"""Ask the engine about types: the columns of a query, and the canonical form of a definition, over empty tables."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ ANALYSIS_SETTINGS: Mapping[str, int] = {"max_execution_time": 5, "max_memory_usa
 
 
 class Analyser:
-    """Asks an engine about types, in a scratch database that holds no rows. Answers are remembered."""
+    """Asks the engine about types, in a scratch database without rows. Caches the answers. Safe for threads."""
 
     def __init__(self, warehouse: Warehouse, workspace: str) -> None:
         self._warehouse = warehouse
         self._database = scratch_database(workspace)
         self._lock = RLock()
         self._tables: dict[Name, str] = {}
+        """The identity of each table in the scratch database. Guarded by the lock, as are the tables themselves."""
         self._types: dict[str, str] = {}
         self._described: LruCache[str, tuple[Column, ...]] = LruCache(5_000)
         self._canonical: LruCache[str, Table] = LruCache(5_000)
@@ -35,7 +36,7 @@ class Analyser:
         warehouse.execute(ddl.create_database(self._database))
 
     def describe(self, sql: str, bindings: Mapping[str, Value], tables: Iterable[Table]) -> tuple[Column, ...]:
-        """Names and types of a SELECT's output. Raises the engine's own error when it is not valid."""
+        """The columns of a SELECT. Raises the engine's error if the SELECT is not valid."""
         needed = list(tables)
         key = fingerprint(sql, sorted((k, str(v)) for k, v in bindings.items()), [_identity(t) for t in needed])
         known = self._described.get(key)
@@ -48,7 +49,7 @@ class Analyser:
         return self._described.put(key, tuple(Column(row[0], row[1]) for row in rows.rows))
 
     def define(self, table: Table) -> None:
-        """Create an empty table of this definition in the scratch database. Raises the engine's error."""
+        """Check a definition by creating an empty table. Raises the engine's error."""
         if self._canonical.get(_identity(table)) is None:
             with self._lock:
                 self._ensure(table)
@@ -56,9 +57,9 @@ class Analyser:
     def first_refused(
         self, table: Table, changes: Sequence[Callable[[Name], str]]
     ) -> tuple[int, RookeryError] | None:
-        """The first of some changes that the engine refuses on an empty copy of a table, with its error.
+        """The position of the first change that the engine refuses on an empty copy of a table, and the error.
 
-        `changes` make the statement for a table of the given name. Raises errors that say nothing about the change.
+        Each change makes its statement for a table of the given name. Raises errors that are not about the change.
         """
         copy = Name(self._database, f"a_{table.name.name}")
         with self._lock:
@@ -77,19 +78,19 @@ class Analyser:
         return None
 
     def canonical_type(self, type: str) -> str | None:
-        """The engine's own name of a type, None where there is no such type."""
+        """The engine's own name of a type; None if there is no such type."""
         if type not in self._types:
             try:
-                found = self._warehouse.query(f"DESCRIBE TABLE ({type_probe(type)})", None, ANALYSIS_SETTINGS)
+                columns = self._warehouse.query(f"DESCRIBE TABLE ({type_probe(type)})", None, ANALYSIS_SETTINGS)
             except EngineError as exc:
                 if exc.is_server_fault:
                     raise
                 return None
-            self._types[type] = on_one_line(str(found.rows[0][1]))
+            self._types[type] = on_one_line(str(columns.rows[0][1]))
         return self._types[type]
 
     def is_true(self, condition: str) -> bool:
-        """Whether a SELECT of one condition without tables gives a true one; False also if it cannot be computed."""
+        """Whether a SELECT without tables returns a true value. False also if it cannot be computed."""
         try:
             return bool(self._warehouse.query(condition, None, ANALYSIS_SETTINGS).rows[0][0])
         except EngineError as exc:
@@ -98,17 +99,17 @@ class Analyser:
             return False
 
     def canonical(self, desired: Schema) -> Schema:
-        """The schema with every table spelled as the catalogue would spell it once created."""
+        """The schema in which every table has the form that the catalog would show after its creation."""
         fresh = {k: t for t in desired.tables.values() if self._canonical.get(k := _identity(t)) is None}
         if fresh:
             with self._lock:
                 self._read_back(fresh)
         tables = {}
         for name, table in desired.tables.items():
-            found = self._canonical.get(_identity(table))
-            if found is None:
+            canonical = self._canonical.get(_identity(table))
+            if canonical is None:
                 raise RuntimeError(f"no canonical form of {name}")
-            tables[name] = replace(found, name=name, mark=table.mark, constraints=table.constraints)
+            tables[name] = replace(canonical, name=name, mark=table.mark, constraints=table.constraints)
         return Schema(desired.databases, tables, desired.views)
 
     def _read_back(self, fresh: Mapping[str, Table]) -> None:
@@ -116,12 +117,13 @@ class Analyser:
         for key, table in fresh.items():
             mark = Mark(self._database, table.name.name, "scratch")
             self._warehouse.execute(ddl.create_table(replace(table, name=names[key], mark=mark, constraints=())))
-        found = read_schema(self._warehouse, self._database).tables
+        created = read_schema(self._warehouse, self._database).tables
         for key, name in names.items():
-            self._canonical.put(key, found[name])
+            self._canonical.put(key, created[name])
             self._warehouse.execute(ddl.drop_table(name))
 
     def _ensure(self, table: Table) -> None:
+        """Create a table in the scratch database, unless it is there in this form. The lock must be held."""
         identity = _identity(table)
         if self._tables.get(table.name) == identity:
             return
@@ -138,6 +140,6 @@ class Analyser:
 
 
 def _identity(table: Table) -> str:
-    """What makes two tables the same but for name, owner and rows."""
+    """Equal for tables that differ only in name, mark, constraints or rows."""
     plain = replace(table, name=Name("", ""), mark=None, constraints=())
     return fingerprint(repr(plain))

@@ -1,4 +1,4 @@
-"""The disk under the workspace: whether it has room for more rows, and parts whose files are missing or empty."""
+"""Check the disk of the workspace: whether it has space for more rows, and parts with missing or empty files."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from engine.workspace.workspace import Workspace
 
 MAX_RESERVE_BYTES = 256 << 20
 RESERVE_SHARE = 20
-"""Without a setting, the reserve is one part in so many of the disk, and at most MOST_RESERVE bytes."""
+"""The default reserve is the disk's size divided by this, and at most MAX_RESERVE_BYTES."""
 NEARLY_FULL_RESERVES = 3
-"""With less free than so many times the reserve, a disk is nearly full."""
+"""A disk with less free space than this multiple of the reserve is nearly full."""
 READY_RESERVES = 2
-"""With less free than so many times the reserve, larger requests are refused already, and the server is not ready."""
+"""With less free space than this multiple of the reserve, larger requests are refused and the server is not ready."""
 WRITE_AMPLIFICATION = 3
-"""Bytes that storing one byte of a request may take, with what is made from it."""
+"""Bytes on disk for each byte of a request, at most, including everything that is derived from it."""
 
 _PART = re.compile(r"[^_]+(?:_\d+){3,4}")
 """The directory of an active part: partition, blocks, level, and mutation."""
@@ -37,15 +37,15 @@ class Damage:
 
 
 def reserve_of(workspace: Workspace, space: Space) -> int:
-    """Bytes that are kept free for notes, merges and what is made from rows."""
-    given = workspace.settings.min_free
-    return given if given is not None else min(MAX_RESERVE_BYTES, space.total // RESERVE_SHARE)
+    """Bytes that are kept free for records, merges and everything that is derived from rows."""
+    configured = workspace.settings.min_free
+    return configured if configured is not None else min(MAX_RESERVE_BYTES, space.total // RESERVE_SHARE)
 
 
 def shortage(workspace: Workspace, size: int | None = None) -> str | None:
-    """Why rows of so many bytes are not stored for want of space; None when there is room, or it is not known.
+    """Why there is not enough space for `size` bytes of rows; None if there is, or if the free space is not known.
 
-    Without a size: why the disk is so full that the server is not ready.
+    Without a size: why the server is not ready.
     """
     space = workspace.warehouse.disk_space()
     if space is None:
@@ -57,10 +57,10 @@ def shortage(workspace: Workspace, size: int | None = None) -> str | None:
 
 
 def require_space(workspace: Workspace, size: int) -> None:
-    """Raise RK6008 unless rows of so many bytes find room.
+    """Raise RK6008 unless there is space for `size` bytes of rows. Does nothing for a ClickHouse server.
 
-    The engine ignores some writes that fail for want of space, so it is not left to it to notice. A server's disk is
-    asked for only by the health checks: its own settings guard it.
+    Rookery checks this itself, because the engine ignores some writes that fail on a full disk. The disk of a server
+    is guarded by the server's own settings, and only the health checks look at it.
     """
     if not workspace.warehouse.capabilities.embedded:
         return
@@ -77,7 +77,7 @@ def require_space(workspace: Workspace, size: int) -> None:
 
 
 def require_spool_space(workspace: Workspace, space: Space, size: int) -> None:
-    """Raise RK6008 for a temporary file of so many bytes on a disk that has less than that left for others."""
+    """Raise RK6008 if a temporary file of `size` bytes would leave the disk nearly full."""
     if space.free - NEARLY_FULL_RESERVES * reserve_of(workspace, space) >= size:
         return
     raise RookeryError(
@@ -90,22 +90,22 @@ def require_spool_space(workspace: Workspace, space: Space, size: int) -> None:
 
 
 def damaged_parts(workspace: Workspace) -> Iterator[Damage]:
-    """Parts that the engine has put aside as broken, and active parts with files that are missing or empty.
+    """Parts that the engine has detached as broken, and active parts with missing or empty files.
 
-    Files are only looked at where the engine is embedded; their contents are not read.
+    Only an embedded engine's files are checked, and only whether they exist and are not empty.
     """
-    ours = "(database = {w:String} OR startsWith(database, concat({w:String}, '_nest')))"
+    own = "(database = {w:String} OR startsWith(database, concat({w:String}, '_nest')))"
     broken = workspace.warehouse.query(
-        f"SELECT database, table, name FROM system.detached_parts WHERE {ours} AND startsWith(name, 'broken') "
+        f"SELECT database, table, name FROM system.detached_parts WHERE {own} AND startsWith(name, 'broken') "
         "ORDER BY ALL",
         {"w": workspace.name},
     )
     for database, table, part in broken.rows:
-        yield Damage(Name(database, table), part, "the engine found it broken and put it aside")
+        yield Damage(Name(database, table), part, "the engine detached it as broken")
     if not workspace.warehouse.capabilities.embedded:
         return
     active = workspace.warehouse.query(
-        f"SELECT database, table, name, path FROM system.parts WHERE active AND {ours} ORDER BY ALL",
+        f"SELECT database, table, name, path FROM system.parts WHERE active AND {own} ORDER BY ALL",
         {"w": workspace.name},
     )
     listed = {Name(database, table) for database, table, _, _ in active.rows}
@@ -116,16 +116,16 @@ def damaged_parts(workspace: Workspace) -> Iterator[Damage]:
             why = "its directory is missing"
         if why is not None:
             yield Damage(Name(database, table), part, why)
-    yield from _damaged_in_unlisted(workspace, ours, listed)
+    yield from _damaged_in_unlisted(workspace, own, listed)
 
 
-def _damaged_in_unlisted(workspace: Workspace, ours: str, listed: set[Name]) -> Iterator[Damage]:
-    """Damage in tables that the engine loads when they are touched. It lists none of their parts until then."""
+def _damaged_in_unlisted(workspace: Workspace, own: str, listed: set[Name]) -> Iterator[Damage]:
+    """Damage in tables that the engine loads on first use. Until then, it does not list their parts."""
     if not workspace.warehouse.capabilities.lazy_tables:
         return
     tables = workspace.warehouse.query(
         "SELECT * FROM (SELECT database, name AS table, arrayJoin(data_paths) AS path FROM system.tables "
-        f"WHERE engine LIKE '%MergeTree') WHERE {ours} ORDER BY ALL",
+        f"WHERE engine LIKE '%MergeTree') WHERE {own} ORDER BY ALL",
         {"w": workspace.name},
     )
     for database, table, path in tables.rows:
@@ -136,18 +136,18 @@ def _damaged_in_unlisted(workspace: Workspace, ours: str, listed: set[Name]) -> 
             if (why := why_damaged(part)) is not None:
                 yield Damage(name, part.name, why)
         broken = sorted(p.name for p in (directory / "detached").glob("broken*"))
-        for found in broken:
-            yield Damage(name, found, "the engine found it broken and put it aside")
+        for part_name in broken:
+            yield Damage(name, part_name, "the engine detached it as broken")
 
 
 def _covered(part: Path) -> bool:
-    """Whether another part directory holds the blocks of one that is gone."""
+    """Whether another part directory contains the blocks of a missing one, as after a merge."""
     fields = part.name.split("_")
     if len(fields) < 4 or not (fields[1].isdigit() and fields[2].isdigit()):
         return True
     for other in part.parent.glob(f"{fields[0]}_*"):
-        theirs = other.name.split("_")
-        known = len(theirs) >= 4 and theirs[1].isdigit() and theirs[2].isdigit() and other.name != part.name
-        if known and int(theirs[1]) <= int(fields[1]) and int(fields[2]) <= int(theirs[2]):
+        numbers = other.name.split("_")
+        known = len(numbers) >= 4 and numbers[1].isdigit() and numbers[2].isdigit() and other.name != part.name
+        if known and int(numbers[1]) <= int(fields[1]) and int(fields[2]) <= int(numbers[2]):
             return True
     return False

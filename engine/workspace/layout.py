@@ -1,4 +1,4 @@
-"""Bringing a workspace that an earlier program wrote to the present layout.
+"""Migrate a workspace that an earlier version of rookery wrote to the current layout.
 
 `MIGRATIONS` is the ordered list of steps between opening the database and reading the deployed files; steps that need
 the compiled workspace are in `control/migrations.py`. A step is recorded in the registry when it is complete. A kill
@@ -28,7 +28,7 @@ log = structlog.get_logger("rookery.layout")
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """A workspace whose database is open and whose deployed files are not yet read."""
+    """A workspace with an open database, before its deployed files are read."""
 
     warehouse: Warehouse
     registry: Registry
@@ -37,30 +37,32 @@ class Opening:
 
 @dataclass(frozen=True)
 class Migration(Generic[T]):
-    """A step to the present layout. `name` is stored and never changes; `run` may be repeated at any point."""
+    """A step to the current layout."""
 
     name: str
+    """It is stored, so it never changes."""
     run: Callable[[T], None]
+    """Must be idempotent: a kill may repeat it from any point."""
 
 
 def _keep_zone(opening: Opening) -> None:
-    """Pin the zone in which rows were written: the host's or the ClickHouse server's."""
+    """Record the time zone in which rows were written: that of the host or of the ClickHouse server."""
     opening.registry.write_all(zone_rows(opening.warehouse.zone))
 
 
 MIGRATIONS: tuple[Migration[Opening], ...] = (Migration("time zone", _keep_zone),)
-"""In order. A step is added at the end, and none is ever removed."""
+"""In order. New steps are added at the end, and none is ever removed."""
 
 
 def migrate(opening: Opening) -> None:
-    """Migrate a workspace to the present layout; a new one is marked as being there.
+    """Migrate a workspace to the current layout; mark a new one as having it.
 
-    Raises LAYOUT_NEWER or ZONE before anything is written, or MIGRATION_FAILED; steps that are complete stay so.
+    Raises LAYOUT_NEWER or ZONE before anything is written. Raises MIGRATION_FAILED; the steps before stay complete.
     """
     registry = opening.registry
-    found = layout_of(registry)
-    if found > LAYOUT_VERSION:
-        raise newer_layout_error(f"workspace `{opening.settings.workspace}`", found)
+    version = layout_of(registry)
+    if version > LAYOUT_VERSION:
+        raise newer_layout_error(f"workspace `{opening.settings.workspace}`", version)
     marks: dict[str, Mapping[str, Mapping[str, Any]]] = {
         "layout": {VERSION_NAME: {"version": LAYOUT_VERSION}},
         "resource": {STOP_NAME: STOP},
@@ -70,14 +72,14 @@ def migrate(opening: Opening) -> None:
         registry.write_all({**marks, **zone_rows(zone), "migration": {m.name: {} for m in MIGRATIONS}})
         return
     check_zone(registry, opening.warehouse, opening.settings.workspace)
-    if found < LAYOUT_VERSION:
-        # From here on earlier programs refuse the workspace, so they never see it half migrated.
+    if version < LAYOUT_VERSION:
+        # From here on, earlier versions refuse the workspace, so they never see it half migrated.
         registry.write_all(marks)
     run_pending(registry, MIGRATIONS, opening)
 
 
 def layout_of(registry: Registry) -> int:
-    """The layout that the registry is marked with."""
+    """The layout version in the registry."""
     return int(registry.read("layout").get(VERSION_NAME, {}).get("version", FIRST_VERSION))
 
 

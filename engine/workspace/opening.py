@@ -1,4 +1,4 @@
-"""Opening a workspace: the embedded engine or a ClickHouse server, as the settings say."""
+"""Open a workspace in the embedded engine or in a ClickHouse server, as the settings say."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ def open_warehouse(settings: Settings) -> Warehouse:
 
 
 def _make_private(settings: Settings) -> None:
-    """Close `.rookery/` to others, which older versions left open."""
+    """Remove other users' access to `.rookery/`, which older versions allowed."""
     if settings.state_directory.name == HOME:
-        # Where that is not possible, opening the directory says why.
+        # If that is not possible, opening the directory reports why.
         with suppress(OSError):
             private_directory(settings.state_directory)
 
 
 def table_count(data: Path) -> int:
-    """Tables and views in an embedded engine's directory, without opening it."""
+    """Number of tables and views in an embedded engine's directory. Does not open the engine."""
     return sum(1 for _ in (data / "metadata").glob("*/*.sql"))
 
 
 def has_workspace(settings: Settings) -> bool:
-    """Whether there is a workspace to open. Nothing is made. Raises RK6001 while another process may be making it."""
+    """Whether the workspace exists. Creates nothing. Raises RK6001 while another process may be creating it."""
     if settings.clickhouse_url is None:
         metadata = settings.data / "metadata"
         there = any((metadata / name).exists() for name in (f"{settings.workspace}.sql", settings.workspace))
@@ -74,7 +74,7 @@ def has_workspace(settings: Settings) -> bool:
 
 
 def open_workspace(settings: Settings) -> Workspace:
-    """The workspace, compiled from what is deployed. The database is closed again if that fails."""
+    """Open the database and compile what is deployed. Closes the database again if that fails."""
     warehouse = open_warehouse(settings)
     try:
         return Workspace(settings, warehouse)

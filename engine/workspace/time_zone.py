@@ -1,4 +1,4 @@
-"""The workspace's time zone: pinned in its registry at first use, compared with the database's at every opening."""
+"""The time zone of a workspace: recorded in its registry on first use, and checked whenever it is opened."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ ZONE_KIND, ZONE_NAME = "timezone", "workspace"
 
 
 def first_zone(warehouse: Warehouse, settings: Settings) -> str:
-    """The zone of a new workspace. Raises ZONE where a ClickHouse server runs in one that nobody chose."""
+    """The zone of a new workspace. Raises ZONE if a ClickHouse server does not run in the configured zone."""
     wanted = settings.timezone or UTC
     if warehouse.zone != wanted and not warehouse.capabilities.embedded:
         raise RookeryError(
             ZONE,
-            f"a new workspace is kept in {wanted}, and the ClickHouse server runs in {warehouse.zone}",
+            f"a new workspace uses the time zone {wanted}, but the ClickHouse server runs in {warehouse.zone}",
             hint=f"set ROOKERY_TIMEZONE={warehouse.zone}, or <timezone>{wanted}</timezone> in the server's settings",
         )
     return warehouse.zone
 
 
 def zone_rows(zone: str) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
-    """What the registry holds of a zone."""
+    """The registry record of a zone, by kind and name."""
     return {ZONE_KIND: {ZONE_NAME: {"zone": zone}}}
 
 
 def check_zone(registry: Registry, warehouse: Warehouse, workspace: str) -> None:
-    """Raises ZONE when the database does not run in the zone in which the workspace's rows were written."""
-    pinned = registry.read(ZONE_KIND).get(ZONE_NAME, {}).get("zone", warehouse.zone)
-    if pinned == warehouse.zone:
+    """Raise ZONE if the database does not run in the zone in which the workspace's rows were written."""
+    recorded = registry.read(ZONE_KIND).get(ZONE_NAME, {}).get("zone", warehouse.zone)
+    if recorded == warehouse.zone:
         return
     embedded = warehouse.capabilities.embedded
     raise RookeryError(
         ZONE,
-        f"workspace `{workspace}` is kept in the time zone {pinned}, and its database was opened in {warehouse.zone}",
-        hint=f"set ROOKERY_TIMEZONE={pinned}"
+        f"workspace `{workspace}` uses the time zone {recorded}, but its database was opened in {warehouse.zone}",
+        hint=f"set ROOKERY_TIMEZONE={recorded}"
         if embedded
-        else f"set <timezone>{pinned}</timezone> in the configuration of the ClickHouse server",
+        else f"set <timezone>{recorded}</timezone> in the configuration of the ClickHouse server",
     )

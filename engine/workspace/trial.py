@@ -1,7 +1,7 @@
-"""Changes of tables, tried on empty copies before any step of a plan is done.
+"""Try changes of tables on empty copies before any step of a plan is applied.
 
-The engine refuses some changes only when it is asked to make them: another type of a key's column, a conversion that
-does not exist, a setting that cannot change. Found in the middle of a plan, they would leave half of it done.
+The engine refuses some changes only when they are made: another type of a key column, a conversion that does not
+exist, a setting that cannot change. In the middle of a plan, such a refusal would leave half of it applied.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ Alteration = AddColumn | ChangeColumn | DropColumn | ChangeClause
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """A step that the engine would refuse, with its error."""
+    """A step that the engine would refuse, and its error."""
 
     step: Alteration
     error: RookeryError
 
 
 def refused_changes(steps: Iterable[Step], live: Schema, analyser: Analyser) -> Iterator[Refusal]:
-    """The first refused change of each table; tables of the same resource and shape are tried once.
+    """The first refused change of each table. Of tables of many tenants that are alike, only one is tried.
 
-    Raises errors of the database that say nothing about the change.
+    Raises errors of the database that are not about the change.
     """
     by_table: dict[Name, list[Alteration]] = {}
     for step in steps:
@@ -38,11 +38,11 @@ def refused_changes(steps: Iterable[Step], live: Schema, analyser: Analyser) -> 
             by_table.setdefault(step.name, []).append(step)
     seen: set[tuple[str, bool]] = set()
     for name, alterations in by_table.items():
-        kind = (name.name, alterations[0].tenant is None)
-        if kind in seen:
+        shape = (name.name, alterations[0].tenant is None)
+        if shape in seen:
             continue
-        seen.add(kind)
-        # As when they are applied: columns are dropped last.
+        seen.add(shape)
+        # In the order in which they are applied: columns are dropped last.
         ordered = sorted(alterations, key=lambda s: isinstance(s, DropColumn))
         refused = analyser.first_refused(live.tables[name], [partial(_sql, s) for s in ordered])
         if refused is not None:
@@ -51,7 +51,7 @@ def refused_changes(steps: Iterable[Step], live: Schema, analyser: Analyser) -> 
 
 
 def _sql(step: Alteration, name: Name) -> str:
-    """The statement of a step, for another table."""
+    """The statement of a step for a table of another name."""
     if isinstance(step, AddColumn):
         return ddl.add_column(name, step.column)
     if isinstance(step, ChangeColumn):
