@@ -65,7 +65,7 @@ FACTS = "count() AS rows, sum(units) AS total, groupBitXor(units) AS all_of_them
 
 
 def seen_by(server: Server, tenant: object, sql: str) -> list[dict[str, Any]]:
-    """Rows of a query through a tenant's eyes."""
+    """Rows of a query that an admin runs as a tenant."""
     headers = {"x-rookery-tenant": str(tenant)}
     found: list[dict[str, Any]] = server.done("POST", "/v0/sql", content=sql, headers=headers)["data"]
     return found

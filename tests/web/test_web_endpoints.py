@@ -253,7 +253,7 @@ def test_unknown_pipes_tell_nothing(server: Server, token: str) -> None:
     refused(server.get("/v0/pipes/fill_daily.json", server.admin_token), 404, "RK4008")
 
 
-def test_an_admin_looks_through_a_tenants_eyes(server: Server) -> None:
+def test_an_admin_calls_an_endpoint_as_a_tenant(server: Server) -> None:
     path = "/v0/pipes/by_kind.json"
     for tenant, units in (("1", 43), ("2", 6500)):
         found = data(server.admin("GET", path, headers={"x-rookery-tenant": tenant}))

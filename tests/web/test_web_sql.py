@@ -245,6 +245,6 @@ def test_an_admin_sees_everything(server: Server) -> None:
         "SELECT * FROM nope",
     ):
         assert server.post("/v0/sql", server.admin_token, content=sql).status_code in (400, 403)
-    eyes = {"x-rookery-tenant": "2"}
-    found = data(server.post("/v0/sql", server.admin_token, content="SELECT note FROM events", headers=eyes))
+    as_tenant = {"x-rookery-tenant": "2"}
+    found = data(server.post("/v0/sql", server.admin_token, content="SELECT note FROM events", headers=as_tenant))
     assert {r["note"][:4] for r in found} == {"two-"}

@@ -1,4 +1,4 @@
-"""Impersonating a tenant: an id selects exactly that tenant, whatever its characters, or no tenant."""
+"""Running queries as a tenant: the id after --tenant selects exactly that tenant, whatever its characters."""
 
 from __future__ import annotations
 
