@@ -1,7 +1,7 @@
-"""What exists in the database and is ours, read into the types of `engine.schema` in four queries.
+"""Reading the objects of a workspace from the database into the types of `engine.schema`.
 
-Texts are the engine's own canonical ones, so two tables made from one definition compare equal, and so does one that
-got a column later.
+All texts are the engine's canonical ones. Two tables with the same definition therefore compare equal, even if one of
+them got some of its columns later.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ ARRAY JOIN dependencies_database AS d, dependencies_table AS v) WHERE %s"""
 
 
 def read_schema(warehouse: Warehouse, workspace: str, databases: Collection[str] | None = None) -> Schema:
-    """Everything with this workspace's mark, in its database and nests, or in those of them that are named.
+    """Read all objects with this workspace's mark, in its database and nests, or only in `databases`.
 
     Views are in order of data flow.
     """
     bindings: dict[str, Value] = {"w": workspace, "databases": [*sorted(databases or ())]}
-    chosen = _WORKSPACE if databases is None else _NAMED
-    where = chosen.format("database")
+    condition = _WORKSPACE if databases is None else _NAMED
+    where = condition.format("database")
     _load(warehouse, where, bindings)
     columns = _columns(warehouse, where, bindings)
     indexes = _indexes(warehouse, where, bindings)
@@ -51,45 +51,46 @@ def read_schema(warehouse: Warehouse, workspace: str, databases: Collection[str]
             views.append(_view(name, row, mark, sources, columns[name]))
         else:
             tables.append(_table(name, row, mark, columns[name], indexes[name]))
-    bearing = {workspace, *(t.name.database for t in tables)}
-    found = dict(warehouse.query(_DATABASES + chosen.format("name"), bindings).rows)
-    ours = {name for name, comment in found.items() if name in bearing or _is_of(comment, workspace)}
+    # A database without a mark of its own is ours if it contains tables of ours.
+    with_tables = {workspace, *(t.name.database for t in tables)}
+    comments = dict(warehouse.query(_DATABASES + condition.format("name"), bindings).rows)
+    ours = {name for name, comment in comments.items() if name in with_tables or _is_of(comment, workspace)}
     return Schema.of(ours, tables, _in_order(views))
 
 
 def load_tables(warehouse: Warehouse, database: str) -> None:
-    """Load a database's tables, if they wait on disk."""
+    """Make the engine load all tables of a database."""
     _load(warehouse, "database = {d:String}", {"d": database})
 
 
 def load_tables_named(warehouse: Warehouse, workspace: str, names: Collection[str]) -> None:
-    """Load tables of these names in all nests, if they wait on disk."""
+    """Make the engine load the tables with these names in all nests."""
     if names:
         where = "startsWith(database, concat({w:String}, '_nest')) AND name IN {names:Array(String)}"
         _load(warehouse, where, {"w": workspace, "names": [*sorted(names)]})
 
 
 def _load(warehouse: Warehouse, where: str, bindings: Mapping[str, Value]) -> None:
-    """Let the engine load tables. One that waits on disk says nothing of itself, not even whose it is."""
+    """Make the engine load tables. The catalog does not have the comment, and so the mark, of an unloaded table."""
     if warehouse.capabilities.lazy_tables:
-        # Where its data lies is what only the loaded table knows.
+        # The engine has to load a table to know its data paths.
         warehouse.query(f"SELECT sum(length(data_paths)) FROM system.tables WHERE {where}", bindings)
 
 
 def foreign_objects(warehouse: Warehouse, names: Iterable[Name]) -> set[Name]:
-    """Which of these names exist without a mark of ours."""
-    wanted = set(names)
-    if not wanted:
+    """Those of the names under which an object without our mark exists."""
+    candidates = set(names)
+    if not candidates:
         return set()
-    databases: list[Value] = [*sorted({n.database for n in wanted})]
-    tables: list[Value] = [*sorted({n.name for n in wanted})]
-    found = warehouse.query(
+    databases: list[Value] = [*sorted({n.database for n in candidates})]
+    tables: list[Value] = [*sorted({n.name for n in candidates})]
+    result = warehouse.query(
         "SELECT database, name, comment FROM system.tables "
         "WHERE database IN {databases:Array(String)} AND name IN {names:Array(String)}",
         {"databases": databases, "names": tables},
     )
-    foreign = {Name(database, name) for database, name, comment in found.rows if Mark.read(comment) is None}
-    return wanted & foreign
+    foreign = {Name(database, name) for database, name, comment in result.rows if Mark.read(comment) is None}
+    return candidates & foreign
 
 
 def _is_of(comment: str, workspace: str) -> bool:
@@ -98,17 +99,17 @@ def _is_of(comment: str, workspace: str) -> bool:
 
 
 def _columns(warehouse: Warehouse, where: str, bindings: Mapping[str, Value]) -> defaultdict[Name, list[Column]]:
-    found: defaultdict[Name, list[Column]] = defaultdict(list)
+    columns: defaultdict[Name, list[Column]] = defaultdict(list)
     for database, table, *column in warehouse.query(_COLUMNS % where, bindings).rows:
-        found[Name(database, table)].append(Column(*column))
-    return found
+        columns[Name(database, table)].append(Column(*column))
+    return columns
 
 
 def _indexes(warehouse: Warehouse, where: str, bindings: Mapping[str, Value]) -> defaultdict[Name, list[Index]]:
-    found: defaultdict[Name, list[Index]] = defaultdict(list)
+    indexes: defaultdict[Name, list[Index]] = defaultdict(list)
     for database, table, name, expression, kind, granularity in warehouse.query(_INDEXES % where, bindings).rows:
-        found[Name(database, table)].append(Index(name, as_expression(expression), kind, granularity))
-    return found
+        indexes[Name(database, table)].append(Index(name, as_expression(expression), kind, granularity))
+    return indexes
 
 
 def _table(name: Name, row: Mapping[str, Any], mark: Mark, columns: list[Column], indexes: list[Index]) -> Table:
@@ -132,12 +133,12 @@ def _table(name: Name, row: Mapping[str, Any], mark: Mark, columns: list[Column]
 def _view(
     name: Name, row: Mapping[str, Any], mark: Mark, sources: Mapping[Name, Name], columns: list[Column]
 ) -> View:
-    nowhere = Name("", "")
+    missing = Name("", "")
     return View(
         name=name,
-        target=read_target(row["create_table_query"]) or nowhere,
-        # The engine knows which table's inserts wake a view; a view whose source was dropped has none.
-        source=sources.get(name, nowhere),
+        target=read_target(row["create_table_query"]) or missing,
+        # From the engine's dependencies. A view whose source was dropped has none.
+        source=sources.get(name, missing),
         sql=row["as_select"],
         columns=tuple(c.name for c in columns),
         mark=mark,
@@ -145,13 +146,14 @@ def _view(
 
 
 def _in_order(views: Iterable[View]) -> list[View]:
-    """Views in order of data flow: one that fills a table before those that read it."""
-    waiting = list(views)
+    """Sort views in order of data flow: the views that fill a table come before those that read it."""
+    remaining = list(views)
     ordered: list[View] = []
-    while waiting:
-        filled = {v.target for v in waiting}
-        ready = [v for v in waiting if v.source not in filled] or waiting
+    while remaining:
+        filled = {v.target for v in remaining}
+        # Views in a circle have no order; they are taken as they are, so that the loop ends.
+        ready = [v for v in remaining if v.source not in filled] or remaining
         ordered.extend(ready)
         done = {v.name for v in ready}
-        waiting = [v for v in waiting if v.name not in done]
+        remaining = [v for v in remaining if v.name not in done]
     return ordered

@@ -1,4 +1,4 @@
-"""Inserts into the tables of the product itself, of which every part is looked at when it is stored."""
+"""Inserts into rookery's own tables, with a check that each stored part is intact."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from engine.schema import Name
 from engine.warehouse.errors import EngineError
 from engine.warehouse.port import Input, Warehouse
 
-MAX_TRIES = 3
+MAX_INSERT_TRIES = 3
 
 
 def insert_checked(
@@ -19,18 +19,22 @@ def insert_checked(
     columns: Iterable[str] = (),
     settings: Mapping[str, int | str] | None = None,
 ) -> None:
-    """Insert NDJSON rows, again if the engine has stored a damaged part. Raises RK6009 if it does so every time."""
+    """Insert NDJSON rows, and repeat the insert if its part is damaged. Raises RK6009 if every attempt fails.
+
+    The engine reports success even if a write into one of the part's files has failed.
+    """
     names = tuple(columns)
-    given = {**(settings or {}), "async_insert": 0}
+    # The part must exist when the insert returns, so that it can be checked.
+    synchronous = {**(settings or {}), "async_insert": 0}
     warehouse.note_parts([table])
-    for _ in range(MAX_TRIES):
-        warehouse.insert(table.sql(), rows, Input.NDJSON, names, given)
-        bad = warehouse.damaged_parts([table])
-        again = [warehouse.remove_part(table, part) for _, part, _ in bad]
-        if bad:
+    for _ in range(MAX_INSERT_TRIES):
+        warehouse.insert(table.sql(), rows, Input.NDJSON, names, synchronous)
+        damaged = warehouse.damaged_parts([table])
+        must_repeat = [warehouse.remove_part(table, d.part) for d in damaged]
+        if damaged:
             warehouse.undo_merges()
-        if not any(again):
+        if not any(must_repeat):
             return
     raise EngineError(
-        errors.STORAGE, errors.STORAGE.title, detail=f"{table}: {bad[0][2]}", headers={"Retry-After": "2"}
+        errors.STORAGE, errors.STORAGE.title, detail=f"{table}: {damaged[0].reason}", headers={"Retry-After": "2"}
     )

@@ -1,6 +1,7 @@
-"""Reading the engine's own canonical text of a table: its clauses, settings, constraints and a view's target.
+"""Parsing the engine's canonical text of a table or view: clauses, settings, constraints and a view's target.
 
-Only text that the engine printed is read here, never an author's: it is on one line, with one spelling of each thing.
+Only text that the engine has printed is parsed here, never text of an author. It is on one line and spells everything
+in one way.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from itertools import pairwise
 
 from engine.schema import Name
 
-# Quotes that never close go to the end, so that no text is looked through once for each quote in it.
+# An unclosed quote matches up to the end of the text. Otherwise, a text with many quotes would take quadratic time.
 _QUOTED = re.compile(
     r"'(?:[^'\\]|\\(?:.|\Z)|'')*+(?:'|\Z)|`(?:[^`\\]|\\(?:.|\Z)|``)*+(?:`|\Z)|\"(?:[^\"\\]|\\(?:.|\Z))*+(?:\"|\Z)",
     re.DOTALL,
@@ -26,7 +27,7 @@ _KEYWORDS = ("PARTITION BY", "PRIMARY KEY", "ORDER BY", "SAMPLE BY", "TTL", "SET
 
 @dataclass(frozen=True, slots=True)
 class Clauses:
-    """An engine with its arguments, and the clauses behind it."""
+    """An engine with its arguments, and the clauses that follow it. Absent clauses are empty."""
 
     engine: str
     partition_key: str = ""
@@ -38,29 +39,29 @@ class Clauses:
 
 
 def read_clauses(engine_full: str) -> Clauses:
-    """The clauses of `system.tables.engine_full`."""
-    cuts = sorted((at, word) for word in _KEYWORDS for at in [_find(engine_full, f" {word} ")] if at >= 0)
-    ends = [*cuts, (len(engine_full), "")]
-    found = {word: engine_full[at + len(word) + 2 : end] for (at, word), (end, _) in pairwise(ends)}
-    engine = engine_full[: cuts[0][0]] if cuts else engine_full
+    """Split the text of `system.tables.engine_full` into its clauses."""
+    starts = sorted((at, word) for word in _KEYWORDS for at in [_find(engine_full, f" {word} ")] if at >= 0)
+    bounds = [*starts, (len(engine_full), "")]
+    clauses = {word: engine_full[at + len(word) + 2 : end] for (at, word), (end, _) in pairwise(bounds)}
+    engine = engine_full[: starts[0][0]] if starts else engine_full
     return Clauses(
         engine=unquote(engine) if engine.startswith("`") and engine.endswith("`") else engine,
-        partition_key=found.get("PARTITION BY", ""),
-        primary_key=found.get("PRIMARY KEY", ""),
-        sorting_key=found.get("ORDER BY", ""),
-        sampling_key=found.get("SAMPLE BY", ""),
-        ttl=found.get("TTL", ""),
-        settings=_settings(found.get("SETTINGS", "")),
+        partition_key=clauses.get("PARTITION BY", ""),
+        primary_key=clauses.get("PRIMARY KEY", ""),
+        sorting_key=clauses.get("ORDER BY", ""),
+        sampling_key=clauses.get("SAMPLE BY", ""),
+        ttl=clauses.get("TTL", ""),
+        settings=_settings(clauses.get("SETTINGS", "")),
     )
 
 
 def as_expression(text: str) -> str:
-    """An index's expression as it must stand in a definition: several columns stand in brackets."""
+    """An index's expression as a definition needs it: several columns are enclosed in brackets."""
     return f"({text})" if len(_split(text)) > 1 else text
 
 
 def read_constraints(create_query: str) -> tuple[tuple[str, str], ...]:
-    """Name and expression of each CHECK constraint in a CREATE TABLE."""
+    """The name and expression of each CHECK constraint in a CREATE TABLE."""
     start = create_query.find("(") + 1
     if "CONSTRAINT" not in create_query or start == 0:
         return ()
@@ -70,13 +71,13 @@ def read_constraints(create_query: str) -> tuple[tuple[str, str], ...]:
 
 
 def read_target(create_query: str) -> Name | None:
-    """The table that a CREATE MATERIALIZED VIEW … TO fills."""
-    found = _TARGET.search(create_query)
-    return Name(unquote(found[1]), unquote(found[2])) if found else None
+    """The target of a CREATE MATERIALIZED VIEW … TO, or None."""
+    match = _TARGET.search(create_query)
+    return Name(unquote(match[1]), unquote(match[2])) if match else None
 
 
 def unquote(identifier: str) -> str:
-    """An identifier without the quotes and escapes that the engine gave it."""
+    """An identifier without the engine's quotes and escapes."""
     if not identifier.startswith("`"):
         return identifier
     return _ESCAPED.sub(lambda m: _ESCAPES.get(m[1], m[1]), identifier[1:-1])
@@ -87,33 +88,34 @@ _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "0": "\0", "b": "\b", "f": "\f"}
 
 def _settings(text: str) -> tuple[tuple[str, str], ...]:
     pairs = (part.strip().partition(" = ") for part in _split(text))
-    # The engine writes the default granularity into every table, asked or not.
+    # The engine adds the default granularity to every table, even if its definition does not have it.
     return tuple(sorted((k, v) for k, _, v in pairs if k and (k, v) != ("index_granularity", "8192")))
 
 
 def _outside(text: str, start: int = 0) -> Iterator[tuple[int, str, int]]:
-    """Position, character and depth of brackets for everything outside quotes."""
-    depth, at = 0, start
-    while at < len(text):
-        quoted = _QUOTED.match(text, at)
+    """Position, character and bracket depth of all characters outside quotes. Brackets have their outer depth."""
+    depth, position = 0, start
+    while position < len(text):
+        quoted = _QUOTED.match(text, position)
         if quoted:
-            at = quoted.end()
+            position = quoted.end()
             continue
-        char = text[at]
+        char = text[position]
         depth -= char in ")]}"
-        yield at, char, depth
+        yield position, char, depth
         depth += char in "([{"
-        at += 1
+        position += 1
 
 
 def _find(text: str, words: str) -> int:
-    """Where words stand outside quotes and brackets, or -1."""
+    """The position of words outside quotes and brackets, or -1. They must begin with a space."""
     return next(
         (at for at, char, depth in _outside(text) if not depth and char == " " and text.startswith(words, at)), -1
     )
 
 
 def _closing(text: str, start: int) -> int:
+    """The position of the bracket that closes the one just before `start`."""
     return next((at for at, _, depth in _outside(text, start) if depth < 0), len(text))
 
 

@@ -1,7 +1,7 @@
-"""Damaged parts that merges or mutations have made: the parts that they were made from take their place again.
+"""Undoing merges and mutations whose result is damaged, by putting their source parts back.
 
-The engine keeps those for some minutes. It loads them in place of a part that is gone, but only when the table is
-attached. A damaged part is never dropped: its rows came with other inserts than the one that is under way.
+The engine keeps source parts for a while, and loads them instead of a missing result when the table is attached. A
+damaged result is never just dropped: it contains rows of earlier inserts, which no one would send again.
 """
 
 from __future__ import annotations
@@ -19,25 +19,29 @@ _NAME = re.compile(r"(?P<partition>.+?)_(?P<first>\d+)_(?P<last>\d+)_(?P<level>\
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What the name of a part says."""
+    """The name of a part, split into its fields."""
 
     partition: str
     first: int
+    """Number of the first block that the part contains."""
     last: int
+    """Number of the last block that the part contains."""
     level: int
+    """Number of merges that led to the part; an insert can make level 1."""
     version: int
+    """Number of the last mutation; 0 without mutations."""
 
     @classmethod
     def of(cls, name: str) -> Part | None:
-        """None for a directory that is no part."""
-        found = _NAME.fullmatch(name)
-        if found is None:
+        """Parse a directory's name; None if it is not that of a part."""
+        match = _NAME.fullmatch(name)
+        if match is None:
             return None
-        numbers = (int(found[n] or 0) for n in ("first", "last", "level", "version"))
-        return cls(found["partition"], *numbers)
+        numbers = (int(match[n] or 0) for n in ("first", "last", "level", "version"))
+        return cls(match["partition"], *numbers)
 
     def covers(self, other: Part) -> bool:
-        """Whether this part was made from another, perhaps by several steps."""
+        """Whether this part was made from the other one, directly or in several steps."""
         return (
             self != other
             and self.partition == other.partition
@@ -48,16 +52,16 @@ class Part:
 
 
 def source_parts(table: Path, name: str) -> list[str]:
-    """Names of the undamaged parts that a part was made from, as far as they are still in its table's directory."""
+    """The undamaged parts that a part was made from, as far as they still exist in the directory of its table."""
     part = Part.of(name)
     if part is None:
         return []
-    there = ((d, other) for d in table.iterdir() if (other := Part.of(d.name)) is not None)
-    return sorted(d.name for d, other in there if part.covers(other) and why_damaged(d) is None)
+    parts = ((d, other) for d in table.iterdir() if (other := Part.of(d.name)) is not None)
+    return sorted(d.name for d, other in parts if part.covers(other) and why_damaged(d) is None)
 
 
 def is_derived(table: Path, name: str) -> bool:
-    """Whether a part is the work of a merge or a mutation, and not of an insert, which may make parts of level 1."""
+    """Whether a merge or a mutation made a part, and not an insert. Inserts can make parts of level 1, too."""
     part = Part.of(name)
     if part is None:
         return False
@@ -65,7 +69,7 @@ def is_derived(table: Path, name: str) -> bool:
 
 
 def can_be_undone(table: Path, name: str) -> bool:
-    """Whether the parts that a part was made from are there: the first and the last, as all are removed at once."""
+    """Whether the source parts of a part still exist. The engine removes all of them at once, so two are checked."""
     part = Part.of(name)
     sources = [p for n in source_parts(table, name) if (p := Part.of(n)) is not None]
     return (
@@ -74,14 +78,14 @@ def can_be_undone(table: Path, name: str) -> bool:
 
 
 def derived_parts(table: Path, name: str) -> list[str]:
-    """Names of the parts that have been made of a part, perhaps by several steps."""
+    """The parts that were made from a part, directly or in several steps."""
     part = Part.of(name)
-    there = ((d.name, other) for d in table.iterdir() if (other := Part.of(d.name)) is not None)
-    return sorted(n for n, other in there if part is not None and other.covers(part))
+    parts = ((d.name, other) for d in table.iterdir() if (other := Part.of(d.name)) is not None)
+    return sorted(n for n, other in parts if part is not None and other.covers(part))
 
 
 def damaged_merges(data: Path) -> list[Path]:
-    """Directories of damaged parts that can be undone."""
+    """The directories of all damaged results whose source parts still exist."""
     return [
         table / name
         for table, parts in _tables(data)
@@ -91,16 +95,16 @@ def damaged_merges(data: Path) -> list[Path]:
 
 
 def _tables(data: Path) -> Iterator[tuple[Path, dict[str, Part]]]:
-    """Directories of tables, each with its parts by name."""
+    """The directories of all tables, each with its parts by name."""
     for file in (data / "store").glob("*/*/format_version.txt"):
         table = file.parent
         yield table, {d.name: part for d in table.iterdir() if (part := Part.of(d.name)) is not None}
 
 
 def undo_damaged(data: Path) -> None:
-    """Remove damaged parts that others stand for, in a directory that no engine has open.
+    """Remove damaged parts whose rows also exist in other parts. No engine may have the directory open.
 
-    Those are parts that can be undone, and what a sound part was made from.
+    These are results whose source parts still exist, and source parts of an undamaged result.
     """
     for directory in damaged_merges(data):
         shutil.rmtree(directory)
@@ -113,7 +117,7 @@ def undo_damaged(data: Path) -> None:
 
 
 def _covered(parts: dict[str, Part]) -> Iterator[str]:
-    """Names of parts that others have been made of. Parts lie in each other or apart."""
+    """The parts that another part was made from. Two parts of a partition never overlap partially."""
     outer: Part | None = None
     order = sorted(parts.items(), key=lambda i: (i[1].partition, i[1].first, -i[1].last, -i[1].level, -i[1].version))
     for name, part in order:

@@ -1,4 +1,4 @@
-"""Statements that change what exists, as text. Pure, and every one of them may be run again without harm."""
+"""The text of DDL statements. Pure. Running any of them again is harmless."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _NEST = "_nest"
 
 
 def create_database(name: str, mark: Mark | None = None, *, lazy: bool = False, in_memory: bool = False) -> str:
-    """A database with our mark; without one given, the mark of the workspace that its name belongs to.
+    """Create a database with a mark, by default that of the workspace its name belongs to.
 
-    If it is `lazy`, its tables are loaded when they are touched first, and not with the engine. If it is
-    `in_memory`, its tables are not written down and end with the engine.
+    The engine loads the tables of a `lazy` database when they are first used, instead of at its start. The tables of
+    an `in_memory` database are lost when the engine stops.
     """
     mark = mark or Mark(name.partition(_NEST)[0], name, "database")
     engine = " ENGINE = Atomic SETTINGS lazy_load_tables = 1" if lazy else " ENGINE = Memory" if in_memory else ""
@@ -23,12 +23,12 @@ def create_database(name: str, mark: Mark | None = None, *, lazy: bool = False, 
 
 
 def is_nest(database: str) -> bool:
-    """Whether a database of ours is a tenant's."""
+    """Whether a database of a workspace is a tenant's nest."""
     return _NEST in database
 
 
 def create_table(table: Table) -> str:
-    """A table with its columns, indexes, constraints, clauses and mark."""
+    """Create a table with its columns, indexes, constraints, clauses and mark."""
     parts = [_column(c) for c in table.columns]
     parts += [_index(i) for i in table.indexes]
     parts += [f"CONSTRAINT {quote(name)} CHECK {expression}" for name, expression in table.constraints]
@@ -48,8 +48,8 @@ def create_table(table: Table) -> str:
 
 
 def create_view(view: View) -> str:
-    """A materialized view into its target, with its mark."""
-    # The query stands in brackets, so that COMMENT cannot be read as an alias at its end.
+    """Create a materialized view with its mark."""
+    # Without the brackets, COMMENT could be parsed as an alias at the end of the query.
     comment = f"\nCOMMENT {literal(view.mark.text())}" if view.mark else ""
     name, target = view.name.sql(), view.target.sql()
     return f"CREATE MATERIALIZED VIEW IF NOT EXISTS {name} TO {target} AS (\n{view.sql}\n){comment}"
@@ -66,18 +66,18 @@ def drop_view(name: Name) -> str:
 
 
 def drop_database(name: str) -> str:
-    """Drop a database with everything in it."""
+    """Drop a database with all its tables."""
     return f"DROP DATABASE IF EXISTS {quote(name)} SYNC"
 
 
 def add_column(name: Name, column: Column, after: str | None = None) -> str:
-    """Add a column at the end, or after another."""
+    """Add a column at the end, or after another column."""
     place = f" AFTER {quote(after)}" if after else ""
     return f"ALTER TABLE {name.sql()} ADD COLUMN IF NOT EXISTS {_column(column)}{place}"
 
 
 def modify_column(name: Name, column: Column) -> str:
-    """Give a column the type, default, codec and comment of this one."""
+    """Change a column to this type, default, codec and comment."""
     return f"ALTER TABLE {name.sql()} MODIFY COLUMN IF EXISTS {_column(column)}"
 
 
@@ -87,7 +87,7 @@ def drop_column(name: Name, column: str) -> str:
 
 
 def modify_ttl(name: Name, ttl: str) -> str:
-    """Set a table's TTL, or remove it when the text is empty."""
+    """Set a table's TTL, or remove it if the text is empty."""
     return f"ALTER TABLE {name.sql()} " + (f"MODIFY TTL {ttl}" if ttl else "REMOVE TTL")
 
 
@@ -97,14 +97,17 @@ def modify_setting(name: Name, setting: str, value: str) -> str:
 
 
 def comment(name: Name, mark: Mark) -> str:
-    """Put another mark on a table or view."""
+    """Replace the mark of a table or view."""
     return f"ALTER TABLE {name.sql()} MODIFY COMMENT {literal(mark.text())}"
 
 
 def insert_block(target: str, columns: Iterable[str], token: str, select: str, **settings: int) -> str:
-    """Put a SELECT's rows into a table (quoted SQL name) as one block, which is known again by its token."""
-    given = settings_list({**SINGLE_BLOCK_SETTINGS, **settings, "insert_deduplication_token": token})
-    return f"INSERT INTO {target} ({', '.join(map(quote, columns))}) SETTINGS {given} {select}"
+    """Insert the rows of a SELECT as one block with a deduplication token. `target` is a quoted SQL name.
+
+    Repeating it with the same token inserts nothing.
+    """
+    clause = settings_list({**SINGLE_BLOCK_SETTINGS, **settings, "insert_deduplication_token": token})
+    return f"INSERT INTO {target} ({', '.join(map(quote, columns))}) SETTINGS {clause} {select}"
 
 
 def _column(column: Column) -> str:

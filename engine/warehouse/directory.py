@@ -1,4 +1,4 @@
-"""The embedded engine's directory: private, held by one process, with the engine's configuration."""
+"""The data directory of the embedded engine: private, locked by one process, with the engine's configuration."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ CONFIG = "rookery.xml"
 USERS = "rookery_users.xml"
 
 SOURCES_KEPT = 30
-"""Seconds for which the engine keeps what a part was merged from. Without a setting it may remove them at once."""
-# With thousands of tables the background threads otherwise take most of a core while nothing happens.
+"""Seconds for which the engine keeps the source parts of a merge. By default it may remove them immediately."""
+# With the default intervals and thousands of tables, idle background threads use most of a core.
 CONFIG_TEXT = """<clickhouse>
     <background_processing_pool_task_sleep_seconds_when_no_work_min>120</background_processing_pool_task_sleep_seconds_when_no_work_min>
     <background_processing_pool_task_sleep_seconds_when_no_work_multiplier>2</background_processing_pool_task_sleep_seconds_when_no_work_multiplier>
@@ -31,8 +31,8 @@ CONFIG_TEXT = """<clickhouse>
     %s
 </clickhouse>
 """
-# Columns take the zone of whatever loads their table. That is no session, so only the engine's own profile reaches
-# them: as a setting of sessions alone, the zone would be another one for functions of stored columns.
+# A stored column gets the time zone that applies when its table is loaded. Tables are loaded outside sessions, so the
+# zone has to be in the engine's default profile: as a session setting, functions of stored columns would not use it.
 USERS_TEXT = """<clickhouse>
     <profiles><default><session_timezone>%s</session_timezone></default></profiles>
     <users>
@@ -47,21 +47,22 @@ USERS_TEXT = """<clickhouse>
 
 
 def allow_files() -> None:
-    """Let this process open as many files as it may: an insert opens some twenty for every nest that it reaches."""
+    """Raise the limit on open files to the maximum: an insert opens about twenty for each nest that it reaches."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        # Where the system refuses, the engine says so when it comes to that.
+        # If the system refuses, the engine reports an error once it actually needs more files.
         with suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Directory:
-    """A data directory held by this process until `release`."""
+    """A data directory that this process has locked until `release`."""
 
     def __init__(self, path: Path) -> None:
-        """Make the directory (mode 0700) and take it.
+        """Create the directory with mode 0700 if needed, lock it, and repair it before an engine opens it.
 
-        Raises DIRECTORY_BUSY when another holds it, and before anything is written LAYOUT_NEWER or LAYOUT_UNREADABLE.
+        Raises DIRECTORY_BUSY if another process has locked it; LAYOUT_NEWER or LAYOUT_UNREADABLE, before anything is
+        written to it.
         """
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -88,15 +89,15 @@ class Directory:
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
         repair(self.path)
-        # The engine would put them aside as broken, which looks as if rows were missing.
+        # The engine would detach damaged parts when it loads their table, and their rows would seem lost.
         undo_damaged(self.path)
         allow_files()
         self.config = self.path / CONFIG
         self.fresh = not (self.path / "store").exists()
-        """Whether no engine has ever opened the directory."""
+        """Whether no engine has opened the directory yet."""
 
     def configure(self, zone: str | None) -> None:
-        """Write the engine's configuration, with the time zone of all that is in the directory; None: the host's."""
+        """Write the engine's configuration with the time zone of the stored data; None for that of the host."""
         users = ""
         if zone is not None:
             file = self.path / USERS
@@ -105,38 +106,38 @@ class Directory:
         self.config.write_text(CONFIG_TEXT % (SOURCES_KEPT, users), encoding="utf-8")
 
     def keep(self, zone: str) -> None:
-        """Mark the directory with the present layout and its time zone, unless it is."""
+        """Record the current layout version and the time zone in the directory, unless they are recorded already."""
         mark = DirectoryMark(LAYOUT_VERSION, zone)
         if self.mark != mark:
             write_mark(self.path, zone)
             self.mark = mark
 
     def release(self) -> None:
-        """Let other processes take the directory. Harmless when repeated."""
+        """Unlock the directory for other processes. Harmless when repeated."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
 
 
 def busy(path: Path, holder: str, detail: str | None = None) -> EngineError:
-    """DIRECTORY_BUSY, with what to do about it."""
+    """DIRECTORY_BUSY, with a hint on how to proceed."""
     return EngineError(
         errors.DIRECTORY_BUSY,
         f"data directory {path} is held by {holder}",
-        hint="an embedded engine belongs to one process: stop that one, or talk to its server with --url",
+        hint="only one process can use an embedded engine: stop the other one, or connect to its server with --url",
         detail=detail,
     )
 
 
 def held(path: Path, holder: str) -> EngineError:
-    """DIRECTORY_BUSY for a directory that a process has now and may release."""
-    found = busy(path, holder)
-    found.headers["Retry-After"] = "1"
-    return found
+    """DIRECTORY_BUSY for a directory that another process may release soon."""
+    error = busy(path, holder)
+    error.headers["Retry-After"] = "1"
+    return error
 
 
 def is_held(path: Path) -> bool:
-    """Whether a process holds a data directory."""
+    """Whether a process has locked a data directory."""
     try:
         lock = os.open(path / LOCK, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

@@ -1,8 +1,9 @@
-"""The end of a document that comes over HTTP, where a server may report that the document failed.
+"""Detecting errors that a ClickHouse server reports at the end of a document.
 
-The status is sent before the rows, so a later failure can only follow them: current servers put it between markers
-with a random tag that the headers announce, older ones append its bare text, or break the connection, which the
-client notices. The last bytes are therefore kept back until it is known that they belong to the document.
+A server sends the HTTP status before the rows, so it can only report a later failure after them. Current servers
+append the error between markers with a random tag, which a header announces. Older servers append the bare message,
+or close the connection, which the client notices. The last bytes are therefore withheld until the document is
+complete.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ from engine import errors
 from engine.warehouse.errors import EngineError, translate
 from engine.warehouse.port import Format
 
-_KEPT = 20 << 10
-"""A server cuts its message at 16 KiB."""
+_KEPT_BYTES = 20 << 10
+"""Size of the end that is withheld. A server truncates its message at 16 KiB."""
 
 _MARK = b"__exception__\r\n"
-# No document of ours has a line that begins so: strings in CSV are quoted, rows in JSON are objects.
+# No line of a document begins like this: strings in CSV are quoted, and rows in JSON are objects.
 _BARE = re.compile(rb"(?:\A|\n)Code: \d{1,9}\. DB::Exception: ")
 _ENDS = {Format.JSON: b"}", Format.PARQUET: b"PAR1"}
 
 
 class ErrorTrailer:
-    """Passes a document on, but for its last bytes, and judges those at the end."""
+    """Passes a document on except for its last bytes, and checks those once the document has ended."""
 
     def __init__(self, format: Format, tag: str | None) -> None:
         self._format = format
@@ -32,32 +33,35 @@ class ErrorTrailer:
         self._kept = b""
 
     def push(self, chunk: bytes) -> Iterator[bytes]:
-        """What is certainly not the end."""
+        """Add a chunk, and yield the bytes that cannot belong to an error."""
         kept = self._kept + chunk
-        self._kept = kept[-_KEPT:]
-        if len(kept) > _KEPT:
-            yield kept[:-_KEPT]
+        self._kept = kept[-_KEPT_BYTES:]
+        if len(kept) > _KEPT_BYTES:
+            yield kept[:-_KEPT_BYTES]
 
     def finish(self) -> Iterator[bytes]:
-        """The rest, when the document is whole. Raises the error that the server appended, or that it is cut."""
+        """Yield the last bytes of a complete document.
+
+        Raises the error that the server appended, or ENGINE_INTERNAL if the document is incomplete.
+        """
         if self._mark and self._mark in self._kept:
             raise self._reported(self._kept.partition(self._mark)[2])
         if bare := self._bare():
             raise self._reported(bare)
         end = _ENDS.get(self._format, b"")
         if not self._kept.rstrip().endswith(end):
-            raise EngineError(errors.ENGINE_INTERNAL, "the result broke off before its end")
+            raise EngineError(errors.ENGINE_INTERNAL, "the result is incomplete: the server stopped sending it")
         if self._kept:
             yield self._kept
 
     def _bare(self) -> bytes | None:
-        """A bare message that the document ends with: from `Code:` at the start of a line to the server's version."""
+        """The bare message at the end, if any: from `Code:` at the start of a line to the server's version."""
         text = self._kept.rstrip()
         version = text.rfind(b"(version ")
         if version < 0 or not text.endswith(b")") or b"\n" in text[version:]:
             return None
-        found = _BARE.search(text, 0, version)
-        return text[found.start() :] if found else None
+        match = _BARE.search(text, 0, version)
+        return text[match.start() :] if match else None
 
     def _reported(self, text: bytes) -> EngineError:
         return translate(RuntimeError(text.decode(errors="replace").strip()))

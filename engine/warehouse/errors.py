@@ -1,7 +1,7 @@
-"""Errors of the database, translated at the border.
+"""Translation of the database's errors into `EngineError`.
 
-The caller sees our code and the engine's sentence without its version, stack, query text ("In scope …") and guesses
-at other names ("Maybe you meant …"); the engine's full text is kept in `detail`, for the operator's log.
+Callers see our code and the engine's message without its version, stack, query text ("In scope …") and suggestions of
+other names ("Maybe you meant …"). The engine's full text is in `detail`, for the operator's log.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from engine.errors import Code, Place, RookeryError
 
 
 class EngineError(RookeryError):
-    """A failure at the database; `engine_code` is the engine's own number, where it gave one."""
+    """An error of the database. `engine_code` is the engine's own error number, or None."""
 
     def __init__(
         self,
@@ -47,17 +47,17 @@ CODES: Mapping[int, Code] = {
     290: errors.RESULT_LIMIT,
     307: errors.RESULT_LIMIT,
     396: errors.RESULT_LIMIT,
-    # A value that does not fit its placeholder, or is missing.
+    # A value that does not match the type of its placeholder, or is missing.
     456: errors.BAD_PARAMETER,
     457: errors.BAD_PARAMETER,
-    # Text that is no SQL, or too much of it for the parser.
+    # Text that is not SQL, or exceeds the parser's limits.
     62: errors.SQL_SYNTAX,
     167: errors.SQL_SYNTAX,
     168: errors.SQL_SYNTAX,
     229: errors.SQL_SYNTAX,
     306: errors.SQL_SYNTAX,
     718: errors.SQL_SYNTAX,
-    # Queries whose planning would take long.
+    # Queries whose planning would take too long.
     162: errors.TOO_COMPLEX,
     572: errors.TOO_COMPLEX,
     394: errors.CANCELLED,
@@ -67,7 +67,7 @@ CODES: Mapping[int, Code] = {
     194: errors.AUTHENTICATION,
     195: errors.AUTHENTICATION,
     516: errors.AUTHENTICATION,
-    # Load.
+    # Overload.
     202: errors.BUSY,
     203: errors.BUSY,
     252: errors.BUSY,
@@ -109,37 +109,37 @@ CODES: Mapping[int, Code] = {
     228: errors.DAMAGED,
     246: errors.DAMAGED,
     740: errors.DAMAGED,
-    # Faults of the engine or its machine, which no other statement would avoid.
+    # Faults of the engine or its machine, regardless of the statement.
     49: errors.ENGINE_INTERNAL,
     173: errors.ENGINE_INTERNAL,
     1001: errors.ENGINE_INTERNAL,
     1002: errors.ENGINE_INTERNAL,
 }
-"""Engine codes with a meaning of ours; every other one is ENGINE."""
+"""Our codes for the engine's error numbers. All other numbers become ENGINE."""
 
 _RETRY_AFTER: Mapping[Code, str] = {errors.BUSY: "1", errors.STORAGE: "2", errors.DISK_FULL: "10"}
-"""Seconds after which the same statement may succeed."""
+"""Values of Retry-After, in seconds, for errors after which the same statement may succeed."""
 _FILE_SYSTEM = "filesystem error"
-"""How the standard library's exceptions about files begin; the engine has one number for all of that library's."""
+"""Start of C++ exceptions about files. The engine has the same number for all exceptions of the standard library."""
 _TOO_BIG = "Query tree is too big"
-"""What the engine says of a statement that is too large once it is expanded; its number is that of any argument."""
+"""Message about a statement that is too large when expanded. Its number is shared by all invalid arguments."""
 _FULL = re.compile(r"No space left on device|Disk quota exceeded")
 
 TOO_LITTLE = 33
-"""Engine code of something that ends too early, which may be a file of a part."""
+"""The engine's number for input that ends too early, such as a truncated file of a part."""
 _CUT_OFF = frozenset({32, TOO_LITTLE})
-"""Engine codes of a text that ends too early: what a caller sent, or a file of a part."""
+"""The engine's numbers for input that ends too early: data from a caller, or a file of a part."""
 _OF_A_PART = re.compile(
     r"while reading from part |while loading statistics for column |While reading or decompressing \S*/store/"
 )
 
 _OVERLOAD = frozenset({159, 160, 173, 202, 236, 241, 252, 394, 411, 439, 735, 776, 777, 778, 1017, 1019, 1020})
-"""Engine codes under which an INSERT fails for what else goes on: memory, merges, threads, cancellation."""
+"""The engine's numbers for INSERTs that fail because of load: memory, merges, threads, cancellation."""
 
 _PREFIX = re.compile(r"^(?:.*?Code: \d+\. )?(?:DB::Exception: )?(?:Code: \d+\. DB::Exception: )*", re.DOTALL)
 _NUMBER = re.compile(r"Code: (\d+)\. ")
-# Where the tail begins. What stands before it is stripped afterwards: a pattern that began with blanks would look at
-# each of them once for every other.
+# Where the part of a message begins that callers do not see. White space before it is stripped separately: a pattern
+# that began with white space would take quadratic time.
 _TAIL = re.compile(
     r"In scope |In query (?=WITH |SELECT )|\(in query: "
     r"|Maybe you meant|[Ww]hile executing |Stack trace|\(version \d|Expected one of|\(for url "
@@ -149,11 +149,11 @@ _HTTP_STATUS = re.compile(r"^HTTP driver received HTTP status (\d+)")
 _LINE = re.compile(r"\(line (\d+), col (\d+)\)")
 _POSITION = re.compile(r"failed at position (\d+)")
 _RESULT_BYTES = re.compile(r"Limit for result exceeded, max (bytes|rows): ")
-_LONGEST = 300
+_MAX_MESSAGE_CHARACTERS = 300
 
 
 def translate(exc: BaseException) -> EngineError:
-    """The error of ours for any exception of the database client; errors of ours pass unchanged."""
+    """Convert an exception of the database client to an EngineError. An EngineError is returned unchanged."""
     if isinstance(exc, EngineError):
         return exc
     if isinstance(exc, RookeryError):
@@ -165,7 +165,7 @@ def translate(exc: BaseException) -> EngineError:
     if number is None:
         return _without_number(exc, text)
     code = _code_of(number, text)
-    # Messages about files name paths of the host, which are for the log only.
+    # Messages about files contain paths of the host, which only the operator's log may contain.
     message = code.title if code in _ABOUT_FILES else sentence(text) or code.title
     return EngineError(
         code,
@@ -180,10 +180,10 @@ def translate(exc: BaseException) -> EngineError:
 
 _ABOUT_FILES: Mapping[Code, str] = {
     errors.DISK_FULL: "free space on the disk of the data directory, then repeat the request",
-    errors.STORAGE: "repeat the request; if it keeps failing, look into the server's log and the system's",
-    errors.DAMAGED: "rookery doctor names the table and the part",
+    errors.STORAGE: "repeat the request; if it keeps failing, check the server's log and the system's log",
+    errors.DAMAGED: "run rookery doctor to see which table and part are damaged",
 }
-"""Codes whose message is ours, with what to do."""
+"""Hints for the codes whose message is our own title instead of the engine's message."""
 
 
 def _code_of(number: int, text: str) -> Code:
@@ -200,7 +200,7 @@ def _code_of(number: int, text: str) -> Code:
 
 
 def storage_error(exc: EngineError) -> EngineError:
-    """The error for a statement of the product's own that the engine has read too little for; others as they are."""
+    """Convert the engine's "input ended too early" to STORAGE, for statements that do not read input of a caller."""
     if exc.engine_code != TOO_LITTLE or exc.code is errors.DAMAGED:
         return exc
     code = errors.STORAGE
@@ -215,7 +215,7 @@ def storage_error(exc: EngineError) -> EngineError:
 
 
 def file_error(exc: OSError) -> EngineError:
-    """The error for a file of the data directory that this process could not read or write."""
+    """Convert an error on a file in the data directory to DISK_FULL or STORAGE."""
     code = errors.DISK_FULL if exc.errno in (errno.ENOSPC, errno.EDQUOT) else errors.STORAGE
     return EngineError(
         code, code.title, hint=_ABOUT_FILES[code], detail=str(exc), headers={"Retry-After": _RETRY_AFTER[code]}
@@ -223,14 +223,14 @@ def file_error(exc: OSError) -> EngineError:
 
 
 def is_transient(exc: RookeryError) -> bool:
-    """Whether an INSERT failed for a reason that has nothing to do with its rows, and may succeed when repeated."""
-    if exc.code in _PASSING:
+    """Whether an INSERT failed for a reason unrelated to its rows, so that a retry may succeed."""
+    if exc.code in _TRANSIENT:
         return True
     number = getattr(exc, "engine_code", None)
     return number in _OVERLOAD
 
 
-_PASSING = frozenset(
+_TRANSIENT = frozenset(
     {
         errors.DISK_FULL,
         errors.STORAGE,
@@ -246,13 +246,13 @@ _PASSING = frozenset(
 
 
 def for_sender(exc: RookeryError) -> RookeryError:
-    """An error that `is_transient`, as whoever sent rows sees it: 507 for a full disk, else 503, with Retry-After.
+    """Convert a transient error for the sender of rows: 507 for a full disk, otherwise 503, with Retry-After.
 
-    A bug of the engine stays 500: rows that meet it may do so every time.
+    An internal error of the engine remains 500, because the same rows may cause it every time.
     """
     if exc.code is errors.ENGINE_INTERNAL:
         return exc
-    # The engine's own words about its load name tables, also those of other tenants.
+    # The engine's messages about overload name tables, including those of other tenants.
     ours = exc.code in _ABOUT_FILES or getattr(exc, "engine_code", None) is None
     if ours and exc.code.status in (503, 507):
         headers = {"Retry-After": exc.headers.get("Retry-After", "2")}
@@ -261,47 +261,47 @@ def for_sender(exc: RookeryError) -> RookeryError:
         errors.OVERLOADED,
         errors.OVERLOADED.title,
         engine_code=getattr(exc, "engine_code", None),
-        hint="send the rows again after the time in Retry-After, under the same idempotency key",
+        hint="send the rows again after the time in Retry-After, with the same idempotency key",
         detail=exc.detail or exc.message,
         headers={"Retry-After": "2"},
     )
 
 
 def engine_code(exc: BaseException) -> int | None:
-    """The engine's number in an exception, if it has one."""
+    """The engine's error number in an exception, or None."""
     number = getattr(exc, "code", None)
     if isinstance(number, int):
         return number
-    found = _NUMBER.search(str(exc))
-    return int(found[1]) if found else None
+    match = _NUMBER.search(str(exc))
+    return int(match[1]) if match else None
 
 
 def sentence(text: str) -> str:
-    """The engine's sentence alone: without codes, version, stack, query text and names it guesses."""
-    rest = _PREFIX.sub("", text, count=1)
-    tail = _TAIL.search(rest)
-    bare = (rest[: tail.start()] if tail else rest).strip().rstrip(".:, \n")
-    return bare if len(bare) <= _LONGEST else bare[:_LONGEST] + "…"
+    """The part of the engine's message for callers: without codes, version, stack, query text and suggestions."""
+    message = _PREFIX.sub("", text, count=1)
+    tail = _TAIL.search(message)
+    bare = (message[: tail.start()] if tail else message).strip().rstrip(".:, \n")
+    return bare if len(bare) <= _MAX_MESSAGE_CHARACTERS else bare[:_MAX_MESSAGE_CHARACTERS] + "…"
 
 
 def result_limit_of(text: str) -> str | None:
-    """Which limit on the result was passed: 'bytes', 'rows', or None for another error."""
-    found = _RESULT_BYTES.search(text)
-    return found[1] if found else None
+    """Which limit on the result was exceeded: 'bytes' or 'rows'; None for another error."""
+    match = _RESULT_BYTES.search(text)
+    return match[1] if match else None
 
 
 def _without_number(exc: BaseException, text: str) -> EngineError:
-    """An exception without the engine's number: of the connection, or of the client itself."""
+    """Convert an exception without an engine's number: an error of the connection, or of the client itself."""
     if isinstance(exc, StreamFailureError):
-        return EngineError(errors.ENGINE_INTERNAL, "the result broke off before its end", detail=text)
+        return EngineError(errors.ENGINE_INTERNAL, "the result is incomplete: the connection was closed", detail=text)
     status = _HTTP_STATUS.search(text)
     if status and status[1] in {"401", "403"}:
         return EngineError(errors.AUTHENTICATION, errors.AUTHENTICATION.title, detail=text)
     if status:
         return EngineError(
             errors.UNREACHABLE,
-            f"what answers there with status {status[1]} is not ClickHouse's HTTP interface",
-            hint="the URL needs ClickHouse's HTTP port, 8123 or 8443",
+            f"the server at this URL is not ClickHouse's HTTP interface: it responded with status {status[1]}",
+            hint="use ClickHouse's HTTP port, by default 8123 or 8443",
             detail=text,
         )
     if isinstance(exc, (OperationalError, OSError, HTTPError)):
@@ -312,7 +312,7 @@ def _without_number(exc: BaseException, text: str) -> EngineError:
 
 
 def _place(text: str) -> Place | None:
-    """Line and column of a syntax error, where the engine says."""
+    """The place of a syntax error, if the engine's message contains it."""
     line = _LINE.search(text)
     if line:
         return Place(line=int(line[1]), column=int(line[2]))

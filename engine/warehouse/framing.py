@@ -1,7 +1,7 @@
-"""One well-formed document out of an engine that delivers a large result in blocks.
+"""Assembling one well-formed document from an engine that returns a large result in blocks.
 
-Rows come as JSONEachRow or CSV lines, which can be joined, or as one Parquet file per block; what surrounds the rows
-in a document is made here, once. Nothing here keeps more than a block.
+The engine returns rows as JSONEachRow or CSV lines, which can be concatenated, or as one Parquet file per block.
+These functions add the rest of the document. They never hold more than one block in memory.
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-_PIECE = 1 << 20
-
+_CHUNK_BYTES = 1 << 20
 
 Column = tuple[str, str]
-"""A result column: name and ClickHouse type."""
+"""The name and ClickHouse type of a result column."""
 
 
 def json_document(
     columns: Iterable[Column], rows: Iterable[bytes], statistics: Callable[[], Mapping[str, float]]
 ) -> Iterator[bytes]:
-    """The engine's JSON document from its columns and the JSONEachRow lines of its rows.
+    """Build the engine's JSON document from its columns and rows in JSONEachRow format.
 
-    Lines hold no raw line feed inside a value, so a line's end is a row's end.
+    Values contain no raw line feeds, so each line is one row. `statistics` is called after the last row.
     """
     meta = orjson.dumps([{"name": name, "type": kind} for name, kind in columns])
     opening = b'{"meta":' + meta + b',"data":['
@@ -33,7 +32,7 @@ def json_document(
     pending = b""
     for chunk in rows:
         count += chunk.count(b"\n")
-        # The last line feed waits: only a further row turns it into a comma.
+        # The last line feed is withheld until another row follows, because it then becomes a comma.
         body = chunk[:-1] if chunk.endswith(b"\n") else chunk
         yield opening + pending + body.replace(b"\n", b",\n")
         opening, pending = b"", b",\n" if chunk.endswith(b"\n") else b""
@@ -42,13 +41,13 @@ def json_document(
 
 
 def csv_document(columns: Iterable[Column], rows: Iterable[bytes]) -> Iterator[bytes]:
-    """A header line as the engine spells it, then the lines of the rows."""
+    """Add a header line, spelled as the engine does, before the rows."""
     yield ",".join('"' + name.replace('"', '""') + '"' for name, _ in columns).encode() + b"\n"
     yield from rows
 
 
 def parquet_document(empty: Callable[[], bytes], blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """One Parquet file from one file per block: its row groups, in order, under one schema."""
+    """Merge one Parquet file per block into one file with the schema of the first. `empty` is used without blocks."""
     sink = _Sink()
     writer: pq.ParquetWriter | None = None
     try:
@@ -57,13 +56,13 @@ def parquet_document(empty: Callable[[], bytes], blocks: Iterable[bytes]) -> Ite
             if writer is None:
                 writer = pq.ParquetWriter(sink, table.schema, compression="zstd")
             writer.write_table(table.cast(writer.schema) if table.schema != writer.schema else table)
-            if sink.waiting >= _PIECE:
-                yield sink.take()
+            if sink.pending_bytes >= _CHUNK_BYTES:
+                yield sink.drain()
         if writer is None:
             yield empty()
             return
         writer.close()
-        yield sink.take()
+        yield sink.drain()
     finally:
         if writer is not None and writer.is_open:
             writer.close()
@@ -74,13 +73,13 @@ def _table(block: bytes) -> pa.Table:
 
 
 class _Sink(io.RawIOBase):
-    """A file that is only written, and emptied as it grows; it remembers how far it has come."""
+    """A write-only file whose content can be drained while its position keeps growing."""
 
     def __init__(self) -> None:
         super().__init__()
         self._parts: list[bytes] = []
         self._position = 0
-        self.waiting = 0
+        self.pending_bytes = 0
 
     def writable(self) -> bool:
         return True
@@ -92,12 +91,12 @@ class _Sink(io.RawIOBase):
         part = bytes(data)  # type: ignore[call-overload]
         self._parts.append(part)
         self._position += len(part)
-        self.waiting += len(part)
+        self.pending_bytes += len(part)
         return len(part)
 
-    def take(self) -> bytes:
-        """What was written since the last call."""
-        taken = b"".join(self._parts)
+    def drain(self) -> bytes:
+        """Return and forget the bytes that were written since the previous call."""
+        content = b"".join(self._parts)
         self._parts.clear()
-        self.waiting = 0
-        return taken
+        self.pending_bytes = 0
+        return content

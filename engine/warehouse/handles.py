@@ -1,4 +1,4 @@
-"""One handle on the embedded engine: a clickhouse-connect client, with errors translated."""
+"""A handle on the embedded engine: a clickhouse-connect client whose errors are translated."""
 
 from __future__ import annotations
 
@@ -20,54 +20,56 @@ from engine.warehouse.port import Rows
 from engine.warehouse.render import is_select, settings_list
 
 CORRECTNESS_SETTINGS: Mapping[str, int | str] = {
-    # A query that fails on its way leaves rows in this cache as if they did not match, and they are missing after it.
+    # A query that fails midway marks granules in this cache as not matching, and later queries then miss their rows.
     "use_query_condition_cache": 0,
-    # `a OR (x, y) IN (…)` loses rows where x has a skip index.
+    # With a skip index on x, `a OR (x, y) IN (…)` loses rows.
     "use_skip_indexes_for_disjunctions": 0,
 }
-"""Features of the engine that give wrong answers, off for readers and writers alike."""
+"""Settings that disable features of the engine with wrong results, for readers and writers."""
 
 READER_SETTINGS: Mapping[str, int | str] = {
     **CORRECTNESS_SETTINGS,
-    # A filter moved into PREWHERE would run before the tenant's own.
+    # Otherwise the engine could move a condition of the query in front of the tenant filter.
     "optimize_prewhere_after_pushdown": 0,
     "apply_prewhere_after_final": 1,
-    # Answers of one tenant are not kept for another.
+    # Results of one tenant must never be served to another.
     "use_query_cache": 0,
-    # A whole dictionary holds the values of all tenants.
+    # A dictionary contains the values of all tenants, so it must not be part of a result.
     "output_format_arrow_low_cardinality_as_dictionary": 0,
     "output_format_json_quote_64bit_integers": 0,
-    # Stored bytes may be no text; a JSON document must be.
+    # Stored strings can contain any bytes, but a JSON document must be valid UTF-8.
     "output_format_json_validate_utf8": 1,
-    # The client sets these two on its own connections; here they hold on all.
+    # clickhouse-connect sets these two on its own connections; the engine's own connections need them as well.
     "date_time_input_format": "best_effort",
     "cast_string_to_dynamic_use_inference": 1,
-    # No limit of time ends the planning of a query. What is planned is bounded before it gets here; this is for what
-    # was not foreseen.
+    # Time limits do not apply to the planning of a query. The verifier already bounds what is planned; these limits
+    # are for cases that it does not foresee.
     "max_expanded_ast_elements": 100_000,
     "query_plan_max_optimizations_to_apply": 4_000,
     "query_plan_optimize_join_order_max_searched_plans": 1_000,
 }
-"""What every reader runs under; set before the handle becomes read-only."""
+"""Settings of all readers, which are set before a handle becomes read-only."""
 
 SHORT_QUERY_SETTINGS: Mapping[str, int | str] = {
-    # Writing a short result with threads of its own takes longer than the result.
+    # Starting threads takes longer than formatting a short result.
     "output_format_parallel_formatting": 0,
-    # Statements list the columns they use, so that a search for others takes time and finds none.
+    # Statements already list the columns that they use, so the engine's search for unused columns finds none.
     "query_plan_remove_unused_columns": 0,
 }
-"""What makes short queries of the embedded engine cheaper and changes no answer."""
+"""Settings that make short queries of the embedded engine faster without changing results."""
 
-
-# Blocks of a Parquet document are packed once, when it is put together.
-_UNPACKED = "SET output_format_parquet_compression_method = 'none'"
+# The blocks of a Parquet document are compressed once, when they are merged.
+_UNCOMPRESSED_PARQUET = "SET output_format_parquet_compression_method = 'none'"
 
 
 class Handle:
-    """A client with a session of its own. After any error it may hold output of the failed query: retire it."""
+    """A client with its own session, used by one thread at a time.
+
+    After an error it may still contain output of the failed query, so it must be closed and not used again.
+    """
 
     def __init__(self, path: Path, config: Path) -> None:
-        """Connect, starting the engine if this is the first handle. Raises DIRECTORY_BUSY when that fails."""
+        """Connect, and start the engine if this is the first handle. Raises DIRECTORY_BUSY if that fails."""
         self._path = path
         self._restriction: tuple[str, ...] = ()
         self._reading: Any = None
@@ -85,16 +87,16 @@ class Handle:
             raise busy(path, "another process or another engine in this one", str(exc)) from exc
 
     def set(self, settings: Mapping[str, int | str]) -> None:
-        """Settings for the life of the handle."""
+        """Set settings for the lifetime of the handle."""
         if settings:
             self.command(f"SET {settings_list(settings)}")
 
     def restrict(
         self, database: str, settings: Mapping[str, int | str], standing: Mapping[str, int | str] | None = None
     ) -> None:
-        """Make the handle a reader: its default database, pinned settings, and then read-only for good.
+        """Make the handle a reader with this default database and these settings. It is read-only from then on.
 
-        `standing` settings hold for `whole` only.
+        `standing` settings only apply to `read_output`.
         """
         self._restriction = (f"USE {quote(database)}", f"SET {settings_list({**settings, 'readonly': 2})}")
         for statement in self._restriction:
@@ -106,11 +108,12 @@ class Handle:
             self._reading.query(f"SET {settings_list(standing)}")
 
     def rows(self, sql: str, parameters: dict[str, Any] | None = None) -> Rows:
+        """Run a query and return all rows."""
         try:
             result = self._client.query(sql, parameters=parameters)
             names, types = tuple(result.column_names), tuple(kind.name for kind in result.column_types)
             if not names and is_select(sql):
-                # The engine says nothing at all about an empty result.
+                # The engine returns no column names and types for an empty result.
                 described = self._client.query(f"DESCRIBE TABLE ({sql}\n)", parameters=parameters).result_rows
                 names, types = tuple(row[0] for row in described), tuple(row[1] for row in described)
             return Rows(names, types, [tuple(row) for row in result.result_rows])
@@ -123,30 +126,32 @@ class Handle:
         parameters: dict[str, Any] | None = None,
         settings: Mapping[str, int | str] | None = None,
     ) -> None:
+        """Run a statement without a result."""
         try:
             self._client.command(sql, parameters=parameters, settings=dict(settings or {}))
         except Exception as exc:
             raise translate(exc) from exc
 
     def read_output(self, sql: str, format: str, parameters: dict[str, Any] | None) -> bytes:
-        """The complete output of a query.
+        """Run a query and return its complete output in a format.
 
-        A reader asks the engine itself: the client looks through every text more than once, and short calls feel it.
+        A reader calls the engine directly, because the client parses every text several times, which short queries
+        cannot afford.
         """
         try:
             if self._reading is None:
                 return self._client.raw_query(sql, parameters=parameters, fmt=format)
-            text, named = self._bound(sql, parameters)
-            return self._reading.query(text, format, params=named).bytes() or b""
+            text, values = self._bind(sql, parameters)
+            return self._reading.query(text, format, params=values).bytes() or b""
         except Exception as exc:
             raise translate(exc) from exc
 
-    def _bound(self, sql: str, parameters: dict[str, Any] | None) -> tuple[str, dict[str, str]]:
-        """A text and its values as the engine itself takes them."""
-        text, texts = bind_query(sql, parameters, self._client.server_tz)
-        # No parameter is bytes, so the text stays text.
+    def _bind(self, sql: str, parameters: dict[str, Any] | None) -> tuple[str, dict[str, str]]:
+        """Format a statement's values as texts, which is what the engine itself accepts."""
+        text, values = bind_query(sql, parameters, self._client.server_tz)
+        # `bind_query` only returns bytes if a parameter is bytes.
         query = text if isinstance(text, str) else text.decode()
-        return query, {name.removeprefix("param_"): value for name, value in texts.items()}
+        return query, {name.removeprefix("param_"): value for name, value in values.items()}
 
     def insert(
         self,
@@ -167,23 +172,24 @@ class Handle:
         return int(summary.written_rows)
 
     def blocks(self, sql: str, format: str, parameters: dict[str, Any] | None) -> Iterator[Block]:
-        """A query's output, one document per engine block, over a connection that lives as long as the iterator.
+        """Stream a query's output, one document per engine block, over a separate connection.
 
-        The client materializes what it cannot concatenate, so the engine's own connection is asked.
+        The connection is closed when the iterator is. The client would hold formats that it cannot concatenate in
+        memory, so this calls the engine directly.
         """
         try:
-            query, named = self._bound(sql, parameters)
+            query, values = self._bind(sql, parameters)
             with closing(chdb.connect(str(self._path))) as connection:
-                for statement in (*self._restriction, _UNPACKED):
+                for statement in (*self._restriction, _UNCOMPRESSED_PARQUET):
                     connection.query(statement)
-                with closing(connection.send_query(query, format, params=named)) as stream:
+                with closing(connection.send_query(query, format, params=values)) as stream:
                     for block in stream:
                         yield Block(block.bytes(), block.storage_rows_read(), block.storage_bytes_read())
         except Exception as exc:
             raise translate(exc) from exc
 
     def close(self) -> None:
-        """Close the client; whatever it says then is of no use to anyone."""
+        """Close the handle. Raises ENGINE_INTERNAL if that fails."""
         try:
             if self._reading is not None:
                 self._reading.close()
@@ -195,7 +201,7 @@ class Handle:
 
 
 class Block:
-    """One block of a streamed result, and what the engine read for it."""
+    """A block of a streamed result, with the number of rows and bytes that the engine read for it."""
 
     __slots__ = ("data", "read_bytes", "read_rows")
 

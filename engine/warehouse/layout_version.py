@@ -1,6 +1,7 @@
-"""The version of the stored layout: of a workspace, in its registry, and of an embedded engine's directory.
+"""The version of the stored layout, which is recorded in a workspace's registry and in an embedded engine's
+directory.
 
-A program opens what was written in its own layout or an earlier one, and refuses a later one.
+A program opens its own layout and earlier ones, and refuses later ones.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from engine import errors
 from engine.warehouse.errors import EngineError
 
 LAYOUT_VERSION = 2
-"""The layout that this program writes. Programs before there was a version wrote layout 1."""
+"""The layout that this program writes. Programs that did not record a version wrote layout 1."""
 FIRST_VERSION = 1
 
 VERSION_FILE = "rookery.layout"
@@ -28,33 +29,38 @@ STOP: Mapping[str, str] = {
     ),
     "file": f"stored layout {LAYOUT_VERSION}",
 }
-"""A deployed file that programs of layout 1, which look for no version, refuse by its unknown key before they write.
-This program never reads it."""
+"""A deployed file that makes programs of layout 1 refuse the workspace before they write to it.
+
+Those programs do not check for a version, but they refuse the file because of its unknown key. This program ignores
+it.
+"""
 
 
-def newer_layout_error(what: str, found: int) -> EngineError:
-    """LAYOUT_NEWER for a workspace or directory of a later layout."""
+def newer_layout_error(subject: str, version: int) -> EngineError:
+    """LAYOUT_NEWER for a workspace or directory, which `subject` names."""
     return EngineError(
         errors.LAYOUT_NEWER,
-        f"{what} was written by a newer rookery: it has layout {found}, this program knows up to {LAYOUT_VERSION}",
+        f"{subject} was written by a newer rookery: it has layout {version}, and this program supports layouts up to "
+        f"{LAYOUT_VERSION}",
         hint="upgrade rookery, or restore a backup from before the upgrade",
     )
 
 
 @dataclass(frozen=True, slots=True)
 class DirectoryMark:
-    """What a directory is marked with: its layout, and once it is known the time zone of its rows."""
+    """The file in a data directory that records how its data is stored."""
 
     layout: int = FIRST_VERSION
     zone: str | None = None
+    """The time zone of the stored rows; None for a directory of an older program, which did not record it."""
 
 
 def read_mark(path: Path) -> DirectoryMark:
-    """A directory's mark. Raises LAYOUT_NEWER, or LAYOUT_UNREADABLE for a damaged one."""
+    """Read a directory's mark. Raises LAYOUT_NEWER, or LAYOUT_UNREADABLE if the file is damaged."""
     try:
         body: Any = json.loads((path / VERSION_FILE).read_text(encoding="utf-8"))
-        found, zone = body["layout"], body.get("timezone")
-        if not isinstance(found, int) or not isinstance(zone, str | None):
+        version, zone = body["layout"], body.get("timezone")
+        if not isinstance(version, int) or not isinstance(zone, str | None):
             raise TypeError(f"{body!r}")
     except FileNotFoundError:
         return DirectoryMark()
@@ -66,13 +72,13 @@ def read_mark(path: Path) -> DirectoryMark:
             f'{{"layout": {LAYOUT_VERSION}, "timezone": "UTC"}} into it, with the time zone of the stored rows',
             detail=repr(exc),
         ) from exc
-    if found > LAYOUT_VERSION:
-        raise newer_layout_error(f"data directory {path}", found)
-    return DirectoryMark(found, zone)
+    if version > LAYOUT_VERSION:
+        raise newer_layout_error(f"data directory {path}", version)
+    return DirectoryMark(version, zone)
 
 
 def write_mark(path: Path, zone: str) -> None:
-    """Mark a directory with this program's layout and a time zone, durably. Raises OSError."""
+    """Record this program's layout and a time zone in a directory, durably and atomically. Raises OSError."""
     temporary = path / f".{VERSION_FILE}"
     with temporary.open("w", encoding="utf-8") as file:
         json.dump({"layout": LAYOUT_VERSION, "timezone": zone}, file)

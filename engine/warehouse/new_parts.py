@@ -1,14 +1,14 @@
-"""Parts that have come into tables since somebody looked last, and what is wrong with them.
+"""Checking the parts that were added to tables since the last check.
 
-The engine stores a part, and says so, although a write has failed: into one of its files, or into its table's
-deduplication log. Without an entry there, the part comes again when its insert is repeated after a restart.
+The engine stores a part and reports success even if a write into one of its files or into the table's deduplication
+log has failed. Without an entry in the log, a retry of the insert after a restart would store the rows a second time.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,73 +16,83 @@ from engine.schema import Name
 from engine.warehouse.damaged_merges import Part
 from engine.warehouse.dedup_log_repair import is_unlogged
 from engine.warehouse.parts import why_damaged
+from engine.warehouse.port import DamagedPart
 
-UNLOGGED = "its table's deduplication log does not have it"
+UNLOGGED = "it is missing in its table's deduplication log"
 _OTHERS = ("tmp", "delete", "detached", "deduplication")
-"""How names begin that are no part's."""
+"""Prefixes of names in a table's directory that are not parts."""
 
 
 @dataclass(slots=True)
-class _Look:
-    """What a directory had: when it was changed, its parts, and the highest number of a block."""
+class _Check:
+    """The state of a table's directory at its last check."""
 
     changed: int = 0
+    """Modification time of the directory in nanoseconds; 0 if it must be checked again in any case."""
     known: set[str] = field(default_factory=set)
+    """Names of the parts that were checked."""
     newest: int = 0
+    """Highest block number in a part."""
 
 
 class NewParts:
-    """Remembers the parts of tables, which are given with their directories."""
+    """Remembers which parts of each table have been checked. Not thread-safe."""
 
     def __init__(self, *, logs: bool = True) -> None:
-        """Without `logs`, it is not asked whether inserts have been logged."""
+        """With `logs`, parts of inserts must also be in the deduplication log."""
         self._logs = logs
         self._began = time.time()
-        self._looks: dict[str, _Look] = {}
+        self._checks: dict[str, _Check] = {}
 
     def note(self, directories: Iterable[str], *, again: bool = False) -> None:
-        """Remember the parts that are there, of tables that nobody has looked at yet, or `again` of all."""
+        """Record the present parts of tables as known. Tables with a record are skipped unless `again` is true."""
         for directory in directories:
-            if again or directory not in self._looks:
+            if again or directory not in self._checks:
                 try:
                     names = _parts(directory)
                 except OSError:
                     continue
-                self._looks[directory] = _Look(0, names, _newest(names))
+                self._checks[directory] = _Check(0, names, _newest(names))
 
-    def damaged_parts(self, tables: Iterable[tuple[Name, str]]) -> list[tuple[Name, str, str]]:
-        """Damaged parts that have come since: the table, the part, and why. They are found again if they stay."""
-        found = []
+    def damaged_parts(self, tables: Iterable[tuple[Name, str]]) -> list[DamagedPart]:
+        """Check the new parts of tables, each with its directory, and return the damaged ones.
+
+        A damaged part that stays in its table is returned by every call.
+        """
+        result = []
         for table, directory in tables:
             path = Path(directory)
-            look = self._looks.get(directory)
+            last = self._checks.get(directory)
             try:
                 changed = path.stat().st_mtime_ns
-                if look is not None and changed == look.changed:
+                if last is not None and changed == last.changed:
                     continue
                 names = _parts(directory)
-                if look is not None:
-                    fresh = names - look.known
+                if last is not None:
+                    fresh = names - last.known
                 else:
                     fresh = {n for n in names if (path / n).stat().st_mtime >= self._began}
             except OSError:
-                # Merges take parts away meanwhile; the next look sees what is there then.
+                # A merge has removed a part meanwhile. The next call checks the directory.
                 continue
-            bad = {n: why for n in sorted(fresh) if (why := self._why(path, n, look)) is not None}
-            found += [(table, name, why) for name, why in bad.items()]
-            names -= bad.keys()
-            self._looks[directory] = _Look(0 if bad else changed, names, _newest(names))
-        return found
+            damaged = {n: reason for n in sorted(fresh) if (reason := self._damage(path, n, last)) is not None}
+            result += [DamagedPart(table, name, reason) for name, reason in damaged.items()]
+            names -= damaged.keys()
+            self._checks[directory] = _Check(0 if damaged else changed, names, _newest(names))
+        return result
 
-    def _why(self, table: Path, name: str, look: _Look | None) -> str | None:
-        """What is wrong with a part. Whether its insert was logged can be told of what has come since a look."""
-        why = why_damaged(table / name)
+    def _damage(self, table: Path, name: str, last: _Check | None) -> str | None:
+        """What is wrong with a part, or None.
+
+        Only blocks that are newer than the last check are looked up in the log, which drops older entries.
+        """
+        reason = why_damaged(table / name)
         part = Part.of(name)
-        if why is None and self._logs and look is not None and part is not None and part.first > look.newest:
+        if reason is None and self._logs and last is not None and part is not None and part.first > last.newest:
             inserted = part.first == part.last and part.level <= 1 and not part.version
             if inserted and is_unlogged(table, part.partition, part.first):
                 return UNLOGGED
-        return why
+        return reason
 
 
 def _parts(directory: str) -> set[str]:
@@ -91,11 +101,6 @@ def _parts(directory: str) -> set[str]:
 
 
 def _newest(names: Iterable[str]) -> int:
-    return max(_lasts(names), default=0)
-
-
-def _lasts(names: Iterable[str]) -> Iterator[int]:
-    for name in names:
-        part = Part.of(name)
-        if part is not None:
-            yield part.last
+    """The highest block number in parts with these names."""
+    parts = (Part.of(name) for name in names)
+    return max((part.last for part in parts if part is not None), default=0)

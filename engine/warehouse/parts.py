@@ -1,7 +1,8 @@
-"""Whether the files of a part are as long as the engine meant them to be.
+"""Checking that the files of a part are complete.
 
-Engine 26.9 stores a part, and says so, although a write into one of its files has failed. The lengths that most files
-should have are in `checksums.txt`; a few small ones that it does not name tell by their text whether they are whole.
+Engine 26.9 stores a part and reports success even if a write into one of its files has failed. `checksums.txt` has
+the expected lengths of most files. For a few small files that it does not list, their text shows whether they are
+complete.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ CHECKSUMS = "checksums.txt"
 _VERSION = b"checksums format version: 4"
 _CODECS = {0x82: "lz4_raw", 0x90: "zstd"}
 _NONE = 0x02
-_HASH = 16
+_HASH_BYTES = 16
 NEVER_EMPTY = (
     "columns.txt",
     "columns_substreams.txt",
@@ -27,12 +28,15 @@ NEVER_EMPTY = (
     "partition.dat",
     "serialization.json",
 )
-"""Files that the checksums need not name."""
+"""Files that `checksums.txt` may not list, but that must not be empty if they exist."""
 _COUNT = re.compile(r"(\d+) (?:columns:|substreams for column )")
 
 
 def why_damaged(part: Path) -> str | None:
-    """What is wrong with a part's files; None if nothing is, or the part is gone. Contents are not compared."""
+    """What is wrong with the files of a part; None if nothing is, or the part no longer exists.
+
+    Only lengths are checked, not the checksums of the contents.
+    """
     try:
         sizes = _sizes((part / CHECKSUMS).read_bytes())
     except FileNotFoundError:
@@ -41,42 +45,44 @@ def why_damaged(part: Path) -> str | None:
         return f"{CHECKSUMS} cannot be read"
     if sizes is None:
         return None
+    # The size is -1 for files whose length is unknown.
     for name, size in {**dict.fromkeys(NEVER_EMPTY, -1), **sizes}.items():
         try:
-            found = (part / name).stat().st_size
+            actual = (part / name).stat().st_size
         except OSError:
+            # A merge may remove the part at any time.
             if not part.is_dir():
                 return None
             if size >= 0:
                 return f"{name} is missing"
             continue
-        if found != size if size >= 0 else not found:
-            return f"{name} has {found} bytes" + (f" of {size}" if size >= 0 else "")
-    return _why_cut_off(part, sizes)
+        if actual != size if size >= 0 else not actual:
+            return f"{name} has {actual} bytes" + (f" of {size}" if size >= 0 else "")
+    return _why_truncated(part, sizes)
 
 
-def _why_cut_off(part: Path, sizes: Collection[str]) -> str | None:
-    """What is wrong with the files that have no checksum."""
-    for name, whole in _WHOLE.items():
+def _why_truncated(part: Path, sizes: Collection[str]) -> str | None:
+    """What is wrong with the files that `checksums.txt` does not list."""
+    for name, is_complete in _COMPLETENESS_CHECKS.items():
         try:
-            if name not in sizes and not whole((part / name).read_text(encoding="utf-8", errors="replace")):
-                return f"{name} is cut off"
+            if name not in sizes and not is_complete((part / name).read_text(encoding="utf-8", errors="replace")):
+                return f"{name} is truncated"
         except OSError:
             continue
     return None
 
 
 def _has_all_columns(text: str) -> bool:
-    """Whether a list of columns is as long as its first lines say: one line each, and one for each substream."""
-    version, ended, rest = text.partition("\n")
+    """Whether a list of columns has as many lines as its headings announce, for columns and their substreams."""
+    version, ended, content = text.partition("\n")
     if ended and not version.endswith("version: 1"):
         return True
-    lines = rest.split("\n")
-    wanted = sum(int(found[1]) for line in lines if (found := _COUNT.match(line)) is not None)
-    return lines.pop() == "" and len(lines) > wanted > 0
+    lines = content.split("\n")
+    announced = sum(int(count[1]) for line in lines if (count := _COUNT.match(line)) is not None)
+    return lines.pop() == "" and len(lines) > announced > 0
 
 
-_WHOLE: dict[str, Callable[[str], bool]] = {
+_COMPLETENESS_CHECKS: dict[str, Callable[[str], bool]] = {
     "columns.txt": _has_all_columns,
     "columns_substreams.txt": _has_all_columns,
     "default_compression_codec.txt": lambda text: text.rstrip().endswith(")"),
@@ -84,53 +90,56 @@ _WHOLE: dict[str, Callable[[str], bool]] = {
 
 
 def _sizes(text: bytes) -> dict[str, int] | None:
-    """Sizes of files by name; None for a format that is not known. Raises on anything that is cut off."""
+    """Parse `checksums.txt` into file sizes by name; None if its format is unknown. Raises if it is truncated."""
     version, _, body = text.partition(b"\n")
     if version != _VERSION:
         if not text or _VERSION.startswith(version):
-            raise ValueError("the file is cut off")
+            raise ValueError("the file is truncated")
         return None
-    return _Reader(_unpacked(body)).entries()
+    return _Reader(_decompressed(body)).entries()
 
 
-def _unpacked(body: bytes) -> bytes:
+def _decompressed(body: bytes) -> bytes:
+    """Decompress blocks of: hash, method, compressed size (which includes the 9 bytes of header), size, payload."""
     data = b""
     while body:
-        method = body[_HASH]
-        packed, size = struct.unpack("<II", body[_HASH + 1 : _HASH + 9])
-        payload = body[_HASH + 9 : _HASH + packed]
+        method = body[_HASH_BYTES]
+        packed, size = struct.unpack("<II", body[_HASH_BYTES + 1 : _HASH_BYTES + 9])
+        payload = body[_HASH_BYTES + 9 : _HASH_BYTES + packed]
         if len(payload) != packed - 9:
-            raise ValueError("the file is cut off")
+            raise ValueError("the file is truncated")
         data += payload if method == _NONE else pyarrow.Codec(_CODECS[method]).decompress(payload, size).to_pybytes()
-        body = body[_HASH + packed :]
+        body = body[_HASH_BYTES + packed :]
     return data
 
 
 class _Reader:
-    """Reads numbers and texts as the engine writes them."""
+    """Parses the engine's binary format of numbers and texts."""
 
     def __init__(self, data: bytes) -> None:
         self._data, self._at = data, 0
 
     def entries(self) -> dict[str, int]:
-        found: dict[str, int] = {}
+        """The sizes of all listed files, by name."""
+        sizes: dict[str, int] = {}
         for _ in range(self._number()):
             length = self._number()
             name = self._data[self._at : self._at + length].decode()
             self._at += length
             size = self._number()
             if not name.endswith(".proj"):
-                # A projection is a directory with checksums of its own.
-                found[name] = size
-            self._at += _HASH
-            packed = self._data[self._at]
+                # A projection is a directory with its own checksums.
+                sizes[name] = size
+            self._at += _HASH_BYTES
+            compressed = self._data[self._at]
             self._at += 1
-            if packed:
+            if compressed:
                 self._number()
-                self._at += _HASH
-        return found
+                self._at += _HASH_BYTES
+        return sizes
 
     def _number(self) -> int:
+        """Read a number in groups of seven bits, lowest first."""
         value = shift = 0
         while True:
             byte = self._data[self._at]

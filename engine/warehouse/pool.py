@@ -16,7 +16,10 @@ H = TypeVar("H")
 
 
 class Pool(Generic[H]):
-    """At most `size` handles, made when first needed. A borrower gives each back, or retires it when in doubt."""
+    """A pool of at most `size` handles, which are created when first needed. Thread-safe.
+
+    A borrower must give back each handle, or retire it if it may contain something of a failed query.
+    """
 
     def __init__(self, make: Callable[[], H], dispose: Callable[[H], None], *, size: int, timeout: float) -> None:
         self._make = make
@@ -24,14 +27,14 @@ class Pool(Generic[H]):
         self._timeout = timeout
         self._closed = False
         self._lock = threading.Lock()
-        # None stands for a place whose handle is not made yet, or was retired.
+        # None is a place without a handle: it was not created yet, or was retired.
         self._places: queue.LifoQueue[H | None] = queue.LifoQueue()
         for _ in range(size):
             self._places.put(None)
         self.size = size
 
     def borrow(self) -> H:
-        """A handle for the caller alone. Raises BUSY after the time-out, CLOSED after close."""
+        """Take a handle for exclusive use. Raises BUSY if none becomes free in time, CLOSED after `close`."""
         if self._closed:
             raise EngineError(errors.CLOSED, "the warehouse is closed")
         try:
@@ -40,7 +43,7 @@ class Pool(Generic[H]):
             raise EngineError(
                 errors.BUSY,
                 f"no database handle became free within {self._timeout:g} seconds",
-                hint="try again; more handles: ROOKERY_READERS, ROOKERY_WRITERS",
+                hint="try again, or raise ROOKERY_READERS or ROOKERY_WRITERS",
                 headers={"Retry-After": "1"},
             ) from None
         if handle is not None:
@@ -52,8 +55,9 @@ class Pool(Generic[H]):
             raise
 
     def give_back(self, handle: H) -> None:
-        """Return a handle in order."""
+        """Return a handle to the pool."""
         with self._lock:
+            # A handle must not enter a pool that `close` has already emptied.
             if not self._closed:
                 self._places.put(handle)
                 return
@@ -61,7 +65,7 @@ class Pool(Generic[H]):
         self._places.put(None)
 
     def retire(self, handle: H) -> None:
-        """Close a handle that may carry something over; a new one takes its place when needed."""
+        """Close a handle instead of returning it. A new one is created when needed."""
         try:
             self._dispose(handle)
         finally:
@@ -69,7 +73,7 @@ class Pool(Generic[H]):
 
     @contextmanager
     def lend(self) -> Iterator[H]:
-        """A handle for the length of a block; an exception in the block retires it."""
+        """Borrow a handle for a `with` block. An exception in the block retires it."""
         handle = self.borrow()
         try:
             yield handle
@@ -79,7 +83,7 @@ class Pool(Generic[H]):
         self.give_back(handle)
 
     def close(self, wait: float = 2.0) -> None:
-        """Close all handles; those still lent are closed when they come back, after a short wait for them."""
+        """Close all handles, and wait up to `wait` seconds for borrowed ones. Later ones close when given back."""
         with self._lock:
             if self._closed:
                 return

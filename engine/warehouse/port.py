@@ -1,7 +1,7 @@
-"""The port to a database: small, synchronous, without knowledge of pipes or tenants.
+"""The interface to the database. It is small and synchronous, and knows nothing of pipes and tenants.
 
-Two adapters implement it, `embedded` (chDB in this process) and `server` (ClickHouse over HTTP); one contract
-suite (`tests/warehouse`) holds for both.
+Two adapters implement it: `embedded` (chDB in this process) and `server` (ClickHouse over HTTP). The same tests in
+`tests/warehouse` run against both.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from engine.schema import Name
 
@@ -26,11 +26,11 @@ SINGLE_BLOCK_SETTINGS: Mapping[str, int] = {
     "max_insert_block_size": 1_000_000_000,
     "deduplicate_blocks_in_dependent_materialized_views": 1,
 }
-"""Insert settings under which a deduplication token identifies an INSERT exactly: it becomes one block."""
+"""Insert settings that make an INSERT exactly one block, so that its deduplication token identifies all its rows."""
 
 
 class Format(StrEnum):
-    """Output formats of a stream, by their ClickHouse names."""
+    """Output formats of a stream, with their ClickHouse names."""
 
     JSON = "JSON"
     CSV = "CSVWithNames"
@@ -40,7 +40,7 @@ class Format(StrEnum):
 
 
 class Input(StrEnum):
-    """Input formats of an insert, by their ClickHouse names."""
+    """Input formats of an insert, with their ClickHouse names."""
 
     NDJSON = "JSONEachRow"
     CSV = "CSVWithNames"
@@ -49,23 +49,27 @@ class Input(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One SELECT, ready to run by a reader.
-
-    `sql` holds no value of a request: those are in `bindings`, and every binding occurs in `sql` as
-    `{name:Type}`. `settings` are rendered as the SETTINGS clause at the very end. `tag` names the query in logs, and
-    `id` is what `cancel` takes. `quoted`: JSON documents have integers of 64 bits and more as text.
-    """
+    """One SELECT, ready to run on a reader handle."""
 
     sql: str
+    """The text. It contains no value of a request, only placeholders `{name:Type}`."""
     bindings: Mapping[str, Value] = field(default_factory=dict)
+    """The values of the placeholders."""
     settings: Mapping[str, int | str] = field(default_factory=dict)
+    """Settings that are appended to the text as a SETTINGS clause."""
     tag: str = ""
+    """Names the query in logs."""
     id: str = ""
+    """Identifies the query for `cancel`."""
     quoted: bool = False
+    """Whether JSON documents contain integers of 64 bits and more as strings."""
 
 
 def limit_settings(*, seconds: float, memory: int, total_memory: int, rows: int) -> dict[str, int | str]:
-    """The settings that bound a caller's statement. Memory is in bytes, of the query and of all queries."""
+    """The settings that limit a query.
+
+    `memory` is for the query and `total_memory` for all queries of the user, both in bytes. `rows` limits the result.
+    """
     return {
         "max_execution_time": str(seconds),
         "timeout_overflow_mode": "throw",
@@ -79,39 +83,56 @@ def limit_settings(*, seconds: float, memory: int, total_memory: int, rows: int)
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A small result in memory: column names, ClickHouse types and Python values."""
+    """A small result in memory."""
 
     names: tuple[str, ...]
+    """The names of the columns."""
     types: tuple[str, ...]
+    """The ClickHouse types of the columns."""
     rows: list[tuple[Any, ...]]
+    """Python values, one tuple per row."""
 
     def dicts(self) -> list[dict[str, Any]]:
+        """The rows as dictionaries by column name."""
         return [dict(zip(self.names, row, strict=True)) for row in self.rows]
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What the database behind the port can do. `lazy_tables`: tables of nests are loaded when they are used."""
+    """What the connected database can do."""
 
     version: str
     embedded: bool
     readers: int
+    """Number of queries that can run at once."""
     lazy_tables: bool = False
+    """Whether the engine loads a nest's tables only when they are first used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Bytes on a disk: free for this process, and in all."""
+    """The state of a disk."""
 
     path: str
     free: int
+    """Bytes that this process can still write."""
     total: int
+    """Size of the disk in bytes."""
+
+
+class DamagedPart(NamedTuple):
+    """A part of a table whose files are damaged, or that is missing in the table's deduplication log."""
+
+    table: Name
+    part: str
+    reason: str
 
 
 class Stream(Protocol):
-    """A running query's output as bytes of one well-formed document. Must be closed; closing twice is harmless.
+    """The output of a running query: the bytes of one well-formed document.
 
-    Errors of the query are raised by the first `next()` where the engine knows them by then, else by a later one.
+    It must be closed; closing it twice is harmless. `next()` raises the query's errors, as soon as the engine reports
+    them.
     """
 
     def __iter__(self) -> Iterator[bytes]: ...
@@ -120,31 +141,34 @@ class Stream(Protocol):
 
 
 class Warehouse(Protocol):
-    """A ClickHouse, embedded or a server. Every method raises `RookeryError` with an RK6xxx code,
-    whose `detail` is the engine's own text and whose `engine_code` attribute is the engine's number (or None)."""
+    """A ClickHouse database, embedded or on a server. All methods can be called from any thread.
+
+    Errors of the database are raised as `EngineError`, whose `detail` is the engine's own message and whose
+    `engine_code` is the engine's error number, or None.
+    """
 
     @property
     def capabilities(self) -> Capabilities: ...
 
     @property
     def zone(self) -> str:
-        """The time zone in which every statement runs, and every view and default is evaluated."""
+        """The time zone in which statements, views and column defaults are evaluated."""
         ...
 
     def keep_zone(self) -> None:
-        """Record the zone with the data, where the database has a place for it."""
+        """Store the zone with the data, if the database has a place for it."""
         ...
 
     def query(
         self, sql: str, bindings: Mapping[str, Value] | None = None, settings: Mapping[str, int | str] | None = None
     ) -> Rows:
-        """Run a trusted SELECT on a writer handle and return its rows."""
+        """Run a trusted SELECT on a writer handle and return all rows."""
         ...
 
     def execute(
         self, sql: str, bindings: Mapping[str, Value] | None = None, settings: Mapping[str, int | str] | None = None
     ) -> None:
-        """Run a trusted statement without a result: DDL, or INSERT … SELECT (settings go before its SELECT's end)."""
+        """Run a trusted statement that returns no rows: DDL, or INSERT … SELECT."""
         ...
 
     def insert(
@@ -155,72 +179,79 @@ class Warehouse(Protocol):
         columns: Iterable[str] = (),
         settings: Mapping[str, int | str] | None = None,
     ) -> int:
-        """Insert encoded rows into a table (quoted SQL name) and return how many were read."""
+        """Insert encoded rows and return how many were read. `table` is a quoted SQL name."""
         ...
 
     def stream(self, statement: Statement, format: Format) -> Stream:
-        """Run a SELECT on a reader handle: read-only, its default database empty. Memory is bounded."""
+        """Run a SELECT on a reader handle, which is read-only and has an empty default database.
+
+        The result is not held in memory as a whole.
+        """
         ...
 
     def cancel(self, id: str) -> None:
-        """Ask the database to end the statement of that id; it does between two blocks. Does not wait for it."""
+        """Ask the database to stop the statement with this id. It stops after its current block. Does not wait."""
         ...
 
     def parse(self, sql: str) -> tuple[dict[str, Any], str]:
-        """One SELECT's syntax tree and the engine's canonical text of it. Raises ENGINE on anything else."""
+        """The syntax tree of a SELECT and its canonical text. Raises SQL_SYNTAX for anything else."""
         ...
 
     def format(self, tree: Mapping[str, Any]) -> str:
-        """The engine's canonical text of a syntax tree."""
+        """The canonical text of a syntax tree."""
         ...
 
     def functions(self) -> frozenset[str]:
-        """Names of all functions the database knows, user-defined ones included."""
+        """The names of all functions in the database, including user-defined ones."""
         ...
 
     def forget_unstored_tokens(self) -> None:
-        """Let tables forget tokens of blocks that a failed INSERT noted and did not store.
+        """Remove deduplication tokens that a failed INSERT recorded without storing its block.
 
-        Must be called before an INSERT that failed is repeated under its token, while no other INSERT runs. Raises
-        when a table cannot be brought back; calling it again tries that again.
+        Must be called before a failed INSERT is repeated with the same token, and while no other INSERT runs. Raises
+        if a table cannot be attached again; the next call retries that.
         """
         ...
 
     def note_parts(self, tables: Iterable[Name], *, again: bool = False) -> None:
-        """Remember the parts that tables have, if nobody has looked at them yet, or `again`: they are not new."""
+        """Record the present parts of tables, so that `damaged_parts` only reports later ones.
+
+        Tables that are already recorded are skipped unless `again` is true.
+        """
         ...
 
-    def damaged_parts(self, tables: Iterable[Name]) -> list[tuple[Name, str, str]]:
-        """Damaged parts among those that came into tables since the last look: table, part, why.
+    def damaged_parts(self, tables: Iterable[Name]) -> list[DamagedPart]:
+        """Damaged parts among those added since the previous call.
 
-        So is a part that its table's deduplication log does not have: repeated after a restart, it would come twice.
-
-        Always empty where the files are not this host's.
+        A part that is missing in its table's deduplication log counts as damaged, because a retry after a restart
+        would store its rows a second time. Always empty if the files are on another host.
         """
         ...
 
     def remove_part(self, table: Name, part: str) -> bool:
-        """Take a damaged part out of its table; whether its insert must be repeated.
+        """Remove a damaged part from its table. Returns whether the insert that made it must be repeated.
 
-        A merged part is only noted: `undo_merges`, and so `forget_unstored_tokens`, brings back what it was
-        made from, if that is still there. Otherwise it stays.
+        The result of a merge is only recorded. `undo_merges` and `forget_unstored_tokens` replace it by its source
+        parts if they still exist; otherwise it stays.
         """
         ...
 
     def note_damaged_merges(self) -> bool:
-        """Note damaged parts that merges have lately made in tables that were written to; whether there are any."""
+        """Record damaged parts that recent merges made in tables with inserts. Returns whether there are any."""
         ...
 
     def undo_merges(self) -> None:
-        """Put back what noted parts were made from; their tables are away meanwhile."""
+        """Replace recorded parts by their source parts. Their tables are detached meanwhile."""
         ...
 
     def is_running(self, text: str) -> bool:
-        """Whether a statement with this text in it still runs, although its caller has been told otherwise."""
+        """Whether a statement that contains this text is still running, although its caller has received an error."""
         ...
 
     def disk_space(self) -> Space | None:
-        """Room on the fullest disk of the database; None where it cannot be known."""
+        """The state of the fullest disk of the database; None if it is unknown."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close all connections. Harmless when repeated."""
+        ...

@@ -24,7 +24,7 @@ from engine.warehouse import embedded, parser
 from engine.warehouse.error_trailer import ErrorTrailer
 from engine.warehouse.errors import EngineError, translate
 from engine.warehouse.handles import CORRECTNESS_SETTINGS, READER_SETTINGS
-from engine.warehouse.port import Capabilities, Format, Input, Rows, Space, Statement, Stream, Value
+from engine.warehouse.port import Capabilities, DamagedPart, Format, Input, Rows, Space, Statement, Stream, Value
 from engine.warehouse.render import is_insert, used_bindings, with_quoted_integers, with_settings
 from engine.warehouse.stream import ResultStream
 from engine.warehouse.time_zone import named_zone
@@ -159,7 +159,7 @@ class ServerWarehouse:
     def note_parts(self, tables: Iterable[Name], *, again: bool = False) -> None:
         """Nothing is looked at: the files are the server's."""
 
-    def damaged_parts(self, tables: Iterable[Name]) -> list[tuple[Name, str, str]]:
+    def damaged_parts(self, tables: Iterable[Name]) -> list[DamagedPart]:
         return []
 
     def remove_part(self, table: Name, part: str) -> bool:
