@@ -121,6 +121,7 @@ class Connection:
 
 
 def _unreachable(url: str, exc: Exception) -> RookeryError:
+    """The error for a server that did not respond, with a hint about the likely cause."""
     hint = "is `rookery serve` running there?"
     if isinstance(exc, httpx.UnsupportedProtocol):
         address = url.partition("://")[2] or url
@@ -222,6 +223,7 @@ def is_held(exc: RookeryError) -> bool:
 
 
 def _warn_of_copy(settings: Settings) -> None:
+    """Print a warning if `server.json` was copied here with another server's directory."""
     running = announced(settings)
     if running is not None and not running.here and running.url and not settings.url:
         file = server_file(settings)

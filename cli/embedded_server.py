@@ -153,6 +153,7 @@ def _end_process() -> None:
 
 
 def _listen(settings: Settings) -> socket.socket:
+    """A listening socket. Raises RK7001 if the address cannot be used."""
     try:
         family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
         return socket.create_server((settings.host, settings.port), family=family, backlog=1024)

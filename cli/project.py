@@ -72,6 +72,7 @@ def init(
 
 
 def _survey() -> Survey:
+    """The files of the project, with the errors of those that cannot be read. Raises RK7004 outside a project."""
     root = options.project
     if not root.is_dir():
         raise RookeryError(NOT_A_PROJECT, f"there is no directory {root.resolve()}", hint="check the path after -C")
@@ -85,6 +86,7 @@ def _survey() -> Survey:
 
 
 def _project() -> Project:
+    """The project. Raises Problems for files that cannot be read."""
     survey = _survey()
     if survey.problems.problems:
         # Some files cannot be read. Compiling the others reports all errors at once.
@@ -188,6 +190,7 @@ def _paths(files: Iterable[Path]) -> list[Path]:
 
 
 def _by_name(name: str) -> Path | None:
+    """The file of a resource, searched in the folders of the project."""
     root = options.project.resolve()
     return next((p for f in FOLDERS for p in sorted((root / f).rglob(f"{name}.yaml"))), None)
 
@@ -212,6 +215,7 @@ def _push(connection: Connection, body: dict[str, Any]) -> Any:
 
 
 def _show(result: Any) -> None:
+    """Print the result of a push or a plan."""
     if options.json:
         output.as_json(result)
         return
@@ -323,6 +327,7 @@ def _proposal(connection: Connection, request: dict[str, Any], node: str | None)
 
 
 def _node_names(request: dict[str, Any]) -> list[str]:
+    """Names of the pipe's nodes; none if its file is not in the request. Raises RK3007 for a datasource."""
     source = next((f for f in request["files"] if f["name"] == request["pipe"]), None)
     if source is None:
         return []

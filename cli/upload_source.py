@@ -123,6 +123,7 @@ def _lines(stream: BinaryIO, position: _Position, header: bytes, skip: int) -> I
 
 
 def _parquet_chunks(file: str, skip: int) -> Iterator[Chunk]:
+    """The rows after the skipped ones, as complete Parquet files of a limited number of rows."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -62,6 +62,7 @@ def with_stable_tenants(workspace: Workspace, begin: Callable[[Snapshot, set[str
 
 
 def _is_valid(before: Snapshot, after: Snapshot, datasources_read: set[str]) -> bool:
+    """Whether a query that was composed for one snapshot is right for the other."""
     return _same_tenants(before, after) or all(before.build.relations[n].kind != "target" for n in datasources_read)
 
 

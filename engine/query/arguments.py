@@ -52,6 +52,7 @@ class Arguments:
         return values
 
     def _convert(self, values: dict[str, Any], spec: ParameterSpec) -> None:
+        """Check the value of a declared parameter, or set its default."""
         if spec.name in values:
             value = coerce(spec.name, spec.type, values[spec.name], self.workspace.zone)
             if spec.type.startswith("Date"):
@@ -97,6 +98,7 @@ def _known_names(snapshot: Snapshot, pipe: str) -> frozenset[str]:
 
 
 def _single_value(name: str, value: Any, arrays: Collection[str]) -> Any:
+    """A list for a repeated array parameter, otherwise the only value. Raises RK4009 for two values."""
     if not isinstance(value, Repeated):
         return value
     if name in arrays:

@@ -63,6 +63,7 @@ def authenticate(workspace: Workspace, token: str | None) -> Claims:
 
 
 def _verify(workspace: Workspace, snapshot: Snapshot, token: str) -> Claims:
+    """The claims of the configured admin token, a static token (`p.…`), or a JWT. Raises RK4002."""
     admin_token = workspace.settings.admin_token
     if admin_token is not None and hmac.compare_digest(admin_token.get_secret_value().encode(), token.encode()):
         return Claims("admin token", (TokenScope("ADMIN"),))

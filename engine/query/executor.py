@@ -140,6 +140,7 @@ class Queries:
         return self._workspace.settings.quote_64bit_integers if endpoint is None else endpoint
 
     def _count_request(self, claims: Claims) -> None:
+        """Count a request of a token with a limit of requests per second. Raises RK4010 over the limit."""
         if claims.rps:
             self._rates.count((claims.subject, claims.static_id, claims.tenant), claims.rps)
 
@@ -186,7 +187,9 @@ class Queries:
             raise error_for_caller(exc, admin=claims.is_admin) from exc
 
     def _open(self, execution: Execution, statement: Statement) -> QueryResult:
+        """Start a statement and read ahead. Raises the engine's errors unchanged."""
         request = execution.request
+        # The client may have disconnected while the query waited or was composed.
         if request.ticket.cancelled:
             raise RookeryError(CANCELLED, "the query was cancelled")
         stream: Stream = self._workspace.warehouse.stream(replace(statement, id=request.ticket.id), request.format)
@@ -235,6 +238,8 @@ def _composed_endpoint(snapshot: Snapshot, pipe: str, values: Mapping[str, Any],
 
 
 def _renderer(values: Mapping[str, Any], zone: str) -> Any:
+    """A function that renders templates with these values, which become bound parameters."""
+
     def render(template: Template, binder: Binder, columns: frozenset[str]) -> str:
         return template.render(values, binder, columns, zone)
 

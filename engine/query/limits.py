@@ -23,6 +23,7 @@ class InFlight:
     def enter(self, limits: Iterable[tuple[Hashable, int]]) -> list[Hashable]:
         """Count a query under every key, each with its limit. Raises RK4010, and counts nothing, over a limit."""
         requested = list(limits)
+        # All keys are checked and counted under one lock: a query that is refused by one key counts under none.
         with self._lock:
             for key, limit in requested:
                 if self._running.get(key, 0) >= limit:

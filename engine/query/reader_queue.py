@@ -71,11 +71,13 @@ class ReaderQueue:
         self._hand_over()
 
     def _hand_over(self) -> None:
+        """Give free readers to waiting callers, one reader per caller and turn."""
         for caller in list(self._waiting):
             queue = self._waiting[caller]
             while self._free and queue and self._running.get(caller, 0) < self._share:
                 turn = queue.popleft()
                 if turn.done():
+                    # Its query has timed out or was cancelled, and has not removed itself from the queue yet.
                     continue
                 self._admit(caller)
                 turn.set_result(True)
@@ -90,6 +92,7 @@ class ReaderQueue:
         self._running[caller] = self._running.get(caller, 0) + 1
 
     def _forget(self, caller: Hashable, turn: asyncio.Future[bool]) -> None:
+        """Remove a turn that ended without a reader from the queue."""
         queue = self._waiting.get(caller)
         if queue is not None and turn in queue:
             queue.remove(turn)
@@ -97,6 +100,7 @@ class ReaderQueue:
                 del self._waiting[caller]
 
     def _timeout_error(self, caller: Hashable) -> RookeryError:
+        """The error for a caller that got no reader, depending on whose queries took the readers."""
         if self._running.get(caller, 0) >= self._share:
             message = f"your share of {self._share} queries at once is in use"
             return RookeryError(TOO_MANY, message, hint="wait until one has finished", headers=RETRY_HEADERS)

@@ -33,6 +33,7 @@ class QueryResult:
             self.close()
 
     def _read_ahead(self) -> None:
+        # Errors in this part can still become the status of the response.
         chunks: list[bytes] = []
         size = 0
         while size < READ_AHEAD_BYTES:

@@ -129,12 +129,14 @@ class GuardedProtocol(HttpToolsProtocol):
         if not self.bounds.enter(self, self.client[0] if self.client else ""):
             self._refuse(TOO_MANY_CONNECTIONS, TOO_MANY_CONNECTIONS.title, retry=True)
 
+    # Methods below override uvicorn's and keep its order of calls; `super()` parses and writes.
     def connection_lost(self, exc: Exception | None) -> None:
         self.bounds.leave(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         if self._phase is Phase.REFUSED:
+            # The rest of a refused request is discarded.
             self._linger_bytes -= len(data)
             if self._linger_bytes < 0:
                 self.transport.abort()
@@ -179,6 +181,8 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._buffered_bytes = 0
+        # Each byte extends the deadline a little, up to the full time: a slow client runs out of time, a large body
+        # does not.
         latest = self.loop.time() + self.bounds.settings.body_seconds
         self._deadline = min(self._deadline + len(body) / MIN_BODY_BYTES_PER_SECOND, latest)
         super().on_body(body)
@@ -237,6 +241,7 @@ class GuardedProtocol(HttpToolsProtocol):
         return self._phase is Phase.REFUSED or self.transport.is_closing()
 
     def _enter_phase(self, phase: Phase, seconds: float | None) -> None:
+        """Change the phase, with a deadline in seconds from now; None for no deadline."""
         self._phase = phase
         self._deadline = 0.0 if seconds is None else self.loop.time() + seconds
 
@@ -244,6 +249,7 @@ class GuardedProtocol(HttpToolsProtocol):
         return f"the headers are larger than {self.bounds.settings.max_header_bytes:,} bytes"
 
     def _stop_parsing(self, code: Code, message: str) -> None:
+        """Raise out of a callback of the parser. The error is sent by `send_400_response`."""
         self._refusal = _RefusedError(code, message)
         raise self._refusal
 
@@ -256,6 +262,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.abort()
             return
         if self.cycle is not None and not self.cycle.response_complete:
+            # The application, if it runs already, sees a disconnected client and stops.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self.transport.write(_error_response(code, message, retry))

@@ -52,6 +52,7 @@ def document(build: Build, names: list[str], server: str, roles: frozenset[str] 
 
 
 def _path(build: Build, name: str) -> dict[str, Any]:
+    """The GET and POST operations of one endpoint."""
     pipe = build.pipes[name]
     # Tenant keys come from the token and never from the request, so the document omits them.
     parameters = [_parameter(p) for p in parameters_of(build.pipes, name) if not p.tenant_key]
@@ -88,6 +89,7 @@ def _in_body(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parameter(spec: ParameterSpec) -> dict[str, Any]:
+    """One query parameter of an endpoint."""
     schema = _with_range(spec.type, _schema_of(spec.type))
     if spec.default is not None:
         schema["default"] = _value(spec, spec.default)
@@ -120,6 +122,7 @@ def _value(spec: ParameterSpec, raw: Any, *, item: bool = False) -> Any:
 
 
 def _result(build: Build, name: str) -> dict[str, Any]:
+    """The schema of an endpoint's JSON result."""
     columns = build.outputs.get(name, ())
     row = {
         "type": "object",
@@ -144,6 +147,7 @@ def _result(build: Build, name: str) -> dict[str, Any]:
 
 
 def _column(column: Column) -> dict[str, Any]:
+    """The schema of a column in a JSON result. Large integers may be strings: see QUOTED."""
     schema = _schema_of(column.type, large=["integer", "string"])
     # NaN and infinities are null in JSON.
     return {**schema, "type": ["number", "null"]} if schema.get("type") == "number" else schema

@@ -66,7 +66,7 @@ async def _run_watched(
 class _DisconnectWatcher:
     """Cancels a query when its client has disconnected, repeatedly until the query has ended.
 
-    Once is not enough: the engine ignores a cancellation that arrives before it has registered the query.
+    Once is not enough: KILL QUERY has no effect on a query that the engine has not registered yet.
     """
 
     def __init__(self, request: Request, services: Services, ticket: Ticket) -> None:

@@ -220,6 +220,7 @@ def _utf8(body: bytes) -> str:
 
 
 def _body_parameters(body: bytes) -> dict[str, Any]:
+    """Parameters in a JSON object or a form. Raises RK4009."""
     # Clients send wrong content types, so the text decides whether it is JSON or a form.
     if body.lstrip().startswith(b"{"):
         return _json_object(body)
@@ -231,6 +232,7 @@ def _body_parameters(body: bytes) -> dict[str, Any]:
 
 
 def _with_repeated(pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    """Parameters by name; those that occur more than once are `Repeated`."""
     values: dict[str, Any] = {}
     for name, value in pairs:
         if name not in values:

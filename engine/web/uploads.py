@@ -109,6 +109,7 @@ class Upload:
         """Replace all rows of the datasource with the request's; after an error the old rows are still there."""
         workspace, limiter = self._services.workspace, self._services.limiter
         replacement = await anyio.to_thread.run_sync(Replacement, workspace, self._writer.datasource, limiter=limiter)
+        # One at a time: two replacements of one datasource would fill and drop the same new table.
         async with self._services.replacing:
             await anyio.to_thread.run_sync(replacement.begin, limiter=limiter)
             self._target = replacement.name
