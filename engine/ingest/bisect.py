@@ -88,6 +88,7 @@ class Bisection:
         staged = self._insert(numbered)
         rejected = {n: self._rejected(n) for n in range(len(self._rows.texts)) if n not in staged}
         if rejected:
+            # The stage is needed empty, to read values one by one. Afterwards the readable rows are staged again.
             self._warehouse.execute(f"TRUNCATE TABLE {self._table.sql()}")
             for n in unrelated:
                 rejected[n].add("", strange(rejected[n].text))
@@ -170,14 +171,10 @@ class Bisection:
         is_csv = self._rows.format is Input.CSV
         if is_csv and not is_readable and any(b"\n" in row for row in rows.values()):
             return self._insert_multiline(rows, header, columns)
+        names = (ROW_NUMBER_COLUMN, *columns) if columns else ()
+        body = self._body(rows, header)
         try:
-            self._warehouse.insert(
-                self._table.sql(),
-                self._body(rows, header),
-                self._rows.format,
-                (ROW_NUMBER_COLUMN, *columns) if columns else (),
-                self._settings,
-            )
+            self._warehouse.insert(self._table.sql(), body, self._rows.format, names, self._settings)
         except RookeryError as exc:
             if is_too_large(exc):
                 raise too_large_to_read(exc, int(self._settings["max_memory_usage"])) from exc
@@ -200,6 +197,7 @@ class Bisection:
         staged = self._insert(short, header, columns)
         if self._insert(long, header, columns, is_readable=True) == long.keys():
             return staged | long.keys()
+        # The engine lost its place at a bad record, so what it has staged of the others is worthless.
         self._warehouse.execute(f"TRUNCATE TABLE {self._table.sql()}")
         staged = self._insert(short, header, columns)
         for n, row in long.items():
@@ -248,6 +246,7 @@ class Bisection:
         numbered = self._numbered([row.number])
         if not (wanted and numbered):
             return {}
+        # In a stage without defaults the row can be read, and each default be evaluated on its values.
         bare = Name(self._table.database, f"{self._table.name}_bare")
         failing: dict[Column, str] = {}
         try:

@@ -86,6 +86,7 @@ class Committer:
             if not is_routed:
                 return _visibility(reached_all)
             committed = self._handover(batch, stage)
+            # Still under the lock: the worker must receive batches in the order of landing's blocks.
             self._router.committed(committed)
             return committed.visible if reached_all else _visibility(False)
 
@@ -123,6 +124,7 @@ class Committer:
     def _create_kept_table(self, batch: JudgedBatch) -> None:
         """Create the table for the rows of an uncertain batch now: on a failing disk it could not be created."""
         source = batch.staged.schema.source
+        # The set needs no lock: each datasource's table is only seen under that datasource's commit lock.
         table = kept_table(self._workspace, source.name, columns_of(source))
         if table.name not in self._kept_tables:
             self._workspace.warehouse.execute(ddl.create_table(table))

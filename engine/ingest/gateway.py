@@ -194,6 +194,7 @@ class Gateway:
         while appends:
             bound_tenant = appends[0].bound_tenant
             results, failed = self._store(appends)
+            # Counted before the answers: afterwards the callers' next appends would be counted as well.
             with self._lock:
                 callers = len(appends) + queue.waiting_for(bound_tenant)
             # Before the callers are answered: what a writer sends next must find its queue held.
@@ -208,6 +209,7 @@ class Gateway:
                     self._task_ended()
                     return
                 queue.running[appends[0].bound_tenant] += 1
+                # Another queue's batch waits for a thread: release this one, and go to the end of the pool's queue.
                 if self._submitted_batches and not self._is_closed:
                     self._submit_batch(queue, appends)
                     return
@@ -257,6 +259,7 @@ class Gateway:
         attempt = self._attempt(group)
         self._answer_all(group.appends, attempt.results)
         with self._lock:
+            # In front of the writer's other groups, so that its rows stay in order.
             queue.held[writer].extendleft(reversed(attempt.remaining))
             if queue.held[writer]:
                 self._searches.submit(self._search, queue, writer)
@@ -272,6 +275,7 @@ class Gateway:
         try:
             groups = deque(self._groups_of(appends, results))
         except BaseException as exc:
+            # Every append must get an answer, or its caller would wait forever.
             error = exc if isinstance(exc, RookeryError) else _unexpected_error(exc)
             return {id(a): error for a in appends}, []
         failed: list[AppendGroup] = []
@@ -351,6 +355,7 @@ class Gateway:
 
     def _answer(self, append: Append, result: AppendResult | RookeryError) -> None:
         if append.key:
+            # Before the future is done: a retry that arrives from now on finds the receipt instead.
             with self._lock:
                 self._keyed_appends.pop(key_of(append), None)
         if isinstance(result, RookeryError):

@@ -188,6 +188,7 @@ class Receipts:
         if rows or records:
             body = b"\n".join(orjson.dumps(row) for row in (*rows, *records))
             insert_checked(self._workspace.warehouse, Name(self._workspace.name, RECEIPTS_SUFFIX), body)
+        # Only now: if the INSERT fails, the next one must record these batches.
         with self._lock:
             for batch in unrecorded:
                 self._unrecorded.pop(batch, None)
@@ -225,6 +226,7 @@ class Receipts:
 
     def mark_stored(self, receipts: Iterable[Receipt]) -> None:
         """Remember that the batch of these receipts is stored."""
+        # The ids are read without the lock, as they may need a query.
         tables = [(r, self._table_id(r.datasource)) for r in receipts]
         with self._lock:
             for receipt, table in tables:

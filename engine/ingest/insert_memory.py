@@ -52,6 +52,8 @@ class InsertMemory:
     @contextmanager
     def reserved(self, size: int) -> Iterator[None]:
         """Wait for earlier batches and for enough free memory, and reserve it. `size` is at most the total."""
+        # Only the first in the queue gets memory, even if a later one would fit: otherwise small batches could keep a
+        # large one waiting forever.
         turn = object()
         with self._changed:
             self._waiting.append(turn)

@@ -41,6 +41,7 @@ def inspect(workspace: Workspace, batch: StagedBatch, strict_keys: KnownKeys | N
 def _inspect_text(workspace: Workspace, batch: StagedBatch, strict_keys: KnownKeys | None) -> JudgedBatch:
     append = batch.slices[0].append
     rows = _rows_of(batch)
+    # The failed attempt may have staged some of the rows, without numbers.
     workspace.warehouse.execute(f"TRUNCATE TABLE {batch.table.sql()}")
     settings = workspace.settings
     limits = SearchLimits(settings.search_rows, settings.search_tries)
@@ -52,6 +53,7 @@ def _inspect_text(workspace: Workspace, batch: StagedBatch, strict_keys: KnownKe
         _reject_unknown_keys(batch, strict_keys, rows.texts, unreadable, invalid)
     rejected = invalid | unreadable
     if invalid:
+        # The stage has all readable rows; those that are invalid must not be stored.
         bisection.stage_only([n for n in range(len(rows.texts)) if n not in rejected])
     staged = replace(batch, slices=(AppendSlice(append, 0, len(rows.texts)),))
     return JudgedBatch(staged, inspected=True, numbered=True, rejected=rejected)
@@ -121,6 +123,7 @@ def _reject_unstorable(workspace: Workspace, batch: StagedBatch, rejected: dict[
     columns = _column_list(batch)
     known = set(rejected)
     try:
+        # A copy, because the stage of a file was filled without row numbers.
         warehouse.execute(stage_ddl(batch.schema, numbered))
         warehouse.execute(
             f"INSERT INTO {numbered.sql()} ({columns}, {ROW_NUMBER_COLUMN}) "

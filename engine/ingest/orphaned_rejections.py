@@ -38,6 +38,7 @@ class OrphanedRejections:
         Batches with a receipt are left alone: the receipt decides what becomes of them. So are batches whose identity
         is their idempotency key, because a retry has the same deduplication token.
         """
+        # Read without the lock, because every batch gets here. A batch that is added now belongs to a later append.
         if datasource not in self._batches:
             return
         workspace = self._workspace

@@ -81,6 +81,7 @@ def store(workspace: Workspace, datasource: str, origin: Origin, rows: Iterable[
     narrow = sum(len(row.header) for row in rows) > MAX_CSV_HEADER_BYTES
     body = b"\n".join(_line(row, origin, narrow=narrow) for row in rows)
     if body:
+        # A retry may have the same batch identity. The token keeps its bad rows from being stored twice.
         settings: dict[str, int | str] = {**SINGLE_BLOCK_SETTINGS, "insert_deduplication_token": f"q:{origin.batch}"}
         insert_checked(workspace.warehouse, table_of(workspace, datasource), body, settings=settings)
         observe.QUARANTINED_BYTES.labels(datasource).inc(len(body))

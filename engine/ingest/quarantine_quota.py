@@ -46,6 +46,7 @@ class QuarantineQuota:
         """Count a writer's bad rows against its quota. Returns those that are within it."""
         key = (datasource, id_prefix(writer))
         with self._lock:
+            # Removing and inserting the key keeps the dictionary in the order of use.
             usage = self._usage.pop(key, None)
             if usage is None or not self._all_fit(usage, rejected):
                 usage = self._read(*key)

@@ -48,6 +48,7 @@ class Replacement:
 
     def commit(self) -> None:
         """Exchange the tables, and drop the old rows."""
+        # No INSERT runs while the tables are exchanged.
         with self._workspace.view_lock.changing():
             self._workspace.warehouse.execute(f"EXCHANGE TABLES {self.name.sql()} AND {self._table.name.sql()}")
         self._workspace.warehouse.execute(ddl.drop_table(self.name))

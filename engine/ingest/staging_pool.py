@@ -67,6 +67,7 @@ class StagingPool:
     def give_back(self, schema: StageSchema, table: Name) -> None:
         """Empty a table and keep it for the next batch. Never raises: one that cannot be emptied is not reused."""
         try:
+            # The lock is not held while the engine works, so two threads may keep a table too many. That is harmless.
             with self._lock:
                 drop = not schema.kept or len(self._free.setdefault(schema.identity, [])) >= KEPT_TABLES
             self._warehouse.execute(ddl.drop_table(table) if drop else f"TRUNCATE TABLE {table.sql()}")

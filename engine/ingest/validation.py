@@ -54,6 +54,7 @@ class Judge:
             # A cast sees all values of a block, those of rows that a condition filters out too.
             self.restage(self._good_numbers())
         self._reject_throwing({c.column: c.check for c in nested if c.check})
+        # Rows on which a check throws are excluded from here on.
         for staged, check in conditions:
             if staged in nested:
                 self._reject_failing(staged, check)
@@ -92,6 +93,7 @@ class Judge:
 
     def _reject_throwing(self, expressions: Mapping[str, str]) -> None:
         """Reject the rows on which the expression of a column throws."""
+        # Most batches have no such row, which one query over all expressions shows.
         rows, count = self.good_rows(), len(self.rows.texts)
         if not expressions or self._message_of(rows, [*expressions.values()], 0, count) is None:
             return

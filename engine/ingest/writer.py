@@ -18,7 +18,6 @@ from functools import partial
 from engine.compiler import storage
 from engine.errors import NOT_WRITABLE, UNKNOWN_COLUMNS, UNKNOWN_DATASOURCE, RookeryError
 from engine.fanout.suspended_views import is_view_failure
-from engine.ingest import quarantine
 from engine.ingest.batch import Append, AppendResult, AppendSlice, JudgedBatch, StagedBatch
 from engine.ingest.commit import ONE_THREAD_BYTES, ONE_THREAD_SETTINGS, Committer, Visibility
 from engine.ingest.formats.body_rows import has_no_known_key, is_unterminated_array, json_rows
@@ -27,9 +26,8 @@ from engine.ingest.formats.file_columns import SourceType, read_source_types, un
 from engine.ingest.formats.json_values import has_unknown_escape
 from engine.ingest.idempotency import Key, Receipt, Receipts, key_of
 from engine.ingest.inspection import inspect
-from engine.ingest.orphaned_rejections import OrphanedRejections
-from engine.ingest.quarantine_quota import QuarantineQuota, id_prefix
 from engine.ingest.read_settings import PARSE_SETTINGS, is_too_large, too_large_to_read
+from engine.ingest.recording import Recorder
 from engine.ingest.row_position import bad_row
 from engine.ingest.staging_pool import BorrowedStage, StagingPool
 from engine.ingest.unknown_keys import MAX_KEY_CHARACTERS, MAX_NAMED_KEYS, KnownKeys
@@ -37,7 +35,6 @@ from engine.ingest.values.rejections import loaded
 from engine.ingest.values.shared_keys import spread
 from engine.ingest.values.staging import (
     NO_SOURCE_TYPES,
-    ROW_NUMBER_COLUMN,
     USUAL,
     Manner,
     StageSchema,
@@ -49,7 +46,6 @@ from engine.ingest.values.staging import (
     taken,
 )
 from engine.ingest.writer_queues import AppendGroup
-from engine.schema import literal
 from engine.warehouse.errors import for_sender, is_transient
 from engine.warehouse.port import Input
 from engine.workspace.snapshot import Snapshot
@@ -57,8 +53,6 @@ from engine.workspace.workspace import Workspace
 
 MAX_JOINED_BYTES = 64 << 10
 """Bodies up to this size are joined as text. The engine reads a larger one by itself."""
-MAX_COUNTED_TENANTS = 1000
-"""Tenants that a receipt counts rows for."""
 MAX_PARSED_BYTES = 256 << 10
 """Bytes of JSON that are parsed here faster than the engine answers a query."""
 FULL_CHECK_BATCHES = 200
@@ -119,9 +113,8 @@ class BatchWriter:
         self._workspace = workspace
         self._stages = stages
         self._receipts = receipts
+        self._recorder = Recorder(workspace, receipts)
         self._committer = Committer(workspace)
-        self._quota = QuarantineQuota(workspace)
-        self._orphans = OrphanedRejections(workspace, receipts)
         # By stage schema: how many batches still skip the fast checks. A lost update costs one check, so no lock.
         self._fast_checks_skipped: dict[str, int] = {}
 
@@ -137,7 +130,7 @@ class BatchWriter:
     def complete_uncertain(self, datasource: str) -> None:
         """Complete what earlier batches have left unfinished. Raises RK5013 or RK6008 if that fails for now."""
         self._committer.complete_uncertain(datasource)
-        self._orphans.remove(datasource)
+        self._recorder.remove_orphans(datasource)
 
     def keys_of(self, name: str) -> KnownKeys:
         """The keys that a datasource's columns read."""
@@ -199,6 +192,7 @@ class BatchWriter:
         manner = manner_of(source, first.format, bodies.texts)
         given = read_source_types(first.body) if first.format is Input.PARQUET else NO_SOURCE_TYPES
         schema = self.schema_for(first.datasource, first.format, manner=manner, given=given)
+        # A batch that may be inspected has failed before: the fast checks would only fail again.
         fast = not may_inspect and self._tries_fast_checks(schema)
         with self._stages.borrow(schema) as stage:
             batch = StagedBatch(
@@ -295,19 +289,20 @@ class BatchWriter:
         if any(s.append.key for s in batch.staged.slices):
             # A receipt is written before the rows are stored, so their number must be known.
             batch = self._with_known_count(batch)
-        batch, receipts = self._record(batch)
+        batch, receipts = self._recorder.record(batch)
         visible: Visibility = None
         while batch.stored_rows:
             try:
                 visible = self._committer.commit(batch, stage)
                 break
             except RookeryError as exc:
+                # A client error here means that a row failed its check or threw. The INSERT stored nothing.
                 if exc.is_server_fault or is_view_failure(exc) or batch.inspected:
                     raise
                 if (fully_checked := self._with_full_checks(batch)) is not None:
                     batch = fully_checked
                 else:
-                    batch, receipts = self._record(self._inspect(batch.staged))
+                    batch, receipts = self._recorder.record(self._inspect(batch.staged))
         self._receipts.mark_stored(receipts)
         by_key = {r.key: r for r in receipts}
         return {id(s.append): _result(batch, s, by_key, visible) for s in batch.staged.slices}
@@ -355,76 +350,6 @@ class BatchWriter:
         if len(batch.slices) > 1 or not batch.may_inspect:
             raise _BatchFailed
         return inspect(self._workspace, batch, self._strict_keys(batch.slices[0].append))
-
-    def _record(self, batch: JudgedBatch) -> tuple[JudgedBatch, list[Receipt]]:
-        """Quarantine bad rows, then write receipts. The order makes a receipt's counts true after a kill."""
-        try:
-            batch = self._quarantine(batch)
-            return batch, self._write_receipts(batch)
-        except BaseException:
-            if batch.rejected:
-                self._orphans.add(batch.staged.datasource, batch.staged.id)
-            raise
-
-    def _quarantine(self, batch: JudgedBatch) -> JudgedBatch:
-        """Store bad rows in quarantine, as far as their writer's quota admits them."""
-        if not batch.rejected:
-            return batch
-        # A batch with rejected rows has one append: the batch was inspected.
-        staged, writer = batch.staged, batch.staged.slices[0].append.writer
-        admitted = self._quota.admit(staged.datasource, writer, batch.rejected)
-        origin = quarantine.Origin(staged.id, staged.bound_tenant, id_prefix(writer))
-        quarantine.store(self._workspace, staged.datasource, origin, admitted.values())
-        return replace(batch, discarded=frozenset(batch.rejected.keys() - admitted.keys()))
-
-    def _write_receipts(self, batch: JudgedBatch) -> list[Receipt]:
-        """Write receipts for the appends with idempotency keys, except those of which no row is kept."""
-        staged = batch.staged
-        if batch.refusal is not None:
-            return []
-        shares = [s for s in staged.slices if s.append.key and not batch.leaves_nothing(s)]
-        if not shares:
-            return []
-        tenants = self._count_by_tenant(batch, shares)
-        receipts = [
-            Receipt(
-                key=key_of(share.append),
-                digest=share.append.digest,
-                batch=staged.id,
-                rows=share.rows - batch.rejected_in(share),
-                quarantined=batch.rejected_in(share) - batch.discarded_in(share),
-                tenants=tenants.get(n, {}),
-                logged=staged.schema.source.is_landing,
-                refused=batch.discarded_in(share),
-                unknown_keys=share.append.unknown_keys,
-                first_bad_row=batch.first_bad_row(share),
-            )
-            for n, share in enumerate(shares)
-        ]
-        self._receipts.write(receipts)
-        return receipts
-
-    def _count_by_tenant(self, batch: JudgedBatch, shares: Sequence[AppendSlice]) -> dict[int, dict[str, int]]:
-        """Rows that will be stored, by the position of their append in `shares` and by tenant."""
-        staged, schema = batch.staged, batch.staged.schema
-        if schema.tenant is None or not batch.stored_rows:
-            return {}
-        number = ROW_NUMBER_COLUMN if batch.numbered else "rowNumberInAllBlocks()"
-        tenant = literal(staged.bound_tenant) if staged.bound_tenant is not None else schema.tenant.value
-        starts, stops = [s.start for s in shares], [s.stop for s in shares]
-        result = self._workspace.warehouse.query(
-            # An alias that is a column's name would replace the column in the condition.
-            "SELECT arrayFirstIndex((_rk_a, _rk_b) -> _rk_i >= _rk_a AND _rk_i < _rk_b, "
-            f"{starts}, {stops}) AS _rk_p, assumeNotNull(_rk_t), count() "
-            f"FROM (SELECT {number} AS _rk_i, {tenant} AS _rk_t FROM {staged.table.sql()} WHERE {batch.condition}) "
-            f"WHERE _rk_p > 0 GROUP BY 1, 2 ORDER BY 3 DESC LIMIT {MAX_COUNTED_TENANTS} BY _rk_p",
-            None,
-            ONE_THREAD_SETTINGS,
-        )
-        counts: dict[int, dict[str, int]] = {}
-        for position, id, rows in result.rows:
-            counts.setdefault(int(position) - 1, {})[str(id)] = int(rows)
-        return counts
 
 
 def _result(

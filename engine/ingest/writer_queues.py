@@ -79,6 +79,8 @@ class IngestQueue:
         """Whether another batch may start now that an append has arrived, or that its writer is no longer held."""
         if append.writer in self.held:
             return False
+        # A small second batch would only take rows from the next one. A tenant without a running batch need not wait
+        # for those of others.
         running = self.running.total()
         return not running or (
             running < MAX_BATCHES_IN_FLIGHT
@@ -104,6 +106,7 @@ class IngestQueue:
         if writer is None:
             return []
         first = self._pop(writer)
+        # A batch is bound to one tenant or to none, because its SQL stamps that tenant on every row.
         appends, size = [first], len(first.body)
         if first.can_be_joined:
             for append in self._pop_joining(first.bound_tenant):
@@ -130,6 +133,7 @@ class IngestQueue:
         queue = self.queues.pop(writer)
         append = queue.popleft()
         if queue:
+            # Inserting the key again moves the writer to the end of the dictionary's order.
             self.queues[writer] = queue
         self.size -= len(append.body)
         self.waiting -= 1

@@ -1,0 +1,103 @@
+"""Records what becomes of a batch before it is committed: bad rows go to quarantine, then receipts are written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from engine.ingest import quarantine
+from engine.ingest.batch import AppendSlice, JudgedBatch
+from engine.ingest.commit import ONE_THREAD_SETTINGS
+from engine.ingest.idempotency import Receipt, Receipts, key_of
+from engine.ingest.orphaned_rejections import OrphanedRejections
+from engine.ingest.quarantine_quota import QuarantineQuota, id_prefix
+from engine.ingest.values.staging import ROW_NUMBER_COLUMN
+from engine.schema import literal
+from engine.workspace.workspace import Workspace
+
+MAX_COUNTED_TENANTS = 1000
+"""Tenants that a receipt counts rows for."""
+
+
+class Recorder:
+    """Writes quarantined rows and receipts. Called by several `ingest` and `search` threads at once."""
+
+    def __init__(self, workspace: Workspace, receipts: Receipts) -> None:
+        self._workspace = workspace
+        self._receipts = receipts
+        self._quota = QuarantineQuota(workspace)
+        self._orphans = OrphanedRejections(workspace, receipts)
+
+    def remove_orphans(self, datasource: str) -> None:
+        """Remove quarantined rows of batches that could not be recorded. Raises the warehouse's errors."""
+        self._orphans.remove(datasource)
+
+    def record(self, batch: JudgedBatch) -> tuple[JudgedBatch, list[Receipt]]:
+        """Quarantine bad rows, then write receipts. The order makes a receipt's counts true after a kill."""
+        try:
+            batch = self._quarantine(batch)
+            return batch, self._write_receipts(batch)
+        except BaseException:
+            if batch.rejected:
+                self._orphans.add(batch.staged.datasource, batch.staged.id)
+            raise
+
+    def _quarantine(self, batch: JudgedBatch) -> JudgedBatch:
+        """Store bad rows in quarantine, as far as their writer's quota admits them."""
+        if not batch.rejected:
+            return batch
+        # A batch with rejected rows has one append: the batch was inspected.
+        staged, writer = batch.staged, batch.staged.slices[0].append.writer
+        admitted = self._quota.admit(staged.datasource, writer, batch.rejected)
+        origin = quarantine.Origin(staged.id, staged.bound_tenant, id_prefix(writer))
+        quarantine.store(self._workspace, staged.datasource, origin, admitted.values())
+        return replace(batch, discarded=frozenset(batch.rejected.keys() - admitted.keys()))
+
+    def _write_receipts(self, batch: JudgedBatch) -> list[Receipt]:
+        """Write receipts for the appends with idempotency keys, except those of which no row is kept."""
+        staged = batch.staged
+        if batch.refusal is not None:
+            return []
+        shares = [s for s in staged.slices if s.append.key and not batch.leaves_nothing(s)]
+        if not shares:
+            return []
+        tenants = self._count_by_tenant(batch, shares)
+        receipts = [
+            Receipt(
+                key=key_of(share.append),
+                digest=share.append.digest,
+                batch=staged.id,
+                rows=share.rows - batch.rejected_in(share),
+                quarantined=batch.rejected_in(share) - batch.discarded_in(share),
+                tenants=tenants.get(n, {}),
+                logged=staged.schema.source.is_landing,
+                refused=batch.discarded_in(share),
+                unknown_keys=share.append.unknown_keys,
+                first_bad_row=batch.first_bad_row(share),
+            )
+            for n, share in enumerate(shares)
+        ]
+        self._receipts.write(receipts)
+        return receipts
+
+    def _count_by_tenant(self, batch: JudgedBatch, shares: Sequence[AppendSlice]) -> dict[int, dict[str, int]]:
+        """Rows that will be stored, by the position of their append in `shares` and by tenant."""
+        staged, schema = batch.staged, batch.staged.schema
+        if schema.tenant is None or not batch.stored_rows:
+            return {}
+        number = ROW_NUMBER_COLUMN if batch.numbered else "rowNumberInAllBlocks()"
+        tenant = literal(staged.bound_tenant) if staged.bound_tenant is not None else schema.tenant.value
+        starts, stops = [s.start for s in shares], [s.stop for s in shares]
+        result = self._workspace.warehouse.query(
+            # An alias that is a column's name would replace the column in the condition.
+            "SELECT arrayFirstIndex((_rk_a, _rk_b) -> _rk_i >= _rk_a AND _rk_i < _rk_b, "
+            f"{starts}, {stops}) AS _rk_p, assumeNotNull(_rk_t), count() "
+            f"FROM (SELECT {number} AS _rk_i, {tenant} AS _rk_t FROM {staged.table.sql()} WHERE {batch.condition}) "
+            f"WHERE _rk_p > 0 GROUP BY 1, 2 ORDER BY 3 DESC LIMIT {MAX_COUNTED_TENANTS} BY _rk_p",
+            None,
+            ONE_THREAD_SETTINGS,
+        )
+        counts: dict[int, dict[str, int]] = {}
+        for position, id, rows in result.rows:
+            counts.setdefault(int(position) - 1, {})[str(id)] = int(rows)
+        return counts
