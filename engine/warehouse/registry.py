@@ -1,7 +1,7 @@
-"""Control state as rows of the workspace's own database: small JSON bodies by kind and name.
+"""The registry: control state as rows in the workspace's own database, each a small JSON body with a kind and a name.
 
-Deployed sources, tenants, tokens, keys and noted deliveries live here, so that there is no second database to
-operate. The newest row of a name wins; versions are times, but never go back.
+It holds deployed files, tenants, tokens, keys and records of unfinished work, so that no second database has to be
+operated. The newest row of a name is valid. Versions are times that never go back.
 """
 
 from __future__ import annotations
@@ -20,13 +20,11 @@ from engine.warehouse.layout_version import STOP_NAME
 from engine.warehouse.port import Warehouse
 
 STATE_TABLE = "_rk_state"
-
-
 VERSION_COLUMN = Column("version", "UInt64", "DEFAULT", "toUInt64(toUnixTimestamp64Nano(now64(9)))")
 
 
 def state_table(workspace: str, name: str = STATE_TABLE) -> Table:
-    """A table that a registry is kept in."""
+    """The table of a registry."""
     return Table(
         Name(workspace, name),
         (
@@ -43,16 +41,16 @@ def state_table(workspace: str, name: str = STATE_TABLE) -> Table:
 
 
 class VersionClock:
-    """Times in nanoseconds that always grow, also when the clock is set back, or was while nobody ran."""
+    """Times in nanoseconds that always increase, even if the system clock is set back. Thread-safe."""
 
     def __init__(self, newest: Callable[[], int]) -> None:
-        """`newest` is asked once, for the newest version that is written down."""
+        """`newest` returns the newest stored version. It is called once, when the first version is needed."""
         self._newest = newest
         self._last: int | None = None
         self._lock = threading.Lock()
 
     def next(self) -> int:
-        """A version newer than any before."""
+        """A version that is newer than all earlier and all stored ones."""
         with self._lock:
             if self._last is None:
                 self._last = self._newest()
@@ -61,7 +59,7 @@ class VersionClock:
 
 
 class Registry:
-    """Reads and writes control state, or what else is kept in a table of the same columns."""
+    """Reads and writes control state in the registry's table, or other state in a table with the same columns."""
 
     def __init__(self, warehouse: Warehouse, workspace: str, table: str = STATE_TABLE) -> None:
         self.warehouse = warehouse
@@ -73,55 +71,55 @@ class Registry:
         warehouse.execute(ddl.create_table(state_table(workspace, table)))
 
     def version(self) -> int:
-        """Grows with every change of control state other than notes of deliveries."""
+        """A number that increases with each change of control state, except for records of deliveries."""
         return self._newest("kind NOT IN ('history', 'settled', 'doubt', 'coverage', 'missed', 'deferred')")
 
     def _newest(self, condition: str) -> int:
-        found = self.warehouse.query(f"SELECT max(version) FROM {self._table} WHERE {condition}")
-        return int(found.rows[0][0])
+        result = self.warehouse.query(f"SELECT max(version) FROM {self._table} WHERE {condition}")
+        return int(result.rows[0][0])
 
     def read(self, kind: str) -> dict[str, dict[str, Any]]:
-        """All bodies of a kind by name."""
+        """All bodies of a kind, by name."""
         return self.read_all([kind]).get(kind, {})
 
     def read_all(self, kinds: Iterable[str]) -> dict[str, dict[str, dict[str, Any]]]:
         """All bodies of several kinds, by kind and name."""
-        found = self.warehouse.query(
+        newest = self.warehouse.query(
             f"SELECT kind, name, argMax(body, version) AS b, argMax(deleted, version) AS d FROM {self._table} "
             "WHERE kind IN {kinds:Array(String)} AND name != {stop:String} "
             "GROUP BY kind, name HAVING d = 0 ORDER BY kind, name",
             {"kinds": list(kinds), "stop": STOP_NAME},
         )
-        result: dict[str, dict[str, dict[str, Any]]] = {}
-        for kind, name, body, _ in found.rows:
-            result.setdefault(kind, {})[name] = orjson.loads(body)
-        return result
+        bodies: dict[str, dict[str, dict[str, Any]]] = {}
+        for kind, name, body, _ in newest.rows:
+            bodies.setdefault(kind, {})[name] = orjson.loads(body)
+        return bodies
 
     def newest_blocks(self) -> dict[str, int]:
-        """The newest block's number of the tables in the workspace's database; without those that are empty."""
-        found = self.warehouse.query(
+        """The highest block number of each non-empty table in the workspace's database, by name."""
+        blocks = self.warehouse.query(
             "SELECT table, max(max_block_number) FROM system.parts "
             "WHERE active AND database = {d:String} AND NOT startsWith(table, '_rk_') GROUP BY table",
             {"d": self._workspace},
         )
-        return {str(t): int(b) for t, b in found.rows}
+        return {str(t): int(b) for t, b in blocks.rows}
 
     def empty(self) -> bool:
-        """Whether nothing was ever written here."""
+        """Whether nothing has ever been written to the registry."""
         return not self.warehouse.query(f"SELECT 1 FROM {self._table} LIMIT 1").rows
 
     def write_all(self, bodies: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
-        """Put bodies of several kinds under their names, all or none of them."""
+        """Write bodies of several kinds under their names, replacing earlier ones. Atomic."""
         self._insert(
             [(k, n, orjson.dumps(dict(b)).decode(), 0) for k, named in bodies.items() for n, b in named.items()]
         )
 
     def write(self, kind: str, bodies: Mapping[str, Mapping[str, Any]]) -> None:
-        """Put bodies under their names, replacing what was there."""
+        """Write bodies under their names, replacing earlier ones. Atomic."""
         self._insert([(kind, name, orjson.dumps(body).decode(), 0) for name, body in bodies.items()])
 
     def remove(self, kind: str, names: Iterable[str]) -> None:
-        """Remove names; those that do not exist are ignored."""
+        """Remove names. Names that do not exist are ignored."""
         self._insert([(kind, name, "{}", 1) for name in names])
 
     def _insert(self, rows: list[tuple[str, str, str, int]]) -> None:

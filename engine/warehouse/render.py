@@ -1,4 +1,4 @@
-"""Statements as text: settings clauses and bindings."""
+"""The text of statements: SETTINGS clauses and bindings."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PLACEHOLDER = re.compile(r"\{\s*([A-Za-z_][A-Za-z0-9_]*)\s*:")
 
 QUOTE_SETTING = "output_format_json_quote_64bit_integers"
-"""The engine's setting of how JSON has integers that JavaScript would round."""
+"""The engine's setting for integers in JSON that JavaScript would round: as strings or as numbers."""
 
 
 def settings_list(settings: Mapping[str, int | str]) -> str:
-    """`a = 1, b = 'x'`, with names checked and values as literals. Raises ENGINE on a name that is none."""
-    return _spelled(tuple(settings.items()))
+    """Format settings as `a = 1, b = 'x'`. Raises ENGINE if a name is not an identifier."""
+    return _formatted(tuple(settings.items()))
 
 
 @lru_cache(maxsize=512)
-def _spelled(settings: tuple[tuple[str, int | str], ...]) -> str:
+def _formatted(settings: tuple[tuple[str, int | str], ...]) -> str:
     parts = []
     for name, value in settings:
         if not _SETTING.fullmatch(name):
-            raise EngineError(errors.ENGINE, f"`{name}` is not the name of a setting")
+            raise EngineError(errors.ENGINE, f"`{name}` is not a valid name of a setting")
         parts.append(f"{name} = {literal(value) if isinstance(value, str) else _number(value)}")
     return ", ".join(parts)
 
 
 def with_settings(sql: str, settings: Mapping[str, int | str] | None) -> str:
-    """The statement with a SETTINGS clause at its very end, on a line of its own so that no comment swallows it."""
+    """Append a SETTINGS clause. It is on a separate line, because the statement may end with a comment."""
     return f"{sql}\nSETTINGS {settings_list(settings)}" if settings else sql
 
 
 def with_quoted_integers(statement: Statement, format: Format) -> Statement:
-    """The statement whose result has integers as a document of this format is to have them.
+    """Wrap a statement so that large integers are quoted in its result, if it asks for that and the format is JSON.
 
-    The engine's setting holds for a whole query: it would also decide what `toString` makes of an object, and with it
-    the types in an object that is read from that text. So the query runs without it, and only its result is written
-    with it.
+    The engine's setting applies to a whole query. It would also change the result of `toString` on an object, and so
+    the types in an object that is parsed from that text. The query therefore runs without the setting, and only the
+    outer SELECT has it.
     """
     if not statement.quoted or format not in (Format.JSON, Format.NDJSON):
         return statement
@@ -56,21 +56,22 @@ def with_quoted_integers(statement: Statement, format: Format) -> Statement:
 
 
 def used_bindings(sql: str, bindings: Mapping[str, Value] | None) -> dict[str, Any] | None:
-    """The bindings that occur in the text, or None: the client formats text with `%` when none does.
+    """The bindings that occur in the text, or None if none do.
 
-    Raises BAD_PARAMETER for a name that is no plain identifier.
+    With bindings but no placeholders, the client would format the text with `%` instead.
+    Raises BAD_PARAMETER if a name is not an identifier.
     """
     if not bindings:
         return None
     for name in bindings:
         if not _NAME.fullmatch(name):
-            raise EngineError(errors.BAD_PARAMETER, f"`{name}` is not the name of a placeholder")
+            raise EngineError(errors.BAD_PARAMETER, f"`{name}` is not a valid name of a placeholder")
     present = set(_PLACEHOLDER.findall(sql))
     return {name: _value(value) for name, value in bindings.items() if name in present} or None
 
 
 def _value(value: Value) -> Any:
-    """A value as the client can spell it for every type: it writes booleans as words, which integers refuse."""
+    """Convert a value so that the client formats it for any type: it writes booleans as words, unfit for integers."""
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, list):
@@ -81,7 +82,7 @@ def _value(value: Value) -> Any:
 
 
 class _Digits(Decimal):
-    """A decimal spelled without an exponent, which the engine does not read inside arrays."""
+    """A decimal that is formatted without an exponent, which the engine does not parse inside arrays."""
 
     def __str__(self) -> str:
         return format(self, "f")
@@ -92,10 +93,10 @@ def _number(value: int | float) -> str:
 
 
 def is_insert(sql: str) -> bool:
-    """Whether a trusted statement of ours is an INSERT, whose settings belong into its text."""
+    """Whether a trusted statement is an INSERT, whose settings must be part of its text."""
     return sql.lstrip()[:6].upper() == "INSERT"
 
 
 def is_select(sql: str) -> bool:
-    """Whether a trusted statement of ours is a SELECT."""
+    """Whether a trusted statement is a SELECT."""
     return sql.lstrip("( \n").upper().startswith(("SELECT", "WITH"))

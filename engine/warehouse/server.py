@@ -1,7 +1,8 @@
 """The server adapter: ClickHouse over HTTP, through clickhouse-connect.
 
-One client writes and one reads, each with credentials of its own. Neither has a session, so requests may overlap;
-how many is bounded here, and one that waits too long is told so.
+One client writes and another reads, each with its own credentials. They have no sessions, so requests can run
+concurrently. The number of concurrent queries is limited, and a query that waits too long for its turn fails with
+BUSY.
 """
 
 from __future__ import annotations
@@ -29,18 +30,18 @@ from engine.warehouse.render import is_insert, used_bindings, with_quoted_intege
 from engine.warehouse.stream import ResultStream
 from engine.warehouse.time_zone import named_zone
 
-# The library reports to nobody in particular; errors reach the caller as exceptions.
+# The library logs errors that callers receive as exceptions anyway.
 logging.getLogger("clickhouse_connect").addHandler(logging.NullHandler())
 
-_READ = 1 << 18
+_READ_BYTES = 1 << 18
 _READER_HINT = (
-    "the reader needs a profile with readonly = 2 (not 1), so that limits can be sent with each query: "
+    "the reader needs a profile with readonly = 2 (not 1), so that each query can set its limits; "
     "see deploy/clickhouse/users.xml"
 )
 
 
 class ServerWarehouse:
-    """A ClickHouse server, reached at its HTTP port."""
+    """A ClickHouse server, connected to over HTTP."""
 
     def __init__(
         self,
@@ -55,14 +56,14 @@ class ServerWarehouse:
         borrow_timeout: float = 5.0,
         zone: str | None = None,
     ) -> None:
-        """Connect with both credentials; without a reader's, the writer's are used read-only.
+        """Connect as the writer and as the reader. Without `reader_user`, the writer's user reads as well, read-only.
 
-        The zone of everything is the server's own: its tables take it when they are loaded, whatever sessions say.
-        Raises UNREACHABLE, AUTHENTICATION, ENGINE when the reader may not do what it must, or ZONE when `zone`, which
-        the settings name, is not the server's.
+        The time zone of the data is always the server's own, because tables get it when they are loaded. `zone` is
+        the one from the settings. Raises UNREACHABLE, AUTHENTICATION, ENGINE if the reader lacks permissions, ZONE if
+        `zone` is not the server's.
         """
         self._borrow_timeout = borrow_timeout
-        self._reading = threading.BoundedSemaphore(readers)
+        self._query_slots = threading.BoundedSemaphore(readers)
         self._closed = False
         self._selects = parser.Selects(self._ask)
         self._pool = get_pool_manager(maxsize=readers + 4, block=False)
@@ -74,7 +75,7 @@ class ServerWarehouse:
             for name, value in CORRECTNESS_SETTINGS.items():
                 if name in known:
                     self._writer.set_client_setting(name, value)
-            self._zone = self._settled_zone(zone)
+            self._zone = self._server_zone(zone)
             self._writer.set_client_setting("session_timezone", self._zone)
             reader = (user, password) if reader_user is None else (reader_user, reader_password or "")
             self._reader = self._open_reader(url, *reader, database, known)
@@ -95,7 +96,7 @@ class ServerWarehouse:
         return self._zone
 
     def keep_zone(self) -> None:
-        """The server keeps its own; the registry says what it was."""
+        """Do nothing: the zone is part of the server's configuration. The registry records which one it was."""
 
     def query(
         self, sql: str, bindings: Mapping[str, Value] | None = None, settings: Mapping[str, int | str] | None = None
@@ -121,8 +122,8 @@ class ServerWarehouse:
         settings: Mapping[str, int | str] | None = None,
     ) -> int:
         self._check_open()
-        # The client repeats a request whose connection broke if it can send the body again; an iterator it cannot,
-        # so rows are never stored twice behind the caller's back.
+        # If a connection breaks, the client repeats the request unless its body is an iterator. An insert must not be
+        # repeated here, because its rows could be stored twice.
         body: Any = iter([data] if isinstance(data, bytes) else data)
         with _translated():
             summary = self._writer.raw_insert(
@@ -154,10 +155,10 @@ class ServerWarehouse:
         return frozenset(str(row[0]) for row in self.query("SELECT name FROM system.functions").rows)
 
     def forget_unstored_tokens(self) -> None:
-        """Nothing can be done from here: the logs are the server's files. `rookery doctor --deep` compares rows."""
+        """Do nothing: the logs are files of the server. `rookery doctor --deep` compares rows instead."""
 
     def note_parts(self, tables: Iterable[Name], *, again: bool = False) -> None:
-        """Nothing is looked at: the files are the server's."""
+        """Do nothing: the parts are files of the server."""
 
     def damaged_parts(self, tables: Iterable[Name]) -> list[DamagedPart]:
         return []
@@ -170,22 +171,22 @@ class ServerWarehouse:
         return False
 
     def undo_merges(self) -> None:
-        """Nothing is ever noted: the files are the server's."""
+        """Do nothing: merges are never recorded, because the parts are files of the server."""
 
     def is_running(self, text: str) -> bool:
-        found = self.query(
+        result = self.query(
             "SELECT count() FROM system.processes WHERE position(query, {text:String}) > 0 "
             "AND query_id != queryID() AND is_initial_query",
             {"text": text},
         )
-        return bool(found.rows[0][0])
+        return bool(result.rows[0][0])
 
     def disk_space(self) -> Space | None:
-        found = self.query(
+        disks = self.query(
             "SELECT path, unreserved_space, total_space FROM system.disks WHERE total_space > 0 "
             "ORDER BY unreserved_space / total_space LIMIT 1"
         )
-        return Space(str(found.rows[0][0]), int(found.rows[0][1]), int(found.rows[0][2])) if found.rows else None
+        return Space(str(disks.rows[0][0]), int(disks.rows[0][1]), int(disks.rows[0][2])) if disks.rows else None
 
     def close(self) -> None:
         """Close the connections. Harmless when repeated."""
@@ -195,48 +196,50 @@ class ServerWarehouse:
             self._reader.close()
             self._pool.clear()
 
-    def _settled_zone(self, wanted: str | None) -> str:
-        found = named_zone(str(self.query("SELECT serverTimezone()").rows[0][0]))
-        if wanted not in (None, found):
+    def _server_zone(self, configured: str | None) -> str:
+        """The server's time zone. Raises ZONE if the settings name another one."""
+        zone = named_zone(str(self.query("SELECT serverTimezone()").rows[0][0]))
+        if configured not in (None, zone):
             raise EngineError(
                 errors.ZONE,
-                f"the ClickHouse server runs in the time zone {found}, and ROOKERY_TIMEZONE is {wanted}",
-                hint=f"set ROOKERY_TIMEZONE={found}, or <timezone>{wanted}</timezone> in the server's configuration",
+                f"the time zone of the ClickHouse server is {zone}, but ROOKERY_TIMEZONE is {configured}",
+                hint=f"set ROOKERY_TIMEZONE={zone}, or set <timezone>{configured}</timezone> on the server",
             )
-        return found
+        return zone
 
     def _open_reader(self, url: str, user: str, password: str, database: str, known: set[str]) -> Client:
-        """The reader's client, once it is shown that it may read and may be given limits."""
-        wanted = {
+        """Connect as the reader, and check that its user can run queries and set their limits."""
+        candidates = {
             **READER_SETTINGS,
             "session_timezone": self._zone,
             "http_write_exception_in_output_format": 0,
             "readonly": 2,
         }
-        settings = {name: value for name, value in wanted.items() if name in known}
+        # Older servers lack some of the settings, and would refuse to be asked for them.
+        settings = {name: value for name, value in candidates.items() if name in known}
         try:
             client = _client(url, user, password, settings, self._pool)
             client.database = database
             client.query("SELECT 1 SETTINGS max_execution_time = 5, max_memory_usage = 1000000000")
         except Exception as exc:
-            found = translate(exc)
-            if found.code not in (errors.ENGINE, errors.BAD_PARAMETER):
-                raise found from exc
+            error = translate(exc)
+            if error.code not in (errors.ENGINE, errors.BAD_PARAMETER):
+                raise error from exc
             raise EngineError(
-                found.code,
-                f"user `{user}` cannot be the reader: {found.message}",
-                engine_code=found.engine_code,
+                error.code,
+                f"user `{user}` cannot be the reader: {error.message}",
+                engine_code=error.engine_code,
                 hint=_READER_HINT,
-                detail=found.detail,
+                detail=error.detail,
             ) from exc
         return client
 
     def _can_parse(self) -> bool:
-        found = self._reader.command(
+        count = self._reader.command(
             "SELECT count() FROM system.functions WHERE name IN {names:Array(String)}",
             parameters={"names": list(parser.PARSER_FUNCTIONS)},
         )
-        return found == len(parser.PARSER_FUNCTIONS)
+        return count == len(parser.PARSER_FUNCTIONS)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -253,23 +256,23 @@ class ServerWarehouse:
             )
 
     def _ask(self, sql: str, bindings: Mapping[str, Value]) -> Rows:
-        with self._place():
+        with self._query_slot():
             return self._rows(self._reader, sql, bindings)
 
     @contextmanager
-    def _place(self) -> Iterator[None]:
-        """One of the readers' places. Raises BUSY when none becomes free in time."""
-        if not self._reading.acquire(timeout=self._borrow_timeout):
+    def _query_slot(self) -> Iterator[None]:
+        """Wait for one of the slots for concurrent queries. Raises BUSY if none becomes free in time."""
+        if not self._query_slots.acquire(timeout=self._borrow_timeout):
             raise EngineError(
                 errors.BUSY,
                 f"no database connection became free within {self._borrow_timeout:g} seconds",
-                hint="try again; more connections: ROOKERY_READERS",
+                hint="try again, or raise ROOKERY_READERS",
                 headers={"Retry-After": "1"},
             )
         try:
             yield
         finally:
-            self._reading.release()
+            self._query_slots.release()
 
     def _document(self, statement: Statement, format: Format) -> Generator[bytes, None, None]:
         self._check_open()
@@ -277,7 +280,7 @@ class ServerWarehouse:
             self._selects.check(statement.sql)
         statement = with_quoted_integers(statement, format)
         sql = with_settings(statement.sql, statement.settings)
-        with self._place():
+        with self._query_slot():
             response: Any = self._reader.raw_stream(
                 sql,
                 parameters=used_bindings(sql, statement.bindings),
@@ -286,11 +289,11 @@ class ServerWarehouse:
             )
             try:
                 tail = ErrorTrailer(format, response.headers.get("X-ClickHouse-Exception-Tag"))
-                while chunk := response.read(_READ):
+                while chunk := response.read(_READ_BYTES):
                     yield from tail.push(chunk)
                 yield from tail.finish()
             finally:
-                # Closing a response that was not read to its end also ends the query.
+                # Closing a response before its end also cancels the query.
                 response.close()
 
 
@@ -314,7 +317,7 @@ def _client(url: str, user: str, password: str, settings: Mapping[str, int | str
     if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
         raise EngineError(
             errors.UNREACHABLE,
-            "the URL of ClickHouse must look like http://host:8123 or https://host:8443",
+            "ROOKERY_CLICKHOUSE_URL must look like http://host:8123 or https://host:8443",
         )
     secure = parts.scheme == "https"
     return clickhouse_connect.get_client(

@@ -1,8 +1,9 @@
-"""Tables of the embedded engine that remember a token whose rows they do not have.
+"""Repairing tables of the embedded engine while it runs: tokens without rows, and merges with damaged results.
 
-When the rename of a part fails, the table's log and its memory both keep the token, and a repeated INSERT is taken
-for a duplicate. The memory is only read anew when the table is attached, so such a table is detached, its log is
-repaired, and it is attached again. So are tables of which a merge has made a damaged part, without that part.
+If the rename of a part fails, the token of its block remains in the table's deduplication log and in memory, and the
+engine drops a repeated INSERT as a duplicate. The engine only reloads the log when the table is attached, so the
+table is detached, its log is repaired, and it is attached again. In the same way, a damaged result of a merge is
+removed while its table is detached; the engine then loads its source parts.
 """
 
 from __future__ import annotations
@@ -25,29 +26,29 @@ from engine.warehouse.port import Rows
 log = structlog.get_logger("rookery.warehouse")
 
 OVERLAP_SECONDS = 2.0
-"""Seconds by which logs are looked at again, since file systems are not exact about times."""
+"""How far before the last check logs are examined again, since timestamps of file systems are not exact."""
 
 
 class Engine(Protocol):
-    """What is needed of the engine that has the directory open."""
+    """The methods needed from the engine that has the directory open."""
 
     def query(self, sql: str) -> Rows: ...
     def execute(self, sql: str) -> None: ...
 
 
 class StaleTokens:
-    """Finds and repairs such tables of one directory."""
+    """Finds and repairs such tables in a data directory. Thread-safe: one repair runs at a time."""
 
     def __init__(self, data: Path, engine: Engine) -> None:
         self._data = data
         self._engine = engine
         self._since = time.time()
         self._detached: set[Name] = set()
-        self._made: set[tuple[Name, Path]] = set()
+        self._marked: set[tuple[Name, Path]] = set()
         self._lock = threading.Lock()
 
     def forget(self) -> None:
-        """Repair every table whose log was written to since the last look. Raises when one cannot be attached."""
+        """Repair the logs that were written since the last call. Raises if a table cannot be attached again."""
         with self._lock:
             self._attach_all()
             began = time.time()
@@ -59,33 +60,34 @@ class StaleTokens:
             self._since = began
 
     def mark_damaged(self, table: Name, part: Path) -> None:
-        """Remember a damaged part that a merge has made, or has read, until it is undone."""
+        """Record a damaged part, or an intact part whose insert was not logged, for `undo_merges`."""
         with self._lock:
-            self._made.add((table, part))
+            self._marked.add((table, part))
 
     def undo_merges(self) -> None:
-        """Put back what damaged parts were made from. Raises when a table cannot be attached."""
+        """Replace marked parts by their source parts. Raises if a table cannot be attached again."""
         with self._lock:
             self._attach_all()
-            for table in sorted({table for table, _ in self._made}):
-                parts = {part for of, part in self._made if of == table}
-                self._made -= {(table, part) for part in parts}
+            for table in sorted({table for table, _ in self._marked}):
+                parts = {part for of, part in self._marked if of == table}
+                self._marked -= {(table, part) for part in parts}
                 self._undo(table, parts)
 
     def mark_all_damaged(self) -> bool:
-        """Distrust every damaged part that can be undone; whether there is any."""
-        found = damaged_merges(self._data)
-        for part in found:
+        """Mark all damaged parts in the directory that can be undone. Returns whether there are any."""
+        parts = damaged_merges(self._data)
+        for part in parts:
             table = self._table_of(part.parent)
             if table is not None:
                 self.mark_damaged(table, part)
-        return bool(found)
+        return bool(parts)
 
     def _table_of(self, directory: Path) -> Name | None:
-        found = self._engine.query(f"SELECT database, name FROM system.tables WHERE uuid = '{directory.name}'").rows
-        return Name(str(found[0][0]), str(found[0][1])) if found else None
+        rows = self._engine.query(f"SELECT database, name FROM system.tables WHERE uuid = '{directory.name}'").rows
+        return Name(str(rows[0][0]), str(rows[0][1])) if rows else None
 
     def _undo(self, table: Name, parts: set[Path]) -> None:
+        """Remove marked parts, and the results of merges that contain them, while their table is detached."""
         unlogged = {p for p in parts if not is_derived(p.parent, p.name) and p.is_dir()}
         merges = {p.parent / n for p in unlogged for n in derived_parts(p.parent, p.name)} | (parts - unlogged)
         if not all(can_be_undone(m.parent, m.name) for m in merges if m.is_dir()):
@@ -97,8 +99,8 @@ class StaleTokens:
             for part in (*merges, *unlogged):
                 if part.is_dir():
                     shutil.rmtree(part)
-                    log.warning("a part is removed with its table detached", table=str(table), part=part.name)
-            # The engine refuses a log in which a write has failed half-way.
+                    log.warning("a damaged part was removed", table=str(table), part=part.name)
+            # The engine refuses to attach a table whose log contains half a line.
             for directory in {part.parent for part in parts}:
                 repair_table(directory)
         except OSError as exc:
@@ -110,13 +112,13 @@ class StaleTokens:
         table = self._table_of(directory)
         if table is None:
             return
-        # From here on the table is missing until it is attached, whatever fails in between.
+        # Recorded first: if anything below fails, the next call attaches the table.
         self._detached.add(table)
         try:
-            # Waits for whoever still inserts into the table.
+            # Waits for inserts into the table that are still running.
             self._engine.execute(f"DETACH TABLE {table.sql()} SYNC")
             cut = repair_table(directory)
-            log.warning("a table forgets a block that it failed to store", table=str(table), entries=cut)
+            log.warning("tokens of blocks that were not stored were removed", table=str(table), entries=cut)
         finally:
             self._attach_all()
 

@@ -1,4 +1,4 @@
-"""A running query's output as an iterator that gives back what it holds."""
+"""The output of a running query as an iterator that releases its handle when it is closed."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from engine.warehouse.errors import translate
 
 
 class ResultStream:
-    """A stream over a generator. The generator's `finally` releases the handle, also when the reader leaves early."""
+    """A stream over a generator whose `finally` releases the handle, even if the client disconnects early."""
 
-    def __init__(self, parts: Generator[bytes, None, None]) -> None:
-        self._parts = parts
-        # A reader that leaves may close in another thread while a part is still being made.
+    def __init__(self, chunks: Generator[bytes, None, None]) -> None:
+        self._chunks = chunks
+        # If the client disconnects, `close` may be called in another thread while a chunk is still being produced.
         self._lock = threading.Lock()
 
     def __iter__(self) -> Iterator[bytes]:
@@ -22,7 +22,7 @@ class ResultStream:
     def __next__(self) -> bytes:
         with self._lock:
             try:
-                return next(self._parts)
+                return next(self._chunks)
             except StopIteration:
                 raise
             except Exception as exc:
@@ -30,4 +30,4 @@ class ResultStream:
 
     def close(self) -> None:
         with self._lock:
-            self._parts.close()
+            self._chunks.close()

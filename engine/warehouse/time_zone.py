@@ -1,4 +1,4 @@
-"""The one time zone of a workspace, in which its rows are written and read whatever the host's is."""
+"""The time zone of a workspace, in which its rows are written and read regardless of the host's zone."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ UTC = "UTC"
 
 
 def named_zone(name: str) -> str:
-    """A zone that the engine names, as we name it. Raises SETTING for one that has no name."""
+    """Convert the engine's name of a zone to our canonical name. Raises SETTING if the zone has no IANA name."""
     try:
         return canonical_zone(name)
     except ValueError as exc:
         raise EngineError(
             errors.SETTING,
-            f"the time zone of the stored rows has to be named: this host calls its own `{name}`",
-            hint="set ROOKERY_TIMEZONE to the zone of the host on which they were written",
+            f"the time zone of the stored rows is unknown: this host's zone `{name}` has no standard name",
+            hint="set ROOKERY_TIMEZONE to the zone of the host that wrote the rows",
             detail=str(exc),
         ) from exc
 
 
-def require_zone(stored: str, wanted: str | None, what: str) -> None:
-    """Raises ZONE when the settings name another zone than the stored one."""
-    if wanted is not None and wanted != stored:
+def require_zone(stored: str, configured: str | None, subject: str) -> None:
+    """Raise ZONE if the settings name another zone than that of the stored data, which `subject` names."""
+    if configured is not None and configured != stored:
         raise EngineError(
             errors.ZONE,
-            f"{what} is kept in the time zone {stored}, and ROOKERY_TIMEZONE is {wanted}",
-            hint=f"set ROOKERY_TIMEZONE={stored}, or leave it unset: a zone is chosen once, before the first row",
+            f"the time zone of {subject} is {stored}, but ROOKERY_TIMEZONE is {configured}",
+            hint=f"set ROOKERY_TIMEZONE={stored} or unset it: the zone cannot change after the first row",
         )

@@ -1,4 +1,4 @@
-"""Reading ClickHouse's type names."""
+"""Parsing ClickHouse's type names."""
 
 from __future__ import annotations
 
@@ -15,57 +15,59 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 
 @dataclass(frozen=True, slots=True)
 class Type:
-    """A type: its kind, such as `UInt8`, `Decimal` or `Array`, and what it is made of.
-
-    `text` is its whole name, `parts` are the types of elements (of a Map: key and value), `names` those of a Tuple
-    if they have any. `precision` and `scale` are a Decimal's, `scale` a DateTime64's too.
-    """
+    """A parsed type."""
 
     kind: str
+    """The name without arguments, such as `UInt8`, `Decimal` or `Array`."""
     text: str
+    """The complete name."""
     nullable: bool = False
     parts: tuple[Type, ...] = ()
+    """The types of the elements; for a Map, those of key and value."""
     names: tuple[str, ...] = ()
+    """The names of the elements of a Tuple, if they have any."""
     precision: int = 0
+    """Of a Decimal."""
     scale: int = 0
+    """Of a Decimal or DateTime64."""
 
 
 def on_one_line(text: str) -> str:
-    """A type's name as the engine writes it, which may be on several lines, on one."""
-    found: list[str] = []
+    """Join the name of a type, which the engine may write on several lines, into one line."""
+    pieces: list[str] = []
     for line in (part.strip() for part in text.split("\n")):
-        if found and line and not found[-1].endswith("(") and not line.startswith(")"):
-            found.append(" ")
-        found += [line] if line else []
-    return "".join(found)
+        if pieces and line and not pieces[-1].endswith("(") and not line.startswith(")"):
+            pieces.append(" ")
+        pieces += [line] if line else []
+    return "".join(pieces)
 
 
 def parse_type(text: str) -> Type:
-    """A type by its canonical name; one that is not known has its name for its kind, and no parts."""
+    """Parse the canonical name of a type. For an unknown type, the kind is the whole name and there are no parts."""
     try:
         return _read(get_from_name(text))
     except (ClickHouseError, LookupError, ValueError, AttributeError, TypeError):
         return Type(text, text)
 
 
-def _read(found: ClickHouseType) -> Type:
-    kind = "Decimal" if isinstance(found, Decimal) else type(found).__name__
+def _read(parsed: ClickHouseType) -> Type:
+    kind = "Decimal" if isinstance(parsed, Decimal) else type(parsed).__name__
     parts: list[ClickHouseType] = []
-    if isinstance(found, SimpleAggregateFunction):
-        # Its values are those of the type that it combines.
-        return replace(_read(found.element_type), text=found.name)
-    if isinstance(found, Array):
-        parts = [found.element_type]
-    elif isinstance(found, Map):
-        parts = [found.key_type, found.value_type]
-    elif isinstance(found, Tuple):
-        parts = list(found.element_types)
+    if isinstance(parsed, SimpleAggregateFunction):
+        # Its values have the type that the function combines.
+        return replace(_read(parsed.element_type), text=parsed.name)
+    if isinstance(parsed, Array):
+        parts = [parsed.element_type]
+    elif isinstance(parsed, Map):
+        parts = [parsed.key_type, parsed.value_type]
+    elif isinstance(parsed, Tuple):
+        parts = list(parsed.element_types)
     return Type(
         kind,
-        found.name,
-        bool(found.nullable),
+        parsed.name,
+        bool(parsed.nullable),
         tuple(map(_read, parts)),
-        tuple(found.element_names) if isinstance(found, Tuple) else (),
-        int(found.prec) if isinstance(found, Decimal) else 0,
-        int(found.scale) if isinstance(found, Decimal | DateTime64) else 0,
+        tuple(parsed.element_names) if isinstance(parsed, Tuple) else (),
+        int(parsed.prec) if isinstance(parsed, Decimal) else 0,
+        int(parsed.scale) if isinstance(parsed, Decimal | DateTime64) else 0,
     )
