@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from engine.errors import RookeryError
 from engine.ingest.unknown_keys import NO_KEYS, UnknownKeys
-from engine.ingest.values.staging import StageSchema, condition
+from engine.ingest.values.staging import Projection, StageSchema, fast_projection, full_projection
 from engine.schema import Name
 from engine.warehouse.port import Input
 
@@ -200,11 +200,15 @@ class JudgedBatch:
     """Why the batch, of one append, is refused as a whole."""
 
     @property
+    def projection(self) -> Projection:
+        """How staged rows are validated and converted: by the fast rules or the full ones."""
+        make = fast_projection if self.fast else full_projection
+        return make(self.staged.schema, self.staged.bound_tenant)
+
+    @property
     def condition(self) -> str:
         """The SQL condition for staged rows that are stored."""
-        if self.numbered:
-            return "1"
-        return condition(self.staged.schema, self.staged.bound_tenant, usual=self.fast)
+        return "1" if self.numbered else self.projection.condition
 
     @property
     def stored_rows(self) -> int:

@@ -22,13 +22,13 @@ from engine.ingest.unreadable_values import explain_row, explain_value, has_clea
 from engine.ingest.validation import ENGINE_CONTEXT, UNCHECKED, Judge, default_fails
 from engine.ingest.values.rejections import (
     MAX_SHOWN_CHARACTERS,
-    has_all_cells,
-    loaded,
-    strange,
-    unreadable,
-    values_of,
+    column_values,
+    matches_header,
+    parse_json,
+    unknown_keys_reason,
+    unreadable_reason,
 )
-from engine.ingest.values.shared_keys import spread
+from engine.ingest.values.shared_keys import expand_shared_keys
 from engine.ingest.values.staging import ROW_NUMBER_COLUMN, stage_ddl
 from engine.project.model import Column
 from engine.schema import Name
@@ -91,7 +91,7 @@ class Bisection:
             # The stage is needed empty, to read values one by one. Afterwards the readable rows are staged again.
             self._warehouse.execute(f"TRUNCATE TABLE {self._table.sql()}")
             for n in unrelated:
-                rejected[n].add("", strange(rejected[n].text))
+                rejected[n].add("", unknown_keys_reason(rejected[n].text))
             self._explain(rejected, numbered)
             self._stage_readable({n: text for n, text in numbered.items() if n not in rejected}, rejected)
         for row in rejected.values():
@@ -112,13 +112,13 @@ class Bisection:
         return RejectedRow(number, self._rows.texts[number], self._rows.format, header=self._rows.header)
 
     def _values_of(self, row: RejectedRow) -> dict[str, str | None]:
-        return values_of(row.text, self._rows.format, self._rows.header, self._schema)
+        return column_values(row.text, self._rows.format, self._rows.header, self._schema)
 
     def _unrelated_events(self) -> set[int]:
         """Events without any of the datasource's keys, where the conditions would let them pass."""
-        if self._rows.format is not Input.NDJSON or not self._schema.takes_empty(self._batch.bound_tenant):
+        if self._rows.format is not Input.NDJSON or not self._schema.accepts_empty_rows(self._batch.bound_tenant):
             return set()
-        return {n for n, row in enumerate(self._rows.texts) if has_no_known_key(loaded(row), self._schema.keys)}
+        return {n for n, row in enumerate(self._rows.texts) if has_no_known_key(parse_json(row), self._schema.keys)}
 
     def _explain(self, rejected: Mapping[int, RejectedRow], numbered: Mapping[int, bytes]) -> None:
         """Add the reasons to unreadable rows, for as many as the limits allow."""
@@ -126,8 +126,8 @@ class Bisection:
             rejected[n].add("", UNCHECKED)
         if self._rows.format is Input.CSV:
             for row in rejected.values():
-                if not is_unterminated(row.text) and not has_all_cells(row.text, self._rows.header):
-                    row.add("", unreadable(row.text, self._rows.format, self._rows.header))
+                if not is_unterminated(row.text) and not matches_header(row.text, self._rows.header):
+                    row.add("", unreadable_reason(row.text, self._rows.format, self._rows.header))
         for n, message in self._stopped_at.items():
             self._explain_stop(rejected[n], message)
         unexplained = [n for n in rejected if n in numbered and not rejected[n].columns]
@@ -149,7 +149,7 @@ class Bisection:
         numbered = {n: text for n, text in texts.items() if text is not None}
         if not self._schema.shared or self._rows.format is not Input.NDJSON:
             return numbered
-        spread_rows = {n: spread(text, self._schema.shared) for n, text in numbered.items()}
+        spread_rows = {n: expand_shared_keys(text, self._schema.shared) for n, text in numbered.items()}
         return {n: text for n, text in spread_rows.items() if text is not None}
 
     def _insert(
@@ -279,7 +279,7 @@ class Bisection:
         """Find the values that cannot be read. Each is read by itself, so that none is blamed for another."""
         for n, row in rejected.items():
             if n not in numbered and not row.columns:
-                explain_row(row, self._schema, unreadable(row.text, self._rows.format, self._rows.header))
+                explain_row(row, self._schema, unreadable_reason(row.text, self._rows.format, self._rows.header))
         values = {n: single_values(rejected[n], self._schema) for n in numbered}
         for staged in {c.name: c for c in self._schema.columns}.values() if numbered else ():
             rows = {n: texts[staged.name] for n, texts in values.items() if staged.name in texts}
@@ -298,7 +298,7 @@ def _numbered_row(number: int, row: bytes, format: Input) -> bytes | None:
     if format is Input.CSV:
         return None if is_unterminated(row) else b"%d,%s" % (number, row)
     text = row.strip()
-    if has_unknown_escape(text) or (not isinstance(loaded(text), dict) and not has_clear_boundaries(text)):
+    if has_unknown_escape(text) or (not isinstance(parse_json(text), dict) and not has_clear_boundaries(text)):
         return None
     if _EMPTY_OBJECT.fullmatch(text):
         return b'{"%s":%d}' % (ROW_NUMBER_COLUMN.encode(), number)

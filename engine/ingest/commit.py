@@ -19,7 +19,6 @@ from engine.fanout.suspended_views import insert_to_all, tenants_behind
 from engine.fanout.uncertain_batches import StagedInsert, uncertain_batches_of
 from engine.ingest.batch import JudgedBatch
 from engine.ingest.staging_pool import BorrowedStage
-from engine.ingest.values.staging import taken
 from engine.schema import Name, literal
 from engine.warehouse import ddl
 from engine.warehouse.errors import for_sender, is_transient
@@ -145,7 +144,7 @@ class Committer:
             staged.id,
             columns_of(staged.schema.source),
             newest,
-            taken(staged.schema, staged.bound_tenant, usual=batch.fast),
+            batch.projection.sql,
             f"{staged.table.sql()} WHERE {_stored_condition(batch)}",
             stage.hand_over(),
         )
@@ -188,7 +187,7 @@ class Committer:
             batch=staged.id,
             datasource=staged.datasource,
             table=staged.table.sql() if has_stage else "",
-            values=taken(schema, staged.bound_tenant, usual=batch.fast),
+            values=batch.projection.sql,
             tenant=literal(staged.bound_tenant) if staged.bound_tenant is not None else schema.tenant.value,
             condition=_stored_condition(batch),
             columns=tuple(c.name for c in schema.source.columns),
@@ -216,7 +215,7 @@ class Committer:
         if _is_all_or_nothing(batch) and condition != "1":
             # The batch is one block, so a row that throws keeps all of it out. The row is then searched for.
             condition = f"throwIf(NOT ({condition})) = 0"
-        values = taken(staged.schema, staged.bound_tenant, usual=batch.fast)
+        values = batch.projection.sql
         rows = f"SELECT {values} FROM {staged.table.sql()} WHERE {condition}"
         settings = ONE_THREAD_SETTINGS if staged.size <= ONE_THREAD_BYTES else {}
         return ddl.insert_block(target, columns, staged.id, rows, **settings)

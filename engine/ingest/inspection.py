@@ -14,8 +14,8 @@ from engine.ingest.read_settings import PARSE_SETTINGS
 from engine.ingest.row_expressions import row_expressions
 from engine.ingest.unknown_keys import KnownKeys
 from engine.ingest.validation import Judge
-from engine.ingest.values.rejections import as_event, loaded, reason, values_of
-from engine.ingest.values.staging import ROW_NUMBER_COLUMN, checks, stage_ddl
+from engine.ingest.values.rejections import column_values, event_of_file_row, parse_json, rejection_reason
+from engine.ingest.values.staging import ROW_NUMBER_COLUMN, stage_ddl, validity_checks
 from engine.schema import Name, quote
 from engine.warehouse import ddl
 from engine.warehouse.port import Input
@@ -76,14 +76,14 @@ def _reject_unknown_keys(
 ) -> None:
     """Add rows with keys that no column reads to the invalid ones."""
     for n, text in enumerate(texts):
-        event = loaded(text)
+        event = parse_json(text)
         names = keys.unknown(event) if isinstance(event, dict) else ()
         if not names:
             continue
         row = unreadable.get(n) or invalid.get(n)
         if row is None:
             row = invalid[n] = RejectedRow(n, text, Input.NDJSON)
-            row.values = values_of(text, Input.NDJSON, b"", batch.schema)
+            row.values = column_values(text, Input.NDJSON, b"", batch.schema)
         summary = keys.summary([names])
         more = f" and {summary.count - len(summary.names)} more" if summary.count > len(summary.names) else ""
         row.add("", f"{UNKNOWN_KEY_REASON} {', '.join(f'`{n}`' for n in summary.names)}{more}")
@@ -94,7 +94,7 @@ def _inspect_parquet(workspace: Workspace, batch: StagedBatch) -> JudgedBatch:
     columns = _column_list(batch)
     rejected: dict[int, RejectedRow] = {}
     numbered = f"(SELECT rowNumberInAllBlocks() AS {ROW_NUMBER_COLUMN}, {columns} FROM {batch.table.sql()})"
-    for staged, check in checks(batch.schema, batch.bound_tenant):
+    for staged, check in validity_checks(batch.schema, batch.bound_tenant):
         result = workspace.warehouse.query(
             f"SELECT {ROW_NUMBER_COLUMN}, toString({staged.value}), {_rendered(batch)} FROM {numbered} "
             f"WHERE ifNull(NOT ({check}), 0)",
@@ -104,7 +104,7 @@ def _inspect_parquet(workspace: Workspace, batch: StagedBatch) -> JudgedBatch:
         for number, value, text in result.rows:
             row = rejected.setdefault(int(number), RejectedRow(int(number), b"", Input.NDJSON))
             _fill_in(row, batch, text)
-            row.add(staged.column, reason(batch.schema, staged, value, batch.bound_tenant))
+            row.add(staged.column, rejection_reason(batch.schema, staged, value, batch.bound_tenant))
             is_tenant = staged is batch.schema.tenant
             row.is_foreign |= batch.bound_tenant is not None and is_tenant and value is not None
     numbered_stage = False
@@ -162,7 +162,10 @@ def _render(workspace: Workspace, batch: StagedBatch, numbered: Name, rejected: 
 def _fill_in(row: RejectedRow, batch: StagedBatch, rendered: str) -> None:
     """Set a row's text and values from its rendering, which is JSON by column name, in hex."""
     named = bytes.fromhex(rendered)
-    row.text, row.values = as_event(batch.schema, named), values_of(named, Input.NDJSON, b"", batch.schema)
+    row.text, row.values = (
+        event_of_file_row(batch.schema, named),
+        column_values(named, Input.NDJSON, b"", batch.schema),
+    )
 
 
 def _column_list(batch: StagedBatch) -> str:

@@ -22,7 +22,7 @@ from engine import observe
 from engine.compiler.storage import QUARANTINE_COLUMNS, QUARANTINE_SUFFIX
 from engine.errors import NOT_WRITABLE, UNKNOWN_DATASOURCE, RookeryError
 from engine.ingest.batch import RejectedRow
-from engine.ingest.values.rejections import has_all_cells
+from engine.ingest.values.rejections import matches_header
 from engine.schema import Name, quote
 from engine.warehouse.checked_inserts import insert_checked
 from engine.warehouse.port import SINGLE_BLOCK_SETTINGS, Value
@@ -109,7 +109,7 @@ def _narrowed(row: RejectedRow) -> tuple[bytes, bytes]:
 
     A record with more or fewer fields than the header keeps its text and gets no header.
     """
-    if not has_all_cells(row.text, row.header):
+    if not matches_header(row.text, row.header):
         return b"", row.text
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

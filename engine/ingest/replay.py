@@ -17,7 +17,7 @@ from engine.ingest import quarantine
 from engine.ingest.batch import AppendResult
 from engine.ingest.gateway import Gateway
 from engine.ingest.idempotency import Key, row_key
-from engine.ingest.values.rejections import loaded
+from engine.ingest.values.rejections import parse_json
 from engine.warehouse.port import Input
 from engine.workspace.workspace import Workspace
 
@@ -146,7 +146,7 @@ class _Replay:
         if id not in self.corrected and format == Input.CSV.value:
             return b"%s\n%s\n" % (header, text), Input.CSV
         body = self.corrected[id].encode() if id in self.corrected else text
-        if not isinstance(loaded(body), dict):
+        if not isinstance(parse_json(body), dict):
             # Any other text could be several rows, which one idempotency key must not name.
             raise RookeryError(BAD_ROW, "the text is not a JSON object: send the row corrected")
         return body, Input.NDJSON

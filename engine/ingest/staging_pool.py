@@ -69,7 +69,7 @@ class StagingPool:
         try:
             # The lock is not held while the engine works, so two threads may keep a table too many. That is harmless.
             with self._lock:
-                drop = not schema.kept or len(self._free.setdefault(schema.identity, [])) >= KEPT_TABLES
+                drop = not schema.reusable or len(self._free.setdefault(schema.identity, [])) >= KEPT_TABLES
             self._warehouse.execute(ddl.drop_table(table) if drop else f"TRUNCATE TABLE {table.sql()}")
         except RookeryError as exc:
             log.error("cannot empty a stage", table=str(table), error=exc)

@@ -15,7 +15,7 @@ from typing import Any
 
 from engine.ingest.formats.body_rows import has_no_known_key, strict_ndjson_lines
 from engine.ingest.formats.json_values import BLANK, JsonElements
-from engine.ingest.values.rejections import loaded
+from engine.ingest.values.rejections import parse_json
 from engine.project.model import Datasource
 
 MAX_NAMED_KEYS = 10
@@ -107,7 +107,7 @@ class KnownKeys:
 
     def within(self, rows: Iterable[bytes]) -> UnknownKeys:
         """The unknown keys in rows of JSON."""
-        return self.summary(self.unknown(event) for row in rows if type(event := loaded(row)) is dict)
+        return self.summary(self.unknown(event) for row in rows if type(event := parse_json(row)) is dict)
 
     def sampled(self, body: bytes) -> UnknownKeys:
         """The unknown keys in some rows of a large body: its first ones and, if each row is a line, others from all

@@ -9,10 +9,10 @@ from functools import lru_cache
 
 from engine.ingest.batch import RejectedRow
 from engine.ingest.formats.csv_records import has_closing_quote, is_unterminated, raw_cells
-from engine.ingest.values.rejections import MAX_SHOWN_CHARACTERS, loaded, names_in
+from engine.ingest.values.rejections import MAX_SHOWN_CHARACTERS, header_names, parse_json
 from engine.ingest.values.shared_keys import Member, is_readable, members
 from engine.ingest.values.staging import ROW_NUMBER_COLUMN, StageSchema
-from engine.ingest.values.wide_types import Staged
+from engine.ingest.values.wide_types import StagedColumn
 from engine.warehouse.port import Input
 
 
@@ -29,7 +29,9 @@ def single_values(row: RejectedRow, schema: StageSchema) -> dict[str, bytes]:
             if (at := positions.get(c.name.lower(), len(cells))) < len(cells)
         }
         return {name: b"%d,%s" % (row.number, text) for name, text in values.items() if has_closing_quote(text)}
-    by_key = {m.name: m.value for m in members(row.text) or () if is_readable(m.value) or loaded(m.value) is not None}
+    by_key = {
+        m.name: m.value for m in members(row.text) or () if is_readable(m.value) or parse_json(m.value) is not None
+    }
     return {
         c.name: b'{"%s":%d,"%s":%s}' % (ROW_NUMBER_COLUMN.encode(), row.number, c.name.encode(), value)
         for c in schema.columns
@@ -37,7 +39,7 @@ def single_values(row: RejectedRow, schema: StageSchema) -> dict[str, bytes]:
     }
 
 
-def explain_value(row: RejectedRow, staged: Staged, schema: StageSchema) -> None:
+def explain_value(row: RejectedRow, staged: StagedColumn, schema: StageSchema) -> None:
     """Add the reason for which the engine cannot read a row's value for a stage column."""
     columns = [c for c in schema.columns if c.name == staged.name]
     if row.format is Input.CSV:
@@ -50,10 +52,10 @@ def explain_value(row: RejectedRow, staged: Staged, schema: StageSchema) -> None
             part = _value_at(value, column.path) or value
             row.add(column.column, _syntax_error(part) or f"`{_shown(part)}` is not of type {_type(schema, column)}")
         return
-    _explain_object(row, value, staged.given, columns)
+    _explain_object(row, value, staged.source_name, columns)
 
 
-def _explain_object(row: RejectedRow, value: bytes, key: str, columns: list[Staged]) -> None:
+def _explain_object(row: RejectedRow, value: bytes, key: str, columns: list[StagedColumn]) -> None:
     """Add the reasons for which an object cannot be read that several columns take their values from."""
     parts = ((c, _value_at(value, c.path)) for c in columns)
     errors = [(c, error) for c, part in parts if part is not None and (error := _syntax_error(part))]
@@ -85,7 +87,7 @@ def _other_errors(row: RejectedRow, schema: StageSchema) -> Iterator[tuple[str, 
 
 def _csv_errors(row: RejectedRow, schema: StageSchema) -> Iterator[tuple[str, str]]:
     columns = {c.name.lower(): c.column for c in schema.columns}
-    for name, cell in zip(names_in(row.header), raw_cells(row.text), strict=False):
+    for name, cell in zip(header_names(row.header), raw_cells(row.text), strict=False):
         if not has_closing_quote(cell):
             why = "does not end with its closing quote; a quote in a quoted field must be doubled"
             if is_unterminated(cell):
@@ -147,15 +149,15 @@ def _value_at(value: bytes, path: tuple[str | None, ...]) -> bytes | None:
 @lru_cache(maxsize=32)
 def _positions(header: bytes) -> dict[str, int]:
     """The positions of a CSV file's columns, from 0, by name in lower case."""
-    return {name.strip().lower(): at for at, name in enumerate(names_in(header))}
+    return {name.strip().lower(): at for at, name in enumerate(header_names(header))}
 
 
-def _key(staged: Staged) -> bytes:
+def _key(staged: StagedColumn) -> bytes:
     """The key of events that a stage column reads, in lower case."""
-    return staged.given.encode().lower()
+    return staged.source_name.encode().lower()
 
 
-def _type(schema: StageSchema, staged: Staged) -> str:
+def _type(schema: StageSchema, staged: StagedColumn) -> str:
     """The declared type of the datasource's column."""
     return next(c.type for c in schema.source.columns if c.name == staged.column)
 

@@ -10,10 +10,10 @@ from engine.compiler.scope import BARRIER
 from engine.errors import RookeryError
 from engine.ingest.batch import RejectedRow, RowTexts, StagedBatch
 from engine.ingest.row_expressions import MAX_EXPRESSION_CHARACTERS, row_expressions
-from engine.ingest.values.json_paths import NO_ID
-from engine.ingest.values.rejections import MAX_SHOWN_CHARACTERS, reason, values_of
-from engine.ingest.values.staging import ROW_NUMBER_COLUMN, checks, is_tenant, values_taken
-from engine.ingest.values.wide_types import Staged
+from engine.ingest.values.json_paths import INVALID_ID
+from engine.ingest.values.rejections import MAX_SHOWN_CHARACTERS, column_values, rejection_reason
+from engine.ingest.values.staging import ROW_NUMBER_COLUMN, full_projection, is_tenant_column, validity_checks
+from engine.ingest.values.wide_types import StagedColumn
 from engine.project.model import Column
 from engine.schema import quote
 from engine.warehouse.port import Warehouse
@@ -44,8 +44,8 @@ class Judge:
         """Find the rows that fail a condition of the datasource or cannot be stored. Returns them by number."""
         schema = self.batch.schema
         # Values below the top of an event are cast only when they are checked and stored, and a cast may throw.
-        nested = [c for c in schema.columns if c.type == "JSON" and not is_tenant(schema, c)]
-        conditions = checks(schema, self.batch.bound_tenant)
+        nested = [c for c in schema.columns if c.type == "JSON" and not is_tenant_column(schema, c)]
+        conditions = validity_checks(schema, self.batch.bound_tenant)
         for staged, check in conditions:
             if staged not in nested:
                 self._reject_failing(staged, check)
@@ -53,12 +53,12 @@ class Judge:
         if any(guarded):
             # A cast sees all values of a block, those of rows that a condition filters out too.
             self.restage(self._good_numbers())
-        self._reject_throwing({c.column: c.check for c in nested if c.check})
+        self._reject_throwing({c.column: c.full.check for c in nested if c.full.check})
         # Rows on which a check throws are excluded from here on.
         for staged, check in conditions:
             if staged in nested:
                 self._reject_failing(staged, check)
-        self._reject_throwing({c.column: c.taken for c in nested})
+        self._reject_throwing({c.column: c.full.stored for c in nested})
         self.reject_unstorable()
         for row in self.rejected.values():
             row.values = self._values_of(row)
@@ -70,9 +70,9 @@ class Judge:
         return sorted({int(n) for (n,) in result.rows} - self.rejected.keys())
 
     def _values_of(self, row: RejectedRow) -> dict[str, str | None]:
-        return values_of(row.text, self.rows.format, self.rows.header, self.batch.schema)
+        return column_values(row.text, self.rows.format, self.rows.header, self.batch.schema)
 
-    def _reject_failing(self, staged: Staged, check: str) -> bool:
+    def _reject_failing(self, staged: StagedColumn, check: str) -> bool:
         """Reject the rows that fail a column's check. Returns whether there are any."""
         schema, bound_tenant = self.batch.schema, self.batch.bound_tenant
         table = self._rows_without(self._throwing_rows)
@@ -81,10 +81,10 @@ class Judge:
         )
         for number, value in failing.rows:
             row = self._reject(int(number))
-            if not is_tenant(schema, staged) or value == NO_ID:
+            if not is_tenant_column(schema, staged) or value == INVALID_ID:
                 value = self._values_of(row).get(staged.column, value)
-            row.add(staged.column, reason(schema, staged, value, bound_tenant))
-            row.is_foreign |= bound_tenant is not None and is_tenant(schema, staged) and value is not None
+            row.add(staged.column, rejection_reason(schema, staged, value, bound_tenant))
+            row.is_foreign |= bound_tenant is not None and is_tenant_column(schema, staged) and value is not None
         return bool(failing.rows)
 
     def _reject(self, number: int) -> RejectedRow:
@@ -138,9 +138,8 @@ class Judge:
         """The good rows as the datasource would store them, as SQL to select from."""
         names = [quote(c.name) for c in self.batch.schema.source.columns]
         # An alias that is a column's name would replace the column in the other values.
-        values = ", ".join(
-            f"{v} AS _rk_v{n}" for n, v in enumerate(values_taken(self.batch.schema, self.batch.bound_tenant))
-        )
+        projection = full_projection(self.batch.schema, self.batch.bound_tenant)
+        values = ", ".join(f"{v} AS _rk_v{n}" for n, v in enumerate(projection.values))
         renamed = ", ".join(f"_rk_v{n} AS {name}" for n, name in enumerate(names))
         return (
             f"(SELECT {ROW_NUMBER_COLUMN}, {renamed} FROM "

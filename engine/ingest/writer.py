@@ -31,20 +31,15 @@ from engine.ingest.recording import Recorder
 from engine.ingest.row_position import bad_row
 from engine.ingest.staging_pool import BorrowedStage, StagingPool
 from engine.ingest.unknown_keys import MAX_KEY_CHARACTERS, MAX_NAMED_KEYS, KnownKeys
-from engine.ingest.values.rejections import loaded
-from engine.ingest.values.shared_keys import spread
+from engine.ingest.values.rejections import parse_json
+from engine.ingest.values.shared_keys import expand_shared_keys
 from engine.ingest.values.staging import (
     NO_SOURCE_TYPES,
-    USUAL,
-    Manner,
     StageSchema,
-    condition,
-    has_long_number,
-    manner_of,
-    may_be_empty,
+    maybe_empty_condition,
     stage_of,
-    taken,
 )
+from engine.ingest.values.staging_mode import DEFAULT_MODE, StagingMode, has_long_number, staging_mode_of
 from engine.ingest.writer_queues import AppendGroup
 from engine.warehouse.errors import for_sender, is_transient
 from engine.warehouse.port import Input
@@ -119,13 +114,18 @@ class BatchWriter:
         self._fast_checks_skipped: dict[str, int] = {}
 
     def schema_for(
-        self, name: str, format: Input, *, manner: Manner = USUAL, given: Mapping[str, SourceType] = NO_SOURCE_TYPES
+        self,
+        name: str,
+        format: Input,
+        *,
+        mode: StagingMode = DEFAULT_MODE,
+        source_types: Mapping[str, SourceType] = NO_SOURCE_TYPES,
     ) -> StageSchema:
         """How a datasource's rows are staged. Raises RK5005, and RK5006 where rows come from a pipe."""
         snapshot = self._workspace.current
-        make = partial(_stage_schema, snapshot, name, format, manner, given)
+        make = partial(_stage_schema, snapshot, name, format, mode, source_types)
         # The types in a file are seldom repeated, so their schemas are not remembered.
-        return make() if given else snapshot.derived(("stage", name, format, manner), make)
+        return make() if source_types else snapshot.derived(("stage", name, format, mode), make)
 
     def complete_uncertain(self, datasource: str) -> None:
         """Complete what earlier batches have left unfinished. Raises RK5013 or RK6008 if that fails for now."""
@@ -189,9 +189,9 @@ class BatchWriter:
         """Store appends as one batch. Raises `_BatchFailed` if that is not possible."""
         bodies, first = _Bodies.of(appends), appends[0]
         source = self.schema_for(first.datasource, first.format).source
-        manner = manner_of(source, first.format, bodies.texts)
-        given = read_source_types(first.body) if first.format is Input.PARQUET else NO_SOURCE_TYPES
-        schema = self.schema_for(first.datasource, first.format, manner=manner, given=given)
+        mode = staging_mode_of(source, first.format, bodies.texts)
+        source_types = read_source_types(first.body) if first.format is Input.PARQUET else NO_SOURCE_TYPES
+        schema = self.schema_for(first.datasource, first.format, mode=mode, source_types=source_types)
         # A batch that may be inspected has failed before: the fast checks would only fail again.
         fast = not may_inspect and self._tries_fast_checks(schema)
         with self._stages.borrow(schema) as stage:
@@ -211,7 +211,7 @@ class BatchWriter:
         """Columns of a file that the datasource does not have. Raises RK5018 if the datasource is strict."""
         if bodies.format is Input.NDJSON:
             return ()
-        ignored = unknown_columns({c.given for c in schema.columns}, bodies.texts[0], bodies.format)
+        ignored = unknown_columns({c.source_name for c in schema.columns}, bodies.texts[0], bodies.format)
         if ignored and schema.source.strict:
             raise _unknown_columns_error(ignored)
         return ignored
@@ -250,13 +250,17 @@ class BatchWriter:
 
     def _has_unrelated_event(self, batch: StagedBatch, appends: Sequence[Append]) -> bool:
         """Whether an event of large appends has no key of the datasource, and would pass as a row of defaults."""
-        if not appends or appends[0].format is not Input.NDJSON or not batch.schema.takes_empty(batch.bound_tenant):
+        if (
+            not appends
+            or appends[0].format is not Input.NDJSON
+            or not batch.schema.accepts_empty_rows(batch.bound_tenant)
+        ):
             return False
         if sum(len(a.body) for a in appends) > MAX_PARSED_BYTES:
-            query = f"SELECT 1 FROM {batch.table.sql()} WHERE {may_be_empty(batch.schema)} LIMIT 1"
+            query = f"SELECT 1 FROM {batch.table.sql()} WHERE {maybe_empty_condition(batch.schema)} LIMIT 1"
             if not self._workspace.warehouse.query(query, None, ONE_THREAD_SETTINGS).rows:
                 return False
-        return any(has_no_known_key(loaded(row), batch.schema.keys) for a in appends for row in _json_rows(a))
+        return any(has_no_known_key(parse_json(row), batch.schema.keys) for a in appends for row in _json_rows(a))
 
     def _read(self, batch: StagedBatch, text: bytes, format: Input) -> int:
         """Let the engine read a text into the stage. Returns how many rows it read."""
@@ -272,7 +276,7 @@ class BatchWriter:
             return False
         if batch.may_inspect or any(a.unknown_keys.count for a in bodies.appends if self._strict_keys(a) is not None):
             return True
-        if batch.schema.takes_empty(batch.bound_tenant) and any(a.has_unrelated_event for a in bodies.appends):
+        if batch.schema.accepts_empty_rows(batch.bound_tenant) and any(a.has_unrelated_event for a in bodies.appends):
             return True
         # The engine drops the backslash of an unknown escape instead of refusing the row.
         if bodies.format is Input.NDJSON and any(map(has_unknown_escape, bodies.texts)):
@@ -332,12 +336,11 @@ class BatchWriter:
 
     def _all_valid(self, batch: JudgedBatch) -> bool:
         """Whether all staged rows pass the checks and none of their values throws."""
-        staged = batch.staged
-        valid = condition(staged.schema, staged.bound_tenant, usual=batch.fast)
-        values = taken(staged.schema, staged.bound_tenant, usual=batch.fast)
+        projection = batch.projection
         try:
             result = self._workspace.warehouse.query(
-                f"SELECT countIf(NOT ({valid})), sum(ignore({values})) FROM {staged.table.sql()}"
+                f"SELECT countIf(NOT ({projection.condition})), sum(ignore({projection.sql})) "
+                f"FROM {batch.staged.table.sql()}"
             )
         except RookeryError as exc:
             if is_transient(exc):
@@ -396,7 +399,7 @@ def _with_shared_keys(schema: StageSchema, bodies: _Bodies) -> list[bytes] | Non
     joined = [[line for a in bodies.joined for line in a.lines or ()]] if bodies.joined else []
     texts = []
     for rows in (*joined, *(_json_rows(a) for a in bodies.separate)):
-        spread_rows = [spread(row, schema.shared) for row in rows]
+        spread_rows = [expand_shared_keys(row, schema.shared) for row in rows]
         objects = [row for row in spread_rows if row is not None]
         if len(objects) < len(spread_rows):
             return None
@@ -423,11 +426,11 @@ def _slices(appends: Sequence[Append], counts: Sequence[int]) -> tuple[AppendSli
 
 
 def _stage_schema(
-    snapshot: Snapshot, name: str, format: Input, manner: Manner, given: Mapping[str, SourceType]
+    snapshot: Snapshot, name: str, format: Input, mode: StagingMode, source_types: Mapping[str, SourceType]
 ) -> StageSchema:
     if name not in snapshot.build.relations:
         raise RookeryError(UNKNOWN_DATASOURCE, f"there is no datasource `{name}`", hint="rookery datasource ls")
     pipe = next((p.name for p in snapshot.build.materialized() if p.target and p.target.name == name), None)
     if pipe is not None:
         raise RookeryError(NOT_WRITABLE, f"`{name}` is the target of pipe `{pipe}`: rows cannot be appended to it")
-    return stage_of(snapshot.build.datasources[name], format, manner, given)
+    return stage_of(snapshot.build.datasources[name], format, mode, source_types)

@@ -164,8 +164,3 @@ def _staged_form(inner: str, type: Type, wide: WideType) -> str:
     if wide.has_invalid_default:
         return text
     return f"accurateCastOrNull({inner}, {literal(type.text)})"
-
-
-# ALIASES-BEGIN
-NO_ID = INVALID_ID
-# ALIASES-END

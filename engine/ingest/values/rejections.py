@@ -168,15 +168,3 @@ def unreadable_reason(row: bytes, format: Input, header: bytes) -> str:
 def matches_header(row: bytes, header: bytes) -> bool:
     """Return whether a CSV record has as many cells as the header."""
     return len(csv_cells(row) or ()) == len(header_names(header))
-
-
-# ALIASES-BEGIN
-reason, values_of, as_event, names_in, loaded = (
-    rejection_reason,
-    column_values,
-    event_of_file_row,
-    header_names,
-    parse_json,
-)
-strange, unreadable, has_all_cells = unknown_keys_reason, unreadable_reason, matches_header
-# ALIASES-END

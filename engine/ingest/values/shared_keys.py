@@ -130,8 +130,3 @@ def expand_shared_keys(row: bytes, shared: Mapping[bytes, Sequence[KeyReader]]) 
         parts.append(repeated or row[member.start : member.end])
         at = member.end
     return b"".join((*parts, row[at:])) if parts else row
-
-
-# ALIASES-BEGIN
-spread = expand_shared_keys
-# ALIASES-END

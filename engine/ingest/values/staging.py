@@ -16,7 +16,7 @@ from engine.ingest.row_expressions import names_in
 from engine.ingest.values.fast_path import fast_tenant_check
 from engine.ingest.values.shared_keys import KeyReader
 from engine.ingest.values.staged_columns import OWN_NAMES, ColumnStager
-from engine.ingest.values.staging_mode import DEFAULT_MODE, StagingMode, has_long_number, staging_mode_of
+from engine.ingest.values.staging_mode import DEFAULT_MODE, StagingMode
 from engine.ingest.values.wide_types import StagedColumn
 from engine.project.model import Column, Datasource
 from engine.schema import Name, fingerprint, literal, quote
@@ -58,16 +58,6 @@ class StageSchema:
     def accepts_empty_rows(self, bound: str | None) -> bool:
         """Return whether a row with none of the keys is valid, for a writer whose token is bound to `bound`."""
         return (self.tenant is None or bound is not None) and not any(c.required for c in self.source.columns)
-
-    # ALIASES-BEGIN
-    def takes_empty(self, bound: str | None) -> bool:
-        return self.accepts_empty_rows(bound)
-
-    @property
-    def kept(self) -> bool:
-        return self.reusable
-
-    # ALIASES-END
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,25 +251,3 @@ def tenant_check(kind: str, value: str) -> str:
             f"NOT match({value}, '[\\\\p{{Cc}}\\\\p{{Zl}}\\\\p{{Zp}}]') AND normalizeUTF8NFC({value}) = {value}"
         )
     return f"ifNull({check}, 0)"
-
-
-# ALIASES-BEGIN
-Manner = StagingMode
-USUAL, manner_of = DEFAULT_MODE, staging_mode_of
-is_tenant, checks, may_be_empty = is_tenant_column, validity_checks, maybe_empty_condition
-
-
-def condition(stage: StageSchema, bound: str | None, *, usual: bool = False) -> str:
-    return (fast_projection if usual else full_projection)(stage, bound).condition
-
-
-def taken(stage: StageSchema, bound: str | None, *, usual: bool = False) -> str:
-    return (fast_projection if usual else full_projection)(stage, bound).sql
-
-
-def values_taken(stage: StageSchema, bound: str | None, *, usual: bool = False) -> list[str]:
-    return list((fast_projection if usual else full_projection)(stage, bound).values)
-
-
-__all__ = ["has_long_number"]
-# ALIASES-END

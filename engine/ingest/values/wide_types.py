@@ -115,21 +115,6 @@ class StagedColumn:
         """The key of the value in an event, or its column in a file."""
         return self.key or self.name
 
-    # ALIASES-BEGIN
-    @property
-    def given(self) -> str:
-        return self.source_name
-
-    @property
-    def taken(self) -> str:
-        return self.full.stored
-
-    @property
-    def check(self) -> str | None:
-        return self.full.check
-
-    # ALIASES-END
-
 
 def wide_type_of(type: Type, *, integers_as_text: bool = False, source_type: SourceType | None = None) -> WideType:
     """Return how values of a type are staged, from text or from a typed file's column of `source_type`.
@@ -410,8 +395,3 @@ def typed_default(type: Type, default: str, wide: WideType) -> str:
         return default
     value = f"CAST({default} AS {type.text})" if default else f"defaultValueOfTypeName({literal(type.text)})"
     return f"CAST({value} AS {wide.staging_type})"
-
-
-# ALIASES-BEGIN
-Staged = StagedColumn
-# ALIASES-END
