@@ -1,4 +1,4 @@
-"""Whether the database would make the changes of a plan: what it refuses is an error before anything is done."""
+"""Trying the column changes of a plan in the scratch database, so that a refusal stops a push before it begins."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from engine.workspace.workspace import Workspace
 
 
 def check_changes(workspace: Workspace, plan: Plan, compiled: Build) -> None:
-    """Refuse a plan with a change that the engine would refuse half-way. Raises Problems (RK2030)."""
+    """Raise Problems (RK2030) if the engine would refuse one of the plan's changes half-way."""
     altered = [s for s in plan.steps if isinstance(s, AddColumn | ChangeColumn | DropColumn | ChangeClause)]
     if not altered:
         return
     live = read_schema(workspace.warehouse, workspace.name, {s.name.database for s in altered})
-    found = [_impossible(r, compiled) for r in refused_changes(altered, live, workspace.analyser)]
-    if found:
-        raise Problems(found)
+    problems = [_problem(r, compiled) for r in refused_changes(altered, live, workspace.analyser)]
+    if problems:
+        raise Problems(problems)
 
 
-def _impossible(refusal: Refusal, compiled: Build) -> RookeryError:
+def _problem(refusal: Refusal, compiled: Build) -> RookeryError:
     step, error = refusal.step, refusal.error
     source = compiled.project.datasources.get(step.resource)
     column = source.column(step.column.name) if source and isinstance(step, AddColumn | ChangeColumn) else None
-    what = f"column `{column.name}`" if column else step.reason
+    change = f"column `{column.name}`" if column else step.reason
     return RookeryError(
         CHANGE_REFUSED,
-        f"`{step.resource}` exists, and its table cannot be changed like this: {what}: {short_message(error)}",
-        hint="leave it as it is deployed, or declare a datasource of another name and move the rows there",
+        f"`{step.resource}` exists, and its table cannot be changed like this: {change}: {short_message(error)}",
+        hint="keep what is deployed, or declare a datasource of another name and move the rows there",
         place=column.place_of("type") if column else source.place if source else None,
         detail=error.detail,
     )

@@ -1,20 +1,18 @@
-"""Views that could not be made while their tenant was owed rows: made as soon as the tenant has caught up.
+"""Deferred views: views in a nest whose creation waits until their tenant has received all of its rows.
 
-A view on a table in a nest would have rows that will come to that table again from its history, and once more. So a
-push leaves it out and notes it; when nothing on its way is owed any more, it is made with its whole history.
+A view in a nest delivers what its source table has (its history) and then every row that arrives. While the table is
+still owed rows from the landing log, some of them could be delivered both ways. So a push notes such a view instead
+of creating it, and this module creates it, with its whole history, when the tenant has caught up.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from typing import cast
 
 import structlog
 
-from engine.control.doctor.findings import Context, Finding, error
-from engine.control.planning import desired_schema
-from engine.control.push import plan_for_tenants, run
+from engine.control.planning import apply_plan, desired_schema, plan_for_tenants
 from engine.errors import RookeryError
 from engine.fanout.router import router_of
 from engine.fanout.suspended_views import forget_repaired, suspended
@@ -24,23 +22,24 @@ from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.control")
 
-EVERY, LONGEST_PAUSE = 0.5, 30.0
-"""Seconds between looks at whether the tenants have caught up, and most of them after failures."""
+FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.5, 30.0
+"""Seconds between two looks at the tenants: normally, and at most after repeated failures."""
 
 
 class Deferred:
-    """Makes such views, in a thread that runs while there are any."""
+    """Creates deferred views, in a thread that runs only while there are any."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
         self._lock = threading.Lock()
+        """Protects `_thread` and its start."""
         self._wake = threading.Event()
         self._closed = False
         self._thread: threading.Thread | None = None
         workspace.on_views_deferred = self.watch
 
     def watch(self) -> None:
-        """Look at the tenants from time to time until all views are made."""
+        """Start the thread unless it is running. It ends when no view is deferred."""
         with self._lock:
             if self._closed or (self._thread is not None and self._thread.is_alive()):
                 return
@@ -48,76 +47,66 @@ class Deferred:
             self._thread.start()
 
     def close(self) -> None:
-        """End the thread; what is noted is taken up at the next start."""
+        """End the thread. The notes stay in the registry, and the next start continues with them."""
         self._closed = True
         self._wake.set()
         if self._thread is not None:
             self._thread.join(30)
 
-    def make(self) -> None:
-        """Make the views of tenants that have caught up. Raises RK3010 when one cannot be made."""
+    def create_ready(self) -> None:
+        """Create the views of tenants that have caught up. Raises RK3010 when a view cannot be created."""
         workspace = self._workspace
         with workspace.changes:
             notes = workspace.registry.read(DEFERRED_KIND)
-            owed = self._owed()
+            lagging = self._lagging_tenants()
             snapshot = workspace.refresh()
-            ready = {t for t, row in snapshot.tenants.items() if row.placement == "tables"} - owed
-            mine = {n for n, note in notes.items() if note["tenant"] not in owed}
-            plan = plan_for_tenants(workspace, sorted({notes[n]["tenant"] for n in mine} & ready))
+            ready = {t for t, row in snapshot.tenants.items() if row.placement == "tables"} - lagging
+            due = {view for view, note in notes.items() if note["tenant"] not in lagging}
+            plan = plan_for_tenants(workspace, sorted({notes[view]["tenant"] for view in due} & ready))
             dropped = {s.name for s in plan.steps if isinstance(s, DropTable)}
             steps = [
                 s
                 for s in plan.steps
-                if isinstance(s, CreateView) and str(s.view.name) in mine and s.view.target not in dropped
+                if isinstance(s, CreateView) and str(s.view.name) in due and s.view.target not in dropped
             ]
-            # The others stand already, nothing wants them any more, or a push has to decide about their targets.
-            workspace.registry.remove(DEFERRED_KIND, mine - {str(s.view.name) for s in steps})
+            # Other due views exist already, are no longer declared, or need a push to decide about their target.
+            workspace.registry.remove(DEFERRED_KIND, due - {str(s.view.name) for s in steps})
             if steps:
-                run(workspace, Plan(tuple(steps)))
+                apply_plan(workspace, Plan(tuple(steps)))
             if steps and suspended(workspace):
                 forget_repaired(workspace, desired_schema(snapshot.build, snapshot))
 
-    def _owed(self) -> set[str]:
-        """Tenants that have not caught up with some datasource."""
+    def _lagging_tenants(self) -> set[str]:
+        """Tenants that have not received all rows of some landing datasource."""
         positions = router_of(self._workspace).positions().values()
         return {t for p in positions for group in p.lagging for t in group.members}
 
     def _watch(self) -> None:
-        pause = EVERY
+        """The thread: looks at the tenants' offsets, and creates views. After a failure it waits twice as long."""
+        pause = FIRST_PAUSE_SECONDS
         while not self._wake.wait(pause):
-            pause = min(pause * 2, LONGEST_PAUSE)
+            pause = min(pause * 2, MAX_PAUSE_SECONDS)
             try:
                 notes = self._workspace.registry.read(DEFERRED_KIND)
                 if not notes:
                     return
-                if not {n["tenant"] for n in notes.values()} <= self._owed():
-                    self.make()
-                pause = EVERY
+                if not {n["tenant"] for n in notes.values()} <= self._lagging_tenants():
+                    self.create_ready()
+                pause = FIRST_PAUSE_SECONDS
             except RookeryError as exc:
-                log.error("views could not be made yet", error=exc)
+                log.error("deferred views could not be created yet", error=exc)
             except Exception:
-                log.exception("views could not be made yet")
+                log.exception("deferred views could not be created yet")
 
 
 def deferred_of(workspace: Workspace) -> Deferred:
-    """The workspace's deferred views; ended with the workspace. Takes up what an earlier process has noted."""
-    found = workspace.attached.get("deferred")
-    if found is None:
+    """The workspace's `Deferred`, created on first use; it continues with the notes of an earlier process."""
+    deferred = workspace.attached.get("deferred")
+    if deferred is None:
         with workspace.changes:
-            found = workspace.attached.get("deferred")
-            if found is None:
-                found = workspace.attached["deferred"] = Deferred(workspace)
-                found.watch()
-    return cast(Deferred, found)
-
-
-def deferred_views(patient: Context) -> Iterator[Finding]:
-    """Views that wait until their tenants have caught up."""
-    for view, note in sorted(patient.workspace.registry.read(DEFERRED_KIND).items()):
-        why = f"it is not made yet, since tenant {note['tenant']} is owed rows, which it would take twice"
-        yield error(
-            "deferred-view",
-            view,
-            f"{why}; waiting since {note['since']}",
-            "it is made by itself when the tenant has caught up; what keeps the tenant is a finding of its own",
-        )
+            # Another thread may have created it while this one waited for the lock.
+            deferred = workspace.attached.get("deferred")
+            if deferred is None:
+                deferred = workspace.attached["deferred"] = Deferred(workspace)
+                deferred.watch()
+    return cast(Deferred, deferred)

@@ -1,65 +1,100 @@
-"""Taking one tenant's rows out of tables that others share."""
+"""Erasing one tenant's rows from tables that tenants share."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from collections.abc import Collection
 
 from engine.compiler import storage
-from engine.compiler.views import pool_table
-from engine.errors import APPLY_FAILED, RookeryError
-from engine.schema import Name
-from engine.warehouse import ddl
+from engine.compiler.build import Build
+from engine.compiler.scope import Relation, tenant_literal
+from engine.control.regroup import incomplete_groups, recompute_groups
+from engine.errors import APPLY_FAILED, DESTRUCTIVE, RookeryError
+from engine.fanout.missing_rows import complete_views
+from engine.schema import Name, literal, quote
+from engine.warehouse.catalog import read_schema
+from engine.workspace.journal import RegistryJournal
 from engine.workspace.workspace import Workspace
 
+ERASURE_KIND = "erasing"
+"""The registry's kind of running erasures, by tenant, with the views whose sources were complete when they began."""
 DELETE_TIMEOUT_SECONDS = 300.0
-"""Seconds to wait for the engine to have taken rows out."""
+"""Seconds to wait until the engine has deleted rows."""
 
 
-def leave_pool(workspace: Workspace, tenant: str) -> None:
-    """Strike a tenant off the pool, between two inserts.
+def permit_erasure(workspace: Workspace, build: Build, tenant: str, allow: Collection[str]) -> None:
+    """Raise RK3001 if shared aggregates would lose other tenants' rows and are not in `allow`. Notes the erasure.
 
-    The table of ids is small and is put in place whole: a mutation would keep all inserts waiting until the engine
-    gets to it, which under load may be half a minute.
+    An erasure that was interrupted has been permitted already. What it has deleted must not count as lost when it
+    continues, so the note keeps which views had complete sources.
     """
-    pool = pool_table(workspace.name)
-    fresh = replace(pool, name=Name(workspace.name, f"{storage.POOL_TABLE}_next"))
-    warehouse = workspace.warehouse
-    with workspace.view_lock.changing():
-        warehouse.execute(ddl.drop_table(fresh.name))
-        warehouse.execute(ddl.create_table(fresh))
-        kept = f"SELECT id FROM {pool.name.sql()} WHERE id != {{id:String}}"
-        warehouse.execute(f"INSERT INTO {fresh.name.sql()} {kept}", {"id": tenant})
-        warehouse.execute(f"EXCHANGE TABLES {fresh.name.sql()} AND {pool.name.sql()}")
-    warehouse.execute(ddl.drop_table(fresh.name))
+    if tenant in workspace.registry.read(ERASURE_KIND):
+        return
+    refused = {n: why for n, why in incomplete_groups(workspace, build, tenant).items() if n not in allow}
+    if refused:
+        flags = " ".join(f"--allow-destructive {n}" for n in refused)
+        raise RookeryError(
+            DESTRUCTIVE,
+            "\n".join(
+                f"erasing tenant `{tenant}` recomputes its groups of `{name}`, and other tenants' rows in them "
+                f"would be lost: {why}"
+                for name, why in refused.items()
+            ),
+            hint=f"to allow it: rookery tenant rm {tenant} --purge {flags}",
+        )
+    names = [str(v.name) for v in complete_views(workspace)]
+    workspace.registry.write(ERASURE_KIND, {tenant: {"complete": names}})
+
+
+def erase(workspace: Workspace, build: Build, tenant: str) -> None:
+    """Erase a tenant's rows from all shared tables, quarantines and aggregates. `permit_erasure` comes first."""
+    complete = {*workspace.registry.read(ERASURE_KIND)[tenant]["complete"]}
+    for relation in build.relations.values():
+        if relation.tenant:
+            delete_tenant_rows(workspace, relation, tenant)
+        if relation.tenant and build.takes(relation.name):
+            condition = f"{quote(relation.tenant)} = {literal(tenant)} OR c__writer = {literal(tenant)}"
+            delete_rows(workspace, Name(workspace.name, relation.name + storage.QUARANTINE_SUFFIX), condition)
+    live = read_schema(workspace.warehouse, workspace.name, [workspace.name]).views.values()
+    # The erased blocks count as consumed: sources that were complete stay complete without them.
+    RegistryJournal(workspace.registry).record_consumed([v for v in live if str(v.name) in complete], ())
+    recompute_groups(workspace, build, tenant)
+    workspace.registry.remove(ERASURE_KIND, [tenant])
+
+
+def delete_tenant_rows(workspace: Workspace, relation: Relation, tenant: str) -> None:
+    """Delete a tenant's rows from one table of the workspace's own database. Raises RK3010."""
+    assert relation.tenant is not None
+    condition = f"{quote(relation.tenant)} = {tenant_literal(relation.tenant_type, tenant)}"
+    delete_rows(workspace, Name(workspace.name, relation.name), condition)
 
 
 def delete_rows(workspace: Workspace, table: Name, condition: str) -> None:
-    """Delete rows for good, and wait until they are gone. Raises RK3010 when the engine does not manage to."""
+    """Delete rows and wait until they are gone. Raises RK3010 if the engine does not complete it."""
     workspace.warehouse.execute(f"ALTER TABLE {table.sql()} DELETE WHERE {condition} SETTINGS mutations_sync = 0")
     wait_until_deleted(workspace, table)
 
 
 def wait_until_deleted(workspace: Workspace, table: Name) -> None:
-    """Wait until all deletions of a table's rows are done. Raises RK3010 when the engine does not manage to."""
+    """Wait until a table has no unfinished mutation. Raises RK3010 if one fails or takes too long."""
     deadline = time.monotonic() + DELETE_TIMEOUT_SECONDS
     pause = 0.01
-    while reasons := _unfinished(workspace, table):
-        if any(reasons) or time.monotonic() > deadline:
-            why = next((r for r in reasons if r), "it takes too long")
-            raise RookeryError(APPLY_FAILED, f"deleting rows of {table} failed", hint="run it again", detail=why)
+    while failures := _unfinished_mutations(workspace, table):
+        if any(failures) or time.monotonic() > deadline:
+            reason = next((f for f in failures if f), "it takes too long")
+            raise RookeryError(APPLY_FAILED, f"deleting rows of {table} failed", hint="run it again", detail=reason)
         if workspace.warehouse.capabilities.embedded:
-            # With few threads for background work, the engine looks for it again only after seconds, unless told to.
+            # With few background threads, the engine looks for mutations only every few seconds. This wakes it.
             workspace.warehouse.execute(f"SYSTEM START MERGES {table.sql()}")
         time.sleep(pause)
         pause = min(pause * 2, 0.25)
 
 
-def _unfinished(workspace: Workspace, table: Name) -> list[str]:
-    """For each unfinished mutation of a table, why it failed last, if it did."""
-    found = workspace.warehouse.query(
+def _unfinished_mutations(workspace: Workspace, table: Name) -> list[str]:
+    """The latest failure of each unfinished mutation of a table; empty text for one that has not failed."""
+    result = workspace.warehouse.query(
         "SELECT latest_fail_reason FROM system.mutations "
         "WHERE database = {d:String} AND table = {t:String} AND NOT is_done",
         {"d": table.database, "t": table.name},
     )
-    return [str(row[0]) for row in found.rows]
+    return [str(row[0]) for row in result.rows]

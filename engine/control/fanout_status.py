@@ -1,4 +1,4 @@
-"""Where the fan-out stands: how far nests are behind landing, who has failed and why, and which views are down."""
+"""The state of fan-out: how far nests are behind landing, which tenants fail, and which views are suspended."""
 
 from __future__ import annotations
 
@@ -20,44 +20,47 @@ from engine.workspace.snapshot import Snapshot
 from engine.workspace.workspace import Workspace
 
 MAX_NAMED_TENANTS = 100
-"""Tenants up to which a query names them; with more, the rows of all are counted."""
+"""A query for outstanding rows names at most this many tenants; for more, it counts all tenants' rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """How far a tenant's nest is behind: rows, seconds since the oldest of them, and what keeps it, if anything."""
+    """How far a tenant's nest is behind landing."""
 
     rows: int = 0
+    """Outstanding rows."""
     seconds: float = 0.0
+    """Age of the oldest outstanding row."""
     error: str | None = None
+    """Why the rows cannot be delivered, if they cannot."""
 
     def joined(self, other: Lag) -> Lag:
-        """The lag over two datasources."""
+        """The sum of the lags of two datasources."""
         return Lag(self.rows + other.rows, max(self.seconds, other.seconds), self.error or other.error)
 
 
 def status(workspace: Workspace) -> dict[str, Any]:
-    """Every landing datasource with its mode, its lag and the tenants that are not in step, and views that are down.
+    """Every landing datasource with its mode, its lag and its lagging tenants, and the suspended views. As JSON.
 
-    Outstanding rows are counted in landing itself.
+    Outstanding rows are counted in landing, not taken from the workers' own counters.
     """
     snapshot = workspace.refresh()
     positions = router_of(workspace).positions()
-    down = suspended(workspace)
-    missing = _missing(snapshot, [d["view"] for d in down])
-    found = []
+    views = suspended(workspace)
+    missing = _tenants_missing_rows(snapshot, [v["view"] for v in views])
+    datasources = []
     for name, relation in _landings(snapshot.build):
         position = positions.get(name)
         if position is None:
-            found.append(_direct(snapshot, name, missing.get(name, set())))
+            datasources.append(_direct(snapshot, name, missing.get(name, set())))
         else:
             log = LandingLog(workspace.warehouse, workspace.name, relation)
-            found.append(_routed(log, position, missing.get(name, set())))
-    return {"datasources": found, "suspended": down}
+            datasources.append(_routed(log, position, missing.get(name, set())))
+    return {"datasources": datasources, "suspended": views}
 
 
 def retry(workspace: Workspace) -> dict[str, Any]:
-    """Try at once what waits for its next try. Returns how many tenants that are, by datasource."""
+    """Retry failed deliveries now. Returns the number of affected tenants by datasource, as JSON."""
     router = router_of(workspace)
     waiting = {name: sum(len(c.members) for c in p.lagging) for name, p in router.positions().items()}
     router.retry_now()
@@ -66,10 +69,10 @@ def retry(workspace: Workspace) -> dict[str, Any]:
 
 def lags(workspace: Workspace) -> dict[str, Lag]:
     """The lag of every tenant that has one, over all landing datasources."""
-    found: dict[str, Lag] = {}
+    lag_by_tenant: dict[str, Lag] = {}
 
     def add(tenant: str, lag: Lag) -> None:
-        found[tenant] = found.get(tenant, Lag()).joined(lag)
+        lag_by_tenant[tenant] = lag_by_tenant.get(tenant, Lag()).joined(lag)
 
     snapshot = workspace.current
     positions = router_of(workspace).positions()
@@ -84,28 +87,28 @@ def lags(workspace: Workspace) -> dict[str, Lag]:
             for tenant in group.members if group.error else ():
                 add(tenant, Lag(error=group.error))
     for view in suspended(workspace):
-        what = "goes on without this tenant" if view.get("without") else "is down"
-        for tenant in view.get("without") or _waiting(snapshot, view["view"]):
-            add(tenant, Lag(error=f"{view['view']} {what}: {view['error']}"))
-    return found
+        state = "leaves out this tenant" if view.get("without") else "is suspended"
+        for tenant in view.get("without") or _tenants_of_view(snapshot, view["view"]):
+            add(tenant, Lag(error=f"{view['view']} {state}: {view['error']}"))
+    return lag_by_tenant
 
 
 def lagging(workspace: Workspace) -> dict[str, set[str]]:
     """Tenants that are known to lack rows, by landing datasource."""
-    found = _missing(workspace.current, [v["view"] for v in suspended(workspace)])
+    tenants = _tenants_missing_rows(workspace.current, [v["view"] for v in suspended(workspace)])
     for name, position in router_of(workspace).positions().items():
-        found.setdefault(name, set()).update(*(c.members for c in position.lagging))
-    return found
+        tenants.setdefault(name, set()).update(*(c.members for c in position.lagging))
+    return tenants
 
 
 def _landings(build: Build) -> Iterator[tuple[str, Relation]]:
     return ((n, r) for n, r in sorted(build.relations.items()) if r.kind == "landing")
 
 
-def _nests(snapshot: Snapshot) -> dict[str, str]:
+def _tenant_by_nest(snapshot: Snapshot) -> dict[str, str]:
     """Tenants by the database of their nest."""
-    found = {t.nest(snapshot.build.workspace): t.id for t in snapshot.tenants.values()}
-    return {nest: tenant for nest, tenant in found.items() if nest is not None}
+    tenants = {t.nest(snapshot.build.workspace): t.id for t in snapshot.tenants.values()}
+    return {nest: tenant for nest, tenant in tenants.items() if nest is not None}
 
 
 def _direct(snapshot: Snapshot, name: str, missing: Collection[str]) -> dict[str, Any]:
@@ -115,7 +118,7 @@ def _direct(snapshot: Snapshot, name: str, missing: Collection[str]) -> dict[str
 
 
 def lag_by_datasource(workspace: Workspace) -> Iterator[tuple[str, Lag, int]]:
-    """For each landing datasource, the lag of the tenants in step and how many others there are."""
+    """For each landing datasource: its name, the lag of the main group, and the number of lagging tenants."""
     snapshot = workspace.current
     positions = router_of(workspace).positions()
     for name, relation in _landings(snapshot.build):
@@ -130,7 +133,8 @@ def lag_by_datasource(workspace: Workspace) -> Iterator[tuple[str, Lag, int]]:
 def _main_lag(log: LandingLog, position: Position) -> Lag:
     outstanding = _outstanding(log, position.main).values()
     rows, oldest = sum(rows for rows, _ in outstanding), max((age for _, age in outstanding), default=0.0)
-    # Landing tells the time in whole seconds. The lane knows better, but also of rows that nobody in step awaits.
+    # Landing stores the time in whole seconds. The worker measures more precisely, but it also counts rows that no
+    # tenant of the main group awaits.
     return Lag(rows, max(position.seconds, oldest)) if rows else Lag()
 
 
@@ -142,17 +146,18 @@ def _routed(log: LandingLog, position: Position, missing: Collection[str]) -> di
         "rows": lag.rows,
         "seconds": lag.seconds,
         "in_step": len(position.main.members - set(missing)),
-        "strays": [s for group in position.lagging for s in _strays(log, group)],
+        "strays": [t for group in position.lagging for t in _lagging_tenants(log, group)],
     }
 
 
 def _outstanding(log: LandingLog, group: ConsumerGroup) -> dict[str, tuple[int, float]]:
+    """Outstanding rows and the age of the oldest in seconds, by tenant of a group."""
     named = group.members if len(group.members) <= MAX_NAMED_TENANTS else None
-    found = log.outstanding(group.offset.at, group.offset.acked, named)
-    return {tenant: lag for tenant, lag in found.items() if tenant in group.members}
+    outstanding = log.outstanding(group.offset.at, group.offset.acked, named)
+    return {tenant: lag for tenant, lag in outstanding.items() if tenant in group.members}
 
 
-def _strays(log: LandingLog, group: ConsumerGroup) -> Iterator[dict[str, Any]]:
+def _lagging_tenants(log: LandingLog, group: ConsumerGroup) -> Iterator[dict[str, Any]]:
     outstanding = _outstanding(log, group)
     since = datetime.fromtimestamp(group.since, UTC).isoformat(timespec="seconds")
     for tenant in sorted(group.members):
@@ -165,51 +170,51 @@ def _strays(log: LandingLog, group: ConsumerGroup) -> Iterator[dict[str, Any]]:
             "rows": rows,
             "seconds": seconds,
             "at": group.offset.at,
-            "piece": _piece(group.offset.log_range),
+            "piece": _log_range(group.offset.log_range),
         }
 
 
-def _piece(piece: LogRange | None) -> dict[str, Any] | None:
-    """The piece that may have arrived in part: batches, or a range of blocks without some batches."""
-    if piece is None:
+def _log_range(log_range: LogRange | None) -> dict[str, Any] | None:
+    """The range that may have been delivered in part: batches, or a range of blocks without some batches."""
+    if log_range is None:
         return None
-    if piece.upto is None:
-        return {"batches": list(piece.batches)}
-    return {"blocks": [piece.after + 1, piece.upto], "without": list(piece.without)}
+    if log_range.upto is None:
+        return {"batches": list(log_range.batches)}
+    return {"blocks": [log_range.after + 1, log_range.upto], "without": list(log_range.without)}
 
 
-def _waiting(snapshot: Snapshot, view: str) -> list[str]:
-    """Tenants whose rows go through a view."""
+def _tenants_of_view(snapshot: Snapshot, view: str) -> list[str]:
+    """Tenants whose rows a view delivers; `view` is its full name."""
     database, _, name = view.partition(".")
-    own = _nests(snapshot).get(database)
-    if own is not None:
-        return [own]
-    pooled = workspace_schema(snapshot.build).views.get(Name(database, name))
-    pipe = snapshot.build.pipes.get(pooled.mark.resource) if pooled is not None and pooled.mark is not None else None
+    owner = _tenant_by_nest(snapshot).get(database)
+    if owner is not None:
+        return [owner]
+    shared = workspace_schema(snapshot.build).views.get(Name(database, name))
+    pipe = snapshot.build.pipes.get(shared.mark.resource) if shared is not None and shared.mark is not None else None
     if pipe is None or pipe.target is None or not pipe.target.per_tenant:
         return []
     return [t.id for t in snapshot.tenants.values() if t.placement == "pooled"]
 
 
-def _missing(snapshot: Snapshot, views: Collection[str]) -> dict[str, set[str]]:
-    """Tenants that miss rows because a view is down, by landing datasource."""
-    found: dict[str, set[str]] = {}
-    nests = _nests(snapshot)
-    for text in views:
-        tenant = nests.get(text.partition(".")[0])
+def _tenants_missing_rows(snapshot: Snapshot, views: Collection[str]) -> dict[str, set[str]]:
+    """Tenants that miss rows because one of the views in their nest is suspended, by landing datasource."""
+    tenants: dict[str, set[str]] = {}
+    nests = _tenant_by_nest(snapshot)
+    for view in views:
+        tenant = nests.get(view.partition(".")[0])
         if tenant is not None:
-            for landing in _sources(snapshot, tenant, text):
-                found.setdefault(landing, set()).add(tenant)
-    return found
+            for landing in _landings_behind(snapshot, tenant, view):
+                tenants.setdefault(landing, set()).add(tenant)
+    return tenants
 
 
-def _sources(snapshot: Snapshot, tenant: str, text: str) -> set[str]:
-    """Landing datasources whose rows come through a view of a nest."""
+def _landings_behind(snapshot: Snapshot, tenant: str, view: str) -> set[str]:
+    """Landing datasources whose rows a view of a nest delivers, directly or through other views of the nest."""
     build = snapshot.build
     views = nest_schema(build, tenant, snapshot.routed).views
     nest = nest_database(build.workspace, tenant)
-    pending = [v.source for n, v in views.items() if str(n) == text]
-    found: set[str] = set()
+    pending = [v.source for n, v in views.items() if str(n) == view]
+    landings: set[str] = set()
     seen: set[Name] = set()
     while pending:
         source = pending.pop()
@@ -217,7 +222,7 @@ def _sources(snapshot: Snapshot, tenant: str, text: str) -> set[str]:
             continue
         seen.add(source)
         if build.relations[source.name].kind == "landing":
-            found.add(source.name)
+            landings.add(source.name)
         elif source.database == nest:
             pending += [v.source for v in views.values() if v.target == source]
-    return found
+    return landings

@@ -1,4 +1,4 @@
-"""Tenant ids: what is canonical for a workspace."""
+"""Tenant ids: which are valid for the types of a workspace's tenant columns."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ def tenant_types(build: Build) -> tuple[str, ...]:
 
 
 def check_ids(build: Build, tenants: Iterable[str]) -> None:
-    """Refuse a build whose tenant columns cannot hold a tenant that exists. Raises Problems (RK3005) with places."""
+    """Raise Problems (RK3005, with places) if a tenant column cannot store the id of an existing tenant."""
     problems = Collector()
-    known = sorted(tenants)
+    existing = sorted(tenants)
     for name, relation in build.relations.items():
-        for tenant in known if relation.tenant else ():
+        for tenant in existing if relation.tenant else ():
             try:
                 canonical_tenant(relation.tenant_type, tenant)
             except RookeryError as exc:
-                problems.add(_of_column(build, name, exc))
+                problems.add(_problem_at_column(build, name, exc))
                 break
     problems.raise_if_any()
 
 
-def _of_column(build: Build, name: str, exc: RookeryError) -> RookeryError:
+def _problem_at_column(build: Build, name: str, exc: RookeryError) -> RookeryError:
     source = build.datasources[name]
     column = source.column(source.tenant_column or "")
     return RookeryError(
@@ -40,7 +40,7 @@ def _of_column(build: Build, name: str, exc: RookeryError) -> RookeryError:
 
 
 def check_id(build: Build, tenant: str) -> str:
-    """A tenant id that is canonical for every tenant column of the workspace. Raises RK3005."""
+    """Return the tenant id if it is canonical for every tenant column of the workspace. Raises RK3005 if not."""
     for kind in tenant_types(build) or ("String",):
         canonical_tenant(kind, tenant)
     return tenant

@@ -1,4 +1,4 @@
-"""`materialize`: from a pipe to a target datasource, with schema and engine proposed from the SELECT."""
+"""`materialize`: proposes the target datasource of a pipe, with columns and engine derived from its SELECT."""
 
 from __future__ import annotations
 
@@ -7,23 +7,35 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.compiler.build import Build
-from engine.control.push import upstream
+from engine.control.pushed_files import upstream
 from engine.errors import AMBIGUOUS_NODE, BAD_NAME, TARGET_COLUMNS, TARGET_EXISTS, UNKNOWN_RESOURCE, RookeryError
 from engine.project.fields import name_fault
 from engine.project.model import Column, Datasource, Engine, Materialize, Pipe, Project, Tenant
 from engine.project.write import render_datasource, update_pipe
-from engine.workspace.snapshot import DeployedFile, parse_sources
+from engine.workspace.snapshot import DeployedFile, Snapshot, parse_sources
 from engine.workspace.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
+class MaterializeRequest:
+    """Which pipe to materialize, and into which datasource."""
+
+    pipe: str
+    target: str
+    node: str | None = None
+    """The node whose result is stored; the pipe's only node if there is no choice."""
+    per_tenant: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Proposal:
-    """The files that `materialize` writes: the target's and the pipe's new form, with the engine's reason."""
+    """The files that `rookery materialize` writes."""
 
     target: DeployedFile
     pipe: DeployedFile
     node: str
     reason: str
+    """Why the target has its engine."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -34,82 +46,89 @@ class Proposal:
         }
 
 
-def propose(
-    workspace: Workspace,
-    given: Mapping[str, DeployedFile],
-    pipe_name: str,
-    target: str,
-    *,
-    node: str | None = None,
-    per_tenant: bool = False,
-) -> Proposal:
-    """Propose the target's schema and engine from a node's SELECT. Changes nothing.
+@dataclass(frozen=True, slots=True)
+class _Storage:
+    """How the target stores the rows of a SELECT."""
 
-    Raises RK3008 when several nodes could be meant, RK3011 when the target exists with other columns.
+    engine: Engine
+    tenant: str | None
+    """The output with the tenant's id, if there is one."""
+    reason: str
+
+
+def propose(workspace: Workspace, files: Mapping[str, DeployedFile], request: MaterializeRequest) -> Proposal:
+    """Propose the target's columns and engine from a node's SELECT. Changes nothing.
+
+    `files` are the caller's files, over the deployed ones. Raises RK3007 for an unknown pipe, RK3008 if several nodes
+    are possible, and RK3011 if the target exists with other columns.
     """
-    fault = name_fault(target)
+    fault = name_fault(request.target)
     if fault:
         raise RookeryError(BAD_NAME, fault[0], hint=fault[1])
     with workspace.changes:
         snapshot = workspace.refresh()
-        sources = {**snapshot.sources, **given}
-        source = sources.get(pipe_name)
+        sources = {**snapshot.sources, **files}
+        source = sources.get(request.pipe)
         project = parse_sources(sources)
-        pipe = project.pipes.get(pipe_name)
+        pipe = project.pipes.get(request.pipe)
         if pipe is None or source is None:
-            raise RookeryError(UNKNOWN_RESOURCE, f"there is no pipe `{pipe_name}`", hint="rookery pipe ls")
-        chosen = _node(pipe, node)
-        # Compiled as an endpoint of that node, the pipe tells its output types without needing a target.
-        trial = pipe.model_copy(
-            update={"type": None, "materialize": None, "endpoint": None, "nodes": _upto(pipe, chosen)}
-        )
-        kept = upstream(
-            Project(project.datasources, {**project.pipes, pipe_name: trial}),
-            {pipe_name},
-            snapshot.build.composer.verifier,
-        )
-        build = workspace.compile(
-            Project(
-                {n: d for n, d in project.datasources.items() if n in kept},
-                {**{n: p for n, p in project.pipes.items() if n in kept}, pipe_name: trial},
-            ),
-            tolerated=None,
-        )
-    engine, tenant, reason = _engine(workspace, build, pipe_name, per_tenant)
-    columns = _columns(build, pipe)
+            raise RookeryError(UNKNOWN_RESOURCE, f"there is no pipe `{request.pipe}`", hint="rookery pipe ls")
+        node = _node(pipe, request.node)
+        build = _trial_build(workspace, snapshot, project, pipe, node)
+    storage = _storage(workspace, build, pipe.name)
     proposed = Datasource(
-        name=target,
-        description=f"Filled by pipe {pipe_name}.",
-        columns=columns,
-        engine=engine,
-        tenant=Tenant(column=tenant, landing=False) if tenant and per_tenant else None,
+        name=request.target,
+        description=f"Filled by pipe {pipe.name}.",
+        columns=_columns(build, pipe),
+        engine=storage.engine,
+        tenant=Tenant(column=storage.tenant, landing=False) if storage.tenant and request.per_tenant else None,
     )
-    existing = project.datasources.get(target)
-    text = _keep(existing, proposed) if existing else render_datasource(proposed)
-    materialize = Materialize(target=target, node=chosen, per_tenant=per_tenant)
-    updated = update_pipe(source.text, pipe_name, materialize, source.file)
-    file = sources[target].file if target in sources else f"datasources/{target}.yaml"
-    return Proposal(DeployedFile(text, file), DeployedFile(updated, source.file), chosen, reason)
+    existing = project.datasources.get(request.target)
+    text = _existing_text(existing, proposed) if existing else render_datasource(proposed)
+    materialize = Materialize(target=request.target, node=node, per_tenant=request.per_tenant)
+    updated = update_pipe(source.text, pipe.name, materialize, source.file)
+    file = sources[request.target].file if request.target in sources else f"datasources/{request.target}.yaml"
+    return Proposal(DeployedFile(text, file), DeployedFile(updated, source.file), node, storage.reason)
+
+
+def _trial_build(workspace: Workspace, snapshot: Snapshot, project: Project, pipe: Pipe, node: str) -> Build:
+    """Compile the pipe as an endpoint of one node, with what it reads: so its outputs are known without a target."""
+    trial = pipe.model_copy(
+        update={"type": None, "materialize": None, "endpoint": None, "nodes": _nodes_until(pipe, node)}
+    )
+    needed = upstream(
+        Project(project.datasources, {**project.pipes, pipe.name: trial}),
+        {pipe.name},
+        snapshot.build.composer.verifier,
+    )
+    return workspace.compile(
+        Project(
+            {n: d for n, d in project.datasources.items() if n in needed},
+            {**{n: p for n, p in project.pipes.items() if n in needed}, pipe.name: trial},
+        ),
+        tolerated=None,
+    )
 
 
 def _columns(build: Build, pipe: Pipe) -> tuple[Column, ...]:
-    """The target's columns. Raises RK2011 for an output whose name no column can have."""
-    found = []
+    """The target's columns. Raises RK2011 for an output whose name is not valid for a column."""
+    columns = []
     for output in build.outputs[pipe.name]:
         try:
-            found.append(Column(name=output.name, type=output.type))
+            columns.append(Column(name=output.name, type=output.type))
         except ValueError as exc:
             message = f"pipe `{pipe.name}` outputs `{output.name[:80]}`, which cannot be the name of a column"
             hint = "give the output a name with AS"
             raise RookeryError(TARGET_COLUMNS, message, hint=hint, place=pipe.place) from exc
-    return tuple(found)
+    return tuple(columns)
 
 
-def _keep(existing: Datasource, proposed: Datasource) -> str:
-    have = {c.name: c.type.replace(" ", "") for c in existing.columns}
-    want = {c.name: c.type.replace(" ", "") for c in proposed.columns}
-    if have != want:
-        differing = sorted(n for n in have.keys() | want.keys() if have.get(n) != want.get(n))
+def _existing_text(existing: Datasource, proposed: Datasource) -> str:
+    """The text of an existing target's file. Raises RK3011 if its columns are not the proposed ones."""
+    present = {c.name: c.type.replace(" ", "") for c in existing.columns}
+    wanted = {c.name: c.type.replace(" ", "") for c in proposed.columns}
+    if present != wanted:
+        differing = sorted(n for n in present.keys() | wanted.keys() if present.get(n) != wanted.get(n))
         raise RookeryError(
             TARGET_EXISTS,
             f"`{existing.name}` exists with other columns: {', '.join(differing)}",
@@ -120,6 +139,7 @@ def _keep(existing: Datasource, proposed: Datasource) -> str:
 
 
 def _node(pipe: Pipe, node: str | None) -> str:
+    """The node to materialize: the requested, the declared or the only one. Raises RK3008."""
     names = [n.name for n in pipe.nodes]
     if node is not None:
         if node not in names:
@@ -134,41 +154,39 @@ def _node(pipe: Pipe, node: str | None) -> str:
     return names[0]
 
 
-def _upto(pipe: Pipe, node: str) -> tuple[Any, ...]:
+def _nodes_until(pipe: Pipe, node: str) -> tuple[Any, ...]:
     position = [n.name for n in pipe.nodes].index(node)
     return pipe.nodes[: position + 1]
 
 
-def _engine(workspace: Workspace, build: Build, pipe: str, per_tenant: bool) -> tuple[Engine, str | None, str]:
-    """Engine and sorting key that suit a SELECT, with the reason."""
+def _storage(workspace: Workspace, build: Build, pipe: str) -> _Storage:
+    """The engine and sorting key that suit a pipe's last SELECT."""
     outputs = [c.name for c in build.outputs[pipe]]
     compiled = build.pipes[pipe]
-    tenants = sorted(
-        {r.tenant for n in compiled.datasources if (r := build.relations[n]).tenant and r.tenant in outputs}
-    )
-    tenant = tenants[0] if tenants else None
-    tree, _ = workspace.warehouse.parse(
-        compiled.nodes[-1].static.canonical if compiled.nodes[-1].static else "SELECT 1"
-    )
-    select = tree["list_of_selects"]["children"][0]
-    types = {c.name: c.type for c in build.outputs[pipe]}
-    grouped = bool(select.get("group_by") or select.get("group_by_all"))
-    if not grouped:
+    relations = [build.relations[n] for n in compiled.datasources]
+    tenant = min((r.tenant for r in relations if r.tenant and r.tenant in outputs), default=None)
+    sql = compiled.nodes[-1].static.canonical if compiled.nodes[-1].static else "SELECT 1"
+    select = workspace.warehouse.parse(sql)[0]["list_of_selects"]["children"][0]
+    if not (select.get("group_by") or select.get("group_by_all")):
         key = _raw_key(build, compiled.datasources, outputs, tenant)
-        return Engine(sorting_key=key), tenant, "rows are copied as they are"
+        return _Storage(Engine(sorting_key=key), tenant, "rows are copied unchanged")
+    types = {c.name: c.type for c in build.outputs[pipe]}
     items = {_alias(c): c for c in select["select"]["children"]}
     summed = tuple(n for n, c in items.items() if n and _function(c) in {"sum", "count", "countIf", "sumIf"})
     states = [n for n in outputs if types[n].startswith(("AggregateFunction", "SimpleAggregateFunction"))]
     key = tuple(n for n in outputs if n not in summed and n not in states)
     ordered = (tenant, *(k for k in key if k != tenant)) if tenant in key else key
     if states:
-        return Engine(type="AggregatingMergeTree", sorting_key=ordered), tenant, "aggregate states merge by group"
+        engine = Engine(type="AggregatingMergeTree", sorting_key=ordered)
+        return _Storage(engine, tenant, "aggregate states merge by group")
     if summed:
-        return Engine(type="SummingMergeTree", sorting_key=ordered, columns=summed), tenant, "sums add up by group"
-    return Engine(sorting_key=ordered), tenant, "grouped rows; use -State functions to merge them over time"
+        engine = Engine(type="SummingMergeTree", sorting_key=ordered, columns=summed)
+        return _Storage(engine, tenant, "sums add up by group")
+    return _Storage(Engine(sorting_key=ordered), tenant, "grouped rows; use -State functions to merge them over time")
 
 
 def _raw_key(build: Build, datasources: frozenset[str], outputs: list[str], tenant: str | None) -> tuple[str, ...]:
+    """The sorting key of the first source of which some key columns are outputs; else the tenant or any output."""
     for name in sorted(datasources):
         key = tuple(k for k in build.datasources[name].sorting_key if k in outputs)
         if key:

@@ -1,12 +1,52 @@
-"""What should exist, out of the build and the tenants."""
+"""Planning and applying: which steps lead from the live workspace to the one that a build describes.
+
+Push, tenants, resources, deferred views and the doctor share these functions. The functions that only plan change
+nothing in ClickHouse.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
 from engine.compiler.build import Build
 from engine.compiler.views import nest_schema, workspace_schema
-from engine.plan.diff import with_feeders
-from engine.schema import Schema
+from engine.control.unfinished_history import deliver_unfinished
+from engine.errors import DESTRUCTIVE, FOREIGN_OBJECT, RookeryError
+from engine.fanout.missing_rows import repairable
+from engine.fanout.router import router_of
+from engine.fanout.suspended_views import record_replacement, still_failing, suspended
+from engine.plan.apply import ApplyContext, apply
+from engine.plan.backfill import Progress, silent
+from engine.plan.coverage import Coverage
+from engine.plan.diff import CHANGED, DiffOptions, diff, with_feeders
+from engine.plan.steps import CreateTable, CreateView, Plan, Step
+from engine.schema import Name, Schema
+from engine.warehouse.catalog import foreign_objects, read_schema
+from engine.workspace.journal import DEFERRED_KIND, RegistryJournal
 from engine.workspace.snapshot import Snapshot
+from engine.workspace.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """What a plan may do beyond making the declared objects exist."""
+
+    prune: bool = False
+    """Whether objects that no file declares are dropped."""
+    broken: Collection[Name] = ()
+    """Suspended views that would fail again; the plan leaves them and their targets alone."""
+    continued: Collection[str] = ()
+    """Pipes with a changed query whose targets keep their rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Schemas:
+    """The two sides of a comparison."""
+
+    desired: Schema
+    live: Schema
 
 
 def desired_schema(build: Build, snapshot: Snapshot) -> Schema:
@@ -16,3 +56,128 @@ def desired_schema(build: Build, snapshot: Snapshot) -> Schema:
         if tenant.placement == "tables" and tenant.state != "removing":
             schema = schema.merged(nest_schema(build, tenant.id, snapshot.routed))
     return with_feeders(schema)
+
+
+def broken_views(workspace: Workspace, snapshot: Snapshot, build: Build) -> Mapping[Name, str]:
+    """Suspended views whose query the build leaves unchanged and that would fail again, with the error."""
+    if not suspended(workspace):
+        return {}
+    desired = desired_schema(build, snapshot)
+    missing = repairable(workspace, build, desired, read_schema(workspace.warehouse, workspace.name))
+    return still_failing(workspace, desired, missing)
+
+
+def plan_for(workspace: Workspace, snapshot: Snapshot, build: Build, options: PlanOptions = PlanOptions()) -> Plan:
+    """Plan the whole workspace with every nest. Raises RK3002 where an object of another program is in the way."""
+    schemas = _Schemas(desired_schema(build, snapshot), read_schema(workspace.warehouse, workspace.name))
+    return _plan(workspace, snapshot, build, schemas, options)
+
+
+def plan_for_tenants(workspace: Workspace, tenants: Sequence[str]) -> Plan:
+    """Plan the nests of the given tenants only. The cost does not grow with the number of all tenants."""
+    snapshot = workspace.current
+    desired = Schema()
+    for tenant in tenants:
+        desired = desired.merged(nest_schema(snapshot.build, tenant, snapshot.routed))
+    live = read_schema(workspace.warehouse, workspace.name, desired.databases)
+    return _plan(workspace, snapshot, snapshot.build, _Schemas(with_feeders(desired), live), PlanOptions())
+
+
+def plan_for_workspace(workspace: Workspace, snapshot: Snapshot, build: Build, broken: Collection[Name]) -> Plan:
+    """Plan the workspace's own database only, for changes that cannot affect a nest."""
+    desired = with_feeders(workspace_schema(build))
+    live = read_schema(workspace.warehouse, workspace.name, [workspace.name])
+    return _plan(workspace, snapshot, build, _Schemas(desired, live), PlanOptions(broken=broken))
+
+
+def _plan(workspace: Workspace, snapshot: Snapshot, build: Build, schemas: _Schemas, options: PlanOptions) -> Plan:
+    # The engine rewrites types and defaults. Without the same spelling on both sides, every push would find changes.
+    desired = workspace.analyser.canonical(schemas.desired)
+    live = _without_state_tables(schemas.live)
+    sizes = _row_counts(workspace, desired.databases)
+    diff_options = DiffOptions(
+        prune=options.prune,
+        sizes=lambda name: sizes.get(name, 0),
+        routed=snapshot.routed,
+        broken=options.broken,
+        missing=repairable(workspace, build, desired, live, options.continued) if snapshot.suspended else {},
+        continued=options.continued,
+        why_incomplete=Coverage(workspace.warehouse, workspace.registry, live).why_incomplete,
+    )
+    plan = diff(desired, live, diff_options)
+    _check_foreign_objects(workspace, plan)
+    return plan
+
+
+def _check_foreign_objects(workspace: Workspace, plan: Plan) -> None:
+    """Raise RK3002 if a step would create an object whose name another program already uses."""
+    created = [s.table.name for s in plan.steps if isinstance(s, CreateTable)]
+    created += [s.view.name for s in plan.steps if isinstance(s, CreateView)]
+    foreign = foreign_objects(workspace.warehouse, created)
+    if foreign:
+        raise RookeryError(
+            FOREIGN_OBJECT,
+            f"`{min(foreign)}` exists already and was not made by this workspace",
+            hint="rename it, or choose another name for the resource",
+        )
+
+
+def _without_state_tables(schema: Schema) -> Schema:
+    """The schema without tables of unfinished work, which no file declares and no plan may drop."""
+    tables = {n: t for n, t in schema.tables.items() if not (t.mark and t.mark.kind == "state")}
+    return Schema(schema.databases, tables, schema.views)
+
+
+def _row_counts(workspace: Workspace, databases: Iterable[str]) -> dict[Name, int]:
+    result = workspace.warehouse.query(
+        "SELECT database, name, ifNull(total_rows, 0) FROM system.tables "
+        "WHERE database IN {databases:Array(String)} AND total_rows > 0",
+        {"databases": [*sorted(databases)]},
+    )
+    return {Name(database, name): int(rows) for database, name, rows in result.rows}
+
+
+def permit(plan: Plan, allowed: frozenset[str] = frozenset()) -> None:
+    """Raise RK3001 if the plan has destructive steps that are not allowed by the name of their resource.
+
+    The message lists every step that loses rows. If none does, it shows the most costly step.
+    """
+    refused = [s for s in plan.steps if s.destructive and s.resource not in allowed]
+    if not refused:
+        return
+    lossy = [s for s in refused if s.loss == "lost"]
+    listed = lossy or [min(refused, key=lambda s: (s.loss != "recomputed", not s.cost))]
+    more = len(refused) - len(listed)
+    flags = " ".join(f"--allow-destructive {n}" for n in sorted({s.resource for s in refused}))
+    raise RookeryError(
+        DESTRUCTIVE,
+        "\n".join(f"{s.action} {s.subject}: {s.reason}" + (f"; {s.cost}" if s.cost else "") for s in listed)
+        + (f" (and {more} more step{'s' if more > 1 else ''}; no rows are lost there)" if more else ""),
+        hint=f"to allow it: {flags}" + _hint_to_keep_rows(lossy),
+    )
+
+
+def _hint_to_keep_rows(lossy: Iterable[Step]) -> str:
+    """How to keep the rows that a changed query would lose."""
+    pipes = sorted({s.resource for s in lossy if s.reason == CHANGED})
+    flags = " ".join(f"--skip-backfill {n}" for n in pipes)
+    return f"; to keep these rows and use the new query from now on: {flags}" if pipes else ""
+
+
+def apply_plan(workspace: Workspace, plan: Plan, progress: Progress = silent) -> dict[str, int]:
+    """Apply a plan, then deliver the history that an interrupted run left behind.
+
+    Returns how many ranges of history were delivered, by view.
+    """
+    context = ApplyContext(
+        workspace.warehouse,
+        workspace.view_lock,
+        RegistryJournal(workspace.registry),
+        progress=progress,
+        start_readers=router_of(workspace).start_readers,
+        before_replacing=partial(record_replacement, workspace),
+    )
+    delivered = apply(plan, context)
+    if workspace.registry.read(DEFERRED_KIND):
+        workspace.on_views_deferred()
+    return {**delivered, **deliver_unfinished(workspace, progress)}

@@ -1,4 +1,4 @@
-"""What targets have received through their views: blocks of the sources, without those that suspended views lack."""
+"""Which rows of their sources targets have received through views, without those that suspended views lack."""
 
 from __future__ import annotations
 
@@ -16,44 +16,46 @@ from engine.workspace.workspace import Workspace
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """Rows that one form of a view has delivered: of blocks up to a number (None: of all), but for some batches."""
+    """Rows that a target has received through one version of a view."""
 
     view: View
     upto: int | None = None
+    """The last block that was delivered; None for all blocks."""
     batches: tuple[str, ...] = ()
+    """Batches that were not delivered."""
 
 
 def received(workspace: Workspace, build: Build, views: Sequence[View]) -> list[Received]:
     """What the target of some of the workspace's views has received.
 
-    A view that is down, or goes on without some tenants, will be given exactly what it lacks when it is put back.
-    Where that is not known, its target is made again then, and it counts as whole.
+    A suspended view, or one that leaves out some tenants, will deliver exactly the rows that it lacks when it is
+    created again. Where these rows are unknown, its target will be recomputed then, and the view counts as complete.
     """
     live = read_schema(workspace.warehouse, workspace.name, [workspace.name])
     lacks = repairable(workspace, build, Schema.of((), (), views), live)
-    found: list[Received] = []
+    parts: list[Received] = []
     for view in views:
         if view.name not in lacks:
-            found.append(Received(view))
+            parts.append(Received(view))
             continue
-        standing = live.views.get(view.name)
-        without = standing.mark.without if standing is not None and standing.mark is not None else ()
-        made = shared_view(build, view, view.source) if without else None
-        if made is not None:
-            found.append(Received(made((), without)))
-        found += [Received(lack.view, lack.after, lack.batches) for lack in lacks[view.name]]
-    return found
+        current = live.views.get(view.name)
+        without = current.mark.without if current is not None and current.mark is not None else ()
+        narrowed = shared_view(build, view, view.source) if without else None
+        if narrowed is not None:
+            parts.append(Received(narrowed((), without)))
+        parts += [Received(lack.view, lack.after, lack.batches) for lack in lacks[view.name]]
+    return parts
 
 
 def unknown_lacks(workspace: Workspace, build: Build, views: Sequence[View]) -> str | None:
-    """Why it is not known what one of the views lacks, if one does."""
+    """The reason why the rows that one of the views lacks are unknown; None if there is no such view."""
     live = read_schema(workspace.warehouse, workspace.name, [workspace.name])
     lacks = repairable(workspace, build, Schema.of((), (), views), live)
-    down = workspace.registry.read(SUSPENDED_KIND).keys()
+    suspended = workspace.registry.read(SUSPENDED_KIND).keys()
     for view in views:
-        standing = live.views.get(view.name)
-        whole = standing is not None and not (standing.mark is not None and standing.mark.without)
-        if str(view.name) in down and not whole and view.name not in lacks:
+        current = live.views.get(view.name)
+        complete = current is not None and not (current.mark is not None and current.mark.without)
+        if str(view.name) in suspended and not complete and view.name not in lacks:
             return f"{view.name} is suspended, and it is not known which rows it lacks (rookery fanout repair)"
     return None
 
@@ -64,8 +66,8 @@ def selects(workspace: Workspace, part: Received, after: int, heads: dict[Name, 
     head = heads[source] if part.upto is None else min(part.upto, heads[source])
     ranges = [(after, head)]
     if part.batches:
-        found = block_ranges(workspace.warehouse, source, after=after, without=part.batches)
-        ranges = [(first, min(last, head)) for first, last in found]
+        blocks = block_ranges(workspace.warehouse, source, after=after, without=part.batches)
+        ranges = [(first, min(last, head)) for first, last in blocks]
     for first, last in ranges:
         if first < last:
             yield in_block_range(part.view.backfill, first, last)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from engine.compiler.build import Build, parameters_of
-from engine.control.push import plan_for, run
+from engine.control.planning import PlanOptions, apply_plan, plan_for
 from engine.errors import DEPENDENTS, UNKNOWN_RESOURCE, RookeryError
 from engine.fanout.modes import reconcile_modes
 from engine.plan.steps import Plan
@@ -17,34 +17,35 @@ from engine.workspace.workspace import Workspace
 
 
 def datasources(workspace: Workspace) -> list[dict[str, Any]]:
-    """All datasources with their columns, keys and rows, those of per-tenant targets in all placements."""
+    """All datasources as JSON, with columns, keys and size. Per-tenant targets are summed up over pool and nests."""
     snapshot = workspace.refresh()
     build = snapshot.build
     sizes: dict[str, Size] = {**dict.fromkeys(build.datasources, (0, 0)), **_sizes(workspace, [workspace.name])}
     targets = [n for n, r in build.relations.items() if r.kind == "target"]
     nests = [t.nest(workspace.name) for t in snapshot.tenants.values() if t.state == "ready"]
-    own = [n for n in nests if n is not None]
-    if own and len(own) > workspace.settings.max_nests:
+    databases = [n for n in nests if n is not None]
+    if databases and len(databases) > workspace.settings.max_nests:
         sizes.update(dict.fromkeys(targets, (None, None)))
-    elif own and targets:
+    elif databases and targets:
+        # The engine knows the size of a table only once the table is loaded.
         load_tables_named(workspace.warehouse, workspace.name, targets)
-        together = _sizes(workspace, [workspace.name, *own])
-        sizes.update({n: together.get(n, (0, 0)) for n in targets})
+        total = _sizes(workspace, [workspace.name, *databases])
+        sizes.update({n: total.get(n, (0, 0)) for n in targets})
     return [_datasource(build, name, sizes[name]) for name in sorted(build.datasources)]
 
 
 Size = tuple[int | None, int | None]
-"""Rows and bytes; None where they would be in too many tables to look at."""
+"""Rows and bytes; None where too many nests would have to be read."""
 
 
 def _sizes(workspace: Workspace, databases: list[str]) -> dict[str, Size]:
-    """The size of all tables of one name in some databases."""
-    found = workspace.warehouse.query(
+    """The total size of the tables of each name in some databases."""
+    result = workspace.warehouse.query(
         "SELECT name, sum(ifNull(total_rows, 0)), sum(ifNull(total_bytes, 0)) FROM system.tables "
         "WHERE database IN {databases:Array(String)} GROUP BY name",
         {"databases": [*databases]},
     )
-    return {str(n): (int(r), int(b)) for n, r, b in found.rows}
+    return {str(n): (int(r), int(b)) for n, r, b in result.rows}
 
 
 def _datasource(build: Build, name: str, size: Size) -> dict[str, Any]:
@@ -69,7 +70,7 @@ def _datasource(build: Build, name: str, size: Size) -> dict[str, Any]:
 
 
 def pipes(workspace: Workspace) -> list[dict[str, Any]]:
-    """All pipes with their nodes, parameters and targets."""
+    """All pipes as JSON, with nodes, parameters and targets."""
     build = workspace.refresh().build
     return [_pipe(build, name) for name in sorted(build.pipes)]
 
@@ -102,74 +103,79 @@ def _pipe(build: Build, name: str) -> dict[str, Any]:
 
 
 def show(workspace: Workspace, kind: str, name: str) -> dict[str, Any]:
-    """One resource with its source text. Raises RK3007."""
-    found = next((r for r in (datasources if kind == "datasource" else pipes)(workspace) if r["name"] == name), None)
-    if found is None:
+    """One resource as JSON, with the text of its file. `kind` is `datasource` or `pipe`. Raises RK3007."""
+    resources = datasources(workspace) if kind == "datasource" else pipes(workspace)
+    resource = next((r for r in resources if r["name"] == name), None)
+    if resource is None:
         raise RookeryError(UNKNOWN_RESOURCE, f"there is no {kind} `{name}`", hint=f"rookery {kind} ls")
     source = workspace.current.sources.get(name)
-    return {**found, "file": source.file if source else None, "content": source.text if source else None}
+    return {**resource, "file": source.file if source else None, "content": source.text if source else None}
 
 
 def dependents(build: Build, name: str) -> list[str]:
-    """Everything that stands on a resource, nearest first: pipes that read or fill it, and what stands on them."""
-    found: list[str] = []
+    """Everything that depends on a resource, nearest first: pipes that read or fill it, and their dependents.
+
+    The target of a dependent pipe is included if no file declares it, because it exists only for the pipe.
+    """
+    names: list[str] = []
     pending = [name]
     while pending:
         current = pending.pop(0)
         for other in sorted(build.pipes):
             pipe = build.pipes[other]
             fills = pipe.target is not None and pipe.target.name == current
-            if (current in pipe.reads or fills) and other not in found and other != name:
-                found.append(other)
+            if (current in pipe.reads or fills) and other not in names and other != name:
+                names.append(other)
                 pending.append(other)
         pipe_here = build.pipes.get(current)
         if pipe_here and pipe_here.target and pipe_here.target.name not in build.project.datasources:
             target = pipe_here.target.name
-            if target not in found and target != name:
-                found.append(target)
+            if target not in names and target != name:
+                names.append(target)
                 pending.append(target)
-    return found
+    return names
 
 
 def remove(workspace: Workspace, kind: str, name: str, *, force: bool = False, dry_run: bool = False) -> list[str]:
-    """Remove a resource, views before tables; with `force` also everything that stands on it. Returns the names.
+    """Remove a resource, views before tables; with `force` also everything that depends on it. Returns the names.
 
-    Raises RK3007 when it does not exist and RK3003 when others stand on it.
+    A dry run returns the names without `force`. Raises RK3007 if the resource does not exist, and RK3003 if pipes
+    depend on it and `force` is not set.
     """
     with workspace.changes:
         snapshot = workspace.refresh()
         known = snapshot.build.datasources if kind == "datasource" else snapshot.build.pipes
         if name not in known:
             raise RookeryError(UNKNOWN_RESOURCE, f"there is no {kind} `{name}`", hint=f"rookery {kind} ls")
-        standing = dependents(snapshot.build, name)
-        readers = [n for n in standing if n in snapshot.build.pipes]
+        dependent = dependents(snapshot.build, name)
+        readers = [n for n in dependent if n in snapshot.build.pipes]
         if readers and not force and not dry_run:
             raise RookeryError(
                 DEPENDENTS,
                 f"`{name}` is used by {', '.join(f'`{n}`' for n in readers)}",
-                hint="remove those first, or all together with --force",
+                hint="remove those first, or all of them with --force",
             )
-        gone = [name, *standing]
-        if dry_run:
-            return gone
-        _take_out(workspace, snapshot, gone)
-        return gone
+        removed = [name, *dependent]
+        if not dry_run:
+            _remove(workspace, snapshot, removed)
+        return removed
 
 
-def _take_out(workspace: Workspace, snapshot: Snapshot, gone: list[str]) -> None:
-    sources: dict[str, DeployedFile] = {n: s for n, s in snapshot.sources.items() if n not in gone}
+def _remove(workspace: Workspace, snapshot: Snapshot, names: list[str]) -> None:
+    """Compile the workspace without some resources, and apply the steps of the plan that concern these."""
+    sources: dict[str, DeployedFile] = {n: s for n, s in snapshot.sources.items() if n not in names}
     compiled = workspace.compile(parse_sources(sources), tolerated=None)
-    _forget_tokens(workspace, snapshot, gone)
-    workspace.registry.remove("resource", [n for n in gone if n in snapshot.sources])
-    plan = plan_for(workspace, snapshot, compiled, prune=True)
-    run(workspace, Plan(tuple(s for s in plan.steps if s.resource in gone)))
+    _narrow_tokens(workspace, snapshot, names)
+    workspace.registry.remove("resource", [n for n in names if n in snapshot.sources])
+    plan = plan_for(workspace, snapshot, compiled, PlanOptions(prune=True))
+    apply_plan(workspace, Plan(tuple(s for s in plan.steps if s.resource in names)))
     reconcile_modes(workspace, workspace.refresh().build)
 
 
-def _forget_tokens(workspace: Workspace, snapshot: Snapshot, gone: list[str]) -> None:
-    """Tokens lose the scopes that name what is gone; a token without scopes goes too."""
+def _narrow_tokens(workspace: Workspace, snapshot: Snapshot, names: list[str]) -> None:
+    """Remove the scopes on removed resources from all static tokens, and tokens that have no other scopes."""
     for token in snapshot.tokens.values():
-        kept = tuple(s for s in token.scopes if s.resource not in gone)
+        kept = tuple(s for s in token.scopes if s.resource not in names)
         if not kept:
             workspace.registry.remove("token", [token.name])
         elif kept != token.scopes:
@@ -179,5 +185,5 @@ def _forget_tokens(workspace: Workspace, snapshot: Snapshot, gone: list[str]) ->
 
 def rows(workspace: Workspace, name: str) -> int:
     """Rows of a datasource's table in the workspace's own database."""
-    found = workspace.warehouse.query(f"SELECT count() FROM {Name(workspace.name, name).sql()}")
-    return int(found.rows[0][0])
+    result = workspace.warehouse.query(f"SELECT count() FROM {Name(workspace.name, name).sql()}")
+    return int(result.rows[0][0])

@@ -1,10 +1,11 @@
-"""Tokens: making, showing, refreshing and removing them, and the workspace's signing keys."""
+"""Tokens: creating, showing, refreshing and removing static tokens, minting JWTs, and rotating the signing keys."""
 
 from __future__ import annotations
 
 import secrets
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +23,37 @@ from engine.workspace.workspace import Workspace
 ADMIN_TOKEN_NAME = "admin token"
 DAY_SECONDS = 86_400
 MAX_OVERLAP_SECONDS = 366 * DAY_SECONDS
+"""How long JWTs of an old key can be accepted at most."""
+MIN_ADMIN_TOKEN_LENGTH = 16
+MAX_NAME_LENGTH = 200
+
+
+@dataclass(frozen=True, slots=True)
+class JwtRequest:
+    """What a JWT should allow."""
+
+    name: str
+    scopes: tuple[Scope, ...]
+    tenant: str | None
+    lifetime_seconds: int
+    rps: int | None = None
+    """Requests per second; None for no limit of its own."""
 
 
 def admin_text(workspace: Workspace, file: Path) -> str:
-    """The admin token: from the settings, or made on first use and kept in a private file."""
-    given = workspace.settings.admin_token
-    if given is not None:
-        if len(given.get_secret_value()) < 16:
-            raise RookeryError(BAD_SCOPE, "ROOKERY_ADMIN_TOKEN must have at least 16 characters")
-        return given.get_secret_value()
+    """The text of the admin token: from the settings, or created on first use and written to a private file."""
+    configured = workspace.settings.admin_token
+    if configured is not None:
+        if len(configured.get_secret_value()) < MIN_ADMIN_TOKEN_LENGTH:
+            message = f"ROOKERY_ADMIN_TOKEN must have at least {MIN_ADMIN_TOKEN_LENGTH} characters"
+            raise RookeryError(BAD_SCOPE, message)
+        return configured.get_secret_value()
     with workspace.changes:
-        found = next((t for t in workspace.refresh().tokens.values() if t.origin == "admin"), None)
-        if found is None:
-            found = StaticToken(ADMIN_TOKEN_NAME, (Scope("ADMIN"),), None, secrets.token_hex(12), "admin")
-            _store(workspace, found)
-    text = text_of(workspace, found)
+        token = next((t for t in workspace.refresh().tokens.values() if t.origin == "admin"), None)
+        if token is None:
+            token = StaticToken(ADMIN_TOKEN_NAME, (Scope("ADMIN"),), None, secrets.token_hex(12), "admin")
+            _store(workspace, token)
+    text = text_of(workspace, token)
     if not file.is_file() or file.read_text(encoding="utf-8").strip() != text:
         private_file(file, text + "\n")
     return text
@@ -50,14 +67,14 @@ def text_of(workspace: Workspace, token: StaticToken) -> str:
 
 
 def create(workspace: Workspace, name: str, scopes: Sequence[Scope], tenant: str | None = None) -> dict[str, Any]:
-    """Make a static token, or show the one that exists with the same scopes. Raises RK4016 when they differ."""
-    if not 0 < len(name) <= 200 or any(ord(c) < 32 for c in name):
-        raise RookeryError(BAD_SCOPE, "a token needs a name of 1 to 200 characters")
+    """Create a static token, or show the existing one with the same name. Raises RK4016 if its scopes differ."""
+    if not 0 < len(name) <= MAX_NAME_LENGTH or any(ord(c) < 32 for c in name):
+        raise RookeryError(BAD_SCOPE, f"a token needs a name of 1 to {MAX_NAME_LENGTH} characters")
     if not scopes:
         raise RookeryError(BAD_SCOPE, "a token needs at least one scope", hint="--scope PIPES:READ:my_endpoint")
     with workspace.changes:
         snapshot = workspace.refresh()
-        _check(workspace, snapshot, scopes, tenant)
+        _check_scopes(workspace, snapshot, scopes, tenant)
         known = _by_name(snapshot, name)
         if known is not None and (set(map(_key, known.scopes)), known.tenant) != (set(map(_key, scopes)), tenant):
             raise RookeryError(
@@ -72,11 +89,12 @@ def create(workspace: Workspace, name: str, scopes: Sequence[Scope], tenant: str
 
 
 def _key(scope: Scope) -> tuple[str, str, str, str]:
+    """A hashable value that is equal for equal scopes."""
     return (scope.type, scope.resource, scope.filter or "", repr(sorted(scope.fixed_params.items())))
 
 
-def _check(workspace: Workspace, snapshot: Snapshot, scopes: Sequence[Scope], tenant: str | None) -> None:
-    """Scopes must name resources that exist, so that a misspelt token is found when it is made."""
+def _check_scopes(workspace: Workspace, snapshot: Snapshot, scopes: Sequence[Scope], tenant: str | None) -> None:
+    """Refuse scopes on resources that do not exist, so that a misspelled scope is reported here and not on use."""
     if tenant is not None:
         check_id(snapshot.build, tenant)
         if tenant not in snapshot.tenants:
@@ -90,8 +108,8 @@ def _check(workspace: Workspace, snapshot: Snapshot, scopes: Sequence[Scope], te
             continue
         known = snapshot.build.pipes if scope.type.startswith("PIPES") else snapshot.build.datasources
         if scope.resource not in known:
-            what = "pipe" if scope.type.startswith("PIPES") else "datasource"
-            raise RookeryError(BAD_SCOPE, f"no {what} `{scope.resource}`", hint="push it first")
+            kind = "pipe" if scope.type.startswith("PIPES") else "datasource"
+            raise RookeryError(BAD_SCOPE, f"there is no {kind} `{scope.resource}`", hint="push it first")
         if scope.fixed_params:
             _check_fixed(workspace, snapshot, scope)
         if scope.filter:
@@ -99,7 +117,7 @@ def _check(workspace: Workspace, snapshot: Snapshot, scopes: Sequence[Scope], te
 
 
 def _check_fixed(workspace: Workspace, snapshot: Snapshot, scope: Scope) -> None:
-    """Fixed values must be values of parameters that the pipe has. Raises RK4018."""
+    """Raise RK4018 unless each fixed value is valid for a parameter of the pipe."""
     names = parameter_names(snapshot.build.pipes, scope.resource)
     unknown = next((name for name in sorted(scope.fixed_params) if name not in names), None)
     if unknown is not None:
@@ -114,7 +132,7 @@ def _check_fixed(workspace: Workspace, snapshot: Snapshot, scope: Scope) -> None
 
 
 def describe(workspace: Workspace, token: StaticToken) -> dict[str, Any]:
-    """A static token with its text, for admins."""
+    """A static token as JSON, with its text; for admins only."""
     body = {"id": token.nonce, "name": token.name, "token": text_of(workspace, token), "origin": token.origin}
     return {**body, "tenant": token.tenant, "scopes": [s.as_dict() for s in token.scopes]}
 
@@ -127,10 +145,10 @@ def listing(workspace: Workspace) -> list[dict[str, Any]]:
 def find(workspace: Workspace, name: str) -> StaticToken:
     """A static token by name or id. Raises RK4017."""
     snapshot = workspace.refresh()
-    found = _by_name(snapshot, name) or snapshot.tokens.get(name)
-    if found is None:
-        raise RookeryError(UNKNOWN_TOKEN, f"no token `{name}`", hint="rookery token ls")
-    return found
+    token = _by_name(snapshot, name) or snapshot.tokens.get(name)
+    if token is None:
+        raise RookeryError(UNKNOWN_TOKEN, f"there is no token `{name}`", hint="rookery token ls")
+    return token
 
 
 def _by_name(snapshot: Snapshot, name: str) -> StaticToken | None:
@@ -138,7 +156,7 @@ def _by_name(snapshot: Snapshot, name: str) -> StaticToken | None:
 
 
 def remove(workspace: Workspace, name: str) -> None:
-    """Remove a static token; it is refused from then on. The admin token can only be refreshed."""
+    """Remove a static token, which is refused from then on. The admin token can only be refreshed."""
     with workspace.changes:
         token = find(workspace, name)
         if token.origin == "admin":
@@ -148,7 +166,7 @@ def remove(workspace: Workspace, name: str) -> None:
 
 
 def refresh(workspace: Workspace, name: str) -> dict[str, Any]:
-    """Give a static token a new text; the old one is refused from then on."""
+    """Replace the text of a static token. The old text is refused from then on."""
     with workspace.changes:
         old = find(workspace, name)
         token = StaticToken(old.name, old.scopes, old.tenant, secrets.token_hex(12), old.origin)
@@ -163,52 +181,53 @@ def _store(workspace: Workspace, token: StaticToken) -> None:
     workspace.refresh()
 
 
-def mint(
-    workspace: Workspace, name: str, scopes: Sequence[Scope], tenant: str | None, ttl: int, rps: int | None = None
-) -> dict[str, Any]:
-    """Sign a JWT that lives `ttl` seconds. Raises RK4018."""
-    longest = workspace.settings.max_token_seconds
-    if not 0 < ttl <= longest:
-        raise RookeryError(BAD_SCOPE, f"a JWT lives between 1 and {longest} seconds")
-    if not name or len(name) > 200:
-        raise RookeryError(BAD_SCOPE, "a JWT needs a name of 1 to 200 characters")
-    if not scopes or any(s.type == "ADMIN" for s in scopes):
+def mint(workspace: Workspace, request: JwtRequest) -> dict[str, Any]:
+    """Sign a JWT. Returns its text, and the Unix time at which it expires. Raises RK4018."""
+    max_lifetime = workspace.settings.max_token_seconds
+    if not 0 < request.lifetime_seconds <= max_lifetime:
+        raise RookeryError(BAD_SCOPE, f"the lifetime of a JWT is between 1 and {max_lifetime} seconds")
+    if not 0 < len(request.name) <= MAX_NAME_LENGTH:
+        raise RookeryError(BAD_SCOPE, f"a JWT needs a name of 1 to {MAX_NAME_LENGTH} characters")
+    if not request.scopes or any(s.type == "ADMIN" for s in request.scopes):
         raise RookeryError(BAD_SCOPE, "a JWT needs scopes, and cannot be an admin token")
     snapshot = workspace.refresh()
-    _check(workspace, snapshot, scopes, tenant)
-    expires = int(time.time()) + ttl
-    claims = Claims(name, tuple(scopes), tenant, expires, rps)
+    _check_scopes(workspace, snapshot, request.scopes, request.tenant)
+    expires = int(time.time()) + request.lifetime_seconds
+    claims = Claims(request.name, request.scopes, request.tenant, expires, request.rps)
     return {"token": sign(claims, workspace.name, snapshot.keys[0]), "expires": expires}
 
 
 def signing_key(workspace: Workspace) -> dict[str, Any]:
-    """The key with which backends sign JWTs, with its id and the workspace's name."""
+    """The key with which backends sign JWTs, as JSON with its id and the workspace's name."""
     key = workspace.refresh().keys[0]
     return {"kid": key.id, "secret": key.secret, "algorithm": "HS256", "workspace_id": workspace.name}
 
 
 def rotate(workspace: Workspace, overlap: int) -> dict[str, Any]:
-    """Sign with a new key from now on; JWTs of the old ones are accepted for `overlap` more seconds."""
+    """Sign with a new key from now on. JWTs of older keys are accepted for another `overlap` seconds."""
     if not 0 <= overlap <= MAX_OVERLAP_SECONDS:
-        raise RookeryError(BAD_SCOPE, f"the overlap lies between 0 and {MAX_OVERLAP_SECONDS} seconds")
+        raise RookeryError(BAD_SCOPE, f"the overlap is between 0 and {MAX_OVERLAP_SECONDS} seconds")
     with workspace.changes:
         now = int(time.time())
         keys = workspace.refresh().keys
-        gone = [k.id for k in keys if k.retires is not None and k.retires <= now]
+        expired = [k.id for k in keys if k.retires is not None and k.retires <= now]
         retiring = {
             k.id: {"secret": k.secret, "retires": now + overlap}
             for k in keys
-            if k.retires is None and k.id not in gone
+            if k.retires is None and k.id not in expired
         }
         fresh = SigningKey.new()
         workspace.registry.write("key", {**retiring, fresh.id: {"secret": fresh.secret, "retires": None}})
-        workspace.registry.remove("key", gone)
+        workspace.registry.remove("key", expired)
         workspace.refresh()
         return signing_key(workspace)
 
 
 def grant_declared(workspace: Workspace, project: Project) -> None:
-    """Make the tokens that files declare; one name collects the scopes of several files."""
+    """Create the tokens that files declare. Declarations of the same name in several files add up to one token.
+
+    A token of that name that was created by hand stays as it is.
+    """
     wanted: dict[str, list[Scope]] = {}
     for source in project.datasources.values():
         for declared in source.tokens:
@@ -219,8 +238,8 @@ def grant_declared(workspace: Workspace, project: Project) -> None:
     snapshot = workspace.current
     for name, scopes in wanted.items():
         known = _by_name(snapshot, name)
-        fixed = tuple({_key(s): s for s in scopes}.values())
+        distinct = tuple({_key(s): s for s in scopes}.values())
         if known is None:
-            _store(workspace, StaticToken(name, fixed, None, secrets.token_hex(12), "file"))
-        elif known.origin == "file" and set(map(_key, known.scopes)) != set(map(_key, fixed)):
-            _store(workspace, StaticToken(name, fixed, None, known.nonce, "file"))
+            _store(workspace, StaticToken(name, distinct, None, secrets.token_hex(12), "file"))
+        elif known.origin == "file" and set(map(_key, known.scopes)) != set(map(_key, distinct)):
+            _store(workspace, StaticToken(name, distinct, None, known.nonce, "file"))

@@ -1,4 +1,4 @@
-"""Replacing views whose SQL this release writes differently, without touching what they have delivered."""
+"""Replacing views whose SQL this release spells differently. Their targets keep what they have delivered."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import structlog
 from engine.compiler.build import Build
 from engine.compiler.views import POOL_READER, WORKSPACE_READER, pipe_views
 from engine.control.planning import desired_schema
-from engine.fanout.suspended_views import SUSPENDED_KIND as SUSPENDED
+from engine.fanout.suspended_views import SUSPENDED_KIND
 from engine.schema import Name, Schema, View
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema
@@ -22,14 +22,15 @@ NOTE_KIND = "respelling"
 
 
 def upgrade_views(workspace: Workspace) -> None:
-    """Bring views to the SQL of this release. It delivers the same rows, so no target changes.
+    """Replace views of an earlier release by the SQL of this one. Both deliver the same rows, so no target changes.
 
-    This runs before the first insert. A view that is noted and gone was dropped by a start that was interrupted.
+    This runs before the first insert, so no row is missed while a view is dropped. A noted view that does not exist
+    was dropped by a start that was interrupted.
     """
     desired = desired_schema(workspace.current.build, workspace.current)
     live = read_schema(workspace.warehouse, workspace.name).views
     noted = workspace.registry.read(NOTE_KIND)
-    _respell_notes(workspace, desired)
+    _update_suspended_notes(workspace, desired)
     replaced = []
     for name, view in desired.views.items():
         current = live.get(name)
@@ -50,36 +51,40 @@ def upgrade_views(workspace: Workspace) -> None:
     workspace.registry.remove(NOTE_KIND, [v.name.sql() for v in replaced])
 
 
-def _respell_notes(workspace: Workspace, desired: Schema) -> None:
-    """Notes about suspended views name the spelling that is wanted again."""
+def _update_suspended_notes(workspace: Workspace, desired: Schema) -> None:
+    """Bring the fingerprints in notes about suspended views to this release's spelling.
+
+    With the old spelling, a note would no longer match its view, and the target would be recomputed.
+    """
     changed = {}
-    for key, note in workspace.registry.read(SUSPENDED).items():
+    for key, note in workspace.registry.read(SUSPENDED_KIND).items():
         database, _, name = key.partition(".")
         view = desired.views.get(Name(database, name))
         noted = str(note.get("fingerprint", ""))
         if view is not None and view.mark is not None and _query(view.mark.fingerprint) == _query(noted):
             changed[key] = {**note, "fingerprint": view.mark.fingerprint}
     if changed:
-        workspace.registry.write(SUSPENDED, changed)
+        workspace.registry.write(SUSPENDED_KIND, changed)
 
 
 def _query(fingerprint: str) -> str:
+    """The part of a fingerprint that stands for the query; the other part stands for its spelling."""
     return fingerprint.partition(":")[0]
 
 
 def _is_older(view: View, current: View) -> bool:
-    """Whether a live view has the query of the desired one in another spelling."""
+    """Whether a live view has the query of the desired one in the spelling of an earlier release."""
     if view.mark is None or current.mark is None:
         return False
-    wanted, found = view.mark.fingerprint, current.mark.fingerprint
-    return wanted != found and _query(wanted) == _query(found) and set(view.columns) == set(current.columns)
+    wanted, present = view.mark.fingerprint, current.mark.fingerprint
+    return wanted != present and _query(wanted) == _query(present) and set(view.columns) == set(current.columns)
 
 
 def _without(build: Build, view: View, tenants: tuple[str, ...]) -> View:
-    """A view that tenants share, without the rows of some of them."""
+    """A shared view that leaves out some tenants; the view itself if there are none."""
     pipe = build.pipes.get(view.mark.resource) if view.mark else None
     if not tenants or view.mark is None or pipe is None or pipe.target is None:
         return view
     reader = replace(POOL_READER if pipe.target.per_tenant else WORKSPACE_READER, without=tenants)
-    made = next(v for v in pipe_views(build, pipe, pipe.target, reader) if v.name == view.name)
-    return replace(made, mark=replace(view.mark, without=tenants))
+    narrowed = next(v for v in pipe_views(build, pipe, pipe.target, reader) if v.name == view.name)
+    return replace(narrowed, mark=replace(view.mark, without=tenants))

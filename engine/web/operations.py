@@ -10,8 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from engine import observe
-from engine.control import fanout_status, metrics
-from engine.control.doctor import derived_tables, run
+from engine.control import doctor, fanout_status, metrics
 from engine.errors import RookeryError
 from engine.web.bodies import NoBody, RepairBody, body_as
 from engine.web.control import admin, in_thread
@@ -62,10 +61,10 @@ async def doctor_route(request: Request) -> Response:
     services = admin(request, *(() if request.method == "POST" else ("deep",)))
     if request.method == "POST":
         body = await body_as(RepairBody, request)
-        work = partial(derived_tables.repair, services.workspace, body.allow)
+        work = partial(doctor.repair, services.workspace, body.allow)
         return JSONResponse(await in_thread(services, work))
     deep = flag(request.query_params.get("deep"), False, "deep")
-    report = await in_thread(services, partial(run.examine, services.workspace, deep=deep))
+    report = await in_thread(services, partial(doctor.examine, services.workspace, deep=deep))
     return JSONResponse(report.as_dict())
 
 

@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from engine.control import materialize, push
+from engine.control.pushed_files import files_of
 from engine.web.bodies import MaterializeBody, PushBody, body_as
 from engine.web.control import admin, in_thread, with_progress
 
@@ -26,7 +27,7 @@ async def push_route(request: Request) -> Response:
         with_dependencies=body.with_dependencies,
         skip_backfill=frozenset(body.skip_backfill),
     )
-    sources = push.sources_of(body.sent_files())
+    sources = files_of(body.sent_files())
 
     def work(progress: Any) -> Any:
         return push.push(services.workspace, sources, options, progress).as_dict()
@@ -38,15 +39,8 @@ async def materialize_route(request: Request) -> Response:
     """`POST /v0/materialize`: propose the files of a materialized pipe and its target. Changes nothing."""
     services = admin(request)
     body = await body_as(MaterializeBody, request, services.workspace.settings.max_body)
-    work = partial(
-        materialize.propose,
-        services.workspace,
-        push.sources_of(body.sent_files()),
-        body.pipe,
-        body.target,
-        node=body.node,
-        per_tenant=body.per_tenant,
-    )
+    proposed = materialize.MaterializeRequest(body.pipe, body.target, body.node, body.per_tenant)
+    work = partial(materialize.propose, services.workspace, files_of(body.sent_files()), proposed)
     return JSONResponse((await in_thread(services, work)).as_dict())
 
 

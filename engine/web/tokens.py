@@ -41,7 +41,8 @@ async def tokens_route(request: Request) -> Response:
             raise RookeryError(BAD_REQUEST, "a static token cannot have `limits`", hint="mint a JWT by setting `ttl`")
         work = partial(tokens.create, services.workspace, name, scopes, body.tenant)
     else:
-        work = partial(tokens.mint, services.workspace, name, scopes, body.tenant, lifetime, rps)
+        jwt = tokens.JwtRequest(name, tuple(scopes), body.tenant, lifetime, rps)
+        work = partial(tokens.mint, services.workspace, jwt)
     return JSONResponse(await in_thread(services, work))
 
 

@@ -116,7 +116,7 @@ def test_a_tenant_on_whose_rows_a_shared_view_fails_is_told(tmp_path: Path) -> N
         assert "exclude some tenants" in cli("fanout", "status").out
         listed = {t["id"]: t["error"] for t in cli("tenant", "ls", "--json").json}
         assert [t for t, error in listed.items() if error] == ["2"]
-        assert "goes on without tenant 2" in cli("doctor", code=8).out
+        assert "left out tenant 2" in cli("doctor", code=8).out
         before = server.sql("SELECT sum(share) AS s FROM shares")
         assert "RK3012" in cli("fanout", "repair", code=1).err
         assert [w["code"] for w in cli("fanout", "repair", "--json", code=1).json["warnings"]] == ["RK3012"]

@@ -238,9 +238,9 @@ def test_a_file_that_is_wrong_changes_nothing(cli: Cli, server: Server) -> None:
     assert server.done("GET", "/v0/workspace") == before
 
 
-def test_a_name_that_allows_nothing_is_told(cli: Cli, server: Server) -> None:
+def test_a_name_that_allows_nothing_is_a_warning(cli: Cli, server: Server) -> None:
     outcome = cli("push", "--dry-run", "--allow-destructive", "usge", "--allow-destructive", "usage")
-    assert "nothing is named `usge`" in outcome.err
+    assert "RK3007" in outcome.err and "`usge`" in outcome.err
     assert "did you mean `usage`?" in outcome.err
     assert "named `usage`" not in outcome.err
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.control.doctor.run import examine
+from engine.control.doctor import examine
 from tests.control.test_detached_in_nests import DAYS, EVENTS
 from tests.fanout.house import house
 

@@ -9,10 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from engine.control.doctor import run
+from engine.control.doctor import examination, examine, repair
 from engine.control.doctor.comparable_columns import ComparableColumns, comparable_columns
-from engine.control.doctor.derived_tables import repair
-from engine.control.doctor.run import examine
 from engine.schema import Name
 from tests.fanout.house import House, house
 
@@ -222,7 +220,7 @@ def test_what_the_source_has_lost_is_reported_and_left_alone(world: tuple[House,
 
 def test_columns_that_cannot_be_compared_are_told(world: tuple[House, Rows]) -> None:
     home, _ = world
-    live = run._patient(home.workspace).live.tables
+    live = examination.context_of(home.workspace).live.tables
     shape = comparable_columns(live[Name("main", "states")])
     assert isinstance(shape, ComparableColumns)
     assert {name for name, _ in shape.skipped} == {"some", "middle"}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.control.doctor.derived_tables import repair
-from engine.control.doctor.run import examine
+from engine.control.doctor import examine, repair
 from tests.fanout.house import House, house
 
 NAMES = ("one", "k", "h", "t", "v0", "e", "a", "u")

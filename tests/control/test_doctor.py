@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from engine.control import fanout_status
-from engine.control.doctor import checks, run, tenant_copies
+from engine.control.doctor import deep_checks, examination, storage_checks
 from engine.control.doctor.findings import ERROR, WARNING, Context, Finding
 from engine.control.push import push
 from engine.fanout.offsets import Offset
@@ -25,7 +25,7 @@ WINDOW = "non_replicated_deduplication_window"
 
 
 def found(world: World, check: str, *, deep: bool = False) -> list[Finding]:
-    return [f for f in run.examine(world.workspace, deep=deep).findings if f.check == check]
+    return [f for f in examination.examine(world.workspace, deep=deep).findings if f.check == check]
 
 
 def one(world: World, check: str, *, deep: bool = False) -> Finding:
@@ -34,7 +34,7 @@ def one(world: World, check: str, *, deep: bool = False) -> Finding:
 
 
 def assert_healthy(world: World) -> None:
-    assert run.examine(world.workspace, deep=True).findings == ()
+    assert examination.examine(world.workspace, deep=True).findings == ()
 
 
 @contextmanager
@@ -49,12 +49,12 @@ def broken(world: World, harm: str, remedy: str) -> Iterator[None]:
 
 
 def test_a_sound_workspace_is_healthy(world: World) -> None:
-    shallow = run.examine(world.workspace)
-    deep = run.examine(world.workspace, deep=True)
+    shallow = examination.examine(world.workspace)
+    deep = examination.examine(world.workspace, deep=True)
     assert shallow.findings == deep.findings == ()
     assert deep.healthy
-    assert set(deep.checks) == {*run.WITHOUT_CHANGES, *run.AT_ANY_TIME, *run.DEEP, "drift"}
-    assert set(deep.checks) - set(shallow.checks) == set(run.DEEP)
+    assert set(deep.checks) == {*examination.WITHOUT_CHANGES, *examination.AT_ANY_TIME, *examination.DEEP, "drift"}
+    assert set(deep.checks) - set(shallow.checks) == set(examination.DEEP)
 
 
 def test_a_landing_window_that_is_too_small(world: World) -> None:
@@ -66,15 +66,15 @@ def test_a_landing_window_that_is_too_small(world: World) -> None:
         finding = one(world, "landing-layout")
         assert (finding.level, finding.object) == (ERROR, "main.events")
         assert "is 5, and 1000 is needed" in finding.message
-        assert not run.examine(world.workspace).healthy
+        assert not examination.examine(world.workspace).healthy
 
 
 def seen_as(world: World, change: Callable[[Table], Table]) -> Context:
     """The workspace as if the live table of `events` were another."""
-    patient = run._patient(world.workspace)
+    context = examination.context_of(world.workspace)
     name = Name("main", "events")
-    tables = {**patient.live.tables, name: change(patient.live.tables[name])}
-    return replace(patient, live=Schema(patient.live.databases, tables, patient.live.views))
+    tables = {**context.live.tables, name: change(context.live.tables[name])}
+    return replace(context, live=Schema(context.live.databases, tables, context.live.views))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def seen_as(world: World, change: Callable[[Table], Table]) -> Context:
     ],
 )
 def test_a_landing_table_that_is_no_log(world: World, change: Callable[[Table], Table], words: str) -> None:
-    (finding,) = checks.landing_layout(seen_as(world, change))
+    (finding,) = storage_checks.landing_layout(seen_as(world, change))
     assert (finding.level, finding.object) == (ERROR, "main.events")
     assert words in finding.message
 
@@ -169,7 +169,7 @@ def test_rows_that_come_in_meanwhile_are_no_difference(world: World) -> None:
     try:
         for _ in range(3):
             before = len(sent)
-            assert run.examine(world.workspace, deep=True).findings == ()
+            assert examination.examine(world.workspace, deep=True).findings == ()
             assert len(sent) > before, "no rows came in meanwhile"
     finally:
         stop.set()
@@ -186,7 +186,7 @@ def test_a_view_of_somebody_else(world: World) -> None:
     ):
         finding = one(world, "foreign-view")
         assert (finding.level, finding.object) == (WARNING, "elsewhere.listening")
-        assert run.examine(world.workspace).healthy, "a warning"
+        assert examination.examine(world.workspace).healthy, "a warning"
 
 
 def test_objects_that_nobody_wants(world: World) -> None:
@@ -241,7 +241,7 @@ def test_cursors_beyond_the_head_and_of_nobody(world: World) -> None:
     assert ["tenant 1 is at block 1000000" in f.message for f in findings] == [True, False, False]
     journal.delete("clicks", ["99", "1"])
     journal.write("clicks", replace(main, at=1_000_000))
-    assert "the main cursor" in one(world, "cursor").message
+    assert "the main group" in one(world, "cursor").message
     journal.write("clicks", main)
     assert_healthy(world)
 
@@ -288,7 +288,7 @@ def test_rows_in_quarantine(world: World) -> None:
 
 
 def test_too_many_parts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "MAX_PARTS_PER_PARTITION", 2)
+    monkeypatch.setattr(storage_checks, "MAX_PARTS_PER_PARTITION", 2)
     world.execute("SYSTEM STOP MERGES main.events")
     for units in (1, 2):
         world.send("events", rows(units))
@@ -297,7 +297,7 @@ def test_too_many_parts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_while_a_change_is_under_way_the_rest_is_examined(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "CHANGE_TIMEOUT_SECONDS", 0.05)
+    monkeypatch.setattr(examination, "CHANGE_TIMEOUT_SECONDS", 0.05)
     begun, over = threading.Event(), threading.Event()
 
     def change() -> None:
@@ -309,13 +309,13 @@ def test_while_a_change_is_under_way_the_rest_is_examined(world: World, monkeypa
     changing.start()
     begun.wait(30)
     try:
-        examination = run.examine(world.workspace)
+        report = examination.examine(world.workspace)
         assert changing.is_alive(), "it has waited for the change"
     finally:
         over.set()
         changing.join()
-    assert [(f.check, f.level) for f in examination.findings] == [("busy", WARNING)]
-    assert set(examination.checks) == set(run.AT_ANY_TIME)
+    assert [(f.check, f.level) for f in report.findings] == [("busy", WARNING)]
+    assert set(report.checks) == set(examination.AT_ANY_TIME)
 
 
 def test_parts_that_are_detached_and_attached(world: World) -> None:
@@ -347,5 +347,5 @@ def test_a_copy_is_compared_by_the_rows_that_its_ttl_leaves(world: World) -> Non
         ("timestamp - toIntervalDay(90)", []),
         ("timestamp + toIntervalDay(90) DELETE WHERE units > 5", [WARNING]),
     ]:
-        patient = seen_as(world, lambda t, ttl=ttl: replace(t, ttl=ttl))  # type: ignore[misc]
-        assert [f.level for f in tenant_copies.copies(patient)] == levels, ttl
+        context = seen_as(world, lambda t, ttl=ttl: replace(t, ttl=ttl))  # type: ignore[misc]
+        assert [f.level for f in deep_checks.copies(context)] == levels, ttl

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from engine.control import tenants
-from engine.control.doctor.run import examine
+from engine.control import erasure, tenants
+from engine.control.doctor import examine
 from engine.control.regroup import incomplete_groups
 from engine.errors import RookeryError
 from tests.fanout.house import House, house
@@ -62,7 +62,7 @@ def test_groups_whose_source_has_expired_need_permission(tmp_path: Path) -> None
         tenants.remove(home.workspace, "2", purge=True, allow=["totals"])
         assert home.rows(SUMS) == [(2099, 10)]
         assert "2" not in home.workspace.refresh().tenants
-        assert home.workspace.registry.read(tenants.ERASURE_KIND) == {}
+        assert home.workspace.registry.read(erasure.ERASURE_KIND) == {}
         # No group has rows of tenant 3 any more, so nothing can be lost.
         tenants.remove(home.workspace, "3", purge=True)
 
@@ -89,7 +89,7 @@ def test_an_erasure_that_was_interrupted_needs_no_permission_and_keeps_the_other
     with house(tmp_path) as home:
         _fill(home, "")
         with monkeypatch.context() as patched:
-            patched.setattr(tenants, "recompute_groups", _killed)
+            patched.setattr(erasure, "recompute_groups", _killed)
             patched.setattr(tenants.RegistryJournal, "record_consumed", _killed)
             with pytest.raises(KeyboardInterrupt):
                 tenants.remove(home.workspace, "3", purge=True)
@@ -107,10 +107,10 @@ def test_an_erasure_that_was_interrupted_is_named_with_the_command_that_finishes
         home.append([{"tenant_id": 7, "at": "2024-01-15", "n": 1}])
         for tenant in ("3", "7"):
             with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-                patched.setattr(tenants, "delete_rows", _killed)
+                patched.setattr(erasure, "delete_rows", _killed)
                 tenants.remove(home.workspace, tenant, purge=True)
             with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-                patched.setattr(tenants, "delete_rows", _killed)
+                patched.setattr(erasure, "delete_rows", _killed)
                 tenants.remove(home.workspace, tenant, purge=True)
             (found,) = [f for f in examine(home.workspace).findings if f.check == "unfinished-tenant"]
             assert (found.object, found.hint) == (f"tenant {tenant}", f"rookery tenant rm {tenant} --purge")

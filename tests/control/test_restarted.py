@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.control.doctor.derived_tables import repair
-from engine.control.doctor.run import examine
+from engine.control.doctor import examine, repair
 from tests.fanout.house import House, house
 
 OWN, POOLED = ("1",), ("8", "9")

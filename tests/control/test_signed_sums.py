@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engine.control.doctor.derived_tables import repair
+from engine.control.doctor import examine, repair
 from engine.control.doctor.findings import ERROR
-from engine.control.doctor.run import examine
 from tests.fanout.house import House, house
 
 EVENTS = """

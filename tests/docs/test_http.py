@@ -65,7 +65,7 @@ def test_metrics_are_documented() -> None:
 
 
 def test_every_check_of_the_doctor_is_documented() -> None:
-    from engine.control.doctor import run
+    from engine.control.doctor import examination
 
     documented = {name for cell, _ in rows(TEXT, "Doctor") for name in re.findall(r"`([^`]+)`", cell)}
-    assert documented == {*run.WITHOUT_CHANGES, *run.AT_ANY_TIME, *run.DEEP, "drift"}
+    assert documented == {*examination.WITHOUT_CHANGES, *examination.AT_ANY_TIME, *examination.DEEP, "drift"}

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from engine.control.deferred_views import deferred_of
-from engine.control.doctor.run import examine
+from engine.control.doctor import examine
 from engine.control.push import push
 from engine.errors import VIEW_WAITS
 from engine.workspace.journal import DEFERRED_KIND

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.control.doctor.run import examine
+from engine.control.doctor import examine
 from engine.project.lifetimes import expiry_expressions
 from tests.fanout.house import house
 from tests.fanout.test_expired import files

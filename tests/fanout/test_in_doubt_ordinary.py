@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.control.doctor.run import examine
+from engine.control.doctor import examine
 from engine.control.push import PushOptions, push
 from engine.errors import IN_DOUBT, OVERLOADED, RookeryError
 from engine.fanout.startup_recovery import complete

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.control.doctor.run import examine
+from engine.control.doctor import examine
 from engine.control.push import PushOptions, push
 from engine.errors import RookeryError
 from engine.fanout.startup_recovery import complete

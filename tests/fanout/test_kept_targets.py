@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.control.doctor.derived_tables import repair
-from engine.control.doctor.run import examine
+from engine.control.doctor import examine, repair
 from engine.control.push import PushOptions, PushResult, push
 from engine.errors import RookeryError
 from engine.workspace.snapshot import DeployedFile

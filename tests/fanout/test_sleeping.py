@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engine.control import push, tenants
-from engine.control.doctor.run import examine
+from engine.control.doctor import examine
 from engine.control.recovery import finish
 from engine.fanout.landing_log import nest_copies
 from engine.warehouse import ddl

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from engine.control import tenants
-from engine.control.doctor import run
+from engine.control.doctor import examination
 from engine.errors import RookeryError
 from engine.query.executor import Queries
 from engine.query.request import QueryRequest
@@ -200,7 +200,7 @@ def test_groups_are_shown_from_enough_tenants_on_and_erasure_is_exact(home: Hous
             assert _asked(home, compare, who) == _expected(rows), step
         hidden += len(rows) - len(_expected(rows))
     assert hidden and _expected(rows)
-    assert [f for f in run.examine(home.workspace, deep=True).findings if "popular" in f.object] == []
+    assert [f for f in examination.examine(home.workspace, deep=True).findings if "popular" in f.object] == []
 
 
 def test_no_query_tells_of_a_group_that_is_not_shown(home: House) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from engine.compiler import storage
 from engine.compiler.scope import Scope
-from engine.control.doctor import run
+from engine.control.doctor import examination
 from engine.errors import ONE_TENANT_FOR_ALL, POOLED_ONLY, UNDECLARED_SHARE, Problems, RookeryError
 from engine.schema import Name
 from engine.warehouse import ddl
@@ -347,7 +347,7 @@ def test_what_is_deployed_goes_on_and_is_found(workspace: Workspace) -> None:
         result = pushed(legacy, LEGACY)
         assert [w.code for w in result.warnings] == [UNDECLARED_SHARE]
         assert pushed(legacy, {**LEGACY, "other": "sql: SELECT 1 AS x\n"}).applied
-        (finding,) = [f for f in run.examine(legacy).findings if f.check == "undeclared-share"]
+        (finding,) = [f for f in examination.examine(legacy).findings if f.check == "undeclared-share"]
         assert finding.object == "made" and "`shared: true` in made.yaml" in (finding.hint or "")
         for changed in ("made", "pipe"):
             text = LEGACY[changed] + "description: changed\n"
@@ -357,7 +357,7 @@ def test_what_is_deployed_goes_on_and_is_found(workspace: Workspace) -> None:
         with pytest.raises(Problems, match="RK2014"):
             pushed(legacy, new)
         assert not pushed(legacy, {"made": "shared: true\n" + TARGET}).warnings
-        assert "undeclared-share" not in [f.check for f in run.examine(legacy).findings]
+        assert "undeclared-share" not in [f.check for f in examination.examine(legacy).findings]
         with pytest.raises(Problems, match="RK2014"):
             pushed(legacy, {"made": TARGET})
     finally:

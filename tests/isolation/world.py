@@ -298,7 +298,8 @@ class World:
 
     def token(self, *scopes: Scope | str, tenant: str | None = None) -> str:
         """A JWT of one hour."""
-        return str(tokens.mint(self.workspace, "a test", parsed(scopes), tenant, 3600)["token"])
+        jwt = tokens.JwtRequest("a test", tuple(parsed(scopes)), tenant, 3600)
+        return str(tokens.mint(self.workspace, jwt)["token"])
 
     def signed(self, *scopes: Scope | str, tenant: str | None = None) -> str:
         """A JWT that a backend with the key has signed, which is not looked at before it is used."""

@@ -1,10 +1,13 @@
-"""What of a derived table can be compared: its key, and for each other column what merges leave unchanged."""
+"""How the rows of a derived table are compared: by sorting key, with one aggregate for each other column.
+
+The aggregates have the same value before and after the engine merges rows.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from engine.schema import Column, Table, quote
 
@@ -14,9 +17,9 @@ UNSTABLE = re.compile(
     r"windowFunnel|retention|deltaSum\w*|largestTriangle\w*|exponential\w+|kolmogorov\w*|entropy|sparkbar)"
     r"(If|Array|OrNull|OrDefault|Distinct|State|Merge)*"
 )
-"""Aggregate functions whose result depends on the order of rows, or is approximate by it."""
+"""Aggregate functions whose result, exact or approximate, depends on the order of rows."""
 ADDITIVE = ("count", "countIf")
-"""Aggregate functions whose result only grows with more rows; so does a sum of unsigned numbers."""
+"""Aggregate functions whose result only grows with more rows. A sum of unsigned numbers does so as well."""
 IDEMPOTENT = (
     "uniq",
     "uniqExact",
@@ -31,79 +34,104 @@ IDEMPOTENT = (
     "groupBitAnd",
     "groupBitOr",
 )
-"""Aggregate functions that a row which is counted twice does not change: they hold a row, or they do not."""
+"""Aggregate functions whose result does not change when a row is added a second time."""
 _STATE = re.compile(r"(Simple)?AggregateFunction\((.*)\)")
 _RULES = re.compile(r"\b(?:DELETE|WHERE|GROUP|SET|TO|RECOMPRESS)\b", re.IGNORECASE)
+"""Keywords of TTLs that do more than remove rows at one moment."""
 _NUMBER = re.compile(r"(?:Nullable\()?(U?)(?:Int\d+|Float\d+|Decimal)")
-_TIME = "toDateTime64({}, 0) > {} + 3600"
+_EXPIRES_LATER = "toDateTime64({}, 0) > {} + 3600"
+"""SQL condition: a TTL expression is more than an hour after a moment."""
 
 
 @dataclass(frozen=True, slots=True)
 class ComparableColumns:
-    """A table as it is compared.
-
-    `key` is SQL of the sorting key's values as bytes, which tell times apart that clocks show twice; `text` is SQL of
-    the key for people. `values` are SQL aggregates over the rows of one key by column. Numbers of `additive` columns
-    only grow with more rows; of two values of an `idempotent` one, merging them tells whether one holds the other.
-    For a `floor` column it is only known that the table holds at least what the source gives. `skipped` are columns
-    that are not compared, with the reason. `living` is a condition of rows that the table's TTL does not remove soon.
-    """
+    """The SQL with which a table is compared."""
 
     key: str
+    """The sorting key's values as bytes, which distinguish times that a clock shows twice."""
     values: tuple[tuple[str, str], ...]
+    """Columns with the aggregate over the rows of one key."""
     additive: frozenset[str]
+    """Columns whose value is a number that only grows with more rows."""
     skipped: tuple[tuple[str, str], ...]
+    """Columns that are not compared, with the reason."""
     living: str = "1"
+    """A condition: the table's TTL does not remove the row soon."""
     text: str = "''"
+    """The key as text, for messages."""
     zeros: bool = False
     """Whether a merge may remove keys whose values are all 0."""
     idempotent: frozenset[str] = frozenset()
+    """Columns of which merging two values shows whether one contains the other."""
     floor: frozenset[str] = frozenset()
+    """Columns for which the source gives a lower limit only."""
 
     @property
     def growing(self) -> frozenset[str]:
-        """Columns that tell a shortage whatever the source has lost."""
+        """Columns that prove a shortage even if the source has lost rows."""
         return self.additive | self.idempotent
 
     @property
     def merges_again(self) -> bool:
-        """Whether rows that are delivered twice change no value."""
+        """Whether rows can be delivered twice without changing any value."""
         return all(name in self.idempotent for name, _ in self.values)
 
 
+@dataclass(slots=True)
+class _Classified:
+    """The columns of a table, while they are classified."""
+
+    values: list[tuple[str, str]] = field(default_factory=list)
+    additive: set[str] = field(default_factory=set)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    idempotent: set[str] = field(default_factory=set)
+
+
 def comparable_columns(table: Table) -> ComparableColumns | str:
-    """How a table is compared, or why it cannot be."""
+    """How a table is compared, or the reason why it cannot be."""
     alive = living(table.ttl)
     if alive is None:
-        return f"its TTL ({table.ttl}) is more than one moment"
+        return f"its TTL ({table.ttl}) is not a single moment"
     if " DESC" in table.sorting_key:
         return "its sorting key is in descending order"
-    keys, columns = listed(table.sorting_key), columns_of(table)
-    kind, _, arguments = table.engine.partition("(")
-    named = {k.strip("`") for k in keys}
-    others = [c for c in columns if c.name not in named]
-    parts = _Parts([], set(), [], set())
-    if kind == "MergeTree":
-        _rows(parts, columns)
-    elif kind in ("SummingMergeTree", "AggregatingMergeTree"):
-        _merged(parts, others, _split(arguments.rstrip(")").strip("() ")) if kind[0] == "S" else None)
-    elif kind == "ReplacingMergeTree":
-        _replaced(parts, others, _split(arguments.rstrip(")")))
-    elif kind in ("CollapsingMergeTree", "VersionedCollapsingMergeTree"):
-        _collapsed(parts, others, _split(arguments.rstrip(")"))[0])
-    else:
-        return f"its engine is {kind}"
+    engine = table.engine.partition("(")[0]
+    classified = _classify(table)
+    if classified is None:
+        return f"its engine is {engine}"
+    keys = listed(table.sorting_key)
     key = ", ".join(keys)
     return ComparableColumns(
         f"formatRow('RowBinary', {key})" if keys else "''",
-        tuple(parts.values),
-        frozenset(parts.additive),
-        tuple(parts.skipped),
+        tuple(classified.values),
+        frozenset(classified.additive),
+        tuple(classified.skipped),
         alive,
         f"toString(tuple({key}))" if keys else "''",
-        kind == "SummingMergeTree",
-        frozenset(parts.idempotent),
+        engine == "SummingMergeTree",
+        frozenset(classified.idempotent),
     )
+
+
+def _classify(table: Table) -> _Classified | None:
+    """Classify the columns by what the table's engine does when it merges rows; None for any other engine."""
+    engine, _, arguments = table.engine.partition("(")
+    columns = columns_of(table)
+    keys = {k.strip("`") for k in listed(table.sorting_key)}
+    others = [c for c in columns if c.name not in keys]
+    classified = _Classified()
+    if engine == "MergeTree":
+        _classify_plain(classified, columns)
+    elif engine == "SummingMergeTree":
+        _classify_merged(classified, others, _split(arguments.rstrip(")").strip("() ")))
+    elif engine == "AggregatingMergeTree":
+        _classify_merged(classified, others, None)
+    elif engine == "ReplacingMergeTree":
+        _classify_replaced(classified, others, _split(arguments.rstrip(")")))
+    elif engine in ("CollapsingMergeTree", "VersionedCollapsingMergeTree"):
+        _classify_collapsed(classified, others, _split(arguments.rstrip(")"))[0])
+    else:
+        return None
+    return classified
 
 
 def listed(key: str) -> list[str]:
@@ -114,99 +142,95 @@ def listed(key: str) -> list[str]:
 
 
 def columns_of(table: Table) -> list[Column]:
-    """The columns of a table that its author knows and rows bring."""
-    kinds = ("MATERIALIZED", "ALIAS", "EPHEMERAL")
-    return [c for c in table.columns if not c.hidden and c.default_kind not in kinds]
+    """The columns of a table that its file declares and that rows contain."""
+    computed = ("MATERIALIZED", "ALIAS", "EPHEMERAL")
+    return [c for c in table.columns if not c.hidden and c.default_kind not in computed]
 
 
-@dataclass(slots=True)
-class _Parts:
-    values: list[tuple[str, str]]
-    additive: set[str]
-    skipped: list[tuple[str, str]]
-    idempotent: set[str]
+def _classify_plain(classified: _Classified, columns: list[Column]) -> None:
+    """MergeTree keeps rows unchanged: compare their number, and a sum of their hashes."""
+    hashed = [c for c in columns if not c.type.startswith("AggregateFunction(")]
+    classified.skipped += [(c.name, "a state that is not merged") for c in columns if c not in hashed]
+    classified.values.append(("rows", "count()"))
+    classified.additive.add("rows")
+    # A hash of NULL is NULL, which aggregates ignore; as text it counts.
+    texts = ", ".join(quote(c.name) for c in hashed)
+    classified.values.append(("contents", f"sum(cityHash64(formatRow('TSV', {texts})))"))
 
 
-def _rows(parts: _Parts, columns: list[Column]) -> None:
-    """Rows stay as they are: their number, and a sum of their hashes."""
-    plain = [c for c in columns if not c.type.startswith("AggregateFunction(")]
-    parts.skipped += [(c.name, "a state that is not merged") for c in columns if c not in plain]
-    parts.values.append(("rows", "count()"))
-    parts.additive.add("rows")
-    # A hash of a null is null; as text it counts.
-    texts = ", ".join(quote(c.name) for c in plain)
-    parts.values.append(("contents", f"sum(cityHash64(formatRow('TSV', {texts})))"))
-
-
-def _merged(parts: _Parts, columns: list[Column], summed: list[str] | None) -> None:
-    """Columns that a merge sums up (those that are named, or all numbers), and states of aggregates."""
+def _classify_merged(classified: _Classified, columns: list[Column], summed: list[str] | None) -> None:
+    """Aggregate states are merged. `summed` are the columns that SummingMergeTree adds up; empty: all numbers."""
     named = {s.strip("` ") for s in summed or () if s.strip("` ")}
     for column in columns:
-        name = quote(column.name)
         state = _STATE.fullmatch(column.type)
         number = _NUMBER.match(column.type)
         if state is not None:
-            function = _split(state[2])[0]
-            bare, _, parameters = function.partition("(")
-            if UNSTABLE.fullmatch(bare):
-                parts.skipped.append((column.name, f"{bare} depends on the order of rows"))
-                continue
-            if state[1]:
-                made = f"{bare}({name})"
-            else:
-                made = f"{bare}Merge" + (f"({parameters}" if parameters else "") + f"({name})"
-            made = f"arraySort({made})" if bare.startswith("groupUniqArray") else made
-            parts.values.append((column.name, made))
-            if bare in IDEMPOTENT:
-                parts.idempotent.add(column.name)
-            elif bare in ADDITIVE or (bare == "sum" and state[2].count("UInt") == 1):
-                parts.additive.add(column.name)
+            _classify_state(classified, column, state)
         elif summed is not None and number is not None and (not named or column.name in named):
-            parts.values.append((column.name, f"sum({name})"))
+            classified.values.append((column.name, f"sum({quote(column.name)})"))
             if number[1]:
-                parts.additive.add(column.name)
+                classified.additive.add(column.name)
         else:
-            parts.skipped.append((column.name, "a merge keeps the value of any row"))
+            classified.skipped.append((column.name, "a merge keeps the value of an arbitrary row"))
 
 
-def _replaced(parts: _Parts, columns: list[Column], arguments: list[str]) -> None:
-    """Of rows of one key the one with the highest version stays."""
+def _classify_state(classified: _Classified, column: Column, state: re.Match[str]) -> None:
+    """A column with aggregate states, or with a SimpleAggregateFunction."""
+    name = quote(column.name)
+    function, _, parameters = _split(state[2])[0].partition("(")
+    if UNSTABLE.fullmatch(function):
+        classified.skipped.append((column.name, f"{function} depends on the order of rows"))
+        return
+    if state[1]:
+        merged = f"{function}({name})"
+    else:
+        merged = f"{function}Merge" + (f"({parameters}" if parameters else "") + f"({name})"
+    merged = f"arraySort({merged})" if function.startswith("groupUniqArray") else merged
+    classified.values.append((column.name, merged))
+    if function in IDEMPOTENT:
+        classified.idempotent.add(column.name)
+    elif function in ADDITIVE or (function == "sum" and state[2].count("UInt") == 1):
+        classified.additive.add(column.name)
+
+
+def _classify_replaced(classified: _Classified, columns: list[Column], arguments: list[str]) -> None:
+    """ReplacingMergeTree keeps the row of each key with the highest version."""
     version = arguments[0].strip("` ") if arguments and arguments[0] else None
     for column in columns:
         if column.name == version:
-            parts.values.append((column.name, f"max({quote(column.name)})"))
-            parts.idempotent.add(column.name)
+            classified.values.append((column.name, f"max({quote(column.name)})"))
+            classified.idempotent.add(column.name)
         else:
-            parts.skipped.append((column.name, "rows of equal version replace each other in any order"))
+            classified.skipped.append((column.name, "rows of equal version replace each other in any order"))
 
 
-def _collapsed(parts: _Parts, columns: list[Column], sign: str) -> None:
-    """Pairs of rows of opposite sign go away together: sums with the sign stay."""
+def _classify_collapsed(classified: _Classified, columns: list[Column], sign: str) -> None:
+    """Collapsing engines remove pairs of rows with opposite signs; sums weighted by the sign stay the same."""
     sign = sign.strip("` ")
     for column in columns:
         if column.name == sign:
-            parts.values.append((column.name, f"sum({quote(sign)})"))
+            classified.values.append((column.name, f"sum({quote(sign)})"))
         elif _NUMBER.match(column.type) and not column.type.startswith("Nullable"):
-            parts.values.append((column.name, f"sum({quote(column.name)} * {quote(sign)})"))
+            classified.values.append((column.name, f"sum({quote(column.name)} * {quote(sign)})"))
         else:
-            parts.skipped.append((column.name, "only numbers can be summed with the sign"))
+            classified.skipped.append((column.name, "only numbers can be summed with the sign"))
 
 
 def living(ttl: str, now: str = "now()") -> str | None:
-    """A condition of rows that a TTL leaves for an hour; None if it is more than one moment."""
+    """A condition: the TTL keeps a row for at least another hour. None for a TTL that is not a single moment."""
     if not ttl:
         return "1"
     if _RULES.search(ttl) or len(_split(ttl)) != 1:
         return None
-    return _TIME.format(ttl, now)
+    return _EXPIRES_LATER.format(ttl, now)
 
 
 def _split(text: str) -> list[str]:
-    """Parts of a list of expressions, by commas outside brackets and quotes."""
-    return [part.strip() for part in _parts(text)]
+    """The expressions of a list, separated by commas outside brackets and quotes."""
+    return [expression.strip() for expression in _expressions(text)]
 
 
-def _parts(text: str) -> Iterator[str]:
+def _expressions(text: str) -> Iterator[str]:
     depth, start, quoted = 0, 0, ""
     for position, letter in enumerate(text):
         if quoted:

@@ -1,4 +1,4 @@
-"""Detached parts of derived tables: attached where their rows are missing, dropped where they are not."""
+"""Statements on the detached parts of a derived table."""
 
 from __future__ import annotations
 
@@ -13,24 +13,26 @@ from engine.schema import Name, literal
 from engine.warehouse.port import Value, Warehouse
 
 _PART = re.compile(r"(?:(?P<reason>[a-z][a-z-]*)_)?[^_]+(?:_\d+){3,4}(?:_try\d+)?")
-"""The name of a detached part: why the engine put it aside, its partition, blocks, level, and mutation."""
+"""The name of a detached part: why the engine detached it, its partition, blocks, level, and mutation."""
 ATTACHED, DROPPED, KEPT = "attached", "dropped", "kept"
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A detached part; `reason` is the engine's, and empty for a part that was detached by a statement."""
+    """A detached part."""
 
     name: str
     reason: str
+    """Why the engine detached it; empty if a statement did."""
 
 
 @dataclass(frozen=True, slots=True)
 class Detached:
-    """What was `done` with a detached part, and why."""
+    """What a repair did with a detached part, and why."""
 
     part: str
     done: str
+    """`attached`, `dropped` or `kept`."""
     why: str
 
     def as_dict(self) -> dict[str, Any]:
@@ -39,42 +41,49 @@ class Detached:
 
 def detached_of(warehouse: Warehouse, table: Name) -> list[Part]:
     """The detached parts of a table."""
-    where = "database = {d:String} AND table = {t:String}"
-    return listed(warehouse, where, {"d": table.database, "t": table.name}).get(table, [])
+    condition = "database = {d:String} AND table = {t:String}"
+    return detached_by_table(warehouse, condition, {"d": table.database, "t": table.name}).get(table, [])
 
 
-def listed(warehouse: Warehouse, where: str, bindings: Mapping[str, Value]) -> dict[Name, list[Part]]:
-    """Detached parts by table; `where` is a condition over `database` and `table`.
+def detached_by_table(warehouse: Warehouse, condition: str, bindings: Mapping[str, Value]) -> dict[Name, list[Part]]:
+    """Detached parts by table; `condition` is SQL over `database` and `table`.
 
-    The engine does not list those of tables that were loaded after its start, so their directories are read.
+    The engine does not list the parts of tables that were loaded after its start, so their directories are read.
     """
-    found: dict[Name, list[Part]] = {}
-    told = warehouse.query(
-        f"SELECT database, table, name, ifNull(reason, '') FROM system.detached_parts WHERE {where} ORDER BY ALL",
+    parts: dict[Name, list[Part]] = {}
+    result = warehouse.query(
+        f"SELECT database, table, name, ifNull(reason, '') FROM system.detached_parts WHERE {condition} ORDER BY ALL",
         bindings,
     )
-    for database, table, name, reason in told.rows:
-        found.setdefault(Name(database, table), []).append(Part(str(name), str(reason)))
+    for database, table, name, reason in result.rows:
+        parts.setdefault(Name(database, table), []).append(Part(str(name), str(reason)))
     if not warehouse.capabilities.lazy_tables:
-        return found
+        return parts
     paths = warehouse.query(
         "SELECT * FROM (SELECT database, name AS table, arrayJoin(data_paths) AS path FROM system.tables "
-        f"WHERE engine != 'MaterializedView') WHERE {where} ORDER BY ALL",
+        f"WHERE engine != 'MaterializedView') WHERE {condition} ORDER BY ALL",
         bindings,
     )
     for database, table, path in paths.rows:
-        directory, name = Path(str(path)) / "detached", Name(database, table)
-        parts = sorted(p.name for p in directory.iterdir()) if name not in found and directory.is_dir() else []
-        named = [_PART.fullmatch(part) for part in parts]
-        if any(named):
-            found[name] = [Part(match[0], match["reason"] or "") for match in named if match]
-    return found
+        owner = Name(database, table)
+        from_disk = _parts_in(Path(str(path)) / "detached") if owner not in parts else []
+        if from_disk:
+            parts[owner] = from_disk
+    return parts
+
+
+def _parts_in(directory: Path) -> list[Part]:
+    """The detached parts in a table's directory, from the names of its subdirectories."""
+    names = sorted(p.name for p in directory.iterdir()) if directory.is_dir() else []
+    matches = [_PART.fullmatch(name) for name in names]
+    return [Part(match[0], match["reason"] or "") for match in matches if match]
 
 
 def attach(warehouse: Warehouse, table: Name, part: Part) -> str | None:
-    """Attach a part, with the table's merges stopped: its new name, or None if the engine refuses it.
+    """Stop the table's merges and attach a part. Returns its new name, or None if the engine refuses the part.
 
-    The table must be kept from receiving rows meanwhile.
+    The caller holds inserts back: the new part is recognized as the only one that was not there before. Merges stay
+    stopped if the part was attached; `resume_merges` ends that.
     """
     warehouse.execute(f"SYSTEM STOP MERGES {table.sql()}")
     before = _parts(warehouse, table)
@@ -83,14 +92,14 @@ def attach(warehouse: Warehouse, table: Name, part: Part) -> str | None:
     except RookeryError:
         resume_merges(warehouse, table)
         return None
-    (made,) = _parts(warehouse, table) - before or {""}
-    if not made:
+    (attached,) = _parts(warehouse, table) - before or {""}
+    if not attached:
         resume_merges(warehouse, table)
-    return made or None
+    return attached or None
 
 
 def detach(warehouse: Warehouse, table: Name, part: str) -> None:
-    """Take a part out of a table again."""
+    """Detach a part again."""
     warehouse.execute(f"ALTER TABLE {table.sql()} DETACH PART {literal(part)}")
 
 

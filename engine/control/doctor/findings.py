@@ -1,4 +1,4 @@
-"""What an examination looks at, and what it finds."""
+"""What a check examines, and what it reports."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ WARNING: Literal["warning"] = "warning"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is not as it must be (`error`), or that somebody should know (`warning`)."""
+    """One problem: an `error` is wrong now, a `warning` will be, or deserves attention."""
 
     check: str
+    """The name of the check that found it."""
     level: Literal["error", "warning"]
     object: str
+    """What it concerns: a table, a view, a tenant, a file or the workspace."""
     message: str
     hint: str | None = None
+    """The remedy."""
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -42,7 +45,7 @@ def warning(check: str, object: Name | str, message: str, hint: str | None = Non
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The workspace as it should be and as it is."""
+    """The workspace at one moment: what should exist, and what does."""
 
     workspace: Workspace
     snapshot: Snapshot
@@ -56,14 +59,10 @@ class Context:
             if relation.kind == "landing" and table is not None:
                 yield relation, table
 
-    def nests(self) -> Iterator[tuple[Table, Table]]:
-        """Tables of nests that keep rows, as they should be, with the live ones."""
-        for name, table in sorted(self.desired.tables.items()):
+    def nest_tables(self) -> Iterator[tuple[Table, Table]]:
+        """Tables in nests that store rows, each as desired and as it is live."""
+        for name, desired in sorted(self.desired.tables.items()):
             live = self.live.tables.get(name)
-            if (
-                table.mark is not None
-                and table.mark.kind == "nest"
-                and live is not None
-                and table.engine != NULL_ENGINE
-            ):
-                yield table, live
+            in_nest = desired.mark is not None and desired.mark.kind == "nest"
+            if in_nest and live is not None and desired.engine != NULL_ENGINE:
+                yield desired, live

@@ -1,0 +1,110 @@
+"""Comparing, and on request repairing, all derived tables of a workspace in order of data flow."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+from engine.control.doctor.comparison import Comparison
+from engine.control.doctor.derived_tables import Derived, derived_tables
+from engine.control.doctor.determined_columns import determined_columns
+from engine.control.doctor.differences import (
+    DIFFERS,
+    EXCESSES,
+    MIXED,
+    MORE,
+    SURPLUS,
+    RepairOutcome,
+    count_keys,
+)
+from engine.control.doctor.findings import Context
+from engine.control.doctor.table_repair import TableRepair
+from engine.control.planning import desired_schema
+from engine.errors import UNKNOWN_RESOURCE, RookeryError
+from engine.plan.coverage import Coverage
+from engine.schema import Name
+from engine.warehouse.catalog import read_schema
+from engine.workspace.workspace import Workspace
+
+
+def repair(workspace: Workspace, allow: Collection[str] = ()) -> dict[str, Any]:
+    """Compare every copy and derived table with its source and deliver what is missing. Returns a report as JSON.
+
+    Differing keys are replaced where the source still has all of its rows. Rows that the source does not give are
+    removed only from tables named in `allow`, and only if the source is complete. Raises RK3007 for an unknown name.
+    """
+    with workspace.changes:
+        snapshot = workspace.refresh()
+        unknown = sorted({*allow} - {*snapshot.build.relations})
+        if unknown:
+            message = f"no resource is named `{unknown[0][:120]}`, so there is nothing to allow"
+            raise RookeryError(UNKNOWN_RESOURCE, message, hint="rookery datasource ls")
+        live = read_schema(workspace.warehouse, workspace.name)
+        context = Context(workspace, snapshot, live, desired_schema(snapshot.build, snapshot))
+        repaired = outcomes(context, repair=True, allow=allow)
+        return {"repaired": [_as_dict(o) for o in repaired if o.differences or o.uncompared or o.detached]}
+
+
+def outcomes(
+    context: Context, *, repair: bool = False, skip: Sequence[Name] = (), allow: Collection[str] = ()
+) -> Iterator[RepairOutcome]:
+    """Compare every derived table, and with `repair` also repair it.
+
+    Tables that are made from a table in `skip`, or from one that is wrong and stays so, are left out: a repair would
+    spread what is wrong there. Tables named in `allow` may lose what their sources do not give. A table that cannot
+    be read is an outcome as well.
+    """
+    wrong = {*skip}
+    for derived in derived_tables(context, copies=repair):
+        name = derived.table.name
+        if any(v.source in wrong for v in derived.views):
+            wrong.add(name)
+            continue
+        try:
+            outcome = _outcome(context, derived, repair=repair, excess=name.name in allow)
+        except RookeryError as exc:
+            yield RepairOutcome(name, uncompared=f"it cannot be read: {exc.detail or exc.message}"[:500])
+            continue
+        if outcome.stays_wrong(repaired=repair):
+            wrong.add(name)
+        yield outcome
+
+
+def _outcome(context: Context, derived: Derived, *, repair: bool, excess: bool) -> RepairOutcome:
+    """Compare one table, and perhaps repair it."""
+    workspace, table = context.workspace, derived.table.name
+    coverage = Coverage(workspace.warehouse, workspace.registry, context.live)
+    determined = determined_columns(context, derived, coverage)
+    if isinstance(determined, str):
+        return RepairOutcome(table, uncompared=determined)
+    comparison = Comparison(context, derived, determined, coverage)
+    try:
+        if repair:
+            return TableRepair(workspace, comparison, excess=excess).run()
+        differences = comparison.differences()
+        if not differences:
+            return RepairOutcome(table, skipped=determined.columns.skipped if differences is not None else ())
+        unproven = comparison.why_unproven()
+        return RepairOutcome(table, tuple(differences), determined.columns.skipped, lost=unproven, excess=excess)
+    finally:
+        comparison.close()
+
+
+def _as_dict(outcome: RepairOutcome) -> dict[str, Any]:
+    return {
+        "table": str(outcome.table),
+        "keys": outcome.repaired,
+        "differences": [{"tenant": d.tenant, **d.counts} for d in outcome.differences],
+        "not_repaired": outcome.uncompared or _why_not_repaired(outcome),
+        "detached": [d.as_dict() for d in outcome.detached],
+    }
+
+
+def _why_not_repaired(outcome: RepairOutcome) -> str | None:
+    """Why some of the differences were not repaired."""
+    if outcome.lost is not None:
+        unproven = (MIXED, DIFFERS, MORE, SURPLUS)
+        return outcome.lost if count_keys(outcome.differences, unproven) else None
+    if count_keys(outcome.differences, EXCESSES) and not outcome.excess:
+        return f"it has more than its source gives; `--allow-destructive {outcome.table.name}` removes that"
+    return None

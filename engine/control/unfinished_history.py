@@ -1,0 +1,82 @@
+"""History that an interrupted run has noted and not delivered: delivering it, and reporting what cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import structlog
+
+from engine.compiler import storage
+from engine.errors import APPLY_FAILED, RookeryError
+from engine.fanout.missing_rows import SUSPENDED_KIND
+from engine.plan.backfill import Backfill, Progress, deliver, silent
+from engine.schema import Mark, Name
+from engine.workspace.journal import RegistryJournal
+from engine.workspace.workspace import Workspace
+
+log = structlog.get_logger("rookery.history")
+
+
+def deliver_unfinished(workspace: Workspace, progress: Progress = silent) -> dict[str, int]:
+    """Deliver every noted history whose view exists, and delete notes whose view was never created.
+
+    History that cannot be delivered stays noted. It is reported in the log and by the doctor, and delays nothing
+    else. Returns ranges delivered by view.
+    """
+    journal = RegistryJournal(workspace.registry)
+    outstanding = journal.outstanding()
+    if not outstanding:
+        return {}
+    deliverable, void = _classify(workspace, outstanding)
+    journal.delete(void)
+    return deliver(deliverable, workspace.warehouse, journal, progress, _log_failure)
+
+
+def undelivered_error(workspace: Workspace, concerns: Callable[[Backfill], bool]) -> RookeryError | None:
+    """RK3010 for the first noted history that `concerns` selects; None if there is none."""
+    stuck = [h for h in RegistryJournal(workspace.registry).outstanding() if concerns(h)]
+    if not stuck:
+        return None
+    owner = f" for tenant `{stuck[0].tenant}`" if stuck[0].tenant else ""
+    more = f" (and {len(stuck) - 1} more)" if len(stuck) > 1 else ""
+    return RookeryError(
+        APPLY_FAILED,
+        f"the history of `{stuck[0].view}` cannot be delivered{owner}{more}; all other steps are complete",
+        hint="fix the pipe, or the rows, and run the command again; the server's log has the error",
+    )
+
+
+def _log_failure(item: Backfill, exc: RookeryError) -> None:
+    log.error("history waits", view=item.view, tenant=item.tenant, error=exc)
+
+
+def _classify(workspace: Workspace, notes: list[Backfill]) -> tuple[list[Backfill], list[Backfill]]:
+    """Split notes into those to deliver and those that are void.
+
+    A note in neither list waits until its suspended view is created again. A note is void if its tenant has left the
+    pool, if its view was never created, or if it covers all tenants and the live view leaves some of them out.
+    """
+    views = workspace.warehouse.query(
+        "SELECT concat(database, '.', name), comment FROM system.tables "
+        "WHERE engine = 'MaterializedView' AND startsWith(database, {w:String})",
+        {"w": workspace.name},
+    )
+    marks = {name: Mark.read(comment) for name, comment in views.rows}
+    suspended = workspace.registry.read(SUSPENDED_KIND)
+    pool = workspace.warehouse.query(f"SELECT id FROM {Name(workspace.name, storage.POOL_TABLE).sql()}")
+    pooled = {row[0] for row in pool.rows}
+    deliverable, void = list[Backfill](), list[Backfill]()
+    for note in notes:
+        mark = marks.get(note.view)
+        narrowed = mark is not None and bool(mark.without)
+        if (_is_for_pooled_tenant(workspace, note) and note.tenant not in pooled) or (note.whole and narrowed):
+            void.append(note)
+        elif note.view in marks:
+            deliverable.append(note)
+        elif note.whole or note.view not in suspended:
+            void.append(note)
+    return deliverable, void
+
+
+def _is_for_pooled_tenant(workspace: Workspace, note: Backfill) -> bool:
+    return note.tenant is not None and note.view.startswith(f"{workspace.name}.")
