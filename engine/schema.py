@@ -1,7 +1,7 @@
-"""What exists in ClickHouse, as values.
+"""Databases, tables and views in ClickHouse, as values.
 
-Desired state (compiled from files) and live state (read from the catalogue) are the same types, so a plan is a
-comparison of two values.
+The desired state (compiled from files) and the live state (read from the catalog) have the same types, so a plan is
+the difference of two values.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MARK_KEY = "rookery"
-MAX_DATABASE = 100
-"""Longest database name we create, in bytes; the engine's limit is 245 less the table's name."""
+MAX_DATABASE_BYTES = 100
+"""Longest database name that rookery creates. The engine allows 245 bytes for the database and the table together."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Name:
-    """A table or view: database and name, both unescaped."""
+    """The name of a table or view, with its database. Both parts are unescaped."""
 
     database: str
     name: str
 
     def sql(self) -> str:
+        """The name quoted for SQL."""
         return f"{quote(self.database)}.{quote(self.name)}"
 
     def __str__(self) -> str:
@@ -33,36 +34,44 @@ class Name:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column as the engine spells it. `default_kind` is '', DEFAULT, MATERIALIZED or ALIAS."""
+    """A column, in the engine's own spelling."""
 
     name: str
     type: str
     default_kind: str = ""
+    """DEFAULT, MATERIALIZED, ALIAS, or empty without a default."""
     default: str = ""
+    """The SQL expression of the default."""
     codec: str = ""
     comment: str = ""
 
     @property
     def hidden(self) -> bool:
+        """Whether the column is internal, so that queries do not see it."""
         return self.name.startswith("_rk_")
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Our mark on an object, kept as its JSON comment. Only marked objects are ever changed."""
+    """The mark on an object that rookery created, stored as JSON in its comment. Other objects are never changed."""
 
     workspace: str
     resource: str
+    """The datasource or pipe that the object belongs to."""
     kind: str
+    """The role of the object for the resource."""
     tenant: str | None = None
+    """The tenant that the object belongs to; None if it is shared."""
     fingerprint: str = ""
+    """Of a view: a digest of what it was compiled from, to detect changes."""
     description: str = ""
     fed: tuple[str, ...] = ()
-    """Of a table: the views that have delivered into it, whether they still stand or not."""
+    """Of a table: the views that have delivered into it, including views that no longer exist."""
     without: tuple[str, ...] = ()
-    """Of a view that others share: tenants whose rows it leaves out, since it fails on them."""
+    """Of a view for several tenants: the tenants whose rows it excludes because it fails on them."""
 
     def text(self) -> str:
+        """The mark as the JSON text of a comment."""
         body: dict[str, Any] = {
             MARK_KEY: 1,
             "workspace": self.workspace,
@@ -83,7 +92,7 @@ class Mark:
 
     @staticmethod
     def read(comment: str) -> Mark | None:
-        """The mark in a comment, or None when the object is not ours."""
+        """Parse the comment of an object. None if it is not a mark, so the object does not belong to rookery."""
         try:
             body = json.loads(comment)
         except ValueError:
@@ -114,11 +123,12 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table. Keys and clauses are SQL text; `engine` includes its arguments, e.g. `SummingMergeTree((n))`."""
+    """A table. Keys and clauses are SQL text and empty if absent."""
 
     name: Name
     columns: tuple[Column, ...]
     engine: str = "MergeTree"
+    """The engine with its arguments, such as `SummingMergeTree((n))`."""
     sorting_key: str = ""
     partition_key: str = ""
     primary_key: str = ""
@@ -127,34 +137,37 @@ class Table:
     settings: tuple[tuple[str, str], ...] = ()
     indexes: tuple[Index, ...] = ()
     constraints: tuple[tuple[str, str], ...] = ()
+    """The name and expression of each CHECK constraint."""
     mark: Mark | None = None
 
     def column(self, name: str) -> Column | None:
+        """The column with this name, or None."""
         return next((c for c in self.columns if c.name == name), None)
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A materialized view: rows inserted into `source` pass through `sql` into `target`.
-
-    `backfill` is the same query over `source` with two placeholders, `{rk_after:UInt64}` and `{rk_upto:UInt64}`,
-    bounding `_block_number`, so that history can be delivered in ranges. A source that keeps no rows has its history
-    in another table, the `log`.
-    """
+    """A materialized view: the engine applies `sql` to each block inserted into `source` and fills `target`."""
 
     name: Name
     target: Name
     source: Name
     sql: str
     columns: tuple[str, ...] = ()
+    """The columns of the target that the view fills."""
     backfill: str = ""
+    """The same query limited by `_block_number`, to deliver stored rows in ranges.
+
+    Its placeholders are `{rk_after:UInt64}` (exclusive) and `{rk_upto:UInt64}` (inclusive).
+    """
     mark: Mark | None = None
     log: Name | None = None
+    """The table with the history of a source that does not store rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """Databases, tables and views; names are unique. Views are in order of data flow."""
+    """Databases, tables and views. Views are in order of data flow."""
 
     databases: frozenset[str] = frozenset()
     tables: Mapping[Name, Table] = field(default_factory=dict)
@@ -162,40 +175,43 @@ class Schema:
 
     @staticmethod
     def of(databases: Iterable[str], tables: Iterable[Table], views: Iterable[View]) -> Schema:
+        """Build a schema from objects with distinct names."""
         return Schema(frozenset(databases), {t.name: t for t in tables}, {v.name: v for v in views})
 
     def merged(self, other: Schema) -> Schema:
+        """The objects of both schemas. Those of `other` replace objects with the same name."""
         return Schema(
             self.databases | other.databases, {**self.tables, **other.tables}, {**self.views, **other.views}
         )
 
 
 def fingerprint(*parts: object) -> str:
-    """A short stable digest of plain data."""
+    """A short, stable digest of plain data, as hexadecimal text."""
     text = json.dumps(parts, sort_keys=True, default=str, ensure_ascii=False)
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
 def quote(identifier: str) -> str:
-    """An identifier in backquotes, escaped for ClickHouse."""
+    """Quote an identifier for ClickHouse, in backquotes."""
     return "`" + identifier.replace("\\", "\\\\").replace("`", "\\`") + "`"
 
 
 def literal(text: str) -> str:
-    """A string literal, escaped for ClickHouse."""
+    """Format a text as a string literal for ClickHouse."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\0", "\\0")
     return "'" + escaped.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t") + "'"
 
 
 def nest_database(workspace: str, tenant: str) -> str:
-    """The database of a tenant's nest: injective, safe on case-insensitive file systems, at most 100 bytes.
+    """The name of the database for a tenant's nest, at most MAX_DATABASE_BYTES long.
 
-    Bytes a-z and 0-9 stay, every other UTF-8 byte becomes `_` and two hex digits. Longer results are replaced by a
-    digest under another prefix, so that the two forms cannot meet; the full id is kept in the marks.
+    Different ids give different names, even on case-insensitive file systems: a-z and 0-9 remain, and every other
+    UTF-8 byte becomes `_` with two hexadecimal digits. If the name is too long, it becomes a digest under another
+    prefix, so that the two forms cannot collide. Marks contain the full id.
     """
     plain = b"abcdefghijklmnopqrstuvwxyz0123456789"
     encoded = "".join(chr(b) if b in plain else f"_{b:02x}" for b in tenant.encode())
     name = f"{workspace}_nest_{encoded}"
-    if len(name) <= MAX_DATABASE:
+    if len(name) <= MAX_DATABASE_BYTES:
         return name
     return f"{workspace}_nesth_{hashlib.sha256(tenant.encode()).hexdigest()[:40]}"
