@@ -48,7 +48,7 @@ class _Options:
     enum: Any = None
     """The values that callers may choose from, or None."""
     defined: Any = True
-    """False if the parameter may be absent: the function then returns it as it is."""
+    """False if the parameter may be absent: the function then returns it unchanged."""
 
 
 def _convert(run: Rendering, target: ParameterType, x: Any, options: _Options) -> Any:
@@ -196,7 +196,7 @@ _COMPARISONS = {"in": "in", "not_in": "not in", "gt": ">", "lt": "<", "gte": ">=
 
 
 def _sql_and(run: Rendering, /, **conditions: Any) -> Sql:
-    """Join conditions such as `amount__gte=x` with AND. Conditions on absent parameters are left out."""
+    """Join conditions such as `amount__gte=x` with AND. Skips conditions on absent parameters."""
     parts: list[str | tuple[Value, str]] = []
     for key, value in conditions.items():
         name, _, suffix = key.rpartition("__")

@@ -90,7 +90,7 @@ class Decompressor:
         self._first: bytes | None = None if self._encoding else b""
         self._member: _Member | None = None
         self._members = 0
-        # The first byte after a gzip member, when one byte cannot tell whether another member begins.
+        # The first byte after a gzip member, kept until the second one shows whether another member begins.
         self._between = b""
         # Bytes of output so far.
         self._produced = 0

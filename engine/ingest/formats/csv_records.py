@@ -25,7 +25,7 @@ def _records(text: bytes) -> list[bytes]:
     if not any(line.count(b'"') & 1 for line in lines):
         return [row for line in lines if (row := line.removesuffix(b"\r"))]
     rows: list[bytes] = []
-    # Each quote that is left open costs a look at all lines after it: the budget keeps the time linear.
+    # After each quote that is never closed, all later lines are scanned again. The budget keeps the time linear.
     at, rescan_budget = 0, _MAX_RESCANS * len(lines)
     while at < len(lines):
         end, read = _record_end(lines, at) if rescan_budget > 0 else (at, 0)

@@ -1,4 +1,4 @@
-"""Fast rules for batches whose values have the usual spellings.
+"""The fast checks, for batches whose values have the usual spellings.
 
 The full rules of `wide_types` are long, and the engine takes longer to parse them than to apply them to a thousand
 rows. So a batch is first stored with short conditions that accept a subset of the valid values, and with conversions

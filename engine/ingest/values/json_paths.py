@@ -81,7 +81,7 @@ def _object_rules(path: _Path, column: Column) -> ColumnRules:
 
 
 def _text_rules(path: _Path, column: Column, type: Type) -> ColumnRules:
-    """Store a text as it is, and any other value as its JSON."""
+    """Store a text unchanged, and any other value as its JSON."""
     inner = path.value
     plain = f"if(startsWith(dynamicType({inner}), 'Array'), toJSONString({inner}), CAST({inner} AS Nullable(String)))"
     text = f"if({path.has_no_object}, {plain}, toString({path.object}))"

@@ -149,7 +149,7 @@ def unknown_keys_reason(row: bytes) -> str:
 
 
 def unreadable_reason(row: bytes, format: Input, header: bytes) -> str:
-    """Return why the engine cannot parse a row, judged by the row alone."""
+    """Return why the engine cannot parse a row, as far as the row itself shows it."""
     if format is Input.CSV:
         cells, names = csv_cells(row), header_names(header)
         if cells is not None and len(cells) != len(names):
