@@ -166,7 +166,7 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/warehouse/errors.py:_FULL": [("", "No space left on devic", "")],
     "engine/warehouse/dedup_log_repair.py:_ENTRY": [("1\t", "a", ""), ("", "1\ta", "")],
     "engine/warehouse/dedup_log_repair.py:_RECORD": [("1\t", "a_1", ""), ("1\ta", "_1", "")],
-    "cli/access.py:_LIFE": [("", "1", "x")],
+    "cli/access.py:_DURATION": [("", "1", "x")],
     "engine/warehouse/parts.py:_COUNT": [],  # files that the engine wrote
     "engine/warehouse/damaged_merges.py:_NAME": [],  # names of files
     "engine/warehouse/errors.py:_OF_A_PART": [
