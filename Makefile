@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-color
 
 .PHONY: demo test test-fast soak serve check format bench proofs build clean
 
-# What the product needs, and nothing that only its developers need.
+# The product's dependencies, without development tools.
 $(RUNTIME): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed (make PYTHON=python3.12)")'
 	@echo "Installing $$(wc -l < requirements.lock) packages into $(VENV), about 900 MB, most of it the engine"
@@ -38,11 +38,11 @@ check: $(DEV)
 test: check
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# For daily work: without the files that tests/slow.txt names.
+# For daily work: without the files listed in tests/slow.txt.
 test-fast: $(DEV)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --fast
 
-# Tests with chance in them, ten times as long.
+# Randomized tests, with ten times as many rounds.
 soak: $(DEV)
 	SOAK=10 $(BIN)/python -m pytest -n 2 --dist loadfile -m soak
 

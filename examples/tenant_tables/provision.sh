@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# A datasource of its own for one tenant: rows of its own, an endpoint over them, and a token that reads nothing else.
+# Creates a datasource for one tenant's rows, an endpoint over it, and a token that can read only these two.
 #
 #   ROOKERY_URL=http://127.0.0.1:7181 ROOKERY_TOKEN=ADMIN_TOKEN ./provision.sh 7
 #
-# Runs in a checkout of this project, which may be thrown away afterwards: what is deployed lives in the server.
-# Safe to run again, in the same checkout or a new one: it then changes nothing and prints the same token.
-# The token is the only output; what is done is told on standard error.
+# Runs in a checkout of this project, which may be temporary: deployed resources are stored on the server.
+# Safe to repeat, in the same checkout or a new one: it changes nothing and prints the same token.
+# Prints only the token to standard output, and progress to standard error.
 set -euo pipefail
 
 tenant=${1:?usage: provision.sh TENANT}
@@ -19,18 +19,18 @@ endpoint=tenant_${tenant}_usage_current_month
 rookery auth --url "${ROOKERY_URL:?}" --token "${ROOKERY_TOKEN:?}" >&2
 rookery init >&2
 
-# The rows of this tenant: a pipe, and the datasource that it fills. Files may stand in any folder below the three.
+# A pipe with this tenant's rows, and the datasource that it fills. Files may be in subfolders.
 rookery pipe generate "$pipe" "SELECT timestamp, event, units FROM events WHERE tenant_id = $tenant" >&2
 mkdir -p pipes/tenants datasources/tenants
 if [[ -f pipes/$pipe.yaml ]]; then mv "pipes/$pipe.yaml" pipes/tenants/; fi
 echo "1\n" | rookery materialize "$pipe" "$target" >&2
 if [[ -f datasources/$target.yaml ]]; then mv "datasources/$target.yaml" datasources/tenants/; fi
 
-# What the tenant asks: an endpoint over its datasource, published at once.
+# An endpoint over the tenant's datasource.
 sed "s/TENANT/$tenant/g" templates/usage_current_month.yaml > "endpoints/$endpoint.yaml"
 rookery push "endpoints/$endpoint.yaml" --push-deps >&2
 
-# A token for exactly these two, and the first call with it.
+# A token for exactly these two resources, and a first call with it.
 token=$(rookery token create "tenant_${tenant}_token" \
   --scope "PIPES:READ:$endpoint" --scope "DATASOURCES:READ:$target")
 curl --silent --show-error --fail --header "Authorization: Bearer $token" \
