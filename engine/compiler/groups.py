@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from engine.compiler.build_state import BuildState
@@ -76,21 +77,22 @@ def _check_target(source: Datasource) -> None:
             _refuse(source.name, f"column `{column.name}` is neither a key nor a sum", hint, place)
 
 
-def with_tenants(
-    state: BuildState,
-    pipe: CompiledPipe,
-    source: Datasource,
-    known: Mapping[str, Origin],
-    names: frozenset[str],
-    trees: Sequence[Node],
-) -> str:
-    """The text of the pipe's view, with a column of the tenants in each group. Raises RK2015 if that is not provable.
+@dataclass(frozen=True, slots=True)
+class ViewFacts:
+    """What is known about the texts of a pipe's view."""
 
-    `known` are the origins of what the published node reads, `names` the names of values in the view's texts, `trees`
-    the syntax trees of these texts.
-    """
+    origins: Mapping[str, Origin]
+    """The origins of the names that the published node reads."""
+    names: frozenset[str]
+    """The names of values in all texts."""
+    trees: Sequence[Node]
+    """The syntax trees of all texts."""
+
+
+def with_tenants(state: BuildState, pipe: CompiledPipe, source: Datasource, view: ViewFacts) -> str:
+    """The text of the pipe's view, with a column of the tenants in each group. Raises RK2015 if that is not provable."""
     _check_target(source)
-    return _Groups(state, pipe, source, known, names).text(trees)
+    return _Groups(state, pipe, source, view).text()
 
 
 def _refuse(target: str, what: str, hint: str, place: Place) -> NoReturn:
@@ -101,26 +103,19 @@ def _refuse(target: str, what: str, hint: str, place: Place) -> NoReturn:
 class _Groups:
     """Proves one view and adds the column of tenants to it."""
 
-    def __init__(
-        self,
-        state: BuildState,
-        pipe: CompiledPipe,
-        source: Datasource,
-        known: Mapping[str, Origin],
-        names: frozenset[str],
-    ) -> None:
-        self._state, self._pipe, self._source, self._known = state, pipe, source, known
+    def __init__(self, state: BuildState, pipe: CompiledPipe, source: Datasource, view: ViewFacts) -> None:
+        self._pipe, self._source, self._view = pipe, source, view
         self._parser = state.composer.verifier.parser
         self._tree = deepcopy(self._parser.parse(pipe.published_text().canonical)[0])
-        self._names = names | names_of_values(self._tree)
+        self._names = view.names | names_of_values(self._tree)
 
-    def text(self, trees: Sequence[Node]) -> str:
+    def text(self) -> str:
         """The canonical text of the view's last node with one more column: the number of rows by tenant."""
         select = self._select()
         tenant = self._tenant_column(select)
         self._refuse_clauses(select)
         self._check_outputs(select, tenant)
-        for tree in trees:
+        for tree in self._view.trees:
             self._refuse_derived_tenants(tree, tenant.rpartition(".")[2].strip("`"))
         rows = f"sumMapState([toString({tenant})], [toUInt64(1)])"
         counts = self._parser.parse(f"SELECT {rows} AS {quote(GROUP_TENANTS)}")[0]
@@ -144,7 +139,7 @@ class _Groups:
     def _tenant_column(self, select: Node) -> str:
         """The SQL of the tenant column in the rows that the SELECT aggregates."""
         read = {n.get("name") for n in walk_all(self._tree) if n.get("type") in ("TableIdentifier", "Identifier")}
-        origins = {o for n, o in self._known.items() if n in read and o.kind != "public"}
+        origins = {o for n, o in self._view.origins.items() if n in read and o.kind != "public"}
         if len(origins) != 1 or next(iter(origins)).kind != "carried":
             self._refuse(
                 "it does not read the rows of many tenants, each with its tenant", "read the landing datasource"
@@ -157,7 +152,7 @@ class _Groups:
         }
         tenant_column = {"type": "Identifier", "name": column}
         rows["select"] = {"type": "ExpressionList", "children": [tenant_column]}
-        bearing = frozenset(n for n, o in self._known.items() if o in origins)
+        bearing = frozenset(n for n, o in self._view.origins.items() if o in origins)
         try:
             Lineage(column, self._names).union(rows, bearing)
         except RookeryError as exc:

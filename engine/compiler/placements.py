@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.compiler.scope import TABLE_ALIAS, Reading, Relation, mentioned, select, tenant_literal
+from engine.compiler.scope import TABLE_ALIAS, Reading, Relation, SelectOptions, mentioned, select, tenant_literal
 from engine.errors import NOT_TOGETHER, RookeryError
 from engine.schema import Name, quote
 
@@ -39,16 +39,11 @@ class AllPlacements:
             )
         shared = [*self._exclude_unsettled(relation), *filters]
         places = [(workspace, shared), *((nest, filters) for nest in self.nests)]
+        options = SelectOptions(
+            columns=mentioned(relation, how.names), final=how.final or relation.final, sample=how.sample
+        )
         sql = "\nUNION ALL\n".join(
-            select(
-                relation,
-                Name(database, relation.name),
-                conditions,
-                columns=mentioned(relation, how.names),
-                final=how.final or relation.final,
-                sample=how.sample,
-            )
-            for database, conditions in places
+            select(relation, Name(database, relation.name), conditions, options) for database, conditions in places
         )
         if len(sql) > MAX_RELATION_BYTES:
             raise RookeryError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
 from engine.compiler.encoding import own_values, plain_value
@@ -137,15 +137,14 @@ class Scope:
 
     def bind(self, relation: Relation, how: Reading = PLAIN) -> Bound:
         """The SQL that replaces a table name. Raises RK4004 for tenants' rows if the scope has no tenant."""
-        filters = [f.sql for f in self.filters.get(relation.name, ())]
+        shared = Name(self.workspace, relation.name)
         if relation.min_tenants is not None:
-            source = Name(self.workspace, relation.name)
-            return Bound(_large_groups(relation, source, how, filters), source)
+            return Bound(_large_groups(relation, shared, how, self._filters_on(relation)), shared)
         if relation.tenant is None or (self.unrestricted and self.tenant is None):
-            source = Name(self.workspace, relation.name)
+            filters = self._filters_on(relation)
             if self.everywhere is not None and relation.kind == "target":
-                return Bound(self.everywhere.relation(relation, self.workspace, how, filters), source)
-            return self._read(relation, source, how, filters, encode=bool(filters))
+                return Bound(self.everywhere.relation(relation, self.workspace, how, filters), shared)
+            return self._read(relation, shared, how) if filters else self._read_whole(relation, shared, how)
         if self.tenant is None:
             raise RookeryError(
                 NO_TENANT,
@@ -153,47 +152,56 @@ class Scope:
                 hint="use a token with the claim `tenant`, or one that fixes the pipe's tenant key",
             )
         if self.nest is not None and relation.in_nest:
-            return self._read(relation, Name(self.nest, relation.name), how, filters)
+            return self._read(relation, Name(self.nest, relation.name), how)
         tenant_column, kind = f"{TABLE_ALIAS}.{quote(relation.tenant)}", base_type(relation.tenant_type)
         placeholder, second_placeholder = tenant_placeholder(kind), CHECKED_TENANT_PREFIX + kind.lower()
+        # The filter and the second check are independent: a fault in one must not disable the other.
         bound = self._read(
             relation,
-            Name(self.workspace, relation.name),
+            shared,
             how,
-            filters,
             tenant=f"{tenant_column} = {{{placeholder}:{kind}}}",
             # The dictionary of a part contains other tenants too, and the check must not be evaluated on them.
-            witness=f"{plain_value(tenant_column, relation.tenant_type)} != {{{second_placeholder}:{kind}}}",
+            violation=f"{plain_value(tenant_column, relation.tenant_type)} != {{{second_placeholder}:{kind}}}",
         )
         return Bound(bound.sql, bound.source, ((placeholder, kind), (second_placeholder, kind)))
 
+    def _filters_on(self, relation: Relation) -> list[str]:
+        return [f.sql for f in self.filters.get(relation.name, ())]
+
+    def _read_whole(self, relation: Relation, source: Name, how: Reading) -> Bound:
+        """A relation over all rows of a table. The caller may read all of them, so no column is re-encoded."""
+        options = SelectOptions(
+            columns=mentioned(relation, how.names),
+            final=how.final or relation.final,
+            sample=how.sample,
+            limit=BARRIER if self.barrier else None,
+        )
+        return Bound(select(relation, source, [], options), source)
+
     def _read(
-        self,
-        relation: Relation,
-        source: Name,
-        how: Reading,
-        filters: list[str],
-        *,
-        tenant: str = "",
-        witness: str = "",
-        encode: bool = True,
+        self, relation: Relation, source: Name, how: Reading, *, tenant: str = "", violation: str = ""
     ) -> Bound:
-        """A relation over one table. With a barrier, the token's filters run above it, as they may fail too."""
-        columns = mentioned(relation, how.names)
-        final = how.final or relation.final
-        checked = f"WHERE NOT throwIf({witness}, {literal(FOREIGN_ROW)})" if witness else ""
-        tenant_conditions = [tenant] if tenant else []
+        """A relation over the rows that match `tenant`. A row for which `violation` is true raises an error.
+
+        With a barrier, the token's filters run above it, because they may fail on rows that are not the caller's.
+        """
+        columns, filters = mentioned(relation, how.names), self._filters_on(relation)
+        conditions = [tenant] if tenant else []
+        options = SelectOptions(
+            columns=columns,
+            final=how.final or relation.final,
+            sample=how.sample,
+            suffix=f"WHERE NOT throwIf({violation}, {literal(FOREIGN_ROW)})" if violation else "",
+        )
         if not self.barrier:
-            text = select(
-                relation, source, tenant_conditions + filters, columns=columns, encode="values" if encode else "",
-                final=final, sample=how.sample, suffix=checked, passed=how.passed,
-            )  # fmt: skip
-            return Bound(text, source)
-        text = select(
-            relation, source, tenant_conditions, columns=relation.columns if filters else columns,
-            encode="all" if encode else "", final=final, sample=how.sample, suffix=checked, limit=BARRIER,
-        )  # fmt: skip
-        return Bound(_filtered(text, columns, filters) if filters else text, source)
+            options = replace(options, encode="values", passed=how.passed)
+            return Bound(select(relation, source, conditions + filters, options), source)
+        options = replace(options, encode="all", limit=BARRIER)
+        if not filters:
+            return Bound(select(relation, source, conditions, options), source)
+        text = select(relation, source, conditions, replace(options, columns=relation.columns))
+        return Bound(_filtered(text, columns, filters), source)
 
 
 def mentioned(relation: Relation, names: frozenset[str] | None) -> tuple[str, ...]:
@@ -203,66 +211,71 @@ def mentioned(relation: Relation, names: frozenset[str] | None) -> tuple[str, ..
     return tuple(c for c in relation.columns if c in names or "." in c) or relation.columns[:1]
 
 
-def select(
-    relation: Relation,
-    source: Name,
-    conditions: list[str],
-    *,
-    columns: tuple[str, ...] = (),
-    encode: Literal["", "values", "all"] = "",
-    passed: frozenset[str] | None = None,
-    final: bool = False,
-    sample: tuple[str, str | None] | None = None,
-    limit: int | None = None,
-    clause: Literal["PREWHERE", "WHERE"] = "PREWHERE",
-    suffix: str = "",
-) -> str:
-    """The SELECT of a relation, with listed columns (by default all) and the conditions in `clause`.
+@dataclass(frozen=True, slots=True)
+class SelectOptions:
+    """How a relation's SELECT reads its table."""
 
-    The conditions must be qualified by `TABLE_ALIAS`. `encode` says which columns are re-encoded
-    (`encoding.own_values`): `values` those with dictionaries, `all` also those with dynamic types, which costs more.
-    With `passed`, only these columns are. Raises RK2004 for a relation without readable columns.
+    columns: tuple[str, ...] = ()
+    """The columns to list; all by default."""
+    encode: Literal["", "values", "all"] = ""
+    """Which columns are re-encoded (`encoding.own_values`): `values` those with dictionaries, `all` also those with
+    dynamic types, which costs more."""
+    passed: frozenset[str] | None = None
+    """If given, only columns among these are re-encoded."""
+    final: bool = False
+    sample: tuple[str, str | None] | None = None
+    limit: int | None = None
+    clause: Literal["PREWHERE", "WHERE"] = "PREWHERE"
+    """The clause for the conditions."""
+    suffix: str = ""
+    """SQL after the conditions."""
+
+
+def select(relation: Relation, source: Name, conditions: list[str], options: SelectOptions = SelectOptions()) -> str:
+    """The SELECT of a relation from a table.
+
+    The conditions must be qualified by `TABLE_ALIAS`. Raises RK2004 for a relation without readable columns.
     """
     if not relation.columns:
         raise RookeryError(TABLE_REFUSED, f"`{relation.name}` has no readable column")
-    listed = ", ".join(
-        _column(relation, c, "" if passed is not None and passed.isdisjoint(c.split(".")) else encode)
-        for c in columns or relation.columns
-    )
+    listed = ", ".join(_column(relation, c, options) for c in options.columns or relation.columns)
     text = f"SELECT {listed} FROM {source.sql()} AS {TABLE_ALIAS}"
-    if final:
+    if options.final:
         text += " FINAL"
-    if sample is not None:
-        text += f" SAMPLE {sample[0]}" + (f" OFFSET {sample[1]}" if sample[1] else "")
-    conditions, suffix = _with_all_sums(relation, conditions, suffix, final=final, clause=clause)
+    if options.sample is not None:
+        ratio, offset = options.sample
+        text += f" SAMPLE {ratio}" + (f" OFFSET {offset}" if offset else "")
+    conditions, suffix = _with_all_sums(relation, conditions, options)
     if conditions:
-        text += f" {clause} " + " AND ".join(f"({c})" for c in conditions)
+        text += f" {options.clause} " + " AND ".join(f"({c})" for c in conditions)
     if suffix:
         text += f" {suffix}"
-    if limit is not None:
-        text += f" LIMIT {limit}"
+    if options.limit is not None:
+        text += f" LIMIT {options.limit}"
     return text
 
 
-def _with_all_sums(
-    relation: Relation, conditions: list[str], suffix: str, *, final: bool, clause: str
-) -> tuple[list[str], str]:
+def _with_all_sums(relation: Relation, conditions: list[str], options: SelectOptions) -> tuple[list[str], str]:
     """Add a condition that makes FINAL read all summed columns of a row.
 
     The engine drops a row whose sums are all zero, and FINAL considers only the sums that the statement reads.
     """
-    if not final or not relation.summed:
+    suffix = options.suffix
+    if not options.final or not relation.summed:
         return conditions, suffix
     reads_all_sums = f"NOT ignore({', '.join(f'{TABLE_ALIAS}.{quote(c)}' for c in relation.summed)})"
-    if clause == "WHERE":
+    if options.clause == "WHERE":
         return [*conditions, reads_all_sums], suffix
     return conditions, f"{suffix} AND {reads_all_sums}" if suffix else f"WHERE {reads_all_sums}"
 
 
-def _column(relation: Relation, name: str, encode: str) -> str:
+def _column(relation: Relation, name: str, options: SelectOptions) -> str:
     column = f"{TABLE_ALIAS}.{quote(name)}"
+    is_passed = options.passed is None or not options.passed.isdisjoint(name.split("."))
     types = dict(zip(relation.columns, relation.types, strict=False))
-    encoded = own_values(column, types.get(name, ""), types=encode == "all") if encode else column
+    if not options.encode or not is_passed:
+        return column
+    encoded = own_values(column, types.get(name, ""), types=options.encode == "all")
     return column if encoded == column else f"{encoded} AS {quote(name)}"
 
 
@@ -279,10 +292,11 @@ def _large_groups(relation: Relation, source: Name, how: Reading, filters: list[
     """
     enough_tenants = f"length(finalizeAggregation({TABLE_ALIAS}.{quote(GROUP_TENANTS)}).1) >= {relation.min_tenants}"
     columns = mentioned(relation, how.names)
-    text = select(
-        relation, source, [enough_tenants], columns=relation.columns if filters else columns, encode="all",
-        final=True, sample=how.sample, limit=BARRIER, clause="WHERE",
+    options = SelectOptions(
+        columns=relation.columns if filters else columns, encode="all", final=True, sample=how.sample, limit=BARRIER,
+        clause="WHERE",
     )  # fmt: skip
+    text = select(relation, source, [enough_tenants], options)
     return _filtered(text, columns, filters) if filters else text
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from engine.compiler.build_state import BuildState, Undeclared, datasources_of
 from engine.compiler.compose import Texts
-from engine.compiler.groups import with_tenants
+from engine.compiler.groups import ViewFacts, with_tenants
 from engine.compiler.pipes import CompiledPipe, MaterializedTarget
 from engine.compiler.scope import Relation
 from engine.errors import ONE_TENANT_FOR_ALL, POOLED_ONLY, UNDECLARED_SHARE, Place, RookeryError
@@ -48,7 +48,8 @@ def check_sharing(
     traced = _origins(state, pipe)
     if source.shared.min_tenants:
         state.origins[target.name] = MIXED
-        return with_tenants(state, pipe, source, traced, _names(state, pipe), _trees(state, pipe))
+        facts = ViewFacts(traced, _names(state, pipe), _trees(state, pipe))
+        return with_tenants(state, pipe, source, facts)
     origin = traced.get(pipe.published, PUBLIC)
     earlier = state.origins.get(target.name, PUBLIC)
     together = state.origins[target.name] = merged_origin([earlier, origin])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from engine.compiler import storage
@@ -22,7 +21,6 @@ from engine.errors import (
 )
 from engine.project.model import Column as SourceColumn
 from engine.project.model import Datasource, Tenant
-from engine.schema import Column
 from engine.sql.tenant_lineage import check_lineage, names_of_values
 
 
@@ -36,7 +34,7 @@ def check_target(state: BuildState, pipe: CompiledPipe, target: MaterializedTarg
     _refuse_templates(state, pipe)
     triggers = _triggers(state, pipe)
     if target.per_tenant:
-        source = _tenant_target(state, pipe, target, source, triggers, outputs)
+        source = _tenant_target(state, pipe, target, source, triggers)
     elif source.tenant_column is not None:
         _must_keep_tenants_apart(state, pipe, source.tenant_column)
     missing = [c.name for c in source.columns if c.name not in outputs and not c.default]
@@ -168,7 +166,6 @@ def _tenant_target(
     target: MaterializedTarget,
     source: Datasource,
     triggers: tuple[str, ...],
-    outputs: Mapping[str, Column],
 ) -> Datasource:
     """A per-tenant target with its tenant column, which must be output and be first in the sorting key."""
     columns = {state.relations[t].tenant for t in triggers}
@@ -180,7 +177,7 @@ def _tenant_target(
             hint="a per-tenant pipe reads a landing datasource or another per-tenant target first",
             place=pipe.place,
         )
-    if tenant not in outputs:
+    if tenant not in {c.name for c in state.outputs[pipe.name]}:
         raise RookeryError(
             TENANT_OUTPUT,
             f"per-tenant pipe `{pipe.name}` must output the tenant column `{tenant}`",

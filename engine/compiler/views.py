@@ -15,7 +15,7 @@ from engine.compiler import storage
 from engine.compiler.build import Build
 from engine.compiler.compose import assemble
 from engine.compiler.pipes import CompiledPipe, MaterializedTarget
-from engine.compiler.scope import TABLE_ALIAS, Bound, Relation, is_encoded, select, tenant_literal
+from engine.compiler.scope import TABLE_ALIAS, Bound, Relation, SelectOptions, is_encoded, select, tenant_literal
 from engine.schema import Column, Mark, Name, Schema, Table, View, fingerprint, nest_database, quote
 
 AFTER, UPTO = "rk_after", "rk_upto"
@@ -161,9 +161,9 @@ def _copy_view(build: Build, relation: Relation, reader: Reader) -> View:
         name=Name(reader.nest, f"_rk_{relation.name}"),
         target=Name(reader.nest, relation.name),
         source=source,
-        sql=select(relation, source, conditions, clause="WHERE", encode="all"),
+        sql=select(relation, source, conditions, SelectOptions(clause="WHERE", encode="all")),
         columns=relation.columns,
-        backfill=select(relation, source, conditions, suffix=LOG_RANGE, encode="all"),
+        backfill=select(relation, source, conditions, SelectOptions(suffix=LOG_RANGE, encode="all")),
         mark=Mark(build.workspace, relation.name, "view", reader.tenant, f"copy:{_copy_spelling(relation)}"),
     )
 
@@ -220,7 +220,8 @@ def _bind(build: Build, relation: Relation, reader: Reader, *, ranged: bool | No
     clause: Literal["PREWHERE", "WHERE"] = "WHERE" if ranged is None else "PREWHERE"
     # Selected rows must not carry the dictionaries and types of the other rows in their block.
     encode: Literal["", "all"] = "all" if conditions else ""
-    text = select(relation, source, conditions, clause=clause, suffix=LOG_RANGE if ranged else "", encode=encode)
+    options = SelectOptions(clause=clause, suffix=LOG_RANGE if ranged else "", encode=encode)
+    text = select(relation, source, conditions, options)
     return Bound(text, source)
 
 

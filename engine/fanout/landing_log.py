@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from engine.compiler import storage
 from engine.compiler.encoding import own_values
-from engine.compiler.scope import TABLE_ALIAS, Relation, select, tenant_literal
+from engine.compiler.scope import TABLE_ALIAS, Relation, SelectOptions, select, tenant_literal
 from engine.fanout.offsets import LogRange
 from engine.schema import Name, literal, quote
 from engine.warehouse import ddl
@@ -78,9 +78,8 @@ class LandingLog:
 
     def rows_of(self, tenant: str, log_range: LogRange) -> str:
         """The SELECT of a tenant's rows in a log range."""
-        return select(
-            self.relation, self.table, [self.tenant_condition(tenant)], suffix=self._where(log_range), encode="all"
-        )
+        options = SelectOptions(suffix=self._where(log_range), encode="all")
+        return select(self.relation, self.table, [self.tenant_condition(tenant)], options)
 
     def own_values(self, row: str) -> str:
         """The SQL of a row's columns, re-encoded; `row` is a tuple of them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -86,5 +87,5 @@ def test_rows_are_re_encoded_for_views(engine: Warehouse, monkeypatch: pytest.Mo
         made.close()
 
 
-def _unencoded(select: Any, *given: Any, **more: Any) -> str:
-    return str(select(*given, **{**more, "encode": ""}))
+def _unencoded(select: Any, relation: Any, source: Any, conditions: Any, options: Any = None) -> str:
+    return str(select(relation, source, conditions, replace(options or scope.SelectOptions(), encode="")))

@@ -107,7 +107,7 @@ def scopes(of: Any, workspace: Workspace) -> Iterator[Any]:
 @pytest.mark.parametrize(
     ("module", "functions"),
     [
-        (scope, {"bind", "_read", "select", "_column", "mentioned"}),
+        (scope, {"bind", "_filters_on", "_read", "_read_whole", "select", "_column", "mentioned"}),
         (compose, {"_binding", "_hold_to_tenant", "bind", "adhoc"}),
     ],
 )
