@@ -90,7 +90,7 @@ class ViewFacts:
 
 
 def with_tenants(state: BuildState, pipe: CompiledPipe, source: Datasource, view: ViewFacts) -> str:
-    """The text of the pipe's view, with a column of the tenants in each group. Raises RK2015 if that is not provable."""
+    """The text of the pipe's view, with a column of the tenants in each group. Raises RK2015 without a proof."""
     _check_target(source)
     return _Groups(state, pipe, source, view).text()
 
