@@ -95,7 +95,7 @@ def test_columns_of_a_csv_can_be_renamed(cli: Cli, server: Server) -> None:
 def test_columns_that_are_none_of_the_datasource_are_told(cli: Cli) -> None:
     (cli.directory / "more.csv").write_text("tenant_id,colour,units,size\n1,red,5,XL\n")
     said = cli("append", "events", "more.csv").err
-    assert "1 rows appended" in said and "not events's: colour, size" in said
+    assert "1 rows appended" in said and "does not have: colour, size" in said
     assert cli("append", "events", "more.csv", "--json").json == told(1, ignored_columns=["colour", "size"])
 
 
@@ -197,7 +197,7 @@ def test_a_file_with_bad_rows(cli: Cli, server: Server) -> None:
     ids = [r["c__id"] for r in cli("quarantine", "ls", "events", "--json").json["rows"]]
     replayed = cli("quarantine", "replay", "events", *ids[:2], "nonesuch", code=1).err
     assert "1 row back in quarantine" in replayed and "1 row not found in quarantine" in replayed
-    assert f"{ids[1]} stays: RK5001" in replayed
+    assert f"{ids[1]} remains: RK5001" in replayed
     assert cli("quarantine", "rm", "events", ids[1], "--json").json == {"removed": 1}
     assert cli("quarantine", "replay", "events", "--all", "--json", code=1).json["quarantined_rows"] == 1
     assert "2 rows dropped" in cli("quarantine", "rm", "events", "--all").err

@@ -123,5 +123,5 @@ def test_a_tenant_on_whose_rows_a_shared_view_fails_is_told(tmp_path: Path) -> N
         assert "RK3007" in cli("fanout", "repair", "--allow-destructive", "nothing", code=1).err
         cli.write({**FILES, "pipes/shares_pipe.yaml": SHARES})
         said = cli("push").text
-        assert "RK3012" in said and "nothing else to do" in said and "as the files say" not in said
+        assert "RK3012" in said and "nothing else to do" in said and "matches the files" not in said
         assert server.sql("SELECT sum(share) AS s FROM shares") == before
