@@ -160,5 +160,5 @@ def test_tenants_get_the_same_bytes(home: House, fanout: str) -> None:
     outcome = home.gateway.append(name, good, Input.NDJSON, own[0]).result(60)
     assert (outcome.rows, outcome.quarantined) == (5, 0)
     foreign = home.gateway.append(name, good, Input.NDJSON, own[1])
-    with pytest.raises(RookeryError, match="one tenant only"):
+    with pytest.raises(RookeryError, match="RK5003"):
         foreign.result(60)
