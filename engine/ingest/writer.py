@@ -175,7 +175,7 @@ class BatchWriter:
             return Attempt(remaining=group.halves())
         try:
             if len(appends) > 1 and any(a.format is not Input.PARQUET and has_long_number(a.body) for a in appends):
-                # A long number changes how the whole batch is staged, and so what the other appends are told.
+                # A long number changes how the whole batch is staged, and with it the reasons that the other appends get.
                 return Attempt(remaining=group.halves())
             results = self._store_together(appends, may_inspect=group.failed)
         except _BatchFailed:
@@ -417,7 +417,7 @@ def _json_rows(append: Append) -> list[bytes]:
 
 
 def _slices(appends: Sequence[Append], counts: Sequence[int]) -> tuple[AppendSlice, ...]:
-    """The slices of appends that are staged one after the other, with so many rows each."""
+    """The slices of appends that are staged one after the other, with `counts` rows."""
     slices, start = [], 0
     for append, count in zip(appends, counts, strict=True):
         slices.append(AppendSlice(append, start, start + count))
