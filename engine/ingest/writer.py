@@ -175,7 +175,7 @@ class BatchWriter:
             return Attempt(remaining=group.halves())
         try:
             if len(appends) > 1 and any(a.format is not Input.PARQUET and has_long_number(a.body) for a in appends):
-                # A long number changes how the whole batch is staged, and with it the reasons that the other appends get.
+                # A long number changes how the whole batch is staged, and with it the reasons for the other appends.
                 return Attempt(remaining=group.halves())
             results = self._store_together(appends, may_inspect=group.failed)
         except _BatchFailed:
