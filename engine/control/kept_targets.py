@@ -36,7 +36,7 @@ def pipes_that_continue(snapshot: Snapshot, build: Build, names: frozenset[str])
 
 
 def _query_fingerprints(build: Build) -> dict[str, set[str]]:
-    """Fingerprints of the views of each pipe, without the part that stands for the list of their columns."""
+    """Fingerprints of the views of each pipe, without the part that encodes the list of their columns."""
     fingerprints: dict[str, set[str]] = {}
     for view in workspace_schema(build).views.values():
         if view.mark is not None:

@@ -27,18 +27,17 @@ from engine.control.planning import (
 )
 from engine.control.push_warnings import deferred, expired_rows, still_broken, unknown_allowances
 from engine.control.pushed_files import merge
+from engine.control.rehearsal import rehearse
 from engine.control.tokens import grant_declared
 from engine.control.unfinished_history import undelivered_error
-from engine.errors import STILL_FAILING, RookeryError
-from engine.fanout.failing_tenants import find_failure
+from engine.errors import RookeryError
 from engine.fanout.modes import mode_changes, reconcile_modes
 from engine.fanout.router import router_of
 from engine.fanout.suspended_views import forget_repaired, suspended
 from engine.plan.backfill import Progress, silent
 from engine.plan.coverage import Coverage
-from engine.plan.steps import AddColumn, ChangeColumn, CreateTable, CreateView, DropColumn, DropTable, Plan
+from engine.plan.steps import Plan
 from engine.warehouse.catalog import read_schema
-from engine.warehouse.errors import sentence
 from engine.workspace.snapshot import DeployedFile, Snapshot, parse_sources
 from engine.workspace.workspace import Workspace
 
@@ -146,7 +145,7 @@ def push(
         permit(proposal.plan, options.allow)
         # Counted before the views exist again: from then on nothing records what they have missed.
         proposal = proposal.with_warnings(expired_rows(workspace, proposal.plan))
-        _rehearse(workspace, proposal.plan)
+        rehearse(workspace, proposal.plan)
         delivered = _execute(workspace, proposal, progress)
         return _report(workspace, proposal, delivered)
 
@@ -164,10 +163,7 @@ def _prepare(workspace: Workspace, files: Mapping[str, DeployedFile], options: P
     build = compiled.build
     continued = pipes_that_continue(snapshot, build, options.skip_backfill)
     broken = broken_views(workspace, snapshot, build)
-    if compiled.changes and not options.prune and _only_endpoints(compiled.changes, snapshot, build):
-        plan = plan_for_workspace(workspace, snapshot, build, broken)
-    else:
-        plan = plan_for(workspace, snapshot, build, PlanOptions(options.prune, broken, continued))
+    plan = _plan(workspace, snapshot, compiled, PlanOptions(options.prune, broken, continued))
     check_changes(workspace, plan, build)
     check_targets_are_kept(plan, build, continued)
     warnings = (
@@ -201,6 +197,13 @@ def _compile(
     )
     check_ids(build, snapshot.tenants)
     return _Compiled(files, build, _changes(snapshot, files, build))
+
+
+def _plan(workspace: Workspace, snapshot: Snapshot, compiled: _Compiled, options: PlanOptions) -> Plan:
+    """Plan the difference. If only endpoints change, the nests, of which there can be thousands, are not compared."""
+    if compiled.changes and not options.prune and _only_endpoints(compiled.changes, snapshot, compiled.build):
+        return plan_for_workspace(workspace, snapshot, compiled.build, options.broken)
+    return plan_for(workspace, snapshot, compiled.build, options)
 
 
 def _tolerated_shares(snapshot: Snapshot, files: Mapping[str, DeployedFile]) -> frozenset[str]:
@@ -248,29 +251,6 @@ def _pipe_with_reads(build: Build, name: str) -> set[str]:
             reached.add(current)
             pending.extend(build.pipes[current].reads if current in build.pipes else ())
     return reached
-
-
-def _rehearse(workspace: Workspace, plan: Plan) -> None:
-    """Run the queries that will fill recreated tables over existing rows, before anything is dropped. Raises RK3012.
-
-    A query that reads a recreated table cannot run yet. New tables need no rehearsal: a failure loses no rows there.
-    """
-    dropped = {s.name for s in plan.steps if isinstance(s, DropTable)}
-    targets = {s.table.name: s.table for s in plan.steps if isinstance(s, CreateTable)}
-    altered = any(isinstance(s, AddColumn | ChangeColumn | DropColumn) for s in plan.steps)
-    if altered or targets.keys() - dropped:
-        # The queries may read columns or tables that this plan has yet to create.
-        return
-    for step in plan.steps:
-        if isinstance(step, CreateView) and step.view.target in dropped and step.view.source not in dropped:
-            reason = find_failure(workspace, step.view, target=targets.get(step.view.target))
-            if reason is not None:
-                raise RookeryError(
-                    STILL_FAILING,
-                    f"`{step.view.name}` would fail on existing rows, so nothing was changed: {sentence(reason)}",
-                    hint="change the pipe so that it accepts these rows",
-                    detail=reason,
-                )
 
 
 def _execute(workspace: Workspace, proposal: _Proposal, progress: Progress) -> dict[str, int]:

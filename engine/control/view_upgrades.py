@@ -68,7 +68,7 @@ def _update_suspended_notes(workspace: Workspace, desired: Schema) -> None:
 
 
 def _query(fingerprint: str) -> str:
-    """The part of a fingerprint that stands for the query; the other part stands for its spelling."""
+    """The part of a fingerprint that encodes the query; the other part encodes its spelling."""
     return fingerprint.partition(":")[0]
 
 

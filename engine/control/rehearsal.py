@@ -1,0 +1,32 @@
+"""Rehearsing a plan: running the queries that will refill recreated tables, before the plan drops anything."""
+
+from __future__ import annotations
+
+from engine.errors import STILL_FAILING, RookeryError
+from engine.fanout.failing_tenants import find_failure
+from engine.plan.steps import AddColumn, ChangeColumn, CreateTable, CreateView, DropColumn, DropTable, Plan
+from engine.warehouse.errors import sentence
+from engine.workspace.workspace import Workspace
+
+
+def rehearse(workspace: Workspace, plan: Plan) -> None:
+    """Run the queries that will fill recreated tables over existing rows, before anything is dropped. Raises RK3012.
+
+    A query that reads a recreated table cannot run yet. New tables need no rehearsal: a failure loses no rows there.
+    """
+    dropped = {s.name for s in plan.steps if isinstance(s, DropTable)}
+    targets = {s.table.name: s.table for s in plan.steps if isinstance(s, CreateTable)}
+    altered = any(isinstance(s, AddColumn | ChangeColumn | DropColumn) for s in plan.steps)
+    if altered or targets.keys() - dropped:
+        # The queries may read columns or tables that this plan has yet to create.
+        return
+    for step in plan.steps:
+        if isinstance(step, CreateView) and step.view.target in dropped and step.view.source not in dropped:
+            reason = find_failure(workspace, step.view, target=targets.get(step.view.target))
+            if reason is not None:
+                raise RookeryError(
+                    STILL_FAILING,
+                    f"`{step.view.name}` would fail on existing rows, so nothing was changed: {sentence(reason)}",
+                    hint="change the pipe so that it accepts these rows",
+                    detail=reason,
+                )
