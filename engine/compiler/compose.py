@@ -192,9 +192,9 @@ class Composer:
 
         Found from the last node backwards, because each rendered text shows which earlier nodes it reads.
         """
-        wanted, rendered = {upto or compiled.published}, []
+        needed, rendered = {upto or compiled.published}, []
         for node in reversed(compiled.nodes):
-            if node.name not in wanted:
+            if node.name not in needed:
                 continue
             text = node.static
             if text is None:
@@ -205,7 +205,7 @@ class Composer:
                 except RookeryError as exc:
                     raise _in_request(exc, compiled.name, node.name) from exc
                 check_used(text, frozenset(binder.types) - before)
-            wanted |= text.reads
+            needed |= text.reads
             rendered.append((node.name, text))
         return tuple(reversed(rendered))
 
@@ -240,6 +240,7 @@ def assemble(
             relations.add(name)
             placeholders.update(bound.placeholders)
             return
+        # Pipes in files cannot form a cycle, but a template may choose a table by a parameter.
         if name in entered:
             raise RookeryError(CYCLE, f"with these parameters, `{name}` reads itself")
         entered.add(name)
@@ -249,10 +250,10 @@ def assemble(
         ctes[name] = _with_last({n: t.canonical for n, t in before}, final)
 
     def require_all(nodes: tuple[tuple[str, Verified], ...]) -> None:
-        own = {n for n, _ in nodes}
+        names = {n for n, _ in nodes}
         for _, text in nodes:
-            for read in sorted(text.reads - own):
-                require(read)
+            for name in sorted(text.reads - names):
+                require(name)
 
     require_all(texts[pipe])
     *before, (_, final) = texts[pipe]

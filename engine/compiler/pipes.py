@@ -116,8 +116,8 @@ class CompiledPipe:
     @property
     def reads(self) -> frozenset[str]:
         """Datasources and pipes that the pipe reads directly."""
-        own = {n.name for n in self.nodes}
-        return frozenset(r for n in self.needed() for r in n.reads) - own
+        node_names = {n.name for n in self.nodes}
+        return frozenset(r for n in self.needed() for r in n.reads) - node_names
 
     @property
     def varies(self) -> bool:

@@ -71,14 +71,14 @@ def _unconvertible_outputs(
     """Yield outputs that cannot be converted to the type of the target's column."""
     types = {c.name: c.type for c in source.columns}
     for output in state.outputs[pipe.name]:
-        wanted = types.get(output.name)
-        if wanted is None or wanted == output.type:
+        column_type = types.get(output.name)
+        if column_type is None or column_type == output.type:
             continue
-        reason = _conversion_error(state, output.type, wanted)
+        reason = _conversion_error(state, output.type, column_type)
         if reason is not None:
             message = (
                 f"pipe `{pipe.name}` outputs `{output.name}` as {output.type}, which cannot become the "
-                f"{wanted} of target `{target.name}`: {short_message(reason)}"
+                f"{column_type} of target `{target.name}`: {short_message(reason)}"
             )
             hint = "convert it in the SELECT, or change the type of the target's column"
             yield RookeryError(TARGET_COLUMNS, message, hint=hint, place=_place_of_output(pipe), detail=reason.detail)

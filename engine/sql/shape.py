@@ -247,14 +247,14 @@ def _as_query(root: Node, select: Node, shared: list[Node], first: Node) -> Node
     query = {k: v for k, v in root.items() if k != "list_of_modes"}
     if select["type"] != "SelectQuery":
         return select
-    own = deepcopy(select)
-    own_names = {_defined_name(e) for e in members(own.get("with"))}
+    branch = deepcopy(select)
+    own_names = {_defined_name(e) for e in members(branch.get("with"))}
     inherited = [deepcopy(e) for e in shared if _defined_name(e) not in own_names]
     if inherited:
-        own["with"] = {"type": "ExpressionList", "children": inherited + members(own.get("with"))}
+        branch["with"] = {"type": "ExpressionList", "children": inherited + members(branch.get("with"))}
         if first.get("recursive_with"):
-            own["recursive_with"] = True
-    query["list_of_selects"] = {"type": "ExpressionList", "children": [own]}
+            branch["recursive_with"] = True
+    query["list_of_selects"] = {"type": "ExpressionList", "children": [branch]}
     return query
 
 

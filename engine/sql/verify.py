@@ -175,6 +175,8 @@ def check_canonical(text: str) -> None:
 
 @dataclass(frozen=True)
 class _Verifier:
+    """Parses and checks the texts of one verification, all with the same names."""
+
     parser: Parser
     bound: frozenset[str]
     placeholders: Mapping[str, str]
