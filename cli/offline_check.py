@@ -9,12 +9,13 @@ from engine.compiler.compose import Verifier
 from engine.compiler.diagnostics import compile_all
 from engine.project.parse import Survey
 from engine.warehouse.embedded import EmbeddedWarehouse
+from engine.warehouse.port import WarehouseOptions
 from engine.workspace.analyser import Analyser
 
 
 def compiled(survey: Survey) -> Build:
     """The build of a project. Raises Problems with every error, in files and in SQL."""
-    warehouse = EmbeddedWarehouse(None, database="check_empty")
+    warehouse = EmbeddedWarehouse(None, WarehouseOptions(database="check_empty"))
     try:
         compile = partial(build, survey.project, "check", Verifier(warehouse), Analyser(warehouse, "check"))
         return compile_all(

@@ -26,7 +26,18 @@ from engine.warehouse.handles import CORRECTNESS_SETTINGS, READER_SETTINGS, SHOR
 from engine.warehouse.new_parts import NewParts
 from engine.warehouse.parts import why_damaged
 from engine.warehouse.pool import Pool
-from engine.warehouse.port import Capabilities, DamagedPart, Format, Input, Rows, Space, Statement, Stream, Value
+from engine.warehouse.port import (
+    Capabilities,
+    DamagedPart,
+    Format,
+    Input,
+    Rows,
+    Space,
+    Statement,
+    Stream,
+    Value,
+    WarehouseOptions,
+)
 from engine.warehouse.render import is_insert, used_bindings, with_quoted_integers, with_settings
 from engine.warehouse.stale_tokens import StaleTokens
 from engine.warehouse.stream import ResultStream
@@ -51,35 +62,26 @@ class EmbeddedWarehouse:
     """chDB in this process. One process per directory, and one directory per process."""
 
     def __init__(
-        self,
-        path: Path | None,
-        *,
-        readers: int = 8,
-        writers: int = 4,
-        borrow_timeout: float = 5.0,
-        database: str,
-        zone: str | None = None,
-        limits: Mapping[str, int | str] | None = None,
+        self, path: Path | None, options: WarehouseOptions, *, limits: Mapping[str, int | str] | None = None
     ) -> None:
         """Open a data directory, or a private temporary one if `path` is None.
 
-        `database` is created and stays empty. It is the default database of readers, so names that a query does not
-        define do not exist. `zone` is the time zone from the settings. `limits` are settings that most statements
-        have; readers set them once, so that statements need not repeat them. Raises DIRECTORY_BUSY if another process
-        has locked the directory, ZONE if its data has another time zone.
+        `limits` are settings that most statements have. Readers set them once, so that statements need not repeat
+        them. Raises DIRECTORY_BUSY if another process has locked the directory, ZONE if its data has another time
+        zone.
         """
         _close_private(self)
         self._temporary = Path(tempfile.mkdtemp(prefix="rookery-")) if path is None else None
         self._directory = Directory(path or self._temporary or Path())
-        self._database = database
+        self._database = options.database
         self._large: LruCache[str, bool] = LruCache(_LARGE_TEXTS)
         self._selects = parser.Selects(self._ask)
         self._reader_settings: dict[str, int | str] = {}
         self._writer_settings: dict[str, int | str] = {}
         self._reader_defaults = {**limits, **_buffer_limits(limits)} if limits else {}
         self._zone = ""
-        self._writers = Pool(self._writer, Handle.close, size=writers, timeout=borrow_timeout)
-        self._readers = Pool(self._reader, Handle.close, size=readers, timeout=borrow_timeout)
+        self._writers = Pool(self._writer, Handle.close, size=options.writers, timeout=options.borrow_timeout)
+        self._readers = Pool(self._reader, Handle.close, size=options.readers, timeout=options.borrow_timeout)
         self._anchor: Handle | None = None
         self._parts, self._merges = NewParts(), NewParts(logs=False)
         self._noted: set[Name] = set()
@@ -92,10 +94,10 @@ class EmbeddedWarehouse:
         self._inspecting = threading.Lock()
         self._tables = StaleTokens(self._directory.path, self)
         try:
-            self._zone = self._resolve_zone(zone)
+            self._zone = self._resolve_zone(options.zone)
             # The engine stops when its last handle is closed, and tables in memory are lost. This handle stays open.
             self._anchor = Handle(self._directory.path, self._directory.config)
-            self._capabilities = self._prepare(readers)
+            self._capabilities = self._prepare(options.readers)
         except BaseException:
             self.close()
             raise
@@ -446,7 +448,7 @@ def in_this_process() -> EmbeddedWarehouse:
     with _engines_lock:
         for warehouse in _opened:
             return warehouse
-        _private.append(EmbeddedWarehouse(None, readers=2, writers=1, database="rookery_empty"))
+        _private.append(EmbeddedWarehouse(None, WarehouseOptions(database="rookery_empty", readers=2, writers=1)))
         return _private[0]
 
 

@@ -120,6 +120,22 @@ class Space:
     """Size of the disk in bytes."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarehouseOptions:
+    """Options of both adapters."""
+
+    database: str
+    """The default database of readers. It is created and stays empty, so undefined names in a query do not exist."""
+    readers: int = 8
+    """Number of queries that can run at once."""
+    writers: int = 4
+    """Number of handles for inserts and DDL. A server has no limit."""
+    borrow_timeout: float = 5.0
+    """How long a query waits for a handle, in seconds."""
+    zone: str | None = None
+    """The time zone from the settings, if they name one."""
+
+
 class DamagedPart(NamedTuple):
     """A part of a table whose files are damaged, or that is missing in the table's deduplication log."""
 

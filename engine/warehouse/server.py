@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -25,7 +26,18 @@ from engine.warehouse import embedded, parser
 from engine.warehouse.error_trailer import ErrorTrailer
 from engine.warehouse.errors import EngineError, translate
 from engine.warehouse.handles import CORRECTNESS_SETTINGS, READER_SETTINGS
-from engine.warehouse.port import Capabilities, DamagedPart, Format, Input, Rows, Space, Statement, Stream, Value
+from engine.warehouse.port import (
+    Capabilities,
+    DamagedPart,
+    Format,
+    Input,
+    Rows,
+    Space,
+    Statement,
+    Stream,
+    Value,
+    WarehouseOptions,
+)
 from engine.warehouse.render import is_insert, used_bindings, with_quoted_integers, with_settings
 from engine.warehouse.stream import ResultStream
 from engine.warehouse.time_zone import named_zone
@@ -40,52 +52,48 @@ _READER_HINT = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A user of a ClickHouse server."""
+
+    user: str
+    password: str = field(repr=False)
+
+
 class ServerWarehouse:
     """A ClickHouse server, connected to over HTTP."""
 
     def __init__(
-        self,
-        url: str,
-        *,
-        user: str,
-        password: str,
-        reader_user: str | None = None,
-        reader_password: str | None = None,
-        database: str,
-        readers: int = 16,
-        borrow_timeout: float = 5.0,
-        zone: str | None = None,
+        self, url: str, options: WarehouseOptions, writer: Credentials, reader: Credentials | None = None
     ) -> None:
-        """Connect as the writer and as the reader. Without `reader_user`, the writer's user reads as well, read-only.
+        """Connect as the writer and as the reader. Without a reader, the writer's user reads as well, read-only.
 
-        The time zone of the data is always the server's own, because tables get it when they are loaded. `zone` is
-        the one from the settings. Raises UNREACHABLE, AUTHENTICATION, ENGINE if the reader lacks permissions, ZONE if
-        `zone` is not the server's.
+        The time zone of the data is always the server's own, because tables get it when they are loaded. Raises
+        UNREACHABLE, AUTHENTICATION, ENGINE if the reader lacks permissions, ZONE if the settings name another zone.
         """
-        self._borrow_timeout = borrow_timeout
-        self._query_slots = threading.BoundedSemaphore(readers)
+        self._borrow_timeout = options.borrow_timeout
+        self._query_slots = threading.BoundedSemaphore(options.readers)
         self._closed = False
         self._selects = parser.Selects(self._ask)
-        self._pool = get_pool_manager(maxsize=readers + 4, block=False)
+        self._pool = get_pool_manager(maxsize=options.readers + 4, block=False)
         try:
             with _translated():
-                self._writer = _client(url, user, password, {}, self._pool)
-                self._writer.command(f"CREATE DATABASE IF NOT EXISTS {quote(database)}")
+                self._writer = _client(url, writer, {}, self._pool)
+                self._writer.command(f"CREATE DATABASE IF NOT EXISTS {quote(options.database)}")
             known = {str(row[0]) for row in self.query("SELECT name FROM system.settings").rows}
             for name, value in CORRECTNESS_SETTINGS.items():
                 if name in known:
                     self._writer.set_client_setting(name, value)
-            self._zone = self._server_zone(zone)
+            self._zone = self._server_zone(options.zone)
             self._writer.set_client_setting("session_timezone", self._zone)
-            reader = (user, password) if reader_user is None else (reader_user, reader_password or "")
-            self._reader = self._open_reader(url, *reader, database, known)
+            self._reader = self._open_reader(url, reader or writer, options.database, known)
             with _translated():
                 version = str(self._writer.command("SELECT version()"))
                 self._parses = self._can_parse()
         except BaseException:
             self._pool.clear()
             raise
-        self._capabilities = Capabilities(version=version, embedded=False, readers=readers)
+        self._capabilities = Capabilities(version=version, embedded=False, readers=options.readers)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -207,7 +215,7 @@ class ServerWarehouse:
             )
         return zone
 
-    def _open_reader(self, url: str, user: str, password: str, database: str, known: set[str]) -> Client:
+    def _open_reader(self, url: str, reader: Credentials, database: str, known: set[str]) -> Client:
         """Connect as the reader, and check that its user can run queries and set their limits."""
         candidates = {
             **READER_SETTINGS,
@@ -218,7 +226,7 @@ class ServerWarehouse:
         # Older servers lack some of the settings, and would refuse to be asked for them.
         settings = {name: value for name, value in candidates.items() if name in known}
         try:
-            client = _client(url, user, password, settings, self._pool)
+            client = _client(url, reader, settings, self._pool)
             client.database = database
             client.query("SELECT 1 SETTINGS max_execution_time = 5, max_memory_usage = 1000000000")
         except Exception as exc:
@@ -227,7 +235,7 @@ class ServerWarehouse:
                 raise error from exc
             raise EngineError(
                 error.code,
-                f"user `{user}` cannot be the reader: {error.message}",
+                f"user `{reader.user}` cannot be the reader: {error.message}",
                 engine_code=error.engine_code,
                 hint=_READER_HINT,
                 detail=error.detail,
@@ -297,18 +305,18 @@ class ServerWarehouse:
                 response.close()
 
 
-def has_database(url: str, name: str, *, user: str, password: str) -> bool:
+def has_database(url: str, name: str, credentials: Credentials) -> bool:
     """Whether a ClickHouse server has a database. Raises UNREACHABLE, AUTHENTICATION."""
     pool = get_pool_manager(maxsize=1)
     try:
         with _translated():
-            client = _client(url, user, password, {}, pool)
+            client = _client(url, credentials, {}, pool)
             return bool(int(str(client.command(f"EXISTS DATABASE {quote(name)}"))))
     finally:
         pool.clear()
 
 
-def _client(url: str, user: str, password: str, settings: Mapping[str, int | str], pool: PoolManager) -> Client:
+def _client(url: str, credentials: Credentials, settings: Mapping[str, int | str], pool: PoolManager) -> Client:
     parts = urlsplit(url)
     try:
         port = parts.port
@@ -324,8 +332,8 @@ def _client(url: str, user: str, password: str, settings: Mapping[str, int | str
         interface=parts.scheme,
         host=parts.hostname,
         port=port or (8443 if secure else 8123),
-        username=user,
-        password=password,
+        username=credentials.user,
+        password=credentials.password,
         settings=dict(settings),
         pool_mgr=pool,
         proxy_path=parts.path.strip("/"),

@@ -8,40 +8,44 @@ from pathlib import Path
 from engine.settings import HOME, Settings, private_directory
 from engine.warehouse.directory import held, is_held
 from engine.warehouse.embedded import EmbeddedWarehouse
-from engine.warehouse.port import Warehouse, limit_settings
-from engine.warehouse.server import ServerWarehouse, has_database
+from engine.warehouse.port import Warehouse, WarehouseOptions, limit_settings
+from engine.warehouse.server import Credentials, ServerWarehouse, has_database
 from engine.workspace.workspace import Workspace
 
 
 def open_warehouse(settings: Settings) -> Warehouse:
     """The database that the settings name. Raises RK6xxx."""
-    if settings.clickhouse_url is None:
-        _make_private(settings)
-        return EmbeddedWarehouse(
-            settings.data,
-            readers=settings.readers,
-            writers=settings.writers,
-            borrow_timeout=settings.borrow_timeout,
-            database=settings.empty_database,
-            zone=settings.timezone,
-            limits=limit_settings(
-                seconds=settings.max_seconds,
-                memory=settings.max_memory,
-                total_memory=settings.total_memory,
-                rows=settings.max_rows,
-            ),
-        )
-    return ServerWarehouse(
-        settings.clickhouse_url,
-        user=settings.clickhouse_user,
-        password=settings.clickhouse_password.get_secret_value(),
-        reader_user=settings.clickhouse_reader_user,
-        reader_password=settings.clickhouse_reader_password.get_secret_value(),
+    options = WarehouseOptions(
         database=settings.empty_database,
         readers=settings.readers,
+        writers=settings.writers,
         borrow_timeout=settings.borrow_timeout,
         zone=settings.timezone,
     )
+    if settings.clickhouse_url is None:
+        _make_private(settings)
+        return EmbeddedWarehouse(settings.data, options, limits=_limits(settings))
+    return ServerWarehouse(settings.clickhouse_url, options, _writer(settings), _reader(settings))
+
+
+def _limits(settings: Settings) -> dict[str, int | str]:
+    return limit_settings(
+        seconds=settings.max_seconds,
+        memory=settings.max_memory,
+        total_memory=settings.total_memory,
+        rows=settings.max_rows,
+    )
+
+
+def _writer(settings: Settings) -> Credentials:
+    return Credentials(settings.clickhouse_user, settings.clickhouse_password.get_secret_value())
+
+
+def _reader(settings: Settings) -> Credentials | None:
+    """The user for queries, if the settings name a separate one."""
+    if settings.clickhouse_reader_user is None:
+        return None
+    return Credentials(settings.clickhouse_reader_user, settings.clickhouse_reader_password.get_secret_value())
 
 
 def _make_private(settings: Settings) -> None:
@@ -65,12 +69,7 @@ def has_workspace(settings: Settings) -> bool:
         if not there and is_held(settings.data):
             raise held(settings.data, "another process")
         return there
-    return has_database(
-        settings.clickhouse_url,
-        settings.workspace,
-        user=settings.clickhouse_user,
-        password=settings.clickhouse_password.get_secret_value(),
-    )
+    return has_database(settings.clickhouse_url, settings.workspace, _writer(settings))
 
 
 def open_workspace(settings: Settings) -> Workspace:

@@ -15,8 +15,9 @@ from tests.support.server import running
 ENGINE = """
 import json, sys
 from engine.warehouse.embedded import EmbeddedWarehouse
+from engine.warehouse.port import WarehouseOptions
 from pathlib import Path
-warehouse = EmbeddedWarehouse(Path(sys.argv[1]), database="main_empty")
+warehouse = EmbeddedWarehouse(Path(sys.argv[1]), WarehouseOptions(database="main_empty"))
 found = []
 for sql in json.load(sys.stdin):
     if sql.startswith("SELECT"):

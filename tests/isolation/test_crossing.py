@@ -33,7 +33,7 @@ from engine.query.executor import Queries
 from engine.query.request import QueryRequest
 from engine.settings import load
 from engine.warehouse.embedded import EmbeddedWarehouse
-from engine.warehouse.port import Format, Input
+from engine.warehouse.port import Format, Input, WarehouseOptions
 from engine.workspace.workspace import Workspace
 from tests.isolation.world import World
 
@@ -110,7 +110,7 @@ def rows_of(tenant: str, count: int = ROWS) -> list[dict[str, Any]]:
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     settings = load(data=tmp_path_factory.mktemp("crossing") / "data", workspace="main", readers=2, writers=3)
     warehouse = EmbeddedWarehouse(
-        settings.data, readers=2, writers=3, borrow_timeout=30, database=settings.empty_database
+        settings.data, WarehouseOptions(readers=2, writers=3, borrow_timeout=30, database=settings.empty_database)
     )
     workspace = Workspace(settings, warehouse)
     try:

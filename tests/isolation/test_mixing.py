@@ -15,6 +15,7 @@ from engine.ingest.staging_pool import StagingPool
 from engine.query.executor import Queries
 from engine.settings import load
 from engine.warehouse.embedded import EmbeddedWarehouse
+from engine.warehouse.port import WarehouseOptions
 from engine.workspace.workspace import Workspace
 from tests.isolation.mixing import KEPT, REFUSED, SOURCES
 from tests.isolation.world import World
@@ -37,7 +38,9 @@ class Mixed:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mixed]:
     settings = load(data=tmp_path_factory.mktemp("mixing") / "data", workspace="mixed", readers=2, writers=3)
-    warehouse = EmbeddedWarehouse(settings.data, readers=2, writers=3, database=settings.empty_database)
+    warehouse = EmbeddedWarehouse(
+        settings.data, WarehouseOptions(readers=2, writers=3, database=settings.empty_database)
+    )
     worlds = []
     try:
         for name in ("mixed", "alone"):

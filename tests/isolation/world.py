@@ -25,7 +25,7 @@ from engine.query.result import QueryResult
 from engine.settings import load
 from engine.tokens import Claims, Scope, sign
 from engine.warehouse.embedded import EmbeddedWarehouse
-from engine.warehouse.port import Format, Input
+from engine.warehouse.port import Format, Input, WarehouseOptions
 from engine.workspace.snapshot import DeployedFile
 from engine.workspace.workspace import Workspace
 
@@ -364,7 +364,9 @@ def shown(seen: tuple[str, Any]) -> str:
 def worlds(directory: Path) -> Iterator[dict[str, World]]:
     """The three worlds over one engine, filled: many parts, some of one tenant, some of several."""
     settings = load(data=directory / "data", workspace="full", readers=4, writers=3, max_seconds=5)
-    warehouse = EmbeddedWarehouse(settings.data, readers=4, writers=3, database=settings.empty_database)
+    warehouse = EmbeddedWarehouse(
+        settings.data, WarehouseOptions(readers=4, writers=3, database=settings.empty_database)
+    )
     found: dict[str, World] = {}
     try:
         for name in ("full", *OWN_WORLD):

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from engine.warehouse.port import Warehouse
-from engine.warehouse.server import ServerWarehouse
+from engine.warehouse.port import Warehouse, WarehouseOptions
+from engine.warehouse.server import Credentials, ServerWarehouse
 from tests.support.clickhouse_http import READER, WRITER, serve
 
 EMPTY = "rk_test_empty"
@@ -34,8 +34,11 @@ class Server:
     reader_password: str | None = READER[1]
 
     def open(self, **options: Any) -> ServerWarehouse:
-        given = {**vars(self), "database": EMPTY, "readers": READERS, **options}
-        return ServerWarehouse(given.pop("url"), **given)
+        users = {name: options.pop(name) for name in vars(self).keys() & options.keys()}
+        server = replace(self, **users)
+        reader = None if server.reader_user is None else Credentials(server.reader_user, server.reader_password or "")
+        chosen = WarehouseOptions(**{"database": EMPTY, "readers": READERS, **options})
+        return ServerWarehouse(server.url, chosen, Credentials(server.user, server.password), reader)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from engine.warehouse.embedded import EmbeddedWarehouse
-from engine.warehouse.port import Warehouse
+from engine.warehouse.port import Warehouse, WarehouseOptions
 from tests.support.warehouses import EMPTY, READERS, Server, a_server, fresh
 
 
@@ -19,7 +19,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedWarehouse]:
-    warehouse = EmbeddedWarehouse(tmp_path_factory.mktemp("embedded"), readers=READERS, writers=3, database=EMPTY)
+    warehouse = EmbeddedWarehouse(
+        tmp_path_factory.mktemp("embedded"), WarehouseOptions(readers=READERS, writers=3, database=EMPTY)
+    )
     yield warehouse
     warehouse.close()
 

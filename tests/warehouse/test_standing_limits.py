@@ -9,7 +9,7 @@ import pytest
 
 from engine.errors import RookeryError
 from engine.warehouse.embedded import EmbeddedWarehouse
-from engine.warehouse.port import Format, Statement, limit_settings
+from engine.warehouse.port import Format, Statement, WarehouseOptions, limit_settings
 
 pytestmark = pytest.mark.feature
 
@@ -20,7 +20,7 @@ OTHERS = limit_settings(seconds=3.0, memory=1 << 29, total_memory=1 << 30, rows=
 @pytest.fixture(scope="module")
 def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedWarehouse]:
     path = tmp_path_factory.mktemp("standing") / "data"
-    found = EmbeddedWarehouse(path, readers=1, writers=1, database="w_empty", limits=USUAL)
+    found = EmbeddedWarehouse(path, WarehouseOptions(readers=1, writers=1, database="w_empty"), limits=USUAL)
     yield found
     found.close()
 

@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 from engine.errors import RookeryError
 from engine.warehouse.embedded import EmbeddedWarehouse
-warehouse = EmbeddedWarehouse(Path(sys.argv[1]), readers=1, writers=1, database="empty")
+from engine.warehouse.port import WarehouseOptions
+warehouse = EmbeddedWarehouse(Path(sys.argv[1]), WarehouseOptions(readers=1, writers=1, database="empty"))
 warehouse.execute("CREATE DATABASE d")
 warehouse.execute("CREATE TABLE d.staged (n UInt8) ENGINE = Memory")
 warehouse.execute("INSERT INTO d.staged VALUES (1), (2)")

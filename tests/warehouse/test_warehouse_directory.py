@@ -15,9 +15,10 @@ import sys
 from pathlib import Path
 from engine.errors import RookeryError
 from engine.warehouse.embedded import EmbeddedWarehouse, in_this_process
+from engine.warehouse.port import WarehouseOptions
 path = Path(sys.argv[1])
 def opened(path):
-    return EmbeddedWarehouse(path, readers=2, writers=2, database="none")
+    return EmbeddedWarehouse(path, WarehouseOptions(readers=2, writers=2, database="none"))
 def refused(path):
     try:
         opened(path)

@@ -21,14 +21,15 @@ import json, re, sys
 from dataclasses import asdict
 from pathlib import Path
 from engine.warehouse.embedded import EmbeddedWarehouse
-from engine.warehouse.port import Format, Statement
+from engine.warehouse.port import Format, Statement, WarehouseOptions
 from tests.support.warehouses import Server
 
 def memory(what):
     return int(re.search(what + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) << 10
 
 where, few, many = json.loads(sys.argv[1])
-warehouse = Server(**where).open() if isinstance(where, dict) else EmbeddedWarehouse(Path(where), database="none")
+options = WarehouseOptions(database="none")
+warehouse = Server(**where).open() if isinstance(where, dict) else EmbeddedWarehouse(Path(where), options)
 sql = "SELECT number, toString(number) AS s, repeat(hex(sipHash64(number)), 8) AS x FROM numbers({n:UInt64})"
 found = {}
 for format in Format:

@@ -10,13 +10,14 @@ import pytest
 from engine.schema import Name
 from engine.warehouse.embedded import EmbeddedWarehouse
 from engine.warehouse.parts import why_damaged
+from engine.warehouse.port import WarehouseOptions
 
 TABLE = Name("w", "t")
 
 
 @pytest.mark.parametrize("wide", [0, 1], ids=["compact", "wide"])
 def test_every_file_that_is_cut_off_is_noticed(tmp_path: Path, wide: int) -> None:
-    warehouse = EmbeddedWarehouse(tmp_path / "data", readers=1, writers=2, database="w_empty")
+    warehouse = EmbeddedWarehouse(tmp_path / "data", WarehouseOptions(readers=1, writers=2, database="w_empty"))
     try:
         warehouse.execute("CREATE DATABASE w")
         settings = f"min_bytes_for_wide_part = {0 if wide else 1 << 30}"

@@ -9,7 +9,7 @@ import pytest
 
 from engine.warehouse.dedup_log_repair import repair
 from engine.warehouse.embedded import EmbeddedWarehouse
-from engine.warehouse.port import SINGLE_BLOCK_SETTINGS, Input
+from engine.warehouse.port import SINGLE_BLOCK_SETTINGS, Input, WarehouseOptions
 
 ROWS = b'{"n":1}\n{"n":2}\n{"n":3}\n'
 
@@ -26,7 +26,7 @@ def _insert(warehouse: EmbeddedWarehouse, token: str) -> int:
 
 
 def _open(path: Path) -> EmbeddedWarehouse:
-    return EmbeddedWarehouse(path, readers=1, writers=2, database="w_empty")
+    return EmbeddedWarehouse(path, WarehouseOptions(readers=1, writers=2, database="w_empty"))
 
 
 @pytest.fixture
