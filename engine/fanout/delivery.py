@@ -124,10 +124,10 @@ class Delivery:
     ) -> Failures:
         """Insert each tenant's rows into its nest, several at a time. `rows` makes the SELECT of one tenant's rows.
 
-        Raises RK6003 when the database is overloaded: then the whole range is delivered again.
+        Raises RK6003 when the database has no free connection: then the whole range is delivered again.
         """
         failed: Failures = {}
-        merged: list[str] = []
+        with_merges: list[str] = []
         insert_lock = self._workspace.insert_lock
         # If this thread holds the lock exclusively, pool threads must not ask for it: this thread waits for them.
         guard = nullcontext if insert_lock.is_owner else insert_lock.shared
@@ -135,30 +135,26 @@ class Delivery:
         def insert(tenant: str) -> None:
             # Runs in a pool thread, or in this one for a single tenant.
             try:
-                database = nest_database(self._workspace.name, tenant)
                 with guard():
-                    reached = nest_tables_fed_by(self._workspace, database, self._datasource)
-                    self._workspace.warehouse.note_parts(reached)
-                    reader.insert(database, log_range.token, rows(tenant))
-                    damaged, has_merges = remove_damaged_parts(self._workspace, reached)
-                if has_merges:
-                    merged.append(tenant)
-                if damaged:
-                    failed[tenant] = f"the engine stored a damaged part: {next(iter(damaged.values()))}"
+                    damage, has_merges = self._insert(reader, log_range.token, tenant, rows(tenant))
             except RookeryError as exc:
                 if exc.code is BUSY:
                     raise
                 failed[tenant] = exc.detail or exc.message
+                return
+            if has_merges:
+                with_merges.append(tenant)
+            if damage:
+                failed[tenant] = f"the engine stored a damaged part: {damage}"
 
         if len(present) == 1:
-            for tenant in sorted(present):
-                insert(tenant)
+            insert(next(iter(present)))
         else:
             running = [self._pool.submit(insert, t) for t in sorted(present)]
             wait(running)
             for delivery in running:
                 delivery.result()
-        if merged:
+        if with_merges:
             with insert_lock.exclusive():
                 self._workspace.warehouse.undo_merges()
         if failed:
@@ -166,3 +162,12 @@ class Delivery:
             with insert_lock.exclusive():
                 self._workspace.warehouse.forget_unstored_tokens()
         return failed
+
+    def _insert(self, reader: LandingLog, token: str, tenant: str, rows: str) -> tuple[str, bool]:
+        """Insert a tenant's rows. Returns the removed damage, in words, and whether merges must be undone."""
+        database = nest_database(self._workspace.name, tenant)
+        tables = nest_tables_fed_by(self._workspace, database, self._datasource)
+        self._workspace.warehouse.note_parts(tables)
+        reader.insert(database, token, rows)
+        damaged, has_merges = remove_damaged_parts(self._workspace, tables)
+        return next(iter(damaged.values()), ""), has_merges

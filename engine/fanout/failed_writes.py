@@ -20,7 +20,7 @@ from engine.workspace.workspace import Workspace
 log = structlog.get_logger("rookery.fanout")
 
 MAX_CHECKED_NESTS = 64
-"""Nests that are checked after an insert into landing. With more, only the workspace's own tables are."""
+"""Nests that are checked after an insert into landing. With more, only the workspace's with_tables tables are."""
 
 
 def tables_fed_by(workspace: Workspace, datasource: str) -> tuple[Name, ...]:
@@ -32,9 +32,9 @@ def tables_fed_by(workspace: Workspace, datasource: str) -> tuple[Name, ...]:
 def _tables_fed_by(snapshot: Snapshot, datasource: str) -> tuple[Name, ...]:
     build = snapshot.build
     views = list(workspace_schema(build).views.values())
-    own = [t for t in snapshot.tenants.values() if t.placement == "tables"]
-    if len(own) <= MAX_CHECKED_NESTS:
-        for tenant in own:
+    with_tables = [t for t in snapshot.tenants.values() if t.placement == "tables"]
+    if len(with_tables) <= MAX_CHECKED_NESTS:
+        for tenant in with_tables:
             views += nest_schema(build, tenant.id, snapshot.routed).views.values()
     tables = [Name(build.workspace, datasource)]
     for name in tables:

@@ -36,7 +36,7 @@ ViewFactory = Callable[[tuple[str, ...], tuple[str, ...]], View]
 
 
 def repairable(
-    workspace: Workspace, build: Build, wanted: Schema, live: Schema, continued: Collection[str] = ()
+    workspace: Workspace, build: Build, desired: Schema, live: Schema, continued: Collection[str] = ()
 ) -> dict[Name, tuple[MissedBlocks, ...]]:
     """Suspended views that can be put back by delivering exactly the blocks that they have missed, and these blocks.
 
@@ -46,7 +46,7 @@ def repairable(
     repaired = {}
     for text, record in workspace.registry.read(SUSPENDED_KIND).items():
         database, _, name = text.partition(".")
-        view, current = wanted.views.get(Name(database, name)), live.views.get(Name(database, name))
+        view, current = desired.views.get(Name(database, name)), live.views.get(Name(database, name))
         if view is None or (current is not None and not (current.mark and current.mark.without)):
             continue
         if view.mark and view.mark.resource in continued:

@@ -68,6 +68,7 @@ class Offset:
 
     @staticmethod
     def start(at: int = 0) -> Offset:
+        """An offset after block `at`, with a new epoch."""
         return Offset(secrets.token_hex(6), at)
 
     def began(self, log_range: LogRange) -> Offset:

@@ -158,7 +158,7 @@ class UncertainBatches:
             return any(batch is None or b.batch in (NEWEST_BATCH, batch) for b in batches)
 
     def may_retry(self, datasource: str) -> bool:
-        """Whether a failing INSERT is retried later as it is, instead of suspending the view that the error names."""
+        """Whether a failing INSERT is retried later, instead of suspending the view that the error names."""
         with self._lock:
             first, failures = self._failures.get(datasource, (self._now(), 0))
             return failures < MAX_TRIES or self._now() - first < RETRY_TIMEOUT_SECONDS

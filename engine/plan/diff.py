@@ -57,6 +57,7 @@ class DiffOptions:
     why_incomplete: WhyIncomplete = lambda _: None
 
     def is_continued(self, view: View) -> bool:
+        """Whether the view belongs to a pipe in `continued`."""
         return _resource(view) in self.continued
 
 
@@ -357,7 +358,7 @@ def _views_to_create(comparison: _Comparison) -> Iterable[Step]:
 
 
 def _view_to_create(comparison: _Comparison, view: View, narrowed: set[Name]) -> CreateView | None:
-    """The step that creates or replaces a view; None if it stays as it is. `narrowed` tables lose a column."""
+    """The step that creates or replaces a view; None if it needs no change. `narrowed` tables lose a column."""
     name, options = view.name, comparison.options
     current = comparison.live.views.get(name)
     step = CreateView(_resource(view), "", tenant=_tenant(view), view=view, replaces=current is not None)

@@ -65,10 +65,10 @@ def has_workspace(settings: Settings) -> bool:
     """Whether the workspace exists. Creates nothing. Raises RK6001 while another process may be creating it."""
     if settings.clickhouse_url is None:
         metadata = settings.data / "metadata"
-        there = any((metadata / name).exists() for name in (f"{settings.workspace}.sql", settings.workspace))
-        if not there and is_held(settings.data):
+        exists = any((metadata / name).exists() for name in (f"{settings.workspace}.sql", settings.workspace))
+        if not exists and is_held(settings.data):
             raise held(settings.data, "another process")
-        return there
+        return exists
     return has_database(settings.clickhouse_url, settings.workspace, _writer(settings))
 
 

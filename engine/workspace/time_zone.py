@@ -16,12 +16,12 @@ ZONE_KIND, ZONE_NAME = "timezone", "workspace"
 
 def first_zone(warehouse: Warehouse, settings: Settings) -> str:
     """The zone of a new workspace. Raises ZONE if a ClickHouse server does not run in the configured zone."""
-    wanted = settings.timezone or UTC
-    if warehouse.zone != wanted and not warehouse.capabilities.embedded:
+    zone = settings.timezone or UTC
+    if warehouse.zone != zone and not warehouse.capabilities.embedded:
         raise RookeryError(
             ZONE,
-            f"a new workspace uses the time zone {wanted}, but the ClickHouse server runs in {warehouse.zone}",
-            hint=f"set ROOKERY_TIMEZONE={warehouse.zone}, or <timezone>{wanted}</timezone> in the server's settings",
+            f"a new workspace uses the time zone {zone}, but the ClickHouse server runs in {warehouse.zone}",
+            hint=f"set ROOKERY_TIMEZONE={warehouse.zone}, or <timezone>{zone}</timezone> in the server's settings",
         )
     return warehouse.zone
 

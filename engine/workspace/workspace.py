@@ -28,7 +28,9 @@ from engine.workspace.snapshot import SNAPSHOT_KINDS, Snapshot, snapshot_of
 class Closable(Protocol):
     """A service that can be closed."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close it, and wait until its threads have ended."""
+        ...
 
 
 class Workspace:
