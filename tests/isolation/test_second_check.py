@@ -105,13 +105,16 @@ def scopes(of: Any, workspace: Workspace) -> Iterator[Any]:
 
 @pytest.mark.proves("A2")
 @pytest.mark.parametrize(
-    ("module", "functions"),
+    ("module", "functions", "share"),
     [
-        (scope, {"bind", "_filters_on", "_read", "_read_whole", "select", "_column", "mentioned"}),
-        (compose, {"_binding", "_hold_to_tenant", "bind", "adhoc"}),
+        (scope, {"bind", "_filters_on", "_read", "_read_whole", "select", "_column", "mentioned"}, 1.0),
+        # Some faults here concern no tenant: they change the size that is checked, or the key of the cache.
+        (compose, {"_binding", "_hold_to_tenant", "bind", "adhoc"}, 0.75),
     ],
 )
-def test_no_fault_in_the_scope_shows_rows_of_others(workspace: Workspace, module: Any, functions: set[str]) -> None:
+def test_no_fault_in_the_scope_shows_rows_of_others(
+    workspace: Workspace, module: Any, functions: set[str], share: float
+) -> None:
     tried = stopped = 0
     for fault, source in mutants(inspect.getsource(module), functions):
         changed = load(source, module)
@@ -126,8 +129,7 @@ def test_no_fault_in_the_scope_shows_rows_of_others(workspace: Workspace, module
             assert not foreign(found, one.tenant), (fault, sql, found)
         tried += 1
     assert tried > 20
-    # Not every fault concerns tenants: some only change the statement's size check or its cache key.
-    assert stopped > tried // 2
+    assert stopped > share * tried
 
 
 @pytest.mark.parametrize("change", [
