@@ -199,7 +199,11 @@ class EmbeddedWarehouse:
     def damaged_parts(self, tables: Iterable[Name]) -> list[DamagedPart]:
         names = tuple(tables)
         with self._inspecting:
-            damaged = self._parts.damaged_parts([(t, d) for t in names if (d := self._directory_of(t)) is not None])
+            directories = [(t, d) for t in names if (d := self._directory_of(t)) is not None]
+            try:
+                damaged = self._parts.damaged_parts(directories)
+            except OSError as exc:
+                raise file_error(exc) from exc
             return [part for part in damaged if not self._must_stay(part)]
 
     def _must_stay(self, damaged: DamagedPart) -> bool:

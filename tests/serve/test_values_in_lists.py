@@ -136,7 +136,7 @@ def test_a_value_that_does_not_fit_is_told(home: House, event: dict[str, object]
     ("kind", "path", "hint"),
     [
         ("String", "$.items[:].key", "Array(String)"),
-        ("Array(String)", "$.a[:].b[:].c", "2 times"),
+        ("Array(String)", "$.a[:].b[:].c", "2 deep"),
         ("UInt8", "$.a.b[:].c", "Array(UInt8)"),
     ],
 )

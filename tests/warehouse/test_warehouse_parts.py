@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
 import pytest
 
+from engine.errors import STORAGE
 from engine.schema import Name
 from engine.warehouse.embedded import EmbeddedWarehouse
+from engine.warehouse.errors import EngineError, is_transient
+from engine.warehouse.new_parts import NewParts
 from engine.warehouse.parts import why_damaged
 from engine.warehouse.port import WarehouseOptions
 
@@ -46,5 +50,24 @@ def test_every_file_that_is_cut_off_is_noticed(tmp_path: Path, wide: int) -> Non
         warehouse.execute(f"ALTER TABLE w.t DROP PART '{fresh.name}'")
         assert warehouse.damaged_parts([TABLE]) == []
         assert warehouse.query("SELECT count() FROM w.t").rows == [(1000,)]
+    finally:
+        warehouse.close()
+
+
+def test_a_part_that_cannot_be_read_is_an_error_that_may_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts are inspected after an insert that may have stored its rows, so the sender sends them again."""
+    warehouse = EmbeddedWarehouse(tmp_path / "data", WarehouseOptions(readers=1, writers=1, database="w_empty"))
+
+    def unreadable(_parts: object, _tables: object) -> list[object]:
+        raise OSError(errno.EIO, "Input/output error")
+
+    try:
+        monkeypatch.setattr(NewParts, "damaged_parts", unreadable)
+        with pytest.raises(EngineError) as caught:
+            warehouse.damaged_parts([TABLE])
+        assert caught.value.code is STORAGE and is_transient(caught.value)
+        assert caught.value.headers.get("Retry-After")
     finally:
         warehouse.close()
