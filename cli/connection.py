@@ -155,8 +155,8 @@ def _rebuilt(status: int, body: Mapping[str, Any]) -> RookeryError:
 def connect(*, create: bool = False, keep: bool = True) -> Iterator[Connection]:
     """A connection to the workspace while a command runs.
 
-    If there is no workspace, `create` makes one; without `keep`, in a temporary directory. Without `create` it raises
-    RK7007.
+    Raises RK7007 if no workspace exists, unless `create` is set. Without `keep`, the new workspace is in a temporary
+    directory.
     """
     settings = options.loaded()
     with ExitStack() as stack:

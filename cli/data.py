@@ -58,7 +58,7 @@ def append(
     total_bytes = Path(file).stat().st_size if file != "-" and Path(file).is_file() else 0
     if file != "-" and not Path(file).is_file():
         raise RookeryError(
-            NO_FILE, f"there is no file {file}", hint="give the path of a file, or - for standard input"
+            NO_FILE, f"file {file} does not exist", hint="give the path of a file, or - for standard input"
         )
     params = {"mode": "append", "name": datasource, "format": format_}
     responses = []

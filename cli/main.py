@@ -62,7 +62,7 @@ def globals_(
     options.url, options.token, options.data, options.json = url or None, token or None, store, json
     options.project, options.settings = directory, None
     for name, near in misspelled_variables():
-        output.say(f"warning: there is no setting {name}; did you mean {near}?", "yellow")
+        output.say(f"warning: unknown setting {name}; did you mean {near}?", "yellow")
 
 
 for part in (project, tenants, access, data, quarantine, fanout, doctor, server):

@@ -75,7 +75,9 @@ def _survey() -> Survey:
     """The files of the project, with the errors of those that cannot be read. Raises RK7004 outside a project."""
     root = options.project
     if not root.is_dir():
-        raise RookeryError(NOT_A_PROJECT, f"there is no directory {root.resolve()}", hint="check the path after -C")
+        raise RookeryError(
+            NOT_A_PROJECT, f"directory {root.resolve()} does not exist", hint="check the path after -C"
+        )
     if not any((root / f).is_dir() for f in FOLDERS):
         raise RookeryError(
             NOT_A_PROJECT,
@@ -183,7 +185,9 @@ def _paths(files: Iterable[Path]) -> list[Path]:
         if not path.exists():
             named = _by_name(file.name.removesuffix(".yaml"))
             if named is None:
-                raise RookeryError(NO_FILE, f"there is no file {file}", hint="use a path, or the name of a resource")
+                raise RookeryError(
+                    NO_FILE, f"file {file} does not exist", hint="use a path, or the name of a resource"
+                )
             path = named
         paths.append(path)
     return paths

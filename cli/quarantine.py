@@ -117,7 +117,7 @@ def _corrected_rows(file: str) -> list[dict[str, Any]]:
     """Rows with `id` and `text` from NDJSON, or from the output of `quarantine ls --json`."""
     path = Path(file)
     if not path.is_file():
-        raise RookeryError(NO_FILE, f"there is no file {file}", hint="give the path of a file")
+        raise RookeryError(NO_FILE, f"file {file} does not exist", hint="give the path of a file")
     hint = 'lines of {"id": …, "text": …}, or the output of `rookery quarantine ls --json`'
     content = path.read_bytes()
     try:

@@ -8,7 +8,6 @@ of creating it, and this module creates it, with its whole history, when the ten
 from __future__ import annotations
 
 import threading
-from typing import cast
 
 import structlog
 
@@ -101,12 +100,4 @@ class Deferred:
 
 def deferred_of(workspace: Workspace) -> Deferred:
     """The workspace's `Deferred`, created on first use; it continues with the notes of an earlier process."""
-    deferred = workspace.attached.get("deferred")
-    if deferred is None:
-        with workspace.changes:
-            # Another thread may have created it while this one waited for the lock.
-            deferred = workspace.attached.get("deferred")
-            if deferred is None:
-                deferred = workspace.attached["deferred"] = Deferred(workspace)
-                deferred.watch()
-    return cast(Deferred, deferred)
+    return workspace.service("deferred", lambda: Deferred(workspace), Deferred.watch)

@@ -52,5 +52,5 @@ class MergeWatcher:
 
 def watch_merges(workspace: Workspace) -> None:
     """Check merges until the workspace is closed. Only for an embedded engine: a server's files are not ours."""
-    if workspace.warehouse.capabilities.embedded and "merges" not in workspace.attached:
-        workspace.attached["merges"] = MergeWatcher(workspace)
+    if workspace.warehouse.capabilities.embedded:
+        workspace.service("merges", lambda: MergeWatcher(workspace))

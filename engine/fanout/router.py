@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import cast
 
 from engine.fanout.handover import CommittedBatch
 from engine.fanout.offsets import OffsetJournal
@@ -168,12 +167,4 @@ class Router:
 
 def router_of(workspace: Workspace) -> Router:
     """The workspace's router, started on first use and closed with the workspace."""
-    # A request must not wait for a running change, so the first lookup takes no lock.
-    router = workspace.attached.get("router")
-    if router is None:
-        with workspace.changes:
-            router = workspace.attached.get("router")
-            if router is None:
-                router = workspace.attached["router"] = Router(workspace)
-                router.start()
-    return cast(Router, router)
+    return workspace.service("router", lambda: Router(workspace), Router.start)

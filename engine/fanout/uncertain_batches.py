@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import structlog
 
@@ -349,10 +349,4 @@ def _blocked(datasource: str, exc: RookeryError) -> RookeryError:
 
 def uncertain_batches_of(workspace: Workspace) -> UncertainBatches:
     """The workspace's uncertain batches, created on first use and closed with the workspace."""
-    batches = workspace.attached.get("uncertain batches")
-    if batches is None:
-        with workspace.changes:
-            batches = workspace.attached.get("uncertain batches")
-            if batches is None:
-                batches = workspace.attached["uncertain batches"] = UncertainBatches(workspace)
-    return cast(UncertainBatches, batches)
+    return workspace.service("uncertain batches", lambda: UncertainBatches(workspace))

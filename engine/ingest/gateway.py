@@ -25,7 +25,7 @@ from engine.ingest.insert_memory import InsertMemory, max_insert_bytes
 from engine.ingest.staging_pool import StagingPool
 from engine.ingest.writer import Attempt, BatchWriter, Results
 from engine.ingest.writer_queues import AppendGroup, IngestQueue
-from engine.warehouse.errors import file_error, for_sender
+from engine.warehouse.errors import file_error, for_sender, is_file_error
 from engine.warehouse.port import Input
 from engine.workspace.disk import require_space
 from engine.workspace.workspace import Workspace
@@ -396,7 +396,7 @@ def _count(appends: Sequence[Append], results: Results) -> None:
 def _unexpected_error(exc: BaseException) -> RookeryError:
     """Log an unexpected error. Returns RK6008 or RK6009 if a file failed, otherwise RK7006."""
     log.error("cannot store a batch", exc_info=exc)
-    if isinstance(exc, OSError):
+    if is_file_error(exc):
         return for_sender(file_error(exc))
     return RookeryError(
         INTERNAL, "the batch could not be stored", hint="the server's log has the details", detail=str(exc)

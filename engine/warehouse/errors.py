@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Mapping
+from typing import TypeGuard
 
 from clickhouse_connect.driver.exceptions import ClickHouseError, OperationalError, StreamFailureError
 from urllib3.exceptions import HTTPError
@@ -119,6 +120,7 @@ CODES: Mapping[int, Code] = {
 
 _RETRY_AFTER: Mapping[Code, str] = {errors.BUSY: "1", errors.STORAGE: "2", errors.DISK_FULL: "10"}
 """Values of Retry-After, in seconds, for errors after which the same statement may succeed."""
+_DISK_ERRORS = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EMFILE, errno.ENFILE)
 _FILE_SYSTEM = "filesystem error"
 """Start of C++ exceptions about files. The engine has the same number for all exceptions of the standard library."""
 _TOO_BIG = "Query tree is too big"
@@ -212,6 +214,11 @@ def storage_error(exc: EngineError) -> EngineError:
         detail=exc.detail,
         headers={"Retry-After": _RETRY_AFTER[code]},
     )
+
+
+def is_file_error(exc: BaseException) -> TypeGuard[OSError]:
+    """Whether an exception says that the disk or the file system failed, and not that a file does not exist."""
+    return isinstance(exc, OSError) and exc.errno in _DISK_ERRORS
 
 
 def file_error(exc: OSError) -> EngineError:

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from engine.errors import BAD_REQUEST, INTERNAL, METHOD, NOT_FOUND, RookeryError
 from engine.template.environment import PipeError
-from engine.warehouse.errors import file_error, for_sender
+from engine.warehouse.errors import file_error, for_sender, is_file_error
 
 log = structlog.get_logger("rookery.web")
 DOCUMENTATION = "docs/errors.md"
@@ -59,7 +59,7 @@ async def on_http_exception(_request: Request, exc: Exception) -> Response:
 async def on_bug(request: Request, exc: Exception) -> Response:
     """Log an unexpected exception with its stack; the caller gets one line."""
     log.error("bug", path=request.url.path, exc_info=exc)
-    if isinstance(exc, OSError):
+    if is_file_error(exc):
         # A file of the data directory cannot be read or written, which may pass.
         return rendered(for_sender(file_error(exc)))
     return rendered(RookeryError(INTERNAL, "internal error", hint="the server's log has the cause"))

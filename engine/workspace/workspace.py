@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar, cast
 
 from engine.compiler.build import Build, build
 from engine.compiler.compose import Verifier
@@ -31,6 +31,9 @@ class Closable(Protocol):
     def close(self) -> None:
         """Close it, and wait until its threads have ended."""
         ...
+
+
+S = TypeVar("S", bound=Closable)
 
 
 class Workspace:
@@ -91,6 +94,19 @@ class Workspace:
         with None, all may.
         """
         return build(project, self.name, self.verifier, self.analyser, reported=reported, tolerated=tolerated)
+
+    def service(self, name: str, create: Callable[[], S], start: Callable[[S], None] = lambda _service: None) -> S:
+        """The attached service of a name. The first caller creates and starts it; `close` closes it."""
+        # A request must not wait for a running change, so the first lookup takes no lock.
+        service = self.attached.get(name)
+        if service is None:
+            with self.changes:
+                # Another thread may have created it while this one waited for the lock.
+                service = self.attached.get(name)
+                if service is None:
+                    service = self.attached[name] = create()
+                    start(service)
+        return cast(S, service)
 
     def close(self) -> None:
         """Close the attached services and the database."""

@@ -325,7 +325,7 @@ def test_a_project_without_server_works_on_its_own_directory(tmp_path: Path) -> 
 
 def test_settings_that_look_misspelt_are_told(tmp_path: Path) -> None:
     said = Cli(tmp_path)("init", ROOKERY_PROT="1", ROOKERY_SERVICE_PORT_HTTP="2", ROOKERY_MAXBODY="3").err
-    assert "no setting ROOKERY_PROT; did you mean ROOKERY_PORT?" in said
+    assert "unknown setting ROOKERY_PROT; did you mean ROOKERY_PORT?" in said
     assert "did you mean ROOKERY_MAX_BODY?" in said
     assert "SERVICE" not in said
 
