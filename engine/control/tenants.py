@@ -128,7 +128,8 @@ def remove(workspace: Workspace, tenant: str, *, purge: bool = False, allow: Col
 
     Its rows stay in landing, and are delivered again if it is added again, unless `purge` erases them there too.
     Raises RK3004 for an unknown tenant; and RK3001, before anything is changed, for a shared aggregate that the
-    erasure would cost other tenants' rows and that is not in `allow`.
+    erasure would cost other tenants' rows and that is not in `allow`. With `purge`, raises RK5013 or RK6008 while a
+    batch is uncertain and cannot be completed.
     """
     with workspace.changes:
         snapshot = workspace.refresh()
@@ -136,6 +137,9 @@ def remove(workspace: Workspace, tenant: str, *, purge: bool = False, allow: Col
         if purge:
             if record is None:
                 check_id(snapshot.build, tenant)
+            # An uncertain batch may be inserted into landing again, and the tenant's rows with it.
+            with workspace.view_lock.changing():
+                workspace.view_lock.completion.complete_all()
             permit_erasure(workspace, snapshot.build, tenant, allow)
         if record is not None:
             _remove(workspace, snapshot, record)
