@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from benchmarks.report import Goal, Report
-from tests.fanout.stream import OWN, Found, Stream, add_tenants, judge, kill, project
+from tests.fanout.retrying_writers import OWN, Found, Stream, add_tenants, judge, kill, project
 from tests.support.server import ROOT, Server, running
 
 KILLS = 210

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import Goal, Report
-from tests.fanout import faults, writes
-from tests.fanout.faults import CALLS, ERRORS, POOLED, TENANTS, Fault, Sent, Trial, differences, findings
-from tests.fanout.stream import project
+from tests.fanout import failing_calls, failing_writes
+from tests.fanout.failing_calls import CALLS, ERRORS, POOLED, TENANTS, Fault, Sent, Trial, differences, findings
+from tests.fanout.retrying_writers import project
 from tests.support.server import Server, running
 
 MODES = ("direct", "routed")
@@ -37,15 +37,17 @@ def run(directory: Path, *, quick: bool) -> list[Report]:
     rows: list[list[Any]] = []
     most = QUICK if quick else MOST
     for mode in MODES:
-        if (reason := writes.why_not()) is None:
+        if (reason := failing_writes.why_not()) is None:
             there = directory / f"{mode}-writes"
-            library = writes.Writes(there)
-            rows += _rows(there, mode, most, writes.CALLS, library.send, library.environment)
+            library = failing_writes.Writes(there)
+            rows += _rows(there, mode, most, failing_writes.CALLS, library.send, library.environment)
         else:
             print(f"writes do not fail: {reason}", file=sys.stderr)
-        if (reason := faults.why_not()) is None:
+        if (reason := failing_calls.why_not()) is None:
             there = directory / mode
-            rows += _rows(there, mode, most, CALLS, lambda s, sent, f, d=there: faults.send(s, sent, f, d / "trace"))
+            rows += _rows(
+                there, mode, most, CALLS, lambda s, sent, f, d=there: failing_calls.send(s, sent, f, d / "trace")
+            )
         else:
             print(f"other calls do not fail: {reason}", file=sys.stderr)
     bad = sum(int(r[5]) for r in rows)
@@ -88,7 +90,7 @@ def _tried(
             wrong += found
             if not waiting:
                 return trials, wrong
-            faults.empty_quarantine(server, sent)
+            failing_calls.empty_quarantine(server, sent)
             for _ in range(BEFORE_RESTART):
                 if not waiting:
                     break

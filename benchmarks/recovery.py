@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import Goal, Report
-from tests.control.test_derived import delete_parts, fill
-from tests.fanout.house import house
-from tests.fanout.test_expired import JANUARY, OWN, POOLED, TODAY, Ledger, files, repairs_killed
+from tests.control.test_derived_tables import delete_parts, fill
+from tests.fanout.test_expired_source_rows import JANUARY, OWN, POOLED, TODAY, Ledger, files, repairs_killed
 from tests.fanout.test_full_disk import fill_up, mounted_disk
+from tests.support.in_process import house
 
 METHOD = """\
 Killed repairs: each write of `rookery fanout repair` is the last one, once; the workspace then repairs again, and

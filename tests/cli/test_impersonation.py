@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.cli.commands import for_server
 from tests.support.server import Server
-from tests.web.answers import refused
+from tests.web.responses import refused
 
 EVENTS = "tenant: t\ncolumns: [{name: t, type: String}]\nengine: {sorting_key: [t]}\n"
 IDS = ("\u00e9", "\u00c3\u00a9", "ant", "ant ", " ant")

@@ -9,7 +9,7 @@ import pytest
 
 from tests.cli.billing import FILES, assert_exact
 from tests.cli.commands import for_server
-from tests.cli.test_foreign import on_the_engine
+from tests.cli.test_foreign_objects import on_the_engine
 from tests.support.server import Server, running
 
 TARGET, AWAY = "main_nest_2.usage_daily", "main_nest_2.usage_away"

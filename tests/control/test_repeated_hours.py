@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.control.doctor import examine, repair
-from tests.fanout.house import House, house
+from tests.support.in_process import House, house
 
 FIRST = 1729987200
 """2024-10-27 01:00 in London, in summer time; an hour later clocks show the same."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from engine.control.doctor import examine, repair
-from tests.fanout.house import House, house
+from tests.support.in_process import House, house
 
 OWN, POOLED = "1", "8"
 EVENTS = """

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from engine.control.doctor import examine, repair
 from engine.control.doctor.findings import ERROR
-from tests.fanout.house import House, house
+from tests.support.in_process import House, house
 
 EVENTS = """
 tenant: tenant_id

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from engine.schema import Name
-from tests.fanout.house import house
-from tests.fanout.stream import project
+from tests.fanout.retrying_writers import project
+from tests.support.in_process import house
 
 
 @pytest.mark.guard

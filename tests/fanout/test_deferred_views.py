@@ -13,7 +13,7 @@ from engine.control.push import push
 from engine.errors import VIEW_WAITS
 from engine.workspace.journal import DEFERRED_KIND
 from engine.workspace.snapshot import DeployedFile
-from tests.fanout.house import PATIENCE, House, house
+from tests.support.in_process import PATIENCE, House, house
 
 EVENTS = """
 tenant: {column: tenant_id, fanout: routed}

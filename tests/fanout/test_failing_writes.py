@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.fanout.faults import ERRORS, POOLED, TENANTS, Fault, Sent, differences, findings
-from tests.fanout.stream import project
-from tests.fanout.writes import CALLS, Writes, why_not
+from tests.fanout.failing_calls import ERRORS, POOLED, TENANTS, Fault, Sent, differences, findings
+from tests.fanout.failing_writes import CALLS, Writes, why_not
+from tests.fanout.retrying_writers import project
 from tests.support.server import running
 
 SAMPLE = 8

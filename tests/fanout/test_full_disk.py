@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fanout.stream import project
+from tests.fanout.retrying_writers import project
 from tests.support.server import Server, running
 
 MIB = 40

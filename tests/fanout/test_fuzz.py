@@ -17,8 +17,8 @@ from engine.errors import RookeryError
 from engine.ingest.batch import AppendResult
 from engine.ingest.formats.compression import Decompressor
 from engine.warehouse.port import Input
-from tests.fanout.house import House, house
-from tests.fanout.stream import project
+from tests.fanout.retrying_writers import project
+from tests.support.in_process import House, house
 
 OWN = ("1", "2")
 _IDS = itertools.count(1_000_000)

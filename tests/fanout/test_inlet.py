@@ -18,8 +18,8 @@ from engine.fanout.startup_recovery import complete
 from engine.warehouse import ddl
 from engine.warehouse.port import Input
 from engine.workspace.snapshot import DeployedFile
-from tests.fanout.house import PATIENCE, House, house
-from tests.fanout.stream import project
+from tests.fanout.retrying_writers import project
+from tests.support.in_process import PATIENCE, House, house
 
 OWN = ("1", "2", "3")
 CHAINED = """

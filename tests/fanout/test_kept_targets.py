@@ -11,7 +11,7 @@ from engine.control.doctor import examine, repair
 from engine.control.push import PushOptions, PushResult, push
 from engine.errors import RookeryError
 from engine.workspace.snapshot import DeployedFile
-from tests.fanout.house import House, house
+from tests.support.in_process import House, house
 
 pytestmark = pytest.mark.feature
 

@@ -24,8 +24,7 @@ from engine.warehouse.port import Format
 from engine.web import openapi
 from tests.isolation.probes import LANDING_PROBES, OTHERS, PROBES, SHAPES, matrix
 from tests.isolation.random_sql import Grammar
-from tests.isolation.two_tenants import statements
-from tests.isolation.world import (
+from tests.isolation.services import (
     OWN_WORLD,
     PIPES,
     PLACEMENTS,
@@ -39,6 +38,7 @@ from tests.isolation.world import (
     told,
     worlds,
 )
+from tests.isolation.two_tenants import statements
 
 FULL = os.environ.get("ROOKERY_TEST_LEAKS") == "full"
 STEP = 1 if FULL else 29

@@ -18,7 +18,7 @@ from engine.warehouse.embedded import EmbeddedWarehouse
 from engine.warehouse.port import WarehouseOptions
 from engine.workspace.workspace import Workspace
 from tests.isolation.mixing import KEPT, REFUSED, SOURCES
-from tests.isolation.world import World
+from tests.isolation.services import World
 
 BOTH = ("acme", "omega")
 

@@ -17,8 +17,8 @@ from engine.query.executor import Queries
 from engine.query.request import QueryRequest
 from engine.tokens import Claims
 from engine.tokens import Scope as TokenScope
-from tests.fanout.house import House, house
 from tests.support.compiling import problems_of
+from tests.support.in_process import House, house
 
 pytestmark = [pytest.mark.feature, pytest.mark.proves("C18")]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.server import Server, running
-from tests.web.workspace import fill
+from tests.web.project import fill
 
 MAX_BODY = 200_000
 

@@ -1,0 +1,39 @@
+"""Columns with the names of functions that reveal the server: in keys and indexes they are columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.errors import RookeryError
+from tests.support.in_process import house
+
+EVENTS = """
+tenant: tenant_id
+columns:
+  - {name: tenant_id, type: UInt32}
+  - {name: user, type: String}
+  - {name: schema, type: LowCardinality(String)}
+  - {name: database, type: String}
+engine: {sorting_key: [tenant_id, user, "`schema`"], primary_key: tenant_id}
+indexes:
+  - {name: by_database, expression: database, type: bloom_filter(0.01)}
+"""
+LATEST = """
+sql: SELECT tenant_id, user, count() AS n FROM events GROUP BY tenant_id, user
+materialize: {target: latest, per_tenant: true, engine: {type: SummingMergeTree, sorting_key: [tenant_id, user], columns: [n]}}
+"""
+
+
+def test_keys_and_indexes_are_columns(tmp_path: Path) -> None:
+    with house(tmp_path) as home:
+        home.push({"datasources/events.yaml": EVENTS, "pipes/fill.yaml": LATEST})
+        home.add("1")
+        rows = [{"tenant_id": 1, "user": u, "schema": "s", "database": "d"} for u in ("zoe", "ann", "zoe")]
+        assert home.append(rows).rows == 3
+        found = home.rows(f"SELECT user, sum(n) FROM {home.nest('1')}.latest GROUP BY user ORDER BY user")
+        assert found == [("ann", 1), ("zoe", 2)]
+        for key in ("upper(user)", "user()"):
+            with pytest.raises(RookeryError, match="RK2003"):
+                home.push({"datasources/other.yaml": EVENTS.replace('user, "`schema`"', f'"{key}"')})

@@ -1,0 +1,227 @@
+"""Parts of derived tables are deleted at random: each is named by the doctor, and its repair brings back what was there."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+
+import pytest
+
+from engine.control.doctor import examination, examine, repair
+from engine.control.doctor.comparable_columns import ComparableColumns, comparable_columns
+from engine.schema import Name
+from tests.support.in_process import House, house
+
+OWN, POOLED = ("1", "2"), ("8", "9")
+EVENTS = """
+tenant: {column: tenant_id, fanout: %s}
+columns:
+  - {name: tenant_id, type: UInt32}
+  - {name: id, type: UInt64}
+  - {name: n, type: UInt32}
+  - {name: x, type: Float64, default: "id / 7"}
+engine: {type: MergeTree, sorting_key: [tenant_id, id]}
+"""
+SUMS = """
+nodes:
+  - name: it
+    sql: SELECT tenant_id, toUInt8(id % 4) AS bucket, count() AS events, sum(n) AS total FROM events GROUP BY tenant_id, bucket
+materialize:
+  target: sums
+  per_tenant: true
+  engine: {type: SummingMergeTree, sorting_key: [tenant_id, bucket], columns: [events, total]}
+"""
+STATES = """
+nodes:
+  - name: it
+    sql: |
+      SELECT tenant_id, toUInt8(id % 4) AS bucket, uniqState(id) AS ids, avgState(x) AS mean, maxState(n) AS top,
+        anyState(n) AS some, quantileState(0.5)(n) AS middle
+      FROM events GROUP BY tenant_id, bucket
+materialize:
+  target: states
+  per_tenant: true
+  engine: {type: AggregatingMergeTree, sorting_key: [tenant_id, bucket]}
+"""
+LATEST = """
+nodes:
+  - {name: it, sql: "SELECT id % 10 AS slot, id AS version, n FROM events WHERE tenant_id = 8"}
+materialize: {target: latest, engine: {type: ReplacingMergeTree, sorting_key: [slot], version: version}}
+"""
+PLAIN = """
+nodes:
+  - {name: it, sql: "SELECT id, n * 2 AS twice FROM events WHERE tenant_id = 9"}
+materialize: {target: plain, engine: {type: MergeTree, sorting_key: [id]}}
+"""
+STAMPED = """
+nodes:
+  - {name: it, sql: "SELECT id, now() AS stamp FROM events WHERE tenant_id = 9"}
+materialize: {target: stamped, engine: {type: ReplacingMergeTree, sorting_key: [id], version: id}}
+"""
+PARTS = 25
+"""Parts that are deleted together."""
+_IDS = itertools.count(1)
+Rows = list[dict[str, int]]
+
+
+def _files(mode: str) -> dict[str, str]:
+    pipes = {"sums": SUMS, "states": STATES, "latest": LATEST, "plain": PLAIN, "stamped": STAMPED}
+    return {"datasources/events.yaml": EVENTS % mode, **{f"pipes/to_{n}.yaml": t for n, t in pipes.items()}}
+
+
+@pytest.fixture(scope="module", params=["direct", "routed"])
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, Rows]]:
+    sent: Rows = []
+    with house(tmp_path_factory.mktemp(request.param)) as home:
+        fill(home, request.param, sent)
+        yield home, sent
+
+
+def fill(home: House, mode: str, sent: Rows) -> None:
+    """Derived tables of several parts."""
+    home.push(_files(mode))
+    home.add(*OWN)
+    home.add(*POOLED, placement="pooled")
+    home.run("SYSTEM STOP MERGES")
+    for _ in range(8):
+        _send(home, sent)
+
+
+def _send(home: House, sent: Rows) -> None:
+    rows = [
+        {"tenant_id": int(t), "id": next(_IDS), "n": random.randrange(100)} for t in (*OWN, *POOLED) for _ in range(6)
+    ]
+    assert home.visible(rows)
+    sent += rows
+
+
+def _found(home: House) -> list[tuple[str, str, str]]:
+    home.caught_up()
+    return [(f.level, f.check, f.object) for f in examine(home.workspace, deep=True).findings]
+
+
+def _assert_right(home: House, sent: Rows) -> None:
+    """Every table against numbers that are computed here."""
+    sums: dict[str, Counter[tuple[int, str]]] = defaultdict(Counter)
+    ids: dict[tuple[str, int], set[int]] = defaultdict(set)
+    for row in sent:
+        tenant, bucket = str(row["tenant_id"]), row["id"] % 4
+        sums[tenant][bucket, "events"] += 1
+        sums[tenant][bucket, "total"] += row["n"]
+        ids[tenant, bucket].add(row["id"])
+    for tenant in (*OWN, *POOLED):
+        database = home.nest(tenant) if tenant in OWN else "main"
+        mine = f"WHERE tenant_id = {tenant}"
+        got = home.rows(f"SELECT bucket, sum(events), sum(total) FROM {database}.sums {mine} GROUP BY bucket")
+        assert {(b, e, t) for b, e, t in got} == {
+            (b, sums[tenant][b, "events"], sums[tenant][b, "total"]) for b in range(4)
+        }
+        uniq = home.rows(f"SELECT bucket, uniqMerge(ids) FROM {database}.states {mine} GROUP BY bucket")
+        assert dict(uniq) == {b: len(ids[tenant, b]) for b in range(4)}
+    for tenant in OWN:
+        got = home.rows(f"SELECT id, n FROM {home.nest(tenant)}.events ORDER BY id")
+        assert got == sorted((r["id"], r["n"]) for r in sent if str(r["tenant_id"]) == tenant)
+    newest = {r["id"] % 10: r["id"] for r in sorted(sent, key=lambda r: r["id"]) if r["tenant_id"] == 8}
+    assert dict(home.rows("SELECT slot, version FROM main.latest FINAL")) == newest
+    plain = home.rows("SELECT id, twice FROM main.plain ORDER BY id")
+    assert plain == sorted((r["id"], 2 * r["n"]) for r in sent if r["tenant_id"] == 9)
+
+
+def _parts(home: House) -> list[tuple[str, str, str]]:
+    found = home.rows(
+        "SELECT database, table, name FROM system.parts WHERE active AND rows > 0 AND "
+        "((database = 'main' AND table IN ('sums', 'states', 'latest', 'plain')) "
+        "OR startsWith(database, 'main_nest')) ORDER BY ALL"
+    )
+    return [(str(d), str(t), str(p)) for d, t, p in found]
+
+
+def test_nothing_is_found_where_nothing_is_wrong(world: tuple[House, Rows]) -> None:
+    home, sent = world
+    _assert_right(home, sent)
+    found = examine(home.workspace, deep=True).findings
+    assert [(f.check, f.object) for f in found] == []
+
+
+def test_deleted_parts_are_named_and_brought_back(world: tuple[House, Rows]) -> None:
+    """`python -m benchmarks recovery` deletes more of them."""
+    home, sent = world
+    assert delete_parts(home, sent, 1) == PARTS
+
+
+def delete_parts(home: House, sent: Rows, rounds: int) -> int:
+    """Delete random parts, look for them and bring them back; how many."""
+    chance = random.Random(7)
+    deleted = 0
+    for _ in range(rounds):
+        _send(home, sent)
+        home.caught_up()
+        parts = _parts(home)
+        # Tables of a nest whose copy is damaged are compared when it is repaired, so a nest loses one or the other.
+        copies = chance.random() < 0.5
+        chosen = [p for p in parts if not p[0].startswith("main_nest") or (p[1] == "events") == copies]
+        gone = chance.sample(chosen, min(PARTS, len(chosen)))
+        for database, table, part in gone:
+            home.run(f"ALTER TABLE `{database}`.{table} DROP PART '{part}'")
+        deleted += len(gone)
+        damaged = {f"{database}.{table}" for database, table, _ in gone}
+        named = {o for level, check, o in _found(home) if level == "error" and check in ("copy", "derived")}
+        # What a ReplacingMergeTree has lost may be what another part replaces anyway.
+        assert damaged - named <= {"main.latest"}
+        assert named <= damaged
+        told = repair(home.workspace)["repaired"]
+        assert {t["table"] for t in told} >= named
+        assert _found(home) == []
+        _assert_right(home, sent)
+    _send(home, sent)
+    _assert_right(home, sent)
+    return deleted
+
+
+def test_rows_that_are_stored_twice_are_named(world: tuple[House, Rows]) -> None:
+    """As after a failed write of the engine's own log of what it has stored."""
+    home, sent = world
+    home.caught_up()
+    home.run("CREATE TABLE main.twice AS main.sums")
+    try:
+        home.run("INSERT INTO main.twice SELECT * FROM main.sums WHERE tenant_id = 8 AND bucket = 1")
+        home.run("ALTER TABLE main.sums ATTACH PARTITION tuple() FROM main.twice")
+    finally:
+        home.run("DROP TABLE main.twice")
+    (found,) = [f for f in examine(home.workspace, deep=True).findings if f.check == "derived"]
+    assert (found.object, found.level) == ("main.sums", "error")
+    assert found.message.startswith("tenant 8: 1 keys have more than the source gives")
+    assert found.hint and "stored twice" in found.hint and "--allow-destructive sums" in found.hint
+    assert [t["table"] for t in repair(home.workspace, ["sums"])["repaired"]] == ["main.sums"]
+    assert _found(home) == []
+    _assert_right(home, sent)
+
+
+def test_what_the_source_has_lost_is_reported_and_left_alone(world: tuple[House, Rows]) -> None:
+    """The last one here: the source does not get its rows back."""
+    home, sent = world
+    _send(home, sent)
+    home.caught_up()
+    ((part,),) = home.rows(
+        "SELECT argMax(name, max_block_number) FROM system.parts WHERE active AND database = 'main' AND table = 'events' AND rows > 0"
+    )
+    home.run(f"ALTER TABLE main.events DROP PART '{part}'")
+    tables = ("sums", "states", "latest", "plain")
+    before = {t: sorted(map(str, home.rows(f"SELECT * FROM main.{t} FINAL"))) for t in ("sums", "latest")}
+    found = [f for f in examine(home.workspace, deep=True).findings if f.check == "derived"]
+    assert {f.object for f in found} & {f"main.{t}" for t in tables}
+    assert any("more than the source gives" in f.message for f in found)
+    told = repair(home.workspace)["repaired"]
+    assert all(t["keys"] == 0 for t in told if t["table"].startswith("main."))
+    assert before == {t: sorted(map(str, home.rows(f"SELECT * FROM main.{t} FINAL"))) for t in before}
+
+
+def test_columns_that_cannot_be_compared_are_told(world: tuple[House, Rows]) -> None:
+    home, _ = world
+    live = examination.context_of(home.workspace).live.tables
+    shape = comparable_columns(live[Name("main", "states")])
+    assert isinstance(shape, ComparableColumns)
+    assert {name for name, _ in shape.skipped} == {"some", "middle"}
+    assert {name for name, _ in shape.values} == {"ids", "mean", "top"}

@@ -1,0 +1,55 @@
+"""After a start nests' tables sleep until they are touched: the doctor compares and repairs them all the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine.control.doctor import examine, repair
+from engine.control.recovery import finish
+from tests.support.in_process import House, house
+
+EVENTS = """
+tenant: {column: tenant_id, fanout: direct}
+columns:
+  - {name: tenant_id, type: UInt32}
+  - {name: id, type: UInt64}
+engine: {type: MergeTree, sorting_key: [tenant_id, id]}
+"""
+SUMS = """
+sql: SELECT tenant_id, id % 3 AS bucket, count() AS events FROM events GROUP BY tenant_id, bucket
+materialize: {target: sums, per_tenant: true, engine: {type: SummingMergeTree, sorting_key: [tenant_id, bucket]}}
+"""
+TOTALS = """
+sql: SELECT tenant_id, sum(events) AS events FROM sums GROUP BY tenant_id
+materialize: {target: totals, per_tenant: true, engine: {type: SummingMergeTree, sorting_key: [tenant_id]}}
+"""
+FILES = {"datasources/events.yaml": EVENTS, "pipes/to_sums.yaml": SUMS, "pipes/to_totals.yaml": TOTALS}
+
+
+def test_tables_that_slept_are_compared_and_repaired(tmp_path: Path) -> None:
+    with house(tmp_path) as home:
+        home.push(FILES)
+        home.add("1")
+        for first in (1, 11, 21):
+            home.append({"tenant_id": 1, "id": n} for n in range(first, first + 10))
+        whole = _tables(home)
+    with house(tmp_path) as home:
+        finish(home.workspace)
+        assert [(f.check, f.object, f.message) for f in examine(home.workspace, deep=True).findings] == []
+        for name in ("events", "sums", "totals"):
+            home.run(f"TRUNCATE TABLE {home.nest('1')}.{name}")
+            assert {f.object for f in examine(home.workspace, deep=True).findings} >= {f"main_nest_1.{name}"}
+            repair(home.workspace)
+            assert _tables(home) == whole
+        home.append([{"tenant_id": 1, "id": 31}])
+        assert sum(n for _, n in _tables(home)["sums"]) == _tables(home)["totals"][0][1] == 31
+        assert examine(home.workspace, deep=True).findings == ()
+
+
+def _tables(home: House) -> dict[str, list[tuple[int, int]]]:
+    nest = home.nest("1")
+    return {
+        "events": home.rows(f"SELECT id, count() FROM {nest}.events GROUP BY id ORDER BY id"),
+        "sums": home.rows(f"SELECT bucket, sum(events) FROM {nest}.sums GROUP BY bucket ORDER BY bucket"),
+        "totals": home.rows(f"SELECT tenant_id, sum(events) FROM {nest}.totals GROUP BY tenant_id"),
+    }

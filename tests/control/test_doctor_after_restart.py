@@ -1,0 +1,135 @@
+"""After a restart the tables of nests wait on disk: healthy ones have no finding, and damaged ones are repaired."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.control.doctor import examine, repair
+from tests.support.in_process import House, house
+
+OWN, POOLED = ("1",), ("8", "9")
+EVENTS = """
+tenant: {column: tenant_id, fanout: %s, nest_copy: %s}
+columns:
+  - {name: tenant_id, type: UInt32}
+  - {name: id, type: UInt64}
+  - {name: n, type: Int32}
+engine: {type: MergeTree, sorting_key: [tenant_id, id]}
+"""
+PIPE = """
+nodes:
+  - {name: it, sql: "%s"}
+materialize: {target: %s, per_tenant: true%s, engine: %s}
+"""
+SHARED = """
+shared: {min_tenants: 2}
+columns:
+  - {name: bucket, type: UInt8}
+  - {name: total, type: "SimpleAggregateFunction(sum, Int64)"}
+engine: {type: AggregatingMergeTree, sorting_key: [bucket]}
+"""
+TARGETS = {
+    "sums": (
+        "SELECT tenant_id, toUInt8(id % 4) AS bucket, count() AS events, sum(n) AS total FROM events "
+        "GROUP BY tenant_id, bucket",
+        "{type: SummingMergeTree, sorting_key: [tenant_id, bucket]}",
+    ),
+    "hidden": (
+        "SELECT tenant_id, toUInt8(id % 4) AS bucket, sum(n) AS total FROM events GROUP BY tenant_id, bucket",
+        "{type: SummingMergeTree, sorting_key: [tenant_id, bucket]}",
+    ),
+    "states": (
+        "SELECT tenant_id, toUInt8(id % 4) AS bucket, uniqState(id) AS ids FROM events GROUP BY tenant_id, bucket",
+        "{type: AggregatingMergeTree, sorting_key: [tenant_id, bucket]}",
+    ),
+    "latest": (
+        "SELECT tenant_id, id % 10 AS slot, id AS version, n FROM events",
+        "{type: ReplacingMergeTree, sorting_key: [tenant_id, slot], version: version}",
+    ),
+    "signed": (
+        # Each row from the fifteenth on takes back one from the fifth on.
+        "SELECT tenant_id, toUInt64(if(n < 15, id, id - 10)) AS slot, slot * 2 AS twice, toInt8(if(n < 15, 1, -1)) AS sign "
+        "FROM events",
+        "{type: CollapsingMergeTree, sorting_key: [tenant_id, slot], sign: sign}",
+    ),
+    "plain": (
+        "SELECT tenant_id, id, n * 2 AS twice FROM events",
+        "{type: MergeTree, sorting_key: [tenant_id, id]}",
+    ),
+    "chained": (
+        "SELECT tenant_id, sum(twice) AS total FROM plain GROUP BY tenant_id",
+        "{type: SummingMergeTree, sorting_key: [tenant_id]}",
+    ),
+    "newest": (
+        "SELECT tenant_id, sum(n) AS total, count() AS slots FROM latest GROUP BY tenant_id",
+        "{type: SummingMergeTree, sorting_key: [tenant_id]}",
+    ),
+    "counted": (
+        "SELECT tenant_id, count() AS batches, sum(events) AS events FROM sums GROUP BY tenant_id",
+        "{type: SummingMergeTree, sorting_key: [tenant_id]}",
+    ),
+}
+TO_SHARED = """
+nodes:
+  - {name: it, sql: "SELECT toUInt8(id % 4) AS bucket, sum(n) AS total FROM events GROUP BY bucket"}
+materialize: {target: everybodys}
+"""
+
+
+def _files(mode: str, copy: str) -> dict[str, str]:
+    dropping = ", drop_tenant_column: true"
+    pipes = {
+        f"pipes/to_{name}.yaml": PIPE % (sql, name, dropping if name == "hidden" else "", engine)
+        for name, (sql, engine) in TARGETS.items()
+    }
+    return {
+        "datasources/events.yaml": EVENTS % (mode, copy),
+        "datasources/everybodys.yaml": SHARED,
+        "pipes/to_everybodys.yaml": TO_SHARED,
+        **pipes,
+    }
+
+
+def _send(home: House, first: int) -> None:
+    rows = [{"tenant_id": int(t), "id": first + n, "n": n} for t in (*OWN, *POOLED) for n in range(20)]
+    assert home.visible(rows)
+    home.caught_up()
+
+
+def _findings(home: House) -> list[tuple[str, str, str]]:
+    return [(f.check, f.object, f.message) for f in examine(home.workspace, deep=True).findings]
+
+
+def _restarted(tmp_path: Path, mode: str, copy: str) -> None:
+    with house(tmp_path) as home:
+        home.push(_files(mode, copy))
+        home.add(*OWN)
+        home.add(*POOLED, placement="pooled")
+        for n in range(3):
+            _send(home, n * 20)
+        # A merge of what a view reads must not look like a loss of what it made.
+        for name in TARGETS:
+            home.run(f"OPTIMIZE TABLE main.{name} FINAL")
+            home.run(f"OPTIMIZE TABLE {home.nest('1')}.{name} FINAL")
+
+
+@pytest.mark.parametrize(("mode", "copy"), [("direct", "true"), ("routed", "false")])
+def test_healthy_tables_that_waited_on_disk_have_no_finding(tmp_path: Path, mode: str, copy: str) -> None:
+    _restarted(tmp_path, mode, copy)
+    with house(tmp_path) as home:
+        _send(home, 60)
+        assert _findings(home) == []
+
+
+def test_a_table_that_waited_on_disk_is_repaired(tmp_path: Path) -> None:
+    _restarted(tmp_path, "routed", "true")
+    with house(tmp_path) as home:
+        sums = f"SELECT bucket, sum(events), sum(total) FROM {home.nest('1')}.sums GROUP BY 1 ORDER BY 1"
+        before = home.rows(sums)
+        home.run(f"TRUNCATE TABLE {home.nest('1')}.sums")
+        assert [(check, name) for check, name, _ in _findings(home)] == [("derived", "main_nest_1.sums")]
+        (told,) = repair(home.workspace)["repaired"]
+        assert told["keys"] == 4
+        assert home.rows(sums) == before

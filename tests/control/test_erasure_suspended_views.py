@@ -1,0 +1,138 @@
+"""Erasing a tenant from shared aggregates while views are down, over sources that merge rows, and in one step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine.control import tenants
+from engine.control.push import push
+from engine.errors import RookeryError
+from tests.support.in_process import House, house
+
+pytestmark = pytest.mark.feature
+
+EVENTS = """
+tenant: tenant_id
+columns:
+  - {name: tenant_id, type: UInt32}
+  - {name: region, type: String}
+  - {name: n, type: Int64}
+engine: {sorting_key: [tenant_id]}
+"""
+TOTALS = """
+shared: {min_tenants: 2}
+columns:
+  - {name: region, type: String}
+  - {name: events, type: "SimpleAggregateFunction(sum, UInt64)"}
+  - {name: share, type: "SimpleAggregateFunction(sum, Int64)"}
+engine: {type: AggregatingMergeTree, sorting_key: [region], partition_key: "length(region)"}
+"""
+FILL = """
+sql: SELECT region, count() AS events, sum(intDiv(100, n)) AS share FROM events GROUP BY region
+materialize: {target: totals}
+"""
+AGAIN = """
+shared: true
+columns: [{name: region, type: String}, {name: events, type: UInt64}]
+engine: {type: SummingMergeTree, sorting_key: [region]}
+"""
+DAILY = """
+tenant: {column: tenant_id, landing: false}
+columns: [{name: tenant_id, type: UInt32}, {name: region, type: String}, {name: n, type: Int64}]
+engine: {type: SummingMergeTree, sorting_key: [tenant_id, region], columns: [n]}
+"""
+FILES = {
+    "datasources/events.yaml": EVENTS,
+    "datasources/totals.yaml": TOTALS,
+    "pipes/fill.yaml": FILL,
+    "datasources/again.yaml": AGAIN,
+    "pipes/fill_again.yaml": "sql: SELECT region, events FROM totals\nmaterialize: {target: again}\n",
+}
+SUMS = "SELECT region, sum(events), sum(share) FROM main.totals GROUP BY region ORDER BY region"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[House]:
+    with house(tmp_path) as made:
+        made.push(FILES)
+        made.add(*map(str, range(1, 31)), placement="pooled")
+        made.append(_rows(range(1, 31)))
+        made.append(_rows([1, 2, 3], region="north"))
+        yield made
+
+
+def _rows(ids: object, n: int = 1, region: str = "eu") -> list[dict[str, object]]:
+    return [{"tenant_id": t, "region": region, "n": n} for t in ids]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("bad", [range(10, 12), range(10, 30)], ids=["few", "many"])
+def test_a_suspended_view_is_given_each_row_once(home: House, bad: range) -> None:
+    """Rows that the view has not received are not in the groups before it is put back, and are then, once."""
+    home.append([*_rows([1]), *_rows(bad, n=0)])
+    home.append(_rows([1, 2, 3]))
+    down = len(bad) > 16
+    received = 30 if down else 34
+    assert home.rows(SUMS) == [("eu", received, 100 * received), ("north", 3, 300)]
+    tenants.remove(home.workspace, "3", purge=True)
+    received -= 1 if down else 2
+    assert home.rows(SUMS) == [("eu", received, 100 * received), ("north", 2, 200)]
+    for tenant in bad:
+        tenants.remove(home.workspace, str(tenant), purge=True)
+    push(home.workspace, {})
+    left = 29 - len(bad) + 3
+    assert home.rows(SUMS) == [("eu", left, 100 * left), ("north", 2, 200)]
+
+
+def test_groups_change_in_one_step_and_wake_nothing(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are computed beside the target, so a failure leaves them, and tables made from it have their rows once."""
+    before, derived = home.rows(SUMS), "SELECT region, sum(events) FROM main.again GROUP BY region ORDER BY region"
+    copied = home.rows(derived)
+    execute = home.workspace.warehouse.execute
+    seen = set()
+
+    def watching(sql: str, *more: object) -> None:
+        if "totals" in sql:
+            seen.add(str(home.rows(SUMS)))
+        if "PARTITION ID" in sql:
+            raise KeyboardInterrupt
+        execute(sql, *more)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(home.workspace.warehouse, "execute", watching)
+        with pytest.raises(KeyboardInterrupt):
+            tenants.remove(home.workspace, "3", purge=True)
+    assert seen == {str(before)}
+    tenants.remove(home.workspace, "3", purge=True)
+    assert home.rows(SUMS) == [("eu", 29, 2900), ("north", 2, 200)]
+    assert home.rows(derived) == copied
+    home.append(_rows([1, 2]))
+    assert home.rows(SUMS) == [("eu", 31, 3100), ("north", 2, 200)]
+
+
+def test_a_source_that_merges_rows_needs_permission(tmp_path: Path) -> None:
+    """It has fewer rows than have gone through the view, so counts would shrink."""
+    with house(tmp_path) as home:
+        fill = "sql: SELECT tenant_id, region, sum(n) AS n FROM events GROUP BY tenant_id, region\n"
+        home.push(
+            {
+                "datasources/events.yaml": EVENTS,
+                "datasources/daily.yaml": DAILY,
+                "pipes/fill_daily.yaml": fill + "materialize: {target: daily, per_tenant: true}\n",
+                "datasources/totals.yaml": TOTALS,
+                "pipes/fill.yaml": FILL.replace("FROM events", "FROM daily"),
+            }
+        )
+        home.add("1", "2", "3", placement="pooled")
+        for _ in range(3):
+            home.append(_rows([1, 2, 3]))
+        home.run("OPTIMIZE TABLE main.daily FINAL")
+        before = home.rows(SUMS)
+        with pytest.raises(RookeryError, match="merges its rows") as raised:
+            tenants.remove(home.workspace, "3", purge=True)
+        assert raised.value.code.id == "RK3001"
+        assert home.rows(SUMS) == before == [("eu", 9, 900)]
+        tenants.remove(home.workspace, "3", purge=True, allow=["totals"])
+        assert home.rows(SUMS) == [("eu", 2, 66)]

@@ -1,0 +1,121 @@
+"""Tenants that come, modes that change and other programs that write, while rows stream in: nests equal landing."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from engine.fanout.landing_log import MAX_BLOCKS, Block, LandingLog
+from engine.warehouse.port import Input
+from tests.fanout.retrying_writers import OWN, POOLED, UNKNOWN, Stream, add_tenants, judge, landing, project
+from tests.support.in_process import House, house
+from tests.support.server import running
+
+LATER = ("5", "6", "7")
+BEFORE, AFTER = 40, 60
+"""Batches of the gateway before and after tenants come."""
+
+
+@pytest.mark.proves("B6", "B7")
+@pytest.mark.parametrize("mode", ["routed", "direct"])
+def test_tenants_come_while_rows_come(tmp_path: Path, mode: str) -> None:
+    with running(tmp_path) as server:
+        server.push(project(mode))
+        add_tenants(server)
+        stream = Stream(2, tenants=(*OWN, *LATER, POOLED, UNKNOWN))
+        stream.at(server)
+        stream.start(6)
+        stream.until(20)
+        with ThreadPoolExecutor(len(LATER)) as hands:
+            list(hands.map(lambda t: server.tenant(t, "tables"), LATER))
+        # The stream continues: it has not kept the new tenants from catching up.
+        stream.until(5)
+        stream.end()
+        assert stream.faults == []
+        found = judge(server, stream, (*OWN, *LATER))
+        assert found.clean, found
+        assert all(landing(server)[t]["rows"] for t in LATER)
+
+
+@pytest.mark.proves("B7")
+def test_modes_change_while_rows_come(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        server.push(project("direct"))
+        add_tenants(server)
+        stream = Stream(3)
+        stream.at(server)
+        stream.start(6)
+        for mode in ("routed", "direct", "routed", "direct"):
+            stream.until(10)
+            server.push(project(mode))
+        stream.end()
+        assert stream.faults == []
+        found = judge(server, stream)
+        assert found.clean, found
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with house(tmp_path_factory.mktemp("racing")) as made:
+        made.push(project("routed"))
+        made.add("1", "2")
+        made.add(POOLED, placement="pooled")
+        yield made
+
+
+@pytest.mark.proves("B6")
+def test_rows_of_other_programs_between_those_of_the_gateway(home: House) -> None:
+    """They are found by their blocks; a batch of the gateway's is never taken for one of them."""
+    ids, ending, arrived = itertools.count(1), threading.Event(), threading.Semaphore(0)
+
+    def ours() -> None:
+        while not ending.is_set():
+            n = next(ids)
+            body = json.dumps({"tenant_id": 1 + n % 4, "id": n, "n": n % 100}).encode()
+            home.gateway.append("events", body, Input.NDJSON).result(30)
+            arrived.release()
+
+    def theirs() -> None:
+        while not ending.is_set():
+            n = 10_000_000 + next(ids) * 10
+            home.run(
+                "INSERT INTO main.events (tenant_id, id, n) SETTINGS async_insert = 0, "
+                f"insert_deduplication_token = 'other {n}' SELECT 1 + number % 4, {n} + number, number FROM numbers(8)"
+            )
+            time.sleep(0.05)
+
+    threads = [threading.Thread(target=t) for t in (ours, ours, ours, theirs)]
+    for thread in threads:
+        thread.start()
+    assert all(arrived.acquire(timeout=30) for _ in range(BEFORE))
+    home.add("3", "4")
+    assert all(arrived.acquire(timeout=30) for _ in range(AFTER))
+    ending.set()
+    for thread in threads:
+        thread.join()
+    home.read_all()
+    assert home.differences(("1", "2", "3", "4")) == []
+
+
+def test_a_batch_that_lands_while_the_log_is_read(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in the gateway's hands, however late it came: it is not taken for another program's as well."""
+    reading, asked, landed = LandingLog.blocks, threading.Event(), threading.Event()
+
+    def late(log: LandingLog, after: int, limit: int = MAX_BLOCKS) -> list[Block]:
+        if not asked.is_set():
+            asked.set()
+            home.append([{"tenant_id": t, "id": 20_000_000 + t, "n": 1} for t in (1, 2)])
+            landed.set()
+        return reading(log, after, limit)
+
+    monkeypatch.setattr(LandingLog, "blocks", late)
+    assert landed.wait(30)
+    home.read_all()
+    assert home.differences(("1", "2")) == []

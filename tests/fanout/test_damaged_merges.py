@@ -1,0 +1,162 @@
+"""Damaged parts that merges have made: what they were made from takes their place, and no row is lost."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from engine.errors import DAMAGED, RookeryError
+from engine.fanout.damaged_merges import MergeWatcher
+from engine.schema import Name
+from engine.warehouse.damaged_merges import Part
+from engine.warehouse.embedded import UNDO_PAUSE_SECONDS
+from engine.warehouse.errors import translate
+from tests.fanout.retrying_writers import project
+from tests.support.in_process import PATIENCE, House, house
+
+OWN = ("1", "2")
+_IDS = itertools.count(1)
+
+
+@pytest.fixture(scope="module", params=["direct", "routed"])
+def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with house(tmp_path_factory.mktemp(request.param)) as made:
+        made.push(project(request.param))
+        made.add(*OWN)
+        yield made
+
+
+def _rows(bad: int = 0) -> list[dict[str, int | str]]:
+    rows: list[dict[str, int | str]] = [
+        {"tenant_id": int(t), "id": next(_IDS), "n": 7} for t in OWN for _ in range(5)
+    ]
+    return rows + [{"tenant_id": 1, "id": "none", "n": 1} for _ in range(bad)]
+
+
+def _newest_part(home: House, table: str) -> Path:
+    """The directory of the one part that a merge has just made."""
+    home.run(f"OPTIMIZE TABLE {table} FINAL")
+    database, name = table.replace("`", "").split(".")
+    ((path,),) = home.rows(
+        f"SELECT path FROM system.parts WHERE active AND database = '{database}' AND table = '{name}'"
+    )
+    return Path(path)
+
+
+@pytest.mark.parametrize("file", ["data.bin", "columns.txt", "columns_substreams.txt", "checksums.txt"])
+@pytest.mark.parametrize("where", ["landing", "copy", "sums"])
+def test_no_row_is_lost(home: House, where: str, file: str) -> None:
+    (before,) = home.rows("SELECT count() FROM main.events")
+    for _ in range(3):
+        assert home.visible(_rows())
+    table = {"landing": "main.events", "copy": f"{home.nest('1')}.events", "sums": f"{home.nest('1')}.sums"}[where]
+    part = _newest_part(home, table)
+    cut = part / file
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    home.visible(_rows())
+    home.caught_up()
+    assert not part.exists()
+    assert home.differences(OWN) == []
+    assert home.rows("SELECT count(), uniqExact(id) FROM main.events") == [(before[0] + 40, before[0] + 40)]
+
+
+def test_parts_outlast_their_merge(home: House) -> None:
+    """Taking out a part has the engine remove at once what it need not keep."""
+    before = home.rows("SELECT count() FROM main.events_quarantine")[0][0]
+    for _ in range(3):
+        home.append(_rows(bad=1))
+    part = _newest_part(home, "main.events_quarantine")
+    home.run("INSERT INTO main.events_quarantine (c__id) SELECT 'a row that was never checked'")
+    home.run(f"ALTER TABLE main.events_quarantine DROP PART '{_inserted(part.parent)}'")
+    cut = part / "columns_substreams.txt"
+    cut.write_bytes(b"")
+    home.append(_rows(bad=1))
+    assert not part.exists()
+    assert home.rows("SELECT count() FROM main.events_quarantine") == [(before + 4,)]
+
+
+def _inserted(table: Path) -> str:
+    """The part that was inserted last."""
+    parts = [p for d in table.iterdir() if (p := Part.of(d.name)) is not None]
+    newest = max(parts, key=lambda p: p.last)
+    return f"{newest.partition}_{newest.first}_{newest.last}_{newest.level}"
+
+
+@pytest.mark.parametrize("file", ["statistics.packed", "data.bin"])
+def test_a_damaged_merge_is_undone_while_nothing_is_inserted(home: House, file: str) -> None:
+    for _ in range(3):
+        assert home.visible(_rows())
+    before = home.rows("SELECT count(n), uniqExact(id) FROM main.events")
+    part = _newest_part(home, "main.events")
+    cut = part / file
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    merges = MergeWatcher(home.workspace, pause_seconds=3600)
+    try:
+        assert merges.check()
+        assert not part.exists()
+        assert not merges.check()
+    finally:
+        merges.close()
+    assert home.rows("SELECT count(n), uniqExact(id) FROM main.events") == before
+
+
+def test_statistics_that_are_cut_off_are_damage() -> None:
+    """A reader may repeat the statement: the statement is not at fault."""
+    text = (
+        "Code: 33. DB::Exception: Cannot read all data. Bytes read: 908. Bytes expected: 909: (while loading statistics "
+        "for column a from file a.stats in packed file statistics.packed of part 0_1_6_2). (CANNOT_READ_ALL_DATA)"
+    )
+    assert translate(ClickHouseError(text)).code is DAMAGED
+
+
+def test_no_row_in_quarantine_is_lost(home: House) -> None:
+    for _ in range(3):
+        home.append(_rows(bad=1))
+    before = home.rows("SELECT count() FROM main.events_quarantine")[0][0]
+    part = _newest_part(home, "main.events_quarantine")
+    cut = part / "columns.txt"
+    cut.write_bytes(cut.read_bytes()[:60])
+    home.append(_rows(bad=1))
+    assert not part.exists()
+    assert home.rows("SELECT count() FROM main.events_quarantine") == [(before + 1,)]
+
+
+def test_a_part_that_nothing_can_replace_stays(home: House, tmp_path: Path) -> None:
+    """Its sources are gone. Inserts continue."""
+    for _ in range(3):
+        home.append(_rows(bad=1))
+    part = _newest_part(home, "main.events_quarantine")
+    for other in part.parent.iterdir():
+        if other != part and other.name.startswith("all_"):
+            other.rename(tmp_path / other.name)
+    cut = part / "default_compression_codec.txt"
+    cut.write_bytes(b"CODEC")
+    assert home.append(_rows(bad=1)).quarantined == 1
+    assert part.exists()
+    assert home.workspace.warehouse.damaged_parts([Name("main", "events_quarantine")]) == []
+
+
+@pytest.mark.parametrize("file", ["data.cmrk4", "data.bin"])
+def test_reading_undoes_a_damaged_merge(home: House, file: str) -> None:
+    """Reading would otherwise fail until something is inserted, which may have to read first."""
+    for _ in range(3):
+        assert home.visible(_rows())
+    part = _newest_part(home, "main.events")
+    cut = part / file
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    home.run("SYSTEM DROP MARK CACHE")
+    time.sleep(UNDO_PAUSE_SECONDS)
+    deadline = time.monotonic() + PATIENCE
+    while part.exists():
+        assert time.monotonic() < deadline
+        with suppress(RookeryError):
+            home.rows("SELECT sum(n), uniqExact(id) FROM main.events")
+        time.sleep(0.1)
+    ((rows, ids),) = home.rows("SELECT count(n), uniqExact(id) FROM main.events")
+    assert rows == ids

@@ -1,0 +1,72 @@
+"""A kill between two steps of the engine, as it leaves the directory: what was being delivered is there once."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from pathlib import Path
+
+import pytest
+
+from engine.fanout.offsets import Offset
+from tests.fanout.retrying_writers import project
+from tests.support.in_process import House, house
+
+OWN = ("1", "2")
+_IDS = itertools.count(1)
+
+
+def _deliver(home: House) -> None:
+    assert home.visible([{"tenant_id": t, "id": next(_IDS), "n": t * 10} for t in (1, 2) for _ in range(5)])
+
+
+def _newest(home: House, table: str) -> Path:
+    """The directory of the part with the rows that came last into a table of the first tenant."""
+    ((path,),) = home.rows(
+        "SELECT argMax(path, max_block_number) FROM system.parts WHERE active "
+        f"AND database = '{home.nest('1').strip('`')}' AND table = '{table}'"
+    )
+    return Path(path)
+
+
+def _killed(directory: Path, missing: tuple[str, ...]) -> None:
+    """Leave a directory as if the process had been killed while the last batch was on its way into nests.
+
+    The journal does not know of the batch yet; the nest's deduplication logs name its blocks, and those of the
+    `missing` tables have not been renamed into place.
+    """
+    with house(directory) as home:
+        home.push(project("routed"))
+        home.add(*OWN)
+        for _ in range(3):
+            _deliver(home)
+        for table in ("events", "sums"):
+            home.run(f"SYSTEM STOP MERGES {home.nest('1')}.{table}")
+        _deliver(home)
+        ((last,),) = home.rows("SELECT max(_block_number) FROM main.events")
+        lane = home.router.worker("events")
+        assert lane is not None
+        parts = [_newest(home, table) for table in missing]
+        lane.close()
+        lane.join()
+        home.router.journal.write("events", Offset.start(last - 1))
+    for part in parts:
+        shutil.rmtree(part)
+
+
+@pytest.mark.parametrize("missing", [(), ("events",), ("sums",), ("events", "sums")], ids="-".join)
+def test_what_was_on_its_way_arrives_once(tmp_path: Path, missing: tuple[str, ...]) -> None:
+    _killed(tmp_path, missing)
+    with house(tmp_path) as home:
+        home.caught_up()
+        assert home.differences(OWN) == []
+        _deliver(home)
+        assert home.differences(OWN) == []
+
+
+def test_without_mending_the_logs_it_would_be_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _killed(tmp_path, ("events", "sums"))
+    monkeypatch.setattr("engine.warehouse.directory.repair", lambda _path: 0)
+    with house(tmp_path) as home:
+        home.caught_up()
+        assert len(home.differences(OWN)) == 2

@@ -1,0 +1,113 @@
+"""A server that is killed again and again while rows come in: each is there once, wherever it belongs."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.fanout.retrying_writers import OWN, Stream, add_tenants, judge, kill, project, receipts_differ
+from tests.support.server import Server, running
+from tests.support.soak import rounds
+
+KILLS = rounds(3)
+LATER = "5"
+
+
+@pytest.mark.soak
+@pytest.mark.proves("B6")
+@pytest.mark.parametrize("mode", ["routed", "direct"])
+def test_every_row_is_there_once(tmp_path: Path, mode: str) -> None:
+    chance, stream = random.Random(mode), Stream(1)
+    kills = KILLS if mode == "routed" else KILLS - 1
+    with running(tmp_path) as server:
+        server.push(project(mode))
+        add_tenants(server)
+        stream.at(server)
+        stream.start()
+        stream.until(10)
+        kill(server, stream)
+    for _ in range(kills - 1):
+        with running(tmp_path) as server:
+            stream.at(server)
+            time.sleep(chance.uniform(0.05, 0.8))
+            kill(server, stream)
+    with running(tmp_path) as server:
+        stream.at(server)
+        stream.until(5)
+        stream.end()
+        found = judge(server, stream)
+        assert found.clean, found
+        assert stream.faults == []
+        assert receipts_differ(server, stream) == []
+
+
+@pytest.mark.proves("B7")
+def test_killed_while_tenants_and_modes_change(tmp_path: Path) -> None:
+    """Whatever was begun is begun again, and ends with every row once."""
+    chance, stream = random.Random(7), Stream(4, tenants=(*OWN, LATER, "9"))
+    with running(tmp_path) as server:
+        server.push(project("routed"))
+        add_tenants(server)
+        stream.at(server)
+        stream.start()
+        stream.until(10)
+        _killed_during(server, stream, chance, _adds_a_tenant)
+    for mode in ("direct", "routed"):
+        with running(tmp_path) as server:
+            stream.at(server)
+            server.tenant(LATER, "tables")
+            _killed_during(server, stream, chance, lambda s, m=mode: s.push(project(m)))
+    with running(tmp_path) as server:
+        stream.at(server)
+        server.push(project("routed"))
+        stream.end()
+        found = judge(server, stream, (*OWN, LATER))
+        assert found.clean, found
+        assert stream.faults == []
+
+
+def _adds_a_tenant(server: Server) -> None:
+    server.tenant(LATER, "tables")
+
+
+def _killed_during(server: Server, stream: Stream, chance: random.Random, what: Callable[[Server], Any]) -> None:
+    """Do something that takes some moments, and kill the server in one of them."""
+
+    def quietly() -> None:
+        with suppress(httpx.HTTPError, AssertionError):
+            what(server)
+
+    doing = threading.Thread(target=quietly)
+    doing.start()
+    time.sleep(chance.uniform(0.02, 0.4))
+    kill(server, stream)
+    doing.join()
+
+
+@pytest.mark.parametrize("keyed", [True, False], ids=["with a key", "without"])
+def test_an_answer_that_never_came(tmp_path: Path, keyed: bool) -> None:
+    """The writer sends its rows again. Only a key keeps that from doubling them, and the judge sees it."""
+    stream = Stream(5, keyed=keyed)
+    request = stream.request(20)
+    with running(tmp_path) as server, httpx.Client(timeout=20, trust_env=False) as client:
+        server.push(project("routed"))
+        add_tenants(server)
+        stream.at(server)
+        assert stream.send(client, request)
+        request.acknowledged = 0
+        kill(server, stream)
+    with running(tmp_path) as server, httpx.Client(timeout=20, trust_env=False) as client:
+        stream.at(server)
+        assert stream.send(client, request)
+        assert request.answers[-1].get("repeated", False) is keyed
+        found = judge(server, stream)
+        assert found.clean is keyed, found
+        assert found.doubled == (0 if keyed else len(request.rows))

@@ -1,0 +1,58 @@
+"""Batches in doubt after a restart, and views that fail before anything is stored: each with an engine of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.control.recovery import finish
+from engine.errors import IN_DOUBT, OVERLOADED
+from engine.fanout import uncertain_batches
+from engine.fanout.suspended_views import suspended
+from engine.fanout.uncertain_batches import uncertain_batches_of
+from tests.fanout.test_uncertain_batches import _IDS, REFUSED, TAKEN, _assert_complete, _code, _made, _rows
+from tests.support.in_process import house
+
+
+def test_it_stays_in_doubt_over_restarts(tmp_path: Path) -> None:
+    """Two starts in which it still fails; and, between them, rows that another program puts into landing."""
+    rows = _rows()
+    with house(tmp_path) as home:
+        _made(home, "direct")
+        home.run(REFUSED.format("main.sums"))
+        _code(home, rows, "a key")
+    for _ in range(2):
+        with house(tmp_path) as home:
+            finish(home.workspace)
+            assert _code(home, rows, "a key") == IN_DOUBT.id
+            assert _code(home, _rows()) == IN_DOUBT.id
+            uncertain_batches_of(home.workspace).close()
+            home.run(TAKEN.format("main.sums"))
+            for _ in range(20):
+                insert = "INSERT INTO main.events (tenant_id, id, n) SETTINGS deduplicate_insert = 'disable' "
+                home.run(f"{insert} SELECT 9, {next(_IDS)}, 1")
+            home.run(REFUSED.format("main.sums"))
+    with house(tmp_path) as home:
+        home.run(TAKEN.format("main.sums"))
+        finish(home.workspace)
+        assert home.append(rows, key="a key").repeated
+        assert home.visible(_rows())
+        _assert_complete(home)
+
+
+def test_a_view_that_fails_before_anything_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With no nests' views on landing the engine notices early; that view must not stop everybody for ever either."""
+    monkeypatch.setattr(uncertain_batches, "RETRY_TIMEOUT_SECONDS", 0.0)
+    monkeypatch.setattr(uncertain_batches, "MIN_RETRY_SECONDS", 0.0)
+    with house(tmp_path) as home:
+        _made(home, "routed")
+        home.run(REFUSED.format("main.sums"))
+        rows = _rows()
+        for _ in range(uncertain_batches.MAX_TRIES):
+            assert _code(home, rows, "early") == OVERLOADED.id
+        assert home.append(rows, key="early").rows == len(rows)
+        assert [v["view"] for v in suspended(home.workspace)] == ["main._rk_add_to_sums"]
+        home.run(TAKEN.format("main.sums"))
+        home.push({})
+        _assert_complete(home)

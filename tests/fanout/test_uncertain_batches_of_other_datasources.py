@@ -1,0 +1,65 @@
+"""What one datasource owes a tenant keeps no views from the tenant's other datasources."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.in_process import PATIENCE, House, house
+
+LANDING = """
+tenant: {{column: tenant_id, fanout: {mode}}}
+columns: [{{name: tenant_id, type: UInt32}}, {{name: id, type: UInt32}}, {{name: n, type: Int64}}, {{name: k, type: String}}]
+engine: {{sorting_key: [tenant_id]}}
+"""
+SUMS = """
+tenant: {column: tenant_id, landing: false}
+columns: [{name: tenant_id, type: UInt32}, {name: v, type: Int64}]
+engine: {type: SummingMergeTree, sorting_key: [tenant_id], columns: [v]}
+"""
+FILL = """
+sql: SELECT tenant_id, sum(toInt64(k)) AS v FROM {source} GROUP BY tenant_id
+materialize: {{target: {target}, per_tenant: true}}
+"""
+PASS_ON = """
+sql: SELECT tenant_id, v FROM sums
+materialize: {target: again, per_tenant: true}
+"""
+
+
+def _rows(home: House, datasource: str, *texts: str) -> None:
+    rows = ", ".join(f"(5, {n}, {n}, '{text}')" for n, text in enumerate(texts))
+    home.run(f"INSERT INTO main.{datasource} (tenant_id, id, n, k) VALUES {rows}")
+
+
+def _wait_for_stray(home: House) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while (stray := home.stray("5")) is None or stray.offset.log_range is None:
+        assert time.monotonic() < deadline, stray
+        time.sleep(0.02)
+
+
+@pytest.mark.proves("B7")
+def test_views_are_made_while_another_datasource_owes_the_tenant_rows(tmp_path: Path) -> None:
+    with house(tmp_path) as home:
+        files = {
+            "datasources/events.yaml": LANDING.format(mode="routed"),
+            "datasources/refused.yaml": SUMS,
+            "pipes/refuse.yaml": FILL.format(source="events", target="refused"),
+            "datasources/logs.yaml": LANDING.format(mode="direct"),
+            "datasources/sums.yaml": SUMS,
+            "pipes/sum.yaml": FILL.format(source="logs", target="sums"),
+        }
+        home.push(files)
+        home.add("5")
+        _rows(home, "logs", "1", "2")
+        assert not home.visible([{"tenant_id": 5, "id": 1, "n": 1, "k": "bad"}])
+        _wait_for_stray(home)
+
+        copy = {"datasources/copied.yaml": SUMS, "pipes/copy.yaml": FILL.format(source="logs", target="copied")}
+        home.push(files | copy | {"datasources/again.yaml": SUMS, "pipes/pass_on.yaml": PASS_ON})
+        _rows(home, "logs", "4")
+        for table in ("sums", "copied", "again"):
+            assert home.rows(f"SELECT sum(v) FROM {home.nest('5')}.{table}") == [(7,)], table

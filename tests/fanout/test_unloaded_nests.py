@@ -1,0 +1,134 @@
+"""After a start nests' tables wait on disk until somebody touches them, and nothing is different for it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from engine.control import push, tenants
+from engine.control.doctor import examine
+from engine.control.recovery import finish
+from engine.fanout.landing_log import nest_copies
+from engine.warehouse import ddl
+from engine.warehouse.catalog import read_schema
+from tests.fanout.retrying_writers import project
+from tests.support.in_process import House, house
+
+OWN = ("1", "2", "3")
+_ids = itertools.count(1)
+
+
+@pytest.fixture(params=["direct", "routed"])
+def mode(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@contextmanager
+def started(directory: Path) -> Iterator[House]:
+    """The house as a server's start leaves it."""
+    with house(directory) as made:
+        finish(made.workspace)
+        yield made
+
+
+def _rows(*whose: str) -> list[dict[str, int]]:
+    return [{"tenant_id": int(t), "id": next(_ids), "n": next(_ids) % 100} for t in whose for _ in range(3)]
+
+
+def _asleep(home: House) -> set[tuple[str, str]]:
+    found = home.rows("SELECT database, name FROM system.tables WHERE engine = 'TableProxy'")
+    return {(str(database), str(name)) for database, name in found}
+
+
+def _all(*names: str) -> set[tuple[str, str]]:
+    return {(f"main_nest_{t}", name) for t in OWN for name in names}
+
+
+@pytest.fixture
+def directory(tmp_path: Path, mode: str) -> Path:
+    with started(tmp_path) as home:
+        home.push(project(mode))
+        home.add(*OWN)
+        assert home.visible(_rows(*OWN))
+    return tmp_path
+
+
+@pytest.mark.parametrize("mode", ["routed"])
+def test_whoever_is_touched_wakes_alone(directory: Path) -> None:
+    with started(directory) as home:
+        assert _asleep(home) == _all("events", "sums")
+        assert set(nest_copies(home.workspace, "events")) == set(OWN)
+        assert home.visible(_rows("2"))
+        assert _asleep(home) == {(d, n) for d, n in _all("events", "sums") if d != "main_nest_2"}
+        assert home.differences(OWN) == []
+
+
+def test_what_is_delivered_again_is_known_by_tables_that_were_asleep(directory: Path, mode: str) -> None:
+    insert = ddl.insert_block("main_nest_1.events", ["tenant_id", "id", "n"], "again", "SELECT 1, 77, 7")
+    with started(directory) as home:
+        home.run(insert)
+        before = home.rows("SELECT sum(total) FROM main_nest_1.sums")
+    with started(directory) as home:
+        # With views on landing, completing the newest insert has touched everything.
+        assert (("main_nest_1", "sums") in _asleep(home)) == (mode == "routed")
+        home.run(insert)
+        assert home.rows("SELECT sum(total) FROM main_nest_1.sums") == before
+
+
+def test_a_push_a_look_and_a_change_see_all_there_is(directory: Path, mode: str) -> None:
+    with started(directory) as home:
+        schema = read_schema(home.workspace.warehouse, "main")
+    with started(directory) as home:
+        assert read_schema(home.workspace.warehouse, "main") == schema and not _asleep(home)
+    with started(directory) as home:
+        assert push.push(home.workspace, {}).empty
+    with started(directory) as home:
+        assert examine(home.workspace, deep=True).findings == ()
+    with started(directory) as home:
+        shown = {t["name"]: (t["engine"], t["rows"] > 0) for t in tenants.show(home.workspace, "1")["tables"]}
+        assert shown == {"events": ("MergeTree", True), "sums": ("SummingMergeTree", True)}
+        home.push(project(mode, "fresh"))
+        assert home.differences(OWN, ("sums", "fresh")) == []
+    with started(directory) as home:
+        home.push(project("direct" if mode == "routed" else "routed"))
+        assert home.visible(_rows(*OWN))
+        assert home.differences(OWN, ("sums", "fresh")) == []
+
+
+def test_the_doctor_compares_rows_with_nulls(tmp_path: Path) -> None:
+    text = project("direct")["datasources/events.yaml"].replace(
+        "type: UInt32}\nengine", "type: Nullable(UInt32)}\nengine"
+    )
+    with started(tmp_path) as home:
+        home.push({"datasources/events.yaml": text})
+        home.add(*OWN)
+        home.append([{"tenant_id": t, "id": t, "n": None} for t in (1, 2)] + [{"tenant_id": 3, "id": 3, "n": 1}])
+        assert examine(home.workspace, deep=True).findings == ()
+        home.run("ALTER TABLE main_nest_1.events UPDATE n = 5 WHERE 1 SETTINGS mutations_sync = 2")
+        assert [f.check for f in examine(home.workspace, deep=True).findings] == ["copy"]
+
+
+def test_a_tenant_goes_and_comes_without_having_been_awake(directory: Path) -> None:
+    with started(directory) as home:
+        tenants.remove(home.workspace, "1")
+        assert home.rows("SELECT count() FROM system.databases WHERE name = 'main_nest_1'") == [(0,)]
+        home.add("1")
+        assert home.visible(_rows(*OWN))
+        assert home.differences(OWN) == []
+
+
+def test_tables_whose_rows_have_a_lifetime_are_woken(tmp_path: Path, mode: str) -> None:
+    """Nothing expires in a table that is asleep."""
+    files = project(mode)
+    files["datasources/sums.yaml"] = files["datasources/sums.yaml"].replace(
+        "engine: {", "engine: {ttl: toDate('2100-01-01') + INTERVAL bucket DAY, "
+    )
+    with started(tmp_path) as home:
+        home.push(files)
+        home.add(*OWN)
+    with started(tmp_path) as home:
+        assert not _asleep(home) & _all("sums")

@@ -1,0 +1,159 @@
+"""Parquet files: broken ones are the sender's fault and never the server's; nulls take defaults, whatever their type."""
+
+from __future__ import annotations
+
+import io
+import random
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from engine.errors import RookeryError
+from engine.ingest.formats.parquet_process import READ_ERRORS, unpack
+from engine.warehouse.port import Input
+from tests.support.in_process import House, house
+
+COLUMNS = {
+    "id": "UInt32",
+    "text": "String",
+    "maybe": "Nullable(Int64)",
+    "at": "DateTime('UTC')",
+    "object": "JSON",
+    "pair": "Tuple(a Int32, b Nullable(String), c Tuple(d Array(Int8)))",
+    "list": "Array(Int32)",
+    "map": "Map(String, Int32)",
+    "pairs": "Array(Tuple(a Int32, b String))",
+}
+DEFAULTS = {"text": "'none'", "list": "[7]", "at": "toDateTime('2026-01-01 00:00:00', 'UTC')"}
+PAIR = pa.struct([("a", pa.int32()), ("b", pa.string()), ("c", pa.struct([("d", pa.list_(pa.int8()))]))])
+IDS = pa.array([1, 2], pa.uint32())
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with house(tmp_path_factory.mktemp("parquet")) as made:
+        listed = "".join(
+            f'  - {{name: {n}, type: "{k}"' + (f', default: "{DEFAULTS[n]}"' if n in DEFAULTS else "") + "}\n"
+            for n, k in COLUMNS.items()
+        )
+        made.push({"datasources/rows.yaml": f"columns:\n{listed}engine: {{sorting_key: [id]}}\n"})
+        yield made
+
+
+def written(columns: dict[str, Any], **options: Any) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink, **options)
+    return sink.getvalue()
+
+
+GOOD = written({"id": IDS, "text": pa.array(["a", "b"])})
+FOOTER = int.from_bytes(GOOD[-8:-4], "little")
+BROKEN = {
+    "cut in its data": GOOD[: len(GOOD) // 2],
+    "cut by a byte": GOOD[:-1],
+    "without a footer": GOOD[:-8],
+    "one byte": b"x",
+    "its magic only": b"PAR1",
+    "two magics": b"PAR1PAR1",
+    "nothing between magics": b"PAR1" + bytes(100) + b"PAR1",
+    "another magic at its beginning": b"XXXX" + GOOD[4:],
+    "another magic at its end": GOOD[:-4] + b"XXXX",
+    "a footer that is too long": GOOD[:-8] + b"\xff\xff\xff\x7f" + GOOD[-4:],
+    "a footer of no length": GOOD[:-8] + bytes(4) + GOOD[-4:],
+    "a footer of zeros": GOOD[: -8 - FOOTER] + bytes(FOOTER) + GOOD[-8:],
+    "no columns": written({}),
+    "none of the columns": written({"other": IDS}),
+    "a column twice": written({"id": IDS, "ID": IDS}),
+    "text": b"id,text\n1,a\n",
+    "a number for an object": written({"pair": IDS}),
+    "an object for a text": written({"text": pa.array([None, {"a": 1}], pa.struct([("a", pa.int32())]))}),
+    "a text for a list": written({"list": pa.array(["x", None])}),
+    "a number for a map": written({"map": IDS}),
+}
+
+
+def test_a_broken_file_is_refused(home: House) -> None:
+    for name, body in BROKEN.items():
+        with pytest.raises(RookeryError) as caught:
+            home.gateway.append("rows", body, Input.PARQUET).result(60)
+        assert (caught.value.code.id, caught.value.code.status) == ("RK5001", 400), name
+        assert home.rows("SELECT count() FROM main.rows") == [(0,)], name
+    _change_bytes(home)
+
+
+def _change_bytes(home: House) -> None:
+    """Files with bytes changed anywhere, read whole and in pieces: stored, in quarantine, or refused with 400."""
+    chance = random.Random(3)
+    options = [
+        {},
+        {"compression": "none"},
+        {"compression": "zstd", "data_page_version": "2.0"},
+        {"use_dictionary": False},
+    ]
+    files = [written({"id": IDS, "text": pa.array(["a", "b"])}, **o) for o in options]
+    for n in range(40):
+        body = bytearray(files[n % 4])
+        for _ in range(chance.randint(1, 3)):
+            body[chance.randrange(len(body))] = chance.randrange(256)
+        for whole in (True, False):
+            try:
+                if whole:
+                    home.gateway.append("rows", bytes(body), Input.PARQUET).result(60)
+                else:
+                    with suppress(*READ_ERRORS):
+                        list(unpack(io.BytesIO(body), 1 << 40))
+            except RookeryError as exc:
+                assert exc.code.status == 400, (bytes(body), exc.message)
+    home.run("TRUNCATE TABLE main.rows")
+    home.run("TRUNCATE TABLE main.rows_quarantine")
+
+
+def stored(home: House, columns: dict[str, Any]) -> list[tuple[Any, ...]]:
+    outcome = home.gateway.append("rows", written({"id": IDS, **columns}), Input.PARQUET).result(60)
+    shown = ", ".join(f"toString({n})" for n in columns)
+    found = home.rows(f"SELECT id, {shown} FROM main.rows ORDER BY id")
+    home.run("TRUNCATE TABLE main.rows")
+    home.run("TRUNCATE TABLE main.rows_quarantine")
+    assert outcome.rows == len(found)
+    return found
+
+
+EMPTY = {
+    "text": "none",
+    "maybe": None,
+    "at": "2026-01-01 00:00:00",
+    "object": "{}",
+    "pair": "(0,NULL,([]))",
+    "list": "[7]",
+    "map": "{}",
+    "pairs": "[]",
+}
+
+
+def test_a_column_that_is_always_null_takes_the_default(home: House) -> None:
+    for name, value in EMPTY.items():
+        assert stored(home, {name: pa.nulls(2)}) == [(1, value), (2, value)]
+
+
+VALUES: list[tuple[str, pa.DataType, Any, str]] = [
+    ("object", pa.struct([("a", pa.int32())]), {"a": 1}, '{"a":1}'),
+    ("list", pa.list_(pa.int32()), [1], "[1]"),
+    ("map", pa.map_(pa.string(), pa.int32()), [("a", 1)], "{'a':1}"),
+    ("pairs", pa.list_(pa.struct([("a", pa.int32()), ("b", pa.string())])), [{"a": 1, "b": "x"}], "[(1,'x')]"),
+    ("text", pa.dictionary(pa.int8(), pa.string()), "x", "x"),
+    ("maybe", pa.int64(), 5, "5"),
+    ("pair", PAIR, {"a": 1, "b": "x", "c": {"d": [2]}}, "(1,'x',([2]))"),
+]
+
+
+def test_a_null_takes_the_default(home: House) -> None:
+    for name, kind, value, shown in VALUES:
+        empty = "[]" if name == "list" else EMPTY[name]
+        assert stored(home, {name: pa.array([value, None], kind)}) == [(1, shown), (2, empty)]
+        assert stored(home, {name: pa.array([None, None], kind)}) == [(1, empty), (2, empty)]
+    value = {"a": None, "b": "x", "c": None}
+    assert stored(home, {"pair": pa.array([value, {"a": 1, "b": None, "c": None}], PAIR)}) == [(2, "(1,NULL,([]))")]

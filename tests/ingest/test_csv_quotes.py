@@ -1,0 +1,66 @@
+"""A quote that is left open in a CSV file takes its own row into quarantine, and no other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from engine.ingest.batch import Append
+from engine.ingest.formats.body_rows import Chunker
+from engine.warehouse.port import Input
+from tests.support.in_process import House, house
+
+FILE = [f"{n},name {n},{n}" for n in range(1, 41)]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with house(tmp_path_factory.mktemp("quotes")) as made:
+        columns = "{name: id, type: UInt32}, {name: name, type: String}, {name: n, type: Int64}"
+        made.push({"datasources/rows.yaml": f"columns: [{columns}]\nengine: {{sorting_key: [id]}}\n"})
+        yield made
+
+
+def became(
+    home: House, lines: list[str], size: int = 1 << 20
+) -> tuple[list[int], list[tuple[str, list[str], list[str]]]]:
+    """Ids that are stored of a file, cut into batches of a size, and what is in quarantine."""
+    cutter = Chunker("csv", size)
+    batches = [*cutter.feed("\n".join(["id,name,n", *lines]).encode()), *cutter.finish()]
+    for batch in batches:
+        home.gateway.submit(Append("rows", batch, Input.CSV, is_complete=False)).result(60)
+    stored = [int(id) for (id,) in home.rows("SELECT id FROM main.rows ORDER BY id")]
+    bad = home.rows("SELECT c__text, c__error_column, c__error FROM main.rows_quarantine ORDER BY c__text")
+    home.run("TRUNCATE TABLE main.rows")
+    home.run("TRUNCATE TABLE main.rows_quarantine")
+    return stored, [(str(t), list(c), list(r)) for t, c, r in bad]
+
+
+@pytest.mark.parametrize("size", [100, 1 << 20])
+@pytest.mark.parametrize("place", [1, 20, 40])
+@pytest.mark.parametrize("later", ["", '41,"quoted ""value"",\nof two lines",41'])
+def test_a_quote_left_open(home: House, place: int, size: int, later: str) -> None:
+    lines = [*FILE, *([later] if later else [])]
+    lines[place - 1] = f'{place},"name {place},{place}'
+    stored, bad = became(home, lines, size)
+    assert stored == [n for n in range(1, 41 + bool(later)) if n != place]
+    shown = f'"name {place}'
+    assert bad == [(lines[place - 1], ["name"], [f"the field `{shown}` begins with a quote that is never closed"])]
+
+
+def test_two_quotes_left_open(home: House) -> None:
+    lines = list(FILE)
+    lines[3], lines[9] = '4,"a,4', '10,"b,10'
+    stored, bad = became(home, lines)
+    assert stored == [n for n in range(1, 41) if n not in (4, 10)]
+    assert [columns for _, columns, _ in bad] == [["name"], ["name"]]
+
+
+def test_quotes_that_close_are_no_fault(home: House) -> None:
+    lines = ['1,"a\nb",1', '2,"x ""y""",2', '3,5" nails,3', '4,"",4', '5,"," ,5', '6,x;"y,6', '7,"last\n"']
+    stored, bad = became(home, lines[:6])
+    assert (stored, bad) == ([1, 2, 3, 4, 5, 6], [])
+    stored, bad = became(home, lines)
+    assert stored == [1, 2, 3, 4, 5, 6]
+    assert bad == [(lines[6], [""], ["it has 2 fields, and the header 3"])]

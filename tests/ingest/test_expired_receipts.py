@@ -1,0 +1,76 @@
+"""A request under a key happens once, also when its rows have left landing before it is repeated."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from engine.control import resources, tenants
+from engine.ingest.batch import AppendResult, Input
+from tests.support.in_process import PATIENCE, House, house
+
+EVENTS = """
+tenant: tenant_id
+columns:
+  - {name: tenant_id, type: UInt32}
+  - {name: at, type: DateTime}
+engine: {sorting_key: [tenant_id, at]}
+"""
+COUNTS = """
+sql: SELECT tenant_id, count() AS events FROM events GROUP BY tenant_id
+materialize: {target: counts, per_tenant: true, engine: {type: SummingMergeTree, sorting_key: [tenant_id]}}
+"""
+FILES = {"datasources/events.yaml": EVENTS, "pipes/fill_counts.yaml": COUNTS}
+ROWS = [{"tenant_id": 1, "at": "2100-01-01 00:00:00"}, {"tenant_id": 1, "at": "yesterday"}]
+
+
+def _send(home: House, key: str) -> AppendResult:
+    body = "\n".join(map(json.dumps, ROWS)).encode()
+    return home.gateway.append("events", body, Input.NDJSON, key=key).result(PATIENCE)
+
+
+def _counted(home: House) -> int:
+    return int(home.rows("SELECT sum(events) FROM main.counts")[0][0])
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_rows_that_landing_no_longer_has_do_not_come_twice(tmp_path: Path, killed: bool) -> None:
+    with house(tmp_path) as home:
+        home.push(FILES)
+        home.add("1", placement="pooled")
+        first = _send(home, "a")
+        assert (first.rows, first.quarantined, _counted(home)) == (1, 1, 1)
+        if killed:
+            home.gateway.receipts._unrecorded.clear()
+    with house(tmp_path) as home:
+        home.run("TRUNCATE TABLE main.events")
+        assert home.gateway.receipts.show(None, "a")["receipts"][0]["successful_rows"] == 1
+    with house(tmp_path) as home:
+        again = _send(home, "a")
+        assert again.repeated and (again.rows, again.quarantined) == (1, 1)
+        assert _counted(home) == 1
+        assert home.rows("SELECT count() FROM main.events_quarantine") == [(1,)]
+
+
+def test_rows_of_an_erased_tenant_do_not_come_back(tmp_path: Path) -> None:
+    with house(tmp_path) as home:
+        home.push(FILES)
+        home.add("1", placement="pooled")
+        _send(home, "a")
+        tenants.remove(home.workspace, "1", purge=True)
+    with house(tmp_path) as home:
+        assert _send(home, "a").repeated
+        assert home.rows("SELECT count() FROM main.events") == [(0,)]
+
+
+def test_keys_end_with_their_datasource(tmp_path: Path) -> None:
+    with house(tmp_path) as home:
+        home.push(FILES)
+        home.add("1", placement="pooled")
+        _send(home, "a")
+        resources.remove(home.workspace, "datasource", "events", force=True)
+        home.push(FILES)
+        assert not _send(home, "a").repeated
+        assert _counted(home) == 1

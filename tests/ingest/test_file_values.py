@@ -1,0 +1,151 @@
+"""Files have types of their own: what they hold is stored as it is, or not at all."""
+
+from __future__ import annotations
+
+import io
+import json
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from engine.warehouse.port import Input
+from tests.ingest.column_values import CASES, Sent, append
+from tests.support.in_process import House
+
+
+@pytest.fixture(scope="module")
+def home(values: House) -> House:
+    return values
+
+
+def test_values_of_parquet_files(home: House) -> None:
+    """They have types of their own: an infinity is one, and a day cannot be another."""
+    columns = Sent().take(CASES).columns
+    table = pa.table(
+        {
+            "id": pa.array([40_000, 40_001, 40_002, 40_003], pa.uint32()),
+            columns["Date"]: pa.array([20_000, 20_000, 70_000, 20_000], pa.int32()).cast(pa.date32()),
+            columns["Float32"]: pa.array([float("inf"), 1e39, 1.0, 1.0], pa.float64()),
+            columns["UInt8"]: pa.array([1, 1, 1, 300], pa.int64()),
+            columns["Decimal(9, 2)"]: pa.array([1239, 1, 1, 1], pa.int64()).cast(pa.decimal128(19, 0)),
+            "stray": pa.array(["x"] * 4),
+        }
+    )
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    outcome = home.gateway.append("deeper", sink.getvalue(), Input.PARQUET).result(60)
+    assert (outcome.rows, outcome.quarantined, outcome.ignored_columns) == (1, 3, ("stray",))
+    shown = ", ".join(columns[k] for k in ("Date", "Float32", "UInt8", "Decimal(9, 2)"))
+    ((day, number, byte, price),) = home.rows(f"SELECT {shown} FROM main.deeper WHERE id >= 40000")
+    assert (str(day), number, byte, price) == ("2024-10-04", float("inf"), 1, 1239)
+    blamed = home.rows("SELECT c__error_column[1] FROM main.deeper_quarantine")
+    assert {c for (c,) in blamed} == {columns["Date"], columns["Float32"], columns["UInt8"]}
+    home.run("TRUNCATE TABLE main.deeper_quarantine")
+
+
+US = pa.timestamp("us", tz="UTC")
+OTHERWISE: list[tuple[str, pa.DataType, Any, str | None]] = [
+    ("Date", pa.string(), "2026-02-28", "2026-02-28"),
+    ("Date", pa.string(), "2026-02-31", None),
+    ("Date", pa.int64(), 20_000, None),
+    ("Date", pa.timestamp("us"), 1_771_286_400_000_000, "2026-02-17"),
+    ("Date", pa.timestamp("us"), 1_771_286_400_000_001, None),
+    ("DateTime('UTC')", pa.string(), "2026-02-17T10:00:00Z", "2026-02-17 10:00:00"),
+    ("DateTime('UTC')", pa.string(), "10:00", None),
+    ("DateTime('UTC')", pa.int64(), 1_763_700_000, "2025-11-21 04:40:00"),
+    ("DateTime('UTC')", pa.int64(), -5, None),
+    ("DateTime('UTC')", US, 1_763_700_000_000_000, "2025-11-21 04:40:00"),
+    ("DateTime('UTC')", US, 5_680_281_600_000_000, None),
+    ("DateTime('UTC')", pa.date32(), 20_000, "2024-10-04 00:00:00"),
+    ("DateTime64(3, 'UTC')", pa.int64(), 1_763_700_000_123, "2025-11-21 04:40:00.123"),
+    ("DateTime64(3, 'UTC')", US, 1_763_700_000_123_000, "2025-11-21 04:40:00.123"),
+    ("UInt8", pa.string(), "7", "7"),
+    ("UInt8", pa.string(), "x", None),
+    ("UInt8", pa.float64(), 1.7, None),
+    ("UInt8", pa.float64(), 2.0, "2"),
+    ("UInt8", pa.int64(), 256, None),
+    ("Float64", pa.string(), "1.5", "1.5"),
+    ("Float64", pa.string(), "1e400", None),
+    ("Float64", pa.float64(), float("inf"), "inf"),
+    ("Decimal(9, 2)", pa.string(), "1.239", "1.24"),
+    ("Decimal(9, 2)", pa.string(), "12.5.5", None),
+    ("Decimal(9, 2)", pa.float64(), 19.990000000000002, "19.99"),
+    ("Decimal(9, 2)", pa.decimal256(60, 20), Decimal("1e30"), None),
+    ("Decimal(9, 2)", pa.decimal256(60, 20), Decimal("-2.005"), "-2.01"),
+    ("Decimal(9, 2)", pa.int64(), 10**12, None),
+    ("UInt8", pa.decimal128(19, 2), Decimal("6.5"), None),
+    ("Float64", pa.decimal128(19, 2), Decimal("6.5"), "6.5"),
+    ("String", pa.decimal128(19, 2), Decimal("6.50"), "6.5"),
+    ("UUID", pa.string(), "zz", None),
+    ("UUID", pa.string(), "61f0c404-5cb3-11e7-907b-a6006ad3dba0", "61f0c404-5cb3-11e7-907b-a6006ad3dba0"),
+    ("Enum8('a' = 1, 'it''s' = 2)", pa.string(), "a", "a"),
+    ("Enum8('a' = 1, 'it''s' = 2)", pa.string(), "c", None),
+    ("Enum8('a' = 1, 'it''s' = 2)", pa.int64(), 2, "it's"),
+    ("Nullable(Date)", pa.string(), "2026-02-31", None),
+    ("Nullable(Date)", pa.string(), None, "NULL"),
+    ("String", pa.string(), "x", "x"),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "type", "value", "stored"), OTHERWISE, ids=[f"{o[0]}-{o[1]}-{o[2]}" for o in OTHERWISE]
+)
+def test_values_of_parquet_files_of_other_types(
+    home: House, kind: str, type: pa.DataType, value: Any, stored: str | None
+) -> None:
+    """Next to a row without a value, which is good."""
+    column = Sent().take(CASES).columns[kind]
+    home.run("TRUNCATE TABLE main.plain")
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"id": pa.array([1, 2], pa.uint32()), column: pa.array([value, None], type)}), sink)
+    outcome = home.gateway.append("plain", sink.getvalue(), Input.PARQUET).result(60)
+    assert (outcome.rows, outcome.quarantined) == ((2, 0) if stored is not None else (1, 1))
+    found = home.rows(f"SELECT ifNull(toString({column}), 'NULL') FROM main.plain WHERE id = 1")
+    assert found == ([(stored,)] if stored is not None else [])
+    home.run("TRUNCATE TABLE main.plain_quarantine")
+
+
+def test_a_mended_row_of_a_parquet_file_keeps_its_other_values(home: House) -> None:
+    columns = Sent().take(CASES).columns
+    byte, text, number = (columns[k] for k in ("UInt8", "String", "Float64"))
+    sink = io.BytesIO()
+    table = pa.table({"id": pa.array([60_000], pa.uint32()), byte: [300], text: ["keep me"], number: [float("inf")]})
+    pq.write_table(table, sink)
+    assert home.gateway.append("deeper", sink.getvalue(), Input.PARQUET).result(60).quarantined == 1
+    ((kept,),) = home.rows("SELECT c__text FROM main.deeper_quarantine")
+    assert (json.loads(kept)["m"][text], json.loads(kept)["m"][number]) == ("keep me", "inf")
+    home.run("TRUNCATE TABLE main.deeper_quarantine")
+
+
+@pytest.mark.parametrize("format", [Input.CSV, Input.PARQUET])
+def test_names_of_columns_in_other_letters(home: House, format: Input) -> None:
+    name = Sent().take(CASES).columns["Date"].upper()
+    home.run("TRUNCATE TABLE main.plain")
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"ID": pa.array([7], pa.uint32()), name: ["2026-02-03"]}), sink)
+    body = f"ID,{name}\n7,2026-02-03\n".encode() if format is Input.CSV else sink.getvalue()
+    assert home.gateway.append("plain", body, format).result(60).rows == 1
+    assert home.rows(f"SELECT id, toString({name.lower()}) FROM main.plain") == [(7, "2026-02-03")]
+
+
+def test_stages_of_files_are_not_kept(home: House) -> None:
+    """Files may have any types, and any number of them could be sent."""
+    before = home.rows("SELECT count() FROM system.tables WHERE database = 'main_stage'")
+    columns = Sent().take(CASES).columns
+    for name in (columns["UInt8"], columns["Float64"], columns["String"]):
+        for kind in (pa.string(), pa.int64(), pa.float64()):
+            sink = io.BytesIO()
+            pq.write_table(pa.table({"id": pa.array([1], pa.uint32()), name: pa.array([None], kind)}), sink)
+            append(home, "plain", sink.getvalue(), Input.PARQUET)
+    assert home.rows("SELECT count() FROM system.tables WHERE database = 'main_stage'") == before
+
+
+def test_a_parquet_file_without_any_of_the_columns_is_refused(home: House) -> None:
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"other": [1, 2]}), sink)
+    answer = home.gateway.append("deeper", sink.getvalue(), Input.PARQUET)
+    with pytest.raises(Exception, match="no column"):
+        answer.result(60)

@@ -1,0 +1,128 @@
+"""A batch that is good and not as usual is stored by the complete conditions, once; a bad row is found in any batch."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from engine.errors import RookeryError
+from engine.ingest import writer
+from engine.warehouse.port import Input
+from tests.support.in_process import House, house
+
+EVENTS = """tenant: {column: tenant_id, fanout: FANOUT}
+columns:
+  - {name: tenant_id, type: UInt32}
+  - {name: id, type: UInt32}
+  - {name: at, type: DateTime('UTC')}
+  - {name: price, type: "Decimal(9, 2)"}
+engine: {sorting_key: [tenant_id, id]}
+"""
+USUAL = {"at": "2026-11-21 10:00:00", "price": "1.50"}
+UNUSUAL: list[tuple[dict[str, Any], str]] = [
+    ({"at": 1763700000}, "2025-11-21 04:40:00 1.5"),
+    ({"at": "2026-11-21T10:00+02:00"}, "2026-11-21 08:00:00 1.5"),
+    ({"price": "1.006"}, "2026-11-21 10:00:00 1.01"),
+    ({"price": 1e3}, "2026-11-21 10:00:00 1000"),
+]
+BAD: list[dict[str, Any]] = [
+    {"at": "2026-02-31 10:00:00"},
+    {"at": "10:00"},
+    {"price": "1.5.5"},
+    {"tenant_id": "01"},
+    {"id": "x"},
+]
+
+
+@pytest.fixture(scope="module", params=["direct", "routed"])
+def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with house(tmp_path_factory.mktemp(str(request.param))) as made:
+        made.push({"datasources/events.yaml": EVENTS.replace("FANOUT", str(request.param))})
+        made.add("1", "2")
+        yield made
+
+
+@pytest.fixture
+def lines(home: House, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
+    """Rows of two tenants, all as usual; batches after an unusual one go the short way again."""
+    monkeypatch.setattr(writer, "FULL_CHECK_BATCHES", 0)
+    home.run("TRUNCATE TABLE main.events")
+    yield [{"tenant_id": 1 + n % 2, "id": n, **USUAL} for n in range(20)]
+    home.run("TRUNCATE TABLE main.events_quarantine")
+
+
+def stored(home: House) -> list[int]:
+    return [int(n) for (n,) in home.rows("SELECT id FROM main.events ORDER BY id")]
+
+
+def seventh(home: House) -> str:
+    ((shown,),) = home.rows("SELECT concat(toString(at), ' ', toString(price)) FROM main.events WHERE id = 7")
+    return str(shown)
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+@pytest.mark.parametrize(("odd", "made"), UNUSUAL, ids=str)
+def test_an_unusual_value_is_stored_with_its_neighbours(
+    home: House, lines: list[dict[str, Any]], odd: dict[str, Any], made: str, key: str | None
+) -> None:
+    lines[7] |= odd
+    given = f"{key}-{odd}" if key else None
+    outcome = home.append(lines, key=given)
+    assert (outcome.rows, outcome.quarantined) == (20, 0)
+    assert outcome.visible is None or outcome.visible.result(30)
+    assert stored(home) == [*range(20)] and seventh(home) == made
+    for tenant in ("1", "2"):
+        copies = home.rows(
+            f"SELECT id, at, price FROM {home.nest(tenant)}.events WHERE _rk_batch = '{outcome.batch}'"
+        )
+        assert sorted(copies) == home.rows(
+            f"SELECT id, at, price FROM main.events WHERE tenant_id = {tenant} ORDER BY id, at, price"
+        )
+    if given:
+        again = home.append(lines, key=given)
+        assert again.repeated and stored(home) == [*range(20)]
+
+
+@pytest.mark.parametrize("key", [None, "k"])
+@pytest.mark.parametrize(("odd", "made"), UNUSUAL, ids=str)
+@pytest.mark.parametrize("bad", BAD, ids=str)
+def test_a_bad_value_is_found_among_usual_and_unusual_ones(
+    home: House, lines: list[dict[str, Any]], bad: dict[str, Any], odd: dict[str, Any], made: str, key: str | None
+) -> None:
+    lines[7] |= odd
+    lines[9] |= bad
+    outcome = home.append(lines, key=f"{key}-{bad}-{odd}" if key else None)
+    assert (outcome.rows, outcome.quarantined) == (19, 1)
+    assert stored(home) == [n for n in range(20) if n != 9] and seventh(home) == made
+
+
+def test_batches_that_are_usual_again_go_the_short_way_after_a_while(home: House) -> None:
+    gateway = home.gateway._writer
+    stage = gateway.schema_for("events", Input.NDJSON)
+    gateway._fast_checks_skipped.clear()
+    home.append([{"tenant_id": 1, "id": 1, "at": 1763700000}])
+    assert gateway._fast_checks_skipped[stage.identity] == writer.FULL_CHECK_BATCHES
+    home.append([{"tenant_id": 1, "id": 2, **USUAL}])
+    assert gateway._fast_checks_skipped[stage.identity] == writer.FULL_CHECK_BATCHES - 1
+    home.append([{"tenant_id": 1, "id": 3, **USUAL, "at": "no"}])
+    assert gateway._fast_checks_skipped[stage.identity] == writer.FULL_CHECK_BATCHES - 2
+
+
+@pytest.mark.parametrize("format", [Input.NDJSON, Input.CSV, Input.PARQUET])
+def test_what_no_condition_tells_ends_in_an_error(home: House, format: Input) -> None:
+    """A constraint that the operator added and rookery does not know."""
+    rows = pa.table({"tenant_id": pa.array([1], pa.uint32()), "id": pa.array([666], pa.uint32())})
+    sink = io.BytesIO()
+    pq.write_table(rows, sink)
+    texts = {Input.NDJSON: b'{"tenant_id": 1, "id": 666}', Input.CSV: b"tenant_id,id\n1,666\n"}
+    home.run("ALTER TABLE main.events ADD CONSTRAINT own CHECK id != 666")
+    try:
+        with pytest.raises(RookeryError):
+            home.gateway.append("events", texts.get(format, sink.getvalue()), format).result(10)
+    finally:
+        home.run("ALTER TABLE main.events DROP CONSTRAINT own")

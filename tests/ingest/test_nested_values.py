@@ -1,0 +1,85 @@
+"""Values deeper in an event are stored as they were sent, or not at all: nothing is cut off and nothing wraps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from engine.warehouse.port import Input
+from tests.support.in_process import House, house
+
+KINDS = {
+    "price": "Decimal(18,2)",
+    "exact": "Decimal(38,10)",
+    "prices": "Array(Decimal(9,2))",
+    "numbers": "Array(Int32)",
+    "bytes": "Array(UInt8)",
+    "day": "Date",
+    "moment": "DateTime('UTC')",
+}
+EVENTS = "tenant: tenant_id\ncolumns:\n  - {name: tenant_id, type: UInt32}\n" + "".join(
+    f'  - {{name: {name}, type: "{kind}", json: "$.m.{name}{"[:]" if "Array" in kind else ""}"}}\n'
+    for name, kind in KINDS.items()
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with house(tmp_path_factory.mktemp("nested")) as made:
+        made.push({"datasources/events.yaml": EVENTS + "engine: {sorting_key: [tenant_id]}\n"})
+        yield made
+
+
+def _sent(home: House, name: str, value: Any) -> str | None:
+    """What is stored, as text; None if the row is in quarantine."""
+    body = json.dumps({"tenant_id": 1, "m": {name: value}}).encode()
+    outcome = home.gateway.append("events", body, Input.NDJSON).result(30)
+    assert outcome.rows + outcome.quarantined == 1
+    if outcome.quarantined:
+        return None
+    newest = f"SELECT toString({name}) FROM main.events ORDER BY _block_number DESC LIMIT 1"
+    return str(home.rows(newest)[0][0])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "stored"),
+    [
+        *(("price", v, str(v)) for v in (0.29, 19.99, 4.35, 1.15, 5, -0.07)),
+        ("price", "4.35", "4.35"),
+        ("price", 12345678901234567890, None),
+        ("price", "x", None),
+        ("exact", "12345678901234567890.1234567891", "12345678901234567890.1234567891"),
+        ("exact", 12345678901234567890.1234567891, None),
+        ("prices", [0.29, "19.99"], "[0.29,19.99]"),
+        ("prices", ["x"], None),
+        ("numbers", [1, -2147483648], "[1,-2147483648]"),
+        ("numbers", [2147483648], None),
+        ("numbers", [1.5], None),
+        ("numbers", [None], None),
+        ("bytes", [256], None),
+        ("bytes", [-1], None),
+        ("bytes", [255, 0], "[255,0]"),
+        ("day", "2026-01-31", "2026-01-31"),
+        ("day", "2200-01-01", None),
+        ("day", "1969-12-31", None),
+        ("day", 99999, None),
+        ("moment", "2026-01-31 10:00:00", "2026-01-31 10:00:00"),
+        ("moment", "2026-01-31T10:00:00Z", "2026-01-31 10:00:00"),
+        ("moment", "2200-01-01 00:00:00", None),
+    ],
+)
+def test_a_value_is_stored_as_it_was_sent_or_not_at_all(
+    home: House, name: str, value: Any, stored: str | None
+) -> None:
+    assert _sent(home, name, value) == stored
+
+
+def test_no_price_is_off_by_a_cent(home: House) -> None:
+    body = "\n".join(json.dumps({"tenant_id": 2, "m": {"price": n / 100}}) for n in range(10_000)).encode()
+    assert home.gateway.append("events", body, Input.NDJSON).result(60).rows == 10_000
+    assert home.rows("SELECT toString(sum(price)), uniqExact(price) FROM main.events WHERE tenant_id = 2") == [
+        ("499950", 10_000)
+    ]

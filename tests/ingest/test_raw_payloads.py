@@ -1,0 +1,164 @@
+"""A text column that takes a key whole keeps what was sent, also where other columns read deeper in that key."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from engine.errors import RookeryError
+from engine.warehouse.port import Input
+from tests.support.in_process import House, house
+
+OBJECTS = [
+    '{"x": 1}',
+    '{"x": 1, "a.b": 2, "c": {"d.e": 3}}',
+    '{"n": null, "e": {}, "l": [], "x": null}',
+    '{"big": 123456789012345678901234567890, "f": 1.10, "e": 1E+2, "z": -0.0}',
+    '{"s": "caf\\u00e9 \\ud83d\\ude00 \\"}{\\" \\n", "x": 2}',
+    '{"mixed": [1, {"y": [null, "b"]}, "c"]}',
+    "{}",
+]
+OTHERS = ['[1, {"x": 2}]', '["a"]', "[]", "5.10", "12345678901234567890123", "true"]
+OTEL = (
+    '{"timeUnixNano": "1763700000123456789", "severityText": "INFO", "body": {"stringValue": "hi"}, "attributes": '
+    '[{"key": "http.method", "value": {"stringValue": "GET"}}, {"key": "n", "value": {"intValue": "7"}}], "flags": 1}'
+)
+STRIPE = (
+    '{"id": "evt_1", "created": 1763700000, "type": "charge.succeeded", "data": {"object": {"id": "ch_1", "amount": '
+    '1099, "metadata": {}, "fee.details": null, "lines": {"data": [{"id": "li_1", "qty": 1}, {"id": "li_2"}]}}}}'
+)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with house(tmp_path_factory.mktemp("raw")) as made:
+        yield made
+
+
+def push(home: House, name: str, *columns: tuple[str, str, str]) -> None:
+    listed = [{"name": n, "type": k, **({"json": p} if p else {})} for n, k, p in columns]
+    home.push({f"datasources/{name}.yaml": json.dumps({"columns": listed, "engine": {"sorting_key": ["tuple()"]}})})
+
+
+def append(home: House, name: str, body: str, key: str | None = None) -> tuple[int, int]:
+    outcome = home.gateway.append(name, body.encode(), Input.NDJSON, None, key).result(60)
+    return outcome.rows, outcome.quarantined
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("whole", ["String", "LowCardinality(String)", "Nullable(String)"])
+def test_a_payload_is_kept_byte_for_byte(home: House, whole: str, turned: bool) -> None:
+    """In every way: alone, beside a bad row, keyed, in a body too large to be put together with others."""
+    name = f"raw_{len(whole)}_{turned}"
+    columns = [("id", "UInt32", ""), ("payload", whole, ""), ("x", "Nullable(Int64)", "$.payload.x")]
+    push(home, name, *(reversed(columns) if turned else columns))
+    texts = [*OBJECTS, *OTHERS]
+    lines = [f'{{"id": {n}, "payload": {text}, "note": "p"}}' for n, text in enumerate(texts)]
+    ways = {
+        "together": "\n".join(lines),
+        "bad": "\n".join([*lines, '{"id": "no"}']),
+        "large": "\n".join([*lines, *(['{"id": 999}'] * 6_000)]),
+        "list": "[" + ",\n".join(lines) + "]",
+    }
+    for way, body in ways.items():
+        for key in (None, way):
+            rows, bad = append(home, name, body, key)
+            assert (rows >= len(lines), bad) == (True, way == "bad")
+            stored = home.rows(f"SELECT payload, x FROM main.{name} WHERE id < 900 ORDER BY id")
+            assert [payload for payload, _ in stored] == texts, way
+            values = [json.loads(t) for t in texts]
+            assert [x for _, x in stored] == [v.get("x") if isinstance(v, dict) else None for v in values]
+            home.run(f"TRUNCATE TABLE main.{name}")
+
+
+def test_an_object_deeper_in_an_event_is_kept_too(home: House) -> None:
+    columns = [
+        ("type", "LowCardinality(String)", ""),
+        ("data", "String", ""),
+        ("object", "String", "$.data.object"),
+        ("id", "String", "$.data.object.id"),
+        ("amount", "UInt64", "$.data.object.amount"),
+        ("created", "DateTime('UTC')", ""),
+    ]
+    push(home, "stripe", *columns)
+    event = json.loads(STRIPE)
+    assert append(home, "stripe", STRIPE + "\n" + '{"type": "none"}') == (2, 0)
+    ((data, object, *others), none) = home.rows(
+        "SELECT data, object, id, amount, toString(created) FROM main.stripe ORDER BY type"
+    )
+    assert data in STRIPE and json.loads(data) == event["data"]
+    assert object in STRIPE and json.loads(object) == event["data"]["object"]
+    assert others == ["ch_1", 1099, "2025-11-21 04:40:00"]
+    assert none == ("", "", "", 0, "1970-01-01 00:00:00")
+
+
+def test_the_log_record_of_opentelemetry(home: House) -> None:
+    columns = [
+        ("severity", "LowCardinality(String)", "$.severityText"),
+        ("body", "String", "$.body"),
+        ("text", "String", "$.body.stringValue"),
+        ("attributes", "Array(JSON)", "$.attributes[:]"),
+        ("attributes_text", "String", "$.attributes"),
+    ]
+    push(home, "otel", *columns)
+    odd = OTEL.replace('{"stringValue": "hi"}', '["not", "an object"]')
+    assert append(home, "otel", OTEL + "\n" + odd) == (2, 0)
+    raw = json.dumps(json.loads(OTEL)["attributes"])
+    assert home.rows("SELECT body, text, attributes_text, length(attributes) FROM main.otel ORDER BY text") == [
+        ('["not", "an object"]', "", raw, 2),
+        ('{"stringValue": "hi"}', "hi", raw, 2),
+    ]
+
+
+def test_no_event_can_name_what_only_the_stage_has(home: House) -> None:
+    push(home, "own", ("id", "UInt32", ""), ("payload", "String", ""), ("x", "Int64", "$.payload.x"))
+    stage = home.gateway._writer.schema_for("own", Input.NDJSON)
+    shared = [reader.name for readers in stage.shared.values() for reader in readers]
+    assert len(shared) == 2
+    keys = [*shared, "_rk_n", "_rk_0_0"]
+    body = "\n".join(json.dumps({"id": 1, "payload": {"x": 5}, key: {"x": 6}}) for key in keys[2:])
+    assert append(home, "own", body) == (2, 0)
+    assert home.rows("SELECT DISTINCT payload, x FROM main.own") == [('{"x": 5}', 5)]
+    assert append(home, "own", '{"id": 2, "payload": {"x": 1}, "PAYLOAD": {"x": 2}}') == (0, 1)
+    assert append(home, "own", '{"id": 3, "p\\u0061yload": {"x": 9}}') == (1, 0)
+    assert home.rows("SELECT payload, x FROM main.own WHERE id = 3") == [('{"x": 9}', 9)]
+
+
+@pytest.mark.parametrize("fanout", ["direct", "routed"])
+def test_tenants_get_the_same_bytes(home: House, fanout: str) -> None:
+    """Also if the tenant is in the shared key. A row without a tenant is never stored."""
+    name = f"landed_{fanout}"
+    columns = [
+        {"name": "tenant_id", "type": "String", "json": "$.who.id"},
+        {"name": "id", "type": "UInt32"},
+        {"name": "who", "type": "String"},
+        {"name": "names", "type": "Array(String)", "json": "$.items[:].name"},
+        {"name": "items", "type": "String"},
+    ]
+    source = {
+        "columns": columns,
+        "tenant": {"column": "tenant_id", "fanout": fanout},
+        "engine": {"sorting_key": ["tenant_id"]},
+    }
+    home.push({f"datasources/{name}.yaml": json.dumps(source)})
+    own = [f"{fanout}1", f"{fanout}2"]
+    home.add(*own)
+    who = [f'{{"id": "{tenant}", "a.b": null, "n": 1.10}}' for tenant in own]
+    items = '[{"name": "x", "e": {}}, {}]'
+    lines = [f'{{"id": {n}, "who": {who[n % 2]}, "items": {items}}}' for n in range(10)]
+    nobody = [f'"{own[0]}"', f'["{own[0]}"]', "null", f'{{"ID": "{own[0]}"}}', '{"id": 1.0}']
+    lines += [f'{{"id": {n}, "who": {value}}}' for n, value in enumerate(nobody, 100)]
+    outcome = home.gateway.append(name, "\n".join(lines).encode(), Input.NDJSON).result(60)
+    assert (outcome.rows, outcome.quarantined) == (10, len(nobody))
+    assert outcome.visible is None or outcome.visible.result(30)
+    for number, tenant in enumerate(own):
+        copies = home.rows(f"SELECT id, who, names, items FROM {home.nest(tenant)}.{name} ORDER BY id")
+        assert copies == [(n, who[number], ["x", ""], items) for n in range(10) if n % 2 == number]
+    good = "\n".join(lines[:10:2]).encode()
+    outcome = home.gateway.append(name, good, Input.NDJSON, own[0]).result(60)
+    assert (outcome.rows, outcome.quarantined) == (5, 0)
+    foreign = home.gateway.append(name, good, Input.NDJSON, own[1])
+    with pytest.raises(RookeryError, match="RK5003"):
+        foreign.result(60)

@@ -1,0 +1,47 @@
+"""Callers of one datasource do not keep those of another waiting, however many they are."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from engine.warehouse.port import Input
+from tests.support.in_process import House, house
+
+PLAIN = "columns:\n  - {name: id, type: UInt32}\nengine: {sorting_key: [id]}\n"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[House]:
+    with house(tmp_path) as made:
+        made.push({"datasources/crowded.yaml": PLAIN, "datasources/quiet.yaml": PLAIN})
+        yield made
+
+
+def test_a_lone_caller_waits_for_few_batches_of_a_crowd(home: House) -> None:
+    """Although there is one thread for all, and the crowd always comes again."""
+    home.gateway._threads.shutdown(wait=True)
+    home.gateway._threads = ThreadPoolExecutor(1)
+    batches: list[str] = []
+    stop = threading.Event()
+
+    def caller() -> None:
+        while not stop.is_set():
+            batches.append(home.gateway.append("crowded", b'{"id": 1}', Input.NDJSON).result(30).batch)
+
+    crowd = [threading.Thread(target=caller) for _ in range(6)]
+    for thread in crowd:
+        thread.start()
+    try:
+        for _ in range(20):
+            before = set(batches)
+            assert home.gateway.append("quiet", b'{"id": 2}', Input.NDJSON).result(30).rows == 1
+            assert len(set(batches) - before) <= 3
+    finally:
+        stop.set()
+        for thread in crowd:
+            thread.join()

@@ -1,0 +1,498 @@
+"""Many tenants on few handles: nothing crosses between requests, whatever fails, stops or changes in between."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from engine.compiler.scope import tenant_literal
+from engine.control import tenants
+from engine.errors import (
+    BAD_TENANT_ID,
+    BAD_TOKEN,
+    FOREIGN_TENANT,
+    NO_TENANT,
+    NOT_WRITABLE,
+    SCOPE,
+    UNDELIVERED,
+    UNKNOWN_DATASOURCE,
+    RookeryError,
+)
+from engine.ingest import quarantine
+from engine.ingest.gateway import Gateway
+from engine.ingest.staging_pool import StagingPool
+from engine.query import authorize
+from engine.query.executor import Queries
+from engine.query.request import QueryRequest
+from engine.settings import load
+from engine.warehouse.embedded import EmbeddedWarehouse
+from engine.warehouse.port import Format, Input, WarehouseOptions
+from engine.workspace.workspace import Workspace
+from tests.isolation.services import World
+
+REQUESTS = 1000
+PLACEMENTS = {"ant": "pooled", "bee": "tables", "cat": "pooled", "dog": "tables", "elk": "pooled"}
+STAY = tuple(PLACEMENTS)
+ROWS = 40
+FILES = {
+    "events": """
+tenant: tenant
+columns:
+  - {name: tenant, type: String}
+  - {name: word, type: String}
+  - {name: k, type: Int64}
+engine: {sorting_key: [tenant, k]}
+tokens:
+  - {name: ingest, scope: APPEND}
+""",
+    "nested": """
+tenant: {column: tenant, nest_copy: false}
+columns:
+  - {name: tenant, type: LowCardinality(String), json: $.who.id}
+  - {name: word, type: String}
+  - {name: claimed, type: String, default: "''", json: $.who.name}
+engine: {sorting_key: [tenant, word]}
+""",
+    "counts": """
+tenant: {column: tenant, landing: false}
+columns:
+  - {name: tenant, type: String}
+  - {name: word, type: String}
+  - {name: n, type: UInt64}
+engine: {type: SummingMergeTree, sorting_key: [tenant, word], columns: [n]}
+""",
+    "fill_counts": """
+sql: SELECT tenant, word, count() AS n FROM events GROUP BY tenant, word
+materialize: {target: counts, per_tenant: true}
+""",
+    "words": "sql: SELECT word, k FROM events WHERE k >= {{ Int64(low, 0) }} ORDER BY k\n",
+    "counted": "sql: SELECT word, sum(n) AS n FROM counts GROUP BY word ORDER BY word\n",
+    "breaks": "sql: SELECT word, throwIf(k = 39) AS x FROM events ORDER BY k\n",
+    "breaks_late": """
+sql: |
+  SELECT word, n.number AS b, throwIf(n.number = 20000) AS x FROM events CROSS JOIN numbers(30000) AS n
+""",
+    "large": "sql: SELECT word, repeat(word, 20) AS long, n.number AS b FROM events CROSS JOIN numbers(800) AS n\n",
+    "slow": """
+sql: SELECT word, sum(cityHash64(n.number, word)) AS x FROM events CROSS JOIN numbers(100000000) AS n GROUP BY word
+endpoint: {limits: {max_seconds: 0.1}}
+""",
+    "short": """
+sql: SELECT word FROM events CROSS JOIN numbers(5000) AS n
+endpoint: {limits: {max_rows: 1000}}
+""",
+}
+NUMBERED = {
+    "numbered": """
+tenant: tenant
+columns:
+  - {name: tenant, type: UInt32}
+  - {name: word, type: String}
+  - {name: again, type: String, json: $.tenant}
+engine: {sorting_key: [tenant, word]}
+""",
+}
+PIPES = ("words", "counted", "breaks", "breaks_late", "large", "slow", "short")
+
+
+def rows_of(tenant: str, count: int = ROWS) -> list[dict[str, Any]]:
+    return [{"tenant": tenant, "word": f"{tenant}-word-{k}", "k": k} for k in range(count)]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    settings = load(data=tmp_path_factory.mktemp("crossing") / "data", workspace="main", readers=2, writers=3)
+    warehouse = EmbeddedWarehouse(
+        settings.data, WarehouseOptions(readers=2, writers=3, borrow_timeout=30, database=settings.empty_database)
+    )
+    workspace = Workspace(settings, warehouse)
+    try:
+        made = World(workspace, Queries(workspace), Gateway(workspace, StagingPool(workspace)))
+        made.push(FILES)
+        for tenant, placement in PLACEMENTS.items():
+            tenants.add(workspace, [tenant], placement)
+        made.append("events", [r for t in PLACEMENTS for r in rows_of(t)])
+        yield made
+    finally:
+        workspace.close()
+
+
+def token_of(world: World, tenant: str) -> str:
+    return world.token(*(f"PIPES:READ:{p}" for p in PIPES), "DATASOURCES:READ:events", tenant=tenant)
+
+
+class Asker:
+    """Puts one question after another and looks for foreign words in whatever comes back."""
+
+    def __init__(self, world: World, tokens: dict[str, str]) -> None:
+        self.world, self.tokens = world, tokens
+        self.seen: Counter[str] = Counter()
+        self.lock = threading.Lock()
+
+    def ask(self, seed: int) -> None:
+        pick = random.Random(seed)
+        tenant = pick.choice(tuple(self.tokens))
+        kind = pick.choices(
+            ("words", "counted", "sql", "breaks", "broken sql", "large", "abandoned", "breaks_late", "slow", "short"),
+            (30, 20, 20, 10, 8, 2, 4, 1, 1, 4),
+        )[0]
+        try:
+            body = self._body(tenant, kind, pick)
+        except RookeryError as exc:
+            self._count(f"{kind}: {exc.code.id}")
+            assert not self._foreign(tenant, json.dumps(exc.as_dict())), (kind, exc.as_dict())
+            return
+        self._count(kind)
+        text = body.decode("latin-1")
+        assert not self._foreign(tenant, text), (kind, tenant, text[:300])
+        assert kind == "abandoned" or f"{tenant}-word-" in text, (kind, tenant, text[:300])
+        if kind in ("words", "counted", "sql"):
+            document = json.loads(body)
+            assert document["rows"] == len(document["data"]) == ROWS
+
+    def _body(self, tenant: str, kind: str, pick: random.Random) -> bytes:
+        token, world = self.tokens[tenant], self.world
+        if kind == "sql":
+            return world.sql(token, "SELECT word, k FROM events ORDER BY k")
+        if kind == "broken sql":
+            return world.sql(token, pick.choice((
+                "SELECT word, toInt64(word) FROM events", "SELECT word, intDiv(k, k - 20) FROM events ORDER BY k",
+                "SELECT nothing FROM events", "SELECT word FROM events WHERE throwIf(k = 30) = 0",
+            )))  # fmt: skip
+        format = pick.choice(tuple(Format)) if kind in ("breaks", "large") else Format.JSON
+        if kind != "abandoned":
+            name = "words" if kind == "words" else kind
+            return world.call(token, name, {}, Format.CSV if format is Format.PARQUET else format)
+        claims = authorize.authenticate(world.workspace, token)
+        answer = world.queries.endpoint(QueryRequest(claims, format=Format.NDJSON), "large")
+        head = answer.head + (answer.next_chunk() or b"" if pick.random() < 0.5 else b"")
+        answer.close()
+        return head
+
+    def _foreign(self, tenant: str, text: str) -> list[str]:
+        return [t for t in (*PLACEMENTS, "fox", "gnu") if t != tenant and f"{t}-word" in text]
+
+    def _count(self, what: str) -> None:
+        with self.lock:
+            self.seen[what] += 1
+
+
+@pytest.mark.proves("D9", "A1")
+def test_a_thousand_interleaved_requests_do_not_cross(world: World) -> None:
+    asker = Asker(world, {t: token_of(world, t) for t in STAY})
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(asker.ask, range(REQUESTS)))
+    assert sum(asker.seen.values()) == REQUESTS
+    for kind in ("words", "counted", "sql", "large", "abandoned"):
+        assert asker.seen[kind] > 5, asker.seen
+    failed = Counter(k.partition(": ")[0] for k in asker.seen.elements() if ": " in k)
+    assert set(failed) >= {"breaks", "broken sql", "slow", "short"}, asker.seen
+    assert len(world.queries.in_flight) == 0
+
+
+@pytest.mark.proves("D9", "D10", "D17", "B15")
+def test_tenants_come_and_go_while_others_are_asked(world: World) -> None:
+    """A tenant that is added, filled and removed over and over is visible to itself only, and to no tenant afterwards."""
+    asker = Asker(world, {t: token_of(world, t) for t in STAY})
+    stop, wrong = threading.Event(), []
+
+    def come_and_go() -> None:
+        for n in range(3):
+            guest, placement = ("fox", "tables") if n % 2 else ("gnu", "pooled")
+            tenants.add(world.workspace, [guest], placement)
+            token = token_of(world, guest)
+            world.append("events", rows_of(guest, 5))
+            body = world.call(token, "words")
+            if asker._foreign(guest, body.decode()) or json.loads(body)["rows"] != 5:
+                wrong.append(body)
+            tenants.remove(world.workspace, guest, purge=True)
+            for ask in (lambda t=token: world.call(t, "words"), lambda t=token: world.sql(t, "SELECT * FROM events")):  # type: ignore[misc]
+                try:
+                    wrong.append(ask())
+                except RookeryError as exc:
+                    if exc.code is not BAD_TOKEN:
+                        wrong.append(exc)
+        stop.set()
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    seed = 100_000
+    with ThreadPoolExecutor(3) as pool:
+        while not stop.is_set() and thread.is_alive():
+            list(pool.map(asker.ask, range(seed, seed + 12)))
+            seed += 12
+    thread.join()
+    assert stop.is_set()
+    assert wrong == []
+    left = world.workspace.warehouse.query(
+        "SELECT count() FROM main.events WHERE tenant IN ('fox', 'gnu') UNION ALL "
+        "SELECT count() FROM main.counts WHERE tenant IN ('fox', 'gnu')"
+    ).rows
+    assert left == [(0,), (0,)]
+
+
+@pytest.mark.proves("D8", "D10")
+def test_nobody_in_particular_sees_nothing(world: World) -> None:
+    nobody = world.token("PIPES:READ:words", "PIPES:READ:counted", "DATASOURCES:READ:events")
+    for ask in (
+        lambda: world.call(nobody, "words"),
+        lambda: world.call(nobody, "counted"),
+        lambda: world.sql(nobody, "SELECT count() FROM events"),
+    ):
+        with pytest.raises(RookeryError) as refused:
+            ask()
+        assert refused.value.code is NO_TENANT
+    claims = authorize.authenticate(world.workspace, token_of(world, "ant"))
+    with pytest.raises(RookeryError) as other:
+        world.queries.endpoint(QueryRequest(claims, impersonated_tenant="bee"), "words")
+    assert other.value.code.status == 403
+
+
+# --- writing ---
+
+
+def stored(world: World, table: str, database: str = "main") -> list[tuple[Any, ...]]:
+    return sorted(world.workspace.warehouse.query(f"SELECT * FROM `{database}`.`{table}`").rows)
+
+
+def append(world: World, name: str, body: str | bytes, bound: str | None, format: Input = Input.NDJSON) -> str:
+    """`stored`, `quarantined`, `partly` stored, or the code of the refusal; `bound` is the tenant of the token."""
+    token = world.token(f"DATASOURCES:APPEND:{name}", tenant=bound)
+    try:
+        tenant = authorize.for_append(world.workspace.current, authorize.authenticate(world.workspace, token), name)
+        sent = body.encode() if isinstance(body, str) else body
+        outcome = world.ingestion.append(name, sent, format, tenant).result()
+    except RookeryError as exc:
+        assert "bee-word" not in json.dumps(exc.as_dict())
+        return exc.code.id
+    if outcome.quarantined:
+        return "partly" if outcome.rows else "quarantined"
+    return "stored"
+
+
+def in_quarantine(world: World, name: str) -> list[dict[str, Any]]:
+    """The newest first."""
+    found: list[dict[str, Any]] = quarantine.listing(world.workspace, name, 10_000, 0)["rows"]
+    return found
+
+
+CLAIMS = [
+    '{"tenant": "bee", "word": "x", "k": 1000}',
+    '{"tenant": "ant", "word": "x", "k": 1000, "tenant": "bee"}',
+    '{"tenant": "bee", "word": "x", "k": 1000, "tenant": "ant"}',
+    '{"TENANT": "bee", "word": "x", "k": 1000}',
+    '{"tenant": "ant", "Tenant": "bee", "word": "x", "k": 1000}',
+    '{"\\u0074enant": "bee", "word": "x", "k": 1000}',
+    '{"tenant ": "bee", "word": "x", "k": 1000}',
+    '{"tenant": "BEE", "word": "x", "k": 1000}',
+    '{"tenant": " bee", "word": "x", "k": 1000}',
+    '{"tenant": "be\\u0065\\u0301", "word": "x", "k": 1000}',
+    '{"tenant": "\\uff42ee", "word": "x", "k": 1000}',
+    '{"tenant": "bee\\u0000", "word": "x", "k": 1000}',
+    '{"tenant": "bee\\u200b", "word": "x", "k": 1000}',
+    '{"tenant": ["bee"], "word": "x", "k": 1000}',
+    '{"tenant": {"id": "bee"}, "word": "x", "k": 1000}',
+    '{"tenant": null, "word": "x", "k": 1000}',
+    '{"tenant": "", "word": "x", "k": 1000}',
+    '{"tenant": 1, "word": "x", "k": 1000}',
+    '{"tenant": true, "word": "x", "k": 1000}',
+    '{"word": "x", "k": 1000}',
+    '[{"tenant": "ant", "word": "x", "k": 1000}, {"tenant": "bee", "word": "x", "k": 1000}]',
+    '{"tenant": "ant", "word": "x", "k": 1000}{"tenant": "bee", "word": "x", "k": 1000}',
+    '{"tenant": "ant", "word": "x\\n{\\"tenant\\": \\"bee\\"}", "k": 1000}',
+    '{"tenant": "ant", "word": "x", "k": 1000, "_rk_at": 0, "_rk_batch": "in:0", "_block_number": 1}',
+]
+"""Rows by which a writer for `ant` tries to reach `bee`."""
+
+
+@pytest.mark.proves("D11", "B12")
+def test_a_writer_for_one_tenant_writes_for_no_other(world: World) -> None:
+    nest = "main_nest_bee"
+    before = {t: stored(world, t, d) for t, d in (("events", nest), ("counts", nest))}
+    bee = [r for r in stored(world, "events") if r[0] == "bee"]
+    others = {r[0] for r in stored(world, "events")}
+    outcomes = Counter(append(world, "events", body, "ant") for body in CLAIMS)
+    assert outcomes["stored"] >= 3
+    assert outcomes[FOREIGN_TENANT.id] >= 5
+    assert outcomes["partly"] == 0
+    kept = in_quarantine(world, "events")
+    assert len(kept) == outcomes["quarantined"] >= 1
+    assert {r["c__text"] for r in kept} <= set(CLAIMS) and {r["c__writer"] for r in kept} == {"ant"}
+    assert {r[0] for r in stored(world, "events")} == others
+    assert [r for r in stored(world, "events") if r[0] == "bee"] == bee
+    assert {t: stored(world, t, nest) for t in before} == before
+    # One bad row anywhere in a large batch keeps all of it out.
+    many = "\n".join(json.dumps({"tenant": "ant", "word": "late", "k": k}) for k in range(150_000))
+    assert append(world, "events", many + '\n{"tenant": "bee", "word": "late", "k": 1}', "ant") == FOREIGN_TENANT.id
+    csv = "tenant,word,k\nant,late,1\nbee,late,2\n"
+    assert append(world, "events", csv, "ant", Input.CSV) == FOREIGN_TENANT.id
+    assert not [r for r in stored(world, "events") if r[1] == "late"]
+    assert len(in_quarantine(world, "events")) == len(kept), "what is refused leaves nothing in quarantine either"
+
+
+@pytest.mark.proves("D11")
+def test_a_row_lands_with_the_tenant_that_landing_says_and_with_no_other(world: World) -> None:
+    """Without a bound tenant, as for an ingest token: look-alikes are refused or are tenants of their own."""
+    before = [r for r in stored(world, "events") if r[0] in PLACEMENTS]
+    kept = len(in_quarantine(world, "events"))
+    outcomes: Counter[str] = Counter()
+    allowed = {"BEE", " bee", "\uff42ee", "bee\u200b", "1", "true", '["bee"]', '{"id": "bee"}'}
+    for body in CLAIMS[6:]:
+        outcome = append(world, "events", body, None)
+        assert outcome in ("stored", "quarantined"), (body, outcome)
+        outcomes[outcome] += 1
+    assert outcomes["quarantined"] >= 5
+    assert len(in_quarantine(world, "events")) == kept + outcomes["quarantined"]
+    strange = {r[0] for r in stored(world, "events")} - set(PLACEMENTS)
+    assert strange <= allowed, strange
+    for tenant, placement in PLACEMENTS.items():
+        own = {r[1] for r in stored(world, "events") if r[0] == tenant}
+        body = json.loads(world.call(token_of(world, tenant), "words"))
+        assert {r["word"] for r in body["data"]} == own
+        if placement == "tables":
+            assert {r[0] for r in stored(world, "events", f"main_nest_{tenant}")} == {tenant}
+            assert {r[0] for r in stored(world, "counts", f"main_nest_{tenant}")} == {tenant}
+    assert {r[0] for r in stored(world, "counts")} == {t for t, p in PLACEMENTS.items() if p == "pooled"}
+    assert len(before) >= ROWS * len(PLACEMENTS)
+
+
+@pytest.mark.proves("D11")
+def test_a_tenant_deep_in_the_event_is_held_to_the_same_rule(world: World) -> None:
+    good = '{"who": {"id": "ant", "name": "bee"}, "word": "deep"}'
+    assert append(world, "nested", good, "ant") == "stored"
+    for body in (
+        '{"who": {"id": "bee"}, "word": "deep"}',
+        '{"who": {"id": "ant"}, "word": "deep"}\n{"who": {"id": "bee"}, "word": "deep"}',
+        '{"who": {"id": ["bee"]}, "word": "deep"}',
+        '{"who": {"id": "ant"}, "word": "deep", "who": {"id": "bee"}}',
+        '{"who": {"id": "ant", "id": "bee"}, "word": "deep"}',
+        '{"who.id": "bee", "word": "deep"}',
+        '{"who": "bee", "word": "deep"}',
+        '{"who": {"Id": "bee"}, "word": "deep"}',
+        '{"who": {"id": 1.0}, "word": "deep"}',
+    ):
+        append(world, "nested", body, "ant")
+    assert {r[0] for r in stored(world, "nested")} == {"ant"}
+    assert append(world, "nested", '{"who": {"id": "bee"}, "word": "deep"}', "ant") == FOREIGN_TENANT.id
+
+
+@pytest.mark.proves("D11")
+def test_a_number_is_one_tenant_however_it_is_written(world: World) -> None:
+    settings = world.workspace.settings.model_copy(update={"workspace": "numbers"})
+    workspace = Workspace(settings, world.workspace.warehouse)
+    numbers = World(workspace, Queries(workspace), Gateway(workspace, StagingPool(workspace)))
+    numbers.push(NUMBERED)
+    for value in (
+        '"01"',
+        "1.0",
+        '"1.0"',
+        "1e0",
+        '" 1"',
+        '"+1"',
+        "-1",
+        "4294967297",
+        '"4294967297"',
+        "true",
+        "null",
+        '""',
+    ):
+        body = f'{{"tenant": {value}, "word": "w"}}'
+        assert append(numbers, "numbered", body, None) == "quarantined", value
+        assert in_quarantine(numbers, "numbered")[0]["c__text"] == body
+    beside = '{"tenant": 7, "word": "w"}\n{"tenant": "01", "word": "w"}\n{"tenant": 8, "word": "w"}'
+    assert append(numbers, "numbered", beside, None) == "partly"
+    assert [r[0] for r in stored(numbers, "numbered", "numbers")] == [7, 8]
+    assert append(numbers, "numbered", '{"tenant": 7, "word": "w"}', None) == "stored"
+    assert append(numbers, "numbered", '{"tenant": "8", "word": "w"}', None) == "stored"
+    assert [r[0] for r in stored(numbers, "numbered", "numbers")] == [7, 7, 8, 8]
+    workspace.analyser.close()
+
+
+@pytest.mark.proves("D10", "D11")
+def test_a_name_never_becomes_part_of_a_view_where_numbers_are_expected(world: World) -> None:
+    """Ids are spelled in the views of nests: one that is no number must not reach a column of numbers."""
+    with pytest.raises(RookeryError) as refused:
+        world.push(NUMBERED)
+    assert refused.value.code is BAD_TENANT_ID
+    assert "numbered" not in world.workspace.refresh().build.datasources
+    for tenant in ("bee", "tenant", "7 OR 1=1", "1) OR (1", "01", "-0", "4294967296", ""):
+        for kind in ("UInt32", "UUID"):
+            with pytest.raises(RookeryError):
+                tenant_literal(kind, tenant)
+
+
+@pytest.mark.proves("B3")
+def test_a_failing_view_of_another_tenant_is_not_noticed_by_the_sender(world: World) -> None:
+    """The row arrives once with its own tenant; the view that failed is taken down, and a push puts it back."""
+    execute, query = world.workspace.warehouse.execute, world.workspace.warehouse.query
+    there = "SELECT count() FROM system.tables WHERE database = 'main_nest_dog' AND engine = 'MaterializedView'"
+    views = query(there).rows
+    execute("RENAME TABLE main_nest_dog.counts TO main_nest_dog.counts_away")
+    try:
+        assert append(world, "events", '{"tenant": "ant", "word": "ant-word-x", "k": -1}', "ant") == "stored"
+    finally:
+        execute("RENAME TABLE main_nest_dog.counts_away TO main_nest_dog.counts")
+    assert [r[:2] for r in stored(world, "events") if r[2] == -1] == [("ant", "ant-word-x")]
+    assert [r for r in stored(world, "counts") if r[1] == "ant-word-x"] == [("ant", "ant-word-x", 1)]
+    world.push(FILES)
+    assert query(there).rows == views
+    execute("ALTER TABLE main.events DELETE WHERE k = -1 SETTINGS mutations_sync = 2")
+    execute("ALTER TABLE main.counts DELETE WHERE word = 'ant-word-x' SETTINGS mutations_sync = 2")
+
+
+@pytest.mark.proves("B3")
+def test_a_failing_view_that_is_not_ours_tells_the_sender_nothing(world: World) -> None:
+    execute = world.workspace.warehouse.execute
+    execute("CREATE TABLE main_nest_dog.strange (x UInt8) ENGINE = Memory")
+    execute(
+        "CREATE MATERIALIZED VIEW main_nest_dog.stranger TO main_nest_dog.strange AS "
+        "SELECT throwIf(k = -2, 'dog-word') AS x FROM main.events"
+    )
+    try:
+        token = authorize.authenticate(world.workspace, world.token("DATASOURCES:APPEND:events", tenant="ant"))
+        bound = authorize.for_append(world.workspace.current, token, "events")
+        body = b'{"tenant": "ant", "word": "ant-word-x", "k": -2}'
+        with pytest.raises(RookeryError) as failed:
+            world.ingestion.append("events", body, Input.NDJSON, bound).result()
+        assert failed.value.code is UNDELIVERED
+        text = json.dumps(failed.value.as_dict())
+        assert not [w for w in ("dog", "nest", "counts", "_rk_", "strange") if w in text], text
+        assert "main_nest_dog" in (failed.value.detail or "")
+    finally:
+        execute("DROP TABLE main_nest_dog.stranger")
+        execute("DROP TABLE main_nest_dog.strange")
+        execute("ALTER TABLE main.events DELETE WHERE k = -2 SETTINGS mutations_sync = 2")
+
+
+@pytest.mark.proves("D11", "B12")
+def test_nothing_is_written_past_the_views(world: World) -> None:
+    """Targets of pipes take no rows from outside, nests refuse foreign rows, other datasources need their scope."""
+    row = '{"tenant": "ant", "word": "direct", "n": 5}'
+    assert append(world, "counts", row, "ant") == NOT_WRITABLE.id
+    assert append(world, "counts", row, None) == NOT_WRITABLE.id
+    execute = world.workspace.warehouse.execute
+    for table, columns, values in (
+        ("events", "tenant, word, k", "'ant', 'direct', 1"),
+        ("counts", "tenant, word, n", "'ant', 'direct', 1"),
+    ):
+        with pytest.raises(RookeryError):
+            execute(f"INSERT INTO main_nest_bee.{table} ({columns}) VALUES ({values})")
+    claims = authorize.authenticate(world.workspace, world.token("DATASOURCES:APPEND:events", tenant="ant"))
+    for name in ("nested", "counts", "nothing", "_rk_pool"):
+        with pytest.raises(RookeryError) as refused:
+            authorize.for_append(world.workspace.current, claims, name)
+        assert refused.value.code is SCOPE
+    with pytest.raises(RookeryError) as unknown:
+        world.ingestion.append("nothing", b"{}", Input.NDJSON)
+    assert unknown.value.code is UNKNOWN_DATASOURCE
+    reading = authorize.authenticate(world.workspace, token_of(world, "ant"))
+    with pytest.raises(RookeryError) as refused:
+        authorize.for_append(world.workspace.current, reading, "events")
+    assert refused.value.code is SCOPE

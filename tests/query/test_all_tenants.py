@@ -1,0 +1,121 @@
+"""A query over all tenants' rows is begun again when a tenant came or went between composing and reading."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from engine.compiler.scope import Scope
+from engine.control import tenants
+from engine.errors import NOT_TOGETHER, RookeryError
+from engine.query.all_tenants import placements_of_all_tenants, with_stable_tenants
+from engine.query.result import QueryResult
+from engine.warehouse.port import Format, Statement
+from engine.workspace.snapshot import Snapshot
+from tests.support.in_process import House, house
+
+FILES = {
+    "datasources/events.yaml": """
+tenant: tenant_id
+columns: [{name: tenant_id, type: UInt32}, {name: id, type: UInt32}, {name: n, type: Int64}]
+engine: {sorting_key: [tenant_id]}
+""",
+    "datasources/sums.yaml": """
+tenant: {column: tenant_id, landing: false}
+columns: [{name: tenant_id, type: UInt32}, {name: n, type: Int64}]
+engine: {type: SummingMergeTree, sorting_key: [tenant_id], columns: [n]}
+""",
+    "pipes/fill.yaml": "sql: SELECT tenant_id, sum(n) AS n FROM events GROUP BY tenant_id\n"
+    "materialize: {target: sums, per_tenant: true}\n",
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with house(tmp_path_factory.mktemp("together")) as made:
+        made.push(FILES)
+        made.append([{"tenant_id": t, "id": t, "n": 10**t} for t in range(1, 6)])
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def two_of_each(home: House) -> None:
+    home.add("1", "2")
+    home.add("3", "4", placement="pooled")
+
+
+def _sum(
+    home: House, changes: list[Callable[[], None]], table: str = "sums", after: list[Callable[[], None]] | None = None
+) -> int:
+    """The sum over all tenants, where a change of the tenants comes between composing and reading each time.
+
+    Those in `after` come when the rows are read.
+    """
+
+    def begin(snapshot: Snapshot, read: set[str]) -> QueryResult:
+        scope = Scope(home.workspace.name, unrestricted=True, everywhere=placements_of_all_tenants(snapshot, 9))
+        build = snapshot.build
+        render: Any = None
+        composed = build.composer.adhoc(build, f"SELECT sum(n) AS n FROM {table}", frozenset({table}), render, scope)
+        read.update(composed.relations)
+        if changes:
+            changes.pop(0)()
+        answer = QueryResult(home.workspace.warehouse.stream(Statement(composed.sql, {}, {}, "sum"), Format.JSON))
+        if after:
+            after.pop(0)()
+        return answer
+
+    answer = with_stable_tenants(home.workspace, begin)
+    return int(json.loads(answer.head)["data"][0]["n"])
+
+
+def test_who_came_or_went_is_there_whole_or_not_at_all(home: House) -> None:
+    assert _sum(home, []) == 11110
+    assert _sum(home, [lambda: tenants.remove(home.workspace, "1")]) == 11100
+    assert _sum(home, [lambda: tenants.remove(home.workspace, "3")]) == 10100
+    assert _sum(home, [lambda: home.add("1")]) == 10100
+    assert _sum(home, [lambda: home.add("3", placement="pooled")]) == 11110
+    assert _sum(home, [lambda: home.add("5", placement="pooled")]) == 111110
+    assert _sum(home, [lambda: tenants.remove(home.workspace, "5")]) == 11110
+
+
+def test_who_came_and_went_again_is_not_there_in_part(home: House) -> None:
+    """The tenants are the same before and after, and were not when the rows were read."""
+    registry, sums = home.workspace.registry, "main.sums"
+
+    def come() -> None:
+        row = {"id": "9", "placement": "pooled", "state": "adding", "created_at": ""}
+        registry.write("tenant", {"9": row})
+        home.run(f"INSERT INTO {sums} VALUES (9, 7)")
+        home.workspace.refresh()
+
+    def go() -> None:
+        home.run(f"DELETE FROM {sums} WHERE tenant_id = 9")
+        registry.remove("tenant", ["9"])
+        home.workspace.refresh()
+
+    assert _sum(home, [come], after=[go]) == 11110
+
+
+@pytest.mark.parametrize("tenant", ["1", "3"])
+def test_a_tenant_in_between_is_left_out_whole(home: House, tenant: str) -> None:
+    """As when adding or removing it was interrupted."""
+    row = home.workspace.current.tenants[tenant].as_dict()
+    for state in ("adding", "removing"):
+        home.workspace.registry.write("tenant", {tenant: {**row, "state": state}})
+        home.workspace.refresh()
+        assert _sum(home, []) == 11110 - 10 ** int(tenant)
+    home.workspace.registry.write("tenant", {tenant: row})
+    home.workspace.refresh()
+
+
+def test_when_tenants_change_each_time_it_is_an_error(home: House) -> None:
+    changes = [lambda t=t: tenants.remove(home.workspace, t) for t in ("1", "2", "3")]  # type: ignore[misc]
+    with pytest.raises(RookeryError) as caught:
+        _sum(home, changes)
+    assert caught.value.code is NOT_TOGETHER
+    two_of_each_changes = [lambda: home.add("1", "2"), lambda: tenants.remove(home.workspace, "1")]
+    assert _sum(home, [*two_of_each_changes, lambda: home.add("1")], table="events") == 111110

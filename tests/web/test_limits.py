@@ -1,0 +1,96 @@
+"""Limits: time, rows, memory, queries at once and requests per second."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from tests.support.server import Server
+from tests.web.responses import data, refused
+
+BUSY = "SELECT max(cityHash64(number, 1)) AS x FROM numbers(400000000)"
+
+
+@pytest.fixture(scope="module")
+def token(narrow: Server) -> str:
+    return narrow.mint(*(f"PIPES:READ:{n}" for n in ("slow", "short", "hungry", "by_kind", "many")), tenant="1")
+
+
+@pytest.mark.parametrize("format", ["json", "csv", "ndjson", "parquet"])
+def test_a_slow_query_is_ended(narrow: Server, token: str, format: str) -> None:
+    for used in (token, narrow.admin_token):
+        refused(narrow.get(f"/v0/pipes/slow.{format}", used), 408, "RK4011")
+
+
+def test_too_many_rows(narrow: Server, token: str) -> None:
+    assert len(data(narrow.get("/v0/pipes/short.json?rows=100", token))) == 100
+    for format in ("json", "csv", "ndjson", "parquet"):
+        for rows in (101, 100_000):
+            refused(narrow.get(f"/v0/pipes/short.{format}?rows={rows}", token), 400, "RK4012")
+            refused(narrow.get(f"/v0/pipes/short.{format}?rows={rows}", narrow.admin_token), 400, "RK4012")
+
+
+def test_too_much_memory(narrow: Server, token: str) -> None:
+    for used in (token, narrow.admin_token):
+        refused(narrow.get("/v0/pipes/hungry.json", used), 400, "RK4012")
+    assert data(narrow.get("/v0/pipes/by_kind.json", token))
+
+
+def at_once(call: Callable[[int], httpx.Response], times: int) -> list[httpx.Response]:
+    with ThreadPoolExecutor(times) as pool:
+        return list(pool.map(call, range(times)))
+
+
+def test_too_many_calls_of_one_endpoint(narrow: Server, token: str) -> None:
+    answers = at_once(lambda _: narrow.get("/v0/pipes/slow.json", token), 2)
+    assert Counter(a.status_code for a in answers) == {408: 1, 429: 1}
+    busy = next(a for a in answers if a.status_code == 429)
+    refused(busy, 429, "RK4010")
+    assert int(busy.headers["retry-after"]) >= 1
+    refused(narrow.get("/v0/pipes/slow.json", token), 408)
+
+
+@pytest.mark.parametrize("by", ["token", "tenant"])
+def test_too_many_queries_of_one_caller(narrow: Server, by: str) -> None:
+    """Three at once are allowed, per token, and per tenant over all its tokens. Two run, one waits for a handle."""
+    name = f"many of one {by}"
+    tokens = [
+        narrow.mint("DATASOURCES:READ:prices", tenant="2", name=f"{name} {n if by == 'tenant' else 0}")
+        for n in range(6)
+    ]
+    answers = at_once(lambda n: narrow.post("/v0/sql", tokens[n], content=BUSY), 6)
+    found = Counter(a.status_code for a in answers)
+    assert set(found) <= {200, 429} and found[200] >= 2, found
+    for answer in answers:
+        if answer.status_code == 429:
+            refused(answer, 429, "RK4010")
+            assert int(answer.headers["retry-after"]) >= 1
+    assert found[429] >= 1
+    assert narrow.sql("SELECT 1 AS x", tokens[0]) == [{"x": 1}], "the places are given back"
+
+
+def test_requests_per_second(narrow: Server) -> None:
+    token = narrow.mint("PIPES:READ:by_kind", tenant="1", name="limited", limits={"rps": 1})
+    other = narrow.mint("PIPES:READ:by_kind", tenant="1", name="not limited")
+    answers = [narrow.get("/v0/pipes/by_kind.json", token) for _ in range(12)]
+    found = Counter(a.status_code for a in answers)
+    assert found[200] >= 1 and found[429] >= 1 and set(found) == {200, 429}
+    busy = next(a for a in answers if a.status_code == 429)
+    refused(busy, 429, "RK4010")
+    assert (busy.headers["x-ratelimit-limit"], busy.headers["x-ratelimit-remaining"]) == ("1", "0")
+    assert int(busy.headers["retry-after"]) >= 1 and int(busy.headers["x-ratelimit-reset"]) >= 0
+    assert data(narrow.get("/v0/pipes/by_kind.json", other))
+    time.sleep(1.1)
+    assert data(narrow.get("/v0/pipes/by_kind.json", token))
+
+
+def test_the_settings_limit_ad_hoc_sql(narrow: Server) -> None:
+    """Enough rows that the response has begun: it is cut off."""
+    with pytest.raises(httpx.RemoteProtocolError):
+        narrow.admin("POST", "/v0/sql", content="SELECT number FROM numbers(6000000) FORMAT CSV")
+    assert narrow.sql("SELECT 1 AS x") == [{"x": 1}]

@@ -1,0 +1,147 @@
+"""Large results: whole documents in every format, handles that always come back, and an orderly end."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pyarrow.parquet as pq
+import pytest
+
+from tests.support.server import Server, running
+from tests.web.responses import data, refused
+
+ROWS = 250_000
+LAST = {"number": ROWS - 1, "text": str((ROWS - 1) * 7), "third": (ROWS - 1) / 3}
+
+
+@pytest.fixture(scope="module")
+def token(narrow: Server) -> str:
+    return narrow.mint("PIPES:READ:many", "PIPES:READ:breaks", "PIPES:READ:by_kind", tenant="1")
+
+
+@pytest.mark.parametrize("who", ["tenant", "admin"])
+def test_a_large_result_is_whole(narrow: Server, token: str, who: str) -> None:
+    used = token if who == "tenant" else narrow.admin_token
+
+    def ask(format: str) -> httpx.Response:
+        response = narrow.get(f"/v0/pipes/many.{format}?rows={ROWS}", used)
+        assert response.status_code == 200
+        assert "content-length" not in response.headers and response.headers["transfer-encoding"] == "chunked"
+        return response
+
+    body = ask("json").json()
+    assert (body["rows"], len(body["data"]), body["data"][-1]) == (ROWS, ROWS, LAST)
+    assert [m["name"] for m in body["meta"]] == ["number", "text", "third"]
+    assert body["statistics"]["rows_read"] >= ROWS
+    rows = list(csv.DictReader(io.StringIO(ask("csv").text)))
+    assert (len(rows), rows[-1]["text"]) == (ROWS, LAST["text"])
+    lines = ask("ndjson").text.splitlines()
+    assert (len(lines), json.loads(lines[-1])) == (ROWS, LAST)
+    table = pq.read_table(io.BytesIO(ask("parquet").content))
+    assert (table.num_rows, table.slice(ROWS - 1).to_pylist()) == (ROWS, [LAST])
+
+
+def test_ad_hoc_sql_streams_too(narrow: Server) -> None:
+    assert len(narrow.sql(f"SELECT number, toString(number) AS t FROM numbers({ROWS})")) == ROWS
+
+
+@pytest.mark.parametrize("format", ["json", "csv", "ndjson", "parquet"])
+@pytest.mark.parametrize("rows, bad", [(10, 5), (100_000, 0), (100_000, 99_000)])
+def test_an_error_before_the_first_byte_has_a_status(
+    narrow: Server, token: str, format: str, rows: int, bad: int
+) -> None:
+    path = f"/v0/pipes/breaks.{format}?rows={rows}&bad={bad}"
+    try:
+        response = narrow.get(path, token)
+    except httpx.RemoteProtocolError:
+        # The failing row came after the status line: the answer breaks off, and never looks whole.
+        assert bad > 65_000
+        return
+    refused(response, 400, "RK4013")
+    assert "4711" not in response.text
+
+
+def test_a_late_error_never_looks_like_the_end(narrow: Server, token: str) -> None:
+    for format in ("json", "csv", "ndjson", "parquet"):
+        with pytest.raises(httpx.RemoteProtocolError):
+            narrow.get(f"/v0/pipes/breaks.{format}?rows=5000000&bad=4900000", token)
+    assert data(narrow.get("/v0/pipes/by_kind.json", token))
+    assert "a response was truncated" in narrow.log() and "Traceback" not in narrow.log()
+
+
+def leave(server: Server, path: str, token: str, after: int) -> None:
+    """Send a request, read `after` bytes and disconnect."""
+    address = httpx.URL(server.url)
+    with socket.create_connection((address.host, address.port or 0), timeout=30) as connection:
+        request = f"GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n"
+        connection.sendall(request.encode())
+        seen = 0
+        while seen < after:
+            seen += len(connection.recv(65536))
+
+
+@pytest.mark.parametrize("after", [0, 1, 1_000_000])
+def test_callers_who_leave_give_the_handle_back(narrow: Server, token: str, after: int) -> None:
+    for _ in range(6):
+        leave(narrow, "/v0/pipes/many.json?rows=3000000", token, after)
+    for _ in range(4):
+        assert patient(narrow, token)
+
+
+def patient(server: Server, token: str) -> list[dict[str, object]]:
+    """Rows, asked for again while those who left still count as running."""
+    for _ in range(50):
+        response = server.get("/v0/pipes/by_kind.json", token)
+        if response.status_code != 429:
+            return data(response)
+        time.sleep(0.1)
+    raise AssertionError("the places were not given back")
+
+
+def test_a_caller_who_leaves_while_sending(narrow: Server) -> None:
+    address = httpx.URL(narrow.url)
+    for _ in range(3):
+        with socket.create_connection((address.host, address.port or 0), timeout=30) as connection:
+            head = (
+                f"POST /v0/events?name=events HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {narrow.admin_token}\r\n"
+            )
+            connection.sendall(f'{head}content-length: 1000\r\n\r\n{{"tenant_id": 1}}\n'.encode())
+            time.sleep(0.05)
+    time.sleep(0.2)
+    assert narrow.events("events", [{"tenant_id": 1, "note": "after"}])
+    assert "Traceback" not in narrow.log() and "internal error" not in narrow.log()
+
+
+def test_a_slow_reader_does_not_hold_others_up(narrow: Server, token: str) -> None:
+    address = httpx.URL(narrow.url)
+    with socket.create_connection((address.host, address.port or 0), timeout=30) as connection:
+        path = "/v0/pipes/many.json?rows=3000000"
+        connection.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n".encode())
+        connection.recv(1000)
+        for _ in range(5):
+            assert patient(narrow, token)
+
+
+def test_a_running_request_is_finished_at_the_end(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        server.push({"pipes/x.yaml": "sql: SELECT max(cityHash64(number, 1)) AS x FROM numbers(150000000)"})
+        found: list[httpx.Response] = []
+        asking = threading.Thread(target=lambda: found.append(server.get("/v0/pipes/x.json", server.admin_token)))
+        asking.start()
+        time.sleep(0.3)
+        server.process.send_signal(signal.SIGTERM)
+        asking.join(30)
+        assert [r.status_code for r in found] == [200] and found[0].json()["rows"] == 1
+        assert server.process.wait(30) == 0
+        assert not (tmp_path / ".rookery" / "server.json").exists()
+        assert "Traceback" not in server.log()
+    with running(tmp_path) as again:
+        assert again.done("GET", "/v0/workspace")["pipes"] == 1

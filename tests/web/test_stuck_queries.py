@@ -1,0 +1,122 @@
+"""Queries that hold readers: one tenant's leave some to others, those of clients that left end, and those that no
+limit of time ends are noticed, and end with the process."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.support.server import Server, running
+from tests.web.responses import data, refused
+
+READERS = 4
+SETTINGS = {"READERS": READERS, "WRITERS": 2, "BORROW_TIMEOUT": 2, "MAX_SECONDS": 1, "STOP_SECONDS": 1}
+LIMITS = {**SETTINGS, "STUCK_SECONDS": 1, "MAX_TOTAL_MEMORY": 200_000_000, "MAX_MEMORY": 2_000_000_000}
+FILES = {
+    "datasources/events.yaml": """
+tenant: tenant_id
+columns:
+  - {name: tenant_id, type: UInt32}
+  - {name: units, type: Int64}
+engine: {sorting_key: [tenant_id]}
+""",
+    "pipes/long.yaml": """
+nodes:
+  - {name: long_node, sql: "SELECT max(cityHash64(number, 1)) AS x FROM numbers(400000000000)"}
+endpoint: {limits: {max_seconds: 100}}
+""",
+    "pipes/many.yaml": """
+nodes:
+  - {name: many_node, sql: "SELECT number, cityHash64(number) AS x FROM numbers(4000000000)"}
+endpoint: {limits: {max_seconds: 100}}
+""",
+    "pipes/short.yaml": "nodes: [{name: short_node, sql: SELECT 1 AS x}]\nendpoint: {}\n",
+    # One row, for which one function takes minutes.
+    "pipes/endless.yaml": """
+nodes:
+  - name: endless_node
+    sql: |
+      SELECT arrayCount(x -> position(repeat('ab', 500000), toString(x)) > 0, range(1000000 + number)) AS x FROM numbers(1)
+endpoint: {}
+""",
+    "pipes/hungry.yaml": """
+nodes:
+  - {name: hungry_node, sql: "SELECT length(groupArray(number)) AS x FROM numbers(40000000)"}
+endpoint: {limits: {max_seconds: 100}}
+""",
+}
+PIPES = ("long", "many", "short", "endless", "hungry")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(tmp_path_factory.mktemp("stuck"), **{f"ROOKERY_{k}": v for k, v in LIMITS.items()}) as found:
+        found.push(FILES)
+        found.tenant("1")
+        found.tenant("2")
+        yield found
+
+
+@contextmanager
+def asked(server: Server, token: str, pipe: str, times: int) -> Iterator[list[socket.socket]]:
+    """So many calls under way; their clients are gone afterwards."""
+    parts = urlsplit(server.url)
+    request = f"GET /v0/pipes/{pipe} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\r\n".encode()
+    with ExitStack() as stack:
+        found = [
+            stack.enter_context(socket.create_connection((parts.hostname, parts.port), 60)) for _ in range(times)
+        ]
+        for connection in found:
+            connection.sendall(request)
+        yield found
+
+
+def token(server: Server, tenant: str) -> str:
+    return server.mint(*(f"PIPES:READ:{p}" for p in PIPES), tenant=tenant)
+
+
+@pytest.mark.parametrize("pipe", ["long.json", "many.ndjson"])
+def test_one_tenant_leaves_readers_to_others_and_gives_them_back_when_it_leaves(server: Server, pipe: str) -> None:
+    mine, other = token(server, "1"), token(server, "2")
+    with asked(server, mine, pipe, 2 * READERS) as calls:
+        assert data(server.get("/v0/pipes/short.json", other)) == [{"x": 1}]
+        answers = [c.recv(4096) for c in reversed(calls[READERS:])]
+        late = [a for a in answers if a.startswith(b"HTTP/1.1 429")]
+        assert len(late) >= READERS and all(b"retry-after: 1" in a for a in late)
+        assert data(server.get("/v0/pipes/short.json", other)) == [{"x": 1}]
+    # No client waits for the others any more. They would run for minutes.
+    for _ in range(20):
+        answer = server.get("/v0/pipes/short.json", mine)
+        if answer.status_code == 200:
+            return
+        refused(answer, 429, "RK4010")
+    raise AssertionError("queries of disconnected clients are still running")
+
+
+def test_all_queries_together_have_so_much_memory(server: Server) -> None:
+    """A query may have ten times as much by itself."""
+    refused(server.get("/v0/pipes/hungry.json", token(server, "1")), 400, "RK4012")
+    assert data(server.get("/v0/pipes/short.json", token(server, "1"))) == [{"x": 1}]
+
+
+def test_stuck_readers_are_noticed_and_do_not_keep_the_process(tmp_path: Path) -> None:
+    with running(tmp_path, **{f"ROOKERY_{k}": v for k, v in {**SETTINGS, "STUCK_SECONDS": 1}.items()}) as server:
+        server.push(FILES)
+        server.tenant("1")
+        assert server.get("/ready").status_code == 200
+        with asked(server, token(server, "1"), "endless.json", READERS - 1):
+            for _ in range(300):
+                ready = server.get("/ready")
+                if ready.status_code == 503:
+                    break
+                time.sleep(0.1)
+            assert ready.status_code == 503 and ready.json()["stuck_readers"] >= READERS // 2
+            assert server.get("/live").status_code == 200
+            assert server.stop() == 1
+            assert "the process ends without waiting" in server.log()
