@@ -38,13 +38,13 @@ def grants(users: ElementTree.Element, user: str) -> list[str]:
     return [q.text or "" for q in users.findall(f"users/{user}/grants/query")]
 
 
-def test_every_variable_is_a_setting_of_ours(compose: dict[str, Any]) -> None:
+def test_every_variable_is_a_setting(compose: dict[str, Any]) -> None:
     names = {f"ROOKERY_{name.upper()}" for name in Settings.model_fields}
     assert set(compose["services"]["rookery"]["environment"]) <= names
     assert compose["services"]["rookery"]["command"] == ["rookery", "serve", "--host", "0.0.0.0"]
 
 
-def test_users_of_both_sides_are_the_same(compose: dict[str, Any], users: ElementTree.Element) -> None:
+def test_clickhouse_and_rookery_have_the_same_users(compose: dict[str, Any], users: ElementTree.Element) -> None:
     given = compose["services"]["rookery"]["environment"]
     for prefix in ("ROOKERY_CLICKHOUSE_", "ROOKERY_CLICKHOUSE_READER_"):
         user = users.find(f"users/{given[prefix + 'USER']}")
@@ -62,7 +62,7 @@ def test_users_of_both_sides_are_the_same(compose: dict[str, Any], users: Elemen
 
 
 @pytest.mark.proves("D12")
-def test_the_reader_only_reads(users: ElementTree.Element) -> None:
+def test_the_reader_can_only_read(users: ElementTree.Element) -> None:
     profile = users.find("profiles/rookery_reader")
     assert profile is not None
     assert text(profile, "readonly") == "2"
@@ -78,7 +78,7 @@ def test_the_writer_owns_the_workspace_and_nothing_else(users: ElementTree.Eleme
         assert scope == f"{workspace}*.*" or query in {"GRANT SELECT ON system.*", "GRANT TABLE ENGINE ON *"}
 
 
-def test_files_that_are_mounted_or_copied_exist(compose: dict[str, Any]) -> None:
+def test_mounted_and_copied_files_exist(compose: dict[str, Any]) -> None:
     for volume in compose["services"]["clickhouse"]["volumes"]:
         source = volume.partition(":")[0]
         assert source in compose["volumes"] or (ROOT / source).is_file()
@@ -89,7 +89,7 @@ def test_files_that_are_mounted_or_copied_exist(compose: dict[str, Any]) -> None
     assert re.search(r"^USER rookery$", dockerfile, re.MULTILINE)
 
 
-def test_both_engines_rest_alike() -> None:
+def test_both_engines_have_the_same_background_settings() -> None:
     own = {e.tag: e.text for e in ElementTree.fromstring(CONFIG_TEXT) if e.tag.startswith("background")}
     assert own
     server = {e.tag: e.text for e in ElementTree.parse(CLICKHOUSE / "config.xml").getroot()}

@@ -3,5 +3,5 @@
 from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
 
 
-def test_layers_are_kept() -> None:
+def test_layers_are_respected() -> None:
     assert lint_imports(no_cache=True) == EXIT_STATUS_SUCCESS

@@ -384,7 +384,7 @@ def test_a_quadratic_pattern_is_found() -> None:
     ],
 )
 @pytest.mark.guard
-def test_tokens_are_blotted_out(text: str, shown: str) -> None:
+def test_tokens_are_redacted(text: str, shown: str) -> None:
     from engine.observe import redact
 
     assert redact(text) == shown

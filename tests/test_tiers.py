@@ -8,7 +8,7 @@ from tests.conftest import HERE, slow_files
 
 
 @pytest.mark.feature
-def test_files_that_take_long_exist() -> None:
+def test_slow_files_exist() -> None:
     assert slow_files()
     missing = [str(f.relative_to(HERE)) for f in slow_files() if not f.is_file()]
     assert missing == []

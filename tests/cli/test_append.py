@@ -55,7 +55,7 @@ def told(rows: int, **more: object) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("how", ["ndjson", "jsonl.gz", "csv", "csv.bz2", "parquet"])
-def test_files_by_their_ending(cli: Cli, server: Server, how: str) -> None:
+def test_the_file_extension_selects_the_format(cli: Cli, server: Server, how: str) -> None:
     file = cli.directory / f"rows.{how}"
     if how == "parquet":
         pq.write_table(pa.Table.from_pylist(ROWS), file)
@@ -92,20 +92,20 @@ def test_columns_of_a_csv_can_be_renamed(cli: Cli, server: Server) -> None:
     assert stored(server) == ROWS
 
 
-def test_columns_that_are_none_of_the_datasource_are_told(cli: Cli) -> None:
+def test_unknown_columns_are_reported(cli: Cli) -> None:
     (cli.directory / "more.csv").write_text("tenant_id,colour,units,size\n1,red,5,XL\n")
     said = cli("append", "events", "more.csv").err
     assert "1 rows appended" in said and "does not have: colour, size" in said
     assert cli("append", "events", "more.csv", "--json").json == told(1, ignored_columns=["colour", "size"])
 
 
-def test_a_file_of_which_nothing_is_stored_is_a_failure(cli: Cli) -> None:
+def test_a_file_without_stored_rows_is_a_failure(cli: Cli) -> None:
     (cli.directory / "bad.csv").write_text("tenant_id,units\nx,1\ny,2\n")
     said = cli("append", "events", "bad.csv", code=1).err
     assert "0 rows appended" in said and "2 rows went to quarantine" in said
 
 
-def test_a_file_under_a_key_that_is_known_is_not_said_to_be_appended(cli: Cli) -> None:
+def test_a_repeated_file_under_its_key_is_reported_as_repeated(cli: Cli) -> None:
     (cli.directory / "rows.csv").write_text(as_csv(ROWS))
     assert cli("append", "events", "rows.csv", "--key", "once").err.count("100 rows appended to events\n")
     assert "nothing is appended now" in cli("append", "events", "rows.csv", "--key", "once").err
@@ -128,7 +128,7 @@ FACTS = "SELECT count() AS n, uniqExact(units) AS u, max(units) AS m, countIf(te
 
 
 @pytest.mark.parametrize("kind", ["ndjson", "csv", "parquet"])
-def test_a_bad_row_in_a_later_batch_goes_to_quarantine_and_all_others_are_stored(
+def test_a_bad_row_in_a_later_batch_is_quarantined_and_all_others_are_stored(
     cli: Cli, server: Server, kind: str
 ) -> None:
     rows = large(kind)
@@ -150,9 +150,7 @@ def test_a_bad_row_in_a_later_batch_goes_to_quarantine_and_all_others_are_stored
 
 
 @pytest.mark.parametrize("kind", ["ndjson", "csv", "parquet"])
-def test_after_a_failure_in_a_later_batch_the_file_is_sent_again_under_its_key(
-    cli: Cli, server: Server, kind: str
-) -> None:
+def test_a_file_that_failed_in_a_later_batch_can_be_resent_under_its_key(cli: Cli, server: Server, kind: str) -> None:
     rows = large(kind)
     many = len(rows)
     file = cli.directory / f"rows.{kind}"
@@ -174,7 +172,7 @@ def test_after_a_failure_in_a_later_batch_the_file_is_sent_again_under_its_key(
 
 
 @pytest.mark.parametrize("kind", ["ndjson", "csv", "parquet"])
-def test_rows_at_the_beginning_can_be_left_out(cli: Cli, server: Server, kind: str) -> None:
+def test_leading_rows_can_be_skipped(cli: Cli, server: Server, kind: str) -> None:
     file = cli.directory / f"rows.{kind}"
     written(file, ROWS)
     assert cli("append", "events", file.name, "--skip-rows", 97, "--json").json["rows"] == 3
@@ -213,7 +211,7 @@ def test_a_file_with_bad_rows(cli: Cli, server: Server) -> None:
     )
 
 
-def test_a_list_of_rows_can_be_edited_and_sent_back(cli: Cli, server: Server) -> None:
+def test_listed_rows_can_be_edited_and_replayed(cli: Cli, server: Server) -> None:
     (cli.directory / "rows.ndjson").write_text('{"tenant_id": 1, "units": "x"}\n{"tenant_id": 2, "units": "y"}\n')
     cli("append", "events", "rows.ndjson", code=1)
     listed = cli("quarantine", "ls", "events", "--json").out
@@ -222,7 +220,7 @@ def test_a_list_of_rows_can_be_edited_and_sent_back(cli: Cli, server: Server) ->
     assert [r["units"] for r in stored(server)] == [7, 8]
 
 
-def test_what_is_wrong_is_told_plainly(cli: Cli, server: Server) -> None:
+def test_unusable_files_are_errors_with_codes(cli: Cli, server: Server) -> None:
     (cli.directory / "rows.txt").write_text("x")
     (cli.directory / "rows.parquet").write_text("no parquet")
     (cli.directory / "latin.csv").write_bytes("tenant_id,événement\n".encode("latin-1"))
@@ -253,7 +251,7 @@ def test_what_is_wrong_is_told_plainly(cli: Cli, server: Server) -> None:
         (b'{"tenant_id": 1, "event": "a"}', "format=ndjson"),
     ],
 )
-def test_a_csv_file_of_another_kind_is_an_error(cli: Cli, body: bytes, reason: str) -> None:
+def test_a_csv_file_in_another_format_is_an_error(cli: Cli, body: bytes, reason: str) -> None:
     (cli.directory / "other.csv").write_bytes(body)
     said = cli("append", "events", "other.csv", code=1).err
     assert "RK5001" in said and reason in said

@@ -75,7 +75,7 @@ def listed(text: str) -> dict[str, list[str]]:
     [FILES_WITH_PROBLEMS, PROBLEMS_ACROSS_FILES, FILES_WITH_PROBLEMS | PROBLEMS_ACROSS_FILES],
     ids=["in files", "across files", "both"],
 )
-def test_every_problem_is_told_at_once_with_its_place(tmp_path: Path, problems: dict[str, tuple[str, str]]) -> None:
+def test_all_problems_are_reported_with_their_places(tmp_path: Path, problems: dict[str, tuple[str, str]]) -> None:
     cli = Cli(tmp_path)
     cli.write(FILES)
     cli.write({file: text for file, (text, _) in problems.items()})
@@ -87,7 +87,7 @@ def test_every_problem_is_told_at_once_with_its_place(tmp_path: Path, problems: 
 
 
 @pytest.mark.parametrize("command", ["check", "push"])
-def test_what_stands_on_a_file_that_cannot_be_read_is_not_blamed(tmp_path: Path, command: str) -> None:
+def test_resources_over_an_unreadable_file_are_not_reported(tmp_path: Path, command: str) -> None:
     cli = Cli(tmp_path)
     cli.write(
         {
@@ -115,7 +115,7 @@ def test_problems_in_json_have_codes_places_and_hints(tmp_path: Path) -> None:
 
 
 @pytest.mark.proves("D13")
-def test_a_tenant_column_that_is_not_first_is_told_with_a_hint(tmp_path: Path) -> None:
+def test_a_tenant_column_that_is_not_first_is_an_error_with_a_hint(tmp_path: Path) -> None:
     cli = Cli(tmp_path)
     cli.write({"datasources/events.yaml": EVENTS.replace("[tenant_id, timestamp]", "[timestamp]")})
     text = cli("check", code=1).err
@@ -123,7 +123,7 @@ def test_a_tenant_column_that_is_not_first_is_told_with_a_hint(tmp_path: Path) -
     assert "hint:" in text
 
 
-def test_an_unprotected_tenant_parameter_is_warned_about(tmp_path: Path) -> None:
+def test_an_unprotected_tenant_parameter_gets_a_warning(tmp_path: Path) -> None:
     cli = Cli(tmp_path)
     cli.write(FILES)
     cli.write(
@@ -134,7 +134,7 @@ def test_an_unprotected_tenant_parameter_is_warned_about(tmp_path: Path) -> None
     assert "fine" in outcome.err
 
 
-def test_no_project_no_file_no_folder(tmp_path: Path) -> None:
+def test_missing_projects_files_and_folders_are_errors(tmp_path: Path) -> None:
     cli = Cli(tmp_path)
     assert "RK7004" in cli("check", code=1).err
     assert "RK7004" in cli("push", code=1).err

@@ -61,7 +61,7 @@ def cli(server: Server, tmp_path: Path) -> Cli:
     return found
 
 
-def test_every_help_has_an_example_and_needs_nothing(tmp_path: Path) -> None:
+def test_every_help_has_an_example_and_needs_no_server(tmp_path: Path) -> None:
     cli = Cli(tmp_path)
     for words in COMMANDS:
         text = " ".join(cli(*words, "--help").out.split())
@@ -82,7 +82,7 @@ def test_every_help_has_an_example_and_needs_nothing(tmp_path: Path) -> None:
         "token rm web",
     ],
 )  # fmt: skip
-def test_every_command_speaks_json(cli: Cli, command: str) -> None:
+def test_every_command_has_json_output(cli: Cli, command: str) -> None:
     if "web" in command and "create" not in command:
         cli("token", "create", "web", "--scope", "PIPES:READ:usage")
     outcome = cli("--json", *(w.replace("+", " ") for w in command.split()))
@@ -104,7 +104,7 @@ def test_named_exit_codes(cli: Cli, tmp_path: Path) -> None:
     cli("pipe", "show", "nothing", code=7)
 
 
-def test_options_stand_anywhere_and_resources_go_by_name_or_path(cli: Cli, server: Server) -> None:
+def test_options_work_anywhere_and_resources_by_name_or_path(cli: Cli, server: Server) -> None:
     bare = Cli(cli.directory.parent, {}, cli.command)
     place = ["--url", server.url, "--token", server.admin_token, "-C", str(cli.directory)]
     here = cli.directory.name
@@ -126,7 +126,7 @@ def test_options_stand_anywhere_and_resources_go_by_name_or_path(cli: Cli, serve
     cli("plan")
 
 
-def test_output_is_data_and_talk_is_apart(cli: Cli) -> None:
+def test_data_is_on_stdout_and_messages_on_stderr(cli: Cli) -> None:
     outcome = cli("sql", "SELECT 1 AS one", "--format", "csv")
     assert (outcome.out, outcome.err) == ('"one"\n1\n', "")
     assert cli("sql", "-", "--format", "ndjson", input="SELECT 2 AS two;\n").out == '{"two":2}\n'
@@ -138,7 +138,7 @@ def test_output_is_data_and_talk_is_apart(cli: Cli) -> None:
     assert outcome.err == ""
 
 
-def test_a_failure_in_json_is_data_with_code_and_hint(cli: Cli) -> None:
+def test_a_failure_in_json_has_code_and_hint(cli: Cli) -> None:
     found = cli("--json", "sql", "SELECT nothing FROM events", code=1).json
     assert found["code"].startswith("RK")
     assert found["error"]
@@ -169,20 +169,20 @@ class TestWhichNode:
 
     @pytest.mark.proves("B5")
     @pytest.mark.parametrize("answer", ["1\n", "1", "1\\n\n", "1\r\n", " 1 \n", "{name}_a\n"])
-    def test_a_piped_answer(self, pipe: tuple[Cli, str], answer: str) -> None:
+    def test_an_answer_from_a_pipe(self, pipe: tuple[Cli, str], answer: str) -> None:
         cli, name = pipe
         cli("materialize", f"{name}_pipe", name, input=answer.replace("{name}", name))
         assert self.chosen(cli, name) == f"{name}_a"
 
     @pytest.mark.proves("B5")
     @pytest.mark.parametrize("flag", ["1", "{name}_a"])
-    def test_the_flag_wins_over_what_is_piped(self, pipe: tuple[Cli, str], flag: str) -> None:
+    def test_the_flag_wins_over_piped_input(self, pipe: tuple[Cli, str], flag: str) -> None:
         cli, name = pipe
         cli("materialize", f"pipes/{name}_pipe.yaml", name, "--node", flag.replace("{name}", name), input="2\n")
         assert self.chosen(cli, name) == f"{name}_a"
 
     @pytest.mark.proves("B5")
-    def test_a_person_at_a_terminal(self, pipe: tuple[Cli, str]) -> None:
+    def test_the_node_is_asked_for_at_a_terminal(self, pipe: tuple[Cli, str]) -> None:
         cli, name = pipe
         code, text = at_a_terminal(cli, ["materialize", f"{name}_pipe", name], "1\r")
         assert code == 0, text
@@ -191,14 +191,14 @@ class TestWhichNode:
         assert self.chosen(cli, name) == f"{name}_a"
 
     @pytest.mark.parametrize("answer", ["", "3\n", "0\n", "nobody\n"])
-    def test_no_answer_or_a_wrong_one_changes_nothing(self, cli: Cli, server: Server, answer: str) -> None:
+    def test_a_missing_or_invalid_answer_changes_nothing(self, cli: Cli, server: Server, answer: str) -> None:
         cli.write({"pipes/undecided.yaml": TWO_NODES})
         before = server.done("GET", "/v0/workspace")
         assert "RK3008" in cli("materialize", "undecided", "undecided_ds", code=1, input=answer).err
         assert (cli.directory / "pipes/undecided.yaml").read_text() == TWO_NODES
         assert server.done("GET", "/v0/workspace") == before
 
-    def test_no_endpoint_is_left_on_the_node(self, pipe: tuple[Cli, str], server: Server) -> None:
+    def test_a_materialized_node_is_no_longer_an_endpoint(self, pipe: tuple[Cli, str], server: Server) -> None:
         cli, name = pipe
         cli("push", f"{name}_pipe")
         assert server.admin("GET", f"/v0/pipes/{name}_pipe.json").status_code == 200
@@ -236,7 +236,7 @@ def at_a_terminal(cli: Cli, arguments: list[str], typed: str) -> tuple[int, str]
     return process.wait(10), shown.decode()
 
 
-def test_standard_input_that_nobody_needs_is_harmless(cli: Cli) -> None:
+def test_unused_standard_input_is_ignored(cli: Cli) -> None:
     cli.write({"endpoints/more.yaml": "sql: SELECT 1 AS one\n"})
     for arguments in (["push"], ["plan"], ["tenant", "add", "1"], ["pipe", "rm", "more"]):
         script = f"yes | {cli.command[0]} {' '.join(arguments)}"
@@ -250,7 +250,7 @@ def test_standard_input_that_nobody_needs_is_harmless(cli: Cli) -> None:
     assert found.returncode == 3
 
 
-def test_output_that_nobody_reads_is_no_error(cli: Cli) -> None:
+def test_a_closed_pipe_is_not_an_error(cli: Cli) -> None:
     script = f"{cli.command[0]} sql 'SELECT number FROM numbers(1000000)' --format csv | head -1"
     found = subprocess.run(["bash", "-c", script], cwd=cli.directory, env=cli.seen(), capture_output=True, timeout=60)
     assert b"Traceback" not in found.stderr
@@ -279,7 +279,7 @@ def test_a_server_that_cannot_be_reached(tmp_path: Path) -> None:
         assert "RK7003" in cli("tenant", "ls", "--url", url, code=6).err, url
 
 
-def test_something_else_at_the_url(tmp_path: Path) -> None:
+def test_a_url_of_another_program(tmp_path: Path) -> None:
     import http.server
     import threading
 
@@ -323,7 +323,7 @@ def test_a_project_without_server_works_on_its_own_directory(tmp_path: Path) -> 
     assert stat.S_IMODE((tmp_path / ".rookery" / "admin_token").stat().st_mode) == 0o600
 
 
-def test_settings_that_look_misspelt_are_told(tmp_path: Path) -> None:
+def test_misspelled_settings_are_reported(tmp_path: Path) -> None:
     said = Cli(tmp_path)("init", ROOKERY_PROT="1", ROOKERY_SERVICE_PORT_HTTP="2", ROOKERY_MAXBODY="3").err
     assert "unknown setting ROOKERY_PROT; did you mean ROOKERY_PORT?" in said
     assert "did you mean ROOKERY_MAX_BODY?" in said
@@ -331,12 +331,12 @@ def test_settings_that_look_misspelt_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
-def test_an_address_of_another_machine(tmp_path: Path, host: str) -> None:
+def test_an_unreachable_host(tmp_path: Path, host: str) -> None:
     said = Cli(tmp_path)("serve", "--host", host, "--port", 0, code=1).err
     assert "RK7001" in said and "--host must be an address of this machine" in said
 
 
-def test_an_empty_setting_is_none(tmp_path: Path) -> None:
+def test_an_empty_setting_counts_as_unset(tmp_path: Path) -> None:
     cli = Cli(tmp_path)
     cli.write(FILES)
     before = {p.name for p in tmp_path.iterdir()}
@@ -344,7 +344,7 @@ def test_an_empty_setting_is_none(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {".rookery", *before}
 
 
-def test_commands_at_once_wait_for_each_other(tmp_path: Path) -> None:
+def test_concurrent_commands_wait_for_each_other(tmp_path: Path) -> None:
     cli = Cli(tmp_path)
     cli.write(FILES)
     cli("push")
@@ -352,7 +352,7 @@ def test_commands_at_once_wait_for_each_other(tmp_path: Path) -> None:
         assert all(o.code == 0 for o in hands.map(lambda _: cli("--json", "tenant", "ls"), range(3)))
 
 
-def test_a_url_that_is_none(tmp_path: Path) -> None:
+def test_an_invalid_url(tmp_path: Path) -> None:
     said = Cli(tmp_path)("tenant", "ls", ROOKERY_URL="127.0.0.1:7181", code=6).err
     assert "http://127.0.0.1:7181" in said
     with running(tmp_path / "home") as server:

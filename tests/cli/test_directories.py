@@ -50,7 +50,7 @@ def wait_until(found: Callable[[], bool], seconds: float = 60) -> None:
 
 
 @pytest.mark.parametrize("command", ELSEWHERE, ids=" ".join)
-def test_a_command_in_the_wrong_directory_makes_no_workspace(tmp_path: Path, command: list[str]) -> None:
+def test_a_command_in_the_wrong_directory_creates_no_workspace(tmp_path: Path, command: list[str]) -> None:
     cli = Cli(tmp_path)
     cli.write(FILES)
     said = cli(*command, code=7).err
@@ -58,7 +58,7 @@ def test_a_command_in_the_wrong_directory_makes_no_workspace(tmp_path: Path, com
     assert not (tmp_path / ".rookery").exists()
 
 
-def test_another_workspace_of_a_directory_is_not_made_either(tmp_path: Path) -> None:
+def test_a_command_creates_no_second_workspace_in_a_directory(tmp_path: Path) -> None:
     cli = Cli(tmp_path)
     cli.write(FILES)
     cli("push")
@@ -68,7 +68,7 @@ def test_another_workspace_of_a_directory_is_not_made_either(tmp_path: Path) -> 
     assert sorted((tmp_path / ".rookery" / "data" / "metadata").iterdir()) == before
 
 
-def test_a_copied_directory_does_not_lead_to_the_server_of_the_original(tmp_path: Path) -> None:
+def test_a_copied_directory_does_not_use_the_server_of_the_original(tmp_path: Path) -> None:
     home, copy = tmp_path / "home", tmp_path / "copy"
     copy.mkdir()
     with running(home) as server:
@@ -94,7 +94,7 @@ def held(directory: Path) -> Iterator[None]:
         yield
 
 
-def test_commands_and_servers_wait_for_who_holds_the_directory(tmp_path: Path) -> None:
+def test_commands_and_servers_wait_for_the_owner_of_the_directory(tmp_path: Path) -> None:
     cli = Cli(tmp_path, command=REAL)
     cli.write(FILES)
     cli("push")

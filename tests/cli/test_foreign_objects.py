@@ -42,7 +42,7 @@ def on_the_engine(directory: Path, *statements: str) -> list[Any]:
     return list(json.loads(found.stdout))
 
 
-def test_foreign_tables_are_refused_as_ours_and_survive_prune_and_tenant_rm(tmp_path: Path) -> None:
+def test_foreign_tables_are_refused_and_survive_prune_and_tenant_rm(tmp_path: Path) -> None:
     home = tmp_path / "home"
     cli = Cli(home)
     cli.write(FILES)

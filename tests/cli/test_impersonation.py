@@ -13,7 +13,7 @@ IDS = ("\u00e9", "\u00c3\u00a9", "ant", "ant ", " ant")
 """The second is the first in UTF-8, read as Latin-1."""
 
 
-def test_an_id_selects_its_tenant_or_nobody(shared_server: Server, tmp_path: Path) -> None:
+def test_an_id_selects_its_tenant_or_none(shared_server: Server, tmp_path: Path) -> None:
     server, cli = shared_server, for_server(shared_server, tmp_path)
     server.push({"datasources/events.yaml": EVENTS, "pipes/whose.yaml": "sql: SELECT t FROM events\n"})
     for tenant in IDS:

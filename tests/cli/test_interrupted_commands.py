@@ -55,7 +55,7 @@ def killed_during(server: Server, work: object, after: float) -> bool:
 
 @pytest.mark.soak
 @pytest.mark.proves("B7")
-def test_whatever_was_interrupted_is_completed_by_running_it_again(tmp_path: Path) -> None:
+def test_interrupted_commands_are_completed_by_running_them_again(tmp_path: Path) -> None:
     """Each round kills the server at a random moment of a rebuild, or of adding tenants, both with history."""
     chance = random.Random(7)
     cut = 0

@@ -56,14 +56,14 @@ def _words(command: str) -> list[str]:
 
 
 @pytest.mark.parametrize("command", NOT_UNDERSTOOD)
-def test_a_command_that_is_not_understood(cli: Cli, command: str) -> None:
+def test_commands_that_are_not_understood(cli: Cli, command: str) -> None:
     outcome = cli("--json", *command.split(), code=2)
     assert outcome.json["code"] == "RK7002"
     assert outcome.json["error"] and outcome.json["hint"] and not outcome.err
 
 
 @pytest.mark.parametrize("command", WRONG)
-def test_a_command_that_is_wrong(cli: Cli, command: str) -> None:
+def test_invalid_commands_have_codes_and_hints(cli: Cli, command: str) -> None:
     words = [w.replace("\0", " ").replace('""', "") for w in _words(command)]
     code, named = WRONG[command]
     outcome = cli("--json", *words, code=code)
@@ -71,7 +71,7 @@ def test_a_command_that_is_wrong(cli: Cli, command: str) -> None:
     assert "http://ftp" not in outcome.text
 
 
-def test_people_read_the_same(cli: Cli) -> None:
+def test_the_text_output_has_the_same_code_and_hint(cli: Cli) -> None:
     outcome = cli("push", "--nosuch", code=2)
     assert outcome.err.split() == [
         "RK7002",
@@ -113,7 +113,7 @@ def test_a_plan_before_the_first_push(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "pid", ["x", None, [], 1e400, -1, 0, True, 2**70, pytest.param(os.getpid(), id="of this process")]
 )
-def test_a_damaged_note_of_a_server_is_no_server(tmp_path: Path, pid: object) -> None:
+def test_a_damaged_state_file_is_ignored(tmp_path: Path, pid: object) -> None:
     settings = load(data=tmp_path / ".rookery" / "data")
     private_directory(settings.state_directory)
     announce_start(settings)
@@ -125,7 +125,7 @@ def test_a_damaged_note_of_a_server_is_no_server(tmp_path: Path, pid: object) ->
     assert json.loads(server_file(settings).read_text())["pid"] == os.getpid()
 
 
-def test_requests_that_are_wrong(shared_server: Server) -> None:
+def test_invalid_requests_have_codes_and_hints(shared_server: Server) -> None:
     for method, path, given, status, code in (
         ("POST", "/v0/push", {"json": {}}, 400, "RK4009"),
         ("POST", "/v0/push", {"json": {"prune": True}}, 400, "RK4009"),

@@ -22,7 +22,7 @@ def send(server: Server, units: int) -> None:
 
 
 @pytest.mark.proves("D4")
-def test_a_view_that_fails_is_told_and_repaired(tmp_path: Path) -> None:
+def test_a_failing_view_is_reported_and_repaired(tmp_path: Path) -> None:
     home, checkout = tmp_path / "home", tmp_path / "checkout"
     with running(home) as server:
         cli = for_server(server, checkout)
@@ -66,7 +66,7 @@ def test_a_view_that_fails_is_told_and_repaired(tmp_path: Path) -> None:
         assert cli("doctor", "--deep", "--json").json["findings"] == []
 
 
-def test_warnings_alone_do_not_count(shared_server: Server, tmp_path: Path) -> None:
+def test_warnings_do_not_make_a_workspace_unhealthy(shared_server: Server, tmp_path: Path) -> None:
     cli = for_server(shared_server, tmp_path)
     shared_server.push(FILES)
     shared_server.events("events", [{"tenant_id": 1, "units": "many"}])
@@ -79,7 +79,7 @@ def test_warnings_alone_do_not_count(shared_server: Server, tmp_path: Path) -> N
     ("method", "path"),
     [("GET", "/v0/fanout"), ("POST", "/v0/fanout/retry"), ("GET", "/v0/doctor"), ("GET", "/metrics")],
 )
-def test_only_an_admin_sees_how_it_goes(shared_server: Server, method: str, path: str) -> None:
+def test_only_an_admin_sees_status_and_metrics(shared_server: Server, method: str, path: str) -> None:
     shared_server.push(FILES)
     reading = shared_server.static("reads events", "DATASOURCES:READ:events")
     for token in (None, reading, "garbage"):
@@ -105,7 +105,7 @@ materialize: {target: shares, per_tenant: true, engine: {type: SummingMergeTree,
 
 
 @pytest.mark.proves("D4")
-def test_a_tenant_on_whose_rows_a_shared_view_fails_is_told(tmp_path: Path) -> None:
+def test_a_tenant_excluded_from_a_shared_view_is_reported(tmp_path: Path) -> None:
     with running(tmp_path / "home") as server:
         cli = for_server(server, tmp_path / "checkout")
         server.push({**FILES, "pipes/shares_pipe.yaml": SHARES})

@@ -62,7 +62,7 @@ def test_a_second_push_and_a_plan_find_nothing_to_do(cli: Cli, server: Server) -
     cli("plan")
 
 
-def test_what_no_file_declares_is_told_and_left_alone(cli: Cli, server: Server) -> None:
+def test_undeclared_resources_are_reported_and_kept(cli: Cli, server: Server) -> None:
     cli.write({"datasources/unseen.yaml": KINDS})
     assert "not in any file" not in cli("push").err
     (cli.directory / "datasources/unseen.yaml").unlink()
@@ -83,7 +83,7 @@ def test_a_dry_run_changes_nothing(cli: Cli, server: Server) -> None:
     assert (server.done("GET", "/v0/workspace"), server.done("GET", "/v0/datasources")) == before
 
 
-def test_a_push_of_some_files_merges_and_absence_never_drops(cli: Cli, server: Server, tmp_path: Path) -> None:
+def test_a_push_of_some_files_merges_and_drops_nothing(cli: Cli, server: Server, tmp_path: Path) -> None:
     other = cli.at(tmp_path / "other")
     write(other.directory, {"endpoints/second.yaml": "sql: SELECT count() AS n FROM events\n"})
     other("push", "endpoints/second.yaml")
@@ -152,7 +152,7 @@ WIDER = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_any_other_change_needs_permission_by_name_and_is_rebuilt_exactly(
+def test_destructive_changes_need_permission_by_name_and_are_rebuilt_exactly(
     cli: Cli, server: Server, change: str
 ) -> None:
     also = " AND event != 'c'" if change == "a changed view" else ""
@@ -186,7 +186,7 @@ def test_a_rebuilt_workspace_target_is_exact(cli: Cli, server: Server) -> None:
     assert_exact(server, TABLES, POOLED)
 
 
-def test_a_pipe_that_is_removed_and_pushed_again_counts_nothing_twice(cli: Cli, server: Server) -> None:
+def test_a_pipe_removed_and_pushed_again_counts_rows_once(cli: Cli, server: Server) -> None:
     for pipe in ("kinds_pipe", "usage_pipe"):
         cli("pipe", "rm", pipe, "--force")
         server.events("events", [{"tenant_id": t, "event": "meanwhile"} for t in TABLES + POOLED])
@@ -204,7 +204,7 @@ def test_a_permission_for_another_name_is_not_enough(cli: Cli, server: Server) -
     assert_exact(server, TABLES, POOLED)
 
 
-def test_added_columns_need_no_permission_and_reach_every_nest(cli: Cli, server: Server) -> None:
+def test_added_columns_need_no_permission_and_are_in_every_nest(cli: Cli, server: Server) -> None:
     edit(cli, "datasources/events.yaml", "engine:", "  - {name: region, type: String, default: \"'eu'\"}\nengine:")
     with writing(server, TABLES + POOLED) as written:
         written.wait(2)
@@ -223,7 +223,7 @@ def test_added_columns_need_no_permission_and_reach_every_nest(cli: Cli, server:
     assert "are lost" in refusal
 
 
-def test_only_the_endpoint_is_swapped_when_its_text_changes(cli: Cli, server: Server) -> None:
+def test_a_changed_endpoint_changes_nothing_else(cli: Cli, server: Server) -> None:
     token = server.mint("PIPES:READ:usage", tenant="1")
     edit(cli, "endpoints/usage.yaml", "sum(units) AS units", "sum(units) * 0 AS units")
     result = cli("push", "--json").json
@@ -231,21 +231,21 @@ def test_only_the_endpoint_is_swapped_when_its_text_changes(cli: Cli, server: Se
     assert {r["units"] for r in server.get("/v0/pipes/usage.json", token).json()["data"]} == {0}
 
 
-def test_a_file_that_is_wrong_changes_nothing(cli: Cli, server: Server) -> None:
+def test_an_invalid_file_changes_nothing(cli: Cli, server: Server) -> None:
     before = server.done("GET", "/v0/workspace")
     cli.write({"datasources/fine.yaml": KINDS, "endpoints/wrong.yaml": "sql: SELECT nothing FROM events\n"})
     assert "RK2007" in cli("push", code=1).err
     assert server.done("GET", "/v0/workspace") == before
 
 
-def test_a_name_that_allows_nothing_is_a_warning(cli: Cli, server: Server) -> None:
+def test_an_unused_allow_name_is_a_warning(cli: Cli, server: Server) -> None:
     outcome = cli("push", "--dry-run", "--allow-destructive", "usge", "--allow-destructive", "usage")
     assert "RK3007" in outcome.err and "`usge`" in outcome.err
     assert "did you mean `usage`?" in outcome.err
     assert "named `usage`" not in outcome.err
 
 
-def test_a_plan_tells_that_the_fan_out_changes(cli: Cli, server: Server) -> None:
+def test_a_plan_shows_a_change_of_the_fanout_mode(cli: Cli, server: Server) -> None:
     events = cli.directory / "datasources/events.yaml"
     text = events.read_text()
     assert "tenant: tenant_id" in text

@@ -100,7 +100,7 @@ def test_the_script_provisions_a_tenant_and_does_nothing_when_run_again(
         for_server(server, tmp_path / directory)("plan")
 
 
-def test_files_land_where_they_belong(server: Server, tmp_path: Path) -> None:
+def test_appended_files_reach_their_tenants(server: Server, tmp_path: Path) -> None:
     directory = checkout(tmp_path / "files")
     cli = for_server(server, directory)
     written = cli("pipe", "generate", "tenant_20_pipe", "SELECT units FROM events WHERE tenant_id = 20").out.strip()
@@ -223,7 +223,7 @@ def _modified(server: Server, tenant: int) -> object:
 
 
 @pytest.mark.proves("B8")
-def test_a_column_added_to_landing_breaks_no_view_and_reaches_only_who_names_it(tmp_path: Path) -> None:
+def test_a_column_added_to_landing_reaches_only_views_that_name_it_and_breaks_none(tmp_path: Path) -> None:
     with running(tmp_path / "server") as server:
         cli = for_server(server, checkout(tmp_path / "star"))
         landing = cli.directory / "datasources/events.yaml"

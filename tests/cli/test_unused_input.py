@@ -29,7 +29,7 @@ def cli(server: Server, tmp_path: Path) -> Cli:
     return found
 
 
-def test_a_fixed_parameter_that_no_scope_takes_makes_no_token(cli: Cli) -> None:
+def test_a_token_with_an_unused_fixed_parameter_is_refused(cli: Cli) -> None:
     scope = ("--scope", "PIPES:READ:one")
     for fixed in ("won:a=1", "PIPES:READ:one:a=1", "usage:a=1"):
         said = cli("token", "mint", "web", *scope, "--fixed", fixed, code=2)
@@ -40,19 +40,19 @@ def test_a_fixed_parameter_that_no_scope_takes_makes_no_token(cli: Cli) -> None:
     assert cli("get", "one", "a=4", "--format", "ndjson", "--token", token).out.startswith('{"a":3')
 
 
-def test_an_endpoint_is_called_with_all_that_is_given(cli: Cli) -> None:
+def test_ignored_arguments_of_an_endpoint_are_reported(cli: Cli) -> None:
     ignored = cli("get", "one", "b=1", "c=x y", "--format", "csv")
     assert "b, c" in ignored.err and ignored.out.startswith('"a"')
     assert "two values" in cli("get", "one", "a=1", "a=2", code=1).err
     assert cli("get", "one", "several=p", "several=q", "--format", "ndjson").out == '{"a":1,"several":["p","q"]}\n'
 
 
-def test_an_empty_query_is_named(cli: Cli) -> None:
+def test_an_empty_query_is_an_error(cli: Cli) -> None:
     for query in ("", " ;\n"):
         assert "query is empty" in cli("sql", query, code=2).err
 
 
-def test_a_refused_materialization_leaves_files_as_they_were(cli: Cli) -> None:
+def test_a_refused_materialization_changes_no_files(cli: Cli) -> None:
     said = cli("materialize", "one", "one_rows", code=1)
     assert "RK2009" in said.err and "wrote" not in said.err
     assert (cli.directory / "endpoints/one.yaml").read_text() == TEMPLATE
@@ -60,11 +60,11 @@ def test_a_refused_materialization_leaves_files_as_they_were(cli: Cli) -> None:
     cli("check")
 
 
-def test_dropping_rows_that_are_not_in_quarantine_is_told(cli: Cli) -> None:
+def test_dropping_rows_that_are_not_in_quarantine_is_reported(cli: Cli) -> None:
     assert "1 id not found" in cli("quarantine", "rm", "events", "unknown", code=1).err
 
 
-def test_a_dry_run_makes_no_workspace(tmp_path: Path) -> None:
+def test_a_dry_run_creates_no_workspace(tmp_path: Path) -> None:
     cli = Cli(tmp_path)
     cli.write(FILES)
     assert "+ datasource events" in cli("push", "--dry-run").out
@@ -80,14 +80,14 @@ def test_a_dry_run_makes_no_workspace(tmp_path: Path) -> None:
         ("{name: a, type: Int8, enum: [1, y]}", "`enum` of parameter `a` is not a value of type Int8: y"),
     ],
 )
-def test_a_declaration_that_no_call_can_use_is_reported(tmp_path: Path, declared: str, said: str) -> None:
+def test_an_unusable_declaration_is_reported(tmp_path: Path, declared: str, said: str) -> None:
     cli = Cli(tmp_path)
     cli.write({"endpoints/one.yaml": f"{TEMPLATE}parameters:\n  - {declared}\n"})
     told = cli("check").err
     assert "endpoints/one.yaml:3:" in told and "RK2022" in told and said in told
 
 
-def test_a_declaration_without_a_type_that_contradicts_the_template_says_what_to_write(tmp_path: Path) -> None:
+def test_the_hint_for_a_contradicting_declaration_says_what_to_write(tmp_path: Path) -> None:
     cli = Cli(tmp_path)
     cli.write({"endpoints/one.yaml": f"{TEMPLATE}parameters:\n  - {{name: a}}\n"})
     told = cli("check", code=1).err
@@ -103,15 +103,13 @@ def test_a_declaration_without_a_type_that_contradicts_the_template_says_what_to
         ("READERS", "0", "must be greater than or equal to 1, not '0'"),
     ],
 )
-def test_a_setting_that_is_not_valid_is_named_with_its_value(
-    tmp_path: Path, setting: str, value: str, said: str
-) -> None:
+def test_an_invalid_setting_is_named_with_its_value(tmp_path: Path, setting: str, value: str, said: str) -> None:
     cli = Cli(tmp_path)
     told = cli("pipe", "ls", code=1, **{f"ROOKERY_{setting}": value}).err
     assert said in told and f"ROOKERY_{setting}" in told
 
 
-def test_a_token_that_no_request_could_use_is_not_made(cli: Cli) -> None:
+def test_an_unusable_token_is_refused(cli: Cli) -> None:
     value = cli("token", "mint", "web", "--scope", "PIPES:READ:one", "--fixed", "one:a=z", code=1)
     assert value.out == "" and "RK4018 fixed parameter `a` must be Int8" in value.err
     for command in ("mint", "create"):
@@ -120,7 +118,7 @@ def test_a_token_that_no_request_could_use_is_not_made(cli: Cli) -> None:
             assert made.out == "" and "RK4015" in made.err
 
 
-def test_a_node_that_reads_a_later_one_says_so(tmp_path: Path) -> None:
+def test_the_error_for_a_node_that_reads_a_later_one(tmp_path: Path) -> None:
     cli = Cli(tmp_path)
     cli.write(
         {"pipes/two.yaml": "nodes:\n  - {name: a, sql: SELECT * FROM b}\n  - {name: b, sql: SELECT 1 AS one}\n"}

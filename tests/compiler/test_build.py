@@ -67,7 +67,7 @@ def test_problems_have_a_code_and_a_place(
     assert str(problem.place or "").startswith(place)
 
 
-def test_all_problems_are_told_at_once(workspace: Workspace) -> None:
+def test_all_problems_are_reported_at_once(workspace: Workspace) -> None:
     files = {
         **BASE,
         "a": "sql: SELECT 1 FROM nowhere\n",
@@ -83,7 +83,7 @@ def _render(template: Template, binder: Binder, columns: frozenset[str]) -> str:
     return template.render({}, binder, columns)
 
 
-def test_a_pooled_tenant_reads_filtered_rows_and_one_with_tables_its_nest(workspace: Workspace) -> None:
+def test_pooled_tenants_read_filtered_rows_and_others_their_nest(workspace: Workspace) -> None:
     build = compiled(workspace, BASE)
     pooled = build.composer.request(build, "usage", _render, Scope("main", tenant="7"))
     assert "FROM `main`.`daily` AS _rk_t PREWHERE (_rk_t.`tenant_id` = {rk_tenant_uint32:UInt32})" in pooled.sql
@@ -114,7 +114,7 @@ def test_landing_is_laid_out_as_a_log_and_nests_refuse_foreign_rows(workspace: W
     assert sources == {"_rk_events": "main.events", "_rk_sums": "main_nest_7.events"}
 
 
-def test_the_pools_view_delivers_pooled_tenants_only(workspace: Workspace) -> None:
+def test_the_view_of_the_pool_delivers_only_pooled_tenants(workspace: Workspace) -> None:
     (view,) = workspace_schema(compiled(workspace, BASE)).views.values()
     assert "IN (SELECT id FROM `main`.`_rk_pool`)" in view.sql
 
@@ -133,7 +133,7 @@ materialize: {target: daily, per_tenant: true}
     assert len({v.name for v in views.values()}) == 2
 
 
-def test_an_unguarded_tenant_parameter_is_warned_of(workspace: Workspace) -> None:
+def test_an_unprotected_tenant_parameter_gets_a_warning(workspace: Workspace) -> None:
     pipe = "sql: SELECT day FROM daily WHERE tenant_id = {{UInt32(tenant_id, 1)}}\n"
     build = compiled(workspace, {**BASE, "usage": pipe})
     assert [w.code for w in build.warnings] == [errors.TENANT_KEY]

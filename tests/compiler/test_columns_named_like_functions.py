@@ -26,7 +26,7 @@ materialize: {target: latest, per_tenant: true, engine: {type: SummingMergeTree,
 """
 
 
-def test_keys_and_indexes_are_columns(tmp_path: Path) -> None:
+def test_keys_and_indexes_can_use_columns_named_like_functions(tmp_path: Path) -> None:
     with house(tmp_path) as home:
         home.push({"datasources/events.yaml": EVENTS, "pipes/fill.yaml": LATEST})
         home.add("1")

@@ -72,7 +72,7 @@ CONVERTED = [
 
 
 @pytest.mark.parametrize("expression", CONVERTED[:-1])
-def test_a_text_that_the_engine_converts_can_be_checked(workspace: Workspace, expression: str) -> None:
+def test_parameters_that_the_engine_converts_can_be_checked(workspace: Workspace, expression: str) -> None:
     build = compiled(workspace, {"things": THINGS, "asked": f"sql: |\n  SELECT {expression} AS result FROM things\n"})
     assert [c.name for c in build.outputs["asked"]] == ["result"]
     assert build.warnings == ()
@@ -92,7 +92,7 @@ WRONG = [
 ]
 
 
-def test_mistakes_of_the_author_stay_errors(workspace: Workspace) -> None:
+def test_mistakes_are_errors(workspace: Workspace) -> None:
     for expression, message in WRONG:
         files = {"things": THINGS, "asked": f"sql: |\n  SELECT {expression} AS result FROM things\n"}
         with pytest.raises(Problems, match=message) as caught:
@@ -103,7 +103,7 @@ def test_mistakes_of_the_author_stay_errors(workspace: Workspace) -> None:
 UNKNOWABLE = "sql: SELECT tupleElement(CAST(tuple(1) AS Tuple(one UInt8)), {{ String(name) }}) AS result\n"
 
 
-def test_where_no_value_suits_it_is_a_warning_once(workspace: Workspace) -> None:
+def test_a_template_without_a_valid_sample_gets_one_warning(workspace: Workspace) -> None:
     files = {"things": THINGS, "asked": UNKNOWABLE, "outer": "sql: SELECT result FROM asked\n"}
     build = compiled(workspace, files)
     (warning,) = build.warnings
@@ -125,7 +125,7 @@ ONLY_SOME = [
 
 
 @pytest.mark.parametrize("expression", ONLY_SOME)
-def test_what_fails_only_with_an_example_or_a_number_is_a_warning_once(workspace: Workspace, expression: str) -> None:
+def test_a_template_that_fails_only_with_samples_gets_one_warning(workspace: Workspace, expression: str) -> None:
     asked = f"sql: |\n  SELECT {expression} AS result FROM things\n"
     build = compiled(workspace, {"things": THINGS, "asked": asked, "outer": "sql: SELECT result FROM asked\n"})
     assert [w.code.id for w in build.warnings] == ["RK2021"]
@@ -140,7 +140,7 @@ nodes:
 """
 
 
-def test_columns_that_a_node_names_itself_can_be_chosen(workspace: Workspace) -> None:
+def test_columns_of_a_node_can_be_chosen(workspace: Workspace) -> None:
     other = "columns: [{name: a_first_of_all, type: String}]\nengine: {sorting_key: [a_first_of_all]}\n"
     files = {"things": THINGS, "other": other, "sort_by": CHOICES}
     build = compiled(workspace, files)
@@ -159,13 +159,13 @@ def test_columns_that_a_node_names_itself_can_be_chosen(workspace: Workspace) ->
     assert compiled(workspace, {**files, "summed": summed}).warnings == ()
 
 
-def test_required_beside_a_default_is_documentation(workspace: Workspace) -> None:
+def test_a_required_parameter_with_a_default_is_optional(workspace: Workspace) -> None:
     pipe = "sql: SELECT {{ String(tz, 'UTC', required=True) }} AS tz, {{ String(must, required=True) }} AS must\n"
     build = compiled(workspace, {"asked": pipe})
     assert {p.name: p.required for p in parameters_of(build.pipes, "asked")} == {"tz": False, "must": True}
 
 
-def test_a_view_over_a_template_is_refused_for_that_reason(workspace: Workspace) -> None:
+def test_a_view_over_a_template_is_refused(workspace: Workspace) -> None:
     hits = """
 nodes:
   - {name: parsed, sql: "SELECT tenant_id, at, units FROM events {% if defined(k) %} WHERE kind = {{String(k)}} {% end %}"}
@@ -178,7 +178,7 @@ nodes:
     assert str(problem.place).startswith("sums.yaml:3:3")
 
 
-def test_a_tenant_that_no_longer_fits_is_reported_with_the_column(workspace: Workspace) -> None:
+def test_an_id_that_does_not_fit_a_changed_column_is_reported(workspace: Workspace) -> None:
     texts = {n: t.replace("name: tenant_id, type: UInt32", "name: tenant_id, type: String") for n, t in BASE.items()}
     pushed(workspace, texts)
     add(workspace, ["acme"], "pooled")
@@ -204,7 +204,7 @@ parameters: [{name: _least, type: UInt8}]
 }
 
 
-def test_names_may_begin_with_an_underscore(workspace: Workspace) -> None:
+def test_names_can_begin_with_an_underscore(workspace: Workspace) -> None:
     build = compiled(workspace, NAMES)
     assert [c.name for c in build.outputs["__top"]] == ["__n"]
     assert {p.name for p in parameters_of(build.pipes, "__top")} == {"__key", "_least"}

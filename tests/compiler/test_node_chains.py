@@ -91,7 +91,7 @@ nodes:
 """
 
 
-def test_a_branch_that_names_what_does_not_exist_is_a_warning_and_a_clear_error_later(workspace: Workspace) -> None:
+def test_a_branch_with_an_unknown_name_is_a_warning_and_an_error_when_called(workspace: Workspace) -> None:
     build = compiled(workspace, {**BASE, "picked": BRANCHES})
     assert [w.code.id for w in build.warnings] == ["RK2020", "RK2020"]
     assert "minute_intervals" in build.warnings[0].message
@@ -105,7 +105,7 @@ def test_a_branch_that_names_what_does_not_exist_is_a_warning_and_a_clear_error_
     assert caught.value.code.id == "RK2020"
 
 
-def test_a_circle_that_only_a_request_closes_is_a_clear_error(workspace: Workspace) -> None:
+def test_a_cycle_that_depends_on_the_request_is_a_clear_error(workspace: Workspace) -> None:
     """What stands in a loop that no dry run enters is not known before a request enters it."""
     files = {
         "rounds": "sql: SELECT 1 AS x {% for i in range(Int32(n, 0)) %} UNION ALL SELECT x FROM back {% end %}\n",

@@ -131,7 +131,7 @@ def test_an_output_that_no_insert_could_convert_is_refused(workspace: Workspace,
      "engine: {sorting_key: [tenant_id, x], ttl: toDateTime(tenant_id) + INTERVAL 1 DAY}",
      "engine: {sorting_key: [tenant_id, x]}\nindexes: [{name: i, expression: tenant_id, type: minmax}]"],
 )  # fmt: skip
-def test_what_nests_without_the_tenant_column_cannot_have_is_refused_before_a_tenant_comes(
+def test_definitions_impossible_in_nests_are_refused_before_a_tenant_is_added(
     workspace: Workspace, part: str
 ) -> None:
     target = f"""tenant: {{column: tenant_id, landing: false}}
@@ -150,7 +150,7 @@ columns:
     assert "drop_tenant_column" in (problem.hint or "")
 
 
-def test_changes_that_the_engine_refuses_are_found_before_anything_is_done(workspace: Workspace) -> None:
+def test_changes_that_the_engine_refuses_are_found_before_the_first_step(workspace: Workspace) -> None:
     pushed(workspace, {"changing": EVENTS})
     for old, new, line in (
         ("type: UInt32", "type: UInt64", 4),
@@ -179,7 +179,7 @@ READING = {
 
 @pytest.mark.parametrize("per_tenant", [True, False])
 @pytest.mark.parametrize("where", READING)
-def test_a_view_that_reads_a_template_is_told_which(workspace: Workspace, where: str, per_tenant: bool) -> None:
+def test_the_error_for_a_view_over_a_template_names_it(workspace: Workspace, where: str, per_tenant: bool) -> None:
     view = f"sql: |\n  {READING[where]}\nmaterialize: {{target: daily, per_tenant: {str(per_tenant).lower()}}}\n"
     files = {**BASE, "some": TEMPLATED, "between": "sql: SELECT * FROM some\n", "sums": view}
     (problem,) = problems_of(workspace, files)

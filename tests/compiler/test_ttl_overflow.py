@@ -42,7 +42,7 @@ def warned(workspace: Workspace, files: dict[str, str]) -> list[tuple[str, str, 
     return [(w.code.id, str(w.place.file), int(w.place.line or 0)) for w in found if w.place]
 
 
-def test_lives_that_lead_beyond_the_calendar(workspace: Workspace) -> None:
+def test_ttls_beyond_the_range_of_their_type_get_a_warning(workspace: Workspace) -> None:
     files = {f"long_{n}": FILE.format(ttl=ttl) for n, ttl in enumerate(TOO_LONG)}
     files |= {f"fine_{n}": FILE.format(ttl=ttl) for n, ttl in enumerate(FINE)}
     assert sorted(warned(workspace, files)) == [("RK2023", f"long_{n}.yaml", 8) for n in range(len(TOO_LONG))]

@@ -12,7 +12,7 @@ from tests.support.in_process import house
 
 
 @pytest.mark.parametrize("damage", ["cut", "put aside"])
-def test_damage_in_a_nest_is_named_after_a_restart(tmp_path: Path, damage: str) -> None:
+def test_damage_in_a_nest_is_reported_after_a_restart(tmp_path: Path, damage: str) -> None:
     with house(tmp_path) as home:
         home.push({"datasources/events.yaml": EVENTS, "pipes/to_days.yaml": DAYS})
         home.add("1")

@@ -27,7 +27,7 @@ def _wrong(home: House) -> set[str]:
     return {str(f.object) for f in examine(home.workspace, deep=True).findings}
 
 
-def test_columns_may_have_any_name(tmp_path: Path) -> None:
+def test_columns_can_have_any_name(tmp_path: Path) -> None:
     with house(tmp_path) as home:
         key = ", ".join(NAMES)
         files = {"datasources/events.yaml": f"{EVENTS}engine: {{sorting_key: [tenant_id, {key}]}}\n"}

@@ -138,14 +138,14 @@ def _parts(home: House) -> list[tuple[str, str, str]]:
     return [(str(d), str(t), str(p)) for d, t, p in found]
 
 
-def test_nothing_is_found_where_nothing_is_wrong(world: tuple[House, Rows]) -> None:
+def test_healthy_derived_tables_have_no_findings(world: tuple[House, Rows]) -> None:
     home, sent = world
     _assert_right(home, sent)
     found = examine(home.workspace, deep=True).findings
     assert [(f.check, f.object) for f in found] == []
 
 
-def test_deleted_parts_are_named_and_brought_back(world: tuple[House, Rows]) -> None:
+def test_deleted_parts_are_reported_and_restored(world: tuple[House, Rows]) -> None:
     """`python -m benchmarks recovery` deletes more of them."""
     home, sent = world
     assert delete_parts(home, sent, 1) == PARTS
@@ -180,7 +180,7 @@ def delete_parts(home: House, sent: Rows, rounds: int) -> int:
     return deleted
 
 
-def test_rows_that_are_stored_twice_are_named(world: tuple[House, Rows]) -> None:
+def test_duplicated_rows_are_reported(world: tuple[House, Rows]) -> None:
     """As after a failed write of the engine's own log of what it has stored."""
     home, sent = world
     home.caught_up()
@@ -199,7 +199,7 @@ def test_rows_that_are_stored_twice_are_named(world: tuple[House, Rows]) -> None
     _assert_right(home, sent)
 
 
-def test_what_the_source_has_lost_is_reported_and_left_alone(world: tuple[House, Rows]) -> None:
+def test_rows_lost_by_the_source_are_reported_and_kept(world: tuple[House, Rows]) -> None:
     """The last one here: the source does not get its rows back."""
     home, sent = world
     _send(home, sent)
@@ -218,7 +218,7 @@ def test_what_the_source_has_lost_is_reported_and_left_alone(world: tuple[House,
     assert before == {t: sorted(map(str, home.rows(f"SELECT * FROM main.{t} FINAL"))) for t in before}
 
 
-def test_columns_that_cannot_be_compared_are_told(world: tuple[House, Rows]) -> None:
+def test_columns_that_cannot_be_compared_are_reported(world: tuple[House, Rows]) -> None:
     home, _ = world
     live = examination.context_of(home.workspace).live.tables
     shape = comparable_columns(live[Name("main", "states")])

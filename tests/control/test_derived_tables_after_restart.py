@@ -26,7 +26,7 @@ materialize: {target: totals, per_tenant: true, engine: {type: SummingMergeTree,
 FILES = {"datasources/events.yaml": EVENTS, "pipes/to_sums.yaml": SUMS, "pipes/to_totals.yaml": TOTALS}
 
 
-def test_tables_that_slept_are_compared_and_repaired(tmp_path: Path) -> None:
+def test_unloaded_tables_are_compared_and_repaired(tmp_path: Path) -> None:
     with house(tmp_path) as home:
         home.push(FILES)
         home.add("1")

@@ -48,7 +48,7 @@ def broken(world: World, harm: str, remedy: str) -> Iterator[None]:
     assert_healthy(world)
 
 
-def test_a_sound_workspace_is_healthy(world: World) -> None:
+def test_a_healthy_workspace_has_no_findings(world: World) -> None:
     shallow = examination.examine(world.workspace)
     deep = examination.examine(world.workspace, deep=True)
     assert shallow.findings == deep.findings == ()
@@ -89,7 +89,7 @@ def seen_as(world: World, change: Callable[[Table], Table]) -> Context:
         (lambda t: replace(t, columns=tuple(c for c in t.columns if c.name != "_rk_at")), "lacks the columns _rk_at"),
     ],
 )
-def test_a_landing_table_that_is_no_log(world: World, change: Callable[[Table], Table], words: str) -> None:
+def test_a_landing_table_without_the_log_layout(world: World, change: Callable[[Table], Table], words: str) -> None:
     (finding,) = storage_checks.landing_layout(seen_as(world, change))
     assert (finding.level, finding.object) == (ERROR, "main.events")
     assert words in finding.message
@@ -134,7 +134,7 @@ def test_a_nest_without_its_constraint_and_with_a_foreign_row(world: World) -> N
     assert_healthy(world)
 
 
-def test_a_copy_that_differs_is_found_by_number_and_by_content(world: World) -> None:
+def test_a_different_copy_is_found_by_count_and_by_content(world: World) -> None:
     table = world.nest("3", "clicks").sql()
     world.execute(f"ALTER TABLE {table} UPDATE units = units + 1000 WHERE 1 SETTINGS mutations_sync = 1")
     differing = one(world, "copy", deep=True)
@@ -153,7 +153,7 @@ def test_a_copy_that_differs_is_found_by_number_and_by_content(world: World) -> 
     assert_healthy(world)
 
 
-def test_rows_that_come_in_meanwhile_are_no_difference(world: World) -> None:
+def test_rows_stored_during_the_examination_are_not_a_difference(world: World) -> None:
     stop = threading.Event()
     sent: list[str] = []
 
@@ -176,7 +176,7 @@ def test_rows_that_come_in_meanwhile_are_no_difference(world: World) -> None:
         writer.join()
 
 
-def test_a_view_of_somebody_else(world: World) -> None:
+def test_a_foreign_view_is_reported(world: World) -> None:
     world.execute("CREATE DATABASE elsewhere")
     world.execute("CREATE TABLE elsewhere.kept (units UInt64) ENGINE = MergeTree ORDER BY units")
     with broken(
@@ -189,7 +189,7 @@ def test_a_view_of_somebody_else(world: World) -> None:
         assert examination.examine(world.workspace).healthy, "a warning"
 
 
-def test_objects_that_nobody_wants(world: World) -> None:
+def test_undeclared_objects_are_reported(world: World) -> None:
     orphan = Table(Name("main", "left_over"), (Column("a", "UInt8"),), mark=Mark("main", "left_over", "datasource"))
     with broken(world, ddl.create_table(orphan), ddl.drop_table(orphan.name)):
         finding = one(world, "orphan")
@@ -203,7 +203,7 @@ def test_objects_that_nobody_wants(world: World) -> None:
         assert not found(world, "orphan")
 
 
-def test_changes_that_were_interrupted(world: World) -> None:
+def test_interrupted_changes_are_reported(world: World) -> None:
     registry = world.workspace.registry
     body = {"id": "5", "placement": "pooled", "created_at": "2026-01-01T00:00:00+00:00"}
     for state, remedy in (("adding", "add"), ("removing", "rm")):
@@ -220,7 +220,7 @@ def test_changes_that_were_interrupted(world: World) -> None:
     assert_healthy(world)
 
 
-def test_a_view_that_is_gone_is_a_drift_until_repaired(world: World) -> None:
+def test_a_missing_view_is_drift_until_repaired(world: World) -> None:
     world.execute(ddl.drop_view(world.nest("1", "_rk_usage_pipe")))
     world.send("events", rows(4))
     findings = found(world, "drift")
@@ -231,7 +231,7 @@ def test_a_view_that_is_gone_is_a_drift_until_repaired(world: World) -> None:
     world.assert_exact("events", "usage_daily")
 
 
-def test_cursors_beyond_the_head_and_of_nobody(world: World) -> None:
+def test_cursors_beyond_the_head_and_of_unknown_tenants(world: World) -> None:
     journal = router_of(world.workspace).journal
     main, _ = journal.read("clicks")
     assert main is not None
@@ -246,7 +246,7 @@ def test_cursors_beyond_the_head_and_of_nobody(world: World) -> None:
     assert_healthy(world)
 
 
-def test_a_tenant_that_cannot_take_its_rows(world: World) -> None:
+def test_a_tenant_that_cannot_store_its_rows(world: World) -> None:
     target = world.nest("2", "clicked").sql()
     away = f"{target[:-1]}_away`"
     world.execute(f"RENAME TABLE {target} TO {away}")
@@ -264,7 +264,7 @@ def test_a_tenant_that_cannot_take_its_rows(world: World) -> None:
 
 
 @pytest.mark.parametrize(("table", "view"), [("usage_daily", "_rk_usage_pipe"), ("events", "_rk_events")])
-def test_a_view_that_was_taken_down(world: World, table: str, view: str) -> None:
+def test_a_suspended_view_is_reported(world: World, table: str, view: str) -> None:
     target = world.nest("2", table).sql()
     away = f"{target[:-1]}_away`"
     world.execute(f"RENAME TABLE {target} TO {away}")
@@ -296,7 +296,7 @@ def test_too_many_parts(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.execute("SYSTEM START MERGES main.events")
 
 
-def test_while_a_change_is_under_way_the_rest_is_examined(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_checks_run_during_a_change(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examination, "CHANGE_TIMEOUT_SECONDS", 0.05)
     begun, over = threading.Event(), threading.Event()
 
@@ -318,7 +318,7 @@ def test_while_a_change_is_under_way_the_rest_is_examined(world: World, monkeypa
     assert set(report.checks) == set(examination.AT_ANY_TIME)
 
 
-def test_parts_that_are_detached_and_attached(world: World) -> None:
+def test_detached_parts_are_reported_until_attached(world: World) -> None:
     """The last test: what is done to landing here cannot be undone."""
     target = world.nest("3", "clicked").sql()
     (part,) = world.row(
@@ -339,7 +339,7 @@ def test_parts_that_are_detached_and_attached(world: World) -> None:
     assert (finding.level, finding.object) == (ERROR, "main.events")
 
 
-def test_a_copy_is_compared_by_the_rows_that_its_ttl_leaves(world: World) -> None:
+def test_a_copy_is_compared_without_expired_rows(world: World) -> None:
     table = world.nest("1", "events").sql()
     world.execute(f"TRUNCATE TABLE {table}")
     for ttl, levels in [

@@ -116,14 +116,14 @@ def _restarted(tmp_path: Path, mode: str, copy: str) -> None:
 
 
 @pytest.mark.parametrize(("mode", "copy"), [("direct", "true"), ("routed", "false")])
-def test_healthy_tables_that_waited_on_disk_have_no_finding(tmp_path: Path, mode: str, copy: str) -> None:
+def test_healthy_unloaded_tables_have_no_findings(tmp_path: Path, mode: str, copy: str) -> None:
     _restarted(tmp_path, mode, copy)
     with house(tmp_path) as home:
         _send(home, 60)
         assert _findings(home) == []
 
 
-def test_a_table_that_waited_on_disk_is_repaired(tmp_path: Path) -> None:
+def test_an_unloaded_table_is_repaired(tmp_path: Path) -> None:
     _restarted(tmp_path, "routed", "true")
     with house(tmp_path) as home:
         sums = f"SELECT bucket, sum(events), sum(total) FROM {home.nest('1')}.sums GROUP BY 1 ORDER BY 1"

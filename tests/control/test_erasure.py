@@ -82,7 +82,7 @@ def test_only_rows_that_have_expired_need_permission(tmp_path: Path) -> None:
             tenants.remove(home.workspace, "4", purge=True)
 
 
-def test_an_erasure_that_was_interrupted_needs_no_permission_and_keeps_the_others(
+def test_an_interrupted_erasure_needs_no_permission_and_keeps_other_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it has deleted itself is no loss."""
@@ -98,7 +98,7 @@ def test_an_erasure_that_was_interrupted_needs_no_permission_and_keeps_the_other
         assert incomplete_groups(home.workspace, home.workspace.current.build, "1") == {}
 
 
-def test_an_erasure_that_was_interrupted_is_named_with_the_command_that_finishes_it(
+def test_an_interrupted_erasure_is_reported_with_the_command_that_finishes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without `--purge` the tenant would be gone, and its rows would not. Also of a tenant that was never added."""

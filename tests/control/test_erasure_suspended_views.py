@@ -69,7 +69,7 @@ def _rows(ids: object, n: int = 1, region: str = "eu") -> list[dict[str, object]
 
 
 @pytest.mark.parametrize("bad", [range(10, 12), range(10, 30)], ids=["few", "many"])
-def test_a_suspended_view_is_given_each_row_once(home: House, bad: range) -> None:
+def test_a_suspended_view_gets_each_row_once(home: House, bad: range) -> None:
     """Rows that the view has not received are not in the groups before it is put back, and are then, once."""
     home.append([*_rows([1]), *_rows(bad, n=0)])
     home.append(_rows([1, 2, 3]))
@@ -86,7 +86,7 @@ def test_a_suspended_view_is_given_each_row_once(home: House, bad: range) -> Non
     assert home.rows(SUMS) == [("eu", left, 100 * left), ("north", 2, 200)]
 
 
-def test_groups_change_in_one_step_and_wake_nothing(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_change_in_one_step_and_trigger_no_views(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are computed beside the target, so a failure leaves them, and tables made from it have their rows once."""
     before, derived = home.rows(SUMS), "SELECT region, sum(events) FROM main.again GROUP BY region ORDER BY region"
     copied = home.rows(derived)

@@ -32,7 +32,7 @@ def gauges(world: World) -> dict[str, float]:
     return {name: float(value) for name, _, value in lines}
 
 
-def test_all_in_step(world: World) -> None:
+def test_a_healthy_fanout_has_no_lag(world: World) -> None:
     found = fanout_status.status(world.workspace)
     assert [(d["datasource"], d["mode"], d["in_step"]) for d in found["datasources"]] == [
         ("clicks", "routed", 3),
@@ -44,7 +44,7 @@ def test_all_in_step(world: World) -> None:
     assert fanout_status.retry(world.workspace) == {"retried": {}}
 
 
-def test_a_failing_nest_is_told_with_its_error_and_what_it_lacks(world: World) -> None:
+def test_a_failing_nest_is_reported_with_its_error_and_its_lag(world: World) -> None:
     target = world.nest("2", "clicked").sql()
     world.execute(f"RENAME TABLE {target} TO {target[:-1]}_away`")
     try:
@@ -84,7 +84,7 @@ def test_a_failing_nest_is_told_with_its_error_and_what_it_lacks(world: World) -
 
 
 @pytest.mark.proves("D4")
-def test_a_view_that_fails_in_direct_mode_is_taken_down_told_and_repaired(world: World) -> None:
+def test_a_view_that_fails_in_direct_mode_is_suspended_reported_and_repaired(world: World) -> None:
     target, away = world.nest("2", "usage_daily"), world.nest("2", "usage_away")
     world.execute(f"RENAME TABLE {target.sql()} TO {away.sql()}")
     try:
@@ -108,7 +108,7 @@ def test_a_view_that_fails_in_direct_mode_is_taken_down_told_and_repaired(world:
     world.assert_exact("events", "usage_daily")
 
 
-def test_a_shared_view_that_is_down_is_told_of_pooled_tenants(world: World) -> None:
+def test_a_suspended_shared_view_is_reported_for_pooled_tenants(world: World) -> None:
     world.execute("RENAME TABLE main.usage_daily TO main.usage_away")
     try:
         assert world.send("events", rows(13)).rows == 5
@@ -130,7 +130,7 @@ def test_a_shared_view_that_is_down_is_told_of_pooled_tenants(world: World) -> N
     world.assert_exact("events", "usage_daily")
 
 
-def test_rows_that_nobody_has_delivered_yet_are_a_lag(world: World) -> None:
+def test_undelivered_rows_are_a_lag(world: World) -> None:
     lane = router_of(world.workspace).worker("clicks")
     assert lane is not None
     with lane.delivery_lock:
@@ -147,7 +147,7 @@ def test_rows_that_nobody_has_delivered_yet_are_a_lag(world: World) -> None:
     assert told(world, "clicks")["rows"] == 0
 
 
-def test_what_is_counted(world: World) -> None:
+def test_ingestion_counters(world: World) -> None:
     label = '{datasource="events"}'
     names = ("ingested_rows", "ingested_bytes", "ingest_requests", "ingest_batches", "quarantined_rows")
 

@@ -40,7 +40,7 @@ def _totals(home: House) -> list[tuple[int, int]]:
 
 
 @pytest.mark.proves("D4")
-def test_hours_that_clocks_show_twice_are_two_keys(tmp_path: Path) -> None:
+def test_repeated_hours_are_two_keys(tmp_path: Path) -> None:
     with house(tmp_path) as home:
         home.push({"datasources/events.yaml": EVENTS, "pipes/fill.yaml": PER_HOUR})
         home.add("1")

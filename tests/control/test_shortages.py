@@ -166,7 +166,7 @@ def test_detached_parts_are_attached_again(sender: Sender) -> None:
 
 
 @SHORT
-def test_what_the_source_still_has_proves_a_shortage(sender: Sender) -> None:
+def test_remaining_source_rows_prove_a_shortage(sender: Sender) -> None:
     home = sender.home
     sender.expire()
     named = set()
@@ -185,7 +185,7 @@ def test_what_the_source_still_has_proves_a_shortage(sender: Sender) -> None:
 
 
 @SHORT
-def test_a_copy_that_lacks_rows_which_live_is_wrong(sender: Sender) -> None:
+def test_a_copy_that_lacks_live_rows_is_an_error(sender: Sender) -> None:
     """Rows that a TTL may have taken from one side only do not count."""
     home, copy = sender.home, f"{sender.home.nest(OWN)}.events"
     home.run(f"ALTER TABLE {copy} DELETE WHERE id = {sender.sent[-4]['id']} SETTINGS mutations_sync = 1")
@@ -195,7 +195,7 @@ def test_a_copy_that_lacks_rows_which_live_is_wrong(sender: Sender) -> None:
 
 
 @WHOLE
-def test_detached_parts_whose_rows_are_there_are_dropped(sender: Sender) -> None:
+def test_detached_parts_whose_rows_are_present_are_dropped(sender: Sender) -> None:
     """As after a repair by an earlier version, which computed the rows again and left the part aside."""
     home = sender.home
     assert sender.errors() == {}
@@ -213,7 +213,7 @@ def test_detached_parts_whose_rows_are_there_are_dropped(sender: Sender) -> None
 
 
 @WHOLE
-def test_more_than_the_source_gives_is_wrong_and_can_be_taken_out(sender: Sender) -> None:
+def test_surplus_rows_are_an_error_and_can_be_removed(sender: Sender) -> None:
     home = sender.home
     for table in ("months", "plain"):
         home.run(f"CREATE TABLE main.kept CLONE AS main.{table}")

@@ -54,6 +54,6 @@ def test_the_layout_of_landing_tables() -> None:
     assert f"window of {storage.NEST_DEDUP_WINDOW} parts" in TEXT.replace("\n", " ")
 
 
-def test_names_of_state() -> None:
+def test_state_tables_are_named() -> None:
     for name in (STATE_TABLE, storage.POOL_TABLE, str(BARRIER)):
         assert name in TEXT

@@ -46,7 +46,7 @@ def _texts() -> list[Path]:
     return [p for p in found if p.is_file() and p.suffix in TEXTS and p != Path(__file__).resolve()]
 
 
-def test_no_path_or_registry_of_a_machine() -> None:
+def test_no_page_names_a_local_path_or_registry() -> None:
     found = []
     for file in _texts():
         text = file.read_text(encoding="utf-8", errors="replace")
@@ -54,7 +54,7 @@ def test_no_path_or_registry_of_a_machine() -> None:
     assert not found
 
 
-def test_the_errors_page_is_where_answers_point() -> None:
+def test_error_links_lead_to_the_errors_page() -> None:
     from engine.web.errors import DOCUMENTATION
 
     assert (ROOT / DOCUMENTATION).is_file()

@@ -141,7 +141,7 @@ def _compare(block: Block, printed: str) -> None:
         assert printed == block.text, f"{where}: {printed}"
 
 
-def test_every_note_is_understood() -> None:
+def test_every_note_is_valid() -> None:
     for block in BLOCKS:
         assert NOTES.fullmatch(block.note), f"README.md:{block.line}: {block.note}"
         if block.language in {"yaml", "python"}:
@@ -160,6 +160,6 @@ def test_the_port_is_the_default() -> None:
     assert str(Settings.model_fields["port"].default) == "7181"
 
 
-def test_it_says_that_claims_are_readable() -> None:
+def test_the_readme_says_that_claims_are_readable() -> None:
     assert "signed, not secret" in TEXT
     assert "signed, not secret" in (ROOT / "docs" / "tokens.md").read_text(encoding="utf-8")

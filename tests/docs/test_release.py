@@ -39,7 +39,7 @@ def test_no_package_is_pinned_twice() -> None:
     assert not _pins("requirements.lock").keys() & _pins("requirements-dev.lock").keys()
 
 
-def test_the_server_imports_no_heavy_package_that_it_does_not_use() -> None:
+def test_the_server_imports_no_unused_heavy_package() -> None:
     probe = f"import sys, engine.web.app, cli.main; print([m for m in {NEVER_IMPORTED!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

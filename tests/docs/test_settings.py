@@ -21,7 +21,7 @@ def _shown(default: Any) -> str:
     return f"`{str(default).lower() if isinstance(default, bool) else default}`"
 
 
-def test_every_setting_is_documented_as_it_is() -> None:
+def test_every_setting_is_documented() -> None:
     documented = rows((ROOT / "docs" / "settings.md").read_text(encoding="utf-8"), "Settings")
     prefix = Settings.model_config["env_prefix"]
     expected = [
@@ -31,7 +31,7 @@ def test_every_setting_is_documented_as_it_is() -> None:
     assert documented == expected
 
 
-def test_nothing_else_reads_the_environment() -> None:
+def test_only_settings_reads_the_environment() -> None:
     readers = {
         file.relative_to(ROOT).as_posix()
         for part in ("engine", "cli")

@@ -57,7 +57,7 @@ def _prose(path: Path) -> Iterator[tuple[int, str]]:
     [("engine/**/*.py", "cli/*.py"), ("*.md", "docs/*.md", "examples/**/*.md"), ("tests/**/*.py", "benchmarks/*.py")],
     ids=["code", "docs", "tests"],
 )
-def test_no_idiom_of_another_language(patterns: tuple[str, ...]) -> None:
+def test_no_refused_word_is_used(patterns: tuple[str, ...]) -> None:
     odd = [
         f"{path.relative_to(ROOT)}:{line}: {match.group(0)!r}"
         for path in _files(*patterns)

@@ -79,7 +79,7 @@ def test_kpis_per_day_and_per_hour(journal: Found, tenant: str) -> None:
 
 
 @pytest.mark.parametrize("tenant", TENANTS)
-def test_what_is_on_top(journal: Found, tenant: str) -> None:
+def test_top_lists(journal: Found, tenant: str) -> None:
     server, found = journal
     site = Site(found, tenant)
     tops = [("sources", "source"), ("locations", "location"), ("devices", "device"), ("campaigns", "utm_campaign")]
@@ -105,7 +105,7 @@ def test_a_template_chooses_among_pipes(journal: Found, tenant: str) -> None:
     assert problem["code"] == "RK2020" and "api_top_pages_yearly" in problem["error"]
 
 
-def test_posts_and_who_is_there_now(journal: Found) -> None:
+def test_visits_per_post_and_current_visitors(journal: Found) -> None:
     server, found = journal
     for tenant in TENANTS:
         expected = {
@@ -119,7 +119,7 @@ def test_posts_and_who_is_there_now(journal: Found) -> None:
     assert _ask(server, "beta", "api_active_visitors", **wide) == [{"active_visitors": 0}]
 
 
-def test_the_payload_is_what_was_sent(journal: Found) -> None:
+def test_the_payload_is_returned_as_sent(journal: Found) -> None:
     server, found = journal
     for tenant in TENANTS:
         own = sorted((h for h in found if h.site == tenant), key=lambda h: (h.session, h.at))

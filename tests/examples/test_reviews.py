@@ -199,7 +199,7 @@ def test_the_nests_together_hold_every_row_once(loaded: Loaded, expected: dict[s
 
 
 @pytest.mark.proves("A1", "B10")
-def test_every_vendor_sees_what_the_file_says(loaded: Loaded, expected: dict[str, Expected]) -> None:
+def test_every_vendor_gets_the_numbers_of_its_file(loaded: Loaded, expected: dict[str, Expected]) -> None:
     for vendor, token in loaded.tokens.items():
         assert _rows(loaded, "vendor_summary", token) == [expected[vendor].summary()], vendor
         assert _rows(loaded, "reviews_per_month", token) == expected[vendor].per_month(), vendor
@@ -235,7 +235,7 @@ def test_a_token_for_two_vendors_is_refused(loaded: Loaded) -> None:
 
 
 @pytest.mark.parametrize("name", ["monthly_reviews", "main.reviews", "main._rk_pool", "system.tables"])
-def test_what_a_token_does_not_name_does_not_exist(loaded: Loaded, name: str) -> None:
+def test_resources_that_a_token_does_not_name_do_not_exist(loaded: Loaded, name: str) -> None:
     _refused(loaded, loaded.tokens["18"], f"SELECT count() FROM {name}")
 
 

@@ -77,7 +77,7 @@ def test_kpis(project: Found, tenant: str) -> None:
 
 
 @pytest.mark.parametrize("tenant", TENANTS)
-def test_tops(project: Found, tenant: str) -> None:
+def test_top_lists(project: Found, tenant: str) -> None:
     server, found = project
     shop = Shop(found, tenant)
     chosen = shop.within(*MARCH.values())
@@ -119,7 +119,7 @@ def test_hits_actions_and_domains(project: Found, tenant: str) -> None:
 
 
 @pytest.mark.parametrize("tenant", TENANTS)
-def test_what_happens_now(project: Found, tenant: str) -> None:
+def test_current_visitors(project: Found, tenant: str) -> None:
     server, found = project
     recent = {h.session for h in Shop(found, tenant).hits if h.at > START + timedelta(days=DAYS + 1)}
     assert recent

@@ -12,7 +12,7 @@ from tests.support.in_process import house
 
 
 @pytest.mark.guard
-def test_attached_parts_stay(tmp_path: Path) -> None:
+def test_attached_parts_are_kept(tmp_path: Path) -> None:
     table = Name("main", "sums")
     with house(tmp_path) as home:
         home.push(project("direct"))

@@ -27,14 +27,14 @@ def _rows() -> list[dict[str, int]]:
     return [{"tenant_id": int(t), "id": next(_IDS), "n": next(_IDS) % 100} for t in OWN for _ in range(5)]
 
 
-def test_nothing_is_doubled(home: House) -> None:
+def test_a_completed_batch_is_stored_once(home: House) -> None:
     assert home.visible(_rows())
     for _ in range(2):
         complete(home.workspace)
     assert home.differences(OWN) == []
 
 
-def test_a_pipe_that_came_since_has_the_batch_as_history(home: House) -> None:
+def test_a_pipe_pushed_since_has_the_batch_in_its_history(home: House) -> None:
     """Its view reads the nests' copies, which landing's views fill."""
     mode = "routed" if "events" in home.workspace.current.routed else "direct"
     assert home.visible(_rows())
@@ -43,7 +43,7 @@ def test_a_pipe_that_came_since_has_the_batch_as_history(home: House) -> None:
     assert home.differences(OWN, ("sums", "fresh")) == []
 
 
-def test_a_view_that_was_repaired_since_has_it_too(home: House) -> None:
+def test_a_view_repaired_since_has_the_batch_once(home: House) -> None:
     """Only the one nest's table is recomputed."""
     assert home.visible(_rows())
     home.run(f"DROP VIEW {home.nest('1')}._rk_add_to_sums SYNC")
@@ -53,7 +53,7 @@ def test_a_view_that_was_repaired_since_has_it_too(home: House) -> None:
     assert home.differences(OWN) == []
 
 
-def test_others_inserts_do_not_make_it_forgotten(home: House) -> None:
+def test_many_later_inserts_do_not_hide_the_batch(home: House) -> None:
     """Targets remember fewer insertions than landing does."""
     assert home.visible(_rows())
     for n in range(140):

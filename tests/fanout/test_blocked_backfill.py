@@ -46,7 +46,7 @@ def _push(home: House, fill: str, *allow: str) -> list[str]:
 
 @pytest.mark.proves("B7", "D4")
 @pytest.mark.parametrize("placement", ["tables", "pooled"])
-def test_a_tenant_is_not_ready_before_its_history_is_there(home: House, placement: str) -> None:
+def test_a_tenant_is_not_ready_before_its_history_is_delivered(home: House, placement: str) -> None:
     home.push({"datasources/sums.yaml": SUMS, "pipes/fill.yaml": FILL})
     for _ in range(3):
         with pytest.raises(RookeryError, match="RK3010"):
@@ -65,7 +65,7 @@ def test_a_tenant_is_not_ready_before_its_history_is_there(home: House, placemen
 
 
 @pytest.mark.proves("B7")
-def test_a_push_is_not_done_before_what_all_share_is_there(home: House) -> None:
+def test_a_push_fails_until_the_history_of_shared_targets_is_delivered(home: House) -> None:
     for _ in range(3):
         with pytest.raises(RookeryError, match="RK3010"):
             _push(home, SHARED)

@@ -25,7 +25,7 @@ BEFORE, AFTER = 40, 60
 
 @pytest.mark.proves("B6", "B7")
 @pytest.mark.parametrize("mode", ["routed", "direct"])
-def test_tenants_come_while_rows_come(tmp_path: Path, mode: str) -> None:
+def test_tenants_are_added_while_rows_arrive(tmp_path: Path, mode: str) -> None:
     with running(tmp_path) as server:
         server.push(project(mode))
         add_tenants(server)
@@ -45,7 +45,7 @@ def test_tenants_come_while_rows_come(tmp_path: Path, mode: str) -> None:
 
 
 @pytest.mark.proves("B7")
-def test_modes_change_while_rows_come(tmp_path: Path) -> None:
+def test_modes_change_while_rows_arrive(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         server.push(project("direct"))
         add_tenants(server)
@@ -71,7 +71,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 
 @pytest.mark.proves("B6")
-def test_rows_of_other_programs_between_those_of_the_gateway(home: House) -> None:
+def test_rows_of_other_programs_between_gateway_inserts(home: House) -> None:
     """They are found by their blocks; a batch of the gateway's is never taken for one of them."""
     ids, ending, arrived = itertools.count(1), threading.Event(), threading.Semaphore(0)
 
@@ -104,7 +104,7 @@ def test_rows_of_other_programs_between_those_of_the_gateway(home: House) -> Non
     assert home.differences(("1", "2", "3", "4")) == []
 
 
-def test_a_batch_that_lands_while_the_log_is_read(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_stored_while_the_log_is_read(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is in the gateway's hands, however late it came: it is not taken for another program's as well."""
     reading, asked, landed = LandingLog.blocks, threading.Event(), threading.Event()
 

@@ -51,7 +51,7 @@ def _newest_part(home: House, table: str) -> Path:
 
 @pytest.mark.parametrize("file", ["data.bin", "columns.txt", "columns_substreams.txt", "checksums.txt"])
 @pytest.mark.parametrize("where", ["landing", "copy", "sums"])
-def test_no_row_is_lost(home: House, where: str, file: str) -> None:
+def test_a_damaged_merge_loses_no_row(home: House, where: str, file: str) -> None:
     (before,) = home.rows("SELECT count() FROM main.events")
     for _ in range(3):
         assert home.visible(_rows())
@@ -66,7 +66,7 @@ def test_no_row_is_lost(home: House, where: str, file: str) -> None:
     assert home.rows("SELECT count(), uniqExact(id) FROM main.events") == [(before[0] + 40, before[0] + 40)]
 
 
-def test_parts_outlast_their_merge(home: House) -> None:
+def test_source_parts_outlive_their_merge(home: House) -> None:
     """Taking out a part has the engine remove at once what it need not keep."""
     before = home.rows("SELECT count() FROM main.events_quarantine")[0][0]
     for _ in range(3):
@@ -106,7 +106,7 @@ def test_a_damaged_merge_is_undone_while_nothing_is_inserted(home: House, file: 
     assert home.rows("SELECT count(n), uniqExact(id) FROM main.events") == before
 
 
-def test_statistics_that_are_cut_off_are_damage() -> None:
+def test_truncated_statistics_are_damage() -> None:
     """A reader may repeat the statement: the statement is not at fault."""
     text = (
         "Code: 33. DB::Exception: Cannot read all data. Bytes read: 908. Bytes expected: 909: (while loading statistics "
@@ -115,7 +115,7 @@ def test_statistics_that_are_cut_off_are_damage() -> None:
     assert translate(ClickHouseError(text)).code is DAMAGED
 
 
-def test_no_row_in_quarantine_is_lost(home: House) -> None:
+def test_a_damaged_merge_of_a_quarantine_loses_no_row(home: House) -> None:
     for _ in range(3):
         home.append(_rows(bad=1))
     before = home.rows("SELECT count() FROM main.events_quarantine")[0][0]
@@ -127,7 +127,7 @@ def test_no_row_in_quarantine_is_lost(home: House) -> None:
     assert home.rows("SELECT count() FROM main.events_quarantine") == [(before + 1,)]
 
 
-def test_a_part_that_nothing_can_replace_stays(home: House, tmp_path: Path) -> None:
+def test_a_damaged_part_without_sources_stays(home: House, tmp_path: Path) -> None:
     """Its sources are gone. Inserts continue."""
     for _ in range(3):
         home.append(_rows(bad=1))
@@ -143,7 +143,7 @@ def test_a_part_that_nothing_can_replace_stays(home: House, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("file", ["data.cmrk4", "data.bin"])
-def test_reading_undoes_a_damaged_merge(home: House, file: str) -> None:
+def test_a_read_undoes_a_damaged_merge(home: House, file: str) -> None:
     """Reading would otherwise fail until something is inserted, which may have to read first."""
     for _ in range(3):
         assert home.visible(_rows())

@@ -10,7 +10,7 @@ from tests.support.in_process import house
 QUARANTINE = "main.events_quarantine"
 
 
-def test_a_damaged_merge_is_undone_at_the_start(tmp_path: Path) -> None:
+def test_a_damaged_merge_is_undone_at_startup(tmp_path: Path) -> None:
     with house(tmp_path) as home:
         home.push(project("direct"))
         for _ in range(3):

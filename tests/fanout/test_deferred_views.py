@@ -55,7 +55,7 @@ def _wait_for_views(home: House) -> None:
         time.sleep(0.05)
 
 
-def test_a_view_on_a_rollup_is_made_when_its_tenant_has_caught_up(tmp_path: Path) -> None:
+def test_a_view_over_a_rollup_is_created_when_its_tenant_has_caught_up(tmp_path: Path) -> None:
     with ExitStack() as stack:
         home = stack.enter_context(house(tmp_path))
         deferred_of(home.workspace)

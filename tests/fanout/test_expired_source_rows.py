@@ -167,7 +167,7 @@ POISONS = {
 
 
 @pytest.mark.parametrize("poison", POISONS)
-def test_a_view_that_failed_is_put_back_with_what_it_missed(ledger: Ledger, poison: str) -> None:
+def test_a_failed_view_is_restored_with_the_rows_it_missed(ledger: Ledger, poison: str) -> None:
     home = ledger.home
     batches = [POISONS[poison]] if "one after" not in poison else [[row] for row in POISONS[poison]]
     for rows in batches:
@@ -186,9 +186,7 @@ def test_a_view_that_failed_is_put_back_with_what_it_missed(ledger: Ledger, pois
 
 
 @pytest.mark.parametrize("tenant", ["1", "100"])
-def test_a_chained_view_that_failed_is_computed_again_from_a_source_that_has_everything(
-    ledger: Ledger, tenant: str
-) -> None:
+def test_a_failed_chained_view_is_recomputed_from_a_complete_source(ledger: Ledger, tenant: str) -> None:
     """Its source merges rows of several blocks into one, but has all it ever had."""
     home = ledger.home
     database = home.nest(tenant) if tenant in OWN else "main"
@@ -204,7 +202,7 @@ def test_a_chained_view_that_failed_is_computed_again_from_a_source_that_has_eve
     assert ledger.wrong() == [] and _down(home) == set()
 
 
-def test_a_changed_pipe_names_all_that_would_be_lost(ledger: Ledger) -> None:
+def test_a_changed_pipe_names_every_target_that_would_lose_rows(ledger: Ledger) -> None:
     home = ledger.home
     changed = files(home.mode, divisor="(n + 0)")  # type: ignore[attr-defined]
     plan = _push(home, changed, dry=True).plan
@@ -220,7 +218,7 @@ def test_a_changed_pipe_names_all_that_would_be_lost(ledger: Ledger) -> None:
     assert ledger.wrong() == []
 
 
-def test_what_an_earlier_version_did_not_record_is_not_dropped_without_permission(ledger: Ledger) -> None:
+def test_unrecorded_rows_of_an_earlier_version_need_permission_to_drop(ledger: Ledger) -> None:
     home = ledger.home
     ledger.send(JANUARY, (2, 0), count=False)
     ledger.expire()
@@ -251,7 +249,7 @@ def test_missed_rows_that_have_expired_are_reported_by_tenant(ledger: Ledger) ->
     assert ledger.wrong() == [] and _down(home) == set()
 
 
-def test_a_tenant_that_joins_while_a_view_is_down_has_every_row_once(ledger: Ledger) -> None:
+def test_a_tenant_added_while_a_view_is_suspended_has_every_row_once(ledger: Ledger) -> None:
     home = ledger.home
     ledger.send(TODAY, (55, 5), (1, 5))
     for poison in ([(3, 0)], [(int(t), 0) for t in POOLED]):
@@ -266,7 +264,7 @@ def test_a_tenant_that_joins_while_a_view_is_down_has_every_row_once(ledger: Led
         tenants.remove(home.workspace, LATE)
 
 
-def test_a_kill_during_a_repair_loses_and_doubles_nothing(ledger: Ledger) -> None:
+def test_a_kill_during_a_repair_keeps_every_row_once(ledger: Ledger) -> None:
     """Every few writes of a repair; `python -m benchmarks recovery` tries all of them."""
     if ledger.home.mode == "routed":  # type: ignore[attr-defined]
         pytest.skip("views that all tenants share are repaired alike in both modes")

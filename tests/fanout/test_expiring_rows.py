@@ -42,7 +42,7 @@ def test_missed_rows_are_reported_a_week_before_they_expire(tmp_path: Path) -> N
         assert ("main_nest_100._rk_to_months", "it lacks 1 rows") in found()
 
 
-def test_moments_of_a_ttl() -> None:
+def test_dates_of_a_ttl() -> None:
     ttl = "at + INTERVAL 1 DAY, at + toIntervalDay(2) DELETE WHERE n = 0, at TO DISK 'cold', at + 5 GROUP BY n"
     assert expiry_expressions(ttl) == ["at + INTERVAL 1 DAY", "at + toIntervalDay(2)", "at + 5"]
     assert expiry_expressions("") == [] and expiry_expressions("f(") == []

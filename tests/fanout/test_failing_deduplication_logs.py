@@ -38,7 +38,7 @@ def _set_up(server: Server, mode: str, writes: Writes, sent: Sent) -> None:
 
 
 @pytest.mark.parametrize(("mode", "call"), [("direct", "short write"), ("routed", "write")])
-def test_an_insert_that_is_not_logged_comes_once(tmp_path: Path, writes: Writes, mode: str, call: str) -> None:
+def test_an_insert_that_is_not_logged_is_stored_once(tmp_path: Path, writes: Writes, mode: str, call: str) -> None:
     """The process is killed after the fault, and completes its newest batch when it starts again."""
     sent = Sent()
     with running(tmp_path, **writes.environment) as server:
@@ -55,7 +55,7 @@ def test_an_insert_that_is_not_logged_comes_once(tmp_path: Path, writes: Writes,
 
 
 @pytest.mark.parametrize("mode", ["direct", "routed"])
-def test_a_batch_whose_repetition_fails_as_well_comes_once(tmp_path: Path, writes: Writes, mode: str) -> None:
+def test_a_batch_whose_repetition_fails_is_stored_once(tmp_path: Path, writes: Writes, mode: str) -> None:
     """Its part in landing is cut off twice, while the views on landing have its rows."""
     sent = Sent()
     with running(tmp_path, **writes.environment) as server:

@@ -95,7 +95,7 @@ def _push(home: House, files: dict[str, str], *allow: str) -> PushResult:
 
 
 @pytest.mark.proves("D4")
-def test_only_the_tenants_of_poisoned_rows_are_left_out(home: House) -> None:
+def test_only_the_tenants_of_failing_rows_are_excluded(home: House) -> None:
     assert home.visible(_rows([*OWN, "100"]))
     assert not home.visible([*_rows([*OWN, "100"]), *_rows(["7", "19"], n=0)])
     views = ("main._rk_pooled_shares", "main._rk_all_shares")
@@ -118,7 +118,7 @@ def test_only_the_tenants_of_poisoned_rows_are_left_out(home: House) -> None:
     assert home.differences(["100"], []) == []
 
 
-def test_repairing_in_vain_harms_nobody_and_a_mended_pipe_has_every_row(home: House) -> None:
+def test_a_failed_repair_changes_nothing_and_a_fixed_pipe_has_every_row(home: House) -> None:
     home.append([*_rows(OWN), *_rows(["7"], n=0)])
     before = home.rows("SELECT * FROM main.pooled FINAL ORDER BY tenant_id")
     result = _push(home, {})
@@ -136,7 +136,7 @@ def test_repairing_in_vain_harms_nobody_and_a_mended_pipe_has_every_row(home: Ho
     assert _lacking(home, "pooled") == _lacking(home, "everybodys") == set()
 
 
-def test_rows_that_are_gone_need_a_push_of_nothing(home: House) -> None:
+def test_an_empty_push_includes_tenants_whose_failing_rows_are_deleted(home: House) -> None:
     home.append([*_rows(OWN), *_rows(["7"], n=0)])
     home.run("ALTER TABLE main.events DELETE WHERE n = 0 SETTINGS mutations_sync = 2")
     result = _push(home, {})
@@ -146,7 +146,7 @@ def test_rows_that_are_gone_need_a_push_of_nothing(home: House) -> None:
     assert _lacking(home, "pooled") == _lacking(home, "everybodys") == set()
 
 
-def test_a_view_that_fails_on_everybody_is_taken_down(home: House) -> None:
+def test_a_view_that_fails_for_all_tenants_is_suspended(home: House) -> None:
     many = OWN[: MAX_EXCLUDED_TENANTS + 1]
     home.append([*_rows(OWN), *_rows(many, n=0)])
     assert _told(home) == {"main._rk_pooled_shares": [], "main._rk_all_shares": []}
@@ -154,7 +154,7 @@ def test_a_view_that_fails_on_everybody_is_taken_down(home: House) -> None:
     assert home.rows("SELECT sum(events) FROM main.totals") == [(len(OWN) + len(many) + 1,)]
 
 
-def test_a_view_that_nobody_wants_any_more_is_forgotten(home: House) -> None:
+def test_the_suspension_of_a_removed_view_is_deleted(home: House) -> None:
     home.append([*_rows(OWN), *_rows(["7"], n=0)])
     files = {f: t for f, t in _files("direct").items() if "shares" not in f and "events" not in f}
     options = PushOptions(prune=True, allow=frozenset({"pooled_shares", "all_shares", "pooled", "everybodys"}))
@@ -163,7 +163,7 @@ def test_a_view_that_nobody_wants_any_more_is_forgotten(home: House) -> None:
     assert _told(home) == {} and home.visible(_rows(["7"]))
 
 
-def test_a_killed_insert_is_completed_past_poisoned_rows(home: House) -> None:
+def test_a_killed_insert_is_completed_without_failing_rows(home: House) -> None:
     """The rows are in landing under their token, and no view has them: as a kill in between leaves it."""
     home.append(_rows(OWN))
     insert = ddl.insert_block("main.events", ["tenant_id", "id", "n"], "g:killed", "SELECT %s")
@@ -177,7 +177,7 @@ def test_a_killed_insert_is_completed_past_poisoned_rows(home: House) -> None:
 
 
 @pytest.mark.proves("B6")
-def test_tenants_that_come_while_views_fail_have_every_row_once(home: House) -> None:
+def test_tenants_added_while_views_fail_have_every_row_once(home: House) -> None:
     """A block that is tried again is not history meanwhile."""
     later, pooled = [str(t) for t in range(101, 107)], [str(t) for t in range(201, 207)]
     ending, poisoned = threading.Event(), iter(OWN[:12])
@@ -221,7 +221,7 @@ BLAMING = (
 
 
 @pytest.mark.proves("D4")
-def test_what_a_row_says_blames_no_other_view(tmp_path: Path) -> None:
+def test_text_in_a_row_does_not_suspend_another_view(tmp_path: Path) -> None:
     with house(tmp_path) as home:
         files = {}
         for n in range(len(BLAMING)):
@@ -242,7 +242,7 @@ def test_what_a_row_says_blames_no_other_view(tmp_path: Path) -> None:
         assert _told(home) == {f"main._rk_numbers{n}_pipe": ["3"] for n in range(len(BLAMING))}
 
 
-def test_a_poisoned_history_is_its_own_tenants_trouble(home: House) -> None:
+def test_a_failing_history_affects_only_its_tenant(home: House) -> None:
     home.append([*_rows([*OWN, "50", "51"]), *_rows(["50"], n=0)])
     with pytest.raises(RookeryError, match="`50`"):
         home.add("50", placement="pooled")

@@ -47,7 +47,7 @@ POISONS = {
 
 
 @pytest.mark.parametrize("poison", POISONS)
-def test_the_others_go_on_and_it_catches_up(home: House, poison: str) -> None:
+def test_other_tenants_continue_and_the_failing_one_catches_up(home: House, poison: str) -> None:
     breaking, mending = (sql.format(nest=home.nest(BROKEN)) for sql in POISONS[poison])
     assert home.visible(_rows(*OWN))
     home.run(breaking)
@@ -71,7 +71,7 @@ def test_the_others_go_on_and_it_catches_up(home: House, poison: str) -> None:
 @pytest.mark.parametrize(
     ("poison", "source"), [("events", "events"), ("sums", "events"), ("chained", "events"), ("chained", "sums")]
 )
-def test_a_pipe_that_comes_meanwhile_doubles_nothing(home: House, poison: str, source: str) -> None:
+def test_a_pipe_pushed_during_a_failure_has_every_row_once(home: House, poison: str, source: str) -> None:
     """Rows that will be delivered again are not part of the new pipe's history."""
     breaking, mending = (sql.format(nest=home.nest(BROKEN)) for sql in POISONS[poison])
     fresh = f"fresh_{list(POISONS).index(poison)}_{source}"

@@ -43,7 +43,7 @@ def _statements(home: House, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-def test_nobody_waits_for_it(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_failing_tenant_delays_no_other(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
     assert home.workspace.current.modes["events"] == "routed", "this many tenants are routed by default"
     chance = random.Random(17)
     home.run(f"ALTER TABLE {home.nest(BROKEN)}.events ADD CONSTRAINT poison CHECK 0")

@@ -20,7 +20,7 @@ FAR = 100_000
 
 
 @pytest.mark.parametrize("mode", ["direct", "routed"])
-def test_what_was_sent_is_everywhere_once(tmp_path: Path, mode: str) -> None:
+def test_every_row_is_stored_once_after_failures(tmp_path: Path, mode: str) -> None:
     if (reason := why_not()) is not None:
         pytest.skip(reason)
     chance = random.Random(f"{SEED} {mode}")

@@ -62,7 +62,7 @@ def _assert_agree(server: Server, acknowledged: int) -> None:
 
 
 @pytest.mark.parametrize("reserve", [None, 0], ids=["with its reserve", "to the last byte"])
-def test_rollups_have_what_landing_has(small_disk: Path, reserve: int | None) -> None:
+def test_rollups_equal_landing_after_a_full_disk(small_disk: Path, reserve: int | None) -> None:
     fill_up(small_disk, reserve, RUNS[reserve])
 
 

@@ -140,14 +140,14 @@ def test_csv(home: House, body: bytes) -> None:
 
 @settings(QUIET, max_examples=20)
 @given(st.binary(max_size=200).map(lambda b: b"PAR1" + b + b"PAR1") | st.binary(max_size=200))
-def test_parquet_that_is_none(home: House, body: bytes) -> None:
+def test_invalid_parquet(home: House, body: bytes) -> None:
     _accounted(home, body, Input.PARQUET)
 
 
 @settings(QUIET, max_examples=20)
 @given(st.lists(BODIES, min_size=1, max_size=4))
 @example(list(HOSTILE))
-def test_neighbours_in_a_batch(home: House, bodies: list[bytes]) -> None:
+def test_requests_that_share_a_batch(home: House, bodies: list[bytes]) -> None:
     """Requests that are stored together with any others: each well-formed one is stored as it was sent."""
     sound, wild, answers = [], [], []
     for body in (*bodies, b""):
@@ -169,7 +169,7 @@ def test_neighbours_in_a_batch(home: House, bodies: list[bytes]) -> None:
 
 @QUIET
 @given(st.binary(max_size=60), st.integers(0, 60))
-def test_compressed_bodies_that_are_torn(body: bytes, cut: int) -> None:
+def test_truncated_compressed_bodies(body: bytes, cut: int) -> None:
     packed = gzip.compress(body)
     for torn in (packed[:cut], packed[:-1] + b"\x00", packed + body, body):
         with suppress(RookeryError):
@@ -179,7 +179,7 @@ def test_compressed_bodies_that_are_torn(body: bytes, cut: int) -> None:
             decompressor.finish()
 
 
-def test_nobody_has_anothers_row(home: House) -> None:
+def test_nests_hold_only_rows_of_their_tenant(home: House) -> None:
     """After everything above: each nest is a filter of landing."""
     home.visible([{"tenant_id": t, "id": next(_IDS), "n": 1} for t in (1, 2)])
     home.caught_up()

@@ -84,7 +84,7 @@ class Writing:
 
 
 @pytest.mark.proves("B6", "B7")
-def test_what_is_made_of_rows_has_all_of_them(home: House, mode: str) -> None:
+def test_targets_behind_an_inlet_have_every_row(home: House, mode: str) -> None:
     assert ("events" in home.workspace.current.routed) == (mode == "routed")
     assert home.visible(_rows(*OWN, "9"))
     _exact(home)
@@ -96,7 +96,7 @@ def test_what_is_made_of_rows_has_all_of_them(home: House, mode: str) -> None:
 
 
 @pytest.mark.proves("B7")
-def test_a_pipe_that_comes_has_what_passed_before(home: House, mode: str) -> None:
+def test_a_new_pipe_has_the_rows_that_passed_before(home: House, mode: str) -> None:
     home.visible(_rows(*OWN))
     with Writing(home, *OWN):
         for name in ("fresh", "later"):
@@ -107,7 +107,7 @@ def test_a_pipe_that_comes_has_what_passed_before(home: House, mode: str) -> Non
 
 
 @pytest.mark.proves("B7")
-def test_modes_change_and_tenants_come_while_rows_come(home: House) -> None:
+def test_modes_change_and_tenants_are_added_while_rows_arrive(home: House) -> None:
     with Writing(home, *OWN, "4", "5", "6", "7"):
         for number, turn in enumerate(("routed", "direct", "routed", "direct"), 4):
             home.push(_files(turn))
@@ -117,7 +117,7 @@ def test_modes_change_and_tenants_come_while_rows_come(home: House) -> None:
 
 @pytest.mark.proves("B7")
 @pytest.mark.parametrize("mode", ["routed"])
-def test_tenants_come_while_other_programs_write_without_a_pause(home: House, mode: str) -> None:
+def test_tenants_are_added_while_other_programs_write(home: House, mode: str) -> None:
     done = threading.Event()
     inserted = []
 
@@ -140,7 +140,7 @@ def test_tenants_come_while_other_programs_write_without_a_pause(home: House, mo
 
 
 @pytest.mark.parametrize("mode", ["routed"])
-def test_a_pipe_that_comes_while_a_tenant_fails(home: House, mode: str) -> None:
+def test_a_pipe_pushed_while_a_tenant_fails(home: House, mode: str) -> None:
     home.visible(_rows(*OWN))
     home.run(f"ALTER TABLE {home.nest('2')}.sums ADD CONSTRAINT poison CHECK 0")
     try:
@@ -159,7 +159,7 @@ def test_a_pipe_that_comes_while_a_tenant_fails(home: House, mode: str) -> None:
     _exact(home, "fresh")
 
 
-def test_views_that_are_lost_are_made_again_with_what_they_missed(home: House, mode: str) -> None:
+def test_lost_views_are_recreated_with_the_rows_they_missed(home: House, mode: str) -> None:
     home.visible(_rows(*OWN))
     lost = [f"{home.nest('1')}._rk_add_to_sums"]
     lost += [f"{home.nest('2')}._rk_events"] if mode == "direct" else []
@@ -187,7 +187,7 @@ def test_a_changed_pipe_is_computed_from_the_log(home: House, mode: str) -> None
     _exact(home)
 
 
-def test_a_repetition_passes_through_without_a_trace(home: House) -> None:
+def test_a_repeated_block_passes_the_inlet_once(home: House) -> None:
     home.visible(_rows(*OWN))
     nest = home.nest("1")
     again = ddl.insert_block(f"{nest}.events", ["tenant_id", "id", "n"], "again", "SELECT 1, 5, 7")

@@ -89,7 +89,7 @@ def test_a_changed_query_continues_in_a_kept_target(home: House) -> None:
     assert _errors(home) == []
 
 
-def test_what_later_rows_give_is_still_compared(home: House) -> None:
+def test_the_doctor_compares_rows_after_the_kept_ones(home: House) -> None:
     for database in ("main", home.nest(OWN)):
         home.run(f"SYSTEM STOP MERGES {database}.totals")
     _send(home, "2091-01-15", 1)
@@ -102,7 +102,7 @@ def test_what_later_rows_give_is_still_compared(home: House) -> None:
     assert _errors(home) == [] and _totals(home) == {1990: 5, 2090: 75, 2091: 10}
 
 
-def test_a_view_that_failed_gets_what_it_missed_by_its_new_query(home: House) -> None:
+def test_a_failed_view_gets_missed_rows_through_its_new_query(home: House) -> None:
     _push(home, "intDiv(100, n)")
     _send(home, "2092-01-15", 0)
     _send(home, "2092-01-15", 50)
@@ -112,7 +112,7 @@ def test_a_view_that_failed_gets_what_it_missed_by_its_new_query(home: House) ->
     assert _totals(home) == {1990: 5, 2090: 75, 2091: 10, 2092: 3}
 
 
-def test_what_cannot_be_kept_is_refused(home: House) -> None:
+def test_targets_that_cannot_be_kept_are_refused(home: House) -> None:
     before = _totals(home)
     with pytest.raises(RookeryError, match=r"column total: UInt64 . Int64") as raised:
         _push(home, "n", cast="toInt64")

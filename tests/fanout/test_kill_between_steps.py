@@ -55,7 +55,7 @@ def _killed(directory: Path, missing: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("missing", [(), ("events",), ("sums",), ("events", "sums")], ids="-".join)
-def test_what_was_on_its_way_arrives_once(tmp_path: Path, missing: tuple[str, ...]) -> None:
+def test_interrupted_deliveries_are_stored_once(tmp_path: Path, missing: tuple[str, ...]) -> None:
     _killed(tmp_path, missing)
     with house(tmp_path) as home:
         home.caught_up()
@@ -64,7 +64,7 @@ def test_what_was_on_its_way_arrives_once(tmp_path: Path, missing: tuple[str, ..
         assert home.differences(OWN) == []
 
 
-def test_without_mending_the_logs_it_would_be_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_log_repair_the_delivery_would_be_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _killed(tmp_path, ("events", "sums"))
     monkeypatch.setattr("engine.warehouse.directory.repair", lambda _path: 0)
     with house(tmp_path) as home:

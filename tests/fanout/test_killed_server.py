@@ -24,7 +24,7 @@ LATER = "5"
 @pytest.mark.soak
 @pytest.mark.proves("B6")
 @pytest.mark.parametrize("mode", ["routed", "direct"])
-def test_every_row_is_there_once(tmp_path: Path, mode: str) -> None:
+def test_every_row_is_stored_once(tmp_path: Path, mode: str) -> None:
     chance, stream = random.Random(mode), Stream(1)
     kills = KILLS if mode == "routed" else KILLS - 1
     with running(tmp_path) as server:
@@ -50,7 +50,7 @@ def test_every_row_is_there_once(tmp_path: Path, mode: str) -> None:
 
 
 @pytest.mark.proves("B7")
-def test_killed_while_tenants_and_modes_change(tmp_path: Path) -> None:
+def test_kills_while_tenants_and_modes_change(tmp_path: Path) -> None:
     """Whatever was begun is begun again, and ends with every row once."""
     chance, stream = random.Random(7), Stream(4, tenants=(*OWN, LATER, "9"))
     with running(tmp_path) as server:
@@ -93,7 +93,7 @@ def _killed_during(server: Server, stream: Stream, chance: random.Random, what: 
 
 
 @pytest.mark.parametrize("keyed", [True, False], ids=["with a key", "without"])
-def test_an_answer_that_never_came(tmp_path: Path, keyed: bool) -> None:
+def test_a_retry_after_a_lost_response_needs_a_key(tmp_path: Path, keyed: bool) -> None:
     """The writer sends its rows again. Only a key keeps that from doubling them, and the judge sees it."""
     stream = Stream(5, keyed=keyed)
     request = stream.request(20)

@@ -57,7 +57,7 @@ def _code(home: House, rows: list[dict[str, int]], key: str | None = None) -> st
     return caught.value.code.id
 
 
-def test_nothing_lands_and_nothing_is_repeated_before_it_is_complete(home: House) -> None:
+def test_no_batch_is_stored_before_the_uncertain_one_is_complete(home: House) -> None:
     rows = _rows()
     home.run(REFUSED.format("main.sums"))
     try:
@@ -78,7 +78,7 @@ def test_nothing_lands_and_nothing_is_repeated_before_it_is_complete(home: House
     _assert_complete(home)
 
 
-def test_it_is_completed_by_itself(home: House) -> None:
+def test_an_uncertain_batch_is_completed_automatically(home: House) -> None:
     home.run(REFUSED.format("main.sums"))
     _code(home, _rows())
     home.run(TAKEN.format("main.sums"))
@@ -88,7 +88,7 @@ def test_it_is_completed_by_itself(home: House) -> None:
     _assert_complete(home)
 
 
-def test_a_push_completes_it_before_views_are_made(home: House) -> None:
+def test_a_push_completes_uncertain_batches_before_it_creates_views(home: House) -> None:
     """A new view has the batch from its history, so it must not come to it again."""
     home.run(REFUSED.format("main.sums"))
     _code(home, _rows())
@@ -103,7 +103,7 @@ def test_a_push_completes_it_before_views_are_made(home: House) -> None:
     _assert_complete(home)
 
 
-def test_a_view_that_goes_on_failing_is_taken_down_at_last(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_view_that_keeps_failing_is_suspended(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """One table that takes no rows must not stop everybody for ever."""
     monkeypatch.setattr(uncertain_batches, "RETRY_TIMEOUT_SECONDS", 0.0)
     monkeypatch.setattr(uncertain_batches, "MIN_RETRY_SECONDS", 0.0)
@@ -126,7 +126,7 @@ def test_a_view_that_goes_on_failing_is_taken_down_at_last(home: House, monkeypa
     _assert_complete(home)
 
 
-def test_requests_that_wait_meanwhile_all_get_an_answer(home: House) -> None:
+def test_waiting_requests_all_get_a_response(home: House) -> None:
     home.run(REFUSED.format("main.sums"))
     bodies = [f'{{"tenant_id": 8, "id": {next(_IDS)}, "n": 1}}'.encode() for _ in range(20)]
     waiting = [home.gateway.append("events", b, Input.NDJSON, key=f"k{n}") for n, b in enumerate(bodies)]

@@ -15,7 +15,7 @@ from tests.fanout.test_uncertain_batches import _IDS, REFUSED, TAKEN, _assert_co
 from tests.support.in_process import house
 
 
-def test_it_stays_in_doubt_over_restarts(tmp_path: Path) -> None:
+def test_a_batch_stays_uncertain_over_restarts(tmp_path: Path) -> None:
     """Two starts in which it still fails; and, between them, rows that another program puts into landing."""
     rows = _rows()
     with house(tmp_path) as home:

@@ -42,7 +42,7 @@ def _wait_for_stray(home: House) -> None:
 
 
 @pytest.mark.proves("B7")
-def test_views_are_made_while_another_datasource_owes_the_tenant_rows(tmp_path: Path) -> None:
+def test_views_are_created_while_another_datasource_has_an_uncertain_batch(tmp_path: Path) -> None:
     with house(tmp_path) as home:
         files = {
             "datasources/events.yaml": LANDING.format(mode="routed"),

@@ -74,7 +74,7 @@ def _sums(home: House) -> set[tuple[int, int]]:
     return {home.rows(f"SELECT sum(rows), sum(total) FROM main.{t}")[0] for t in TARGETS}  # type: ignore[misc]
 
 
-def test_it_outlasts_a_restart_and_a_key_is_answered_after_it(tmp_path: Path) -> None:
+def test_an_uncertain_batch_survives_a_restart_and_its_key_is_answered(tmp_path: Path) -> None:
     """The table replaces rows by day, so that the batch cannot be read back from it."""
     rows = _rows()
     with house(tmp_path) as home:
@@ -109,7 +109,7 @@ def _assert_complete(home: House) -> None:
     assert not suspended(home.workspace) and not uncertain_batches_of(home.workspace).outstanding()
 
 
-def test_it_is_completed_before_the_next_one_lands(home: House) -> None:
+def test_a_batch_is_completed_before_the_next_one_is_stored(home: House) -> None:
     ((before,),) = home.rows("SELECT count() FROM main.plain")
     home.run(REFUSED)
     assert _code(home, _rows()) == OVERLOADED.id
@@ -136,7 +136,7 @@ def test_it_is_completed_before_the_next_one_lands(home: House) -> None:
     _assert_complete(home)
 
 
-def test_rows_that_cannot_be_saved_are_completed_from_memory(home: House) -> None:
+def test_rows_that_cannot_be_held_are_completed_from_memory(home: House) -> None:
     ((held,),) = home.rows("SELECT name FROM system.tables WHERE database = 'main' AND startsWith(name, '_rk_held_')")
     home.run(f"ALTER TABLE main.{held} ADD CONSTRAINT full CHECK 0")
     home.run(REFUSED)
@@ -148,7 +148,7 @@ def test_rows_that_cannot_be_saved_are_completed_from_memory(home: House) -> Non
     home.run(f"ALTER TABLE main.{held} DROP CONSTRAINT full")
 
 
-def test_a_view_that_throws_once_gets_exactly_what_it_missed(home: House) -> None:
+def test_a_view_that_fails_once_gets_exactly_the_rows_it_missed(home: House) -> None:
     (there,) = home.rows("SELECT count(), sum(n) FROM main.plain")
     # What the target has and the source has no more would be lost if it were computed again.
     home.run("ALTER TABLE main.plain DROP PARTITION 202601")

@@ -58,7 +58,7 @@ def directory(tmp_path: Path, mode: str) -> Path:
 
 
 @pytest.mark.parametrize("mode", ["routed"])
-def test_whoever_is_touched_wakes_alone(directory: Path) -> None:
+def test_only_the_nest_that_is_used_is_loaded(directory: Path) -> None:
     with started(directory) as home:
         assert _asleep(home) == _all("events", "sums")
         assert set(nest_copies(home.workspace, "events")) == set(OWN)
@@ -67,7 +67,7 @@ def test_whoever_is_touched_wakes_alone(directory: Path) -> None:
         assert home.differences(OWN) == []
 
 
-def test_what_is_delivered_again_is_known_by_tables_that_were_asleep(directory: Path, mode: str) -> None:
+def test_repeated_deliveries_are_recognized_by_tables_that_were_not_loaded(directory: Path, mode: str) -> None:
     insert = ddl.insert_block("main_nest_1.events", ["tenant_id", "id", "n"], "again", "SELECT 1, 77, 7")
     with started(directory) as home:
         home.run(insert)
@@ -79,7 +79,7 @@ def test_what_is_delivered_again_is_known_by_tables_that_were_asleep(directory: 
         assert home.rows("SELECT sum(total) FROM main_nest_1.sums") == before
 
 
-def test_a_push_a_look_and_a_change_see_all_there_is(directory: Path, mode: str) -> None:
+def test_reading_and_pushing_see_tables_that_are_not_loaded(directory: Path, mode: str) -> None:
     with started(directory) as home:
         schema = read_schema(home.workspace.warehouse, "main")
     with started(directory) as home:
@@ -112,7 +112,7 @@ def test_the_doctor_compares_rows_with_nulls(tmp_path: Path) -> None:
         assert [f.check for f in examine(home.workspace, deep=True).findings] == ["copy"]
 
 
-def test_a_tenant_goes_and_comes_without_having_been_awake(directory: Path) -> None:
+def test_a_tenant_with_unloaded_tables_can_be_removed_and_added(directory: Path) -> None:
     with started(directory) as home:
         tenants.remove(home.workspace, "1")
         assert home.rows("SELECT count() FROM system.databases WHERE name = 'main_nest_1'") == [(0,)]
@@ -121,7 +121,7 @@ def test_a_tenant_goes_and_comes_without_having_been_awake(directory: Path) -> N
         assert home.differences(OWN) == []
 
 
-def test_tables_whose_rows_have_a_lifetime_are_woken(tmp_path: Path, mode: str) -> None:
+def test_tables_with_a_ttl_are_loaded(tmp_path: Path, mode: str) -> None:
     """Nothing expires in a table that is asleep."""
     files = project(mode)
     files["datasources/sums.yaml"] = files["datasources/sums.yaml"].replace(

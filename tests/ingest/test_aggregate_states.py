@@ -27,7 +27,7 @@ engine: {type: MergeTree, sorting_key: [tenant_id]}
 
 
 @pytest.mark.guard
-def test_a_sent_state_goes_to_quarantine(tmp_path: Path) -> None:
+def test_a_sent_state_is_quarantined(tmp_path: Path) -> None:
     with house(tmp_path) as home:
         home.push({"datasources/sums.yaml": PLAIN})
         rows = b'{"k": 1}\n{"k": 2, "s": "\\u0001\\u0001abc"}\n{"k": 3, "t": ["\\u0001"]}\n{"k": 4, "s": null}'

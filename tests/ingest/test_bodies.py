@@ -61,7 +61,7 @@ def cut(kind: str, parts: Iterator[bytes] | list[bytes], size: int = 16, limit: 
 # --- lines
 
 
-def test_small_lines() -> None:
+def test_strict_ndjson_lines_are_split() -> None:
     assert strict_ndjson_lines(b'\xef\xbb\xbf{"a":1}\r\n\n  {"b": "\xc3\xa9"}\t\n') == [
         b'{"a":1}',
         b'{"b": "\xc3\xa9"}',
@@ -77,14 +77,14 @@ def test_small_lines() -> None:
         b'{"a":"x\ny"}', b'{"a":"\\ud800"}', b"{'a':1}", b'{"a":1} // no',
     ],
 )  # fmt: skip
-def test_lines_that_are_not_objects_by_themselves_are_not_small_lines(body: bytes) -> None:
+def test_lines_that_are_not_objects_are_not_strict_ndjson(body: bytes) -> None:
     assert strict_ndjson_lines(body) is None
     assert strict_ndjson_lines(b'{"a":1}\n' + body + b'\n{"a":1}') is None
 
 
 @quick
 @given(st.lists(objects), st.sampled_from([b"\n", b"\r\n", b"\n\n"]))
-def test_small_lines_are_the_lines(rows: list[dict[str, object]], border: bytes) -> None:
+def test_strict_ndjson_equals_the_general_split(rows: list[dict[str, object]], border: bytes) -> None:
     lines = [json.dumps(row).encode() for row in rows]
     assert strict_ndjson_lines(border.join(lines)) == lines
     assert json_rows(border.join(lines)) == lines
@@ -119,20 +119,20 @@ def test_json_rows(body: bytes, rows: list[bytes]) -> None:
     assert json_rows(body) == rows
 
 
-def test_a_batch_of_a_stream_is_no_list() -> None:
+def test_a_batch_of_a_stream_is_not_a_list() -> None:
     assert json_rows(b'[1\n{"a":1}', whole=False) == [b"[1", b'{"a":1}']
 
 
 @pytest.mark.parametrize(
     "body", [b"[" * 200_000, b'{"a":' * 200_000, b'{"a":' + b"9" * 9000 + b"}", b'[{"a":1e999}]', b"{}x" * 9]
 )
-def test_nothing_is_too_deep_or_too_long(body: bytes) -> None:
+def test_deep_and_long_bodies_are_split(body: bytes) -> None:
     assert len(json_rows(body)) == 1
 
 
 @quick
 @given(st.lists(objects), st.sampled_from([None, 1]))
-def test_lists_and_pretty_objects_are_their_elements(rows: list[dict[str, object]], indent: int | None) -> None:
+def test_lists_and_pretty_printed_objects_are_split(rows: list[dict[str, object]], indent: int | None) -> None:
     as_list = json_rows(json.dumps(rows, indent=indent).encode())
     in_sequence = json_rows("\n".join(json.dumps(row, indent=indent) for row in rows).encode())
     assert (
@@ -144,7 +144,7 @@ def test_lists_and_pretty_objects_are_their_elements(rows: list[dict[str, object
 
 @quick
 @given(mess, st.booleans())
-def test_of_any_text_nothing_is_lost(body: bytes, listed: bool) -> None:
+def test_splitting_loses_no_text(body: bytes, listed: bool) -> None:
     body = b"[" + body if listed else body
     rows = json_rows(body)
     assert all(row and b"\n" not in row for row in rows)
@@ -157,11 +157,11 @@ def test_of_any_text_nothing_is_lost(body: bytes, listed: bool) -> None:
 
 @quick
 @given(st.binary())
-def test_any_bytes_are_rows(body: bytes) -> None:
+def test_any_bytes_can_be_split(body: bytes) -> None:
     assert all(row and b"\n" not in row for row in json_rows(body))
 
 
-def test_line_breaks_keep_their_meaning_or_stay_bad() -> None:
+def test_line_breaks_keep_their_meaning_or_stay_invalid() -> None:
     assert on_one_line(b'{"a":\n"x"}') == b'{"a": "x"}'
     assert on_one_line(b'{"a":\n"x\ny"}') == b'{"a": "x\\ny"}'
     assert on_one_line(b'{"a":"x\\\ny"}') == b'{"a":"x\\ y"}'
@@ -213,7 +213,7 @@ def as_csv(rows: list[list[str]], border: str = "\n") -> bytes:
 
 @quick
 @given(cells, st.sampled_from(["\n", "\r\n"]))
-def test_csv_records_are_what_was_written(rows: list[list[str]], border: str) -> None:
+def test_csv_records_equal_the_written_ones(rows: list[list[str]], border: str) -> None:
     header, found = csv_rows(as_csv(rows, border))
     assert header == b'h1,"h\n2"'
     assert [next(csv.reader(io.StringIO(r.decode(), newline=""))) for r in found] == rows
@@ -237,14 +237,14 @@ def test_a_header_with_an_open_quote_is_refused(body: bytes) -> None:
 
 @quick
 @given(mess | st.lists(objects).map(lambda rows: json.dumps(rows).encode()), chunks, st.booleans(), st.booleans())
-def test_chunks_make_no_difference(body: bytes, sizes: list[int], listed: bool, marked: bool) -> None:
+def test_chunk_sizes_make_no_difference(body: bytes, sizes: list[int], listed: bool, marked: bool) -> None:
     body = b"\xef\xbb\xbf" * marked + b" [" * listed + body
     assert cut("ndjson", chunked(body, sizes)) == cut("ndjson", [body])
 
 
 @quick
 @given(st.text(st.sampled_from('a",\n\r'), max_size=60), chunks)
-def test_chunks_make_no_difference_to_csv(body: str, sizes: list[int]) -> None:
+def test_chunk_sizes_make_no_difference_to_csv(body: str, sizes: list[int]) -> None:
     def batches(parts: Iterator[bytes] | list[bytes]) -> list[bytes] | str:
         try:
             return cut("csv", parts)
@@ -298,14 +298,14 @@ def test_batches_of_csv_hold_all_records(rows: list[list[str]], sizes: list[int]
 
 
 @pytest.mark.parametrize("size", [1, 4, 6, 8, 12, 16, 20, 30, 100])
-def test_quoted_line_breaks_are_no_borders(size: int) -> None:
+def test_quoted_line_breaks_do_not_split_records(size: int) -> None:
     records = [b'1,"x\ny"', b"2,3", b'5" nail,4', b'4,"\n\n\n\n\n\n"', b'"a\n","\nb"', b"6,7"]
     batches = cut("csv", [b"\n".join([b"a,b", *records])], size)
     assert [r for batch in batches for r in csv_rows(batch)[1]] == records
     assert all(batch.startswith(b"a,b\n") for batch in batches)
 
 
-def test_objects_over_several_lines_are_not_cut_apart() -> None:
+def test_multiline_objects_are_not_split() -> None:
     rows = [{"a": n, "b": [{"c": 1}, {"d": 2}]} for n in range(50)]
     body = "\n".join(json.dumps(row, indent=2) for row in rows).encode()
     batches = cut("ndjson", [body], 1000)
@@ -317,7 +317,7 @@ def test_objects_over_several_lines_are_not_cut_apart() -> None:
     ("kind", "start"),
     [("ndjson", b'{"a":"'), ("ndjson", b'[{"a":"'), ("ndjson", b"[[[["), ("csv", b'a\n"'), ("csv", b"a\n")],
 )
-def test_a_row_that_is_too_long(kind: str, start: bytes) -> None:
+def test_a_row_over_the_limit_is_refused(kind: str, start: bytes) -> None:
     for parts in ([start, b"x" * 3000], [start + b"x" * 3000], [start + b"x" * 3000 + b'"}]]]],\n']):
         with pytest.raises(RookeryError) as caught:
             cut(kind, parts, 100, 2000)
@@ -325,7 +325,7 @@ def test_a_row_that_is_too_long(kind: str, start: bytes) -> None:
     assert cut(kind, [start, b"x" * 1900], 100, 2000)
 
 
-def test_a_header_that_is_too_long() -> None:
+def test_a_header_over_the_limit_is_refused() -> None:
     with pytest.raises(RookeryError) as caught:
         cut("csv", [b"a," * MAX_HEADER_BYTES])
     assert caught.value.code is TOO_LARGE
@@ -370,7 +370,7 @@ packings = pytest.mark.parametrize("encoding", ["gzip", "zstd"])
 
 @quick
 @given(st.lists(st.binary(max_size=60), max_size=4), chunks, st.sampled_from(["", "identity", "gzip", "zstd"]))
-def test_opened_bodies_are_what_was_packed(members: list[bytes], sizes: list[int], encoding: str) -> None:
+def test_decompressed_bodies_equal_the_originals(members: list[bytes], sizes: list[int], encoding: str) -> None:
     body = b"".join(packed(encoding, m) for m in members)
     whole = b"".join(members)
     if encoding == "" and sniff_encoding(whole):
@@ -394,7 +394,7 @@ def test_broken_streams(encoding: str) -> None:
         assert (error.code, "corrupt" in error.message) == (BAD_ENCODING, True)
 
 
-def test_gzip_checks_its_sum_and_is_filled_up_with_zeros() -> None:
+def test_gzip_checksums_are_verified_and_padding_is_allowed() -> None:
     body = gzip.compress(b"abc")
     assert "corrupt" in refused("gzip", [body[:-5] + b"\0\0\0\0\0"]).message
     assert b"".join(decompressed([body + b"\0" * 9, b"\0", body], "x-gzip", 6)) == b"abcabc"
@@ -407,7 +407,7 @@ def test_unknown_encodings(encoding: str) -> None:
 
 
 @packings
-def test_a_bomb_does_not_go_off(encoding: str) -> None:
+def test_a_decompression_bomb_is_refused(encoding: str) -> None:
     bomb = packed(encoding, bytes(100 << 20))
     tracemalloc.start()
     with pytest.raises(RookeryError, match="larger"):
@@ -424,7 +424,7 @@ def test_many_empty_members_are_refused(encoding: str) -> None:
     assert "empty" in refused(encoding, [packed(encoding, b"") * 100_000]).message
 
 
-def test_a_window_that_would_take_much_memory_is_refused() -> None:
+def test_a_large_decompression_window_is_refused() -> None:
     options = {zstd.CompressionParameter.window_log: 25}
     packer = zstd.ZstdCompressor(options=options)
     assert "8 MiB" in refused("zstd", [packer.compress(b"x" * 1000) + packer.flush()]).message

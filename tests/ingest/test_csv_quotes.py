@@ -40,7 +40,7 @@ def became(
 @pytest.mark.parametrize("size", [100, 1 << 20])
 @pytest.mark.parametrize("place", [1, 20, 40])
 @pytest.mark.parametrize("later", ["", '41,"quoted ""value"",\nof two lines",41'])
-def test_a_quote_left_open(home: House, place: int, size: int, later: str) -> None:
+def test_an_open_quote(home: House, place: int, size: int, later: str) -> None:
     lines = [*FILE, *([later] if later else [])]
     lines[place - 1] = f'{place},"name {place},{place}'
     stored, bad = became(home, lines, size)
@@ -49,7 +49,7 @@ def test_a_quote_left_open(home: House, place: int, size: int, later: str) -> No
     assert bad == [(lines[place - 1], ["name"], [f"the field `{shown}` begins with a quote that is never closed"])]
 
 
-def test_two_quotes_left_open(home: House) -> None:
+def test_two_open_quotes(home: House) -> None:
     lines = list(FILE)
     lines[3], lines[9] = '4,"a,4', '10,"b,10'
     stored, bad = became(home, lines)
@@ -57,7 +57,7 @@ def test_two_quotes_left_open(home: House) -> None:
     assert [columns for _, columns, _ in bad] == [["name"], ["name"]]
 
 
-def test_quotes_that_close_are_no_fault(home: House) -> None:
+def test_closed_quotes_are_valid(home: House) -> None:
     lines = ['1,"a\nb",1', '2,"x ""y""",2', '3,5" nails,3', '4,"",4', '5,"," ,5', '6,x;"y,6', '7,"last\n"']
     stored, bad = became(home, lines[:6])
     assert (stored, bad) == ([1, 2, 3, 4, 5, 6], [])

@@ -36,7 +36,7 @@ def _counted(home: House) -> int:
 
 
 @pytest.mark.parametrize("killed", [False, True])
-def test_rows_that_landing_no_longer_has_do_not_come_twice(tmp_path: Path, killed: bool) -> None:
+def test_a_repeated_request_is_not_stored_after_its_rows_expired(tmp_path: Path, killed: bool) -> None:
     with house(tmp_path) as home:
         home.push(FILES)
         home.add("1", placement="pooled")
@@ -54,7 +54,7 @@ def test_rows_that_landing_no_longer_has_do_not_come_twice(tmp_path: Path, kille
         assert home.rows("SELECT count() FROM main.events_quarantine") == [(1,)]
 
 
-def test_rows_of_an_erased_tenant_do_not_come_back(tmp_path: Path) -> None:
+def test_a_repeated_request_is_not_stored_after_its_tenant_was_erased(tmp_path: Path) -> None:
     with house(tmp_path) as home:
         home.push(FILES)
         home.add("1", placement="pooled")
@@ -65,7 +65,7 @@ def test_rows_of_an_erased_tenant_do_not_come_back(tmp_path: Path) -> None:
         assert home.rows("SELECT count() FROM main.events") == [(0,)]
 
 
-def test_keys_end_with_their_datasource(tmp_path: Path) -> None:
+def test_keys_are_removed_with_their_datasource(tmp_path: Path) -> None:
     with house(tmp_path) as home:
         home.push(FILES)
         home.add("1", placement="pooled")

@@ -104,7 +104,7 @@ def values_of(
 
 
 @pytest.mark.parametrize("kind", SAMPLES)
-def test_short_forms_take_no_text_that_the_long_ones_refuse(kind: str) -> None:
+def test_fast_checks_accept_no_text_that_full_checks_refuse(kind: str) -> None:
     usual_text, samples = SAMPLES[kind]
     chance = random.Random(7)
     type = parse_type(kind)
@@ -122,7 +122,7 @@ def test_short_forms_take_no_text_that_the_long_ones_refuse(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["Int8", "UInt8", "Int16", "UInt32", "Int64", "UInt64"])
-def test_short_forms_take_no_number_that_the_long_ones_refuse(kind: str) -> None:
+def test_fast_checks_accept_no_number_that_full_checks_refuse(kind: str) -> None:
     low, high = integer_bounds(kind) or (0, 0)
     texts = [str(edge + step) for edge in (low, 0, high, -(1 << 126), 1 << 126) for step in (-1, 0, 1)]
     type = parse_type(kind)
@@ -136,7 +136,7 @@ def test_short_forms_take_no_number_that_the_long_ones_refuse(kind: str) -> None
 
 
 @pytest.mark.parametrize("kind", ["Float32", "Float64"])
-def test_short_forms_take_no_float_that_the_long_ones_refuse(kind: str) -> None:
+def test_fast_checks_accept_no_float_that_full_checks_refuse(kind: str) -> None:
     texts = ["0", "-1.5", "3.4028235e38", "3.5e38", "1e308", "inf", "-inf", "nan"]
     wide, fast = wide_type_of(parse_type(kind)), fast_checks_of(parse_type(kind), "Float64")
     assert wide.check and fast and fast.check
@@ -147,7 +147,7 @@ def test_short_forms_take_no_float_that_the_long_ones_refuse(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["UInt8", "Int16", "UInt32", "Int64", "UInt64", "String"])
-def test_short_forms_take_no_tenant_that_the_long_ones_refuse(kind: str) -> None:
+def test_fast_checks_accept_no_tenant_that_full_checks_refuse(kind: str) -> None:
     chance = random.Random(7)
     usual_text = "acme-1" if kind == "String" else "42"
     texts = [usual_text, "0", "00", "007", "-1", "+1", "1.0", " 1", "1 ", "256", "32768", "4294967295", "4294967296"]

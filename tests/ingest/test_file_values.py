@@ -108,7 +108,7 @@ def test_values_of_parquet_files_of_other_types(
     home.run("TRUNCATE TABLE main.plain_quarantine")
 
 
-def test_a_mended_row_of_a_parquet_file_keeps_its_other_values(home: House) -> None:
+def test_a_corrected_row_of_a_parquet_file_keeps_its_other_values(home: House) -> None:
     columns = Sent().take(CASES).columns
     byte, text, number = (columns[k] for k in ("UInt8", "String", "Float64"))
     sink = io.BytesIO()
@@ -121,7 +121,7 @@ def test_a_mended_row_of_a_parquet_file_keeps_its_other_values(home: House) -> N
 
 
 @pytest.mark.parametrize("format", [Input.CSV, Input.PARQUET])
-def test_names_of_columns_in_other_letters(home: House, format: Input) -> None:
+def test_column_names_in_another_case(home: House, format: Input) -> None:
     name = Sent().take(CASES).columns["Date"].upper()
     home.run("TRUNCATE TABLE main.plain")
     sink = io.BytesIO()

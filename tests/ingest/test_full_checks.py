@@ -67,7 +67,7 @@ def seventh(home: House) -> str:
 
 @pytest.mark.parametrize("key", [None, "k"])
 @pytest.mark.parametrize(("odd", "made"), UNUSUAL, ids=str)
-def test_an_unusual_value_is_stored_with_its_neighbours(
+def test_an_unusual_value_is_stored_with_its_neighbors(
     home: House, lines: list[dict[str, Any]], odd: dict[str, Any], made: str, key: str | None
 ) -> None:
     lines[7] |= odd
@@ -91,7 +91,7 @@ def test_an_unusual_value_is_stored_with_its_neighbours(
 @pytest.mark.parametrize("key", [None, "k"])
 @pytest.mark.parametrize(("odd", "made"), UNUSUAL, ids=str)
 @pytest.mark.parametrize("bad", BAD, ids=str)
-def test_a_bad_value_is_found_among_usual_and_unusual_ones(
+def test_a_bad_value_is_found_among_good_ones(
     home: House, lines: list[dict[str, Any]], bad: dict[str, Any], odd: dict[str, Any], made: str, key: str | None
 ) -> None:
     lines[7] |= odd
@@ -101,7 +101,7 @@ def test_a_bad_value_is_found_among_usual_and_unusual_ones(
     assert stored(home) == [n for n in range(20) if n != 9] and seventh(home) == made
 
 
-def test_batches_that_are_usual_again_go_the_short_way_after_a_while(home: House) -> None:
+def test_usual_batches_return_to_the_fast_checks(home: House) -> None:
     gateway = home.gateway._writer
     stage = gateway.schema_for("events", Input.NDJSON)
     gateway._fast_checks_skipped.clear()
@@ -114,7 +114,7 @@ def test_batches_that_are_usual_again_go_the_short_way_after_a_while(home: House
 
 
 @pytest.mark.parametrize("format", [Input.NDJSON, Input.CSV, Input.PARQUET])
-def test_what_no_condition_tells_ends_in_an_error(home: House, format: Input) -> None:
+def test_an_unknown_constraint_is_an_error(home: House, format: Input) -> None:
     """A constraint that the operator added and rookery does not know."""
     rows = pa.table({"tenant_id": pa.array([1], pa.uint32()), "id": pa.array([666], pa.uint32())})
     sink = io.BytesIO()

@@ -35,7 +35,7 @@ def test_short_rows_of_a_wide_datasource_are_bounded(server: Server, path: str) 
     server.done("POST", path, content=b'{"c0":"x"}\n' * 100)
 
 
-def test_batches_never_have_more_than_there_is() -> None:
+def test_batches_never_reserve_more_than_the_limit() -> None:
     memory, lock, most = InsertMemory(10), threading.Lock(), 0
     done: list[int] = []
 
@@ -76,7 +76,7 @@ def test_a_large_batch_is_not_overtaken() -> None:
     assert order == ["large", "small"]
 
 
-def test_what_is_set_aside_grows_with_columns_and_ends_at_the_limit() -> None:
+def test_the_reservation_grows_with_columns_up_to_the_limit() -> None:
     assert max_insert_bytes(100, 10, Input.NDJSON, 1 << 30) < MIN_INSERT_BYTES + 10_000
     assert max_insert_bytes(8 * MIB, 500, Input.NDJSON, 1 << 30) == 1 << 30
     assert max_insert_bytes(10, 1, Input.PARQUET, 1 << 30) == 1 << 30

@@ -51,7 +51,7 @@ def _stored(server: Server) -> dict[str, list[int]]:
 
 
 @pytest.mark.parametrize("last", LAST.values(), ids=LAST)
-def test_one_bad_row_at_the_end_is_the_only_one_that_does_not_arrive(server: Server, last: bytes) -> None:
+def test_only_the_bad_row_at_the_end_is_not_stored(server: Server, last: bytes) -> None:
     before = _stored(server)
     answer = server.admin("POST", "/v0/events", params={"name": "events", "wait": "true"}, content=_body(last))
     assert answer.status_code == 200, answer.text
@@ -68,7 +68,7 @@ def test_one_bad_row_at_the_end_is_the_only_one_that_does_not_arrive(server: Ser
 
 
 @pytest.mark.parametrize("last", [b'{"tenant_id": 2, "event": "api_call"}', b'{"tenant_id": "01"}'])
-def test_another_tenants_row_at_the_end_keeps_everything_out(server: Server, last: bytes) -> None:
+def test_a_row_of_another_tenant_at_the_end_refuses_the_batch(server: Server, last: bytes) -> None:
     """Under a token for one tenant, with which the whole request is refused."""
     before = _stored(server)
     token = server.mint("DATASOURCES:APPEND:events", tenant="1")
@@ -80,7 +80,7 @@ def test_another_tenants_row_at_the_end_keeps_everything_out(server: Server, las
     assert _stored(server) == before
 
 
-def test_a_good_batch_arrives_everywhere(server: Server) -> None:
+def test_a_good_batch_reaches_every_table(server: Server) -> None:
     before = _stored(server)
     body = _body(b'{"tenant_id": 2, "event": "export", "timestamp": "2026-01-01 00:00:00"}')
     stored = server.admin("POST", "/v0/events", params={"name": "events", "wait": "true"}, content=body)

@@ -63,7 +63,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("bomb", BOMBS)
-def test_what_opens_too_far_is_refused(server: Server, bomb: str) -> None:
+def test_a_file_that_expands_too_far_is_refused(server: Server, bomb: str) -> None:
     body = BOMBS[bomb]()
     assert WHOLE_PARQUET_BYTES < len(body) < 2 * WHOLE_PARQUET_BYTES
     found = server.admin("POST", "/v0/datasources?name=events&format=parquet", content=body)
@@ -71,7 +71,7 @@ def test_what_opens_too_far_is_refused(server: Server, bomb: str) -> None:
     server.events("events", [{"s": "x"}])
 
 
-def test_memory_bounds_what_no_declaration_tells() -> None:
+def test_undeclared_expansion_is_limited_by_memory() -> None:
     with TemporaryFile() as file:
         file.write(_lists_of_one_text(3_000, 2 * MIB))
         with pytest.raises(RookeryError) as caught:
@@ -80,7 +80,7 @@ def test_memory_bounds_what_no_declaration_tells() -> None:
     assert "memory" in caught.value.message
 
 
-def test_broken_files_are_the_senders_fault() -> None:
+def test_broken_files_are_client_errors() -> None:
     with TemporaryFile() as file:
         file.write(b"PAR1" + bytes(1000) + b"PAR1")
         with pytest.raises(RookeryError) as caught:

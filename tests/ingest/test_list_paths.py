@@ -104,7 +104,7 @@ def test_a_list_that_is_absent_null_or_empty_gives_the_default(home: House, even
     assert found.pop("given") == "['none']" and {*found.values()} == {"[]"}
 
 
-def test_lists_deeper_in_an_event(home: House) -> None:
+def test_nested_lists(home: House) -> None:
     found = stored(
         home, {"order": {"lines": [{"x": {"y": 0.5}}, {"x": {}}, {"x": {"y": 2}}]}, "other": [{"name": "n"}]}
     )
@@ -128,7 +128,9 @@ def test_lists_deeper_in_an_event(home: House) -> None:
     ],
     ids=str,
 )
-def test_a_value_that_does_not_fit_is_told(home: House, event: dict[str, object], blamed: list[str]) -> None:
+def test_a_value_that_does_not_fit_is_quarantined_with_its_reason(
+    home: House, event: dict[str, object], blamed: list[str]
+) -> None:
     assert stored(home, event) == blamed
 
 

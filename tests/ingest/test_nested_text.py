@@ -44,7 +44,7 @@ def event(number: int, meta: str) -> str:
 
 
 @pytest.mark.parametrize("number", range(len(BESIDE)))
-def test_a_text_deeper_is_kept_as_it_was_sent(home: House, number: int) -> None:
+def test_nested_text_is_kept_byte_for_byte(home: House, number: int) -> None:
     name, texts = f"deeper_{number}", [*OBJECTS, *OTHERS]
     given = {n: (text, text) for n, text in enumerate(texts)} | {
         100 + n: pair for n, pair in enumerate(ALIKE.items())

@@ -77,7 +77,7 @@ def test_a_value_is_stored_as_it_was_sent_or_not_at_all(
     assert _sent(home, name, value) == stored
 
 
-def test_no_price_is_off_by_a_cent(home: House) -> None:
+def test_decimals_are_exact(home: House) -> None:
     body = "\n".join(json.dumps({"tenant_id": 2, "m": {"price": n / 100}}) for n in range(10_000)).encode()
     assert home.gateway.append("events", body, Input.NDJSON).result(60).rows == 10_000
     assert home.rows("SELECT toString(sum(price)), uniqExact(price) FROM main.events WHERE tenant_id = 2") == [

@@ -45,7 +45,7 @@ def test_a_small_file_of_many_long_texts_is_refused(tmp_path: Path) -> None:
         assert server.sql("SELECT count() AS n, min(length(s)) AS l FROM events") == [{"n": 50, "l": 1 << 20}]
 
 
-def test_pieces_of_a_large_file_keep_texts_that_rows_share_once() -> None:
+def test_chunks_of_a_large_file_store_shared_texts_once() -> None:
     with TemporaryFile() as file:
         file.write(_file(2_000, 1 << 20, 40 << 20))
         (piece,) = split_parquet(file, 2 << 30, 1 << 40)
@@ -54,7 +54,7 @@ def test_pieces_of_a_large_file_keep_texts_that_rows_share_once() -> None:
     assert pq.ParquetFile(io.BytesIO(piece)).metadata.num_rows == 2_000
 
 
-def test_a_file_that_waits_on_disk_leaves_as_much_as_it_takes(tmp_path: Path) -> None:
+def test_a_file_spooled_to_disk_respects_the_reserve_of_free_space(tmp_path: Path) -> None:
     # Less than three times the reserve is free: enough for rows, and not for large temporary files.
     reserve = shutil.disk_usage(gettempdir()).free * 4 // 10
     with running(tmp_path, ROOKERY_MIN_FREE=reserve) as server:

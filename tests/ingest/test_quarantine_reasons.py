@@ -64,7 +64,7 @@ RECORDS = [
 ]
 
 
-def test_the_value_of_an_event(home: House) -> None:
+def test_the_bad_value_of_an_event_is_named(home: House) -> None:
     for old, new, column, reason in EVENTS:
         assert old in REST
         good = f'{{"id": 2, {REST}}}'
@@ -72,7 +72,7 @@ def test_the_value_of_an_event(home: House) -> None:
         assert [*found] == [column] and found[column].startswith(reason), (new, found)
 
 
-def test_the_field_of_a_record(home: House) -> None:
+def test_the_bad_field_of_a_record_is_named(home: House) -> None:
     for row, column, reason in RECORDS:
         found = told(home, f"id,name,n,f\n{row}\n3,good,1,1\n", Input.CSV)
         assert [*found] == [column] and found[column].startswith(reason), (row, found)
@@ -86,7 +86,7 @@ engine: {sorting_key: [id]}
 """
 
 
-def test_a_default_that_throws_as_the_row_is_read_only(home: House) -> None:
+def test_a_default_that_throws_only_while_the_row_is_read(home: House) -> None:
     """The engine takes the 45th of month 13 for 1970 in a query, and throws on it in an insert of rows."""
     home.push({"datasources/rows.yaml": ROWS, "datasources/days.yaml": DAYS})
     for format, body in (

@@ -73,7 +73,7 @@ def test_a_payload_is_kept_byte_for_byte(home: House, whole: str, turned: bool) 
             home.run(f"TRUNCATE TABLE main.{name}")
 
 
-def test_an_object_deeper_in_an_event_is_kept_too(home: House) -> None:
+def test_a_nested_object_is_kept_byte_for_byte(home: House) -> None:
     columns = [
         ("type", "LowCardinality(String)", ""),
         ("data", "String", ""),
@@ -94,7 +94,7 @@ def test_an_object_deeper_in_an_event_is_kept_too(home: House) -> None:
     assert none == ("", "", "", 0, "1970-01-01 00:00:00")
 
 
-def test_the_log_record_of_opentelemetry(home: House) -> None:
+def test_opentelemetry_log_records(home: House) -> None:
     columns = [
         ("severity", "LowCardinality(String)", "$.severityText"),
         ("body", "String", "$.body"),
@@ -112,7 +112,7 @@ def test_the_log_record_of_opentelemetry(home: House) -> None:
     ]
 
 
-def test_no_event_can_name_what_only_the_stage_has(home: House) -> None:
+def test_events_cannot_set_internal_columns_of_the_stage(home: House) -> None:
     push(home, "own", ("id", "UInt32", ""), ("payload", "String", ""), ("x", "Int64", "$.payload.x"))
     stage = home.gateway._writer.schema_for("own", Input.NDJSON)
     shared = [reader.name for readers in stage.shared.values() for reader in readers]

@@ -72,7 +72,7 @@ def blamed(home: House, name: str) -> list[tuple[list[str], list[str]]]:
 
 @pytest.mark.feature
 @pytest.mark.parametrize("absent", [True, False])
-def test_a_required_value_must_be_there(home: House, absent: bool) -> None:
+def test_a_missing_required_value_is_quarantined(home: House, absent: bool) -> None:
     """In events: absent or null. A value that is a default by chance is a value."""
     rows = [event()]
     for name, (_, path, _, _) in REQUIRED.items():
@@ -94,7 +94,7 @@ def test_a_required_value_must_be_there(home: House, absent: bool) -> None:
 
 
 @pytest.mark.feature
-def test_a_required_value_of_files(home: House) -> None:
+def test_a_missing_required_value_of_a_file_is_quarantined(home: House) -> None:
     plain = [n for n, (_, p, v, _) in REQUIRED.items() if not p and n not in ("map", "object", "list")]
     values = [str(REQUIRED[n][2]) or '"x"' for n in plain]
     header = ",".join([*plain, "deep", "deeptext", "deeplist", "each", "list", "map", "object"])
@@ -114,7 +114,7 @@ def test_a_required_value_of_files(home: House) -> None:
 
 @pytest.mark.feature
 @pytest.mark.parametrize("more", ["default: \"'x'\"", "type: Tuple(a UInt8)"])
-def test_what_cannot_be_required(home: House, more: str) -> None:
+def test_columns_that_cannot_be_required(home: House, more: str) -> None:
     kind = "" if "type" in more else "type: String, "
     text = f"columns: [{{name: id, type: UInt32}}, {{name: x, {kind}{more}, required: true}}]\nengine: {{sorting_key: [id]}}\n"
     with pytest.raises((Problems, RookeryError)):
@@ -149,7 +149,7 @@ def test_a_row_with_none_of_the_columns(home: House, way: str) -> None:
     home.run("TRUNCATE TABLE main.any")
 
 
-def test_a_tenant_that_the_token_names_is_none_of_the_columns(home: House) -> None:
+def test_the_tenant_of_the_token_does_not_count_as_a_column(home: House) -> None:
     home.add("a")
     body = "\n".join(map(json.dumps, [{}, {"other": 1}, {"id": 1}, {"tenant_id": "a"}]))
     outcome = home.gateway.append("own", body.encode(), Input.NDJSON, "a").result(60)

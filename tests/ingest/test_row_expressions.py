@@ -147,7 +147,7 @@ def _assert_put_aside(home: House, kind: str, name: str, stored: int) -> None:
 
 
 @pytest.mark.parametrize(("kind", "mode"), CASES, ids=lambda v: v or "plain")
-def test_the_row_that_throws_is_put_aside(home: House, kind: str, mode: str) -> None:
+def test_a_row_that_throws_is_quarantined(home: House, kind: str, mode: str) -> None:
     name = _name(kind, mode)
     body = "\n".join(map(json.dumps, _rows(KINDS[kind].bad))).encode()
     outcome = home.gateway.append(name, body, Input.NDJSON, key="a key").result(60)
@@ -166,7 +166,7 @@ def test_the_row_that_throws_is_put_aside(home: House, kind: str, mode: str) -> 
         *((k, f) for k in ("ttl", "partition key", "sign") for f in (Input.CSV, Input.PARQUET)),
     ],
 )
-def test_rows_of_files(home: House, kind: str, format: Input) -> None:
+def test_rows_of_files_that_throw_are_quarantined(home: House, kind: str, format: Input) -> None:
     name, rows = _name(kind, ""), _rows(KINDS[kind].bad)
     body = "\n".join([",".join(rows[0]), *(",".join(map(str, r.values())) for r in rows)]).encode()
     if format is Input.PARQUET:

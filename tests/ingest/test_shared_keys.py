@@ -108,7 +108,7 @@ def alone(home: House, kinds: Sequence[str], deep: bool) -> Alone:
 
 
 @pytest.mark.parametrize("deep", [False, True])
-def test_each_of_two_columns_on_a_key_reads_for_itself(home: House, deep: bool) -> None:
+def test_two_columns_that_read_one_key_are_independent(home: House, deep: bool) -> None:
     """All pairs of types in both orders, each on a key of its own."""
     kinds = DEEP if deep else KINDS
     expected = alone(home, kinds, deep)

@@ -29,7 +29,7 @@ def test_values_of_events(home: House, together: bool) -> None:
     assert became(home, "plain", sent, start) == {(k, t): s for k, t, s in sent.rows}
 
 
-def test_values_deeper_in_events(home: House) -> None:
+def test_nested_values_of_events(home: House) -> None:
     sent = Sent().take(CASES)
     # A number that no float holds spoils the object that it stands in, which all of these share.
     sent.rows = [(k, t, DEEPER.get((k, t), s)) for k, t, s in sent.rows if t != "1e400"]
@@ -56,7 +56,7 @@ def test_values_three_keys_deep(home: House) -> None:
     ]
 
 
-def test_defaults_see_other_columns_as_they_are_stored(home: House) -> None:
+def test_defaults_use_stored_values_of_other_columns(home: House) -> None:
     columns = [
         "{name: id, type: UInt32}",
         "{name: day, type: Date, json: $.when}",
@@ -80,7 +80,7 @@ def test_defaults_see_other_columns_as_they_are_stored(home: House) -> None:
     ]
 
 
-def test_an_object_that_is_no_value_is_not_taken_for_an_absent_one(home: House) -> None:
+def test_an_object_instead_of_a_value_is_not_treated_as_absent(home: House) -> None:
     columns = Sent().take(CASES).columns
     takes = {columns["String"], columns["JSON"]}
     lines = [f'{{"id": {n}, "m": {{"{c}": {{"x": 1}}}}}}' for n, c in enumerate(columns.values(), 20_000)]
@@ -90,7 +90,7 @@ def test_an_object_that_is_no_value_is_not_taken_for_an_absent_one(home: House) 
     home.run("TRUNCATE TABLE main.deeper_quarantine")
 
 
-def test_values_of_csv_files_go_by_the_columns_names(home: House) -> None:
+def test_values_of_csv_files_are_matched_by_column_name(home: House) -> None:
     """Also where an event has them elsewhere; and dates as in events."""
     columns = Sent().take(CASES).columns
     day, price, number, moment = (columns[k] for k in ("Date", "Decimal(9, 2)", "Float32", "DateTime64(3, 'UTC')"))
@@ -115,7 +115,7 @@ def test_values_of_csv_files_go_by_the_columns_names(home: House) -> None:
     home.run("TRUNCATE TABLE main.deeper_quarantine")
 
 
-def test_a_bad_row_takes_no_neighbour_with_it(home: House) -> None:
+def test_a_bad_row_does_not_affect_its_neighbors(home: House) -> None:
     """Also where the engine would stop, or continue into the next row."""
     columns = Sent().take(CASES).columns
     moment, uuid, values = columns["DateTime('UTC')"], columns["UUID"], columns["Array(String)"]
@@ -130,7 +130,7 @@ def test_a_bad_row_takes_no_neighbour_with_it(home: House) -> None:
 
 
 @pytest.mark.parametrize("beside", ["", '{"id": 1, "c30": ""}', '{"id": 1, "note": "' + "1" * 40 + '"}', "torn"])
-def test_true_and_false_are_numbers_whatever_stands_beside_them(home: House, beside: str) -> None:
+def test_booleans_are_numbers_in_any_batch(home: House, beside: str) -> None:
     byte = Sent().take(CASES).columns["UInt8"]
     rows = [f'{{"id": {n}, "{byte}": {value}}}' for n, value in ((800_000, "true"), (800_001, "false"))]
     append(home, "plain", "\n".join([*rows, beside.replace("c30", byte)]).encode(), Input.NDJSON)
@@ -142,7 +142,7 @@ def test_true_and_false_are_numbers_whatever_stands_beside_them(home: House, bes
     home.run("TRUNCATE TABLE main.plain_quarantine")
 
 
-def test_a_long_number_changes_nothing_for_others(home: House) -> None:
+def test_a_long_number_does_not_affect_other_rows(home: House) -> None:
     columns = Sent().take(CASES).columns
     text, numbers, byte = (columns[k] for k in ("String", "Array(Array(UInt8))", "UInt8"))
     home.run("TRUNCATE TABLE main.plain")
@@ -170,7 +170,7 @@ def test_lists_in_csv_files(home: House) -> None:
 
 
 @pytest.mark.parametrize("row", ['{"id": 1, "c30": "caf\\xe9"}', '{"id": 1, "c30": "a\tb"}'])
-def test_a_row_is_judged_alike_alone_and_beside_a_bad_one(home: House, row: str) -> None:
+def test_a_row_is_validated_the_same_beside_a_bad_one(home: House, row: str) -> None:
     column = Sent().take(CASES).columns["String"]
     text = row.replace("c30", column).encode().replace(b"\\xe9", b"\xe9")
     for body in (text, text + b"\n" + b'{"id": "x"}'):
@@ -178,7 +178,7 @@ def test_a_row_is_judged_alike_alone_and_beside_a_bad_one(home: House, row: str)
     home.run("TRUNCATE TABLE main.plain_quarantine")
 
 
-def test_a_record_with_too_few_cells_is_told_so(home: House) -> None:
+def test_a_record_with_too_few_cells_is_quarantined_with_its_reason(home: House) -> None:
     columns = Sent().take(CASES).columns
     body = f"id,{columns['UUID']},{columns['Date']}\n1,2026-02-03\n"
     assert home.gateway.append("plain", body.encode(), Input.CSV).result(60).quarantined == 1
@@ -202,7 +202,7 @@ def test_lists_of_values_that_cannot_be_null(home: House) -> None:
     assert append(home, "shapes", b'{"id": 1, "p": [[1, 2]]}', Input.NDJSON) == 1
 
 
-def test_few_bad_rows_of_a_wide_file_stay_as_they_were_sent(home: House) -> None:
+def test_few_bad_rows_of_a_wide_file_are_quarantined_as_sent(home: House) -> None:
     header = "ID," + ",".join(f"column_{n:05}" for n in range(1_000))
     for row in ("x," + "y," * 999, 'x,"open', "x"):
         home.gateway.append("plain", f"{header}\n{row}".encode(), Input.CSV).result(60)
@@ -210,7 +210,7 @@ def test_few_bad_rows_of_a_wide_file_stay_as_they_were_sent(home: House) -> None
         home.run("TRUNCATE TABLE main.plain_quarantine")
 
 
-def test_many_bad_rows_of_a_wide_file_keep_what_the_datasource_has(home: House) -> None:
+def test_many_bad_rows_of_a_wide_file_are_quarantined_with_known_columns(home: House) -> None:
     body = "ID," + ",".join(f"column_{n:05}" for n in range(5_000)) + "\n" + "x,\n" + ("x" + "," * 5_000 + "\n") * 700
     home.gateway.append("plain", body.encode(), Input.CSV).result(60)
     found = home.rows("SELECT c__header, c__text, count() FROM main.plain_quarantine GROUP BY 1, 2 ORDER BY 3")
@@ -218,7 +218,7 @@ def test_many_bad_rows_of_a_wide_file_keep_what_the_datasource_has(home: House) 
     home.run("TRUNCATE TABLE main.plain_quarantine")
 
 
-def test_reasons_show_the_value_and_not_what_is_around_it(home: House) -> None:
+def test_reasons_show_only_the_value(home: House) -> None:
     columns = Sent().take(CASES).columns
     moment = columns["DateTime64(3, 'UTC')"]
     body = json.dumps({"id": 1, "m": {moment: 20260228, "other": "secret"}}).encode()
@@ -235,7 +235,7 @@ def _list(*rows: Any, end: str) -> bytes:
 
 
 @pytest.mark.parametrize(("end", "torn"), [("", "["), (", ", "["), (', {"id": 5', '{"id": 5')])
-def test_a_list_without_an_end_is_told(home: House, end: str, torn: str) -> None:
+def test_an_unterminated_list_is_quarantined_with_its_reason(home: House, end: str, torn: str) -> None:
     """Its complete elements are stored; that others may be missing is a row in quarantine."""
     body = _list({"id": 50_000}, {"id": 50_001}, end=end)
     outcome = home.gateway.append("plain", body, Input.NDJSON).result(60)
@@ -247,7 +247,7 @@ def test_a_list_without_an_end_is_told(home: House, end: str, torn: str) -> None
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_an_object_as_text_beside_what_stands_in_it(home: House, turned: bool) -> None:
+def test_an_object_as_text_beside_its_nested_values(home: House, turned: bool) -> None:
     columns = [
         "{name: id, type: UInt32}",
         "{name: page, type: String}",

@@ -88,7 +88,9 @@ def stored(home: House, table: str = "events") -> list[str]:
         ({"token": "a"}, {"bound_tenant": "1"}),
     ],
 )
-def test_a_neighbor_does_not_wait_for_a_search(home: House, theirs: dict[str, Any], ours: dict[str, Any]) -> None:
+def test_a_writer_does_not_wait_for_the_search_of_another(
+    home: House, theirs: dict[str, Any], ours: dict[str, Any]
+) -> None:
     with no_search(home):
         bad = send(home, [row(f"bad {n}", n="many") for n in range(15)] + [row("good")], **theirs)
         first = send(home, [row("ours", int(ours.get("bound_tenant", 2)))], **ours)
@@ -99,7 +101,7 @@ def test_a_neighbor_does_not_wait_for_a_search(home: House, theirs: dict[str, An
     assert stored(home) == ["ours", "good"]
 
 
-def test_a_writer_s_rows_stay_in_order_behind_its_bad_ones(home: House) -> None:
+def test_rows_of_a_writer_stay_in_order_after_its_bad_ones(home: House) -> None:
     with no_search(home):
         bad = send(home, [row("1 good"), row("bad", n="many")], token="a")
         later = [send(home, [row(f"{n} later")], token="a") for n in range(2, 5)]
@@ -136,7 +138,7 @@ def test_searches_take_turns(home: House) -> None:
     assert done.index("one") < 8, done
 
 
-def test_turns_are_fair_and_keep_what_may_go_together_together() -> None:
+def test_turns_are_fair_and_combine_compatible_requests() -> None:
     queue = IngestQueue()
     for n in range(3):
         for token, bound in (("a", None), ("", "1"), ("b", None)):
@@ -155,7 +157,7 @@ def test_turns_are_fair_and_keep_what_may_go_together_together() -> None:
     assert (queue.size, queue.waiting, queue.queues) == (0, 0, {})
 
 
-def test_what_is_beyond_the_limits_goes_to_quarantine_unsearched(home: House) -> None:
+def test_batches_over_the_search_limit_are_quarantined_unsearched(home: House) -> None:
     unreadable = send(home, [row(f"u {n}", n="many") for n in range(9)] + [row("good")], token="limits")
     assert (unreadable.result(30).rows, unreadable.result(30).quarantined) == (1, 9)
     reasons = Counter(
@@ -167,7 +169,7 @@ def test_what_is_beyond_the_limits_goes_to_quarantine_unsearched(home: House) ->
     }
 
 
-def test_a_random_crowd_loses_nothing_and_doubles_nothing(home: House) -> None:
+def test_random_writers_have_every_row_once(home: House) -> None:
     chance = random.Random(7)
     home.workspace.settings.__dict__["quarantine_rows"] = 100_000
     sent: list[tuple[Future[AppendResult], int, int]] = []
@@ -191,7 +193,7 @@ def test_a_random_crowd_loses_nothing_and_doubles_nothing(home: House) -> None:
 
 
 @pytest.mark.feature
-def test_a_writer_s_quarantine_has_a_limit_and_good_rows_are_stored_beyond_it(home: House) -> None:
+def test_good_rows_are_stored_after_the_quarantine_limit_of_a_writer(home: House) -> None:
     outcome = send(home, [row(f"b {n}", n="x") for n in range(QUOTA + 5)] + [row("g")], token="full", key="k").result(
         30
     )
@@ -211,7 +213,9 @@ def test_a_writer_s_quarantine_has_a_limit_and_good_rows_are_stored_beyond_it(ho
     assert (later.quarantined, later.refused, later.repeated) == (1, 0, False)
 
 
-def test_closing_stores_what_waits_behind_a_search(home: House, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_closing_stores_requests_that_wait_for_a_search(
+    home: House, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     gateway = type(home.gateway)(home.workspace, home.gateway._writer._stages)
     sent = [
         gateway.append("events", json.dumps(row(f"c {n}", n="x" if n == 0 else 1)).encode(), Input.NDJSON)

@@ -22,7 +22,7 @@ def home(tmp_path: Path) -> Iterator[House]:
         yield made
 
 
-def test_a_lone_caller_waits_for_few_batches_of_a_crowd(home: House) -> None:
+def test_one_caller_waits_for_few_batches_of_many_others(home: House) -> None:
     """Although there is one thread for all, and the crowd always comes again."""
     home.gateway._threads.shutdown(wait=True)
     home.gateway._threads = ThreadPoolExecutor(1)

@@ -198,7 +198,7 @@ def test_a_thousand_interleaved_requests_do_not_cross(world: World) -> None:
 
 
 @pytest.mark.proves("D9", "D10", "D17", "B15")
-def test_tenants_come_and_go_while_others_are_asked(world: World) -> None:
+def test_tenants_are_added_and_removed_while_others_query(world: World) -> None:
     """A tenant that is added, filled and removed over and over is visible to itself only, and to no tenant afterwards."""
     asker = Asker(world, {t: token_of(world, t) for t in STAY})
     stop, wrong = threading.Event(), []
@@ -239,7 +239,7 @@ def test_tenants_come_and_go_while_others_are_asked(world: World) -> None:
 
 
 @pytest.mark.proves("D8", "D10")
-def test_nobody_in_particular_sees_nothing(world: World) -> None:
+def test_a_token_without_a_tenant_sees_nothing(world: World) -> None:
     nobody = world.token("PIPES:READ:words", "PIPES:READ:counted", "DATASOURCES:READ:events")
     for ask in (
         lambda: world.call(nobody, "words"),
@@ -313,7 +313,7 @@ CLAIMS = [
 
 
 @pytest.mark.proves("D11", "B12")
-def test_a_writer_for_one_tenant_writes_for_no_other(world: World) -> None:
+def test_an_append_token_writes_only_for_its_tenant(world: World) -> None:
     nest = "main_nest_bee"
     before = {t: stored(world, t, d) for t, d in (("events", nest), ("counts", nest))}
     bee = [r for r in stored(world, "events") if r[0] == "bee"]
@@ -338,7 +338,7 @@ def test_a_writer_for_one_tenant_writes_for_no_other(world: World) -> None:
 
 
 @pytest.mark.proves("D11")
-def test_a_row_lands_with_the_tenant_that_landing_says_and_with_no_other(world: World) -> None:
+def test_a_row_reaches_only_the_nest_of_its_tenant(world: World) -> None:
     """Without a bound tenant, as for an ingest token: look-alikes are refused or are tenants of their own."""
     before = [r for r in stored(world, "events") if r[0] in PLACEMENTS]
     kept = len(in_quarantine(world, "events"))
@@ -364,7 +364,7 @@ def test_a_row_lands_with_the_tenant_that_landing_says_and_with_no_other(world: 
 
 
 @pytest.mark.proves("D11")
-def test_a_tenant_deep_in_the_event_is_held_to_the_same_rule(world: World) -> None:
+def test_a_nested_tenant_value_follows_the_same_rule(world: World) -> None:
     good = '{"who": {"id": "ant", "name": "bee"}, "word": "deep"}'
     assert append(world, "nested", good, "ant") == "stored"
     for body in (
@@ -384,7 +384,7 @@ def test_a_tenant_deep_in_the_event_is_held_to_the_same_rule(world: World) -> No
 
 
 @pytest.mark.proves("D11")
-def test_a_number_is_one_tenant_however_it_is_written(world: World) -> None:
+def test_a_numeric_tenant_is_the_same_in_every_spelling(world: World) -> None:
     settings = world.workspace.settings.model_copy(update={"workspace": "numbers"})
     workspace = Workspace(settings, world.workspace.warehouse)
     numbers = World(workspace, Queries(workspace), Gateway(workspace, StagingPool(workspace)))
@@ -416,7 +416,7 @@ def test_a_number_is_one_tenant_however_it_is_written(world: World) -> None:
 
 
 @pytest.mark.proves("D10", "D11")
-def test_a_name_never_becomes_part_of_a_view_where_numbers_are_expected(world: World) -> None:
+def test_text_ids_never_reach_a_view_over_numeric_tenants(world: World) -> None:
     """Ids are spelled in the views of nests: one that is no number must not reach a column of numbers."""
     with pytest.raises(RookeryError) as refused:
         world.push(NUMBERED)
@@ -429,7 +429,7 @@ def test_a_name_never_becomes_part_of_a_view_where_numbers_are_expected(world: W
 
 
 @pytest.mark.proves("B3")
-def test_a_failing_view_of_another_tenant_is_not_noticed_by_the_sender(world: World) -> None:
+def test_a_failing_view_of_another_tenant_does_not_affect_the_sender(world: World) -> None:
     """The row arrives once with its own tenant; the view that failed is taken down, and a push puts it back."""
     execute, query = world.workspace.warehouse.execute, world.workspace.warehouse.query
     there = "SELECT count() FROM system.tables WHERE database = 'main_nest_dog' AND engine = 'MaterializedView'"
@@ -448,7 +448,7 @@ def test_a_failing_view_of_another_tenant_is_not_noticed_by_the_sender(world: Wo
 
 
 @pytest.mark.proves("B3")
-def test_a_failing_view_that_is_not_ours_tells_the_sender_nothing(world: World) -> None:
+def test_errors_of_foreign_views_reveal_nothing_to_the_sender(world: World) -> None:
     execute = world.workspace.warehouse.execute
     execute("CREATE TABLE main_nest_dog.strange (x UInt8) ENGINE = Memory")
     execute(
@@ -472,7 +472,7 @@ def test_a_failing_view_that_is_not_ours_tells_the_sender_nothing(world: World) 
 
 
 @pytest.mark.proves("D11", "B12")
-def test_nothing_is_written_past_the_views(world: World) -> None:
+def test_targets_and_nests_cannot_be_written_directly(world: World) -> None:
     """Targets of pipes take no rows from outside, nests refuse foreign rows, other datasources need their scope."""
     row = '{"tenant": "ant", "word": "direct", "n": 5}'
     assert append(world, "counts", row, "ant") == NOT_WRITABLE.id

@@ -64,12 +64,12 @@ IMPLICIT = {
 
 @pytest.mark.feature
 @pytest.mark.parametrize("sql", IMPLICIT)
-def test_columns_that_are_meant_without_a_name_are_read(server: Server, ant: str, sql: str) -> None:
+def test_columns_used_implicitly_are_read(server: Server, ant: str, sql: str) -> None:
     assert server.sql(sql, ant) == [{"n": IMPLICIT[sql]}]
 
 
 @pytest.mark.feature
-def test_count_of_a_tables_columns_does_not_become_a_count_of_one(server: Server, ant: str) -> None:
+def test_count_of_a_qualified_asterisk_is_refused(server: Server, ant: str) -> None:
     assert server.post("/v0/sql", ant, content="SELECT count(prices.*) FROM prices").status_code == 400
 
 
@@ -91,14 +91,14 @@ RENAMED = (
 
 @pytest.mark.feature
 @pytest.mark.parametrize("sql", RENAMED)
-def test_no_name_brings_functions_to_other_tenants_values(server: Server, ant: str, sql: str) -> None:
+def test_no_alias_runs_functions_on_values_of_other_tenants(server: Server, ant: str, sql: str) -> None:
     failed = server.log().count("query failed")
     assert server.sql(sql, ant) == [{"n": "ABC"}]
     assert server.log().count("query failed") == failed, "the first run failed on a value of another tenant"
 
 
 @pytest.mark.feature
-def test_nobody_raises_the_alarm_of_isolation(server: Server, ant: str) -> None:
+def test_a_caller_cannot_fake_an_isolation_alarm(server: Server, ant: str) -> None:
     text = "rookery: a row of another tenant"
     for message in (text, f"DB::Exception: {text}", f"{text} (0123456789abcdef)"):
         found = server.post("/v0/sql", ant, content=f"SELECT throwIf(1, '{message}') FROM events")
@@ -106,7 +106,7 @@ def test_nobody_raises_the_alarm_of_isolation(server: Server, ant: str) -> None:
     assert "was held back" not in server.log()
 
 
-def test_a_limit_of_requests_is_the_tenants_own(server: Server) -> None:
+def test_request_limits_are_counted_per_tenant(server: Server) -> None:
     first, second = (server.mint("PIPES:READ:one", tenant=t, limits={"rps": 1}) for t in ("ant", "bee"))
     while server.get("/v0/pipes/one.json", first).status_code != 429:
         pass
@@ -114,7 +114,7 @@ def test_a_limit_of_requests_is_the_tenants_own(server: Server) -> None:
     assert 200 in [server.get("/v0/pipes/one.json", second).status_code for _ in range(2)]
 
 
-def test_one_tenants_bodies_do_not_take_all_the_room(server: Server, ant: str) -> None:
+def test_waiting_bodies_of_one_tenant_leave_memory_for_others(server: Server, ant: str) -> None:
     bee = server.mint(*READS, tenant="bee")
     address = server.url.removeprefix("http://").split(":")
     head = f"POST /v0/events?name=events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {ant}\r\n"
@@ -169,7 +169,7 @@ def test_deep_texts_are_refused_whatever_their_depth(server: Server, ant: str) -
     "expression",
     ["arrayMap(editDistance, [kind], [kind])", "arrayMap(SparseGrams, [kind])", "COLUMNS(kind) APPLY(sparseGrams)"],
 )
-def test_functions_with_bounds_are_not_called_by_name_alone(server: Server, ant: str, expression: str) -> None:
+def test_bounded_functions_cannot_be_passed_by_name(server: Server, ant: str, expression: str) -> None:
     found = server.post("/v0/sql", ant, content=f"SELECT {expression} FROM events LIMIT 1")
     assert found.status_code == 400 and found.json()["code"] in ("RK2002", "RK2003")
 
@@ -191,7 +191,7 @@ def test_a_header_with_two_values_is_refused(server: Server, ant: str, name: str
 
 
 @pytest.mark.parametrize("begun", ['{"tenant": "ant", "kind": "', '[{"tenant": "ant", "kind": "'])
-def test_a_row_that_does_not_end_counts_as_waiting(server: Server, ant: str, begun: str) -> None:
+def test_an_endless_row_counts_against_the_memory_budget(server: Server, ant: str, begun: str) -> None:
     body = gzip.compress(begun.encode() + b"x" * (80 * MIB))
     headers = {"content-encoding": "gzip"}
     found = server.post("/v0/datasources?name=events&format=ndjson", ant, content=body, headers=headers)

@@ -79,7 +79,7 @@ def pair(found: dict[str, World], request: pytest.FixtureRequest) -> Pair:
     return Pair(found, request.param)
 
 
-def test_the_worlds_differ_in_what_an_admin_sees(found: dict[str, World]) -> None:
+def test_an_admin_sees_the_difference_between_the_workspaces(found: dict[str, World]) -> None:
     """Otherwise all that follows would prove nothing."""
     for tenant in PLACEMENTS:
         rows = found["full"].workspace.warehouse.query("SELECT * FROM full.events").rows
@@ -93,7 +93,7 @@ def test_the_worlds_differ_in_what_an_admin_sees(found: dict[str, World]) -> Non
 
 @pytest.mark.proves("A1", "A2", "A11")
 @pytest.mark.parametrize("pipe", PIPES)
-def test_an_endpoint_shows_each_tenant_its_own_rows_whatever_its_author_forgot(pair: Pair, pipe: str) -> None:
+def test_an_endpoint_without_a_tenant_filter_shows_only_own_rows(pair: Pair, pipe: str) -> None:
     given = {"text": "5", "tenant_id": pair.tenant} if pipe in ("parsed", "other_tenant") else {}
     kind, document = pair.call(pipe, given)
     assert kind == "answer", document
@@ -105,7 +105,7 @@ def test_an_endpoint_shows_each_tenant_its_own_rows_whatever_its_author_forgot(p
 
 
 @pytest.mark.proves("A1", "A4", "A5")
-def test_nobody_chooses_a_tenant_but_the_token(pair: Pair, found: dict[str, World]) -> None:
+def test_only_the_token_selects_the_tenant(pair: Pair, found: dict[str, World]) -> None:
     full, mine = found["full"], pair.tenant
     for other in PLACEMENTS:
         # A fixed parameter wins silently, be it set by the token's tenant or by the token itself.
@@ -149,7 +149,7 @@ PARAMETERS = {
 
 @pytest.mark.proves("A2", "A3")
 @pytest.mark.parametrize("pipe", PARAMETERS)
-def test_hostile_values_stay_values(pair: Pair, pipe: str) -> None:
+def test_hostile_values_are_bound_as_values(pair: Pair, pipe: str) -> None:
     before = pair.full.workspace.warehouse.query("SELECT count() FROM full.events").rows
     for name in PARAMETERS[pipe]:
         for value in HOSTILE if pipe in ("typed", "chosen") else HOSTILE[::5]:
@@ -159,7 +159,7 @@ def test_hostile_values_stay_values(pair: Pair, pipe: str) -> None:
 
 
 @pytest.mark.proves("A3")
-def test_an_identifier_can_only_be_a_column_that_the_tenant_may_read(pair: Pair) -> None:
+def test_an_identifier_can_only_be_a_readable_column(pair: Pair) -> None:
     for value in ("omega_column", "plan", "_part", "_rk_at", "users", "price", "rk_after", "name", "database"):
         kind, seen = pair.call("chosen", {"which": value})
         assert (kind, seen[0]) == ("error", 400), value
@@ -169,14 +169,14 @@ def test_an_identifier_can_only_be_a_column_that_the_tenant_may_read(pair: Pair)
 
 
 @pytest.mark.proves("A2", "A11", "B3")
-def test_other_tenants_rows_are_never_looked_at(pair: Pair) -> None:
+def test_functions_never_see_rows_of_other_tenants(pair: Pair) -> None:
     """Probes throw on rows, texts and key ranges that only others have: no answer may depend on them."""
     kinds = [pair.sql(sql)[0] for sql in list(matrix())[:: STEP if pair.tenant == "acme" else 3 * STEP]]
     assert kinds.count("answer") > 0.8 * len(kinds)
 
 
 @pytest.mark.proves("A2", "A11")
-def test_the_fence_holds_without_the_second_run(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_do_not_depend_on_the_barrier_rerun(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     """A failed query runs again behind a barrier. That is for index analysis alone: rows are never looked at."""
 
     def without_barrier(value: Any, **changes: Any) -> Any:
@@ -198,26 +198,26 @@ ON_KEYS = frozenset(
 
 
 @pytest.mark.proves("A2", "A11", "B3")
-def test_storage_and_names_tell_nothing(pair: Pair) -> None:
+def test_storage_and_names_reveal_nothing(pair: Pair) -> None:
     kinds = {sql: pair.sql(sql)[0] for sql in OTHERS}
     assert {"answer", "error"} == set(kinds.values())
 
 
 @pytest.mark.proves("A2", "A11", "B3")
-def test_the_corpus_of_attacks_learns_nothing(pair: Pair) -> None:
+def test_attacks_reveal_nothing(pair: Pair) -> None:
     for _, sql in statements("attacks.sql"):
         pair.sql(sql)
 
 
 @pytest.mark.proves("A2", "A11")
-def test_random_statements_learn_nothing(found: dict[str, World]) -> None:
+def test_random_statements_reveal_nothing(found: dict[str, World]) -> None:
     pairs = [Pair(found, t) for t in OWN_WORLD]
     kinds = [pairs[seed % 2].sql(Grammar(seed).statement())[0] for seed in range(RANDOM)]
     assert kinds.count("answer") > 0.6 * len(kinds)
 
 
 @pytest.mark.proves("A2")
-def test_a_failed_query_takes_nothing_from_the_next_ones(pair: Pair) -> None:
+def test_a_failed_query_does_not_affect_later_queries(pair: Pair) -> None:
     """The engine's cache of conditions would keep what a failed query had not read as if it did not match."""
     for table in ("events", "logs"):
         for _ in range(3):
@@ -233,7 +233,7 @@ def test_a_failed_query_takes_nothing_from_the_next_ones(pair: Pair) -> None:
 
 @pytest.mark.proves("A2", "A11")
 @pytest.mark.parametrize("format", Format)
-def test_no_format_carries_what_others_stored_beside_it(pair: Pair, format: Format) -> None:
+def test_no_format_contains_dictionaries_or_paths_of_other_tenants(pair: Pair, format: Format) -> None:
     """Dictionaries of LowCardinality and paths of JSON are shared by all rows of a part."""
     for table in READABLE:
         if table == "prices":
@@ -252,7 +252,7 @@ def test_no_format_carries_what_others_stored_beside_it(pair: Pair, format: Form
 
 
 @pytest.mark.proves("A2", "A5")
-def test_a_filter_is_a_fence_like_the_tenant(found: dict[str, World]) -> None:
+def test_a_row_filter_isolates_like_the_tenant(found: dict[str, World]) -> None:
     """Static tokens and JWTs that select the tenant by a filter, with a further condition beside it."""
     for tenant in OWN_WORLD:
         equality = [f"DATASOURCES:READ:{t}:tenant = '{tenant}'" for t in ("events", "logs", "latest", "bare")]
@@ -276,7 +276,7 @@ def _seen(both: tuple[World, World], by_world: dict[str, str], sql: str) -> tupl
 
 
 @pytest.mark.proves("A2")
-def test_a_filter_without_a_tenant_is_a_fence_too(found: dict[str, World]) -> None:
+def test_a_row_filter_without_a_tenant_isolates(found: dict[str, World]) -> None:
     """Rows that a filter hides are not looked at either, not even the ends of key ranges in the index."""
     files = {
         "regions": """
@@ -301,7 +301,7 @@ engine: {sorting_key: [k], settings: {index_granularity: 4}}
 
 
 @pytest.mark.proves("A2", "D8", "D10")
-def test_filters_that_select_nobody_or_two_tenants_are_refused(found: dict[str, World]) -> None:
+def test_filters_that_select_no_tenant_or_two_are_refused(found: dict[str, World]) -> None:
     full = found["full"]
     for condition in (
         "tenant != 'omega'", "tenant = 'acme' OR tenant = 'omega'", "tenant IN ('acme', 'omega')", "s = '7710001'",
@@ -321,7 +321,7 @@ def test_filters_that_select_nobody_or_two_tenants_are_refused(found: dict[str, 
 
 
 @pytest.mark.proves("B12", "B13", "B3")
-def test_a_token_reads_what_it_names_and_cannot_be_widened(found: dict[str, World]) -> None:
+def test_a_token_reads_only_what_it_names(found: dict[str, World]) -> None:
     full = found["full"]
     token = full.token("DATASOURCES:READ:sums", "PIPES:READ:totals", tenant="acme")
     for name in (*FORBIDDEN, "omega_ds", "omega_usage", "nothing_of_that_name"):
@@ -343,7 +343,7 @@ FORBIDDEN = ("events", "logs", "everything", "fill_sums", "accounts")
 
 
 @pytest.mark.proves("A7", "B3")
-def test_the_description_of_the_api_and_the_logs_tell_no_names_and_no_tokens(found: dict[str, World]) -> None:
+def test_openapi_and_logs_contain_no_names_and_no_tokens(found: dict[str, World]) -> None:
     full = found["full"]
     build = full.workspace.current.build
     document = json.dumps(openapi.document(build, ["totals", "keyed"], "http://localhost"))

@@ -72,7 +72,7 @@ def problems(world: World, files: Mapping[str, str]) -> list[RookeryError]:
 
 @pytest.mark.proves("A11", "D11")
 @pytest.mark.parametrize("title", REFUSED)
-def test_what_could_mix_tenants_does_not_compile(made: Mixed, title: str) -> None:
+def test_pipes_that_could_mix_tenants_do_not_compile(made: Mixed, title: str) -> None:
     (problem,) = problems(made.mixed, {"p": pipe(REFUSED[title], "t")})
     assert problem.hint or problem.code.id == "RK2007", problem
     # The engine itself refuses a few, and some lack the tenant column altogether.
@@ -81,7 +81,7 @@ def test_what_could_mix_tenants_does_not_compile(made: Mixed, title: str) -> Non
 
 
 @pytest.mark.proves("A11")
-def test_most_of_it_is_refused_by_the_proof_and_not_by_chance(made: Mixed) -> None:
+def test_most_refusals_come_from_the_lineage_check(made: Mixed) -> None:
     codes = [problems(made.mixed, {"p": pipe(sql, "t")})[0].code for sql in list(REFUSED.values())[::3]]
     assert codes.count(TENANT_MIX) > 0.85 * len(codes)
 
@@ -112,7 +112,7 @@ def feed(world: World, who: tuple[str, ...]) -> None:
 
 
 @pytest.mark.proves("A11", "D11", "B6")
-def test_what_compiles_keeps_tenants_apart_in_the_shared_target(made: Mixed) -> None:
+def test_compiled_pipes_keep_tenants_apart_in_the_shared_target(made: Mixed) -> None:
     """One tenant's rows in the target are the same with and without the other's rows in the same blocks."""
     files = {f"p{n}": pipe(sql, f"t{n}") for n, sql in enumerate(KEPT.values())}
     files["reader"] = pipe("SELECT tenant, kind, units FROM standing", "t_reader")
@@ -161,7 +161,7 @@ def test_mixing_over_two_nodes_does_not_compile(made: Mixed, first: str, last: s
 
 
 @pytest.mark.proves("A11")
-def test_an_ordinary_pipe_cannot_give_rows_to_tenants_as_it_likes(made: Mixed) -> None:
+def test_an_ordinary_pipe_cannot_choose_the_tenants_of_its_rows(made: Mixed) -> None:
     """Tenants read a target with a tenant column filtered by it, no matter which pipe fills it."""
     target = SOURCES["accounts"].replace("plan", "kind").replace("paid", "units")
     for sql in (
@@ -180,7 +180,7 @@ def test_an_ordinary_pipe_cannot_give_rows_to_tenants_as_it_likes(made: Mixed) -
 
 
 @pytest.mark.proves("A11", "D11")
-def test_two_pipes_cannot_fill_one_target_on_different_terms(made: Mixed) -> None:
+def test_two_pipes_of_different_kinds_cannot_fill_one_target(made: Mixed) -> None:
     files = {
         "p": pipe(KEPT["plain"], "t"),
         "q": pipe("SELECT 'acme' AS tenant, kind, units FROM events", "t", kind="per_tenant: false"),
@@ -188,7 +188,7 @@ def test_two_pipes_cannot_fill_one_target_on_different_terms(made: Mixed) -> Non
     assert problems(made.mixed, files)
 
 
-def test_an_output_that_cannot_be_a_column_is_told(made: Mixed) -> None:
+def test_an_output_that_cannot_be_a_column_is_an_error(made: Mixed) -> None:
     (problem,) = problems(made.mixed, {"p": pipe("SELECT tenant, upper(kind) FROM events", "t")})
     assert problem.code.id == "RK2011"
     assert "upper(kind)" in problem.message

@@ -83,7 +83,7 @@ def leaked(response: httpx.Response, tenant: str, said: str = "") -> list[str]:
 
 @pytest.mark.proves("A1", "A7", "B3")
 @pytest.mark.parametrize("tenant", TENANTS)
-def test_whatever_a_tenant_calls_shows_its_own_words_only(server: Server, tenant: str) -> None:
+def test_every_call_shows_only_the_rows_of_its_tenant(server: Server, tenant: str) -> None:
     token = token_of(server, tenant)
     paths: list[tuple[str, str, dict[str, Any]]] = []
     for suffix in ("json", "csv", "ndjson", "parquet", "xml", "json.json"):
@@ -128,7 +128,7 @@ def test_whatever_a_tenant_calls_shows_its_own_words_only(server: Server, tenant
 
 
 @pytest.mark.proves("A2", "A11", "B3")
-def test_attacks_over_the_wire(server: Server) -> None:
+def test_attacks_are_refused_over_http(server: Server) -> None:
     token = token_of(server, "ant")
     attacks = [sql for _, sql in statements("attacks.sql")] + [
         "SELECT * FROM payroll", "SELECT * FROM payrol", "SELECT employee_column FROM events", "SELECT toInt64(word) FROM events",
@@ -142,7 +142,7 @@ def test_attacks_over_the_wire(server: Server) -> None:
 
 
 @pytest.mark.proves("A6")
-def test_a_token_that_was_touched_is_no_token(server: Server) -> None:
+def test_a_modified_token_is_refused(server: Server) -> None:
     token = token_of(server, "ant")
     head, body, seal = token.split(".")
     claims = json.loads(base64.urlsafe_b64decode(body + "=="))
@@ -164,7 +164,7 @@ def test_a_token_that_was_touched_is_no_token(server: Server) -> None:
 
 
 @pytest.mark.proves("A7")
-def test_no_token_is_ever_written_down(server: Server) -> None:
+def test_no_token_is_logged(server: Server) -> None:
     token = token_of(server, "ant")
     static = server.static("a reader", "PIPES:READ:words", tenant="ant")
     for given in (token, static):

@@ -65,7 +65,7 @@ def once(self: executor.Queries, execution: executor.Execution, statement: State
 
 
 @pytest.mark.parametrize("part", ["dictionaries", "types", "second run"])
-def test_each_safeguard_of_reading_is_needed(again: Pivot, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+def test_removing_a_safeguard_is_detected(again: Pivot, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
     if part == "second run":
         monkeypatch.setattr(executor.Queries, "_first", once)
     else:

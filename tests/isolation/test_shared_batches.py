@@ -84,7 +84,9 @@ POISON: dict[str, dict[str, Any]] = {
 @pytest.mark.proves("D11")
 @pytest.mark.parametrize("name", POISON)
 @pytest.mark.parametrize("keyed", [False, True])
-def test_a_bad_row_is_alone(ingestion: BatchWriter, workspace: Workspace, name: str, keyed: bool) -> None:
+def test_only_the_bad_row_of_a_batch_is_quarantined(
+    ingestion: BatchWriter, workspace: Workspace, name: str, keyed: bool
+) -> None:
     mark = f"{name} {keyed}"
     keys = [f"{mark} {n}" if keyed else None for n in range(5)]
     good = [append({"tenant_id": 1, "id": f"{mark} {n}"}, key=keys[n]) for n in range(4)]
@@ -97,7 +99,7 @@ def test_a_bad_row_is_alone(ingestion: BatchWriter, workspace: Workspace, name: 
     assert quarantined(workspace, f"{mark} bad") == 1
 
 
-def test_nobody_pays_for_the_bad_rows_of_others(ingestion: BatchWriter, workspace: Workspace) -> None:
+def test_good_requests_are_stored_beside_many_bad_rows(ingestion: BatchWriter, workspace: Workspace) -> None:
     """More of them than a search looks at by itself."""
     many = append(*({"tenant_id": 1, "id": f"many {n}", "at": "9999-01-01 00:00:00"} for n in range(300)))
     few = append(*({"tenant_id": 2, "id": f"few {n}"} for n in range(5)))
@@ -107,14 +109,14 @@ def test_nobody_pays_for_the_bad_rows_of_others(ingestion: BatchWriter, workspac
     assert (first.rows, first.quarantined, second.rows, second.quarantined) == (0, 300, 5, 0)
 
 
-def test_a_long_number_of_one_does_not_judge_the_others(ingestion: BatchWriter) -> None:
+def test_a_long_number_in_one_request_does_not_affect_another(ingestion: BatchWriter) -> None:
     outcomes = ingestion.store(
         [append({"tenant_id": 1, "id": "1" * 40}), append({"tenant_id": 1, "id": "seven", "n": True})]
     )
     assert [(o.rows, o.quarantined) for o in outcomes if isinstance(o, AppendResult)] == [(1, 0), (1, 0)]
 
 
-def test_asking_for_a_receipt_changes_nothing(ingestion: BatchWriter, workspace: Workspace) -> None:
+def test_reading_a_receipt_changes_nothing(ingestion: BatchWriter, workspace: Workspace) -> None:
     receipts = Receipts(workspace)
     (outcome,) = ingestion.store(
         [append({"tenant_id": "x", "id": "kept bad"}, {"tenant_id": 1, "id": "kept"}, key="r")]
@@ -127,7 +129,7 @@ def test_asking_for_a_receipt_changes_nothing(ingestion: BatchWriter, workspace:
 
 
 @pytest.mark.proves("B3")
-def test_landing_and_nest_agree_on_what_is_computed(ingestion: BatchWriter, workspace: Workspace) -> None:
+def test_computed_columns_are_equal_in_landing_and_nest(ingestion: BatchWriter, workspace: Workspace) -> None:
     (outcome,) = ingestion.store([append(*({"tenant_id": 1, "id": f"same {n}"} for n in range(20)))])
     assert isinstance(outcome, AppendResult)
     assert outcome.visible is not None
@@ -140,7 +142,7 @@ def test_landing_and_nest_agree_on_what_is_computed(ingestion: BatchWriter, work
     assert len({row[1] for row in wanted}) == 20
 
 
-def test_csv_records_over_lines_are_not_searched_without_end(ingestion: BatchWriter, workspace: Workspace) -> None:
+def test_the_search_over_multiline_csv_records_is_bounded(ingestion: BatchWriter, workspace: Workspace) -> None:
     body = "tenant_id,id\n" + "".join(f'1,"csv {n}\nmore"\n' for n in range(1000)) + "x,csv bad\n"
     (outcome,) = ingestion.store([Append("events", body.encode(), Input.CSV)])
     assert isinstance(outcome, AppendResult)
@@ -161,7 +163,7 @@ class GoneRouter:
     def abort_commit(self, datasource: str, batch: str) -> None: ...
 
 
-def test_a_stage_is_lent_to_one_batch_at_a_time(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_serves_one_batch_at_a_time(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if no worker takes the batch: a table returned twice would mix two senders' rows."""
     stages = StagingPool(workspace)
     monkeypatch.setitem(workspace.attached, "router", GoneRouter())

@@ -135,7 +135,7 @@ def _codes(home: House, sql: str, target: str = POPULAR % 10) -> set[str]:
     return {p.code.id for p in problems_of(home.workspace, {**PLAIN, "popular": target, "pipe": pipe})}
 
 
-def test_only_evident_groups_can_be_shared(home: House) -> None:
+def test_only_provable_groups_can_be_shared(home: House) -> None:
     assert {sql: c for sql in KEEPS if (c := _codes(home, sql))} == {}
     found = {sql: _codes(home, sql) for sql in REFUSED}
     assert {sql: c for sql, c in found.items() if not c or not c <= {"RK2015", "RK2011", "RK2009"}} == {}
@@ -143,7 +143,7 @@ def test_only_evident_groups_can_be_shared(home: House) -> None:
     assert {t: c for t in TARGETS if not (c := _codes(home, KEEPS[0], t)) or not c <= {"RK2015", "RK2007"}} == {}
 
 
-def test_what_is_derived_from_groups_is_not_public(home: House) -> None:
+def test_targets_derived_from_groups_are_not_public(home: House) -> None:
     """A view reads all groups, so it cannot hand them on as if everybody saw them."""
     files = {**PLAIN, "pipe": FILL, "last": PRICES.replace("price", "events").replace("Int64", "UInt64")}
     files["again"] = "sql: SELECT kind, events FROM popular\nmaterialize: {target: last}\n"
@@ -176,7 +176,7 @@ def _expected(rows: Groups) -> list[dict[str, Any]]:
     ]
 
 
-def test_groups_are_shown_from_enough_tenants_on_and_erasure_is_exact(home: House) -> None:
+def test_groups_are_shown_with_enough_tenants_and_erased_exactly(home: House) -> None:
     """Random rows, merges and erasures, beside what Python makes of them."""
     pick = random.Random(18)
     rows: Groups = defaultdict(list)
@@ -203,7 +203,7 @@ def test_groups_are_shown_from_enough_tenants_on_and_erasure_is_exact(home: Hous
     assert [f for f in examination.examine(home.workspace, deep=True).findings if "popular" in f.object] == []
 
 
-def test_no_query_tells_of_a_group_that_is_not_shown(home: House) -> None:
+def test_no_query_reveals_a_hidden_group(home: House) -> None:
     """Conditions and functions are not evaluated on it: one that fails there does not fail."""
     home.append([{"tenant_id": t, "id": 1, "n": 1, "region": "open", "kind": "k"} for t in range(20, 20 + LEAST)])
     home.append([{"tenant_id": 30, "id": 1, "n": 4711, "region": "hidden", "kind": "secret"}])
@@ -241,7 +241,7 @@ def test_no_query_tells_of_a_group_that_is_not_shown(home: House) -> None:
     assert _asked(home, "SELECT sum(units) AS c FROM popular WHERE region = 'hidden'") == [{"c": 4714}]
 
 
-def test_a_group_is_computed_again_after_an_interruption(home: House) -> None:
+def test_a_group_is_recomputed_after_an_interruption(home: House) -> None:
     """The keys were written down and the groups deleted, and then it ended: the next run makes them whole."""
     home.append([{"tenant_id": t, "id": 1, "n": 10, "region": "cut", "kind": "k"} for t in range(40, 46)])
     home.run("CREATE TABLE main._rk_groups_popular (region String, kind String) ENGINE = MergeTree ORDER BY tuple()")

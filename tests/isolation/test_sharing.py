@@ -167,18 +167,18 @@ def _codes(workspace: Workspace, files: dict[str, str]) -> set[str]:
     return {p.code.id for p in problems_of(workspace, files)}
 
 
-def test_one_tenants_rows_may_go_where_no_tenant_column_is(workspace: Workspace) -> None:
+def test_rows_of_one_tenant_can_reach_a_target_without_a_tenant_column(workspace: Workspace) -> None:
     assert {sql: c for sql in ONE_TENANTS if (c := _codes(workspace, _files(sql)))} == {}
 
 
-def test_several_tenants_rows_may_not(workspace: Workspace) -> None:
+def test_rows_of_several_tenants_need_a_declaration(workspace: Workspace) -> None:
     """Some of these the engine refuses itself, or the target has no such column."""
     found = {sql: _codes(workspace, _files(sql)) for sql in SEVERAL_TENANTS}
     assert {sql: c for sql, c in found.items() if not c <= {"RK2014", "RK2007", "RK2011"} or not c} == {}
     assert sum(c == {"RK2014"} for c in found.values()) > 0.85 * len(found)
 
 
-def test_the_refusal_says_where_and_what_to_write(workspace: Workspace) -> None:
+def test_the_refusal_names_the_place_and_the_declaration(workspace: Workspace) -> None:
     (problem,) = problems_of(workspace, _files("SELECT kind, units FROM events"))
     assert problem.code is UNDECLARED_SHARE
     assert str(problem.place) == "pipe.yaml:3:23"
@@ -187,13 +187,13 @@ def test_the_refusal_says_where_and_what_to_write(workspace: Workspace) -> None:
         assert words in problem.hint
 
 
-def test_a_declaration_allows_each_of_them(workspace: Workspace) -> None:
+def test_a_declaration_allows_each_refused_pipe(workspace: Workspace) -> None:
     allowed = [s for s in SEVERAL_TENANTS if _codes(workspace, _files(s)) == {"RK2014"}]
     found = {s: _codes(workspace, _files(s, "shared: true\n" + TARGET)) for s in allowed}
     assert set().union(*found.values()) <= {"RK2011"}
 
 
-def test_a_target_without_a_file_is_no_way_around(workspace: Workspace) -> None:
+def test_a_target_without_a_file_is_refused_too(workspace: Workspace) -> None:
     files = _files("SELECT kind, units FROM events", more=", engine: {sorting_key: kind}")
     del files["made"]
     (problem,) = problems_of(workspace, files)
@@ -208,7 +208,7 @@ def test_two_pipes_of_different_tenants_cannot_fill_one_target(workspace: Worksp
     assert _codes(workspace, files) == set()
 
 
-def test_a_chain_of_targets_does_not_wash_rows_clean(workspace: Workspace) -> None:
+def test_sharing_is_followed_through_chains_of_targets(workspace: Workspace) -> None:
     first = "sql: SELECT kind, units FROM %s\nmaterialize: {target: made}\n"
     second = "sql: SELECT kind, units FROM made\nmaterialize: {target: last}\n"
     for source, codes in (("events", {"RK2014"}), ("one_ds", set()), ("open_ds", set())):
@@ -216,7 +216,7 @@ def test_a_chain_of_targets_does_not_wash_rows_clean(workspace: Workspace) -> No
         assert _codes(workspace, files) == codes, source
 
 
-def test_rows_that_lost_their_tenant_are_not_given_to_others(workspace: Workspace) -> None:
+def test_rows_without_their_tenant_are_not_assigned_to_others(workspace: Workspace) -> None:
     """A per-tenant pipe cannot put one tenant's table beside everybody's rows."""
     for sql in (
         "SELECT e.tenant_id AS tenant_id, o.kind AS kind, o.units AS units FROM events AS e "
@@ -229,7 +229,7 @@ def test_rows_that_lost_their_tenant_are_not_given_to_others(workspace: Workspac
     assert _codes(workspace, _files(open_one, OWN, ", per_tenant: true")) == set()
 
 
-def test_what_misleads_is_a_warning(workspace: Workspace) -> None:
+def test_misleading_pipes_get_a_warning(workspace: Workspace) -> None:
     """An endpoint that puts one tenant's rows beside others', and a pipe that sees pooled tenants only."""
     files = {**WORLD, "beside": "sql: SELECT kind, units FROM one_ds UNION ALL SELECT kind, units FROM daily\n"}
     files["both"] = "sql: SELECT kind, units FROM one_ds UNION ALL SELECT kind, units FROM two_ds\n"
@@ -303,7 +303,7 @@ def _fill(workspace: Workspace, database: str, tenants: tuple[int, ...]) -> None
                 workspace.warehouse.execute(f"INSERT INTO {Name(database, name).sql()} VALUES {row}")
 
 
-def test_no_random_pipe_that_is_let_through_tells_of_another_tenant(workspace: Workspace) -> None:
+def test_accepted_random_pipes_reveal_no_other_tenant(workspace: Workspace) -> None:
     """Its output over everybody's rows is what it is over the rows of tenant 1 alone."""
     _fill(workspace, "everybody", (1, 2, 3))
     _fill(workspace, "alone", (1,))
@@ -337,7 +337,7 @@ LEGACY = {
 }
 
 
-def test_what_is_deployed_goes_on_and_is_found(workspace: Workspace) -> None:
+def test_deployed_undeclared_pipes_continue_and_are_reported(workspace: Workspace) -> None:
     """A workspace that was deployed before this was refused: its registry holds the files."""
     legacy = Workspace(workspace.settings.model_copy(update={"workspace": "legacy"}), workspace.warehouse)
     try:

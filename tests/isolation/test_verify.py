@@ -127,7 +127,7 @@ def test_names_with_control_characters_are_refused(engine: Engine) -> None:
         assert refused(engine, f"SELECT `a{character}b`.v FROM events").code is errors.SQL_REFUSED
 
 
-def test_texts_that_should_not_be_parsed_are_refused_before(engine: Engine) -> None:
+def test_unparsable_texts_are_refused_before_the_engine_sees_them(engine: Engine) -> None:
     long = "SELECT '" + "é" * (MAX_SQL_BYTES // 2) + "'"
     nul, half = "SELECT '\0'", "\ud800"
     for text, code in ((long, errors.SQL_REFUSED), (nul, errors.SQL_REFUSED), (half, errors.SQL_SYNTAX)):
@@ -136,7 +136,7 @@ def test_texts_that_should_not_be_parsed_are_refused_before(engine: Engine) -> N
         assert caught.value.code is code
 
 
-def test_deep_and_long_texts_end_in_an_error_and_not_in_a_traceback(engine: Engine) -> None:
+def test_deep_and_long_texts_are_errors_with_codes(engine: Engine) -> None:
     for text in (
         "SELECT " + "(" * 5000 + "1" + ")" * 5000,
         "SELECT " + "+".join(["1"] * 5000),
@@ -185,7 +185,7 @@ def nodes_of(tree: Any) -> Iterator[dict[str, Any]]:
             yield from nodes_of(value)
 
 
-def test_every_node_of_every_legitimate_tree_is_judged(engine: Engine) -> None:
+def test_every_node_of_a_legitimate_tree_is_checked(engine: Engine) -> None:
     """A key that is not in the table, a forbidden function or table is found wherever it stands."""
     mutations: dict[str, dict[str, Any]] = {
         "Function": {"name": "file"},
@@ -212,7 +212,7 @@ def test_every_node_of_every_legitimate_tree_is_judged(engine: Engine) -> None:
     assert judged_nodes > 2000
 
 
-def test_a_formatter_that_changes_the_text_is_not_believed(engine: Engine) -> None:
+def test_a_formatter_that_changes_the_text_is_not_trusted(engine: Engine) -> None:
     class Forger:
         def __init__(self, text: str) -> None:
             self.text = text
@@ -238,7 +238,7 @@ def test_a_formatter_that_changes_the_text_is_not_believed(engine: Engine) -> No
             verify("SELECT 1 FROM events", Forger(forged), bound=BOUND, placeholders={})
 
 
-def test_the_second_look_at_a_canonical_text() -> None:
+def test_canonical_text_is_checked_for_comments_and_parentheses() -> None:
     for good in ("SELECT 'a)--$$;' AS `b(/*`, {p1:String}", r"SELECT 'it\'s (', '''('", "SELECT `a\\`(`"):
         check_canonical(good)
     for bad in ("SELECT 1)", "SELECT (1", "SELECT ')' )(", "SELECT $a$", "SELECT 1 --", "SELECT 1 /* x */"):
@@ -269,7 +269,7 @@ def test_the_list_of_functions_is_closed_and_fits_the_engine(engine: Engine) -> 
     assert not lists["niladic"] & listed
 
 
-def test_bare_names_that_the_engine_takes_for_refused_functions_are_known(engine: Engine) -> None:
+def test_refused_functions_that_work_without_parentheses_are_listed(engine: Engine) -> None:
     """The engine calls some functions for a name without parentheses, wherever it stands."""
     found = set()
     for name in sorted(n for n in engine.functions() if not is_allowed(n)):
@@ -283,7 +283,7 @@ def test_bare_names_that_the_engine_takes_for_refused_functions_are_known(engine
     assert "currentUser" in found
 
 
-def test_only_functions_with_lambdas_take_a_bare_name_for_a_function(engine: Engine) -> None:
+def test_only_functions_with_lambdas_accept_a_function_name(engine: Engine) -> None:
     """This is why a column called `version` can stand in any other function without being qualified."""
     assert engine.rows("SELECT arrayMap(lower, ['A'])") == [(["a"],)]
     for name in sorted(sections()["plain"] | sections()["aggregate"]):
@@ -308,7 +308,7 @@ def test_final_sample_and_prewhere_move_out_of_the_text(engine: Engine) -> None:
     )
 
 
-def test_names_that_may_mean_functions_are_qualified_by_the_only_table(engine: Engine) -> None:
+def test_ambiguous_function_names_are_qualified_with_the_only_table(engine: Engine) -> None:
     assert judged(engine, "SELECT user FROM events AS `a b`").canonical == "SELECT `a b`.user FROM events AS `a b`"
     assert judged(engine, "SELECT user AS user FROM events GROUP BY user").canonical == (
         "SELECT events.user AS user FROM events GROUP BY user"
@@ -332,11 +332,11 @@ def test_names_that_may_mean_functions_are_qualified_by_the_only_table(engine: E
         ("WITH q AS (SELECT 1) SELECT * FROM (WITH q AS (SELECT * FROM events) SELECT * FROM q) AS z", "events"),
     ],
 )
-def test_the_leftmost_table_is_chased(engine: Engine, sql: str, leftmost: str | None) -> None:
+def test_the_leftmost_table_is_found(engine: Engine, sql: str, leftmost: str | None) -> None:
     assert judged(engine, sql).leftmost == leftmost
 
 
-def test_branches_of_a_union_stand_alone(engine: Engine) -> None:
+def test_branches_of_a_union_are_separate_statements(engine: Engine) -> None:
     verified = judged(
         engine,
         "WITH q AS (SELECT v FROM events), 2 AS two SELECT v FROM q UNION ALL (SELECT id FROM users UNION ALL "
@@ -354,12 +354,12 @@ def test_branches_of_a_union_stand_alone(engine: Engine) -> None:
     assert plain.branch_leftmost == ("events",)
 
 
-def test_outputs_are_named_where_evident(engine: Engine) -> None:
+def test_output_names_are_known_where_evident(engine: Engine) -> None:
     assert judged(engine, "SELECT v, e.s, v + 1, v AS x FROM events AS e").outputs == ("v", "s", None, "x")
     assert judged(engine, "SELECT v, * FROM events").outputs is None
 
 
-def test_placeholder_types_may_differ_in_spaces_only(engine: Engine) -> None:
+def test_placeholder_types_can_differ_in_spaces_only(engine: Engine) -> None:
     assert "{p3:" in judged(engine, "SELECT {p3:Array( String )}").canonical
     assert refused(engine, "SELECT {p3:Array(UInt8)}").code is errors.SQL_REFUSED
 
@@ -404,7 +404,7 @@ TRICKS = [
 
 @pytest.mark.proves("A2", "A11", "B3")
 @pytest.mark.parametrize("sql", TRICKS)
-def test_no_trick_shows_another_tenants_rows(engine: Engine, sql: str) -> None:
+def test_accepted_statements_show_no_rows_of_another_tenant(engine: Engine, sql: str) -> None:
     try:
         verified = judged(engine, sql)
     except RookeryError:
@@ -462,7 +462,7 @@ TEXTS = st.builds(lambda frame, inner: str(frame).replace("{}", "".join(inner)),
 
 @settings(max_examples=350, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sql=TEXTS, other=TEXTS)
-def test_what_is_accepted_means_the_same_inside_a_wrapper(engine: Engine, sql: str, other: str) -> None:
+def test_accepted_statements_mean_the_same_in_a_subquery(engine: Engine, sql: str, other: str) -> None:
     try:
         first, second = judged(engine, sql), judged(engine, other)
     except RookeryError:

@@ -53,7 +53,7 @@ def _deliver(histories: Sequence[Backfill], log: Any, notes: Notes) -> None:
     deliver(histories, log, notes)
 
 
-def test_everything_is_delivered_once_and_struck_off() -> None:
+def test_delivered_ranges_are_removed_from_the_record() -> None:
     histories = [_history(f"h{n}", n) for n in range(2 * RANGES_PER_RECORD)]
     log, notes = Log(), Notes(histories)
     _deliver(histories, log, notes)
@@ -61,7 +61,7 @@ def test_everything_is_delivered_once_and_struck_off() -> None:
     assert len(set(log.statements)) == len(log.statements) == sum(len(h.ranges) for h in histories)
 
 
-def test_what_arrived_before_a_failure_is_not_delivered_again() -> None:
+def test_ranges_delivered_before_a_failure_are_not_repeated() -> None:
     long, short = _history("long", 3 * RANGES_PER_RECORD), _history("short", 2)
     notes = Notes([short, long])
     failing = Log(f"SELECT {RANGES_PER_RECORD * 10}, ")
@@ -78,7 +78,7 @@ def test_what_arrived_before_a_failure_is_not_delivered_again() -> None:
     assert len(again.statements) + len(failing.statements) == 2 + len(long.ranges)
 
 
-def test_at_most_so_many_ranges_are_ahead_of_the_notes() -> None:
+def test_few_ranges_are_delivered_ahead_of_the_record() -> None:
     """A target recognises only so many tokens, so a killed process must not leave more than that to recognise."""
     history = _history("h", 5 * RANGES_PER_RECORD)
     ahead: list[int] = []

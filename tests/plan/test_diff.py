@@ -44,7 +44,7 @@ def test_equal_schemas_have_an_empty_plan() -> None:
     assert not diff(WHOLE, WHOLE)
 
 
-def test_everything_is_created_from_nothing_in_order_of_data_flow() -> None:
+def test_an_empty_database_is_filled_in_order_of_data_flow() -> None:
     plan = diff(WHOLE, Schema())
     assert _actions(plan.steps) == [
         "CreateDatabase w", "CreateTable w.events", "CreateTable w.sums", "CreateTable w.second",
@@ -53,13 +53,13 @@ def test_everything_is_created_from_nothing_in_order_of_data_flow() -> None:
     assert plan.destructive == ()
 
 
-def test_an_added_column_is_not_destructive_and_waits_for_the_fence_on_landing() -> None:
+def test_an_added_column_is_not_destructive_and_takes_the_insert_lock_on_landing() -> None:
     wider = replace(LANDING, columns=(*LANDING.columns, Column("x", "String")))
     (step,) = diff(_changed(events=wider), WHOLE).steps
     assert isinstance(step, AddColumn) and step.late and not step.destructive
 
 
-def test_a_changed_key_of_a_target_rebuilds_it_and_what_is_derived() -> None:
+def test_a_changed_key_of_a_target_rebuilds_it_and_derived_targets() -> None:
     plan = diff(_changed(sums=replace(TARGET, sorting_key="n")), WHOLE, DiffOptions(sizes=lambda _: 1234))
     kinds = [type(s) for s in plan.steps]
     assert kinds == [DropView, DropView, DropTable, DropTable, CreateTable, CreateTable, CreateView, CreateView]
@@ -74,20 +74,20 @@ def test_a_changed_query_rebuilds_its_target() -> None:
     assert plan.destructive == ("p",)
 
 
-def test_more_columns_of_the_same_query_replace_the_view_only() -> None:
+def test_added_columns_of_the_same_query_replace_only_the_view() -> None:
     changed = replace(VIEW, mark=Mark("w", "p", "view", fingerprint="a:bb"))
     (step,) = diff(Schema(WHOLE.databases, WHOLE.tables, {**WHOLE.views, VIEW.name: changed}), WHOLE).steps
     assert isinstance(step, CreateView) and step.replaces and not step.destructive
 
 
-def test_a_dropped_column_of_landing_is_destructive_and_renews_views_that_list_it() -> None:
+def test_a_dropped_column_of_landing_is_destructive_and_recreates_views_that_list_it() -> None:
     narrower = replace(LANDING, columns=LANDING.columns[:1])
     plan = diff(_changed(events=narrower), WHOLE)
     assert [type(s) for s in plan.steps] == [DropColumn, CreateView]
     assert plan.destructive == ("events",)
 
 
-def test_what_is_only_live_stays_unless_pruned() -> None:
+def test_undeclared_live_objects_stay_unless_pruned() -> None:
     less = Schema.of({"w"}, [LANDING], [])
     assert not diff(less, WHOLE)
     plan = diff(less, WHOLE, DiffOptions(prune=True))

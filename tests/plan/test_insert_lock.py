@@ -6,7 +6,7 @@ import time
 from engine.plan.insert_lock import InsertLock
 
 
-def test_inserts_share_and_a_change_is_alone() -> None:
+def test_inserts_are_concurrent_and_a_change_is_exclusive() -> None:
     insert_lock = InsertLock()
     together = threading.Barrier(4)
 
@@ -49,7 +49,7 @@ def test_inserts_share_and_a_change_is_alone() -> None:
     assert broken == [0] * 80
 
 
-def test_a_waiting_change_goes_before_later_inserts() -> None:
+def test_a_waiting_change_precedes_later_inserts() -> None:
     insert_lock = InsertLock()
     order: list[str] = []
     entered = threading.Event()

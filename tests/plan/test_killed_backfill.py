@@ -21,7 +21,7 @@ INTO_THE_NEXT = 0.05
 
 
 @pytest.mark.proves("B7")
-def test_history_is_there_once(tmp_path: Path) -> None:
+def test_history_is_delivered_once_after_a_kill(tmp_path: Path) -> None:
     """Pooled tenants share a target, so its memory of tokens is used up soonest."""
     with running(tmp_path) as server:
         server.push(PROJECT)

@@ -33,7 +33,7 @@ def found(**files: str) -> list[tuple[str, str]]:
     return [(p.code.id, str(p.place)) for p in check(project(**files))]
 
 
-def test_a_sound_project_has_no_problems() -> None:
+def test_a_valid_project_has_no_problems() -> None:
     per_tenant = S + "materialize: {target: daily, per_tenant: true, drop_tenant_column: true}"
     made = S + "materialize: {target: made, engine: {sorting_key: a}}"
     served = (
@@ -56,7 +56,7 @@ def test_the_tenant_column_is_first_in_the_sorting_key(text: str, key: str) -> N
     assert key != "[at, tenant_id]" or problem.hint == "sorting_key: [tenant_id, at]"
 
 
-def test_without_a_sorting_key_the_hint_says_which() -> None:
+def test_without_a_sorting_key_the_hint_suggests_one() -> None:
     (problem,) = check(project(events=EVENTS.replace("engine: {sorting_key: [tenant_id, at]}\n", "")))
     assert (problem.code.id, problem.hint) == ("RK1012", "sorting_key: [tenant_id]")
 
@@ -132,7 +132,7 @@ EDITS: list[tuple[str, str, list[tuple[str, str]]]] = [
 
 
 @pytest.mark.parametrize(("old", "new", "expected"), EDITS)
-def test_what_a_landing_datasource_cannot_be(old: str, new: str, expected: list[tuple[str, str]]) -> None:
+def test_limits_of_landing_datasources(old: str, new: str, expected: list[tuple[str, str]]) -> None:
     text = EVENTS.replace(old, new, 1)
     assert text != EVENTS
     assert found(events=text) == expected
@@ -160,12 +160,12 @@ def test_options_of_engines(engine: str, expected: list[str]) -> None:
     assert [code for code, _ in found(x=f"{PLAIN}engine: {engine}")] == expected
 
 
-def test_a_tenant_needs_a_table_that_keeps_rows() -> None:
+def test_a_tenant_datasource_needs_an_engine_that_stores_rows() -> None:
     text = PLAIN + "engine: Null\ntenant: {column: a, landing: false}"
     assert found(x=text) == [("RK1012", "x:2:9")]
 
 
-def test_a_set_index_is_possible_without_a_tenant() -> None:
+def test_a_set_index_is_allowed_without_a_tenant() -> None:
     assert found(x=PLAIN + "indexes: [{name: i, expression: a, type: set(9)}]") == []
 
 
@@ -229,12 +229,12 @@ def test_pipes_that_share_a_target_agree(one: str, two: str, expected: list[tupl
     assert found(daily=DAILY, a=f"{S}materialize: {one}", b=f"{S}materialize: {two}") == expected
 
 
-def test_a_target_made_by_one_of_two_pipes() -> None:
+def test_a_target_created_by_one_of_two_pipes() -> None:
     with_engine, without = "{target: new, engine: MergeTree}", "{target: new}"
     assert found(a=f"{S}materialize: {with_engine}", b=f"{S}materialize: {without}") == []
 
 
-def test_names_that_differ_only_in_case() -> None:
+def test_names_that_differ_only_in_case_are_refused() -> None:
     assert found(a=PLAIN, A=S) == [("RK1007", "A:1:1")] or found(a=PLAIN, A=S) == [("RK1007", "a:1:1")]
 
 
@@ -246,13 +246,13 @@ def test_every_problem_has_a_hint_and_a_place() -> None:
         assert problem.place.line, problem
 
 
-def test_a_name_that_ends_like_a_quarantine_is_refused() -> None:
+def test_a_name_with_the_quarantine_suffix_is_refused() -> None:
     (problem,) = check(project(events_quarantine=PLAIN))
     assert problem.code.id == "RK1006"
     assert "quarantine tables" in problem.message
 
 
-def test_a_mode_of_fan_out_is_for_landing_datasources() -> None:
+def test_fanout_modes_are_only_for_landing_datasources() -> None:
     text = DAILY.replace("landing: false", "landing: false, fanout: routed")
     assert found(daily=text) == [("RK1005", "daily:3:53")]
 
@@ -270,12 +270,12 @@ def test_a_mode_of_fan_out_is_for_landing_datasources() -> None:
         ("{name: p, type: JSON}, {name: a, type: UInt8, json: $.p.a}", False),
     ],
 )
-def test_paths_lead_to_values(columns: str, wrong: bool) -> None:
+def test_json_paths_must_lead_to_values(columns: str, wrong: bool) -> None:
     assert [code for code, _ in found(x=f"columns: [{columns}]\n")] == [BAD_VALUE.id] * wrong
 
 
 @pytest.mark.feature
-def test_what_a_pipe_fills_cannot_be_strict() -> None:
+def test_targets_of_pipes_cannot_be_strict() -> None:
     strict = PLAIN.rstrip() + "\nstrict: true\n"
     line = strict.count("\n")
     assert found(plain=strict) == []

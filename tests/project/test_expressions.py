@@ -25,7 +25,7 @@ from engine.project.expressions import plain_name, single_expression, split_list
         ("splitByChar(',', a), 'it''s, ok', '\\', '", ("splitByChar(',', a)", "'it''s, ok'", "'\\', '")),
     ],
 )
-def test_lists(text: str, parts: tuple[str, ...]) -> None:
+def test_expression_lists_are_split(text: str, parts: tuple[str, ...]) -> None:
     assert split_list(text) == parts
     assert tuple(single_expression(part) for part in parts) == parts
 
@@ -50,19 +50,19 @@ def test_lists(text: str, parts: tuple[str, ...]) -> None:
         "(" * 9999 + ")" * 9999,
     ],
 )
-def test_what_is_not_a_list(text: str) -> None:
+def test_invalid_lists_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"^(an? |brackets |comments )"):
         split_list(text)
 
 
 @pytest.mark.parametrize("text", ["a, b", "", "(a", "a,"])
-def test_what_is_not_one_expression(text: str) -> None:
+def test_several_expressions_are_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"item|empty|brackets"):
         single_expression(text)
 
 
 @given(st.text("ab(),'`\"[] \\t", max_size=20))
-def test_parts_stay_as_they_are_when_read_again(text: str) -> None:
+def test_parts_are_stable_when_parsed_again(text: str) -> None:
     try:
         parts = split_list(text)
     except ValueError:
@@ -70,7 +70,7 @@ def test_parts_stay_as_they_are_when_read_again(text: str) -> None:
     assert tuple(single_expression(part) for part in parts) == parts
 
 
-def test_plain_names() -> None:
+def test_plain_names_are_recognized() -> None:
     assert plain_name("_a1") == "_a1"
     assert plain_name("a b") is None
     assert plain_name("a\n") is None

@@ -30,5 +30,5 @@ HOUR = 3600
         ("at + INTERVAL 1 HOUR, 'unclosed", None),
     ],
 )
-def test_the_shortest_life_of_a_row(ttl: str, seconds: int | None) -> None:
+def test_the_shortest_lifetime_of_a_row(ttl: str, seconds: int | None) -> None:
     assert shortest_lifetime(ttl) == seconds

@@ -29,7 +29,7 @@ def problems(root: Path, files: list[Path] | None = None) -> dict[str, str]:
     return {str(p.place): p.code.id for p in caught.value.problems}
 
 
-def test_files_are_found_in_all_folders_and_the_content_decides(tmp_path: Path) -> None:
+def test_files_are_found_in_all_folders_and_classified_by_content(tmp_path: Path) -> None:
     write(
         tmp_path,
         {
@@ -88,7 +88,7 @@ def test_problems_of_all_files_are_reported_at_once(tmp_path: Path) -> None:
     }
 
 
-def test_links(tmp_path: Path) -> None:
+def test_symbolic_links(tmp_path: Path) -> None:
     root = write(tmp_path / "root", {"datasources/a.yaml": DATASOURCE, "shared/b.yaml": PIPE})
     outside = write(tmp_path / "outside", {"secret.yaml": PIPE})
     folder = root / "pipes"
@@ -110,24 +110,24 @@ def test_a_folder_that_is_a_link_or_a_file(tmp_path: Path) -> None:
     assert problems(tmp_path) == {"datasources": "RK1008", "pipes": "RK1008"}
 
 
-def test_a_named_pipe_does_not_wait(tmp_path: Path) -> None:
+def test_a_named_pipe_does_not_block(tmp_path: Path) -> None:
     (tmp_path / "pipes").mkdir()
     os.mkfifo(tmp_path / "pipes/a.yaml")
     assert problems(tmp_path) == {"pipes/a.yaml": "RK1008"}
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="everything is readable for root")
-def test_unreadable(tmp_path: Path) -> None:
+def test_unreadable_files_are_errors(tmp_path: Path) -> None:
     write(tmp_path, {"pipes/a.yaml": PIPE})
     (tmp_path / "pipes/a.yaml").chmod(0)
     assert problems(tmp_path) == {"pipes/a.yaml": "RK1008"}
 
 
-def test_a_missing_project(tmp_path: Path) -> None:
+def test_a_missing_project_is_an_error(tmp_path: Path) -> None:
     assert list(problems(tmp_path / "nope").values()) == ["RK1008"]
 
 
-def test_only_the_given_files(tmp_path: Path) -> None:
+def test_only_the_given_files_are_loaded(tmp_path: Path) -> None:
     write(tmp_path, {"datasources/a.yaml": DATASOURCE, "pipes/b.yaml": PIPE, "pipes/broken.yaml": "["})
     found = load_files(tmp_path, [Path("pipes/b.yaml"), tmp_path / "pipes/b.yaml", Path("pipes/../pipes/b.yaml")])
     assert (list(found.datasources), list(found.pipes)) == ([], ["b"])

@@ -65,7 +65,7 @@ def test_a_datasource_is_read_as_written() -> None:
     assert str(events.engine.place_of("sorting_key")) == "datasources/events.yaml:12:23"
 
 
-def test_short_forms_are_the_long_ones() -> None:
+def test_short_forms_equal_long_forms() -> None:
     columns = "columns: [{name: a, type: String}]\n"
     assert datasource(columns + "engine: Null") == datasource(columns + "engine: {type: Null}")
     long = datasource(columns + "tenant: {column: a, landing: true}")
@@ -77,13 +77,13 @@ def test_short_forms_are_the_long_ones() -> None:
     assert datasource(columns).engine == Engine()
 
 
-def test_equality_ignores_places_and_sees_contents() -> None:
+def test_equality_ignores_places() -> None:
     assert pipe("sql: SELECT 1") == pipe("# comment\nsql: |\n  SELECT 1\n")
     assert pipe("sql: SELECT 1") != pipe("sql: SELECT 2")
     assert pipe("sql: SELECT 1", "a") != pipe("sql: SELECT 1", "b")
 
 
-def test_what_a_pipe_does() -> None:
+def test_kinds_of_pipes() -> None:
     nodes = "nodes: [{name: a, sql: SELECT 1}, {name: b, sql: SELECT 2}]\n"
     plain = pipe(nodes)
     assert (plain.kind, plain.published and plain.published.name) == ("endpoint", "b")
@@ -238,7 +238,7 @@ S = "sql: SELECT 1\n"
         (S + "type: Endpoint", "RK1005", "2:7", None),
     ],
 )
-def test_each_mistake_has_a_code_and_a_place(text: str, code: str, place: str | None, keyword: str | None) -> None:
+def test_every_mistake_has_a_code_and_a_place(text: str, code: str, place: str | None, keyword: str | None) -> None:
     (problem,) = problems(text)
     assert problem.code.id == code
     assert place is None or str(problem.place) == f"f.yaml:{place}"
@@ -269,17 +269,17 @@ def test_each_mistake_has_a_code_and_a_place(text: str, code: str, place: str | 
         "a" * 121,
     ],
 )
-def test_a_file_with_an_impossible_name_is_refused(name: str) -> None:
+def test_a_file_with_an_invalid_name_is_refused(name: str) -> None:
     (problem,) = problems("sql: SELECT 1", name)
     assert problem.code is errors.BAD_NAME
     assert "rename the file" in str(problem.hint)
 
 
-def test_the_longest_name_is_possible_with_the_short_form() -> None:
+def test_the_short_form_works_with_the_longest_name() -> None:
     assert len(pipe("sql: SELECT 1", "a" * 120).nodes[0].name) <= 120
 
 
-def test_two_resources_of_one_name() -> None:
+def test_two_resources_with_the_same_name() -> None:
     one, two = datasource(EVENTS, "a"), pipe("sql: SELECT 1", "a")
     with pytest.raises(Problems) as caught:
         Project.of([one, two])
@@ -287,7 +287,7 @@ def test_two_resources_of_one_name() -> None:
     assert "datasources/a.yaml" in str(caught.value.hint)
 
 
-def test_a_project_can_be_put_over_another() -> None:
+def test_a_project_can_be_merged_over_another() -> None:
     deployed = Project.of([datasource(EVENTS, "a"), datasource(EVENTS, "b")])
     files = Project.of([pipe("sql: SELECT 1", "a")])
     merged = deployed.merged(files)
@@ -296,7 +296,7 @@ def test_a_project_can_be_put_over_another() -> None:
     assert merged.get("c") is None
 
 
-def test_both_parsers_of_the_library_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_yaml_parsers_give_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [EVENTS, "sql: |\n  a\n\n  b\n", "sql: >\n  a\n   b\n", "sql: 'a\n\n  b'", "nodes: [{name: a, sql: b}]"]
     fast = [parse_source(text, "f", "x") for text in texts]
     monkeypatch.setattr("engine.project.source._LOADER", yaml.SafeLoader)
@@ -308,7 +308,7 @@ def test_both_parsers_of_the_library_give_the_same(monkeypatch: pytest.MonkeyPat
             assert a.nodes[0].position(1, 2) == b.nodes[0].position(1, 2)
 
 
-def test_a_type_with_a_comma_that_is_not_quoted_has_its_hint() -> None:
+def test_an_unquoted_type_with_a_comma_has_a_hint() -> None:
     (problem,) = problems("columns: [{name: a, type: Decimal(9, 2)}]")
     assert problem.code.id == "RK1005"
     assert "needs quotes" in str(problem.hint)

@@ -58,7 +58,7 @@ def test_every_key_is_documented(kind: type[Located], key: str) -> None:
 
 
 @pytest.mark.parametrize("kind", SECTIONS)
-def test_nothing_is_documented_that_does_not_exist(kind: type[Located]) -> None:
+def test_every_documented_key_exists(kind: type[Located]) -> None:
     documented = set(re.findall(r"\n\| `(\w+)` \|", section(SECTIONS[kind])))
     known = {key for other, title in SECTIONS.items() if title == SECTIONS[kind] for key in known_keys(other)}
     assert documented == known
@@ -75,7 +75,7 @@ def used(value: object) -> Iterator[tuple[type[Located], str]]:
             yield from used(item)
 
 
-def test_every_key_stands_in_an_example_and_the_examples_are_a_sound_project() -> None:
+def test_every_key_is_in_an_example_and_the_examples_are_a_valid_project() -> None:
     assert len(EXAMPLES) == PAGE.count("```yaml")
     project = Project.of(parse_source(text, file, Path(file).stem) for file, text in EXAMPLES.items())
     assert check(project) == []
@@ -108,7 +108,7 @@ def test_the_shipped_schemas_are_those_of_the_models(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", FILE_KINDS)
-def test_the_schemas_are_schemas_and_know_every_key(kind: str) -> None:
+def test_the_schemas_are_valid_and_contain_every_key(kind: str) -> None:
     schema = json_schema(kind)
     Draft202012Validator.check_schema(schema)
     assert set(schema["properties"]) == set(known_keys(FILE_KINDS[kind]))

@@ -133,7 +133,7 @@ QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthC
 
 @QUICK
 @given(DATASOURCES)
-def test_a_datasource_reads_back_as_it_was(datasource: Datasource) -> None:
+def test_a_written_datasource_reads_back_equal(datasource: Datasource) -> None:
     text = render_datasource(datasource)
     assert parse_source(text, None, datasource.name) == datasource
     Draft202012Validator(json_schema("datasource")).validate(yaml.safe_load(text))
@@ -141,7 +141,7 @@ def test_a_datasource_reads_back_as_it_was(datasource: Datasource) -> None:
 
 @QUICK
 @given(PIPES)
-def test_a_pipe_reads_back_as_it_was(pipe: Pipe) -> None:
+def test_a_written_pipe_reads_back_equal(pipe: Pipe) -> None:
     text = render_pipe(pipe)
     assert parse_source(text, None, pipe.name) == pipe
     Draft202012Validator(json_schema("pipe")).validate(yaml.safe_load(text))
@@ -149,7 +149,7 @@ def test_a_pipe_reads_back_as_it_was(pipe: Pipe) -> None:
 
 @QUICK
 @given(PIPES, MATERIALIZES)
-def test_an_updated_pipe_differs_in_its_purpose_only(pipe: Pipe, materialize: Materialize) -> None:
+def test_an_updated_pipe_differs_only_in_its_kind(pipe: Pipe, materialize: Materialize) -> None:
     text = update_pipe(render_pipe(pipe), pipe.name, materialize)
     expected = pipe.model_copy(update={"type": None, "endpoint": None, "tokens": (), "materialize": materialize})
     assert parse_source(text, None, pipe.name) == expected
@@ -226,7 +226,7 @@ def test_every_character_of_the_sql_is_found_in_the_file(pipe: Pipe) -> None:
                 assert lines[place.line - 1][place.column - 1] == char
 
 
-def test_what_is_written_is_pleasant() -> None:
+def test_written_files_are_readable() -> None:
     datasource = Datasource(
         name="events",
         description="Events",
@@ -332,7 +332,7 @@ def test_an_update_of_unusual_layouts(text: str) -> None:
     assert found.nodes[0].sql == "SELECT 1"
 
 
-def test_an_update_keeps_the_ends_of_lines() -> None:
+def test_an_update_keeps_line_endings() -> None:
     text = update_pipe(AUTHORED.replace("\n", "\r\n"), "p", Materialize(target="t"))
     assert text.count("\n") == text.count("\r\n")
 
@@ -345,7 +345,7 @@ def test_an_update_of_something_else_is_refused() -> None:
         update_pipe("sql: [", "p", Materialize(target="t"))
 
 
-def test_a_text_that_ends_with_blank_lines_is_read_back_as_it_was() -> None:
+def test_text_with_trailing_blank_lines_reads_back_equal() -> None:
     text = "sql: SELECT {{ String(a) }} AS a\nparameters:\n  - {name: a, enum: ['x', \"0\\n\\n\"]}\nendpoint: {}\n"
     pipe = parse_source(text, None, "p")
     assert isinstance(pipe, Pipe)

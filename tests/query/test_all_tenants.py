@@ -72,7 +72,7 @@ def _sum(
     return int(json.loads(answer.head)["data"][0]["n"])
 
 
-def test_who_came_or_went_is_there_whole_or_not_at_all(home: House) -> None:
+def test_a_tenant_added_or_removed_is_read_completely_or_not_at_all(home: House) -> None:
     assert _sum(home, []) == 11110
     assert _sum(home, [lambda: tenants.remove(home.workspace, "1")]) == 11100
     assert _sum(home, [lambda: tenants.remove(home.workspace, "3")]) == 10100
@@ -82,7 +82,7 @@ def test_who_came_or_went_is_there_whole_or_not_at_all(home: House) -> None:
     assert _sum(home, [lambda: tenants.remove(home.workspace, "5")]) == 11110
 
 
-def test_who_came_and_went_again_is_not_there_in_part(home: House) -> None:
+def test_a_tenant_added_and_removed_again_is_not_read_in_part(home: House) -> None:
     """The tenants are the same before and after, and were not when the rows were read."""
     registry, sums = home.workspace.registry, "main.sums"
 
@@ -101,7 +101,7 @@ def test_who_came_and_went_again_is_not_there_in_part(home: House) -> None:
 
 
 @pytest.mark.parametrize("tenant", ["1", "3"])
-def test_a_tenant_in_between_is_left_out_whole(home: House, tenant: str) -> None:
+def test_a_tenant_that_is_not_ready_is_left_out(home: House, tenant: str) -> None:
     """As when adding or removing it was interrupted."""
     row = home.workspace.current.tenants[tenant].as_dict()
     for state in ("adding", "removing"):
@@ -112,7 +112,7 @@ def test_a_tenant_in_between_is_left_out_whole(home: House, tenant: str) -> None
     home.workspace.refresh()
 
 
-def test_when_tenants_change_each_time_it_is_an_error(home: House) -> None:
+def test_tenants_that_change_at_every_attempt_are_an_error(home: House) -> None:
     changes = [lambda t=t: tenants.remove(home.workspace, t) for t in ("1", "2", "3")]  # type: ignore[misc]
     with pytest.raises(RookeryError) as caught:
         _sum(home, changes)

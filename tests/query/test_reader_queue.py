@@ -27,7 +27,7 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-def test_one_caller_leaves_places_to_others() -> None:
+def test_one_caller_leaves_readers_to_others() -> None:
     async def scene() -> None:
         turns = ReaderQueue(4, 3, 100, LONG)
         mine = [asyncio.ensure_future(turns.enter("a")) for _ in range(8)]
@@ -64,7 +64,7 @@ def test_waiting_callers_take_turns() -> None:
     played(scene)
 
 
-def test_who_waits_too_long_is_told_why() -> None:
+def test_waiting_too_long_is_an_error_with_its_reason() -> None:
     async def scene() -> None:
         turns = ReaderQueue(2, 1, 3, 0.01)
         await turns.enter("a")
@@ -81,7 +81,7 @@ def test_who_waits_too_long_is_told_why() -> None:
     played(scene)
 
 
-def test_a_caller_has_only_so_many_in_all() -> None:
+def test_the_waiting_queries_of_a_caller_are_limited() -> None:
     async def scene() -> None:
         turns = ReaderQueue(2, 1, 3, LONG)
         waiting = [asyncio.ensure_future(turns.enter("a")) for _ in range(3)]
@@ -95,7 +95,7 @@ def test_a_caller_has_only_so_many_in_all() -> None:
     played(scene)
 
 
-def test_who_leaves_while_waiting_takes_no_place_along() -> None:
+def test_a_caller_that_disconnects_while_waiting_takes_no_reader() -> None:
     async def scene() -> None:
         turns = ReaderQueue(1, 1, 100, LONG)
         await turns.enter("a")

@@ -40,21 +40,21 @@ PASSED = {
 
 @pytest.mark.feature
 @pytest.mark.parametrize("sql", NAMES)
-def test_names_of_a_statement(workspace: Workspace, sql: str) -> None:
+def test_names_include_every_column_a_statement_reads(workspace: Workspace, sql: str) -> None:
     found = shape.names(workspace.warehouse.parse(sql)[0])
     wanted = NAMES[sql]
     assert found is None if wanted is None else found is not None and wanted <= found
 
 
 @pytest.mark.feature
-def test_a_name_that_is_not_there_is_not_among_them(workspace: Workspace) -> None:
+def test_names_leave_out_columns_that_are_not_read(workspace: Workspace) -> None:
     found = shape.names(workspace.warehouse.parse("SELECT a, sum(b) FROM t WHERE c = 'text' GROUP BY a")[0])
     assert found is not None and found.isdisjoint({"d", "e", "tenant_id"})
 
 
 @pytest.mark.feature
 @pytest.mark.parametrize("sql", PASSED)
-def test_what_is_passed_on(workspace: Workspace, sql: str) -> None:
+def test_columns_passed_to_functions_are_found(workspace: Workspace, sql: str) -> None:
     found = shape.passed([shape.uses(workspace.warehouse.parse(sql)[0])])
     wanted = PASSED[sql]
     assert (
@@ -63,7 +63,7 @@ def test_what_is_passed_on(workspace: Workspace, sql: str) -> None:
 
 
 @pytest.mark.feature
-def test_aliases_reach_over_texts(workspace: Workspace) -> None:
+def test_aliases_are_followed_across_statements(workspace: Workspace) -> None:
     first, second = (workspace.warehouse.parse(s)[0] for s in ("SELECT a AS b FROM t", "SELECT repeat(b, 2) FROM n"))
     assert shape.passed([shape.uses(first), shape.uses(second)]) == {"a", "b"}
     assert shape.passed([shape.uses(first), None]) is None

@@ -61,20 +61,20 @@ def _with(sql: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("sql", KEEPS)
-def test_what_keeps_tenants_apart_compiles(workspace: Workspace, sql: str) -> None:
+def test_pipes_that_keep_tenants_apart_compile(workspace: Workspace, sql: str) -> None:
     assert [str(p) for p in problems_of(workspace, _with(sql))] == []
 
 
 @pytest.mark.proves("A11")
 @pytest.mark.parametrize("sql", MIXES)
-def test_what_could_mix_tenants_is_refused_with_a_hint_and_a_place(workspace: Workspace, sql: str) -> None:
+def test_pipes_that_could_mix_tenants_are_refused_with_a_hint_and_a_place(workspace: Workspace, sql: str) -> None:
     (problem,) = problems_of(workspace, _with(sql))
     assert problem.code in (TENANT_MIX, TENANT_OUTPUT)
     assert problem.hint
     assert problem.place is not None and problem.place.file == "sums.yaml"
 
 
-def test_mixing_in_an_earlier_node_or_another_pipe_is_found(workspace: Workspace) -> None:
+def test_mixing_in_an_earlier_node_or_another_pipe_is_refused(workspace: Workspace) -> None:
     nodes = """
 nodes:
   - {name: totals, sql: "SELECT any(tenant_id) AS tenant_id, toDate(at) AS day, sum(units) AS units FROM events GROUP BY day"}

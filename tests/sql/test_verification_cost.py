@@ -37,7 +37,7 @@ class Counted:
         "SELECT " + ", ".join(f"arrayMap(x -> x + {n}, list{n})" for n in range(50)) + " FROM events",
     ],
 )
-def test_a_text_is_verified_in_a_few_questions(workspace: Workspace, sql: str) -> None:
+def test_verification_calls_the_parser_a_bounded_number_of_times(workspace: Workspace, sql: str) -> None:
     parser = Counted(workspace)
     verify(sql, parser, bound=frozenset({"events"}), placeholders={})
     assert parser.asked < 10

@@ -194,7 +194,7 @@ _JSON = st.recursive(
 
 
 @given(st.sampled_from(TYPES), st.text(st.characters()) | _JSON)
-def test_never_anything_but_a_value_or_our_error(type: str, raw: Any) -> None:
+def test_any_input_gives_a_value_or_a_rookery_error(type: str, raw: Any) -> None:
     try:
         value = coerce("x", type, raw)
     except RookeryError as exc:
@@ -304,14 +304,14 @@ def test_refused_tenants(type: str, raw: object) -> None:
 
 
 @pytest.mark.parametrize("type", ["Nullable(String)", "Float64", "Date", "FixedString(4)", "Array(String)", ""])
-def test_types_that_cannot_be_tenants(type: str) -> None:
+def test_types_that_cannot_be_tenant_columns(type: str) -> None:
     with pytest.raises(RookeryError) as caught:
         canonical_tenant(type, "1")
     assert caught.value.code is TENANT_COLUMN
 
 
 @given(st.sampled_from(["UInt8", "Int64", "Int256"]), st.integers(-(2**260), 2**260) | st.integers(-300, 300))
-def test_one_text_per_integer(type: str, number: int) -> None:
+def test_integers_have_one_canonical_text(type: str, number: int) -> None:
     try:
         text = canonical_tenant(type, number)
     except RookeryError:
@@ -323,7 +323,7 @@ def test_one_text_per_integer(type: str, number: int) -> None:
 
 @pytest.mark.feature
 @pytest.mark.parametrize("type", ["DateTime64(0)", "DateTime64(3)", "DateTime64(9)", "DateTime"])
-def test_a_moment_keeps_its_meaning_when_it_is_read_again(type: str) -> None:
+def test_a_date_time_keeps_its_meaning_when_it_is_read_again(type: str) -> None:
     """Also around the hours that clocks repeat, before and after 1970."""
     for zone in ("UTC", "America/New_York", "Europe/Berlin", "Asia/Kathmandu", "Australia/Lord_Howe"):
         for day in (-100115100, -765396000, 1730608200, 1711846800, 1729954800, 1743865200):

@@ -93,7 +93,7 @@ def test_static_text_is_untouched(sql: str) -> None:
 @pytest.mark.parametrize(
     ("sql", "text"), [("%\nSELECT 1", "SELECT 1"), ("\n % \nSELECT 1", "SELECT 1"), ("%SELECT 1",) * 2]
 )
-def test_marker(sql: str, text: str) -> None:
+def test_template_marker(sql: str, text: str) -> None:
     assert compile_template(sql).text == text.lstrip("%")
 
 
@@ -102,7 +102,7 @@ def test_clickhouse_placeholders_and_white_space_pass_through() -> None:
 
 
 # --- parameters ---
-def test_names_go_on_over_nodes() -> None:
+def test_placeholder_names_continue_across_nodes() -> None:
     binder = Binder()
     texts = [compile_template("{{ x }}").render({"x": "1"}, binder, COLUMNS) for _ in range(3)]
     assert texts == ["{p1:String}", "{p2:String}", "{p3:String}"]
@@ -124,7 +124,7 @@ def test_names_go_on_over_nodes() -> None:
         ({"a": 1}, "String"),
     ],
 )
-def test_bare_values_by_their_kind(value: object, type: str) -> None:
+def test_bare_values_are_bound_by_their_type(value: object, type: str) -> None:
     assert render("{{ x }}", x=value)[0] == f"{{p1:{type}}}"
 
 
@@ -154,7 +154,7 @@ def test_json_null_is_absent() -> None:
         "{% set y = x %}{% if y %}1{% else %}0{% end %}",
     ],
 )
-def test_absence(sql: str) -> None:
+def test_absent_parameters(sql: str) -> None:
     assert render(sql) == ("0", [])
     assert render(sql, x="a") == ("1", [])
 
@@ -176,7 +176,7 @@ def test_absence(sql: str) -> None:
         ],
     ],
 )
-def test_missing(sql: str) -> None:
+def test_missing_parameters_are_errors(sql: str) -> None:
     error = refused(sql)
     assert error.code is MISSING_PARAMETER
     assert error.message == "required parameter missing: `x`"
@@ -186,7 +186,7 @@ def test_all_missing_parameters_are_named_even_before_another_error() -> None:
     assert refused("{{ Int8(a) }}{{ column(b) }}{{ 1 / 0 }}").message.endswith("missing: `a`, `b`")
 
 
-def test_defaults_are_not_taken_for_wrong_values() -> None:
+def test_invalid_values_do_not_fall_back_to_defaults() -> None:
     assert refused("{{ Int8(x, 1) }}", x="").code is BAD_PARAMETER
     assert refused("{{ Int8(x, 'one') }}").code is TEMPLATE
     assert render("{{ Int8(x, y) }}", y="3") == ("{p1:Int8}", [3])
@@ -205,7 +205,7 @@ def test_arithmetic_keeps_python_types() -> None:
     assert values == [4, 1.5, -3, 3, "ab"]
 
 
-def test_items_keep_their_type() -> None:
+def test_array_items_keep_their_type() -> None:
     sql = "{% for d in Array(x, 'Date') %}{{ d }}{% end %}{{ Array(x, 'Date')[0] }}{{ Array(x, 'Date')[:1] }}"
     assert render(sql, x="2020-01-01")[0] == "{p1:Date}{p2:Date}{p3:Array(Date)}"
 
@@ -244,11 +244,11 @@ def test_identifiers_are_quoted() -> None:
     "sql", ["{{ column(x) }}", "{{ columns(x) }}", "{{ symbol(x) }}", "{{ columns('ts,' + x) }}"]
 )
 @pytest.mark.parametrize("value", ["knd", "", "1", "ts`", "KIND", "ts--", "kind AS x", ["x"], 5])
-def test_only_known_columns(sql: str, value: object) -> None:
+def test_only_known_columns_are_identifiers(sql: str, value: object) -> None:
     assert refused(sql, x=value).code in (IDENTIFIER, TEMPLATE)
 
 
-def test_near_miss_is_named() -> None:
+def test_similar_names_are_suggested() -> None:
     assert refused("{{ column(x) }}", x="knd").hint == "did you mean `kind`?"
     assert refused("{{ sql_and(knd=1) }}").code is IDENTIFIER
 
@@ -300,7 +300,7 @@ def test_conflicting_types_are_noted_and_each_place_converts_for_itself() -> Non
     assert not compile_template("{{ Int(x) }}{{ Int64(x) }}{{ Integer(x) }}{% if x %}{% end %}").type_conflicts
 
 
-def test_the_type_of_items_may_be_written_without_quotes_or_be_no_type() -> None:
+def test_the_item_type_can_be_unquoted_or_invalid() -> None:
     assert render("{{ Array(x, Int8) }}{{ Array(x, 'ids') }}", x="1,2") == (
         "{p1:Array(Int8)}{p2:Array(String)}",
         [[1, 2], ["1", "2"]],
@@ -372,7 +372,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("sql", REFUSED, ids=lambda s: ascii(s)[:60])
-def test_refused_when_compiled(sql: str) -> None:
+def test_templates_refused_when_compiled(sql: str) -> None:
     with pytest.raises(RookeryError) as caught:
         compile_template(sql)
     assert caught.value.code is TEMPLATE
@@ -411,7 +411,7 @@ def test_refused_when_compiled(sql: str) -> None:
     ],
     ids=lambda s: s[:60],
 )
-def test_refused_when_rendered(sql: str) -> None:
+def test_templates_refused_when_rendered(sql: str) -> None:
     error = refused(sql, x="text", n="1")
     assert error.code in (TEMPLATE, BAD_PARAMETER)
     assert not re.search(LEAKS, f"{error.message}{error.hint}", re.I)
@@ -498,7 +498,7 @@ def test_samples_choose_columns_and_suppress_errors() -> None:
     assert texts("{{ columns(x, 'ts') }}{{ 1 / Int8(y) }}{{ x[3] }}{{ day_diff(a, b) }}{{ int(c) }}")
 
 
-def test_samples_still_show_mistakes() -> None:
+def test_samples_show_mistakes() -> None:
     for sql, code in (
         ("{{ column('nope') }}", IDENTIFIER),
         ("{{ Int8(x, 'a') }}", TEMPLATE),
@@ -509,7 +509,7 @@ def test_samples_still_show_mistakes() -> None:
         assert caught.value.code is code
 
 
-def test_a_dry_run_leaves_what_other_templates_have_bound() -> None:
+def test_a_dry_run_keeps_bindings_of_other_templates() -> None:
     binder = Binder()
     first, second = compile_template("{{ Int8(n) }}"), compile_template("{{ Date(d) }}{{ n }}{{ String(late) }}")
     values = {"n": 3, "d": "2020-02-02", "late": "x"}
@@ -554,7 +554,7 @@ def test_values_never_change_the_text(template: Template, x: str, y: str) -> Non
     ),
     st.sampled_from(TEMPLATES),
 )
-def test_requests_give_text_or_our_error(request: dict[str, Any], template: Template) -> None:
+def test_any_request_gives_text_or_a_rookery_error(request: dict[str, Any], template: Template) -> None:
     try:
         template.render(request, Binder(), COLUMNS)
     except RookeryError as exc:
@@ -629,7 +629,7 @@ class Recorder(dict[str, object]):
 
 @settings(max_examples=400, deadline=None)
 @given(st.lists(PIECES | st.text(max_size=3), max_size=25), st.booleans())
-def test_any_text_gives_a_template_or_our_error(pieces: list[str], spaced: bool) -> None:
+def test_any_text_gives_a_template_or_a_rookery_error(pieces: list[str], spaced: bool) -> None:
     try:
         template = compile_template((" " if spaced else "").join(pieces))
         names = {p.name for p in template.parameters}
@@ -645,7 +645,7 @@ MOST_CALLS = 300
 """Of functions, for a template of three parameters; compiling one of a single parameter takes 1,500."""
 
 
-def test_rendering_does_little() -> None:
+def test_rendering_makes_few_calls() -> None:
     """It is done for each request: parsing, or sampling, would take many times the calls."""
     template = compile_template(
         "SELECT * FROM t WHERE a = {{ Int32(x) }}{% if y %} AND b = {{ String(y) }}{% end %} LIMIT {{ Int32(n, 10) }}"

@@ -16,7 +16,7 @@ LONG = "SELECT max(cityHash64(number, 1)) AS x FROM numbers(200000000000)"
 
 
 @pytest.mark.parametrize("format", [Format.JSON, Format.NDJSON])
-def test_a_statement_is_cancelled_by_its_id(warehouse: Warehouse, format: Format) -> None:
+def test_a_statement_is_canceled_by_its_id(warehouse: Warehouse, format: Format) -> None:
     found: list[RookeryError] = []
 
     def run() -> None:
@@ -40,6 +40,6 @@ def test_a_statement_is_cancelled_by_its_id(warehouse: Warehouse, format: Format
     assert [exc.code for exc in found] == [CANCELLED]
 
 
-def test_nothing_to_cancel_is_no_error(warehouse: Warehouse) -> None:
+def test_canceling_an_unknown_statement_is_allowed(warehouse: Warehouse) -> None:
     warehouse.cancel("rk_nothing' OR 1 = 1 --")
     assert list(warehouse.stream(Statement("SELECT 1 AS x", id="rk_x"), Format.NDJSON)) == [b'{"x":1}\n']

@@ -105,7 +105,7 @@ def catalog(warehouse: Warehouse) -> Iterator[Warehouse]:
         warehouse.execute(ddl.drop_database(database))
 
 
-def test_what_was_created_is_read_back(catalog: Warehouse) -> None:
+def test_created_objects_are_read_back_as_defined(catalog: Warehouse) -> None:
     found = read_schema(catalog, WS)
     assert found.databases == {WS, NEST}
     for table in TABLES:
@@ -118,12 +118,12 @@ def test_what_was_created_is_read_back(catalog: Warehouse) -> None:
     assert found.views[VIEWS[1].name].sql == VIEWS[1].sql
 
 
-def test_views_carry_rows_along(catalog: Warehouse) -> None:
+def test_views_deliver_rows(catalog: Warehouse) -> None:
     catalog.execute(f"INSERT INTO {AWKWARD.name.sql()} (`a b`, `s\\``) VALUES (7, 'x'), (8, 'y')")
     assert catalog.query(f"SELECT k, n FROM {SUMS.name.sql()} ORDER BY k").rows == [("7", 1), ("8", 1)]
 
 
-def test_a_table_altered_reads_as_one_created_so(catalog: Warehouse) -> None:
+def test_an_altered_table_reads_like_a_created_one(catalog: Warehouse) -> None:
     column = Column("later", "DateTime", "DEFAULT", "now()", "CODEC(ZSTD(1))", "added")
     for _ in range(2):
         catalog.execute(ddl.add_column(PLAIN.name, column))
@@ -150,13 +150,13 @@ def test_a_table_altered_reads_as_one_created_so(catalog: Warehouse) -> None:
     assert (found.ttl, [c.type for c in found.columns]) == ("", ["UInt8", "DateTime64(3)"])
 
 
-def test_the_default_granularity_is_no_setting(catalog: Warehouse) -> None:
+def test_the_default_granularity_is_not_a_setting(catalog: Warehouse) -> None:
     table = replace(PLAIN, name=Name(WS, "granular"), settings=(("index_granularity", "8192"),))
     catalog.execute(ddl.create_table(table))
     assert read_schema(catalog, WS).tables[table.name] == replace(table, settings=())
 
 
-def test_foreign_objects_are_not_ours(catalog: Warehouse) -> None:
+def test_foreign_objects_are_ignored(catalog: Warehouse) -> None:
     foreign = Name(WS, "foreign")
     catalog.execute(f"CREATE TABLE {foreign.sql()} (a UInt8) ENGINE = Memory COMMENT 'about rookery'")
     catalog.execute(ddl.create_table(replace(PLAIN, name=Name(WS, "other"), mark=Mark("else", "x", "datasource"))))
@@ -169,7 +169,7 @@ def test_foreign_objects_are_not_ours(catalog: Warehouse) -> None:
     assert foreign_objects(catalog, []) == set()
 
 
-def test_a_view_without_its_source_is_still_read(catalog: Warehouse) -> None:
+def test_a_view_without_its_source_is_read(catalog: Warehouse) -> None:
     catalog.execute(ddl.drop_table(AWKWARD.name))
     found = read_schema(catalog, WS).views[VIEWS[0].name]
     assert (found.source, found.target) == (Name("", ""), INLET.name)
@@ -191,6 +191,6 @@ def test_hundreds_of_tables_are_read_in_a_few_queries(catalog: Warehouse, monkey
     assert foreign_objects(catalog, found.tables) == set()
 
 
-def test_nothing_is_an_empty_schema(warehouse: Warehouse) -> None:
+def test_a_missing_database_is_an_empty_schema(warehouse: Warehouse) -> None:
     found = read_schema(warehouse, "rknothing")
     assert (found.databases, dict(found.tables), dict(found.views)) == (frozenset(), {}, {})

@@ -51,7 +51,7 @@ def test_query_returns_names_types_and_python_values(warehouse: Warehouse) -> No
     assert found.dicts() == [{"a": 1, "b": "x", "c": "y"}]
 
 
-def test_an_empty_result_still_has_columns(warehouse: Warehouse) -> None:
+def test_an_empty_result_has_columns(warehouse: Warehouse) -> None:
     found = warehouse.query("SELECT toUInt8({p:UInt8}) AS a, 'x' AS b WHERE 0", {"p": 1}, {"max_threads": 1})
     assert (found.names, found.types, found.rows) == (("a", "b"), ("UInt8", "String"), [])
 
@@ -82,7 +82,7 @@ def test_insert_of_a_bad_row_stores_nothing(warehouse: Warehouse) -> None:
     assert warehouse.query(f"SELECT count() FROM {DATABASE}.bad").rows == [(0,)]
 
 
-def test_a_token_makes_a_strict_insert_happen_once(warehouse: Warehouse) -> None:
+def test_an_insert_token_deduplicates_a_strict_insert(warehouse: Warehouse) -> None:
     warehouse.execute(
         f"CREATE TABLE {DATABASE}.once (a UInt64) ENGINE = MergeTree ORDER BY a "
         "SETTINGS non_replicated_deduplication_window = 100"
@@ -115,7 +115,7 @@ def test_an_empty_result_is_a_well_formed_document(warehouse: Warehouse, format:
 
 
 @pytest.mark.parametrize("format", Format)
-def test_a_large_document_says_what_a_small_one_says(warehouse: Warehouse, format: Format) -> None:
+def test_large_and_small_documents_have_the_same_shape(warehouse: Warehouse, format: Format) -> None:
     large = read(warehouse, MANY, format)
     pieces = [read(warehouse, f"{MANY} LIMIT {k}, 10000", format) for k in range(0, ROWS, 10_000)]
     assert rows_of(large, format) == [row for piece in pieces for row in rows_of(piece, format)]
@@ -132,7 +132,7 @@ def test_a_large_document_says_what_a_small_one_says(warehouse: Warehouse, forma
 
 
 @pytest.mark.parametrize("format", Format)
-def test_a_text_known_to_be_large_may_be_empty_the_next_time(warehouse: Warehouse, format: Format) -> None:
+def test_a_statement_with_a_large_result_can_return_an_empty_one_later(warehouse: Warehouse, format: Format) -> None:
     sql = f"SELECT n, s, d, t, o FROM {DATABASE}.many WHERE n < {{upto:UInt64}} ORDER BY n"
     for upto in (ROWS, 0, 3):
         document = read(warehouse, sql, format, bindings={"upto": upto})
@@ -142,7 +142,7 @@ def test_a_text_known_to_be_large_may_be_empty_the_next_time(warehouse: Warehous
         assert pq.read_schema(pa.BufferReader(empty)).equals(pq.read_schema(pa.BufferReader(document)))
 
 
-def test_settings_of_a_statement_stand_behind_a_comment_too(warehouse: Warehouse) -> None:
+def test_settings_apply_after_a_trailing_comment(warehouse: Warehouse) -> None:
     with pytest.raises(EngineError) as caught:
         read(warehouse, "SELECT number FROM numbers(100) -- all of them", settings={"max_result_rows": 10})
     assert (caught.value.code, caught.value.engine_code) == (errors.RESULT_LIMIT, 396)
@@ -151,7 +151,7 @@ def test_settings_of_a_statement_stand_behind_a_comment_too(warehouse: Warehouse
 @pytest.mark.parametrize(
     "settings", [{"max_result_rows": 28_000}, {"max_result_bytes": 9_000_000}, {"max_result_rows": 10}]
 )
-def test_the_statements_own_result_limits_hold_at_every_size(
+def test_result_limits_of_a_statement_hold_at_every_size(
     warehouse: Warehouse, settings: dict[str, int | str]
 ) -> None:
     for _ in range(2):
@@ -170,7 +170,7 @@ def test_a_setting_whose_name_is_sql_is_refused(warehouse: Warehouse) -> None:
 
 
 @pytest.mark.parametrize("format", Format)
-def test_an_error_shows_at_the_first_part(warehouse: Warehouse, format: Format) -> None:
+def test_an_error_is_raised_at_the_first_chunk(warehouse: Warehouse, format: Format) -> None:
     stream = warehouse.stream(Statement(f"SELECT nothing FROM {DATABASE}.many"), format)
     with pytest.raises(EngineError) as caught:
         next(stream)
@@ -183,7 +183,7 @@ def test_an_error_shows_at_the_first_part(warehouse: Warehouse, format: Format) 
 
 
 @pytest.mark.parametrize("format", Format)
-def test_a_late_error_is_raised_and_not_taken_for_the_end(warehouse: Warehouse, format: Format) -> None:
+def test_a_late_error_is_raised_instead_of_ending_the_stream(warehouse: Warehouse, format: Format) -> None:
     sql = "SELECT number, throwIf(number = 400000, 'late') FROM numbers(500000)"
     settings: dict[str, int | str] = {"max_threads": 1, "max_block_size": 1000}
     for _ in range(2):
@@ -195,7 +195,7 @@ def test_a_late_error_is_raised_and_not_taken_for_the_end(warehouse: Warehouse, 
 
 @pytest.mark.proves("D9")
 @pytest.mark.parametrize("code", [395, 159, 241, 396])
-def test_what_a_failed_read_had_produced_never_reaches_the_next_answer(warehouse: Warehouse, code: int) -> None:
+def test_output_of_a_failed_read_never_reaches_the_next_result(warehouse: Warehouse, code: int) -> None:
     secret = "concat('SECRET', toString(number))"
     sql, settings = {
         395: (f"SELECT {secret}, throwIf(number = 20000) FROM numbers(24000)", {"max_block_size": 100}),
@@ -215,7 +215,7 @@ def test_what_a_failed_read_had_produced_never_reaches_the_next_answer(warehouse
             break
 
 
-def test_errors_by_what_went_wrong(warehouse: Warehouse) -> None:
+def test_engine_errors_have_their_codes(warehouse: Warehouse) -> None:
     cases = {
         "SELECT sleepEachRow(0.01) FROM numbers(1000) SETTINGS max_execution_time = 0.1, max_block_size = 1": 159,
         "SELECT groupArray(number) FROM numbers(10000000) SETTINGS max_memory_usage = 1000000": 241,
@@ -258,7 +258,7 @@ def test_errors_by_what_went_wrong(warehouse: Warehouse) -> None:
     ],
 )
 @pytest.mark.parametrize("format", [Format.NDJSON, Format.JSON])
-def test_readers_change_nothing(warehouse: Warehouse, sql: str, format: Format) -> None:
+def test_readers_cannot_change_data(warehouse: Warehouse, sql: str, format: Format) -> None:
     with pytest.raises(RookeryError):
         read(warehouse, sql, format)
     assert warehouse.query(f"SELECT count() FROM {DATABASE}.many").rows == [(ROWS,)]
@@ -267,7 +267,7 @@ def test_readers_change_nothing(warehouse: Warehouse, sql: str, format: Format) 
 
 
 @pytest.mark.proves("B3")
-def test_a_name_that_is_not_bound_does_not_exist(warehouse: Warehouse) -> None:
+def test_an_unbound_name_does_not_exist(warehouse: Warehouse) -> None:
     assert orjson.loads(read(warehouse, "SELECT currentDatabase() AS d"))["d"] == EMPTY
     with pytest.raises(EngineError) as caught:
         read(warehouse, "SELECT * FROM many")
@@ -291,7 +291,7 @@ def test_readers_run_under_the_pinned_settings(warehouse: Warehouse) -> None:
 
 @pytest.mark.proves("B3")
 @pytest.mark.parametrize("format", Format)
-def test_a_large_result_is_read_under_the_same_restrictions(warehouse: Warehouse, format: Format) -> None:
+def test_restrictions_hold_for_large_results(warehouse: Warehouse, format: Format) -> None:
     names = ("use_query_cache", "optimize_prewhere_after_pushdown", "apply_prewhere_after_final", "readonly")
     shown = ", ".join(f"toUInt8(getSetting('{name}'))" for name in names)
     sql = f"SELECT currentDatabase() AS d, {shown}, number FROM numbers(30000) ORDER BY number"
@@ -306,7 +306,7 @@ def test_a_large_result_is_read_under_the_same_restrictions(warehouse: Warehouse
     assert caught.value.engine_code == 60
 
 
-def test_streams_at_once_do_not_mix(warehouse: Warehouse) -> None:
+def test_concurrent_streams_do_not_mix(warehouse: Warehouse) -> None:
     def one(tenant: int) -> bool:
         sql = "SELECT {t:String} AS t, number AS n FROM numbers({upto:UInt64})"
         upto = 50_000 if tenant % 2 else 10
@@ -338,7 +338,7 @@ def held(warehouse: Warehouse, count: int) -> list[Any]:
     return streams
 
 
-def test_without_a_free_place_a_reader_is_told_so(impatient: Warehouse) -> None:
+def test_a_reader_gets_busy_when_the_pool_is_full(impatient: Warehouse) -> None:
     streams = held(impatient, READERS)
     with pytest.raises(EngineError) as caught:
         read(impatient, "SELECT 1")
@@ -351,7 +351,7 @@ def test_without_a_free_place_a_reader_is_told_so(impatient: Warehouse) -> None:
     assert read(impatient, "SELECT 1 AS a") == b'{"a":1}\n'
 
 
-def test_a_stream_gives_its_place_back_however_it_ends(impatient: Warehouse) -> None:
+def test_a_stream_returns_its_handle_however_it_ends(impatient: Warehouse) -> None:
     for _ in range(2):
         for stream in held(impatient, READERS):
             stream.close()
@@ -368,7 +368,7 @@ def test_a_stream_gives_its_place_back_however_it_ends(impatient: Warehouse) -> 
     del never_started
 
 
-def test_a_stream_may_be_closed_from_another_thread(impatient: Warehouse) -> None:
+def test_a_stream_can_be_closed_from_another_thread(impatient: Warehouse) -> None:
     streams = held(impatient, READERS)
     readers = [threading.Thread(target=lambda s=s: list(s)) for s in streams]
     for thread in readers:
@@ -384,7 +384,7 @@ def test_a_stream_may_be_closed_from_another_thread(impatient: Warehouse) -> Non
 # --- the parser --------------------------------------------------------------------------------------------------
 
 
-def test_parse_gives_a_tree_and_the_canonical_text(warehouse: Warehouse) -> None:
+def test_parse_returns_the_tree_and_the_canonical_text(warehouse: Warehouse) -> None:
     tree, text = warehouse.parse("select  a as B -- why\nfrom t where s='it''s'\n;")
     assert text == "SELECT a AS B FROM t WHERE s = 'it\\'s'"
     assert tree["type"] == "SelectWithUnionQuery"
@@ -415,7 +415,7 @@ def test_parse_gives_a_tree_and_the_canonical_text(warehouse: Warehouse) -> None
         ("SELECT 1" + " " * 65_536, ""),
     ],
 )
-def test_parse_refuses_all_else(warehouse: Warehouse, sql: str, place: str) -> None:
+def test_parse_refuses_other_texts(warehouse: Warehouse, sql: str, place: str) -> None:
     with pytest.raises(EngineError) as caught:
         warehouse.parse(sql)
     assert caught.value.code is errors.SQL_SYNTAX
@@ -424,7 +424,7 @@ def test_parse_refuses_all_else(warehouse: Warehouse, sql: str, place: str) -> N
         assert str(caught.value.place).startswith(place)
 
 
-def test_functions_are_named(warehouse: Warehouse) -> None:
+def test_functions_lists_the_functions_of_the_engine(warehouse: Warehouse) -> None:
     found = warehouse.functions()
     assert {"plus", "count", "throwIf"} <= found
     assert len(found) > 1000

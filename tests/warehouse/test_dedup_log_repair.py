@@ -53,7 +53,7 @@ def test_without_repair_the_retry_is_lost(killed: Path, monkeypatch: pytest.Monk
     warehouse.close()
 
 
-def test_with_repair_the_retry_arrives_once_and_what_was_there_stays_known(killed: Path) -> None:
+def test_with_repair_the_retry_is_stored_once_and_old_tokens_stay_known(killed: Path) -> None:
     warehouse = _open(killed)
     assert _insert(warehouse, "second") == 6
     assert _insert(warehouse, "second") == 6
@@ -61,7 +61,7 @@ def test_with_repair_the_retry_arrives_once_and_what_was_there_stays_known(kille
     warehouse.close()
 
 
-def test_a_torn_line_is_cut_and_a_sound_log_is_left_alone(killed: Path) -> None:
+def test_a_torn_line_is_removed_and_an_intact_log_is_unchanged(killed: Path) -> None:
     assert repair(killed) == 1
     assert repair(killed) == 0
     (log,) = killed.glob("store/*/*/deduplication_logs/*.txt")
@@ -71,7 +71,7 @@ def test_a_torn_line_is_cut_and_a_sound_log_is_left_alone(killed: Path) -> None:
     assert log.read_bytes() == whole
 
 
-def test_a_merged_part_covers_the_blocks_in_it(killed: Path) -> None:
+def test_a_merged_part_covers_its_blocks(killed: Path) -> None:
     warehouse = _open(killed)
     _insert(warehouse, "second")
     warehouse.execute("OPTIMIZE TABLE w.t FINAL")

@@ -42,7 +42,7 @@ def run(body: str, path: Path) -> str:
     return done.stdout.strip()
 
 
-def test_a_second_process_is_told_who_holds_the_directory(tmp_path: Path) -> None:
+def test_the_error_for_a_second_process_names_the_owner_of_the_directory(tmp_path: Path) -> None:
     body = "w = opened(path); print('ready', flush=True); sys.stdin.read(); w.close()"
     command = [sys.executable, "-c", HEAD + body, str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
@@ -58,7 +58,7 @@ def test_a_second_process_is_told_who_holds_the_directory(tmp_path: Path) -> Non
     assert run("w = opened(path); print(w.query('SELECT 1').rows); w.close()", tmp_path) == "[(1,)]"
 
 
-def test_a_directory_held_by_another_program_is_busy_too(tmp_path: Path) -> None:
+def test_a_directory_held_by_another_program_is_busy(tmp_path: Path) -> None:
     body = "import chdb; c = chdb.connect(sys.argv[1]); print('ready', flush=True); sys.stdin.read()"
     command = [sys.executable, "-c", "import sys\n" + body, str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
@@ -68,7 +68,7 @@ def test_a_directory_held_by_another_program_is_busy_too(tmp_path: Path) -> None
         holder.stdin.close()
 
 
-def test_one_process_opens_a_directory_once_and_again_after_close(tmp_path: Path) -> None:
+def test_a_process_opens_a_directory_once_until_it_closes_it(tmp_path: Path) -> None:
     body = """
 w = opened(path)
 print(refused(path).code.id, refused(path / "other").code.id)
@@ -89,7 +89,7 @@ w.close()
     assert run(body, tmp_path).split("\n") == [f"{busy} {busy}", errors.CLOSED.id, "[(7,)]"]
 
 
-def test_a_process_that_died_leaves_no_lock(tmp_path: Path) -> None:
+def test_a_dead_process_leaves_no_lock(tmp_path: Path) -> None:
     run("w = opened(path); print('held', flush=True); import os; os._exit(0)", tmp_path)
     assert (tmp_path / LOCK).exists()
     assert run("w = opened(path); print('open'); w.close()", tmp_path) == "open"
@@ -102,7 +102,7 @@ def test_the_directory_is_private(tmp_path: Path) -> None:
     assert (path / LOCK).stat().st_mode & 0o777 == 0o600
 
 
-def test_a_directory_that_cannot_be_made_is_no_traceback(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_created_is_an_error_with_a_code(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert run("print(refused(path).code.id)", tmp_path / "file" / "data") == errors.DIRECTORY_BUSY.id
 
@@ -120,7 +120,7 @@ print(len(list(path.iterdir())))
     assert run(body, tmp_path).split("\n") == ["1 700 [(1,)]", "0"]
 
 
-def test_the_private_parser_makes_way_for_a_real_engine(tmp_path: Path) -> None:
+def test_the_private_parser_is_replaced_by_a_real_engine(tmp_path: Path) -> None:
     body = """
 first = in_this_process()
 print(first.parse("select 1")[1], in_this_process() is first)

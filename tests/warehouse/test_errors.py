@@ -40,14 +40,14 @@ OURS = (errors.STORAGE, errors.DISK_FULL, errors.DAMAGED)
 """Their messages are ours: the engine's name paths of the host."""
 
 
-def test_the_mapping_means_what_the_engine_means(embedded: EmbeddedWarehouse) -> None:
+def test_error_numbers_match_the_names_of_the_engine(embedded: EmbeddedWarehouse) -> None:
     found = embedded.query("SELECT number, errorCodeToName(number) FROM numbers(1100)")
     numbers = {name: number for number, name in found.rows if name}
     meant = {numbers[name]: code for code, names in NAMES.items() for name in names.split()}
     assert meant == CODES
 
 
-def test_every_engine_code_has_an_error_of_ours(embedded: EmbeddedWarehouse) -> None:
+def test_every_engine_error_has_a_rookery_error(embedded: EmbeddedWarehouse) -> None:
     known = set(errors.codes().values())
     rows = embedded.query("SELECT number, errorCodeToName(number) AS n FROM numbers(1100) WHERE n != ''").rows
     for number, name in rows:
@@ -65,7 +65,7 @@ def _all_exceptions() -> list[type[Exception]]:
 
 
 @pytest.mark.parametrize("kind", [*_all_exceptions(), HTTPError, OSError, TimeoutError, RuntimeError, ValueError])
-def test_every_exception_of_the_client_has_an_error_of_ours(kind: type[Exception]) -> None:
+def test_every_client_exception_has_a_rookery_error(kind: type[Exception]) -> None:
     exc = kind() if kind is exceptions.StreamClosedError else kind("something with /a/path")
     found = translate(exc)
     assert isinstance(found, EngineError)
@@ -74,7 +74,7 @@ def test_every_exception_of_the_client_has_an_error_of_ours(kind: type[Exception
     assert "something" in (found.detail or "") or kind is exceptions.StreamClosedError
 
 
-def test_connection_failures_are_told_apart() -> None:
+def test_connection_failures_are_distinguished() -> None:
     assert translate(exceptions.OperationalError("Error … executing HTTP request")).code is errors.UNREACHABLE
     assert translate(exceptions.StreamFailureError("broke")).code is errors.ENGINE_INTERNAL
     assert translate(exceptions.DatabaseError("HTTP driver received HTTP status 404")).code is errors.UNREACHABLE
@@ -99,20 +99,20 @@ def test_connection_failures_are_told_apart() -> None:
         ("Code: 49. DB::Exception: , Stack trace (when copying this message): 0. a.cpp", "database failed"),
     ],
 )  # fmt: skip
-def test_only_the_engines_sentence_is_shown(text: str, message: str) -> None:
+def test_only_the_message_of_the_engine_is_shown(text: str, message: str) -> None:
     found = translate(RuntimeError(text))
     assert found.message == message
     assert found.detail == text
     assert not re.search(r"In scope|version|10\.0\.0|nest", found.message)
 
 
-def test_places_of_syntax_errors() -> None:
+def test_syntax_errors_have_positions() -> None:
     text = "Code: 62. DB::Exception: Syntax error: failed at position 24 (x) (line 3, col 12): . (SYNTAX_ERROR)"
     assert translate(RuntimeError(text)).place == Place(line=3, column=12)
     assert translate(RuntimeError(text.replace(" (line 3, col 12)", ""))).place == Place(line=1, column=24)
 
 
-def test_errors_of_ours_keep_what_they_are() -> None:
+def test_rookery_errors_are_not_translated() -> None:
     known = EngineError(errors.BUSY, "busy")
     assert translate(known) is known
     other = translate(RookeryError(BAD_NAME, "no", hint="h", detail="d"))

@@ -26,7 +26,7 @@ def cut(data: bytes, places: list[int]) -> Iterator[bytes]:
 
 
 @given(rows=st.lists(st.text(max_size=5), max_size=8), places=st.lists(st.integers(0, 10**6), max_size=6))
-def test_json_rows_may_be_cut_anywhere(rows: list[str], places: list[int]) -> None:
+def test_json_rows_can_be_split_anywhere(rows: list[str], places: list[int]) -> None:
     lines = b"".join(orjson.dumps({"a": row}) + b"\n" for row in rows)
     parts = framing.json_document([('a"', "String")], cut(lines, places), lambda: {"elapsed": 1.5})
     found = orjson.loads(b"".join(parts))
@@ -55,7 +55,7 @@ def test_parquet_blocks_become_one_file() -> None:
     assert b"".join(framing.parquet_document(lambda: b"empty", [])) == b"empty"
 
 
-def test_a_parquet_document_left_early_closes_its_blocks() -> None:
+def test_an_abandoned_parquet_document_closes_its_blocks() -> None:
     closed = []
 
     def blocks() -> Iterator[bytes]:
@@ -83,7 +83,7 @@ TAGGED = (
 @pytest.mark.parametrize("format", Format)
 @pytest.mark.parametrize(("tag", "end"), [(TAG, TAGGED), (None, b"\n" + REPORT + b"\n"), (None, REPORT)])
 @given(size=st.integers(0, 60_000), places=st.lists(st.integers(0, 10**6), max_size=5))
-def test_a_failure_behind_the_rows_is_found(
+def test_an_error_after_the_rows_is_detected(
     format: Format, tag: str | None, end: bytes, size: int, places: list[int]
 ) -> None:
     if tag is None and end == REPORT:
@@ -105,14 +105,14 @@ def test_a_failure_behind_the_rows_is_found(
         (Format.NDJSON, b""),
     ],
 )
-def test_rows_that_look_like_a_failure_are_rows(format: Format, text: bytes) -> None:
+def test_rows_that_look_like_an_error_are_rows(format: Format, text: bytes) -> None:
     for tag in (TAG, None):
         tail = ErrorTrailer(format, tag)
         assert b"".join([*tail.push(text), *tail.finish()]) == text
 
 
 @pytest.mark.parametrize("format", [Format.JSON, Format.PARQUET])
-def test_a_document_without_its_end_is_refused(format: Format) -> None:
+def test_a_truncated_document_is_refused(format: Format) -> None:
     tail = ErrorTrailer(format, None)
     list(tail.push(b'{"data":[{"a":1'))
     with pytest.raises(EngineError) as caught:

@@ -20,7 +20,7 @@ TABLE = Name("w", "t")
 
 
 @pytest.mark.parametrize("wide", [0, 1], ids=["compact", "wide"])
-def test_every_file_that_is_cut_off_is_noticed(tmp_path: Path, wide: int) -> None:
+def test_every_truncated_file_is_detected(tmp_path: Path, wide: int) -> None:
     warehouse = EmbeddedWarehouse(tmp_path / "data", WarehouseOptions(readers=1, writers=2, database="w_empty"))
     try:
         warehouse.execute("CREATE DATABASE w")
@@ -54,9 +54,7 @@ def test_every_file_that_is_cut_off_is_noticed(tmp_path: Path, wide: int) -> Non
         warehouse.close()
 
 
-def test_a_part_that_cannot_be_read_is_an_error_that_may_pass(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_part_is_a_retryable_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts are inspected after an insert that may have stored its rows, so the sender sends them again."""
     warehouse = EmbeddedWarehouse(tmp_path / "data", WarehouseOptions(readers=1, writers=1, database="w_empty"))
 

@@ -29,7 +29,7 @@ class Handles:
         return Pool(self.make, self.closed.append, size=size, timeout=timeout)
 
 
-def test_handles_are_made_when_needed_and_used_again() -> None:
+def test_handles_are_created_on_demand_and_reused() -> None:
     pool = Handles().pool()
     with pool.lend() as first:
         pass
@@ -50,7 +50,7 @@ def test_an_exception_retires_the_handle() -> None:
     assert pool.borrow() == 3
 
 
-def test_a_place_is_not_lost_when_no_handle_can_be_made() -> None:
+def test_a_slot_is_not_lost_when_a_handle_cannot_be_created() -> None:
     handles = Handles()
     pool = handles.pool(size=1)
     handles.failing = True
@@ -62,14 +62,14 @@ def test_a_place_is_not_lost_when_no_handle_can_be_made() -> None:
     assert pool.borrow() == 0
 
 
-def test_a_waiting_borrower_gets_the_place_that_becomes_free() -> None:
+def test_a_waiting_borrower_gets_the_next_free_slot() -> None:
     pool = Handles().pool(size=1, timeout=5)
     handle = pool.borrow()
     threading.Timer(0.05, pool.give_back, [handle]).start()
     assert pool.borrow() == handle
 
 
-def test_closing_closes_every_handle_also_those_still_out() -> None:
+def test_closing_closes_borrowed_handles_too() -> None:
     handles = Handles()
     pool = handles.pool(size=3)
     out, back, retired = pool.borrow(), pool.borrow(), pool.borrow()
@@ -85,7 +85,7 @@ def test_closing_closes_every_handle_also_those_still_out() -> None:
     assert caught.value.code is errors.CLOSED
 
 
-def test_a_flow_translates_errors_and_releases_once() -> None:
+def test_a_stream_translates_errors_and_releases_its_handle_once() -> None:
     released = []
 
     def parts() -> Iterator[bytes]:

@@ -29,13 +29,13 @@ LATE = Statement(
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.1:1", "https://127.0.0.1:1", "ftp://host", "host:8123", "http://", "http://h:99999", ""]
 )
-def test_a_url_that_leads_nowhere(url: str) -> None:
+def test_an_unreachable_url_is_an_error(url: str) -> None:
     with pytest.raises(EngineError) as caught:
         Server(url).open()
     assert caught.value.code is errors.UNREACHABLE
 
 
-def test_something_else_at_the_url_is_not_clickhouse() -> None:
+def test_a_url_of_another_program_is_an_error() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def answer() -> None:
@@ -59,7 +59,7 @@ def test_something_else_at_the_url_is_not_clickhouse() -> None:
 @pytest.mark.parametrize(
     "given", [{"password": "wrong"}, {"user": "nobody"}, {"reader_password": "wrong"}, {"reader_user": "nobody"}]
 )
-def test_wrong_credentials(server: Server, given: dict[str, str]) -> None:
+def test_wrong_credentials_are_an_error(server: Server, given: dict[str, str]) -> None:
     with pytest.raises(EngineError) as caught:
         server.open(**given)
     assert caught.value.code is errors.AUTHENTICATION
@@ -67,14 +67,14 @@ def test_wrong_credentials(server: Server, given: dict[str, str]) -> None:
 
 
 @own
-def test_a_reader_that_takes_no_limits_is_refused_with_a_hint(server: Server) -> None:
+def test_a_reader_that_cannot_set_limits_is_refused_with_a_hint(server: Server) -> None:
     with pytest.raises(EngineError) as caught:
         server.open(reader_user=STRICT_READER[0], reader_password=STRICT_READER[1])
     assert "readonly = 2" in str(caught.value.hint)
     assert "`strict`" in caught.value.message
 
 
-def test_without_a_reader_of_its_own_the_writer_reads_and_cannot_write(server: Server) -> None:
+def test_without_a_reader_user_the_writer_reads_in_read_only_mode(server: Server) -> None:
     warehouse = server.open(reader_user=None, reader_password=None)
     for sql in ("CREATE DATABASE rk_made", "SELECT 1 SETTINGS readonly = 0", "DROP DATABASE system"):
         with pytest.raises(EngineError):
@@ -85,7 +85,7 @@ def test_without_a_reader_of_its_own_the_writer_reads_and_cannot_write(server: S
 
 @own
 @pytest.mark.proves("D12")
-def test_the_readers_user_cannot_lift_its_own_limits(server: Server) -> None:
+def test_the_reader_cannot_lift_its_limits(server: Server) -> None:
     """Somebody with the serving credentials and no adapter of ours still cannot write."""
     warehouse = server.open(user=WRITER[0], password=WRITER[1])
     writer, warehouse._writer = warehouse._writer, warehouse._reader
@@ -97,7 +97,7 @@ def test_the_readers_user_cannot_lift_its_own_limits(server: Server) -> None:
     warehouse.close()
 
 
-def test_a_server_that_goes_away_later(tmp_path: Path) -> None:
+def test_a_server_that_stops_later_is_an_error(tmp_path: Path) -> None:
     with serve(tmp_path) as url:
         warehouse = Server(url).open()
         assert warehouse.query("SELECT 1").rows == [(1,)]
@@ -121,7 +121,7 @@ def test_a_server_that_goes_away_later(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("late", ["tagged", "bare", "cut"])
-def test_a_late_error_is_noticed_however_a_server_reports_it(tmp_path: Path, late: str) -> None:
+def test_a_late_error_is_detected_however_the_server_reports_it(tmp_path: Path, late: str) -> None:
     with serve(tmp_path, late=late) as url:
         warehouse = Server(url).open()
         for format in (Format.NDJSON, Format.JSON):
@@ -137,7 +137,7 @@ def test_a_late_error_is_noticed_however_a_server_reports_it(tmp_path: Path, lat
         warehouse.close()
 
 
-def test_a_server_that_cannot_parse_gets_a_parser(
+def test_a_server_without_a_parser_gets_a_local_one(
     server: Server, embedded: EmbeddedWarehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     warehouse = server.open()
@@ -148,7 +148,7 @@ def test_a_server_that_cannot_parse_gets_a_parser(
     warehouse.close()
 
 
-def test_an_insert_whose_connection_breaks_is_not_repeated(tmp_path: Path) -> None:
+def test_an_insert_is_not_retried_when_its_connection_breaks(tmp_path: Path) -> None:
     """The connection is closed after the rows arrived; the client must not send them again."""
     with serve(tmp_path) as url, socket.create_server(("127.0.0.1", 0)) as listener:
         warehouse = Server(url).open()
@@ -174,7 +174,7 @@ def test_an_insert_whose_connection_breaks_is_not_repeated(tmp_path: Path) -> No
 
 
 @own
-def test_the_helper_asks_for_credentials(server: Server) -> None:
+def test_the_test_server_requires_credentials(server: Server) -> None:
     assert server.reader_user == READER[0]
     with pytest.raises(EngineError):
         Server(server.url, user="default", password="").open(database=EMPTY)

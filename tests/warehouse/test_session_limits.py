@@ -42,7 +42,7 @@ def spelled(limits: dict[str, int | str]) -> dict[str, str]:
     return {name: str(value).removesuffix(".0") for name, value in limits.items()}
 
 
-def test_a_statement_runs_under_its_own_limits_and_leaves_none_behind(warehouse: EmbeddedWarehouse) -> None:
+def test_limits_of_a_statement_end_with_it(warehouse: EmbeddedWarehouse) -> None:
     larger_than_whole = {**OTHERS, "max_result_rows": 25_000}
     for settings, expected in ((USUAL, USUAL), (OTHERS, larger_than_whole), (USUAL, USUAL)):
         assert in_force(warehouse, settings) == spelled(expected)
@@ -52,7 +52,7 @@ def test_a_statement_runs_under_its_own_limits_and_leaves_none_behind(warehouse:
     assert in_force(warehouse, USUAL) == spelled(USUAL)
 
 
-def test_limits_are_enforced_without_being_spelled(warehouse: EmbeddedWarehouse) -> None:
+def test_session_limits_are_enforced_without_being_written_in_the_statement(warehouse: EmbeddedWarehouse) -> None:
     assert len(answer(warehouse, "SELECT number FROM numbers(900)", USUAL)) == 900
     with pytest.raises(RookeryError):
         answer(warehouse, "SELECT number FROM numbers(901)", USUAL)

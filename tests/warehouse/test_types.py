@@ -24,14 +24,14 @@ def test_types(text: str, kind: str, nullable: bool, parts: list[str]) -> None:
     assert (found.kind, found.nullable, [p.kind for p in found.parts]) == (kind, nullable, parts)
 
 
-def test_numbers_in_types() -> None:
+def test_types_with_numbers() -> None:
     assert [parse_type(t).precision for t in ("Decimal(9, 2)", "Nullable(Decimal(38, 10))")] == [9, 38]
     assert [parse_type(t).scale for t in ("Decimal(76, 2)", "DateTime64(9, 'UTC')")] == [2, 9]
     assert parse_type("Tuple(a UInt8, b String)").names == ("a", "b")
     assert parse_type("String") == Type("String", "String")
 
 
-def test_a_type_over_several_lines() -> None:
+def test_a_type_on_several_lines() -> None:
     assert on_one_line("Tuple(\n    a UInt8,\n    b Array(Tuple(\n        c String)))") == (
         "Tuple(a UInt8, b Array(Tuple(c String)))"
     )

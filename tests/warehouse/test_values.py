@@ -107,7 +107,7 @@ def test_decimals(warehouse: Warehouse, number: Decimal) -> None:
 
 @patient
 @given(moment=st.datetimes(datetime(1971, 1, 2), datetime(2100, 1, 1)))
-def test_moments(warehouse: Warehouse, moment: datetime) -> None:
+def test_date_times(warehouse: Warehouse, moment: datetime) -> None:
     assert back(warehouse, "DateTime64(6)", moment) == moment
     assert back(warehouse, "DateTime", moment) == moment.replace(microsecond=0)
     aware = moment.replace(tzinfo=UTC)
@@ -133,22 +133,22 @@ def test_moments(warehouse: Warehouse, moment: datetime) -> None:
         ("Float64", math.inf, math.inf),
     ],
 )
-def test_one_of_a_kind(warehouse: Warehouse, kind: str, value: Value, expected: Any) -> None:
+def test_values_of_other_types(warehouse: Warehouse, kind: str, value: Value, expected: Any) -> None:
     assert back(warehouse, kind, value) == expected
 
 
-def test_not_a_number(warehouse: Warehouse) -> None:
+def test_nan_is_bound(warehouse: Warehouse) -> None:
     assert math.isnan(back(warehouse, "Float64", math.nan))
 
 
-def test_a_text_without_placeholders_is_not_formatted(warehouse: Warehouse) -> None:
+def test_text_without_placeholders_is_not_formatted(warehouse: Warehouse) -> None:
     statement = Statement("SELECT 'a%sb%(p)s%' LIKE '%s%' AS x", {"p": "unused"})
     assert b"".join(warehouse.stream(statement, Format.NDJSON)) == b'{"x":1}\n'
     assert warehouse.query("SELECT '100%' AS x", {"p": 1}).rows == [("100%",)]
 
 
 @pytest.mark.parametrize("name", ["$z$", "a b", "p}", "", "1"])
-def test_a_binding_has_a_plain_name(warehouse: Warehouse, name: str) -> None:
+def test_binding_names_are_plain_identifiers(warehouse: Warehouse, name: str) -> None:
     with pytest.raises(EngineError) as caught:
         warehouse.query("SELECT $z$ AS x", {name: "1"})
     assert caught.value.code is errors.BAD_PARAMETER

@@ -77,7 +77,7 @@ def all_of_them(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-def test_an_endpoint_gives_an_admin_the_rows_of_all_placements(server: Server) -> None:
+def test_an_endpoint_returns_rows_of_all_placements_to_an_admin(server: Server) -> None:
     found = {r["kind"]: r["units"] for r in server.done("GET", "/v0/pipes/by_kind.json")["data"]}
     assert found == {"view": 503, "sale": 40, "rent": 6000}
     for tenant, totals in TOTALS.items():
@@ -96,18 +96,18 @@ def test_sql_reads_every_row_once(all_of_them: Server) -> None:
         assert len(found) == len(SENT) and len(found[0]) == (3 if table == "bare" else 4), table
 
 
-def test_names_that_are_read_twice_and_pipes_on_pipes(all_of_them: Server) -> None:
+def test_tables_read_twice_and_pipes_over_pipes(all_of_them: Server) -> None:
     joined = "SELECT sum(r.units) AS units FROM rows AS r JOIN bare AS b ON r.id = b.id AND r.kind = b.kind"
     assert all_of_them.sql(joined) == [{"units": UNITS}]
     assert all_of_them.done("GET", "/v0/pipes/over.json")["data"] == [{"units": UNITS, "kinds": 8}]
 
 
-def test_a_share_of_the_rows_is_one_of_every_tenant(all_of_them: Server) -> None:
+def test_sampling_covers_every_tenant(all_of_them: Server) -> None:
     sampled = all_of_them.sql("SELECT tenant_id, count() AS n FROM sampled SAMPLE 1/2 GROUP BY tenant_id")
     assert {r["tenant_id"] for r in sampled} == {1, 2, 3, 4}
 
 
-def test_the_command_line_shows_all_of_them(all_of_them: Server) -> None:
+def test_the_command_line_shows_all_tenants(all_of_them: Server) -> None:
     address = ["--url", all_of_them.url, "--token", all_of_them.admin_token]
     for command in (["get", "usage", "--format", "csv"], ["sql", "--format", "csv", "SELECT kind FROM usage"]):
         done = subprocess.run(
@@ -127,7 +127,7 @@ def test_listings_count_rows_in_all_placements(all_of_them: Server) -> None:
     assert counted == dict.fromkeys(counted, len(SENT)) and len(counted) == 8
 
 
-def test_too_many_nests_are_refused_and_not_left_out(all_of_them: Server) -> None:
+def test_too_many_nests_are_an_error(all_of_them: Server) -> None:
     for tenant in ("11", "12", "13"):
         all_of_them.tenant(tenant, "tables")
     try:
@@ -146,7 +146,7 @@ def test_too_many_nests_are_refused_and_not_left_out(all_of_them: Server) -> Non
     assert all_of_them.sql("SELECT sum(units) AS units FROM rows") == [{"units": UNITS}]
 
 
-def test_a_tenant_that_comes_or_goes_is_there_whole_or_not_at_all(all_of_them: Server) -> None:
+def test_a_tenant_added_or_removed_during_a_query_is_read_completely_or_not_at_all(all_of_them: Server) -> None:
     """Queries run while tenants are added and removed; each shows every tenant with all of its rows, or fails."""
     whole = {r["tenant_id"]: 0 for r in SENT} | {t: 40 * t for t in (21, 22)}
     rows = [{"tenant_id": t, "id": n, "kind": "x", "units": t} for t in (21, 22) for n in range(40)]
@@ -181,7 +181,7 @@ def test_a_tenant_that_comes_or_goes_is_there_whole_or_not_at_all(all_of_them: S
     assert wrong == [] and answers[0]
 
 
-def test_a_row_filter_of_an_admins_token_holds_in_every_nest(all_of_them: Server) -> None:
+def test_a_row_filter_of_an_admin_token_applies_in_every_nest(all_of_them: Server) -> None:
     scope: dict[str, Any] = {"type": "DATASOURCES:READ", "resource": "rows", "filter": "id = 1000"}
     token = all_of_them.static("an_admin_of_some_rows", "ADMIN", scope)
     found = all_of_them.sql("SELECT sum(units) AS units, count() AS n FROM rows", token)

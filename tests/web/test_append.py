@@ -142,7 +142,7 @@ def test_csv_without_a_header(send: Send) -> None:
     assert "names" in refused(send("view,0.5\nsale,2\n", "csv", "prices"), 400, "RK5001")["hint"]
 
 
-def test_csv_headers_that_lie(server: Server, send: Send) -> None:
+def test_csv_with_duplicate_or_missing_columns(server: Server, send: Send) -> None:
     refused(send("tenant_id,tenant_id\n1,2\n", "csv"), 400, "RK5001")
     row = quarantined(server, send("note,units\nx,1\n", "csv"), 0)
     assert row["c__error_column"] == ["tenant_id"] and "missing" in row["c__error"][0]
@@ -187,7 +187,7 @@ def test_broken_parquet(server: Server, send: Send, mark: str, columns: dict[str
 
 
 @pytest.mark.proves("D11")
-def test_parquet_of_which_no_row_can_be_stored(server: Server, send: Send) -> None:
+def test_parquet_without_a_storable_row(server: Server, send: Send) -> None:
     for columns in ({"tenant_id": [True, True]}, {"tenant_id": [1.5, 2.5]}, {"note": ["a", "b"]}):
         answer = send(parquet(**columns), "parquet").json()
         assert (answer["rows"], answer["quarantine_rows"]) == (0, 2)
@@ -197,13 +197,13 @@ def test_parquet_of_which_no_row_can_be_stored(server: Server, send: Send) -> No
     assert quarantine(server)["rows"][0]["c__error_column"] == ["at"]
 
 
-def test_what_is_no_parquet(send: Send) -> None:
+def test_invalid_parquet_is_refused(send: Send) -> None:
     good = parquet(tenant_id=[1])
     for body in (b"PAR1", b"PAR1nonsensePAR1", good[:-8], good[8:], b"\x00" * 100, b"tenant_id\n1\n"):
         refused(send(body, "parquet"), 400, "RK5001")
 
 
-def test_requests_that_are_not_understood(server: Server, send: Send) -> None:
+def test_invalid_requests_are_refused(server: Server, send: Send) -> None:
     refused(send("x", "xml"), 404, "RK4014")
     refused(send("x", "csv", mode="upsert"), 400, "RK4009")
     refused(send("tenant_id\n1\n", "csv", mode="replace"), 409, "RK5012")
@@ -216,7 +216,7 @@ def test_requests_that_are_not_understood(server: Server, send: Send) -> None:
 
 
 @pytest.mark.proves("D11")
-def test_an_append_token_of_a_tenant(server: Server, mark: str) -> None:
+def test_an_append_token_is_limited_to_its_tenant(server: Server, mark: str) -> None:
     token = server.static("files of 1", "DATASOURCES:APPEND:events", tenant="1")
     path = "/v0/datasources?name=events&format="
     assert server.post(path + "csv", token, content=f"note\n{mark}\n").json()["rows"] == 1
@@ -228,7 +228,7 @@ def test_an_append_token_of_a_tenant(server: Server, mark: str) -> None:
     assert count(server) == before
 
 
-def test_a_quote_left_open_takes_its_own_line(server: Server, send: Send, mark: str) -> None:
+def test_an_open_quote_affects_only_its_own_line(server: Server, send: Send, mark: str) -> None:
     lines = [f'{n % 2 + 1},"{mark}' if n == 2 else f"{n % 2 + 1},{mark}" for n in range(5)]
     row = quarantined(server, send("\n".join(["tenant_id,note", *lines]), "csv"), beside=4)
     assert (row["c__text"], row["c__error_column"]) == (lines[2], ["note"])
@@ -256,7 +256,7 @@ def test_a_broken_parquet_file_is_refused(send: Send) -> None:
         (b"nothing,of,this", "names of its columns"),
     ],
 )
-def test_a_file_of_another_kind_is_refused_with_its_kind(send: Send, body: bytes, hint: str) -> None:
+def test_a_file_of_another_format_is_refused_with_its_format(send: Send, body: bytes, hint: str) -> None:
     response = send(body, "csv")
     assert refused(response, 400, "RK5001")
     assert hint in response.json()["hint"]
@@ -264,12 +264,12 @@ def test_a_file_of_another_kind_is_refused_with_its_kind(send: Send, body: bytes
 
 @pytest.mark.guard
 @pytest.mark.parametrize("end", [b"", b"\n", b"\r\n\r\n"])
-def test_a_file_with_a_header_only_has_no_rows(send: Send, end: bytes) -> None:
+def test_a_file_with_only_a_header_has_no_rows(send: Send, end: bytes) -> None:
     response = send(b"tenant_id,event" + end, "csv")
     assert (response.status_code, response.json()["rows"], response.json()["error"]) == (200, 0, False)
 
 
 @pytest.mark.guard
-def test_line_breaks_in_quoted_names_end_no_line(send: Send, mark: str) -> None:
+def test_line_breaks_in_quoted_column_names(send: Send, mark: str) -> None:
     response = send(f'tenant_id,event,"two\r\nlines"\r\n1,{mark},x\r\n'.encode(), "csv")
     assert (response.json()["rows"], response.json()["quarantine_rows"]) == (1, 0)

@@ -95,7 +95,7 @@ KNOWN: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", UNKNOWN)
 @pytest.mark.parametrize("form", ["lines", "list", "large"])
-def test_an_answer_names_keys_that_no_column_takes(server: Server, name: str, form: str) -> None:
+def test_unknown_keys_are_named(server: Server, name: str, form: str) -> None:
     extra, names = UNKNOWN[name]
     rows = [event(), event(**extra), event()]
     body = lines(*rows)
@@ -110,19 +110,19 @@ def test_an_answer_names_keys_that_no_column_takes(server: Server, name: str, fo
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_keys_that_columns_take_are_not_named(server: Server, name: str) -> None:
+def test_known_keys_are_not_named(server: Server, name: str) -> None:
     rows = [event(), {"tenant_id": 1, **KNOWN[name]}]
     assert "unknown_keys" not in send(server, lines(*rows))
     assert send(server, lines(*rows, event(evnt=1)))["unknown_keys"] == {"count": 1, "names": ["evnt"]}
 
 
-def test_the_first_unknown_keys_are_named_and_all_counted(server: Server) -> None:
+def test_the_first_unknown_keys_are_named_and_all_are_counted(server: Server) -> None:
     found = send(server, lines(event(**{f"k{n}": 1 for n in range(30)}), event(**{"x" * 500: 1})))["unknown_keys"]
     assert found["count"] == 31
     assert found["names"] == [f"k{n}" for n in range(10)]
 
 
-def test_an_answer_gives_the_first_reason_and_its_row(server: Server) -> None:
+def test_the_first_error_is_returned_with_its_row(server: Server) -> None:
     answer = send(server, lines(event(), event(), event(units="many"), event(units="few")))
     assert (answer["successful_rows"], answer["quarantined_rows"]) == (2, 2)
     assert answer["first_bad_row"] == {"row": 3, "columns": ["units"], "reason": '`"many"` is not of type UInt32'}
@@ -131,7 +131,7 @@ def test_an_answer_gives_the_first_reason_and_its_row(server: Server) -> None:
     assert "truncated" in torn["reason"]
 
 
-def test_each_answer_speaks_of_its_own_rows_only(server: Server) -> None:
+def test_each_response_covers_only_its_own_rows(server: Server) -> None:
     """Requests that wait at the same time are stored as one batch, no matter who sent them."""
     tokens = [server.static(f"own {n}", "DATASOURCES:APPEND:events") for n in range(4)]
     bodies = [lines(event(**{f"only_{n}": 1})) for n in range(24)]
@@ -140,7 +140,7 @@ def test_each_answer_speaks_of_its_own_rows_only(server: Server) -> None:
     assert [a["unknown_keys"]["names"] for a in answers] == [[f"only_{n}"] for n in range(24)]
 
 
-def test_a_repeated_answer_says_the_same(server: Server) -> None:
+def test_a_repeated_request_gets_the_same_response(server: Server) -> None:
     body = lines(event(units="x"), event(evnt=1))
     first = send(server, body, idempotency_key="told")
     assert {"first_bad_row", "unknown_keys"} <= first.keys()
@@ -154,7 +154,7 @@ def upload(server: Server, status: int = 200, **more: Any) -> Any:
     return answer.json()
 
 
-def test_a_file_s_answer_names_keys_and_the_row_in_the_file(server: Server) -> None:
+def test_the_response_to_a_file_names_keys_and_the_row_number(server: Server) -> None:
     """Although the file is stored in several batches."""
     fill = {"meta": {"fill": "x" * 1000}}
     body = lines(*(event(**fill) for _ in range(4500)), event(units="many", **fill), *[event(evnt=1)] * 5)
@@ -167,7 +167,7 @@ def test_a_file_s_answer_names_keys_and_the_row_in_the_file(server: Server) -> N
 
 @pytest.mark.feature
 @pytest.mark.parametrize("name", UNKNOWN)
-def test_a_strict_datasource_puts_rows_with_unknown_keys_into_quarantine(strict: Server, name: str) -> None:
+def test_a_strict_datasource_quarantines_rows_with_unknown_keys(strict: Server, name: str) -> None:
     extra, names = UNKNOWN[name]
     strict.done("DELETE", "/v0/datasources/exact/quarantine", json={"all": True})
     answer = send(strict, lines(event(), event(**extra), event(**KNOWN["all"])), "exact")
@@ -234,7 +234,7 @@ def ask(server: Server, route: str, **params: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_a_parameter_that_is_not_known_is_refused(server: Server, route: str) -> None:
+def test_an_unknown_parameter_is_refused(server: Server, route: str) -> None:
     before = server.sql("SELECT count() AS n FROM events")
     for name in ("nmae", "url", "waitt", "Name", "_tb_", "q"):
         body = refused(ask(server, route, **{name: "https://example.com/rows.csv"}), 400, "RK4009")
@@ -246,7 +246,7 @@ def test_a_parameter_that_is_not_known_is_refused(server: Server, route: str) ->
     assert ask(server, route, **usual).status_code in ((404,) if route == "receipt" else (200, 202))
 
 
-def test_events_take_no_other_mode_and_format(server: Server) -> None:
+def test_events_refuse_mode_and_format(server: Server) -> None:
     assert ask(server, "events", mode="append", format="json").status_code == 202
     for given in ({"mode": "replace"}, {"format": "csv"}, {"format": "parquet"}):
         refused(ask(server, "events", **given), 400, "RK4009")
@@ -272,9 +272,7 @@ FORMS: dict[str, Callable[[list[dict[str, Any]]], bytes]] = {
 @pytest.mark.parametrize("format", FORMS)
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("field", ["csv", "ndjson", "file"])
-def test_a_form_s_file_is_stored_and_nothing_else_of_the_form(
-    server: Server, format: str, packed: bool, field: str
-) -> None:
+def test_only_the_file_of_a_form_is_stored(server: Server, format: str, packed: bool, field: str) -> None:
     rows = [plain() for _ in range(3)]
     body = FORMS[format](rows)
     file = {field: ("rows", gzip.compress(body) if packed else body)}
@@ -286,13 +284,13 @@ def test_a_form_s_file_is_stored_and_nothing_else_of_the_form(
     ]
 
 
-def test_a_form_of_events(server: Server) -> None:
+def test_events_in_a_form(server: Server) -> None:
     params = {"name": "events", "wait": "true"}
     answer = server.post("/v0/events", server.admin_token, params=params, files={"f": lines(plain(), plain())})
     assert (answer.status_code, answer.json()) == (200, {"successful_rows": 2, "quarantined_rows": 0})
 
 
-def test_a_large_form_is_read_in_pieces(server: Server) -> None:
+def test_a_large_form_is_read_in_chunks(server: Server) -> None:
     body = lines(*(plain(meta={"fill": "\r\n--x" * 100}) for _ in range(12_000)))
     answer = upload(server, params={"format": "ndjson"}, files={"ndjson": body})
     assert (answer["rows"], answer["quarantine_rows"]) == (12_000, 0)
@@ -310,7 +308,7 @@ PART = b'--b\r\ncontent-disposition: form-data; name="f"\r\n\r\n%s\r\n'
 
 
 @pytest.mark.parametrize("path", ["/v0/events", "/v0/datasources"])
-def test_a_form_that_cannot_be_read_is_refused(server: Server, path: str) -> None:
+def test_an_unreadable_form_is_refused(server: Server, path: str) -> None:
     row = lines(plain())
     encoded = PART.replace(b"\r\n\r\n", b"\r\ncontent-transfer-encoding: base64\r\n\r\n")
     cases = [
@@ -329,7 +327,7 @@ def test_a_form_that_cannot_be_read_is_refused(server: Server, path: str) -> Non
         refused(server.admin("POST", path, **request), status, code)
 
 
-def test_a_content_type_that_no_rows_come_in_is_refused(server: Server) -> None:
+def test_a_content_type_without_rows_is_refused(server: Server) -> None:
     for type in ("application/xml", "image/png", "application/msgpack", "application/x-protobuf", "nonsense"):
         for path in ("/v0/events", "/v0/datasources"):
             refused(server.admin("POST", path, **form(lines(plain()), type)), 415, "RK5019")

@@ -33,7 +33,7 @@ def test_long_arguments_are_refused(server: Server, call: str, argument: str) ->
 
 
 @pytest.mark.guard
-def test_results_are_what_they_were(server: Server) -> None:
+def test_results_are_unchanged(server: Server) -> None:
     sql = """SELECT editDistance(a, b) AS x, editDistance(a, 'kitten') AS y, arrayLevenshteinDistance([1, 2], list) AS z
     FROM (SELECT 'sitting' AS a, CAST('kitten' AS Nullable(String)) AS b, [toUInt8(1)] AS list)"""
     assert server.sql(sql) == [{"x": 3, "y": 3, "z": 1}]

@@ -99,7 +99,7 @@ HEADS = {
 
 
 @pytest.mark.parametrize("case", HEADS)
-def test_a_head_without_an_end_is_refused_within_its_limit(server: Server, case: str) -> None:
+def test_an_endless_header_is_refused_at_its_limit(server: Server, case: str) -> None:
     begin, more, status, code = HEADS[case]
     with connect(server) as connection:
         connection.sendall(begin)
@@ -113,19 +113,19 @@ def test_a_head_without_an_end_is_refused_within_its_limit(server: Server, case:
     assert server.get("/live").status_code == 200
 
 
-def test_much_of_a_head_in_one_piece_is_let_in_by_no_more_than_a_read(server: Server) -> None:
+def test_a_large_header_is_read_only_up_to_one_buffer(server: Server) -> None:
     with connect(server) as connection:
         assert send(connection, repeat(GET + b"a: " + b"x" * (1 << 20), 64)) < 64 << 20
         assert server.get("/live").status_code == 200
 
 
 @pytest.mark.guard
-def test_what_fits_is_served(server: Server) -> None:
+def test_large_headers_within_the_limit_are_served(server: Server) -> None:
     headers = {f"a{n}": "x" * 1500 for n in range(10)}
     assert server.get("/live", headers=headers, params={"a": "x" * (LINE - 200)}).status_code == 200
 
 
-def test_what_is_not_http_is_refused(server: Server) -> None:
+def test_input_that_is_not_http_is_refused(server: Server) -> None:
     for text in (b"\x16\x03\x01\x02\x00\x01", b"GET\r\n\r\n", b"GET / HTTP/1.1\r\nhost\r\n\r\n"):
         with connect(server) as connection:
             connection.sendall(text)
@@ -177,7 +177,7 @@ def test_a_slow_client_is_disconnected(server: Server, case: str) -> None:
 
 
 @pytest.mark.guard
-def test_a_body_that_keeps_coming_may_take_longer_than_a_pause(server: Server) -> None:
+def test_a_slow_but_steady_body_is_accepted(server: Server) -> None:
     begin = POST % server.admin_token.encode()
     text = b"SELECT 1 AS x".ljust(100_000)
     with connect(server) as connection:
@@ -189,7 +189,7 @@ def test_a_body_that_keeps_coming_may_take_longer_than_a_pause(server: Server) -
 
 
 @pytest.mark.guard
-def test_an_answer_that_nobody_reads_gives_its_reader_back(server: Server) -> None:
+def test_a_response_that_is_not_read_returns_its_reader(server: Server) -> None:
     query = b"GET /v0/sql?q=SELECT%%20repeat('x',1000)%%20FROM%%20numbers(1000000) HTTP/1.1\r\nhost: x\r\n"
     query += b"authorization: Bearer %s\r\n\r\n"
     with ExitStack() as stack:
@@ -199,7 +199,7 @@ def test_an_answer_that_nobody_reads_gives_its_reader_back(server: Server) -> No
         assert server.sql("SELECT 1 AS x") == [{"x": 1}]
 
 
-def test_connections_are_limited_and_come_free(server: Server) -> None:
+def test_connections_are_limited_and_freed(server: Server) -> None:
     with ExitStack() as stack:
         # The client's own connections count too.
         opened = [stack.enter_context(connect(server)) for _ in range(ROOM + 1)]

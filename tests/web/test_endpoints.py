@@ -57,7 +57,7 @@ def test_parquet(server: Server, token: str) -> None:
 
 
 @pytest.mark.parametrize("format", ["json", "csv", "ndjson", "parquet"])
-def test_no_rows(server: Server, token: str, format: str) -> None:
+def test_an_empty_result_is_valid(server: Server, token: str, format: str) -> None:
     response = server.get(f"/v0/pipes/by_kind.{format}?kind=absent", token)
     assert response.status_code == 200
     if format == "json":
@@ -96,7 +96,7 @@ def test_values_of_every_kind(server: Server, token: str) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 60_000])
-def test_bytes_that_are_no_text_still_make_valid_json(server: Server, token: str, rows: int) -> None:
+def test_invalid_utf8_becomes_valid_json(server: Server, token: str, rows: int) -> None:
     body = server.get(f"/v0/pipes/binary.json?rows={rows}", token).content.decode()
     assert json.loads(body)["rows"] == rows
     lines = server.get(f"/v0/pipes/binary.ndjson?rows={rows}", token).content.decode().splitlines()
@@ -114,7 +114,7 @@ def test_parameters_from_query_form_and_json(server: Server, token: str) -> None
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "application/octet-stream"])
-def test_content_types_do_not_matter(server: Server, token: str, kind: str) -> None:
+def test_json_and_form_bodies_work_with_any_content_type(server: Server, token: str, kind: str) -> None:
     headers = {"content-type": kind}
     for body in ('{"kind": "sale"}', "kind=sale"):
         answer = server.post("/v0/pipes/by_kind.json", token, content=body, headers=headers)
@@ -163,7 +163,7 @@ def test_wrong_parameters_name_parameter_and_type(
     assert f"`{name}`" in body["error"] and kind in body["error"]
 
 
-def test_right_parameters(server: Server, token: str) -> None:
+def test_valid_parameters(server: Server, token: str) -> None:
     given = {
         "small": -128,
         "day": "2026-02-28",
@@ -184,12 +184,12 @@ def test_right_parameters(server: Server, token: str) -> None:
     "text",
     ["it's", "' OR 1=1 --", "\\'; DROP TABLE x", "{p1:String}", "{{ 1 }}", "$$x$$", "ü\U0001f426", "a\nb\tc", "%"],
 )
-def test_a_value_never_changes_the_statement(server: Server, token: str, text: str) -> None:
+def test_values_never_change_the_statement(server: Server, token: str, text: str) -> None:
     assert data(server.get("/v0/pipes/echo.json", token, params={"text": text})) == [{"text": text}]
     assert data(server.post("/v0/pipes/echo.json", token, json={"text": text})) == [{"text": text}]
 
 
-def test_required_enum_default_and_declared(server: Server, token: str) -> None:
+def test_required_enum_default_and_declared_parameters(server: Server, token: str) -> None:
     for pipe in ("declared", "through"):
         path = f"/v0/pipes/{pipe}.json"
         assert data(server.get(f"{path}?must=x", token)) == [{"size": "small", "n": 7, "must": "x"}]
@@ -203,7 +203,7 @@ def test_required_enum_default_and_declared(server: Server, token: str) -> None:
     assert "`order`" in refused(server.get("/v0/pipes/chosen.json?order=up", token), 400, "RK4006")["error"]
 
 
-def test_parameters_of_every_name_reach_their_pipe(server: Server, token: str) -> None:
+def test_parameters_can_have_any_name(server: Server, token: str) -> None:
     assert data(server.get("/v0/pipes/reserved_words.json?from=x&tag=y", token)) == [{"a": "x", "b": "y"}]
 
 
@@ -241,7 +241,7 @@ def test_final(server: Server, token: str) -> None:
     assert data(server.get("/v0/pipes/priced.json", token))[0]["big"] == 9007199254740993
 
 
-def test_unknown_pipes_tell_nothing(server: Server, token: str) -> None:
+def test_unknown_and_forbidden_pipes_look_alike(server: Server, token: str) -> None:
     answers = []
     for name in ("nonesuch", "notes_of", "fill_daily", "payroll", "events"):
         response = server.get(f"/v0/pipes/{name}.json", token)

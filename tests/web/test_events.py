@@ -91,7 +91,7 @@ def mark() -> str:
 
 
 @pytest.mark.proves("B2", "A8")
-def test_wait_and_not(server: Server) -> None:
+def test_wait_parameter(server: Server) -> None:
     for wait, status in (("true", 200), ("1", 200), ("false", 202), ("0", 202), (None, 202)):
         m = mark()
         params = {"name": "events", **({"wait": wait} if wait else {})}
@@ -125,7 +125,7 @@ def test_shapes_of_batches(server: Server, send: Send, shape: str) -> None:
     assert [r[1] for r in stored(server, m)] == [1, 2][:expected]
 
 
-def test_a_pretty_printed_object(server: Server, send: Send) -> None:
+def test_pretty_printed_object(server: Server, send: Send) -> None:
     m = mark()
     assert send(json.dumps({"tenant_id": 1, "note": m, "page": {"path": "/a"}}, indent=2)).status_code == 200
     assert stored(server, m) == [[1, 1, "/a", 0, []]]
@@ -135,7 +135,7 @@ def test_a_pretty_printed_object(server: Server, send: Send) -> None:
 @pytest.mark.parametrize(
     "kind", ["application/json", "text/plain", "application/x-www-form-urlencoded", "application/octet-stream"]
 )
-def test_content_types_that_say_nothing_of_the_rows(server: Server, kind: str) -> None:
+def test_content_types_that_do_not_name_a_format(server: Server, kind: str) -> None:
     m = mark()
     body = json.dumps({"tenant_id": 1, "note": m})
     params = {"name": "events", "format": "ndjson", "mode": "append"}
@@ -146,7 +146,7 @@ def test_content_types_that_say_nothing_of_the_rows(server: Server, kind: str) -
 
 @pytest.mark.parametrize("body", ['{"tenant_id": 1}', b"\x1f\x8b", "not JSON"])
 @pytest.mark.parametrize("token", ["admin", "wrong", ""])
-def test_pages_and_programs_are_answered_alike(server: Server, body: str | bytes, token: str) -> None:
+def test_browsers_and_programs_get_the_same_response(server: Server, body: str | bytes, token: str) -> None:
     """A page's request carries an Origin, and goes by the middleware."""
     given = {"admin": server.admin_token, "wrong": "p.x.y"}.get(token)
     path, origin = "/v0/events?name=events&wait=true", {"origin": "https://app.example"}
@@ -158,7 +158,7 @@ def test_pages_and_programs_are_answered_alike(server: Server, body: str | bytes
     assert ("server-timing" in program.headers) == (program.status_code == 200)
 
 
-def test_a_body_in_pieces(server: Server) -> None:
+def test_a_chunked_body(server: Server) -> None:
     """Also one without a length, and one whose first chunk does not show that it is compressed."""
     body = b'{"tenant_id": 1}\n{"tenant_id": 2}'
     packed = gzip.compress(body)
@@ -167,7 +167,7 @@ def test_a_body_in_pieces(server: Server) -> None:
         assert response.json() == {"successful_rows": 2, "quarantined_rows": 0}
 
 
-def test_nothing_is_sent(server: Server, send: Send) -> None:
+def test_an_empty_body_stores_nothing(server: Server, send: Send) -> None:
     for body in ("", "\n", " \r\n "):
         assert send(body).json() == {"successful_rows": 0, "quarantined_rows": 0}
 
@@ -204,7 +204,7 @@ BROKEN = [
 
 @pytest.mark.parametrize("bad", BROKEN, ids=lambda b: b[:60])
 @pytest.mark.parametrize("ending", ["\n", "\r\n"])
-def test_a_broken_line_goes_to_quarantine_and_its_neighbours_are_stored(
+def test_a_broken_line_is_quarantined_and_its_neighbors_are_stored(
     server: Server, send: Send, bad: str, ending: str
 ) -> None:
     m = mark()
@@ -249,7 +249,7 @@ TENANTS = [
 
 @pytest.mark.proves("D11")
 @pytest.mark.parametrize("bad", TENANTS)
-def test_a_tenant_that_is_not_canonical(server: Server, send: Send, bad: str) -> None:
+def test_a_tenant_id_that_is_not_canonical(server: Server, send: Send, bad: str) -> None:
     m = mark()
     good = json.dumps({"tenant_id": 1, "note": m})
     before = tenants(server)
@@ -285,11 +285,11 @@ def is_json(text: str) -> bool:
         '{"tenant_id": 1, "tenant\\u005fid": 2}',
     ],
 )
-def test_a_tenant_is_given_once(server: Server, send: Send, bad: str) -> None:
+def test_a_duplicate_tenant_key_is_quarantined(server: Server, send: Send, bad: str) -> None:
     assert quarantined(server, send(bad))["c__text"] == bad
 
 
-def test_a_key_in_other_case_is_the_same_key(server: Server, send: Send) -> None:
+def test_keys_are_case_insensitive(server: Server, send: Send) -> None:
     """Keys are matched without regard to case; the value is held to the same rule."""
     m = mark()
     assert send(json.dumps({"TENANT_ID": 2, "note": m})).status_code == 200
@@ -316,7 +316,7 @@ def test_a_key_in_other_case_is_the_same_key(server: Server, send: Send) -> None
     ],
     ids=repr,
 )
-def test_text_tenants_follow_the_rule_of_tenant_ids(server: Server, send: Send, owner: str, fine: bool) -> None:
+def test_text_tenants_follow_the_rules_for_tenant_ids(server: Server, send: Send, owner: str, fine: bool) -> None:
     response = send(json.dumps({"owner": owner, "text": "x"}), "notes")
     if fine:
         assert response.json()["successful_rows"] == 1
@@ -336,7 +336,7 @@ def test_null_is_absent(server: Server, send: Send) -> None:
     assert stored(server, m, "units, kind, page, at") == [[1, "view", "-", "2026-01-01 00:00:00"]]
 
 
-def test_times_are_not_bent_into_range(server: Server, send: Send) -> None:
+def test_times_are_not_clamped(server: Server, send: Send) -> None:
     for at in ('"2200-01-01 00:00:00"', '"1900-01-01 00:00:00"', "99999999999", "-5"):
         good = '{"tenant_id": 1}'
         row = quarantined(server, send(f'{good}\n{{"tenant_id": 1, "at": {at}}}\n{good}'), beside=2)
@@ -368,7 +368,7 @@ def test_a_tenant_deep_in_the_event(server: Server, send: Send) -> None:
 
 @pytest.mark.proves("D11")
 @pytest.mark.parametrize("other", ["2", '"2"', "1.0", "true", "[1]", '{"a": 1}', '"01"'])
-def test_what_is_not_the_tokens_tenant_is_not_taken_for_absent(server: Server, other: str) -> None:
+def test_a_tenant_of_a_wrong_type_is_not_treated_as_absent(server: Server, other: str) -> None:
     token = server.mint("DATASOURCES:APPEND:clicks", tenant="1")
     before = server.sql("SELECT count() AS n FROM clicks")
     answer = server.post("/v0/events?name=clicks", token, content=f'{{"who": {{"org": {other}}}}}')
@@ -402,7 +402,7 @@ def test_integers_of_every_width(server: Server, send: Send) -> None:
     assert {r["wide"] for r in found} == {"1", str(-(2**255))}
 
 
-def test_too_large(server: Server) -> None:
+def test_too_large_bodies_are_refused(server: Server) -> None:
     path, line = "/v0/events?name=events", b'{"tenant_id": 1, "note": "too large"}\n'
     refused(server.post(path, server.admin_token, content=line * (MAX_BODY // len(line) + 1)), 413, "RK5004")
     refused(server.post(path, server.admin_token, content=iter([line * 2000] * 5)), 413, "RK5004")
@@ -439,7 +439,7 @@ def test_compressed_bodies(server: Server) -> None:
     assert "compressed" in refused(answer, 400, "RK5007")["error"], "only rows are taken compressed"
 
 
-def test_where_rows_cannot_go(server: Server, send: Send) -> None:
+def test_datasources_that_accept_no_rows(server: Server, send: Send) -> None:
     for name in ("nonesuch", "by_kind", "events; DROP TABLE events", "EVENTS", "main.events", "../events", "\u0000"):
         refused(send('{"tenant_id": 1}', name), 404, "RK5005")
     assert "fill_daily" in refused(send('{"tenant_id": 1}', "daily"), 400, "RK5006")["error"]
@@ -463,7 +463,7 @@ def test_append_tokens(server: Server, send: Send) -> None:
 
 @pytest.mark.proves("D11")
 @pytest.mark.parametrize("kind", ["static", "jwt"])
-def test_an_append_token_of_a_tenant_writes_that_tenant_only(server: Server, send: Send, kind: str) -> None:
+def test_an_append_token_of_a_tenant_writes_only_for_it(server: Server, send: Send, kind: str) -> None:
     make = server.mint if kind == "jwt" else lambda *a, **k: server.static("appends for 2", *a, **k)
     token = make("DATASOURCES:APPEND:events", tenant="2")
     m = mark()
@@ -500,7 +500,7 @@ def test_rows_are_visible_at_once_to_their_tenant_only(server: Server) -> None:
         assert data(server.get(f"/v0/pipes/by_kind.json?kind={m}", tokens[tenant]))[0]["events"] == rows
 
 
-def test_two_files_of_one_name_are_refused(server: Server) -> None:
+def test_two_files_with_the_same_name_are_refused(server: Server) -> None:
     files = [
         {"name": "pair", "file": "datasources/pair.yaml", "text": "columns:\n  - {name: a, type: UInt8}\n"},
         {"name": "pair", "file": "pipes/pair.yaml", "text": "sql: SELECT 1 AS a\n"},

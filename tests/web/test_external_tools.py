@@ -63,7 +63,7 @@ class _Nothing:
     settings = Settings()
 
 
-def test_every_route_is_in_the_document(server: Server) -> None:
+def test_every_route_is_in_openapi(server: Server) -> None:
     document = server.done("GET", "/v0/pipes/openapi.json")
     described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
     for route in create_app(_Nothing()).routes:  # type: ignore[arg-type]
@@ -76,7 +76,7 @@ def test_every_route_is_in_the_document(server: Server) -> None:
         assert path in paths and "/v0/push" not in paths
 
 
-def test_the_document_says_what_can_be_sent_and_what_comes_back(server: Server) -> None:
+def test_openapi_describes_requests_and_responses(server: Server) -> None:
     paths = server.done("GET", "/v0/pipes/openapi.json")["paths"]
     called = paths["/v0/pipes/typed.json"]
     small = next(p for p in called["get"]["parameters"] if p["name"] == "small")

@@ -43,7 +43,7 @@ QUERIES = {
 
 
 @pytest.mark.proves("D4")
-def test_a_row_is_there_although_the_sums_that_are_read_are_zero(tmp_path: Path) -> None:
+def test_a_row_is_returned_when_the_selected_sums_are_zero(tmp_path: Path) -> None:
     files = {
         "datasources/events.yaml": LANDING,
         "datasources/named.yaml": SUMS.replace("ADDED", ", columns: [n, a, b]"),

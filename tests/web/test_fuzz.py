@@ -132,7 +132,7 @@ def text_of(value: Any) -> bytes:
     headers=HEADERS,
     who=st.integers(0, 6),
 )
-def test_never_a_500(
+def test_no_request_gets_a_500(
     victim: Server,
     tokens: list[str | None],
     method: str,
@@ -159,7 +159,7 @@ def test_never_a_500(
         assert set(response.json()) >= {"error", "code", "documentation"}
 
 
-def test_the_server_is_as_it_was(victim: Server) -> None:
+def test_the_server_is_healthy_after_fuzzing(victim: Server) -> None:
     """After all that: no traceback in the log, and the server answers."""
     assert victim.get("/ready").status_code == 200
     assert victim.sql("SELECT 1 AS x") == [{"x": 1}]

@@ -35,7 +35,7 @@ def test_preflight(server: Server, path: str) -> None:
     assert int(response.headers["access-control-max-age"]) > 0
 
 
-def test_browsers_may_read_answers_and_errors(server: Server) -> None:
+def test_browsers_can_read_responses_and_errors(server: Server) -> None:
     origin = {"origin": "https://app.example"}
     for response in (server.get("/v0/pipes/priced.json", server.admin_token, headers=origin), server.get("/v0/sql")):
         if response.request.headers.get("origin"):
@@ -65,7 +65,7 @@ def test_server_timing(server: Server) -> None:
 @pytest.mark.parametrize(
     "path", ["/", "/v0", "/v0/", "/v1/pipes", "/v0/pipes/a/b", "/nonesuch", "/v0/sql/x", "/docs", "/%00", "//v0//sql"]
 )
-def test_no_such_route(server: Server, path: str) -> None:
+def test_unknown_routes(server: Server, path: str) -> None:
     refused(server.get(path), 404, "RK4019")
     refused(server.admin("GET", path), 404, "RK4019")
 
@@ -96,7 +96,7 @@ def test_head(server: Server) -> None:
     assert server.request("HEAD", "/v0/pipes/by_kind.json").status_code == 403
 
 
-def test_very_long_addresses(server: Server) -> None:
+def test_very_long_urls(server: Server) -> None:
     long = "x" * 15_000
     assert data(server.admin("GET", f"/v0/pipes/echo.json?text={long}")) == [{"text": long}]
     for path in (f"/{'x' * 15_000}", f"/v0/pipes/{'x' * 15_000}.json", f"/v0/tokens/{'x' * 15_000}"):

@@ -16,7 +16,7 @@ PIPES = ("by_kind", "raw", "divided", "keyed")
 
 
 @pytest.mark.proves("A1", "A11", "D9", "D11")
-def test_interleaved_requests_never_cross(server: Server) -> None:
+def test_interleaved_requests_get_their_own_results(server: Server) -> None:
     """Two tenants, endpoints and ad-hoc SQL, requests that fail between those that do not."""
     scopes = [f"PIPES:READ:{p}" for p in PIPES]
     tokens = {t: server.mint(*scopes, "DATASOURCES:READ:events", tenant=t, name=f"tenant {t}") for t in ("1", "2")}

@@ -95,7 +95,7 @@ def rows(server: Server, path: str, token: str, **params: Any) -> dict[str, Any]
 
 
 @pytest.mark.parametrize("format", ["json", "ndjson"])
-def test_the_request_decides_then_the_endpoint_then_the_setting(home: Server, format: str) -> None:
+def test_the_request_wins_over_the_endpoint_and_the_setting(home: Server, format: str) -> None:
     for token in (home.admin_token, home.mint("PIPES:READ:rows", "PIPES:READ:numbers", tenant="1")):
         all_columns, plain = f"/v0/pipes/rows.{format}", f"/v0/pipes/numbers.{format}"
         assert rows(home, all_columns, token) == QUOTED | COMPUTED
@@ -107,7 +107,7 @@ def test_the_request_decides_then_the_endpoint_then_the_setting(home: Server, fo
         assert rows(home, plain, token, **{QUOTE: "1"}) == {"id": str(BIG), "payload": text(NUMBERS["payload"])}
 
 
-def test_sql_and_bodies_take_it_too(home: Server) -> None:
+def test_sql_and_json_bodies_accept_the_option(home: Server) -> None:
     query = "SELECT kind, id FROM rows"
     token = home.mint("PIPES:READ:rows", tenant="1")
     for wanted, value in ((str(BIG), 1), (BIG, 0)):
@@ -119,13 +119,13 @@ def test_sql_and_bodies_take_it_too(home: Server) -> None:
         assert called[0]["id"] == wanted
 
 
-def test_large_answers_and_those_in_order_are_no_exception(home: Server) -> None:
+def test_large_and_ordered_results_are_quoted(home: Server) -> None:
     query = "SELECT number AS a, number + 1 AS b FROM numbers(60000) ORDER BY number DESC"
     found = home.get("/v0/sql", home.admin_token, params={"q": query}).json()["data"]
     assert found == [{"a": str(n), "b": str(n + 1)} for n in range(59999, -1, -1)]
 
 
-def test_formats_without_the_problem_are_as_they_were(home: Server) -> None:
+def test_csv_and_parquet_are_unchanged(home: Server) -> None:
     for format in ("csv", "parquet"):
         with_it, without = (
             home.get(f"/v0/pipes/rows.{format}", home.admin_token, params={QUOTE: value}) for value in ("1", "0")
@@ -136,7 +136,7 @@ def test_formats_without_the_problem_are_as_they_were(home: Server) -> None:
             assert f'""n"":{BIG}' in with_it.text
 
 
-def test_types_are_named_the_same(home: Server) -> None:
+def test_type_names_are_unchanged(home: Server) -> None:
     with_it, without = (
         home.get("/v0/pipes/rows.json", home.admin_token, params={QUOTE: v}).json()["meta"] for v in (1, 0)
     )
@@ -144,7 +144,7 @@ def test_types_are_named_the_same(home: Server) -> None:
 
 
 @pytest.mark.parametrize("value", ["2", "yes", "", "1, max_threads = 1", "1 SETTINGS readonly = 0", ["1", "0"]])
-def test_nothing_else_fits_through(home: Server, value: Any) -> None:
+def test_other_values_are_refused(home: Server, value: Any) -> None:
     response = home.get("/v0/pipes/rows.json", home.admin_token, params={QUOTE: value})
     assert response.status_code == 400, response.text
     assert response.json()["code"] in {"RK4006", "RK4009"}
@@ -162,19 +162,19 @@ def test_nothing_else_fits_through(home: Server, value: Any) -> None:
         ("limit", "0"),
     ],
 )
-def test_no_other_setting_has_an_effect(home: Server, setting: str, value: str) -> None:
+def test_other_settings_have_no_effect(home: Server, setting: str, value: str) -> None:
     response = home.get("/v0/pipes/rows.json", home.admin_token, params={setting: value})
     assert response.status_code == 400 or response.json()["data"] == [QUOTED | COMPUTED]
 
 
-def test_no_pipe_can_take_the_parameter(home: Server) -> None:
+def test_no_pipe_can_declare_the_parameter(home: Server) -> None:
     taken = f"sql: SELECT 1 AS a\nparameters:\n  - {{name: {QUOTE}}}\n"
     body = {"files": [{"name": "taken", "file": "endpoints/taken.yaml", "text": taken}]}
     response = home.admin("POST", "/v0/push", json=body)
     assert response.status_code == 400 and response.json()["code"] == "RK1006"
 
 
-def test_openapi_names_it(home: Server) -> None:
+def test_openapi_lists_the_parameter(home: Server) -> None:
     operation = home.done("GET", "/v0/pipes/openapi.json")["paths"]["/v0/pipes/rows.json"]["get"]
     assert QUOTE in {p["name"] for p in operation["parameters"]}
     columns = operation["responses"]["200"]["content"]["application/json"]["schema"]["properties"]["data"]["items"]

@@ -22,7 +22,7 @@ def token(narrow: Server) -> str:
 
 
 @pytest.mark.parametrize("format", ["json", "csv", "ndjson", "parquet"])
-def test_a_slow_query_is_ended(narrow: Server, token: str, format: str) -> None:
+def test_a_slow_query_is_stopped(narrow: Server, token: str, format: str) -> None:
     for used in (token, narrow.admin_token):
         refused(narrow.get(f"/v0/pipes/slow.{format}", used), 408, "RK4011")
 

@@ -92,7 +92,7 @@ BODIES = (
 )
 
 
-def test_no_value_in_the_log(server: Server) -> None:
+def test_no_value_is_in_the_log(server: Server) -> None:
     mine = server.mint("DATASOURCES:READ:rows", "PIPES:READ:broken", "PIPES:READ:thrown", tenant="1")
     writer = server.mint("DATASOURCES:APPEND:rows", tenant="1")
     for token in (server.admin_token, mine):
@@ -137,14 +137,14 @@ ADDRESSES = (
 
 
 @pytest.mark.parametrize(("method", "path", "given"), ADDRESSES)
-def test_nobody_keeps_an_answer_or_guesses_its_type(server: Server, method: str, path: str, given: dict) -> None:
+def test_responses_forbid_caching_and_type_sniffing(server: Server, method: str, path: str, given: dict) -> None:
     for token in (server.admin_token, None):
         answer = server.request(method, path, token, **{**given, "headers": dict(given.get("headers", {}))})
         assert answer.headers.get_list("cache-control") == ["no-store"]
         assert answer.headers.get_list("x-content-type-options") == ["nosniff"]
 
 
-def test_the_private_directory_is_private_again(server: Server, tmp_path: Path) -> None:
+def test_the_permissions_of_the_private_directory_are_restored(server: Server, tmp_path: Path) -> None:
     assert stat.S_IMODE((server.directory / ".rookery").stat().st_mode) == 0o700
     assert stat.S_IMODE((server.directory / ".rookery" / "data").stat().st_mode) == 0o700
     # A directory of another name may be anybody's.

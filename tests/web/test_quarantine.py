@@ -54,7 +54,7 @@ def stored(server: Server, mark: str) -> list[list[Any]]:
 
 
 @pytest.mark.proves("D11", "D12")
-def test_only_an_admin_reaches_what_is_in_quarantine(server: Server, mark: str) -> None:
+def test_only_an_admin_can_reach_the_quarantine(server: Server, mark: str) -> None:
     """Rows of all tenants lie there together, as text: no token of a tenant or for one datasource gets near."""
     send(server, bad(mark))
     kept = listed(server)
@@ -115,7 +115,7 @@ def test_rows_of_a_removed_tenant_are_not_replayed_for_it(server: Server, mark: 
     assert stored(server, mark) == []
 
 
-def test_what_a_row_in_quarantine_tells(server: Server, mark: str) -> None:
+def test_fields_of_a_row_in_quarantine(server: Server, mark: str) -> None:
     assert server.done("GET", PATH) == {"datasource": "events", "total": 0, "rows": []}
     first = bad(mark, tenant_id="01")
     send(server, "\n".join([json.dumps({"tenant_id": 1, "note": mark}), first, '{"note": "\u0007']))
@@ -129,7 +129,7 @@ def test_what_a_row_in_quarantine_tells(server: Server, mark: str) -> None:
     assert stored(server, mark) == [[1, 1]]
 
 
-def test_pages(server: Server, mark: str) -> None:
+def test_listing_is_paged(server: Server, mark: str) -> None:
     send(server, "\n".join(bad(mark, n=n) for n in range(25)))
     everything = [r["c__id"] for r in listed(server)]
     assert len(set(everything)) == 25
@@ -139,7 +139,7 @@ def test_pages(server: Server, mark: str) -> None:
         refused(server.admin("GET", PATH, params=params), 400, "RK4009")
 
 
-def test_dropping(server: Server, mark: str) -> None:
+def test_rows_are_dropped_by_id(server: Server, mark: str) -> None:
     send(server, "\n".join(bad(mark, n=n) for n in range(4)))
     ids = [r["c__id"] for r in listed(server)]
     for body in ({}, {"all": False}, {"ids": "x"}, {"ids": [1]}, {"ids": ids, "all": True}):
@@ -153,14 +153,14 @@ def test_dropping(server: Server, mark: str) -> None:
 
 
 @pytest.mark.parametrize("method, path", [("GET", ""), ("DELETE", ""), ("POST", "/replay")])
-def test_where_there_is_no_quarantine(server: Server, method: str, path: str) -> None:
+def test_datasources_without_a_quarantine(server: Server, method: str, path: str) -> None:
     body = {"ids": ["x"]} if method != "GET" else None
     for name, status, code in (("nonesuch", 404, "RK5005"), ("daily", 400, "RK5006"), ("raw", 404, "RK5005")):
         answer = server.admin(method, f"/v0/datasources/{name}/quarantine{path}", json=body)
         refused(answer, status, code)
 
 
-def test_rows_are_mended_and_leave_once_they_are_stored(server: Server, mark: str) -> None:
+def test_corrected_rows_leave_quarantine_when_they_are_stored(server: Server, mark: str) -> None:
     send(server, "\n".join(bad(mark, at=f"2026-01-01 00:00:0{n}") for n in range(3)))
     first, second, third = (r["c__id"] for r in listed(server))
     good = json.dumps({"tenant_id": 1, "note": mark, "units": 7})
@@ -180,7 +180,7 @@ def test_rows_are_mended_and_leave_once_they_are_stored(server: Server, mark: st
     assert stored(server, mark) == [[1, 7]]
 
 
-def test_texts_that_are_not_one_row_stay(server: Server, mark: str) -> None:
+def test_corrections_that_are_not_one_row_stay_in_quarantine(server: Server, mark: str) -> None:
     send(server, "\n".join([bad(mark), "no json"]))
     worst, row = (r["c__id"] for r in listed(server))
     good = json.dumps({"tenant_id": 1, "note": mark})
@@ -206,7 +206,7 @@ def test_texts_that_are_not_one_row_stay(server: Server, mark: str) -> None:
     refused(server.admin("POST", f"{PATH}/replay", json=twice), 400, "RK4009")
 
 
-def test_all_of_them_after_the_datasource_has_changed(server: Server, mark: str) -> None:
+def test_all_rows_are_replayed_after_the_datasource_changed(server: Server, mark: str) -> None:
     """NDJSON and CSV go again as they came, the header of the file in front; nothing is lost and nothing doubled."""
     path = "datasources/guests.yaml"
     narrow = {
@@ -232,7 +232,7 @@ def test_all_of_them_after_the_datasource_has_changed(server: Server, mark: str)
 
 
 @pytest.mark.proves("D11")
-def test_purging_a_tenant_reaches_what_it_sent_and_what_names_it(server: Server, mark: str) -> None:
+def test_purging_a_tenant_removes_quarantined_rows_that_it_sent_or_that_name_it(server: Server, mark: str) -> None:
     server.tenant("78", "pooled")
     send(server, bad(mark, tenant_id=None), server.mint("DATASOURCES:APPEND:events", tenant="78"))
     send(server, "\n".join([bad(mark, tenant_id=78), bad(mark, tenant_id=1)]))

@@ -51,7 +51,7 @@ def test_a_repeated_request_happens_once(server: Server, key: str) -> None:
     assert (receipt["successful_rows"], receipt["quarantined_rows"]) == (2, 1)
 
 
-def test_many_tries_at_once_are_one(server: Server, key: str) -> None:
+def test_concurrent_repetitions_happen_once(server: Server, key: str) -> None:
     with ThreadPoolExecutor(12) as callers:
         answers = list(callers.map(lambda _: send(server, key, row(key)), range(24)))
     assert {a.status_code for a in answers} == {200}
@@ -66,7 +66,7 @@ def test_another_body_under_the_same_key_is_refused(server: Server, key: str) ->
     assert stored(server, key) == 1
 
 
-def test_keys_that_begin_alike_have_nothing_to_do_with_each_other(server: Server, key: str) -> None:
+def test_keys_with_a_common_prefix_are_independent(server: Server, key: str) -> None:
     """A file's parts have keys that no caller can use, so another's key is never taken for one of them."""
     content = "tenant_id,note\n1,whole\n"
     headers = {"Idempotency-Key": key}
@@ -88,7 +88,7 @@ def test_a_key_is_short_and_printable(server: Server, bad: str) -> None:
 
 
 @pytest.mark.proves("D11")
-def test_receipts_are_seen_by_whoever_may_write_such_rows(server: Server, key: str) -> None:
+def test_receipts_are_visible_to_tokens_that_can_write_the_rows(server: Server, key: str) -> None:
     """Keys of different tenants, and of writers without one, have nothing to do with each other."""
     one = server.static(f"one {key}", "DATASOURCES:APPEND:events", tenant="1")
     two = server.static(f"two {key}", "DATASOURCES:APPEND:events", tenant="2")
@@ -110,14 +110,14 @@ def test_receipts_are_seen_by_whoever_may_write_such_rows(server: Server, key: s
     refused(server.get("/v0/events/nothing", one), 404, "RK5009")
 
 
-def test_an_empty_body_has_a_receipt_too(server: Server, key: str) -> None:
+def test_an_empty_body_has_a_receipt(server: Server, key: str) -> None:
     assert send(server, key, "").json() == {"successful_rows": 0, "quarantined_rows": 0}
     assert send(server, key, "\n").status_code == 422
     (receipt,) = server.done("GET", f"/v0/events/{key}")["receipts"]
     assert (receipt["successful_rows"], receipt["quarantined_rows"]) == (0, 0)
 
 
-def test_a_key_that_no_request_can_have_is_refused(server: Server, key: str) -> None:
+def test_an_invalid_key_is_refused(server: Server, key: str) -> None:
     """The server keeps notes of its own beside the receipts; no path leads to them."""
     writer = server.static("writes for everybody", "DATASOURCES:APPEND:events")
     for part in range(2):

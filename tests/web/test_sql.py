@@ -19,7 +19,7 @@ def token(server: Server) -> str:
 
 
 @pytest.mark.proves("A1")
-def test_every_way_to_ask(server: Server, token: str) -> None:
+def test_every_way_to_send_sql(server: Server, token: str) -> None:
     sql = "SELECT note FROM events WHERE note = 'one-a'"
     form = {"content-type": "application/x-www-form-urlencoded"}
     for answer in (
@@ -37,12 +37,12 @@ def test_every_way_to_ask(server: Server, token: str) -> None:
 
 
 @pytest.mark.parametrize("body", ["", " \n", "q=", "q=%20", "{}", '{"q": 1}', '{"q": null}'])
-def test_no_sql(server: Server, token: str, body: str) -> None:
+def test_a_request_without_sql_is_refused(server: Server, token: str, body: str) -> None:
     refused(server.post("/v0/sql", token, content=body), 400, "RK4009")
     refused(server.get("/v0/sql", token), 400, "RK4009")
 
 
-def test_ambiguous_requests(server: Server, token: str) -> None:
+def test_ambiguous_requests_are_refused(server: Server, token: str) -> None:
     refused(server.get("/v0/sql?q=SELECT+1&q=SELECT+2", token), 400, "RK4009")
     refused(server.post("/v0/sql", token, content="q=SELECT+1&q=SELECT+2"), 400, "RK4009")
     refused(server.post("/v0/sql", token, content=b"SELECT '\xff\xfe'"), 400, "RK4009")
@@ -76,7 +76,7 @@ def test_pipes_with_parameters(server: Server, token: str) -> None:
     refused(server.post("/v0/sql", token, content=sql, params={"from_day": "x"}), 400, "RK4006")
 
 
-def test_other_pipes_have_no_say_about_parameters(server: Server) -> None:
+def test_required_parameters_of_other_pipes_do_not_matter(server: Server) -> None:
     """A workspace with a required parameter somewhere does not refuse its admin a plain query."""
     assert server.sql("SELECT 1 AS x") == [{"x": 1}]
     assert server.sql("SELECT n FROM declared", must="x") == [{"n": 7}]
@@ -171,7 +171,7 @@ REFUSED = [
 
 @pytest.mark.proves("A2", "B3", "B12", "D12")
 @pytest.mark.parametrize("sql", REFUSED, ids=lambda s: s[:40])
-def test_refused(server: Server, token: str, sql: str) -> None:
+def test_invalid_statements_are_refused(server: Server, token: str, sql: str) -> None:
     before = server.sql("SELECT count() AS n FROM events")
     answer = server.post("/v0/sql", token, content=sql)
     assert answer.status_code in (400, 403), answer.text[:300]
@@ -185,7 +185,7 @@ def test_refused(server: Server, token: str, sql: str) -> None:
 
 
 @pytest.mark.proves("B3", "B12")
-def test_a_name_out_of_scope_is_as_good_as_none(server: Server, token: str) -> None:
+def test_a_name_out_of_scope_looks_nonexistent(server: Server, token: str) -> None:
     answers = {}
     for name in ("payroll", "nonesuch", "notes", "raw", "fill_daily"):
         for sql in (f"SELECT * FROM {name}", f"SELECT 1 IN {name}", f"SELECT count() FROM {name} FINAL"):
@@ -197,7 +197,7 @@ def test_a_name_out_of_scope_is_as_good_as_none(server: Server, token: str) -> N
 
 
 @pytest.mark.proves("D11")
-def test_one_tenant_at_a_time(server: Server) -> None:
+def test_each_tenant_reads_only_its_rows(server: Server) -> None:
     for tenant, own in (("1", "one-"), ("2", "two-")):
         token = server.mint("DATASOURCES:READ:events", "DATASOURCES:READ:notes", tenant=tenant)
         found = server.sql("SELECT note FROM events WHERE tenant_id IN (1, 2, 3) OR 1", token)
@@ -218,7 +218,7 @@ def test_tokens_without_a_tenant(server: Server) -> None:
         refused(server.post("/v0/sql", append, content=sql), 403, "RK4003")
 
 
-def test_errors_tell_no_values(server: Server, token: str) -> None:
+def test_errors_contain_no_values(server: Server, token: str) -> None:
     """An error on a row names neither the value nor whether a foreign row has it."""
     for sql in (
         "SELECT toInt32(note) FROM events",

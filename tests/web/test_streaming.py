@@ -28,7 +28,7 @@ def token(narrow: Server) -> str:
 
 
 @pytest.mark.parametrize("who", ["tenant", "admin"])
-def test_a_large_result_is_whole(narrow: Server, token: str, who: str) -> None:
+def test_a_large_result_is_complete(narrow: Server, token: str, who: str) -> None:
     used = token if who == "tenant" else narrow.admin_token
 
     def ask(format: str) -> httpx.Response:
@@ -69,7 +69,7 @@ def test_an_error_before_the_first_byte_has_a_status(
     assert "4711" not in response.text
 
 
-def test_a_late_error_never_looks_like_the_end(narrow: Server, token: str) -> None:
+def test_a_late_error_breaks_the_response(narrow: Server, token: str) -> None:
     for format in ("json", "csv", "ndjson", "parquet"):
         with pytest.raises(httpx.RemoteProtocolError):
             narrow.get(f"/v0/pipes/breaks.{format}?rows=5000000&bad=4900000", token)
@@ -89,7 +89,7 @@ def leave(server: Server, path: str, token: str, after: int) -> None:
 
 
 @pytest.mark.parametrize("after", [0, 1, 1_000_000])
-def test_callers_who_leave_give_the_handle_back(narrow: Server, token: str, after: int) -> None:
+def test_a_disconnected_caller_returns_its_handle(narrow: Server, token: str, after: int) -> None:
     for _ in range(6):
         leave(narrow, "/v0/pipes/many.json?rows=3000000", token, after)
     for _ in range(4):
@@ -106,7 +106,7 @@ def patient(server: Server, token: str) -> list[dict[str, object]]:
     raise AssertionError("the places were not given back")
 
 
-def test_a_caller_who_leaves_while_sending(narrow: Server) -> None:
+def test_a_caller_that_disconnects_while_sending(narrow: Server) -> None:
     address = httpx.URL(narrow.url)
     for _ in range(3):
         with socket.create_connection((address.host, address.port or 0), timeout=30) as connection:
@@ -120,7 +120,7 @@ def test_a_caller_who_leaves_while_sending(narrow: Server) -> None:
     assert "Traceback" not in narrow.log() and "internal error" not in narrow.log()
 
 
-def test_a_slow_reader_does_not_hold_others_up(narrow: Server, token: str) -> None:
+def test_a_slow_reader_does_not_delay_others(narrow: Server, token: str) -> None:
     address = httpx.URL(narrow.url)
     with socket.create_connection((address.host, address.port or 0), timeout=30) as connection:
         path = "/v0/pipes/many.json?rows=3000000"
@@ -130,7 +130,7 @@ def test_a_slow_reader_does_not_hold_others_up(narrow: Server, token: str) -> No
             assert patient(narrow, token)
 
 
-def test_a_running_request_is_finished_at_the_end(tmp_path: Path) -> None:
+def test_a_running_request_finishes_at_shutdown(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         server.push({"pipes/x.yaml": "sql: SELECT max(cityHash64(number, 1)) AS x FROM numbers(150000000)"})
         found: list[httpx.Response] = []

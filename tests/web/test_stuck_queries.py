@@ -82,7 +82,7 @@ def token(server: Server, tenant: str) -> str:
 
 
 @pytest.mark.parametrize("pipe", ["long.json", "many.ndjson"])
-def test_one_tenant_leaves_readers_to_others_and_gives_them_back_when_it_leaves(server: Server, pipe: str) -> None:
+def test_one_tenant_leaves_readers_to_others_and_returns_them_on_disconnect(server: Server, pipe: str) -> None:
     mine, other = token(server, "1"), token(server, "2")
     with asked(server, mine, pipe, 2 * READERS) as calls:
         assert data(server.get("/v0/pipes/short.json", other)) == [{"x": 1}]
@@ -99,13 +99,13 @@ def test_one_tenant_leaves_readers_to_others_and_gives_them_back_when_it_leaves(
     raise AssertionError("queries of disconnected clients are still running")
 
 
-def test_all_queries_together_have_so_much_memory(server: Server) -> None:
+def test_the_memory_of_all_queries_is_limited(server: Server) -> None:
     """A query may have ten times as much by itself."""
     refused(server.get("/v0/pipes/hungry.json", token(server, "1")), 400, "RK4012")
     assert data(server.get("/v0/pipes/short.json", token(server, "1"))) == [{"x": 1}]
 
 
-def test_stuck_readers_are_noticed_and_do_not_keep_the_process(tmp_path: Path) -> None:
+def test_stuck_readers_are_reported_and_do_not_block_shutdown(tmp_path: Path) -> None:
     with running(tmp_path, **{f"ROOKERY_{k}": v for k, v in {**SETTINGS, "STUCK_SECONDS": 1}.items()}) as server:
         server.push(FILES)
         server.tenant("1")

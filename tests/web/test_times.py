@@ -52,18 +52,18 @@ BAD = (
 
 
 @pytest.mark.parametrize("changed", GOOD, ids=str)
-def test_clocks_may_differ_a_little(changed: dict[str, Any]) -> None:
+def test_small_clock_differences_are_tolerated(changed: dict[str, Any]) -> None:
     assert verify(made(**changed), "main", [KEY], NOW).subject == "a"
 
 
 @pytest.mark.parametrize(("changed", "reason"), BAD, ids=str)
-def test_the_reason_is_told(changed: dict[str, Any], reason: str) -> None:
+def test_the_error_names_the_reason(changed: dict[str, Any], reason: str) -> None:
     with pytest.raises(RookeryError) as found:
         verify(made(**changed), "main", [KEY], NOW)
     assert found.value.code.id == "RK4002" and reason in found.value.message
 
 
-def test_what_is_no_jwt_of_ours() -> None:
+def test_foreign_jwts_are_refused() -> None:
     signed = jwt.encode({"exp": NOW + 1}, "c" * 128, algorithm="HS512")
     for text, reason in (("a.b", "neither"), ("x" * 1000, "neither"), (signed, "HS256"), (made()[:-3], "signature")):
         with pytest.raises(RookeryError) as found:
@@ -71,7 +71,7 @@ def test_what_is_no_jwt_of_ours() -> None:
         assert reason in found.value.message
 
 
-def test_the_rules_are_settings() -> None:
+def test_the_limits_are_settings() -> None:
     rules = Rules(leeway=5, longest=100)
     assert verify(made(exp=NOW + 105, iat=NOW + 5), "main", [KEY], NOW, rules)
     for changed in ({"exp": NOW + 106}, {"iat": NOW + 6}):

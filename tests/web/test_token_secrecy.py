@@ -30,7 +30,7 @@ def forged(key: str, **changed: object) -> str:
 
 
 @pytest.mark.proves("A7")
-def test_no_token_in_the_log(logged: Server) -> None:
+def test_no_token_is_in_the_log(logged: Server) -> None:
     key = logged.done("GET", "/v0/signing-key")["secret"]
     good = logged.mint("PIPES:READ:by_kind", "PIPES:READ:divided", "PIPES:READ:breaks", tenant="1")
     static = logged.static("static", "PIPES:READ:by_kind", "DATASOURCES:APPEND:events", tenant="1")
@@ -91,7 +91,7 @@ def pieces(token: str) -> list[str]:
     return [token, parts[1], parts[2]]
 
 
-def test_the_payload_can_be_read_by_whoever_holds_the_token(logged: Server) -> None:
+def test_the_holder_of_a_token_can_read_its_payload(logged: Server) -> None:
     """Signed, not encrypted: nothing in it may be secret, and nothing in it is the key."""
     token = logged.mint("PIPES:READ:by_kind", tenant="1")
     payload = token.split(".")[1]

@@ -52,7 +52,7 @@ def test_each_tenant_sees_its_own_rows(server: Server, secret: str, tenant: str)
     assert data(server.get(PATH, headers={"authorization": f"bearer  {token}"})), "the scheme in any case"
 
 
-def test_no_token(server: Server) -> None:
+def test_a_missing_token_is_refused(server: Server) -> None:
     for headers in ({}, {"authorization": ""}, {"authorization": "Basic eDp5"}, {"authorization": "Bearer"}):
         refused(server.get(PATH, headers=headers), 403, "RK4001")
     refused(server.get(f"{PATH}?token="), 403, "RK4001")
@@ -62,11 +62,11 @@ def test_no_token(server: Server) -> None:
     "token",
     ["x", " ", "p.", "p.a.b", "p.a.b.c", "a.b.c", "...", "ey", "ü.ü.ü", "null", "Bearer", "a" * 5000, "\u2028"],
 )
-def test_garbage(server: Server, token: str) -> None:
+def test_a_malformed_token_is_refused(server: Server, token: str) -> None:
     refused(server.get(PATH, params={"token": token}), 403, "RK4002")
 
 
-def test_header_and_query_that_differ(server: Server, secret: str) -> None:
+def test_different_tokens_in_header_and_query_are_refused(server: Server, secret: str) -> None:
     good = signed(secret)
     refused(server.get(PATH, good, params={"token": server.admin_token}), 400, "RK4009")
     assert server.get(f"{PATH}?token={good}&token=other").status_code in (400, 403)
@@ -75,7 +75,7 @@ def test_header_and_query_that_differ(server: Server, secret: str) -> None:
 
 
 @pytest.mark.proves("A6")
-def test_every_flipped_byte_is_noticed(server: Server, secret: str) -> None:
+def test_every_flipped_byte_is_refused(server: Server, secret: str) -> None:
     header, payload, signature = signed(secret).split(".")
     raw = base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4))
     for position in range(0, len(raw), 3):
@@ -109,7 +109,7 @@ def test_algorithms_are_pinned(server: Server, secret: str) -> None:
 
 
 @pytest.mark.proves("A6")
-def test_a_public_key_is_no_secret(server: Server, secret: str) -> None:
+def test_a_public_key_is_not_accepted_as_a_secret(server: Server, secret: str) -> None:
     """What is known in public (a certificate, the workspace's name, the id of the key) verifies nothing."""
     kid = str(server.done("GET", "/v0/signing-key")["kid"])
     public = "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE\n-----END PUBLIC KEY-----\n"
@@ -179,23 +179,23 @@ REFUSED: list[dict[str, Any]] = [
 
 @pytest.mark.proves("A5", "D10")
 @pytest.mark.parametrize("changed", REFUSED, ids=[f"{i}-{'-'.join(c)}" for i, c in enumerate(REFUSED)])
-def test_claims_that_are_refused(server: Server, secret: str, changed: dict[str, Any]) -> None:
+def test_invalid_claims_are_refused(server: Server, secret: str, changed: dict[str, Any]) -> None:
     refused(server.get(PATH, signed(secret, **changed)), 403, "RK4002")
     refused(server.get("/v0/sql?q=SELECT+1", signed(secret, **changed)), 403)
 
 
-def test_a_token_for_another_audience_is_refused_with_this_reason(server: Server, secret: str) -> None:
+def test_the_error_for_a_wrong_audience_says_so(server: Server, secret: str) -> None:
     body = refused(server.get(PATH, signed(secret, aud="elsewhere")), 403, "RK4002")
     assert "`aud`" in body["error"]
 
 
-def test_claims_that_are_accepted(server: Server, secret: str) -> None:
+def test_valid_claims_are_accepted(server: Server, secret: str) -> None:
     for changed in ({"iat": 1}, {"nbf": 1}, {"jti": "a"}, {"limits": {"rps": 1000}}, {"exp": time.time() + 9.5}):
         assert data(server.get(PATH, signed(secret, **changed)))
 
 
 @pytest.mark.proves("A5")
-def test_expiry_holds_also_for_a_token_that_was_seen(server: Server, secret: str) -> None:
+def test_a_cached_token_expires(server: Server, secret: str) -> None:
     for seconds in (2, 8, 32):
         expires = int(time.time()) + seconds
         token = signed(secret, exp=expires)
@@ -219,7 +219,7 @@ def test_static_tokens(server: Server) -> None:
 
 
 @pytest.mark.proves("B12", "B13")
-def test_scopes_are_not_wider_than_they_say(server: Server) -> None:
+def test_scopes_allow_only_what_they_name(server: Server) -> None:
     one = server.mint("DATASOURCES:READ:prices", tenant="1")
     assert server.sql("SELECT count() AS n FROM prices", one)[0]["n"] == 3
     refused(server.get("/v0/pipes/priced.json", one), 403, "RK4003")
@@ -230,7 +230,7 @@ def test_scopes_are_not_wider_than_they_say(server: Server) -> None:
 
 
 @pytest.mark.proves("A5", "C8")
-def test_fixed_parameters_win_silently(server: Server, secret: str) -> None:
+def test_fixed_parameters_override_the_request(server: Server, secret: str) -> None:
     scopes = [{**SCOPES[0], "fixed_params": {"kind": "sale"}}]
     token = signed(secret, scopes=scopes)
     for answer in (
@@ -244,7 +244,7 @@ def test_fixed_parameters_win_silently(server: Server, secret: str) -> None:
 
 @pytest.mark.proves("A5", "C8")
 @pytest.mark.parametrize("value", [None, [], {}, ["sale"]])
-def test_a_fixed_value_of_another_type_is_refused_whoever_signed_it(server: Server, secret: str, value: Any) -> None:
+def test_a_fixed_value_of_a_wrong_type_is_refused(server: Server, secret: str, value: Any) -> None:
     """A template takes null for an absent parameter, so the condition that it stands in would be gone."""
     token = signed(secret, scopes=[{**SCOPES[0], "fixed_params": {"kind": value}}])
     for query in ("", "?kind=sale", "?kind=view"):
@@ -318,7 +318,7 @@ MANAGEMENT = [
 
 @pytest.mark.proves("D12")
 @pytest.mark.parametrize("method, path", MANAGEMENT)
-def test_management_needs_the_admin(server: Server, secret: str, method: str, path: str) -> None:
+def test_management_needs_an_admin_token(server: Server, secret: str, method: str, path: str) -> None:
     everything = signed(secret, scopes=[{"type": "DATASOURCES:READ", "resource": "events"}, *SCOPES])
     for token in (everything, server.static("curious", "PIPES:READ:by_kind"), None, "garbage"):
         response = server.request(method, path, token)
@@ -327,7 +327,7 @@ def test_management_needs_the_admin(server: Server, secret: str, method: str, pa
             refused(response, 403)
 
 
-def test_what_reads_changes_nothing(server: Server) -> None:
+def test_head_requests_change_nothing(server: Server) -> None:
     """HEAD is let in wherever GET is, and must not do what POST and DELETE do."""
     before = [server.done("GET", p) for p in ("/v0/signing-key", "/v0/tokens", "/v0/tenants", "/v0/pipes")]
     for _, path in MANAGEMENT:
@@ -347,7 +347,7 @@ def test_refresh_and_removal_take_effect_at_once(server: Server) -> None:
     refused(server.admin("DELETE", "/v0/tokens/admin%20token"), 403)
 
 
-def test_a_token_names_what_exists(server: Server) -> None:
+def test_a_token_names_only_existing_resources(server: Server) -> None:
     for body in (
         {"name": "t", "scopes": []},
         {"name": "t"},
@@ -437,7 +437,7 @@ def test_a_removed_tenant_is_refused(other: Server) -> None:
 @pytest.mark.parametrize(
     "limits", [{"rps": 0}, {"rps": -1}, {"rps": "5"}, {"rps": 0.5}, {"rpm": 5}, 5, {"rps": True}]
 )
-def test_no_token_is_minted_with_a_limit_that_would_not_hold(server: Server, limits: object) -> None:
+def test_a_token_with_an_unenforceable_limit_is_refused(server: Server, limits: object) -> None:
     body = {"name": "x", "scopes": [{"type": "PIPES:READ", "resource": "by_kind"}], "ttl": 60, "limits": limits}
     told = refused(server.admin("POST", "/v0/tokens", json=body), 400, "RK4009")
     assert "rps" in told["error"]

@@ -77,7 +77,7 @@ def test_control_routes_refuse_unknown_keys(server: Server, method: str, path: s
 
 
 @pytest.mark.parametrize(("method", "path"), TAKES_BODY)
-def test_control_routes_refuse_types_that_they_do_not_understand(server: Server, method: str, path: str) -> None:
+def test_control_routes_refuse_other_content_types(server: Server, method: str, path: str) -> None:
     for kind in (
         "application/xml",
         "multipart/form-data; boundary=x",
@@ -91,7 +91,7 @@ def test_control_routes_refuse_types_that_they_do_not_understand(server: Server,
 @pytest.mark.parametrize(
     "kind", ["application/json", "application/vnd.a+json", "application/json; charset=UTF-8", "text/plain", "", None]
 )
-def test_usual_types_are_understood(server: Server, kind: str | None) -> None:
+def test_usual_content_types_are_accepted(server: Server, kind: str | None) -> None:
     headers = {} if kind is None else {"content-type": kind}
     for path in ("/v0/sql", "/v0/pipes/regional.json"):
         answer = server.admin(
@@ -103,7 +103,7 @@ def test_usual_types_are_understood(server: Server, kind: str | None) -> None:
         assert answer.status_code == 200, answer.text
 
 
-def test_sql_and_endpoints_refuse_other_types(server: Server) -> None:
+def test_sql_and_endpoints_refuse_other_content_types(server: Server) -> None:
     for path in ("/v0/sql", "/v0/pipes/regional.json"):
         for kind in ("application/xml", "application/x-protobuf", "text/plain; charset=latin-1"):
             answer = server.admin("POST", path, content=b"SELECT 1 AS x", headers={"content-type": kind})
@@ -140,7 +140,7 @@ def test_a_token_expires_when_its_body_says_so(server: Server) -> None:
     ],
     ids=str,
 )
-def test_no_token_for_ever_by_mistake(server: Server, body: dict[str, Any]) -> None:
+def test_a_misspelled_expiry_is_refused(server: Server, body: dict[str, Any]) -> None:
     refused(server.admin("POST", "/v0/tokens", json={"name": "b", "scopes": SCOPES, **body}), 400)
     refused(server.admin("GET", "/v0/tokens/b"), 404)
 
@@ -151,7 +151,7 @@ def test_a_name_given_twice_is_refused(server: Server) -> None:
 
 
 # --- queries -------------------------------------------------------------------------------------------------------
-def test_endpoints_name_parameters_that_change_nothing(server: Server) -> None:
+def test_endpoints_name_ignored_parameters(server: Server) -> None:
     assert IGNORED not in server.admin("GET", "/v0/pipes/regional.json?region=a&from=ui&__tb__semver=1").headers
     for method, given in (("GET", {"params": {"region": "a", "regoin": "b"}}), ("POST", {"data": {"regoin": "b"}})):
         answer = server.admin(method, "/v0/pipes/regional.json", **given)
@@ -170,7 +170,7 @@ def test_the_header_is_bounded_and_safe(server: Server) -> None:
     assert shown[0] == "a%0D%0Aset-cookie%3A%20x"
 
 
-def test_what_a_token_fixes_wins_and_the_header_says_so(server: Server) -> None:
+def test_fixed_parameters_win_and_the_header_names_the_ignored_value(server: Server) -> None:
     scope = {"type": "PIPES:READ", "resource": "regional", "fixed_params": {"region": "eu"}}
     token = server.mint(scope)
     other = server.get("/v0/pipes/regional.json?region=us", token)
@@ -179,12 +179,12 @@ def test_what_a_token_fixes_wins_and_the_header_says_so(server: Server) -> None:
     assert data(alike) == [{"x": "eu"}] and IGNORED not in alike.headers
 
 
-def test_endpoints_take_no_sql(server: Server) -> None:
+def test_endpoints_refuse_sql(server: Server) -> None:
     assert "/v0/sql" in refused(server.admin("GET", "/v0/pipes/regional.json?q=SELECT+1"), 400, "RK4009")["hint"]
     refused(server.admin("POST", "/v0/pipes/regional.json", json={"q": "SELECT 1"}), 400, "RK4009")
 
 
-def test_the_format_of_sql_is_the_one_that_it_names(server: Server) -> None:
+def test_a_format_clause_selects_the_format(server: Server) -> None:
     for format, text in (("CSV", "1\n"), ("CSVWithNames", '"x"\n1\n'), ("JSONEachRow", '{"x":1}\n')):
         assert server.admin("GET", "/v0/sql", params={"q": f"SELECT 1 AS x FORMAT {format}"}).text == text
     many = server.admin("GET", "/v0/sql", params={"q": "SELECT number FROM numbers(100000) FORMAT CSV"}).text
@@ -193,7 +193,7 @@ def test_the_format_of_sql_is_the_one_that_it_names(server: Server) -> None:
 
 
 # --- arrays --------------------------------------------------------------------------------------------------------
-def test_arrays_are_repeated_or_separated_by_commas(server: Server) -> None:
+def test_arrays_are_repeated_or_comma_separated(server: Server) -> None:
     path, row = "/v0/pipes/arrays.json", {"numbers": [1], "texts": ["a"], "plain": "p"}
     for query, changed in (
         ("numbers=1&numbers=2&numbers=2", {"numbers": [1, 2, 2]}),
@@ -215,7 +215,7 @@ def test_arrays_are_repeated_or_separated_by_commas(server: Server) -> None:
 
 # --- browsers ------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_browsers_may_send_what_clients_send(server: Server, method: str) -> None:
+def test_cors_allows_the_headers_of_clients(server: Server, method: str) -> None:
     sent = "authorization,content-encoding,content-type,idempotency-key,traceparent,x-request-id,x-rookery-tenant"
     asked = {"origin": "https://page.example", "access-control-request-method": method}
     answer = server.request("OPTIONS", "/v0/events", headers={**asked, "access-control-request-headers": sent})

@@ -29,7 +29,7 @@ materialize: {target: ratios, per_tenant: true, engine: {type: SummingMergeTree,
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full")
-def test_rows_are_stored_although_nothing_can_be_logged(tmp_path: Path) -> None:
+def test_rows_are_stored_when_the_log_cannot_be_written(tmp_path: Path) -> None:
     with FULL.open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "cli.main", "serve", "--port", "0"],

@@ -63,7 +63,7 @@ def _send(server: Server, rows: list[dict[str, Any]], token: str | None = None, 
 
 
 @pytest.mark.feature
-def test_every_answer_is_the_old_programs_after_any_kill(migrated: Path) -> None:
+def test_answers_equal_those_of_the_old_program_after_any_kill(migrated: Path) -> None:
     expected = old.answers()
     with running(migrated, **HOME) as server:
         assert _different(json.loads(json.dumps(dict(old.asked(server)))), expected) == []
@@ -75,7 +75,7 @@ def test_every_answer_is_the_old_programs_after_any_kill(migrated: Path) -> None
 
 
 @pytest.mark.feature
-def test_the_old_program_refuses_it_and_changes_nothing(migrated: Path, tmp_path: Path) -> None:
+def test_the_old_program_refuses_a_migrated_directory(migrated: Path, tmp_path: Path) -> None:
     try:
         program = checkout(tmp_path / "old")
     except (OSError, subprocess.CalledProcessError):
@@ -97,7 +97,7 @@ def test_the_old_program_refuses_it_and_changes_nothing(migrated: Path, tmp_path
 
 
 @pytest.mark.feature
-def test_it_goes_on_where_the_old_program_stopped(migrated: Path) -> None:
+def test_a_migrated_directory_accepts_new_rows(migrated: Path) -> None:
     """On a host in another zone: what it had is still there, and tokens, both modes and every target take new rows."""
     rows = old.events(100, 40)
     with running(migrated, TZ="Asia/Kathmandu") as server:

@@ -42,7 +42,7 @@ def registry_of(path: Path, work: Callable[[Registry], object]) -> object:
         warehouse.close()
 
 
-def test_a_new_workspace_has_the_present_layout_and_runs_no_step(
+def test_a_new_workspace_has_the_current_layout_and_runs_no_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[str] = []
@@ -55,7 +55,7 @@ def test_a_new_workspace_has_the_present_layout_and_runs_no_step(
     assert registry_of(tmp_path, lambda r: r.read("resource")) == {}, "what older programs refuse is never read"
 
 
-def test_steps_run_once_in_order_and_an_interrupted_one_again(
+def test_steps_run_once_in_order_and_interrupted_ones_are_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The workspace is one without any mark, as programs of the first layout left it. Every write is cut off once."""
@@ -85,7 +85,7 @@ def test_steps_run_once_in_order_and_an_interrupted_one_again(
     assert sorted(registry_of(tmp_path, lambda r: r.read("migration"))) == ["a", "b", "c"]  # type: ignore[call-overload]
 
 
-def test_a_step_that_fails_is_named_and_what_is_complete_stays(
+def test_a_failed_step_is_named_and_completed_ones_stay_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     registry_of(tmp_path, lambda r: r.write("secret", {"static": {"secret": "x" * 32}}))
@@ -104,7 +104,7 @@ def test_a_step_that_fails_is_named_and_what_is_complete_stays(
     assert ran == ["a"]
 
 
-def test_a_newer_workspace_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+def test_a_newer_workspace_is_refused_and_unchanged(tmp_path: Path) -> None:
     open_and_close(tmp_path)
     registry_of(tmp_path, lambda r: r.write("layout", {"version": {"version": LAYOUT_VERSION + 1}}))
     newest = registry_of(tmp_path, lambda r: r._newest("1"))
@@ -125,7 +125,7 @@ def test_a_newer_workspace_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
         ('{"layout": "2"}', LAYOUT_UNREADABLE),
     ],
 )
-def test_a_directory_of_a_newer_program_is_not_touched(tmp_path: Path, text: str, code: object) -> None:
+def test_a_directory_of_a_newer_program_is_unchanged(tmp_path: Path, text: str, code: object) -> None:
     data = tmp_path / "data"
     data.mkdir()
     (data / VERSION_FILE).write_text(text)

@@ -222,7 +222,7 @@ def test_numbers_do_not_depend_on_the_zone_of_the_host(tmp_path: Path) -> None:
 
 
 @pytest.mark.feature
-def test_a_workspace_is_kept_in_the_zone_that_the_settings_name(tmp_path: Path) -> None:
+def test_a_workspace_keeps_the_zone_of_its_settings(tmp_path: Path) -> None:
     zone = "America/New_York"
     with running(tmp_path, ROOKERY_TIMEZONE=zone) as server:
         server.push(FILES)
@@ -252,7 +252,7 @@ def _in(zone: str, count: int) -> list[tuple[int, str]]:
 
 
 @pytest.mark.feature
-def test_a_lost_mark_is_found_out_by_the_registry(tmp_path: Path) -> None:
+def test_the_registry_detects_a_lost_zone_mark(tmp_path: Path) -> None:
     def opened(zone: str | None) -> str:
         workspace = open_workspace(Settings(data=tmp_path / "data", readers=1, writers=2, timezone=zone))
         try:
@@ -301,7 +301,7 @@ def test_a_clickhouse_server_runs_in_the_zone_of_its_workspace(
 @pytest.mark.parametrize(
     "name", ["Mars/Base", "Europe", "localtime", "right/UTC", "../../etc/passwd", "UTC'", "", " UTC", "+02:00"]
 )
-def test_what_is_no_zone_is_refused(name: str) -> None:
+def test_an_unknown_zone_is_refused(name: str) -> None:
     if not name:
         assert load(timezone=name or None).timezone is None
         return
@@ -312,5 +312,5 @@ def test_what_is_no_zone_is_refused(name: str) -> None:
 
 @pytest.mark.feature
 @pytest.mark.parametrize("name", ["UTC", "Etc/UTC", "Zulu", "GMT", "Etc/Universal"])
-def test_all_names_of_utc_are_one(name: str) -> None:
+def test_all_names_of_utc_are_equal(name: str) -> None:
     assert load(timezone=name).timezone == "UTC"
