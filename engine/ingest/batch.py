@@ -12,9 +12,14 @@ from dataclasses import dataclass, field
 
 from engine.errors import RookeryError
 from engine.ingest.unknown_keys import NO_KEYS, UnknownKeys
-from engine.ingest.values.staging import Projection, StageSchema, fast_projection, full_projection
+from engine.ingest.values.staging import BoundTenant, Projection, StageSchema, fast_projection, full_projection
 from engine.schema import Name
 from engine.warehouse.port import Input
+
+MAX_JOINED_BYTES = 64 << 10
+"""Bodies up to this size are joined as text. The engine reads a larger one by itself."""
+SMALL_AND_BOUND = ""
+"""The value of `Append.sharing` for small appends of bound tenants. No tenant has this id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +96,15 @@ class Append:
         """Whether the append may share a batch with others: it is JSON for the datasource's own table."""
         return self.format is Input.NDJSON and self.target is None
 
+    @property
+    def sharing(self) -> str | None:
+        """Which appends this one may share a batch with: those with the same value.
+
+        Small ones of all bound tenants may share a batch, since each of their lines can name its tenant.
+        """
+        is_small = self.can_be_joined and len(self.body) <= MAX_JOINED_BYTES
+        return SMALL_AND_BOUND if self.bound_tenant is not None and is_small else self.bound_tenant
+
 
 def writer_id(bound_tenant: str | None, token: str) -> str:
     """The identity of a writer: the tenant that its token is bound to, or else the token."""
@@ -159,8 +173,6 @@ class StagedBatch:
     table: Name
     """The stage."""
     slices: tuple[AppendSlice, ...]
-    bound_tenant: str | None
-    """The tenant that the token of every append is bound to."""
     size: int
     """Bytes of the bodies."""
     may_inspect: bool = False
@@ -176,6 +188,33 @@ class StagedBatch:
     def target(self) -> Name | None:
         """The table to store in, if it is not the datasource's own."""
         return self.slices[0].append.target
+
+    @property
+    def bound_tenants(self) -> frozenset[str]:
+        """The tenants that the appends' tokens are bound to; empty for tokens without a tenant."""
+        ids = {s.append.bound_tenant for s in self.slices}
+        # Rows of an unbound token must not get the tenant of a bound one.
+        assert None not in ids or len(ids) == 1
+        return frozenset(id for id in ids if id is not None)
+
+    @property
+    def bound(self) -> BoundTenant | None:
+        """The tenant that each row must belong to, if the tokens are bound to tenants."""
+        tenants = self.bound_tenants
+        return BoundTenant(next(iter(tenants)) if len(tenants) == 1 else None) if tenants else None
+
+    @property
+    def bound_tenant(self) -> str | None:
+        """The tenant that the token of the batch's only append is bound to."""
+        (share,) = self.slices
+        return share.append.bound_tenant
+
+    @property
+    def tenant_text(self) -> str | None:
+        """Each row's tenant as SQL text; None for a datasource without a tenant column."""
+        if self.schema.tenant is None:
+            return None
+        return self.schema.tenant.value if self.bound is None else self.bound.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +242,7 @@ class JudgedBatch:
     def projection(self) -> Projection:
         """How staged rows are validated and converted: by the fast rules or the full ones."""
         make = fast_projection if self.fast else full_projection
-        return make(self.staged.schema, self.staged.bound_tenant)
+        return make(self.staged.schema, self.staged.bound)
 
     @property
     def condition(self) -> str:

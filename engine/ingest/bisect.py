@@ -116,7 +116,9 @@ class Bisection:
 
     def _unrelated_events(self) -> set[int]:
         """Events without any of the datasource's keys, where the conditions would let them pass."""
-        if self._rows.format is not Input.NDJSON or not self._schema.accepts_empty_rows(self._batch.bound_tenant):
+        if self._rows.format is not Input.NDJSON or not self._schema.accepts_empty_rows(
+            is_bound=self._batch.bound is not None
+        ):
             return set()
         return {n for n, row in enumerate(self._rows.texts) if has_no_known_key(parse_json(row), self._schema.keys)}
 

@@ -19,7 +19,7 @@ from engine.fanout.suspended_views import insert_to_all, tenants_behind
 from engine.fanout.uncertain_batches import StagedInsert, uncertain_batches_of
 from engine.ingest.batch import JudgedBatch
 from engine.ingest.staging_pool import BorrowedStage
-from engine.schema import Name, literal
+from engine.schema import Name
 from engine.warehouse import ddl
 from engine.warehouse.errors import for_sender, is_transient
 from engine.workspace.workspace import Workspace
@@ -159,8 +159,8 @@ class Committer:
         """Whether a suspended view keeps rows of the batch from some of their tenants' tables. Never raises."""
         staged = batch.staged
         tenants = tenants_behind(self._workspace.current, staged.datasource)
-        if tenants is None or staged.bound_tenant is not None:
-            return tenants is None or staged.bound_tenant in tenants
+        if tenants is None or staged.bound_tenants:
+            return tenants is None or not tenants.isdisjoint(staged.bound_tenants)
         if not tenants or staged.schema.tenant is None:
             return False
         try:
@@ -181,14 +181,14 @@ class Committer:
     def _handover(self, batch: JudgedBatch, stage: BorrowedStage) -> CommittedBatch:
         """What the router receives: with the stage, unless reading it again would give other values."""
         staged, schema = batch.staged, batch.staged.schema
-        assert schema.tenant is not None
+        assert staged.tenant_text is not None
         has_stage = schema.repeatable
         return CommittedBatch(
             batch=staged.id,
             datasource=staged.datasource,
             table=staged.table.sql() if has_stage else "",
             values=batch.projection.sql,
-            tenant=literal(staged.bound_tenant) if staged.bound_tenant is not None else schema.tenant.value,
+            tenant=staged.tenant_text,
             condition=_stored_condition(batch),
             columns=tuple(c.name for c in schema.source.columns),
             rows=batch.stored_rows,
@@ -243,12 +243,8 @@ def _is_all_or_nothing(batch: JudgedBatch) -> bool:
 
 def _rows_by_tenant(batch: JudgedBatch) -> str:
     """A SELECT that counts the batch's rows by tenant."""
-    staged, tenant = batch.staged, batch.staged.schema.tenant
-    value = "''"
-    if staged.bound_tenant is not None:
-        value = literal(staged.bound_tenant)
-    elif tenant is not None:
-        value = tenant.value
+    staged = batch.staged
+    value = staged.bound.text if staged.bound is not None else staged.tenant_text or "''"
     # An alias that is a column's name would replace the column in the condition.
     counts = f"SELECT toString({value}) AS _rk_tenant, count() FROM {staged.table.sql()}"
     return f"{counts} WHERE {_stored_condition(batch)} GROUP BY _rk_tenant"

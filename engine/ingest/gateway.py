@@ -19,6 +19,7 @@ import structlog
 
 from engine import observe
 from engine.errors import CLOSED, INTERNAL, QUEUE_FULL, RookeryError
+from engine.fanout.suspended_views import tenants_behind
 from engine.ingest.batch import Append, AppendResult, writer_id
 from engine.ingest.idempotency import Key, Receipts, key_of, require_same_body
 from engine.ingest.insert_memory import InsertMemory, max_insert_bytes
@@ -181,7 +182,7 @@ class Gateway:
     def _start_batch(self, queue: IngestQueue) -> None:
         """Submit a queue's next batch, if there is one. Called with the lock held."""
         if appends := queue.next_batch():
-            queue.running[appends[0].bound_tenant] += 1
+            queue.running[appends[0].sharing] += 1
             self._active_tasks += 1
             self._submit_batch(queue, appends)
 
@@ -193,23 +194,23 @@ class Gateway:
         with self._lock:
             self._submitted_batches -= 1
         while appends:
-            bound_tenant = appends[0].bound_tenant
+            sharing = appends[0].sharing
             results, failed = self._store(appends)
             # Counted before the answers: afterwards the callers' next appends would be counted as well.
             with self._lock:
-                callers = len(appends) + queue.waiting_for(bound_tenant)
+                callers = len(appends) + queue.waiting_for(sharing)
             # Before the callers are answered: what a writer sends next must find its queue held.
             self._search_later(queue, failed)
             self._answer_all(appends, results)
             if not failed:
-                self._coalesce(queue, callers, bound_tenant)
+                self._coalesce(queue, callers, sharing)
             with self._lock:
-                queue.batch_ended(bound_tenant)
+                queue.batch_ended(sharing)
                 appends = queue.next_batch()
                 if not appends:
                     self._task_ended()
                     return
-                queue.running[appends[0].bound_tenant] += 1
+                queue.running[appends[0].sharing] += 1
                 # Another queue's batch waits for a thread: release this one, and go to the end of the pool's queue.
                 if self._submitted_batches and not self._is_closed:
                     self._submit_batch(queue, appends)
@@ -226,17 +227,17 @@ class Gateway:
         self._submitted_batches += 1
         self._threads.submit(self._run_batches, queue, appends)
 
-    def _coalesce(self, queue: IngestQueue, callers: int, bound_tenant: str | None) -> None:
+    def _coalesce(self, queue: IngestQueue, callers: int, sharing: str | None) -> None:
         """Delay the next batch until the callers that were just answered have sent their next appends.
 
         Otherwise the callers would split into groups: the fastest share a small batch, and the others wait for it.
-        There is no delay while callers of another tenant wait.
+        There is no delay while appends wait that cannot join that batch.
         """
         with self._lock:
-            others_wait = queue.waiting > queue.waiting_for(bound_tenant)
+            others_wait = queue.waiting > queue.waiting_for(sharing)
         if callers < COALESCE_CALLERS or others_wait:
             return
-        queue.expected, queue.coalescing_tenant = callers, bound_tenant
+        queue.expected, queue.expected_sharing = callers, sharing
         timeout = time.monotonic() + COALESCE_TIMEOUT_SECONDS
         queue.ready.clear()
         # Counts are read without the lock: an outdated count lengthens the delay by one quiet period at most.
@@ -302,7 +303,7 @@ class Gateway:
         self._writer.complete_uncertain(datasource)
         new = self._without_repeated(appends, results)
         if self._workspace.current.build.datasources[datasource].is_landing:
-            return [AppendGroup(new, failed=False)] if new else []
+            return [AppendGroup(g, failed=False) for g in self._by_text(datasource, new)]
         groups: list[list[Append]] = []
         for append in new:
             # Rows do not name their batch here, so an idempotency key must be the identity of a batch of its own.
@@ -310,7 +311,26 @@ class Gateway:
                 groups.append([append])
             else:
                 groups[-1].append(append)
-        return [AppendGroup(g, failed=False) for g in groups]
+        return [AppendGroup(part, failed=False) for g in groups for part in self._by_text(datasource, g)]
+
+    def _by_text(self, datasource: str, appends: list[Append]) -> list[list[Append]]:
+        """Separate the appends of several bound tenants that cannot be staged together, by tenant.
+
+        Those are appends whose lines are not known, and those of tenants whose tables miss rows because of a failing
+        view: only they wait for it. What a writer sends afterwards is stored after them.
+        """
+        if len({a.bound_tenant for a in appends}) <= 1:
+            return [appends] if appends else []
+        behind = tenants_behind(self._workspace.current, datasource)
+        together: list[Append] = []
+        separate: dict[str | None, list[Append]] = {}
+        for append in appends:
+            tenant = append.bound_tenant
+            if append.lines is None or tenant in separate or (behind and tenant in behind):
+                separate.setdefault(tenant, []).append(append)
+            else:
+                together.append(append)
+        return [g for g in (together, *separate.values()) if g]
 
     def _without_repeated(self, appends: Sequence[Append], results: Results) -> list[Append]:
         """The appends that are not stored already, examined. Results of the others are added to `results`."""

@@ -94,7 +94,7 @@ def _inspect_parquet(workspace: Workspace, batch: StagedBatch) -> JudgedBatch:
     columns = _column_list(batch)
     rejected: dict[int, RejectedRow] = {}
     numbered = f"(SELECT rowNumberInAllBlocks() AS {ROW_NUMBER_COLUMN}, {columns} FROM {batch.table.sql()})"
-    for staged, check in validity_checks(batch.schema, batch.bound_tenant):
+    for staged, check in validity_checks(batch.schema, batch.bound):
         result = workspace.warehouse.query(
             f"SELECT {ROW_NUMBER_COLUMN}, toString({staged.value}), {_rendered(batch)} FROM {numbered} "
             f"WHERE ifNull(NOT ({check}), 0)",

@@ -12,7 +12,6 @@ from engine.ingest.idempotency import Receipt, Receipts, key_of
 from engine.ingest.orphaned_rejections import OrphanedRejections
 from engine.ingest.quarantine_quota import QuarantineQuota, id_prefix
 from engine.ingest.values.staging import ROW_NUMBER_COLUMN
-from engine.schema import literal
 from engine.workspace.workspace import Workspace
 
 MAX_COUNTED_TENANTS = 1000
@@ -86,13 +85,13 @@ class Recorder:
         if schema.tenant is None or not batch.stored_rows:
             return {}
         number = ROW_NUMBER_COLUMN if batch.numbered else "rowNumberInAllBlocks()"
-        tenant = literal(staged.bound_tenant) if staged.bound_tenant is not None else schema.tenant.value
         starts, stops = [s.start for s in shares], [s.stop for s in shares]
         result = self._workspace.warehouse.query(
             # An alias that is a column's name would replace the column in the condition.
             "SELECT arrayFirstIndex((_rk_a, _rk_b) -> _rk_i >= _rk_a AND _rk_i < _rk_b, "
             f"{starts}, {stops}) AS _rk_p, assumeNotNull(_rk_t), count() "
-            f"FROM (SELECT {number} AS _rk_i, {tenant} AS _rk_t FROM {staged.table.sql()} WHERE {batch.condition}) "
+            f"FROM (SELECT {number} AS _rk_i, {staged.tenant_text} AS _rk_t "
+            f"FROM {staged.table.sql()} WHERE {batch.condition}) "
             f"WHERE _rk_p > 0 GROUP BY 1, 2 ORDER BY 3 DESC LIMIT {MAX_COUNTED_TENANTS} BY _rk_p",
             None,
             ONE_THREAD_SETTINGS,

@@ -45,7 +45,7 @@ class Judge:
         schema = self.batch.schema
         # Values below the top of an event are cast only when they are checked and stored, and a cast may throw.
         nested = [c for c in schema.columns if c.type == "JSON" and not is_tenant_column(schema, c)]
-        conditions = validity_checks(schema, self.batch.bound_tenant)
+        conditions = validity_checks(schema, self.batch.bound)
         for staged, check in conditions:
             if staged not in nested:
                 self._reject_failing(staged, check)
@@ -138,7 +138,7 @@ class Judge:
         """The good rows as the datasource would store them, as SQL to select from."""
         names = [quote(c.name) for c in self.batch.schema.source.columns]
         # An alias that is a column's name would replace the column in the other values.
-        projection = full_projection(self.batch.schema, self.batch.bound_tenant)
+        projection = full_projection(self.batch.schema, self.batch.bound)
         values = ", ".join(f"{v} AS _rk_v{n}" for n, v in enumerate(projection.values))
         renamed = ", ".join(f"_rk_v{n} AS {name}" for n, name in enumerate(names))
         return (

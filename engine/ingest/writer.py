@@ -8,22 +8,23 @@ order of the steps.
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from engine.compiler import storage
 from engine.errors import NOT_WRITABLE, UNKNOWN_COLUMNS, UNKNOWN_DATASOURCE, RookeryError
 from engine.fanout.suspended_views import is_view_failure
-from engine.ingest.batch import Append, AppendResult, AppendSlice, JudgedBatch, StagedBatch
+from engine.ingest.batch import MAX_JOINED_BYTES, Append, AppendResult, AppendSlice, JudgedBatch, StagedBatch
 from engine.ingest.commit import ONE_THREAD_BYTES, ONE_THREAD_SETTINGS, Committer, Visibility
 from engine.ingest.formats.body_rows import has_no_known_key, is_unterminated_array, json_rows
 from engine.ingest.formats.csv_records import is_unterminated
 from engine.ingest.formats.file_columns import SourceType, read_source_types, unknown_columns
-from engine.ingest.formats.json_values import has_unknown_escape
+from engine.ingest.formats.json_values import BLANK, has_unknown_escape
 from engine.ingest.idempotency import Key, Receipt, Receipts, key_of
 from engine.ingest.inspection import inspect
 from engine.ingest.read_settings import PARSE_SETTINGS, is_too_large, too_large_to_read
@@ -34,6 +35,7 @@ from engine.ingest.unknown_keys import MAX_KEY_CHARACTERS, MAX_NAMED_KEYS, Known
 from engine.ingest.values.rejections import parse_json
 from engine.ingest.values.shared_keys import expand_shared_keys
 from engine.ingest.values.staging import (
+    BOUND_TENANT_COLUMN,
     NO_SOURCE_TYPES,
     StageSchema,
     maybe_empty_condition,
@@ -46,8 +48,6 @@ from engine.warehouse.port import Input
 from engine.workspace.snapshot import Snapshot
 from engine.workspace.workspace import Workspace
 
-MAX_JOINED_BYTES = 64 << 10
-"""Bodies up to this size are joined as text. The engine reads a larger one by itself."""
 MAX_PARSED_BYTES = 256 << 10
 """Bytes of JSON that are parsed here faster than the engine answers a query."""
 FULL_CHECK_BATCHES = 200
@@ -76,6 +76,8 @@ class _Bodies:
 
     joined: list[Append]
     """Appends whose lines are known. Their lines are the first text."""
+    lines: list[bytes]
+    """Their lines. Each begins with its tenant if the appends are bound to several."""
     separate: list[Append]
     """Appends whose bodies are texts of their own."""
     texts: list[bytes]
@@ -84,8 +86,11 @@ class _Bodies:
     def of(cls, appends: Sequence[Append]) -> _Bodies:
         joined = [a for a in appends if a.lines is not None]
         separate = [a for a in appends if a.lines is None]
-        texts = [b"\n".join(line for a in joined for line in a.lines or ())] if joined else []
-        return cls(joined, separate, [*texts, *(a.body for a in separate)])
+        is_mixed = len({a.bound_tenant for a in appends}) > 1
+        # The engine could not tell the tenants of bodies that it reads by itself apart.
+        assert not (is_mixed and separate)
+        lines = [line for a in joined for line in (_named_lines(a) if is_mixed else a.lines or ())]
+        return cls(joined, lines, separate, [*([b"\n".join(lines)] if joined else []), *(a.body for a in separate)])
 
     @property
     def appends(self) -> list[Append]:
@@ -155,7 +160,8 @@ class BatchWriter:
             append.lines = None
 
     def store(self, appends: Sequence[Append]) -> list[AppendResult | RookeryError]:
-        """Store appends to one datasource that are bound to the same tenant, as one batch if all rows are good.
+        """Store appends to one datasource as one batch, if all rows are good. Of appends that are bound to several
+        tenants the lines must be known.
 
         Otherwise they are separated until each bad row is alone with the rows of its own append: no append is
         inspected or refused because of another.
@@ -200,7 +206,6 @@ class BatchWriter:
                 schema,
                 stage.table,
                 _slices(bodies.appends, [0 for _ in appends]),
-                first.bound_tenant,
                 sum(map(len, bodies.texts)),
                 may_inspect,
                 self._ignored_columns(schema, bodies),
@@ -253,7 +258,7 @@ class BatchWriter:
         if (
             not appends
             or appends[0].format is not Input.NDJSON
-            or not batch.schema.accepts_empty_rows(batch.bound_tenant)
+            or not batch.schema.accepts_empty_rows(is_bound=batch.bound is not None)
         ):
             return False
         if sum(len(a.body) for a in appends) > MAX_PARSED_BYTES:
@@ -276,7 +281,8 @@ class BatchWriter:
             return False
         if batch.may_inspect or any(a.unknown_keys.count for a in bodies.appends if self._strict_keys(a) is not None):
             return True
-        if batch.schema.accepts_empty_rows(batch.bound_tenant) and any(a.has_unrelated_event for a in bodies.appends):
+        accepts_empty_rows = batch.schema.accepts_empty_rows(is_bound=batch.bound is not None)
+        if accepts_empty_rows and any(a.has_unrelated_event for a in bodies.appends):
             return True
         # The engine drops the backslash of an unknown escape instead of refusing the row.
         if bodies.format is Input.NDJSON and any(map(has_unknown_escape, bodies.texts)):
@@ -396,7 +402,7 @@ def _identity(append: Append, schema: StageSchema) -> str:
 
 def _with_shared_keys(schema: StageSchema, bodies: _Bodies) -> list[bytes] | None:
     """The texts with the values of shared keys repeated under each column's name; None if a row is not an object."""
-    joined = [[line for a in bodies.joined for line in a.lines or ()]] if bodies.joined else []
+    joined = [bodies.lines] if bodies.joined else []
     texts = []
     for rows in (*joined, *(_json_rows(a) for a in bodies.separate)):
         spread_rows = [expand_shared_keys(row, schema.shared) for row in rows]
@@ -405,6 +411,17 @@ def _with_shared_keys(schema: StageSchema, bodies: _Bodies) -> list[bytes] | Non
             return None
         texts.append(b"\n".join(objects))
     return texts
+
+
+def _named_lines(append: Append) -> Iterator[bytes]:
+    """An append's lines with the tenant of its token as the first key.
+
+    The key's name is random, and the engine refuses a row in which a key is repeated, so no line can name a tenant.
+    """
+    key = b'{"%s":%s' % (BOUND_TENANT_COLUMN.encode(), json.dumps(append.bound_tenant).encode())
+    for line in append.lines or ():
+        members = line[1:].lstrip(BLANK)
+        yield key + (members if members.startswith(b"}") else b"," + members)
 
 
 def _is_truncated(body: bytes, format: Input) -> bool:

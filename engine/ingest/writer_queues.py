@@ -18,7 +18,7 @@ MAX_BATCH_BYTES = 8 << 20
 MAX_BATCHES_IN_FLIGHT = 2
 """Concurrent batches of one datasource: one is parsed while another is stored."""
 SECOND_BATCH_BYTES = 512 << 10
-"""Waiting bytes that start a second batch for the same tenant. Fewer wait until the first batch is stored."""
+"""Waiting bytes that start a second batch of the same kind. Fewer wait until the first batch is stored."""
 
 
 @dataclass(slots=True)
@@ -50,15 +50,15 @@ class IngestQueue:
     held: dict[str, deque[AppendGroup]] = field(default_factory=dict)
     """Writers whose rows are being searched, with the groups that are still to be searched."""
     running: Counter[str | None] = field(default_factory=Counter)
-    """Batches that are being stored, by the tenant that their writers are bound to."""
+    """Batches that are being stored, by what their appends share (`Append.sharing`)."""
     size: int = 0
     """Bytes of all waiting bodies."""
     waiting: int = 0
     """Waiting appends."""
     expected: int = 0
     """Appends for which the next batch is delayed."""
-    coalescing_tenant: str | None = None
-    """The tenant whose next batch is delayed."""
+    expected_sharing: str | None = None
+    """What the appends of the delayed batch share."""
     ready: threading.Event = field(default_factory=threading.Event)
     """Ends the delay early. The only part of the queue that is waited on without the gateway's lock."""
 
@@ -67,7 +67,7 @@ class IngestQueue:
         self.queues.setdefault(append.writer, deque()).append(append)
         self.size += len(append.body)
         self.waiting += 1
-        if self.has_enough or append.bound_tenant != self.coalescing_tenant:
+        if self.has_enough or append.sharing != self.expected_sharing:
             self.ready.set()
 
     @property
@@ -79,19 +79,18 @@ class IngestQueue:
         """Whether another batch may start now that an append has arrived, or that its writer is no longer held."""
         if append.writer in self.held:
             return False
-        # A small second batch would only take rows from the next one. A tenant without a running batch need not wait
-        # for those of others.
+        # A small second batch would only take rows from the next one. Appends that could not have joined the running
+        # batch need not wait for it.
         running = self.running.total()
         return not running or (
-            running < MAX_BATCHES_IN_FLIGHT
-            and (self.size >= SECOND_BATCH_BYTES or not self.running[append.bound_tenant])
+            running < MAX_BATCHES_IN_FLIGHT and (self.size >= SECOND_BATCH_BYTES or not self.running[append.sharing])
         )
 
-    def batch_ended(self, bound_tenant: str | None) -> None:
+    def batch_ended(self, sharing: str | None) -> None:
         """Record the end of a batch."""
-        self.running[bound_tenant] -= 1
-        if not self.running[bound_tenant]:
-            del self.running[bound_tenant]
+        self.running[sharing] -= 1
+        if not self.running[sharing]:
+            del self.running[sharing]
 
     def next_writer(self) -> str | None:
         """The writer whose turn it is."""
@@ -100,30 +99,29 @@ class IngestQueue:
     def next_batch(self) -> list[Append]:
         """Remove the next batch: the first append of the writer whose turn it is, and others that may join it.
 
-        Those are appends that are bound to the same tenant, or of other writers without one, one append per turn.
+        Those are appends of all writers with the same `sharing`, one append per writer and turn.
         """
         writer = self.next_writer()
         if writer is None:
             return []
         first = self._pop(writer)
-        # A batch is bound to one tenant or to none, because its SQL stamps that tenant on every row.
         appends, size = [first], len(first.body)
         if first.can_be_joined:
-            for append in self._pop_joining(first.bound_tenant):
+            for append in self._pop_joining(first.sharing):
                 appends.append(append)
                 size += len(append.body)
                 if size >= MAX_BATCH_BYTES:
                     break
         return appends
 
-    def _pop_joining(self, bound_tenant: str | None) -> Iterator[Append]:
+    def _pop_joining(self, sharing: str | None) -> Iterator[Append]:
         """Remove the appends that may join a batch, one per writer and turn."""
-        writers = [w for w, q in self.queues.items() if q[0].bound_tenant == bound_tenant and w not in self.held]
+        writers = [w for w, q in self.queues.items() if q[0].sharing == sharing and w not in self.held]
         while writers:
             remaining = []
             for writer in writers:
                 queue = self.queues.get(writer)
-                if queue and queue[0].can_be_joined:
+                if queue and queue[0].can_be_joined and queue[0].sharing == sharing:
                     remaining.append(writer)
                     yield self._pop(writer)
             writers = remaining
@@ -139,9 +137,9 @@ class IngestQueue:
         self.waiting -= 1
         return append
 
-    def waiting_for(self, bound_tenant: str | None) -> int:
-        """How many appends could be in the tenant's next batch."""
-        return sum(len(q) for w, q in self.queues.items() if q[0].bound_tenant == bound_tenant and w not in self.held)
+    def waiting_for(self, sharing: str | None) -> int:
+        """How many appends could be in the next batch of those with this `sharing`."""
+        return sum(len(q) for w, q in self.queues.items() if q[0].sharing == sharing and w not in self.held)
 
     def hold(self, groups: Iterable[AppendGroup]) -> list[str]:
         """Hold the writers of groups that must be searched. Returns the writers that were not held before."""

@@ -25,6 +25,10 @@ from engine.warehouse.port import Input
 
 ROW_NUMBER_COLUMN = f"_rk_n_{OWN_NAMES}"
 """The stage's column for numbers of rows."""
+BOUND_TENANT_COLUMN = f"_rk_bound_{OWN_NAMES}"
+"""The stage's column for the tenant that a row's token is bound to, in a batch of several tenants.
+
+It is the first key of each line in such a batch, so the engine refuses a line that has the key itself."""
 _NEVER_FILLED = f"_rk_never_{OWN_NAMES}"
 """A column of the stage that no row has."""
 _MAX_EMPTY_TESTS = 2
@@ -55,9 +59,26 @@ class StageSchema:
         """The keys of events that columns are read from, as they are declared and in lower case."""
         return frozenset(key for c in self.source.columns for key in (c.path[0], c.path[0].lower()))
 
-    def accepts_empty_rows(self, bound: str | None) -> bool:
-        """Return whether a row with none of the keys is valid, for a writer whose token is bound to `bound`."""
-        return (self.tenant is None or bound is not None) and not any(c.required for c in self.source.columns)
+    def accepts_empty_rows(self, *, is_bound: bool) -> bool:
+        """Return whether a row with none of the keys is valid, for a writer whose token may be bound to a tenant."""
+        return (self.tenant is None or is_bound) and not any(c.required for c in self.source.columns)
+
+
+@dataclass(frozen=True, slots=True)
+class BoundTenant:
+    """The tenant that the rows of a batch must belong to."""
+
+    id: str | None
+    """The tenant of all rows; None where each row has its own, in BOUND_TENANT_COLUMN."""
+
+    @property
+    def text(self) -> str:
+        """The id as SQL text."""
+        return quote(BOUND_TENANT_COLUMN) if self.id is None else literal(self.id)
+
+    def value(self, type: str) -> str:
+        """Return the id as SQL of the tenant column's type. Raises RK3005 for an id that is not valid for the type."""
+        return f"CAST({self.text if self.id is None else tenant_literal(type, self.id)} AS {type})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +96,13 @@ class Projection:
         return ", ".join(self.values)
 
 
-def full_projection(stage: StageSchema, bound: str | None) -> Projection:
+def full_projection(stage: StageSchema, bound: BoundTenant | None) -> Projection:
     """Return the projection that accepts every valid row. `bound` is the tenant that the token writes for."""
     conditions = [f"ifNull({check}, 1)" for _, check in validity_checks(stage, bound)]
     return Projection(" AND ".join(conditions) or "1", _values(stage, bound, [c.full.stored for c in stage.columns]))
 
 
-def fast_projection(stage: StageSchema, bound: str | None) -> Projection:
+def fast_projection(stage: StageSchema, bound: BoundTenant | None) -> Projection:
     """Return the projection that accepts only rows whose values have the usual spellings.
 
     It stores the same values as the full projection. Columns without fast rules keep their full ones.
@@ -94,18 +115,17 @@ def fast_projection(stage: StageSchema, bound: str | None) -> Projection:
     return Projection(" AND ".join(filter(None, conditions)) or "1", _values(stage, bound, values))
 
 
-def _fast_check(stage: StageSchema, staged: StagedColumn, bound: str | None) -> str | None:
+def _fast_check(stage: StageSchema, staged: StagedColumn, bound: BoundTenant | None) -> str | None:
     """Return a column's fast condition, empty if there is nothing to check, or None if it has none."""
     if is_tenant_column(stage, staged):
         return fast_tenant_check(base_type(tenant_type(stage.source)), staged.value) if bound is None else None
     return None if staged.fast is None else staged.fast.check or ""
 
 
-def _values(stage: StageSchema, bound: str | None, values: list[str]) -> tuple[str, ...]:
+def _values(stage: StageSchema, bound: BoundTenant | None, values: list[str]) -> tuple[str, ...]:
     """Replace the tenant's value by the token's tenant, if the token is bound to one."""
     if bound is not None and stage.tenant is not None:
-        type = tenant_type(stage.source)
-        values[stage.columns.index(stage.tenant)] = f"CAST({tenant_literal(type, bound)} AS {type})"
+        values[stage.columns.index(stage.tenant)] = bound.value(tenant_type(stage.source))
     return tuple(values)
 
 
@@ -216,6 +236,7 @@ def stage_ddl(stage: StageSchema, table: Name, *, defaults: bool = True) -> str:
         for c in stage.columns
     }
     parts[ROW_NUMBER_COLUMN] = f"{ROW_NUMBER_COLUMN} UInt64"
+    parts[BOUND_TENANT_COLUMN] = f"{BOUND_TENANT_COLUMN} String"
     # The engine stops reading a row once it has a value for every column, and would then miss a repeated key.
     parts[_NEVER_FILLED] = f"{_NEVER_FILLED} UInt8"
     return f"CREATE TABLE IF NOT EXISTS {table.sql()} ({', '.join(parts.values())}) ENGINE = Memory"
@@ -231,14 +252,14 @@ def tenant_type(source: Datasource) -> str:
     return next(c.type for c in source.columns if c.name == source.tenant_column)
 
 
-def validity_checks(stage: StageSchema, bound: str | None) -> list[tuple[StagedColumn, str]]:
+def validity_checks(stage: StageSchema, bound: BoundTenant | None) -> list[tuple[StagedColumn, str]]:
     """Return the conditions that each row must meet, by column. `bound` is the tenant that the token writes for."""
     conditions = [(c, c.full.check) for c in stage.columns if c.full.check]
     if stage.tenant is None:
         return conditions
     value = stage.tenant.value
     if bound is not None:
-        return [*conditions, (stage.tenant, f"ifNull({value} = {literal(bound)}, 1)")]
+        return [*conditions, (stage.tenant, f"ifNull({value} = {bound.text}, 1)")]
     return [*conditions, (stage.tenant, tenant_check(base_type(tenant_type(stage.source)), value))]
 
 
