@@ -195,7 +195,7 @@ class Gateway:
             self._submitted_batches -= 1
         while appends:
             sharing = appends[0].sharing
-            results, failed = self._store(appends)
+            results, failed = self._store(queue, appends)
             # Counted before the answers: afterwards the callers' next appends would be counted as well.
             with self._lock:
                 callers = len(appends) + queue.waiting_for(sharing)
@@ -271,11 +271,11 @@ class Gateway:
                 self._start_batch(queue)
             self._task_ended()
 
-    def _store(self, appends: Sequence[Append]) -> tuple[Results, list[AppendGroup]]:
+    def _store(self, queue: IngestQueue, appends: Sequence[Append]) -> tuple[Results, list[AppendGroup]]:
         """Store the sound groups of a batch. Returns results, and the groups that must be searched. Never raises."""
         results: Results = {}
         try:
-            groups = deque(self._groups_of(appends, results))
+            groups = deque(self._groups_of(queue, appends, results))
         except BaseException as exc:
             # Every append must get an answer, or its caller would wait forever.
             error = exc if isinstance(exc, RookeryError) else _unexpected_error(exc)
@@ -295,15 +295,18 @@ class Gateway:
                 attempt = self._attempt(group)
                 results |= attempt.results
                 groups.extendleft(reversed(attempt.remaining))
+                if attempt.results:
+                    # Without the lock: a lost update costs one batch that is stored separately.
+                    queue.failing.difference_update(writers)
         return results, failed
 
-    def _groups_of(self, appends: Sequence[Append], results: Results) -> list[AppendGroup]:
+    def _groups_of(self, queue: IngestQueue, appends: Sequence[Append], results: Results) -> list[AppendGroup]:
         """The groups of a batch that can be stored together. Results of repeated appends are added to `results`."""
         datasource = appends[0].datasource
         self._writer.complete_uncertain(datasource)
         new = self._without_repeated(appends, results)
         if self._workspace.current.build.datasources[datasource].is_landing:
-            return [AppendGroup(g, failed=False) for g in self._by_text(datasource, new)]
+            return [AppendGroup(g, failed=False) for g in self._separated(queue, new)]
         groups: list[list[Append]] = []
         for append in new:
             # Rows do not name their batch here, so an idempotency key must be the identity of a batch of its own.
@@ -311,23 +314,26 @@ class Gateway:
                 groups.append([append])
             else:
                 groups[-1].append(append)
-        return [AppendGroup(part, failed=False) for g in groups for part in self._by_text(datasource, g)]
+        return [AppendGroup(part, failed=False) for g in groups for part in self._separated(queue, g)]
 
-    def _by_text(self, datasource: str, appends: list[Append]) -> list[list[Append]]:
-        """Separate the appends of several bound tenants that cannot be staged together, by tenant.
+    def _separated(self, queue: IngestQueue, appends: list[Append]) -> list[list[Append]]:
+        """Separate the appends of writers that must not share a batch with others from the rest.
 
-        Those are appends whose lines are not known, and those of tenants whose tables miss rows because of a failing
-        view: only they wait for it. What a writer sends afterwards is stored after them.
+        Those are writers whose latest rows were bad, since each failure would split the others' batch as well; bound
+        tenants whose lines are not known, which cannot be staged with other tenants; and tenants whose tables miss
+        rows because of a failing view, since only they must wait for it. A writer's rows stay in order.
         """
-        if len({a.bound_tenant for a in appends}) <= 1:
+        if len({a.writer for a in appends}) <= 1:
             return [appends] if appends else []
-        behind = tenants_behind(self._workspace.current, datasource)
+        is_mixed = len({a.bound_tenant for a in appends}) > 1
+        behind = tenants_behind(self._workspace.current, appends[0].datasource) if is_mixed else None
         together: list[Append] = []
-        separate: dict[str | None, list[Append]] = {}
+        separate: dict[str, list[Append]] = {}
         for append in appends:
-            tenant = append.bound_tenant
-            if append.lines is None or tenant in separate or (behind and tenant in behind):
-                separate.setdefault(tenant, []).append(append)
+            writer = append.writer
+            unshareable = is_mixed and (append.lines is None or (behind and append.bound_tenant in behind))
+            if unshareable or writer in separate or writer in queue.failing:
+                separate.setdefault(writer, []).append(append)
             else:
                 together.append(append)
         return [g for g in (together, *separate.values()) if g]

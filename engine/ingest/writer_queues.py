@@ -49,6 +49,8 @@ class IngestQueue:
     """Waiting appends by writer. The order of the keys is the order of turns."""
     held: dict[str, deque[AppendGroup]] = field(default_factory=dict)
     """Writers whose rows are being searched, with the groups that are still to be searched."""
+    failing: set[str] = field(default_factory=set)
+    """Writers whose latest rows had to be searched. They are stored separately until a batch of theirs is sound."""
     running: Counter[str | None] = field(default_factory=Counter)
     """Batches that are being stored, by what their appends share (`Append.sharing`)."""
     size: int = 0
@@ -148,6 +150,7 @@ class IngestQueue:
             writer = group.appends[0].writer
             if writer not in self.held:
                 self.held[writer] = deque()
+                self.failing.add(writer)
                 new.append(writer)
             self.held[writer].append(group)
         return new

@@ -170,3 +170,23 @@ def test_random_writers_lose_nothing_and_mix_nothing(home: House) -> None:
             expected.append((tenant, f"{n:03}"))
     results(home, sent)
     assert stored(home, "numbers") == expected
+
+
+@pytest.mark.parametrize("bound", [True, False])
+def test_a_writer_with_bad_rows_does_not_keep_splitting_the_batches_of_others(home: House, bound: bool) -> None:
+    """After a failure its rows are stored separately, until they are sound again."""
+    writers = [str(100 + n) for n in range(8)]
+
+    def round_of(bad: dict[str, Any]) -> list[str]:
+        bodies = [line(tenant_id=int(w), id="x", **(bad if w == writers[3] else {})) for w in writers]
+        more = [{"bound_tenant": w} if bound else {"token": w} for w in writers]
+        answers = results(home, [Append("numbers", b, Input.NDJSON, **m) for b, m in zip(bodies, more, strict=True)])
+        assert all(isinstance(a, AppendResult) for a in answers), answers
+        return [a.batch for a in answers if isinstance(a, AppendResult)]
+
+    first, second, third, fourth = (round_of(bad) for bad in ({"n": "many"}, {"n": "many"}, {}, {}))
+    assert len(set(first)) > 2, "the failing batch is split"
+    for batches in (second, third):
+        assert len({b for n, b in enumerate(batches) if n != 3}) == 1
+        assert batches[3] != batches[0]
+    assert len(set(fourth)) == 1

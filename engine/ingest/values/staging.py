@@ -77,7 +77,7 @@ class BoundTenant:
         return quote(BOUND_TENANT_COLUMN) if self.id is None else literal(self.id)
 
     def value(self, type: str) -> str:
-        """Return the id as SQL of the tenant column's type. Raises RK3005 for an id that is not valid for the type."""
+        """Return the id as SQL of the tenant column's type. Raises RK3005 for an id that it cannot hold."""
         return f"CAST({self.text if self.id is None else tenant_literal(type, self.id)} AS {type})"
 
 
