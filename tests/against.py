@@ -1,6 +1,6 @@
 """Which of the tests that are new since a revision fail on it: `python -m tests.against [REVISION] [FILE ...]`.
 
-A test of a fault must fail where the fault still is. The revision is checked out to a temporary folder, the tests of
+A regression test must fail on a revision with the bug. The revision is checked out to a temporary folder, the tests of
 today are put in place of its own, and those that it did not have are run over its code, file by file. Tests of what the
 revision lacks altogether (`feature`) are left out; tests of what was right already and must stay so (`guard`) may pass.
 What does not end within `--limit` seconds (300) counts as failing. The exit code is 1 if any other test passes there.
@@ -30,7 +30,7 @@ OPTIONS = (
     "-o",
     "markers=proves(*ids)\nfeature\nguard\nsoak",
 )
-"""Instead of the settings of a revision, which do not know the markers of today."""
+"""Replaces the settings of the revision, which lack newer markers."""
 _RESULT = re.compile(r"(\S+\.py::.+?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b")
 FAILS, HANGS, PASSES, SKIPPED, GUARD = "fails", "does not end", "passes", "skipped", "guard"
 
@@ -104,7 +104,7 @@ def _last(text: str) -> str:
 
 
 def _run(directory: Path, arguments: Sequence[str], limit: float | None) -> tuple[str, bool]:
-    """What pytest prints, and whether it ended by itself; whatever it started ends with it."""
+    """The output of pytest, and whether it ended within the limit; its child processes are killed."""
     environment = {**os.environ, "PYTHONPATH": str(directory), "PYTHONUNBUFFERED": "1"}
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(

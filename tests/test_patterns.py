@@ -1,4 +1,4 @@
-"""Every pattern of the code base takes time in proportion to the text that it is given.
+"""Every regular expression of the code base takes time linear in its text.
 
 Patterns are constants of their modules, and each is registered here with texts on which it is slowest, or with what
 bounds its texts. They are matched in a child process that may use so much time of a processor and no more: linear

@@ -1,4 +1,4 @@
-"""The fast tier names files that there are."""
+"""The files that the fast tier leaves out exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running the real command line as processes, and telling what came of it."""
+"""Runs the real command line in processes and returns their outcome."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REAL = (sys.executable, "-m", "cli.main")
 
 @dataclass
 class Outcome:
-    """What a command left: exit code, data, talk."""
+    """The outcome of a command: exit code, data (stdout), messages (stderr)."""
 
     code: int
     out: str

@@ -1,4 +1,4 @@
-"""`append`: NDJSON, CSV and Parquet, from files and standard input, and what becomes of bad rows."""
+"""`append`: NDJSON, CSV and Parquet, from files and standard input, with bad rows."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def test_leading_rows_can_be_skipped(cli: Cli, server: Server, kind: str) -> Non
 
 
 def test_a_file_with_bad_rows(cli: Cli, server: Server) -> None:
-    """Exit code 0, and the counts say what happened."""
+    """The exit code is 0; the counts show the quarantined rows."""
     (cli.directory / "rows.ndjson").write_text(
         '{"tenant_id": 1, "event": "a", "units": 1}\n{"tenant_id": \nno json\n{"event": "b"}\n'
     )

@@ -1,4 +1,4 @@
-"""`check` needs no server, tells every problem at once with its place, and never ends with a traceback."""
+"""`check` needs no server, reports all problems with their places, and never prints a traceback."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def test_a_failure_in_json_has_code_and_hint(cli: Cli) -> None:
 
 
 class TestWhichNode:
-    """A prompt, a piped answer, the literal text `1\\n`, and the flag are one and the same."""
+    """A prompt, a piped answer, the literal text `1\\n`, and the flag have the same effect."""
 
     TARGET = 0
 
@@ -216,7 +216,7 @@ class TestWhichNode:
 
 
 def at_a_terminal(cli: Cli, arguments: list[str], typed: str) -> tuple[int, str]:
-    """Run a command at a pseudo-terminal, typing once it asks; exit code and what was shown."""
+    """Run a command at a pseudo-terminal and type when it asks; returns its exit code and output."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [*REAL, *arguments], cwd=cli.directory, env=cli.seen(), stdin=theirs, stdout=theirs, stderr=theirs

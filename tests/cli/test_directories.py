@@ -1,4 +1,4 @@
-"""Commands in other directories than the server's, in directories without a workspace, and beside a server that starts."""
+"""Commands in directories other than the server's, in directories without a workspace, and during a server's start."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_copied_directory_does_not_use_the_server_of_the_original(tmp_path: Pa
 
 @contextmanager
 def held(directory: Path) -> Iterator[None]:
-    """The engine's directory is another process's until the end of the block."""
+    """Another process holds the directory of the engine during the block."""
     with (directory / ".rookery" / "data" / "rookery.lock").open("rb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

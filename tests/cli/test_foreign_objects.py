@@ -1,4 +1,4 @@
-"""Objects in our databases that others made: never touched, and never taken for ours."""
+"""Objects of other programs in the workspace's databases are never changed and never adopted."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ warehouse.close()
 
 
 def on_the_engine(directory: Path, *statements: str) -> list[Any]:
-    """Statements of somebody else, while no server runs on the directory; rows of the SELECTs among them."""
+    """Run statements of another program while no server runs on the directory; returns the rows of the SELECTs."""
     found = subprocess.run(
         [sys.executable, "-c", ENGINE, str(directory / ".rookery" / "data")],
         input=json.dumps(statements),

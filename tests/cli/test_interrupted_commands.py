@@ -1,4 +1,4 @@
-"""A server that is killed in the middle of a push or of provisioning: run again, and everything is exact."""
+"""A server is killed during a push or while it adds tenants; repeating the command makes every table exact."""
 
 from __future__ import annotations
 

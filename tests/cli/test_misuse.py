@@ -1,4 +1,4 @@
-"""Commands and requests that were not meant: each is answered with a code, what is wrong, and a hint, and nothing is done."""
+"""Invalid commands and requests get a code, a message and a hint, and change nothing."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_every_code_has_its_exit_code(cli: Cli) -> None:
 
 
 def test_a_plan_before_the_first_push(tmp_path: Path) -> None:
-    """With and without a directory for the engine's data; none is made, and a workspace neither."""
+    """With and without a data directory; neither it nor a workspace is created."""
     fresh = Cli(tmp_path)
     fresh.write({"datasources/events.yaml": BASE["events"]})
     assert fresh("--json", "plan", code=3).json["changes"] == [

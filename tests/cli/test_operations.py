@@ -1,4 +1,4 @@
-"""Operating a workspace by command: a failing fan-out is reported and repaired, and the doctor names what is wrong."""
+"""Operating a workspace by command: failing fan-out is reported and repaired, and the doctor names its findings."""
 
 from __future__ import annotations
 

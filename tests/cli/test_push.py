@@ -1,4 +1,4 @@
-"""What a push means: merging, permission, rebuilding, pruning, and what is never touched."""
+"""What a push does: merging, permission, rebuilding, pruning, and what it never changes."""
 
 from __future__ import annotations
 

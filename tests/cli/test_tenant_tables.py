@@ -149,7 +149,7 @@ def test_fifty_scripts_at_the_same_time_do_not_conflict(server: Server, tmp_path
     """All fifty are the script itself, each in a checkout of its own. Its `rookery` is forked from a process that has
     imported the command line already: 350 starts of half a second each would only measure this machine."""
     tenants = range(30, 30 + PARALLEL)
-    # All before the first starts: a process that is forked while a script is being written keeps it from running.
+    # All scripts are written before the first one starts: a fork would hold a script open, which then cannot run.
     checkouts = {tenant: checkout(tmp_path / f"checkout{tenant}") for tenant in tenants}
 
     def one(tenant: int) -> str:

@@ -1,4 +1,4 @@
-"""Nothing that is written on the command line or under `parameters` is dropped silently, and refusals leave no trace."""
+"""No input on the command line or under `parameters` is ignored silently, and refused commands change nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writers that insert into landing all the while, over HTTP, and stop when told."""
+"""Writers that insert into landing over HTTP until they are stopped."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Written:
     slowest: float = 0.0
 
     def wait(self, batches: int, seconds: float = 30) -> None:
-        """Until so many more batches are in."""
+        """Wait until so many more batches are stored."""
         goal = self.batches + batches
         deadline = time.monotonic() + seconds
         while self.batches < goal and not self.failures:
@@ -76,7 +76,7 @@ def writing(
 
 
 def history(server: Server, tenants: Sequence[int], rows: int, datasource: str = "events") -> None:
-    """Rows that stand in landing before anything reads it: so many for each tenant, in two batches."""
+    """Store rows before any pipe reads landing: so many for each tenant, in two batches."""
     for half in (range(0, rows, 2), range(1, rows, 2)):
         server.events(
             datasource,

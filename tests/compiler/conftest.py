@@ -1,3 +1,5 @@
+"""One workspace for the tests of the compiler."""
+
 from collections.abc import Iterator
 
 import pytest

@@ -1,4 +1,4 @@
-"""Random pipes whose nodes stand on each other, with what they return computed in Python.
+"""Random pipes with chains of nodes, and their results computed in Python.
 
 Every node is a list of rows; filters take parameters of different types, some optional, some as text that the SQL
 converts. The same seed makes the same project.
@@ -76,7 +76,7 @@ TESTS = (
     Test("id IN {{{{ Array({}, 'UInt32') }}}}", _ids, lambda row, v: str(row.id) in v.split(",")),
     Test("flag = {{{{ Boolean({}) }}}}", lambda r: r.choice(["true", "false"]), lambda row, v: str(row.flag).lower() == v),
     Test("units > {{{{ Decimal({}, 9, 2) }}}}", lambda r: f"{r.randrange(50)}.25", lambda row, v: row.units > float(v)),
-    # The engine converts these texts, and folds whatever is made up for them.
+    # The engine converts these texts, and evaluates sample values for them early.
     Test("toDate(at) >= toDate({{{{ String({}) }}}})", _day, lambda row, v: str(row.at.date()) >= v),
     Test("at >= {{{{ String({}) }}}}", _moment, lambda row, v: str(row.at) >= v),
     Test("units != toInt64({{{{ String({}) }}}})", lambda r: str(r.randrange(50)), lambda row, v: row.units != int(v)),
@@ -134,7 +134,7 @@ class Maker:
             name = f"{pipe.name}_n{number}"
             pipe.nodes.append((name, sql))
             readable.append((name, found))
-        # Only what the last node stands on is needed.
+        # Only the nodes that the last one reads are needed.
         pipe.rows = readable[-1][1]
         self.pipes.append(pipe)
         return pipe

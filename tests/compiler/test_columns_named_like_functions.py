@@ -1,4 +1,4 @@
-"""Columns with the names of functions that reveal the server: in keys and indexes they are columns."""
+"""Keys and indexes can use columns that have the names of refused functions."""
 
 from __future__ import annotations
 

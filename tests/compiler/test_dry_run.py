@@ -1,4 +1,4 @@
-"""What `check` does where it has to make values up: texts that the engine converts, columns, and real mistakes."""
+"""Dry runs with sample values: texts that the engine converts, columns, and real mistakes."""
 
 from __future__ import annotations
 

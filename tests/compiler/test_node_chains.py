@@ -1,4 +1,4 @@
-"""Templates that stand on each other: they are checked with values that suit, and return what Python computes."""
+"""Chains of templates are checked with fitting sample values, and return what Python computes."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_branch_with_an_unknown_name_is_a_warning_and_an_error_when_called(wor
 
 
 def test_a_cycle_that_depends_on_the_request_is_a_clear_error(workspace: Workspace) -> None:
-    """What stands in a loop that no dry run enters is not known before a request enters it."""
+    """The content of a loop that no dry run enters is unknown until a request enters it."""
     files = {
         "rounds": "sql: SELECT 1 AS x {% for i in range(Int32(n, 0)) %} UNION ALL SELECT x FROM back {% end %}\n",
         "back": "sql: SELECT x FROM rounds\n",

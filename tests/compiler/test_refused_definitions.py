@@ -1,4 +1,4 @@
-"""What the engine refuses in a definition is reported at its place, with a code and a hint, before anything is made.
+"""Definitions that the engine refuses are reported at their place, with a code and a hint, before anything is created.
 
 The cases put one bad value under each key of a file, and look for the error at that value.
 """

@@ -13,7 +13,7 @@ engine: {sorting_key: [id]}
 
 
 def test_a_quarantine_has_each_column_once() -> None:
-    """A datasource may have a column that is called like one of the quarantine's own, which then wins."""
+    """If a column has the name of one of the quarantine's own, the quarantine's wins."""
     source = parse_source(TEXT, "events.yaml", "events")
     assert isinstance(source, Datasource)
     columns = {c.name: c.type for c in quarantine_table(source, "main").columns}

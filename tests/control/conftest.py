@@ -1,4 +1,4 @@
-"""One workspace for the tests of control, with the way in that a server has, and an engine of its own."""
+"""One workspace with the billing project, for the tests of control."""
 
 from __future__ import annotations
 

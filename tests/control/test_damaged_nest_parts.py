@@ -1,4 +1,4 @@
-"""Damaged parts of tables that the engine loads when they are touched."""
+"""Damaged parts of tables that the engine loads on first use."""
 
 from __future__ import annotations
 

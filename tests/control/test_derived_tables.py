@@ -1,4 +1,4 @@
-"""Parts of derived tables are deleted at random: each is named by the doctor, and its repair brings back what was there."""
+"""Random parts of derived tables are deleted: the doctor names each table, and its repair restores the rows."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _found(home: House) -> list[tuple[str, str, str]]:
 
 
 def _assert_right(home: House, sent: Rows) -> None:
-    """Every table against numbers that are computed here."""
+    """Compare every table with numbers computed here."""
     sums: dict[str, Counter[tuple[int, str]]] = defaultdict(Counter)
     ids: dict[tuple[str, int], set[int]] = defaultdict(set)
     for row in sent:
@@ -152,7 +152,7 @@ def test_deleted_parts_are_reported_and_restored(world: tuple[House, Rows]) -> N
 
 
 def delete_parts(home: House, sent: Rows, rounds: int) -> int:
-    """Delete random parts, look for them and bring them back; how many."""
+    """Delete random parts, check that the doctor finds them, and repair; returns how many."""
     chance = random.Random(7)
     deleted = 0
     for _ in range(rounds):
@@ -200,7 +200,7 @@ def test_duplicated_rows_are_reported(world: tuple[House, Rows]) -> None:
 
 
 def test_rows_lost_by_the_source_are_reported_and_kept(world: tuple[House, Rows]) -> None:
-    """The last one here: the source does not get its rows back."""
+    """The last test of this file: the source does not get its rows back."""
     home, sent = world
     _send(home, sent)
     home.caught_up()

@@ -1,4 +1,4 @@
-"""After a start nests' tables sleep until they are touched: the doctor compares and repairs them all the same."""
+"""After a start the tables of nests are not loaded; the doctor compares and repairs them too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of nests are loaded when they are touched, and the engine does not list their detached parts then."""
+"""Detached parts of nests' tables, which the engine does not list while the tables are not loaded."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ materialize: {target: days, per_tenant: true, engine: {type: SummingMergeTree, s
 
 
 def test_detached_parts_in_a_nest_are_found_and_attached_after_a_restart(tmp_path: Path) -> None:
-    """The source has forgotten some of their rows, so that nothing else brings them back."""
+    """Some of their rows have expired in the source, so only the detached parts can restore them."""
     with house(tmp_path) as home:
         home.push({"datasources/events.yaml": EVENTS, "pipes/to_days.yaml": DAYS})
         home.add("1")

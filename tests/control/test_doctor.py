@@ -39,7 +39,7 @@ def assert_healthy(world: World) -> None:
 
 @contextmanager
 def broken(world: World, harm: str, remedy: str) -> Iterator[None]:
-    """The workspace after a statement that harms it, and sound again afterwards."""
+    """Run a statement that damages the workspace; the damage is repaired afterwards."""
     world.execute(harm)
     try:
         yield
@@ -158,7 +158,7 @@ def test_rows_stored_during_the_examination_are_not_a_difference(world: World) -
     sent: list[str] = []
 
     def write() -> None:
-        # A pause, so that not the writer but what is examined takes the processor.
+        # A pause, so that the writer leaves the processor to the code under test.
         while not stop.wait(0.1):
             for name in ("events", "clicks"):
                 world.send(name, rows(3))
@@ -319,7 +319,7 @@ def test_other_checks_run_during_a_change(world: World, monkeypatch: pytest.Monk
 
 
 def test_detached_parts_are_reported_until_attached(world: World) -> None:
-    """The last test: what is done to landing here cannot be undone."""
+    """The last test: it damages landing permanently."""
     target = world.nest("3", "clicked").sql()
     (part,) = world.row(
         "SELECT name FROM system.parts WHERE active AND database = 'main_nest_3' AND table = 'clicked' LIMIT 1"

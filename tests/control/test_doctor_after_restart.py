@@ -1,4 +1,4 @@
-"""After a restart the tables of nests wait on disk: healthy ones have no finding, and damaged ones are repaired."""
+"""After a restart the tables of nests are not loaded: healthy ones have no findings, and damaged ones are repaired."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _restarted(tmp_path: Path, mode: str, copy: str) -> None:
         home.add(*POOLED, placement="pooled")
         for n in range(3):
             _send(home, n * 20)
-        # A merge of what a view reads must not look like a loss of what it made.
+        # A merge of the view's source must not look like a loss in its target.
         for name in TARGETS:
             home.run(f"OPTIMIZE TABLE main.{name} FINAL")
             home.run(f"OPTIMIZE TABLE {home.nest('1')}.{name} FINAL")

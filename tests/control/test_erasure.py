@@ -1,4 +1,4 @@
-"""Erasing a tenant from shared aggregates whose source has forgotten rows of others: never without permission."""
+"""Erasing a tenant from shared aggregates needs permission if rows of other tenants have expired in the source."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_only_rows_that_have_expired_need_permission(tmp_path: Path) -> None:
 def test_an_interrupted_erasure_needs_no_permission_and_keeps_other_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What it has deleted itself is no loss."""
+    """Rows that the erasure itself has deleted are not a loss."""
     with house(tmp_path) as home:
         _fill(home, "")
         with monkeypatch.context() as patched:

@@ -70,7 +70,7 @@ def _rows(ids: object, n: int = 1, region: str = "eu") -> list[dict[str, object]
 
 @pytest.mark.parametrize("bad", [range(10, 12), range(10, 30)], ids=["few", "many"])
 def test_a_suspended_view_gets_each_row_once(home: House, bad: range) -> None:
-    """Rows that the view has not received are not in the groups before it is put back, and are then, once."""
+    """Rows that the view missed are not in the groups before it is restored; then they are, once."""
     home.append([*_rows([1]), *_rows(bad, n=0)])
     home.append(_rows([1, 2, 3]))
     down = len(bad) > 16
@@ -87,7 +87,7 @@ def test_a_suspended_view_gets_each_row_once(home: House, bad: range) -> None:
 
 
 def test_groups_change_in_one_step_and_trigger_no_views(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are computed beside the target, so a failure leaves them, and tables made from it have their rows once."""
+    """Groups are computed in a separate table: a failure changes nothing, and derived tables get their rows once."""
     before, derived = home.rows(SUMS), "SELECT region, sum(events) FROM main.again GROUP BY region ORDER BY region"
     copied = home.rows(derived)
     execute = home.workspace.warehouse.execute

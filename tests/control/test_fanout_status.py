@@ -1,4 +1,4 @@
-"""`fanout status` is exact: who lags, by how much and why; and suspended views are put back."""
+"""`fanout status` shows exactly which tenants lag, by how much and why; suspended views are restored."""
 
 from __future__ import annotations
 

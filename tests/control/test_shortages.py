@@ -1,4 +1,4 @@
-"""A source has forgotten rows: what it still has proves that a derived table lacks some, and detached parts bring them."""
+"""Rows have expired in a source: the others prove that a derived table lacks some, and detached parts restore them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ Rows = list[dict[str, Any]]
 
 
 class Sender:
-    """What has been sent, so that tables can be checked after landing has forgotten it."""
+    """The sent rows, to check tables after the rows have expired in landing."""
 
     def __init__(self, home: House) -> None:
         self.home = home
@@ -70,7 +70,7 @@ class Sender:
         self.sent += rows
 
     def assert_right(self, since: str = "1990") -> None:
-        """Every table against numbers that are computed here."""
+        """Compare every table with numbers computed here."""
         for tenant in (OWN, POOLED):
             mine = [r for r in self.sent if r["tenant_id"] == int(tenant) and r["day"] >= since]
             events, total, ids = Counter[str](), Counter[str](), dict[str, set[int]]()
@@ -104,13 +104,13 @@ class Sender:
             assert self.home.rows(f"SELECT min(toYear(day)) FROM {table}") == [(2090,)]
 
     def newest(self, table: str, *, database: str = "main") -> str:
-        """The part with rows that have not expired that came last."""
+        """The newest part with rows that have not expired."""
         when = {"years": "year", "plain": "toYear(day)"}.get(table, "toYear(month)")
         found = f"SELECT argMax(_part, _block_number) FROM {database}.{table} WHERE {when} > 2000"
         return str(self.home.rows(found)[0][0])
 
     def errors(self) -> dict[str, str]:
-        """What the doctor calls wrong, and the hints."""
+        """The errors of the doctor, and their hints."""
         found = examine(self.home.workspace, deep=True).findings
         return {f.object: str(f.hint) for f in found if f.level == "error" and f.check in ("derived", "copy")}
 
@@ -146,7 +146,7 @@ def _tables(sender: Sender) -> list[tuple[str, str]]:
 
 @SHORT
 def test_detached_parts_are_attached_again(sender: Sender) -> None:
-    """They hold rows that the source has forgotten, too."""
+    """They also hold rows that have expired in the source."""
     home = sender.home
     sender.expire()
     sender.assert_right()
@@ -179,7 +179,7 @@ def test_remaining_source_rows_prove_a_shortage(sender: Sender) -> None:
     repair(home.workspace)
     assert sender.errors() == {}
     sender.assert_right(since="2090")
-    # What had expired and was in the table has not been taken out.
+    # Expired rows that the table had are still in it.
     old = "SELECT sum(events) FROM {}.months WHERE month < '2000-01-01' AND tenant_id = {}"
     assert home.rows(old.format("main", POOLED)) == home.rows(old.format(home.nest(OWN), OWN)) == [(2,)]
 

@@ -1,4 +1,4 @@
-"""A project with a bit of everything, as a program of stored layout 1 left it: its files, its rows, its answers.
+"""A project with every kind of definition, as a program of stored layout 1 left it: its files, its rows, its answers.
 
 `first_layout.tar.xz` is the directory `.rookery` that commit 618065d wrote in the zone `ZONE`; `first_layout.json` is what
 that program answered. `make_first_layout.py` makes both.

@@ -1,4 +1,4 @@
-"""`docs/ARCHITECTURE.md` speaks of code, tables and settings that exist."""
+"""The code, tables and settings that `docs/ARCHITECTURE.md` names exist."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def test_every_code_is_explained(code: errors.Code) -> None:
 
 
 def test_every_code_is_raised() -> None:
-    """A code that only comparisons or closed sets name is never given to anybody."""
+    """A code that occurs only in comparisons or sets is never raised."""
     names = {id: name for name, value in vars(errors).items() if isinstance(value, errors.Code) for id in [value.id]}
     used: set[str] = set()
     for part in ("engine", "cli"):

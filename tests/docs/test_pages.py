@@ -1,4 +1,4 @@
-"""What holds for every page and text of the repository: links resolve, and nothing of anybody's machine is in it."""
+"""Every page and text of the repository: links resolve, and no path of a developer's machine occurs."""
 
 from __future__ import annotations
 

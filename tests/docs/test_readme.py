@@ -1,4 +1,4 @@
-"""The README's tour, run as it stands, in a fresh directory.
+"""The README's tour, run as written, in a new directory.
 
 Blocks that begin with a comment naming a file (`# pipes/usage.yaml`) are written to that file. Bash blocks are run in
 order, as one shell would: directory and variables last. The HTML comment right before a block says what else holds:
@@ -97,7 +97,7 @@ class Tour:
                 process.wait(30)
 
     def _ported(self, text: str) -> str:
-        """The README's port is its default; here a free one stands for it."""
+        """The README uses the default port; here a free one replaces it."""
         return text.replace("7181", str(self._port))
 
 

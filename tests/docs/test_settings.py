@@ -1,4 +1,4 @@
-"""`docs/settings.md` says of every setting what the model says."""
+"""`docs/settings.md` describes every setting as the model does."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def journal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Found]:
             server.done(
                 "POST", "/v0/events", params={"name": "site_events", "wait": "true"}, content=lines(part).encode()
             )
-            # One of them comes when rows are there already.
+            # One tenant is added when rows are stored already.
             server.tenant("beta", TENANTS["beta"])
         yield server, found + recent
 

@@ -60,7 +60,7 @@ class Expected:
 
 @dataclass
 class Loaded:
-    """A server with everything in it, one token per vendor, and how long the loading took."""
+    """A server with all reviews, one token per vendor, and how long the loading took."""
 
     server: Server
     placement: str
@@ -86,7 +86,7 @@ def expected() -> dict[str, Expected]:
 def loaded(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, expected: dict[str, Expected]
 ) -> Iterator[Loaded]:
-    """Appended as a file before the tenants are there, or in small requests when they are: `requests`."""
+    """Appended as a file before the tenants exist, or in small requests afterwards (`requests`)."""
     placement = "pooled" if request.param == "pooled" else "tables"
     with running(tmp_path_factory.mktemp(request.param)) as server:
         server.push(PROJECT)
@@ -181,7 +181,7 @@ def test_the_load_is_complete_and_reported(
 
 @pytest.mark.proves("B6", "B7")
 def test_the_nests_together_hold_every_row_once(loaded: Loaded, expected: dict[str, Expected]) -> None:
-    """What lies in the nests' tables themselves, not what a query through a scope shows."""
+    """The content of the nests' tables, read without a scope."""
     if loaded.placement == "pooled":
         shared = loaded.server.sql("SELECT sum(reviews) AS reviews, sum(ratings) AS ratings FROM monthly_reviews")
         assert shared == [{"reviews": ROWS, "ratings": sum(sum(v.ratings) for v in expected.values())}]

@@ -82,7 +82,7 @@ class Visit:
 
     @property
     def host(self) -> str:
-        """What the domain is taken to be."""
+        """The domain of the hit."""
         return self.domain or f"{self.shop}.example"
 
 

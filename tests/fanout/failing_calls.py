@@ -1,8 +1,8 @@
-"""System calls of a running server that fail, and every row is looked for afterwards.
+"""System calls of a running server fail; afterwards every row is checked.
 
-A fault of strace is the N-th call of one kind that each thread makes from when strace is attached; writes are made to
-fail by a library (`tests/fanout/failing_writes.py`), and counted over all threads. Meanwhile one batch is sent under a key;
-afterwards it is repeated until it is answered, as its sender would do.
+A fault of strace is the N-th call of one kind that each thread makes after strace was attached. Writes fail by a
+preloaded library (`tests/fanout/failing_writes.py`) and are counted over all threads. Meanwhile one batch is sent under
+a key and repeated until it is acknowledged, as its sender would do.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def why_not() -> str | None:
 
 
 def send(server: Server, sent: Sent, fault: Fault, trace: Path) -> Trial:
-    """Send one batch while a fault of strace is there, and again until it is stored."""
+    """Send one batch during a fault of strace, and repeat it until it is stored."""
     trial = Trial(fault, 0)
     batch = a_batch()
     with _failing(server.process.pid, fault, trace):
@@ -199,7 +199,7 @@ def _of_quarantine(server: Server, sent: Sent) -> Iterator[str]:
 
 
 def empty_quarantine(server: Server, sent: Sent) -> None:
-    """Take out what has been looked at, so that one answer shows what comes."""
+    """Remove the checked rows, so that one response shows the next ones."""
     server.done("DELETE", "/v0/datasources/events/quarantine", json={"all": True})
     sent.bad.clear()
 

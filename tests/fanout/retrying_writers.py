@@ -1,7 +1,7 @@
-"""Writers that never give up, and the question whether each of their rows is where it belongs, once.
+"""Writers that retry until their rows are acknowledged, and checks that each row is stored where it belongs, once.
 
 The project has one landing datasource with a copy and a table of sums in every nest. Rows have ids of their own, so
-that a row that is lost or comes twice is seen, in landing, in the copies and, by count and sum, in the sums.
+that lost and doubled rows are found in landing, in the copies and, by count and sum, in the sums.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ POOLED, UNKNOWN = "8", "9"
 EVERYONE = (*OWN, POOLED, UNKNOWN)
 SETTLE_SECONDS = 60.0
 RECEIPTS = 40
-"""Receipts that are looked at, of requests that were tried again and of all."""
+"""How many receipts are checked, of retried requests and of all requests."""
 CHECKSUM = "count() AS rows, uniqExact(id) AS ids, sum(n) AS total, groupBitXor(cityHash64(id, n)) AS hash"
 NOTHING: dict[str, Any] = {"rows": 0, "ids": 0, "total": 0, "hash": "0"}
 
@@ -82,7 +82,7 @@ class Request:
 
 
 class Stream:
-    """Writers in threads. Where the server is may change, and it may be nowhere for a while."""
+    """Writers in threads. The address of the server can change, and it can be unreachable for a while."""
 
     def __init__(self, seed: int, *, keyed: bool = True, tenants: Iterable[str] = EVERYONE) -> None:
         self.url: str | None = None
@@ -149,7 +149,7 @@ class Stream:
             thread.start()
 
     def until(self, acknowledged: int) -> None:
-        """Wait until so many requests more have been acknowledged."""
+        """Wait until so many more requests have been acknowledged."""
         deadline = time.monotonic() + SETTLE_SECONDS
         wanted = self._acknowledged() + acknowledged
         while self._acknowledged() < wanted:
@@ -160,7 +160,7 @@ class Stream:
         return sum(bool(r.acknowledged) for r in list(self.requests))
 
     def end(self) -> None:
-        """Let every writer finish what it has begun."""
+        """Let every writer finish its current request."""
         self._ending.set()
         for thread in self._threads:
             thread.join(SETTLE_SECONDS)
@@ -172,7 +172,7 @@ class Stream:
             while not self._ending.is_set():
                 request = self.request()
                 if chance.random() < 0.1:
-                    # Not tried again: it may or may not have happened.
+                    # Not retried: it may have been stored.
                     self.send(client, request)
                     continue
                 if self._keyed and chance.random() < 0.2:
@@ -192,7 +192,7 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What became of the rows of a stream."""
+    """The stored rows of a stream."""
 
     requests: int
     acknowledged: int
@@ -208,7 +208,7 @@ class Found:
 
 
 def judge(server: Server, stream: Stream, own: Iterable[str] = OWN, *, sums: Iterable[str] = ("sums",)) -> Found:
-    """Count what is lost, doubled or in part, and compare nests with landing once they have caught up."""
+    """Count lost, doubled and partly stored rows, and compare nests with landing once they have caught up."""
     counted = Counter(
         {int(r["id"]): int(r["c"]) for r in server.sql("SELECT id, count() AS c FROM events GROUP BY id")}
     )
@@ -241,7 +241,7 @@ _since: dict[str, tuple[object, float]] = {}
 
 
 def _settled_for(server: Server) -> float:
-    """Seconds since the differences last changed would be guesswork; landing and nests stand still for this long."""
+    """How many seconds landing and nests must stay unchanged before their differences count."""
     state = json.dumps(landing(server), sort_keys=True, default=str)
     known = _since.get(server.url)
     if known is None or known[0] != state:
@@ -277,7 +277,7 @@ def _compared(
 
 
 def receipts_differ(server: Server, stream: Stream) -> list[str]:
-    """Requests, those that were tried again before all, whose receipt says something else than landing, or than the answers that were given."""
+    """Requests, retried ones first, whose receipt differs from landing or from the response."""
     counted = Counter(
         {int(r["id"]): int(r["c"]) for r in server.sql("SELECT id, count() AS c FROM events GROUP BY id")}
     )

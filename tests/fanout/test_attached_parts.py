@@ -1,4 +1,4 @@
-"""Parts that no insert has brought are not taken for inserts that failed to be logged."""
+"""Attached parts do not count as inserts that failed to be logged."""
 
 from __future__ import annotations
 

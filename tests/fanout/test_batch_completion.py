@@ -1,4 +1,4 @@
-"""Completing the newest batch after a kill: whatever has it takes it no second time, whatever came since neither."""
+"""Completing the newest batch after a kill: tables that have it, and pipes pushed since, do not get it twice."""
 
 from __future__ import annotations
 

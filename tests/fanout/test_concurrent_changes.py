@@ -20,7 +20,7 @@ from tests.support.server import running
 
 LATER = ("5", "6", "7")
 BEFORE, AFTER = 40, 60
-"""Batches of the gateway before and after tenants come."""
+"""Batches of the gateway before and after tenants are added."""
 
 
 @pytest.mark.proves("B6", "B7")
@@ -72,7 +72,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 @pytest.mark.proves("B6")
 def test_rows_of_other_programs_between_gateway_inserts(home: House) -> None:
-    """They are found by their blocks; a batch of the gateway's is never taken for one of them."""
+    """They are found by their blocks; a batch of the gateway never counts as one of them."""
     ids, ending, arrived = itertools.count(1), threading.Event(), threading.Semaphore(0)
 
     def ours() -> None:
@@ -105,7 +105,7 @@ def test_rows_of_other_programs_between_gateway_inserts(home: House) -> None:
 
 
 def test_a_batch_stored_while_the_log_is_read(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is in the gateway's hands, however late it came: it is not taken for another program's as well."""
+    """The gateway delivers it, even if it is late; it does not count as a batch of another program."""
     reading, asked, landed = LandingLog.blocks, threading.Event(), threading.Event()
 
     def late(log: LandingLog, after: int, limit: int = MAX_BLOCKS) -> list[Block]:

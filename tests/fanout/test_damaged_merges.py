@@ -1,4 +1,4 @@
-"""Damaged parts that merges have made: what they were made from takes their place, and no row is lost."""
+"""Damaged results of merges are replaced by their source parts, and no row is lost."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_a_damaged_merge_loses_no_row(home: House, where: str, file: str) -> Non
 
 
 def test_source_parts_outlive_their_merge(home: House) -> None:
-    """Taking out a part has the engine remove at once what it need not keep."""
+    """Dropping a part makes the engine remove outdated parts at once."""
     before = home.rows("SELECT count() FROM main.events_quarantine")[0][0]
     for _ in range(3):
         home.append(_rows(bad=1))
@@ -144,7 +144,7 @@ def test_a_damaged_part_without_sources_stays(home: House, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("file", ["data.cmrk4", "data.bin"])
 def test_a_read_undoes_a_damaged_merge(home: House, file: str) -> None:
-    """Reading would otherwise fail until something is inserted, which may have to read first."""
+    """Otherwise reads would fail until the next insert, and an insert may have to read first."""
     for _ in range(3):
         assert home.visible(_rows())
     part = _newest_part(home, "main.events")

@@ -1,4 +1,4 @@
-"""A view that would take rows twice waits for its tenant, is named meanwhile, and is made by itself afterwards."""
+"""A view that would get rows twice waits until its tenant has caught up, is reported meanwhile, and is then created."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_view_over_a_rollup_is_created_when_its_tenant_has_caught_up(tmp_path:
         home.push(FILES)
         home.add("5", "6")
         assert _send(home)
-        # The view on the nest's copy throws once: the rows will come to the rollup again.
+        # The view on the nest's copy throws once: the rows will be delivered to the rollup again.
         home.run(f"ALTER TABLE {home.nest('5')}.sums ADD CONSTRAINT once CHECK v < 0")
         assert not _send(home)
         result = push(home.workspace, {Path(f).stem: DeployedFile(t, f) for f, t in MORE.items()})

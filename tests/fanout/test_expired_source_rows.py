@@ -1,4 +1,4 @@
-"""Landing forgets after a month and its rollups do not: no repair may take from a rollup what landing has no more."""
+"""Rows expire in landing after a month and stay in its rollups: no repair may remove them from a rollup."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Ledger:
         self.sent += [(t, n) for _, t, n in rows]
 
     def expire(self) -> None:
-        """Let the engine take what is past its lifetime."""
+        """Let the engine remove expired rows."""
         tables = ["main.events", *(f"{self.home.nest(t)}.events" for t in OWN)]
         for table in tables:
             self.home.run(f"OPTIMIZE TABLE {table} FINAL")
@@ -106,7 +106,7 @@ class Ledger:
         return {int(t): (shares[int(t)], events[int(t)]) for t in tenants if events[int(t)]}
 
     def wrong(self) -> list[str]:
-        """Rollups that are not the sums of what has been sent."""
+        """Rollups that differ from the sums of the sent rows."""
         self.home.caught_up()
         found = []
         for name, table, whose in [
@@ -187,7 +187,7 @@ def test_a_failed_view_is_restored_with_the_rows_it_missed(ledger: Ledger, poiso
 
 @pytest.mark.parametrize("tenant", ["1", "100"])
 def test_a_failed_chained_view_is_recomputed_from_a_complete_source(ledger: Ledger, tenant: str) -> None:
-    """Its source merges rows of several blocks into one, but has all it ever had."""
+    """Its source merges rows of several blocks into one, but has lost none."""
     home = ledger.home
     database = home.nest(tenant) if tenant in OWN else "main"
     home.run(f"ALTER TABLE {database}.chained ADD CONSTRAINT poison CHECK 0")
@@ -272,7 +272,7 @@ def test_a_kill_during_a_repair_keeps_every_row_once(ledger: Ledger) -> None:
 
 
 def repairs_killed(ledger: Ledger, stride: int) -> Iterator[tuple[str, list[str]]]:
-    """A write of a repair is the last one; then a server starts and repairs: after which write, and what is wrong."""
+    """A repair is killed after a write; then a server starts and repairs: after which write, and what is wrong."""
     home = ledger.home
     poisons = itertools.cycle([[(2, 0)], [(100, 0), (2, 0)], [(1, 0), (2, 0), (3, 0)]])
     for step in itertools.count(2, stride):
@@ -290,7 +290,7 @@ def repairs_killed(ledger: Ledger, stride: int) -> Iterator[tuple[str, list[str]
 
 
 def _killed_push(home: House, step: int) -> bool:
-    """A push that writes no more from a write on; whether it needs no more than those before."""
+    """A push whose writes fail from one on; returns whether it needed fewer."""
     warehouse = home.workspace.warehouse
     writes = itertools.count(1)
 

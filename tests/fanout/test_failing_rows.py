@@ -1,4 +1,4 @@
-"""Rows on which a shared view fails: the tenants that they belong to are left out of it, and only they."""
+"""Rows on which a shared view fails: only the tenants of these rows are excluded from it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def _rows(tenants: Iterable[str], n: int = 5) -> list[dict[str, int]]:
 
 
 def _lacking(home: House, target: str) -> set[str]:
-    """Tenants whose rows in a shared target are not what landing has."""
+    """Tenants whose rows in a shared target differ from landing."""
     found = home.rows(
         "SELECT toString(tenant_id), l.1, t.1 FROM "
         "(SELECT tenant_id, (count(), sum(if(n = 0, 0, intDiv(100, greatest(n, 1))))) AS l FROM main.events "
@@ -164,7 +164,7 @@ def test_the_suspension_of_a_removed_view_is_deleted(home: House) -> None:
 
 
 def test_a_killed_insert_is_completed_without_failing_rows(home: House) -> None:
-    """The rows are in landing under their token, and no view has them: as a kill in between leaves it."""
+    """The rows are in landing under their token, but in no target: the state after a kill in between."""
     home.append(_rows(OWN))
     insert = ddl.insert_block("main.events", ["tenant_id", "id", "n"], "g:killed", "SELECT %s")
     with pytest.raises(RookeryError, match="Division by zero"):

@@ -43,7 +43,7 @@ POISONS = {
     )
     for table in ("events", "sums", "chained")
 }
-"""Breaking and fixing the copy, the table that a view on it fills, and the table behind that."""
+"""Statements that break and fix the copy, the table that its view fills, and the table derived from that."""
 
 
 @pytest.mark.parametrize("poison", POISONS)

@@ -1,4 +1,4 @@
-"""Tenant 17 of 500 fails in a running stream: no acknowledgement fails, the others stay up to date, and all is exact."""
+"""Tenant 17 of 500 fails in a running stream: no request fails, the others stay up to date, and all tables are exact."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
 
 
 def _statements(home: House, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the engine is asked from now on, without what is for the tenant that fails."""
+    """The statements from now on, except those for the failing tenant."""
     asked: list[str] = []
     warehouse = home.workspace.warehouse
 

@@ -1,4 +1,4 @@
-"""A disk that fills up while rows come in: nothing acknowledged is missing, anywhere, once there is room again."""
+"""A disk fills up while rows arrive: once it has space again, no acknowledged row is missing from any table."""
 
 from __future__ import annotations
 

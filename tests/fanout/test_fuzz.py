@@ -103,7 +103,7 @@ def _count(home: House) -> tuple[int, int]:
 
 
 def _sent(home: House, body: bytes, format: Input, **more: Any) -> AppendResult | None:
-    """What became of a body, None if it was refused; anything else that happens to it is a fault."""
+    """The outcome of a body, None if it was refused; anything else is a failure."""
     try:
         return home.gateway.append("events", body, format, **more).result(60)
     except RookeryError as exc:
@@ -148,7 +148,7 @@ def test_invalid_parquet(home: House, body: bytes) -> None:
 @given(st.lists(BODIES, min_size=1, max_size=4))
 @example(list(HOSTILE))
 def test_requests_that_share_a_batch(home: House, bodies: list[bytes]) -> None:
-    """Requests that are stored together with any others: each well-formed one is stored as it was sent."""
+    """Requests in one batch with arbitrary others: each well-formed one is stored as sent."""
     sound, wild, answers = [], [], []
     for body in (*bodies, b""):
         rows = [{"tenant_id": t, "id": next(_IDS), "n": 7} for t in (1, 2)]

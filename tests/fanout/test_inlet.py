@@ -1,4 +1,4 @@
-"""Nests that keep no copy of landing: rows pass through to what is made of them, exactly once, in both modes."""
+"""Nests without a copy of landing: rows pass through the inlet into derived tables exactly once, in both modes."""
 
 from __future__ import annotations
 
@@ -63,14 +63,14 @@ def _exact(home: House, *more: str, own: tuple[str, ...] = OWN) -> None:
 
 
 class Writing:
-    """Appends in a thread, all the time."""
+    """Appends continuously, in a thread."""
 
     def __init__(self, home: House, *tenants: str) -> None:
         self._home, self._tenants, self._ending = home, tenants, threading.Event()
         self._thread = threading.Thread(target=self._run)
 
     def _run(self) -> None:
-        # A pause, so that not the writer but what happens meanwhile takes the processor.
+        # A pause, so that the writer leaves the processor to the code under test.
         while not self._ending.wait(0.05):
             body = "\n".join(map(json.dumps, _rows(*self._tenants, times=2))).encode()
             self._home.gateway.append("events", body, Input.NDJSON).result(PATIENCE)

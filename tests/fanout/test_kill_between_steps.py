@@ -1,4 +1,4 @@
-"""A kill between two steps of the engine, as it leaves the directory: what was being delivered is there once."""
+"""A kill between two steps of the engine, simulated in the directory: interrupted deliveries are stored once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _deliver(home: House) -> None:
 
 
 def _newest(home: House, table: str) -> Path:
-    """The directory of the part with the rows that came last into a table of the first tenant."""
+    """The directory of the newest part of a table of the first tenant."""
     ((path,),) = home.rows(
         "SELECT argMax(path, max_block_number) FROM system.parts WHERE active "
         f"AND database = '{home.nest('1').strip('`')}' AND table = '{table}'"
@@ -30,7 +30,7 @@ def _newest(home: House, table: str) -> Path:
 
 
 def _killed(directory: Path, missing: tuple[str, ...]) -> None:
-    """Leave a directory as if the process had been killed while the last batch was on its way into nests.
+    """Leave a directory as if the process had been killed while it delivered the last batch to nests.
 
     The journal does not know of the batch yet; the nest's deduplication logs name its blocks, and those of the
     `missing` tables have not been renamed into place.

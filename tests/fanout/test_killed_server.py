@@ -1,4 +1,4 @@
-"""A server that is killed again and again while rows come in: each is there once, wherever it belongs."""
+"""A server is killed again and again while rows arrive: each row is stored once wherever it belongs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_every_row_is_stored_once(tmp_path: Path, mode: str) -> None:
 
 @pytest.mark.proves("B7")
 def test_kills_while_tenants_and_modes_change(tmp_path: Path) -> None:
-    """Whatever was begun is begun again, and ends with every row once."""
+    """Interrupted changes are repeated, and end with every row stored once."""
     chance, stream = random.Random(7), Stream(4, tenants=(*OWN, LATER, "9"))
     with running(tmp_path) as server:
         server.push(project("routed"))
@@ -79,7 +79,7 @@ def _adds_a_tenant(server: Server) -> None:
 
 
 def _killed_during(server: Server, stream: Stream, chance: random.Random, what: Callable[[Server], Any]) -> None:
-    """Do something that takes some moments, and kill the server in one of them."""
+    """Run a change and kill the server at a random moment of it."""
 
     def quietly() -> None:
         with suppress(httpx.HTTPError, AssertionError):
@@ -94,7 +94,7 @@ def _killed_during(server: Server, stream: Stream, chance: random.Random, what: 
 
 @pytest.mark.parametrize("keyed", [True, False], ids=["with a key", "without"])
 def test_a_retry_after_a_lost_response_needs_a_key(tmp_path: Path, keyed: bool) -> None:
-    """The writer sends its rows again. Only a key keeps that from doubling them, and the judge sees it."""
+    """The writer sends its rows again. Only a key prevents doubling, and `judge` detects it."""
     stream = Stream(5, keyed=keyed)
     request = stream.request(20)
     with running(tmp_path) as server, httpx.Client(timeout=20, trust_env=False) as client:

@@ -1,4 +1,4 @@
-"""A batch that a failing database has stored in part: complete before the next one lands, also after a restart."""
+"""A batch that was stored in part is completed before the next one is stored, also after a restart."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_an_uncertain_batch_is_completed_automatically(home: House) -> None:
 
 
 def test_a_push_completes_uncertain_batches_before_it_creates_views(home: House) -> None:
-    """A new view has the batch from its history, so it must not come to it again."""
+    """A new view has the batch in its history, so it must not get it again."""
     home.run(REFUSED.format("main.sums"))
     _code(home, _rows())
     files = project("direct", "more", "fresh")
@@ -104,7 +104,7 @@ def test_a_push_completes_uncertain_batches_before_it_creates_views(home: House)
 
 
 def test_a_view_that_keeps_failing_is_suspended(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One table that takes no rows must not stop everybody for ever."""
+    """One failing table must not stop all writers permanently."""
     monkeypatch.setattr(uncertain_batches, "RETRY_TIMEOUT_SECONDS", 0.0)
     monkeypatch.setattr(uncertain_batches, "MIN_RETRY_SECONDS", 0.0)
     home.run(REFUSED.format("main.sums"))
@@ -117,7 +117,7 @@ def test_a_view_that_keeps_failing_is_suspended(home: House, monkeypatch: pytest
             home.append(rows, key="patience")
         except RookeryError as exc:
             codes.append(exc.code.id)
-    # The thread that tries by itself takes some of the tries.
+    # The background thread makes some of the attempts.
     assert 2 <= len(codes) <= uncertain_batches.MAX_TRIES
     assert home.append(rows, key="patience").repeated
     assert [v["view"] for v in suspended(home.workspace)] == ["main._rk_add_to_sums"]

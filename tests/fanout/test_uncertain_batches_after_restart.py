@@ -1,4 +1,4 @@
-"""Batches in doubt after a restart, and views that fail before anything is stored: each with an engine of its own."""
+"""Uncertain batches after a restart, and views that fail before anything is stored; each test has its own engine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.in_process import house
 
 
 def test_a_batch_stays_uncertain_over_restarts(tmp_path: Path) -> None:
-    """Two starts in which it still fails; and, between them, rows that another program puts into landing."""
+    """It still fails at two starts; between them another program inserts rows into landing."""
     rows = _rows()
     with house(tmp_path) as home:
         _made(home, "direct")
@@ -42,7 +42,7 @@ def test_a_batch_stays_uncertain_over_restarts(tmp_path: Path) -> None:
 
 
 def test_a_view_that_fails_before_anything_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With no nests' views on landing the engine notices early; that view must not stop everybody for ever either."""
+    """Without nests' views on landing the engine fails early; the view must not stop all writers permanently."""
     monkeypatch.setattr(uncertain_batches, "RETRY_TIMEOUT_SECONDS", 0.0)
     monkeypatch.setattr(uncertain_batches, "MIN_RETRY_SECONDS", 0.0)
     with house(tmp_path) as home:

@@ -1,4 +1,4 @@
-"""What one datasource owes a tenant keeps no views from the tenant's other datasources."""
+"""An uncertain batch of one datasource does not delay views over a tenant's other datasources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A batch that is stored in part in a datasource without tenants: complete in every view before the next one lands."""
+"""A batch of a datasource without tenants that was stored in part is completed in every view before the next one."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_a_batch_is_completed_before_the_next_one_is_stored(home: House) -> None
     assert _send(home, _rows()) == 9
     assert home.rows("SELECT count() FROM main.plain") == [(before + 18,)]
     _assert_complete(home)
-    # The numbers of blocks that the repeated inserts used up are not taken for lost rows.
+    # The block numbers that the repeated inserts used do not count as lost rows.
     assert not push(home.workspace, {}, PushOptions(dry_run=True)).plan
     live = read_schema(home.workspace.warehouse, "main")
     coverage = Coverage(home.workspace.warehouse, home.workspace.registry, live)
@@ -150,7 +150,7 @@ def test_rows_that_cannot_be_held_are_completed_from_memory(home: House) -> None
 
 def test_a_view_that_fails_once_gets_exactly_the_rows_it_missed(home: House) -> None:
     (there,) = home.rows("SELECT count(), sum(n) FROM main.plain")
-    # What the target has and the source has no more would be lost if it were computed again.
+    # Recomputing the target would lose its rows that have expired in the source.
     home.run("ALTER TABLE main.plain DROP PARTITION 202601")
     home.run("ALTER TABLE main.sums ADD CONSTRAINT once CHECK total < 0")
     assert _send(home, _rows()) == 9

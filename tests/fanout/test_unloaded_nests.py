@@ -1,4 +1,4 @@
-"""After a start nests' tables wait on disk until somebody touches them, and nothing is different for it."""
+"""After a start the tables of nests are loaded on first use, and everything works as before."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_repeated_deliveries_are_recognized_by_tables_that_were_not_loaded(direc
         home.run(insert)
         before = home.rows("SELECT sum(total) FROM main_nest_1.sums")
     with started(directory) as home:
-        # With views on landing, completing the newest insert has touched everything.
+        # With views on landing, completing the newest insert has loaded every table.
         assert (("main_nest_1", "sums") in _asleep(home)) == (mode == "routed")
         home.run(insert)
         assert home.rows("SELECT sum(total) FROM main_nest_1.sums") == before
@@ -122,7 +122,7 @@ def test_a_tenant_with_unloaded_tables_can_be_removed_and_added(directory: Path)
 
 
 def test_tables_with_a_ttl_are_loaded(tmp_path: Path, mode: str) -> None:
-    """Nothing expires in a table that is asleep."""
+    """Rows do not expire in a table that is not loaded."""
     files = project(mode)
     files["datasources/sums.yaml"] = files["datasources/sums.yaml"].replace(
         "engine: {", "engine: {ttl: toDate('2100-01-01') + INTERVAL bucket DAY, "

@@ -1,4 +1,4 @@
-"""Values of every type as they are sent and as they are stored, and what tests do with them."""
+"""Values of every type, as sent and as stored, and helpers that compare them."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ WHOLE: dict[str, dict[str, str | None]] = {
     },
 }
 DEEPER: dict[tuple[str, str], str | None] = {
-    # A float holds no more of it, and a text can.
+    # A float would lose digits that text keeps.
     ("UInt256", str(2**256 - 1)): str(2**256 - 1),
 }
 """Reasons that differ for values deeper in an event."""
@@ -147,7 +147,7 @@ DEEPER: dict[tuple[str, str], str | None] = {
 
 @dataclass
 class Sent:
-    """Values on their way into the columns of a datasource, a row each, and what is to become of them."""
+    """Values for the columns of a datasource, one per row, with their expected stored text (None: quarantine)."""
 
     rows: list[tuple[str, str, str | None]] = field(default_factory=list)
     columns: dict[str, str] = field(default_factory=dict)
@@ -167,7 +167,7 @@ class Sent:
 
 
 def became(home: House, datasource: str, sent: Sent, start: int) -> dict[tuple[str, str], str | None]:
-    """What is stored of each value; None for those in quarantine, whose column must be the one to blame."""
+    """The stored text of each value; None for those in quarantine, whose column must be the named one."""
     bad = {
         int(row): list(columns)
         for row, columns in home.rows(f"SELECT c__row, c__error_column FROM main.{datasource}_quarantine")

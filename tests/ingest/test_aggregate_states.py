@@ -1,4 +1,4 @@
-"""Aggregate states come from pipes only: bytes that a sender chose are never read as one."""
+"""Aggregate states come only from pipes: bytes of a sender are never read as a state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A quote that is left open in a CSV file takes its own row into quarantine, and no other."""
+"""An open quote in a CSV file quarantines only its own row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The short way lets nothing pass that the long one would not, and makes the same of it."""
+"""The fast checks accept only values that the full checks accept, and convert them in the same way."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ SAMPLES = {
 
 
 def mutated(text: str, count: int, chance: random.Random) -> list[str]:
-    """A text with one to three characters changed, taken out or put in."""
+    """A text with one to three characters changed, removed or inserted."""
     found = []
     for _ in range(count):
         letters = list(text)
@@ -77,7 +77,7 @@ def mutated(text: str, count: int, chance: random.Random) -> list[str]:
 def values_of(
     expression: str, where: str, texts: Sequence[str], kind: str = "String", likely: Collection[int] | None = None
 ) -> dict[int, str]:
-    """What an expression over `v` makes of the texts that meet a condition and on which it does not throw.
+    """The results of an expression over `v` for the texts that meet a condition and on which it does not throw.
 
     All but the `likely` ones (None: all are) are tried one by one.
     """
@@ -110,7 +110,7 @@ def test_fast_checks_accept_no_text_that_full_checks_refuse(kind: str) -> None:
     type = parse_type(kind)
     wide, fast = wide_type_of(type), fast_checks_of(type, "String")
     assert wide.staging_type == "String" and wide.check and wide.convert and fast and fast.convert
-    # Where all of a text's way is a function that throws, each that it refuses takes queries of its own.
+    # If a function that throws checks the text, each refused text needs separate queries.
     texts = [usual_text, *samples, *ODD, *mutated(usual_text, 300 if fast.check else 60, chance)]
 
     long = values_of(f"CAST({wide.convert('v')} AS {kind})", wide.check("v"), texts)

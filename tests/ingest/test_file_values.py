@@ -1,4 +1,4 @@
-"""Files have types of their own: what they hold is stored as it is, or not at all."""
+"""Parquet files have their own types: a value is stored exactly or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A batch that is good and not as usual is stored by the complete conditions, once; a bad row is found in any batch."""
+"""A good batch with unusual values is stored once, with the full checks; a bad row is found in any batch."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def lines(home: House, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
-    """Rows of two tenants, all as usual; batches after an unusual one go the short way again."""
+    """Rows of two tenants that pass the fast checks; batches after an unusual one use them again."""
     monkeypatch.setattr(writer, "FULL_CHECK_BATCHES", 0)
     home.run("TRUNCATE TABLE main.events")
     yield [{"tenant_id": 1 + n % 2, "id": n, **USUAL} for n in range(20)]

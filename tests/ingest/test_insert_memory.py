@@ -1,4 +1,4 @@
-"""Rows that take far more memory than their bytes are refused, and batches take turns at what memory there is."""
+"""Rows that need far more memory than their bytes are refused, and batches share the memory in turns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A batch of many blocks is stored without its bad rows, the same in landing and in all that is derived from it."""
+"""A batch of many blocks is stored without its bad rows, equally in landing and in derived tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parquet files above 32 MiB that would open to more than there is memory for are refused, and the server lives."""
+"""Parquet files above 32 MiB that would expand beyond the memory are refused, and the server survives."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _written(table: pa.Table, **more: object) -> bytes:
 
 
 def _padding(rows: int) -> pa.Array:
-    """Bytes that no compression makes fewer, so that a file is large enough to wait on disk."""
+    """Incompressible bytes, so that a file is large enough to be spooled to disk."""
     return pa.array([os.urandom(WHOLE_PARQUET_BYTES // rows + 1000) for _ in range(rows)])
 
 

@@ -1,4 +1,4 @@
-"""A text column deeper in an event keeps what was sent byte for byte, whatever else reads the event, and whatever the batch."""
+"""A nested text column keeps its value byte for byte, whatever other columns read and whatever the batch contains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values deeper in an event are stored as they were sent, or not at all: nothing is cut off and nothing wraps."""
+"""Nested values of an event are stored exactly or not at all: nothing is truncated and nothing wraps."""
 
 from __future__ import annotations
 

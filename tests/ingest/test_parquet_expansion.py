@@ -1,4 +1,4 @@
-"""Parquet files whose few bytes stand for many: they are refused before they take the server's memory."""
+"""Parquet files that expand to many bytes are refused before they use the server's memory."""
 
 from __future__ import annotations
 

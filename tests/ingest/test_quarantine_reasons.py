@@ -1,4 +1,4 @@
-"""One value of a row that cannot be read is named in quarantine, and no other."""
+"""Quarantine names exactly the value that cannot be read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A text column that takes a key whole keeps what was sent, also where other columns read deeper in that key."""
+"""A text column over a whole key keeps the sent bytes, also if other columns read deeper in that key."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def append(home: House, name: str, body: str, key: str | None = None) -> tuple[i
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("whole", ["String", "LowCardinality(String)", "Nullable(String)"])
 def test_a_payload_is_kept_byte_for_byte(home: House, whole: str, turned: bool) -> None:
-    """In every way: alone, beside a bad row, keyed, in a body too large to be put together with others."""
+    """In every form: alone, beside a bad row, keyed, and in a body too large to share a batch."""
     name = f"raw_{len(whole)}_{turned}"
     columns = [("id", "UInt32", ""), ("payload", whole, ""), ("x", "Nullable(Int64)", "$.payload.x")]
     push(home, name, *(reversed(columns) if turned else columns))

@@ -1,4 +1,4 @@
-"""Rows without what a datasource requires, or with nothing of what it has, go to quarantine."""
+"""Rows without a required value, or without any column of the datasource, are quarantined."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Expressions of a table that throw on one row's value: that row is put aside with the reason, the others are stored."""
+"""Expressions of a table that throw on a value: that row is quarantined with the reason, the others are stored."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _name(kind: str, mode: str) -> str:
 
 
 def _assert_all_kinds() -> None:
-    """Whatever is added to the files and evaluated for each row belongs into the table above."""
+    """Every new key whose expression is evaluated per row belongs in the table above."""
     assert set(Column.model_fields) == {"name", "type", "default", "required", "codec", "description", "json_path"}
     assert set(Index.model_fields) == {"name", "expression", "type", "granularity"}
     clauses = {"type", "sorting_key", "partition_key", "primary_key", "sampling_key", "ttl", "settings", "columns"}

@@ -1,4 +1,4 @@
-"""Columns that read one key are independent: each stores what it would store alone, or its row is in quarantine."""
+"""Columns that read the same key are independent: each stores what it would store alone, or its row is quarantined."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A value is stored as it was sent, or not at all: nothing wraps, is clamped, rolls over or is cut off, in any type."""
+"""A value of any type is stored exactly or not at all: nothing wraps, is clamped, rolls over or is truncated."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_values_of_events(home: House, together: bool) -> None:
 
 def test_nested_values_of_events(home: House) -> None:
     sent = Sent().take(CASES)
-    # A number that no float holds spoils the object that it stands in, which all of these share.
+    # A number beyond any float makes its enclosing object unreadable, which all of these share.
     sent.rows = [(k, t, DEEPER.get((k, t), s)) for k, t, s in sent.rows if t != "1e400"]
     lines = [f'{{"id": {n}, "m": {{"{sent.columns[k]}": {text}}}}}' for n, (k, text, _) in enumerate(sent.rows)]
     append(home, "deeper", "\n".join(lines).encode(), Input.NDJSON)

@@ -65,7 +65,7 @@ def row(id: str, tenant: int = 1, **more: Any) -> dict[str, Any]:
 
 @contextmanager
 def no_search(home: House) -> Iterator[None]:
-    """All threads that search are busy until the end of the block."""
+    """All search threads are busy during the block."""
     held = threading.Event()
     for _ in range(MAX_SEARCHES):
         home.gateway._searches.submit(held.wait, 60)

@@ -1,4 +1,4 @@
-"""Callers of one datasource do not keep those of another waiting, however many they are."""
+"""Many callers of one datasource do not delay the callers of another."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def home(tmp_path: Path) -> Iterator[House]:
 
 
 def test_one_caller_waits_for_few_batches_of_many_others(home: House) -> None:
-    """Although there is one thread for all, and the crowd always comes again."""
+    """There is one thread for all, and the other callers never stop."""
     home.gateway._threads.shutdown(wait=True)
     home.gateway._threads = ThreadPoolExecutor(1)
     batches: list[str] = []

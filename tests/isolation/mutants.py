@@ -1,4 +1,4 @@
-"""Small faults put into Python source, one at a time: what a slip of the hand or a careless change would do."""
+"""Small faults in Python source, one at a time, such as a careless change would introduce."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ TEXTS = {
 }  # fmt: skip
 TEXTS |= {"bare": TEXTS["events"], "bare_made": TEXTS["made"]}
 DYNAMIC = ("j.x", "j.y.z", "typed.m", "dyn", "objects[1].q", "j.list[1].w")
-"""Values of which neighbors send other types."""
+"""Columns for which neighbors send values of other types."""
 OWN = ("7", "12", "open", "ab", "2026-01-02", "1.2.3.4", "true", "1", "x7")
 """Texts of the tenant: small letters and digits first, unlike those of neighbors."""
 FOREIGN = ("!", "!!", "[", "!" * 40, "%zz", "\\", "{", "(", "*", "-", "É")
@@ -137,7 +137,7 @@ class Pivot:
             side.gateway.close()
 
     def holds(self, sql: str, tenant: str, filters: Mapping[str, str] = {}) -> bool:
-        """Whether both sides answer alike. A query that is wrong by itself is asked on one side only."""
+        """Whether both sides answer alike. An invalid query runs on one side only."""
         alone = self.solo[tenant].ask(sql, tenant, filters)
         self.compared += 1
         shared = self.shared.ask(sql, tenant, filters)

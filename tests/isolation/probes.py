@@ -1,4 +1,4 @@
-"""Statements that would tell something about other tenants' rows, if anything of these were ever looked at."""
+"""Statements that would reveal rows of other tenants if they were ever evaluated on them."""
 
 from __future__ import annotations
 

@@ -166,7 +166,7 @@ columns:
   - {name: plan, type: String}
 engine: {sorting_key: [tenant]}
 """,
-    # Endpoints, most of them written by somebody who never thought of tenants.
+    # Endpoints, most of them written without regard to tenants.
     "everything": "sql: SELECT * FROM events\n",
     "all_logs": "sql: SELECT * FROM logs ORDER BY id\n",
     "totals": "sql: SELECT day, lc, sum(events) AS events, sum(total) AS total FROM sums GROUP BY day, lc\n",
@@ -224,8 +224,8 @@ PIPES = tuple(
 
 
 def rows_of(tenant: str, *, count: int = ROWS, landing: str = "events") -> list[dict[str, Any]]:
-    """Rows whose every value tells whose they are. Others' values break what works on one's own: texts that are no
-    numbers, zeros, the ends of ranges."""
+    """Rows whose every value shows their tenant. Values of other tenants break functions that work on one's own:
+    texts that are not numbers, zeros, the ends of ranges."""
     own = tenant in OWN_WORLD
     number = list(PLACEMENTS).index(tenant) + 1
     return [_row(tenant, number, k, own, landing) for k in range(count)]

@@ -1,4 +1,4 @@
-"""Many tenants on few handles: nothing crosses between requests, whatever fails, stops or changes in between."""
+"""Many tenants on few handles: no request gets data of another, whatever fails, stops or changes meanwhile."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def token_of(world: World, tenant: str) -> str:
 
 
 class Asker:
-    """Puts one question after another and looks for foreign words in whatever comes back."""
+    """Sends requests in turn and looks for words of other tenants in the responses."""
 
     def __init__(self, world: World, tokens: dict[str, str]) -> None:
         self.world, self.tokens = world, tokens
@@ -199,7 +199,7 @@ def test_a_thousand_interleaved_requests_do_not_cross(world: World) -> None:
 
 @pytest.mark.proves("D9", "D10", "D17", "B15")
 def test_tenants_are_added_and_removed_while_others_query(world: World) -> None:
-    """A tenant that is added, filled and removed over and over is visible to itself only, and to no tenant afterwards."""
+    """A tenant that is added, filled and removed repeatedly is visible only to itself, and to no tenant afterwards."""
     asker = Asker(world, {t: token_of(world, t) for t in STAY})
     stop, wrong = threading.Event(), []
 

@@ -1,4 +1,4 @@
-"""What one caller can do to others by asking in unusual ways: over HTTP, against a real server."""
+"""Attacks of one caller on others with unusual requests, over HTTP against a real server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The leak suite: whatever a tenant asks, the answer is the one that it would be without the other tenants' rows.
+"""The leak suite: every answer to a tenant is what it would be without the rows of other tenants.
 
 Every question is put twice, to a world that holds everybody's rows and to one that holds only the asker's own. The
 answers, errors among them, must not differ in a byte but for the time taken; and no text of others may be in them.
@@ -80,7 +80,7 @@ def pair(found: dict[str, World], request: pytest.FixtureRequest) -> Pair:
 
 
 def test_an_admin_sees_the_difference_between_the_workspaces(found: dict[str, World]) -> None:
-    """Otherwise all that follows would prove nothing."""
+    """Otherwise the following tests would prove nothing."""
     for tenant in PLACEMENTS:
         rows = found["full"].workspace.warehouse.query("SELECT * FROM full.events").rows
         assert sum(any(s in repr(r) for s in sentinels(tenant)) for r in rows) == ROWS
@@ -113,7 +113,7 @@ def test_only_the_token_selects_the_tenant(pair: Pair, found: dict[str, World]) 
         fixed = full.token(Scope("PIPES:READ", "keyed", fixed_params={"customer": mine}))
         rows = outcome(lambda t=fixed, o=other: full.call(t, "keyed", {"customer": o}))  # type: ignore[misc]
         assert rows == pair.call("keyed", {"customer": mine})
-        # A parameter that only compares with the column finds nothing of others.
+        # A parameter that is only compared with the column finds no rows of others.
         assert pair.call("other_tenant", {"tenant_id": other})[1]["rows"] == (ROWS if other == mine else 0)
     nobody = full.token("PIPES:READ:keyed", "PIPES:READ:everything", "DATASOURCES:READ:events")
     for attempt, code in (

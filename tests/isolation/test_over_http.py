@@ -1,4 +1,4 @@
-"""The walls from outside: a real server, real tokens, and everything that an answer consists of."""
+"""Isolation over HTTP: a real server, real tokens, and every part of a response."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ def test_a_changed_filter_is_an_error(workspace: Workspace, change: tuple[str, s
 
 
 def test_the_check_compares_with_the_tokens_own_tenant(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the scope has come by another tenant than the token's, nothing is shown."""
+    """If the scope has another tenant than the token, no row is shown."""
     queries = Queries(workspace)
     claims = Claims("test", scopes=(Scope("DATASOURCES:READ", "events"),), tenant="7")
     body = queries.sql(QueryRequest(claims), "SELECT owner FROM events").head

@@ -1,4 +1,4 @@
-"""Requests that share a batch: what is wrong with one is no other's business."""
+"""Requests that share a batch do not affect each other."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_only_the_bad_row_of_a_batch_is_quarantined(
 
 
 def test_good_requests_are_stored_beside_many_bad_rows(ingestion: BatchWriter, workspace: Workspace) -> None:
-    """More of them than a search looks at by itself."""
+    """More bad rows than a search checks one by one."""
     many = append(*({"tenant_id": 1, "id": f"many {n}", "at": "9999-01-01 00:00:00"} for n in range(300)))
     few = append(*({"tenant_id": 2, "id": f"few {n}"} for n in range(5)))
     first, second = ingestion.store([many, few])

@@ -1,4 +1,4 @@
-"""Aggregates over many tenants that tenants share: groups of too few tenants are not there, by whatever means."""
+"""Shared aggregates over many tenants: groups of too few tenants cannot be read in any way."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_only_provable_groups_can_be_shared(home: House) -> None:
 
 
 def test_targets_derived_from_groups_are_not_public(home: House) -> None:
-    """A view reads all groups, so it cannot hand them on as if everybody saw them."""
+    """A view reads all groups, so its target is not public."""
     files = {**PLAIN, "pipe": FILL, "last": PRICES.replace("price", "events").replace("Int64", "UInt64")}
     files["again"] = "sql: SELECT kind, events FROM popular\nmaterialize: {target: last}\n"
     assert {p.code.id for p in problems_of(home.workspace, files)} == {"RK2014"}
@@ -242,7 +242,7 @@ def test_no_query_reveals_a_hidden_group(home: House) -> None:
 
 
 def test_a_group_is_recomputed_after_an_interruption(home: House) -> None:
-    """The keys were written down and the groups deleted, and then it ended: the next run makes them whole."""
+    """An erasure ended after it had recorded the keys and deleted the groups: the next run recomputes them."""
     home.append([{"tenant_id": t, "id": 1, "n": 10, "region": "cut", "kind": "k"} for t in range(40, 46)])
     home.run("CREATE TABLE main._rk_groups_popular (region String, kind String) ENGINE = MergeTree ORDER BY tuple()")
     home.run("INSERT INTO main._rk_groups_popular VALUES ('cut', 'k')")

@@ -1,4 +1,4 @@
-"""What an ordinary pipe makes of tenants' rows reaches a target without a tenant column only as one tenant's rows."""
+"""Ordinary pipes fill a target without a tenant column with rows of at most one tenant, unless it is declared shared."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ SEVERAL_TENANTS = [
     "SELECT kind, units FROM endpoint_of_one UNION ALL SELECT kind, units FROM endpoint_of_all",
     "SELECT kind, units FROM one_ds WHERE kind IN (SELECT kind FROM events)",
 ]
-"""Each brings rows of several tenants, or lets them have a say in what is brought."""
+"""Each returns rows of several tenants, or depends on them."""
 TARGET = "columns: [{name: kind, type: String}, {name: units, type: Float64}]\nengine: {sorting_key: kind}\n"
 
 
@@ -217,7 +217,7 @@ def test_sharing_is_followed_through_chains_of_targets(workspace: Workspace) -> 
 
 
 def test_rows_without_their_tenant_are_not_assigned_to_others(workspace: Workspace) -> None:
-    """A per-tenant pipe cannot put one tenant's table beside everybody's rows."""
+    """A per-tenant pipe cannot read one tenant's table beside the rows of all tenants."""
     for sql in (
         "SELECT e.tenant_id AS tenant_id, o.kind AS kind, o.units AS units FROM events AS e "
         "JOIN one_ds AS o ON e.kind = o.kind",

@@ -1,4 +1,4 @@
-"""The wall: which statements pass the verifier, and that no accepted one shows another tenant's rows."""
+"""The verifier: which statements it accepts, and that no accepted one shows rows of another tenant."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def nodes_of(tree: Any) -> Iterator[dict[str, Any]]:
 
 
 def test_every_node_of_a_legitimate_tree_is_checked(engine: Engine) -> None:
-    """A key that is not in the table, a forbidden function or table is found wherever it stands."""
+    """An unknown key, a forbidden function or a forbidden table is found at any place."""
     mutations: dict[str, dict[str, Any]] = {
         "Function": {"name": "file"},
         "TableIdentifier": {"name": "secrets"},
@@ -270,7 +270,7 @@ def test_the_list_of_functions_is_closed_and_fits_the_engine(engine: Engine) -> 
 
 
 def test_refused_functions_that_work_without_parentheses_are_listed(engine: Engine) -> None:
-    """The engine calls some functions for a name without parentheses, wherever it stands."""
+    """The engine calls some functions for a bare name, at any place."""
     found = set()
     for name in sorted(n for n in engine.functions() if not is_allowed(n)):
         for spelled in {name, name.upper(), name.lower()}:

@@ -12,7 +12,7 @@ from clickhouse_connect.driver.exceptions import ClickHouseError
 from engine.errors import SQL_SYNTAX, RookeryError
 
 SENTINEL = "FOREIGN"
-"""Stands in every row of the other tenant and nowhere else."""
+"""A text in every row of the other tenant and nowhere else."""
 
 COLUMNS = "id UInt64, ts DateTime, s String, v Int64, user String, arr Array(Int64), m Map(String, Int64)"
 NAMES = ("id", "ts", "s", "v", "user", "arr", "m")
@@ -77,7 +77,7 @@ class Engine:
 
 
 def relation(table: str, *, final: bool = False, sample: tuple[str, str | None] | None = None) -> str:
-    """What a pooled tenant's datasource stands for."""
+    """The relation behind the name of a datasource, for a pooled tenant."""
     columns = ", ".join(f"_rk_t.`{c}`" for c in NAMES)
     text = f"SELECT {columns} FROM ws.{table} AS _rk_t{' FINAL' if final else ''}"
     if sample:

@@ -1,4 +1,4 @@
-"""Delivering noted history: what has arrived leaves the notes, also when something fails between."""
+"""Delivering recorded history: the record keeps exactly the ranges that have not arrived, also after a failure."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Notes:
         return list(self.kept.values())
 
     def record_newest_blocks(self) -> None:
-        """Nothing lands here."""
+        """Landing gets no rows here."""
 
 
 class Log:
-    """Takes statements down, and fails on those that name a poisoned range."""
+    """Records statements, and fails on those that name a poisoned range."""
 
     def __init__(self, poisoned: str = "") -> None:
         self.statements: list[str] = []
@@ -79,7 +79,7 @@ def test_ranges_delivered_before_a_failure_are_not_repeated() -> None:
 
 
 def test_few_ranges_are_delivered_ahead_of_the_record() -> None:
-    """A target recognises only so many tokens, so a killed process must not leave more than that to recognise."""
+    """A target remembers few tokens, so a killed process must not leave more ranges than that to recognize."""
     history = _history("h", 5 * RANGES_PER_RECORD)
     ahead: list[int] = []
 

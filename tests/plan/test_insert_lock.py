@@ -1,4 +1,4 @@
-"""The fence: inserts together, a change alone, and no insert overtakes a waiting change."""
+"""The insert lock: concurrent inserts, one exclusive change, and no insert overtakes a waiting change."""
 
 import threading
 import time

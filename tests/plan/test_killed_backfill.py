@@ -1,4 +1,4 @@
-"""A server that is killed while it delivers history: whatever comes next, every row is there once."""
+"""A server is killed while it delivers history; afterwards every row is stored once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TENANTS = [str(n) for n in range(100)]
 BATCHES, LATER = 10, 150
 """Later batches are more than the tokens of deliveries that a target remembers."""
 INTO_THE_NEXT = 0.05
-"""Seconds from when some ranges are off the notes to the kill: some of the next have arrived and are still noted."""
+"""Seconds from the first deleted ranges to the kill: some later ranges have arrived and are still recorded."""
 
 
 @pytest.mark.proves("B7")

@@ -1,3 +1,5 @@
+"""Rules across the files of a project."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Splitting lists of expressions, such as sorting keys."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,4 +1,4 @@
-"""How long rows are kept, as the text of a TTL tells."""
+"""How long rows are kept, read from the text of a TTL."""
 
 from __future__ import annotations
 

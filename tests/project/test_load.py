@@ -1,3 +1,5 @@
+"""Loading project files from a directory."""
+
 from __future__ import annotations
 
 import os

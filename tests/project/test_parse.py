@@ -1,3 +1,5 @@
+"""Parsing one file: its values, the places of its parts, and its errors."""
+
 from __future__ import annotations
 
 import pytest

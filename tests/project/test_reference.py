@@ -1,4 +1,4 @@
-"""The reference of files and the JSON Schemas are complete and true."""
+"""The reference of files and the JSON Schemas match the models."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""Writing and updating project files."""
+
 from __future__ import annotations
 
 import re

@@ -1,4 +1,4 @@
-"""A query over all tenants' rows is begun again when a tenant came or went between composing and reading."""
+"""A query over all tenants restarts if a tenant was added or removed between composing and reading."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def two_of_each(home: House) -> None:
 def _sum(
     home: House, changes: list[Callable[[], None]], table: str = "sums", after: list[Callable[[], None]] | None = None
 ) -> int:
-    """The sum over all tenants, where a change of the tenants comes between composing and reading each time.
+    """The sum over all tenants, with one change of the tenants between composing and reading at each attempt.
 
     Those in `after` come when the rows are read.
     """

@@ -1,4 +1,4 @@
-"""Turns for readers, and what counts as stuck: by counting, with a clock of our own."""
+"""The queue for readers, and which queries count as stuck; with an injected clock."""
 
 from __future__ import annotations
 

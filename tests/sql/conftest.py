@@ -1,3 +1,5 @@
+"""One workspace for the tests of the SQL allow-list, which use the engine's parser."""
+
 from collections.abc import Iterator
 
 import pytest

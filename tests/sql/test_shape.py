@@ -1,4 +1,4 @@
-"""Which columns a statement can mean, and which of them it passes to functions that may grow on a value."""
+"""Which columns a statement can read, and which of them it passes to functions whose result can grow with a value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often the engine is asked about one text does not grow with the text."""
+"""The number of parser calls for a text does not grow with the text."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from engine.workspace.workspace import Workspace
 
 
 class Counted:
-    """The engine's parser, which counts what it is asked."""
+    """The engine's parser with a counter of its calls."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._inner = workspace.warehouse

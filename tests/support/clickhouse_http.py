@@ -126,7 +126,7 @@ class Handler(BaseHTTPRequestHandler):
     late = "tagged"
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Write no log."""
 
     def do_GET(self) -> None:
         if urlsplit(self.path).path == "/ping":

@@ -50,7 +50,7 @@ def sources(files: Mapping[str, str]) -> dict[str, DeployedFile]:
 
 @contextmanager
 def a_workspace(directory: Path) -> Iterator[Workspace]:
-    """An open workspace on an engine of its own."""
+    """An open workspace with its own engine."""
     workspace = open_workspace(load(data=directory / "data", readers=2, writers=3))
     try:
         yield workspace
@@ -72,7 +72,7 @@ def pushed(workspace: Workspace, files: Mapping[str, str], *allow: str, **option
 
 
 def problems_of(workspace: Workspace, files: Mapping[str, str]) -> list[RookeryError]:
-    """The problems that compiling raises, none of them when it does not."""
+    """The problems that compiling raises; an empty list if it succeeds."""
     try:
         compiled(workspace, files)
     except Problems as exc:

@@ -64,12 +64,12 @@ class House:
         return f"`{nest_database(self.workspace.name, tenant)}`"
 
     def stray(self, tenant: str) -> ConsumerGroup | None:
-        """What the router says of a tenant that does not keep up."""
+        """The consumer group of a tenant that lags, if it does."""
         lagging = self.router.positions()["events"].lagging
         return next((s for s in lagging if tenant in s.members), None)
 
     def caught_up(self) -> None:
-        """Wait until no reader of the log is behind."""
+        """Wait until no consumer of the log lags."""
         deadline = time.monotonic() + PATIENCE
         while True:
             position = self.router.positions().get("events")
@@ -79,7 +79,7 @@ class House:
             time.sleep(0.02)
 
     def read_all(self) -> None:
-        """Wait until the log has been read to what is its end now, with what came past the gateway."""
+        """Wait until the log is read to its current end, including rows that other programs inserted."""
         ((end,),) = self.rows("SELECT max(_block_number) FROM main.events")
         deadline = time.monotonic() + PATIENCE
         lane = self.router.worker("events")

@@ -1,7 +1,7 @@
-"""Opening a workspace again and again, killed (SIGKILL) at each write of its migration in turn, until one run completes.
+"""Migrations that are killed (SIGKILL) at each of their writes in turn, until one run completes.
 
-As a program: `python -m tests.support.killed_migrations DIRECTORY` prints how many runs were killed. Run n is killed just before
-its n-th write, so that every write of every step is the last one that did not happen, over what earlier runs left.
+As a program: `python -m tests.support.killed_migrations DIRECTORY` prints how many runs were killed. Run n is killed
+just before its n-th write, so every write is once the first one that is missing, over what earlier runs left.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How often tests with chance in them repeat: a seeded sample in the suite, `SOAK` times as much in `make soak`."""
+"""How often randomized tests repeat: a seeded sample in the suite, `SOAK` times as many in `make soak`."""
 
 from __future__ import annotations
 

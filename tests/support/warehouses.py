@@ -43,7 +43,7 @@ class Server:
 
 @contextmanager
 def a_server(path: Path) -> Iterator[Server]:
-    """The server that the environment names, or else one of our own over `path`."""
+    """The server that the environment names, or else a new one over `path`."""
     url = os.environ.get("ROOKERY_TEST_CLICKHOUSE_URL")
     if url:
         prefix = "ROOKERY_TEST_CLICKHOUSE_"

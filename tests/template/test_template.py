@@ -514,7 +514,7 @@ def test_a_dry_run_keeps_bindings_of_other_templates() -> None:
     first, second = compile_template("{{ Int8(n) }}"), compile_template("{{ Date(d) }}{{ n }}{{ String(late) }}")
     values = {"n": 3, "d": "2020-02-02", "late": "x"}
     assert first.dry_run(values, {}, binder, COLUMNS, Branches()) == "{p1:Int8}"
-    # What is missing is made up in another attempt, and that must not drop or repeat anything.
+    # Samples for missing parameters are found in another attempt, which must not drop or repeat anything.
     assert second.dry_run({"n": 3}, values, binder, COLUMNS, Branches()) == "{p2:Date}{p3:Int64}{p4:String}"
     assert list(binder.bindings.values()) == [3, "2020-02-02", 3, "x"]
     assert list(binder.types.values()) == ["Int8", "Date", "Int64", "String"]

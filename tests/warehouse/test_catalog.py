@@ -1,4 +1,4 @@
-"""What is created from a definition reads back as that definition; what is not ours is not seen."""
+"""Created objects read back as their definitions; objects of other programs are ignored."""
 
 from __future__ import annotations
 

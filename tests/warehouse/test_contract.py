@@ -1,4 +1,4 @@
-"""What holds for every warehouse, embedded or a server."""
+"""The contract of every warehouse, embedded or a server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded engine lives as long as its warehouse, whatever fails: what is in memory tables stays."""
+"""The embedded engine lives as long as its warehouse: failed calls do not empty its memory tables."""
 
 from __future__ import annotations
 

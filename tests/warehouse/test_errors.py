@@ -1,4 +1,4 @@
-"""Every failure of the database becomes an error of ours."""
+"""Every failure of the database becomes a rookery error."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NAMES = {
 }
 RETRIED = (errors.BUSY, errors.STORAGE, errors.DISK_FULL)
 OURS = (errors.STORAGE, errors.DISK_FULL, errors.DAMAGED)
-"""Their messages are ours: the engine's name paths of the host."""
+"""Rookery writes their messages, because the engine's contain paths of the host."""
 
 
 def test_error_numbers_match_the_names_of_the_engine(embedded: EmbeddedWarehouse) -> None:

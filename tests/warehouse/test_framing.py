@@ -1,4 +1,4 @@
-"""Documents are put together right however the engine cuts its output."""
+"""Documents are assembled correctly however the engine splits its output."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parts whose files are shorter than the engine meant them to be: whichever file it is, it is noticed."""
+"""Every truncated file of a part is detected."""
 
 from __future__ import annotations
 

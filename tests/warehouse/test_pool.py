@@ -1,4 +1,4 @@
-"""Places in a pool: bounded, given back, and never with a doubtful handle."""
+"""The pool of handles: bounded, every slot is returned, and a failed handle is never reused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only a server can do wrong: be away, refuse, break off, be old."""
+"""Failures of a ClickHouse server: unreachable, refusing, disconnecting, too old."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_without_a_reader_user_the_writer_reads_in_read_only_mode(server: Server
 @own
 @pytest.mark.proves("D12")
 def test_the_reader_cannot_lift_its_limits(server: Server) -> None:
-    """Somebody with the serving credentials and no adapter of ours still cannot write."""
+    """A client with the reader's credentials cannot write, even without rookery's adapter."""
     warehouse = server.open(user=WRITER[0], password=WRITER[1])
     writer, warehouse._writer = warehouse._writer, warehouse._reader
     for sql in ("CREATE DATABASE rk_made", f"CREATE TABLE {EMPTY}.t (a UInt8) ENGINE = Memory"):

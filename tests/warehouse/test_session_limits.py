@@ -1,4 +1,4 @@
-"""Limits that stand in a reader's session hold for each statement, and a statement's own ones for that statement only."""
+"""Session limits hold for each statement; a statement's own limits hold only for it."""
 
 from __future__ import annotations
 

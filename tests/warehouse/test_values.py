@@ -1,4 +1,4 @@
-"""Every value that can be bound arrives in the database as it left, through both adapters and every way in."""
+"""Every bound value reaches the database unchanged, through both adapters and every kind of call."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from engine.warehouse.port import Format, Statement, Value, Warehouse
 patient = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-# What SQL, the escaped-text form of parameters, Python's % and HTTP each give a meaning to.
+# Characters with a meaning in SQL, in escaped parameters, in Python's % or in HTTP.
 AWKWARD = ["\\", "'", '"', "`", "\0", "\t", "\n", "\r", "\\N", "\\n", "NULL", "%s", "%(p)s", "%", "{p:String}"]
 AWKWARD += [
     "🦉",
@@ -76,7 +76,7 @@ def test_lists_of_text(warehouse: Warehouse, items: list[Value]) -> None:
 @pytest.mark.parametrize("format", Format)
 @pytest.mark.parametrize("size", [1, 100_000])
 def test_text_in_streams_of_every_size(warehouse: Warehouse, format: Format, size: int) -> None:
-    """A long text goes another way over HTTP: as a form, not in the URL."""
+    """Over HTTP a long text is sent as a form instead of in the URL."""
     text = "".join(AWKWARD) * (1 + size // 100)
     sql = "SELECT hex({p:String}) AS h, {list:Array(String)}[2] = {p:String} AS same, number FROM numbers({n:UInt64})"
     statement = Statement(sql, {"p": text, "list": ["", text], "n": 30_000 if size == 1 else 2})

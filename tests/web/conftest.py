@@ -14,7 +14,7 @@ MAX_BODY = 200_000
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A filled server that is asked and not changed: its rows stay as they are."""
+    """A filled server whose rows no test changes."""
     with running(tmp_path_factory.mktemp("web")) as found:
         fill(found)
         yield found

@@ -1,4 +1,4 @@
-"""What answers have in common."""
+"""What all responses have in common."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def mark() -> str:
 
 @pytest.fixture
 def send(server: Server) -> Iterator[Send]:
-    """Post to /v0/datasources as admin; the answer's counts hold, and whatever was refused has left nothing."""
+    """Post to /v0/datasources as admin; the response's counts are exact, and a refused request stored nothing."""
 
     def post(body: str | bytes, format: str, name: str = "events", **params: str) -> httpx.Response:
         before = count(server)

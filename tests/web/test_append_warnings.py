@@ -1,4 +1,4 @@
-"""What an append answers besides counts, and that nothing a caller sends with it is ignored."""
+"""What the response to an append contains besides counts; no input is ignored silently."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def upload(server: Server, status: int = 200, **more: Any) -> Any:
 
 
 def test_the_response_to_a_file_names_keys_and_the_row_number(server: Server) -> None:
-    """Although the file is stored in several batches."""
+    """The file is stored in several batches."""
     fill = {"meta": {"fill": "x" * 1000}}
     body = lines(*(event(**fill) for _ in range(4500)), event(units="many", **fill), *[event(evnt=1)] * 5)
     assert len(body) > 4 << 20

@@ -1,4 +1,4 @@
-"""Connections that send too much, too slowly or nothing end by themselves, and others are served meanwhile."""
+"""Connections that send too much, too slowly or nothing are closed, and others are served meanwhile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Endpoint calls: the four formats, parameters from everywhere, and what is said about wrong ones."""
+"""Endpoint calls: the four formats, parameters from query, form and JSON, and errors for wrong ones."""
 
 from __future__ import annotations
 

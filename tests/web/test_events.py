@@ -1,4 +1,4 @@
-"""Events: what is taken, what goes to quarantine, and that a refused request leaves nothing behind."""
+"""Events: what is stored, what is quarantined, and that a refused request stores nothing."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def server(inbox: Server) -> Server:
 
 @pytest.fixture
 def send(server: Server) -> Iterator[Send]:
-    """Post to /v0/events as admin; the answer's counts hold, and whatever was refused has left nothing anywhere."""
+    """Post to /v0/events as admin; the response's counts are exact, and a refused request stored nothing."""
 
     def post(body: str | bytes, name: str = "events", token: str | None = None, **params: str) -> httpx.Response:
         before = count(server)
@@ -147,7 +147,7 @@ def test_content_types_that_do_not_name_a_format(server: Server, kind: str) -> N
 @pytest.mark.parametrize("body", ['{"tenant_id": 1}', b"\x1f\x8b", "not JSON"])
 @pytest.mark.parametrize("token", ["admin", "wrong", ""])
 def test_browsers_and_programs_get_the_same_response(server: Server, body: str | bytes, token: str) -> None:
-    """A page's request carries an Origin, and goes by the middleware."""
+    """A browser's request has an Origin header and passes the CORS middleware."""
     given = {"admin": server.admin_token, "wrong": "p.x.y"}.get(token)
     path, origin = "/v0/events?name=events&wait=true", {"origin": "https://app.example"}
     program = server.post(path, given, content=body)
@@ -290,7 +290,7 @@ def test_a_duplicate_tenant_key_is_quarantined(server: Server, send: Send, bad: 
 
 
 def test_keys_are_case_insensitive(server: Server, send: Send) -> None:
-    """Keys are matched without regard to case; the value is held to the same rule."""
+    """Keys are case-insensitive; the value follows the same rule."""
     m = mark()
     assert send(json.dumps({"TENANT_ID": 2, "note": m})).status_code == 200
     assert [r[0] for r in stored(server, m)] == [2]
@@ -411,7 +411,7 @@ def test_too_large_bodies_are_refused(server: Server) -> None:
 
 
 def test_compressed_bodies(server: Server) -> None:
-    """gzip and Zstandard, named or not; what is corrupt, cut off, unknown or too large when opened stores nothing."""
+    """gzip and Zstandard, named or not; corrupt, truncated, unknown or too large bodies store nothing."""
     path = "/v0/events?name=events&wait=true"
 
     def post(body: bytes, encoding: str | None = None) -> httpx.Response:

@@ -1,4 +1,4 @@
-"""Rows of a SummingMergeTree with `final: true` are there whichever of its columns a query reads."""
+"""Rows of a SummingMergeTree with `final: true` are returned whichever of its columns a query reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many callers at once over few handles: nothing of one request is left for the next."""
+"""Many concurrent callers over few handles: no request leaves anything for the next."""
 
 from __future__ import annotations
 

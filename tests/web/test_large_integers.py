@@ -1,4 +1,4 @@
-"""Integers beyond 2^53 in JSON: as text where that is asked for, at any depth, without a change of what is computed."""
+"""Integers beyond 2^53 in JSON: text on request, at any depth, without a change of the computed values."""
 
 from __future__ import annotations
 

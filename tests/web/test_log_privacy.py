@@ -1,4 +1,4 @@
-"""Values of rows and of requests stay out of the log, whatever fails on them; answers are not kept by anybody."""
+"""Values of rows and of requests never reach the log, whatever fails on them; responses forbid caching."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def test_responses_forbid_caching_and_type_sniffing(server: Server, method: str,
 def test_the_permissions_of_the_private_directory_are_restored(server: Server, tmp_path: Path) -> None:
     assert stat.S_IMODE((server.directory / ".rookery").stat().st_mode) == 0o700
     assert stat.S_IMODE((server.directory / ".rookery" / "data").stat().st_mode) == 0o700
-    # A directory of another name may be anybody's.
+    # A directory of another name may belong to other programs.
     shared = tmp_path / "srv"
     shared.mkdir()
     shared.chmod(0o755)

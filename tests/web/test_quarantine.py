@@ -1,4 +1,4 @@
-"""Quarantine over HTTP: who reaches it, what it shows, and that rows come back out of it once."""
+"""Quarantine over HTTP: access, listed fields, and replay of each row exactly once."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def stored(server: Server, mark: str) -> list[list[Any]]:
 
 @pytest.mark.proves("D11", "D12")
 def test_only_an_admin_can_reach_the_quarantine(server: Server, mark: str) -> None:
-    """Rows of all tenants lie there together, as text: no token of a tenant or for one datasource gets near."""
+    """It holds rows of all tenants as text, so no token of a tenant or for one datasource has access."""
     send(server, bad(mark))
     kept = listed(server)
     append, read = "DATASOURCES:APPEND:events", "DATASOURCES:READ:events"
@@ -90,7 +90,7 @@ def test_only_an_admin_can_reach_the_quarantine(server: Server, mark: str) -> No
 
 @pytest.mark.proves("D11")
 def test_a_row_is_replayed_under_the_tenant_of_its_sender(server: Server, mark: str) -> None:
-    """What a token for one tenant sent does not reach another tenant because an admin corrected it."""
+    """A row sent with a token of one tenant never reaches another tenant, even if an admin corrects it."""
     token = server.mint("DATASOURCES:APPEND:events", tenant="2")
     send(server, bad(mark, tenant_id=1), token)
     (row,) = listed(server)
@@ -207,7 +207,7 @@ def test_corrections_that_are_not_one_row_stay_in_quarantine(server: Server, mar
 
 
 def test_all_rows_are_replayed_after_the_datasource_changed(server: Server, mark: str) -> None:
-    """NDJSON and CSV go again as they came, the header of the file in front; nothing is lost and nothing doubled."""
+    """NDJSON and CSV are replayed as they were sent, CSV with its header; nothing is lost and nothing doubled."""
     path = "datasources/guests.yaml"
     narrow = {
         path: "columns: [{name: name, type: String}, {name: age, type: UInt8}]\nengine: {sorting_key: [name]}\n"

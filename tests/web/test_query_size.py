@@ -1,4 +1,4 @@
-"""Queries that the engine would plan for seconds, which no limit of time ends, are refused before it sees them."""
+"""Queries that the engine would plan for seconds, beyond its time limit, are refused before it gets them."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ def test_another_body_under_the_same_key_is_refused(server: Server, key: str) ->
 
 
 def test_keys_with_a_common_prefix_are_independent(server: Server, key: str) -> None:
-    """A file's parts have keys that no caller can use, so another's key is never taken for one of them."""
+    """The batches of a file have keys that no caller can use, so no caller's key is equal to one."""
     content = "tenant_id,note\n1,whole\n"
     headers = {"Idempotency-Key": key}
     path = "/v0/datasources?name=events&format=csv"
@@ -118,7 +118,7 @@ def test_an_empty_body_has_a_receipt(server: Server, key: str) -> None:
 
 
 def test_an_invalid_key_is_refused(server: Server, key: str) -> None:
-    """The server keeps notes of its own beside the receipts; no path leads to them."""
+    """The server stores records of its own beside the receipts; no path leads to them."""
     writer = server.static("writes for everybody", "DATASOURCES:APPEND:events")
     for part in range(2):
         assert send(server, f"{key} {part}", row(key), writer).status_code == 200

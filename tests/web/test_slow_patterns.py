@@ -1,4 +1,4 @@
-"""Texts on which a careless pattern takes minutes are answered, over HTTP."""
+"""Texts on which a quadratic pattern takes minutes get a response, over HTTP."""
 
 from __future__ import annotations
 

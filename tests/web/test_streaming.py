@@ -1,4 +1,4 @@
-"""Large results: whole documents in every format, handles that always come back, and an orderly end."""
+"""Large results: complete documents in every format, handles that are always returned, and an orderly shutdown."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_disconnected_caller_returns_its_handle(narrow: Server, token: str, af
 
 
 def patient(server: Server, token: str) -> list[dict[str, object]]:
-    """Rows, asked for again while those who left still count as running."""
+    """The rows of a query, repeated while disconnected callers still count as running."""
     for _ in range(50):
         response = server.get("/v0/pipes/by_kind.json", token)
         if response.status_code != 429:

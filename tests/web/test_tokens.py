@@ -1,4 +1,4 @@
-"""Tokens at the door: every way to be refused, and the few to be let in."""
+"""Authentication: every kind of refused token, and the accepted ones."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_a_cached_token_expires(server: Server, secret: str) -> None:
     for seconds in (2, 8, 32):
         expires = int(time.time()) + seconds
         token = signed(secret, exp=expires)
-        # On a machine that stood still it may have expired already: a longer one then.
+        # On a slow machine it may have expired already; then use a longer one.
         if server.get(PATH, token).status_code == 200:
             break
     else:
@@ -253,7 +253,7 @@ def test_a_fixed_value_of_a_wrong_type_is_refused(server: Server, secret: str, v
 
 
 def test_a_parameter_that_the_pipe_lacks_is_not_fixed(server: Server) -> None:
-    """The token's maker believed that it narrows what is read."""
+    """The signer of the token expected it to restrict the rows."""
     scope = {**SCOPES[0], "fixed_params": {"knid": "sale"}}
     body = {"name": "misspelt", "scopes": [scope]}
     made = server.post("/v0/tokens", server.admin_token, json=body)
@@ -328,7 +328,7 @@ def test_management_needs_an_admin_token(server: Server, secret: str, method: st
 
 
 def test_head_requests_change_nothing(server: Server) -> None:
-    """HEAD is let in wherever GET is, and must not do what POST and DELETE do."""
+    """HEAD is allowed wherever GET is, and must not have the effect of POST or DELETE."""
     before = [server.done("GET", p) for p in ("/v0/signing-key", "/v0/tokens", "/v0/tenants", "/v0/pipes")]
     for _, path in MANAGEMENT:
         assert not server.admin("HEAD", f"{path}?name=x&scope=ADMIN").content
@@ -371,7 +371,7 @@ def test_a_token_names_only_existing_resources(server: Server) -> None:
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server whose keys and tenants these tests may spoil, with an admin token from the environment."""
+    """A server whose keys and tenants these tests may change, with an admin token from the environment."""
     path: Path = tmp_path_factory.mktemp("keys")
     with running(path, ROOKERY_ADMIN_TOKEN="chosen by the operator", ROOKERY_WORKSPACE="other") as found:
         fill(found)

@@ -1,4 +1,4 @@
-"""Nothing that a caller sends is ignored silently: control routes refuse unknown keys and types, queries name them."""
+"""No input is ignored silently: control routes refuse unknown keys and content types, queries name them."""
 
 from __future__ import annotations
 

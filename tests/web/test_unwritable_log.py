@@ -1,4 +1,4 @@
-"""A log that cannot be written, since its disk is full or its reader gone, stops neither the server nor its writers."""
+"""A log that cannot be written (full disk, closed pipe) stops neither the server nor its writers."""
 
 from __future__ import annotations
 

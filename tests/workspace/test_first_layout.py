@@ -1,4 +1,4 @@
-"""A directory that the first released layout's program wrote: opened, migrated, continued, and closed to that program.
+"""A directory of the first layout's program is opened, migrated and continued, and that program then refuses it.
 
 The directory was written in a zone other than UTC, by another process; see `tests/data`.
 """

@@ -1,4 +1,4 @@
-"""The layout version: what an older program wrote is migrated, whatever interrupts it; what a newer one wrote is refused."""
+"""The layout version: older layouts are migrated, also after interruptions; newer ones are refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TABLE = Name("main", STATE_TABLE).sql()
 
 
 class Killed(BaseException):
-    """The end of the process, as far as the code under test can tell."""
+    """Simulates the end of the process."""
 
 
 def settings(path: Path) -> Settings:

@@ -1,4 +1,4 @@
-"""One time zone for a workspace: whatever the host's is, numbers stay the same, and another zone is refused."""
+"""The time zone of a workspace: results do not depend on the host's zone, and another zone is refused."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def misread(server: Server) -> list[str]:
 
 
 def adrift(server: Server, key: str) -> list[str]:
-    """Times of our own that are not about now, in UTC: of a receipt, of a quarantined row and of a tenant."""
+    """Times that rookery itself records, in UTC: of a receipt, of a quarantined row and of a tenant."""
     headers = {"Idempotency-Key": key}
     for _ in range(2):
         body = json.dumps({"tenant_id": 1, "id": "none", "at": 0})
@@ -187,7 +187,7 @@ def expected(numbers: range, zone: str) -> dict[str, Any]:
 
 
 def test_numbers_do_not_depend_on_the_zone_of_the_host(tmp_path: Path) -> None:
-    """Two hosts, one after the other, and rows on both; then a zone that disagrees."""
+    """Two hosts in turn, with rows on both; then a different zone."""
     for round, host in enumerate(HOSTS):
         with running(tmp_path, TZ=host) as server:
             if not round:
