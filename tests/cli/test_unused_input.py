@@ -111,7 +111,7 @@ def test_an_invalid_setting_is_named_with_its_value(tmp_path: Path, setting: str
 
 def test_an_unusable_token_is_refused(cli: Cli) -> None:
     value = cli("token", "mint", "web", "--scope", "PIPES:READ:one", "--fixed", "one:a=z", code=1)
-    assert value.out == "" and "RK4018 fixed parameter `a` must be Int8" in value.err
+    assert value.out == "" and "RK4018" in value.err and "`a`" in value.err and "Int8" in value.err
     for command in ("mint", "create"):
         for condition in ("sleep(1)", "tenant_id =", "nothing = 1"):
             made = cli("token", command, "web", "--scope", f"DATASOURCES:READ:events:{condition}", code=5)
@@ -124,4 +124,4 @@ def test_the_error_for_a_node_that_reads_a_later_one(tmp_path: Path) -> None:
         {"pipes/two.yaml": "nodes:\n  - {name: a, sql: SELECT * FROM b}\n  - {name: b, sql: SELECT 1 AS one}\n"}
     )
     told = cli("check", code=1).err
-    assert "RK1010 no datasource, pipe or node `b`" in told and "move `b` up" in told
+    assert "RK1010" in told and "`b`" in told and "move `b` up" in told

@@ -174,7 +174,7 @@ nodes:
     sums = BASE["sums"].replace("FROM events", "FROM hits")
     (problem,) = problems_of(workspace, {**BASE, "hits": hits, "sums": sums})
     assert problem.code is errors.VIEW_SHAPE
-    assert "reads pipe `hits`, whose node `parsed` is a template" in problem.message
+    assert "`hits`" in problem.message and "`parsed` is a template" in problem.message
     assert str(problem.place).startswith("sums.yaml:3:3")
 
 

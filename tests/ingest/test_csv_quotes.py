@@ -45,8 +45,9 @@ def test_an_open_quote(home: House, place: int, size: int, later: str) -> None:
     lines[place - 1] = f'{place},"name {place},{place}'
     stored, bad = became(home, lines, size)
     assert stored == [n for n in range(1, 41 + bool(later)) if n != place]
-    shown = f'"name {place}'
-    assert bad == [(lines[place - 1], ["name"], [f"the field `{shown}` begins with a quote that is never closed"])]
+    ((text, columns, (reason,)),) = bad
+    assert (text, columns) == (lines[place - 1], ["name"])
+    assert f'`"name {place}`' in reason and "quote" in reason
 
 
 def test_two_open_quotes(home: House) -> None:
@@ -63,4 +64,6 @@ def test_closed_quotes_are_valid(home: House) -> None:
     assert (stored, bad) == ([1, 2, 3, 4, 5, 6], [])
     stored, bad = became(home, lines)
     assert stored == [1, 2, 3, 4, 5, 6]
-    assert bad == [(lines[6], [""], ["it has 2 fields, and the header 3"])]
+    ((text, columns, (reason,)),) = bad
+    assert (text, columns) == (lines[6], [""])
+    assert "2 fields" in reason and "header" in reason

@@ -182,9 +182,9 @@ def test_a_record_with_too_few_cells_is_quarantined_with_its_reason(home: House)
     columns = Sent().take(CASES).columns
     body = f"id,{columns['UUID']},{columns['Date']}\n1,2026-02-03\n"
     assert home.gateway.append("plain", body.encode(), Input.CSV).result(60).quarantined == 1
-    assert home.rows("SELECT c__error_column, c__error FROM main.plain_quarantine") == [
-        ([""], ["it has 2 fields, and the header 3"])
-    ]
+    ((columns_of_errors, (reason,)),) = home.rows("SELECT c__error_column, c__error FROM main.plain_quarantine")
+    assert columns_of_errors == [""]
+    assert "2 fields" in reason and "header 3" in reason
     home.run("TRUNCATE TABLE main.plain_quarantine")
 
 

@@ -195,7 +195,9 @@ def test_invalid_values_do_not_fall_back_to_defaults() -> None:
 def test_enum_of_arrays_and_numbers() -> None:
     assert render("{{ Array(x, 'Int8', enum=[1, 2]) }}", x="1,2,1")[1] == [[1, 2, 1]]
     assert refused("{{ Array(x, 'Int8', enum=[1, 2]) }}", x="1,3").code is BAD_PARAMETER
-    assert refused("{{ Int8(x, enum=[1, 2]) }}", x="3").message == "parameter `x` must be one of 1, 2, got 3"
+    error = refused("{{ Int8(x, enum=[1, 2]) }}", x="3")
+    assert error.code is BAD_PARAMETER
+    assert all(word in error.message for word in ("`x`", "1, 2", "got 3"))
 
 
 def test_arithmetic_keeps_python_types() -> None:
@@ -290,9 +292,9 @@ def test_types_of_parameters_are_canonical() -> None:
 
 def test_conflicting_types_are_noted_and_each_place_converts_for_itself() -> None:
     template = compile_template("{{ Int32(x) }}\n{{ String(x) }}", Place("a.yaml", 10))
-    assert template.type_conflicts == (
-        (Place("a.yaml", 11), "parameter `x` is Int32 in line 1 and String in line 2"),
-    )
+    ((place, message),) = template.type_conflicts
+    assert place == Place("a.yaml", 11)
+    assert all(word in message for word in ("`x`", "Int32 in line 1", "String in line 2"))
     assert [p.type for p in template.parameters] == ["Int32"]
     binder = Binder()
     template.render({"x": "7"}, binder, COLUMNS)

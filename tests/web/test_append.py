@@ -64,7 +64,7 @@ def quarantined(server: Server, response: httpx.Response, beside: int) -> dict[s
     assert response.status_code == 200, response.text
     answer = response.json()
     assert (answer["rows"], answer["quarantine_rows"]) == (beside, 1)
-    assert answer["error"] == "1 rows went to quarantine: rookery quarantine ls events"
+    assert answer["error"].startswith("1 rows") and "rookery quarantine ls events" in answer["error"]
     found: dict[str, Any] = quarantine(server)["rows"][0]
     assert found["c__error"] and all(found["c__error"])
     return found
@@ -232,7 +232,8 @@ def test_an_open_quote_affects_only_its_own_line(server: Server, send: Send, mar
     lines = [f'{n % 2 + 1},"{mark}' if n == 2 else f"{n % 2 + 1},{mark}" for n in range(5)]
     row = quarantined(server, send("\n".join(["tenant_id,note", *lines]), "csv"), beside=4)
     assert (row["c__text"], row["c__error_column"]) == (lines[2], ["note"])
-    assert row["c__error"] == [f'the field `"{mark}` begins with a quote that is never closed']
+    (reason,) = row["c__error"]
+    assert f'`"{mark}`' in reason and "quote" in reason
 
 
 def test_a_broken_parquet_file_is_refused(send: Send) -> None:
