@@ -1,1 +1,1 @@
-"""What the product costs next to the bare engine, as ratios measured in one run. See README.md."""
+"""The overhead of rookery compared with the bare engine, as ratios measured in one run. See README.md."""

@@ -16,10 +16,10 @@ LONG = ("crash", "faults", "recovery")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What the product costs, as ratios.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="The overhead of rookery, as ratios.")
     known = f"of {', '.join(ALL)} (all of them by default), {', '.join(LONG)}"
     parser.add_argument("names", nargs="*", metavar="NAME", help=known)
-    parser.add_argument("--quick", action="store_true", help="smaller and shorter: a glance, not a measurement")
+    parser.add_argument("--quick", action="store_true", help="fewer and smaller rounds, for a rough impression")
     given = parser.parse_args()
     unknown = set(given.names) - {*ALL, *LONG}
     if unknown:
@@ -31,7 +31,7 @@ def main() -> None:
                 report.show()
                 report.save(quick=given.quick)
         console.print(f"[dim]{name}: {time.monotonic() - started:.0f} s[/]")
-    console.print(f"figures and pictures: {RESULTS}")
+    console.print(f"results and charts: {RESULTS}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A load generator that costs little: raw HTTP/1.1 over kept connections, one event loop.
+"""A load generator that uses little processor time: raw HTTP/1.1 over persistent connections, on one event loop.
 
-On few cores every cycle of the client is missing on the server, so nothing is parsed here but the length of the
-answer: some 30 µs per request, where a comfortable client takes a millisecond.
+On a machine with few cores, the client takes processor time from the server. So only the length of a response is
+parsed here, which takes about 30 µs per request; a high-level client takes a millisecond.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ import uvloop
 
 @dataclass
 class Load:
-    """What a load generator saw: seconds per request, its length, and the processor time that it took itself."""
+    """The measurements of a load generator: seconds per request, its duration, and its own processor time."""
 
     latencies: list[float]
     seconds: float
     own_cpu: float
     refused: list[bytes] = field(default_factory=list)
-    """Heads of the answers that said 429, which are not among the latencies."""
+    """Heads of the responses with status 429, which are not among the latencies."""
 
     @property
     def per_second(self) -> float:
@@ -36,7 +36,7 @@ class Load:
 
 
 class _Line(asyncio.Protocol):
-    """One kept connection with one request at a time; an answer is its head."""
+    """One persistent connection with one request at a time. A response is represented by its head."""
 
     def __init__(self) -> None:
         self._buffer = b""
@@ -83,7 +83,7 @@ class _Line(asyncio.Protocol):
 
 
 def request(method: str, url: str, path: str, token: str, body: bytes = b"") -> bytes:
-    """A request as it goes over the wire."""
+    """The bytes of a request."""
     head = f"{method} {path} HTTP/1.1\r\nHost: {urlsplit(url).netloc}\r\nAuthorization: Bearer {token}\r\n"
     length = f"Content-Length: {len(body)}\r\n" if body or method == "POST" else ""
     return f"{head}{length}\r\n".encode() + body
@@ -100,7 +100,7 @@ async def _lines(url: str, count: int) -> list[_Line]:
 def closed_loop(
     url: str, requests: Sequence[bytes], connections: int, seconds: float, *, patience: float | None = None
 ) -> Load:
-    """Each connection asks again as soon as it is answered, or `patience` seconds after it was refused with 429."""
+    """Each connection sends its next request as soon as it gets a response, or `patience` seconds after a 429."""
 
     async def run() -> Load:
         lines = await _lines(url, connections)
@@ -131,9 +131,9 @@ def closed_loop(
 
 
 def paced(url: str, streams: Sequence[tuple[Sequence[bytes], float]], seconds: float) -> list[Load]:
-    """Several streams of requests at once, each at its own interval, however long the answers take.
+    """Several streams of requests at once, each at its own interval, no matter how long the responses take.
 
-    Latency counts from when a request was due. A request goes over a connection that is free, or a new one.
+    Latency is measured from when a request was due. A request uses a free connection, or a new one.
     """
     loads = [Load([], seconds, 0.0) for _ in streams]
 
@@ -178,7 +178,9 @@ def _refused(head: bytes) -> bool:
 
 
 def open_loop(url: str, requests: Sequence[bytes], callers: int, every: float, seconds: float) -> Load:
-    """Each caller asks once per interval, at its own moment; a late answer is counted from when it was due."""
+    """Each caller sends one request per interval, at its own time. Latency is measured from when a request was
+    due.
+    """
 
     async def run() -> Load:
         lines = await _lines(url, callers)
@@ -205,7 +207,7 @@ def open_loop(url: str, requests: Sequence[bytes], callers: int, every: float, s
 
 
 class Sender:
-    """One kept connection, through the standard library: a comfortable client takes a millisecond per request."""
+    """One persistent connection, through the standard library: high-level clients take a millisecond per request."""
 
     def __init__(self, url: str, token: str, timeout: float = 600.0) -> None:
         address = urlsplit(url)
@@ -213,7 +215,7 @@ class Sender:
         self._headers = {"Authorization": f"Bearer {token}"}
 
     def __call__(self, path: str, body: bytes) -> tuple[float, str, bytes]:
-        """Post a body; the seconds that it took, the stages that the server names, and the answer."""
+        """Post a body. Returns the seconds that it took, the server's timing of the stages, and the response."""
         started = time.perf_counter()
         self._line.request("POST", path, body, self._headers)
         response = self._line.getresponse()
@@ -232,7 +234,7 @@ class Sender:
 
 
 def _run(work: Callable[[], Coroutine[Any, Any, Load]]) -> Load:
-    # Pauses of the generator are not the server's.
+    # Pauses for garbage collection in the generator must not count as latency of the server.
     gc.collect()
     gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -1,4 +1,4 @@
-"""What is lost or doubled when the server is killed hundreds of times while rows come in."""
+"""Counts rows that are lost or duplicated when the server is killed hundreds of times while rows arrive."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from tests.support.server import ROOT, Server, running
 
 KILLS = 210
 EVERY = 35
-"""Kills after which everything is counted."""
+"""Number of kills between two complete counts."""
 ADDED = tuple(str(n) for n in range(20, 30))
 METHOD = """Four writers send requests of 1 to 20 rows of six tenants (four with tables of their own, one pooled, one
-unknown) and repeat those that were not acknowledged; a fifth of them are sent twice at the same time, a tenth is
-never repeated. The server gets SIGKILL at a random moment: up to a second after it is ready, while it starts and
-recovers, while a tenant is added, or while the fan-out changes its mode. In between, every row is looked for in
-landing, in its tenant's copy and, by count and sum, in a SummingMergeTree that a per-tenant pipe fills. The naive
-writer sends no Idempotency-Key."""
+unknown) and repeat requests that were not acknowledged; a fifth of the requests are sent twice at the same time,
+and a tenth are never repeated. The server gets SIGKILL at a random moment: up to a second after it is ready, while
+it starts and recovers, while a tenant is added, or while the fan-out changes its mode. Between kills, every row is
+searched in landing, in its tenant's copy and, by count and sum, in a SummingMergeTree that a per-tenant pipe fills.
+The naive writer does not send an Idempotency-Key."""
 COLUMNS = ("fan-out", "writer", "kills", "requests", "acknowledged", "lost rows", "doubled rows", "nests that differ")
 
 
 def run(directory: Path, *, quick: bool) -> list[Report]:
-    """Both modes, both at random, and the naive writer."""
+    """Measure both modes, a random change between them, and the naive writer."""
     kills = 20 if quick else KILLS
     plans = (("routed", True, kills // 3), ("direct", True, kills // 3), ("changing", True, kills - kills // 3 * 2))
     rows: list[list[Any]] = []
@@ -46,8 +46,8 @@ def run(directory: Path, *, quick: bool) -> list[Report]:
     sound = [r for r in rows if r[1] == "with keys"]
     bad = sum(r[5] + r[6] + r[7] for r in sound)
     total = sum(r[2] for r in sound)
-    goal = Goal(f"nothing lost or doubled by {total} kills", f"{bad} rows or nests", bad == 0)
-    return [Report("crash", "Rows that kills lose or double", METHOD, COLUMNS, rows, goals=[goal])]
+    goal = Goal(f"nothing lost or duplicated by {total} kills", f"{bad} rows or nests", bad == 0)
+    return [Report("crash", "Rows lost or duplicated by kills", METHOD, COLUMNS, rows, goals=[goal])]
 
 
 def _crash(directory: Path, mode: str, keyed: bool, kills: int) -> Found:
@@ -77,7 +77,7 @@ def _crash(directory: Path, mode: str, keyed: bool, kills: int) -> Found:
 
 
 def _count(server: Server, stream: Stream, added: list[str]) -> Found:
-    """Judge while no writer runs: the server is down, so writers retry."""
+    """Check the rows while no writer runs: the server is down, so writers retry."""
     stream.nowhere()
     time.sleep(0.5)
     for tenant in added:
@@ -90,7 +90,7 @@ def _count(server: Server, stream: Stream, added: list[str]) -> Found:
 
 
 def _live(server: Server, stream: Stream, chance: random.Random, modes: tuple[str, ...], added: list[str]) -> None:
-    """What the server does until it is killed."""
+    """What the server does when it is killed."""
     what, pause = chance.random(), chance.uniform(0.02, 1.0)
     if what < 0.2 and len(added) < len(ADDED):
         added.append(ADDED[len(added)])
@@ -111,7 +111,7 @@ def _for_a_moment(what: Callable[[], Any], pause: float) -> None:
 
 
 def _kill_at_start(directory: Path, chance: random.Random) -> None:
-    """Kill a server that may not have come so far as to answer."""
+    """Kill a server that may not have started to respond yet."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ROOKERY_")}
     process = subprocess.Popen(
         [sys.executable, "-m", "cli.main", "serve", "--port", "0"],

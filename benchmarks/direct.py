@@ -1,7 +1,7 @@
-"""The bare engine in a process of its own: what the product is compared with.
+"""The bare engine in a separate process, with which rookery is compared.
 
-Run as `python -m benchmarks.direct DIRECTORY`, it takes one JSON command per line and answers with one. It speaks
-to the engine through clickhouse-connect, as the product does, and through nothing else.
+Run as `python -m benchmarks.direct DIRECTORY`, it reads one JSON command per line and writes one JSON result per
+line. It uses the engine only through clickhouse-connect, as rookery does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from engine.warehouse.directory import allow_files
 
 
 class Engine:
-    """Handles on one directory, made as they are needed."""
+    """Handles on one directory, created when they are needed."""
 
     def __init__(self, path: Path) -> None:
         allow_files()
@@ -50,7 +50,7 @@ class Engine:
     def load(
         self, statements: list[str], threads: int, seconds: float, bindings: list[dict[str, str]]
     ) -> dict[str, Any]:
-        """Run SELECTs one after another, from as many threads, each on a handle of its own.
+        """Run SELECTs one after another in the given number of threads, each with its own handle.
 
         `bindings` are the values of each statement's placeholders; none when empty.
         """
@@ -86,7 +86,7 @@ class Engine:
     def insert(
         self, table: str, file: str, times: int, settings: dict[str, int | str] | None = None
     ) -> dict[str, Any]:
-        """Insert a file of NDJSON several times; seconds for each."""
+        """Insert an NDJSON file several times. Returns the seconds of each insert."""
         body = Path(file).read_bytes()
         client = self.clients(1)[0]
         took: list[float] = []
@@ -97,7 +97,9 @@ class Engine:
         return {"took": took}
 
     def insert_load(self, table: str, file: str, threads: int, seconds: float) -> dict[str, Any]:
-        """Insert each line of a file by itself, from as many threads; how many, and for how long."""
+        """Insert each line of a file separately, in the given number of threads. Returns their number and the
+        duration.
+        """
         lines = Path(file).read_bytes().splitlines()
         counts = [0] * threads
         failures: list[str] = []
@@ -123,7 +125,7 @@ class Engine:
 
 
 def _insert(client: Client, table: str, body: bytes, settings: dict[str, int | str] | None) -> None:
-    # The same rows again are dropped as a repetition unless they come under another token.
+    # The engine drops the same rows as a duplicate unless they have another token.
     given = {**(settings or {}), "insert_deduplication_token": secrets.token_hex(8)}
     client.raw_insert(table, insert_block=body, fmt="JSONEachRow", settings=given)
 

@@ -1,4 +1,4 @@
-"""What an endpoint costs next to the same SQL on the bare engine."""
+"""Measures an endpoint against the same SQL on the bare engine."""
 
 from __future__ import annotations
 
@@ -43,11 +43,12 @@ SETTINGS max_execution_time = '10.0', timeout_overflow_mode = 'throw', max_memor
 result_overflow_mode = 'throw', max_result_bytes = 4194304, max_result_rows = 25000"""
 
 METHOD = f"""{ROWS:,} rows of {TENANTS:,} pooled tenants, in two identical directories: a server on one, the bare
-engine (clickhouse-connect on chDB, one handle per thread) on the other. The endpoint is called with a JWT per tenant
-over kept connections. The bare engine runs `same`, the statement that the endpoint comes to, with its bound values
-and its limits, and `by hand`, what one would write without the product: tenant and time as literals, no limits. All
-answer in JSON. They take turns in rounds of a few seconds, so that a busy machine slows all; ratios are medians over
-rounds. The load generator shares the processors with the server, the bare engine has none: what it takes is shown."""
+engine (clickhouse-connect on chDB, one handle per thread) on the other. The endpoint is called with a JWT per
+tenant over persistent connections. The bare engine runs two statements. `same` is the endpoint's final statement,
+with its bound values and limits. `by hand` is what one would write without rookery: tenant and time as literals, no
+limits. All of them return JSON. They alternate in rounds of a few seconds, so that a busy machine slows down all of
+them; ratios are medians over rounds. The load generator shares the processors with the server, and the bare engine
+does not need one; its processor time is shown."""
 
 
 @dataclass
@@ -79,7 +80,7 @@ def _sides(directory: Path) -> Iterator[Sides]:
 
 
 def run(directory: Path, *, quick: bool) -> list[Report]:
-    """Throughput, the cost of a call, and 200 callers."""
+    """Measure the throughput, the cost of a call, and 200 callers."""
     with _sides(directory) as sides:
         return [_throughput(sides, quick=quick), _overhead(sides, quick=quick), _callers(sides, quick=quick)]
 
@@ -118,7 +119,7 @@ def _throughput(sides: Sides, *, quick: bool) -> Report:
     worst = {kind: min(r[3] for r in rows if r[1] == kind) for kind in ("same", "by hand")}
     return Report(
         "endpoint_throughput",
-        f"Endpoint against the bare engine, a query of {rows[1][4]:.1f} ms",
+        f"Endpoint compared with the bare engine, for a query of {rows[1][4]:.1f} ms",
         METHOD,
         (
             *("connections", "", "per second", "endpoint's ratio", "p50 ms", "p99 ms"),
@@ -127,15 +128,19 @@ def _throughput(sides: Sides, *, quick: bool) -> Report:
         rows,
         goals=[
             Goal(
-                "at least 0.9 of the same SQL called directly",
-                f"{worst['same']:.2f} at the worst",
+                "at least 0.9 of the same SQL run directly",
+                f"{worst['same']:.2f} in the worst case",
                 worst["same"] >= 0.9,
             ),
-            Goal("the same of SQL written by hand", f"{worst['by hand']:.2f} at the worst", worst["by hand"] >= 0.9),
+            Goal(
+                "the same for SQL written by hand",
+                f"{worst['by hand']:.2f} in the worst case",
+                worst["by hand"] >= 0.9,
+            ),
         ],
         notes=[
-            "cpu: processor time per query; the client's comes on top of the server's",
-            "the ratio of processor time is what throughput would come to if clients ran elsewhere",
+            "cpu: processor time per query; the client's is in addition to the server's",
+            "the ratio of processor time would be the throughput ratio if clients ran on another machine",
         ],
         draw=lambda axes: _bars(axes, rows),
     )
@@ -156,7 +161,7 @@ def _figures(served: list[tuple[Load, float]], other: list[tuple[Load, float]]) 
 
 
 def _cpu(rounds: list[tuple[Load, float]]) -> float:
-    """Milliseconds of processor time per query, without the client's."""
+    """Milliseconds of processor time per query, excluding the client."""
     return sum(cpu for _, cpu in rounds) * 1000 / sum(len(load.latencies) for load, _ in rounds)
 
 
@@ -207,8 +212,8 @@ def _callers(sides: Sides, *, quick: bool) -> Report:
     busy = [cpu / load.seconds, load.own_cpu / load.seconds]
     return Report(
         "callers",
-        "200 connected callers, each asking once a second",
-        METHOD + "\nLatency counts from the moment when a caller was due, also when its last answer came late.",
+        "200 connected callers, each with one request per second",
+        METHOD + "\nLatency is measured from when a request was due, even if the previous response was late.",
         ("callers", "requests", "per second", "p50 ms", "p95 ms", "p99 ms", "max ms", "server cores", "client cores"),
         [[*row, *busy]],
         goals=[Goal("p95 under 100 ms", f"{p95:.1f} ms", p95 < 100)],
@@ -220,4 +225,4 @@ def _spread(axes: Axes, took: list[float]) -> None:
     axes.plot(sorted(took), [100 * n / len(took) for n in range(len(took))])
     axes.set_xscale("log")
     axes.set_xlabel("milliseconds")
-    axes.set_ylabel("% of requests answered by then")
+    axes.set_ylabel("% of requests with a response by then")

@@ -1,4 +1,4 @@
-"""How the time of an insert grows with the number of tenants, for both placements."""
+"""Measures how the duration of an insert grows with the number of tenants, for both placements."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ EXAMPLE = {
 }
 STEPS = (1, 10, 100, 1_000)
 BATCH = 1_000
-METHOD = f"""The example project at the top of the repository, whose per-tenant pipe adds up usage: a tenant with
-`tables` has a copy of its events and a table of sums (two views), pooled tenants share one table of sums (one view
-for all). Requests of {BATCH:,} rows through /v0/events?wait=true on one connection, of one tenant (1 active) or
-spread evenly over all (all active); medians. With `tables` the rows are in the nests when a request is answered."""
+METHOD = f"""The example project at the top of the repository, whose per-tenant pipe sums up usage: a tenant with
+`tables` has a copy of its events and a table of sums (two views); pooled tenants share one table of sums (one view
+for all of them). Requests of {BATCH:,} rows through /v0/events?wait=true on one connection, of one tenant (1
+active) or spread evenly over all (all active); medians. With `tables`, the rows are in the nests when the response
+is sent."""
 
 
 def run(directory: Path, *, quick: bool) -> list[Report]:
-    """Both placements, tenants added step by step."""
+    """Measure both placements while tenants are added step by step."""
     steps = STEPS[:3] if quick else STEPS
     rows: list[list[Any]] = []
     notes: list[str] = []
@@ -65,7 +66,7 @@ def _add(server: Server, there: int, step: int, placement: str) -> float:
 
 
 def _insert(server: Server, active: int, tenants: int) -> float | str:
-    """Median milliseconds of a request that touches so many tenants, or why it was refused."""
+    """Median milliseconds of a request with rows of the given number of tenants, or why it was refused."""
     chance = random.Random(active)
     body = b"\n".join(
         orjson.dumps({"tenant_id": n % active, "event": "api_call", "units": chance.randrange(100) / 10})

@@ -1,4 +1,4 @@
-"""What is lost or doubled when each system call of an insert and its fan-out fails once."""
+"""Counts rows that are lost or duplicated when each system call of an insert and its fan-out fails once."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from tests.support.server import Server, running
 
 MODES = ("direct", "routed")
 MOST = 400
-"""Calls of one kind that a batch makes, at most."""
+"""Maximum number of calls of one kind that a batch makes."""
 QUICK = 3
 BEFORE_RESTART = 10
-"""Faults after which the server is killed and started again, and everything is checked again."""
+"""Number of faults after which the server is killed and restarted, and everything is checked again."""
 METHOD = """\
 strace makes the N-th call of one kind fail in every thread of the server, with EIO or ENOSPC, while one request
-is sent under a key; then the request is repeated until it is answered. `write` also serves sockets and pipes, so
-a preloaded library makes the N-th write into the data directory fail, as a whole or with half of its bytes stored.
-N grows until no call failed. After each fault, landing, copies, sums and quarantine are compared with what was sent,
-and the journal must owe nothing; after every tenth the server is killed (SIGKILL) and started again, all is compared
-again, and the doctor looks at all of it."""
+with an idempotency key is sent; then the request is repeated until it succeeds. `write` is also used for sockets
+and pipes, so a preloaded library makes the N-th write to the data directory fail, either entirely or after half of
+its bytes. N increases until no call fails. After each fault, landing, copies, sums and quarantine are compared with
+what was sent, and the journal must have no outstanding deliveries. After every tenth fault the server is killed
+(SIGKILL) and restarted, everything is compared again, and `rookery doctor` examines the workspace."""
 COLUMNS = ("fan-out", "call", "faults", "calls that failed", "answered at once", "wrong afterwards")
 NONE: Mapping[str, str] = {}
 Send = Callable[[Server, Sent, Fault], Trial]
 
 
 def run(directory: Path, *, quick: bool) -> list[Report]:
-    """Both modes, all calls, both errors."""
+    """Test both modes, all calls and both errors."""
     rows: list[list[Any]] = []
     most = QUICK if quick else MOST
     for mode in MODES:
@@ -42,23 +42,23 @@ def run(directory: Path, *, quick: bool) -> list[Report]:
             library = failing_writes.Writes(there)
             rows += _rows(there, mode, most, failing_writes.CALLS, library.send, library.environment)
         else:
-            print(f"writes do not fail: {reason}", file=sys.stderr)
+            print(f"failing writes were not tested: {reason}", file=sys.stderr)
         if (reason := failing_calls.why_not()) is None:
             there = directory / mode
             rows += _rows(
                 there, mode, most, CALLS, lambda s, sent, f, d=there: failing_calls.send(s, sent, f, d / "trace")
             )
         else:
-            print(f"other calls do not fail: {reason}", file=sys.stderr)
+            print(f"other failing calls were not tested: {reason}", file=sys.stderr)
     bad = sum(int(r[5]) for r in rows)
-    goal = Goal("nothing lost or doubled by any call that fails", f"{bad} differences", bad == 0)
-    return [Report("faults", "Rows that failing system calls lose or double", METHOD, COLUMNS, rows, goals=[goal])]
+    goal = Goal("nothing lost or duplicated by any failing call", f"{bad} differences", bad == 0)
+    return [Report("faults", "Rows lost or duplicated by failing system calls", METHOD, COLUMNS, rows, goals=[goal])]
 
 
 def _rows(
     directory: Path, mode: str, most: int, calls: Iterable[str], send: Send, environment: Mapping[str, str] = NONE
 ) -> Iterator[list[Any]]:
-    """A row of the report for each call, and one for what was wrong after restarts."""
+    """A row of the report for each call, and one for differences after restarts."""
     trials, wrong = _tried(directory, mode, most, tuple(calls), send, environment)
     for call in calls:
         some = [t for t in trials if t.fault.call == call]
@@ -71,7 +71,7 @@ def _rows(
 def _tried(
     directory: Path, mode: str, most: int, calls: Sequence[str], send: Send, environment: Mapping[str, str]
 ) -> tuple[list[Trial], list[str]]:
-    """All faults in one mode, and what was wrong after restarts."""
+    """Run all faults in one mode. Returns the differences, including those after restarts."""
     sent = Sent()
     trials: list[Trial] = []
     wrong: list[str] = []

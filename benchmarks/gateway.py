@@ -1,4 +1,6 @@
-"""The gateway under load: rows per second, how soon rows are readable, and what happens when there is too much."""
+"""Measures the gateway under load: rows per second, the time until rows are readable, and the behavior on
+overload.
+"""
 
 from __future__ import annotations
 
@@ -25,19 +27,19 @@ LARGE, ENGINE_BATCH = 10_000, 100_000
 WAITING = 32 * MIB
 PROBE_SECONDS = 0.1
 
-METHOD = f"""1 or 64 kept connections post NDJSON to /v0/events?wait=true, and ask again as soon as they are answered.
-`landing only` has no tables of tenants; with active tenants, rows go in turn to so many of the tenants that have
-tables, and time counts until the last row is readable in its tenant's table. The bare engine (clickhouse-connect on
-chDB, in a process and a directory of its own, whose tables were made by the same push) inserts the same bytes,
-{ENGINE_BATCH:,} rows at a time. It takes turns with the large requests that it is compared with, and ratios are
-medians over rounds; requests of one row are compared with one insert each, from one thread or as many threads as
-there are clients, whichever is faster. The load generator takes processor time from the server, and the bare engine
-has none."""
+METHOD = f"""1 or 64 persistent connections post NDJSON to /v0/events?wait=true, each sending its next request when
+it gets a response. `landing only` has no tenants with tables. With active tenants, rows are distributed over the
+given number of tenants with tables, and the time ends when the last row is readable in its tenant's table. The bare
+engine (clickhouse-connect on chDB, in a separate process and directory, with tables from the same push) inserts the
+same bytes, {ENGINE_BATCH:,} rows at a time. It alternates with the large requests that it is compared with, and
+ratios are medians over rounds. Requests with one row are compared with one insert each, from one thread or from as
+many threads as there are clients, whichever is faster. The load generator takes processor time from the server; the
+bare engine does not need one."""
 
 
 @dataclass
 class Sides:
-    """A server with tenants, and the bare engine with the same tables but for the tenants'."""
+    """A server with tenants, and the bare engine with the same tables except those of the tenants."""
 
     server: Server
     engine: Direct
@@ -47,7 +49,7 @@ class Sides:
 
 @dataclass
 class Went:
-    """One stretch of load: rows per second, in how long the last was readable, and the processors that were busy."""
+    """One period of load: rows per second, the time until the last row was readable, and the processors used."""
 
     load: Load
     rows: int
@@ -75,7 +77,7 @@ def _sides(home: Path, tenants: int) -> Iterator[Sides]:
 
 
 def run(directory: Path, *, quick: bool) -> list[Report]:
-    """Throughput, lag and overload."""
+    """Measure throughput, lag and overload."""
     tenants = 100 if quick else 1_000
     with _sides(directory / "rows", tenants) as sides:
         throughput = _throughput(sides, quick=quick)
@@ -88,7 +90,7 @@ def run(directory: Path, *, quick: bool) -> list[Report]:
 
 
 def _throughput(sides: Sides, *, quick: bool) -> Report:
-    """Every size of request, number of clients and number of active tenants."""
+    """Measure every request size, number of clients and number of active tenants."""
     seconds, rounds = (1.5, 2) if quick else (3.0, 3)
     whole = b"\n".join(rows(LARGE, range(1_000), seed) for seed in range(ENGINE_BATCH // LARGE))
     file = written(sides.directory, "large", whole)
@@ -133,15 +135,15 @@ def _throughput(sides: Sides, *, quick: bool) -> Report:
             _of_engine("landing only, large requests", 0.7, ratios[0, 64], ratios[0, 1]),
             _of_engine("10 active tenants, until readable", 0.35, ratios[10, 64], ratios[10, 1]),
             Goal(
-                "64 clients, one row each: 10 times one insert each",
+                "64 clients, one row each: 10 times the rate of one insert each",
                 f"{small:.1f} times",
                 small >= 10,
             ),
         ],
         notes=[
             "active none: landing only; rows: per request",
-            "rows/s: until all rows are readable; stored/s: until the requests are answered",
-            f"cores: processors busy in the server or the engine; the load generator takes {own:.2f} at most",
+            "rows/s: until all rows are readable; stored/s: until the responses are sent",
+            f"cores: processors used by the server or the engine; the load generator uses at most {own:.2f}",
         ],
         draw=lambda axes: _bars(axes, found, median(engine)),
     )
@@ -149,11 +151,11 @@ def _throughput(sides: Sides, *, quick: bool) -> Report:
 
 def _of_engine(what: str, wanted: float, at_64: float, at_1: float) -> Goal:
     text = f"{at_64:.2f} with 64 clients, {at_1:.2f} with one"
-    return Goal(f"{what}: at least {wanted} of the engine's own large inserts", text, at_64 >= wanted)
+    return Goal(f"{what}: at least {wanted} of the rate of the engine's own large inserts", text, at_64 >= wanted)
 
 
 def _requests(server: Server, active: int, size: int) -> list[bytes]:
-    """Requests with rows of so many tenants in turn; of none that has tables for 0."""
+    """Requests with rows of the given number of tenants in turn; with 0, of a tenant without tables."""
     path = f"/v0/events?name={'events' if active else 'plain'}&wait=true"
     return [request("POST", server.url, path, server.admin_token, body) for body in _bodies(active or 1_000, size)]
 
@@ -166,7 +168,7 @@ def _bodies(active: int, size: int) -> list[bytes]:
 
 
 def _went(sides: Sides, active: int, clients: int, size: int, seconds: float) -> Went:
-    """Load, and a last row that is waited for until it, and so all before it, is readable."""
+    """Send the load and then a last row, and wait until this row, and so all rows before it, is readable."""
     server = sides.server
     requests = _requests(server, active, size)
     before = cpu_of(server.process.pid)
@@ -187,7 +189,7 @@ def _engine(sides: Sides, file: str, seconds: float) -> float:
 
 
 def _single(sides: Sides, seconds: float) -> float:
-    """Rows per second that the bare engine takes when each is an insert of its own."""
+    """Rows per second of the bare engine if each row is a separate insert."""
     file = written(sides.directory, "lines", rows(1_000, range(1_000)))
     loads = [sides.engine("insert_load", table="main.plain", file=file, threads=n, seconds=seconds) for n in CLIENTS]
     return max(float(found["count"]) / float(found["seconds"]) for found in loads)
@@ -229,7 +231,7 @@ def _bars(axes: Axes, found: dict[tuple[int, int, int], list[Went]], engine: flo
 
 
 def _lag(sides: Sides, seconds: float) -> Report:
-    """Half of the load that ten tenants' tables take, and every so often a row whose way is timed."""
+    """Half of the maximum load for ten tenants, with single rows at intervals whose delivery is timed."""
     server = sides.server
     _went(sides, 0, 8, LARGE, 1.0)
     rate = median(_went(sides, 10, 64, LARGE, 3.0).per_second for _ in range(3)) / 2
@@ -246,11 +248,12 @@ def _lag(sides: Sides, seconds: float) -> Report:
     p99 = percentile(took[1], 0.99)
     return Report(
         "gateway_lag",
-        f"Lag at half of the most that 64 clients got through: {rate:,.0f} rows a second to ten tenants",
+        f"Lag at half of the maximum rate of 64 clients: {rate:,.0f} rows per second for ten tenants",
         METHOD
-        + f"""\nThe server is one of its own: tables of a thousand tenants that were just written to are merged for a
-while. Requests of {LARGE:,} rows at an even pace, and every {PROBE_SECONDS * 1000:.0f} ms one row with wait=visible.
-Latency counts from when a request was due, and no request waits for another's answer.""",
+        + f"""\nThis is measured on a separate server, because tables of a thousand tenants are still being merged for a
+while after writes. Requests with {LARGE:,} rows are sent at a fixed rate, and one row with wait=visible every
+{PROBE_SECONDS * 1000:.0f} ms. Latency is measured from when a request was due; requests do not wait for other
+responses.""",
         ("", "requests", "p50 ms", "p99 ms", "max ms"),
         table,
         goals=[Goal("readable within a second at the p99", f"{p99:.0f} ms", p99 < 1000)],
@@ -272,7 +275,9 @@ def _spread(axes: Axes, took: list[list[float]]) -> None:
 
 
 def _overload(home: Path, seconds: float) -> Report:
-    """More and larger bodies than may wait: some are refused, the rest is stored, and memory stays bounded."""
+    """More and larger bodies than the limit allows: some are refused, the others are stored, and memory stays
+    bounded.
+    """
     body = rows(45_000, range(10))
     path = "/v0/events?name=events&wait=true"
     table: list[list[Any]] = []
@@ -299,17 +304,17 @@ def _overload(home: Path, seconds: float) -> Report:
     return Report(
         "gateway_overload",
         f"Bodies of {len(body) / MIB:.1f} MiB where {WAITING // MIB} MiB may wait",
-        METHOD + "\nA client that was refused with 429 asks again after a second, as Retry-After says.",
+        METHOD + "\nA client that gets 429 sends the request again after a second, as in Retry-After.",
         ("clients", "MiB at once", "stored", "refused", "rows/s", "memory before MiB", "peak MiB"),
         table,
         goals=[
             Goal(
-                "what does not fit is refused with Retry-After, and nothing else fails",
+                "what exceeds the limit is refused with Retry-After, and nothing else fails",
                 f"{refused:,} refused",
                 refused > 0 and complete,
             ),
             Goal(
-                "memory is bounded: within 1.25 of what as many clients take as fit",
+                "memory is bounded: at most 1.25 times that of the clients whose bodies fit",
                 f"{full / calm:.2f}",
                 full / calm <= 1.25,
             ),

@@ -1,11 +1,11 @@
-"""What re-encoding and the second check of the tenant cost an endpoint, next to an older version.
+"""Measures what re-encoding and the second tenant check cost an endpoint, compared with an older version.
 
     python -m benchmarks.isolation --base REVISION
 
-Two servers, one of this version and one of the revision (checked out to a temporary folder), hold the same rows.
-Their endpoints are called in turns. The benchmark compares the processor time that each server takes for a call, HTTP
-included: a busy machine changes it less than the time that a caller waits. Of many short rounds it takes the lower
-quartile.
+Two servers, one of this version and one of the revision (checked out to a temporary folder), have the same rows.
+Calls of their endpoints alternate. The benchmark compares the processor time that each server takes for a call,
+including HTTP, because a busy machine affects this less than the time that a caller waits. The result is the lower
+quartile of many short rounds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Fair lanes: what they cost where no row is bad, and how long a neighbor waits while another writer's rows are."""
+"""Measures the fair queues of writers: their cost without bad rows, and how long one writer waits during another's
+bad rows.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +29,16 @@ columns:
 tenant: {column: tenant_id, fanout: routed}
 engine: {sorting_key: [tenant_id, timestamp]}
 """
-METHOD = f"""Kept connections post NDJSON to /v0/events?wait=true in closed loops. With the path of another checkout
-in {BEFORE}, its program serves as well, from a directory of its own, and takes turns with this one in every
-round; ratios are medians over rounds of this program's requests per second to the other's. A neighbor appends one row
-after another under a token of its own, first alone, then while one connection sends {BAD:,} bad rows at a time."""
+METHOD = f"""Persistent connections post NDJSON to /v0/events?wait=true in closed loops. If {BEFORE} has the path of
+another checkout, a server of that version runs too, with its own directory, and alternates with this one in every
+round; ratios are medians over rounds of this version's requests per second to the other's. Another writer, the
+neighbor, appends one row at a time with its own token, first alone and then while one connection sends {BAD:,} bad
+rows at a time."""
 
 
 @dataclass
 class Side:
-    """A server under load, with a token for many tenants and one for each of them."""
+    """A server under load, with a token for all tenants and one for each tenant."""
 
     name: str
     server: Server
@@ -60,7 +63,7 @@ def _side(name: str, directory: Path, **environment: str) -> Iterator[Side]:
 
 
 def run(directory: Path, *, quick: bool) -> list[Report]:
-    """One report: cases with good rows, and the neighbor's wait."""
+    """Measure cases with good rows, and how long the neighbor waits."""
     seconds, rounds = (1.0, 2) if quick else (4.0, 5)
     with ExitStack() as stack:
         sides = [stack.enter_context(_side("now", directory / "now"))]
@@ -68,13 +71,15 @@ def run(directory: Path, *, quick: bool) -> list[Report]:
             environment = {"PYTHONPATH": before}
             sides.append(stack.enter_context(_side("before", directory / "before", **environment)))
         cases: dict[str, Callable[[Side], Load]] = {
-            f"{CLIENTS} clients, one token, a row each": lambda s: _load(s, s.requests(_row(1)), CLIENTS, seconds),
-            f"{CLIENTS} clients of as many tenants, a row each": lambda s: _load(
+            f"{CLIENTS} clients with one token, one row each": lambda s: _load(
+                s, s.requests(_row(1)), CLIENTS, seconds
+            ),
+            f"{CLIENTS} clients, each with its own tenant, one row each": lambda s: _load(
                 s, s.requests(_unnamed(), *s.tenants), CLIENTS, seconds
             ),
             f"8 clients, {LARGE:,} rows each": lambda s: _load(s, s.requests(_row(LARGE)), 8, seconds),
             "a neighbor, alone": lambda s: _load(s, s.requests(_unnamed(), s.tenants[0]), 1, seconds),
-            "a neighbor, beside bad rows": lambda s: _beside(s, seconds),
+            "another writer's rows, next to bad rows": lambda s: _beside(s, seconds),
         }
         for _ in range(rounds):
             for case, load in cases.items():
@@ -88,7 +93,7 @@ def _row(count: int) -> bytes:
 
 
 def _unnamed() -> bytes:
-    """A row of whichever tenant the token writes for."""
+    """A row without a tenant, for the tenant that the token is bound to."""
     return b'{"event": "api_call", "units": 1, "user_id": "u"}'
 
 
@@ -97,7 +102,7 @@ def _load(side: Side, requests: list[bytes], clients: int, seconds: float) -> Lo
 
 
 def _beside(side: Side, seconds: float) -> Load:
-    """The neighbor's requests while another writer's bad rows are searched all the time."""
+    """The neighbor's requests while the search for another writer's bad rows never pauses."""
     side.server.done("DELETE", "/v0/datasources/events/quarantine", json={"all": True})
     bad = b"\n".join(b'{"event": "e", "units": "x%d"}' % n for n in range(BAD))
     stop = threading.Event()
@@ -133,7 +138,7 @@ def _report(sides: list[Side], cases: list[str]) -> Report:
     goals = [
         Goal(f"{case}: at least 0.95 of before", f"{ratio:.2f}", ratio >= 0.95)
         for case, ratio in ratios.items()
-        if case != "a neighbor, beside bad rows"
+        if case != "another writer's rows, next to bad rows"
     ]
     return Report(
         "lanes",
@@ -142,5 +147,5 @@ def _report(sides: list[Side], cases: list[str]) -> Report:
         ("case", "program", "requests/s", "p50 ms", "p99 ms", "max ms"),
         table,
         goals=goals,
-        notes=[f"beside bad rows: {ratios[cases[-1]]:.1f} times the requests of before"] if ratios else [],
+        notes=[f"next to bad rows: {ratios[cases[-1]]:.1f} times as many requests as before"] if ratios else [],
     )

@@ -1,4 +1,4 @@
-"""Thousands of tenants with tables of their own: adding them, starting again, and doing nothing."""
+"""Measures thousands of tenants with their own tables: adding them, restarting, and idling."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ MIB, GB = 1 << 20, 10**9
 START_SECONDS, MEMORY = 20.0, 1.2 * GB
 SETTINGS = {"ROOKERY_LOG_LEVEL": "warning", "ROOKERY_VISIBLE_SECONDS": "600"}
 METHOD = """Each tenant has a copy of its rows, a table of sums and the view between them, routed. Tenants are added
-in steps, then a request with two rows of each is waited for until it is readable. The server is stopped and started
-again over the same directory; the time is from the start of the process to the first 200 of /ready. Processor time
-is that of the server; memory is the resident memory of its process."""
+in steps. Then a request with two rows of each tenant is sent, until its rows are readable. The server is stopped
+and started again on the same directory; the time is from the start of the process until /ready returns 200.
+Processor time is that of the server; memory is the resident memory of its process."""
 
 
 def run(directory: Path, *, quick: bool) -> list[Report]:
-    """Adding, and starting again."""
+    """Measure adding tenants and restarting."""
     steps = (1, 100, 300, 500) if quick else (1, 1_000, 2_000, 3_000, 4_000, 5_000)
     quiet, watched = (5.0, 5.0) if quick else (60.0, 20.0)
     tenants = steps[-1]
@@ -36,7 +36,7 @@ def run(directory: Path, *, quick: bool) -> list[Report]:
         server.stop()
         stopped = time.monotonic() - stopping
     facts: list[list[Any]] = [
-        [f"two rows of each readable after, s ({seconds / tenants * 1000:.1f} ms each)", seconds],
+        [f"two rows of each tenant readable after, s ({seconds / tenants * 1000:.1f} ms each)", seconds],
         ["memory before the restart, MiB", memory / MIB],
         ["stop, s", stopped],
     ]
@@ -54,7 +54,7 @@ def run(directory: Path, *, quick: bool) -> list[Report]:
         [f"start to ready, s ({cpu:.1f} s of processor time)", ready],
         ["memory when ready, MiB", started / MIB],
         ["first row readable after, ms", first],
-        [f"memory after {quiet:.0f} s of quiet, MiB", memory / MIB],
+        [f"memory after {quiet:.0f} s without requests, MiB", memory / MIB],
         ["processor, % of one core when idle", idle * 100],
     ]
     most = max(started, memory)
@@ -65,18 +65,18 @@ def run(directory: Path, *, quick: bool) -> list[Report]:
     return [
         Report(
             "many_added",
-            f"Adding {tenants:,} tenants with tables of their own",
+            f"Adding {tenants:,} tenants with their own tables",
             METHOD,
             ("tenants", "ms to add one", "processor ms", "memory MiB"),
             added,
             draw=lambda axes: _curve(axes, added),
         ),
-        Report("many", f"{tenants:,} tenants with tables of their own", METHOD, ("", "measured"), facts, goals=goals),
+        Report("many", f"{tenants:,} tenants with their own tables", METHOD, ("", "measured"), facts, goals=goals),
     ]
 
 
 def _added(server: Server, steps: tuple[int, ...]) -> list[list[Any]]:
-    """Milliseconds per tenant of each step, and the server's memory after it."""
+    """Milliseconds per tenant in each step, and the server's memory after it."""
     table: list[list[Any]] = []
     there = 0
     for step in steps:

@@ -1,4 +1,4 @@
-"""How much memory a large response takes while it is sent."""
+"""Measures how much memory a large response takes while it is sent."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from tests.support.server import Server, running
 MIB = 1 << 20
 TEXT = 480
 FORMATS = ("json", "csv", "ndjson", "parquet")
-METHOD = f"""An endpoint selects rows of {TEXT} random printable characters, which hardly compress, until the response
-has the size that is wanted; the client reads and forgets. The server's resident memory is sampled every 20 ms; growth
-is the peak over what the server had before that request, after a response of a tenth of the size in each format, so
-that caches and the engine's own pools are already there. `slow reader` pauses after each 16 MiB, which shows whether
-a client that does not keep up makes the server buffer."""
+METHOD = f"""An endpoint selects rows of {TEXT} random printable characters, which hardly compress, until the
+response has the desired size; the client reads and discards it. The server's resident memory is sampled every 20
+ms. Growth is the difference between the peak and the memory before the request, after a response of a tenth of the
+size in each format, so that caches and the engine's pools already exist. `slow reader` pauses after every 16 MiB,
+which shows whether the server buffers data for a slow client."""
 
 
 def run(directory: Path, *, quick: bool) -> list[Report]:
-    """One large response per format, and one with a slow reader."""
+    """Measure one large response per format, and one with a slow reader."""
     size = (128 if quick else 1024) * MIB
     home = directory / "server"
     with running(home) as server:
@@ -47,7 +47,11 @@ def run(directory: Path, *, quick: bool) -> list[Report]:
             METHOD,
             ("format", "response MiB", "before MiB", "growth MiB", "growth / response", "seconds", "MiB/s"),
             rows,
-            goals=[Goal("bounded: growth under a quarter of the response", f"{most:.0f} MiB", most < size / MIB / 4)],
+            goals=[
+                Goal(
+                    "bounded: growth of less than a quarter of the response", f"{most:.0f} MiB", most < size / MIB / 4
+                )
+            ],
             draw=lambda axes: _bars(axes, rows),
         )
     ]

@@ -1,4 +1,4 @@
-"""Tenants with tables of their own: the projects, rows and steps that the benchmarks of the fan-out share."""
+"""Tenants with their own tables: the projects, rows and steps that the fan-out benchmarks share."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ADDED_AT_ONCE = 500
 
 
 def project(fanout: str, *, aggregate: bool = False) -> dict[str, str]:
-    """A landing datasource `events`; with `aggregate`, sums per tenant of it."""
+    """A landing datasource `events`; with `aggregate`, also sums per tenant."""
     files = {"datasources/events.yaml": LANDING.format(tenant=f"fanout: {fanout}")}
     if aggregate:
         files |= {"datasources/usage.yaml": _TARGET, "pipes/sums.yaml": _SUMS}
@@ -50,7 +50,7 @@ def project(fanout: str, *, aggregate: bool = False) -> dict[str, str]:
 
 
 def rows(count: int, tenants: Sequence[int], seed: int = 1) -> bytes:
-    """NDJSON rows, spread evenly over tenants."""
+    """NDJSON rows, distributed evenly over tenants."""
     chance = random.Random(seed)
     return b"\n".join(
         orjson.dumps(
@@ -67,7 +67,7 @@ def rows(count: int, tenants: Sequence[int], seed: int = 1) -> bytes:
 
 
 def add(server: Server, first: int, upto: int) -> float:
-    """Add tenants with tables of their own, some hundreds at a time; the seconds that it took."""
+    """Add tenants with their own tables, several hundred at a time. Returns the seconds that it took."""
     started = time.perf_counter()
     for start in range(first, upto, ADDED_AT_ONCE):
         ids = [str(n) for n in range(start, min(upto, start + ADDED_AT_ONCE))]
@@ -78,7 +78,7 @@ def add(server: Server, first: int, upto: int) -> float:
 
 
 class Events:
-    """Appends to a datasource over one kept connection."""
+    """Appends to a datasource over one persistent connection."""
 
     def __init__(self, server: Server, datasource: str = "events") -> None:
         self._post = Sender(server.url, server.admin_token)
@@ -97,7 +97,7 @@ class Events:
 
 
 def written(directory: Path, name: str, body: bytes) -> str:
-    """A body as a file for the bare engine; its path."""
+    """Write a body to a file for the bare engine, and return its path."""
     file = directory / f"{name}.ndjson"
     file.write_bytes(body)
     return str(file)

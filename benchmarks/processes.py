@@ -1,4 +1,4 @@
-"""The two sides of a comparison as processes: a real server, and the bare engine; and what they take."""
+"""The two sides of a comparison as processes, a real server and the bare engine, and the resources that they use."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Direct:
 
 @contextmanager
 def direct(directory: Path) -> Iterator[Direct]:
-    """The bare engine over a data directory that no server holds."""
+    """The bare engine on a data directory that no server uses."""
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.direct", str(directory)],
         cwd=ROOT,
@@ -62,7 +62,7 @@ def direct(directory: Path) -> Iterator[Direct]:
 
 
 def cpu_of(pid: int | str) -> float:
-    """Seconds of processor time that a process has taken."""
+    """Seconds of processor time that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICK
 
@@ -76,7 +76,7 @@ def memory_of(pid: int) -> int:
 
 
 class Peak:
-    """The most memory that a process has had while this was entered."""
+    """The maximum memory of a process while this context is active."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid

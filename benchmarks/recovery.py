@@ -1,4 +1,6 @@
-"""What killed repairs, deleted parts and full disks lose or double, at greater length than in the suite."""
+"""Counts rows lost or duplicated by killed repairs, deleted parts and full disks, with more rounds than in the test
+suite.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +14,17 @@ from tests.fanout.test_full_disk import fill_up, mounted_disk
 from tests.support.in_process import house
 
 METHOD = """\
-Killed repairs: each write of `rookery fanout repair` is the last one, once; the workspace then repairs again, and
-every rollup is compared with what was sent. Deleted parts: random parts of derived tables are dropped, 25 at a time;
-the doctor must name each table and its repair bring back every value. Full disk: a file system of 40 MiB fills up
-at another write each time; afterwards landing and rollups must have what was acknowledged."""
+Killed repairs: `rookery fanout repair` is killed after each of its writes; then the repair runs again, and every
+rollup is compared with what was sent. Deleted parts: random parts of derived tables are dropped, 25 at a time;
+`rookery doctor` must name each table, and its repair must restore every value. Full disk: a file system of 40 MiB
+fills up at a different write each time; afterwards landing and rollups must have all acknowledged rows."""
 COLUMNS = ("trial", "kind", "times", "wrong afterwards")
 
 
 def run(directory: Path, *, quick: bool) -> list[Report]:
-    """All three; a trial that finds something wrong other than in a killed repair ends with its error."""
+    """Run all three. A difference ends the run with an error, except in killed repairs, where differences are
+    counted.
+    """
     rows: list[list[Any]] = [["killed repair", "direct", *_killed(directory / "killed", 6 if quick else 1)]]
     for mode in ("direct", "routed"):
         sent: list[dict[str, int]] = []
@@ -32,8 +36,8 @@ def run(directory: Path, *, quick: bool) -> list[Report]:
             fill_up(place, reserve, times)
         rows.append(["full disk", "to the last byte" if reserve == 0 else "with its reserve", times, 0])
     bad = sum(int(r[3]) for r in rows)
-    goal = Goal("nothing lost or doubled", f"{bad} differences", bad == 0)
-    return [Report("recovery", "Rows lost or doubled by recoveries", METHOD, COLUMNS, rows, goals=[goal])]
+    goal = Goal("nothing lost or duplicated", f"{bad} differences", bad == 0)
+    return [Report("recovery", "Rows lost or duplicated by recoveries", METHOD, COLUMNS, rows, goals=[goal])]
 
 
 def _killed(directory: Path, stride: int) -> tuple[int, int]:

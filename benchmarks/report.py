@@ -1,4 +1,4 @@
-"""A benchmark's outcome: shown as a table, kept as JSON, drawn as a picture."""
+"""The results of a benchmark, as a table, as JSON and as a chart."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ console = Console()
 
 @dataclass
 class Goal:
-    """What was wanted, what was measured, and whether that is enough."""
+    """A goal, the measured value, and whether it meets the goal."""
 
     text: str
     measured: str
@@ -34,7 +34,7 @@ class Goal:
 
 @dataclass
 class Report:
-    """The figures of one benchmark."""
+    """The results of one benchmark."""
 
     name: str
     title: str
@@ -60,7 +60,7 @@ class Report:
             console.print(f"       {note}", style="dim")
 
     def save(self, *, quick: bool) -> None:
-        """Write NAME.json, and NAME.png where there is something to draw."""
+        """Write NAME.json, and NAME.png if there is a chart."""
         RESULTS.mkdir(exist_ok=True)
         body = {
             "name": self.name,
@@ -92,6 +92,6 @@ def _text(value: Any) -> str:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which a share of the values lies."""
+    """The value below which the given share of the values lies."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]

@@ -1,4 +1,6 @@
-"""The routed fan-out: what an append costs by number of tenants, and how soon its rows are readable."""
+"""Measures the routed fan-out: the duration of an append by number of tenants, and the time until its rows are
+readable.
+"""
 
 from __future__ import annotations
 
@@ -22,25 +24,28 @@ from tests.support.server import Server, running
 BATCH = 1_000
 SERIES = 20
 CALM = 1.0
-"""Seconds between a request to a thousand views and the next to another server."""
+"""Seconds between a request to a server with a thousand views and the next request to another server."""
 SERVER = {"ROOKERY_LOG_LEVEL": "warning", "ROOKERY_VISIBLE_SECONDS": "600"}
 _ONE, _PARALLEL = {"parallel_view_processing": 0}, {"parallel_view_processing": 1}
 
-METHOD = f"""One landing datasource, tenants with tables of their own, requests of {BATCH:,} rows of NDJSON over one
-kept connection: all rows of one tenant (1 active), or spread evenly over all (all active). `stored` is a request with
-wait=true; before the next, one with wait=visible lets the fan-out of this one end. `readable` is a request with
-wait=visible; with direct views every request is. The bare engine (clickhouse-connect on chDB) inserts the same bytes:
-`two inserts` goes into a table like landing and into one like a nest's copy, on a directory of a server with one
-tenant; `direct views` goes into landing on a copy of the direct server's directory, views one by one or with
-parallel_view_processing. All are servers of their own at the same time and take turns, request by request; figures
-are medians of milliseconds. A series is {SERIES} batches that follow each other, until the last is readable."""
+METHOD = f"""One landing datasource, tenants with their own tables, and requests of {BATCH:,} NDJSON rows over one
+persistent connection: all rows belong to one tenant (1 active), or are distributed evenly over all (all active).
+`stored` is a request with wait=true; before the next one, a request with wait=visible waits until its fan-out is
+done. `readable` is a request with wait=visible; with direct views, rows are readable as soon as they are stored. The
+bare engine (clickhouse-connect on chDB) inserts the same bytes. `two inserts` writes to a table like landing and to
+one like a nest copy, in a directory of a server with one tenant. `direct views` writes to landing in a copy of the
+direct server's directory, with views one by one or with parallel_view_processing. All servers run at the same time
+and alternate after each request; figures are medians in milliseconds. A series is {SERIES} consecutive batches, until
+the last one is readable."""
 
 Measured = dict[str, list[float]]
 
 
 @dataclass
 class Sides:
-    """A routed server and a direct one with as many tenants; the bare engine with direct views, and without any."""
+    """A routed server and a direct one with the same number of tenants; the bare engine with direct views, and
+    without views.
+    """
 
     routed: Server
     direct: Server
@@ -51,7 +56,7 @@ class Sides:
 
 @contextmanager
 def _sides(home: Path, tenants: int, *, aggregate: bool) -> Iterator[Sides]:
-    """Everything that is compared, running at the same time."""
+    """All sides of the comparison, running at the same time."""
     with running(home / "direct", **SERVER) as server:
         server.push(project("direct", aggregate=aggregate))
         add(server, 0, tenants)
@@ -73,7 +78,9 @@ def _sides(home: Path, tenants: int, *, aggregate: bool) -> Iterator[Sides]:
 
 
 def run(directory: Path, *, quick: bool) -> Iterator[Report]:
-    """Acknowledgement by number of tenants, and rows until they are readable; without and with an aggregate."""
+    """Measure the time to an acknowledgement, and until rows are readable, by number of tenants, without and with an
+    aggregate.
+    """
     tenants, steps = (100, (1, 10, 300)) if quick else (1_000, (1, 100, 5_000))
     with _sides(directory / "raw", tenants, aggregate=False) as sides:
         yield _acknowledged(directory, sides, steps, turns=10 if quick else 15)
@@ -85,7 +92,7 @@ def run(directory: Path, *, quick: bool) -> Iterator[Report]:
 
 
 def _turns(count: int, **sides: Callable[[], float]) -> Measured:
-    """Each side once per turn, after one turn that does not count."""
+    """Run each side once per turn, after one turn that is not measured."""
     found: Measured = {name: [] for name in sides}
     for turn in range(count + 1):
         for name, once in sides.items():
@@ -99,7 +106,7 @@ def _turns(count: int, **sides: Callable[[], float]) -> Measured:
 
 
 def _acknowledged(directory: Path, sides: Sides, steps: tuple[int, ...], turns: int) -> Report:
-    """Requests of one active tenant to servers with few and many tenants, in turns."""
+    """Alternate requests of one active tenant to servers with few and many tenants."""
     body = rows(BATCH, [0])
     with ExitStack() as stack:
         servers = {sides.tenants: sides.routed}
@@ -129,7 +136,7 @@ def _acknowledged(directory: Path, sides: Sides, steps: tuple[int, ...], turns: 
         ("fan-out", "tenants", "ms", "slowest ms"),
         table,
         goals=[
-            Goal(f"routed: the same from 1 to {max(times):,} tenants within 1.5", f"{flat:.2f}", flat <= 1.5),
+            Goal(f"routed: at most 1.5 times as long, from 1 to {max(times):,} tenants", f"{flat:.2f}", flat <= 1.5),
             Goal(f"{sides.tenants:,} tenants: 100 times as fast as direct views", f"{gain:,.0f} times", gain >= 100),
         ],
         draw=lambda axes: _curve(axes, times, sides.tenants, median(mixed["direct"])),
@@ -137,7 +144,9 @@ def _acknowledged(directory: Path, sides: Sides, steps: tuple[int, ...], turns: 
 
 
 def _drained(sender: Events, body: bytes) -> Callable[[], float]:
-    """A request until it is stored, and, not measured, another until all before it is delivered."""
+    """Time a request until it is stored; then send another, not timed, and wait until all earlier rows are
+    delivered.
+    """
 
     def once() -> float:
         took = sender.stored(body)
@@ -148,12 +157,12 @@ def _drained(sender: Events, body: bytes) -> Callable[[], float]:
 
 
 def _typical(once: Callable[[], float]) -> Callable[[], float]:
-    """The median of some requests that follow each other: the first finds nothing of its own in the caches."""
+    """The median of several consecutive requests: for the first one, the caches are cold."""
     return lambda: median(once() for _ in range(5))
 
 
 def _calmed(once: Callable[[], float]) -> Callable[[], float]:
-    """A request, and time for the server to end what it does behind it."""
+    """Send a request, and give the server time to finish its background work."""
 
     def then_quiet() -> float:
         took = once()
@@ -177,7 +186,7 @@ def _curve(axes: Axes, times: dict[int, float], tenants: int, by_views: float) -
 
 
 def _readable(directory: Path, sides: Sides, turns: int, *, judged: bool = False) -> Report:
-    """One batch of one tenant, one of all, and a series of those."""
+    """Measure one batch of one tenant, one batch of all tenants, and a series of the latter."""
     routed, by_views = Events(sides.routed), Events(sides.direct)
     one, every = rows(BATCH, [0]), rows(BATCH, range(sides.tenants))
     one_file, every_file = written(directory, "one", one), written(directory, "every", every)
@@ -194,7 +203,7 @@ def _readable(directory: Path, sides: Sides, turns: int, *, judged: bool = False
         direct=lambda: by_views.stored(one),
         serial=lambda: bare(one_file, _ONE),
     )
-    # With two views each, the engine opens more files for an insert of all tenants than a process may.
+    # With two views each, an insert for all tenants would open more files than a process may.
     by_view = {
         "direct": lambda: by_views.stored(every),
         "serial": lambda: bare(every_file, _ONE),
@@ -240,7 +249,7 @@ def _series(sender: Events, body: bytes) -> float:
 
 
 def _rows(what: str, found: Measured, base: str, names: dict[str, str]) -> list[list[Any]]:
-    """Rows of the table: the base, and the others with the median ratio of neighbours."""
+    """Rows of the table: the base, and the others with the median ratio of adjacent requests."""
     table: list[list[Any]] = [[what, base, median(found[base]), max(found[base]), 1.0]]
     for key, name in ((k, n) for k, n in names.items() if k in found):
         ratio = median(o / b for o, b in zip(found[key], found[base], strict=True))
@@ -249,15 +258,15 @@ def _rows(what: str, found: Measured, base: str, names: dict[str, str]) -> list[
 
 
 def _all_there(engine: Direct) -> None:
-    """Every row that landed must be in the nests, or nothing of this counts."""
+    """Raise an error unless every row in landing is in the nests: the results would be invalid."""
     engine("values", statement=_WOKEN)
     landed, delivered = engine("values", statement=_COUNTED)["values"]
     if landed != delivered:
-        raise RuntimeError(f"{landed:,} rows landed and {delivered:,} are in nests")
+        raise RuntimeError(f"{landed:,} rows are in landing, but {delivered:,} in nests")
 
 
 _WOKEN = "SELECT sum(length(data_paths)) FROM system.tables"
-"""Tables of nests that wait on disk do not know their rows."""
+"""Tables of nests that are not loaded do not show their number of rows."""
 _COUNTED = """SELECT sumIf(total_rows, database = 'main'), sumIf(total_rows, startsWith(database, 'main_nest_'))
 FROM system.tables WHERE name = 'events'"""
 
@@ -270,7 +279,7 @@ def _judged(table: list[list[Any]], tenants: int) -> list[Goal]:
     whole = found["all active", _NAMES["parallel"]]
     series = found[f"all active, series of {SERIES}", _NAMES["parallel"]]
     return [
-        Goal("1 active: at most twice the two plain inserts", f"{two:.2f} times", two <= 2),
+        Goal("1 active: at most twice as long as the two plain inserts", f"{two:.2f} times", two <= 2),
         Goal(f"1 active of {tenants:,}: 50 times as fast as direct views", f"{single:,.0f} times", single >= 50),
         Goal("all active: not slower than direct views in parallel", f"{whole:.2f} times as fast", whole >= 1),
         Goal(

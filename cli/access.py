@@ -43,7 +43,7 @@ def register(app: typer.Typer) -> None:
 
 
 def auth() -> None:
-    """Store the server's URL and a token in a private file, which later commands use.
+    """Store the server's URL and a token in a private file. Later commands use them.
 
     Example: [bold]rookery auth --url http://127.0.0.1:7181 --token TOKEN[/]
     """
@@ -79,7 +79,7 @@ def mint(
         list[str] | None,
         typer.Option("--fixed", help="PIPE:PARAMETER=VALUE that callers cannot change. May be repeated."),
     ] = None,
-    rps: Annotated[int | None, typer.Option(help="Limit of requests per second.")] = None,
+    rps: Annotated[int | None, typer.Option(help="Maximum number of requests per second.")] = None,
 ) -> None:
     """Sign a JWT. Prints only the token.
 
@@ -129,7 +129,7 @@ def _seconds(text: str) -> int:
 
 
 def ls() -> None:
-    """List static tokens. `token show` and --json show their texts.
+    """List static tokens. `token show` and --json show the tokens themselves.
 
     Example: [bold]rookery token ls[/]
     """
@@ -147,7 +147,7 @@ def _scope_text(scope: dict[str, str]) -> str:
 
 
 def show(name: Name) -> None:
-    """Show a static token's text.
+    """Show a static token.
 
     Example: [bold]rookery token show web[/]
     """
@@ -157,7 +157,7 @@ def show(name: Name) -> None:
 
 
 def refresh(name: Name) -> None:
-    """Replace a static token's text. The old text is refused from then on.
+    """Replace a static token with a new one of the same name. The old one is refused from then on.
 
     Example: [bold]rookery token refresh web[/]
     """
@@ -187,7 +187,7 @@ def key() -> None:
 
 
 def rotate(
-    overlap: Annotated[str, typer.Option(help="How long JWTs of the old key stay valid.")] = "24h",
+    overlap: Annotated[str, typer.Option(help="How long JWTs signed with the old key stay valid.")] = "24h",
 ) -> None:
     """Replace the key that signs JWTs.
 

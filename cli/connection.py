@@ -36,7 +36,7 @@ from engine.settings import Settings, load
 
 NDJSON = "application/x-ndjson"
 RETRY_SECONDS = 0.1
-"""Seconds between two tries to open a directory that another process holds."""
+"""Seconds between two attempts to open a directory that another process holds."""
 NOTICE_AFTER_SECONDS = 2.0
 """Seconds of waiting after which a message is printed."""
 HTTP_TIMEOUT = httpx.Timeout(600.0, connect=5.0)
@@ -183,7 +183,7 @@ def _connected(settings: Settings, stack: ExitStack, *, create: bool) -> Connect
         running = announced(settings)
         if running is not None and running.starting and wait.retry(f"the server (process {running.pid}) to start"):
             continue
-        # Importing the engine takes most of a second. Commands for a running server do not need it.
+        # Importing the engine takes almost a second. Commands for a running server do not need it.
         from cli.embedded_server import local_server
 
         try:
@@ -206,7 +206,7 @@ class Wait:
         self._announced = False
 
     def retry(self, reason: str) -> bool:
-        """Wait a moment before another try; False when the time is up."""
+        """Wait a moment before the next attempt; False when the time is up."""
         waited = time.monotonic() - self._started
         if waited >= self._timeout_seconds:
             return False
@@ -235,7 +235,7 @@ def _warn_of_copy(settings: Settings) -> None:
 
 
 def _remote(settings: Settings) -> tuple[str, str | None] | None:
-    """URL and token of a running server, or None."""
+    """The URL and token of a running server, or None."""
     token = settings.token.get_secret_value() if settings.token else None
     if settings.url:
         return settings.url, token

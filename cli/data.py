@@ -103,7 +103,7 @@ def _combined(datasource: str, responses: list[dict[str, Any]]) -> dict[str, Any
 
 @contextmanager
 def _interruptible(key: str | None) -> Iterator[None]:
-    """Say after Ctrl-C how the upload can be repeated."""
+    """After Ctrl-C, print how to repeat the upload."""
     try:
         yield
     except KeyboardInterrupt:

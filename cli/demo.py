@@ -22,7 +22,9 @@ EVENT_COUNT = 3_000
 
 
 def run() -> None:
-    """Push, add tenants, ingest, mint tokens, call endpoints, and try to cheat. Nothing keeps running afterwards."""
+    """Push, add tenants, ingest, mint tokens, call endpoints, and try to read other tenants' rows. Leaves nothing
+    running.
+    """
     root = Path(__file__).resolve().parent.parent
     with connect(create=True) as connection:
         _push(connection, root)
@@ -78,7 +80,7 @@ def _events() -> bytes:
 
 
 def _ingest(connection: Connection) -> None:
-    _head(3, f"Send {EVENT_COUNT:,} events of four tenants, mixed, to one landing table")
+    _head(3, f"Send {EVENT_COUNT:,} events of four tenants to one landing table")
     params = {"name": "events", "wait": "true"}
     appended = connection.json("POST", "/v0/events", params=params, content=_events())
     output.data(f"  stored {appended['successful_rows']:,} rows; the views have delivered them:")
@@ -136,13 +138,13 @@ def _cheat(connection: Connection, tokens: Mapping[str, str]) -> None:
 
 def _next_steps() -> None:
     data = options.loaded().data
-    output.out.print("\n[bold]Done; nothing keeps running.[/] Now try:")
+    output.out.print("\n[bold]Done. Nothing is left running.[/] Now try:")
     for command, effect in (
         ("make serve", "starts a server on http://127.0.0.1:7181"),
         ("rookery tenant add 4 --placement tables", "delivers tenant 4's rows, which wait in landing"),
         ("rookery get usage --tenant 4", "calls an endpoint as that tenant"),
         ('rookery sql "SELECT event, count() FROM events GROUP BY event"', "queries the landing table"),
-        ("rookery token mint me --scope PIPES:READ:usage --tenant 1", "makes a token for your own calls"),
+        ("rookery token mint me --scope PIPES:READ:usage --tenant 1", "creates a token for your own calls"),
     ):
         output.data(f"  {command}  # {effect}")
     output.data(f"  (the rookery command is in .venv/bin, the data in {data})")

@@ -29,9 +29,9 @@ def doctor(
     ] = False,
     allow: Allow = None,
 ) -> None:
-    """Examine the live workspace. Exit code 8 for errors, 0 if there are only warnings.
+    """Examine the live workspace. The exit code is 8 if there are errors, and 0 if there are only warnings.
 
-    A repair removes rows that a table has and its source does not, if --allow-destructive names the table.
+    A repair removes excess rows, which the source does not explain, from tables named by --allow-destructive.
 
     Example: [bold]rookery doctor --deep[/]
     """

@@ -1,6 +1,6 @@
 """Servers in this process: for `serve` until it is stopped, and for one command while it runs.
 
-Importing this module imports the engine, which takes most of a second. Commands for a running server avoid it.
+Importing this module imports the engine, which takes almost a second. Commands for a running server avoid it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from engine.workspace.workspace import Workspace
 THREAD_SWITCH_SECONDS = 0.0005
 """How long the event loop may run before Python switches to a thread whose engine call has returned."""
 SLOW_OPENING_TABLES = 1_000
-"""From this number of tables on, opening takes long enough to print progress."""
+"""With at least this many tables, opening takes long enough to print progress."""
 
 
 @contextmanager
@@ -138,7 +138,7 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._kill_timer is None:
-            # The same time for running requests and for closing the workspace afterwards.
+            # The same timeout applies to running requests and to closing the workspace afterwards.
             self._kill_timer = threading.Timer(2 * self._stop_seconds, _end_process)
             self._kill_timer.daemon = True
             self._kill_timer.start()
@@ -146,7 +146,7 @@ class _Server(uvicorn.Server):
 
 
 def _end_process() -> None:
-    """End at once, as by a kill signal. Stored data does not depend on an orderly shutdown."""
+    """End immediately, as after a kill signal. Stored data does not depend on an orderly shutdown."""
     sys.stderr.write("rookery: queries did not end in time, so the process ends without waiting for them\n")
     sys.stderr.flush()
     os._exit(1)

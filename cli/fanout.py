@@ -62,7 +62,7 @@ def _log_range(outstanding: dict[str, Any] | None) -> str | None:
 
 
 def retry() -> None:
-    """Retry failing tenants now instead of at their next scheduled try.
+    """Retry failing tenants now instead of at their next scheduled attempt.
 
     Example: [bold]rookery fanout retry[/]
     """

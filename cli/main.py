@@ -32,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Multi-tenant analytics on ClickHouse: declarative pipes, per-tenant tables, JWT-guarded endpoints.",
-    epilog="Global options may be anywhere in the command: rookery push --url URL. Exit codes: "
+    epilog="Global options can be anywhere in the command: rookery push --url URL. Exit codes: "
     + "; ".join(f"{n} {text}" for n, text in EXIT_CODES.items()),
 )
 
@@ -113,7 +113,7 @@ def main() -> None:
         sys.exit(app(arguments, prog_name="rookery", standalone_mode=False))
     except _PARSER_ERROR as exc:
         if type(exc).__name__ != "NoArgsIsHelpError":
-            # For a missing command the help has been printed already.
+            # If the command is missing, the help has already been printed.
             _print_error(usage_error(exc))
         sys.exit(2)
     except typer.Abort:

@@ -64,7 +64,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def brief(text: str | None) -> str | None:
-    """A text shortened for a table. The JSON output has all of it."""
+    """A string shortened for a table. The JSON output has all of it."""
     if text is None:
         return None
     line = " ".join(text.split())

@@ -54,7 +54,7 @@ def init(
         Path | None, typer.Argument(help="Directory of the project; by default the current one.")
     ] = None,
 ) -> None:
-    """Create the folders of a project. Nothing changes in an existing project.
+    """Create the folders of a project. An existing project is not changed.
 
     Example: [bold]rookery init my-project[/]
     """
@@ -82,7 +82,7 @@ def _survey() -> Survey:
         raise RookeryError(
             NOT_A_PROJECT,
             f"{root.resolve()} has no datasources/ or pipes/",
-            hint="rookery init makes a project; -C DIRECTORY selects one",
+            hint="rookery init creates a project; -C DIRECTORY selects one",
         )
     return survey(root)
 
@@ -103,7 +103,7 @@ def _file_bodies(project: Project) -> list[dict[str, str]]:
 
 
 def check() -> None:
-    """Check the project's files without a server. Prints every error with its place.
+    """Check the project's files without a server. Prints every error with its file, line and column.
 
     Example: [bold]rookery check[/]
     """
@@ -126,7 +126,7 @@ def plan(
     files: Files = None,
     prune: Annotated[bool, typer.Option(help="Also remove resources that no file declares.")] = False,
 ) -> None:
-    """Show what a push would do. Exit code 3 if there is anything to do.
+    """Show what a push would do. The exit code is 3 if there is anything to do.
 
     Example: [bold]rookery plan && echo "nothing to do"[/]
     """
@@ -233,7 +233,7 @@ def _show(result: Any) -> None:
         output.say("pushed", "green")
     if result["undeclared"]:
         names = ", ".join(result["undeclared"][:5]) + (", …" if len(result["undeclared"]) > 5 else "")
-        output.say(f"deployed, but not in any file: {names}; --prune removes these")
+        output.say(f"deployed, but not in any file: {names}; --prune removes them")
 
 
 def pipe_generate(
@@ -344,7 +344,7 @@ def _node_names(request: dict[str, Any]) -> list[str]:
 def _chosen(reply: str | None, nodes: list[str]) -> str | None:
     """The name of a node from its number (from 1) or name.
 
-    A piped reply may end with a backslash and `n`: some shells' `echo` prints them literally.
+    A piped reply may end with a backslash and `n`, because `echo` in some shells prints these characters literally.
     """
     if reply is None:
         return None

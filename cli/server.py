@@ -20,13 +20,13 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 0 for a free one.")] = None,
 ) -> None:
-    """Run the server until it is stopped. Running requests are finished first.
+    """Run the server until it is stopped. On a signal to stop, it finishes running requests first.
 
     Example: [bold]rookery serve --port 7181[/]
     """
     changed = {k: v for k, v in (("host", host), ("port", port)) if v is not None}
     settings = options.loaded().model_copy(update=changed)
-    # Importing the engine takes most of a second. Commands that start in the meantime wait for this server.
+    # Importing the engine takes almost a second. Commands that start in the meantime wait for this server.
     announce_start(settings)
     try:
         from cli.embedded_server import serve as run

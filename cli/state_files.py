@@ -1,4 +1,6 @@
-"""Private files beside the engine's data: `server.json` with the running server, `auth.json` with stored access."""
+"""Private files next to the engine's data: `server.json` with the running server, `auth.json` with a stored URL and
+token.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ class RunningServer:
     directory: str
     """The directory that it serves."""
     here: bool
-    """Whether that is this directory. It is not if the file was copied here with the directory."""
+    """Whether the file belongs to this directory. It does not if it was copied here with a directory."""
 
     @property
     def starting(self) -> bool:
@@ -39,14 +41,14 @@ class RunningServer:
 
 
 def announce_start(settings: Settings) -> None:
-    """Write that a server is about to open this directory, unless another one is starting or running."""
+    """Record that a server is about to open this directory, unless another one is starting or running."""
     content = _read(settings)
     if content is None or not _is_alive(_pid(content)):
         _write(settings, None)
 
 
 def announce(settings: Settings, url: str) -> None:
-    """Write where the server of this directory listens."""
+    """Record the address of this directory's server."""
     _write(settings, url)
 
 
@@ -113,7 +115,7 @@ def _pid(content: dict[str, Any]) -> int:
 
 def _is_alive(pid: int) -> bool:
     if pid <= 0:
-        # The system would take these for groups of processes.
+        # The system would interpret these numbers as groups of processes.
         return False
     try:
         os.kill(pid, 0)

@@ -39,7 +39,7 @@ class Chunk:
 
 
 def format_of(file: str) -> str:
-    """The format of a file by its extension, without that of a compression; NDJSON for standard input."""
+    """The format of a file by its extension (before that of the compression); NDJSON for standard input."""
     if file == "-":
         return "ndjson"
     suffixes = [s.lower() for s in Path(file).suffixes]
@@ -113,7 +113,7 @@ def _lines(stream: BinaryIO, position: _Position, header: bytes, skip: int) -> I
     """The header, and the rows after the skipped ones. `header` is empty for NDJSON."""
     remaining, quotes = skip, 0
     while remaining and (line := stream.readline()):
-        # A quoted CSV field may contain line ends: a row is complete when the number of quotes is even.
+        # A quoted CSV field may contain line breaks: a row is complete when the number of quotes is even.
         quotes += line.count(b'"') if header else 0
         remaining -= bool(line.strip()) and quotes % 2 == 0
     body, is_first = header + stream.read(CHUNK_BYTES), bool(header)
@@ -161,7 +161,7 @@ class _Position:
 
 
 class _opened:  # noqa: N801
-    """A context with a file or standard input, and its position on disk. `decompress` goes by the extension."""
+    """A file or standard input with its position on disk. With `decompress`, the extension names the compression."""
 
     def __init__(self, file: str, *, decompress: bool = True) -> None:
         self._file = file

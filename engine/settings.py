@@ -170,7 +170,7 @@ class Settings(BaseSettings):
     )
     quote_64bit_integers: bool = Field(
         False,
-        description="Write integers of 64 bits and more as strings in JSON, unless an endpoint or a request "
+        description="Write 64-bit and larger integers as strings in JSON, unless an endpoint or a request "
         "overrides it.",
     )
     strict_parameters: bool = Field(

@@ -69,9 +69,9 @@ class Scope:
         if not isinstance(resource, str) or not RESOURCE.fullmatch(resource):
             raise RookeryError(BAD_SCOPE, f"{kind} needs the name of a resource", hint=f"{kind}:my_resource")
         if row_filter is not None and (not isinstance(row_filter, str) or kind != "DATASOURCES:READ"):
-            raise RookeryError(BAD_SCOPE, "only DATASOURCES:READ can have a filter, which is SQL text")
+            raise RookeryError(BAD_SCOPE, "only DATASOURCES:READ can have a filter, which must be an SQL string")
         if not isinstance(fixed, dict) or (fixed and kind != "PIPES:READ"):
-            raise RookeryError(BAD_SCOPE, "only PIPES:READ can have fixed_params, which is an object")
+            raise RookeryError(BAD_SCOPE, "only PIPES:READ can have fixed_params, which must be an object")
         return Scope(kind, resource, row_filter or None, dict(fixed))
 
     def as_dict(self) -> dict[str, Any]:
@@ -265,7 +265,7 @@ def _claims(body: Mapping[str, Any], workspace: str) -> Claims:
     if not isinstance(name, str) or not 0 < len(name) <= 200:
         raise RookeryError(BAD_TOKEN, "the token's name is missing or longer than 200 characters")
     if "tenant" in body and not isinstance(tenant, str):
-        raise RookeryError(BAD_TOKEN, "the token's tenant is not text")
+        raise RookeryError(BAD_TOKEN, "the token's tenant is not a string")
     if not isinstance(scopes, list) or not scopes or len(scopes) > 500:
         raise RookeryError(BAD_TOKEN, "the token has no scopes, or more than 500")
     try:

@@ -130,7 +130,10 @@ class DryRun:
             return None
         exampled = [n for n, s in self.specs.items() if s.example is not None]
         if getattr(first, "engine_code", None) not in VALUE_ERRORS or exampled:
-            text = f"node `{node}` fails with the examples of its parameters, or with 1 for numbers: {first.message}"
+            text = (
+                f"node `{node}` fails with the examples of its parameters, or "
+                f"with 1 as the value of numbers: {first.message}"
+            )
             hint = "correct the node, or the example"
             self.doubts[node] = RookeryError(SAMPLE, text, hint=hint, detail=first.detail)
         return columns

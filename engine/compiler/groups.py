@@ -96,7 +96,7 @@ def with_tenants(state: BuildState, pipe: CompiledPipe, source: Datasource, view
 
 
 def _refuse(target: str, what: str, hint: str, place: Place) -> NoReturn:
-    message = f"`{target}` cannot be shared with a minimum of tenants: {what}"
+    message = f"`{target}` cannot be shared with a minimum number of tenants: {what}"
     raise RookeryError(SHARED_GROUPS, message, hint=hint, place=place)
 
 
@@ -124,7 +124,8 @@ class _Groups:
 
     def _refuse(self, what: str, hint: str) -> NoReturn:
         message = (
-            f"pipe `{self._pipe.name}` cannot fill `{self._source.name}`, which is shared with a minimum of tenants"
+            f"pipe `{self._pipe.name}` cannot fill `{self._source.name}`, "
+            "which is shared with a minimum number of tenants"
         )
         raise RookeryError(SHARED_GROUPS, f"{message}: {what}", hint=hint, place=self._pipe.place)
 
@@ -142,7 +143,8 @@ class _Groups:
         origins = {o for n, o in self._view.origins.items() if n in read and o.kind != "public"}
         if len(origins) != 1 or next(iter(origins)).kind != "carried":
             self._refuse(
-                "it does not read the rows of many tenants, each with its tenant", "read the landing datasource"
+                "it does not read rows of many tenants together with their tenant column",
+                "read the landing datasource",
             )
         column = next(iter(origins)).column
         if any(n.get("alias") == column for n in walk_select(select)):

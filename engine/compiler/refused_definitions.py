@@ -34,7 +34,7 @@ _OPTIONS = {
     "version": "an integer, Date or DateTime column",
     "is_deleted": "a UInt8 column",
     "sign": "an Int8 column",
-    "columns": "columns of numbers that are not in the sorting key",
+    "columns": "numeric columns that are not in the sorting key",
 }
 
 

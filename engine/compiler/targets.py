@@ -174,7 +174,7 @@ def _tenant_target(
         raise RookeryError(
             TENANT_OUTPUT,
             f"per-tenant pipe `{pipe.name}` reads `{triggers[0]}`, and needs sources with the same tenant column",
-            hint="a per-tenant pipe reads a landing datasource or another per-tenant target first",
+            hint="a per-tenant pipe must read a landing datasource or another per-tenant target first",
             place=pipe.place,
         )
     if tenant not in {c.name for c in state.outputs[pipe.name]}:
@@ -203,7 +203,7 @@ def _must_keep_tenants_apart(state: BuildState, pipe: CompiledPipe, tenant: str)
     names = {c for n in reads for c in state.relations[n].columns} | _names_of_values(state, pipe, set())
     if not _keeps_tenants_apart(state, pipe, tenant, {}, frozenset(names)):
         message = f"pipe `{pipe.name}` fills a datasource with a tenant column with rows that have lost their tenant"
-        raise RookeryError(TENANT_MIX, message, hint="read the datasource first in FROM", place=pipe.place)
+        raise RookeryError(TENANT_MIX, message, hint="put the datasource first in FROM", place=pipe.place)
 
 
 def _names_of_values(state: BuildState, pipe: CompiledPipe, seen: set[str]) -> set[str]:
@@ -230,7 +230,7 @@ def _keeps_tenants_apart(
         for read in sorted(node.reads & frozenset(state.relations)):
             other = state.relations[read].tenant
             if other not in (None, tenant):
-                message = f"`{read}` names its tenants `{other}`, not `{tenant}`"
+                message = f"`{read}` has the tenant column `{other}`, not `{tenant}`"
                 hint = "datasources that are read together must have the same tenant column"
                 raise RookeryError(TENANT_MIX, message, hint=hint, place=node.place)
         for read in node.reads & frozenset(state.pipes):

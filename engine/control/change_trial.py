@@ -30,7 +30,7 @@ def _problem(refusal: Refusal, compiled: Build) -> RookeryError:
     return RookeryError(
         CHANGE_REFUSED,
         f"`{step.resource}` exists, and its table cannot be changed like this: {change}: {short_message(error)}",
-        hint="keep what is deployed, or declare a datasource of another name and move the rows there",
+        hint="keep the deployed definition, or declare a datasource with another name and move the rows there",
         place=column.place_of("type") if column else source.place if source else None,
         detail=error.detail,
     )

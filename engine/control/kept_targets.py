@@ -55,7 +55,10 @@ def check_targets_are_kept(plan: Plan, build: Build, continued: frozenset[str]) 
                 raise RookeryError(
                     KEEPS_NOTHING,
                     f"the rows of `{step.name}` cannot be kept for the new query of `{name}`: {step.reason}",
-                    hint="fill a new target with it, or push without --skip-backfill: the plan says what is lost",
+                    hint=(
+                        "fill a new target with it, or push without "
+                        "--skip-backfill; the plan shows what would be lost"
+                    ),
                 )
 
 

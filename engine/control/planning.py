@@ -161,7 +161,7 @@ def _hint_to_keep_rows(lossy: Iterable[Step]) -> str:
     """How to keep the rows that a changed query would lose."""
     pipes = sorted({s.resource for s in lossy if s.reason == CHANGED})
     flags = " ".join(f"--skip-backfill {n}" for n in pipes)
-    return f"; to keep these rows and use the new query from now on: {flags}" if pipes else ""
+    return f"; to keep these rows and use the new query only for new rows: {flags}" if pipes else ""
 
 
 def apply_plan(workspace: Workspace, plan: Plan, progress: Progress = silent) -> dict[str, int]:

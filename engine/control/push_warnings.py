@@ -19,7 +19,10 @@ def still_broken(view: Name, reason: str) -> RookeryError:
     return RookeryError(
         STILL_FAILING,
         f"`{view}` would fail again on the rows that it failed on, so its target stays unchanged",
-        hint="change the pipe so that it accepts these rows, and push it; `rookery fanout status` shows the error",
+        hint=(
+            "change the pipe so that it accepts these rows, and push it "
+            "again; `rookery fanout status` shows the error"
+        ),
         detail=reason,
     )
 

@@ -21,7 +21,7 @@ def files_of(bodies: Iterable[Mapping[str, Any]]) -> dict[str, DeployedFile]:
     for body in bodies:
         values: Sequence[Any] = [body.get(k) for k in ("name", "file", "text")]
         if not all(isinstance(v, str) for v in values):
-            raise RookeryError(BAD_VALUE, "a file is an object of name, file and text")
+            raise RookeryError(BAD_VALUE, "each file must be an object with the keys name, file and text")
         name, path, text = values
         if name in files:
             message = f"`{name}` is declared twice: in {files[name].file} and in {path}"

@@ -131,7 +131,7 @@ def _object_error(value: bytes) -> str:
         return error
     if not value.startswith(b"{"):
         return f"`{_shown(value)}` is not an object"
-    return f"`{_shown(value)}` does not have the values that its columns need, or has a key twice"
+    return f"`{_shown(value)}` lacks values that its columns need, or has a key twice"
 
 
 def _value_at(value: bytes, path: tuple[str | None, ...]) -> bytes | None:

@@ -254,7 +254,7 @@ def _changed_views(comparison: _Comparison) -> None:
         if _query(view) != _query(current) and not options.is_continued(view):
             rebuilt[view.target] = Step(_resource(view), CHANGED, True, tenant=_tenant(view))
         elif current.mark and current.mark.without and name not in comparison.suspended:
-            why = f"{name.name} leaves out the rows of tenant {', '.join(current.mark.without)}"
+            why = f"{name.name} excludes the rows of tenant {', '.join(current.mark.without)}"
             rebuilt[view.target] = Step(_resource(view), why, tenant=_tenant(view))
 
 

@@ -162,7 +162,10 @@ def _paths(datasource: Datasource) -> Iterator[RookeryError]:
                 BAD_VALUE, message, hint=f"Array(Tuple({column.type[7:]})", place=column.place_of("type")
             )
         elif column.lists and not "".join(column.type.split()).startswith("Array(" * column.lists):
-            message = f"the path of `{column.name}` leads to one value for each list element, not to a {column.type}"
+            message = (
+                f"the path of `{column.name}` selects one value for each list "
+                f"element, which {column.type} cannot hold"
+            )
             array = f"Array({column.type})" if column.lists == 1 else f"an Array nested {column.lists} deep"
             hint = f"make its type {array}"
             yield RookeryError(BAD_VALUE, message, hint=hint, place=place)
@@ -315,7 +318,7 @@ def _landing(datasource: Datasource) -> Iterator[RookeryError]:
     for column in datasource.columns:
         if _STATE.search(column.type):
             message = f"column `{column.name}` of a landing datasource cannot hold an aggregate state"
-            hint = "senders could forge a state from any bytes; store values here and states in a target"
+            hint = "senders could forge aggregate states; store values here, and states in a materialized target"
             yield RookeryError(LANDING_LAYOUT, message, hint=hint, place=column.place_of("type"))
     life = shortest_lifetime(engine.ttl)
     if life is not None and life < DAY_SECONDS:

@@ -256,7 +256,7 @@ class Endpoint(Located):
     node: ResourceName | None = Field(default=None, description="Node to publish; the last one if absent.")
     limits: Limits = Field(default=Limits(), description="Limits for each call.")
     quote_64bit_integers: Flag | None = Field(
-        default=None, description="Whether JSON results contain integers of 64 bits and more as strings."
+        default=None, description="Whether JSON results contain 64-bit and larger integers as strings."
     )
 
 

@@ -194,7 +194,7 @@ def _malformed(source: YamlSource, exc: yaml.MarkedYAMLError) -> RookeryError:
     if "\\t" in reason or "tab" in reason:
         hint = "indent with spaces, not tabs"
     elif "mapping values" in reason:
-        hint = "quote a text that contains a colon, or write it as a block after |"
+        hint = "quote a value that contains a colon, or write it as a block after |"
     problem = RookeryError(BAD_YAML, f"not valid YAML: {reason}", hint=hint, place=place)
     problem.__cause__ = exc
     return problem

@@ -101,7 +101,7 @@ def _not_listed(
     model = _model_at(kind, loc[:-1])
     allowed = [str(x) for x in _literals(model.model_fields[key].annotation)] if model else []
     if not isinstance(target, YamlText):
-        return RookeryError(BAD_VALUE, f"`{key}` must be text, not {_described(target)}", place=place)
+        return RookeryError(BAD_VALUE, f"`{key}` must be a string, not {_described(target)}", place=place)
     near = difflib.get_close_matches(target.lower(), [x.lower() for x in allowed], n=1, cutoff=0.6)
     match = next((x for x in allowed if near and x.lower() == near[0]), None)
     hint = f"did you mean `{match}`?" if match else None

@@ -68,7 +68,7 @@ def error_for_caller(exc: RookeryError, *, admin: bool) -> RookeryError:
     if exc.code is RESULT_LIMIT:
         return RookeryError(RESULT_LIMIT, "the query exceeded its limit of rows or memory", hint="query fewer rows")
     if exc.code is TOO_COMPLEX:
-        return RookeryError(TOO_COMPLEX, "the query is too complex to plan", hint="split or shorten the query")
+        return RookeryError(TOO_COMPLEX, "planning the query would take too long", hint="split or shorten the query")
     if exc.code in OWN_CODES:
         return exc
     text = _SAFE_TEXTS.get(exc.engine_code or 0, "the query failed")

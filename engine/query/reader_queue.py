@@ -102,7 +102,7 @@ class ReaderQueue:
     def _timeout_error(self, caller: Hashable) -> RookeryError:
         """The error for a caller that got no reader, depending on whose queries took the readers."""
         if self._running.get(caller, 0) >= self._share:
-            message = f"your share of {self._share} queries at once is in use"
+            message = f"you are already running your maximum of {self._share} concurrent queries"
             return RookeryError(TOO_MANY, message, hint="wait until one has finished", headers=RETRY_HEADERS)
         message = f"no reader became free within {self._timeout_seconds:g} seconds"
         return RookeryError(BUSY, message, hint="try again, or set ROOKERY_READERS higher", headers=RETRY_HEADERS)

@@ -98,7 +98,7 @@ def check_extent(extent: Extent, part: str) -> None:
             TOO_COMPLEX,
             f"{part} is too complex: it has {_shown(parts)} parts after WITH queries, nodes, aliases and `*` are "
             f"expanded, and {MAX_EXPANDED_PARTS:,} are allowed",
-            hint="each use of a WITH query, node or alias counts as a copy of it: use them less often",
+            hint="each use of a WITH query, node or alias counts as a copy; use them less often",
         )
     if values > MAX_VALUE_ELEMENTS:
         raise RookeryError(

@@ -114,7 +114,7 @@ class Lineage:
         counts = Counter(n["name"] for n in nodes if n.get("type") == "WithElement")
         for name, count in counts.items():
             if count > 1:
-                self._refuse(f"two WITH queries named `{name}`", "give each its own name")
+                self._refuse(f"two WITH queries named `{name}`", "give each one its own name")
 
     def _select(self, node: Node, bearing: frozenset[str]) -> bool:
         readable = self._with(node, bearing)
@@ -183,7 +183,7 @@ class Lineage:
         columns = [item for item in flat_members(node.get("select")) if item.get("type") == "Identifier"]
         for other in nodes:
             if other.get("alias") == self.tenant and all(other is not column for column in columns):
-                self._refuse(f"another value under the name `{self.tenant}`", "pass the column on as it is")
+                self._refuse(f"another value under the name `{self.tenant}`", "pass the column on unchanged")
 
     def _check_joins(self, sources: list[_Source]) -> None:
         """Refuse joins that could combine rows of two tenants, or that put tenants' rows on the right side only."""
@@ -198,7 +198,7 @@ class Lineage:
                 spelled = " ".join(str(w) for w in (strictness, kind) if w)
                 self._refuse(f"a join of the kind {spelled}", "use LEFT JOIN or INNER JOIN with ON or USING")
             if any(s.name == source.name for s in sources[:n]):
-                self._refuse(f"two tables named `{source.name}`", "give each an alias of its own")
+                self._refuse(f"two tables named `{source.name}`", "give each one its own alias")
             one_tenant_column = all(
                 flat_members((s.join or {}).get("using_expression_list")) and s.holds_tenants for s in sources[1:n]
             )

@@ -163,14 +163,14 @@ def check_canonical(text: str) -> None:
     """
     unquoted = _QUOTED.sub(lambda match: " " if match.lastindex is None else match[0][0], text)
     if not _PLAIN.fullmatch(unquoted) or "--" in unquoted or "/*" in unquoted:
-        refuse("a text that cannot be embedded safely", "write names in backquotes and literals in single quotes")
+        refuse("SQL that cannot be embedded safely", "write names in backquotes and literals in single quotes")
     depth = 0
     for character in unquoted:
         depth += {"(": 1, ")": -1}.get(character, 0)
         if depth < 0:
             break
     if depth:
-        refuse("a text with unbalanced parentheses")
+        refuse("SQL with unbalanced parentheses")
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ class _Verifier:
             if reformatted == text:
                 return text, tree
             text = reformatted
-        return refuse("a query without a stable canonical text", "simplify it")
+        return refuse("a query without a stable canonical form", "simplify it")
 
 
 def _hoist(checked: CheckedTree) -> tuple[frozenset[str], Mapping[str, tuple[str, str | None]]]:

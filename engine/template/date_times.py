@@ -31,7 +31,7 @@ _LOST_PLUS = re.compile(r" [0-9]{2}:?[0-9]{2}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UNIVERSAL)
 _DECIMALS_BY_LENGTH = {13: 3, 16: 6, 19: 9}
 """For a number with this many digits, how many of them are decimals of a second."""
-_FORMATS_HINT = "YYYY-MM-DD hh:mm:ss, with an offset or Z, a day, or seconds since 1970"
+_FORMATS_HINT = "YYYY-MM-DD hh:mm:ss, optionally with an offset or Z; a date; or seconds since 1970"
 _NO_SUCH_TIME = "no such day or time"
 
 
@@ -111,7 +111,7 @@ def _since_1970(sign: str, digits: str, fraction: str) -> Timestamp:
         digits, fraction = digits[:-places], digits[-places:] + fraction
     elif len(digits) > 10 or len(digits) == 8:
         raise InvalidValueError(
-            "10 digits are seconds, 13 milliseconds, 16 microseconds, 19 nanoseconds; 8 could be a day"
+            "10 digits are seconds, 13 milliseconds, 16 microseconds, 19 nanoseconds; 8 digits could be a date"
         )
     seconds = int(digits)
     if sign:
@@ -145,7 +145,9 @@ def _instant(local: datetime, offset: str | None, zone: str) -> datetime:
     except OverflowError:
         raise InvalidValueError(_NO_SUCH_TIME) from None
     if round_trip != local:
-        raise InvalidValueError(f"no such time in {zone}, where the clocks are put forward then: give an offset")
+        raise InvalidValueError(
+            f"this local time does not exist in {zone}, because clocks are set forward then; add an offset"
+        )
     return instant
 
 

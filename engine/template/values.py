@@ -115,7 +115,7 @@ class Rendering:
         """Count an iteration of a loop. Raises TEMPLATE above MAX_LOOP_STEPS."""
         self.steps += 1
         if self.steps > MAX_LOOP_STEPS:
-            raise RookeryError(TEMPLATE, f"loops of the template take more than {MAX_LOOP_STEPS} steps together")
+            raise RookeryError(TEMPLATE, f"the template's loops take more than {MAX_LOOP_STEPS} steps in total")
 
     def spend(self, *values: Any) -> None:
         """Count the characters and items that a call processes, and a flat rate per object.

@@ -84,7 +84,7 @@ class Handle:
                 raise EngineError(errors.SETTING, message, hint=hint, detail=str(exc)) from exc
             if engine_code(exc) is not None and "EmbeddedServer" not in str(exc):
                 raise translate(exc) from exc
-            raise busy(path, "another process or another engine in this one", str(exc)) from exc
+            raise busy(path, "another process, or another engine in this process", str(exc)) from exc
 
     def set(self, settings: Mapping[str, int | str]) -> None:
         """Set settings for the lifetime of the handle."""

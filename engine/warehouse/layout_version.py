@@ -40,8 +40,10 @@ def newer_layout_error(subject: str, version: int) -> EngineError:
     """LAYOUT_NEWER for a workspace or directory, which `subject` names."""
     return EngineError(
         errors.LAYOUT_NEWER,
-        f"{subject} was written by a newer rookery: it has layout {version}, and this program supports layouts up to "
-        f"{LAYOUT_VERSION}",
+        (
+            f"{subject} was written by a newer rookery: it has layout {version}, and "
+            f"this version supports layouts up to {LAYOUT_VERSION}"
+        ),
         hint="upgrade rookery, or restore a backup from before the upgrade",
     )
 

@@ -62,7 +62,7 @@ class Statement:
     id: str = ""
     """Identifies the query for `cancel`."""
     quoted: bool = False
-    """Whether JSON documents contain integers of 64 bits and more as strings."""
+    """Whether JSON documents contain 64-bit and larger integers as strings."""
 
 
 def limit_settings(*, seconds: float, memory: int, total_memory: int, rows: int) -> dict[str, int | str]:

@@ -22,7 +22,7 @@ QUOTED = {
     "in": "query",
     "required": False,
     "schema": {"type": "string", "enum": ["0", "1", "true", "false"]},
-    "description": "1: integers of 64 bits and more are strings, since JavaScript rounds them beyond 2^53.",
+    "description": "1: 64-bit and larger integers are strings, because JavaScript rounds integers beyond 2^53.",
 }
 """The only setting of the engine that a request may set."""
 

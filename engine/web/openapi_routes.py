@@ -197,10 +197,10 @@ OPERATIONS = (
         responses={"204": None, "200": OBJECT},
     ),
     Operation("get", "/v0/tokens", "List the static tokens"),
-    Operation("post", "/v0/tokens", "Make a static token or a JWT", body=_TOKEN),
+    Operation("post", "/v0/tokens", "Create a static token or a JWT", body=_TOKEN),
     Operation("get", "/v0/tokens/{name}", "Show a static token"),
     Operation("delete", "/v0/tokens/{name}", "Remove a static token"),
-    Operation("post", "/v0/tokens/{name}/refresh", "Replace the text of a static token"),
+    Operation("post", "/v0/tokens/{name}/refresh", "Replace a static token with a new one"),
     Operation("get", "/v0/signing-key", "Show the key that signs JWTs"),
     Operation(
         "post",
@@ -210,7 +210,7 @@ OPERATIONS = (
     ),
     Operation("get", "/v0/workspace", "Describe the workspace"),
     Operation("get", "/v0/fanout", "How far the tenants' tables are behind"),
-    Operation("post", "/v0/fanout/retry", "Try failing tenants again"),
+    Operation("post", "/v0/fanout/retry", "Retry failing tenants now"),
     Operation("get", "/v0/doctor", "Examine the workspace", query={"deep": FLAG_SCHEMA}),
     Operation("post", "/v0/doctor", "Deliver missing rows", body=closed(allow=NAMES_SCHEMA)),
     Operation(

@@ -31,7 +31,7 @@ async def ready(request: Request) -> Response:
     # Half of the readers stuck: a load balancer should send queries to other servers.
     stuck, readers = services.queries.running.stuck(), services.workspace.settings.readers
     if 2 * stuck >= readers:
-        problem = f"{stuck} of {readers} readers run queries that do not end at their time limit"
+        problem = f"{stuck} of {readers} readers run queries that did not stop at their time limit"
         return JSONResponse({"ready": False, "reason": problem, "stuck_readers": stuck}, 503)
     try:
         reason = await anyio.to_thread.run_sync(services.health.reason, limiter=services.limiter)

@@ -116,7 +116,7 @@ def test_a_tenant_excluded_from_a_shared_view_is_reported(tmp_path: Path) -> Non
         assert "exclude some tenants" in cli("fanout", "status").out
         listed = {t["id"]: t["error"] for t in cli("tenant", "ls", "--json").json}
         assert [t for t, error in listed.items() if error] == ["2"]
-        assert "left out tenant 2" in cli("doctor", code=8).out
+        assert "excluded tenant 2" in cli("doctor", code=8).out
         before = server.sql("SELECT sum(share) AS s FROM shares")
         assert "RK3012" in cli("fanout", "repair", code=1).err
         assert [w["code"] for w in cli("fanout", "repair", "--json", code=1).json["warnings"]] == ["RK3012"]

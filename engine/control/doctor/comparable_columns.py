@@ -91,7 +91,7 @@ def comparable_columns(table: Table) -> ComparableColumns | str:
     """How a table is compared, or the reason why it cannot be."""
     alive = living(table.ttl)
     if alive is None:
-        return f"its TTL ({table.ttl}) is not a single moment"
+        return f"its TTL ({table.ttl}) is more than a single expression"
     if " DESC" in table.sorting_key:
         return "its sorting key is in descending order"
     engine = table.engine.partition("(")[0]
@@ -201,7 +201,7 @@ def _classify_replaced(classified: _Classified, columns: list[Column], arguments
             classified.values.append((column.name, f"max({quote(column.name)})"))
             classified.idempotent.add(column.name)
         else:
-            classified.skipped.append((column.name, "rows of equal version replace each other in any order"))
+            classified.skipped.append((column.name, "rows with equal versions replace each other in arbitrary order"))
 
 
 def _classify_collapsed(classified: _Classified, columns: list[Column], sign: str) -> None:

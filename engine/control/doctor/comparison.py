@@ -26,7 +26,7 @@ from engine.warehouse import ddl
 
 COMPARED_ROWS = 1_000_000
 """Rows of a table that are compared at a time."""
-NOTHING_GROWS = "no compared column shows whether the table has more than its source"
+NOTHING_GROWS = "no compared column shows whether the table has more rows than its source"
 """Why a source does not prove what its target should contain."""
 _NOT_IMPLEMENTED = 48
 """The engine's error number for a statement that a table engine does not support."""

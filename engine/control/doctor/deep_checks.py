@@ -54,7 +54,7 @@ def derived(context: Context) -> Iterator[Finding]:
             else:
                 yield warning("derived", outcome.table, f"{why}; the source does not prove it: {outcome.lost}")
         if outcome.uncompared is not None:
-            yield warning("uncompared", outcome.table, f"it is not compared: {outcome.uncompared}")
+            yield warning("uncompared", outcome.table, f"it was not compared: {outcome.uncompared}")
         elif outcome.skipped and outcome.differences:
             columns = "; ".join(f"{name} ({why})" for name, why in outcome.skipped)
             yield warning("uncompared", outcome.table, f"columns that are not compared: {columns}")
@@ -71,8 +71,8 @@ def _remedy(outcome: RepairOutcome, difference: Difference) -> str:
 
 def _remove_excess(table: Name) -> str:
     return (
-        f"rows are stored twice, or the source has lost some; to remove what the source does not give: "
-        f"{REPAIR} --allow-destructive {table.name}"
+        "rows are stored twice, or the source has lost some; to remove the "
+        f"excess rows: {REPAIR} --allow-destructive {table.name}"
     )
 
 

@@ -42,7 +42,7 @@ def offsets(context: Context) -> Iterator[Finding]:
                 why = f"the offset of {owner} is at block {offset.at}, and the newest is {head}: blocks were removed"
                 yield error("cursor", table.name, why, "restart the server: it resets the offset")
         for tenant in sorted(own.keys() - context.snapshot.tenants.keys()):
-            why = f"tenant {tenant} has an offset and does not exist"
+            why = f"tenant {tenant} has an offset but does not exist"
             yield warning("cursor", table.name, why, "restart the server: it deletes the offset")
 
 
@@ -60,7 +60,7 @@ def suspended_views(context: Context) -> Iterator[Finding]:
     """No view is suspended, or leaves out a tenant."""
     for note in suspended(context.workspace):
         tenants = ", ".join(note.get("without", ()))
-        event = f"has left out tenant {tenants} since" if tenants else "was suspended at"
+        event = f"has excluded tenant {tenants} since" if tenants else "was suspended at"
         why = f"it {event} {note['since']}: {note['error']}"
         yield error("suspended-view", note["view"], why, "fix the cause, then: rookery fanout repair")
 
@@ -105,5 +105,5 @@ def quarantined(context: Context) -> Iterator[Finding]:
 def unfinished_history(context: Context) -> Iterator[Finding]:
     """Every target has the history of its view. This check runs only while no change does."""
     for note in RegistryJournal(context.workspace.registry).outstanding():
-        why = f"{len(note.ranges)} ranges of its history have not been delivered"
+        why = f"{len(note.ranges)} ranges of its backfill have not been delivered"
         yield error("unfinished-history", note.view, why, "rookery fanout repair")

@@ -44,7 +44,7 @@ def orphans(context: Context) -> Iterator[Finding]:
     for name in sorted({*live.tables, *live.views} - {*desired.tables, *desired.views} - state):
         if name.database == context.workspace.name or name.database in nests:
             kind = "view" if name in live.views else "table"
-            yield warning("orphan", name, f"no file declares this {kind} any more", "rookery plan --prune shows it")
+            yield warning("orphan", name, f"no file declares this {kind}", "rookery plan --prune shows it")
 
 
 def unknown_nests(context: Context) -> Iterator[Finding]:

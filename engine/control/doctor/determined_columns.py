@@ -63,8 +63,8 @@ def _without_volatile(warehouse: Warehouse, derived: Derived, columns: Comparabl
             if match is None:
                 continue
             if plain or column in keys:
-                return f"column {column} is computed by {match[1]}(), which returns another value each time"
-            skipped[column] = f"{match[1]}() returns another value each time"
+                return f"column {column} is computed by {match[1]}(), which returns a different value each time"
+            skipped[column] = f"{match[1]}() returns a different value each time"
             values = [v for v in values if v[0] != column]
     return replace(columns, values=tuple(values), skipped=tuple(skipped.items()))
 

@@ -17,10 +17,10 @@ EXCESSES = (MIXED, MORE, SURPLUS)
 
 _DESCRIPTIONS = {
     MISSING: "are missing",
-    LESS: "have less than the source gives",
-    MIXED: "have less of some columns than the source gives, and more of others",
-    DIFFERS: "have other values than the source gives",
-    MORE: "have more than the source gives",
+    LESS: "fall short of the source's result",
+    MIXED: "fall short of the source's result in some columns and exceed it in others",
+    DIFFERS: "differ from the source's result",
+    MORE: "exceed the source's result",
     SURPLUS: "are not in the source",
 }
 

@@ -108,7 +108,9 @@ def examine(workspace: Workspace, *, deep: bool = False) -> Report:
     else:
         context = context_of(workspace)
         why = f"a change is running; skipped checks: {', '.join((*WITHOUT_CHANGES, 'drift'))}"
-        findings.append(Finding("busy", WARNING, workspace.name, why, "run it again when the change is complete"))
+        findings.append(
+            Finding("busy", WARNING, workspace.name, why, "run `rookery doctor` again when the change is complete")
+        )
     run(AT_ANY_TIME, context)
     if deep:
         run(DEEP, context)

@@ -106,5 +106,5 @@ def _why_not_repaired(outcome: RepairOutcome) -> str | None:
         unproven = (MIXED, DIFFERS, MORE, SURPLUS)
         return outcome.lost if count_keys(outcome.differences, unproven) else None
     if count_keys(outcome.differences, EXCESSES) and not outcome.excess:
-        return f"it has more than its source gives; `--allow-destructive {outcome.table.name}` removes that"
+        return f"it has excess rows; `--allow-destructive {outcome.table.name}` removes them"
     return None

@@ -96,7 +96,10 @@ def damaged(context: Context) -> Iterator[Finding]:
             "damaged-part",
             damage.table,
             f"part {damage.part} is damaged: {damage.why}",
-            "restore its files from a backup; or drop the part, and `rookery doctor --deep` shows what is missing",
+            (
+                "restore its files from a backup; or drop the part and run "
+                "`rookery doctor --deep`, which shows what is missing"
+            ),
         )
 
 
@@ -108,7 +111,7 @@ def detached_parts(context: Context) -> Iterator[Finding]:
         reason = next((p.reason for p in parts if p.reason), "")
         why = f"{len(parts)} parts are detached, {parts[0].name} first" + (f" ({reason})" if reason else "")
         if name in landings:
-            remedy = "never attach them: their rows would be delivered again. Append their rows as new ones"
+            remedy = "do not attach them: their rows would be delivered again. Append their rows as new rows instead"
             yield error("detached-parts", name, why, remedy)
         else:
             remedy = "rookery doctor --repair: it attaches parts whose rows are missing, and drops the others"

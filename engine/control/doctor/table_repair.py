@@ -131,7 +131,11 @@ class TableRepair:
                 yield Detached(part.name, KEPT, f"it is unknown whether the table has its rows: {reason}")
             else:
                 drop(self._warehouse, self._table, part)
-                yield Detached(part.name, DROPPED, "no rows are lost: the table has everything that its source gives")
+                yield Detached(
+                    part.name,
+                    DROPPED,
+                    "no rows are lost: the table has everything that can be computed from its source",
+                )
 
     def _repair_keys(self, *, sources_complete: bool) -> int:
         """Add missing keys and replace differing ones. Returns how many keys.

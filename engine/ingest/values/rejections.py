@@ -156,7 +156,7 @@ def unreadable_reason(row: bytes, format: Input, header: bytes) -> str:
             return f"it has {len(cells)} fields, and the header {len(names)}"
         return "the row cannot be read"
     if row == UNTERMINATED_ARRAY:
-        return "the array has no end: rows may be missing"
+        return "the array has no closing bracket, so rows may be missing"
     try:
         orjson.loads(row)
     except orjson.JSONDecodeError as exc:
