@@ -250,8 +250,8 @@ def _lag(sides: Sides, seconds: float) -> Report:
         "gateway_lag",
         f"Lag at half of the maximum rate of 64 clients: {rate:,.0f} rows per second for ten tenants",
         METHOD
-        + f"""\nThis is measured on a separate server, because tables of a thousand tenants are still being merged for a
-while after writes. Requests with {LARGE:,} rows are sent at a fixed rate, and one row with wait=visible every
+        + f"""\nThis is measured on a separate server, because tables of a thousand tenants are still being merged
+for a while after writes. Requests with {LARGE:,} rows are sent at a fixed rate, and one row with wait=visible every
 {PROBE_SECONDS * 1000:.0f} ms. Latency is measured from when a request was due; requests do not wait for other
 responses.""",
         ("", "requests", "p50 ms", "p99 ms", "max ms"),

@@ -1,4 +1,4 @@
-"""A bounded cache, which every other module uses instead of its own."""
+"""A bounded cache, shared by all modules."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ class Place:
     line: int | None = None
     column: int | None = None
     part: str | None = None
-    """What the error is in, such as a pipe's node; shown after the position."""
+    """The part of the file that has the error, such as a pipe's node; shown after the position."""
 
     def __str__(self) -> str:
         position = ":".join(str(x) for x in (self.file, self.line, self.column) if x is not None)
@@ -86,7 +86,9 @@ class RookeryError(Exception):
 
 
 def shown(raw: object, limit: int = 80) -> str:
-    """Format a value from outside for a message: shortened, without unprintable characters, text in double quotes."""
+    """Format an untrusted value for a message: shortened, without unprintable characters, strings in double
+    quotes.
+    """
     text = raw if isinstance(raw, str) else _json_text(raw)
     cut = text[:limit]
     safe = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in cut) + ("…" if len(text) > limit else "")

@@ -1,6 +1,6 @@
 """Logging and metrics.
 
-Log lines are structured and never contain tokens. Only lines of level debug contain values of rows.
+Log lines are structured and never contain tokens. Only lines at level debug contain values of rows.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _TOKEN_PART = re.compile(r"\bey[A-Za-z0-9_-]{8}")
 
 
 def redact(text: str) -> str:
-    """Replace everything in a text that looks like a token."""
+    """Replace everything in a string that looks like a token."""
     return _DOTTED.sub(_redacted_match, _IN_QUERY.sub("[token]", text))
 
 
@@ -77,7 +77,7 @@ _QUOTED = re.compile(r"'[^']*+'?|\"[^\"]*+\"?")
 
 
 def _safe_summary(error: object) -> str:
-    """The code or type of an exception, or of a text about one, without its message, which may quote values."""
+    """The code or type of an exception, or of a string about one, without its message, which may quote values."""
     if isinstance(error, RookeryError):
         number = getattr(error, "engine_code", None)
         return f"{error.code.id} {error.code.title}" + (f" (engine code {number})" if number else "")
@@ -123,7 +123,7 @@ def _without_values(_logger: Any, method: str, event: MutableMapping[str, Any]) 
 
 
 class _Forwarded(logging.Handler):
-    """Passes the log records of libraries to structlog, so that they are written like our own."""
+    """Passes the log records of libraries to structlog, so that they have the same format as rookery's own."""
 
     def emit(self, record: logging.LogRecord) -> None:
         raised = record.exc_info[1] if record.exc_info else None
@@ -140,7 +140,7 @@ _LEVELS = ("debug", "info", "warning", "error")
 class _Lines:
     """Writes log lines to standard error and ignores failures.
 
-    The disk of the log may be full, or its reader may have ended. Neither must fail the work that logs.
+    The disk of the log may be full, or the process that reads it may have ended. Neither may fail the work that logs.
     """
 
     def msg(self, line: str) -> None:
@@ -177,7 +177,7 @@ REGISTRY = CollectorRegistry()
 EXPOSITION = CONTENT_TYPE_LATEST
 """The media type of what `exposition` returns."""
 _BY_DATASOURCE = ("datasource",)
-"""Labels of most metrics. The tenant is never a label: there can be any number of tenants."""
+"""Labels of most metrics. The tenant is never a label, because the number of tenants is not limited."""
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _STARTED = time.monotonic()
 

@@ -1,7 +1,7 @@
 """Databases, tables and views in ClickHouse, as values.
 
 The desired state (compiled from files) and the live state (read from the catalog) have the same types, so a plan is
-the difference of two values.
+the difference between two values.
 """
 
 from __future__ import annotations
@@ -197,7 +197,7 @@ def quote(identifier: str) -> str:
 
 
 def literal(text: str) -> str:
-    """Format a text as a string literal for ClickHouse."""
+    """Format a string as a literal for ClickHouse."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\0", "\\0")
     return "'" + escaped.replace("\n", "\\n").replace("\r", "\\r").replace("\t", "\\t") + "'"
 

@@ -32,7 +32,7 @@ _UTC = frozenset(
     for area in ("", "Etc/")
     for name in ("UTC", "UCT", "Universal", "Zulu", "GMT", "GMT0", "GMT+0", "GMT-0", "Greenwich")
 )
-# Files that are stored next to the zones but are not zones with a fixed meaning on every host.
+# Files in the zone directory that are not zones with the same meaning on every host.
 _HOST_ONLY = ("localtime", "posixrules", "Factory", "posix/", "right/")
 
 
@@ -269,7 +269,7 @@ _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false"}
 
 
 def _reason(error: ErrorDetails) -> str:
-    """Why a value is invalid. The value is quoted, except for secrets and values that our own checks refuse."""
+    """Why a value is invalid. The value is quoted, unless it is a secret or our own check refused it."""
     kind, _, fault = error["type"].partition("_")
     reason = str(error["msg"]).removeprefix("Value error, ")
     if fault in {"parsing", "type", "from_float", "parsing_size"} and kind in _KINDS:
@@ -285,7 +285,8 @@ def is_set(name: str) -> bool:
 
 
 def misspelled_variables() -> list[tuple[str, str]]:
-    """Variables that begin like settings but are not, each with the setting whose name is most similar.
+    """Variables that begin with the prefix of settings but are not settings, each with the setting whose name is most
+    similar.
 
     Variables without a similar setting are ignored: orchestrators set variables named after services.
     """
@@ -300,7 +301,7 @@ def misspelled_variables() -> list[tuple[str, str]]:
 
 
 def private_directory(path: Path) -> None:
-    """Create a directory that only its owner can enter.
+    """Create a directory that only its owner can access.
 
     An existing directory is restricted to its owner only if it is named `.rookery`. Raises OSError on failure.
     """

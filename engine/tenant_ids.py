@@ -1,4 +1,4 @@
-"""Checks tenant ids: which texts are canonical ids for each type of the tenant column."""
+"""Checks tenant ids: which strings are canonical ids for each type of the tenant column."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def base_type(type_text: str) -> str:
 def canonical_tenant(type: str, raw: object) -> str:
     """Return a tenant id as text. `type` is String, LowCardinality(String), IntN, UIntN or UUID.
 
-    Text must already be canonical; an int is accepted only for integer types. Raises BAD_TENANT_ID for any other
+    A string must already be canonical; an int is accepted only for integer types. Raises BAD_TENANT_ID for any other
     value, and TENANT_COLUMN if a tenant column cannot have the type.
     """
     bounds = integer_bounds(type)
@@ -51,7 +51,7 @@ def canonical_tenant(type: str, raw: object) -> str:
 
 
 def _tenant_problem(type: str, bounds: tuple[int, int] | None, text: str) -> str | None:
-    """Return the rule that a text violates, or None for a canonical id. `bounds` are those of an integer type."""
+    """Return the rule that a string violates, or None for a canonical id. `bounds` are those of an integer type."""
     if not text:
         return "it must not be empty"
     if bounds:
@@ -64,7 +64,7 @@ def _tenant_problem(type: str, bounds: tuple[int, int] | None, text: str) -> str
 
 
 def _text_problem(text: str) -> str | None:
-    # Only the beginning is examined, because a longer text is refused anyway.
+    # Only the beginning is examined, because a longer string is refused anyway.
     categories = {unicodedata.category(c) for c in text[: MAX_TENANT_BYTES + 1]}
     if "Cs" in categories:
         return "it must be valid Unicode"

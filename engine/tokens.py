@@ -1,8 +1,8 @@
 """Signing and verifying tokens. The rest of the code only sees the result, `Claims`.
 
 There are two kinds. **Static tokens** (`p.<payload>.<signature>`) are stored by name in the workspace. They are valid
-until they are removed, and can be displayed again, because their text is derived from the workspace's secret.
-**JWTs** contain their own scopes and expire. Both are signed but not encrypted: their content is not secret.
+until they are removed, and can be displayed again, because they are derived from the workspace's secret. **JWTs**
+contain their own scopes and expire. Both are signed but not encrypted: their content is not secret.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Scope:
         """Parse `TYPE:RESOURCE[:FILTER]`, where the type contains a colon itself. Raises RK4018."""
         if text == "ADMIN":
             return Scope("ADMIN")
-        # The filter may contain colons, so the text is split from the left.
+        # The filter may contain colons, so the scope is split from the left.
         kind, _, after_kind = text.partition(":")
         verb, _, after_verb = after_kind.partition(":")
         resource, _, row_filter = after_verb.partition(":")
@@ -84,7 +84,7 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """The content of a verified token. The tenant of a request comes from here and nowhere else."""
+    """The contents of a verified token. They are the only source of a request's tenant."""
 
     subject: str
     """The token's name, for logs and limits."""
@@ -135,7 +135,7 @@ class SigningKey:
     secret: str
     """At least 256 bits, as hexadecimal text."""
     retires: int | None = None
-    """When the key stops verifying tokens, in Unix seconds; None for never."""
+    """When the key stops verifying tokens, in Unix seconds; None means never."""
 
     @staticmethod
     def new() -> SigningKey:
@@ -211,7 +211,7 @@ def verify(
 
 
 def _kid(token: str) -> object:
-    """The key id in a JWT's header. Raises RK4002 if the text is not a JWT or has another algorithm."""
+    """The key id in a JWT's header. Raises RK4002 if the string is not a JWT or has another algorithm."""
     try:
         header = jwt.get_unverified_header(token)
     except (jwt.PyJWTError, ValueError, RecursionError) as exc:
@@ -300,7 +300,7 @@ class StaticToken:
     scopes: tuple[Scope, ...]
     tenant: str | None
     nonce: str
-    """A random id in the token's text. Refreshing the token changes it and so invalidates the old text."""
+    """A random id in the token. Refreshing the token changes it, which invalidates the old token."""
     origin: str = "user"
     """What created the token: `user`, `file` (a declaration in a pushed file) or `admin` (the admin token)."""
 
@@ -323,14 +323,14 @@ class StaticToken:
 
 
 def static_text(token: StaticToken, workspace: str, host: str, secret: str) -> str:
-    """Compute the text of a static token: `p.`, its readable payload and a signature."""
+    """Compute a static token: `p.`, its readable payload and a signature."""
     payload = json.dumps({"u": workspace, "id": token.nonce, "host": host}, separators=(",", ":"))
     body = base64.urlsafe_b64encode(payload.encode()).decode().rstrip("=")
     return f"p.{body}.{_signature(body, secret)}"
 
 
 def static_id(text: str, workspace: str, secret: str) -> str | None:
-    """The nonce in the text of a static token, or None if its signature is invalid or it is for another workspace."""
+    """The nonce in a static token, or None if its signature is invalid or it is for another workspace."""
     parts = text.split(".")
     if (
         len(parts) != 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import metadata
 
 DISTRIBUTION = "rookery-analytics"
-"""Name on the package index, where `rookery` belongs to another project. The command is `rookery`."""
+"""Name on PyPI, where `rookery` is a different project. The command is `rookery`."""
 
 
 def version() -> str:

@@ -62,7 +62,7 @@ class Build:
         return {n: p for n, p in self.pipes.items() if p.kind == "endpoint"}
 
     def takes(self, name: str) -> bool:
-        """Whether a datasource accepts rows from clients. It does unless a pipe fills it."""
+        """Whether a datasource accepts rows from clients, which is the case unless a pipe fills it."""
         return all(p.target is None or p.target.name != name for p in self.pipes.values())
 
     def reaches_nests(self, name: str) -> bool:
@@ -72,7 +72,8 @@ class Build:
         return relation.kind == "landing" and (relation.in_nest or any(name in t.triggers for t in targets))
 
     def landings_of(self, name: str) -> frozenset[str]:
-        """The client-writable datasources from which a datasource's rows come, through any number of pipes.
+        """The datasources whose rows clients send, and from which a datasource's rows are derived through any number
+        of pipes.
 
         For a name that the build does not know, these are all datasources.
         """
@@ -129,7 +130,7 @@ def build(
 
 
 def _relations(state: BuildState) -> None:
-    """Make a relation of each datasource file, and mark the targets of per-tenant pipes."""
+    """Create a relation for each datasource file, and mark the targets of per-tenant pipes."""
     targets = {p.materialize.target: p.materialize for p in state.project.pipes.values() if p.materialize}
     for name, source in state.project.datasources.items():
         target = targets.get(name)
@@ -158,7 +159,7 @@ def _definitions(state: BuildState) -> None:
 
 
 def _pipes(state: BuildState) -> None:
-    """Compile the templates, and verify every text that they can become."""
+    """Compile the templates, and verify all SQL that they can produce."""
     implicit = {p.materialize.target for p in state.project.pipes.values() if p.materialize}
     names = frozenset(state.project.datasources) | frozenset(state.project.pipes) | implicit | frozenset(state.failed)
     columns = frozenset(c for r in state.relations.values() for c in r.columns)
@@ -209,7 +210,8 @@ def _analyze(state: BuildState) -> None:
         pipe = state.pipes[name]
         target = {pipe.target.name} if pipe.target else set()
         if state.failed & ({name} | pipe.reads | target):
-            # It depends on a resource with a reported problem. Its own errors would only be consequences.
+            # It depends on a resource with a reported problem. Its own errors would only be consequences of that
+            # problem.
             state.failed |= {name} | target
             continue
         try:
@@ -248,7 +250,7 @@ def _outputs(state: BuildState, pipe: CompiledPipe) -> tuple[Column, ...]:
 
 
 def _dry_runs(state: BuildState, pipe: CompiledPipe) -> list[DryRun]:
-    """Dry runs with all parameters and, if a template depends on parameters, with the required ones only."""
+    """Dry runs with all parameters and, if a template depends on parameters, another with only the required ones."""
     pipes = [state.pipes[n] for n in _closure(state.pipes, pipe.name)]
     specs, identifiers = specs_of(pipes), identifiers_of(pipes)
     declared = {s.name: s for s in declared_of(state.pipes, pipe.name)}
@@ -313,7 +315,9 @@ def parameters_of(pipes: Mapping[str, CompiledPipe], name: str) -> tuple[Paramet
 
 
 def parameter_names(pipes: Mapping[str, CompiledPipe], name: str) -> frozenset[str]:
-    """The parameters in the templates of a pipe and of all pipes that it reads, without merely declared ones."""
+    """The parameters that the templates of a pipe, or of the pipes that it reads, use. Those that are only declared
+    are excluded.
+    """
     nodes = [node for pipe in _closure(pipes, name) for node in pipes[pipe].nodes]
     return frozenset(spec.name for node in nodes for spec in node.template.parameters)
 

@@ -63,7 +63,7 @@ class BuildState:
     origins: dict[str, Origin] = field(default_factory=dict)
     """Datasource without a tenant column → whose rows the pipes store in it."""
     tolerated: frozenset[str] | None = frozenset()
-    """Deployed pipes that may share tenants' rows without a declaration; None for all pipes."""
+    """Deployed pipes that may share tenants' rows without a declaration; None means all pipes."""
     undeclared: list[Undeclared] = field(default_factory=list)
     doubted: set[str] = field(default_factory=set)
     """Pipes with warnings about sample values. Pipes that read them do not repeat the warnings."""

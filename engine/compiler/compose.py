@@ -1,7 +1,8 @@
-"""Composes one statement from a compiled pipe: render the templates, verify the texts, bind every name, assemble.
+"""Composes one statement from a compiled pipe: renders the templates, verifies the SQL, binds every name, and
+assembles.
 
-The text of a statement never contains a value of the request. Texts therefore repeat, so verified texts and assembled
-statements are cached.
+A statement never contains a value from the request. So the same SQL occurs again and again, and verified SQL and
+assembled statements are cached.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from engine.template.environment import Binder, Template
 from engine.template.parameters import Value
 
 LAST_NODE_ALIAS = "_rk_last"
-"""Name of the WITH query that holds the last text of a statement."""
+"""Name of the WITH query for the last part of a statement."""
 
 Bind = Callable[[Relation, Reading], Bound]
 """Returns the SQL that replaces a datasource's name."""
@@ -33,7 +34,7 @@ Render = Callable[[Template, Binder, frozenset[str]], str]
 Texts = Mapping[str, tuple[tuple[str, Verified], ...]]
 """Pipe → its verified nodes in order, as (node name, text)."""
 SizeCheck = Literal["all", "varying", "none"]
-"""Which statements are checked for their expanded size: all, those whose text depends on the request, or none."""
+"""Which statements are checked for their expanded size: all, only those whose SQL depends on the request, or none."""
 
 
 class Catalogue(Protocol):
@@ -55,7 +56,7 @@ class Assembled:
     relations: frozenset[str]
     """The datasources that it reads."""
     slow: bool = False
-    """Whether it calls functions that may take long for one row."""
+    """Whether it calls functions that may take a long time for a single row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class Composed:
 
 
 class Verifier:
-    """Verifies author texts with the engine's parser and caches the results by text. All threads share it."""
+    """Verifies authors' SQL with the engine's parser and caches the results. All threads share it."""
 
     def __init__(self, parser: Parser) -> None:
         self.parser = CachedParser(parser)
@@ -86,7 +87,7 @@ class Verifier:
         self._trees: LruCache[str, TreeNode] = LruCache()
 
     def tree(self, sql: str) -> TreeNode:
-        """The syntax tree of a text. Callers share it and must not change it."""
+        """The syntax tree of a piece of SQL. Callers share it and must not change it."""
         cached = self._trees.get(sql)
         return cached if cached is not None else self._trees.put(sql, self.parser.parse(sql)[0])
 
@@ -120,8 +121,8 @@ class Composer:
     ) -> Composed:
         """The statement of a pipe for one request: its published node, or the node `upto`.
 
-        Raises RK4040 for a statement that is too complex. By default only statements whose text depends on the
-        request are checked for that: the others were checked when they were pushed.
+        Raises RK4040 for a statement that is too complex. By default this is only checked for statements whose SQL
+        depends on the request: the others were checked when they were pushed.
         """
         binder = Binder()
         texts = self._texts(catalogue, pipe, render, binder, upto)
@@ -139,7 +140,7 @@ class Composer:
     ) -> Composed:
         """The statement for an ad-hoc SELECT over allowed names.
 
-        Each pipe that it reads becomes a `view(…)` with its own WITH queries, which the ad-hoc text cannot reference.
+        Each pipe that it reads becomes a `view(…)` with its own WITH queries, which the ad-hoc SQL cannot reference.
         """
         text = self.verifier(sql, allowed)
         binder, bind = Binder(), _binding(scope)
@@ -170,11 +171,11 @@ class Composer:
         return Composed(statement, binder.bindings)
 
     def static_texts(self, catalogue: Catalogue, pipe: str) -> Texts:
-        """The texts of a materialized pipe. They do not depend on requests."""
+        """The SQL of a materialized pipe, which does not depend on requests."""
         return self._texts(catalogue, pipe, _no_template, Binder(), None)
 
     def _texts(self, catalogue: Catalogue, pipe: str, render: Render, binder: Binder, upto: str | None) -> Texts:
-        """The verified texts of a pipe, and of the pipes that it reads directly or through others."""
+        """The verified SQL of a pipe, and of the pipes that it reads directly or through others."""
         texts: dict[str, tuple[tuple[str, Verified], ...]] = {}
         pending = [pipe]
         while pending:
@@ -190,7 +191,8 @@ class Composer:
     ) -> tuple[tuple[str, Verified], ...]:
         """The verified nodes that this request needs.
 
-        Found from the last node backwards, because each rendered text shows which earlier nodes it reads.
+        They are found from the last node backwards, because the rendered SQL of a node shows which earlier nodes it
+        reads.
         """
         needed, rendered = {upto or compiled.published}, []
         for node in reversed(compiled.nodes):
@@ -220,10 +222,10 @@ def assemble(
     columns: tuple[str, ...] = (),
     around: Verified | None = None,
 ) -> Assembled:
-    """Assemble one statement from verified texts.
+    """Assemble one statement from verified SQL.
 
-    `last` replaces the text of the pipe's last node (with a view's branch), `columns` selects from it (by default all
-    columns). `around` is the text that reads the statement.
+    `last` replaces the SQL of the pipe's last node (with a view's branch), `columns` selects from it (by default all
+    columns). `around` is the SQL that reads the statement.
     """
     ctes: dict[str, str] = {}
     placeholders: dict[str, str] = {}
@@ -264,7 +266,7 @@ def assemble(
 
 
 def _readings(catalogue: Catalogue, texts: Texts, around: Verified | None) -> dict[str, Reading]:
-    """How each name is read. A statement binds a name once, so all its texts must read it in the same way."""
+    """How each name is read. A statement binds a name once, so all its parts must read it in the same way."""
     readings: dict[str, Reading] = {}
     all_texts = [v for t in texts.values() for _, v in t]
     passed = shape.passed(v.uses for v in (*all_texts, *([around] if around else ())))
@@ -289,7 +291,7 @@ def _union(first: frozenset[str] | None, second: frozenset[str] | None) -> froze
 
 
 def _with_last(ctes: Mapping[str, str], last: Verified) -> str:
-    """A statement that ends with a verified text. A plain SELECT needs no WITH query of its own, which saves time."""
+    """A statement that ends with verified SQL. A plain SELECT does not need to be a WITH query, which saves time."""
     if not last.plain:
         return _with_all(ctes, last.canonical)
     items = ",\n".join(f"{quote(n)} AS (\n{t}\n)" for n, t in ctes.items())
@@ -297,7 +299,7 @@ def _with_last(ctes: Mapping[str, str], last: Verified) -> str:
 
 
 def _with_all(ctes: Mapping[str, str], last: str, columns: tuple[str, ...] = ()) -> str:
-    """A statement in which all texts are WITH queries, including the last one."""
+    """A statement in which all parts are WITH queries, including the last one."""
     items = [f"{quote(n)} AS (\n{t}\n)" for n, t in ctes.items()]
     items.append(f"{quote(LAST_NODE_ALIAS)} AS (\n{last}\n)")
     selected = ", ".join(quote(c) for c in columns) or "*"

@@ -28,17 +28,17 @@ VALUE_ERRORS = frozenset(
     {6, 25, 26, 27, 32, 33, 36, 38, 41, 43, 53, 69, 70, 72, 117, 131, 135, 153, 190, 321, 349, 376, 407, 427, 436}
     | {441, 457, 467, 469, 536, 565, 675, 676, 691, 1000, 1001}
 )
-"""Error numbers of the engine that may not occur with another value of a parameter."""
+"""Error numbers of the engine for errors that another value of a parameter may avoid."""
 UNKNOWN_IDENTIFIER = 47
 SAMPLE_TEXTS = (SAMPLE_DATE, SAMPLE_DATETIME, "1", "UTC", "day", SAMPLE_UUID, "127.0.0.1", "true", "{}", "a")
 SAMPLE_NUMBERS = (0, 2, 3, 7, 10, 60, 100, 1000, 12, 1)
 MAX_TRIED_COLUMNS = 24
-"""Most columns that are tried for a parameter that names a column."""
+"""Maximum number of columns that are tried for a parameter that names a column."""
 _PLACEHOLDER = re.compile(r"\{(p[0-9]+):([^{}]*)\}")
 
 
 class UncheckedError(RookeryError):
-    """The engine accepts a node with none of the sample values that were tried."""
+    """The engine refuses a node with every sample value that was tried."""
 
 
 @dataclass(slots=True)
@@ -63,7 +63,7 @@ def all_parameters(
 ) -> Values:
     """Values for all parameters: the example or a likely value, or with `plainly` the default or an empty value.
 
-    Parameters with a default are free too: a caller who sends the parameter sends another value.
+    Parameters with a default are free too, because a caller may send another value.
     """
     listed = sorted(columns)
     values = {n: (minimal_value if plainly else sample_value)(s, identifiers, listed) for n, s in specs.items()}
@@ -103,7 +103,7 @@ class DryRun:
     state: BuildState
     pipe: CompiledPipe
     values: Values
-    """The current values, at first likely ones."""
+    """The current values, initially likely ones."""
     plain: Values
     """Defaults and empty values."""
     specs: Mapping[str, ParameterSpec]
@@ -123,7 +123,9 @@ class DryRun:
         return columns
 
     def _with_plain_values(self, node: str, first: RookeryError) -> tuple[Column, ...] | None:
-        """Analyze the node with plain values. Returns None if that fails, else makes a warning of the first error."""
+        """Analyze the node with plain values. Returns None if that fails; otherwise the first error becomes a
+        warning.
+        """
         try:
             columns = self._analyze(node, self.plain)
         except RookeryError:
@@ -170,7 +172,7 @@ class DryRun:
     def _failure(
         self, node: str, used: list[str], errors: list[RookeryError], unknown_strings: RookeryError, *, certain: bool
     ) -> RookeryError:
-        """The error to raise if no value works. An error with all values alike is a mistake in the pipe."""
+        """The error to raise if no value works. If all values cause the same error, the pipe is wrong."""
         identities = [_identity(e) for e in errors]
         if certain or _identity(unknown_strings) in identities or len(set(identities)) == 1:
             # Prefer an unknown identifier: it is the most informative error.
@@ -209,7 +211,7 @@ class DryRun:
     def _used_parameters(self, node: str) -> dict[str, frozenset[str]]:
         """The free parameters that affect a node → the placeholders whose values depend on them.
 
-        The set is empty if the parameter changes the text itself.
+        The set is empty if the parameter changes the SQL itself.
         """
         before = self._composed(node, self.values)
         used: dict[str, frozenset[str]] = {}
@@ -239,7 +241,7 @@ class DryRun:
     def _fitting_values(
         self, node: str, used: Mapping[str, frozenset[str]], column_parameters: frozenset[str]
     ) -> Iterator[Values]:
-        """Yield values that fit the places of the placeholders, and columns for parameters that name one."""
+        """Yield values that fit the contexts of the placeholders, and columns for parameters that name one."""
         fitting = self._fitting(node, used)
         for column in self._columns(node) if column_parameters else ():
             yield self.values.replaced({**fitting, **dict.fromkeys(column_parameters, column)})
@@ -249,7 +251,7 @@ class DryRun:
     def _guessed_values(
         self, node: str, used: Mapping[str, frozenset[str]], column_parameters: frozenset[str]
     ) -> Iterator[Values]:
-        """Yield arbitrary strings and numbers for parameters about whose place nothing is known."""
+        """Yield arbitrary strings and numbers, for parameters whose context is unknown."""
         fitting = self._fitting(node, used)
         texts = [n for n in used if self._has_type(n, "String") and n not in column_parameters and n not in fitting]
         numbers = [n for n in used if self._has_type(n, "Int", "UInt", "Float", "Decimal")]
@@ -261,7 +263,7 @@ class DryRun:
         return self.specs[name].type.removeprefix("Array(").startswith(types)
 
     def _fitting(self, node: str, used: Mapping[str, frozenset[str]]) -> dict[str, object]:
-        """Parameter → a string that fits the place of its placeholder."""
+        """Parameter → a string that fits the context of its placeholder."""
         tree = self.state.composer.verifier.tree(self._composed(node, self.values).sql)
         types = {c.name: c.type for r in self.pipe.datasources for c in self.state.datasources[r].columns}
         types |= {c.name: c.type for columns in self.outputs.values() for c in columns}
@@ -273,7 +275,9 @@ class DryRun:
         }
 
     def _columns(self, node: str) -> list[str]:
-        """Columns that a node may name, most likely ones first: of what it reads, and at first one of each type."""
+        """Columns that a node may name, most likely ones first: those of the tables that it reads, beginning with one
+        of each type.
+        """
         types: dict[str, str] = {}
         compiled = self.pipe.node(node)
         for read in sorted(compiled.reads) if compiled else ():
@@ -288,7 +292,7 @@ class DryRun:
     def _with_unknown_strings(
         self, node: str, used: Mapping[str, frozenset[str]]
     ) -> tuple[Column, ...] | RookeryError:
-        """Analyze the node with string values that the engine does not know while it plans.
+        """Analyze the node with string values that the engine cannot see while it plans.
 
         `materialize()` hides the value wherever the engine does not need a constant. Returns an error of the engine.
         """
@@ -307,5 +311,5 @@ class DryRun:
 
 
 def _identity(exc: RookeryError) -> tuple[Any, str]:
-    """What two equal errors have in common: the engine's number and the message."""
+    """What makes two errors equal: the engine's number and the message."""
     return getattr(exc, "engine_code", None), exc.message

@@ -84,7 +84,7 @@ def _is_low_cardinality(type: str) -> bool:
 
 
 def _words(type: str) -> frozenset[str]:
-    """The words of a type outside quotes: names of types, and also of tuple elements, which do no harm."""
+    """The words of a type outside quotes: the names of types, and of tuple elements, which are harmless here."""
     return frozenset(w for text, quoted in _quoted_sections(type) if not quoted for w in _WORD.findall(text))
 
 
@@ -107,7 +107,7 @@ def _arguments(type: str) -> list[str]:
 
 
 def _quoted_sections(text: str) -> Iterator[tuple[str, bool]]:
-    """Yield the text in sections, as (text, whether it is quoted)."""
+    """Yield the sections of a string, each with whether it is quoted."""
     start = position = 0
     while position < len(text):
         quote = text[position]

@@ -12,7 +12,7 @@ _SUGGESTED = re.compile(r"Maybe you meant: \['([^']+)'")
 
 
 MAX_NAME_CHARACTERS = 200
-"""Longest name, in characters, that is searched in a node's text."""
+"""Longest name, in characters, that is searched in a node's SQL."""
 
 
 def _find_word(name: str, sql: str) -> re.Match[str] | None:

@@ -1,4 +1,4 @@
-"""Parses the row filters of tokens: checks them with closed lists, qualifies columns, and extracts the tenant.
+"""Parses the row filters of tokens: checks them against allow-lists, qualifies columns, and extracts the tenant.
 
 A filter is one expression over a datasource's columns, such as `region = 'eu' AND amount > 0`. An equality on the
 tenant column selects the tenant. The scope applies the remaining conditions in every relation of the datasource.
@@ -74,7 +74,7 @@ def _tenant_of(node: dict[str, Any], relation: Relation) -> str | None:
         return None
     compared = members(node.get("arguments"))
     if len(compared) != 2:
-        # Not a comparison. The engine itself refuses such a call.
+        # This is not a comparison. The engine itself refuses such a call.
         return None
     left, right = compared
     if left.get("type") == "Literal":

@@ -2,7 +2,7 @@
 
 Such a target stores with each group how many rows of which tenants are in it. Readers do not see groups with fewer
 tenants than the file's `min_tenants`. The engine merges these counts like any other aggregate state, so the view has
-to compute them over exactly the rows of the group. This module proves that it does.
+to compute them over exactly the rows of the group. This module proves that.
 """
 
 from __future__ import annotations
@@ -79,18 +79,18 @@ def _check_target(source: Datasource) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ViewFacts:
-    """What is known about the texts of a pipe's view."""
+    """What is known about the SQL of a pipe's view."""
 
     origins: Mapping[str, Origin]
     """The origins of the names that the published node reads."""
     names: frozenset[str]
-    """The names of values in all texts."""
+    """The names of values in all parts of the view."""
     trees: Sequence[Node]
-    """The syntax trees of all texts."""
+    """The syntax trees of all parts of the view."""
 
 
 def with_tenants(state: BuildState, pipe: CompiledPipe, source: Datasource, view: ViewFacts) -> str:
-    """The text of the pipe's view, with a column of the tenants in each group. Raises RK2015 without a proof."""
+    """The SQL of the pipe's view, with a column of the tenants in each group. Raises RK2015 if the proof fails."""
     _check_target(source)
     return _Groups(state, pipe, source, view).text()
 
@@ -101,7 +101,7 @@ def _refuse(target: str, what: str, hint: str, place: Place) -> NoReturn:
 
 
 class _Groups:
-    """Proves one view and adds the column of tenants to it."""
+    """Proves that one view keeps groups with their tenants, and adds the column of tenants to it."""
 
     def __init__(self, state: BuildState, pipe: CompiledPipe, source: Datasource, view: ViewFacts) -> None:
         self._pipe, self._source, self._view = pipe, source, view
@@ -110,7 +110,7 @@ class _Groups:
         self._names = view.names | names_of_values(self._tree)
 
     def text(self) -> str:
-        """The canonical text of the view's last node with one more column: the number of rows by tenant."""
+        """The canonical SQL of the view's last node with an additional column: the number of rows by tenant."""
         select = self._select()
         tenant = self._tenant_column(select)
         self._refuse_clauses(select)
@@ -219,7 +219,7 @@ class _Groups:
 
 
 def _is_plain(item: Node, column: str) -> bool:
-    """Whether an output is a column under its own name, or `*`, so that no other value has the tenant's content."""
+    """Whether an output is a column with its own name, or `*`, so that no other value contains the tenant."""
     if item.get("type") == "Identifier":
         return bool(item.get("alias", column) == column or identifier_parts(item)[-1] != column)
     return str(item.get("type")).endswith("Asterisk") and "transformers" not in item

@@ -1,4 +1,4 @@
-"""Compiles one pipe: its templates, verified texts and parameters, what it reads, and its target."""
+"""Compiles one pipe: its templates, verified SQL and parameters, the names that it reads, and its target."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _STRINGS = re.compile(r"'(?:[^'\\]|\\(?:.|\Z))*+(?:'|\Z)", re.DOTALL)
 
 
 class TextVerifier(Protocol):
-    """Verifies author texts and returns their syntax trees (`compose.Verifier`)."""
+    """Verifies authors' SQL and returns its syntax trees (`compose.Verifier`)."""
 
     def __call__(
         self, sql: str, bound: frozenset[str], placeholders: Mapping[str, str] | None = None, *, view: bool = False
@@ -50,11 +50,11 @@ class CompiledNode:
     bound: frozenset[str]
     """The names that it may use as tables."""
     static: Verified | None
-    """Its verified text, if that does not depend on parameters."""
+    """Its verified SQL, if that does not depend on parameters."""
     reads: frozenset[str]
     """The bound names that it reads, in any branch of its template."""
     aliases: frozenset[str] = frozenset()
-    """The names that it gives to values. Only collected if a template of the pipe selects columns by parameter."""
+    """The names that it gives to values; only collected if a template of the pipe selects columns by parameter."""
     warnings: tuple[RookeryError, ...] = ()
 
 
@@ -72,7 +72,7 @@ class MaterializedTarget:
     triggers: tuple[str, ...] = ()
     """For each branch of the view, the datasource whose inserts fire it."""
     branches: tuple[str, ...] = ()
-    """The texts of the views, if they differ from those of the published node."""
+    """The SQL of the views, if it differs from that of the published node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +121,11 @@ class CompiledPipe:
 
     @property
     def varies(self) -> bool:
-        """Whether its text depends on parameters."""
+        """Whether its SQL depends on parameters."""
         return any(n.static is None for n in self.nodes)
 
     def published_text(self) -> Verified:
-        """The published node's text, for materialized pipes. Raises VIEW_SHAPE for a text that is not fixed."""
+        """The published node's SQL, for materialized pipes. Raises VIEW_SHAPE for SQL that depends on parameters."""
         node = self.node(self.published)
         if node is None or node.static is None:
             raise RookeryError(VIEW_SHAPE, f"pipe `{self.name}` has no fixed text", place=self.place)
@@ -143,7 +143,7 @@ class CompiledPipe:
 
 
 def compile_pipe(pipe: Pipe, names: frozenset[str], columns: frozenset[str], verifier: TextVerifier) -> CompiledPipe:
-    """Compile a pipe's templates and verify each text that they can become. Raises `Problems`.
+    """Compile a pipe's templates and verify all SQL that they can produce. Raises `Problems`.
 
     `names` are the datasources and pipes that it may read, `columns` the columns that its templates may name.
     """
@@ -203,7 +203,7 @@ def _template(pipe: Pipe, node: Node, problems: Collector) -> Template:
 
 
 class _NodeCompiler:
-    """Compiles the nodes of one pipe in order. Collects aliases if a template selects columns by parameter."""
+    """Compiles the nodes of one pipe in order. If a template selects columns by parameter, aliases are collected."""
 
     def __init__(self, pipe: Pipe, columns: frozenset[str], selects_columns: bool, verifier: TextVerifier) -> None:
         self._pipe, self._columns, self._verifier = pipe, columns, verifier
@@ -211,7 +211,7 @@ class _NodeCompiler:
         self._declared = {p.name: _declared(p) for p in pipe.parameters}
 
     def node(self, node: Node, template: Template, bound: frozenset[str]) -> CompiledNode:
-        """Verify each text that a node can become. Raises the first problem, with a place relative to the node."""
+        """Verify all SQL that a node can produce. Raises the first problem, with a place relative to the node."""
         pipe = self._pipe
         if template.is_static:
             is_view = pipe.kind == "materialized" and node.name == _published(pipe)
@@ -235,9 +235,9 @@ class _NodeCompiler:
     def _texts(
         self, node: Node, template: Template, bound: frozenset[str]
     ) -> tuple[set[str], list[Verified], list[RookeryError]]:
-        """Verify the sample texts of a template. Returns the names that they read, the texts, and warnings.
+        """Verify the sample SQL of a template. Returns the names that it reads, the verified SQL, and warnings.
 
-        A text that only occurs with some values may read an unknown table: that is a warning.
+        If SQL that occurs only with some values reads an unknown table, that is only a warning.
         """
         reads, texts, warnings = set[str](), list[Verified](), dict[str, RookeryError]()
         for sample in samples(template, self._columns, self._declared, any_column=self._aliases is not None):
@@ -274,7 +274,7 @@ def _branch_warning(exc: RookeryError, when: str, pipe: str, node: Node) -> Rook
 
 
 def check_used(text: Verified, names: frozenset[str]) -> None:
-    """Refuse a text with a placeholder inside a literal or a comment, where its value would have no effect."""
+    """Refuse SQL with a placeholder inside a literal or a comment, where its value would have no effect."""
     unquoted = _STRINGS.sub("", text.canonical)
     if any(f"{{{name}:" not in unquoted for name in names):
         raise RookeryError(

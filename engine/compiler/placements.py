@@ -18,14 +18,14 @@ MAX_RELATION_BYTES = 240_000
 
 @dataclass(frozen=True, slots=True)
 class AllPlacements:
-    """Where the rows of all tenants with the state `ready` are."""
+    """The locations of the rows of all tenants with the state `ready`."""
 
     nests: tuple[str, ...]
     """The databases of tenants with tables."""
     unsettled: tuple[str, ...]
-    """Pooled tenants that are being added or removed. The shared tables may have a part of their rows."""
+    """Pooled tenants that are being added or removed. The shared tables may have only some of their rows."""
     max_nests: int
-    """How many nests a statement may read."""
+    """Maximum number of nests that a statement may read."""
 
     def relation(self, relation: Relation, workspace: str, how: Reading, filters: list[str]) -> str:
         """The SQL of a per-tenant target in all placements. Raises RK3013 if there are too many tables."""

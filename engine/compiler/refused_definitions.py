@@ -1,7 +1,7 @@
 """Finds the parts of a datasource's definition that the engine refuses.
 
 The engine's error names neither the key in the file nor its position. So a refused table is rebuilt part by part in
-the scratch database. Each part with which the engine refuses the table is reported at its position and left out.
+the scratch database. Each part that makes the engine refuse the table is reported at its position and left out.
 """
 
 from __future__ import annotations
@@ -191,13 +191,13 @@ def _keys(source: Datasource) -> list[_Part]:
 
 
 def _engine(source: Datasource) -> list[_Part]:
-    """The engine's type and options, in an order in which each can be added alone, then the table's settings."""
+    """The engine's type and options, in an order in which each can be added separately, then the table's settings."""
     engine = source.engine
     parts = []
     if engine.type == "VersionedCollapsingMergeTree":
         parts.append(_option(engine, "sign", type="CollapsingMergeTree", sign=engine.sign))
         version = _option(engine, "version", type=engine.type, version=engine.version)
-        # Without its sign column, the engine refuses such a table, whatever its version column is.
+        # Without a sign column, the engine refuses such a table, whatever its version column is.
         parts.append(replace(version, add=lambda s: version.add(s) if s.engine.sign else s))
     elif engine.type == "CollapsingMergeTree":
         parts.append(_option(engine, "sign", type=engine.type, sign=engine.sign))

@@ -57,7 +57,7 @@ _WRAPPERS = ("Nullable(", "LowCardinality(", "Array(")
 
 
 def text_for_type(type: str) -> str | None:
-    """A string that can be converted to a type; None if any string can be, or no sample is known."""
+    """A string that can be converted to a type; None if any string can be converted, or if no sample is known."""
     while type.startswith(_WRAPPERS):
         type = type.partition("(")[2].removesuffix(")")
     if type.startswith("Enum"):
@@ -79,7 +79,7 @@ def fitting_texts(tree: Mapping[str, Any], types: Mapping[str, str]) -> dict[str
 
 
 def needs_constant(text: str) -> bool:
-    """Whether a sample is for a context in which the engine accepts constants only."""
+    """Whether a sample is for a context in which the engine accepts only constants."""
     return text in ("UTC", "day", "%Y-%m-%d", "$.a", ",")
 
 

@@ -1,8 +1,8 @@
-"""Decides what each table name in a query means for one caller. Isolation is decided here and nowhere else.
+"""Decides what each table name in a query means for one caller. Only this module enforces isolation.
 
 A query never names a real table. It runs as `WITH events AS (<relation>), …`, in a session whose default database is
 empty, so a name that the scope did not bind does not exist. A relation lists its columns and qualifies its tenant
-filter, so that no name in the author's text can replace a part of it. The filter is in PREWHERE, so that no function
+filter, so that no name in the author's SQL can replace a part of it. The filter is in PREWHERE, so that no function
 of the author runs on another tenant's rows.
 """
 
@@ -25,13 +25,15 @@ GROUP_TENANTS = "_rk_tenants"
 """Hidden column of a shared aggregate: the tenants of each group, as an aggregate state."""
 
 BARRIER = 9_223_372_036_854_775_807
-"""A LIMIT that keeps all rows, but that the engine does not push conditions through."""
+"""A LIMIT that keeps all rows. The engine does not push conditions through it."""
 
 CHECKED_TENANT_PREFIX = "rk_witness_"
 """Prefix of the placeholders with which the second check compares the tenant."""
 
 FOREIGN_ROW = f"rookery: a row of another tenant ({secrets.token_hex(8)})"
-"""Error text of the second check. It is random, since queries can raise errors with any text they know."""
+"""Error message of the second check. It contains a random part, because queries can raise errors with any message
+that they know.
+"""
 
 Kind = Literal["landing", "target", "table"]
 
@@ -94,9 +96,9 @@ class Reading:
     sample: tuple[str, str | None] | None = None
     """The sample, as (ratio, offset)."""
     names: frozenset[str] | None = None
-    """Names that the statement's texts mention; None if they may mean any column."""
+    """Names that the statement's parts mention; None if they may mean any column."""
     passed: frozenset[str] | None = None
-    """Names whose values the texts pass to functions; None if that may be any column."""
+    """Names whose values the statement passes to functions; None if that may be any column."""
 
 
 PLAIN = Reading()
@@ -122,15 +124,18 @@ class Scope:
     filters: Mapping[str, tuple[RowFilter, ...]] = field(default_factory=dict)
     """The token's row filters: datasource → filters."""
     unrestricted: bool = False
-    """Whether the caller, an admin, reads the rows of all tenants if `tenant` is None. Any other scope without a
-    tenant is refused tenants' rows."""
+    """Whether the caller is an admin, who reads the rows of all tenants if `tenant` is None. Any other scope without
+    a tenant cannot read tenants' rows.
+    """
     barrier: bool = False
     """Whether each relation ends with the LIMIT barrier."""
     everywhere: Everywhere | None = None
     """How an unrestricted scope reads per-tenant targets in all nests; if None, only the shared table is read."""
 
     def shape(self) -> tuple[object, ...]:
-        """The parts of the scope that affect a statement's text. The tenant is bound as a value, so it is not one."""
+        """The parts of the scope that affect a statement's SQL. The tenant is not among them, because it is bound as
+        a value.
+        """
         filters = tuple(sorted((n, tuple(f.sql for f in fs)) for n, fs in self.filters.items() if fs))
         caller = (self.tenant is not None, self.nest, filters, self.unrestricted, self.everywhere)
         return (self.workspace, *caller, self.barrier)
@@ -161,7 +166,7 @@ class Scope:
             shared,
             how,
             tenant=f"{tenant_column} = {{{placeholder}:{kind}}}",
-            # The dictionary of a part contains other tenants too, and the check must not be evaluated on them.
+            # The dictionary of a part also contains other tenants, and the check must not be evaluated on them.
             violation=f"{plain_value(tenant_column, relation.tenant_type)} != {{{second_placeholder}:{kind}}}",
         )
         return Bound(bound.sql, bound.source, ((placeholder, kind), (second_placeholder, kind)))
@@ -170,7 +175,7 @@ class Scope:
         return [f.sql for f in self.filters.get(relation.name, ())]
 
     def _read_whole(self, relation: Relation, source: Name, how: Reading) -> Bound:
-        """A relation over all rows of a table. The caller may read all of them, so no column is re-encoded."""
+        """A relation over all rows of a table. The caller may read all of them, so columns are not re-encoded."""
         options = SelectOptions(
             columns=mentioned(relation, how.names),
             final=how.final or relation.final,
@@ -184,7 +189,8 @@ class Scope:
     ) -> Bound:
         """A relation over the rows that match `tenant`. A row for which `violation` is true raises an error.
 
-        With a barrier, the token's filters run above it, because they may fail on rows that are not the caller's.
+        With a barrier, the token's filters are above it, because they may fail on rows that do not belong to the
+        caller.
         """
         columns, filters = mentioned(relation, how.names), self._filters_on(relation)
         conditions = [tenant] if tenant else []
@@ -205,7 +211,7 @@ class Scope:
 
 
 def mentioned(relation: Relation, names: frozenset[str] | None) -> tuple[str, ...]:
-    """The columns of a relation that a statement may use: the ones that it names, but at least one."""
+    """The columns of a relation that a statement may use: the ones that it names, or else one column."""
     if names is None:
         return relation.columns
     return tuple(c for c in relation.columns if c in names or "." in c) or relation.columns[:1]
@@ -218,8 +224,9 @@ class SelectOptions:
     columns: tuple[str, ...] = ()
     """The columns to list; all by default."""
     encode: Literal["", "values", "all"] = ""
-    """Which columns are re-encoded (`encoding.own_values`): `values` those with dictionaries, `all` also those with
-    dynamic types, which costs more."""
+    """Which columns are re-encoded (`encoding.own_values`): `values` means those with dictionaries, `all` also those
+    with dynamic types, which takes longer.
+    """
     passed: frozenset[str] | None = None
     """If given, only columns among these are re-encoded."""
     final: bool = False
@@ -301,7 +308,7 @@ def _large_groups(relation: Relation, source: Name, how: Reading, filters: list[
 
 
 def _filtered(text: str, columns: tuple[str, ...], filters: list[str]) -> str:
-    """A token's filters above a relation with a barrier: they may fail on rows that are not the caller's."""
+    """A token's filters above a relation with a barrier: they may fail on rows that do not belong to the caller."""
     listed = ", ".join(f"{TABLE_ALIAS}.{quote(c)}" for c in columns)
     conditions = " AND ".join(f"({f})" for f in filters)
     return f"SELECT {listed} FROM ({text}) AS {TABLE_ALIAS} WHERE {conditions} LIMIT {BARRIER}"

@@ -33,7 +33,7 @@ def check_sharing(
 ) -> str | None:
     """Compare whose rows a pipe stores with what its target declares. Raises RK2014 or RK2015.
 
-    Returns the view's text if the view has to record the tenants of each group, else None. Tolerated pipes do not
+    Returns the view's SQL if the view has to record the tenants of each group, else None. Tolerated pipes do not
     raise RK2014: they are listed in `state.undeclared` instead.
     """
     _warn_of_pooled_only(state, pipe, target)
@@ -82,7 +82,7 @@ def _unlabeled(state: BuildState, name: str) -> bool:
 
 
 def _origins(state: BuildState, pipe: CompiledPipe) -> Mapping[str, Origin]:
-    """Name → origin for a pipe's nodes and all that they read, derived from the texts of its view."""
+    """Name → origin for a pipe's nodes and all that they read, derived from the SQL of its view."""
     known = {n: origin_of_datasource(state, n) for n in state.relations}
     reads = datasources_of(state, pipe.name, set())
     if all(known[n] == PUBLIC for n in reads):
@@ -107,13 +107,13 @@ def _trace(
 
 
 def _names(state: BuildState, pipe: CompiledPipe) -> frozenset[str]:
-    """The columns and aliases in all texts of a pipe's view."""
+    """The columns and aliases in all parts of a pipe's view."""
     columns = {c for n in datasources_of(state, pipe.name, set()) for c in state.relations[n].columns}
     return frozenset(name for tree in _trees(state, pipe) for name in names_of_values(tree)) | columns
 
 
 def _trees(state: BuildState, pipe: CompiledPipe) -> list[TreeNode]:
-    """The syntax trees of all texts of a pipe's view."""
+    """The syntax trees of all parts of a pipe's view."""
     texts = state.composer.static_texts(state, pipe.name)
     return [state.composer.verifier.tree(text.canonical) for nodes in texts.values() for _, text in nodes]
 
@@ -121,7 +121,7 @@ def _trees(state: BuildState, pipe: CompiledPipe) -> list[TreeNode]:
 def _raise_or_record(
     state: BuildState, pipe: CompiledPipe, target: MaterializedTarget, problem: RookeryError
 ) -> None:
-    """Raise the problem, or record it if the pipe is tolerated because it is deployed already."""
+    """Raise the problem, or record it if the pipe is tolerated because it is already deployed."""
     if state.tolerated is not None and pipe.name not in state.tolerated:
         raise problem
     state.undeclared.append(Undeclared(pipe.name, target.name, problem))
@@ -174,7 +174,7 @@ def _warn_of_pooled_only(state: BuildState, pipe: CompiledPipe, target: Material
 
 
 def in_nests(relation: Relation) -> bool:
-    """Whether a part of a datasource's rows is in nests. This is so for targets of per-tenant pipes."""
+    """Whether some of a datasource's rows are in nests, which is the case for targets of per-tenant pipes."""
     return relation.kind == "target"
 
 

@@ -48,7 +48,9 @@ QUARANTINE_COLUMNS = (
 )
 """Columns of a quarantine table in addition to its datasource's. They replace columns of the same name."""
 GROUP_TENANTS_COLUMN = Column(GROUP_TENANTS, "AggregateFunction(sumMap, Array(String), Array(UInt64))")
-"""In each group of a shared aggregate, the number of rows by tenant id. Erasing a tenant finds its groups by it."""
+"""In each group of a shared aggregate, the number of rows by tenant id. When a tenant is erased, its groups are found
+by this column.
+"""
 _NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
 NULL_ENGINE = "Null"
 """Engine of a table that stores no rows."""
@@ -57,7 +59,7 @@ POOL_TABLE = "_rk_pool"
 
 
 def relation(source: Datasource, *, target_of_tenants: bool = False, drop_tenant: bool = False) -> Relation:
-    """A datasource as its readers see it. `target_of_tenants`: it is the target of a per-tenant pipe."""
+    """A datasource as its readers see it. `target_of_tenants` is true for the target of a per-tenant pipe."""
     tenant = source.tenant_column
     visible = [c for c in source.columns if not (drop_tenant and c.name == tenant)]
     kind: Kind = "landing" if source.is_landing else "target" if target_of_tenants else "table"
@@ -71,7 +73,7 @@ def relation(source: Datasource, *, target_of_tenants: bool = False, drop_tenant
 
 
 def _summed(source: Datasource) -> tuple[str, ...]:
-    """The columns that merges of a SummingMergeTree add up, and possibly others outside the key."""
+    """The columns that merges of a SummingMergeTree sum up, and possibly others outside the key."""
     if source.engine.type != "SummingMergeTree":
         return ()
     return source.engine.columns or tuple(c.name for c in source.columns if c.name not in source.sorting_key)
@@ -113,7 +115,7 @@ def nest_table(source: Datasource, workspace: str, nest: str, tenant: str, *, dr
     base = _table(source, Name(nest, source.name), Mark(workspace, source.name, "nest", tenant=tenant))
     base = replace(base, settings=(("enable_block_number_column", "1"), *_window(NEST_DEDUP_WINDOW), *base.settings))
     if source.is_landing:
-        # The token tells which rows will be delivered again, so that a new view can leave those out.
+        # The token identifies rows that will be delivered again, so that a new view can leave them out.
         base = replace(base, columns=(*base.columns, HIDDEN_COLUMNS[1]))
     column = source.tenant_column
     if column is None:
@@ -169,7 +171,7 @@ def _setting(value: str) -> str:
 
 
 def digest(*parts: str) -> str:
-    """A digest of a sequence of texts. Different sequences have different digests."""
+    """A digest of a sequence of strings. Different sequences have different digests."""
     return hashlib.sha256("\0".join(f"{len(p)}:{p}" for p in parts).encode()).hexdigest()[:40]
 
 

@@ -42,7 +42,7 @@ def check_with_engine(
 
 
 def _with_place(problem: RookeryError, pipe: CompiledPipe) -> RookeryError:
-    """The problem, with the pipe's place if it has none."""
+    """The problem, with the pipe's place if the problem has none."""
     if problem.place is not None and problem.place.file is not None:
         return problem
     place = replace(pipe.place, part=f"pipe `{pipe.name}`")

@@ -1,4 +1,6 @@
-"""Checks materialized pipes and their targets: what fires the view, whether its output fits, whose rows it has."""
+"""Checks materialized pipes and their targets: which table fires the view, whether its output fits, and whose rows it
+has.
+"""
 
 from __future__ import annotations
 
@@ -167,7 +169,9 @@ def _tenant_target(
     source: Datasource,
     triggers: tuple[str, ...],
 ) -> Datasource:
-    """A per-tenant target with its tenant column, which must be output and be first in the sorting key."""
+    """A per-tenant target with its tenant column, which the pipe must output and which must come first in the sorting
+    key.
+    """
     columns = {state.relations[t].tenant for t in triggers}
     tenant = next(iter(columns)) if len(columns) == 1 else None
     if tenant is None:
@@ -223,7 +227,7 @@ def _keeps_tenants_apart(
 ) -> bool:
     """Whether a pipe's output has tenants' rows. Raises RK2013 unless each node provably keeps them apart.
 
-    `known` caches the result by pipe; `names` are the names of values in all texts.
+    `known` caches the result by pipe; `names` are the names of values in all parts of the view.
     """
     bearing = {n for n, r in state.relations.items() if r.tenant == tenant}
     for node in pipe.needed():

@@ -42,7 +42,7 @@ def overflowing_ttls(source: Datasource, definer: Definer) -> Iterator[RookeryEr
 
 
 def _is_in_future(source: Datasource, expression: str) -> str:
-    """A SELECT of whether the TTL expression is in the future for a row whose dates and times are now."""
+    """A SELECT that returns whether the TTL expression is in the future for a row whose dates and times are now."""
     row = ", ".join(f"{_now(c.type)} AS {quote(c.name)}" for c in source.columns)
     # DateTime64 has a larger range, but the engine stores the end of a TTL as DateTime and throws if it is later.
     fits = f"(NOT startsWith(toTypeName({expression}), 'DateTime64') OR toDate32({expression}) < '2106-02-07')"

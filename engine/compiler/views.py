@@ -1,7 +1,7 @@
 """Defines the tables and views of the workspace and of each tenant's nest.
 
 A materialized pipe is compiled for a *reader*: the workspace (for ordinary pipes), the pool (all pooled tenants
-together), or one tenant's nest. The texts are the same for each reader; only the tables behind the names differ.
+together), or one tenant's nest. The SQL is the same for each reader; only the tables behind the names differ.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ class Reader:
     nest: str | None = None
     """The nest's database."""
     only: tuple[str, ...] = ()
-    """Of the workspace or the pool: read only these tenants' rows, if there are any."""
+    """For the workspace or the pool: read only these tenants' rows, unless the list is empty."""
     without: tuple[str, ...] = ()
-    """Of the workspace or the pool: leave out these tenants' rows."""
+    """For the workspace or the pool: leave out these tenants' rows."""
 
 
 WORKSPACE_READER = Reader("workspace")
@@ -90,7 +90,7 @@ def nest_schema(build: Build, tenant: str, routed: Collection[str] = ()) -> Sche
                 )
             )
             views.extend(pipe_views(build, pipe, pipe.target, reader))
-    # A Null table stores no rows, so the views that read it must exist before the view that fills it.
+    # A Null table does not store rows, so the views that read it must exist before the view that fills it.
     return Schema.of({reader.nest}, {t.name: t for t in tables}.values(), [*views, *feeds])
 
 
@@ -137,7 +137,7 @@ def pipe_views(build: Build, pipe: CompiledPipe, target: MaterializedTarget, rea
 def _spelling(build: Build, pipe: CompiledPipe, reader: Reader, columns: tuple[str, ...], passing: str | None) -> str:
     """The part of a view's fingerprint that changes with its columns and with their re-encoding.
 
-    `passing` is the datasource whose rows pass through a Null table, where they are re-encoded already.
+    `passing` is the datasource whose rows pass through a Null table, where they are already re-encoded.
     """
     reads = [build.relations[d] for d in build.pipes[pipe.name].datasources if d != passing]
     encoded = any(is_encoded(r) and _source_and_conditions(build, r, reader)[1] for r in reads)
@@ -218,7 +218,7 @@ def _bind(build: Build, relation: Relation, reader: Reader, *, ranged: bool | No
     """
     source, conditions = _source_and_conditions(build, relation, reader)
     clause: Literal["PREWHERE", "WHERE"] = "WHERE" if ranged is None else "PREWHERE"
-    # Selected rows must not carry the dictionaries and types of the other rows in their block.
+    # Selected rows must not contain the dictionaries and types of the other rows in their block.
     encode: Literal["", "all"] = "all" if conditions else ""
     options = SelectOptions(clause=clause, suffix=LOG_RANGE if ranged else "", encode=encode)
     text = select(relation, source, conditions, options)

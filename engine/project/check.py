@@ -32,7 +32,7 @@ def _position(problem: RookeryError) -> tuple[str, int, int]:
 
 
 def _names(project: Project) -> Iterator[RookeryError]:
-    """Report names that differ only in case, and nodes that share a name with a datasource or pipe."""
+    """Report names that differ only in case, and nodes with the name of a datasource or pipe."""
     by_lower_case: dict[str, str] = {}
     places = {resource.name: resource.place for resource in project.resources()}
     for pipe in project.pipes.values():

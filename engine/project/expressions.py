@@ -1,4 +1,4 @@
-"""Lists of SQL expressions in one text, such as a sorting key. They are split at commas and not parsed further."""
+"""Lists of SQL expressions in one string, such as a sorting key. They are split at commas and not parsed further."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def split_list(text: str) -> tuple[str, ...]:
-    """Split `a, b`, `(a, b)` or `tuple(a, b)` into its expressions; `tuple()` gives an empty tuple.
+    """Split `a, b`, `(a, b)` or `tuple(a, b)` into its expressions; `tuple()` becomes an empty tuple.
 
     Raises ValueError, with a message for users, if brackets or quotes do not match or an expression is empty.
     """
@@ -28,7 +28,7 @@ def split_list(text: str) -> tuple[str, ...]:
 
 
 def single_expression(text: str) -> str:
-    """Strip the brackets around a single expression. Raises ValueError if the text is a list or malformed."""
+    """Strip the brackets around a single expression. Raises ValueError if it is a list or malformed."""
     parts = _parts(text)
     if len(parts) != 1:
         raise ValueError("each item of the list must be a single expression")
@@ -41,7 +41,7 @@ def plain_name(expression: str) -> str | None:
 
 
 def is_codec(text: str) -> bool:
-    """Whether the text consists of codecs separated by commas, optionally inside `CODEC( … )`."""
+    """Whether the string consists of codecs separated by commas, optionally inside `CODEC( … )`."""
     try:
         if text.startswith("CODEC("):
             return _inside(text[5:]) is not None
@@ -67,7 +67,7 @@ def _parts(text: str) -> list[str]:
 
 
 def _inside(text: str) -> str | None:
-    """The text between the round brackets if one pair encloses all of it, else None."""
+    """The part between the round brackets if one pair encloses the whole expression, else None."""
     if not text.startswith("("):
         return None
     depths = _depths(text)
@@ -105,7 +105,7 @@ def _depths(text: str) -> list[tuple[int, int]]:
 
 
 def _quote_end(text: str, start: int) -> int:
-    """The position after the quoted text that begins at `start`. A doubled quote counts as two quoted texts."""
+    """The position after the quoted string that begins at `start`. A doubled quote counts as two quoted strings."""
     i = start + 1
     while i < len(text):
         if text[i] == "\\":

@@ -42,12 +42,14 @@ _JSON_STEP = re.compile(r"\.([^\s.\[\]'\"]+)|\['([^']+)'\]|\[:\]")
 
 
 def fail(message: str, hint: str | None = None, kind: str = "bad_value") -> NoReturn:
-    """Refuse a value. The message continues a sentence that begins with the key, or begins with a backquote."""
+    """Refuse a value. The message continues a sentence that begins with the key, unless it begins with a
+    backquote.
+    """
     raise PydanticCustomError(kind, "{message}", {"message": message, "hint": hint})
 
 
 def name_fault(name: str) -> tuple[str, str] | None:
-    """Message and hint if the text cannot be the name of a datasource, pipe or node; None if it can."""
+    """Message and hint if the string cannot be the name of a datasource, pipe or node; None if it can."""
     if not _NAME.fullmatch(name):
         hint = "use letters, digits and underscores; do not begin with a digit, and do not use underscores only"
         return f"`{shown(name)}` is not a valid name", hint
@@ -220,7 +222,7 @@ Expressions = Annotated[
     BeforeValidator(_expressions),
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
-"""Several expressions, written as a list or as one text with commas."""
+"""Several expressions, written as a list or as one string with commas."""
 Settings = Annotated[
     tuple[tuple[str, str], ...],
     BeforeValidator(_settings),

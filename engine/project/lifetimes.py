@@ -1,4 +1,4 @@
-"""How long a table keeps its rows, as far as the text of its TTL shows."""
+"""How long a table keeps its rows, according to the text of its TTL."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SECONDS = {
 _UNIT = "|".join(_SECONDS)
 MAX_TTL_CHARACTERS = 10_000
 """Longest part of a TTL that is examined, in characters."""
-# The patterns expect text in which each run of white space has been replaced by one space.
+# The patterns expect that each run of white space has been replaced by one space.
 _NUMBER = r"'? ?(\d{1,9}) ?'?"
 _SPANS = (
     re.compile(rf"(-?) ?\bINTERVAL {_NUMBER} ?({_UNIT})S?\b", re.IGNORECASE),

@@ -21,7 +21,7 @@ class Located(BaseModel):
 
     @classmethod
     def long_form(cls, value: Any) -> Any:
-        """Expand a short form, such as a bare name, to the full mapping; return anything else unchanged."""
+        """Expand a short form, such as a plain name, to the full mapping; return anything else unchanged."""
         return value
 
     @model_validator(mode="wrap")
@@ -49,7 +49,7 @@ class Located(BaseModel):
 
 
 class LocatedModel(Located):
-    """The content of a whole file. Its name is that of the file and is not written in it."""
+    """The contents of a whole file. The resource's name is the file's name and is not written in the file."""
 
     name: SkipJsonSchema[ResourceName]
 
@@ -60,7 +60,7 @@ class LocatedModel(Located):
 
 
 def short_form(value: Any, key: str) -> Any:
-    """Wrap a text in a mapping with this single key; return anything else unchanged."""
+    """Wrap a string in a mapping with this single key; return anything else unchanged."""
     if isinstance(value, YamlText):
         mapping = YamlMapping({key: value})
         mapping.source, mapping.location, mapping.key_locations = value.source, value.location, {key: value.location}

@@ -193,7 +193,7 @@ class Datasource(LocatedModel):
 
     @property
     def is_landing(self) -> bool:
-        """Whether this datasource takes the events of all tenants."""
+        """Whether this datasource receives the events of all tenants."""
         return self.tenant is not None and self.tenant.landing
 
     @property

@@ -1,7 +1,7 @@
 """A strict YAML reader that returns plain data with the position of every value.
 
-Every scalar remains the text as written, including `on`, `no` and dates. Duplicate keys, aliases, anchors, tags and
-further documents are refused, so that each value has exactly one position.
+Every scalar remains a string as it was written, including `on`, `no` and dates. Duplicate keys, aliases, anchors,
+tags and further documents are refused, so that each value has exactly one position.
 """
 
 from __future__ import annotations
@@ -70,14 +70,14 @@ class YamlText(str):
 
     @classmethod
     def at(cls, text: str, source: YamlSource, location: Location) -> YamlText:
-        """Make a value that the file does not contain, and place it at a location."""
+        """Create a value that the file does not contain, and assign it a location."""
         value = cls(text)
         value.source, value.location, value.end = source, location, location
         value.style, value.absent = "", False
         return value
 
     def position(self, line: int, column: int) -> Location:
-        """The location in the file of a line and column of this text, both 1-based."""
+        """The location in the file of a line and column of this scalar, both 1-based."""
         if self.style == "|":
             return Location(self.location.line + line, self._indent() + column)
         offset = sum(len(x) + 1 for x in self.split("\n")[: line - 1]) + column - 1
@@ -100,7 +100,7 @@ class YamlText(str):
         return 0
 
     def _written(self) -> Iterator[tuple[str, Location]]:
-        """The characters of the scalar with their locations, without white space, quotes and block header."""
+        """The characters of the scalar with their locations, except white space, quotes and the block header."""
         folded = self.style == ">"
         quoted = self.style in ("'", '"')
         start = (
@@ -127,7 +127,7 @@ class YamlList(list["Value"]):
 
 
 class YamlMapping(dict[str, "Value"]):
-    """A mapping as written."""
+    """A mapping in the file, with the locations of its keys."""
 
     source: YamlSource
     location: Location
@@ -135,7 +135,7 @@ class YamlMapping(dict[str, "Value"]):
     """Where each key begins. The values have their own locations."""
 
     def like(self, content: dict[str, Value]) -> YamlMapping:
-        """A mapping with other content at the location of this one."""
+        """A mapping with other contents at the location of this one."""
         other = YamlMapping(content)
         other.source, other.location = self.source, self.location
         other.key_locations = {key: self.key_locations.get(key, self.location) for key in content}
@@ -169,7 +169,9 @@ def _start(source: YamlSource) -> Place:
 
 
 def _unacceptable_text(source: YamlSource) -> RookeryError | None:
-    """What is wrong with a text regardless of YAML: its size, a byte order mark, or a forbidden character."""
+    """What is wrong with a file's text before it is parsed as YAML: its size, a byte order mark, or a forbidden
+    character.
+    """
     text = source.text
     if len(text) > MAX_FILE_BYTES:
         return RookeryError(BAD_YAML, "the file is larger than 1 MiB", place=_start(source))
@@ -296,7 +298,7 @@ def _location(mark: Any) -> Location:
 
 
 def shown(text: str) -> str:
-    """Shorten a text from a file and put it on one line, so that a message can quote it."""
+    """Shorten a string from a file and put it on one line, so that a message can quote it."""
     line = " ".join(text.split())
     line = "".join(c if c.isprintable() else "?" for c in line)
     return line if len(line) <= MAX_SHOWN_CHARACTERS else line[: MAX_SHOWN_CHARACTERS - 1] + "…"

@@ -1,4 +1,4 @@
-"""Translating pydantic's validation errors into problems in plain English, each with its place in the file."""
+"""Translates pydantic's validation errors into problems in plain English, each with its place in the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writing models as YAML that is pleasant to read and parses back to an equal value."""
+"""Writes models as YAML that is easy to read and parses back to an equal value."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ class _Sql(str):
 
 
 class _Writer(yaml.SafeDumper):
-    """Writes multi-line texts as blocks, and short mappings and lists on one line."""
+    """Writes multi-line strings as blocks, and short mappings and lists on one line."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
@@ -165,7 +165,7 @@ class _Writer(yaml.SafeDumper):
 
 
 def _needs_escapes(text: str) -> bool:
-    """Whether a text contains characters that YAML can only write as escapes."""
+    """Whether a string contains characters that YAML can only write as escapes."""
     return any(not (c.isprintable() or c in "\n\t\xa0") for c in text)
 
 

@@ -1,7 +1,7 @@
 """Queries over the rows of all tenants, while tenants are added and removed.
 
-A tenant's rows count from the moment when it is ready until its removal begins. Before and after that its tables hold
-only a part of its rows, so they are excluded as a whole.
+A tenant's rows are included from the moment it is ready until its removal begins. Before and after that its tables
+have only some of its rows, so they are excluded as a whole.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Closable(Protocol):
 
 Result = TypeVar("Result", bound=Closable)
 MAX_TRIES = 3
-"""How often a query is started before tenants that keep changing make it fail."""
+"""How often a query is started before it fails because tenants keep changing."""
 
 
 def placements_of_all_tenants(snapshot: Snapshot, max_nests: int) -> AllPlacements:
@@ -35,10 +35,10 @@ def placements_of_all_tenants(snapshot: Snapshot, max_nests: int) -> AllPlacemen
 
 
 def with_stable_tenants(workspace: Workspace, begin: Callable[[Snapshot, set[str]], Result]) -> Result:
-    """The result of `begin`, which starts to read, for a snapshot whose tenants have not changed by then.
+    """The result of `begin`, which starts reading, for a snapshot whose tenants have not changed since.
 
     `begin` adds the names of the datasources that it reads to the set. If none of them is per-tenant, tenants may
-    change. Raises what `begin` raises, and RK3013 when tenants change during every try.
+    change. Raises what `begin` raises, and RK3013 when tenants change during every attempt.
     """
     error: RookeryError | None = None
     for _ in range(MAX_TRIES):
@@ -46,7 +46,7 @@ def with_stable_tenants(workspace: Workspace, begin: Callable[[Snapshot, set[str
         try:
             result = begin(snapshot, datasources_read)
         except RookeryError as exc:
-            # A table that was dropped during the query is no error of the caller.
+            # If a table was dropped during the query, that is not an error of the caller.
             if _is_valid(snapshot, workspace.current, datasources_read):
                 raise
             error = exc
@@ -62,7 +62,7 @@ def with_stable_tenants(workspace: Workspace, begin: Callable[[Snapshot, set[str
 
 
 def _is_valid(before: Snapshot, after: Snapshot, datasources_read: set[str]) -> bool:
-    """Whether a query that was composed for one snapshot is right for the other."""
+    """Whether a query that was composed for one snapshot is also correct for the other."""
     return _same_tenants(before, after) or all(before.build.relations[n].kind != "target" for n in datasources_read)
 
 
@@ -75,7 +75,7 @@ def _same_tenants(before: Snapshot, after: Snapshot) -> bool:
 
 
 def _is_unaffected(before: TenantRecord | None, after: TenantRecord | None, touched: bool) -> bool:
-    """Whether a query composed for one record of a tenant is right for the other.
+    """Whether a query composed for one record of a tenant is also correct for the other.
 
     A tenant that was `touched` may have been added and removed in between, or removed and added again.
     """

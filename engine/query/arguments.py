@@ -56,7 +56,8 @@ class Arguments:
         if spec.name in values:
             value = coerce(spec.name, spec.type, values[spec.name], self.workspace.zone)
             if spec.type.startswith("Date"):
-                # A template may also print the parameter without a type: the spelling is the same everywhere.
+                # A template may also print the parameter without a type, so all occurrences must have the same
+                # spelling.
                 values[spec.name] = value
             if spec.enum and str(values[spec.name]) not in spec.enum:
                 raise RookeryError(

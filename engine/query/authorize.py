@@ -1,6 +1,6 @@
-"""Decide what a request may read or write: token text → claims → the scope of one request.
+"""Decides what a request may read or write: token → claims → the scope of one request.
 
-Data flows one way. No step falls back to a wider permission when a narrower one is missing.
+Data flows one way. If a narrow permission is missing, a step never falls back to a wider one.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ from engine.workspace.snapshot import Snapshot, TenantRecord
 from engine.workspace.workspace import Workspace
 
 VERIFIED_CACHE_ENTRIES = 20_000
-"""Tokens whose claims one snapshot remembers."""
+"""Maximum number of tokens whose claims a snapshot caches."""
 FILTER_CACHE_ENTRIES = 10_000
-"""Row filters of tokens that one snapshot remembers."""
+"""Maximum number of row filters of tokens that a snapshot caches."""
 
 
 def authenticate(workspace: Workspace, token: str | None) -> Claims:
@@ -101,7 +101,7 @@ class ReachablePipes:
     tenant_keys: frozenset[str]
     """Parameters that select the tenant. They are never read from the request."""
     ad_hoc: bool = False
-    """Whether the names are for ad-hoc SQL, which need not read all of them."""
+    """Whether the names are for ad-hoc SQL, which does not have to read all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +283,7 @@ def _token_filters(snapshot: Snapshot, workspace: Workspace, claims: Claims) -> 
 def _parsed_filter(
     snapshot: Snapshot, workspace: Workspace, datasource: str, text: str
 ) -> tuple[str | None, str | None]:
-    """The tenant that a filter selects, and its condition on other columns. Remembered by text."""
+    """The tenant that a filter selects, and its condition on other columns. Cached by the filter's text."""
     cache: LruCache[tuple[str, str], tuple[str | None, str | None]]
     cache = snapshot.derived("filters", partial(LruCache, FILTER_CACHE_ENTRIES))
     known = cache.get((datasource, text))

@@ -28,7 +28,9 @@ from engine.warehouse.errors import EngineError
 log = structlog.get_logger("rookery.query")
 
 OWN_CODES = frozenset({BUSY, UNREACHABLE, BAD_PARAMETER, MISSING_PARAMETER, CANCELLED})
-"""Codes whose messages are written by rookery, so that they quote no rows. A second run would not change them."""
+"""Codes whose messages are written by rookery and so do not quote rows. A second run would not change these
+errors.
+"""
 _THROW_IF_CODE = 395
 _SAFE_TEXTS: Mapping[int, str] = {
     6: "a value could not be converted to the required type",
@@ -55,7 +57,9 @@ _SAFE_TEXTS: Mapping[int, str] = {
 
 
 def error_for_caller(exc: RookeryError, *, admin: bool) -> RookeryError:
-    """The error to send: the engine's own message for an admin, for others a fixed text chosen by its number."""
+    """The error to send: the engine's own message for an admin; for others a fixed message chosen by the error's
+    number.
+    """
     if isinstance(exc, EngineError) and _is_foreign_row(exc):
         log.critical("a row of another tenant was held back", detail=exc.detail or exc.message)
         return RookeryError(ISOLATION, "the query was stopped: it would have read rows of another tenant")
@@ -76,6 +80,8 @@ def error_for_caller(exc: RookeryError, *, admin: bool) -> RookeryError:
 
 
 def _is_foreign_row(exc: EngineError) -> bool:
-    """Whether the second check of the tenant failed. Other errors may quote its text as part of the statement."""
+    """Whether the second check of the tenant failed. Other errors may quote the check's message as part of the
+    statement.
+    """
     before, _, after = (exc.detail or exc.message).partition("DB::Exception: ")
     return exc.engine_code == _THROW_IF_CODE and (after or before).startswith(FOREIGN_ROW)

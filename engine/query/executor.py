@@ -1,9 +1,9 @@
-"""Run a query from the request to its first bytes: authorize → compose → bind → execute, each stage timed.
+"""Runs a query from the request to its first bytes: authorize → compose → bind → execute. Each stage is timed.
 
-Nothing that a caller sends becomes part of a statement's text. An error before the first byte never carries the
+Nothing that a caller sends becomes part of a statement's text. An error before the first byte never contains the
 engine's own message, which may quote rows of other tenants; see `engine/query/errors.py`.
 
-Everything here runs in a worker thread.
+All functions in this module run in a worker thread.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ log = structlog.get_logger("rookery.query")
 Compose = Callable[[Scope], Composed]
 
 COMPOSED_CACHE_ENTRIES = 1000
-"""Statements of endpoints that one snapshot remembers."""
+"""Maximum number of endpoint statements that a snapshot caches."""
 CACHEABLE_VALUE_CHARACTERS = 1000
-"""Longest parameter values, together, under which a statement is remembered."""
+"""Maximum total length of the parameter values for which a statement is cached."""
 AD_HOC_TAG = "query_api"
 
 
@@ -57,7 +57,7 @@ class Execution:
     scope: Scope
     """The relations that the caller may read."""
     compose: Compose
-    """Makes the statement for a scope. It is called again, with the barrier, when the first run fails."""
+    """Composes the statement for a scope. It is called again, with the barrier, if the first run fails."""
     tag: str
     """The name of the pipe, for logs and limits; `query_api` for ad-hoc SQL."""
     limits: Limits
@@ -108,7 +108,7 @@ class Queries:
 
             def compose(scope: Scope) -> Composed:
                 nonlocal ignored
-                # Only the pipes that the text reads decide about parameters, and the parsed text names them.
+                # Only the pipes that the SQL reads determine which parameters exist, so the SQL is parsed first.
                 pipes = sorted(build.composer.verifier(text, granted.names).reads & set(build.pipes))
                 ignored = arguments.without_effect(pipes)
                 renderer = _renderer(arguments.values(pipes), self._workspace.zone)
@@ -125,13 +125,16 @@ class Queries:
     def _with_stable_tenants(
         self, request: QueryRequest, begin: Callable[[Snapshot, set[str]], QueryResult]
     ) -> QueryResult:
-        """Begin a query. If it reads all tenants, begin it again when tenants are added or removed meanwhile."""
+        """Begin a query. If it reads all tenants, start it again when tenants are added or removed in the
+        meantime.
+        """
         if request.claims.is_admin and request.impersonated_tenant is None:
             return with_stable_tenants(self._workspace, begin)
         return begin(self._workspace.current, set())
 
     def _quotes_integers(self, request: QueryRequest, endpoint: bool | None) -> bool:
-        """Whether integers of 64 bits and more are strings: as in the request, else the endpoint, else the settings.
+        """Whether 64-bit and larger integers are strings, as specified by the request, else the endpoint, else the
+        settings.
 
         Raises RK4006 for a value that is not a boolean.
         """
@@ -167,7 +170,9 @@ class Queries:
         return result
 
     def _first(self, execution: Execution, statement: Statement) -> QueryResult:
-        """Open the query; if it fails, open it again behind the barrier, whose outcome is the caller's."""
+        """Open the query; if it fails, open it again behind the barrier. The caller gets the outcome of the second
+        run.
+        """
         claims, scope = execution.request.claims, execution.scope
         execution.request.ticket.seconds = execution.limits.max_seconds or self._workspace.settings.max_seconds
         try:
@@ -203,7 +208,8 @@ class Queries:
         composed = execution.compose(scope)
         settings = self._workspace.settings
         bindings: dict[str, Value] = dict(composed.bindings)
-        # The second check compares with the tenant in the token, not with the scope: a mistake in the scope shows.
+        # The second check compares with the tenant in the token and not with the scope, so that it detects a mistake
+        # in the scope.
         checked_tenant = scope.tenant if claims.tenant is None else claims.tenant
         for name in composed.assembled.placeholders:
             bindings[name] = checked_tenant if name.startswith(CHECKED_TENANT_PREFIX) else scope.tenant
@@ -219,7 +225,7 @@ class Queries:
 
 
 def _composed_endpoint(snapshot: Snapshot, pipe: str, values: Mapping[str, Any], scope: Scope, zone: str) -> Composed:
-    """An endpoint's statement, remembered by everything that its text depends on."""
+    """An endpoint's statement, cached by everything that its SQL depends on."""
     cacheable = (
         all(type(v) in (str, int) for v in values.values())
         and sum(len(str(v)) for v in values.values()) < CACHEABLE_VALUE_CHARACTERS
@@ -227,7 +233,7 @@ def _composed_endpoint(snapshot: Snapshot, pipe: str, values: Mapping[str, Any],
     if not cacheable:
         return snapshot.build.composer.request(snapshot.build, pipe, _renderer(values, zone), scope)
     cache: LruCache[object, Composed] = snapshot.derived("composed", partial(LruCache, COMPOSED_CACHE_ENTRIES))
-    # Equal values of different types, such as 1 and '1', render differently, so the type is part of the key.
+    # Equal values of different types, such as 1 and True, render differently, so the type is part of the key.
     key = (pipe, scope.shape(), tuple(sorted((n, type(v).__name__, v) for n, v in values.items())))
     composed = cache.get(key)
     if composed is None:

@@ -1,4 +1,4 @@
-"""Limits per caller: queries at the same time, and requests per second. Both are per process."""
+"""Limits for each caller: concurrent queries, and requests per second. Both are counted per process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from engine.cache import LruCache
 from engine.errors import TOO_MANY, RookeryError
 
 MAX_TRACKED_CALLERS = 50_000
-"""Callers whose requests are counted; beyond that the one that called least recently is forgotten."""
+"""Maximum number of callers whose requests are counted; beyond that, the least recent caller is forgotten."""
 
 
 class InFlight:
@@ -21,9 +21,12 @@ class InFlight:
         self._running: dict[Hashable, int] = {}
 
     def enter(self, limits: Iterable[tuple[Hashable, int]]) -> list[Hashable]:
-        """Count a query under every key, each with its limit. Raises RK4010, and counts nothing, over a limit."""
+        """Count a query for every key, each with its limit. If a limit is reached, raises RK4010 and counts
+        nothing.
+        """
         requested = list(limits)
-        # All keys are checked and counted under one lock: a query that is refused by one key counts under none.
+        # All keys are checked and counted while the lock is held, so a query that one key refuses is not counted for
+        # any.
         with self._lock:
             for key, limit in requested:
                 if self._running.get(key, 0) >= limit:

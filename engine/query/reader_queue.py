@@ -1,6 +1,6 @@
 """A fair queue for database readers: no caller gets all of them, and waiting callers take turns.
 
-Used on the event loop only, so that it needs no lock and a waiting request occupies no thread.
+It is used only on the event loop, so it does not need a lock, and waiting requests do not occupy threads.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ RETRY_HEADERS = {"Retry-After": "1"}
 
 
 class ReaderQueue:
-    """Admits up to `readers` queries at once, and up to `share` of them from one caller.
+    """Allows up to `readers` queries at once, and up to `share` of them from one caller.
 
     A caller has at most `max_queries`, running and waiting. A query waits at most `timeout_seconds`.
     """
@@ -50,7 +50,7 @@ class ReaderQueue:
         try:
             admitted = await turn
         except asyncio.CancelledError:
-            # The reader may have been handed over before the cancellation arrived here.
+            # The caller may already have been given the reader when its cancellation arrives here.
             if turn.done() and not turn.cancelled() and turn.result():
                 self.leave(caller)
             raise
@@ -100,7 +100,7 @@ class ReaderQueue:
                 del self._waiting[caller]
 
     def _timeout_error(self, caller: Hashable) -> RookeryError:
-        """The error for a caller that got no reader, depending on whose queries took the readers."""
+        """The error for a caller that did not get a reader, depending on whose queries occupy the readers."""
         if self._running.get(caller, 0) >= self._share:
             message = f"you are already running your maximum of {self._share} concurrent queries"
             return RookeryError(TOO_MANY, message, hint="wait until one has finished", headers=RETRY_HEADERS)

@@ -1,4 +1,4 @@
-"""What a caller asks for, apart from the SQL text or the name of the endpoint."""
+"""What a caller requests, apart from the SQL or the name of the endpoint."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from engine.warehouse.port import Stream
 
 READ_AHEAD_BYTES = 256 * 1024
-"""Bytes read before the status line is sent. A result that is not longer is sent whole, with its length."""
+"""Bytes read before the status line is sent. A result of at most this length is sent as a whole, with its length."""
 
 
 class QueryResult:
@@ -46,7 +46,7 @@ class QueryResult:
         self.head = b"".join(chunks)
 
     def when_closed(self, callback: Callable[[], None]) -> None:
-        """Call back once, when the result is closed; at once if it is closed already."""
+        """Call back once, when the result is closed; immediately if it is already closed."""
         if self.complete:
             callback()
         else:

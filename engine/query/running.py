@@ -1,4 +1,4 @@
-"""Running queries: how each can be cancelled, and how many run past their time limit.
+"""Tracks running queries, to cancel them and to count those that exceed their time limit.
 
 The engine checks time limits between blocks only. It cannot interrupt a function that takes a minute for one row, and
 the reader that runs it stays busy.
@@ -34,7 +34,9 @@ class RunningQueries:
     def __init__(
         self, cancel: Callable[[str], None], grace: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """`cancel` ends a query by its id; `grace` is the seconds past its limit in which a query may still end."""
+        """`cancel` ends a query by its id; `grace` is the number of seconds after its time limit in which a query may
+        still end.
+        """
         self._cancel, self._grace = cancel, grace
         self._clock = clock
         self._lock = threading.Lock()
@@ -63,12 +65,12 @@ class RunningQueries:
         """Cancel every running query."""
         with self._lock:
             tickets = list(self._tickets.values())
-        # Without the lock: cancelling waits for the database, and the cancelled queries need the lock to leave.
+        # Done without the lock: cancelling waits for the database, and the cancelled queries need the lock to leave.
         for ticket in tickets:
             self.cancel(ticket)
 
     def stuck(self) -> int:
-        """The number of queries that run past their limit and the grace."""
+        """The number of queries that have exceeded their time limit and the grace period."""
         now = self._clock()
         with self._lock:
             return sum(1 for t in self._tickets.values() if t.overdue_at is not None and now > t.overdue_at)

@@ -1,4 +1,4 @@
-"""Rewrite the closing statistics of a JSON result so that they do not count rows of other tenants."""
+"""Rewrites the closing statistics of a JSON result so that they do not count rows of other tenants."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ClosingStatistics:
         self._stream.close()
 
     def _closing_part(self) -> bytes:
-        # Row values cannot contain this text unescaped, and no later key is named `rows`.
+        # Row values cannot contain this string unescaped, and no later key is named `rows`.
         start = self._held.rfind(b'"rows":')
         body, closing = self._held[:start], orjson.loads(b"{" + self._held[start:])
         rows = closing["rows"]
