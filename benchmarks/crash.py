@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from benchmarks.report import Goal, Report
-from tests.fanout.retrying_writers import OWN, Found, Stream, add_tenants, judge, kill, project
+from tests.fanout.retrying_writers import OWN, Delivered, Stream, add_tenants, check_delivery, kill, project
 from tests.support.server import ROOT, Server, running
 
 KILLS = 210
@@ -50,14 +50,14 @@ def run(directory: Path, *, quick: bool) -> list[Report]:
     return [Report("crash", "Rows lost or duplicated by kills", METHOD, COLUMNS, rows, goals=[goal])]
 
 
-def _crash(directory: Path, mode: str, keyed: bool, kills: int) -> Found:
+def _crash(directory: Path, mode: str, keyed: bool, kills: int) -> Delivered:
     chance, stream = random.Random(f"{mode} {keyed}"), Stream(kills, keyed=keyed)
     modes = ("routed", "direct") if mode == "changing" else (mode,)
     added: list[str] = []
     with running(directory, ROOKERY_LOG_LEVEL="error") as server:
         server.push(project(modes[0]))
         add_tenants(server)
-        stream.at(server)
+        stream.connect(server)
         stream.start()
         kill(server, stream)
     for number in range(1, kills):
@@ -65,25 +65,25 @@ def _crash(directory: Path, mode: str, keyed: bool, kills: int) -> Found:
             _kill_at_start(directory, chance)
             continue
         with running(directory, ROOKERY_LOG_LEVEL="error") as server:
-            stream.at(server)
+            stream.connect(server)
             if number % EVERY == 0:
                 _count(server, stream, added)
             _live(server, stream, chance, modes, added)
             kill(server, stream)
     with running(directory) as server:
-        stream.at(server)
-        stream.end()
+        stream.connect(server)
+        stream.finish()
         return _count(server, stream, added)
 
 
-def _count(server: Server, stream: Stream, added: list[str]) -> Found:
+def _count(server: Server, stream: Stream, added: list[str]) -> Delivered:
     """Check the rows while no writer runs: the server is down, so writers retry."""
-    stream.nowhere()
+    stream.disconnect()
     time.sleep(0.5)
     for tenant in added:
         server.tenant(tenant, "tables")
-    found = judge(server, stream, (*OWN, *added))
-    stream.at(server)
+    found = check_delivery(server, stream, (*OWN, *added))
+    stream.connect(server)
     if not found.clean:
         print(f"{found}; {stream.faults[:3]}", file=sys.stderr)
     return found

@@ -69,7 +69,7 @@ def _sides(directory: Path) -> Iterator[Sides]:
     with running(home) as server:
         server.push(PROJECT)
         ids = [str(n) for n in range(TENANTS)]
-        server.done("POST", "/v0/tenants", json={"ids": ids, "placement": "pooled"})
+        server.admin_json("POST", "/v0/tenants", json={"ids": ids, "placement": "pooled"})
     with direct(home / ".rookery" / "data") as engine:
         engine("command", statements=[_FILL, "OPTIMIZE TABLE main.events FINAL"])
     shutil.copytree(home / ".rookery" / "data", copy, symlinks=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.report import Goal, Report
 from tests.fanout import failing_calls, failing_writes
-from tests.fanout.failing_calls import CALLS, ERRORS, POOLED, TENANTS, Fault, Sent, Trial, differences, findings
+from tests.fanout.failing_calls import CALLS, ERRORS, POOLED, TENANTS, Fault, SentRows, Trial, differences, findings
 from tests.fanout.retrying_writers import project
 from tests.support.server import Server, running
 
@@ -29,7 +29,7 @@ what was sent, and the journal must have no outstanding deliveries. After every 
 (SIGKILL) and restarted, everything is compared again, and `rookery doctor` examines the workspace."""
 COLUMNS = ("fan-out", "call", "faults", "calls that failed", "answered at once", "wrong afterwards")
 NONE: Mapping[str, str] = {}
-Send = Callable[[Server, Sent, Fault], Trial]
+Send = Callable[[Server, SentRows, Fault], Trial]
 
 
 def run(directory: Path, *, quick: bool) -> list[Report]:
@@ -37,13 +37,13 @@ def run(directory: Path, *, quick: bool) -> list[Report]:
     rows: list[list[Any]] = []
     most = QUICK if quick else MOST
     for mode in MODES:
-        if (reason := failing_writes.why_not()) is None:
+        if (reason := failing_writes.reason_to_skip()) is None:
             there = directory / f"{mode}-writes"
             library = failing_writes.Writes(there)
             rows += _rows(there, mode, most, failing_writes.CALLS, library.send, library.environment)
         else:
             print(f"failing writes were not tested: {reason}", file=sys.stderr)
-        if (reason := failing_calls.why_not()) is None:
+        if (reason := failing_calls.reason_to_skip()) is None:
             there = directory / mode
             rows += _rows(
                 there, mode, most, CALLS, lambda s, sent, f, d=there: failing_calls.send(s, sent, f, d / "trace")
@@ -72,13 +72,15 @@ def _tried(
     directory: Path, mode: str, most: int, calls: Sequence[str], send: Send, environment: Mapping[str, str]
 ) -> tuple[list[Trial], list[str]]:
     """Run all faults in one mode. Returns the differences, including those after restarts."""
-    sent = Sent()
+    sent = SentRows()
     trials: list[Trial] = []
     wrong: list[str] = []
     settings = {"ROOKERY_LOG_LEVEL": "error", **environment}
     with running(directory, **settings) as server:
         server.push(project(mode))
-        server.done("POST", "/v0/tenants", json={"ids": [t for t in TENANTS if t != POOLED], "placement": "tables"})
+        server.admin_json(
+            "POST", "/v0/tenants", json={"ids": [t for t in TENANTS if t != POOLED], "placement": "tables"}
+        )
         server.tenant(POOLED)
     waiting = [(call, error, 1) for call in calls for error in ERRORS]
     while True:

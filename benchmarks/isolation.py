@@ -76,7 +76,7 @@ def fill(server: Server) -> None:
     sink = io.BytesIO()
     pq.write_table(table, sink)
     params = {"name": "events", "mode": "append", "format": "parquet"}
-    server.done("POST", "/v0/datasources", params=params, content=sink.getvalue(), timeout=600)
+    server.admin_json("POST", "/v0/datasources", params=params, content=sink.getvalue(), timeout=600)
 
 
 def processor(pid: int) -> float:

@@ -56,7 +56,7 @@ def _side(name: str, directory: Path, **environment: str) -> Iterator[Side]:
     with running(directory, ROOKERY_LOG_LEVEL="warning", **environment) as server:
         server.push({"datasources/events.yaml": EVENTS})
         ids = [str(n) for n in range(CLIENTS)]
-        server.done("POST", "/v0/tenants", json={"ids": ids})
+        server.admin_json("POST", "/v0/tenants", json={"ids": ids})
         scope = "DATASOURCES:APPEND:events"
         tenants = [server.static(f"of {n}", scope, tenant=n) for n in ids]
         yield Side(name, server, server.static("all", scope), tenants)
@@ -103,7 +103,7 @@ def _load(side: Side, requests: list[bytes], clients: int, seconds: float) -> Lo
 
 def _beside(side: Side, seconds: float) -> Load:
     """The neighbor's requests while the search for another writer's bad rows never pauses."""
-    side.server.done("DELETE", "/v0/datasources/events/quarantine", json={"all": True})
+    side.server.admin_json("DELETE", "/v0/datasources/events/quarantine", json={"all": True})
     bad = b"\n".join(b'{"event": "e", "units": "x%d"}' % n for n in range(BAD))
     stop = threading.Event()
     begun = threading.Event()
@@ -113,7 +113,7 @@ def _beside(side: Side, seconds: float) -> Load:
             begun.set()
             params = {"name": "events", "wait": "true"}
             side.server.post("/v0/events", side.tenants[1], params=params, content=bad)
-            side.server.done("DELETE", "/v0/datasources/events/quarantine", json={"all": True})
+            side.server.admin_json("DELETE", "/v0/datasources/events/quarantine", json={"all": True})
 
     sender = threading.Thread(target=send)
     sender.start()

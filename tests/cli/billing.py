@@ -64,10 +64,10 @@ TRUTH = "SELECT event, count() AS e, sum(units) AS u FROM events {where} GROUP B
 FACTS = "count() AS rows, sum(units) AS total, groupBitXor(units) AS all_of_them"
 
 
-def seen_by(server: Server, tenant: object, sql: str) -> list[dict[str, Any]]:
+def rows_as_tenant(server: Server, tenant: object, sql: str) -> list[dict[str, Any]]:
     """Rows of a query that an admin runs as a tenant."""
     headers = {"x-rookery-tenant": str(tenant)}
-    found: list[dict[str, Any]] = server.done("POST", "/v0/sql", content=sql, headers=headers)["data"]
+    found: list[dict[str, Any]] = server.admin_json("POST", "/v0/sql", content=sql, headers=headers)["data"]
     return found
 
 
@@ -80,15 +80,15 @@ def assert_exact(server: Server, tables: Iterable[int], pooled: Iterable[int], a
     for tenant in (*tables, *pooled):
         mine = f"WHERE tenant_id = {tenant}"
         truth = server.sql(TRUTH.format(where=mine + also))
-        assert seen_by(server, tenant, SUMS) == truth, f"target of tenant {tenant}"
-        assert seen_by(server, tenant, f"SELECT {FACTS} FROM events") == server.sql(
+        assert rows_as_tenant(server, tenant, SUMS) == truth, f"target of tenant {tenant}"
+        assert rows_as_tenant(server, tenant, f"SELECT {FACTS} FROM events") == server.sql(
             f"SELECT {FACTS} FROM events {mine}"
         ), f"copy of tenant {tenant}"
     for some, what in ((pooled, "the shared target"), ([*tables, *pooled], "all targets together")):
         them = f"WHERE tenant_id IN ({', '.join(map(str, some)) or 'NULL'})"
         sums = server.sql(SUMS.replace("GROUP BY", f"{them} GROUP BY"))
         assert sums == server.sql(TRUTH.format(where=them + also)), what
-    ready = ", ".join(t["id"] for t in server.done("GET", "/v0/tenants")["tenants"] if t["state"] == "ready")
+    ready = ", ".join(t["id"] for t in server.admin_json("GET", "/v0/tenants")["tenants"] if t["state"] == "ready")
     others = f"SELECT count() AS n FROM usage_daily WHERE tenant_id NOT IN ({ready or 'NULL'})"
     assert server.sql(others) == [{"n": 0}] or not ready, "rows of tenants that are not there"
 

@@ -30,7 +30,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 def cli(server: Server, tmp_path: Path) -> Cli:
     """With a datasource of the test's own, `events`."""
     found = for_server(server, tmp_path)
-    if "events" in {d["name"] for d in server.done("GET", "/v0/datasources")["datasources"]}:
+    if "events" in {d["name"] for d in server.admin_json("GET", "/v0/datasources")["datasources"]}:
         found("datasource", "rm", "events", "--force")
     found.write({"datasources/events.yaml": EVENTS})
     found("push")
@@ -94,15 +94,15 @@ def test_columns_of_a_csv_can_be_renamed(cli: Cli, server: Server) -> None:
 
 def test_unknown_columns_are_reported(cli: Cli) -> None:
     (cli.directory / "more.csv").write_text("tenant_id,colour,units,size\n1,red,5,XL\n")
-    said = cli("append", "events", "more.csv").err
-    assert "1 rows appended" in said and "does not have: colour, size" in said
+    output = cli("append", "events", "more.csv").err
+    assert "1 rows appended" in output and "does not have: colour, size" in output
     assert cli("append", "events", "more.csv", "--json").json == told(1, ignored_columns=["colour", "size"])
 
 
 def test_a_file_without_stored_rows_is_a_failure(cli: Cli) -> None:
     (cli.directory / "bad.csv").write_text("tenant_id,units\nx,1\ny,2\n")
-    said = cli("append", "events", "bad.csv", code=1).err
-    assert "0 rows appended" in said and "2 rows went to quarantine" in said
+    output = cli("append", "events", "bad.csv", code=1).err
+    assert "0 rows appended" in output and "2 rows went to quarantine" in output
 
 
 def test_a_repeated_file_under_its_key_is_reported_as_repeated(cli: Cli) -> None:
@@ -168,7 +168,7 @@ def test_a_file_that_failed_in_a_later_batch_can_be_resent_under_its_key(cli: Cl
     for repeated in (False, True):
         assert cli(*send, "--json").json == told(many, repeated=repeated)
         assert server.sql(FACTS) == [{"n": many, "u": many, "m": many - 1, "two": 0}]
-    server.done("DELETE", f"/v0/tokens/appends%20{kind}")
+    server.admin_json("DELETE", f"/v0/tokens/appends%20{kind}")
 
 
 @pytest.mark.parametrize("kind", ["ndjson", "csv", "parquet"])
@@ -251,7 +251,7 @@ def test_unusable_files_are_errors_with_codes(cli: Cli, server: Server) -> None:
 )
 def test_a_csv_file_in_another_format_is_an_error(cli: Cli, body: bytes, reason: str) -> None:
     (cli.directory / "other.csv").write_bytes(body)
-    said = cli("append", "events", "other.csv", code=1).err
-    assert "RK5001" in said and reason in said
+    output = cli("append", "events", "other.csv", code=1).err
+    assert "RK5001" in output and reason in output
     if b"\r" in body:
         assert "RK5001" in cli("append", "events", "other.csv", "--rename", "event=event", code=1).err

@@ -193,10 +193,10 @@ class TestWhichNode:
     @pytest.mark.parametrize("answer", ["", "3\n", "0\n", "nobody\n"])
     def test_a_missing_or_invalid_answer_changes_nothing(self, cli: Cli, server: Server, answer: str) -> None:
         cli.write({"pipes/undecided.yaml": TWO_NODES})
-        before = server.done("GET", "/v0/workspace")
+        before = server.admin_json("GET", "/v0/workspace")
         assert "RK3008" in cli("materialize", "undecided", "undecided_ds", code=1, input=answer).err
         assert (cli.directory / "pipes/undecided.yaml").read_text() == TWO_NODES
-        assert server.done("GET", "/v0/workspace") == before
+        assert server.admin_json("GET", "/v0/workspace") == before
 
     def test_a_materialized_node_is_no_longer_an_endpoint(self, pipe: tuple[Cli, str], server: Server) -> None:
         cli, name = pipe

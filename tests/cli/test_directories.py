@@ -53,8 +53,8 @@ def wait_until(found: Callable[[], bool], seconds: float = 60) -> None:
 def test_a_command_in_the_wrong_directory_creates_no_workspace(tmp_path: Path, command: list[str]) -> None:
     cli = Cli(tmp_path)
     cli.write(FILES)
-    said = cli(*command, code=7).err
-    assert "RK7007" in said and "rookery push" in said
+    output = cli(*command, code=7).err
+    assert "RK7007" in output and "rookery push" in output
     assert not (tmp_path / ".rookery").exists()
 
 
@@ -78,7 +78,7 @@ def test_a_copied_directory_does_not_use_the_server_of_the_original(tmp_path: Pa
         added = Cli(copy)("tenant", "add", "2")
         assert f"names a server of {home / '.rookery'}" in added.err
         assert [t["id"] for t in Cli(copy)("--json", "tenant", "ls").json] == ["1", "2"]
-        assert [t["id"] for t in server.done("GET", "/v0/tenants")["tenants"]] == ["1"]
+        assert [t["id"] for t in server.admin_json("GET", "/v0/tenants")["tenants"]] == ["1"]
         here = Cli(home)("--json", "tenant", "ls")
         assert ([t["id"] for t in here.json], here.err) == (["1"], "")
         # The same directory under another path is the same directory.

@@ -63,7 +63,7 @@ def test_foreign_tables_are_refused_and_survive_prune_and_tenant_rm(tmp_path: Pa
             refusal = here(*command, code=4).err
             assert "RK3002" in refusal
             assert "main.theirs" in refusal
-        assert "theirs" not in {d["name"] for d in server.done("GET", "/v0/datasources")["datasources"]}
+        assert "theirs" not in {d["name"] for d in server.admin_json("GET", "/v0/datasources")["datasources"]}
         (here.directory / "datasources/theirs.yaml").unlink()
         here("plan")
         (here.directory / "pipes/kinds_pipe.yaml").unlink()
@@ -72,6 +72,6 @@ def test_foreign_tables_are_refused_and_survive_prune_and_tenant_rm(tmp_path: Pa
         here("tenant", "rm", "1")
         server.events("events", [{"tenant_id": 1, "event": "for their view"}])
         here("tenant", "add", "1", "--placement", "tables")
-        assert "theirs" not in [d["name"] for d in server.done("GET", "/v0/datasources")["datasources"]]
+        assert "theirs" not in [d["name"] for d in server.admin_json("GET", "/v0/datasources")["datasources"]]
     rows = on_the_engine(home, *(f"SELECT groupArray(a) FROM (SELECT a FROM {t} ORDER BY a)" for t in tables))
     assert rows == [[[["for their view", "kept"]]], [[["kept"]]], [[["kept"]]]]

@@ -13,10 +13,10 @@ import pytest
 from tests.cli.billing import FILES, USAGE_PIPE, assert_exact, assert_kinds_exact
 from tests.cli.writers import history
 from tests.support.server import Server, running
-from tests.support.soak import rounds
+from tests.support.soak import soak_rounds
 
 TENANTS = range(1, 9)
-KILLS = rounds(6)
+KILLS = soak_rounds(6)
 ODD = {
     **FILES,
     "pipes/usage_pipe.yaml": USAGE_PIPE.replace("FROM events GROUP", "FROM events WHERE event != 'c' GROUP"),
@@ -29,7 +29,7 @@ def provision(server: Server, tenants: list[int]) -> None:
     for placement, odd in (("tables", 1), ("pooled", 0)):
         ids = [str(t) for t in tenants if t % 2 == odd]
         if ids:
-            server.done("POST", "/v0/tenants", json={"ids": ids, "placement": placement})
+            server.admin_json("POST", "/v0/tenants", json={"ids": ids, "placement": placement})
 
 
 def killed_during(server: Server, work: object, after: float) -> bool:
@@ -90,7 +90,7 @@ def test_interrupted_commands_are_completed_by_running_them_again(tmp_path: Path
     with running(tmp_path / "home") as server:
         server.push(files, allow=ALLOW)
         provision(server, list(TENANTS))
-        assert not server.done("POST", "/v0/push", json={"files": [], "dry_run": True})["steps"]
+        assert not server.admin_json("POST", "/v0/push", json={"files": [], "dry_run": True})["steps"]
         odd = [t for t in TENANTS if t % 2]
         assert_exact(server, odd, [t for t in TENANTS if t % 2 == 0], also)
         assert_kinds_exact(server)

@@ -122,6 +122,6 @@ def test_a_tenant_excluded_from_a_shared_view_is_reported(tmp_path: Path) -> Non
         assert [w["code"] for w in cli("fanout", "repair", "--json", code=1).json["warnings"]] == ["RK3012"]
         assert "RK3007" in cli("fanout", "repair", "--allow-destructive", "nothing", code=1).err
         cli.write({**FILES, "pipes/shares_pipe.yaml": SHARES})
-        said = cli("push").text
-        assert "RK3012" in said and "nothing else to do" in said and "matches the files" not in said
+        output = cli("push").text
+        assert "RK3012" in output and "nothing else to do" in output and "matches the files" not in output
         assert server.sql("SELECT sum(share) AS s FROM shares") == before

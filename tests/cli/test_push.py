@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.billing import FILES, KINDS, USAGE, USAGE_PIPE, assert_exact, assert_kinds_exact, seen_by
+from tests.cli.billing import FILES, KINDS, USAGE, USAGE_PIPE, assert_exact, assert_kinds_exact, rows_as_tenant
 from tests.cli.commands import Cli, for_server, write
 from tests.cli.writers import history, writing
 from tests.support.server import Server, running
@@ -50,11 +50,11 @@ def edit(cli: Cli, file: str, old: str, new: str) -> None:
 
 
 def test_a_second_push_and_a_plan_find_nothing_to_do(cli: Cli, server: Server) -> None:
-    before = server.done("GET", "/v0/workspace")
+    before = server.admin_json("GET", "/v0/workspace")
     result = cli("push", "--json").json
     assert (result["changes"], result["steps"]) == ([], [])
     assert "nothing to do" in cli("plan").err
-    assert server.done("GET", "/v0/workspace") == before
+    assert server.admin_json("GET", "/v0/workspace") == before
     edit(cli, "endpoints/usage.yaml", "ORDER BY event", "ORDER BY event DESC")
     assert "~ pipe usage" in cli("plan", code=3).out
     cli("plan", code=3)
@@ -70,18 +70,18 @@ def test_undeclared_resources_are_reported_and_kept(cli: Cli, server: Server) ->
         said = cli(command).err
         assert "not in any file: unseen;" in said and "--prune" in said
     assert cli("push", "--json").json["undeclared"] == ["unseen"]
-    assert "unseen" in {d["name"] for d in server.done("GET", "/v0/datasources")["datasources"]}
+    assert "unseen" in {d["name"] for d in server.admin_json("GET", "/v0/datasources")["datasources"]}
 
 
 def test_a_dry_run_changes_nothing(cli: Cli, server: Server) -> None:
-    before = server.done("GET", "/v0/workspace"), server.done("GET", "/v0/datasources")
+    before = server.admin_json("GET", "/v0/workspace"), server.admin_json("GET", "/v0/datasources")
     cli.write({"datasources/unseen.yaml": KINDS})
     cli.write(CHANGES["a changed type"])
     shown = cli("push", "--dry-run", "--json").json
     assert {"name": "unseen", "kind": "datasource", "what": "created"} in shown["changes"]
     assert any(s["destructive"] for s in shown["steps"])
     assert not shown["applied"]
-    assert (server.done("GET", "/v0/workspace"), server.done("GET", "/v0/datasources")) == before
+    assert (server.admin_json("GET", "/v0/workspace"), server.admin_json("GET", "/v0/datasources")) == before
 
 
 def test_a_push_of_some_files_merges_and_drops_nothing(cli: Cli, server: Server, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_push_of_some_files_merges_and_drops_nothing(cli: Cli, server: Server,
     write(other.directory, {"endpoints/second.yaml": "sql: SELECT count() AS n FROM events\n"})
     other("push", "endpoints/second.yaml")
     other("push")
-    names = {p["name"] for p in server.done("GET", "/v0/pipes")["pipes"]}
+    names = {p["name"] for p in server.admin_json("GET", "/v0/pipes")["pipes"]}
     assert {"second", "usage", "usage_pipe", "kinds_pipe"} <= names
     assert_exact(server, TABLES, POOLED)
 
@@ -98,9 +98,9 @@ def test_a_push_of_some_files_merges_and_drops_nothing(cli: Cli, server: Server,
     assert "usage" not in shown
     assert "nothing to do" in cli("plan").err
     cli("push", "--prune", "--dry-run")
-    assert "second" in {p["name"] for p in server.done("GET", "/v0/pipes")["pipes"]}
+    assert "second" in {p["name"] for p in server.admin_json("GET", "/v0/pipes")["pipes"]}
     cli("push", "--prune")
-    assert "second" not in {p["name"] for p in server.done("GET", "/v0/pipes")["pipes"]}
+    assert "second" not in {p["name"] for p in server.admin_json("GET", "/v0/pipes")["pipes"]}
 
 
 def test_pruning_a_datasource_needs_its_name(cli: Cli, server: Server) -> None:
@@ -114,7 +114,7 @@ def test_pruning_a_datasource_needs_its_name(cli: Cli, server: Server) -> None:
     assert "--allow-destructive extra" in refusal
     assert server.sql("SELECT * FROM extra") == [{"a": "one"}]
     cli("push", "--prune", "--allow-destructive", "extra")
-    assert "extra" not in {d["name"] for d in server.done("GET", "/v0/datasources")["datasources"]}
+    assert "extra" not in {d["name"] for d in server.admin_json("GET", "/v0/datasources")["datasources"]}
 
 
 def test_two_pushes_at_once_converge(cli: Cli, server: Server) -> None:
@@ -215,7 +215,7 @@ def test_added_columns_need_no_permission_and_are_in_every_nest(cli: Cli, server
     rows = [{"tenant_id": t, "event": "a", "region": "us"} for t in TABLES + POOLED]
     server.events("events", rows)
     for tenant in TABLES + POOLED:
-        regions = seen_by(server, tenant, "SELECT DISTINCT region FROM events ORDER BY region")
+        regions = rows_as_tenant(server, tenant, "SELECT DISTINCT region FROM events ORDER BY region")
         assert regions == [{"region": "eu"}, {"region": "us"}]
     assert_exact(server, TABLES, POOLED)
     (cli.directory / "datasources/events.yaml").write_text(FILES["datasources/events.yaml"])
@@ -233,10 +233,10 @@ def test_a_changed_endpoint_changes_nothing_else(cli: Cli, server: Server) -> No
 
 
 def test_an_invalid_file_changes_nothing(cli: Cli, server: Server) -> None:
-    before = server.done("GET", "/v0/workspace")
+    before = server.admin_json("GET", "/v0/workspace")
     cli.write({"datasources/fine.yaml": KINDS, "endpoints/wrong.yaml": "sql: SELECT nothing FROM events\n"})
     assert "RK2007" in cli("push", code=1).err
-    assert server.done("GET", "/v0/workspace") == before
+    assert server.admin_json("GET", "/v0/workspace") == before
 
 
 def test_an_unused_allow_name_is_a_warning(cli: Cli, server: Server) -> None:
@@ -252,5 +252,5 @@ def test_a_plan_shows_a_change_of_the_fanout_mode(cli: Cli, server: Server) -> N
     assert "tenant: tenant_id" in text
     events.write_text(text.replace("tenant: tenant_id", "tenant: {column: tenant_id, fanout: routed}"))
     assert "fan-out of events: direct → routed" in cli("plan", code=3).out
-    told = cli("push", "--dry-run", "--json").json["fanout"]
-    assert told == [{"datasource": "events", "from": "direct", "to": "routed"}]
+    output = cli("push", "--dry-run", "--json").json["fanout"]
+    assert output == [{"datasource": "events", "from": "direct", "to": "routed"}]

@@ -91,9 +91,9 @@ def test_the_script_provisions_a_tenant_and_does_nothing_when_run_again(
     assert {"meta", "data", "rows", "statistics"} <= usage.keys()
     assert sum(r["events"] for r in usage["data"]) == server.sql(f"SELECT {FACTS} FROM tenant_1_ds")[0]["rows"]
 
-    before = server.done("GET", "/v0/workspace")
+    before = server.admin_json("GET", "/v0/workspace")
     assert provision(server, tmp_path / "first", 1, forked) == token
-    assert server.done("GET", "/v0/workspace") == before, "a second run of the same checkout changed something"
+    assert server.admin_json("GET", "/v0/workspace") == before, "a second run of the same checkout changed something"
     assert provision(server, checkout(tmp_path / "second"), 1, forked) == token
     assert_exact(server, 1)
     for directory in ("first", "second"):
@@ -182,7 +182,7 @@ def test_removing_a_tenants_datasource_never_disturbs_inserts(server: Server, tm
         written.wait(3)
     assert refused(server, token, "/v0/pipes/tenant_7_usage_current_month.json") == 403
     assert refused(server, token, "/v0/sql", params={"q": "SELECT * FROM tenant_7_ds"}) == 403
-    assert not [t for t in server.done("GET", "/v0/tokens")["tokens"] if t["name"] == "tenant_7_token"]
+    assert not [t for t in server.admin_json("GET", "/v0/tokens")["tokens"] if t["name"] == "tenant_7_token"]
     cli("datasource", "rm", "tenant_7_ds", "--force", code=7)
     # The files are still in the checkout: the tenant comes back with all its rows, those of the meantime too.
     assert provision(server, cli.directory, 7, forked) != token
@@ -198,7 +198,10 @@ def test_a_change_of_one_tenants_tables_leaves_the_other_tenants_alone(
         provision(server, cli.directory, tenant, forked)
 
     def eleven() -> object:
-        shown = [server.done("GET", "/v0/datasources/tenant_11_ds"), server.done("GET", "/v0/pipes/tenant_11_pipe")]
+        shown = [
+            server.admin_json("GET", "/v0/datasources/tenant_11_ds"),
+            server.admin_json("GET", "/v0/pipes/tenant_11_pipe"),
+        ]
         return shown, server.sql("SELECT * FROM tenant_11_ds ORDER BY units"), _modified(server, 11)
 
     before = eleven()
@@ -219,7 +222,7 @@ def test_a_change_of_one_tenants_tables_leaves_the_other_tenants_alone(
 
 
 def _modified(server: Server, tenant: int) -> object:
-    return server.done("GET", f"/v0/pipes/tenant_{tenant}_usage_current_month")
+    return server.admin_json("GET", f"/v0/pipes/tenant_{tenant}_usage_current_month")
 
 
 @pytest.mark.proves("B8")
@@ -233,7 +236,7 @@ def test_a_column_added_to_landing_reaches_only_views_that_name_it_and_breaks_no
         cli("pipe", "generate", "tenant_1_pipe", "SELECT * FROM events WHERE tenant_id = 1")
         cli("materialize", "tenant_1_pipe", "tenant_1_ds")
         cli("tenant", "add", "2", "--placement", "tables")
-        columns = [c["name"] for c in server.done("GET", "/v0/datasources/tenant_1_ds")["columns"]]
+        columns = [c["name"] for c in server.admin_json("GET", "/v0/datasources/tenant_1_ds")["columns"]]
         assert columns == ["tenant_id", "timestamp", "event", "units"]
         landing.write_text(
             landing.read_text().replace(
@@ -249,8 +252,8 @@ def test_a_column_added_to_landing_reaches_only_views_that_name_it_and_breaks_no
         assert "`region` by `*`" in result["warnings"][0]["error"]
         server.events("events", [{"tenant_id": t, "event": "a", "units": 5, "region": "us"} for t in (1, 2)])
         assert_exact(server, 1)
-        assert [c["name"] for c in server.done("GET", "/v0/datasources/tenant_1_ds")["columns"]] == columns
-        copied = server.done(
+        assert [c["name"] for c in server.admin_json("GET", "/v0/datasources/tenant_1_ds")["columns"]] == columns
+        copied = server.admin_json(
             "POST",
             "/v0/sql",
             content="SELECT region, count() AS n FROM events GROUP BY region ORDER BY region FORMAT JSON",

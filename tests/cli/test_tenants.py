@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.billing import EVENTS, FACTS, FILES, TRUTH, USAGE, USAGE_PIPE, assert_exact, seen_by
+from tests.cli.billing import EVENTS, FACTS, FILES, TRUTH, USAGE, USAGE_PIPE, assert_exact, rows_as_tenant
 from tests.cli.commands import Cli, for_server
 from tests.cli.writers import history, writing
 from tests.support.server import Server, running
@@ -73,10 +73,10 @@ def listed(cli: Cli) -> dict[str, dict[str, object]]:
 def test_add_ls_show_rm_in_both_placements(cli: Cli, server: Server) -> None:
     for tenant, placement in (("1", "tables"), ("2", "pooled")):
         assert "added" in cli("tenant", "add", tenant, "--placement", placement).err
-        before = server.done("GET", "/v0/workspace")
+        before = server.admin_json("GET", "/v0/workspace")
         assert "exists already" in cli("tenant", "add", tenant, "--placement", placement).err
         assert "exists already" in cli("tenant", "add", tenant).err
-        assert server.done("GET", "/v0/workspace")["tenants"] == before["tenants"]
+        assert server.admin_json("GET", "/v0/workspace")["tenants"] == before["tenants"]
     assert_exact(server, [1], [2])
     found = listed(cli)
     assert (found["1"]["placement"], found["1"]["state"], found["1"]["rows"]) == ("tables", "ready", 20 + 20)
@@ -130,7 +130,7 @@ def test_rows_of_an_unknown_tenant_are_kept_and_counted(cli: Cli, server: Server
     assert "900" in cli("tenant", "ls").out
     assert_exact(server, [], [])
     cli("tenant", "add", "900", "--placement", "tables")
-    assert seen_by(server, 900, "SELECT count() AS n FROM events") == [{"n": 7}]
+    assert rows_as_tenant(server, 900, "SELECT count() AS n FROM events") == [{"n": 7}]
     cli("tenant", "rm", "900")
     cli("tenant", "add", "900", "--placement", "pooled")
     assert_exact(server, [], [900])
@@ -210,8 +210,8 @@ def test_a_pipe_over_a_per_tenant_target_and_a_hidden_tenant_column(cli: Cli, se
     server.events("events", [{"tenant_id": t, "event": "z", "units": 1} for t in (40, 41, 42)])
     for tenant in (40, 41):
         truth = server.sql(f"SELECT sum(units) AS u FROM events WHERE tenant_id = {tenant}")
-        assert seen_by(server, tenant, "SELECT sum(units) AS u FROM totals") == truth
-        rows = seen_by(server, tenant, "SELECT * FROM totals")
+        assert rows_as_tenant(server, tenant, "SELECT sum(units) AS u FROM totals") == truth
+        rows = rows_as_tenant(server, tenant, "SELECT * FROM totals")
         assert {tuple(r) for r in rows} == {("units",)}, "the tenant column shows"
         refused = server.admin(
             "POST", "/v0/sql", content="SELECT tenant_id FROM totals", headers={"x-rookery-tenant": str(tenant)}
@@ -239,7 +239,7 @@ def test_several_landing_datasources_feed_one_per_tenant_target(cli: Cli, server
         truth = server.sql(TRUTH.format(where="").replace("FROM events", f"FROM {both}"))
         for target in ("feeds", "united"):
             sums = f"SELECT event, sum(events) AS e, sum(units) AS u FROM {target} GROUP BY event ORDER BY event"
-            assert seen_by(server, tenant, sums) == truth, (tenant, target)
+            assert rows_as_tenant(server, tenant, sums) == truth, (tenant, target)
     for tenant in ("45", "46"):
         cli("tenant", "rm", tenant)
 
@@ -259,4 +259,4 @@ def test_a_landing_without_copies_in_nests(tmp_path: Path) -> None:
         assert_exact(server, [1], [2])
         tables = {t["name"] for t in cli("tenant", "show", "1", "--json").json["tables"]}
         assert tables == {"usage_daily"}
-        assert seen_by(server, 1, f"SELECT {FACTS} FROM events")
+        assert rows_as_tenant(server, 1, f"SELECT {FACTS} FROM events")

@@ -83,15 +83,15 @@ def test_a_dry_run_creates_no_workspace(tmp_path: Path) -> None:
 def test_an_unusable_declaration_is_reported(tmp_path: Path, declared: str, said: str) -> None:
     cli = Cli(tmp_path)
     cli.write({"endpoints/one.yaml": f"{TEMPLATE}parameters:\n  - {declared}\n"})
-    told = cli("check").err
-    assert "endpoints/one.yaml:3:" in told and "RK2022" in told and said in told
+    output = cli("check").err
+    assert "endpoints/one.yaml:3:" in output and "RK2022" in output and said in output
 
 
 def test_the_hint_for_a_contradicting_declaration_says_what_to_write(tmp_path: Path) -> None:
     cli = Cli(tmp_path)
     cli.write({"endpoints/one.yaml": f"{TEMPLATE}parameters:\n  - {{name: a}}\n"})
-    told = cli("check", code=1).err
-    assert "RK2006" in told and "`type: Int8` under `parameters`" in told
+    output = cli("check", code=1).err
+    assert "RK2006" in output and "`type: Int8` under `parameters`" in output
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,8 @@ def test_the_hint_for_a_contradicting_declaration_says_what_to_write(tmp_path: P
 )
 def test_an_invalid_setting_is_named_with_its_value(tmp_path: Path, setting: str, value: str, said: str) -> None:
     cli = Cli(tmp_path)
-    told = cli("pipe", "ls", code=1, **{f"ROOKERY_{setting}": value}).err
-    assert said in told and f"ROOKERY_{setting}" in told
+    output = cli("pipe", "ls", code=1, **{f"ROOKERY_{setting}": value}).err
+    assert said in output and f"ROOKERY_{setting}" in output
 
 
 def test_an_unusable_token_is_refused(cli: Cli) -> None:
@@ -123,5 +123,5 @@ def test_the_error_for_a_node_that_reads_a_later_one(tmp_path: Path) -> None:
     cli.write(
         {"pipes/two.yaml": "nodes:\n  - {name: a, sql: SELECT * FROM b}\n  - {name: b, sql: SELECT 1 AS one}\n"}
     )
-    told = cli("check", code=1).err
-    assert "RK1010" in told and "`b`" in told and "move `b` up" in told
+    output = cli("check", code=1).err
+    assert "RK1010" in output and "`b`" in output and "move `b` up" in output

@@ -15,9 +15,9 @@ from engine.template.environment import Binder, Template
 from engine.workspace.workspace import Workspace
 from tests.compiler.node_chains import SOURCE, Maker, rows
 from tests.support.compiling import BASE, compiled, problems_of, pushed
-from tests.support.soak import rounds
+from tests.support.soak import soak_rounds
 
-SEED, PIPES, CALLS = 20_261_129, rounds(10), 2
+SEED, PIPES, CALLS = 20_261_129, soak_rounds(10), 2
 
 
 def _answer(workspace: Workspace, build: Build, pipe: str, request: Mapping[str, Any], columns: str) -> list[Any]:

@@ -17,7 +17,7 @@ from engine.schema import Name, nest_database
 from engine.warehouse.port import Input
 from engine.workspace.workspace import Workspace
 from tests.cli.billing import EVENTS, FILES
-from tests.support.compiling import a_workspace, pushed
+from tests.support.compiling import pushed, temporary_workspace
 
 DIRECT = {name.rpartition("/")[2].removesuffix(".yaml"): text for name, text in FILES.items()}
 ROUTED = {
@@ -33,8 +33,8 @@ OWN = ("1", "2", "3")
 
 
 @dataclass
-class World:
-    """The workspace, and its way in."""
+class Billing:
+    """A workspace with the billing project, and the gateway that stores its rows."""
 
     workspace: Workspace
     gateway: Gateway
@@ -65,18 +65,18 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with a_workspace(tmp_path_factory.mktemp("control")) as workspace:
+def billing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Billing]:
+    with temporary_workspace(tmp_path_factory.mktemp("control")) as workspace:
         pushed(workspace, {**DIRECT, **ROUTED})
         gateway = Gateway(workspace, StagingPool(workspace))
-        world = World(workspace, gateway)
+        billing = Billing(workspace, gateway)
         tenants.add(workspace, OWN, "tables")
         tenants.add(workspace, ["8"], "pooled")
         for name in ("events", "clicks"):
-            outcome = world.send(name, rows(1))
+            outcome = billing.send(name, rows(1))
             if outcome.visible is not None:
                 assert outcome.visible.result(30)
-        yield world
+        yield billing
         gateway.close()
 
 

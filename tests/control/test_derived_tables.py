@@ -72,7 +72,7 @@ def _files(mode: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module", params=["direct", "routed"])
-def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, Rows]]:
+def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, Rows]]:
     sent: Rows = []
     with house(tmp_path_factory.mktemp(request.param)) as home:
         fill(home, request.param, sent)
@@ -138,16 +138,16 @@ def _parts(home: House) -> list[tuple[str, str, str]]:
     return [(str(d), str(t), str(p)) for d, t, p in found]
 
 
-def test_healthy_derived_tables_have_no_findings(world: tuple[House, Rows]) -> None:
-    home, sent = world
+def test_healthy_derived_tables_have_no_findings(filled: tuple[House, Rows]) -> None:
+    home, sent = filled
     _assert_right(home, sent)
     found = examine(home.workspace, deep=True).findings
     assert [(f.check, f.object) for f in found] == []
 
 
-def test_deleted_parts_are_reported_and_restored(world: tuple[House, Rows]) -> None:
+def test_deleted_parts_are_reported_and_restored(filled: tuple[House, Rows]) -> None:
     """`python -m benchmarks recovery` deletes more of them."""
-    home, sent = world
+    home, sent = filled
     assert delete_parts(home, sent, 1) == PARTS
 
 
@@ -180,9 +180,9 @@ def delete_parts(home: House, sent: Rows, rounds: int) -> int:
     return deleted
 
 
-def test_duplicated_rows_are_reported(world: tuple[House, Rows]) -> None:
+def test_duplicated_rows_are_reported(filled: tuple[House, Rows]) -> None:
     """As after a failed write of the engine's own log of what it has stored."""
-    home, sent = world
+    home, sent = filled
     home.caught_up()
     home.run("CREATE TABLE main.twice AS main.sums")
     try:
@@ -199,9 +199,9 @@ def test_duplicated_rows_are_reported(world: tuple[House, Rows]) -> None:
     _assert_right(home, sent)
 
 
-def test_rows_lost_by_the_source_are_reported_and_kept(world: tuple[House, Rows]) -> None:
+def test_rows_lost_by_the_source_are_reported_and_kept(filled: tuple[House, Rows]) -> None:
     """The last test of this file: the source does not get its rows back."""
-    home, sent = world
+    home, sent = filled
     _send(home, sent)
     home.caught_up()
     ((part,),) = home.rows(
@@ -218,8 +218,8 @@ def test_rows_lost_by_the_source_are_reported_and_kept(world: tuple[House, Rows]
     assert before == {t: sorted(map(str, home.rows(f"SELECT * FROM main.{t} FINAL"))) for t in before}
 
 
-def test_columns_that_cannot_be_compared_are_reported(world: tuple[House, Rows]) -> None:
-    home, _ = world
+def test_columns_that_cannot_be_compared_are_reported(filled: tuple[House, Rows]) -> None:
+    home, _ = filled
     live = examination.context_of(home.workspace).live.tables
     shape = comparable_columns(live[Name("main", "states")])
     assert isinstance(shape, ComparableColumns)

@@ -11,48 +11,48 @@ from engine import observe
 from engine.control import fanout_status, metrics, tenants
 from engine.control.push import push
 from engine.fanout.router import router_of
-from tests.control.conftest import OWN, World, rows
+from tests.control.conftest import OWN, Billing, rows
 
 
-def told(world: World, name: str) -> dict[str, Any]:
+def told(billing: Billing, name: str) -> dict[str, Any]:
     found: dict[str, Any] = next(
-        d for d in fanout_status.status(world.workspace)["datasources"] if d["datasource"] == name
+        d for d in fanout_status.status(billing.workspace)["datasources"] if d["datasource"] == name
     )
     return found
 
 
-def listed(world: World) -> dict[str, dict[str, Any]]:
-    return {t["id"]: t for t in tenants.listing(world.workspace)}
+def listed(billing: Billing) -> dict[str, dict[str, Any]]:
+    return {t["id"]: t for t in tenants.listing(billing.workspace)}
 
 
-def gauges(world: World) -> dict[str, float]:
+def gauges(billing: Billing) -> dict[str, float]:
     """Samples of the exposition by name and labels."""
-    text = metrics.exposition(world.workspace, 0).decode()
+    text = metrics.exposition(billing.workspace, 0).decode()
     lines = [line.rpartition(" ") for line in text.splitlines() if not line.startswith("#")]
     return {name: float(value) for name, _, value in lines}
 
 
-def test_a_healthy_fanout_has_no_lag(world: World) -> None:
-    found = fanout_status.status(world.workspace)
+def test_a_healthy_fanout_has_no_lag(billing: Billing) -> None:
+    found = fanout_status.status(billing.workspace)
     assert [(d["datasource"], d["mode"], d["in_step"]) for d in found["datasources"]] == [
         ("clicks", "routed", 3),
         ("events", "direct", 3),
     ]
     assert all(d["rows"] == 0 and d["seconds"] == 0 and d["strays"] == [] for d in found["datasources"])
     assert found["suspended"] == []
-    assert {(t["lag_rows"], t["lag_seconds"], t["error"]) for t in listed(world).values()} == {(0, 0.0, None)}
-    assert fanout_status.retry(world.workspace) == {"retried": {}}
+    assert {(t["lag_rows"], t["lag_seconds"], t["error"]) for t in listed(billing).values()} == {(0, 0.0, None)}
+    assert fanout_status.retry(billing.workspace) == {"retried": {}}
 
 
-def test_a_failing_nest_is_reported_with_its_error_and_its_lag(world: World) -> None:
-    target = world.nest("2", "clicked").sql()
-    world.execute(f"RENAME TABLE {target} TO {target[:-1]}_away`")
+def test_a_failing_nest_is_reported_with_its_error_and_its_lag(billing: Billing) -> None:
+    target = billing.nest("2", "clicked").sql()
+    billing.execute(f"RENAME TABLE {target} TO {target[:-1]}_away`")
     try:
-        first, second = world.send("clicks", rows(5)), world.send("clicks", rows(6))
+        first, second = billing.send("clicks", rows(5)), billing.send("clicks", rows(6))
         assert first.visible is not None
         assert second.visible is not None
         assert (first.visible.result(30), second.visible.result(30)) == (False, False)
-        found = told(world, "clicks")
+        found = told(billing, "clicks")
         assert (found["in_step"], found["rows"]) == (2, 0)
         (stray,) = found["strays"]
         assert (stray["tenant"], stray["rows"]) == ("2", 2)
@@ -60,108 +60,108 @@ def test_a_failing_nest_is_reported_with_its_error_and_its_lag(world: World) -> 
         assert "clicked" in stray["error"]
         assert stray["piece"] == {"batches": [first.batch]}
         assert stray["since"] <= time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()) + "+00:00"
-        mine = listed(world)["2"]
+        mine = listed(billing)["2"]
         assert mine["lag_rows"] == 2
         assert mine["error"] == stray["error"]
-        assert tenants.show(world.workspace, "2")["error"] == stray["error"]
-        assert listed(world)["1"]["error"] is None
-        assert gauges(world)['rookery_fanout_strays{datasource="clicks"}'] == 1
-        world.assert_exact("clicks", "clicked", without=["2"])
+        assert tenants.show(billing.workspace, "2")["error"] == stray["error"]
+        assert listed(billing)["1"]["error"] is None
+        assert gauges(billing)['rookery_fanout_strays{datasource="clicks"}'] == 1
+        billing.assert_exact("clicks", "clicked", without=["2"])
     finally:
-        world.execute(f"RENAME TABLE {target[:-1]}_away` TO {target}")
-    lane = router_of(world.workspace).worker("clicks")
+        billing.execute(f"RENAME TABLE {target[:-1]}_away` TO {target}")
+    lane = router_of(billing.workspace).worker("clicks")
     assert lane is not None
     with lane.delivery_lock:
         for group in lane.lagging:
             group.due = time.monotonic() + 1000
-    assert fanout_status.retry(world.workspace) == {"retried": {"clicks": 1}}
+    assert fanout_status.retry(billing.workspace) == {"retried": {"clicks": 1}}
     deadline = time.monotonic() + 10
-    while told(world, "clicks")["strays"]:
+    while told(billing, "clicks")["strays"]:
         assert time.monotonic() < deadline, "it still waits for its next try"
         time.sleep(0.02)
-    world.assert_exact("clicks", "clicked")
-    assert gauges(world)['rookery_fanout_strays{datasource="clicks"}'] == 0
+    billing.assert_exact("clicks", "clicked")
+    assert gauges(billing)['rookery_fanout_strays{datasource="clicks"}'] == 0
 
 
 @pytest.mark.proves("D4")
-def test_a_view_that_fails_in_direct_mode_is_suspended_reported_and_repaired(world: World) -> None:
-    target, away = world.nest("2", "usage_daily"), world.nest("2", "usage_away")
-    world.execute(f"RENAME TABLE {target.sql()} TO {away.sql()}")
+def test_a_view_that_fails_in_direct_mode_is_suspended_reported_and_repaired(billing: Billing) -> None:
+    target, away = billing.nest("2", "usage_daily"), billing.nest("2", "usage_away")
+    billing.execute(f"RENAME TABLE {target.sql()} TO {away.sql()}")
     try:
-        assert world.send("events", rows(10)).rows == 5
-        assert world.send("events", rows(11)).rows == 5
-        found = fanout_status.status(world.workspace)
+        assert billing.send("events", rows(10)).rows == 5
+        assert billing.send("events", rows(11)).rows == 5
+        found = fanout_status.status(billing.workspace)
         (down,) = found["suspended"]
-        assert down["view"] == str(world.nest("2", "_rk_usage_pipe"))
+        assert down["view"] == str(billing.nest("2", "_rk_usage_pipe"))
         assert "usage_daily" in down["error"]
-        assert told(world, "events")["in_step"] == 2
-        assert str(down["view"]) in str(listed(world)["2"]["error"])
-        assert gauges(world)["rookery_suspended_views"] == 1
-        world.assert_exact("events", "usage_daily", without=["2"])
+        assert told(billing, "events")["in_step"] == 2
+        assert str(down["view"]) in str(listed(billing)["2"]["error"])
+        assert gauges(billing)["rookery_suspended_views"] == 1
+        billing.assert_exact("events", "usage_daily", without=["2"])
     finally:
-        world.execute(f"RENAME TABLE {away.sql()} TO {target.sql()}")
-    push(world.workspace, {})
-    assert fanout_status.status(world.workspace)["suspended"] == []
-    assert listed(world)["2"]["error"] is None
-    world.assert_exact("events", "usage_daily")
-    world.send("events", rows(12))
-    world.assert_exact("events", "usage_daily")
+        billing.execute(f"RENAME TABLE {away.sql()} TO {target.sql()}")
+    push(billing.workspace, {})
+    assert fanout_status.status(billing.workspace)["suspended"] == []
+    assert listed(billing)["2"]["error"] is None
+    billing.assert_exact("events", "usage_daily")
+    billing.send("events", rows(12))
+    billing.assert_exact("events", "usage_daily")
 
 
-def test_a_suspended_shared_view_is_reported_for_pooled_tenants(world: World) -> None:
-    world.execute("RENAME TABLE main.usage_daily TO main.usage_away")
+def test_a_suspended_shared_view_is_reported_for_pooled_tenants(billing: Billing) -> None:
+    billing.execute("RENAME TABLE main.usage_daily TO main.usage_away")
     try:
-        assert world.send("events", rows(13)).rows == 5
-        assert {t: bool(row["error"]) for t, row in listed(world).items() if row["placement"]} == {
+        assert billing.send("events", rows(13)).rows == 5
+        assert {t: bool(row["error"]) for t, row in listed(billing).items() if row["placement"]} == {
             "1": False,
             "2": False,
             "3": False,
             "8": True,
         }
-        assert told(world, "events")["in_step"] == 3
+        assert told(billing, "events")["in_step"] == 3
     finally:
-        world.execute("RENAME TABLE main.usage_away TO main.usage_daily")
-    push(world.workspace, {})
-    assert listed(world)["8"]["error"] is None
+        billing.execute("RENAME TABLE main.usage_away TO main.usage_daily")
+    push(billing.workspace, {})
+    assert listed(billing)["8"]["error"] is None
     mine = "WHERE tenant_id = 8"
-    assert world.row(f"SELECT sum(events), sum(units) FROM main.usage_daily {mine}") == world.row(
+    assert billing.row(f"SELECT sum(events), sum(units) FROM main.usage_daily {mine}") == billing.row(
         f"SELECT count(), sum(units) FROM main.events {mine}"
     )
-    world.assert_exact("events", "usage_daily")
+    billing.assert_exact("events", "usage_daily")
 
 
-def test_undelivered_rows_are_a_lag(world: World) -> None:
-    lane = router_of(world.workspace).worker("clicks")
+def test_undelivered_rows_are_a_lag(billing: Billing) -> None:
+    lane = router_of(billing.workspace).worker("clicks")
     assert lane is not None
     with lane.delivery_lock:
-        outcome = world.send("clicks", rows(20))
-        found = told(world, "clicks")
+        outcome = billing.send("clicks", rows(20))
+        found = told(billing, "clicks")
         assert found["rows"] == 3, "of tenants in step; others have no table to wait for"
         assert found["seconds"] > 0
-        assert [listed(world)[t]["lag_rows"] for t in (*OWN, "8")] == [1, 1, 1, 0]
-        seen = gauges(world)
+        assert [listed(billing)[t]["lag_rows"] for t in (*OWN, "8")] == [1, 1, 1, 0]
+        seen = gauges(billing)
         assert seen['rookery_fanout_lag_rows{datasource="clicks"}'] == 3
         assert seen['rookery_fanout_lag_seconds{datasource="clicks"}'] > 0
     assert outcome.visible is not None
     assert outcome.visible.result(30)
-    assert told(world, "clicks")["rows"] == 0
+    assert told(billing, "clicks")["rows"] == 0
 
 
-def test_ingestion_counters(world: World) -> None:
+def test_ingestion_counters(billing: Billing) -> None:
     label = '{datasource="events"}'
     names = ("ingested_rows", "ingested_bytes", "ingest_requests", "ingest_batches", "quarantined_rows")
 
     def seen() -> list[float]:
-        found = gauges(world)
+        found = gauges(billing)
         return [found.get(f"rookery_{n}_total{label}", 0) for n in (*names, "quarantined_bytes")]
 
     before = seen()
-    world.send("events", [*rows(1), {"tenant_id": 1, "units": "many"}])
+    billing.send("events", [*rows(1), {"tenant_id": 1, "units": "many"}])
     rises = [b - a for a, b in zip(before, seen(), strict=True)]
     assert (rises[0], rises[2:5]) == (5, [1, 1, 1])
     assert rises[1] > 100
     assert rises[5] > 20
-    found = gauges(world)
+    found = gauges(billing)
     assert found['rookery_fanout_flush_seconds_count{datasource="clicks"}'] > 0
     assert found["rookery_uptime_seconds"] > 0
     assert not [name for name in found if "tenant" in name], "any number of tenants would be any number of labels"

@@ -281,11 +281,14 @@ def asked(server: Any) -> Iterator[tuple[str, Any]]:
         yield f"by_day since of {tenant}", _answer(since)
     for table in COUNTED:
         yield f"count of {table}", server.sql(f"SELECT count() AS rows FROM {table}")
-    yield "quarantined", server.done("GET", "/v0/datasources/events/quarantine")["total"]
-    suspended = server.done("GET", "/v0/fanout")["suspended"]
+    yield "quarantined", server.admin_json("GET", "/v0/datasources/events/quarantine")["total"]
+    suspended = server.admin_json("GET", "/v0/fanout")["suspended"]
     yield "suspended", sorted([s["view"], s["tenant"], s["without"]] for s in suspended)
-    yield "tenants", [[t["id"], t["placement"], t["state"]] for t in server.done("GET", "/v0/tenants")["tenants"]]
-    yield "static token", server.done("GET", "/v0/tokens/backend")["token"]
+    yield (
+        "tenants",
+        [[t["id"], t["placement"], t["state"]] for t in server.admin_json("GET", "/v0/tenants")["tenants"]],
+    )
+    yield "static token", server.admin_json("GET", "/v0/tokens/backend")["token"]
 
 
 def _answer(response: Any) -> Any:

@@ -54,12 +54,16 @@ def fill(server: Any) -> None:
     for key, rows in ((project.KEY, project.events(9, 6)), (project.BAD_KEY, bad)):
         body = "\n".join(map(json.dumps, rows))
         headers = {"Idempotency-Key": key}
-        server.done("POST", "/v0/events", params={"name": "events", "wait": "true"}, content=body, headers=headers)
+        server.admin_json(
+            "POST", "/v0/events", params={"name": "events", "wait": "true"}, content=body, headers=headers
+        )
     rates = "currency,rate,at\nEUR,1.0840,2025-01-01 00:00:00\nEUR,1.0900,2025-02-01 00:00:00\nCHF,1.1000,2025-01-01 00:00:00\n"
-    server.done("POST", "/v0/datasources", params={"mode": "append", "name": "rates", "format": "csv"}, content=rates)
+    server.admin_json(
+        "POST", "/v0/datasources", params={"mode": "append", "name": "rates", "format": "csv"}, content=rates
+    )
     server.events("clicks", project.clicks(10, 20))
     last = "\n".join(map(json.dumps, project.clicks(11, 5)))
-    server.done("POST", "/v0/events", params={"name": "clicks", "wait": "visible"}, content=last)
+    server.admin_json("POST", "/v0/events", params={"name": "clicks", "wait": "visible"}, content=last)
 
 
 def age(data: Path) -> None:

@@ -38,7 +38,7 @@ def journal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Found]:
         server.tenant("alpha", TENANTS["alpha"])
         half = len(found) // 2
         for part in (found[:half], found[half:] + recent):
-            server.done(
+            server.admin_json(
                 "POST", "/v0/events", params={"name": "site_events", "wait": "true"}, content=lines(part).encode()
             )
             # One tenant is added when rows are stored already.
@@ -160,12 +160,12 @@ def test_names_that_begin_with_an_underscore_work_everywhere(journal: Found) -> 
     rows = '{"_site": "alpha", "_n": 1}\n{"_site": "beta", "_n": 2}\n{"_site": "beta", "_n": 300}\n'
     stored = server.post("/v0/events?name=_in&wait=true", writer, content=rows).json()
     assert (stored["successful_rows"], stored["quarantined_rows"]) == (2, 1)
-    assert server.done("GET", "/v0/datasources/_in/quarantine")["total"] == 1
+    assert server.admin_json("GET", "/v0/datasources/_in/quarantine")["total"] == 1
     for tenant, total in (("alpha", 1), ("beta", 2)):
         token = server.mint("PIPES:READ:_total", tenant=tenant)
         assert server.get("/v0/pipes/_total.json", token).json()["data"] == [{"_s": total}]
         assert server.get("/v0/pipes/_total.json?_least=3", token).json()["data"] == [{"_s": 0}]
     query = {"name": "_plain", "mode": "replace", "format": "ndjson"}
-    assert server.done("POST", "/v0/datasources", params=query, content='{"_n": 5}\n')["rows"] == 1
+    assert server.admin_json("POST", "/v0/datasources", params=query, content='{"_n": 5}\n')["rows"] == 1
     assert server.sql("SELECT _n FROM _plain", server.mint("DATASOURCES:READ:_plain")) == [{"_n": 5}]
     assert server.push(UNDERSCORED)["steps"] == []

@@ -134,7 +134,7 @@ def _in_requests(server: Server) -> None:
     assert last.status_code == 200
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        (behind,) = (d for d in server.done("GET", "/v0/fanout")["datasources"] if d["datasource"] == "reviews")
+        (behind,) = (d for d in server.admin_json("GET", "/v0/fanout")["datasources"] if d["datasource"] == "reviews")
         if behind["mode"] == "routed" and not behind["rows"] and not behind["strays"]:
             return
         time.sleep(0.2)
@@ -166,7 +166,7 @@ def test_the_load_is_complete_and_reported(
     loaded: Loaded, expected: dict[str, Expected], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert len(expected) == VENDORS
-    tenants = loaded.server.done("GET", "/v0/tenants")["tenants"]
+    tenants = loaded.server.admin_json("GET", "/v0/tenants")["tenants"]
     assert {t["id"]: (t["placement"], t["state"], t["rows"]) for t in tenants} == {
         vendor: (loaded.placement, "ready", len(found.ratings)) for vendor, found in expected.items()
     }
@@ -186,7 +186,7 @@ def test_the_nests_together_hold_every_row_once(loaded: Loaded, expected: dict[s
         shared = loaded.server.sql("SELECT sum(reviews) AS reviews, sum(ratings) AS ratings FROM monthly_reviews")
         assert shared == [{"reviews": ROWS, "ratings": sum(sum(v.ratings) for v in expected.values())}]
         return
-    nests = [loaded.server.done("GET", f"/v0/tenants/{vendor}") for vendor in expected]
+    nests = [loaded.server.admin_json("GET", f"/v0/tenants/{vendor}") for vendor in expected]
     held = {n["id"]: {t["name"]: t["rows"] for t in n["tables"]} for n in nests}
     assert {vendor: tables["reviews"] for vendor, tables in held.items()} == {
         vendor: len(found.ratings) for vendor, found in expected.items()

@@ -60,14 +60,14 @@ class Trial:
 
 
 @dataclass(slots=True)
-class Sent:
+class SentRows:
     """What was sent: rows that can be stored, and the text of those that cannot."""
 
     good: list[dict[str, int]] = field(default_factory=list)
     bad: list[str] = field(default_factory=list)
 
 
-def why_not() -> str | None:
+def reason_to_skip() -> str | None:
     """Why calls cannot be made to fail here; None if they can."""
     if shutil.which("strace") is None:
         return "strace is not installed"
@@ -88,24 +88,24 @@ def why_not() -> str | None:
         own.wait()
 
 
-def send(server: Server, sent: Sent, fault: Fault, trace: Path) -> Trial:
+def send(server: Server, sent: SentRows, fault: Fault, trace: Path) -> Trial:
     """Send one batch during a fault of strace, and repeat it until it is stored."""
     trial = Trial(fault, 0)
-    batch = a_batch()
+    batch = new_batch()
     with _failing(server.process.pid, fault, trace):
         trial.statuses.append(post(server, batch, str(fault)))
     trial.failed = trace.read_text(errors="replace").count("(INJECTED)")
-    insist(server, trial, batch, sent)
+    repeat_until_stored(server, trial, batch, sent)
     return trial
 
 
-def a_batch() -> Sent:
+def new_batch() -> SentRows:
     """Three rows for each tenant, and one that goes to quarantine."""
     good = [{"tenant_id": int(t), "id": next(_IDS), "n": next(_IDS) % 100} for t in TENANTS for _ in range(3)]
-    return Sent(good, [json.dumps({"tenant_id": 1, "id": f"none {next(_IDS)}", "n": 1})])
+    return SentRows(good, [json.dumps({"tenant_id": 1, "id": f"none {next(_IDS)}", "n": 1})])
 
 
-def insist(server: Server, trial: Trial, batch: Sent, sent: Sent) -> None:
+def repeat_until_stored(server: Server, trial: Trial, batch: SentRows, sent: SentRows) -> None:
     deadline = time.monotonic() + PATIENCE
     while trial.statuses[-1] != 200 and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -114,7 +114,7 @@ def insist(server: Server, trial: Trial, batch: Sent, sent: Sent) -> None:
     sent.bad += batch.bad
 
 
-def post(server: Server, batch: Sent, key: str) -> int:
+def post(server: Server, batch: SentRows, key: str) -> int:
     try:
         answer = server.admin(
             "POST",
@@ -158,7 +158,7 @@ def _traced(task: Path) -> bool:
         return True
 
 
-def differences(server: Server, sent: Sent) -> list[str]:
+def differences(server: Server, sent: SentRows) -> list[str]:
     """Where landing, nests, sums and quarantine differ from what was sent, and what the journal says is behind."""
     deadline = time.monotonic() + PATIENCE
     tokens = {t: server.mint("DATASOURCES:READ:events", "DATASOURCES:READ:sums", tenant=t) for t in TENANTS}
@@ -184,7 +184,7 @@ def _of_tenant(server: Server, tenant: str, token: str, sent: list[dict[str, int
         yield f"tenant {tenant}: sums {dict(row)}, sent {wanted}"
 
 
-def _of_quarantine(server: Server, sent: Sent) -> Iterator[str]:
+def _of_quarantine(server: Server, sent: SentRows) -> Iterator[str]:
     answer = server.admin("GET", "/v0/datasources/events/quarantine", params={"limit": 1000})
     if answer.status_code != 200:
         yield f"quarantine: {answer.text}"
@@ -198,14 +198,14 @@ def _of_quarantine(server: Server, sent: Sent) -> Iterator[str]:
             yield f"quarantine: {text} is missing"
 
 
-def empty_quarantine(server: Server, sent: Sent) -> None:
+def empty_quarantine(server: Server, sent: SentRows) -> None:
     """Remove the checked rows, so that one response shows the next ones."""
-    server.done("DELETE", "/v0/datasources/events/quarantine", json={"all": True})
+    server.admin_json("DELETE", "/v0/datasources/events/quarantine", json={"all": True})
     sent.bad.clear()
 
 
 def _of_journal(server: Server) -> Iterator[str]:
-    status = server.done("GET", "/v0/fanout")
+    status = server.admin_json("GET", "/v0/fanout")
     (events,) = (d for d in status["datasources"] if d["datasource"] == "events")
     if events["rows"] or events["strays"] or events["in_step"] != len(OWN) or status["suspended"]:
         yield f"journal: {status}"
@@ -213,5 +213,5 @@ def _of_journal(server: Server) -> Iterator[str]:
 
 def findings(server: Server) -> list[dict[str, Any]]:
     """Everything that the doctor finds."""
-    found: list[dict[str, Any]] = server.done("GET", "/v0/doctor", params={"deep": "true"})["findings"]
+    found: list[dict[str, Any]] = server.admin_json("GET", "/v0/doctor", params={"deep": "true"})["findings"]
     return found

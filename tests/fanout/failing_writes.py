@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.fanout.failing_calls import Fault, Sent, Trial, a_batch, insist, post
+from tests.fanout.failing_calls import Fault, SentRows, Trial, new_batch, post, repeat_until_stored
 from tests.support.server import Server
 
 SOURCE = Path(__file__).with_name("failing_writes.c")
@@ -25,7 +25,7 @@ _PATH, _ONLY = 512, 128
 _SIZE = _HEAD.size + _PATH + _ONLY
 
 
-def why_not() -> str | None:
+def reason_to_skip() -> str | None:
     """Why writes cannot be made to fail here; None if they can."""
     return None if shutil.which("cc") else "there is no C compiler"
 
@@ -47,15 +47,15 @@ class Writes:
             "FAILING_BELOW": str((directory / ".rookery").resolve()),
         }
 
-    def send(self, server: Server, sent: Sent, fault: Fault, only: str = "", times: int = 1) -> Trial:
+    def send(self, server: Server, sent: SentRows, fault: Fault, only: str = "", times: int = 1) -> Trial:
         """Send one batch while a write fails, and again until it is stored. `only` and `times` as for `failing`."""
         trial = Trial(fault, 0)
-        batch = a_batch()
+        batch = new_batch()
         with self.failing(fault, only, times):
             trial.statuses.append(post(server, batch, str(fault)))
         trial.file = self.failed
         trial.failed = int(bool(trial.file))
-        insist(server, trial, batch, sent)
+        repeat_until_stored(server, trial, batch, sent)
         return trial
 
     @contextmanager

@@ -97,11 +97,11 @@ class Stream:
         self._ending = threading.Event()
         self._threads: list[threading.Thread] = []
 
-    def at(self, server: Server) -> None:
+    def connect(self, server: Server) -> None:
         """Send to a server from now on."""
         self.token, self.url = server.admin_token, server.url
 
-    def nowhere(self) -> None:
+    def disconnect(self) -> None:
         self.url = None
 
     def request(self, size: int | None = None) -> Request:
@@ -159,7 +159,7 @@ class Stream:
     def _acknowledged(self) -> int:
         return sum(bool(r.acknowledged) for r in list(self.requests))
 
-    def end(self) -> None:
+    def finish(self) -> None:
         """Let every writer finish its current request."""
         self._ending.set()
         for thread in self._threads:
@@ -191,7 +191,7 @@ class Stream:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Delivered:
     """The stored rows of a stream."""
 
     requests: int
@@ -207,7 +207,9 @@ class Found:
         return not (self.lost or self.doubled or self.torn or self.apart)
 
 
-def judge(server: Server, stream: Stream, own: Iterable[str] = OWN, *, sums: Iterable[str] = ("sums",)) -> Found:
+def check_delivery(
+    server: Server, stream: Stream, own: Iterable[str] = OWN, *, sums: Iterable[str] = ("sums",)
+) -> Delivered:
     """Count lost, doubled and partly stored rows, and compare nests with landing once they have caught up."""
     counted = Counter(
         {int(r["id"]): int(r["c"]) for r in server.sql("SELECT id, count() AS c FROM events GROUP BY id")}
@@ -220,7 +222,7 @@ def judge(server: Server, stream: Stream, own: Iterable[str] = OWN, *, sums: Ite
         torn += len(set(there)) > 1
     apart = differences(server, own, sums=sums)
     acknowledged = sum(bool(r.acknowledged) for r in stream.requests)
-    return Found(len(stream.requests), acknowledged, lost, doubled, torn, tuple(apart))
+    return Delivered(len(stream.requests), acknowledged, lost, doubled, torn, tuple(apart))
 
 
 def differences(server: Server, own: Iterable[str], *, sums: Iterable[str] = ("sums",)) -> list[str]:
@@ -297,10 +299,10 @@ def kill(server: Server, stream: Stream) -> None:
     """SIGKILL. Writers get no connection until they learn the new address."""
     server.process.send_signal(signal.SIGKILL)
     server.process.wait()
-    stream.nowhere()
+    stream.disconnect()
 
 
 def add_tenants(server: Server) -> None:
     """The tenants of the project, by placement."""
-    server.done("POST", "/v0/tenants", json={"ids": list(OWN), "placement": "tables"})
+    server.admin_json("POST", "/v0/tenants", json={"ids": list(OWN), "placement": "tables"})
     server.tenant(POOLED)

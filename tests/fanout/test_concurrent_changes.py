@@ -14,7 +14,7 @@ import pytest
 
 from engine.fanout.landing_log import MAX_BLOCKS, Block, LandingLog
 from engine.warehouse.port import Input
-from tests.fanout.retrying_writers import OWN, POOLED, UNKNOWN, Stream, add_tenants, judge, landing, project
+from tests.fanout.retrying_writers import OWN, POOLED, UNKNOWN, Stream, add_tenants, check_delivery, landing, project
 from tests.support.in_process import House, house
 from tests.support.server import running
 
@@ -30,16 +30,16 @@ def test_tenants_are_added_while_rows_arrive(tmp_path: Path, mode: str) -> None:
         server.push(project(mode))
         add_tenants(server)
         stream = Stream(2, tenants=(*OWN, *LATER, POOLED, UNKNOWN))
-        stream.at(server)
+        stream.connect(server)
         stream.start(6)
         stream.until(20)
         with ThreadPoolExecutor(len(LATER)) as hands:
             list(hands.map(lambda t: server.tenant(t, "tables"), LATER))
         # The stream continues: it has not kept the new tenants from catching up.
         stream.until(5)
-        stream.end()
+        stream.finish()
         assert stream.faults == []
-        found = judge(server, stream, (*OWN, *LATER))
+        found = check_delivery(server, stream, (*OWN, *LATER))
         assert found.clean, found
         assert all(landing(server)[t]["rows"] for t in LATER)
 
@@ -50,14 +50,14 @@ def test_modes_change_while_rows_arrive(tmp_path: Path) -> None:
         server.push(project("direct"))
         add_tenants(server)
         stream = Stream(3)
-        stream.at(server)
+        stream.connect(server)
         stream.start(6)
         for mode in ("routed", "direct", "routed", "direct"):
             stream.until(10)
             server.push(project(mode))
-        stream.end()
+        stream.finish()
         assert stream.faults == []
-        found = judge(server, stream)
+        found = check_delivery(server, stream)
         assert found.clean, found
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fanout.failing_calls import POOLED, TENANTS, Fault, Sent, differences, findings, send, why_not
+from tests.fanout.failing_calls import POOLED, TENANTS, Fault, SentRows, differences, findings, reason_to_skip, send
 from tests.fanout.retrying_writers import project
 from tests.support.server import running
 
@@ -19,13 +19,15 @@ CALLS = {"rename": 8, "mkdir": 8, "openat": 40}
 
 @pytest.mark.parametrize("mode", ["direct", "routed"])
 def test_every_row_is_stored_once_after_failures(tmp_path: Path, mode: str) -> None:
-    if (reason := why_not()) is not None:
+    if (reason := reason_to_skip()) is not None:
         pytest.skip(reason)
     chance = random.Random(f"{SEED} {mode}")
-    sent = Sent()
+    sent = SentRows()
     with running(tmp_path) as server:
         server.push(project(mode))
-        server.done("POST", "/v0/tenants", json={"ids": [t for t in TENANTS if t != POOLED], "placement": "tables"})
+        server.admin_json(
+            "POST", "/v0/tenants", json={"ids": [t for t in TENANTS if t != POOLED], "placement": "tables"}
+        )
         server.tenant(POOLED)
         faults = [Fault(c, chance.choice(("EIO", "ENOSPC")), chance.randint(1, n)) for c, n in CALLS.items()]
         # A rename that brings a view's part into place leaves a token without rows.

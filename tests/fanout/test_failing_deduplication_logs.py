@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fanout.failing_calls import POOLED, TENANTS, Fault, Sent, differences, findings
-from tests.fanout.failing_writes import Writes, why_not
+from tests.fanout.failing_calls import POOLED, TENANTS, Fault, SentRows, differences, findings
+from tests.fanout.failing_writes import Writes, reason_to_skip
 from tests.fanout.retrying_writers import project
 from tests.support.server import Server, running
 
@@ -25,14 +25,14 @@ A_PART, TWO_PARTS = 12, 30
 
 @pytest.fixture
 def writes(tmp_path: Path) -> Iterator[Writes]:
-    if (reason := why_not()) is not None:
+    if (reason := reason_to_skip()) is not None:
         pytest.skip(reason)
     yield Writes(tmp_path)
 
 
-def _set_up(server: Server, mode: str, writes: Writes, sent: Sent) -> None:
+def _set_up(server: Server, mode: str, writes: Writes, sent: SentRows) -> None:
     server.push(project(mode))
-    server.done("POST", "/v0/tenants", json={"ids": [t for t in TENANTS if t != POOLED], "placement": "tables"})
+    server.admin_json("POST", "/v0/tenants", json={"ids": [t for t in TENANTS if t != POOLED], "placement": "tables"})
     server.tenant(POOLED)
     assert writes.send(server, sent, Fault("write", "EIO", FAR), LOGS).statuses == [200]
 
@@ -40,7 +40,7 @@ def _set_up(server: Server, mode: str, writes: Writes, sent: Sent) -> None:
 @pytest.mark.parametrize(("mode", "call"), [("direct", "short write"), ("routed", "write")])
 def test_an_insert_that_is_not_logged_is_stored_once(tmp_path: Path, writes: Writes, mode: str, call: str) -> None:
     """The process is killed after the fault, and completes its newest batch when it starts again."""
-    sent = Sent()
+    sent = SentRows()
     with running(tmp_path, **writes.environment) as server:
         _set_up(server, mode, writes, sent)
         # The first is quarantine's, then come landing, the shared sums and two nests.
@@ -57,7 +57,7 @@ def test_an_insert_that_is_not_logged_is_stored_once(tmp_path: Path, writes: Wri
 @pytest.mark.parametrize("mode", ["direct", "routed"])
 def test_a_batch_whose_repetition_fails_is_stored_once(tmp_path: Path, writes: Writes, mode: str) -> None:
     """Its part in landing is cut off twice, while the views on landing have its rows."""
-    sent = Sent()
+    sent = SentRows()
     with running(tmp_path, **writes.environment) as server:
         _set_up(server, mode, writes, sent)
         for times in (A_PART, TWO_PARTS):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fanout.failing_calls import ERRORS, POOLED, TENANTS, Fault, Sent, differences, findings
-from tests.fanout.failing_writes import CALLS, Writes, why_not
+from tests.fanout.failing_calls import ERRORS, POOLED, TENANTS, Fault, SentRows, differences, findings
+from tests.fanout.failing_writes import CALLS, Writes, reason_to_skip
 from tests.fanout.retrying_writers import project
 from tests.support.server import running
 
@@ -21,13 +21,15 @@ FAR = 100_000
 
 @pytest.mark.parametrize("mode", ["direct", "routed"])
 def test_every_row_is_stored_once_after_failures(tmp_path: Path, mode: str) -> None:
-    if (reason := why_not()) is not None:
+    if (reason := reason_to_skip()) is not None:
         pytest.skip(reason)
     chance = random.Random(f"{SEED} {mode}")
-    writes, sent = Writes(tmp_path), Sent()
+    writes, sent = Writes(tmp_path), SentRows()
     with running(tmp_path, **writes.environment) as server:
         server.push(project(mode))
-        server.done("POST", "/v0/tenants", json={"ids": [t for t in TENANTS if t != POOLED], "placement": "tables"})
+        server.admin_json(
+            "POST", "/v0/tenants", json={"ids": [t for t in TENANTS if t != POOLED], "placement": "tables"}
+        )
         server.tenant(POOLED)
         assert writes.send(server, sent, Fault("write", "EIO", FAR)).statuses == [200]
         count = writes.seen

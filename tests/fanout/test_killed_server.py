@@ -13,11 +13,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.fanout.retrying_writers import OWN, Stream, add_tenants, judge, kill, project, receipts_differ
+from tests.fanout.retrying_writers import OWN, Stream, add_tenants, check_delivery, kill, project, receipts_differ
 from tests.support.server import Server, running
-from tests.support.soak import rounds
+from tests.support.soak import soak_rounds
 
-KILLS = rounds(3)
+KILLS = soak_rounds(3)
 LATER = "5"
 
 
@@ -30,20 +30,20 @@ def test_every_row_is_stored_once(tmp_path: Path, mode: str) -> None:
     with running(tmp_path) as server:
         server.push(project(mode))
         add_tenants(server)
-        stream.at(server)
+        stream.connect(server)
         stream.start()
         stream.until(10)
         kill(server, stream)
     for _ in range(kills - 1):
         with running(tmp_path) as server:
-            stream.at(server)
+            stream.connect(server)
             time.sleep(chance.uniform(0.05, 0.8))
             kill(server, stream)
     with running(tmp_path) as server:
-        stream.at(server)
+        stream.connect(server)
         stream.until(5)
-        stream.end()
-        found = judge(server, stream)
+        stream.finish()
+        found = check_delivery(server, stream)
         assert found.clean, found
         assert stream.faults == []
         assert receipts_differ(server, stream) == []
@@ -56,20 +56,20 @@ def test_kills_while_tenants_and_modes_change(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         server.push(project("routed"))
         add_tenants(server)
-        stream.at(server)
+        stream.connect(server)
         stream.start()
         stream.until(10)
         _killed_during(server, stream, chance, _adds_a_tenant)
     for mode in ("direct", "routed"):
         with running(tmp_path) as server:
-            stream.at(server)
+            stream.connect(server)
             server.tenant(LATER, "tables")
             _killed_during(server, stream, chance, lambda s, m=mode: s.push(project(m)))
     with running(tmp_path) as server:
-        stream.at(server)
+        stream.connect(server)
         server.push(project("routed"))
-        stream.end()
-        found = judge(server, stream, (*OWN, LATER))
+        stream.finish()
+        found = check_delivery(server, stream, (*OWN, LATER))
         assert found.clean, found
         assert stream.faults == []
 
@@ -94,20 +94,20 @@ def _killed_during(server: Server, stream: Stream, chance: random.Random, what: 
 
 @pytest.mark.parametrize("keyed", [True, False], ids=["with a key", "without"])
 def test_a_retry_after_a_lost_response_needs_a_key(tmp_path: Path, keyed: bool) -> None:
-    """The writer sends its rows again. Only a key prevents doubling, and `judge` detects it."""
+    """The writer sends its rows again. Only a key prevents doubling, and `check_delivery` detects it."""
     stream = Stream(5, keyed=keyed)
     request = stream.request(20)
     with running(tmp_path) as server, httpx.Client(timeout=20, trust_env=False) as client:
         server.push(project("routed"))
         add_tenants(server)
-        stream.at(server)
+        stream.connect(server)
         assert stream.send(client, request)
         request.acknowledged = 0
         kill(server, stream)
     with running(tmp_path) as server, httpx.Client(timeout=20, trust_env=False) as client:
-        stream.at(server)
+        stream.connect(server)
         assert stream.send(client, request)
         assert request.answers[-1].get("repeated", False) is keyed
-        found = judge(server, stream)
+        found = check_delivery(server, stream)
         assert found.clean is keyed, found
         assert found.doubled == (0 if keyed else len(request.rows))

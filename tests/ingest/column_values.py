@@ -146,13 +146,13 @@ DEEPER: dict[tuple[str, str], str | None] = {
 
 
 @dataclass
-class Sent:
+class SentValues:
     """Values for the columns of a datasource, one per row, with their expected stored text (None: quarantine)."""
 
     rows: list[tuple[str, str, str | None]] = field(default_factory=list)
     columns: dict[str, str] = field(default_factory=dict)
 
-    def take(self, cases: dict[str, dict[str, str | None]]) -> Sent:
+    def take(self, cases: dict[str, dict[str, str | None]]) -> SentValues:
         for kind, values in cases.items():
             self.columns[kind] = f"c{len(self.columns)}"
             self.rows += [(kind, text, stored) for text, stored in values.items()]
@@ -166,7 +166,7 @@ class Sent:
         return f"columns:\n  - {{name: id, type: UInt32}}\n{columns}engine: {{sorting_key: [id]}}\n"
 
 
-def became(home: House, datasource: str, sent: Sent, start: int) -> dict[tuple[str, str], str | None]:
+def stored_values(home: House, datasource: str, sent: SentValues, start: int) -> dict[tuple[str, str], str | None]:
     """The stored text of each value; None for those in quarantine, whose column must be the named one."""
     bad = {
         int(row): list(columns)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.ingest.column_values import CASES, WHOLE, Sent
+from tests.ingest.column_values import CASES, WHOLE, SentValues
 from tests.support.in_process import House, house
 
 
@@ -15,8 +15,8 @@ def values(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     with house(tmp_path_factory.mktemp("values")) as made:
         made.push(
             {
-                "datasources/plain.yaml": Sent().take(CASES).take(WHOLE).datasource(""),
-                "datasources/deeper.yaml": Sent().take(CASES).datasource("$.m.{}"),
+                "datasources/plain.yaml": SentValues().take(CASES).take(WHOLE).datasource(""),
+                "datasources/deeper.yaml": SentValues().take(CASES).datasource("$.m.{}"),
             }
         )
         yield made

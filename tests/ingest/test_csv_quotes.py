@@ -22,7 +22,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
         yield made
 
 
-def became(
+def stored_and_quarantined(
     home: House, lines: list[str], size: int = 1 << 20
 ) -> tuple[list[int], list[tuple[str, list[str], list[str]]]]:
     """Ids that are stored of a file, cut into batches of a size, and what is in quarantine."""
@@ -43,7 +43,7 @@ def became(
 def test_an_open_quote(home: House, place: int, size: int, later: str) -> None:
     lines = [*FILE, *([later] if later else [])]
     lines[place - 1] = f'{place},"name {place},{place}'
-    stored, bad = became(home, lines, size)
+    stored, bad = stored_and_quarantined(home, lines, size)
     assert stored == [n for n in range(1, 41 + bool(later)) if n != place]
     ((text, columns, (reason,)),) = bad
     assert (text, columns) == (lines[place - 1], ["name"])
@@ -53,16 +53,16 @@ def test_an_open_quote(home: House, place: int, size: int, later: str) -> None:
 def test_two_open_quotes(home: House) -> None:
     lines = list(FILE)
     lines[3], lines[9] = '4,"a,4', '10,"b,10'
-    stored, bad = became(home, lines)
+    stored, bad = stored_and_quarantined(home, lines)
     assert stored == [n for n in range(1, 41) if n not in (4, 10)]
     assert [columns for _, columns, _ in bad] == [["name"], ["name"]]
 
 
 def test_closed_quotes_are_valid(home: House) -> None:
     lines = ['1,"a\nb",1', '2,"x ""y""",2', '3,5" nails,3', '4,"",4', '5,"," ,5', '6,x;"y,6', '7,"last\n"']
-    stored, bad = became(home, lines[:6])
+    stored, bad = stored_and_quarantined(home, lines[:6])
     assert (stored, bad) == ([1, 2, 3, 4, 5, 6], [])
-    stored, bad = became(home, lines)
+    stored, bad = stored_and_quarantined(home, lines)
     assert stored == [1, 2, 3, 4, 5, 6]
     ((text, columns, (reason,)),) = bad
     assert (text, columns) == (lines[6], [""])

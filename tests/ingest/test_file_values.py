@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.warehouse.port import Input
-from tests.ingest.column_values import CASES, Sent, append
+from tests.ingest.column_values import CASES, SentValues, append
 from tests.support.in_process import House
 
 
@@ -23,7 +23,7 @@ def home(values: House) -> House:
 
 def test_values_of_parquet_files(home: House) -> None:
     """They have types of their own: an infinity is one, and a day cannot be another."""
-    columns = Sent().take(CASES).columns
+    columns = SentValues().take(CASES).columns
     table = pa.table(
         {
             "id": pa.array([40_000, 40_001, 40_002, 40_003], pa.uint32()),
@@ -97,7 +97,7 @@ def test_values_of_parquet_files_of_other_types(
     home: House, kind: str, type: pa.DataType, value: Any, stored: str | None
 ) -> None:
     """Next to a row without a value, which is good."""
-    column = Sent().take(CASES).columns[kind]
+    column = SentValues().take(CASES).columns[kind]
     home.run("TRUNCATE TABLE main.plain")
     sink = io.BytesIO()
     pq.write_table(pa.table({"id": pa.array([1, 2], pa.uint32()), column: pa.array([value, None], type)}), sink)
@@ -109,7 +109,7 @@ def test_values_of_parquet_files_of_other_types(
 
 
 def test_a_corrected_row_of_a_parquet_file_keeps_its_other_values(home: House) -> None:
-    columns = Sent().take(CASES).columns
+    columns = SentValues().take(CASES).columns
     byte, text, number = (columns[k] for k in ("UInt8", "String", "Float64"))
     sink = io.BytesIO()
     table = pa.table({"id": pa.array([60_000], pa.uint32()), byte: [300], text: ["keep me"], number: [float("inf")]})
@@ -122,7 +122,7 @@ def test_a_corrected_row_of_a_parquet_file_keeps_its_other_values(home: House) -
 
 @pytest.mark.parametrize("format", [Input.CSV, Input.PARQUET])
 def test_column_names_in_another_case(home: House, format: Input) -> None:
-    name = Sent().take(CASES).columns["Date"].upper()
+    name = SentValues().take(CASES).columns["Date"].upper()
     home.run("TRUNCATE TABLE main.plain")
     sink = io.BytesIO()
     pq.write_table(pa.table({"ID": pa.array([7], pa.uint32()), name: ["2026-02-03"]}), sink)
@@ -134,7 +134,7 @@ def test_column_names_in_another_case(home: House, format: Input) -> None:
 def test_stages_of_files_are_not_kept(home: House) -> None:
     """Files may have any types, and any number of them could be sent."""
     before = home.rows("SELECT count() FROM system.tables WHERE database = 'main_stage'")
-    columns = Sent().take(CASES).columns
+    columns = SentValues().take(CASES).columns
     for name in (columns["UInt8"], columns["Float64"], columns["String"]):
         for kind in (pa.string(), pa.int64(), pa.float64()):
             sink = io.BytesIO()

@@ -32,7 +32,7 @@ def test_short_rows_of_a_wide_datasource_are_bounded(server: Server, path: str) 
     found = server.admin("POST", path, content=b'{"c0":"x"}\n' * 200_000)
     assert (found.status_code, found.json()["code"]) == (413, "RK5004"), found.text
     assert server.sql("SELECT count() AS n FROM wide") == [{"n": before}]
-    server.done("POST", path, content=b'{"c0":"x"}\n' * 100)
+    server.admin_json("POST", path, content=b'{"c0":"x"}\n' * 100)
 
 
 def test_batches_never_reserve_more_than_the_limit() -> None:

@@ -58,7 +58,7 @@ def test_only_the_bad_row_at_the_end_is_not_stored(server: Server, last: bytes) 
     found = answer.json()
     assert (found["successful_rows"], found["quarantined_rows"]) == (ROWS - 1, 1)
     assert (found["first_bad_row"]["row"], found["first_bad_row"]["columns"]) == (ROWS, ["tenant_id"])
-    row = server.done("GET", "/v0/datasources/events/quarantine", params={"limit": 1})["rows"][0]
+    row = server.admin_json("GET", "/v0/datasources/events/quarantine", params={"limit": 1})["rows"][0]
     assert (row["c__text"], row["c__row"]) == (last.decode(), ROWS - 1)
     assert row["c__error_column"] == ["tenant_id"]
     after = _stored(server)

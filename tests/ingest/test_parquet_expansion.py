@@ -41,7 +41,7 @@ def test_a_small_file_of_many_long_texts_is_refused(tmp_path: Path) -> None:
         sent = "/v0/datasources?name=events&format=parquet"
         found = server.admin("POST", sent, content=bomb)
         assert (found.status_code, found.json()["code"]) == (413, "RK5004")
-        assert server.done("POST", sent, content=_file(50, 1 << 20))["rows"] == 50
+        assert server.admin_json("POST", sent, content=_file(50, 1 << 20))["rows"] == 50
         assert server.sql("SELECT count() AS n, min(length(s)) AS l FROM events") == [{"n": 50, "l": 1 << 20}]
 
 

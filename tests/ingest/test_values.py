@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from engine.warehouse.port import Input
-from tests.ingest.column_values import CASES, DEEPER, WHOLE, Sent, append, became
+from tests.ingest.column_values import CASES, DEEPER, WHOLE, SentValues, append, stored_values
 from tests.support.in_process import House
 
 
@@ -20,22 +20,22 @@ def home(values: House) -> House:
 @pytest.mark.parametrize("together", [True, False])
 def test_values_of_events(home: House, together: bool) -> None:
     """Bad ones among them, and the good ones by themselves, which nothing is searched for."""
-    sent = Sent().take(CASES).take(WHOLE)
+    sent = SentValues().take(CASES).take(WHOLE)
     if not together:
         sent.rows = [r for r in sent.rows if r[2] is not None]
     start = 0 if together else 10_000
     lines = [f'{{"id": {start + n}, "{sent.columns[k]}": {text}}}' for n, (k, text, _) in enumerate(sent.rows)]
     assert append(home, "plain", "\n".join(lines).encode(), Input.NDJSON) == sum(r[2] is not None for r in sent.rows)
-    assert became(home, "plain", sent, start) == {(k, t): s for k, t, s in sent.rows}
+    assert stored_values(home, "plain", sent, start) == {(k, t): s for k, t, s in sent.rows}
 
 
 def test_nested_values_of_events(home: House) -> None:
-    sent = Sent().take(CASES)
+    sent = SentValues().take(CASES)
     # A number beyond any float makes its enclosing object unreadable, which all of these share.
     sent.rows = [(k, t, DEEPER.get((k, t), s)) for k, t, s in sent.rows if t != "1e400"]
     lines = [f'{{"id": {n}, "m": {{"{sent.columns[k]}": {text}}}}}' for n, (k, text, _) in enumerate(sent.rows)]
     append(home, "deeper", "\n".join(lines).encode(), Input.NDJSON)
-    assert became(home, "deeper", sent, 0) == {(k, t): s for k, t, s in sent.rows}
+    assert stored_values(home, "deeper", sent, 0) == {(k, t): s for k, t, s in sent.rows}
 
 
 def test_values_three_keys_deep(home: House) -> None:
@@ -81,7 +81,7 @@ def test_defaults_use_stored_values_of_other_columns(home: House) -> None:
 
 
 def test_an_object_instead_of_a_value_is_not_treated_as_absent(home: House) -> None:
-    columns = Sent().take(CASES).columns
+    columns = SentValues().take(CASES).columns
     takes = {columns["String"], columns["JSON"]}
     lines = [f'{{"id": {n}, "m": {{"{c}": {{"x": 1}}}}}}' for n, c in enumerate(columns.values(), 20_000)]
     assert append(home, "deeper", "\n".join(lines).encode(), Input.NDJSON) == len(takes)
@@ -92,7 +92,7 @@ def test_an_object_instead_of_a_value_is_not_treated_as_absent(home: House) -> N
 
 def test_values_of_csv_files_are_matched_by_column_name(home: House) -> None:
     """Also where an event has them elsewhere; and dates as in events."""
-    columns = Sent().take(CASES).columns
+    columns = SentValues().take(CASES).columns
     day, price, number, moment = (columns[k] for k in ("Date", "Decimal(9, 2)", "Float32", "DateTime64(3, 'UTC')"))
     lines = [
         f"id,{day},{price},{number},{moment},stray",
@@ -117,7 +117,7 @@ def test_values_of_csv_files_are_matched_by_column_name(home: House) -> None:
 
 def test_a_bad_row_does_not_affect_its_neighbors(home: House) -> None:
     """Also where the engine would stop, or continue into the next row."""
-    columns = Sent().take(CASES).columns
+    columns = SentValues().take(CASES).columns
     moment, uuid, values = columns["DateTime('UTC')"], columns["UUID"], columns["Array(String)"]
     bad = {f'"{moment}": 5000000000', f'"{uuid}": "x"', f'"{uuid}": ""', f'"{values}": [null]'}
     good = [f'{{"id": {n}, "{uuid}": "61f0c404-5cb3-11e7-907b-a6006ad3dba0"}}' for n in range(100_000, 103_000)]
@@ -131,7 +131,7 @@ def test_a_bad_row_does_not_affect_its_neighbors(home: House) -> None:
 
 @pytest.mark.parametrize("beside", ["", '{"id": 1, "c30": ""}', '{"id": 1, "note": "' + "1" * 40 + '"}', "torn"])
 def test_booleans_are_numbers_in_any_batch(home: House, beside: str) -> None:
-    byte = Sent().take(CASES).columns["UInt8"]
+    byte = SentValues().take(CASES).columns["UInt8"]
     rows = [f'{{"id": {n}, "{byte}": {value}}}' for n, value in ((800_000, "true"), (800_001, "false"))]
     append(home, "plain", "\n".join([*rows, beside.replace("c30", byte)]).encode(), Input.NDJSON)
     assert home.rows(f"SELECT id, {byte} FROM main.plain WHERE id >= 800000 ORDER BY id") == [
@@ -143,7 +143,7 @@ def test_booleans_are_numbers_in_any_batch(home: House, beside: str) -> None:
 
 
 def test_a_long_number_does_not_affect_other_rows(home: House) -> None:
-    columns = Sent().take(CASES).columns
+    columns = SentValues().take(CASES).columns
     text, numbers, byte = (columns[k] for k in ("String", "Array(Array(UInt8))", "UInt8"))
     home.run("TRUNCATE TABLE main.plain")
     for digits in ("1", "1" * 60):
@@ -155,7 +155,7 @@ def test_a_long_number_does_not_affect_other_rows(home: House) -> None:
 
 
 def test_lists_in_csv_files(home: House) -> None:
-    columns = Sent().take(CASES).columns
+    columns = SentValues().take(CASES).columns
     kinds = ("Array(Decimal(9, 2))", "Array(Date)", "Array(Nullable(Int8))", "Array(String)", "Array(Enum8('a' = 1))")
     names = [columns[k] for k in kinds]
     home.run("TRUNCATE TABLE main.plain")
@@ -171,7 +171,7 @@ def test_lists_in_csv_files(home: House) -> None:
 
 @pytest.mark.parametrize("row", ['{"id": 1, "c30": "caf\\xe9"}', '{"id": 1, "c30": "a\tb"}'])
 def test_a_row_is_validated_the_same_beside_a_bad_one(home: House, row: str) -> None:
-    column = Sent().take(CASES).columns["String"]
+    column = SentValues().take(CASES).columns["String"]
     text = row.replace("c30", column).encode().replace(b"\\xe9", b"\xe9")
     for body in (text, text + b"\n" + b'{"id": "x"}'):
         assert home.gateway.append("plain", body, Input.NDJSON).result(60).rows == 1
@@ -179,7 +179,7 @@ def test_a_row_is_validated_the_same_beside_a_bad_one(home: House, row: str) -> 
 
 
 def test_a_record_with_too_few_cells_is_quarantined_with_its_reason(home: House) -> None:
-    columns = Sent().take(CASES).columns
+    columns = SentValues().take(CASES).columns
     body = f"id,{columns['UUID']},{columns['Date']}\n1,2026-02-03\n"
     assert home.gateway.append("plain", body.encode(), Input.CSV).result(60).quarantined == 1
     ((columns_of_errors, (reason,)),) = home.rows("SELECT c__error_column, c__error FROM main.plain_quarantine")
@@ -219,7 +219,7 @@ def test_many_bad_rows_of_a_wide_file_are_quarantined_with_known_columns(home: H
 
 
 def test_reasons_show_only_the_value(home: House) -> None:
-    columns = Sent().take(CASES).columns
+    columns = SentValues().take(CASES).columns
     moment = columns["DateTime64(3, 'UTC')"]
     body = json.dumps({"id": 1, "m": {moment: 20260228, "other": "secret"}}).encode()
     assert append(home, "deeper", body, Input.NDJSON) == 0

@@ -1,4 +1,4 @@
-"""Random statements over the worlds' tables: whatever the grammar of ad-hoc SQL lets a curious tenant say.
+"""Random statements over the tables of `services.py`: whatever the grammar of ad-hoc SQL lets a curious tenant say.
 
 Every statement either determines its rows or aggregates them, so that its answer is the same however the rows lie.
 """

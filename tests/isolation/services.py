@@ -1,7 +1,7 @@
-"""Worlds of several tenants over the whole product, in process: what is in one and not in the other must not show.
+"""The whole product, in process, over three workspaces that must give a tenant the same answers.
 
-Three workspaces share one engine. `full` holds everybody's rows, `acme` and `zed` only those of the tenant of that
-name; everything else is the same. What a tenant is answered in `full` must be what it is answered in its own world.
+Three workspaces share one engine. `full` holds the rows of all tenants, `acme` and `zed` only those of the tenant of that
+name; everything else is the same. A tenant must get the same answers in `full` as in its own workspace.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from engine.workspace.snapshot import DeployedFile
 from engine.workspace.workspace import Workspace
 
 PLACEMENTS = {"acme": "pooled", "zed": "tables", "omega": "pooled", "yeti": "tables"}
-OWN_WORLD = ("acme", "zed")
+OWN_WORKSPACE = ("acme", "zed")
 ROWS = 60
 """Rows of a tenant in `events`."""
 
@@ -226,7 +226,7 @@ PIPES = tuple(
 def rows_of(tenant: str, *, count: int = ROWS, landing: str = "events") -> list[dict[str, Any]]:
     """Rows whose every value shows their tenant. Values of other tenants break functions that work on one's own:
     texts that are not numbers, zeros, the ends of ranges."""
-    own = tenant in OWN_WORLD
+    own = tenant in OWN_WORKSPACE
     number = list(PLACEMENTS).index(tenant) + 1
     return [_row(tenant, number, k, own, landing) for k in range(count)]
 
@@ -257,7 +257,7 @@ def _row(tenant: str, number: int, k: int, own: bool, landing: str) -> dict[str,
 def sentinels(tenant: str) -> list[str]:
     """Texts that stand in every column of a tenant's rows and in no other's."""
     number = list(PLACEMENTS).index(tenant) + 1
-    word = f"77{number}00" if tenant in OWN_WORLD else f"{tenant}-secret"
+    word = f"77{number}00" if tenant in OWN_WORKSPACE else f"{tenant}-secret"
     parts = [f"{tenant}{part}" for part in ("-plan", "-kind", "-item", "_key", "_path", "_deep")]
     return [word, *parts, f"{number:08x}-0000", f"2024-0{number}-", f"{tenant[:5]}ev", f"{tenant[:5]}lo"]
 
@@ -269,7 +269,7 @@ HIDDEN_NAMES = (
 """Names that no tenant knows, and words that only the engine's own texts contain."""
 
 
-def told(seen: tuple[str, Any], tenant: str, said: str = "") -> list[str]:
+def leaks(seen: tuple[str, Any], tenant: str, said: str = "") -> list[str]:
     """What an outcome reveals of other tenants and hidden names, apart from what the caller sent."""
     text = shown(seen).replace(json.dumps(said)[1:-1], "")
     foreign = [s for other in PLACEMENTS if other != tenant for s in sentinels(other)]
@@ -277,8 +277,8 @@ def told(seen: tuple[str, Any], tenant: str, said: str = "") -> list[str]:
 
 
 @dataclass
-class World:
-    """One workspace with its services."""
+class Service:
+    """One workspace, with its read path and its write path."""
 
     workspace: Workspace
     queries: Queries
@@ -313,20 +313,20 @@ class World:
         self, token: str, text: str, format: Format = Format.JSON, given: Mapping[str, Any] | None = None
     ) -> bytes:
         claims = authorize.authenticate(self.workspace, token)
-        return whole(self.queries.sql(QueryRequest(claims, given or {}, format), text))
+        return read_all(self.queries.sql(QueryRequest(claims, given or {}, format), text))
 
     def call(
         self, token: str, pipe: str, given: Mapping[str, Any] | None = None, format: Format = Format.JSON
     ) -> bytes:
         claims = authorize.authenticate(self.workspace, token)
-        return whole(self.queries.endpoint(QueryRequest(claims, given or {}, format), pipe))
+        return read_all(self.queries.endpoint(QueryRequest(claims, given or {}, format), pipe))
 
 
 def parsed(scopes: Iterable[Scope | str]) -> list[Scope]:
     return [s if isinstance(s, Scope) else Scope.parse(s) for s in scopes]
 
 
-def whole(answer: QueryResult) -> bytes:
+def read_all(answer: QueryResult) -> bytes:
     """All bytes of an answer, which is closed."""
     parts = [answer.head]
     try:
@@ -361,43 +361,43 @@ def shown(seen: tuple[str, Any]) -> str:
 
 
 @contextmanager
-def worlds(directory: Path) -> Iterator[dict[str, World]]:
-    """The three worlds over one engine, filled: many parts, some of one tenant, some of several."""
+def services(directory: Path) -> Iterator[dict[str, Service]]:
+    """The three workspaces over one engine, filled: many parts, some of one tenant, some of several."""
     settings = load(data=directory / "data", workspace="full", readers=4, writers=3, max_seconds=5)
     warehouse = EmbeddedWarehouse(
         settings.data, WarehouseOptions(readers=4, writers=3, database=settings.empty_database)
     )
-    found: dict[str, World] = {}
+    found: dict[str, Service] = {}
     try:
-        for name in ("full", *OWN_WORLD):
+        for name in ("full", *OWN_WORKSPACE):
             # All readers stand in one empty database, whatever the workspace.
             workspace = Workspace(settings.model_copy(update={"workspace": name}), warehouse)
-            found[name] = World(workspace, Queries(workspace), Gateway(workspace, StagingPool(workspace)))
+            found[name] = Service(workspace, Queries(workspace), Gateway(workspace, StagingPool(workspace)))
             _fill(found[name], PLACEMENTS if name == "full" else (name,))
         yield found
     finally:
-        for world in found.values():
-            world.workspace.analyser.close()
+        for service in found.values():
+            service.workspace.analyser.close()
         warehouse.close()
 
 
-def _fill(world: World, who: Iterable[str]) -> None:
-    world.push(FILES)
+def _fill(service: Service, who: Iterable[str]) -> None:
+    service.push(FILES)
     # Half of the tenants exist before the rows, half get them as history.
     for tenant in ("acme", "yeti"):
-        tenants.add(world.workspace, [tenant], PLACEMENTS[tenant])
+        tenants.add(service.workspace, [tenant], PLACEMENTS[tenant])
     for landing in LANDING:
         batches = {t: rows_of(t, landing=landing) for t in PLACEMENTS}
         for start in range(0, ROWS, 20):
             mixed = [r for t in PLACEMENTS if t in who for r in batches[t][start : start + 20]]
             if start < 40:
-                world.append(landing, mixed)
+                service.append(landing, mixed)
             else:
                 for tenant in PLACEMENTS:
                     if tenant in who:
-                        world.append(landing, batches[tenant][start : start + 20])
+                        service.append(landing, batches[tenant][start : start + 20])
     for tenant in ("zed", "omega"):
-        tenants.add(world.workspace, [tenant], PLACEMENTS[tenant])
-    world.append("accounts", [{"tenant": t, "plan": f"{t}-plan"} for t in PLACEMENTS if t in who])
-    prices = [{"lc": f"{t}-kind-{k}", "price": k} for t in OWN_WORLD for k in range(3)]
-    world.append("prices", prices)
+        tenants.add(service.workspace, [tenant], PLACEMENTS[tenant])
+    service.append("accounts", [{"tenant": t, "plan": f"{t}-plan"} for t in PLACEMENTS if t in who])
+    prices = [{"lc": f"{t}-kind-{k}", "price": k} for t in OWN_WORKSPACE for k in range(3)]
+    service.append("prices", prices)

@@ -35,7 +35,7 @@ from engine.settings import load
 from engine.warehouse.embedded import EmbeddedWarehouse
 from engine.warehouse.port import Format, Input, WarehouseOptions
 from engine.workspace.workspace import Workspace
-from tests.isolation.services import World
+from tests.isolation.services import Service
 
 REQUESTS = 1000
 PLACEMENTS = {"ant": "pooled", "bee": "tables", "cat": "pooled", "dog": "tables", "elk": "pooled"}
@@ -107,14 +107,14 @@ def rows_of(tenant: str, count: int = ROWS) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     settings = load(data=tmp_path_factory.mktemp("crossing") / "data", workspace="main", readers=2, writers=3)
     warehouse = EmbeddedWarehouse(
         settings.data, WarehouseOptions(readers=2, writers=3, borrow_timeout=30, database=settings.empty_database)
     )
     workspace = Workspace(settings, warehouse)
     try:
-        made = World(workspace, Queries(workspace), Gateway(workspace, StagingPool(workspace)))
+        made = Service(workspace, Queries(workspace), Gateway(workspace, StagingPool(workspace)))
         made.push(FILES)
         for tenant, placement in PLACEMENTS.items():
             tenants.add(workspace, [tenant], placement)
@@ -124,15 +124,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         workspace.close()
 
 
-def token_of(world: World, tenant: str) -> str:
-    return world.token(*(f"PIPES:READ:{p}" for p in PIPES), "DATASOURCES:READ:events", tenant=tenant)
+def token_of(service: Service, tenant: str) -> str:
+    return service.token(*(f"PIPES:READ:{p}" for p in PIPES), "DATASOURCES:READ:events", tenant=tenant)
 
 
 class Asker:
     """Sends requests in turn and looks for words of other tenants in the responses."""
 
-    def __init__(self, world: World, tokens: dict[str, str]) -> None:
-        self.world, self.tokens = world, tokens
+    def __init__(self, service: Service, tokens: dict[str, str]) -> None:
+        self.service, self.tokens = service, tokens
         self.seen: Counter[str] = Counter()
         self.lock = threading.Lock()
 
@@ -158,20 +158,20 @@ class Asker:
             assert document["rows"] == len(document["data"]) == ROWS
 
     def _body(self, tenant: str, kind: str, pick: random.Random) -> bytes:
-        token, world = self.tokens[tenant], self.world
+        token, service = self.tokens[tenant], self.service
         if kind == "sql":
-            return world.sql(token, "SELECT word, k FROM events ORDER BY k")
+            return service.sql(token, "SELECT word, k FROM events ORDER BY k")
         if kind == "broken sql":
-            return world.sql(token, pick.choice((
+            return service.sql(token, pick.choice((
                 "SELECT word, toInt64(word) FROM events", "SELECT word, intDiv(k, k - 20) FROM events ORDER BY k",
                 "SELECT nothing FROM events", "SELECT word FROM events WHERE throwIf(k = 30) = 0",
             )))  # fmt: skip
         format = pick.choice(tuple(Format)) if kind in ("breaks", "large") else Format.JSON
         if kind != "abandoned":
             name = "words" if kind == "words" else kind
-            return world.call(token, name, {}, Format.CSV if format is Format.PARQUET else format)
-        claims = authorize.authenticate(world.workspace, token)
-        answer = world.queries.endpoint(QueryRequest(claims, format=Format.NDJSON), "large")
+            return service.call(token, name, {}, Format.CSV if format is Format.PARQUET else format)
+        claims = authorize.authenticate(service.workspace, token)
+        answer = service.queries.endpoint(QueryRequest(claims, format=Format.NDJSON), "large")
         head = answer.head + (answer.next_chunk() or b"" if pick.random() < 0.5 else b"")
         answer.close()
         return head
@@ -185,8 +185,8 @@ class Asker:
 
 
 @pytest.mark.proves("D9", "A1")
-def test_a_thousand_interleaved_requests_do_not_cross(world: World) -> None:
-    asker = Asker(world, {t: token_of(world, t) for t in STAY})
+def test_a_thousand_interleaved_requests_do_not_cross(service: Service) -> None:
+    asker = Asker(service, {t: token_of(service, t) for t in STAY})
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(asker.ask, range(REQUESTS)))
     assert sum(asker.seen.values()) == REQUESTS
@@ -194,26 +194,29 @@ def test_a_thousand_interleaved_requests_do_not_cross(world: World) -> None:
         assert asker.seen[kind] > 5, asker.seen
     failed = Counter(k.partition(": ")[0] for k in asker.seen.elements() if ": " in k)
     assert set(failed) >= {"breaks", "broken sql", "slow", "short"}, asker.seen
-    assert len(world.queries.in_flight) == 0
+    assert len(service.queries.in_flight) == 0
 
 
 @pytest.mark.proves("D9", "D10", "D17", "B15")
-def test_tenants_are_added_and_removed_while_others_query(world: World) -> None:
+def test_tenants_are_added_and_removed_while_others_query(service: Service) -> None:
     """A tenant that is added, filled and removed repeatedly is visible only to itself, and to no tenant afterwards."""
-    asker = Asker(world, {t: token_of(world, t) for t in STAY})
+    asker = Asker(service, {t: token_of(service, t) for t in STAY})
     stop, wrong = threading.Event(), []
 
     def come_and_go() -> None:
         for n in range(3):
             guest, placement = ("fox", "tables") if n % 2 else ("gnu", "pooled")
-            tenants.add(world.workspace, [guest], placement)
-            token = token_of(world, guest)
-            world.append("events", rows_of(guest, 5))
-            body = world.call(token, "words")
+            tenants.add(service.workspace, [guest], placement)
+            token = token_of(service, guest)
+            service.append("events", rows_of(guest, 5))
+            body = service.call(token, "words")
             if asker._foreign(guest, body.decode()) or json.loads(body)["rows"] != 5:
                 wrong.append(body)
-            tenants.remove(world.workspace, guest, purge=True)
-            for ask in (lambda t=token: world.call(t, "words"), lambda t=token: world.sql(t, "SELECT * FROM events")):  # type: ignore[misc]
+            tenants.remove(service.workspace, guest, purge=True)
+            for ask in (
+                lambda t=token: service.call(t, "words"),
+                lambda t=token: service.sql(t, "SELECT * FROM events"),
+            ):  # type: ignore[misc]
                 try:
                     wrong.append(ask())
                 except RookeryError as exc:
@@ -231,7 +234,7 @@ def test_tenants_are_added_and_removed_while_others_query(world: World) -> None:
     thread.join()
     assert stop.is_set()
     assert wrong == []
-    left = world.workspace.warehouse.query(
+    left = service.workspace.warehouse.query(
         "SELECT count() FROM main.events WHERE tenant IN ('fox', 'gnu') UNION ALL "
         "SELECT count() FROM main.counts WHERE tenant IN ('fox', 'gnu')"
     ).rows
@@ -239,36 +242,38 @@ def test_tenants_are_added_and_removed_while_others_query(world: World) -> None:
 
 
 @pytest.mark.proves("D8", "D10")
-def test_a_token_without_a_tenant_sees_nothing(world: World) -> None:
-    nobody = world.token("PIPES:READ:words", "PIPES:READ:counted", "DATASOURCES:READ:events")
+def test_a_token_without_a_tenant_sees_nothing(service: Service) -> None:
+    nobody = service.token("PIPES:READ:words", "PIPES:READ:counted", "DATASOURCES:READ:events")
     for ask in (
-        lambda: world.call(nobody, "words"),
-        lambda: world.call(nobody, "counted"),
-        lambda: world.sql(nobody, "SELECT count() FROM events"),
+        lambda: service.call(nobody, "words"),
+        lambda: service.call(nobody, "counted"),
+        lambda: service.sql(nobody, "SELECT count() FROM events"),
     ):
         with pytest.raises(RookeryError) as refused:
             ask()
         assert refused.value.code is NO_TENANT
-    claims = authorize.authenticate(world.workspace, token_of(world, "ant"))
+    claims = authorize.authenticate(service.workspace, token_of(service, "ant"))
     with pytest.raises(RookeryError) as other:
-        world.queries.endpoint(QueryRequest(claims, impersonated_tenant="bee"), "words")
+        service.queries.endpoint(QueryRequest(claims, impersonated_tenant="bee"), "words")
     assert other.value.code.status == 403
 
 
 # --- writing ---
 
 
-def stored(world: World, table: str, database: str = "main") -> list[tuple[Any, ...]]:
-    return sorted(world.workspace.warehouse.query(f"SELECT * FROM `{database}`.`{table}`").rows)
+def stored(service: Service, table: str, database: str = "main") -> list[tuple[Any, ...]]:
+    return sorted(service.workspace.warehouse.query(f"SELECT * FROM `{database}`.`{table}`").rows)
 
 
-def append(world: World, name: str, body: str | bytes, bound: str | None, format: Input = Input.NDJSON) -> str:
+def append(service: Service, name: str, body: str | bytes, bound: str | None, format: Input = Input.NDJSON) -> str:
     """`stored`, `quarantined`, `partly` stored, or the code of the refusal; `bound` is the tenant of the token."""
-    token = world.token(f"DATASOURCES:APPEND:{name}", tenant=bound)
+    token = service.token(f"DATASOURCES:APPEND:{name}", tenant=bound)
     try:
-        tenant = authorize.for_append(world.workspace.current, authorize.authenticate(world.workspace, token), name)
+        tenant = authorize.for_append(
+            service.workspace.current, authorize.authenticate(service.workspace, token), name
+        )
         sent = body.encode() if isinstance(body, str) else body
-        outcome = world.ingestion.append(name, sent, format, tenant).result()
+        outcome = service.ingestion.append(name, sent, format, tenant).result()
     except RookeryError as exc:
         assert "bee-word" not in json.dumps(exc.as_dict())
         return exc.code.id
@@ -277,9 +282,9 @@ def append(world: World, name: str, body: str | bytes, bound: str | None, format
     return "stored"
 
 
-def in_quarantine(world: World, name: str) -> list[dict[str, Any]]:
+def in_quarantine(service: Service, name: str) -> list[dict[str, Any]]:
     """The newest first."""
-    found: list[dict[str, Any]] = quarantine.listing(world.workspace, name, 10_000, 0)["rows"]
+    found: list[dict[str, Any]] = quarantine.listing(service.workspace, name, 10_000, 0)["rows"]
     return found
 
 
@@ -313,60 +318,60 @@ CLAIMS = [
 
 
 @pytest.mark.proves("D11", "B12")
-def test_an_append_token_writes_only_for_its_tenant(world: World) -> None:
+def test_an_append_token_writes_only_for_its_tenant(service: Service) -> None:
     nest = "main_nest_bee"
-    before = {t: stored(world, t, d) for t, d in (("events", nest), ("counts", nest))}
-    bee = [r for r in stored(world, "events") if r[0] == "bee"]
-    others = {r[0] for r in stored(world, "events")}
-    outcomes = Counter(append(world, "events", body, "ant") for body in CLAIMS)
+    before = {t: stored(service, t, d) for t, d in (("events", nest), ("counts", nest))}
+    bee = [r for r in stored(service, "events") if r[0] == "bee"]
+    others = {r[0] for r in stored(service, "events")}
+    outcomes = Counter(append(service, "events", body, "ant") for body in CLAIMS)
     assert outcomes["stored"] >= 3
     assert outcomes[FOREIGN_TENANT.id] >= 5
     assert outcomes["partly"] == 0
-    kept = in_quarantine(world, "events")
+    kept = in_quarantine(service, "events")
     assert len(kept) == outcomes["quarantined"] >= 1
     assert {r["c__text"] for r in kept} <= set(CLAIMS) and {r["c__writer"] for r in kept} == {"ant"}
-    assert {r[0] for r in stored(world, "events")} == others
-    assert [r for r in stored(world, "events") if r[0] == "bee"] == bee
-    assert {t: stored(world, t, nest) for t in before} == before
+    assert {r[0] for r in stored(service, "events")} == others
+    assert [r for r in stored(service, "events") if r[0] == "bee"] == bee
+    assert {t: stored(service, t, nest) for t in before} == before
     # One bad row anywhere in a large batch keeps all of it out.
     many = "\n".join(json.dumps({"tenant": "ant", "word": "late", "k": k}) for k in range(150_000))
-    assert append(world, "events", many + '\n{"tenant": "bee", "word": "late", "k": 1}', "ant") == FOREIGN_TENANT.id
+    assert append(service, "events", many + '\n{"tenant": "bee", "word": "late", "k": 1}', "ant") == FOREIGN_TENANT.id
     csv = "tenant,word,k\nant,late,1\nbee,late,2\n"
-    assert append(world, "events", csv, "ant", Input.CSV) == FOREIGN_TENANT.id
-    assert not [r for r in stored(world, "events") if r[1] == "late"]
-    assert len(in_quarantine(world, "events")) == len(kept), "what is refused leaves nothing in quarantine either"
+    assert append(service, "events", csv, "ant", Input.CSV) == FOREIGN_TENANT.id
+    assert not [r for r in stored(service, "events") if r[1] == "late"]
+    assert len(in_quarantine(service, "events")) == len(kept), "what is refused leaves nothing in quarantine either"
 
 
 @pytest.mark.proves("D11")
-def test_a_row_reaches_only_the_nest_of_its_tenant(world: World) -> None:
+def test_a_row_reaches_only_the_nest_of_its_tenant(service: Service) -> None:
     """Without a bound tenant, as for an ingest token: look-alikes are refused or are tenants of their own."""
-    before = [r for r in stored(world, "events") if r[0] in PLACEMENTS]
-    kept = len(in_quarantine(world, "events"))
+    before = [r for r in stored(service, "events") if r[0] in PLACEMENTS]
+    kept = len(in_quarantine(service, "events"))
     outcomes: Counter[str] = Counter()
     allowed = {"BEE", " bee", "\uff42ee", "bee\u200b", "1", "true", '["bee"]', '{"id": "bee"}'}
     for body in CLAIMS[6:]:
-        outcome = append(world, "events", body, None)
+        outcome = append(service, "events", body, None)
         assert outcome in ("stored", "quarantined"), (body, outcome)
         outcomes[outcome] += 1
     assert outcomes["quarantined"] >= 5
-    assert len(in_quarantine(world, "events")) == kept + outcomes["quarantined"]
-    strange = {r[0] for r in stored(world, "events")} - set(PLACEMENTS)
+    assert len(in_quarantine(service, "events")) == kept + outcomes["quarantined"]
+    strange = {r[0] for r in stored(service, "events")} - set(PLACEMENTS)
     assert strange <= allowed, strange
     for tenant, placement in PLACEMENTS.items():
-        own = {r[1] for r in stored(world, "events") if r[0] == tenant}
-        body = json.loads(world.call(token_of(world, tenant), "words"))
+        own = {r[1] for r in stored(service, "events") if r[0] == tenant}
+        body = json.loads(service.call(token_of(service, tenant), "words"))
         assert {r["word"] for r in body["data"]} == own
         if placement == "tables":
-            assert {r[0] for r in stored(world, "events", f"main_nest_{tenant}")} == {tenant}
-            assert {r[0] for r in stored(world, "counts", f"main_nest_{tenant}")} == {tenant}
-    assert {r[0] for r in stored(world, "counts")} == {t for t, p in PLACEMENTS.items() if p == "pooled"}
+            assert {r[0] for r in stored(service, "events", f"main_nest_{tenant}")} == {tenant}
+            assert {r[0] for r in stored(service, "counts", f"main_nest_{tenant}")} == {tenant}
+    assert {r[0] for r in stored(service, "counts")} == {t for t, p in PLACEMENTS.items() if p == "pooled"}
     assert len(before) >= ROWS * len(PLACEMENTS)
 
 
 @pytest.mark.proves("D11")
-def test_a_nested_tenant_value_follows_the_same_rule(world: World) -> None:
+def test_a_nested_tenant_value_follows_the_same_rule(service: Service) -> None:
     good = '{"who": {"id": "ant", "name": "bee"}, "word": "deep"}'
-    assert append(world, "nested", good, "ant") == "stored"
+    assert append(service, "nested", good, "ant") == "stored"
     for body in (
         '{"who": {"id": "bee"}, "word": "deep"}',
         '{"who": {"id": "ant"}, "word": "deep"}\n{"who": {"id": "bee"}, "word": "deep"}',
@@ -378,16 +383,16 @@ def test_a_nested_tenant_value_follows_the_same_rule(world: World) -> None:
         '{"who": {"Id": "bee"}, "word": "deep"}',
         '{"who": {"id": 1.0}, "word": "deep"}',
     ):
-        append(world, "nested", body, "ant")
-    assert {r[0] for r in stored(world, "nested")} == {"ant"}
-    assert append(world, "nested", '{"who": {"id": "bee"}, "word": "deep"}', "ant") == FOREIGN_TENANT.id
+        append(service, "nested", body, "ant")
+    assert {r[0] for r in stored(service, "nested")} == {"ant"}
+    assert append(service, "nested", '{"who": {"id": "bee"}, "word": "deep"}', "ant") == FOREIGN_TENANT.id
 
 
 @pytest.mark.proves("D11")
-def test_a_numeric_tenant_is_the_same_in_every_spelling(world: World) -> None:
-    settings = world.workspace.settings.model_copy(update={"workspace": "numbers"})
-    workspace = Workspace(settings, world.workspace.warehouse)
-    numbers = World(workspace, Queries(workspace), Gateway(workspace, StagingPool(workspace)))
+def test_a_numeric_tenant_is_the_same_in_every_spelling(service: Service) -> None:
+    settings = service.workspace.settings.model_copy(update={"workspace": "numbers"})
+    workspace = Workspace(settings, service.workspace.warehouse)
+    numbers = Service(workspace, Queries(workspace), Gateway(workspace, StagingPool(workspace)))
     numbers.push(NUMBERED)
     for value in (
         '"01"',
@@ -416,12 +421,12 @@ def test_a_numeric_tenant_is_the_same_in_every_spelling(world: World) -> None:
 
 
 @pytest.mark.proves("D10", "D11")
-def test_text_ids_never_reach_a_view_over_numeric_tenants(world: World) -> None:
+def test_text_ids_never_reach_a_view_over_numeric_tenants(service: Service) -> None:
     """Ids are spelled in the views of nests: one that is no number must not reach a column of numbers."""
     with pytest.raises(RookeryError) as refused:
-        world.push(NUMBERED)
+        service.push(NUMBERED)
     assert refused.value.code is BAD_TENANT_ID
-    assert "numbered" not in world.workspace.refresh().build.datasources
+    assert "numbered" not in service.workspace.refresh().build.datasources
     for tenant in ("bee", "tenant", "7 OR 1=1", "1) OR (1", "01", "-0", "4294967296", ""):
         for kind in ("UInt32", "UUID"):
             with pytest.raises(RookeryError):
@@ -429,38 +434,38 @@ def test_text_ids_never_reach_a_view_over_numeric_tenants(world: World) -> None:
 
 
 @pytest.mark.proves("B3")
-def test_a_failing_view_of_another_tenant_does_not_affect_the_sender(world: World) -> None:
+def test_a_failing_view_of_another_tenant_does_not_affect_the_sender(service: Service) -> None:
     """The row arrives once with its own tenant; the view that failed is taken down, and a push puts it back."""
-    execute, query = world.workspace.warehouse.execute, world.workspace.warehouse.query
+    execute, query = service.workspace.warehouse.execute, service.workspace.warehouse.query
     there = "SELECT count() FROM system.tables WHERE database = 'main_nest_dog' AND engine = 'MaterializedView'"
     views = query(there).rows
     execute("RENAME TABLE main_nest_dog.counts TO main_nest_dog.counts_away")
     try:
-        assert append(world, "events", '{"tenant": "ant", "word": "ant-word-x", "k": -1}', "ant") == "stored"
+        assert append(service, "events", '{"tenant": "ant", "word": "ant-word-x", "k": -1}', "ant") == "stored"
     finally:
         execute("RENAME TABLE main_nest_dog.counts_away TO main_nest_dog.counts")
-    assert [r[:2] for r in stored(world, "events") if r[2] == -1] == [("ant", "ant-word-x")]
-    assert [r for r in stored(world, "counts") if r[1] == "ant-word-x"] == [("ant", "ant-word-x", 1)]
-    world.push(FILES)
+    assert [r[:2] for r in stored(service, "events") if r[2] == -1] == [("ant", "ant-word-x")]
+    assert [r for r in stored(service, "counts") if r[1] == "ant-word-x"] == [("ant", "ant-word-x", 1)]
+    service.push(FILES)
     assert query(there).rows == views
     execute("ALTER TABLE main.events DELETE WHERE k = -1 SETTINGS mutations_sync = 2")
     execute("ALTER TABLE main.counts DELETE WHERE word = 'ant-word-x' SETTINGS mutations_sync = 2")
 
 
 @pytest.mark.proves("B3")
-def test_errors_of_foreign_views_reveal_nothing_to_the_sender(world: World) -> None:
-    execute = world.workspace.warehouse.execute
+def test_errors_of_foreign_views_reveal_nothing_to_the_sender(service: Service) -> None:
+    execute = service.workspace.warehouse.execute
     execute("CREATE TABLE main_nest_dog.strange (x UInt8) ENGINE = Memory")
     execute(
         "CREATE MATERIALIZED VIEW main_nest_dog.stranger TO main_nest_dog.strange AS "
         "SELECT throwIf(k = -2, 'dog-word') AS x FROM main.events"
     )
     try:
-        token = authorize.authenticate(world.workspace, world.token("DATASOURCES:APPEND:events", tenant="ant"))
-        bound = authorize.for_append(world.workspace.current, token, "events")
+        token = authorize.authenticate(service.workspace, service.token("DATASOURCES:APPEND:events", tenant="ant"))
+        bound = authorize.for_append(service.workspace.current, token, "events")
         body = b'{"tenant": "ant", "word": "ant-word-x", "k": -2}'
         with pytest.raises(RookeryError) as failed:
-            world.ingestion.append("events", body, Input.NDJSON, bound).result()
+            service.ingestion.append("events", body, Input.NDJSON, bound).result()
         assert failed.value.code is UNDELIVERED
         text = json.dumps(failed.value.as_dict())
         assert not [w for w in ("dog", "nest", "counts", "_rk_", "strange") if w in text], text
@@ -472,27 +477,27 @@ def test_errors_of_foreign_views_reveal_nothing_to_the_sender(world: World) -> N
 
 
 @pytest.mark.proves("D11", "B12")
-def test_targets_and_nests_cannot_be_written_directly(world: World) -> None:
+def test_targets_and_nests_cannot_be_written_directly(service: Service) -> None:
     """Targets of pipes take no rows from outside, nests refuse foreign rows, other datasources need their scope."""
     row = '{"tenant": "ant", "word": "direct", "n": 5}'
-    assert append(world, "counts", row, "ant") == NOT_WRITABLE.id
-    assert append(world, "counts", row, None) == NOT_WRITABLE.id
-    execute = world.workspace.warehouse.execute
+    assert append(service, "counts", row, "ant") == NOT_WRITABLE.id
+    assert append(service, "counts", row, None) == NOT_WRITABLE.id
+    execute = service.workspace.warehouse.execute
     for table, columns, values in (
         ("events", "tenant, word, k", "'ant', 'direct', 1"),
         ("counts", "tenant, word, n", "'ant', 'direct', 1"),
     ):
         with pytest.raises(RookeryError):
             execute(f"INSERT INTO main_nest_bee.{table} ({columns}) VALUES ({values})")
-    claims = authorize.authenticate(world.workspace, world.token("DATASOURCES:APPEND:events", tenant="ant"))
+    claims = authorize.authenticate(service.workspace, service.token("DATASOURCES:APPEND:events", tenant="ant"))
     for name in ("nested", "counts", "nothing", "_rk_pool"):
         with pytest.raises(RookeryError) as refused:
-            authorize.for_append(world.workspace.current, claims, name)
+            authorize.for_append(service.workspace.current, claims, name)
         assert refused.value.code is SCOPE
     with pytest.raises(RookeryError) as unknown:
-        world.ingestion.append("nothing", b"{}", Input.NDJSON)
+        service.ingestion.append("nothing", b"{}", Input.NDJSON)
     assert unknown.value.code is UNKNOWN_DATASOURCE
-    reading = authorize.authenticate(world.workspace, token_of(world, "ant"))
+    reading = authorize.authenticate(service.workspace, token_of(service, "ant"))
     with pytest.raises(RookeryError) as refused:
-        authorize.for_append(world.workspace.current, reading, "events")
+        authorize.for_append(service.workspace.current, reading, "events")
     assert refused.value.code is SCOPE

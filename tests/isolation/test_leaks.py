@@ -1,6 +1,6 @@
 """The leak suite: every answer to a tenant is what it would be without the rows of other tenants.
 
-Every question is put twice, to a world that holds everybody's rows and to one that holds only the asker's own. The
+Every question is put twice, to a workspace with the rows of all tenants and to one that holds only the asker's own. The
 answers, errors among them, must not differ in a byte but for the time taken; and no text of others may be in them.
 `ROOKERY_TEST_LEAKS=full` runs the whole matrix and many more random statements.
 """
@@ -25,18 +25,18 @@ from engine.web import openapi
 from tests.isolation.probes import LANDING_PROBES, OTHERS, PROBES, SHAPES, matrix
 from tests.isolation.random_sql import Grammar
 from tests.isolation.services import (
-    OWN_WORLD,
+    OWN_WORKSPACE,
     PIPES,
     PLACEMENTS,
     READABLE,
     ROWS,
-    World,
+    Service,
+    leaks,
     outcome,
     scopes_of,
     sentinels,
+    services,
     shown,
-    told,
-    worlds,
 )
 from tests.isolation.two_tenants import statements
 
@@ -46,9 +46,9 @@ RANDOM = 4000 if FULL else 160
 
 
 class Pair:
-    """A tenant that asks in the full world and in its own."""
+    """A tenant that asks in the full workspace and in its own."""
 
-    def __init__(self, found: dict[str, World], tenant: str) -> None:
+    def __init__(self, found: dict[str, Service], tenant: str) -> None:
         self.tenant = tenant
         self.full, self.own = found["full"], found[tenant]
         self.tokens = {w.name: w.token(*scopes_of(), tenant=tenant) for w in (self.full, self.own)}
@@ -59,27 +59,27 @@ class Pair:
     def call(self, pipe: str, given: dict[str, Any] | None = None, format: Format = Format.JSON) -> tuple[str, Any]:
         return self.ask(lambda w: w.call(self.tokens[w.name], pipe, given, format), json.dumps(given or {}))
 
-    def ask(self, question: Callable[[World], bytes], said: str = "") -> tuple[str, Any]:
-        """The answer of the full world, once it is sure that it tells nothing of others."""
+    def ask(self, question: Callable[[Service], bytes], said: str = "") -> tuple[str, Any]:
+        """The answer of the full workspace, once it is clear that it reveals nothing of others."""
         seen = outcome(lambda: question(self.full))
         alone = outcome(lambda: question(self.own))
-        assert told(seen, self.tenant, said) == [], (said, shown(seen)[:500])
+        assert leaks(seen, self.tenant, said) == [], (said, shown(seen)[:500])
         assert seen == alone, f"{self.tenant} learns of others by: {said}"
         return seen
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, World]]:
-    with worlds(tmp_path_factory.mktemp("worlds")) as made:
+def found(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Service]]:
+    with services(tmp_path_factory.mktemp("services")) as made:
         yield made
 
 
-@pytest.fixture(scope="module", params=OWN_WORLD)
-def pair(found: dict[str, World], request: pytest.FixtureRequest) -> Pair:
+@pytest.fixture(scope="module", params=OWN_WORKSPACE)
+def pair(found: dict[str, Service], request: pytest.FixtureRequest) -> Pair:
     return Pair(found, request.param)
 
 
-def test_an_admin_sees_the_difference_between_the_workspaces(found: dict[str, World]) -> None:
+def test_an_admin_sees_the_difference_between_the_workspaces(found: dict[str, Service]) -> None:
     """Otherwise the following tests would prove nothing."""
     for tenant in PLACEMENTS:
         rows = found["full"].workspace.warehouse.query("SELECT * FROM full.events").rows
@@ -100,12 +100,12 @@ def test_an_endpoint_without_a_tenant_filter_shows_only_own_rows(pair: Pair, pip
     assert document["rows"] > 0 or pipe == "wrong_tenant"
     for format in (Format.CSV, Format.NDJSON, Format.PARQUET):
         bodies = [w.call(pair.tokens[w.name], pipe, given, format) for w in (pair.full, pair.own)]
-        assert told(("bytes", [b.decode("latin-1") for b in bodies]), pair.tenant) == []
+        assert leaks(("bytes", [b.decode("latin-1") for b in bodies]), pair.tenant) == []
         assert sorted(bodies[0].splitlines()) == sorted(bodies[1].splitlines()) or format is Format.PARQUET
 
 
 @pytest.mark.proves("A1", "A4", "A5")
-def test_only_the_token_selects_the_tenant(pair: Pair, found: dict[str, World]) -> None:
+def test_only_the_token_selects_the_tenant(pair: Pair, found: dict[str, Service]) -> None:
     full, mine = found["full"], pair.tenant
     for other in PLACEMENTS:
         # A fixed parameter wins silently, be it set by the token's tenant or by the token itself.
@@ -210,8 +210,8 @@ def test_attacks_reveal_nothing(pair: Pair) -> None:
 
 
 @pytest.mark.proves("A2", "A11")
-def test_random_statements_reveal_nothing(found: dict[str, World]) -> None:
-    pairs = [Pair(found, t) for t in OWN_WORLD]
+def test_random_statements_reveal_nothing(found: dict[str, Service]) -> None:
+    pairs = [Pair(found, t) for t in OWN_WORKSPACE]
     kinds = [pairs[seed % 2].sql(Grammar(seed).statement())[0] for seed in range(RANDOM)]
     assert kinds.count("answer") > 0.6 * len(kinds)
 
@@ -240,11 +240,11 @@ def test_no_format_contains_dictionaries_or_paths_of_other_tenants(pair: Pair, f
             continue  # a dimension that all tenants share, and may see
         columns = "* EXCEPT (users, names)" if table == "states" else "*"
         body = pair.full.sql(pair.tokens["full"], f"SELECT {columns} FROM {table}", format)
-        assert told(("bytes", body.decode("latin-1")), pair.tenant) == []
+        assert leaks(("bytes", body.decode("latin-1")), pair.tenant) == []
         # Streamed: more than is taken whole.
         many = f"SELECT {columns} FROM {table} CROSS JOIN numbers(600) AS n"
         body = pair.full.sql(pair.tokens["full"], many, format)
-        assert told(("bytes", body.decode("latin-1")), pair.tenant) == []
+        assert leaks(("bytes", body.decode("latin-1")), pair.tenant) == []
         assert len(body) > 1000
 
 
@@ -252,9 +252,9 @@ def test_no_format_contains_dictionaries_or_paths_of_other_tenants(pair: Pair, f
 
 
 @pytest.mark.proves("A2", "A5")
-def test_a_row_filter_isolates_like_the_tenant(found: dict[str, World]) -> None:
+def test_a_row_filter_isolates_like_the_tenant(found: dict[str, Service]) -> None:
     """Static tokens and JWTs that select the tenant by a filter, with a further condition beside it."""
-    for tenant in OWN_WORLD:
+    for tenant in OWN_WORKSPACE:
         equality = [f"DATASOURCES:READ:{t}:tenant = '{tenant}'" for t in ("events", "logs", "latest", "bare")]
         narrow = f"DATASOURCES:READ:events:'{tenant}' = tenant AND CAST(s AS Int64) > 3"
         both = (found["full"], found[tenant])
@@ -263,20 +263,20 @@ def test_a_row_filter_isolates_like_the_tenant(found: dict[str, World]) -> None:
         probes = [s for s in list(matrix())[5::97] if "prices" not in s]
         for sql in probes:
             seen = _seen(both, wide_tokens, sql)
-            assert told(seen, tenant, sql) == []
+            assert leaks(seen, tenant, sql) == []
         for sql in ("SELECT count(), max(s) FROM events", "SELECT count() FROM events WHERE toInt64(s) > 0"):
             assert _seen(both, narrow_tokens, sql)[0] == "answer"
 
 
-def _seen(both: tuple[World, World], by_world: dict[str, str], sql: str) -> tuple[str, Any]:
-    """The outcome of a statement, which is the same in both worlds."""
-    first, second = (outcome(lambda w=w: w.sql(by_world[w.name], sql)) for w in both)  # type: ignore[misc]
+def _seen(both: tuple[Service, Service], by_service: dict[str, str], sql: str) -> tuple[str, Any]:
+    """The outcome of a statement, which is the same in both workspaces."""
+    first, second = (outcome(lambda w=w: w.sql(by_service[w.name], sql)) for w in both)  # type: ignore[misc]
     assert first == second, sql
     return first
 
 
 @pytest.mark.proves("A2")
-def test_a_row_filter_without_a_tenant_isolates(found: dict[str, World]) -> None:
+def test_a_row_filter_without_a_tenant_isolates(found: dict[str, Service]) -> None:
     """Rows that a filter hides are not looked at either, not even the ends of key ranges in the index."""
     files = {
         "regions": """
@@ -288,20 +288,20 @@ engine: {sorting_key: [k], settings: {index_granularity: 4}}
     }
     seen: list[list[tuple[str, Any]]] = []
     for name in ("full", "acme"):
-        world = found[name]
-        world.push(files)
+        service = found[name]
+        service.push(files)
         hidden = [{"region": "us", "k": k} for k in (-(2**63), 0, 5_000_000)] if name == "full" else []
-        world.append("regions", [{"region": "eu", "k": k} for k in range(1, 9)] + hidden)
-        token = world.token("DATASOURCES:READ:regions:region = 'eu'")
+        service.append("regions", [{"region": "eu", "k": k} for k in range(1, 9)] + hidden)
+        token = service.token("DATASOURCES:READ:regions:region = 'eu'")
         asked = ["intDiv(k, -1) < 0", "round(1.5, k) > 0", "throwIf(k > 100) = 0", "accurateCast(k, 'UInt8') > 0"]
         texts = [f"SELECT count() FROM regions WHERE {condition}" for condition in asked]
-        seen.append([outcome(lambda w=world, s=s, t=token: w.sql(t, s)) for s in texts])  # type: ignore[misc]
+        seen.append([outcome(lambda w=service, s=s, t=token: w.sql(t, s)) for s in texts])  # type: ignore[misc]
     assert seen[0] == seen[1]
     assert [kind for kind, _ in seen[0]] == ["answer"] * 4
 
 
 @pytest.mark.proves("A2", "D8", "D10")
-def test_filters_that_select_no_tenant_or_two_are_refused(found: dict[str, World]) -> None:
+def test_filters_that_select_no_tenant_or_two_are_refused(found: dict[str, Service]) -> None:
     full = found["full"]
     for condition in (
         "tenant != 'omega'", "tenant = 'acme' OR tenant = 'omega'", "tenant IN ('acme', 'omega')", "s = '7710001'",
@@ -317,11 +317,11 @@ def test_filters_that_select_no_tenant_or_two_are_refused(found: dict[str, World
             assert kind == "error"
         assert kind == "error", condition
         assert seen[0] in (401, 403), (condition, seen)
-        assert told((kind, seen), "acme", condition) == []
+        assert leaks((kind, seen), "acme", condition) == []
 
 
 @pytest.mark.proves("B12", "B13", "B3")
-def test_a_token_reads_only_what_it_names(found: dict[str, World]) -> None:
+def test_a_token_reads_only_what_it_names(found: dict[str, Service]) -> None:
     full = found["full"]
     token = full.token("DATASOURCES:READ:sums", "PIPES:READ:totals", tenant="acme")
     for name in (*FORBIDDEN, "omega_ds", "omega_usage", "nothing_of_that_name"):
@@ -343,11 +343,11 @@ FORBIDDEN = ("events", "logs", "everything", "fill_sums", "accounts")
 
 
 @pytest.mark.proves("A7", "B3")
-def test_openapi_and_logs_contain_no_names_and_no_tokens(found: dict[str, World]) -> None:
+def test_openapi_and_logs_contain_no_names_and_no_tokens(found: dict[str, Service]) -> None:
     full = found["full"]
     build = full.workspace.current.build
     document = json.dumps(openapi.document(build, ["totals", "keyed"], "http://localhost"))
-    assert told(("bytes", document), "acme") == []
+    assert leaks(("bytes", document), "acme") == []
     assert not any(f'"{n}"' in document for n in ("everything", "logs", "customer", "tenant"))
     token = full.token(*scopes_of(), tenant="acme")
     with capture_logs() as lines:

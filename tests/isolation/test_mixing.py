@@ -18,7 +18,7 @@ from engine.warehouse.embedded import EmbeddedWarehouse
 from engine.warehouse.port import WarehouseOptions
 from engine.workspace.workspace import Workspace
 from tests.isolation.mixing import KEPT, REFUSED, SOURCES
-from tests.isolation.services import World
+from tests.isolation.services import Service
 
 BOTH = ("acme", "omega")
 
@@ -27,11 +27,11 @@ BOTH = ("acme", "omega")
 class Mixed:
     """`mixed` gets the rows of two tenants, `alone` only those of `acme`."""
 
-    mixed: World
-    alone: World
+    mixed: Service
+    alone: Service
 
-    def rows(self, world: World, table: str) -> list[tuple[Any, ...]]:
-        found = world.workspace.warehouse.query(f"SELECT * FROM {world.name}.{table}")
+    def rows(self, service: Service, table: str) -> list[tuple[Any, ...]]:
+        found = service.workspace.warehouse.query(f"SELECT * FROM {service.name}.{table}")
         return sorted((tuple(map(repr, r)) for r in found.rows), key=repr)
 
 
@@ -41,18 +41,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mixed]:
     warehouse = EmbeddedWarehouse(
         settings.data, WarehouseOptions(readers=2, writers=3, database=settings.empty_database)
     )
-    worlds = []
+    services = []
     try:
         for name in ("mixed", "alone"):
             workspace = Workspace(settings.model_copy(update={"workspace": name}), warehouse)
-            worlds.append(World(workspace, Queries(workspace), Gateway(workspace, StagingPool(workspace))))
-            worlds[-1].push(SOURCES)
+            services.append(Service(workspace, Queries(workspace), Gateway(workspace, StagingPool(workspace))))
+            services[-1].push(SOURCES)
             tenants.add(workspace, BOTH, "pooled")
             tenants.add(workspace, ["yeti"], "tables")
-        yield Mixed(*worlds)
+        yield Mixed(*services)
     finally:
-        for world in worlds:
-            world.workspace.analyser.close()
+        for service in services:
+            service.workspace.analyser.close()
         warehouse.close()
 
 
@@ -60,9 +60,9 @@ def pipe(sql: str, target: str, kind: str = "per_tenant: true", key: str = "tena
     return f"sql: |\n  {sql}\nmaterialize: {{target: {target}, {kind}, engine: {{sorting_key: [{key}]}}}}\n"
 
 
-def problems(world: World, files: Mapping[str, str]) -> list[RookeryError]:
+def problems(service: Service, files: Mapping[str, str]) -> list[RookeryError]:
     try:
-        world.push(files, dry_run=True)
+        service.push(files, dry_run=True)
     except Problems as exc:
         return exc.problems
     except RookeryError as exc:
@@ -100,15 +100,15 @@ def row(tenant: str, k: int, factor: int) -> dict[str, Any]:
     }
 
 
-def feed(world: World, who: tuple[str, ...]) -> None:
+def feed(service: Service, who: tuple[str, ...]) -> None:
     """Each batch is one block for the views, of all tenants together."""
     plain = ("tenant", "kind", "units")
-    world.append("lands", [{"tenant": "omega", "kind": f"k{i}", "price": i + 1} for i in range(2)])
-    world.append("accounts", [{"tenant": t, "plan": f"{t}-plan", "paid": len(t)} for t in who])
+    service.append("lands", [{"tenant": "omega", "kind": f"k{i}", "price": i + 1} for i in range(2)])
+    service.append("accounts", [{"tenant": t, "plan": f"{t}-plan", "paid": len(t)} for t in who])
     for batch in range(2):
         more = [row(t, i, BOTH.index(t) + 2 + batch) for i in range(4) for t in who]
-        world.append("more", [{k: r[k] for k in plain} for r in more])
-        world.append("events", [row(t, i, BOTH.index(t) + 1 + batch) for i in range(1, 7) for t in who])
+        service.append("more", [{k: r[k] for k in plain} for r in more])
+        service.append("events", [row(t, i, BOTH.index(t) + 1 + batch) for i in range(1, 7) for t in who])
 
 
 @pytest.mark.proves("A11", "D11", "B6")
@@ -117,9 +117,9 @@ def test_compiled_pipes_keep_tenants_apart_in_the_shared_target(made: Mixed) -> 
     files = {f"p{n}": pipe(sql, f"t{n}") for n, sql in enumerate(KEPT.values())}
     files["reader"] = pipe("SELECT tenant, kind, units FROM standing", "t_reader")
     files["standing"] = "sql: SELECT tenant, kind, units FROM events WHERE units > 2\ntype: standard\n"
-    for world, who in ((made.mixed, BOTH), (made.alone, BOTH[:1])):
-        world.push(files)
-        feed(world, who)
+    for service, who in ((made.mixed, BOTH), (made.alone, BOTH[:1])):
+        service.push(files)
+        feed(service, who)
     for title, table in [*zip(KEPT, (f"t{n}" for n in range(len(KEPT))), strict=True), ("reader", "t_reader")]:
         mixed, alone = (made.rows(w, table) for w in (made.mixed, made.alone))
         assert [r for r in mixed if r[0] == "'acme'"] == alone, title

@@ -15,7 +15,7 @@ from engine.errors import ONE_TENANT_FOR_ALL, POOLED_ONLY, UNDECLARED_SHARE, Pro
 from engine.schema import Name
 from engine.warehouse import ddl
 from engine.workspace.workspace import Workspace
-from tests.support.compiling import a_workspace, compiled, problems_of, pushed
+from tests.support.compiling import compiled, problems_of, pushed, temporary_workspace
 
 LANDING = """
 tenant: {tenant}
@@ -155,7 +155,7 @@ TARGET = "columns: [{name: kind, type: String}, {name: units, type: Float64}]\ne
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    with a_workspace(tmp_path_factory.mktemp("sharing")) as found:
+    with temporary_workspace(tmp_path_factory.mktemp("sharing")) as found:
         yield found
 
 

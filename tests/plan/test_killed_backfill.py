@@ -31,7 +31,7 @@ def test_history_is_delivered_once_after_a_kill(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         for _ in range(LATER):
             server.events("reviews", _rows())
-        server.done("POST", "/v0/tenants", json={"ids": TENANTS, "placement": "pooled"})
+        server.admin_json("POST", "/v0/tenants", json={"ids": TENANTS, "placement": "pooled"})
         found = {tenant: _counted(server, tenant) for tenant in TENANTS}
     assert found == dict.fromkeys(TENANTS, (BATCHES + LATER, BATCHES + LATER))
 

@@ -15,14 +15,14 @@ pytestmark = pytest.mark.feature
 LONG = 20.0
 
 
-def played(scene: Callable[[], Awaitable[None]]) -> None:
+def run_scene(scene: Callable[[], Awaitable[None]]) -> None:
     async def within() -> None:
         await asyncio.wait_for(scene(), LONG)
 
     asyncio.run(within())
 
 
-async def settled() -> None:
+async def let_tasks_run() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
 
@@ -31,16 +31,16 @@ def test_one_caller_leaves_readers_to_others() -> None:
     async def scene() -> None:
         turns = ReaderQueue(4, 3, 100, LONG)
         mine = [asyncio.ensure_future(turns.enter("a")) for _ in range(8)]
-        await settled()
+        await let_tasks_run()
         assert [t.done() for t in mine] == [True] * 3 + [False] * 5
         await turns.enter("b")
         turns.leave("a")
-        await settled()
+        await let_tasks_run()
         assert sum(t.done() for t in mine) == 4
         for waiting in mine:
             waiting.cancel()
 
-    played(scene)
+    run_scene(scene)
 
 
 def test_waiting_callers_take_turns() -> None:
@@ -53,15 +53,15 @@ def test_waiting_callers_take_turns() -> None:
 
         await turns.enter("x")
         tasks = [asyncio.ensure_future(ask(c)) for c in "aaaabbc"]
-        await settled()
+        await let_tasks_run()
         last = "x"
         for _ in tasks:
             turns.leave(last)
-            await settled()
+            await let_tasks_run()
             last = order[-1]
         assert "".join(order) == "abcabaa"
 
-    played(scene)
+    run_scene(scene)
 
 
 def test_waiting_too_long_is_an_error_with_its_reason() -> None:
@@ -78,21 +78,21 @@ def test_waiting_too_long_is_an_error_with_its_reason() -> None:
         turns.leave("b")
         await turns.enter("c")
 
-    played(scene)
+    run_scene(scene)
 
 
 def test_the_waiting_queries_of_a_caller_are_limited() -> None:
     async def scene() -> None:
         turns = ReaderQueue(2, 1, 3, LONG)
         waiting = [asyncio.ensure_future(turns.enter("a")) for _ in range(3)]
-        await settled()
+        await let_tasks_run()
         with pytest.raises(RookeryError) as found:
             await turns.enter("a")
         assert found.value.code.id == "RK4010"
         for task in waiting:
             task.cancel()
 
-    played(scene)
+    run_scene(scene)
 
 
 def test_a_caller_that_disconnects_while_waiting_takes_no_reader() -> None:
@@ -101,18 +101,18 @@ def test_a_caller_that_disconnects_while_waiting_takes_no_reader() -> None:
         await turns.enter("a")
         for _ in range(3):
             gone = asyncio.ensure_future(turns.enter("b"))
-            await settled()
+            await let_tasks_run()
             gone.cancel()
-            await settled()
+            await let_tasks_run()
         leaving = asyncio.ensure_future(turns.enter("b"))
-        await settled()
+        await let_tasks_run()
         # The place is handed over, and its new holder is cancelled before it could notice.
         turns.leave("a")
         leaving.cancel()
-        await settled()
+        await let_tasks_run()
         await turns.enter("c")
 
-    played(scene)
+    run_scene(scene)
 
 
 def test_a_query_is_stuck_when_it_is_over_its_limit_and_the_grace() -> None:

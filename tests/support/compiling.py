@@ -49,7 +49,7 @@ def sources(files: Mapping[str, str]) -> dict[str, DeployedFile]:
 
 
 @contextmanager
-def a_workspace(directory: Path) -> Iterator[Workspace]:
+def temporary_workspace(directory: Path) -> Iterator[Workspace]:
     """An open workspace with its own engine."""
     workspace = open_workspace(load(data=directory / "data", readers=2, writers=3))
     try:

@@ -1,4 +1,4 @@
-"""A workspace with its router and gateway in this process, for tests that reach behind the server."""
+"""Rookery in this process, without HTTP, for tests that reach behind the server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CHECKSUM = "count(), sum(n), groupBitXor(cityHash64(id, n))"
 
 @dataclass
 class House:
-    """The parts of a server, without HTTP."""
+    """A workspace with its router and its gateway."""
 
     workspace: Workspace
     router: Router

@@ -58,7 +58,7 @@ class Server:
     def admin(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
         return self.request(method, path, self.admin_token, **kwargs)
 
-    def done(self, method: str, path: str, **kwargs: Any) -> Any:
+    def admin_json(self, method: str, path: str, **kwargs: Any) -> Any:
         """An admin's request that must succeed; its JSON."""
         response = self.admin(method, path, **kwargs)
         assert response.status_code < 300, f"{method} {path}: {response.status_code} {response.text}"
@@ -66,29 +66,29 @@ class Server:
 
     def push(self, project: Path | Mapping[str, str], **options: Any) -> Any:
         """Push a project directory, or files given as `{"datasources/events.yaml": text}`; options as `/v0/push`."""
-        return self.done("POST", "/v0/push", json={"files": sources(project), **options})
+        return self.admin_json("POST", "/v0/push", json={"files": sources(project), **options})
 
     def tenant(self, tenant: str, placement: str = "pooled") -> Any:
-        return self.done("POST", "/v0/tenants", json={"id": tenant, "placement": placement})
+        return self.admin_json("POST", "/v0/tenants", json={"id": tenant, "placement": placement})
 
     def events(self, datasource: str, rows: Iterable[Mapping[str, Any]]) -> Any:
         """Append rows and wait until they are stored."""
         body = "\n".join(json.dumps(r) for r in rows)
-        return self.done("POST", "/v0/events", params={"name": datasource, "wait": "true"}, content=body)
+        return self.admin_json("POST", "/v0/events", params={"name": datasource, "wait": "true"}, content=body)
 
     def mint(self, *scopes: str | Mapping[str, Any], tenant: str | None = None, **more: Any) -> str:
         """A JWT of one hour."""
         body: dict[str, Any] = {"name": "a test", "ttl": 3600, "scopes": list(scopes), **more}
         if tenant is not None:
             body["tenant"] = tenant
-        return str(self.done("POST", "/v0/tokens", json=body)["token"])
+        return str(self.admin_json("POST", "/v0/tokens", json=body)["token"])
 
     def static(self, name: str, *scopes: str | Mapping[str, Any], tenant: str | None = None) -> str:
         """A static token."""
         body: dict[str, Any] = {"name": name, "scopes": list(scopes)}
         if tenant is not None:
             body["tenant"] = tenant
-        return str(self.done("POST", "/v0/tokens", json=body)["token"])
+        return str(self.admin_json("POST", "/v0/tokens", json=body)["token"])
 
     def sql(self, text: str, token: str | None = None, **params: Any) -> list[dict[str, Any]]:
         """Rows of ad-hoc SQL, as admin unless a token is given."""

@@ -5,5 +5,5 @@ from __future__ import annotations
 import os
 
 
-def rounds(sample: int) -> int:
+def soak_rounds(sample: int) -> int:
     return sample * int(os.environ.get("SOAK", "1"))

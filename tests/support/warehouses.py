@@ -42,7 +42,7 @@ class Server:
 
 
 @contextmanager
-def a_server(path: Path) -> Iterator[Server]:
+def clickhouse_server(path: Path) -> Iterator[Server]:
     """The server that the environment names, or else a new one over `path`."""
     url = os.environ.get("ROOKERY_TEST_CLICKHOUSE_URL")
     if url:

@@ -8,12 +8,12 @@ import pytest
 
 from engine.warehouse.embedded import EmbeddedWarehouse
 from engine.warehouse.port import Warehouse, WarehouseOptions
-from tests.support.warehouses import EMPTY, READERS, Server, a_server, fresh
+from tests.support.warehouses import EMPTY, READERS, Server, clickhouse_server, fresh
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with a_server(tmp_path_factory.mktemp("server")) as found:
+    with clickhouse_server(tmp_path_factory.mktemp("server")) as found:
         yield found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.warehouses import a_server
+from tests.support.warehouses import clickhouse_server
 
 ROOT = Path(__file__).resolve().parents[2]
 MIB = 1 << 20
@@ -52,7 +52,7 @@ def test_memory_does_not_grow_with_the_result(kind: str, few: int, many: int, tm
     if kind == "embedded":
         found = measured(str(tmp_path / "data"), few, many)
     else:
-        with a_server(tmp_path) as server:
+        with clickhouse_server(tmp_path) as server:
             found = measured(vars(server), few, many)
     assert set(found) == {"JSON", "CSV", "BARE_CSV", "NDJSON", "PARQUET"}
     for format, (size, growth) in found.items():

@@ -78,11 +78,11 @@ def all_of_them(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_an_endpoint_returns_rows_of_all_placements_to_an_admin(server: Server) -> None:
-    found = {r["kind"]: r["units"] for r in server.done("GET", "/v0/pipes/by_kind.json")["data"]}
+    found = {r["kind"]: r["units"] for r in server.admin_json("GET", "/v0/pipes/by_kind.json")["data"]}
     assert found == {"view": 503, "sale": 40, "rent": 6000}
     for tenant, totals in TOTALS.items():
         headers = {"X-Rookery-Tenant": tenant}
-        rows = server.done("GET", "/v0/pipes/by_kind.json", headers=headers)["data"]
+        rows = server.admin_json("GET", "/v0/pipes/by_kind.json", headers=headers)["data"]
         assert {r["kind"]: r["units"] for r in rows} == totals
 
 
@@ -99,7 +99,7 @@ def test_sql_reads_every_row_once(all_of_them: Server) -> None:
 def test_tables_read_twice_and_pipes_over_pipes(all_of_them: Server) -> None:
     joined = "SELECT sum(r.units) AS units FROM rows AS r JOIN bare AS b ON r.id = b.id AND r.kind = b.kind"
     assert all_of_them.sql(joined) == [{"units": UNITS}]
-    assert all_of_them.done("GET", "/v0/pipes/over.json")["data"] == [{"units": UNITS, "kinds": 8}]
+    assert all_of_them.admin_json("GET", "/v0/pipes/over.json")["data"] == [{"units": UNITS, "kinds": 8}]
 
 
 def test_sampling_covers_every_tenant(all_of_them: Server) -> None:
@@ -122,7 +122,7 @@ def test_the_command_line_shows_all_tenants(all_of_them: Server) -> None:
 
 
 def test_listings_count_rows_in_all_placements(all_of_them: Server) -> None:
-    listed = all_of_them.done("GET", "/v0/datasources")["datasources"]
+    listed = all_of_them.admin_json("GET", "/v0/datasources")["datasources"]
     counted = {d["name"]: d["statistics"]["row_count"] for d in listed if d["kind"] in ("target", "landing")}
     assert counted == dict.fromkeys(counted, len(SENT)) and len(counted) == 8
 
@@ -135,14 +135,14 @@ def test_too_many_nests_are_an_error(all_of_them: Server) -> None:
             refused = all_of_them.admin("GET", path)
             assert refused.status_code == 409 and refused.json()["code"] == "RK3013"
             assert "ROOKERY_MAX_NESTS" in refused.json()["hint"]
-        shown = all_of_them.done("GET", "/v0/datasources/rows")
+        shown = all_of_them.admin_json("GET", "/v0/datasources/rows")
         assert shown["statistics"] == {"row_count": None, "bytes": None}
         assert all_of_them.sql("SELECT sum(units) AS units FROM events") == [{"units": UNITS}]
-        own = all_of_them.done("GET", "/v0/pipes/usage.json", headers={"X-Rookery-Tenant": "1"})
+        own = all_of_them.admin_json("GET", "/v0/pipes/usage.json", headers={"X-Rookery-Tenant": "1"})
         assert sum(r["units"] for r in own["data"]) == 40
     finally:
         for tenant in ("11", "12", "13"):
-            all_of_them.done("DELETE", f"/v0/tenants/{tenant}")
+            all_of_them.admin_json("DELETE", f"/v0/tenants/{tenant}")
     assert all_of_them.sql("SELECT sum(units) AS units FROM rows") == [{"units": UNITS}]
 
 
@@ -174,7 +174,7 @@ def test_a_tenant_added_or_removed_during_a_query_is_read_completely_or_not_at_a
             for tenant, placement in (("21", "tables"), ("22", "pooled")):
                 all_of_them.tenant(tenant, placement)
             for tenant in ("21", "22"):
-                all_of_them.done("DELETE", f"/v0/tenants/{tenant}")
+                all_of_them.admin_json("DELETE", f"/v0/tenants/{tenant}")
     finally:
         stopped.set()
         asking.join()

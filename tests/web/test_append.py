@@ -56,7 +56,7 @@ def count(server: Server) -> tuple[int, int]:
 
 
 def quarantine(server: Server, name: str = "events") -> Any:
-    return server.done("GET", f"/v0/datasources/{name}/quarantine", params={"limit": 1})
+    return server.admin_json("GET", f"/v0/datasources/{name}/quarantine", params={"limit": 1})
 
 
 def quarantined(server: Server, response: httpx.Response, beside: int) -> dict[str, Any]:

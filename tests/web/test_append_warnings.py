@@ -54,7 +54,7 @@ def strict(server: Server) -> Server:
 
 @pytest.fixture(autouse=True)
 def empty(server: Server) -> None:
-    server.done("DELETE", "/v0/datasources/events/quarantine", json={"all": True})
+    server.admin_json("DELETE", "/v0/datasources/events/quarantine", json={"all": True})
 
 
 def event(**values: Any) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def test_the_response_to_a_file_names_keys_and_the_row_number(server: Server) ->
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_a_strict_datasource_quarantines_rows_with_unknown_keys(strict: Server, name: str) -> None:
     extra, names = UNKNOWN[name]
-    strict.done("DELETE", "/v0/datasources/exact/quarantine", json={"all": True})
+    strict.admin_json("DELETE", "/v0/datasources/exact/quarantine", json={"all": True})
     answer = send(strict, lines(event(), event(**extra), event(**KNOWN["all"])), "exact")
     assert (answer["successful_rows"], answer["quarantined_rows"]) == (2, 1)
     shown = ", ".join(f"`{n}`" for n in names)
@@ -212,7 +212,7 @@ def test_a_full_quarantine_refuses_bad_rows_and_stores_good_ones(server: Server)
         "/v0/datasources", token, params={"name": "events", "format": "ndjson"}, content=lines(bad[0])
     )
     refused(again, 429, "RK5017")
-    server.done("DELETE", "/v0/datasources/events/quarantine", json={"all": True})
+    server.admin_json("DELETE", "/v0/datasources/events/quarantine", json={"all": True})
     assert send(server, lines(bad[0]), token=token)["quarantined_rows"] == 1
 
 

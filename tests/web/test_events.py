@@ -55,7 +55,7 @@ def count(server: Server) -> list[int]:
 
 
 def quarantine(server: Server, name: str) -> Any:
-    return server.done("GET", f"/v0/datasources/{name}/quarantine", params={"limit": 1})
+    return server.admin_json("GET", f"/v0/datasources/{name}/quarantine", params={"limit": 1})
 
 
 def quarantined(server: Server, response: httpx.Response, name: str = "events", *, beside: int = 0) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class _Nothing:
 
 
 def test_every_route_is_in_openapi(server: Server) -> None:
-    document = server.done("GET", "/v0/pipes/openapi.json")
+    document = server.admin_json("GET", "/v0/pipes/openapi.json")
     described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
     for route in create_app(_Nothing()).routes:  # type: ignore[arg-type]
         assert isinstance(route, Route)
@@ -77,7 +77,7 @@ def test_every_route_is_in_openapi(server: Server) -> None:
 
 
 def test_openapi_describes_requests_and_responses(server: Server) -> None:
-    paths = server.done("GET", "/v0/pipes/openapi.json")["paths"]
+    paths = server.admin_json("GET", "/v0/pipes/openapi.json")["paths"]
     called = paths["/v0/pipes/typed.json"]
     small = next(p for p in called["get"]["parameters"] if p["name"] == "small")
     assert (small["schema"]["minimum"], small["schema"]["maximum"]) == (-128, 127)
@@ -92,7 +92,7 @@ def test_openapi_describes_requests_and_responses(server: Server) -> None:
 @pytest.mark.feature
 def test_schemathesis_finds_nothing(server: Server, tmp_path: Path) -> None:
     # The document's own address is read, and not tried.
-    operations = sum(len(m) for m in server.done("GET", "/v0/pipes/openapi.json")["paths"].values()) - 1
+    operations = sum(len(m) for m in server.admin_json("GET", "/v0/pipes/openapi.json")["paths"].values()) - 1
     configuration = tmp_path / "schemathesis.toml"
     configuration.write_text(CONFIGURATION)
     command = [sys.executable, "-c", "from schemathesis.cli import schemathesis; schemathesis()"]

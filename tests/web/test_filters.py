@@ -14,7 +14,7 @@ from tests.web.responses import data, refused
 
 @pytest.fixture(scope="module")
 def secret(server: Server) -> str:
-    return str(server.done("GET", "/v0/signing-key")["secret"])
+    return str(server.admin_json("GET", "/v0/signing-key")["secret"])
 
 
 def token(secret: str, *filters: str | None, tenant: str | None = None, source: str = "events") -> str:

@@ -119,7 +119,7 @@ def test_many_parameters(server: Server) -> None:
 
 
 def test_openapi(server: Server) -> None:
-    admin: dict[str, Any] = server.done("GET", "/v0/pipes/openapi.json")
+    admin: dict[str, Any] = server.admin_json("GET", "/v0/pipes/openapi.json")
     OpenAPIV31SpecValidator(admin).validate()
     assert "/v0/pipes/by_kind.json" in admin["paths"] and "/v0/pipes/fill_daily.json" not in admin["paths"]
     by_kind = admin["paths"]["/v0/pipes/by_kind.json"]["get"]
@@ -155,7 +155,7 @@ def test_openapi_of_a_token(server: Server) -> None:
 
 def test_the_documented_defaults_are_accepted(server: Server) -> None:
     """What OpenAPI offers as default and enum can be sent."""
-    document = server.done("GET", "/v0/pipes/openapi.json")
+    document = server.admin_json("GET", "/v0/pipes/openapi.json")
     for path, item in document["paths"].items():
         if not path.endswith(".json") or path.endswith("openapi.json"):
             continue

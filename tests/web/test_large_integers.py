@@ -76,7 +76,7 @@ QUOTED = {k: v if k in SMALL else text(v) for k, v in NUMBERS.items()}
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server whose default is text."""
     with running(tmp_path_factory.mktemp("large"), ROOKERY_QUOTE_64BIT_INTEGERS="true") as server:
         server.push(FILES)
@@ -95,40 +95,40 @@ def rows(server: Server, path: str, token: str, **params: Any) -> dict[str, Any]
 
 
 @pytest.mark.parametrize("format", ["json", "ndjson"])
-def test_the_request_wins_over_the_endpoint_and_the_setting(home: Server, format: str) -> None:
-    for token in (home.admin_token, home.mint("PIPES:READ:rows", "PIPES:READ:numbers", tenant="1")):
+def test_the_request_wins_over_the_endpoint_and_the_setting(filled: Server, format: str) -> None:
+    for token in (filled.admin_token, filled.mint("PIPES:READ:rows", "PIPES:READ:numbers", tenant="1")):
         all_columns, plain = f"/v0/pipes/rows.{format}", f"/v0/pipes/numbers.{format}"
-        assert rows(home, all_columns, token) == QUOTED | COMPUTED
+        assert rows(filled, all_columns, token) == QUOTED | COMPUTED
         for yes in ("1", "true"):
-            assert rows(home, all_columns, token, **{QUOTE: yes}) == QUOTED | COMPUTED
+            assert rows(filled, all_columns, token, **{QUOTE: yes}) == QUOTED | COMPUTED
         for no in ("0", "false"):
-            assert rows(home, all_columns, token, **{QUOTE: no}) == NUMBERS | COMPUTED
-        assert rows(home, plain, token)["id"] == BIG
-        assert rows(home, plain, token, **{QUOTE: "1"}) == {"id": str(BIG), "payload": text(NUMBERS["payload"])}
+            assert rows(filled, all_columns, token, **{QUOTE: no}) == NUMBERS | COMPUTED
+        assert rows(filled, plain, token)["id"] == BIG
+        assert rows(filled, plain, token, **{QUOTE: "1"}) == {"id": str(BIG), "payload": text(NUMBERS["payload"])}
 
 
-def test_sql_and_json_bodies_accept_the_option(home: Server) -> None:
+def test_sql_and_json_bodies_accept_the_option(filled: Server) -> None:
     query = "SELECT kind, id FROM rows"
-    token = home.mint("PIPES:READ:rows", tenant="1")
+    token = filled.mint("PIPES:READ:rows", tenant="1")
     for wanted, value in ((str(BIG), 1), (BIG, 0)):
-        asked = home.get("/v0/sql", token, params={"q": query, QUOTE: value}).json()["data"]
+        asked = filled.get("/v0/sql", token, params={"q": query, QUOTE: value}).json()["data"]
         assert asked == [{"kind": "Int64", "id": wanted}]
-        posted = home.post("/v0/sql", token, json={"q": query, QUOTE: bool(value)}).json()["data"]
+        posted = filled.post("/v0/sql", token, json={"q": query, QUOTE: bool(value)}).json()["data"]
         assert posted == [{"kind": "Int64", "id": wanted}]
-        called = home.post("/v0/pipes/numbers.json", home.admin_token, json={QUOTE: value}).json()["data"]
+        called = filled.post("/v0/pipes/numbers.json", filled.admin_token, json={QUOTE: value}).json()["data"]
         assert called[0]["id"] == wanted
 
 
-def test_large_and_ordered_results_are_quoted(home: Server) -> None:
+def test_large_and_ordered_results_are_quoted(filled: Server) -> None:
     query = "SELECT number AS a, number + 1 AS b FROM numbers(60000) ORDER BY number DESC"
-    found = home.get("/v0/sql", home.admin_token, params={"q": query}).json()["data"]
+    found = filled.get("/v0/sql", filled.admin_token, params={"q": query}).json()["data"]
     assert found == [{"a": str(n), "b": str(n + 1)} for n in range(59999, -1, -1)]
 
 
-def test_csv_and_parquet_are_unchanged(home: Server) -> None:
+def test_csv_and_parquet_are_unchanged(filled: Server) -> None:
     for format in ("csv", "parquet"):
         with_it, without = (
-            home.get(f"/v0/pipes/rows.{format}", home.admin_token, params={QUOTE: value}) for value in ("1", "0")
+            filled.get(f"/v0/pipes/rows.{format}", filled.admin_token, params={QUOTE: value}) for value in ("1", "0")
         )
         assert with_it.status_code == 200
         if format == "csv":
@@ -136,16 +136,16 @@ def test_csv_and_parquet_are_unchanged(home: Server) -> None:
             assert f'""n"":{BIG}' in with_it.text
 
 
-def test_type_names_are_unchanged(home: Server) -> None:
+def test_type_names_are_unchanged(filled: Server) -> None:
     with_it, without = (
-        home.get("/v0/pipes/rows.json", home.admin_token, params={QUOTE: v}).json()["meta"] for v in (1, 0)
+        filled.get("/v0/pipes/rows.json", filled.admin_token, params={QUOTE: v}).json()["meta"] for v in (1, 0)
     )
     assert with_it == without
 
 
 @pytest.mark.parametrize("value", ["2", "yes", "", "1, max_threads = 1", "1 SETTINGS readonly = 0", ["1", "0"]])
-def test_other_values_are_refused(home: Server, value: Any) -> None:
-    response = home.get("/v0/pipes/rows.json", home.admin_token, params={QUOTE: value})
+def test_other_values_are_refused(filled: Server, value: Any) -> None:
+    response = filled.get("/v0/pipes/rows.json", filled.admin_token, params={QUOTE: value})
     assert response.status_code == 400, response.text
     assert response.json()["code"] in {"RK4006", "RK4009"}
 
@@ -162,20 +162,20 @@ def test_other_values_are_refused(home: Server, value: Any) -> None:
         ("limit", "0"),
     ],
 )
-def test_other_settings_have_no_effect(home: Server, setting: str, value: str) -> None:
-    response = home.get("/v0/pipes/rows.json", home.admin_token, params={setting: value})
+def test_other_settings_have_no_effect(filled: Server, setting: str, value: str) -> None:
+    response = filled.get("/v0/pipes/rows.json", filled.admin_token, params={setting: value})
     assert response.status_code == 400 or response.json()["data"] == [QUOTED | COMPUTED]
 
 
-def test_no_pipe_can_declare_the_parameter(home: Server) -> None:
+def test_no_pipe_can_declare_the_parameter(filled: Server) -> None:
     taken = f"sql: SELECT 1 AS a\nparameters:\n  - {{name: {QUOTE}}}\n"
     body = {"files": [{"name": "taken", "file": "endpoints/taken.yaml", "text": taken}]}
-    response = home.admin("POST", "/v0/push", json=body)
+    response = filled.admin("POST", "/v0/push", json=body)
     assert response.status_code == 400 and response.json()["code"] == "RK1006"
 
 
-def test_openapi_lists_the_parameter(home: Server) -> None:
-    operation = home.done("GET", "/v0/pipes/openapi.json")["paths"]["/v0/pipes/rows.json"]["get"]
+def test_openapi_lists_the_parameter(filled: Server) -> None:
+    operation = filled.admin_json("GET", "/v0/pipes/openapi.json")["paths"]["/v0/pipes/rows.json"]["get"]
     assert QUOTE in {p["name"] for p in operation["parameters"]}
     columns = operation["responses"]["200"]["content"]["application/json"]["schema"]["properties"]["data"]["items"]
     assert columns["properties"]["id"]["type"] == ["integer", "string"]

@@ -24,7 +24,7 @@ def server(inbox: Server) -> Server:
 def mark(server: Server) -> str:
     """A text that only one test's rows have; quarantine is empty before."""
     for name in ("events", "prices"):
-        server.done("DELETE", f"/v0/datasources/{name}/quarantine", json={"all": True})
+        server.admin_json("DELETE", f"/v0/datasources/{name}/quarantine", json={"all": True})
     return f"quarantined-{next(_marks)}"
 
 
@@ -40,12 +40,12 @@ def send(server: Server, body: str, token: str | None = None, name: str = "event
 
 
 def listed(server: Server, **params: Any) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = server.done("GET", PATH, params=params)["rows"]
+    found: list[dict[str, Any]] = server.admin_json("GET", PATH, params=params)["rows"]
     return found
 
 
 def replay(server: Server, body: Any = None) -> Any:
-    return server.done("POST", f"{PATH}/replay", **({} if body is None else {"json": body}))
+    return server.admin_json("POST", f"{PATH}/replay", **({} if body is None else {"json": body}))
 
 
 def stored(server: Server, mark: str) -> list[list[Any]]:
@@ -108,7 +108,7 @@ def test_a_row_is_replayed_under_the_tenant_of_its_sender(server: Server, mark: 
 def test_rows_of_a_removed_tenant_are_not_replayed_for_it(server: Server, mark: str) -> None:
     server.tenant("77", "pooled")
     send(server, bad(mark, tenant_id=None), server.mint("DATASOURCES:APPEND:events", tenant="77"))
-    server.done("DELETE", "/v0/tenants/77")
+    server.admin_json("DELETE", "/v0/tenants/77")
     (row,) = listed(server)
     answer = replay(server, {"rows": [{"id": row["c__id"], "text": json.dumps({"note": mark})}]})
     assert [r["code"] for r in answer["refused"]] == ["RK3004"]
@@ -116,7 +116,7 @@ def test_rows_of_a_removed_tenant_are_not_replayed_for_it(server: Server, mark: 
 
 
 def test_fields_of_a_row_in_quarantine(server: Server, mark: str) -> None:
-    assert server.done("GET", PATH) == {"datasource": "events", "total": 0, "rows": []}
+    assert server.admin_json("GET", PATH) == {"datasource": "events", "total": 0, "rows": []}
     first = bad(mark, tenant_id="01")
     send(server, "\n".join([json.dumps({"tenant_id": 1, "note": mark}), first, '{"note": "\u0007']))
     rows = listed(server)
@@ -134,7 +134,7 @@ def test_listing_is_paged(server: Server, mark: str) -> None:
     everything = [r["c__id"] for r in listed(server)]
     assert len(set(everything)) == 25
     assert [r["c__id"] for o in (0, 10, 20) for r in listed(server, limit=10, offset=o)] == everything
-    assert server.done("GET", PATH, params={"limit": 0})["total"] == 25
+    assert server.admin_json("GET", PATH, params={"limit": 0})["total"] == 25
     for params in ({"limit": -1}, {"limit": "x"}, {"limit": 10_001}, {"offset": "²"}, {"offset": 10**30}):
         refused(server.admin("GET", PATH, params=params), 400, "RK4009")
 
@@ -145,10 +145,10 @@ def test_rows_are_dropped_by_id(server: Server, mark: str) -> None:
     for body in ({}, {"all": False}, {"ids": "x"}, {"ids": [1]}, {"ids": ids, "all": True}):
         refused(server.admin("DELETE", PATH, json=body), 400, "RK4009")
     refused(server.admin("DELETE", PATH, json={"id": ids}), 400, "RK4029")
-    assert server.done("DELETE", PATH, json={"ids": []}) == {"removed": 0}
-    assert server.done("DELETE", PATH, json={"ids": [ids[0], "nonesuch", "' OR 1 = 1"]}) == {"removed": 1}
+    assert server.admin_json("DELETE", PATH, json={"ids": []}) == {"removed": 0}
+    assert server.admin_json("DELETE", PATH, json={"ids": [ids[0], "nonesuch", "' OR 1 = 1"]}) == {"removed": 1}
     assert [r["c__id"] for r in listed(server)] == ids[1:]
-    assert server.done("DELETE", PATH, json={"all": True}) == {"removed": 3}
+    assert server.admin_json("DELETE", PATH, json={"all": True}) == {"removed": 3}
     assert listed(server) == []
 
 
@@ -216,19 +216,19 @@ def test_all_rows_are_replayed_after_the_datasource_changed(server: Server, mark
     send(server, "\n".join(json.dumps({"name": f"n{n}", "age": 300 + n}) for n in range(30)), name="guests")
     body = 'age,name,other\n400,"x,\n""y""",1\n1,young,1\n401,,1\n402,\\N,1\n'
     params = {"name": "guests", "format": "csv"}
-    answer = server.done("POST", "/v0/datasources", params=params, content=body)
+    answer = server.admin_json("POST", "/v0/datasources", params=params, content=body)
     assert (answer["rows"], answer["quarantine_rows"]) == (1, 3)
     quarantine = "/v0/datasources/guests/quarantine"
-    assert server.done("POST", f"{quarantine}/replay")["quarantined_rows"] == 33, "they are as bad as before"
-    assert server.done("GET", quarantine)["total"] == 33
+    assert server.admin_json("POST", f"{quarantine}/replay")["quarantined_rows"] == 33, "they are as bad as before"
+    assert server.admin_json("GET", quarantine)["total"] == 33
     server.push({path: narrow[path].replace("UInt8", "UInt16")}, allow=["guests"])
-    assert server.done("POST", f"{quarantine}/replay")["successful_rows"] == 33
-    assert server.done("GET", quarantine)["total"] == 0
+    assert server.admin_json("POST", f"{quarantine}/replay")["successful_rows"] == 33
+    assert server.admin_json("GET", quarantine)["total"] == 0
     found = server.sql("SELECT name, age FROM guests ORDER BY age")
     assert [(r["name"], r["age"]) for r in found] == [
         ("young", 1), *((f"n{n}", 300 + n) for n in range(30)), ('x,\n"y"', 400), ("", 401), ("", 402)
     ]  # fmt: skip
-    server.done("DELETE", "/v0/datasources/guests", params={"force": "true"})
+    server.admin_json("DELETE", "/v0/datasources/guests", params={"force": "true"})
 
 
 @pytest.mark.proves("D11")
@@ -236,5 +236,5 @@ def test_purging_a_tenant_removes_quarantined_rows_that_it_sent_or_that_name_it(
     server.tenant("78", "pooled")
     send(server, bad(mark, tenant_id=None), server.mint("DATASOURCES:APPEND:events", tenant="78"))
     send(server, "\n".join([bad(mark, tenant_id=78), bad(mark, tenant_id=1)]))
-    server.done("DELETE", "/v0/tenants/78", params={"purge": "true"})
+    server.admin_json("DELETE", "/v0/tenants/78", params={"purge": "true"})
     assert [r["tenant_id"] for r in listed(server)] == ["1"]

@@ -135,5 +135,5 @@ nodes:
     sql: SELECT uniqExact(began) AS blocks, max(far) AS far FROM each_row
 """
     inbox.push({"pipes/near.yaml": text})
-    assert inbox.done("GET", "/v0/pipes/near.json")["data"][0]["blocks"] == 10
+    assert inbox.admin_json("GET", "/v0/pipes/near.json")["data"][0]["blocks"] == 10
     assert inbox.sql("SELECT blocks FROM near") == [{"blocks": 10}]

@@ -46,7 +46,7 @@ def test_a_repeated_request_happens_once(server: Server, key: str) -> None:
     assert (first["successful_rows"], first["quarantined_rows"], first["first_bad_row"]["row"]) == (2, 1, 3)
     assert again == {**first, "repeated": True}
     assert stored(server, key) == 2
-    (receipt,) = server.done("GET", f"/v0/events/{key}")["receipts"]
+    (receipt,) = server.admin_json("GET", f"/v0/events/{key}")["receipts"]
     assert (receipt["datasource"], receipt["tenants"]) == ("events", {"1": 1, "2": 1})
     assert (receipt["successful_rows"], receipt["quarantined_rows"]) == (2, 1)
 
@@ -74,7 +74,7 @@ def test_keys_with_a_common_prefix_are_independent(server: Server, key: str) -> 
     assert server.post(path, server.admin_token, content=content, headers=headers).json()["rows"] == 1
     assert send(server, f"{key}#1", row(f"{key}#1")).json()["successful_rows"] == 1
     assert stored(server, f"{key}#1") == 1
-    receipts = server.done("GET", f"/v0/events/{key}")["receipts"]
+    receipts = server.admin_json("GET", f"/v0/events/{key}")["receipts"]
     assert [r["successful_rows"] for r in receipts] == [1]
     longest = "x" * 255
     headers = {"Idempotency-Key": longest}
@@ -106,14 +106,14 @@ def test_receipts_are_visible_to_tokens_that_can_write_the_rows(server: Server, 
     refused(server.get(path, prices), 404, "RK5009")
     refused(server.get(path, reader), 403, "RK4003")
     refused(server.get(path, server.mint("PIPES:READ:by_kind", tenant="1")), 403, "RK4003")
-    assert len(server.done("GET", path)["receipts"]) == 3
+    assert len(server.admin_json("GET", path)["receipts"]) == 3
     refused(server.get("/v0/events/nothing", one), 404, "RK5009")
 
 
 def test_an_empty_body_has_a_receipt(server: Server, key: str) -> None:
     assert send(server, key, "").json() == {"successful_rows": 0, "quarantined_rows": 0}
     assert send(server, key, "\n").status_code == 422
-    (receipt,) = server.done("GET", f"/v0/events/{key}")["receipts"]
+    (receipt,) = server.admin_json("GET", f"/v0/events/{key}")["receipts"]
     assert (receipt["successful_rows"], receipt["quarantined_rows"]) == (0, 0)
 
 

@@ -144,4 +144,4 @@ def test_a_running_request_finishes_at_shutdown(tmp_path: Path) -> None:
         assert not (tmp_path / ".rookery" / "server.json").exists()
         assert "Traceback" not in server.log()
     with running(tmp_path) as again:
-        assert again.done("GET", "/v0/workspace")["pipes"] == 1
+        assert again.admin_json("GET", "/v0/workspace")["pipes"] == 1

@@ -80,7 +80,7 @@ def test_the_limits_are_settings() -> None:
 
 
 def test_over_http(server: Server) -> None:
-    key = server.done("GET", "/v0/signing-key")["secret"]
+    key = server.admin_json("GET", "/v0/signing-key")["secret"]
     now = time.time()
     body = {"tenant": "1", "exp": int(now) + 600}
     assert data(server.get("/v0/pipes/by_kind.json", made(key, **body, iat=int(now) + 20, nbf=int(now) + 20)))

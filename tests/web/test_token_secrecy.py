@@ -31,7 +31,7 @@ def forged(key: str, **changed: object) -> str:
 
 @pytest.mark.proves("A7")
 def test_no_token_is_in_the_log(logged: Server) -> None:
-    key = logged.done("GET", "/v0/signing-key")["secret"]
+    key = logged.admin_json("GET", "/v0/signing-key")["secret"]
     good = logged.mint("PIPES:READ:by_kind", "PIPES:READ:divided", "PIPES:READ:breaks", tenant="1")
     static = logged.static("static", "PIPES:READ:by_kind", "DATASOURCES:APPEND:events", tenant="1")
     bad = {
@@ -97,4 +97,4 @@ def test_the_holder_of_a_token_can_read_its_payload(logged: Server) -> None:
     payload = token.split(".")[1]
     claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
     assert claims["tenant"] == "1"
-    assert logged.done("GET", "/v0/signing-key")["secret"] not in str(claims)
+    assert logged.admin_json("GET", "/v0/signing-key")["secret"] not in str(claims)

@@ -30,7 +30,7 @@ def claims(**changed: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def secret(server: Server) -> str:
-    return str(server.done("GET", "/v0/signing-key")["secret"])
+    return str(server.admin_json("GET", "/v0/signing-key")["secret"])
 
 
 def signed(secret: str, **changed: Any) -> str:
@@ -111,7 +111,7 @@ def test_algorithms_are_pinned(server: Server, secret: str) -> None:
 @pytest.mark.proves("A6")
 def test_a_public_key_is_not_accepted_as_a_secret(server: Server, secret: str) -> None:
     """What is known in public (a certificate, the workspace's name, the id of the key) verifies nothing."""
-    kid = str(server.done("GET", "/v0/signing-key")["kid"])
+    kid = str(server.admin_json("GET", "/v0/signing-key")["kid"])
     public = "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE\n-----END PUBLIC KEY-----\n"
     for key in (public, kid, "main", "", server.admin_token, secret.upper(), bytes.fromhex(secret).hex()[:-1] + "z"):
         header = encoded(json.dumps({"alg": "HS256", "typ": "JWT", "kid": kid}).encode())
@@ -329,19 +329,21 @@ def test_management_needs_an_admin_token(server: Server, secret: str, method: st
 
 def test_head_requests_change_nothing(server: Server) -> None:
     """HEAD is allowed wherever GET is, and must not have the effect of POST or DELETE."""
-    before = [server.done("GET", p) for p in ("/v0/signing-key", "/v0/tokens", "/v0/tenants", "/v0/pipes")]
+    before = [server.admin_json("GET", p) for p in ("/v0/signing-key", "/v0/tokens", "/v0/tenants", "/v0/pipes")]
     for _, path in MANAGEMENT:
         assert not server.admin("HEAD", f"{path}?name=x&scope=ADMIN").content
-    assert [server.done("GET", p) for p in ("/v0/signing-key", "/v0/tokens", "/v0/tenants", "/v0/pipes")] == before
+    assert [
+        server.admin_json("GET", p) for p in ("/v0/signing-key", "/v0/tokens", "/v0/tenants", "/v0/pipes")
+    ] == before
 
 
 def test_refresh_and_removal_take_effect_at_once(server: Server) -> None:
     old = server.static("short lived", "PIPES:READ:by_kind", tenant="1")
     assert data(server.get(PATH, old))
-    new = server.done("POST", "/v0/tokens/short%20lived/refresh")["token"]
+    new = server.admin_json("POST", "/v0/tokens/short%20lived/refresh")["token"]
     refused(server.get(PATH, old), 403, "RK4002")
     assert data(server.get(PATH, new))
-    server.done("DELETE", "/v0/tokens/short%20lived")
+    server.admin_json("DELETE", "/v0/tokens/short%20lived")
     refused(server.get(PATH, new), 403, "RK4002")
     refused(server.admin("GET", "/v0/tokens/short%20lived"), 404, "RK4017")
     refused(server.admin("DELETE", "/v0/tokens/admin%20token"), 403)
@@ -379,7 +381,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_the_admin_token_of_the_environment(other: Server) -> None:
-    assert other.done("GET", "/v0/workspace")["name"] == "other"
+    assert other.admin_json("GET", "/v0/workspace")["name"] == "other"
     for wrong in ("chosen by the operatoR", "chosen by the operator!", "chosen by the operato"):
         refused(other.get("/v0/workspace", wrong), 403, "RK4002")
     assert not (other.directory / ".rookery" / "admin_token").exists()
@@ -390,25 +392,25 @@ def test_tokens_of_another_workspace(server: Server, secret: str, other: Server)
     refused(other.get(PATH, signed(secret)), 403, "RK4002")
     refused(other.get(PATH, signed(secret, workspace_id="other")), 403, "RK4002")
     refused(other.get("/v0/tokens", server.admin_token), 403, "RK4002")
-    key = other.done("GET", "/v0/signing-key")["secret"]
+    key = other.admin_json("GET", "/v0/signing-key")["secret"]
     assert data(other.get(PATH, signed(key, workspace_id="other")))
     refused(other.get(PATH, signed(key, workspace_id="main")), 403, "RK4002")
 
 
 @pytest.mark.proves("A6")
 def test_keys_rotate_with_an_overlap(other: Server) -> None:
-    old = other.done("GET", "/v0/signing-key")
+    old = other.admin_json("GET", "/v0/signing-key")
     assert len(bytes.fromhex(old["secret"])) * 8 >= 256
     token = signed(old["secret"], workspace_id="other")
     assert data(other.get(PATH, token))
-    new = other.done("POST", "/v0/signing-key", json={"overlap": 2})
+    new = other.admin_json("POST", "/v0/signing-key", json={"overlap": 2})
     assert new["secret"] != old["secret"]
     assert data(other.get(PATH, token)), "within the overlap"
     assert data(other.get(PATH, signed(new["secret"], workspace_id="other")))
     time.sleep(2.2)
     refused(other.get(PATH, token), 403, "RK4002")
     refused(other.get(PATH, signed(old["secret"], workspace_id="other", name="y")), 403, "RK4002")
-    now = other.done("POST", "/v0/signing-key", json={"overlap": 0})
+    now = other.admin_json("POST", "/v0/signing-key", json={"overlap": 0})
     refused(other.get(PATH, signed(new["secret"], workspace_id="other")), 403, "RK4002")
     assert data(other.get(PATH, signed(now["secret"], workspace_id="other")))
     for overlap in (-1, "x", True, 10**12):

@@ -119,11 +119,13 @@ SCOPES = ["PIPES:READ:regional"]
 
 def test_a_token_expires_when_its_body_says_so(server: Server) -> None:
     until = int(time.time()) + 600
-    made = server.done("POST", "/v0/tokens", json={"name": "a", "scopes": SCOPES, "expiration_time": until})
+    made = server.admin_json("POST", "/v0/tokens", json={"name": "a", "scopes": SCOPES, "expiration_time": until})
     assert abs(made["expires"] - until) <= 2 and made["token"].startswith("ey")
-    again = server.done("POST", f"/v0/tokens?expiration_time={until}&name=a&scope=PIPES:READ:regional")
+    again = server.admin_json("POST", f"/v0/tokens?expiration_time={until}&name=a&scope=PIPES:READ:regional")
     assert abs(again["expires"] - until) <= 2
-    assert [t["name"] for t in server.done("GET", "/v0/tokens")["tokens"]] == ["admin token"], "none is for ever"
+    assert [t["name"] for t in server.admin_json("GET", "/v0/tokens")["tokens"]] == ["admin token"], (
+        "none is for ever"
+    )
 
 
 @pytest.mark.parametrize(
@@ -208,7 +210,7 @@ def test_arrays_are_repeated_or_comma_separated(server: Server) -> None:
         assert data(server.admin("POST", path, content=query, headers=headers)) == [row | changed], query
     refused(server.admin("GET", f"{path}?plain=a&plain=b"), 400, "RK4009")
     refused(server.admin("GET", f"{path}?numbers=1&numbers=x"), 400, "RK4006")
-    parameters = server.done("GET", "/v0/pipes/openapi.json")["paths"][path]["get"]["parameters"]
+    parameters = server.admin_json("GET", "/v0/pipes/openapi.json")["paths"][path]["get"]["parameters"]
     declared = next(p for p in parameters if p["name"] == "numbers")
     assert (declared["style"], declared["explode"]) == ("form", True)
 

@@ -49,7 +49,7 @@ def test_rows_are_stored_when_the_log_cannot_be_written(tmp_path: Path) -> None:
             for units in (5, 0, 5):  # The view fails on the second, which is reported in the log.
                 assert server.events("events", [{"tenant_id": 1, "units": units}])["successful_rows"] == 1
             assert server.sql("SELECT count() AS n FROM events") == [{"n": 3}]
-            down = server.done("GET", "/v0/fanout")["suspended"]
+            down = server.admin_json("GET", "/v0/fanout")["suspended"]
             assert [view["view"] for view in down] == ["main_nest_1._rk_fill_ratios"]
             assert server.stop() == 0
     finally:

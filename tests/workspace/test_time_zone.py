@@ -136,10 +136,10 @@ def adrift(server: Server, key: str) -> list[str]:
     headers = {"Idempotency-Key": key}
     for _ in range(2):
         body = json.dumps({"tenant_id": 1, "id": "none", "at": 0})
-        server.done("POST", "/v0/events", params={"name": "events"}, content=body, headers=headers)
-    rows = server.done("GET", "/v0/datasources/events/quarantine", params={"limit": 1})["rows"]
-    receipts = server.done("GET", f"/v0/events/{quote(key)}")["receipts"]
-    tenants = server.done("GET", "/v0/tenants")["tenants"]
+        server.admin_json("POST", "/v0/events", params={"name": "events"}, content=body, headers=headers)
+    rows = server.admin_json("GET", "/v0/datasources/events/quarantine", params={"limit": 1})["rows"]
+    receipts = server.admin_json("GET", f"/v0/events/{quote(key)}")["receipts"]
+    tenants = server.admin_json("GET", "/v0/tenants")["tenants"]
     times = [rows[0]["insertion_date"], receipts[0]["received_at"], next(t["created_at"] for t in tenants)]
     now = datetime.now(UTC)
     moments = [t if t.tzinfo else t.replace(tzinfo=UTC) for t in map(datetime.fromisoformat, times)]
