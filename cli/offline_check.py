@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from engine.compiler.build import Build, build
+from engine.compiler.build import Build, KnownProblems, build
 from engine.compiler.compose import Verifier
 from engine.compiler.diagnostics import compile_all
 from engine.project.parse import Survey
@@ -19,7 +19,7 @@ def compiled(survey: Survey) -> Build:
     try:
         compile = partial(build, survey.project, "check", Verifier(warehouse), Analyser(warehouse, "check"))
         return compile_all(
-            survey.project, lambda reported: compile(reported=reported), survey.problems, survey.unreadable
+            survey.project, lambda reported: compile(KnownProblems(reported)), survey.problems, survey.unreadable
         )
     finally:
         warehouse.close()

@@ -25,8 +25,9 @@ from engine.errors import (
     RookeryError,
 )
 from engine.project.files import FOLDERS
-from engine.project.model import Node, Pipe, Project
+from engine.project.model import Project
 from engine.project.parse import Survey, load, load_files, parse_source, survey
+from engine.project.pipe import Node, Pipe
 from engine.project.write import render_pipe
 
 Files = Annotated[list[Path] | None, typer.Argument(help="Files to push; by default all files of the project.")]

@@ -33,7 +33,9 @@ from engine.errors import (
     TENANT_KEY,
     RookeryError,
 )
-from engine.project.model import Datasource, Node, Project
+from engine.project.datasource import Datasource
+from engine.project.model import Project
+from engine.project.pipe import Node
 from engine.schema import Column
 from engine.template.parameters import ParameterSpec
 
@@ -96,22 +98,23 @@ class Build:
         return [self.pipes[n] for n in self.order if n in self.pipes and self.pipes[n].target]
 
 
-def build(
-    project: Project,
-    workspace: str,
-    verifier: Verifier,
-    analyser: Analyser,
-    *,
-    reported: frozenset[str] = frozenset(),
-    tolerated: frozenset[str] | None = frozenset(),
-) -> Build:
-    """Compile a project. Raises `Problems` with everything that is wrong.
+@dataclass(frozen=True, slots=True)
+class KnownProblems:
+    """Problems of a project that a build does not report."""
 
-    `reported` are resources with problems that are reported already. They are skipped, together with the resources
-    that depend on them. `tolerated` are deployed pipes that may share tenants' rows without a declaration; None for
-    all pipes.
-    """
-    state = BuildState(project, workspace, analyser, Composer(verifier), failed=set(reported), tolerated=tolerated)
+    reported: frozenset[str] = frozenset()
+    """Resources with problems that are reported already. They are skipped, and so are those that depend on them."""
+    tolerated: frozenset[str] | None = frozenset()
+    """Deployed pipes that may share tenants' rows without a declaration; None for all pipes."""
+
+
+def build(project: Project, workspace: str, verifier: Verifier, analyser: Analyser, known: KnownProblems) -> Build:
+    """Compile a project. Raises `Problems` with everything else that is wrong."""
+    state = BuildState(
+        project, workspace, analyser, Composer(verifier), failed=set(known.reported), tolerated=known.tolerated
+    )
+    # Each pass needs the earlier ones: texts are verified against the names of relations, sorted by what they read,
+    # and analyzed after what they read.
     for compile_pass in (_relations, _definitions, _pipes, _order, _analyze):
         compile_pass(state)
     state.problems.raise_if_any()
@@ -151,6 +154,7 @@ def _definitions(state: BuildState) -> None:
             state.problems.add(problem)
             state.failed.add(name)
         if name not in state.failed:
+            # A plan compares types as text with those of the live schema, so they must have the engine's spelling.
             source = state.datasources[name] = canonical_types(source, state.analyser)
             state.warnings.extend(overflowing_ttls(source, state.analyser))
             types = {c.name: c.type for c in source.columns}
@@ -161,6 +165,7 @@ def _definitions(state: BuildState) -> None:
 def _pipes(state: BuildState) -> None:
     """Compile the templates, and verify all SQL that they can produce."""
     implicit = {p.materialize.target for p in state.project.pipes.values() if p.materialize}
+    # A failed resource counts as a known name: that a pipe reads it is not another error.
     names = frozenset(state.project.datasources) | frozenset(state.project.pipes) | implicit | frozenset(state.failed)
     columns = frozenset(c for r in state.relations.values() for c in r.columns)
     for name, pipe in state.project.pipes.items():
@@ -170,6 +175,7 @@ def _pipes(state: BuildState) -> None:
         except RookeryError as exc:
             if name not in state.failed:
                 state.problems.add(exc)
+            # Without the pipe, nothing is known about a target that has no file of its own.
             state.failed |= {name} | ({pipe.materialize.target} if pipe.materialize else set())
 
 
@@ -198,6 +204,7 @@ def _order(state: BuildState) -> None:
         sorted_names[name] = True
         state.order.append(name)
 
+    # Sorted at each step, so that the same project has the same order, and thereby the same plan, in every process.
     for name in sorted(sources):
         visit(name, ())
 
@@ -243,6 +250,7 @@ def _outputs(state: BuildState, pipe: CompiledPipe) -> tuple[Column, ...]:
             except RookeryError as exc:
                 raise locate(exc, pipe.name, _source_node(state, pipe, node.name)) from exc
     doubts = {n: placed(d, pipe.name, _source_node(state, pipe, n)) for run in runs for n, d in run.doubts.items()}
+    # A pipe repeats the doubts of the pipes that it reads. They are reported once, where they arise.
     if not state.doubted.intersection(_closure(state.pipes, pipe.name)):
         state.warnings.extend({**doubts, **unchecked}.values())
     state.doubted |= {pipe.name} if doubts or unchecked else set()
@@ -256,6 +264,8 @@ def _dry_runs(state: BuildState, pipe: CompiledPipe) -> list[DryRun]:
     declared = {s.name: s for s in declared_of(state.pipes, pipe.name)}
     all_values = all_parameters(specs, identifiers, pipe.columns)
     plain_values = all_parameters(specs, identifiers, pipe.columns, plainly=True)
+    # A parameter may add or remove parts of a text, so that the version without optional parameters is analyzed as
+    # well.
     pairs = [(all_values, plain_values)]
     if any(p.varies for p in pipes):
         pairs.append(

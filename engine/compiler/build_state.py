@@ -13,7 +13,8 @@ from engine.compiler.pipes import CompiledPipe
 from engine.compiler.refused_definitions import TableFactory
 from engine.compiler.scope import Relation
 from engine.errors import Collector, RookeryError
-from engine.project.model import Datasource, Project
+from engine.project.datasource import Datasource
+from engine.project.model import Project
 from engine.schema import Column, Table
 from engine.sql.row_origin import Origin
 from engine.template.parameters import Value

@@ -47,6 +47,35 @@ class Catalogue(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Caller:
+    """For whom a statement is composed."""
+
+    render: Render
+    """Renders templates with the caller's parameters."""
+    scope: Scope
+    """What the caller may read."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatementTexts:
+    """The verified texts of one statement."""
+
+    pipe: str
+    """The pipe whose result the statement returns."""
+    by_pipe: Texts
+    """The texts of that pipe, and of the pipes that it reads directly or through others."""
+
+
+@dataclass(frozen=True, slots=True)
+class ViewBranch:
+    """What a view selects instead of its pipe's last node: one branch of that node's UNION ALL."""
+
+    sql: str
+    columns: tuple[str, ...]
+    """The columns of the branch that the view's target has."""
+
+
+@dataclass(frozen=True, slots=True)
 class Assembled:
     """The text of a statement."""
 
@@ -113,8 +142,7 @@ class Composer:
         self,
         catalogue: Catalogue,
         pipe: str,
-        render: Render,
-        scope: Scope,
+        caller: Caller,
         *,
         upto: str | None = None,
         size_check: SizeCheck = "varying",
@@ -125,31 +153,35 @@ class Composer:
         depends on the request: the others were checked when they were pushed.
         """
         binder = Binder()
-        texts = self._texts(catalogue, pipe, render, binder, upto)
-        key = (pipe, upto, scope.shape(), tuple((p, tuple(v.identity for _, v in t)) for p, t in texts.items()))
+        texts = self._texts(catalogue, pipe, caller.render, binder, upto)
+        # The binder numbers placeholders in the order of rendering. So requests with equal texts have equal
+        # placeholders, and can share the assembled statement although their values differ.
+        identities = tuple((p, tuple(v.identity for _, v in t)) for p, t in texts.by_pipe.items())
+        key = (pipe, upto, caller.scope.shape(), identities)
         assembled = self._assembled.get(key)
         if assembled is None:
-            statement = assemble(catalogue, pipe, texts, _binding(scope))
-            if size_check == "all" or (size_check == "varying" and any(catalogue.pipes[n].varies for n in texts)):
-                check_extent(extents_of(catalogue.relations, texts)[pipe], f"the statement of `{pipe}`")
+            statement = assemble(catalogue, texts, _binding(caller.scope))
+            # A text that does not depend on the request was measured when it was pushed.
+            varies = any(catalogue.pipes[n].varies for n in texts.by_pipe)
+            if size_check == "all" or (size_check == "varying" and varies):
+                check_extent(extents_of(catalogue.relations, texts.by_pipe)[pipe], f"the statement of `{pipe}`")
             assembled = self._assembled.put(key, statement)
         return Composed(assembled, binder.bindings)
 
-    def adhoc(
-        self, catalogue: Catalogue, sql: str, allowed: frozenset[str], render: Render, scope: Scope
-    ) -> Composed:
+    def adhoc(self, catalogue: Catalogue, sql: str, allowed: frozenset[str], caller: Caller) -> Composed:
         """The statement for an ad-hoc SELECT over allowed names.
 
         Each pipe that it reads becomes a `view(…)` with its own WITH queries, which the ad-hoc SQL cannot reference.
         """
         text = self.verifier(sql, allowed)
-        binder, bind = Binder(), _binding(scope)
+        binder, bind = Binder(), _binding(caller.scope)
         ctes: dict[str, str] = {}
         placeholders: dict[str, str] = {}
         relations: set[str] = set()
         passed = shape.passed([text.uses])
         extents: dict[str, Extent] = {}
         slow = text.slow
+        # Sorted, so that the same query always becomes the same text.
         for name in sorted(text.reads):
             if name in catalogue.relations:
                 extents[name] = relation_extent(catalogue.relations[name])
@@ -159,32 +191,39 @@ class Composer:
                 placeholders.update(bound.placeholders)
                 relations.add(name)
                 continue
-            texts = self._texts(catalogue, name, render, binder, None)
-            inner = assemble(catalogue, name, texts, bind, around=text)
-            extents[name] = extents_of(catalogue.relations, texts)[name]
+            texts = self._texts(catalogue, name, caller.render, binder, None)
+            inner = assemble(catalogue, texts, bind, around=text)
+            extents[name] = extents_of(catalogue.relations, texts.by_pipe)[name]
             ctes[name] = f"SELECT * FROM view({inner.sql})"
             placeholders.update(inner.placeholders)
             relations |= inner.relations
             slow = slow or inner.slow
+        # Ad-hoc texts are never seen by a push, so each one is measured.
         check_extent(text.extent.evaluated(extents), "the query")
         statement = Assembled(_with_last(ctes, text), placeholders, frozenset(relations), slow)
         return Composed(statement, binder.bindings)
 
-    def static_texts(self, catalogue: Catalogue, pipe: str) -> Texts:
+    def static_texts(self, catalogue: Catalogue, pipe: str) -> StatementTexts:
         """The SQL of a materialized pipe, which does not depend on requests."""
         return self._texts(catalogue, pipe, _no_template, Binder(), None)
 
-    def _texts(self, catalogue: Catalogue, pipe: str, render: Render, binder: Binder, upto: str | None) -> Texts:
-        """The verified SQL of a pipe, and of the pipes that it reads directly or through others."""
+    def _texts(
+        self, catalogue: Catalogue, pipe: str, render: Render, binder: Binder, upto: str | None
+    ) -> StatementTexts:
+        """Render and verify what a statement needs of a pipe and of the pipes that it reads.
+
+        The same binder collects the values of all templates, so that their placeholders get different names.
+        """
         texts: dict[str, tuple[tuple[str, Verified], ...]] = {}
         pending = [pipe]
         while pending:
             name = pending.pop(0)
             if name in texts:
                 continue
+            # `upto` is a node of the first pipe. The others are read as a whole.
             texts[name] = self._rendered(catalogue.pipes[name], render, binder, upto if name == pipe else None)
             pending.extend(sorted(r for _, t in texts[name] for r in t.reads if r in catalogue.pipes))
-        return texts
+        return StatementTexts(pipe, texts)
 
     def _rendered(
         self, compiled: CompiledPipe, render: Render, binder: Binder, upto: str | None
@@ -200,6 +239,7 @@ class Composer:
                 continue
             text = node.static
             if text is None:
+                # The binder is shared by all nodes. Only placeholders that this node adds must be in its text.
                 before = frozenset(binder.types)
                 sql = render(node.template, binder, compiled.columns)
                 try:
@@ -214,29 +254,29 @@ class Composer:
 
 def assemble(
     catalogue: Catalogue,
-    pipe: str,
-    texts: Texts,
+    texts: StatementTexts,
     bind: Bind,
     *,
-    last: str | None = None,
-    columns: tuple[str, ...] = (),
+    branch: ViewBranch | None = None,
     around: Verified | None = None,
 ) -> Assembled:
-    """Assemble one statement from verified SQL.
+    """Assemble one statement from verified SQL: a WITH query for each name that is read, then the pipe's last node.
 
-    `last` replaces the SQL of the pipe's last node (with a view's branch), `columns` selects from it (by default all
-    columns). `around` is the SQL that reads the statement.
+    A view's `branch` replaces the last node. `around` is the ad-hoc SQL that reads the statement: like the pipes, it
+    decides which columns a relation lists.
     """
     ctes: dict[str, str] = {}
     placeholders: dict[str, str] = {}
     relations: set[str] = set()
     entered: set[str] = set()
-    readings = _readings(catalogue, texts, around)
+    readings = _readings(catalogue, texts.by_pipe, around)
 
     def require(name: str) -> None:
         if name in ctes:
             return
         if name in catalogue.relations:
+            # `ctes` keeps the order of insertion. A WITH query sees only earlier ones, so each name is entered after
+            # what it reads.
             bound = bind(catalogue.relations[name], readings.get(name, PLAIN))
             ctes[name] = bound.sql
             relations.add(name)
@@ -246,9 +286,10 @@ def assemble(
         if name in entered:
             raise RookeryError(CYCLE, f"with these parameters, `{name}` reads itself")
         entered.add(name)
-        nodes = texts[name]
+        nodes = texts.by_pipe[name]
         require_all(nodes)
         *before, (_, final) = nodes
+        # Nodes of another pipe stay inside its own WITH query, because two pipes may have nodes of the same name.
         ctes[name] = _with_last({n: t.canonical for n, t in before}, final)
 
     def require_all(nodes: tuple[tuple[str, Verified], ...]) -> None:
@@ -257,11 +298,12 @@ def assemble(
             for name in sorted(text.reads - names):
                 require(name)
 
-    require_all(texts[pipe])
-    *before, (_, final) = texts[pipe]
+    nodes = texts.by_pipe[texts.pipe]
+    require_all(nodes)
+    *before, (_, final) = nodes
     ctes.update((n, t.canonical) for n, t in before)
-    sql = _with_last(ctes, final) if last is None else _with_all(ctes, last, columns)
-    slow = any(text.slow for nodes in texts.values() for _, text in nodes)
+    sql = _with_last(ctes, final) if branch is None else _with_all(ctes, branch.sql, branch.columns)
+    slow = any(text.slow for texts_of_pipe in texts.by_pipe.values() for _, text in texts_of_pipe)
     return Assembled(sql, placeholders, frozenset(relations), slow)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from engine.errors import BAD_DECLARATION, BAD_PARAMETER, RookeryError
-from engine.project.model import Parameter, Pipe
+from engine.project.pipe import Parameter, Pipe
 from engine.template.parameters import coerce
 
 

@@ -10,7 +10,7 @@ from engine.compiler.compose import Verifier
 from engine.compiler.refused_definitions import Definer as TableDefiner
 from engine.compiler.refused_definitions import TableFactory, refused_parts
 from engine.errors import BAD_TYPE, SQL_REFUSED, Place, RookeryError
-from engine.project.model import Column, Datasource
+from engine.project.datasource import Column, Datasource
 from engine.schema import literal
 
 TYPES = [
@@ -125,6 +125,7 @@ def _expressions(source: Datasource) -> Iterator[tuple[str, Place, str]]:
 def _expression_problem(text: str, place: Place, part: str, verifier: Verifier) -> RookeryError | None:
     """The problem with an expression, if there is one."""
     try:
+        # Without bound names, so that an expression in DDL cannot read a table.
         verifier(f"SELECT {text}", frozenset())
         if only_expression(verifier.tree(f"SELECT {text}")) is not None:
             return None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.compiler.build_state import BuildState, scratch_database, scratch_table
-from engine.compiler.compose import Composed, SizeCheck
+from engine.compiler.compose import Caller, Composed, SizeCheck
 from engine.compiler.pipes import CompiledPipe
 from engine.compiler.sample_contexts import SAMPLE_DATE, SAMPLE_DATETIME, SAMPLE_UUID, fitting_texts, needs_constant
 from engine.compiler.scope import Scope
@@ -148,6 +148,8 @@ class DryRun:
         if not used or code is None or (code not in VALUE_ERRORS and not column_parameters):
             raise first
         errors = [first]
+        # Cheapest and most likely first: strings that fit their place, then strings that the engine cannot look into,
+        # and finally guesses.
         for values in self._fitting_values(node, used, column_parameters):
             if columns := self._try(node, values, errors):
                 return columns
@@ -190,22 +192,27 @@ class DryRun:
         )
 
     def _analyze(self, node: str, values: Values) -> tuple[Column, ...]:
+        """The output columns of a node with these values. Raises the engine's error."""
         composed = self._composed(node, values)
         return self._described(composed, composed.sql)
 
     def _described(self, composed: Composed, sql: str) -> tuple[Column, ...]:
+        """The output columns of some SQL with the bindings and tables of a composed statement."""
         tables = [scratch_table(self.state, n) for n in sorted(composed.relations)]
         return self.state.analyser.describe(sql, composed.bindings, tables)
 
     def _composed(self, node: str, values: Values) -> Composed:
+        """The statement for a node with these values, over the empty tables of the scratch database."""
+
         def render(template: Template, binder: Binder, columns: frozenset[str]) -> str:
             return template.dry_run(values.request, values.fallback, binder, columns, Branches())
 
+        # The tables in the scratch database are empty, so that no row of a tenant is read.
         scope = Scope(scratch_database(self.state.workspace), unrestricted=True)
         # Deployed pipes keep working. The next push refuses those that are too complex.
         size_check: SizeCheck = "none" if self.state.tolerated is None else "all"
         return self.state.composer.request(
-            self.state, self.pipe.name, render, scope, upto=node, size_check=size_check
+            self.state, self.pipe.name, Caller(render, scope), upto=node, size_check=size_check
         )
 
     def _used_parameters(self, node: str) -> dict[str, frozenset[str]]:

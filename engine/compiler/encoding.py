@@ -35,6 +35,7 @@ def own_values(column: str, type: str, *, types: bool = False) -> str:
     its type. Inside arrays, maps and tuples, LowCardinality(T) becomes T, which has no cost. Returns `column` itself
     if its type needs no re-encoding.
     """
+    # Aggregating the single value builds a new column, with the types of the rows that are read.
     if has_types(type) and (types or has_dictionary(type)):
         return f"arrayReduce('groupArray', [{column}])[1]"
     if not has_dictionary(type):

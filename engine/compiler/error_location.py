@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from engine.errors import SQL_SEMANTICS, TOO_COMPLEX, Place, RookeryError
-from engine.project.model import Node
+from engine.project.pipe import Node
 
 _UNKNOWN = re.compile(r"(?:identifier|with name|Identifier) [`']([^`']+)[`']")
 _SUGGESTED = re.compile(r"Maybe you meant: \['([^']+)'")

@@ -53,6 +53,7 @@ def parse_filter(text: str, relation: Relation, parser: Parser) -> ParsedFilter:
     expression = only_expression(tree)
     if expression is None:
         raise RookeryError(BAD_FILTER, "the token's filter is not a single condition")
+    # Only the parts of an AND can select the tenant. An equality inside OR or NOT remains a condition on rows.
     conjuncts = _conjuncts(expression)
     tenants = {t for c in conjuncts if (t := _tenant_of(c, relation)) is not None}
     if len(tenants) > 1:
@@ -63,6 +64,7 @@ def parse_filter(text: str, relation: Relation, parser: Parser) -> ParsedFilter:
 
 
 def _conjuncts(node: dict[str, Any]) -> list[dict[str, Any]]:
+    """The conditions that an AND combines, at any depth; the node itself if it is not an AND."""
     if node.get("type") == "Function" and node.get("name") == "and" and (parts := members(node.get("arguments"))):
         return [c for part in parts for c in _conjuncts(part)]
     return [node]
@@ -91,6 +93,7 @@ def _tenant_of(node: dict[str, Any], relation: Relation) -> str | None:
 
 
 def _canonical(node: dict[str, Any], relation: Relation, parser: Parser) -> str:
+    """A condition as canonical SQL with qualified columns."""
     qualified = _qualified(node, frozenset(relation.columns), 0)
     query = {"type": "SelectQuery", "select": {"type": "ExpressionList", "children": [qualified]}}
     union = {
@@ -106,6 +109,7 @@ def _canonical(node: dict[str, Any], relation: Relation, parser: Parser) -> str:
 
 
 def _qualified(node: dict[str, Any], columns: frozenset[str], depth: int) -> dict[str, Any]:
+    """A copy of a condition with qualified columns. Raises RK4015 for anything that a filter cannot contain."""
     kind = node.get("type", "")
     if kind not in FILTER_NODE_KEYS or set(node) - FILTER_NODE_KEYS[kind] or depth > 50:
         raise RookeryError(BAD_FILTER, "the token's filter uses more than conditions on columns")

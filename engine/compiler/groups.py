@@ -17,8 +17,8 @@ from engine.compiler.build_state import BuildState
 from engine.compiler.pipes import CompiledPipe
 from engine.compiler.scope import GROUP_TENANTS
 from engine.errors import SHARED_GROUPS, Place, RookeryError
+from engine.project.datasource import Datasource
 from engine.project.expressions import plain_name
-from engine.project.model import Datasource
 from engine.schema import quote
 from engine.sql import shape
 from engine.sql.functions import is_aggregate
@@ -106,6 +106,7 @@ class _Groups:
     def __init__(self, state: BuildState, pipe: CompiledPipe, source: Datasource, view: ViewFacts) -> None:
         self._pipe, self._source, self._view = pipe, source, view
         self._parser = state.composer.verifier.parser
+        # Parsed trees are cached and shared. This copy gets one more column.
         self._tree = deepcopy(self._parser.parse(pipe.published_text().canonical)[0])
         self._names = view.names | names_of_values(self._tree)
 
@@ -115,6 +116,7 @@ class _Groups:
         tenant = self._tenant_column(select)
         self._refuse_clauses(select)
         self._check_outputs(select, tenant)
+        # Earlier nodes count too: they could rename the tenant or compute a value from it.
         for tree in self._view.trees:
             self._refuse_derived_tenants(tree, tenant.rpartition(".")[2].strip("`"))
         rows = f"sumMapState([toString({tenant})], [toUInt64(1)])"
@@ -149,6 +151,8 @@ class _Groups:
         column = next(iter(origins)).column
         if any(n.get("alias") == column for n in walk_select(select)):
             self._refuse(f"another value has the name `{column}`", "give it another name")
+        # The rows that the SELECT aggregates, as a SELECT of their tenants. The proof for per-tenant pipes then shows
+        # that these are the tenants of the rows.
         rows = {
             k: v for k, v in select.items() if k in ("type", "with", "tables", "where", "prewhere", "recursive_with")
         }
@@ -194,6 +198,8 @@ class _Groups:
             label = item.get("alias") or (identifier_parts(item)[-1] if item.get("type") == "Identifier" else None)
             if label is None:
                 self._refuse("an output has no name", "name each output with AS, and do not use `*`")
+            # Whether the output aggregates. An output that does not must be part of the key, or the engine would keep
+            # the value of any one row.
             outputs[str(label)] = any(
                 n.get("type") == "Function" and is_aggregate(str(n.get("name"))) for n in inside
             )

@@ -18,7 +18,8 @@ from engine.errors import (
     Place,
     RookeryError,
 )
-from engine.project.model import Engine, Limits, Node, Parameter, Pipe
+from engine.project.datasource import Engine
+from engine.project.pipe import Limits, Node, Parameter, Pipe
 from engine.sql.tenant_lineage import names_of_values
 from engine.sql.tree import Node as TreeNode
 from engine.sql.verify import Verified
@@ -152,12 +153,14 @@ def compile_pipe(pipe: Pipe, names: frozenset[str], columns: frozenset[str], ver
     compiler = _NodeCompiler(pipe, columns, any(t.names_columns for t in templates.values()), verifier)
     nodes: list[CompiledNode] = []
     for node in pipe.nodes:
+        # Only nodes above it, so that the nodes of a pipe cannot form a cycle.
         bound = (names - {pipe.name}) | {n.name for n in nodes}
         template = templates[node.name]
         try:
             nodes.append(compiler.node(node, template, bound))
         except RookeryError as exc:
             problems.add(placed(_with_order_hint(exc, pipe, len(nodes)), pipe.name, node))
+            # A stand-in, so that the later nodes which read this one are still verified.
             nodes.append(CompiledNode(node.name, node.place, _EMPTY_TEMPLATE, bound, None, frozenset()))
     problems.raise_if_any()
     parameters = _parameters(pipe, nodes)
@@ -178,6 +181,7 @@ def compile_pipe(pipe: Pipe, names: frozenset[str], columns: frozenset[str], ver
 
 
 def _target(pipe: Pipe) -> MaterializedTarget | None:
+    """The target as written; the analysis completes it."""
     materialize = pipe.materialize
     if materialize is None:
         return None
@@ -187,6 +191,7 @@ def _target(pipe: Pipe) -> MaterializedTarget | None:
 
 
 def _published(pipe: Pipe) -> str:
+    """The node that is stored, or served, or else the last one."""
     node = pipe.materialized or pipe.published or pipe.nodes[-1]
     return node.name
 
@@ -195,6 +200,7 @@ _EMPTY_TEMPLATE = compile_template("SELECT 1")
 
 
 def _template(pipe: Pipe, node: Node, problems: Collector) -> Template:
+    """The compiled template of a node; an empty one, with a problem, if it is not valid."""
     try:
         return compile_template(node.sql, node.place, node.position)
     except RookeryError as exc:
@@ -214,6 +220,7 @@ class _NodeCompiler:
         """Verify all SQL that a node can produce. Raises the first problem, with a place relative to the node."""
         pipe = self._pipe
         if template.is_static:
+            # Only the last node becomes the SELECT of a view. The nodes before it are WITH queries of that SELECT.
             is_view = pipe.kind == "materialized" and node.name == _published(pipe)
             text = self._verifier(template.text, bound, view=is_view)
             aliases = self._collect_aliases([text])
@@ -247,6 +254,8 @@ class _NodeCompiler:
             except RookeryError as exc:
                 if not sample.when or (sample.strict and exc.code is not TABLE_REFUSED):
                     raise
+                # The text cannot be parsed. What it seems to read is still recorded, so that the order of data flow
+                # includes it.
                 reads |= bound.intersection(_AFTER_FROM.findall(_STRINGS.sub("''", sample.text)))
                 if exc.code is TABLE_REFUSED:
                     warnings.setdefault(exc.message, _branch_warning(exc, sample.when, self._pipe.name, node))
@@ -256,6 +265,7 @@ class _NodeCompiler:
         return reads, texts, list(warnings.values())
 
     def _collect_aliases(self, texts: list[Verified]) -> frozenset[str]:
+        """The names that texts give to values. They are added to the names that later templates may choose."""
         if self._aliases is None:
             return frozenset()
         aliases = frozenset(n for t in texts for n in names_of_values(self._verifier.tree(t.canonical)))
@@ -332,6 +342,7 @@ def _parameters(pipe: Pipe, nodes: list[CompiledNode]) -> tuple[ParameterSpec, .
 
 
 def _declared(parameter: Parameter) -> ParameterSpec:
+    """The parameter that an entry under `parameters` declares. A default makes it optional."""
     return ParameterSpec(
         name=parameter.name,
         type=parameter.type,

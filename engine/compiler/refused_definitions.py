@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from engine.errors import SQL_SEMANTICS, Place, RookeryError
-from engine.project.model import Column, Datasource, Engine
+from engine.project.datasource import Column, Datasource, Engine
 from engine.schema import Table
 
 TableFactory = Callable[[Datasource], Table]
@@ -88,6 +88,7 @@ def short_message(exc: RookeryError) -> str:
 
 
 def _error_of(source: Datasource, make_table: TableFactory, definer: Definer) -> RookeryError | None:
+    """The error with which the engine refuses a table; None if it accepts it. Raises errors of the server itself."""
     try:
         definer.define(make_table(source))
     except RookeryError as exc:
@@ -106,6 +107,7 @@ class _Search:
 
     def errors(self, source: Datasource) -> Iterator[RookeryError]:
         """Yield an error for each refused part: first the types, then what depends on them."""
+        # Begin with the columns alone. Everything else depends on their types.
         columns = tuple(c.model_copy(update={"default": "", "codec": ""}) for c in source.columns)
         bare = source.model_copy(update={"columns": columns, "engine": Engine(), "indexes": ()})
         if _error_of(bare, self.make_table, self.definer) is not None:
@@ -115,6 +117,7 @@ class _Search:
             bare = yield from self._add_parts(bare, parts)
 
     def _types(self, bare: Datasource, source: Datasource) -> Iterator[RookeryError]:
+        """Yield an error for each column that the engine refuses even as the only one."""
         for column in bare.columns:
             alone = bare.model_copy(update={"columns": (column,), "tenant": None, "name": source.name})
             exc = _error_of(alone, self.make_table, self.definer)
@@ -135,6 +138,7 @@ class _Search:
         if exc is None:
             return extended
         if len(parts) > 1:
+            # Most parts are fine. Halving finds one refused part among n with about log n tables instead of n.
             middle = len(parts) // 2
             accepted = yield from self._add_parts(accepted, parts[:middle])
             return (yield from self._add_parts(accepted, parts[middle:]))
@@ -157,6 +161,7 @@ def _with_engine(**update: Any) -> Callable[[Datasource], Datasource]:
 
 
 def _defaults(source: Datasource) -> list[_Part]:
+    """The defaults of columns, as parts."""
     hint = "an SQL expression of the column's type, from constants and other columns; strings in quotes: \"'a'\""
     return [
         _Part(_with_column(c.name, default=c.default), _column_part("default", c), c.place_of("default"), hint)
@@ -166,6 +171,7 @@ def _defaults(source: Datasource) -> list[_Part]:
 
 
 def _codecs(source: Datasource) -> list[_Part]:
+    """The codecs of columns, as parts."""
     hint = 'such as ZSTD(1), or "Delta, ZSTD(1)" for numbers and times'
     return [
         _Part(_with_column(c.name, codec=c.codec), _column_part("codec", c), c.place_of("codec"), hint)
@@ -179,6 +185,7 @@ def _column_part(what: str, column: Column) -> str:
 
 
 def _keys(source: Datasource) -> list[_Part]:
+    """The sorting, primary, partition and sampling keys, and the TTL, as parts."""
     engine = source.engine
     parts = []
     for key, hint in _KEYS.items():
@@ -218,6 +225,7 @@ def _engine(source: Datasource) -> list[_Part]:
 
 
 def _option(engine: Engine, option: str, **update: Any) -> _Part:
+    """One option of the engine, as a part."""
     value = getattr(engine, option)
     text = ", ".join(value) if isinstance(value, tuple) else value
     what = f"`{option}: {text[:80]}` of {engine.type}"
@@ -226,6 +234,8 @@ def _option(engine: Engine, option: str, **update: Any) -> _Part:
 
 
 def _setting(engine: Engine, name: str, value: str) -> _Part:
+    """One setting of the table, as a part."""
+
     def add(source: Datasource) -> Datasource:
         settings = tuple(sorted((*source.engine.settings, (name, value))))
         return _with_engine(settings=settings)(source)
@@ -235,6 +245,7 @@ def _setting(engine: Engine, name: str, value: str) -> _Part:
 
 
 def _indexes(source: Datasource) -> list[_Part]:
+    """The skip indexes, as parts."""
     hint = "such as minmax or bloom_filter(0.01), over an expression of columns whose type the index supports"
 
     def adding(position: int) -> Callable[[Datasource], Datasource]:

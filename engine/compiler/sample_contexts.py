@@ -117,6 +117,7 @@ def _comparable(node: Node, types: Mapping[str, str]) -> str | None:
 
 
 def _by_prefix(table: Table, word: str) -> str | None:
+    """The sample of the first entry with a prefix of the word; None if no entry has one."""
     return next((text for beginnings, text in table if word.startswith(beginnings)), None)
 
 

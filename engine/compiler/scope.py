@@ -143,6 +143,7 @@ class Scope:
     def bind(self, relation: Relation, how: Reading = PLAIN) -> Bound:
         """The SQL that replaces a table name. Raises RK4004 for tenants' rows if the scope has no tenant."""
         shared = Name(self.workspace, relation.name)
+        # First, because groups below the minimum are hidden from every caller, admins included.
         if relation.min_tenants is not None:
             return Bound(_large_groups(relation, shared, how, self._filters_on(relation)), shared)
         if relation.tenant is None or (self.unrestricted and self.tenant is None):
@@ -156,6 +157,8 @@ class Scope:
                 f"`{relation.name}` holds the rows of all tenants, and the token selects no tenant",
                 hint="use a token with the claim `tenant`, or one that fixes the pipe's tenant key",
             )
+        # Every row of the nest is the tenant's, so there is nothing to filter. `compose` checks that the nest is the
+        # tenant's.
         if self.nest is not None and relation.in_nest:
             return self._read(relation, Name(self.nest, relation.name), how)
         tenant_column, kind = f"{TABLE_ALIAS}.{quote(relation.tenant)}", base_type(relation.tenant_type)
@@ -172,6 +175,7 @@ class Scope:
         return Bound(bound.sql, bound.source, ((placeholder, kind), (second_placeholder, kind)))
 
     def _filters_on(self, relation: Relation) -> list[str]:
+        """The SQL of the token's filters on a relation."""
         return [f.sql for f in self.filters.get(relation.name, ())]
 
     def _read_whole(self, relation: Relation, source: Name, how: Reading) -> Bound:
@@ -206,6 +210,7 @@ class Scope:
         options = replace(options, encode="all", limit=BARRIER)
         if not filters:
             return Bound(select(relation, source, conditions, options), source)
+        # The filters above the barrier may use columns that the statement does not, so all are selected below it.
         text = select(relation, source, conditions, replace(options, columns=relation.columns))
         return Bound(_filtered(text, columns, filters), source)
 
@@ -214,6 +219,8 @@ def mentioned(relation: Relation, names: frozenset[str] | None) -> tuple[str, ..
     """The columns of a relation that a statement may use: the ones that it names, or else one column."""
     if names is None:
         return relation.columns
+    # A column with a dot in its name is always listed, because a text can spell it in several ways. A SELECT needs at
+    # least one column, even for `count()`.
     return tuple(c for c in relation.columns if c in names or "." in c) or relation.columns[:1]
 
 
@@ -270,6 +277,7 @@ def _with_all_sums(relation: Relation, conditions: list[str], options: SelectOpt
     suffix = options.suffix
     if not options.final or not relation.summed:
         return conditions, suffix
+    # `ignore` is always 0, but the engine has to read its arguments.
     reads_all_sums = f"NOT ignore({', '.join(f'{TABLE_ALIAS}.{quote(c)}' for c in relation.summed)})"
     if options.clause == "WHERE":
         return [*conditions, reads_all_sums], suffix
@@ -277,6 +285,7 @@ def _with_all_sums(relation: Relation, conditions: list[str], options: SelectOpt
 
 
 def _column(relation: Relation, name: str, options: SelectOptions) -> str:
+    """A column in the SELECT of a relation, re-encoded if the options ask for it."""
     column = f"{TABLE_ALIAS}.{quote(name)}"
     is_passed = options.passed is None or not options.passed.isdisjoint(name.split("."))
     types = dict(zip(relation.columns, relation.types, strict=False))

@@ -14,7 +14,7 @@ from engine.compiler.groups import ViewFacts, with_tenants
 from engine.compiler.pipes import CompiledPipe, MaterializedTarget
 from engine.compiler.scope import Relation
 from engine.errors import ONE_TENANT_FOR_ALL, POOLED_ONLY, UNDECLARED_SHARE, Place, RookeryError
-from engine.project.model import Datasource
+from engine.project.datasource import Datasource
 from engine.sql.row_origin import MIXED, PUBLIC, Origin, merged_origin, origin_of
 from engine.sql.tenant_lineage import names_of_values
 from engine.sql.tree import Node as TreeNode
@@ -52,6 +52,7 @@ def check_sharing(
         return with_tenants(state, pipe, source, facts)
     origin = traced.get(pipe.published, PUBLIC)
     earlier = state.origins.get(target.name, PUBLIC)
+    # Several pipes may fill one target. Each alone may be harmless where both together mix tenants.
     together = state.origins[target.name] = merged_origin([earlier, origin])
     if together == MIXED and not (earlier == MIXED and origin.kind in ("public", "pinned")):
         _raise_or_record(state, pipe, target, _undeclared_error(state, pipe, target))
@@ -85,18 +86,21 @@ def _origins(state: BuildState, pipe: CompiledPipe) -> Mapping[str, Origin]:
     """Name → origin for a pipe's nodes and all that they read, derived from the SQL of its view."""
     known = {n: origin_of_datasource(state, n) for n in state.relations}
     reads = datasources_of(state, pipe.name, set())
+    # Nothing that it reads belongs to a tenant, so there is nothing to trace.
     if all(known[n] == PUBLIC for n in reads):
         return known
     try:
         texts = state.composer.static_texts(state, pipe.name)
-        return _trace(state, texts, pipe.name, known, _names(state, pipe))
+        return _trace(state, texts.by_pipe, pipe.name, known, _names(state, pipe))
     except RookeryError:
+        # Whose rows it outputs cannot be determined: assume the worst.
         return {**known, pipe.published: MIXED}
 
 
 def _trace(
     state: BuildState, texts: Texts, pipe: str, known: Mapping[str, Origin], names: frozenset[str]
 ) -> Mapping[str, Origin]:
+    """`known` with the origins of the nodes of a pipe, and of the pipes that it reads."""
     origins = dict(known)
     for node, text in texts[pipe]:
         for read in sorted(text.reads & texts.keys() - origins.keys()):
@@ -115,7 +119,7 @@ def _names(state: BuildState, pipe: CompiledPipe) -> frozenset[str]:
 def _trees(state: BuildState, pipe: CompiledPipe) -> list[TreeNode]:
     """The syntax trees of all parts of a pipe's view."""
     texts = state.composer.static_texts(state, pipe.name)
-    return [state.composer.verifier.tree(text.canonical) for nodes in texts.values() for _, text in nodes]
+    return [state.composer.verifier.tree(text.canonical) for nodes in texts.by_pipe.values() for _, text in nodes]
 
 
 def _raise_or_record(

@@ -11,7 +11,7 @@ import re
 from dataclasses import replace
 
 from engine.compiler.scope import GROUP_TENANTS, Kind, Relation, tenant_literal
-from engine.project.model import Datasource, Engine
+from engine.project.datasource import Datasource, Engine
 from engine.schema import Column, Index, Mark, Name, Table, literal, quote
 
 LANDING_DEDUP_WINDOW = 1000
@@ -83,6 +83,7 @@ def workspace_table(source: Datasource, workspace: str) -> Table:
     """The table of a datasource in the workspace's database."""
     base = _table(source, Name(workspace, source.name), Mark(workspace, source.name, "datasource"))
     if source.shared.min_tenants:
+        # Pipes and readers do not see this column: `relation` does not list it.
         base = replace(base, columns=(*base.columns, GROUP_TENANTS_COLUMN))
     if not source.is_landing:
         return replace(
@@ -90,6 +91,7 @@ def workspace_table(source: Datasource, workspace: str) -> Table:
         )
     return replace(
         base,
+        # Other engines drop or change rows when they merge, and a fan-out worker that is behind would miss them.
         engine="MergeTree",
         columns=(*base.columns, *HIDDEN_COLUMNS),
         partition_key=f"toYYYYMM({ARRIVAL_COLUMN})",
@@ -128,6 +130,7 @@ def nest_table(source: Datasource, workspace: str, nest: str, tenant: str, *, dr
             primary_key="",
         )
     kind = next(c.type for c in source.columns if c.name == column)
+    # The database itself refuses another tenant's row in this nest, whatever a view or worker does.
     return replace(base, constraints=(("own", f"{quote(column)} = {tenant_literal(kind, tenant)}"),))
 
 
@@ -145,6 +148,7 @@ def _window(size: int) -> tuple[tuple[str, str], ...]:
 
 
 def _table(source: Datasource, name: Name, mark: Mark) -> Table:
+    """The table that a datasource declares, without the columns and settings that rookery adds."""
     engine = source.engine
     return Table(
         name=name,
@@ -190,6 +194,7 @@ def engine_text(engine: Engine) -> str:
 
 
 def _key(parts: tuple[str, ...]) -> str:
+    """A key as the engine spells it: one expression, a tuple, or `tuple()` for none."""
     if len(parts) == 1:
         return parts[0]
     return "(" + ", ".join(parts) + ")" if parts else "tuple()"

@@ -13,7 +13,7 @@ from engine.compiler.refused_definitions import TableFactory, refused_parts, sho
 from engine.compiler.ttl_overflow import overflowing_ttls
 from engine.errors import TARGET_COLUMNS, Place, Problems, RookeryError
 from engine.project.check_datasource import check_keys
-from engine.project.model import Datasource
+from engine.project.datasource import Datasource
 from engine.schema import Table, literal
 
 

@@ -21,8 +21,8 @@ from engine.errors import (
     Place,
     RookeryError,
 )
-from engine.project.model import Column as SourceColumn
-from engine.project.model import Datasource, Tenant
+from engine.project.datasource import Column as SourceColumn
+from engine.project.datasource import Datasource, Tenant
 from engine.sql.tenant_lineage import check_lineage, names_of_values
 
 
@@ -52,8 +52,10 @@ def check_target(state: BuildState, pipe: CompiledPipe, target: MaterializedTarg
             hint="give the output the target's column names with AS, or change the target's columns",
             place=pipe.place,
         )
+    # A deployed build was checked when it was pushed. These checks need several calls of the engine.
     if state.tolerated is not None:
         check_with_engine(state, pipe, target, source, implicit=implicit)
+    # After the other checks, because it records whose rows the target holds. Pipes that read the target rely on that.
     view_text = check_sharing(state, pipe, target, source)
     state.datasources[target.name] = source
     state.relations[target.name] = storage.relation(
@@ -109,6 +111,7 @@ def _leftmost_datasource(state: BuildState, view: CompiledPipe, name: str | None
             return None
         if node.static is None:
             raise _template_error(view, pipe, node)
+        # A node that is a UNION has several left-most tables, but a view fires on the inserts into one.
         if len(node.static.branch_leftmost) != 1:
             return None
         name = node.static.branch_leftmost[0]
@@ -196,6 +199,7 @@ def _tenant_target(
             hint=f"sorting_key: [{', '.join((tenant, *(k for k in source.sorting_key if k != tenant)))}]",
             place=source.place,
         )
+    # From here on the target is filtered like any other datasource with a tenant column.
     return source.model_copy(update={"tenant": Tenant(column=tenant, landing=False)})
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 from engine.compiler.definitions import Definer
 from engine.errors import SHORT_LIFE, RookeryError
+from engine.project.datasource import Datasource
 from engine.project.lifetimes import DAY_SECONDS, expiry_expressions, shortest_lifetime
-from engine.project.model import Datasource
 from engine.schema import literal, quote
 
 MIN_CHECKED_TTL_S = 3650 * DAY_SECONDS

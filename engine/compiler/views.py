@@ -13,7 +13,7 @@ from typing import Literal
 
 from engine.compiler import storage
 from engine.compiler.build import Build
-from engine.compiler.compose import assemble
+from engine.compiler.compose import ViewBranch, assemble
 from engine.compiler.pipes import CompiledPipe, MaterializedTarget
 from engine.compiler.scope import TABLE_ALIAS, Bound, Relation, SelectOptions, is_encoded, select, tenant_literal
 from engine.schema import Column, Mark, Name, Schema, Table, View, fingerprint, nest_database, quote
@@ -104,29 +104,32 @@ def pipe_views(build: Build, pipe: CompiledPipe, target: MaterializedTarget, rea
     )
     text = pipe.published_text()
     views = []
-    for position, branch in enumerate(target.branches or text.branches):
+    # The engine fires a view only for the left-most table of its first SELECT. So each branch of a UNION ALL is a
+    # view.
+    for position, branch_sql in enumerate(target.branches or text.branches):
+        branch = ViewBranch(branch_sql, columns)
         trigger = build.relations[target.triggers[position]]
         name = f"_rk_{pipe.name}" if position == 0 else f"_rk{position}_{pipe.name}"
         null_table = _null_table(build, trigger, reader)
         source = null_table or _source_and_conditions(build, trigger, reader)[0]
         spelling = _spelling(build, pipe, reader, columns, trigger.name if null_table else None)
+        # The fingerprint covers the texts of the nodes, the source and the position, but not the columns: those are
+        # in the part after the colon, whose change does not make the target wrong.
         nodes = tuple((n.name, n.static.canonical) for n in pipe.needed() if n.static)
         views.append(
             View(
                 name=Name(database, name),
                 target=Name(database, target.name),
                 source=source,
-                sql=_view_sql(
-                    build, pipe, branch, columns, partial(_bind_for_view, build, reader, trigger, null_table)
-                ),
+                sql=_view_sql(build, pipe, branch, partial(_bind_for_view, build, reader, trigger, null_table)),
                 columns=columns,
-                backfill=_view_sql(build, pipe, branch, columns, partial(_bind_for_backfill, build, reader, trigger)),
+                backfill=_view_sql(build, pipe, branch, partial(_bind_for_backfill, build, reader, trigger)),
                 mark=Mark(
                     build.workspace,
                     pipe.name,
                     "view",
                     tenant=reader.tenant,
-                    fingerprint=f"{fingerprint(nodes, branch, str(source), position)}:{spelling}",
+                    fingerprint=f"{fingerprint(nodes, branch_sql, str(source), position)}:{spelling}",
                 ),
                 log=Name(build.workspace, trigger.name) if null_table else None,
             )
@@ -144,11 +147,10 @@ def _spelling(build: Build, pipe: CompiledPipe, reader: Reader, columns: tuple[s
     return fingerprint(columns, "own") if encoded else fingerprint(columns)
 
 
-def _view_sql(
-    build: Build, pipe: CompiledPipe, branch: str, columns: tuple[str, ...], bind: Callable[[Relation], Bound]
-) -> str:
+def _view_sql(build: Build, pipe: CompiledPipe, branch: ViewBranch, bind: Callable[[Relation], Bound]) -> str:
+    """The SELECT of one view of a pipe, with the relations that `bind` returns."""
     texts = build.composer.static_texts(build, pipe.name)
-    return assemble(build, pipe.name, texts, lambda r, _how: bind(r), last=branch, columns=columns).sql
+    return assemble(build, texts, lambda relation, _reading: bind(relation), branch=branch).sql
 
 
 def _copy_view(build: Build, relation: Relation, reader: Reader) -> View:

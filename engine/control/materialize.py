@@ -9,8 +9,10 @@ from typing import Any
 from engine.compiler.build import Build
 from engine.control.pushed_files import upstream
 from engine.errors import AMBIGUOUS_NODE, BAD_NAME, TARGET_COLUMNS, TARGET_EXISTS, UNKNOWN_RESOURCE, RookeryError
+from engine.project.datasource import Column, Datasource, Engine, Tenant
 from engine.project.fields import name_fault
-from engine.project.model import Column, Datasource, Engine, Materialize, Pipe, Project, Tenant
+from engine.project.model import Project
+from engine.project.pipe import Materialize, Pipe
 from engine.project.write import render_datasource, update_pipe
 from engine.workspace.snapshot import DeployedFile, Snapshot, parse_sources
 from engine.workspace.workspace import Workspace

@@ -18,9 +18,9 @@ from engine.fanout.missing_rows import repairable
 from engine.fanout.router import router_of
 from engine.fanout.suspended_views import record_replacement, still_failing, suspended
 from engine.plan.apply import ApplyContext, apply
-from engine.plan.backfill import Progress, silent
 from engine.plan.coverage import Coverage
 from engine.plan.diff import CHANGED, DiffOptions, diff, with_feeders
+from engine.plan.progress import Progress, silent
 from engine.plan.steps import CreateTable, CreateView, Plan, Step
 from engine.schema import Name, Schema
 from engine.warehouse.catalog import foreign_objects, read_schema

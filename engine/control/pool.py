@@ -13,7 +13,8 @@ from engine.compiler.pipes import CompiledPipe
 from engine.compiler.views import POOL_READER, Reader, pipe_views, pool_table
 from engine.control.unfinished_history import deliver_unfinished
 from engine.fanout.missing_rows import add_pooled_tenants
-from engine.plan.backfill import Backfill, Progress, backfill_of, block_ranges
+from engine.plan.backfill import Backfill, backfill_of, block_ranges
+from engine.plan.progress import Progress
 from engine.schema import Name
 from engine.warehouse import ddl
 from engine.warehouse.checked_inserts import insert_checked

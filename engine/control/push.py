@@ -34,8 +34,8 @@ from engine.errors import RookeryError
 from engine.fanout.modes import mode_changes, reconcile_modes
 from engine.fanout.router import router_of
 from engine.fanout.suspended_views import forget_repaired, suspended
-from engine.plan.backfill import Progress, silent
 from engine.plan.coverage import Coverage
+from engine.plan.progress import Progress, silent
 from engine.plan.steps import Plan
 from engine.warehouse.catalog import read_schema
 from engine.workspace.snapshot import DeployedFile, Snapshot, parse_sources

@@ -22,7 +22,7 @@ from engine.errors import BAD_VALUE, PLACEMENT, UNKNOWN_TENANT, RookeryError
 from engine.fanout.missing_rows import forget_tenant
 from engine.fanout.modes import reconcile_modes
 from engine.fanout.router import router_of
-from engine.plan.backfill import Progress, silent
+from engine.plan.progress import Progress, silent
 from engine.plan.steps import Plan
 from engine.schema import Name, nest_database, quote
 from engine.warehouse import ddl

@@ -9,7 +9,9 @@ import structlog
 from engine.compiler import storage
 from engine.errors import APPLY_FAILED, RookeryError
 from engine.fanout.missing_rows import SUSPENDED_KIND
-from engine.plan.backfill import Backfill, Progress, deliver, silent
+from engine.plan.backfill import Backfill
+from engine.plan.backfill_delivery import deliver
+from engine.plan.progress import Progress, silent
 from engine.schema import Mark, Name
 from engine.workspace.journal import RegistryJournal
 from engine.workspace.workspace import Workspace

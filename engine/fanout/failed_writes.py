@@ -14,7 +14,7 @@ from engine.compiler.views import nest_schema, workspace_schema
 from engine.errors import STORAGE, RookeryError
 from engine.schema import Name
 from engine.warehouse.errors import EngineError
-from engine.workspace.snapshot import Snapshot
+from engine.workspace.snapshot import Snapshot, per_snapshot
 from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.fanout")
@@ -25,10 +25,10 @@ MAX_CHECKED_NESTS = 64
 
 def tables_fed_by(workspace: Workspace, datasource: str) -> tuple[Name, ...]:
     """A landing datasource's table and all tables that views fill from it."""
-    snapshot = workspace.current
-    return snapshot.derived(("fed", datasource), lambda: _tables_fed_by(snapshot, datasource))
+    return _tables_fed_by(workspace.current, datasource)
 
 
+@per_snapshot
 def _tables_fed_by(snapshot: Snapshot, datasource: str) -> tuple[Name, ...]:
     build = snapshot.build
     views = list(workspace_schema(build).views.values())

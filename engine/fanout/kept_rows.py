@@ -15,7 +15,7 @@ import structlog
 
 from engine.compiler.storage import digest
 from engine.errors import STORAGE, RookeryError
-from engine.project.model import Datasource
+from engine.project.datasource import Datasource
 from engine.schema import Column, Mark, Name, Table, literal, quote
 from engine.warehouse import ddl
 from engine.warehouse.errors import EngineError

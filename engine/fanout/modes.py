@@ -12,7 +12,8 @@ from engine.compiler.build import Build
 from engine.compiler.views import nest_schema
 from engine.fanout.landing_log import nest_copies
 from engine.fanout.router import Router, router_of
-from engine.plan.backfill import backfill_of, block_ranges, deliver
+from engine.plan.backfill import backfill_of, block_ranges
+from engine.plan.backfill_delivery import deliver
 from engine.schema import Name, nest_database
 from engine.warehouse import ddl
 from engine.workspace.journal import RegistryJournal

@@ -11,7 +11,7 @@ from functools import partial
 from engine.fanout.handover import CommittedBatch
 from engine.fanout.offsets import OffsetJournal
 from engine.fanout.worker import FanoutWorker, Position
-from engine.plan.backfill import Progress, silent
+from engine.plan.progress import Progress, silent
 from engine.plan.view_lock import ConsumedUpTo
 from engine.schema import Mark, Name
 from engine.workspace.workspace import Workspace

@@ -30,7 +30,7 @@ from engine.ingest.values.rejections import (
 )
 from engine.ingest.values.shared_keys import expand_shared_keys
 from engine.ingest.values.staging import ROW_NUMBER_COLUMN, stage_ddl
-from engine.project.model import Column
+from engine.project.datasource import Column
 from engine.schema import Name
 from engine.warehouse import ddl
 from engine.warehouse.port import Input, Warehouse

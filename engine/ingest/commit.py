@@ -22,6 +22,7 @@ from engine.ingest.staging_pool import BorrowedStage
 from engine.schema import Name
 from engine.warehouse import ddl
 from engine.warehouse.errors import for_sender, is_transient
+from engine.workspace.snapshot import Snapshot, per_snapshot
 from engine.workspace.workspace import Workspace
 
 ONE_THREAD_BYTES = 1 << 20
@@ -114,11 +115,7 @@ class Committer:
 
     def _feeds_views(self, datasource: str) -> bool:
         """Whether a materialized pipe reads the datasource."""
-        snapshot = self._workspace.current
-        pipes = snapshot.build.materialized()
-        return snapshot.derived(
-            ("feeds", datasource), lambda: any(p.target and datasource in p.target.triggers for p in pipes)
-        )
+        return datasource in _triggers(self._workspace.current)
 
     def _create_kept_table(self, batch: JudgedBatch) -> None:
         """Create the table for the rows of an uncertain batch now: on a failing disk it could not be created."""
@@ -219,6 +216,13 @@ class Committer:
         rows = f"SELECT {values} FROM {staged.table.sql()} WHERE {condition}"
         settings = ONE_THREAD_SETTINGS if staged.size <= ONE_THREAD_BYTES else {}
         return ddl.insert_block(target, columns, staged.id, rows, **settings)
+
+
+@per_snapshot
+def _triggers(snapshot: Snapshot) -> frozenset[str]:
+    """The datasources that materialized pipes read."""
+    targets = (p.target for p in snapshot.build.materialized())
+    return frozenset(trigger for target in targets if target for trigger in target.triggers)
 
 
 def _may_be_stored(exc: BaseException) -> bool:

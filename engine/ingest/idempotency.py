@@ -24,7 +24,9 @@ from engine.ingest.unknown_keys import NO_KEYS, UnknownKeys
 from engine.schema import Column, Mark, Name, Table, literal
 from engine.warehouse import ddl
 from engine.warehouse.checked_inserts import insert_checked
+from engine.warehouse.port import Warehouse
 from engine.warehouse.registry import VERSION_COLUMN, VersionClock
+from engine.workspace.snapshot import Snapshot, per_snapshot
 from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.ingest")
@@ -212,14 +214,7 @@ class Receipts:
     def _table_id(self, datasource: str) -> str:
         """The engine's id of a datasource's table. A datasource that is removed and created again has another id."""
 
-        def read_id() -> str | None:
-            result = self._workspace.warehouse.query(
-                "SELECT toString(uuid) FROM system.tables WHERE database = {d:String} AND name = {n:String}",
-                {"d": self._workspace.name, "n": datasource},
-            )
-            return str(result.rows[0][0]) if result.rows else None
-
-        return self._workspace.current.derived((Receipts, datasource), read_id) or ""
+        return _table_id(self._workspace.current, self._workspace.warehouse, datasource) or ""
 
     def _newest_version(self) -> int:
         return int(self._workspace.warehouse.query(f"SELECT max(version) FROM {self._table}").rows[0][0])
@@ -338,6 +333,16 @@ class Receipts:
             bindings,
         )
         return [_receipt_of(row) for row in result.rows]
+
+
+@per_snapshot
+def _table_id(snapshot: Snapshot, warehouse: Warehouse, datasource: str) -> str | None:
+    """The engine's id of a datasource's table; None if the table does not exist yet."""
+    result = warehouse.query(
+        "SELECT toString(uuid) FROM system.tables WHERE database = {d:String} AND name = {n:String}",
+        {"d": snapshot.build.workspace, "n": datasource},
+    )
+    return str(result.rows[0][0]) if result.rows else None
 
 
 def _notes(receipt: Receipt) -> dict[str, Any]:

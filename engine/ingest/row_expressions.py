@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from engine.project.datasource import Datasource
 from engine.project.expressions import plain_name
-from engine.project.model import Datasource
 
 NAME = re.compile(r"'(?:[^'\\]|\\(?:.|\Z)|'')*+(?:'|\Z)|`[^`]+`|\"[^\"]+\"|[A-Za-z_]\w*", re.DOTALL)
 """A string literal, or what may be a name in an expression."""

@@ -16,7 +16,7 @@ from typing import Any
 from engine.ingest.formats.body_rows import has_no_known_key, strict_ndjson_lines
 from engine.ingest.formats.json_values import BLANK, JsonElements
 from engine.ingest.values.rejections import parse_json
-from engine.project.model import Datasource
+from engine.project.datasource import Datasource
 
 MAX_NAMED_KEYS = 10
 """Unknown keys that an answer names."""

@@ -12,7 +12,7 @@ from engine.ingest.formats.csv_records import has_closing_quote, is_unterminated
 from engine.ingest.values.rejections import MAX_SHOWN_CHARACTERS, header_names, parse_json
 from engine.ingest.values.shared_keys import Member, is_readable, members
 from engine.ingest.values.staging import ROW_NUMBER_COLUMN, StageSchema
-from engine.ingest.values.wide_types import StagedColumn
+from engine.ingest.values.staging_rules import StagedColumn
 from engine.warehouse.port import Input
 
 

@@ -13,8 +13,8 @@ from engine.ingest.row_expressions import MAX_EXPRESSION_CHARACTERS, row_express
 from engine.ingest.values.json_paths import INVALID_ID
 from engine.ingest.values.rejections import MAX_SHOWN_CHARACTERS, column_values, rejection_reason
 from engine.ingest.values.staging import ROW_NUMBER_COLUMN, full_projection, is_tenant_column, validity_checks
-from engine.ingest.values.wide_types import StagedColumn
-from engine.project.model import Column
+from engine.ingest.values.staging_rules import StagedColumn
+from engine.project.datasource import Column
 from engine.schema import quote
 from engine.warehouse.port import Warehouse
 

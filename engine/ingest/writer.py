@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 from engine.compiler import storage
 from engine.errors import NOT_WRITABLE, UNKNOWN_COLUMNS, UNKNOWN_DATASOURCE, RookeryError
@@ -45,7 +44,7 @@ from engine.ingest.values.staging_mode import DEFAULT_MODE, StagingMode, has_lon
 from engine.ingest.writer_queues import AppendGroup
 from engine.warehouse.errors import for_sender, is_transient
 from engine.warehouse.port import Input
-from engine.workspace.snapshot import Snapshot
+from engine.workspace.snapshot import Snapshot, per_snapshot
 from engine.workspace.workspace import Workspace
 
 MAX_PARSED_BYTES = 256 << 10
@@ -128,9 +127,10 @@ class BatchWriter:
     ) -> StageSchema:
         """How a datasource's rows are staged. Raises RK5005, and RK5006 where rows come from a pipe."""
         snapshot = self._workspace.current
-        make = partial(_stage_schema, snapshot, name, format, mode, source_types)
+        if not source_types:
+            return _text_schema(snapshot, name, format, mode)
         # The types in a file are seldom repeated, so their schemas are not remembered.
-        return make() if source_types else snapshot.derived(("stage", name, format, mode), make)
+        return _stage_schema(snapshot, name, format, mode, source_types)
 
     def complete_uncertain(self, datasource: str) -> None:
         """Complete what earlier batches have left unfinished. Raises RK5013 or RK6008 if that fails for now."""
@@ -139,8 +139,7 @@ class BatchWriter:
 
     def keys_of(self, name: str) -> KnownKeys:
         """The keys that a datasource's columns read."""
-        snapshot = self._workspace.current
-        return snapshot.derived(("keys", name), partial(KnownKeys, snapshot.build.datasources[name]))
+        return _known_keys(self._workspace.current, name)
 
     def examine(self, append: Append) -> None:
         """Set an append's lines, if it is small, and the keys in it that no column reads."""
@@ -440,6 +439,17 @@ def _slices(appends: Sequence[Append], counts: Sequence[int]) -> tuple[AppendSli
         slices.append(AppendSlice(append, start, start + count))
         start += count
     return tuple(slices)
+
+
+@per_snapshot
+def _known_keys(snapshot: Snapshot, datasource: str) -> KnownKeys:
+    return KnownKeys(snapshot.build.datasources[datasource])
+
+
+@per_snapshot
+def _text_schema(snapshot: Snapshot, name: str, format: Input, mode: StagingMode) -> StageSchema:
+    """The schema for rows that arrive as text, whose columns have no types of their own."""
+    return _stage_schema(snapshot, name, format, mode, NO_SOURCE_TYPES)
 
 
 def _stage_schema(

@@ -14,16 +14,10 @@ from itertools import groupby
 import structlog
 
 from engine.errors import APPLY_FAILED, RookeryError
-from engine.plan.backfill import (
-    BACKFILL_THREADS,
-    Backfill,
-    Journal,
-    Progress,
-    deliver,
-    record_backfills,
-    record_missing,
-    silent,
-)
+from engine.plan.backfill import Backfill, Journal
+from engine.plan.backfill_delivery import BACKFILL_THREADS, deliver
+from engine.plan.backfill_records import record_backfills, record_missing
+from engine.plan.progress import Progress, silent
 from engine.plan.steps import (
     AddColumn,
     ChangeClause,
@@ -103,7 +97,10 @@ def apply(plan: Plan, context: ApplyContext) -> dict[str, int]:
         backfills += _create_views(steps, context)
         done += len(steps)
         progress("views", done, total)
+    # Without the view lock: inserts continue while history is delivered, which may take hours.
     delivered = deliver(backfills, warehouse, context.journal, progress)
+    # A table is noted as fed by a view only once the view exists. After a crash in between, the next plan writes the
+    # note.
     for step in phases.after:
         _run(warehouse, step)
     return delivered
@@ -120,6 +117,7 @@ class _Phases:
 
 
 def _phases(steps: Iterable[Step]) -> _Phases:
+    """Sort steps into the phases in which they run. Within a phase they keep their order."""
     phases = _Phases()
     for step in steps:
         if isinstance(step, DropView):
@@ -140,6 +138,7 @@ def _parallel_groups(steps: Sequence[Step]) -> Iterable[Sequence[Step]]:
     for kind, same_kind in groupby(steps, key=type):
         group = list(same_kind)
         if kind in (CreateDatabase, CreateTable):
+            # Groups are limited, so that progress is reported and a failure is noticed before all tables are created.
             for start in range(0, len(group), OBJECTS_PER_GROUP):
                 yield group[start : start + OBJECTS_PER_GROUP]
         else:
@@ -154,6 +153,7 @@ def _locked_groups(steps: Sequence[Step]) -> Iterable[Sequence[Step]]:
 
 
 def _run_all(warehouse: Warehouse, steps: Sequence[Step]) -> None:
+    """Execute steps in parallel. Raises the first failure after all of them have ended."""
     if len(steps) == 1:
         _run(warehouse, steps[0])
         return
@@ -163,6 +163,7 @@ def _run_all(warehouse: Warehouse, steps: Sequence[Step]) -> None:
 
 
 def _run(warehouse: Warehouse, step: Step) -> None:
+    """Execute one step. Raises RK3010 with the step in the message."""
     try:
         warehouse.execute(_sql(step, warehouse.capabilities))
     except RookeryError as exc:
@@ -175,6 +176,7 @@ def _run(warehouse: Warehouse, step: Step) -> None:
 
 
 def _sql(step: Step, capabilities: Capabilities) -> str:
+    """The statement of a step. Steps that are not statements (StartReaders) are run by `apply`."""
     if isinstance(step, CreateDatabase):
         return ddl.create_database(step.database, lazy=capabilities.lazy_tables and ddl.is_nest(step.database))
     if isinstance(step, DropDatabase):

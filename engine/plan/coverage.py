@@ -113,6 +113,7 @@ class Coverage:
         lowest, newest, rows = self._extent(source)
         if not rows:
             return f"{source} is empty"
+        # Merges remove rows, so that counts prove nothing. Only a TTL can lose what they keep.
         if not _keeps_rows(table):
             return f"{source} has a TTL ({table.ttl}), so rows may have expired" if table.ttl else None
         if newest < record.upto:
@@ -121,6 +122,7 @@ class Coverage:
             kept = self._rows(source, record.upto)
             if kept < record.rows:
                 return f"{record.rows - kept:,} rows of {source} have been removed since"
+        # Nothing was added since the record, so the counts above are the whole proof.
         if newest == record.upto:
             return None
         if table.ttl:

@@ -11,12 +11,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from engine.compiler.storage import NULL_ENGINE
-from engine.plan.loss import Losses, widens
+from engine.plan.loss import Losses
 from engine.plan.missing_blocks import MissedBlocks
 from engine.plan.steps import (
-    AddColumn,
-    ChangeClause,
-    ChangeColumn,
     CreateDatabase,
     CreateTable,
     CreateView,
@@ -28,8 +25,11 @@ from engine.plan.steps import (
     Plan,
     StartReaders,
     Step,
+    resource_of,
+    tenant_of,
 )
-from engine.schema import Column, Name, Schema, Table, View
+from engine.plan.table_changes import TableComparison
+from engine.schema import Name, Schema, View
 
 CHANGED = "its query changed"
 """The reason why a target is recomputed. `push --skip-backfill` can keep such a target instead."""
@@ -58,7 +58,7 @@ class DiffOptions:
 
     def is_continued(self, view: View) -> bool:
         """Whether the view belongs to a pipe in `continued`."""
-        return _resource(view) in self.continued
+        return resource_of(view) in self.continued
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,7 @@ class _Comparison:
 def diff(desired: Schema, live: Schema, options: DiffOptions = DiffOptions()) -> Plan:
     """The steps that turn the live schema into the desired one."""
     comparison = _Comparison(desired, live, options)
+    # The order matters: each of these adds tables to rebuild, and `_downstream` follows from all of them.
     _compare_tables(comparison)
     _changed_views(comparison)
     _lost_views(comparison)
@@ -114,20 +115,14 @@ def with_feeders(schema: Schema) -> Schema:
     return Schema(schema.databases, tables, schema.views)
 
 
-def _resource(item: Table | View) -> str:
-    return item.mark.resource if item.mark else item.name.name
-
-
-def _tenant(item: Table | View) -> str | None:
-    return item.mark.tenant if item.mark else None
-
-
 def _databases_to_create(comparison: _Comparison) -> Iterable[Step]:
+    """Create the databases of new nests."""
     for name in sorted(comparison.desired.databases - comparison.live.databases):
         yield CreateDatabase(name, "does not exist", database=name)
 
 
 def _databases_to_drop(comparison: _Comparison) -> Iterable[Step]:
+    """With `prune`, drop databases that are no longer declared. Their tables are dropped before."""
     for name in sorted(comparison.live.databases - comparison.desired.databases) if comparison.options.prune else ():
         yield DropDatabase(name, "is no longer declared", destructive=True, database=name)
 
@@ -141,99 +136,13 @@ def _compare_tables(comparison: _Comparison) -> None:
         current = live.tables.get(name)
         if current is None:
             continue
-        changes, reasons = _TableComparison(table, current, comparison.options.sizes(name)).result(
+        changes, reasons = TableComparison(table, current, comparison.options.sizes(name)).result(
             is_fed=name in fed, is_log=name in logs
         )
         if reasons:
-            comparison.rebuilt[name] = Step(_resource(table), "; ".join(reasons), True, tenant=_tenant(table))
+            comparison.rebuilt[name] = Step(resource_of(table), "; ".join(reasons), True, tenant=tenant_of(table))
         else:
             comparison.changes.extend(changes)
-
-
-class _TableComparison:
-    """One table, compared column by column and then by its clauses."""
-
-    def __init__(self, table: Table, current: Table, rows: int) -> None:
-        self._table = table
-        self._current = current
-        self._rows = rows
-        self._resource = _resource(table)
-        self._tenant = _tenant(table)
-        self._have = {c.name: c for c in current.columns}
-        self._want = {c.name: c for c in table.columns}
-
-    def result(self, *, is_fed: bool, is_log: bool) -> tuple[list[Step], list[str]]:
-        """The changes in place, and the reasons to rebuild the table instead, if there are any.
-
-        A table that views feed is rebuilt for every change of a type. Others hold their only copy of the rows, so
-        their columns are converted or dropped in place.
-        """
-        keys = _keys(self._table, self._current)
-        gone = [n for n in self._have if n not in self._want]
-        retyped = [n for n, c in self._want.items() if n in self._have and c.type != self._have[n].type]
-        if is_fed and (retyped or gone or keys):
-            types = [f"column {n}: {self._have[n].type} → {self._want[n].type}" for n in retyped]
-            return [], [*types, *(f"column {n} is gone" for n in gone), *keys]
-        # A landing column is added late: together with the views that deliver it.
-        changes = [*self._new_or_redefined(late=is_log and not is_fed), *map(self._dropped, gone)]
-        changes += map(self._converted, retyped)
-        return [*changes, *_clauses(self._table, self._current, self._resource, self._tenant)], keys
-
-    def _new_or_redefined(self, *, late: bool) -> Iterable[Step]:
-        """Columns that are added, and columns of the same type with another default or codec."""
-        name = self._table.name
-        for column in self._want.values():
-            old = self._have.get(column.name)
-            if old is None:
-                yield AddColumn(
-                    self._resource, "new column", tenant=self._tenant, name=name, column=column, late=late
-                )
-            elif old.type == column.type and _definition(old) != _definition(column):
-                reason = "default or codec"
-                yield ChangeColumn(self._resource, reason, tenant=self._tenant, name=name, column=column)
-
-    def _dropped(self, column: str) -> Step:
-        cost = f"its values in {self._rows:,} rows are lost"
-        step = DropColumn(self._resource, "column is gone", True, cost, self._tenant, self._table.name, column)
-        return replace(step, loss="lost" if self._rows else "none")
-
-    def _converted(self, column: str) -> Step:
-        old, new = self._have[column], self._want[column]
-        narrower = self._rows > 0 and not widens(old.type, new.type)
-        cost = f"{self._rows:,} rows are converted"
-        cost += ", and values that do not fit the new type are lost" if narrower else ""
-        reason = f"type {old.type} → {new.type}"
-        step = ChangeColumn(self._resource, reason, True, cost, self._tenant, self._table.name, new)
-        return replace(step, loss="lost" if narrower else "none")
-
-
-def _definition(column: Column) -> tuple[str, str, str, str]:
-    return (column.type, column.default_kind, column.default, column.codec)
-
-
-def _keys(table: Table, current: Table) -> list[str]:
-    pairs = (
-        ("engine", table.engine, current.engine),
-        ("sorting key", table.sorting_key, current.sorting_key),
-        ("partition key", table.partition_key, current.partition_key),
-        ("primary key", table.primary_key, current.primary_key),
-        ("sampling key", table.sampling_key, current.sampling_key),
-    )
-    return [f"{clause}: {old or 'none'} → {new or 'none'}" for clause, new, old in pairs if new != old]
-
-
-def _clauses(table: Table, current: Table, resource: str, tenant: str | None) -> Iterable[Step]:
-    name = table.name.sql()
-    if table.ttl != current.ttl:
-        sql = f"ALTER TABLE {name} MODIFY TTL {table.ttl}" if table.ttl else f"ALTER TABLE {name} REMOVE TTL"
-        cost = "rows past the new TTL are lost" if table.ttl else ""
-        step = ChangeClause(resource, f"TTL {table.ttl or 'removed'}", bool(cost), cost, tenant, table.name, sql)
-        yield replace(step, loss="lost" if cost else "none")
-    have = dict(current.settings)
-    for key, value in table.settings:
-        if have.get(key) != value and key in have:
-            sql = f"ALTER TABLE {name} MODIFY SETTING {key} = {value}"
-            yield ChangeClause(resource, f"setting {key} = {value}", tenant=tenant, name=table.name, sql=sql)
 
 
 def _query(view: View) -> str:
@@ -252,10 +161,10 @@ def _changed_views(comparison: _Comparison) -> None:
         if current is None or view.target in rebuilt:
             continue
         if _query(view) != _query(current) and not options.is_continued(view):
-            rebuilt[view.target] = Step(_resource(view), CHANGED, True, tenant=_tenant(view))
+            rebuilt[view.target] = Step(resource_of(view), CHANGED, True, tenant=tenant_of(view))
         elif current.mark and current.mark.without and name not in comparison.suspended:
             why = f"{name.name} excludes the rows of tenant {', '.join(current.mark.without)}"
-            rebuilt[view.target] = Step(_resource(view), why, tenant=_tenant(view))
+            rebuilt[view.target] = Step(resource_of(view), why, tenant=tenant_of(view))
 
 
 def _lost_views(comparison: _Comparison) -> None:
@@ -274,10 +183,11 @@ def _lost_views(comparison: _Comparison) -> None:
         used = comparison.options.sizes(view.target) or table.engine == NULL_ENGINE
         if table.mark is not None and name.name in table.mark.fed and used:
             why = f"{name.name}, which fed it, is gone"
-            rebuilt[view.target] = Step(_resource(view), why, tenant=_tenant(view))
+            rebuilt[view.target] = Step(resource_of(view), why, tenant=tenant_of(view))
 
 
 def _feeders_to_note(comparison: _Comparison) -> Iterable[Step]:
+    """Note new feeders in the marks of tables that stay. A new table gets its mark when it is created."""
     for name, table in comparison.desired.tables.items():
         current = comparison.live.tables.get(name)
         if table.mark is None or current is None or current.mark is None or name in comparison.rebuilt:
@@ -285,7 +195,9 @@ def _feeders_to_note(comparison: _Comparison) -> Iterable[Step]:
         feeders = {*table.mark.fed, *current.mark.fed}
         if feeders != set(current.mark.fed):
             mark = replace(current.mark, fed=tuple(sorted(feeders)))
-            yield NoteFeeders(_resource(table), "fed by one more view", tenant=_tenant(table), name=name, mark=mark)
+            yield NoteFeeders(
+                resource_of(table), "fed by one more view", tenant=tenant_of(table), name=name, mark=mark
+            )
 
 
 def _downstream(comparison: _Comparison) -> None:
@@ -299,48 +211,54 @@ def _downstream(comparison: _Comparison) -> None:
             if view.source == source and view.target not in rebuilt and view.target in comparison.live.tables:
                 cause = rebuilt[source]
                 reason = f"derived from {source}"
-                rebuilt[view.target] = Step(cause.resource, reason, cause.destructive, tenant=_tenant(view))
+                rebuilt[view.target] = Step(cause.resource, reason, cause.destructive, tenant=tenant_of(view))
                 pending.append(view.target)
 
 
 def _views_to_drop(comparison: _Comparison) -> Iterable[Step]:
+    """Drop views of rebuilt tables, views that are no longer declared, and views of branches that a query lost."""
     rebuilt, options = comparison.rebuilt, comparison.options
     for name, view in reversed(list(comparison.live.views.items())):
         cause = rebuilt.get(view.target) or rebuilt.get(view.source)
         if cause is not None:
-            yield DropView(cause.resource, cause.reason, cause.destructive, tenant=_tenant(view), name=name)
+            yield DropView(cause.resource, cause.reason, cause.destructive, tenant=tenant_of(view), name=name)
         elif name not in comparison.desired.views and options.prune:
-            yield DropView(_resource(view), "is no longer declared", True, tenant=_tenant(view), name=name)
+            yield DropView(resource_of(view), "is no longer declared", True, tenant=tenant_of(view), name=name)
         elif name not in comparison.desired.views and options.is_continued(view):
-            yield DropView(_resource(view), "the pipe's query has fewer branches", tenant=_tenant(view), name=name)
+            yield DropView(
+                resource_of(view), "the pipe's query has fewer branches", tenant=tenant_of(view), name=name
+            )
 
 
 def _tables_to_drop(comparison: _Comparison) -> Iterable[Step]:
+    """Drop rebuilt tables, and with `prune` those that are no longer declared."""
     sizes = comparison.options.sizes
     for name, table in comparison.live.tables.items():
         cause = comparison.rebuilt.get(name)
         if cause is not None:
-            step = DropTable(cause.resource, cause.reason, cause.destructive, cause.cost, _tenant(table), name)
+            step = DropTable(cause.resource, cause.reason, cause.destructive, cause.cost, tenant_of(table), name)
             yield replace(step, loss=cause.loss)
         elif name not in comparison.desired.tables and comparison.options.prune:
             cost = f"its {sizes(name):,} rows are lost"
-            step = DropTable(_resource(table), "is no longer declared", True, cost, _tenant(table), name)
+            step = DropTable(resource_of(table), "is no longer declared", True, cost, tenant_of(table), name)
             yield replace(step, loss="lost" if sizes(name) else "none")
 
 
 def _tables_to_create(comparison: _Comparison) -> Iterable[Step]:
+    """Create new tables, and rebuilt ones again."""
     for name, table in comparison.desired.tables.items():
         if name not in comparison.live.tables:
-            yield CreateTable(_resource(table), "does not exist", tenant=_tenant(table), table=table)
+            yield CreateTable(resource_of(table), "does not exist", tenant=tenant_of(table), table=table)
         elif name in comparison.rebuilt:
             resource = comparison.rebuilt[name].resource
-            yield CreateTable(resource, "rebuilt", tenant=_tenant(table), table=table)
+            yield CreateTable(resource, "rebuilt", tenant=tenant_of(table), table=table)
 
 
 def _readers_to_start(comparison: _Comparison) -> Iterable[Step]:
+    """Deliver the landing log to new nest copies of routed datasources, which have no view."""
     readers: dict[str, list[str]] = {}
     for name, table in comparison.desired.tables.items():
-        tenant = _tenant(table)
+        tenant = tenant_of(table)
         created = name not in comparison.live.tables or name in comparison.rebuilt
         if tenant is not None and created and name.name in comparison.options.routed:
             readers.setdefault(name.name, []).append(tenant)
@@ -350,6 +268,7 @@ def _readers_to_start(comparison: _Comparison) -> Iterable[Step]:
 
 
 def _views_to_create(comparison: _Comparison) -> Iterable[Step]:
+    """Create new views, and replace changed ones."""
     narrowed = {s.name for s in comparison.changes if isinstance(s, DropColumn)}
     for view in comparison.desired.views.values():
         step = _view_to_create(comparison, view, narrowed)
@@ -361,7 +280,7 @@ def _view_to_create(comparison: _Comparison, view: View, narrowed: set[Name]) ->
     """The step that creates or replaces a view; None if it needs no change. `narrowed` tables lose a column."""
     name, options = view.name, comparison.options
     current = comparison.live.views.get(name)
-    step = CreateView(_resource(view), "", tenant=_tenant(view), view=view, replaces=current is not None)
+    step = CreateView(resource_of(view), "", tenant=tenant_of(view), view=view, replaces=current is not None)
     if view.target in comparison.rebuilt or view.source in comparison.rebuilt:
         reason = "rebuilt, with a backfill" if current else "does not exist; existing rows are delivered"
         return replace(step, reason=reason, replaces=False)

@@ -27,7 +27,6 @@ class Losses:
         why_incomplete: Callable[[View], str | None],
         routed: Collection[str] = (),
     ) -> None:
-        self._desired = desired
         self._live = live
         self._sizes = sizes
         self._why_incomplete = why_incomplete

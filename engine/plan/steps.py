@@ -216,3 +216,13 @@ class Plan:
             }
             for s in self.steps
         ]
+
+
+def resource_of(item: Table | View) -> str:
+    """The resource that a table or view belongs to, for its steps."""
+    return item.mark.resource if item.mark else item.name.name
+
+
+def tenant_of(item: Table | View) -> str | None:
+    """The tenant that a table or view belongs to; None if it is shared."""
+    return item.mark.tenant if item.mark else None

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from engine.errors import BAD_VALUE, DUPLICATE_NAME, TARGET_CLASH, UNKNOWN_TABLE, Place, RookeryError
 from engine.project.check_datasource import check_datasource, check_engine
 from engine.project.check_pipe import check_pipe
-from engine.project.model import Engine, Materialize, Pipe, Project
+from engine.project.datasource import Engine
+from engine.project.model import Project
+from engine.project.pipe import Materialize, Pipe
 
 
 def check(project: Project, unreadable: frozenset[str] = frozenset()) -> list[RookeryError]:
@@ -58,6 +60,7 @@ def _targets(project: Project, unreadable: frozenset[str]) -> Iterator[RookeryEr
     for pipe in project.pipes.values():
         if pipe.materialize:
             pipes_by_target.setdefault(pipe.materialize.target, []).append(pipe)
+    # A pipe with an `engine` declares its target for the other pipes that fill it.
     created = {target for target, pipes in pipes_by_target.items() if any(_engine(pipe) for pipe in pipes)}
     for pipe in project.pipes.values():
         if pipe.materialize:

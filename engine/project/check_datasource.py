@@ -15,9 +15,9 @@ from engine.errors import (
     UNKNOWN_COLUMN,
     RookeryError,
 )
+from engine.project.datasource import Column, Datasource, Engine, Tenant
 from engine.project.expressions import is_codec, plain_name, split_list
 from engine.project.lifetimes import DAY_SECONDS, shortest_lifetime
-from engine.project.model import Column, Datasource, Engine, Tenant
 
 OWN_SETTINGS = frozenset(
     {
@@ -132,6 +132,7 @@ def check_keys(datasource: Datasource) -> Iterator[RookeryError]:
 
 
 def _columns(datasource: Datasource) -> Iterator[RookeryError]:
+    """Report names that are reserved or not unique, and codecs that are not valid."""
     seen: dict[str, str] = {}
     for column in datasource.columns:
         place = column.place_of("name")
@@ -194,6 +195,7 @@ def _shared_key(datasource: Datasource, column: Column) -> Iterator[RookeryError
 
 
 def _required(datasource: Datasource) -> Iterator[RookeryError]:
+    """Report required columns that have a default, or whose absence cannot be detected."""
     for column in datasource.columns:
         if column.required and column.default:
             message = f"column `{column.name}` is required, so its default would never be used"
@@ -205,6 +207,7 @@ def _required(datasource: Datasource) -> Iterator[RookeryError]:
 
 
 def _engine_columns(datasource: Datasource) -> Iterator[RookeryError]:
+    """Report engine options that name a missing column."""
     engine = datasource.engine
     references = [(option, getattr(engine, option)) for option in ("version", "is_deleted", "sign")]
     references += [("columns", name) for name in engine.columns]
@@ -215,6 +218,7 @@ def _engine_columns(datasource: Datasource) -> Iterator[RookeryError]:
 
 
 def _sorting_key(datasource: Datasource) -> Iterator[RookeryError]:
+    """Report missing, unsuitable and repeated columns in the sorting key."""
     engine = datasource.engine
     place = engine.place_of("sorting_key")
     for expression in datasource.sorting_key:
@@ -236,6 +240,7 @@ def _sorting_key(datasource: Datasource) -> Iterator[RookeryError]:
 
 
 def _indexes(datasource: Datasource) -> Iterator[RookeryError]:
+    """Report repeated indexes, and those that would show other tenants' values."""
     seen: set[str] = set()
     for index in datasource.indexes:
         if index.name in seen:
@@ -250,6 +255,7 @@ def _indexes(datasource: Datasource) -> Iterator[RookeryError]:
 
 
 def _tenant(datasource: Datasource, tenant: Tenant) -> Iterator[RookeryError]:
+    """Report a tenant column that is missing, unsuitable, or not first in the keys."""
     place = tenant.place_of("column")
     column = datasource.column(tenant.column)
     if column is None:
@@ -271,6 +277,7 @@ def _tenant(datasource: Datasource, tenant: Tenant) -> Iterator[RookeryError]:
 
 
 def _tenant_type(column: Column) -> Iterator[RookeryError]:
+    """Report a tenant column of a type that ids cannot have, or with a default."""
     if not _TENANT_TYPE.fullmatch("".join(column.type.split())):
         message = f"a tenant column cannot have the type {column.type}"
         hint = f"use {_TENANT_TYPES}"
@@ -282,6 +289,7 @@ def _tenant_type(column: Column) -> Iterator[RookeryError]:
 
 
 def _tenant_first(datasource: Datasource, tenant: str) -> Iterator[RookeryError]:
+    """Report keys that do not begin with the tenant: reading one tenant would scan all tenants' rows."""
     engine = datasource.engine
     key = datasource.sorting_key
     if key[:1] != (tenant,):

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator
 
 from engine.errors import BAD_NAME, BAD_VALUE, DUPLICATE_NAME, MISSING_KEY, UNKNOWN_TABLE, Place, RookeryError
-from engine.project.model import Pipe
+from engine.project.pipe import Pipe
 
 RESERVED_PARAMETERS = frozenset({"q", "format", "token", "output_format_json_quote_64bit_integers"})
 """Query string names that have a fixed meaning in every request, so no parameter can have them."""
@@ -20,6 +20,7 @@ def check_pipe(pipe: Pipe) -> Iterator[RookeryError]:
 
 
 def _nodes(pipe: Pipe) -> Iterator[RookeryError]:
+    """Report repeated nodes, and references to nodes that do not exist."""
     seen: set[str] = set()
     for node in pipe.nodes:
         if node.name in seen:
@@ -68,6 +69,7 @@ def _purpose(pipe: Pipe) -> Iterator[RookeryError]:
 
 
 def _parameters(pipe: Pipe) -> Iterator[RookeryError]:
+    """Report declarations of parameters that contradict themselves or each other."""
     seen: set[str] = set()
     keys = [parameter for parameter in pipe.parameters if parameter.tenant_key]
     for parameter in pipe.parameters:

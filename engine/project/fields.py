@@ -70,6 +70,7 @@ def _name(value: str) -> str:
 
 
 def _column_name(value: str) -> str:
+    """Refuse a name that SQL would have to quote, or that rookery uses itself."""
     if not _COLUMN.fullmatch(value) or len(value) > MAX_NAME:
         hint = f"use letters, digits and underscores, not beginning with a digit, at most {MAX_NAME} characters"
         fail(f"`{shown(value)}` cannot be the name of a column or parameter", hint, kind="bad_name")
@@ -150,6 +151,7 @@ def _duration(value: float) -> float:
 
 
 def _expressions(value: Any) -> Any:
+    """Split a text or list into canonical expressions."""
     try:
         if isinstance(value, str):
             return split_list(value)
@@ -161,6 +163,7 @@ def _expressions(value: Any) -> Any:
 
 
 def _settings(value: Any) -> Any:
+    """Check names and values of table settings, and sort them, so that their order is not a change."""
     if isinstance(value, tuple):
         value = dict(value)
     if not isinstance(value, dict):

@@ -53,10 +53,12 @@ def listed_files(root: Path, files: Iterable[Path], problems: Collector) -> Iter
 
 
 def _walk(root: Path, folder: Path, problems: Collector) -> Iterator[ProjectFile]:
+    """Yield the files of a folder and its subfolders."""
     if folder.is_symlink() or not folder.is_dir():
         _refuse(problems, root, folder, "is not a folder", "links to folders are not followed")
         return
     try:
+        # Sorted, so that problems and duplicate names are reported alike on every file system.
         entries = sorted(folder.iterdir())
     except OSError as exc:
         _refuse(problems, root, folder, f"cannot be read: {_reason(exc)}")
@@ -81,16 +83,20 @@ def _refuse_extension(problems: Collector, root: Path, path: Path) -> None:
 
 
 def _open(root: Path, path: Path, problems: Collector) -> Iterator[ProjectFile]:
+    """Yield one file, unless it cannot be read, is too large, or is not text."""
     try:
         real = path.resolve(strict=True)
         # Check the type before opening: opening a named pipe or a device may block forever.
         if not stat.S_ISREG(real.stat().st_mode):
             _refuse(problems, root, path, "is not a regular file", "only files can have the extension .yaml")
             return
+        # Files are sent to the server. A link in somebody's project must not send a file from elsewhere on this
+        # machine.
         if path.is_symlink() and not real.is_relative_to(root.resolve()):
             _refuse(problems, root, path, "is a link to a file outside the project", "copy the file into the project")
             return
         with real.open("rb") as stream:
+            # One byte more than allowed shows that a file is too large without reading all of it.
             content = stream.read(MAX_FILE_BYTES + 1)
     except (OSError, RuntimeError) as exc:
         _refuse(problems, root, path, f"cannot be read: {_reason(exc)}")

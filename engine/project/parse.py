@@ -10,9 +10,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from engine.errors import BAD_NAME, BAD_YAML, UNKNOWN_KEY, UNKNOWN_KIND, Collector, Place, RookeryError
+from engine.project.datasource import Datasource
 from engine.project.fields import name_fault
 from engine.project.files import ProjectFile, listed_files, project_files
-from engine.project.model import Datasource, Pipe, Project, Resource
+from engine.project.model import Project, Resource
+from engine.project.pipe import Pipe
 from engine.project.source import Location, YamlMapping, YamlSource, YamlText, read
 from engine.project.validation_errors import problems_of
 
@@ -73,6 +75,7 @@ def load_files(root: Path, files: Iterable[Path]) -> Project:
 
 
 def _survey(files: Iterable[ProjectFile], problems: Collector) -> Survey:
+    """Parse files one by one. A faulty one does not keep the others from being checked."""
     resources: dict[str, Resource] = {}
     unreadable: set[str] = set()
     for file in files:
@@ -87,12 +90,14 @@ def _survey(files: Iterable[ProjectFile], problems: Collector) -> Survey:
     return Survey(Project.of(resources.values()), problems, frozenset(unreadable))
 
 
-def _require_sound(found: Survey) -> Project:
-    found.problems.raise_if_any()
-    return found.project
+def _require_sound(survey: Survey) -> Project:
+    """The project of a survey. Raises Problems if it has any."""
+    survey.problems.raise_if_any()
+    return survey.project
 
 
 def _resource(source: YamlSource, name: str, problems: Collector) -> Resource | None:
+    """The resource in a file; None, with problems, if it is not valid."""
     tree = read(source, problems)
     if tree is None:
         return None

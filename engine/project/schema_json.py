@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from importlib import resources
 from typing import Any
 
+from engine.project.datasource import Datasource, Engine, Shared, Tenant
 from engine.project.located_model import LocatedModel
-from engine.project.model import Datasource, Engine, Pipe, Shared, Tenant
+from engine.project.pipe import Pipe
 
 FILE_KINDS: dict[str, type[LocatedModel]] = {"datasource": Datasource, "pipe": Pipe}
 _SHORT_FORMS = {Engine.__name__: "type", Tenant.__name__: "column", Shared.__name__: "all"}
@@ -30,13 +30,8 @@ def json_schema(kind: str) -> dict[str, Any]:
 
 
 def schema_text(kind: str) -> str:
-    """The JSON Schema as text, as it is shipped with the package."""
+    """The JSON Schema as the text of the shipped file, `engine/project/<kind>.schema.json`."""
     return json.dumps(json_schema(kind), indent=2, ensure_ascii=False) + "\n"
-
-
-def shipped_schema(kind: str) -> str:
-    """The text of the shipped file."""
-    return resources.files("engine.project").joinpath(f"{kind}.schema.json").read_text(encoding="utf-8")
 
 
 def _add_short_pipe(schema: dict[str, Any]) -> None:

@@ -189,6 +189,7 @@ def _unacceptable_text(source: YamlSource) -> RookeryError | None:
 
 
 def _malformed(source: YamlSource, exc: yaml.MarkedYAMLError) -> RookeryError:
+    """BAD_YAML for an error of the YAML parser, with a hint for frequent mistakes."""
     mark = exc.problem_mark or exc.context_mark
     place = source.place(Location(mark.line + 1, mark.column + 1)) if mark else _start(source)
     reason = exc.problem or exc.context or "it cannot be parsed"
@@ -212,6 +213,7 @@ class _Reader:
         self.values = 0
 
     def document(self) -> Value | None:
+        """Read the only document of the file; None, with a problem, if the file is empty."""
         next(self.events)  # the stream's start
         if isinstance(next(self.events), yaml.StreamEndEvent):
             self.problems.add(RookeryError(BAD_YAML, "the file is empty", place=_start(self.source)))
@@ -228,6 +230,7 @@ class _Reader:
         raise RookeryError(BAD_YAML, message, hint=hint, place=self.source.place(_location(event.start_mark)))
 
     def value(self, event: yaml.Event, depth: int) -> Value:
+        """Read one value of any kind. Refuses what project files do not use: anchors, aliases and tags."""
         self.values += 1
         if self.values > MAX_VALUES:
             self.refuse(event, f"the file contains more than {MAX_VALUES} values")
@@ -244,6 +247,7 @@ class _Reader:
         return self.keys(event, depth)
 
     def scalar(self, event: yaml.ScalarEvent) -> YamlText:
+        """Read a text with its position."""
         if _SURROGATE.search(event.value):
             self.refuse(event, "the text contains half of a surrogate pair")
         text = YamlText(event.value)
@@ -253,6 +257,7 @@ class _Reader:
         return text
 
     def items(self, start: yaml.Event, depth: int) -> YamlList:
+        """Read a list."""
         result = YamlList()
         result.source, result.location = self.source, _location(start.start_mark)
         while not isinstance(event := next(self.events), yaml.SequenceEndEvent):
@@ -262,6 +267,7 @@ class _Reader:
         return result
 
     def keys(self, start: yaml.Event, depth: int) -> YamlMapping:
+        """Read a mapping. Of a repeated key, the first value counts."""
         result = YamlMapping()
         result.source, result.location, result.key_locations = self.source, _location(start.start_mark), {}
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):

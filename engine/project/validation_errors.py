@@ -45,6 +45,7 @@ def problems_of(
 def _problem(
     kind: type[Located], tree: YamlMapping, source: YamlSource, error: ErrorDetails, target: Value
 ) -> RookeryError:
+    """Translate one of pydantic's errors. The place is that of the value, or of the mapping that lacks it."""
     loc = error["loc"]
     key = next((str(part) for part in reversed(loc) if isinstance(part, str)), "")
     place = source.place(target.location)
@@ -87,6 +88,7 @@ def known_keys(kind: type[Located]) -> list[str]:
 
 
 def _unknown(kind: type[Located], tree: YamlMapping, source: YamlSource, loc: tuple[int | str, ...]) -> RookeryError:
+    """UNKNOWN_KEY at the place of the key."""
     parent = _value_at(tree, loc[:-1])
     key = str(loc[-1])
     location = parent.key_locations.get(key, parent.location) if isinstance(parent, YamlMapping) else parent.location
@@ -97,6 +99,7 @@ def _unknown(kind: type[Located], tree: YamlMapping, source: YamlSource, loc: tu
 def _not_listed(
     kind: type[Located], loc: tuple[int | str, ...], key: str, target: Value, source: YamlSource
 ) -> RookeryError:
+    """BAD_VALUE for a word that is not one of the possible ones."""
     place = source.place(target.location)
     model = _model_at(kind, loc[:-1])
     allowed = [str(x) for x in _literals(model.model_fields[key].annotation)] if model else []
@@ -110,6 +113,7 @@ def _not_listed(
 
 
 def _literals(annotation: Any) -> Iterator[Any]:
+    """The words of a Literal type, also inside a union."""
     for part in get_args(annotation):
         if isinstance(part, str):
             yield part
@@ -143,6 +147,7 @@ def _model_at(kind: type[Located], loc: tuple[int | str, ...]) -> type[Located] 
 
 
 def _models(annotation: Any) -> Iterator[type[Located]]:
+    """The models in a type, also inside a union or tuple."""
     if isinstance(annotation, type) and issubclass(annotation, Located):
         yield annotation
     for part in get_args(annotation):

@@ -8,9 +8,11 @@ from typing import Any
 import yaml
 
 from engine.errors import UNKNOWN_KIND, Collector, RookeryError
+from engine.project.datasource import Datasource, Engine, Tenant
 from engine.project.located_model import Located
-from engine.project.model import Datasource, Engine, Materialize, Pipe, Resource, Tenant
+from engine.project.model import Resource
 from engine.project.parse import parse_source
+from engine.project.pipe import Materialize, Pipe
 from engine.project.source import Value, YamlMapping, YamlSource, YamlText, read
 
 _MAX_FLOW_CHARACTERS = 100
@@ -106,6 +108,7 @@ def _plain(value: Located) -> dict[str, Any]:
 
 
 def _content(name: str, content: Any) -> Any:
+    """A value of a model as it is written, in its short form where there is one."""
     if name == "settings":
         return {key: int(text) if str(text).isdecimal() and text == str(int(text)) else text for key, text in content}
     if name == "sql":
@@ -128,6 +131,7 @@ def _content(name: str, content: Any) -> Any:
 
 
 def _size(content: int) -> int | str:
+    """A number of bytes in the largest unit that divides it."""
     for unit, factor in (("GiB", 2**30), ("MiB", 2**20)):
         if content % factor == 0:
             return f"{content // factor}{unit}"
@@ -189,6 +193,7 @@ def _represent_mapping(writer: _Writer, mapping: Mapping[str, Any]) -> yaml.Mapp
 
 
 def _represent_list(writer: _Writer, items: list[Any]) -> yaml.SequenceNode:
+    """Write a list of short texts on one line, and other lists as blocks."""
     flow = all(isinstance(x, str) for x in items) and _fits(items)
     return writer.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=flow)
 

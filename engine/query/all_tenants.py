@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 
 from engine.compiler.placements import AllPlacements
 from engine.errors import NOT_TOGETHER, RookeryError
-from engine.workspace.snapshot import Snapshot, TenantRecord
+from engine.workspace.snapshot import Snapshot, TenantRecord, per_snapshot
 from engine.workspace.workspace import Workspace
 
 
@@ -26,6 +26,7 @@ MAX_TRIES = 3
 """How often a query is started before it fails because tenants keep changing."""
 
 
+@per_snapshot
 def placements_of_all_tenants(snapshot: Snapshot, max_nests: int) -> AllPlacements:
     """Where the rows of all ready tenants are."""
     tenants = sorted(snapshot.tenants.values(), key=lambda t: t.id)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from engine.compiler.build import declared_of, parameter_names, parameters_of
-from engine.compiler.pipes import CompiledPipe
 from engine.errors import BAD_PARAMETER, BAD_REQUEST, MISSING_PARAMETER, UNKNOWN_FIELD, RookeryError
 from engine.template.parameters import ParameterSpec, coerce
 from engine.warehouse.render import QUOTE_SETTING
-from engine.workspace.snapshot import Snapshot
+from engine.workspace.snapshot import Snapshot, per_snapshot
 from engine.workspace.workspace import Workspace
 
 RESERVED = frozenset({"token", "q", "format", QUOTE_SETTING})
@@ -42,12 +40,12 @@ class Arguments:
 
         Raises RK4006 for a wrong type, RK4007 for a missing parameter, and RK4009 for a name with two values.
         """
-        arrays = {s.name for pipe in pipes for s in _specs(self.snapshot, pipe) if s.type.startswith("Array(")}
+        specs = [spec for pipe in pipes for spec in parameters_of_pipe(self.snapshot, pipe)]
+        arrays = {spec.name for spec in specs if spec.type.startswith("Array(")}
         sent = {k: v for k, v in self.sent.items() if k not in RESERVED and k not in self.fixed}
         values = {k: _single_value(k, v, arrays) for k, v in sent.items()} | dict(self.fixed)
         for pipe in pipes:
-            declared = partial(declared_of, self.snapshot.build.pipes, pipe)
-            for spec in self.snapshot.derived(("declared", pipe), declared):
+            for spec in _declared(self.snapshot, pipe):
                 self._convert(values, spec)
         return values
 
@@ -75,7 +73,7 @@ class Arguments:
         """
         known: set[str] = set()
         for pipe in pipes:
-            known |= self.snapshot.derived(("known", pipe), partial(_known_names, self.snapshot, pipe))
+            known |= _known_names(self.snapshot, pipe)
         sent = {
             n: v
             for n, v in self.sent.items()
@@ -89,13 +87,21 @@ class Arguments:
         return frozenset(unknown) | overridden
 
 
-def _specs(snapshot: Snapshot, pipe: str) -> tuple[ParameterSpec, ...]:
-    pipes: Mapping[str, CompiledPipe] = snapshot.build.pipes
-    return snapshot.derived(("parameters of", pipe), partial(parameters_of, pipes, pipe))
+@per_snapshot
+def parameters_of_pipe(snapshot: Snapshot, pipe: str) -> tuple[ParameterSpec, ...]:
+    """`parameters_of` for the snapshot's build."""
+    return parameters_of(snapshot.build.pipes, pipe)
 
 
+@per_snapshot
+def _declared(snapshot: Snapshot, pipe: str) -> tuple[ParameterSpec, ...]:
+    return declared_of(snapshot.build.pipes, pipe)
+
+
+@per_snapshot
 def _known_names(snapshot: Snapshot, pipe: str) -> frozenset[str]:
-    return parameter_names(snapshot.build.pipes, pipe) | {spec.name for spec in _specs(snapshot, pipe)}
+    """The parameters of a pipe and of all pipes that it reads, in templates or declared."""
+    return parameter_names(snapshot.build.pipes, pipe) | {s.name for s in parameters_of_pipe(snapshot, pipe)}
 
 
 def _single_value(name: str, value: Any, arrays: Collection[str]) -> Any:

@@ -10,11 +10,10 @@ import hmac
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 from engine.cache import LruCache
-from engine.compiler.build import Build, parameter_names, parameters_of
+from engine.compiler.build import Build, parameter_names
 from engine.compiler.filters import parse_filter
 from engine.compiler.scope import TABLE_ALIAS, RowFilter, Scope
 from engine.errors import (
@@ -29,13 +28,14 @@ from engine.errors import (
     RookeryError,
 )
 from engine.query.all_tenants import placements_of_all_tenants
+from engine.query.arguments import parameters_of_pipe
 from engine.query.request import QueryRequest
 from engine.schema import Name
 from engine.template.parameters import ParameterSpec, coerce
 from engine.tenant_ids import base_type, canonical_tenant
 from engine.tokens import Claims, Rules, static_id, usable_keys, verify
 from engine.tokens import Scope as TokenScope
-from engine.workspace.snapshot import Snapshot, TenantRecord
+from engine.workspace.snapshot import Snapshot, TenantRecord, per_snapshot
 from engine.workspace.workspace import Workspace
 
 VERIFIED_CACHE_ENTRIES = 20_000
@@ -49,7 +49,7 @@ def authenticate(workspace: Workspace, token: str | None) -> Claims:
     if not token:
         raise RookeryError(NO_TOKEN, "the request has no token", hint="Authorization: Bearer TOKEN, or ?token=TOKEN")
     snapshot = workspace.current
-    cache: LruCache[bytes, Claims] = snapshot.derived("claims", partial(LruCache, VERIFIED_CACHE_ENTRIES))
+    cache = _verified_claims(snapshot)
     # Keys expire by the clock, without a new snapshot. Tokens that an expired key signed must not stay valid in the
     # cache, so the usable keys are part of its key. The token itself is not kept in memory.
     keys = ",".join(k.id for k in usable_keys(snapshot.keys, time.time()))
@@ -60,6 +60,12 @@ def authenticate(workspace: Workspace, token: str | None) -> Claims:
     if claims.expires is not None and claims.expires <= time.time():
         raise RookeryError(BAD_TOKEN, "the token has expired")
     return claims
+
+
+@per_snapshot
+def _verified_claims(snapshot: Snapshot) -> LruCache[bytes, Claims]:
+    """The claims of tokens that were valid, by a digest of the token and of the keys that were usable."""
+    return LruCache(VERIFIED_CACHE_ENTRIES)
 
 
 def _verify(workspace: Workspace, snapshot: Snapshot, token: str) -> Claims:
@@ -150,7 +156,7 @@ def for_pipe(snapshot: Snapshot, workspace: Workspace, request: QueryRequest, pi
         # The same error as above, so that callers cannot find out which pipes exist.
         raise RookeryError(SCOPE, f"the token does not allow the endpoint `{pipe}`")
     fixed = _fixed_parameters(snapshot, workspace.zone, claims, pipe)
-    keys = snapshot.derived(("tenant keys", pipe), partial(_tenant_keys, snapshot.build, pipe))
+    keys = _tenant_keys(snapshot, pipe)
     return _grant(snapshot, workspace, request, ReachablePipes(frozenset({pipe}), fixed, keys))
 
 
@@ -172,7 +178,7 @@ def for_sql(snapshot: Snapshot, workspace: Workspace, request: QueryRequest) -> 
     fixed: dict[str, Any] = {}
     keys: set[str] = set()
     for pipe in sorted(names & set(build.pipes)):
-        keys |= _tenant_keys(build, pipe)
+        keys |= _tenant_keys(snapshot, pipe)
         for name, value in _fixed_parameters(snapshot, workspace.zone, claims, pipe).items():
             if fixed.setdefault(name, value) != value:
                 raise RookeryError(BAD_TOKEN, f"the token fixes `{name}` to two values")
@@ -187,12 +193,11 @@ def _fixed_parameters(snapshot: Snapshot, zone: str, claims: Claims, pipe: str) 
     """
     fixed = claims.fixed_params(pipe)
     if fixed:
-        pipes = snapshot.build.pipes
-        known = snapshot.derived(("parameters", pipe), partial(parameter_names, pipes, pipe))
+        known = _names_in_templates(snapshot, pipe)
         unknown = next((name for name in sorted(fixed) if name not in known), None)
         if unknown is not None:
             raise RookeryError(BAD_TOKEN, f"the token fixes `{unknown[:120]}`, which `{pipe}` does not have")
-        for spec in snapshot.derived(("parameters of", pipe), partial(parameters_of, pipes, pipe)):
+        for spec in parameters_of_pipe(snapshot, pipe):
             if spec.name in fixed:
                 _check_fixed_value(spec, fixed[spec.name], zone)
     return fixed
@@ -205,8 +210,15 @@ def _check_fixed_value(spec: ParameterSpec, value: Any, zone: str) -> None:
         raise RookeryError(BAD_TOKEN, f"the token's fixed {exc.message}", hint=exc.hint) from exc
 
 
-def _tenant_keys(build: Build, pipe: str) -> frozenset[str]:
-    return frozenset(p.name for p in parameters_of(build.pipes, pipe) if p.tenant_key)
+@per_snapshot
+def _names_in_templates(snapshot: Snapshot, pipe: str) -> frozenset[str]:
+    return parameter_names(snapshot.build.pipes, pipe)
+
+
+@per_snapshot
+def _tenant_keys(snapshot: Snapshot, pipe: str) -> frozenset[str]:
+    """The parameters of a pipe that select the tenant."""
+    return frozenset(p.name for p in parameters_of_pipe(snapshot, pipe) if p.tenant_key)
 
 
 def _grant(snapshot: Snapshot, workspace: Workspace, request: QueryRequest, pipes: ReachablePipes) -> Granted:
@@ -216,18 +228,21 @@ def _grant(snapshot: Snapshot, workspace: Workspace, request: QueryRequest, pipe
         raise RookeryError(TENANT_FROM_QUERY, "only an admin may run a query as another tenant")
     filters = _token_filters(snapshot, workspace, claims)
     by_parameter = frozenset(_tenant_id(build, pipes.fixed[k]) for k in pipes.tenant_keys if k in pipes.fixed)
+    # Four sources can select the tenant. They must agree: a token for tenant 7 never reads another tenant, whatever
+    # its filters say.
     selection = TenantSelection(request.impersonated_tenant, claims.tenant, filters.tenants, by_parameter)
     tenant = selection.tenant()
     fixed = dict(pipes.fixed)
     if tenant is not None:
+        # A tenant key that the token does not fix gets the tenant of the token, and never a value from the request.
         fixed = {**dict.fromkeys(pipes.tenant_keys, tenant), **fixed}
     if not claims.is_admin:
         _refuse_unfixed(pipes.tenant_keys - set(fixed), request.parameters, ad_hoc=pipes.ad_hoc)
     nest = _tenant_record(snapshot, tenant, selection).nest(build.workspace) if tenant is not None else None
     scope = Scope(build.workspace, tenant, nest, filters.rows, unrestricted=claims.is_admin)
     if claims.is_admin and tenant is None:
-        placements = partial(placements_of_all_tenants, snapshot, workspace.settings.max_nests)
-        scope = replace(scope, everywhere=snapshot.derived("everywhere", placements))
+        placements = placements_of_all_tenants(snapshot, workspace.settings.max_nests)
+        scope = replace(scope, everywhere=placements)
     return Granted(scope, fixed, pipes.names)
 
 
@@ -284,8 +299,7 @@ def _parsed_filter(
     snapshot: Snapshot, workspace: Workspace, datasource: str, text: str
 ) -> tuple[str | None, str | None]:
     """The tenant that a filter selects, and its condition on other columns. Cached by the filter's text."""
-    cache: LruCache[tuple[str, str], tuple[str | None, str | None]]
-    cache = snapshot.derived("filters", partial(LruCache, FILTER_CACHE_ENTRIES))
+    cache = _parsed_filters(snapshot)
     known = cache.get((datasource, text))
     if known is not None:
         return known
@@ -301,6 +315,12 @@ def _parsed_filter(
                 BAD_FILTER, "the token's filter does not fit its datasource", detail=exc.detail or exc.message
             ) from exc
     return cache.put((datasource, text), (parsed.tenant, parsed.condition))
+
+
+@per_snapshot
+def _parsed_filters(snapshot: Snapshot) -> LruCache[tuple[str, str], tuple[str | None, str | None]]:
+    """Results of `_parsed_filter`, by datasource and text."""
+    return LruCache(FILTER_CACHE_ENTRIES)
 
 
 def for_append(snapshot: Snapshot, claims: Claims, datasource: str) -> str | None:

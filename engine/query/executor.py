@@ -16,10 +16,10 @@ from typing import Any
 import structlog
 
 from engine.cache import LruCache
-from engine.compiler.compose import Composed
+from engine.compiler.compose import Caller, Composed, Render
 from engine.compiler.scope import CHECKED_TENANT_PREFIX, Scope
 from engine.errors import CANCELLED, TIMEOUT, RookeryError
-from engine.project.model import Limits
+from engine.project.pipe import Limits
 from engine.query import authorize
 from engine.query.all_tenants import with_stable_tenants
 from engine.query.arguments import Arguments
@@ -35,7 +35,7 @@ from engine.template.parameters import coerce
 from engine.tokens import Claims
 from engine.warehouse.port import Format, Statement, Stream, Value, limit_settings
 from engine.warehouse.render import QUOTE_SETTING
-from engine.workspace.snapshot import Snapshot
+from engine.workspace.snapshot import Snapshot, per_snapshot
 from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.query")
@@ -112,7 +112,7 @@ class Queries:
                 pipes = sorted(build.composer.verifier(text, granted.names).reads & set(build.pipes))
                 ignored = arguments.without_effect(pipes)
                 renderer = _renderer(arguments.values(pipes), self._workspace.zone)
-                composed = build.composer.adhoc(build, text, granted.names, renderer, scope)
+                composed = build.composer.adhoc(build, text, granted.names, Caller(renderer, scope))
                 datasources_read.update(composed.relations)
                 return replace(composed, quoted=quoted)
 
@@ -230,20 +230,25 @@ def _composed_endpoint(snapshot: Snapshot, pipe: str, values: Mapping[str, Any],
         all(type(v) in (str, int) for v in values.values())
         and sum(len(str(v)) for v in values.values()) < CACHEABLE_VALUE_CHARACTERS
     )
+    build, caller = snapshot.build, Caller(_renderer(values, zone), scope)
     if not cacheable:
-        return snapshot.build.composer.request(snapshot.build, pipe, _renderer(values, zone), scope)
-    cache: LruCache[object, Composed] = snapshot.derived("composed", partial(LruCache, COMPOSED_CACHE_ENTRIES))
+        return build.composer.request(build, pipe, caller)
+    cache = _composed_statements(snapshot)
     # Equal values of different types, such as 1 and True, render differently, so the type is part of the key.
     key = (pipe, scope.shape(), tuple(sorted((n, type(v).__name__, v) for n, v in values.items())))
     composed = cache.get(key)
     if composed is None:
-        composed = cache.put(
-            key, snapshot.build.composer.request(snapshot.build, pipe, _renderer(values, zone), scope)
-        )
+        composed = cache.put(key, build.composer.request(build, pipe, caller))
     return composed
 
 
-def _renderer(values: Mapping[str, Any], zone: str) -> Any:
+@per_snapshot
+def _composed_statements(snapshot: Snapshot) -> LruCache[object, Composed]:
+    """The remembered statements of endpoints."""
+    return LruCache(COMPOSED_CACHE_ENTRIES)
+
+
+def _renderer(values: Mapping[str, Any], zone: str) -> Render:
     """A function that renders templates with these values, which become bound parameters."""
 
     def render(template: Template, binder: Binder, columns: frozenset[str]) -> str:

@@ -22,7 +22,7 @@ class ClosingStatistics:
 
     def __init__(self, stream: Stream, *, show_read_rows: bool) -> None:
         self._stream, self._show_read_rows = stream, show_read_rows
-        self._held = b""
+        self._tail = b""
         self._sent_bytes = 0
         self._done = False
 
@@ -35,9 +35,9 @@ class ClosingStatistics:
             if chunk is None:
                 self._done = True
                 return self._closing_part()
-            self._held += chunk
-            if len(self._held) > HELD_BACK_BYTES:
-                out, self._held = self._held[:-HELD_BACK_BYTES], self._held[-HELD_BACK_BYTES:]
+            self._tail += chunk
+            if len(self._tail) > HELD_BACK_BYTES:
+                out, self._tail = self._tail[:-HELD_BACK_BYTES], self._tail[-HELD_BACK_BYTES:]
                 self._sent_bytes += len(out)
                 return out
         raise StopIteration
@@ -46,9 +46,10 @@ class ClosingStatistics:
         self._stream.close()
 
     def _closing_part(self) -> bytes:
+        """The last rows, then the statistics in their own form."""
         # Row values cannot contain this string unescaped, and no later key is named `rows`.
-        start = self._held.rfind(b'"rows":')
-        body, closing = self._held[:start], orjson.loads(b"{" + self._held[start:])
+        start = self._tail.rfind(b'"rows":')
+        body, closing = self._tail[:start], orjson.loads(b"{" + self._tail[start:])
         rows = closing["rows"]
         read = closing.get("statistics", {})
         statistics = {

@@ -12,8 +12,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from engine.errors import FUNCTION_REFUSED, TABLE_REFUSED, RookeryError
+from engine.sql.ambiguous_names import AmbiguousNames
 from engine.sql.argument_bounds import BOUNDED
-from engine.sql.functions import check_arguments, is_allowed, is_niladic, takes_lambda, text_of
+from engine.sql.context import Context, local_names, only_table
+from engine.sql.functions import (
+    MEMBERSHIP,
+    OPERATORS,
+    check_arguments,
+    is_allowed,
+    is_lambda,
+    is_niladic,
+    takes_lambda,
+    text_of,
+)
 from engine.sql.grammar import children, refuse, slot_types
 from engine.sql.tree import Node, members
 
@@ -23,35 +34,9 @@ TABLE_FUNCTIONS = frozenset(
 )
 """Table functions that read only their arguments: no files, URLs, remote servers or system tables."""
 
-MEMBERSHIP = frozenset(f"{g}{n}{u}in" for g in ("", "global") for n in ("", "not") for u in ("", "null"))
-OPERATORS = MEMBERSHIP | {
-    "and", "array", "cast", "equals", "greater", "greaterorequals", "ilike", "less", "lessorequals", "like", "not",
-    "notequals", "notilike", "notlike", "or", "tostring", "tuple", "throwif", "tolowcardinality", "arrayreduce",
-    "arrayelement",
-}  # fmt: skip
-"""Functions in the SQL of relations. An alias of the same name could replace one of them in a tenant filter."""
-
 _DECLARATION = re.compile(
     r"\b(DEFAULT|MATERIALIZED|ALIAS|EPHEMERAL|CODEC|TTL|COMMENT|AggregateFunction)\b", re.IGNORECASE
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Context:
-    """What surrounds a node."""
-
-    tables: frozenset[str] = frozenset()
-    """Names of the WITH queries that the node can read."""
-    columns: frozenset[str] = frozenset()
-    """Names that can only mean an alias or an argument of a lambda."""
-    only_table: str | None = None
-    """The table that qualifies columns, if the SELECT reads exactly one."""
-    item_alias: str | None = None
-    """The alias of the SELECT item that contains the node."""
-    select_number: int = 0
-    """The number of the innermost SELECT, in the order of the walk."""
-    in_table_function: bool = False
-    """Whether the node is in an argument of a table function."""
 
 
 @dataclass(slots=True)
@@ -74,17 +59,16 @@ def check_tree(
     root: Node,
     *,
     bound: frozenset[str],
-    reserved: frozenset[str],
     placeholders: Mapping[str, str],
     engine_functions: Callable[[], frozenset[str]],
 ) -> CheckedTree:
-    """Check a tree that may read the tables in `bound` and define no name in `reserved`.
+    """Check a tree that may read the tables in `bound`, and may not define these names.
 
     `placeholders` are the generated parameters with their types. `engine_functions` returns the names of the engine's
     functions; it is only called for an error message or an ambiguous name. Raises SQL_REFUSED, FUNCTION_REFUSED or
     TABLE_REFUSED.
     """
-    return _Checker(bound, reserved, placeholders, engine_functions).run(root)
+    return _Checker(bound, placeholders, engine_functions).run(root)
 
 
 class _Checker:
@@ -93,20 +77,17 @@ class _Checker:
     def __init__(
         self,
         bound: frozenset[str],
-        reserved: frozenset[str],
         placeholders: Mapping[str, str],
         engine_functions: Callable[[], frozenset[str]],
     ) -> None:
-        self._bound, self._reserved, self._placeholders = bound, reserved, placeholders
+        self._bound, self._placeholders = bound, placeholders
         self._engine_functions = engine_functions
         self._result = CheckedTree()
-        self._pending: list[tuple[Node, frozenset[str], _Context]] = []
-        self._memberships: list[tuple[str, _Context]] = []
-        self._ambiguous: list[tuple[Node, _Context]] = []
-        self._aliases: Counter[tuple[int, str]] = Counter()
-        self._scopes = 0
+        self._pending: list[tuple[Node, frozenset[str], Context]] = []
+        self._names = AmbiguousNames()
+        self._selects = 0
         self._functions: frozenset[str] | None = None
-        self._handlers: Mapping[str, Callable[[Node, list[tuple[str, Node]], _Context], None]] = {
+        self._handlers: Mapping[str, Callable[[Node, list[tuple[str, Node]], Context], None]] = {
             "SelectWithUnionQuery": self._union,
             "SelectQuery": self._select,
             "TableExpression": self._table,
@@ -122,38 +103,37 @@ class _Checker:
         }
 
     def run(self, root: Node) -> CheckedTree:
-        self._pending.append((root, ROOT, _Context()))
+        """Check every node from the root down, then the names that only the whole tree explains."""
+        self._pending.append((root, ROOT, Context()))
         while self._pending:
             node, allowed, context = self._pending.pop()
+            # `children` refuses unknown keys and types. So every node is either checked here or refused.
             child_nodes = list(children(node, allowed))
             if "alias" in node:
                 self._alias(node, context)
             self._handlers.get(node["type"], self._descend)(node, child_nodes, context)
-        aliases = {alias for _, alias in self._aliases}
-        for name, context in self._memberships:
-            if name not in aliases or name in self._reserved:
-                self._read(name, context)
-        for node, context in self._ambiguous:
-            self._make_column(node, context)
+        for name, context in self._names.tables(self._bound):
+            self._read(name, context)
+        self._result.qualify = self._names.qualifiers()
         return self._result
 
-    def _descend(self, node: Node, child_nodes: list[tuple[str, Node]], context: _Context) -> None:
+    def _descend(self, node: Node, child_nodes: list[tuple[str, Node]], context: Context) -> None:
         for key, child in child_nodes:
             self._pending.append((child, slot_types(node, key), context))
 
     # --- queries and tables ---
 
-    def _union(self, node: Node, child_nodes: list[tuple[str, Node]], context: _Context) -> None:
+    def _union(self, node: Node, child_nodes: list[tuple[str, Node]], context: Context) -> None:
         """Check a UNION. As in the engine, the WITH queries of the first SELECT are visible in the others.
 
         If the checker resolved names differently from the engine, a branch could read a table that was not checked.
         """
         first = child_nodes[0][1] if child_nodes else node
-        shared = replace(context, tables=context.tables | _local_names(first))
+        shared = replace(context, tables=context.tables | local_names(first))
         for n, (key, child) in enumerate(child_nodes):
             self._pending.append((child, slot_types(node, key), shared if n else context))
 
-    def _select(self, node: Node, child_nodes: list[tuple[str, Node]], context: _Context) -> None:
+    def _select(self, node: Node, child_nodes: list[tuple[str, Node]], context: Context) -> None:
         """Give each part of a SELECT the names that are visible there.
 
         They must be the names that the engine sees, or an unchecked table or function could pass as a local name:
@@ -163,13 +143,14 @@ class _Checker:
             self._result.prewheres.append(node)
         aliases = {c.get("alias") for k in ("select", "with") for c in members(node.get(k))}
         columns = frozenset(a for a in aliases if isinstance(a, str))
-        self._scopes += 1
+        self._selects += 1
         inside = replace(
-            context, columns=frozenset(), only_table=_only_table(node), item_alias=None, select_number=self._scopes
+            context, columns=frozenset(), only_table=only_table(node), item_alias=None, select_number=self._selects
         )
         for key, child in child_nodes:
             if key == "with" and child.get("type") == "WithElement":
                 self._common_table(child, inside, recursive=bool(node.get("recursive_with")))
+                # Only what follows sees this name. The query itself does not, unless it is recursive.
                 inside = replace(inside, tables=inside.tables | {child["name"]})
         for key, child in child_nodes:
             if key in ("select", "with"):
@@ -181,17 +162,17 @@ class _Checker:
                 visible = inside if key == "tables" else replace(inside, columns=columns)
                 self._pending.append((child, slot_types(node, key), visible))
 
-    def _common_table(self, node: Node, context: _Context, *, recursive: bool) -> None:
+    def _common_table(self, node: Node, context: Context, *, recursive: bool) -> None:
         """Refuse a WITH query that replaces a relation by taking its name."""
         child_nodes = list(children(node, frozenset({"WithElement"})))
         name = node.get("name", "")
-        if name in self._reserved or "." in name:
+        if name in self._bound or "." in name:
             refuse(f"a WITH query named `{name}`", "choose a name that no datasource, pipe or node has")
         inside = replace(context, tables=context.tables | {name}) if recursive else context
         for key, child in child_nodes:
             self._pending.append((child, slot_types(node, key), inside))
 
-    def _table(self, node: Node, child_nodes: list[tuple[str, Node]], context: _Context) -> None:
+    def _table(self, node: Node, child_nodes: list[tuple[str, Node]], context: Context) -> None:
         """Refuse a node with two sources, of which only one would be checked, and FINAL or SAMPLE on a subquery.
 
         FINAL and SAMPLE of a datasource are collected: they belong inside its relation, next to the tenant filter.
@@ -215,7 +196,7 @@ class _Checker:
             else:
                 self._pending.append((child, slot_types(node, key), context))
 
-    def _table_function(self, node: Node, context: _Context) -> None:
+    def _table_function(self, node: Node, context: Context) -> None:
         """Refuse table functions that read files, URLs, remote servers or other tables.
 
         In VALUES, refuse a structure with DEFAULT or ALIAS, whose expression would be SQL text that nothing checks.
@@ -236,7 +217,7 @@ class _Checker:
         for key, child in child_nodes:
             self._pending.append((child, slot_types(node, key), replace(context, in_table_function=True)))
 
-    def _table_name(self, node: Node, child_nodes: list[tuple[str, Node]], context: _Context) -> None:
+    def _table_name(self, node: Node, child_nodes: list[tuple[str, Node]], context: Context) -> None:
         """Refuse a read of a table in any database, such as another tenant's nest or `system.tables`."""
         name = str(node.get("name", ""))
         if "name_parts" in node or "." in name:
@@ -245,7 +226,7 @@ class _Checker:
             )
         self._read(name, context)
 
-    def _read(self, name: str, context: _Context) -> None:
+    def _read(self, name: str, context: Context) -> None:
         """Refuse a read of a name that is neither a WITH query nor bound by the caller's scope."""
         if name in context.tables:
             return
@@ -255,7 +236,7 @@ class _Checker:
             raise RookeryError(TABLE_REFUSED, f"no datasource, pipe or node `{name}`", hint=hint)
         self._result.reads[name] += 1
 
-    def _subquery(self, node: Node, child_nodes: list[tuple[str, Node]], context: _Context) -> None:
+    def _subquery(self, node: Node, child_nodes: list[tuple[str, Node]], context: Context) -> None:
         """Refuse a subquery in an argument of a table function, which the engine evaluates while it plans."""
         if context.in_table_function:
             refuse("a subquery as an argument of a table function", "use a literal or a parameter")
@@ -265,43 +246,27 @@ class _Checker:
 
     # --- expressions ---
 
-    def _alias(self, node: Node, context: _Context) -> None:
+    def _alias(self, node: Node, context: Context) -> None:
         """Refuse an alias that replaces a function in a relation's SQL, or that reads like a qualified column."""
         alias = node["alias"]
-        if node["type"] == "Function" and _is_lambda(node):
+        if node["type"] == "Function" and is_lambda(node):
             refuse("a named lambda", "write the lambda where it is used")
-        self._aliases[context.select_number, alias] += 1
+        self._names.note_alias(alias, context)
         if node["type"] == "Subquery" and "." in alias:
             refuse(f"the alias `{alias}` of a subquery", "use a name without a dot")
         if alias.lower() in OPERATORS:
             refuse(f"the alias `{alias}`", "it is the name of an operator; choose another alias")
 
-    def _identifier(self, node: Node, child_nodes: list[tuple[str, Node]], context: _Context) -> None:
+    def _identifier(self, node: Node, child_nodes: list[tuple[str, Node]], context: Context) -> None:
         """Refuse a call without parentheses: for a bare name that no column has, the engine calls a function.
 
         Whether an alias has the name is known only at the end of the walk.
         """
         name = str(node.get("name", ""))
         if "name_parts" not in node and is_niladic(name) and name not in context.columns:
-            self._ambiguous.append((node, context))
+            self._names.note_call(node, context)
 
-    def _make_column(self, node: Node, context: _Context) -> None:
-        """Make a bare name that may call a refused function mean a column: qualify it by the only table.
-
-        If the name may also mean an alias, or there are several tables, only the author knows which is meant.
-        """
-        name = node["name"]
-        others = self._aliases[context.select_number, name] - (context.item_alias == name)
-        if context.only_table is None or others:
-            raise RookeryError(
-                FUNCTION_REFUSED,
-                f"`{name}` may mean a function that is not allowed",
-                hint=f"qualify the column, as in `events.{name}`, or choose another alias",
-            )
-        if all(node is not n for n, _ in self._result.qualify):
-            self._result.qualify.append((node, context.only_table))
-
-    def _qualified(self, node: Node, child_nodes: list[tuple[str, Node]], context: _Context) -> None:
+    def _qualified(self, node: Node, child_nodes: list[tuple[str, Node]], context: Context) -> None:
         """Refuse a qualifier of `*` or COLUMNS that has nodes of its own, which nothing would check."""
         self._descend(node, [(k, c) for k, c in child_nodes if k != "qualifier"], context)
         for key, child in child_nodes:
@@ -309,7 +274,7 @@ class _Checker:
                 for _ in children(child, slot_types(node, key)):
                     refuse("this qualifier")
 
-    def _parameter(self, node: Node, child_nodes: list[tuple[str, Node]], context: _Context) -> None:
+    def _parameter(self, node: Node, child_nodes: list[tuple[str, Node]], context: Context) -> None:
         """Refuse placeholders that the template did not generate, such as the tenant's, and identifiers."""
         name, declared = node.get("name", ""), str(node.get("param_type", ""))
         expected = self._placeholders.get(name)
@@ -320,7 +285,7 @@ class _Checker:
         ):
             refuse(f"the placeholder `{{{name}:{declared}}}`", "use a template parameter, as in `{{String(name)}}`")
 
-    def _apply(self, node: Node, child_nodes: list[tuple[str, Node]], context: _Context) -> None:
+    def _apply(self, node: Node, child_nodes: list[tuple[str, Node]], context: Context) -> None:
         """Refuse a refused function that `APPLY` calls by its name instead of a function node."""
         if "func_name" in node:
             self._callable(node["func_name"])
@@ -329,11 +294,11 @@ class _Checker:
                 self._references(members(node.get("parameters")), context)
         self._descend(node, child_nodes, context)
 
-    def _function(self, node: Node, child_nodes: list[tuple[str, Node]], context: _Context) -> None:
+    def _function(self, node: Node, child_nodes: list[tuple[str, Node]], context: Context) -> None:
         """Refuse functions that read outside their row, or that name a refused function or type as text."""
         name = str(node.get("name", ""))
         arguments = members(node.get("arguments"))
-        if _is_lambda(node):
+        if is_lambda(node):
             self._lambda(node, arguments, context)
             return
         self._callable(name)
@@ -350,8 +315,10 @@ class _Checker:
             self._references([*arguments, *members(node.get("parameters"))], context)
         self._descend(node, child_nodes, context)
 
-    def _lambda(self, node: Node, arguments: list[Node], context: _Context) -> None:
+    def _lambda(self, node: Node, arguments: list[Node], context: Context) -> None:
         """Refuse lambdas not written as `x -> …`: a named one could replace a function in a tenant filter."""
+        # Only what the parser makes of `x -> …`. Any other spelling of a lambda has an additional key, or lacks the
+        # flag.
         plain = set(node) <= {"type", "name", "arguments", "is_operator", "is_lambda_function", "kind"}
         plain = plain and bool(node.get("is_lambda_function")) and node.get("name") == "lambda"
         parameters = arguments[0] if plain and len(arguments) == 2 else {}
@@ -381,7 +348,7 @@ class _Checker:
             self._functions = frozenset(k.lower() for k in self._engine_functions())
         return name.lower() in self._functions
 
-    def _membership(self, node: Node, arguments: list[Node], context: _Context) -> None:
+    def _membership(self, node: Node, arguments: list[Node], context: Context) -> None:
         """Refuse a read of an unbound table by `IN name`, where a bare name means a table.
 
         The engine prefers an alias of that name. Whether there is one is known only at the end of the walk.
@@ -391,6 +358,7 @@ class _Checker:
         left, right = arguments
         kinds = slot_types(node, "arguments")
         self._pending.append((left, kinds, context))
+        # A list, a tuple or a subquery on the right is an ordinary expression.
         if right.get("type") != "Identifier":
             self._pending.append((right, kinds, context))
             return
@@ -398,9 +366,9 @@ class _Checker:
             refuse("this right side of IN")
         if "name_parts" in right or "alias" in right:
             refuse(f"`{right['name']}` on the right of IN", "write has(array, value) for a column")
-        self._memberships.append((right["name"], context))
+        self._names.note_membership(right["name"], context)
 
-    def _references(self, arguments: list[Node], context: _Context) -> None:
+    def _references(self, arguments: list[Node], context: Context) -> None:
         """Refuse a call of a refused function by its bare name, as in `arrayMap(hostName, x)`."""
         for argument in arguments:
             name = (
@@ -412,36 +380,10 @@ class _Checker:
                 _refuse_bounded(name)
             harmless = not name or is_allowed(name) or is_niladic(name) or name in context.columns
             if not harmless and self._is_function(name):
-                self._ambiguous.append((argument, context))
+                self._names.note_call(argument, context)
 
 
 def _refuse_bounded(name: str) -> None:
     """Refuse a slow function that is called by name alone, where its arguments cannot be given a length limit."""
     if name.lower() in BOUNDED:
         refuse(f"`{name}` without its arguments", f"write a lambda, as in `x -> {name}(x, ...)`")
-
-
-def _is_lambda(node: Node) -> bool:
-    """Whether the engine treats a function node as a lambda, however it is spelled."""
-    flagged = bool(node.get("is_lambda_function")) or node.get("kind") == "LAMBDA_FUNCTION"
-    return flagged or str(node.get("name", "")).lower() == "lambda"
-
-
-def _local_names(select: Node) -> frozenset[str]:
-    """The names of a SELECT's WITH queries."""
-    elements = members(select.get("with")) if select.get("type") == "SelectQuery" else []
-    return frozenset(e["name"] for e in elements if e.get("type") == "WithElement" and isinstance(e.get("name"), str))
-
-
-def _only_table(select: Node) -> str | None:
-    """The name that qualifies columns if a SELECT reads exactly one table; else None."""
-    elements = members(select.get("tables"))
-    if len(elements) != 1 or not isinstance(elements[0].get("table_expression"), dict):
-        return None
-    table = elements[0]["table_expression"]
-    for key in ("database_and_table_name", "subquery"):
-        source = table.get(key)
-        if isinstance(source, dict):
-            name = source.get("alias", source.get("name") if key == "database_and_table_name" else None)
-            return name if isinstance(name, str) else None
-    return None

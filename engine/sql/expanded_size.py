@@ -80,6 +80,7 @@ def extents_of(
             return extents[name]
         known: dict[str, Extent] = {}
         for node, text in texts.get(name, ()):
+            # A node's name hides a datasource or pipe of the same name, as in the statement.
             known |= {n: measure(n) for n in text.reads - known.keys()}
             known[node] = text.extent.evaluated(known)
         extents[name] = known[texts[name][-1][0]] if name in texts else relation_extent(relations[name])
@@ -114,9 +115,11 @@ def _shown(number: int) -> str:
 
 
 def _evaluated(sum: Sum, names: Mapping[str, Extent]) -> int:
+    """A linear sum as a number. Names without a known extent count as nothing."""
     total = sum.get("", 0)
     for name, times in sum.items():
         known = names.get(name.removesuffix(COLUMNS_SUFFIX))
         if known is not None:
             total += times * (known.columns if name.endswith(COLUMNS_SUFFIX) else known.parts).get("", 0)
+    # Nested uses multiply, so that the numbers would grow to thousands of digits without a bound.
     return min(total, MAX_NUMBER)

@@ -16,6 +16,15 @@ from engine.errors import FUNCTION_REFUSED, RookeryError
 from engine.sql.grammar import refuse
 from engine.sql.tree import Node
 
+MEMBERSHIP = frozenset(f"{g}{n}{u}in" for g in ("", "global") for n in ("", "not") for u in ("", "null"))
+"""The operators IN and NOT IN as functions, in lower case."""
+OPERATORS = MEMBERSHIP | {
+    "and", "array", "cast", "equals", "greater", "greaterorequals", "ilike", "less", "lessorequals", "like", "not",
+    "notequals", "notilike", "notlike", "or", "tostring", "tuple", "throwif", "tolowcardinality", "arrayreduce",
+    "arrayelement",
+}  # fmt: skip
+"""Functions in the SQL of relations. An alias of the same name could replace one of them in a tenant filter."""
+
 COMBINATORS = (
     "simplestate", "mergestate", "ordefault", "distinct", "resample", "foreach", "ornull", "argmin", "argmax",
     "array", "state", "merge", "map", "if",
@@ -75,6 +84,12 @@ def takes_lambda(name: str) -> bool:
 def is_niladic(name: str) -> bool:
     """Whether the engine calls a refused function for this bare name if no column has the name."""
     return name.lower() in sections()["niladic"]
+
+
+def is_lambda(node: Node) -> bool:
+    """Whether the engine treats a function node as a lambda, however it is spelled."""
+    flagged = bool(node.get("is_lambda_function")) or node.get("kind") == "LAMBDA_FUNCTION"
+    return flagged or str(node.get("name", "")).lower() == "lambda"
 
 
 def check_arguments(name: str, arguments: list[Node]) -> None:

@@ -41,14 +41,17 @@ def _node(*types: str) -> Slot:
 
 
 def _items(*types: str) -> Slot:
+    """An ExpressionList of nodes of these types."""
     return Slot("items", frozenset(types))
 
 
 def _list(*types: str) -> Slot:
+    """A plain list of nodes of these types."""
     return Slot("list", frozenset(types))
 
 
 def _words(*words: str) -> Slot:
+    """A value that is one of these words, or a list of them."""
     return Slot("words", frozenset(words))
 
 
@@ -278,6 +281,7 @@ _UNION_HINT = "write UNION ALL or UNION DISTINCT"
 
 
 def _plain(slot: Slot, value: Any) -> bool:
+    """Whether a value that holds no nodes is one that the slot accepts."""
     if slot.kind == "flag":
         return isinstance(value, bool)
     if slot.kind == "off":
@@ -298,6 +302,7 @@ def _is_node(value: Any, where: str) -> Node:
 
 
 def _members(kind: Kind, value: Any, where: str) -> list[Node]:
+    """The nodes of an ExpressionList (`items`) or of a plain list. Refuses anything else."""
     if kind == "items":
         node = _is_node(value, where)
         if node["type"] != "ExpressionList" or not set(node) <= {"type", "children"}:
@@ -315,6 +320,7 @@ def _check_names(value: Any, where: str) -> None:
 
 
 def _check_literal(value: Any, where: str) -> None:
+    """Refuse a literal of an unknown type. Arrays and tuples are checked to any depth, without recursion."""
     pending = [value]
     while pending:
         literal = pending.pop()

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from engine.errors import RookeryError
-from engine.sql.checker import MEMBERSHIP
+from engine.sql.functions import MEMBERSHIP
 from engine.sql.tenant_lineage import JOINS, ROW_ORDER_FUNCTIONS, Lineage, names_of_values
 from engine.sql.tree import Node, flat_members, identifier_parts, walk_all, walk_select
 from engine.tenant_ids import base_type, canonical_tenant
@@ -90,15 +90,17 @@ class _Tracer:
     """Names that the text gives to values other than the column of that name."""
 
     def query(self, node: Node, known: Mapping[str, Origin]) -> Origin:
+        """The origin of the rows of a SELECT or a UNION."""
         if node.get("type") == "SelectQuery":
             return self._select(node, known)
         selects = node["list_of_selects"]["children"]
         # As in the engine, the WITH queries of the first SELECT are visible in the others.
         shared = self._with(selects[0], known) if len(selects) > 1 else known
         origins = [self.query(s, shared if n else known) for n, s in enumerate(selects)]
-        return origins[0] if len(origins) == 1 else self._if_kept_apart(node, known, origins)
+        return origins[0] if len(origins) == 1 else self._combined_origin(node, known, origins)
 
     def _select(self, node: Node, known: Mapping[str, Origin]) -> Origin:
+        """The origin of the rows of one SELECT: pinned by a condition, carried with their tenant, or merged."""
         inner = self._with(node, known)
         tables = list(self._tables(node, inner))
         in_expressions = list(self._in_expressions(node, inner))
@@ -109,9 +111,9 @@ class _Tracer:
         pins = None if self._depends_on_other_rows(node, tables) else self._pins(node, tables)
         if pins is not None:
             return merged_origin([*pins, *others])
-        return self._if_kept_apart(node, known, [*(t.origin for t in carried), *others])
+        return self._combined_origin(node, known, [*(t.origin for t in carried), *others])
 
-    def _if_kept_apart(self, node: Node, known: Mapping[str, Origin], origins: list[Origin]) -> Origin:
+    def _combined_origin(self, node: Node, known: Mapping[str, Origin], origins: list[Origin]) -> Origin:
         """The origin of combined rows: `carried` if the proof for per-tenant pipes shows that tenants stay apart."""
         carried = {o for o in origins if o.kind == "carried"}
         if len(carried) != 1 or any(o.kind not in ("carried", "public") for o in origins):
@@ -124,6 +126,7 @@ class _Tracer:
         return origin
 
     def _with(self, node: Node, known: Mapping[str, Origin]) -> Mapping[str, Origin]:
+        """`known` with the WITH queries of a SELECT."""
         origins = dict(known)
         for item in flat_members(node.get("with")):
             if item.get("type") == "WithElement":
@@ -132,6 +135,7 @@ class _Tracer:
         return origins
 
     def _tables(self, node: Node, known: Mapping[str, Origin]) -> Iterator[_Table]:
+        """The tables in FROM. A name that is not known holds no tenant's rows."""
         for element in flat_members(node.get("tables")):
             table = element.get("table_expression")
             if table is None:
@@ -246,6 +250,7 @@ def _pinned_tenant(conjuncts: list[Node], origin: Origin, spellings: set[tuple[s
 
 
 def _tenant_of(literal: Node, type: str) -> str | None:
+    """The tenant id that a literal is; None if it cannot be one."""
     # 1.0 is not a tenant id, although it equals 1.
     value = literal["value"]
     written_as = value.get("field_type", "") if isinstance(value, Mapping) else ""

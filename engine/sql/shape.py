@@ -11,8 +11,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from itertools import product
 
-from engine.sql.checker import MEMBERSHIP
-from engine.sql.functions import is_aggregate
+from engine.sql.functions import MEMBERSHIP, is_aggregate
 from engine.sql.tree import Node, members
 
 _WORD = re.compile(r"\w+")
@@ -100,6 +99,7 @@ def names(root: Node) -> frozenset[str] | None:
         node, counted = pending.pop()
         if isinstance(node, str):
             names.add(node)
+            # `a.b` may be column `a.b`, column `b` of table `a`, or element `b` of column `a`.
             names.update(node.split("."))
         elif isinstance(node, list):
             pending.extend((child, counted) for child in node)
@@ -208,12 +208,14 @@ def passed(uses_of_queries: Iterable[Uses | None]) -> frozenset[str] | None:
             return None
         names |= uses.passed
         aliases |= uses.aliases
+    # An alias may be defined by other aliases, so repeat this until it adds nothing.
     while added := {name for alias, name in aliases if alias in names} - names:
         names |= added
     return frozenset(names)
 
 
 def _identifiers(node: object) -> Iterator[str]:
+    """The parts of all identifiers below a node."""
     if isinstance(node, dict):
         if node.get("type") == "Identifier":
             yield from str(node.get("name", "")).split(".")
@@ -237,6 +239,7 @@ def _flatten(query: Node) -> list[Node]:
     if query["type"] == "SelectQuery":
         return [query]
     queries = members(query["list_of_selects"])
+    # UNION DISTINCT compares the rows of all branches, so that they cannot become separate views.
     if set(query.get("list_of_modes", [])) - {"UNION_ALL"}:
         return [query]
     return [s for m in queries for s in _flatten(m)]
@@ -264,6 +267,7 @@ def _defined_name(element: Node) -> str | None:
 
 
 def _visible(select: Node, outer: Mapping[str, _Local]) -> Mapping[str, _Local]:
+    """The WITH queries that a SELECT can read, its own ones hiding outer ones."""
     visible = dict(outer)
     for element in members(select.get("with")):
         if element["type"] == "WithElement":
@@ -272,6 +276,7 @@ def _visible(select: Node, outer: Mapping[str, _Local]) -> Mapping[str, _Local]:
 
 
 def _first_table(select: Node) -> Node:
+    """The first table expression in FROM; empty if there is none."""
     for element in select.get("tables", {}).get("children", []):
         table: Node | None = element.get("table_expression")
         return table if table is not None else {}

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from math import prod
 
 from engine.errors import TOO_COMPLEX, RookeryError
-from engine.sql.checker import MEMBERSHIP
 from engine.sql.expanded_size import COLUMNS_SUFFIX, MAX_NUMBER, TABLE_PARTS, Extent, Sum, table_extent
+from engine.sql.functions import MEMBERSHIP
 from engine.sql.tree import Node, members
 
 MAX_NESTING = 100
@@ -89,6 +89,7 @@ class _Measure:
         return Extent(parts, extents[0].columns if extents else {}, dict.fromkeys(names, widest))
 
     def _enter(self) -> None:
+        """Count one more level of nesting. Raises RK4040 beyond MAX_NESTING, before Python's own stack ends."""
         self._depth += 1
         if self._depth > MAX_NESTING:
             raise RookeryError(
@@ -114,6 +115,7 @@ class _Measure:
             self._depth -= 1
 
     def _select(self, node: Node, tables: Mapping[str, Extent], selects: _Selects) -> Extent:
+        """The extent of one SELECT."""
         with_aliases = _aliases({"with": node.get("with")})
         select = _Select(_aliases(node), with_aliases, self._with(node, tables, selects))
         parts: Counter[str] = Counter({"": 1})
@@ -248,6 +250,7 @@ class _Measure:
         return {"": 1}, max((select.values.get(column, 1) for select in selects), default=1)
 
     def _alias(self, alias: str, select: _Select, selects: _Selects) -> tuple[Sum, int]:
+        """The parts and elements of the expression behind an alias, measured at its first use."""
         if alias not in select.measured:
             select.entered.add(alias)
             self._enter()

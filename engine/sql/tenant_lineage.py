@@ -18,8 +18,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from engine.errors import TENANT_MIX, RookeryError
-from engine.sql.checker import MEMBERSHIP
-from engine.sql.functions import is_aggregate
+from engine.sql.functions import MEMBERSHIP, is_aggregate
 from engine.sql.tree import Node, flat_members, identifier_parts, walk_all, walk_select
 
 ROW_ORDER_FUNCTIONS = frozenset(
@@ -95,6 +94,7 @@ class Lineage:
             self._refuse("a UNION of tenants' rows with others", f"every branch must select `{self.tenant}`")
         if any("EXCEPT" in str(m) or "INTERSECT" in str(m) for m in modes):
             self._refuse("EXCEPT or INTERSECT over tenants' rows", "use a join or a condition")
+        # Only a tenant that is first in each branch is certainly in the same column.
         if not all(self._begins_with_tenant(select) for select in selects):
             self._refuse(
                 "a UNION, which matches columns by position",
@@ -117,6 +117,7 @@ class Lineage:
                 self._refuse(f"two WITH queries named `{name}`", "give each one its own name")
 
     def _select(self, node: Node, bearing: frozenset[str]) -> bool:
+        """Whether a SELECT returns tenants' rows. Raises RK2013 unless it keeps them apart."""
         readable = self._with(node, bearing)
         sources = list(self._sources(node, readable))
         nodes = list(walk_select(node))
@@ -126,6 +127,7 @@ class Lineage:
         self._refuse_other_tenant_names(nodes, node)
         self._check_joins(sources)
         tenants: set[tuple[str, ...]] = {(self.tenant,)}
+        # `t.tenant` means an element of a value `t` if there is one.
         if sources[0].name not in self.names:
             tenants.add((sources[0].name, self.tenant))
         self._check_across_rows(node, nodes, tenants)
@@ -139,6 +141,7 @@ class Lineage:
             if item.get("type") != "WithElement":
                 continue
             content = item["subquery"]["children"][0]
+            # The query hides a datasource of the same name. Whether it holds tenants is decided by its own content.
             names.discard(item["name"])
             if self.union(content, frozenset(names)):
                 names.add(item["name"])
@@ -149,6 +152,7 @@ class Lineage:
         return frozenset(names)
 
     def _sources(self, node: Node, bearing: frozenset[str]) -> Iterator[_Source]:
+        """The tables in FROM, in order, each with whether it holds tenants' rows."""
         for element in flat_members(node.get("tables")):
             table = element.get("table_expression")
             if table is None:
@@ -193,29 +197,30 @@ class Lineage:
         for n, source in enumerate(sources[1:], 1):
             join = source.join or {}
             kind, strictness = str(join.get("kind")), join.get("strictness")
+            # Every row meets the same rows of the other table, so no tenant decides about another one.
             unconditional = kind in ("CROSS", "COMMA") and not source.holds_tenants
             if join.get("is_natural") or not (unconditional or strictness in JOINS.get(kind, ())):
                 spelled = " ".join(str(w) for w in (strictness, kind) if w)
                 self._refuse(f"a join of the kind {spelled}", "use LEFT JOIN or INNER JOIN with ON or USING")
             if any(s.name == source.name for s in sources[:n]):
                 self._refuse(f"two tables named `{source.name}`", "give each one its own alias")
-            one_tenant_column = all(
+            tenant_columns_merged = all(
                 flat_members((s.join or {}).get("using_expression_list")) and s.holds_tenants for s in sources[1:n]
             )
-            if source.holds_tenants and not self.within_tenant(join, first.name, source.name, one_tenant_column):
+            if source.holds_tenants and not self.within_tenant(join, first.name, source.name, tenant_columns_merged):
                 on = f"{first.name}.{self.tenant} = {source.name}.{self.tenant}"
                 self._refuse("a join of tenants' rows", f"join USING ({self.tenant}, …), or ON {on}")
 
-    def within_tenant(self, join: Node, left: str, right: str, one_tenant_column: bool) -> bool:
+    def within_tenant(self, join: Node, left: str, right: str, tenant_columns_merged: bool) -> bool:
         """Whether a join only combines rows of the same tenant.
 
-        `one_tenant_column` says whether USING has merged the tenant columns of all tables so far, so that USING can
-        only mean the one. ASOF … USING proves nothing: its last column is not compared for equality.
+        `tenant_columns_merged` says whether USING has merged the tenant columns of all tables so far, so that USING
+        can only mean the merged column. ASOF … USING proves nothing: its last column is not compared for equality.
         """
         using = flat_members(join.get("using_expression_list"))
         if using:
             unambiguous = (
-                one_tenant_column
+                tenant_columns_merged
                 and join.get("strictness") != "ASOF"
                 and all(set(i) <= {"type", "name"} for i in using)
             )
@@ -227,6 +232,7 @@ class Lineage:
         if condition is None or condition.get("type") != "Function":
             return False
         arguments = flat_members(condition.get("arguments"))
+        # One equality in a conjunction is enough, because the other conditions only remove pairs.
         if condition["name"] == "and":
             return any(self._equates(a, tables) for a in arguments)
         if condition["name"] != "equals" or any(a.get("type") != "Identifier" for a in arguments):
@@ -248,6 +254,7 @@ class Lineage:
             self._refuse("LIMIT BY over several tenants", f"add `{self.tenant}` to LIMIT BY")
         aggregates = [self._function(other, select, tenants) for other in nodes]
         grouped = flat_members(select.get("group_by"))
+        # GROUP BY ALL groups by every output that does not aggregate, and the tenant column must be one of them.
         if (any(aggregates) or grouped) and not select.get("group_by_all") and not _any_of(grouped, tenants):
             self._refuse("an aggregate over several tenants", f"add `{self.tenant}` to GROUP BY")
 
@@ -293,6 +300,7 @@ class Lineage:
             self._refuse(f"rows without `{self.tenant}`", f"add `{self.tenant}` to every SELECT, as it is")
 
     def _check_star(self, item: Node, sources: list[_Source]) -> None:
+        """Refuse `*` unless it certainly includes the tenant column of the first table, unchanged."""
         for transformer in flat_members(item.get("transformers")):
             names = [c.get("name") for c in flat_members(transformer)]
             if transformer["type"] != "ColumnsExceptTransformer" or "pattern" in transformer or self.tenant in names:

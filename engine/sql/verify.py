@@ -97,22 +97,22 @@ def verify(
     bound: frozenset[str],
     placeholders: Mapping[str, str],
     view: bool = False,
-    reserved: frozenset[str] = frozenset(),
 ) -> Verified:
     """Check an author's text and return the text that may run.
 
-    `bound` are the names that the text may use as tables, `placeholders` the generated `{name:Type}` parameters with
-    their types, `reserved` further names that the text may not define. `view` adds the rules for materialized views.
+    `bound` are the names that the text may use as tables, and not define; `placeholders` the generated `{name:Type}`
+    parameters with their types. `view` adds the rules for materialized views.
     Raises SQL_REFUSED, FUNCTION_REFUSED, TABLE_REFUSED, VIEW_SHAPE, and the parser's errors.
     """
     check_text(sql)
-    verifier = _Verifier(parser, bound, placeholders, reserved)
+    verifier = _Verifier(parser, bound, placeholders)
     tree, _ = verifier.parse(sql)
     checked = verifier.check(tree)
     final, sample = _hoist(checked)
     if not view:
         # Views are exempt: their SQL is stored in the catalogue, and one insert brings few rows.
         bound_arguments(checked.bounded)
+    # From here on only the canonical text counts. The tree is parsed from it, because the text is what will run.
     canonical, tree = verifier.canonicalize(parser.format(tree))
     branch_trees = shape.branches(tree)
     # Only a view is split into branches. Each branch costs further calls of the parser.
@@ -180,7 +180,6 @@ class _Verifier:
     parser: Parser
     bound: frozenset[str]
     placeholders: Mapping[str, str]
-    reserved: frozenset[str]
 
     def parse(self, text: str) -> tuple[Node, str]:
         """Parse a text. The tree of a literal with bytes that are not UTF-8 is not valid JSON: raises SQL_SYNTAX."""
@@ -193,11 +192,7 @@ class _Verifier:
 
     def check(self, tree: Node) -> CheckedTree:
         return check_tree(
-            tree,
-            bound=self.bound,
-            reserved=self.reserved | self.bound,
-            placeholders=self.placeholders,
-            engine_functions=self.parser.functions,
+            tree, bound=self.bound, placeholders=self.placeholders, engine_functions=self.parser.functions
         )
 
     def canonicalize(self, text: str) -> tuple[str, Node]:
@@ -206,6 +201,7 @@ class _Verifier:
             check_canonical(text)
             tree, reformatted = self.parse(text)
             checked = self.check(tree)
+            # All of these have been moved out of the tree. That one is back means that text and tree differ.
             if checked.hoistable or checked.prewheres or checked.qualify:
                 break
             if reformatted == text:
@@ -223,6 +219,7 @@ def _hoist(checked: CheckedTree) -> tuple[frozenset[str], Mapping[str, tuple[str
     final: set[str] = set()
     sample: dict[str, tuple[str, str | None]] = {}
     for name, tables in checked.hoistable.items():
+        # A relation is bound once in a statement, so it is read with FINAL everywhere or nowhere.
         modifiers = {_modifiers(t) for t in tables}
         if len(modifiers) > 1 or len(tables) < checked.reads[name]:
             refuse(
@@ -246,6 +243,7 @@ def _hoist(checked: CheckedTree) -> tuple[frozenset[str], Mapping[str, tuple[str
 
 
 def _modifiers(table: Node) -> tuple[bool, str | None, str | None]:
+    """Whether a table is read with FINAL, its sample ratio, and the offset of the sample."""
     return bool(table.get("final")), _ratio(table.get("sample_size")), _ratio(table.get("sample_offset"))
 
 
@@ -255,12 +253,14 @@ def _ratio(node: Node | None) -> str | None:
         return None
     denominator = node.get("denominator", "1")
     numerator = node["numerator"]
+    # A number above 1 is a number of rows, not a share.
     if int(numerator) > int(denominator):
         refuse("SAMPLE of a number of rows", "write a share, as in SAMPLE 1 / 10")
     return f"{numerator}" if denominator == "1" else f"{numerator} / {denominator}"
 
 
 def _and(conditions: list[Node]) -> Node:
+    """The conjunction of conditions, as the parser would build it."""
     arguments = {"type": "ExpressionList", "children": conditions}
     return {"type": "Function", "name": "and", "arguments": arguments, "is_operator": True}
 
@@ -272,6 +272,7 @@ def _check_view(
     final: frozenset[str],
     sample: Mapping[str, tuple[str, str | None]],
 ) -> None:
+    """Refuse what a materialized view cannot be. A view sees only the rows of one insert."""
     if final or sample:
         _refuse_in_view("FINAL or SAMPLE", "a view sees the rows of one insert; remove it")
     if len(branch_trees) == 1 and shape.is_union(tree):

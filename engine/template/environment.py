@@ -1,7 +1,8 @@
 """Compiles a node's template, text with `{{ }}` and `{% %}`, and renders it for each request with every value bound.
 
 The template engine is Jinja2 in its sandbox. Templates reach neither Jinja's functions, filters and tags nor Python's
-attributes: before anything is compiled, `syntax.TemplateChecker` checks the tree against a closed list of constructs.
+attributes: before anything is compiled, `tags.TagFilter` and `syntax.TemplateChecker` check the tags and the tree
+against closed lists of constructs.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from engine.template.operators import (
     unary,
 )
 from engine.template.parameters import ParameterSpec
-from engine.template.syntax import DRY, LOOP_ATTRIBUTES, PREFIX, SyntaxProblemError, TagFilter, TemplateChecker
+from engine.template.syntax import DRY, LOOP_ATTRIBUTES, PREFIX, TemplateChecker
+from engine.template.tags import SyntaxProblemError, TagFilter
 from engine.template.usage import Condition, TemplateUsage
 from engine.template.values import (
     ABSENT,
@@ -267,13 +269,13 @@ class Template:
 
 def _bounded(chunks: Iterator[str]) -> str:
     """Join the rendered chunks. Raises TEMPLATE as soon as they exceed MAX_OUTPUT_BYTES."""
-    size, kept = 0, []
+    size, accepted = 0, []
     for chunk in chunks:
         size += len(chunk)
         if size > MAX_OUTPUT_BYTES:
             break
-        kept.append(chunk)
-    text = "".join(kept)
+        accepted.append(chunk)
+    text = "".join(accepted)
     if size > MAX_OUTPUT_BYTES or (not text.isascii() and len(text.encode()) > MAX_OUTPUT_BYTES):
         raise RookeryError(TEMPLATE, f"the rendered text is longer than {MAX_OUTPUT_BYTES} bytes")
     return text

@@ -15,6 +15,7 @@ from engine.template.values import MAX_VALUE_SIZE, Rendering, TypedList, items_o
 
 def iterate(run: Rendering, value: Any) -> Iterator[Any]:
     """Yield the items of a loop, and count each against the limit of steps."""
+    # Counted one by one, because loops can be nested: no single list needs to be long.
     for item in items_of(value):
         run.step()
         yield item
@@ -42,6 +43,7 @@ def item(run: Rendering, value: Any, key: Any) -> Any:
     try:
         return items_of(value)[key] if isinstance(value, TypedList) else value[key]
     except (LookupError, TypeError):
+        # A sample value has no such item, but a value of a caller may.
         if run.is_dry_run:
             return "__no_value__"
         raise RookeryError(TEMPLATE, f"no item {shown(key)}") from None
@@ -98,6 +100,7 @@ def method(run: Rendering, name: str, value: Any, *args: Any) -> Any:
     value = unwrap(value)
     if not isinstance(value, dict if name == "get" else str):
         raise TypeError("method")
+    # The checker has compared the name with METHODS, so that no attribute of Python is reachable.
     result = METHODS[name](value, *map(unwrap, args))
     run.spend(value, result)
     return result
@@ -127,6 +130,7 @@ def binary(run: Rendering, symbol: str, left: Any, right: Any) -> Any:
             raise RookeryError(TEMPLATE, "the number is too large")
         return result
     run.spend(left, right)
+    # The size is known before the result exists, so that `'a' * 10 ** 9` allocates nothing.
     if symbol == "+" and isinstance(left, str | list) and isinstance(right, str | list):
         size = len(left) + len(right)
     elif symbol == "*" and isinstance(left, str | list) and isinstance(right, int):

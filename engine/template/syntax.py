@@ -1,4 +1,4 @@
-"""Checks a template's tags and its syntax tree against a closed list of constructs, and refuses everything else.
+"""Checks a template's syntax tree against a closed list of constructs, and refuses everything else.
 
 The checker prefixes calls of template functions, so that no parameter of a request can shadow them. It replaces the
 operators that need bounds by calls, and records how the template uses each parameter.
@@ -7,16 +7,15 @@ operators that need bounds by calls, and records how the template uses each para
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from jinja2 import nodes
-from jinja2.ext import Extension
-from jinja2.lexer import Token, TokenStream
 
 from engine.errors import TEMPLATE, Code, RookeryError
 from engine.template.functions import TEMPLATE_FUNCTIONS, UNSUPPORTED
 from engine.template.operators import METHODS
+from engine.template.tags import SyntaxProblemError
 from engine.template.usage import IDENTIFIER_FUNCTIONS, TYPE_FUNCTIONS, TemplateUsage, declared_type
 from engine.template.values import nearest
 
@@ -29,69 +28,8 @@ LOOP_ATTRIBUTES = frozenset({"index", "index0", "first", "last", "length"})
 MAX_DEPTH = 100
 """Maximum nesting of a template's statements and expressions."""
 
-_TAGS = frozenset({"if", "elif", "else", "for", "set", "break", "continue"})
-_ENDS = {"endif": "if", "endfor": "for"}
-_OTHER_TAGS = {
-    "while": "loop with {% for i in range(n) %}",
-    "try": "check values before you use them; an invalid value fails the request",
-    "raw": "bind such text as a value: {{ '…' }}",
-    **dict.fromkeys(
-        ("include", "import", "from", "extends", "block", "macro", "call"), "write another node and read from it"
-    ),
-}
 _RESERVED = frozenset({"self", "super", "caller", "varargs", "kwargs", "loop", "true", "false", "none"})
 _SIGNATURES = {name: inspect.signature(function) for name, function in TEMPLATE_FUNCTIONS.items()}
-
-
-class SyntaxProblemError(Exception):
-    """A construct that templates cannot use, with its line in the template."""
-
-    def __init__(self, line: int, message: str, hint: str | None = None, code: Code = TEMPLATE) -> None:
-        super().__init__(message)
-        self.line, self.message, self.hint, self.code = line, message, hint, code
-
-
-class TagFilter(Extension):
-    """Rewrites the token stream: `{% end %}` closes the open block, comments disappear, other tags are refused."""
-
-    def filter_stream(self, stream: TokenStream) -> Iterator[Token]:
-        """Yield the tokens for Jinja's parser. Raises SyntaxProblemError."""
-        opened: list[tuple[str, int]] = []
-        for token in stream:
-            if token.type != "block_begin":
-                yield token
-                continue
-            tag = next(stream)
-            if tag.type == "name" and tag.value == "comment":
-                self._skip_comment(stream, tag.lineno)
-                continue
-            yield token
-            yield self._tag(tag, opened)
-        if opened:
-            name, line = opened[-1]
-            raise SyntaxProblemError(line, f"`{{% {name} %}}` is never closed", "close it with {% end %}")
-
-    def _skip_comment(self, stream: TokenStream, line: int) -> None:
-        while (token := next(stream)).type != "block_end":
-            if token.type == "eof":
-                raise SyntaxProblemError(line, "`{% comment %}` is never closed", "close it with %}")
-
-    def _tag(self, tag: Token, opened: list[tuple[str, int]]) -> Token:
-        """Return the tag as Jinja knows it, and update the stack of open blocks, each with its line."""
-        name = str(tag.value)
-        if name in ("end", *_ENDS):
-            if not opened or (name != "end" and _ENDS[name] != opened[-1][0]):
-                raise SyntaxProblemError(tag.lineno, f"`{{% {name} %}}` closes nothing")
-            return Token(tag.lineno, "name", f"end{opened.pop()[0]}")
-        if tag.type != "name" or name not in _TAGS:
-            near = nearest(name, _TAGS | {"end", "comment"})
-            hint = _OTHER_TAGS.get(name) or (f"did you mean {near}?" if near else "tags are if, for and set")
-            raise SyntaxProblemError(tag.lineno, f"`{{% {name} %}}` is not supported", hint)
-        if name in ("else", "elif") and opened and opened[-1][0] == "for":
-            raise SyntaxProblemError(tag.lineno, f"`{{% {name} %}}` in a loop is not supported")
-        if name in ("if", "for"):
-            opened.append((name, tag.lineno))
-        return tag
 
 
 class TemplateChecker:
@@ -118,6 +56,7 @@ class TemplateChecker:
 
     # --- statements ---
     def _statements(self, body: list[nodes.Node]) -> None:
+        """Check the statements of a block in order, and rewrite their expressions."""
         for node in body:
             self._enter(node)
             if isinstance(node, nodes.Output):
@@ -134,6 +73,7 @@ class TemplateChecker:
             self._depth -= 1
 
     def _if(self, node: nodes.If) -> None:
+        """Check an `if`. Each branch starts with the names that are set before it."""
         paths = self._tests(node)
         self._conditional += 1
         before, after, outer = self._local, [], self._path
@@ -173,6 +113,7 @@ class TemplateChecker:
         self._assigned = self._assigned | names
 
     def _for(self, node: nodes.For) -> None:
+        """Check a loop, and count its iterations at run time by `iterate`."""
         if node.recursive or node.else_:
             self._refuse(node, "`recursive` and `else` of a loop are not supported")
         node.iter = self._call("iterate", [self.expr(node.iter)], node)
@@ -189,6 +130,7 @@ class TemplateChecker:
         self._local, self._assigned, self._outer = before
 
     def _targets(self, target: nodes.Node) -> set[str]:
+        """The names that a `set` or `for` assigns. Refuses anything but names and tuples of names."""
         names = target.items if isinstance(target, nodes.Tuple) else [target]
         allowed: set[str] = set()
         for name in names:
@@ -257,6 +199,7 @@ class TemplateChecker:
         return node
 
     def _compare(self, node: nodes.Compare) -> nodes.Expr:
+        """Check a comparison. A parameter in it may be absent."""
         self.usage.compare(node, self._local)
         node.expr = self._test(node.expr)
         for operand in node.ops:
@@ -283,6 +226,7 @@ class TemplateChecker:
         return self._call("slice_of", [value, *(self.expr(b or nodes.Const(None)) for b in bounds)], node)
 
     def _getattr(self, node: nodes.Getattr) -> nodes.Expr:
+        """Allow the attributes of `loop`. Everything else could lead to the attributes of Python objects."""
         if self._loops and isinstance(node.node, nodes.Name) and node.node.name == "loop":
             if node.attr in LOOP_ATTRIBUTES:
                 return node
@@ -304,6 +248,7 @@ class TemplateChecker:
         return nodes.Call(callee, args, [], None, None, lineno=at.lineno)
 
     def _any_call(self, node: nodes.Call) -> nodes.Expr:
+        """Check a call of a template function or a method, and rewrite it to a name that no parameter can hide."""
         if node.dyn_args is not None or node.dyn_kwargs is not None:
             self._refuse(node, "`*` and `**` arguments are not supported")
         if isinstance(node.node, nodes.Getattr):
@@ -334,6 +279,7 @@ class TemplateChecker:
         return first + others
 
     def _known(self, node: nodes.Call, name: str) -> None:
+        """Refuse a function that does not exist, or arguments that it does not take."""
         if name in UNSUPPORTED:
             self._refuse(node, f"`{name}()` is not supported", UNSUPPORTED[name])
         if name not in TEMPLATE_FUNCTIONS:
@@ -369,6 +315,7 @@ class TemplateChecker:
 
     # --- refusals ---
     def _enter(self, node: nodes.Node) -> None:
+        """Count one more level of nesting. Refuses more than MAX_DEPTH, which would exhaust the stack."""
         self._depth += 1
         if self._depth > MAX_DEPTH:
             self._refuse(node, f"the template is nested more than {MAX_DEPTH} levels deep")

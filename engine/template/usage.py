@@ -8,8 +8,8 @@ from typing import Any
 
 from jinja2 import nodes
 
-from engine.template.functions import PLAIN_TYPES, item_type
 from engine.template.parameters import ParameterSpec, parameter_type
+from engine.template.type_functions import PLAIN_TYPES, item_type
 
 TYPE_FUNCTIONS = frozenset({*PLAIN_TYPES, "Array", "Decimal", "DateTime64"})
 IDENTIFIER_FUNCTIONS = frozenset({"column", "columns", "symbol"})
@@ -86,6 +86,7 @@ class TemplateUsage:
         keywords = _keywords(call, function)
         use.has_default |= "default" in keywords
         use.optional |= use.has_default or constant(keywords.get("defined")) is False
+        # A call inside `if` may not run, so only a certain call makes the parameter needed.
         use.needed |= certain and not use.optional
         if use.required is None and "required" in keywords:
             use.required = bool(constant(keywords["required"]))
@@ -97,6 +98,7 @@ class TemplateUsage:
         """Record the constants that a parameter is compared with, so that dry runs can take those branches."""
         subject = node.expr
         if isinstance(subject, nodes.Call) and isinstance(subject.node, nodes.Name) and subject.args:
+            # `String(kind) == 'a'` compares the parameter just as `kind == 'a'` does.
             subject = subject.args[0] if subject.node.name in TYPE_FUNCTIONS else subject
         if not isinstance(subject, nodes.Name) or subject.name in local:
             return
@@ -112,6 +114,7 @@ class TemplateUsage:
 
 
 def _spec(name: str, use: ParameterUse) -> ParameterSpec:
+    """The specification of a parameter, from all of its uses."""
     attributes = use.attributes
     enum = attributes.get("enum")
     needed = use.needed and not use.optional

@@ -111,6 +111,7 @@ def insert_block(target: str, columns: Iterable[str], token: str, select: str, *
 
 
 def _column(column: Column) -> str:
+    """A column as a clause of CREATE TABLE or ALTER TABLE."""
     text = f"{quote(column.name)} {column.type}"
     if column.default_kind:
         text += f" {column.default_kind} {column.default}".rstrip()
@@ -122,4 +123,5 @@ def _column(column: Column) -> str:
 
 
 def _index(index: Index) -> str:
+    """A skip index as a clause of CREATE TABLE."""
     return f"INDEX {quote(index.name)} {index.expression} TYPE {index.type} GRANULARITY {index.granularity}"

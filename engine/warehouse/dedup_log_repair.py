@@ -35,9 +35,9 @@ def repair_table(table: Path) -> int:
     if file is None:
         return 0
     text = file.read_bytes()
-    kept, cut = _kept(text, table)
-    if kept != text:
-        _rewrite(file, kept)
+    repaired, cut = _repaired(text, table)
+    if repaired != text:
+        _rewrite(file, repaired)
     for _, older in _logs(table / "deduplication_logs"):
         if older != file:
             _remove_broken_lines(older)
@@ -48,9 +48,9 @@ def _remove_broken_lines(file: Path) -> None:
     text = file.read_bytes()
     lines = text.split(b"\n")
     lines.pop()
-    kept = b"".join(line + b"\n" for line in map(_whole, lines) if line is not None)
-    if kept != text:
-        _rewrite(file, kept)
+    repaired = b"".join(line + b"\n" for line in map(_whole, lines) if line is not None)
+    if repaired != text:
+        _rewrite(file, repaired)
 
 
 def _rewrite(file: Path, text: bytes) -> None:
@@ -95,12 +95,12 @@ def unfinished(data: Path, since: float) -> list[Path]:
         if file is None or file.stat().st_mtime < since:
             continue
         text = file.read_bytes()
-        if _kept(text, logs.parent)[1]:
+        if _repaired(text, logs.parent)[1]:
             tables.append(logs.parent)
     return tables
 
 
-def _kept(text: bytes, table: Path) -> tuple[bytes, int]:
+def _repaired(text: bytes, table: Path) -> tuple[bytes, int]:
     """The repaired text of a log, and the number of entries cut off at its end."""
     lines = text.split(b"\n")
     cut = 1 if lines.pop() else 0

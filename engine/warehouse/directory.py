@@ -80,7 +80,7 @@ class Directory:
         except OSError as exc:
             holder = os.read(self._lock, 32).decode(errors="replace").strip()
             os.close(self._lock)
-            raise held(path, f"process {holder}" if holder else "another process") from exc
+            raise locked_briefly(path, f"process {holder}" if holder else "another process") from exc
         try:
             self.mark = read_mark(self.path)
         except BaseException:
@@ -129,14 +129,14 @@ def busy(path: Path, holder: str, detail: str | None = None) -> EngineError:
     )
 
 
-def held(path: Path, holder: str) -> EngineError:
+def locked_briefly(path: Path, holder: str) -> EngineError:
     """DIRECTORY_BUSY for a directory that another process may release soon."""
     error = busy(path, holder)
     error.headers["Retry-After"] = "1"
     return error
 
 
-def is_held(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     """Whether a process has locked a data directory."""
     try:
         lock = os.open(path / LOCK, os.O_RDONLY | os.O_CLOEXEC)

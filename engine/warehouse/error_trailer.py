@@ -15,7 +15,7 @@ from engine import errors
 from engine.warehouse.errors import EngineError, translate
 from engine.warehouse.port import Format
 
-_KEPT_BYTES = 20 << 10
+_TAIL_BYTES = 20 << 10
 """Size of the end that is withheld. A server truncates its message at 16 KiB."""
 
 _MARK = b"__exception__\r\n"
@@ -30,33 +30,33 @@ class ErrorTrailer:
     def __init__(self, format: Format, tag: str | None) -> None:
         self._format = format
         self._mark = _MARK + tag.encode() if tag else None
-        self._kept = b""
+        self._tail = b""
 
     def push(self, chunk: bytes) -> Iterator[bytes]:
         """Add a chunk, and yield the bytes that cannot belong to an error."""
-        kept = self._kept + chunk
-        self._kept = kept[-_KEPT_BYTES:]
-        if len(kept) > _KEPT_BYTES:
-            yield kept[:-_KEPT_BYTES]
+        document = self._tail + chunk
+        self._tail = document[-_TAIL_BYTES:]
+        if len(document) > _TAIL_BYTES:
+            yield document[:-_TAIL_BYTES]
 
     def finish(self) -> Iterator[bytes]:
         """Yield the last bytes of a complete document.
 
         Raises the error that the server appended, or ENGINE_INTERNAL if the document is incomplete.
         """
-        if self._mark and self._mark in self._kept:
-            raise self._reported(self._kept.partition(self._mark)[2])
+        if self._mark and self._mark in self._tail:
+            raise self._reported(self._tail.partition(self._mark)[2])
         if bare := self._bare():
             raise self._reported(bare)
         end = _ENDS.get(self._format, b"")
-        if not self._kept.rstrip().endswith(end):
+        if not self._tail.rstrip().endswith(end):
             raise EngineError(errors.ENGINE_INTERNAL, "the result is incomplete: the server stopped sending it")
-        if self._kept:
-            yield self._kept
+        if self._tail:
+            yield self._tail
 
     def _bare(self) -> bytes | None:
         """The bare message at the end, if any: from `Code:` at the start of a line to the server's version."""
-        text = self._kept.rstrip()
+        text = self._tail.rstrip()
         version = text.rfind(b"(version ")
         if version < 0 or not text.endswith(b")") or b"\n" in text[version:]:
             return None

@@ -109,6 +109,7 @@ class StaleTokens:
             self._attach_all()
 
     def _repair(self, directory: Path) -> None:
+        """Repair the log of one table. Waits for the table's running inserts."""
         table = self._table_of(directory)
         if table is None:
             return
@@ -123,6 +124,7 @@ class StaleTokens:
             self._attach_all()
 
     def _attach_all(self) -> None:
+        """Attach every detached table. Raises the first failure; the next call tries the other tables."""
         for table in sorted(self._detached):
             try:
                 self._engine.execute(f"ATTACH TABLE IF NOT EXISTS {table.sql()}")

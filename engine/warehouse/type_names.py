@@ -34,12 +34,12 @@ class Type:
 
 def on_one_line(text: str) -> str:
     """Join the name of a type, which the engine may write on several lines, into one line."""
-    pieces: list[str] = []
+    fragments: list[str] = []
     for line in (part.strip() for part in text.split("\n")):
-        if pieces and line and not pieces[-1].endswith("(") and not line.startswith(")"):
-            pieces.append(" ")
-        pieces += [line] if line else []
-    return "".join(pieces)
+        if fragments and line and not fragments[-1].endswith("(") and not line.startswith(")"):
+            fragments.append(" ")
+        fragments += [line] if line else []
+    return "".join(fragments)
 
 
 def parse_type(text: str) -> Type:
@@ -51,6 +51,7 @@ def parse_type(text: str) -> Type:
 
 
 def _read(parsed: ClickHouseType) -> Type:
+    """Convert the client's type. LowCardinality and Nullable are flags there, not parts."""
     kind = "Decimal" if isinstance(parsed, Decimal) else type(parsed).__name__
     parts: list[ClickHouseType] = []
     if isinstance(parsed, SimpleAggregateFunction):

@@ -32,6 +32,7 @@ class Analyser:
         self._types: dict[str, str] = {}
         self._described: LruCache[str, tuple[Column, ...]] = LruCache(5_000)
         self._canonical: LruCache[str, Table] = LruCache(5_000)
+        # A killed process may have left tables here, of which `_tables` knows nothing.
         warehouse.execute(ddl.drop_database(self._database))
         warehouse.execute(ddl.create_database(self._database))
 
@@ -45,6 +46,7 @@ class Analyser:
         with self._lock:
             for table in needed:
                 self._ensure(table)
+            # Under the lock: another thread may need other tables of the same names.
             rows = self._warehouse.query(f"DESCRIBE TABLE ({sql})", bindings, ANALYSIS_SETTINGS)
         return self._described.put(key, tuple(Column(row[0], row[1]) for row in rows.rows))
 
@@ -64,6 +66,7 @@ class Analyser:
         copy = Name(self._database, f"a_{table.name.name}")
         with self._lock:
             self._warehouse.execute(ddl.drop_table(copy))
+            # Without the mark, so that no plan mistakes the copy for an object of a workspace.
             self._warehouse.execute(ddl.create_table(replace(table, name=copy, mark=None, constraints=())))
             try:
                 for position, change in enumerate(changes):
@@ -109,14 +112,17 @@ class Analyser:
             canonical = self._canonical.get(_identity(table))
             if canonical is None:
                 raise RuntimeError(f"no canonical form of {name}")
+            # The cached form is shared by all tables of this definition. Names, marks and constraints are their own.
             tables[name] = replace(canonical, name=name, mark=table.mark, constraints=table.constraints)
         return Schema(desired.databases, tables, desired.views)
 
     def _read_back(self, fresh: Mapping[str, Table]) -> None:
+        """Create tables, and cache the form in which the catalog shows each of them. The lock must be held."""
         names = {k: Name(self._database, f"c_{k}") for k in fresh}
         for key, table in fresh.items():
             mark = Mark(self._database, table.name.name, "scratch")
             self._warehouse.execute(ddl.create_table(replace(table, name=names[key], mark=mark, constraints=())))
+        # One read for all new tables: each query of the catalog costs more than a table.
         created = read_schema(self._warehouse, self._database).tables
         for key, name in names.items():
             self._canonical.put(key, created[name])

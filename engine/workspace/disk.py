@@ -112,6 +112,7 @@ def damaged_parts(workspace: Workspace) -> Iterator[Damage]:
     for database, table, part, path in active.rows:
         directory = Path(path)
         why = why_damaged(directory)
+        # A merge may have removed the directory since the query above.
         if not directory.is_dir() and directory.parent.is_dir() and not _covered(directory):
             why = "its directory is missing"
         if why is not None:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from engine.settings import HOME, Settings, private_directory
-from engine.warehouse.directory import held, is_held
+from engine.warehouse.directory import is_locked, locked_briefly
 from engine.warehouse.embedded import EmbeddedWarehouse
 from engine.warehouse.port import Warehouse, WarehouseOptions, limit_settings
 from engine.warehouse.server import Credentials, ServerWarehouse, has_database
@@ -66,8 +66,8 @@ def has_workspace(settings: Settings) -> bool:
     if settings.clickhouse_url is None:
         metadata = settings.data / "metadata"
         exists = any((metadata / name).exists() for name in (f"{settings.workspace}.sql", settings.workspace))
-        if not exists and is_held(settings.data):
-            raise held(settings.data, "another process")
+        if not exists and is_locked(settings.data):
+            raise locked_briefly(settings.data, "another process")
         return exists
     return has_database(settings.clickhouse_url, settings.workspace, _writer(settings))
 

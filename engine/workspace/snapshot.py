@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, Literal, TypeVar, cast
+from functools import lru_cache, wraps
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast
 
 from engine.cache import LruCache
 from engine.compiler.build import Build
@@ -15,6 +15,7 @@ from engine.schema import nest_database
 from engine.tokens import SigningKey, StaticToken
 
 T = TypeVar("T")
+P = ParamSpec("P")
 Placement = Literal["pooled", "tables"]
 SNAPSHOT_KINDS = ("resource", "tenant", "token", "key", "secret", "fanout", "suspended")
 """Kinds of registry records that a snapshot is made of."""
@@ -69,20 +70,33 @@ class Snapshot:
     """The records of suspended views, by name of the view."""
     touched: Mapping[str, int] = field(default_factory=dict)
     """The version at which a tenant was added, changed or removed, for changes since the start of this process."""
-    cache: LruCache[object, object] = field(default_factory=LruCache)
-    """Values that `derived` has computed from this snapshot."""
+    cache: LruCache[Hashable, object] = field(default_factory=LruCache, repr=False, compare=False)
+    """Results of the functions marked `per_snapshot`. They are dropped together with the snapshot."""
 
     @property
     def routed(self) -> frozenset[str]:
         """Landing datasources with a fan-out worker."""
         return frozenset(n for n, m in self.modes.items() if m == "routed")
 
-    def derived(self, key: object, make: Callable[[], T]) -> T:
-        """The cached value of a key, or the result of `make`, which is cached. Threads may call `make` twice."""
-        value = self.cache.get(key)
+
+def per_snapshot(compute: Callable[Concatenate[Snapshot, P], T]) -> Callable[Concatenate[Snapshot, P], T]:
+    """Cache a function's results in the snapshot that is its first argument. The other arguments must be hashable.
+
+    The function may only depend on its arguments, or results of an old snapshot would mix with those of a new one.
+    Two threads may compute the same value at once; one of the results stays. None is not cached.
+    """
+
+    @wraps(compute)
+    def cached(snapshot: Snapshot, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        key = (compute, args, *kwargs.items())
+        value = snapshot.cache.get(key)
         if value is None:
-            value = self.cache.put(key, make())
+            value = compute(snapshot, *args, **kwargs)
+            if value is not None:
+                snapshot.cache.put(key, value)
         return cast(T, value)
+
+    return cached
 
 
 Compile = Callable[[Project], Build]
@@ -99,11 +113,13 @@ def snapshot_of(
     tenants = {i: TenantRecord(**b) for i, b in rows.get("tenant", {}).items()}
     return Snapshot(
         version=version,
+        # Compiling takes seconds, and a new tenant or token does not change the files.
         build=before.build if before is not None and unchanged else compile(parse_sources(sources)),
         sources=sources,
         tenants=tenants,
         touched=_touched(version, tenants, before),
         tokens={t.nonce: t for t in tokens},
+        # The current key has no retirement date, so it comes first.
         keys=tuple(sorted(keys, key=lambda k: (k.retires is not None, k.id))),
         secret=rows["secret"]["static"]["secret"],
         modes={n: str(b["mode"]) for n, b in rows.get("fanout", {}).items()},
@@ -112,6 +128,7 @@ def snapshot_of(
 
 
 def _touched(version: int, tenants: Mapping[str, TenantRecord], before: Snapshot | None) -> dict[str, int]:
+    """The versions of `before`, with this version for each tenant that differs from it."""
     if before is None:
         return {}
     ids = before.tenants.keys() | tenants.keys()

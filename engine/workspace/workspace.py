@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import Protocol, TypeVar, cast
 
-from engine.compiler.build import Build, build
+from engine.compiler.build import Build, KnownProblems, build
 from engine.compiler.compose import Verifier
 from engine.compiler.views import pool_table
 from engine.plan.view_lock import ViewLock
@@ -93,7 +93,7 @@ class Workspace:
         The pipes in `tolerated` may share tenants' rows without declaring it, because they are deployed like this;
         with None, all may.
         """
-        return build(project, self.name, self.verifier, self.analyser, reported=reported, tolerated=tolerated)
+        return build(project, self.name, self.verifier, self.analyser, KnownProblems(reported, tolerated))
 
     def service(self, name: str, create: Callable[[], S], start: Callable[[S], None] = lambda _service: None) -> S:
         """The attached service of a name. The first caller creates and starts it; `close` closes it."""
@@ -110,6 +110,7 @@ class Workspace:
 
     def close(self) -> None:
         """Close the attached services and the database."""
+        # Services first: their threads use the database.
         for service in self.attached.values():
             service.close()
         self.analyser.close()

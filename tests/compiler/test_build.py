@@ -3,6 +3,7 @@
 import pytest
 
 from engine import errors
+from engine.compiler.compose import Caller
 from engine.compiler.scope import Scope
 from engine.compiler.views import nest_schema, workspace_schema
 from engine.errors import Code
@@ -85,9 +86,9 @@ def _render(template: Template, binder: Binder, columns: frozenset[str]) -> str:
 
 def test_pooled_tenants_read_filtered_rows_and_others_their_nest(workspace: Workspace) -> None:
     build = compiled(workspace, BASE)
-    pooled = build.composer.request(build, "usage", _render, Scope("main", tenant="7"))
+    pooled = build.composer.request(build, "usage", Caller(_render, Scope("main", tenant="7")))
     assert "FROM `main`.`daily` AS _rk_t PREWHERE (_rk_t.`tenant_id` = {rk_tenant_uint32:UInt32})" in pooled.sql
-    own = build.composer.request(build, "usage", _render, Scope("main", tenant="7", nest="main_nest_7"))
+    own = build.composer.request(build, "usage", Caller(_render, Scope("main", tenant="7", nest="main_nest_7")))
     assert "FROM `main_nest_7`.`daily` AS _rk_t\n" in own.sql
     assert "rk_tenant" not in own.sql
 
@@ -95,7 +96,7 @@ def test_pooled_tenants_read_filtered_rows_and_others_their_nest(workspace: Work
 def test_the_barrier_and_the_shape_of_the_scope_change_the_text(workspace: Workspace) -> None:
     build = compiled(workspace, BASE)
     scope = Scope("main", tenant="7", barrier=True)
-    assert "LIMIT 9223372036854775807" in build.composer.request(build, "usage", _render, scope).sql
+    assert "LIMIT 9223372036854775807" in build.composer.request(build, "usage", Caller(_render, scope)).sql
 
 
 @pytest.mark.proves("B1", "D13")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from engine.compiler.build import Build
+from engine.compiler.compose import Caller
 from engine.compiler.scope import Scope
 from engine.errors import CYCLE, SQL_SEMANTICS, RookeryError
 from engine.template.environment import Binder, Template
@@ -26,7 +27,7 @@ def _answer(workspace: Workspace, build: Build, pipe: str, request: Mapping[str,
     def render(template: Template, binder: Binder, known: frozenset[str]) -> str:
         return template.render(request, binder, known)
 
-    composed = build.composer.request(build, pipe, render, Scope(workspace.name, unrestricted=True))
+    composed = build.composer.request(build, pipe, Caller(render, Scope(workspace.name, unrestricted=True)))
     text = f"SELECT {columns} FROM view({composed.sql})" if columns != "*" else composed.sql
     return [tuple(row) for row in workspace.warehouse.query(text, composed.bindings).rows]
 

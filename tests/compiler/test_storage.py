@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from engine.compiler.storage import quarantine_table
-from engine.project.model import Datasource
+from engine.project.datasource import Datasource
 from engine.project.parse import parse_source
 
 TEXT = """\

@@ -15,8 +15,8 @@ from engine.errors import DAMAGED, RookeryError
 from engine.fanout.damaged_merges import MergeWatcher
 from engine.schema import Name
 from engine.warehouse.damaged_merges import Part
-from engine.warehouse.embedded import UNDO_PAUSE_SECONDS
 from engine.warehouse.errors import translate
+from engine.warehouse.part_watch import UNDO_PAUSE_SECONDS
 from tests.fanout.retrying_writers import project
 from tests.support.in_process import PATIENCE, House, house
 

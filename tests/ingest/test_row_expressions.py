@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from engine.project.model import Column, Datasource, Engine, Index
+from engine.project.datasource import Column, Datasource, Engine, Index
 from engine.warehouse.port import Input
 from tests.support.in_process import House, house
 

@@ -343,9 +343,6 @@ WITH events AS (SELECT 1 AS v) SELECT * FROM users
 -- SQL_REFUSED a WITH query named `users`
 SELECT * FROM (WITH RECURSIVE users AS (SELECT 1 AS v) SELECT * FROM events)
 ====
--- SQL_REFUSED a WITH query named `later_node`
-WITH later_node AS (SELECT 1 AS v) SELECT * FROM events, later_node
-====
 -- SQL_REFUSED the table alias `ws.events`
 SELECT * FROM events AS `ws.events`
 ====

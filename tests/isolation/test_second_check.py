@@ -85,7 +85,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
 def rows(workspace: Workspace, composer: Any, sql: str, as_scope: Any) -> str:
     """What a statement returns, as text; the second check is bound to the scope's tenant."""
     build = workspace.current.build
-    composed = composer.adhoc(build, sql, NAMES, lambda *_: "", as_scope)
+    composed = composer.adhoc(build, sql, NAMES, compose.Caller(lambda *_: "", as_scope))
     bindings = dict.fromkeys(composed.assembled.placeholders, as_scope.tenant)
     return str(workspace.warehouse.query(composed.sql, bindings).rows)
 
@@ -140,9 +140,8 @@ def test_no_fault_in_the_scope_shows_rows_of_others(
 def test_a_changed_filter_is_an_error(workspace: Workspace, change: tuple[str, str], barrier: bool) -> None:
     build = workspace.current.build
     for sql in QUERIES:
-        composed = build.composer.adhoc(
-            build, sql, NAMES, lambda *_: "", scope.Scope(workspace.name, "7", barrier=barrier)
-        )
+        caller = compose.Caller(lambda *_: "", scope.Scope(workspace.name, "7", barrier=barrier))
+        composed = build.composer.adhoc(build, sql, NAMES, caller)
         bindings = dict.fromkeys(composed.assembled.placeholders, "7")
         text = re.sub(*change, composed.sql)
         assert text != composed.sql

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from engine.compiler import storage
+from engine.compiler.compose import Caller
 from engine.compiler.scope import Scope
 from engine.control.doctor import examination
 from engine.errors import ONE_TENANT_FOR_ALL, POOLED_ONLY, UNDECLARED_SHARE, Problems, RookeryError
@@ -325,7 +326,7 @@ def _answer(workspace: Workspace, build: Any, scope: Scope) -> list[tuple[Any, .
     def render(template: Any, binder: Any, columns: Any) -> Any:
         return template.render({}, binder, columns)
 
-    composed = build.composer.request(build, "pipe", render, scope)
+    composed = build.composer.request(build, "pipe", Caller(render, scope))
     return sorted(tuple(r) for r in workspace.warehouse.query(composed.sql).rows)
 
 

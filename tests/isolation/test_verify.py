@@ -105,7 +105,7 @@ def test_canonical_text_over_relations_means_what_the_author_wrote(engine: Engin
 @pytest.mark.parametrize(("expected", "sql"), statements("attacks.sql"))
 def test_attacks_are_refused(engine: Engine, expected: str, sql: str) -> None:
     code, _, text = expected.partition(" ")
-    error = refused(engine, sql.partition("\n")[2], reserved=frozenset({"later_node"}))
+    error = refused(engine, sql.partition("\n")[2])
     assert error.code is getattr(errors, code)
     assert text in str(error)
 
@@ -155,7 +155,7 @@ def test_a_very_deep_tree_does_not_exhaust_the_stack() -> None:
         node = {"type": "Function", "name": "negate", "arguments": {"type": "ExpressionList", "children": [node]}}
     select = {"type": "SelectQuery", "select": {"type": "ExpressionList", "children": [node]}}
     root = {"type": "SelectWithUnionQuery", "list_of_selects": {"type": "ExpressionList", "children": [select]}}
-    check_tree(root, bound=BOUND, reserved=BOUND, placeholders={}, engine_functions=frozenset)
+    check_tree(root, bound=BOUND, placeholders={}, engine_functions=frozenset)
 
 
 class _Silent:
@@ -203,9 +203,7 @@ def test_every_node_of_a_legitimate_tree_is_checked(engine: Engine) -> None:
                 before = dict(node)
                 node.update(change)
                 with pytest.raises(RookeryError):
-                    check_tree(
-                        tree, bound=BOUND, reserved=BOUND, placeholders=PLACEHOLDERS, engine_functions=frozenset
-                    )
+                    check_tree(tree, bound=BOUND, placeholders=PLACEHOLDERS, engine_functions=frozenset)
                 node.clear()
                 node.update(before)
             judged_nodes += 1
@@ -482,5 +480,5 @@ def test_accepted_statements_mean_the_same_in_a_subquery(engine: Engine, sql: st
 def test_trees_are_plain_data_and_are_not_shared(engine: Engine) -> None:
     tree, _ = engine.parse("SELECT v FROM events FINAL")
     copy = deepcopy(tree)
-    check_tree(tree, bound=BOUND, reserved=BOUND, placeholders={}, engine_functions=engine.functions)
+    check_tree(tree, bound=BOUND, placeholders={}, engine_functions=engine.functions)
     assert json.dumps(tree) == json.dumps(copy)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from engine.errors import ENGINE, RookeryError
-from engine.plan.backfill import RANGES_PER_RECORD, Backfill, deliver
+from engine.plan.backfill import Backfill
+from engine.plan.backfill_delivery import RANGES_PER_RECORD, deliver
 
 
 class Notes:

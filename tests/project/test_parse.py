@@ -7,8 +7,10 @@ import yaml
 
 from engine import errors
 from engine.errors import Problems, RookeryError
-from engine.project.model import Datasource, Engine, Pipe, Project
+from engine.project.datasource import Datasource, Engine
+from engine.project.model import Project
 from engine.project.parse import parse_source
+from engine.project.pipe import Pipe
 
 EVENTS = """\
 description: Events of everybody

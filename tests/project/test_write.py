@@ -14,24 +14,11 @@ from jsonschema import Draft202012Validator
 
 from engine.errors import Problems, RookeryError
 from engine.project.check import check
+from engine.project.datasource import Column, Datasource, DatasourceToken, Engine, Index, Tenant
 from engine.project.fields import RESERVED
-from engine.project.model import (
-    Column,
-    Datasource,
-    DatasourceToken,
-    Endpoint,
-    Engine,
-    Index,
-    Limits,
-    Materialize,
-    Node,
-    Parameter,
-    Pipe,
-    PipeToken,
-    Project,
-    Tenant,
-)
+from engine.project.model import Project
 from engine.project.parse import parse_source
+from engine.project.pipe import Endpoint, Limits, Materialize, Node, Parameter, Pipe, PipeToken
 from engine.project.schema_json import json_schema
 from engine.project.write import render_datasource, render_pipe, update_pipe
 

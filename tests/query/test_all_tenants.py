@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from engine.compiler.compose import Caller
 from engine.compiler.scope import Scope
 from engine.control import tenants
 from engine.errors import NOT_TOGETHER, RookeryError
@@ -59,7 +60,8 @@ def _sum(
         scope = Scope(home.workspace.name, unrestricted=True, everywhere=placements_of_all_tenants(snapshot, 9))
         build = snapshot.build
         render: Any = None
-        composed = build.composer.adhoc(build, f"SELECT sum(n) AS n FROM {table}", frozenset({table}), render, scope)
+        caller = Caller(render, scope)
+        composed = build.composer.adhoc(build, f"SELECT sum(n) AS n FROM {table}", frozenset({table}), caller)
         read.update(composed.relations)
         if changes:
             changes.pop(0)()

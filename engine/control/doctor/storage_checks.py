@@ -9,6 +9,7 @@ from engine.control.doctor.detached_parts import detached_by_table
 from engine.control.doctor.findings import Context, Finding, error, warning
 from engine.project.lifetimes import DAY_SECONDS, shortest_lifetime
 from engine.schema import Name, Table
+from engine.warehouse import ddl
 from engine.workspace.disk import NEARLY_FULL_RESERVES, damaged_parts, reserve_of
 
 DEDUP_WINDOW_SETTING = "non_replicated_deduplication_window"
@@ -49,7 +50,7 @@ def _dedup_window(check: str, table: Table, needed: int) -> Iterator[Finding]:
             f"its deduplication window is {window}, and {needed} is needed: rows that are delivered again would be "
             "stored twice"
         )
-        remedy = f"ALTER TABLE {table.name.sql()} MODIFY SETTING {DEDUP_WINDOW_SETTING} = {needed}"
+        remedy = ddl.modify_setting(table.name, DEDUP_WINDOW_SETTING, str(needed))
         yield error(check, table.name, why, remedy)
 
 

@@ -9,15 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.ingest.values.wide_types import (
-    DATE_RANGES,
-    FIRST_INFINITE,
-    MAX_DECIMAL_DIGITS,
-    ZONE_PATTERN,
-    ColumnRules,
-    Sql,
-    bare,
-)
+from engine.ingest.values.staging_rules import ColumnRules, Sql
+from engine.ingest.values.wide_types import DATE_RANGES, FIRST_INFINITE, MAX_DECIMAL_DIGITS, ZONE_PATTERN, bare
 from engine.schema import literal
 from engine.tenant_ids import MAX_TENANT_BYTES, integer_bounds
 from engine.warehouse.type_names import Type

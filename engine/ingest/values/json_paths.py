@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engine.ingest.values.wide_types import ColumnRules, StagedColumn, WideType, bare, wide_type_of
-from engine.project.model import Column, Datasource
+from engine.ingest.values.staging_rules import ColumnRules, StagedColumn, WideType
+from engine.ingest.values.wide_types import bare, wide_type_of
+from engine.project.datasource import Column, Datasource
 from engine.schema import literal, quote
 from engine.tenant_ids import integer_bounds
 from engine.warehouse.type_names import Type, parse_type

@@ -16,7 +16,7 @@ import orjson
 from engine.ingest.formats.json_values import UNTERMINATED_ARRAY
 from engine.ingest.row_expressions import FLAGS, flag_of
 from engine.ingest.values.staging import StageSchema, is_tenant_column, tenant_type
-from engine.ingest.values.wide_types import StagedColumn
+from engine.ingest.values.staging_rules import StagedColumn
 from engine.tenant_ids import base_type
 from engine.warehouse.port import Input
 

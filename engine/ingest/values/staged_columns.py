@@ -13,16 +13,9 @@ from engine.ingest.values.fast_path import fast_checks_of
 from engine.ingest.values.json_paths import stage_nested
 from engine.ingest.values.staged_paths import stage_array_values, stage_verbatim_text
 from engine.ingest.values.staging_mode import StagingMode, is_nested_text
-from engine.ingest.values.wide_types import (
-    NULLABLE,
-    ColumnRules,
-    StagedColumn,
-    WideType,
-    typed_default,
-    unwrapped,
-    wide_type_of,
-)
-from engine.project.model import Column, Datasource
+from engine.ingest.values.staging_rules import ColumnRules, StagedColumn, WideType
+from engine.ingest.values.wide_types import NULLABLE, typed_default, unwrapped, wide_type_of
+from engine.project.datasource import Column, Datasource
 from engine.schema import literal, quote
 from engine.tenant_ids import integer_bounds
 from engine.warehouse.port import Input

@@ -8,18 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.ingest.values.wide_types import (
-    NULLABLE,
-    ColumnRules,
-    Sql,
-    StagedColumn,
-    WideType,
-    bare,
-    each,
-    or_null,
-    wide_type_of,
-)
-from engine.project.model import Column
+from engine.ingest.values.composite_types import each
+from engine.ingest.values.staging_rules import ColumnRules, Sql, StagedColumn, WideType
+from engine.ingest.values.wide_types import NULLABLE, bare, or_null, wide_type_of
+from engine.project.datasource import Column
 from engine.schema import literal, quote
 from engine.warehouse.type_names import Type, parse_type
 

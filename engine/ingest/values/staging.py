@@ -17,8 +17,8 @@ from engine.ingest.values.fast_path import fast_tenant_check
 from engine.ingest.values.shared_keys import KeyReader
 from engine.ingest.values.staged_columns import OWN_NAMES, ColumnStager
 from engine.ingest.values.staging_mode import DEFAULT_MODE, StagingMode
-from engine.ingest.values.wide_types import StagedColumn
-from engine.project.model import Column, Datasource
+from engine.ingest.values.staging_rules import StagedColumn
+from engine.project.datasource import Column, Datasource
 from engine.schema import Name, fingerprint, literal, quote
 from engine.tenant_ids import MAX_TENANT_BYTES, base_type
 from engine.warehouse.port import Input

@@ -13,7 +13,7 @@ from functools import lru_cache
 import orjson
 
 from engine.ingest.values.wide_types import FEWEST_DIGITS
-from engine.project.model import Column, Datasource
+from engine.project.datasource import Column, Datasource
 from engine.tenant_ids import integer_bounds
 from engine.warehouse.port import Input
 from engine.warehouse.type_names import parse_type

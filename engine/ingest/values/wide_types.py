@@ -21,16 +21,14 @@ checked there, and only then converted to the column's type:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from engine.ingest.formats.file_columns import SourceType
-from engine.schema import literal, quote
+from engine.ingest.values.composite_types import composite
+from engine.ingest.values.staging_rules import Sql, WideType
+from engine.schema import literal
 from engine.tenant_ids import integer_bounds
 from engine.warehouse.type_names import Type
-
-Sql = Callable[[str], str]
-"""Builds an SQL expression from the SQL of a value."""
 
 FIRST_INFINITE = {"Float32": "3.4028235677973366e38", "BFloat16": "3.3961775292304957e38"}
 """The smallest numbers that round to infinity."""
@@ -58,62 +56,6 @@ NULLABLE = re.compile(
     r"U?Int\d+|B?Float\d+|Decimal|(Fixed)?String|Date(32)?|DateTime(64)?|Time(64)?|UUID|Enum\d+|Bool|IPv[46]"
 )
 """The types that can be Nullable. The engine refuses it for others."""
-_NAMES = re.compile(r"\b_rk_x(\d+)\b")
-
-
-@dataclass(frozen=True, slots=True)
-class WideType:
-    """How values of a ClickHouse type are staged, checked and converted."""
-
-    staging_type: str
-    """The ClickHouse type in which values are staged."""
-    check: Sql | None = None
-    """The condition under which a staged value can be stored; None if every staged value can."""
-    convert: Sql | None = None
-    """The value to cast to the column's type; None if it is the staged value."""
-    has_invalid_default: bool = False
-    """Whether the staging type's default is not a valid value, as the empty text is not a date."""
-
-
-@dataclass(frozen=True, slots=True)
-class ColumnRules:
-    """How the values of one staged column are checked and stored, as SQL over the stage's columns."""
-
-    check: str | None
-    """The condition under which a value can be stored; None if every value can."""
-    stored: str
-    """The value that is stored."""
-
-
-@dataclass(frozen=True, slots=True)
-class StagedColumn:
-    """How one column of a datasource is staged."""
-
-    column: str
-    """The column's name in the datasource."""
-    name: str
-    """The stage's column that the value is read from. Several columns can share one."""
-    type: str
-    """The type of the stage's column."""
-    default: str
-    """The DEFAULT of the stage's column, as SQL; empty if it has none."""
-    value: str
-    """The value that arrived, as SQL."""
-    full: ColumnRules
-    """The rules that accept every valid value."""
-    fast: ColumnRules | None = None
-    """Shorter rules. They accept fewer values and store the same ones; `stored` may throw on invalid values."""
-    path: tuple[str | None, ...] = ()
-    """The keys from the stage's column to the value; None means every element of an array."""
-    key: str = ""
-    """The event's key, if the stage's column has another name."""
-    guard: str = ""
-    """The condition without which the full rules may throw; empty if they never do."""
-
-    @property
-    def source_name(self) -> str:
-        """The key of the value in an event, or its column in a file."""
-        return self.key or self.name
 
 
 def wide_type_of(type: Type, *, integers_as_text: bool = False, source_type: SourceType | None = None) -> WideType:
@@ -126,7 +68,7 @@ def wide_type_of(type: Type, *, integers_as_text: bool = False, source_type: Sou
         parts = [wide_type_of(p, integers_as_text=integers_as_text, source_type=part_source) for p in type.parts]
         keys = parts[:1] if type.kind == "Map" else []
         elements = zip(type.parts[len(keys) :], parts[len(keys) :], strict=True)
-        return _composite(type, [*keys, *(_never_null(t, p) for t, p in elements)])
+        return composite(type, [*keys, *(_never_null(t, p) for t, p in elements)])
     plain = bare(type)
     wide = _from_text(plain, integers_as_text) if source_type is None else _from_typed_file(plain, source_type)
     if wide is None:
@@ -333,60 +275,6 @@ def _midnight(kind: str) -> WideType:
         lambda v: f"(toStartOfDay({v}) = {v} AND toDate32({v}) BETWEEN '{first}' AND '{last}')",
         lambda v: f"toDate32({v})",
     )
-
-
-def _composite(type: Type, parts: Sequence[WideType]) -> WideType:
-    if type.kind == "Array":
-        return _array(parts[0])
-    return _map(*parts) if type.kind == "Map" else _tuple(type, parts)
-
-
-def _array(element: WideType) -> WideType:
-    return WideType(f"Array({element.staging_type})", _all(element.check), _map_over(element.convert))
-
-
-def _map(key: WideType, value: WideType) -> WideType:
-    sides = (("mapKeys", key), ("mapValues", value))
-    checks = [(function, check) for function, side in sides if (check := _all(side.check))]
-
-    def convert(v: str) -> str:
-        keys, values = (_map_over(side.convert) or str for side in (key, value))
-        return f"mapFromArrays({keys(f'mapKeys({v})')}, {values(f'mapValues({v})')})"
-
-    return WideType(
-        f"Map({key.staging_type}, {value.staging_type})",
-        (lambda v: "(" + " AND ".join(check(f"{f}({v})") for f, check in checks) + ")") if checks else None,
-        convert if key.convert or value.convert else None,
-    )
-
-
-def _tuple(type: Type, parts: Sequence[WideType]) -> WideType:
-    names = [f"{quote(n)} " for n in type.names] or [""] * len(parts)
-    checks = [(n, p.check) for n, p in enumerate(parts, 1) if p.check]
-
-    def convert(v: str) -> str:
-        return f"tuple({', '.join((p.convert or str)(f'tupleElement({v}, {n})') for n, p in enumerate(parts, 1))})"
-
-    return WideType(
-        f"Tuple({', '.join(n + p.staging_type for n, p in zip(names, parts, strict=True))})",
-        (lambda v: "(" + " AND ".join(c(f"tupleElement({v}, {n})") for n, c in checks) + ")") if checks else None,
-        convert if any(p.convert for p in parts) else None,
-        any(p.has_invalid_default for p in parts),
-    )
-
-
-def _all(check: Sql | None) -> Sql | None:
-    return None if check is None else lambda v: each("arrayAll", check, v)
-
-
-def _map_over(convert: Sql | None) -> Sql | None:
-    return None if convert is None else lambda v: each("arrayMap", convert, v)
-
-
-def each(function: str, inner: Sql, v: str) -> str:
-    """Return the SQL of a function over the elements of an array. Nested lambdas get different parameter names."""
-    name = f"_rk_x{max((int(n) + 1 for n in _NAMES.findall(v)), default=0)}"
-    return f"{function}({name} -> {inner(name)}, {v})"
 
 
 def typed_default(type: Type, default: str, wide: WideType) -> str:

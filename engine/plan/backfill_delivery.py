@@ -1,0 +1,106 @@
+"""Delivers recorded backfills, range by range, after inserts have resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
+
+from engine.compiler.views import in_block_range
+from engine.errors import APPLY_FAILED, BUSY, RookeryError
+from engine.plan.backfill import Backfill, Journal, Range
+from engine.plan.progress import Progress, silent
+from engine.warehouse import ddl
+from engine.warehouse.port import Warehouse
+
+BACKFILL_THREADS = 2
+"""Ranges that are delivered at the same time. The other writers' connections are left to inserts."""
+
+RANGES_PER_RECORD = 16
+"""Ranges after which the record is updated: far fewer than the tokens that a target remembers."""
+
+OnFailure = Callable[[Backfill, RookeryError], None]
+"""Called once for each backfill that fails."""
+
+
+def deliver(
+    backfills: Sequence[Backfill],
+    warehouse: Warehouse,
+    journal: Journal,
+    progress: Progress = silent,
+    on_failure: OnFailure | None = None,
+) -> dict[str, int]:
+    """Deliver recorded backfills, several ranges at a time. Returns the number of ranges by view.
+
+    Delivered ranges are deleted from the record every RANGES_PER_RECORD ranges, even when others fail, since a target
+    recognizes a token only for a limited number of later inserts. Raises the first failure; with `on_failure`,
+    reports it and continues with the other backfills.
+    """
+    pending = [(backfill, block_range) for backfill in backfills for block_range in backfill.ranges]
+    remaining = {b.id: list(b.ranges) for b in backfills}
+    journal.delete([b for b in backfills if not b.ranges])
+    failed: set[str] = set()
+    with ThreadPoolExecutor(BACKFILL_THREADS) as pool:
+        for start in range(0, len(pending), RANGES_PER_RECORD):
+            # A backfill that has failed is not continued: its other ranges would fail as well.
+            group = [(b, r) for b, r in pending[start : start + RANGES_PER_RECORD] if b.id not in failed]
+            if not group:
+                continue
+            running = [pool.submit(_deliver_range, warehouse, b, r) for b, r in group]
+            # All ranges of the group end before the record is updated, also after a failure. A range that is
+            # delivered but still recorded would only be repeated, and its token makes that harmless.
+            wait(running)
+            for (backfill, block_range), delivery in zip(group, running, strict=True):
+                if delivery.exception() is None:
+                    remaining[backfill.id].remove(block_range)
+            _update_record({b.id: b for b, _ in group}.values(), remaining, journal)
+            failed |= _report_failures([b for b, _ in group], running, failed, on_failure)
+            progress(f"backfill of {group[-1][0].view}", min(start + RANGES_PER_RECORD, len(pending)), len(pending))
+    return {b.view: len(b.ranges) for b in backfills if b.id not in failed}
+
+
+def _report_failures(
+    backfills: Sequence[Backfill], running: Sequence[Future[None]], known: set[str], on_failure: OnFailure | None
+) -> set[str]:
+    """Report each failed backfill once, or raise its error. Returns the ids of those that failed."""
+    failed: set[str] = set()
+    for backfill, delivery in zip(backfills, running, strict=True):
+        exc = delivery.exception()
+        if exc is None:
+            continue
+        if on_failure is None or not isinstance(exc, RookeryError):
+            raise _described(backfill, exc) from exc
+        if backfill.id not in known | failed:
+            failed.add(backfill.id)
+            on_failure(backfill, exc)
+    return failed
+
+
+def _described(backfill: Backfill, exc: BaseException) -> BaseException:
+    """A failure as RK3010, with the view and the tenant; any other exception, and RK6003, unchanged."""
+    if not isinstance(exc, RookeryError) or exc.code is BUSY:
+        return exc
+    tenant = f" for tenant `{backfill.tenant}`" if backfill.tenant is not None else ""
+    return RookeryError(
+        APPLY_FAILED,
+        f"the backfill of `{backfill.view}` failed{tenant}: {exc.message}",
+        hint="fix the pipe or the rows, then run the command again; delivered ranges are not repeated",
+        detail=exc.detail,
+    )
+
+
+def _deliver_range(warehouse: Warehouse, backfill: Backfill, block_range: Range) -> None:
+    """Insert one range as one block. Runs in a pool thread, without the insert lock."""
+    after, upto = block_range
+    token = f"history:{backfill.id}:{after}:{upto}"
+    warehouse.execute(
+        ddl.insert_block(backfill.target, backfill.columns, token, in_block_range(backfill.sql, after, upto))
+    )
+
+
+def _update_record(backfills: Iterable[Backfill], remaining: dict[str, list[Range]], journal: Journal) -> None:
+    """Reduce the recorded backfills to their remaining ranges."""
+    complete = [b for b in backfills if not remaining[b.id]]
+    begun = [b for b in backfills if 0 < len(remaining[b.id]) < len(b.ranges)]
+    journal.record([replace(b, ranges=tuple(remaining[b.id])) for b in begun])
+    journal.delete(complete)

@@ -1,0 +1,101 @@
+"""What changes in one table: its columns, clauses and settings in place, or reasons to rebuild it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from engine.plan.loss import widens
+from engine.plan.steps import AddColumn, ChangeClause, ChangeColumn, DropColumn, Step, resource_of, tenant_of
+from engine.schema import Column, Table
+from engine.warehouse import ddl
+
+
+class TableComparison:
+    """One table, compared column by column and then by its clauses."""
+
+    def __init__(self, table: Table, current: Table, rows: int) -> None:
+        self._table = table
+        self._current = current
+        self._rows = rows
+        self._resource = resource_of(table)
+        self._tenant = tenant_of(table)
+        self._have = {c.name: c for c in current.columns}
+        self._want = {c.name: c for c in table.columns}
+
+    def result(self, *, is_fed: bool, is_log: bool) -> tuple[list[Step], list[str]]:
+        """The changes in place, and the reasons to rebuild the table instead, if there are any.
+
+        A table that views feed is rebuilt for every change of a type. Others hold their only copy of the rows, so
+        their columns are converted or dropped in place.
+        """
+        keys = _keys(self._table, self._current)
+        gone = [n for n in self._have if n not in self._want]
+        retyped = [n for n, c in self._want.items() if n in self._have and c.type != self._have[n].type]
+        if is_fed and (retyped or gone or keys):
+            types = [f"column {n}: {self._have[n].type} → {self._want[n].type}" for n in retyped]
+            return [], [*types, *(f"column {n} is gone" for n in gone), *keys]
+        # A landing column is added late: together with the views that deliver it.
+        changes = [*self._new_or_redefined(late=is_log and not is_fed), *map(self._dropped, gone)]
+        changes += map(self._converted, retyped)
+        return [*changes, *_clauses(self._table, self._current, self._resource, self._tenant)], keys
+
+    def _new_or_redefined(self, *, late: bool) -> Iterable[Step]:
+        """Columns that are added, and columns of the same type with another default or codec."""
+        name = self._table.name
+        for column in self._want.values():
+            old = self._have.get(column.name)
+            if old is None:
+                yield AddColumn(
+                    self._resource, "new column", tenant=self._tenant, name=name, column=column, late=late
+                )
+            elif old.type == column.type and _definition(old) != _definition(column):
+                reason = "default or codec"
+                yield ChangeColumn(self._resource, reason, tenant=self._tenant, name=name, column=column)
+
+    def _dropped(self, column: str) -> Step:
+        """Drop a column in place."""
+        cost = f"its values in {self._rows:,} rows are lost"
+        step = DropColumn(self._resource, "column is gone", True, cost, self._tenant, self._table.name, column)
+        return replace(step, loss="lost" if self._rows else "none")
+
+    def _converted(self, column: str) -> Step:
+        """Convert a column to another type in place."""
+        old, new = self._have[column], self._want[column]
+        narrower = self._rows > 0 and not widens(old.type, new.type)
+        cost = f"{self._rows:,} rows are converted"
+        cost += ", and values that do not fit the new type are lost" if narrower else ""
+        reason = f"type {old.type} → {new.type}"
+        step = ChangeColumn(self._resource, reason, True, cost, self._tenant, self._table.name, new)
+        return replace(step, loss="lost" if narrower else "none")
+
+
+def _definition(column: Column) -> tuple[str, str, str, str]:
+    """What ALTER TABLE … MODIFY COLUMN sets."""
+    return (column.type, column.default_kind, column.default, column.codec)
+
+
+def _keys(table: Table, current: Table) -> list[str]:
+    """What differs in the engine and the keys. None of it can be changed in place."""
+    pairs = (
+        ("engine", table.engine, current.engine),
+        ("sorting key", table.sorting_key, current.sorting_key),
+        ("partition key", table.partition_key, current.partition_key),
+        ("primary key", table.primary_key, current.primary_key),
+        ("sampling key", table.sampling_key, current.sampling_key),
+    )
+    return [f"{clause}: {old or 'none'} → {new or 'none'}" for clause, new, old in pairs if new != old]
+
+
+def _clauses(table: Table, current: Table, resource: str, tenant: str | None) -> Iterable[Step]:
+    """Changes of the TTL and of settings."""
+    if table.ttl != current.ttl:
+        sql = ddl.modify_ttl(table.name, table.ttl)
+        cost = "rows past the new TTL are lost" if table.ttl else ""
+        step = ChangeClause(resource, f"TTL {table.ttl or 'removed'}", bool(cost), cost, tenant, table.name, sql)
+        yield replace(step, loss="lost" if cost else "none")
+    have = dict(current.settings)
+    for key, value in table.settings:
+        if have.get(key) != value and key in have:
+            sql = ddl.modify_setting(table.name, key, value)
+            yield ChangeClause(resource, f"setting {key} = {value}", tenant=tenant, name=table.name, sql=sql)

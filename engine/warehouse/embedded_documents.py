@@ -1,0 +1,140 @@
+"""Results of the embedded engine as documents: small ones are read in one call, larger ones are streamed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+
+import orjson
+
+from engine import errors
+from engine.cache import LruCache
+from engine.warehouse import framing
+from engine.warehouse.errors import EngineError, result_limit_of
+from engine.warehouse.handles import Handle
+from engine.warehouse.parser import Selects
+from engine.warehouse.pool import Pool
+from engine.warehouse.port import Format, Statement
+from engine.warehouse.render import used_bindings, with_quoted_integers, with_settings
+
+MAX_BUFFERED_BYTES = 4 << 20
+MAX_BUFFERED_ROWS = 25_000
+"""Largest result that is read in a single call, which takes about a millisecond. Larger results are streamed."""
+_LARGE_TEXTS = 512
+"""Number of statements that are remembered for having large results."""
+_TOO_MANY_ROWS_OR_BYTES = 396
+
+
+class DocumentReader:
+    """Runs statements on the readers' handles. Threads share it."""
+
+    def __init__(
+        self,
+        readers: Pool[Handle],
+        selects: Selects,
+        defaults: Mapping[str, int | str],
+        undo_damaged: Callable[[], bool],
+    ) -> None:
+        """`defaults` are settings that all readers already have.
+
+        `undo_damaged` undoes damaged merges after a read has failed on one, and returns whether there were any.
+        """
+        self._readers = readers
+        self._selects = selects
+        self._defaults = defaults
+        self._undo_damaged = undo_damaged
+        self._large: LruCache[str, bool] = LruCache(_LARGE_TEXTS)
+
+    def read(self, statement: Statement, format: Format) -> Generator[bytes, None, None]:
+        """Yield the document of a statement's result. Raises EngineError, possibly after a part of the document.
+
+        The first attempt is a single call. Only if the result is too large for that, the statement runs again as a
+        stream, on a handle that stays borrowed until the reader has consumed it.
+        """
+        self._selects.check(statement.sql)
+        statement = with_quoted_integers(statement, format)
+        if statement.sql not in self._large:
+            document = self._buffered_with_retry(statement, format)
+            if document is not None:
+                yield document
+                return
+            self._large.put(statement.sql, True)
+        handle = self._readers.borrow()
+        try:
+            yield from _streamed(handle, statement, format)
+        finally:
+            # The stream has its own connection, so this handle is clean even after an error.
+            self._readers.give_back(handle)
+
+    def _buffered_with_retry(self, statement: Statement, format: Format) -> bytes | None:
+        """Like `_buffered`, but retries once after undoing merges if the query read a damaged part."""
+        try:
+            return self._buffered(statement, format)
+        except EngineError as exc:
+            if exc.code is not errors.DAMAGED or not self._undo_damaged():
+                raise
+        return self._buffered(statement, format)
+
+    def _buffered(self, statement: Statement, format: Format) -> bytes | None:
+        """Read the complete document in one call, or return None if it exceeds the limits for that."""
+        ours = buffer_limits(statement.settings)
+        settings = {**statement.settings, **ours, **_query_name(statement)}
+        # Parsing a long SETTINGS clause takes time, so settings that the handle already has are omitted.
+        added = {name: value for name, value in settings.items() if self._defaults.get(name) != value}
+        sql = with_settings(statement.sql, added)
+        try:
+            with self._readers.lend() as handle:
+                document = handle.read_output(sql, format.value, used_bindings(sql, statement.bindings))
+        except EngineError as exc:
+            limit = result_limit_of(exc.detail or "") if exc.engine_code == _TOO_MANY_ROWS_OR_BYTES else None
+            if limit is not None and f"max_result_{limit}" in ours:
+                return None
+            raise
+        if format is Format.JSON and not document.startswith(b"{"):
+            raise EngineError(errors.ENGINE_INTERNAL, "the engine's result is not a JSON document")
+        return document
+
+
+def buffer_limits(settings: Mapping[str, int | str]) -> dict[str, int | str]:
+    """The limits for a buffered result that are stricter than the statement's own limits."""
+    limits: dict[str, int | str] = {"result_overflow_mode": "throw"}
+    for name, maximum in (("max_result_bytes", MAX_BUFFERED_BYTES), ("max_result_rows", MAX_BUFFERED_ROWS)):
+        own = int(settings.get(name, 0))
+        if not 0 < own <= maximum:
+            limits[name] = maximum
+    return limits
+
+
+def _query_name(statement: Statement) -> Mapping[str, str]:
+    """The setting by which `EmbeddedWarehouse.cancel` finds a running statement."""
+    return {"log_comment": statement.id} if statement.id else {}
+
+
+def _streamed(handle: Handle, statement: Statement, format: Format) -> Iterator[bytes]:
+    """Stream a document, framed here around the engine's blocks of rows."""
+    started = time.monotonic()
+    sql = with_settings(statement.sql, {**statement.settings, **_query_name(statement)})
+    parameters = used_bindings(sql, statement.bindings)
+    totals = {"rows_read": 0, "bytes_read": 0}
+
+    def data(name: str) -> Iterator[bytes]:
+        for block in handle.blocks(sql, name, parameters):
+            totals["rows_read"] += block.read_rows
+            totals["bytes_read"] += block.read_bytes
+            yield block.data
+
+    def statistics() -> dict[str, float]:
+        return {"elapsed": round(time.monotonic() - started, 6), **totals}
+
+    if format is Format.NDJSON:
+        return data("JSONEachRow")
+    if format is Format.BARE_CSV:
+        return data("CSV")
+    if format is Format.PARQUET:
+        empty = with_settings(f"SELECT * FROM ({statement.sql}\n) LIMIT 0", statement.settings)
+        return framing.parquet_document(lambda: handle.read_output(empty, "Parquet", parameters), data("Parquet"))
+    described = handle.read_output(f"DESCRIBE TABLE ({statement.sql}\n)", "JSONCompact", parameters)
+    columns = [(str(row[0]), str(row[1])) for row in orjson.loads(described)["data"]]
+    if format is Format.CSV:
+        return framing.csv_document(columns, data("CSV"))
+    return framing.json_document(columns, data("JSONEachRow"), statistics)
