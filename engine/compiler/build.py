@@ -264,8 +264,8 @@ def _dry_runs(state: BuildState, pipe: CompiledPipe) -> list[DryRun]:
     declared = {s.name: s for s in declared_of(state.pipes, pipe.name)}
     all_values = all_parameters(specs, identifiers, pipe.columns)
     plain_values = all_parameters(specs, identifiers, pipe.columns, plainly=True)
-    # A parameter may add or remove parts of a text, so that the version without optional parameters is analyzed as
-    # well.
+    # A parameter may add or remove parts of a text, so that the version without optional
+    # parameters is analyzed as well.
     pairs = [(all_values, plain_values)]
     if any(p.varies for p in pipes):
         pairs.append(

@@ -275,8 +275,8 @@ def assemble(
         if name in ctes:
             return
         if name in catalogue.relations:
-            # `ctes` keeps the order of insertion. A WITH query sees only earlier ones, so each name is entered after
-            # what it reads.
+            # `ctes` keeps the order of insertion. A WITH query sees only earlier ones, so each name is
+            # entered after what it reads.
             bound = bind(catalogue.relations[name], readings.get(name, PLAIN))
             ctes[name] = bound.sql
             relations.add(name)

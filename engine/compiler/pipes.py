@@ -254,8 +254,8 @@ class _NodeCompiler:
             except RookeryError as exc:
                 if not sample.when or (sample.strict and exc.code is not TABLE_REFUSED):
                     raise
-                # The text cannot be parsed. What it seems to read is still recorded, so that the order of data flow
-                # includes it.
+                # The text cannot be parsed. What it seems to read is still recorded, so that the order
+                # of data flow includes it.
                 reads |= bound.intersection(_AFTER_FROM.findall(_STRINGS.sub("''", sample.text)))
                 if exc.code is TABLE_REFUSED:
                     warnings.setdefault(exc.message, _branch_warning(exc, sample.when, self._pipe.name, node))

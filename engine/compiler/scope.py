@@ -157,8 +157,8 @@ class Scope:
                 f"`{relation.name}` holds the rows of all tenants, and the token selects no tenant",
                 hint="use a token with the claim `tenant`, or one that fixes the pipe's tenant key",
             )
-        # Every row of the nest is the tenant's, so there is nothing to filter. `compose` checks that the nest is the
-        # tenant's.
+        # Every row of the nest is the tenant's, so there is nothing to filter. `compose` checks that
+        # the nest is the tenant's.
         if self.nest is not None and relation.in_nest:
             return self._read(relation, Name(self.nest, relation.name), how)
         tenant_column, kind = f"{TABLE_ALIAS}.{quote(relation.tenant)}", base_type(relation.tenant_type)

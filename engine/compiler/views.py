@@ -104,8 +104,8 @@ def pipe_views(build: Build, pipe: CompiledPipe, target: MaterializedTarget, rea
     )
     text = pipe.published_text()
     views = []
-    # The engine fires a view only for the left-most table of its first SELECT. So each branch of a UNION ALL is a
-    # view.
+    # The engine fires a view only for the left-most table of its first SELECT. So each branch
+    # of a UNION ALL is a view.
     for position, branch_sql in enumerate(target.branches or text.branches):
         branch = ViewBranch(branch_sql, columns)
         trigger = build.relations[target.triggers[position]]

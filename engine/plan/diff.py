@@ -178,8 +178,8 @@ def _lost_views(comparison: _Comparison) -> None:
         table = live.tables.get(view.target)
         if name in live.views or name in comparison.suspended or table is None or view.target in rebuilt:
             continue
-        # A Null table never has rows, so its size does not show whether rows have passed; the views behind it missed
-        # some.
+        # A Null table never has rows, so its size does not show whether rows have passed; the
+        # views behind it missed some.
         used = comparison.options.sizes(view.target) or table.engine == NULL_ENGINE
         if table.mark is not None and name.name in table.mark.fed and used:
             why = f"{name.name}, which fed it, is gone"

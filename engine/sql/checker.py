@@ -317,8 +317,8 @@ class _Checker:
 
     def _lambda(self, node: Node, arguments: list[Node], context: Context) -> None:
         """Refuse lambdas not written as `x -> …`: a named one could replace a function in a tenant filter."""
-        # Only what the parser makes of `x -> …`. Any other spelling of a lambda has an additional key, or lacks the
-        # flag.
+        # Only what the parser makes of `x -> …`. Any other spelling of a lambda has an
+        # additional key, or lacks the flag.
         plain = set(node) <= {"type", "name", "arguments", "is_operator", "is_lambda_function", "kind"}
         plain = plain and bool(node.get("is_lambda_function")) and node.get("name") == "lambda"
         parameters = arguments[0] if plain and len(arguments) == 2 else {}
