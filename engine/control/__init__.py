@@ -1,4 +1,4 @@
-"""Use cases that change what exists: push, materialize, tenants, tokens, resources, and the doctor's repairs.
+"""Use cases that change the workspace: push, materialize, tenants, tokens, resources, and the doctor's repairs.
 
 Each module is one use case or a step that several of them share. They are called by the HTTP routes in `engine/web`
 and know nothing about HTTP; they return values and raise `RookeryError`. A use case that changes the workspace holds

@@ -1,4 +1,6 @@
-"""Trying the column changes of a plan in the scratch database, so that a refusal stops a push before it begins."""
+"""Tries the column changes of a plan in the scratch database, so that a change that the engine refuses stops a push
+before it begins.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from engine.workspace.workspace import Workspace
 
 
 def check_changes(workspace: Workspace, plan: Plan, compiled: Build) -> None:
-    """Raise Problems (RK2030) if the engine would refuse one of the plan's changes half-way."""
+    """Raise Problems (RK2030) if the engine would refuse one of the plan's changes halfway through."""
     altered = [s for s in plan.steps if isinstance(s, AddColumn | ChangeColumn | DropColumn | ChangeClause)]
     if not altered:
         return

@@ -1,8 +1,9 @@
 """Deferred views: views in a nest whose creation waits until their tenant has received all of its rows.
 
-A view in a nest delivers what its source table has (its history) and then every row that arrives. While the table is
-still owed rows from the landing log, some of them could be delivered both ways. So a push notes such a view instead
-of creating it, and this module creates it, with its whole history, when the tenant has caught up.
+A view in a nest delivers the existing rows of its source table (its history) and then every row that arrives. While
+the table has not received all its rows from the landing log, some of them could be delivered in both ways. So a push
+records such a view instead of creating it, and this module creates it, with its whole history, when the tenant has
+caught up.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from engine.workspace.workspace import Workspace
 log = structlog.get_logger("rookery.control")
 
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.5, 30.0
-"""Seconds between two looks at the tenants: normally, and at most after repeated failures."""
+"""Seconds between two checks of the tenants: normally, and at most after repeated failures."""
 
 
 class Deferred:
@@ -46,7 +47,7 @@ class Deferred:
             self._thread.start()
 
     def close(self) -> None:
-        """End the thread. The notes stay in the registry, and the next start continues with them."""
+        """End the thread. The records stay in the registry, and the next start continues with them."""
         self._closed = True
         self._wake.set()
         if self._thread is not None:
@@ -68,7 +69,8 @@ class Deferred:
                 for s in plan.steps
                 if isinstance(s, CreateView) and str(s.view.name) in due and s.view.target not in dropped
             ]
-            # Other due views exist already, are no longer declared, or need a push to decide about their target.
+            # Other views that are due already exist, are no longer declared, or need a push to decide about their
+            # target.
             workspace.registry.remove(DEFERRED_KIND, due - {str(s.view.name) for s in steps})
             if steps:
                 apply_plan(workspace, Plan(tuple(steps)))
@@ -81,7 +83,7 @@ class Deferred:
         return {t for p in positions for group in p.lagging for t in group.members}
 
     def _watch(self) -> None:
-        """The thread: looks at the tenants' offsets, and creates views. After a failure it waits twice as long."""
+        """The thread: checks the tenants' offsets and creates views. After a failure it waits twice as long."""
         pause = FIRST_PAUSE_SECONDS
         while not self._wake.wait(pause):
             pause = min(pause * 2, MAX_PAUSE_SECONDS)
@@ -99,5 +101,5 @@ class Deferred:
 
 
 def deferred_of(workspace: Workspace) -> Deferred:
-    """The workspace's `Deferred`, created on first use; it continues with the notes of an earlier process."""
+    """The workspace's `Deferred`, created on first use; it continues with the records of an earlier process."""
     return workspace.service("deferred", lambda: Deferred(workspace), Deferred.watch)

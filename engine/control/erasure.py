@@ -17,16 +17,18 @@ from engine.workspace.journal import RegistryJournal
 from engine.workspace.workspace import Workspace
 
 ERASURE_KIND = "erasing"
-"""The registry's kind of running erasures, by tenant, with the views whose sources were complete when they began."""
+"""The registry's kind for running erasures, by tenant, with the views whose sources were complete at the
+beginning.
+"""
 DELETE_TIMEOUT_SECONDS = 300.0
 """Seconds to wait until the engine has deleted rows."""
 
 
 def permit_erasure(workspace: Workspace, build: Build, tenant: str, allow: Collection[str]) -> None:
-    """Raise RK3001 if shared aggregates would lose other tenants' rows and are not in `allow`. Notes the erasure.
+    """Raise RK3001 if shared aggregates would lose other tenants' rows and are not in `allow`. Records the erasure.
 
-    An erasure that was interrupted has been permitted already. What it has deleted must not count as lost when it
-    continues, so the note keeps which views had complete sources.
+    An interrupted erasure has already been permitted. When it continues, the rows that it has deleted must not count
+    as lost, so the record lists the views whose sources were complete.
     """
     if tenant in workspace.registry.read(ERASURE_KIND):
         return
@@ -56,7 +58,7 @@ def erase(workspace: Workspace, build: Build, tenant: str) -> None:
             condition = f"{quote(relation.tenant)} = {literal(tenant)} OR c__writer = {literal(tenant)}"
             delete_rows(workspace, Name(workspace.name, relation.name + storage.QUARANTINE_SUFFIX), condition)
     live = read_schema(workspace.warehouse, workspace.name, [workspace.name]).views.values()
-    # The erased blocks count as consumed: sources that were complete stay complete without them.
+    # The erased blocks count as consumed, so sources that were complete count as complete without them.
     RegistryJournal(workspace.registry).record_consumed([v for v in live if str(v.name) in complete], ())
     recompute_groups(workspace, build, tenant)
     workspace.registry.remove(ERASURE_KIND, [tenant])
@@ -84,14 +86,15 @@ def wait_until_deleted(workspace: Workspace, table: Name) -> None:
             reason = next((f for f in failures if f), "it takes too long")
             raise RookeryError(APPLY_FAILED, f"deleting rows of {table} failed", hint="run it again", detail=reason)
         if workspace.warehouse.capabilities.embedded:
-            # With few background threads, the engine looks for mutations only every few seconds. This wakes it.
+            # With few background threads, the engine looks for mutations only every few seconds. This makes it look
+            # immediately.
             workspace.warehouse.execute(f"SYSTEM START MERGES {table.sql()}")
         time.sleep(pause)
         pause = min(pause * 2, 0.25)
 
 
 def _unfinished_mutations(workspace: Workspace, table: Name) -> list[str]:
-    """The latest failure of each unfinished mutation of a table; empty text for one that has not failed."""
+    """The latest failure of each unfinished mutation of a table; an empty string for one that has not failed."""
     result = workspace.warehouse.query(
         "SELECT latest_fail_reason FROM system.mutations "
         "WHERE database = {d:String} AND table = {t:String} AND NOT is_done",

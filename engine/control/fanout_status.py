@@ -20,7 +20,9 @@ from engine.workspace.snapshot import Snapshot
 from engine.workspace.workspace import Workspace
 
 MAX_NAMED_TENANTS = 100
-"""A query for outstanding rows names at most this many tenants; for more, it counts all tenants' rows."""
+"""A query for outstanding rows names at most this many tenants; if there are more, it counts the rows of all
+tenants.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +135,8 @@ def lag_by_datasource(workspace: Workspace) -> Iterator[tuple[str, Lag, int]]:
 def _main_lag(log: LandingLog, position: Position) -> Lag:
     outstanding = _outstanding(log, position.main).values()
     rows, oldest = sum(rows for rows, _ in outstanding), max((age for _, age in outstanding), default=0.0)
-    # Landing stores the time in whole seconds. The worker measures more precisely, but it also counts rows that no
-    # tenant of the main group awaits.
+    # Landing stores the time in whole seconds. The worker's measurement is more precise, but includes rows that no
+    # tenant in the main group will receive.
     return Lag(rows, max(position.seconds, oldest)) if rows else Lag()
 
 

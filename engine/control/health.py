@@ -1,4 +1,6 @@
-"""Whether the workspace can serve. It is asked often, so the slow part of the answer is cached."""
+"""Checks whether the workspace can serve requests. This is requested often, so the slow part of the result is
+cached.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ DISK_CHECK_SECONDS = 15.0
 
 
 class Health:
-    """Answers whether a workspace is ready. Request threads share one instance."""
+    """Checks whether a workspace is ready. Request threads share one instance."""
 
     def __init__(self, workspace: Workspace, now: Callable[[], float] = time.monotonic) -> None:
         self._workspace = workspace
@@ -28,7 +30,8 @@ class Health:
         self._workspace.registry.version()
         if shortage(self._workspace) is not None:
             return "the disk is full, or nearly so"
-        # No table is named: the route needs no token, and names of nests contain tenant ids.
+        # The message names no table, because the route does not need a token and the names of nests contain tenant
+        # ids.
         return "a part of a table is damaged: rookery doctor names it" if self._damaged() else None
 
     def _damaged(self) -> Damage | None:

@@ -1,4 +1,4 @@
-"""Tenant ids: which are valid for the types of a workspace's tenant columns."""
+"""Checks tenant ids against the types of a workspace's tenant columns."""
 
 from __future__ import annotations
 

@@ -12,9 +12,10 @@ from engine.workspace.snapshot import Snapshot
 
 
 def pipes_that_continue(snapshot: Snapshot, build: Build, names: frozenset[str]) -> frozenset[str]:
-    """Those of the named pipes whose queries differ from the deployed ones.
+    """The named pipes whose queries differ from the deployed ones.
 
-    Raises RK3007 for a name of no materialized pipe, and RK3035 for a pipe that has not filled its target before.
+    Raises RK3007 if a name is not that of a materialized pipe, and RK3035 for a pipe that has not filled its target
+    before.
     """
     for name in sorted(names):
         pipe, deployed = build.pipes.get(name), snapshot.build.pipes.get(name)

@@ -25,7 +25,7 @@ class MaterializeRequest:
     pipe: str
     target: str
     node: str | None = None
-    """The node whose result is stored; the pipe's only node if there is no choice."""
+    """The node whose result is stored."""
     per_tenant: bool = False
 
 
@@ -54,7 +54,7 @@ class _Storage:
 
     engine: Engine
     tenant: str | None
-    """The output with the tenant's id, if there is one."""
+    """The output that contains the tenant's id, if there is one."""
     reason: str
 
 
@@ -94,7 +94,9 @@ def propose(workspace: Workspace, files: Mapping[str, DeployedFile], request: Ma
 
 
 def _trial_build(workspace: Workspace, snapshot: Snapshot, project: Project, pipe: Pipe, node: str) -> Build:
-    """Compile the pipe as an endpoint of one node, with what it reads: so its outputs are known without a target."""
+    """Compile the pipe as an endpoint for one node, with everything that it reads, to find its outputs without a
+    target.
+    """
     trial = pipe.model_copy(
         update={"type": None, "materialize": None, "endpoint": None, "nodes": _nodes_until(pipe, node)}
     )
@@ -126,7 +128,7 @@ def _columns(build: Build, pipe: Pipe) -> tuple[Column, ...]:
 
 
 def _existing_text(existing: Datasource, proposed: Datasource) -> str:
-    """The text of an existing target's file. Raises RK3011 if its columns are not the proposed ones."""
+    """The contents of an existing target's file. Raises RK3011 if its columns differ from the proposed ones."""
     present = {c.name: c.type.replace(" ", "") for c in existing.columns}
     wanted = {c.name: c.type.replace(" ", "") for c in proposed.columns}
     if present != wanted:
@@ -188,7 +190,9 @@ def _storage(workspace: Workspace, build: Build, pipe: str) -> _Storage:
 
 
 def _raw_key(build: Build, datasources: frozenset[str], outputs: list[str], tenant: str | None) -> tuple[str, ...]:
-    """The sorting key of the first source of which some key columns are outputs; else the tenant or any output."""
+    """The sorting key of the first source some of whose key columns are outputs; otherwise the tenant column or any
+    output.
+    """
     for name in sorted(datasources):
         key = tuple(k for k in build.datasources[name].sorting_key if k in outputs)
         if key:

@@ -1,4 +1,4 @@
-"""The response to Prometheus: the counters of this process and the present state of the workspace."""
+"""The response to Prometheus: the counters of this process and the current state of the workspace."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def exposition(workspace: Workspace, waiting_bytes: int) -> bytes:
     with _scraping:
         observe.WAITING_BYTES.set(waiting_bytes)
         observe.SUSPENDED_VIEWS.set(suspended_views)
-        # Datasources that no longer exist must not keep their last values.
+        # Otherwise datasources that no longer exist would keep their last values.
         for gauge in (observe.FANOUT_LAG_ROWS, observe.FANOUT_LAG_SECONDS, observe.FANOUT_STRAYS):
             gauge.clear()
         for datasource, lag, lagging_tenants in lags:

@@ -11,7 +11,7 @@ from engine.workspace.layout import Migration, run_pending
 from engine.workspace.workspace import Workspace
 
 MIGRATIONS: tuple[Migration[Workspace], ...] = (Migration("views that re-encode columns", upgrade_views),)
-"""In order. New migrations are added at the end, and none is ever removed."""
+"""In order. Add new migrations at the end, and never remove one."""
 
 
 def migrate(workspace: Workspace) -> None:

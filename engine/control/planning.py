@@ -1,4 +1,4 @@
-"""Planning and applying: which steps lead from the live workspace to the one that a build describes.
+"""Plans and applies the steps from the live workspace to the one that a build describes.
 
 Push, tenants, resources, deferred views and the doctor share these functions. The functions that only plan change
 nothing in ClickHouse.
@@ -31,12 +31,12 @@ from engine.workspace.workspace import Workspace
 
 @dataclass(frozen=True, slots=True)
 class PlanOptions:
-    """What a plan may do beyond making the declared objects exist."""
+    """What a plan may do in addition to creating the declared objects."""
 
     prune: bool = False
     """Whether objects that no file declares are dropped."""
     broken: Collection[Name] = ()
-    """Suspended views that would fail again; the plan leaves them and their targets alone."""
+    """Suspended views that would fail again; the plan does not change them or their targets."""
     continued: Collection[str] = ()
     """Pipes with a changed query whose targets keep their rows."""
 
@@ -68,7 +68,9 @@ def broken_views(workspace: Workspace, snapshot: Snapshot, build: Build) -> Mapp
 
 
 def plan_for(workspace: Workspace, snapshot: Snapshot, build: Build, options: PlanOptions = PlanOptions()) -> Plan:
-    """Plan the whole workspace with every nest. Raises RK3002 where an object of another program is in the way."""
+    """Plan the whole workspace with every nest. Raises RK3002 if an object of another program has the name of one of
+    ours.
+    """
     schemas = _Schemas(desired_schema(build, snapshot), read_schema(workspace.warehouse, workspace.name))
     return _plan(workspace, snapshot, build, schemas, options)
 
@@ -91,7 +93,7 @@ def plan_for_workspace(workspace: Workspace, snapshot: Snapshot, build: Build, b
 
 
 def _plan(workspace: Workspace, snapshot: Snapshot, build: Build, schemas: _Schemas, options: PlanOptions) -> Plan:
-    # The engine rewrites types and defaults. Without the same spelling on both sides, every push would find changes.
+    # The engine rewrites types and defaults. Unless both sides have the same spelling, every push would find changes.
     desired = workspace.analyser.canonical(schemas.desired)
     live = _without_state_tables(schemas.live)
     sizes = _row_counts(workspace, desired.databases)
@@ -123,7 +125,9 @@ def _check_foreign_objects(workspace: Workspace, plan: Plan) -> None:
 
 
 def _without_state_tables(schema: Schema) -> Schema:
-    """The schema without tables of unfinished work, which no file declares and no plan may drop."""
+    """The schema without tables of unfinished work, which are not declared by any file and which a plan must not
+    drop.
+    """
     tables = {n: t for n, t in schema.tables.items() if not (t.mark and t.mark.kind == "state")}
     return Schema(schema.databases, tables, schema.views)
 

@@ -25,9 +25,9 @@ from engine.workspace.workspace import Workspace
 def join_pool(workspace: Workspace, tenants: Sequence[str], progress: Progress) -> int:
     """Add tenants to the pool, then deliver their history to the shared targets. Returns the number of views.
 
-    Between two inserts, the history up to that point is noted and the ids are added, so that each row is delivered
-    once: as history if it was stored before, and by the views if it is stored later. Tenants already in the pool keep
-    what they have; their noted history is delivered as well.
+    Between two inserts, the history up to that point is recorded and the ids are added, so that each row is delivered
+    once: as history if it was stored before, and by the views if it is stored later. Tenants that are already in the
+    pool keep their rows, and their recorded history is also delivered.
     """
     pool = Name(workspace.name, storage.POOL_TABLE)
     known = {row[0] for row in workspace.warehouse.query(f"SELECT id FROM {pool.sql()}").rows}
@@ -45,7 +45,7 @@ def join_pool(workspace: Workspace, tenants: Sequence[str], progress: Progress) 
 
 
 def _histories(workspace: Workspace, tenants: Sequence[str]) -> list[Backfill]:
-    """The history of new tenants in every per-tenant pipe. The caller holds the view lock.
+    """The history of new tenants for every per-tenant pipe. The caller holds the view lock.
 
     Views that are suspended are left out: the tenants' rows are recorded as missing there, and delivered with the
     others when the view is created again.
@@ -82,8 +82,8 @@ def _is_landing(build: Build, source: Name) -> bool:
 def leave_pool(workspace: Workspace, tenant: str) -> None:
     """Remove a tenant from the pool, between two inserts.
 
-    The small table is replaced as a whole. A mutation would block all inserts until the engine runs it, which can
-    take half a minute under load.
+    The small table is replaced as a whole, because a mutation would block all inserts until the engine runs it, which
+    can take half a minute under load.
     """
     pool = pool_table(workspace.name)
     replacement = replace(pool, name=Name(workspace.name, f"{storage.POOL_TABLE}_next"))

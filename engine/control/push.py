@@ -54,7 +54,7 @@ class PushOptions:
     only: frozenset[str] = frozenset()
     """Resources of the sent files that are pushed; all when empty."""
     with_dependencies: bool = False
-    """Whether `only` also selects what its resources need."""
+    """Whether `only` also selects the dependencies of its resources."""
     skip_backfill: frozenset[str] = frozenset()
     """Materialized pipes whose targets are kept although their query has changed."""
 
@@ -83,7 +83,7 @@ class PushResult:
     fanout: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Landing datasources whose fan-out mode changes: from which to which."""
     undeclared: tuple[str, ...] = ()
-    """Deployed resources that a push of everything did not declare; they stay deployed."""
+    """Deployed resources that no file of a complete push declares; they stay deployed."""
 
     @property
     def empty(self) -> bool:
@@ -103,7 +103,7 @@ class PushResult:
 
 @dataclass(frozen=True, slots=True)
 class _Compiled:
-    """The merged files and what they mean."""
+    """The merged files and their compiled build."""
 
     files: Mapping[str, DeployedFile]
     build: Build
@@ -143,7 +143,7 @@ def push(
         if options.dry_run:
             return proposal.result
         permit(proposal.plan, options.allow)
-        # Counted before the views exist again: from then on nothing records what they have missed.
+        # Counted before the views are created again, because the records of what they have missed are deleted then.
         proposal = proposal.with_warnings(expired_rows(workspace, proposal.plan))
         rehearse(workspace, proposal.plan)
         delivered = _execute(workspace, proposal, progress)
@@ -156,8 +156,9 @@ def _prepare(workspace: Workspace, files: Mapping[str, DeployedFile], options: P
     snapshot = workspace.refresh()
     compiled = _compile(workspace, snapshot, files, options)
     if not options.dry_run:
-        # An interrupted change of a fan-out mode is completed first. The plan depends on the modes in force: they
-        # decide which nests have views on landing. The second refresh reads the modes that this may have recorded.
+        # An interrupted change of a fan-out mode is completed first. The plan depends on the current modes, which
+        # determine which nests have views on landing. The second refresh reads the modes that this step may have
+        # recorded.
         reconcile_modes(workspace, snapshot.build)
         snapshot = workspace.refresh()
     build = compiled.build
@@ -254,7 +255,8 @@ def _pipe_with_reads(build: Build, name: str) -> set[str]:
 
 
 def _execute(workspace: Workspace, proposal: _Proposal, progress: Progress) -> dict[str, int]:
-    """Apply the plan, record the files and bring the running workspace to them. Returns ranges delivered by view.
+    """Apply the plan, record the files and refresh the running workspace. Returns the number of delivered ranges by
+    view.
 
     A kill at any point leaves a workspace that the next push completes: the files are recorded after the plan is
     applied, so the next plan contains whatever is missing.
@@ -262,14 +264,14 @@ def _execute(workspace: Workspace, proposal: _Proposal, progress: Progress) -> d
     if proposal.plan:
         _record_coverage(workspace, proposal.snapshot)
     router = router_of(workspace)
-    # Remembered before the push: these tenants cannot catch up, so the push must not wait for them.
+    # Read before the push: these tenants cannot catch up, so the push must not wait for them.
     failing = router.failing_tenants()
     delivered = apply_plan(workspace, proposal.plan, progress)
     _record_files(workspace, proposal)
     grant_declared(workspace, proposal.compiled.build.project)
     # Compiles the recorded files; requests see the new build from here on.
     snapshot = workspace.refresh()
-    # The new build may ask for other fan-out modes, which need the tables that the plan has just created.
+    # The new build may require other fan-out modes, which need the tables that the plan has just created.
     reconcile_modes(workspace, snapshot.build)
     if suspended(workspace):
         forget_repaired(workspace, desired_schema(snapshot.build, snapshot))
@@ -280,9 +282,9 @@ def _execute(workspace: Workspace, proposal: _Proposal, progress: Progress) -> d
 
 
 def _record_coverage(workspace: Workspace, snapshot: Snapshot) -> None:
-    """Record which blocks the shared targets contain, before the plan changes what the sources still have.
+    """Record which blocks the shared targets contain, before the plan removes rows from the sources.
 
-    A shorter TTL, for example, removes source rows; afterwards nothing could tell that the targets contain them.
+    A shorter TTL, for example, removes source rows; afterwards it would not be known that the targets contain them.
     """
     live = read_schema(workspace.warehouse, workspace.name, [workspace.name])
     views = [v for n, v in workspace_schema(snapshot.build).views.items() if n in live.views]

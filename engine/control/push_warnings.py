@@ -28,7 +28,7 @@ def still_broken(view: Name, reason: str) -> RookeryError:
 
 
 def unknown_allowances(plan: Plan, allowed: frozenset[str], *builds: Build) -> Iterator[RookeryError]:
-    """RK3007 for each allowed name that neither the plan nor any build knows: probably a typing error."""
+    """RK3007 for each allowed name that neither the plan nor a build has, which is probably a typo."""
     known = {s.resource for s in plan.steps} | {n for b in builds for n in (*b.relations, *b.pipes)}
     for name in sorted(allowed - known):
         similar = difflib.get_close_matches(name, sorted(known), n=1)
@@ -40,7 +40,7 @@ def unknown_allowances(plan: Plan, allowed: frozenset[str], *builds: Build) -> I
 
 
 def expired_rows(workspace: Workspace, plan: Plan) -> Iterator[RookeryError]:
-    """Rows that suspended views have missed for good, for the views that the plan creates again."""
+    """Rows that suspended views have missed permanently, for the views that the plan creates again."""
     views = {s.view.name for s in plan.steps if isinstance(s, CreateView) and s.missing}
     for (view, tenant), rows in sorted(expired_by_view(workspace, views).items(), key=str) if views else ():
         owner = f" of tenant `{tenant}`" if tenant is not None else ", or more,"

@@ -13,9 +13,9 @@ from engine.workspace.snapshot import DeployedFile, Snapshot, parse_sources
 
 
 def files_of(bodies: Iterable[Mapping[str, Any]]) -> dict[str, DeployedFile]:
-    """Files by resource name, from plain `{name, file, text}` objects.
+    """Files by resource name, from objects `{name, file, text}`.
 
-    Raises RK1005 for an object of another shape, and RK1007 for a repeated name.
+    Raises RK1005 for an object with other keys, and RK1007 for a repeated name.
     """
     files: dict[str, DeployedFile] = {}
     for body in bodies:

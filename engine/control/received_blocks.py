@@ -28,8 +28,8 @@ class Received:
 def received(workspace: Workspace, build: Build, views: Sequence[View]) -> list[Received]:
     """What the target of some of the workspace's views has received.
 
-    A suspended view, or one that leaves out some tenants, will deliver exactly the rows that it lacks when it is
-    created again. Where these rows are unknown, its target will be recomputed then, and the view counts as complete.
+    A suspended view, or one that excludes some tenants, delivers exactly the rows that it lacks when it is created
+    again. If these rows are unknown, its target will be recomputed then, so the view counts as complete.
     """
     live = read_schema(workspace.warehouse, workspace.name, [workspace.name])
     lacks = repairable(workspace, build, Schema.of((), (), views), live)

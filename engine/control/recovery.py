@@ -1,4 +1,4 @@
-"""Start-up: finish what a killed process had begun, before this process accepts its first insert."""
+"""Startup: finish what a killed process had begun, before this process accepts its first insert."""
 
 from __future__ import annotations
 

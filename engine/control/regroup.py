@@ -1,4 +1,4 @@
-"""Removing one tenant from shared aggregates: the groups that contain its rows are computed again without it.
+"""Removes one tenant from shared aggregates: recomputes the groups that contain its rows without it.
 
 A sum does not show what one tenant contributed, so each of its groups is recomputed from the source, which no longer
 has the tenant's rows, and replaces the old one. The keys of these groups are stored first, so that an interrupted run
@@ -55,13 +55,13 @@ def incomplete_groups(workspace: Workspace, build: Build, tenant: str) -> dict[s
         if not groups.rows[0][0]:
             continue
         _refuse_outstanding(workspace, name)
-        # Suspended views count as well: the groups contain rows that they delivered before.
+        # Suspended views are included, because the groups contain rows that they delivered earlier.
         views = _views_into(build, name)
         dropped = next((str(v.source) for v in views if v.source not in live.tables), None)
         unknown = unknown_lacks(workspace, build, views)
         reasons = [unknown, *map(coverage.why_incomplete, views), *(_why_merged(live, v) for v in views)]
         reason = f"{dropped} does not exist" if dropped else next((r for r in reasons if r is not None), None)
-        # Counting rows is expensive, and proves nothing where the source is unknown or the query was another one.
+        # Counting rows is expensive, and does not prove anything if the source is unknown or the query has changed.
         uncountable = dropped or unknown or any(map(coverage.superseded, views))
         if reason is not None and (uncountable or _would_lose_rows(workspace, build, name, tenant)):
             incomplete[name] = reason
@@ -136,9 +136,9 @@ def _refuse_outstanding(workspace: Workspace, name: str) -> None:
 
 
 class _Groups:
-    """Recomputes groups of one target in a table beside it, and replaces whole partitions of the target.
+    """Recomputes groups of one target in a separate table, and replaces whole partitions of the target.
 
-    Readers see each group either with or without the tenant. Views on the target do not run. After a failure the
+    Readers see each group either with or without the tenant, and views on the target do not run. After a failure the
     target is unchanged.
     """
 
@@ -147,7 +147,7 @@ class _Groups:
         self._views = _views_into(build, name)
         self._target = Name(workspace.name, name)
         self.keys = _keys_table(build, name)
-        """The table with the keys of the tenant's groups. It survives an interruption."""
+        """The table with the keys of the tenant's groups. It is kept after an interruption."""
         self.fresh = Name(f"{workspace.name}_scratch", f"_rk_fresh_{name}")
         self._key_columns = ", ".join(map(quote, key_of(build.datasources[name])))
         self._affected = f"({self._key_columns}) IN (SELECT {self._key_columns} FROM {self.keys.name.sql()})"
@@ -164,7 +164,9 @@ class _Groups:
         return bool(self._warehouse.query(f"SELECT count() FROM {keys}").rows[0][0])
 
     def recompute(self) -> None:
-        """Compute existing rows while inserts continue, and those that arrived meanwhile with inserts held back."""
+        """Process existing rows while inserts continue, and then, with inserts blocked, the rows that have arrived in
+        the meantime.
+        """
         with self._workspace.view_lock.changing():
             self._workspace.view_lock.completion.complete_all()
             before, after = self._parts(), self._heads()
@@ -176,7 +178,7 @@ class _Groups:
             if parts == before:
                 self._fill(parts, after, heads)
             else:
-                # Meanwhile a view was suspended or created again, so other rows belong to the target now.
+                # A view was suspended or created again in the meantime, so the target should now contain other rows.
                 self._begin()
                 self._fill(parts, dict.fromkeys(heads, 0), heads)
             self._put_in_place()
@@ -207,8 +209,8 @@ class _Groups:
     def _put_in_place(self) -> None:
         """Replace the partitions that contain the groups. The caller holds the view lock.
 
-        The target forgets the deduplication tokens of replaced parts, so the journal first records that nothing
-        before this will be sent again.
+        The target forgets the deduplication tokens of replaced parts, so the journal first records that no earlier
+        block will be sent again.
         """
         result = self._warehouse.query(
             f"SELECT DISTINCT _partition_id FROM {self._target.sql()} WHERE {self._affected} ORDER BY 1"

@@ -1,4 +1,4 @@
-"""Rehearsing a plan: running the queries that will refill recreated tables, before the plan drops anything."""
+"""Rehearses a plan: runs the queries that will refill recreated tables, before the plan drops anything."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from engine.workspace.workspace import Workspace
 def rehearse(workspace: Workspace, plan: Plan) -> None:
     """Run the queries that will fill recreated tables over existing rows, before anything is dropped. Raises RK3012.
 
-    A query that reads a recreated table cannot run yet. New tables need no rehearsal: a failure loses no rows there.
+    A query that reads a recreated table cannot run yet. New tables need no rehearsal, because a failure would not
+    lose rows.
     """
     dropped = {s.name for s in plan.steps if isinstance(s, DropTable)}
     targets = {s.table.name: s.table for s in plan.steps if isinstance(s, CreateTable)}

@@ -17,7 +17,9 @@ from engine.workspace.workspace import Workspace
 
 
 def datasources(workspace: Workspace) -> list[dict[str, Any]]:
-    """All datasources as JSON, with columns, keys and size. Per-tenant targets are summed up over pool and nests."""
+    """All datasources as JSON, with columns, keys and size. The sizes of per-tenant targets are sums over the pool
+    and all nests.
+    """
     snapshot = workspace.refresh()
     build = snapshot.build
     sizes: dict[str, Size] = {**dict.fromkeys(build.datasources, (0, 0)), **_sizes(workspace, [workspace.name])}
@@ -27,7 +29,7 @@ def datasources(workspace: Workspace) -> list[dict[str, Any]]:
     if databases and len(databases) > workspace.settings.max_nests:
         sizes.update(dict.fromkeys(targets, (None, None)))
     elif databases and targets:
-        # The engine knows the size of a table only once the table is loaded.
+        # The engine only knows the size of a table after loading it.
         load_tables_named(workspace.warehouse, workspace.name, targets)
         total = _sizes(workspace, [workspace.name, *databases])
         sizes.update({n: total.get(n, (0, 0)) for n in targets})
@@ -35,7 +37,7 @@ def datasources(workspace: Workspace) -> list[dict[str, Any]]:
 
 
 Size = tuple[int | None, int | None]
-"""Rows and bytes; None where too many nests would have to be read."""
+"""Rows and bytes; None if too many nests would have to be read."""
 
 
 def _sizes(workspace: Workspace, databases: list[str]) -> dict[str, Size]:
@@ -103,7 +105,7 @@ def _pipe(build: Build, name: str) -> dict[str, Any]:
 
 
 def show(workspace: Workspace, kind: str, name: str) -> dict[str, Any]:
-    """One resource as JSON, with the text of its file. `kind` is `datasource` or `pipe`. Raises RK3007."""
+    """One resource as JSON, with the contents of its file. `kind` is `datasource` or `pipe`. Raises RK3007."""
     resources = datasources(workspace) if kind == "datasource" else pipes(workspace)
     resource = next((r for r in resources if r["name"] == name), None)
     if resource is None:
@@ -162,7 +164,7 @@ def remove(workspace: Workspace, kind: str, name: str, *, force: bool = False, d
 
 
 def _remove(workspace: Workspace, snapshot: Snapshot, names: list[str]) -> None:
-    """Compile the workspace without some resources, and apply the steps of the plan that concern these."""
+    """Compile the workspace without some resources, and apply the steps of the plan that concern them."""
     sources: dict[str, DeployedFile] = {n: s for n, s in snapshot.sources.items() if n not in names}
     compiled = workspace.compile(parse_sources(sources), tolerated=None)
     _narrow_tokens(workspace, snapshot, names)

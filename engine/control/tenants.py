@@ -1,7 +1,7 @@
 """Tenants: adding, listing and removing them.
 
-All of it can be repeated: what exists is kept, what is missing is created, and each row of history is delivered once,
-also while inserts run.
+All operations can be repeated: what exists is kept, what is missing is created, and each row of history is delivered
+once, even while inserts run.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Provisioned:
     created: bool
     """Whether the tenant is new."""
     delivered: int
-    """How many views delivered history, for all tenants of the request together."""
+    """How many views delivered history, in total for all tenants of the request."""
 
     def as_dict(self) -> dict[str, Any]:
         return {**self.tenant.as_dict(), "created": self.created, "delivered": self.delivered}
@@ -64,7 +64,7 @@ def add(
             check_id(snapshot.build, tenant)
             _check_placement(workspace, snapshot.tenants.get(tenant), placement)
         new = [t for t in dict.fromkeys(ids) if t not in snapshot.tenants]
-        # An interrupted erasure of a tenant that is added again is over: its remaining rows are wanted.
+        # If a tenant is added again, its interrupted erasure is cancelled, because its remaining rows are needed.
         workspace.registry.remove(ERASURE_KIND, {*new} & workspace.registry.read(ERASURE_KIND).keys())
         moment = datetime.now(UTC).isoformat(timespec="seconds")
         records = {t: TenantRecord(t, placement or "pooled", "adding", moment) for t in new}  # type: ignore[arg-type]
@@ -102,7 +102,7 @@ def _provision(workspace: Workspace, tenants: Sequence[TenantRecord], progress: 
     delivered = 0
     own = [t.id for t in tenants if t.placement == "tables"]
     if own:
-        # One nest more may switch a landing datasource to routed fan-out, which decides whether nests have views.
+        # One more nest may switch a landing datasource to routed fan-out, which determines whether nests have views.
         reconcile_modes(workspace, workspace.current.build)
         plan = plan_for_tenants(workspace, own)
         permit(Plan(plan.lost))
@@ -173,7 +173,7 @@ def _remove(workspace: Workspace, snapshot: Snapshot, record: TenantRecord) -> N
 
 
 def _drop_nest(workspace: Workspace, tenant: str) -> None:
-    """Drop a tenant's views, then its tables, and the database if nothing of another program is left in it."""
+    """Drop a tenant's views, then its tables, and the database unless it contains objects of another program."""
     nest = nest_database(workspace.name, tenant)
     live = read_schema(workspace.warehouse, workspace.name)
     views = [v for v in live.views.values() if v.name.database == nest and v.mark and v.mark.tenant == tenant]
@@ -238,7 +238,7 @@ def show(workspace: Workspace, tenant: str) -> dict[str, Any]:
     nest = record.nest(workspace.name)
     tables: list[dict[str, Any]] = []
     if nest:
-        # The engine knows the size of a table only once the table is loaded.
+        # The engine only knows the size of a table after loading it.
         load_tables(workspace.warehouse, nest)
         result = workspace.warehouse.query(
             "SELECT name, engine, ifNull(total_rows, 0) AS rows, ifNull(total_bytes, 0) AS bytes FROM system.tables "

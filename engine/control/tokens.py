@@ -23,7 +23,7 @@ from engine.workspace.workspace import Workspace
 ADMIN_TOKEN_NAME = "admin token"
 DAY_SECONDS = 86_400
 MAX_OVERLAP_SECONDS = 366 * DAY_SECONDS
-"""How long JWTs of an old key can be accepted at most."""
+"""Maximum time for which JWTs signed with an old key can stay valid."""
 MIN_ADMIN_TOKEN_LENGTH = 16
 MAX_NAME_LENGTH = 200
 
@@ -37,11 +37,11 @@ class JwtRequest:
     tenant: str | None
     lifetime_seconds: int
     rps: int | None = None
-    """Requests per second; None for no limit of its own."""
+    """Maximum requests per second; None for no separate limit."""
 
 
 def admin_text(workspace: Workspace, file: Path) -> str:
-    """The text of the admin token: from the settings, or created on first use and written to a private file."""
+    """The admin token: from the settings, or created on first use and written to a private file."""
     configured = workspace.settings.admin_token
     if configured is not None:
         if len(configured.get_secret_value()) < MIN_ADMIN_TOKEN_LENGTH:
@@ -60,7 +60,7 @@ def admin_text(workspace: Workspace, file: Path) -> str:
 
 
 def text_of(workspace: Workspace, token: StaticToken) -> str:
-    """The text of a static token."""
+    """The token itself."""
     settings = workspace.settings
     host = settings.public_url or f"http://{settings.host}:{settings.port}"
     return static_text(token, workspace.name, host, workspace.current.secret)
@@ -94,7 +94,9 @@ def _key(scope: Scope) -> tuple[str, str, str, str]:
 
 
 def _check_scopes(workspace: Workspace, snapshot: Snapshot, scopes: Sequence[Scope], tenant: str | None) -> None:
-    """Refuse scopes on resources that do not exist, so that a misspelled scope is reported here and not on use."""
+    """Refuse scopes on resources that do not exist, so that a misspelled scope is reported now and not when the token
+    is used.
+    """
     if tenant is not None:
         check_id(snapshot.build, tenant)
         if tenant not in snapshot.tenants:
@@ -132,7 +134,7 @@ def _check_fixed(workspace: Workspace, snapshot: Snapshot, scope: Scope) -> None
 
 
 def describe(workspace: Workspace, token: StaticToken) -> dict[str, Any]:
-    """A static token as JSON, with its text; for admins only."""
+    """A static token as JSON, including the token itself; for admins only."""
     body = {"id": token.nonce, "name": token.name, "token": text_of(workspace, token), "origin": token.origin}
     return {**body, "tenant": token.tenant, "scopes": [s.as_dict() for s in token.scopes]}
 
@@ -182,7 +184,7 @@ def _store(workspace: Workspace, token: StaticToken) -> None:
 
 
 def mint(workspace: Workspace, request: JwtRequest) -> dict[str, Any]:
-    """Sign a JWT. Returns its text, and the Unix time at which it expires. Raises RK4018."""
+    """Sign a JWT. Returns the token, and the Unix time at which it expires. Raises RK4018."""
     max_lifetime = workspace.settings.max_token_seconds
     if not 0 < request.lifetime_seconds <= max_lifetime:
         raise RookeryError(BAD_SCOPE, f"the lifetime of a JWT is between 1 and {max_lifetime} seconds")
@@ -224,9 +226,10 @@ def rotate(workspace: Workspace, overlap: int) -> dict[str, Any]:
 
 
 def grant_declared(workspace: Workspace, project: Project) -> None:
-    """Create the tokens that files declare. Declarations of the same name in several files add up to one token.
+    """Create the tokens that files declare. Declarations with the same name in several files are combined into one
+    token.
 
-    A token of that name that was created by hand stays as it is.
+    A token with that name that was created by hand is not changed.
     """
     wanted: dict[str, list[Scope]] = {}
     for source in project.datasources.values():

@@ -1,4 +1,6 @@
-"""History that an interrupted run has noted and not delivered: delivering it, and reporting what cannot be."""
+"""Delivers the history that an interrupted run has recorded but not delivered, and reports what cannot be
+delivered.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,10 @@ log = structlog.get_logger("rookery.history")
 
 
 def deliver_unfinished(workspace: Workspace, progress: Progress = silent) -> dict[str, int]:
-    """Deliver every noted history whose view exists, and delete notes whose view was never created.
+    """Deliver every recorded history whose view exists, and delete records whose view was never created.
 
-    History that cannot be delivered stays noted. It is reported in the log and by the doctor, and delays nothing
-    else. Returns ranges delivered by view.
+    History that cannot be delivered stays recorded. It is reported in the log and by `rookery doctor`, and does not
+    delay anything else. Returns the number of delivered ranges by view.
     """
     journal = RegistryJournal(workspace.registry)
     outstanding = journal.outstanding()
@@ -35,7 +37,7 @@ def deliver_unfinished(workspace: Workspace, progress: Progress = silent) -> dic
 
 
 def undelivered_error(workspace: Workspace, concerns: Callable[[Backfill], bool]) -> RookeryError | None:
-    """RK3010 for the first noted history that `concerns` selects; None if there is none."""
+    """RK3010 for the first recorded history that `concerns` selects; None if there is none."""
     stuck = [h for h in RegistryJournal(workspace.registry).outstanding() if concerns(h)]
     if not stuck:
         return None
@@ -53,10 +55,10 @@ def _log_failure(item: Backfill, exc: RookeryError) -> None:
 
 
 def _classify(workspace: Workspace, notes: list[Backfill]) -> tuple[list[Backfill], list[Backfill]]:
-    """Split notes into those to deliver and those that are void.
+    """Split records into those to deliver and those that are void.
 
-    A note in neither list waits until its suspended view is created again. A note is void if its tenant has left the
-    pool, if its view was never created, or if it covers all tenants and the live view leaves some of them out.
+    A record in neither list waits until its suspended view is created again. A record is void if its tenant has left
+    the pool, if its view was never created, or if it covers all tenants but the live view excludes some of them.
     """
     views = workspace.warehouse.query(
         "SELECT concat(database, '.', name), comment FROM system.tables "

@@ -1,4 +1,4 @@
-"""Replacing views whose SQL this release spells differently. Their targets keep what they have delivered."""
+"""Replaces views whose SQL this release spells differently. Their targets keep the delivered rows."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from engine.workspace.workspace import Workspace
 log = structlog.get_logger("rookery.layout")
 
 NOTE_KIND = "respelling"
-"""Kind of the notes about views that are being replaced."""
+"""Kind of the records of views that are being replaced."""
 
 
 def upgrade_views(workspace: Workspace) -> None:
-    """Replace views of an earlier release by the SQL of this one. Both deliver the same rows, so no target changes.
+    """Replace views of an earlier release with those of this one. Both deliver the same rows, so targets do not
+    change.
 
-    This runs before the first insert, so no row is missed while a view is dropped. A noted view that does not exist
-    was dropped by a start that was interrupted.
+    This runs before the first insert, so no row is missed while a view is dropped. If a recorded view does not exist,
+    an interrupted start has dropped it.
     """
     desired = desired_schema(workspace.current.build, workspace.current)
     live = read_schema(workspace.warehouse, workspace.name).views
@@ -52,9 +53,9 @@ def upgrade_views(workspace: Workspace) -> None:
 
 
 def _update_suspended_notes(workspace: Workspace, desired: Schema) -> None:
-    """Bring the fingerprints in notes about suspended views to this release's spelling.
+    """Convert the fingerprints in records of suspended views to this release's spelling.
 
-    With the old spelling, a note would no longer match its view, and the target would be recomputed.
+    With the old spelling, a record would no longer match its view, and the target would be recomputed.
     """
     changed = {}
     for key, note in workspace.registry.read(SUSPENDED_KIND).items():
@@ -81,7 +82,7 @@ def _is_older(view: View, current: View) -> bool:
 
 
 def _without(build: Build, view: View, tenants: tuple[str, ...]) -> View:
-    """A shared view that leaves out some tenants; the view itself if there are none."""
+    """The form of a shared view that excludes some tenants; the view itself if no tenants are given."""
     pipe = build.pipes.get(view.mark.resource) if view.mark else None
     if not tenants or view.mark is None or pipe is None or pipe.target is None:
         return view

@@ -1,4 +1,4 @@
-"""Undo merges that made damaged parts, before the engine deletes the parts that were merged."""
+"""Undoes merges that produced damaged parts, before the engine deletes the original parts."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from engine.workspace.workspace import Workspace
 log = structlog.get_logger("rookery.fanout")
 
 CHECK_PAUSE_SECONDS = 5.0
-"""Pause between two checks: a fraction of the time for which the engine keeps the parts that it has merged."""
+"""Pause between two checks: a fraction of the time for which the engine keeps the original parts of a merge."""
 
 
 class MergeWatcher:
-    """A thread that checks the parts that merges have made."""
+    """A thread that checks the parts that merges have produced."""
 
     def __init__(self, workspace: Workspace, pause_seconds: float = CHECK_PAUSE_SECONDS) -> None:
         self._workspace = workspace
@@ -51,6 +51,8 @@ class MergeWatcher:
 
 
 def watch_merges(workspace: Workspace) -> None:
-    """Check merges until the workspace is closed. Only for an embedded engine: a server's files are not ours."""
+    """Check merges until the workspace is closed. Only for an embedded engine, because rookery cannot access a
+    server's files.
+    """
     if workspace.warehouse.capabilities.embedded:
         workspace.service("merges", lambda: MergeWatcher(workspace))

@@ -1,4 +1,4 @@
-"""Inserts the rows of a log range into nests, from the stages that still hold them or from landing."""
+"""Inserts the rows of a log range into nests, from their stages if these still exist, or from landing."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ from engine.warehouse import ddl
 from engine.workspace.workspace import Workspace
 
 COPY_STAGE_TENANTS = 8
-"""From this many tenants, a stage is first copied with landing's types. Converting per tenant would cost more."""
+"""With at least this many tenants, a stage is first copied with landing's types, which is faster than converting for
+each tenant.
+"""
 
 Failures = dict[str, str]
 """Errors of inserts, by tenant."""
 Chosen = Callable[[set[str]], set[str]]
-"""Chooses, from the tenants with rows in a range, those that get them now."""
+"""Chooses those tenants with rows in a range that receive them now."""
 
 
 class Delivery:
@@ -36,14 +38,14 @@ class Delivery:
         """The columns and the name of the table in which stages are merged."""
 
     def log(self) -> LandingLog:
-        """The datasource's log as compiled now. Raises RK5005 when the datasource is gone."""
+        """The datasource's log, according to the current build. Raises RK5005 if the datasource no longer exists."""
         relation = self._workspace.current.build.relations.get(self._datasource)
         if relation is None or relation.tenant is None:
             raise RookeryError(UNKNOWN_DATASOURCE, f"datasource `{self._datasource}` no longer exists")
         return LandingLog(self._workspace.warehouse, self._workspace.name, relation)
 
     def push(self, log_range: LogRange, batches: Sequence[CommittedBatch], choose: Chosen) -> Failures:
-        """Deliver batches from their stages, or from landing if a stage is gone or has other columns."""
+        """Deliver batches from their stages, or from landing if a stage no longer exists or has other columns."""
         reader = self.log()
         if not all(b.table and b.columns == reader.relation.columns for b in batches):
             return self.pull(log_range, choose)
@@ -81,7 +83,7 @@ class Delivery:
         return self._spread(reader, log_range, tenants, lambda tenant: reader.rows_of(tenant, log_range))
 
     def has_rows_of(self, batch: CommittedBatch, tenants: Iterable[str]) -> bool:
-        """Whether a batch may have rows of one of the tenants. True if it cannot be found out."""
+        """Whether a batch may have rows of one of the tenants. True if this cannot be determined."""
         if not batch.table:
             return True
         try:
@@ -107,7 +109,7 @@ class Delivery:
         return merged.sql(), ", ".join(columns), "_rk_tenant", "1"
 
     def _merge_table(self) -> Name:
-        """A table in memory with landing's columns and the tenant's text."""
+        """An in-memory table with landing's columns, and the tenant as a string."""
         source = self._workspace.current.build.datasources[self._datasource]
         columns = ", ".join(f"{quote(c.name)} {c.type}" for c in source.columns)
         if self._merged is None or self._merged[0] != columns:
@@ -122,9 +124,9 @@ class Delivery:
     def _spread(
         self, reader: LandingLog, log_range: LogRange, present: set[str], rows: Callable[[str], str]
     ) -> Failures:
-        """Insert each tenant's rows into its nest, several at a time. `rows` makes the SELECT of one tenant's rows.
+        """Insert each tenant's rows into its nest, several at a time. `rows` returns the SELECT of one tenant's rows.
 
-        Raises RK6003 when the database has no free connection: then the whole range is delivered again.
+        Raises RK6003 if the database has no free connection; the whole range is then delivered again.
         """
         failed: Failures = {}
         with_merges: list[str] = []
@@ -133,7 +135,7 @@ class Delivery:
         guard = nullcontext if insert_lock.is_owner else insert_lock.shared
 
         def insert(tenant: str) -> None:
-            # Runs in a pool thread, or in this one for a single tenant.
+            # Runs in a pool thread, or in the current thread for a single tenant.
             try:
                 with guard():
                     damage, has_merges = self._insert(reader, log_range.token, tenant, rows(tenant))
@@ -158,13 +160,15 @@ class Delivery:
             with insert_lock.exclusive():
                 self._workspace.warehouse.undo_merges()
         if failed:
-            # They are retried under the same token, which a table may remember although it has not stored the rows.
+            # They are retried with the same token, which a table may remember although it has not stored the rows.
             with insert_lock.exclusive():
                 self._workspace.warehouse.forget_unstored_tokens()
         return failed
 
     def _insert(self, reader: LandingLog, token: str, tenant: str, rows: str) -> tuple[str, bool]:
-        """Insert a tenant's rows. Returns the removed damage, in words, and whether merges must be undone."""
+        """Insert a tenant's rows. Returns a description of removed damaged parts, and whether merges must be
+        undone.
+        """
         database = nest_database(self._workspace.name, tenant)
         tables = nest_tables_fed_by(self._workspace, database, self._datasource)
         self._workspace.warehouse.note_parts(tables)

@@ -1,4 +1,4 @@
-"""Find rows that suspended views have missed and that the TTL of their source will remove soon."""
+"""Finds rows that suspended views have missed and that the TTL of their source will remove soon."""
 
 from __future__ import annotations
 

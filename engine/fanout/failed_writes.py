@@ -1,7 +1,7 @@
-"""Find and remove parts that the engine stored despite a failed write. Called after each insert.
+"""Finds and removes parts that the engine stored despite a failed write. Called after each insert.
 
-A table forgets the token of a part that is dropped. So when the insert is repeated under its token, that table stores
-the rows again, and no other table does.
+A table forgets the token of a part that is dropped. So when the insert is repeated with its token, only that table
+stores the rows again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from engine.workspace.workspace import Workspace
 log = structlog.get_logger("rookery.fanout")
 
 MAX_CHECKED_NESTS = 64
-"""Nests that are checked after an insert into landing. With more, only the workspace's with_tables tables are."""
+"""Maximum number of nests that are checked after an insert into landing. If there are more, only the workspace's own
+tables are checked.
+"""
 
 
 def tables_fed_by(workspace: Workspace, datasource: str) -> tuple[Name, ...]:
@@ -71,8 +73,8 @@ def remove_damaged_parts(workspace: Workspace, tables: Iterable[Name]) -> tuple[
     """Remove damaged parts that tables have received since the last check.
 
     Returns a description of the removed parts by table, and whether merges must be undone. An insert whose parts were
-    removed must be repeated under its token; an undone merge needs no repetition. Raises RK6009 if a part cannot be
-    removed.
+    removed must be repeated with its token; this is not necessary after an undone merge. Raises RK6009 if a part
+    cannot be removed.
     """
     removed: dict[Name, str] = {}
     merged = False

@@ -1,4 +1,4 @@
-"""Find the tenants on whose rows a view fails, and whether it still fails.
+"""Finds the tenants on whose rows a view fails, and whether it still fails.
 
 To find out, the view's query runs over blocks of its source, and its result is discarded. A view that tenants share
 need not be suspended if only a few tenants' rows make it fail: it can run without these tenants.
@@ -16,11 +16,13 @@ from engine.schema import Name, Table, View, literal, quote
 from engine.workspace.workspace import Workspace
 
 MAX_EXCLUDED_TENANTS = 16
-"""Tenants that one view may exclude. If it fails for more, its query is to blame and not their rows."""
+"""Maximum number of tenants that one view may exclude. If it fails for more, its query is the cause and not their
+rows.
+"""
 TENANTS_PER_STATEMENT = 1000
-"""Tenants in the condition of one statement, at most."""
+"""Maximum number of tenants in the condition of one statement."""
 ALL_BLOCKS = 1 << 62
-"""A number above all block numbers."""
+"""A number greater than all block numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,8 @@ def find_failure(
 def without_failing_tenants(workspace: Workspace, view: View, block: BlockRange) -> View | None:
     """A live view in the form that excludes the tenants on whose rows in a block it fails.
 
-    None if that does not help: it fails on all tenants' rows, on those of too many tenants, or for another reason.
+    None if that does not help: the view fails on all tenants' rows, on those of too many tenants, or for another
+    reason.
     """
     make = _shared_view(workspace, view, block.datasource)
     if make is None or view.mark is None:
@@ -98,7 +101,9 @@ def _bisect(fails: Callable[[Sequence[str]], bool], tenants: Sequence[str]) -> s
 def _shared_view(
     workspace: Workspace, view: View, datasource: str
 ) -> Callable[[tuple[str, ...], tuple[str, ...]], View] | None:
-    """Compiles a live view on landing for some tenants only, or without some. None if tenants do not share it."""
+    """Compiles a live view on landing for only some tenants, or without some tenants. None if tenants do not share
+    the view.
+    """
     build = workspace.current.build
     pipe = build.pipes.get(view.mark.resource) if view.mark else None
     source = Name(workspace.name, datasource)

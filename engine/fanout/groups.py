@@ -17,8 +17,8 @@ MAX_RETRY_SECONDS = 60.0
 class ConsumerGroups:
     """The main group, which keeps up with landing, and the lagging groups.
 
-    The worker's thread moves tenants between groups; other threads add, remove and inspect them. `changed` guards all
-    of it and is notified of every change.
+    The worker's thread moves tenants between groups; other threads add, remove and inspect them. `changed` protects
+    all fields and is notified of every change.
     """
 
     def __init__(self, changed: threading.Condition) -> None:
@@ -61,7 +61,7 @@ class ConsumerGroups:
                 self.lagging.remove(group)
 
     def join(self, group: ConsumerGroup) -> None:
-        """Merge a lagging group that has the offset of the main group into it."""
+        """Merge a lagging group into the main group, whose offset it has reached."""
         with self.changed:
             if group in self.lagging:
                 self.lagging.remove(group)
@@ -115,7 +115,7 @@ class ConsumerGroups:
         awaited = set(tenants)
         deadline = time.monotonic() + timeout_seconds
         with self.changed:
-            # Retry at once: the failure may have been a missing table that exists by now.
+            # Retry immediately: the cause may have been a missing table that now exists.
             for group in self.lagging:
                 if group.members & awaited:
                     group.error, group.due = "", 0.0

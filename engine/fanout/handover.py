@@ -1,4 +1,6 @@
-"""What an ingest thread hands over to the fan-out: a batch that is in landing, and the stage with its rows."""
+"""The values that an ingest thread hands over to the fan-out: a batch that is in landing, and the stage with its
+rows.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ class CommittedBatch:
     values: str
     """The SQL of the values of `columns`, over `table`."""
     tenant: str
-    """The SQL of the tenant's id as text, over `table`."""
+    """The SQL of the tenant's id as a string, over `table`."""
     condition: str
     """The SQL condition of the rows of `table` that were stored."""
     columns: tuple[str, ...]
@@ -28,6 +30,6 @@ class CommittedBatch:
     at: float
     """When it was stored, in seconds since 1970."""
     release: Callable[[], None]
-    """Gives the stage back."""
+    """Returns the stage to the pool."""
     visible: Future[bool]
-    """Set to true when the rows are in their nests, or to false when a nest has refused them for now."""
+    """Set to true when the rows are in their nests, or to false if a nest has refused them."""

@@ -1,9 +1,9 @@
-"""Keep the rows of an uncertain batch of a datasource that is not a landing one, until every view has them.
+"""Keeps the rows of an uncertain batch until every view has them, for a datasource that is not a landing datasource.
 
 Rows of a landing datasource contain the id of their batch. Any other table may merge or replace rows, so a batch
-cannot be read back from it. Its rows are copied, as they were to be stored, into a separate table that survives a
-restart. That table is created before anything fails: the engine does not start with a table definition that a failing
-disk has cut off. If the copy cannot be written, the rows stay in the stage, in memory.
+cannot be read back from it. Its rows are copied, in the form in which they are stored, into a separate table that
+survives a restart. That table is created before anything fails, because the engine does not start if a failing disk
+has truncated a table's definition. If the copy cannot be written, the rows stay in the stage, in memory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ log = structlog.get_logger("rookery.fanout")
 PREFIX = "_rk_held_"
 TOKEN, AFTER = "_rk_token", "_rk_after"
 KEEPS_NOTHING = -1
-"""`KeptBatch.after` of a table without stored rows: it is always assumed to have received the batch."""
+"""The value of `KeptBatch.after` for a table that does not store rows: it is always assumed to have received the
+batch.
+"""
 
 Columns = tuple[tuple[str, str], ...]
 """Names and types."""
@@ -47,7 +49,7 @@ class KeptBatch:
     source: str
     """The table of the rows, as SQL with an optional WHERE clause."""
     release: Callable[[], None]
-    """Gives the stage back."""
+    """Returns the stage to the pool."""
     saved: bool = False
     """Whether the rows are in the table that survives a restart."""
 
@@ -75,13 +77,13 @@ class KeptBatch:
         self.release()
 
     def insert(self, workspace: Workspace) -> str:
-        """The INSERT of the batch, under its token."""
+        """The INSERT of the batch, with its token."""
         target = Name(workspace.name, self.datasource).sql()
         rows = f"SELECT {self.values} FROM {self.source}"
         return ddl.insert_block(target, [n for n, _ in self.columns], self.batch, rows)
 
     def reached_table(self, workspace: Workspace) -> bool:
-        """Whether the datasource's table may have rows of the batch. If not, no view has any."""
+        """Whether the datasource's table may have rows of the batch. If not, views do not have any either."""
         return newest_block(workspace.warehouse, Name(workspace.name, self.datasource)) > self.after
 
     def matches_datasource(self, workspace: Workspace) -> bool:
@@ -90,7 +92,9 @@ class KeptBatch:
         return source is not None and columns_of(source) == self.columns
 
     def delete(self, workspace: Workspace) -> None:
-        """Delete the rows. Raises the database's error: rows that stay would be stored again after a restart."""
+        """Delete the rows. Raises the database's error, because remaining rows would be stored again after a
+        restart.
+        """
         if self.saved:
             table = kept_table(workspace, self.datasource, self.columns).name
             workspace.warehouse.execute(f"TRUNCATE TABLE IF EXISTS {table.sql()}")
@@ -107,7 +111,7 @@ def kept_table(workspace: Workspace, datasource: str, columns: Columns) -> Table
 
 
 def columns_of(source: Datasource) -> Columns:
-    """The columns of a datasource, as kept rows have them."""
+    """The columns of a datasource, in the form in which kept rows have them."""
     return tuple((c.name, c.type) for c in source.columns)
 
 
@@ -143,4 +147,4 @@ def saved_batches(workspace: Workspace) -> Iterator[KeptBatch]:
 
 
 def _release_nothing() -> None:
-    """Release nothing: the rows are in a table of their own."""
+    """Do nothing: the rows are in a separate table."""

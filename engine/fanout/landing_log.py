@@ -1,4 +1,4 @@
-"""Read a landing datasource as a log: its newest block, the blocks after an offset, and the rows of a log range."""
+"""Reads a landing datasource as a log: its newest block, the blocks after an offset, and the rows of a log range."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from engine.workspace.workspace import Workspace
 ROW_TUPLE = "_rk_row"
 """Alias of a whole row as a tuple."""
 MAX_BLOCKS = 10_000
-"""Blocks that one query reads."""
+"""Maximum number of blocks that one query reads."""
 GATEWAY_BATCH_PREFIX = "g:"
-"""How the ids of the gateway's batches begin. Other programs' blocks have other ids, or none."""
+"""Prefix of the ids of the gateway's batches. Other programs' blocks have other ids, or none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ class LandingLog:
     ) -> dict[str, tuple[int, float]]:
         """For each tenant, or each of `tenants`: its rows after a block, and the age of the oldest in seconds.
 
-        `done` are batches that do not count.
+        `done` are batches that are not counted.
         """
         if tenants is not None and not tenants:
             return {}
@@ -129,7 +129,8 @@ class LandingLog:
 
 
 def nest_copies(workspace: Workspace, datasource: str) -> dict[str, Name | None]:
-    """Tenants whose nest has a copy of a landing datasource, each with the view that fills it; None for a routed one.
+    """Tenants whose nest has a copy of a landing datasource, each with the view that fills the copy, or None for a
+    routed copy.
 
     Nests are identified by name, because tables that are not loaded do not show their marks.
     """

@@ -1,4 +1,4 @@
-"""What suspended views have missed: recorded gaps, compared with the catalog and with the compiled pipes."""
+"""Determines what suspended views have missed, from recorded gaps, the catalog and the compiled pipes."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ log = structlog.get_logger("rookery.fanout")
 
 SUSPENDED_KIND = "suspended"
 MAX_COUNTED_TENANTS = 10_000
-"""Tenants whose rows in one batch are counted, at most."""
+"""Maximum number of tenants whose rows in one batch are counted."""
 ViewFactory = Callable[[tuple[str, ...], tuple[str, ...]], View]
-"""Compiles a view that tenants share: for these tenants only (empty: for all), and without these."""
+"""Compiles a view that tenants share: only for the first tenants (if empty, for all), and without the second ones."""
 
 
 def repairable(
     workspace: Workspace, build: Build, desired: Schema, live: Schema, continued: Collection[str] = ()
 ) -> dict[Name, tuple[MissedBlocks, ...]]:
-    """Suspended views that can be put back by delivering exactly the blocks that they have missed, and these blocks.
+    """Suspended views that can be restored by delivering exactly the blocks that they have missed, with these blocks.
 
-    A view is not among them if its source or target is another table now, if it is not known what it has missed, or
-    if its query has changed since, unless it belongs to one of the `continued` pipes.
+    A view is not included if its source or target is now another table, if the missed blocks are unknown, or if its
+    query has changed (unless it belongs to one of the `continued` pipes).
     """
     repaired = {}
     for text, record in workspace.registry.read(SUSPENDED_KIND).items():
@@ -50,7 +50,7 @@ def repairable(
         if view is None or (current is not None and not (current.mark and current.mark.without)):
             continue
         if view.mark and view.mark.resource in continued:
-            # The rows that it has missed go through its new query.
+            # The new query processes the rows that the view has missed.
             record = {**record, "fingerprint": view.mark.fingerprint}
         missed = _missed(workspace, build, view, record, current.mark.without if current and current.mark else None)
         if missed:
@@ -61,7 +61,7 @@ def repairable(
 def _missed(
     workspace: Workspace, build: Build, view: View, record: dict[str, Any], without: tuple[str, ...] | None
 ) -> tuple[MissedBlocks, ...]:
-    """What must be delivered to one view; nothing if it cannot be put back like this."""
+    """The blocks that must be delivered to one view; none if it cannot be restored in this way."""
     missing = Missing.of(record.get("missing"))
     if missing is None or view.mark is None or _query(view.mark.fingerprint) != _query(str(record["fingerprint"])):
         return ()
@@ -135,7 +135,7 @@ def log_of(workspace: Workspace, view: View) -> Name:
 
 def newest_block(workspace: Workspace, table: Name) -> int:
     """The highest block number among the rows of a table; 0 for an empty table, or if there is no such table."""
-    # Asks the rows, not `system.parts`, which does not list the parts of a table that is not loaded.
+    # Reads the rows instead of `system.parts`, which does not list the parts of a table that is not loaded.
     try:
         result = workspace.warehouse.query(f"SELECT max(_block_number) FROM {table.sql()}")
     except RookeryError:
@@ -174,7 +174,7 @@ def blocks_of_batch(workspace: Workspace, table: Name, block: BlockRange) -> int
         return None
     if not target.partition_key:
         return 1
-    # The engine stores one block per partition, so count the partitions of the rows that the view makes of the batch.
+    # The engine stores one block per partition, so count the partitions of the view's result for the batch.
     view = _compiled(workspace, feeders[0])
     numbers = workspace.warehouse.query(
         f"SELECT DISTINCT _block_number FROM {source.sql()} WHERE {BATCH_COLUMN} = {{b:String}}", {"b": block.batch}
@@ -195,7 +195,9 @@ def _compiled(workspace: Workspace, view: View) -> View | None:
 
 
 def clamp_gaps(workspace: Workspace) -> None:
-    """Limit recorded gaps to the newest existing block: after a start, the engine uses the numbers above it again."""
+    """Limit recorded gaps to the newest existing block, because after a restart the engine uses the numbers above it
+    again.
+    """
     changed: dict[str, dict[str, object]] = {}
     for name, record in workspace.registry.read(SUSPENDED_KIND).items():
         missing = Missing.of(record.get("missing"))
@@ -211,7 +213,7 @@ def clamp_gaps(workspace: Workspace) -> None:
 def rows_by_tenant(workspace: Workspace, block: BlockRange) -> dict[str, int]:
     """Number of rows of a batch by tenant, counted in its stage or else in landing.
 
-    For a datasource without a tenant column, all rows count for the empty text.
+    For a datasource without a tenant column, all rows are counted for the empty string.
     """
     if block.counted:
         return {str(t): int(n) for t, n in workspace.warehouse.query(block.counted).rows}
@@ -228,9 +230,9 @@ def rows_by_tenant(workspace: Workspace, block: BlockRange) -> dict[str, int]:
 def expired_rows(workspace: Workspace, views: Collection[Name]) -> dict[tuple[str, str | None], int]:
     """Number of rows that suspended views have missed and a TTL has removed since, by view and tenant.
 
-    Sources without a TTL do not count: rows that are gone there were deleted on purpose, such as those that a view
+    Sources without a TTL do not count, because missing rows were deleted on purpose there, such as those that a view
     failed on. The removed rows of the batch on which a view failed are known by tenant. Those of later batches are
-    counted for the tenant None, and only where the row numbers within a block show that rows are gone.
+    counted for the tenant None, and only if the row numbers within a block show that rows are missing.
     """
     expired: dict[tuple[str, str | None], int] = {}
     tables = read_schema(workspace.warehouse, workspace.name, {workspace.name, *(v.database for v in views)}).tables
@@ -288,7 +290,7 @@ def record_repeated_insert(workspace: Workspace, datasource: str) -> None:
 
 
 def complete_views(workspace: Workspace) -> list[View]:
-    """Views in the workspace's database whose sources still have all rows that their targets were made from."""
+    """Views in the workspace's database whose sources still have all rows from which their targets were computed."""
     live = read_schema(workspace.warehouse, workspace.name, [workspace.name])
     coverage = Coverage(workspace.warehouse, workspace.registry, live)
     return [v for v in live.views.values() if v.source in live.tables and coverage.why_incomplete(v) is None]
@@ -312,8 +314,8 @@ def forget_tenant(workspace: Workspace, tenant: str, nest: str | None) -> None:
 def add_pooled_tenants(workspace: Workspace, tenants: Sequence[str]) -> set[str]:
     """Record that new pooled tenants miss all rows of suspended views. The view lock must be held.
 
-    Returns these views. A view that runs without some other tenants is not among them, since it delivers the rows of
-    the new ones.
+    Returns these views. They do not include a view that runs without some other tenants, because it delivers the rows
+    of the new tenants.
     """
     live = read_schema(workspace.warehouse, workspace.name, [workspace.name]).views
     names: set[str] = set()

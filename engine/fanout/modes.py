@@ -1,4 +1,4 @@
-"""Choose the fan-out mode of each landing datasource, and change it while rows come in.
+"""Chooses the fan-out mode of each landing datasource, and changes it while rows arrive.
 
 `direct`: one view per tenant fills the tenant's nest copy. `routed`: a fan-out worker does.
 """
@@ -20,9 +20,9 @@ from engine.workspace.journal import RegistryJournal
 from engine.workspace.workspace import Workspace
 
 ROUTED_FROM_TENANTS = 32
-"""From this many tenants with their own tables, a datasource with `fanout: auto` is routed."""
+"""With at least this many tenants that have their own tables, a datasource with `fanout: auto` is routed."""
 VIEWS_PER_CHANGE = 50
-"""Views that are created or dropped while inserts wait once."""
+"""Number of views that are created or dropped each time inserts are blocked."""
 
 T = TypeVar("T")
 
@@ -72,8 +72,8 @@ def reconcile_modes(workspace: Workspace, build: Build) -> None:
         return
     for name, mode in modes.items():
         if mode == "routed" and name not in snapshot.routed and None in nest_copies(workspace, name).values():
-            # A copy without its view misses rows. The next plan rebuilds the copy; only then can a worker continue
-            # it.
+            # If a copy has lost its view, it misses rows. The next plan rebuilds the copy; only then can a worker
+            # fill it.
             modes[name] = "direct"
     changed = {n: m for n, m in modes.items() if m != snapshot.modes.get(n, "direct")}
     removed = [n for n in snapshot.modes if n not in modes]

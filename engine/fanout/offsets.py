@@ -1,8 +1,8 @@
-"""Offsets: how far the consumers of a landing datasource have read its log, and where that is recorded.
+"""Offsets: how far the consumers of a landing datasource have read its log, and how that is recorded.
 
-An offset is a block number up to which a consumer has everything, the batches after it that it has as well, and,
-while a delivery runs, the range that it may have in part. A range is delivered under the same token until all of it
-is known to have arrived.
+An offset consists of the block number up to which a consumer has received everything, the later batches that it has
+also received and, while a delivery runs, the range that it may have received in part. A range is delivered with the
+same token until it is known to be complete.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ JOURNAL_TABLE = "_rk_journal"
 
 @dataclass(frozen=True, slots=True)
 class LogRange:
-    """A part of the landing log that is delivered as one block per tenant, under one token."""
+    """A part of the landing log that is delivered as one block per tenant, with one token."""
 
     token: str
     after: int
@@ -58,11 +58,11 @@ class Offset:
     """How far a consumer has read the landing log."""
 
     epoch: str
-    """A random text in the tokens of its ranges, so that no two histories of a log share a token."""
+    """A random string in the tokens of its ranges, so that two histories of a log never share a token."""
     at: int
-    """The consumer has all blocks up to this number."""
+    """The consumer has received all blocks up to this number."""
     acked: frozenset[str] = frozenset()
-    """Ids of batches in later blocks that it has as well."""
+    """Ids of batches in later blocks that it has also received."""
     log_range: LogRange | None = None
     """The range that is being delivered."""
 
@@ -76,7 +76,7 @@ class Offset:
         return replace(self, log_range=log_range)
 
     def finished(self, log_range: LogRange) -> Offset:
-        """The offset after a range has arrived."""
+        """The offset after a range has been delivered."""
         if log_range.upto is None:
             return replace(self, acked=self.acked | set(log_range.batches), log_range=None)
         return replace(

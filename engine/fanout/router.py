@@ -120,7 +120,7 @@ class Router:
         return {name: worker.position() for name, worker in sorted(self._workers.items())}
 
     def failing_tenants(self) -> set[str]:
-        """Tenants whose tables refuse their rows at present."""
+        """Tenants whose tables currently refuse their rows."""
         positions = [worker.position() for worker in list(self._workers.values())]
         return {tenant for p in positions for group in p.lagging if group.error for tenant in group.members}
 
@@ -135,7 +135,7 @@ class Router:
     def pending_tokens(self, source: Name, mark: Mark | None) -> set[str] | None:
         """Tokens of ranges that may be delivered to a nest copy again. The view lock must be held.
 
-        None for a table behind such a copy, whose rows carry no tokens.
+        None for a table derived from such a copy, whose rows do not contain tokens.
         """
         tenant = mark.tenant if mark else None
         if tenant is None:

@@ -1,4 +1,4 @@
-"""Complete the batches that a killed process was storing, before anything else is stored."""
+"""Completes the batches that a killed process was storing, before anything else is stored."""
 
 from __future__ import annotations
 

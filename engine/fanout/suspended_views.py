@@ -1,8 +1,8 @@
-"""Suspend views that fail and would block every insert: find them, drop them, and record what they miss.
+"""Suspends failing views, which would block every insert: finds them, drops them, and records what they miss.
 
 A view that tenants share is restricted instead if only a few tenants' rows make it fail: it runs without these
-tenants. The blocks that the view has missed are recorded. A push, or `rookery fanout repair`, puts the view back and
-delivers them; its target stays.
+tenants. The blocks that the view has missed are recorded. A push, or `rookery fanout repair`, restores the view and
+delivers these blocks; its target keeps its rows.
 """
 
 from __future__ import annotations
@@ -42,13 +42,15 @@ log = structlog.get_logger("rookery.fanout")
 SUSPENDED_KIND = "suspended"
 """Kind of the records in the registry."""
 MAX_SUSPENDED_PER_BATCH = 100
-"""Views that are suspended for one batch, at most."""
+"""Maximum number of views that are suspended for one batch."""
 _NAME = r"while pushing to view `?([^`\s:'\".]++)`?\.`?([^`\s:'\".]++)`?(?: \([0-9a-f-]{36}\))?"
 _PUSHING = re.compile(_NAME + r"(?=[:.\s]|$)")
-# An error may quote text of a row, which could imitate the patterns above. Only the engine writes the end of an
-# error, and its beginning.
+# An error may quote text of a row, which could imitate the patterns above. But the beginning and the end of an error
+# are always written by the engine.
 ERROR_TAIL_CHARACTERS = 2000
-"""Characters at the end of an error in which the engine names views. The quoted text of a row may be much longer."""
+"""Number of characters at the end of an error in which the engine names views. The quoted text of a row may be much
+longer.
+"""
 _PUSHED = re.compile(rf"((?:: {_NAME})+)[.\s]*+(?:\([A-Z0-9_]+\))?+[.\s]*+(?:\(version .*\))?[.\s]*+$")
 _TARGET = re.compile(r"(?:Code: \d+\. )?(?:DB::Exception: )?Target table '`?([^'`.]++)`?\.`?([^'`.]++)`?' of view")
 
@@ -56,7 +58,7 @@ _TARGET = re.compile(r"(?:Code: \d+\. )?(?:DB::Exception: )?Target table '`?([^'
 def insert_to_all(workspace: Workspace, sql: str, block: BlockRange | None = None, *, may_retry: bool = True) -> bool:
     """Run an INSERT until every working view has its rows. Returns whether no view had to be suspended.
 
-    Raises transient errors, whichever view they name; without `may_retry`, that view is suspended instead, unless the
+    Raises transient errors, even if they name a view; without `may_retry`, that view is suspended instead, unless the
     disk is full. Raises RK5011 if the rows are in landing and no view can be suspended for the failure.
     """
     return _Insert(workspace, sql, block, may_retry).run()
@@ -64,7 +66,9 @@ def insert_to_all(workspace: Workspace, sql: str, block: BlockRange | None = Non
 
 @dataclass(frozen=True, slots=True)
 class _Insert:
-    """One INSERT, with what decides about its failures. A view that fails keeps the rows from all other views."""
+    """One INSERT, with what is needed to handle its failures. If a view fails, the other views do not receive the
+    rows either.
+    """
 
     workspace: Workspace
     sql: str
@@ -72,10 +76,10 @@ class _Insert:
     may_retry: bool
 
     def run(self) -> bool:
-        """Try twice, since the first failure may be momentary, and then without the views that fail."""
+        """Try twice, because the first failure may be temporary, and then without the views that fail."""
         insert_lock, warehouse = self.workspace.insert_lock, self.workspace.warehouse
-        # Shared until the last attempt: a view that is created in between would get the rows twice, from its backfill
-        # and from the next attempt.
+        # The lock is shared until the last attempt: a view that is created between attempts would get the rows twice,
+        # from its backfill and from the next attempt.
         with insert_lock.shared():
             if self.block is not None:
                 warehouse.note_parts(tables_fed_by(self.workspace, self.block.datasource))
@@ -87,11 +91,12 @@ class _Insert:
                     warehouse.forget_unstored_tokens()
                 failure_again = self._attempt(is_repeated=True)
             except RookeryError as exc:
-                # As the cause, since the first failure says whether the rows were removed from landing.
+                # The first failure is the cause, because it shows whether the rows were removed from landing.
                 raise exc from failure
             if failure_again is None:
                 return True
-            # Alone: no other insert mixes its blocks with those that the suspended views miss.
+            # With the lock held exclusively, no other insert mixes its blocks with those that the suspended views
+            # miss.
             with insert_lock.upgraded():
                 self._suspend_until_stored(failure_again)
             return False
@@ -183,8 +188,8 @@ def _suspend(workspace: Workspace, exc: RookeryError, block: BlockRange | None) 
     after = newest if batches else _block_before(workspace, source, block) if numbered else None
     if batches and block is not None:
         record["rows"] = {**_missed_rows(workspace, view), block.batch: rows_by_tenant(workspace, block)}
-    # Recorded before the drop. After a kill in between, the view runs in full, which makes the record void; after a
-    # kill later, the view is gone and misses what the record says.
+    # Recorded before the drop. If the process is killed before the drop, the view still runs in full, which makes the
+    # record void; if it is killed later, the view no longer exists and misses what the record says.
     record = _write_record(workspace, view, record, source, (*known_gaps, Gap(None, after, batches)))
     workspace.warehouse.execute(ddl.drop_view(view.name))
     if restricted is not None:
@@ -212,7 +217,7 @@ def _new_record(view: View, error: str, datasource: str | None) -> dict[str, Any
 
 
 def _block_before(workspace: Workspace, source: Name, block: BlockRange | None) -> int | None:
-    """The newest block before a batch, in the table that the batch was inserted into; None if it is not known."""
+    """The newest block before a batch, in the table that the batch was inserted into; None if it is unknown."""
     if block is None or source != Name(workspace.name, block.datasource):
         return None
     return block.after
@@ -253,10 +258,10 @@ def _write_record(
 
 
 def _complete_record(workspace: Workspace, suspended_view: _Suspended, block: BlockRange | None) -> None:
-    """After the INSERT, add the block number to the record of a view whose source does not name batches.
+    """After the INSERT, add the block number to the record of a view whose source's rows do not contain batch ids.
 
-    No other insert has run since. So new blocks of the source are this INSERT's; without new blocks, the newest ones
-    are, because its first attempt stored them.
+    No other insert has run since. So new blocks of the source come from this INSERT; if there are none, its first
+    attempt stored the newest blocks.
     """
     missing = Missing.of(suspended_view.record["missing"])
     if missing is None or block is None or all(g.after is not None for g in missing.gaps):
@@ -274,7 +279,7 @@ def _complete_record(workspace: Workspace, suspended_view: _Suspended, block: Bl
 def record_replacement(workspace: Workspace, view: View) -> None:
     """Record that a view is about to be dropped and created again. The view lock must be held.
 
-    After a kill in between, the view counts as suspended, and it is known which blocks it misses.
+    After a kill at this point, the view counts as suspended, and its missing blocks are known.
     """
     live = read_schema(workspace.warehouse, workspace.name, [view.name.database]).views.get(view.name)
     if live is None or live.mark is None:
@@ -293,7 +298,8 @@ def _failed_view(workspace: Workspace, error: str) -> View | None:
     if match is None:
         return None
     name = Name(match[1], match[2])
-    # A view of rookery is in the database of its target. Reading only that one leaves other nests asleep.
+    # rookery's views are in the database of their target. Reading only that database does not load the tables of
+    # other nests.
     views = read_schema(workspace.warehouse, workspace.name, [name.database]).views
     return views.get(name) if pushed is not None else next((v for v in views.values() if v.target == name), None)
 
@@ -304,7 +310,9 @@ def suspended(workspace: Workspace) -> list[dict[str, Any]]:
 
 
 def tenants_behind(snapshot: Snapshot, datasource: str) -> frozenset[str] | None:
-    """Tenants whose tables miss rows of a landing datasource because of a suspended view; None if all may."""
+    """Tenants whose tables miss rows of a landing datasource because of a suspended view; None means possibly all
+    tenants.
+    """
     records = [r for r in snapshot.suspended.values() if r.get("datasource") == datasource]
     by_record = [[r["tenant"]] if r["tenant"] is not None else r["without"] for r in records]
     return None if not all(by_record) else frozenset(t for tenants in by_record for t in tenants)
@@ -324,7 +332,8 @@ def still_failing(
 ) -> dict[Name, str]:
     """Suspended views with an unchanged query that would fail again, each with the error.
 
-    They are tried on the blocks that they have missed or, if these are not known, on all rows of their source.
+    Their queries are run over the blocks that they have missed or, if these are unknown, over all rows of their
+    source.
     """
     errors: dict[Name, str] = {}
     tables = read_schema(workspace.warehouse, workspace.name).tables.keys()
@@ -353,7 +362,7 @@ def _failure_on(workspace: Workspace, missed: tuple[MissedBlocks, ...]) -> str |
 
 
 def _undelivered(exc: RookeryError) -> RookeryError:
-    """RK5011 for the sender. The original error may name views and nests that the sender must not see."""
+    """RK5011 for the sender. The original error may name views and nests, which the sender must not see."""
     log.error("a view failed on rows that are in landing", error=exc)
     return RookeryError(
         UNDELIVERED,

@@ -1,10 +1,10 @@
 """Uncertain batches: an INSERT into a datasource failed, or its process was killed, so some views may miss its rows.
 
-An uncertain batch is inserted once more under its own token: from landing, or from the kept rows if the datasource is
-not a landing one. Tables that have the batch recognize the token; the others store it. Until then, nothing else is
-stored in its datasource, because targets remember the tokens of a limited number of inserts. Uncertain batches are
-recorded in the registry, or saved with their rows, if the disk allows it. After a start, the newest batch of every
-landing datasource counts as uncertain.
+An uncertain batch is inserted again with its own token: from landing, or from the kept rows for other datasources.
+Tables that have the batch recognize the token; the others store it. Until then, nothing else is stored in the
+datasource, because targets remember the tokens of only a limited number of inserts. Uncertain batches are recorded in
+the registry, or saved with their rows, if the disk allows it. After a start, the newest batch of every landing
+datasource counts as uncertain.
 """
 
 from __future__ import annotations
@@ -35,14 +35,17 @@ UNCERTAIN_KIND = "doubt"
 MIN_RETRY_SECONDS = 0.1
 """Pause between two attempts for one datasource, even if many requests ask for it."""
 MAX_TRIES, RETRY_TIMEOUT_SECONDS = 5, 10.0
-"""A view that the error names is suspended after this many attempts, and this long after the first failure."""
+"""A view that the error names is suspended after this many attempts, and this many seconds after the first
+failure.
+"""
 MAX_PAUSE_SECONDS = 30.0
 """Longest pause between attempts of the background thread."""
 NEWEST_BATCH = ""
-"""Id of the newest batch of a datasource, whichever it is: a killed process may have been storing it."""
+"""Stands for the newest batch of a datasource, whatever its id is: a killed process may have been storing it."""
 LOOK_BACK_BLOCKS = 16
-"""Number of newest blocks among which the gateway's newest batch is searched. Other programs may insert as well.
-Farther back, targets may have forgotten the token, so a repeated insert would duplicate the rows."""
+"""Number of newest blocks in which the gateway's newest batch is searched, because other programs may also insert.
+For older blocks, targets may have forgotten the token, so a repeated insert would duplicate the rows.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class StagedInsert:
 
     insert: str
     release: Callable[[], None]
-    """Gives the stage back."""
+    """Returns the stage to the pool."""
 
 
 @dataclass(slots=True)
@@ -67,7 +70,7 @@ class UncertainBatch:
     tries: int = 0
     recorded: bool = False
     kept: KeptBatch | None = None
-    """Its rows, for a datasource that is not a landing one."""
+    """Its rows, for a datasource that is not a landing datasource."""
     staged: StagedInsert | None = None
     """Set if its rows were removed from landing while views may have them."""
 
@@ -78,8 +81,8 @@ class UncertainBatch:
 class UncertainBatches:
     """The uncertain batches of one workspace.
 
-    Ingest threads add and complete batches, changes of views complete all, and a background thread retries while no
-    request does. The thread that completes a batch holds the insert lock exclusively.
+    Ingest threads add and complete batches, changes of views complete all of them, and a background thread retries
+    when no request does. The thread that completes a batch holds the insert lock exclusively.
     """
 
     def __init__(self, workspace: Workspace, now: Callable[[], float] = time.monotonic) -> None:
@@ -88,9 +91,9 @@ class UncertainBatches:
         self._batches: dict[str, list[UncertainBatch]] = {}
         """By datasource, oldest first."""
         self._last_errors: dict[str, tuple[float, RookeryError]] = {}
-        """By datasource: when completing it failed last, and the error."""
+        """By datasource: when completing its batch last failed, and the error."""
         self._failures: dict[str, tuple[float, int]] = {}
-        """By datasource: when an INSERT failed first since the last success, and how many have failed."""
+        """By datasource: the time of the first failed INSERT since the last success, and the number of failures."""
         self._repeated: set[str] = set()
         """Datasources whose repeated INSERTs have used up block numbers."""
         self._lock = threading.Lock()
@@ -119,7 +122,7 @@ class UncertainBatches:
         self._start_thread()
 
     def recover(self) -> None:
-        """After a start: load what is recorded, add the newest batch of every landing datasource, and complete them.
+        """At startup: load the recorded batches, add the newest batch of every landing datasource, and complete them.
 
         A batch that cannot be completed stays uncertain, and its datasource stores nothing until it is complete.
         """
@@ -171,7 +174,7 @@ class UncertainBatches:
             record_repeated_insert(self._workspace, datasource)
 
     def _forget_failures(self, datasource: str) -> None:
-        # Every batch calls this; the dictionary is empty nearly always.
+        # Called for every batch; the dictionary is nearly always empty.
         if self._failures:
             with self._lock:
                 self._failures.pop(datasource, None)
@@ -216,7 +219,7 @@ class UncertainBatches:
             self._thread.join(30)
 
     def _complete(self, uncertain: UncertainBatch) -> None:
-        """Bring a batch to every table, or to none if its datasource does not have it. The insert lock is held."""
+        """Deliver a batch to every table, or drop it if its datasource does not have it. The insert lock is held."""
         workspace = self._workspace
         if uncertain.kept is not None:
             self._complete_kept(uncertain.kept)
@@ -229,7 +232,8 @@ class UncertainBatches:
         batch = uncertain.batch
         block = landing.block_of(batch, uncertain.since) if batch else self._newest_block(landing)
         if block is None:
-            # Landing is written first, so without the block there, no view has the batch, unless it was removed.
+            # Landing is written first, so if it does not have the block, views do not have the batch either, unless
+            # the block was removed.
             if uncertain.staged is not None:
                 self._insert(uncertain.staged.insert, BlockRange(uncertain.datasource, batch))
             return
@@ -266,7 +270,7 @@ class UncertainBatches:
         return next((b for b in reversed(blocks) if b.batch.startswith(GATEWAY_BATCH_PREFIX)), None)
 
     def _record_failure(self, uncertain: UncertainBatch, exc: RookeryError) -> RookeryError:
-        """Note that a batch could not be completed. Returns the error for the sender."""
+        """Record that a batch could not be completed. Returns the error for the sender."""
         uncertain.tries += 1
         self._count_failure(uncertain.datasource)
         if uncertain.kept is not None:
@@ -298,7 +302,7 @@ class UncertainBatches:
         if uncertain.staged is not None:
             uncertain.staged.release()
         if uncertain.tries or uncertain.kept is not None:
-            # The block numbers that the attempts used up are known only when the next batch has got one.
+            # The block numbers that the attempts used up are only known when the next batch has a number.
             self._repeated.add(datasource)
         if batch or uncertain.tries:
             log.info("an uncertain batch is complete", datasource=datasource, batch=batch)
@@ -308,7 +312,7 @@ class UncertainBatches:
             self._workspace.registry.write(UNCERTAIN_KIND, {uncertain.batch: uncertain.as_dict()})
             uncertain.recorded = True
         except RookeryError as exc:
-            # After a restart it counts as uncertain anyway, as the datasource's newest batch.
+            # After a restart it counts as uncertain in any case, because it is the datasource's newest batch.
             log.warning("an uncertain batch could not be recorded", batch=uncertain.batch, error=exc)
 
     def _start_thread(self) -> None:

@@ -19,8 +19,8 @@ A batch moves like this. `_queue` and `_in_flight` hold batches in the states in
                         └──abort_commit──▶ (forgotten)      └─────┘ the database failed: same range, same token
 ```
 
-What is delivered, when offsets are written and what a kill repeats is explained in `docs/INGESTION.md`; which thread
-holds which lock, in `docs/CONCURRENCY.md`.
+`docs/INGESTION.md` explains what is delivered, when offsets are written and what is repeated after a kill;
+`docs/CONCURRENCY.md` explains which thread holds which lock.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ log = structlog.get_logger("rookery.fanout")
 POLL_SECONDS = 1.0
 MAX_DELIVERY_ROWS = 1_000_000
 MAX_CATCH_UP_ROWS = 250_000
-"""Rows of a range for a lagging group. Small, because the main group waits meanwhile."""
+"""Number of rows in a range for a lagging group. It is small, because the main group waits in the meantime."""
 MAX_STAGED_BYTES = 256 << 20
 """Bytes of queued batches whose stages are kept. Rows of later batches are read from landing."""
 HANDOVER_TIMEOUT_SECONDS = 5.0
-"""How long `drain` waits, with inserts blocked, for the gateway to hand over a batch that is in landing."""
+"""How many seconds `drain` waits, with inserts blocked, for the gateway to hand over a batch that is in landing."""
 SLOW_FLUSH_SECONDS = 0.5
-"""A flush that took longer makes the next one wait for more batches, so that they share it."""
+"""After a flush that took longer than this, the next one waits for more batches, so that they share a flush."""
 COALESCE_QUIET_SECONDS = 0.05
 COALESCE_MAX_SHARE = 0.25
 """The wait ends when no batch has arrived for the quiet time, or after this share of the last flush's duration."""
@@ -88,9 +88,9 @@ class FanoutWorker(threading.Thread):
         self._groups = ConsumerGroups(self._wake)
         self._queue: list[CommittedBatch] = []
         self._in_flight: list[CommittedBatch] = []
-        """Batches of the flush that runs, or that failed and is repeated."""
+        """Batches of the current flush, or of one that failed and is repeated."""
         self._announced: set[str] = set()
-        """Batches whose INSERT into landing runs."""
+        """Batches whose INSERT into landing is running."""
         self._staged_bytes = 0
         self._closed = False
         self._last_poll = 0.0
@@ -113,7 +113,7 @@ class FanoutWorker(threading.Thread):
     # --- called by other threads ------------------------------------------------------------------
 
     def begin_commit(self, batch: str) -> None:
-        """Announce a batch, so that its block in landing is not taken for another program's insert."""
+        """Announce a batch, so that its block in landing is not mistaken for another program's insert."""
         with self._wake:
             self._announced.add(batch)
 
@@ -162,7 +162,7 @@ class FanoutWorker(threading.Thread):
         while not self._closed:
             self._flush_all()
             self._poll(goal)
-            # Blocks that other programs insert meanwhile do not count: they can be delivered later.
+            # Blocks that other programs insert in the meantime do not count; they can be delivered later.
             if not any(b.number <= goal for b in self._delivery.log().blocks(self.main.offset.at, 1)):
                 return self.main.offset.at
             # The ingest thread is about to hand over a batch that is in landing.
@@ -205,7 +205,7 @@ class FanoutWorker(threading.Thread):
     # --- the thread ------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Until closed: wait for work, let batches gather, and deliver them."""
+        """Until closed, wait for work, let batches accumulate, and deliver them."""
         while not self._closed:
             try:
                 self._wait()
@@ -284,7 +284,8 @@ class FanoutWorker(threading.Thread):
         reader = self._delivery.log()
         head = reader.head()
         if main is None or main.at > head:
-            # The first start; or the newest blocks were removed, and the engine will use their numbers again.
+            # Either this is the first start, or the newest blocks were removed and the engine will use their numbers
+            # again.
             main = Offset.start(head)
             self._journal.write(self.datasource, main)
         nests = nest_copies(self._workspace, self.datasource)
@@ -314,7 +315,9 @@ class FanoutWorker(threading.Thread):
     # --- the main group ---------------------------------------------------------------------------
 
     def _next_batches(self) -> list[CommittedBatch]:
-        """The batches of the next flush. After a failure, the same batches: their token names exactly these rows."""
+        """The batches of the next flush. After a failure they are the same batches, because their token identifies
+        exactly these rows.
+        """
         with self._wake:
             batches, rows = list(self._in_flight), 0
             if not batches:
@@ -332,8 +335,8 @@ class FanoutWorker(threading.Thread):
     def _flush(self, batches: list[CommittedBatch]) -> None:
         """Deliver batches to the main group. Several are merged.
 
-        The range of several batches is recorded first, so that a restart repeats the same range. The range of one
-        batch needs no record, since the batch's id is its token.
+        A range of several batches is recorded first, so that a restart repeats the same range. A range of one batch
+        does not need a record, because the batch's id is its token.
         """
         self._in_flight = batches
         begun = time.monotonic()
@@ -349,7 +352,7 @@ class FanoutWorker(threading.Thread):
 
         failed = self._delivery.push(log_range, batches, choose)
         behind |= failed.keys()
-        # Before the offset is written: clients that wait for the rows need not wait for that.
+        # Done before the offset is written, so that clients that wait for the rows do not have to wait for the write.
         for batch in batches:
             if not batch.visible.done():
                 batch.visible.set_result(not behind or not self._delivery.has_rows_of(batch, behind))
@@ -431,16 +434,18 @@ class FanoutWorker(threading.Thread):
         group.error, group.tries = "", 0
         self._journal.write_lagging(self.datasource, group.members, group.offset)
         if group.offset.at == self.main.offset.at:
-            # At once, because the next flush would advance the main group again.
+            # Done immediately, because the next flush would advance the main group again.
             self._join(group)
 
     def _next_range(self, group: ConsumerGroup) -> LogRange | None:
-        """The next range that the main group has and this one does not. Skips blocks that it already has."""
+        """The next range that the main group has received and this group has not, without blocks that it already
+        has.
+        """
         offset, goal = group.offset, self.main.offset.at
         if offset.at >= goal:
             if offset.acked:
-                # Acknowledged batches that have no rows in landing any more (a TTL removed them) would never be
-                # passed.
+                # Otherwise the offset would never pass acknowledged batches whose rows a TTL has removed from
+                # landing.
                 later = self._delivery.log().blocks(offset.at)
                 still_there = offset.acked & {b.batch for b in later} if len(later) < MAX_BLOCKS else offset.acked
                 group.offset = replace(offset, acked=still_there)
@@ -471,7 +476,7 @@ class FanoutWorker(threading.Thread):
 
 @dataclass(frozen=True, slots=True)
 class _Advance:
-    """What the blocks after an offset mean for it."""
+    """What the blocks after an offset mean for that offset."""
 
     offset: Offset
     """The offset, moved past acknowledged blocks."""
@@ -500,6 +505,6 @@ def _advance(blocks: Sequence[Block], offset: Offset, in_flight: set[str]) -> _A
             rows += block.rows
     else:
         if len(blocks) < MAX_BLOCKS:
-            # Acknowledged batches that are not among the blocks have no rows in landing any more.
+            # Acknowledged batches that are not among the blocks no longer have rows in landing.
             pending.intersection_update(b.batch for b in blocks)
     return _Advance(replace(offset, at=at, acked=frozenset(pending)), foreign, acked)

@@ -42,7 +42,7 @@ from engine.warehouse.port import Capabilities, Warehouse
 log = structlog.get_logger("rookery.plan")
 
 OBJECTS_PER_GROUP = 25
-"""Tables that are created in parallel, and views that are created while inserts wait once."""
+"""Number of tables that are created in parallel, and of views that are created each time inserts are blocked."""
 
 StartReadersOf = Callable[[Mapping[str, Sequence[str]]], None]
 """Starts to deliver the whole landing log to tenants with empty copies; called with tenants by datasource."""
@@ -51,18 +51,18 @@ BeforeReplacing = Callable[[View], None]
 
 
 def refuse_readers(readers: Mapping[str, Sequence[str]]) -> None:
-    """Fail if a plan starts readers although no fan-out serves them."""
+    """Fail if a plan starts readers but the workspace has no fan-out."""
     if readers:
         raise RuntimeError("a plan starts readers, but there is no fan-out to serve them")
 
 
 def skip_recording(_view: View) -> None:
-    """Record nothing: after a kill during the replacement, it is unknown which rows the view has missed."""
+    """Do not record anything. After a kill during the replacement, it is unknown which rows the view has missed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ApplyContext:
-    """What steps are applied with."""
+    """The dependencies with which steps are applied."""
 
     warehouse: Warehouse
     view_lock: ViewLock
@@ -134,7 +134,9 @@ def _phases(steps: Iterable[Step]) -> _Phases:
 
 
 def _parallel_groups(steps: Sequence[Step]) -> Iterable[Sequence[Step]]:
-    """Groups of steps that may run in any order: creations of databases, and of tables. Other steps run alone."""
+    """Groups of steps that may run in any order: those that create databases, and those that create tables. Other
+    steps run alone.
+    """
     for kind, same_kind in groupby(steps, key=type):
         group = list(same_kind)
         if kind in (CreateDatabase, CreateTable):
@@ -146,7 +148,9 @@ def _parallel_groups(steps: Sequence[Step]) -> Iterable[Sequence[Step]]:
 
 
 def _locked_groups(steps: Sequence[Step]) -> Iterable[Sequence[Step]]:
-    """Groups that each hold the view lock once. Only new views can be split, so that inserts never wait for all."""
+    """Groups of steps that each hold the view lock once. Only new views can be split into several groups, so that
+    inserts do not have to wait for all of them.
+    """
     if all(isinstance(s, CreateView) and not s.replaces for s in steps):
         return [steps[start : start + OBJECTS_PER_GROUP] for start in range(0, len(steps), OBJECTS_PER_GROUP)]
     return [steps]
@@ -214,7 +218,8 @@ def _create_views(steps: Sequence[Step], context: ApplyContext) -> list[Backfill
             # Rows that will be delivered again would reach these views twice. A later run creates them.
             log.warning("views wait for a tenant that has not caught up", views=sorted(map(str, deferred)))
         views = [s for s in create if s.view.name not in deferred]
-        # Recorded before the views change: after a kill in between, the target still counts as one of the old query.
+        # Recorded before the views change: after a kill at this point, the target still counts as one of the old
+        # query.
         continued = [s.view for s in views if s.continues]
         if continued:
             journal.record_continued(continued)

@@ -18,7 +18,7 @@ from engine.schema import Name, View, literal
 from engine.warehouse.port import Warehouse
 
 RANGE_ROWS = 1_000_000
-"""Rows of a source in one range, at most. A single block may be larger."""
+"""Maximum number of a source's rows in one range. A single block may have more."""
 
 Range = tuple[int, int]
 """Block numbers of a source: all after the first, up to and including the second."""
@@ -41,7 +41,7 @@ class Backfill:
     ranges: tuple[Range, ...]
     tenant: str | None = None
     whole: bool = False
-    """Whether it belongs to the view for all tenants. It is void while the view excludes some."""
+    """Whether it belongs to the form of the view for all tenants. It is void while the view excludes some tenants."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -79,14 +79,14 @@ class Journal(Protocol):
     def delete(self, backfills: Sequence[Backfill]) -> None: ...
     def outstanding(self) -> list[Backfill]: ...
     def record_consumed(self, views: Sequence[View], empty: Collection[Name]) -> None:
-        """Record from which part of their sources the targets of views are made. No insert may run.
+        """Record from which part of their sources the targets of views are computed. Inserts must be blocked.
 
         The sources of the views in `empty` have no rows.
         """
         ...
 
     def record_continued(self, views: Sequence[View]) -> None:
-        """Record that targets contain rows of earlier queries up to now. No insert may run."""
+        """Record that targets contain rows of earlier queries up to now. Inserts must be blocked."""
         ...
 
     def record_deferred(self, deferred: Sequence[View], created: Sequence[View]) -> None:
@@ -94,7 +94,9 @@ class Journal(Protocol):
         ...
 
     def record_newest_blocks(self) -> None:
-        """Record the newest blocks of the workspace's tables, which have reached all views. No insert may run."""
+        """Record the newest blocks of the workspace's tables, which have reached all views. Inserts must be
+        blocked.
+        """
         ...
 
 
@@ -119,7 +121,7 @@ def blocks_of(warehouse: Warehouse, table: Name, batches: Collection[str]) -> li
 
 
 def backfill_of(view: View, ranges: Sequence[Range]) -> Backfill:
-    """A backfill of a view under a new id."""
+    """A backfill of a view, with a new id."""
     return Backfill(
         secrets.token_hex(8),
         str(view.name),

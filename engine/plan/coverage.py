@@ -1,4 +1,4 @@
-"""Decide whether a source still has all rows that a target was made from.
+"""Decides whether a source still has all rows from which a target was computed.
 
 A target consumes whole blocks of its source: those that existed when its view was created, which are recorded then
 (`Consumed`), and all later ones. A source is complete if the recorded blocks still have the same number of rows, and
@@ -22,14 +22,14 @@ SLACK_BLOCKS = 3
 
 @dataclass(frozen=True, slots=True)
 class Consumed:
-    """What the target of a view was made from, at the time of the record."""
+    """The rows from which a view's target was computed, at the time of the record."""
 
     upto: int = 0
     """The newest block of the source."""
     rows: int = 0
     """Rows of the source in blocks up to it."""
     lost: str | None = None
-    """Why the source had lost some of these rows by then."""
+    """Why the source had already lost some of these rows by then."""
     since: int = 0
     """The last block that went through an earlier query of the view. Those rows cannot be recomputed."""
 
@@ -47,7 +47,7 @@ EARLIER = "rows were made by an earlier query of the pipe, and kept"
 
 
 class Coverage:
-    """Compares records with the sources. Caches what it reads, so use a new object for each plan or check."""
+    """Compares records with the sources. Results are cached, so use a new object for each plan or check."""
 
     def __init__(self, warehouse: Warehouse, registry: Registry, live: Schema) -> None:
         self._warehouse = warehouse
@@ -58,7 +58,7 @@ class Coverage:
         self._extents: dict[Name, tuple[int, int, int]] = {}
 
     def why_incomplete(self, view: View) -> str | None:
-        """Why a view's source may have lost rows that its target was made from; None if it has all of them."""
+        """Why a view's source may have lost rows from which its target was computed; None if it has all of them."""
         source = view.log or view.source
         record = self._record(view.name)
         if record.lost is not None:
@@ -74,7 +74,7 @@ class Coverage:
         return record.since if record.lost == EARLIER else None
 
     def consumed(self, view: View) -> Consumed:
-        """The record of a target that is made now. The view lock must be held."""
+        """The record of a target that is created now. The view lock must be held."""
         _, newest, rows = self._extent(view.log or view.source)
         return Consumed(newest, rows)
 

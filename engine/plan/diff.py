@@ -36,7 +36,7 @@ CHANGED = "its query changed"
 Sizes = Callable[[Name], int]
 """Number of rows of a live table."""
 WhyIncomplete = Callable[[View], str | None]
-"""Why a view's source may have lost rows that its target was made from; None if it has all of them."""
+"""Why a view's source may have lost rows from which its target was computed; None if it has all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class DiffOptions:
     """What a plan depends on besides the two schemas."""
 
     prune: bool = False
-    """Whether objects that are only live are dropped."""
+    """Whether live objects that are not desired are dropped."""
     sizes: Sizes = lambda _: 0
     routed: Collection[str] = ()
     """Landing datasources whose nest copies a fan-out worker fills."""
@@ -53,7 +53,7 @@ class DiffOptions:
     missing: Mapping[Name, tuple[MissedBlocks, ...]] = field(default_factory=dict)
     """Suspended views that are put back, with the blocks to deliver. Their targets stay."""
     continued: Collection[str] = ()
-    """Pipes whose targets are kept although the query has changed. The new query begins with the next rows."""
+    """Pipes whose targets are kept although the query has changed. The new query applies only to new rows."""
     why_incomplete: WhyIncomplete = lambda _: None
 
     def is_continued(self, view: View) -> bool:
@@ -63,7 +63,7 @@ class DiffOptions:
 
 @dataclass(frozen=True, slots=True)
 class _Comparison:
-    """The two schemas, and what has been decided so far."""
+    """The two schemas, and the decisions made so far."""
 
     desired: Schema
     live: Schema
@@ -75,7 +75,7 @@ class _Comparison:
 
     @property
     def suspended(self) -> set[Name]:
-        """Suspended views that do not make their targets be recomputed."""
+        """Suspended views whose targets are not recomputed."""
         return {*self.options.broken, *self.options.missing}
 
 
@@ -128,7 +128,7 @@ def _databases_to_drop(comparison: _Comparison) -> Iterable[Step]:
 
 
 def _compare_tables(comparison: _Comparison) -> None:
-    """Decide for each table that exists: which changes are made in place, or that it is rebuilt."""
+    """Decide for each existing table whether its changes are made in place or it is rebuilt."""
     desired, live = comparison.desired, comparison.live
     fed = {v.target for v in (*desired.views.values(), *live.views.values())}
     logs = {v.source for v in desired.views.values()} - fed
@@ -168,18 +168,18 @@ def _changed_views(comparison: _Comparison) -> None:
 
 
 def _lost_views(comparison: _Comparison) -> None:
-    """Rebuild the targets of views that once fed them and are gone, by an interrupted change or by hand.
+    """Rebuild targets that have lost a view, because of an interrupted change or because someone dropped it.
 
-    Such a view has missed rows. A backfill would repeat the rows that it has delivered. Only if its missed blocks are
-    recorded, they are delivered alone; otherwise the table is recomputed, which needs permission if rows are lost.
+    Such a view has missed rows, and a backfill would repeat the rows that it has delivered. If its missed blocks are
+    recorded, only these are delivered; otherwise the table is recomputed, which needs permission if rows are lost.
     """
     rebuilt, live = comparison.rebuilt, comparison.live
     for name, view in comparison.desired.views.items():
         table = live.tables.get(view.target)
         if name in live.views or name in comparison.suspended or table is None or view.target in rebuilt:
             continue
-        # A Null table never has rows, so its size does not show whether rows have passed; the
-        # views behind it missed some.
+        # A Null table never has rows, so its size does not show whether rows have passed that the views behind it
+        # missed.
         used = comparison.options.sizes(view.target) or table.engine == NULL_ENGINE
         if table.mark is not None and name.name in table.mark.fed and used:
             why = f"{name.name}, which fed it, is gone"

@@ -12,7 +12,7 @@ from threading import Condition, get_ident
 
 
 class InsertLock:
-    """A shared/exclusive lock with upgrades. A waiting exclusive holder precedes later shared ones."""
+    """A shared/exclusive lock with upgrades. A waiting exclusive holder goes ahead of later shared ones."""
 
     def __init__(self) -> None:
         self._condition = Condition()
@@ -32,7 +32,7 @@ class InsertLock:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
-        """Held while rows are inserted. The exclusive holder may insert as well: for it, this does nothing."""
+        """Held while rows are inserted. The exclusive holder may also insert; in its thread, this does nothing."""
         if self.is_owner:
             yield
             return
@@ -70,7 +70,7 @@ class InsertLock:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """Held exclusively: no insert runs. A delivery may be half done; see `ViewLock.changing`."""
+        """Holds the lock exclusively: no insert runs. A delivery may be half complete; see `ViewLock.changing`."""
         if self.is_owner:
             yield
             return

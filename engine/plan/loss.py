@@ -1,4 +1,6 @@
-"""What a change loses: whether a dropped table can be recomputed in full, and whether values fit a new type."""
+"""Determines what a change loses: whether a dropped table can be recomputed in full, and whether values fit a new
+type.
+"""
 
 from __future__ import annotations
 
@@ -86,14 +88,14 @@ class Losses:
         return None
 
     def _copies(self, table: Table, view: View) -> bool:
-        """Whether a view copies whole rows into a table with the same TTL, so that both lose the same rows."""
+        """Whether a view copies whole rows into a table with the same TTL, so that both tables lose the same rows."""
         source = self._live.tables.get(view.source)
         copied = view.mark is not None and view.mark.fingerprint.startswith("copy:")
         return copied and source is not None and bool(source.ttl) and source.ttl == table.ttl
 
 
 def widens(old: str, new: str) -> bool:
-    """Whether every value of the old type is one of the new type, judged by the names of the types only."""
+    """Whether every value of the old type is also valid in the new type, according to the names of the types."""
     old, new = _plain(old, "LowCardinality"), _plain(new, "LowCardinality")
     if new.startswith("Nullable("):
         old, new = _plain(old, "Nullable"), _plain(new, "Nullable")
@@ -106,5 +108,5 @@ def widens(old: str, new: str) -> bool:
 
 
 def _plain(type: str, wrapper: str) -> str:
-    """A type without a wrapper around it."""
+    """A type without its outer wrapper, such as Nullable."""
     return type[len(wrapper) + 1 : -1] if type.startswith(f"{wrapper}(") else type

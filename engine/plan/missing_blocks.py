@@ -1,7 +1,8 @@
-"""What a suspended view has not received: which blocks of its source, for which tenants.
+"""The blocks of its source that a suspended view has not received, and the tenants concerned.
 
-This is recorded while no insert runs, when the view is suspended or restricted to some tenants. When the view is put
-back, exactly these blocks are delivered. Its target is not recomputed, because its source may have lost rows by then.
+This is recorded while no insert runs, when the view is suspended or restricted to some tenants. When the view is
+restored, exactly these blocks are delivered. Its target is not recomputed, because its source may have lost rows by
+then.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Missing:
 
     source: Name
     ids: tuple[str, str]
-    """The UUIDs of source and target. Block numbers mean nothing in another table of the same name."""
+    """The UUIDs of source and target. In a new table of the same name, block numbers have a different meaning."""
     gaps: tuple[Gap, ...]
 
     def as_dict(self) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""A plan as data: what is to be done, why, and what it costs. It can be shown, applied, and written as JSON."""
+"""A plan as data: its steps, their reasons, and their effects on rows. It can be shown, applied, and written as
+JSON.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from engine.plan.missing_blocks import MissedBlocks
 from engine.schema import Column, Mark, Name, Table, View
 
 Loss = Literal["none", "recomputed", "lost"]
-"""What happens to rows or values: they stay, are dropped and recomputed in full, or are lost for good."""
+"""What happens to rows or values: they are kept, are dropped and recomputed in full, or are permanently lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,7 @@ class Step:
     """The resource that it belongs to. `--allow-destructive` with this name permits it."""
     reason: str
     destructive: bool = False
-    """Whether it needs permission."""
+    """Whether the step needs permission."""
     cost: str = ""
     """A description of the loss."""
     tenant: str | None = None
@@ -99,7 +101,9 @@ class AddColumn(Step):
     name: Name = field(default=Name("", ""))
     column: Column = field(default=Column("", ""))
     late: bool = False
-    """Whether it is added under the view lock: a landing column appears together with the views that deliver it."""
+    """Whether the column is added while the view lock is held: a landing column is added together with the views that
+    deliver it.
+    """
 
     @property
     def subject(self) -> str:
@@ -157,11 +161,13 @@ class NoteFeeders(Step):
 
 @dataclass(frozen=True, slots=True)
 class CreateView(Step):
-    """Create a view under the view lock. It gets a backfill from its source unless a field says otherwise."""
+    """Create a view while the view lock is held. It gets a backfill from its source unless a field specifies
+    otherwise.
+    """
 
     view: View = field(default=View(Name("", ""), Name("", ""), Name("", ""), ""))
     replaces: bool = False
-    """Whether a live view of the same name is dropped first. The new view continues where that one ends."""
+    """Whether a live view of the same name is dropped first. The new view continues where the old one stopped."""
     missing: tuple[MissedBlocks, ...] = ()
     """The blocks that the view has missed while it was suspended. Only these are delivered."""
     continues: bool = False

@@ -1,7 +1,8 @@
-"""The lock that a change of views holds, and what the change must know about rows that are still on their way.
+"""The lock that a change of views holds, and the information that the change needs about rows not yet delivered.
 
-Two kinds of writers bring rows to views: inserts, which are one statement each, and deliveries of the fan-out, which
-are several. A change of views excludes both. The fan-out is in a higher layer, so two protocols describe it here.
+Two kinds of operations bring rows to views: inserts, which are one statement each, and deliveries of the fan-out,
+which are several. A change of views excludes both. The fan-out is in a higher layer, so this module describes it by
+two protocols.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class ViewLock:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Held while views are created or dropped: no insert runs, and no delivery is half done."""
+        """Held while views are created or dropped: no insert runs, and no delivery is half complete."""
         # In this order: a worker holds its delivery lock while it waits for the insert lock.
         with self.deliveries.paused(), self.inserts.exclusive():
             yield

@@ -1,4 +1,4 @@
-"""The doctor: finds what is wrong in a live workspace, and repairs derived tables.
+"""The doctor: finds problems in a live workspace, and repairs derived tables.
 
 `examine` runs the checks and reports findings, each with its remedy; it changes nothing. `repair` compares the nest
 copies and all tables that views fill with their sources, and delivers what is missing.

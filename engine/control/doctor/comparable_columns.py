@@ -19,7 +19,7 @@ UNSTABLE = re.compile(
 )
 """Aggregate functions whose result, exact or approximate, depends on the order of rows."""
 ADDITIVE = ("count", "countIf")
-"""Aggregate functions whose result only grows with more rows. A sum of unsigned numbers does so as well."""
+"""Aggregate functions whose result only grows with more rows. So does a sum of unsigned numbers."""
 IDEMPOTENT = (
     "uniq",
     "uniqExact",
@@ -37,7 +37,7 @@ IDEMPOTENT = (
 """Aggregate functions whose result does not change when a row is added a second time."""
 _STATE = re.compile(r"(Simple)?AggregateFunction\((.*)\)")
 _RULES = re.compile(r"\b(?:DELETE|WHERE|GROUP|SET|TO|RECOMPRESS)\b", re.IGNORECASE)
-"""Keywords of TTLs that do more than remove rows at one moment."""
+"""Keywords of TTLs that do more than remove rows at a certain time."""
 _NUMBER = re.compile(r"(?:Nullable\()?(U?)(?:Int\d+|Float\d+|Decimal)")
 _EXPIRES_LATER = "toDateTime64({}, 0) > {} + 3600"
 """SQL condition: a TTL expression is more than an hour after a moment."""
@@ -48,7 +48,7 @@ class ComparableColumns:
     """The SQL with which a table is compared."""
 
     key: str
-    """The sorting key's values as bytes, which distinguish times that a clock shows twice."""
+    """The sorting key's values as bytes, which distinguish local times that occur twice."""
     values: tuple[tuple[str, str], ...]
     """Columns with the aggregate over the rows of one key."""
     additive: frozenset[str]
@@ -62,13 +62,13 @@ class ComparableColumns:
     zeros: bool = False
     """Whether a merge may remove keys whose values are all 0."""
     idempotent: frozenset[str] = frozenset()
-    """Columns of which merging two values shows whether one contains the other."""
+    """Columns whose values, when two of them are merged, show whether one contains the other."""
     floor: frozenset[str] = frozenset()
-    """Columns for which the source gives a lower limit only."""
+    """Columns for which the source only yields a lower limit."""
 
     @property
     def growing(self) -> frozenset[str]:
-        """Columns that prove a shortage even if the source has lost rows."""
+        """Columns that can prove missing rows even if the source has lost rows."""
         return self.additive | self.idempotent
 
     @property
@@ -153,13 +153,15 @@ def _classify_plain(classified: _Classified, columns: list[Column]) -> None:
     classified.skipped += [(c.name, "a state that is not merged") for c in columns if c not in hashed]
     classified.values.append(("rows", "count()"))
     classified.additive.add("rows")
-    # A hash of NULL is NULL, which aggregates ignore; as text it counts.
+    # A hash of NULL is NULL, which aggregates ignore, so NULL is hashed as a string.
     texts = ", ".join(quote(c.name) for c in hashed)
     classified.values.append(("contents", f"sum(cityHash64(formatRow('TSV', {texts})))"))
 
 
 def _classify_merged(classified: _Classified, columns: list[Column], summed: list[str] | None) -> None:
-    """Aggregate states are merged. `summed` are the columns that SummingMergeTree adds up; empty: all numbers."""
+    """Aggregate states are merged. `summed` are the columns that SummingMergeTree sums up; if empty, all numeric
+    columns.
+    """
     named = {s.strip("` ") for s in summed or () if s.strip("` ")}
     for column in columns:
         state = _STATE.fullmatch(column.type)
@@ -217,7 +219,9 @@ def _classify_collapsed(classified: _Classified, columns: list[Column], sign: st
 
 
 def living(ttl: str, now: str = "now()") -> str | None:
-    """A condition: the TTL keeps a row for at least another hour. None for a TTL that is not a single moment."""
+    """A condition: the TTL keeps a row for at least another hour. None for a TTL that is more than a single
+    expression.
+    """
     if not ttl:
         return "1"
     if _RULES.search(ttl) or len(_split(ttl)) != 1:

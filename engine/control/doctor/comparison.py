@@ -1,8 +1,8 @@
-"""Comparing a derived table with its sources, key by key.
+"""Compares a derived table with its sources, key by key.
 
-The table's content and the position of its sources are read at the same moment, with inserts held back: the content
-as a clone of the table's parts, which costs no copy. A second table is then filled with what the views give for the
-sources' blocks up to that position. Both are compared in portions that fit into memory.
+The table's contents and the position of its sources are read at the same moment, while inserts are blocked. The
+contents are cloned as parts, without copying data. Then a second table is filled with the results of the views for
+the sources' blocks up to that position. The two tables are compared in portions that fit into memory.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ class ScratchTables:
     """The tables of one comparison, in the scratch database."""
 
     expected: Name
-    """What the views give for the sources."""
+    """The results of the views over the sources."""
     actual: Name
     """A clone of the compared table."""
     differing: Name
-    """Differing keys: `h` hash, `k` key as text, `t` tenant, `what` kind of difference."""
+    """Differing keys: `h` is the hash, `k` the key as a string, `t` the tenant, `what` the kind of difference."""
     fresh: Name
-    """Rows that a repair brings into the table."""
+    """Rows that a repair adds to the table."""
 
     @classmethod
     def of(cls, workspace: str) -> ScratchTables:
@@ -69,7 +69,7 @@ class Comparison:
         self._coverage = coverage
 
     def differences(self) -> list[Difference] | None:
-        """Compare from the beginning; None while the table's tenant lags, since its rows have yet to arrive."""
+        """Compare from the beginning; None while the table's tenant lags, because some rows have not arrived yet."""
         self._warehouse.execute(ddl.create_database(self.tables.expected.database))
         self.close()
         if not self._freeze():
@@ -84,9 +84,9 @@ class Comparison:
 
     @contextmanager
     def inserts_held(self) -> Iterator[bool]:
-        """Hold inserts back. Yields whether every row that has landed has also reached the table.
+        """Block inserts. Yields whether every row in landing has also reached the table.
 
-        Rows reach a nest through the fan-out workers, so each worker first delivers what it has in hand.
+        Rows reach a nest through the fan-out workers, so each worker first delivers its pending rows.
         """
         with ExitStack() as stack:
             stack.enter_context(self._workspace.view_lock.changing())
@@ -111,9 +111,10 @@ class Comparison:
         return ", ".join(quote(c.name) for c in self.derived.table.columns if c.default_kind not in computed)
 
     def compute(self, after: dict[Name, int], upto: dict[Name, int]) -> None:
-        """Add what the views give for the sources' blocks in (after, upto] to the expected rows.
+        """Add the views' results for the sources' blocks in (after, upto] to the expected rows.
 
-        Blocks that went through an earlier query of a view are left out: the present query says nothing about them.
+        Blocks that an earlier query of a view processed are left out: the current query does not determine their
+        results.
         """
         for view in self.derived.views:
             source = view.log or view.source
@@ -186,7 +187,7 @@ class Comparison:
         self.compute(dict.fromkeys(self.heads, 0), self.heads)
 
     def _compare(self) -> Iterator[Difference]:
-        """Store the differing keys in a table, and sum them up by tenant."""
+        """Store the differing keys in a table, and count them by tenant."""
         self._warehouse.execute(
             f"CREATE TABLE {self.tables.differing.sql()} (h FixedString(16), k String, t String, what String) "
             "ENGINE = MergeTree ORDER BY h"
@@ -233,7 +234,9 @@ class Comparison:
         )
 
     def _conditions(self) -> _Conditions:
-        """Conditions on the values of keys that are on both sides: `e` is expected, `a` actual, `u` their union."""
+        """Conditions on the values of keys that exist on both sides: `e` is the expected value, `a` the actual one,
+        `u` their union.
+        """
         floats = self._float_positions()
         less, more, differ = ["0"], ["0"], ["0"]
         for n, (name, _) in enumerate(self.columns.values):
@@ -249,7 +252,8 @@ class Comparison:
         """Kinds of difference that are faults, or may be."""
         if any(self._coverage.superseded(v) is not None for v in self.derived.views):
             return SHORTAGES
-        # A merging source no longer has the rows that it replaced or collapsed; the table was made from them too.
+        # A source whose engine merges rows no longer has those that it replaced or collapsed, but the table was
+        # computed from them too.
         return (*SHORTAGES, DIFFERS, MORE) if self._merging else (*SHORTAGES, DIFFERS, MORE, SURPLUS)
 
     def _values_by_key(self, columns: ComparableColumns, table: str, portion: int, portions: int) -> str:
@@ -286,9 +290,9 @@ class _Conditions:
     """SQL conditions on one key."""
 
     less: str
-    """The table has less than expected."""
+    """The table has lower values or fewer rows than expected for the key."""
     more: str
-    """The table has more than expected."""
+    """The table has higher values or more rows than expected for the key."""
     differ: str
     """Some value differs."""
 

@@ -40,9 +40,9 @@ def foreign_rows(context: Context) -> Iterator[Finding]:
 
 
 def derived(context: Context) -> Iterator[Finding]:
-    """Every table that views fill contains what the views give for its sources.
+    """Every table that views fill contains the views' results over its sources.
 
-    Tables made from a copy that differs are skipped: they may be right, and the copy is not.
+    Tables derived from a differing copy are skipped: they may be correct although the copy is not.
     """
     differing = {f.object for f in copies(context)}
     for outcome in outcomes(context, skip=[name for name in context.live.tables if str(name) in differing]):
@@ -61,7 +61,7 @@ def derived(context: Context) -> Iterator[Finding]:
 
 
 def _remedy(outcome: RepairOutcome, difference: Difference) -> str:
-    """The commands that repair a difference, as far as the source still proves what is right."""
+    """The commands that repair a difference, if the source can still prove the correct values."""
     complete, kinds = outcome.lost is None, difference.counts.keys()
     repairable = {MISSING, LESS, DIFFERS} if complete else {MISSING, LESS}
     remedies = [REPAIR] if repairable & kinds else []
@@ -79,7 +79,8 @@ def _remove_excess(table: Name) -> str:
 def copies(context: Context) -> Iterator[Finding]:
     """The nest copies of tenants that do not lag have the row count and the checksum of their rows in landing.
 
-    While rows arrive, the two are never read at the same moment. So a difference is confirmed with inserts held back.
+    While rows arrive, the two cannot be read at exactly the same moment. So a difference is confirmed with inserts
+    blocked.
     """
     behind = lagging(context.workspace)
     for relation, table in context.landings():
@@ -97,10 +98,10 @@ def copies(context: Context) -> Iterator[Finding]:
 
 
 def _confirm(context: Context, relation: Relation, table: Table, tenant: str) -> Iterator[Finding]:
-    """Compare one copy with landing again, with inserts held back and without rows that are about to expire."""
+    """Compare one copy with landing again, with inserts blocked and without rows that are about to expire."""
     copy = Name(nest_database(context.workspace.name, tenant), relation.name)
     worker = router_of(context.workspace).worker(relation.name)
-    # One moment for both sides: `now()` would differ between the two queries.
+    # Both sides use the same time: `now()` would differ between the two queries.
     ((moment,),) = context.workspace.warehouse.query("SELECT toUnixTimestamp(now())").rows
     alive = living(table.ttl, f"toDateTime({moment})")
     with context.workspace.view_lock.changing():
@@ -122,7 +123,7 @@ def _confirm(context: Context, relation: Relation, table: Table, tenant: str) ->
 
 
 def _checksum(relation: Relation) -> str:
-    # A hash of NULL is NULL, which aggregates ignore; as text it counts.
+    # A hash of NULL is NULL, which aggregates ignore, so NULL is hashed as a string.
     return f"count(), groupBitXor(cityHash64(formatRow('TSV', {', '.join(map(quote, relation.columns))})))"
 
 
@@ -134,7 +135,7 @@ def _sum_of_copy(context: Context, relation: Relation, copy: Name, alive: str = 
 def _sums_by_tenant(
     context: Context, relation: Relation, tenant: str | None = None, alive: str = "1"
 ) -> dict[str, RowsAndChecksum]:
-    """Rows in landing by tenant; of one tenant only, if it is given."""
+    """Rows in landing by tenant; only those of one tenant if it is given."""
     landing = Name(context.workspace.name, relation.name).sql()
     column = f"toString({quote(relation.tenant or '')})"
     condition = f" WHERE {column} = {{tenant:String}} AND {alive}" if tenant is not None else ""

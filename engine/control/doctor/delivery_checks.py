@@ -1,4 +1,6 @@
-"""Checks of rows on their way: batches, fan-out, views, history and quarantine. They read the registry's notes."""
+"""Checks the delivery of rows: batches, fan-out, views, history and quarantine. The checks read the registry's
+records.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from engine.workspace.journal import DEFERRED_KIND, RegistryJournal
 
 
 def uncertain_batches(context: Context) -> Iterator[Finding]:
-    """No stored batch may be missing from a table that is made from it."""
+    """No stored batch is missing from a table derived from it."""
     for uncertain in uncertain_batches_of(context.workspace).outstanding():
         batch = uncertain.batch or "of the last run"
         why = f"batch {batch} is not in every table, after {uncertain.tries} tries: {uncertain.error}"
@@ -25,13 +27,13 @@ def uncertain_batches(context: Context) -> Iterator[Finding]:
 
 
 def offsets(context: Context) -> Iterator[Finding]:
-    """No offset is beyond the newest block: fan-out would skip rows that have yet to arrive."""
+    """No offset is beyond the newest block, which would make fan-out skip future rows."""
     journal = router_of(context.workspace).journal
     for relation, table in context.landings():
         if relation.name not in context.snapshot.routed:
             continue
         log = LandingLog(context.workspace.warehouse, context.workspace.name, relation)
-        # The newest block is read before and after the offsets: both move on while rows arrive.
+        # The newest block is read before and after the offsets, because both advance while rows arrive.
         head_before = log.head()
         main, own = journal.read(relation.name)
         offset_by_owner = {"the main group": main} if main else {}
@@ -57,7 +59,7 @@ def lagging_tenants(context: Context) -> Iterator[Finding]:
 
 
 def suspended_views(context: Context) -> Iterator[Finding]:
-    """No view is suspended, or leaves out a tenant."""
+    """No view is suspended or excludes a tenant."""
     for note in suspended(context.workspace):
         tenants = ", ".join(note.get("without", ()))
         event = f"has excluded tenant {tenants} since" if tenants else "was suspended at"
@@ -89,7 +91,7 @@ def expiring_rows(context: Context) -> Iterator[Finding]:
 
 
 def quarantined(context: Context) -> Iterator[Finding]:
-    """No row waits in quarantine to be corrected or dropped."""
+    """No row is in quarantine, waiting to be corrected or dropped."""
     result = context.workspace.warehouse.query(
         "SELECT name, total_rows FROM system.tables "
         "WHERE database = {w:String} AND endsWith(name, {q:String}) AND total_rows > 0 ORDER BY name",
@@ -103,7 +105,7 @@ def quarantined(context: Context) -> Iterator[Finding]:
 
 
 def unfinished_history(context: Context) -> Iterator[Finding]:
-    """Every target has the history of its view. This check runs only while no change does."""
+    """Every target has the history of its view. This check runs only while no change is running."""
     for note in RegistryJournal(context.workspace.registry).outstanding():
         why = f"{len(note.ranges)} ranges of its backfill have not been delivered"
         yield error("unfinished-history", note.view, why, "rookery fanout repair")

@@ -1,6 +1,7 @@
-"""Checks of what is deployed: files that later rules refuse, tenants in between states, and objects without an owner.
+"""Checks what is deployed: files that newer rules refuse, tenants in intermediate states, and objects without an
+owner.
 
-The last group runs only while no change does, because a change passes through these states.
+The last group runs only while no change is running, because changes pass through these states.
 """
 
 from __future__ import annotations
@@ -14,21 +15,25 @@ from engine.project.check import check
 
 
 def deployed_files(context: Context) -> Iterator[Finding]:
-    """Deployed files obey today's rules. Older files work as before, but the next push of them is refused."""
+    """Deployed files comply with the current rules. Older files work as before, but the next push of them is
+    refused.
+    """
     for problem in check(context.snapshot.build.project):
         place = str(problem.place or context.workspace.name)
         yield error("deployed-files", place, f"{problem.code.id}: {problem.message}", problem.hint)
 
 
 def undeclared_shares(context: Context) -> Iterator[Finding]:
-    """No pipe shares tenants' rows without declaring it; such pipes were deployed before that was refused."""
+    """No pipe shares tenants' rows without a declaration. Such pipes were deployed before rookery refused them."""
     for undeclared in context.snapshot.build.undeclared:
         problem = undeclared.problem
         yield error("undeclared-share", undeclared.target, f"{problem.code.id}: {problem.message}", problem.hint)
 
 
 def pooled_only(context: Context) -> Iterator[Finding]:
-    """No ordinary pipe reads a per-tenant target while some tenants' rows are in nests, which it does not read."""
+    """No ordinary pipe reads a per-tenant target while some tenants' rows are in nests, which the pipe does not
+    read.
+    """
     count = sum(t.placement == "tables" for t in context.snapshot.tenants.values())
     for problem in context.snapshot.build.warnings if count else ():
         if problem.code is POOLED_ONLY:

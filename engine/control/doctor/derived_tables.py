@@ -1,4 +1,4 @@
-"""Which tables are derived from others, and which of them can be compared with their sources now."""
+"""Finds the tables that are derived from others, and those of them that can be compared with their sources now."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def derived_tables(context: Context, *, copies: bool = False) -> Iterator[Derive
     """The derived tables that can be compared, in order of data flow. With `copies`, nest copies come first.
 
     Tables with a suspended or missing view, with undelivered history, or of a tenant that lags are left out: they
-    lack rows for a reason that is a finding of its own.
+    lack rows for a reason that is reported as a separate finding.
     """
     build = context.snapshot.build
     incomplete = _incomplete_views(context)

@@ -82,7 +82,7 @@ def _parts_in(directory: Path) -> list[Part]:
 def attach(warehouse: Warehouse, table: Name, part: Part) -> str | None:
     """Stop the table's merges and attach a part. Returns its new name, or None if the engine refuses the part.
 
-    The caller holds inserts back: the new part is recognized as the only one that was not there before. Merges stay
+    The caller blocks inserts: the new part is recognized as the only one that did not exist before. Merges stay
     stopped if the part was attached; `resume_merges` ends that.
     """
     warehouse.execute(f"SYSTEM STOP MERGES {table.sql()}")
@@ -104,7 +104,7 @@ def detach(warehouse: Warehouse, table: Name, part: str) -> None:
 
 
 def drop(warehouse: Warehouse, table: Name, part: Part) -> None:
-    """Drop a detached part for good."""
+    """Drop a detached part permanently."""
     warehouse.execute(
         f"ALTER TABLE {table.sql()} DROP DETACHED PART {literal(part.name)} SETTINGS allow_drop_detached = 1"
     )

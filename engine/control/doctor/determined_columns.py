@@ -1,4 +1,4 @@
-"""Which columns of a derived table its views and sources determine, so that comparing them proves something."""
+"""Finds the columns of a derived table that its views and sources determine, so that comparing them is meaningful."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _VOLATILE = re.compile(
     r"generate\w+|getSetting|rowNumber\w*|blockNumber|nowInBlock|runningDifference|neighbor|hostName|version|uptime|"
     r"currentDatabase|serverUUID|dict\w+|timezone|toUnixTimestamp64Now)\("
 )
-"""Functions whose value changes from call to call, or depends on the rows that were read before."""
+"""Functions whose value changes from call to call, or depends on previously read rows."""
 _GROUPING = re.compile(r"\b(Aggregating|Distinct|LimitBy|Limit|Window|Sorting with limit)\b")
 """Steps of a query plan whose result depends on which rows are in one block."""
 

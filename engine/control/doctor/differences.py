@@ -1,4 +1,4 @@
-"""How a table can differ from its sources, and what comparing and repairing it came to."""
+"""The ways in which a table can differ from its sources, and the outcome of comparing and repairing it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from engine.control.doctor.detached_parts import Detached
 from engine.schema import Name
 
 MISSING, LESS, MIXED, DIFFERS, MORE, SURPLUS = "missing", "less", "mixed", "differs", "more", "surplus"
-"""Kinds of difference: what is wrong with one key of a table, compared with what its sources give."""
+"""Kinds of difference between one key of a table and the result over the table's sources."""
 SHORTAGES = (MISSING, LESS, MIXED)
-"""Kinds that prove missing rows, even if the sources have lost some of theirs."""
+"""Kinds that prove missing rows even if the sources have lost rows."""
 EXCESSES = (MIXED, MORE, SURPLUS)
-"""Kinds with more rows than the sources give."""
+"""Kinds in which the table has more than the sources yield."""
 
 _DESCRIPTIONS = {
     MISSING: "are missing",
@@ -35,7 +35,7 @@ class Difference:
     counts: dict[str, int] = field(default_factory=dict)
     """Number of differing keys by kind."""
     example: str = ""
-    """One of the keys, as text."""
+    """One of the keys, as a string."""
 
     def text(self) -> str:
         """The difference as one sentence."""
@@ -45,7 +45,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class RepairOutcome:
-    """What comparing one table, and perhaps repairing it, came to."""
+    """The outcome of comparing, and possibly repairing, one table."""
 
     table: Name
     differences: tuple[Difference, ...] = ()
@@ -60,10 +60,10 @@ class RepairOutcome:
     detached: tuple[Detached, ...] = ()
     """What was done with the table's detached parts."""
     excess: bool = False
-    """Whether the repair was allowed to remove what the sources do not give."""
+    """Whether the repair was allowed to remove excess rows."""
 
     def stays_wrong(self, *, repaired: bool) -> bool:
-        """Whether the table is still known to be wrong, after a repair (`repaired`) or after a comparison only."""
+        """Whether the table is known to be wrong after a repair (`repaired`) or after a comparison."""
         if repaired:
             wrong: tuple[str, ...] = (MIXED,) if self.lost is not None else () if self.excess else EXCESSES
         else:

@@ -17,15 +17,15 @@ from engine.workspace.journal import DEFERRED_KIND
 from engine.workspace.workspace import Workspace
 
 CHANGE_TIMEOUT_SECONDS = 5.0
-"""Seconds to wait for a running change. Checks that it could mislead are skipped after that."""
+"""Seconds to wait for a running change. After that, checks that it could affect are skipped."""
 MAX_LISTED_STEPS = 20
-"""Steps of a plan that become findings of their own; the others are only counted."""
+"""Maximum number of a plan's steps that become separate findings; the others are only counted."""
 
 _READING = re.compile(r"while reading from part (?:\S*/)?([^/\s]{1,300})/ in table ([^\s(]{1,300})")
 """Where the engine's error names the part that it could not read."""
 
 Check = Callable[[Context], Iterator[Finding]]
-"""A check. Its docstring states what is true in a healthy workspace."""
+"""A check. A check's docstring states what is true in a healthy workspace."""
 
 AT_ANY_TIME: dict[str, Check] = {
     "disk": storage_checks.disk,
@@ -49,7 +49,7 @@ AT_ANY_TIME: dict[str, Check] = {
     "undeclared-share": deployment_checks.undeclared_shares,
     "pooled-only": deployment_checks.pooled_only,
 }
-"""Checks that a running change does not mislead."""
+"""Checks whose results a running change does not affect."""
 WITHOUT_CHANGES: dict[str, Check] = {
     "orphan": deployment_checks.orphans,
     "unknown-nest": deployment_checks.unknown_nests,
@@ -124,7 +124,7 @@ def _where(exc: RookeryError) -> str | None:
 
 
 def context_of(workspace: Workspace) -> Context:
-    """What should exist in the workspace now, and what does."""
+    """What should exist in the workspace now, and what actually exists."""
     snapshot = workspace.refresh()
     live = read_schema(workspace.warehouse, workspace.name)
     return Context(workspace, snapshot, live, desired_schema(snapshot.build, snapshot))
@@ -141,7 +141,7 @@ def _drift(context: Context) -> Iterator[Finding]:
             raise
         yield error("drift", context.workspace.name, exc.message, exc.hint)
         return
-    # Deferred views are findings of their own.
+    # Deferred views are reported as separate findings.
     waiting = context.workspace.registry.read(DEFERRED_KIND)
     steps = [s for s in plan.steps if not (isinstance(s, CreateView) and str(s.view.name) in waiting)]
     for step in steps[:MAX_LISTED_STEPS]:

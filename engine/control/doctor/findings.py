@@ -18,7 +18,7 @@ WARNING: Literal["warning"] = "warning"
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One problem: an `error` is wrong now, a `warning` will be, or deserves attention."""
+    """One problem: an `error` is wrong now; a `warning` may become an error, or deserves attention."""
 
     check: str
     """The name of the check that found it."""
@@ -45,7 +45,7 @@ def warning(check: str, object: Name | str, message: str, hint: str | None = Non
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The workspace at one moment: what should exist, and what does."""
+    """The workspace at one moment: what should exist, and what actually exists."""
 
     workspace: Workspace
     snapshot: Snapshot

@@ -1,7 +1,7 @@
-"""Views over sources whose engine merges rows: which of their columns can still be computed from the source.
+"""For views over sources whose engine merges rows, finds the columns that can still be computed from the source.
 
-Rows went through the view before they were merged; the view's query over the source now sees merged rows. Some
-columns have the same value for both, and others can only be lower for merged rows.
+The view processed rows before they were merged, but its query over the source now reads merged rows. Some columns
+have the same value in both cases, and others can only be lower for merged rows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from engine.warehouse.port import Warehouse
 
 Node = Mapping[str, Any]
 Bound = Literal["exact", "floor"]
-"""How the value computed from merged rows relates to the delivered one: equal, or at most that."""
+"""How the value computed from merged rows relates to the delivered one: it is equal, or at most that value."""
 _KEPT = re.compile(r"SimpleAggregateFunction\((\w+),.*\)")
 _STATE = re.compile(r"AggregateFunction\((\w+)[,(].*\)")
 _MERGING = re.compile(r"(\w+?)Merge(State|SimpleState)?")
@@ -34,7 +34,7 @@ def bounds(
     """What is known about each column of a view's target, by name; None if nothing is."""
     kind = source.engine.partition("(")[0]
     if kind not in ("SummingMergeTree", "AggregatingMergeTree"):
-        # Replacing and collapsing engines remove rows, and never change one.
+        # Replacing and collapsing engines remove rows but never change them.
         return dict.fromkeys(target.growing, "floor")
     pipe = build.pipes.get(view.mark.resource) if view.mark else None
     if pipe is None or pipe.target is None or len(pipe.needed()) != 1 or len(pipe.published_text().branches) != 1:

@@ -1,4 +1,4 @@
-"""Comparing, and on request repairing, all derived tables of a workspace in order of data flow."""
+"""Compares, and on request repairs, all derived tables of a workspace in order of data flow."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from engine.workspace.workspace import Workspace
 def repair(workspace: Workspace, allow: Collection[str] = ()) -> dict[str, Any]:
     """Compare every copy and derived table with its source and deliver what is missing. Returns a report as JSON.
 
-    Differing keys are replaced where the source still has all of its rows. Rows that the source does not give are
-    removed only from tables named in `allow`, and only if the source is complete. Raises RK3007 for an unknown name.
+    Differing keys are replaced if the source still has all of its rows. Excess rows are removed only from tables
+    named in `allow`, and only if the source is complete. Raises RK3007 for an unknown name.
     """
     with workspace.changes:
         snapshot = workspace.refresh()
@@ -50,9 +50,9 @@ def outcomes(
 ) -> Iterator[RepairOutcome]:
     """Compare every derived table, and with `repair` also repair it.
 
-    Tables that are made from a table in `skip`, or from one that is wrong and stays so, are left out: a repair would
-    spread what is wrong there. Tables named in `allow` may lose what their sources do not give. A table that cannot
-    be read is an outcome as well.
+    Tables derived from a table in `skip`, or from one that stays wrong, are left out, because a repair would
+    propagate the wrong rows. Excess rows may be removed from tables named in `allow`. A table that cannot be read is
+    also an outcome.
     """
     wrong = {*skip}
     for derived in derived_tables(context, copies=repair):
@@ -71,7 +71,7 @@ def outcomes(
 
 
 def _outcome(context: Context, derived: Derived, *, repair: bool, excess: bool) -> RepairOutcome:
-    """Compare one table, and perhaps repair it."""
+    """Compare one table, and with `repair` also repair it."""
     workspace, table = context.workspace, derived.table.name
     coverage = Coverage(workspace.warehouse, workspace.registry, context.live)
     determined = determined_columns(context, derived, coverage)

@@ -1,4 +1,4 @@
-"""Checks of tables, parts and the disk. They read the catalogue and system tables, and no rows."""
+"""Checks tables, parts and the disk. The checks read the catalog and system tables, but no rows."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _dedup_window(check: str, table: Table, needed: int) -> Iterator[Finding]:
 
 
 def landing_ttl(context: Context) -> Iterator[Finding]:
-    """Rows stay in landing for longer than fan-out may lag."""
+    """Rows stay in landing for longer than fan-out can lag behind."""
     for _, table in context.landings():
         lifetime = shortest_lifetime(table.ttl)
         if lifetime is not None and lifetime < DAY_SECONDS:
@@ -77,7 +77,7 @@ def nest_constraint(context: Context) -> Iterator[Finding]:
 
 
 def disk(context: Context) -> Iterator[Finding]:
-    """The disk has room for more rows."""
+    """The disk has space for more rows."""
     space = context.workspace.warehouse.disk_space()
     if space is None:
         return
@@ -105,7 +105,7 @@ def damaged(context: Context) -> Iterator[Finding]:
 
 
 def detached_parts(context: Context) -> Iterator[Finding]:
-    """No part is detached. Its rows are missing, and rows of landing cannot come back in place."""
+    """No part is detached. The rows of a detached part are missing, and those of landing cannot be put back."""
     parts_by_table = detached_by_table(context.workspace.warehouse, _OF_WORKSPACE, {"w": context.workspace.name})
     landings = {table.name for _, table in context.landings()}
     for name, parts in sorted(parts_by_table.items()):
@@ -140,7 +140,7 @@ def attached_parts(context: Context) -> Iterator[Finding]:
 
 
 def many_parts(context: Context) -> Iterator[Finding]:
-    """Merges keep up. With too many parts the engine first slows inserts down and then refuses them."""
+    """Merges keep up. With too many parts, the engine first slows down inserts and then refuses them."""
     result = context.workspace.warehouse.query(
         f"SELECT database, table, partition, count() AS parts FROM system.parts WHERE active AND {_OF_WORKSPACE} "
         "GROUP BY database, table, partition HAVING parts >= {most:UInt64} ORDER BY parts DESC",
@@ -152,7 +152,9 @@ def many_parts(context: Context) -> Iterator[Finding]:
 
 
 def foreign_views(context: Context) -> Iterator[Finding]:
-    """No view of another program reads landing: it would run with every insert, and its failure fails the insert."""
+    """No view of another program reads landing. Such a view would run with every insert, and if it failed, the insert
+    would fail.
+    """
     result = context.workspace.warehouse.query(
         "SELECT name, d, v FROM system.tables ARRAY JOIN dependencies_database AS d, dependencies_table AS v "
         "WHERE database = {w:String} ORDER BY name, d, v",

@@ -1,7 +1,7 @@
-"""Repairing one derived table: detached parts that it lacks are attached, and differing keys are computed again.
+"""Repairs one derived table: attaches detached parts that it lacks, and recomputes differing keys.
 
-Repaired rows are prepared in a table beside it and moved in as whole partitions, so that readers see a partition
-either before or after its repair, and no view delivers the rows a second time.
+Repaired rows are prepared in a separate table and moved as whole partitions, so that readers see a partition either
+before or after its repair, and views do not deliver the rows a second time.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _SHORT = (*SHORTAGES, DIFFERS)
 
 
 class TableRepair:
-    """Repairs the table of a comparison. With `excess`, it also removes what complete sources do not give."""
+    """Repairs the table of a comparison. With `excess`, it also removes excess rows if the sources are complete."""
 
     def __init__(self, workspace: Workspace, comparison: Comparison, *, excess: bool = False) -> None:
         self._warehouse = workspace.warehouse
@@ -85,7 +85,7 @@ class TableRepair:
     def _attach_missing(
         self, parts: list[Part], differences: list[Difference], *, sources_complete: bool
     ) -> tuple[list[Difference], list[Detached]]:
-        """Attach intact detached parts that bring rows which the table lacks. Returns what differs then."""
+        """Attach intact detached parts whose rows the table lacks. Returns the remaining differences."""
         attached: list[Detached] = []
         for part in [p for p in parts if not p.reason]:
             remaining = self._try_part(part, differences, sources_complete=sources_complete)
@@ -98,7 +98,7 @@ class TableRepair:
     def _try_part(
         self, part: Part, differences: list[Difference], *, sources_complete: bool
     ) -> list[Difference] | None:
-        """What differs after a part is attached; None if that is no improvement, and the part is detached again.
+        """What differs after a part is attached; None if that is not an improvement, and the part is detached again.
 
         Merges stay stopped meanwhile: a merged part could not be detached without other rows.
         """
@@ -120,7 +120,9 @@ class TableRepair:
         return after if better else None
 
     def _drop_unneeded(self, unproven: str | None) -> Iterator[Detached]:
-        """Drop the remaining detached parts if the sources prove that the table lacks nothing; else say why not."""
+        """Drop the remaining detached parts if the sources prove that the table does not lack anything; otherwise
+        return why not.
+        """
         reason = unproven
         if reason is None and not self._columns.growing:
             reason = NOTHING_GROWS
@@ -138,11 +140,11 @@ class TableRepair:
                 )
 
     def _repair_keys(self, *, sources_complete: bool) -> int:
-        """Add missing keys and replace differing ones. Returns how many keys.
+        """Add missing keys and replace differing ones. Returns the number of keys.
 
-        If the sources are incomplete, only keys with less than the sources give are raised to that, so that no
-        column that only grows is lowered. Rows of a plain MergeTree, and values that merge again, are added to the
-        existing ones instead.
+        If the sources are incomplete, only values that are lower than the result over the sources are raised to it,
+        so that values of columns that only grow are never lowered. Rows of a plain MergeTree, and values that can be
+        merged again, are added to the existing ones instead.
         """
         replaced = self._replaced_kinds(sources_complete=sources_complete)
         repaired_keys = self._keys_of({MISSING, LESS, *replaced})
@@ -155,7 +157,7 @@ class TableRepair:
         with self._comparison.inserts_held() as caught_up:
             if not caught_up:
                 return 0
-            # Rows that arrived after the comparison belong to the repaired keys as well.
+            # Rows that arrived after the comparison also belong to the repaired keys.
             heads = {source: self._comparison.head(source) for source in self._comparison.heads}
             self._comparison.compute(self._comparison.heads, heads)
             self._warehouse.execute(f"CREATE TABLE {self._tables.fresh.sql()} AS {self._table.sql()}")
@@ -170,7 +172,7 @@ class TableRepair:
         return int(count)
 
     def _replaced_kinds(self, *, sources_complete: bool) -> tuple[str, ...]:
-        """Kinds of difference whose keys lose their present rows."""
+        """Kinds of difference whose keys lose their existing rows."""
         if sources_complete:
             return (LESS, DIFFERS, *((MIXED, MORE, SURPLUS) if self._excess else ()))
         return () if self._whole_rows or self._columns.merges_again else (LESS,)
@@ -210,11 +212,11 @@ class TableRepair:
         return [str(row[0]) for row in result.rows]
 
     def _move_partitions(self, replaced: set[str]) -> None:
-        """Move the fresh rows into the table: in the place of `replaced` partitions, and beside the others' rows.
+        """Move the new rows into the table: in place of the `replaced` partitions, and in addition to the rows of
+        others.
 
         Moving partitions runs no view: views on the table have already received these rows. The table forgets the
-        deduplication tokens of replaced parts, so the journal first records that nothing before this will be sent
-        again.
+        deduplication tokens of replaced parts, so the journal first records that no earlier block will be sent again.
         """
         RegistryJournal(self._registry).record_newest_blocks()
         result = self._warehouse.query(
