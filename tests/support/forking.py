@@ -153,8 +153,11 @@ def _serve(address: str) -> None:
     signal.set_wakeup_fd(woken.fileno())
     signal.signal(signal.SIGCHLD, lambda *_: None)
     listening = socket.socket(socket.AF_UNIX)
-    listening.bind(address)
+    # Parents wait for the file, so it appears only when connections are accepted.
+    unready = Path(f"{address}.unready")
+    listening.bind(str(unready))
     listening.listen(100)
+    unready.rename(address)
     selector = selectors.DefaultSelector()
     for source in (listening, waker, sys.stdin):
         selector.register(source, selectors.EVENT_READ)
