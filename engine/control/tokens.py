@@ -168,7 +168,7 @@ def remove(workspace: Workspace, name: str) -> None:
 
 
 def refresh(workspace: Workspace, name: str) -> dict[str, Any]:
-    """Replace a static token with a new one. The old text is refused from then on."""
+    """Replace a static token with a new one of the same name. The old one is refused from then on."""
     with workspace.changes:
         old = find(workspace, name)
         token = StaticToken(old.name, old.scopes, old.tenant, secrets.token_hex(12), old.origin)

@@ -1,4 +1,4 @@
-"""The values that pass through ingestion: an append, the batch that it becomes part of, rejected rows and results.
+"""The values that pass through ingestion: an append, its batch, rejected rows and results.
 
 A batch is a series of frozen values: a `StagedBatch` is in its stage, a `JudgedBatch` knows its rejected rows. What
 is committed and handed to the fan-out is `engine.fanout.handover.CommittedBatch`.
@@ -17,7 +17,7 @@ from engine.schema import Name
 from engine.warehouse.port import Input
 
 MAX_JOINED_BYTES = 64 << 10
-"""Bodies up to this size are joined as text. The engine reads a larger one by itself."""
+"""Bodies up to this size are concatenated. The engine reads larger ones separately."""
 SMALL_AND_BOUND = ""
 """The value of `Append.sharing` for small appends of bound tenants. No tenant has this id."""
 
@@ -29,7 +29,7 @@ class RowFault:
     row: int
     """The row's position among the caller's rows, from 1."""
     columns: tuple[str, ...]
-    """The columns at fault, one for each reason; empty where a reason concerns the whole row."""
+    """The column at fault for each reason; empty if a reason concerns the whole row."""
     reasons: tuple[str, ...]
 
 
@@ -44,7 +44,7 @@ class AppendResult:
     quarantined: int = 0
     """Rows stored in quarantine."""
     refused: int = 0
-    """Bad rows that were discarded, because the writer's quota of quarantine is used up."""
+    """Bad rows that were discarded, because the writer's quota in quarantine is used up."""
     tenants: Mapping[str, int] = field(default_factory=dict)
     """Stored rows by tenant id. Only appends with an idempotency key have it."""
     visible: Future[bool] | None = None
@@ -80,20 +80,22 @@ class Append:
     unknown_keys: UnknownKeys = NO_KEYS
     """Keys that no column reads."""
     has_unrelated_event: bool = False
-    """At least one event has no key that a column reads."""
+    """Whether at least one event has no key that a column reads."""
     digest: str = ""
     """The body's SHA-256, for appends with an idempotency key."""
     future: Future[AppendResult] = field(default_factory=Future)
     """Receives the result."""
     writer: str = field(init=False)
-    """Whose queue the append waits in: the bound tenant's, or that of a token without a tenant."""
+    """The writer in whose queue the append waits: the bound tenant, or a token without a tenant."""
 
     def __post_init__(self) -> None:
         self.writer = writer_id(self.bound_tenant, self.token)
 
     @property
     def can_be_joined(self) -> bool:
-        """Whether the append may share a batch with others: it is JSON for the datasource's own table."""
+        """Whether the append may share a batch with others, which is the case for JSON that goes to the datasource's
+        own table.
+        """
         return self.format is Input.NDJSON and self.target is None
 
     @property
@@ -121,10 +123,10 @@ class RejectedRow:
     """The row as it was sent."""
     format: Input
     columns: list[str] = field(default_factory=list)
-    """The columns at fault, one for each of `reasons`; empty where a reason concerns the whole row."""
+    """The column at fault for each of `reasons`; empty if a reason concerns the whole row."""
     reasons: list[str] = field(default_factory=list)
     values: dict[str, str | None] = field(default_factory=dict)
-    """The row's values by column, as text."""
+    """The row's values by column, as strings."""
     is_foreign: bool = False
     """The row names another tenant than the one that the token is bound to."""
     header: bytes = b""
@@ -176,7 +178,7 @@ class StagedBatch:
     size: int
     """Bytes of the bodies."""
     may_inspect: bool = False
-    """Bad rows may be searched for on this thread. Otherwise the batch fails when it has any."""
+    """Whether bad rows may be searched for on this thread. Otherwise the batch fails if it has any."""
     ignored_columns: tuple[str, ...] = ()
     """Columns of a file that the datasource does not have."""
 
@@ -211,7 +213,7 @@ class StagedBatch:
 
     @property
     def tenant_text(self) -> str | None:
-        """Each row's tenant as SQL text; None for a datasource without a tenant column."""
+        """Each row's tenant as SQL; None for a datasource without a tenant column."""
         if self.schema.tenant is None:
             return None
         return self.schema.tenant.value if self.bound is None else self.bound.text
@@ -221,20 +223,20 @@ class StagedBatch:
 class JudgedBatch:
     """A staged batch with the rows that are known to be bad.
 
-    Before it is inspected, rows may be bad without being listed: they are found when the batch is stored.
+    Before the batch is inspected, there may be bad rows that are not listed; they are found when the batch is stored.
     """
 
     staged: StagedBatch
     fast: bool = False
-    """Rows are validated by the fast checks."""
+    """Whether rows are validated by the fast checks."""
     inspected: bool = False
-    """Every row has been validated, so `rejected` is complete."""
+    """Whether every row has been validated, so that `rejected` is complete."""
     numbered: bool = False
-    """The stage has row numbers, and only rows that can be stored."""
+    """Whether the stage has row numbers, and only rows that can be stored."""
     rejected: Mapping[int, RejectedRow] = field(default_factory=dict)
     """Rows that cannot be stored, by their number."""
     discarded: frozenset[int] = frozenset()
-    """Rejected rows that the writer's quota of quarantine does not admit."""
+    """Rejected rows that exceed the writer's quota in quarantine."""
     refusal: RookeryError | None = None
     """Why the batch, of one append, is refused as a whole."""
 
@@ -263,7 +265,7 @@ class JudgedBatch:
         return sum(number in share for number in self.discarded)
 
     def leaves_nothing(self, share: AppendSlice) -> bool:
-        """Whether no row of an append is stored or quarantined, so that it can be sent again as if it were new."""
+        """Whether no row of an append is stored or quarantined, so that it can be sent again like a new append."""
         return 0 < share.rows == self.discarded_in(share)
 
     def first_bad_row(self, share: AppendSlice) -> RowFault | None:

@@ -2,8 +2,8 @@
 
 Each row gets a number, and the engine reads the batch again with settings under which it skips rows that it cannot
 read: rows whose numbers are missing from the stage are bad. Which values are wrong is found column by column. So a
-thousand bad rows cost as many passes as there are columns, rather than an INSERT each, and the engine's own parser
-remains the only judge.
+thousand bad rows take one pass per column instead of one INSERT each, and only the engine's own parser decides which
+values are valid.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ _MAX_REASON_CHARACTERS = 200
 
 @dataclass(frozen=True, slots=True)
 class SearchLimits:
-    """How much work the search for one append's bad rows may be."""
+    """Limits on the search for one append's bad rows."""
 
     explained_rows: int
-    """Unreadable rows whose reasons are determined."""
+    """Maximum number of unreadable rows whose reasons are determined."""
     failed_tries: int
-    """INSERTs and queries that may fail while rows are separated by halving. Failures are slow."""
+    """Maximum number of INSERTs and queries that may fail while rows are searched by bisection. Failures are slow."""
 
 
 class Bisection:
-    """Stages the rows of one append with their numbers, and finds those that are bad and why.
+    """Stages the rows of one append with their numbers, and finds the bad ones with the reasons.
 
     Runs on a `search` thread, which owns the stage until the append has its result.
     """
@@ -74,7 +74,7 @@ class Bisection:
         self._schema = batch.schema
         self._table = batch.table
         self._rows = rows
-        # One thread: rows are read in order, and a failure belongs to the rows of its own block.
+        # Use one thread, so that rows are read in order and a failure concerns only the rows of its block.
         self._settings = {**settings, **TOLERANT_SETTINGS, "input_format_parallel_parsing": 0, "max_threads": 1}
         self._limits = limits
         self._failed_tries = 0
@@ -88,7 +88,7 @@ class Bisection:
         staged = self._insert(numbered)
         rejected = {n: self._rejected(n) for n in range(len(self._rows.texts)) if n not in staged}
         if rejected:
-            # The stage is needed empty, to read values one by one. Afterwards the readable rows are staged again.
+            # The stage must be empty to read values one by one. Afterwards the readable rows are staged again.
             self._warehouse.execute(f"TRUNCATE TABLE {self._table.sql()}")
             for n in unrelated:
                 rejected[n].add("", unknown_keys_reason(rejected[n].text))
@@ -115,7 +115,7 @@ class Bisection:
         return column_values(row.text, self._rows.format, self._rows.header, self._schema)
 
     def _unrelated_events(self) -> set[int]:
-        """Events without any of the datasource's keys, where the conditions would let them pass."""
+        """Events without any of the datasource's keys that the conditions do not reject."""
         if self._rows.format is not Input.NDJSON or not self._schema.accepts_empty_rows(
             is_bound=self._batch.bound is not None
         ):
@@ -123,7 +123,7 @@ class Bisection:
         return {n for n, row in enumerate(self._rows.texts) if has_no_known_key(parse_json(row), self._schema.keys)}
 
     def _explain(self, rejected: Mapping[int, RejectedRow], numbered: Mapping[int, bytes]) -> None:
-        """Add the reasons to unreadable rows, for as many as the limits allow."""
+        """Add the reasons to as many unreadable rows as the limits allow."""
         for n in self._unchecked:
             rejected[n].add("", UNCHECKED)
         if self._rows.format is Input.CSV:
@@ -138,15 +138,16 @@ class Bisection:
         self._explain_values(rejected, {n: numbered[n] for n in unexplained[: self._limits.explained_rows]})
 
     def _stage_readable(self, readable: Mapping[int, bytes], rejected: dict[int, RejectedRow]) -> None:
-        """Stage the readable rows again. Rows that now fail, contrary to the first try, are rejected as well."""
+        """Stage the readable rows again. Rows that fail now, unlike in the first attempt, are also rejected."""
         staged = self._insert(readable, is_readable=True)
         for n in readable.keys() - staged:
             rejected[n] = self._rejected(n)
             rejected[n].add("", "the row cannot be read")
 
     def _numbered(self, numbers: Iterable[int]) -> dict[int, bytes]:
-        """Rows with their numbers in front, as the stage reads them. Rows that cannot be numbered are missing: they
-        are bad."""
+        """Rows with their numbers in front, as the stage reads them. Rows that cannot be numbered are left out,
+        because they are bad.
+        """
         texts = {n: _numbered_row(n, self._rows.texts[n], self._rows.format) for n in numbers}
         numbered = {n: text for n, text in texts.items() if text is not None}
         if not self._schema.shared or self._rows.format is not Input.NDJSON:
@@ -183,7 +184,7 @@ class Bisection:
             if exc.is_server_fault:
                 raise
             return self._insert_halves(rows, header, columns, exc)
-        # Records without a number read as 0, so a number that arrives more than once identifies no row.
+        # Records without a number are read as 0, so a number that occurs more than once does not identify a row.
         result = self._warehouse.query(f"SELECT {ROW_NUMBER_COLUMN}, count() FROM {self._table.sql()} GROUP BY 1")
         return {int(n) for n, times in result.rows if times == 1 and int(n) in rows}
 
@@ -193,13 +194,16 @@ class Bisection:
         return b"%s,%s\n%s" % (ROW_NUMBER_COLUMN.encode(), header, body) if self._rows.format is Input.CSV else body
 
     def _insert_multiline(self, rows: Mapping[int, bytes], header: bytes, columns: Sequence[str]) -> set[int]:
-        """Insert CSV records of which some span lines: those all at once if that succeeds, else each by itself."""
+        """Insert CSV records some of which span lines: all of those at once if that succeeds, otherwise each one
+        separately.
+        """
         long = {n: row for n, row in rows.items() if b"\n" in row}
         short = {n: row for n, row in rows.items() if n not in long}
         staged = self._insert(short, header, columns)
         if self._insert(long, header, columns, is_readable=True) == long.keys():
             return staged | long.keys()
-        # The engine lost its place at a bad record, so what it has staged of the others is worthless.
+        # After a bad record, the engine may have read the next ones from the wrong position, so what it has staged
+        # cannot be used.
         self._warehouse.execute(f"TRUNCATE TABLE {self._table.sql()}")
         staged = self._insert(short, header, columns)
         for n, row in long.items():
@@ -213,7 +217,9 @@ class Bisection:
     def _insert_halves(
         self, rows: Mapping[int, bytes], header: bytes, columns: Sequence[str], exc: RookeryError
     ) -> set[int]:
-        """Insert rows by halves: the engine stopped at one instead of skipping it, as for a time out of range."""
+        """Insert rows in halves, because the engine stopped at one instead of skipping it, as for a time out of
+        range.
+        """
         self._failed_tries += 1
         if len(rows) == 1:
             self._stopped_at |= dict.fromkeys(rows, exc.message)
@@ -248,7 +254,7 @@ class Bisection:
         numbered = self._numbered([row.number])
         if not (wanted and numbered):
             return {}
-        # In a stage without defaults the row can be read, and each default be evaluated on its values.
+        # In a stage without defaults the row can be read, and each default can be evaluated on its values.
         bare = Name(self._table.database, f"{self._table.name}_bare")
         failing: dict[Column, str] = {}
         try:
@@ -269,7 +275,7 @@ class Bisection:
     def _refusal_of(self, query: str) -> str | None:
         """The engine's message if it refuses a query because of its rows."""
         try:
-            # Without the settings of the INSERT, toDate('2024-13-45') is a day and throws nothing.
+            # Without the INSERT's settings, toDate('2024-13-45') would return a date instead of throwing.
             self._warehouse.query(query, None, self._settings)
         except RookeryError as exc:
             if exc.is_server_fault:
@@ -278,7 +284,9 @@ class Bisection:
         return None
 
     def _explain_values(self, rejected: Mapping[int, RejectedRow], numbered: Mapping[int, bytes]) -> None:
-        """Find the values that cannot be read. Each is read by itself, so that none is blamed for another."""
+        """Find the values that cannot be read. Each value is read separately, so that an error points to exactly one
+        value.
+        """
         for n, row in rejected.items():
             if n not in numbered and not row.columns:
                 explain_row(row, self._schema, unreadable_reason(row.text, self._rows.format, self._rows.header))
@@ -296,7 +304,9 @@ class Bisection:
 
 
 def _numbered_row(number: int, row: bytes, format: Input) -> bytes | None:
-    """A row with its number in front, or None if it is bad in itself, so that a number would not be read."""
+    """A row with its number in front, or None if the row is malformed, so that the engine would not read the
+    number.
+    """
     if format is Input.CSV:
         return None if is_unterminated(row) else b"%d,%s" % (number, row)
     text = row.strip()

@@ -26,11 +26,13 @@ from engine.workspace.snapshot import Snapshot, per_snapshot
 from engine.workspace.workspace import Workspace
 
 ONE_THREAD_BYTES = 1 << 20
-"""Batches up to this size are parsed and stored on one of the engine's threads, which is faster."""
+"""Batches up to this size are parsed and stored by a single engine thread, which is faster."""
 ONE_THREAD_SETTINGS = {"max_threads": 1}
 
 Visibility = Future[bool] | None
-"""Whether a committed batch can be read from its tenants' tables: None if it can, else a future that says so."""
+"""None if a committed batch can be read from its tenants' tables, otherwise a future that becomes true when it
+can.
+"""
 
 
 class Committer:
@@ -64,13 +66,14 @@ class Committer:
         return self._commit_with_copy(batch, stage)
 
     def _commit_to_landing(self, batch: JudgedBatch, stage: BorrowedStage) -> Visibility:
-        """Store a batch in a landing datasource, whose rows name their batch."""
+        """Store a batch in a landing datasource, whose rows contain their batch's id."""
         name, id = batch.staged.datasource, batch.staged.id
-        # One commit at a time per datasource: the fan-out needs to know the order of batches, and recovery after a
-        # kill assumes that at most one batch can be half-stored without a note, the newest.
+        # Only one commit at a time per datasource: the fan-out needs to know the order of batches, and recovery after
+        # a kill assumes that only the newest batch can be half-stored without a record.
         with self._commit_lock(name):
             self._uncertain.complete(name)
-            # The fan-out must expect the batch before its rows appear in landing, or it would read them from there.
+            # The fan-out must expect the batch before its rows appear in landing; otherwise it would read them from
+            # there.
             is_routed = self._router.begin_commit(name, id)
             try:
                 reached_all = self._insert(batch)
@@ -86,12 +89,12 @@ class Committer:
             if not is_routed:
                 return _visibility(reached_all)
             committed = self._handover(batch, stage)
-            # Still under the lock: the worker must receive batches in the order of landing's blocks.
+            # Still done under the lock, because the worker must receive batches in the order of landing's blocks.
             self._router.committed(committed)
             return committed.visible if reached_all else _visibility(False)
 
     def _commit_with_copy(self, batch: JudgedBatch, stage: BorrowedStage) -> Visibility:
-        """Store a batch in a datasource that feeds views and whose rows do not name their batch.
+        """Store a batch in a datasource that feeds views and whose rows do not contain their batch's id.
 
         If the INSERT fails halfway, the batch cannot be read back from the datasource, so its stage is kept.
         """
@@ -118,7 +121,9 @@ class Committer:
         return datasource in _triggers(self._workspace.current)
 
     def _create_kept_table(self, batch: JudgedBatch) -> None:
-        """Create the table for the rows of an uncertain batch now: on a failing disk it could not be created."""
+        """Create the table for the rows of an uncertain batch in advance, because it could not be created on a
+        failing disk.
+        """
         source = batch.staged.schema.source
         # The set needs no lock: each datasource's table is only seen under that datasource's commit lock.
         table = kept_table(self._workspace, source.name, columns_of(source))
@@ -127,14 +132,14 @@ class Committer:
             self._kept_tables.add(table.name)
 
     def _newest_block(self, batch: JudgedBatch) -> int:
-        """The newest block of the datasource's table, by which a later look tells whether it received the batch."""
+        """The newest block of the datasource's table. A newer one will show that the table has received the batch."""
         source = batch.staged.schema.source
         if source.engine.type == "Null":
             return KEEPS_NOTHING
         return newest_block(self._workspace.warehouse, Name(self._workspace.name, source.name))
 
     def _kept_rows(self, batch: JudgedBatch, stage: BorrowedStage, newest: int) -> KeptBatch:
-        """What an uncertain batch is completed from. It owns the stage from now on."""
+        """The source from which an uncertain batch is completed. It owns the stage from now on."""
         staged = batch.staged
         return KeptBatch(
             staged.datasource,
@@ -147,7 +152,9 @@ class Committer:
         )
 
     def _repeatable_insert(self, batch: JudgedBatch, stage: BorrowedStage, exc: BaseException) -> StagedInsert | None:
-        """The batch's INSERT, to be repeated from its stage, if the error has removed its rows from landing alone."""
+        """The batch's INSERT from its stage, which must be repeated if the error has removed its rows only from
+        landing.
+        """
         if not was_removed_from(exc, Name(self._workspace.name, batch.staged.datasource)):
             return None
         return StagedInsert(self._statement(batch), stage.hand_over())
@@ -167,7 +174,7 @@ class Committer:
                 {"t": [*sorted(tenants)]},
             )
         except RookeryError:
-            # The rows are in landing: the router must receive the batch, whatever fails here.
+            # The rows are in landing, so the router must receive the batch even if something fails here.
             return True
         return bool(result.rows)
 
@@ -176,7 +183,7 @@ class Committer:
             return self._commit_locks.setdefault(datasource, threading.Lock())
 
     def _handover(self, batch: JudgedBatch, stage: BorrowedStage) -> CommittedBatch:
-        """What the router receives: with the stage, unless reading it again would give other values."""
+        """The batch for the router, with its stage unless reading the stage again would return different values."""
         staged, schema = batch.staged, batch.staged.schema
         assert staged.tenant_text is not None
         has_stage = schema.repeatable
@@ -210,7 +217,7 @@ class Committer:
         columns = [c.name for c in staged.schema.source.columns]
         condition = batch.condition
         if _is_all_or_nothing(batch) and condition != "1":
-            # The batch is one block, so a row that throws keeps all of it out. The row is then searched for.
+            # The batch is one block, so a row that throws makes all of it fail. The row is then searched for.
             condition = f"throwIf(NOT ({condition})) = 0"
         values = batch.projection.sql
         rows = f"SELECT {values} FROM {staged.table.sql()} WHERE {condition}"
@@ -235,13 +242,13 @@ def _text_of(exc: BaseException) -> str:
 
 
 def _raise_for_sender(exc: BaseException) -> None:
-    """Raise a temporary failure in the words for the sender. Returns if the failure is of another kind."""
+    """Raise a temporary failure in the form for the sender. Returns if the failure is not temporary."""
     if isinstance(exc, RookeryError) and is_transient(exc):
         raise for_sender(exc) from exc
 
 
 def _is_all_or_nothing(batch: JudgedBatch) -> bool:
-    """Whether one bad row keeps the whole batch out, because none is known to be bad."""
+    """Whether a single bad row makes the whole batch fail, because no row is known to be bad."""
     return not batch.rejected
 
 
@@ -249,18 +256,18 @@ def _rows_by_tenant(batch: JudgedBatch) -> str:
     """A SELECT that counts the batch's rows by tenant."""
     staged = batch.staged
     value = staged.bound.text if staged.bound is not None else staged.tenant_text or "''"
-    # An alias that is a column's name would replace the column in the condition.
+    # An alias with the name of a column would replace the column in the condition.
     counts = f"SELECT toString({value}) AS _rk_tenant, count() FROM {staged.table.sql()}"
     return f"{counts} WHERE {_stored_condition(batch)} GROUP BY _rk_tenant"
 
 
 def _stored_condition(batch: JudgedBatch) -> str:
-    """The SQL condition for staged rows that are in the datasource once the batch is."""
+    """The SQL condition for the staged rows that are in the datasource after the batch is stored."""
     return "1" if _is_all_or_nothing(batch) else batch.condition
 
 
 def _visibility(reached_all: bool) -> Visibility:
-    """The visibility of rows that need no delivery: visible now, or never while a view is suspended."""
+    """The visibility of rows that need no delivery: visible now, or not until a suspended view is restored."""
     if reached_all:
         return None
     visible = Future[bool]()
@@ -269,4 +276,4 @@ def _visibility(reached_all: bool) -> Visibility:
 
 
 def _release_nothing() -> None:
-    """Stands for returning a stage that was not handed over."""
+    """Used instead of returning a stage that was not handed over."""

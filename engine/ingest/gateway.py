@@ -1,8 +1,8 @@
-"""Accepts appends, coalesces those that wait at the same time into batches, and answers each with a future.
+"""Accepts appends, combines those that wait at the same time into batches, and returns a future for each.
 
-While a batch of a datasource is stored, the next one gathers, so many small requests become few INSERTs and a single
-request does not wait. Writers take turns. Bad rows are searched for on threads of their own, so that they delay only
-the writer that sent them. The bytes of waiting bodies are bounded.
+Appends that arrive while a batch of their datasource is stored form the next batch, so many small requests become few
+INSERTs, and a single request does not wait. Writers take turns. Bad rows are searched for on separate threads, so
+that they delay only the writer that sent them. The memory for waiting bodies is limited.
 """
 
 from __future__ import annotations
@@ -34,19 +34,23 @@ from engine.workspace.workspace import Workspace
 log = structlog.get_logger("rookery.ingest")
 
 COALESCE_CALLERS = 4
-"""Callers from which on the next batch is delayed until those that were just answered have sent their next append."""
+"""With at least this many callers, the next batch is delayed until those that just got responses have sent their next
+append.
+"""
 COALESCE_QUIET_SECONDS = 0.003
-"""Seconds without a new append that end the delay."""
+"""The delay ends after this many seconds without a new append."""
 COALESCE_TIMEOUT_SECONDS = 0.025
 """The longest delay."""
 MAX_WRITER_SHARE = 3
-"""A writer's share of the memory for waiting bodies, as a multiple of the memory that it leaves free."""
+"""A writer's maximum share of the memory for waiting bodies, as a multiple of the memory that is still free."""
 MAX_SEARCHES = 2
-"""Threads that search for bad rows, for all datasources together."""
+"""Number of threads that search for bad rows, for all datasources together."""
 
 
 class MemoryBudget:
-    """One request's part of the memory for waiting bodies: reserved while it is read, released with the answer."""
+    """One request's part of the memory for waiting bodies: reserved while the body is read, released with the
+    response.
+    """
 
     def __init__(self, gateway: Gateway, writer: str) -> None:
         self._gateway = gateway
@@ -63,7 +67,7 @@ class MemoryBudget:
         self.reserve(-size)
 
     def resize(self, size: int) -> None:
-        """Reserve or release as many bytes as it takes to hold `size`. Raises RK5010 when the memory is used up."""
+        """Reserve or release bytes so that `size` bytes are reserved. Raises RK5010 when the memory is used up."""
         self.reserve(size - self._reserved)
 
     def release_all(self) -> None:
@@ -112,8 +116,8 @@ class Gateway:
     def change_reservation(self, size: int, writer: str) -> None:
         """Add to a writer's reserved bytes, or subtract from them. Raises RK5010.
 
-        A writer gets at most MAX_WRITER_SHARE times as many bytes as remain for others, so that no writer can use up
-        the memory.
+        A writer gets at most MAX_WRITER_SHARE times as many bytes as remain for others, so that it cannot use up the
+        memory.
         """
         with self._lock:
             reserved = self._reserved_by_writer.get(writer, 0) + size
@@ -137,7 +141,7 @@ class Gateway:
     def append(
         self, datasource: str, body: bytes, format: Input, bound_tenant: str | None = None, key: str | None = None
     ) -> Future[AppendResult]:
-        """Store the rows of a body, see `submit`."""
+        """Store the rows of a body; see `submit`."""
         return self.submit(Append(datasource, body, format, bound_tenant, key))
 
     def submit(self, append: Append) -> Future[AppendResult]:
@@ -145,7 +149,7 @@ class Gateway:
 
         Appends of one writer are stored in order. The future raises RK5003 for another tenant's row, RK5008 for a key
         that was used for another body, RK5011 for a failing view, and RK5013 while an earlier batch is uncertain.
-        Raises RK5005 and RK5006 at once where rows cannot be appended, RK5008 if an append with the same key and
+        Raises RK5005 and RK5006 immediately if rows cannot be appended, RK5008 if an append with the same key and
         another body is being stored, and RK6007 while the server stops.
         """
         self.require_writable(append.datasource, append.format)
@@ -171,7 +175,7 @@ class Gateway:
         return append.future
 
     def close(self) -> None:
-        """Store what waits, and accept nothing more."""
+        """Store all waiting appends, and do not accept new ones."""
         with self._lock:
             self._is_closed = True
             self._idle.wait_for(lambda: not self._active_tasks)
@@ -196,10 +200,10 @@ class Gateway:
         while appends:
             sharing = appends[0].sharing
             results, failed = self._store(queue, appends)
-            # Counted before the answers: afterwards the callers' next appends would be counted as well.
+            # Counted before the responses: afterwards the callers' next appends would be counted too.
             with self._lock:
                 callers = len(appends) + queue.waiting_for(sharing)
-            # Before the callers are answered: what a writer sends next must find its queue held.
+            # Done before the responses, so that the writer's next appends find its queue held.
             self._search_later(queue, failed)
             self._answer_all(appends, results)
             if not failed:
@@ -211,7 +215,8 @@ class Gateway:
                     self._task_ended()
                     return
                 queue.running[appends[0].sharing] += 1
-                # Another queue's batch waits for a thread: release this one, and go to the end of the pool's queue.
+                # Another queue's batch waits for a thread, so release this thread and go to the end of the pool's
+                # queue.
                 if self._submitted_batches and not self._is_closed:
                     self._submit_batch(queue, appends)
                     return
@@ -228,10 +233,10 @@ class Gateway:
         self._threads.submit(self._run_batches, queue, appends)
 
     def _coalesce(self, queue: IngestQueue, callers: int, sharing: str | None) -> None:
-        """Delay the next batch until the callers that were just answered have sent their next appends.
+        """Delay the next batch until the callers that just got responses have sent their next appends.
 
         Otherwise the callers would split into groups: the fastest share a small batch, and the others wait for it.
-        There is no delay while appends wait that cannot join that batch.
+        The batch is not delayed while appends that cannot join it are waiting.
         """
         with self._lock:
             others_wait = queue.waiting > queue.waiting_for(sharing)
@@ -240,7 +245,7 @@ class Gateway:
         queue.expected, queue.expected_sharing = callers, sharing
         timeout = time.monotonic() + COALESCE_TIMEOUT_SECONDS
         queue.ready.clear()
-        # Counts are read without the lock: an outdated count lengthens the delay by one quiet period at most.
+        # Counts are read without the lock: an outdated count extends the delay by at most one quiet period.
         initial = previous = queue.waiting
         while not (queue.has_enough or self._is_closed or time.monotonic() > timeout):
             if queue.ready.wait(COALESCE_QUIET_SECONDS) or initial < queue.waiting == previous:
@@ -255,13 +260,13 @@ class Gateway:
                 self._searches.submit(self._search, queue, writer)
 
     def _search(self, queue: IngestQueue, writer: str) -> None:
-        """Do one step for a held writer's failed groups, then let other writers have a turn (`search` thread)."""
+        """Do one step for a held writer's failed groups, then give other writers a turn (`search` thread)."""
         with self._lock:
             group = queue.held[writer].popleft()
         attempt = self._attempt(group)
         self._answer_all(group.appends, attempt.results)
         with self._lock:
-            # In front of the writer's other groups, so that its rows stay in order.
+            # Put in front of the writer's other groups, so that its rows stay in order.
             queue.held[writer].extendleft(reversed(attempt.remaining))
             if queue.held[writer]:
                 self._searches.submit(self._search, queue, writer)
@@ -272,12 +277,14 @@ class Gateway:
             self._task_ended()
 
     def _store(self, queue: IngestQueue, appends: Sequence[Append]) -> tuple[Results, list[AppendGroup]]:
-        """Store the sound groups of a batch. Returns results, and the groups that must be searched. Never raises."""
+        """Store the groups of a batch without bad rows. Returns results, and the groups that must be searched. Never
+        raises.
+        """
         results: Results = {}
         try:
             groups = deque(self._groups_of(queue, appends, results))
         except BaseException as exc:
-            # Every append must get an answer, or its caller would wait forever.
+            # Every append must get a result; otherwise its caller would wait forever.
             error = exc if isinstance(exc, RookeryError) else _unexpected_error(exc)
             return {id(a): error for a in appends}, []
         failed: list[AppendGroup] = []
@@ -286,7 +293,7 @@ class Gateway:
             group = groups.popleft()
             writers = {a.writer for a in group.appends}
             if len(writers) == 1 and (group.failed or writers & failed_writers):
-                # What a writer sent after its bad rows is stored after them.
+                # Rows that a writer sent after its bad rows are stored after them.
                 failed.append(group)
                 failed_writers |= writers
             elif writers & failed_writers:
@@ -309,7 +316,8 @@ class Gateway:
             return [AppendGroup(g, failed=False) for g in self._separated(queue, new)]
         groups: list[list[Append]] = []
         for append in new:
-            # Rows do not name their batch here, so an idempotency key must be the identity of a batch of its own.
+            # Rows do not contain their batch's id here, so the idempotency key must be the identity of a separate
+            # batch.
             if append.key or not groups or groups[-1][0].key:
                 groups.append([append])
             else:
@@ -319,9 +327,9 @@ class Gateway:
     def _separated(self, queue: IngestQueue, appends: list[Append]) -> list[list[Append]]:
         """Separate the appends of writers that must not share a batch with others from the rest.
 
-        Those are writers whose latest rows were bad, since each failure would split the others' batch as well; bound
+        These are writers whose latest rows were bad, because each failure would also split the others' batch; bound
         tenants whose lines are not known, which cannot be staged with other tenants; and tenants whose tables miss
-        rows because of a failing view, since only they must wait for it. A writer's rows stay in order.
+        rows because of a failing view, because only they must wait for it. A writer's rows stay in order.
         """
         if len({a.writer for a in appends}) <= 1:
             return [appends] if appends else []
@@ -356,7 +364,7 @@ class Gateway:
         return new
 
     def _attempt(self, group: AppendGroup) -> Attempt:
-        """Do one step towards storing a group, within the memory for INSERTs, and count it. Never raises."""
+        """Do one step of storing a group, within the memory limit for INSERTs, and count it. Never raises."""
         try:
             require_space(self._workspace, sum(len(a.body) for a in group.appends))
             with self._insert_memory.reserved(self._max_insert_bytes(group)):
@@ -375,14 +383,14 @@ class Gateway:
         return max_insert_bytes(size, columns, first.format, self._workspace.settings.insert_memory)
 
     def _answer_all(self, appends: Iterable[Append], results: Results) -> None:
-        """Answer the appends that have results."""
+        """Complete the futures of the appends that have results."""
         for append in appends:
             if id(append) in results:
                 self._answer(append, results[id(append)])
 
     def _answer(self, append: Append, result: AppendResult | RookeryError) -> None:
         if append.key:
-            # Before the future is done: a retry that arrives from now on finds the receipt instead.
+            # Done before the future completes: a retry that arrives from now on finds the receipt instead.
             with self._lock:
                 self._keyed_appends.pop(key_of(append), None)
         if isinstance(result, RookeryError):

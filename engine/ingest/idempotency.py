@@ -1,8 +1,8 @@
-"""Receipts: the records of what became of appends with an idempotency key.
+"""Receipts: records of the outcome of appends with an idempotency key.
 
-A receipt is written before its batch is stored in landing and names the batch. Landing therefore shows, also after a
-kill, whether the batch was stored. As rows leave landing by its TTL or with their tenant, the next receipts that are
-written also record which earlier batches are stored. Receipts are kept for a week.
+A receipt is written before its batch is stored in landing and names the batch. Landing therefore shows whether the
+batch was stored, even after a kill. Because rows can be removed from landing by its TTL or with their tenant, the
+next receipts that are written also record which earlier batches are stored. Receipts are kept for a week.
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ log = structlog.get_logger("rookery.ingest")
 RECEIPTS_SUFFIX = "_rk_receipts"
 RECEIPT_DAYS = 7
 RESERVED_KEY_PREFIX = "\x1f"
-"""A character that callers' keys cannot contain. It marks keys that rookery makes."""
+"""A character that callers' keys cannot contain. It marks keys that rookery generates."""
 NOTES_NAME = RESERVED_KEY_PREFIX + "notes"
-"""The name, among the tenants of a stored receipt, under which the rest of the answer is stored. No tenant id can be
-equal to it."""
+"""The key, among the tenants of a stored receipt, under which the rest of the response is stored. It cannot be a
+tenant id.
+"""
 STORED_KEY_PREFIX = RESERVED_KEY_PREFIX + "stored" + RESERVED_KEY_PREFIX
 """Begins the key of a record that a batch is stored."""
 CHECKED_NEWEST_BATCHES = 16
-"""Batches without such a record that a start looks for in landing."""
+"""Number of batches without such a record that are looked up in landing at startup."""
 CACHED_RECEIPTS = 10_000
 """Receipts of stored batches that are kept in memory."""
 
@@ -53,7 +54,7 @@ Batch = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What became of one append."""
+    """The outcome of one append."""
 
     key: Key
     digest: str
@@ -67,13 +68,13 @@ class Receipt:
     tenants: dict[str, int] = field(default_factory=dict)
     """Stored rows by tenant id."""
     logged: bool = True
-    """The datasource's rows name their batch, so it shows whether the batch is stored."""
+    """The datasource's rows contain their batch's id, so the datasource shows whether the batch is stored."""
     at: str = ""
     """When the receipt was written, UTC."""
     is_confirmed: bool = True
     """The batch is known to be stored. Otherwise it may be."""
     refused: int = 0
-    """Bad rows that were discarded, because the writer's quota of quarantine is used up."""
+    """Bad rows that were discarded, because the writer's quota in quarantine is used up."""
     unknown_keys: UnknownKeys = NO_KEYS
     first_bad_row: RowFault | None = None
 
@@ -190,13 +191,13 @@ class Receipts:
         if rows or records:
             body = b"\n".join(orjson.dumps(row) for row in (*rows, *records))
             insert_checked(self._workspace.warehouse, Name(self._workspace.name, RECEIPTS_SUFFIX), body)
-        # Only now: if the INSERT fails, the next one must record these batches.
+        # Done only now: if the INSERT fails, the next one must record these batches.
         with self._lock:
             for batch in unrecorded:
                 self._unrecorded.pop(batch, None)
 
     def _record_newest(self) -> None:
-        """At a start: record that the newest batches are stored, while landing still has their rows."""
+        """At startup, record that the newest batches are stored, while landing still has their rows."""
         newest = self._workspace.warehouse.query(
             f"SELECT datasource, batch, toString(min(at)) FROM {self._table} WHERE rows > 0 AND logged "
             f"AND (datasource, concat({literal(STORED_KEY_PREFIX)}, batch)) NOT IN "
@@ -248,8 +249,8 @@ class Receipts:
             elif receipt.logged:
                 quarantine.remove_batch(self._workspace, receipt.datasource, receipt.batch)
             else:
-                # Nothing shows whether it was stored. A retry with the same body is stored again, and the engine's
-                # deduplication window drops its rows if it has them.
+                # It is unknown whether the batch was stored. A retry with the same body is stored again, and the
+                # engine's deduplication window drops its rows if they exist.
                 receipts[receipt.key] = replace(receipt, is_confirmed=False)
         return receipts
 
@@ -346,7 +347,7 @@ def _table_id(snapshot: Snapshot, warehouse: Warehouse, datasource: str) -> str 
 
 
 def _notes(receipt: Receipt) -> dict[str, Any]:
-    """What a stored receipt has beside its counts, if there is anything. The names are those of stored receipts."""
+    """What a stored receipt has in addition to its counts, if anything. The names are those of stored receipts."""
     if not (receipt.refused or receipt.unknown_keys.count or receipt.first_bad_row):
         return {}
     notes = {"refused": receipt.refused, "unknown": receipt.unknown_keys, "first": receipt.first_bad_row}

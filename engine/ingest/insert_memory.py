@@ -1,7 +1,7 @@
-"""The memory that the engine may use to read and store batches, reserved by one batch after the other.
+"""The memory that the engine may use to read and store batches. Batches reserve it one after the other.
 
-How much a batch needs is not known before the engine has read it. So the most that it may need is reserved, and the
-engine's memory limit for the INSERT is set to that.
+The memory that a batch needs is unknown until the engine has read it. So the maximum that it may need is reserved,
+and the engine's memory limit for the INSERT is set to this value.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from engine.warehouse.port import Input
 BYTES_PER_BODY_BYTE = 8
 """Bytes of memory for each byte of a body."""
 BYTES_PER_BODY_BYTE_AND_COLUMN = 2
-"""Further bytes for each byte of a body and each column, because the shortest row fills all columns."""
+"""Additional bytes for each byte of a body and each column, because even the shortest row fills all columns."""
 MIN_INSERT_BYTES = 64 << 20
 """Bytes that the engine needs for any batch."""
 
@@ -32,7 +32,9 @@ def max_insert_bytes(size: int, columns: int, format: Input, limit: int) -> int:
 
 
 class InsertMemory:
-    """A number of bytes that batches reserve in the order in which they ask: a large one is not overtaken."""
+    """A number of bytes that batches reserve in the order of their requests, so that large batches are not
+    overtaken.
+    """
 
     def __init__(self, total: int) -> None:
         self._total = total

@@ -22,13 +22,13 @@ from engine.warehouse.port import Input
 from engine.workspace.workspace import Workspace
 
 UNKNOWN_KEY_REASON = "unknown key"
-"""Begins the reason for which a strict datasource rejects a row."""
+"""The beginning of the reason for which a strict datasource rejects a row."""
 
 
 def inspect(workspace: Workspace, batch: StagedBatch, strict_keys: KnownKeys | None) -> JudgedBatch:
     """Find the bad rows of a batch of one append, and leave only the others in its stage.
 
-    With `strict_keys`, events with other keys are bad.
+    With `strict_keys`, events with other keys are rejected.
     """
     (share,) = batch.slices
     if share.append.format is Input.PARQUET:
@@ -179,7 +179,7 @@ def _rendered(batch: StagedBatch) -> str:
 
 
 def _keep_all(_numbers: Collection[int]) -> None:
-    """Stands for staging rows again: a file has no values that are cast out of an object."""
+    """Used instead of staging rows again: a file has no values that are cast out of an object."""
 
 
 def _refused_if_foreign(batch: JudgedBatch) -> JudgedBatch:

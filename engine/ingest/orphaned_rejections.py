@@ -1,7 +1,7 @@
 """Quarantined rows of batches that failed before a receipt was written.
 
-Bad rows are quarantined before their batch's receipts are written. If a write in between fails, the sender sends the
-request again and its bad rows would be in quarantine twice. So they are removed before the next batch of the
+Bad rows are quarantined before their batch's receipts are written. If writing the receipts fails, the sender repeats
+the request, and its bad rows would be in quarantine twice. So they are removed before the next batch of the
 datasource is stored.
 """
 
@@ -35,8 +35,8 @@ class OrphanedRejections:
     def remove(self, datasource: str) -> None:
         """Remove the quarantined rows of a datasource's failed batches. Raises the warehouse's errors.
 
-        Batches with a receipt are left alone: the receipt decides what becomes of them. So are batches whose identity
-        is their idempotency key, because a retry has the same deduplication token.
+        Batches with a receipt are skipped, because the receipt determines their outcome. Batches whose identity is
+        their idempotency key are skipped too, because a retry has the same deduplication token.
         """
         # Read without the lock, because every batch gets here. A batch that is added now belongs to a later append.
         if datasource not in self._batches:

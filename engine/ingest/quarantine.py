@@ -1,4 +1,5 @@
-"""Rows that could not be stored, kept beside their datasource with their text until they are replayed or removed.
+"""Rows that could not be stored. They are kept in a table next to their datasource, with their text, until they are
+replayed or removed.
 
 The table has the datasource's columns as text and the columns of Tinybird's quarantine: `c__error_column`,
 `c__error`, `c__import_id` and `insertion_date`. `c__text` is the row as it was sent, `c__row` its number in
@@ -32,7 +33,7 @@ MAX_CSV_HEADER_BYTES = 32 << 20
 """Bytes that the CSV headers of a batch's bad rows may take together. If they take more, each row keeps only the
 columns that the datasource has."""
 ROWS_PER_STATEMENT = 1000
-"""Rows that one statement names by their ids."""
+"""Maximum number of rows that one statement names by their ids."""
 OWN_COLUMNS = (
     "c__id",
     "insertion_date",
@@ -51,13 +52,13 @@ _SPECIAL = re.compile(rb'["\\\x00-\x1f]')
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where quarantined rows come from."""
+    """The origin of quarantined rows."""
 
     batch: str
     bound_tenant: str | None
     """The tenant that the sender's token was bound to."""
     id_prefix: str
-    """Begins the rows' ids, see `quarantine_quota`."""
+    """Prefix of the rows' ids; see `quarantine_quota`."""
 
 
 def table_of(workspace: Workspace, datasource: str) -> Name:
@@ -120,7 +121,9 @@ def _narrowed(row: RejectedRow) -> tuple[bytes, bytes]:
 
 
 def _escaped(text: bytes) -> bytes:
-    """Any bytes as the inside of a JSON string. JSON libraries refuse invalid UTF-8, but the engine reads it."""
+    """Encode any bytes as the inside of a JSON string. JSON libraries refuse invalid UTF-8, but the engine reads
+    it.
+    """
     return _SPECIAL.sub(lambda m: b"\\u%04x" % m[0][0], text)
 
 

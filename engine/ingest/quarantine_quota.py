@@ -1,4 +1,4 @@
-"""The quota of quarantine: how much of a datasource's quarantine one writer may fill.
+"""The quota in quarantine: how much of a datasource's quarantine one writer may fill.
 
 The ids of quarantined rows begin with a prefix derived from their writer, so the table itself shows how much a writer
 uses. The numbers are cached, and read again when the quota seems used up, because rows may have been removed.
@@ -17,7 +17,7 @@ from engine.workspace.workspace import Workspace
 
 PREFIX_CHARACTERS = 8
 CACHED_WRITERS = 10_000
-"""Writers and datasources whose usage is cached."""
+"""Maximum number of pairs of writer and datasource whose usage is cached."""
 
 
 def id_prefix(writer: str) -> str:
@@ -27,26 +27,26 @@ def id_prefix(writer: str) -> str:
 
 @dataclass(slots=True)
 class _Usage:
-    """How much a writer has in a datasource's quarantine."""
+    """How much of a datasource's quarantine a writer uses."""
 
     rows: int
     bytes: int
 
 
 class QuarantineQuota:
-    """Decides which bad rows are kept. Any thread may use it."""
+    """Decides which bad rows are kept. Safe for threads."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace
         self._usage: dict[tuple[str, str], _Usage] = {}
-        # Also held while usage is read, so that two batches of a writer do not both count on the same free space.
+        # Also held while usage is read, so that two batches of a writer do not both use the same free space.
         self._lock = threading.Lock()
 
     def admit(self, datasource: str, writer: str, rejected: Mapping[int, RejectedRow]) -> dict[int, RejectedRow]:
         """Count a writer's bad rows against its quota. Returns those that are within it."""
         key = (datasource, id_prefix(writer))
         with self._lock:
-            # Removing and inserting the key keeps the dictionary in the order of use.
+            # Removing and inserting the key keeps the dictionary in order of use.
             usage = self._usage.pop(key, None)
             if usage is None or not self._all_fit(usage, rejected):
                 usage = self._read(*key)

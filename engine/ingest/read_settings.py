@@ -8,7 +8,7 @@ PARSE_SETTINGS: dict[str, int | str] = {
     "input_format_skip_unknown_fields": 1,
     # Keys of events and headers of CSV ignore case too.
     "input_format_parquet_case_insensitive_column_matching": 1,
-    # Null means absent, so the column's default applies. The tenant's stage column is Nullable: null is rejected.
+    # Null means absent, so the column's default applies. The tenant's stage column is Nullable, so null is rejected.
     "input_format_null_as_default": 1,
     "date_time_input_format": "best_effort",
     "date_time_overflow_behavior": "throw",

@@ -1,4 +1,4 @@
-"""Records what becomes of a batch before it is committed: bad rows go to quarantine, then receipts are written."""
+"""Records the outcome of a batch before it is committed: bad rows go to quarantine, then receipts are written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from engine.ingest.values.staging import ROW_NUMBER_COLUMN
 from engine.workspace.workspace import Workspace
 
 MAX_COUNTED_TENANTS = 1000
-"""Tenants that a receipt counts rows for."""
+"""Maximum number of tenants for which a receipt counts rows."""
 
 
 class Recorder:
@@ -42,7 +42,7 @@ class Recorder:
             raise
 
     def _quarantine(self, batch: JudgedBatch) -> JudgedBatch:
-        """Store bad rows in quarantine, as far as their writer's quota admits them."""
+        """Store bad rows in quarantine, up to their writer's quota."""
         if not batch.rejected:
             return batch
         # A batch with rejected rows has one append: the batch was inspected.
@@ -53,7 +53,7 @@ class Recorder:
         return replace(batch, discarded=frozenset(batch.rejected.keys() - admitted.keys()))
 
     def _write_receipts(self, batch: JudgedBatch) -> list[Receipt]:
-        """Write receipts for the appends with idempotency keys, except those of which no row is kept."""
+        """Write receipts for the appends with idempotency keys, except those without any kept row."""
         staged = batch.staged
         if batch.refusal is not None:
             return []
@@ -87,7 +87,7 @@ class Recorder:
         number = ROW_NUMBER_COLUMN if batch.numbered else "rowNumberInAllBlocks()"
         starts, stops = [s.start for s in shares], [s.stop for s in shares]
         result = self._workspace.warehouse.query(
-            # An alias that is a column's name would replace the column in the condition.
+            # An alias with the name of a column would replace the column in the condition.
             "SELECT arrayFirstIndex((_rk_a, _rk_b) -> _rk_i >= _rk_a AND _rk_i < _rk_b, "
             f"{starts}, {stops}) AS _rk_p, assumeNotNull(_rk_t), count() "
             f"FROM (SELECT {number} AS _rk_i, {staged.tenant_text} AS _rk_t "

@@ -1,7 +1,7 @@
-"""Replaces all rows of a datasource by new ones, in one atomic step.
+"""Replaces all rows of a datasource with new ones, in one atomic step.
 
-Only for datasources from which no other tables are made: a landing datasource is a log whose rows have been delivered
-already, and a view would keep what it made of the old rows.
+Only for datasources from which no other tables are derived: the rows of a landing datasource have already been
+delivered, and a view's target would keep the results of the old rows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Replacement:
     """A table that is filled with the new rows and then exchanged with the datasource's own."""
 
     def __init__(self, workspace: Workspace, datasource: str) -> None:
-        """Raises RK5012 when other tables are made from the datasource's rows."""
+        """Raises RK5012 if other tables are derived from the datasource's rows."""
         self._workspace = workspace
         build = workspace.current.build
         source = build.datasources[datasource]

@@ -22,7 +22,7 @@ from engine.warehouse.port import Input
 from engine.workspace.workspace import Workspace
 
 CHUNK_BYTES = 4 << 20
-"""Bytes of rows, roughly, that are replayed at the same time."""
+"""Approximate size in bytes of the rows that are replayed at the same time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,8 @@ def replay(
 ) -> ReplayResult:
     """Replay rows of a datasource's quarantine: those with the ids, or (None) all.
 
-    `corrected` are JSON objects by id, which replace the texts of their rows. Raises RK5005 and RK5006 where there is
-    no quarantine, and RK5010, RK5011 and the RK6xxx of a failing database; the replay can then be repeated.
+    `corrected` are JSON objects by id, which replace the texts of their rows. Raises RK5005 and RK5006 if there is no
+    quarantine, and RK5010, RK5011 and the RK6xxx of a failing database; the replay can then be repeated.
     """
     quarantine.require_table(workspace, datasource)
     run = _Replay(workspace, gateway, datasource, corrected)
@@ -147,7 +147,7 @@ class _Replay:
             return b"%s\n%s\n" % (header, text), Input.CSV
         body = self.corrected[id].encode() if id in self.corrected else text
         if not isinstance(parse_json(body), dict):
-            # Any other text could be several rows, which one idempotency key must not name.
+            # Any other text could be several rows, which must not share one idempotency key.
             raise RookeryError(BAD_ROW, "the text is not a JSON object: send the row corrected")
         return body, Input.NDJSON
 
@@ -175,7 +175,7 @@ class _Replay:
                         failure = failure or exc
                     else:
                         self.result.refuse(row.id, exc)
-        # Also after a failure: the rows that were stored must not be sent again.
+        # Done even after a failure, because the rows that were stored must not be sent again.
         quarantine.remove(self.workspace, self.datasource, removable)
         if failure is not None:
             raise failure

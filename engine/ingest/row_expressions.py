@@ -17,8 +17,7 @@ NAME = re.compile(r"'(?:[^'\\]|\\(?:.|\Z)|'')*+(?:'|\Z)|`[^`]+`|\"[^\"]+\"|[A-Za
 MAX_EXPRESSION_CHARACTERS = 200
 """Characters of an expression that a reason shows."""
 FLAGS: Mapping[str, tuple[int, ...]] = {"sign": (1, -1), "is_deleted": (0, 1)}
-"""The values allowed in the columns that tell an engine to cancel or delete rows. The engine refuses an INSERT with
-any other value."""
+"""The allowed values of sign and deletion columns. The engine refuses an INSERT with any other value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +33,7 @@ class RowExpression:
 
 
 def row_expressions(source: Datasource) -> tuple[RowExpression, ...]:
-    """The expressions that are evaluated for each row of a datasource, in the order in which they are blamed."""
+    """The expressions that are evaluated for each row of a datasource, in the order in which they are reported."""
     columns = [c.name for c in source.columns]
     return tuple(
         RowExpression(f"{kind} `{sql[:MAX_EXPRESSION_CHARACTERS]}`", sql, _only_column(names_in(sql), columns))
@@ -57,7 +56,7 @@ def _expressions(source: Datasource) -> Iterator[tuple[str, str]]:
 
 
 def names_in(expression: str) -> set[str]:
-    """What may be names of columns in an expression: also functions, keywords and string literals."""
+    """Possible column names in an expression, which include functions, keywords and string literals."""
     return {text.strip('`"') for text in NAME.findall(expression)}
 
 

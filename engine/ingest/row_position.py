@@ -1,4 +1,4 @@
-"""Locates a row in the body that its sender wrote, and words the engine's error about it."""
+"""Locates a row in the body that its sender wrote, and formulates the engine's error about it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ROW = re.compile(r"\(at row (\d+)\)")
 _ENGINE_CONTEXT = re.compile(
     r"[.:]\s*(?:\(at row|While executing|\(in file|\(while reading header|In JSON input formats)"
 )
-"""Where the part of an engine's message begins that says nothing to the sender of the rows."""
+"""Where the part of an engine's message begins that is not useful to the sender of the rows."""
 _MAX_REASON_CHARACTERS = 300
 
 
@@ -30,7 +30,7 @@ def bad_row(exc: RookeryError, body: bytes, format: Input) -> RookeryError:
 
 
 def line_of(body: bytes, format: Input, row: int) -> str:
-    """The line of a body that has the row with a number (from 1), or else the row, in words."""
+    """A description of the line of a body that has the row with a number (from 1), or else of the row."""
     number = None
     if format is Input.NDJSON:
         number = _ndjson_line(body, row)

@@ -1,4 +1,4 @@
-"""Stages: tables in memory, each lent to one batch at a time and emptied before it is lent again."""
+"""Stages: in-memory tables, each of which is lent to one batch at a time and emptied before it is lent again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from engine.workspace.workspace import Workspace
 log = structlog.get_logger("rookery.ingest")
 
 KEPT_TABLES = 8
-"""Empty tables that the pool keeps for each stage schema."""
+"""Maximum number of empty tables that the pool keeps for each stage schema."""
 
 
 class BorrowedStage:
@@ -67,7 +67,8 @@ class StagingPool:
     def give_back(self, schema: StageSchema, table: Name) -> None:
         """Empty a table and keep it for the next batch. Never raises: one that cannot be emptied is not reused."""
         try:
-            # The lock is not held while the engine works, so two threads may keep a table too many. That is harmless.
+            # The lock is not held during the engine's work, so two threads may keep one table too many, which is
+            # harmless.
             with self._lock:
                 drop = not schema.reusable or len(self._free.setdefault(schema.identity, [])) >= KEPT_TABLES
             self._warehouse.execute(ddl.drop_table(table) if drop else f"TRUNCATE TABLE {table.sql()}")

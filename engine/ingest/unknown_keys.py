@@ -1,8 +1,8 @@
-"""Finds keys of events that no column reads: a misspelled key would otherwise leave its column empty, unnoticed.
+"""Finds keys of events that no column reads. Otherwise a misspelled key would leave its column empty without notice.
 
 Small bodies are parsed before the engine reads them, so all of their keys are known. Of large bodies a sample is
-parsed, unless the datasource is strict. Names are compared as the engine does it: at the top of an event without
-regard to case, below exactly.
+parsed, unless the datasource is strict. Names are compared as in the engine: case-insensitively at the top level of
+an event, and exactly below it.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from engine.ingest.values.rejections import parse_json
 from engine.project.datasource import Datasource
 
 MAX_NAMED_KEYS = 10
-"""Unknown keys that an answer names."""
+"""Maximum number of unknown keys that a response names."""
 MAX_KEY_CHARACTERS = 80
-"""Characters of a key that an answer shows."""
+"""Maximum number of characters of a key that a response shows."""
 SAMPLED_ROWS = 64
-"""Rows of a large body that are parsed."""
+"""Maximum number of rows of a large body that are parsed."""
 SAMPLED_BYTES = 64 << 10
 """Bytes at the beginning of a large JSON array from which rows are parsed."""
 MAX_COUNTED_KEYS = 1000
-"""Different unknown keys that are counted."""
+"""Maximum number of distinct unknown keys that are counted."""
 
 Tree = Mapping[str, "Tree | None"]
-"""The keys that columns read: for each the keys below it, or None if a column reads the whole value."""
+"""The keys that columns read, each with the keys below it, or None if a column reads the whole value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class UnknownKeys:
     names: tuple[str, ...] = ()
     """The paths of the first few."""
     count: int = 0
-    """How many different ones there are."""
+    """The number of distinct ones."""
 
     def merged(self, other: UnknownKeys) -> UnknownKeys:
         """The unknown keys of two parts of one body. The count is a lower bound: some keys may be in both."""
@@ -66,7 +66,7 @@ class KnownKeys:
     def unknown(self, event: Mapping[str, Any]) -> Sequence[str]:
         """The paths of keys in an event that no column reads."""
         if event.keys() <= self._exact:
-            # The usual case, by one comparison of sets.
+            # The usual case, with a single comparison of sets.
             return self._unknown_below(event) if self._nested else ()
         return list(_unknown_in_object(event, self._lower_case, "", top=True))
 
@@ -77,7 +77,7 @@ class KnownKeys:
         return paths
 
     def summary(self, rows: Iterable[Sequence[str]]) -> UnknownKeys:
-        """The unknown keys of rows, each with the paths of its own."""
+        """The unknown keys of several rows, each with its own paths."""
         names: dict[str, None] = {}
         for paths in rows:
             if paths and len(names) < MAX_COUNTED_KEYS:

@@ -1,4 +1,4 @@
-"""Explains which values of a row cannot be read, by reading each in a row of its own."""
+"""Determines which values of a row cannot be read, by reading each value in a separate row."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from engine.warehouse.port import Input
 def single_values(row: RejectedRow, schema: StageSchema) -> dict[str, bytes]:
     """Make rows of the row's number and one of its values, by the stage column that reads the value.
 
-    Values whose end is unclear are missing: they could not be separated from the next value.
+    Values whose end is unclear are left out, because they could not be separated from the next value.
     """
     if row.format is Input.CSV:
         cells, positions = raw_cells(row.text), _positions(row.header)
@@ -75,7 +75,9 @@ def explain_row(row: RejectedRow, schema: StageSchema, otherwise: str = "the row
 
 
 def has_clear_boundaries(text: bytes) -> bool:
-    """Whether a text is an object in which every parser agrees where each value ends, be the values good or not."""
+    """Whether a string is an object in which all parsers agree on where each value ends, even if values are
+    invalid.
+    """
     pairs = members(text)
     return pairs is not None and all(is_readable(m.value) for m in pairs)
 

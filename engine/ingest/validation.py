@@ -1,4 +1,4 @@
-"""Finds the staged rows that cannot be stored, and the values that are to blame."""
+"""Finds the staged rows that cannot be stored, and the values that cause this."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from engine.warehouse.port import Warehouse
 
 UNCHECKED = "not checked: too many other rows cannot be read"
 ENGINE_CONTEXT = re.compile(r":? \((?:while|at row|in file)")
-"""Where the part of an engine's message begins that says nothing to the sender of the rows."""
+"""Where the part of an engine's message begins that is not useful to the sender of the rows."""
 _MAX_REASON_CHARACTERS = 200
 
 
 @dataclass(slots=True)
 class Judge:
-    """Judges the rows of a batch whose stage has row numbers. Used by one `search` thread."""
+    """Validates the rows of a batch whose stage has row numbers. Used by one `search` thread."""
 
     warehouse: Warehouse
     batch: StagedBatch
@@ -34,7 +34,7 @@ class Judge:
     restage: Callable[[Collection[int]], None]
     """Replaces the rows of the stage by those with the given numbers."""
     max_failed_tries: int
-    """Queries that may fail while rows are separated by halving. Failures are slow."""
+    """Maximum number of queries that may fail while rows are searched by bisection. Failures are slow."""
     rejected: dict[int, RejectedRow] = field(default_factory=dict)
     """The rows that cannot be stored, by number."""
     _throwing_rows: set[int] = field(default_factory=set)
@@ -43,7 +43,7 @@ class Judge:
     def judge(self) -> dict[int, RejectedRow]:
         """Find the rows that fail a condition of the datasource or cannot be stored. Returns them by number."""
         schema = self.batch.schema
-        # Values below the top of an event are cast only when they are checked and stored, and a cast may throw.
+        # Values below the top level of an event are cast only when they are checked and stored, and a cast may throw.
         nested = [c for c in schema.columns if c.type == "JSON" and not is_tenant_column(schema, c)]
         conditions = validity_checks(schema, self.batch.bound)
         for staged, check in conditions:
@@ -51,7 +51,7 @@ class Judge:
                 self._reject_failing(staged, check)
         guarded = [self._reject_failing(staged, staged.guard) for staged in nested if staged.guard]
         if any(guarded):
-            # A cast sees all values of a block, those of rows that a condition filters out too.
+            # A cast is evaluated on all values of a block, including those of rows that a condition filters out.
             self.restage(self._good_numbers())
         self._reject_throwing({c.column: c.full.check for c in nested if c.full.check})
         # Rows on which a check throws are excluded from here on.
@@ -125,7 +125,7 @@ class Judge:
             return
         for expression in expressions:
             if self._message_of(self._stored_values(), [expression.sql], 0, 0) is not None:
-                # It fails without any row, so it cannot be evaluated outside its table.
+                # The expression fails even without rows, so it cannot be evaluated outside its table.
                 continue
             for number, message in self._throwing(self._stored_values(), expression.sql, 0, count).items():
                 row = self._reject(number)
@@ -137,7 +137,7 @@ class Judge:
     def _stored_values(self) -> str:
         """The good rows as the datasource would store them, as SQL to select from."""
         names = [quote(c.name) for c in self.batch.schema.source.columns]
-        # An alias that is a column's name would replace the column in the other values.
+        # An alias with the name of a column would replace the column in the other values.
         projection = full_projection(self.batch.schema, self.batch.bound)
         values = ", ".join(f"{v} AS _rk_v{n}" for n, v in enumerate(projection.values))
         renamed = ", ".join(f"_rk_v{n} AS {name}" for n, name in enumerate(names))
@@ -161,7 +161,9 @@ class Judge:
         return f"(SELECT * FROM {self.batch.table.sql()} WHERE 1{excluded} LIMIT {BARRIER})"
 
     def _throwing(self, rows: str, expression: str, start: int, stop: int) -> dict[int, str]:
-        """The rows from `start` to before `stop` on which an expression throws, and the messages, by halving."""
+        """The rows from `start` up to (excluding) `stop` on which an expression throws, and the messages, found by
+        bisection.
+        """
         message = self._message_of(rows, [expression], start, stop)
         if message is None:
             return {}
@@ -173,7 +175,7 @@ class Judge:
         return self._throwing(rows, expression, start, middle) | self._throwing(rows, expression, middle, stop)
 
     def _message_of(self, rows: str, expressions: Sequence[str], start: int, stop: int) -> str | None:
-        """The engine's message if an expression throws on a row from `start` to before `stop`."""
+        """The engine's message if an expression throws on a row from `start` up to (excluding) `stop`."""
         try:
             self.warehouse.query(
                 f"SELECT sum(ignore({', '.join(expressions)})) FROM (SELECT * FROM {rows} "
@@ -190,7 +192,7 @@ class Judge:
 
 
 def default_fails(column: Column, message: str) -> tuple[str, str]:
-    """A column and the reason for which a row without a value for it gets no default."""
+    """A column, and the reason why a row without a value for it does not get the default."""
     default = column.default[:MAX_EXPRESSION_CHARACTERS]
     return column.name, f"the default `{default}` cannot be computed: {_shortened(message)}"
 

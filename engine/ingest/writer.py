@@ -1,9 +1,9 @@
 """Writes batches: stages the rows, validates and if necessary inspects them, records receipts, and commits.
 
 Only the engine decides what a value is and which tenant a row belongs to. The stage keeps the tenant as the text that
-was sent, so that a tenant which is missing, null, out of range or not canonical is detected. A row with such a
-tenant, and one that cannot be read, goes to quarantine; the other rows are stored. `docs/INGESTION.md` explains the
-order of the steps.
+was sent, so that a tenant that is missing, null, out of range or not canonical is detected. A row with such a tenant,
+or one that cannot be read, goes to quarantine; the other rows are stored. `docs/INGESTION.md` explains the order of
+the steps.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ from engine.workspace.snapshot import Snapshot, per_snapshot
 from engine.workspace.workspace import Workspace
 
 MAX_PARSED_BYTES = 256 << 10
-"""Bytes of JSON that are parsed here faster than the engine answers a query."""
+"""JSON up to this many bytes is parsed faster in Python than the engine answers a query."""
 FULL_CHECK_BATCHES = 200
-"""Batches of a schema that skip the fast checks, after one that failed them and passed the full ones."""
+"""Number of batches of a schema that skip the fast checks, after one that failed them and passed the full checks."""
 
 Results = dict[int, AppendResult | RookeryError]
 """Results of appends, by the `id()` of the append."""
@@ -62,7 +62,7 @@ class _BatchFailed(Exception):
 
 @dataclass(slots=True)
 class Attempt:
-    """The outcome of one step towards storing a group."""
+    """The outcome of one step of storing a group."""
 
     results: Results = field(default_factory=dict)
     remaining: list[AppendGroup] = field(default_factory=list)
@@ -71,14 +71,14 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class _Bodies:
-    """The appends of a batch and the texts that the engine reads."""
+    """The appends of a batch and the bodies that the engine reads."""
 
     joined: list[Append]
-    """Appends whose lines are known. Their lines are the first text."""
+    """Appends whose lines are known. These lines are read first, as one body."""
     lines: list[bytes]
-    """Their lines. Each begins with its tenant if the appends are bound to several."""
+    """Their lines. Each line begins with its tenant if the appends are bound to several tenants."""
     separate: list[Append]
-    """Appends whose bodies are texts of their own."""
+    """Appends whose bodies are read separately."""
     texts: list[bytes]
 
     @classmethod
@@ -86,7 +86,7 @@ class _Bodies:
         joined = [a for a in appends if a.lines is not None]
         separate = [a for a in appends if a.lines is None]
         is_mixed = len({a.bound_tenant for a in appends}) > 1
-        # The engine could not tell the tenants of bodies that it reads by itself apart.
+        # The engine could not distinguish the tenants of bodies that it reads separately.
         assert not (is_mixed and separate)
         lines = [line for a in joined for line in (_named_lines(a) if is_mixed else a.lines or ())]
         return cls(joined, lines, separate, [*([b"\n".join(lines)] if joined else []), *(a.body for a in separate)])
@@ -114,7 +114,8 @@ class BatchWriter:
         self._receipts = receipts
         self._recorder = Recorder(workspace, receipts)
         self._committer = Committer(workspace)
-        # By stage schema: how many batches still skip the fast checks. A lost update costs one check, so no lock.
+        # By stage schema: how many batches still skip the fast checks. No lock is needed, because a lost update only
+        # costs one check.
         self._fast_checks_skipped: dict[str, int] = {}
 
     def schema_for(
@@ -129,11 +130,11 @@ class BatchWriter:
         snapshot = self._workspace.current
         if not source_types:
             return _text_schema(snapshot, name, format, mode)
-        # The types in a file are seldom repeated, so their schemas are not remembered.
+        # The types in a file are rarely repeated, so their schemas are not cached.
         return _stage_schema(snapshot, name, format, mode, source_types)
 
     def complete_uncertain(self, datasource: str) -> None:
-        """Complete what earlier batches have left unfinished. Raises RK5013 or RK6008 if that fails for now."""
+        """Complete unfinished work of earlier batches. Raises RK5013 or RK6008 if that is not possible now."""
         self._committer.complete_uncertain(datasource)
         self._recorder.remove_orphans(datasource)
 
@@ -159,11 +160,11 @@ class BatchWriter:
             append.lines = None
 
     def store(self, appends: Sequence[Append]) -> list[AppendResult | RookeryError]:
-        """Store appends to one datasource as one batch, if all rows are good. Of appends that are bound to several
-        tenants the lines must be known.
+        """Store appends to one datasource as one batch, if all rows are good. If the appends are bound to several
+        tenants, their lines must be known.
 
-        Otherwise they are separated until each bad row is alone with the rows of its own append: no append is
-        inspected or refused because of another.
+        Otherwise the batch is split until each append with bad rows is alone, so that no append is inspected or
+        refused because of another.
         """
         groups, results = deque([AppendGroup(list(appends), failed=False)]), Results()
         while groups:
@@ -173,14 +174,15 @@ class BatchWriter:
         return [results[id(a)] for a in appends]
 
     def attempt(self, group: AppendGroup) -> Attempt:
-        """Do one step towards storing a group: store it whole, or, if that has failed, split it or inspect its only
-        append. Errors of appends are results."""
+        """Do one step of storing a group: store it as a whole or, if that has failed, split it or inspect its only
+        append. Errors of appends are returned as results.
+        """
         appends = group.appends
         if group.failed and len(appends) > 1:
             return Attempt(remaining=group.halves())
         try:
             if len(appends) > 1 and any(a.format is not Input.PARQUET and has_long_number(a.body) for a in appends):
-                # A long number changes how the whole batch is staged, and with it the reasons for the other appends.
+                # A long number changes how the whole batch is staged, and therefore the reasons for other appends.
                 return Attempt(remaining=group.halves())
             results = self._store_together(appends, may_inspect=group.failed)
         except _BatchFailed:
@@ -197,7 +199,7 @@ class BatchWriter:
         mode = staging_mode_of(source, first.format, bodies.texts)
         source_types = read_source_types(first.body) if first.format is Input.PARQUET else NO_SOURCE_TYPES
         schema = self.schema_for(first.datasource, first.format, mode=mode, source_types=source_types)
-        # A batch that may be inspected has failed before: the fast checks would only fail again.
+        # A batch that may be inspected has already failed, and the fast checks would only fail again.
         fast = not may_inspect and self._tries_fast_checks(schema)
         with self._stages.borrow(schema) as stage:
             batch = StagedBatch(
@@ -242,7 +244,7 @@ class BatchWriter:
         return JudgedBatch(batch, fast=fast)
 
     def _raise_unless_bad_row(self, exc: RookeryError, bodies: _Bodies) -> None:
-        """Return if the engine failed to read a row of text, which can be searched for. Otherwise raise."""
+        """Return if the engine failed to read a row, which can be searched for. Otherwise raise the error."""
         if is_too_large(exc) and len(bodies.appends) > 1:
             raise _BatchFailed from exc
         if is_too_large(exc):
@@ -253,7 +255,9 @@ class BatchWriter:
             raise bad_row(exc, bodies.texts[0], bodies.format) from exc
 
     def _has_unrelated_event(self, batch: StagedBatch, appends: Sequence[Append]) -> bool:
-        """Whether an event of large appends has no key of the datasource, and would pass as a row of defaults."""
+        """Whether an event of large appends has no key of the datasource, and would be stored as a row of
+        defaults.
+        """
         if (
             not appends
             or appends[0].format is not Input.NDJSON
@@ -267,7 +271,7 @@ class BatchWriter:
         return any(has_no_known_key(parse_json(row), batch.schema.keys) for a in appends for row in _json_rows(a))
 
     def _read(self, batch: StagedBatch, text: bytes, format: Input) -> int:
-        """Let the engine read a text into the stage. Returns how many rows it read."""
+        """Let the engine read a body into the stage. Returns the number of rows."""
         limits: dict[str, int] = (
             {"input_format_parallel_parsing": 0, **ONE_THREAD_SETTINGS} if len(text) <= ONE_THREAD_BYTES else {}
         )
@@ -305,7 +309,7 @@ class BatchWriter:
                 visible = self._committer.commit(batch, stage)
                 break
             except RookeryError as exc:
-                # A client error here means that a row failed its check or threw. The INSERT stored nothing.
+                # A client error here means that a row failed its check or threw, and that the INSERT stored nothing.
                 if exc.is_server_fault or is_view_failure(exc) or batch.inspected:
                     raise
                 if (fully_checked := self._with_full_checks(batch)) is not None:
@@ -317,20 +321,20 @@ class BatchWriter:
         return {id(s.append): _result(batch, s, by_key, visible) for s in batch.staged.slices}
 
     def _tries_fast_checks(self, schema: StageSchema) -> bool:
-        """Whether a batch is tried with the fast checks. Some are not after the values of a batch were unusual."""
+        """Whether a batch is tried with the fast checks. After a batch with unusual values, the next ones are not."""
         skipped = self._fast_checks_skipped.get(schema.identity, 0)
         if skipped:
             self._fast_checks_skipped[schema.identity] = skipped - 1
         return not skipped
 
     def _with_known_count(self, batch: JudgedBatch) -> JudgedBatch:
-        """A batch of which it is known how many rows are stored."""
+        """A batch whose number of stored rows is known."""
         if batch.inspected or not batch.stored_rows or self._all_valid(batch):
             return batch
         return self._with_full_checks(batch) or self._inspect(batch.staged)
 
     def _with_full_checks(self, batch: JudgedBatch) -> JudgedBatch | None:
-        """The batch under the full checks, if it failed the fast ones and passes the full ones."""
+        """The batch with the full checks, if it failed the fast ones and passes the full ones."""
         if not batch.fast:
             return None
         fully_checked = replace(batch, fast=False)
@@ -391,8 +395,9 @@ def _unknown_columns_error(names: Sequence[str]) -> RookeryError:
 def _identity(append: Append, schema: StageSchema) -> str:
     """A new batch's identity, which is also its deduplication token.
 
-    Rows of a landing datasource name their batch. Others do not, so a retry can only be recognized by the engine's
-    deduplication window: there the idempotency key makes the identity, and each keyed append is a batch of its own.
+    Rows of a landing datasource contain their batch's id. For other datasources, a retry can only be recognized by
+    the engine's deduplication window, so the identity is derived from the idempotency key, and each append with a key
+    is a separate batch.
     """
     if not schema.source.is_landing and append.key:
         return f"k:{storage.digest(*key_of(append), append.digest)}"
@@ -400,7 +405,7 @@ def _identity(append: Append, schema: StageSchema) -> str:
 
 
 def _with_shared_keys(schema: StageSchema, bodies: _Bodies) -> list[bytes] | None:
-    """The texts with the values of shared keys repeated under each column's name; None if a row is not an object."""
+    """The bodies with the values of shared keys repeated under each column's name; None if a row is not an object."""
     joined = [bodies.lines] if bodies.joined else []
     texts = []
     for rows in (*joined, *(_json_rows(a) for a in bodies.separate)):
@@ -424,7 +429,7 @@ def _named_lines(append: Append) -> Iterator[bytes]:
 
 
 def _is_truncated(body: bytes, format: Input) -> bool:
-    """Whether a list or a quoted value is open at a body's end. The engine would accept it as complete."""
+    """Whether a list or a quoted value is still open at a body's end. The engine would accept it as complete."""
     return is_unterminated_array(body) if format is Input.NDJSON else format is Input.CSV and is_unterminated(body)
 
 

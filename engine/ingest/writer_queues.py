@@ -1,7 +1,7 @@
 """The appends that wait for one datasource: a queue for each writer, from which batches are formed in turn.
 
 A writer is the tenant that a token is bound to, or a token without a tenant. While a writer's bad rows are searched
-for, its queue is held so that its rows stay in order. The queues of other writers continue.
+for, its queue is held so that its rows stay in order. Other writers' queues continue.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from engine.ingest.batch import Append
 
 MAX_BATCH_BYTES = 8 << 20
-"""Bytes of bodies that share one INSERT into the datasource."""
+"""Maximum size in bytes of the bodies that share one INSERT into the datasource."""
 MAX_BATCHES_IN_FLIGHT = 2
-"""Concurrent batches of one datasource: one is parsed while another is stored."""
+"""Maximum number of concurrent batches of one datasource: one is parsed while another is stored."""
 SECOND_BATCH_BYTES = 512 << 10
-"""Waiting bytes that start a second batch of the same kind. Fewer wait until the first batch is stored."""
+"""A second batch of the same kind starts when this many bytes are waiting. Otherwise appends wait until the first
+batch is stored.
+"""
 
 
 @dataclass(slots=True)
@@ -30,7 +32,7 @@ class AppendGroup:
     """The group could not be stored as a whole, so it must be split or searched."""
 
     def halves(self) -> list[AppendGroup]:
-        """Split the group in two: between writers if there are several, else in the middle."""
+        """Split the group in two: between writers if there are several, otherwise in the middle."""
         writers = by_writer(self.appends)
         if len(writers) > 1:
             middle = len(writers) // 2
@@ -50,7 +52,9 @@ class IngestQueue:
     held: dict[str, deque[AppendGroup]] = field(default_factory=dict)
     """Writers whose rows are being searched, with the groups that are still to be searched."""
     failing: set[str] = field(default_factory=set)
-    """Writers whose latest rows had to be searched. They are stored separately until a batch of theirs is sound."""
+    """Writers whose latest rows had to be searched. Their appends are stored separately until one of their batches
+    has no bad rows.
+    """
     running: Counter[str | None] = field(default_factory=Counter)
     """Batches that are being stored, by what their appends share (`Append.sharing`)."""
     size: int = 0
@@ -62,7 +66,7 @@ class IngestQueue:
     expected_sharing: str | None = None
     """What the appends of the delayed batch share."""
     ready: threading.Event = field(default_factory=threading.Event)
-    """Ends the delay early. The only part of the queue that is waited on without the gateway's lock."""
+    """Ends the delay early. It is the only part of the queue for which a thread waits without the gateway's lock."""
 
     def add(self, append: Append) -> None:
         """Put an append at the end of its writer's queue."""
@@ -82,7 +86,7 @@ class IngestQueue:
         if append.writer in self.held:
             return False
         # A small second batch would only take rows from the next one. Appends that could not have joined the running
-        # batch need not wait for it.
+        # batch do not have to wait for it.
         running = self.running.total()
         return not running or (
             running < MAX_BATCHES_IN_FLIGHT and (self.size >= SECOND_BATCH_BYTES or not self.running[append.sharing])

@@ -1,4 +1,4 @@
-"""Splits request bodies into rows of text: NDJSON, JSON arrays, objects over several lines, and CSV.
+"""Splits request bodies into the text of their rows: NDJSON, JSON arrays, objects over several lines, and CSV.
 
 It only finds where rows begin and end. Values are interpreted by the engine and by `ingest/values/`.
 """
@@ -26,7 +26,7 @@ __all__ = [
     "strict_ndjson_lines",
 ]
 _TAIL_BYTES = 1024
-"""How far from the end of a body its last character is searched."""
+"""How many bytes from the end of a body its last non-space character is searched."""
 _SOLID = re.compile(rb"[^ \t\r\n]")
 
 
@@ -62,7 +62,7 @@ def json_rows(body: bytes, *, whole: bool = True) -> list[bytes]:
 
     A body that begins with `[` is an array whose elements are rows; the text after its end is split by lines. Any
     other body is a sequence of objects, each on one line or several; if it is not, each line is a row, or several
-    rows if it is several objects. A text that is not an object becomes a row too, and is rejected later. Pass
+    rows if it is several objects. Text that is not an object also becomes a row, and is rejected later. Pass
     `whole=False` for a batch cut out of a stream, because only the beginning of a stream can begin an array.
     """
     text = body.removeprefix(BOM).strip(BLANK)
@@ -96,7 +96,7 @@ def _split(line: bytes) -> list[bytes]:
 
 
 def _objects(text: bytes) -> list[bytes] | None:
-    """Split a text that consists of complete objects, and return None for any other text."""
+    """Split a body that consists of complete objects; return None for any other body."""
     rows: list[bytes] = []
     at = line_end = 0
     while first := _SOLID.search(text, at):

@@ -1,4 +1,4 @@
-"""Cuts streams of rows of any length into batches of bounded size while they arrive."""
+"""Divides streams of rows of any length into batches of limited size while they arrive."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ _LINE_ENDS_HINT = (
 
 
 class Chunker:
-    """Cuts a stream of NDJSON or CSV into batches of at most `size` bytes of rows; a longer row is its own batch.
+    """Divides a stream of NDJSON or CSV into batches of at most `size` bytes of rows; a longer row becomes a batch of
+    its own.
 
-    The cuts depend only on the bytes, not on the chunks in which they arrive, so a repeated upload gives the same
-    batches. Each CSV batch begins with the stream's header. A stream that begins with `[` is a JSON array, and its
-    elements become lines. Exhaust the iterators that `feed` and `finish` return; both raise RK5004 for a row longer
-    than `limit`, and RK5001 for a CSV header that cannot be read.
+    The boundaries depend only on the bytes and not on the chunks in which they arrive, so a repeated upload produces
+    the same batches. Each CSV batch begins with the stream's header. A stream that begins with `[` is a JSON array,
+    and its elements become lines. Exhaust the iterators that `feed` and `finish` return; both raise RK5004 for a row
+    longer than `limit`, and RK5001 for a CSV header that cannot be read.
     """
 
     def __init__(self, kind: Kind, size: int = BATCH_BYTES, limit: int = MAX_ROW_BYTES) -> None:
@@ -63,7 +64,7 @@ class Chunker:
         self._first = first
         if not self._bom_checked:
             if BOM.startswith(first) and first != BOM and not last:
-                return  # it may still become a byte order mark
+                return  # these bytes may be the beginning of a byte order mark
             self._bom_checked, first = True, first.removeprefix(BOM)
         self._first = first = first.lstrip(BLANK if self._kind == "ndjson" else b"\r\n")
         if not first:
@@ -85,7 +86,7 @@ class _NdjsonStream:
     def __init__(self, size: int, limit: int) -> None:
         self._size, self._limit = size, limit
         self._buffer = bytearray()
-        # Where the next search for a line break begins.
+        # Position where the next search for a line break begins.
         self._searched = 0
 
     @property
@@ -154,7 +155,7 @@ class _CsvStream(_NdjsonStream):
                 self._has_batches = True
                 yield self._header + batch
             if last and not self._has_batches:
-                yield self._header  # without rows its columns are still checked
+                yield self._header  # the columns are checked even if there are no rows
 
     def _take_header(self, last: bool) -> bytes | None:
         """Remove the header from the buffer and return it, or return None until it has arrived completely."""
@@ -202,8 +203,8 @@ class _CsvStream(_NdjsonStream):
                 return self._best
             line = self._buffer[self._scanned : line_end]
             quoted = ends_inside_quotes(line, self._quoted)
-            # None means text after a closing quote: the quote was left open by mistake on an earlier line, so this
-            # line begins a record.
+            # None means that text follows a closing quote: the quote was left open by mistake on an earlier line, so
+            # this line begins a record.
             self._quoted = bool(ends_inside_quotes(line, False) if quoted is None else quoted)
             self._scanned = line_end + 1
             if not self._quoted:

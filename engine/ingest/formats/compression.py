@@ -17,11 +17,13 @@ else:
 OUTPUT_BYTES = 1 << 20
 """Maximum bytes that one step of decompression returns."""
 INPUT_BYTES = 1 << 15
-"""Bytes that a library receives at once. Each new member of a stream copies those that remain."""
+"""Number of bytes passed to a library at once. Each new member of a stream copies the remaining ones."""
 FREE_MEMBERS = 1000
-"""Members that a body may have whatever their size."""
+"""Number of members that a body may have regardless of their size."""
 MIN_AVERAGE_MEMBER_BYTES = 64
-"""Bytes that members must hold on average beyond FREE_MEMBERS: opening a member costs more than its size suggests."""
+"""Average size in bytes that members beyond FREE_MEMBERS must have: opening a member takes more time than its size
+suggests.
+"""
 MAX_WINDOW_LOG = 23
 """Maximum window of Zstandard, as a power of two: 8 MiB, as HTTP allows (RFC 9659). Each body may use that memory."""
 
@@ -63,7 +65,7 @@ def _member(encoding: str) -> _Member:
 
 
 def sniff_encoding(first: bytes) -> str:
-    """Return the encoding that a body's first bytes show: `gzip`, `zstd`, or an empty text for any other body."""
+    """Return the encoding that a body's first bytes show: `gzip`, `zstd`, or an empty string for any other body."""
     if first.startswith(_GZIP):
         return "gzip"
     return "zstd" if first.startswith(_ZSTD) else ""

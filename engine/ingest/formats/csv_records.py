@@ -1,16 +1,18 @@
-"""Finds where CSV records end. Quoted values may hold line breaks, and a quote may be left open by mistake."""
+"""Finds where CSV records end. Quoted values may contain line breaks, and a quote may be left open by mistake."""
 
 from __future__ import annotations
 
 BOM = b"\xef\xbb\xbf"
 _MAX_RESCANS = 8
-"""How often all lines of a text may be read again after quotes that are left open. Then every line is a record."""
+"""How often all lines of a body may be scanned again after quotes that are left open. Beyond that, every line is a
+record.
+"""
 _BEFORE_OPENING = b', \t\r\n"'
 """Bytes that can precede a quote that opens a value, or the second quote of a doubled one."""
 
 
 def csv_rows(batch: bytes) -> tuple[bytes, list[bytes]]:
-    """Return the header and the records of a CSV text, unchanged except for the line break at the end of each.
+    """Return the header and the records of a CSV body, unchanged except for the line break at the end of each.
 
     Blank lines are dropped. If a quoted value is never closed, or text follows the quote that closes it on a later
     line, then the line with the opening quote is a record of its own (see `is_unterminated`), and the next line
@@ -51,7 +53,7 @@ def _record_end(lines: list[bytes], at: int) -> tuple[int, int]:
 
 
 def is_unterminated(text: bytes | bytearray) -> bool:
-    """Return whether a CSV text, or one record, ends inside a quoted value."""
+    """Return whether a CSV body, or one record, ends inside a quoted value."""
     last = text.rfind(b'"')
     if last < 0 or (last and text[last - 1] not in _BEFORE_OPENING):
         return False  # the last quote neither opens a value nor is the second of a doubled quote
@@ -70,12 +72,14 @@ def ends_inside_quotes(line: bytes | bytearray, quoted: bool) -> bool | None:
     if not quotes:
         return quoted
     if not quoted and quotes % 2 == 0:
-        return False  # wrong only for a stray quote before one that opens a value, which no program writes
+        return False  # only wrong for a stray quote before one that opens a value, which programs do not write
     return _ends_inside_quotes_by_value(line, quoted)
 
 
 def _ends_inside_quotes_by_value(line: bytes | bytearray, quoted: bool) -> bool | None:
-    """Decide value by value: a quote opens a value only at the value's beginning (`5" nails` is not quoted)."""
+    """Go through the line value by value: a quote opens a value only at the value's beginning (`5" nails` is not
+    quoted).
+    """
     at = 0
     while True:
         if not quoted:

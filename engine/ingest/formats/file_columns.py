@@ -15,7 +15,7 @@ from engine.ingest.formats.parquet_process import READ_ERRORS
 from engine.warehouse.port import Input
 
 SourceType = Literal["text", "integer", "float", "date", "timestamp", "other", "null"]
-"""The type of a column in a Parquet file, as far as staging distinguishes them."""
+"""The types of Parquet columns that staging distinguishes."""
 PARQUET_MAGIC = b"PAR1"
 """The first bytes of a Parquet file."""
 
@@ -47,7 +47,7 @@ def unknown_columns(names: set[str], body: bytes, format: Input) -> tuple[str, .
 
 
 def _dialect_hint(body: bytes) -> str:
-    """Return a hint at what a file seems to be whose first line is not a CSV header."""
+    """Return a hint about the kind of a file whose first line is not a CSV header."""
     first = body.partition(b"\n")[0].strip()
     if b"\0" in first:
         return "the file is not UTF-8 (perhaps UTF-16): convert it"
@@ -94,7 +94,8 @@ def _source_type(type: pa.DataType) -> SourceType:
         ("text", lambda t: pa.types.is_string(t) or pa.types.is_large_string(t) or pa.types.is_binary(t)),
         ("integer", pa.types.is_integer),
         ("float", pa.types.is_floating),
-        # A decimal that is too large for the stage's type would fail the whole file; text holds any.
+        # A decimal that is too large for the stage's type would make the whole file fail; a string can hold any
+        # decimal.
         ("text", pa.types.is_decimal),
         ("date", pa.types.is_date),
         ("timestamp", pa.types.is_timestamp),

@@ -1,4 +1,4 @@
-"""Finds where values end in JSON text that may be broken, by its strings, escapes and nesting."""
+"""Finds where values end in possibly malformed JSON, from its strings, escapes and nesting."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ _NO_ESCAPE = re.compile(rb'\\[^"/bfnrtu]')
 _QUOTE, _BACKSLASH, _CLOSING_BRACKET = b'"\\]'
 _OPENING, _ELEMENT_ENDS = b"[{", b",]"
 _MAX_FAILED_GUESSES = 8
-"""After this many failed guesses at the end of an element in a row, no more guesses are made."""
+"""After this many consecutive wrong guesses of an element's end, no more guesses are made."""
 _GUESSED_BRACES, _GUESS_BYTES = 4, 1 << 16
 _MAX_READ_BYTES = 1 << 20
-"""Bytes of finished elements that the buffer keeps at most: removing them one by one would copy it each time."""
+"""Maximum bytes of finished elements that stay in the buffer: removing them one by one would copy the buffer each
+time.
+"""
 
 
 def is_object(text: bytes | bytearray) -> bool:
-    """Return whether a text is exactly one object in strict JSON."""
+    """Return whether a string is exactly one object in strict JSON."""
     try:
         return type(orjson.loads(text)) is dict
     except orjson.JSONDecodeError:
@@ -103,7 +105,7 @@ def _escape(match: re.Match[bytes]) -> bytes:
 
 
 class JsonElements:
-    """Splits a JSON array that arrives in chunks into the texts of its elements.
+    """Splits a JSON array that arrives in chunks into the text of its elements.
 
     The first chunk begins after the array's opening bracket. An element ends at the next comma of the array, so a
     broken element does not affect the others unless its strings or brackets stay open. `limit` is the maximum size
@@ -112,7 +114,7 @@ class JsonElements:
 
     def __init__(self, limit: int) -> None:
         self.remainder: bytes | None = None
-        """The text after the array's end; None until its end has arrived."""
+        """The text after the array's end; None until the end has arrived."""
         self._limit = limit
         self._buffer = bytearray()
         # Positions in the buffer: where the current element starts, and where the scan continues, which is at a
@@ -123,7 +125,7 @@ class JsonElements:
 
     @property
     def held(self) -> int:
-        """Bytes that belong to no complete element yet."""
+        """Bytes that do not belong to a complete element yet."""
         return len(self._buffer)
 
     def append(self, chunk: bytes) -> None:
@@ -151,7 +153,7 @@ class JsonElements:
     def unterminated(self) -> list[bytes]:
         """Return the rows at the end of a body whose array has no end.
 
-        They are the element that was begun, and UNTERMINATED_ARRAY unless that element is itself broken.
+        They are the incomplete element, and UNTERMINATED_ARRAY unless that element is itself malformed.
         """
         begun = bytes(self._buffer).strip(BLANK)
         self._buffer = bytearray()
@@ -188,7 +190,9 @@ class JsonElements:
                 return self._at - 1
 
     def _skip_string(self) -> bool:
-        """Move past the open string, or to the end of the buffer but never into an escape. Return if it has ended."""
+        """Move past the open string, or to the end of the buffer but never into an escape. Return whether the string
+        has ended.
+        """
         end = string_end(self._buffer, self._at)
         if end < 0:
             back = end = len(self._buffer)

@@ -18,8 +18,9 @@ _MAX_REASON_BYTES = 4096
 def split_parquet(file: BinaryIO, memory: int, total: int) -> Generator[bytes]:
     """Yield the rows of a file on disk, in order, as smaller Parquet files.
 
-    A separate process reads the file and may allocate `memory` bytes; it ends with the generator. Raises RK5001 if
-    the file is not a Parquet file, and RK5030 if the memory does not suffice or the rows exceed `total` bytes.
+    A separate process reads the file and may allocate `memory` bytes; it ends when the generator is closed. Raises
+    RK5001 if the file is not a Parquet file, and RK5030 if the memory does not suffice or the rows exceed `total`
+    bytes.
     """
     file.seek(0)
     command = [sys.executable, "-P", parquet_process.__file__, str(memory), str(total)]
@@ -41,7 +42,9 @@ def split_parquet(file: BinaryIO, memory: int, total: int) -> Generator[bytes]:
 
 
 def _read(stream: IO[bytes], length: int, memory: int) -> bytes:
-    """Read exactly `length` bytes. Raises RK5030 if the process ends before: it ran out of memory, or crashed."""
+    """Read exactly `length` bytes. Raises RK5030 if the process ends earlier, because it ran out of memory or
+    crashed.
+    """
     data = stream.read(length) if length <= memory or length == LENGTH_BYTES else b""
     if len(data) < length:
         raise _out_of_memory(memory)

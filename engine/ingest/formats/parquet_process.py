@@ -1,9 +1,9 @@
 """The program of a separate process that reads a large Parquet file from stdin and writes smaller ones to stdout.
 
-A few bytes of a Parquet file can expand to any number of others, and the library has no limit. In this process the
-operating system limits the memory, and a crash of the library ends only this process. The command-line arguments are
-those of `main`. Stdout receives the parts, each a length of eight bytes and a Parquet file. Length zero follows the
-last part. FAILURE_MARK instead of a length is followed by the reason: a word, a space, and a detail.
+A few bytes of a Parquet file can expand to any size, and the library cannot limit that. The operating system limits
+the memory of this process, and a crash of the library ends only this process. The command-line arguments are those of
+`main`. Stdout receives the parts, each a length of eight bytes and a Parquet file. Length zero follows the last part.
+FAILURE_MARK instead of a length is followed by the reason: a word, a space, and a detail.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 LENGTH_BYTES = 8
 FAILURE_MARK = (1 << 64) - 1
-"""Written in place of a length if the reason for a failure follows."""
+"""Written instead of a length if the reason for a failure follows."""
 PART_ROWS = 100_000
 """Rows of one part."""
 READ_BUFFER_BYTES = 1 << 20
@@ -63,7 +63,7 @@ def unpack(file: BinaryIO, total: int) -> Iterator[bytes]:
     """Yield the parts of a file. Raises TotalExceeded, or one of READ_ERRORS if it is not a Parquet file."""
     texts = [f.name for f in pq.read_schema(file) if f.type in (pa.string(), pa.binary(), pa.large_string())]
     file.seek(0)
-    # A dictionary keeps one copy of a long text that many rows share.
+    # A dictionary keeps one copy of a long string that many rows share.
     parquet = pq.ParquetFile(file, read_dictionary=texts, buffer_size=READ_BUFFER_BYTES)
     _check_total(total, _declared_bytes(parquet.metadata))
     row_bytes = 0
