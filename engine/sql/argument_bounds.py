@@ -1,7 +1,7 @@
-"""Length limits for arguments of functions whose run time grows with the product of the argument lengths.
+"""Limits the length of arguments of functions whose run time grows with the product of the argument lengths.
 
 The engine checks time limits only between blocks, so a single row can keep such a function busy for minutes. Each
-argument is rewritten as `substring(x, 1 + throwIf(length(x) > …))`: the value is `x`, or the query fails before the
+argument is rewritten as `substring(x, 1 + throwIf(length(x) > …))`: its value is `x`, or the query fails before the
 function is called.
 """
 
@@ -14,16 +14,16 @@ from engine.sql.grammar import refuse
 from engine.sql.tree import Node, members
 
 MAX_ARGUMENT_SIZE = 10_000
-"""Most bytes of a string argument, or elements of an array argument."""
+"""Maximum number of bytes of a string argument, or of elements of an array argument."""
 SMALL_BLOCK_ROWS = 64
 """Rows per block in a statement with such calls."""
 SMALL_BLOCKS: dict[str, int | str] = {
     "max_block_size": SMALL_BLOCK_ROWS,
     "max_joined_block_size_rows": SMALL_BLOCK_ROWS,
 }
-"""Settings for small blocks: the engine checks time limits and cancellation between blocks."""
+"""Settings for small blocks, because the engine checks time limits and cancellation between blocks."""
 MAX_NESTED_CALLS = 3
-"""Deepest nesting of such calls. Each level doubles the text of its arguments."""
+"""Maximum nesting of such calls. Each level doubles the length of its arguments."""
 _STRINGS = (
     "editdistance",
     "editdistanceutf8",
@@ -46,7 +46,7 @@ BOUNDED: Mapping[str, tuple[str, int]] = {
 def bound_arguments(calls: Iterable[Node]) -> None:
     """Rewrite the arguments of these calls in place. Outer calls come before the calls in their arguments.
 
-    Afterwards an argument is in the text twice, so each level of nesting doubles the text. Raises RK2002.
+    Afterwards each argument occurs twice in the SQL, so each level of nesting doubles its length. Raises RK2002.
     """
     levels: dict[int, int] = {}
     for call in reversed(list(calls)):
@@ -61,7 +61,7 @@ def bound_arguments(calls: Iterable[Node]) -> None:
 
 
 def _level(node: object, levels: Mapping[int, int]) -> int:
-    """How deep calls with limits are nested below a node. `levels` has the known calls, by `id`."""
+    """How deeply calls with limits are nested below a node. `levels` has the known calls, by `id`."""
     deepest, pending = 0, [node]
     while pending:
         current = pending.pop()

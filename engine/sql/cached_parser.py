@@ -1,7 +1,7 @@
 """A parser that caches the engine's results.
 
-The syntax tree depends only on the text, while the verification also depends on the bound names. So a push that adds
-a name verifies all texts again, but parses only the new ones.
+The syntax tree depends only on the SQL, while the verification also depends on the bound names. So a push that adds a
+name verifies all SQL again, but parses only what is new.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from engine.errors import SQL_SYNTAX, RookeryError
 from engine.sql.verify import Parser
 
 MAX_CACHED_BYTES = 8 << 10
-"""Longest text, in bytes, that is cached. With `CACHED_TEXTS` it bounds the memory."""
+"""Longest SQL, in bytes, that is cached. With `CACHED_TEXTS` it limits the memory."""
 CACHED_TEXTS = 4_000
-"""Most cached results of `parse`, and of `format`."""
+"""Maximum number of cached results of `parse`, and of `format`."""
 
 
 class CachedParser:

@@ -1,4 +1,4 @@
-"""Checks every node, name, function and table of a syntax tree against closed lists.
+"""Checks every node, name, function and table of a syntax tree against allow-lists.
 
 Each handler of `_Checker` checks one type of node. Its docstring names the attack that it stops.
 """
@@ -41,7 +41,7 @@ _DECLARATION = re.compile(
 
 @dataclass(slots=True)
 class CheckedTree:
-    """What the checker collects from an allowed tree. Its nodes are those of the tree, for later rewriting."""
+    """What the checker collects from an allowed tree. The nodes belong to that tree, for later rewriting."""
 
     reads: Counter[str] = field(default_factory=Counter)
     """How many places read each bound name."""
@@ -65,7 +65,7 @@ def check_tree(
     """Check a tree that may read the tables in `bound`, and may not define these names.
 
     `placeholders` are the generated parameters with their types. `engine_functions` returns the names of the engine's
-    functions; it is only called for an error message or an ambiguous name. Raises SQL_REFUSED, FUNCTION_REFUSED or
+    functions; it is called only for an error message or an ambiguous name. Raises SQL_REFUSED, FUNCTION_REFUSED or
     TABLE_REFUSED.
     """
     return _Checker(bound, placeholders, engine_functions).run(root)
@@ -126,7 +126,7 @@ class _Checker:
     def _union(self, node: Node, child_nodes: list[tuple[str, Node]], context: Context) -> None:
         """Check a UNION. As in the engine, the WITH queries of the first SELECT are visible in the others.
 
-        If the checker resolved names differently from the engine, a branch could read a table that was not checked.
+        If the checker resolved names differently from the engine, a branch could read an unchecked table.
         """
         first = child_nodes[0][1] if child_nodes else node
         shared = replace(context, tables=context.tables | local_names(first))
@@ -136,8 +136,8 @@ class _Checker:
     def _select(self, node: Node, child_nodes: list[tuple[str, Node]], context: Context) -> None:
         """Give each part of a SELECT the names that are visible there.
 
-        They must be the names that the engine sees, or an unchecked table or function could pass as a local name:
-        aliases are not visible in FROM, and a WITH query is visible only after its definition.
+        They must be the names that the engine sees; otherwise an unchecked table or function could pass as a local
+        name. Aliases are not visible in FROM, and a WITH query is visible only after its definition.
         """
         if "prewhere" in node:
             self._result.prewheres.append(node)
@@ -163,7 +163,7 @@ class _Checker:
                 self._pending.append((child, slot_types(node, key), visible))
 
     def _common_table(self, node: Node, context: Context, *, recursive: bool) -> None:
-        """Refuse a WITH query that replaces a relation by taking its name."""
+        """Refuse a WITH query that has the name of a relation and would replace it."""
         child_nodes = list(children(node, frozenset({"WithElement"})))
         name = node.get("name", "")
         if name in self._bound or "." in name:
@@ -199,7 +199,7 @@ class _Checker:
     def _table_function(self, node: Node, context: Context) -> None:
         """Refuse table functions that read files, URLs, remote servers or other tables.
 
-        In VALUES, refuse a structure with DEFAULT or ALIAS, whose expression would be SQL text that nothing checks.
+        In VALUES, refuse a structure with DEFAULT or ALIAS, whose expression would be unchecked SQL.
         """
         child_nodes = list(children(node, frozenset({"Function"})))
         name = str(node.get("name", ""))
@@ -258,7 +258,8 @@ class _Checker:
             refuse(f"the alias `{alias}`", "it is the name of an operator; choose another alias")
 
     def _identifier(self, node: Node, child_nodes: list[tuple[str, Node]], context: Context) -> None:
-        """Refuse a call without parentheses: for a bare name that no column has, the engine calls a function.
+        """Refuse a call without parentheses: if no column has a bare name, the engine calls the function of that
+        name.
 
         Whether an alias has the name is known only at the end of the walk.
         """
@@ -267,7 +268,7 @@ class _Checker:
             self._names.note_call(node, context)
 
     def _qualified(self, node: Node, child_nodes: list[tuple[str, Node]], context: Context) -> None:
-        """Refuse a qualifier of `*` or COLUMNS that has nodes of its own, which nothing would check."""
+        """Refuse a qualifier of `*` or COLUMNS that has its own nodes, which would not be checked."""
         self._descend(node, [(k, c) for k, c in child_nodes if k != "qualifier"], context)
         for key, child in child_nodes:
             if key == "qualifier":
@@ -286,7 +287,7 @@ class _Checker:
             refuse(f"the placeholder `{{{name}:{declared}}}`", "use a template parameter, as in `{{String(name)}}`")
 
     def _apply(self, node: Node, child_nodes: list[tuple[str, Node]], context: Context) -> None:
-        """Refuse a refused function that `APPLY` calls by its name instead of a function node."""
+        """Refuse a call of a refused function by its name in `APPLY`, without a function node."""
         if "func_name" in node:
             self._callable(node["func_name"])
             _refuse_bounded(node["func_name"])
@@ -295,7 +296,7 @@ class _Checker:
         self._descend(node, child_nodes, context)
 
     def _function(self, node: Node, child_nodes: list[tuple[str, Node]], context: Context) -> None:
-        """Refuse functions that read outside their row, or that name a refused function or type as text."""
+        """Refuse functions that read outside their row, or that name a refused function or type in a string."""
         name = str(node.get("name", ""))
         arguments = members(node.get("arguments"))
         if is_lambda(node):
@@ -316,7 +317,9 @@ class _Checker:
         self._descend(node, child_nodes, context)
 
     def _lambda(self, node: Node, arguments: list[Node], context: Context) -> None:
-        """Refuse lambdas not written as `x -> …`: a named one could replace a function in a tenant filter."""
+        """Refuse lambdas that are not written as `x -> …`, because a named lambda could replace a function in a
+        tenant filter.
+        """
         # Only what the parser makes of `x -> …`. Any other spelling of a lambda has an
         # additional key, or lacks the flag.
         plain = set(node) <= {"type", "name", "arguments", "is_operator", "is_lambda_function", "kind"}
@@ -344,7 +347,7 @@ class _Checker:
     def _is_function(self, name: str) -> bool:
         """Whether the engine has a function of this name, in any case."""
         if self._functions is None:
-            # One call to the engine takes milliseconds, and a text may have thousands of names.
+            # One call to the engine takes milliseconds, and a query may have thousands of names.
             self._functions = frozenset(k.lower() for k in self._engine_functions())
         return name.lower() in self._functions
 
@@ -384,6 +387,8 @@ class _Checker:
 
 
 def _refuse_bounded(name: str) -> None:
-    """Refuse a slow function that is called by name alone, where its arguments cannot be given a length limit."""
+    """Refuse a slow function that is called only by its name, because a length limit cannot be added to its
+    arguments.
+    """
     if name.lower() in BOUNDED:
         refuse(f"`{name}` without its arguments", f"write a lambda, as in `x -> {name}(x, ...)`")

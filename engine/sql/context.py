@@ -9,7 +9,7 @@ from engine.sql.tree import Node, members
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What surrounds a node. The checker must resolve names as the engine does, or it would check the wrong table."""
+    """The context of a node. The checker must resolve names as the engine does, or it would check the wrong table."""
 
     tables: frozenset[str] = frozenset()
     """Names of the WITH queries that the node can read."""

@@ -1,7 +1,8 @@
-"""How large a query becomes when the engine expands it, where each use of a WITH query, node or alias is a copy.
+"""Computes how large a query becomes when the engine expands it: each use of a WITH query, node or alias is a copy.
 
-The engine has no time limit for planning a query, so the size is limited before the engine sees the query. A text's
-extent is a linear sum over the names that it reads. The extent of a statement follows from the extents of its texts.
+The engine has no time limit for planning a query, so the size is limited before the engine sees the query. The extent
+of a piece of SQL is a linear sum over the names that it reads. The extent of a statement follows from the extents of
+its parts.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from typing import Protocol
 from engine.errors import TOO_COMPLEX, RookeryError
 
 MAX_EXPANDED_PARTS = 50_000
-"""Most parts (nodes of the expanded tree) of a statement."""
+"""Maximum number of parts (nodes of the expanded tree) of a statement."""
 MAX_VALUE_ELEMENTS = 5_000
-"""Most elements of one value, counting those of nested tuples and maps."""
+"""Maximum number of elements of one value, including those of nested tuples and maps."""
 TABLE_PARTS = 100
 """The cost of planning a table, in parts."""
 COLUMNS_SUFFIX = "*"
 """Suffix in a `Sum` for the number of columns of a bound name, instead of its parts."""
 MAX_NUMBER = 1 << 62
-"""Largest number in an extent; larger ones become this."""
+"""Largest number in an extent; larger numbers are reduced to this."""
 
 Sum = Mapping[str, int]
 """A linear sum: a constant under the empty name, and for each bound name how often its extent is added."""

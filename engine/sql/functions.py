@@ -1,4 +1,4 @@
-"""The closed list of functions that author SQL may call, and checks of arguments that name functions or types.
+"""The allow-list of functions that authors' SQL may call, and checks of arguments that name functions or types.
 
 The list itself is `functions.txt`, next to this module.
 """
@@ -31,15 +31,18 @@ COMBINATORS = (
 )  # fmt: skip
 
 MAX_COMBINATORS = 6
-"""Most combinators in a name. No useful query has more, and each one multiplies the names to look up."""
+"""Maximum number of combinators in a name. Useful queries do not have more, and each one multiplies the names to look
+up.
+"""
 
 NAMED_AGGREGATE = frozenset({"arrayreduce", "arrayreduceinranges", "initializeaggregation"})
 TYPE_ARGUMENT = {
     "cast": 1, "accuratecast": 1, "accuratecastornull": 1, "accuratecastordefault": 1,
     "reinterpret": 1, "defaultvalueoftypename": 0,
 }  # fmt: skip
-"""Functions that take a type as text → the position of that argument. The type must be a literal without aggregate
-states: the engine does not read states safely that are made from chosen bytes."""
+"""Functions that take a type as a string → the position of that argument. The type must be a literal without
+aggregate states, because reading states made of arbitrary bytes is unsafe in the engine.
+"""
 
 _AGGREGATE = re.compile(r"([A-Za-z_0-9]++)\s*+(?:\(([\w\s.,'+-]*)\))?")
 _STATE = re.compile(r"(?<!Simple)AggregateFunction", re.IGNORECASE)
@@ -87,7 +90,7 @@ def is_niladic(name: str) -> bool:
 
 
 def is_lambda(node: Node) -> bool:
-    """Whether the engine treats a function node as a lambda, however it is spelled."""
+    """Whether the engine treats a function node as a lambda, whatever its spelling."""
     flagged = bool(node.get("is_lambda_function")) or node.get("kind") == "LAMBDA_FUNCTION"
     return flagged or str(node.get("name", "")).lower() == "lambda"
 

@@ -1,4 +1,4 @@
-"""The grammar of author SQL: a closed list of node types, and of the keys of each type.
+"""The grammar of authors' SQL: an allow-list of node types, and of the keys of each type.
 
 The trees come from the engine's `parseQueryToJSON`. A node type, key or value that is not in `NODES` is refused. New
 syntax of a newer engine therefore stays refused until it is reviewed and added here.

@@ -1,12 +1,13 @@
-"""Derives from a query's syntax tree whose rows its output holds: no tenant's, one tenant's, or several tenants'.
+"""Derives from a query's syntax tree whose rows its output contains: those of no tenant, one tenant, or several
+tenants.
 
 A query over tenants' rows is *pinned* to one tenant if `WHERE` restricts each table of several tenants to the same
 tenant, by a conjunct that compares that table's tenant column with a literal. In any other case the output counts as
 rows of several tenants.
 
-In the engine, aliases take precedence over columns. So a bare name proves nothing in a text that gives this name to
-another value. Some joins and functions compute a row's values from rows that WHERE removes later. With them, a pin
-proves nothing either.
+In the engine, aliases take precedence over columns. So a bare name does not prove anything if the SQL gives this name
+to another value. Some joins and functions compute a row's values from rows that WHERE removes later. If these are
+used, a condition does not prove anything either.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ Kind = Literal["public", "pinned", "carried", "mixed"]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Whose rows a table or a query's output holds.
+    """Whose rows a table or a query's output contains.
 
     `public`: no tenant's rows. `pinned`: rows of one `tenant` (a canonical id). `carried`: rows of many tenants, each
     with its tenant in `column`, which has `type`. `mixed`: rows of several tenants without a tenant column.
@@ -64,7 +65,7 @@ def origin_of(tree: Node, known: Mapping[str, Origin], names: frozenset[str]) ->
         return PUBLIC
     local = Counter(n["name"] for n in nodes if n.get("type") == "WithElement")
     if any(count > 1 or name in known for name, count in local.items()):
-        # The engine resolves a WITH query where it is used, so a name with several meanings proves nothing.
+        # The engine resolves a WITH query where it is used, so a name with several meanings does not prove anything.
         return MIXED
     return _Tracer(names | names_of_values(tree), _renamed(nodes)).query(tree, known)
 
@@ -82,12 +83,12 @@ class _Table:
 
 @dataclass(frozen=True, slots=True)
 class _Tracer:
-    """Derives the origins of the queries in one text."""
+    """Derives the origins of the queries in one piece of SQL."""
 
     names: frozenset[str]
     """Names of values. A table of the same name cannot qualify a column reliably."""
     renamed: frozenset[str]
-    """Names that the text gives to values other than the column of that name."""
+    """Names that the SQL gives to values other than the column with that name."""
 
     def query(self, node: Node, known: Mapping[str, Origin]) -> Origin:
         """The origin of the rows of a SELECT or a UNION."""
@@ -197,7 +198,7 @@ class _Tracer:
         return spellings
 
     def _joined(self, tables: list[_Table], position: int, *, using: bool = False) -> bool:
-        """Whether a table is joined to the first one so that only rows of the same tenant are combined."""
+        """Whether a table is joined to the first one in such a way that only rows of the same tenant are combined."""
         first, table = tables[0], tables[position]
         if first.origin != table.origin or table.renamed or position != 1:
             return False
@@ -209,14 +210,14 @@ class _Tracer:
 
 
 def _row_by_row(table: _Table) -> bool:
-    """Whether a join's result for a left row depends on that row only."""
+    """Whether a join's result for a left row depends only on that row."""
     kind = str(table.join.get("kind"))
     within = kind in ("CROSS", "COMMA") or table.join.get("strictness") in JOINS.get(kind, ())
     return within and not table.join.get("is_natural")
 
 
 def _keeps_only_matches(table: _Table) -> bool:
-    """Whether a join's result is exactly the matching pairs."""
+    """Whether a join's result consists of exactly the matching pairs."""
     kind, strictness = str(table.join.get("kind")), table.join.get("strictness")
     return kind in ("CROSS", "COMMA") or (kind == "INNER" and strictness in (None, "ALL"))
 
@@ -263,7 +264,7 @@ def _tenant_of(literal: Node, type: str) -> str | None:
 
 
 def _renamed(nodes: list[Node]) -> frozenset[str]:
-    """Names that a text gives to values, except where a column keeps its own name."""
+    """Names that the SQL gives to values, except if a column keeps its own name."""
     names: set[str] = set()
     for node in nodes:
         keeps_name = node.get("type") == "Identifier" and identifier_parts(node) == (node.get("alias"),)

@@ -90,8 +90,8 @@ def outputs(root: Node) -> tuple[str | None, ...] | None:
 def names(root: Node) -> frozenset[str] | None:
     """Every string in a query that may name a column, and its parts between dots; None if any column may be meant.
 
-    The set is too large, never too small: the query does not read a column that is not in it. Any column may be meant
-    by `*`, by a table on the right of IN, and by NATURAL, which joins on the columns that two tables share.
+    The set may be too large, but it is never too small: the query does not read any other column. Any column may be
+    meant by `*`, by a table on the right of IN, and by NATURAL, which joins on the columns that two tables share.
     """
     names: set[str] = set()
     pending: list[tuple[object, bool]] = [(root, False)]
@@ -139,11 +139,11 @@ SAFE = frozenset(
     {"equals", "notequals", "less", "greater", "lessorequals", "greaterorequals", "in", "notin", "and", "or", "not"}
     | {"isnull", "isnotnull", "like", "notlike", "length", "empty", "notempty", "has", "arrayjoin", "tostring"}
 )
-"""Functions that do not fail on a value, do not make it longer, and take no more time than reading it."""
+"""Functions that cannot fail on a value, do not make it longer, and do not take more time than reading it."""
 
 
 def uses(root: Node) -> Uses | None:
-    """How a query uses names; None if it uses values that it does not name."""
+    """How a query uses names; None if it uses unnamed values."""
     passed: set[str] = set()
     aliases: set[tuple[str, str]] = set()
     pending: list[tuple[object, bool]] = [(root, False)]
@@ -157,7 +157,7 @@ def uses(root: Node) -> Uses | None:
         if kind == "Function" and name == "count" and _is_star(members(node.get("arguments"))):
             node = {**node, "arguments": None}
         if "transformers" in node or "Matcher" in kind or _renames(node) or (inside and kind.endswith("Asterisk")):
-            # A function is called with columns that the text does not name.
+            # A function is called with columns that the SQL does not name.
             return None
         if kind == "Function" and any(_is_star([a]) for a in members(node.get("arguments"))):
             return None
@@ -176,10 +176,10 @@ def _is_star(arguments: list[Node]) -> bool:
 
 
 def _is_safe(node: Node) -> bool:
-    """Whether a call cannot fail on a value, and takes no longer for a longer one.
+    """Whether a call cannot fail on a value, and does not take longer for a longer value.
 
-    LIKE with a pattern that is not constant is unsafe: the pattern may be invalid. So is IN with a subquery or table:
-    it converts values to the type of that table's column, which may fail.
+    LIKE with a pattern that is not constant is unsafe, because the pattern may be invalid. IN with a subquery or
+    table is unsafe, because it converts values to the type of that table's column, which may fail.
     """
     name = str(node.get("name", "")).lower()
     others = {str(argument.get("type")) for argument in members(node.get("arguments"))[1:]}
@@ -191,7 +191,7 @@ def _is_safe(node: Node) -> bool:
 def _renames(node: Node) -> bool:
     """Whether a node may name values other than by an alias.
 
-    Unions and lists of aliases rename columns by position. A value without an alias is named by its own text.
+    Unions and lists of aliases rename columns by position. The name of a value without an alias is its own SQL.
     """
     if node.get("type") == "Identifier":
         return not all(_WORD.fullmatch(part) for part in str(node.get("name", "")).split("."))

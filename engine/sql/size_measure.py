@@ -1,4 +1,4 @@
-"""Measures the extent of one text. Each WITH query, SELECT and alias is measured once, not once per use."""
+"""Measures the extent of one piece of SQL. Each WITH query, SELECT and alias is measured once, not once per use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine.sql.functions import MEMBERSHIP
 from engine.sql.tree import Node, members
 
 MAX_NESTING = 100
-"""Deepest nesting of subqueries, and of aliases defined by other aliases."""
+"""Maximum nesting of subqueries, and of aliases defined by other aliases."""
 GROUPING_SET_PARTS = 20
 """The cost of a grouping set in addition to its keys, in parts."""
 
@@ -50,7 +50,7 @@ class _Select:
     measured: dict[str, tuple[Sum, int]] = field(default_factory=dict)
     """Alias → parts and elements, once measured."""
     entered: set[str] = field(default_factory=set)
-    """Aliases that are being measured. Inside its own expression, an alias means a column."""
+    """Aliases that are currently being measured. Inside its own expression, an alias means a column."""
     columns: Sum = field(default_factory=dict)
     """The columns of all tables in FROM."""
     columns_by_table: dict[str, Sum] = field(default_factory=dict)
@@ -64,7 +64,7 @@ _Selects = tuple[_Select, ...]
 
 
 class _Measure:
-    """Measures one text. `_depth` counts the subqueries and aliases that are being measured."""
+    """Measures one piece of SQL. `_depth` counts the subqueries and aliases that are being measured."""
 
     def __init__(self) -> None:
         self._depth = 0
@@ -191,7 +191,7 @@ class _Measure:
     def _expression(self, root: object, selects: _Selects) -> tuple[Sum, int]:
         """The parts of an expression or a list of them, and the number of elements of its value.
 
-        Nodes are visited from the leaves up, without recursion: expressions can be nested deeply.
+        Nodes are visited from the leaves up, without recursion, because expressions can be deeply nested.
         """
         order = _with_parents(root)
         parts: Counter[str] = Counter()
@@ -301,7 +301,7 @@ def _is_membership(node: Node) -> bool:
 
 
 def _listed_columns(node: Node, below: list[int], selects: _Selects) -> tuple[Sum, int]:
-    """The parts and elements of `*` or COLUMNS: all columns, and once more for each transformer."""
+    """The parts and elements of `*` or COLUMNS: all columns, and all of them again for each transformer."""
     copies = 1 + len(members(node.get("transformers")))
     parts: Counter[str] = Counter({"": copies})
     if selects:

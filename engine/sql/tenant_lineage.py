@@ -1,4 +1,4 @@
-"""Proves on the syntax tree that a per-tenant pipe keeps tenants apart.
+"""Proves from the syntax tree that a per-tenant pipe keeps tenants apart.
 
 For pooled tenants, one view processes the rows of many tenants at once, and its author must not mix them by mistake.
 Each SELECT that reads tenants' rows has to pass on the tenant column unchanged. Everything that works across rows
@@ -6,8 +6,8 @@ Each SELECT that reads tenants' rows has to pass on the tenant column unchanged.
 with a hint.
 
 Two properties of the engine shape the rules. An alias anywhere in a SELECT takes precedence over a column of the same
-name, so no other value may be named like the tenant column. A join may fill a column with its type's default, which
-can be the id of a tenant, so the tenant is always that of the left-most table.
+name, so other values must not have the name of the tenant column. A join may fill a column with its type's default,
+which can be the id of a tenant, so the tenant is always that of the left-most table.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ ROW_ORDER_FUNCTIONS = frozenset(
 )
 """Functions whose result depends on the order or the number of other rows."""
 JOINS = {"INNER": {None, "ALL", "ASOF"}, "LEFT": {None, "ALL", "ANY", "ASOF", "SEMI", "ANTI"}}
-"""Join kind → strictnesses with which the result for a left row depends on that row only. INNER ANY is not among
-them: it keeps one left row per key."""
+"""Join kind → strictnesses with which the result for a left row depends only on that row. INNER ANY is not included,
+because it keeps one left row per key.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,9 @@ class Lineage:
         return first.get("type") == "Identifier" and identifier_parts(first)[-1] == self.tenant
 
     def refuse_repeated_names(self, tree: Node) -> None:
-        """Refuse two WITH queries of one name. The engine resolves the name where it is used, which may be either."""
+        """Refuse two WITH queries with the same name. The engine resolves the name where it is used, and it could
+        mean either.
+        """
         nodes = walk_all(tree)
         counts = Counter(n["name"] for n in nodes if n.get("type") == "WithElement")
         for name, count in counts.items():
@@ -190,7 +193,7 @@ class Lineage:
                 self._refuse(f"another value under the name `{self.tenant}`", "pass the column on unchanged")
 
     def _check_joins(self, sources: list[_Source]) -> None:
-        """Refuse joins that could combine rows of two tenants, or that put tenants' rows on the right side only."""
+        """Refuse joins that could combine rows of two tenants, or that have tenants' rows only on the right side."""
         first = sources[0]
         if not first.holds_tenants:
             self._refuse("tenants' rows on the right of a join", "put them first in FROM")

@@ -1,4 +1,4 @@
-"""Reads syntax trees: the only helpers for lists, names and traversal. None of them checks or changes a tree."""
+"""Reads syntax trees: the only helpers for lists, names and traversal. They do not check or change a tree."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ def walk_all(root: object) -> Iterator[Node]:
 def walk_select(root: object) -> Iterator[Node]:
     """Yield `root` and the nodes below it that belong to the same SELECT.
 
-    Subqueries in expressions and WITH queries are yielded, but not their content. A subquery in FROM is left out.
+    Subqueries in expressions and WITH queries are yielded, but not the nodes inside them. A subquery in FROM is left
+    out.
     """
     pending: list[Any] = [root]
     while pending:

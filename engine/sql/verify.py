@@ -1,9 +1,9 @@
-"""Decides which author SQL may run, and returns the canonical text that runs in its place.
+"""Decides which of the authors' SQL may run, and returns the canonical SQL that runs instead.
 
-The engine parses the author's text on its own. `checker` compares the tree with closed lists of node types, keys,
-functions and tables. FINAL and SAMPLE move into the relations, and PREWHERE moves into WHERE. The engine then formats
-the tree as text, and that text is parsed and checked again. So the text that runs has itself been checked, and it
-means the same wherever it is embedded.
+The engine parses the author's SQL separately. `checker` compares the tree with allow-lists of node types, keys,
+functions and tables. FINAL and SAMPLE are moved into the relations, and PREWHERE into WHERE. The engine then formats
+the tree as SQL, which is parsed and checked again. So the SQL that runs has itself been checked, and its meaning does
+not depend on where it is embedded.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from engine.sql.size_measure import extent
 from engine.sql.tree import Node
 
 MAX_SQL_BYTES = 64 * 1024
-"""Longest author text that is passed to the parser."""
+"""Longest SQL, in bytes, that is passed to the parser."""
 
 MAX_CANONICAL_ROUNDS = 3
-"""How often the formatter may change a text before the text is refused as unstable."""
+"""How often the formatter may change the SQL before it is refused as unstable."""
 
-# An unclosed quote matches up to the end of the text. It sets a group, so the caller can tell it from a closed one.
+# An unclosed quote matches up to the end of the text. It sets a group, so the caller can distinguish it from a closed
+# one.
 _QUOTED = re.compile(
     r"""'(?:[^'\\]|\\(?:.|\Z)|'')*+(?:'|(\Z))|`(?:[^`\\]|\\(?:.|\Z)|``)*+(?:`|(\Z))"""
     r"""|"(?:[^"\\]|\\(?:.|\Z)|"")*+(?:"|(\Z))""",
@@ -38,7 +39,7 @@ _PLAIN = re.compile(r"[ \n!%()*+,\-./0-9:<=>A-Z\[\]^_a-z{|}]*")
 
 
 class Parser(Protocol):
-    """The engine's parser. `parse` and `format` raise `RookeryError` for text or trees that they do not accept."""
+    """The engine's parser. `parse` and `format` raise `RookeryError` for SQL or trees that they do not accept."""
 
     def parse(self, sql: str) -> tuple[dict[str, Any], str]:
         """Return the syntax tree of one statement and its canonical text."""
@@ -55,10 +56,10 @@ class Parser(Protocol):
 
 @dataclass(frozen=True)
 class Verified:
-    """An author's text that may run, and what is known about it."""
+    """An author's SQL that may run, and its properties."""
 
     canonical: str
-    """The text that runs, in place of the author's."""
+    """The SQL that runs instead of the author's."""
     reads: frozenset[str]
     """The bound names that it reads."""
     final: frozenset[str] = frozenset()
@@ -68,15 +69,15 @@ class Verified:
     leftmost: str | None = None
     """The bound name that the first SELECT reads first."""
     branches: tuple[str, ...] = ()
-    """The texts of a view's top-level UNION ALL, or only `canonical` for any other text."""
+    """The branches of a view's top-level UNION ALL, or only `canonical` for any other query."""
     branch_leftmost: tuple[str | None, ...] = ()
     """`leftmost` of each branch."""
     outputs: tuple[str | None, ...] | None = None
-    """Column names, as far as the text shows them. Not complete: None for an unnamed column."""
+    """Column names that the SQL shows; None for an unnamed column."""
     plain: bool = False
     """Whether it is a single SELECT that can follow a generated WITH clause without brackets."""
     names: frozenset[str] | None = None
-    """Every column that it can mean; None for any column."""
+    """Every column that it can mean; None means any column."""
     uses: shape.Uses | None = None
     """Which columns it passes to functions; None for any column."""
     extent: Extent = field(default_factory=Extent)
@@ -86,7 +87,7 @@ class Verified:
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """A key that differs between texts. It includes FINAL and SAMPLE, which `canonical` lacks."""
+        """A key that identifies the SQL. It includes FINAL and SAMPLE, which `canonical` lacks."""
         return (self.canonical, self.final, tuple(sorted(self.sample.items())))
 
 
@@ -98,7 +99,7 @@ def verify(
     placeholders: Mapping[str, str],
     view: bool = False,
 ) -> Verified:
-    """Check an author's text and return the text that may run.
+    """Check an author's SQL and return the SQL that may run.
 
     `bound` are the names that the text may use as tables, and not define; `placeholders` the generated `{name:Type}`
     parameters with their types. `view` adds the rules for materialized views.
@@ -110,12 +111,12 @@ def verify(
     checked = verifier.check(tree)
     final, sample = _hoist(checked)
     if not view:
-        # Views are exempt: their SQL is stored in the catalogue, and one insert brings few rows.
+        # Views are exempt, because their SQL is stored in the catalog, and an insert has few rows.
         bound_arguments(checked.bounded)
     # From here on only the canonical text counts. The tree is parsed from it, because the text is what will run.
     canonical, tree = verifier.canonicalize(parser.format(tree))
     branch_trees = shape.branches(tree)
-    # Only a view is split into branches. Each branch costs further calls of the parser.
+    # Only a view is split into branches, because each branch needs additional calls of the parser.
     branches = (
         (canonical,)
         if len(branch_trees) == 1 or not view
@@ -142,7 +143,7 @@ def verify(
 
 
 def check_text(sql: str) -> None:
-    """Refuse a text before it is parsed: too long, not valid Unicode, or with a NUL character."""
+    """Refuse SQL before it is parsed if it is too long, is not valid Unicode, or has a NUL character."""
     try:
         size = len(sql.encode())
     except UnicodeEncodeError as exc:
@@ -156,10 +157,10 @@ def check_text(sql: str) -> None:
 
 
 def check_canonical(text: str) -> None:
-    """Refuse a canonical text that could break out of the statement in which it is embedded.
+    """Refuse canonical SQL that could break out of the statement in which it is embedded.
 
-    The engine's formatter never writes such a text; this check does not rely on it. Outside quotes, the text must
-    have only plain ASCII characters and balanced parentheses, and no comment, heredoc or semicolon.
+    The engine's formatter never writes such SQL, but this check does not rely on that. Outside quotes, the SQL may
+    only have plain ASCII characters and balanced parentheses, and no comment, heredoc or semicolon.
     """
     unquoted = _QUOTED.sub(lambda match: " " if match.lastindex is None else match[0][0], text)
     if not _PLAIN.fullmatch(unquoted) or "--" in unquoted or "/*" in unquoted:
@@ -175,7 +176,7 @@ def check_canonical(text: str) -> None:
 
 @dataclass(frozen=True)
 class _Verifier:
-    """Parses and checks the texts of one verification, all with the same names."""
+    """Parses and checks the SQL of one verification, always with the same names."""
 
     parser: Parser
     bound: frozenset[str]
@@ -196,7 +197,7 @@ class _Verifier:
         )
 
     def canonicalize(self, text: str) -> tuple[str, Node]:
-        """Check a formatter's text, and repeat with its canonical form until that no longer changes."""
+        """Check the formatter's output, and repeat with its canonical form until that no longer changes."""
         for _ in range(MAX_CANONICAL_ROUNDS):
             check_canonical(text)
             tree, reformatted = self.parse(text)

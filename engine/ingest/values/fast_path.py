@@ -1,8 +1,8 @@
 """The fast checks, for batches whose values have the usual spellings.
 
 The full rules of `wide_types` are long, and the engine takes longer to parse them than to apply them to a thousand
-rows. So a batch is first stored with short conditions that accept a subset of the valid values, and with conversions
-that throw. Neither accepts a value that the full rules reject. Only a batch that fails them is checked in full.
+rows. So a batch is first tried with short conditions that accept a subset of the valid values, and with conversions
+that throw. Both reject every value that the full rules reject. Only a batch that fails them is checked in full.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from engine.tenant_ids import MAX_TENANT_BYTES, integer_bounds
 from engine.warehouse.type_names import Type
 
 DATE_PATTERN = r"20\\d\\d-[01]\\d-[0-3]\\d"
-# The engine evaluates patterns without alternatives quickly. Its parser refuses an hour of no digits or of four.
+# The engine evaluates patterns without alternatives quickly. Its parser refuses an hour without digits or with four.
 TIME_PATTERN = r"[T ](2[0-3])?([01]\\d)?:[0-5]\\d:[0-5]\\d([.]\\d+)?Z?"
 
 
@@ -25,9 +25,9 @@ class FastChecks:
     """The fast rules of a type."""
 
     check: Sql | None
-    """The condition that usual values meet; None if there is nothing to check."""
+    """The condition that usual values meet; None if no check is needed."""
     convert: Sql | None
-    """The value that is stored, which may throw; None if it is the one of the full rules."""
+    """The value that is stored, which may throw; None if it is that of the full rules."""
     type: str = ""
     """The type of the converted value, if it is always the same."""
 
@@ -41,7 +41,7 @@ class FastChecks:
 
 
 def fast_checks_of(type: Type, staging_type: str) -> FastChecks | None:
-    """Return the fast rules for values of a type that are staged as `staging_type`; None if it has none."""
+    """Return the fast rules for values of a type that are staged as `staging_type`; None if there are none."""
     kind = type.kind
     if type.nullable or type.parts:
         return None
@@ -74,9 +74,9 @@ def _from_text(type: Type) -> FastChecks | None:
 
 
 def _matches(pattern: str) -> Sql:
-    """Return the check of texts that begin with a day.
+    """Return the check of strings that begin with a date.
 
-    The engine's parser refuses a day that its month does not have, but reads day and month 00 as 01.
+    The engine's parser refuses a day that the month does not have, but reads day and month 00 as 01.
     """
     return lambda v: f"match({v}, '^{pattern}$') AND {v} NOT LIKE '%-00%'"
 
@@ -92,7 +92,7 @@ def _exact_decimal(type: Type) -> FastChecks:
 
 
 def fast_tenant_check(kind: str, value: str) -> str | None:
-    """Return the condition that usual tenant ids meet, as they arrive; None if the type has none."""
+    """Return the condition that usual tenant ids meet in the form in which they arrive; None if the type has none."""
     bounds, text = integer_bounds(kind), f"ifNull({value}, '')"
     if bounds:
         return f"match({text}, '^[0-9]{{1,{len(str(bounds[1])) - 1}}}$') AND {text} NOT LIKE '0_%'"

@@ -1,7 +1,7 @@
-"""Stages values below the top level of an event: stages the outermost object as JSON, and casts values out of it.
+"""Stages values below the top level of an event: the outermost object is staged as JSON, and values are cast from it.
 
-The engine's JSON type keeps numbers and texts as parsed values, not as they were sent. So each kind of value is
-checked by what its parsed form still shows.
+The engine's JSON type keeps numbers and strings as parsed values, not as they were sent. So each kind of value is
+checked in its parsed form.
 """
 
 from __future__ import annotations
@@ -16,17 +16,19 @@ from engine.tenant_ids import integer_bounds
 from engine.warehouse.type_names import Type, parse_type
 
 INVALID_ID = "\x00"
-"""Replaces a tenant's value that is neither an integer nor a text, so that it is rejected. No tenant has this id."""
+"""Replaces a tenant that is neither an integer nor a string, so that it is rejected. It is not a valid id."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Path:
-    """Where the stage has a value: as SQL, the value at the path and the object at it."""
+    """A value in the stage, as SQL: the value at the path, and the object at the path."""
 
     value: str
-    """The value, which is NULL if there is an object or nothing."""
+    """The value, which is NULL if the path has an object or nothing."""
     object: str
-    """The object at the path. If it is empty, there is none; this tells an object from an absent key."""
+    """The object at the path, which is empty if there is no object. This distinguishes an object from an absent
+    key.
+    """
 
     @property
     def has_object(self) -> str:
@@ -64,9 +66,9 @@ def _default(column: Column) -> str:
 
 
 def _tenant_text(path: _Path) -> str:
-    """Return the SQL of the tenant's id as text, NULL if it is absent, INVALID_ID if it is of another kind.
+    """Return the SQL of the tenant's id as a string: NULL if it is absent, INVALID_ID if it has another type.
 
-    Only integers and texts can be ids. The number 1.0 differs from 1 only by its type.
+    Only integers and strings can be ids. The number 1.0 differs from 1 only in its type.
     """
     text = (
         f"if(dynamicType({path.value}) IN ('Int64', 'UInt64', 'String'), "
@@ -82,7 +84,7 @@ def _object_rules(path: _Path, column: Column) -> ColumnRules:
 
 
 def _text_rules(path: _Path, column: Column, type: Type) -> ColumnRules:
-    """Store a text unchanged, and any other value as its JSON."""
+    """Store a string unchanged, and any other value as JSON."""
     inner = path.value
     plain = f"if(startsWith(dynamicType({inner}), 'Array'), toJSONString({inner}), CAST({inner} AS Nullable(String)))"
     text = f"if({path.has_no_object}, {plain}, toString({path.object}))"
@@ -101,7 +103,7 @@ def _value_rules(path: _Path, column: Column, type: Type) -> ColumnRules:
 
 
 def _guard(inner: str, type: Type) -> str:
-    """Return the condition under which a value can be cast to the type at all; empty if every value can."""
+    """Return the condition for values that can be cast to the type; empty if every value can."""
     kind, text = f"dynamicType({inner})", f"CAST({inner} AS Nullable(String))"
     if not type.parts:
         return f"NOT startsWith({kind}, 'Array')" if type.kind.startswith(("Float", "BFloat")) else ""
@@ -120,7 +122,7 @@ def _composite(inner: str, type: Type) -> tuple[str, str]:
     """Return an array, map or tuple converted to the type, and the check of its elements. The cast may throw."""
     element = type.parts[0]
     if type.kind == "Array" and not element.nullable and integer_bounds(element.kind):
-        # Cast by way of text: a direct cast would cut off the decimals of a number.
+        # Cast to a string first, because a direct cast would cut off the decimals of a number.
         texts = f"CAST({inner} AS Array(Nullable(String)))"
         integers = f"arrayMap(_rk_x -> accurateCastOrNull(_rk_x, {literal(element.text)}), {texts})"
         check = f"isNotNull({inner}) AND arrayAll(_rk_x -> isNotNull(_rk_x), {integers})"
@@ -132,7 +134,7 @@ def _composite(inner: str, type: Type) -> tuple[str, str]:
 
 
 def _scalar(inner: str, type: Type) -> tuple[str, str]:
-    """Return a value converted to the type, NULL if it is invalid, and its check."""
+    """Return the value converted to the type (NULL if it is invalid), and its check."""
     plain = bare(type)
     wide = wide_type_of(plain)
     value = _staged_form(inner, plain, wide)
@@ -145,11 +147,13 @@ def _scalar(inner: str, type: Type) -> tuple[str, str]:
 
 
 def _staged_form(inner: str, type: Type, wide: WideType) -> str:
-    """Return a value as it would be staged at the top level of an event, or NULL if it has no such form."""
+    """Return a value in the form in which it would be staged at the top level of an event, or NULL if it has no such
+    form.
+    """
     kind, text = type.kind, f"CAST({inner} AS Nullable(String))"
     is_text = f"dynamicType({inner}) = 'String'"
     if kind.startswith(("Float", "BFloat")):
-        # A float may be rounded to the nearest one.
+        # A float may be rounded to the nearest representable value.
         return f"CAST({inner} AS Nullable(Float64))"
     if integer_bounds(kind):
         # The parser of types wider than 64 bits wraps, so its result is compared with the text.
@@ -157,7 +161,8 @@ def _staged_form(inner: str, type: Type, wide: WideType) -> str:
         exact = f"if(toString({wide_integer}) = {text}, {wide_integer}, NULL)"
         return f"if({is_text} AND length({text}) > 18, {exact}, accurateCastOrNull({inner}, {literal(kind)}))"
     if kind == "Decimal":
-        # The JSON type holds a number with decimals as a float. Up to 15 digits, its shortest text is what was sent.
+        # The JSON type stores a number with decimals as a float. With up to 15 digits, its shortest form is the
+        # number that was sent.
         large = f"(dynamicType({inner}) = 'Float64' AND abs(ifNull(dynamicElement({inner}, 'Float64'), 0)) >= 1e15)"
         return f"if({large}, NULL, {text})"
     if kind == "Bool":

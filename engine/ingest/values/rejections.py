@@ -1,4 +1,4 @@
-"""Explains why rows cannot be stored: the values that they have for columns, and the reasons for their senders."""
+"""Explains why rows cannot be stored: their values by column, and the reasons for the senders."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from engine.tenant_ids import base_type
 from engine.warehouse.port import Input
 
 MAX_SHOWN_CHARACTERS = 80
-"""Characters of a value that a reason shows."""
+"""Maximum number of characters of a value that a reason shows."""
 _MAX_SHOWN_KEYS = 5
 
 
 def rejection_reason(stage: StageSchema, staged: StagedColumn, value: str | None, bound: str | None) -> str:
-    """Return why a value that could be parsed is not stored. `bound` is the tenant that the token writes for."""
+    """Return why a value that could be parsed is not stored. `bound` is the tenant that the token is bound to."""
     if is_tenant_column(stage, staged) and value is None:
         return "the tenant is missing or null"
     shown = "missing or null" if value is None else f"`{value[:MAX_SHOWN_CHARACTERS]}`"
@@ -44,16 +44,16 @@ def rejection_reason(stage: StageSchema, staged: StagedColumn, value: str | None
 
 
 def column_values(row: bytes, format: Input, header: bytes, stage: StageSchema) -> dict[str, str | None]:
-    """Return the texts of a row's values by the datasource's columns, for as many as can be read."""
+    """Return a row's values as strings by the datasource's columns, for those that can be read."""
     values = _csv_values(row, header) if format is Input.CSV else _json_values(row)
-    # The engine ignores case when it matches names.
+    # The engine matches names case-insensitively.
     by_name = {name.lower(): value for name, value in values.items()}
     sources = [(c, c.source_name.lower()) for c in stage.columns]
     return {c.column: _text(_value_at(by_name[name], c.path)) for c, name in sources if name in by_name}
 
 
 def event_of_file_row(stage: StageSchema, row: bytes) -> bytes:
-    """Return a file's row, a JSON object by names of columns, as an event with the values at the columns' paths."""
+    """Convert a file's row, a JSON object by column name, to an event with the values at the columns' paths."""
     values = _json_values(row)
     event: dict[str, Any] = {}
     for column in stage.source.columns:
@@ -96,7 +96,7 @@ def header_names(header: bytes) -> tuple[str, ...]:
 
 
 def csv_cells(row: bytes) -> list[str] | None:
-    """Return the cells of a CSV record, or None if the text is not one record."""
+    """Return the cells of a CSV record, or None if the text is not exactly one record."""
     with suppress(csv.Error):
         records = list(csv.reader(io.StringIO(row.decode(errors="replace"), newline="")))
         return records[0] if len(records) == 1 else None
@@ -139,7 +139,7 @@ def _text(value: Any) -> str | None:
 
 
 def unknown_keys_reason(row: bytes) -> str:
-    """Return why an event with none of a datasource's keys is not stored."""
+    """Return why an event without any of a datasource's keys is not stored."""
     values = _json_values(row)
     if not values:
         return "the row is empty"
@@ -149,7 +149,7 @@ def unknown_keys_reason(row: bytes) -> str:
 
 
 def unreadable_reason(row: bytes, format: Input, header: bytes) -> str:
-    """Return why the engine cannot parse a row, as far as the row itself shows it."""
+    """Return why the engine cannot parse a row, if the row itself shows the reason."""
     if format is Input.CSV:
         cells, names = csv_cells(row), header_names(header)
         if cells is not None and len(cells) != len(names):

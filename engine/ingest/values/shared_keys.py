@@ -1,4 +1,4 @@
-"""Repeats the value of a key that several columns read in different ways, once for each way.
+"""Repeats the value of a key that several columns read in different ways, once for each of these ways.
 
 The engine fills only one column of a stage from a key. So the stage has a column for each way of reading, and each
 row repeats the value under the names of all of them. This module only finds where values begin and end; the engine
@@ -31,7 +31,7 @@ class KeyReader:
     name: str
     """The column's name in the stage."""
     opening: bytes = b""
-    """The character that the value must begin with, or nothing if the column reads any value."""
+    """The character that the value must begin with; empty if the column reads any value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,9 @@ class Member:
 
 
 def members(text: bytes) -> list[Member] | None:
-    """Return the members of an object, or None if the text is not one object. Values may be any text with an end."""
+    """Return the members of an object, or None if the text is not exactly one object. Values may be invalid, as long
+    as their end is clear.
+    """
     begin = _BEGIN.match(text)
     if begin is None:
         return None

@@ -22,9 +22,9 @@ from engine.warehouse.port import Input
 from engine.warehouse.type_names import Type, parse_type
 
 OWN_NAMES = secrets.token_hex(4)
-"""Part of the names of the stage's own columns. It is random, so that no event can have them as keys."""
+"""Part of the names of the stage's own columns. It is random, so that events cannot have these names as keys."""
 HOLDS_STATE = re.compile(r"(?<!Simple)AggregateFunction\(")
-"""A type that is, or contains, an aggregate state."""
+"""Matches a type that is, or contains, an aggregate state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,9 @@ class ColumnStager:
     """The types of a typed file's columns, by name in lower case."""
 
     def is_nested(self, column: Column) -> bool:
-        """Return whether a column reads a value below the top level of an event. Files have only a top level."""
+        """Return whether a column reads a value below the top level of an event. In files, all values are at the top
+        level.
+        """
         return self.format is Input.NDJSON and len(column.steps) > 1
 
     def stage(self, column: Column, name: str | None = None) -> StagedColumn:
@@ -54,7 +56,7 @@ class ColumnStager:
             rules = ColumnRules(None, f"CAST(assumeNotNull({value}) AS {column.type})")
             return StagedColumn(column.name, name, "Nullable(String)", "", value, rules, key=key)
         if HOLDS_STATE.search(column.type):
-            # It is not safe to let the engine parse an aggregate state from bytes that a sender chooses.
+            # It is unsafe to let the engine parse an aggregate state from bytes that a sender chooses.
             rules = ColumnRules(f"isNull({value})", f"defaultValueOfTypeName({literal(column.type)})")
             return StagedColumn(column.name, name, "Nullable(String)", "", value, rules, key=key)
         return self._stage_value(column, name, key)
@@ -69,7 +71,7 @@ class ColumnStager:
     def _source_type(self, column: Column, type: Type) -> SourceType | None:
         if self.format is Input.PARQUET:
             return self.source_types.get(column.name.lower(), "text")
-        # In CSV, arrays are written as in SQL, where only a value in quotes is a text.
+        # In CSV, arrays are written as in SQL, where only a value in quotes is a string.
         return "other" if type.parts and self.format is Input.CSV else None
 
     def _stage_value(self, column: Column, name: str, key: str) -> StagedColumn:
@@ -81,7 +83,7 @@ class ColumnStager:
             name, source_type = f"_rk_{OWN_NAMES}_{column.name}", "text"
         value = quote(name)
         if self.mode.integers_as_text and self.format is Input.NDJSON and integer_bounds(type.kind):
-            # The engine's parser of numbers reads true and false as 1 and 0, but does not see this value.
+            # The engine's number parser reads true and false as 1 and 0, but it does not parse this value.
             value = f"transform({value}, ['true', 'false'], ['1', '0'], {value})"
         wide = wide_type_of(type, integers_as_text=self.mode.integers_as_text, source_type=source_type)
         staging_type, read, required = wide.staging_type, value, ""
@@ -133,7 +135,7 @@ def _is_empty(value: str, type: Type) -> str:
 
 
 def _required(staging_type: str, value: str) -> tuple[str, str, str]:
-    """Return how a required value is staged: its type, its SQL, and the condition that it is present."""
+    """Return how a required value is staged: its type, its SQL, and the condition under which it is present."""
     type = parse_type(staging_type)
     if type.kind == "JSON":
         return staging_type, value, f"notEmpty(JSONAllPaths({value}))"
@@ -143,7 +145,9 @@ def _required(staging_type: str, value: str) -> tuple[str, str, str]:
 
 
 def _sibling_texts(source: Datasource, column: Column) -> list[list[str | None]]:
-    """Return the paths of the texts under a column's key, its own included; none if it must be staged alone."""
+    """Return the paths of the string columns under a column's key, including its own; none if it must be staged
+    separately.
+    """
     key = column.path[0].lower()
     others = [c for c in source.columns if c.path[0].lower() == key and is_nested_text(source, c)]
     paths = list({tuple(c.path): c.steps for c in others if not _contains_columns(source, c)}.values())
@@ -153,7 +157,7 @@ def _sibling_texts(source: Datasource, column: Column) -> list[list[str | None]]
 
 
 def _contains_columns(source: Datasource, column: Column) -> bool:
-    """Return whether a column is the text of an object in which other columns have values."""
+    """Return whether a column stores the text of an object from which other columns read values."""
     steps = column.steps
     if column.name == source.tenant_column or parse_type(column.type).kind != "String":
         return False

@@ -1,7 +1,7 @@
 """Stages values as the path to them: objects as tuples with one key, arrays as arrays.
 
 The engine then parses such a value as it would at the top level of an event. This is used for values in each object
-of an array, and for texts that hold an object in which other columns have values of their own.
+of an array, and for strings that contain an object from which other columns read values.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ def stage_array_values(column: Column, name: str, *, integers_as_text: bool = Fa
 
 
 def stage_verbatim_text(column: Column, name: str, siblings: Sequence[Sequence[Step]] = ()) -> StagedColumn:
-    """Stage a text column below the top level as the JSON text that was sent, of whatever type.
+    """Stage a string column below the top level as the JSON text that was sent, whatever its type.
 
-    It is staged together with the texts at the paths `siblings`, which begin with the same key and include its own.
+    It is staged together with the strings at the paths `siblings`, which begin with the same key and include its own
+    path.
     """
     first, *steps = column.steps
     value = _through(steps, str)(quote(name))
@@ -85,7 +86,7 @@ def _path_type(steps: Sequence[Step], leaf: str) -> str:
 
 
 def _joint_type(paths: Sequence[Sequence[Step]], leaf: str) -> str:
-    """Return the type of an object with a leaf at each path. No path leads through another path's leaf."""
+    """Return the type of an object with a leaf at each path. A path never continues below another path's leaf."""
     by_key: dict[str, list[Sequence[Step]]] = {}
     for step, *rest in paths:
         by_key.setdefault(str(step), []).append(rest)

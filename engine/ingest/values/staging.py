@@ -1,8 +1,8 @@
 """Builds the stage of a datasource: the types in which rows arrive, and the conditions that they must meet.
 
-Values are staged in types that can hold more than their columns, and the tenant as the text that was sent, so that
-nothing is wrapped, clamped or guessed on the way. In an event, a value is read at its column's path; in a file, from
-the column with its name.
+Values are staged in types that can hold more than their columns, and the tenant as the string that was sent, so that
+values are not wrapped, clamped or guessed. In an event, a value is read at its column's path; in a file, from the
+column with its name.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BOUND_TENANT_COLUMN = f"_rk_bound_{OWN_NAMES}"
 
 It is the first key of each line in such a batch, so the engine refuses a line that has the key itself."""
 _NEVER_FILLED = f"_rk_never_{OWN_NAMES}"
-"""A column of the stage that no row has."""
+"""A column of the stage for which rows never have a value."""
 _MAX_EMPTY_TESTS = 2
 """Columns that `maybe_empty_condition` tests."""
 NO_SOURCE_TYPES: Mapping[str, SourceType] = {}
@@ -48,9 +48,13 @@ class StageSchema:
     identity: str
     """A fingerprint of the stage's table. Stages with the same identity can share tables."""
     repeatable: bool = True
-    """Whether reading a staged row twice stores the same values. Defaults such as `now()` prevent it."""
+    """Whether reading a staged row twice yields the same values, which is not the case with defaults such as
+    `now()`.
+    """
     reusable: bool = True
-    """Whether the stage's table is kept for later batches. One that only a particular file needs is not."""
+    """Whether the stage's table is kept for later batches, which is not the case if only a particular file needs
+    it.
+    """
     shared: Mapping[bytes, tuple[KeyReader, ...]] = field(default_factory=dict)
     """The keys of events, in lower case, that several of the stage's columns are filled from."""
 
@@ -97,7 +101,7 @@ class Projection:
 
 
 def full_projection(stage: StageSchema, bound: BoundTenant | None) -> Projection:
-    """Return the projection that accepts every valid row. `bound` is the tenant that the token writes for."""
+    """Return the projection that accepts every valid row. `bound` is the tenant that the token is bound to."""
     conditions = [f"ifNull({check}, 1)" for _, check in validity_checks(stage, bound)]
     return Projection(" AND ".join(conditions) or "1", _values(stage, bound, [c.full.stored for c in stage.columns]))
 
@@ -116,7 +120,7 @@ def fast_projection(stage: StageSchema, bound: BoundTenant | None) -> Projection
 
 
 def _fast_check(stage: StageSchema, staged: StagedColumn, bound: BoundTenant | None) -> str | None:
-    """Return a column's fast condition, empty if there is nothing to check, or None if it has none."""
+    """Return a column's fast condition: empty if no check is needed, None if the column has no fast rules."""
     if is_tenant_column(stage, staged):
         return fast_tenant_check(base_type(tenant_type(stage.source)), staged.value) if bound is None else None
     return None if staged.fast is None else staged.fast.check or ""
@@ -201,7 +205,7 @@ def _as_stored(staged: StagedColumn, type: str) -> str:
 def _resolved_default(default: str, stored: Mapping[str, str]) -> str:
     """Wrap a DEFAULT in a lambda, so that names of columns in it mean the stored values, not the staged ones.
 
-    The engine resolves the lambda's parameters, so names in inner scopes of the default stay what they are.
+    The engine resolves the lambda's parameters, so names in inner scopes of the default keep their meaning.
     """
     named = names_in(default)
     values = {name: sql for name, sql in stored.items() if name in named and sql != quote(name)}
@@ -212,8 +216,10 @@ def _resolved_default(default: str, stored: Mapping[str, str]) -> str:
 
 
 def maybe_empty_condition(stage: StageSchema) -> str:
-    """Return SQL that is true for every staged row with none of the keys, and maybe for other nearly empty rows."""
-    # Texts come first: they are cheap to test, and rarely empty in a row that has other values.
+    """Return SQL that is true for every staged row without any of the keys, and possibly for other nearly empty
+    rows.
+    """
+    # Strings come first, because they are cheap to test, and rarely empty in a row with other values.
     empty_tests = {
         "String": "empty({})",
         "Int128": "{} = 0",
@@ -230,7 +236,7 @@ def maybe_empty_condition(stage: StageSchema) -> str:
 
 
 def stage_ddl(stage: StageSchema, table: Name, *, defaults: bool = True) -> str:
-    """Return the statement that creates a stage's table. Rows have numbers in it if they were inserted with them."""
+    """Return the statement that creates a stage's table. Rows have numbers if they were inserted with numbers."""
     parts = {
         c.name: f"{quote(c.name)} {c.type}" + (f" DEFAULT {c.default}" if c.default and defaults else "")
         for c in stage.columns
@@ -253,7 +259,7 @@ def tenant_type(source: Datasource) -> str:
 
 
 def validity_checks(stage: StageSchema, bound: BoundTenant | None) -> list[tuple[StagedColumn, str]]:
-    """Return the conditions that each row must meet, by column. `bound` is the tenant that the token writes for."""
+    """Return the conditions that each row must meet, by column. `bound` is the tenant that the token is bound to."""
     conditions = [(c, c.full.check) for c in stage.columns if c.full.check]
     if stage.tenant is None:
         return conditions
@@ -264,7 +270,9 @@ def validity_checks(stage: StageSchema, bound: BoundTenant | None) -> list[tuple
 
 
 def tenant_check(kind: str, value: str) -> str:
-    """Return the condition under which a text is a canonical tenant id. `value` is SQL, and NULL if it is absent."""
+    """Return the condition under which a string is a canonical tenant id. `value` is SQL, and NULL if it is
+    absent.
+    """
     check = f"toString(to{kind}OrNull({value})) = {value}"
     if kind == "String":
         check = (

@@ -1,6 +1,6 @@
-"""Decides how a batch must be staged, from cheap searches in its text.
+"""Determines how a batch must be staged, by fast searches in its text.
 
-The default mode is fastest. Batches with unusual numbers or texts need another one.
+The default mode is the fastest. Batches with unusual numbers or strings need another mode.
 """
 
 from __future__ import annotations
@@ -19,21 +19,23 @@ from engine.warehouse.port import Input
 from engine.warehouse.type_names import parse_type
 
 WIDE_DIGITS = b"0" * FEWEST_DIGITS
-"""Integers are staged as Int128: the engine's parser wraps what does not fit, and the check sees the result. In a
-batch with a number of this many digits they are staged as text, as are the types that are themselves that wide."""
+"""Integers are staged as Int128, so that the check can detect values that do not fit. Numbers with this many digits
+may not fit into an Int128 either: if a batch has one, integers are staged as text, as are types of at least that
+width.
+"""
 _ESCAPED_KEY = re.compile(rb'"[^"\\]*+\\u[^"]*+"\s*+:')
-"""A key with an escape in it."""
+"""Matches a key that contains an escape."""
 _DIGITS_TO_ZERO = bytes(ord("0") if ord("0") <= i <= ord("9") else ord("x") for i in range(256))
 
 
 @dataclass(frozen=True, slots=True)
 class StagingMode:
-    """What a batch needs of its stage."""
+    """The staging mode that a batch needs."""
 
     integers_as_text: bool = False
-    """Whether integers are staged as the text that was sent."""
+    """Whether integers are staged as the strings that were sent."""
     texts_verbatim: bool = False
-    """Whether texts below the top level are staged as the JSON that was sent, of whatever type."""
+    """Whether strings below the top level are staged as the JSON text that was sent, whatever its type."""
 
 
 DEFAULT_MODE = StagingMode()
@@ -51,13 +53,13 @@ def staging_mode_of(source: Datasource, format: Input, texts: Sequence[bytes]) -
 
 
 def has_long_number(body: bytes) -> bool:
-    """Return whether a batch may hold a number that an Int128 would wrap."""
+    """Return whether a batch may contain a number that an Int128 would wrap."""
     # 39 digits in a row always show as four adjacent digits when every eighth byte is sampled. Most batches end here.
     return b"0000" in body[::8].translate(_DIGITS_TO_ZERO) and WIDE_DIGITS in body.translate(_DIGITS_TO_ZERO)
 
 
 def has_empty_number(source: Datasource, body: bytes) -> bool:
-    """Return whether a JSON batch may have an empty text for an integer, which the engine reads as 0."""
+    """Return whether a JSON batch may have an empty string for an integer, which the engine reads as 0."""
     if b'""' not in body:
         return False
     keys = [re.escape(c.path[0]) for c in source.columns if integer_bounds(parse_type(c.type).kind)]
@@ -65,14 +67,14 @@ def has_empty_number(source: Datasource, body: bytes) -> bool:
 
 
 def empty_text_pattern(keys: list[str]) -> re.Pattern[bytes]:
-    """Return the pattern of an empty text under one of these keys, which are escaped for patterns."""
+    """Return the pattern of an empty string under one of these keys, which are escaped for patterns."""
     return re.compile(f'"({"|".join(keys)})"\\s*:\\s*""'.encode(), re.IGNORECASE)
 
 
 def has_non_text(source: Datasource, body: bytes) -> bool:
-    """Return whether a JSON batch may have a number, object or array where a text column reads below the top level.
+    """Return whether a JSON batch may have a number, object or array where a string column reads below the top level.
 
-    Read out of an object, such a value would be rewritten by the engine: without nulls, with other numbers and keys.
+    The engine would rewrite such a value if it were read from an object: without nulls, with other numbers and keys.
     """
     keys = {re.escape(orjson.dumps(c.path[-1])[1:-1].decode()) for c in source.columns if is_nested_text(source, c)}
     if not keys:
@@ -93,7 +95,7 @@ def non_text_pattern(keys: list[str]) -> re.Pattern[bytes]:
 
 
 def is_nested_text(source: Datasource, column: Column) -> bool:
-    """Return whether a column reads one text below the top level of an event."""
+    """Return whether a column reads one string below the top level of an event."""
     if len(column.steps) == 1 or column.lists or column.name == source.tenant_column:
         return False
     return parse_type(column.type).kind == "String"

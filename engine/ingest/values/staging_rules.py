@@ -20,7 +20,7 @@ class WideType:
     convert: Sql | None = None
     """The value to cast to the column's type; None if it is the staged value."""
     has_invalid_default: bool = False
-    """Whether the staging type's default is not a valid value, as the empty text is not a date."""
+    """Whether the staging type's default is not a valid value, such as the empty string for a date."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +50,13 @@ class StagedColumn:
     full: ColumnRules
     """The rules that accept every valid value."""
     fast: ColumnRules | None = None
-    """Shorter rules. They accept fewer values and store the same ones; `stored` may throw on invalid values."""
+    """Shorter rules. They accept fewer values, and store the same ones; `stored` may throw on invalid values."""
     path: tuple[str | None, ...] = ()
     """The keys from the stage's column to the value; None means every element of an array."""
     key: str = ""
-    """The event's key, if the stage's column has another name."""
+    """The event's key, if it is not the name of the stage's column."""
     guard: str = ""
-    """The condition without which the full rules may throw; empty if they never do."""
+    """The condition that must hold because the full rules could throw otherwise; empty if they never throw."""
 
     @property
     def source_name(self) -> str:

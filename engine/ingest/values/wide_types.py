@@ -1,21 +1,17 @@
-"""Maps each ClickHouse type to a wider staging type, the condition of a valid value, and its conversion.
+"""Maps each ClickHouse type to a wider staging type, the condition for valid values, and their conversion.
 
 The engine silently parses values that a column's type cannot hold. So a value is staged in a type that can hold it,
 checked there, and only then converted to the column's type:
 
-| column type | staged as | valid | invalid (and what the engine would store) |
-|---|---|---|---|
-| `Int8` | `Int128` | `127` | `300` (44) |
-| `UInt256` | `String` | `1` | 2^256 (0) |
-| `Float32` | `Float64` | `3.4e38` | `1e39` (infinity) |
-| `Float64` | `Float64` | `1e308` | `1e309` (infinity) |
-| `Decimal(9, 2)` | `String` | `"1.239"` (1.24, rounded) | `"12.5.5"` (12.55), `""` (0) |
-| `Date` | `String` | `"2026-02-28"` | `"2026-02-31"` (2026-03-03) |
-| `DateTime` | `String` | `"2026-02-28T10:20:30Z"`, `1772274030` | `"2026-02-28 25:00:00"` (2026-03-01 01:00:00) |
-| `UUID` | `String` | `"61f0c404-5cb3-11e7-907b-a6006ad3dba0"` | a shorter text (parts of the next row) |
-| `Enum8('a' = 1)` | `String` | `"a"`, `1` | `"b"` |
-| `Array(Int8)` | `Array(Nullable(Int128))` | `[1, 2]` | `[300]` (44), `[null]` (0) |
-| `String`, `Bool`, `IPv4` and others | as themselves | | the engine itself refuses invalid values |
+| column type | staged as | valid | invalid (and what the engine would store) | |---|---|---|---| | `Int8` | `Int128`
+| `127` | `300` (44) | | `UInt256` | `String` | `1` | 2^256 (0) | | `Float32` | `Float64` | `3.4e38` | `1e39`
+(infinity) | | `Float64` | `Float64` | `1e308` | `1e309` (infinity) | | `Decimal(9, 2)` | `String` | `"1.239"` (1.24,
+rounded) | `"12.5.5"` (12.55), `""` (0) | | `Date` | `String` | `"2026-02-28"` | `"2026-02-31"` (2026-03-03) | |
+`DateTime` | `String` | `"2026-02-28T10:20:30Z"`, `1772274030` | `"2026-02-28 25:00:00"` (2026-03-01 01:00:00) | |
+`UUID` | `String` | `"61f0c404-5cb3-11e7-907b-a6006ad3dba0"` | a shorter text (includes parts of the next row) | |
+`Enum8('a' = 1)` | `String` | `"a"`, `1` | `"b"` | | `Array(Int8)` | `Array(Nullable(Int128))` | `[1, 2]` | `[300]`
+(44), `[null]` (0) | | `String`, `Bool`, `IPv4` and others | as themselves | | the engine itself refuses invalid
+values |
 """
 
 from __future__ import annotations
@@ -33,35 +29,38 @@ from engine.warehouse.type_names import Type
 FIRST_INFINITE = {"Float32": "3.4028235677973366e38", "BFloat16": "3.3961775292304957e38"}
 """The smallest numbers that round to infinity."""
 DATE_RANGES = {"Date": ("1970-01-01", "2149-06-06"), "Date32": ("1900-01-01", "2299-12-31")}
-"""The first and the last day of each type."""
+"""The first and the last date of each type."""
 NUMBER_PATTERN = r"^[+-]?(\\d+[.]?\\d*|[.]\\d+)([eE][+-]?\\d+)?$"
 DATETIME_PATTERN = (
     r"^(\\d{1,7}|\\d{9,10}([.]\\d+)?|\\d{13}([.]\\d+)?|\\d{16}|\\d{19}"
     r"|\\d{4}[-/](0?[1-9]|1[0-2])[-/](0?[1-9]|[12]\\d|3[01])([Tt ]([01]?\\d|2[0-3]):[0-5]\\d(:[0-5]\\d([.,]\\d+)?)?"
     r" ?([Zz]|UTC|GMT|[+-](0\\d|1[0-4])(:?[0-5]\\d)?)?)?)$"
 )
-"""Texts that are a time: ISO 8601, or a number. Up to 10 digits are seconds since 1970 (8 digits are refused, because
-they could be a day), 13 digits milliseconds, 16 microseconds and 19 nanoseconds."""
+"""Matches a time: ISO 8601, or a number. Up to 10 digits are seconds since 1970 (8 digits are refused, because they
+could be a date), 13 digits milliseconds, 16 microseconds and 19 nanoseconds.
+"""
 DATETIME_RANGE = "toDateTime64(0, 0, 'UTC') AND toDateTime64(4294967295, 0, 'UTC')"
 """The range of `DateTime`, for BETWEEN."""
 ZONE_PATTERN = re.compile(r"'([^']*)'")
-# A label without a number matches too, so that the text is not scanned once for each quote in it.
+# A label without a number also matches, so that the text is not scanned again for each quote in it.
 ENUM_LABEL = re.compile(r"('(?:[^'\\]|\\(?:.|\Z))*+(?:'|\Z))(?:\s*+=\s*+(-?\d+))?+", re.DOTALL)
 MAX_DECIMAL_DIGITS = 76
 SPARE_DIGITS = 20
-"""Decimals that a staged number has beyond its column's scale, so that further digits are rounded and not cut off."""
+"""Number of additional decimals of a staged number beyond its column's scale, so that further digits are rounded and
+not cut off.
+"""
 FEWEST_DIGITS = 39
 """Digits of the shortest number that an `Int128` may not hold."""
 NULLABLE = re.compile(
     r"U?Int\d+|B?Float\d+|Decimal|(Fixed)?String|Date(32)?|DateTime(64)?|Time(64)?|UUID|Enum\d+|Bool|IPv[46]"
 )
-"""The types that can be Nullable. The engine refuses it for others."""
+"""The types that can be Nullable. The engine refuses Nullable for others."""
 
 
 def wide_type_of(type: Type, *, integers_as_text: bool = False, source_type: SourceType | None = None) -> WideType:
-    """Return how values of a type are staged, from text or from a typed file's column of `source_type`.
+    """Return how values of a type are staged, from text or from a typed file's column of type `source_type`.
 
-    With `integers_as_text`, integers are staged as the text that was sent.
+    With `integers_as_text`, integers are staged as the strings that were sent.
     """
     if type.parts:
         part_source: SourceType | None = "other" if source_type else None
@@ -131,7 +130,7 @@ def unwrapped(text: str) -> str:
 
 
 def _never_null(type: Type, element: WideType) -> WideType:
-    """Refuse null in place of an element: the engine would store the type's default."""
+    """Refuse null as an element, because the engine would store the type's default."""
     if type.nullable or type.parts or not NULLABLE.fullmatch(type.kind):
         return element
     check = element.check
@@ -164,13 +163,15 @@ def _from_text(type: Type, integers_as_text: bool) -> WideType | None:
     if kind in ("DateTime", "DateTime64"):
         return _moment(type)
     if kind == "UUID":
-        # The engine's parser of UUIDs does not stop at the end of the value, and reads into the next row.
+        # The engine's UUID parser does not stop at the end of the value, and reads into the next row.
         return WideType("String", lambda v: f"isNotNull(toUUIDOrNull({v}))", "toUUIDOrNull({})".format, True)
     return _enum(type.text) if kind.startswith("Enum") else None
 
 
 def _enum(text: str) -> WideType:
-    """Stage an Enum as text: a label or its number. As an Enum, an absent value would be 0, maybe without a label."""
+    """Stage an Enum as text: a label or its number. As an Enum, an absent value would become 0, which may not have a
+    label.
+    """
     labels = [(label, number) for label, number in ENUM_LABEL.findall(text) if number]
     by_number = {n: label for label, n in labels}
     known = ", ".join([label for label, _ in labels] + [f"'{n}'" for _, n in labels])
@@ -207,7 +208,8 @@ def _integer(kind: str, as_text: bool) -> WideType:
     if not as_text:
         return WideType("Int128", lambda v: f"({v} BETWEEN {low} AND {high})")
     if kind.endswith(("128", "256")):
-        # No type is wider, and the engine has no literals of these types: compare the text of the parsed value.
+        # There are no wider types, and the engine has no literals of these types, so compare the parsed value as
+        # text.
         return WideType("String", lambda v: f"ifNull(toString(to{kind}OrNull({v})) = {v}, 0)", None, True)
 
     def number(v: str) -> str:
@@ -221,7 +223,9 @@ def _spare_digits(type: Type) -> int:
 
 
 def _wide_decimal(type: Type) -> WideType | None:
-    """Stage a decimal with spare decimals, which are rounded. The engine refuses too many digits before the point."""
+    """Stage a decimal with additional decimals, which are rounded. The engine refuses too many digits before the
+    decimal point.
+    """
     spare = _spare_digits(type)
     if not spare:
         return None
@@ -234,7 +238,7 @@ def _wide_decimal(type: Type) -> WideType | None:
 
 
 def _decimal(type: Type) -> WideType:
-    """Stage a decimal as text: the engine's parser accepts `12.5.5`, and reads an empty text as 0."""
+    """Stage a decimal as text, because the engine's parser accepts `12.5.5`, and reads an empty string as 0."""
     spare, wide = _spare_digits(type), _wide_decimal(type)
     bits = 256 if type.precision + spare > 38 else 128
 
@@ -249,7 +253,7 @@ def _decimal(type: Type) -> WideType:
 
 
 def _day(kind: str) -> WideType:
-    """Stage a day as text. The engine accepts day 31 of any month, and moves it into the next month."""
+    """Stage a date as text. The engine accepts day 31 in any month, and converts it to a date in the next month."""
     first, last = DATE_RANGES[kind]
 
     def check(v: str) -> str:
@@ -268,7 +272,7 @@ def _typed_day(kind: str) -> WideType:
 
 
 def _midnight(kind: str) -> WideType:
-    """Stage a day that a file holds as a timestamp, which must be midnight."""
+    """Stage a date that a file contains as a timestamp, which must be midnight."""
     first, last = DATE_RANGES[kind]
     return WideType(
         "DateTime64(6, 'UTC')",
@@ -278,7 +282,7 @@ def _midnight(kind: str) -> WideType:
 
 
 def typed_default(type: Type, default: str, wide: WideType) -> str:
-    """Return the DEFAULT of the stage's column as SQL, empty if the staging type's own default is right."""
+    """Return the DEFAULT of the stage's column as SQL, empty if the staging type's own default is correct."""
     if not wide.has_invalid_default or (type.nullable and not default):
         return default
     value = f"CAST({default} AS {type.text})" if default else f"defaultValueOfTypeName({literal(type.text)})"
