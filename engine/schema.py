@@ -65,9 +65,9 @@ class Mark:
     fingerprint: str = ""
     """Of a view: a digest of what it was compiled from, to detect changes."""
     description: str = ""
-    fed: tuple[str, ...] = ()
+    feeders: tuple[str, ...] = ()
     """Of a table: the views that have delivered into it, including views that no longer exist."""
-    without: tuple[str, ...] = ()
+    excluded_tenants: tuple[str, ...] = ()
     """Of a view for several tenants: the tenants whose rows it excludes because it fails on them."""
 
     def text(self) -> str:
@@ -84,10 +84,10 @@ class Mark:
             body["fingerprint"] = self.fingerprint
         if self.description:
             body["description"] = self.description
-        if self.fed:
-            body["fed"] = list(self.fed)
-        if self.without:
-            body["without"] = list(self.without)
+        if self.feeders:
+            body["fed"] = list(self.feeders)
+        if self.excluded_tenants:
+            body["without"] = list(self.excluded_tenants)
         return json.dumps(body, ensure_ascii=False, sort_keys=True)
 
     @staticmethod
@@ -106,8 +106,8 @@ class Mark:
             tenant=body.get("tenant"),
             fingerprint=str(body.get("fingerprint", "")),
             description=str(body.get("description", "")),
-            fed=tuple(str(v) for v in body.get("fed", [])),
-            without=tuple(str(v) for v in body.get("without", [])),
+            feeders=tuple(str(v) for v in body.get("fed", [])),
+            excluded_tenants=tuple(str(v) for v in body.get("without", [])),
         )
 
 
@@ -163,6 +163,11 @@ class View:
     mark: Mark | None = None
     log: Name | None = None
     """The table with the history of a source that does not store rows."""
+
+    @property
+    def excluded_tenants(self) -> tuple[str, ...]:
+        """The tenants whose rows the view leaves out."""
+        return self.mark.excluded_tenants if self.mark else ()
 
 
 @dataclass(frozen=True, slots=True)

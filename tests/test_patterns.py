@@ -85,9 +85,9 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/ingest/formats/json_values.py:_NO_ESCAPE": [("", "\\x", ""), ("", "a", "")],
     "engine/ingest/formats/body_rows.py:_SOLID": [("", " ", "")],
     "engine/settings.py:_WORKSPACE": [("", "a", "-")],
-    "engine/fanout/suspended_views.py:_PUSHING": [("while pushing to view ", "a.", "'"), ("", "while pushing to view a", "")],
-    "engine/fanout/suspended_views.py:_PUSHED": [],  # the last 2,000 characters of an error: see below
-    "engine/fanout/suspended_views.py:_TARGET": [("Target table '", "a.", ""), ("Target table '", "a", "'")],
+    "engine/fanout/view_errors.py:_PUSHING": [("while pushing to view ", "a.", "'"), ("", "while pushing to view a", "")],
+    "engine/fanout/view_errors.py:_PUSHED": [],  # the last 2,000 characters of an error: see below
+    "engine/fanout/view_errors.py:_TARGET": [("Target table '", "a.", ""), ("Target table '", "a", "'")],
     "engine/project/check_datasource.py:_TENANT_TYPE": [("LowCardinality(", "String", "")],
     "engine/project/check_datasource.py:_NO_KEY": [("Nullable", " ", ""), ("", "AggregateFunction ", "")],
     "engine/project/check_datasource.py:_STATE": [("", "AggregateFunction ", ""), ("AggregateFunction", " ", "")],
@@ -295,7 +295,7 @@ def _format() -> None:
 
 def _views() -> None:
     from engine.errors import ENGINE, RookeryError
-    from engine.fanout.suspended_views import is_view_failure
+    from engine.fanout.view_errors import is_view_failure
 
     for unit in (" ", ".", ". ", "a.", ": while pushing to view a.a", ": while pushing to view a.", "(version )"):
         text = ": while pushing to view a.b" + unit * (LENGTH // len(unit))

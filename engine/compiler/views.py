@@ -37,7 +37,7 @@ class Reader:
     """The nest's database."""
     only: tuple[str, ...] = ()
     """For the workspace or the pool: read only these tenants' rows, unless the list is empty."""
-    without: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
     """For the workspace or the pool: leave out these tenants' rows."""
 
 
@@ -186,7 +186,7 @@ def _source_and_conditions(build: Build, relation: Relation, reader: Reader) -> 
         return shared, [_equals_tenant(relation, reader.tenant)]
     if relation.kind != "landing":
         return shared, []
-    conditions = [_in_tenants(relation, "IN", reader.only), _in_tenants(relation, "NOT IN", reader.without)]
+    conditions = [_in_tenants(relation, "IN", reader.only), _in_tenants(relation, "NOT IN", reader.excluded)]
     if reader.kind == "pool":
         pool = Name(build.workspace, storage.POOL_TABLE).sql()
         conditions.insert(0, f"toString({TABLE_ALIAS}.{quote(relation.tenant)}) IN (SELECT id FROM {pool})")

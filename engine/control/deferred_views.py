@@ -15,7 +15,7 @@ import structlog
 from engine.control.planning import apply_plan, desired_schema, plan_for_tenants
 from engine.errors import RookeryError
 from engine.fanout.router import router_of
-from engine.fanout.suspended_views import forget_repaired, suspended
+from engine.fanout.suspension_records import forget_repaired, suspended
 from engine.plan.steps import CreateView, DropTable, Plan
 from engine.workspace.journal import DEFERRED_KIND
 from engine.workspace.workspace import Workspace
@@ -57,6 +57,7 @@ class Deferred:
         """Create the views of tenants that have caught up. Raises RK3010 when a view cannot be created."""
         workspace = self._workspace
         with workspace.changes:
+            # Read again with the lock held: a push may have changed the notes since the thread looked.
             notes = workspace.registry.read(DEFERRED_KIND)
             lagging = self._lagging_tenants()
             snapshot = workspace.refresh()

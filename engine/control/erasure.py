@@ -10,8 +10,8 @@ from engine.compiler.build import Build
 from engine.compiler.scope import Relation, tenant_literal
 from engine.control.regroup import incomplete_groups, recompute_groups
 from engine.errors import APPLY_FAILED, DESTRUCTIVE, RookeryError
-from engine.fanout.missing_rows import complete_views
-from engine.schema import Name, literal, quote
+from engine.plan.coverage import Coverage
+from engine.schema import Name, View, literal, quote
 from engine.warehouse.catalog import read_schema
 from engine.workspace.journal import RegistryJournal
 from engine.workspace.workspace import Workspace
@@ -44,8 +44,15 @@ def permit_erasure(workspace: Workspace, build: Build, tenant: str, allow: Colle
             ),
             hint=f"to allow it: rookery tenant rm {tenant} --purge {flags}",
         )
-    names = [str(v.name) for v in complete_views(workspace)]
+    names = [str(v.name) for v in _complete_views(workspace)]
     workspace.registry.write(ERASURE_KIND, {tenant: {"complete": names}})
+
+
+def _complete_views(workspace: Workspace) -> list[View]:
+    """Views in the workspace's database whose sources still have all rows from which their targets were computed."""
+    live = read_schema(workspace.warehouse, workspace.name, [workspace.name])
+    coverage = Coverage(workspace.warehouse, workspace.registry, live)
+    return [v for v in live.views.values() if v.source in live.tables and coverage.why_incomplete(v) is None]
 
 
 def erase(workspace: Workspace, build: Build, tenant: str) -> None:
@@ -54,6 +61,7 @@ def erase(workspace: Workspace, build: Build, tenant: str) -> None:
     for relation in build.relations.values():
         if relation.tenant:
             delete_tenant_rows(workspace, relation, tenant)
+        # Bad rows that name the tenant, and those that its own tokens sent.
         if relation.tenant and build.takes(relation.name):
             condition = f"{quote(relation.tenant)} = {literal(tenant)} OR c__writer = {literal(tenant)}"
             delete_rows(workspace, Name(workspace.name, relation.name + storage.QUARANTINE_SUFFIX), condition)
@@ -61,6 +69,7 @@ def erase(workspace: Workspace, build: Build, tenant: str) -> None:
     # The erased blocks count as consumed, so sources that were complete count as complete without them.
     RegistryJournal(workspace.registry).record_consumed([v for v in live if str(v.name) in complete], ())
     recompute_groups(workspace, build, tenant)
+    # Last: until then, `tenant rm --purge` can be repeated without a new permission.
     workspace.registry.remove(ERASURE_KIND, [tenant])
 
 

@@ -13,7 +13,7 @@ from engine.compiler.views import nest_schema, workspace_schema
 from engine.fanout.landing_log import LandingLog
 from engine.fanout.offsets import ConsumerGroup, LogRange
 from engine.fanout.router import router_of
-from engine.fanout.suspended_views import suspended
+from engine.fanout.suspension_records import suspended
 from engine.fanout.worker import Position
 from engine.schema import Name, nest_database
 from engine.workspace.snapshot import Snapshot
@@ -104,6 +104,7 @@ def lagging(workspace: Workspace) -> dict[str, set[str]]:
 
 
 def _landings(build: Build) -> Iterator[tuple[str, Relation]]:
+    """The landing datasources, by name."""
     return ((n, r) for n, r in sorted(build.relations.items()) if r.kind == "landing")
 
 
@@ -114,6 +115,7 @@ def _tenant_by_nest(snapshot: Snapshot) -> dict[str, str]:
 
 
 def _direct(snapshot: Snapshot, name: str, missing: Collection[str]) -> dict[str, Any]:
+    """A direct datasource as JSON. It has no lag: its views run within each insert."""
     own = {t.id for t in snapshot.tenants.values() if t.placement == "tables" and t.state == "ready"}
     in_step = len(own - set(missing))
     return {"datasource": name, "mode": "direct", "rows": 0, "seconds": 0.0, "in_step": in_step, "strays": []}
@@ -133,6 +135,7 @@ def lag_by_datasource(workspace: Workspace) -> Iterator[tuple[str, Lag, int]]:
 
 
 def _main_lag(log: LandingLog, position: Position) -> Lag:
+    """The lag of the tenants that keep up: what is being delivered to them."""
     outstanding = _outstanding(log, position.main).values()
     rows, oldest = sum(rows for rows, _ in outstanding), max((age for _, age in outstanding), default=0.0)
     # Landing stores the time in whole seconds. The worker's measurement is more precise, but includes rows that no
@@ -141,6 +144,7 @@ def _main_lag(log: LandingLog, position: Position) -> Lag:
 
 
 def _routed(log: LandingLog, position: Position, missing: Collection[str]) -> dict[str, Any]:
+    """A routed datasource as JSON."""
     lag = _main_lag(log, position)
     return {
         "datasource": log.relation.name,
@@ -160,6 +164,7 @@ def _outstanding(log: LandingLog, group: ConsumerGroup) -> dict[str, tuple[int, 
 
 
 def _lagging_tenants(log: LandingLog, group: ConsumerGroup) -> Iterator[dict[str, Any]]:
+    """The tenants of a lagging group as JSON."""
     outstanding = _outstanding(log, group)
     since = datetime.fromtimestamp(group.since, UTC).isoformat(timespec="seconds")
     for tenant in sorted(group.members):
@@ -182,7 +187,7 @@ def _log_range(log_range: LogRange | None) -> dict[str, Any] | None:
         return None
     if log_range.upto is None:
         return {"batches": list(log_range.batches)}
-    return {"blocks": [log_range.after + 1, log_range.upto], "without": list(log_range.without)}
+    return {"blocks": [log_range.after + 1, log_range.upto], "without": list(log_range.skipped)}
 
 
 def _tenants_of_view(snapshot: Snapshot, view: str) -> list[str]:

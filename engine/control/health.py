@@ -36,6 +36,7 @@ class Health:
 
     def _damaged(self) -> Damage | None:
         with self._lock:
+            # Concurrent probes wait for one check, instead of each running its own.
             if self._checked_at is None or self._now() - self._checked_at >= DISK_CHECK_SECONDS:
                 self._damage = next(damaged_parts(self._workspace), None)
                 self._checked_at = self._now()

@@ -24,6 +24,7 @@ def check_ids(build: Build, tenants: Iterable[str]) -> None:
                 canonical_tenant(relation.tenant_type, tenant)
             except RookeryError as exc:
                 problems.add(_problem_at_column(build, name, exc))
+                # One problem for each column is enough.
                 break
     problems.raise_if_any()
 

@@ -27,6 +27,7 @@ class MaterializeRequest:
     node: str | None = None
     """The node whose result is stored."""
     per_tenant: bool = False
+    """Whether the target exists once for each tenant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class _Storage:
     tenant: str | None
     """The output that contains the tenant's id, if there is one."""
     reason: str
+    """Why the engine suits the rows."""
 
 
 def propose(workspace: Workspace, files: Mapping[str, DeployedFile], request: MaterializeRequest) -> Proposal:
@@ -159,6 +161,7 @@ def _node(pipe: Pipe, node: str | None) -> str:
 
 
 def _nodes_until(pipe: Pipe, node: str) -> tuple[Any, ...]:
+    """A node with those before it, which it may read."""
     position = [n.name for n in pipe.nodes].index(node)
     return pipe.nodes[: position + 1]
 
@@ -176,9 +179,11 @@ def _storage(workspace: Workspace, build: Build, pipe: str) -> _Storage:
         return _Storage(Engine(sorting_key=key), tenant, "rows are copied unchanged")
     types = {c.name: c.type for c in build.outputs[pipe]}
     items = {_alias(c): c for c in select["select"]["children"]}
+    # Sums of sums are right, so a merge may add them up. Averages and maxima, for example, are not.
     summed = tuple(n for n, c in items.items() if n and _function(c) in {"sum", "count", "countIf", "sumIf"})
     states = [n for n in outputs if types[n].startswith(("AggregateFunction", "SimpleAggregateFunction"))]
     key = tuple(n for n in outputs if n not in summed and n not in states)
+    # The tenant first: every query reads one tenant, and skips the granules of all others.
     ordered = (tenant, *(k for k in key if k != tenant)) if tenant in key else key
     if states:
         engine = Engine(type="AggregatingMergeTree", sorting_key=ordered)
@@ -201,8 +206,10 @@ def _raw_key(build: Build, datasources: frozenset[str], outputs: list[str], tena
 
 
 def _alias(node: Mapping[str, Any]) -> str:
+    """The name of an output in the engine's syntax tree, without a table; empty if it has none."""
     return str(node.get("alias") or node.get("name") or "").rsplit(".", 1)[-1]
 
 
 def _function(node: Mapping[str, Any]) -> str:
+    """The name of the function that an output is; empty for anything else."""
     return str(node.get("name")) if node.get("type") == "Function" else ""

@@ -6,7 +6,7 @@ import threading
 
 from engine import observe
 from engine.control.fanout_status import lag_by_datasource
-from engine.fanout.suspended_views import suspended
+from engine.fanout.suspension_records import suspended
 from engine.workspace.workspace import Workspace
 
 # Concurrent scrapes run in different threads but set the same gauges.

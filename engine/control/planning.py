@@ -14,9 +14,10 @@ from engine.compiler.build import Build
 from engine.compiler.views import nest_schema, workspace_schema
 from engine.control.unfinished_history import deliver_unfinished
 from engine.errors import DESTRUCTIVE, FOREIGN_OBJECT, RookeryError
-from engine.fanout.missing_rows import repairable
 from engine.fanout.router import router_of
-from engine.fanout.suspended_views import record_replacement, still_failing, suspended
+from engine.fanout.suspended_views import record_replacement
+from engine.fanout.suspension_records import suspended
+from engine.fanout.view_repairs import repairable, still_failing
 from engine.plan.apply import ApplyContext, apply
 from engine.plan.coverage import Coverage
 from engine.plan.diff import CHANGED, DiffOptions, diff, with_feeders
@@ -93,6 +94,7 @@ def plan_for_workspace(workspace: Workspace, snapshot: Snapshot, build: Build, b
 
 
 def _plan(workspace: Workspace, snapshot: Snapshot, build: Build, schemas: _Schemas, options: PlanOptions) -> Plan:
+    """Compare two schemas in the same spelling, and refuse a plan that would touch objects of other programs."""
     # The engine rewrites types and defaults. Unless both sides have the same spelling, every push would find changes.
     desired = workspace.analyser.canonical(schemas.desired)
     live = _without_state_tables(schemas.live)
@@ -115,6 +117,7 @@ def _check_foreign_objects(workspace: Workspace, plan: Plan) -> None:
     """Raise RK3002 if a step would create an object whose name another program already uses."""
     created = [s.table.name for s in plan.steps if isinstance(s, CreateTable)]
     created += [s.view.name for s in plan.steps if isinstance(s, CreateView)]
+    # An object with a mark of this workspace is in the live schema, so the plan does not create it.
     foreign = foreign_objects(workspace.warehouse, created)
     if foreign:
         raise RookeryError(
@@ -133,6 +136,7 @@ def _without_state_tables(schema: Schema) -> Schema:
 
 
 def _row_counts(workspace: Workspace, databases: Iterable[str]) -> dict[Name, int]:
+    """The number of rows of each table that has any."""
     result = workspace.warehouse.query(
         "SELECT database, name, ifNull(total_rows, 0) FROM system.tables "
         "WHERE database IN {databases:Array(String)} AND total_rows > 0",
@@ -149,6 +153,7 @@ def permit(plan: Plan, allowed: frozenset[str] = frozenset()) -> None:
     refused = [s for s in plan.steps if s.destructive and s.resource not in allowed]
     if not refused:
         return
+    # With many steps, those that lose rows must not be hidden among those that only cost time.
     lossy = [s for s in refused if s.loss == "lost"]
     listed = lossy or [min(refused, key=lambda s: (s.loss != "recomputed", not s.cost))]
     more = len(refused) - len(listed)
@@ -182,6 +187,7 @@ def apply_plan(workspace: Workspace, plan: Plan, progress: Progress = silent) ->
         before_replacing=partial(record_replacement, workspace),
     )
     delivered = apply(plan, context)
+    # The plan may have deferred views of tenants that lag behind.
     if workspace.registry.read(DEFERRED_KIND):
         workspace.on_views_deferred()
     return {**delivered, **deliver_unfinished(workspace, progress)}

@@ -12,7 +12,7 @@ from engine.compiler.build import Build
 from engine.compiler.pipes import CompiledPipe
 from engine.compiler.views import POOL_READER, Reader, pipe_views, pool_table
 from engine.control.unfinished_history import deliver_unfinished
-from engine.fanout.missing_rows import add_pooled_tenants
+from engine.fanout.suspension_records import add_pooled_tenants
 from engine.plan.backfill import Backfill, backfill_of, block_ranges
 from engine.plan.progress import Progress
 from engine.schema import Name
@@ -33,10 +33,13 @@ def join_pool(workspace: Workspace, tenants: Sequence[str], progress: Progress) 
     known = {row[0] for row in workspace.warehouse.query(f"SELECT id FROM {pool.sql()}").rows}
     new = [t for t in tenants if t not in known]
     journal = RegistryJournal(workspace.registry)
+    # Delivered first, so that the result counts the views of this run only.
     deliver_unfinished(workspace)
     if new:
         with workspace.view_lock.changing():
+            # An uncertain batch that is completed later would reach the new tenants by history and by the views.
             workspace.view_lock.completion.complete_all()
+            # Noted before the ids are added: after a kill, ids without their history would look complete.
             journal.record(_histories(workspace, new))
             journal.record_newest_blocks()
             body = b"\n".join(b'{"id":' + orjson.dumps(t) + b"}" for t in new)
@@ -62,6 +65,7 @@ def _histories(workspace: Workspace, tenants: Sequence[str]) -> list[Backfill]:
 def _histories_of_pipe(
     workspace: Workspace, pipe: CompiledPipe, tenants: Sequence[str], suspended: set[str]
 ) -> list[Backfill]:
+    """The history of new tenants in one pipe: of each view that is not suspended, all blocks of its source."""
     build = workspace.current.build
     assert pipe.target is not None
     sources = {v.source for v in pipe_views(build, pipe, pipe.target, POOL_READER)}
@@ -75,6 +79,7 @@ def _histories_of_pipe(
 
 
 def _is_landing(build: Build, source: Name) -> bool:
+    """Whether a table has rows of several tenants. Other sources of a pipe have no history of one tenant."""
     relation = build.relations.get(source.name)
     return relation is not None and relation.kind == "landing"
 
@@ -93,5 +98,6 @@ def leave_pool(workspace: Workspace, tenant: str) -> None:
         warehouse.execute(ddl.create_table(replacement))
         others = f"SELECT id FROM {pool.name.sql()} WHERE id != {{id:String}}"
         warehouse.execute(f"INSERT INTO {replacement.name.sql()} {others}", {"id": tenant})
+        # Views read the pool by its name, so they see the old ids or the new ones, and never an empty table.
         warehouse.execute(f"EXCHANGE TABLES {replacement.name.sql()} AND {pool.name.sql()}")
     warehouse.execute(ddl.drop_table(replacement.name))

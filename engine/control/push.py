@@ -33,7 +33,7 @@ from engine.control.unfinished_history import undelivered_error
 from engine.errors import RookeryError
 from engine.fanout.modes import mode_changes, reconcile_modes
 from engine.fanout.router import router_of
-from engine.fanout.suspended_views import forget_repaired, suspended
+from engine.fanout.suspension_records import forget_repaired, suspended
 from engine.plan.coverage import Coverage
 from engine.plan.progress import Progress, silent
 from engine.plan.steps import Plan
@@ -47,6 +47,7 @@ class PushOptions:
     """What a push selects, and what it may lose."""
 
     dry_run: bool = False
+    """Whether the push ends with the plan."""
     prune: bool = False
     """Whether deployed resources that no sent file declares are removed."""
     allow: frozenset[str] = frozenset()
@@ -65,6 +66,7 @@ class Change:
 
     name: str
     kind: str
+    """`datasource` or `pipe`."""
     what: Literal["created", "changed", "removed"]
 
 
@@ -78,6 +80,7 @@ class PushResult:
     """All endpoints of the workspace after the push."""
     warnings: tuple[RookeryError, ...] = ()
     applied: bool = False
+    """False for a dry run."""
     delivered: Mapping[str, int] = field(default_factory=dict)
     """Ranges of history that were delivered, by view."""
     fanout: Mapping[str, tuple[str, str]] = field(default_factory=dict)
@@ -106,6 +109,7 @@ class _Compiled:
     """The merged files and their compiled build."""
 
     files: Mapping[str, DeployedFile]
+    """By resource: the sent files over the deployed ones."""
     build: Build
     changes: tuple[Change, ...]
 
@@ -221,6 +225,8 @@ def _tolerated_shares(snapshot: Snapshot, files: Mapping[str, DeployedFile]) -> 
 
 
 def _changes(snapshot: Snapshot, files: Mapping[str, DeployedFile], build: Build) -> tuple[Change, ...]:
+    """The resources whose files differ from the deployed ones, by name."""
+
     def kind(name: str) -> str:
         return "datasource" if name in build.datasources or name in snapshot.build.datasources else "pipe"
 
@@ -275,6 +281,7 @@ def _execute(workspace: Workspace, proposal: _Proposal, progress: Progress) -> d
     reconcile_modes(workspace, snapshot.build)
     if suspended(workspace):
         forget_repaired(workspace, desired_schema(snapshot.build, snapshot))
+    # Tables that refused rows may have been rebuilt by the plan.
     router.retry_now()
     nests = [t for t, row in snapshot.tenants.items() if row.placement == "tables" and t not in failing]
     router.wait_for(nests, progress)
@@ -292,8 +299,10 @@ def _record_coverage(workspace: Workspace, snapshot: Snapshot) -> None:
 
 
 def _record_files(workspace: Workspace, proposal: _Proposal) -> None:
+    """Record the files as deployed. A restart compiles them."""
     files, deployed = proposal.compiled.files, proposal.snapshot.sources
     changed = {n: {"text": f.text, "file": f.file} for n, f in files.items() if deployed.get(n) != f}
+    # Before others are removed: after a kill in between, there is a file too many, and none is missing.
     workspace.registry.write("resource", changed)
     workspace.registry.remove("resource", sorted(set(deployed) - set(files)))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from engine.compiler.build import Build
 from engine.errors import MISSED_EXPIRED, STILL_FAILING, UNKNOWN_RESOURCE, VIEW_WAITS, RookeryError
-from engine.fanout.missing_rows import expired_rows as expired_by_view
+from engine.fanout.expiring import expired_rows as expired_by_view
 from engine.plan.steps import CreateView, Plan
 from engine.schema import Name
 from engine.workspace.journal import DEFERRED_KIND

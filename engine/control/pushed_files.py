@@ -54,6 +54,7 @@ def merge(
             project = parse_sources({**snapshot.sources, **files})
             wanted = upstream(project, wanted, snapshot.build.composer.verifier)
         selected = {n: f for n, f in files.items() if n in wanted}
+    # A selection says nothing about the resources outside it, so it removes none.
     return selected if prune and not only else {**snapshot.sources, **selected}
 
 

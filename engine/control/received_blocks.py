@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from engine.compiler.build import Build
 from engine.compiler.views import in_block_range
-from engine.fanout.missing_rows import SUSPENDED_KIND, repairable, shared_view
+from engine.fanout.shared_views import shared_view
+from engine.fanout.suspension_records import SUSPENDED_KIND
+from engine.fanout.view_repairs import repairable
 from engine.plan.backfill import block_ranges
 from engine.schema import Name, Schema, View
 from engine.warehouse.catalog import read_schema
@@ -39,10 +41,11 @@ def received(workspace: Workspace, build: Build, views: Sequence[View]) -> list[
             parts.append(Received(view))
             continue
         current = live.views.get(view.name)
-        without = current.mark.without if current is not None and current.mark is not None else ()
-        narrowed = shared_view(build, view, view.source) if without else None
+        excluded = current.excluded_tenants if current is not None else ()
+        narrowed = shared_view(build, view, view.source) if excluded else None
         if narrowed is not None:
-            parts.append(Received(narrowed((), without)))
+            # What the running form has delivered, for all tenants but the excluded ones.
+            parts.append(Received(narrowed((), excluded)))
         parts += [Received(lack.view, lack.after, lack.batches) for lack in lacks[view.name]]
     return parts
 
@@ -54,7 +57,7 @@ def unknown_lacks(workspace: Workspace, build: Build, views: Sequence[View]) -> 
     suspended = workspace.registry.read(SUSPENDED_KIND).keys()
     for view in views:
         current = live.views.get(view.name)
-        complete = current is not None and not (current.mark is not None and current.mark.without)
+        complete = current is not None and not current.excluded_tenants
         if str(view.name) in suspended and not complete and view.name not in lacks:
             return f"{view.name} is suspended, and it is not known which rows it lacks (rookery fanout repair)"
     return None
@@ -67,6 +70,7 @@ def selects(workspace: Workspace, part: Received, after: int, heads: dict[Name, 
     ranges = [(after, head)]
     if part.batches:
         blocks = block_ranges(workspace.warehouse, source, after=after, without=part.batches)
+        # Only the blocks of other batches: the named ones have not passed through the view.
         ranges = [(first, min(last, head)) for first, last in blocks]
     for first, last in ranges:
         if first < last:

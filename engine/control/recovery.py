@@ -7,9 +7,9 @@ import structlog
 from engine.control.migrations import migrate
 from engine.control.unfinished_history import deliver_unfinished
 from engine.errors import RookeryError
-from engine.fanout.missing_rows import clamp_gaps
 from engine.fanout.modes import reconcile_modes
 from engine.fanout.startup_recovery import complete
+from engine.fanout.suspension_records import clamp_gaps
 from engine.warehouse.catalog import load_tables_named
 from engine.workspace.workspace import Workspace
 
@@ -24,8 +24,11 @@ def finish(workspace: Workspace) -> None:
     """
     with workspace.changes:
         try:
+            # First, while block numbers are those of the last process: the INSERTs below use up new ones.
             clamp_gaps(workspace)
             complete(workspace)
+            # After the uncertain batches: history is many INSERTs, after which targets forget the tokens of these
+            # batches.
             deliver_unfinished(workspace)
             migrate(workspace)
             reconcile_modes(workspace, workspace.current.build)

@@ -76,6 +76,7 @@ def _why_merged(live: Schema, view: View) -> str | None:
 
 
 def _views_into(build: Build, name: str) -> list[View]:
+    """The views that fill a shared target, compiled."""
     return [
         v
         for p in build.materialized()
@@ -93,6 +94,7 @@ def _would_lose_rows(workspace: Workspace, build: Build, name: str, tenant: str)
     warehouse.execute(ddl.create_database(stored.database))
     try:
         with workspace.view_lock.changing():
+            # Both read between two inserts: the target has exactly the rows of the sources up to these blocks.
             upto = {v.source: _newest(workspace, v.source) for v in views}
             warehouse.execute(
                 f"CREATE TABLE {stored.sql()} ENGINE = MergeTree ORDER BY tuple() AS SELECT {keys}, {_BY_TENANT} "
@@ -123,6 +125,7 @@ def _recompute(workspace: Workspace, build: Build, name: str, tenant: str) -> No
     try:
         if groups.store_keys(tenant):
             groups.recompute()
+        # Not after an error: with some partitions replaced, the target would not show all of these groups any more.
         workspace.warehouse.execute(ddl.drop_table(groups.keys.name))
     finally:
         workspace.warehouse.execute(ddl.drop_table(groups.fresh))
@@ -171,6 +174,7 @@ class _Groups:
             self._workspace.view_lock.completion.complete_all()
             before, after = self._parts(), self._heads()
         self._begin()
+        # The long part, while inserts run. The blocks that they add are computed below.
         self._fill(before, dict.fromkeys(after, 0), after)
         with self._workspace.view_lock.changing():
             self._workspace.view_lock.completion.complete_all()
@@ -184,9 +188,11 @@ class _Groups:
             self._put_in_place()
 
     def _parts(self) -> list[Received]:
+        """What the target has received from each source at this moment."""
         return received(self._workspace, self._build, self._views)
 
     def _heads(self) -> dict[Name, int]:
+        """The newest block of each source at this moment."""
         return {v.source: _newest(self._workspace, v.source) for v in self._views}
 
     def _begin(self) -> None:

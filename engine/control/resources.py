@@ -26,6 +26,7 @@ def datasources(workspace: Workspace) -> list[dict[str, Any]]:
     targets = [n for n, r in build.relations.items() if r.kind == "target"]
     nests = [t.nest(workspace.name) for t in snapshot.tenants.values() if t.state == "ready"]
     databases = [n for n in nests if n is not None]
+    # Loading thousands of tables for a listing would take minutes.
     if databases and len(databases) > workspace.settings.max_nests:
         sizes.update(dict.fromkeys(targets, (None, None)))
     elif databases and targets:

@@ -19,9 +19,9 @@ from engine.control.planning import apply_plan, permit, plan_for_tenants
 from engine.control.pool import join_pool, leave_pool
 from engine.control.unfinished_history import undelivered_error
 from engine.errors import BAD_VALUE, PLACEMENT, UNKNOWN_TENANT, RookeryError
-from engine.fanout.missing_rows import forget_tenant
 from engine.fanout.modes import reconcile_modes
 from engine.fanout.router import router_of
+from engine.fanout.suspension_records import forget_tenant
 from engine.plan.progress import Progress, silent
 from engine.plan.steps import Plan
 from engine.schema import Name, nest_database, quote
@@ -68,6 +68,8 @@ def add(
         workspace.registry.remove(ERASURE_KIND, {*new} & workspace.registry.read(ERASURE_KIND).keys())
         moment = datetime.now(UTC).isoformat(timespec="seconds")
         records = {t: TenantRecord(t, placement or "pooled", "adding", moment) for t in new}  # type: ignore[arg-type]
+        # Recorded before anything exists: after a kill, the tenant is listed as `adding`, and the command can be
+        # repeated.
         workspace.registry.write("tenant", {t: record.as_dict() for t, record in records.items()})
         snapshot = workspace.refresh()
         wanted = [snapshot.tenants[t] for t in dict.fromkeys(ids)]
@@ -105,8 +107,10 @@ def _provision(workspace: Workspace, tenants: Sequence[TenantRecord], progress: 
         # One more nest may switch a landing datasource to routed fan-out, which determines whether nests have views.
         reconcile_modes(workspace, workspace.current.build)
         plan = plan_for_tenants(workspace, own)
+        # A tenant that exists may have tables that differ from the files. Adding it again must not cost its rows.
         permit(Plan(plan.lost))
         delivered += len(apply_plan(workspace, plan, progress))
+        # The nests are empty so far in routed mode: the worker delivers the landing log to them.
         router_of(workspace).wait_for(own, progress)
         _check_delivered(workspace, own)
     pooled = [t.id for t in tenants if t.placement == "pooled"]
@@ -160,10 +164,12 @@ def _remove(workspace: Workspace, snapshot: Snapshot, record: TenantRecord) -> N
     workspace.registry.remove("token", [t.name for t in snapshot.tokens.values() if t.tenant == tenant])
     workspace.refresh()
     journal = RegistryJournal(workspace.registry)
+    # First: after a kill, no history must be delivered to a nest that is half dropped.
     journal.delete([h for h in journal.outstanding() if h.tenant == tenant])
     forget_tenant(workspace, tenant, record.nest(workspace.name))
     if record.placement == "tables":
-        router_of(workspace).forget([tenant])
+        # First, since the worker would report the missing tables as failures of the tenant.
+        router_of(workspace).remove_tenants([tenant])
         _drop_nest(workspace, tenant)
     else:
         leave_pool(workspace, tenant)
@@ -174,10 +180,12 @@ def _remove(workspace: Workspace, snapshot: Snapshot, record: TenantRecord) -> N
 
 def _drop_nest(workspace: Workspace, tenant: str) -> None:
     """Drop a tenant's views, then its tables, and the database unless it contains objects of another program."""
+    # Only what is marked as this tenant's: another program may have created tables in the database.
     nest = nest_database(workspace.name, tenant)
     live = read_schema(workspace.warehouse, workspace.name)
     views = [v for v in live.views.values() if v.name.database == nest and v.mark and v.mark.tenant == tenant]
     tables = [t for t in live.tables.values() if t.name.database == nest and t.mark and t.mark.tenant == tenant]
+    # Views first: an insert into landing fails if the target of a view is gone.
     with workspace.view_lock.changing():
         for view in views:
             workspace.warehouse.execute(ddl.drop_view(view.name))
@@ -226,6 +234,7 @@ def listing(workspace: Workspace) -> list[dict[str, Any]]:
 
 
 def _lag(lag_by_tenant: Mapping[str, Lag], tenant: str) -> dict[str, Any]:
+    """The part of a tenant's JSON that says how far it is behind."""
     lag = lag_by_tenant.get(tenant, Lag())
     return {"lag_rows": lag.rows, "lag_seconds": lag.seconds, "error": lag.error}
 

@@ -35,6 +35,7 @@ class JwtRequest:
     name: str
     scopes: tuple[Scope, ...]
     tenant: str | None
+    """The only tenant whose rows it reads and appends; None for any."""
     lifetime_seconds: int
     rps: int | None = None
     """Maximum requests per second; None for no separate limit."""
@@ -54,6 +55,7 @@ def admin_text(workspace: Workspace, file: Path) -> str:
             token = StaticToken(ADMIN_TOKEN_NAME, (Scope("ADMIN"),), None, secrets.token_hex(12), "admin")
             _store(workspace, token)
     text = text_of(workspace, token)
+    # The text depends on the address of the server, which may have changed since the file was written.
     if not file.is_file() or file.read_text(encoding="utf-8").strip() != text:
         private_file(file, text + "\n")
     return text
@@ -140,6 +142,7 @@ def describe(workspace: Workspace, token: StaticToken) -> dict[str, Any]:
 
 
 def listing(workspace: Workspace) -> list[dict[str, Any]]:
+    """All static tokens as JSON, with their texts; for admins only."""
     tokens = sorted(workspace.refresh().tokens.values(), key=lambda t: t.name)
     return [describe(workspace, t) for t in tokens]
 
@@ -154,6 +157,7 @@ def find(workspace: Workspace, name: str) -> StaticToken:
 
 
 def _by_name(snapshot: Snapshot, name: str) -> StaticToken | None:
+    """The token with a name; None if there is no such token."""
     return next((t for t in snapshot.tokens.values() if t.name == name), None)
 
 
@@ -171,6 +175,7 @@ def refresh(workspace: Workspace, name: str) -> dict[str, Any]:
     """Replace a static token with a new one of the same name. The old one is refused from then on."""
     with workspace.changes:
         old = find(workspace, name)
+        # The nonce is part of the text, so the old text matches no token from now on.
         token = StaticToken(old.name, old.scopes, old.tenant, secrets.token_hex(12), old.origin)
         _store(workspace, token)
         if old.origin == "admin" and workspace.settings.admin_token is None:
@@ -179,6 +184,7 @@ def refresh(workspace: Workspace, name: str) -> dict[str, Any]:
 
 
 def _store(workspace: Workspace, token: StaticToken) -> None:
+    """Write a token, which is accepted from now on."""
     workspace.registry.write("token", {token.name: token.as_dict()})
     workspace.refresh()
 
@@ -213,6 +219,7 @@ def rotate(workspace: Workspace, overlap: int) -> dict[str, Any]:
         now = int(time.time())
         keys = workspace.refresh().keys
         expired = [k.id for k in keys if k.retires is not None and k.retires <= now]
+        # A key that retires already keeps its time: rotating twice must not extend it.
         retiring = {
             k.id: {"secret": k.secret, "retires": now + overlap}
             for k in keys
@@ -245,4 +252,5 @@ def grant_declared(workspace: Workspace, project: Project) -> None:
         if known is None:
             _store(workspace, StaticToken(name, distinct, None, secrets.token_hex(12), "file"))
         elif known.origin == "file" and set(map(_key, known.scopes)) != set(map(_key, distinct)):
+            # With its old nonce: the text of the token stays the same, and only its scopes change.
             _store(workspace, StaticToken(name, distinct, None, known.nonce, "file"))

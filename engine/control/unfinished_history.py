@@ -10,7 +10,7 @@ import structlog
 
 from engine.compiler import storage
 from engine.errors import APPLY_FAILED, RookeryError
-from engine.fanout.missing_rows import SUSPENDED_KIND
+from engine.fanout.suspension_records import SUSPENDED_KIND
 from engine.plan.backfill import Backfill
 from engine.plan.backfill_delivery import deliver
 from engine.plan.progress import Progress, silent
@@ -32,6 +32,7 @@ def deliver_unfinished(workspace: Workspace, progress: Progress = silent) -> dic
     if not outstanding:
         return {}
     deliverable, void = _classify(workspace, outstanding)
+    # Otherwise a view of that name that is created later would get this history in addition to its own.
     journal.delete(void)
     return deliver(deliverable, workspace.warehouse, journal, progress, _log_failure)
 
@@ -51,6 +52,7 @@ def undelivered_error(workspace: Workspace, concerns: Callable[[Backfill], bool]
 
 
 def _log_failure(item: Backfill, exc: RookeryError) -> None:
+    """Log that a history cannot be delivered now."""
     log.error("history waits", view=item.view, tenant=item.tenant, error=exc)
 
 
@@ -72,7 +74,7 @@ def _classify(workspace: Workspace, notes: list[Backfill]) -> tuple[list[Backfil
     deliverable, void = list[Backfill](), list[Backfill]()
     for note in notes:
         mark = marks.get(note.view)
-        narrowed = mark is not None and bool(mark.without)
+        narrowed = mark is not None and bool(mark.excluded_tenants)
         if (_is_for_pooled_tenant(workspace, note) and note.tenant not in pooled) or (note.whole and narrowed):
             void.append(note)
         elif note.view in marks:
@@ -83,4 +85,5 @@ def _classify(workspace: Workspace, notes: list[Backfill]) -> tuple[list[Backfil
 
 
 def _is_for_pooled_tenant(workspace: Workspace, note: Backfill) -> bool:
+    """Whether a note concerns one tenant in shared targets."""
     return note.tenant is not None and note.view.startswith(f"{workspace.name}.")

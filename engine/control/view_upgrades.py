@@ -9,7 +9,7 @@ import structlog
 from engine.compiler.build import Build
 from engine.compiler.views import POOL_READER, WORKSPACE_READER, pipe_views
 from engine.control.planning import desired_schema
-from engine.fanout.suspended_views import SUSPENDED_KIND
+from engine.fanout.suspension_records import SUSPENDED_KIND
 from engine.schema import Name, Schema, View
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema
@@ -37,13 +37,14 @@ def upgrade_views(workspace: Workspace) -> None:
         current = live.get(name)
         note = noted.get(name.sql())
         if current is not None and _is_older(view, current):
-            replaced.append(_without(workspace.current.build, view, current.mark.without if current.mark else ()))
+            replaced.append(_without(workspace.current.build, view, current.excluded_tenants))
         elif current is None and note is not None:
             replaced.append(_without(workspace.current.build, view, tuple(note["without"])))
     if not replaced:
         return
     log.info("replacing views", views=len(replaced))
-    notes = {v.name.sql(): {"without": list(v.mark.without if v.mark else ())} for v in replaced}
+    notes = {v.name.sql(): {"without": list(v.excluded_tenants)} for v in replaced}
+    # Noted before the first view is dropped: a start that finds a note without its view creates it.
     workspace.registry.write(NOTE_KIND, notes)
     with workspace.view_lock.changing():
         for view in replaced:
@@ -86,6 +87,6 @@ def _without(build: Build, view: View, tenants: tuple[str, ...]) -> View:
     pipe = build.pipes.get(view.mark.resource) if view.mark else None
     if not tenants or view.mark is None or pipe is None or pipe.target is None:
         return view
-    reader = replace(POOL_READER if pipe.target.per_tenant else WORKSPACE_READER, without=tenants)
+    reader = replace(POOL_READER if pipe.target.per_tenant else WORKSPACE_READER, excluded=tenants)
     narrowed = next(v for v in pipe_views(build, pipe, pipe.target, reader) if v.name == view.name)
-    return replace(narrowed, mark=replace(view.mark, without=tenants))
+    return replace(narrowed, mark=replace(view.mark, excluded_tenants=tenants))

@@ -41,6 +41,7 @@ class MergeWatcher:
         return True
 
     def _run(self) -> None:
+        """The thread: check until the watcher is closed."""
         while not self._end.wait(self._pause_seconds):
             try:
                 self.check()

@@ -39,6 +39,7 @@ def _tables_fed_by(snapshot: Snapshot, datasource: str) -> tuple[Name, ...]:
         for tenant in with_tables:
             views += nest_schema(build, tenant.id, snapshot.routed).views.values()
     tables = [Name(build.workspace, datasource)]
+    # The list grows while it is read: views on targets of views are followed too.
     for name in tables:
         tables += [v.target for v in views if v.source == name and v.target not in tables]
     return tuple(dict.fromkeys(tables))

@@ -7,11 +7,13 @@ need not be suspended if only a few tenants' rows make it fail: it can run witho
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from engine.compiler.storage import BATCH_COLUMN
-from engine.compiler.views import POOL_READER, WORKSPACE_READER, in_block_range, pipe_views
+from engine.compiler.views import in_block_range
 from engine.errors import RookeryError
+from engine.fanout.handover import BatchBlocks
+from engine.fanout.shared_views import ViewFactory, shared_view
 from engine.schema import Name, Table, View, literal, quote
 from engine.workspace.workspace import Workspace
 
@@ -25,18 +27,6 @@ ALL_BLOCKS = 1 << 62
 """A number greater than all block numbers."""
 
 
-@dataclass(frozen=True, slots=True)
-class BlockRange:
-    """The blocks of one batch in a datasource."""
-
-    datasource: str
-    batch: str
-    counted: str = ""
-    """A SELECT that counts its rows by tenant in the stage, including rows past a TTL; empty without a stage."""
-    after: int | None = None
-    """The newest block before the batch, for a datasource whose rows do not contain the id of their batch."""
-
-
 def find_failure(
     workspace: Workspace, view: View, after: int = 0, upto: int = ALL_BLOCKS, target: Table | None = None
 ) -> str | None:
@@ -48,6 +38,7 @@ def find_failure(
     structure = ", ".join(f"{quote(n)} {t}" for n, t in types.items() if n in view.columns)
     names = ", ".join(map(quote, view.columns))
     rows = in_block_range(view.backfill, after, upto)
+    # Storing nothing, the table function still converts the rows to the types of the target, which may fail too.
     try:
         workspace.warehouse.execute(f"INSERT INTO FUNCTION null({literal(structure)}) ({names}) {rows}")
     except RookeryError as exc:
@@ -55,26 +46,27 @@ def find_failure(
     return None
 
 
-def without_failing_tenants(workspace: Workspace, view: View, block: BlockRange) -> View | None:
+def without_failing_tenants(workspace: Workspace, view: View, block: BatchBlocks) -> View | None:
     """A live view in the form that excludes the tenants on whose rows in a block it fails.
 
     None if that does not help: the view fails on all tenants' rows, on those of too many tenants, or for another
     reason.
     """
-    make = _shared_view(workspace, view, block.datasource)
+    make = _live_view_factory(workspace, view, block.datasource)
     if make is None or view.mark is None:
         return None
     newest = _newest_block(workspace, block)
     if newest is None:
         return None
     number, present = newest
-    excluded = set(view.mark.without)
+    excluded = set(view.excluded_tenants)
     candidates = sorted(present - excluded)
 
     def fails(tenants: Sequence[str]) -> bool:
         return find_failure(workspace, make(tuple(tenants), ()), number - 1, number) is not None
 
     failing = _bisect(fails, candidates)
+    # If all tenants fail, the query is to blame and not their rows.
     if not failing or len(failing) == len(candidates) > 1 or len(excluded | failing) > MAX_EXCLUDED_TENANTS:
         return None
     return make((), tuple(sorted(excluded | failing)))
@@ -98,36 +90,27 @@ def _bisect(fails: Callable[[Sequence[str]], bool], tenants: Sequence[str]) -> s
     return failing
 
 
-def _shared_view(
-    workspace: Workspace, view: View, datasource: str
-) -> Callable[[tuple[str, ...], tuple[str, ...]], View] | None:
-    """Compiles a live view on landing for only some tenants, or without some tenants. None if tenants do not share
-    the view.
+def _live_view_factory(workspace: Workspace, view: View, datasource: str) -> ViewFactory | None:
+    """Compiles other forms of a live view on landing. None if tenants do not share it, or if its query has changed.
+
+    The forms are marked with the tenants that they exclude, so that the live schema shows what a view leaves out.
     """
-    build = workspace.current.build
-    pipe = build.pipes.get(view.mark.resource) if view.mark else None
-    source = Name(workspace.name, datasource)
-    relation = build.relations.get(datasource)
-    if relation is None or relation.kind != "landing":
-        # Rows of other datasources do not contain the id of their batch, and most have no tenant column.
+    make = shared_view(workspace.current.build, view, Name(workspace.name, datasource))
+    if make is None or view.mark is None:
         return None
-    if pipe is None or pipe.target is None or view.source != source or view.name.database != workspace.name:
+    mark = make((), ()).mark
+    if mark is None or mark.fingerprint != view.mark.fingerprint:
         return None
-    target, reader = pipe.target, POOL_READER if pipe.target.per_tenant else WORKSPACE_READER
 
-    def make(only: tuple[str, ...], without: tuple[str, ...]) -> View:
-        views = pipe_views(build, pipe, target, replace(reader, only=only, without=without))
-        compiled = next(v for v in views if v.name == view.name)
+    def make_marked(only: tuple[str, ...], excluded: tuple[str, ...]) -> View:
+        compiled = make(only, excluded)
         assert compiled.mark is not None
-        return replace(compiled, mark=replace(compiled.mark, without=without))
+        return replace(compiled, mark=replace(compiled.mark, excluded_tenants=excluded))
 
-    marks = {v.name: v.mark for v in pipe_views(build, pipe, target, reader)}
-    mark = marks.get(view.name)
-    same = mark is not None and view.mark is not None and mark.fingerprint == view.mark.fingerprint
-    return make if same else None
+    return make_marked
 
 
-def _newest_block(workspace: Workspace, block: BlockRange) -> tuple[int, set[str]] | None:
+def _newest_block(workspace: Workspace, block: BatchBlocks) -> tuple[int, set[str]] | None:
     """The number of a batch's newest block, and the tenants with rows in the batch; None if it is not stored."""
     relation = workspace.current.build.relations[block.datasource]
     result = workspace.warehouse.query(

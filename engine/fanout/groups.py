@@ -35,6 +35,7 @@ class ConsumerGroups:
     def add(self, tenants: Sequence[str], offset: Offset) -> None:
         """Add tenants as a lagging group with an offset."""
         with self.changed:
+            # A tenant is in one group at most: two would deliver its rows twice, under different tokens.
             self.remove(tenants)
             self.lagging.append(ConsumerGroup(offset, set(tenants), since=time.time()))
             self.changed.notify_all()
@@ -54,6 +55,7 @@ class ConsumerGroups:
         with self.changed:
             for tenant, why in failed.items():
                 alone = ConsumerGroup(group.offset, {tenant}, why, group.tries + 1, since=group.since or time.time())
+                # 1, 2, 4 … seconds.
                 alone.due = time.monotonic() + min(MAX_RETRY_SECONDS, 2.0 ** (alone.tries - 1))
                 self.lagging.append(alone)
             group.members -= failed.keys()
@@ -133,6 +135,7 @@ class ConsumerGroups:
                     )
                 if not missing or closed():
                     return
+                # With a timeout, to report progress also while no group changes.
                 self.changed.wait(0.05)
             progress(len(awaited) - len(missing), len(awaited))
             if time.monotonic() > deadline:

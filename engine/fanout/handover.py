@@ -1,6 +1,4 @@
-"""The values that an ingest thread hands over to the fan-out: a batch that is in landing, and the stage with its
-rows.
-"""
+"""What an ingest thread hands over to the fan-out: a batch in landing, and how its blocks are recognized."""
 
 from __future__ import annotations
 
@@ -25,6 +23,7 @@ class CommittedBatch:
     """The SQL condition of the rows of `table` that were stored."""
     columns: tuple[str, ...]
     rows: int
+    """Rows that were stored, of all tenants."""
     size: int
     """Bytes of the stage; 0 without one."""
     at: float
@@ -33,3 +32,15 @@ class CommittedBatch:
     """Returns the stage to the pool."""
     visible: Future[bool]
     """Set to true when the rows are in their nests, or to false if a nest has refused them."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchBlocks:
+    """How the blocks of one batch are recognized in its datasource."""
+
+    datasource: str
+    batch: str
+    count_query: str = ""
+    """A SELECT that counts its rows by tenant in the stage, including rows past a TTL; empty without a stage."""
+    after: int | None = None
+    """The newest block before the batch, for a datasource whose rows do not contain the id of their batch."""

@@ -61,8 +61,11 @@ class KeptBatch:
         names = [n for n, _ in self.columns]
         rows = f"SELECT {self.values}, {literal(self.batch)}, {self.after} FROM {self.source}"
         try:
+            # Only rows of a complete batch can be in it: nothing is stored in a datasource while a batch is
+            # uncertain.
             workspace.warehouse.execute(f"TRUNCATE TABLE {table.sql()}")
             workspace.warehouse.execute(ddl.insert_block(table.sql(), [*names, TOKEN, AFTER], self.batch, rows))
+            # The engine may keep a part although writing it failed. Such rows could not be read after a restart.
             if bad := workspace.warehouse.damaged_parts([table]):
                 raise EngineError(STORAGE, STORAGE.title, detail=str(bad))
         except RookeryError as exc:
@@ -73,6 +76,7 @@ class KeptBatch:
                 error=exc,
             )
             return
+        # From here on the rows outlive the stage, which goes back to its pool.
         self.values, self.source, self.saved = ", ".join(map(quote, names)), table.sql(), True
         self.release()
 
@@ -137,6 +141,7 @@ def saved_batches(workspace: Workspace) -> Iterator[KeptBatch]:
     )
     for (text,) in tables.rows:
         table = Name(workspace.name, str(text))
+        # The name contains a digest of the columns: the datasource is gone, or its rows would not fit.
         if table not in current:
             workspace.warehouse.execute(ddl.drop_table(table))
             continue

@@ -28,6 +28,7 @@ class Block:
 
     number: int
     batch: str
+    """The id of its batch, or what another program wrote there."""
     rows: int
 
 
@@ -51,6 +52,7 @@ class LandingLog:
     def blocks(self, after: int, limit: int = MAX_BLOCKS) -> list[Block]:
         """Blocks after a number, oldest first."""
         result = self._warehouse.query(
+            # A block is one INSERT, so all its rows name the same batch.
             f"SELECT _block_number AS b, any({storage.BATCH_COLUMN}), count() FROM {self.table.sql()} "
             f"WHERE _block_number > {after} GROUP BY b ORDER BY b LIMIT {limit}"
         )
@@ -100,7 +102,7 @@ class LandingLog:
         """
         if tenants is not None and not tenants:
             return {}
-        log_range = LogRange("", after, 1 << 62, without=tuple(done))
+        log_range = LogRange("", after, 1 << 62, skipped=tuple(done))
         column = f"{TABLE_ALIAS}.{quote(self.relation.tenant or '')}"
         ids = [tenant_literal(self.relation.tenant_type, t) for t in sorted(tenants or ())]
         prewhere = f"PREWHERE {column} IN ({', '.join(ids)}) " if ids else ""
@@ -110,17 +112,19 @@ class LandingLog:
         )
         return {str(t): (int(rows), max(0.0, float(age))) for t, rows, age in result.rows}
 
-    def insert(self, database: str, token: str, rows: str) -> None:
+    def insert_into_nest(self, database: str, token: str, rows: str) -> None:
         """Insert rows into a nest copy as one block with a deduplication token."""
         target = Name(database, self.relation.name).sql()
+        # On one thread the rows stay one block, which is what the token names.
         self._warehouse.execute(ddl.insert_block(target, self.relation.columns, token, rows, max_threads=1))
 
     @staticmethod
     def _where(log_range: LogRange) -> str:
+        """The WHERE clause of the rows in a log range."""
         conditions = [f"{TABLE_ALIAS}._block_number > {log_range.after}"]
         if log_range.upto is not None:
             conditions.append(f"{TABLE_ALIAS}._block_number <= {log_range.upto}")
-        for names, operator in ((log_range.batches, "IN"), (log_range.without, "NOT IN")):
+        for names, operator in ((log_range.batches, "IN"), (log_range.skipped, "NOT IN")):
             if names:
                 conditions.append(
                     f"{TABLE_ALIAS}.{storage.BATCH_COLUMN} {operator} ({', '.join(map(literal, names))})"

@@ -100,7 +100,8 @@ def _replace_views(workspace: Workspace, router: Router, datasource: str, views:
     worker = router.open(datasource)
     for chunk in _chunks(views.items()):
         with workspace.view_lock.changing():
-            worker.start_reader([tenant for tenant, _ in chunk], worker.drain())
+            # The offset is landing's newest block, and the view is dropped before another row arrives.
+            worker.add_tenants([tenant for tenant, _ in chunk], worker.drain())
             for _, view in chunk:
                 workspace.warehouse.execute(ddl.drop_view(view))
     router.wait_for(views)
@@ -122,10 +123,12 @@ def _replace_worker(workspace: Workspace, router: Router, build: Build, datasour
             source = views[0].source if views else None
             ranges = block_ranges(workspace.warehouse, source, after=delivered_up_to) if source else []
             backfills = [backfill_of(v, ranges) for v in views if ranges]
+            # Before the views exist: after a kill, the next start delivers the ranges. From here on, the views
+            # deliver.
             journal.record(backfills)
             journal.record_newest_blocks()
             for view in views:
                 workspace.warehouse.execute(ddl.create_view(view))
-            worker.forget(chunk)
+            worker.remove_tenants(chunk)
         deliver(backfills, workspace.warehouse, journal)
     router.close_worker(datasource)

@@ -23,13 +23,14 @@ class LogRange:
     """A part of the landing log that is delivered as one block per tenant, with one token."""
 
     token: str
+    """The deduplication token of its block in every nest."""
     after: int
     """All its blocks have greater numbers."""
     upto: int | None = None
     """The last block; None for a range of batches."""
     batches: tuple[str, ...] = ()
     """Ids of the batches in the range; empty for a range of blocks."""
-    without: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
     """Ids of batches that a range of blocks skips."""
 
     def as_dict(self) -> dict[str, Any]:
@@ -38,7 +39,7 @@ class LogRange:
             "after": self.after,
             "upto": self.upto,
             "batches": list(self.batches),
-            "without": list(self.without),
+            "without": list(self.skipped),
         }
 
     @staticmethod
@@ -78,13 +79,15 @@ class Offset:
     def finished(self, log_range: LogRange) -> Offset:
         """The offset after a range has been delivered."""
         if log_range.upto is None:
+            # Blocks before these batches may be outstanding, so the batches are remembered and `at` stays.
             return replace(self, acked=self.acked | set(log_range.batches), log_range=None)
         return replace(
-            self, at=max(self.at, log_range.upto), acked=self.acked - set(log_range.without), log_range=None
+            self, at=max(self.at, log_range.upto), acked=self.acked - set(log_range.skipped), log_range=None
         )
 
     def as_dict(self) -> dict[str, Any]:
         log_range = self.log_range.as_dict() if self.log_range else None
+        # The keys are those of stored rows. They cannot change with the names of the fields.
         return {"epoch": self.epoch, "at": self.at, "done": sorted(self.acked), "piece": log_range}
 
     @staticmethod

@@ -28,6 +28,7 @@ class Router:
         self._workspace = workspace
         self._pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="fan-out")
         self._workers: dict[str, FanoutWorker] = {}
+        """By datasource. Changed under the lock; single look-ups need none."""
         self._lock = threading.Lock()
         self._delivering: list[FanoutWorker] = []
         """Workers whose thread may still deliver: those in `_workers`, and one that is being shut down."""
@@ -48,6 +49,7 @@ class Router:
             worker = self._workers.get(datasource)
             if worker is None:
                 worker = FanoutWorker(self._workspace, datasource, self.journal, self._pool)
+                # No insert runs, so landing does not grow while the worker finds out where to start.
                 with self._workspace.view_lock.changing():
                     worker.recover()
                     self._delivering.append(worker)
@@ -61,6 +63,7 @@ class Router:
             worker = self._workers.pop(datasource, None)
         if worker is not None:
             worker.close()
+            # Without the lock, since the thread completes a running delivery first.
             worker.join(30)
             self._delivering.remove(worker)
         self.journal.delete_all(datasource)
@@ -82,6 +85,8 @@ class Router:
         if worker is not None:
             worker.committed(batch)
         else:
+            # Direct since the announcement: the INSERT waited for the change of views, and the views have delivered
+            # it.
             batch.visible.set_result(True)
             batch.release()
 
@@ -91,20 +96,21 @@ class Router:
         if worker is not None:
             worker.abort_commit(batch)
 
-    def start_readers(self, readers: Mapping[str, Sequence[str]]) -> None:
-        """Deliver the whole log to tenants with empty copies. `readers` are tenants by datasource."""
-        for datasource, tenants in readers.items():
-            self.open(datasource).start_reader(tenants)
+    def start_readers(self, by_datasource: Mapping[str, Sequence[str]]) -> None:
+        """The step `StartReaders` of a plan: deliver the whole log to tenants with empty copies, by datasource."""
+        for datasource, tenants in by_datasource.items():
+            self.open(datasource).add_tenants(tenants)
 
-    def forget(self, tenants: Sequence[str]) -> None:
+    def remove_tenants(self, tenants: Sequence[str]) -> None:
         """Stop delivering to tenants."""
         for worker in list(self._workers.values()):
-            worker.forget(tenants)
+            worker.remove_tenants(tenants)
 
     def wait_for(self, tenants: Iterable[str], progress: Progress = silent) -> None:
         """Wait until tenants have caught up. Raises RK3010 when a tenant's tables refuse its rows."""
         awaited = set(tenants)
         for name, worker in list(self._workers.items()):
+            # Between two deliveries, no tenant is on its way from one group to another.
             with worker.delivery_lock:
                 lagging = {t for c in worker.lagging for t in c.members} & awaited
             if lagging:

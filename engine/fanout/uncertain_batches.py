@@ -12,19 +12,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import structlog
 
 from engine.errors import DISK_FULL, IN_DOUBT, RookeryError
-from engine.fanout.failing_tenants import BlockRange
+from engine.fanout.batch_completion import (
+    NEWEST_BATCH,
+    BatchCompletion,
+    StagedInsert,
+    UncertainBatch,
+    record_repeated_insert,
+)
+from engine.fanout.insert_failures import InsertFailures
 from engine.fanout.kept_rows import KeptBatch, saved_batches
-from engine.fanout.landing_log import GATEWAY_BATCH_PREFIX, Block, LandingLog
-from engine.fanout.missing_rows import record_repeated_insert
-from engine.fanout.suspended_views import insert_to_all
-from engine.schema import quote
-from engine.warehouse import ddl
 from engine.warehouse.errors import for_sender, is_transient
 from engine.workspace.workspace import Workspace
 
@@ -34,48 +34,8 @@ UNCERTAIN_KIND = "doubt"
 """Kind of the records in the registry."""
 MIN_RETRY_SECONDS = 0.1
 """Pause between two attempts for one datasource, even if many requests ask for it."""
-MAX_TRIES, RETRY_TIMEOUT_SECONDS = 5, 10.0
-"""A view that the error names is suspended after this many attempts, and this many seconds after the first
-failure.
-"""
 MAX_PAUSE_SECONDS = 30.0
 """Longest pause between attempts of the background thread."""
-NEWEST_BATCH = ""
-"""Stands for the newest batch of a datasource, whatever its id is: a killed process may have been storing it."""
-LOOK_BACK_BLOCKS = 16
-"""Number of newest blocks in which the gateway's newest batch is searched, because other programs may also insert.
-For older blocks, targets may have forgotten the token, so a repeated insert would duplicate the rows.
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class StagedInsert:
-    """The INSERT of a batch from its stage."""
-
-    insert: str
-    release: Callable[[], None]
-    """Returns the stage to the pool."""
-
-
-@dataclass(slots=True)
-class UncertainBatch:
-    """One uncertain batch."""
-
-    datasource: str
-    batch: str
-    since: float
-    """When it was sent, in seconds since 1970."""
-    error: str = ""
-    """The last error."""
-    tries: int = 0
-    recorded: bool = False
-    kept: KeptBatch | None = None
-    """Its rows, for a datasource that is not a landing datasource."""
-    staged: StagedInsert | None = None
-    """Set if its rows were removed from landing while views may have them."""
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"datasource": self.datasource, "batch": self.batch, "since": self.since, "error": self.error}
 
 
 class UncertainBatches:
@@ -92,8 +52,8 @@ class UncertainBatches:
         """By datasource, oldest first."""
         self._last_errors: dict[str, tuple[float, RookeryError]] = {}
         """By datasource: when completing its batch last failed, and the error."""
-        self._failures: dict[str, tuple[float, int]] = {}
-        """By datasource: the time of the first failed INSERT since the last success, and the number of failures."""
+        self.failures = InsertFailures(now)
+        self._completion = BatchCompletion(workspace, self.failures)
         self._repeated: set[str] = set()
         """Datasources whose repeated INSERTs have used up block numbers."""
         self._lock = threading.Lock()
@@ -113,8 +73,9 @@ class UncertainBatches:
         """Remember an uncertain batch. Never raises, since the disk may be full."""
         uncertain = UncertainBatch(datasource, batch, time.time(), error[:1000], kept=kept, staged=staged)
         log.error("a batch is uncertain", datasource=datasource, batch=batch, error=error)
+        # Before the database is called: the next commit of the datasource must find the batch.
         self._remember(uncertain)
-        self._count_failure(datasource)
+        self.failures.count(datasource)
         if kept is not None:
             kept.save(self._workspace)
         else:
@@ -133,6 +94,7 @@ class UncertainBatches:
             self._remember(
                 UncertainBatch(kept.datasource, kept.batch, time.time(), "the server was stopped", kept=kept)
             )
+        # A kill, or a full disk, leaves no record of the batch that was being stored.
         for name, relation in self._workspace.current.build.relations.items():
             if relation.kind == "landing":
                 self._remember(UncertainBatch(name, NEWEST_BATCH, time.time()))
@@ -143,6 +105,7 @@ class UncertainBatches:
                 self._start_thread()
 
     def _remember(self, uncertain: UncertainBatch) -> None:
+        """Add a batch in the order of age, unless it is known."""
         with self._lock:
             batches = self._batches.setdefault(uncertain.datasource, [])
             if all(b.batch != uncertain.batch for b in batches):
@@ -160,29 +123,12 @@ class UncertainBatches:
             batches = self._batches.get(datasource, ())
             return any(batch is None or b.batch in (NEWEST_BATCH, batch) for b in batches)
 
-    def may_retry(self, datasource: str) -> bool:
-        """Whether a failing INSERT is retried later, instead of suspending the view that the error names."""
-        with self._lock:
-            first, failures = self._failures.get(datasource, (self._now(), 0))
-            return failures < MAX_TRIES or self._now() - first < RETRY_TIMEOUT_SECONDS
-
     def batch_stored(self, datasource: str) -> None:
         """Forget earlier failures of a datasource: a batch has reached every table."""
-        self._forget_failures(datasource)
+        self.failures.forget(datasource)
         if datasource in self._repeated:
             self._repeated.discard(datasource)
             record_repeated_insert(self._workspace, datasource)
-
-    def _forget_failures(self, datasource: str) -> None:
-        # Called for every batch; the dictionary is nearly always empty.
-        if self._failures:
-            with self._lock:
-                self._failures.pop(datasource, None)
-
-    def _count_failure(self, datasource: str) -> None:
-        with self._lock:
-            first, failures = self._failures.get(datasource, (self._now(), 0))
-            self._failures[datasource] = (first, failures + 1)
 
     def complete(self, datasource: str, *, now: bool = False) -> None:
         """Complete the uncertain batches of a datasource.
@@ -196,12 +142,13 @@ class UncertainBatches:
             last = self._last_errors.get(datasource)
             if last is not None and not now and self._now() - last[0] < MIN_RETRY_SECONDS:
                 raise last[1]
+        # No insert may come between the look at landing and the repeated INSERT.
         with self._workspace.insert_lock.exclusive():
             with self._lock:
                 batches = list(self._batches.get(datasource, ()))
             for uncertain in batches:
                 try:
-                    self._complete(uncertain)
+                    self._completion.complete(uncertain)
                 except RookeryError as exc:
                     raise self._record_failure(uncertain, exc) from exc
                 self._remove(uncertain)
@@ -218,61 +165,10 @@ class UncertainBatches:
         if self._thread is not None:
             self._thread.join(30)
 
-    def _complete(self, uncertain: UncertainBatch) -> None:
-        """Deliver a batch to every table, or drop it if its datasource does not have it. The insert lock is held."""
-        workspace = self._workspace
-        if uncertain.kept is not None:
-            self._complete_kept(uncertain.kept)
-            return
-        relation = workspace.current.build.relations.get(uncertain.datasource)
-        if relation is None or relation.kind != "landing":
-            return
-        landing = LandingLog(workspace.warehouse, workspace.name, relation)
-        self._require_finished(uncertain.batch or f"INSERT INTO {landing.table.sql()} ")
-        batch = uncertain.batch
-        block = landing.block_of(batch, uncertain.since) if batch else self._newest_block(landing)
-        if block is None:
-            # Landing is written first, so if it does not have the block, views do not have the batch either, unless
-            # the block was removed.
-            if uncertain.staged is not None:
-                self._insert(uncertain.staged.insert, BlockRange(uncertain.datasource, batch))
-            return
-        rows = (
-            f"SELECT {', '.join(map(quote, relation.columns))} FROM {landing.table.sql()} "
-            f"WHERE _block_number = {block.number}"
-        )
-        insert = ddl.insert_block(landing.table.sql(), relation.columns, block.batch, rows)
-        self._insert(insert, BlockRange(uncertain.datasource, block.batch))
-
-    def _complete_kept(self, kept: KeptBatch) -> None:
-        workspace = self._workspace
-        if kept.matches_datasource(workspace):
-            self._require_finished(kept.batch)
-            if kept.reached_table(workspace):
-                self._insert(kept.insert(workspace), BlockRange(kept.datasource, kept.batch, after=kept.after))
-        kept.delete(workspace)
-
-    def _require_finished(self, query: str) -> None:
-        """Raise RK5013 while the database still runs a query whose text contains this one."""
-        if self._workspace.warehouse.is_running(query):
-            raise RookeryError(IN_DOUBT, "the database is still storing the batch", headers={"Retry-After": "1"})
-        self._workspace.warehouse.forget_unstored_tokens()
-
-    def _insert(self, insert: str, block: BlockRange) -> None:
-        insert_to_all(self._workspace, insert, block, may_retry=self.may_retry(block.datasource))
-        self._forget_failures(block.datasource)
-
-    def _newest_block(self, landing: LandingLog) -> Block | None:
-        """The newest block of the gateway that is not yet known to have reached all views."""
-        record = self._workspace.registry.read("settled").get("blocks", {})
-        complete = int(record.get(landing.relation.name, 0))
-        blocks = landing.blocks(max(complete, landing.head() - LOOK_BACK_BLOCKS))
-        return next((b for b in reversed(blocks) if b.batch.startswith(GATEWAY_BATCH_PREFIX)), None)
-
     def _record_failure(self, uncertain: UncertainBatch, exc: RookeryError) -> RookeryError:
         """Record that a batch could not be completed. Returns the error for the sender."""
         uncertain.tries += 1
-        self._count_failure(uncertain.datasource)
+        self.failures.count(uncertain.datasource)
         if uncertain.kept is not None:
             uncertain.kept.save(self._workspace)
         uncertain.error = (exc.detail or exc.message)[:1000]
@@ -308,6 +204,7 @@ class UncertainBatches:
             log.info("an uncertain batch is complete", datasource=datasource, batch=batch)
 
     def _record(self, uncertain: UncertainBatch) -> None:
+        """Record a batch in the registry, if the disk allows it. Never raises."""
         try:
             self._workspace.registry.write(UNCERTAIN_KIND, {uncertain.batch: uncertain.as_dict()})
             uncertain.recorded = True
@@ -316,6 +213,7 @@ class UncertainBatches:
             log.warning("an uncertain batch could not be recorded", batch=uncertain.batch, error=exc)
 
     def _start_thread(self) -> None:
+        """Start the background thread, unless it runs."""
         with self._lock:
             if self._closed or (self._thread is not None and self._thread.is_alive()):
                 return

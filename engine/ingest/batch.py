@@ -56,6 +56,7 @@ class AppendResult:
     unknown_keys: UnknownKeys = NO_KEYS
     """Keys of events that no column reads."""
     first_bad_row: RowFault | None = None
+    """The first row that went to quarantine or was refused."""
 
 
 @dataclass(slots=True, eq=False)
@@ -89,6 +90,7 @@ class Append:
     """The writer in whose queue the append waits: the bound tenant, or a token without a tenant."""
 
     def __post_init__(self) -> None:
+        # The token alone would let the tokens of one tenant overtake each other.
         self.writer = writer_id(self.bound_tenant, self.token)
 
     @property
@@ -154,6 +156,7 @@ class AppendSlice:
     """One append's share of a batch: the rows from `start` up to, but not including, `stop`."""
 
     append: Append
+    """Whose rows they are."""
     start: int
     stop: int
 
@@ -170,11 +173,13 @@ class StagedBatch:
     """Appends whose rows are in a stage."""
 
     id: str
+    """Its identity, which is also its deduplication token."""
     schema: StageSchema
     """How the rows are staged."""
     table: Name
     """The stage."""
     slices: tuple[AppendSlice, ...]
+    """The rows of each append, in the order of the stage."""
     size: int
     """Bytes of the bodies."""
     may_inspect: bool = False

@@ -10,13 +10,14 @@ import time
 from concurrent.futures import Future
 
 from engine.errors import UNDELIVERED, RookeryError
+from engine.fanout.batch_completion import StagedInsert
 from engine.fanout.failed_writes import was_removed_from
-from engine.fanout.failing_tenants import BlockRange
-from engine.fanout.handover import CommittedBatch
+from engine.fanout.handover import BatchBlocks, CommittedBatch
+from engine.fanout.insert_to_all import insert_to_all
 from engine.fanout.kept_rows import KEEPS_NOTHING, KeptBatch, columns_of, kept_table, newest_block
 from engine.fanout.router import router_of
-from engine.fanout.suspended_views import insert_to_all, tenants_behind
-from engine.fanout.uncertain_batches import StagedInsert, uncertain_batches_of
+from engine.fanout.suspension_records import tenants_behind
+from engine.fanout.uncertain_batches import uncertain_batches_of
 from engine.ingest.batch import JudgedBatch
 from engine.ingest.staging_pool import BorrowedStage
 from engine.schema import Name
@@ -179,6 +180,7 @@ class Committer:
         return bool(result.rows)
 
     def _commit_lock(self, datasource: str) -> threading.Lock:
+        """The lock that orders the commits of a datasource."""
         with self._lock:
             return self._commit_locks.setdefault(datasource, threading.Lock())
 
@@ -207,11 +209,12 @@ class Committer:
         staged = batch.staged
         block = None
         if staged.target is None:
-            block = BlockRange(staged.datasource, staged.id, _rows_by_tenant(batch), after)
-        may_retry = block is None or self._uncertain.may_retry(block.datasource)
+            block = BatchBlocks(staged.datasource, staged.id, _rows_by_tenant(batch), after)
+        may_retry = block is None or self._uncertain.failures.may_retry(block.datasource)
         return insert_to_all(self._workspace, self._statement(batch), block, may_retry=may_retry)
 
     def _statement(self, batch: JudgedBatch) -> str:
+        """The INSERT of the valid staged rows, as one block under the batch's identity."""
         staged = batch.staged
         target = (staged.target or Name(self._workspace.name, staged.datasource)).sql()
         columns = [c.name for c in staged.schema.source.columns]
@@ -238,6 +241,7 @@ def _may_be_stored(exc: BaseException) -> bool:
 
 
 def _text_of(exc: BaseException) -> str:
+    """The error as the engine words it."""
     return getattr(exc, "detail", None) or str(exc)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import threading
-import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,11 +17,14 @@ from dataclasses import replace
 import structlog
 
 from engine import observe
-from engine.errors import CLOSED, INTERNAL, QUEUE_FULL, RookeryError
-from engine.fanout.suspended_views import tenants_behind
+from engine.errors import CLOSED, INTERNAL, RookeryError
+from engine.fanout.suspension_records import tenants_behind
 from engine.ingest.batch import Append, AppendResult, writer_id
-from engine.ingest.idempotency import Key, Receipts, key_of, require_same_body
+from engine.ingest.idempotency.keys import Key, key_of, require_same_body
+from engine.ingest.idempotency.receipts import Receipts
 from engine.ingest.insert_memory import InsertMemory, max_insert_bytes
+from engine.ingest.memory_budget import BodyMemory, MemoryBudget
+from engine.ingest.stage_schemas import schema_for
 from engine.ingest.staging_pool import StagingPool
 from engine.ingest.writer import Attempt, BatchWriter, Results
 from engine.ingest.writer_queues import AppendGroup, IngestQueue
@@ -33,51 +35,8 @@ from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.ingest")
 
-COALESCE_CALLERS = 4
-"""With at least this many callers, the next batch is delayed until those that just got responses have sent their next
-append.
-"""
-COALESCE_QUIET_SECONDS = 0.003
-"""The delay ends after this many seconds without a new append."""
-COALESCE_TIMEOUT_SECONDS = 0.025
-"""The longest delay."""
-MAX_WRITER_SHARE = 3
-"""A writer's maximum share of the memory for waiting bodies, as a multiple of the memory that is still free."""
 MAX_SEARCHES = 2
 """Number of threads that search for bad rows, for all datasources together."""
-
-
-class MemoryBudget:
-    """One request's part of the memory for waiting bodies: reserved while the body is read, released with the
-    response.
-    """
-
-    def __init__(self, gateway: Gateway, writer: str) -> None:
-        self._gateway = gateway
-        self._writer = writer
-        self._reserved = 0
-
-    def reserve(self, size: int) -> None:
-        """Reserve bytes. Raises RK5010 when the memory is used up."""
-        self._gateway.change_reservation(size, self._writer)
-        self._reserved += size
-
-    def release(self, size: int) -> None:
-        """Release some of the reserved bytes."""
-        self.reserve(-size)
-
-    def resize(self, size: int) -> None:
-        """Reserve or release bytes so that `size` bytes are reserved. Raises RK5010 when the memory is used up."""
-        self.reserve(size - self._reserved)
-
-    def release_all(self) -> None:
-        self.release(self._reserved)
-
-    def __enter__(self) -> MemoryBudget:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release_all()
 
 
 class Gateway:
@@ -94,49 +53,28 @@ class Gateway:
         self._lock = threading.Lock()
         self._queues: dict[str, IngestQueue] = {}
         self._keyed_appends: dict[Key, Append] = {}
-        self._reserved_bytes = 0
-        self._reserved_by_writer: dict[str, int] = {}
         self._is_closed = False
         self._submitted_batches = 0
         self._active_tasks = 0
         self._idle = threading.Condition(self._lock)
+        self._bodies = BodyMemory(workspace.settings.max_waiting)
         self._insert_memory = InsertMemory(workspace.settings.total_insert_memory)
+        # As many as the database has connections for inserts: more would wait for one with a batch in hand.
         self._threads = ThreadPoolExecutor(workspace.settings.writers, thread_name_prefix="ingest")
         self._searches = ThreadPoolExecutor(MAX_SEARCHES, thread_name_prefix="search")
 
     @property
     def waiting_bytes(self) -> int:
         """Bytes of bodies in memory."""
-        return self._reserved_bytes
+        return self._bodies.reserved
 
     def memory_budget(self, bound_tenant: str | None = None, token: str = "") -> MemoryBudget:
         """The memory budget of a request, counted to the writer that the token belongs to."""
-        return MemoryBudget(self, writer_id(bound_tenant, token))
-
-    def change_reservation(self, size: int, writer: str) -> None:
-        """Add to a writer's reserved bytes, or subtract from them. Raises RK5010.
-
-        A writer gets at most MAX_WRITER_SHARE times as many bytes as remain for others, so that it cannot use up the
-        memory.
-        """
-        with self._lock:
-            reserved = self._reserved_by_writer.get(writer, 0) + size
-            free = self._workspace.settings.max_waiting - self._reserved_bytes - size
-            if size > 0 and reserved > MAX_WRITER_SHARE * free:
-                raise RookeryError(
-                    QUEUE_FULL,
-                    "the ingest queue is full",
-                    hint="send the request again after a second; the limit is ROOKERY_MAX_WAITING",
-                    headers={"Retry-After": "1"},
-                )
-            self._reserved_bytes += size
-            self._reserved_by_writer[writer] = reserved
-            if not reserved:
-                del self._reserved_by_writer[writer]
+        return self._bodies.budget(writer_id(bound_tenant, token))
 
     def require_writable(self, datasource: str, format: Input) -> None:
         """Raise RK5005 if the datasource does not exist, and RK5006 if its rows come from a pipe."""
-        self._writer.schema_for(datasource, format)
+        schema_for(self._workspace.current, datasource, format)
 
     def append(
         self, datasource: str, body: bytes, format: Input, bound_tenant: str | None = None, key: str | None = None
@@ -147,8 +85,11 @@ class Gateway:
     def submit(self, append: Append) -> Future[AppendResult]:
         """Store an append's rows: good ones in the datasource (or `target`), bad ones in quarantine.
 
-        Appends of one writer are stored in order. The future raises RK5003 for another tenant's row, RK5008 for a key
-        that was used for another body, RK5011 for a failing view, and RK5013 while an earlier batch is uncertain.
+        Queues the append and returns: the event loop calls this, and threads that send uploads or replay rows. The
+        future is completed by an `ingest` or `search` thread, in which its callbacks run. Appends of one writer are
+        stored in order. The future raises RK5003 for another tenant's row, RK5008 for a key that was used for another
+        body, RK5011 for a failing view, and RK5013 while an earlier batch is uncertain.
+
         Raises RK5005 and RK5006 immediately if rows cannot be appended, RK5008 if an append with the same key and
         another body is being stored, and RK6007 while the server stops.
         """
@@ -168,6 +109,7 @@ class Gateway:
                 if first is not append:
                     require_same_body(first.digest, append.digest)
                     return _future_of_retry(first.future)
+            # Under one lock with the check above: `close` waits for every append that was accepted.
             queue = self._queues.setdefault(append.datasource, IngestQueue())
             queue.add(append)
             if queue.may_start(append):
@@ -233,24 +175,11 @@ class Gateway:
         self._threads.submit(self._run_batches, queue, appends)
 
     def _coalesce(self, queue: IngestQueue, callers: int, sharing: str | None) -> None:
-        """Delay the next batch until the callers that just got responses have sent their next appends.
-
-        Otherwise the callers would split into groups: the fastest share a small batch, and the others wait for it.
-        The batch is not delayed while appends that cannot join it are waiting.
-        """
+        """Delay the next batch for the callers that just got responses, unless appends wait that cannot join it."""
         with self._lock:
             others_wait = queue.waiting > queue.waiting_for(sharing)
-        if callers < COALESCE_CALLERS or others_wait:
-            return
-        queue.expected, queue.expected_sharing = callers, sharing
-        timeout = time.monotonic() + COALESCE_TIMEOUT_SECONDS
-        queue.ready.clear()
-        # Counts are read without the lock: an outdated count extends the delay by at most one quiet period.
-        initial = previous = queue.waiting
-        while not (queue.has_enough or self._is_closed or time.monotonic() > timeout):
-            if queue.ready.wait(COALESCE_QUIET_SECONDS) or initial < queue.waiting == previous:
-                break
-            previous = queue.waiting
+        if not others_wait:
+            queue.delay.wait(callers, sharing, queue.load, lambda: self._is_closed)
 
     def _search_later(self, queue: IngestQueue, failed: Sequence[AppendGroup]) -> None:
         """Pass groups whose bad rows must be found to the search threads, one task per writer."""
@@ -277,8 +206,9 @@ class Gateway:
             self._task_ended()
 
     def _store(self, queue: IngestQueue, appends: Sequence[Append]) -> tuple[Results, list[AppendGroup]]:
-        """Store the groups of a batch without bad rows. Returns results, and the groups that must be searched. Never
-        raises.
+        """Store the groups of a batch without bad rows, on an `ingest` thread. Never raises.
+
+        Returns results, and the groups whose bad rows must be searched for.
         """
         results: Results = {}
         try:
@@ -389,6 +319,7 @@ class Gateway:
                 self._answer(append, results[id(append)])
 
     def _answer(self, append: Append, result: AppendResult | RookeryError) -> None:
+        """Complete the future of an append. Its `done` callbacks run in this thread."""
         if append.key:
             # Done before the future completes: a retry that arrives from now on finds the receipt instead.
             with self._lock:

@@ -39,6 +39,7 @@ def inspect(workspace: Workspace, batch: StagedBatch, strict_keys: KnownKeys | N
 
 
 def _inspect_text(workspace: Workspace, batch: StagedBatch, strict_keys: KnownKeys | None) -> JudgedBatch:
+    """Judge the rows of a JSON or CSV body, of which the stage gets the good ones."""
     append = batch.slices[0].append
     rows = _rows_of(batch)
     # The failed attempt may have staged some of the rows, without numbers.
@@ -60,6 +61,7 @@ def _inspect_text(workspace: Workspace, batch: StagedBatch, strict_keys: KnownKe
 
 
 def _rows_of(batch: StagedBatch) -> RowTexts:
+    """The rows of the batch's only append, as they were sent."""
     append = batch.slices[0].append
     if append.format is Input.CSV:
         header, texts = csv_rows(append.body)

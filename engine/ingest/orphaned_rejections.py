@@ -12,7 +12,7 @@ import threading
 import structlog
 
 from engine.ingest import quarantine
-from engine.ingest.idempotency import Receipts
+from engine.ingest.idempotency.receipts import Receipts
 from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.ingest")

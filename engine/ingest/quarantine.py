@@ -55,6 +55,7 @@ class Origin:
     """The origin of quarantined rows."""
 
     batch: str
+    """The identity of the batch."""
     bound_tenant: str | None
     """The tenant that the sender's token was bound to."""
     id_prefix: str
@@ -79,6 +80,7 @@ def require_table(workspace: Workspace, datasource: str) -> Name:
 def store(workspace: Workspace, datasource: str, origin: Origin, rows: Iterable[RejectedRow]) -> None:
     """Put rows into quarantine."""
     rows = list(rows)
+    # Each row has a copy of its file's header, which can be larger than the rows.
     narrow = sum(len(row.header) for row in rows) > MAX_CSV_HEADER_BYTES
     body = b"\n".join(_line(row, origin, narrow=narrow) for row in rows)
     if body:
@@ -179,6 +181,7 @@ def remove(workspace: Workspace, datasource: str, ids: Sequence[str] | None) -> 
         result = workspace.warehouse.query(
             f"SELECT count() FROM {table} WHERE c__id IN {{i:Array(String)}}", bindings
         )
+        # Counted first, since a DELETE does not say how many rows matched.
         if rows := int(result.rows[0][0]):
             workspace.warehouse.execute(f"DELETE FROM {table} WHERE c__id IN {{i:Array(String)}}", bindings)
         removed += rows

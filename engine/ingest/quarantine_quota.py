@@ -31,6 +31,7 @@ class _Usage:
 
     rows: int
     bytes: int
+    """Bytes of the rows' texts and headers."""
 
 
 class QuarantineQuota:
@@ -56,12 +57,14 @@ class QuarantineQuota:
             return {n: row for n, row in sorted(rejected.items()) if self._admit_row(usage, row)}
 
     def _all_fit(self, usage: _Usage, rejected: Mapping[int, RejectedRow]) -> bool:
+        """Whether all rejected rows are within the quota."""
         settings = self._workspace.settings
         size = sum(map(_size, rejected.values()))
         rows_fit = usage.rows + len(rejected) <= settings.quarantine_rows
         return rows_fit and usage.bytes + size <= settings.quarantine_bytes
 
     def _admit_row(self, usage: _Usage, row: RejectedRow) -> bool:
+        """Count a row, if it is within the quota. Returns whether it is."""
         settings, size = self._workspace.settings, _size(row)
         if usage.rows >= settings.quarantine_rows or usage.bytes + size > settings.quarantine_bytes:
             return False
@@ -82,4 +85,5 @@ class QuarantineQuota:
 
 
 def _size(row: RejectedRow) -> int:
+    """The bytes that a row counts for."""
     return len(row.text) + len(row.header)

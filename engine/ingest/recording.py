@@ -8,7 +8,9 @@ from dataclasses import replace
 from engine.ingest import quarantine
 from engine.ingest.batch import AppendSlice, JudgedBatch
 from engine.ingest.commit import ONE_THREAD_SETTINGS
-from engine.ingest.idempotency import Receipt, Receipts, key_of
+from engine.ingest.idempotency.keys import key_of
+from engine.ingest.idempotency.receipt import Receipt
+from engine.ingest.idempotency.receipts import Receipts
 from engine.ingest.orphaned_rejections import OrphanedRejections
 from engine.ingest.quarantine_quota import QuarantineQuota, id_prefix
 from engine.ingest.values.staging import ROW_NUMBER_COLUMN
@@ -37,6 +39,7 @@ class Recorder:
             batch = self._quarantine(batch)
             return batch, self._write_receipts(batch)
         except BaseException:
+            # The bad rows may be stored already. A retry would store them a second time.
             if batch.rejected:
                 self._orphans.add(batch.staged.datasource, batch.staged.id)
             raise

@@ -16,7 +16,7 @@ from engine.errors import BAD_ROW, QUARANTINE_FULL, UNKNOWN_TENANT, RookeryError
 from engine.ingest import quarantine
 from engine.ingest.batch import AppendResult
 from engine.ingest.gateway import Gateway
-from engine.ingest.idempotency import Key, row_key
+from engine.ingest.idempotency.keys import Key, row_key
 from engine.ingest.values.rejections import parse_json
 from engine.warehouse.port import Input
 from engine.workspace.workspace import Workspace
@@ -30,9 +30,11 @@ class _ReplayedRow:
     """A quarantined row as it will be sent."""
 
     id: str
+    """Its `c__id`."""
     body: bytes
     format: Input
     bound_tenant: str | None
+    """The tenant that the first sender's token was bound to."""
 
     def key(self, datasource: str) -> Key:
         return (self.bound_tenant or "", datasource, row_key(self.id))

@@ -29,6 +29,7 @@ def single_values(row: RejectedRow, schema: StageSchema) -> dict[str, bytes]:
             if (at := positions.get(c.name.lower(), len(cells))) < len(cells)
         }
         return {name: b"%d,%s" % (row.number, text) for name, text in values.items() if has_closing_quote(text)}
+    # A value is used if every parser agrees where it ends, or if Python can read it.
     by_key = {
         m.name: m.value for m in members(row.text) or () if is_readable(m.value) or parse_json(m.value) is not None
     }
@@ -47,6 +48,7 @@ def explain_value(row: RejectedRow, staged: StagedColumn, schema: StageSchema) -
         row.add(staged.column, f"`{_shown(text)}` is not of type {_type(schema, staged)}")
         return
     value = next(m.value for m in members(row.text) or () if m.name == _key(staged))
+    # Several columns may share one stage column; each gets its own part of the value in its reason.
     if staged.type != "JSON" or not staged.path:
         for column in columns:
             part = _value_at(value, column.path) or value

@@ -6,18 +6,18 @@ for, its queue is held so that its rows stay in order. Other writers' queues con
 
 from __future__ import annotations
 
-import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from engine.ingest.batch import Append
+from engine.ingest.coalescing import ENOUGH_BYTES, CoalescingDelay, Waiting
 
 MAX_BATCH_BYTES = 8 << 20
 """Maximum size in bytes of the bodies that share one INSERT into the datasource."""
 MAX_BATCHES_IN_FLIGHT = 2
 """Maximum number of concurrent batches of one datasource: one is parsed while another is stored."""
-SECOND_BATCH_BYTES = 512 << 10
+SECOND_BATCH_BYTES = ENOUGH_BYTES
 """A second batch of the same kind starts when this many bytes are waiting. Otherwise appends wait until the first
 batch is stored.
 """
@@ -61,25 +61,20 @@ class IngestQueue:
     """Bytes of all waiting bodies."""
     waiting: int = 0
     """Waiting appends."""
-    expected: int = 0
-    """Appends for which the next batch is delayed."""
-    expected_sharing: str | None = None
-    """What the appends of the delayed batch share."""
-    ready: threading.Event = field(default_factory=threading.Event)
-    """Ends the delay early. It is the only part of the queue for which a thread waits without the gateway's lock."""
+    delay: CoalescingDelay = field(default_factory=CoalescingDelay)
+    """Delays the next batch. The only part of the queue that is waited on without the gateway's lock."""
 
     def add(self, append: Append) -> None:
         """Put an append at the end of its writer's queue."""
         self.queues.setdefault(append.writer, deque()).append(append)
         self.size += len(append.body)
         self.waiting += 1
-        if self.has_enough or append.sharing != self.expected_sharing:
-            self.ready.set()
+        # With its own append counted: the last of the awaited callers ends the delay.
+        self.delay.note(append.sharing, self.load())
 
-    @property
-    def has_enough(self) -> bool:
-        """Whether all expected appends have arrived, or enough bytes for a batch."""
-        return self.waiting >= self.expected or self.size >= SECOND_BATCH_BYTES
+    def load(self) -> Waiting:
+        """What waits now."""
+        return Waiting(self.waiting, self.size)
 
     def may_start(self, append: Append) -> bool:
         """Whether another batch may start now that an append has arrived, or that its writer is no longer held."""

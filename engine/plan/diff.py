@@ -111,7 +111,7 @@ def with_feeders(schema: Schema) -> Schema:
     for name, views in feeders.items():
         table = tables.get(name)
         if table is not None and table.mark is not None:
-            tables[name] = replace(table, mark=replace(table.mark, fed=tuple(sorted(views))))
+            tables[name] = replace(table, mark=replace(table.mark, feeders=tuple(sorted(views))))
     return Schema(schema.databases, tables, schema.views)
 
 
@@ -162,8 +162,8 @@ def _changed_views(comparison: _Comparison) -> None:
             continue
         if _query(view) != _query(current) and not options.is_continued(view):
             rebuilt[view.target] = Step(resource_of(view), CHANGED, True, tenant=tenant_of(view))
-        elif current.mark and current.mark.without and name not in comparison.suspended:
-            why = f"{name.name} excludes the rows of tenant {', '.join(current.mark.without)}"
+        elif current.excluded_tenants and name not in comparison.suspended:
+            why = f"{name.name} excludes the rows of tenant {', '.join(current.excluded_tenants)}"
             rebuilt[view.target] = Step(resource_of(view), why, tenant=tenant_of(view))
 
 
@@ -181,7 +181,7 @@ def _lost_views(comparison: _Comparison) -> None:
         # A Null table never has rows, so its size does not show whether rows have passed that the views behind it
         # missed.
         used = comparison.options.sizes(view.target) or table.engine == NULL_ENGINE
-        if table.mark is not None and name.name in table.mark.fed and used:
+        if table.mark is not None and name.name in table.mark.feeders and used:
             why = f"{name.name}, which fed it, is gone"
             rebuilt[view.target] = Step(resource_of(view), why, tenant=tenant_of(view))
 
@@ -192,9 +192,9 @@ def _feeders_to_note(comparison: _Comparison) -> Iterable[Step]:
         current = comparison.live.tables.get(name)
         if table.mark is None or current is None or current.mark is None or name in comparison.rebuilt:
             continue
-        feeders = {*table.mark.fed, *current.mark.fed}
-        if feeders != set(current.mark.fed):
-            mark = replace(current.mark, fed=tuple(sorted(feeders)))
+        feeders = {*table.mark.feeders, *current.mark.feeders}
+        if feeders != set(current.mark.feeders):
+            mark = replace(current.mark, feeders=tuple(sorted(feeders)))
             yield NoteFeeders(
                 resource_of(table), "fed by one more view", tenant=tenant_of(table), name=name, mark=mark
             )

@@ -72,7 +72,7 @@ class Losses:
         if not feeders:
             return "nothing feeds it, so it cannot be rebuilt"
         live = {v.name.name for v in self._live.views.values() if v.target == name}
-        former = {*live, *(table.mark.fed if table.mark else ())} - {v.name.name for v in feeders}
+        former = {*live, *(table.mark.feeders if table.mark else ())} - {v.name.name for v in feeders}
         if former:
             return f"{min(former)} has also fed it and is no longer declared"
         for view in feeders:

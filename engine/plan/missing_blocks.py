@@ -57,18 +57,18 @@ class Missing:
         source, target = body["ids"]
         return Missing(Name(*body["source"]), (str(source), str(target)), tuple(Gap.of(g) for g in body["gaps"]))
 
-    def effective(self, without: tuple[str, ...] | None) -> tuple[Gap, ...]:
-        """The gaps of a view that runs `without` some tenants; with None, of a view that does not run.
+    def effective(self, excluded: tuple[str, ...] | None) -> tuple[Gap, ...]:
+        """The gaps of a view that runs without the `excluded` tenants; with None, of a view that does not run.
 
         A tenant that a running view excludes has missed all blocks since the view was suspended, unless it has a gap
         of its own. All other tenants have received everything through the running view.
         """
-        if without is None:
+        if excluded is None:
             return self.gaps
         own = {g.tenant: g for g in self.gaps}
         common = own.get(None)
         gaps = []
-        for tenant in without:
+        for tenant in excluded:
             gap = own.get(tenant)
             if gap is None and common is not None:
                 gap = Gap(tenant, common.after, common.batches)

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 from engine.errors import BAD_REQUEST, MEDIA_TYPE, RookeryError
 from engine.query.arguments import CLIENTS, CLIENTS_PREFIX
 
+# `mode` and `format` are accepted with the values that mean what this route does.
 EVENT_PARAMETERS = CLIENTS | {"name", "wait", "mode", "format"}
 FILE_PARAMETERS = CLIENTS | {"name", "mode", "format", "debug"}
 CLIENT_PARAMETERS = CLIENTS

@@ -65,7 +65,9 @@ class Bounds:
     open: dict[GuardedProtocol, str] = field(default_factory=dict)
     """Open connections with their client's address."""
     by_address: Counter[str] = field(default_factory=Counter)
+    """Open connections of each address."""
     timer: asyncio.TimerHandle | None = None
+    """Checks the deadlines of all connections; None while there are no connections."""
 
     def enter(self, connection: GuardedProtocol, address: str) -> bool:
         """Count a new connection; whether it is within the limits. A refused one counts until it is closed."""
@@ -78,6 +80,7 @@ class Bounds:
         return fits
 
     def leave(self, connection: GuardedProtocol) -> None:
+        """Stop counting a connection. Called for each one, also if it was refused."""
         address = self.open.pop(connection, None)
         if address is not None:
             self.by_address[address] -= 1
@@ -85,11 +88,13 @@ class Bounds:
                 del self.by_address[address]
 
     def _schedule_check(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Check the deadlines again soon: a fraction of the shortest time limit from now."""
         limits = self.settings
         shortest = min(limits.header_seconds, limits.body_seconds, limits.idle_seconds, limits.send_seconds)
         self.timer = loop.call_later(min(1.0, shortest / 4), self._check_deadlines, loop)
 
     def _check_deadlines(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Close overdue connections. One timer serves all of them."""
         self.timer = None
         now = loop.time()
         for connection in list(self.open):
@@ -222,6 +227,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._on_overdue(now)
 
     def _on_overdue(self, now: float) -> None:
+        """Decide what a passed deadline means: the server is slow, the client is, or nothing is expected any more."""
         if self._phase is Phase.BODY and self.flow.read_paused:
             # The server is slow here, not the client: it has not yet read what the client sent.
             self._deadline = now + self.bounds.settings.body_seconds
@@ -278,6 +284,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
 
 def _error_response(code: Code, message: str, retry: bool) -> bytes:
+    """An error as the bytes of a complete HTTP response."""
     body = orjson.dumps(error_body(RookeryError(code, message)))
     headers = {**dict(RESPONSE_HEADERS), "content-type": "application/json", "content-length": str(len(body))}
     headers |= {"connection": "close"} | ({"retry-after": "1"} if retry else {})

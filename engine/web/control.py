@@ -47,6 +47,7 @@ async def with_progress(request: Request, services: Services, work: Work) -> Res
 
 async def _progress_lines(services: Services, work: Work) -> AsyncIterator[bytes]:
     """Run work in a thread and yield its progress as NDJSON; the last line has its result or its failure."""
+    # Not an asyncio queue: `put` is called in the thread of the work.
     lines: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
 
     def run() -> None:

@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from engine.errors import BAD_REQUEST, MEDIA_TYPE, QUARANTINE_FULL, RookeryError
 from engine.ingest.batch import Append, AppendResult, RowFault
 from engine.ingest.formats.compression import sniff_encoding
-from engine.ingest.gateway import MemoryBudget
+from engine.ingest.memory_budget import MemoryBudget
 from engine.observe import Timer
 from engine.query import authorize
 from engine.warehouse.port import Input
@@ -79,6 +79,7 @@ class Writer:
     """Who appends to what."""
 
     datasource: str
+    """What it appends to."""
     tenant: str | None
     """The only tenant whose rows the token may append; None for any tenant."""
     token: str
@@ -106,10 +107,12 @@ async def _append(scope: Scope, receive: Receive, timer: Timer) -> tuple[int, di
     waits_for_storage, waits_for_visibility = _wait_mode(query.get("wait", "false"))
     writer = writer_of(services, head, query)
     timer.stage("auth")
+    # Released when the rows are stored: until then, the body waits in memory.
     with services.gateway.memory_budget(writer.tenant, writer.token) as budget:
         request = Request(scope, receive)
         body = await _body(request, services.workspace.settings.max_body, budget, is_form=is_form)
         timer.stage("body")
+        # From here the rows are stored even if the client disconnects.
         appended = services.gateway.submit(
             Append(writer.datasource, body, Input.NDJSON, writer.tenant, head.idempotency_key(), writer.token)
         )
@@ -224,5 +227,6 @@ async def _wait_until_visible(outcome: AppendResult, timeout_seconds: float) -> 
     if outcome.visible is None:
         return True
     with suppress(TimeoutError):
+        # Shielded, since the other waiters of the batch share the future.
         return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(outcome.visible)), timeout_seconds)
     return False

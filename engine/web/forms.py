@@ -51,6 +51,7 @@ class Form:
             raise RookeryError(
                 BAD_ENCODING, f"the body is not a form with the boundary of its Content-Type: {exc}"
             ) from exc
+        # The callbacks have collected what this chunk contains, so memory is bounded by its size.
         data = b"".join(self._data)
         self._data.clear()
         return data
@@ -70,6 +71,7 @@ class Form:
             raise RookeryError(MEDIA_TYPE, "the form has more than one field", hint=hint)
 
     def _on_header_name(self, data: bytes, start: int, end: int) -> None:
+        # A name or value may be split between two chunks of the body.
         self._name += data[start:end]
         self._count_header_bytes(end - start)
 

@@ -35,6 +35,7 @@ def is_sent_by_clients(name: str) -> bool:
 
 def check_names(noun: str, names: Iterable[str], known: Collection[str]) -> None:
     """Raise RK4029 if one of the names is unknown. `noun` says what the names are, such as "key"."""
+    # Only the first one: the names come from the sender, who could send thousands.
     unknown = next((name for name in names if name not in known), None)
     if unknown is not None:
         raise unknown_name(noun, unknown, known)
@@ -62,6 +63,7 @@ def check_sql(request: Request) -> None:
 
 
 def _check_type(request: Request, accepted: Collection[str], hint: str) -> None:
+    """Raise RK4028 for a Content-Type that is not accepted, or a charset other than UTF-8."""
     declared, *parameters = request.headers.get("content-type", "").lower().split(";")
     type = declared.strip()
     charset = next((p.split("=", 1)[1].strip(' "') for p in parameters if p.strip().startswith("charset=")), "")

@@ -65,12 +65,14 @@ async def openapi_route(request: Request) -> Response:
     claims = authorize.authenticate(services.workspace, head_of(request.scope).token())
     check_query(request)
     build = services.workspace.current.build
+    # Names of other endpoints would tell a tenant's token what other tokens can call.
     names = sorted(n for n in build.endpoints if _allows(claims, n))
     roles = frozenset(ROLES[s.type] for s in claims.scopes)
     return JSONResponse(openapi.document(build, names, public_url(services.workspace, request), roles))
 
 
 def _allows(claims: Claims, name: str) -> bool:
+    """Whether a token may call an endpoint."""
     return claims.is_admin or bool(claims.allowing("PIPES:READ", name))
 
 
@@ -81,6 +83,7 @@ def public_url(workspace: Workspace, request: Request) -> str:
 
 def routes() -> list[Route]:
     return [
+        # Before the route of calls, which would take it for a pipe named `openapi`.
         Route("/v0/pipes/openapi.json", openapi_route),
         Route("/v0/pipes/{name}.{format}", call_pipe, methods=["GET", "POST"]),
         Route("/v0/pipes", pipes_route),

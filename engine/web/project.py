@@ -27,6 +27,7 @@ async def push_route(request: Request) -> Response:
         with_dependencies=body.with_dependencies,
         skip_backfill=frozenset(body.skip_backfill),
     )
+    # Checked before the response begins: with progress, its status is sent before the work ends.
     sources = files_of(body.sent_files())
 
     def work(progress: Any) -> Any:

@@ -30,6 +30,7 @@ async def quarantine_route(request: Request) -> Response:
     refuse_unknown(query, CLIENT_PARAMETERS if request.method == "DELETE" else LISTING_PARAMETERS)
     if request.method == "DELETE":
         body = await body_as(SelectedRowsBody, request, services.workspace.settings.max_body)
+        # An empty list of ids must not mean all rows, so all rows have a key of their own.
         if len(body.model_fields_set) != 1 or ("all" in body.model_fields_set and body.all is not True):
             raise RookeryError(
                 BAD_REQUEST, "specify `ids`, or `all: true`", hint='{"ids": [c__id, …]}, or {"all": true}'
@@ -58,12 +59,14 @@ async def replay_route(request: Request) -> Response:
 
 
 def _admin(request: Request) -> Services:
+    """The services, for an admin. Raises RK4003 for other tokens."""
     services = services_of(request)
     authorize.authenticate(services.workspace, head_of(request.scope).token()).require_admin()
     return services
 
 
 def _ids(body: SelectedRowsBody | ReplayBody) -> list[str] | None:
+    """The selected rows; None for all. Raises RK4009 for `null`."""
     if "ids" in body.model_fields_set and body.ids is None:
         raise RookeryError(BAD_REQUEST, "`ids` must be a list of strings, the rows' `c__id`")
     return body.ids
@@ -82,6 +85,7 @@ def _corrected(body: ReplayBody) -> dict[str, str]:
 
 
 def _number(query: dict[str, str], name: str, default: int, maximum: int) -> int:
+    """A number in the query. Raises RK4009."""
     text = query.get(name)
     if text is None:
         return default

@@ -38,10 +38,12 @@ async def respond(
     leave = partial(services.reader_queue.leave, caller)
     try:
         result = await _run_watched(request, services, query.ticket, partial(run, query))
+    # Also when the client has disconnected and the task is cancelled: the reader must not stay taken.
     except BaseException:
         leave()
         raise
     response: Response
+    # The result is in memory as a whole, and its handle is returned already. So the next query may start.
     if result.complete:
         leave()
         response = Response(result.head, media_type=None, headers={"content-type": CONTENT_TYPES[suffix]})
@@ -56,6 +58,7 @@ async def respond(
 async def _run_watched(
     request: Request, services: Services, ticket: Ticket, run: Callable[[], QueryResult]
 ) -> QueryResult:
+    """Run a query in a thread, and cancel it if its client disconnects meanwhile."""
     watcher = _DisconnectWatcher(request, services, ticket)
     try:
         return await anyio.to_thread.run_sync(run, limiter=services.limiter)
@@ -87,6 +90,8 @@ class _DisconnectWatcher:
             await asyncio.sleep(CANCEL_INTERVAL_SECONDS)
 
     async def stop(self) -> None:
+        """End the watch. The query has ended."""
+        # Awaited below, since a task that still receives would take the next message of the connection.
         self._start_timer.cancel()
         if self._task is not None:
             self._task.cancel()

@@ -15,7 +15,7 @@ from starlette.types import Scope
 
 from engine.errors import BAD_ENCODING, BAD_REQUEST, TOO_LARGE, RookeryError
 from engine.ingest.formats.compression import OUTPUT_BYTES, Decompressor
-from engine.ingest.gateway import MemoryBudget
+from engine.ingest.memory_budget import MemoryBudget
 from engine.query.arguments import Repeated
 from engine.web.known_fields import check_object, check_sql
 

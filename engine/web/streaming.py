@@ -71,6 +71,7 @@ class StreamedResponse(Response):
         scope.cancel()
 
     async def _send_chunks(self, send: Send) -> None:
+        """Read and send chunks until the result ends or fails."""
         while True:
             # The thread is waited for even when this task is cancelled: a handle must not be closed while a thread
             # reads from it.

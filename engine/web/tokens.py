@@ -29,6 +29,7 @@ async def tokens_route(request: Request) -> Response:
     body = await body_as(TokenBody, request, MAX_TOKEN_BODY_BYTES)
     query = request.query_params
     _require_equal("name", query.get("name"), body.name)
+    # Tinybird's clients send the name and the scopes in the query.
     name = query.get("name") or body.name
     if not name:
         raise RookeryError(BAD_REQUEST, "`name` must be a non-empty string")

@@ -19,8 +19,8 @@ from engine.errors import NOT_REPLACEABLE, QUARANTINE_FULL, RookeryError
 from engine.ingest.batch import Append, AppendResult
 from engine.ingest.formats.body_rows import Chunker
 from engine.ingest.formats.parquet import split_parquet
-from engine.ingest.gateway import MemoryBudget
-from engine.ingest.idempotency import part_key
+from engine.ingest.idempotency.keys import part_key
+from engine.ingest.memory_budget import MemoryBudget
 from engine.ingest.replace import Replacement
 from engine.ingest.unknown_keys import NO_KEYS, UnknownKeys
 from engine.schema import Name
@@ -42,6 +42,7 @@ class UploadTotals:
     """What became of the rows of one upload so far."""
 
     batches: int = 0
+    """Batches whose outcome is known."""
     rows: int = 0
     """Rows that are stored."""
     quarantined: int = 0
@@ -198,6 +199,7 @@ class Upload:
 
     @staticmethod
     def _split(chunker: Chunker, chunk: bytes) -> list[bytes]:
+        """Runs in a thread."""
         return list(chunker.feed(chunk))
 
     def _with_progress(self, exc: RookeryError) -> RookeryError:

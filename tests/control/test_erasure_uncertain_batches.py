@@ -8,7 +8,8 @@ import pytest
 
 from engine.control import tenants
 from engine.errors import IN_DOUBT, RookeryError
-from engine.fanout.uncertain_batches import StagedInsert, uncertain_batches_of
+from engine.fanout.batch_completion import StagedInsert
+from engine.fanout.uncertain_batches import uncertain_batches_of
 from engine.schema import Name
 from engine.warehouse import ddl
 from tests.support.in_process import House, house

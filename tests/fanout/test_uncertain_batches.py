@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from engine.errors import IN_DOUBT, OVERLOADED, RookeryError
-from engine.fanout import uncertain_batches
-from engine.fanout.suspended_views import suspended
+from engine.fanout import insert_failures, uncertain_batches
+from engine.fanout.suspension_records import suspended
 from engine.fanout.uncertain_batches import uncertain_batches_of
 from engine.warehouse.port import Input
 from tests.fanout.retrying_writers import project
@@ -105,12 +105,12 @@ def test_a_push_completes_uncertain_batches_before_it_creates_views(home: House)
 
 def test_a_view_that_keeps_failing_is_suspended(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """One failing table must not stop all writers permanently."""
-    monkeypatch.setattr(uncertain_batches, "RETRY_TIMEOUT_SECONDS", 0.0)
+    monkeypatch.setattr(insert_failures, "RETRY_TIMEOUT_SECONDS", 0.0)
     monkeypatch.setattr(uncertain_batches, "MIN_RETRY_SECONDS", 0.0)
     home.run(REFUSED.format("main.sums"))
     rows = _rows()
     codes = [_code(home, rows, "patience")]
-    for _ in range(uncertain_batches.MAX_TRIES):
+    for _ in range(insert_failures.MAX_TRIES):
         if not uncertain_batches_of(home.workspace).outstanding():
             break
         try:
@@ -118,7 +118,7 @@ def test_a_view_that_keeps_failing_is_suspended(home: House, monkeypatch: pytest
         except RookeryError as exc:
             codes.append(exc.code.id)
     # The background thread makes some of the attempts.
-    assert 2 <= len(codes) <= uncertain_batches.MAX_TRIES
+    assert 2 <= len(codes) <= insert_failures.MAX_TRIES
     assert home.append(rows, key="patience").repeated
     assert [v["view"] for v in suspended(home.workspace)] == ["main._rk_add_to_sums"]
     home.run(TAKEN.format("main.sums"))

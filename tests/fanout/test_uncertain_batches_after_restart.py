@@ -8,8 +8,8 @@ import pytest
 
 from engine.control.recovery import finish
 from engine.errors import IN_DOUBT, OVERLOADED
-from engine.fanout import uncertain_batches
-from engine.fanout.suspended_views import suspended
+from engine.fanout import insert_failures, uncertain_batches
+from engine.fanout.suspension_records import suspended
 from engine.fanout.uncertain_batches import uncertain_batches_of
 from tests.fanout.test_uncertain_batches import _IDS, REFUSED, TAKEN, _assert_complete, _code, _made, _rows
 from tests.support.in_process import house
@@ -43,13 +43,13 @@ def test_a_batch_stays_uncertain_over_restarts(tmp_path: Path) -> None:
 
 def test_a_view_that_fails_before_anything_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without nests' views on landing the engine fails early; the view must not stop all writers permanently."""
-    monkeypatch.setattr(uncertain_batches, "RETRY_TIMEOUT_SECONDS", 0.0)
+    monkeypatch.setattr(insert_failures, "RETRY_TIMEOUT_SECONDS", 0.0)
     monkeypatch.setattr(uncertain_batches, "MIN_RETRY_SECONDS", 0.0)
     with house(tmp_path) as home:
         _made(home, "routed")
         home.run(REFUSED.format("main.sums"))
         rows = _rows()
-        for _ in range(uncertain_batches.MAX_TRIES):
+        for _ in range(insert_failures.MAX_TRIES):
             assert _code(home, rows, "early") == OVERLOADED.id
         assert home.append(rows, key="early").rows == len(rows)
         assert [v["view"] for v in suspended(home.workspace)] == ["main._rk_add_to_sums"]

@@ -13,7 +13,7 @@ from engine.control.doctor import examine
 from engine.control.push import PushOptions, push
 from engine.errors import IN_DOUBT, OVERLOADED, RookeryError
 from engine.fanout.startup_recovery import complete
-from engine.fanout.suspended_views import suspended
+from engine.fanout.suspension_records import suspended
 from engine.fanout.uncertain_batches import uncertain_batches_of
 from engine.plan.coverage import Coverage
 from engine.warehouse.catalog import read_schema

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from engine.errors import RookeryError
-from engine.ingest import writer
+from engine.ingest import validity
+from engine.ingest.stage_schemas import schema_for
 from engine.warehouse.port import Input
 from tests.support.in_process import House, house
 
@@ -50,7 +51,7 @@ def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def lines(home: House, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     """Rows of two tenants that pass the fast checks; batches after an unusual one use them again."""
-    monkeypatch.setattr(writer, "FULL_CHECK_BATCHES", 0)
+    monkeypatch.setattr(validity, "FULL_CHECK_BATCHES", 0)
     home.run("TRUNCATE TABLE main.events")
     yield [{"tenant_id": 1 + n % 2, "id": n, **USUAL} for n in range(20)]
     home.run("TRUNCATE TABLE main.events_quarantine")
@@ -102,15 +103,15 @@ def test_a_bad_value_is_found_among_good_ones(
 
 
 def test_usual_batches_return_to_the_fast_checks(home: House) -> None:
-    gateway = home.gateway._writer
-    stage = gateway.schema_for("events", Input.NDJSON)
-    gateway._fast_checks_skipped.clear()
+    checks = home.gateway._writer._validity
+    stage = schema_for(home.workspace.current, "events", Input.NDJSON)
+    checks._fast_checks_skipped.clear()
     home.append([{"tenant_id": 1, "id": 1, "at": 1763700000}])
-    assert gateway._fast_checks_skipped[stage.identity] == writer.FULL_CHECK_BATCHES
+    assert checks._fast_checks_skipped[stage.identity] == validity.FULL_CHECK_BATCHES
     home.append([{"tenant_id": 1, "id": 2, **USUAL}])
-    assert gateway._fast_checks_skipped[stage.identity] == writer.FULL_CHECK_BATCHES - 1
+    assert checks._fast_checks_skipped[stage.identity] == validity.FULL_CHECK_BATCHES - 1
     home.append([{"tenant_id": 1, "id": 3, **USUAL, "at": "no"}])
-    assert gateway._fast_checks_skipped[stage.identity] == writer.FULL_CHECK_BATCHES - 2
+    assert checks._fast_checks_skipped[stage.identity] == validity.FULL_CHECK_BATCHES - 2
 
 
 @pytest.mark.parametrize("format", [Input.NDJSON, Input.CSV, Input.PARQUET])

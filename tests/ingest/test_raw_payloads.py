@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from engine.errors import RookeryError
+from engine.ingest.stage_schemas import schema_for
 from engine.warehouse.port import Input
 from tests.support.in_process import House, house
 
@@ -114,7 +115,7 @@ def test_opentelemetry_log_records(home: House) -> None:
 
 def test_events_cannot_set_internal_columns_of_the_stage(home: House) -> None:
     push(home, "own", ("id", "UInt32", ""), ("payload", "String", ""), ("x", "Int64", "$.payload.x"))
-    stage = home.gateway._writer.schema_for("own", Input.NDJSON)
+    stage = schema_for(home.workspace.current, "own", Input.NDJSON)
     shared = [reader.name for readers in stage.shared.values() for reader in readers]
     assert len(shared) == 2
     keys = [*shared, "_rk_n", "_rk_0_0"]

@@ -14,7 +14,8 @@ from engine.errors import RookeryError
 from engine.fanout.handover import CommittedBatch
 from engine.ingest.batch import Append, AppendResult
 from engine.ingest.formats.body_rows import strict_ndjson_lines
-from engine.ingest.idempotency import Receipts
+from engine.ingest.idempotency.receipts import Receipts
+from engine.ingest.stage_schemas import schema_for
 from engine.ingest.staging_pool import StagingPool
 from engine.ingest.writer import BatchWriter
 from engine.schema import nest_database
@@ -170,5 +171,5 @@ def test_a_stage_serves_one_batch_at_a_time(workspace: Workspace, monkeypatch: p
     ingestion = BatchWriter(workspace, stages, Receipts(workspace))
     (outcome,) = ingestion.store([append({"tenant_id": 1, "id": "lent"})])
     assert isinstance(outcome, AppendResult) and outcome.rows == 1
-    stage = ingestion.schema_for("events", Input.NDJSON)
+    stage = schema_for(workspace.current, "events", Input.NDJSON)
     assert stages.borrow(stage) != stages.borrow(stage)

@@ -83,7 +83,7 @@ class House:
         ((end,),) = self.rows("SELECT max(_block_number) FROM main.events")
         deadline = time.monotonic() + PATIENCE
         lane = self.router.worker("events")
-        while lane is not None and (lane.main.offset.at < end or lane.lagging):
+        while lane is not None and (lane.position().main.offset.at < end or lane.lagging):
             assert time.monotonic() < deadline, self.router.positions()
             time.sleep(0.05)
         self.caught_up()

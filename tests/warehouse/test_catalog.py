@@ -47,7 +47,7 @@ AWKWARD = Table(
     mark=mark("a", description="Ünïcode, 'quotes', \\ and {braces: 1}"),
 )
 PLAIN = Table(Name(WS, "plain"), (Column("a", "UInt8"),), sorting_key="tuple()", mark=mark("plain"))
-INLET = Table(Name(WS, "inlet"), (Column("a", "UInt8"),), engine="Null", mark=mark("inlet"))
+NULL_TABLE = Table(Name(WS, "null_table"), (Column("a", "UInt8"),), engine="Null", mark=mark("null_table"))
 COPY = Table(
     Name(NEST, "copy"), (Column("a", "UInt8"),), sorting_key="a", mark=mark("copy", "nest", tenant="Tenant é'`")
 )
@@ -58,12 +58,12 @@ SUMS = Table(
     sorting_key="k",
     mark=mark("sums", "nest", tenant="Tenant é'`"),
 )
-TABLES = (AWKWARD, PLAIN, INLET, COPY, SUMS)
+TABLES = (AWKWARD, PLAIN, NULL_TABLE, COPY, SUMS)
 VIEWS = (
     # Named against the order of data flow.
     View(
         Name(WS, "z_first"),
-        INLET.name,
+        NULL_TABLE.name,
         AWKWARD.name,
         f"SELECT toUInt8(`a b`) AS a FROM {WS}.`a \\`b\\\\'`",
         ("a",),
@@ -72,8 +72,8 @@ VIEWS = (
     View(
         Name(WS, "m_second"),
         COPY.name,
-        INLET.name,
-        f"SELECT a FROM {WS}.inlet",
+        NULL_TABLE.name,
+        f"SELECT a FROM {WS}.null_table",
         ("a",),
         mark=mark("m_second", "view", fingerprint="f2"),
     ),
@@ -172,7 +172,7 @@ def test_foreign_objects_are_ignored(catalog: Warehouse) -> None:
 def test_a_view_without_its_source_is_read(catalog: Warehouse) -> None:
     catalog.execute(ddl.drop_table(AWKWARD.name))
     found = read_schema(catalog, WS).views[VIEWS[0].name]
-    assert (found.source, found.target) == (Name("", ""), INLET.name)
+    assert (found.source, found.target) == (Name("", ""), NULL_TABLE.name)
     for _ in range(2):
         catalog.execute(ddl.drop_view(found.name))
     assert found.name not in read_schema(catalog, WS).views

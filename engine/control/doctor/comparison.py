@@ -71,6 +71,7 @@ class Comparison:
     def differences(self) -> list[Difference] | None:
         """Compare from the beginning; None while the table's tenant lags, because some rows have not arrived yet."""
         self._warehouse.execute(ddl.create_database(self.tables.expected.database))
+        # A comparison that was killed has left its tables.
         self.close()
         if not self._freeze():
             return None
@@ -90,6 +91,7 @@ class Comparison:
         """
         with ExitStack() as stack:
             stack.enter_context(self._workspace.view_lock.changing())
+            # An uncertain batch may be in landing and not in the table.
             self._workspace.view_lock.completion.complete_all()
             for name in self._context.snapshot.routed if self.derived.tenant is not None else ():
                 worker = router_of(self._workspace).worker(name)
@@ -168,6 +170,7 @@ class Comparison:
         except RookeryError as exc:
             if getattr(exc, "engine_code", None) != _NOT_IMPLEMENTED:
                 raise
+            # The failed statement may have created the table.
             self.close()
             self._create_without_ttl(self.tables.actual)
             columns = self.stored_columns()

@@ -11,7 +11,7 @@ from engine.control.doctor.findings import Context, Finding, error, warning
 from engine.fanout.expiring import expiring
 from engine.fanout.landing_log import LandingLog
 from engine.fanout.router import router_of
-from engine.fanout.suspended_views import suspended
+from engine.fanout.suspension_records import suspended
 from engine.fanout.uncertain_batches import uncertain_batches_of
 from engine.schema import Name
 from engine.workspace.journal import DEFERRED_KIND, RegistryJournal

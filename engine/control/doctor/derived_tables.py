@@ -9,7 +9,7 @@ from engine.compiler.storage import NULL_ENGINE
 from engine.compiler.views import nest_schema
 from engine.control.doctor.findings import Context
 from engine.control.fanout_status import lagging
-from engine.fanout.suspended_views import suspended
+from engine.fanout.suspension_records import suspended
 from engine.schema import Name, Table, View
 from engine.workspace.journal import RegistryJournal
 
@@ -20,6 +20,7 @@ class Derived:
 
     table: Table
     views: tuple[View, ...]
+    """The views that fill it, compiled."""
     tenant: str | None
     """The tenant of the table's nest; None for a table in the workspace's own database."""
     tenant_column: str | None

@@ -22,6 +22,7 @@ class Part:
     """A detached part."""
 
     name: str
+    """As the engine lists it: the reason, if there is one, is its beginning."""
     reason: str
     """Why the engine detached it; empty if a statement did."""
 

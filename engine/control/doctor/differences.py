@@ -49,6 +49,7 @@ class RepairOutcome:
 
     table: Name
     differences: tuple[Difference, ...] = ()
+    """Of each tenant with differing keys."""
     skipped: tuple[tuple[str, str], ...] = ()
     """Columns that were not compared, each with the reason."""
     uncompared: str | None = None

@@ -50,7 +50,9 @@ class Context:
     workspace: Workspace
     snapshot: Snapshot
     live: Schema
+    """What exists."""
     desired: Schema
+    """What the deployed files declare."""
 
     def landings(self) -> Iterator[tuple[Relation, Table]]:
         """Landing datasources with their live tables."""

@@ -114,6 +114,7 @@ class TableRepair:
             better = after is not None and count_keys(after, _SHORT) < count_keys(differences, _SHORT)
             if sources_complete and after is not None:
                 better = better and count_keys(after, EXCESSES) <= count_keys(differences, EXCESSES)
+            # Also after an error: a part stays attached only if that is proven to be right.
             if not better:
                 detach(self._warehouse, self._table, attached)
             resume_merges(self._warehouse, self._table)
@@ -168,6 +169,7 @@ class TableRepair:
                     f"{self._table.sql()} WHERE _partition_id IN ({', '.join(map(literal, partitions))}) "
                     f"AND sipHash128({self._columns.key}) NOT IN {replaced_keys}"
                 )
+            # Still without inserts: rows that arrive in a replaced partition would be lost with it.
             self._move_partitions(set(partitions))
         return int(count)
 

@@ -95,7 +95,7 @@ class _NdjsonStream:
         return len(self._buffer)
 
     def append(self, chunk: bytes) -> None:
-        """Add a chunk."""
+        """Add a chunk of the stream to the rows that are not in a batch yet."""
         self._buffer += chunk
 
     def batches(self, last: bool) -> Iterator[bytes]:
@@ -111,6 +111,7 @@ class _NdjsonStream:
             yield from self._take(len(self._buffer))
 
     def _take(self, end: int) -> Iterator[bytes]:
+        """Remove the beginning of the buffer, and yield it as a batch unless it is blank."""
         batch = bytes(self._buffer[:end])
         self._drop(end)
         if batch.strip(self.blank):

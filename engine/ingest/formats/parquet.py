@@ -23,6 +23,7 @@ def split_parquet(file: BinaryIO, memory: int, total: int) -> Generator[bytes]:
     bytes.
     """
     file.seek(0)
+    # In a process, because the library allocates what the file claims: a hostile file would end this one.
     command = [sys.executable, "-P", parquet_process.__file__, str(memory), str(total)]
     process = subprocess.Popen(command, stdin=file.fileno(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout is not None
@@ -36,6 +37,7 @@ def split_parquet(file: BinaryIO, memory: int, total: int) -> Generator[bytes]:
             yield _read(process.stdout, length, memory)
     finally:
         with suppress(ProcessLookupError):
+            # Also when the generator is closed before its end, because the client has disconnected.
             process.kill()
         process.stdout.close()
         process.wait()

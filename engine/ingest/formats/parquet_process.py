@@ -83,17 +83,20 @@ def _declared_bytes(metadata: pq.FileMetaData) -> int:
 
 
 def _check_total(total: int, size: int) -> None:
+    """Raise TotalExceeded for more bytes than are allowed."""
     if size > total:
         raise TotalExceeded(size)
 
 
 def _put(part: bytes) -> None:
+    """Write one part to the parent process: its length, then its bytes."""
     sys.stdout.buffer.write(len(part).to_bytes(LENGTH_BYTES, "big"))
     sys.stdout.buffer.write(part)
     sys.stdout.buffer.flush()
 
 
 def _fail(kind: str, detail: str) -> None:
+    """Write the reason for which the file cannot be split, instead of a part."""
     sys.stdout.buffer.write(FAILURE_MARK.to_bytes(LENGTH_BYTES, "big"))
     sys.stdout.buffer.write(f"{kind} {detail}".encode())
     sys.stdout.buffer.flush()

@@ -32,10 +32,12 @@ class _Path:
 
     @property
     def has_object(self) -> str:
+        """The SQL condition: an object is at the path."""
         return f"notEmpty(JSONAllPaths({self.object}))"
 
     @property
     def has_no_object(self) -> str:
+        """The SQL condition: a value, or nothing, is at the path."""
         return f"empty(JSONAllPaths({self.object}))"
 
 

@@ -27,6 +27,7 @@ def stage_array_values(column: Column, name: str, *, integers_as_text: bool = Fa
         element = element.parts[0]
     leaf = _element(element, integers_as_text)
     value = quote(name)
+    # Converted inside the arrays, since the whole is only cast to the column's type afterwards.
     collected = _through(steps, leaf.convert or str)(value)
     stored = f"CAST({collected} AS {column.type})"
     if column.default:

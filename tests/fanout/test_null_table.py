@@ -84,7 +84,7 @@ class Writing:
 
 
 @pytest.mark.proves("B6", "B7")
-def test_targets_behind_an_inlet_have_every_row(home: House, mode: str) -> None:
+def test_targets_behind_a_null_table_have_every_row(home: House, mode: str) -> None:
     assert ("events" in home.workspace.current.routed) == (mode == "routed")
     assert home.visible(_rows(*OWN, "9"))
     _exact(home)
@@ -187,7 +187,7 @@ def test_a_changed_pipe_is_computed_from_the_log(home: House, mode: str) -> None
     _exact(home)
 
 
-def test_a_repeated_block_passes_the_inlet_once(home: House) -> None:
+def test_a_repeated_block_passes_a_null_table_once(home: House) -> None:
     home.visible(_rows(*OWN))
     nest = home.nest("1")
     again = ddl.insert_block(f"{nest}.events", ["tenant_id", "id", "n"], "again", "SELECT 1, 5, 7")

@@ -10,7 +10,7 @@ from engine.compiler.scope import is_encoded, tenant_literal
 from engine.errors import BUSY, UNKNOWN_DATASOURCE, RookeryError
 from engine.fanout.failed_writes import nest_tables_fed_by, remove_damaged_parts
 from engine.fanout.handover import CommittedBatch
-from engine.fanout.landing_log import ROW_TUPLE, LandingLog
+from engine.fanout.landing_log import ROW_TUPLE, LandingLog, nest_copies
 from engine.fanout.offsets import LogRange
 from engine.schema import Name, nest_database, quote
 from engine.warehouse import ddl
@@ -27,28 +27,36 @@ Chosen = Callable[[set[str]], set[str]]
 """Chooses those tenants with rows in a range that receive them now."""
 
 
-class Delivery:
-    """Delivers log ranges of one landing datasource. Runs in the worker's thread and hands inserts to the pool."""
+class NestWriter:
+    """Inserts log ranges of one landing datasource into nests: one block for each tenant, under the range's token.
+
+    Called with the worker's delivery lock held. The inserts of several tenants run in the pool's threads, which hold
+    the insert lock.
+    """
 
     def __init__(self, workspace: Workspace, datasource: str, pool: Executor) -> None:
         self._workspace = workspace
-        self._datasource = datasource
+        self.datasource = datasource
         self._pool = pool
         self._merged: tuple[str, Name] | None = None
         """The columns and the name of the table in which stages are merged."""
 
     def log(self) -> LandingLog:
         """The datasource's log, according to the current build. Raises RK5005 if the datasource no longer exists."""
-        relation = self._workspace.current.build.relations.get(self._datasource)
+        relation = self._workspace.current.build.relations.get(self.datasource)
         if relation is None or relation.tenant is None:
-            raise RookeryError(UNKNOWN_DATASOURCE, f"datasource `{self._datasource}` no longer exists")
+            raise RookeryError(UNKNOWN_DATASOURCE, f"datasource `{self.datasource}` no longer exists")
         return LandingLog(self._workspace.warehouse, self._workspace.name, relation)
 
-    def push(self, log_range: LogRange, batches: Sequence[CommittedBatch], choose: Chosen) -> Failures:
-        """Deliver batches from their stages, or from landing if a stage no longer exists or has other columns."""
+    def copies(self) -> dict[str, Name | None]:
+        """Tenants whose nest has a copy of the datasource, each with the view that fills it; see `nest_copies`."""
+        return nest_copies(self._workspace, self.datasource)
+
+    def insert_batches(self, log_range: LogRange, batches: Sequence[CommittedBatch], choose: Chosen) -> Failures:
+        """Insert batches from their stages, or from landing if a stage no longer exists or has other columns."""
         reader = self.log()
         if not all(b.table and b.columns == reader.relation.columns for b in batches):
-            return self.pull(log_range, choose)
+            return self.insert_range(log_range, choose)
         first = batches[0]
         source, values, tenant, condition = first.table, first.values, first.tenant, first.condition
         if len(batches) > 1:
@@ -68,17 +76,17 @@ class Delivery:
 
         return self._spread(reader, log_range, present, rows)
 
-    def pull(self, log_range: LogRange, choose: Chosen) -> Failures:
-        """Deliver a range from landing to the chosen tenants."""
+    def insert_range(self, log_range: LogRange, choose: Chosen) -> Failures:
+        """Insert a range from landing into the nests of the chosen tenants."""
         reader = self.log()
         return self._spread(
             reader, log_range, choose(reader.tenants(log_range)), lambda tenant: reader.rows_of(tenant, log_range)
         )
 
-    def pull_for(self, log_range: LogRange, tenants: set[str]) -> Failures:
-        """Deliver a range from landing to some tenants. A single tenant is not checked for rows first."""
+    def insert_range_for(self, log_range: LogRange, tenants: set[str]) -> Failures:
+        """Insert a range from landing into some tenants' nests. A single tenant is not checked for rows first."""
         if len(tenants) > 1:
-            return self.pull(log_range, lambda present: present & tenants)
+            return self.insert_range(log_range, lambda present: present & tenants)
         reader = self.log()
         return self._spread(reader, log_range, tenants, lambda tenant: reader.rows_of(tenant, log_range))
 
@@ -92,6 +100,7 @@ class Delivery:
             return True
 
     def _tenants(self, source: str, tenant: str, condition: str) -> set[str]:
+        """Tenants with rows in a stage."""
         result = self._workspace.warehouse.query(
             f"SELECT DISTINCT assumeNotNull({tenant}) FROM {source} WHERE {condition}", None, {"max_threads": 1}
         )
@@ -110,10 +119,10 @@ class Delivery:
 
     def _merge_table(self) -> Name:
         """An in-memory table with landing's columns, and the tenant as a string."""
-        source = self._workspace.current.build.datasources[self._datasource]
+        source = self._workspace.current.build.datasources[self.datasource]
         columns = ", ".join(f"{quote(c.name)} {c.type}" for c in source.columns)
         if self._merged is None or self._merged[0] != columns:
-            name = Name(f"{self._workspace.name}_stage", f"_rk_flush_{self._datasource}"[:150])
+            name = Name(f"{self._workspace.name}_stage", f"_rk_flush_{self.datasource}"[:150])
             self._workspace.warehouse.execute(ddl.drop_table(name))
             self._workspace.warehouse.execute(
                 f"CREATE TABLE {name.sql()} ({columns}, _rk_tenant String) ENGINE = Memory"
@@ -153,6 +162,7 @@ class Delivery:
             insert(next(iter(present)))
         else:
             running = [self._pool.submit(insert, t) for t in sorted(present)]
+            # All end before an error is raised: the range is delivered again then, and must not run twice at a time.
             wait(running)
             for delivery in running:
                 delivery.result()
@@ -170,8 +180,8 @@ class Delivery:
         undone.
         """
         database = nest_database(self._workspace.name, tenant)
-        tables = nest_tables_fed_by(self._workspace, database, self._datasource)
+        tables = nest_tables_fed_by(self._workspace, database, self.datasource)
         self._workspace.warehouse.note_parts(tables)
-        reader.insert(database, token, rows)
+        reader.insert_into_nest(database, token, rows)
         damaged, has_merges = remove_damaged_parts(self._workspace, tables)
         return next(iter(damaged.values()), ""), has_merges

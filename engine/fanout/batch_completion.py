@@ -1,0 +1,144 @@
+"""Completes one uncertain batch: inserts it once more under its own token, from the rows that are still known.
+
+Tables that have the batch recognize the token; the others store it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from engine.errors import IN_DOUBT, RookeryError
+from engine.fanout.handover import BatchBlocks
+from engine.fanout.insert_failures import InsertFailures
+from engine.fanout.insert_to_all import insert_to_all
+from engine.fanout.kept_rows import KeptBatch
+from engine.fanout.landing_log import GATEWAY_BATCH_PREFIX, Block, LandingLog
+from engine.plan.coverage import Coverage
+from engine.schema import Name, quote
+from engine.warehouse import ddl
+from engine.warehouse.catalog import read_schema
+from engine.workspace.workspace import Workspace
+
+log = structlog.get_logger("rookery.fanout")
+
+NEWEST_BATCH = ""
+"""Stands for the newest batch of a datasource, whatever its id is: a killed process may have been storing it."""
+LOOK_BACK_BLOCKS = 16
+"""Number of newest blocks in which the gateway's newest batch is searched, because other programs may also insert.
+For older blocks, targets may have forgotten the token, so a repeated insert would duplicate the rows.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class StagedInsert:
+    """The INSERT of a batch from its stage."""
+
+    insert: str
+    """The statement, with its deduplication token."""
+    release: Callable[[], None]
+    """Returns the stage to the pool."""
+
+
+@dataclass(slots=True)
+class UncertainBatch:
+    """One uncertain batch."""
+
+    datasource: str
+    batch: str
+    """Its identity; NEWEST_BATCH if it is not known."""
+    since: float
+    """When it was sent, in seconds since 1970."""
+    error: str = ""
+    """The last error."""
+    tries: int = 0
+    """Failed attempts to complete it."""
+    recorded: bool = False
+    """Whether it is in the registry, so that a restart knows it."""
+    kept: KeptBatch | None = None
+    """Its rows, for a datasource that is not a landing datasource."""
+    staged: StagedInsert | None = None
+    """Set if its rows were removed from landing while views may have them."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"datasource": self.datasource, "batch": self.batch, "since": self.since, "error": self.error}
+
+
+class BatchCompletion:
+    """Completes batches of one workspace. The calling thread holds the insert lock exclusively."""
+
+    def __init__(self, workspace: Workspace, failures: InsertFailures) -> None:
+        self._workspace = workspace
+        self._failures = failures
+
+    def complete(self, uncertain: UncertainBatch) -> None:
+        """Deliver a batch to every table, or drop it if its datasource does not have it.
+
+        Raises RK5013 while the database still stores it, and the errors of `insert_to_all`.
+        """
+        workspace = self._workspace
+        if uncertain.kept is not None:
+            self._complete_kept(uncertain.kept)
+            return
+        relation = workspace.current.build.relations.get(uncertain.datasource)
+        if relation is None or relation.kind != "landing":
+            return
+        landing = LandingLog(workspace.warehouse, workspace.name, relation)
+        self._require_finished(uncertain.batch or f"INSERT INTO {landing.table.sql()} ")
+        batch = uncertain.batch
+        block = landing.block_of(batch, uncertain.since) if batch else self._newest_block(landing)
+        if block is None:
+            # Landing is written first, so if it does not have the block, views do not have the batch either, unless
+            # the block was removed.
+            if uncertain.staged is not None:
+                self._insert(uncertain.staged.insert, BatchBlocks(uncertain.datasource, batch))
+            return
+        # From landing, since the stage does not survive a restart, and may be used by another batch by now.
+        rows = (
+            f"SELECT {', '.join(map(quote, relation.columns))} FROM {landing.table.sql()} "
+            f"WHERE _block_number = {block.number}"
+        )
+        insert = ddl.insert_block(landing.table.sql(), relation.columns, block.batch, rows)
+        self._insert(insert, BatchBlocks(uncertain.datasource, block.batch))
+
+    def _complete_kept(self, kept: KeptBatch) -> None:
+        """Insert kept rows again, if the table may have some of them, and delete them."""
+        workspace = self._workspace
+        if kept.matches_datasource(workspace):
+            self._require_finished(kept.batch)
+            if kept.reached_table(workspace):
+                self._insert(kept.insert(workspace), BatchBlocks(kept.datasource, kept.batch, after=kept.after))
+        # Also if the datasource has other columns now: the rows fit no table any more.
+        kept.delete(workspace)
+
+    def _require_finished(self, query: str) -> None:
+        """Raise RK5013 while the database still runs a query whose text contains this one."""
+        # A second INSERT beside the first could store the rows twice, since a token is known only when its rows are.
+        if self._workspace.warehouse.is_running(query):
+            raise RookeryError(IN_DOUBT, "the database is still storing the batch", headers={"Retry-After": "1"})
+        self._workspace.warehouse.forget_unstored_tokens()
+
+    def _insert(self, insert: str, block: BatchBlocks) -> None:
+        """Run the repeated INSERT. A view that has failed for long enough is suspended."""
+        insert_to_all(self._workspace, insert, block, may_retry=self._failures.may_retry(block.datasource))
+        self._failures.forget(block.datasource)
+
+    def _newest_block(self, landing: LandingLog) -> Block | None:
+        """The newest block of the gateway that is not yet known to have reached all views."""
+        record = self._workspace.registry.read("settled").get("blocks", {})
+        complete = int(record.get(landing.relation.name, 0))
+        blocks = landing.blocks(max(complete, landing.head() - LOOK_BACK_BLOCKS))
+        return next((b for b in reversed(blocks) if b.batch.startswith(GATEWAY_BATCH_PREFIX)), None)
+
+
+def record_repeated_insert(workspace: Workspace, datasource: str) -> None:
+    """Record that failed inserts, which are complete now, have used up block numbers. Never raises."""
+    try:
+        live = read_schema(workspace.warehouse, workspace.name, [workspace.name])
+        views = [v for v in live.views.values() if v.source == Name(workspace.name, datasource)]
+        Coverage(workspace.warehouse, workspace.registry, live).renew(views, repeated=True)
+    except RookeryError as exc:
+        log.warning("what views have received could not be recorded", datasource=datasource, error=exc)

@@ -1,0 +1,168 @@
+"""Writes receipts and finds those of stored batches.
+
+A receipt is written before its batch is stored in landing and names the batch. Landing therefore shows whether the
+batch was stored, even after a kill; `stored_batches` explains what shows it later. Receipts are kept for a week.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import structlog
+
+from engine.errors import IN_DOUBT, UNKNOWN_RECEIPT, RookeryError
+from engine.fanout.uncertain_batches import uncertain_batches_of
+from engine.ingest import quarantine
+from engine.ingest.idempotency.keys import RESERVED_KEY_PREFIX, Key
+from engine.ingest.idempotency.receipt import (
+    READ_COLUMNS,
+    RECEIPTS_TABLE,
+    Receipt,
+    receipt_of,
+    receipts_table,
+    row_of,
+)
+from engine.ingest.idempotency.stored_batches import StoredBatches, record_of
+from engine.schema import Name
+from engine.warehouse import ddl
+from engine.warehouse.checked_inserts import insert_checked
+from engine.warehouse.registry import VersionClock
+from engine.workspace.workspace import Workspace
+
+log = structlog.get_logger("rookery.ingest")
+
+CACHED_RECEIPTS = 10_000
+"""Receipts of stored batches that are kept in memory."""
+
+
+class Receipts:
+    """Writes receipts and finds those of stored batches. Any thread may use it."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._table = Name(workspace.name, RECEIPTS_TABLE).sql()
+        self._uncertain = uncertain_batches_of(workspace)
+        self._stored = StoredBatches(workspace)
+        self._lock = threading.Lock()
+        self._confirmed: dict[Key, tuple[Receipt, str]] = {}
+        """Receipts of stored batches, each with the id of its datasource's table. Protected by the lock."""
+        workspace.warehouse.execute(ddl.create_table(receipts_table(workspace.name)))
+        self._versions = VersionClock(self._newest_version)
+        # At a start, since the last process may have been killed before it recorded them.
+        self._stored.note_newest()
+        self.flush()
+
+    def write(self, receipts: Iterable[Receipt]) -> None:
+        """Write receipts, before their batch is stored, and record with them which earlier batches are stored."""
+        rows = [row_of(receipt, self._versions.next()) for receipt in receipts]
+        if rows:
+            self._insert(rows)
+
+    def flush(self) -> None:
+        """Record which batches have been stored since the last receipts were written. Never raises a RookeryError."""
+        try:
+            self._insert([])
+        except RookeryError as exc:
+            # Landing still shows it, and the next start records it.
+            log.warning("cannot record which batches are stored", error=exc)
+
+    def _insert(self, rows: list[dict[str, Any]]) -> None:
+        """Insert receipts, and records of the batches that have none yet."""
+        unrecorded = self._stored.unrecorded()
+        records = [record_of(batch, table_id, self._versions.next()) for batch, table_id in unrecorded.items()]
+        if rows or records:
+            body = b"\n".join(orjson.dumps(row) for row in (*rows, *records))
+            insert_checked(self._workspace.warehouse, Name(self._workspace.name, RECEIPTS_TABLE), body)
+        # Done only now: if the INSERT fails, the next one must record these batches.
+        self._stored.forget(unrecorded)
+
+    def _newest_version(self) -> int:
+        """The greatest version of a stored row."""
+        return int(self._workspace.warehouse.query(f"SELECT max(version) FROM {self._table}").rows[0][0])
+
+    def mark_stored(self, receipts: Iterable[Receipt]) -> None:
+        """Remember that the batch of these receipts is stored."""
+        # The ids are read without the lock, as they may need a query.
+        tables = [(r, self._stored.table_id(r.datasource)) for r in receipts]
+        for receipt, table_id in tables:
+            self._stored.note(receipt, table_id)
+        with self._lock:
+            for receipt, table_id in tables:
+                self._confirmed[receipt.key] = (receipt, table_id)
+            # The oldest first: a dictionary keeps the order in which keys were added.
+            while len(self._confirmed) > CACHED_RECEIPTS:
+                del self._confirmed[next(iter(self._confirmed))]
+
+    def find(self, keys: Sequence[Key]) -> dict[Key, Receipt]:
+        """The receipts of keys whose batch is stored, or (not `is_confirmed`) may be.
+
+        The caller ensures that no append with one of the keys is being stored. Quarantined rows of a batch that was
+        never stored are removed: the same request sends them again.
+        """
+        with self._lock:
+            cached = {k: self._confirmed[k] for k in keys if k in self._confirmed}
+        receipts = {
+            k: receipt for k, (receipt, table_id) in cached.items() if table_id == self._stored.table_id(k[1])
+        }
+        missing = [k for k in keys if k not in receipts]
+        for receipt in self._read(missing) if missing else ():
+            if self._stored.contains(receipt):
+                receipts[receipt.key] = receipt
+                self.mark_stored([receipt])
+            elif receipt.logged:
+                quarantine.remove_batch(self._workspace, receipt.datasource, receipt.batch)
+            else:
+                # It is unknown whether the batch was stored. A retry with the same body is stored again, and the
+                # engine's deduplication window drops its rows if they exist.
+                receipts[receipt.key] = replace(receipt, is_confirmed=False)
+        return receipts
+
+    def show(self, seen_by: tuple[str, Collection[str]] | None, key: str) -> dict[str, Any]:
+        """The receipts of a key as plain data: those of one owner and some datasources, or (None) all.
+
+        Raises RK5009 if there are none, and RK5013 while the rows may not have reached every table.
+        """
+        # The parts of a file have keys of their own, which begin with the file's.
+        condition = "(key = {k:String} OR startsWith(key, concat({k:String}, {prefix:String})))"
+        bindings: dict[str, Any] = {"k": key, "prefix": RESERVED_KEY_PREFIX}
+        if seen_by is not None:
+            condition += " AND owner = {o:String} AND datasource IN {d:Array(String)}"
+            bindings |= {"o": seen_by[0], "d": sorted(seen_by[1])}
+        receipts = self._select(condition, bindings)
+        if any(self._uncertain.contains(r.datasource, r.batch) for r in receipts):
+            raise RookeryError(
+                IN_DOUBT,
+                "the rows are not in every table yet",
+                hint="ask again after the time in Retry-After, or send the request again with its key",
+                headers={"Retry-After": "2"},
+            )
+        stored = [r for r in receipts if self._stored.contains(r)]
+        if not stored:
+            raise RookeryError(
+                UNKNOWN_RECEIPT, "nothing was stored under this key", hint="send the request again with the key"
+            )
+        return {"key": key, "receipts": [r.as_dict() | ({"tenant": r.key[0]} if r.key[0] else {}) for r in stored]}
+
+    def has_receipt(self, datasource: str, batch: str) -> bool:
+        """Whether a receipt names a batch."""
+        return bool(self._select("datasource = {d:String} AND batch = {b:String}", {"d": datasource, "b": batch}))
+
+    def _read(self, keys: Sequence[Key]) -> list[Receipt]:
+        """The newest receipts of keys, stored or not."""
+        bindings: dict[str, Any] = {n: list(v) for n, v in zip("odk", zip(*keys, strict=True), strict=True)}
+        tuples = "arrayZip({o:Array(String)}, {d:Array(String)}, {k:Array(String)})"
+        return self._select(f"key IN {{k:Array(String)}} AND has({tuples}, (owner, datasource, key))", bindings)
+
+    def _select(self, condition: str, bindings: dict[str, Any]) -> list[Receipt]:
+        """The newest receipt of each key that satisfies a SQL condition."""
+        newest = ", ".join(f"argMax({column}, version)" for column in READ_COLUMNS)
+        result = self._workspace.warehouse.query(
+            f"SELECT owner, datasource, key, {newest} FROM {self._table} WHERE {condition} "
+            "GROUP BY owner, datasource, key ORDER BY datasource, owner",
+            bindings,
+        )
+        return [receipt_of(row) for row in result.rows]

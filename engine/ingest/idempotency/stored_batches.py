@@ -1,0 +1,133 @@
+"""Which batches with receipts are stored in landing, also after a kill and after their rows have left it.
+
+Landing itself shows that a batch is stored while it has the rows. As rows leave landing by its TTL or with their
+tenant, a record is written as well: with the next receipts, or when the server stops or starts. The records are rows
+of the table of receipts with the owner '' and a reserved key. `digest` is the id of the datasource's table.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+from engine.compiler import storage
+from engine.ingest.idempotency.keys import RESERVED_KEY_PREFIX
+from engine.ingest.idempotency.receipt import RECEIPTS_TABLE, Receipt
+from engine.schema import Name, literal
+from engine.warehouse.port import Warehouse
+from engine.workspace.snapshot import Snapshot, per_snapshot
+from engine.workspace.workspace import Workspace
+
+STORED_KEY_PREFIX = RESERVED_KEY_PREFIX + "stored" + RESERVED_KEY_PREFIX
+"""Begins the key of a record that a batch is stored."""
+CHECKED_NEWEST_BATCHES = 16
+"""Number of batches without such a record that are looked up in landing at startup."""
+
+Batch = tuple[str, str]
+"""A datasource, and the identity of one of its batches."""
+
+
+class StoredBatches:
+    """Knows which batches are stored. Any thread may use it."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._table = Name(workspace.name, RECEIPTS_TABLE).sql()
+        self._lock = threading.Lock()
+        self._unrecorded: dict[Batch, str] = {}
+        """Stored batches without a record, each with the id of its datasource's table."""
+
+    def note(self, receipt: Receipt, table_id: str) -> None:
+        """Remember that the batch of a receipt is stored, so that the next records name it."""
+        if receipt.logged and receipt.rows:
+            with self._lock:
+                self._unrecorded[receipt.datasource, receipt.batch] = table_id
+
+    def note_newest(self) -> None:
+        """At startup, remember the newest stored batches without a record, while landing still has their rows."""
+        newest = self._workspace.warehouse.query(
+            f"SELECT datasource, batch, toString(min(at)) FROM {self._table} WHERE rows > 0 AND logged "
+            f"AND (datasource, concat({literal(STORED_KEY_PREFIX)}, batch)) NOT IN "
+            f"(SELECT datasource, key FROM {self._table} "
+            f"WHERE owner = '' AND startsWith(key, {literal(STORED_KEY_PREFIX)})) "
+            f"GROUP BY datasource, batch ORDER BY max(version) DESC LIMIT {CHECKED_NEWEST_BATCHES}"
+        )
+        for datasource, batch, at in newest.rows:
+            # The datasource may have been removed since.
+            if datasource in self._workspace.current.build.datasources and self._is_in_landing(
+                datasource, batch, str(at)
+            ):
+                self._unrecorded[datasource, batch] = self.table_id(datasource)
+
+    def unrecorded(self) -> dict[Batch, str]:
+        """The stored batches without a record, each with the id of its datasource's table."""
+        with self._lock:
+            return dict(self._unrecorded)
+
+    def forget(self, batches: Iterable[Batch]) -> None:
+        """Forget batches that have a record now."""
+        with self._lock:
+            for batch in batches:
+                self._unrecorded.pop(batch, None)
+
+    def table_id(self, datasource: str) -> str:
+        """The engine's id of a datasource's table. A datasource that is removed and created again has another id."""
+        return _table_id(self._workspace.current, self._workspace.warehouse, datasource) or ""
+
+    def contains(self, receipt: Receipt) -> bool:
+        """Whether the batch of a receipt is known to be stored."""
+        if receipt.datasource not in self._workspace.current.build.datasources:
+            return True
+        if not receipt.rows:
+            # Bad rows are quarantined before receipts are written, and may have been replayed or removed since.
+            return True
+        if not receipt.logged:
+            return False
+        return self._is_in_landing(receipt.datasource, receipt.batch, receipt.at) or self._is_recorded(receipt)
+
+    def _is_in_landing(self, datasource: str, batch: str, at: str) -> bool:
+        """Whether landing has rows of a batch, whose receipt was written at the time `at`."""
+        # The arrival time lets the engine skip partitions. A day is allowed for clocks that differ.
+        result = self._workspace.warehouse.query(
+            f"SELECT 1 FROM {Name(self._workspace.name, datasource).sql()} "
+            f"PREWHERE {storage.BATCH_COLUMN} = {{b:String}} "
+            f"AND {storage.ARRIVAL_COLUMN} >= {{at:String}}::DateTime - 86400 LIMIT 1",
+            {"b": batch, "at": at[:19]},
+        )
+        return bool(result.rows)
+
+    def _is_recorded(self, receipt: Receipt) -> bool:
+        """Whether it is recorded that a batch, which landing no longer has, was stored in the present table."""
+        table = self.table_id(receipt.datasource)
+        with self._lock:
+            if self._unrecorded.get((receipt.datasource, receipt.batch)) == table:
+                return True
+        result = self._workspace.warehouse.query(
+            f"SELECT 1 FROM {self._table} WHERE owner = '' AND datasource = {{d:String}} AND key = {{k:String}} "
+            "AND digest = {t:String} LIMIT 1",
+            {"d": receipt.datasource, "k": STORED_KEY_PREFIX + receipt.batch, "t": table},
+        )
+        return bool(result.rows)
+
+
+@per_snapshot
+def _table_id(snapshot: Snapshot, warehouse: Warehouse, datasource: str) -> str | None:
+    """The engine's id of a datasource's table; None if the table does not exist yet."""
+    result = warehouse.query(
+        "SELECT toString(uuid) FROM system.tables WHERE database = {d:String} AND name = {n:String}",
+        {"d": snapshot.build.workspace, "n": datasource},
+    )
+    return str(result.rows[0][0]) if result.rows else None
+
+
+def record_of(batch: Batch, table_id: str, version: int) -> dict[str, Any]:
+    """The row which records that a batch is stored."""
+    datasource, id = batch
+    return {
+        "owner": "",
+        "datasource": datasource,
+        "key": STORED_KEY_PREFIX + id,
+        "digest": table_id,
+        "version": version,
+    }
