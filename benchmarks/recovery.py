@@ -11,7 +11,7 @@ from benchmarks.report import Goal, Report
 from tests.control.test_derived_tables import delete_parts, fill
 from tests.fanout.test_expired_source_rows import JANUARY, OWN, POOLED, TODAY, Ledger, files, repairs_killed
 from tests.fanout.test_full_disk import fill_up, mounted_disk
-from tests.support.in_process import house
+from tests.support.in_process import open_rookery
 
 METHOD = """\
 Killed repairs: `rookery fanout repair` is killed after each of its writes; then the repair runs again, and every
@@ -28,9 +28,9 @@ def run(directory: Path, *, quick: bool) -> list[Report]:
     rows: list[list[Any]] = [["killed repair", "direct", *_killed(directory / "killed", 6 if quick else 1)]]
     for mode in ("direct", "routed"):
         sent: list[dict[str, int]] = []
-        with house(directory / mode) as home:
-            fill(home, mode, sent)
-            rows.append(["deleted parts", mode, delete_parts(home, sent, 1 if quick else 4), 0])
+        with open_rookery(directory / mode) as rookery:
+            fill(rookery, mode, sent)
+            rows.append(["deleted parts", mode, delete_parts(rookery, sent, 1 if quick else 4), 0])
     for reserve, times in ((None, 1), (0, 1)) if quick else ((None, 2), (0, 5)):
         with mounted_disk(directory / f"small {reserve}") as place:
             fill_up(place, reserve, times)
@@ -41,11 +41,11 @@ def run(directory: Path, *, quick: bool) -> list[Report]:
 
 
 def _killed(directory: Path, stride: int) -> tuple[int, int]:
-    with house(directory) as home:
-        home.push(files("direct"))
-        home.add(*POOLED, placement="pooled")
-        home.add(*OWN)
-        ledger = Ledger(home)
+    with open_rookery(directory) as rookery:
+        rookery.push(files("direct"))
+        rookery.add(*POOLED, placement="pooled")
+        rookery.add(*OWN)
+        ledger = Ledger(rookery)
         for at in (JANUARY, TODAY):
             ledger.send(at, *((int(t), 5) for t in (*POOLED, *OWN)))
         ledger.expire()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.errors import RookeryError
-from tests.support.in_process import house
+from tests.support.in_process import open_rookery
 
 EVENTS = """
 tenant: tenant_id
@@ -27,13 +27,13 @@ materialize: {target: latest, per_tenant: true, engine: {type: SummingMergeTree,
 
 
 def test_keys_and_indexes_can_use_columns_named_like_functions(tmp_path: Path) -> None:
-    with house(tmp_path) as home:
-        home.push({"datasources/events.yaml": EVENTS, "pipes/fill.yaml": LATEST})
-        home.add("1")
+    with open_rookery(tmp_path) as rookery:
+        rookery.push({"datasources/events.yaml": EVENTS, "pipes/fill.yaml": LATEST})
+        rookery.add("1")
         rows = [{"tenant_id": 1, "user": u, "schema": "s", "database": "d"} for u in ("zoe", "ann", "zoe")]
-        assert home.append(rows).rows == 3
-        found = home.rows(f"SELECT user, sum(n) FROM {home.nest('1')}.latest GROUP BY user ORDER BY user")
+        assert rookery.append(rows).rows == 3
+        found = rookery.rows(f"SELECT user, sum(n) FROM {rookery.nest('1')}.latest GROUP BY user ORDER BY user")
         assert found == [("ann", 1), ("zoe", 2)]
         for key in ("upper(user)", "user()"):
             with pytest.raises(RookeryError, match="RK2003"):
-                home.push({"datasources/other.yaml": EVENTS.replace('user, "`schema`"', f'"{key}"')})
+                rookery.push({"datasources/other.yaml": EVENTS.replace('user, "`schema`"', f'"{key}"')})

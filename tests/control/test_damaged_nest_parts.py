@@ -8,16 +8,16 @@ import pytest
 
 from engine.control.doctor import examine
 from tests.control.test_detached_nest_parts import DAYS, EVENTS
-from tests.support.in_process import house
+from tests.support.in_process import open_rookery
 
 
 @pytest.mark.parametrize("damage", ["cut", "put aside"])
 def test_damage_in_a_nest_is_reported_after_a_restart(tmp_path: Path, damage: str) -> None:
-    with house(tmp_path) as home:
-        home.push({"datasources/events.yaml": EVENTS, "pipes/to_days.yaml": DAYS})
-        home.add("1")
-        assert home.visible([{"tenant_id": 1, "day": "2020-01-05"}])
-        ((path,),) = home.rows(
+    with open_rookery(tmp_path) as rookery:
+        rookery.push({"datasources/events.yaml": EVENTS, "pipes/to_days.yaml": DAYS})
+        rookery.add("1")
+        assert rookery.deliver([{"tenant_id": 1, "day": "2020-01-05"}])
+        ((path,),) = rookery.rows(
             "SELECT path FROM system.parts WHERE active AND database = 'main_nest_1' AND table = 'days'"
         )
     part = Path(path)
@@ -25,6 +25,6 @@ def test_damage_in_a_nest_is_reported_after_a_restart(tmp_path: Path, damage: st
         (part / "data.bin").write_bytes(b"")
     else:
         part.rename(part.parent / "detached" / f"broken-on-start_{part.name}")
-    with house(tmp_path) as home:
-        named = [f.object for f in examine(home.workspace).findings if f.check == "damaged-part"]
+    with open_rookery(tmp_path) as rookery:
+        named = [f.object for f in examine(rookery.workspace).findings if f.check == "damaged-part"]
         assert named == ["main_nest_1.days"]

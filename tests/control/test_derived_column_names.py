@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from engine.control.doctor import examine, repair
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 NAMES = ("one", "k", "h", "t", "v0", "e", "a", "u")
 """Short names that a statement of the comparison could use itself."""
@@ -23,33 +23,33 @@ def _pipe(name: str) -> str:
     )
 
 
-def _wrong(home: House) -> set[str]:
-    return {str(f.object) for f in examine(home.workspace, deep=True).findings}
+def _wrong(rookery: Rookery) -> set[str]:
+    return {str(f.object) for f in examine(rookery.workspace, deep=True).findings}
 
 
 def test_columns_can_have_any_name(tmp_path: Path) -> None:
-    with house(tmp_path) as home:
+    with open_rookery(tmp_path) as rookery:
         key = ", ".join(NAMES)
         files = {"datasources/events.yaml": f"{EVENTS}engine: {{sorting_key: [tenant_id, {key}]}}\n"}
-        home.push({**files, **{f"pipes/to_{n}.yaml": _pipe(n) for n in NAMES}})
-        home.add("8", placement="pooled")
+        rookery.push({**files, **{f"pipes/to_{n}.yaml": _pipe(n) for n in NAMES}})
+        rookery.add("8", placement="pooled")
         tables = [f"main.by_{n}" for n in NAMES]
         for table in tables:
-            home.run(f"SYSTEM STOP MERGES {table}")
+            rookery.run(f"SYSTEM STOP MERGES {table}")
         for value in (1, 2, 3):
-            assert home.visible([{"tenant_id": 8, **dict.fromkeys(NAMES, value)}])
-        assert _wrong(home) == set()
-        before = [home.rows(f"SELECT * FROM {t} ORDER BY ALL") for t in tables]
+            assert rookery.deliver([{"tenant_id": 8, **dict.fromkeys(NAMES, value)}])
+        assert _wrong(rookery) == set()
+        before = [rookery.rows(f"SELECT * FROM {t} ORDER BY ALL") for t in tables]
         for table, name in zip(tables, NAMES, strict=True):
-            ((part,),) = home.rows(f"SELECT _part FROM {table} WHERE {name} = 2")
-            home.run(f"ALTER TABLE {table} DROP PART '{part}'")
-        assert _wrong(home) == set(tables)
-        repair(home.workspace)
-        assert [home.rows(f"SELECT * FROM {t} ORDER BY ALL") for t in tables] == before
-        home.add("1")
-        copy = f"{home.nest('1')}.events"
-        assert home.visible([{"tenant_id": 1, **dict.fromkeys(NAMES, 4)}])
-        home.run(f"TRUNCATE TABLE {copy}")
-        repair(home.workspace)
-        assert home.rows(f"SELECT t FROM {copy}") == [(4,)]
-        assert _wrong(home) == set()
+            ((part,),) = rookery.rows(f"SELECT _part FROM {table} WHERE {name} = 2")
+            rookery.run(f"ALTER TABLE {table} DROP PART '{part}'")
+        assert _wrong(rookery) == set(tables)
+        repair(rookery.workspace)
+        assert [rookery.rows(f"SELECT * FROM {t} ORDER BY ALL") for t in tables] == before
+        rookery.add("1")
+        copy = f"{rookery.nest('1')}.events"
+        assert rookery.deliver([{"tenant_id": 1, **dict.fromkeys(NAMES, 4)}])
+        rookery.run(f"TRUNCATE TABLE {copy}")
+        repair(rookery.workspace)
+        assert rookery.rows(f"SELECT t FROM {copy}") == [(4,)]
+        assert _wrong(rookery) == set()

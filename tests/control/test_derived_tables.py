@@ -12,7 +12,7 @@ import pytest
 from engine.control.doctor import examination, examine, repair
 from engine.control.doctor.comparable_columns import ComparableColumns, comparable_columns
 from engine.schema import Name
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 OWN, POOLED = ("1", "2"), ("8", "9")
 EVENTS = """
@@ -72,37 +72,39 @@ def _files(mode: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module", params=["direct", "routed"])
-def filled(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, Rows]]:
+def filled(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Rookery, Rows]]:
     sent: Rows = []
-    with house(tmp_path_factory.mktemp(request.param)) as home:
-        fill(home, request.param, sent)
-        yield home, sent
+    with open_rookery(tmp_path_factory.mktemp(request.param)) as rookery:
+        fill(rookery, request.param, sent)
+        yield rookery, sent
 
 
-def fill(home: House, mode: str, sent: Rows) -> None:
+def fill(rookery: Rookery, mode: str, sent: Rows) -> None:
     """Derived tables of several parts."""
-    home.push(_files(mode))
-    home.add(*OWN)
-    home.add(*POOLED, placement="pooled")
-    home.run("SYSTEM STOP MERGES")
+    rookery.push(_files(mode))
+    rookery.add(*OWN)
+    rookery.add(*POOLED, placement="pooled")
+    rookery.run("SYSTEM STOP MERGES")
     for _ in range(8):
-        _send(home, sent)
+        _send(rookery, sent)
 
 
-def _send(home: House, sent: Rows) -> None:
+def _send(rookery: Rookery, sent: Rows) -> None:
     rows = [
         {"tenant_id": int(t), "id": next(_IDS), "n": random.randrange(100)} for t in (*OWN, *POOLED) for _ in range(6)
     ]
-    assert home.visible(rows)
+    assert rookery.deliver(rows)
     sent += rows
 
 
-def _found(home: House) -> list[tuple[str, str, str]]:
-    home.caught_up()
-    return [(f.level, f.check, f.object) for f in examine(home.workspace, deep=True).findings]
+def _found(rookery: Rookery) -> list[tuple[str, str, str]]:
+    rookery.wait_until_caught_up()
+    return [(f.level, f.check, f.object) for f in examine(rookery.workspace, deep=True).findings]
 
 
-def _assert_right(home: House, sent: Rows) -> None:
+def _assert_right(rookery: Rookery, sent: Rows) -> None:
     """Compare every table with numbers computed here."""
     sums: dict[str, Counter[tuple[int, str]]] = defaultdict(Counter)
     ids: dict[tuple[str, int], set[int]] = defaultdict(set)
@@ -112,25 +114,25 @@ def _assert_right(home: House, sent: Rows) -> None:
         sums[tenant][bucket, "total"] += row["n"]
         ids[tenant, bucket].add(row["id"])
     for tenant in (*OWN, *POOLED):
-        database = home.nest(tenant) if tenant in OWN else "main"
+        database = rookery.nest(tenant) if tenant in OWN else "main"
         mine = f"WHERE tenant_id = {tenant}"
-        got = home.rows(f"SELECT bucket, sum(events), sum(total) FROM {database}.sums {mine} GROUP BY bucket")
+        got = rookery.rows(f"SELECT bucket, sum(events), sum(total) FROM {database}.sums {mine} GROUP BY bucket")
         assert {(b, e, t) for b, e, t in got} == {
             (b, sums[tenant][b, "events"], sums[tenant][b, "total"]) for b in range(4)
         }
-        uniq = home.rows(f"SELECT bucket, uniqMerge(ids) FROM {database}.states {mine} GROUP BY bucket")
+        uniq = rookery.rows(f"SELECT bucket, uniqMerge(ids) FROM {database}.states {mine} GROUP BY bucket")
         assert dict(uniq) == {b: len(ids[tenant, b]) for b in range(4)}
     for tenant in OWN:
-        got = home.rows(f"SELECT id, n FROM {home.nest(tenant)}.events ORDER BY id")
+        got = rookery.rows(f"SELECT id, n FROM {rookery.nest(tenant)}.events ORDER BY id")
         assert got == sorted((r["id"], r["n"]) for r in sent if str(r["tenant_id"]) == tenant)
     newest = {r["id"] % 10: r["id"] for r in sorted(sent, key=lambda r: r["id"]) if r["tenant_id"] == 8}
-    assert dict(home.rows("SELECT slot, version FROM main.latest FINAL")) == newest
-    plain = home.rows("SELECT id, twice FROM main.plain ORDER BY id")
+    assert dict(rookery.rows("SELECT slot, version FROM main.latest FINAL")) == newest
+    plain = rookery.rows("SELECT id, twice FROM main.plain ORDER BY id")
     assert plain == sorted((r["id"], 2 * r["n"]) for r in sent if r["tenant_id"] == 9)
 
 
-def _parts(home: House) -> list[tuple[str, str, str]]:
-    found = home.rows(
+def _parts(rookery: Rookery) -> list[tuple[str, str, str]]:
+    found = rookery.rows(
         "SELECT database, table, name FROM system.parts WHERE active AND rows > 0 AND "
         "((database = 'main' AND table IN ('sums', 'states', 'latest', 'plain')) "
         "OR startsWith(database, 'main_nest')) ORDER BY ALL"
@@ -138,89 +140,89 @@ def _parts(home: House) -> list[tuple[str, str, str]]:
     return [(str(d), str(t), str(p)) for d, t, p in found]
 
 
-def test_healthy_derived_tables_have_no_findings(filled: tuple[House, Rows]) -> None:
-    home, sent = filled
-    _assert_right(home, sent)
-    found = examine(home.workspace, deep=True).findings
+def test_healthy_derived_tables_have_no_findings(filled: tuple[Rookery, Rows]) -> None:
+    rookery, sent = filled
+    _assert_right(rookery, sent)
+    found = examine(rookery.workspace, deep=True).findings
     assert [(f.check, f.object) for f in found] == []
 
 
-def test_deleted_parts_are_reported_and_restored(filled: tuple[House, Rows]) -> None:
+def test_deleted_parts_are_reported_and_restored(filled: tuple[Rookery, Rows]) -> None:
     """`python -m benchmarks recovery` deletes more of them."""
-    home, sent = filled
-    assert delete_parts(home, sent, 1) == PARTS
+    rookery, sent = filled
+    assert delete_parts(rookery, sent, 1) == PARTS
 
 
-def delete_parts(home: House, sent: Rows, rounds: int) -> int:
+def delete_parts(rookery: Rookery, sent: Rows, rounds: int) -> int:
     """Delete random parts, check that the doctor finds them, and repair; returns how many."""
     chance = random.Random(7)
     deleted = 0
     for _ in range(rounds):
-        _send(home, sent)
-        home.caught_up()
-        parts = _parts(home)
+        _send(rookery, sent)
+        rookery.wait_until_caught_up()
+        parts = _parts(rookery)
         # Tables of a nest whose copy is damaged are compared when it is repaired, so a nest loses one or the other.
         copies = chance.random() < 0.5
         chosen = [p for p in parts if not p[0].startswith("main_nest") or (p[1] == "events") == copies]
         gone = chance.sample(chosen, min(PARTS, len(chosen)))
         for database, table, part in gone:
-            home.run(f"ALTER TABLE `{database}`.{table} DROP PART '{part}'")
+            rookery.run(f"ALTER TABLE `{database}`.{table} DROP PART '{part}'")
         deleted += len(gone)
         damaged = {f"{database}.{table}" for database, table, _ in gone}
-        named = {o for level, check, o in _found(home) if level == "error" and check in ("copy", "derived")}
+        named = {o for level, check, o in _found(rookery) if level == "error" and check in ("copy", "derived")}
         # What a ReplacingMergeTree has lost may be what another part replaces anyway.
         assert damaged - named <= {"main.latest"}
         assert named <= damaged
-        told = repair(home.workspace)["repaired"]
+        told = repair(rookery.workspace)["repaired"]
         assert {t["table"] for t in told} >= named
-        assert _found(home) == []
-        _assert_right(home, sent)
-    _send(home, sent)
-    _assert_right(home, sent)
+        assert _found(rookery) == []
+        _assert_right(rookery, sent)
+    _send(rookery, sent)
+    _assert_right(rookery, sent)
     return deleted
 
 
-def test_duplicated_rows_are_reported(filled: tuple[House, Rows]) -> None:
+def test_duplicated_rows_are_reported(filled: tuple[Rookery, Rows]) -> None:
     """As after a failed write of the engine's own log of what it has stored."""
-    home, sent = filled
-    home.caught_up()
-    home.run("CREATE TABLE main.twice AS main.sums")
+    rookery, sent = filled
+    rookery.wait_until_caught_up()
+    rookery.run("CREATE TABLE main.twice AS main.sums")
     try:
-        home.run("INSERT INTO main.twice SELECT * FROM main.sums WHERE tenant_id = 8 AND bucket = 1")
-        home.run("ALTER TABLE main.sums ATTACH PARTITION tuple() FROM main.twice")
+        rookery.run("INSERT INTO main.twice SELECT * FROM main.sums WHERE tenant_id = 8 AND bucket = 1")
+        rookery.run("ALTER TABLE main.sums ATTACH PARTITION tuple() FROM main.twice")
     finally:
-        home.run("DROP TABLE main.twice")
-    (found,) = [f for f in examine(home.workspace, deep=True).findings if f.check == "derived"]
+        rookery.run("DROP TABLE main.twice")
+    (found,) = [f for f in examine(rookery.workspace, deep=True).findings if f.check == "derived"]
     assert (found.object, found.level) == ("main.sums", "error")
     assert found.message.startswith("tenant 8: 1 keys") and "exceed" in found.message
     assert found.hint and "stored twice" in found.hint and "--allow-destructive sums" in found.hint
-    assert [t["table"] for t in repair(home.workspace, ["sums"])["repaired"]] == ["main.sums"]
-    assert _found(home) == []
-    _assert_right(home, sent)
+    assert [t["table"] for t in repair(rookery.workspace, ["sums"])["repaired"]] == ["main.sums"]
+    assert _found(rookery) == []
+    _assert_right(rookery, sent)
 
 
-def test_rows_lost_by_the_source_are_reported_and_kept(filled: tuple[House, Rows]) -> None:
+def test_rows_lost_by_the_source_are_reported_and_kept(filled: tuple[Rookery, Rows]) -> None:
     """The last test of this file: the source does not get its rows back."""
-    home, sent = filled
-    _send(home, sent)
-    home.caught_up()
-    ((part,),) = home.rows(
+    rookery, sent = filled
+    _send(rookery, sent)
+    rookery.wait_until_caught_up()
+    ((part,),) = rookery.rows(
         "SELECT argMax(name, max_block_number) FROM system.parts WHERE active AND database = 'main' AND table = 'events' AND rows > 0"
     )
-    home.run(f"ALTER TABLE main.events DROP PART '{part}'")
+    rookery.run(f"ALTER TABLE main.events DROP PART '{part}'")
     tables = ("sums", "states", "latest", "plain")
-    before = {t: sorted(map(str, home.rows(f"SELECT * FROM main.{t} FINAL"))) for t in ("sums", "latest")}
-    found = [f for f in examine(home.workspace, deep=True).findings if f.check == "derived"]
+    before = {t: sorted(map(str, rookery.rows(f"SELECT * FROM main.{t} FINAL"))) for t in ("sums", "latest")}
+    found = [f for f in examine(rookery.workspace, deep=True).findings if f.check == "derived"]
     assert {f.object for f in found} & {f"main.{t}" for t in tables}
     assert any("exceed" in f.message for f in found)
-    told = repair(home.workspace)["repaired"]
+    told = repair(rookery.workspace)["repaired"]
     assert all(t["keys"] == 0 for t in told if t["table"].startswith("main."))
-    assert before == {t: sorted(map(str, home.rows(f"SELECT * FROM main.{t} FINAL"))) for t in before}
+    assert before == {t: sorted(map(str, rookery.rows(f"SELECT * FROM main.{t} FINAL"))) for t in before}
 
 
-def test_columns_that_cannot_be_compared_are_reported(filled: tuple[House, Rows]) -> None:
-    home, _ = filled
-    live = examination.context_of(home.workspace).live.tables
+def test_columns_that_cannot_be_compared_are_reported(filled: tuple[Rookery, Rows]) -> None:
+    rookery, _ = filled
+    live = examination.context_of(rookery.workspace).live.tables
     shape = comparable_columns(live[Name("main", "states")])
     assert isinstance(shape, ComparableColumns)
     assert {name for name, _ in shape.skipped} == {"some", "middle"}

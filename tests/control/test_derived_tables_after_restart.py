@@ -6,7 +6,7 @@ from pathlib import Path
 
 from engine.control.doctor import examine, repair
 from engine.control.recovery import finish
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 EVENTS = """
 tenant: {column: tenant_id, fanout: direct}
@@ -27,29 +27,29 @@ FILES = {"datasources/events.yaml": EVENTS, "pipes/to_sums.yaml": SUMS, "pipes/t
 
 
 def test_unloaded_tables_are_compared_and_repaired(tmp_path: Path) -> None:
-    with house(tmp_path) as home:
-        home.push(FILES)
-        home.add("1")
+    with open_rookery(tmp_path) as rookery:
+        rookery.push(FILES)
+        rookery.add("1")
         for first in (1, 11, 21):
-            home.append({"tenant_id": 1, "id": n} for n in range(first, first + 10))
-        whole = _tables(home)
-    with house(tmp_path) as home:
-        finish(home.workspace)
-        assert [(f.check, f.object, f.message) for f in examine(home.workspace, deep=True).findings] == []
+            rookery.append({"tenant_id": 1, "id": n} for n in range(first, first + 10))
+        whole = _tables(rookery)
+    with open_rookery(tmp_path) as rookery:
+        finish(rookery.workspace)
+        assert [(f.check, f.object, f.message) for f in examine(rookery.workspace, deep=True).findings] == []
         for name in ("events", "sums", "totals"):
-            home.run(f"TRUNCATE TABLE {home.nest('1')}.{name}")
-            assert {f.object for f in examine(home.workspace, deep=True).findings} >= {f"main_nest_1.{name}"}
-            repair(home.workspace)
-            assert _tables(home) == whole
-        home.append([{"tenant_id": 1, "id": 31}])
-        assert sum(n for _, n in _tables(home)["sums"]) == _tables(home)["totals"][0][1] == 31
-        assert examine(home.workspace, deep=True).findings == ()
+            rookery.run(f"TRUNCATE TABLE {rookery.nest('1')}.{name}")
+            assert {f.object for f in examine(rookery.workspace, deep=True).findings} >= {f"main_nest_1.{name}"}
+            repair(rookery.workspace)
+            assert _tables(rookery) == whole
+        rookery.append([{"tenant_id": 1, "id": 31}])
+        assert sum(n for _, n in _tables(rookery)["sums"]) == _tables(rookery)["totals"][0][1] == 31
+        assert examine(rookery.workspace, deep=True).findings == ()
 
 
-def _tables(home: House) -> dict[str, list[tuple[int, int]]]:
-    nest = home.nest("1")
+def _tables(rookery: Rookery) -> dict[str, list[tuple[int, int]]]:
+    nest = rookery.nest("1")
     return {
-        "events": home.rows(f"SELECT id, count() FROM {nest}.events GROUP BY id ORDER BY id"),
-        "sums": home.rows(f"SELECT bucket, sum(events) FROM {nest}.sums GROUP BY bucket ORDER BY bucket"),
-        "totals": home.rows(f"SELECT tenant_id, sum(events) FROM {nest}.totals GROUP BY tenant_id"),
+        "events": rookery.rows(f"SELECT id, count() FROM {nest}.events GROUP BY id ORDER BY id"),
+        "sums": rookery.rows(f"SELECT bucket, sum(events) FROM {nest}.sums GROUP BY bucket ORDER BY bucket"),
+        "totals": rookery.rows(f"SELECT tenant_id, sum(events) FROM {nest}.totals GROUP BY tenant_id"),
     }

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.control.doctor import examine, repair
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 OWN, POOLED = ("1",), ("8", "9")
 EVENTS = """
@@ -92,44 +92,44 @@ def _files(mode: str, copy: str) -> dict[str, str]:
     }
 
 
-def _send(home: House, first: int) -> None:
+def _send(rookery: Rookery, first: int) -> None:
     rows = [{"tenant_id": int(t), "id": first + n, "n": n} for t in (*OWN, *POOLED) for n in range(20)]
-    assert home.visible(rows)
-    home.caught_up()
+    assert rookery.deliver(rows)
+    rookery.wait_until_caught_up()
 
 
-def _findings(home: House) -> list[tuple[str, str, str]]:
-    return [(f.check, f.object, f.message) for f in examine(home.workspace, deep=True).findings]
+def _findings(rookery: Rookery) -> list[tuple[str, str, str]]:
+    return [(f.check, f.object, f.message) for f in examine(rookery.workspace, deep=True).findings]
 
 
 def _restarted(tmp_path: Path, mode: str, copy: str) -> None:
-    with house(tmp_path) as home:
-        home.push(_files(mode, copy))
-        home.add(*OWN)
-        home.add(*POOLED, placement="pooled")
+    with open_rookery(tmp_path) as rookery:
+        rookery.push(_files(mode, copy))
+        rookery.add(*OWN)
+        rookery.add(*POOLED, placement="pooled")
         for n in range(3):
-            _send(home, n * 20)
+            _send(rookery, n * 20)
         # A merge of the view's source must not look like a loss in its target.
         for name in TARGETS:
-            home.run(f"OPTIMIZE TABLE main.{name} FINAL")
-            home.run(f"OPTIMIZE TABLE {home.nest('1')}.{name} FINAL")
+            rookery.run(f"OPTIMIZE TABLE main.{name} FINAL")
+            rookery.run(f"OPTIMIZE TABLE {rookery.nest('1')}.{name} FINAL")
 
 
 @pytest.mark.parametrize(("mode", "copy"), [("direct", "true"), ("routed", "false")])
 def test_healthy_unloaded_tables_have_no_findings(tmp_path: Path, mode: str, copy: str) -> None:
     _restarted(tmp_path, mode, copy)
-    with house(tmp_path) as home:
-        _send(home, 60)
-        assert _findings(home) == []
+    with open_rookery(tmp_path) as rookery:
+        _send(rookery, 60)
+        assert _findings(rookery) == []
 
 
 def test_an_unloaded_table_is_repaired(tmp_path: Path) -> None:
     _restarted(tmp_path, "routed", "true")
-    with house(tmp_path) as home:
-        sums = f"SELECT bucket, sum(events), sum(total) FROM {home.nest('1')}.sums GROUP BY 1 ORDER BY 1"
-        before = home.rows(sums)
-        home.run(f"TRUNCATE TABLE {home.nest('1')}.sums")
-        assert [(check, name) for check, name, _ in _findings(home)] == [("derived", "main_nest_1.sums")]
-        (told,) = repair(home.workspace)["repaired"]
+    with open_rookery(tmp_path) as rookery:
+        sums = f"SELECT bucket, sum(events), sum(total) FROM {rookery.nest('1')}.sums GROUP BY 1 ORDER BY 1"
+        before = rookery.rows(sums)
+        rookery.run(f"TRUNCATE TABLE {rookery.nest('1')}.sums")
+        assert [(check, name) for check, name, _ in _findings(rookery)] == [("derived", "main_nest_1.sums")]
+        (told,) = repair(rookery.workspace)["repaired"]
         assert told["keys"] == 4
-        assert home.rows(sums) == before
+        assert rookery.rows(sums) == before

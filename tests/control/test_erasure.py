@@ -10,7 +10,7 @@ from engine.control import erasure, tenants
 from engine.control.doctor import examine
 from engine.control.regroup import incomplete_groups
 from engine.errors import RookeryError
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 pytestmark = pytest.mark.feature
 
@@ -33,94 +33,94 @@ FILL = "sql: SELECT toYear(at) AS year, sum(n) AS total FROM events GROUP BY yea
 SUMS = "SELECT year, sum(total) FROM main.totals GROUP BY year ORDER BY year"
 
 
-def _fill(home: House, ttl: str) -> None:
-    home.push(
+def _fill(rookery: Rookery, ttl: str) -> None:
+    rookery.push(
         {
             "datasources/events.yaml": EVENTS % ttl,
             "datasources/totals.yaml": TOTALS,
             "pipes/fill.yaml": FILL,
         }
     )
-    home.add("1", "2", "3", placement="pooled")
-    home.append([{"tenant_id": t, "at": "2024-01-15", "n": 10**t} for t in (1, 2, 3)])
-    home.append([{"tenant_id": t, "at": "2099-01-15", "n": 10**t} for t in (1, 2)])
+    rookery.add("1", "2", "3", placement="pooled")
+    rookery.append([{"tenant_id": t, "at": "2024-01-15", "n": 10**t} for t in (1, 2, 3)])
+    rookery.append([{"tenant_id": t, "at": "2099-01-15", "n": 10**t} for t in (1, 2)])
 
 
 def test_groups_whose_source_has_expired_need_permission(tmp_path: Path) -> None:
-    with house(tmp_path) as home:
-        _fill(home, ', ttl: "at + INTERVAL 1 MONTH"')
-        home.run("OPTIMIZE TABLE main.events FINAL")
-        before = home.rows(SUMS)
+    with open_rookery(tmp_path) as rookery:
+        _fill(rookery, ', ttl: "at + INTERVAL 1 MONTH"')
+        rookery.run("OPTIMIZE TABLE main.events FINAL")
+        before = rookery.rows(SUMS)
         assert before == [(2024, 1110), (2099, 110)]
         with pytest.raises(RookeryError) as raised:
-            tenants.remove(home.workspace, "3", purge=True)
+            tenants.remove(rookery.workspace, "3", purge=True)
         assert raised.value.code.id == "RK3001"
         assert "`totals`" in raised.value.message and "TTL" in raised.value.message
         assert raised.value.hint and raised.value.hint.endswith("--purge --allow-destructive totals")
-        assert home.rows(SUMS) == before
-        assert home.workspace.refresh().tenants["3"].state == "ready"
-        tenants.remove(home.workspace, "2", purge=True, allow=["totals"])
-        assert home.rows(SUMS) == [(2099, 10)]
-        assert "2" not in home.workspace.refresh().tenants
-        assert home.workspace.registry.read(erasure.ERASURE_KIND) == {}
+        assert rookery.rows(SUMS) == before
+        assert rookery.workspace.refresh().tenants["3"].state == "ready"
+        tenants.remove(rookery.workspace, "2", purge=True, allow=["totals"])
+        assert rookery.rows(SUMS) == [(2099, 10)]
+        assert "2" not in rookery.workspace.refresh().tenants
+        assert rookery.workspace.registry.read(erasure.ERASURE_KIND) == {}
         # No group has rows of tenant 3 any more, so nothing can be lost.
-        tenants.remove(home.workspace, "3", purge=True)
+        tenants.remove(rookery.workspace, "3", purge=True)
 
 
 def test_only_rows_that_have_expired_need_permission(tmp_path: Path) -> None:
     """Of other tenants, in groups of the tenant that is erased."""
-    with house(tmp_path) as home:
-        _fill(home, ', ttl: "at + INTERVAL 50 YEAR"')
-        tenants.remove(home.workspace, "3", purge=True)
-        assert home.rows(SUMS) == [(2024, 110), (2099, 110)]
-        home.append([{"tenant_id": t, "at": "1970-01-15", "n": 5} for t in (4, 5)])
-        home.run("OPTIMIZE TABLE main.events FINAL")
-        assert home.rows("SELECT count() FROM main.events WHERE tenant_id > 3") == [(0,)]
-        tenants.remove(home.workspace, "1", purge=True)
-        assert home.rows(SUMS) == [(1970, 10), (2024, 100), (2099, 100)]
+    with open_rookery(tmp_path) as rookery:
+        _fill(rookery, ', ttl: "at + INTERVAL 50 YEAR"')
+        tenants.remove(rookery.workspace, "3", purge=True)
+        assert rookery.rows(SUMS) == [(2024, 110), (2099, 110)]
+        rookery.append([{"tenant_id": t, "at": "1970-01-15", "n": 5} for t in (4, 5)])
+        rookery.run("OPTIMIZE TABLE main.events FINAL")
+        assert rookery.rows("SELECT count() FROM main.events WHERE tenant_id > 3") == [(0,)]
+        tenants.remove(rookery.workspace, "1", purge=True)
+        assert rookery.rows(SUMS) == [(1970, 10), (2024, 100), (2099, 100)]
         with pytest.raises(RookeryError, match="totals"):
-            tenants.remove(home.workspace, "4", purge=True)
+            tenants.remove(rookery.workspace, "4", purge=True)
 
 
 def test_an_interrupted_erasure_needs_no_permission_and_keeps_other_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows that the erasure itself has deleted are not a loss."""
-    with house(tmp_path) as home:
-        _fill(home, "")
+    with open_rookery(tmp_path) as rookery:
+        _fill(rookery, "")
         with monkeypatch.context() as patched:
             patched.setattr(erasure, "recompute_groups", _killed)
             patched.setattr(tenants.RegistryJournal, "record_consumed", _killed)
             with pytest.raises(KeyboardInterrupt):
-                tenants.remove(home.workspace, "3", purge=True)
-        tenants.remove(home.workspace, "3", purge=True)
-        assert home.rows(SUMS) == [(2024, 110), (2099, 110)]
-        assert incomplete_groups(home.workspace, home.workspace.current.build, "1") == {}
+                tenants.remove(rookery.workspace, "3", purge=True)
+        tenants.remove(rookery.workspace, "3", purge=True)
+        assert rookery.rows(SUMS) == [(2024, 110), (2099, 110)]
+        assert incomplete_groups(rookery.workspace, rookery.workspace.current.build, "1") == {}
 
 
 def test_an_interrupted_erasure_is_reported_with_the_command_that_finishes_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without `--purge` the tenant would be gone, and its rows would not. Also of a tenant that was never added."""
-    with house(tmp_path) as home:
-        _fill(home, "")
-        home.append([{"tenant_id": 7, "at": "2024-01-15", "n": 1}])
+    with open_rookery(tmp_path) as rookery:
+        _fill(rookery, "")
+        rookery.append([{"tenant_id": 7, "at": "2024-01-15", "n": 1}])
         for tenant in ("3", "7"):
             with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
                 patched.setattr(erasure, "delete_rows", _killed)
-                tenants.remove(home.workspace, tenant, purge=True)
+                tenants.remove(rookery.workspace, tenant, purge=True)
             with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
                 patched.setattr(erasure, "delete_rows", _killed)
-                tenants.remove(home.workspace, tenant, purge=True)
-            (found,) = [f for f in examine(home.workspace).findings if f.check == "unfinished-tenant"]
+                tenants.remove(rookery.workspace, tenant, purge=True)
+            (found,) = [f for f in examine(rookery.workspace).findings if f.check == "unfinished-tenant"]
             assert (found.object, found.hint) == (f"tenant {tenant}", f"rookery tenant rm {tenant} --purge")
             if tenant == "3":
                 with pytest.raises(RookeryError) as raised:
-                    tenants.add(home.workspace, [tenant])
+                    tenants.add(rookery.workspace, [tenant])
                 assert "rm 3 --purge" in str(raised.value.hint)
-            tenants.remove(home.workspace, tenant, purge=True)
-            assert examine(home.workspace).healthy
-            assert home.rows(f"SELECT count() FROM main.events WHERE tenant_id = {tenant}") == [(0,)]
+            tenants.remove(rookery.workspace, tenant, purge=True)
+            assert examine(rookery.workspace).healthy
+            assert rookery.rows(f"SELECT count() FROM main.events WHERE tenant_id = {tenant}") == [(0,)]
 
 
 def _killed(*_: object) -> None:

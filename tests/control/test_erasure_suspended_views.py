@@ -10,7 +10,7 @@ import pytest
 from engine.control import tenants
 from engine.control.push import push
 from engine.errors import RookeryError
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 pytestmark = pytest.mark.feature
 
@@ -55,13 +55,13 @@ SUMS = "SELECT region, sum(events), sum(share) FROM main.totals GROUP BY region 
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[House]:
-    with house(tmp_path) as made:
-        made.push(FILES)
-        made.add(*map(str, range(1, 31)), placement="pooled")
-        made.append(_rows(range(1, 31)))
-        made.append(_rows([1, 2, 3], region="north"))
-        yield made
+def rookery(tmp_path: Path) -> Iterator[Rookery]:
+    with open_rookery(tmp_path) as opened:
+        opened.push(FILES)
+        opened.add(*map(str, range(1, 31)), placement="pooled")
+        opened.append(_rows(range(1, 31)))
+        opened.append(_rows([1, 2, 3], region="north"))
+        yield opened
 
 
 def _rows(ids: object, n: int = 1, region: str = "eu") -> list[dict[str, object]]:
@@ -69,54 +69,54 @@ def _rows(ids: object, n: int = 1, region: str = "eu") -> list[dict[str, object]
 
 
 @pytest.mark.parametrize("bad", [range(10, 12), range(10, 30)], ids=["few", "many"])
-def test_a_suspended_view_gets_each_row_once(home: House, bad: range) -> None:
+def test_a_suspended_view_gets_each_row_once(rookery: Rookery, bad: range) -> None:
     """Rows that the view missed are not in the groups before it is restored; then they are, once."""
-    home.append([*_rows([1]), *_rows(bad, n=0)])
-    home.append(_rows([1, 2, 3]))
+    rookery.append([*_rows([1]), *_rows(bad, n=0)])
+    rookery.append(_rows([1, 2, 3]))
     down = len(bad) > 16
     received = 30 if down else 34
-    assert home.rows(SUMS) == [("eu", received, 100 * received), ("north", 3, 300)]
-    tenants.remove(home.workspace, "3", purge=True)
+    assert rookery.rows(SUMS) == [("eu", received, 100 * received), ("north", 3, 300)]
+    tenants.remove(rookery.workspace, "3", purge=True)
     received -= 1 if down else 2
-    assert home.rows(SUMS) == [("eu", received, 100 * received), ("north", 2, 200)]
+    assert rookery.rows(SUMS) == [("eu", received, 100 * received), ("north", 2, 200)]
     for tenant in bad:
-        tenants.remove(home.workspace, str(tenant), purge=True)
-    push(home.workspace, {})
+        tenants.remove(rookery.workspace, str(tenant), purge=True)
+    push(rookery.workspace, {})
     left = 29 - len(bad) + 3
-    assert home.rows(SUMS) == [("eu", left, 100 * left), ("north", 2, 200)]
+    assert rookery.rows(SUMS) == [("eu", left, 100 * left), ("north", 2, 200)]
 
 
-def test_groups_change_in_one_step_and_trigger_no_views(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_groups_change_in_one_step_and_trigger_no_views(rookery: Rookery, monkeypatch: pytest.MonkeyPatch) -> None:
     """Groups are computed in a separate table: a failure changes nothing, and derived tables get their rows once."""
-    before, derived = home.rows(SUMS), "SELECT region, sum(events) FROM main.again GROUP BY region ORDER BY region"
-    copied = home.rows(derived)
-    execute = home.workspace.warehouse.execute
+    before, derived = rookery.rows(SUMS), "SELECT region, sum(events) FROM main.again GROUP BY region ORDER BY region"
+    copied = rookery.rows(derived)
+    execute = rookery.workspace.warehouse.execute
     seen = set()
 
     def watching(sql: str, *more: object) -> None:
         if "totals" in sql:
-            seen.add(str(home.rows(SUMS)))
+            seen.add(str(rookery.rows(SUMS)))
         if "PARTITION ID" in sql:
             raise KeyboardInterrupt
         execute(sql, *more)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(home.workspace.warehouse, "execute", watching)
+        patched.setattr(rookery.workspace.warehouse, "execute", watching)
         with pytest.raises(KeyboardInterrupt):
-            tenants.remove(home.workspace, "3", purge=True)
+            tenants.remove(rookery.workspace, "3", purge=True)
     assert seen == {str(before)}
-    tenants.remove(home.workspace, "3", purge=True)
-    assert home.rows(SUMS) == [("eu", 29, 2900), ("north", 2, 200)]
-    assert home.rows(derived) == copied
-    home.append(_rows([1, 2]))
-    assert home.rows(SUMS) == [("eu", 31, 3100), ("north", 2, 200)]
+    tenants.remove(rookery.workspace, "3", purge=True)
+    assert rookery.rows(SUMS) == [("eu", 29, 2900), ("north", 2, 200)]
+    assert rookery.rows(derived) == copied
+    rookery.append(_rows([1, 2]))
+    assert rookery.rows(SUMS) == [("eu", 31, 3100), ("north", 2, 200)]
 
 
 def test_a_source_that_merges_rows_needs_permission(tmp_path: Path) -> None:
     """It has fewer rows than have gone through the view, so counts would shrink."""
-    with house(tmp_path) as home:
+    with open_rookery(tmp_path) as rookery:
         fill = "sql: SELECT tenant_id, region, sum(n) AS n FROM events GROUP BY tenant_id, region\n"
-        home.push(
+        rookery.push(
             {
                 "datasources/events.yaml": EVENTS,
                 "datasources/daily.yaml": DAILY,
@@ -125,14 +125,14 @@ def test_a_source_that_merges_rows_needs_permission(tmp_path: Path) -> None:
                 "pipes/fill.yaml": FILL.replace("FROM events", "FROM daily"),
             }
         )
-        home.add("1", "2", "3", placement="pooled")
+        rookery.add("1", "2", "3", placement="pooled")
         for _ in range(3):
-            home.append(_rows([1, 2, 3]))
-        home.run("OPTIMIZE TABLE main.daily FINAL")
-        before = home.rows(SUMS)
+            rookery.append(_rows([1, 2, 3]))
+        rookery.run("OPTIMIZE TABLE main.daily FINAL")
+        before = rookery.rows(SUMS)
         with pytest.raises(RookeryError, match="merges its rows") as raised:
-            tenants.remove(home.workspace, "3", purge=True)
+            tenants.remove(rookery.workspace, "3", purge=True)
         assert raised.value.code.id == "RK3001"
-        assert home.rows(SUMS) == before == [("eu", 9, 900)]
-        tenants.remove(home.workspace, "3", purge=True, allow=["totals"])
-        assert home.rows(SUMS) == [("eu", 2, 66)]
+        assert rookery.rows(SUMS) == before == [("eu", 9, 900)]
+        tenants.remove(rookery.workspace, "3", purge=True, allow=["totals"])
+        assert rookery.rows(SUMS) == [("eu", 2, 66)]

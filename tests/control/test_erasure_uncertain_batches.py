@@ -12,7 +12,7 @@ from engine.fanout.batch_completion import StagedInsert
 from engine.fanout.uncertain_batches import uncertain_batches_of
 from engine.schema import Name
 from engine.warehouse import ddl
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 EVENTS = """
 tenant: tenant_id
@@ -21,40 +21,40 @@ engine: {sorting_key: [tenant_id]}
 """
 
 
-def _uncertain(home: House, table: str) -> list[str]:
+def _uncertain(rookery: Rookery, table: str) -> list[str]:
     """Add a batch with a row of tenants 1 and 2 each, to be inserted from its stage. Returns what was released."""
     released: list[str] = []
     rows = f"SELECT * FROM (SELECT arrayJoin([1, 2])::UInt32 AS tenant_id, 5::Int64 AS n) WHERE 1 IN (SELECT 1 FROM {table})"
     insert = ddl.insert_block(Name("main", "events").sql(), ["tenant_id", "n"], "g:uncertain", rows)
     staged = StagedInsert(insert, lambda: released.append("stage"))
-    uncertain_batches_of(home.workspace).add("events", "g:uncertain", "a failed write", staged=staged)
+    uncertain_batches_of(rookery.workspace).add("events", "g:uncertain", "a failed write", staged=staged)
     return released
 
 
 def test_rows_of_an_uncertain_batch_do_not_come_back_after_a_purge(tmp_path: Path) -> None:
-    with house(tmp_path) as home:
-        home.push({"datasources/events.yaml": EVENTS})
-        home.add("1", "2", placement="pooled")
-        home.append([{"tenant_id": 1, "n": 1}, {"tenant_id": 2, "n": 1}])
-        released = _uncertain(home, "system.one")
-        tenants.remove(home.workspace, "1", purge=True)
-        uncertain_batches_of(home.workspace).complete_all()
-        assert home.rows("SELECT tenant_id, sum(n) FROM main.events GROUP BY tenant_id") == [(2, 6)]
+    with open_rookery(tmp_path) as rookery:
+        rookery.push({"datasources/events.yaml": EVENTS})
+        rookery.add("1", "2", placement="pooled")
+        rookery.append([{"tenant_id": 1, "n": 1}, {"tenant_id": 2, "n": 1}])
+        released = _uncertain(rookery, "system.one")
+        tenants.remove(rookery.workspace, "1", purge=True)
+        uncertain_batches_of(rookery.workspace).complete_all()
+        assert rookery.rows("SELECT tenant_id, sum(n) FROM main.events GROUP BY tenant_id") == [(2, 6)]
         assert released == ["stage"]
 
 
 def test_a_purge_waits_for_a_batch_that_cannot_be_completed(tmp_path: Path) -> None:
-    with house(tmp_path) as home:
-        home.push({"datasources/events.yaml": EVENTS})
-        home.add("1", "2", placement="pooled")
-        home.append([{"tenant_id": 1, "n": 1}])
-        _uncertain(home, "main.missing")
+    with open_rookery(tmp_path) as rookery:
+        rookery.push({"datasources/events.yaml": EVENTS})
+        rookery.add("1", "2", placement="pooled")
+        rookery.append([{"tenant_id": 1, "n": 1}])
+        _uncertain(rookery, "main.missing")
         with pytest.raises(RookeryError) as caught:
-            tenants.remove(home.workspace, "1", purge=True)
+            tenants.remove(rookery.workspace, "1", purge=True)
         assert caught.value.code is IN_DOUBT
-        assert "1" in home.workspace.current.tenants
-        assert home.rows("SELECT count() FROM main.events") == [(1,)]
-        home.run("CREATE VIEW main.missing AS SELECT 1 AS `1`")
-        tenants.remove(home.workspace, "1", purge=True)
-        assert home.rows("SELECT tenant_id, n FROM main.events") == [(2, 5)]
-        home.run("DROP VIEW main.missing")
+        assert "1" in rookery.workspace.current.tenants
+        assert rookery.rows("SELECT count() FROM main.events") == [(1,)]
+        rookery.run("CREATE VIEW main.missing AS SELECT 1 AS `1`")
+        tenants.remove(rookery.workspace, "1", purge=True)
+        assert rookery.rows("SELECT tenant_id, n FROM main.events") == [(2, 5)]
+        rookery.run("DROP VIEW main.missing")

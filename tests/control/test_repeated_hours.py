@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.control.doctor import examine, repair
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 FIRST = 1729987200
 """2024-10-27 01:00 in London, in summer time; an hour later clocks show the same."""
@@ -31,20 +31,20 @@ materialize:
 """
 
 
-def _totals(home: House) -> list[tuple[int, int]]:
+def _totals(rookery: Rookery) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
-    for table in ("main.per_hour", f"{home.nest('1')}.per_hour"):
-        rows = home.rows(f"SELECT toUnixTimestamp(hour) AS h, sum(total) FROM {table} GROUP BY h ORDER BY h")
+    for table in ("main.per_hour", f"{rookery.nest('1')}.per_hour"):
+        rows = rookery.rows(f"SELECT toUnixTimestamp(hour) AS h, sum(total) FROM {table} GROUP BY h ORDER BY h")
         found += [(int(hour) - FIRST, int(total)) for hour, total in rows]
     return found
 
 
 @pytest.mark.proves("D4")
 def test_repeated_hours_are_two_keys(tmp_path: Path) -> None:
-    with house(tmp_path) as home:
-        home.push({"datasources/events.yaml": EVENTS, "pipes/fill.yaml": PER_HOUR})
-        home.add("1")
-        home.add("2", placement="pooled")
+    with open_rookery(tmp_path) as rookery:
+        rookery.push({"datasources/events.yaml": EVENTS, "pipes/fill.yaml": PER_HOUR})
+        rookery.add("1")
+        rookery.add("2", placement="pooled")
         rows = [
             {"tenant_id": t, "at": FIRST + 3600 * hour + 60 * minute, "n": 1 + hour * 4}
             for t in (1, 2)
@@ -52,9 +52,9 @@ def test_repeated_hours_are_two_keys(tmp_path: Path) -> None:
             for minute in (1, 2)
         ]
         same = [{**row, "n": 7} for row in rows for _ in range(1 if row["at"] < FIRST + 3600 else 2)]
-        assert home.append([*rows, *same]).rows == 20
+        assert rookery.append([*rows, *same]).rows == 20
         expected = [(0, 16), (3600, 38)] * 2
-        assert _totals(home) == expected
-        assert [f for f in examine(home.workspace, deep=True).findings if f.level == "error"] == []
-        assert repair(home.workspace)["repaired"] == []
-        assert _totals(home) == expected
+        assert _totals(rookery) == expected
+        assert [f for f in examine(rookery.workspace, deep=True).findings if f.level == "error"] == []
+        assert repair(rookery.workspace)["repaired"] == []
+        assert _totals(rookery) == expected

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from engine.control.doctor import examine, repair
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 OWN, POOLED = "1", "8"
 EVENTS = """
@@ -56,8 +56,8 @@ Rows = list[dict[str, Any]]
 class Sender:
     """The sent rows, to check tables after the rows have expired in landing."""
 
-    def __init__(self, home: House) -> None:
-        self.home = home
+    def __init__(self, rookery: Rookery) -> None:
+        self.rookery = rookery
         self.sent: Rows = []
 
     def send(self) -> None:
@@ -66,7 +66,7 @@ class Sender:
             for t in (OWN, POOLED)
             for day in ("1990-01-05", "2090-01-05", "2090-02-05")
         ]
-        assert self.home.visible(rows)
+        assert self.rookery.deliver(rows)
         self.sent += rows
 
     def assert_right(self, since: str = "1990") -> None:
@@ -79,51 +79,51 @@ class Sender:
                 events[month] += 1
                 total[month] += row["n"]
                 ids.setdefault(month, set()).add(row["id"])
-            database = self.home.nest(tenant) if tenant == OWN else "main"
+            database = self.rookery.nest(tenant) if tenant == OWN else "main"
             where = f"WHERE tenant_id = {tenant} AND month >= '{since}-01-01' GROUP BY month"
-            months = self.home.rows(
+            months = self.rookery.rows(
                 f"SELECT toString(month), sum(events), sum(total), sum(signed) FROM {database}.months {where}"
             )
             assert {(m, e, t, t) for m, e, t, _ in months} == {(m, events[m], total[m], total[m]) for m in events}
             assert all(t == s for _, _, t, s in months)
-            states = self.home.rows(
+            states = self.rookery.rows(
                 f"SELECT toString(month), uniqExactMerge(ids), maxMerge(last) FROM {database}.states {where}"
             )
             assert {(m, n, top) for m, n, top in states} == {(m, len(i), max(i)) for m, i in ids.items()}
-            years = self.home.rows(
+            years = self.rookery.rows(
                 f"SELECT sum(events), sum(total) FROM {database}.years WHERE tenant_id = {tenant} AND year >= {since}"
             )
             assert years == [(len(mine), sum(r["n"] for r in mine))]
         wanted = sorted((r["id"], r["n"]) for r in self.sent if str(r["tenant_id"]) == POOLED and r["day"] >= since)
-        assert self.home.rows(f"SELECT id, n FROM main.plain WHERE day >= '{since}-01-01' ORDER BY id") == wanted
+        assert self.rookery.rows(f"SELECT id, n FROM main.plain WHERE day >= '{since}-01-01' ORDER BY id") == wanted
 
     def expire(self) -> None:
         """Landing and its copy forget the rows of 1990."""
-        for table in ("main.events", f"{self.home.nest(OWN)}.events"):
-            self.home.run(f"OPTIMIZE TABLE {table} FINAL")
-            assert self.home.rows(f"SELECT min(toYear(day)) FROM {table}") == [(2090,)]
+        for table in ("main.events", f"{self.rookery.nest(OWN)}.events"):
+            self.rookery.run(f"OPTIMIZE TABLE {table} FINAL")
+            assert self.rookery.rows(f"SELECT min(toYear(day)) FROM {table}") == [(2090,)]
 
     def newest(self, table: str, *, database: str = "main") -> str:
         """The newest part with rows that have not expired."""
         when = {"years": "year", "plain": "toYear(day)"}.get(table, "toYear(month)")
         found = f"SELECT argMax(_part, _block_number) FROM {database}.{table} WHERE {when} > 2000"
-        return str(self.home.rows(found)[0][0])
+        return str(self.rookery.rows(found)[0][0])
 
     def errors(self) -> dict[str, str]:
         """The errors of the doctor, and their hints."""
-        found = examine(self.home.workspace, deep=True).findings
+        found = examine(self.rookery.workspace, deep=True).findings
         return {f.object: str(f.hint) for f in found if f.level == "error" and f.check in ("derived", "copy")}
 
 
-def _sender(home: House, ttl: str) -> Sender:
+def _sender(rookery: Rookery, ttl: str) -> Sender:
     files = {"datasources/events.yaml": EVENTS % ttl, "pipes/to_months.yaml": MONTHS, "pipes/to_states.yaml": STATES}
-    home.push({**files, "pipes/to_years.yaml": YEARS, "pipes/to_plain.yaml": PLAIN})
-    home.add(OWN)
-    home.add(POOLED, placement="pooled")
-    for database in ("main", home.nest(OWN)):
+    rookery.push({**files, "pipes/to_years.yaml": YEARS, "pipes/to_plain.yaml": PLAIN})
+    rookery.add(OWN)
+    rookery.add(POOLED, placement="pooled")
+    for database in ("main", rookery.nest(OWN)):
         for table in DERIVED if database == "main" else DERIVED[:3]:
-            home.run(f"SYSTEM STOP MERGES {database}.{table}")
-    made = Sender(home)
+            rookery.run(f"SYSTEM STOP MERGES {database}.{table}")
+    made = Sender(rookery)
     for _ in range(3):
         made.send()
     return made
@@ -131,8 +131,8 @@ def _sender(home: House, ttl: str) -> Sender:
 
 @pytest.fixture(scope="module")
 def sender(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sender]:
-    with house(tmp_path_factory.mktemp("sender")) as home:
-        yield _sender(home, request.param)
+    with open_rookery(tmp_path_factory.mktemp("sender")) as rookery:
+        yield _sender(rookery, request.param)
 
 
 SHORT = pytest.mark.parametrize("sender", [pytest.param(TTL, id="ttl")], indirect=True)
@@ -140,90 +140,90 @@ WHOLE = pytest.mark.parametrize("sender", [pytest.param("", id="whole")], indire
 
 
 def _tables(sender: Sender) -> list[tuple[str, str]]:
-    nest = sender.home.nest(OWN)
+    nest = sender.rookery.nest(OWN)
     return [*(("main", t) for t in DERIVED), *((nest, t) for t in DERIVED[:3])]
 
 
 @SHORT
 def test_detached_parts_are_attached_again(sender: Sender) -> None:
     """They also hold rows that have expired in the source."""
-    home = sender.home
+    rookery = sender.rookery
     sender.expire()
     sender.assert_right()
     assert sender.errors() == {}
     named = set()
     for database, table in _tables(sender):
-        home.run(f"ALTER TABLE {database}.{table} DETACH PART '{sender.newest(table, database=database)}'")
+        rookery.run(f"ALTER TABLE {database}.{table} DETACH PART '{sender.newest(table, database=database)}'")
         named.add(f"{database.strip('`')}.{table}")
     found = sender.errors()
     # What is made from `months` is compared with what is there, and again when that is repaired.
     assert found.keys() == {t for t in named if "years" not in t} and {*found.values()} == {"rookery doctor --repair"}
-    told = {t["table"]: t["detached"] for t in repair(home.workspace)["repaired"]}
+    told = {t["table"]: t["detached"] for t in repair(rookery.workspace)["repaired"]}
     assert {t for t, parts in told.items() if [p["done"] for p in parts] == ["attached"]} == named
-    assert home.rows("SELECT count() FROM system.detached_parts") == [(0,)]
+    assert rookery.rows("SELECT count() FROM system.detached_parts") == [(0,)]
     assert sender.errors() == {}
     sender.assert_right()
 
 
 @SHORT
 def test_remaining_source_rows_prove_a_shortage(sender: Sender) -> None:
-    home = sender.home
+    rookery = sender.rookery
     sender.expire()
     named = set()
     for database, table in _tables(sender):
-        home.run(f"ALTER TABLE {database}.{table} DROP PART '{sender.newest(table, database=database)}'")
+        rookery.run(f"ALTER TABLE {database}.{table} DROP PART '{sender.newest(table, database=database)}'")
         named.add(f"{database.strip('`')}.{table}")
     found = sender.errors()
     assert found.keys() == {t for t in named if "years" not in t}
     assert {*found.values()} == {"rookery doctor --repair"}
-    repair(home.workspace)
+    repair(rookery.workspace)
     assert sender.errors() == {}
     sender.assert_right(since="2090")
     # Expired rows that the table had are still in it.
     old = "SELECT sum(events) FROM {}.months WHERE month < '2000-01-01' AND tenant_id = {}"
-    assert home.rows(old.format("main", POOLED)) == home.rows(old.format(home.nest(OWN), OWN)) == [(2,)]
+    assert rookery.rows(old.format("main", POOLED)) == rookery.rows(old.format(rookery.nest(OWN), OWN)) == [(2,)]
 
 
 @SHORT
 def test_a_copy_that_lacks_live_rows_is_an_error(sender: Sender) -> None:
     """Rows that a TTL may have taken from one side only do not count."""
-    home, copy = sender.home, f"{sender.home.nest(OWN)}.events"
-    home.run(f"ALTER TABLE {copy} DELETE WHERE id = {sender.sent[-4]['id']} SETTINGS mutations_sync = 1")
+    rookery, copy = sender.rookery, f"{sender.rookery.nest(OWN)}.events"
+    rookery.run(f"ALTER TABLE {copy} DELETE WHERE id = {sender.sent[-4]['id']} SETTINGS mutations_sync = 1")
     assert sender.errors() == {copy.replace("`", ""): "rookery doctor --repair"}
-    repair(home.workspace)
+    repair(rookery.workspace)
     assert sender.errors() == {}
 
 
 @WHOLE
 def test_detached_parts_whose_rows_are_present_are_dropped(sender: Sender) -> None:
     """As after a repair by an earlier version, which computed the rows again and left the part aside."""
-    home = sender.home
+    rookery = sender.rookery
     assert sender.errors() == {}
-    home.run("CREATE TABLE main.kept CLONE AS main.months")
+    rookery.run("CREATE TABLE main.kept CLONE AS main.months")
     part = sender.newest("months")
-    home.run(f"ALTER TABLE main.months DETACH PART '{part}'")
-    home.run(f"ALTER TABLE main.kept DELETE WHERE _part != '{part}' SETTINGS mutations_sync = 1")
-    home.run("ALTER TABLE main.months ATTACH PARTITION tuple() FROM main.kept")
-    home.run("DROP TABLE main.kept")
+    rookery.run(f"ALTER TABLE main.months DETACH PART '{part}'")
+    rookery.run(f"ALTER TABLE main.kept DELETE WHERE _part != '{part}' SETTINGS mutations_sync = 1")
+    rookery.run("ALTER TABLE main.months ATTACH PARTITION tuple() FROM main.kept")
+    rookery.run("DROP TABLE main.kept")
     sender.assert_right()
-    (told,) = repair(home.workspace)["repaired"]
+    (told,) = repair(rookery.workspace)["repaired"]
     assert [(p["part"], p["done"]) for p in told["detached"]] == [(part, "dropped")]
-    assert home.rows("SELECT count() FROM system.detached_parts") == [(0,)]
+    assert rookery.rows("SELECT count() FROM system.detached_parts") == [(0,)]
     sender.assert_right()
 
 
 @WHOLE
 def test_surplus_rows_are_an_error_and_can_be_removed(sender: Sender) -> None:
-    home = sender.home
+    rookery = sender.rookery
     for table in ("months", "plain"):
-        home.run(f"CREATE TABLE main.kept CLONE AS main.{table}")
-        home.run(f"ALTER TABLE main.{table} ATTACH PARTITION tuple() FROM main.kept")
-        home.run("DROP TABLE main.kept")
+        rookery.run(f"CREATE TABLE main.kept CLONE AS main.{table}")
+        rookery.run(f"ALTER TABLE main.{table} ATTACH PARTITION tuple() FROM main.kept")
+        rookery.run("DROP TABLE main.kept")
     found = sender.errors()
     assert found.keys() == {"main.months", "main.plain"}
     assert all(hint.endswith(f"--repair --allow-destructive {t.split('.')[1]}") for t, hint in found.items())
-    told = repair(home.workspace)["repaired"]
+    told = repair(rookery.workspace)["repaired"]
     assert all(t["keys"] == 0 and "more than its source" in t["not_repaired"] for t in told)
-    repair(home.workspace, ["months", "plain"])
+    repair(rookery.workspace, ["months", "plain"])
     assert sender.errors() == {}
     sender.assert_right()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from engine.control.doctor import examine, repair
 from engine.control.doctor.findings import ERROR
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 EVENTS = """
 tenant: tenant_id
@@ -26,23 +26,23 @@ materialize: {target: totals, per_tenant: true, engine: {type: SummingMergeTree,
 """
 
 
-def _wrong(home: House) -> set[tuple[str, str, str | None]]:
-    return {(f.level, f.object, f.hint) for f in examine(home.workspace, deep=True).findings}
+def _wrong(rookery: Rookery) -> set[tuple[str, str, str | None]]:
+    return {(f.level, f.object, f.hint) for f in examine(rookery.workspace, deep=True).findings}
 
 
 def test_a_rollup_of_signed_numbers_and_a_rollup_over_it(tmp_path: Path) -> None:
-    with house(tmp_path) as home:
-        home.push({"datasources/events.yaml": EVENTS, "pipes/to_days.yaml": DAYS, "pipes/to_totals.yaml": TOTALS})
-        home.add("8", placement="pooled")
+    with open_rookery(tmp_path) as rookery:
+        rookery.push({"datasources/events.yaml": EVENTS, "pipes/to_days.yaml": DAYS, "pipes/to_totals.yaml": TOTALS})
+        rookery.add("8", placement="pooled")
         for table in ("days", "totals"):
-            home.run(f"SYSTEM STOP MERGES main.{table}")
+            rookery.run(f"SYSTEM STOP MERGES main.{table}")
         for n in (5, -2, 7):
-            assert home.visible([{"tenant_id": 8, "day": "2026-01-05", "n": n}])
-        assert _wrong(home) == set()
+            assert rookery.deliver([{"tenant_id": 8, "day": "2026-01-05", "n": n}])
+        assert _wrong(rookery) == set()
         for table in ("days", "totals"):
-            ((part,),) = home.rows(f"SELECT _part FROM main.{table} WHERE total = 7")
-            home.run(f"ALTER TABLE main.{table} DROP PART '{part}'")
-            assert _wrong(home) == {(ERROR, f"main.{table}", "rookery doctor --repair")}
-            repair(home.workspace)
-            assert home.rows(f"SELECT sum(total) FROM main.{table}") == [(10,)]
-            assert _wrong(home) == set()
+            ((part,),) = rookery.rows(f"SELECT _part FROM main.{table} WHERE total = 7")
+            rookery.run(f"ALTER TABLE main.{table} DROP PART '{part}'")
+            assert _wrong(rookery) == {(ERROR, f"main.{table}", "rookery doctor --repair")}
+            repair(rookery.workspace)
+            assert rookery.rows(f"SELECT sum(total) FROM main.{table}") == [(10,)]
+            assert _wrong(rookery) == set()

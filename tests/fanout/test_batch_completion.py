@@ -9,59 +9,59 @@ import pytest
 
 from engine.fanout.startup_recovery import complete
 from tests.fanout.retrying_writers import project
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 OWN = ("1", "2")
 _IDS = itertools.count(1)
 
 
 @pytest.fixture(scope="module", params=["direct", "routed"])
-def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp(request.param)) as made:
-        made.push(project(request.param))
-        made.add(*OWN)
-        yield made
+def rookery(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
+    with open_rookery(tmp_path_factory.mktemp(request.param)) as opened:
+        opened.push(project(request.param))
+        opened.add(*OWN)
+        yield opened
 
 
 def _rows() -> list[dict[str, int]]:
     return [{"tenant_id": int(t), "id": next(_IDS), "n": next(_IDS) % 100} for t in OWN for _ in range(5)]
 
 
-def test_a_completed_batch_is_stored_once(home: House) -> None:
-    assert home.visible(_rows())
+def test_a_completed_batch_is_stored_once(rookery: Rookery) -> None:
+    assert rookery.deliver(_rows())
     for _ in range(2):
-        complete(home.workspace)
-    assert home.differences(OWN) == []
+        complete(rookery.workspace)
+    assert rookery.differences(OWN) == []
 
 
-def test_a_pipe_pushed_since_has_the_batch_in_its_history(home: House) -> None:
+def test_a_pipe_pushed_since_has_the_batch_in_its_history(rookery: Rookery) -> None:
     """Its view reads the nests' copies, which landing's views fill."""
-    mode = "routed" if "events" in home.workspace.current.routed else "direct"
-    assert home.visible(_rows())
-    home.push(project(mode, "fresh"))
-    complete(home.workspace)
-    assert home.differences(OWN, ("sums", "fresh")) == []
+    mode = "routed" if "events" in rookery.workspace.current.routed else "direct"
+    assert rookery.deliver(_rows())
+    rookery.push(project(mode, "fresh"))
+    complete(rookery.workspace)
+    assert rookery.differences(OWN, ("sums", "fresh")) == []
 
 
-def test_a_view_repaired_since_has_the_batch_once(home: House) -> None:
+def test_a_view_repaired_since_has_the_batch_once(rookery: Rookery) -> None:
     """Only the one nest's table is recomputed."""
-    assert home.visible(_rows())
-    home.run(f"DROP VIEW {home.nest('1')}._rk_add_to_sums SYNC")
-    assert home.visible(_rows())
-    home.push({})
-    complete(home.workspace)
-    assert home.differences(OWN) == []
+    assert rookery.deliver(_rows())
+    rookery.run(f"DROP VIEW {rookery.nest('1')}._rk_add_to_sums SYNC")
+    assert rookery.deliver(_rows())
+    rookery.push({})
+    complete(rookery.workspace)
+    assert rookery.differences(OWN) == []
 
 
-def test_many_later_inserts_do_not_hide_the_batch(home: House) -> None:
+def test_many_later_inserts_do_not_hide_the_batch(rookery: Rookery) -> None:
     """Targets remember fewer insertions than landing does."""
-    assert home.visible(_rows())
+    assert rookery.deliver(_rows())
     for n in range(140):
-        home.run(
+        rookery.run(
             f"INSERT INTO main.events (tenant_id, id, n) SETTINGS insert_deduplication_token = 'other {n}' "
             f"SELECT 1, {next(_IDS)}, 1"
         )
-    home.read_all()
-    complete(home.workspace)
-    home.read_all()
-    assert home.differences(OWN) == []
+    rookery.wait_until_read()
+    complete(rookery.workspace)
+    rookery.wait_until_read()
+    assert rookery.differences(OWN) == []

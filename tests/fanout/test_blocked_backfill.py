@@ -10,7 +10,7 @@ import pytest
 from engine.control.push import PushOptions, push
 from engine.errors import RookeryError
 from engine.workspace.snapshot import DeployedFile
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 EVENTS = """
 tenant: tenant_id
@@ -31,43 +31,45 @@ ROWS = [{"tenant_id": t, "id": n, "n": n, "k": k} for n, (t, k) in enumerate([(5
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[House]:
-    with house(tmp_path) as made:
-        made.push({"datasources/events.yaml": EVENTS})
-        made.append(ROWS)
-        yield made
+def rookery(tmp_path: Path) -> Iterator[Rookery]:
+    with open_rookery(tmp_path) as opened:
+        opened.push({"datasources/events.yaml": EVENTS})
+        opened.append(ROWS)
+        yield opened
 
 
-def _push(home: House, fill: str, *allow: str) -> list[str]:
+def _push(rookery: Rookery, fill: str, *allow: str) -> list[str]:
     files = {"datasources/sums.yaml": SUMS, "pipes/fill.yaml": fill}
     sources = {Path(f).stem: DeployedFile(text, f) for f, text in files.items()}
-    return [w.code.id for w in push(home.workspace, sources, PushOptions(allow=frozenset(allow))).warnings]
+    return [w.code.id for w in push(rookery.workspace, sources, PushOptions(allow=frozenset(allow))).warnings]
 
 
 @pytest.mark.proves("B7", "D4")
 @pytest.mark.parametrize("placement", ["tables", "pooled"])
-def test_a_tenant_is_not_ready_before_its_history_is_delivered(home: House, placement: str) -> None:
-    home.push({"datasources/sums.yaml": SUMS, "pipes/fill.yaml": FILL})
+def test_a_tenant_is_not_ready_before_its_history_is_delivered(rookery: Rookery, placement: str) -> None:
+    rookery.push({"datasources/sums.yaml": SUMS, "pipes/fill.yaml": FILL})
     for _ in range(3):
         with pytest.raises(RookeryError, match="RK3010"):
-            home.add("5", placement=placement)
-        assert home.workspace.current.tenants["5"].state == "adding"
-    home.add("6", placement=placement)
-    assert "RK3010" in _push(home, FILL)
-    home.run("ALTER TABLE main.events UPDATE k = '1' WHERE k = 'bad' SETTINGS mutations_sync = 2")
+            rookery.add("5", placement=placement)
+        assert rookery.workspace.current.tenants["5"].state == "adding"
+    rookery.add("6", placement=placement)
+    assert "RK3010" in _push(rookery, FILL)
+    rookery.run("ALTER TABLE main.events UPDATE k = '1' WHERE k = 'bad' SETTINGS mutations_sync = 2")
     if placement == "tables":
-        home.run(f"ALTER TABLE {home.nest('5')}.events UPDATE k = '1' WHERE k = 'bad' SETTINGS mutations_sync = 2")
-    home.add("5", placement=placement)
-    assert home.workspace.current.tenants["5"].state == "ready"
-    where = f"{home.nest('5')}.sums" if placement == "tables" else "main.sums WHERE tenant_id = 5"
-    assert home.rows(f"SELECT sum(v) FROM {where}") == [(5,)]
-    assert _push(home, FILL) == []
+        rookery.run(
+            f"ALTER TABLE {rookery.nest('5')}.events UPDATE k = '1' WHERE k = 'bad' SETTINGS mutations_sync = 2"
+        )
+    rookery.add("5", placement=placement)
+    assert rookery.workspace.current.tenants["5"].state == "ready"
+    where = f"{rookery.nest('5')}.sums" if placement == "tables" else "main.sums WHERE tenant_id = 5"
+    assert rookery.rows(f"SELECT sum(v) FROM {where}") == [(5,)]
+    assert _push(rookery, FILL) == []
 
 
 @pytest.mark.proves("B7")
-def test_a_push_fails_until_the_history_of_shared_targets_is_delivered(home: House) -> None:
+def test_a_push_fails_until_the_history_of_shared_targets_is_delivered(rookery: Rookery) -> None:
     for _ in range(3):
         with pytest.raises(RookeryError, match="RK3010"):
-            _push(home, SHARED)
-    _push(home, SHARED.replace("toInt64(k)", "toInt64OrZero(k)"), "fill", "sums")
-    assert home.rows("SELECT sum(v) FROM main.sums") == [(7,)]
+            _push(rookery, SHARED)
+    _push(rookery, SHARED.replace("toInt64(k)", "toInt64OrZero(k)"), "fill", "sums")
+    assert rookery.rows("SELECT sum(v) FROM main.sums") == [(7,)]

@@ -15,7 +15,7 @@ import pytest
 from engine.fanout.landing_log import MAX_BLOCKS, Block, LandingLog
 from engine.warehouse.port import Input
 from tests.fanout.retrying_writers import OWN, POOLED, UNKNOWN, Stream, add_tenants, check_delivery, landing, project
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 from tests.support.server import running
 
 LATER = ("5", "6", "7")
@@ -62,16 +62,16 @@ def test_modes_change_while_rows_arrive(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("racing")) as made:
-        made.push(project("routed"))
-        made.add("1", "2")
-        made.add(POOLED, placement="pooled")
-        yield made
+def rookery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
+    with open_rookery(tmp_path_factory.mktemp("racing")) as opened:
+        opened.push(project("routed"))
+        opened.add("1", "2")
+        opened.add(POOLED, placement="pooled")
+        yield opened
 
 
 @pytest.mark.proves("B6")
-def test_rows_of_other_programs_between_gateway_inserts(home: House) -> None:
+def test_rows_of_other_programs_between_gateway_inserts(rookery: Rookery) -> None:
     """They are found by their blocks; a batch of the gateway never counts as one of them."""
     ids, ending, arrived = itertools.count(1), threading.Event(), threading.Semaphore(0)
 
@@ -79,13 +79,13 @@ def test_rows_of_other_programs_between_gateway_inserts(home: House) -> None:
         while not ending.is_set():
             n = next(ids)
             body = json.dumps({"tenant_id": 1 + n % 4, "id": n, "n": n % 100}).encode()
-            home.gateway.append("events", body, Input.NDJSON).result(30)
+            rookery.gateway.append("events", body, Input.NDJSON).result(30)
             arrived.release()
 
     def theirs() -> None:
         while not ending.is_set():
             n = 10_000_000 + next(ids) * 10
-            home.run(
+            rookery.run(
                 "INSERT INTO main.events (tenant_id, id, n) SETTINGS async_insert = 0, "
                 f"insert_deduplication_token = 'other {n}' SELECT 1 + number % 4, {n} + number, number FROM numbers(8)"
             )
@@ -95,27 +95,27 @@ def test_rows_of_other_programs_between_gateway_inserts(home: House) -> None:
     for thread in threads:
         thread.start()
     assert all(arrived.acquire(timeout=30) for _ in range(BEFORE))
-    home.add("3", "4")
+    rookery.add("3", "4")
     assert all(arrived.acquire(timeout=30) for _ in range(AFTER))
     ending.set()
     for thread in threads:
         thread.join()
-    home.read_all()
-    assert home.differences(("1", "2", "3", "4")) == []
+    rookery.wait_until_read()
+    assert rookery.differences(("1", "2", "3", "4")) == []
 
 
-def test_a_batch_stored_while_the_log_is_read(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_stored_while_the_log_is_read(rookery: Rookery, monkeypatch: pytest.MonkeyPatch) -> None:
     """The gateway delivers it, even if it is late; it does not count as a batch of another program."""
     reading, asked, landed = LandingLog.blocks, threading.Event(), threading.Event()
 
     def late(log: LandingLog, after: int, limit: int = MAX_BLOCKS) -> list[Block]:
         if not asked.is_set():
             asked.set()
-            home.append([{"tenant_id": t, "id": 20_000_000 + t, "n": 1} for t in (1, 2)])
+            rookery.append([{"tenant_id": t, "id": 20_000_000 + t, "n": 1} for t in (1, 2)])
             landed.set()
         return reading(log, after, limit)
 
     monkeypatch.setattr(LandingLog, "blocks", late)
     assert landed.wait(30)
-    home.read_all()
-    assert home.differences(("1", "2")) == []
+    rookery.wait_until_read()
+    assert rookery.differences(("1", "2")) == []

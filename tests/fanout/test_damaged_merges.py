@@ -18,18 +18,18 @@ from engine.warehouse.damaged_merges import Part
 from engine.warehouse.errors import translate
 from engine.warehouse.part_watch import UNDO_PAUSE_SECONDS
 from tests.fanout.retrying_writers import project
-from tests.support.in_process import PATIENCE, House, house
+from tests.support.in_process import PATIENCE, Rookery, open_rookery
 
 OWN = ("1", "2")
 _IDS = itertools.count(1)
 
 
 @pytest.fixture(scope="module", params=["direct", "routed"])
-def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp(request.param)) as made:
-        made.push(project(request.param))
-        made.add(*OWN)
-        yield made
+def rookery(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
+    with open_rookery(tmp_path_factory.mktemp(request.param)) as opened:
+        opened.push(project(request.param))
+        opened.add(*OWN)
+        yield opened
 
 
 def _rows(bad: int = 0) -> list[dict[str, int | str]]:
@@ -39,11 +39,11 @@ def _rows(bad: int = 0) -> list[dict[str, int | str]]:
     return rows + [{"tenant_id": 1, "id": "none", "n": 1} for _ in range(bad)]
 
 
-def _newest_part(home: House, table: str) -> Path:
+def _newest_part(rookery: Rookery, table: str) -> Path:
     """The directory of the one part that a merge has just made."""
-    home.run(f"OPTIMIZE TABLE {table} FINAL")
+    rookery.run(f"OPTIMIZE TABLE {table} FINAL")
     database, name = table.replace("`", "").split(".")
-    ((path,),) = home.rows(
+    ((path,),) = rookery.rows(
         f"SELECT path FROM system.parts WHERE active AND database = '{database}' AND table = '{name}'"
     )
     return Path(path)
@@ -51,34 +51,36 @@ def _newest_part(home: House, table: str) -> Path:
 
 @pytest.mark.parametrize("file", ["data.bin", "columns.txt", "columns_substreams.txt", "checksums.txt"])
 @pytest.mark.parametrize("where", ["landing", "copy", "sums"])
-def test_a_damaged_merge_loses_no_row(home: House, where: str, file: str) -> None:
-    (before,) = home.rows("SELECT count() FROM main.events")
+def test_a_damaged_merge_loses_no_row(rookery: Rookery, where: str, file: str) -> None:
+    (before,) = rookery.rows("SELECT count() FROM main.events")
     for _ in range(3):
-        assert home.visible(_rows())
-    table = {"landing": "main.events", "copy": f"{home.nest('1')}.events", "sums": f"{home.nest('1')}.sums"}[where]
-    part = _newest_part(home, table)
+        assert rookery.deliver(_rows())
+    table = {"landing": "main.events", "copy": f"{rookery.nest('1')}.events", "sums": f"{rookery.nest('1')}.sums"}[
+        where
+    ]
+    part = _newest_part(rookery, table)
     cut = part / file
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
-    home.visible(_rows())
-    home.caught_up()
+    rookery.deliver(_rows())
+    rookery.wait_until_caught_up()
     assert not part.exists()
-    assert home.differences(OWN) == []
-    assert home.rows("SELECT count(), uniqExact(id) FROM main.events") == [(before[0] + 40, before[0] + 40)]
+    assert rookery.differences(OWN) == []
+    assert rookery.rows("SELECT count(), uniqExact(id) FROM main.events") == [(before[0] + 40, before[0] + 40)]
 
 
-def test_source_parts_outlive_their_merge(home: House) -> None:
+def test_source_parts_outlive_their_merge(rookery: Rookery) -> None:
     """Dropping a part makes the engine remove outdated parts at once."""
-    before = home.rows("SELECT count() FROM main.events_quarantine")[0][0]
+    before = rookery.rows("SELECT count() FROM main.events_quarantine")[0][0]
     for _ in range(3):
-        home.append(_rows(bad=1))
-    part = _newest_part(home, "main.events_quarantine")
-    home.run("INSERT INTO main.events_quarantine (c__id) SELECT 'a row that was never checked'")
-    home.run(f"ALTER TABLE main.events_quarantine DROP PART '{_inserted(part.parent)}'")
+        rookery.append(_rows(bad=1))
+    part = _newest_part(rookery, "main.events_quarantine")
+    rookery.run("INSERT INTO main.events_quarantine (c__id) SELECT 'a row that was never checked'")
+    rookery.run(f"ALTER TABLE main.events_quarantine DROP PART '{_inserted(part.parent)}'")
     cut = part / "columns_substreams.txt"
     cut.write_bytes(b"")
-    home.append(_rows(bad=1))
+    rookery.append(_rows(bad=1))
     assert not part.exists()
-    assert home.rows("SELECT count() FROM main.events_quarantine") == [(before + 4,)]
+    assert rookery.rows("SELECT count() FROM main.events_quarantine") == [(before + 4,)]
 
 
 def _inserted(table: Path) -> str:
@@ -89,21 +91,21 @@ def _inserted(table: Path) -> str:
 
 
 @pytest.mark.parametrize("file", ["statistics.packed", "data.bin"])
-def test_a_damaged_merge_is_undone_while_nothing_is_inserted(home: House, file: str) -> None:
+def test_a_damaged_merge_is_undone_while_nothing_is_inserted(rookery: Rookery, file: str) -> None:
     for _ in range(3):
-        assert home.visible(_rows())
-    before = home.rows("SELECT count(n), uniqExact(id) FROM main.events")
-    part = _newest_part(home, "main.events")
+        assert rookery.deliver(_rows())
+    before = rookery.rows("SELECT count(n), uniqExact(id) FROM main.events")
+    part = _newest_part(rookery, "main.events")
     cut = part / file
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
-    merges = MergeWatcher(home.workspace, pause_seconds=3600)
+    merges = MergeWatcher(rookery.workspace, pause_seconds=3600)
     try:
         assert merges.check()
         assert not part.exists()
         assert not merges.check()
     finally:
         merges.close()
-    assert home.rows("SELECT count(n), uniqExact(id) FROM main.events") == before
+    assert rookery.rows("SELECT count(n), uniqExact(id) FROM main.events") == before
 
 
 def test_truncated_statistics_are_damage() -> None:
@@ -115,48 +117,48 @@ def test_truncated_statistics_are_damage() -> None:
     assert translate(ClickHouseError(text)).code is DAMAGED
 
 
-def test_a_damaged_merge_of_a_quarantine_loses_no_row(home: House) -> None:
+def test_a_damaged_merge_of_a_quarantine_loses_no_row(rookery: Rookery) -> None:
     for _ in range(3):
-        home.append(_rows(bad=1))
-    before = home.rows("SELECT count() FROM main.events_quarantine")[0][0]
-    part = _newest_part(home, "main.events_quarantine")
+        rookery.append(_rows(bad=1))
+    before = rookery.rows("SELECT count() FROM main.events_quarantine")[0][0]
+    part = _newest_part(rookery, "main.events_quarantine")
     cut = part / "columns.txt"
     cut.write_bytes(cut.read_bytes()[:60])
-    home.append(_rows(bad=1))
+    rookery.append(_rows(bad=1))
     assert not part.exists()
-    assert home.rows("SELECT count() FROM main.events_quarantine") == [(before + 1,)]
+    assert rookery.rows("SELECT count() FROM main.events_quarantine") == [(before + 1,)]
 
 
-def test_a_damaged_part_without_sources_stays(home: House, tmp_path: Path) -> None:
+def test_a_damaged_part_without_sources_stays(rookery: Rookery, tmp_path: Path) -> None:
     """Its sources are gone. Inserts continue."""
     for _ in range(3):
-        home.append(_rows(bad=1))
-    part = _newest_part(home, "main.events_quarantine")
+        rookery.append(_rows(bad=1))
+    part = _newest_part(rookery, "main.events_quarantine")
     for other in part.parent.iterdir():
         if other != part and other.name.startswith("all_"):
             other.rename(tmp_path / other.name)
     cut = part / "default_compression_codec.txt"
     cut.write_bytes(b"CODEC")
-    assert home.append(_rows(bad=1)).quarantined == 1
+    assert rookery.append(_rows(bad=1)).quarantined == 1
     assert part.exists()
-    assert home.workspace.warehouse.damaged_parts([Name("main", "events_quarantine")]) == []
+    assert rookery.workspace.warehouse.damaged_parts([Name("main", "events_quarantine")]) == []
 
 
 @pytest.mark.parametrize("file", ["data.cmrk4", "data.bin"])
-def test_a_read_undoes_a_damaged_merge(home: House, file: str) -> None:
+def test_a_read_undoes_a_damaged_merge(rookery: Rookery, file: str) -> None:
     """Otherwise reads would fail until the next insert, and an insert may have to read first."""
     for _ in range(3):
-        assert home.visible(_rows())
-    part = _newest_part(home, "main.events")
+        assert rookery.deliver(_rows())
+    part = _newest_part(rookery, "main.events")
     cut = part / file
     cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
-    home.run("SYSTEM DROP MARK CACHE")
+    rookery.run("SYSTEM DROP MARK CACHE")
     time.sleep(UNDO_PAUSE_SECONDS)
     deadline = time.monotonic() + PATIENCE
     while part.exists():
         assert time.monotonic() < deadline
         with suppress(RookeryError):
-            home.rows("SELECT sum(n), uniqExact(id) FROM main.events")
+            rookery.rows("SELECT sum(n), uniqExact(id) FROM main.events")
         time.sleep(0.1)
-    ((rows, ids),) = home.rows("SELECT count(n), uniqExact(id) FROM main.events")
+    ((rows, ids),) = rookery.rows("SELECT count(n), uniqExact(id) FROM main.events")
     assert rows == ids

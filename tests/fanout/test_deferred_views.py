@@ -13,7 +13,7 @@ from engine.control.push import push
 from engine.errors import VIEW_WAITS
 from engine.workspace.journal import DEFERRED_KIND
 from engine.workspace.snapshot import DeployedFile
-from tests.support.in_process import PATIENCE, House, house
+from tests.support.in_process import PATIENCE, Rookery, open_rookery
 
 EVENTS = """
 tenant: {column: tenant_id, fanout: routed}
@@ -38,47 +38,47 @@ MORE = {"datasources/further.yaml": SUMS, "pipes/pass_on.yaml": PASS_ON}
 _IDS = itertools.count(1)
 
 
-def _send(home: House) -> bool:
-    return home.visible([{"tenant_id": t, "id": next(_IDS), "n": 1} for t in (5, 6)])
+def _send(rookery: Rookery) -> bool:
+    return rookery.deliver([{"tenant_id": t, "id": next(_IDS), "n": 1} for t in (5, 6)])
 
 
-def _found(home: House) -> list[tuple[str, str]]:
+def _found(rookery: Rookery) -> list[tuple[str, str]]:
     """What the doctor says of views."""
-    found = examine(home.workspace).findings
+    found = examine(rookery.workspace).findings
     return [(f.check, f.object) for f in found if f.check in ("deferred-view", "drift")]
 
 
-def _wait_for_views(home: House) -> None:
+def _wait_for_views(rookery: Rookery) -> None:
     deadline = time.monotonic() + PATIENCE
-    while home.workspace.registry.read(DEFERRED_KIND):
+    while rookery.workspace.registry.read(DEFERRED_KIND):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
 def test_a_view_over_a_rollup_is_created_when_its_tenant_has_caught_up(tmp_path: Path) -> None:
     with ExitStack() as stack:
-        home = stack.enter_context(house(tmp_path))
-        deferred_of(home.workspace)
-        home.push(FILES)
-        home.add("5", "6")
-        assert _send(home)
+        rookery = stack.enter_context(open_rookery(tmp_path))
+        deferred_of(rookery.workspace)
+        rookery.push(FILES)
+        rookery.add("5", "6")
+        assert _send(rookery)
         # The view on the nest's copy throws once: the rows will be delivered to the rollup again.
-        home.run(f"ALTER TABLE {home.nest('5')}.sums ADD CONSTRAINT once CHECK v < 0")
-        assert not _send(home)
-        result = push(home.workspace, {Path(f).stem: DeployedFile(t, f) for f, t in MORE.items()})
+        rookery.run(f"ALTER TABLE {rookery.nest('5')}.sums ADD CONSTRAINT once CHECK v < 0")
+        assert not _send(rookery)
+        result = push(rookery.workspace, {Path(f).stem: DeployedFile(t, f) for f, t in MORE.items()})
         assert [w.code for w in result.warnings] == [VIEW_WAITS]
-        assert _found(home) == [("deferred-view", "main_nest_5._rk_pass_on")]
-        assert _send(home) is False
-        thread = deferred_of(home.workspace)._thread
+        assert _found(rookery) == [("deferred-view", "main_nest_5._rk_pass_on")]
+        assert _send(rookery) is False
+        thread = deferred_of(rookery.workspace)._thread
         assert thread is not None and thread.is_alive()
         stack.close()
-        home = stack.enter_context(house(tmp_path))
-        deferred_of(home.workspace)
-        home.run(f"ALTER TABLE {home.nest('5')}.sums DROP CONSTRAINT once")
-        home.router.retry_now()
-        _wait_for_views(home)
-        home.read_all()
-        assert _send(home)
+        rookery = stack.enter_context(open_rookery(tmp_path))
+        deferred_of(rookery.workspace)
+        rookery.run(f"ALTER TABLE {rookery.nest('5')}.sums DROP CONSTRAINT once")
+        rookery.router.retry_now()
+        _wait_for_views(rookery)
+        rookery.wait_until_read()
+        assert _send(rookery)
         for tenant, table in itertools.product(("5", "6"), ("sums", "further")):
-            assert home.rows(f"SELECT sum(v) FROM {home.nest(tenant)}.{table}") == [(4,)], (tenant, table)
-        assert _found(home) == []
+            assert rookery.rows(f"SELECT sum(v) FROM {rookery.nest(tenant)}.{table}") == [(4,)], (tenant, table)
+        assert _found(rookery) == []

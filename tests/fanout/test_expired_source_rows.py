@@ -17,7 +17,7 @@ from engine.control.push import PushOptions, PushResult, push
 from engine.control.recovery import finish
 from engine.errors import RookeryError
 from engine.workspace.snapshot import DeployedFile
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 EVENTS = """\
 tenant: {column: tenant_id, fanout: %s}
@@ -75,28 +75,28 @@ def files(mode: str, ttl: str = "at + INTERVAL 1 MONTH", divisor: str = "n") -> 
 class Ledger:
     """What has been sent, so that sums can be checked after landing has forgotten it."""
 
-    def __init__(self, home: House) -> None:
-        self.home = home
+    def __init__(self, rookery: Rookery) -> None:
+        self.rookery = rookery
         self.sent: list[tuple[int, int]] = []
 
     def send(self, at: str, *rows: tuple[int, int], count: bool = True) -> None:
         """Append rows of (tenant, n)."""
-        day = self.home.rows(f"SELECT toString(toDate({at}))")[0][0]
-        assert self.home.append({"tenant_id": t, "at": day, "n": n} for t, n in rows).rows == len(rows)
+        day = self.rookery.rows(f"SELECT toString(toDate({at}))")[0][0]
+        assert self.rookery.append({"tenant_id": t, "at": day, "n": n} for t, n in rows).rows == len(rows)
         self.sent += rows if count else ()
 
     def send_at(self, rows: list[tuple[str, int, int]]) -> None:
         """Append rows of (day, tenant, n) as one batch."""
-        days = {d: self.home.rows(f"SELECT toString(toDate({d}))")[0][0] for d, _, _ in rows}
-        self.home.append({"tenant_id": t, "at": days[d], "n": n} for d, t, n in rows)
+        days = {d: self.rookery.rows(f"SELECT toString(toDate({d}))")[0][0] for d, _, _ in rows}
+        self.rookery.append({"tenant_id": t, "at": days[d], "n": n} for d, t, n in rows)
         self.sent += [(t, n) for _, t, n in rows]
 
     def expire(self) -> None:
         """Let the engine remove expired rows."""
-        tables = ["main.events", *(f"{self.home.nest(t)}.events" for t in OWN)]
+        tables = ["main.events", *(f"{self.rookery.nest(t)}.events" for t in OWN)]
         for table in tables:
-            self.home.run(f"OPTIMIZE TABLE {table} FINAL")
-            assert self.home.rows(f"SELECT count() FROM {table} WHERE at < today() - 100") == [(0,)]
+            self.rookery.run(f"OPTIMIZE TABLE {table} FINAL")
+            assert self.rookery.rows(f"SELECT count() FROM {table} WHERE at < today() - 100") == [(0,)]
 
     def wanted(self, tenants: tuple[str, ...]) -> Sums:
         shares, events = Counter[int](), Counter[int]()
@@ -107,20 +107,22 @@ class Ledger:
 
     def wrong(self) -> list[str]:
         """Rollups that differ from the sums of the sent rows."""
-        self.home.caught_up()
+        self.rookery.wait_until_caught_up()
         found = []
         for name, table, whose in [
             ("months", "main.months", POOLED),
             ("everybodys", "main.everybodys", (*POOLED, *OWN, LATE)),
-            *((f"months of {t}", f"{self.home.nest(t)}.months", (t,)) for t in OWN),
+            *((f"months of {t}", f"{self.rookery.nest(t)}.months", (t,)) for t in OWN),
         ]:
             late = "" if LATE in whose else f"WHERE tenant_id != {LATE} "
-            rows = self.home.rows(f"SELECT tenant_id, sum(share), sum(events) FROM {table} {late}GROUP BY 1")
+            rows = self.rookery.rows(f"SELECT tenant_id, sum(share), sum(events) FROM {table} {late}GROUP BY 1")
             have = {int(t): (int(s), int(e)) for t, s, e in rows}
             if have != self.wanted(whose):
                 found.append(f"{name}: {have} instead of {self.wanted(whose)}")
-        for table, whose in [("main.chained", POOLED), *((f"{self.home.nest(t)}.chained", (t,)) for t in OWN)]:
-            rows = self.home.rows(f"SELECT tenant_id, sum(events) FROM {table} WHERE tenant_id != {LATE} GROUP BY 1")
+        for table, whose in [("main.chained", POOLED), *((f"{self.rookery.nest(t)}.chained", (t,)) for t in OWN)]:
+            rows = self.rookery.rows(
+                f"SELECT tenant_id, sum(events) FROM {table} WHERE tenant_id != {LATE} GROUP BY 1"
+            )
             wanted = {t: e for t, (_, e) in self.wanted(whose).items()}
             if {int(t): int(e) for t, e in rows} != wanted:
                 found.append(f"{table}: {rows} instead of {wanted}")
@@ -128,8 +130,8 @@ class Ledger:
 
 
 @pytest.fixture(params=["direct", "routed"], scope="module")
-def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp(request.param)) as made:
+def rookery(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
+    with open_rookery(tmp_path_factory.mktemp(request.param)) as made:
         made.mode = request.param  # type: ignore[attr-defined]
         made.push(files(request.param))
         made.add(*POOLED, placement="pooled")
@@ -138,24 +140,24 @@ def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="module")
-def ledger(home: House) -> Ledger:
-    made = Ledger(home)
+def ledger(rookery: Rookery) -> Ledger:
+    made = Ledger(rookery)
     everybody = [(int(t), 5) for t in (*POOLED, *OWN)]
     made.send(JANUARY, *everybody)
-    made.home.caught_up()
+    made.rookery.wait_until_caught_up()
     made.expire()
     made.send(TODAY, *everybody)
     assert made.wrong() == []
     return made
 
 
-def _push(home: House, some: dict[str, str], *allow: str, dry: bool = False) -> PushResult:
+def _push(rookery: Rookery, some: dict[str, str], *allow: str, dry: bool = False) -> PushResult:
     sources = {Path(f).stem: DeployedFile(text, f) for f, text in some.items()}
-    return push(home.workspace, sources, PushOptions(allow=frozenset(allow), dry_run=dry))
+    return push(rookery.workspace, sources, PushOptions(allow=frozenset(allow), dry_run=dry))
 
 
-def _down(home: House) -> set[str]:
-    return {v["view"] for v in fanout_status.status(home.workspace)["suspended"]}
+def _down(rookery: Rookery) -> set[str]:
+    return {v["view"] for v in fanout_status.status(rookery.workspace)["suspended"]}
 
 
 POISONS = {
@@ -168,19 +170,19 @@ POISONS = {
 
 @pytest.mark.parametrize("poison", POISONS)
 def test_a_failed_view_is_restored_with_the_rows_it_missed(ledger: Ledger, poison: str) -> None:
-    home = ledger.home
+    rookery = ledger.rookery
     batches = [POISONS[poison]] if "one after" not in poison else [[row] for row in POISONS[poison]]
     for rows in batches:
         ledger.send(JANUARY, *rows, count=False)
         ledger.send(TODAY, (1, 9), (2, 9), (3, 9), (100, 9))
-    assert _down(home)
+    assert _down(rookery)
     # Neither an unchanged push that would fail again nor the good rows since take anything away.
-    assert {w.code.id for w in _push(home, {}).warnings} <= {"RK3012", "RK3014"}
+    assert {w.code.id for w in _push(rookery, {}).warnings} <= {"RK3012", "RK3014"}
     ledger.expire()
-    result = _push(home, files(home.mode))  # type: ignore[attr-defined]
-    home.router.retry_now()
+    result = _push(rookery, files(rookery.mode))  # type: ignore[attr-defined]
+    rookery.router.retry_now()
     assert not result.plan.lost and {s.loss for s in result.plan.steps} <= {"none"}
-    assert ledger.wrong() == [] and _down(home) == set()
+    assert ledger.wrong() == [] and _down(rookery) == set()
     ledger.send(TODAY, *((int(t), 3) for t in (*POOLED, *OWN)))
     assert ledger.wrong() == []
 
@@ -188,110 +190,110 @@ def test_a_failed_view_is_restored_with_the_rows_it_missed(ledger: Ledger, poiso
 @pytest.mark.parametrize("tenant", ["1", "100"])
 def test_a_failed_chained_view_is_recomputed_from_a_complete_source(ledger: Ledger, tenant: str) -> None:
     """Its source merges rows of several blocks into one, but has lost none."""
-    home = ledger.home
-    database = home.nest(tenant) if tenant in OWN else "main"
-    home.run(f"ALTER TABLE {database}.chained ADD CONSTRAINT poison CHECK 0")
+    rookery = ledger.rookery
+    database = rookery.nest(tenant) if tenant in OWN else "main"
+    rookery.run(f"ALTER TABLE {database}.chained ADD CONSTRAINT poison CHECK 0")
     try:
         ledger.send_at([(NEXT_YEAR, int(tenant), 9), (TODAY, int(tenant), 9), (TODAY, 2, 9)])
         ledger.send(TODAY, (int(tenant), 7), (2, 7))
     finally:
-        home.run(f"ALTER TABLE {database}.chained DROP CONSTRAINT poison")
-    result = _push(home, {})
-    home.router.retry_now()
+        rookery.run(f"ALTER TABLE {database}.chained DROP CONSTRAINT poison")
+    result = _push(rookery, {})
+    rookery.router.retry_now()
     assert {s.loss for s in result.plan.steps} <= {"none", "recomputed"}
-    assert ledger.wrong() == [] and _down(home) == set()
+    assert ledger.wrong() == [] and _down(rookery) == set()
 
 
 def test_a_changed_pipe_names_every_target_that_would_lose_rows(ledger: Ledger) -> None:
-    home = ledger.home
-    changed = files(home.mode, divisor="(n + 0)")  # type: ignore[attr-defined]
-    plan = _push(home, changed, dry=True).plan
+    rookery = ledger.rookery
+    changed = files(rookery.mode, divisor="(n + 0)")  # type: ignore[attr-defined]
+    plan = _push(rookery, changed, dry=True).plan
     lost = {s.subject for s in plan.lost}
-    own = {f"{home.nest(t).strip('`')}.{table}" for t in OWN for table in ("months", "chained")}
+    own = {f"{rookery.nest(t).strip('`')}.{table}" for t in OWN for table in ("months", "chained")}
     assert lost == {"main.months", "main.everybodys", "main.chained"} | own
     assert all(s.loss in ("none", "lost") for s in plan.steps)
     assert {s["subject"] for s in plan.as_list() if s["loss"] == "lost"} == lost
     with pytest.raises(RookeryError) as raised:
-        _push(home, changed)
+        _push(rookery, changed)
     assert raised.value.code.id == "RK3001"
     assert all(name in raised.value.message for name in lost), raised.value.message
     assert ledger.wrong() == []
 
 
 def test_unrecorded_rows_of_an_earlier_version_need_permission_to_drop(ledger: Ledger) -> None:
-    home = ledger.home
+    rookery = ledger.rookery
     ledger.send(JANUARY, (2, 0), count=False)
     ledger.expire()
-    notes = home.workspace.registry.read("suspended")
+    notes = rookery.workspace.registry.read("suspended")
     assert notes
-    home.workspace.registry.write(
+    rookery.workspace.registry.write(
         "suspended", {n: {k: v for k, v in b.items() if k != "missing"} for n, b in notes.items()}
     )
-    home.workspace.refresh()
+    rookery.workspace.refresh()
     for _ in range(2):
         with pytest.raises(RookeryError, match="lost") as raised:
-            _push(home, {})
+            _push(rookery, {})
         assert raised.value.code.id == "RK3001" and "main.months" in raised.value.message
-    home.workspace.registry.write("suspended", notes)
-    home.workspace.refresh()
-    _push(home, {})
-    assert ledger.wrong() == [] and _down(home) == set()
+    rookery.workspace.registry.write("suspended", notes)
+    rookery.workspace.refresh()
+    _push(rookery, {})
+    assert ledger.wrong() == [] and _down(rookery) == set()
 
 
 def test_missed_rows_that_have_expired_are_reported_by_tenant(ledger: Ledger) -> None:
-    home = ledger.home
+    rookery = ledger.rookery
     ledger.send(JANUARY, (2, 0), (2, 0), count=False)
     ledger.send(TODAY, (2, 5), (3, 5))
     ledger.expire()
-    result = _push(home, {})
+    result = _push(rookery, {})
     gone = sorted(w.message for w in result.warnings if w.code.id == "RK3014")
     assert [m.partition(" that ")[0] for m in gone] == ["2 rows of tenant `2`"] * 2
-    assert ledger.wrong() == [] and _down(home) == set()
+    assert ledger.wrong() == [] and _down(rookery) == set()
 
 
 def test_a_tenant_added_while_a_view_is_suspended_has_every_row_once(ledger: Ledger) -> None:
-    home = ledger.home
+    rookery = ledger.rookery
     ledger.send(TODAY, (55, 5), (1, 5))
     for poison in ([(3, 0)], [(int(t), 0) for t in POOLED]):
         ledger.send(JANUARY, *poison, count=False)
-        home.add(LATE, placement="pooled")
+        rookery.add(LATE, placement="pooled")
         ledger.send(TODAY, (55, 6), (1, 6))
         ledger.expire()
-        _push(home, {})
-        rows = home.rows("SELECT sum(events) FROM main.months WHERE tenant_id = 55")
-        assert rows == home.rows("SELECT count() FROM main.events WHERE tenant_id = 55")
+        _push(rookery, {})
+        rows = rookery.rows("SELECT sum(events) FROM main.months WHERE tenant_id = 55")
+        assert rows == rookery.rows("SELECT count() FROM main.events WHERE tenant_id = 55")
         assert ledger.wrong() == []
-        tenants.remove(home.workspace, LATE)
+        tenants.remove(rookery.workspace, LATE)
 
 
 def test_a_kill_during_a_repair_keeps_every_row_once(ledger: Ledger) -> None:
     """Every few writes of a repair; `python -m benchmarks recovery` tries all of them."""
-    if ledger.home.mode == "routed":  # type: ignore[attr-defined]
+    if ledger.rookery.mode == "routed":  # type: ignore[attr-defined]
         pytest.skip("views that all tenants share are repaired alike in both modes")
     assert [where for where, wrong in repairs_killed(ledger, STRIDE) if wrong] == []
 
 
 def repairs_killed(ledger: Ledger, stride: int) -> Iterator[tuple[str, list[str]]]:
     """A repair is killed after a write; then a server starts and repairs: after which write, and what is wrong."""
-    home = ledger.home
+    rookery = ledger.rookery
     poisons = itertools.cycle([[(2, 0)], [(100, 0), (2, 0)], [(1, 0), (2, 0), (3, 0)]])
     for step in itertools.count(2, stride):
         ledger.send(JANUARY, *next(poisons), count=False)
         ledger.send(TODAY, (1, 8), (2, 8), (100, 8))
         ledger.expire()
-        complete = _killed_push(home, step)
-        finish(home.workspace)
+        complete = _killed_push(rookery, step)
+        finish(rookery.workspace)
         ledger.send(TODAY, (1, 4), (2, 4), (100, 4))
-        _push(home, {})
-        yield f"write {step}", [*ledger.wrong(), *_down(home)]
+        _push(rookery, {})
+        yield f"write {step}", [*ledger.wrong(), *_down(rookery)]
         if complete:
             assert step > 8, "a repair writes more often"
             return
 
 
-def _killed_push(home: House, step: int) -> bool:
+def _killed_push(rookery: Rookery, step: int) -> bool:
     """A push whose writes fail from one on; returns whether it needed fewer."""
-    warehouse = home.workspace.warehouse
+    warehouse = rookery.workspace.warehouse
     writes = itertools.count(1)
 
     def until_killed(real: Any, *args: Any, **more: Any) -> Any:
@@ -303,7 +305,7 @@ def _killed_push(home: House, step: int) -> bool:
         for name in ("execute", "insert"):
             patched.setattr(warehouse, name, partial(until_killed, getattr(warehouse, name)))
         try:
-            _push(home, {})
+            _push(rookery, {})
         except KeyboardInterrupt:
             return False
     return True

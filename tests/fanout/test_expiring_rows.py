@@ -10,24 +10,24 @@ import pytest
 from engine.control.doctor import examine
 from engine.project.lifetimes import expiry_expressions
 from tests.fanout.test_expired_source_rows import files
-from tests.support.in_process import house
+from tests.support.in_process import open_rookery
 
 pytestmark = pytest.mark.feature
 
 
 def test_missed_rows_are_reported_a_week_before_they_expire(tmp_path: Path) -> None:
-    with house(tmp_path) as home:
-        home.push(files("direct", "at + INTERVAL 30 DAY"))
-        home.add("1", "2", placement="pooled")
-        home.add("100")
+    with open_rookery(tmp_path) as rookery:
+        rookery.push(files("direct", "at + INTERVAL 30 DAY"))
+        rookery.add("1", "2", placement="pooled")
+        rookery.add("100")
 
         def send(tenant: int, age: int, n: int) -> None:
             day = (datetime.now(UTC) - timedelta(days=age)).date().isoformat()
-            home.append([{"tenant_id": tenant, "at": day, "n": n}])
+            rookery.append([{"tenant_id": tenant, "at": day, "n": n}])
 
         def found() -> list[tuple[str, str]]:
-            home.caught_up()
-            findings = examine(home.workspace).findings
+            rookery.wait_until_caught_up()
+            findings = examine(rookery.workspace).findings
             return sorted((f.object, f.message.split(" that ")[0]) for f in findings if f.check == "expiring-rows")
 
         send(1, 27, 5)
@@ -38,7 +38,7 @@ def test_missed_rows_are_reported_a_week_before_they_expire(tmp_path: Path) -> N
         lacks = "it lacks 1 rows of tenant 2"
         assert found() == [("main._rk_to_all", lacks), ("main._rk_to_months", lacks)]
         send(100, 26, 0)
-        home.caught_up()
+        rookery.wait_until_caught_up()
         assert ("main_nest_100._rk_to_months", "it lacks 1 rows") in found()
 
 

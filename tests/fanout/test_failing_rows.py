@@ -18,7 +18,7 @@ from engine.fanout.startup_recovery import complete
 from engine.warehouse import ddl
 from engine.warehouse.port import Input
 from engine.workspace.snapshot import DeployedFile
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 EVENTS = """\
 tenant: {column: tenant_id, fanout: %s}
@@ -61,21 +61,21 @@ def _files(fanout: str, divisor: str = "n") -> dict[str, str]:
 
 
 @pytest.fixture(params=["direct", "routed"])
-def home(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[House]:
-    with house(tmp_path) as made:
-        made.push(_files(request.param))
-        made.add(*OWN, placement="pooled")
-        made.add("100")
-        yield made
+def rookery(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rookery]:
+    with open_rookery(tmp_path) as opened:
+        opened.push(_files(request.param))
+        opened.add(*OWN, placement="pooled")
+        opened.add("100")
+        yield opened
 
 
 def _rows(tenants: Iterable[str], n: int = 5) -> list[dict[str, int]]:
     return [{"tenant_id": int(t), "id": next(_ids), "n": n} for t in tenants]
 
 
-def _lacking(home: House, target: str) -> set[str]:
+def _lacking(rookery: Rookery, target: str) -> set[str]:
     """Tenants whose rows in a shared target differ from landing."""
-    found = home.rows(
+    found = rookery.rows(
         "SELECT toString(tenant_id), l.1, t.1 FROM "
         "(SELECT tenant_id, (count(), sum(if(n = 0, 0, intDiv(100, greatest(n, 1))))) AS l FROM main.events "
         "WHERE tenant_id != 100 GROUP BY tenant_id) AS a "
@@ -85,99 +85,101 @@ def _lacking(home: House, target: str) -> set[str]:
     return {row[0] for row in found}
 
 
-def _told(home: House) -> dict[str, list[str]]:
-    return {v["view"]: v["without"] for v in fanout_status.status(home.workspace)["suspended"]}
+def _told(rookery: Rookery) -> dict[str, list[str]]:
+    return {v["view"]: v["without"] for v in fanout_status.status(rookery.workspace)["suspended"]}
 
 
-def _push(home: House, files: dict[str, str], *allow: str) -> PushResult:
+def _push(rookery: Rookery, files: dict[str, str], *allow: str) -> PushResult:
     sources = {Path(f).stem: DeployedFile(text, f) for f, text in files.items()}
-    return push(home.workspace, sources, PushOptions(allow=frozenset(allow)))
+    return push(rookery.workspace, sources, PushOptions(allow=frozenset(allow)))
 
 
 @pytest.mark.proves("D4")
-def test_only_the_tenants_of_failing_rows_are_excluded(home: House) -> None:
-    assert home.visible(_rows([*OWN, "100"]))
-    assert not home.visible([*_rows([*OWN, "100"]), *_rows(["7", "19"], n=0)])
+def test_only_the_tenants_of_failing_rows_are_excluded(rookery: Rookery) -> None:
+    assert rookery.deliver(_rows([*OWN, "100"]))
+    assert not rookery.deliver([*_rows([*OWN, "100"]), *_rows(["7", "19"], n=0)])
     views = ("main._rk_pooled_shares", "main._rk_all_shares")
-    assert _told(home) == {v: ["19", "7"] for v in views}
-    assert _lacking(home, "pooled") == _lacking(home, "everybodys") == {"7", "19"}
+    assert _told(rookery) == {v: ["19", "7"] for v in views}
+    assert _lacking(rookery, "pooled") == _lacking(rookery, "everybodys") == {"7", "19"}
 
-    assert not home.visible(_rows(["1", "19"])) and home.visible(_rows(["1", "2"]))
+    assert not rookery.deliver(_rows(["1", "19"])) and rookery.deliver(_rows(["1", "2"]))
 
     # Another tenant joins them. Excluded tenants stay excluded, even with good rows.
-    assert home.append([*_rows(["7", "8"]), *_rows(["8"], n=0)]).rows == 3
-    assert home.append(_rows(["7", "9", "100"])).rows == 3
-    assert _told(home) == {v: ["19", "7", "8"] for v in views}
-    assert _lacking(home, "pooled") == _lacking(home, "everybodys") == {"7", "8", "19"}
-    assert home.rows("SELECT sum(events) FROM main.totals") == home.rows(
+    assert rookery.append([*_rows(["7", "8"]), *_rows(["8"], n=0)]).rows == 3
+    assert rookery.append(_rows(["7", "9", "100"])).rows == 3
+    assert _told(rookery) == {v: ["19", "7", "8"] for v in views}
+    assert _lacking(rookery, "pooled") == _lacking(rookery, "everybodys") == {"7", "8", "19"}
+    assert rookery.rows("SELECT sum(events) FROM main.totals") == rookery.rows(
         "SELECT count() FROM main.events WHERE tenant_id != 100"
     )
-    errors = {t for t, lag in fanout_status.lags(home.workspace).items() if lag.error}
+    errors = {t for t, lag in fanout_status.lags(rookery.workspace).items() if lag.error}
     assert errors == {"7", "8", "19"}
-    home.read_all()
-    assert home.differences(["100"], []) == []
+    rookery.wait_until_read()
+    assert rookery.differences(["100"], []) == []
 
 
-def test_a_failed_repair_changes_nothing_and_a_fixed_pipe_has_every_row(home: House) -> None:
-    home.append([*_rows(OWN), *_rows(["7"], n=0)])
-    before = home.rows("SELECT * FROM main.pooled FINAL ORDER BY tenant_id")
-    result = _push(home, {})
+def test_a_failed_repair_changes_nothing_and_a_fixed_pipe_has_every_row(rookery: Rookery) -> None:
+    rookery.append([*_rows(OWN), *_rows(["7"], n=0)])
+    before = rookery.rows("SELECT * FROM main.pooled FINAL ORDER BY tenant_id")
+    result = _push(rookery, {})
     assert sorted(w.code.id for w in result.warnings) == ["RK3012", "RK3012"] and not result.plan
-    assert home.rows("SELECT * FROM main.pooled FINAL ORDER BY tenant_id") == before
-    assert home.append(_rows(["1"])).rows == 1 and _lacking(home, "pooled") == {"7"}
+    assert rookery.rows("SELECT * FROM main.pooled FINAL ORDER BY tenant_id") == before
+    assert rookery.append(_rows(["1"])).rows == 1 and _lacking(rookery, "pooled") == {"7"}
 
     mended = _files("direct", "if(n = 0, 1000, n)")
     del mended["datasources/events.yaml"]
-    _push(home, mended, "pooled_shares", "all_shares")
-    assert _told(home) == {}
-    assert _lacking(home, "pooled") == _lacking(home, "everybodys") == set()
-    assert home.visible(_rows(["7"]))
-    assert home.visible(_rows(OWN, n=0))
-    assert _lacking(home, "pooled") == _lacking(home, "everybodys") == set()
+    _push(rookery, mended, "pooled_shares", "all_shares")
+    assert _told(rookery) == {}
+    assert _lacking(rookery, "pooled") == _lacking(rookery, "everybodys") == set()
+    assert rookery.deliver(_rows(["7"]))
+    assert rookery.deliver(_rows(OWN, n=0))
+    assert _lacking(rookery, "pooled") == _lacking(rookery, "everybodys") == set()
 
 
-def test_an_empty_push_includes_tenants_whose_failing_rows_are_deleted(home: House) -> None:
-    home.append([*_rows(OWN), *_rows(["7"], n=0)])
-    home.run("ALTER TABLE main.events DELETE WHERE n = 0 SETTINGS mutations_sync = 2")
-    result = _push(home, {})
+def test_an_empty_push_includes_tenants_whose_failing_rows_are_deleted(rookery: Rookery) -> None:
+    rookery.append([*_rows(OWN), *_rows(["7"], n=0)])
+    rookery.run("ALTER TABLE main.events DELETE WHERE n = 0 SETTINGS mutations_sync = 2")
+    result = _push(rookery, {})
     assert not result.warnings and result.plan
-    assert _told(home) == {} and _lacking(home, "pooled") == _lacking(home, "everybodys") == set()
-    assert home.visible(_rows(OWN))
-    assert _lacking(home, "pooled") == _lacking(home, "everybodys") == set()
+    assert _told(rookery) == {} and _lacking(rookery, "pooled") == _lacking(rookery, "everybodys") == set()
+    assert rookery.deliver(_rows(OWN))
+    assert _lacking(rookery, "pooled") == _lacking(rookery, "everybodys") == set()
 
 
-def test_a_view_that_fails_for_all_tenants_is_suspended(home: House) -> None:
+def test_a_view_that_fails_for_all_tenants_is_suspended(rookery: Rookery) -> None:
     many = OWN[: MAX_EXCLUDED_TENANTS + 1]
-    home.append([*_rows(OWN), *_rows(many, n=0)])
-    assert _told(home) == {"main._rk_pooled_shares": [], "main._rk_all_shares": []}
-    assert not home.visible(_rows(["30"]))
-    assert home.rows("SELECT sum(events) FROM main.totals") == [(len(OWN) + len(many) + 1,)]
+    rookery.append([*_rows(OWN), *_rows(many, n=0)])
+    assert _told(rookery) == {"main._rk_pooled_shares": [], "main._rk_all_shares": []}
+    assert not rookery.deliver(_rows(["30"]))
+    assert rookery.rows("SELECT sum(events) FROM main.totals") == [(len(OWN) + len(many) + 1,)]
 
 
-def test_the_suspension_of_a_removed_view_is_deleted(home: House) -> None:
-    home.append([*_rows(OWN), *_rows(["7"], n=0)])
+def test_the_suspension_of_a_removed_view_is_deleted(rookery: Rookery) -> None:
+    rookery.append([*_rows(OWN), *_rows(["7"], n=0)])
     files = {f: t for f, t in _files("direct").items() if "shares" not in f and "events" not in f}
     options = PushOptions(prune=True, allow=frozenset({"pooled_shares", "all_shares", "pooled", "everybodys"}))
-    events = home.workspace.current.sources["events"]
-    push(home.workspace, {"events": events, **{Path(f).stem: DeployedFile(t, f) for f, t in files.items()}}, options)
-    assert _told(home) == {} and home.visible(_rows(["7"]))
+    events = rookery.workspace.current.sources["events"]
+    push(
+        rookery.workspace, {"events": events, **{Path(f).stem: DeployedFile(t, f) for f, t in files.items()}}, options
+    )
+    assert _told(rookery) == {} and rookery.deliver(_rows(["7"]))
 
 
-def test_a_killed_insert_is_completed_without_failing_rows(home: House) -> None:
+def test_a_killed_insert_is_completed_without_failing_rows(rookery: Rookery) -> None:
     """The rows are in landing under their token, but in no target: the state after a kill in between."""
-    home.append(_rows(OWN))
+    rookery.append(_rows(OWN))
     insert = ddl.insert_block("main.events", ["tenant_id", "id", "n"], "g:killed", "SELECT %s")
     with pytest.raises(RookeryError, match="Division by zero"):
-        home.run(insert % "arrayJoin([1, 7]) AS t, 1000 + t, if(t = 7, 0, 5)")
-    assert _lacking(home, "pooled") == {"1", "7"}
-    complete(home.workspace)
-    assert _told(home) == {"main._rk_pooled_shares": ["7"], "main._rk_all_shares": ["7"]}
-    assert _lacking(home, "pooled") == _lacking(home, "everybodys") == {"7"}
-    assert home.rows("SELECT sum(events) FROM main.totals") == [(len(OWN) + 2,)]
+        rookery.run(insert % "arrayJoin([1, 7]) AS t, 1000 + t, if(t = 7, 0, 5)")
+    assert _lacking(rookery, "pooled") == {"1", "7"}
+    complete(rookery.workspace)
+    assert _told(rookery) == {"main._rk_pooled_shares": ["7"], "main._rk_all_shares": ["7"]}
+    assert _lacking(rookery, "pooled") == _lacking(rookery, "everybodys") == {"7"}
+    assert rookery.rows("SELECT sum(events) FROM main.totals") == [(len(OWN) + 2,)]
 
 
 @pytest.mark.proves("B6")
-def test_tenants_added_while_views_fail_have_every_row_once(home: House) -> None:
+def test_tenants_added_while_views_fail_have_every_row_once(rookery: Rookery) -> None:
     """A block that is tried again is not history meanwhile."""
     later, pooled = [str(t) for t in range(101, 107)], [str(t) for t in range(201, 207)]
     ending, poisoned = threading.Event(), iter(OWN[:12])
@@ -185,19 +187,19 @@ def test_tenants_added_while_views_fail_have_every_row_once(home: House) -> None
     def stream() -> None:
         while not ending.wait(0.02):
             one = next(poisoned, None)
-            home.append([*_rows([*OWN, *later, *pooled]), *(_rows([one], n=0) if one else ())])
+            rookery.append([*_rows([*OWN, *later, *pooled]), *(_rows([one], n=0) if one else ())])
 
     thread = threading.Thread(target=stream)
     thread.start()
     for own, other in zip(later, pooled, strict=True):
-        home.add(own)
-        home.add(other, placement="pooled")
+        rookery.add(own)
+        rookery.add(other, placement="pooled")
     ending.set()
     thread.join()
-    home.read_all()
-    assert home.differences(later, []) == []
+    rookery.wait_until_read()
+    assert rookery.differences(later, []) == []
     assert (
-        home.rows(
+        rookery.rows(
             "SELECT l, t FROM (SELECT tenant_id, count() AS l FROM main.events GROUP BY 1) AS a "
             "INNER JOIN (SELECT tenant_id, sum(events) AS t FROM main.totals GROUP BY 1) AS b USING tenant_id WHERE l != t"
         )
@@ -222,44 +224,44 @@ BLAMING = (
 
 @pytest.mark.proves("D4")
 def test_text_in_a_row_does_not_suspend_another_view(tmp_path: Path) -> None:
-    with house(tmp_path) as home:
+    with open_rookery(tmp_path) as rookery:
         files = {}
         for n in range(len(BLAMING)):
             counted = TOTALS.replace("totals", f"texts{n}_counted").replace("FROM events", f"FROM texts{n}")
             files[f"datasources/texts{n}.yaml"] = TEXTS
             files[f"pipes/numbers{n}_pipe.yaml"] = NUMBERS % (n, n)
             files[f"pipes/texts{n}_pipe.yaml"] = counted
-        home.push(files)
-        home.add("1", "2", "3", placement="pooled")
-        home.add("100")
+        rookery.push(files)
+        rookery.add("1", "2", "3", placement="pooled")
+        rookery.add("100")
         stored = {}
         for n, text in enumerate(BLAMING):
             rows = [{"tenant_id": t, "id": t, "text": s} for t, s in ((1, "5"), (2, "6"), (3, text % n))]
             body = "\n".join(map(json.dumps, rows)).encode()
-            outcome = home.gateway.append(f"texts{n}", body, Input.NDJSON).result(30)
-            stored[n] = (outcome.rows, home.rows(f"SELECT sum(events) FROM main.texts{n}_counted"))
+            outcome = rookery.gateway.append(f"texts{n}", body, Input.NDJSON).result(30)
+            stored[n] = (outcome.rows, rookery.rows(f"SELECT sum(events) FROM main.texts{n}_counted"))
         assert stored == {n: (3, [(3,)]) for n in range(len(BLAMING))}
-        assert _told(home) == {f"main._rk_numbers{n}_pipe": ["3"] for n in range(len(BLAMING))}
+        assert _told(rookery) == {f"main._rk_numbers{n}_pipe": ["3"] for n in range(len(BLAMING))}
 
 
-def test_a_failing_history_affects_only_its_tenant(home: House) -> None:
-    home.append([*_rows([*OWN, "50", "51"]), *_rows(["50"], n=0)])
+def test_a_failing_history_affects_only_its_tenant(rookery: Rookery) -> None:
+    rookery.append([*_rows([*OWN, "50", "51"]), *_rows(["50"], n=0)])
     with pytest.raises(RookeryError, match="`50`"):
-        home.add("50", placement="pooled")
-    home.add("51", placement="pooled")
-    home.add("101")
-    home.push({})
-    assert home.rows("SELECT sum(events) FROM main.totals WHERE tenant_id = 51") == [(1,)]
-    assert home.workspace.current.tenants["51"].state == "ready"
+        rookery.add("50", placement="pooled")
+    rookery.add("51", placement="pooled")
+    rookery.add("101")
+    rookery.push({})
+    assert rookery.rows("SELECT sum(events) FROM main.totals WHERE tenant_id = 51") == [(1,)]
+    assert rookery.workspace.current.tenants["51"].state == "ready"
 
 
-def test_a_changed_pipe_that_would_fail_changes_nothing(home: House) -> None:
+def test_a_changed_pipe_that_would_fail_changes_nothing(rookery: Rookery) -> None:
     files = _files("direct")
     del files["datasources/events.yaml"]
-    home.append([*_rows(OWN), {"tenant_id": 3, "id": 0, "n": 7}])
-    before = home.rows("SELECT * FROM main.pooled FINAL ORDER BY tenant_id")
+    rookery.append([*_rows(OWN), {"tenant_id": 3, "id": 0, "n": 7}])
+    before = rookery.rows("SELECT * FROM main.pooled FINAL ORDER BY tenant_id")
     changed = {f: t.replace("intDiv(100, n)", "intDiv(100, n - 7)") for f, t in files.items()}
     with pytest.raises(RookeryError, match="nothing was changed"):
-        _push(home, changed, "pooled_shares", "all_shares")
-    assert home.rows("SELECT * FROM main.pooled FINAL ORDER BY tenant_id") == before
-    assert _push(home, files).empty
+        _push(rookery, changed, "pooled_shares", "all_shares")
+    assert rookery.rows("SELECT * FROM main.pooled FINAL ORDER BY tenant_id") == before
+    assert _push(rookery, files).empty

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.fanout.retrying_writers import project
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 OWN = ("1", "2", "3")
 BROKEN = "2"
@@ -23,13 +23,13 @@ materialize: {target: %s, per_tenant: true}
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("poisoned")) as made:
+def rookery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
+    with open_rookery(tmp_path_factory.mktemp("poisoned")) as opened:
         files = project("routed", "chained")
         files["pipes/add_to_chained.yaml"] = CHAINED % "chained"
-        made.push(files)
-        made.add(*OWN)
-        yield made
+        opened.push(files)
+        opened.add(*OWN)
+        yield opened
 
 
 def _rows(*tenants: str, times: int = 3) -> list[dict[str, int]]:
@@ -47,47 +47,47 @@ POISONS = {
 
 
 @pytest.mark.parametrize("poison", POISONS)
-def test_other_tenants_continue_and_the_failing_one_catches_up(home: House, poison: str) -> None:
-    breaking, mending = (sql.format(nest=home.nest(BROKEN)) for sql in POISONS[poison])
-    assert home.visible(_rows(*OWN))
-    home.run(breaking)
+def test_other_tenants_continue_and_the_failing_one_catches_up(rookery: Rookery, poison: str) -> None:
+    breaking, mending = (sql.format(nest=rookery.nest(BROKEN)) for sql in POISONS[poison])
+    assert rookery.deliver(_rows(*OWN))
+    rookery.run(breaking)
     try:
-        assert not home.visible(_rows(*OWN))
+        assert not rookery.deliver(_rows(*OWN))
         for _ in range(8):
-            home.append(_rows(*OWN))
-            assert home.visible(_rows("1", "3"))
-        assert home.differences(("1", "3"), ("sums", "chained")) == []
-        stray = home.stray(BROKEN)
+            rookery.append(_rows(*OWN))
+            assert rookery.deliver(_rows("1", "3"))
+        assert rookery.differences(("1", "3"), ("sums", "chained")) == []
+        stray = rookery.lagging_group(BROKEN)
         assert stray is not None and stray.error and stray.tries >= 1
     finally:
-        home.run(mending)
-    home.router.retry_now()
-    home.caught_up()
-    assert home.stray(BROKEN) is None
-    assert home.visible(_rows(*OWN))
-    assert home.differences(OWN, ("sums", "chained")) == []
+        rookery.run(mending)
+    rookery.router.retry_now()
+    rookery.wait_until_caught_up()
+    assert rookery.lagging_group(BROKEN) is None
+    assert rookery.deliver(_rows(*OWN))
+    assert rookery.differences(OWN, ("sums", "chained")) == []
 
 
 @pytest.mark.parametrize(
     ("poison", "source"), [("events", "events"), ("sums", "events"), ("chained", "events"), ("chained", "sums")]
 )
-def test_a_pipe_pushed_during_a_failure_has_every_row_once(home: House, poison: str, source: str) -> None:
+def test_a_pipe_pushed_during_a_failure_has_every_row_once(rookery: Rookery, poison: str, source: str) -> None:
     """Rows that will be delivered again are not part of the new pipe's history."""
-    breaking, mending = (sql.format(nest=home.nest(BROKEN)) for sql in POISONS[poison])
+    breaking, mending = (sql.format(nest=rookery.nest(BROKEN)) for sql in POISONS[poison])
     fresh = f"fresh_{list(POISONS).index(poison)}_{source}"
     files = project("routed", fresh)
     if source == "sums":
         files[f"pipes/add_to_{fresh}.yaml"] = CHAINED % fresh
-    home.run(breaking)
+    rookery.run(breaking)
     try:
         for _ in range(3):
-            home.visible(_rows(*OWN))
-        home.push({f: t for f, t in files.items() if fresh in f})
-        home.append(_rows(*OWN))
+            rookery.deliver(_rows(*OWN))
+        rookery.push({f: t for f, t in files.items() if fresh in f})
+        rookery.append(_rows(*OWN))
     finally:
-        home.run(mending)
-    home.router.retry_now()
-    home.caught_up()
-    home.push(files)
-    assert home.visible(_rows(*OWN))
-    assert home.differences(OWN, ("sums", "chained", fresh)) == []
+        rookery.run(mending)
+    rookery.router.retry_now()
+    rookery.wait_until_caught_up()
+    rookery.push(files)
+    assert rookery.deliver(_rows(*OWN))
+    assert rookery.differences(OWN, ("sums", "chained", fresh)) == []

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.fanout.retrying_writers import project
-from tests.support.in_process import CHECKSUM, House, house
+from tests.support.in_process import CHECKSUM, Rookery, open_rookery
 
 MANY = [str(n) for n in range(1, 501)]
 BROKEN = "17"
@@ -18,21 +18,21 @@ _IDS = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("many")) as made:
-        made.push(project("auto"))
-        made.add(*MANY)
-        yield made
+def rookery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
+    with open_rookery(tmp_path_factory.mktemp("many")) as opened:
+        opened.push(project("auto"))
+        opened.add(*MANY)
+        yield opened
 
 
-def _statements(home: House, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def _statements(rookery: Rookery, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The statements from now on, except those for the failing tenant."""
     asked: list[str] = []
-    warehouse = home.workspace.warehouse
+    warehouse = rookery.workspace.warehouse
 
     def counted(whole: Callable[..., Any]) -> Callable[..., Any]:
         def call(statement: Any, *args: Any, **kwargs: Any) -> Any:
-            if home.nest(BROKEN) not in str(statement):
+            if rookery.nest(BROKEN) not in str(statement):
                 asked.append(str(statement))
             return whole(statement, *args, **kwargs)
 
@@ -43,26 +43,26 @@ def _statements(home: House, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-def test_one_failing_tenant_delays_no_other(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert home.workspace.current.modes["events"] == "routed", "this many tenants are routed by default"
+def test_one_failing_tenant_delays_no_other(rookery: Rookery, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rookery.workspace.current.modes["events"] == "routed", "this many tenants are routed by default"
     chance = random.Random(17)
-    home.run(f"ALTER TABLE {home.nest(BROKEN)}.events ADD CONSTRAINT poison CHECK 0")
-    asked, costs = _statements(home, monkeypatch), []
+    rookery.run(f"ALTER TABLE {rookery.nest(BROKEN)}.events ADD CONSTRAINT poison CHECK 0")
+    asked, costs = _statements(rookery, monkeypatch), []
     for _ in range(25):
         some = {BROKEN, *chance.sample(MANY, 12)}
-        home.append([{"tenant_id": int(t), "id": next(_IDS), "n": next(_IDS) % 100} for t in sorted(some)])
+        rookery.append([{"tenant_id": int(t), "id": next(_IDS), "n": next(_IDS) % 100} for t in sorted(some)])
         before = len(asked)
-        assert home.visible([{"tenant_id": 1, "id": next(_IDS), "n": 1}])
+        assert rookery.deliver([{"tenant_id": 1, "id": next(_IDS), "n": 1}])
         costs.append(len(asked) - before)
     assert sum(costs[-5:]) <= 2 * sum(costs[:5]), f"what the others take has grown: {costs}"
-    stray = home.stray(BROKEN)
+    stray = rookery.lagging_group(BROKEN)
     assert stray is not None
     assert stray.error
-    home.run(f"ALTER TABLE {home.nest(BROKEN)}.events DROP CONSTRAINT poison")
-    home.router.retry_now()
-    home.caught_up()
-    landed = home.rows(f"SELECT toString(tenant_id) AS t, {CHECKSUM} FROM main.events GROUP BY t ORDER BY t")
-    found = [(t, *home.rows(f"SELECT {CHECKSUM} FROM {home.nest(t)}.events")[0]) for t, *_ in landed]
+    rookery.run(f"ALTER TABLE {rookery.nest(BROKEN)}.events DROP CONSTRAINT poison")
+    rookery.router.retry_now()
+    rookery.wait_until_caught_up()
+    landed = rookery.rows(f"SELECT toString(tenant_id) AS t, {CHECKSUM} FROM main.events GROUP BY t ORDER BY t")
+    found = [(t, *rookery.rows(f"SELECT {CHECKSUM} FROM {rookery.nest(t)}.events")[0]) for t, *_ in landed]
     assert found == landed
     assert BROKEN in {t for t, *_ in landed}
-    assert home.differences([BROKEN, "1"]) == []
+    assert rookery.differences([BROKEN, "1"]) == []

@@ -18,7 +18,7 @@ from engine.ingest.batch import AppendResult
 from engine.ingest.formats.compression import Decompressor
 from engine.warehouse.port import Input
 from tests.fanout.retrying_writers import project
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 OWN = ("1", "2")
 _IDS = itertools.count(1_000_000)
@@ -90,33 +90,35 @@ CSV = st.builds(
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("fuzz")) as made:
-        made.push(project("routed"))
-        made.add(*OWN)
-        yield made
+def rookery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
+    with open_rookery(tmp_path_factory.mktemp("fuzz")) as opened:
+        opened.push(project("routed"))
+        opened.add(*OWN)
+        yield opened
 
 
-def _count(home: House) -> tuple[int, int]:
-    (counted,) = home.rows("SELECT (SELECT count() FROM main.events), (SELECT count() FROM main.events_quarantine)")
+def _count(rookery: Rookery) -> tuple[int, int]:
+    (counted,) = rookery.rows(
+        "SELECT (SELECT count() FROM main.events), (SELECT count() FROM main.events_quarantine)"
+    )
     return int(counted[0]), int(counted[1])
 
 
-def _sent(home: House, body: bytes, format: Input, **more: Any) -> AppendResult | None:
+def _sent(rookery: Rookery, body: bytes, format: Input, **more: Any) -> AppendResult | None:
     """The outcome of a body, None if it was refused; anything else is a failure."""
     try:
-        return home.gateway.append("events", body, format, **more).result(60)
+        return rookery.gateway.append("events", body, format, **more).result(60)
     except RookeryError as exc:
         assert exc.code.status < 500, (exc, body)
         return None
 
 
-def _accounted(home: House, body: bytes, format: Input, **more: Any) -> None:
+def _accounted(rookery: Rookery, body: bytes, format: Input, **more: Any) -> None:
     """Exactly the rows that the response counts are stored."""
-    stored, kept = _count(home)
-    outcome = _sent(home, body, format, **more)
+    stored, kept = _count(rookery)
+    outcome = _sent(rookery, body, format, **more)
     told = (outcome.rows, outcome.quarantined) if outcome else (0, 0)
-    after = _count(home)
+    after = _count(rookery)
     assert (after[0] - stored, after[1] - kept) == told, body
     if outcome is not None and outcome.visible is not None:
         assert outcome.visible.result(60)
@@ -126,44 +128,44 @@ def _accounted(home: House, body: bytes, format: Input, **more: Any) -> None:
 @given(BODIES, st.sampled_from([None, "1"]), st.booleans())
 @example(b"\n".join(HOSTILE), None, True)
 @example(b"\n".join(HOSTILE), "1", False)
-def test_json(home: House, body: bytes, bound: str | None, keyed: bool) -> None:
-    _accounted(home, body, Input.NDJSON, bound_tenant=bound, key=f"k{next(_IDS)}" if keyed else None)
+def test_json(rookery: Rookery, body: bytes, bound: str | None, keyed: bool) -> None:
+    _accounted(rookery, body, Input.NDJSON, bound_tenant=bound, key=f"k{next(_IDS)}" if keyed else None)
 
 
 @QUIET
 @given(CSV)
 @example(b'tenant_id,id,n\n1,1,"2\n2,2,2\n')
 @example(b"tenant_id,id,n\r\n1,1,1\r\n2,2,2\r\n")
-def test_csv(home: House, body: bytes) -> None:
-    _accounted(home, body, Input.CSV)
+def test_csv(rookery: Rookery, body: bytes) -> None:
+    _accounted(rookery, body, Input.CSV)
 
 
 @settings(QUIET, max_examples=20)
 @given(st.binary(max_size=200).map(lambda b: b"PAR1" + b + b"PAR1") | st.binary(max_size=200))
-def test_invalid_parquet(home: House, body: bytes) -> None:
-    _accounted(home, body, Input.PARQUET)
+def test_invalid_parquet(rookery: Rookery, body: bytes) -> None:
+    _accounted(rookery, body, Input.PARQUET)
 
 
 @settings(QUIET, max_examples=20)
 @given(st.lists(BODIES, min_size=1, max_size=4))
 @example(list(HOSTILE))
-def test_requests_that_share_a_batch(home: House, bodies: list[bytes]) -> None:
+def test_requests_that_share_a_batch(rookery: Rookery, bodies: list[bytes]) -> None:
     """Requests in one batch with arbitrary others: each well-formed one is stored as sent."""
     sound, wild, answers = [], [], []
     for body in (*bodies, b""):
         rows = [{"tenant_id": t, "id": next(_IDS), "n": 7} for t in (1, 2)]
         sound.append(rows)
         with suppress(RookeryError):
-            wild.append(home.gateway.append("events", body, Input.NDJSON))
+            wild.append(rookery.gateway.append("events", body, Input.NDJSON))
         text = "\n".join(map(json.dumps, rows)).encode()
-        answers.append(home.gateway.append("events", text, Input.NDJSON, key=f"k{next(_IDS)}"))
+        answers.append(rookery.gateway.append("events", text, Input.NDJSON, key=f"k{next(_IDS)}"))
     assert [answer.result(60).quarantined for answer in answers] == [0] * len(sound)
     for answer in wild:
         error = answer.exception(60)
         assert error is None or (isinstance(error, RookeryError) and error.code.status < 500), error
     for rows in sound:
         ids = ", ".join(str(row["id"]) for row in rows)
-        found = home.rows(f"SELECT tenant_id, id, n FROM main.events WHERE id IN ({ids}) ORDER BY id")
+        found = rookery.rows(f"SELECT tenant_id, id, n FROM main.events WHERE id IN ({ids}) ORDER BY id")
         assert found == [(row["tenant_id"], row["id"], row["n"]) for row in rows]
 
 
@@ -179,8 +181,8 @@ def test_truncated_compressed_bodies(body: bytes, cut: int) -> None:
             decompressor.finish()
 
 
-def test_nests_hold_only_rows_of_their_tenant(home: House) -> None:
+def test_nests_hold_only_rows_of_their_tenant(rookery: Rookery) -> None:
     """After everything above: each nest is a filter of landing."""
-    home.visible([{"tenant_id": t, "id": next(_IDS), "n": 1} for t in (1, 2)])
-    home.caught_up()
-    assert home.differences(OWN) == []
+    rookery.deliver([{"tenant_id": t, "id": next(_IDS), "n": 1} for t in (1, 2)])
+    rookery.wait_until_caught_up()
+    assert rookery.differences(OWN) == []

@@ -10,21 +10,21 @@ import pytest
 
 from engine.fanout.offsets import Offset
 from tests.fanout.retrying_writers import project
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 OWN = ("1", "2")
 _IDS = itertools.count(1)
 
 
-def _deliver(home: House) -> None:
-    assert home.visible([{"tenant_id": t, "id": next(_IDS), "n": t * 10} for t in (1, 2) for _ in range(5)])
+def _deliver(rookery: Rookery) -> None:
+    assert rookery.deliver([{"tenant_id": t, "id": next(_IDS), "n": t * 10} for t in (1, 2) for _ in range(5)])
 
 
-def _newest(home: House, table: str) -> Path:
+def _newest(rookery: Rookery, table: str) -> Path:
     """The directory of the newest part of a table of the first tenant."""
-    ((path,),) = home.rows(
+    ((path,),) = rookery.rows(
         "SELECT argMax(path, max_block_number) FROM system.parts WHERE active "
-        f"AND database = '{home.nest('1').strip('`')}' AND table = '{table}'"
+        f"AND database = '{rookery.nest('1').strip('`')}' AND table = '{table}'"
     )
     return Path(path)
 
@@ -35,21 +35,21 @@ def _killed(directory: Path, missing: tuple[str, ...]) -> None:
     The journal does not know of the batch yet; the nest's deduplication logs name its blocks, and those of the
     `missing` tables have not been renamed into place.
     """
-    with house(directory) as home:
-        home.push(project("routed"))
-        home.add(*OWN)
+    with open_rookery(directory) as rookery:
+        rookery.push(project("routed"))
+        rookery.add(*OWN)
         for _ in range(3):
-            _deliver(home)
+            _deliver(rookery)
         for table in ("events", "sums"):
-            home.run(f"SYSTEM STOP MERGES {home.nest('1')}.{table}")
-        _deliver(home)
-        ((last,),) = home.rows("SELECT max(_block_number) FROM main.events")
-        lane = home.router.worker("events")
+            rookery.run(f"SYSTEM STOP MERGES {rookery.nest('1')}.{table}")
+        _deliver(rookery)
+        ((last,),) = rookery.rows("SELECT max(_block_number) FROM main.events")
+        lane = rookery.router.worker("events")
         assert lane is not None
-        parts = [_newest(home, table) for table in missing]
+        parts = [_newest(rookery, table) for table in missing]
         lane.close()
         lane.join()
-        home.router.journal.write("events", Offset.start(last - 1))
+        rookery.router.journal.write("events", Offset.start(last - 1))
     for part in parts:
         shutil.rmtree(part)
 
@@ -57,16 +57,16 @@ def _killed(directory: Path, missing: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("missing", [(), ("events",), ("sums",), ("events", "sums")], ids="-".join)
 def test_interrupted_deliveries_are_stored_once(tmp_path: Path, missing: tuple[str, ...]) -> None:
     _killed(tmp_path, missing)
-    with house(tmp_path) as home:
-        home.caught_up()
-        assert home.differences(OWN) == []
-        _deliver(home)
-        assert home.differences(OWN) == []
+    with open_rookery(tmp_path) as rookery:
+        rookery.wait_until_caught_up()
+        assert rookery.differences(OWN) == []
+        _deliver(rookery)
+        assert rookery.differences(OWN) == []
 
 
 def test_without_log_repair_the_delivery_would_be_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _killed(tmp_path, ("events", "sums"))
     monkeypatch.setattr("engine.warehouse.directory.repair", lambda _path: 0)
-    with house(tmp_path) as home:
-        home.caught_up()
-        assert len(home.differences(OWN)) == 2
+    with open_rookery(tmp_path) as rookery:
+        rookery.wait_until_caught_up()
+        assert len(rookery.differences(OWN)) == 2

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.in_process import PATIENCE, House, house
+from tests.support.in_process import PATIENCE, Rookery, open_rookery
 
 LANDING = """
 tenant: {{column: tenant_id, fanout: {mode}}}
@@ -29,21 +29,21 @@ materialize: {target: again, per_tenant: true}
 """
 
 
-def _rows(home: House, datasource: str, *texts: str) -> None:
+def _rows(rookery: Rookery, datasource: str, *texts: str) -> None:
     rows = ", ".join(f"(5, {n}, {n}, '{text}')" for n, text in enumerate(texts))
-    home.run(f"INSERT INTO main.{datasource} (tenant_id, id, n, k) VALUES {rows}")
+    rookery.run(f"INSERT INTO main.{datasource} (tenant_id, id, n, k) VALUES {rows}")
 
 
-def _wait_for_stray(home: House) -> None:
+def _wait_for_stray(rookery: Rookery) -> None:
     deadline = time.monotonic() + PATIENCE
-    while (stray := home.stray("5")) is None or stray.offset.log_range is None:
+    while (stray := rookery.lagging_group("5")) is None or stray.offset.log_range is None:
         assert time.monotonic() < deadline, stray
         time.sleep(0.02)
 
 
 @pytest.mark.proves("B7")
 def test_views_are_created_while_another_datasource_has_an_uncertain_batch(tmp_path: Path) -> None:
-    with house(tmp_path) as home:
+    with open_rookery(tmp_path) as rookery:
         files = {
             "datasources/events.yaml": LANDING.format(mode="routed"),
             "datasources/refused.yaml": SUMS,
@@ -52,14 +52,14 @@ def test_views_are_created_while_another_datasource_has_an_uncertain_batch(tmp_p
             "datasources/sums.yaml": SUMS,
             "pipes/sum.yaml": FILL.format(source="logs", target="sums"),
         }
-        home.push(files)
-        home.add("5")
-        _rows(home, "logs", "1", "2")
-        assert not home.visible([{"tenant_id": 5, "id": 1, "n": 1, "k": "bad"}])
-        _wait_for_stray(home)
+        rookery.push(files)
+        rookery.add("5")
+        _rows(rookery, "logs", "1", "2")
+        assert not rookery.deliver([{"tenant_id": 5, "id": 1, "n": 1, "k": "bad"}])
+        _wait_for_stray(rookery)
 
         copy = {"datasources/copied.yaml": SUMS, "pipes/copy.yaml": FILL.format(source="logs", target="copied")}
-        home.push(files | copy | {"datasources/again.yaml": SUMS, "pipes/pass_on.yaml": PASS_ON})
-        _rows(home, "logs", "4")
+        rookery.push(files | copy | {"datasources/again.yaml": SUMS, "pipes/pass_on.yaml": PASS_ON})
+        _rows(rookery, "logs", "4")
         for table in ("sums", "copied", "again"):
-            assert home.rows(f"SELECT sum(v) FROM {home.nest('5')}.{table}") == [(7,)], table
+            assert rookery.rows(f"SELECT sum(v) FROM {rookery.nest('5')}.{table}") == [(7,)], table

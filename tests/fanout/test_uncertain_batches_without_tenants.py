@@ -18,7 +18,7 @@ from engine.fanout.uncertain_batches import uncertain_batches_of
 from engine.plan.coverage import Coverage
 from engine.warehouse.catalog import read_schema
 from engine.warehouse.port import Input
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 PLAIN = """
 columns: [{name: id, type: UInt64}, {name: day, type: Date}, {name: n, type: Int64}]
@@ -57,106 +57,110 @@ def _rows(count: int = 9) -> list[dict[str, object]]:
     return [{"id": next(_IDS), "day": f"2026-0{1 + n % 3}-01", "n": n} for n in range(count)]
 
 
-def _send(home: House, rows: list[dict[str, object]], key: str | None = None) -> int:
+def _send(rookery: Rookery, rows: list[dict[str, object]], key: str | None = None) -> int:
     return (
-        home.gateway.append("plain", "\n".join(map(json.dumps, rows)).encode(), Input.NDJSON, key=key).result(30).rows
+        rookery.gateway.append("plain", "\n".join(map(json.dumps, rows)).encode(), Input.NDJSON, key=key)
+        .result(30)
+        .rows
     )
 
 
-def _code(home: House, rows: list[dict[str, object]], key: str | None = None) -> str:
+def _code(rookery: Rookery, rows: list[dict[str, object]], key: str | None = None) -> str:
     with pytest.raises(RookeryError) as caught:
-        _send(home, rows, key)
+        _send(rookery, rows, key)
     assert caught.value.headers["Retry-After"]
     return caught.value.code.id
 
 
-def _sums(home: House) -> set[tuple[int, int]]:
-    return {home.rows(f"SELECT sum(rows), sum(total) FROM main.{t}")[0] for t in TARGETS}  # type: ignore[misc]
+def _sums(rookery: Rookery) -> set[tuple[int, int]]:
+    return {rookery.rows(f"SELECT sum(rows), sum(total) FROM main.{t}")[0] for t in TARGETS}  # type: ignore[misc]
 
 
 def test_an_uncertain_batch_survives_a_restart_and_its_key_is_answered(tmp_path: Path) -> None:
     """The table replaces rows by day, so that the batch cannot be read back from it."""
     rows = _rows()
-    with house(tmp_path) as home:
-        home.push(_files("ReplacingMergeTree", "day"))
-        _send(home, _rows())
-        home.run(REFUSED)
-        assert _code(home, rows, "a key") == OVERLOADED.id
-    with house(tmp_path) as home:
-        complete(home.workspace)
-        assert [d.datasource for d in uncertain_batches_of(home.workspace).outstanding()] == ["plain"]
-        home.run(TAKEN)
-        uncertain_batches_of(home.workspace).complete_all()
-        assert _send(home, rows, "a key") == 9
-        assert _sums(home) == {(18, 72)}
-        uncertain_batches_of(home.workspace).recover()
-        assert not uncertain_batches_of(home.workspace).outstanding()
-        assert _sums(home) == {(18, 72)}
+    with open_rookery(tmp_path) as rookery:
+        rookery.push(_files("ReplacingMergeTree", "day"))
+        _send(rookery, _rows())
+        rookery.run(REFUSED)
+        assert _code(rookery, rows, "a key") == OVERLOADED.id
+    with open_rookery(tmp_path) as rookery:
+        complete(rookery.workspace)
+        assert [d.datasource for d in uncertain_batches_of(rookery.workspace).outstanding()] == ["plain"]
+        rookery.run(TAKEN)
+        uncertain_batches_of(rookery.workspace).complete_all()
+        assert _send(rookery, rows, "a key") == 9
+        assert _sums(rookery) == {(18, 72)}
+        uncertain_batches_of(rookery.workspace).recover()
+        assert not uncertain_batches_of(rookery.workspace).outstanding()
+        assert _sums(rookery) == {(18, 72)}
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("plain")) as made:
-        made.push(_files())
-        assert _send(made, _rows()) == 9
-        yield made
+def rookery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
+    with open_rookery(tmp_path_factory.mktemp("plain")) as opened:
+        opened.push(_files())
+        assert _send(opened, _rows()) == 9
+        yield opened
 
 
-def _assert_complete(home: House) -> None:
-    (there,) = home.rows("SELECT count(), sum(n) FROM main.plain")
-    assert _sums(home) == {there}
-    assert home.rows("SELECT count() - uniqExact(id) FROM main.plain") == [(0,)]
-    assert not suspended(home.workspace) and not uncertain_batches_of(home.workspace).outstanding()
+def _assert_complete(rookery: Rookery) -> None:
+    (there,) = rookery.rows("SELECT count(), sum(n) FROM main.plain")
+    assert _sums(rookery) == {there}
+    assert rookery.rows("SELECT count() - uniqExact(id) FROM main.plain") == [(0,)]
+    assert not suspended(rookery.workspace) and not uncertain_batches_of(rookery.workspace).outstanding()
 
 
-def test_a_batch_is_completed_before_the_next_one_is_stored(home: House) -> None:
-    ((before,),) = home.rows("SELECT count() FROM main.plain")
-    home.run(REFUSED)
-    assert _code(home, _rows()) == OVERLOADED.id
-    assert home.rows("SELECT count() FROM main.plain") == [(before + 9,)], "the datasource has it"
-    assert _code(home, _rows()) == IN_DOUBT.id
-    found = [f for f in examine(home.workspace).findings if f.check == "batch-in-doubt"]
+def test_a_batch_is_completed_before_the_next_one_is_stored(rookery: Rookery) -> None:
+    ((before,),) = rookery.rows("SELECT count() FROM main.plain")
+    rookery.run(REFUSED)
+    assert _code(rookery, _rows()) == OVERLOADED.id
+    assert rookery.rows("SELECT count() FROM main.plain") == [(before + 9,)], "the datasource has it"
+    assert _code(rookery, _rows()) == IN_DOUBT.id
+    found = [f for f in examine(rookery.workspace).findings if f.check == "batch-in-doubt"]
     assert [f.object for f in found] == ["main.plain"]
-    home.run(TAKEN)
-    uncertain_batches_of(home.workspace).complete_all()
-    assert _send(home, _rows()) == 9
-    assert home.rows("SELECT count() FROM main.plain") == [(before + 18,)]
-    _assert_complete(home)
+    rookery.run(TAKEN)
+    uncertain_batches_of(rookery.workspace).complete_all()
+    assert _send(rookery, _rows()) == 9
+    assert rookery.rows("SELECT count() FROM main.plain") == [(before + 18,)]
+    _assert_complete(rookery)
     # The block numbers that the repeated inserts used do not count as lost rows.
-    assert not push(home.workspace, {}, PushOptions(dry_run=True)).plan
-    live = read_schema(home.workspace.warehouse, "main")
-    coverage = Coverage(home.workspace.warehouse, home.workspace.registry, live)
+    assert not push(rookery.workspace, {}, PushOptions(dry_run=True)).plan
+    live = read_schema(rookery.workspace.warehouse, "main")
+    coverage = Coverage(rookery.workspace.warehouse, rookery.workspace.registry, live)
     assert [coverage.why_incomplete(v) for v in live.views.values() if v.source.name == "plain"] == [None, None]
 
     # A batch of which nothing was stored is forgotten: its sender gets an error and sends it again.
-    home.run(REFUSED.replace("sums", "plain"))
-    assert _code(home, rows := _rows()) == OVERLOADED.id
-    home.run(TAKEN.replace("sums", "plain"))
-    assert _send(home, rows) == 9
-    _assert_complete(home)
+    rookery.run(REFUSED.replace("sums", "plain"))
+    assert _code(rookery, rows := _rows()) == OVERLOADED.id
+    rookery.run(TAKEN.replace("sums", "plain"))
+    assert _send(rookery, rows) == 9
+    _assert_complete(rookery)
 
 
-def test_rows_that_cannot_be_held_are_completed_from_memory(home: House) -> None:
-    ((held,),) = home.rows("SELECT name FROM system.tables WHERE database = 'main' AND startsWith(name, '_rk_held_')")
-    home.run(f"ALTER TABLE main.{held} ADD CONSTRAINT full CHECK 0")
-    home.run(REFUSED)
-    assert _code(home, _rows()) == OVERLOADED.id
-    assert home.rows(f"SELECT count() FROM main.{held}") == [(0,)]
-    home.run(TAKEN)
-    uncertain_batches_of(home.workspace).complete_all()
-    _assert_complete(home)
-    home.run(f"ALTER TABLE main.{held} DROP CONSTRAINT full")
+def test_rows_that_cannot_be_held_are_completed_from_memory(rookery: Rookery) -> None:
+    ((held,),) = rookery.rows(
+        "SELECT name FROM system.tables WHERE database = 'main' AND startsWith(name, '_rk_held_')"
+    )
+    rookery.run(f"ALTER TABLE main.{held} ADD CONSTRAINT full CHECK 0")
+    rookery.run(REFUSED)
+    assert _code(rookery, _rows()) == OVERLOADED.id
+    assert rookery.rows(f"SELECT count() FROM main.{held}") == [(0,)]
+    rookery.run(TAKEN)
+    uncertain_batches_of(rookery.workspace).complete_all()
+    _assert_complete(rookery)
+    rookery.run(f"ALTER TABLE main.{held} DROP CONSTRAINT full")
 
 
-def test_a_view_that_fails_once_gets_exactly_the_rows_it_missed(home: House) -> None:
-    (there,) = home.rows("SELECT count(), sum(n) FROM main.plain")
+def test_a_view_that_fails_once_gets_exactly_the_rows_it_missed(rookery: Rookery) -> None:
+    (there,) = rookery.rows("SELECT count(), sum(n) FROM main.plain")
     # Recomputing the target would lose its rows that have expired in the source.
-    home.run("ALTER TABLE main.plain DROP PARTITION 202601")
-    home.run("ALTER TABLE main.sums ADD CONSTRAINT once CHECK total < 0")
-    assert _send(home, _rows()) == 9
-    assert [v["view"] for v in suspended(home.workspace)] == ["main._rk_fill_sums"]
-    _send(home, _rows())
-    home.run("ALTER TABLE main.sums DROP CONSTRAINT once")
-    plan = push(home.workspace, {}).plan
+    rookery.run("ALTER TABLE main.plain DROP PARTITION 202601")
+    rookery.run("ALTER TABLE main.sums ADD CONSTRAINT once CHECK total < 0")
+    assert _send(rookery, _rows()) == 9
+    assert [v["view"] for v in suspended(rookery.workspace)] == ["main._rk_fill_sums"]
+    _send(rookery, _rows())
+    rookery.run("ALTER TABLE main.sums DROP CONSTRAINT once")
+    plan = push(rookery.workspace, {}).plan
     assert plan and {s.loss for s in plan.steps} == {"none"}
-    assert _sums(home) == {(there[0] + 18, there[1] + 72)}
+    assert _sums(rookery) == {(there[0] + 18, there[1] + 72)}

@@ -16,7 +16,7 @@ from engine.fanout.landing_log import nest_copies
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema
 from tests.fanout.retrying_writers import project
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 OWN = ("1", "2", "3")
 _ids = itertools.count(1)
@@ -28,19 +28,19 @@ def mode(request: pytest.FixtureRequest) -> str:
 
 
 @contextmanager
-def started(directory: Path) -> Iterator[House]:
-    """The house as a server's start leaves it."""
-    with house(directory) as made:
-        finish(made.workspace)
-        yield made
+def started(directory: Path) -> Iterator[Rookery]:
+    """Rookery as the start of a server leaves it."""
+    with open_rookery(directory) as opened:
+        finish(opened.workspace)
+        yield opened
 
 
 def _rows(*whose: str) -> list[dict[str, int]]:
     return [{"tenant_id": int(t), "id": next(_ids), "n": next(_ids) % 100} for t in whose for _ in range(3)]
 
 
-def _asleep(home: House) -> set[tuple[str, str]]:
-    found = home.rows("SELECT database, name FROM system.tables WHERE engine = 'TableProxy'")
+def _asleep(rookery: Rookery) -> set[tuple[str, str]]:
+    found = rookery.rows("SELECT database, name FROM system.tables WHERE engine = 'TableProxy'")
     return {(str(database), str(name)) for database, name in found}
 
 
@@ -50,75 +50,75 @@ def _all(*names: str) -> set[tuple[str, str]]:
 
 @pytest.fixture
 def directory(tmp_path: Path, mode: str) -> Path:
-    with started(tmp_path) as home:
-        home.push(project(mode))
-        home.add(*OWN)
-        assert home.visible(_rows(*OWN))
+    with started(tmp_path) as rookery:
+        rookery.push(project(mode))
+        rookery.add(*OWN)
+        assert rookery.deliver(_rows(*OWN))
     return tmp_path
 
 
 @pytest.mark.parametrize("mode", ["routed"])
 def test_only_the_nest_that_is_used_is_loaded(directory: Path) -> None:
-    with started(directory) as home:
-        assert _asleep(home) == _all("events", "sums")
-        assert set(nest_copies(home.workspace, "events")) == set(OWN)
-        assert home.visible(_rows("2"))
-        assert _asleep(home) == {(d, n) for d, n in _all("events", "sums") if d != "main_nest_2"}
-        assert home.differences(OWN) == []
+    with started(directory) as rookery:
+        assert _asleep(rookery) == _all("events", "sums")
+        assert set(nest_copies(rookery.workspace, "events")) == set(OWN)
+        assert rookery.deliver(_rows("2"))
+        assert _asleep(rookery) == {(d, n) for d, n in _all("events", "sums") if d != "main_nest_2"}
+        assert rookery.differences(OWN) == []
 
 
 def test_repeated_deliveries_are_recognized_by_tables_that_were_not_loaded(directory: Path, mode: str) -> None:
     insert = ddl.insert_block("main_nest_1.events", ["tenant_id", "id", "n"], "again", "SELECT 1, 77, 7")
-    with started(directory) as home:
-        home.run(insert)
-        before = home.rows("SELECT sum(total) FROM main_nest_1.sums")
-    with started(directory) as home:
+    with started(directory) as rookery:
+        rookery.run(insert)
+        before = rookery.rows("SELECT sum(total) FROM main_nest_1.sums")
+    with started(directory) as rookery:
         # With views on landing, completing the newest insert has loaded every table.
-        assert (("main_nest_1", "sums") in _asleep(home)) == (mode == "routed")
-        home.run(insert)
-        assert home.rows("SELECT sum(total) FROM main_nest_1.sums") == before
+        assert (("main_nest_1", "sums") in _asleep(rookery)) == (mode == "routed")
+        rookery.run(insert)
+        assert rookery.rows("SELECT sum(total) FROM main_nest_1.sums") == before
 
 
 def test_reading_and_pushing_see_tables_that_are_not_loaded(directory: Path, mode: str) -> None:
-    with started(directory) as home:
-        schema = read_schema(home.workspace.warehouse, "main")
-    with started(directory) as home:
-        assert read_schema(home.workspace.warehouse, "main") == schema and not _asleep(home)
-    with started(directory) as home:
-        assert push.push(home.workspace, {}).empty
-    with started(directory) as home:
-        assert examine(home.workspace, deep=True).findings == ()
-    with started(directory) as home:
-        shown = {t["name"]: (t["engine"], t["rows"] > 0) for t in tenants.show(home.workspace, "1")["tables"]}
+    with started(directory) as rookery:
+        schema = read_schema(rookery.workspace.warehouse, "main")
+    with started(directory) as rookery:
+        assert read_schema(rookery.workspace.warehouse, "main") == schema and not _asleep(rookery)
+    with started(directory) as rookery:
+        assert push.push(rookery.workspace, {}).empty
+    with started(directory) as rookery:
+        assert examine(rookery.workspace, deep=True).findings == ()
+    with started(directory) as rookery:
+        shown = {t["name"]: (t["engine"], t["rows"] > 0) for t in tenants.show(rookery.workspace, "1")["tables"]}
         assert shown == {"events": ("MergeTree", True), "sums": ("SummingMergeTree", True)}
-        home.push(project(mode, "fresh"))
-        assert home.differences(OWN, ("sums", "fresh")) == []
-    with started(directory) as home:
-        home.push(project("direct" if mode == "routed" else "routed"))
-        assert home.visible(_rows(*OWN))
-        assert home.differences(OWN, ("sums", "fresh")) == []
+        rookery.push(project(mode, "fresh"))
+        assert rookery.differences(OWN, ("sums", "fresh")) == []
+    with started(directory) as rookery:
+        rookery.push(project("direct" if mode == "routed" else "routed"))
+        assert rookery.deliver(_rows(*OWN))
+        assert rookery.differences(OWN, ("sums", "fresh")) == []
 
 
 def test_the_doctor_compares_rows_with_nulls(tmp_path: Path) -> None:
     text = project("direct")["datasources/events.yaml"].replace(
         "type: UInt32}\nengine", "type: Nullable(UInt32)}\nengine"
     )
-    with started(tmp_path) as home:
-        home.push({"datasources/events.yaml": text})
-        home.add(*OWN)
-        home.append([{"tenant_id": t, "id": t, "n": None} for t in (1, 2)] + [{"tenant_id": 3, "id": 3, "n": 1}])
-        assert examine(home.workspace, deep=True).findings == ()
-        home.run("ALTER TABLE main_nest_1.events UPDATE n = 5 WHERE 1 SETTINGS mutations_sync = 2")
-        assert [f.check for f in examine(home.workspace, deep=True).findings] == ["copy"]
+    with started(tmp_path) as rookery:
+        rookery.push({"datasources/events.yaml": text})
+        rookery.add(*OWN)
+        rookery.append([{"tenant_id": t, "id": t, "n": None} for t in (1, 2)] + [{"tenant_id": 3, "id": 3, "n": 1}])
+        assert examine(rookery.workspace, deep=True).findings == ()
+        rookery.run("ALTER TABLE main_nest_1.events UPDATE n = 5 WHERE 1 SETTINGS mutations_sync = 2")
+        assert [f.check for f in examine(rookery.workspace, deep=True).findings] == ["copy"]
 
 
 def test_a_tenant_with_unloaded_tables_can_be_removed_and_added(directory: Path) -> None:
-    with started(directory) as home:
-        tenants.remove(home.workspace, "1")
-        assert home.rows("SELECT count() FROM system.databases WHERE name = 'main_nest_1'") == [(0,)]
-        home.add("1")
-        assert home.visible(_rows(*OWN))
-        assert home.differences(OWN) == []
+    with started(directory) as rookery:
+        tenants.remove(rookery.workspace, "1")
+        assert rookery.rows("SELECT count() FROM system.databases WHERE name = 'main_nest_1'") == [(0,)]
+        rookery.add("1")
+        assert rookery.deliver(_rows(*OWN))
+        assert rookery.differences(OWN) == []
 
 
 def test_tables_with_a_ttl_are_loaded(tmp_path: Path, mode: str) -> None:
@@ -127,8 +127,8 @@ def test_tables_with_a_ttl_are_loaded(tmp_path: Path, mode: str) -> None:
     files["datasources/sums.yaml"] = files["datasources/sums.yaml"].replace(
         "engine: {", "engine: {ttl: toDate('2100-01-01') + INTERVAL bucket DAY, "
     )
-    with started(tmp_path) as home:
-        home.push(files)
-        home.add(*OWN)
-    with started(tmp_path) as home:
-        assert not _asleep(home) & _all("sums")
+    with started(tmp_path) as rookery:
+        rookery.push(files)
+        rookery.add(*OWN)
+    with started(tmp_path) as rookery:
+        assert not _asleep(rookery) & _all("sums")

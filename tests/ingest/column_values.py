@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from engine.warehouse.port import Input
-from tests.support.in_process import House
+from tests.support.in_process import Rookery
 
 CASES: dict[str, dict[str, str | None]] = {
     "Date": {
@@ -166,17 +166,19 @@ class SentValues:
         return f"columns:\n  - {{name: id, type: UInt32}}\n{columns}engine: {{sorting_key: [id]}}\n"
 
 
-def stored_values(home: House, datasource: str, sent: SentValues, start: int) -> dict[tuple[str, str], str | None]:
+def stored_values(
+    rookery: Rookery, datasource: str, sent: SentValues, start: int
+) -> dict[tuple[str, str], str | None]:
     """The stored text of each value; None for those in quarantine, whose column must be the named one."""
     bad = {
         int(row): list(columns)
-        for row, columns in home.rows(f"SELECT c__row, c__error_column FROM main.{datasource}_quarantine")
+        for row, columns in rookery.rows(f"SELECT c__row, c__error_column FROM main.{datasource}_quarantine")
     }
-    home.run(f"TRUNCATE TABLE main.{datasource}_quarantine")
+    rookery.run(f"TRUNCATE TABLE main.{datasource}_quarantine")
     found: dict[tuple[str, str], str | None] = {}
     for number, (kind, text, _) in enumerate(sent.rows):
         column = sent.columns[kind]
-        stored = home.rows(
+        stored = rookery.rows(
             f"SELECT ifNull(toString({column}), 'NULL') FROM main.{datasource} WHERE id = {start + number}"
         )
         assert len(stored) + (number in bad) == 1, (kind, text)
@@ -185,6 +187,6 @@ def stored_values(home: House, datasource: str, sent: SentValues, start: int) ->
     return found
 
 
-def append(home: House, datasource: str, body: bytes, format: Input) -> int:
-    outcome = home.gateway.append(datasource, body, format).result(60)
+def append(rookery: Rookery, datasource: str, body: bytes, format: Input) -> int:
+    outcome = rookery.gateway.append(datasource, body, format).result(60)
     return outcome.rows

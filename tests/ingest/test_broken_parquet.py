@@ -15,7 +15,7 @@ import pytest
 from engine.errors import RookeryError
 from engine.ingest.formats.parquet_process import READ_ERRORS, unpack
 from engine.warehouse.port import Input
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 COLUMNS = {
     "id": "UInt32",
@@ -34,14 +34,14 @@ IDS = pa.array([1, 2], pa.uint32())
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("parquet")) as made:
+def rookery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
+    with open_rookery(tmp_path_factory.mktemp("parquet")) as opened:
         listed = "".join(
             f'  - {{name: {n}, type: "{k}"' + (f', default: "{DEFAULTS[n]}"' if n in DEFAULTS else "") + "}\n"
             for n, k in COLUMNS.items()
         )
-        made.push({"datasources/rows.yaml": f"columns:\n{listed}engine: {{sorting_key: [id]}}\n"})
-        yield made
+        opened.push({"datasources/rows.yaml": f"columns:\n{listed}engine: {{sorting_key: [id]}}\n"})
+        yield opened
 
 
 def written(columns: dict[str, Any], **options: Any) -> bytes:
@@ -76,16 +76,16 @@ BROKEN = {
 }
 
 
-def test_a_broken_file_is_refused(home: House) -> None:
+def test_a_broken_file_is_refused(rookery: Rookery) -> None:
     for name, body in BROKEN.items():
         with pytest.raises(RookeryError) as caught:
-            home.gateway.append("rows", body, Input.PARQUET).result(60)
+            rookery.gateway.append("rows", body, Input.PARQUET).result(60)
         assert (caught.value.code.id, caught.value.code.status) == ("RK5001", 400), name
-        assert home.rows("SELECT count() FROM main.rows") == [(0,)], name
-    _change_bytes(home)
+        assert rookery.rows("SELECT count() FROM main.rows") == [(0,)], name
+    _change_bytes(rookery)
 
 
-def _change_bytes(home: House) -> None:
+def _change_bytes(rookery: Rookery) -> None:
     """Files with bytes changed anywhere, read whole and in pieces: stored, in quarantine, or refused with 400."""
     chance = random.Random(3)
     options = [
@@ -102,22 +102,22 @@ def _change_bytes(home: House) -> None:
         for whole in (True, False):
             try:
                 if whole:
-                    home.gateway.append("rows", bytes(body), Input.PARQUET).result(60)
+                    rookery.gateway.append("rows", bytes(body), Input.PARQUET).result(60)
                 else:
                     with suppress(*READ_ERRORS):
                         list(unpack(io.BytesIO(body), 1 << 40))
             except RookeryError as exc:
                 assert exc.code.status == 400, (bytes(body), exc.message)
-    home.run("TRUNCATE TABLE main.rows")
-    home.run("TRUNCATE TABLE main.rows_quarantine")
+    rookery.run("TRUNCATE TABLE main.rows")
+    rookery.run("TRUNCATE TABLE main.rows_quarantine")
 
 
-def stored(home: House, columns: dict[str, Any]) -> list[tuple[Any, ...]]:
-    outcome = home.gateway.append("rows", written({"id": IDS, **columns}), Input.PARQUET).result(60)
+def stored(rookery: Rookery, columns: dict[str, Any]) -> list[tuple[Any, ...]]:
+    outcome = rookery.gateway.append("rows", written({"id": IDS, **columns}), Input.PARQUET).result(60)
     shown = ", ".join(f"toString({n})" for n in columns)
-    found = home.rows(f"SELECT id, {shown} FROM main.rows ORDER BY id")
-    home.run("TRUNCATE TABLE main.rows")
-    home.run("TRUNCATE TABLE main.rows_quarantine")
+    found = rookery.rows(f"SELECT id, {shown} FROM main.rows ORDER BY id")
+    rookery.run("TRUNCATE TABLE main.rows")
+    rookery.run("TRUNCATE TABLE main.rows_quarantine")
     assert outcome.rows == len(found)
     return found
 
@@ -134,9 +134,9 @@ EMPTY = {
 }
 
 
-def test_a_column_that_is_always_null_takes_the_default(home: House) -> None:
+def test_a_column_that_is_always_null_takes_the_default(rookery: Rookery) -> None:
     for name, value in EMPTY.items():
-        assert stored(home, {name: pa.nulls(2)}) == [(1, value), (2, value)]
+        assert stored(rookery, {name: pa.nulls(2)}) == [(1, value), (2, value)]
 
 
 VALUES: list[tuple[str, pa.DataType, Any, str]] = [
@@ -150,10 +150,12 @@ VALUES: list[tuple[str, pa.DataType, Any, str]] = [
 ]
 
 
-def test_a_null_takes_the_default(home: House) -> None:
+def test_a_null_takes_the_default(rookery: Rookery) -> None:
     for name, kind, value, shown in VALUES:
         empty = "[]" if name == "list" else EMPTY[name]
-        assert stored(home, {name: pa.array([value, None], kind)}) == [(1, shown), (2, empty)]
-        assert stored(home, {name: pa.array([None, None], kind)}) == [(1, empty), (2, empty)]
+        assert stored(rookery, {name: pa.array([value, None], kind)}) == [(1, shown), (2, empty)]
+        assert stored(rookery, {name: pa.array([None, None], kind)}) == [(1, empty), (2, empty)]
     value = {"a": None, "b": "x", "c": None}
-    assert stored(home, {"pair": pa.array([value, {"a": 1, "b": None, "c": None}], PAIR)}) == [(2, "(1,NULL,([]))")]
+    assert stored(rookery, {"pair": pa.array([value, {"a": 1, "b": None, "c": None}], PAIR)}) == [
+        (2, "(1,NULL,([]))")
+    ]

@@ -9,7 +9,7 @@ import pytest
 
 from engine.control import resources, tenants
 from engine.ingest.batch import AppendResult, Input
-from tests.support.in_process import PATIENCE, House, house
+from tests.support.in_process import PATIENCE, Rookery, open_rookery
 
 EVENTS = """
 tenant: tenant_id
@@ -26,51 +26,51 @@ FILES = {"datasources/events.yaml": EVENTS, "pipes/fill_counts.yaml": COUNTS}
 ROWS = [{"tenant_id": 1, "at": "2100-01-01 00:00:00"}, {"tenant_id": 1, "at": "yesterday"}]
 
 
-def _send(home: House, key: str) -> AppendResult:
+def _send(rookery: Rookery, key: str) -> AppendResult:
     body = "\n".join(map(json.dumps, ROWS)).encode()
-    return home.gateway.append("events", body, Input.NDJSON, key=key).result(PATIENCE)
+    return rookery.gateway.append("events", body, Input.NDJSON, key=key).result(PATIENCE)
 
 
-def _counted(home: House) -> int:
-    return int(home.rows("SELECT sum(events) FROM main.counts")[0][0])
+def _counted(rookery: Rookery) -> int:
+    return int(rookery.rows("SELECT sum(events) FROM main.counts")[0][0])
 
 
 @pytest.mark.parametrize("killed", [False, True])
 def test_a_repeated_request_is_not_stored_after_its_rows_expired(tmp_path: Path, killed: bool) -> None:
-    with house(tmp_path) as home:
-        home.push(FILES)
-        home.add("1", placement="pooled")
-        first = _send(home, "a")
-        assert (first.rows, first.quarantined, _counted(home)) == (1, 1, 1)
+    with open_rookery(tmp_path) as rookery:
+        rookery.push(FILES)
+        rookery.add("1", placement="pooled")
+        first = _send(rookery, "a")
+        assert (first.rows, first.quarantined, _counted(rookery)) == (1, 1, 1)
         if killed:
-            home.gateway.receipts._unrecorded.clear()
-    with house(tmp_path) as home:
-        home.run("TRUNCATE TABLE main.events")
-        assert home.gateway.receipts.show(None, "a")["receipts"][0]["successful_rows"] == 1
-    with house(tmp_path) as home:
-        again = _send(home, "a")
+            rookery.gateway.receipts._unrecorded.clear()
+    with open_rookery(tmp_path) as rookery:
+        rookery.run("TRUNCATE TABLE main.events")
+        assert rookery.gateway.receipts.show(None, "a")["receipts"][0]["successful_rows"] == 1
+    with open_rookery(tmp_path) as rookery:
+        again = _send(rookery, "a")
         assert again.repeated and (again.rows, again.quarantined) == (1, 1)
-        assert _counted(home) == 1
-        assert home.rows("SELECT count() FROM main.events_quarantine") == [(1,)]
+        assert _counted(rookery) == 1
+        assert rookery.rows("SELECT count() FROM main.events_quarantine") == [(1,)]
 
 
 def test_a_repeated_request_is_not_stored_after_its_tenant_was_erased(tmp_path: Path) -> None:
-    with house(tmp_path) as home:
-        home.push(FILES)
-        home.add("1", placement="pooled")
-        _send(home, "a")
-        tenants.remove(home.workspace, "1", purge=True)
-    with house(tmp_path) as home:
-        assert _send(home, "a").repeated
-        assert home.rows("SELECT count() FROM main.events") == [(0,)]
+    with open_rookery(tmp_path) as rookery:
+        rookery.push(FILES)
+        rookery.add("1", placement="pooled")
+        _send(rookery, "a")
+        tenants.remove(rookery.workspace, "1", purge=True)
+    with open_rookery(tmp_path) as rookery:
+        assert _send(rookery, "a").repeated
+        assert rookery.rows("SELECT count() FROM main.events") == [(0,)]
 
 
 def test_keys_are_removed_with_their_datasource(tmp_path: Path) -> None:
-    with house(tmp_path) as home:
-        home.push(FILES)
-        home.add("1", placement="pooled")
-        _send(home, "a")
-        resources.remove(home.workspace, "datasource", "events", force=True)
-        home.push(FILES)
-        assert not _send(home, "a").repeated
-        assert _counted(home) == 1
+    with open_rookery(tmp_path) as rookery:
+        rookery.push(FILES)
+        rookery.add("1", placement="pooled")
+        _send(rookery, "a")
+        resources.remove(rookery.workspace, "datasource", "events", force=True)
+        rookery.push(FILES)
+        assert not _send(rookery, "a").repeated
+        assert _counted(rookery) == 1

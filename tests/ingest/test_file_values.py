@@ -13,15 +13,15 @@ import pytest
 
 from engine.warehouse.port import Input
 from tests.ingest.column_values import CASES, SentValues, append
-from tests.support.in_process import House
+from tests.support.in_process import Rookery
 
 
 @pytest.fixture(scope="module")
-def home(values: House) -> House:
+def rookery(values: Rookery) -> Rookery:
     return values
 
 
-def test_values_of_parquet_files(home: House) -> None:
+def test_values_of_parquet_files(rookery: Rookery) -> None:
     """They have types of their own: an infinity is one, and a day cannot be another."""
     columns = SentValues().take(CASES).columns
     table = pa.table(
@@ -36,14 +36,14 @@ def test_values_of_parquet_files(home: House) -> None:
     )
     sink = io.BytesIO()
     pq.write_table(table, sink)
-    outcome = home.gateway.append("deeper", sink.getvalue(), Input.PARQUET).result(60)
+    outcome = rookery.gateway.append("deeper", sink.getvalue(), Input.PARQUET).result(60)
     assert (outcome.rows, outcome.quarantined, outcome.ignored_columns) == (1, 3, ("stray",))
     shown = ", ".join(columns[k] for k in ("Date", "Float32", "UInt8", "Decimal(9, 2)"))
-    ((day, number, byte, price),) = home.rows(f"SELECT {shown} FROM main.deeper WHERE id >= 40000")
+    ((day, number, byte, price),) = rookery.rows(f"SELECT {shown} FROM main.deeper WHERE id >= 40000")
     assert (str(day), number, byte, price) == ("2024-10-04", float("inf"), 1, 1239)
-    blamed = home.rows("SELECT c__error_column[1] FROM main.deeper_quarantine")
+    blamed = rookery.rows("SELECT c__error_column[1] FROM main.deeper_quarantine")
     assert {c for (c,) in blamed} == {columns["Date"], columns["Float32"], columns["UInt8"]}
-    home.run("TRUNCATE TABLE main.deeper_quarantine")
+    rookery.run("TRUNCATE TABLE main.deeper_quarantine")
 
 
 US = pa.timestamp("us", tz="UTC")
@@ -94,58 +94,58 @@ OTHERWISE: list[tuple[str, pa.DataType, Any, str | None]] = [
     ("kind", "type", "value", "stored"), OTHERWISE, ids=[f"{o[0]}-{o[1]}-{o[2]}" for o in OTHERWISE]
 )
 def test_values_of_parquet_files_of_other_types(
-    home: House, kind: str, type: pa.DataType, value: Any, stored: str | None
+    rookery: Rookery, kind: str, type: pa.DataType, value: Any, stored: str | None
 ) -> None:
     """Next to a row without a value, which is good."""
     column = SentValues().take(CASES).columns[kind]
-    home.run("TRUNCATE TABLE main.plain")
+    rookery.run("TRUNCATE TABLE main.plain")
     sink = io.BytesIO()
     pq.write_table(pa.table({"id": pa.array([1, 2], pa.uint32()), column: pa.array([value, None], type)}), sink)
-    outcome = home.gateway.append("plain", sink.getvalue(), Input.PARQUET).result(60)
+    outcome = rookery.gateway.append("plain", sink.getvalue(), Input.PARQUET).result(60)
     assert (outcome.rows, outcome.quarantined) == ((2, 0) if stored is not None else (1, 1))
-    found = home.rows(f"SELECT ifNull(toString({column}), 'NULL') FROM main.plain WHERE id = 1")
+    found = rookery.rows(f"SELECT ifNull(toString({column}), 'NULL') FROM main.plain WHERE id = 1")
     assert found == ([(stored,)] if stored is not None else [])
-    home.run("TRUNCATE TABLE main.plain_quarantine")
+    rookery.run("TRUNCATE TABLE main.plain_quarantine")
 
 
-def test_a_corrected_row_of_a_parquet_file_keeps_its_other_values(home: House) -> None:
+def test_a_corrected_row_of_a_parquet_file_keeps_its_other_values(rookery: Rookery) -> None:
     columns = SentValues().take(CASES).columns
     byte, text, number = (columns[k] for k in ("UInt8", "String", "Float64"))
     sink = io.BytesIO()
     table = pa.table({"id": pa.array([60_000], pa.uint32()), byte: [300], text: ["keep me"], number: [float("inf")]})
     pq.write_table(table, sink)
-    assert home.gateway.append("deeper", sink.getvalue(), Input.PARQUET).result(60).quarantined == 1
-    ((kept,),) = home.rows("SELECT c__text FROM main.deeper_quarantine")
+    assert rookery.gateway.append("deeper", sink.getvalue(), Input.PARQUET).result(60).quarantined == 1
+    ((kept,),) = rookery.rows("SELECT c__text FROM main.deeper_quarantine")
     assert (json.loads(kept)["m"][text], json.loads(kept)["m"][number]) == ("keep me", "inf")
-    home.run("TRUNCATE TABLE main.deeper_quarantine")
+    rookery.run("TRUNCATE TABLE main.deeper_quarantine")
 
 
 @pytest.mark.parametrize("format", [Input.CSV, Input.PARQUET])
-def test_column_names_in_another_case(home: House, format: Input) -> None:
+def test_column_names_in_another_case(rookery: Rookery, format: Input) -> None:
     name = SentValues().take(CASES).columns["Date"].upper()
-    home.run("TRUNCATE TABLE main.plain")
+    rookery.run("TRUNCATE TABLE main.plain")
     sink = io.BytesIO()
     pq.write_table(pa.table({"ID": pa.array([7], pa.uint32()), name: ["2026-02-03"]}), sink)
     body = f"ID,{name}\n7,2026-02-03\n".encode() if format is Input.CSV else sink.getvalue()
-    assert home.gateway.append("plain", body, format).result(60).rows == 1
-    assert home.rows(f"SELECT id, toString({name.lower()}) FROM main.plain") == [(7, "2026-02-03")]
+    assert rookery.gateway.append("plain", body, format).result(60).rows == 1
+    assert rookery.rows(f"SELECT id, toString({name.lower()}) FROM main.plain") == [(7, "2026-02-03")]
 
 
-def test_stages_of_files_are_not_kept(home: House) -> None:
+def test_stages_of_files_are_not_kept(rookery: Rookery) -> None:
     """Files may have any types, and any number of them could be sent."""
-    before = home.rows("SELECT count() FROM system.tables WHERE database = 'main_stage'")
+    before = rookery.rows("SELECT count() FROM system.tables WHERE database = 'main_stage'")
     columns = SentValues().take(CASES).columns
     for name in (columns["UInt8"], columns["Float64"], columns["String"]):
         for kind in (pa.string(), pa.int64(), pa.float64()):
             sink = io.BytesIO()
             pq.write_table(pa.table({"id": pa.array([1], pa.uint32()), name: pa.array([None], kind)}), sink)
-            append(home, "plain", sink.getvalue(), Input.PARQUET)
-    assert home.rows("SELECT count() FROM system.tables WHERE database = 'main_stage'") == before
+            append(rookery, "plain", sink.getvalue(), Input.PARQUET)
+    assert rookery.rows("SELECT count() FROM system.tables WHERE database = 'main_stage'") == before
 
 
-def test_a_parquet_file_without_any_of_the_columns_is_refused(home: House) -> None:
+def test_a_parquet_file_without_any_of_the_columns_is_refused(rookery: Rookery) -> None:
     sink = io.BytesIO()
     pq.write_table(pa.table({"other": [1, 2]}), sink)
-    answer = home.gateway.append("deeper", sink.getvalue(), Input.PARQUET)
+    answer = rookery.gateway.append("deeper", sink.getvalue(), Input.PARQUET)
     with pytest.raises(Exception, match="no column"):
         answer.result(60)

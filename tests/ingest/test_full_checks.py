@@ -14,7 +14,7 @@ from engine.errors import RookeryError
 from engine.ingest import validity
 from engine.ingest.stage_schemas import schema_for
 from engine.warehouse.port import Input
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 EVENTS = """tenant: {column: tenant_id, fanout: FANOUT}
 columns:
@@ -41,89 +41,94 @@ BAD: list[dict[str, Any]] = [
 
 
 @pytest.fixture(scope="module", params=["direct", "routed"])
-def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp(str(request.param))) as made:
+def rookery(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
+    with open_rookery(tmp_path_factory.mktemp(str(request.param))) as made:
         made.push({"datasources/events.yaml": EVENTS.replace("FANOUT", str(request.param))})
         made.add("1", "2")
         yield made
 
 
 @pytest.fixture
-def lines(home: House, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
+def lines(rookery: Rookery, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     """Rows of two tenants that pass the fast checks; batches after an unusual one use them again."""
     monkeypatch.setattr(validity, "FULL_CHECK_BATCHES", 0)
-    home.run("TRUNCATE TABLE main.events")
+    rookery.run("TRUNCATE TABLE main.events")
     yield [{"tenant_id": 1 + n % 2, "id": n, **USUAL} for n in range(20)]
-    home.run("TRUNCATE TABLE main.events_quarantine")
+    rookery.run("TRUNCATE TABLE main.events_quarantine")
 
 
-def stored(home: House) -> list[int]:
-    return [int(n) for (n,) in home.rows("SELECT id FROM main.events ORDER BY id")]
+def stored(rookery: Rookery) -> list[int]:
+    return [int(n) for (n,) in rookery.rows("SELECT id FROM main.events ORDER BY id")]
 
 
-def seventh(home: House) -> str:
-    ((shown,),) = home.rows("SELECT concat(toString(at), ' ', toString(price)) FROM main.events WHERE id = 7")
+def seventh(rookery: Rookery) -> str:
+    ((shown,),) = rookery.rows("SELECT concat(toString(at), ' ', toString(price)) FROM main.events WHERE id = 7")
     return str(shown)
 
 
 @pytest.mark.parametrize("key", [None, "k"])
 @pytest.mark.parametrize(("odd", "made"), UNUSUAL, ids=str)
 def test_an_unusual_value_is_stored_with_its_neighbors(
-    home: House, lines: list[dict[str, Any]], odd: dict[str, Any], made: str, key: str | None
+    rookery: Rookery, lines: list[dict[str, Any]], odd: dict[str, Any], made: str, key: str | None
 ) -> None:
     lines[7] |= odd
     given = f"{key}-{odd}" if key else None
-    outcome = home.append(lines, key=given)
+    outcome = rookery.append(lines, key=given)
     assert (outcome.rows, outcome.quarantined) == (20, 0)
     assert outcome.visible is None or outcome.visible.result(30)
-    assert stored(home) == [*range(20)] and seventh(home) == made
+    assert stored(rookery) == [*range(20)] and seventh(rookery) == made
     for tenant in ("1", "2"):
-        copies = home.rows(
-            f"SELECT id, at, price FROM {home.nest(tenant)}.events WHERE _rk_batch = '{outcome.batch}'"
+        copies = rookery.rows(
+            f"SELECT id, at, price FROM {rookery.nest(tenant)}.events WHERE _rk_batch = '{outcome.batch}'"
         )
-        assert sorted(copies) == home.rows(
+        assert sorted(copies) == rookery.rows(
             f"SELECT id, at, price FROM main.events WHERE tenant_id = {tenant} ORDER BY id, at, price"
         )
     if given:
-        again = home.append(lines, key=given)
-        assert again.repeated and stored(home) == [*range(20)]
+        again = rookery.append(lines, key=given)
+        assert again.repeated and stored(rookery) == [*range(20)]
 
 
 @pytest.mark.parametrize("key", [None, "k"])
 @pytest.mark.parametrize(("odd", "made"), UNUSUAL, ids=str)
 @pytest.mark.parametrize("bad", BAD, ids=str)
 def test_a_bad_value_is_found_among_good_ones(
-    home: House, lines: list[dict[str, Any]], bad: dict[str, Any], odd: dict[str, Any], made: str, key: str | None
+    rookery: Rookery,
+    lines: list[dict[str, Any]],
+    bad: dict[str, Any],
+    odd: dict[str, Any],
+    made: str,
+    key: str | None,
 ) -> None:
     lines[7] |= odd
     lines[9] |= bad
-    outcome = home.append(lines, key=f"{key}-{bad}-{odd}" if key else None)
+    outcome = rookery.append(lines, key=f"{key}-{bad}-{odd}" if key else None)
     assert (outcome.rows, outcome.quarantined) == (19, 1)
-    assert stored(home) == [n for n in range(20) if n != 9] and seventh(home) == made
+    assert stored(rookery) == [n for n in range(20) if n != 9] and seventh(rookery) == made
 
 
-def test_usual_batches_return_to_the_fast_checks(home: House) -> None:
-    checks = home.gateway._writer._validity
-    stage = schema_for(home.workspace.current, "events", Input.NDJSON)
+def test_usual_batches_return_to_the_fast_checks(rookery: Rookery) -> None:
+    checks = rookery.gateway._writer._validity
+    stage = schema_for(rookery.workspace.current, "events", Input.NDJSON)
     checks._fast_checks_skipped.clear()
-    home.append([{"tenant_id": 1, "id": 1, "at": 1763700000}])
+    rookery.append([{"tenant_id": 1, "id": 1, "at": 1763700000}])
     assert checks._fast_checks_skipped[stage.identity] == validity.FULL_CHECK_BATCHES
-    home.append([{"tenant_id": 1, "id": 2, **USUAL}])
+    rookery.append([{"tenant_id": 1, "id": 2, **USUAL}])
     assert checks._fast_checks_skipped[stage.identity] == validity.FULL_CHECK_BATCHES - 1
-    home.append([{"tenant_id": 1, "id": 3, **USUAL, "at": "no"}])
+    rookery.append([{"tenant_id": 1, "id": 3, **USUAL, "at": "no"}])
     assert checks._fast_checks_skipped[stage.identity] == validity.FULL_CHECK_BATCHES - 2
 
 
 @pytest.mark.parametrize("format", [Input.NDJSON, Input.CSV, Input.PARQUET])
-def test_an_unknown_constraint_is_an_error(home: House, format: Input) -> None:
+def test_an_unknown_constraint_is_an_error(rookery: Rookery, format: Input) -> None:
     """A constraint that the operator added and rookery does not know."""
     rows = pa.table({"tenant_id": pa.array([1], pa.uint32()), "id": pa.array([666], pa.uint32())})
     sink = io.BytesIO()
     pq.write_table(rows, sink)
     texts = {Input.NDJSON: b'{"tenant_id": 1, "id": 666}', Input.CSV: b"tenant_id,id\n1,666\n"}
-    home.run("ALTER TABLE main.events ADD CONSTRAINT own CHECK id != 666")
+    rookery.run("ALTER TABLE main.events ADD CONSTRAINT own CHECK id != 666")
     try:
         with pytest.raises(RookeryError):
-            home.gateway.append("events", texts.get(format, sink.getvalue()), format).result(10)
+            rookery.gateway.append("events", texts.get(format, sink.getvalue()), format).result(10)
     finally:
-        home.run("ALTER TABLE main.events DROP CONSTRAINT own")
+        rookery.run("ALTER TABLE main.events DROP CONSTRAINT own")

@@ -9,7 +9,7 @@ import pytest
 
 from engine.errors import Problems, RookeryError
 from engine.warehouse.port import Input
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 pytestmark = pytest.mark.feature
 COLUMNS = {
@@ -32,10 +32,10 @@ DEFAULTS = {"given": "['none']"}
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("lists")) as made:
-        made.push({"datasources/orders.yaml": datasource(COLUMNS)})
-        yield made
+def rookery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
+    with open_rookery(tmp_path_factory.mktemp("lists")) as opened:
+        opened.push({"datasources/orders.yaml": datasource(COLUMNS)})
+        yield opened
 
 
 def datasource(columns: dict[str, tuple[str, str]]) -> str:
@@ -46,15 +46,15 @@ def datasource(columns: dict[str, tuple[str, str]]) -> str:
     return json.dumps({"columns": listed, "engine": {"sorting_key": ["id"]}})
 
 
-def stored(home: House, event: dict[str, object] | str, beside: str = "") -> dict[str, object] | list[str]:
+def stored(rookery: Rookery, event: dict[str, object] | str, beside: str = "") -> dict[str, object] | list[str]:
     """What is stored of an event, or the columns that are blamed."""
     text = event if isinstance(event, str) else json.dumps({"id": 1, **event})
-    home.gateway.append("orders", "\n".join(filter(None, [text, beside])).encode(), Input.NDJSON).result(60)
+    rookery.gateway.append("orders", "\n".join(filter(None, [text, beside])).encode(), Input.NDJSON).result(60)
     names = [n for n in COLUMNS if n != "id"]
-    found = home.rows(f"SELECT {', '.join(f'toString({n})' for n in names)} FROM main.orders WHERE id = 1")
-    bad = home.rows("SELECT c__error_column FROM main.orders_quarantine WHERE c__row = 0")
-    home.run("TRUNCATE TABLE main.orders")
-    home.run("TRUNCATE TABLE main.orders_quarantine")
+    found = rookery.rows(f"SELECT {', '.join(f'toString({n})' for n in names)} FROM main.orders WHERE id = 1")
+    bad = rookery.rows("SELECT c__error_column FROM main.orders_quarantine WHERE c__row = 0")
+    rookery.run("TRUNCATE TABLE main.orders")
+    rookery.run("TRUNCATE TABLE main.orders_quarantine")
     assert len(found) + len(bad) == 1
     return dict(zip(names, found[0], strict=True)) if found else [str(c) for c in bad[0][0]]
 
@@ -73,8 +73,8 @@ FULL = {
 
 
 @pytest.mark.parametrize("beside", ["", '{"id": "bad"}', '{"id": 2, "note": "' + "1" * 45 + '"}'])
-def test_every_object_of_a_list_gives_an_element(home: House, beside: str) -> None:
-    found = stored(home, {"items": [FULL, {}, {"qty": None, "sku": 5.10, "cost": None}]}, beside)
+def test_every_object_of_a_list_gives_an_element(rookery: Rookery, beside: str) -> None:
+    found = stored(rookery, {"items": [FULL, {}, {"qty": None, "sku": 5.10, "cost": None}]}, beside)
     assert isinstance(found, dict)
     items = json.dumps([FULL, {}, {"qty": None, "sku": 5.10, "cost": None}])
     assert found == {
@@ -97,16 +97,16 @@ def test_every_object_of_a_list_gives_an_element(home: House, beside: str) -> No
 @pytest.mark.parametrize(
     "event", [{}, {"items": None, "order": None}, {"items": [], "order": {"lines": []}}, {"order": {}}]
 )
-def test_a_list_that_is_absent_null_or_empty_gives_the_default(home: House, event: dict[str, object]) -> None:
-    found = stored(home, event)
+def test_a_list_that_is_absent_null_or_empty_gives_the_default(rookery: Rookery, event: dict[str, object]) -> None:
+    found = stored(rookery, event)
     assert isinstance(found, dict)
     assert found.pop("items") == ("[]" if event.get("items") == [] else "")
     assert found.pop("given") == "['none']" and {*found.values()} == {"[]"}
 
 
-def test_nested_lists(home: House) -> None:
+def test_nested_lists(rookery: Rookery) -> None:
     found = stored(
-        home, {"order": {"lines": [{"x": {"y": 0.5}}, {"x": {}}, {"x": {"y": 2}}]}, "other": [{"name": "n"}]}
+        rookery, {"order": {"lines": [{"x": {"y": 0.5}}, {"x": {}}, {"x": {"y": 2}}]}, "other": [{"name": "n"}]}
     )
     assert isinstance(found, dict) and (found["deep"], found["given"]) == ("[0.5,0,2]", "['n']")
 
@@ -129,9 +129,9 @@ def test_nested_lists(home: House) -> None:
     ids=str,
 )
 def test_a_value_that_does_not_fit_is_quarantined_with_its_reason(
-    home: House, event: dict[str, object], blamed: list[str]
+    rookery: Rookery, event: dict[str, object], blamed: list[str]
 ) -> None:
-    assert stored(home, event) == blamed
+    assert stored(rookery, event) == blamed
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_value_that_does_not_fit_is_quarantined_with_its_reason(
         ("UInt8", "$.a.b[:].c", "Array(UInt8)"),
     ],
 )
-def test_the_type_of_a_path_through_a_list(home: House, kind: str, path: str, hint: str) -> None:
+def test_the_type_of_a_path_through_a_list(rookery: Rookery, kind: str, path: str, hint: str) -> None:
     with pytest.raises((Problems, RookeryError)) as caught:
-        home.push({"datasources/wrong.yaml": datasource({"id": ("UInt32", ""), "x": (kind, path)})})
+        rookery.push({"datasources/wrong.yaml": datasource({"id": ("UInt32", ""), "x": (kind, path)})})
     assert hint in str(getattr(caught.value, "errors", [caught.value])[0].hint)

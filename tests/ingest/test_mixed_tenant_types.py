@@ -8,7 +8,7 @@ import pytest
 
 from engine.ingest.batch import AppendResult
 from tests.ingest.waiting_appends import appends, line, results
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 IDS = {
     "UInt8": ["0", "1", "255"],
@@ -29,22 +29,22 @@ engine: {{sorting_key: [tenant_id, id]}}
 
 
 @pytest.fixture(scope="module", params=IDS)
-def home(
+def rookery(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[House, list[str]]]:
-    with house(tmp_path_factory.mktemp("types")) as made:
-        made.push({"datasources/events.yaml": DATASOURCE.format(type=request.param)})
-        yield made, IDS[request.param]
+) -> Iterator[tuple[Rookery, list[str]]]:
+    with open_rookery(tmp_path_factory.mktemp("types")) as opened:
+        opened.push({"datasources/events.yaml": DATASOURCE.format(type=request.param)})
+        yield opened, IDS[request.param]
 
 
-def test_each_row_gets_the_tenant_of_its_token(home: tuple[House, list[str]]) -> None:
-    made, ids = home
+def test_each_row_gets_the_tenant_of_its_token(rookery: tuple[Rookery, list[str]]) -> None:
+    opened, ids = rookery
     rows = [(id, f"{n:02} {id}") for n, id in enumerate(ids * 2)]
     sent = appends("events", [(t, line(id=id) + b"\n" + line(id=id + " named", tenant_id=t)) for t, id in rows])
-    answers = results(made, sent)
+    answers = results(opened, sent)
     assert [a.rows if isinstance(a, AppendResult) else a for a in answers] == [2] * len(rows)
     assert len({a.batch for a in answers if isinstance(a, AppendResult)}) == 1
-    stored = made.rows("SELECT toString(tenant_id), id FROM main.events ORDER BY id")
+    stored = opened.rows("SELECT toString(tenant_id), id FROM main.events ORDER BY id")
     assert stored == sorted(
         ((t, id + more) for t, id in rows for more in ("", " named")), key=lambda r: r[1].encode()
     )

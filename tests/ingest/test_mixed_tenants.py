@@ -13,7 +13,7 @@ from engine.ingest.batch import MAX_JOINED_BYTES, Append, AppendResult
 from engine.ingest.values.staging import BOUND_TENANT_COLUMN
 from engine.warehouse.port import Input
 from tests.ingest.waiting_appends import appends, line, results
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 DATASOURCE = """\
 columns:
@@ -35,30 +35,33 @@ FORGED_KEY = BOUND_TENANT_COLUMN
 
 
 @pytest.fixture(scope="module", params=["direct", "routed"])
-def home(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("mixed")) as made:
+def rookery(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
+    with open_rookery(tmp_path_factory.mktemp("mixed")) as opened:
         events = DATASOURCE.format(fanout=request.param)
-        made.push({"datasources/numbers.yaml": events, "datasources/plain.yaml": PLAIN})
-        made.add("1", "2", placement="tables")
-        yield made
+        opened.push({"datasources/numbers.yaml": events, "datasources/plain.yaml": PLAIN})
+        opened.add("1", "2", placement="tables")
+        yield opened
 
 
-def stored(home: House, datasource: str) -> list[tuple[str, str]]:
+def stored(rookery: Rookery, datasource: str) -> list[tuple[str, str]]:
     return [
         (tenant, id)
-        for tenant, id in home.rows(f"SELECT toString(tenant_id), id FROM main.{datasource} ORDER BY id, tenant_id")
+        for tenant, id in rookery.rows(
+            f"SELECT toString(tenant_id), id FROM main.{datasource} ORDER BY id, tenant_id"
+        )
     ]
 
 
-def test_each_nest_gets_its_own_rows(home: House) -> None:
-    home.run("TRUNCATE TABLE main.numbers")
+def test_each_nest_gets_its_own_rows(rookery: Rookery) -> None:
+    rookery.run("TRUNCATE TABLE main.numbers")
     sent = appends("numbers", [(str(1 + n % 3), line(id=f"nest {n}")) for n in range(9)])
-    for answer in results(home, sent):
+    for answer in results(rookery, sent):
         assert isinstance(answer, AppendResult)
         assert answer.visible is None or answer.visible.result(60)
     for tenant in (1, 2):
         nest = [
-            r[0] for r in home.rows(f"SELECT id FROM main_nest_{tenant}.numbers WHERE id LIKE 'nest %' ORDER BY id")
+            r[0]
+            for r in rookery.rows(f"SELECT id FROM main_nest_{tenant}.numbers WHERE id LIKE 'nest %' ORDER BY id")
         ]
         assert nest == [f"nest {n}" for n in range(9) if 1 + n % 3 == tenant]
 
@@ -74,14 +77,14 @@ def test_each_nest_gets_its_own_rows(home: House) -> None:
     ],
 )
 @pytest.mark.parametrize("spelling", [str, str.upper, lambda k: "".join(f"\\u{ord(c):04x}" for c in k)], ids="abc")
-def test_no_row_can_name_the_tenant_of_its_token(home: House, body: bytes, spelling: Any) -> None:
+def test_no_row_can_name_the_tenant_of_its_token(rookery: Rookery, body: bytes, spelling: Any) -> None:
     """Even a sender who knows the random name of the stage's column cannot write for another tenant."""
-    home.run("TRUNCATE TABLE main.numbers")
+    rookery.run("TRUNCATE TABLE main.numbers")
     forged = body.replace(b"%s", spelling(FORGED_KEY).encode())
     sent = appends("numbers", [("3", forged), ("2", line(id="good")), ("3", line(id="later"))])
-    results(home, sent)
-    assert {tenant for tenant, id in stored(home, "numbers") if id != "good"} <= {"3"}
-    assert ("2", "good") in stored(home, "numbers")
+    results(rookery, sent)
+    assert {tenant for tenant, id in stored(rookery, "numbers") if id != "good"} <= {"3"}
+    assert ("2", "good") in stored(rookery, "numbers")
 
 
 @pytest.mark.parametrize(
@@ -101,58 +104,58 @@ def test_no_row_can_name_the_tenant_of_its_token(home: House, body: bytes, spell
         b'\xff{"id": "x"}',
     ],
 )
-def test_a_bad_append_has_the_same_result_as_alone(home: House, bad: bytes) -> None:
+def test_a_bad_append_has_the_same_result_as_alone(rookery: Rookery, bad: bytes) -> None:
     def outcome(answer: AppendResult | RookeryError) -> object:
         if isinstance(answer, RookeryError):
             return answer.code, answer.message
         return answer.rows, answer.quarantined, answer.first_bad_row, answer.unknown_keys
 
-    home.run("TRUNCATE TABLE main.numbers")
-    (alone,) = results(home, appends("numbers", [("1", bad)]))
-    home.run("TRUNCATE TABLE main.numbers")
+    rookery.run("TRUNCATE TABLE main.numbers")
+    (alone,) = results(rookery, appends("numbers", [("1", bad)]))
+    rookery.run("TRUNCATE TABLE main.numbers")
     others = [("2", line(id="good 2")), ("1", bad), ("3", line(id="good 3"))]
-    answers = results(home, appends("numbers", others))
+    answers = results(rookery, appends("numbers", others))
     assert outcome(answers[1]) == outcome(alone)
     assert [a.rows for a in (answers[0], answers[2]) if isinstance(a, AppendResult)] == [1, 1]
-    assert [r for r in stored(home, "numbers") if r[1].startswith("good")] == [("2", "good 2"), ("3", "good 3")]
+    assert [r for r in stored(rookery, "numbers") if r[1].startswith("good")] == [("2", "good 2"), ("3", "good 3")]
 
 
-def test_receipts_count_the_rows_of_their_own_append(home: House) -> None:
+def test_receipts_count_the_rows_of_their_own_append(rookery: Rookery) -> None:
     sent = [
         Append("numbers", line(id="keyed") + b"\n" + line(id="keyed too"), Input.NDJSON, str(n), key="same key")
         for n in (1, 2, 3)
     ]
     for append in sent:
         append.digest = "of the body"
-    answers = results(home, sent)
+    answers = results(rookery, sent)
     assert [a.tenants for a in answers if isinstance(a, AppendResult)] == [{"1": 2}, {"2": 2}, {"3": 2}]
 
 
-def test_a_writer_s_rows_stay_in_order(home: House) -> None:
+def test_a_writer_s_rows_stay_in_order(rookery: Rookery) -> None:
     """Lines, arrays and large bodies are stored in the order in which their writer sent them."""
-    home.run("TRUNCATE TABLE main.numbers")
+    rookery.run("TRUNCATE TABLE main.numbers")
     large = b"\n".join(line(id="1 large", payload={"city": "x" * 1000}) for _ in range(MAX_JOINED_BYTES // 1000 + 1))
     bodies = [line(id="0 line"), large, b"[" + line(id="2 array") + b"]", line(id="3 line")]
     sent = [Append("numbers", body, Input.NDJSON, tenant) for body in bodies for tenant in ("1", "2", "3")]
-    for answer in results(home, sent):
+    for answer in results(rookery, sent):
         assert isinstance(answer, AppendResult) and answer.rows
     for tenant in ("1", "2", "3"):
-        ids = home.rows(
+        ids = rookery.rows(
             f"SELECT id FROM main.numbers WHERE tenant_id = {tenant} GROUP BY id ORDER BY min(_block_number), min("
             "_block_offset)"
         )
         assert [r[0] for r in ids] == ["0 line", "1 large", "2 array", "3 line"]
 
 
-def test_datasources_without_a_tenant_column_share_batches_too(home: House) -> None:
-    answers = results(home, appends("plain", [(str(n % 3), line(id=f"{n}")) for n in range(6)]))
+def test_datasources_without_a_tenant_column_share_batches_too(rookery: Rookery) -> None:
+    answers = results(rookery, appends("plain", [(str(n % 3), line(id=f"{n}")) for n in range(6)]))
     assert [a.rows for a in answers if isinstance(a, AppendResult)] == [1] * 6
-    assert home.rows("SELECT count(), sum(n) FROM main.plain") == [(6, 42)]
+    assert rookery.rows("SELECT count(), sum(n) FROM main.plain") == [(6, 42)]
 
 
-def test_random_writers_lose_nothing_and_mix_nothing(home: House) -> None:
+def test_random_writers_lose_nothing_and_mix_nothing(rookery: Rookery) -> None:
     chance = random.Random(11)
-    home.run("TRUNCATE TABLE main.numbers")
+    rookery.run("TRUNCATE TABLE main.numbers")
     sent, expected = [], []
     for n in range(120):
         tenant = str(chance.randint(1, 3))
@@ -168,19 +171,21 @@ def test_random_writers_lose_nothing_and_mix_nothing(home: House) -> None:
         sent.append(Append("numbers", body, Input.NDJSON, tenant))
         if kind not in ("foreign", "bad"):
             expected.append((tenant, f"{n:03}"))
-    results(home, sent)
-    assert stored(home, "numbers") == expected
+    results(rookery, sent)
+    assert stored(rookery, "numbers") == expected
 
 
 @pytest.mark.parametrize("bound", [True, False])
-def test_a_writer_with_bad_rows_does_not_keep_splitting_the_batches_of_others(home: House, bound: bool) -> None:
+def test_a_writer_with_bad_rows_does_not_keep_splitting_the_batches_of_others(rookery: Rookery, bound: bool) -> None:
     """After a failure its rows are stored separately, until they are sound again."""
     writers = [str(100 + n) for n in range(8)]
 
     def round_of(bad: dict[str, Any]) -> list[str]:
         bodies = [line(tenant_id=int(w), id="x", **(bad if w == writers[3] else {})) for w in writers]
         more = [{"bound_tenant": w} if bound else {"token": w} for w in writers]
-        answers = results(home, [Append("numbers", b, Input.NDJSON, **m) for b, m in zip(bodies, more, strict=True)])
+        answers = results(
+            rookery, [Append("numbers", b, Input.NDJSON, **m) for b, m in zip(bodies, more, strict=True)]
+        )
         assert all(isinstance(a, AppendResult) for a in answers), answers
         return [a.batch for a in answers if isinstance(a, AppendResult)]
 

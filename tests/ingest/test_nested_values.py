@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from engine.warehouse.port import Input
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 KINDS = {
     "price": "Decimal(18,2)",
@@ -27,21 +27,21 @@ EVENTS = "tenant: tenant_id\ncolumns:\n  - {name: tenant_id, type: UInt32}\n" + 
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("nested")) as made:
-        made.push({"datasources/events.yaml": EVENTS + "engine: {sorting_key: [tenant_id]}\n"})
-        yield made
+def rookery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
+    with open_rookery(tmp_path_factory.mktemp("nested")) as opened:
+        opened.push({"datasources/events.yaml": EVENTS + "engine: {sorting_key: [tenant_id]}\n"})
+        yield opened
 
 
-def _sent(home: House, name: str, value: Any) -> str | None:
+def _sent(rookery: Rookery, name: str, value: Any) -> str | None:
     """What is stored, as text; None if the row is in quarantine."""
     body = json.dumps({"tenant_id": 1, "m": {name: value}}).encode()
-    outcome = home.gateway.append("events", body, Input.NDJSON).result(30)
+    outcome = rookery.gateway.append("events", body, Input.NDJSON).result(30)
     assert outcome.rows + outcome.quarantined == 1
     if outcome.quarantined:
         return None
     newest = f"SELECT toString({name}) FROM main.events ORDER BY _block_number DESC LIMIT 1"
-    return str(home.rows(newest)[0][0])
+    return str(rookery.rows(newest)[0][0])
 
 
 @pytest.mark.parametrize(
@@ -72,14 +72,14 @@ def _sent(home: House, name: str, value: Any) -> str | None:
     ],
 )
 def test_a_value_is_stored_as_it_was_sent_or_not_at_all(
-    home: House, name: str, value: Any, stored: str | None
+    rookery: Rookery, name: str, value: Any, stored: str | None
 ) -> None:
-    assert _sent(home, name, value) == stored
+    assert _sent(rookery, name, value) == stored
 
 
-def test_decimals_are_exact(home: House) -> None:
+def test_decimals_are_exact(rookery: Rookery) -> None:
     body = "\n".join(json.dumps({"tenant_id": 2, "m": {"price": n / 100}}) for n in range(10_000)).encode()
-    assert home.gateway.append("events", body, Input.NDJSON).result(60).rows == 10_000
-    assert home.rows("SELECT toString(sum(price)), uniqExact(price) FROM main.events WHERE tenant_id = 2") == [
+    assert rookery.gateway.append("events", body, Input.NDJSON).result(60).rows == 10_000
+    assert rookery.rows("SELECT toString(sum(price)), uniqExact(price) FROM main.events WHERE tenant_id = 2") == [
         ("499950", 10_000)
     ]

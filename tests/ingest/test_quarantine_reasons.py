@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from engine.warehouse.port import Input
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 ROWS = """columns:
   - {name: id, type: UInt32}
@@ -24,18 +24,18 @@ REST = '"name": "x", "n": 1, "f": 0.5, "at": "2026-01-02 10:00:00", "list": ["a"
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("reasons")) as made:
-        made.push({"datasources/rows.yaml": ROWS})
-        yield made
+def rookery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
+    with open_rookery(tmp_path_factory.mktemp("reasons")) as opened:
+        opened.push({"datasources/rows.yaml": ROWS})
+        yield opened
 
 
-def told(home: House, body: str, format: Input) -> dict[str, str]:
+def told(rookery: Rookery, body: str, format: Input) -> dict[str, str]:
     """What quarantine says of the first row; the other one must be stored."""
-    outcome = home.gateway.append("rows", body.encode(), format).result(60)
+    outcome = rookery.gateway.append("rows", body.encode(), format).result(60)
     assert (outcome.rows, outcome.quarantined) == (1, 1)
-    ((columns, reasons),) = home.rows("SELECT c__error_column, c__error FROM main.rows_quarantine")
-    home.run("TRUNCATE TABLE main.rows_quarantine")
+    ((columns, reasons),) = rookery.rows("SELECT c__error_column, c__error FROM main.rows_quarantine")
+    rookery.run("TRUNCATE TABLE main.rows_quarantine")
     return dict(zip(columns, reasons, strict=True))
 
 
@@ -64,17 +64,17 @@ RECORDS = [
 ]
 
 
-def test_the_bad_value_of_an_event_is_named(home: House) -> None:
+def test_the_bad_value_of_an_event_is_named(rookery: Rookery) -> None:
     for old, new, column, reason in EVENTS:
         assert old in REST
         good = f'{{"id": 2, {REST}}}'
-        found = told(home, f'{{"id": 1, {REST.replace(old, new, 1)}}}\n{good}', Input.NDJSON)
+        found = told(rookery, f'{{"id": 1, {REST.replace(old, new, 1)}}}\n{good}', Input.NDJSON)
         assert [*found] == [column] and found[column].startswith(reason), (new, found)
 
 
-def test_the_bad_field_of_a_record_is_named(home: House) -> None:
+def test_the_bad_field_of_a_record_is_named(rookery: Rookery) -> None:
     for row, column, reason in RECORDS:
-        found = told(home, f"id,name,n,f\n{row}\n3,good,1,1\n", Input.CSV)
+        found = told(rookery, f"id,name,n,f\n{row}\n3,good,1,1\n", Input.CSV)
         assert [*found] == [column] and found[column].startswith(reason), (row, found)
 
 
@@ -86,30 +86,30 @@ engine: {sorting_key: [id]}
 """
 
 
-def test_a_default_that_throws_only_while_the_row_is_read(home: House) -> None:
+def test_a_default_that_throws_only_while_the_row_is_read(rookery: Rookery) -> None:
     """The engine takes the 45th of month 13 for 1970 in a query, and throws on it in an insert of rows."""
-    home.push({"datasources/rows.yaml": ROWS, "datasources/days.yaml": DAYS})
+    rookery.push({"datasources/rows.yaml": ROWS, "datasources/days.yaml": DAYS})
     for format, body in (
         (Input.NDJSON, b'{"id": 1, "text": "2026-01-02"}\n{"id": 2, "text": "2026-13-45"}'),
         (Input.CSV, b"id,text\n1,2026-01-02\n2,2026-13-45\n"),
     ):
-        outcome = home.gateway.append("days", body, format).result(60)
+        outcome = rookery.gateway.append("days", body, format).result(60)
         assert (outcome.rows, outcome.quarantined) == (1, 1)
-        ((columns, (reason,)),) = home.rows("SELECT c__error_column, c__error FROM main.days_quarantine")
+        ((columns, (reason,)),) = rookery.rows("SELECT c__error_column, c__error FROM main.days_quarantine")
         assert list(columns) == ["day"]
         assert reason.startswith("the default `toDate(text)` cannot be computed: ")
-        home.run("TRUNCATE TABLE main.days_quarantine")
+        rookery.run("TRUNCATE TABLE main.days_quarantine")
 
 
 @pytest.mark.parametrize("lines", [1, 4000])
-def test_a_backslash_is_never_dropped(home: House, lines: int) -> None:
+def test_a_backslash_is_never_dropped(rookery: Rookery, lines: int) -> None:
     """Servers log `\\x22` in what they call JSON: such a row is bad, and what JSON can say is stored as it was sent."""
     texts = (r"\\x22", r"\\\\e", r"\"\\\/\b\f\n\r\t\u0041", "it's", "a\tb")
-    home.run("TRUNCATE TABLE main.rows")
+    rookery.run("TRUNCATE TABLE main.rows")
     body = "\n".join(f'{{"id": {n}, "name": "{text}"}}' for n, text in enumerate(texts * lines))
     bad = r'{"id": 99999999, "name": "\\\x22"}'
-    outcome = home.gateway.append("rows", f"{body}\n{bad}".encode(), Input.NDJSON).result(60)
+    outcome = rookery.gateway.append("rows", f"{body}\n{bad}".encode(), Input.NDJSON).result(60)
     assert (outcome.rows, outcome.quarantined) == (len(texts) * lines, 1)
-    found = home.rows("SELECT groupUniqArray(name) FROM main.rows")
+    found = rookery.rows("SELECT groupUniqArray(name) FROM main.rows")
     assert sorted(found[0][0]) == sorted([r"\x22", r"\\e", '"\\/\b\f\n\r\tA', "it's", "a\tb"])
-    home.run("TRUNCATE TABLE main.rows_quarantine")
+    rookery.run("TRUNCATE TABLE main.rows_quarantine")

@@ -10,7 +10,7 @@ import pytest
 from engine.errors import RookeryError
 from engine.ingest.stage_schemas import schema_for
 from engine.warehouse.port import Input
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 OBJECTS = [
     '{"x": 1}',
@@ -33,28 +33,30 @@ STRIPE = (
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("raw")) as made:
-        yield made
+def rookery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
+    with open_rookery(tmp_path_factory.mktemp("raw")) as opened:
+        yield opened
 
 
-def push(home: House, name: str, *columns: tuple[str, str, str]) -> None:
+def push(rookery: Rookery, name: str, *columns: tuple[str, str, str]) -> None:
     listed = [{"name": n, "type": k, **({"json": p} if p else {})} for n, k, p in columns]
-    home.push({f"datasources/{name}.yaml": json.dumps({"columns": listed, "engine": {"sorting_key": ["tuple()"]}})})
+    rookery.push(
+        {f"datasources/{name}.yaml": json.dumps({"columns": listed, "engine": {"sorting_key": ["tuple()"]}})}
+    )
 
 
-def append(home: House, name: str, body: str, key: str | None = None) -> tuple[int, int]:
-    outcome = home.gateway.append(name, body.encode(), Input.NDJSON, None, key).result(60)
+def append(rookery: Rookery, name: str, body: str, key: str | None = None) -> tuple[int, int]:
+    outcome = rookery.gateway.append(name, body.encode(), Input.NDJSON, None, key).result(60)
     return outcome.rows, outcome.quarantined
 
 
 @pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("whole", ["String", "LowCardinality(String)", "Nullable(String)"])
-def test_a_payload_is_kept_byte_for_byte(home: House, whole: str, turned: bool) -> None:
+def test_a_payload_is_kept_byte_for_byte(rookery: Rookery, whole: str, turned: bool) -> None:
     """In every form: alone, beside a bad row, keyed, and in a body too large to share a batch."""
     name = f"raw_{len(whole)}_{turned}"
     columns = [("id", "UInt32", ""), ("payload", whole, ""), ("x", "Nullable(Int64)", "$.payload.x")]
-    push(home, name, *(reversed(columns) if turned else columns))
+    push(rookery, name, *(reversed(columns) if turned else columns))
     texts = [*OBJECTS, *OTHERS]
     lines = [f'{{"id": {n}, "payload": {text}, "note": "p"}}' for n, text in enumerate(texts)]
     ways = {
@@ -65,16 +67,16 @@ def test_a_payload_is_kept_byte_for_byte(home: House, whole: str, turned: bool) 
     }
     for way, body in ways.items():
         for key in (None, way):
-            rows, bad = append(home, name, body, key)
+            rows, bad = append(rookery, name, body, key)
             assert (rows >= len(lines), bad) == (True, way == "bad")
-            stored = home.rows(f"SELECT payload, x FROM main.{name} WHERE id < 900 ORDER BY id")
+            stored = rookery.rows(f"SELECT payload, x FROM main.{name} WHERE id < 900 ORDER BY id")
             assert [payload for payload, _ in stored] == texts, way
             values = [json.loads(t) for t in texts]
             assert [x for _, x in stored] == [v.get("x") if isinstance(v, dict) else None for v in values]
-            home.run(f"TRUNCATE TABLE main.{name}")
+            rookery.run(f"TRUNCATE TABLE main.{name}")
 
 
-def test_a_nested_object_is_kept_byte_for_byte(home: House) -> None:
+def test_a_nested_object_is_kept_byte_for_byte(rookery: Rookery) -> None:
     columns = [
         ("type", "LowCardinality(String)", ""),
         ("data", "String", ""),
@@ -83,10 +85,10 @@ def test_a_nested_object_is_kept_byte_for_byte(home: House) -> None:
         ("amount", "UInt64", "$.data.object.amount"),
         ("created", "DateTime('UTC')", ""),
     ]
-    push(home, "stripe", *columns)
+    push(rookery, "stripe", *columns)
     event = json.loads(STRIPE)
-    assert append(home, "stripe", STRIPE + "\n" + '{"type": "none"}') == (2, 0)
-    ((data, object, *others), none) = home.rows(
+    assert append(rookery, "stripe", STRIPE + "\n" + '{"type": "none"}') == (2, 0)
+    ((data, object, *others), none) = rookery.rows(
         "SELECT data, object, id, amount, toString(created) FROM main.stripe ORDER BY type"
     )
     assert data in STRIPE and json.loads(data) == event["data"]
@@ -95,7 +97,7 @@ def test_a_nested_object_is_kept_byte_for_byte(home: House) -> None:
     assert none == ("", "", "", 0, "1970-01-01 00:00:00")
 
 
-def test_opentelemetry_log_records(home: House) -> None:
+def test_opentelemetry_log_records(rookery: Rookery) -> None:
     columns = [
         ("severity", "LowCardinality(String)", "$.severityText"),
         ("body", "String", "$.body"),
@@ -103,32 +105,32 @@ def test_opentelemetry_log_records(home: House) -> None:
         ("attributes", "Array(JSON)", "$.attributes[:]"),
         ("attributes_text", "String", "$.attributes"),
     ]
-    push(home, "otel", *columns)
+    push(rookery, "otel", *columns)
     odd = OTEL.replace('{"stringValue": "hi"}', '["not", "an object"]')
-    assert append(home, "otel", OTEL + "\n" + odd) == (2, 0)
+    assert append(rookery, "otel", OTEL + "\n" + odd) == (2, 0)
     raw = json.dumps(json.loads(OTEL)["attributes"])
-    assert home.rows("SELECT body, text, attributes_text, length(attributes) FROM main.otel ORDER BY text") == [
+    assert rookery.rows("SELECT body, text, attributes_text, length(attributes) FROM main.otel ORDER BY text") == [
         ('["not", "an object"]', "", raw, 2),
         ('{"stringValue": "hi"}', "hi", raw, 2),
     ]
 
 
-def test_events_cannot_set_internal_columns_of_the_stage(home: House) -> None:
-    push(home, "own", ("id", "UInt32", ""), ("payload", "String", ""), ("x", "Int64", "$.payload.x"))
-    stage = schema_for(home.workspace.current, "own", Input.NDJSON)
+def test_events_cannot_set_internal_columns_of_the_stage(rookery: Rookery) -> None:
+    push(rookery, "own", ("id", "UInt32", ""), ("payload", "String", ""), ("x", "Int64", "$.payload.x"))
+    stage = schema_for(rookery.workspace.current, "own", Input.NDJSON)
     shared = [reader.name for readers in stage.shared.values() for reader in readers]
     assert len(shared) == 2
     keys = [*shared, "_rk_n", "_rk_0_0"]
     body = "\n".join(json.dumps({"id": 1, "payload": {"x": 5}, key: {"x": 6}}) for key in keys[2:])
-    assert append(home, "own", body) == (2, 0)
-    assert home.rows("SELECT DISTINCT payload, x FROM main.own") == [('{"x": 5}', 5)]
-    assert append(home, "own", '{"id": 2, "payload": {"x": 1}, "PAYLOAD": {"x": 2}}') == (0, 1)
-    assert append(home, "own", '{"id": 3, "p\\u0061yload": {"x": 9}}') == (1, 0)
-    assert home.rows("SELECT payload, x FROM main.own WHERE id = 3") == [('{"x": 9}', 9)]
+    assert append(rookery, "own", body) == (2, 0)
+    assert rookery.rows("SELECT DISTINCT payload, x FROM main.own") == [('{"x": 5}', 5)]
+    assert append(rookery, "own", '{"id": 2, "payload": {"x": 1}, "PAYLOAD": {"x": 2}}') == (0, 1)
+    assert append(rookery, "own", '{"id": 3, "p\\u0061yload": {"x": 9}}') == (1, 0)
+    assert rookery.rows("SELECT payload, x FROM main.own WHERE id = 3") == [('{"x": 9}', 9)]
 
 
 @pytest.mark.parametrize("fanout", ["direct", "routed"])
-def test_tenants_get_the_same_bytes(home: House, fanout: str) -> None:
+def test_tenants_get_the_same_bytes(rookery: Rookery, fanout: str) -> None:
     """Also if the tenant is in the shared key. A row without a tenant is never stored."""
     name = f"landed_{fanout}"
     columns = [
@@ -143,23 +145,23 @@ def test_tenants_get_the_same_bytes(home: House, fanout: str) -> None:
         "tenant": {"column": "tenant_id", "fanout": fanout},
         "engine": {"sorting_key": ["tenant_id"]},
     }
-    home.push({f"datasources/{name}.yaml": json.dumps(source)})
+    rookery.push({f"datasources/{name}.yaml": json.dumps(source)})
     own = [f"{fanout}1", f"{fanout}2"]
-    home.add(*own)
+    rookery.add(*own)
     who = [f'{{"id": "{tenant}", "a.b": null, "n": 1.10}}' for tenant in own]
     items = '[{"name": "x", "e": {}}, {}]'
     lines = [f'{{"id": {n}, "who": {who[n % 2]}, "items": {items}}}' for n in range(10)]
     nobody = [f'"{own[0]}"', f'["{own[0]}"]', "null", f'{{"ID": "{own[0]}"}}', '{"id": 1.0}']
     lines += [f'{{"id": {n}, "who": {value}}}' for n, value in enumerate(nobody, 100)]
-    outcome = home.gateway.append(name, "\n".join(lines).encode(), Input.NDJSON).result(60)
+    outcome = rookery.gateway.append(name, "\n".join(lines).encode(), Input.NDJSON).result(60)
     assert (outcome.rows, outcome.quarantined) == (10, len(nobody))
     assert outcome.visible is None or outcome.visible.result(30)
     for number, tenant in enumerate(own):
-        copies = home.rows(f"SELECT id, who, names, items FROM {home.nest(tenant)}.{name} ORDER BY id")
+        copies = rookery.rows(f"SELECT id, who, names, items FROM {rookery.nest(tenant)}.{name} ORDER BY id")
         assert copies == [(n, who[number], ["x", ""], items) for n in range(10) if n % 2 == number]
     good = "\n".join(lines[:10:2]).encode()
-    outcome = home.gateway.append(name, good, Input.NDJSON, own[0]).result(60)
+    outcome = rookery.gateway.append(name, good, Input.NDJSON, own[0]).result(60)
     assert (outcome.rows, outcome.quarantined) == (5, 0)
-    foreign = home.gateway.append(name, good, Input.NDJSON, own[1])
+    foreign = rookery.gateway.append(name, good, Input.NDJSON, own[1])
     with pytest.raises(RookeryError, match="RK5003"):
         foreign.result(60)

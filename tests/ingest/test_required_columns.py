@@ -13,7 +13,7 @@ import pytest
 
 from engine.errors import Problems, RookeryError
 from engine.warehouse.port import Input
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 REQUIRED: dict[str, tuple[str, str, Any, str]] = {
     "text": ("String", "", "", ""),
@@ -46,16 +46,16 @@ engine: {sorting_key: [tenant_id, id]}
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("required")) as made:
+def rookery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
+    with open_rookery(tmp_path_factory.mktemp("required")) as opened:
         columns = [{"name": "id", "type": "UInt32"}]
         columns += [
             {"name": n, "type": k, "required": True, **({"json": p} if p else {})}
             for n, (k, p, _, _) in REQUIRED.items()
         ]
         text = json.dumps({"columns": columns, "engine": {"sorting_key": ["id"]}})
-        made.push({"datasources/strict.yaml": text, "datasources/any.yaml": ANY, "datasources/own.yaml": OWN})
-        yield made
+        opened.push({"datasources/strict.yaml": text, "datasources/any.yaml": ANY, "datasources/own.yaml": OWN})
+        yield opened
 
 
 def event(**changed: Any) -> dict[str, Any]:
@@ -64,15 +64,15 @@ def event(**changed: Any) -> dict[str, Any]:
     return {"id": 1, **plain, "m": deeper, "items": [{"key": "k"}], **changed}
 
 
-def blamed(home: House, name: str) -> list[tuple[list[str], list[str]]]:
-    found = home.rows(f"SELECT c__error_column, c__error FROM main.{name}_quarantine ORDER BY c__row")
-    home.run(f"TRUNCATE TABLE main.{name}_quarantine")
+def blamed(rookery: Rookery, name: str) -> list[tuple[list[str], list[str]]]:
+    found = rookery.rows(f"SELECT c__error_column, c__error FROM main.{name}_quarantine ORDER BY c__row")
+    rookery.run(f"TRUNCATE TABLE main.{name}_quarantine")
     return [(list(c), list(r)) for c, r in found]
 
 
 @pytest.mark.feature
 @pytest.mark.parametrize("absent", [True, False])
-def test_a_missing_required_value_is_quarantined(home: House, absent: bool) -> None:
+def test_a_missing_required_value_is_quarantined(rookery: Rookery, absent: bool) -> None:
     """In events: absent or null. A value that is a default by chance is a value."""
     rows = [event()]
     for name, (_, path, _, _) in REQUIRED.items():
@@ -83,42 +83,42 @@ def test_a_missing_required_value_is_quarantined(home: House, absent: bool) -> N
         if not absent:
             place[key] = None
         rows.append(row)
-    outcome = home.gateway.append("strict", "\n".join(map(json.dumps, rows)).encode(), Input.NDJSON).result(60)
+    outcome = rookery.gateway.append("strict", "\n".join(map(json.dumps, rows)).encode(), Input.NDJSON).result(60)
     assert (outcome.rows, outcome.quarantined) == (1, len(REQUIRED))
     shown = ", ".join(f"toString({n})" for n in REQUIRED)
-    assert home.rows(f"SELECT {shown} FROM main.strict") == [tuple(v for _, _, _, v in REQUIRED.values())]
-    found = blamed(home, "strict")
+    assert rookery.rows(f"SELECT {shown} FROM main.strict") == [tuple(v for _, _, _, v in REQUIRED.values())]
+    found = blamed(rookery, "strict")
     assert [columns for columns, _ in found] == [[name] for name in REQUIRED]
     assert {reason.split(",")[0] for _, reasons in found for reason in reasons} == {"it is required"}
-    home.run("TRUNCATE TABLE main.strict")
+    rookery.run("TRUNCATE TABLE main.strict")
 
 
 @pytest.mark.feature
-def test_a_missing_required_value_of_a_file_is_quarantined(home: House) -> None:
+def test_a_missing_required_value_of_a_file_is_quarantined(rookery: Rookery) -> None:
     plain = [n for n, (_, p, v, _) in REQUIRED.items() if not p and n not in ("map", "object", "list")]
     values = [str(REQUIRED[n][2]) or '"x"' for n in plain]
     header = ",".join([*plain, "deep", "deeptext", "deeplist", "each", "list", "map", "object"])
     whole = [*values, "0", "x", "[1]", "\"['k']\"", "\"['a']\"", "\"{'a':1}\"", '"{""a"":1}"']
     lines = [header, ",".join(whole), ",".join(["x", *whole[1:2], "", *whole[3:]]), ",".join([*whole[:-1], ""])]
-    outcome = home.gateway.append("strict", "\n".join(lines).encode(), Input.CSV).result(60)
-    assert (outcome.rows, outcome.quarantined) == (1, 2), blamed(home, "strict")
-    assert [columns for columns, _ in blamed(home, "strict")] == [["number"], ["object"]]
+    outcome = rookery.gateway.append("strict", "\n".join(lines).encode(), Input.CSV).result(60)
+    assert (outcome.rows, outcome.quarantined) == (1, 2), blamed(rookery, "strict")
+    assert [columns for columns, _ in blamed(rookery, "strict")] == [["number"], ["object"]]
     sink = io.BytesIO()
     pq.write_table(pa.table({"number": pa.array([1, None], pa.int32()), "text": pa.array(["a", "b"])}), sink)
-    outcome = home.gateway.append("strict", sink.getvalue(), Input.PARQUET).result(60)
+    outcome = rookery.gateway.append("strict", sink.getvalue(), Input.PARQUET).result(60)
     assert (outcome.rows, outcome.quarantined) == (0, 2)
     missing = {*REQUIRED} - {"number", "text"}
-    assert [{*columns} for columns, _ in blamed(home, "strict")] == [missing, missing | {"number"}]
-    home.run("TRUNCATE TABLE main.strict")
+    assert [{*columns} for columns, _ in blamed(rookery, "strict")] == [missing, missing | {"number"}]
+    rookery.run("TRUNCATE TABLE main.strict")
 
 
 @pytest.mark.feature
 @pytest.mark.parametrize("more", ["default: \"'x'\"", "type: Tuple(a UInt8)"])
-def test_columns_that_cannot_be_required(home: House, more: str) -> None:
+def test_columns_that_cannot_be_required(rookery: Rookery, more: str) -> None:
     kind = "" if "type" in more else "type: String, "
     text = f"columns: [{{name: id, type: UInt32}}, {{name: x, {kind}{more}, required: true}}]\nengine: {{sorting_key: [id]}}\n"
     with pytest.raises((Problems, RookeryError)):
-        home.push({"datasources/wrong.yaml": text})
+        rookery.push({"datasources/wrong.yaml": text})
 
 
 NOTHING = [{}, {"Records": [{"id": 1, "user": {"name": "x"}}]}, {"ID2": 5, "name": "x"}]
@@ -126,7 +126,7 @@ SOMETHING = [{"id": 0}, {"ID": 7}, {"user": None}, {"USER": {}}, {"id": None, "o
 
 
 @pytest.mark.parametrize("way", ["small", "large", "list", "alone"])
-def test_a_row_with_none_of_the_columns(home: House, way: str) -> None:
+def test_a_row_with_none_of_the_columns(rookery: Rookery, way: str) -> None:
     rows = [*NOTHING, *SOMETHING]
     body = {
         "small": "\n".join(map(json.dumps, rows)),
@@ -134,10 +134,10 @@ def test_a_row_with_none_of_the_columns(home: House, way: str) -> None:
         "list": json.dumps(rows),
         "alone": json.dumps(NOTHING[1]),
     }[way]
-    outcome = home.gateway.append("any", body.encode(), Input.NDJSON).result(60)
+    outcome = rookery.gateway.append("any", body.encode(), Input.NDJSON).result(60)
     expected = 0 if way == "alone" else len(SOMETHING) + (9000 if way == "large" else 0)
     assert (outcome.rows, outcome.quarantined) == (expected, 1 if way == "alone" else len(NOTHING))
-    reasons = [reasons for _, reasons in blamed(home, "any")]
+    reasons = [reasons for _, reasons in blamed(rookery, "any")]
     others = [["the row has none of the datasource's columns; its keys are `Records`"]]
     if way != "alone":
         others = [
@@ -146,15 +146,15 @@ def test_a_row_with_none_of_the_columns(home: House, way: str) -> None:
             ["the row has none of the datasource's columns; its keys are `ID2`, `name`"],
         ]
     assert reasons == others
-    home.run("TRUNCATE TABLE main.any")
+    rookery.run("TRUNCATE TABLE main.any")
 
 
-def test_the_tenant_of_the_token_does_not_count_as_a_column(home: House) -> None:
-    home.add("a")
+def test_the_tenant_of_the_token_does_not_count_as_a_column(rookery: Rookery) -> None:
+    rookery.add("a")
     body = "\n".join(map(json.dumps, [{}, {"other": 1}, {"id": 1}, {"tenant_id": "a"}]))
-    outcome = home.gateway.append("own", body.encode(), Input.NDJSON, "a").result(60)
+    outcome = rookery.gateway.append("own", body.encode(), Input.NDJSON, "a").result(60)
     assert (outcome.rows, outcome.quarantined) == (2, 2)
-    assert [columns for columns, _ in blamed(home, "own")] == [[""], [""]]
-    outcome = home.gateway.append("own", body.encode(), Input.NDJSON).result(60)
+    assert [columns for columns, _ in blamed(rookery, "own")] == [[""], [""]]
+    outcome = rookery.gateway.append("own", body.encode(), Input.NDJSON).result(60)
     assert (outcome.rows, outcome.quarantined) == (1, 3)
-    assert [columns for columns, _ in blamed(home, "own")] == [["tenant_id"]] * 3
+    assert [columns for columns, _ in blamed(rookery, "own")] == [["tenant_id"]] * 3

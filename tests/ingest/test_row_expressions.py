@@ -11,7 +11,7 @@ import pytest
 
 from engine.project.datasource import Column, Datasource, Engine, Index
 from engine.warehouse.port import Input
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 COLUMNS = """
 columns:
@@ -114,17 +114,17 @@ def _assert_all_kinds() -> None:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def rookery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
     _assert_all_kinds()
     files = {}
     for kind, mode in CASES:
         case = KINDS[kind]
         head = f"tenant: {{column: tenant_id, fanout: {mode}}}" if mode else ""
         files[f"datasources/{_name(kind, mode)}.yaml"] = head + COLUMNS % case.flag + case.clause.lstrip("\n") + "\n"
-    with house(tmp_path_factory.mktemp("evaluated")) as made:
-        made.push(files)
-        made.add("1")
-        yield made
+    with open_rookery(tmp_path_factory.mktemp("evaluated")) as opened:
+        opened.push(files)
+        opened.add("1")
+        yield opened
 
 
 def _rows(bad: dict[str, Any]) -> list[dict[str, Any]]:
@@ -136,27 +136,27 @@ def _rows(bad: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _assert_put_aside(home: House, kind: str, name: str, stored: int) -> None:
+def _assert_put_aside(rookery: Rookery, kind: str, name: str, stored: int) -> None:
     case = KINDS[kind]
-    assert home.rows(f"SELECT count(), uniqExact(id), countIf(id = 3) FROM main.{name}") == [(stored, stored, 0)]
-    ((row, columns, reasons),) = home.rows(f"SELECT c__row, c__error_column, c__error FROM main.{name}_quarantine")
+    assert rookery.rows(f"SELECT count(), uniqExact(id), countIf(id = 3) FROM main.{name}") == [(stored, stored, 0)]
+    ((row, columns, reasons),) = rookery.rows(f"SELECT c__row, c__error_column, c__error FROM main.{name}_quarantine")
     assert (row, columns) == (3, [case.column])
     assert reasons[0].startswith(case.reason), reasons
-    home.run(f"TRUNCATE TABLE main.{name}_quarantine")
-    home.run(f"TRUNCATE TABLE main.{name}")
+    rookery.run(f"TRUNCATE TABLE main.{name}_quarantine")
+    rookery.run(f"TRUNCATE TABLE main.{name}")
 
 
 @pytest.mark.parametrize(("kind", "mode"), CASES, ids=lambda v: v or "plain")
-def test_a_row_that_throws_is_quarantined(home: House, kind: str, mode: str) -> None:
+def test_a_row_that_throws_is_quarantined(rookery: Rookery, kind: str, mode: str) -> None:
     name = _name(kind, mode)
     body = "\n".join(map(json.dumps, _rows(KINDS[kind].bad))).encode()
-    outcome = home.gateway.append(name, body, Input.NDJSON, key="a key").result(60)
+    outcome = rookery.gateway.append(name, body, Input.NDJSON, key="a key").result(60)
     assert (outcome.rows, outcome.quarantined) == (5, 1)
-    assert home.gateway.append(name, body, Input.NDJSON, key="a key").result(60).repeated or not mode
+    assert rookery.gateway.append(name, body, Input.NDJSON, key="a key").result(60).repeated or not mode
     if mode:
         assert outcome.visible is None or outcome.visible.result(60)
-        assert home.rows(f"SELECT count() FROM {home.nest('1')}.{name}") == [(5,)]
-    _assert_put_aside(home, kind, name, 5)
+        assert rookery.rows(f"SELECT count() FROM {rookery.nest('1')}.{name}") == [(5,)]
+    _assert_put_aside(rookery, kind, name, 5)
 
 
 @pytest.mark.parametrize(
@@ -166,14 +166,14 @@ def test_a_row_that_throws_is_quarantined(home: House, kind: str, mode: str) -> 
         *((k, f) for k in ("ttl", "partition key", "sign") for f in (Input.CSV, Input.PARQUET)),
     ],
 )
-def test_rows_of_files_that_throw_are_quarantined(home: House, kind: str, format: Input) -> None:
+def test_rows_of_files_that_throw_are_quarantined(rookery: Rookery, kind: str, format: Input) -> None:
     name, rows = _name(kind, ""), _rows(KINDS[kind].bad)
     body = "\n".join([",".join(rows[0]), *(",".join(map(str, r.values())) for r in rows)]).encode()
     if format is Input.PARQUET:
         body = _parquet(rows)
-    outcome = home.gateway.append(name, body, format).result(60)
+    outcome = rookery.gateway.append(name, body, format).result(60)
     assert (outcome.rows, outcome.quarantined) == (5, 1)
-    _assert_put_aside(home, kind, name, 5)
+    _assert_put_aside(rookery, kind, name, 5)
 
 
 def _parquet(rows: list[dict[str, Any]]) -> bytes:

@@ -9,7 +9,7 @@ from itertools import product
 import pytest
 
 from engine.warehouse.port import Input
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 KINDS = [
     "String",
@@ -60,8 +60,8 @@ Alone = dict[tuple[str, str], str | None]
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("shared")) as made:
+def rookery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
+    with open_rookery(tmp_path_factory.mktemp("shared")) as made:
         yield made
 
 
@@ -80,38 +80,38 @@ def row(number: int, key: str, value: str, deep: bool) -> str:
     return f'{{"id": {number}, {f"{chr(34)}m{chr(34)}: {{{member}}}" if deep else member}}}'
 
 
-def sent(home: House, name: str, lines: Sequence[str]) -> tuple[dict[int, dict[str, str]], dict[int, list[str]]]:
+def sent(rookery: Rookery, name: str, lines: Sequence[str]) -> tuple[dict[int, dict[str, str]], dict[int, list[str]]]:
     """What is stored, by id and column as text, and the columns that are blamed, by the number of the row."""
-    outcome = home.gateway.append(name, "\n".join(lines).encode(), Input.NDJSON).result(120)
-    names = [c.name for c in home.workspace.current.build.datasources[name].columns if c.name != "id"]
+    outcome = rookery.gateway.append(name, "\n".join(lines).encode(), Input.NDJSON).result(120)
+    names = [c.name for c in rookery.workspace.current.build.datasources[name].columns if c.name != "id"]
     shown = ", ".join(f"ifNull(toString({n}), 'NULL')" for n in names)
     stored = {
-        int(id): dict(zip(names, v, strict=True)) for id, v in home.rows(f"SELECT id, [{shown}] FROM main.{name}")
+        int(id): dict(zip(names, v, strict=True)) for id, v in rookery.rows(f"SELECT id, [{shown}] FROM main.{name}")
     }
-    bad = home.rows(f"SELECT c__row, c__error_column FROM main.{name}_quarantine")
+    bad = rookery.rows(f"SELECT c__row, c__error_column FROM main.{name}_quarantine")
     assert (outcome.rows, outcome.quarantined) == (len(stored), len(bad))
-    home.run(f"TRUNCATE TABLE main.{name}")
-    home.run(f"TRUNCATE TABLE main.{name}_quarantine")
+    rookery.run(f"TRUNCATE TABLE main.{name}")
+    rookery.run(f"TRUNCATE TABLE main.{name}_quarantine")
     return stored, {int(number): sorted(blamed) for number, blamed in bad}
 
 
-def alone(home: House, kinds: Sequence[str], deep: bool) -> Alone:
+def alone(rookery: Rookery, kinds: Sequence[str], deep: bool) -> Alone:
     """What becomes of each value in a column that has its key to itself."""
     name = f"alone_{'deep' if deep else 'top'}"
-    home.push(
+    rookery.push(
         {f"datasources/{name}.yaml": columns([(f"c{n}", k, path(f"k{n}", k, deep)) for n, k in enumerate(kinds)])}
     )
     cases = list(product(range(len(kinds)), SENT))
-    stored, bad = sent(home, name, [row(i, f"k{n}", value, deep) for i, (n, value) in enumerate(cases)])
+    stored, bad = sent(rookery, name, [row(i, f"k{n}", value, deep) for i, (n, value) in enumerate(cases)])
     assert all(blamed == [f"c{cases[i][0]}"] for i, blamed in bad.items()), bad
     return {(kinds[n], value): stored[i][f"c{n}"] if i in stored else None for i, (n, value) in enumerate(cases)}
 
 
 @pytest.mark.parametrize("deep", [False, True])
-def test_two_columns_that_read_one_key_are_independent(home: House, deep: bool) -> None:
+def test_two_columns_that_read_one_key_are_independent(rookery: Rookery, deep: bool) -> None:
     """All pairs of types in both orders, each on a key of its own."""
     kinds = DEEP if deep else KINDS
-    expected = alone(home, kinds, deep)
+    expected = alone(rookery, kinds, deep)
     for first in kinds:
         name = f"pairs_{'deep' if deep else 'top'}_{kinds.index(first)}"
         made = [
@@ -119,10 +119,10 @@ def test_two_columns_that_read_one_key_are_independent(home: House, deep: bool) 
             for n, other in enumerate(kinds)
             for side, k in (("a", first), ("b", other))
         ]
-        home.push({f"datasources/{name}.yaml": columns(made)})
+        rookery.push({f"datasources/{name}.yaml": columns(made)})
         cases = list(product(range(len(kinds)), SENT))
         lines = [row(i, f"k{n}", value, deep) for i, (n, value) in enumerate(cases)]
-        stored, bad = sent(home, name, lines)
+        stored, bad = sent(rookery, name, lines)
         for i, (n, value) in enumerate(cases):
             wanted = {f"a{n}": expected[first, value], f"b{n}": expected[kinds[n], value]}
             if None in wanted.values():
@@ -131,4 +131,4 @@ def test_two_columns_that_read_one_key_are_independent(home: House, deep: bool) 
             else:
                 assert {c: v for c, v in stored[i].items() if c in wanted} == wanted, (first, kinds[n], value)
         good = [line for i, line in enumerate(lines) if i in stored]
-        assert sent(home, name, good) == (stored, {})
+        assert sent(rookery, name, good) == (stored, {})

@@ -9,54 +9,56 @@ import pytest
 
 from engine.warehouse.port import Input
 from tests.ingest.column_values import CASES, DEEPER, WHOLE, SentValues, append, stored_values
-from tests.support.in_process import House
+from tests.support.in_process import Rookery
 
 
 @pytest.fixture(scope="module")
-def home(values: House) -> House:
+def rookery(values: Rookery) -> Rookery:
     return values
 
 
 @pytest.mark.parametrize("together", [True, False])
-def test_values_of_events(home: House, together: bool) -> None:
+def test_values_of_events(rookery: Rookery, together: bool) -> None:
     """Bad ones among them, and the good ones by themselves, which nothing is searched for."""
     sent = SentValues().take(CASES).take(WHOLE)
     if not together:
         sent.rows = [r for r in sent.rows if r[2] is not None]
     start = 0 if together else 10_000
     lines = [f'{{"id": {start + n}, "{sent.columns[k]}": {text}}}' for n, (k, text, _) in enumerate(sent.rows)]
-    assert append(home, "plain", "\n".join(lines).encode(), Input.NDJSON) == sum(r[2] is not None for r in sent.rows)
-    assert stored_values(home, "plain", sent, start) == {(k, t): s for k, t, s in sent.rows}
+    assert append(rookery, "plain", "\n".join(lines).encode(), Input.NDJSON) == sum(
+        r[2] is not None for r in sent.rows
+    )
+    assert stored_values(rookery, "plain", sent, start) == {(k, t): s for k, t, s in sent.rows}
 
 
-def test_nested_values_of_events(home: House) -> None:
+def test_nested_values_of_events(rookery: Rookery) -> None:
     sent = SentValues().take(CASES)
     # A number beyond any float makes its enclosing object unreadable, which all of these share.
     sent.rows = [(k, t, DEEPER.get((k, t), s)) for k, t, s in sent.rows if t != "1e400"]
     lines = [f'{{"id": {n}, "m": {{"{sent.columns[k]}": {text}}}}}' for n, (k, text, _) in enumerate(sent.rows)]
-    append(home, "deeper", "\n".join(lines).encode(), Input.NDJSON)
-    assert stored_values(home, "deeper", sent, 0) == {(k, t): s for k, t, s in sent.rows}
+    append(rookery, "deeper", "\n".join(lines).encode(), Input.NDJSON)
+    assert stored_values(rookery, "deeper", sent, 0) == {(k, t): s for k, t, s in sent.rows}
 
 
-def test_values_three_keys_deep(home: House) -> None:
+def test_values_three_keys_deep(rookery: Rookery) -> None:
     kinds = {"s": "String", "l": "LowCardinality(String)", "q": "Nullable(String)", "j": "JSON", "n": "Int32"}
     defaults = {"s": "'none'", "l": "'none'", "n": "7"}
     columns: list[dict[str, str]] = [{"name": "id", "type": "UInt32"}]
     for name, kind in kinds.items():
         default = {"default": defaults[name]} if name in defaults else {}
         columns.append({"name": name, "type": kind, "json": f"$.a.b.{name}", **default})
-    home.push({"datasources/three.yaml": json.dumps({"columns": columns, "engine": {"sorting_key": ["id"]}})})
+    rookery.push({"datasources/three.yaml": json.dumps({"columns": columns, "engine": {"sorting_key": ["id"]}})})
     there = {"s": "x", "l": "y", "q": "z", "j": {"k": 1}, "n": 5}
     body = "\n".join(json.dumps({"id": n, "a": {"b": v}}) for n, v in enumerate([there, {}, {"n": {"x": 1}}]))
-    outcome = home.gateway.append("three", body.encode(), Input.NDJSON).result(60)
+    outcome = rookery.gateway.append("three", body.encode(), Input.NDJSON).result(60)
     assert (outcome.rows, outcome.quarantined) == (2, 1)
-    assert home.rows("SELECT s, l, q, toString(j), n FROM main.three ORDER BY id") == [
+    assert rookery.rows("SELECT s, l, q, toString(j), n FROM main.three ORDER BY id") == [
         ("x", "y", "z", '{"k":1}', 5),
         ("none", "none", None, "{}", 7),
     ]
 
 
-def test_defaults_use_stored_values_of_other_columns(home: House) -> None:
+def test_defaults_use_stored_values_of_other_columns(rookery: Rookery) -> None:
     columns = [
         "{name: id, type: UInt32}",
         "{name: day, type: Date, json: $.when}",
@@ -68,29 +70,29 @@ def test_defaults_use_stored_values_of_other_columns(home: House) -> None:
         "{name: mapped, type: Array(UInt8), default: 'arrayMap(day -> day + 1, [1])'}",
         "{name: shown, type: String, default: \"concat('day ', toString(`day`), ' ', toString(price))\"}",
     ]
-    home.push({"datasources/defaults.yaml": f"columns: [{', '.join(columns)}]\nengine: {{sorting_key: [id]}}\n"})
+    rookery.push({"datasources/defaults.yaml": f"columns: [{', '.join(columns)}]\nengine: {{sorting_key: [id]}}\n"})
     rows = [
         '{"id": 1, "when": "2026-02-17", "at": "2026-02-17T10:30:00Z", "price": 1.239}',
         '{"id": 2, "when": "2026-02-31"}',
     ]
-    outcome = home.gateway.append("defaults", "\n".join(rows).encode(), Input.NDJSON).result(60)
+    outcome = rookery.gateway.append("defaults", "\n".join(rows).encode(), Input.NDJSON).result(60)
     assert (outcome.rows, outcome.quarantined) == (1, 1)
-    assert home.rows("SELECT toString(month), hour, toString(next), mapped, shown FROM main.defaults") == [
+    assert rookery.rows("SELECT toString(month), hour, toString(next), mapped, shown FROM main.defaults") == [
         ("2026-02-01", 10, "2026-02-18", [2], "day 2026-02-17 1.24")
     ]
 
 
-def test_an_object_instead_of_a_value_is_not_treated_as_absent(home: House) -> None:
+def test_an_object_instead_of_a_value_is_not_treated_as_absent(rookery: Rookery) -> None:
     columns = SentValues().take(CASES).columns
     takes = {columns["String"], columns["JSON"]}
     lines = [f'{{"id": {n}, "m": {{"{c}": {{"x": 1}}}}}}' for n, c in enumerate(columns.values(), 20_000)]
-    assert append(home, "deeper", "\n".join(lines).encode(), Input.NDJSON) == len(takes)
-    bad = home.rows("SELECT c__error_column[1] FROM main.deeper_quarantine")
+    assert append(rookery, "deeper", "\n".join(lines).encode(), Input.NDJSON) == len(takes)
+    bad = rookery.rows("SELECT c__error_column[1] FROM main.deeper_quarantine")
     assert {c for (c,) in bad} == set(columns.values()) - takes
-    home.run("TRUNCATE TABLE main.deeper_quarantine")
+    rookery.run("TRUNCATE TABLE main.deeper_quarantine")
 
 
-def test_values_of_csv_files_are_matched_by_column_name(home: House) -> None:
+def test_values_of_csv_files_are_matched_by_column_name(rookery: Rookery) -> None:
     """Also where an event has them elsewhere; and dates as in events."""
     columns = SentValues().take(CASES).columns
     day, price, number, moment = (columns[k] for k in ("Date", "Decimal(9, 2)", "Float32", "DateTime64(3, 'UTC')"))
@@ -102,9 +104,9 @@ def test_values_of_csv_files_are_matched_by_column_name(home: House) -> None:
         "30003,2026-02-28,1e10,1,1763700000123,x",
         "30004,,,,,",
     ]
-    outcome = home.gateway.append("deeper", "\n".join(lines).encode(), Input.CSV).result(60)
+    outcome = rookery.gateway.append("deeper", "\n".join(lines).encode(), Input.CSV).result(60)
     assert (outcome.rows, outcome.quarantined, outcome.ignored_columns) == (2, 3, ("stray",))
-    stored = home.rows(
+    stored = rookery.rows(
         f"SELECT toString({day}), toString({price}), {number}, toString({moment}) FROM main.deeper "
         "WHERE id >= 30000 ORDER BY id"
     )
@@ -112,10 +114,10 @@ def test_values_of_csv_files_are_matched_by_column_name(home: House) -> None:
         ("2026-02-28", "1.24", 1.5, "2025-11-21 04:40:00.123"),
         ("1970-01-01", "0", 0, "1970-01-01 00:00:00.000"),
     ]
-    home.run("TRUNCATE TABLE main.deeper_quarantine")
+    rookery.run("TRUNCATE TABLE main.deeper_quarantine")
 
 
-def test_a_bad_row_does_not_affect_its_neighbors(home: House) -> None:
+def test_a_bad_row_does_not_affect_its_neighbors(rookery: Rookery) -> None:
     """Also where the engine would stop, or continue into the next row."""
     columns = SentValues().take(CASES).columns
     moment, uuid, values = columns["DateTime('UTC')"], columns["UUID"], columns["Array(String)"]
@@ -124,110 +126,110 @@ def test_a_bad_row_does_not_affect_its_neighbors(home: House) -> None:
     lines = [
         line for n in range(0, 3_000, 10) for line in (*good[n : n + 10], f'{{"id": 1, {sorted(bad)[n // 10 % 4]}}}')
     ]
-    outcome = home.gateway.append("plain", "\n".join(lines).encode(), Input.NDJSON).result(60)
+    outcome = rookery.gateway.append("plain", "\n".join(lines).encode(), Input.NDJSON).result(60)
     assert (outcome.rows, outcome.quarantined) == (3_000, 300)
-    home.run("TRUNCATE TABLE main.plain_quarantine")
+    rookery.run("TRUNCATE TABLE main.plain_quarantine")
 
 
 @pytest.mark.parametrize("beside", ["", '{"id": 1, "c30": ""}', '{"id": 1, "note": "' + "1" * 40 + '"}', "torn"])
-def test_booleans_are_numbers_in_any_batch(home: House, beside: str) -> None:
+def test_booleans_are_numbers_in_any_batch(rookery: Rookery, beside: str) -> None:
     byte = SentValues().take(CASES).columns["UInt8"]
     rows = [f'{{"id": {n}, "{byte}": {value}}}' for n, value in ((800_000, "true"), (800_001, "false"))]
-    append(home, "plain", "\n".join([*rows, beside.replace("c30", byte)]).encode(), Input.NDJSON)
-    assert home.rows(f"SELECT id, {byte} FROM main.plain WHERE id >= 800000 ORDER BY id") == [
+    append(rookery, "plain", "\n".join([*rows, beside.replace("c30", byte)]).encode(), Input.NDJSON)
+    assert rookery.rows(f"SELECT id, {byte} FROM main.plain WHERE id >= 800000 ORDER BY id") == [
         (800_000, 1),
         (800_001, 0),
     ]
-    home.run("DELETE FROM main.plain WHERE id >= 800000")
-    home.run("TRUNCATE TABLE main.plain_quarantine")
+    rookery.run("DELETE FROM main.plain WHERE id >= 800000")
+    rookery.run("TRUNCATE TABLE main.plain_quarantine")
 
 
-def test_a_long_number_does_not_affect_other_rows(home: House) -> None:
+def test_a_long_number_does_not_affect_other_rows(rookery: Rookery) -> None:
     columns = SentValues().take(CASES).columns
     text, numbers, byte = (columns[k] for k in ("String", "Array(Array(UInt8))", "UInt8"))
-    home.run("TRUNCATE TABLE main.plain")
+    rookery.run("TRUNCATE TABLE main.plain")
     for digits in ("1", "1" * 60):
         csv = f'id,{text},{numbers},{byte}\n1,{digits},"[[1],[2,3]]",+7\n'
         events = f'{{"id": 1, "{text}": "{digits}", "{numbers}": [[1], [2, 3]], "{byte}": "+7"}}'
         for body, format in ((csv, Input.CSV), (events, Input.NDJSON)):
-            assert home.gateway.append("plain", body.encode(), format).result(60).rows == 1, (digits, format)
-    assert home.rows(f"SELECT DISTINCT toString({numbers}), {byte} FROM main.plain") == [("[[1],[2,3]]", 7)]
+            assert rookery.gateway.append("plain", body.encode(), format).result(60).rows == 1, (digits, format)
+    assert rookery.rows(f"SELECT DISTINCT toString({numbers}), {byte} FROM main.plain") == [("[[1],[2,3]]", 7)]
 
 
-def test_lists_in_csv_files(home: House) -> None:
+def test_lists_in_csv_files(rookery: Rookery) -> None:
     columns = SentValues().take(CASES).columns
     kinds = ("Array(Decimal(9, 2))", "Array(Date)", "Array(Nullable(Int8))", "Array(String)", "Array(Enum8('a' = 1))")
     names = [columns[k] for k in kinds]
-    home.run("TRUNCATE TABLE main.plain")
+    rookery.run("TRUNCATE TABLE main.plain")
     cells = ["[0.29,1.239]", "['2026-02-28']", "[30,NULL]", "['a','b']", "['a']"]
     body = ",".join(["id", *names]) + "\n1," + ",".join(f'"{c}"' for c in cells) + "\n"
-    assert home.gateway.append("plain", body.encode(), Input.CSV).result(60).rows == 1
+    assert rookery.gateway.append("plain", body.encode(), Input.CSV).result(60).rows == 1
     shown = ", ".join(f"toString({n})" for n in names)
-    assert home.rows(f"SELECT {shown} FROM main.plain") == [("[0.29,1.24]", *cells[1:])]
+    assert rookery.rows(f"SELECT {shown} FROM main.plain") == [("[0.29,1.24]", *cells[1:])]
     body = f"id,{names[2]}\n1,[300]\n"
-    assert home.gateway.append("plain", body.encode(), Input.CSV).result(60).quarantined == 1
-    home.run("TRUNCATE TABLE main.plain_quarantine")
+    assert rookery.gateway.append("plain", body.encode(), Input.CSV).result(60).quarantined == 1
+    rookery.run("TRUNCATE TABLE main.plain_quarantine")
 
 
 @pytest.mark.parametrize("row", ['{"id": 1, "c30": "caf\\xe9"}', '{"id": 1, "c30": "a\tb"}'])
-def test_a_row_is_validated_the_same_beside_a_bad_one(home: House, row: str) -> None:
+def test_a_row_is_validated_the_same_beside_a_bad_one(rookery: Rookery, row: str) -> None:
     column = SentValues().take(CASES).columns["String"]
     text = row.replace("c30", column).encode().replace(b"\\xe9", b"\xe9")
     for body in (text, text + b"\n" + b'{"id": "x"}'):
-        assert home.gateway.append("plain", body, Input.NDJSON).result(60).rows == 1
-    home.run("TRUNCATE TABLE main.plain_quarantine")
+        assert rookery.gateway.append("plain", body, Input.NDJSON).result(60).rows == 1
+    rookery.run("TRUNCATE TABLE main.plain_quarantine")
 
 
-def test_a_record_with_too_few_cells_is_quarantined_with_its_reason(home: House) -> None:
+def test_a_record_with_too_few_cells_is_quarantined_with_its_reason(rookery: Rookery) -> None:
     columns = SentValues().take(CASES).columns
     body = f"id,{columns['UUID']},{columns['Date']}\n1,2026-02-03\n"
-    assert home.gateway.append("plain", body.encode(), Input.CSV).result(60).quarantined == 1
-    ((columns_of_errors, (reason,)),) = home.rows("SELECT c__error_column, c__error FROM main.plain_quarantine")
+    assert rookery.gateway.append("plain", body.encode(), Input.CSV).result(60).quarantined == 1
+    ((columns_of_errors, (reason,)),) = rookery.rows("SELECT c__error_column, c__error FROM main.plain_quarantine")
     assert columns_of_errors == [""]
     assert "2 fields" in reason and "header 3" in reason
-    home.run("TRUNCATE TABLE main.plain_quarantine")
+    rookery.run("TRUNCATE TABLE main.plain_quarantine")
 
 
-def test_a_wide_header_is_not_kept_with_every_row(home: House) -> None:
+def test_a_wide_header_is_not_kept_with_every_row(rookery: Rookery) -> None:
     body = "id," + ",".join(f"column_{n:05}" for n in range(5_000)) + "\n" + "x,\n" * 2_000
-    home.gateway.append("plain", body.encode(), Input.CSV).result(60)
-    ((rows, longest),) = home.rows("SELECT count(), max(length(c__header)) FROM main.plain_quarantine")
+    rookery.gateway.append("plain", body.encode(), Input.CSV).result(60)
+    ((rows, longest),) = rookery.rows("SELECT count(), max(length(c__header)) FROM main.plain_quarantine")
     assert rows == 2_000 and longest < 100
-    home.run("TRUNCATE TABLE main.plain_quarantine")
+    rookery.run("TRUNCATE TABLE main.plain_quarantine")
 
 
-def test_lists_of_values_that_cannot_be_null(home: House) -> None:
+def test_lists_of_values_that_cannot_be_null(rookery: Rookery) -> None:
     columns = "{name: id, type: UInt32}, {name: p, type: Array(Point)}, {name: m, type: Array(MultiPolygon)}"
-    home.push({"datasources/shapes.yaml": f"columns: [{columns}]\nengine: {{sorting_key: [id]}}\n"})
-    assert append(home, "shapes", b'{"id": 1, "p": [[1, 2]]}', Input.NDJSON) == 1
+    rookery.push({"datasources/shapes.yaml": f"columns: [{columns}]\nengine: {{sorting_key: [id]}}\n"})
+    assert append(rookery, "shapes", b'{"id": 1, "p": [[1, 2]]}', Input.NDJSON) == 1
 
 
-def test_few_bad_rows_of_a_wide_file_are_quarantined_as_sent(home: House) -> None:
+def test_few_bad_rows_of_a_wide_file_are_quarantined_as_sent(rookery: Rookery) -> None:
     header = "ID," + ",".join(f"column_{n:05}" for n in range(1_000))
     for row in ("x," + "y," * 999, 'x,"open', "x"):
-        home.gateway.append("plain", f"{header}\n{row}".encode(), Input.CSV).result(60)
-        assert home.rows("SELECT c__header, c__text FROM main.plain_quarantine") == [(header, row)]
-        home.run("TRUNCATE TABLE main.plain_quarantine")
+        rookery.gateway.append("plain", f"{header}\n{row}".encode(), Input.CSV).result(60)
+        assert rookery.rows("SELECT c__header, c__text FROM main.plain_quarantine") == [(header, row)]
+        rookery.run("TRUNCATE TABLE main.plain_quarantine")
 
 
-def test_many_bad_rows_of_a_wide_file_are_quarantined_with_known_columns(home: House) -> None:
+def test_many_bad_rows_of_a_wide_file_are_quarantined_with_known_columns(rookery: Rookery) -> None:
     body = "ID," + ",".join(f"column_{n:05}" for n in range(5_000)) + "\n" + "x,\n" + ("x" + "," * 5_000 + "\n") * 700
-    home.gateway.append("plain", body.encode(), Input.CSV).result(60)
-    found = home.rows("SELECT c__header, c__text, count() FROM main.plain_quarantine GROUP BY 1, 2 ORDER BY 3")
+    rookery.gateway.append("plain", body.encode(), Input.CSV).result(60)
+    found = rookery.rows("SELECT c__header, c__text, count() FROM main.plain_quarantine GROUP BY 1, 2 ORDER BY 3")
     assert found == [("", "x,", 1), ("id", "x", 700)]
-    home.run("TRUNCATE TABLE main.plain_quarantine")
+    rookery.run("TRUNCATE TABLE main.plain_quarantine")
 
 
-def test_reasons_show_only_the_value(home: House) -> None:
+def test_reasons_show_only_the_value(rookery: Rookery) -> None:
     columns = SentValues().take(CASES).columns
     moment = columns["DateTime64(3, 'UTC')"]
     body = json.dumps({"id": 1, "m": {moment: 20260228, "other": "secret"}}).encode()
-    assert append(home, "deeper", body, Input.NDJSON) == 0
-    ((reason,),) = home.rows("SELECT c__error[1] FROM main.deeper_quarantine")
+    assert append(rookery, "deeper", body, Input.NDJSON) == 0
+    ((reason,),) = rookery.rows("SELECT c__error[1] FROM main.deeper_quarantine")
     assert reason == "`20260228` does not fit DateTime64(3, 'UTC')"
-    ((value,),) = home.rows(f"SELECT {moment} FROM main.deeper_quarantine")
+    ((value,),) = rookery.rows(f"SELECT {moment} FROM main.deeper_quarantine")
     assert value == "20260228"
-    home.run("TRUNCATE TABLE main.deeper_quarantine")
+    rookery.run("TRUNCATE TABLE main.deeper_quarantine")
 
 
 def _list(*rows: Any, end: str) -> bytes:
@@ -235,19 +237,19 @@ def _list(*rows: Any, end: str) -> bytes:
 
 
 @pytest.mark.parametrize(("end", "torn"), [("", "["), (", ", "["), (', {"id": 5', '{"id": 5')])
-def test_an_unterminated_list_is_quarantined_with_its_reason(home: House, end: str, torn: str) -> None:
+def test_an_unterminated_list_is_quarantined_with_its_reason(rookery: Rookery, end: str, torn: str) -> None:
     """Its complete elements are stored; that others may be missing is a row in quarantine."""
     body = _list({"id": 50_000}, {"id": 50_001}, end=end)
-    outcome = home.gateway.append("plain", body, Input.NDJSON).result(60)
+    outcome = rookery.gateway.append("plain", body, Input.NDJSON).result(60)
     assert (outcome.rows, outcome.quarantined) == (2, 1)
-    ((text, reason),) = home.rows("SELECT c__text, c__error[1] FROM main.plain_quarantine")
+    ((text, reason),) = rookery.rows("SELECT c__text, c__error[1] FROM main.plain_quarantine")
     assert text == torn
     assert "has no end" in reason or torn != "["
-    home.run("TRUNCATE TABLE main.plain_quarantine")
+    rookery.run("TRUNCATE TABLE main.plain_quarantine")
 
 
 @pytest.mark.parametrize("turned", [False, True])
-def test_an_object_as_text_beside_its_nested_values(home: House, turned: bool) -> None:
+def test_an_object_as_text_beside_its_nested_values(rookery: Rookery, turned: bool) -> None:
     columns = [
         "{name: id, type: UInt32}",
         "{name: page, type: String}",
@@ -255,10 +257,10 @@ def test_an_object_as_text_beside_its_nested_values(home: House, turned: bool) -
     ]
     listed = ", ".join(reversed(columns) if turned else columns)
     name = f"pages{turned}"
-    home.push({f"datasources/{name}.yaml": f"columns: [{listed}]\nengine: {{sorting_key: [id]}}\n"})
+    rookery.push({f"datasources/{name}.yaml": f"columns: [{listed}]\nengine: {{sorting_key: [id]}}\n"})
     body = b'{"id": 1, "page": {"path": "a", "n": 2}}\n{"id": 2}'
-    assert append(home, name, body, Input.NDJSON) == 2
-    assert home.rows(f"SELECT id, page, path FROM main.{name} ORDER BY id") == [
+    assert append(rookery, name, body, Input.NDJSON) == 2
+    assert rookery.rows(f"SELECT id, page, path FROM main.{name} ORDER BY id") == [
         (1, '{"path": "a", "n": 2}', "a"),
         (2, "", ""),
     ]

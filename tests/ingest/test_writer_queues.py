@@ -19,7 +19,7 @@ from engine.ingest.bisect import UNEXPLAINED
 from engine.ingest.gateway import MAX_SEARCHES
 from engine.ingest.writer_queues import IngestQueue
 from engine.warehouse.port import Input
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 EVENTS = """\
 columns:
@@ -42,22 +42,22 @@ EXPLAINED, TRIES = 5, 10
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def rookery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
     limits = {"quarantine_rows": QUOTA, "search_rows": EXPLAINED, "search_tries": TRIES}
-    with house(tmp_path_factory.mktemp("lanes"), **limits) as made:
-        made.push({"datasources/events.yaml": EVENTS, "datasources/prices.yaml": PRICES})
-        made.add("1", "2", placement="pooled")
-        yield made
+    with open_rookery(tmp_path_factory.mktemp("lanes"), **limits) as opened:
+        opened.push({"datasources/events.yaml": EVENTS, "datasources/prices.yaml": PRICES})
+        opened.add("1", "2", placement="pooled")
+        yield opened
 
 
 @pytest.fixture(autouse=True)
-def clean(home: House) -> None:
+def clean(rookery: Rookery) -> None:
     for name in ("events", "events_quarantine", "prices", "prices_quarantine"):
-        home.run(f"TRUNCATE TABLE main.{name}")
+        rookery.run(f"TRUNCATE TABLE main.{name}")
 
 
-def send(home: House, rows: list[dict[str, Any]], name: str = "events", **more: Any) -> Future[AppendResult]:
-    return home.gateway.submit(Append(name, "\n".join(map(json.dumps, rows)).encode(), Input.NDJSON, **more))
+def send(rookery: Rookery, rows: list[dict[str, Any]], name: str = "events", **more: Any) -> Future[AppendResult]:
+    return rookery.gateway.submit(Append(name, "\n".join(map(json.dumps, rows)).encode(), Input.NDJSON, **more))
 
 
 def row(id: str, tenant: int = 1, **more: Any) -> dict[str, Any]:
@@ -65,19 +65,19 @@ def row(id: str, tenant: int = 1, **more: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def no_search(home: House) -> Iterator[None]:
+def no_search(rookery: Rookery) -> Iterator[None]:
     """All search threads are busy during the block."""
     held = threading.Event()
     for _ in range(MAX_SEARCHES):
-        home.gateway._searches.submit(held.wait, 60)
+        rookery.gateway._searches.submit(held.wait, 60)
     try:
         yield
     finally:
         held.set()
 
 
-def stored(home: House, table: str = "events") -> list[str]:
-    return [r[0] for r in home.rows(f"SELECT id FROM main.{table} ORDER BY _block_number, _block_offset")]
+def stored(rookery: Rookery, table: str = "events") -> list[str]:
+    return [r[0] for r in rookery.rows(f"SELECT id FROM main.{table} ORDER BY _block_number, _block_offset")]
 
 
 @pytest.mark.parametrize(
@@ -90,50 +90,52 @@ def stored(home: House, table: str = "events") -> list[str]:
     ],
 )
 def test_a_writer_does_not_wait_for_the_search_of_another(
-    home: House, theirs: dict[str, Any], ours: dict[str, Any]
+    rookery: Rookery, theirs: dict[str, Any], ours: dict[str, Any]
 ) -> None:
-    with no_search(home):
-        bad = send(home, [row(f"bad {n}", n="many") for n in range(15)] + [row("good")], **theirs)
-        first = send(home, [row("ours", int(ours.get("bound_tenant", 2)))], **ours)
+    with no_search(rookery):
+        bad = send(rookery, [row(f"bad {n}", n="many") for n in range(15)] + [row("good")], **theirs)
+        first = send(rookery, [row("ours", int(ours.get("bound_tenant", 2)))], **ours)
         assert first.result(30).rows == 1
         assert not bad.done()
     outcome = bad.result(30)
     assert (outcome.rows, outcome.quarantined) == (1, 15)
-    assert stored(home) == ["ours", "good"]
+    assert stored(rookery) == ["ours", "good"]
 
 
-def test_rows_of_a_writer_stay_in_order_after_its_bad_ones(home: House) -> None:
-    with no_search(home):
-        bad = send(home, [row("1 good"), row("bad", n="many")], token="a")
-        later = [send(home, [row(f"{n} later")], token="a") for n in range(2, 5)]
-        other = [send(home, [row(f"other {n}")], token="b").result(30) for n in range(3)]
+def test_rows_of_a_writer_stay_in_order_after_its_bad_ones(rookery: Rookery) -> None:
+    with no_search(rookery):
+        bad = send(rookery, [row("1 good"), row("bad", n="many")], token="a")
+        later = [send(rookery, [row(f"{n} later")], token="a") for n in range(2, 5)]
+        other = [send(rookery, [row(f"other {n}")], token="b").result(30) for n in range(3)]
         assert not any(f.done() for f in (bad, *later)) and len(other) == 3
     assert [f.result(30).rows for f in (bad, *later)] == [1, 1, 1, 1]
-    assert stored(home) == ["other 0", "other 1", "other 2", "1 good", "2 later", "3 later", "4 later"]
+    assert stored(rookery) == ["other 0", "other 1", "other 2", "1 good", "2 later", "3 later", "4 later"]
 
 
-def test_the_last_value_of_a_key_wins_although_an_earlier_request_was_searched(home: House) -> None:
+def test_the_last_value_of_a_key_wins_although_an_earlier_request_was_searched(rookery: Rookery) -> None:
     """Each key of a datasource without a log makes a batch of its own."""
-    with no_search(home):
+    with no_search(rookery):
         sent = [
-            send(home, [{"id": "x", "n": 1}, {"id": "y", "n": "many"}], "prices", key="first"),
-            send(home, [{"id": "x", "n": 2}], "prices", key="second"),
-            send(home, [{"id": "x", "n": 3}], "prices"),
+            send(rookery, [{"id": "x", "n": 1}, {"id": "y", "n": "many"}], "prices", key="first"),
+            send(rookery, [{"id": "x", "n": 2}], "prices", key="second"),
+            send(rookery, [{"id": "x", "n": 3}], "prices"),
         ]
     assert [f.result(30).rows for f in sent] == [1, 1, 1]
-    assert home.rows("SELECT id, n FROM main.prices FINAL") == [("x", 3)]
+    assert rookery.rows("SELECT id, n FROM main.prices FINAL") == [("x", 3)]
 
 
-def test_searches_take_turns(home: House) -> None:
+def test_searches_take_turns(rookery: Rookery) -> None:
     """A writer with many requests to search lets other writers' requests in between."""
     done: list[str] = []
-    with no_search(home):
-        many = [send(home, [row(f"many {n}"), row("bad", n="x")], token="many", key=f"many {n}") for n in range(16)]
-        one = send(home, [row("one"), row("bad", n="x")], token="one")
+    with no_search(rookery):
+        many = [
+            send(rookery, [row(f"many {n}"), row("bad", n="x")], token="many", key=f"many {n}") for n in range(16)
+        ]
+        one = send(rookery, [row("one"), row("bad", n="x")], token="one")
         for future in (*many, one):
             future.add_done_callback(lambda f: done.append("one" if f is one else "many"))
         # What was sent meanwhile has been tried, and waits for a search as one group.
-        send(home, [row("tried", 2)], bound_tenant="2").result(30)
+        send(rookery, [row("tried", 2)], bound_tenant="2").result(30)
     for future in (*many, one):
         assert future.result(60).rows == 1
     assert done.index("one") < 8, done
@@ -158,11 +160,11 @@ def test_turns_are_fair_and_combine_compatible_requests() -> None:
     assert (queue.size, queue.waiting, queue.queues) == (0, 0, {})
 
 
-def test_batches_over_the_search_limit_are_quarantined_unsearched(home: House) -> None:
-    unreadable = send(home, [row(f"u {n}", n="many") for n in range(9)] + [row("good")], token="limits")
+def test_batches_over_the_search_limit_are_quarantined_unsearched(rookery: Rookery) -> None:
+    unreadable = send(rookery, [row(f"u {n}", n="many") for n in range(9)] + [row("good")], token="limits")
     assert (unreadable.result(30).rows, unreadable.result(30).quarantined) == (1, 9)
     reasons = Counter(
-        r[0][0] for r in home.rows("SELECT c__error FROM main.events_quarantine WHERE c__text LIKE '%\"u %'")
+        r[0][0] for r in rookery.rows("SELECT c__error FROM main.events_quarantine WHERE c__text LIKE '%\"u %'")
     )
     assert reasons == {
         '`"many"` is not of type UInt32': EXPLAINED,
@@ -170,9 +172,9 @@ def test_batches_over_the_search_limit_are_quarantined_unsearched(home: House) -
     }
 
 
-def test_random_writers_have_every_row_once(home: House) -> None:
+def test_random_writers_have_every_row_once(rookery: Rookery) -> None:
     chance = random.Random(7)
-    home.workspace.settings.__dict__["quarantine_rows"] = 100_000
+    rookery.workspace.settings.__dict__["quarantine_rows"] = 100_000
     sent: list[tuple[Future[AppendResult], int, int]] = []
     try:
         for n in range(60):
@@ -182,48 +184,48 @@ def test_random_writers_have_every_row_once(home: House) -> None:
             chance.shuffle(rows)
             who = chance.choice([{"bound_tenant": "1"}, {"token": "a"}, {"token": "b"}, {"token": "c"}])
             key = f"crowd {n}" if chance.random() < 0.3 else None
-            sent.append((send(home, rows, key=key, **who), good, bad))
+            sent.append((send(rookery, rows, key=key, **who), good, bad))
         for future, good, bad in sent:
             outcome = future.result(120)
             assert (outcome.rows, outcome.quarantined, outcome.refused) == (good, bad, 0)
     finally:
-        home.workspace.settings.__dict__["quarantine_rows"] = QUOTA
-    ids = stored(home)
+        rookery.workspace.settings.__dict__["quarantine_rows"] = QUOTA
+    ids = stored(rookery)
     assert len(ids) == len(set(ids)) == sum(good for _, good, _ in sent)
-    assert home.rows("SELECT count() FROM main.events_quarantine") == [(sum(bad for _, _, bad in sent),)]
+    assert rookery.rows("SELECT count() FROM main.events_quarantine") == [(sum(bad for _, _, bad in sent),)]
 
 
 @pytest.mark.feature
-def test_good_rows_are_stored_after_the_quarantine_limit_of_a_writer(home: House) -> None:
-    outcome = send(home, [row(f"b {n}", n="x") for n in range(QUOTA + 5)] + [row("g")], token="full", key="k").result(
-        30
-    )
+def test_good_rows_are_stored_after_the_quarantine_limit_of_a_writer(rookery: Rookery) -> None:
+    outcome = send(
+        rookery, [row(f"b {n}", n="x") for n in range(QUOTA + 5)] + [row("g")], token="full", key="k"
+    ).result(30)
     assert (outcome.rows, outcome.quarantined, outcome.refused) == (1, QUOTA, 5)
-    again = send(home, [row(f"b {n}", n="x") for n in range(QUOTA + 5)] + [row("g")], token="full", key="k").result(
-        30
-    )
+    again = send(
+        rookery, [row(f"b {n}", n="x") for n in range(QUOTA + 5)] + [row("g")], token="full", key="k"
+    ).result(30)
     assert (again.repeated, again.rows, again.quarantined, again.refused) == (True, 1, QUOTA, 5)
     # Others have a share of their own.
     for who in ({"token": "other"}, {"bound_tenant": "1"}):
-        assert send(home, [row("b", n="x")], **who).result(30).quarantined == 1
+        assert send(rookery, [row("b", n="x")], **who).result(30).quarantined == 1
     # Nothing is left of this one, so that it is a new request when there is room.
-    refused = send(home, [row("b", n="x")], token="full", key="later")
+    refused = send(rookery, [row("b", n="x")], token="full", key="later")
     assert (refused.result(30).quarantined, refused.result(30).refused) == (0, 1)
-    home.run("DELETE FROM main.events_quarantine WHERE c__row < 2")
-    later = send(home, [row("b", n="x")], token="full", key="later").result(30)
+    rookery.run("DELETE FROM main.events_quarantine WHERE c__row < 2")
+    later = send(rookery, [row("b", n="x")], token="full", key="later").result(30)
     assert (later.quarantined, later.refused, later.repeated) == (1, 0, False)
 
 
 def test_closing_stores_requests_that_wait_for_a_search(
-    home: House, tmp_path_factory: pytest.TempPathFactory
+    rookery: Rookery, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    gateway = type(home.gateway)(home.workspace, home.gateway._writer._stages)
+    gateway = type(rookery.gateway)(rookery.workspace, rookery.gateway._writer._stages)
     sent = [
         gateway.append("events", json.dumps(row(f"c {n}", n="x" if n == 0 else 1)).encode(), Input.NDJSON)
         for n in range(20)
     ]
     gateway.close()
     assert all(f.done() for f in sent)
-    assert len(stored(home)) == 19
+    assert len(stored(rookery)) == 19
     with pytest.raises(RookeryError):
         gateway.append("events", b"{}", Input.NDJSON)

@@ -10,28 +10,28 @@ from pathlib import Path
 import pytest
 
 from engine.warehouse.port import Input
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 PLAIN = "columns:\n  - {name: id, type: UInt32}\nengine: {sorting_key: [id]}\n"
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[House]:
-    with house(tmp_path) as made:
-        made.push({"datasources/crowded.yaml": PLAIN, "datasources/quiet.yaml": PLAIN})
-        yield made
+def rookery(tmp_path: Path) -> Iterator[Rookery]:
+    with open_rookery(tmp_path) as opened:
+        opened.push({"datasources/crowded.yaml": PLAIN, "datasources/quiet.yaml": PLAIN})
+        yield opened
 
 
-def test_one_caller_waits_for_few_batches_of_many_others(home: House) -> None:
+def test_one_caller_waits_for_few_batches_of_many_others(rookery: Rookery) -> None:
     """There is one thread for all, and the other callers never stop."""
-    home.gateway._threads.shutdown(wait=True)
-    home.gateway._threads = ThreadPoolExecutor(1)
+    rookery.gateway._threads.shutdown(wait=True)
+    rookery.gateway._threads = ThreadPoolExecutor(1)
     batches: list[str] = []
     stop = threading.Event()
 
     def caller() -> None:
         while not stop.is_set():
-            batches.append(home.gateway.append("crowded", b'{"id": 1}', Input.NDJSON).result(30).batch)
+            batches.append(rookery.gateway.append("crowded", b'{"id": 1}', Input.NDJSON).result(30).batch)
 
     crowd = [threading.Thread(target=caller) for _ in range(6)]
     for thread in crowd:
@@ -39,7 +39,7 @@ def test_one_caller_waits_for_few_batches_of_many_others(home: House) -> None:
     try:
         for _ in range(20):
             before = set(batches)
-            assert home.gateway.append("quiet", b'{"id": 2}', Input.NDJSON).result(30).rows == 1
+            assert rookery.gateway.append("quiet", b'{"id": 2}', Input.NDJSON).result(30).rows == 1
             assert len(set(batches) - before) <= 3
     finally:
         stop.set()

@@ -11,28 +11,28 @@ from engine.errors import RookeryError
 from engine.ingest.batch import Append, AppendResult
 from engine.ingest.writer_queues import IngestQueue
 from engine.warehouse.port import Input
-from tests.support.in_process import House
+from tests.support.in_process import Rookery
 
 
 def appends(datasource: str, bodies: Sequence[tuple[str, bytes]]) -> list[Append]:
     return [Append(datasource, body, Input.NDJSON, tenant) for tenant, body in bodies]
 
 
-def results(home: House, sent: Sequence[Append]) -> list[AppendResult | RookeryError]:
+def results(rookery: Rookery, sent: Sequence[Append]) -> list[AppendResult | RookeryError]:
     """The results of appends that wait at the same time."""
-    home.gateway._lock.acquire()
+    rookery.gateway._lock.acquire()
     try:
-        futures = [_submitted(home, append) for append in sent]
-        queue = home.gateway._queues[sent[0].datasource]
-        home.gateway._start_batch(queue)
+        futures = [_submitted(rookery, append) for append in sent]
+        queue = rookery.gateway._queues[sent[0].datasource]
+        rookery.gateway._start_batch(queue)
     finally:
-        home.gateway._lock.release()
+        rookery.gateway._lock.release()
     return [_result(f) for f in futures]
 
 
-def _submitted(home: House, append: Append) -> Future[AppendResult]:
+def _submitted(rookery: Rookery, append: Append) -> Future[AppendResult]:
     append.future.set_running_or_notify_cancel()
-    home.gateway._queues.setdefault(append.datasource, IngestQueue()).add(append)
+    rookery.gateway._queues.setdefault(append.datasource, IngestQueue()).add(append)
     return append.future
 
 

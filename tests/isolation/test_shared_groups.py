@@ -18,7 +18,7 @@ from engine.query.request import QueryRequest
 from engine.tokens import Claims
 from engine.tokens import Scope as TokenScope
 from tests.support.compiling import problems_of
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 pytestmark = [pytest.mark.feature, pytest.mark.proves("C18")]
 
@@ -122,41 +122,41 @@ TARGETS = [
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("groups")) as made:
-        made.push(FILES)
-        made.add("1", "2")
-        made.add("3", placement="pooled")
-        yield made
+def rookery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
+    with open_rookery(tmp_path_factory.mktemp("groups")) as opened:
+        opened.push(FILES)
+        opened.add("1", "2")
+        opened.add("3", placement="pooled")
+        yield opened
 
 
-def _codes(home: House, sql: str, target: str = POPULAR % 10) -> set[str]:
+def _codes(rookery: Rookery, sql: str, target: str = POPULAR % 10) -> set[str]:
     pipe = f"sql: |\n  {sql}\nmaterialize: {{target: popular}}\n"
-    return {p.code.id for p in problems_of(home.workspace, {**PLAIN, "popular": target, "pipe": pipe})}
+    return {p.code.id for p in problems_of(rookery.workspace, {**PLAIN, "popular": target, "pipe": pipe})}
 
 
-def test_only_provable_groups_can_be_shared(home: House) -> None:
-    assert {sql: c for sql in KEEPS if (c := _codes(home, sql))} == {}
-    found = {sql: _codes(home, sql) for sql in REFUSED}
+def test_only_provable_groups_can_be_shared(rookery: Rookery) -> None:
+    assert {sql: c for sql in KEEPS if (c := _codes(rookery, sql))} == {}
+    found = {sql: _codes(rookery, sql) for sql in REFUSED}
     assert {sql: c for sql, c in found.items() if not c or not c <= {"RK2015", "RK2011", "RK2009"}} == {}
     assert sum(c == {"RK2015"} for c in found.values()) > 0.8 * len(found)
-    assert {t: c for t in TARGETS if not (c := _codes(home, KEEPS[0], t)) or not c <= {"RK2015", "RK2007"}} == {}
+    assert {t: c for t in TARGETS if not (c := _codes(rookery, KEEPS[0], t)) or not c <= {"RK2015", "RK2007"}} == {}
 
 
-def test_targets_derived_from_groups_are_not_public(home: House) -> None:
+def test_targets_derived_from_groups_are_not_public(rookery: Rookery) -> None:
     """A view reads all groups, so its target is not public."""
     files = {**PLAIN, "pipe": FILL, "last": PRICES.replace("price", "events").replace("Int64", "UInt64")}
     files["again"] = "sql: SELECT kind, events FROM popular\nmaterialize: {target: last}\n"
-    assert {p.code.id for p in problems_of(home.workspace, files)} == {"RK2014"}
+    assert {p.code.id for p in problems_of(rookery.workspace, files)} == {"RK2014"}
     files["last"] = "shared: true\n" + files["last"]
-    assert problems_of(home.workspace, files) == []
+    assert problems_of(rookery.workspace, files) == []
 
 
-def _asked(home: House, sql: str, tenant: str | None = "1", filter: str | None = None) -> list[dict[str, Any]]:
+def _asked(rookery: Rookery, sql: str, tenant: str | None = "1", filter: str | None = None) -> list[dict[str, Any]]:
     scopes = (TokenScope("DATASOURCES:READ", "popular"), TokenScope("DATASOURCES:READ", "codes", filter))
     scopes = (*scopes, TokenScope("PIPES:READ", "compare"))
     claims = Claims("a test", scopes if tenant else (TokenScope("ADMIN"),), tenant=tenant)
-    answer = Queries(home.workspace).sql(QueryRequest(claims), sql)
+    answer = Queries(rookery.workspace).sql(QueryRequest(claims), sql)
     try:
         found: list[dict[str, Any]] = json.loads(answer.head)["data"]
         return found
@@ -176,7 +176,7 @@ def _expected(rows: Groups) -> list[dict[str, Any]]:
     ]
 
 
-def test_groups_are_shown_with_enough_tenants_and_erased_exactly(home: House) -> None:
+def test_groups_are_shown_with_enough_tenants_and_erased_exactly(rookery: Rookery) -> None:
     """Random rows, merges and erasures, beside what Python makes of them."""
     pick = random.Random(18)
     rows: Groups = defaultdict(list)
@@ -188,26 +188,26 @@ def test_groups_are_shown_with_enough_tenants_and_erased_exactly(home: House) ->
             group = (pick.choice("ab"), pick.choice("xyz"))
             rows[group].append((tenant, n))
             batch.append({"tenant_id": tenant, "id": 1, "n": n, "region": group[0], "kind": group[1]})
-        home.append(batch)
+        rookery.append(batch)
         if step % 3 == 2:
-            home.run("OPTIMIZE TABLE main.popular FINAL")
+            rookery.run("OPTIMIZE TABLE main.popular FINAL")
         if step in (3, 6):
             gone = pick.randrange(1, 9)
-            tenants.remove(home.workspace, str(gone), purge=True)
+            tenants.remove(rookery.workspace, str(gone), purge=True)
             rows = defaultdict(list, {g: kept for g, r in rows.items() if (kept := [x for x in r if x[0] != gone])})
-        reader = next(t for t in ("1", "2", "3") if t in home.workspace.current.tenants)
+        reader = next(t for t in ("1", "2", "3") if t in rookery.workspace.current.tenants)
         for who in (reader, None):
-            assert _asked(home, compare, who) == _expected(rows), step
+            assert _asked(rookery, compare, who) == _expected(rows), step
         hidden += len(rows) - len(_expected(rows))
     assert hidden and _expected(rows)
-    assert [f for f in examination.examine(home.workspace, deep=True).findings if "popular" in f.object] == []
+    assert [f for f in examination.examine(rookery.workspace, deep=True).findings if "popular" in f.object] == []
 
 
-def test_no_query_reveals_a_hidden_group(home: House) -> None:
+def test_no_query_reveals_a_hidden_group(rookery: Rookery) -> None:
     """Conditions and functions are not evaluated on it: one that fails there does not fail."""
-    home.append([{"tenant_id": t, "id": 1, "n": 1, "region": "open", "kind": "k"} for t in range(20, 20 + LEAST)])
-    home.append([{"tenant_id": 30, "id": 1, "n": 4711, "region": "hidden", "kind": "secret"}])
-    assert home.rows("SELECT count() FROM main.popular FINAL WHERE region = 'hidden'") == [(1,)]
+    rookery.append([{"tenant_id": t, "id": 1, "n": 1, "region": "open", "kind": "k"} for t in range(20, 20 + LEAST)])
+    rookery.append([{"tenant_id": 30, "id": 1, "n": 4711, "region": "hidden", "kind": "secret"}])
+    assert rookery.rows("SELECT count() FROM main.popular FINAL WHERE region = 'hidden'") == [(1,)]
     for sql in (
         "SELECT count() AS c FROM popular WHERE region = 'hidden'",
         "SELECT count() AS c FROM popular WHERE throwIf(region = 'hidden') = 1",
@@ -219,9 +219,9 @@ def test_no_query_reveals_a_hidden_group(home: House) -> None:
         "SELECT sum(n) AS c FROM (SELECT count() AS n FROM popular WHERE kind = 'secret' GROUP BY region)",
         "SELECT count() AS c FROM popular FINAL WHERE kind = 'secret'",
     ):
-        assert _asked(home, sql) in ([{"c": 0}], [{"c": None}]), sql
+        assert _asked(rookery, sql) in ([{"c": 0}], [{"c": None}]), sql
     codes = [{"tenant_id": t, "id": 1, "n": 1, "region": "codes", "kind": "7"} for t in range(20, 20 + LEAST)]
-    home.append([*codes, {**codes[0], "kind": "secret"}])
+    rookery.append([*codes, {**codes[0], "kind": "secret"}])
     for sql, answer in (
         ("SELECT count() AS c FROM codes WHERE toUInt32(code) = 7", 1),
         ("SELECT toInt64(sum(toUInt8(code))) AS c FROM codes", 7),
@@ -232,21 +232,23 @@ def test_no_query_reveals_a_hidden_group(home: House) -> None:
         ),
         ("SELECT toInt32(any(accurateCast(code, 'UInt8'))) AS c FROM codes WHERE 1 / (events - 1) > 0", 7),
     ):
-        assert _asked(home, sql) == [{"c": answer}], sql
-    assert _asked(home, "SELECT count() AS c FROM codes", "1", "CAST(code, 'UInt8') = 7") == [{"c": 1}]
+        assert _asked(rookery, sql) == [{"c": answer}], sql
+    assert _asked(rookery, "SELECT count() AS c FROM codes", "1", "CAST(code, 'UInt8') = 7") == [{"c": 1}]
     for column in ("_rk_tenants", "_part", "_block_number"):
         with pytest.raises(RookeryError):
-            _asked(home, f"SELECT {column} FROM popular")
-    home.append([{"tenant_id": t, "id": 1, "n": 1, "region": "hidden", "kind": "secret"} for t in range(31, 34)])
-    assert _asked(home, "SELECT sum(units) AS c FROM popular WHERE region = 'hidden'") == [{"c": 4714}]
+            _asked(rookery, f"SELECT {column} FROM popular")
+    rookery.append([{"tenant_id": t, "id": 1, "n": 1, "region": "hidden", "kind": "secret"} for t in range(31, 34)])
+    assert _asked(rookery, "SELECT sum(units) AS c FROM popular WHERE region = 'hidden'") == [{"c": 4714}]
 
 
-def test_a_group_is_recomputed_after_an_interruption(home: House) -> None:
+def test_a_group_is_recomputed_after_an_interruption(rookery: Rookery) -> None:
     """An erasure ended after it had recorded the keys and deleted the groups: the next run recomputes them."""
-    home.append([{"tenant_id": t, "id": 1, "n": 10, "region": "cut", "kind": "k"} for t in range(40, 46)])
-    home.run("CREATE TABLE main._rk_groups_popular (region String, kind String) ENGINE = MergeTree ORDER BY tuple()")
-    home.run("INSERT INTO main._rk_groups_popular VALUES ('cut', 'k')")
-    home.run("DELETE FROM main.popular WHERE region = 'cut'")
-    tenants.remove(home.workspace, "45", purge=True)
-    assert _asked(home, "SELECT units AS c FROM popular WHERE region = 'cut'") == [{"c": 50}]
-    assert home.rows("EXISTS TABLE main._rk_groups_popular") == [(0,)]
+    rookery.append([{"tenant_id": t, "id": 1, "n": 10, "region": "cut", "kind": "k"} for t in range(40, 46)])
+    rookery.run(
+        "CREATE TABLE main._rk_groups_popular (region String, kind String) ENGINE = MergeTree ORDER BY tuple()"
+    )
+    rookery.run("INSERT INTO main._rk_groups_popular VALUES ('cut', 'k')")
+    rookery.run("DELETE FROM main.popular WHERE region = 'cut'")
+    tenants.remove(rookery.workspace, "45", purge=True)
+    assert _asked(rookery, "SELECT units AS c FROM popular WHERE region = 'cut'") == [{"c": 50}]
+    assert rookery.rows("EXISTS TABLE main._rk_groups_popular") == [(0,)]

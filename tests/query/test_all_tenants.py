@@ -16,7 +16,7 @@ from engine.query.all_tenants import placements_of_all_tenants, with_stable_tena
 from engine.query.result import QueryResult
 from engine.warehouse.port import Format, Statement
 from engine.workspace.snapshot import Snapshot
-from tests.support.in_process import House, house
+from tests.support.in_process import Rookery, open_rookery
 
 FILES = {
     "datasources/events.yaml": """
@@ -35,21 +35,24 @@ engine: {type: SummingMergeTree, sorting_key: [tenant_id], columns: [n]}
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("together")) as made:
-        made.push(FILES)
-        made.append([{"tenant_id": t, "id": t, "n": 10**t} for t in range(1, 6)])
-        yield made
+def rookery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
+    with open_rookery(tmp_path_factory.mktemp("together")) as opened:
+        opened.push(FILES)
+        opened.append([{"tenant_id": t, "id": t, "n": 10**t} for t in range(1, 6)])
+        yield opened
 
 
 @pytest.fixture(autouse=True)
-def two_of_each(home: House) -> None:
-    home.add("1", "2")
-    home.add("3", "4", placement="pooled")
+def two_of_each(rookery: Rookery) -> None:
+    rookery.add("1", "2")
+    rookery.add("3", "4", placement="pooled")
 
 
 def _sum(
-    home: House, changes: list[Callable[[], None]], table: str = "sums", after: list[Callable[[], None]] | None = None
+    rookery: Rookery,
+    changes: list[Callable[[], None]],
+    table: str = "sums",
+    after: list[Callable[[], None]] | None = None,
 ) -> int:
     """The sum over all tenants, with one change of the tenants between composing and reading at each attempt.
 
@@ -57,7 +60,7 @@ def _sum(
     """
 
     def begin(snapshot: Snapshot, read: set[str]) -> QueryResult:
-        scope = Scope(home.workspace.name, unrestricted=True, everywhere=placements_of_all_tenants(snapshot, 9))
+        scope = Scope(rookery.workspace.name, unrestricted=True, everywhere=placements_of_all_tenants(snapshot, 9))
         build = snapshot.build
         render: Any = None
         caller = Caller(render, scope)
@@ -65,59 +68,59 @@ def _sum(
         read.update(composed.relations)
         if changes:
             changes.pop(0)()
-        answer = QueryResult(home.workspace.warehouse.stream(Statement(composed.sql, {}, {}, "sum"), Format.JSON))
+        answer = QueryResult(rookery.workspace.warehouse.stream(Statement(composed.sql, {}, {}, "sum"), Format.JSON))
         if after:
             after.pop(0)()
         return answer
 
-    answer = with_stable_tenants(home.workspace, begin)
+    answer = with_stable_tenants(rookery.workspace, begin)
     return int(json.loads(answer.head)["data"][0]["n"])
 
 
-def test_a_tenant_added_or_removed_is_read_completely_or_not_at_all(home: House) -> None:
-    assert _sum(home, []) == 11110
-    assert _sum(home, [lambda: tenants.remove(home.workspace, "1")]) == 11100
-    assert _sum(home, [lambda: tenants.remove(home.workspace, "3")]) == 10100
-    assert _sum(home, [lambda: home.add("1")]) == 10100
-    assert _sum(home, [lambda: home.add("3", placement="pooled")]) == 11110
-    assert _sum(home, [lambda: home.add("5", placement="pooled")]) == 111110
-    assert _sum(home, [lambda: tenants.remove(home.workspace, "5")]) == 11110
+def test_a_tenant_added_or_removed_is_read_completely_or_not_at_all(rookery: Rookery) -> None:
+    assert _sum(rookery, []) == 11110
+    assert _sum(rookery, [lambda: tenants.remove(rookery.workspace, "1")]) == 11100
+    assert _sum(rookery, [lambda: tenants.remove(rookery.workspace, "3")]) == 10100
+    assert _sum(rookery, [lambda: rookery.add("1")]) == 10100
+    assert _sum(rookery, [lambda: rookery.add("3", placement="pooled")]) == 11110
+    assert _sum(rookery, [lambda: rookery.add("5", placement="pooled")]) == 111110
+    assert _sum(rookery, [lambda: tenants.remove(rookery.workspace, "5")]) == 11110
 
 
-def test_a_tenant_added_and_removed_again_is_not_read_in_part(home: House) -> None:
+def test_a_tenant_added_and_removed_again_is_not_read_in_part(rookery: Rookery) -> None:
     """The tenants are the same before and after, and were not when the rows were read."""
-    registry, sums = home.workspace.registry, "main.sums"
+    registry, sums = rookery.workspace.registry, "main.sums"
 
     def come() -> None:
         row = {"id": "9", "placement": "pooled", "state": "adding", "created_at": ""}
         registry.write("tenant", {"9": row})
-        home.run(f"INSERT INTO {sums} VALUES (9, 7)")
-        home.workspace.refresh()
+        rookery.run(f"INSERT INTO {sums} VALUES (9, 7)")
+        rookery.workspace.refresh()
 
     def go() -> None:
-        home.run(f"DELETE FROM {sums} WHERE tenant_id = 9")
+        rookery.run(f"DELETE FROM {sums} WHERE tenant_id = 9")
         registry.remove("tenant", ["9"])
-        home.workspace.refresh()
+        rookery.workspace.refresh()
 
-    assert _sum(home, [come], after=[go]) == 11110
+    assert _sum(rookery, [come], after=[go]) == 11110
 
 
 @pytest.mark.parametrize("tenant", ["1", "3"])
-def test_a_tenant_that_is_not_ready_is_left_out(home: House, tenant: str) -> None:
+def test_a_tenant_that_is_not_ready_is_left_out(rookery: Rookery, tenant: str) -> None:
     """As when adding or removing it was interrupted."""
-    row = home.workspace.current.tenants[tenant].as_dict()
+    row = rookery.workspace.current.tenants[tenant].as_dict()
     for state in ("adding", "removing"):
-        home.workspace.registry.write("tenant", {tenant: {**row, "state": state}})
-        home.workspace.refresh()
-        assert _sum(home, []) == 11110 - 10 ** int(tenant)
-    home.workspace.registry.write("tenant", {tenant: row})
-    home.workspace.refresh()
+        rookery.workspace.registry.write("tenant", {tenant: {**row, "state": state}})
+        rookery.workspace.refresh()
+        assert _sum(rookery, []) == 11110 - 10 ** int(tenant)
+    rookery.workspace.registry.write("tenant", {tenant: row})
+    rookery.workspace.refresh()
 
 
-def test_tenants_that_change_at_every_attempt_are_an_error(home: House) -> None:
-    changes = [lambda t=t: tenants.remove(home.workspace, t) for t in ("1", "2", "3")]  # type: ignore[misc]
+def test_tenants_that_change_at_every_attempt_are_an_error(rookery: Rookery) -> None:
+    changes = [lambda t=t: tenants.remove(rookery.workspace, t) for t in ("1", "2", "3")]  # type: ignore[misc]
     with pytest.raises(RookeryError) as caught:
-        _sum(home, changes)
+        _sum(rookery, changes)
     assert caught.value.code is NOT_TOGETHER
-    two_of_each_changes = [lambda: home.add("1", "2"), lambda: tenants.remove(home.workspace, "1")]
-    assert _sum(home, [*two_of_each_changes, lambda: home.add("1")], table="events") == 111110
+    two_of_each_changes = [lambda: rookery.add("1", "2"), lambda: tenants.remove(rookery.workspace, "1")]
+    assert _sum(rookery, [*two_of_each_changes, lambda: rookery.add("1")], table="events") == 111110

@@ -28,7 +28,7 @@ CHECKSUM = "count(), sum(n), groupBitXor(cityHash64(id, n))"
 
 
 @dataclass
-class House:
+class Rookery:
     """A workspace with its router and its gateway."""
 
     workspace: Workspace
@@ -48,7 +48,7 @@ class House:
         body = "\n".join(map(json.dumps, rows)).encode()
         return self.gateway.append("events", body, Input.NDJSON, **more).result(PATIENCE)
 
-    def visible(self, rows: Iterable[Mapping[str, Any]]) -> bool:
+    def deliver(self, rows: Iterable[Mapping[str, Any]]) -> bool:
         """Store rows and wait until they are in their nests; whether they are."""
         outcome = self.append(rows)
         return outcome.visible is None or outcome.visible.result(PATIENCE)
@@ -63,12 +63,12 @@ class House:
         """The database of a tenant, as it stands in a statement."""
         return f"`{nest_database(self.workspace.name, tenant)}`"
 
-    def stray(self, tenant: str) -> ConsumerGroup | None:
+    def lagging_group(self, tenant: str) -> ConsumerGroup | None:
         """The consumer group of a tenant that lags, if it does."""
         lagging = self.router.positions()["events"].lagging
         return next((s for s in lagging if tenant in s.members), None)
 
-    def caught_up(self) -> None:
+    def wait_until_caught_up(self) -> None:
         """Wait until no consumer of the log lags."""
         deadline = time.monotonic() + PATIENCE
         while True:
@@ -78,7 +78,7 @@ class House:
             assert time.monotonic() < deadline, position
             time.sleep(0.02)
 
-    def read_all(self) -> None:
+    def wait_until_read(self) -> None:
         """Wait until the log is read to its current end, including rows that other programs inserted."""
         ((end,),) = self.rows("SELECT max(_block_number) FROM main.events")
         deadline = time.monotonic() + PATIENCE
@@ -86,7 +86,7 @@ class House:
         while lane is not None and (lane.position().main.offset.at < end or lane.lagging):
             assert time.monotonic() < deadline, self.router.positions()
             time.sleep(0.05)
-        self.caught_up()
+        self.wait_until_caught_up()
 
     def differences(self, own: Iterable[str], sums: Iterable[str] = ("sums",)) -> list[str]:
         """Where nests differ from a filter of landing."""
@@ -107,14 +107,14 @@ class House:
 
 
 @contextmanager
-def house(directory: Path, **settings: Any) -> Iterator[House]:
-    """A house over an empty directory."""
+def open_rookery(directory: Path, **settings: Any) -> Iterator[Rookery]:
+    """Rookery over a directory, which may be empty."""
     workspace = open_workspace(Settings(data=directory / "data", **{"readers": 2, "writers": 6, **settings}))
     stages = StagingPool(workspace)
     router = router_of(workspace)
     gateway = Gateway(workspace, stages)
     try:
-        yield House(workspace, router, gateway)
+        yield Rookery(workspace, router, gateway)
     finally:
         gateway.close()
         workspace.close()
