@@ -35,7 +35,7 @@ def _difference(seconds: int) -> Callable[..., Any]:
                 return 0
             raise RookeryError(BAD_PARAMETER, f"not a date: {exc}") from None
         if seconds == DAY_SECONDS:
-            # Days are counted on the calendar: when clocks change, a day of 23 or 25 hours is still one day.
+            # Days are calendar days: when clocks change, a day with 23 or 25 hours still counts as one day.
             first, second = (x.replace(tzinfo=None) for x in (first, second))
         else:
             first, second = (x.astimezone(UTC) for x in (first, second))
@@ -45,7 +45,8 @@ def _difference(seconds: int) -> Callable[..., Any]:
 
 
 def _parse_date(value: Any, formats: list[str], zone: str) -> datetime:
-    """Parse a text as a time in `zone`, in one of the author's `formats`, or without any in the formats of requests.
+    """Parse a string as a time in `zone`, in one of the author's `formats`, or without any, in the formats of
+    requests.
 
     Raises InvalidValueError.
     """

@@ -1,9 +1,9 @@
-"""Parses the dates and times of requests and writes the text that is bound for them.
+"""Parses the dates and times of requests and formats them as the strings that are bound.
 
-Requests accept the same formats as events. A time with an offset, or a number of seconds, is a point in time; a time
-without an offset is local time in the workspace's zone. Both become local text, `YYYY-MM-DD hh:mm:ss` with decimals,
-which the engine reads in the same zone. When clocks are put back, a local time occurs twice: its text means the first
-occurrence, so the second is bound as seconds since 1970.
+Requests accept the same formats as events. A time with an offset, or a number of seconds, is absolute; a time without
+an offset is local time in the workspace's zone. Both are formatted as local time, `YYYY-MM-DD hh:mm:ss` with
+decimals, which the engine reads in the same zone. When clocks are set back, a local time occurs twice: the string
+means the first occurrence, so the second one is bound as seconds since 1970.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 UTC = "UTC"
-"""The zone of a workspace whose settings name none."""
+"""The zone of a workspace whose settings do not name one."""
 
 _NUMBER = re.compile(r"(-?)([0-9]{1,19})(?:\.([0-9]{1,18}))?")
 _DAY = re.compile(r"([0-9]{4})(?:-([0-9]{1,2})-([0-9]{1,2})|/([0-9]{1,2})/([0-9]{1,2}))")
@@ -27,16 +27,16 @@ _CLOCK = re.compile(
     r"( ?(?:[Zz]|UTC|GMT|[+-][0-9]{2}(?::?[0-9]{2})?))?"
 )
 _LOST_PLUS = re.compile(r" [0-9]{2}:?[0-9]{2}")
-"""The end of a text whose offset had a plus sign that URL decoding turned into a space."""
+"""Matches the end of a string whose offset had a plus sign that URL decoding turned into a space."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UNIVERSAL)
 _DECIMALS_BY_LENGTH = {13: 3, 16: 6, 19: 9}
-"""For a number with this many digits, how many of them are decimals of a second."""
+"""For a number with this many digits, how many of them are the fraction of a second."""
 _FORMATS_HINT = "YYYY-MM-DD hh:mm:ss, optionally with an offset or Z; a date; or seconds since 1970"
 _NO_SUCH_TIME = "no such day or time"
 
 
 class InvalidValueError(Exception):
-    """A value is not valid for its type. The text gives the reason, or is empty."""
+    """A value is not valid for its type. The message gives the reason, or is empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +44,12 @@ class Timestamp:
     """A point in time."""
 
     at: datetime
-    """The point in time, in whole seconds of UTC."""
+    """The time, in whole seconds of UTC."""
     fraction: str = ""
-    """The decimals of the second, as they were written."""
+    """The digits of the second's fraction, as they were written."""
 
     def text(self, zone: str, digits: int) -> str:
-        """Return the text to bind, with `digits` decimals; further decimals are cut off."""
+        """Return the string to bind, with `digits` decimals; further decimals are cut off."""
         local = self.at.astimezone(ZoneInfo(zone))
         fraction = f"{self.fraction[:digits]:0<{digits}}" if digits else ""
         if local.fold:
@@ -58,7 +58,7 @@ class Timestamp:
 
 
 def parse_moment(raw: object, zone: str) -> Timestamp:
-    """Parse a text or number as a point in time. A text without an offset is local time in `zone`.
+    """Parse a string or number as a time. A string without an offset is local time in `zone`.
 
     Raises InvalidValueError.
     """
@@ -85,7 +85,7 @@ def parse_moment(raw: object, zone: str) -> Timestamp:
 
 
 def parse_day(raw: object, zone: str) -> str:
-    """Parse a text as a day and return it as `YYYY-MM-DD`. A point in time means its day in `zone`.
+    """Parse a string as a date and return it as `YYYY-MM-DD`. A time is converted to its date in `zone`.
 
     Raises InvalidValueError.
     """
@@ -98,7 +98,7 @@ def parse_day(raw: object, zone: str) -> str:
 
 
 def _seconds(whole: int, fraction: str) -> str:
-    """Write seconds since 1970 as a number. The fraction is added to `whole`, also before 1970."""
+    """Format seconds since 1970 as a number. The fraction is added to `whole`, even before 1970."""
     count = whole * 10 ** len(fraction) + int(fraction or 0)
     sign, digits = "-" if count < 0 else "", str(abs(count)).rjust(len(fraction) + 1, "0")
     return f"{sign}{digits[: -len(fraction)]}.{digits[-len(fraction) :]}" if fraction else sign + digits
@@ -134,13 +134,15 @@ def _local(date: re.Match[str], hour: int = 0, minute: int = 0, second: int = 0)
 
 
 def _instant(local: datetime, offset: str | None, zone: str) -> datetime:
-    """Convert a local time to UTC. Raises InvalidValueError for a time that the zone's clocks skip."""
+    """Convert a local time to UTC. Raises InvalidValueError for a time that does not exist because clocks are set
+    forward.
+    """
     try:
         if offset is not None:
             return (local - _utc_offset(offset.strip())).replace(tzinfo=UNIVERSAL)
         zone_info = ZoneInfo(zone)
         instant = local.replace(tzinfo=zone_info).astimezone(UNIVERSAL)
-        # A skipped time comes back as a different one.
+        # A time that does not exist is converted back to a different one.
         round_trip = instant.astimezone(zone_info).replace(tzinfo=None)
     except OverflowError:
         raise InvalidValueError(_NO_SUCH_TIME) from None
@@ -180,7 +182,7 @@ def moment_check(zone: str, digits: int | None) -> Callable[[object], str]:
     """Return the check of a `DateTime` parameter (`digits` is None) or a `DateTime64(digits)` parameter."""
     first, last = ("1970-01-01 00:00:00", "2106-02-07 06:28:15")
     if digits is not None:
-        # With nine decimals, 64 bits end before the calendar does.
+        # With nine decimals, 64 bits cannot represent all dates of the calendar.
         first, last = "1900-01-01 00:00:00", "2262-04-11 23:47:15" if digits == 9 else "2299-12-31 23:59:59"
     low, high = (datetime.fromisoformat(x).replace(tzinfo=UNIVERSAL) for x in (first, last))
     type = "DateTime" if digits is None else f"DateTime64({digits})"

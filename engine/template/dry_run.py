@@ -1,4 +1,4 @@
-"""Renders one template without a caller, to find every text that it can become.
+"""Renders one template without a request, to find all SQL that it can produce.
 
 A template is rendered with a value for every parameter, with none of the optional ones, and once for each constant
 that it compares a parameter with. Branches that none of these runs reach are forced, so that every name in the
@@ -19,24 +19,26 @@ from engine.template.values import Binder, Branches
 MAX_SAMPLES = 64
 """Maximum number of dry runs of one template with values, and of dry runs with forced branches."""
 MAX_STRICT = 16
-"""Number of dry runs that must give valid SQL. Of the others, only the names in their text are checked."""
+"""Number of dry runs that must produce valid SQL. For the others, only the names that occur are checked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A text that the template can become."""
+    """SQL that the template can produce."""
 
     text: str
     binder: Binder
-    """The values that the text's placeholders are bound to."""
+    """The values to which the placeholders are bound."""
     when: str = ""
-    """What leads to this text, if possibly no caller does; empty for a text that callers can ask for."""
+    """What leads to this SQL, if it is possible that no request does; empty for SQL that requests can produce."""
     strict: bool = True
-    """Whether the text must be valid SQL. With forced conditions, its parts need not fit together."""
+    """Whether the result must be valid SQL. With forced conditions, its parts may not fit together."""
 
 
 def minimal_value(spec: ParameterSpec, identifiers: Iterable[str], columns: Iterable[str]) -> object:
-    """Return a parameter's value for runs that must succeed: its default or first choice, else an empty value."""
+    """Return a parameter's value for runs that must succeed: its default or first `enum` value, otherwise an empty
+    value.
+    """
     for value in (spec.default, *(spec.enum or ())):
         if value is not None:
             return value
@@ -52,7 +54,9 @@ def _empty(sample: object) -> object:
 
 
 def sample_value(spec: ParameterSpec, identifiers: Iterable[str], columns: Iterable[str]) -> object:
-    """Return a parameter's likely value: its example, default or first choice, else a value of its type."""
+    """Return a parameter's likely value: its example, default or first `enum` value, otherwise a value of its
+    type.
+    """
     for value in (spec.example, spec.default, *(spec.enum or ())):
         if value is not None:
             return value
@@ -68,10 +72,10 @@ def samples(
     *,
     any_column: bool = False,
 ) -> list[Sample]:
-    """Run the template and return the distinct texts. `declared` are parameters that the pipe's file describes.
+    """Render the template and return the distinct results. `declared` are parameters that the pipe's file describes.
 
     With `any_column`, the names in `column()` and similar functions are not checked. Raises the author's mistakes in
-    a text that callers can ask for.
+    SQL that requests can produce.
     """
     if template.is_static:
         return [Sample(template.text, Binder())]
@@ -118,7 +122,8 @@ def _forced_samples(
         try:
             text = template.dry_run(likely, likely, binder, columns, Branches(forced, branches.seen))
         except RookeryError:
-            # The condition that guards the branch was not evaluated, so the branch may fail where callers cannot.
+            # The condition of the branch was not evaluated, so the branch may fail in ways that are impossible for
+            # requests.
             continue
         yield Sample(text, binder, when, strict=False)
 
@@ -136,7 +141,7 @@ def _requests(
 
 
 def _forced_outcomes(template: Template, branches: Branches) -> Iterator[tuple[Mapping[int, bool], str]]:
-    """Yield outcomes to force: first none, then one set for each branch that no run has reached so far.
+    """Yield the outcomes to force: first none, then one set for each branch that has not been reached so far.
 
     `branches.seen` grows between iterations, because the caller renders with it.
     """

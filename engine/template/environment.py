@@ -1,4 +1,4 @@
-"""Compiles a node's template, text with `{{ }}` and `{% %}`, and renders it for each request with every value bound.
+"""Compiles a node's template, SQL with `{{ }}` and `{% %}`, and renders it for each request with every value bound.
 
 The template engine is Jinja2 in its sandbox. Templates reach neither Jinja's functions, filters and tags nor Python's
 attributes: before anything is compiled, `tags.TagFilter` and `syntax.TemplateChecker` check the tags and the tree
@@ -50,7 +50,7 @@ from engine.template.values import (
 )
 
 MAX_OUTPUT_BYTES = 64 * 1024
-"""Maximum length of a rendered text, and of a template, in bytes of UTF-8."""
+"""Maximum length of a template, and of its result, in bytes of UTF-8."""
 _SYNTAX = ("{{", "{%", "{#")
 
 Position = Callable[[int, int], Place]
@@ -69,13 +69,15 @@ class _Function:
 _CALLABLE = {f"{PREFIX}fn_{name}": _Function(function) for name, function in TEMPLATE_FUNCTIONS.items()}
 _CALLABLE |= {
     PREFIX + function.__name__: _Function(function)
-    # The checker puts calls of these in place of operators, loops and conditions.
+    # The checker replaces operators, loops and conditions with calls of these functions.
     for function in (iterate, item, slice_of, concat, method, is_forced, branch_outcome)
 }
 
 
 class _Context(Context):
-    """Resolves each name to a template function or to a parameter of the request, so no name is undefined."""
+    """Resolves each name to a template function or to a parameter of the request, so that names are never
+    undefined.
+    """
 
     run: Rendering
 
@@ -90,8 +92,8 @@ class _Context(Context):
 
 @pass_context
 def _finalize(context: Context, value: Any) -> Markup:
-    # Because it takes the context, Jinja calls it at run time for constants too. Markup marks text that is already
-    # SQL, and this is the only place that makes it, so autoescaping never sees a value of a request.
+    # Because it takes the context, Jinja also calls it at run time for constants. Markup marks text that is already
+    # SQL. It is created only here, so autoescaping never sees a value from a request.
     assert isinstance(context, _Context)
     return Markup(emit(context.run, value))
 
@@ -141,7 +143,7 @@ def _environment() -> _Environment:
     )
     environment.filters.clear()
     environment.globals.clear()
-    # The checker replaces these tests by calls, but the parser refuses names that it does not know.
+    # The checker replaces these tests with calls, but the parser refuses names that it does not know.
     environment.tests.clear()
     for name in ("defined", "none", "None"):
         environment.tests[name] = _never
@@ -153,21 +155,23 @@ _ENVIRONMENT = _environment()
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """The compiled text of one node. Immutable, so that requests in several threads can render it at once."""
+    """The compiled template of one node. It is immutable, so requests in several threads can render it at the same
+    time.
+    """
 
     text: str
-    """The template's text, without Tinybird's leading `%`."""
+    """The template's source, without Tinybird's leading `%`."""
     parameters: tuple[ParameterSpec, ...] = ()
     """The parameters that the template uses, in the order of their first use."""
     _compiled: JinjaTemplate | None = field(default=None, compare=False, repr=False)
-    """The compiled template; None if the text has no template syntax."""
+    """The compiled template; None if the SQL has no template syntax."""
     _where: Callable[[int], Place | None] = field(default=lambda _: None, compare=False, repr=False)
     """Maps a line of `text` to its place in the file."""
     _usage: TemplateUsage = field(default_factory=TemplateUsage, compare=False, repr=False)
 
     @property
     def is_static(self) -> bool:
-        """Whether the text has no template syntax, so that rendering returns it unchanged."""
+        """Whether the SQL has no template syntax, so that rendering returns it unchanged."""
         return self._compiled is None
 
     def render(self, request: Mapping[str, object], binder: Binder, columns: frozenset[str], zone: str = UTC) -> str:
@@ -187,7 +191,7 @@ class Template:
 
     @property
     def names_columns(self) -> bool:
-        """Whether the template writes names of columns, with `column()`, `columns()`, `symbol()` or `sql_and()`."""
+        """Whether the template prints names of columns, with `column()`, `columns()`, `symbol()` or `sql_and()`."""
         return self._usage.names_columns
 
     @property
@@ -282,7 +286,7 @@ def _bounded(chunks: Iterator[str]) -> str:
 
 
 def _line(trace: TracebackType | None, compiled: JinjaTemplate) -> int:
-    """Return the template's line that raised: the innermost frame of its compiled code says which."""
+    """Return the template's line that raised, from the innermost frame of its compiled code."""
     line = 1
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == compiled.filename:
@@ -311,7 +315,7 @@ def compile_template(sql: str, place: Place | None = None, position: Position | 
     except RookeryError:
         raise
     except Exception as exc:
-        # Authors can write any text, and Jinja and Python's compiler may raise any exception on it.
+        # Authors can write anything, and Jinja and Python's compiler may raise any exception.
         raise RookeryError(TEMPLATE, "the template cannot be read", place=where(1), detail=repr(exc)[:1000]) from exc
 
 
@@ -328,7 +332,7 @@ def _compiled(text: str, where: Callable[[int], Place | None]) -> Template:
 
 
 def _without_marker(sql: str) -> tuple[str, int]:
-    """Return the text without Tinybird's leading `%` and its newline, and the number of lines removed."""
+    """Return the template without Tinybird's leading `%` and its newline, and the number of lines removed."""
     start = len(sql) - len(sql.lstrip())
     if sql[start : start + 1] != "%":
         return sql, 0

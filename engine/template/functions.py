@@ -30,7 +30,7 @@ def _defined(run: Rendering, x: Any) -> bool:
 
 
 def _sql_unescape(run: Rendering, x: Any, what: Any = None) -> Any:
-    # Tinybird's function. Here values are bound and never escaped, so it has nothing to undo.
+    # A function of Tinybird's. In rookery, values are bound and never escaped, so this does nothing.
     return x
 
 

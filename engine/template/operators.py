@@ -1,6 +1,6 @@
-"""Operators, loops, items and methods of templates, with bounds on the work they do and the size of their results.
+"""Operators, loops, items and methods of templates, with limits on their work and on the size of their results.
 
-`syntax.TemplateChecker` puts calls of these functions in place of Jinja's own operations.
+`syntax.TemplateChecker` replaces Jinja's own operations with calls of these functions.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ def is_forced(run: Rendering, number: int) -> bool:
 
 
 def branch_outcome(run: Rendering, number: int, value: Any) -> bool:
-    """Return and record a condition's outcome in a dry run: the forced one if there is one, else that of `value`."""
+    """Return and record a condition's outcome in a dry run: the forced one if there is one, otherwise that of
+    `value`.
+    """
     outcome = bool(value)
     if run.branches is not None:
         outcome = run.branches.forced.get(number, outcome)
@@ -36,7 +38,7 @@ def branch_outcome(run: Rendering, number: int, value: Any) -> bool:
 
 
 def item(run: Rendering, value: Any, key: Any) -> Any:
-    """Evaluate `value[key]` for text, a list or an object."""
+    """Evaluate `value[key]` for a string, a list or an object."""
     value, key = unwrap(value), unwrap(key)
     if not isinstance(value, str | list | tuple | dict):
         raise TypeError("no items")
@@ -50,7 +52,7 @@ def item(run: Rendering, value: Any, key: Any) -> Any:
 
 
 def slice_of(run: Rendering, value: Any, start: Any, stop: Any, step: Any) -> Any:
-    """Evaluate `value[start:stop:step]` for text or a list. An array keeps its type."""
+    """Evaluate `value[start:stop:step]` for a string or a list. An array keeps its type."""
     value = unwrap(value)
     if not isinstance(value, str | list | tuple):
         raise TypeError("no items")
@@ -62,7 +64,7 @@ def slice_of(run: Rendering, value: Any, start: Any, stop: Any, step: Any) -> An
 
 
 def concat(run: Rendering, *values: Any) -> str:
-    """Evaluate `a ~ b`: join texts and numbers."""
+    """Evaluate `a ~ b`: concatenate strings and numbers."""
     values = tuple(map(unwrap, values))
     run.spend(*values)
     if not all(isinstance(v, str | int | float) for v in values):
@@ -96,7 +98,7 @@ METHODS: dict[str, Callable[..., Any]] = {
 
 
 def method(run: Rendering, name: str, value: Any, *args: Any) -> Any:
-    """Evaluate `value.name(…)`, for the methods of text in METHODS and for `get` of objects."""
+    """Evaluate `value.name(…)`, for the string methods in METHODS and for `get` of objects."""
     value = unwrap(value)
     if not isinstance(value, dict if name == "get" else str):
         raise TypeError("method")
@@ -117,7 +119,7 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 def binary(run: Rendering, symbol: str, left: Any, right: Any) -> Any:
-    """Evaluate `left symbol right` for numbers, and `+` and `*` for text and lists.
+    """Evaluate `left symbol right` for numbers, and `+` and `*` for strings and lists.
 
     Raises TEMPLATE for a result that is too large, before it is computed.
     """

@@ -1,7 +1,7 @@
 """Parameters of endpoints: their declarations, and the strict conversion of the values that callers send.
 
 A value that its ClickHouse type cannot hold exactly is refused, never wrapped, rounded, trimmed or guessed. Dates,
-times and UUIDs become canonical text: they are bound as text, which also keeps nine decimals of a second.
+times and UUIDs become canonical strings: they are bound as strings, which also preserves nine decimals of a second.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class ParameterSpec:
     format: str | None = None
     """The author's description of the format, for documentation."""
     explicit: bool = True
-    """False if the type is only assumed, because the template uses the bare name."""
+    """False if the type is only assumed, because the template uses the name without a type function."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class ParameterType:
 
 
 def coerce(name: str, type: str, raw: object, zone: str = UTC) -> Value:
-    """Convert a request's text or JSON value to the ClickHouse type of parameter `name`.
+    """Convert a request's string or JSON value to the ClickHouse type of parameter `name`.
 
     Times without an offset are in `zone`. Raises BAD_PARAMETER if the type cannot hold exactly this value, and
     BAD_TYPE for an unknown type.
@@ -134,7 +134,7 @@ def _string(raw: object) -> str:
 
 
 def _bounded(number: int) -> int:
-    # Converting a long integer to text takes time that grows with the square of its length.
+    # The time to convert a long integer to a string grows with the square of its length.
     if number.bit_length() > 1000:
         raise InvalidValueError("number too long")
     return number
@@ -278,6 +278,6 @@ _PLAIN = {
     "Float64": _float_kind("Float64"),
     "Bool": ParameterType("Bool", "Bool", _bool, False),
     "UUID": ParameterType("UUID", "UUID", _uuid, "00000000-0000-0000-0000-000000000000"),
-    # JSON is bound as its text; the author's SQL casts it.
+    # JSON is bound as a string; the author's SQL casts it.
     "JSON": ParameterType("JSON", "String", _json, "{}"),
 }

@@ -1,7 +1,7 @@
 """Checks a template's syntax tree against a closed list of constructs, and refuses everything else.
 
-The checker prefixes calls of template functions, so that no parameter of a request can shadow them. It replaces the
-operators that need bounds by calls, and records how the template uses each parameter.
+The checker prefixes calls of template functions, so that no parameter of a request can shadow them. It replaces
+operators that need limits with calls, and records how the template uses each parameter.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from engine.template.values import nearest
 PREFIX = "rk_"
 """The prefix of rookery's own names, which templates cannot use."""
 DRY = f"{PREFIX}dry"
-"""The name that is true in dry runs."""
+"""The name of the variable that is true in dry runs."""
 LOOP_ATTRIBUTES = frozenset({"index", "index0", "first", "last", "length"})
 """Jinja's `loop` variable has only these attributes in templates."""
 MAX_DEPTH = 100
@@ -39,12 +39,12 @@ class TemplateChecker:
         self.usage = TemplateUsage()
         # The outcomes of conditions that lead to the current node, by number of the condition.
         self._path: dict[int, bool] = {}
-        # Names that are certainly set here, so that they are not parameters.
+        # Names that are certainly set at this point, so they are not parameters.
         self._local: set[str] = set()
         # Names that the template has set so far, and those of them that were set before the current loop.
         self._assigned: set[str] = set()
         self._outer: set[str] = set()
-        # How many loops, nodes, conditional parts and tested expressions enclose the current node.
+        # The numbers of loops, nodes, conditional parts and tested expressions around the current node.
         self._loops = 0
         self._depth = 0
         self._conditional = 0
@@ -86,7 +86,7 @@ class TemplateChecker:
         self._conditional -= 1
 
     def _tests(self, node: nodes.If) -> list[dict[int, bool]]:
-        """Number the conditions of an `if`. Returns for each branch, and for `else`, the outcomes that lead to it."""
+        """Number the conditions of an `if`. Returns the outcomes that lead to each branch, and to `else`."""
         paths, past = [], dict(self._path)
         for position, branch in enumerate((node, *node.elif_)):
             self._conditional += position > 0
@@ -106,7 +106,7 @@ class TemplateChecker:
     def _set(self, node: nodes.Assign) -> None:
         names = self._targets(node.target)
         for name in sorted(names & self._outer):
-            # Jinja would accept this, and silently forget the value at the end of the iteration.
+            # Jinja would accept this, and silently discard the value at the end of the iteration.
             message = f"`{name}` is set outside of this loop and cannot be set again inside it"
             self._refuse(node, message, "a value set in a loop lasts for one iteration; compute it in SQL")
         self._local = self._local | names

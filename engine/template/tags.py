@@ -57,7 +57,7 @@ class TagFilter(Extension):
                 raise SyntaxProblemError(line, "`{% comment %}` is never closed", "close it with %}")
 
     def _tag(self, tag: Token, opened: list[tuple[str, int]]) -> Token:
-        """Return the tag as Jinja knows it, and update the stack of open blocks, each with its line."""
+        """Return the tag in Jinja's form, and update the stack of open blocks, each with its line."""
         name = str(tag.value)
         if name in ("end", *_ENDS):
             if not opened or (name != "end" and _ENDS[name] != opened[-1][0]):

@@ -29,7 +29,7 @@ class _Options:
     enum: Any = None
     """The values that callers may choose from, or None."""
     defined: Any = True
-    """False if the parameter may be absent: the function then returns it unchanged."""
+    """False if the parameter may be absent; the function then returns it unchanged."""
 
 
 def _convert(run: Rendering, target: ParameterType, x: Any, options: _Options) -> Any:
@@ -52,7 +52,9 @@ def _convert(run: Rendering, target: ParameterType, x: Any, options: _Options) -
 
 
 def _checked(run: Rendering, target: ParameterType, name: str | None, raw: Any, enum: Any) -> Value:
-    """Return a valid value of the type. Raises BAD_PARAMETER for a caller's bad value; dry runs use the sample."""
+    """Return a valid value of the type. Raises BAD_PARAMETER for an invalid value from a caller; dry runs use the
+    sample instead.
+    """
     subject = f"parameter `{name}`" if name else "value"
     run.spend(raw)
     try:
@@ -68,7 +70,7 @@ def _checked(run: Rendering, target: ParameterType, name: str | None, raw: Any, 
 
 
 def _check_enum(run: Rendering, target: ParameterType, name: str | None, value: Value, enum: Any) -> None:
-    """Raise BAD_PARAMETER for a value outside the author's list. Each item of an array must be in the list."""
+    """Raise BAD_PARAMETER for a value that is not in the author's list. Each item of an array must be in the list."""
     is_list = isinstance(value, list)
     member_type = parameter_type(target.type[len("Array(") : -1], run.zone) if is_list else target
     allowed = [_default(member_type, name, unwrap(e)) for e in enum]
@@ -86,7 +88,8 @@ def _default(target: ParameterType, name: str | None, raw: Any) -> Value:
         return target.check(value)
     except InvalidValueError as exc:
         with suppress(InvalidValueError):
-            # A local time that clocks skip in the workspace's zone: bind what the author wrote; the engine decides.
+            # The local time does not exist in the workspace's zone: bind what the author wrote, and leave it to the
+            # engine.
             return parameter_type(target.type).check(value)
         message = f"default or enum of parameter `{name}` must be {target.type}, got {shown(raw)}"
         raise RookeryError(TEMPLATE, message, hint=str(exc) or None) from None
@@ -115,7 +118,9 @@ def _type_function(type: str) -> Callable[..., Any]:
 
 
 def item_type(text: Any) -> Any:
-    """Return the type of an array's items. A text that cannot name a type, such as a list of values, means String."""
+    """Return the type of an array's items. A string that cannot be the name of a type, such as a list of values,
+    means String.
+    """
     return "String" if isinstance(text, str) and not text[:1].isupper() else text
 
 

@@ -1,4 +1,4 @@
-"""Records how a template uses its parameters: types, defaults, descriptions, and which of them it needs."""
+"""Records how a template uses its parameters: their types, defaults and descriptions, and whether they are needed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ class ParameterUse:
     """How a template uses one parameter. If two calls declare something differently, the first one counts."""
 
     type: str | None = None
-    """The canonical type that a type function declares; None if the template only uses the bare name."""
+    """The canonical type that a type function declares; None if the template only uses the name without a type
+    function.
+    """
     line: int = 0
     """The line of that declaration, or else of the first use."""
     needed: bool = False
@@ -29,7 +31,7 @@ class ParameterUse:
     """The keyword `required` of a type function; None if no call has it."""
     has_default: bool = False
     optional: bool = False
-    """Whether a call has a default or says `defined=False`."""
+    """Whether a call has a default or `defined=False`."""
     attributes: dict[str, Any] = field(default_factory=dict)
     """The constant keywords of type functions, such as `description` and `enum`."""
 
@@ -41,7 +43,7 @@ class Condition:
     after: Mapping[int, bool]
     """The outcomes of other conditions, by number, that lead to this one."""
     has_else: bool
-    """Whether an `elif` or `else` follows, so that text depends on the condition being false."""
+    """Whether an `elif` or `else` follows, so that some output depends on the condition being false."""
 
 
 @dataclass(slots=True)
@@ -57,7 +59,7 @@ class TemplateUsage:
     conditions: list[Condition] = field(default_factory=list)
     """The conditions; a condition's number is its position."""
     names_columns: bool = False
-    """Whether the template calls a function that writes names of columns."""
+    """Whether the template calls a function that prints names of columns."""
     type_conflicts: list[tuple[int, str]] = field(default_factory=list)
     """Parameters that are declared with two types, each as a line and a message."""
 
@@ -95,7 +97,7 @@ class TemplateUsage:
                 use.attributes.setdefault(key, constant(node))
 
     def compare(self, node: nodes.Compare, local: set[str]) -> None:
-        """Record the constants that a parameter is compared with, so that dry runs can take those branches."""
+        """Record the constants with which a parameter is compared, so that dry runs can take those branches."""
         subject = node.expr
         if isinstance(subject, nodes.Call) and isinstance(subject.node, nodes.Name) and subject.args:
             # `String(kind) == 'a'` compares the parameter just as `kind == 'a'` does.

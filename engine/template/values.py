@@ -1,7 +1,7 @@
 """The values that templates compute with: parameters, typed values, SQL fragments, and the operations on them.
 
-This module does not depend on the template engine. Only `emit` turns a value into text, as the placeholder that it is
-bound to, so no value of a request becomes part of a statement.
+This module does not depend on the template engine. Only `emit` turns a value into SQL, and it emits the placeholder
+that the value is bound to, so values from requests never become part of a statement.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from engine.template.parameters import ParameterType, Value, parameter_type
 MAX_LOOP_STEPS = 10_000
 """Maximum number of iterations of all loops in one rendering, and maximum length of a `range`."""
 MAX_VALUE_SIZE = 1_000_000
-"""Maximum size of a text or list that a template builds, in characters or items."""
+"""Maximum size of a string or list that a template builds, in characters or items."""
 MAX_WORK = 5_000_000
 """Maximum number of characters and items that all calls of one rendering process together."""
 ABSENT: Any = type("Absent", (), {"__bool__": lambda _: False, "__slots__": ()})()
@@ -40,14 +40,14 @@ class PipeError(RookeryError):
 
 
 class MissingError(Exception):
-    """The rendering cannot continue without a parameter; the text is its name."""
+    """The rendering cannot continue without a parameter; the message is its name."""
 
 
 @dataclass(slots=True)
 class Binder:
     """Collects the bound values of one statement under generated names `p1`, `p2`, …
 
-    Equal values get different names, so that the text depends only on the branches taken, not on the values.
+    Equal values get different names, so that the SQL depends only on the branches taken and not on the values.
     """
 
     bindings: dict[str, Value] = field(default_factory=dict)
@@ -79,7 +79,7 @@ class Branches:
     forced: Mapping[int, bool] = field(default_factory=dict)
     """The outcomes to force, by number of the condition."""
     seen: set[tuple[int, bool]] = field(default_factory=set)
-    """The outcomes that dry runs have had so far, each with the number of the condition."""
+    """The outcomes in dry runs so far, each with the number of the condition."""
 
 
 class Rendering:
@@ -118,7 +118,7 @@ class Rendering:
             raise RookeryError(TEMPLATE, f"the template's loops take more than {MAX_LOOP_STEPS} steps in total")
 
     def spend(self, *values: Any) -> None:
-        """Count the characters and items that a call processes, and a flat rate per object.
+        """Count the characters and items that a call processes, plus a fixed amount per object.
 
         Raises TEMPLATE above MAX_WORK.
         """
@@ -169,7 +169,7 @@ class Parameter:
 
 
 class Sql:
-    """An SQL fragment made by a template function: text that is safe by construction, and values to bind."""
+    """An SQL fragment from a template function: SQL that is safe by construction, and values to bind."""
 
     __slots__ = ("parts",)
 
@@ -177,11 +177,11 @@ class Sql:
         self.parts = parts
 
     def text(self, binder: Binder) -> str:
-        """Bind the values and return the text with their placeholders."""
+        """Bind the values and return the SQL with their placeholders."""
         return "".join(part if isinstance(part, str) else binder.bind(*part) for part in self.parts)
 
 
-# Typed values behave like values of their Python type, and keep the ClickHouse type to bind them as.
+# Typed values behave like values of their Python type, and keep the ClickHouse type with which they are bound.
 class TypedInt(int):
     """An integer of a declared type."""
 
@@ -195,7 +195,7 @@ class TypedFloat(float):
 
 
 class TypedText(str):
-    """A date, time or UUID as canonical text."""
+    """A date, time or UUID as a canonical string."""
 
     sql_type: str
 
@@ -217,7 +217,9 @@ _TYPED: dict[type, Any] = {int: TypedInt, float: TypedFloat, str: TypedText, Dec
 
 
 def typed(type_: ParameterType, value: Value) -> Any:
-    """Return a checked value as the template sees it: parsed JSON, or a value that keeps its ClickHouse type."""
+    """Return a checked value in the form that templates use: parsed JSON, or a value that keeps its ClickHouse
+    type.
+    """
     if type_.type == "JSON":
         return json.loads(str(value))
     if type_.bind in _BOUND_BY_PYTHON_TYPE:
@@ -242,7 +244,7 @@ def is_present(value: Any) -> bool:
 
 
 def emit(run: Rendering, value: Any) -> str:
-    """Return the text of one `{{ }}`: an SQL fragment unchanged, any other value as its placeholder."""
+    """Return the output of one `{{ }}`: an SQL fragment unchanged, any other value as its placeholder."""
     if type(value) is Sql:
         return value.text(run.binder)
     if type(value) is Parameter and value.raw is ABSENT:
@@ -303,7 +305,9 @@ def _inferred_type(value: Any) -> ParameterType:
 
 
 def items_of(value: Any) -> list[Any]:
-    """Return the items of a list, range or object. Raises TEMPLATE for text: its letters are never what is meant."""
+    """Return the items of a list, range or object. Raises TEMPLATE for a string, because a loop over its characters
+    is never intended.
+    """
     value = unwrap(value)
     if isinstance(value, str):
         message = "cannot loop over text"

@@ -1,7 +1,7 @@
-"""Reading the objects of a workspace from the database into the types of `engine.schema`.
+"""Reads the objects of a workspace from the database into the types of `engine.schema`.
 
-All texts are the engine's canonical ones. Two tables with the same definition therefore compare equal, even if one of
-them got some of its columns later.
+All SQL is in the engine's canonical form. So two tables with the same definition compare equal, even if some columns
+of one of them were added later.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def read_schema(warehouse: Warehouse, workspace: str, databases: Collection[str]
             views.append(_view(name, row, mark, sources, columns[name]))
         else:
             tables.append(_table(name, row, mark, columns[name], indexes[name]))
-    # A database without a mark of its own is ours if it contains tables of ours.
+    # A database without a mark belongs to us if it contains tables of ours.
     with_tables = {workspace, *(t.name.database for t in tables)}
     comments = dict(warehouse.query(_DATABASES + condition.format("name"), bindings).rows)
     ours = {name for name, comment in comments.items() if name in with_tables or _is_of(comment, workspace)}
@@ -71,7 +71,9 @@ def load_tables_named(warehouse: Warehouse, workspace: str, names: Collection[st
 
 
 def _load(warehouse: Warehouse, where: str, bindings: Mapping[str, Value]) -> None:
-    """Make the engine load tables. The catalog does not have the comment, and so the mark, of an unloaded table."""
+    """Make the engine load tables. The catalog does not have the comment, and therefore the mark, of a table that is
+    not loaded.
+    """
     if warehouse.capabilities.lazy_tables:
         # The engine has to load a table to know its data paths.
         warehouse.query(f"SELECT sum(length(data_paths)) FROM system.tables WHERE {where}", bindings)
@@ -137,7 +139,7 @@ def _view(
     return View(
         name=name,
         target=read_target(row["create_table_query"]) or missing,
-        # From the engine's dependencies. A view whose source was dropped has none.
+        # Read from the engine's dependencies. A view whose source was dropped does not have any.
         source=sources.get(name, missing),
         sql=row["as_select"],
         columns=tuple(c.name for c in columns),
@@ -151,7 +153,7 @@ def _in_order(views: Iterable[View]) -> list[View]:
     ordered: list[View] = []
     while remaining:
         filled = {v.target for v in remaining}
-        # Views in a circle have no order; they are taken as they are, so that the loop ends.
+        # Views in a cycle have no order; they are added as they are, so that the loop ends.
         ready = [v for v in remaining if v.source not in filled] or remaining
         ordered.extend(ready)
         done = {v.name for v in ready}

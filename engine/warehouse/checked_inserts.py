@@ -21,7 +21,7 @@ def insert_checked(
 ) -> None:
     """Insert NDJSON rows, and repeat the insert if its part is damaged. Raises RK6009 if every attempt fails.
 
-    The engine reports success even if a write into one of the part's files has failed.
+    The engine reports success even if a write to one of the part's files has failed.
     """
     names = tuple(columns)
     # The part must exist when the insert returns, so that it can be checked.

@@ -1,7 +1,7 @@
-"""Parsing the engine's canonical text of a table or view: clauses, settings, constraints and a view's target.
+"""Parses the engine's canonical definition of a table or view: clauses, settings, constraints and a view's target.
 
-Only text that the engine has printed is parsed here, never text of an author. It is on one line and spells everything
-in one way.
+This module only parses text that the engine has printed, never text of an author. It is on one line and has only one
+spelling for everything.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from itertools import pairwise
 
 from engine.schema import Name
 
-# An unclosed quote matches up to the end of the text. Otherwise, a text with many quotes would take quadratic time.
+# An unclosed quote matches up to the end of the text. Otherwise, text with many quotes would take quadratic time.
 _QUOTED = re.compile(
     r"'(?:[^'\\]|\\(?:.|\Z)|'')*+(?:'|\Z)|`(?:[^`\\]|\\(?:.|\Z)|``)*+(?:`|\Z)|\"(?:[^\"\\]|\\(?:.|\Z))*+(?:\"|\Z)",
     re.DOTALL,
@@ -56,7 +56,7 @@ def read_clauses(engine_full: str) -> Clauses:
 
 
 def as_expression(text: str) -> str:
-    """An index's expression as a definition needs it: several columns are enclosed in brackets."""
+    """An index's expression in the form that a definition needs: several columns are enclosed in brackets."""
     return f"({text})" if len(_split(text)) > 1 else text
 
 

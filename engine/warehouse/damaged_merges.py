@@ -1,7 +1,7 @@
-"""Undoing merges and mutations whose result is damaged, by putting their source parts back.
+"""Undoes merges and mutations whose result is damaged, by restoring their source parts.
 
 The engine keeps source parts for a while, and loads them instead of a missing result when the table is attached. A
-damaged result is never just dropped: it contains rows of earlier inserts, which no one would send again.
+damaged result is never simply dropped, because it contains rows of earlier inserts, which would not be sent again.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class Part:
     last: int
     """Number of the last block that the part contains."""
     level: int
-    """Number of merges that led to the part; an insert can make level 1."""
+    """Number of merges that led to the part; an insert can produce level 1."""
     version: int
     """Number of the last mutation; 0 without mutations."""
 
     @classmethod
     def of(cls, name: str) -> Part | None:
-        """Parse a directory's name; None if it is not that of a part."""
+        """Parse a directory's name; None if it is not the name of a part."""
         match = _NAME.fullmatch(name)
         if match is None:
             return None
@@ -41,7 +41,7 @@ class Part:
         return cls(match["partition"], *numbers)
 
     def covers(self, other: Part) -> bool:
-        """Whether this part was made from the other one, directly or in several steps."""
+        """Whether this part was merged from the other one, directly or in several steps."""
         return (
             self != other
             and self.partition == other.partition
@@ -52,7 +52,7 @@ class Part:
 
 
 def source_parts(table: Path, name: str) -> list[str]:
-    """The undamaged parts that a part was made from, as far as they still exist in the directory of its table."""
+    """The undamaged parts from which a part was merged, if they still exist in the directory of its table."""
     part = Part.of(name)
     if part is None:
         return []
@@ -61,7 +61,7 @@ def source_parts(table: Path, name: str) -> list[str]:
 
 
 def is_derived(table: Path, name: str) -> bool:
-    """Whether a merge or a mutation made a part, and not an insert. Inserts can make parts of level 1, too."""
+    """Whether a merge or a mutation produced a part, and not an insert. Inserts can also produce parts of level 1."""
     part = Part.of(name)
     if part is None:
         return False
@@ -78,7 +78,7 @@ def can_be_undone(table: Path, name: str) -> bool:
 
 
 def derived_parts(table: Path, name: str) -> list[str]:
-    """The parts that were made from a part, directly or in several steps."""
+    """The parts that were merged from a part, directly or in several steps."""
     part = Part.of(name)
     parts = ((d.name, other) for d in table.iterdir() if (other := Part.of(d.name)) is not None)
     return sorted(n for n, other in parts if part is not None and other.covers(part))
@@ -117,7 +117,7 @@ def undo_damaged(data: Path) -> None:
 
 
 def _covered(parts: dict[str, Part]) -> Iterator[str]:
-    """The parts that another part was made from. Two parts of a partition never overlap partially."""
+    """The parts from which another part was merged. Two parts of a partition never overlap partially."""
     outer: Part | None = None
     order = sorted(parts.items(), key=lambda i: (i[1].partition, i[1].first, -i[1].last, -i[1].level, -i[1].version))
     for name, part in order:

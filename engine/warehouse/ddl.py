@@ -87,7 +87,7 @@ def drop_column(name: Name, column: str) -> str:
 
 
 def modify_ttl(name: Name, ttl: str) -> str:
-    """Set a table's TTL, or remove it if the text is empty."""
+    """Set a table's TTL, or remove it if `ttl` is empty."""
     return f"ALTER TABLE {name.sql()} " + (f"MODIFY TTL {ttl}" if ttl else "REMOVE TTL")
 
 

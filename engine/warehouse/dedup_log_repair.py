@@ -1,10 +1,10 @@
-"""Repairing deduplication logs, in which a table records the blocks that it has stored.
+"""Repairs deduplication logs, in which a table records the blocks that it has stored.
 
 The engine appends a block's identity to the log before it renames the block's part into place. If the process is
 killed between the two, or the rename fails, the log has an identity without rows, and the engine would drop a retry
 as a duplicate. Entries at the end of a log without a part are therefore cut off. A full disk can also leave half a
-line in the middle of a log, with which the engine refuses to load the table; such lines are removed. Later versions
-of the engine write the log after the part and need neither.
+line in the middle of a log, and the engine then refuses to load the table; such lines are removed. Later versions of
+the engine write the log after the part, and do not need either repair.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ def _remove_broken_lines(file: Path) -> None:
 
 
 def _rewrite(file: Path, text: bytes) -> None:
-    """Replace a log by a shorter text. Done in place, because a full disk has no space for a second file."""
+    """Replace the contents of a log with shorter ones. Done in place, because a full disk has no space for a second
+    file.
+    """
     with file.open("r+b") as log:
         log.write(text)
         log.truncate(len(text))
@@ -101,7 +103,7 @@ def unfinished(data: Path, since: float) -> list[Path]:
 
 
 def _repaired(text: bytes, table: Path) -> tuple[bytes, int]:
-    """The repaired text of a log, and the number of entries cut off at its end."""
+    """The repaired contents of a log, and the number of entries cut off at its end."""
     lines = text.split(b"\n")
     cut = 1 if lines.pop() else 0
     entries = [entry for entry in map(_whole, lines) if entry is not None]
@@ -112,7 +114,7 @@ def _repaired(text: bytes, table: Path) -> tuple[bytes, int]:
 
 
 def _whole(line: bytes) -> bytes | None:
-    """The entry in a line, without the beginning of an earlier write that failed; None if there is no entry."""
+    """The entry in a line, without the beginning of an earlier failed write; None if there is no entry."""
     if _ENTRY.fullmatch(line):
         return line
     match = _RECORD.search(line)

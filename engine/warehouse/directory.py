@@ -32,7 +32,7 @@ CONFIG_TEXT = """<clickhouse>
 </clickhouse>
 """
 # A stored column gets the time zone that applies when its table is loaded. Tables are loaded outside sessions, so the
-# zone has to be in the engine's default profile: as a session setting, functions of stored columns would not use it.
+# zone must be in the engine's default profile: functions of stored columns do not use the session's setting.
 USERS_TEXT = """<clickhouse>
     <profiles><default><session_timezone>%s</session_timezone></default></profiles>
     <users>
@@ -89,7 +89,7 @@ class Directory:
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
         repair(self.path)
-        # The engine would detach damaged parts when it loads their table, and their rows would seem lost.
+        # Otherwise the engine would detach damaged parts when it loads their table, and their rows would seem lost.
         undo_damaged(self.path)
         allow_files()
         self.config = self.path / CONFIG
@@ -97,7 +97,7 @@ class Directory:
         """Whether no engine has opened the directory yet."""
 
     def configure(self, zone: str | None) -> None:
-        """Write the engine's configuration with the time zone of the stored data; None for that of the host."""
+        """Write the engine's configuration with the time zone of the stored data; None means the host's zone."""
         users = ""
         if zone is not None:
             file = self.path / USERS
@@ -106,7 +106,7 @@ class Directory:
         self.config.write_text(CONFIG_TEXT % (SOURCES_KEPT, users), encoding="utf-8")
 
     def keep(self, zone: str) -> None:
-        """Record the current layout version and the time zone in the directory, unless they are recorded already."""
+        """Record the current layout version and the time zone in the directory, unless they are already recorded."""
         mark = DirectoryMark(LAYOUT_VERSION, zone)
         if self.mark != mark:
             write_mark(self.path, zone)

@@ -38,7 +38,7 @@ from engine.warehouse.stream import ResultStream
 from engine.warehouse.time_zone import UTC, named_zone, require_zone
 
 _ATTACHES = re.compile(r"ALTER TABLE `([^`]+)`\.`([^`]+)` (?:ATTACH|REPLACE) PART")
-"""Statements that add parts which are not in the deduplication log."""
+"""Statements that add parts that are not in the deduplication log."""
 
 
 class EmbeddedWarehouse:
@@ -49,7 +49,7 @@ class EmbeddedWarehouse:
     ) -> None:
         """Open a data directory, or a private temporary one if `path` is None.
 
-        `limits` are settings that most statements have. Readers set them once, so that statements need not repeat
+        `limits` are settings of most statements. Readers set them once, so that statements do not have to repeat
         them. Raises DIRECTORY_BUSY if another process has locked the directory, ZONE if its data has another time
         zone.
         """
@@ -97,7 +97,7 @@ class EmbeddedWarehouse:
             with self._writers.lend() as handle:
                 return handle.rows(with_settings(sql, settings), used_bindings(sql, bindings))
         except EngineError as exc:
-            # If a file of statistics is empty, the engine's message does not mention a file.
+            # If a file with statistics is empty, the engine's message does not mention a file.
             if exc.code is not errors.DAMAGED and exc.engine_code != TOO_LITTLE:
                 raise
             if not self._watch.undo_after_failed_read():
@@ -114,7 +114,7 @@ class EmbeddedWarehouse:
             else:
                 handle.command(sql, used_bindings(sql, bindings), settings)
         if (attached := _ATTACHES.match(sql)) is not None:
-            # No insert made these parts, so they must not be removed in order to repeat one.
+            # These parts do not come from inserts, so they must not be removed in order to repeat an insert.
             self._watch.note([Name(attached[1], attached[2])], again=True)
 
     def insert(
@@ -264,7 +264,7 @@ _engines_lock = threading.RLock()
 
 
 def in_this_process() -> EmbeddedWarehouse:
-    """The engine that this process has open, or else a private one.
+    """The engine that this process has open, or otherwise a private one.
 
     Used to parse SQL if the ClickHouse server lacks the parser functions.
     """

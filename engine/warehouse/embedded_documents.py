@@ -21,7 +21,7 @@ MAX_BUFFERED_BYTES = 4 << 20
 MAX_BUFFERED_ROWS = 25_000
 """Largest result that is read in a single call, which takes about a millisecond. Larger results are streamed."""
 _LARGE_TEXTS = 512
-"""Number of statements that are remembered for having large results."""
+"""Maximum number of statements that are remembered because their results are large."""
 _TOO_MANY_ROWS_OR_BYTES = 396
 
 

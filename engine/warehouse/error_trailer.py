@@ -1,4 +1,4 @@
-"""Detecting errors that a ClickHouse server reports at the end of a document.
+"""Detects errors that a ClickHouse server reports at the end of a document.
 
 A server sends the HTTP status before the rows, so it can only report a later failure after them. Current servers
 append the error between markers with a random tag, which a header announces. Older servers append the bare message,
@@ -19,7 +19,7 @@ _TAIL_BYTES = 20 << 10
 """Size of the end that is withheld. A server truncates its message at 16 KiB."""
 
 _MARK = b"__exception__\r\n"
-# No line of a document begins like this: strings in CSV are quoted, and rows in JSON are objects.
+# Lines of a document never begin like this: strings in CSV are quoted, and rows in JSON are objects.
 _BARE = re.compile(rb"(?:\A|\n)Code: \d{1,9}\. DB::Exception: ")
 _ENDS = {Format.JSON: b"}", Format.PARQUET: b"PAR1"}
 

@@ -1,4 +1,4 @@
-"""Translation of the database's errors into `EngineError`.
+"""Translates the database's errors into `EngineError`.
 
 Callers see our code and the engine's message without its version, stack, query text ("In scope …") and suggestions of
 other names ("Maybe you meant …"). The engine's full text is in `detail`, for the operator's log.
@@ -51,7 +51,7 @@ CODES: Mapping[int, Code] = {
     # A value that does not match the type of its placeholder, or is missing.
     456: errors.BAD_PARAMETER,
     457: errors.BAD_PARAMETER,
-    # Text that is not SQL, or exceeds the parser's limits.
+    # A string that is not SQL, or exceeds the parser's limits.
     62: errors.SQL_SYNTAX,
     167: errors.SQL_SYNTAX,
     168: errors.SQL_SYNTAX,
@@ -140,8 +140,8 @@ _OVERLOAD = frozenset({159, 160, 173, 202, 236, 241, 252, 394, 411, 439, 735, 77
 
 _PREFIX = re.compile(r"^(?:.*?Code: \d+\. )?(?:DB::Exception: )?(?:Code: \d+\. DB::Exception: )*", re.DOTALL)
 _NUMBER = re.compile(r"Code: (\d+)\. ")
-# Where the part of a message begins that callers do not see. White space before it is stripped separately: a pattern
-# that began with white space would take quadratic time.
+# Matches the beginning of the part of a message that callers do not see. White space before it is stripped
+# separately, because a pattern that begins with white space would take quadratic time.
 _TAIL = re.compile(
     r"In scope |In query (?=WITH |SELECT )|\(in query: "
     r"|Maybe you meant|[Ww]hile executing |Stack trace|\(version \d|Expected one of|\(for url "

@@ -1,4 +1,4 @@
-"""Assembling one well-formed document from an engine that returns a large result in blocks.
+"""Assembles one well-formed document from an engine that returns a large result in blocks.
 
 The engine returns rows as JSONEachRow or CSV lines, which can be concatenated, or as one Parquet file per block.
 These functions add the rest of the document. They never hold more than one block in memory.
@@ -47,7 +47,9 @@ def csv_document(columns: Iterable[Column], rows: Iterable[bytes]) -> Iterator[b
 
 
 def parquet_document(empty: Callable[[], bytes], blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """Merge one Parquet file per block into one file with the schema of the first. `empty` is used without blocks."""
+    """Merge one Parquet file per block into a single file with the schema of the first. `empty` is used if there are
+    no blocks.
+    """
     sink = _Sink()
     writer: pq.ParquetWriter | None = None
     try:
@@ -95,7 +97,7 @@ class _Sink(io.RawIOBase):
         return len(part)
 
     def drain(self) -> bytes:
-        """Return and forget the bytes that were written since the previous call."""
+        """Return the bytes that were written since the previous call, and discard them."""
         content = b"".join(self._parts)
         self._parts.clear()
         self.pending_bytes = 0

@@ -25,7 +25,7 @@ CORRECTNESS_SETTINGS: Mapping[str, int | str] = {
     # With a skip index on x, `a OR (x, y) IN (…)` loses rows.
     "use_skip_indexes_for_disjunctions": 0,
 }
-"""Settings that disable features of the engine with wrong results, for readers and writers."""
+"""Settings that disable features of the engine that produce wrong results, for readers and writers."""
 
 READER_SETTINGS: Mapping[str, int | str] = {
     **CORRECTNESS_SETTINGS,
@@ -42,8 +42,8 @@ READER_SETTINGS: Mapping[str, int | str] = {
     # clickhouse-connect sets these two on its own connections; the engine's own connections need them as well.
     "date_time_input_format": "best_effort",
     "cast_string_to_dynamic_use_inference": 1,
-    # Time limits do not apply to the planning of a query. The verifier already bounds what is planned; these limits
-    # are for cases that it does not foresee.
+    # Time limits do not apply to the planning of a query. The verifier already limits what is planned; these limits
+    # are for cases that it does not cover.
     "max_expanded_ast_elements": 100_000,
     "query_plan_max_optimizations_to_apply": 4_000,
     "query_plan_optimize_join_order_max_searched_plans": 1_000,
@@ -56,7 +56,7 @@ SHORT_QUERY_SETTINGS: Mapping[str, int | str] = {
     # Statements already list the columns that they use, so the engine's search for unused columns finds none.
     "query_plan_remove_unused_columns": 0,
 }
-"""Settings that make short queries of the embedded engine faster without changing results."""
+"""Settings that make short queries on the embedded engine faster without changing results."""
 
 # The blocks of a Parquet document are compressed once, when they are merged.
 _UNCOMPRESSED_PARQUET = "SET output_format_parquet_compression_method = 'none'"
@@ -135,8 +135,8 @@ class Handle:
     def read_output(self, sql: str, format: str, parameters: dict[str, Any] | None) -> bytes:
         """Run a query and return its complete output in a format.
 
-        A reader calls the engine directly, because the client parses every text several times, which short queries
-        cannot afford.
+        A reader calls the engine directly, because the client parses every statement several times, which takes too
+        long for short queries.
         """
         try:
             if self._reading is None:
@@ -147,7 +147,7 @@ class Handle:
             raise translate(exc) from exc
 
     def _bind(self, sql: str, parameters: dict[str, Any] | None) -> tuple[str, dict[str, str]]:
-        """Format a statement's values as texts, which is what the engine itself accepts."""
+        """Format a statement's values as strings, which is the form that the engine itself accepts."""
         text, values = bind_query(sql, parameters, self._client.server_tz)
         # `bind_query` only returns bytes if a parameter is bytes.
         query = text if isinstance(text, str) else text.decode()

@@ -37,7 +37,7 @@ it.
 
 
 def newer_layout_error(subject: str, version: int) -> EngineError:
-    """LAYOUT_NEWER for a workspace or directory, which `subject` names."""
+    """LAYOUT_NEWER for the workspace or directory named by `subject`."""
     return EngineError(
         errors.LAYOUT_NEWER,
         (

@@ -1,7 +1,7 @@
-"""Checking the parts that were added to tables since the last check.
+"""Checks the parts that were added to tables since the last check.
 
-The engine stores a part and reports success even if a write into one of its files or into the table's deduplication
-log has failed. Without an entry in the log, a retry of the insert after a restart would store the rows a second time.
+The engine stores a part and reports success even if a write to one of its files or to the table's deduplication log
+has failed. Without an entry in the log, a retry of the insert after a restart would store the rows a second time.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class NewParts:
         self._checks: dict[str, _Check] = {}
 
     def note(self, directories: Iterable[str], *, again: bool = False) -> None:
-        """Record the present parts of tables as known. Tables with a record are skipped unless `again` is true."""
+        """Record the current parts of tables as known. Tables with a record are skipped unless `again` is true."""
         for directory in directories:
             if again or directory not in self._checks:
                 try:
@@ -73,7 +73,7 @@ class NewParts:
                 else:
                     fresh = {n for n in names if (path / n).stat().st_mtime >= self._began}
             except OSError:
-                # A merge has removed a part meanwhile. The next call checks the directory.
+                # A merge has removed a part in the meantime. The next call checks the directory.
                 continue
             damaged = {n: reason for n in sorted(fresh) if (reason := self._damage(path, n, last)) is not None}
             result += [DamagedPart(table, name, reason) for name, reason in damaged.items()]

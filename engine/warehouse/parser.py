@@ -1,4 +1,4 @@
-"""Parsing SQL with the engine's own parser: text to syntax tree and back. No SQL of authors is parsed in Python."""
+"""Parses SQL with the engine's own parser, to a syntax tree and back. Authors' SQL is never parsed in Python."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SELECT = "SelectWithUnionQuery"
 _LIMITS = (
     "SETTINGS max_parser_backtracks = 20000, max_parser_depth = 300, max_query_size = 400000, implicit_select = 0"
 )
-# The text is limited by MAX_SQL_BYTES. The JSON of its tree is several times as long.
+# The SQL is limited by MAX_SQL_BYTES. The JSON of its tree is several times as long.
 _PARSE = f"WITH parseQueryToJSON({{sql:String}}) AS j SELECT j, formatQueryFromJSON(j) {_LIMITS}"
 _FORMAT = "SELECT formatQueryFromJSON({tree:String}) SETTINGS max_query_size = 4000000"
 PARSER_FUNCTIONS = ("parseQueryToJSON", "formatQueryFromJSON")
@@ -29,7 +29,7 @@ _KIND = """WITH parseQueryToJSON({sql:String}) AS j
 SELECT JSONExtractString(j, 'type') AS kind, JSONHas(j, 'out_file') OR JSONHas(j, 'format_ast') AS more
 SETTINGS max_query_size = 1000000"""
 _ACCEPTED_TEXTS = 2048
-"""Number of texts that are remembered as a single SELECT."""
+"""Maximum number of cached strings that are a single SELECT."""
 
 Ask = Callable[[str, Mapping[str, Value]], Rows]
 
@@ -73,7 +73,7 @@ def _refused(exc: EngineError) -> EngineError:
 
 
 class Selects:
-    """Checks that a text is a single SELECT, with a cache of the texts that are.
+    """Checks that a string is a single SELECT. Positive results are cached.
 
     A reader's handle is read-only, but the engine still runs statements that write files, such as
     `INSERT INTO FUNCTION file(…)` and `INTO OUTFILE`, and some engines run several statements at once.
@@ -84,7 +84,7 @@ class Selects:
         self._accepted: LruCache[str, bool] = LruCache(_ACCEPTED_TEXTS)
 
     def check(self, sql: str) -> None:
-        """Raise SQL_SYNTAX unless the text is a single SELECT without FORMAT and INTO OUTFILE."""
+        """Raise SQL_SYNTAX unless the string is a single SELECT without FORMAT and INTO OUTFILE."""
         if sql in self._accepted:
             return
         try:

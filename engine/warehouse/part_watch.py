@@ -31,7 +31,7 @@ _NO_SUCH_PART = 232
 
 
 class Engine(Protocol):
-    """The methods needed from the engine that has the directory open."""
+    """The required methods of the engine that has the directory open."""
 
     def query(self, sql: str, bindings: Mapping[str, Value] | None = None) -> Rows: ...
     def execute(self, sql: str) -> None: ...

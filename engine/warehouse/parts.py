@@ -1,8 +1,7 @@
-"""Checking that the files of a part are complete.
+"""Checks that the files of a part are complete.
 
-Engine 26.9 stores a part and reports success even if a write into one of its files has failed. `checksums.txt` has
-the expected lengths of most files. For a few small files that it does not list, their text shows whether they are
-complete.
+ClickHouse 26.9 stores a part and reports success even if a write to one of its files has failed. `checksums.txt` has
+the expected lengths of most files. A few small files are not listed; their contents show whether they are complete.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _COUNT = re.compile(r"(\d+) (?:columns:|substreams for column )")
 
 
 def why_damaged(part: Path) -> str | None:
-    """What is wrong with the files of a part; None if nothing is, or the part no longer exists.
+    """What is wrong with the files of a part; None if they are complete, or the part no longer exists.
 
     Only lengths are checked, not the checksums of the contents.
     """
@@ -73,7 +72,7 @@ def _why_truncated(part: Path, sizes: Collection[str]) -> str | None:
 
 
 def _has_all_columns(text: str) -> bool:
-    """Whether a list of columns has as many lines as its headings announce, for columns and their substreams."""
+    """Whether a list of columns has as many lines as its headings state, for columns and their substreams."""
     version, ended, content = text.partition("\n")
     if ended and not version.endswith("version: 1"):
         return True
@@ -114,7 +113,7 @@ def _decompressed(body: bytes) -> bytes:
 
 
 class _Reader:
-    """Parses the engine's binary format of numbers and texts."""
+    """Parses the engine's binary format of numbers and strings."""
 
     def __init__(self, data: bytes) -> None:
         self._data, self._at = data, 0

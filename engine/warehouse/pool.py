@@ -18,7 +18,7 @@ H = TypeVar("H")
 class Pool(Generic[H]):
     """A pool of at most `size` handles, which are created when first needed. Thread-safe.
 
-    A borrower must give back each handle, or retire it if it may contain something of a failed query.
+    A borrower must return each handle, or retire it if it may contain output of a failed query.
     """
 
     def __init__(self, make: Callable[[], H], dispose: Callable[[H], None], *, size: int, timeout: float) -> None:
@@ -27,7 +27,7 @@ class Pool(Generic[H]):
         self._timeout = timeout
         self._closed = False
         self._lock = threading.Lock()
-        # None is a place without a handle: it was not created yet, or was retired.
+        # None is a slot without a handle, because it was not created yet or was retired.
         self._places: queue.LifoQueue[H | None] = queue.LifoQueue()
         for _ in range(size):
             self._places.put(None)
@@ -83,7 +83,9 @@ class Pool(Generic[H]):
         self.give_back(handle)
 
     def close(self, wait: float = 2.0) -> None:
-        """Close all handles, and wait up to `wait` seconds for borrowed ones. Later ones close when given back."""
+        """Close all handles, and wait up to `wait` seconds for borrowed ones. The remaining ones are closed when they
+        are returned.
+        """
         with self._lock:
             if self._closed:
                 return

@@ -1,4 +1,4 @@
-"""The interface to the database. It is small and synchronous, and knows nothing of pipes and tenants.
+"""The interface to the database. It is small and synchronous, and does not depend on pipes or tenants.
 
 Two adapters implement it: `embedded` (chDB in this process) and `server` (ClickHouse over HTTP). The same tests in
 `tests/warehouse` run against both.
@@ -26,7 +26,7 @@ SINGLE_BLOCK_SETTINGS: Mapping[str, int] = {
     "max_insert_block_size": 1_000_000_000,
     "deduplicate_blocks_in_dependent_materialized_views": 1,
 }
-"""Insert settings that make an INSERT exactly one block, so that its deduplication token identifies all its rows."""
+"""Settings that make an INSERT exactly one block, so that its deduplication token identifies all its rows."""
 
 
 class Format(StrEnum):
@@ -52,7 +52,7 @@ class Statement:
     """One SELECT, ready to run on a reader handle."""
 
     sql: str
-    """The text. It contains no value of a request, only placeholders `{name:Type}`."""
+    """The text. It never contains values from a request, only placeholders `{name:Type}`."""
     bindings: Mapping[str, Value] = field(default_factory=dict)
     """The values of the placeholders."""
     settings: Mapping[str, int | str] = field(default_factory=dict)
@@ -137,7 +137,7 @@ class WarehouseOptions:
 
 
 class DamagedPart(NamedTuple):
-    """A part of a table whose files are damaged, or that is missing in the table's deduplication log."""
+    """A part whose files are damaged, or that is missing from its table's deduplication log."""
 
     table: Name
     part: str
@@ -172,7 +172,7 @@ class Warehouse(Protocol):
         ...
 
     def keep_zone(self) -> None:
-        """Store the zone with the data, if the database has a place for it."""
+        """Store the zone with the data, if the database can store it."""
         ...
 
     def query(
@@ -239,25 +239,25 @@ class Warehouse(Protocol):
     def damaged_parts(self, tables: Iterable[Name]) -> list[DamagedPart]:
         """Damaged parts among those added since the previous call.
 
-        A part that is missing in its table's deduplication log counts as damaged, because a retry after a restart
-        would store its rows a second time. Always empty if the files are on another host.
+        A part that is missing from its table's deduplication log counts as damaged, because a retry after a restart
+        would store its rows a second time. The result is always empty if the files are on another host.
         """
         ...
 
     def remove_part(self, table: Name, part: str) -> bool:
-        """Remove a damaged part from its table. Returns whether the insert that made it must be repeated.
+        """Remove a damaged part from its table. Returns whether the insert that produced it must be repeated.
 
-        The result of a merge is only recorded. `undo_merges` and `forget_unstored_tokens` replace it by its source
+        The result of a merge is only recorded. `undo_merges` and `forget_unstored_tokens` replace it with its source
         parts if they still exist; otherwise it stays.
         """
         ...
 
     def note_damaged_merges(self) -> bool:
-        """Record damaged parts that recent merges made in tables with inserts. Returns whether there are any."""
+        """Record damaged parts that recent merges produced in tables with inserts. Returns whether there are any."""
         ...
 
     def undo_merges(self) -> None:
-        """Replace recorded parts by their source parts. Their tables are detached meanwhile."""
+        """Replace recorded parts with their source parts. Their tables are detached in the meantime."""
         ...
 
     def is_running(self, text: str) -> bool:

@@ -1,7 +1,7 @@
 """The registry: control state as rows in the workspace's own database, each a small JSON body with a kind and a name.
 
-It holds deployed files, tenants, tokens, keys and records of unfinished work, so that no second database has to be
-operated. The newest row of a name is valid. Versions are times that never go back.
+It holds deployed files, tenants, tokens, keys and records of unfinished work, so that operators do not need a second
+database. Only the newest row of each name is valid. Versions are times that never go back.
 """
 
 from __future__ import annotations

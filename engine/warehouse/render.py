@@ -1,4 +1,4 @@
-"""The text of statements: SETTINGS clauses and bindings."""
+"""Formats statements: SETTINGS clauses and bindings."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def with_quoted_integers(statement: Statement, format: Format) -> Statement:
     """Wrap a statement so that large integers are quoted in its result, if it asks for that and the format is JSON.
 
     The engine's setting applies to a whole query. It would also change the result of `toString` on an object, and so
-    the types in an object that is parsed from that text. The query therefore runs without the setting, and only the
+    the types in an object that is parsed from that string. The query therefore runs without the setting, and only the
     outer SELECT has it.
     """
     if not statement.quoted or format not in (Format.JSON, Format.NDJSON):
@@ -58,8 +58,8 @@ def with_quoted_integers(statement: Statement, format: Format) -> Statement:
 def used_bindings(sql: str, bindings: Mapping[str, Value] | None) -> dict[str, Any] | None:
     """The bindings that occur in the text, or None if none do.
 
-    With bindings but no placeholders, the client would format the text with `%` instead.
-    Raises BAD_PARAMETER if a name is not an identifier.
+    With bindings but no placeholders, the client would use `%` formatting instead. Raises BAD_PARAMETER if a name is
+    not an identifier.
     """
     if not bindings:
         return None
@@ -71,7 +71,9 @@ def used_bindings(sql: str, bindings: Mapping[str, Value] | None) -> dict[str, A
 
 
 def _value(value: Value) -> Any:
-    """Convert a value so that the client formats it for any type: it writes booleans as words, unfit for integers."""
+    """Convert a value so that the client formats it for any type: the client writes booleans as words, which are not
+    valid integers.
+    """
     if isinstance(value, bool):
         return int(value)
     if isinstance(value, list):

@@ -66,7 +66,7 @@ class ServerWarehouse:
     def __init__(
         self, url: str, options: WarehouseOptions, writer: Credentials, reader: Credentials | None = None
     ) -> None:
-        """Connect as the writer and as the reader. Without a reader, the writer's user reads as well, read-only.
+        """Connect as the writer and as the reader. Without a reader, the writer's user also runs queries, read-only.
 
         The time zone of the data is always the server's own, because tables get it when they are loaded. Raises
         UNREACHABLE, AUTHENTICATION, ENGINE if the reader lacks permissions, ZONE if the settings name another zone.
@@ -104,7 +104,7 @@ class ServerWarehouse:
         return self._zone
 
     def keep_zone(self) -> None:
-        """Do nothing: the zone is part of the server's configuration. The registry records which one it was."""
+        """Do nothing: the zone is part of the server's configuration. The registry records it."""
 
     def query(
         self, sql: str, bindings: Mapping[str, Value] | None = None, settings: Mapping[str, int | str] | None = None
@@ -141,14 +141,14 @@ class ServerWarehouse:
                 settings=dict(settings or {}),
                 fmt=format.value,
             )
-        # Rows written would count those of views too.
+        # The number of written rows would include those of views.
         return int(summary.summary.get("read_rows", 0) or summary.written_rows)
 
     def stream(self, statement: Statement, format: Format) -> Stream:
         return ResultStream(self._document(statement, format))
 
     def cancel(self, id: str) -> None:
-        # The reader's own queries: it needs no grant to end those, and may do so although it only reads.
+        # These are the reader's own queries, so it may end them without a grant, although it can only read.
         self._check_open()
         with _translated():
             self._reader.command("KILL QUERY WHERE query_id = {id:String} ASYNC", parameters={"id": id})
@@ -163,10 +163,10 @@ class ServerWarehouse:
         return frozenset(str(row[0]) for row in self.query("SELECT name FROM system.functions").rows)
 
     def forget_unstored_tokens(self) -> None:
-        """Do nothing: the logs are files of the server. `rookery doctor --deep` compares rows instead."""
+        """Do nothing: the logs are files on the server. `rookery doctor --deep` compares rows instead."""
 
     def note_parts(self, tables: Iterable[Name], *, again: bool = False) -> None:
-        """Do nothing: the parts are files of the server."""
+        """Do nothing: the parts are files on the server."""
 
     def damaged_parts(self, tables: Iterable[Name]) -> list[DamagedPart]:
         return []
@@ -179,7 +179,7 @@ class ServerWarehouse:
         return False
 
     def undo_merges(self) -> None:
-        """Do nothing: merges are never recorded, because the parts are files of the server."""
+        """Do nothing: merges are never recorded, because the parts are files on the server."""
 
     def is_running(self, text: str) -> bool:
         result = self.query(
@@ -223,7 +223,7 @@ class ServerWarehouse:
             "http_write_exception_in_output_format": 0,
             "readonly": 2,
         }
-        # Older servers lack some of the settings, and would refuse to be asked for them.
+        # Older servers lack some of the settings, and would refuse queries with them.
         settings = {name: value for name, value in candidates.items() if name in known}
         try:
             client = _client(url, reader, settings, self._pool)

@@ -1,4 +1,4 @@
-"""Repairing tables of the embedded engine while it runs: tokens without rows, and merges with damaged results.
+"""Repairs tables of the embedded engine while it runs: tokens without rows, and merges with damaged results.
 
 If the rename of a part fails, the token of its block remains in the table's deduplication log and in memory, and the
 engine drops a repeated INSERT as a duplicate. The engine only reloads the log when the table is attached, so the
@@ -26,11 +26,13 @@ from engine.warehouse.port import Rows
 log = structlog.get_logger("rookery.warehouse")
 
 OVERLAP_SECONDS = 2.0
-"""How far before the last check logs are examined again, since timestamps of file systems are not exact."""
+"""Seconds before the last check from which logs are examined again, because timestamps of file systems are not
+exact.
+"""
 
 
 class Engine(Protocol):
-    """The methods needed from the engine that has the directory open."""
+    """The required methods of the engine that has the directory open."""
 
     def query(self, sql: str) -> Rows: ...
     def execute(self, sql: str) -> None: ...
@@ -65,7 +67,7 @@ class StaleTokens:
             self._marked.add((table, part))
 
     def undo_merges(self) -> None:
-        """Replace marked parts by their source parts. Raises if a table cannot be attached again."""
+        """Replace marked parts with their source parts. Raises if a table cannot be attached again."""
         with self._lock:
             self._attach_all()
             for table in sorted({table for table, _ in self._marked}):
@@ -116,7 +118,7 @@ class StaleTokens:
         # Recorded first: if anything below fails, the next call attaches the table.
         self._detached.add(table)
         try:
-            # Waits for inserts into the table that are still running.
+            # This waits for inserts into the table that are still running.
             self._engine.execute(f"DETACH TABLE {table.sql()} SYNC")
             cut = repair_table(directory)
             log.warning("tokens of blocks that were not stored were removed", table=str(table), entries=cut)

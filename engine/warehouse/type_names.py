@@ -1,4 +1,4 @@
-"""Parsing ClickHouse's type names."""
+"""Parses ClickHouse's type names."""
 
 from __future__ import annotations
 
