@@ -37,11 +37,11 @@ log = structlog.get_logger("rookery.access")
 WATCH_SECONDS = 0.5
 """Interval at which the registry is read for changes by other servers."""
 CONTROL_THREADS = 16
-"""Threads that run control work at the same time."""
+"""Number of threads that run control work at the same time."""
 
 
 class AccessLog:
-    """Logs one line per request at level debug, without the query string, which may hold a token."""
+    """Logs one line per request at debug level, without the query string, which may contain a token."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -81,7 +81,7 @@ async def _watch(workspace: Workspace, limiter: anyio.CapacityLimiter) -> None:
 
 
 def _routes() -> list[Route]:
-    """All routes. Starlette tries them in order, so the most frequent ones are first."""
+    """All routes. Starlette tries routes in order, so the most frequent ones come first."""
     resources = (pipes, sql, datasources, operations, quarantine, project, tenants, tokens)
     return [Route(PATH, Events(), methods=["POST"]), *(route for module in resources for route in module.routes())]
 
@@ -95,7 +95,7 @@ def _services(workspace: Workspace) -> Services:
         gateway=Gateway(workspace, StagingPool(workspace)),
         limiter=anyio.CapacityLimiter(settings.readers * 2 + settings.writers * 2),
         control=anyio.CapacityLimiter(CONTROL_THREADS),
-        # Streams hold database handles already. With their own limiter they never wait for a thread behind requests
+        # Streams already hold database handles. With a separate limiter, they never wait for a thread behind requests
         # that wait for a handle.
         streams=anyio.CapacityLimiter(settings.readers),
         replacing=anyio.Lock(),
@@ -114,7 +114,7 @@ def _middleware(settings: Settings) -> list[Middleware]:
         CORSMiddleware,
         allow_origins=list(settings.cors_origins),
         allow_methods=["GET", "POST", "OPTIONS"],
-        # Pages may send any header: only the token grants access, and cookies are never read.
+        # Pages may send any header, because only the token grants access, and cookies are never read.
         allow_headers=["*"],
         expose_headers=exposed,
         max_age=600,
@@ -148,6 +148,6 @@ def create_app(workspace: Workspace) -> Starlette:
         exception_handlers={RookeryError: on_rookery_error, HTTPException: on_http_exception, Exception: on_bug},
         lifespan=lifespan,
     )
-    # A redirect would put the query string, which may hold a token, into another URL.
+    # A redirect would put the query string, which may contain a token, into another URL.
     app.router.redirect_slashes = False
     return app

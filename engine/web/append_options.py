@@ -13,7 +13,7 @@ FILE_PARAMETERS = CLIENTS | {"name", "mode", "format", "debug"}
 CLIENT_PARAMETERS = CLIENTS
 LISTING_PARAMETERS = CLIENTS | {"limit", "offset"}
 MAX_NAMED_PARAMETERS = 5
-"""Unknown parameters that an error names."""
+"""Maximum number of unknown parameters that an error names."""
 _HINTS = {"url": "rookery does not fetch rows from URLs: download the file and send it as the body"}
 
 JSON_TYPES = frozenset(
@@ -40,11 +40,11 @@ UNSPECIFIC_TYPES = frozenset(
         "application/gzip",
         "application/x-gzip",
         "application/zstd",
-        # curl sends this with --data, and browsers with a beacon, whatever the body is.
+        # curl sends this type with --data, and browsers send it with a beacon, regardless of the body.
         "application/x-www-form-urlencoded",
     }
 )
-"""Types that do not determine the format of the rows."""
+"""Content types that do not determine the format of the rows."""
 FORM_TYPE = "multipart/form-data"
 
 
@@ -67,7 +67,7 @@ def media_type(header: str) -> str:
 
 
 def format_of(header: str) -> str | None:
-    """The format that a Content-Type determines, or None. Raises RK5019 for a type that is not one of rows."""
+    """The format that a Content-Type determines, or None. Raises RK5019 for a type that is not a format of rows."""
     type = media_type(header)
     if type in UNSPECIFIC_TYPES or type == FORM_TYPE:
         return None

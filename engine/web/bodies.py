@@ -1,6 +1,6 @@
 """The bodies of control requests, as pydantic models. Unknown keys are refused (RK4029).
 
-A field's description completes the sentence of its error: "`ids` must be a list of names" (RK4009).
+A field's description completes its error message: "`ids` must be a list of names" (RK4009).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from engine.web.known_fields import check_names, unknown_name
 from engine.web.requests import json_of
 
 SMALL_BODY_BYTES = 1 << 16
-"""Largest body without files and rows."""
+"""Maximum size of a body without files and rows."""
 FILES_HINT = "each with the keys name, file and text"
 B = TypeVar("B", bound="Body")
 
@@ -34,7 +34,7 @@ class Body(BaseModel):
 
 
 class NoBody(Body):
-    """No keys at all: the URL says everything."""
+    """A body without keys: the URL has all the information."""
 
 
 class FileBody(Body):
@@ -148,7 +148,7 @@ async def body_as(model: type[B], request: Request, limit: int = SMALL_BODY_BYTE
 
 
 def _error(model: type[Body], error: ErrorDetails) -> RookeryError:
-    """The error of a body as the caller sees it, by its top-level key."""
+    """The error for a body in the form for the caller, by its top-level key."""
     key, *inner = error["loc"]
     if error["type"] == "extra_forbidden" and key == "files":
         return unknown_name("key of a file", str(inner[-1]), FileBody.model_fields)

@@ -1,7 +1,7 @@
 """HTTP connections with limits on the size of a request's head, on slow clients, and on the number of connections.
 
-Bytes are counted as they arrive, so a head that never ends costs no more than its limit. Deadlines are plain
-attributes that one timer per server checks: setting them costs a request almost nothing. Everything here runs on the
+Bytes are counted as they arrive, so an endless head takes no more memory than its limit. Deadlines are plain
+attributes that one timer per server checks, so setting them takes almost no time. All code in this module runs on the
 event loop.
 """
 
@@ -34,16 +34,20 @@ from engine.web.errors import error_body
 log = logging.getLogger("rookery.connections")
 
 RESPONSE_HEADERS = (("cache-control", "no-store"), ("x-content-type-options", "nosniff"))
-"""Headers of every response. Responses belong to one caller, their URLs may hold tokens, and rows are not scripts."""
+"""Headers of every response. Responses are for one caller, their URLs may contain tokens, and rows are not
+scripts.
+"""
 MIN_BODY_BYTES_PER_SECOND = 500
-"""A body that arrives more slowly runs into its deadline."""
+"""A body that arrives more slowly exceeds its deadline."""
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 1 << 20
-"""How long, and how much, a refused client may still send. Closed at once, the connection would lose the response."""
+"""How long, and how many bytes, a refused client may still send. If the connection were closed immediately, the
+response could be lost.
+"""
 
 
 class Phase(Enum):
-    """What a connection waits for, which decides its deadline."""
+    """What a connection waits for, which determines its deadline."""
 
     HEAD = auto()
     """The rest of a request's head."""
@@ -54,7 +58,7 @@ class Phase(Enum):
     IDLE = auto()
     """The next request."""
     REFUSED = auto()
-    """The client, which has been sent an error, to close the connection."""
+    """The client must close the connection after an error was sent to it."""
 
 
 @dataclass(slots=True)
@@ -70,7 +74,9 @@ class Bounds:
     """Checks the deadlines of all connections; None while there are no connections."""
 
     def enter(self, connection: GuardedProtocol, address: str) -> bool:
-        """Count a new connection; whether it is within the limits. A refused one counts until it is closed."""
+        """Count a new connection, and return whether it is within the limits. A refused connection counts until it is
+        closed.
+        """
         maximum = self.settings.max_connections_per_address
         fits = len(self.open) < self.settings.max_connections and (not maximum or self.by_address[address] < maximum)
         self.open[connection] = address
@@ -104,7 +110,7 @@ class Bounds:
 
 
 class _RefusedError(Exception):
-    """Stops the parsing of a request; its message is sent to the client."""
+    """Stops parsing a request. The message is sent to the client."""
 
     def __init__(self, code: Code, message: str) -> None:
         super().__init__(message)
@@ -112,7 +118,7 @@ class _RefusedError(Exception):
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """One connection, which is closed when its client sends too much, too slowly or nothing."""
+    """One connection, which is closed if its client sends too much, too slowly, or nothing."""
 
     bounds: Bounds
 
@@ -123,7 +129,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._send_deadline = 0.0
         self._head_bytes = 0
         self._in_request = False
-        # Bytes since the parser last called back. It buffers those of an unfinished line.
+        # Number of bytes since the parser last called back. The parser buffers those of an unfinished line.
         self._buffered_bytes = 0
         self._refusal: _RefusedError | None = None
         self._linger_bytes = LINGER_BYTES
@@ -134,7 +140,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if not self.bounds.enter(self, self.client[0] if self.client else ""):
             self._refuse(TOO_MANY_CONNECTIONS, TOO_MANY_CONNECTIONS.title, retry=True)
 
-    # Methods below override uvicorn's and keep its order of calls; `super()` parses and writes.
+    # The methods below override uvicorn's and keep its order of calls; `super()` parses and writes.
     def connection_lost(self, exc: Exception | None) -> None:
         self.bounds.leave(self)
         super().connection_lost(exc)
@@ -153,7 +159,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if self._buffered_bytes > self.bounds.settings.max_header_bytes and not self._refused:
             self._refuse(HEAD_TOO_LARGE, self._too_large())
 
-    # Callbacks of the parser. An exception in them ends the parsing, and uvicorn calls `send_400_response`.
+    # Callbacks of the parser. An exception in one of them stops the parsing, and uvicorn calls `send_400_response`.
     def on_message_begin(self) -> None:
         self._buffered_bytes = self._head_bytes = 0
         self._in_request = True
@@ -229,7 +235,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def _on_overdue(self, now: float) -> None:
         """Decide what a passed deadline means: the server is slow, the client is, or nothing is expected any more."""
         if self._phase is Phase.BODY and self.flow.read_paused:
-            # The server is slow here, not the client: it has not yet read what the client sent.
+            # In this case the server is slow and not the client: it has not yet read what the client sent.
             self._deadline = now + self.bounds.settings.body_seconds
         elif self._in_request:
             self._refuse(TOO_SLOW, f"the request's {self._phase.name.lower()} arrived too slowly")
@@ -237,7 +243,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.abort()
 
     def _can_respond(self) -> bool:
-        """Whether the client would take a response sent now for the response to the request being received."""
+        """Whether the client would interpret a response sent now as the response to the request being received."""
         if self.cycle is None or self.pipeline:
             return not self.pipeline
         return not self.cycle.response_started if self._phase is Phase.BODY else self.cycle.response_complete
@@ -247,7 +253,7 @@ class GuardedProtocol(HttpToolsProtocol):
         return self._phase is Phase.REFUSED or self.transport.is_closing()
 
     def _enter_phase(self, phase: Phase, seconds: float | None) -> None:
-        """Change the phase, with a deadline in seconds from now; None for no deadline."""
+        """Change the phase, with a deadline in seconds from now; None means no deadline."""
         self._phase = phase
         self._deadline = 0.0 if seconds is None else self.loop.time() + seconds
 
@@ -255,7 +261,7 @@ class GuardedProtocol(HttpToolsProtocol):
         return f"the headers are larger than {self.bounds.settings.max_header_bytes:,} bytes"
 
     def _stop_parsing(self, code: Code, message: str) -> None:
-        """Raise out of a callback of the parser. The error is sent by `send_400_response`."""
+        """Raise from a callback of the parser. `send_400_response` sends the error."""
         self._refusal = _RefusedError(code, message)
         raise self._refusal
 
@@ -268,7 +274,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.abort()
             return
         if self.cycle is not None and not self.cycle.response_complete:
-            # The application, if it runs already, sees a disconnected client and stops.
+            # If the application is already running, it sees that the client has disconnected, and stops.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self.transport.write(_error_response(code, message, retry))
@@ -304,7 +310,7 @@ def config(app: Callable[..., Any], settings: Settings) -> uvicorn.Config:
         http=guarded(settings),
         ws="none",
         access_log=False,
-        # Its log lines pass through the handler of `engine.observe`.
+        # uvicorn's log lines go through the handler of `engine.observe`.
         log_config=None,
         log_level="warning",
         lifespan="on",

@@ -1,4 +1,4 @@
-"""Shared by the routes for admins: the check of the token, work in threads, and reports of progress."""
+"""Helpers for the admin routes: checking the token, running work in threads, and reporting progress."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from engine.web.services import Services, services_of
 
 NDJSON = "application/x-ndjson"
 READ_METHODS = frozenset({"GET", "HEAD"})
-"""Methods that change nothing. Starlette routes HEAD to every GET route too."""
+"""Methods that do not change anything. Starlette also routes HEAD to every GET route."""
 Work = Callable[[Callable[[str, int, int], None]], Any]
-"""Work that calls back with its progress (what, done, total) and returns a JSON value."""
+"""Work that reports its progress (what, done, total) by a callback and returns a JSON value."""
 
 
 def admin(request: Request, *known: str) -> Services:
@@ -34,7 +34,7 @@ def admin(request: Request, *known: str) -> Services:
 
 
 async def in_thread(services: Services, work: Callable[[], Any]) -> Any:
-    """Run blocking control work in a thread; its result."""
+    """Run blocking control work in a thread, and return its result."""
     return await anyio.to_thread.run_sync(work, limiter=services.control)
 
 
@@ -60,7 +60,7 @@ async def _progress_lines(services: Services, work: Work) -> AsyncIterator[bytes
             lines.put({"failure": {**failure.as_dict(), "status": 500}})
             raise
         finally:
-            # Marks the end for the event loop, which waits for lines.
+            # Signals the end to the event loop, which waits for lines.
             lines.put(None)
 
     async with anyio.create_task_group() as group:

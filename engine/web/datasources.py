@@ -43,7 +43,7 @@ async def append(request: Request) -> Response:
     if mode not in {"append", "replace"}:
         raise RookeryError(BAD_REQUEST, f"unknown mode `{mode[:20]}`", hint="append or replace")
     content_type = request.headers.get("content-type", "")
-    # The parameter overrides the Content-Type, which must be one for rows all the same.
+    # The parameter overrides the Content-Type, which must still be a type for rows.
     declared = format_of(content_type)
     format = (query.get("format") or declared or "csv").lower()
     if format not in INPUTS:
@@ -77,7 +77,7 @@ async def receipt(request: Request) -> Response:
 
 
 async def datasources_route(request: Request) -> Response:
-    """`GET /v0/datasources` lists them for admins; `POST` appends and needs an append token only."""
+    """`GET /v0/datasources` lists them for admins; `POST` appends rows and needs only an append token."""
     if request.method == "POST":
         return await append(request)
     services = admin(request)

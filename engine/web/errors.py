@@ -1,4 +1,4 @@
-"""Errors as HTTP responses: JSON with `error`, a stable `code`, and where the code is documented."""
+"""Errors as HTTP responses: JSON with `error`, a stable `code`, and the place where the code is documented."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from engine.warehouse.errors import file_error, for_sender, is_file_error
 log = structlog.get_logger("rookery.web")
 DOCUMENTATION = "docs/errors.md"
 MAX_MESSAGE_CHARACTERS = 1000
-"""Longest message. Some messages quote what the caller sent."""
+"""Maximum length of a message. Some messages quote what the caller sent."""
 
 
 def error_body(exc: RookeryError) -> dict[str, Any]:
@@ -61,6 +61,6 @@ async def on_bug(request: Request, exc: Exception) -> Response:
     """Log an unexpected exception with its stack; the caller gets one line."""
     log.error("bug", path=request.url.path, exc_info=exc)
     if is_file_error(exc):
-        # A file of the data directory cannot be read or written, which may pass.
+        # A file in the data directory cannot be read or written, which may be temporary.
         return rendered(for_sender(file_error(exc)))
     return rendered(RookeryError(INTERNAL, "internal error", hint="the server's log has the cause"))

@@ -1,6 +1,6 @@
-"""`POST /v0/events`: small requests with most of the rows.
+"""`POST /v0/events`: receives most rows, mainly in small requests.
 
-It is an ASGI application of its own, because a framework's work per request would take longer than the append itself.
+It is a separate ASGI application, because a framework's work per request would take longer than the append itself.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ FILE_HINT = "POST /v0/datasources?format=csv or parquet accepts files"
 
 
 class Events:
-    """`POST /v0/events?name=DATASOURCE`: NDJSON, JSON objects or a JSON array; answered when the rows are stored."""
+    """`POST /v0/events?name=DATASOURCE`: NDJSON, JSON objects or a JSON array. The response is sent when the rows are
+    stored.
+    """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         timer = Timer()
@@ -59,7 +61,7 @@ class Events:
 class EventsFastPath:
     """Middleware that sends appends directly to `Events`, past all other middleware and the routes.
 
-    Requests from web pages, which carry an `Origin`, pass through: their responses need CORS headers.
+    Requests from web pages, which have an `Origin` header, pass through, because their responses need CORS headers.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -81,7 +83,7 @@ class Writer:
     datasource: str
     """What it appends to."""
     tenant: str | None
-    """The only tenant whose rows the token may append; None for any tenant."""
+    """The only tenant whose rows the token may append; None means any tenant."""
     token: str
     """The name of the token, under which its rows are counted and kept in order."""
 
@@ -97,7 +99,7 @@ def writer_of(services: Services, head: Head, query: Mapping[str, str]) -> Write
 
 
 async def _append(scope: Scope, receive: Receive, timer: Timer) -> tuple[int, dict[str, Any]]:
-    """Append a request's rows; the status and the JSON of its response."""
+    """Append a request's rows, and return the status and the JSON of the response."""
     services: Services = scope["app"].state.rookery
     head = head_of(scope)
     query = head.query()
@@ -130,7 +132,7 @@ async def _append(scope: Scope, receive: Receive, timer: Timer) -> tuple[int, di
 
 
 def append_response(outcome: AppendResult) -> dict[str, Any]:
-    """The JSON for an append: counts of rows, the first bad row, and keys that no column has."""
+    """The JSON for an append: counts of rows, the first bad row, and keys that do not belong to a column."""
     response: dict[str, Any] = {"successful_rows": outcome.rows, "quarantined_rows": outcome.quarantined}
     if outcome.refused:
         response["refused_rows"] = outcome.refused
@@ -172,7 +174,9 @@ def _check_parameters(query: Mapping[str, str]) -> None:
 
 
 def _rows_of(head: Head, receive: Receive) -> tuple[Receive, bool]:
-    """Where to receive the rows from, and whether that is a file in a form. Raises RK5019 for other types."""
+    """The source from which to receive the rows, and whether it is a file in a form. Raises RK5019 for other
+    types.
+    """
     header = head.headers.get(b"content-type")
     if header is None or header in PLAIN_CONTENT_TYPES:
         return receive, False
@@ -203,7 +207,7 @@ async def _body(request: Request, limit: int, budget: MemoryBudget, *, is_form: 
 
 
 def _replayed(message: Message, receive: Receive) -> Receive:
-    """Receives a message again that was already received, and then the following ones."""
+    """Receives an already received message again, and then the following ones."""
     pending = [message]
 
     async def receive_again() -> Message:

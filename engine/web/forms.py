@@ -9,13 +9,14 @@ from starlette.types import Message, Receive
 from engine.errors import BAD_ENCODING, MEDIA_TYPE, RookeryError
 
 MAX_PART_HEADER_BYTES = 16 << 10
-"""Most bytes in the headers of a part."""
+"""Maximum number of bytes in the headers of a part."""
 
 
 class Form:
     """A form with one part, the file.
 
-    Its methods raise RK5019 for another number of parts or an encoded part, and RK5007 for a body that is not a form.
+    Its methods raise RK5019 if the number of parts is not one or the part is encoded, and RK5007 for a body that is
+    not a form.
     """
 
     def __init__(self, content_type: str) -> None:
@@ -102,7 +103,7 @@ class Form:
 
 
 def receive_file(content_type: str, receive: Receive) -> Receive:
-    """Receives the file in a form instead of the form."""
+    """Receives only the file in a form."""
     form = Form(content_type)
 
     async def receive_chunk() -> Message:

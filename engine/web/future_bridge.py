@@ -1,4 +1,4 @@
-"""Bring the results of threads to the event loop, many at a time."""
+"""Pass the results of threads to the event loop, many at a time."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ T = TypeVar("T")
 class FutureBridge:
     """Lets tasks of one event loop wait for futures that threads complete.
 
-    One batch answers many requests. If each of its futures woke the loop, the loop would run after the first few, and
-    clients that answer at once with their next request would be spread over many small batches.
+    One batch completes many requests. If each of its futures woke the loop, the loop would run after the first few,
+    and clients that immediately send their next request would be split into many small batches.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -12,8 +12,8 @@ from engine.query.arguments import CLIENTS, CLIENTS_PREFIX
 
 IGNORED_HEADER = "x-rookery-ignored-parameters"
 MAX_IGNORED_NAMES, MAX_IGNORED_NAME_CHARACTERS = 10, 64
-"""Parameters in that header, and characters of each."""
-# Clients send JSON with these types unless they are configured otherwise. The text decides whether it is JSON.
+"""Maximum number of parameters in that header, and of characters of each."""
+# Clients send JSON with these types unless they are configured otherwise. The body itself shows whether it is JSON.
 _OBJECT_TYPES = frozenset(
     {
         "",

@@ -24,7 +24,7 @@ QUOTED = {
     "schema": {"type": "string", "enum": ["0", "1", "true", "false"]},
     "description": "1: 64-bit and larger integers are strings, because JavaScript rounds integers beyond 2^53.",
 }
-"""The only setting of the engine that a request may set."""
+"""The only engine setting that a request may change."""
 
 
 def document(build: Build, names: list[str], server: str, roles: frozenset[str] = frozenset()) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def _parameter(spec: ParameterSpec) -> dict[str, Any]:
 
 
 def _value(spec: ParameterSpec, raw: Any, *, item: bool = False) -> Any:
-    """A value from the pipe's file, which may be written as text, as JSON of the parameter's type."""
+    """Convert a value from the pipe's file, which may be a string, to JSON of the parameter's type."""
     type = spec.type.removeprefix("Array(").removesuffix(")") if item else spec.type
     try:
         value = coerce(spec.name, type, raw)
@@ -169,7 +169,7 @@ def _with_range(kind: str, schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _schema_of(kind: str, large: str | list[str] = "integer") -> dict[str, Any]:
-    """JSON Schema of a ClickHouse type in JSON output; `large` is the JSON type of integers of 64 bits and more."""
+    """JSON Schema of a ClickHouse type in JSON output; `large` is the JSON type of 64-bit and larger integers."""
     inner = _WRAPPED.fullmatch(kind)
     if inner and inner.group(1) == "Array":
         return {"type": "array", "items": _schema_of(inner.group(2), large)}

@@ -28,7 +28,7 @@ async def ready(request: Request) -> Response:
     services = services_of(request)
     if services.stopping:
         return JSONResponse({"ready": False, "reason": "stopping"}, 503)
-    # Half of the readers stuck: a load balancer should send queries to other servers.
+    # If half of the readers are stuck, a load balancer should send queries to other servers.
     stuck, readers = services.queries.running.stuck(), services.workspace.settings.readers
     if 2 * stuck >= readers:
         problem = f"{stuck} of {readers} readers run queries that did not stop at their time limit"
@@ -50,7 +50,7 @@ async def fanout_route(request: Request) -> Response:
 
 
 async def fanout_retry(request: Request) -> Response:
-    """`POST /v0/fanout/retry`: try failing tenants again now."""
+    """`POST /v0/fanout/retry`: retry failing tenants now."""
     services = admin(request)
     await body_as(NoBody, request)
     return JSONResponse(await in_thread(services, partial(fanout_status.retry, services.workspace)))

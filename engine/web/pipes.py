@@ -26,9 +26,9 @@ from engine.workspace.workspace import Workspace
 
 FORMATS = {"json": Format.JSON, "csv": Format.CSV, "ndjson": Format.NDJSON, "parquet": Format.PARQUET}
 MAX_PARAMETER_BYTES = 1 << 20
-"""Largest body with parameters."""
+"""Maximum size of a body with parameters."""
 ROLES = {"PIPES:READ": "read", "DATASOURCES:READ": "read", "DATASOURCES:APPEND": "append", "ADMIN": "admin"}
-"""Roles in the OpenAPI document by type of scope."""
+"""Roles in the OpenAPI document by scope type."""
 
 
 async def call_pipe(request: Request) -> Response:

@@ -37,7 +37,7 @@ async def push_route(request: Request) -> Response:
 
 
 async def materialize_route(request: Request) -> Response:
-    """`POST /v0/materialize`: propose the files of a materialized pipe and its target. Changes nothing."""
+    """`POST /v0/materialize`: propose the files of a materialized pipe and its target, without changing anything."""
     services = admin(request)
     body = await body_as(MaterializeBody, request, services.workspace.settings.max_body)
     proposed = materialize.MaterializeRequest(body.pipe, body.target, body.node, body.per_tenant)

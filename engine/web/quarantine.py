@@ -1,4 +1,4 @@
-"""Routes on quarantine. Admin tokens only: a quarantine holds rows of all tenants."""
+"""Routes on quarantine, for admin tokens only, because a quarantine has rows of all tenants."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from engine.web.services import Services, services_of
 
 DEFAULT_LISTED_ROWS, MAX_LISTED_ROWS = 100, 10_000
 MAX_OFFSET = 1 << 62
-"""Largest number of rows to skip; the engine reads it as a 64-bit integer."""
+"""Maximum number of rows to skip; the engine reads it as a 64-bit integer."""
 
 
 async def quarantine_route(request: Request) -> Response:
@@ -73,7 +73,7 @@ def _ids(body: SelectedRowsBody | ReplayBody) -> list[str] | None:
 
 
 def _corrected(body: ReplayBody) -> dict[str, str]:
-    """Corrected texts by row id. Raises RK4009 for a row that is listed twice."""
+    """The corrected text of rows by row id. Raises RK4009 for a row that is listed twice."""
     if "rows" in body.model_fields_set and body.rows is None:
         raise RookeryError(BAD_REQUEST, "`rows` must be a list of objects with `id` and `text`, both strings")
     corrected: dict[str, str] = {}

@@ -1,4 +1,6 @@
-"""From a query to its response: wait for a reader, run the query in a thread, cancel it if its client disconnects."""
+"""Turns a query into a response: waits for a reader, runs the query in a thread, and cancels it if the client
+disconnects.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from engine.web.services import Services, services_of
 from engine.web.streaming import CONTENT_TYPES, Release, StreamedResponse
 
 WATCH_AFTER_SECONDS = 0.1
-"""How long a query runs before its client is watched. Most queries have ended by then."""
+"""How many seconds a query runs before its client is watched. Most queries have ended by then."""
 CANCEL_INTERVAL_SECONDS = 0.5
 """Interval at which a query is cancelled again until it has ended."""
 
@@ -69,7 +71,7 @@ async def _run_watched(
 class _DisconnectWatcher:
     """Cancels a query when its client has disconnected, repeatedly until the query has ended.
 
-    Once is not enough: KILL QUERY has no effect on a query that the engine has not registered yet.
+    It is repeated because KILL QUERY has no effect on a query that the engine has not registered yet.
     """
 
     def __init__(self, request: Request, services: Services, ticket: Ticket) -> None:

@@ -1,4 +1,4 @@
-"""Read requests: the token and headers, parameters from the query and the body, and bodies of limited size."""
+"""Reads requests: the token and headers, parameters from the query and the body, and bodies of limited size."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_KEY_CHARACTERS = 255
 TENANT_HEADER = "x-rookery-tenant"
 """The header by which an admin runs a query as a tenant."""
 _UNREPEATABLE_HEADERS = (b"authorization", b"idempotency-key", TENANT_HEADER.encode())
-"""Headers that must not be sent with two values: which one counts would be a guess."""
+"""Headers that must not be sent with two values, because it would be unclear which one applies."""
 _GZIP_MAGIC = b"\x1f\x8b"
 _FORM = re.compile(rb"[A-Za-z_]\w*=")
 _HEAD_KEY = "rookery.head"
@@ -42,7 +42,7 @@ class Head:
     parameters: list[tuple[str, str]]
 
     def token(self) -> str | None:
-        """The token, from `Authorization: Bearer` or `?token=`. It must not be sent with two values."""
+        """The token, from `Authorization: Bearer` or `?token=`. Two different tokens are refused."""
         scheme, _, value = self.headers.get(b"authorization", b"").decode("latin-1").partition(" ")
         bearer = value.strip() if scheme.lower() == "bearer" else None
         in_query = _once("token", (value for name, value in self.parameters if name == "token"))
@@ -72,7 +72,7 @@ class Head:
 
 
 def head_of(scope: Scope) -> Head:
-    """The head of a request, parsed once. Raises RK4009 for two values of a header that must have one."""
+    """The head of a request, parsed once. Raises RK4009 for two values of a header that must have only one."""
     head: Head | None = scope.get(_HEAD_KEY)
     if head is None:
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
@@ -135,7 +135,7 @@ async def decompressed_chunks(request: Request, limit: int, budget: MemoryBudget
                 budget.reserve(len(chunk))
                 yield chunk
                 if len(chunk) == OUTPUT_BYTES:
-                    # A few bytes can decompress to many chunks: let other requests run in between.
+                    # A few bytes can decompress to many chunks, so let other requests run in the meantime.
                     await anyio.sleep(0)
     except ClientDisconnect as exc:
         raise _disconnected() from exc
@@ -194,7 +194,9 @@ async def parameters_of(request: Request, limit: int) -> dict[str, Any]:
 
 
 async def sql_of(request: Request, limit: int) -> tuple[str, dict[str, Any]]:
-    """Ad-hoc SQL and its parameters. The SQL is in `q` of the query, a form or a JSON object, or is the raw body."""
+    """Ad-hoc SQL and its parameters. The SQL is in `q` (in the query string, a form or a JSON object), or it is the
+    raw body.
+    """
     parameters = _with_repeated(head_of(request.scope).parameters)
     if request.method == "POST":
         body = (await body_of(request, limit)).strip()
@@ -221,7 +223,7 @@ def _utf8(body: bytes) -> str:
 
 def _body_parameters(body: bytes) -> dict[str, Any]:
     """Parameters in a JSON object or a form. Raises RK4009."""
-    # Clients send wrong content types, so the text decides whether it is JSON or a form.
+    # Clients send wrong content types, so the body itself determines whether it is JSON or a form.
     if body.lstrip().startswith(b"{"):
         return _json_object(body)
     try:

@@ -1,4 +1,4 @@
-"""Show and remove one deployed resource, for the routes on pipes and on datasources."""
+"""Shows and removes one deployed resource, for the routes on pipes and on datasources."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from engine.web.services import services_of
 async def resource(request: Request, kind: str, name: str) -> Response:
     """`GET` shows a resource of a kind (`pipe` or `datasource`); `DELETE` with `force` and `dry_run` removes it.
 
-    Raises RK4003 for tokens that are not an admin's.
+    Raises RK4003 for non-admin tokens.
     """
     services = services_of(request)
     authorize.authenticate(services.workspace, head_of(request.scope).token()).require_admin()

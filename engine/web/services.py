@@ -1,4 +1,4 @@
-"""The services that routes share. They are made once per application, when it starts."""
+"""The services that routes share. They are created once per application, when it starts."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ from engine.workspace.workspace import Workspace
 
 @dataclass(slots=True)
 class Services:
-    """The services of a running application. All are used from the event loop; most start work in threads."""
+    """The services of a running application. All of them are used from the event loop; most of them start work in
+    threads.
+    """
 
     workspace: Workspace
     queries: Queries
     gateway: Gateway
     limiter: anyio.CapacityLimiter
-    """Bounds the threads that run queries and read uploads."""
+    """Limits the threads that run queries and read uploads."""
     control: anyio.CapacityLimiter
-    """Bounds the threads that run control work. Separate, so that queries cannot delay it."""
+    """Limits the threads that run control work. It is separate, so that queries cannot delay this work."""
     streams: anyio.CapacityLimiter
-    """Bounds the threads that read from started queries."""
+    """Limits the threads that read from started queries."""
     replacing: anyio.Lock
     """Held while the rows of a datasource are replaced: one replacement at a time."""
     appended: FutureBridge
-    """Brings the results of appends from threads to the event loop."""
+    """Passes the results of appends from threads to the event loop."""
     reader_queue: ReaderQueue
     health: Health
     stopping: bool = False

@@ -1,4 +1,4 @@
-"""Responses that hold a database handle, and return it whether or not the client reads to the end."""
+"""Responses that hold a database handle, and return it even if the client does not read to the end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CONTENT_TYPES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """What a response does about its query when it ends."""
+    """What a response does with its query when it ends."""
 
     leave: Callable[[], None]
     """Returns the caller's reader. Runs on the event loop."""

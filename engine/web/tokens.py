@@ -17,11 +17,11 @@ from engine.web.bodies import NoBody, SigningKeyBody, TokenBody, body_as
 from engine.web.control import READ_METHODS, admin, in_thread
 
 MAX_TOKEN_BODY_BYTES = 1 << 20
-"""Largest body of a token, whose filters may be long."""
+"""Maximum size of the body for a token, whose filters may be long."""
 
 
 async def tokens_route(request: Request) -> Response:
-    """`GET /v0/tokens` lists tokens; `POST` makes a static token or, with `ttl` or `expiration_time`, a JWT."""
+    """`GET /v0/tokens` lists tokens; `POST` creates a static token or, with `ttl` or `expiration_time`, a JWT."""
     reading = request.method in READ_METHODS
     services = admin(request, *(() if reading else ("name", "scope", "expiration_time")))
     if reading:
@@ -80,7 +80,7 @@ async def token_route(request: Request) -> Response:
 
 
 async def token_refresh(request: Request) -> Response:
-    """`POST /v0/tokens/NAME/refresh`: replace a static token's text."""
+    """`POST /v0/tokens/NAME/refresh`: replace a static token."""
     services = admin(request)
     await body_as(NoBody, request)
     work = partial(tokens.refresh, services.workspace, request.path_params["name"])

@@ -34,12 +34,12 @@ MAX_BATCHES_IN_FLIGHT = 2
 """Batches of one upload that are stored at the same time."""
 UNLIMITED_BYTES = 1 << 60
 WHOLE_PARQUET_BYTES = 32 << 20
-"""Largest Parquet file that is stored as one batch."""
+"""Maximum size of a Parquet file that is stored as one batch."""
 
 
 @dataclass(slots=True)
 class UploadTotals:
-    """What became of the rows of one upload so far."""
+    """The outcome of the rows of one upload so far."""
 
     batches: int = 0
     """Batches whose outcome is known."""
@@ -71,7 +71,7 @@ class Upload:
     """One file for one datasource.
 
     The same bytes are always split into the same batches, and each batch has an idempotency key derived from the
-    upload's key. So a repeated upload with a key stores only what the first one did not.
+    upload's key. So a repeated upload with a key stores only what the first one did not store.
     """
 
     def __init__(self, services: Services, writer: Writer, format: Input, key: str | None) -> None:
@@ -83,7 +83,9 @@ class Upload:
         self._target: Name | None = None
 
     async def append(self, request: Request) -> dict[str, Any]:
-        """Append the request's rows; the JSON of the response. An error's hint says how many rows are stored."""
+        """Append the request's rows, and return the JSON of the response. An error's hint says how many rows are
+        stored.
+        """
         in_flight: deque[tuple[asyncio.Future[AppendResult], int]] = deque()
         try:
             with self._memory_budget() as budget:
@@ -99,7 +101,7 @@ class Upload:
         except RookeryError as exc:
             raise self._with_progress(exc) from exc
         finally:
-            # Read the errors of batches that nothing waits for any more, so that asyncio does not log them.
+            # Retrieve the errors of batches for which nothing waits anymore, so that asyncio does not log them.
             for pending, _ in in_flight:
                 pending.add_done_callback(lambda f: f.cancelled() or f.exception())
         if not self._totals.rows and not self._totals.quarantined:
@@ -110,7 +112,7 @@ class Upload:
         """Replace all rows of the datasource with the request's; after an error the old rows are still there."""
         workspace, limiter = self._services.workspace, self._services.limiter
         replacement = await anyio.to_thread.run_sync(Replacement, workspace, self._writer.datasource, limiter=limiter)
-        # One at a time: two replacements of one datasource would fill and drop the same new table.
+        # Only one at a time: two replacements of one datasource would fill and drop the same new table.
         async with self._services.replacing:
             await anyio.to_thread.run_sync(replacement.begin, limiter=limiter)
             self._target = replacement.name
@@ -134,7 +136,7 @@ class Upload:
 
     def _send(self, batch: bytes) -> Future[AppendResult]:
         self._totals.batches += 1
-        # Rows of a replacement go to a new table, so no earlier upload can have stored them.
+        # Rows of a replacement go to a new table, so an earlier upload cannot have stored them.
         key = part_key(self._key, self._totals.batches) if self._key and self._target is None else None
         return self._services.gateway.submit(
             Append(
@@ -158,18 +160,18 @@ class Upload:
                 return
             chunker = Chunker("csv" if self._format is Input.CSV else "ndjson")
             async for chunk in decompressed_chunks(request, UNLIMITED_BYTES, budget):
-                # In a thread: hostile rows can make the search for their ends slow.
+                # Done in a thread, because hostile rows can make the search for their ends slow.
                 for batch in await anyio.to_thread.run_sync(
                     self._split, chunker, chunk, limiter=self._services.limiter
                 ):
                     yield batch
-                # The chunker holds the row whose end has not arrived, however long it is.
+                # The chunker holds the row whose end has not arrived, no matter how long it is.
                 budget.resize(chunker.held)
             for batch in chunker.finish():
                 yield batch
 
     async def _parquet_batches(self, request: Request, budget: MemoryBudget) -> AsyncIterator[bytes]:
-        """A Parquet file in batches. Its directory is at its end, so a large file is first spooled to disk."""
+        """A Parquet file in batches. Its metadata is at the end, so a large file is first written to disk."""
         limiter = self._services.limiter
         with SpooledTemporaryFile(max_size=WHOLE_PARQUET_BYTES) as file:
             async for chunk in decompressed_chunks(request, UNLIMITED_BYTES, budget):
@@ -190,7 +192,7 @@ class Upload:
                 batches.close()
 
     def _spool(self, file: SpooledTemporaryFile[bytes], chunk: bytes) -> None:
-        """Append a chunk to the file. Raises RK6008 when less of the disk is free than the file occupies."""
+        """Append a chunk to the file. Raises RK6008 if the disk has less free space than the file occupies."""
         file.write(chunk)
         if (size := file.tell()) > WHOLE_PARQUET_BYTES:
             directory = gettempdir()
@@ -203,7 +205,7 @@ class Upload:
         return list(chunker.feed(chunk))
 
     def _with_progress(self, exc: RookeryError) -> RookeryError:
-        """The error with a hint about the rows that are stored already."""
+        """The error, with a hint about the rows that are already stored."""
         if not self._totals.rows and not self._totals.quarantined:
             return exc
         hint = f"{self._totals.rows:,} rows are stored; with an Idempotency-Key the same upload can be repeated"

@@ -1,4 +1,4 @@
-"""Ask the engine about types: the columns of a query, and the canonical form of a definition, over empty tables."""
+"""Asks the engine about types, over empty tables: the columns of a query, and the canonical form of a definition."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ANALYSIS_SETTINGS: Mapping[str, int] = {"max_execution_time": 5, "max_memory_usa
 
 
 class Analyser:
-    """Asks the engine about types, in a scratch database without rows. Caches the answers. Safe for threads."""
+    """Asks the engine about types, in a scratch database without rows. Results are cached. Safe for threads."""
 
     def __init__(self, warehouse: Warehouse, workspace: str) -> None:
         self._warehouse = warehouse
@@ -61,7 +61,8 @@ class Analyser:
     ) -> tuple[int, RookeryError] | None:
         """The position of the first change that the engine refuses on an empty copy of a table, and the error.
 
-        Each change makes its statement for a table of the given name. Raises errors that are not about the change.
+        Each change creates its statement for a table with the given name. Raises errors that do not concern the
+        change.
         """
         copy = Name(self._database, f"a_{table.name.name}")
         with self._lock:
@@ -93,7 +94,7 @@ class Analyser:
         return self._types[type]
 
     def is_true(self, condition: str) -> bool:
-        """Whether a SELECT without tables returns a true value. False also if it cannot be computed."""
+        """Whether a SELECT without tables returns a true value. Also False if it cannot be computed."""
         try:
             return bool(self._warehouse.query(condition, None, ANALYSIS_SETTINGS).rows[0][0])
         except EngineError as exc:
@@ -102,7 +103,7 @@ class Analyser:
             return False
 
     def canonical(self, desired: Schema) -> Schema:
-        """The schema in which every table has the form that the catalog would show after its creation."""
+        """The schema with every table in the form that the catalog would show after its creation."""
         fresh = {k: t for t in desired.tables.values() if self._canonical.get(k := _identity(t)) is None}
         if fresh:
             with self._lock:
@@ -129,7 +130,7 @@ class Analyser:
             self._warehouse.execute(ddl.drop_table(name))
 
     def _ensure(self, table: Table) -> None:
-        """Create a table in the scratch database, unless it is there in this form. The lock must be held."""
+        """Create a table in the scratch database, unless it already exists in this form. The lock must be held."""
         identity = _identity(table)
         if self._tables.get(table.name) == identity:
             return

@@ -1,4 +1,6 @@
-"""Check the disk of the workspace: whether it has space for more rows, and parts with missing or empty files."""
+"""Checks the disk of the workspace: whether it has space for more rows, and whether parts have missing or empty
+files.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ NEARLY_FULL_RESERVES = 3
 READY_RESERVES = 2
 """With less free space than this multiple of the reserve, larger requests are refused and the server is not ready."""
 WRITE_AMPLIFICATION = 3
-"""Bytes on disk for each byte of a request, at most, including everything that is derived from it."""
+"""Maximum bytes on disk for each byte of a request, including everything derived from it."""
 
 _PART = re.compile(r"[^_]+(?:_\d+){3,4}")
 """The directory of an active part: partition, blocks, level, and mutation."""
@@ -37,7 +39,7 @@ class Damage:
 
 
 def reserve_of(workspace: Workspace, space: Space) -> int:
-    """Bytes that are kept free for records, merges and everything that is derived from rows."""
+    """Number of bytes that are kept free for records, merges and everything derived from rows."""
     configured = workspace.settings.min_free
     return configured if configured is not None else min(MAX_RESERVE_BYTES, space.total // RESERVE_SHARE)
 
@@ -45,7 +47,7 @@ def reserve_of(workspace: Workspace, space: Space) -> int:
 def shortage(workspace: Workspace, size: int | None = None) -> str | None:
     """Why there is not enough space for `size` bytes of rows; None if there is, or if the free space is not known.
 
-    Without a size: why the server is not ready.
+    Without a size, returns why the server is not ready.
     """
     space = workspace.warehouse.disk_space()
     if space is None:
@@ -59,8 +61,8 @@ def shortage(workspace: Workspace, size: int | None = None) -> str | None:
 def require_space(workspace: Workspace, size: int) -> None:
     """Raise RK6008 unless there is space for `size` bytes of rows. Does nothing for a ClickHouse server.
 
-    Rookery checks this itself, because the engine ignores some writes that fail on a full disk. The disk of a server
-    is guarded by the server's own settings, and only the health checks look at it.
+    rookery checks this itself, because the engine ignores some failed writes on a full disk. For a ClickHouse server,
+    this is the job of the server's own settings, and rookery examines its disk only in health checks.
     """
     if not workspace.warehouse.capabilities.embedded:
         return
@@ -92,7 +94,7 @@ def require_spool_space(workspace: Workspace, space: Space, size: int) -> None:
 def damaged_parts(workspace: Workspace) -> Iterator[Damage]:
     """Parts that the engine has detached as broken, and active parts with missing or empty files.
 
-    Only an embedded engine's files are checked, and only whether they exist and are not empty.
+    Only an embedded engine's files are checked, and only to see whether they exist and are not empty.
     """
     own = "(database = {w:String} OR startsWith(database, concat({w:String}, '_nest')))"
     broken = workspace.warehouse.query(
@@ -121,7 +123,7 @@ def damaged_parts(workspace: Workspace) -> Iterator[Damage]:
 
 
 def _damaged_in_unlisted(workspace: Workspace, own: str, listed: set[Name]) -> Iterator[Damage]:
-    """Damage in tables that the engine loads on first use. Until then, it does not list their parts."""
+    """Damage in tables that the engine loads on first use. Until then, the engine does not list their parts."""
     if not workspace.warehouse.capabilities.lazy_tables:
         return
     tables = workspace.warehouse.query(

@@ -12,9 +12,9 @@ from engine.warehouse.registry import Registry
 
 BACKFILL_KIND = "history"
 DEFERRED_KIND = "deferred"
-"""Kind of the records of views that could not be created yet: the tenant that they wait for, and since when."""
+"""Kind of the records of views that could not be created yet, with the tenant that they wait for and the time."""
 COMPLETE_KIND = "settled"
-"""Kind of the record of the newest block of each table that has reached all views."""
+"""Kind of the record with each table's newest block that has reached all views."""
 
 
 class RegistryJournal:
@@ -36,7 +36,7 @@ class RegistryJournal:
         return [Backfill.of(b) for b in self._registry.read(BACKFILL_KIND).values()]
 
     def record_consumed(self, views: Sequence[View], empty: Collection[Name]) -> None:
-        """Record from which part of their sources the targets of views are made. No insert may run.
+        """Record from which part of their sources the targets of views are computed. Inserts must be blocked.
 
         The sources of the views in `empty` have no rows.
         """
@@ -44,12 +44,12 @@ class RegistryJournal:
         known = self._registry.read(COVERAGE_KIND) if views else {}
         consumed = {v.name: Consumed() if v.name in empty else coverage.consumed(v) for v in views}
         bodies = {str(n): c.as_dict() for n, c in consumed.items()}
-        # Without a record, a target counts as made from nothing, so such a record need not be written.
+        # Without a record, a target counts as computed from nothing, so such a record does not have to be written.
         nothing = Consumed().as_dict()
         self._registry.write(COVERAGE_KIND, {n: b for n, b in bodies.items() if b != known.get(n, nothing)})
 
     def record_continued(self, views: Sequence[View]) -> None:
-        """Record that targets contain rows of earlier queries up to now. No insert may run."""
+        """Record that targets contain rows of earlier queries up to now. Inserts must be blocked."""
         coverage = Coverage(self._registry.warehouse, self._registry, Schema())
         self._registry.write(COVERAGE_KIND, {str(v.name): coverage.continued(v).as_dict() for v in views})
 
@@ -63,5 +63,7 @@ class RegistryJournal:
         self._registry.write(DEFERRED_KIND, {n: b for n, b in bodies.items() if n not in known})
 
     def record_newest_blocks(self) -> None:
-        """Record the newest blocks of the workspace's tables, which have reached all views. No insert may run."""
+        """Record the newest blocks of the workspace's tables, which have reached all views. Inserts must be
+        blocked.
+        """
         self._registry.write(COMPLETE_KIND, {"blocks": self._registry.newest_blocks()})

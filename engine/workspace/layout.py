@@ -1,8 +1,8 @@
-"""Migrate a workspace that an earlier version of rookery wrote to the current layout.
+"""Migrates a workspace of an earlier version of rookery to the current layout.
 
 `MIGRATIONS` is the ordered list of steps between opening the database and reading the deployed files; steps that need
-the compiled workspace are in `control/migrations.py`. A step is recorded in the registry when it is complete. A kill
-before that makes it run again at the next start, so every step must be idempotent.
+the compiled workspace are in `control/migrations.py`. A step is recorded in the registry when it is complete. If the
+process is killed before that, the step runs again at the next start, so every step must be idempotent.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class Migration(Generic[T]):
     """A step to the current layout."""
 
     name: str
-    """It is stored, so it never changes."""
+    """The name is stored, so it must never change."""
     run: Callable[[T], None]
-    """Must be idempotent: a kill may repeat it from any point."""
+    """Must be idempotent, because it may be killed at any point and repeated."""
 
 
 def _keep_zone(opening: Opening) -> None:
@@ -51,13 +51,13 @@ def _keep_zone(opening: Opening) -> None:
 
 
 MIGRATIONS: tuple[Migration[Opening], ...] = (Migration("time zone", _keep_zone),)
-"""In order. New steps are added at the end, and none is ever removed."""
+"""In order. Add new steps at the end, and never remove one."""
 
 
 def migrate(opening: Opening) -> None:
-    """Migrate a workspace to the current layout; mark a new one as having it.
+    """Migrate a workspace to the current layout; record the layout in a new workspace.
 
-    Raises LAYOUT_NEWER or ZONE before anything is written. Raises MIGRATION_FAILED; the steps before stay complete.
+    Raises LAYOUT_NEWER or ZONE before anything is written. Raises MIGRATION_FAILED; earlier steps stay complete.
     """
     registry = opening.registry
     version = layout_of(registry)

@@ -51,7 +51,7 @@ def _reader(settings: Settings) -> Credentials | None:
 def _make_private(settings: Settings) -> None:
     """Remove other users' access to `.rookery/`, which older versions allowed."""
     if settings.state_directory.name == HOME:
-        # If that is not possible, opening the directory reports why.
+        # If that fails, opening the directory will report the reason.
         with suppress(OSError):
             private_directory(settings.state_directory)
 
@@ -62,7 +62,9 @@ def table_count(data: Path) -> int:
 
 
 def has_workspace(settings: Settings) -> bool:
-    """Whether the workspace exists. Creates nothing. Raises RK6001 while another process may be creating it."""
+    """Whether the workspace exists. Does not create anything. Raises RK6001 while another process may be creating
+    it.
+    """
     if settings.clickhouse_url is None:
         metadata = settings.data / "metadata"
         exists = any((metadata / name).exists() for name in (f"{settings.workspace}.sql", settings.workspace))

@@ -1,7 +1,7 @@
-"""Try changes of tables on empty copies before any step of a plan is applied.
+"""Tries changes of tables on empty copies before any step of a plan is applied.
 
 The engine refuses some changes only when they are made: another type of a key column, a conversion that does not
-exist, a setting that cannot change. In the middle of a plan, such a refusal would leave half of it applied.
+exist, a setting that cannot change. In the middle of a plan, such a refusal would leave the plan half applied.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Refusal:
 
 
 def refused_changes(steps: Iterable[Step], live: Schema, analyser: Analyser) -> Iterator[Refusal]:
-    """The first refused change of each table. Of tables of many tenants that are alike, only one is tried.
+    """The first refused change of each table. If many tenants have equal tables, only one of them is tried.
 
-    Raises errors of the database that are not about the change.
+    Raises errors of the database that do not concern the change.
     """
     by_table: dict[Name, list[Alteration]] = {}
     for step in steps:
@@ -43,7 +43,7 @@ def refused_changes(steps: Iterable[Step], live: Schema, analyser: Analyser) -> 
         if shape in seen:
             continue
         seen.add(shape)
-        # In the order in which they are applied: columns are dropped last.
+        # Changes are tried in the order in which they are applied: columns are dropped last.
         ordered = sorted(alterations, key=lambda s: isinstance(s, DropColumn))
         refused = analyser.first_refused(live.tables[name], [partial(_sql, s) for s in ordered])
         if refused is not None:
@@ -52,7 +52,7 @@ def refused_changes(steps: Iterable[Step], live: Schema, analyser: Analyser) -> 
 
 
 def _sql(step: Alteration, name: Name) -> str:
-    """The statement of a step for a table of another name."""
+    """The statement of a step for a table with another name."""
     if isinstance(step, AddColumn):
         return ddl.add_column(name, step.column)
     if isinstance(step, ChangeColumn):

@@ -55,7 +55,7 @@ class Workspace:
         self.attached: dict[str, Closable] = {}
         """Services that are closed with the workspace, by name."""
         self.on_views_deferred: Callable[[], None] = lambda: None
-        """Called after views could not be created because rows are still on their way to a tenant."""
+        """Called if views could not be created because rows have not been delivered to a tenant yet."""
         self._create_secrets()
         self._refreshing = threading.Lock()
         self._current = self._load(None)
@@ -90,14 +90,14 @@ class Workspace:
     ) -> Build:
         """Compile a project against this database, without the resources in `reported`. Raises Problems.
 
-        The pipes in `tolerated` may share tenants' rows without declaring it, because they are deployed like this;
-        with None, all may.
+        The pipes in `tolerated` may share tenants' rows without a declaration, because they are already deployed;
+        None means all pipes.
         """
         return build(project, self.name, self.verifier, self.analyser, KnownProblems(reported, tolerated))
 
     def service(self, name: str, create: Callable[[], S], start: Callable[[S], None] = lambda _service: None) -> S:
         """The attached service of a name. The first caller creates and starts it; `close` closes it."""
-        # A request must not wait for a running change, so the first lookup takes no lock.
+        # A request must not wait for a running change, so the first lookup does not take the lock.
         service = self.attached.get(name)
         if service is None:
             with self.changes:
@@ -126,7 +126,8 @@ class Workspace:
             self.registry.write("secret", {"static": {"secret": new_secret()}})
 
     def _load(self, before: Snapshot | None) -> Snapshot:
-        # The version first: if the registry changes before the rows are read, the next refresh loads them again.
+        # The version is read first: if the registry changes before the rows are read, the next refresh loads them
+        # again.
         version = self.registry.version()
         rows = self.registry.read_all(SNAPSHOT_KINDS)
         return snapshot_of(version, rows, before, lambda project: self.compile(project, tolerated=None))
