@@ -17,7 +17,7 @@ from engine.schema import quote
 from engine.warehouse.directory import busy
 from engine.warehouse.errors import EngineError, engine_code, translate
 from engine.warehouse.port import Rows
-from engine.warehouse.render import is_select, settings_list
+from engine.warehouse.render import settings_list
 
 CORRECTNESS_SETTINGS: Mapping[str, int | str] = {
     # A query that fails midway marks granules in this cache as not matching, and later queries then miss their rows.
@@ -112,10 +112,6 @@ class Handle:
         try:
             result = self._client.query(sql, parameters=parameters)
             names, types = tuple(result.column_names), tuple(kind.name for kind in result.column_types)
-            if not names and is_select(sql):
-                # The engine returns no column names and types for an empty result.
-                described = self._client.query(f"DESCRIBE TABLE ({sql}\n)", parameters=parameters).result_rows
-                names, types = tuple(row[0] for row in described), tuple(row[1] for row in described)
             return Rows(names, types, [tuple(row) for row in result.result_rows])
         except Exception as exc:
             raise translate(exc) from exc

@@ -86,9 +86,9 @@ class Rows:
     """A small result in memory."""
 
     names: tuple[str, ...]
-    """The names of the columns."""
+    """The names of the columns. The embedded engine does not return them for a result without rows."""
     types: tuple[str, ...]
-    """The ClickHouse types of the columns."""
+    """The ClickHouse types of the columns, if there are names."""
     rows: list[tuple[Any, ...]]
     """Python values, one tuple per row."""
 

@@ -97,8 +97,3 @@ def _number(value: int | float) -> str:
 def is_insert(sql: str) -> bool:
     """Whether a trusted statement is an INSERT, whose settings must be part of its text."""
     return sql.lstrip()[:6].upper() == "INSERT"
-
-
-def is_select(sql: str) -> bool:
-    """Whether a trusted statement is a SELECT."""
-    return sql.lstrip("( \n").upper().startswith(("SELECT", "WITH"))
