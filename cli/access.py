@@ -11,10 +11,9 @@ from urllib.parse import quote
 import typer
 
 from cli import output
-from cli.connection import connect, options
-from cli.state_files import auth_file
+from cli.connect import connect
+from cli.options import options
 from engine.errors import USAGE, RookeryError
-from engine.settings import private_file
 
 Name = Annotated[str, typer.Argument(help="Name of the token.")]
 _SCOPES = "PIPES:READ:NAME, DATASOURCES:READ:NAME[:FILTER], DATASOURCES:APPEND:NAME"
@@ -47,6 +46,9 @@ def auth() -> None:
 
     Example: [bold]rookery auth --url http://127.0.0.1:7181 --token TOKEN[/]
     """
+    from cli.state_files import auth_file
+    from engine.settings import private_file
+
     settings = options.loaded()
     if not settings.url or settings.token is None:
         raise RookeryError(USAGE, "auth needs --url and --token", hint="rookery auth --url URL --token TOKEN")

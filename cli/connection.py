@@ -15,10 +15,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import httpx
 import orjson
 
-from cli import output
+from cli import interrupts, output
+from cli.http_client import httpx
 from cli.state_files import announced, auth_file, server_file
 from engine import errors
 from engine.errors import (
@@ -32,7 +32,7 @@ from engine.errors import (
     Problems,
     RookeryError,
 )
-from engine.settings import Settings, load
+from engine.settings import Settings
 
 NDJSON = "application/x-ndjson"
 RETRY_SECONDS = 0.1
@@ -40,30 +40,6 @@ RETRY_SECONDS = 0.1
 NOTICE_AFTER_SECONDS = 2.0
 """Seconds of waiting after which a message is printed."""
 HTTP_TIMEOUT = httpx.Timeout(600.0, connect=5.0)
-
-
-@dataclass(slots=True)
-class Options:
-    """Global options of this run of the command line."""
-
-    url: str | None = None
-    token: str | None = None
-    project: Path = Path()
-    data: Path | None = None
-    json: bool = False
-    settings: Settings | None = None
-
-    def loaded(self) -> Settings:
-        """The settings. A relative data directory is relative to the project."""
-        if self.settings is None:
-            settings = load(url=self.url, token=self.token, data=self.data)
-            if not settings.data.is_absolute():
-                settings = settings.model_copy(update={"data": (self.project / settings.data).resolve()})
-            self.settings = settings
-        return self.settings
-
-
-options = Options()
 
 
 @dataclass(slots=True)
@@ -152,13 +128,8 @@ def _rebuilt(status: int, body: Mapping[str, Any]) -> RookeryError:
 
 
 @contextmanager
-def connect(*, create: bool = False, keep: bool = True) -> Iterator[Connection]:
-    """A connection to the workspace while a command runs.
-
-    Raises RK7007 if no workspace exists, unless `create` is set. Without `keep`, the new workspace is in a temporary
-    directory.
-    """
-    settings = options.loaded()
+def connected(settings: Settings, *, create: bool, keep: bool) -> Iterator[Connection]:
+    """See `cli.connect.connect`."""
     with ExitStack() as stack:
         try:
             connection = _connected(settings, stack, create=create and keep)
@@ -166,6 +137,7 @@ def connect(*, create: bool = False, keep: bool = True) -> Iterator[Connection]:
             if not create or keep or exc.code.id != NO_DATABASE.id:
                 raise
             output.say(f"{exc.message}: comparing with an empty one", "yellow")
+            stack.enter_context(interrupts.raised())
             directory = Path(stack.enter_context(TemporaryDirectory(prefix="rookery-")))
             temporary = {"data": directory / "data", "clickhouse_url": None}
             connection = _connected(settings.model_copy(update=temporary), stack, create=True)
@@ -179,6 +151,7 @@ def _connected(settings: Settings, stack: ExitStack, *, create: bool) -> Connect
     while True:
         remote = _remote(settings)
         if remote is not None:
+            stack.enter_context(interrupts.raised())
             return stack.enter_context(_client(*remote))
         running = announced(settings)
         if running is not None and running.starting and wait.retry(f"the server (process {running.pid}) to start"):
@@ -186,6 +159,7 @@ def _connected(settings: Settings, stack: ExitStack, *, create: bool) -> Connect
         # Importing the engine takes almost a second. Commands for a running server do not need it.
         from cli.embedded_server import local_server
 
+        stack.enter_context(interrupts.raised())
         try:
             url, token = stack.enter_context(local_server(settings, create=create))
         except RookeryError as exc:
@@ -260,20 +234,27 @@ def _read(file: Path) -> dict[str, Any] | None:
 def is_running(url: str) -> bool:
     """Whether a server runs at a URL. One that is too busy to respond in time counts."""
     try:
-        return httpx.get(f"{url}/live", timeout=5.0, trust_env=False).status_code == 200
+        return (
+            httpx.get(f"{url}/live", timeout=5.0, trust_env=False, verify=needs_certificates(url)).status_code == 200
+        )
     except httpx.TimeoutException:
         return True
     except (httpx.HTTPError, httpx.InvalidURL, ValueError):
         return False
 
 
+def needs_certificates(url: str) -> bool:
+    """Whether a connection needs the certificates of authorities. Loading them takes a while."""
+    return not url.lower().startswith("http://")
+
+
 @contextmanager
 def _client(url: str, token: str | None) -> Iterator[Connection]:
     headers = {"authorization": f"Bearer {token}"} if token else {}
     try:
-        # Loading certificates takes a while, and plain http does not need them.
-        verify = not url.lower().startswith("http://")
-        http = httpx.Client(base_url=url, headers=headers, timeout=HTTP_TIMEOUT, trust_env=False, verify=verify)
+        http = httpx.Client(
+            base_url=url, headers=headers, timeout=HTTP_TIMEOUT, trust_env=False, verify=needs_certificates(url)
+        )
     except (httpx.InvalidURL, ValueError, TypeError) as exc:
         raise RookeryError(NO_SERVER, f"not a URL: {url}", hint="http://127.0.0.1:7181") from exc
     with http:

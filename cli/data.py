@@ -6,15 +6,18 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import unquote
 
 import typer
 
 from cli import output
-from cli.connection import connect, options
-from cli.upload_source import Chunk, format_of, uploads
+from cli.connect import connect
+from cli.options import options
 from engine.errors import NO_FILE, USAGE, RookeryError
+
+if TYPE_CHECKING:
+    from cli.upload_source import Chunk
 
 ENGINE_FORMATS = {"json": "JSON", "csv": "CSVWithNames", "ndjson": "JSONEachRow"}
 ImpersonatedTenant = Annotated[
@@ -53,6 +56,8 @@ def append(
 
     Example: [bold]rookery append events events.ndjson[/]
     """
+    from cli.upload_source import format_of, uploads
+
     renamed = dict(_old_and_new_name(r) for r in rename or [])
     format_ = format_option or format_of(file)
     total_bytes = Path(file).stat().st_size if file != "-" and Path(file).is_file() else 0

@@ -12,7 +12,9 @@ from typing import Any
 import orjson
 
 from cli import output
-from cli.connection import Connection, connect, options
+from cli.connect import connect
+from cli.connection import Connection
+from cli.options import options
 from engine.errors import RookeryError
 from engine.project.parse import load
 
@@ -37,7 +39,7 @@ def run() -> None:
 
 
 def _head(number: int, text: str) -> None:
-    output.out.print(f"\n[bold cyan]{number}.[/] [bold]{text}[/]")
+    output.line("\n", (f"{number}.", "bold cyan"), " ", (text, "bold"))
 
 
 def _push(connection: Connection, root: Path) -> None:
@@ -138,7 +140,7 @@ def _cheat(connection: Connection, tokens: Mapping[str, str]) -> None:
 
 def _next_steps() -> None:
     data = options.loaded().data
-    output.out.print("\n[bold]Done. Nothing is left running.[/] Now try:")
+    output.line("\n", ("Done. Nothing is left running.", "bold"), " Now try:")
     for command, effect in (
         ("make serve", "starts a server on http://127.0.0.1:7181"),
         ("rookery tenant add 4 --placement tables", "delivers tenant 4's rows, which wait in landing"),

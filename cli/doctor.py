@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from cli import output
-from cli.connection import connect, options
+from cli.connect import connect
+from cli.options import options
 from cli.permission import Allow
 from engine.errors import USAGE, RookeryError
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cli import output
-from cli.connection import options
+from cli.options import options
 from engine.errors import RookeryError
 
 

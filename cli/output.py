@@ -5,32 +5,48 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
-
-import orjson
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from typing import Any, TextIO
 
 from engine.errors import Problems, RookeryError
 
-out = Console(highlight=False, soft_wrap=True)
-messages = Console(stderr=True, highlight=False, soft_wrap=True)
+Part = str | tuple[str, str | None]
+"""A part of a line: text, or text and its style."""
+Update = Callable[[str, int, int], None]
+"""A function that shows progress: the activity, how much of it is done, and how much there is, or 0 if unknown."""
 BRIEF_CHARACTERS = 120
 """Characters of an error message in a table."""
 
 
+def line(*parts: Part, stream: TextIO | None = None) -> None:
+    """Print a line, with styles if the stream is a terminal. By default, it is standard output."""
+    stream = stream or sys.stdout
+    pairs = [(part, None) if isinstance(part, str) else part for part in parts]
+    if any(style for _, style in pairs) and stream is not None and stream.isatty():
+        from rich.console import Console
+        from rich.text import Text
+
+        Console(file=stream, soft_wrap=True).print(Text.assemble(*((text, style or "") for text, style in pairs)))
+    else:
+        print("".join(text for text, _ in pairs), file=stream, flush=True)
+
+
 def say(text: str, style: str | None = None) -> None:
-    """Print a message. It is dropped if standard error is closed or its disk is full: the work continues."""
-    with suppress(OSError, ValueError):
-        messages.print(text, style=style, markup=False)
+    """Print a message."""
+    _message((text, style))
+
+
+def _message(*parts: Part) -> None:
+    """Print on standard error. Nothing is printed if it is closed or its disk is full: the work continues."""
+    if sys.stderr is not None:
+        with suppress(OSError, ValueError):
+            line(*parts, stream=sys.stderr)
 
 
 def data(text: str) -> None:
     """Print a line of data."""
-    out.print(text, markup=False)
+    line(text)
 
 
 def raw(body: bytes) -> None:
@@ -41,6 +57,8 @@ def raw(body: bytes) -> None:
 
 def as_json(value: Any) -> None:
     """Print a value as JSON, for programs."""
+    import orjson
+
     raw(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
@@ -49,13 +67,16 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], empty: str 
     if not rows:
         say(empty)
         return
+    from rich.console import Console
+    from rich.table import Table
+
     grid = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
         numeric = all(isinstance(r.get(name), int | float) for r in rows)
         grid.add_column(name, justify="right" if numeric else "left", no_wrap=True)
     for row in rows:
         grid.add_row(*(_cell(row.get(name)) for name in columns))
-    Console(highlight=False, width=None if out.is_terminal else 400).print(grid, markup=False)
+    Console(highlight=False, width=None if sys.stdout.isatty() else 400).print(grid, markup=False)
 
 
 def counted(number: int, noun: str) -> str:
@@ -67,8 +88,8 @@ def brief(text: str | None) -> str | None:
     """A string shortened for a table. The JSON output has all of it."""
     if text is None:
         return None
-    line = " ".join(text.split())
-    return line if len(line) <= BRIEF_CHARACTERS else f"{line[: BRIEF_CHARACTERS - 1]}…"
+    words = " ".join(text.split())
+    return words if len(words) <= BRIEF_CHARACTERS else f"{words[: BRIEF_CHARACTERS - 1]}…"
 
 
 def _cell(value: Any) -> str:
@@ -86,26 +107,30 @@ def failure(exc: RookeryError) -> None:
     problems = exc.problems if isinstance(exc, Problems) else [exc]
     for problem in problems:
         place = f"{problem.place}: " if problem.place else ""
-        messages.print(f"{place}[bold red]{problem.code.id}[/] ", end="")
-        messages.print(problem.message, markup=False)
+        _message(place, (problem.code.id, "bold red"), f" {problem.message}")
         if problem.hint:
-            messages.print(f"  hint: {problem.hint}", style="dim", markup=False)
+            say(f"  hint: {problem.hint}", "dim")
 
 
 def finding(item: Mapping[str, Any]) -> None:
     """Print a finding of `doctor`: its level, the check, the object, the message and a hint."""
     color = "bold red" if item["level"] == "error" else "yellow"
-    out.print(f"[{color}]{item['level']}[/] {item['check']}: ", end="")
-    out.print(f"{item['object']}: {item['message']}", markup=False)
+    line((item["level"], color), f" {item['check']}: {item['object']}: {item['message']}")
     if item.get("hint"):
-        out.print(f"  hint: {item['hint']}", style="dim", markup=False)
+        line((f"  hint: {item['hint']}", "dim"))
 
 
 @contextmanager
-def progress(title: str) -> Iterator[Any]:
-    """Show a progress bar on standard error. Yields a function (label, done, total) that updates it."""
+def progress(title: str) -> Iterator[Update]:
+    """Show a progress bar on standard error, if that is a terminal. Yields a function that updates it."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield lambda _label, _done, _total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=messages, transient=True, disable=not messages.is_terminal) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(title, total=None)
 
         def update(label: str, done: int, total: int) -> None:
@@ -139,8 +164,7 @@ def plan(result: Mapping[str, Any]) -> None:
     signs = {"created": "+", "changed": "~", "removed": "-"}
     colors = {"created": "green", "changed": "yellow", "removed": "red"}
     for change in result["changes"]:
-        line = f"{signs[change['what']]} {change['kind']} {change['name']}"
-        out.print(line, style=colors[change["what"]], markup=False)
+        line((f"{signs[change['what']]} {change['kind']} {change['name']}", colors[change["what"]]))
     grouped: dict[tuple[str, str, str, bool, str], list[str]] = {}
     for step in result["steps"]:
         subject = step["subject"] if step["tenant"] is None else step["subject"].split(".", 1)[-1] + " in nests"
@@ -155,9 +179,9 @@ def plan(result: Mapping[str, Any]) -> None:
     for (action, subject, reason, destructive, cost), tenants in grouped.items():
         count = f" ({len(tenants)} tenants)" if tenants[0] is not None else ""
         text = f"  {action} {subject}{count}: {reason}" + (f"; {cost}" if cost else "")
-        out.print(text, style="red" if destructive else None, markup=False)
+        line((text, "red" if destructive else None))
     for mode in result.get("fanout", []):
-        out.print(f"  fan-out of {mode['datasource']}: {mode['from']} → {mode['to']}", markup=False)
+        line(f"  fan-out of {mode['datasource']}: {mode['from']} → {mode['to']}")
     for warning in result.get("warnings", []):
         place = f"{warning['place']}: " if warning.get("place") else ""
         say(f"warning: {place}{warning['code']} {warning['error']}", "yellow")

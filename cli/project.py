@@ -3,32 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli import output
-from cli.connection import Connection, connect, options
-from cli.files import write_file
+from cli.connect import connect
+from cli.options import options
 from cli.permission import Allow
-from engine.errors import (
-    AMBIGUOUS_NODE,
-    BAD_NAME,
-    NO_FILE,
-    NOT_A_PROJECT,
-    STILL_FAILING,
-    TARGET_EXISTS,
-    UNKNOWN_RESOURCE,
-    USAGE,
-    RookeryError,
-)
-from engine.project.files import FOLDERS
-from engine.project.model import Project
-from engine.project.parse import Survey, load, load_files, parse_source, survey
-from engine.project.pipe import Node, Pipe
-from engine.project.write import render_pipe
+from engine.errors import AMBIGUOUS_NODE, STILL_FAILING, USAGE, RookeryError
+
+if TYPE_CHECKING:
+    from cli.connection import Connection
 
 Files = Annotated[list[Path] | None, typer.Argument(help="Files to push; by default all files of the project.")]
 Force = Annotated[bool, typer.Option("--force", help="Also remove everything that depends on it.")]
@@ -72,45 +59,15 @@ def init(
     output.say(f"made {', '.join(missing)} in {root}" if missing else f"{root} is already a project; nothing changed")
 
 
-def _survey() -> Survey:
-    """The files of the project, with the errors of those that cannot be read. Raises RK7004 outside a project."""
-    root = options.project
-    if not root.is_dir():
-        raise RookeryError(
-            NOT_A_PROJECT, f"directory {root.resolve()} does not exist", hint="check the path after -C"
-        )
-    if not any((root / f).is_dir() for f in FOLDERS):
-        raise RookeryError(
-            NOT_A_PROJECT,
-            f"{root.resolve()} has no datasources/ or pipes/",
-            hint="rookery init creates a project; -C DIRECTORY selects one",
-        )
-    return survey(root)
-
-
-def _project() -> Project:
-    """The project. Raises Problems for files that cannot be read."""
-    survey = _survey()
-    if survey.problems.problems:
-        # Some files cannot be read. Compiling the others reports all errors at once.
-        from cli.offline_check import compiled
-
-        compiled(survey)
-    return survey.project
-
-
-def _file_bodies(project: Project) -> list[dict[str, str]]:
-    return [{"name": r.name, "file": r.place.file or "", "text": r.text} for r in project.resources()]
-
-
 def check() -> None:
     """Check the project's files without a server. Prints every error with its file, line and column.
 
     Example: [bold]rookery check[/]
     """
     from cli.offline_check import compiled
+    from cli.project_files import surveyed
 
-    survey = _survey()
+    survey = surveyed()
     project, warnings = survey.project, [w.as_dict() for w in compiled(survey).warnings]
     if options.json:
         output.as_json(
@@ -131,7 +88,9 @@ def plan(
 
     Example: [bold]rookery plan && echo "nothing to do"[/]
     """
-    body = _body(files, dry_run=True, prune=prune)
+    from cli.project_files import push_body
+
+    body = push_body(files, dry_run=True, prune=prune)
     with connect(create=True, keep=False) as connection:
         result = _push(connection, body)
     _show(result)
@@ -160,58 +119,22 @@ def push(
 
     Examples: [bold]rookery push[/], [bold]rookery push endpoints/usage.yaml --push-deps[/]
     """
+    from cli import project_files
+
     # Older servers do not know this key, so it is sent only when it is needed.
     optional = {"skip_backfill": skip_backfill} if skip_backfill else {}
-    body = _body(files, push_deps=push_deps, dry_run=dry_run, prune=prune, allow=allow or [], **optional)
+    body = project_files.push_body(
+        files, push_deps=push_deps, dry_run=dry_run, prune=prune, allow=allow or [], **optional
+    )
     with connect(create=True, keep=not dry_run) as connection:
         result = _push(connection, body)
         _show(result)
         if not options.json and result["applied"]:
-            pushed = {r.name for r in _resources(files)} if files else set(result["endpoints"])
+            pushed = project_files.names(files) if files else set(result["endpoints"])
             for name in result["endpoints"]:
                 if name in pushed:
                     base_url = "" if connection.temporary else connection.url
                     output.say(f"published {base_url}/v0/pipes/{name}.json")
-
-
-def _resources(files: Sequence[Path]) -> list[Any]:
-    return list(load_files(options.project, _paths(files)).resources())
-
-
-def _paths(files: Iterable[Path]) -> list[Path]:
-    """Absolute paths. A path that does not exist is searched in the project by its name. Raises RK1008."""
-    paths = []
-    for file in files:
-        path = file.absolute()
-        if not path.exists():
-            named = _by_name(file.name.removesuffix(".yaml"))
-            if named is None:
-                raise RookeryError(
-                    NO_FILE, f"file {file} does not exist", hint="use a path, or the name of a resource"
-                )
-            path = named
-        paths.append(path)
-    return paths
-
-
-def _by_name(name: str) -> Path | None:
-    """The file of a resource, searched in the folders of the project."""
-    root = options.project.resolve()
-    return next((p for f in FOLDERS for p in sorted((root / f).rglob(f"{name}.yaml"))), None)
-
-
-def _body(files: Sequence[Path] | None, *, push_deps: bool = False, **flags: Any) -> dict[str, Any]:
-    """The body of `POST /v0/push`. Raises Problems for files that cannot be read."""
-    body: dict[str, Any] = dict(flags)
-    if not files:
-        project = _project()
-    else:
-        listed = load_files(options.project, _paths(files))
-        body["only"] = [r.name for r in listed.resources()]
-        body["with_dependencies"] = push_deps
-        project = load(options.project).merged(listed) if push_deps else listed
-    body["files"] = _file_bodies(project)
-    return body
 
 
 def _push(connection: Connection, body: dict[str, Any]) -> Any:
@@ -247,39 +170,19 @@ def pipe_generate(
 
     Example: [bold]rookery pipe generate tenant_1_pipe "SELECT * FROM events WHERE tenant_id = 1"[/]
     """
-    if folder not in FOLDERS:
-        raise RookeryError(BAD_NAME, f"a project has no folder {folder}", hint=", ".join(FOLDERS))
-    existing = _by_name(name)
-    path = existing or options.project / folder / f"{name}.yaml"
+    from cli.project_files import write_pipe
+
     if not sql.strip():
         raise RookeryError(
             USAGE, "the query is empty", hint='for example rookery pipe generate one "SELECT 1 AS one"'
         )
-    try:
-        pipe = Pipe(name=name, nodes=(Node(name=f"{name}_0", sql=sql),))
-    except ValueError as exc:
-        raise RookeryError(
-            BAD_NAME, f"`{name}` is not a valid name of a pipe", hint="use letters, digits and _"
-        ) from exc
-    write = existing is None or force
-    if write:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(render_pipe(pipe), encoding="utf-8")
-    else:
-        _require_same_query(path, name, sql)
+    path, write = write_pipe(name, sql, folder, force=force)
     if options.json:
         output.as_json({"file": str(path), "written": write})
     elif write:
         output.data(str(path))
     else:
         output.say(f"{path} exists already")
-
-
-def _require_same_query(path: Path, name: str, sql: str) -> None:
-    """Raise RK3011 if a file has another query, or is not the file of a pipe."""
-    present = parse_source(path.read_text(encoding="utf-8"), str(path), name)
-    if not isinstance(present, Pipe) or present.nodes[0].sql.strip() != sql.strip():
-        raise RookeryError(TARGET_EXISTS, f"{path} exists and differs", hint="--force overwrites it")
 
 
 def materialize(
@@ -292,20 +195,20 @@ def materialize(
 
     Example: [bold]rookery materialize tenant_1_pipe tenant_1_ds[/]
     """
+    from cli.files import write_file
+    from cli.project_files import bodies_with, by_name, node_names
+
     name = Path(pipe).stem if pipe.endswith(".yaml") or "/" in pipe else pipe
-    path = Path(pipe) if Path(pipe).is_file() else _by_name(name)
-    bodies = _file_bodies(load(options.project)) if any((options.project / f).is_dir() for f in FOLDERS) else []
-    if path is not None:
-        listed = load_files(options.project, [path.resolve()])
-        bodies = [*(b for b in bodies if b["name"] != name), *_file_bodies(listed)]
+    path = Path(pipe) if Path(pipe).is_file() else by_name(name)
+    bodies = bodies_with(name, path)
     with connect() as connection:
         request = {"files": bodies, "pipe": name, "target": target, "per_tenant": per_tenant}
-        proposal = _proposal(connection, request, node)
+        proposal = _proposal(connection, request, node, node_names(request))
         proposed = [{"name": target, **proposal["target"]}, {"name": name, **proposal["pipe"]}]
         files = [*(b for b in bodies if b["name"] not in {name, target}), *proposed]
         body = {"files": files, "only": [target, name], "with_dependencies": True}
         with (
-            write_file(proposal, {"target": _by_name(target), "pipe": path}),
+            write_file(proposal, {"target": by_name(target), "pipe": path}),
             output.progress("materialize") as update,
         ):
             result = connection.watched("/v0/push", body, update)
@@ -316,9 +219,8 @@ def materialize(
     output.say(f"node {proposal['node']} fills {target}: {proposal['reason']}", "green")
 
 
-def _proposal(connection: Connection, request: dict[str, Any], node: str | None) -> Any:
+def _proposal(connection: Connection, request: dict[str, Any], node: str | None, nodes: list[str]) -> Any:
     """The proposal of the server. If several nodes are possible and none was chosen, ask which one."""
-    nodes = _node_names(request)
     chosen = _chosen(node, nodes)
     try:
         return connection.json("POST", "/v0/materialize", json={**request, "node": chosen})
@@ -329,17 +231,6 @@ def _proposal(connection: Connection, request: dict[str, Any], node: str | None)
         if chosen is None:
             raise
         return connection.json("POST", "/v0/materialize", json={**request, "node": chosen})
-
-
-def _node_names(request: dict[str, Any]) -> list[str]:
-    """Names of the pipe's nodes; none if its file is not in the request. Raises RK3007 for a datasource."""
-    source = next((f for f in request["files"] if f["name"] == request["pipe"]), None)
-    if source is None:
-        return []
-    parsed = parse_source(source["text"], source["file"], source["name"])
-    if not isinstance(parsed, Pipe):
-        raise RookeryError(UNKNOWN_RESOURCE, f"`{request['pipe']}` is not a pipe")
-    return [n.name for n in parsed.nodes]
 
 
 def _chosen(reply: str | None, nodes: list[str]) -> str | None:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import quote
 
-import orjson
 import typer
 
 from cli import output
-from cli.connection import connect, options
+from cli.connect import connect
+from cli.options import options
 from engine.errors import NO_FILE, USAGE, RookeryError
 
 ROW_CHARACTERS = 60
@@ -115,6 +115,8 @@ def _show(datasource: str, result: dict[str, Any]) -> None:
 
 def _corrected_rows(file: str) -> list[dict[str, Any]]:
     """Rows with `id` and `text` from NDJSON, or from the output of `quarantine ls --json`."""
+    import orjson
+
     path = Path(file)
     if not path.is_file():
         raise RookeryError(NO_FILE, f"file {file} does not exist", hint="give the path of a file")

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from cli.connection import options
-from cli.state_files import announce_start, withdraw
+from cli import interrupts
+from cli.options import options
 
 
 def register(app: typer.Typer) -> None:
@@ -24,6 +24,8 @@ def serve(
 
     Example: [bold]rookery serve --port 7181[/]
     """
+    from cli.state_files import announce_start, withdraw
+
     changed = {k: v for k, v in (("host", host), ("port", port)) if v is not None}
     settings = options.loaded().model_copy(update=changed)
     # Importing the engine takes almost a second. Commands that start in the meantime wait for this server.
@@ -31,7 +33,8 @@ def serve(
     try:
         from cli.embedded_server import serve as run
 
-        run(settings)
+        with interrupts.raised():
+            run(settings)
     finally:
         withdraw(settings)
 

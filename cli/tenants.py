@@ -9,7 +9,8 @@ from urllib.parse import quote
 import typer
 
 from cli import output
-from cli.connection import connect, options
+from cli.connect import connect
+from cli.options import options
 from cli.permission import Allow
 
 Id = Annotated[str, typer.Argument(help="Id of the tenant, as in the tenant column.")]

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import typer
 
-from cli.main import app
+from cli.app import app
 from tests.cli.billing import FILES
 from tests.cli.commands import REAL, Cli, for_server
 from tests.cli.writers import history
@@ -324,7 +324,8 @@ def test_a_project_without_server_works_on_its_own_directory(tmp_path: Path) -> 
 
 
 def test_misspelled_settings_are_reported(tmp_path: Path) -> None:
-    said = Cli(tmp_path)("init", ROOKERY_PROT="1", ROOKERY_SERVICE_PORT_HTTP="2", ROOKERY_MAXBODY="3").err
+    variables = {"ROOKERY_PROT": "1", "ROOKERY_SERVICE_PORT_HTTP": "2", "ROOKERY_MAXBODY": "3"}
+    said = Cli(tmp_path)("tenant", "ls", code=7, **variables).err
     assert "ROOKERY_PROT;" in said and "ROOKERY_PORT?" in said
     assert "ROOKERY_MAX_BODY?" in said
     assert "SERVICE" not in said

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.main import exit_code, unfinished
+from cli.app import exit_code, unfinished
 from cli.state_files import announce_start, announced, server_file
 from engine.errors import RookeryError, codes
 from engine.settings import load, private_directory

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer
 
-from cli.main import EXIT_CODES, app
+from cli.app import EXIT_CODES, app
 
 PAGE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^### `rookery ([^`]+)`\n(.*?)(?=^### |\Z)", PAGE, re.MULTILINE | re.DOTALL))

@@ -40,7 +40,7 @@ def test_no_package_is_pinned_twice() -> None:
 
 
 def test_the_server_imports_no_unused_heavy_package() -> None:
-    probe = f"import sys, engine.web.app, cli.main; print([m for m in {NEVER_IMPORTED!r} if m in sys.modules])"
+    probe = f"import sys, engine.web.app, cli.app; print([m for m in {NEVER_IMPORTED!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -133,13 +133,16 @@ class _Later(ModuleType):
 
 def _imported() -> None:
     sys.modules["chdb"] = _Later("chdb")
-    import cli.embedded_server
-    import cli.main
+    for name in ("app", "connection", "embedded_server", "files", "offline_check", "project_files", "upload_source"):
+        importlib.import_module(f"cli.{name}")
+    import rich.table  # noqa: F401
+
+    from cli.app import run
 
     # A command that finds no server, so that everything it needs is imported as well.
     sys.argv = ["rookery", "--url", "http://127.0.0.1:1", "token", "ls"]
     with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere), suppress(SystemExit):
-        cli.main.main()
+        run()
     gc.collect()
     gc.freeze()  # the collector would touch, and so copy, every page that parent and children share
 

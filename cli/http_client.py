@@ -1,0 +1,12 @@
+"""The HTTP client, without the command line that it includes.
+
+httpx imports its own command line if it can, and with it Click, Rich and Pygments: most of its import time.
+"""
+
+from __future__ import annotations
+
+import sys
+
+sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
+
+import httpx as httpx  # noqa: E402

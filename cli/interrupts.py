@@ -1,0 +1,37 @@
+"""Ctrl-C: it ends the program at any moment, quietly, with exit code 130.
+
+Until a command has something to tidy up, the process ends at once. An exception would not do: it can be raised in the
+middle of an import, where Python may print or drop it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+EXIT_CODE = 130
+
+
+def end_at_once() -> None:
+    """End the process at Ctrl-C, unless the parent has set the signal to be ignored."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _end)
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    os._exit(EXIT_CODE)
+
+
+@contextmanager
+def raised() -> Iterator[None]:
+    """While the context is active, Ctrl-C raises KeyboardInterrupt, so that a command can tidy up."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
