@@ -8,14 +8,15 @@ assembled statements are cached.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from dataclasses import dataclass
+from typing import Literal
 
 from engine.cache import LruCache
+from engine.compiler.assembly import Assembled, Bind, Catalogue, StatementTexts, assemble, with_last
 from engine.compiler.pipes import CompiledPipe, check_used
-from engine.compiler.scope import PLAIN, Bound, Reading, Relation, Scope
-from engine.errors import BRANCH, CYCLE, ISOLATION, SQL_REFUSED, TABLE_REFUSED, RookeryError
-from engine.schema import nest_database, quote
+from engine.compiler.scope import Bound, Reading, Relation, Scope
+from engine.errors import BRANCH, ISOLATION, TABLE_REFUSED, RookeryError
+from engine.schema import nest_database
 from engine.sql import shape
 from engine.sql.cached_parser import CachedParser
 from engine.sql.expanded_size import Extent, check_extent, extents_of, relation_extent
@@ -24,26 +25,10 @@ from engine.sql.verify import Parser, Verified, verify
 from engine.template.environment import Binder, Template
 from engine.template.parameters import Value
 
-LAST_NODE_ALIAS = "_rk_last"
-"""Name of the WITH query for the last part of a statement."""
-
-Bind = Callable[[Relation, Reading], Bound]
-"""Returns the SQL that replaces a datasource's name."""
 Render = Callable[[Template, Binder, frozenset[str]], str]
 """Renders a template. The last argument has the columns that identifiers in it may name."""
-Texts = Mapping[str, tuple[tuple[str, Verified], ...]]
-"""Pipe → its verified nodes in order, as (node name, text)."""
 SizeCheck = Literal["all", "varying", "none"]
 """Which statements are checked for their expanded size: all, only those whose SQL depends on the request, or none."""
-
-
-class Catalogue(Protocol):
-    """The names that statements can use."""
-
-    @property
-    def relations(self) -> Mapping[str, Relation]: ...
-    @property
-    def pipes(self) -> Mapping[str, CompiledPipe]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,38 +39,6 @@ class Caller:
     """Renders templates with the caller's parameters."""
     scope: Scope
     """What the caller may read."""
-
-
-@dataclass(frozen=True, slots=True)
-class StatementTexts:
-    """The verified texts of one statement."""
-
-    pipe: str
-    """The pipe whose result the statement returns."""
-    by_pipe: Texts
-    """The texts of that pipe, and of the pipes that it reads directly or through others."""
-
-
-@dataclass(frozen=True, slots=True)
-class ViewBranch:
-    """What a view selects instead of its pipe's last node: one branch of that node's UNION ALL."""
-
-    sql: str
-    columns: tuple[str, ...]
-    """The columns of the branch that the view's target has."""
-
-
-@dataclass(frozen=True, slots=True)
-class Assembled:
-    """The text of a statement."""
-
-    sql: str
-    placeholders: Mapping[str, str]
-    """Placeholders of the tenant in `sql`: name → type."""
-    relations: frozenset[str]
-    """The datasources that it reads."""
-    slow: bool = False
-    """Whether it calls functions that may take a long time for a single row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +153,7 @@ class Composer:
             slow = slow or inner.slow
         # Ad-hoc texts are never seen by a push, so each one is measured.
         check_extent(text.extent.evaluated(extents), "the query")
-        statement = Assembled(_with_last(ctes, text), placeholders, frozenset(relations), slow)
+        statement = Assembled(with_last(ctes, text), placeholders, frozenset(relations), slow)
         return Composed(statement, binder.bindings)
 
     def static_texts(self, catalogue: Catalogue, pipe: str) -> StatementTexts:
@@ -252,102 +205,6 @@ class Composer:
         return tuple(reversed(rendered))
 
 
-def assemble(
-    catalogue: Catalogue,
-    texts: StatementTexts,
-    bind: Bind,
-    *,
-    branch: ViewBranch | None = None,
-    around: Verified | None = None,
-) -> Assembled:
-    """Assemble one statement from verified SQL: a WITH query for each name that is read, then the pipe's last node.
-
-    A view's `branch` replaces the last node. `around` is the ad-hoc SQL that reads the statement: like the pipes, it
-    decides which columns a relation lists.
-    """
-    ctes: dict[str, str] = {}
-    placeholders: dict[str, str] = {}
-    relations: set[str] = set()
-    entered: set[str] = set()
-    readings = _readings(catalogue, texts.by_pipe, around)
-
-    def require(name: str) -> None:
-        if name in ctes:
-            return
-        if name in catalogue.relations:
-            # `ctes` keeps the order of insertion. A WITH query sees only earlier ones, so each name is
-            # entered after what it reads.
-            bound = bind(catalogue.relations[name], readings.get(name, PLAIN))
-            ctes[name] = bound.sql
-            relations.add(name)
-            placeholders.update(bound.placeholders)
-            return
-        # Pipes in files cannot form a cycle, but a template may choose a table by a parameter.
-        if name in entered:
-            raise RookeryError(CYCLE, f"with these parameters, `{name}` reads itself")
-        entered.add(name)
-        nodes = texts.by_pipe[name]
-        require_all(nodes)
-        *before, (_, final) = nodes
-        # Nodes of another pipe stay inside its own WITH query, because two pipes may have nodes of the same name.
-        ctes[name] = _with_last({n: t.canonical for n, t in before}, final)
-
-    def require_all(nodes: tuple[tuple[str, Verified], ...]) -> None:
-        names = {n for n, _ in nodes}
-        for _, text in nodes:
-            for name in sorted(text.reads - names):
-                require(name)
-
-    nodes = texts.by_pipe[texts.pipe]
-    require_all(nodes)
-    *before, (_, final) = nodes
-    ctes.update((n, t.canonical) for n, t in before)
-    sql = _with_last(ctes, final) if branch is None else _with_all(ctes, branch.sql, branch.columns)
-    slow = any(text.slow for texts_of_pipe in texts.by_pipe.values() for _, text in texts_of_pipe)
-    return Assembled(sql, placeholders, frozenset(relations), slow)
-
-
-def _readings(catalogue: Catalogue, texts: Texts, around: Verified | None) -> dict[str, Reading]:
-    """How each name is read. A statement binds a name once, so all its parts must read it in the same way."""
-    readings: dict[str, Reading] = {}
-    all_texts = [v for t in texts.values() for _, v in t]
-    passed = shape.passed(v.uses for v in (*all_texts, *([around] if around else ())))
-    for text in all_texts:
-        for name in text.reads:
-            reading = Reading(name in text.final, text.sample.get(name), text.names, passed)
-            known = readings.setdefault(name, reading)
-            if (known.final, known.sample) != (reading.final, reading.sample):
-                raise RookeryError(
-                    SQL_REFUSED,
-                    f"`{name}` is read with FINAL or SAMPLE in one place and differently in another",
-                    hint="read it in the same way everywhere, or set `final: true` on the datasource",
-                )
-            if (reading.final or reading.sample) and name not in catalogue.relations:
-                raise RookeryError(SQL_REFUSED, f"FINAL or SAMPLE on `{name}`, which is not a datasource")
-            readings[name] = replace(known, names=_union(known.names, reading.names))
-    return readings
-
-
-def _union(first: frozenset[str] | None, second: frozenset[str] | None) -> frozenset[str] | None:
-    return None if first is None or second is None else first | second
-
-
-def _with_last(ctes: Mapping[str, str], last: Verified) -> str:
-    """A statement that ends with verified SQL. A plain SELECT does not need to be a WITH query, which saves time."""
-    if not last.plain:
-        return _with_all(ctes, last.canonical)
-    items = ",\n".join(f"{quote(n)} AS (\n{t}\n)" for n, t in ctes.items())
-    return f"WITH {items}\n{last.canonical}" if items else last.canonical
-
-
-def _with_all(ctes: Mapping[str, str], last: str, columns: tuple[str, ...] = ()) -> str:
-    """A statement in which all parts are WITH queries, including the last one."""
-    items = [f"{quote(n)} AS (\n{t}\n)" for n, t in ctes.items()]
-    items.append(f"{quote(LAST_NODE_ALIAS)} AS (\n{last}\n)")
-    selected = ", ".join(quote(c) for c in columns) or "*"
-    return "WITH " + ",\n".join(items) + f"\nSELECT {selected} FROM {quote(LAST_NODE_ALIAS)}"
-
-
 def _in_request(exc: RookeryError, pipe: str, node: str) -> RookeryError:
     """The error for a caller whose parameters select a table that does not exist."""
     if exc.code is not TABLE_REFUSED:
@@ -368,13 +225,13 @@ def _binding(scope: Scope) -> Bind:
 
     def bind(relation: Relation, how: Reading) -> Bound:
         bound = scope.bind(relation, how)
-        _hold_to_tenant(scope, relation, bound)
+        _refuse_unchecked_rows(scope, relation, bound)
         return bound
 
     return bind
 
 
-def _hold_to_tenant(scope: Scope, relation: Relation, bound: Bound) -> None:
+def _refuse_unchecked_rows(scope: Scope, relation: Relation, bound: Bound) -> None:
     """Refuse to read tenants' rows that are neither in the tenant's nest nor checked a second time. Raises RK6017.
 
     This check is independent of how the scope decided, so that a fault in the scope becomes an error.

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from engine.compiler.assembly import Texts
 from engine.compiler.build_state import BuildState, Undeclared, datasources_of
-from engine.compiler.compose import Texts
 from engine.compiler.groups import ViewFacts, with_tenants
 from engine.compiler.pipes import CompiledPipe, MaterializedTarget
 from engine.compiler.scope import Relation

@@ -12,8 +12,8 @@ from functools import partial
 from typing import Literal
 
 from engine.compiler import storage
+from engine.compiler.assembly import ViewBranch, assemble
 from engine.compiler.build import Build
-from engine.compiler.compose import ViewBranch, assemble
 from engine.compiler.pipes import CompiledPipe, MaterializedTarget
 from engine.compiler.scope import TABLE_ALIAS, Bound, Relation, SelectOptions, is_encoded, select, tenant_literal
 from engine.schema import Column, Mark, Name, Schema, Table, View, fingerprint, nest_database, quote

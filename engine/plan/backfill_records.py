@@ -29,11 +29,11 @@ def record_backfills(
     names = {str(v.name) for v in views}
     # Records of an earlier attempt are void: their ranges are read again below, now that no insert runs.
     journal.delete([b for b in journal.outstanding() if b.view in names])
-    nonempty = _nonempty(warehouse, {v.source for v in stored})
+    nonempty = _nonempty_tables(warehouse, {v.source for v in stored})
     pending = {
         v.source: view_lock.deliveries.pending_tokens(v.source, v.mark) for v in stored if v.source in nonempty
     }
-    passed = _passed(warehouse, view_lock, journal, [v for v in views if v.log is not None])
+    passed = _passed_ranges(warehouse, view_lock, journal, [v for v in views if v.log is not None])
     deferred = {v.name for v in stored if v.source in pending and pending[v.source] is None}
     deferred |= {name for name, ranges in passed.items() if ranges is None}
     created = [v for v in views if v.name not in deferred]
@@ -60,7 +60,7 @@ def record_missing(
     names = {str(v.name) for v, _ in views}
     # An interrupted run may have recorded the same blocks. It has delivered none of them.
     journal.delete([b for b in journal.outstanding() if b.view in names and b.whole])
-    passed = _passed(warehouse, view_lock, journal, [v for v, _ in views if v.log is not None])
+    passed = _passed_ranges(warehouse, view_lock, journal, [v for v, _ in views if v.log is not None])
     deferred = {name for name, ranges in passed.items() if ranges is None}
     backfills = []
     for view, missed in views:
@@ -85,7 +85,7 @@ def _intersection(ranges: Sequence[Range], others: Sequence[Range]) -> list[Rang
     return [(a, b) for a, b in pairs if a < b]
 
 
-def _passed(
+def _passed_ranges(
     warehouse: Warehouse, view_lock: ViewLock, journal: Journal, views: Sequence[View]
 ) -> dict[Name, list[Range] | None]:
     """For views on sources without stored rows: the ranges of the log that have passed through the source.
@@ -116,15 +116,15 @@ def _passed(
 
 
 def _existing_views(warehouse: Warehouse, views: set[Name]) -> set[Name]:
-    return _matching(warehouse, views, "engine = 'MaterializedView'")
+    return _tables_where(warehouse, views, "engine = 'MaterializedView'")
 
 
-def _nonempty(warehouse: Warehouse, sources: set[Name]) -> set[Name]:
+def _nonempty_tables(warehouse: Warehouse, sources: set[Name]) -> set[Name]:
     """The tables that exist and have rows. Most nests are new, so one query here saves one per table later."""
-    return _matching(warehouse, sources, "ifNull(total_rows, 1) > 0")
+    return _tables_where(warehouse, sources, "ifNull(total_rows, 1) > 0")
 
 
-def _matching(warehouse: Warehouse, names: set[Name], condition: str) -> set[Name]:
+def _tables_where(warehouse: Warehouse, names: set[Name], condition: str) -> set[Name]:
     result = warehouse.query(
         f"SELECT database, name FROM system.tables WHERE database IN {{databases:Array(String)}} AND {condition}",
         {"databases": [*sorted({n.database for n in names})]},

@@ -82,12 +82,13 @@ class _Comparison:
 def diff(desired: Schema, live: Schema, options: DiffOptions = DiffOptions()) -> Plan:
     """The steps that turn the live schema into the desired one."""
     comparison = _Comparison(desired, live, options)
-    # The order matters: each of these adds tables to rebuild, and `_downstream` follows from all of them.
+    # The order matters: each of these adds tables to rebuild, and `_rebuild_downstream` follows from all of them.
     _compare_tables(comparison)
-    _changed_views(comparison)
-    _lost_views(comparison)
-    _downstream(comparison)
+    _rebuild_for_changed_views(comparison)
+    _rebuild_for_lost_views(comparison)
+    _rebuild_downstream(comparison)
     Losses(desired, live, options.sizes, options.why_incomplete, options.routed).annotate(comparison.rebuilt)
+    # Views are dropped before the tables that they read or fill, and created after them.
     steps = [
         *_databases_to_create(comparison),
         *_views_to_drop(comparison),
@@ -131,6 +132,7 @@ def _compare_tables(comparison: _Comparison) -> None:
     """Decide for each existing table whether its changes are made in place or it is rebuilt."""
     desired, live = comparison.desired, comparison.live
     fed = {v.target for v in (*desired.views.values(), *live.views.values())}
+    # Tables that views read and no view fills: the landing logs.
     logs = {v.source for v in desired.views.values()} - fed
     for name, table in desired.tables.items():
         current = live.tables.get(name)
@@ -150,10 +152,10 @@ def _query(view: View) -> str:
     return view.mark.fingerprint.partition(":")[0] if view.mark else ""
 
 
-def _changed_views(comparison: _Comparison) -> None:
-    """Rebuild the targets of views whose query changed: their first row is already wrong.
+def _rebuild_for_changed_views(comparison: _Comparison) -> None:
+    """Mark the targets of views whose query changed for rebuilding: their first row is already wrong.
 
-    Also rebuild the target of a live view that excludes some tenants, unless it is known which blocks they miss.
+    Also mark the target of a live view that excludes some tenants, unless it is known which blocks they miss.
     """
     rebuilt, options = comparison.rebuilt, comparison.options
     for name, view in comparison.desired.views.items():
@@ -167,8 +169,8 @@ def _changed_views(comparison: _Comparison) -> None:
             rebuilt[view.target] = Step(resource_of(view), why, tenant=tenant_of(view))
 
 
-def _lost_views(comparison: _Comparison) -> None:
-    """Rebuild targets that have lost a view, because of an interrupted change or because someone dropped it.
+def _rebuild_for_lost_views(comparison: _Comparison) -> None:
+    """Mark targets for rebuilding that lost a view, because of an interrupted change or because someone dropped it.
 
     Such a view has missed rows, and a backfill would repeat the rows that it has delivered. If its missed blocks are
     recorded, only these are delivered; otherwise the table is recomputed, which needs permission if rows are lost.
@@ -200,8 +202,8 @@ def _feeders_to_note(comparison: _Comparison) -> Iterable[Step]:
             )
 
 
-def _downstream(comparison: _Comparison) -> None:
-    """Rebuild everything that is derived from a rebuilt table."""
+def _rebuild_downstream(comparison: _Comparison) -> None:
+    """Mark everything that is derived from a rebuilt table for rebuilding, at any distance."""
     rebuilt = comparison.rebuilt
     views = {**comparison.live.views, **comparison.desired.views}
     pending = list(rebuilt)
@@ -218,6 +220,7 @@ def _downstream(comparison: _Comparison) -> None:
 def _views_to_drop(comparison: _Comparison) -> Iterable[Step]:
     """Drop views of rebuilt tables, views that are no longer declared, and views of branches that a query lost."""
     rebuilt, options = comparison.rebuilt, comparison.options
+    # From the end of the data flow to its beginning, so that no row reaches a view whose target is gone.
     for name, view in reversed(list(comparison.live.views.items())):
         cause = rebuilt.get(view.target) or rebuilt.get(view.source)
         if cause is not None:
@@ -294,6 +297,7 @@ def _view_to_create(comparison: _Comparison, view: View, narrowed: set[Name]) ->
         return replace(step, reason=reason, continues=True)
     if current is None:
         return replace(step, reason="does not exist; existing rows are delivered")
+    # The queries are equal, so that only the columns can differ.
     if view.mark and current.mark and view.mark.fingerprint != current.mark.fingerprint:
         return replace(step, reason="delivers added columns")
     if any(n.sql() in view.sql for n in narrowed):

@@ -52,6 +52,7 @@ def is_codec(text: str) -> bool:
 
 def _bare(part: str) -> str:
     """Strip brackets and, if the expression is just a quoted name, the quotes."""
+    # `((a))` is `a`, but `(a, b)` is a tuple.
     while (inside := _inside(part)) is not None and len(_commas(inside)) == 0 and inside.strip():
         part = inside.strip()
     quoted = _QUOTED_NAME.fullmatch(part)

@@ -7,6 +7,7 @@ import re
 from engine.project.expressions import split_list
 
 DAY_SECONDS = 86_400
+# The shortest span of each unit, because rows must not be expected to stay longer than they do.
 _SECONDS = {
     "SECOND": 1,
     "MINUTE": 60,
@@ -62,6 +63,7 @@ def _lifetime(rule: str) -> int | None:
     spans = []
     for pattern in _SPANS:
         for match in pattern.finditer(text):
+            # The two patterns have number and unit in different orders.
             sign, *parts = match.groups()
             number = next(p for p in parts if p.isdigit())
             unit = next(p for p in parts if not p.isdigit())

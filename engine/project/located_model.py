@@ -29,6 +29,7 @@ class Located(BaseModel):
     def _keep_places(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         value = cls.long_form(value)
         model = handler(value)
+        # A value made by code has no position.
         if isinstance(value, YamlMapping):
             model._keys = value
         return model
@@ -45,6 +46,7 @@ class Located(BaseModel):
         return self._keys.source.place(self._keys[key].location)
 
     def __eq__(self, other: object) -> bool:
+        # Private attributes are not in `__dict__`: the same content at another place is equal.
         return type(self) is type(other) and self.__dict__ == other.__dict__
 
 

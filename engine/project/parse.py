@@ -113,6 +113,7 @@ def _resource(source: YamlSource, name: str, problems: Collector) -> Resource | 
         message, hint = "unknown key `name`", "remove it: the name is that of the file, without .yaml"
         place = source.place(tree.key_locations["name"])
         problems.add(RookeryError(UNKNOWN_KEY, message, hint=hint, place=place))
+    # The model has the name of the resource, but files do not repeat it.
     tree["name"] = YamlText.at(name, source, Location(1, 1))
     tree = kind.long_form(tree)
     try:

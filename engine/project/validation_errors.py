@@ -47,6 +47,7 @@ def _problem(
 ) -> RookeryError:
     """Translate one of pydantic's errors. The place is that of the value, or of the mapping that lacks it."""
     loc = error["loc"]
+    # The innermost key. Positions in lists are numbers.
     key = next((str(part) for part in reversed(loc) if isinstance(part, str)), "")
     place = source.place(target.location)
     if error["type"] == "extra_forbidden":
@@ -57,6 +58,7 @@ def _problem(
             MISSING_KEY, f"key `{key}` is missing{_in_parent(loc)}", place=source.place(parent.location)
         )
     context = error.get("ctx", {})
+    # From `fields.fail`, which has a message and a hint of its own.
     if "message" in context:
         code = _CODES.get(error["type"], BAD_VALUE)
         message = context["message"]

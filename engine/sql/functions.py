@@ -69,6 +69,8 @@ def is_aggregate(name: str) -> bool:
     for _ in range(MAX_COMBINATORS):
         if candidates & aggregates:
             return True
+        # A name can end with several combinators, and one combinator with another, so all ways to read it are
+        # followed.
         candidates = {c.removesuffix(s) for c in candidates for s in COMBINATORS if c.endswith(s)}
     return bool(candidates & aggregates)
 

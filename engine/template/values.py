@@ -144,6 +144,7 @@ class Parameter:
         return bool(self.raw)
 
     def __hash__(self) -> int:
+        # Equal to its value, and therefore found under it in a dictionary of the template.
         return hash(None if self.raw is ABSENT else self.raw)
 
     def __eq__(self, other: object) -> bool:
@@ -263,6 +264,7 @@ def bindable(value: Any) -> tuple[Value, str]:
     declared: str | None = getattr(value, "sql_type", None)
     if declared:
         return value, declared
+    # The most frequent case: ASCII is valid Unicode, so there is nothing to check.
     if type(value) is str and value.isascii():
         return value, "String"
     inferred = _inferred_type(value)

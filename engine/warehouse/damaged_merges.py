@@ -47,6 +47,7 @@ class Part:
             and self.partition == other.partition
             and self.first <= other.first <= other.last <= self.last
             and self.level >= other.level
+            # A mutation keeps blocks and level, so that only the version distinguishes its result from its source.
             and self.version >= other.version
         )
 
@@ -90,6 +91,7 @@ def damaged_merges(data: Path) -> list[Path]:
         table / name
         for table, parts in _tables(data)
         for name, part in parts.items()
+        # Parts of level 0 come from inserts. They are most of the parts, and their files need not be read.
         if (part.level or part.version) and why_damaged(table / name) is not None and can_be_undone(table, name)
     ]
 
@@ -119,6 +121,7 @@ def undo_damaged(data: Path) -> None:
 def _covered(parts: dict[str, Part]) -> Iterator[str]:
     """The parts from which another part was merged. Two parts of a partition never overlap partially."""
     outer: Part | None = None
+    # Of parts that begin with the same block, the one that contains the others comes first.
     order = sorted(parts.items(), key=lambda i: (i[1].partition, i[1].first, -i[1].last, -i[1].level, -i[1].version))
     for name, part in order:
         if outer is not None and outer.covers(part):

@@ -38,6 +38,7 @@ def repair_table(table: Path) -> int:
     repaired, cut = _repaired(text, table)
     if repaired != text:
         _rewrite(file, repaired)
+    # New entries go only to the newest log, so that only its end can lack a part.
     for _, older in _logs(table / "deduplication_logs"):
         if older != file:
             _remove_broken_lines(older)
@@ -71,6 +72,7 @@ def is_unlogged(table: Path, partition: str, number: int) -> bool:
                 whole = map(_whole, text.split(b"\n")[:-1])
                 if any(block.match(entry) for entry in whole if entry is not None):
                     return False
+    # The table has no log, or the engine has just replaced one: nothing is known then.
     except FileNotFoundError:
         return False
     return True
@@ -105,6 +107,7 @@ def unfinished(data: Path, since: float) -> list[Path]:
 def _repaired(text: bytes, table: Path) -> tuple[bytes, int]:
     """The repaired contents of a log, and the number of entries cut off at its end."""
     lines = text.split(b"\n")
+    # A complete log ends with a line break. Anything after it is half an entry.
     cut = 1 if lines.pop() else 0
     entries = [entry for entry in map(_whole, lines) if entry is not None]
     while entries and not _is_stored(entries[-1].decode(errors="replace"), table):

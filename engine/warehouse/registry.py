@@ -72,6 +72,7 @@ class Registry:
 
     def version(self) -> int:
         """A number that increases with each change of control state, except for records of deliveries."""
+        # Otherwise each delivery would make every server load a new snapshot.
         return self._newest("kind NOT IN ('history', 'settled', 'doubt', 'coverage', 'missed', 'deferred')")
 
     def _newest(self, condition: str) -> int:

@@ -109,7 +109,7 @@ def scopes(of: Any, workspace: Workspace) -> Iterator[Any]:
     [
         (scope, {"bind", "_filters_on", "_read", "_read_whole", "select", "_column", "mentioned"}, 1.0),
         # Some faults here concern no tenant: they change the size that is checked, or the key of the cache.
-        (compose, {"_binding", "_hold_to_tenant", "bind", "adhoc"}, 0.75),
+        (compose, {"_binding", "_refuse_unchecked_rows", "bind", "adhoc"}, 0.75),
     ],
 )
 def test_no_fault_in_the_scope_shows_rows_of_others(
