@@ -33,6 +33,7 @@ class QueryResult:
             self.close()
 
     def _read_ahead(self) -> None:
+        """Read up to READ_AHEAD_BYTES, so that most errors come before the status line."""
         # Errors in this part can still become the status of the response.
         chunks: list[bytes] = []
         size = 0

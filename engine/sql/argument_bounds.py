@@ -87,6 +87,7 @@ def _bounded(argument: Node, pass_on: str, name: str) -> Node:
 
 
 def _call(name: str, *arguments: Node) -> Node:
+    """A call of a function, as the parser would build it."""
     return {
         "type": "Function",
         "name": name,
@@ -95,4 +96,5 @@ def _call(name: str, *arguments: Node) -> Node:
 
 
 def _literal(kind: str, value: int | str) -> Node:
+    """A literal, as the parser would build it."""
     return {"type": "Literal", "value": {"field_type": kind, "value": value}}

@@ -99,17 +99,17 @@ def parameter_type(type: str, zone: str = UTC) -> ParameterType:
     if name in _PLAIN:
         return _PLAIN[name]
     if integer_bounds(name) is not None:
-        return _integer_kind(name)
+        return _integer_type(name)
     if (match := _ARRAY_TYPE.fullmatch(name)) and name.count("Array(") <= 8:
-        return _array_kind(parameter_type(match[1].strip(), zone))
+        return _array_type(parameter_type(match[1].strip(), zone))
     if name == "Date":
         return ParameterType(name, name, day_check(zone), "2019-01-01")
     if name == "DateTime":
         return ParameterType(name, name, moment_check(zone, None), "2019-01-01 00:00:00")
     if match := _DATETIME64_TYPE.fullmatch(name):
-        return _datetime64_kind(int(match[1] or 6), zone)
+        return _datetime64_type(int(match[1] or 6), zone)
     if match := _DECIMAL_TYPE.fullmatch(name):
-        return _decimal_kind(int(match[1]), int(match[2]))
+        return _decimal_type(int(match[1]), int(match[2]))
     raise RookeryError(
         BAD_TYPE,
         f"parameters cannot have the type {shown(type)}",
@@ -120,6 +120,7 @@ def parameter_type(type: str, zone: str = UTC) -> ParameterType:
 
 # --- the checks ----------------------------------------------------------------------------------------------------
 def _string(raw: object) -> str:
+    """Check a text. Numbers and booleans become their text, as a query string would send them."""
     if isinstance(raw, bool):
         return "true" if raw else "false"
     if isinstance(raw, int | float):
@@ -141,6 +142,7 @@ def _bounded(number: int) -> int:
 
 
 def _integer(raw: object) -> int:
+    """Check an integer of any size."""
     if isinstance(raw, int) and not isinstance(raw, bool):
         return raw
     if not isinstance(raw, str) or not _INTEGER.fullmatch(raw):
@@ -148,7 +150,8 @@ def _integer(raw: object) -> int:
     return int(raw)
 
 
-def _integer_kind(type: str) -> ParameterType:
+def _integer_type(type: str) -> ParameterType:
+    """An integer type with its range."""
     bounds = integer_bounds(type)
     assert bounds is not None
     low, high = bounds
@@ -162,7 +165,8 @@ def _integer_kind(type: str) -> ParameterType:
     return ParameterType(type, type, check, 1)
 
 
-def _float_kind(type: str) -> ParameterType:
+def _float_type(type: str) -> ParameterType:
+    """A floating-point type with its range."""
     largest = _FLOAT_MAX[type]
 
     def check(raw: object) -> float:
@@ -175,6 +179,7 @@ def _float_kind(type: str) -> ParameterType:
 
 
 def _float(raw: object) -> float:
+    """Check a number. Refuses an exponent so large or small that the digits would be lost."""
     if isinstance(raw, bool) or not isinstance(raw, int | float | str):
         raise InvalidValueError
     if isinstance(raw, str) and raw in _FLOAT_WORDS:
@@ -194,6 +199,7 @@ def _float(raw: object) -> float:
 
 
 def _bool(raw: object) -> bool:
+    """Check a boolean: true, false, 1 or 0."""
     if isinstance(raw, bool):
         return raw
     if isinstance(raw, int) and raw in (0, 1):
@@ -203,18 +209,21 @@ def _bool(raw: object) -> bool:
     raise InvalidValueError("true, false, 1 or 0")
 
 
-def _datetime64_kind(precision: int, zone: str) -> ParameterType:
+def _datetime64_type(precision: int, zone: str) -> ParameterType:
+    """A DateTime64 type of a precision."""
     type, check = f"DateTime64({precision})", moment_check(zone, precision)
     return ParameterType(type, type, check, check("2019-01-01 00:00:00"))
 
 
 def _uuid(raw: object) -> str:
+    """Check a UUID, which becomes lower case."""
     if not isinstance(raw, str) or not _UUID.fullmatch(raw):
         raise InvalidValueError
     return raw.lower()
 
 
-def _decimal_kind(precision: int, scale: int) -> ParameterType:
+def _decimal_type(precision: int, scale: int) -> ParameterType:
+    """A decimal type. Refuses more digits than it holds, and never rounds."""
     type = f"Decimal({precision}, {scale})"
     if not 1 <= precision <= 76 or scale > precision:
         raise RookeryError(BAD_TYPE, f"{type} does not exist", hint="precision 1 to 76, scale 0 to the precision")
@@ -234,7 +243,8 @@ def _decimal_kind(precision: int, scale: int) -> ParameterType:
     return ParameterType(type, type, check, check("0"))
 
 
-def _array_kind(item: ParameterType) -> ParameterType:
+def _array_type(item: ParameterType) -> ParameterType:
+    """An array type. Its values come as a list, or as text with commas."""
     type = f"Array({item.type})"
 
     def check(raw: object) -> list[Value]:
@@ -250,6 +260,7 @@ def _array_kind(item: ParameterType) -> ParameterType:
 
 
 def _item(item: ParameterType, number: int, raw: object) -> Value:
+    """Check one item of an array. Raises InvalidValueError with the item's number."""
     try:
         return item.check(raw)
     except InvalidValueError as exc:
@@ -259,6 +270,7 @@ def _item(item: ParameterType, number: int, raw: object) -> Value:
 
 
 def _json(raw: object) -> str:
+    """Check a JSON text or value, which becomes compact JSON."""
     try:
         value = json.loads(raw, parse_constant=_no_constant) if isinstance(raw, str) else raw
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
@@ -274,8 +286,8 @@ def _no_constant(word: str) -> None:
 
 _PLAIN = {
     "String": ParameterType("String", "String", _string, "__no_value__"),
-    "Float32": _float_kind("Float32"),
-    "Float64": _float_kind("Float64"),
+    "Float32": _float_type("Float32"),
+    "Float64": _float_type("Float64"),
     "Bool": ParameterType("Bool", "Bool", _bool, False),
     "UUID": ParameterType("UUID", "UUID", _uuid, "00000000-0000-0000-0000-000000000000"),
     # JSON is bound as a string; the author's SQL casts it.

@@ -162,9 +162,11 @@ class TemplateChecker:
         return result
 
     def _constant(self, node: nodes.Const) -> nodes.Expr:
+        """A constant needs no check: its value is text, a number, a boolean or None."""
         return node
 
     def _name(self, node: nodes.Name) -> nodes.Expr:
+        """Check a name. Unless the template has set it, it is a parameter of the request."""
         name = self._allowed(node)
         if name not in self._local:
             use = self.usage.use(name, node.lineno)
@@ -172,12 +174,14 @@ class TemplateChecker:
         return node
 
     def _allowed(self, node: nodes.Name) -> str:
+        """Return a name. Refuses those that Jinja or rookery itself uses."""
         name = node.name
         if name in _RESERVED or name.lower().startswith((PREFIX, f"_{PREFIX}")) or not name.isascii():
             self._refuse(node, f"the name `{name[:80]}` cannot be used in a template")
         return name
 
     def _items(self, node: nodes.List | nodes.Tuple) -> nodes.Expr:
+        """Check each item of a list or tuple."""
         node.items = [self.expr(item) for item in node.items]
         return node
 
@@ -187,10 +191,12 @@ class TemplateChecker:
         return node
 
     def _binary(self, node: nodes.BinExpr) -> nodes.Expr:
+        """Check an arithmetic operation. Operators are bounded at run time (`operators.binary`)."""
         node.left, node.right = self.expr(node.left), self.expr(node.right)
         return node
 
     def _logical(self, node: nodes.BinExpr) -> nodes.Expr:
+        """Check `and` or `or`, whose operands are only tested."""
         node.left, node.right = self._test(node.left), self._test(node.right)
         return node
 
@@ -216,9 +222,11 @@ class TemplateChecker:
         return node
 
     def _concat(self, node: nodes.Concat) -> nodes.Expr:
+        """Replace `a ~ b` by a call that limits the size of its result."""
         return self._call("concat", [self.expr(n) for n in node.nodes], node)
 
     def _getitem(self, node: nodes.Getitem) -> nodes.Expr:
+        """Replace `a[b]` by a call that allows text, lists and objects only."""
         value = self.expr(node.node)
         if not isinstance(node.arg, nodes.Slice):
             return self._call("item", [value, self.expr(node.arg)], node)
@@ -237,6 +245,7 @@ class TemplateChecker:
         return node
 
     def _is_test(self, node: nodes.Test) -> nodes.Expr:
+        """Replace `is defined` and `is None` by a call of `defined`."""
         if node.name not in ("defined", "none", "None") or node.args or node.kwargs:
             self._refuse(node, f"`is {node.name[:80]}` is not supported", "is defined, is None")
         call = self._call("fn_defined", [self._test(node.node)], node)
@@ -291,6 +300,7 @@ class TemplateChecker:
             self._refuse(node, f"{name}(): {str(exc)[:200]}")
 
     def _method(self, node: nodes.Call, callee: nodes.Getattr) -> nodes.Expr:
+        """Replace a method of text or objects by a call that looks the name up in METHODS."""
         if callee.attr not in METHODS or node.kwargs:
             near = nearest(callee.attr, METHODS)
             hint = f"did you mean `{near}`?" if near else "methods are " + ", ".join(METHODS)

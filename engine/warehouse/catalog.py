@@ -96,11 +96,13 @@ def foreign_objects(warehouse: Warehouse, names: Iterable[Name]) -> set[Name]:
 
 
 def _is_of(comment: str, workspace: str) -> bool:
+    """Whether a comment is a mark of this workspace."""
     mark = Mark.read(comment)
     return mark is not None and mark.workspace == workspace
 
 
 def _columns(warehouse: Warehouse, where: str, bindings: Mapping[str, Value]) -> defaultdict[Name, list[Column]]:
+    """The columns of the matching tables and views, in order."""
     columns: defaultdict[Name, list[Column]] = defaultdict(list)
     for database, table, *column in warehouse.query(_COLUMNS % where, bindings).rows:
         columns[Name(database, table)].append(Column(*column))
@@ -108,6 +110,7 @@ def _columns(warehouse: Warehouse, where: str, bindings: Mapping[str, Value]) ->
 
 
 def _indexes(warehouse: Warehouse, where: str, bindings: Mapping[str, Value]) -> defaultdict[Name, list[Index]]:
+    """The skip indexes of the matching tables, in order."""
     indexes: defaultdict[Name, list[Index]] = defaultdict(list)
     for database, table, name, expression, kind, granularity in warehouse.query(_INDEXES % where, bindings).rows:
         indexes[Name(database, table)].append(Index(name, as_expression(expression), kind, granularity))
@@ -115,6 +118,7 @@ def _indexes(warehouse: Warehouse, where: str, bindings: Mapping[str, Value]) ->
 
 
 def _table(name: Name, row: Mapping[str, Any], mark: Mark, columns: list[Column], indexes: list[Index]) -> Table:
+    """A table from its row in the catalog. Its clauses are read from the text of its definition."""
     clauses = read_clauses(row["engine_full"])
     return Table(
         name=name,
@@ -135,6 +139,7 @@ def _table(name: Name, row: Mapping[str, Any], mark: Mark, columns: list[Column]
 def _view(
     name: Name, row: Mapping[str, Any], mark: Mark, sources: Mapping[Name, Name], columns: list[Column]
 ) -> View:
+    """A view from its row in the catalog. It has no backfill: only compiled views are filled."""
     missing = Name("", "")
     return View(
         name=name,

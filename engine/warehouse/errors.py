@@ -189,6 +189,7 @@ _ABOUT_FILES: Mapping[Code, str] = {
 
 
 def _code_of(number: int, text: str) -> Code:
+    """Our code for an engine's error. Some numbers have several causes, which only the text distinguishes."""
     code = CODES.get(number, errors.ENGINE)
     if number == 36 and _TOO_BIG in text:
         code = errors.TOO_COMPLEX

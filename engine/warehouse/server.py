@@ -254,6 +254,7 @@ class ServerWarehouse:
             raise EngineError(errors.CLOSED, "the warehouse is closed")
 
     def _rows(self, client: Client, sql: str, bindings: Mapping[str, Value] | None) -> Rows:
+        """Run a statement on a client and read its whole result."""
         self._check_open()
         with _translated():
             result = client.query(sql, parameters=used_bindings(sql, bindings))
@@ -264,6 +265,7 @@ class ServerWarehouse:
             )
 
     def _ask(self, sql: str, bindings: Mapping[str, Value]) -> Rows:
+        """Run one of the parser's queries. It takes a slot like any other query."""
         with self._query_slot():
             return self._rows(self._reader, sql, bindings)
 
@@ -283,6 +285,7 @@ class ServerWarehouse:
             self._query_slots.release()
 
     def _document(self, statement: Statement, format: Format) -> Generator[bytes, None, None]:
+        """Yield the document of a result, without the error that the server may append to it."""
         self._check_open()
         if self._parses:
             self._selects.check(statement.sql)
@@ -317,6 +320,7 @@ def has_database(url: str, name: str, credentials: Credentials) -> bool:
 
 
 def _client(url: str, credentials: Credentials, settings: Mapping[str, int | str], pool: PoolManager) -> Client:
+    """A client for a URL. Raises UNREACHABLE for a URL that is not one of an HTTP interface."""
     parts = urlsplit(url)
     try:
         port = parts.port
@@ -343,6 +347,7 @@ def _client(url: str, credentials: Credentials, settings: Mapping[str, int | str
 
 @contextmanager
 def _translated() -> Iterator[None]:
+    """Translate every exception of the client to EngineError."""
     try:
         yield
     except Exception as exc:
