@@ -17,7 +17,8 @@ from engine.schema import literal, quote
 
 MIN_CHECKED_TTL_S = 3650 * DAY_SECONDS
 """Shorter TTLs, in seconds, are not checked: no type of the engine ends within the next ten years."""
-_DATE_OR_TIME = re.compile(r"(Nullable\(|LowCardinality\()*Date(32|Time|Time64)?\b")
+DATE_OR_TIME = re.compile(r"(Nullable\(|LowCardinality\()*Date(32|Time|Time64)?\b")
+"""The start of a type of dates or times."""
 
 
 def overflowing_ttls(source: Datasource, definer: Definer) -> Iterator[RookeryError]:
@@ -50,4 +51,4 @@ def _is_in_future(source: Datasource, expression: str) -> str:
 
 
 def _now(type: str) -> str:
-    return f"CAST(now() AS {type})" if _DATE_OR_TIME.match(type) else f"defaultValueOfTypeName({literal(type)})"
+    return f"CAST(now() AS {type})" if DATE_OR_TIME.match(type) else f"defaultValueOfTypeName({literal(type)})"

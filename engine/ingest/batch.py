@@ -6,14 +6,15 @@ is committed and handed to the fan-out is `engine.fanout.handover.CommittedBatch
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from engine.errors import RookeryError
+from engine.ingest.row_expressions import overflow_checks
 from engine.ingest.unknown_keys import NO_KEYS, UnknownKeys
 from engine.ingest.values.staging import BoundTenant, Projection, StageSchema, fast_projection, full_projection
-from engine.schema import Name
+from engine.schema import Name, quote
 from engine.warehouse.port import Input
 
 MAX_JOINED_BYTES = 64 << 10
@@ -254,7 +255,19 @@ class JudgedBatch:
     @property
     def condition(self) -> str:
         """The SQL condition for staged rows that are stored."""
-        return "1" if self.numbered else self.projection.condition
+        if self.numbered:
+            return "1"
+        # An inspection rejects rows whose TTL overflows, and a filter must not compute values of invalid rows.
+        overflows = [] if self.inspected else self._overflow_conditions()
+        return " AND ".join([self.projection.condition, *overflows])
+
+    def _overflow_conditions(self) -> Iterator[str]:
+        """The conditions that no TTL overflows for a row: the engine would remove the row at once."""
+        source, values = self.staged.schema.source, self.projection.values
+        for check in overflow_checks(source):
+            position = next(n for n, c in enumerate(source.columns) if c.name == check.column)
+            # The stage's column of that name may hold another value. Inside the lambda, the name is the stored value.
+            yield f"arrayAll({quote(check.column)} -> {check.sql}, [{values[position]}])"
 
     @property
     def stored_rows(self) -> int:

@@ -9,10 +9,15 @@ from dataclasses import dataclass, field
 from engine.compiler.scope import BARRIER
 from engine.errors import RookeryError
 from engine.ingest.batch import RejectedRow, RowTexts, StagedBatch
-from engine.ingest.row_expressions import MAX_EXPRESSION_CHARACTERS, row_expressions
+from engine.ingest.row_expressions import MAX_EXPRESSION_CHARACTERS, RowExpression, overflow_checks, row_expressions
 from engine.ingest.values.json_paths import INVALID_ID
 from engine.ingest.values.rejections import MAX_SHOWN_CHARACTERS, column_values, rejection_reason
-from engine.ingest.values.staging import ROW_NUMBER_COLUMN, full_projection, is_tenant_column, validity_checks
+from engine.ingest.values.staging import (
+    ROW_NUMBER_COLUMN,
+    full_projection,
+    is_tenant_column,
+    validity_checks,
+)
 from engine.ingest.values.staging_rules import StagedColumn
 from engine.project.datasource import Column
 from engine.schema import quote
@@ -116,10 +121,17 @@ class Judge:
             row.add("", _shortened(message))
 
     def reject_unstorable(self) -> None:
-        """Reject the rows on which a key, a TTL or an index of the datasource's table throws."""
-        expressions = row_expressions(self.batch.schema.source)
-        if not expressions:
-            return
+        """Reject the rows on which a key, a TTL or an index of the datasource's table throws, or a TTL overflows."""
+        if expressions := row_expressions(self.batch.schema.source):
+            self._reject_throwing_expressions(expressions)
+        for check in overflow_checks(self.batch.schema.source):
+            failing = self.warehouse.query(
+                f"SELECT {ROW_NUMBER_COLUMN} FROM {self._stored_values()} WHERE NOT ({check.sql})"
+            )
+            for (number,) in failing.rows:
+                self._reject(int(number)).add(check.column, f"{check.name} is beyond the last date of its type")
+
+    def _reject_throwing_expressions(self, expressions: Sequence[RowExpression]) -> None:
         count = len(self.rows.texts)
         if self._message_of(self._stored_values(), [e.sql for e in expressions], 0, count) is None:
             return

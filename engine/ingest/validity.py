@@ -42,11 +42,10 @@ class Validity:
 
     def is_valid(self, batch: JudgedBatch) -> bool:
         """Whether all staged rows pass the batch's checks and none of their values throws."""
-        projection = batch.projection
         try:
             result = self._warehouse.query(
                 # `ignore` evaluates the values without returning them.
-                f"SELECT countIf(NOT ({projection.condition})), sum(ignore({projection.sql})) "
+                f"SELECT countIf(NOT ({batch.condition})), sum(ignore({batch.projection.sql})) "
                 f"FROM {batch.staged.table.sql()}"
             )
         except RookeryError as exc:

@@ -96,6 +96,20 @@ KINDS = {
         "UInt8",
     ),
 }
+TIMES = """
+columns:
+  - {name: tenant_id, type: UInt32}
+  - {name: id, type: UInt64}
+  - {name: at, type: %s, json: %s}
+engine: {sorting_key: [tenant_id, id], ttl: "%s"}
+"""
+TTLS = {
+    "deeper": ("DateTime64(3)", "$.when.at", "toDateTime(at) + INTERVAL 10 YEAR"),
+    "rounded": ("DateTime64(3)", "$.at", "toStartOfYear(toDateTime(at)) + INTERVAL 1 DAY"),
+    "date": ("Date32", "$.at", "toDate(at) + INTERVAL 3650 DAY"),
+    "two_intervals": ("DateTime64(3)", "$.at", "toDateTime(at) + INTERVAL 10 YEAR + INTERVAL 1 DAY"),
+    "interval": ("DateTime", "$.at", "at + toIntervalYear(10)"),
+}
 MODES = ("", "direct", "routed")
 CASES = [(kind, mode) for kind, case in KINDS.items() for mode in MODES if case.landing or not mode]
 
@@ -121,6 +135,7 @@ def rookery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
         case = KINDS[kind]
         head = f"tenant: {{column: tenant_id, fanout: {mode}}}" if mode else ""
         files[f"datasources/{_name(kind, mode)}.yaml"] = head + COLUMNS % case.flag + case.clause.lstrip("\n") + "\n"
+    files |= {f"datasources/{name}.yaml": "tenant: tenant_id" + TIMES % values for name, values in TTLS.items()}
     with open_rookery(tmp_path_factory.mktemp("evaluated")) as opened:
         opened.push(files)
         opened.add("1")
@@ -183,3 +198,25 @@ def _parquet(rows: list[dict[str, Any]]) -> bytes:
     buffer = pyarrow.BufferOutputStream()
     parquet.write_table(pyarrow.Table.from_pylist(rows), buffer)
     return bytes(buffer.getvalue().to_pybytes())
+
+
+@pytest.mark.parametrize("format", [Input.NDJSON, Input.CSV, Input.PARQUET], ids=lambda f: f.name)
+@pytest.mark.parametrize("name", TTLS)
+def test_a_row_whose_ttl_overflows_is_quarantined_and_not_removed(rookery: Rookery, name: str, format: Input) -> None:
+    latest = {"interval": "2105-01-01", "date": "2199-01-01"}.get(name, "2111-06-01 00:00:00")
+    days = ["2099-12-31", "2030-05-05", latest] if name == "rounded" else ["2030-05-05", "2031-01-01", latest]
+    rows: list[dict[str, Any]] = [{"tenant_id": 1, "id": n + 1, "at": day} for n, day in enumerate(days)]
+    if format is Input.PARQUET:
+        body = _parquet(rows)
+    elif format is Input.CSV:
+        body = "\n".join([",".join(rows[0]), *(",".join(map(str, r.values())) for r in rows)]).encode()
+    else:
+        body = "\n".join(json.dumps(r | {"when": {"at": r["at"]}}) for r in rows).encode()
+    outcome = rookery.gateway.append(name, body, format).result(60)
+    assert (outcome.rows, outcome.quarantined) == (2, 1)
+    assert outcome.first_bad_row is not None
+    assert (outcome.first_bad_row.row, list(outcome.first_bad_row.columns)) == (3, ["at"])
+    assert "the TTL" in str(outcome.first_bad_row)
+    rookery.run(f"OPTIMIZE TABLE main.{name} FINAL")
+    assert rookery.rows(f"SELECT id FROM main.{name} ORDER BY id") == [(1,), (2,)]
+    rookery.run(f"TRUNCATE TABLE main.{name}")
