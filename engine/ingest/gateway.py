@@ -18,8 +18,8 @@ import structlog
 
 from engine import observe
 from engine.errors import CLOSED, INTERNAL, RookeryError
-from engine.fanout.suspension_records import tenants_behind
 from engine.ingest.batch import Append, AppendResult, writer_id
+from engine.ingest.grouping import Grouping
 from engine.ingest.idempotency.keys import Key, key_of, require_same_body
 from engine.ingest.idempotency.receipts import Receipts
 from engine.ingest.insert_memory import InsertMemory, max_insert_bytes
@@ -49,6 +49,7 @@ class Gateway:
         """Held during a replay of quarantined rows: two replays of one row would both read it before either removes
         it."""
         self._writer = BatchWriter(workspace, stages, self.receipts)
+        self._grouping = Grouping(workspace, self.receipts, self._writer)
         # Protects the queues and the counts below. No other lock of rookery's is taken while it is held.
         self._lock = threading.Lock()
         self._queues: dict[str, IngestQueue] = {}
@@ -212,7 +213,7 @@ class Gateway:
         """
         results: Results = {}
         try:
-            groups = deque(self._groups_of(queue, appends, results))
+            groups = deque(self._grouping.groups_of(appends, queue.failing, results))
         except BaseException as exc:
             # Every append must get a result; otherwise its caller would wait forever.
             error = exc if isinstance(exc, RookeryError) else _unexpected_error(exc)
@@ -236,62 +237,6 @@ class Gateway:
                     # Without the lock: a lost update costs one batch that is stored separately.
                     queue.failing.difference_update(writers)
         return results, failed
-
-    def _groups_of(self, queue: IngestQueue, appends: Sequence[Append], results: Results) -> list[AppendGroup]:
-        """The groups of a batch that can be stored together. Results of repeated appends are added to `results`."""
-        datasource = appends[0].datasource
-        self._writer.complete_uncertain(datasource)
-        new = self._without_repeated(appends, results)
-        if self._workspace.current.build.datasources[datasource].is_landing:
-            return [AppendGroup(g, failed=False) for g in self._separated(queue, new)]
-        groups: list[list[Append]] = []
-        for append in new:
-            # Rows do not contain their batch's id here, so the idempotency key must be the identity of a separate
-            # batch.
-            if append.key or not groups or groups[-1][0].key:
-                groups.append([append])
-            else:
-                groups[-1].append(append)
-        return [AppendGroup(part, failed=False) for g in groups for part in self._separated(queue, g)]
-
-    def _separated(self, queue: IngestQueue, appends: list[Append]) -> list[list[Append]]:
-        """Separate the appends of writers that must not share a batch with others from the rest.
-
-        These are writers whose latest rows were bad, because each failure would also split the others' batch; bound
-        tenants whose lines are not known, which cannot be staged with other tenants; and tenants whose tables miss
-        rows because of a failing view, because only they must wait for it. A writer's rows stay in order.
-        """
-        if len({a.writer for a in appends}) <= 1:
-            return [appends] if appends else []
-        is_mixed = len({a.bound_tenant for a in appends}) > 1
-        behind = tenants_behind(self._workspace.current, appends[0].datasource) if is_mixed else None
-        together: list[Append] = []
-        separate: dict[str, list[Append]] = {}
-        for append in appends:
-            writer = append.writer
-            unshareable = is_mixed and (append.lines is None or (behind and append.bound_tenant in behind))
-            if unshareable or writer in separate or writer in queue.failing:
-                separate.setdefault(writer, []).append(append)
-            else:
-                together.append(append)
-        return [g for g in (together, *separate.values()) if g]
-
-    def _without_repeated(self, appends: Sequence[Append], results: Results) -> list[Append]:
-        """The appends that are not stored already, examined. Results of the others are added to `results`."""
-        receipts = self.receipts.find([key_of(a) for a in appends if a.key])
-        new = []
-        for append in appends:
-            receipt = receipts.get(key_of(append)) if append.key else None
-            if receipt is None or (not receipt.is_confirmed and receipt.digest == append.digest):
-                self._writer.examine(append)
-                new.append(append)
-                continue
-            try:
-                require_same_body(receipt.digest, append.digest)
-                results[id(append)] = receipt.as_repeated_result()
-            except RookeryError as exc:
-                results[id(append)] = exc
-        return new
 
     def _attempt(self, group: AppendGroup) -> Attempt:
         """Do one step of storing a group, within the memory limit for INSERTs, and count it. Never raises."""
