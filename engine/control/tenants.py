@@ -55,6 +55,7 @@ def add(
 
     Raises RK3005 for an id that is not canonical, and RK3006 if a tenant exists with another placement or is being
     removed. A tenant's record says `adding` until it is complete, so that an interrupted command can be repeated.
+    Holds `Workspace.changes` until all history is delivered; inserts continue.
     """
     if placement is not None and placement not in PLACEMENTS:
         raise RookeryError(BAD_VALUE, f"unknown placement {placement!r}", hint="pooled or tables")

@@ -39,7 +39,7 @@ class CatchUp:
             group.offset = group.offset.began(log_range)
             self._journal.write_lagging(self._datasource, group.members, group.offset)
         failed = self._nests.insert_range_for(log_range, set(group.members))
-        self._groups.part(group, {t: why for t, why in failed.items() if t in group.members})
+        self._groups.separate(group, {t: why for t, why in failed.items() if t in group.members})
         if not group.members:
             return
         group.offset = group.offset.finished(log_range)

@@ -26,8 +26,8 @@ class ConsumerGroups:
         self.main = ConsumerGroup(Offset.start())
         self.lagging: list[ConsumerGroup] = []
 
-    def begin(self, main: Offset, members: set[str], lagging: Mapping[Offset, set[str]]) -> None:
-        """Restore recorded offsets."""
+    def restore(self, main: Offset, members: set[str], lagging: Mapping[Offset, set[str]]) -> None:
+        """Set the groups to recorded offsets, before the worker starts."""
         with self.changed:
             self.main = ConsumerGroup(main, members)
             self.lagging = [ConsumerGroup(o, set(m), since=time.time()) for o, m in lagging.items()]
@@ -50,7 +50,7 @@ class ConsumerGroups:
                 if not group.members:
                     self.lagging.remove(group)
 
-    def part(self, group: ConsumerGroup, failed: Mapping[str, str]) -> None:
+    def separate(self, group: ConsumerGroup, failed: Mapping[str, str]) -> None:
         """Give each failed member a group of its own, whose next attempt waits twice as long after each failure."""
         with self.changed:
             for tenant, why in failed.items():
@@ -81,7 +81,7 @@ class ConsumerGroups:
         now = time.monotonic()
         return min((max(0.0, g.due - now) for g in self.lagging), default=float("inf"))
 
-    def among(self, tenants: set[str]) -> tuple[set[str], set[str]]:
+    def split(self, tenants: set[str]) -> tuple[set[str], set[str]]:
         """The tenants that are in the main group, and those that are lagging."""
         with self.changed:
             behind = set[str]().union(*(g.members & tenants for g in self.lagging))

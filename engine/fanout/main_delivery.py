@@ -58,7 +58,7 @@ class MainDelivery:
                 lagging.setdefault(offset if offset.at <= head else Offset.start(head), set()).add(tenant)
         # A view fills the copy, or the copy is gone: this consumer does not deliver to it.
         self._journal.delete(self._datasource, [t for t in own if copies.get(t, True)])
-        self._groups.begin(main, {t for t, view in copies.items() if not view} - own.keys(), lagging)
+        self._groups.restore(main, {t for t, view in copies.items() if not view} - own.keys(), lagging)
         for log_range in [main.log_range] if main.log_range else partly_delivered(landing.blocks(main.at), main):
             self._groups.main.offset = self._groups.main.offset.began(log_range)
             self._deliver(log_range)
@@ -85,7 +85,7 @@ class MainDelivery:
         behind: set[str] = set()
 
         def choose(present: set[str]) -> set[str]:
-            in_sync, lagging = self._groups.among(present)
+            in_sync, lagging = self._groups.split(present)
             behind.update(lagging)
             return in_sync
 
@@ -104,7 +104,7 @@ class MainDelivery:
     def _deliver(self, log_range: LogRange) -> None:
         """Deliver a range from landing to the main group."""
         self._acknowledge(
-            log_range, self._nests.insert_range(log_range, lambda present: self._groups.among(present)[0])
+            log_range, self._nests.insert_range(log_range, lambda present: self._groups.split(present)[0])
         )
 
     def _acknowledge(self, log_range: LogRange, failed: Mapping[str, str]) -> None:
@@ -119,7 +119,7 @@ class MainDelivery:
             for tenant, why in failed.items():
                 log.error("a tenant's tables refuse its rows", tenant=tenant, error=why)
             self._groups.remove(failed)
-            self._groups.part(ConsumerGroup(before, set(failed)), failed)
+            self._groups.separate(ConsumerGroup(before, set(failed)), failed)
         main.offset = main.offset.finished(log_range)
         self._journal.write(self._datasource, main.offset)
 

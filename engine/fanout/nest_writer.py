@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Executor, wait
 from contextlib import nullcontext
+from dataclasses import dataclass
 
 from engine.compiler.scope import is_encoded, tenant_literal
 from engine.errors import BUSY, UNKNOWN_DATASOURCE, RookeryError
@@ -25,6 +26,24 @@ Failures = dict[str, str]
 """Errors of inserts, by tenant."""
 Chosen = Callable[[set[str]], set[str]]
 """Chooses those tenants with rows in a range that receive them now."""
+
+
+@dataclass(frozen=True, slots=True)
+class _StagedRows:
+    """The rows of one or several batches in one table, as SQL."""
+
+    table: str
+    values: str
+    """The values of landing's columns."""
+    tenant: str
+    """The tenant's id as a string."""
+    condition: str
+    """The condition of the rows that were stored."""
+
+    @staticmethod
+    def of(batch: CommittedBatch) -> _StagedRows:
+        """The rows of a batch that has a stage."""
+        return _StagedRows(batch.table, batch.values, batch.tenant, batch.condition)
 
 
 class NestWriter:
@@ -54,68 +73,68 @@ class NestWriter:
 
     def insert_batches(self, log_range: LogRange, batches: Sequence[CommittedBatch], choose: Chosen) -> Failures:
         """Insert batches from their stages, or from landing if a stage no longer exists or has other columns."""
-        reader = self.log()
-        if not all(b.table and b.columns == reader.relation.columns for b in batches):
+        landing = self.log()
+        if not all(b.table and b.columns == landing.relation.columns for b in batches):
             return self.insert_range(log_range, choose)
-        first = batches[0]
-        source, values, tenant, condition = first.table, first.values, first.tenant, first.condition
-        if len(batches) > 1:
-            source, values, tenant, condition = self._merge(reader, batches)
-        present = choose(self._tenants(source, tenant, condition))
+        staged = self._merge(landing, batches) if len(batches) > 1 else _StagedRows.of(batches[0])
+        present = choose(self._tenants(staged))
         if len(batches) == 1 and len(present) >= COPY_STAGE_TENANTS:
-            source, values, tenant, condition = self._merge(reader, batches)
+            staged = self._merge(landing, batches)
 
-        encoded = is_encoded(reader.relation)
+        encoded = is_encoded(landing.relation)
 
         def rows(owner: str) -> str:
             tenant_value = tenant_literal("String", owner)
-            of_tenant = f"FROM {source} WHERE ({condition}) AND {tenant} = {tenant_value}"
+            of_tenant = f"FROM {staged.table} WHERE ({staged.condition}) AND {staged.tenant} = {tenant_value}"
             if not encoded:
-                return f"SELECT {values} {of_tenant}"
-            return f"SELECT {reader.own_values(ROW_TUPLE)} FROM (SELECT tuple({values}) AS {ROW_TUPLE} {of_tenant})"
+                return f"SELECT {staged.values} {of_tenant}"
+            row = f"SELECT tuple({staged.values}) AS {ROW_TUPLE} {of_tenant}"
+            return f"SELECT {landing.own_values(ROW_TUPLE)} FROM ({row})"
 
-        return self._spread(reader, log_range, present, rows)
+        return self._spread(landing, log_range, present, rows)
 
     def insert_range(self, log_range: LogRange, choose: Chosen) -> Failures:
         """Insert a range from landing into the nests of the chosen tenants."""
-        reader = self.log()
+        landing = self.log()
         return self._spread(
-            reader, log_range, choose(reader.tenants(log_range)), lambda tenant: reader.rows_of(tenant, log_range)
+            landing, log_range, choose(landing.tenants(log_range)), lambda tenant: landing.rows_of(tenant, log_range)
         )
 
     def insert_range_for(self, log_range: LogRange, tenants: set[str]) -> Failures:
         """Insert a range from landing into some tenants' nests. A single tenant is not checked for rows first."""
         if len(tenants) > 1:
             return self.insert_range(log_range, lambda present: present & tenants)
-        reader = self.log()
-        return self._spread(reader, log_range, tenants, lambda tenant: reader.rows_of(tenant, log_range))
+        landing = self.log()
+        return self._spread(landing, log_range, tenants, lambda tenant: landing.rows_of(tenant, log_range))
 
     def has_rows_of(self, batch: CommittedBatch, tenants: Iterable[str]) -> bool:
         """Whether a batch may have rows of one of the tenants. True if this cannot be determined."""
         if not batch.table:
             return True
         try:
-            return bool(self._tenants(batch.table, batch.tenant, batch.condition).intersection(tenants))
+            return bool(self._tenants(_StagedRows.of(batch)).intersection(tenants))
         except RookeryError:
             return True
 
-    def _tenants(self, source: str, tenant: str, condition: str) -> set[str]:
+    def _tenants(self, staged: _StagedRows) -> set[str]:
         """Tenants with rows in a stage."""
         result = self._workspace.warehouse.query(
-            f"SELECT DISTINCT assumeNotNull({tenant}) FROM {source} WHERE {condition}", None, {"max_threads": 1}
+            f"SELECT DISTINCT assumeNotNull({staged.tenant}) FROM {staged.table} WHERE {staged.condition}",
+            None,
+            {"max_threads": 1},
         )
         return {str(row[0]) for row in result.rows}
 
-    def _merge(self, reader: LandingLog, batches: Sequence[CommittedBatch]) -> tuple[str, str, str, str]:
-        """A table with the rows of the batches, and the SQL of values, tenant and condition over it."""
-        columns = [quote(c) for c in reader.relation.columns]
+    def _merge(self, landing: LandingLog, batches: Sequence[CommittedBatch]) -> _StagedRows:
+        """Copy the rows of the batches into one table, with landing's types and each row's tenant."""
+        columns = [quote(c) for c in landing.relation.columns]
         merged = self._merge_table()
         parts = " UNION ALL ".join(
             f"SELECT {b.values}, {b.tenant} FROM {b.table} WHERE {b.condition}" for b in batches
         )
         self._workspace.warehouse.execute(f"TRUNCATE TABLE {merged.sql()}")
         self._workspace.warehouse.execute(f"INSERT INTO {merged.sql()} ({', '.join(columns)}, _rk_tenant) {parts}")
-        return merged.sql(), ", ".join(columns), "_rk_tenant", "1"
+        return _StagedRows(merged.sql(), ", ".join(columns), "_rk_tenant", "1")
 
     def _merge_table(self) -> Name:
         """An in-memory table with landing's columns, and the tenant as a string."""
@@ -131,7 +150,7 @@ class NestWriter:
         return self._merged[1]
 
     def _spread(
-        self, reader: LandingLog, log_range: LogRange, present: set[str], rows: Callable[[str], str]
+        self, landing: LandingLog, log_range: LogRange, present: set[str], rows: Callable[[str], str]
     ) -> Failures:
         """Insert each tenant's rows into its nest, several at a time. `rows` returns the SELECT of one tenant's rows.
 
@@ -147,7 +166,7 @@ class NestWriter:
             # Runs in a pool thread, or in the current thread for a single tenant.
             try:
                 with guard():
-                    damage, has_merges = self._insert(reader, log_range.token, tenant, rows(tenant))
+                    damage, has_merges = self._insert(landing, log_range.token, tenant, rows(tenant))
             except RookeryError as exc:
                 if exc.code is BUSY:
                     raise
@@ -175,13 +194,13 @@ class NestWriter:
                 self._workspace.warehouse.forget_unstored_tokens()
         return failed
 
-    def _insert(self, reader: LandingLog, token: str, tenant: str, rows: str) -> tuple[str, bool]:
+    def _insert(self, landing: LandingLog, token: str, tenant: str, rows: str) -> tuple[str, bool]:
         """Insert a tenant's rows. Returns a description of removed damaged parts, and whether merges must be
         undone.
         """
         database = nest_database(self._workspace.name, tenant)
         tables = nest_tables_fed_by(self._workspace, database, self.datasource)
         self._workspace.warehouse.note_parts(tables)
-        reader.insert_into_nest(database, token, rows)
+        landing.insert_into_nest(database, token, rows)
         damaged, has_merges = remove_damaged_parts(self._workspace, tables)
         return next(iter(damaged.values()), ""), has_merges

@@ -22,7 +22,7 @@ CATCH_UP_TIMEOUT_SECONDS = 3600.0
 
 
 class Router:
-    """Finds the worker of each datasource. Called by the threads of requests, commands and changes of views."""
+    """Finds the worker of each datasource. Called by ingest threads, commands and changes of views."""
 
     def __init__(self, workspace: Workspace) -> None:
         self._workspace = workspace

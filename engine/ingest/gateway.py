@@ -165,13 +165,13 @@ class Gateway:
                     return
 
     def _task_ended(self) -> None:
-        """Called with the lock held."""
+        """Count the end of an active task, for which `close` waits. Called with the lock held."""
         self._active_tasks -= 1
         if not self._active_tasks:
             self._idle.notify_all()
 
     def _submit_batch(self, queue: IngestQueue, appends: list[Append]) -> None:
-        """Called with the lock held."""
+        """Pass a batch to the `ingest` threads. Called with the lock held."""
         self._submitted_batches += 1
         self._threads.submit(self._run_batches, queue, appends)
 
