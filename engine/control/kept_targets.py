@@ -32,6 +32,7 @@ def pipes_that_continue(snapshot: Snapshot, build: Build, names: frozenset[str])
             )
     if not names:
         return frozenset()
+    # An unchanged query continues without the option, which would have no effect.
     before, after = _query_fingerprints(snapshot.build), _query_fingerprints(build)
     return frozenset(n for n in names if before.get(n) != after.get(n))
 
@@ -50,6 +51,7 @@ def check_targets_are_kept(plan: Plan, build: Build, continued: frozenset[str]) 
     for step in plan.steps:
         if not isinstance(step, DropTable):
             continue
+        # The table would be dropped for another reason than the query, for example a new type of a column.
         for name in sorted(continued):
             target = build.pipes[name].target
             if target is not None and step.name.name == target.name:

@@ -36,6 +36,7 @@ def upgrade_views(workspace: Workspace) -> None:
     for name, view in desired.views.items():
         current = live.get(name)
         note = noted.get(name.sql())
+        # Compared by their marks: the SQL of a live view is in the engine's spelling.
         if current is not None and _is_older(view, current):
             replaced.append(_without(workspace.current.build, view, current.excluded_tenants))
         elif current is None and note is not None:

@@ -80,6 +80,7 @@ def replay(
     quarantine.require_table(workspace, datasource)
     run = _Replay(workspace, gateway, datasource, corrected)
     with gateway.replay_lock:
+        # All ids are read first: a row that is rejected again has a new id, and is not replayed twice.
         for rows in run.chunks(run.all_ids() if ids is None else list(dict.fromkeys(ids))):
             run.send(rows)
     return run.result

@@ -80,6 +80,7 @@ class KnownKeys:
         """The unknown keys of several rows, each with its own paths."""
         names: dict[str, None] = {}
         for paths in rows:
+            # Bounded, since a hostile body can have a new key in every row.
             if paths and len(names) < MAX_COUNTED_KEYS:
                 names.update(dict.fromkeys(paths))
         if not names:
@@ -161,6 +162,7 @@ def _sampled_lines(body: bytes) -> Iterator[bytes]:
             return
         at = end + 1
     yield body[body.rstrip(BLANK).rfind(b"\n") + 1 :]
+    # A line break after each position begins a row, so a row that is cut off is never examined.
     distance = (len(body) - at) // (SAMPLED_ROWS // 2 + 1)
     for number in range(1, SAMPLED_ROWS // 2 + 1):
         start = body.find(b"\n", at + number * distance)

@@ -82,9 +82,13 @@ class _Classified:
     """The columns of a table, while they are classified."""
 
     values: list[tuple[str, str]] = field(default_factory=list)
+    """Columns with the aggregate over the rows of one key."""
     additive: set[str] = field(default_factory=set)
+    """Columns whose value only grows with more rows."""
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    """Columns that are not compared, with the reason."""
     idempotent: set[str] = field(default_factory=set)
+    """Columns in which a row that is added twice changes nothing."""
 
 
 def comparable_columns(table: Table) -> ComparableColumns | str:

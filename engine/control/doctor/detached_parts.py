@@ -87,6 +87,7 @@ def attach(warehouse: Warehouse, table: Name, part: Part) -> str | None:
     stopped if the part was attached; `resume_merges` ends that.
     """
     warehouse.execute(f"SYSTEM STOP MERGES {table.sql()}")
+    # Merges are stopped first, since they would change the names of the parts.
     before = _parts(warehouse, table)
     try:
         warehouse.execute(f"ALTER TABLE {table.sql()} ATTACH PART {literal(part.name)}")

@@ -57,6 +57,7 @@ def outcomes(
     wrong = {*skip}
     for derived in derived_tables(context, copies=repair):
         name = derived.table.name
+        # Tables are compared in the order of the data flow, so errors of a source are known by now.
         if any(v.source in wrong for v in derived.views):
             wrong.add(name)
             continue
