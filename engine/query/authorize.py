@@ -9,15 +9,13 @@ import hashlib
 import hmac
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from engine.cache import LruCache
 from engine.compiler.build import Build, parameter_names
-from engine.compiler.filters import parse_filter
-from engine.compiler.scope import TABLE_ALIAS, RowFilter, Scope
+from engine.compiler.scope import Scope
 from engine.errors import (
-    BAD_FILTER,
     BAD_TOKEN,
     NO_TENANT,
     NO_TOKEN,
@@ -30,7 +28,7 @@ from engine.errors import (
 from engine.query.all_tenants import placements_of_all_tenants
 from engine.query.arguments import parameters_of_pipe
 from engine.query.request import QueryRequest
-from engine.schema import Name
+from engine.query.token_filters import token_filters
 from engine.template.parameters import ParameterSpec, coerce
 from engine.tenant_ids import base_type, canonical_tenant
 from engine.tokens import Claims, Rules, static_id, usable_keys, verify
@@ -40,8 +38,6 @@ from engine.workspace.workspace import Workspace
 
 VERIFIED_CACHE_ENTRIES = 20_000
 """Maximum number of tokens whose claims a snapshot caches."""
-FILTER_CACHE_ENTRIES = 10_000
-"""Maximum number of row filters of tokens that a snapshot caches."""
 
 
 def authenticate(workspace: Workspace, token: str | None) -> Claims:
@@ -131,16 +127,6 @@ class TenantSelection:
         return next(iter(tenants), None)
 
 
-@dataclass(frozen=True, slots=True)
-class TokenFilters:
-    """The filters of a token on datasources."""
-
-    rows: dict[str, tuple[RowFilter, ...]] = field(default_factory=dict)
-    """Conditions on rows by datasource. All of them apply, whatever the query reads."""
-    tenants: frozenset[str] = frozenset()
-    """Tenants that filters select by comparing the tenant column."""
-
-
 def for_pipe(snapshot: Snapshot, workspace: Workspace, request: QueryRequest, pipe: str) -> Granted:
     """What an endpoint call may do.
 
@@ -226,7 +212,7 @@ def _grant(snapshot: Snapshot, workspace: Workspace, request: QueryRequest, pipe
     claims, build = request.claims, snapshot.build
     if request.impersonated_tenant is not None and not claims.is_admin:
         raise RookeryError(TENANT_FROM_QUERY, "only an admin may run a query as another tenant")
-    filters = _token_filters(snapshot, workspace, claims)
+    filters = token_filters(snapshot, workspace, claims)
     by_parameter = frozenset(_tenant_id(build, pipes.fixed[k]) for k in pipes.tenant_keys if k in pipes.fixed)
     # Four sources can select the tenant. They must agree: a token for tenant 7 never reads another tenant, whatever
     # its filters say.
@@ -279,48 +265,6 @@ def _tenant_id(build: Build, value: Any) -> str:
     except RookeryError as exc:
         raise RookeryError(BAD_TOKEN, f"the token's tenant: {exc.message}") from exc
     return str(text)
-
-
-def _token_filters(snapshot: Snapshot, workspace: Workspace, claims: Claims) -> TokenFilters:
-    """The token's filters on datasources, each checked by the engine. Raises RK4015 for one that it refuses."""
-    rows: dict[str, tuple[RowFilter, ...]] = {}
-    tenants: set[str] = set()
-    for name in sorted({s.resource for s in claims.scopes if s.filter} & set(snapshot.build.relations)):
-        for text in claims.filters(name):
-            tenant, condition = _parsed_filter(snapshot, workspace, name, text)
-            if tenant is not None:
-                tenants.add(tenant)
-            if condition is not None:
-                rows[name] = (*rows.get(name, ()), RowFilter(condition))
-    return TokenFilters(rows, frozenset(tenants))
-
-
-def _parsed_filter(
-    snapshot: Snapshot, workspace: Workspace, datasource: str, text: str
-) -> tuple[str | None, str | None]:
-    """The tenant that a filter selects, and its condition on other columns. Cached by the filter's text."""
-    cache = _parsed_filters(snapshot)
-    known = cache.get((datasource, text))
-    if known is not None:
-        return known
-    parsed = parse_filter(text, snapshot.build.relations[datasource], workspace.warehouse)
-    if parsed.condition is not None:
-        table = Name(snapshot.build.workspace, datasource).sql()
-        try:
-            workspace.warehouse.query(
-                f"DESCRIBE TABLE (SELECT 1 FROM {table} AS {TABLE_ALIAS} WHERE {parsed.condition})"
-            )
-        except RookeryError as exc:
-            raise RookeryError(
-                BAD_FILTER, "the token's filter does not fit its datasource", detail=exc.detail or exc.message
-            ) from exc
-    return cache.put((datasource, text), (parsed.tenant, parsed.condition))
-
-
-@per_snapshot
-def _parsed_filters(snapshot: Snapshot) -> LruCache[tuple[str, str], tuple[str | None, str | None]]:
-    """Results of `_parsed_filter`, by datasource and text."""
-    return LruCache(FILTER_CACHE_ENTRIES)
 
 
 def for_append(snapshot: Snapshot, claims: Claims, datasource: str) -> str | None:
