@@ -231,7 +231,7 @@ def _tenant_header(tenant: str | None) -> dict[str, bytes]:
 
 def _parameter(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
-    if not equals:
+    if not equals or not name:
         raise RookeryError(USAGE, f"{text} is not NAME=VALUE", hint="for example day=2026-01-31")
     return name, value
 

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 
 from engine.errors import BAD_REQUEST, MEDIA_TYPE, RookeryError
 from engine.query.arguments import CLIENTS, CLIENTS_PREFIX
+from engine.web.known_fields import check_charset
 
 # `mode` and `format` are accepted with the values that mean what this route does.
 EVENT_PARAMETERS = CLIENTS | {"name", "wait", "mode", "format"}
@@ -67,7 +68,10 @@ def media_type(header: str) -> str:
 
 
 def format_of(header: str) -> str | None:
-    """The format that a Content-Type determines, or None. Raises RK5019 for a type that is not a format of rows."""
+    """The format that a Content-Type determines, or None. Raises RK5019 for a type that is not a format of rows, or
+    a charset other than UTF-8: texts are stored byte for byte.
+    """
+    check_charset(header, MEDIA_TYPE)
     type = media_type(header)
     if type in UNSPECIFIC_TYPES or type == FORM_TYPE:
         return None

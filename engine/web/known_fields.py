@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from starlette.requests import Request
 
-from engine.errors import BODY_TYPE, UNKNOWN_FIELD, RookeryError
+from engine.errors import BODY_TYPE, UNKNOWN_FIELD, Code, RookeryError
 from engine.query.arguments import CLIENTS, CLIENTS_PREFIX
 
 IGNORED_HEADER = "x-rookery-ignored-parameters"
@@ -64,13 +64,19 @@ def check_sql(request: Request) -> None:
 
 def _check_type(request: Request, accepted: Collection[str], hint: str) -> None:
     """Raise RK4028 for a Content-Type that is not accepted, or a charset other than UTF-8."""
-    declared, *parameters = request.headers.get("content-type", "").lower().split(";")
-    type = declared.strip()
-    charset = next((p.split("=", 1)[1].strip(' "') for p in parameters if p.strip().startswith("charset=")), "")
+    header = request.headers.get("content-type", "")
+    type = header.partition(";")[0].strip().lower()
     if type not in accepted and not (type.startswith("application/") and type.endswith("+json")):
         raise RookeryError(BODY_TYPE, f"a body of type `{type[:80]}` is not supported", hint=hint)
+    check_charset(header, BODY_TYPE)
+
+
+def check_charset(header: str, code: Code) -> None:
+    """Raise an error for a Content-Type header that declares a charset other than UTF-8."""
+    parameters = header.lower().split(";")[1:]
+    charset = next((p.split("=", 1)[1].strip(' "') for p in parameters if p.strip().startswith("charset=")), "")
     if charset not in _CHARSETS:
-        raise RookeryError(BODY_TYPE, f"the charset `{charset[:40]}` is not supported", hint="send UTF-8")
+        raise RookeryError(code, f"the charset `{charset[:40]}` is not supported", hint="send UTF-8")
 
 
 def ignored_header(names: Collection[str]) -> dict[str, str]:

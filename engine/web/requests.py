@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -174,7 +176,23 @@ def _json_object(body: bytes) -> dict[str, Any]:
         raise RookeryError(BAD_REQUEST, f"the body is not valid JSON: {exc}") from exc
     if not isinstance(parsed, dict):
         raise RookeryError(BAD_REQUEST, "the body must be a JSON object")
+    # orjson silently keeps the last of several values. The other parser may have lower limits for digits and depth.
+    try:
+        json.loads(body, object_pairs_hook=_with_distinct_keys, parse_int=str, parse_float=str)
+    except RecursionError as exc:
+        raise RookeryError(BAD_REQUEST, "the body is nested too deep") from exc
     return parsed
+
+
+def _with_distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object with these keys and values. Raises RK4009 for a key that occurs more than once."""
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        name = next(n for n, times in Counter(n for n, _ in pairs).items() if times > 1)
+        raise RookeryError(
+            BAD_REQUEST, f"the body has the key `{name[:80]}` more than once", hint="send each key once"
+        )
+    return result
 
 
 async def parameters_of(request: Request, limit: int) -> dict[str, Any]:
@@ -202,11 +220,14 @@ async def sql_of(request: Request, limit: int) -> tuple[str, dict[str, Any]]:
         body = (await body_of(request, limit)).strip()
         if body:
             check_sql(request)
+        in_url = parameters.pop("q", None)
         # SQL never begins with a brace, or with a name and an equals sign.
         if body.startswith(b"{") or _FORM.match(body):
             parameters.update(_body_parameters(body))
         elif body:
             parameters["q"] = _utf8(body)
+        if in_url is not None and parameters.setdefault("q", in_url) != in_url:
+            raise RookeryError(BAD_REQUEST, "the URL and the body have different SQL", hint="send one of them")
     _require_single(parameters, "token", "q")
     text = parameters.pop("q", None)
     if not isinstance(text, str) or not text.strip():

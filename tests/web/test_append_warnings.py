@@ -345,3 +345,12 @@ def test_a_content_type_without_rows_is_refused(server: Server) -> None:
     # Without a format, the type says it.
     answer = upload(server, content=lines(plain()), headers={"content-type": "application/x-ndjson"})
     assert (answer["rows"], answer["quarantine_rows"]) == (1, 0)
+
+
+def test_rows_in_a_declared_encoding_other_than_utf_8_are_refused(server: Server) -> None:
+    for route, type in (("events", "application/json"), ("events", "text/plain"), ("datasources", "text/csv")):
+        for charset in ("iso-8859-1", '"Windows-1252"', "utf-16"):
+            headers = {"content-type": f"{type}; charset={charset}"}
+            answer = server.admin("POST", f"/v0/{route}?name=events", content=lines(event()), headers=headers)
+            assert "charset" in refused(answer, 415, "RK5019")["error"]
+    assert send(server, lines(event()), content_type="application/json; charset=UTF-8")["successful_rows"] == 1

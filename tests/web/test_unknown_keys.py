@@ -186,6 +186,36 @@ def test_endpoints_refuse_sql(server: Server) -> None:
     refused(server.admin("POST", "/v0/pipes/regional.json", json={"q": "SELECT 1"}), 400, "RK4009")
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v0/pipes/regional.json", b'{"region": "a", "region": "b"}'),
+        ("/v0/sql", b'{"q": "SELECT 1", "q": "SELECT 2"}'),
+        ("/v0/tenants", b'{"id": "1", "id": "2"}'),
+        ("/v0/push", b'{"files": [{"name": "x", "name": "y", "file": "pipes/x.yaml", "text": ""}]}'),
+        ("/v0/tokens", b'{"name": "t", "tenant": "1", "scopes": ["PIPES:READ:regional"], "tenant": "2"}'),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_body_with_a_repeated_key_is_refused(server: Server, path: str, body: bytes) -> None:
+    headers = {"content-type": "application/json"}
+    error = refused(server.admin("POST", path, content=body, headers=headers), 400, "RK4009")
+    assert "more than once" in error["error"]
+
+
+def test_a_body_nested_too_deep_for_one_of_the_parsers_is_refused(server: Server) -> None:
+    body = b'{"region": ' + b"[" * 1010 + b"]" * 1010 + b"}"
+    refused(server.admin("POST", "/v0/pipes/regional.json", content=body), 400)
+
+
+def test_different_sql_in_the_url_and_the_body_is_refused(server: Server) -> None:
+    for body in (b"SELECT 2", b"q=SELECT+2", b'{"q": "SELECT 2"}'):
+        answer = server.admin("POST", "/v0/sql?q=SELECT+1", content=body)
+        assert "different SQL" in refused(answer, 400, "RK4009")["error"]
+    assert data(server.admin("POST", "/v0/sql?q=SELECT+1+AS+x", content=b"region=eu")) == [{"x": 1}]
+    assert data(server.admin("POST", "/v0/sql?q=SELECT+1+AS+x", content=b"SELECT 1 AS x")) == [{"x": 1}]
+
+
 def test_a_format_clause_selects_the_format(server: Server) -> None:
     for format, text in (("CSV", "1\n"), ("CSVWithNames", '"x"\n1\n'), ("JSONEachRow", '{"x":1}\n')):
         assert server.admin("GET", "/v0/sql", params={"q": f"SELECT 1 AS x FORMAT {format}"}).text == text
