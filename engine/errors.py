@@ -233,6 +233,7 @@ TOO_MANY_CONNECTIONS = Code("RK4026", 503, "too many connections")
 CANCELLED = Code("RK4027", 503, "query was cancelled")
 BODY_TYPE = Code("RK4028", 415, "unsupported type of body")
 UNKNOWN_FIELD = Code("RK4029", 400, "unknown key or parameter")
+TENANT_CHANGING = Code("RK4030", 503, "tenant is being added or removed")
 TOO_COMPLEX = Code("RK4040", 400, "query too complex")
 
 # --- RK5xxx: ingestion -------------------------------------------------------------------------------------------

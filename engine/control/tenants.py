@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from engine.compiler import storage
-from engine.control.erasure import ERASURE_KIND, delete_tenant_rows, erase, permit_erasure
+from engine.control.deferred_views import deferred_of
+from engine.control.erasure import ERASURE_KIND, complete_uncertain, delete_tenant_rows, erase, permit_erasure
 from engine.control.fanout_status import Lag, lags
 from engine.control.ids import check_id
 from engine.control.planning import apply_plan, permit, plan_for_tenants
@@ -27,7 +28,7 @@ from engine.plan.steps import Plan
 from engine.schema import Name, nest_database, quote
 from engine.warehouse import ddl
 from engine.warehouse.catalog import load_tables, read_schema
-from engine.workspace.journal import RegistryJournal
+from engine.workspace.journal import DEFERRED_KIND, RegistryJournal
 from engine.workspace.snapshot import Snapshot, TenantRecord
 from engine.workspace.workspace import Workspace
 
@@ -113,12 +114,19 @@ def _provision(workspace: Workspace, tenants: Sequence[TenantRecord], progress: 
         delivered += len(apply_plan(workspace, plan, progress))
         # The nests are empty so far in routed mode: the worker delivers the landing log to them.
         router_of(workspace).wait_for(own, progress)
+        _create_deferred_views(workspace, own)
         _check_delivered(workspace, own)
     pooled = [t.id for t in tenants if t.placement == "pooled"]
     if pooled:
         delivered += join_pool(workspace, pooled, progress)
         _check_delivered(workspace, pooled)
     return delivered
+
+
+def _create_deferred_views(workspace: Workspace, tenants: Sequence[str]) -> None:
+    """Create views that an earlier, interrupted addition of the tenants has deferred until they had all rows."""
+    if any(note["tenant"] in tenants for note in workspace.registry.read(DEFERRED_KIND).values()):
+        deferred_of(workspace).create_ready()
 
 
 def _check_delivered(workspace: Workspace, tenants: Sequence[str]) -> None:
@@ -134,7 +142,7 @@ def remove(workspace: Workspace, tenant: str, *, purge: bool = False, allow: Col
     Its rows stay in landing, and are delivered again if it is added again, unless `purge` erases them there too.
     Raises RK3004 for an unknown tenant; and RK3001, before anything is changed, for a shared aggregate that the
     erasure would cost other tenants' rows and that is not in `allow`. With `purge`, raises RK5013 or RK6008 while a
-    batch is uncertain and cannot be completed.
+    batch is uncertain and cannot be completed, and RK6003 if appends that were accepted before take too long.
     """
     with workspace.changes:
         snapshot = workspace.refresh()
@@ -142,9 +150,7 @@ def remove(workspace: Workspace, tenant: str, *, purge: bool = False, allow: Col
         if purge:
             if record is None:
                 check_id(snapshot.build, tenant)
-            # An uncertain batch may be inserted into landing again, and the tenant's rows with it.
-            with workspace.view_lock.changing():
-                workspace.view_lock.completion.complete_all()
+            complete_uncertain(workspace)
             permit_erasure(workspace, snapshot.build, tenant, allow)
         if record is not None:
             _remove(workspace, snapshot, record)

@@ -134,6 +134,11 @@ def backfill_of(view: View, ranges: Sequence[Range]) -> Backfill:
     )
 
 
+def token_of(backfill: Backfill, block_range: Range) -> str:
+    """The token under which a range of a backfill is inserted."""
+    return f"history:{backfill.id}:{block_range[0]}:{block_range[1]}"
+
+
 def block_ranges(warehouse: Warehouse, source: Name, *, after: int = 0, without: Collection[str] = ()) -> list[Range]:
     """Ranges that cover the blocks of a table, each of at most RANGE_ROWS rows where blocks allow.
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from engine.compiler.views import in_block_range
 from engine.errors import APPLY_FAILED, BUSY, RookeryError
-from engine.plan.backfill import Backfill, Journal, Range
+from engine.plan.backfill import Backfill, Journal, Range, token_of
 from engine.plan.progress import Progress, silent
 from engine.warehouse import ddl
 from engine.warehouse.port import Warehouse
@@ -91,11 +91,8 @@ def _described(backfill: Backfill, exc: BaseException) -> BaseException:
 
 def _deliver_range(warehouse: Warehouse, backfill: Backfill, block_range: Range) -> None:
     """Insert one range as one block. Runs in a pool thread, without the insert lock."""
-    after, upto = block_range
-    token = f"history:{backfill.id}:{after}:{upto}"
-    warehouse.execute(
-        ddl.insert_block(backfill.target, backfill.columns, token, in_block_range(backfill.sql, after, upto))
-    )
+    rows = in_block_range(backfill.sql, *block_range)
+    warehouse.execute(ddl.insert_block(backfill.target, backfill.columns, token_of(backfill, block_range), rows))
 
 
 def _update_record(backfills: Iterable[Backfill], remaining: dict[str, list[Range]], journal: Journal) -> None:

@@ -6,10 +6,20 @@ whose targets lack the older rows, with nothing that says so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from engine.plan.backfill import Backfill, Journal, Range, backfill_of, block_ranges, blocks_of, missing_ranges
+from engine.compiler.storage import BATCH_COLUMN
+from engine.plan.backfill import (
+    Backfill,
+    Journal,
+    Range,
+    backfill_of,
+    block_ranges,
+    blocks_of,
+    missing_ranges,
+    token_of,
+)
 from engine.plan.missing_blocks import MissedBlocks
 from engine.plan.view_lock import ViewLock
 from engine.schema import Name, View
@@ -38,10 +48,8 @@ def record_backfills(
     deferred |= {name for name, ranges in passed.items() if ranges is None}
     created = [v for v in views if v.name not in deferred]
     # A block that will be delivered again reaches the new view then, so its backfill leaves it out.
-    ranges = {
-        s: block_ranges(warehouse, s, without=pending.get(s) or ())
-        for s in {v.source for v in created if v.log is None} & nonempty
-    }
+    owed = _owed_tokens(warehouse, journal, {v.source for v in created if v.log is None} & nonempty)
+    ranges = {s: block_ranges(warehouse, s, without=(pending.get(s) or set()) | tokens) for s, tokens in owed.items()}
     backfills = [backfill_of(v, own) for v in created if (own := passed.get(v.name) or ranges.get(v.source))]
     # Recorded before the caller creates the views. After a crash, the next run finds the record or makes it again.
     journal.record(backfills)
@@ -63,6 +71,7 @@ def record_missing(
     passed = _passed_ranges(warehouse, view_lock, journal, [v for v, _ in views if v.log is not None])
     deferred = {name for name, ranges in passed.items() if ranges is None}
     backfills = []
+    owed = _owed_tokens(warehouse, journal, {v.source for v, _ in views if v.log is None})
     for view, missed in views:
         pending = view_lock.deliveries.pending_tokens(view.source, view.mark) if view.log is None else set()
         if pending is None:
@@ -70,7 +79,7 @@ def record_missing(
         if view.name in deferred:
             continue
         for blocks in missed:
-            ranges = missing_ranges(warehouse, blocks, without=pending or ())
+            ranges = missing_ranges(warehouse, blocks, without=(pending or set()) | owed.get(view.source, set()))
             if view.log is not None:
                 ranges = _intersection(ranges, passed[view.name] or [])
             if ranges:
@@ -78,6 +87,28 @@ def record_missing(
     journal.record(backfills)
     journal.record_newest_blocks()
     return backfills, deferred
+
+
+def _owed_tokens(warehouse: Warehouse, journal: Journal, tables: Collection[Name]) -> dict[Name, set[str]]:
+    """For each table: the tokens of recorded backfills into it that are not complete.
+
+    Such a range may have reached the table and failed in a view behind it. It is delivered again, also to new views.
+    """
+    outstanding = journal.outstanding()
+    tokens = {t: {token_of(b, r) for b in outstanding if b.target == t.sql() for r in b.ranges} for t in tables}
+    carrying = _carrying_tokens(warehouse, {t for t, own in tokens.items() if own})
+    return {t: own if t in carrying else set() for t, own in tokens.items()}
+
+
+def _carrying_tokens(warehouse: Warehouse, tables: Collection[Name]) -> set[Name]:
+    """The tables whose rows carry the token under which they were inserted."""
+    if not tables:
+        return set()
+    result = warehouse.query(
+        "SELECT database, table FROM system.columns WHERE database IN {d:Array(String)} AND name = {b:String}",
+        {"d": [*sorted({t.database for t in tables})], "b": BATCH_COLUMN},
+    )
+    return {*tables} & {Name(database, table) for database, table in result.rows}
 
 
 def _intersection(ranges: Sequence[Range], others: Sequence[Range]) -> list[Range]:

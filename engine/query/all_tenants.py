@@ -62,6 +62,14 @@ def with_stable_tenants(workspace: Workspace, begin: Callable[[Snapshot, set[str
     ) from error
 
 
+def is_unchanged(tenant: str, before: Snapshot, after: Snapshot) -> bool:
+    """Whether a tenant has neither been added nor removed between two snapshots, not even one after the other."""
+    if before is after:
+        return True
+    same = before.tenants.get(tenant) == after.tenants.get(tenant)
+    return same and after.touched.get(tenant, 0) <= before.version
+
+
 def _is_valid(before: Snapshot, after: Snapshot, datasources_read: set[str]) -> bool:
     """Whether a query that was composed for one snapshot is also correct for the other."""
     return _same_tenants(before, after) or all(before.build.relations[n].kind != "target" for n in datasources_read)

@@ -20,6 +20,7 @@ from engine.errors import (
     NO_TENANT,
     NO_TOKEN,
     SCOPE,
+    TENANT_CHANGING,
     TENANT_FROM_QUERY,
     UNKNOWN_PIPE,
     UNKNOWN_TENANT,
@@ -233,13 +234,28 @@ def _grant(snapshot: Snapshot, workspace: Workspace, request: QueryRequest, pipe
 
 
 def _tenant_record(snapshot: Snapshot, tenant: str, selection: TenantSelection) -> TenantRecord:
-    """The record of the selected tenant. Raises RK4002, or for an admin RK3004, if there is none."""
+    """The record of the selected tenant.
+
+    Raises RK4002, or for an admin RK3004, if there is none; and RK4030 while its tables are being filled.
+    """
     record = snapshot.tenants.get(tenant)
     if record is None or record.state == "removing":
         if selection.impersonated is not None:
             raise RookeryError(UNKNOWN_TENANT, f"tenant `{tenant[:120]}` does not exist", hint="rookery tenant ls")
         raise RookeryError(BAD_TOKEN, "the token's tenant does not exist", hint="rookery tenant add")
+    if record.state != "ready":
+        raise tenant_changing()
     return record
+
+
+def tenant_changing() -> RookeryError:
+    """RK4030: the tenant's tables do not have all of its rows at the moment."""
+    return RookeryError(
+        TENANT_CHANGING,
+        "the tenant is being added or removed, and its rows cannot be read before that is complete",
+        hint="repeat the request; if the change was interrupted, `rookery doctor` names the tenant",
+        headers={"Retry-After": "1"},
+    )
 
 
 def _refuse_unfixed(unfixed_keys: frozenset[str], sent: Mapping[str, Any], *, ad_hoc: bool) -> None:

@@ -21,7 +21,7 @@ from engine.compiler.scope import CHECKED_TENANT_PREFIX, Scope
 from engine.errors import CANCELLED, TIMEOUT, RookeryError
 from engine.project.pipe import Limits
 from engine.query import authorize
-from engine.query.all_tenants import with_stable_tenants
+from engine.query.all_tenants import is_unchanged, with_stable_tenants
 from engine.query.arguments import Arguments
 from engine.query.errors import OWN_CODES, error_for_caller
 from engine.query.limits import InFlight, Rates
@@ -54,6 +54,8 @@ class Execution:
     """One authorized query."""
 
     request: QueryRequest
+    snapshot: Snapshot
+    """The snapshot that the scope was derived from."""
     scope: Scope
     """The relations that the caller may read."""
     compose: Compose
@@ -89,7 +91,7 @@ class Queries:
                 datasources_read.update(composed.relations)
                 return replace(composed, quoted=quoted)
 
-            result = self._run(Execution(request, granted.scope, compose, pipe, compiled.limits))
+            result = self._run(Execution(request, snapshot, granted.scope, compose, pipe, compiled.limits))
             result.ignored = ignored
             return result
 
@@ -116,7 +118,7 @@ class Queries:
                 datasources_read.update(composed.relations)
                 return replace(composed, quoted=quoted)
 
-            result = self._run(Execution(request, granted.scope, compose, AD_HOC_TAG, Limits()))
+            result = self._run(Execution(request, snapshot, granted.scope, compose, AD_HOC_TAG, Limits()))
             result.ignored = ignored
             return result
 
@@ -161,12 +163,32 @@ class Queries:
         try:
             statement = self._statement(execution)
             timer.stage("compose")
-            result = self._first(execution, statement)
+            result = self._of_stable_tenant(execution, statement)
         except BaseException:
             self.in_flight.leave(keys)
             raise
         result.when_closed(lambda: self.in_flight.leave(keys))
         timer.stage("query")
+        return result
+
+    def _of_stable_tenant(self, execution: Execution, statement: Statement) -> QueryResult:
+        """Open the query. Raises RK4030 if its tenant is added or removed before the engine holds all of its tables.
+
+        A tenant that is being removed loses its rows while a query that was composed before is still being planned.
+        """
+        result, error = None, None
+        try:
+            result = self._first(execution, statement)
+        except RookeryError as exc:
+            error = exc
+        tenant = execution.scope.tenant
+        if tenant is not None and not is_unchanged(tenant, execution.snapshot, self._workspace.current):
+            if result is not None:
+                result.close()
+            raise authorize.tenant_changing() from error
+        if result is None:
+            assert error is not None
+            raise error
         return result
 
     def _first(self, execution: Execution, statement: Statement) -> QueryResult:

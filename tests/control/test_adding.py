@@ -1,0 +1,113 @@
+"""A tenant's rows are readable when all of them are there, and not before: also for views, and while it moves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from engine.control import tenants
+from engine.errors import TENANT_CHANGING, RookeryError
+from engine.query.executor import Queries
+from engine.query.request import QueryRequest
+from engine.tokens import Claims, Scope
+from engine.warehouse.port import Statement, Stream
+from engine.web.requests import TENANT_HEADER
+from tests.fanout.house import House, house
+from tests.support.server import Server, running
+
+EVENTS = """
+tenant: tenant_id
+columns: [{name: tenant_id, type: UInt32}, {name: id, type: UInt32}, {name: k, type: String}]
+engine: {sorting_key: [tenant_id]}
+"""
+SUMS = """
+tenant: {column: tenant_id, landing: false}
+columns: [{name: tenant_id, type: UInt32}, {name: v, type: Int64}]
+engine: {type: SummingMergeTree, sorting_key: [tenant_id], columns: [v]}
+"""
+FILL = """
+sql: SELECT tenant_id, sum(%s(k)) AS v FROM events GROUP BY tenant_id
+materialize: {target: %s, per_tenant: true}
+"""
+TOTAL = "sql: SELECT sum(v) AS v FROM sums\nendpoint: {}\n"
+FILES = {
+    "datasources/events.yaml": EVENTS,
+    "datasources/sums.yaml": SUMS,
+    "datasources/others.yaml": SUMS,
+    "pipes/fill.yaml": FILL % ("toInt64", "sums"),
+    "pipes/fill_others.yaml": FILL % ("toInt64OrZero", "others"),
+    "pipes/total.yaml": TOTAL,
+}
+SCOPES = ("DATASOURCES:READ:events", "DATASOURCES:READ:sums", "DATASOURCES:READ:others", "PIPES:READ:total")
+READS = [f"SELECT count() AS n FROM {name}" for name in ("events", "sums", "others")]
+
+
+def _reads(server: Server, token: str, **more: Any) -> Iterator[httpx.Response]:
+    for text in READS:
+        yield server.post("/v0/sql", token, content=text, **more)
+    yield server.get("/v0/pipes/total.json", token, **more)
+
+
+@pytest.mark.parametrize("placement", ["pooled", "tables"])
+def test_nothing_is_read_before_everything_is_there(tmp_path: Path, placement: str) -> None:
+    with running(tmp_path) as server:
+        server.push(FILES)
+        server.events("events", [{"tenant_id": 5, "id": n, "k": k} for n, k in enumerate(["4", "bad"])])
+        body = {"id": "5", "placement": placement}
+        answer = server.admin("POST", "/v0/tenants", json=body)
+        assert answer.json()["code"] == "RK3010", answer.text
+        token = server.mint(*SCOPES, tenant="5")
+        for by, more in ((token, {}), (server.admin_token, {"headers": {TENANT_HEADER: "5"}})):
+            for answer in _reads(server, by, **more):
+                assert answer.status_code == 503, answer.text
+                assert answer.json()["code"] == TENANT_CHANGING.id
+                assert answer.headers["Retry-After"]
+        server.push({**FILES, "pipes/fill.yaml": FILL % ("toInt64OrZero", "sums")}, allow=["fill", "sums"])
+        server.done("POST", "/v0/tenants", json=body)
+        assert [a.json()["data"] for a in _reads(server, token)] == [[{"n": 2}], [{"n": 1}], [{"n": 1}], [{"v": 4}]]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    with house(tmp_path_factory.mktemp("moving")) as made:
+        made.push(FILES)
+        made.append([{"tenant_id": t, "id": t, "k": "1"} for t in (5, 5, 6)])
+        yield made
+
+
+def _read(home: House, monkeypatch: pytest.MonkeyPatch, changes: list[Callable[[], None]]) -> Any:
+    """Read as tenant 5, with a change between composing the statement and running it."""
+    real = home.workspace.warehouse.stream
+
+    def stream(statement: Statement, format: Any) -> Stream:
+        if changes:
+            changes.pop(0)()
+        return real(statement, format)
+
+    monkeypatch.setattr(home.workspace.warehouse, "stream", stream)
+    claims = Claims("own", tuple(Scope("DATASOURCES:READ", n) for n in ("events", "sums")), tenant="5")
+    return Queries(home.workspace).sql(QueryRequest(claims), "SELECT sum(v) AS v FROM sums").head
+
+
+@pytest.mark.parametrize(("placement", "then"), [("pooled", "tables"), ("tables", "pooled")])
+def test_a_tenant_that_moves_while_it_is_read(
+    home: House, monkeypatch: pytest.MonkeyPatch, placement: str, then: str
+) -> None:
+    home.add("5", placement=placement)
+
+    def move() -> None:
+        tenants.remove(home.workspace, "5")
+        home.add("5", placement=then)
+
+    for change in (lambda: tenants.remove(home.workspace, "5"), move):
+        with pytest.raises(RookeryError) as caught:
+            _read(home, monkeypatch, [change])
+        assert caught.value.code is TENANT_CHANGING
+        if "5" not in home.workspace.current.tenants:
+            home.add("5", placement=placement)
+    assert b'"v": 2' in _read(home, monkeypatch, []).replace(b'"v":2', b'"v": 2')
+    tenants.remove(home.workspace, "5")
