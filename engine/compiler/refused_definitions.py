@@ -149,6 +149,8 @@ class _Search:
 
 
 def _with_column(name: str, **update: Any) -> Callable[[Datasource], Datasource]:
+    """Returns a datasource with other values in one column."""
+
     def add(source: Datasource) -> Datasource:
         columns = tuple(c.model_copy(update=update) if c.name == name else c for c in source.columns)
         return source.model_copy(update={"columns": columns})
@@ -157,6 +159,7 @@ def _with_column(name: str, **update: Any) -> Callable[[Datasource], Datasource]
 
 
 def _with_engine(**update: Any) -> Callable[[Datasource], Datasource]:
+    """Returns a datasource with other options of its engine."""
     return lambda source: source.model_copy(update={"engine": source.engine.model_copy(update=update)})
 
 

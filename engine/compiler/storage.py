@@ -87,7 +87,7 @@ def workspace_table(source: Datasource, workspace: str) -> Table:
         base = replace(base, columns=(*base.columns, GROUP_TENANTS_COLUMN))
     if not source.is_landing:
         return replace(
-            base, settings=(("enable_block_number_column", "1"), *_window(NEST_DEDUP_WINDOW), *base.settings)
+            base, settings=(("enable_block_number_column", "1"), *_dedup_window(NEST_DEDUP_WINDOW), *base.settings)
         )
     return replace(
         base,
@@ -95,7 +95,7 @@ def workspace_table(source: Datasource, workspace: str) -> Table:
         engine="MergeTree",
         columns=(*base.columns, *HIDDEN_COLUMNS),
         partition_key=f"toYYYYMM({ARRIVAL_COLUMN})",
-        settings=(*LOG_SETTINGS, *_window(LANDING_DEDUP_WINDOW), *base.settings),
+        settings=(*LOG_SETTINGS, *_dedup_window(LANDING_DEDUP_WINDOW), *base.settings),
     )
 
 
@@ -107,7 +107,7 @@ def quarantine_table(source: Datasource, workspace: str) -> Table:
         name=Name(workspace, source.name + QUARANTINE_SUFFIX),
         columns=(*(Column(n, "Nullable(String)") for n in names), *QUARANTINE_COLUMNS),
         sorting_key="(insertion_date, c__import_id)",
-        settings=_window(NEST_DEDUP_WINDOW),
+        settings=_dedup_window(NEST_DEDUP_WINDOW),
         mark=Mark(workspace, source.name, "quarantine"),
     )
 
@@ -115,7 +115,9 @@ def quarantine_table(source: Datasource, workspace: str) -> Table:
 def nest_table(source: Datasource, workspace: str, nest: str, tenant: str, *, drop_tenant: bool = False) -> Table:
     """A datasource's table in one tenant's nest: a copy of a landing datasource, or a per-tenant pipe's target."""
     base = _table(source, Name(nest, source.name), Mark(workspace, source.name, "nest", tenant=tenant))
-    base = replace(base, settings=(("enable_block_number_column", "1"), *_window(NEST_DEDUP_WINDOW), *base.settings))
+    base = replace(
+        base, settings=(("enable_block_number_column", "1"), *_dedup_window(NEST_DEDUP_WINDOW), *base.settings)
+    )
     if source.is_landing:
         # The token identifies rows that will be delivered again, so that a new view can leave them out.
         base = replace(base, columns=(*base.columns, HIDDEN_COLUMNS[1]))
@@ -143,7 +145,8 @@ def null_table(source: Datasource, workspace: str, nest: str, tenant: str) -> Ta
     return Table(copy.name, columns, engine=NULL_ENGINE, constraints=copy.constraints, mark=copy.mark)
 
 
-def _window(size: int) -> tuple[tuple[str, str], ...]:
+def _dedup_window(size: int) -> tuple[tuple[str, str], ...]:
+    """The setting for how many blocks a table recognizes as repeated."""
     return (("non_replicated_deduplication_window", str(size)),)
 
 

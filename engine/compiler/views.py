@@ -228,10 +228,12 @@ def _bind(build: Build, relation: Relation, reader: Reader, *, ranged: bool | No
 
 
 def _equals_tenant(relation: Relation, tenant: str) -> str:
+    """The condition on the rows of one tenant, as a literal: a view has no bindings."""
     return f"{TABLE_ALIAS}.{quote(relation.tenant or '')} = {tenant_literal(relation.tenant_type, tenant)}"
 
 
 def _in_tenants(relation: Relation, operator: str, tenants: tuple[str, ...]) -> str:
+    """The condition on the rows of some tenants; empty for no tenants."""
     literals = ", ".join(tenant_literal(relation.tenant_type, t) for t in tenants)
     return f"{TABLE_ALIAS}.{quote(relation.tenant or '')} {operator} ({literals})" if tenants else ""
 

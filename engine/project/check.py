@@ -106,6 +106,7 @@ def _target(project: Project, materialize: Materialize, without_file: set[str]) 
 
 
 def _near(name: str, project: Project) -> str:
+    """A hint for a target that does not exist."""
     near = difflib.get_close_matches(name, list(project.datasources), n=1)
     meant = f"did you mean `{near[0]}`? " if near else ""
     return f"{meant}write datasources/{name}.yaml, or set `engine` here to create it"
@@ -125,6 +126,7 @@ def _agreement(pipes: list[Pipe]) -> Iterator[RookeryError]:
 
 
 def _engine(pipe: Pipe) -> Engine | None:
+    """The engine that a pipe declares for its target."""
     return pipe.materialize.engine if pipe.materialize else None
 
 

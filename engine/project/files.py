@@ -116,16 +116,19 @@ def _open(root: Path, path: Path, problems: Collector) -> Iterator[ProjectFile]:
 
 
 def _place_of_byte(file: str, content: bytes, position: int) -> Place:
+    """The line and column of a byte."""
     before = content[:position]
     start = before.rfind(b"\n") + 1
     return Place(file, before.count(b"\n") + 1, len(before[start:].decode(errors="replace")) + 1)
 
 
 def _reason(exc: Exception) -> str:
+    """Why a file cannot be read, without the path, which the message has already."""
     return (exc.strerror or "unknown reason") if isinstance(exc, OSError) else "its links form a loop"
 
 
 def _refuse(problems: Collector, root: Path, path: Path, message: str, hint: str | None = None) -> None:
+    """Add a problem of a file."""
     problems.add(RookeryError(NO_FILE, f"`{path.name}` {message}", hint=hint, place=Place(_shown(root, path))))
 
 

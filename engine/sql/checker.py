@@ -118,6 +118,7 @@ class _Checker:
         return self._result
 
     def _descend(self, node: Node, child_nodes: list[tuple[str, Node]], context: Context) -> None:
+        """Check the children of a node that has no rule of its own."""
         for key, child in child_nodes:
             self._pending.append((child, slot_types(node, key), context))
 
@@ -289,7 +290,7 @@ class _Checker:
     def _apply(self, node: Node, child_nodes: list[tuple[str, Node]], context: Context) -> None:
         """Refuse a call of a refused function by its name in `APPLY`, without a function node."""
         if "func_name" in node:
-            self._callable(node["func_name"])
+            self._require_allowed(node["func_name"])
             _refuse_bounded(node["func_name"])
             if takes_lambda(node["func_name"]):
                 self._references(members(node.get("parameters")), context)
@@ -302,7 +303,7 @@ class _Checker:
         if is_lambda(node):
             self._lambda(node, arguments, context)
             return
-        self._callable(name)
+        self._require_allowed(name)
         lower = name.lower()
         if lower in MEMBERSHIP:
             self._membership(node, arguments, context)
@@ -334,7 +335,7 @@ class _Checker:
         inside = replace(context, columns=context.columns | {n["name"] for n in argument_names})
         self._pending.append((arguments[1], slot_types(node, "arguments"), inside))
 
-    def _callable(self, name: str) -> None:
+    def _require_allowed(self, name: str) -> None:
         """Refuse every function that `functions.txt` does not list."""
         if not is_allowed(name):
             exists = self._is_function(name)

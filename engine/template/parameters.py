@@ -135,6 +135,7 @@ def _string(raw: object) -> str:
 
 
 def _bounded(number: int) -> int:
+    """Return an integer. Refuses one that is too long to become text quickly."""
     # The time to convert a long integer to a string grows with the square of its length.
     if number.bit_length() > 1000:
         raise InvalidValueError("number too long")
