@@ -39,6 +39,7 @@ def _names(project: Project) -> Iterator[RookeryError]:
     places = {resource.name: resource.place for resource in project.resources()}
     for pipe in project.pipes.values():
         if pipe.materialize:
+            # A target without a file of its own becomes a table of this name, too.
             places.setdefault(pipe.materialize.target, pipe.materialize.place_of("target"))
     for name, place in places.items():
         other = by_lower_case.setdefault(name.lower(), name)

@@ -64,6 +64,7 @@ def _walk(root: Path, folder: Path, problems: Collector) -> Iterator[ProjectFile
         _refuse(problems, root, folder, f"cannot be read: {_reason(exc)}")
         return
     for path in entries:
+        # Editors and version control keep files of their own here.
         if path.name.startswith("."):
             continue
         suffix = path.suffix

@@ -53,6 +53,7 @@ def _removing_rules(ttl: str) -> list[str]:
     try:
         rules = split_list(" ".join(ttl[:MAX_TTL_CHARACTERS].split()))
     except ValueError:
+        # Reported when the expression is verified.
         return []
     return [rule for rule in rules if not _KEEPS.search(rule)]
 

@@ -236,6 +236,7 @@ class _Reader:
             self.refuse(event, f"the file contains more than {MAX_VALUES} values")
         if depth > MAX_YAML_DEPTH:
             self.refuse(event, f"values are nested more than {MAX_YAML_DEPTH} levels deep")
+        # Aliases of aliases could expand a small file into billions of values.
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             self.refuse(event, "anchors and aliases are not supported", "write the value where it is used")
         if getattr(event, "tag", None):
@@ -253,6 +254,7 @@ class _Reader:
         text = YamlText(event.value)
         text.source, text.location, text.end = self.source, _location(event.start_mark), _location(event.end_mark)
         text.style = event.style or ""
+        # `key:` has no value, but `key: ''` has an empty one.
         text.absent = not text.style and not text
         return text
 

@@ -143,6 +143,7 @@ def _model_at(kind: type[Located], loc: tuple[int | str, ...]) -> type[Located] 
     model: type[Located] | None = kind
     for part in loc:
         if isinstance(part, str) and model is not None:
+            # Locations have the keys of the file, which are the aliases.
             fields = {field.alias or name: field for name, field in model.model_fields.items()}
             model = next(_models(fields[part].annotation), None) if part in fields else None
     return model

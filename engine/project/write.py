@@ -109,6 +109,7 @@ def _plain(value: Located) -> dict[str, Any]:
 
 def _content(name: str, content: Any) -> Any:
     """A value of a model as it is written, in its short form where there is one."""
+    # Only a number that parses back to the same text is written as a number.
     if name == "settings":
         return {key: int(text) if str(text).isdecimal() and text == str(int(text)) else text for key, text in content}
     if name == "sql":

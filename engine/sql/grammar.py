@@ -244,6 +244,7 @@ def children(node: Node, allowed: frozenset[str]) -> Iterator[tuple[str, Node]]:
     for key, value in node.items():
         if key == "type":
             continue
+        # A key that is not listed may change what the node means, however harmless it looks.
         slot = keys.get(key)
         if slot is None:
             construct, hint = CONSTRUCTS.get(key, (f"`{key}` of `{kind}`", "write the query without it"))

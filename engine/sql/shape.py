@@ -250,6 +250,7 @@ def _as_query(root: Node, select: Node, shared: list[Node], first: Node) -> Node
     query = {k: v for k, v in root.items() if k != "list_of_modes"}
     if select["type"] != "SelectQuery":
         return select
+    # Each branch is rewritten and formatted on its own.
     branch = deepcopy(select)
     own_names = {_defined_name(e) for e in members(branch.get("with"))}
     inherited = [deepcopy(e) for e in shared if _defined_name(e) not in own_names]

@@ -72,8 +72,8 @@ def is_unlogged(table: Path, partition: str, number: int) -> bool:
                 whole = map(_whole, text.split(b"\n")[:-1])
                 if any(block.match(entry) for entry in whole if entry is not None):
                     return False
-    # The table has no log, or the engine has just replaced one: nothing is known then.
     except FileNotFoundError:
+        # The table has no log, or the engine has just replaced one: nothing is known then.
         return False
     return True
 

@@ -40,8 +40,8 @@ async def respond(
     leave = partial(services.reader_queue.leave, caller)
     try:
         result = await _run_watched(request, services, query.ticket, partial(run, query))
-    # Also when the client has disconnected and the task is cancelled: the reader must not stay taken.
     except BaseException:
+        # Also when the client has disconnected and the task is cancelled: the reader must not stay taken.
         leave()
         raise
     response: Response
