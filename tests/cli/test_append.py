@@ -50,7 +50,7 @@ def as_csv(rows: list[dict[str, object]], header: str = "tenant_id,event,units")
     return "\n".join([header, *lines, ""])
 
 
-def told(rows: int, **more: object) -> dict[str, object]:
+def expected_response(rows: int, **more: object) -> dict[str, object]:
     return {"datasource": "events", "rows": rows, "quarantined": 0, "ignored_columns": [], "repeated": False} | more
 
 
@@ -64,7 +64,7 @@ def test_the_file_extension_selects_the_format(cli: Cli, server: Server, how: st
         file.write_bytes(
             gzip.compress(text) if how.endswith("gz") else bz2.compress(text) if how.endswith("bz2") else text
         )
-    assert cli("append", "events", file.name, "--json").json == told(100)
+    assert cli("append", "events", file.name, "--json").json == expected_response(100)
     assert stored(server) == ROWS
 
 
@@ -96,7 +96,9 @@ def test_unknown_columns_are_reported(cli: Cli) -> None:
     (cli.directory / "more.csv").write_text("tenant_id,colour,units,size\n1,red,5,XL\n")
     output = cli("append", "events", "more.csv").err
     assert "1 rows appended" in output and "does not have: colour, size" in output
-    assert cli("append", "events", "more.csv", "--json").json == told(1, ignored_columns=["colour", "size"])
+    assert cli("append", "events", "more.csv", "--json").json == expected_response(
+        1, ignored_columns=["colour", "size"]
+    )
 
 
 def test_a_file_without_stored_rows_is_a_failure(cli: Cli) -> None:
@@ -166,7 +168,7 @@ def test_a_file_that_failed_in_a_later_batch_can_be_resent_under_its_key(cli: Cl
     rows[many - 5]["tenant_id"] = 1
     written(file, rows)
     for repeated in (False, True):
-        assert cli(*send, "--json").json == told(many, repeated=repeated)
+        assert cli(*send, "--json").json == expected_response(many, repeated=repeated)
         assert server.sql(FACTS) == [{"n": many, "u": many, "m": many - 1, "two": 0}]
     server.admin_json("DELETE", f"/v0/tokens/appends%20{kind}")
 
@@ -187,7 +189,7 @@ def test_a_file_with_bad_rows(cli: Cli, server: Server) -> None:
     )
     found = cli("append", "events", "rows.ndjson", "--json").json
     first = {"row": 2, "columns": [], "reason": "the row is truncated"}
-    assert found == told(1, quarantined=3, first_bad_row=first)
+    assert found == expected_response(1, quarantined=3, first_bad_row=first)
     assert stored(server) == [{"tenant_id": 1, "event": "a", "units": 1}]
     listed = cli("quarantine", "ls", "events", "--limit", 2)
     assert "tenant_id: " in listed.out and "missing" in listed.out and "no json" in listed.out

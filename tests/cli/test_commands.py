@@ -325,16 +325,16 @@ def test_a_project_without_server_works_on_its_own_directory(tmp_path: Path) -> 
 
 def test_misspelled_settings_are_reported(tmp_path: Path) -> None:
     variables = {"ROOKERY_PROT": "1", "ROOKERY_SERVICE_PORT_HTTP": "2", "ROOKERY_MAXBODY": "3"}
-    said = Cli(tmp_path)("tenant", "ls", code=7, **variables).err
-    assert "ROOKERY_PROT;" in said and "ROOKERY_PORT?" in said
-    assert "ROOKERY_MAX_BODY?" in said
-    assert "SERVICE" not in said
+    message = Cli(tmp_path)("tenant", "ls", code=7, **variables).err
+    assert "ROOKERY_PROT;" in message and "ROOKERY_PORT?" in message
+    assert "ROOKERY_MAX_BODY?" in message
+    assert "SERVICE" not in message
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
 def test_an_unreachable_host(tmp_path: Path, host: str) -> None:
-    said = Cli(tmp_path)("serve", "--host", host, "--port", 0, code=1).err
-    assert "RK7001" in said and "--host" in said
+    message = Cli(tmp_path)("serve", "--host", host, "--port", 0, code=1).err
+    assert "RK7001" in message and "--host" in message
 
 
 def test_an_empty_setting_counts_as_unset(tmp_path: Path) -> None:
@@ -354,11 +354,11 @@ def test_concurrent_commands_wait_for_each_other(tmp_path: Path) -> None:
 
 
 def test_an_invalid_url(tmp_path: Path) -> None:
-    said = Cli(tmp_path)("tenant", "ls", ROOKERY_URL="127.0.0.1:7181", code=6).err
-    assert "http://127.0.0.1:7181" in said
+    message = Cli(tmp_path)("tenant", "ls", ROOKERY_URL="127.0.0.1:7181", code=6).err
+    assert "http://127.0.0.1:7181" in message
     with running(tmp_path / "home") as server:
-        said = Cli(tmp_path)("tenant", "ls", ROOKERY_URL=server.url, code=5).err
-        assert "rookery auth" in said
+        message = Cli(tmp_path)("tenant", "ls", ROOKERY_URL=server.url, code=5).err
+        assert "rookery auth" in message
 
 
 def test_shell_completion(tmp_path: Path) -> None:

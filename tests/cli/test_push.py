@@ -67,8 +67,8 @@ def test_undeclared_resources_are_reported_and_kept(cli: Cli, server: Server) ->
     assert "not in any file" not in cli("push").err
     (cli.directory / "datasources/unseen.yaml").unlink()
     for command in ("plan", "push"):
-        said = cli(command).err
-        assert "not in any file: unseen;" in said and "--prune" in said
+        warnings = cli(command).err
+        assert "not in any file: unseen;" in warnings and "--prune" in warnings
     assert cli("push", "--json").json["undeclared"] == ["unseen"]
     assert "unseen" in {d["name"] for d in server.admin_json("GET", "/v0/datasources")["datasources"]}
 

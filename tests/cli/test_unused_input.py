@@ -32,8 +32,8 @@ def cli(server: Server, tmp_path: Path) -> Cli:
 def test_a_token_with_an_unused_fixed_parameter_is_refused(cli: Cli) -> None:
     scope = ("--scope", "PIPES:READ:one")
     for fixed in ("won:a=1", "PIPES:READ:one:a=1", "usage:a=1"):
-        said = cli("token", "mint", "web", *scope, "--fixed", fixed, code=2)
-        assert said.out == "" and fixed in said.err
+        refused = cli("token", "mint", "web", *scope, "--fixed", fixed, code=2)
+        assert refused.out == "" and fixed in refused.err
     twice = cli("token", "mint", "web", *scope, "--fixed", "one:a=1", "--fixed", "one:a=2", code=2)
     assert "twice" in twice.err
     token = cli("token", "mint", "web", *scope, "--fixed", "one:a=3").out.strip()
@@ -53,8 +53,8 @@ def test_an_empty_query_is_an_error(cli: Cli) -> None:
 
 
 def test_a_refused_materialization_changes_no_files(cli: Cli) -> None:
-    said = cli("materialize", "one", "one_rows", code=1)
-    assert "RK2009" in said.err and "wrote" not in said.err
+    refused = cli("materialize", "one", "one_rows", code=1)
+    assert "RK2009" in refused.err and "wrote" not in refused.err
     assert (cli.directory / "endpoints/one.yaml").read_text() == TEMPLATE
     assert not (cli.directory / "datasources/one_rows.yaml").exists()
     cli("check")
@@ -72,7 +72,7 @@ def test_a_dry_run_creates_no_workspace(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("declared", "said"),
+    ("declared", "expected"),
     [
         ("{name: b, required: true}", "`b` is declared, but no template"),
         ("{name: a, type: Int8, default: x}", "`default` of parameter `a` is not a value of type Int8: x"),
@@ -80,11 +80,11 @@ def test_a_dry_run_creates_no_workspace(tmp_path: Path) -> None:
         ("{name: a, type: Int8, enum: [1, y]}", "`enum` of parameter `a` is not a value of type Int8: y"),
     ],
 )
-def test_an_unusable_declaration_is_reported(tmp_path: Path, declared: str, said: str) -> None:
+def test_an_unusable_declaration_is_reported(tmp_path: Path, declared: str, expected: str) -> None:
     cli = Cli(tmp_path)
     cli.write({"endpoints/one.yaml": f"{TEMPLATE}parameters:\n  - {declared}\n"})
     output = cli("check").err
-    assert "endpoints/one.yaml:3:" in output and "RK2022" in output and said in output
+    assert "endpoints/one.yaml:3:" in output and "RK2022" in output and expected in output
 
 
 def test_the_hint_for_a_contradicting_declaration_says_what_to_write(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_the_hint_for_a_contradicting_declaration_says_what_to_write(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("setting", "value", "said"),
+    ("setting", "value", "expected"),
     [
         ("PORT", "abc", "must be a whole number, not 'abc'"),
         ("MAX_SECONDS", "soon", "must be a number, not 'soon'"),
@@ -103,10 +103,10 @@ def test_the_hint_for_a_contradicting_declaration_says_what_to_write(tmp_path: P
         ("READERS", "0", "must be greater than or equal to 1, not '0'"),
     ],
 )
-def test_an_invalid_setting_is_named_with_its_value(tmp_path: Path, setting: str, value: str, said: str) -> None:
+def test_an_invalid_setting_is_named_with_its_value(tmp_path: Path, setting: str, value: str, expected: str) -> None:
     cli = Cli(tmp_path)
     output = cli("pipe", "ls", code=1, **{f"ROOKERY_{setting}": value}).err
-    assert said in output and f"ROOKERY_{setting}" in output
+    assert expected in output and f"ROOKERY_{setting}" in output
 
 
 def test_an_unusable_token_is_refused(cli: Cli) -> None:

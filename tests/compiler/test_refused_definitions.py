@@ -85,12 +85,12 @@ def test_each_refused_part_has_a_place_a_code_and_a_hint(workspace: Workspace) -
     for what, name, text in cases():
         line = 1 + next(n for n, written in enumerate(text.split("\n")) if written.endswith("# bad"))
         found = problems_of(workspace, {"events": EVENTS, name: text})
-        told = [str(p) for p in found if p.place and (p.place.file, p.place.line) == (f"{name}.yaml", line)]
+        at_place = [str(p) for p in found if p.place and (p.place.file, p.place.line) == (f"{name}.yaml", line)]
         silent = [str(p) for p in found if not p.hint and p.code.id not in ("RK2001", "RK2003", "RK1016")]
         noise = [
             x for x in map(str, found) if "_tmp_alter" in x or "_block_number" in x or "RK6004" in x or "\n" in x
         ]
-        if len(told) != len(found) or not found or silent or noise:
+        if len(at_place) != len(found) or not found or silent or noise:
             wrong[what, name] = (line, [str(p) for p in found])
     assert wrong == {}
 

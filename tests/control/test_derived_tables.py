@@ -173,8 +173,8 @@ def delete_parts(rookery: Rookery, sent: Rows, rounds: int) -> int:
         # What a ReplacingMergeTree has lost may be what another part replaces anyway.
         assert damaged - named <= {"main.latest"}
         assert named <= damaged
-        told = repair(rookery.workspace)["repaired"]
-        assert {t["table"] for t in told} >= named
+        repaired = repair(rookery.workspace)["repaired"]
+        assert {t["table"] for t in repaired} >= named
         assert _found(rookery) == []
         _assert_right(rookery, sent)
     _send(rookery, sent)
@@ -215,8 +215,8 @@ def test_rows_lost_by_the_source_are_reported_and_kept(filled: tuple[Rookery, Ro
     found = [f for f in examine(rookery.workspace, deep=True).findings if f.check == "derived"]
     assert {f.object for f in found} & {f"main.{t}" for t in tables}
     assert any("exceed" in f.message for f in found)
-    told = repair(rookery.workspace)["repaired"]
-    assert all(t["keys"] == 0 for t in told if t["table"].startswith("main."))
+    repaired = repair(rookery.workspace)["repaired"]
+    assert all(t["keys"] == 0 for t in repaired if t["table"].startswith("main."))
     assert before == {t: sorted(map(str, rookery.rows(f"SELECT * FROM main.{t} FINAL"))) for t in before}
 
 

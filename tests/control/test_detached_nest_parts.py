@@ -33,7 +33,7 @@ def test_detached_parts_in_a_nest_are_found_and_attached_after_a_restart(tmp_pat
     with open_rookery(tmp_path) as rookery:
         named = [f.object for f in examine(rookery.workspace).findings if f.check == "detached-parts"]
         assert named == ["main_nest_1.days"]
-        (told,) = (t for t in repair(rookery.workspace)["repaired"] if t["table"] == "main_nest_1.days")
-        assert [(p["part"], p["done"]) for p in told["detached"]] == [(part, "attached")]
+        (repaired,) = (t for t in repair(rookery.workspace)["repaired"] if t["table"] == "main_nest_1.days")
+        assert [(p["part"], p["done"]) for p in repaired["detached"]] == [(part, "attached")]
         assert rookery.rows(f"SELECT sum(events) FROM {rookery.nest('1')}.days") == [(2,)]
         assert not [f for f in examine(rookery.workspace).findings if f.check == "detached-parts"]

@@ -74,7 +74,7 @@ TARGETS = {
 TO_SHARED = """
 nodes:
   - {name: it, sql: "SELECT toUInt8(id % 4) AS bucket, sum(n) AS total FROM events GROUP BY bucket"}
-materialize: {target: everybodys}
+materialize: {target: for_all}
 """
 
 
@@ -86,7 +86,7 @@ def _files(mode: str, copy: str) -> dict[str, str]:
     }
     return {
         "datasources/events.yaml": EVENTS % (mode, copy),
-        "datasources/everybodys.yaml": SHARED,
+        "datasources/for_all.yaml": SHARED,
         "pipes/to_everybodys.yaml": TO_SHARED,
         **pipes,
     }
@@ -130,6 +130,6 @@ def test_an_unloaded_table_is_repaired(tmp_path: Path) -> None:
         before = rookery.rows(sums)
         rookery.run(f"TRUNCATE TABLE {rookery.nest('1')}.sums")
         assert [(check, name) for check, name, _ in _findings(rookery)] == [("derived", "main_nest_1.sums")]
-        (told,) = repair(rookery.workspace)["repaired"]
-        assert told["keys"] == 4
+        (repaired,) = repair(rookery.workspace)["repaired"]
+        assert repaired["keys"] == 4
         assert rookery.rows(sums) == before

@@ -14,7 +14,7 @@ from engine.fanout.router import router_of
 from tests.control.conftest import OWN, Billing, rows
 
 
-def told(billing: Billing, name: str) -> dict[str, Any]:
+def datasource_status(billing: Billing, name: str) -> dict[str, Any]:
     found: dict[str, Any] = next(
         d for d in fanout_status.status(billing.workspace)["datasources"] if d["datasource"] == name
     )
@@ -52,7 +52,7 @@ def test_a_failing_nest_is_reported_with_its_error_and_its_lag(billing: Billing)
         assert first.visible is not None
         assert second.visible is not None
         assert (first.visible.result(30), second.visible.result(30)) == (False, False)
-        found = told(billing, "clicks")
+        found = datasource_status(billing, "clicks")
         assert (found["in_step"], found["rows"]) == (2, 0)
         (stray,) = found["strays"]
         assert (stray["tenant"], stray["rows"]) == ("2", 2)
@@ -76,7 +76,7 @@ def test_a_failing_nest_is_reported_with_its_error_and_its_lag(billing: Billing)
             group.due = time.monotonic() + 1000
     assert fanout_status.retry(billing.workspace) == {"retried": {"clicks": 1}}
     deadline = time.monotonic() + 10
-    while told(billing, "clicks")["strays"]:
+    while datasource_status(billing, "clicks")["strays"]:
         assert time.monotonic() < deadline, "it still waits for its next try"
         time.sleep(0.02)
     billing.assert_exact("clicks", "clicked")
@@ -94,7 +94,7 @@ def test_a_view_that_fails_in_direct_mode_is_suspended_reported_and_repaired(bil
         (down,) = found["suspended"]
         assert down["view"] == str(billing.nest("2", "_rk_usage_pipe"))
         assert "usage_daily" in down["error"]
-        assert told(billing, "events")["in_step"] == 2
+        assert datasource_status(billing, "events")["in_step"] == 2
         assert str(down["view"]) in str(listed(billing)["2"]["error"])
         assert gauges(billing)["rookery_suspended_views"] == 1
         billing.assert_exact("events", "usage_daily", without=["2"])
@@ -118,7 +118,7 @@ def test_a_suspended_shared_view_is_reported_for_pooled_tenants(billing: Billing
             "3": False,
             "8": True,
         }
-        assert told(billing, "events")["in_step"] == 3
+        assert datasource_status(billing, "events")["in_step"] == 3
     finally:
         billing.execute("RENAME TABLE main.usage_away TO main.usage_daily")
     push(billing.workspace, {})
@@ -135,7 +135,7 @@ def test_undelivered_rows_are_a_lag(billing: Billing) -> None:
     assert lane is not None
     with lane.delivery_lock:
         outcome = billing.send("clicks", rows(20))
-        found = told(billing, "clicks")
+        found = datasource_status(billing, "clicks")
         assert found["rows"] == 3, "of tenants in step; others have no table to wait for"
         assert found["seconds"] > 0
         assert [listed(billing)[t]["lag_rows"] for t in (*OWN, "8")] == [1, 1, 1, 0]
@@ -144,7 +144,7 @@ def test_undelivered_rows_are_a_lag(billing: Billing) -> None:
         assert seen['rookery_fanout_lag_seconds{datasource="clicks"}'] > 0
     assert outcome.visible is not None
     assert outcome.visible.result(30)
-    assert told(billing, "clicks")["rows"] == 0
+    assert datasource_status(billing, "clicks")["rows"] == 0
 
 
 def test_ingestion_counters(billing: Billing) -> None:

@@ -158,8 +158,8 @@ def test_detached_parts_are_attached_again(sender: Sender) -> None:
     found = sender.errors()
     # What is made from `months` is compared with what is there, and again when that is repaired.
     assert found.keys() == {t for t in named if "years" not in t} and {*found.values()} == {"rookery doctor --repair"}
-    told = {t["table"]: t["detached"] for t in repair(rookery.workspace)["repaired"]}
-    assert {t for t, parts in told.items() if [p["done"] for p in parts] == ["attached"]} == named
+    repaired = {t["table"]: t["detached"] for t in repair(rookery.workspace)["repaired"]}
+    assert {t for t, parts in repaired.items() if [p["done"] for p in parts] == ["attached"]} == named
     assert rookery.rows("SELECT count() FROM system.detached_parts") == [(0,)]
     assert sender.errors() == {}
     sender.assert_right()
@@ -206,8 +206,8 @@ def test_detached_parts_whose_rows_are_present_are_dropped(sender: Sender) -> No
     rookery.run("ALTER TABLE main.months ATTACH PARTITION tuple() FROM main.kept")
     rookery.run("DROP TABLE main.kept")
     sender.assert_right()
-    (told,) = repair(rookery.workspace)["repaired"]
-    assert [(p["part"], p["done"]) for p in told["detached"]] == [(part, "dropped")]
+    (repaired,) = repair(rookery.workspace)["repaired"]
+    assert [(p["part"], p["done"]) for p in repaired["detached"]] == [(part, "dropped")]
     assert rookery.rows("SELECT count() FROM system.detached_parts") == [(0,)]
     sender.assert_right()
 
@@ -222,8 +222,8 @@ def test_surplus_rows_are_an_error_and_can_be_removed(sender: Sender) -> None:
     found = sender.errors()
     assert found.keys() == {"main.months", "main.plain"}
     assert all(hint.endswith(f"--repair --allow-destructive {t.split('.')[1]}") for t, hint in found.items())
-    told = repair(rookery.workspace)["repaired"]
-    assert all(t["keys"] == 0 and "more than its source" in t["not_repaired"] for t in told)
+    repaired = repair(rookery.workspace)["repaired"]
+    assert all(t["keys"] == 0 and "more than its source" in t["not_repaired"] for t in repaired)
     repair(rookery.workspace, ["months", "plain"])
     assert sender.errors() == {}
     sender.assert_right()

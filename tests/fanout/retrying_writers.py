@@ -288,10 +288,10 @@ def receipts_differ(server: Server, stream: Stream) -> list[str]:
     for request in [*repeated[:RECEIPTS], *stream.requests[:: len(stream.requests) // RECEIPTS + 1]]:
         answer = server.admin("GET", f"/v0/events/{request.key}")
         there = sum(bool(counted[row["id"]]) for row in request.rows)
-        told = 0 if answer.status_code == 404 else answer.json()["receipts"][0]["successful_rows"]
-        said = {a["successful_rows"] for a in request.answers}
-        if told != there or said - {told}:
-            found.append(f"{request.key}: {there} rows, receipt of {told}, answers {said}")
+        in_receipt = 0 if answer.status_code == 404 else answer.json()["receipts"][0]["successful_rows"]
+        answered = {a["successful_rows"] for a in request.answers}
+        if in_receipt != there or answered - {in_receipt}:
+            found.append(f"{request.key}: {there} rows, receipt of {in_receipt}, answers {answered}")
     return found
 
 

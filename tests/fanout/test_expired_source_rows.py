@@ -38,7 +38,7 @@ materialize:
   per_tenant: %s
   engine: {type: SummingMergeTree, sorting_key: [tenant_id, month], partition_key: toYear(month)}
 """
-EVERYBODYS = """\
+FOR_ALL = """\
 shared: true
 columns:
   - {name: tenant_id, type: UInt32}
@@ -65,9 +65,9 @@ Sums = dict[int, tuple[int, int]]
 def files(mode: str, ttl: str = "at + INTERVAL 1 MONTH", divisor: str = "n") -> dict[str, str]:
     return {
         "datasources/events.yaml": EVENTS % (mode, ttl),
-        "datasources/everybodys.yaml": EVERYBODYS,
+        "datasources/for_all.yaml": FOR_ALL,
         "pipes/to_months.yaml": ROLLUP.replace("100, n", f"100, {divisor}") % ("events", "months", "true"),
-        "pipes/to_all.yaml": ROLLUP.replace("100, n", f"100, {divisor}") % ("events", "everybodys", "false"),
+        "pipes/to_all.yaml": ROLLUP.replace("100, n", f"100, {divisor}") % ("events", "for_all", "false"),
         "pipes/to_chained.yaml": CHAINED,
     }
 
@@ -111,7 +111,7 @@ class Ledger:
         found = []
         for name, table, whose in [
             ("months", "main.months", POOLED),
-            ("everybodys", "main.everybodys", (*POOLED, *OWN, LATE)),
+            ("for_all", "main.for_all", (*POOLED, *OWN, LATE)),
             *((f"months of {t}", f"{self.rookery.nest(t)}.months", (t,)) for t in OWN),
         ]:
             late = "" if LATE in whose else f"WHERE tenant_id != {LATE} "
@@ -210,7 +210,7 @@ def test_a_changed_pipe_names_every_target_that_would_lose_rows(ledger: Ledger) 
     plan = _push(rookery, changed, dry=True).plan
     lost = {s.subject for s in plan.lost}
     own = {f"{rookery.nest(t).strip('`')}.{table}" for t in OWN for table in ("months", "chained")}
-    assert lost == {"main.months", "main.everybodys", "main.chained"} | own
+    assert lost == {"main.months", "main.for_all", "main.chained"} | own
     assert all(s.loss in ("none", "lost") for s in plan.steps)
     assert {s["subject"] for s in plan.as_list() if s["loss"] == "lost"} == lost
     with pytest.raises(RookeryError) as raised:

@@ -33,7 +33,7 @@ nodes:
   - {name: it, sql: "SELECT tenant_id, sum(intDiv(100, %s)) AS share, count() AS events FROM events GROUP BY tenant_id"}
 materialize: {target: %s, per_tenant: %s, engine: {type: SummingMergeTree, sorting_key: [tenant_id]}}
 """
-EVERYBODYS = """\
+FOR_ALL = """\
 shared: true
 columns:
   - {name: tenant_id, type: UInt32}
@@ -54,8 +54,8 @@ def _files(fanout: str, divisor: str = "n") -> dict[str, str]:
     return {
         "datasources/events.yaml": EVENTS % fanout,
         "pipes/pooled_shares.yaml": SHARES % (divisor, "pooled", "true"),
-        "pipes/all_shares.yaml": SHARES % (divisor, "everybodys", "false"),
-        "datasources/everybodys.yaml": EVERYBODYS,
+        "pipes/all_shares.yaml": SHARES % (divisor, "for_all", "false"),
+        "datasources/for_all.yaml": FOR_ALL,
         "pipes/totals_pipe.yaml": TOTALS,
     }
 
@@ -85,7 +85,7 @@ def _lacking(rookery: Rookery, target: str) -> set[str]:
     return {row[0] for row in found}
 
 
-def _told(rookery: Rookery) -> dict[str, list[str]]:
+def _excluded(rookery: Rookery) -> dict[str, list[str]]:
     return {v["view"]: v["without"] for v in fanout_status.status(rookery.workspace)["suspended"]}
 
 
@@ -99,16 +99,16 @@ def test_only_the_tenants_of_failing_rows_are_excluded(rookery: Rookery) -> None
     assert rookery.deliver(_rows([*OWN, "100"]))
     assert not rookery.deliver([*_rows([*OWN, "100"]), *_rows(["7", "19"], n=0)])
     views = ("main._rk_pooled_shares", "main._rk_all_shares")
-    assert _told(rookery) == {v: ["19", "7"] for v in views}
-    assert _lacking(rookery, "pooled") == _lacking(rookery, "everybodys") == {"7", "19"}
+    assert _excluded(rookery) == {v: ["19", "7"] for v in views}
+    assert _lacking(rookery, "pooled") == _lacking(rookery, "for_all") == {"7", "19"}
 
     assert not rookery.deliver(_rows(["1", "19"])) and rookery.deliver(_rows(["1", "2"]))
 
     # Another tenant joins them. Excluded tenants stay excluded, even with good rows.
     assert rookery.append([*_rows(["7", "8"]), *_rows(["8"], n=0)]).rows == 3
     assert rookery.append(_rows(["7", "9", "100"])).rows == 3
-    assert _told(rookery) == {v: ["19", "7", "8"] for v in views}
-    assert _lacking(rookery, "pooled") == _lacking(rookery, "everybodys") == {"7", "8", "19"}
+    assert _excluded(rookery) == {v: ["19", "7", "8"] for v in views}
+    assert _lacking(rookery, "pooled") == _lacking(rookery, "for_all") == {"7", "8", "19"}
     assert rookery.rows("SELECT sum(events) FROM main.totals") == rookery.rows(
         "SELECT count() FROM main.events WHERE tenant_id != 100"
     )
@@ -129,11 +129,11 @@ def test_a_failed_repair_changes_nothing_and_a_fixed_pipe_has_every_row(rookery:
     mended = _files("direct", "if(n = 0, 1000, n)")
     del mended["datasources/events.yaml"]
     _push(rookery, mended, "pooled_shares", "all_shares")
-    assert _told(rookery) == {}
-    assert _lacking(rookery, "pooled") == _lacking(rookery, "everybodys") == set()
+    assert _excluded(rookery) == {}
+    assert _lacking(rookery, "pooled") == _lacking(rookery, "for_all") == set()
     assert rookery.deliver(_rows(["7"]))
     assert rookery.deliver(_rows(OWN, n=0))
-    assert _lacking(rookery, "pooled") == _lacking(rookery, "everybodys") == set()
+    assert _lacking(rookery, "pooled") == _lacking(rookery, "for_all") == set()
 
 
 def test_an_empty_push_includes_tenants_whose_failing_rows_are_deleted(rookery: Rookery) -> None:
@@ -141,15 +141,15 @@ def test_an_empty_push_includes_tenants_whose_failing_rows_are_deleted(rookery: 
     rookery.run("ALTER TABLE main.events DELETE WHERE n = 0 SETTINGS mutations_sync = 2")
     result = _push(rookery, {})
     assert not result.warnings and result.plan
-    assert _told(rookery) == {} and _lacking(rookery, "pooled") == _lacking(rookery, "everybodys") == set()
+    assert _excluded(rookery) == {} and _lacking(rookery, "pooled") == _lacking(rookery, "for_all") == set()
     assert rookery.deliver(_rows(OWN))
-    assert _lacking(rookery, "pooled") == _lacking(rookery, "everybodys") == set()
+    assert _lacking(rookery, "pooled") == _lacking(rookery, "for_all") == set()
 
 
 def test_a_view_that_fails_for_all_tenants_is_suspended(rookery: Rookery) -> None:
     many = OWN[: MAX_EXCLUDED_TENANTS + 1]
     rookery.append([*_rows(OWN), *_rows(many, n=0)])
-    assert _told(rookery) == {"main._rk_pooled_shares": [], "main._rk_all_shares": []}
+    assert _excluded(rookery) == {"main._rk_pooled_shares": [], "main._rk_all_shares": []}
     assert not rookery.deliver(_rows(["30"]))
     assert rookery.rows("SELECT sum(events) FROM main.totals") == [(len(OWN) + len(many) + 1,)]
 
@@ -157,12 +157,12 @@ def test_a_view_that_fails_for_all_tenants_is_suspended(rookery: Rookery) -> Non
 def test_the_suspension_of_a_removed_view_is_deleted(rookery: Rookery) -> None:
     rookery.append([*_rows(OWN), *_rows(["7"], n=0)])
     files = {f: t for f, t in _files("direct").items() if "shares" not in f and "events" not in f}
-    options = PushOptions(prune=True, allow=frozenset({"pooled_shares", "all_shares", "pooled", "everybodys"}))
+    options = PushOptions(prune=True, allow=frozenset({"pooled_shares", "all_shares", "pooled", "for_all"}))
     events = rookery.workspace.current.sources["events"]
     push(
         rookery.workspace, {"events": events, **{Path(f).stem: DeployedFile(t, f) for f, t in files.items()}}, options
     )
-    assert _told(rookery) == {} and rookery.deliver(_rows(["7"]))
+    assert _excluded(rookery) == {} and rookery.deliver(_rows(["7"]))
 
 
 def test_a_killed_insert_is_completed_without_failing_rows(rookery: Rookery) -> None:
@@ -173,8 +173,8 @@ def test_a_killed_insert_is_completed_without_failing_rows(rookery: Rookery) -> 
         rookery.run(insert % "arrayJoin([1, 7]) AS t, 1000 + t, if(t = 7, 0, 5)")
     assert _lacking(rookery, "pooled") == {"1", "7"}
     complete(rookery.workspace)
-    assert _told(rookery) == {"main._rk_pooled_shares": ["7"], "main._rk_all_shares": ["7"]}
-    assert _lacking(rookery, "pooled") == _lacking(rookery, "everybodys") == {"7"}
+    assert _excluded(rookery) == {"main._rk_pooled_shares": ["7"], "main._rk_all_shares": ["7"]}
+    assert _lacking(rookery, "pooled") == _lacking(rookery, "for_all") == {"7"}
     assert rookery.rows("SELECT sum(events) FROM main.totals") == [(len(OWN) + 2,)]
 
 
@@ -241,7 +241,7 @@ def test_text_in_a_row_does_not_suspend_another_view(tmp_path: Path) -> None:
             outcome = rookery.gateway.append(f"texts{n}", body, Input.NDJSON).result(30)
             stored[n] = (outcome.rows, rookery.rows(f"SELECT sum(events) FROM main.texts{n}_counted"))
         assert stored == {n: (3, [(3,)]) for n in range(len(BLAMING))}
-        assert _told(rookery) == {f"main._rk_numbers{n}_pipe": ["3"] for n in range(len(BLAMING))}
+        assert _excluded(rookery) == {f"main._rk_numbers{n}_pipe": ["3"] for n in range(len(BLAMING))}
 
 
 def test_a_failing_history_affects_only_its_tenant(rookery: Rookery) -> None:

@@ -117,9 +117,9 @@ def _accounted(rookery: Rookery, body: bytes, format: Input, **more: Any) -> Non
     """Exactly the rows that the response counts are stored."""
     stored, kept = _count(rookery)
     outcome = _sent(rookery, body, format, **more)
-    told = (outcome.rows, outcome.quarantined) if outcome else (0, 0)
+    counts = (outcome.rows, outcome.quarantined) if outcome else (0, 0)
     after = _count(rookery)
-    assert (after[0] - stored, after[1] - kept) == told, body
+    assert (after[0] - stored, after[1] - kept) == counts, body
     if outcome is not None and outcome.visible is not None:
         assert outcome.visible.result(60)
 

@@ -1,4 +1,4 @@
-"""Nests without a copy of landing: rows pass through the inlet into derived tables exactly once, in both modes."""
+"""Nests without a copy of landing: rows pass through the Null table into derived tables exactly once, in both modes."""
 
 from __future__ import annotations
 

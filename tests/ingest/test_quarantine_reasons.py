@@ -30,7 +30,7 @@ def rookery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
         yield opened
 
 
-def told(rookery: Rookery, body: str, format: Input) -> dict[str, str]:
+def reasons_of(rookery: Rookery, body: str, format: Input) -> dict[str, str]:
     """What quarantine says of the first row; the other one must be stored."""
     outcome = rookery.gateway.append("rows", body.encode(), format).result(60)
     assert (outcome.rows, outcome.quarantined) == (1, 1)
@@ -68,13 +68,13 @@ def test_the_bad_value_of_an_event_is_named(rookery: Rookery) -> None:
     for old, new, column, reason in EVENTS:
         assert old in REST
         good = f'{{"id": 2, {REST}}}'
-        found = told(rookery, f'{{"id": 1, {REST.replace(old, new, 1)}}}\n{good}', Input.NDJSON)
+        found = reasons_of(rookery, f'{{"id": 1, {REST.replace(old, new, 1)}}}\n{good}', Input.NDJSON)
         assert [*found] == [column] and found[column].startswith(reason), (new, found)
 
 
 def test_the_bad_field_of_a_record_is_named(rookery: Rookery) -> None:
     for row, column, reason in RECORDS:
-        found = told(rookery, f"id,name,n,f\n{row}\n3,good,1,1\n", Input.CSV)
+        found = reasons_of(rookery, f"id,name,n,f\n{row}\n3,good,1,1\n", Input.CSV)
         assert [*found] == [column] and found[column].startswith(reason), (row, found)
 
 

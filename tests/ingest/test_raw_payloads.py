@@ -151,10 +151,10 @@ def test_tenants_get_the_same_bytes(rookery: Rookery, fanout: str) -> None:
     who = [f'{{"id": "{tenant}", "a.b": null, "n": 1.10}}' for tenant in own]
     items = '[{"name": "x", "e": {}}, {}]'
     lines = [f'{{"id": {n}, "who": {who[n % 2]}, "items": {items}}}' for n in range(10)]
-    nobody = [f'"{own[0]}"', f'["{own[0]}"]', "null", f'{{"ID": "{own[0]}"}}', '{"id": 1.0}']
-    lines += [f'{{"id": {n}, "who": {value}}}' for n, value in enumerate(nobody, 100)]
+    without_tenant = [f'"{own[0]}"', f'["{own[0]}"]', "null", f'{{"ID": "{own[0]}"}}', '{"id": 1.0}']
+    lines += [f'{{"id": {n}, "who": {value}}}' for n, value in enumerate(without_tenant, 100)]
     outcome = rookery.gateway.append(name, "\n".join(lines).encode(), Input.NDJSON).result(60)
-    assert (outcome.rows, outcome.quarantined) == (10, len(nobody))
+    assert (outcome.rows, outcome.quarantined) == (10, len(without_tenant))
     assert outcome.visible is None or outcome.visible.result(30)
     for number, tenant in enumerate(own):
         copies = rookery.rows(f"SELECT id, who, names, items FROM {rookery.nest(tenant)}.{name} ORDER BY id")

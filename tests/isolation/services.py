@@ -269,11 +269,11 @@ HIDDEN_NAMES = (
 """Names that no tenant knows, and words that only the engine's own texts contain."""
 
 
-def leaks(seen: tuple[str, Any], tenant: str, said: str = "") -> list[str]:
+def leaks(seen: tuple[str, Any], tenant: str, sent_text: str = "") -> list[str]:
     """What an outcome reveals of other tenants and hidden names, apart from what the caller sent."""
-    text = shown(seen).replace(json.dumps(said)[1:-1], "")
+    text = shown(seen).replace(json.dumps(sent_text)[1:-1], "")
     foreign = [s for other in PLACEMENTS if other != tenant for s in sentinels(other)]
-    return [s for s in (*foreign, *HIDDEN_NAMES) if s in text and s not in said]
+    return [s for s in (*foreign, *HIDDEN_NAMES) if s in text and s not in sent_text]
 
 
 @dataclass

@@ -243,11 +243,11 @@ def test_tenants_are_added_and_removed_while_others_query(service: Service) -> N
 
 @pytest.mark.proves("D8", "D10")
 def test_a_token_without_a_tenant_sees_nothing(service: Service) -> None:
-    nobody = service.token("PIPES:READ:words", "PIPES:READ:counted", "DATASOURCES:READ:events")
+    without_tenant = service.token("PIPES:READ:words", "PIPES:READ:counted", "DATASOURCES:READ:events")
     for ask in (
-        lambda: service.call(nobody, "words"),
-        lambda: service.call(nobody, "counted"),
-        lambda: service.sql(nobody, "SELECT count() FROM events"),
+        lambda: service.call(without_tenant, "words"),
+        lambda: service.call(without_tenant, "counted"),
+        lambda: service.sql(without_tenant, "SELECT count() FROM events"),
     ):
         with pytest.raises(RookeryError) as refused:
             ask()

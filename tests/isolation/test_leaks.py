@@ -59,12 +59,12 @@ class Pair:
     def call(self, pipe: str, given: dict[str, Any] | None = None, format: Format = Format.JSON) -> tuple[str, Any]:
         return self.ask(lambda w: w.call(self.tokens[w.name], pipe, given, format), json.dumps(given or {}))
 
-    def ask(self, question: Callable[[Service], bytes], said: str = "") -> tuple[str, Any]:
+    def ask(self, question: Callable[[Service], bytes], sent_text: str = "") -> tuple[str, Any]:
         """The answer of the full workspace, once it is clear that it reveals nothing of others."""
         seen = outcome(lambda: question(self.full))
         alone = outcome(lambda: question(self.own))
-        assert leaks(seen, self.tenant, said) == [], (said, shown(seen)[:500])
-        assert seen == alone, f"{self.tenant} learns of others by: {said}"
+        assert leaks(seen, self.tenant, sent_text) == [], (sent_text, shown(seen)[:500])
+        assert seen == alone, f"{self.tenant} learns of others by: {sent_text}"
         return seen
 
 
@@ -115,13 +115,16 @@ def test_only_the_token_selects_the_tenant(pair: Pair, found: dict[str, Service]
         assert rows == pair.call("keyed", {"customer": mine})
         # A parameter that is only compared with the column finds no rows of others.
         assert pair.call("other_tenant", {"tenant_id": other})[1]["rows"] == (ROWS if other == mine else 0)
-    nobody = full.token("PIPES:READ:keyed", "PIPES:READ:everything", "DATASOURCES:READ:events")
+    without_tenant = full.token("PIPES:READ:keyed", "PIPES:READ:everything", "DATASOURCES:READ:events")
     for attempt, code in (
-        (lambda: full.call(nobody, "keyed", {"customer": "omega"}), errors.TENANT_FROM_QUERY),
-        (lambda: full.call(nobody, "keyed"), errors.NO_TENANT),
-        (lambda: full.call(nobody, "everything"), errors.NO_TENANT),
-        (lambda: full.sql(nobody, "SELECT * FROM events"), errors.NO_TENANT),
-        (lambda: full.sql(nobody, "SELECT * FROM keyed", given={"customer": "omega"}), errors.TENANT_FROM_QUERY),
+        (lambda: full.call(without_tenant, "keyed", {"customer": "omega"}), errors.TENANT_FROM_QUERY),
+        (lambda: full.call(without_tenant, "keyed"), errors.NO_TENANT),
+        (lambda: full.call(without_tenant, "everything"), errors.NO_TENANT),
+        (lambda: full.sql(without_tenant, "SELECT * FROM events"), errors.NO_TENANT),
+        (
+            lambda: full.sql(without_tenant, "SELECT * FROM keyed", given={"customer": "omega"}),
+            errors.TENANT_FROM_QUERY,
+        ),
     ):
         with pytest.raises(RookeryError) as refused:
             attempt()

@@ -74,11 +74,11 @@ def token_of(server: Server, tenant: str) -> str:
     return server.mint(*scopes, "DATASOURCES:READ:events", tenant=tenant)
 
 
-def leaked(response: httpx.Response, tenant: str, said: str = "") -> list[str]:
+def leaked(response: httpx.Response, tenant: str, sent_text: str = "") -> list[str]:
     """What stands in an answer, its headers among it, that the tenant should not know."""
-    text = f"{response.headers.multi_items()!r} {response.content.decode('latin-1')}".replace(said, "")
+    text = f"{response.headers.multi_items()!r} {response.content.decode('latin-1')}".replace(sent_text, "")
     others = [w for t in TENANTS if t != tenant for w in (f"{t}-word", f"{t}_path")]
-    return [s for s in (*others, *SECRETS) if s in text and s not in said]
+    return [s for s in (*others, *SECRETS) if s in text and s not in sent_text]
 
 
 @pytest.mark.proves("A1", "A7", "B3")
@@ -120,8 +120,8 @@ def test_every_call_shows_only_the_rows_of_its_tenant(server: Server, tenant: st
     for method, path, more in paths:
         response = server.request(method, path, token, **more)
         asked = path.rpartition("=" if "=" in path else "/")[2].partition(".")[0]
-        said = "payroll" if "payroll" in str(more) else asked if response.status_code >= 400 else ""
-        assert leaked(response, tenant, said or "\0") == [], (method, path, response.text[:300])
+        sent_text = "payroll" if "payroll" in str(more) else asked if response.status_code >= 400 else ""
+        assert leaked(response, tenant, sent_text or "\0") == [], (method, path, response.text[:300])
         assert response.status_code < 500, (method, path, response.text)
         if response.status_code == 200 and "words.json" in path and method == "GET":
             assert response.json()["rows"] == 30 - 10 * list(TENANTS).index(tenant)

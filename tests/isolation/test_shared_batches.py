@@ -93,8 +93,8 @@ def test_only_the_bad_row_of_a_batch_is_quarantined(
     good = [append({"tenant_id": 1, "id": f"{mark} {n}"}, key=keys[n]) for n in range(4)]
     bad = append({"tenant_id": 1, "id": f"{mark} bad", **POISON[name]}, key=keys[4])
     outcomes = ingestion.store([good[0], good[1], bad, good[2], good[3]])
-    told = [o if isinstance(o, RookeryError) else (o.rows, o.quarantined) for o in outcomes]
-    assert told == [(1, 0), (1, 0), (0, 1), (1, 0), (1, 0)], told
+    counts = [o if isinstance(o, RookeryError) else (o.rows, o.quarantined) for o in outcomes]
+    assert counts == [(1, 0), (1, 0), (0, 1), (1, 0), (1, 0)], counts
     assert {f"{mark} {n}" for n in range(4)} <= ids(workspace)
     assert f"{mark} bad" not in ids(workspace)
     assert quarantined(workspace, f"{mark} bad") == 1

@@ -38,7 +38,7 @@ _ids = itertools.count()
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("told"), ROOKERY_QUARANTINE_ROWS=ROOM) as found:
+    with running(tmp_path_factory.mktemp("warned"), ROOKERY_QUARANTINE_ROWS=ROOM) as found:
         found.push({k: v for k, v in FILES.items() if "exact" not in k})
         for tenant in ("1", "2"):
             found.tenant(tenant)
@@ -142,9 +142,9 @@ def test_each_response_covers_only_its_own_rows(server: Server) -> None:
 
 def test_a_repeated_request_gets_the_same_response(server: Server) -> None:
     body = lines(event(units="x"), event(evnt=1))
-    first = send(server, body, idempotency_key="told")
+    first = send(server, body, idempotency_key="warned")
     assert {"first_bad_row", "unknown_keys"} <= first.keys()
-    assert send(server, body, idempotency_key="told") == {**first, "repeated": True}
+    assert send(server, body, idempotency_key="warned") == {**first, "repeated": True}
 
 
 def upload(server: Server, status: int = 200, **more: Any) -> Any:
@@ -206,8 +206,10 @@ def test_a_full_quarantine_refuses_bad_rows_and_stores_good_ones(server: Server)
     body = refused(response, 429, "RK5017")
     assert response.headers["retry-after"]
     assert f"{ROOM + 2} rows" in body["error"]
-    told = upload(server, params={"format": "ndjson"}, content=lines(event(units="x"), event()))
-    assert (told["rows"], told["quarantine_rows"], "refused_rows" in told) == (1, 1, False), "another writer's"
+    response = upload(server, params={"format": "ndjson"}, content=lines(event(units="x"), event()))
+    assert (response["rows"], response["quarantine_rows"], "refused_rows" in response) == (1, 1, False), (
+        "another writer's"
+    )
     again = server.post(
         "/v0/datasources", token, params={"name": "events", "format": "ndjson"}, content=lines(bad[0])
     )

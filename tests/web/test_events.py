@@ -99,8 +99,8 @@ def test_wait_parameter(server: Server) -> None:
         response = server.post("/v0/events", server.admin_token, params=params, content=body)
         assert (response.status_code, response.json()) == (status, {"successful_rows": 1, "quarantined_rows": 0})
         assert len(stored(server, m)) == 1, "stored before it is acknowledged"
-    told = refused(server.post("/v0/events?name=events&wait=maybe", server.admin_token, content="{}"), 400, "RK4009")
-    assert "visible" in told["error"]
+    error = refused(server.post("/v0/events?name=events&wait=maybe", server.admin_token, content="{}"), 400, "RK4009")
+    assert "visible" in error["error"]
 
 
 @pytest.mark.proves("B2")

@@ -39,8 +39,8 @@ def test_interleaved_requests_get_their_own_results(server: Server) -> None:
         else:
             response = server.post("/v0/sql", token, content="SELECT toInt8(note) AS n FROM events")
             refused(response, 400)
-        told = response.text.partition('"statistics"')[0]
-        assert not [t for t in FOREIGN[tenant] if t in told], told
+        shown = response.text.partition('"statistics"')[0]
+        assert not [t for t in FOREIGN[tenant] if t in shown], shown
         return f"{tenant} {kind}"
 
     with ThreadPoolExecutor(8) as pool:

@@ -177,10 +177,10 @@ def test_invalid_statements_are_refused(server: Server, token: str, sql: str) ->
     assert answer.status_code in (400, 403), answer.text[:300]
     body = answer.json()
     assert set(body) >= {"error", "code", "documentation"}
-    told = answer.text.replace(json.dumps(sql)[1:-1], "")
-    assert not [s for s in ("DB::Exception", "Traceback", "In scope") if s in told], body
+    shown = answer.text.replace(json.dumps(sql)[1:-1], "")
+    assert not [s for s in ("DB::Exception", "Traceback", "In scope") if s in shown], body
     names = {"notes", "payroll", "daily", "two-", "three-", "salary", "employee", "clicks"}
-    assert not [n for n in names if n in told and n not in sql], body
+    assert not [n for n in names if n in shown and n not in sql], body
     assert server.sql("SELECT count() AS n FROM events") == before
 
 

@@ -441,5 +441,5 @@ def test_a_removed_tenant_is_refused(other: Server) -> None:
 )
 def test_a_token_with_an_unenforceable_limit_is_refused(server: Server, limits: object) -> None:
     body = {"name": "x", "scopes": [{"type": "PIPES:READ", "resource": "by_kind"}], "ttl": 60, "limits": limits}
-    told = refused(server.admin("POST", "/v0/tokens", json=body), 400, "RK4009")
-    assert "rps" in told["error"]
+    error = refused(server.admin("POST", "/v0/tokens", json=body), 400, "RK4009")
+    assert "rps" in error["error"]
