@@ -58,19 +58,40 @@ def _complete_views(workspace: Workspace) -> list[View]:
 def erase(workspace: Workspace, build: Build, tenant: str) -> None:
     """Erase a tenant's rows from all shared tables, quarantines and aggregates. `permit_erasure` comes first."""
     complete = {*workspace.registry.read(ERASURE_KIND)[tenant]["complete"]}
-    for relation in build.relations.values():
-        if relation.tenant:
-            delete_tenant_rows(workspace, relation, tenant)
-        # Bad rows that name the tenant, and those that its own tokens sent.
-        if relation.tenant and build.takes(relation.name):
-            condition = f"{quote(relation.tenant)} = {literal(tenant)} OR c__writer = {literal(tenant)}"
-            delete_rows(workspace, Name(workspace.name, relation.name + storage.QUARANTINE_SUFFIX), condition)
+    relations = [r for r in build.relations.values() if r.tenant]
+    # Appends that are accepted already may add rows to quarantine, and replays send rows that they have read there.
+    # So both are waited for once more when quarantine has no rows of the tenant.
+    _wait_for_appends(workspace)
+    for relation in relations:
+        if build.takes(relation.name):
+            _erase_quarantine(workspace, relation, tenant)
+    _wait_for_appends(workspace)
+    for relation in relations:
+        delete_tenant_rows(workspace, relation, tenant)
     live = read_schema(workspace.warehouse, workspace.name, [workspace.name]).views.values()
     # The erased blocks count as consumed, so sources that were complete count as complete without them.
     RegistryJournal(workspace.registry).record_consumed([v for v in live if str(v.name) in complete], ())
     recompute_groups(workspace, build, tenant)
     # Last: until then, `tenant rm --purge` can be repeated without a new permission.
     workspace.registry.remove(ERASURE_KIND, [tenant])
+
+
+def _wait_for_appends(workspace: Workspace) -> None:
+    """Wait until appends that were accepted before are stored everywhere. Raises RK5013, RK6003 or RK6008."""
+    workspace.pending_appends.drain()
+    complete_uncertain(workspace)
+
+
+def complete_uncertain(workspace: Workspace) -> None:
+    """Complete uncertain batches, which are inserted into landing again. Raises RK5013 or RK6008."""
+    with workspace.view_lock.changing():
+        workspace.view_lock.completion.complete_all()
+
+
+def _erase_quarantine(workspace: Workspace, relation: Relation, tenant: str) -> None:
+    """Delete a tenant's rows, and those that its tokens have sent, from the quarantine of a datasource."""
+    condition = f"{quote(relation.tenant or '')} = {literal(tenant)} OR c__writer = {literal(tenant)}"
+    delete_rows(workspace, Name(workspace.name, relation.name + storage.QUARANTINE_SUFFIX), condition)
 
 
 def delete_tenant_rows(workspace: Workspace, relation: Relation, tenant: str) -> None:

@@ -17,7 +17,7 @@ from dataclasses import replace
 import structlog
 
 from engine import observe
-from engine.errors import CLOSED, INTERNAL, RookeryError
+from engine.errors import BAD_TOKEN, CLOSED, INTERNAL, RookeryError
 from engine.ingest.batch import Append, AppendResult, writer_id
 from engine.ingest.grouping import Grouping
 from engine.ingest.idempotency.keys import Key, key_of, require_same_body
@@ -92,9 +92,31 @@ class Gateway:
         body, RK5011 for a failing view, and RK5013 while an earlier batch is uncertain.
 
         Raises RK5005 and RK5006 immediately if rows cannot be appended, RK5008 if an append with the same key and
-        another body is being stored, and RK6007 while the server stops.
+        another body is being stored, RK4002 if the tenant does not exist any more, and RK6007 while the server stops.
         """
         self.require_writable(append.datasource, append.format)
+        pending = self._workspace.pending_appends
+        pending.add(append.future)
+        try:
+            # After the line above: an erasure either waits for this append, or has removed the tenant by now.
+            self._require_tenant(append.bound_tenant)
+            future = self._enqueue(append)
+        except BaseException:
+            pending.discard(append.future)
+            raise
+        if future is not append.future:
+            pending.discard(append.future)
+        return future
+
+    def _require_tenant(self, bound_tenant: str | None) -> None:
+        """Raise RK4002 if a tenant was removed since its token was checked."""
+        if bound_tenant is not None:
+            record = self._workspace.current.tenants.get(bound_tenant)
+            if record is None or record.state == "removing":
+                raise RookeryError(BAD_TOKEN, "the token's tenant does not exist")
+
+    def _enqueue(self, append: Append) -> Future[AppendResult]:
+        """Add an append to its queue. Returns its future, or that of an append with the same key."""
         # The rows are stored even if the caller disconnects, so the future must not be cancellable.
         append.future.set_running_or_notify_cancel()
         if not append.body.strip() and not append.key:

@@ -81,8 +81,10 @@ def replay(
     run = _Replay(workspace, gateway, datasource, corrected)
     with gateway.replay_lock:
         # All ids are read first: a row that is rejected again has a new id, and is not replayed twice.
-        for rows in run.chunks(run.all_ids() if ids is None else list(dict.fromkeys(ids))):
-            run.send(rows)
+        for chunk in run.chunks(run.all_ids() if ids is None else list(dict.fromkeys(ids))):
+            # An erasure waits for rows that were read before it removed them from quarantine.
+            with workspace.pending_appends.sending():
+                run.send(run.read(chunk))
     return run.result
 
 
@@ -108,8 +110,8 @@ class _Replay:
         )
         return [str(row[0]) for row in result.rows]
 
-    def chunks(self, ids: Sequence[str]) -> Iterator[list[_ReplayedRow]]:
-        """The rows of ids as they will be sent, in chunks of bounded size. Refused and unknown ids are recorded."""
+    def chunks(self, ids: Sequence[str]) -> Iterator[list[str]]:
+        """Ids that are in quarantine, in chunks of bounded size of their rows. Unknown ids are recorded."""
         for at in range(0, len(ids), quarantine.ROWS_PER_STATEMENT):
             some = ids[at : at + quarantine.ROWS_PER_STATEMENT]
             sizes = self.workspace.warehouse.query(
@@ -117,10 +119,10 @@ class _Replay:
             )
             size_of = {str(id): int(size) for id, size in sizes.rows}
             self.result.unknown += [id for id in some if id not in size_of]
-            for chunk in _chunks_by_size([id for id in some if id in size_of], size_of):
-                yield self._read(chunk)
+            yield from _chunks_by_size([id for id in some if id in size_of], size_of)
 
-    def _read(self, ids: Sequence[str]) -> list[_ReplayedRow]:
+    def read(self, ids: Sequence[str]) -> list[_ReplayedRow]:
+        """The rows of ids as they will be sent. Those that cannot be sent are recorded as refused."""
         result = self.workspace.warehouse.query(
             # In hex, because texts may hold any bytes.
             f"SELECT c__id, hex(c__text), hex(c__header), c__format, c__writer FROM {self._table} "

@@ -22,6 +22,7 @@ from engine.warehouse.port import Warehouse
 from engine.warehouse.registry import Registry
 from engine.workspace.analyser import Analyser
 from engine.workspace.layout import Opening, migrate
+from engine.workspace.pending_appends import PendingAppends
 from engine.workspace.snapshot import SNAPSHOT_KINDS, Snapshot, snapshot_of
 
 
@@ -44,6 +45,7 @@ class Workspace:
         self.warehouse = warehouse
         self.view_lock = ViewLock()
         self.insert_lock = self.view_lock.inserts
+        self.pending_appends = PendingAppends()
         self.changes = threading.RLock()
         """Held during a push, a change of tenants or a repair: one at a time."""
         self.registry = Registry(warehouse, settings.workspace)
