@@ -118,6 +118,13 @@ def undo_damaged(data: Path) -> None:
                 shutil.rmtree(table / name)
 
 
+def active_parts(table: Path) -> list[Part]:
+    """The parts in a table's directory that no other part there was made from."""
+    parts = {d.name: part for d in table.iterdir() if (part := Part.of(d.name)) is not None}
+    covered = {*_covered(parts)}
+    return [part for name, part in parts.items() if name not in covered]
+
+
 def _covered(parts: dict[str, Part]) -> Iterator[str]:
     """The parts from which another part was merged. Two parts of a partition never overlap partially."""
     outer: Part | None = None

@@ -5,12 +5,14 @@ files.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from engine.errors import DISK_FULL, RookeryError
 from engine.schema import Name
+from engine.warehouse.damaged_merges import active_parts
 from engine.warehouse.parts import why_damaged
 from engine.warehouse.port import Space
 from engine.workspace.workspace import Workspace
@@ -25,6 +27,8 @@ READY_RESERVES = 2
 WRITE_AMPLIFICATION = 3
 """Maximum bytes on disk for each byte of a request, including everything derived from it."""
 
+_OWN = "(database = {w:String} OR startsWith(database, concat({w:String}, '_nest')))"
+"""SQL condition: the database is the workspace's own, or a nest."""
 _PART = re.compile(r"[^_]+(?:_\d+){3,4}")
 """The directory of an active part: partition, blocks, level, and mutation."""
 
@@ -96,9 +100,8 @@ def damaged_parts(workspace: Workspace) -> Iterator[Damage]:
 
     Only an embedded engine's files are checked, and only to see whether they exist and are not empty.
     """
-    own = "(database = {w:String} OR startsWith(database, concat({w:String}, '_nest')))"
     broken = workspace.warehouse.query(
-        f"SELECT database, table, name FROM system.detached_parts WHERE {own} AND startsWith(name, 'broken') "
+        f"SELECT database, table, name FROM system.detached_parts WHERE {_OWN} AND startsWith(name, 'broken') "
         "ORDER BY ALL",
         {"w": workspace.name},
     )
@@ -107,7 +110,7 @@ def damaged_parts(workspace: Workspace) -> Iterator[Damage]:
     if not workspace.warehouse.capabilities.embedded:
         return
     active = workspace.warehouse.query(
-        f"SELECT database, table, name, path FROM system.parts WHERE active AND {own} ORDER BY ALL",
+        f"SELECT database, table, name, path FROM system.parts WHERE active AND {_OWN} ORDER BY ALL",
         {"w": workspace.name},
     )
     listed = {Name(database, table) for database, table, _, _ in active.rows}
@@ -119,28 +122,56 @@ def damaged_parts(workspace: Workspace) -> Iterator[Damage]:
             why = "its directory is missing"
         if why is not None:
             yield Damage(Name(database, table), part, why)
-    yield from _damaged_in_unlisted(workspace, own, listed)
+    yield from _damaged_in_unlisted(workspace, listed)
 
 
-def _damaged_in_unlisted(workspace: Workspace, own: str, listed: set[Name]) -> Iterator[Damage]:
-    """Damage in tables that the engine loads on first use. Until then, the engine does not list their parts."""
-    if not workspace.warehouse.capabilities.lazy_tables:
-        return
-    tables = workspace.warehouse.query(
-        "SELECT * FROM (SELECT database, name AS table, arrayJoin(data_paths) AS path FROM system.tables "
-        f"WHERE engine LIKE '%MergeTree') WHERE {own} ORDER BY ALL",
-        {"w": workspace.name},
-    )
-    for database, table, path in tables.rows:
-        name, directory = Name(database, table), Path(path)
-        if name in listed or not directory.is_dir():
-            continue
+def _damaged_in_unlisted(workspace: Workspace, listed: set[Name]) -> Iterator[Damage]:
+    """Damage in tables whose parts the engine does not list."""
+    for name, directory in _unlisted(workspace, listed):
         for part in sorted(p for p in directory.iterdir() if _PART.fullmatch(p.name) and not _covered(p)):
             if (why := why_damaged(part)) is not None:
                 yield Damage(name, part.name, why)
         broken = sorted(p.name for p in (directory / "detached").glob("broken*"))
         for part_name in broken:
             yield Damage(name, part_name, "the engine detached it as broken")
+
+
+def _unlisted(workspace: Workspace, listed: Collection[Name]) -> Iterator[tuple[Name, Path]]:
+    """Tables that the engine loads on first use, with their directories. Until then, it does not list their parts."""
+    if not workspace.warehouse.capabilities.lazy_tables:
+        return
+    tables = workspace.warehouse.query(
+        "SELECT * FROM (SELECT database, name AS table, arrayJoin(data_paths) AS path FROM system.tables "
+        f"WHERE engine != 'MaterializedView') WHERE {_OWN} ORDER BY ALL",
+        {"w": workspace.name},
+    )
+    for database, table, path in tables.rows:
+        name, directory = Name(database, table), Path(path)
+        if name not in listed and directory.is_dir():
+            yield name, directory
+
+
+@dataclass(frozen=True, slots=True)
+class PartCount:
+    """The number of active parts in one partition of a table."""
+
+    table: Name
+    partition: str
+    parts: int
+
+
+def part_counts(workspace: Workspace, at_least: int) -> list[PartCount]:
+    """Partitions with so many active parts or more, the largest first. Parts of unloaded tables are counted too."""
+    listed = workspace.warehouse.query(
+        "SELECT database, table, partition, count() AS parts FROM system.parts "
+        f"WHERE active AND {_OWN} GROUP BY database, table, partition",
+        {"w": workspace.name},
+    )
+    counts = [PartCount(Name(database, table), str(name), int(n)) for database, table, name, n in listed.rows]
+    for table, directory in _unlisted(workspace, {c.table for c in counts}):
+        partitions = Counter(part.partition for part in active_parts(directory))
+        counts += [PartCount(table, name, n) for name, n in partitions.items()]
+    return sorted((c for c in counts if c.parts >= at_least), key=lambda c: (-c.parts, c.table, c.partition))
 
 
 def _covered(part: Path) -> bool:

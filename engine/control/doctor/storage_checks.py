@@ -10,7 +10,7 @@ from engine.control.doctor.findings import Context, Finding, error, warning
 from engine.project.lifetimes import DAY_SECONDS, shortest_lifetime
 from engine.schema import Name, Table
 from engine.warehouse import ddl
-from engine.workspace.disk import NEARLY_FULL_RESERVES, damaged_parts, reserve_of
+from engine.workspace.disk import NEARLY_FULL_RESERVES, damaged_parts, part_counts, reserve_of
 
 DEDUP_WINDOW_SETTING = "non_replicated_deduplication_window"
 MAX_PARTS_PER_PARTITION = 300
@@ -140,15 +140,10 @@ def attached_parts(context: Context) -> Iterator[Finding]:
 
 
 def many_parts(context: Context) -> Iterator[Finding]:
-    """Merges keep up. With too many parts, the engine first slows down inserts and then refuses them."""
-    result = context.workspace.warehouse.query(
-        f"SELECT database, table, partition, count() AS parts FROM system.parts WHERE active AND {_OF_WORKSPACE} "
-        "GROUP BY database, table, partition HAVING parts >= {most:UInt64} ORDER BY parts DESC",
-        {"w": context.workspace.name, "most": MAX_PARTS_PER_PARTITION},
-    )
-    for database, table, partition, parts in result.rows:
-        why = f"{parts} parts in partition {partition}: merges do not keep up"
-        yield warning("many-parts", Name(database, table), why, "send fewer and larger batches, or wait for merges")
+    """Merges keep up. With too many parts the engine first slows inserts down and then refuses them."""
+    for count in part_counts(context.workspace, MAX_PARTS_PER_PARTITION):
+        why = f"{count.parts} parts in partition {count.partition}: merges do not keep up"
+        yield warning("many-parts", count.table, why, "send fewer and larger batches, or wait for merges")
 
 
 def foreign_views(context: Context) -> Iterator[Finding]:
