@@ -28,8 +28,8 @@ METHOD = """\
 strace makes the N-th call of one kind fail in every thread of the server, with EIO or ENOSPC, while one request
 with an idempotency key is sent; then the request is repeated until it succeeds. `write` is also used for sockets
 and pipes, so a preloaded library makes the N-th write to the data directory fail, either entirely or after half of
-its bytes. N increases, and a position is repeated if a batch made fewer calls, until eight batches in a row did. After
-each fault, landing, copies, sums and quarantine are compared with what was sent, and the journal must have no
+its bytes. N increases, and a position is repeated if a batch made fewer calls, until eight batches in a row did.
+After each fault, landing, copies, sums and quarantine are compared with what was sent, and the journal must have no
 outstanding deliveries. After every tenth fault the server is killed (SIGKILL) and restarted, everything is compared
 again, and `rookery doctor` examines the workspace."""
 COLUMNS = (

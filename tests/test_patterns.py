@@ -169,6 +169,7 @@ REGISTERED: dict[str, list[Worst]] = {
     "cli/access.py:_DURATION": [("", "1", "x")],
     "engine/warehouse/parts.py:_COUNT": [],  # files that the engine wrote
     "engine/warehouse/damaged_merges.py:_NAME": [],  # names of files
+    "engine/warehouse/new_parts.py:_BROKEN": [],  # names of directories
     "engine/warehouse/errors.py:_OF_A_PART": [
         ("", "While reading or decompressing ", ""), ("While reading or decompressing ", "a", ""),
         ("While reading or decompressing ", "/store", ""),

@@ -5,8 +5,9 @@ Tables that have the batch recognize the token; the others store it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -21,26 +22,19 @@ from engine.plan.coverage import Coverage
 from engine.schema import Name, quote
 from engine.warehouse import ddl
 from engine.warehouse.catalog import read_schema
+from engine.warehouse.port import DamagedPart
 from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.fanout")
 
+UNCERTAIN_KIND = "doubt"
+"""Kind of the records in the registry."""
 NEWEST_BATCH = ""
 """Stands for the newest batch of a datasource, whatever its id is: a killed process may have been storing it."""
 LOOK_BACK_BLOCKS = 16
 """Number of newest blocks in which the gateway's newest batch is searched, because other programs may also insert.
 For older blocks, targets may have forgotten the token, so a repeated insert would duplicate the rows.
 """
-
-
-@dataclass(frozen=True, slots=True)
-class StagedInsert:
-    """The INSERT of a batch from its stage."""
-
-    insert: str
-    """The statement, with its deduplication token."""
-    release: Callable[[], None]
-    """Returns the stage to the pool."""
 
 
 @dataclass(slots=True)
@@ -59,9 +53,7 @@ class UncertainBatch:
     recorded: bool = False
     """Whether it is in the registry, so that a restart knows it."""
     kept: KeptBatch | None = None
-    """Its rows, for a datasource that is not a landing datasource."""
-    staged: StagedInsert | None = None
-    """Set if its rows were removed from landing while views may have them."""
+    """Its rows, if they cannot be read back from the datasource."""
 
     def as_dict(self) -> dict[str, Any]:
         return {"datasource": self.datasource, "batch": self.batch, "since": self.since, "error": self.error}
@@ -91,10 +83,7 @@ class BatchCompletion:
         batch = uncertain.batch
         block = landing.block_of(batch, uncertain.since) if batch else self._newest_block(landing)
         if block is None:
-            # Landing is written first, so if it does not have the block, views do not have the batch either, unless
-            # the block was removed.
-            if uncertain.staged is not None:
-                self._insert(uncertain.staged.insert, BatchBlocks(uncertain.datasource, batch))
+            # Landing is written first, so if it does not have the block, views do not have the batch either.
             return
         # From landing, since the stage does not survive a restart, and may be used by another batch by now.
         rows = (
@@ -109,8 +98,12 @@ class BatchCompletion:
         workspace = self._workspace
         if kept.matches_datasource(workspace):
             self._require_finished(kept.batch)
-            if kept.reached_table(workspace):
-                self._insert(kept.insert(workspace), BatchBlocks(kept.datasource, kept.batch, after=kept.after))
+            source = workspace.current.build.datasources[kept.datasource]
+            # Rows of a landing datasource are kept only once views have them.
+            if source.is_landing or kept.reached_table(workspace):
+                kept.remove_damaged_rest(workspace)
+                after = None if source.is_landing else kept.after
+                self._insert(kept.insert(workspace), BatchBlocks(kept.datasource, kept.batch, after=after), kept)
         # Also if the datasource has other columns now: the rows fit no table any more.
         kept.delete(workspace)
 
@@ -121,9 +114,11 @@ class BatchCompletion:
             raise RookeryError(IN_DOUBT, "the database is still storing the batch", headers={"Retry-After": "1"})
         self._workspace.warehouse.forget_unstored_tokens()
 
-    def _insert(self, insert: str, block: BatchBlocks) -> None:
+    def _insert(self, insert: str, block: BatchBlocks, kept: KeptBatch | None = None) -> None:
         """Run the repeated INSERT. A view that has failed for long enough is suspended."""
-        insert_to_all(self._workspace, insert, block, may_retry=self._failures.may_retry(block.datasource))
+        before_removal = partial(secure_before_removal, self._workspace, kept) if kept is not None else None
+        may_retry = self._failures.may_retry(block.datasource)
+        insert_to_all(self._workspace, insert, block, may_retry=may_retry, before_removal=before_removal)
         self._failures.forget(block.datasource)
 
     def _newest_block(self, landing: LandingLog) -> Block | None:
@@ -132,6 +127,26 @@ class BatchCompletion:
         complete = int(record.get(landing.relation.name, 0))
         blocks = landing.blocks(max(complete, landing.head() - LOOK_BACK_BLOCKS))
         return next((b for b in reversed(blocks) if b.batch.startswith(GATEWAY_BATCH_PREFIX)), None)
+
+
+def secure_before_removal(workspace: Workspace, kept: KeptBatch, damaged: DamagedPart) -> None:
+    """If a damaged part of the batch's datasource is about to be removed: copy the rows, and record the batch.
+
+    So a start after a kill completes the batch even if only views have its rows. Raises the database's errors.
+    """
+    if damaged.table != Name(workspace.name, kept.datasource):
+        return
+    kept.save(workspace)
+    body = UncertainBatch(kept.datasource, kept.batch, time.time()).as_dict()
+    workspace.registry.write(UNCERTAIN_KIND, {kept.batch: body})
+    kept.removed = True
+
+
+def forget_rows(workspace: Workspace, kept: KeptBatch) -> None:
+    """Delete the copy of a batch that every table has, and its record. Raises the database's errors."""
+    kept.delete(workspace)
+    if kept.removed:
+        workspace.registry.remove(UNCERTAIN_KIND, [kept.batch])
 
 
 def record_repeated_insert(workspace: Workspace, datasource: str) -> None:

@@ -6,7 +6,7 @@ stores the rows again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import structlog
 
@@ -14,6 +14,7 @@ from engine.compiler.views import nest_schema, workspace_schema
 from engine.errors import STORAGE, RookeryError
 from engine.schema import Name
 from engine.warehouse.errors import EngineError
+from engine.warehouse.port import DamagedPart
 from engine.workspace.snapshot import Snapshot, per_snapshot
 from engine.workspace.workspace import Workspace
 
@@ -53,24 +54,20 @@ def nest_tables_fed_by(workspace: Workspace, database: str, datasource: str) -> 
 
 
 class DamagedPartsRemoved(EngineError):
-    """RK6009: damaged parts were removed from `tables`, so the insert must be repeated."""
+    """RK6009: damaged parts were removed, so the insert must be repeated. `reasons` describes them by table."""
 
     def __init__(self, reasons: Mapping[Name, str]) -> None:
         detail = "; ".join(reasons.values())
         super().__init__(STORAGE, STORAGE.title, detail=detail, headers={"Retry-After": "2"})
-        self.tables = frozenset(reasons)
 
 
-def was_removed_from(exc: BaseException | None, table: Name) -> bool:
-    """Whether the rows of a failed insert, or of an earlier attempt that is its cause, were removed from a table."""
-    while exc is not None:
-        if isinstance(exc, DamagedPartsRemoved) and table in exc.tables:
-            return True
-        exc = exc.__cause__
-    return False
+BeforeRemoval = Callable[[DamagedPart], None]
+"""Called before a damaged part is removed. If it raises, the part stays."""
 
 
-def remove_damaged_parts(workspace: Workspace, tables: Iterable[Name]) -> tuple[dict[Name, str], bool]:
+def remove_damaged_parts(
+    workspace: Workspace, tables: Iterable[Name], before_removal: BeforeRemoval | None = None
+) -> tuple[dict[Name, str], bool]:
     """Remove damaged parts that tables have received since the last check.
 
     Returns a description of the removed parts by table, and whether merges must be undone. An insert whose parts were
@@ -79,9 +76,12 @@ def remove_damaged_parts(workspace: Workspace, tables: Iterable[Name]) -> tuple[
     """
     removed: dict[Name, str] = {}
     merged = False
-    for table, part, why in workspace.warehouse.damaged_parts(tables):
+    for damaged in workspace.warehouse.damaged_parts(tables):
+        table, part, why = damaged
         log.error("a part was stored despite a failed write", table=str(table), part=part, why=why)
         try:
+            if before_removal is not None:
+                before_removal(damaged)
             if workspace.warehouse.remove_part(table, part):
                 removed[table] = f"part {part} of {table}: {why}"
             else:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import structlog
 
 from engine.errors import DISK_FULL, UNDELIVERED, RookeryError
-from engine.fanout.failed_writes import DamagedPartsRemoved, remove_damaged_parts, tables_fed_by
+from engine.fanout.failed_writes import BeforeRemoval, DamagedPartsRemoved, remove_damaged_parts, tables_fed_by
 from engine.fanout.handover import BatchBlocks
 from engine.fanout.suspended_views import SuspendedView, complete_record, suspend
 from engine.fanout.view_errors import is_view_failure
@@ -25,14 +25,20 @@ MAX_SUSPENDED_PER_BATCH = 100
 
 
 def insert_to_all(
-    workspace: Workspace, sql: str, block: BatchBlocks | None = None, *, may_retry: bool = True
+    workspace: Workspace,
+    sql: str,
+    block: BatchBlocks | None = None,
+    *,
+    may_retry: bool = True,
+    before_removal: BeforeRemoval | None = None,
 ) -> bool:
     """Run an INSERT until every working view has its rows. Returns whether no view had to be suspended.
 
-    Raises transient errors, even if they name a view; without `may_retry`, that view is suspended instead, unless the
-    disk is full. Raises RK5011 if the rows are in landing and no view can be suspended for the failure.
+    `before_removal` is called before a damaged part of any table is removed in order to repeat the INSERT. Raises
+    transient errors, even if they name a view; without `may_retry`, that view is suspended instead, unless the disk
+    is full. Raises RK5011 if the rows are in landing and no view can be suspended for the failure.
     """
-    return _Insert(workspace, sql, block, may_retry).run()
+    return _Insert(workspace, sql, block, may_retry, before_removal).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,8 @@ class _Insert:
     """How its blocks are recognized; None for rows in a table of their own, which views do not read."""
     may_retry: bool
     """Whether a transient failure is raised, so that the INSERT is repeated later, instead of suspending a view."""
+    before_removal: BeforeRemoval | None
+    """Makes the rows of a damaged part safe before the part is removed."""
 
     def run(self) -> bool:
         """Try twice, because the first failure may be temporary, and then without the views that fail."""
@@ -62,7 +70,6 @@ class _Insert:
                     warehouse.forget_unstored_tokens()
                 failure_again = self._attempt(is_repeated=True)
             except RookeryError as exc:
-                # The first failure is the cause, because it shows whether the rows were removed from landing.
                 raise exc from failure
             if failure_again is None:
                 return True
@@ -116,7 +123,7 @@ class _Insert:
         if self.block is None:
             return
         tables = tables_fed_by(self.workspace, self.block.datasource)
-        removed, merged = remove_damaged_parts(self.workspace, tables)
+        removed, merged = remove_damaged_parts(self.workspace, tables, self.before_removal)
         if merged:
             with self.workspace.insert_lock.upgraded():
                 self.workspace.warehouse.undo_merges()

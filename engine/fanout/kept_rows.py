@@ -1,9 +1,12 @@
-"""Keeps the rows of an uncertain batch until every view has them, for a datasource that is not a landing datasource.
+"""Keeps the rows of a batch in a separate table while they could not be read back from their datasource.
 
-Rows of a landing datasource contain the id of their batch. Any other table may merge or replace rows, so a batch
-cannot be read back from it. Its rows are copied, in the form in which they are stored, into a separate table that
-survives a restart. That table is created before anything fails, because the engine does not start if a failing disk
-has truncated a table's definition. If the copy cannot be written, the rows stay in the stage, in memory.
+Rows of a landing datasource contain the id of their batch. Any other table may merge or replace rows, or have those
+of some partitions only. So before a batch is inserted into such a datasource, if pipes read it, its rows are copied
+into a separate table, and deleted there when every view has them. A copy that exists after a start belongs to an
+INSERT that a kill interrupted: it is completed from the copy.
+
+Of a landing datasource, rows are copied only before a damaged part with them is removed. The table is created before
+anything fails, because the engine does not start if a failing disk has truncated a table's definition.
 """
 
 from __future__ import annotations
@@ -11,18 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import structlog
-
 from engine.compiler.storage import digest
-from engine.errors import STORAGE, RookeryError
+from engine.errors import STORAGE
 from engine.project.datasource import Datasource
 from engine.schema import Column, Mark, Name, Table, literal, quote
 from engine.warehouse import ddl
 from engine.warehouse.errors import EngineError
 from engine.warehouse.port import Warehouse
 from engine.workspace.workspace import Workspace
-
-log = structlog.get_logger("rookery.fanout")
 
 PREFIX = "_rk_held_"
 TOKEN, AFTER = "_rk_token", "_rk_after"
@@ -52,43 +51,46 @@ class KeptBatch:
     """Returns the stage to the pool."""
     saved: bool = False
     """Whether the rows are in the table that survives a restart."""
+    restored: bool = False
+    """Whether another process has saved them. It may have left a damaged part with the rows in the datasource."""
+    removed: bool = False
+    """Whether a damaged part with the rows was removed from the datasource, so that only views may have them."""
 
-    def save(self, workspace: Workspace) -> None:
-        """Copy the rows to the table that survives a restart, if the disk allows it. Never raises."""
+    def save(self, workspace: Workspace, *, truncate: bool = True) -> None:
+        """Copy the rows to the table that survives a restart, which is empty unless it must be truncated first.
+
+        Raises the database's errors, also those of the rows' values. Then the table must be truncated the next time.
+        """
         if self.saved:
             return
         table = kept_table(workspace, self.datasource, self.columns).name
         names = [n for n, _ in self.columns]
         rows = f"SELECT {self.values}, {literal(self.batch)}, {self.after} FROM {self.source}"
-        try:
-            # Only rows of a complete batch can be in it: nothing is stored in a datasource while a batch is
-            # uncertain.
+        if truncate:
             workspace.warehouse.execute(f"TRUNCATE TABLE {table.sql()}")
-            workspace.warehouse.execute(ddl.insert_block(table.sql(), [*names, TOKEN, AFTER], self.batch, rows))
-            # The engine may keep a part although writing it failed. Such rows could not be read after a restart.
-            if bad := workspace.warehouse.damaged_parts([table]):
-                raise EngineError(STORAGE, STORAGE.title, detail=str(bad))
-        except RookeryError as exc:
-            log.warning(
-                "rows of an uncertain batch could not be saved",
-                datasource=self.datasource,
-                batch=self.batch,
-                error=exc,
-            )
-            return
-        # From here on the rows outlive the stage, which goes back to its pool.
+        workspace.warehouse.note_parts([table])
+        workspace.warehouse.execute(ddl.insert_block(table.sql(), [*names, TOKEN, AFTER], self.batch, rows))
+        # The engine may keep a part although writing it failed. Such rows could not be read after a restart.
+        if bad := workspace.warehouse.damaged_parts([table]):
+            raise EngineError(STORAGE, STORAGE.title, detail=str(bad), headers={"Retry-After": "2"})
+        # From here on the rows outlive the stage.
         self.values, self.source, self.saved = ", ".join(map(quote, names)), table.sql(), True
         self.release()
 
-    def insert(self, workspace: Workspace) -> str:
+    def insert(self, workspace: Workspace, **settings: int) -> str:
         """The INSERT of the batch, with its token."""
         target = Name(workspace.name, self.datasource).sql()
         rows = f"SELECT {self.values} FROM {self.source}"
-        return ddl.insert_block(target, [n for n, _ in self.columns], self.batch, rows)
+        return ddl.insert_block(target, [n for n, _ in self.columns], self.batch, rows, **settings)
 
     def reached_table(self, workspace: Workspace) -> bool:
-        """Whether the datasource's table may have rows of the batch. If not, views do not have any either."""
-        return newest_block(workspace.warehouse, Name(workspace.name, self.datasource)) > self.after
+        """Whether the datasource's table may have received rows of the batch. If not, views have none either."""
+        return self.removed or newest_block(workspace.warehouse, Name(workspace.name, self.datasource)) > self.after
+
+    def remove_damaged_rest(self, workspace: Workspace) -> None:
+        """Remove a damaged part that the interrupted INSERT has left, with its token, so that it can be repeated."""
+        if self.restored and self.after != KEEPS_NOTHING:
+            workspace.warehouse.remove_damaged_inserts(Name(workspace.name, self.datasource), self.after)
 
     def matches_datasource(self, workspace: Workspace) -> bool:
         """Whether the datasource still exists, with the same columns."""
@@ -96,7 +98,7 @@ class KeptBatch:
         return source is not None and columns_of(source) == self.columns
 
     def delete(self, workspace: Workspace) -> None:
-        """Delete the rows. Raises the database's error, because remaining rows would be stored again after a
+        """Delete the rows. Raises the database's errors, because remaining rows would be stored again after a
         restart.
         """
         if self.saved:
@@ -148,8 +150,10 @@ def saved_batches(workspace: Workspace) -> Iterator[KeptBatch]:
         name, columns = current[table]
         names = ", ".join(quote(n) for n, _ in columns)
         for batch, after in workspace.warehouse.query(f"SELECT DISTINCT {TOKEN}, {AFTER} FROM {table.sql()}").rows:
-            yield KeptBatch(name, str(batch), columns, int(after), names, table.sql(), _release_nothing, saved=True)
+            yield KeptBatch(
+                name, str(batch), columns, int(after), names, table.sql(), release_nothing, saved=True, restored=True
+            )
 
 
-def _release_nothing() -> None:
-    """Do nothing: the rows are in a separate table."""
+def release_nothing() -> None:
+    """Do nothing: the rows are in a separate table, or the borrower of the stage returns it."""

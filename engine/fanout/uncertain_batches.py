@@ -1,10 +1,10 @@
 """Uncertain batches: an INSERT into a datasource failed, or its process was killed, so some views may miss its rows.
 
-An uncertain batch is inserted again with its own token: from landing, or from the kept rows for other datasources.
-Tables that have the batch recognize the token; the others store it. Until then, nothing else is stored in the
-datasource, because targets remember the tokens of only a limited number of inserts. Uncertain batches are recorded in
-the registry, or saved with their rows, if the disk allows it. After a start, the newest batch of every landing
-datasource counts as uncertain.
+An uncertain batch is inserted again with its own token: from landing, or from a copy of its rows if it cannot be read
+there (`kept_rows.py`). Tables that have the batch recognize the token; the others store it. Until then, nothing else
+is stored in the datasource, because targets remember the tokens of only a limited number of inserts. Uncertain
+batches are recorded in the registry, or saved with their rows. After a start, the newest batch of every landing
+datasource counts as uncertain, and so does every batch with a copy of its rows.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import structlog
 from engine.errors import DISK_FULL, IN_DOUBT, RookeryError
 from engine.fanout.batch_completion import (
     NEWEST_BATCH,
+    UNCERTAIN_KIND,
     BatchCompletion,
-    StagedInsert,
     UncertainBatch,
     record_repeated_insert,
 )
@@ -30,8 +30,6 @@ from engine.workspace.workspace import Workspace
 
 log = structlog.get_logger("rookery.fanout")
 
-UNCERTAIN_KIND = "doubt"
-"""Kind of the records in the registry."""
 MIN_RETRY_SECONDS = 0.1
 """Pause between two attempts for one datasource, even if many requests ask for it."""
 MAX_PAUSE_SECONDS = 30.0
@@ -62,38 +60,41 @@ class UncertainBatches:
         self._thread: threading.Thread | None = None
         workspace.view_lock.attach_completion(self)
 
-    def add(
-        self,
-        datasource: str,
-        batch: str,
-        error: str,
-        kept: KeptBatch | None = None,
-        staged: StagedInsert | None = None,
-    ) -> None:
+    def add(self, datasource: str, batch: str, error: str, kept: KeptBatch | None = None) -> None:
         """Remember an uncertain batch. Never raises, since the disk may be full."""
-        uncertain = UncertainBatch(datasource, batch, time.time(), error[:1000], kept=kept, staged=staged)
+        uncertain = UncertainBatch(datasource, batch, time.time(), error[:1000], kept=kept)
         log.error("a batch is uncertain", datasource=datasource, batch=batch, error=error)
         # Before the database is called: the next commit of the datasource must find the batch.
         self._remember(uncertain)
         self.failures.count(datasource)
         if kept is not None:
-            kept.save(self._workspace)
-        else:
+            self._save(kept)
+        if kept is None or kept.removed:
             self._record(uncertain)
         self._start_thread()
+
+    def _save(self, kept: KeptBatch) -> None:
+        """Copy the rows of a batch, if the disk allows it. Never raises."""
+        try:
+            kept.save(self._workspace)
+        except RookeryError as exc:
+            log.warning("rows of an uncertain batch could not be saved", batch=kept.batch, error=exc)
 
     def recover(self) -> None:
         """At startup: load the recorded batches, add the newest batch of every landing datasource, and complete them.
 
         A batch that cannot be completed stays uncertain, and its datasource stores nothing until it is complete.
         """
+        kept_by_batch = {kept.batch: kept for kept in saved_batches(self._workspace)}
         for batch, body in self._workspace.registry.read(UNCERTAIN_KIND).items():
+            kept = kept_by_batch.pop(batch, None)
+            if kept is not None:
+                kept.removed = True
             since = float(body["since"])
-            self._remember(UncertainBatch(body["datasource"], batch, since, body["error"], recorded=True))
-        for kept in saved_batches(self._workspace):
-            self._remember(
-                UncertainBatch(kept.datasource, kept.batch, time.time(), "the server was stopped", kept=kept)
-            )
+            self._remember(UncertainBatch(body["datasource"], batch, since, body["error"], recorded=True, kept=kept))
+        for batch, kept in kept_by_batch.items():
+            error = "the server was stopped"
+            self._remember(UncertainBatch(kept.datasource, batch, time.time(), error, kept=kept))
         # A kill, or a full disk, leaves no record of the batch that was being stored.
         for name, relation in self._workspace.current.build.relations.items():
             if relation.kind == "landing":
@@ -170,7 +171,7 @@ class UncertainBatches:
         uncertain.tries += 1
         self.failures.count(uncertain.datasource)
         if uncertain.kept is not None:
-            uncertain.kept.save(self._workspace)
+            self._save(uncertain.kept)
         uncertain.error = (exc.detail or exc.message)[:1000]
         error = exc if exc.code is DISK_FULL else _blocked(uncertain.datasource, exc)
         with self._lock:
@@ -189,14 +190,12 @@ class UncertainBatches:
             else:
                 self._batches.pop(datasource, None)
                 self._last_errors.pop(datasource, None)
-        if uncertain.recorded:
+        if uncertain.recorded or (uncertain.kept is not None and uncertain.kept.removed):
             try:
                 self._workspace.registry.remove(UNCERTAIN_KIND, [batch])
             except RookeryError as exc:
                 # The next start completes it once more, which changes nothing.
                 log.warning("the record of a batch could not be deleted", batch=batch, error=exc)
-        if uncertain.staged is not None:
-            uncertain.staged.release()
         if uncertain.tries or uncertain.kept is not None:
             # The block numbers that the attempts used up are only known when the next batch has a number.
             self._repeated.add(datasource)

@@ -8,13 +8,14 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import Future
+from functools import partial
 
 from engine.errors import UNDELIVERED, RookeryError
-from engine.fanout.batch_completion import StagedInsert
-from engine.fanout.failed_writes import was_removed_from
+from engine.fanout.batch_completion import forget_rows, secure_before_removal
+from engine.fanout.failed_writes import BeforeRemoval
 from engine.fanout.handover import BatchBlocks, CommittedBatch
 from engine.fanout.insert_to_all import insert_to_all
-from engine.fanout.kept_rows import KEEPS_NOTHING, KeptBatch, columns_of, kept_table, newest_block
+from engine.fanout.kept_rows import KEEPS_NOTHING, KeptBatch, columns_of, kept_table, newest_block, release_nothing
 from engine.fanout.router import router_of
 from engine.fanout.suspension_records import tenants_behind
 from engine.fanout.uncertain_batches import uncertain_batches_of
@@ -22,7 +23,9 @@ from engine.ingest.batch import JudgedBatch
 from engine.ingest.staging_pool import BorrowedStage
 from engine.schema import Name
 from engine.warehouse import ddl
+from engine.warehouse.damaged_merges import Part
 from engine.warehouse.errors import for_sender, is_transient
+from engine.warehouse.port import DamagedPart
 from engine.workspace.snapshot import Snapshot, per_snapshot
 from engine.workspace.workspace import Workspace
 
@@ -43,7 +46,8 @@ class Committer:
         self._workspace = workspace
         self._router = router_of(workspace)
         self._uncertain = uncertain_batches_of(workspace)
-        self._kept_tables: set[Name] = set()
+        self._kept_tables: dict[Name, bool] = {}
+        """Tables for copies of batches, and whether each is known to be empty."""
         self._commit_locks: dict[str, threading.Lock] = {}
         self._lock = threading.Lock()
 
@@ -63,8 +67,8 @@ class Committer:
         if schema.source.is_landing:
             return self._commit_to_landing(batch, stage)
         if batch.staged.target is not None or not self._feeds_views(schema.source.name):
-            return _visibility(self._insert(batch))
-        return self._commit_with_copy(batch, stage)
+            return _visibility(self._insert(batch, self._statement(batch)))
+        return self._commit_with_copy(batch)
 
     def _commit_to_landing(self, batch: JudgedBatch, stage: BorrowedStage) -> Visibility:
         """Store a batch in a landing datasource, whose rows contain their batch's id."""
@@ -73,16 +77,20 @@ class Committer:
         # a kill assumes that only the newest batch can be half-stored without a record.
         with self._commit_lock(name):
             self._uncertain.complete(name)
+            if self._workspace.warehouse.capabilities.embedded:
+                self._create_kept_table(batch)
+            copy = _LandingCopy(self._workspace, self._kept_rows(batch, KEEPS_NOTHING))
             # The fan-out must expect the batch before its rows appear in landing; otherwise it would read them from
             # there.
             is_routed = self._router.begin_commit(name, id)
             try:
-                reached_all = self._insert(batch)
+                reached_all = self._insert(batch, self._statement(batch), copy.before_removal)
+                copy.delete()
             except BaseException as exc:
                 if is_routed:
                     self._router.abort_commit(name, id)
                 if _may_be_stored(exc):
-                    self._uncertain.add(name, id, _text_of(exc), staged=self._repeatable_insert(batch, stage, exc))
+                    self._uncertain.add(name, id, _text_of(exc), copy.after_failure(stage))
                 _raise_for_sender(exc)
                 raise
             self._uncertain.batch_stored(name)
@@ -94,26 +102,36 @@ class Committer:
             self._router.committed(committed)
             return committed.visible if reached_all else _visibility(False)
 
-    def _commit_with_copy(self, batch: JudgedBatch, stage: BorrowedStage) -> Visibility:
+    def _commit_with_copy(self, batch: JudgedBatch) -> Visibility:
         """Store a batch in a datasource that feeds views and whose rows do not contain their batch's id.
 
-        If the INSERT fails halfway, the batch cannot be read back from the datasource, so its stage is kept.
+        If the INSERT fails halfway or the process is killed, the batch cannot be read back from the datasource. So
+        its rows are copied first, and the copy is deleted when every view has them.
         """
         name, id = batch.staged.datasource, batch.staged.id
         with self._commit_lock(name):
             self._uncertain.complete(name)
-            self._create_kept_table(batch)
-            newest = self._newest_block(batch)
+            table = self._create_kept_table(batch)
+            kept = self._kept_rows(batch, self._newest_block(batch))
+            is_empty, self._kept_tables[table] = self._kept_tables[table], False
             try:
-                reached_all = self._insert(batch, after=newest)
-            except BaseException as exc:
-                if _may_be_stored(exc):
-                    if was_removed_from(exc, Name(self._workspace.name, name)):
-                        # Views may have the rows although the damaged part was removed from the datasource.
-                        newest = KEEPS_NOTHING
-                    self._uncertain.add(name, id, _text_of(exc), self._kept_rows(batch, stage, newest))
+                kept.save(self._workspace, truncate=not is_empty)
+            except RookeryError as exc:
                 _raise_for_sender(exc)
                 raise
+            try:
+                settings = ONE_THREAD_SETTINGS if batch.staged.size <= ONE_THREAD_BYTES else {}
+                insert = kept.insert(self._workspace, **settings)
+                reached_all = self._insert(
+                    batch, insert, partial(secure_before_removal, self._workspace, kept), kept.after
+                )
+                forget_rows(self._workspace, kept)
+            except BaseException as exc:
+                if _may_be_stored(exc):
+                    self._uncertain.add(name, id, _text_of(exc), kept)
+                _raise_for_sender(exc)
+                raise
+            self._kept_tables[table] = True
             self._uncertain.batch_stored(name)
             return _visibility(reached_all)
 
@@ -121,16 +139,18 @@ class Committer:
         """Whether a materialized pipe reads the datasource."""
         return datasource in _triggers(self._workspace.current)
 
-    def _create_kept_table(self, batch: JudgedBatch) -> None:
-        """Create the table for the rows of an uncertain batch in advance, because it could not be created on a
-        failing disk.
+    def _create_kept_table(self, batch: JudgedBatch) -> Name:
+        """Create the table for copies of batches in advance, because it could not be created on a failing disk.
+
+        Returns its name.
         """
         source = batch.staged.schema.source
-        # The set needs no lock: each datasource's table is only seen under that datasource's commit lock.
+        # The dictionary needs no lock: each datasource's table is only seen under that datasource's commit lock.
         table = kept_table(self._workspace, source.name, columns_of(source))
         if table.name not in self._kept_tables:
             self._workspace.warehouse.execute(ddl.create_table(table))
-            self._kept_tables.add(table.name)
+            self._kept_tables[table.name] = False
+        return table.name
 
     def _newest_block(self, batch: JudgedBatch) -> int:
         """The newest block of the datasource's table. A newer one will show that the table has received the batch."""
@@ -139,26 +159,18 @@ class Committer:
             return KEEPS_NOTHING
         return newest_block(self._workspace.warehouse, Name(self._workspace.name, source.name))
 
-    def _kept_rows(self, batch: JudgedBatch, stage: BorrowedStage, newest: int) -> KeptBatch:
-        """The source from which an uncertain batch is completed. It owns the stage from now on."""
+    def _kept_rows(self, batch: JudgedBatch, after: int) -> KeptBatch:
+        """A batch that can be completed from its stage, or from a copy once it is saved."""
         staged = batch.staged
         return KeptBatch(
             staged.datasource,
             staged.id,
             columns_of(staged.schema.source),
-            newest,
+            after,
             batch.projection.sql,
-            f"{staged.table.sql()} WHERE {_stored_condition(batch)}",
-            stage.hand_over(),
+            f"{staged.table.sql()} WHERE {_insert_condition(batch)}",
+            release_nothing,
         )
-
-    def _repeatable_insert(self, batch: JudgedBatch, stage: BorrowedStage, exc: BaseException) -> StagedInsert | None:
-        """The batch's INSERT from its stage, which must be repeated if the error has removed its rows only from
-        landing.
-        """
-        if not was_removed_from(exc, Name(self._workspace.name, batch.staged.datasource)):
-            return None
-        return StagedInsert(self._statement(batch), stage.hand_over())
 
     def _is_withheld(self, batch: JudgedBatch) -> bool:
         """Whether a suspended view keeps rows of the batch from some of their tenants' tables. Never raises."""
@@ -200,30 +212,31 @@ class Committer:
             rows=batch.stored_rows,
             size=staged.size if has_stage else 0,
             at=time.time(),
-            release=stage.hand_over() if has_stage else _release_nothing,
+            release=stage.hand_over() if has_stage else release_nothing,
             visible=Future[bool](),
         )
 
-    def _insert(self, batch: JudgedBatch, after: int | None = None) -> bool:
+    def _insert(
+        self,
+        batch: JudgedBatch,
+        insert: str,
+        before_removal: BeforeRemoval | None = None,
+        after: int | None = None,
+    ) -> bool:
         """Run the INSERT. Returns whether every view has the rows; false if one was suspended."""
         staged = batch.staged
         block = None
         if staged.target is None:
             block = BatchBlocks(staged.datasource, staged.id, _rows_by_tenant(batch), after)
         may_retry = block is None or self._uncertain.failures.may_retry(block.datasource)
-        return insert_to_all(self._workspace, self._statement(batch), block, may_retry=may_retry)
+        return insert_to_all(self._workspace, insert, block, may_retry=may_retry, before_removal=before_removal)
 
     def _statement(self, batch: JudgedBatch) -> str:
         """The INSERT of the valid staged rows, as one block under the batch's identity."""
         staged = batch.staged
         target = (staged.target or Name(self._workspace.name, staged.datasource)).sql()
         columns = [c.name for c in staged.schema.source.columns]
-        condition = batch.condition
-        if _is_all_or_nothing(batch) and condition != "1":
-            # The batch is one block, so a row that throws makes all of it fail. The row is then searched for.
-            condition = f"throwIf(NOT ({condition})) = 0"
-        values = batch.projection.sql
-        rows = f"SELECT {values} FROM {staged.table.sql()} WHERE {condition}"
+        rows = f"SELECT {batch.projection.sql} FROM {staged.table.sql()} WHERE {_insert_condition(batch)}"
         settings = ONE_THREAD_SETTINGS if staged.size <= ONE_THREAD_BYTES else {}
         return ddl.insert_block(target, columns, staged.id, rows, **settings)
 
@@ -233,6 +246,37 @@ def _triggers(snapshot: Snapshot) -> frozenset[str]:
     """The datasources that materialized pipes read."""
     targets = (p.target for p in snapshot.build.materialized())
     return frozenset(trigger for target in targets if target for trigger in target.triggers)
+
+
+class _LandingCopy:
+    """The copy of a landing batch, which exists only once a damaged part with its rows must be removed."""
+
+    def __init__(self, workspace: Workspace, kept: KeptBatch) -> None:
+        self._workspace = workspace
+        self._kept = kept
+        self._is_needed = False
+
+    def before_removal(self, damaged: DamagedPart) -> None:
+        """Copy the rows before a damaged part of landing is removed: only views would have them."""
+        if damaged.table != Name(self._workspace.name, self._kept.datasource):
+            return
+        self._is_needed = True
+        if (part := Part.of(damaged.part)) is not None:
+            self._kept.after = part.first - 1
+        secure_before_removal(self._workspace, self._kept, damaged)
+
+    def delete(self) -> None:
+        """Delete the copy after the INSERT was repeated."""
+        if self._is_needed:
+            forget_rows(self._workspace, self._kept)
+
+    def after_failure(self, stage: BorrowedStage) -> KeptBatch | None:
+        """What the uncertain batch is completed from; None if landing has its rows. Owns the stage if it needs it."""
+        if not self._is_needed:
+            return None
+        if not self._kept.saved:
+            self._kept.release = stage.hand_over()
+        return self._kept
 
 
 def _may_be_stored(exc: BaseException) -> bool:
@@ -270,6 +314,14 @@ def _stored_condition(batch: JudgedBatch) -> str:
     return "1" if _is_all_or_nothing(batch) else batch.condition
 
 
+def _insert_condition(batch: JudgedBatch) -> str:
+    """The SQL condition of the INSERT. It throws for a bad row of a batch in which none is known to be bad."""
+    if not _is_all_or_nothing(batch) or batch.condition == "1":
+        return batch.condition
+    # The batch is one block, so a row that throws keeps all of it out. The row is then searched for.
+    return f"throwIf(NOT ({batch.condition})) = 0"
+
+
 def _visibility(reached_all: bool) -> Visibility:
     """The visibility of rows that need no delivery: visible now, or not until a suspended view is restored."""
     if reached_all:
@@ -277,7 +329,3 @@ def _visibility(reached_all: bool) -> Visibility:
     visible = Future[bool]()
     visible.set_result(False)
     return visible
-
-
-def _release_nothing() -> None:
-    """Used instead of returning a stage that was not handed over."""

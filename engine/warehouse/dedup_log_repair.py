@@ -29,13 +29,16 @@ def repair(data: Path) -> int:
     return sum(repair_table(logs.parent) for logs in sorted((data / "store").glob("*/*/deduplication_logs")))
 
 
-def repair_table(table: Path) -> int:
-    """Repair the logs in a table's directory while no engine has it open. Returns the number of entries cut off."""
+def repair_table(table: Path, after: int | None = None) -> int:
+    """Repair the logs in a table's directory while no engine has it open. Returns the number of entries removed.
+
+    With `after`, entries of later blocks without a part are also removed if other entries follow.
+    """
     file = _newest(table)
     if file is None:
         return 0
     text = file.read_bytes()
-    repaired, cut = _repaired(text, table)
+    repaired, cut = _repaired(text, table, after)
     if repaired != text:
         _rewrite(file, repaired)
     # New entries go only to the newest log, so that only its end can lack a part.
@@ -96,16 +99,25 @@ def unfinished(data: Path, since: float) -> list[Path]:
     tables = []
     for logs in (data / "store").glob("*/*/deduplication_logs"):
         file = _newest(logs.parent)
-        if file is None or file.stat().st_mtime < since:
-            continue
-        text = file.read_bytes()
-        if _repaired(text, logs.parent)[1]:
+        if file is not None and file.stat().st_mtime >= since and is_unfinished(logs.parent):
             tables.append(logs.parent)
     return tables
 
 
-def _repaired(text: bytes, table: Path) -> tuple[bytes, int]:
-    """The repaired contents of a log, and the number of entries cut off at its end."""
+def is_unfinished(table: Path, after: int | None = None) -> bool:
+    """Whether the newest log in a table's directory ends with an entry without a part.
+
+    With `after`, whether it has any such entry of a later block.
+    """
+    file = _newest(table) if (table / "deduplication_logs").is_dir() else None
+    return file is not None and _repaired(file.read_bytes(), table, after)[1] > 0
+
+
+def _repaired(text: bytes, table: Path, after: int | None = None) -> tuple[bytes, int]:
+    """The repaired contents of a log, and the number of entries without a part that were removed.
+
+    They are removed at the end of the log and, for blocks after `after`, anywhere.
+    """
     lines = text.split(b"\n")
     # A complete log ends with a line break. Anything after it is half an entry.
     cut = 1 if lines.pop() else 0
@@ -113,7 +125,17 @@ def _repaired(text: bytes, table: Path) -> tuple[bytes, int]:
     while entries and not _is_stored(entries[-1].decode(errors="replace"), table):
         entries.pop()
         cut += 1
+    if after is not None:
+        stored = [e for e in entries if _number(e) <= after or _is_stored(e.decode(errors="replace"), table)]
+        cut += len(entries) - len(stored)
+        entries = stored
     return b"".join(line + b"\n" for line in entries), cut
+
+
+def _number(entry: bytes) -> int:
+    """The number of an entry's block; 0 if it has none."""
+    part = _PART.fullmatch(entry.split(b"\t")[1].decode(errors="replace"))
+    return int(part["first"]) if part is not None else 0
 
 
 def _whole(line: bytes) -> bytes | None:

@@ -157,6 +157,9 @@ class EmbeddedWarehouse:
     def remove_part(self, table: Name, part: str) -> bool:
         return self._watch.remove(table, part)
 
+    def remove_damaged_inserts(self, table: Name, after: int) -> None:
+        self._watch.remove_damaged_inserts(table, after)
+
     def note_damaged_merges(self) -> bool:
         return self._watch.note_damaged_merges()
 

@@ -7,6 +7,7 @@ has failed. Without an entry in the log, a retry of the insert after a restart w
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from engine.warehouse.parts import why_damaged
 from engine.warehouse.port import DamagedPart
 
 UNLOGGED = "it is missing in its table's deduplication log"
+_BROKEN = re.compile(r"broken[a-z-]*_(?P<part>.+?)(?:_try\d+)?")
 _OTHERS = ("tmp", "delete", "detached", "deduplication")
 """Prefixes of names in a table's directory that are not parts."""
 
@@ -93,6 +95,26 @@ class NewParts:
             if inserted and is_unlogged(table, part.partition, part.first):
                 return UNLOGGED
         return reason
+
+
+def damaged_inserts(table: Path, after: int) -> list[str]:
+    """Parts in a table's directory that an insert has stored after a block, and that are damaged or not logged."""
+    return sorted(
+        name
+        for name in _parts(str(table))
+        if (part := Part.of(name)) is not None
+        and part.first == part.last > after
+        and part.level <= 1
+        and not part.version
+        and (why_damaged(table / name) is not None or is_unlogged(table, part.partition, part.first))
+    )
+
+
+def broken_inserts(table: Path, after: int) -> list[str]:
+    """Parts in a table's directory that begin after a block, and that the engine has detached because of damage."""
+    matches = [_BROKEN.fullmatch(d.name) for d in (table / "detached").glob("broken*")]
+    parts = [(m[0], Part.of(m["part"])) for m in matches if m is not None]
+    return sorted(name for name, part in parts if part is not None and part.first > after)
 
 
 def _parts(directory: str) -> set[str]:

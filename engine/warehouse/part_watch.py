@@ -18,7 +18,7 @@ import structlog
 from engine.schema import Name, literal
 from engine.warehouse.damaged_merges import can_be_undone, is_derived
 from engine.warehouse.errors import EngineError, file_error
-from engine.warehouse.new_parts import NewParts
+from engine.warehouse.new_parts import NewParts, broken_inserts, damaged_inserts
 from engine.warehouse.parts import why_damaged
 from engine.warehouse.port import DamagedPart, Rows, Value
 from engine.warehouse.stale_tokens import StaleTokens
@@ -92,6 +92,25 @@ class PartWatch:
                 raise
             return self._mark_merged(table, Path(directory or "") / part)
         return True
+
+    def remove_damaged_inserts(self, table: Name, after: int) -> None:
+        """Remove damaged and unlogged parts of inserts after a block, and tokens without a part."""
+        directory = self._directory_of(table)
+        if directory is None:
+            return
+        path = Path(directory)
+        try:
+            damaged, detached = damaged_inserts(path, after), broken_inserts(path, after)
+        except OSError as exc:
+            raise file_error(exc) from exc
+        for part in damaged:
+            log.error("a damaged part of an interrupted insert is removed", table=str(table), part=part)
+            self.remove(table, part)
+        for part in detached:
+            # The engine has not loaded it, and its rows are about to be inserted once more.
+            clause = f"DROP DETACHED PART {literal(part)} SETTINGS allow_drop_detached = 1"
+            self._engine.execute(f"ALTER TABLE {table.sql()} {clause}")
+        self._tables.forget_in(path, after)
 
     def _mark_merged(self, table: Name, part: Path) -> bool:
         """Decide about a part that a merge has already replaced by a result with the same rows."""

@@ -252,6 +252,14 @@ class Warehouse(Protocol):
         """
         ...
 
+    def remove_damaged_inserts(self, table: Name, after: int) -> None:
+        """Remove what an earlier process may have left of an INSERT, so that it can be repeated with its token.
+
+        These are damaged parts and parts that are missing in the deduplication log, if they begin after a block, and
+        tokens without a part. Does nothing if the files are on another host.
+        """
+        ...
+
     def note_damaged_merges(self) -> bool:
         """Record damaged parts that recent merges produced in tables with inserts. Returns whether there are any."""
         ...

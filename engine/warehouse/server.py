@@ -175,6 +175,9 @@ class ServerWarehouse:
         self.execute(f"ALTER TABLE {table.sql()} DROP PART {literal(part)}")
         return True
 
+    def remove_damaged_inserts(self, table: Name, after: int) -> None:
+        """Do nothing: the parts and the logs are files of the server."""
+
     def note_damaged_merges(self) -> bool:
         return False
 

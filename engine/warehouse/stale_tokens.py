@@ -19,7 +19,7 @@ import structlog
 from engine.errors import RookeryError
 from engine.schema import Name
 from engine.warehouse.damaged_merges import can_be_undone, damaged_merges, derived_parts, is_derived
-from engine.warehouse.dedup_log_repair import repair_table, unfinished
+from engine.warehouse.dedup_log_repair import is_unfinished, repair_table, unfinished
 from engine.warehouse.errors import file_error
 from engine.warehouse.port import Rows
 
@@ -60,6 +60,16 @@ class StaleTokens:
             except OSError as exc:
                 raise file_error(exc) from exc
             self._since = began
+
+    def forget_in(self, directory: Path, after: int) -> None:
+        """Repair the log of the table in a directory, whenever it was written: tokens of blocks after a number."""
+        with self._lock:
+            self._attach_all()
+            try:
+                if is_unfinished(directory, after):
+                    self._repair(directory, after)
+            except OSError as exc:
+                raise file_error(exc) from exc
 
     def mark_damaged(self, table: Name, part: Path) -> None:
         """Record a damaged part, or an intact part whose insert was not logged, for `undo_merges`."""
@@ -110,7 +120,7 @@ class StaleTokens:
         finally:
             self._attach_all()
 
-    def _repair(self, directory: Path) -> None:
+    def _repair(self, directory: Path, after: int | None = None) -> None:
         """Repair the log of one table. Waits for the table's running inserts."""
         table = self._table_of(directory)
         if table is None:
@@ -120,7 +130,7 @@ class StaleTokens:
         try:
             # This waits for inserts into the table that are still running.
             self._engine.execute(f"DETACH TABLE {table.sql()} SYNC")
-            cut = repair_table(directory)
+            cut = repair_table(directory, after)
             log.warning("tokens of blocks that were not stored were removed", table=str(table), entries=cut)
         finally:
             self._attach_all()

@@ -8,10 +8,8 @@ import pytest
 
 from engine.control import tenants
 from engine.errors import IN_DOUBT, RookeryError
-from engine.fanout.batch_completion import StagedInsert
+from engine.fanout.kept_rows import KEEPS_NOTHING, KeptBatch
 from engine.fanout.uncertain_batches import uncertain_batches_of
-from engine.schema import Name
-from engine.warehouse import ddl
 from tests.support.in_process import Rookery, open_rookery
 
 EVENTS = """
@@ -24,10 +22,17 @@ engine: {sorting_key: [tenant_id]}
 def _uncertain(rookery: Rookery, table: str) -> list[str]:
     """Add a batch with a row of tenants 1 and 2 each, to be inserted from its stage. Returns what was released."""
     released: list[str] = []
-    rows = f"SELECT * FROM (SELECT arrayJoin([1, 2])::UInt32 AS tenant_id, 5::Int64 AS n) WHERE 1 IN (SELECT 1 FROM {table})"
-    insert = ddl.insert_block(Name("main", "events").sql(), ["tenant_id", "n"], "g:uncertain", rows)
-    staged = StagedInsert(insert, lambda: released.append("stage"))
-    uncertain_batches_of(rookery.workspace).add("events", "g:uncertain", "a failed write", staged=staged)
+    rows = "(SELECT arrayJoin([1, 2])::UInt32 AS tenant_id, 5::Int64 AS n)"
+    kept = KeptBatch(
+        "events",
+        "g:uncertain",
+        (("tenant_id", "UInt32"), ("n", "Int64")),
+        KEEPS_NOTHING,
+        "tenant_id, n",
+        f"{rows} WHERE 1 IN (SELECT 1 FROM {table})",
+        lambda: released.append("stage"),
+    )
+    uncertain_batches_of(rookery.workspace).add("events", "g:uncertain", "a failed write", kept)
     return released
 
 

@@ -64,15 +64,19 @@ class Writes:
 
         Only writes into files whose path contains `only` count.
         """
-        at = _HEAD.size + _PATH
-        self._control[at : at + _ONLY] = only.encode().ljust(_ONLY, b"\0")
-        error = getattr(errno, fault.error)
-        _HEAD.pack_into(self._control, 0, 0, fault.when, error, CALLS[fault.call], 0, 0, 0, times)
+        self.prepare(fault, only, times)
         self._control[0] = 1
         try:
             yield
         finally:
             self._control[0] = 0
+
+    def prepare(self, fault: Fault, only: str = "", times: int = 1) -> None:
+        """As `failing`, but the fault waits until the process itself sets the first byte of the control file."""
+        at = _HEAD.size + _PATH
+        self._control[at : at + _ONLY] = only.encode().ljust(_ONLY, b"\0")
+        error = getattr(errno, fault.error)
+        _HEAD.pack_into(self._control, 0, 0, fault.when, error, CALLS[fault.call], 0, 0, 0, times)
 
     @property
     def seen(self) -> int:

@@ -16,7 +16,7 @@ from engine.query.request import QueryRequest
 from engine.tokens import Claims, Scope
 from engine.warehouse.port import Statement, Stream
 from engine.web.requests import TENANT_HEADER
-from tests.fanout.house import House, house
+from tests.support.in_process import Rookery, open_rookery
 from tests.support.server import Server, running
 
 EVENTS = """
@@ -67,47 +67,47 @@ def test_nothing_is_read_before_everything_is_there(tmp_path: Path, placement: s
                 assert answer.json()["code"] == TENANT_CHANGING.id
                 assert answer.headers["Retry-After"]
         server.push({**FILES, "pipes/fill.yaml": FILL % ("toInt64OrZero", "sums")}, allow=["fill", "sums"])
-        server.done("POST", "/v0/tenants", json=body)
+        server.admin_json("POST", "/v0/tenants", json=body)
         assert [a.json()["data"] for a in _reads(server, token)] == [[{"n": 2}], [{"n": 1}], [{"n": 1}], [{"v": 4}]]
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with house(tmp_path_factory.mktemp("moving")) as made:
-        made.push(FILES)
-        made.append([{"tenant_id": t, "id": t, "k": "1"} for t in (5, 5, 6)])
-        yield made
+def rookery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rookery]:
+    with open_rookery(tmp_path_factory.mktemp("moving")) as opened:
+        opened.push(FILES)
+        opened.append([{"tenant_id": t, "id": t, "k": "1"} for t in (5, 5, 6)])
+        yield opened
 
 
-def _read(home: House, monkeypatch: pytest.MonkeyPatch, changes: list[Callable[[], None]]) -> Any:
+def _read(rookery: Rookery, monkeypatch: pytest.MonkeyPatch, changes: list[Callable[[], None]]) -> Any:
     """Read as tenant 5, with a change between composing the statement and running it."""
-    real = home.workspace.warehouse.stream
+    real = rookery.workspace.warehouse.stream
 
     def stream(statement: Statement, format: Any) -> Stream:
         if changes:
             changes.pop(0)()
         return real(statement, format)
 
-    monkeypatch.setattr(home.workspace.warehouse, "stream", stream)
+    monkeypatch.setattr(rookery.workspace.warehouse, "stream", stream)
     claims = Claims("own", tuple(Scope("DATASOURCES:READ", n) for n in ("events", "sums")), tenant="5")
-    return Queries(home.workspace).sql(QueryRequest(claims), "SELECT sum(v) AS v FROM sums").head
+    return Queries(rookery.workspace).sql(QueryRequest(claims), "SELECT sum(v) AS v FROM sums").head
 
 
 @pytest.mark.parametrize(("placement", "then"), [("pooled", "tables"), ("tables", "pooled")])
 def test_a_tenant_that_moves_while_it_is_read(
-    home: House, monkeypatch: pytest.MonkeyPatch, placement: str, then: str
+    rookery: Rookery, monkeypatch: pytest.MonkeyPatch, placement: str, then: str
 ) -> None:
-    home.add("5", placement=placement)
+    rookery.add("5", placement=placement)
 
     def move() -> None:
-        tenants.remove(home.workspace, "5")
-        home.add("5", placement=then)
+        tenants.remove(rookery.workspace, "5")
+        rookery.add("5", placement=then)
 
-    for change in (lambda: tenants.remove(home.workspace, "5"), move):
+    for change in (lambda: tenants.remove(rookery.workspace, "5"), move):
         with pytest.raises(RookeryError) as caught:
-            _read(home, monkeypatch, [change])
+            _read(rookery, monkeypatch, [change])
         assert caught.value.code is TENANT_CHANGING
-        if "5" not in home.workspace.current.tenants:
-            home.add("5", placement=placement)
-    assert b'"v": 2' in _read(home, monkeypatch, []).replace(b'"v":2', b'"v": 2')
-    tenants.remove(home.workspace, "5")
+        if "5" not in rookery.workspace.current.tenants:
+            rookery.add("5", placement=placement)
+    assert b'"v": 2' in _read(rookery, monkeypatch, []).replace(b'"v":2', b'"v": 2')
+    tenants.remove(rookery.workspace, "5")

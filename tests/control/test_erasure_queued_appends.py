@@ -20,7 +20,7 @@ from engine.ingest.writer import BatchWriter
 from engine.warehouse.port import Input
 from engine.workspace import pending_appends
 from engine.workspace.pending_appends import PendingAppends
-from tests.fanout.house import PATIENCE, House, house
+from tests.support.in_process import PATIENCE, Rookery, open_rookery
 
 EVENTS = """
 tenant: tenant_id
@@ -39,11 +39,11 @@ materialize: {target: sums, per_tenant: true}
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Iterator[House]:
-    with house(tmp_path) as made:
-        made.push({"datasources/events.yaml": EVENTS, "datasources/sums.yaml": SUMS, "pipes/fill.yaml": FILL})
-        made.add("2", placement="pooled")
-        yield made
+def rookery(tmp_path: Path) -> Iterator[Rookery]:
+    with open_rookery(tmp_path) as opened:
+        opened.push({"datasources/events.yaml": EVENTS, "datasources/sums.yaml": SUMS, "pipes/fill.yaml": FILL})
+        opened.add("2", placement="pooled")
+        yield opened
 
 
 class _Gate:
@@ -61,7 +61,7 @@ class _Gate:
         monkeypatch.setattr(owner, method, held)
 
 
-def _purge(home: House, gate: _Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+def _purge(rookery: Rookery, gate: _Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """Erase tenant 1, and open the gate when the purge waits or has ended."""
     draining = threading.Event()
     drain = PendingAppends.drain
@@ -71,7 +71,7 @@ def _purge(home: House, gate: _Gate, monkeypatch: pytest.MonkeyPatch) -> None:
         drain(self, *args)
 
     monkeypatch.setattr(PendingAppends, "drain", drained)
-    purge = threading.Thread(target=tenants.remove, args=(home.workspace, "1"), kwargs={"purge": True})
+    purge = threading.Thread(target=tenants.remove, args=(rookery.workspace, "1"), kwargs={"purge": True})
     purge.start()
     deadline = time.monotonic() + PATIENCE
     while purge.is_alive() and not draining.is_set():
@@ -82,68 +82,68 @@ def _purge(home: House, gate: _Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not purge.is_alive()
 
 
-def _append(home: House, rows: list[Any], bound_tenant: str | None) -> Future[AppendResult]:
+def _append(rookery: Rookery, rows: list[Any], bound_tenant: str | None) -> Future[AppendResult]:
     body = "\n".join(map(json.dumps, rows)).encode()
-    return home.gateway.append("events", body, Input.NDJSON, bound_tenant)
+    return rookery.gateway.append("events", body, Input.NDJSON, bound_tenant)
 
 
-def _is_gone(home: House) -> None:
+def _is_gone(rookery: Rookery) -> None:
     for table in ("events", "events_quarantine", "sums"):
-        rows = home.rows(f"SELECT * FROM main.{table} WHERE toString(tenant_id) = '1'")
+        rows = rookery.rows(f"SELECT * FROM main.{table} WHERE toString(tenant_id) = '1'")
         assert rows == [], table
-    assert home.rows("SELECT sum(v) FROM main.sums") == home.rows("SELECT sum(n) FROM main.events")
+    assert rookery.rows("SELECT sum(v) FROM main.sums") == rookery.rows("SELECT sum(n) FROM main.events")
 
 
 @pytest.mark.parametrize("placement", ["pooled", "tables"])
 @pytest.mark.parametrize("bound", ["1", None], ids=["own token", "any token"])
 def test_a_queued_append_does_not_come_after_the_purge(
-    home: House, monkeypatch: pytest.MonkeyPatch, placement: str, bound: str | None
+    rookery: Rookery, monkeypatch: pytest.MonkeyPatch, placement: str, bound: str | None
 ) -> None:
-    home.add("1", placement=placement)
+    rookery.add("1", placement=placement)
     gate = _Gate(monkeypatch, BatchWriter, "attempt")
     own = {"n": 5} if bound else {"tenant_id": 1, "n": 5}
-    queued = [_append(home, [own, {**own, "n": "bad"}], bound), _append(home, [{"tenant_id": 2, "n": 7}], None)]
+    queued = [_append(rookery, [own, {**own, "n": "bad"}], bound), _append(rookery, [{"tenant_id": 2, "n": 7}], None)]
     assert gate.entered.wait(PATIENCE)
-    _purge(home, gate, monkeypatch)
+    _purge(rookery, gate, monkeypatch)
     for future in queued:
         future.exception(PATIENCE)
     assert queued[1].result().rows == 1
-    _is_gone(home)
+    _is_gone(rookery)
     with pytest.raises(RookeryError) as caught:
-        _append(home, [{"n": 6}], "1").result(PATIENCE)
+        _append(rookery, [{"n": 6}], "1").result(PATIENCE)
     assert caught.value.code is BAD_TOKEN
 
 
 def test_a_row_that_is_being_replayed_does_not_come_after_the_purge(
-    home: House, monkeypatch: pytest.MonkeyPatch
+    rookery: Rookery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was read from quarantine before the purge, and its sender's token is not bound to the tenant."""
-    home.add("1", placement="pooled")
-    assert home.append([{"tenant_id": 1, "n": "bad"}]).quarantined == 1
-    ((row,),) = home.rows("SELECT c__id FROM main.events_quarantine")
+    rookery.add("1", placement="pooled")
+    assert rookery.append([{"tenant_id": 1, "n": "bad"}]).quarantined == 1
+    ((row,),) = rookery.rows("SELECT c__id FROM main.events_quarantine")
     gate = _Gate(monkeypatch, _Replay, "send")
     corrected = {str(row): json.dumps({"tenant_id": 1, "n": 9})}
-    replaying = threading.Thread(target=replay, args=(home.workspace, home.gateway, "events", None, corrected))
+    replaying = threading.Thread(target=replay, args=(rookery.workspace, rookery.gateway, "events", None, corrected))
     replaying.start()
     assert gate.entered.wait(PATIENCE)
-    _purge(home, gate, monkeypatch)
+    _purge(rookery, gate, monkeypatch)
     replaying.join(PATIENCE)
-    _is_gone(home)
+    _is_gone(rookery)
 
 
-def test_a_purge_that_waits_too_long_can_be_repeated(home: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    home.add("1", placement="pooled")
+def test_a_purge_that_waits_too_long_can_be_repeated(rookery: Rookery, monkeypatch: pytest.MonkeyPatch) -> None:
+    rookery.add("1", placement="pooled")
     gate = _Gate(monkeypatch, BatchWriter, "attempt")
-    queued = _append(home, [{"tenant_id": 1, "n": 5}], None)
+    queued = _append(rookery, [{"tenant_id": 1, "n": 5}], None)
     assert gate.entered.wait(PATIENCE)
     drain = PendingAppends.drain
     monkeypatch.setattr(PendingAppends, "drain", lambda self: drain(self, 0.01))
     with pytest.raises(RookeryError) as caught:
-        tenants.remove(home.workspace, "1", purge=True)
+        tenants.remove(rookery.workspace, "1", purge=True)
     assert caught.value.code is BUSY
     assert pending_appends.DRAIN_TIMEOUT_SECONDS > 0
     monkeypatch.setattr(PendingAppends, "drain", drain)
     gate.opened.set()
     queued.result(PATIENCE)
-    tenants.remove(home.workspace, "1", purge=True)
-    _is_gone(home)
+    tenants.remove(rookery.workspace, "1", purge=True)
+    _is_gone(rookery)
