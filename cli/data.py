@@ -115,7 +115,7 @@ def _interruptible(key: str | None) -> Iterator[None]:
         advice = (
             "repeat the command with the same --key" if key else "with --key the command could be repeated safely"
         )
-        output.say(f"stopped; a part of the file may be stored: {advice}", "yellow")
+        output.say(f"stopped; part of the file may be stored: {advice}", "yellow")
         raise
 
 

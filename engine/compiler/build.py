@@ -113,8 +113,8 @@ def build(project: Project, workspace: str, verifier: Verifier, analyser: Analys
     state = BuildState(
         project, workspace, analyser, Composer(verifier), failed=set(known.reported), tolerated=known.tolerated
     )
-    # Each pass needs the earlier ones: texts are verified against the names of relations, sorted by what they read,
-    # and analyzed after what they read.
+    # Each pass needs the earlier ones: SQL is verified against the names of relations, sorted by what they read, and
+    # analyzed after what they read.
     for compile_pass in (_relations, _definitions, _pipes, _order, _analyze):
         compile_pass(state)
     state.problems.raise_if_any()
@@ -204,7 +204,7 @@ def _order(state: BuildState) -> None:
         sorted_names[name] = True
         state.order.append(name)
 
-    # Sorted at each step, so that the same project has the same order, and thereby the same plan, in every process.
+    # Sorted at each step, so that a project has the same order, and therefore the same plan, in every process.
     for name in sorted(sources):
         visit(name, ())
 
@@ -264,8 +264,8 @@ def _dry_runs(state: BuildState, pipe: CompiledPipe) -> list[DryRun]:
     declared = {s.name: s for s in declared_of(state.pipes, pipe.name)}
     all_values = all_parameters(specs, identifiers, pipe.columns)
     plain_values = all_parameters(specs, identifiers, pipe.columns, plainly=True)
-    # A parameter may add or remove parts of a text, so that the version without optional
-    # parameters is analyzed as well.
+    # A parameter may add or remove parts of the SQL, so that the version without optional parameters is analyzed as
+    # well.
     pairs = [(all_values, plain_values)]
     if any(p.varies for p in pipes):
         pairs.append(

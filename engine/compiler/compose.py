@@ -107,14 +107,14 @@ class Composer:
         """
         binder = Binder()
         texts = self._texts(catalogue, pipe, caller.render, binder, upto)
-        # The binder numbers placeholders in the order of rendering. So requests with equal texts have equal
+        # The binder numbers placeholders in the order of rendering. So requests with equal SQL have equal
         # placeholders, and can share the assembled statement although their values differ.
         identities = tuple((p, tuple(v.identity for _, v in t)) for p, t in texts.by_pipe.items())
         key = (pipe, upto, caller.scope.shape(), identities)
         assembled = self._assembled.get(key)
         if assembled is None:
             statement = assemble(catalogue, texts, _binding(caller.scope))
-            # A text that does not depend on the request was measured when it was pushed.
+            # SQL that does not depend on the request was measured when it was pushed.
             varies = any(catalogue.pipes[n].varies for n in texts.by_pipe)
             if size_check == "all" or (size_check == "varying" and varies):
                 check_extent(extents_of(catalogue.relations, texts.by_pipe)[pipe], f"the statement of `{pipe}`")
@@ -151,7 +151,7 @@ class Composer:
             placeholders.update(inner.placeholders)
             relations |= inner.relations
             slow = slow or inner.slow
-        # Ad-hoc texts are never seen by a push, so each one is measured.
+        # Ad-hoc SQL is never pushed, so it is always measured.
         check_extent(text.extent.evaluated(extents), "the query")
         statement = Assembled(with_last(ctes, text), placeholders, frozenset(relations), slow)
         return Composed(statement, binder.bindings)

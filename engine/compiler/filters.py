@@ -112,7 +112,7 @@ def _qualified(node: dict[str, Any], columns: frozenset[str], depth: int) -> dic
     """A copy of a condition with qualified columns. Raises RK4015 for anything that a filter cannot contain."""
     kind = node.get("type", "")
     if kind not in FILTER_NODE_KEYS or set(node) - FILTER_NODE_KEYS[kind] or depth > 50:
-        raise RookeryError(BAD_FILTER, "the token's filter uses more than conditions on columns")
+        raise RookeryError(BAD_FILTER, "the token's filter has more than conditions on columns")
     if kind == "Identifier":
         if node["name"] not in columns:
             raise RookeryError(BAD_FILTER, f"the token's filter names an unknown column: `{node['name'][:60]}`")

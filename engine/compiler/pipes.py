@@ -235,7 +235,7 @@ class _NodeCompiler:
         warnings += [_clash_warning(text, place, pipe.name, node) for place, text in template.type_conflicts]
         aliases = self._collect_aliases(texts)
         if self._aliases is not None:
-            # All names of columns are known now, so render the samples once more and check the names strictly.
+            # All names of columns are known now, so render the samples again and check the names strictly.
             samples(template, self._columns | self._aliases, self._declared)
         return CompiledNode(node.name, node.place, template, bound, None, frozenset(reads), aliases, tuple(warnings))
 
@@ -265,7 +265,7 @@ class _NodeCompiler:
         return reads, texts, list(warnings.values())
 
     def _collect_aliases(self, texts: list[Verified]) -> frozenset[str]:
-        """The names that texts give to values. They are added to the names that later templates may choose."""
+        """The names that SQL gives to values. They are added to the names that later templates may choose."""
         if self._aliases is None:
             return frozenset()
         aliases = frozenset(n for t in texts for n in names_of_values(self._verifier.tree(t.canonical)))

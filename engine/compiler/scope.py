@@ -219,7 +219,7 @@ def mentioned(relation: Relation, names: frozenset[str] | None) -> tuple[str, ..
     """The columns of a relation that a statement may use: the ones that it names, or else one column."""
     if names is None:
         return relation.columns
-    # A column with a dot in its name is always listed, because a text can spell it in several ways. A SELECT needs at
+    # A column with a dot in its name is always listed, because SQL can spell it in several ways. A SELECT needs at
     # least one column, even for `count()`.
     return tuple(c for c in relation.columns if c in names or "." in c) or relation.columns[:1]
 

@@ -135,7 +135,7 @@ def lag_by_datasource(workspace: Workspace) -> Iterator[tuple[str, Lag, int]]:
 
 
 def _main_lag(log: LandingLog, position: Position) -> Lag:
-    """The lag of the tenants that keep up: what is being delivered to them."""
+    """The lag of the tenants that keep up: the rows that are being delivered to them."""
     outstanding = _outstanding(log, position.main).values()
     rows, oldest = sum(rows for rows, _ in outstanding), max((age for _, age in outstanding), default=0.0)
     # Landing stores the time in whole seconds. The worker's measurement is more precise, but includes rows that no

@@ -302,7 +302,7 @@ def _record_files(workspace: Workspace, proposal: _Proposal) -> None:
     """Record the files as deployed. A restart compiles them."""
     files, deployed = proposal.compiled.files, proposal.snapshot.sources
     changed = {n: {"text": f.text, "file": f.file} for n, f in files.items() if deployed.get(n) != f}
-    # Before others are removed: after a kill in between, there is a file too many, and none is missing.
+    # Done before others are removed: after a kill at this point, there is one file too many, but none is missing.
     workspace.registry.write("resource", changed)
     workspace.registry.remove("resource", sorted(set(deployed) - set(files)))
 

@@ -125,7 +125,7 @@ def _recompute(workspace: Workspace, build: Build, name: str, tenant: str) -> No
     try:
         if groups.store_keys(tenant):
             groups.recompute()
-        # Not after an error: with some partitions replaced, the target would not show all of these groups any more.
+        # Not after an error: with some partitions replaced, the target would no longer have all of these groups.
         workspace.warehouse.execute(ddl.drop_table(groups.keys.name))
     finally:
         workspace.warehouse.execute(ddl.drop_table(groups.fresh))

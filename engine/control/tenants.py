@@ -187,7 +187,7 @@ def _remove(workspace: Workspace, snapshot: Snapshot, record: TenantRecord) -> N
 
 def _drop_nest(workspace: Workspace, tenant: str) -> None:
     """Drop a tenant's views, then its tables, and the database unless it contains objects of another program."""
-    # Only what is marked as this tenant's: another program may have created tables in the database.
+    # Drop only objects marked as this tenant's, because another program may have created tables in the database.
     nest = nest_database(workspace.name, tenant)
     live = read_schema(workspace.warehouse, workspace.name)
     views = [v for v in live.views.values() if v.name.database == nest and v.mark and v.mark.tenant == tenant]

@@ -142,7 +142,7 @@ def describe(workspace: Workspace, token: StaticToken) -> dict[str, Any]:
 
 
 def listing(workspace: Workspace) -> list[dict[str, Any]]:
-    """All static tokens as JSON, with their texts; for admins only."""
+    """All static tokens as JSON, including the tokens themselves; for admins only."""
     tokens = sorted(workspace.refresh().tokens.values(), key=lambda t: t.name)
     return [describe(workspace, t) for t in tokens]
 

@@ -1,4 +1,4 @@
-"""Completes one uncertain batch: inserts it once more under its own token, from the rows that are still known.
+"""Completes one uncertain batch: inserts it again with its own token, from the rows that are still known.
 
 Tables that have the batch recognize the token; the others store it.
 """
@@ -104,12 +104,13 @@ class BatchCompletion:
                 kept.remove_damaged_rest(workspace)
                 after = None if source.is_landing else kept.after
                 self._insert(kept.insert(workspace), BatchBlocks(kept.datasource, kept.batch, after=after), kept)
-        # Also if the datasource has other columns now: the rows fit no table any more.
+        # Also done if the datasource now has other columns, because the rows no longer fit its table.
         kept.delete(workspace)
 
     def _require_finished(self, query: str) -> None:
         """Raise RK5013 while the database still runs a query whose text contains this one."""
-        # A second INSERT beside the first could store the rows twice, since a token is known only when its rows are.
+        # A second INSERT at the same time could store the rows twice, because the engine knows a token only after it
+        # has stored the rows.
         if self._workspace.warehouse.is_running(query):
             raise RookeryError(IN_DOUBT, "the database is still storing the batch", headers={"Retry-After": "1"})
         self._workspace.warehouse.forget_unstored_tokens()

@@ -50,7 +50,7 @@ class BatchQueue:
             self._announced.discard(batch)
 
     def put(self, batch: CommittedBatch) -> None:
-        """Queue a batch, with its stage. Beyond MAX_STAGED_BYTES, gives the stage back at once."""
+        """Queue a batch, with its stage. Beyond MAX_STAGED_BYTES, the stage is returned immediately."""
         with self._changed:
             # Under one lock with the next line: a batch that is neither announced nor queued would look like another
             # program's insert.
@@ -79,7 +79,7 @@ class BatchQueue:
             return list(self._in_flight)
 
     def acknowledge(self) -> None:
-        """Forget the batches in flight, which are delivered, and give their stages back."""
+        """Forget the batches in flight, which are delivered, and return their stages."""
         with self._changed:
             delivered, self._in_flight = self._in_flight, []
         _release(delivered)
@@ -87,7 +87,7 @@ class BatchQueue:
             self._staged_bytes -= sum(b.size for b in delivered)
 
     def abandon(self) -> None:
-        """Give all stages back, and tell the callers that their rows are not visible yet. The worker is closed."""
+        """Return all stages, and report to the callers that their rows are not visible yet. The worker is closed."""
         with self._changed:
             batches = (*self._in_flight, *self._queued)
         for batch in batches:
@@ -123,7 +123,7 @@ class BatchQueue:
 
 
 def _release(batches: Iterable[CommittedBatch]) -> None:
-    """Give back the stages that batches still have."""
+    """Return the stages that batches still have."""
     for batch in batches:
         if batch.table:
             batch.release()

@@ -67,6 +67,7 @@ class CatchUp:
         if main.acked or group.offset.acked or group.offset.at != main.at:
             group.due = time.monotonic() + JOIN_PAUSE_SECONDS
             return
-        # Deleted first: a kill in between leaves tenants without an offset of their own, which are in the main group.
+        # Deleted first: after a kill at this point, the tenants have no offset of their own, so they are in the main
+        # group.
         self._journal.delete(self._datasource, group.members)
         self._groups.join(group)

@@ -104,7 +104,7 @@ def catch_up_range(blocks: Sequence[Block], offset: Offset, goal: int) -> LogRan
 
 
 def without_vanished(blocks: Sequence[Block], offset: Offset) -> Offset:
-    """An offset without the acknowledged batches that have no rows in landing any more, because a TTL removed them.
+    """An offset without the acknowledged batches whose rows a TTL has removed from landing.
 
     Otherwise the offset would never pass them. `blocks` are those after the offset.
     """

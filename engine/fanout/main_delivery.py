@@ -113,8 +113,8 @@ class MainDelivery:
         failed = {t: why for t, why in failed.items() if t in main.members}
         if failed:
             before = main.offset.began(log_range)
-            # Recorded before the main offset moves on. After a kill in between, the main group repeats the range, and
-            # tables that have it drop the repetition.
+            # Recorded before the main offset moves on. After a kill at this point, the main group repeats the range,
+            # and tables that have it drop the repetition.
             self._journal.write_lagging(self._datasource, failed, before)
             for tenant, why in failed.items():
                 log.error("a tenant's tables refuse its rows", tenant=tenant, error=why)

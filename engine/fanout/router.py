@@ -49,7 +49,7 @@ class Router:
             worker = self._workers.get(datasource)
             if worker is None:
                 worker = FanoutWorker(self._workspace, datasource, self.journal, self._pool)
-                # No insert runs, so landing does not grow while the worker finds out where to start.
+                # Inserts are blocked, so landing does not grow while the worker determines where to start.
                 with self._workspace.view_lock.changing():
                     worker.recover()
                     self._delivering.append(worker)

@@ -85,8 +85,8 @@ def suspend(workspace: Workspace, exc: RookeryError, block: BatchBlocks | None) 
 def _gap_from(workspace: Workspace, source: Name, newest: int, block: BatchBlocks | None) -> Gap:
     """What a view misses that stops now: the batch that is being stored, and all blocks of its source from now on.
 
-    Where rows name their batch, the batch is a part of the gap, since some of its blocks may exist already. Elsewhere
-    the gap begins before it. A source that does not keep block numbers has an unknown gap.
+    If rows contain their batch's id, the batch is part of the gap, because some of its blocks may already exist.
+    Elsewhere the gap begins before it. A source that does not keep block numbers has an unknown gap.
     """
     if not keeps_block_numbers(workspace, source):
         return Gap(None, None)

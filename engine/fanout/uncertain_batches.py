@@ -194,7 +194,7 @@ class UncertainBatches:
             try:
                 self._workspace.registry.remove(UNCERTAIN_KIND, [batch])
             except RookeryError as exc:
-                # The next start completes it once more, which changes nothing.
+                # The next start completes it again, which does not change anything.
                 log.warning("the record of a batch could not be deleted", batch=batch, error=exc)
         if uncertain.tries or uncertain.kept is not None:
             # The block numbers that the attempts used up are only known when the next batch has a number.

@@ -29,7 +29,7 @@ def repairable(
     for text, record in workspace.registry.read(SUSPENDED_KIND).items():
         database, _, name = text.partition(".")
         view, current = desired.views.get(Name(database, name)), live.views.get(Name(database, name))
-        # Not declared any more; or the view runs in full, which makes the record void.
+        # The view is no longer declared, or it runs in full, which makes the record void.
         if view is None or (current is not None and not current.excluded_tenants):
             continue
         if view.mark and view.mark.resource in continued:

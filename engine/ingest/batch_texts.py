@@ -1,4 +1,4 @@
-"""The bodies of a batch as the texts that the engine reads, and the checks of a text that need no engine."""
+"""The bodies of a batch in the form that the engine reads, and checks of them that do not need the engine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from engine.warehouse.port import Input
 
 @dataclass(frozen=True, slots=True)
 class BatchTexts:
-    """The appends of a batch, all of one format, and the texts that the engine reads: small bodies are joined."""
+    """The appends of a batch, all of one format, and the texts that the engine reads, in which small bodies are
+    joined.
+    """
 
     joined: list[Append]
     """Appends whose lines are known. These lines are read first, as one body."""
@@ -31,7 +33,7 @@ class BatchTexts:
     @classmethod
     def of(cls, appends: Sequence[Append]) -> BatchTexts:
         """Join the bodies whose lines are known."""
-        # One text for many small bodies: each text is an INSERT into the stage of its own.
+        # Many small bodies are joined, because each text takes a separate INSERT into the stage.
         joined = [a for a in appends if a.lines is not None]
         separate = [a for a in appends if a.lines is None]
         is_mixed = len({a.bound_tenant for a in appends}) > 1
@@ -51,7 +53,7 @@ class BatchTexts:
 
     @property
     def separate_texts(self) -> list[bytes]:
-        """The bodies that are texts of their own."""
+        """The bodies that are read separately."""
         return self.texts[bool(self.joined) :]
 
 

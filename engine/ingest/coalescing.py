@@ -61,7 +61,7 @@ class CoalescingDelay:
         """Wait until as many appends as `callers` wait, or no more are to be expected."""
         if callers < MIN_CALLERS:
             return
-        # Before the event is cleared: an append that arrives in between is counted below.
+        # Done before the event is cleared: an append that arrives at this point is counted below.
         self._callers, self._sharing = callers, sharing
         timeout = self._now() + TIMEOUT_SECONDS
         self._arrived.clear()

@@ -149,7 +149,7 @@ def _reject_unstorable(workspace: Workspace, batch: StagedBatch, rejected: dict[
 
 
 def _render(workspace: Workspace, batch: StagedBatch, numbered: Name, rejected: dict[int, RejectedRow]) -> None:
-    """Give rows of a numbered stage their texts and values."""
+    """Set the text and the values of rows in a numbered stage."""
     numbers = ", ".join(map(str, rejected))
     result = workspace.warehouse.query(
         f"SELECT {ROW_NUMBER_COLUMN}, {_rendered(batch)} FROM {numbered.sql()} "

@@ -31,7 +31,7 @@ class _Usage:
 
     rows: int
     bytes: int
-    """Bytes of the rows' texts and headers."""
+    """Bytes of the rows' text and headers."""
 
 
 class QuarantineQuota:

@@ -74,7 +74,7 @@ def replay(
 ) -> ReplayResult:
     """Replay rows of a datasource's quarantine: those with the ids, or (None) all.
 
-    `corrected` are JSON objects by id, which replace the texts of their rows. Raises RK5005 and RK5006 if there is no
+    `corrected` are JSON objects by id, which replace the text of their rows. Raises RK5005 and RK5006 if there is no
     quarantine, and RK5010, RK5011 and the RK6xxx of a failing database; the replay can then be repeated.
     """
     quarantine.require_table(workspace, datasource)
@@ -124,7 +124,7 @@ class _Replay:
     def read(self, ids: Sequence[str]) -> list[_ReplayedRow]:
         """The rows of ids as they will be sent. Those that cannot be sent are recorded as refused."""
         result = self.workspace.warehouse.query(
-            # In hex, because texts may hold any bytes.
+            # In hex, because the text of a row may contain any bytes.
             f"SELECT c__id, hex(c__text), hex(c__header), c__format, c__writer FROM {self._table} "
             "WHERE c__id IN {i:Array(String)} ORDER BY insertion_date, c__import_id, c__row",
             {"i": [*ids]},
@@ -141,7 +141,7 @@ class _Replay:
         return rows
 
     def _require_tenant(self, id: str) -> None:
-        """Raise RK3004 if the tenant that the sender's token was bound to does not exist any more."""
+        """Raise RK3004 if the tenant that the sender's token was bound to no longer exists."""
         tenant = self.workspace.current.tenants.get(id)
         if id and (tenant is None or tenant.state == "removing"):
             raise RookeryError(UNKNOWN_TENANT, f"tenant `{id}`, whose token sent the row, does not exist")

@@ -55,7 +55,7 @@ class StageReader:
             append.lines = None
 
     def read(self, batch: StagedBatch, texts: BatchTexts) -> StagedBatch | None:
-        """Let the engine read the texts into the batch's stage. Returns the batch with the rows of each append.
+        """Let the engine read the bodies into the batch's stage. Returns the batch with the rows of each append.
 
         None if its rows must be inspected one by one, in which case the stage may have some of them. Raises the
         errors of the database, RK5004 if a row is too large to read, and that of the bad row of a Parquet file.

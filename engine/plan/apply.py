@@ -99,8 +99,8 @@ def apply(plan: Plan, context: ApplyContext) -> dict[str, int]:
         progress("views", done, total)
     # Without the view lock: inserts continue while history is delivered, which may take hours.
     delivered = deliver(backfills, warehouse, context.journal, progress)
-    # A table is noted as fed by a view only once the view exists. After a crash in between, the
-    # next plan writes the note.
+    # A table is noted as fed by a view only once the view exists. After a crash at this point, the next plan writes
+    # the record.
     for step in phases.after:
         _run(warehouse, step)
     return delivered

@@ -29,7 +29,7 @@ class Backfill:
     """A recorded delivery of ranges of one source to the target of one view."""
 
     id: str
-    """Part of the tokens of its ranges."""
+    """The part that the tokens of its ranges have in common."""
     view: str
     source: str
     """The source table, as SQL."""

@@ -32,8 +32,8 @@ def deliver(
 ) -> dict[str, int]:
     """Deliver recorded backfills, several ranges at a time. Returns the number of ranges by view.
 
-    Delivered ranges are deleted from the record every RANGES_PER_RECORD ranges, even when others fail, since a target
-    recognizes a token only for a limited number of later inserts. Raises the first failure; with `on_failure`,
+    Delivered ranges are deleted from the record every RANGES_PER_RECORD ranges, even when others fail, because a
+    target recognizes a token only for a limited number of later inserts. Raises the first failure; with `on_failure`,
     reports it and continues with the other backfills.
     """
     pending = [(backfill, block_range) for backfill in backfills for block_range in backfill.ranges]

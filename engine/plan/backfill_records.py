@@ -1,7 +1,7 @@
 """Records backfills before views are created, while no insert runs.
 
-Nothing is delivered here. The record must exist before the views do: otherwise a crash in between would leave views
-whose targets lack the older rows, with nothing that says so.
+This module does not deliver rows. The record must exist before the views do: otherwise a crash at this point would
+leave views whose targets lack the older rows, without any record of it.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ WhyIncomplete = Callable[[View], str | None]
 
 @dataclass(frozen=True, slots=True)
 class DiffOptions:
-    """What a plan depends on besides the two schemas."""
+    """What a plan depends on in addition to the two schemas."""
 
     prune: bool = False
     """Whether live objects that are not desired are dropped."""

@@ -151,7 +151,7 @@ def _duration(value: float) -> float:
 
 
 def _expressions(value: Any) -> Any:
-    """Split a text or list into canonical expressions."""
+    """Split a string or list into canonical expressions."""
     try:
         if isinstance(value, str):
             return split_list(value)

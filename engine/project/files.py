@@ -1,4 +1,4 @@
-"""Finding the files of a project and reading their text."""
+"""Finds the files of a project and reads them."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _walk(root: Path, folder: Path, problems: Collector) -> Iterator[ProjectFile
         _refuse(problems, root, folder, "is not a folder", "links to folders are not followed")
         return
     try:
-        # Sorted, so that problems and duplicate names are reported alike on every file system.
+        # Sorted, so that problems and duplicate names are the same on every file system.
         entries = sorted(folder.iterdir())
     except OSError as exc:
         _refuse(problems, root, folder, f"cannot be read: {_reason(exc)}")

@@ -1,4 +1,4 @@
-"""Parsing project files into models. All problems of all files are reported together, each with its place."""
+"""Parses project files into models. All problems of all files are reported together, each with its place."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A position in a text. Lines and columns start at 1."""
+    """A position in a file's text. Lines and columns start at 1."""
 
     line: int
     column: int
@@ -146,7 +146,7 @@ Value: TypeAlias = YamlText | YamlList | YamlMapping
 
 
 def read(source: YamlSource, problems: Collector) -> Value | None:
-    """Read the single document of a text and add what is wrong to `problems`. None if the text cannot be parsed."""
+    """Read a file's single document and add its errors to `problems`. None if the file cannot be parsed."""
     unacceptable = _unacceptable_text(source)
     if unacceptable:
         problems.add(unacceptable)
@@ -248,7 +248,7 @@ class _Reader:
         return self.keys(event, depth)
 
     def scalar(self, event: yaml.ScalarEvent) -> YamlText:
-        """Read a text with its position."""
+        """Read a scalar with its position."""
         if _SURROGATE.search(event.value):
             self.refuse(event, "the text contains half of a surrogate pair")
         text = YamlText(event.value)

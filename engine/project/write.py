@@ -194,7 +194,7 @@ def _represent_mapping(writer: _Writer, mapping: Mapping[str, Any]) -> yaml.Mapp
 
 
 def _represent_list(writer: _Writer, items: list[Any]) -> yaml.SequenceNode:
-    """Write a list of short texts on one line, and other lists as blocks."""
+    """Write a list of short strings on one line, and other lists as blocks."""
     flow = all(isinstance(x, str) for x in items) and _fits(items)
     return writer.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=flow)
 

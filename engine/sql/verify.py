@@ -183,7 +183,7 @@ class _Verifier:
     placeholders: Mapping[str, str]
 
     def parse(self, text: str) -> tuple[Node, str]:
-        """Parse a text. The tree of a literal with bytes that are not UTF-8 is not valid JSON: raises SQL_SYNTAX."""
+        """Parse the SQL. The tree of a literal with bytes that are not UTF-8 is not valid JSON: raises SQL_SYNTAX."""
         try:
             return self.parser.parse(text)
         except ValueError as exc:

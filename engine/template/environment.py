@@ -1,8 +1,8 @@
 """Compiles a node's template, SQL with `{{ }}` and `{% %}`, and renders it for each request with every value bound.
 
-The template engine is Jinja2 in its sandbox. Templates reach neither Jinja's functions, filters and tags nor Python's
+The template engine is Jinja2 in its sandbox. Templates cannot use Jinja's functions, filters and tags, or Python's
 attributes: before anything is compiled, `tags.TagFilter` and `syntax.TemplateChecker` check the tags and the tree
-against closed lists of constructs.
+against allow-lists of constructs.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ def _sql_unescape(run: Rendering, x: Any, what: Any = None) -> Any:
 
 
 def _split_to_array(run: Rendering, x: Any, default: Any = None, separator: Any = ",") -> list[Any]:
-    """Return the items of a text, without surrounding spaces. The items are bound one by one, like any value."""
+    """Return the items of a string, without surrounding spaces. The items are bound one by one, like any value."""
     value = unwrap(x if is_present(x) else (default if default is not None else x))
     run.spend(value)
     if isinstance(value, list | tuple):

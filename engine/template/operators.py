@@ -45,7 +45,7 @@ def item(run: Rendering, value: Any, key: Any) -> Any:
     try:
         return items_of(value)[key] if isinstance(value, TypedList) else value[key]
     except (LookupError, TypeError):
-        # A sample value has no such item, but a value of a caller may.
+        # The sample value does not have this item, but a caller's value may.
         if run.is_dry_run:
             return "__no_value__"
         raise RookeryError(TEMPLATE, f"no item {shown(key)}") from None

@@ -40,7 +40,7 @@ def _column(run: Rendering, x: Any, default: Any = None, **_: Any) -> Sql:
 
 
 def _columns(run: Rendering, x: Any, default: Any = None, fn: Any = None, **_: Any) -> Sql:
-    """Return quoted columns from a list or a text with commas. With `fn`, each as `fn(column) AS column`."""
+    """Return quoted columns from a list or a string with commas. With `fn`, each as `fn(column) AS column`."""
     value = x if is_present(x) else default
     if not is_present(value):
         run.missing[x.name] = None

@@ -1,4 +1,4 @@
-"""Checks a template's syntax tree against a closed list of constructs, and refuses everything else.
+"""Checks a template's syntax tree against an allow-list of constructs, and refuses everything else.
 
 The checker prefixes calls of template functions, so that no parameter of a request can shadow them. It replaces
 operators that need limits with calls, and records how the template uses each parameter.

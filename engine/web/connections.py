@@ -233,7 +233,9 @@ class GuardedProtocol(HttpToolsProtocol):
             self._on_overdue(now)
 
     def _on_overdue(self, now: float) -> None:
-        """Decide what a passed deadline means: the server is slow, the client is, or nothing is expected any more."""
+        """Decide what a passed deadline means: the server is slow, the client is slow, or the connection waits for
+        nothing.
+        """
         if self._phase is Phase.BODY and self.flow.read_paused:
             # In this case the server is slow and not the client: it has not yet read what the client sent.
             self._deadline = now + self.bounds.settings.body_seconds

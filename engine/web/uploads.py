@@ -101,7 +101,7 @@ class Upload:
         except RookeryError as exc:
             raise self._with_progress(exc) from exc
         finally:
-            # Retrieve the errors of batches for which nothing waits anymore, so that asyncio does not log them.
+            # Retrieve the errors of batches that are no longer awaited, so that asyncio does not log them.
             for pending, _ in in_flight:
                 pending.add_done_callback(lambda f: f.cancelled() or f.exception())
         if not self._totals.rows and not self._totals.quarantined:

@@ -154,7 +154,7 @@ def test_ten_tenants_added_while_four_writers_insert(cli: Cli, server: Server) -
     assert server.sql("SELECT count() AS n FROM events")[0]["n"] == before + written.rows
     assert_exact(server, tables, pooled)
 
-    # Removed and added again, the other way round: delivered once more, exactly once.
+    # Removed and added again, the other way round: delivered again, exactly once.
     with writing(server, range(10, 30), threads=2) as written:
         for tenant, placement in ((10, "pooled"), (11, "tables")):
             cli("tenant", "rm", tenant)

@@ -63,7 +63,7 @@ def test_groups_whose_source_has_expired_need_permission(tmp_path: Path) -> None
         assert rookery.rows(SUMS) == [(2099, 10)]
         assert "2" not in rookery.workspace.refresh().tenants
         assert rookery.workspace.registry.read(erasure.ERASURE_KIND) == {}
-        # No group has rows of tenant 3 any more, so nothing can be lost.
+        # No group has rows of tenant 3 now, so nothing can be lost.
         tenants.remove(rookery.workspace, "3", purge=True)
 
 

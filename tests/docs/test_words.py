@@ -30,6 +30,21 @@ IDIOMS = {
     r"\bis not said\b|\bsays nothing of\b": "`is not specified`",
     r"\bstands? (?:where|there)\b": "`is`, `points to`",
     r"\bknows? no longer\b": "`forgets`",
+    r"\bany ?more\b": "`no longer`",
+    r"\bonce more\b": "`again`",
+    r"\balike\b": "`in the same way`, `equal`",
+    r"\b(?:kill|crash|failure|restart) in between\b": "`at this point`, or name the two steps",
+    r"\bclosed lists?\b": "`allow-list`",
+    r"\bkept connections?\b": "`persistent connection`",
+    r"\bat the worst\b": "`in the worst case`",
+    r"\btyping errors?\b": "`typo`",
+    r"\bevident(?:ly)?\b": "say who can prove it",
+    r"\bfrom (?:\d+|the next) \w+(?: \w+)? on\b": "`once there are …`, `only for new …`",
+    r"\bhalf[- ]done\b": "`half complete`",
+    r"\bowed? \b|\bowes\b": "`outstanding`, `not yet delivered`",
+    r"\b(?:lost|lose|loses) or doubled?\b": "`duplicated`",
+    r"\bput (?:views?|them|it) back\b": "`restore`",
+    r"\bissues? a new text\b|\btoken's text\b": "the token itself",
 }
 PATTERN = re.compile("|".join(f"(?:{pattern})" for pattern in IDIOMS), re.IGNORECASE)
 SKIPPED = ("tests/docs/test_words.py", "CHANGELOG.md")

@@ -269,7 +269,7 @@ def test_a_tenant_added_while_a_view_is_suspended_has_every_row_once(ledger: Led
 def test_a_kill_during_a_repair_keeps_every_row_once(ledger: Ledger) -> None:
     """Every few writes of a repair; `python -m benchmarks recovery` tries all of them."""
     if ledger.rookery.mode == "routed":  # type: ignore[attr-defined]
-        pytest.skip("views that all tenants share are repaired alike in both modes")
+        pytest.skip("views that all tenants share are repaired in the same way in both modes")
     assert [where for where, wrong in repairs_killed(ledger, STRIDE) if wrong] == []
 
 

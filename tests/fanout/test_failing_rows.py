@@ -166,7 +166,7 @@ def test_the_suspension_of_a_removed_view_is_deleted(rookery: Rookery) -> None:
 
 
 def test_a_killed_insert_is_completed_without_failing_rows(rookery: Rookery) -> None:
-    """The rows are in landing under their token, but in no target: the state after a kill in between."""
+    """The rows are in landing under their token, but in no target: the state after a kill between the two inserts."""
     rookery.append(_rows(OWN))
     insert = ddl.insert_block("main.events", ["tenant_id", "id", "n"], "g:killed", "SELECT %s")
     with pytest.raises(RookeryError, match="Division by zero"):

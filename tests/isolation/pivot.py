@@ -137,7 +137,7 @@ class Pivot:
             side.gateway.close()
 
     def holds(self, sql: str, tenant: str, filters: Mapping[str, str] = {}) -> bool:
-        """Whether both sides answer alike. An invalid query runs on one side only."""
+        """Whether both sides give the same answer. An invalid query runs on one side only."""
         alone = self.solo[tenant].ask(sql, tenant, filters)
         self.compared += 1
         shared = self.shared.ask(sql, tenant, filters)

@@ -90,7 +90,7 @@ def test_one_tenant_leaves_readers_to_others_and_returns_them_on_disconnect(serv
         late = [a for a in answers if a.startswith(b"HTTP/1.1 429")]
         assert len(late) >= READERS and all(b"retry-after: 1" in a for a in late)
         assert data(server.get("/v0/pipes/short.json", other)) == [{"x": 1}]
-    # No client waits for the others any more. They would run for minutes.
+    # No client waits for the others now. They would run for minutes.
     for _ in range(20):
         answer = server.get("/v0/pipes/short.json", mine)
         if answer.status_code == 200:

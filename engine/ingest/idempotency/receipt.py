@@ -22,7 +22,7 @@ NOTES_NAME = RESERVED_KEY_PREFIX + "notes"
 tenant id.
 """
 READ_COLUMNS = ("digest", "batch", "rows", "quarantined", "tenants", "logged", "at")
-"""What `receipt_of` reads beside the key."""
+"""The columns that `receipt_of` reads in addition to the key."""
 
 
 @dataclass(frozen=True, slots=True)
