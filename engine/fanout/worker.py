@@ -28,6 +28,7 @@ import structlog
 from engine.errors import CLOSED, UNKNOWN_DATASOURCE, RookeryError
 from engine.fanout.batch_queue import BatchQueue
 from engine.fanout.catch_up import CatchUp
+from engine.fanout.gathering import Gathering
 from engine.fanout.groups import ConsumerGroups
 from engine.fanout.handover import CommittedBatch
 from engine.fanout.main_delivery import MainDelivery
@@ -40,11 +41,6 @@ log = structlog.get_logger("rookery.fanout")
 
 POLL_SECONDS = 1.0
 """Pause between two looks at blocks that other programs inserted."""
-SLOW_FLUSH_SECONDS = 0.5
-"""After a delivery of batches that took longer than this, the next one waits for more batches to share it."""
-COALESCE_QUIET_SECONDS = 0.05
-COALESCE_MAX_SHARE = 0.25
-"""The wait ends when no batch has arrived for the quiet time, or after this share of the last delivery's duration."""
 RETRY_PAUSE_SECONDS = 0.5
 """Pause after a delivery failed, for example because the database cannot be reached."""
 
@@ -196,20 +192,11 @@ class FanoutWorker(threading.Thread):
 
     def _gather(self) -> None:
         """After a slow delivery, wait for batches that arrive in quick succession: they share the next one."""
-        began = grew = time.monotonic()
-        seen = 0
         with self._wake:
-            while (
-                self._main.last_flush_seconds >= SLOW_FLUSH_SECONDS
-                and self._queue.length
-                and not self._queue.in_flight
-                and not self._closed
-            ):
-                now = time.monotonic()
-                if self._queue.length > seen:
-                    seen, grew = self._queue.length, now
-                latest = began + self._main.last_flush_seconds * COALESCE_MAX_SHARE
-                remaining = min(grew + COALESCE_QUIET_SECONDS, latest) - now
+            gathering = Gathering(self._main.last_flush_seconds)
+            # Batches in flight are those of a failed delivery, which is repeated without waiting.
+            while self._queue.length and not self._queue.in_flight and not self._closed:
+                remaining = gathering.remaining(self._queue.length)
                 if remaining <= 0:
                     break
                 self._wake.wait(remaining)
