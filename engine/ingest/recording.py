@@ -72,7 +72,7 @@ class Recorder:
                 rows=share.rows - batch.rejected_in(share),
                 quarantined=batch.rejected_in(share) - batch.discarded_in(share),
                 tenants=tenants.get(n, {}),
-                logged=staged.schema.source.is_landing,
+                is_landing=staged.schema.source.is_landing,
                 refused=batch.discarded_in(share),
                 unknown_keys=share.append.unknown_keys,
                 first_bad_row=batch.first_bad_row(share),

@@ -40,8 +40,8 @@ class Receipt:
     """Rows stored in quarantine."""
     tenants: dict[str, int] = field(default_factory=dict)
     """Stored rows by tenant id."""
-    logged: bool = True
-    """The datasource's rows contain their batch's id, so the datasource shows whether the batch is stored."""
+    is_landing: bool = True
+    """Whether the datasource is a landing datasource, whose rows show whether the batch is stored."""
     at: str = ""
     """When the receipt was written, UTC."""
     is_confirmed: bool = True
@@ -118,7 +118,7 @@ def row_of(receipt: Receipt, version: int) -> dict[str, Any]:
         "rows": receipt.rows,
         "quarantined": receipt.quarantined,
         "tenants": orjson.dumps(receipt.tenants | _notes(receipt)).decode(),
-        "logged": int(receipt.logged),
+        "logged": int(receipt.is_landing),
         "version": version,
     }
 
@@ -133,11 +133,11 @@ def _notes(receipt: Receipt) -> dict[str, Any]:
 
 def receipt_of(row: Sequence[Any]) -> Receipt:
     """The receipt in a row with the three columns of its key, followed by READ_COLUMNS."""
-    owner, datasource, key, digest, batch, stored, quarantined, text, logged, at = row
+    owner, datasource, key, digest, batch, stored, quarantined, text, is_landing, at = row
     tenants: dict[str, Any] = orjson.loads(text)
     notes = tenants.pop(NOTES_NAME, None)
     receipt = Receipt(
-        (owner, datasource, key), digest, batch, int(stored), int(quarantined), tenants, bool(logged), str(at)
+        (owner, datasource, key), digest, batch, int(stored), int(quarantined), tenants, bool(is_landing), str(at)
     )
     # Most receipts have no notes.
     if not isinstance(notes, dict):

@@ -113,7 +113,7 @@ class Receipts:
             if self._stored.contains(receipt):
                 receipts[receipt.key] = receipt
                 self.mark_stored([receipt])
-            elif receipt.logged:
+            elif receipt.is_landing:
                 quarantine.remove_batch(self._workspace, receipt.datasource, receipt.batch)
             else:
                 # It is unknown whether the batch was stored. A retry with the same body is stored again, and the

@@ -40,7 +40,7 @@ class StoredBatches:
 
     def note(self, receipt: Receipt, table_id: str) -> None:
         """Remember that the batch of a receipt is stored, so that the next records name it."""
-        if receipt.logged and receipt.rows:
+        if receipt.is_landing and receipt.rows:
             with self._lock:
                 self._unrecorded[receipt.datasource, receipt.batch] = table_id
 
@@ -82,7 +82,7 @@ class StoredBatches:
         if not receipt.rows:
             # Bad rows are quarantined before receipts are written, and may have been replayed or removed since.
             return True
-        if not receipt.logged:
+        if not receipt.is_landing:
             return False
         return self._is_in_landing(receipt.datasource, receipt.batch, receipt.at) or self._is_recorded(receipt)
 
