@@ -45,13 +45,17 @@ class Build:
     """A compiled project. Immutable: a changed project becomes a new build. All threads share it."""
 
     workspace: str
+    """The name of the workspace, which is also that of its database."""
     project: Project
     relations: Mapping[str, Relation]
+    """Datasources and targets as their readers see them, by name."""
     datasources: Mapping[str, Datasource]
+    """Datasources by name, including targets without a file of their own."""
     pipes: Mapping[str, CompiledPipe]
     order: tuple[str, ...]
     """Datasources and pipes in order of data flow."""
     composer: Composer
+    """Composes statements of this build, and caches them."""
     warnings: tuple[RookeryError, ...] = ()
     outputs: Mapping[str, tuple[Column, ...]] = field(default_factory=dict)
     """Pipe → the output columns of its published node."""

@@ -51,10 +51,12 @@ class BuildState:
     analyser: Analyser
     composer: Composer
     problems: Collector = field(default_factory=Collector)
+    """Everything that is wrong with the project."""
     failed: set[str] = field(default_factory=set)
     """Resources with reported problems, and resources that depend on these."""
     warnings: list[RookeryError] = field(default_factory=list)
     relations: dict[str, Relation] = field(default_factory=dict)
+    """Datasources, and the targets that have been checked so far, by name."""
     datasources: dict[str, Datasource] = field(default_factory=dict)
     pipes: dict[str, CompiledPipe] = field(default_factory=dict)
     order: list[str] = field(default_factory=list)
@@ -66,6 +68,7 @@ class BuildState:
     tolerated: frozenset[str] | None = frozenset()
     """Deployed pipes that may share tenants' rows without a declaration; None means all pipes."""
     undeclared: list[Undeclared] = field(default_factory=list)
+    """Tolerated pipes that share rows without a declaration."""
     doubted: set[str] = field(default_factory=set)
     """Pipes with warnings about sample values. Pipes that read them do not repeat the warnings."""
 

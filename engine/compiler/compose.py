@@ -46,6 +46,7 @@ class Composed:
     """An assembled statement with the values of its parameters."""
 
     assembled: Assembled
+    """The statement, which other requests with the same SQL share."""
     bindings: Mapping[str, Value]
     """Placeholder → value, without those of the tenant."""
     quoted: bool = False

@@ -107,7 +107,9 @@ class DryRun:
     plain: Values
     """Defaults and empty values."""
     specs: Mapping[str, ParameterSpec]
+    """Parameter → its specification, merged from all pipes that are read."""
     identifiers: frozenset[str]
+    """The parameters that name columns."""
     outputs: dict[str, tuple[Column, ...]] = field(default_factory=dict)
     """Node → its output columns, once analyzed."""
     doubts: dict[str, RookeryError] = field(default_factory=dict)

@@ -47,6 +47,7 @@ class CompiledNode:
 
     name: str
     place: Place
+    """Where its SQL begins."""
     template: Template
     bound: frozenset[str]
     """The names that it may use as tables."""
@@ -86,9 +87,11 @@ class CompiledPipe:
     description: str
     place: Place
     nodes: tuple[CompiledNode, ...]
+    """All nodes in the order of the file, including those that the published one does not need."""
     published: str
     """The node that is served or materialized."""
     parameters: tuple[ParameterSpec, ...]
+    """Declared parameters, then the others that the templates use."""
     limits: Limits
     target: MaterializedTarget | None = None
     columns: frozenset[str] = frozenset()

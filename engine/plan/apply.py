@@ -111,9 +111,13 @@ class _Phases:
     """The steps of a plan in the order in which they run. The view lock is held for `drop_views` and `locked`."""
 
     drop_views: list[Step] = field(default_factory=list)
+    """First, so that no view reads or fills a table that is being rebuilt."""
     before: list[Step] = field(default_factory=list)
+    """Databases, tables and changes in place."""
     locked: list[Step] = field(default_factory=list)
+    """What changes views, or the columns that they read."""
     after: list[Step] = field(default_factory=list)
+    """What must only happen once all rows are delivered."""
 
 
 def _phases(steps: Iterable[Step]) -> _Phases:

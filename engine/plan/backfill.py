@@ -31,15 +31,19 @@ class Backfill:
     id: str
     """The part that the tokens of its ranges have in common."""
     view: str
+    """The name of the view, with its database."""
     source: str
     """The source table, as SQL."""
     sql: str
     """The SELECT of the view's rows, with placeholders for the bounds of a range."""
     columns: tuple[str, ...]
+    """The target's columns that the SELECT fills, in order."""
     target: str
     """The target table, as SQL."""
     ranges: tuple[Range, ...]
+    """The ranges that have not been delivered."""
     tenant: str | None = None
+    """The tenant of a nest's view, for messages."""
     whole: bool = False
     """Whether it belongs to the form of the view for all tenants. It is void while the view excludes some tenants."""
 

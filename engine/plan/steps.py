@@ -27,6 +27,7 @@ class Step:
     cost: str = ""
     """A description of the loss."""
     tenant: str | None = None
+    """The tenant whose nest it changes; None for a shared object."""
     loss: Loss = field(default="none", kw_only=True)
 
     @property

@@ -22,6 +22,7 @@ class Part:
     """The name of a part, split into its fields."""
 
     partition: str
+    """The id of its partition."""
     first: int
     """Number of the first block that the part contains."""
     last: int

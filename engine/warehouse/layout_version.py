@@ -53,6 +53,7 @@ class DirectoryMark:
     """The file in a data directory that records how its data is stored."""
 
     layout: int = FIRST_VERSION
+    """The version of the layout, which migrations raise."""
     zone: str | None = None
     """The time zone of the stored rows; None for a directory of an older program, which did not record it."""
 

@@ -102,7 +102,9 @@ class Capabilities:
     """What the connected database can do."""
 
     version: str
+    """The engine's own version."""
     embedded: bool
+    """Whether the engine runs in this process, so that its files are on this machine."""
     readers: int
     """Number of queries that can run at once."""
     lazy_tables: bool = False
@@ -114,6 +116,7 @@ class Space:
     """The state of a disk."""
 
     path: str
+    """A directory on the disk."""
     free: int
     """Bytes that this process can still write."""
     total: int

@@ -53,7 +53,9 @@ class Snapshot:
     """Everything that a request needs to know about the workspace, at one version of the registry."""
 
     version: int
+    """The registry's version when it was loaded."""
     build: Build
+    """The deployed files, compiled."""
     sources: Mapping[str, DeployedFile]
     """Deployed files, by name of the resource."""
     tenants: Mapping[str, TenantRecord]
