@@ -60,7 +60,7 @@ def erase(workspace: Workspace, build: Build, tenant: str) -> None:
     complete = {*workspace.registry.read(ERASURE_KIND)[tenant]["complete"]}
     relations = [r for r in build.relations.values() if r.tenant]
     # Appends that are accepted already may add rows to quarantine, and replays send rows that they have read there.
-    # So both are waited for once more when quarantine has no rows of the tenant.
+    # So both are waited for again if quarantine has no rows of the tenant.
     _wait_for_appends(workspace)
     for relation in relations:
         if build.takes(relation.name):

@@ -92,7 +92,7 @@ class Gateway:
         body, RK5011 for a failing view, and RK5013 while an earlier batch is uncertain.
 
         Raises RK5005 and RK5006 immediately if rows cannot be appended, RK5008 if an append with the same key and
-        another body is being stored, RK4002 if the tenant does not exist any more, and RK6007 while the server stops.
+        another body is being stored, RK4002 if the tenant no longer exists, and RK6007 while the server stops.
         """
         self.require_writable(append.datasource, append.format)
         pending = self._workspace.pending_appends

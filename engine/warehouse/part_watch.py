@@ -107,7 +107,7 @@ class PartWatch:
             log.error("a damaged part of an interrupted insert is removed", table=str(table), part=part)
             self.remove(table, part)
         for part in detached:
-            # The engine has not loaded it, and its rows are about to be inserted once more.
+            # The engine has not loaded it, and its rows are about to be inserted again.
             clause = f"DROP DETACHED PART {literal(part)} SETTINGS allow_drop_detached = 1"
             self._engine.execute(f"ALTER TABLE {table.sql()} {clause}")
         self._tables.forget_in(path, after)
