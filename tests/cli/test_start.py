@@ -77,7 +77,7 @@ def modules(directory: Path, *arguments: str, **environment: str) -> set[str]:
     ],
     ids=["help", "of a group", "of a command", "unknown", "incomplete", "option", "completion", "of an option"],
 )
-def test_what_needs_no_workspace_imports_little(
+def test_commands_without_a_workspace_import_few_modules(
     tmp_path: Path, arguments: tuple[str, ...], environment: dict[str, str]
 ) -> None:
     found = modules(tmp_path, *arguments, **environment)

@@ -53,7 +53,7 @@ def _reads(server: Server, token: str, **more: Any) -> Iterator[httpx.Response]:
 
 
 @pytest.mark.parametrize("placement", ["pooled", "tables"])
-def test_nothing_is_read_before_everything_is_there(tmp_path: Path, placement: str) -> None:
+def test_an_incomplete_tenant_is_not_read(tmp_path: Path, placement: str) -> None:
     with running(tmp_path) as server:
         server.push(FILES)
         server.events("events", [{"tenant_id": 5, "id": n, "k": k} for n, k in enumerate(["4", "bad"])])

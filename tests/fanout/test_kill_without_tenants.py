@@ -21,7 +21,7 @@ MAX_RENAMES = 20
 
 
 @pytest.mark.parametrize(("engine", "key", "step"), [("MergeTree", "id", 2), ("ReplacingMergeTree", "day", 3)])
-def test_views_have_what_the_datasource_has(tmp_path: Path, engine: str, key: str, step: int) -> None:
+def test_views_match_the_datasource_after_a_kill(tmp_path: Path, engine: str, key: str, step: int) -> None:
     """The kills come before renames of the copy, of the parts of three months, and of those of each view."""
     if shutil.which("cc") is None:
         pytest.skip("there is no C compiler")
