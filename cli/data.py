@@ -61,10 +61,9 @@ def append(
     renamed = dict(_old_and_new_name(r) for r in rename or [])
     format_ = format_option or format_of(file)
     total_bytes = Path(file).stat().st_size if file != "-" and Path(file).is_file() else 0
-    if file != "-" and not Path(file).is_file():
-        raise RookeryError(
-            NO_FILE, f"file {file} does not exist", hint="give the path of a file, or - for standard input"
-        )
+    if file != "-" and (not Path(file).exists() or Path(file).is_dir()):
+        problem = "is a directory" if Path(file).is_dir() else "does not exist"
+        raise RookeryError(NO_FILE, f"file {file} {problem}", hint="give the path of a file, or - for standard input")
     params = {"mode": "append", "name": datasource, "format": format_}
     responses = []
     with _interruptible(key), connect() as connection, output.progress(f"append to {datasource}") as update:
@@ -123,7 +122,7 @@ def _show(result: dict[str, Any]) -> None:
     """Print the result of an append."""
     datasource, quarantined = result["datasource"], result["quarantined"]
     earlier = " by an earlier command with this key; nothing is appended now" if result["repeated"] else ""
-    output.say(f"{result['rows']:,} rows appended to {datasource}{earlier}")
+    output.say(f"{output.counted(result['rows'], 'row')} appended to {datasource}{earlier}")
     if ignored := result["ignored_columns"]:
         columns = output.counted(len(ignored), "column")
         output.say(f"warning: ignored {columns} that {datasource} does not have: {', '.join(ignored)}", "yellow")
@@ -133,7 +132,10 @@ def _show(result: dict[str, Any]) -> None:
         keys = output.counted(count, "key")
         output.say(f"warning: ignored {keys} that no column reads: {', '.join(names)}{more}", "yellow")
     if quarantined:
-        output.say(f"warning: {quarantined:,} rows went to quarantine: rookery quarantine ls {datasource}", "yellow")
+        output.say(
+            f"warning: {output.counted(quarantined, 'row')} went to quarantine: rookery quarantine ls {datasource}",
+            "yellow",
+        )
     if refused := result.get("refused"):
         output.say(f"warning: {refused:,} bad rows were refused because the quarantine is full", "yellow")
     if first := result.get("first_bad_row"):

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 from engine.errors import Problems, RookeryError
 
@@ -15,6 +15,10 @@ Part = str | tuple[str, str | None]
 """A part of a line: text, or text and its style."""
 Update = Callable[[str, int, int], None]
 """A function that shows progress: the activity, how much of it is done, and how much there is, or 0 if unknown."""
+WHOLE_CHARACTERS, COLUMN_GAP = 26, 2
+"""Characters of a column that are never cropped, even if the table is then wider than the terminal."""
+# Texts come from senders of rows, and a terminal would obey the control sequences in them.
+_VISIBLE = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t\r"}
 BRIEF_CHARACTERS = 120
 """Characters of an error message in a table."""
 
@@ -22,7 +26,8 @@ BRIEF_CHARACTERS = 120
 def line(*parts: Part, stream: TextIO | None = None) -> None:
     """Print a line, with styles if the stream is a terminal. By default, it is standard output."""
     stream = stream or sys.stdout
-    pairs = [(part, None) if isinstance(part, str) else part for part in parts]
+    texts = [(part, None) if isinstance(part, str) else part for part in parts]
+    pairs = [(text.translate(_VISIBLE), style) for text, style in texts]
     if any(style for _, style in pairs) and stream is not None and stream.isatty():
         from rich.console import Console
         from rich.text import Text
@@ -67,16 +72,23 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], empty: str 
     if not rows:
         say(empty)
         return
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
 
-    grid = Table(box=None, pad_edge=False, header_style="bold")
+    grid, needed = Table(box=None, pad_edge=False, header_style="bold"), 0
     for name in columns:
-        numeric = all(isinstance(r.get(name), int | float) for r in rows)
-        grid.add_column(name, justify="right" if numeric else "left", no_wrap=True)
+        values = [r.get(name) for r in rows]
+        natural = max(cell_len(part) for text in (name, *map(_cell, values)) for part in (text, *text.splitlines()))
+        # Ids, names and times are of no use if they are cropped: only longer texts are.
+        least = min(natural, WHOLE_CHARACTERS)
+        needed += least + COLUMN_GAP
+        justify: Literal["left", "right"] = "right" if all(isinstance(v, int | float) for v in values) else "left"
+        grid.add_column(name, justify=justify, no_wrap=True, min_width=least)
     for row in rows:
         grid.add_row(*(_cell(row.get(name)) for name in columns))
-    Console(highlight=False, width=None if sys.stdout.isatty() else 400).print(grid, markup=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 400)
+    console.print(grid, markup=False, width=max(console.width, needed), crop=False)
 
 
 def counted(number: int, noun: str) -> str:
@@ -99,7 +111,7 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, int):
         return f"{value:,}"
-    return str(value)
+    return str(value).translate(_VISIBLE)
 
 
 def failure(exc: RookeryError) -> None:

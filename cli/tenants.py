@@ -12,6 +12,7 @@ from cli import output
 from cli.connect import connect
 from cli.options import options
 from cli.permission import Allow
+from engine.errors import USAGE, RookeryError
 
 Id = Annotated[str, typer.Argument(help="Id of the tenant, as in the tenant column.")]
 
@@ -33,6 +34,8 @@ def add(
     Example: [bold]rookery tenant add 17 --placement tables[/]
     """
     tenant_ids = [line.strip() for line in sys.stdin if line.strip()] if ids == ["-"] else ids
+    if not tenant_ids:
+        raise RookeryError(USAGE, "standard input has no tenant ids", hint="one id per line")
     with connect() as connection, output.progress("tenants") as update:
         result = connection.watched("/v0/tenants", {"ids": tenant_ids, "placement": placement}, update)
     if options.json:

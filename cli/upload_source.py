@@ -173,7 +173,7 @@ class _opened:  # noqa: N801
             return sys.stdin.buffer, _Position(None)
         self._raw = Path(self._file).open("rb")
         suffix = Path(self._file).suffix.lower() if self._decompress else ""
-        return _decompressed(self._raw, suffix), _Position(self._raw)
+        return _decompressed(self._raw, suffix), _Position(self._raw if self._raw.seekable() else None)
 
     def __exit__(self, *_: object) -> None:
         if self._raw is not None:

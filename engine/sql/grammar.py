@@ -212,7 +212,10 @@ CONSTRUCTS: Mapping[str, tuple[str, str]] = {
     "settings": ("SETTINGS", "limits are set by the pipe and the server; remove the clause"),
     "settings_ast": ("SETTINGS", "limits are set by the pipe and the server; remove the clause"),
     "out_file": ("INTO OUTFILE", "results are returned to the caller; remove the clause"),
-    "format_ast": ("FORMAT", "choose the format by the endpoint's extension; remove the clause"),
+    "format_ast": (
+        "FORMAT",
+        "remove the clause; the endpoint's extension chooses the format, or --format on the command line",
+    ),
     "stream_settings": ("STREAM", "read the table without STREAM"),
     "is_compound_name": ("a function with a compound name", "call functions by their plain name"),
     "children": ("an identifier as a parameter", "use a value placeholder, or `{{column(...)}}` in a template"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import bz2
 import gzip
 import json
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -95,7 +97,7 @@ def test_columns_of_a_csv_can_be_renamed(cli: Cli, server: Server) -> None:
 def test_unknown_columns_are_reported(cli: Cli) -> None:
     (cli.directory / "more.csv").write_text("tenant_id,colour,units,size\n1,red,5,XL\n")
     output = cli("append", "events", "more.csv").err
-    assert "1 rows appended" in output and "does not have: colour, size" in output
+    assert "1 row appended" in output and "does not have: colour, size" in output
     assert cli("append", "events", "more.csv", "--json").json == expected_response(
         1, ignored_columns=["colour", "size"]
     )
@@ -140,7 +142,7 @@ def test_a_bad_row_in_a_later_batch_is_quarantined_and_all_others_are_stored(
     written(file, rows)
     talk = cli("append", "events", file.name).err
     assert f"{many - 1:,} rows appended to events" in talk
-    assert "1 rows went to quarantine" in talk and "rookery quarantine ls events" in talk
+    assert "1 row went to quarantine" in talk and "rookery quarantine ls events" in talk
     assert server.sql(FACTS) == [{"n": many - 1, "u": many - 1, "m": many - 1, "two": 0}]
     kept = cli("quarantine", "ls", "events", "--json").json
     assert kept["total"] == 1 and kept["rows"][0]["tenant_id"] == "-7"
@@ -257,3 +259,13 @@ def test_a_csv_file_in_another_format_is_an_error(cli: Cli, body: bytes, reason:
     assert "RK5001" in output and reason in output
     if b"\r" in body:
         assert "RK5001" in cli("append", "events", "other.csv", "--rename", "event=event", code=1).err
+
+
+def test_a_named_pipe_can_be_appended(cli: Cli, tmp_path: Path) -> None:
+    pipe = tmp_path / "rows.csv"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("tenant_id,event\n1,from a pipe\n",))
+    writer.start()
+    assert "1 row appended" in cli("append", "events", pipe).err
+    writer.join()
+    assert "is a directory" in cli("append", "events", tmp_path, "--format", "csv", code=1).err

@@ -236,6 +236,21 @@ def at_a_terminal(cli: Cli, arguments: list[str], typed: str) -> tuple[int, str]
     return process.wait(10), shown.decode()
 
 
+def test_a_table_at_a_narrow_terminal_has_whole_ids_and_no_control_sequences(cli: Cli) -> None:
+    row = {
+        "tenant_id": 1,
+        "units": "many, in a long text that no terminal of 80 columns can show together with the id",
+    }
+    cli("append", "events", "-", input=json.dumps(row), code=1)
+    ids = [r["c__id"] for r in cli("quarantine", "ls", "events", "--json").json["rows"]]
+    code, shown = at_a_terminal(cli, ["quarantine", "ls", "events"], "")
+    assert code == 0 and ids and all(i in shown for i in ids)
+    assert "error" in shown.splitlines()[0]
+    queried = cli("sql", "SELECT 'a' || char(27) || '[2J' AS x", "--format", "table")
+    assert "a\\x1b[2J" in queried.out
+    cli("quarantine", "rm", "events", "--all")
+
+
 def test_unused_standard_input_is_ignored(cli: Cli) -> None:
     cli.write({"endpoints/more.yaml": "sql: SELECT 1 AS one\n"})
     for arguments in (["push"], ["plan"], ["tenant", "add", "1"], ["pipe", "rm", "more"]):

@@ -44,6 +44,7 @@ def test_ignored_arguments_of_an_endpoint_are_reported(cli: Cli) -> None:
     ignored = cli("get", "one", "b=1", "c=x y", "--format", "csv")
     assert "b, c" in ignored.err and ignored.out.startswith('"a"')
     assert "two values" in cli("get", "one", "a=1", "a=2", code=1).err
+    assert "RK7002" in cli("get", "one", "=3", code=2).err
     assert cli("get", "one", "several=p", "several=q", "--format", "ndjson").out == '{"a":1,"several":["p","q"]}\n'
 
 
@@ -125,3 +126,7 @@ def test_the_error_for_a_node_that_reads_a_later_one(tmp_path: Path) -> None:
     )
     output = cli("check", code=1).err
     assert "RK1010" in output and "`b`" in output and "move `b` up" in output
+
+
+def test_empty_standard_input_has_no_tenants(cli: Cli) -> None:
+    assert "standard input" in cli("tenant", "add", "-", input=" \n", code=2).err
