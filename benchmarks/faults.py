@@ -48,7 +48,7 @@ Send = Callable[[Server, SentRows, Fault], Trial]
 
 @dataclass(slots=True)
 class Position:
-    """The call that is to fail next, of one kind and with one error."""
+    """The call that will fail next, of one kind and with one error."""
 
     call: str
     error: str

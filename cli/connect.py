@@ -1,4 +1,4 @@
-"""Connect a command to the workspace. What that needs is imported when a command connects."""
+"""Connects a command to the workspace. The necessary modules are imported when a command connects."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Ctrl-C: it ends the program at any moment, quietly, with exit code 130.
+"""Handles Ctrl-C: it ends the program at any moment, without a message, with exit code 130.
 
-Until a command has something to tidy up, the process ends at once. An exception would not do: it can be raised in the
-middle of an import, where Python may print or drop it.
+Until a command has something to clean up, the process ends immediately. An exception would not be sufficient: it can
+be raised in the middle of an import, where Python may print or discard it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _end(_number: int, _frame: FrameType | None) -> None:
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """While the context is active, Ctrl-C raises KeyboardInterrupt, so that a command can tidy up."""
+    """While the context is active, Ctrl-C raises KeyboardInterrupt, so that a command can clean up."""
     before = signal.getsignal(signal.SIGINT)
     if before is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -12,7 +12,7 @@ from typing import Any, Literal, TextIO
 from engine.errors import Problems, RookeryError
 
 Part = str | tuple[str, str | None]
-"""A part of a line: text, or text and its style."""
+"""Part of a line: text, or text and its style."""
 Update = Callable[[str, int, int], None]
 """A function that shows progress: the activity, how much of it is done, and how much there is, or 0 if unknown."""
 WHOLE_CHARACTERS, COLUMN_GAP = 26, 2

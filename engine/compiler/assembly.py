@@ -43,7 +43,7 @@ class StatementTexts:
 
 @dataclass(frozen=True, slots=True)
 class ViewBranch:
-    """What a view selects instead of its pipe's last node: one branch of that node's UNION ALL."""
+    """The SQL that a view selects instead of its pipe's last node: one branch of that node's UNION ALL."""
 
     sql: str
     columns: tuple[str, ...]
@@ -104,7 +104,7 @@ class _Assembly:
     """Pipes that have been added or are being added."""
 
     def add_reads(self, nodes: Iterable[tuple[str, Verified]]) -> None:
-        """Add what the nodes of a pipe read from outside it."""
+        """Add the names that a pipe's nodes read outside the pipe."""
         nodes = tuple(nodes)
         names = {n for n, _ in nodes}
         for _, text in nodes:

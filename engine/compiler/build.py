@@ -169,7 +169,7 @@ def _definitions(state: BuildState) -> None:
 def _pipes(state: BuildState) -> None:
     """Compile the templates, and verify all SQL that they can produce."""
     implicit = {p.materialize.target for p in state.project.pipes.values() if p.materialize}
-    # A failed resource counts as a known name: that a pipe reads it is not another error.
+    # A failed resource counts as a known name, so a pipe that reads it does not cause another error.
     names = frozenset(state.project.datasources) | frozenset(state.project.pipes) | implicit | frozenset(state.failed)
     columns = frozenset(c for r in state.relations.values() for c in r.columns)
     for name, pipe in state.project.pipes.items():
@@ -254,7 +254,7 @@ def _outputs(state: BuildState, pipe: CompiledPipe) -> tuple[Column, ...]:
             except RookeryError as exc:
                 raise locate(exc, pipe.name, _source_node(state, pipe, node.name)) from exc
     doubts = {n: placed(d, pipe.name, _source_node(state, pipe, n)) for run in runs for n, d in run.doubts.items()}
-    # A pipe repeats the doubts of the pipes that it reads. They are reported once, where they arise.
+    # A pipe repeats the warnings of the pipes that it reads. They are reported only once, where they occur first.
     if not state.doubted.intersection(_closure(state.pipes, pipe.name)):
         state.warnings.extend({**doubts, **unchecked}.values())
     state.doubted |= {pipe.name} if doubts or unchecked else set()

@@ -33,12 +33,12 @@ SizeCheck = Literal["all", "varying", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """For whom a statement is composed."""
+    """The caller for whom a statement is composed."""
 
     render: Render
     """Renders templates with the caller's parameters."""
     scope: Scope
-    """What the caller may read."""
+    """The relations that the caller may read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class Composer:
     def _texts(
         self, catalogue: Catalogue, pipe: str, render: Render, binder: Binder, upto: str | None
     ) -> StatementTexts:
-        """Render and verify what a statement needs of a pipe and of the pipes that it reads.
+        """Render and verify the nodes that a statement needs from a pipe and from the pipes that it reads.
 
         The same binder collects the values of all templates, so that their placeholders get different names.
         """

@@ -150,8 +150,8 @@ class DryRun:
         if not used or code is None or (code not in VALUE_ERRORS and not column_parameters):
             raise first
         errors = [first]
-        # Cheapest and most likely first: strings that fit their place, then strings that the engine cannot look into,
-        # and finally guesses.
+        # The cheapest and most likely values come first: strings that fit their context, then strings that the engine
+        # cannot see, and finally guesses.
         for values in self._fitting_values(node, used, column_parameters):
             if columns := self._try(node, values, errors):
                 return columns

@@ -163,7 +163,7 @@ def compile_pipe(pipe: Pipe, names: frozenset[str], columns: frozenset[str], ver
             nodes.append(compiler.node(node, template, bound))
         except RookeryError as exc:
             problems.add(placed(_with_order_hint(exc, pipe, len(nodes)), pipe.name, node))
-            # A stand-in, so that the later nodes which read this one are still verified.
+            # A placeholder, so that later nodes that read this one are still verified.
             nodes.append(CompiledNode(node.name, node.place, _EMPTY_TEMPLATE, bound, None, frozenset()))
     problems.raise_if_any()
     parameters = _parameters(pipe, nodes)
@@ -184,7 +184,7 @@ def compile_pipe(pipe: Pipe, names: frozenset[str], columns: frozenset[str], ver
 
 
 def _target(pipe: Pipe) -> MaterializedTarget | None:
-    """The target as written; the analysis completes it."""
+    """The target as declared; the analysis completes it."""
     materialize = pipe.materialize
     if materialize is None:
         return None
@@ -257,8 +257,8 @@ class _NodeCompiler:
             except RookeryError as exc:
                 if not sample.when or (sample.strict and exc.code is not TABLE_REFUSED):
                     raise
-                # The text cannot be parsed. What it seems to read is still recorded, so that the order
-                # of data flow includes it.
+                # The SQL cannot be parsed. The names that it seems to read are still recorded, so that the order of
+                # data flow includes them.
                 reads |= bound.intersection(_AFTER_FROM.findall(_STRINGS.sub("''", sample.text)))
                 if exc.code is TABLE_REFUSED:
                     warnings.setdefault(exc.message, _branch_warning(exc, sample.when, self._pipe.name, node))

@@ -58,7 +58,7 @@ _WRAPPERS = ("Nullable(", "LowCardinality(", "Array(")
 
 def text_for_type(type: str) -> str | None:
     """A string that can be converted to a type; None if any string can be converted, or if no sample is known."""
-    # The engine converts a text to the type inside.
+    # The engine converts a string to the inner type.
     while type.startswith(_WRAPPERS):
         type = type.partition("(")[2].removesuffix(")")
     if type.startswith("Enum"):

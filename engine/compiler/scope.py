@@ -143,7 +143,7 @@ class Scope:
     def bind(self, relation: Relation, how: Reading = PLAIN) -> Bound:
         """The SQL that replaces a table name. Raises RK4004 for tenants' rows if the scope has no tenant."""
         shared = Name(self.workspace, relation.name)
-        # First, because groups below the minimum are hidden from every caller, admins included.
+        # Checked first, because groups below the minimum are hidden from every caller, including admins.
         if relation.min_tenants is not None:
             return Bound(_large_groups(relation, shared, how, self._filters_on(relation)), shared)
         if relation.tenant is None or (self.unrestricted and self.tenant is None):
@@ -157,8 +157,8 @@ class Scope:
                 f"`{relation.name}` holds the rows of all tenants, and the token selects no tenant",
                 hint="use a token with the claim `tenant`, or one that fixes the pipe's tenant key",
             )
-        # Every row of the nest is the tenant's, so there is nothing to filter. `compose` checks that
-        # the nest is the tenant's.
+        # Every row of the nest belongs to the tenant, so no filter is needed. `compose` checks that the nest is the
+        # tenant's.
         if self.nest is not None and relation.in_nest:
             return self._read(relation, Name(self.nest, relation.name), how)
         tenant_column, kind = f"{TABLE_ALIAS}.{quote(relation.tenant)}", base_type(relation.tenant_type)

@@ -52,7 +52,7 @@ def check_sharing(
         return with_tenants(state, pipe, source, facts)
     origin = traced.get(pipe.published, PUBLIC)
     earlier = state.origins.get(target.name, PUBLIC)
-    # Several pipes may fill one target. Each alone may be harmless where both together mix tenants.
+    # Several pipes may fill one target. Each of them may be harmless alone, but together they may mix tenants.
     together = state.origins[target.name] = merged_origin([earlier, origin])
     if together == MIXED and not (earlier == MIXED and origin.kind in ("public", "pinned")):
         _raise_or_record(state, pipe, target, _undeclared_error(state, pipe, target))
@@ -93,7 +93,7 @@ def _origins(state: BuildState, pipe: CompiledPipe) -> Mapping[str, Origin]:
         texts = state.composer.static_texts(state, pipe.name)
         return _trace(state, texts.by_pipe, pipe.name, known, _names(state, pipe))
     except RookeryError:
-        # Whose rows it outputs cannot be determined: assume the worst.
+        # It cannot be determined whose rows it outputs, so assume the worst.
         return {**known, pipe.published: MIXED}
 
 

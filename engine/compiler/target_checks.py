@@ -62,7 +62,7 @@ def _without_tenant(state: BuildState, source: Datasource) -> Iterator[RookeryEr
 
 
 def _without_mark(make_table: TableFactory) -> TableFactory:
-    """Tables without the mark, so that no plan takes them for objects of the workspace."""
+    """Created without the mark, so that plans do not mistake these tables for objects of the workspace."""
     return lambda datasource: replace(make_table(datasource), mark=None)
 
 

@@ -55,7 +55,8 @@ def check_target(state: BuildState, pipe: CompiledPipe, target: MaterializedTarg
     # A deployed build was checked when it was pushed. These checks need several calls of the engine.
     if state.tolerated is not None:
         check_with_engine(state, pipe, target, source, implicit=implicit)
-    # After the other checks, because it records whose rows the target holds. Pipes that read the target rely on that.
+    # Done after the other checks, because it records whose rows the target has. Pipes that read the target rely on
+    # that.
     view_text = check_sharing(state, pipe, target, source)
     state.datasources[target.name] = source
     state.relations[target.name] = storage.relation(

@@ -113,8 +113,8 @@ def pipe_views(build: Build, pipe: CompiledPipe, target: MaterializedTarget, rea
         null_table = _null_table(build, trigger, reader)
         source = null_table or _source_and_conditions(build, trigger, reader)[0]
         spelling = _spelling(build, pipe, reader, columns, trigger.name if null_table else None)
-        # The fingerprint covers the SQL of the nodes, the source and the position, but not the columns: those are in
-        # the part after the colon, whose change does not make the target wrong.
+        # The fingerprint covers the SQL of the nodes, the source and the position, but not the columns. The columns
+        # are in the part after the colon; if only that part changes, the target stays correct.
         nodes = tuple((n.name, n.static.canonical) for n in pipe.needed() if n.static)
         views.append(
             View(

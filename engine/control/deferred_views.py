@@ -57,7 +57,8 @@ class Deferred:
         """Create the views of tenants that have caught up. Raises RK3010 when a view cannot be created."""
         workspace = self._workspace
         with workspace.changes:
-            # Read again with the lock held: a push may have changed the notes since the thread looked.
+            # Read again with the lock held, because a push may have changed the records since the thread's last
+            # check.
             notes = workspace.registry.read(DEFERRED_KIND)
             lagging = self._lagging_tenants()
             snapshot = workspace.refresh()

@@ -72,7 +72,7 @@ def erase(workspace: Workspace, build: Build, tenant: str) -> None:
     # The erased blocks count as consumed, so sources that were complete count as complete without them.
     RegistryJournal(workspace.registry).record_consumed([v for v in live if str(v.name) in complete], ())
     recompute_groups(workspace, build, tenant)
-    # Last: until then, `tenant rm --purge` can be repeated without a new permission.
+    # Done last: until then, `tenant rm --purge` can be repeated without a new permission.
     workspace.registry.remove(ERASURE_KIND, [tenant])
 
 

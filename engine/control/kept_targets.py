@@ -51,7 +51,7 @@ def check_targets_are_kept(plan: Plan, build: Build, continued: frozenset[str]) 
     for step in plan.steps:
         if not isinstance(step, DropTable):
             continue
-        # The table would be dropped for another reason than the query, for example a new type of a column.
+        # The table would be dropped for a reason other than the query, for example a new type of a column.
         for name in sorted(continued):
             target = build.pipes[name].target
             if target is not None and step.name.name == target.name:

@@ -161,7 +161,7 @@ def _node(pipe: Pipe, node: str | None) -> str:
 
 
 def _nodes_until(pipe: Pipe, node: str) -> tuple[Any, ...]:
-    """A node with those before it, which it may read."""
+    """A node with all nodes before it, which it may read."""
     position = [n.name for n in pipe.nodes].index(node)
     return pipe.nodes[: position + 1]
 
@@ -179,7 +179,7 @@ def _storage(workspace: Workspace, build: Build, pipe: str) -> _Storage:
         return _Storage(Engine(sorting_key=key), tenant, "rows are copied unchanged")
     types = {c.name: c.type for c in build.outputs[pipe]}
     items = {_alias(c): c for c in select["select"]["children"]}
-    # Sums of sums are right, so a merge may add them up. Averages and maxima, for example, are not.
+    # Sums of sums are correct, so a merge may add them up. This is not true of averages and maximums, for example.
     summed = tuple(n for n, c in items.items() if n and _function(c) in {"sum", "count", "countIf", "sumIf"})
     states = [n for n in outputs if types[n].startswith(("AggregateFunction", "SimpleAggregateFunction"))]
     key = tuple(n for n in outputs if n not in summed and n not in states)
@@ -211,5 +211,5 @@ def _alias(node: Mapping[str, Any]) -> str:
 
 
 def _function(node: Mapping[str, Any]) -> str:
-    """The name of the function that an output is; empty for anything else."""
+    """The name of the function, if an output is a function call; otherwise empty."""
     return str(node.get("name")) if node.get("type") == "Function" else ""

@@ -37,9 +37,10 @@ def join_pool(workspace: Workspace, tenants: Sequence[str], progress: Progress) 
     deliver_unfinished(workspace)
     if new:
         with workspace.view_lock.changing():
-            # An uncertain batch that is completed later would reach the new tenants by history and by the views.
+            # An uncertain batch that is completed later would reach the new tenants twice, as history and through the
+            # views.
             workspace.view_lock.completion.complete_all()
-            # Noted before the ids are added: after a kill, ids without their history would look complete.
+            # Recorded before the ids are added: after a kill, ids without their history would look complete.
             journal.record(_histories(workspace, new))
             journal.record_newest_blocks()
             body = b"\n".join(b'{"id":' + orjson.dumps(t) + b"}" for t in new)

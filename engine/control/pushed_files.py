@@ -54,7 +54,7 @@ def merge(
             project = parse_sources({**snapshot.sources, **files})
             wanted = upstream(project, wanted, snapshot.build.composer.verifier)
         selected = {n: f for n, f in files.items() if n in wanted}
-    # A selection says nothing about the resources outside it, so it removes none.
+    # A selection does not concern resources outside it, so they are not removed.
     return selected if prune and not only else {**snapshot.sources, **selected}
 
 

@@ -70,7 +70,7 @@ def selects(workspace: Workspace, part: Received, after: int, heads: dict[Name, 
     ranges = [(after, head)]
     if part.batches:
         blocks = block_ranges(workspace.warehouse, source, after=after, without=part.batches)
-        # Only the blocks of other batches: the named ones have not passed through the view.
+        # Only the blocks of other batches, because the named batches have not passed through the view.
         ranges = [(first, min(last, head)) for first, last in blocks]
     for first, last in ranges:
         if first < last:

@@ -24,11 +24,11 @@ def finish(workspace: Workspace) -> None:
     """
     with workspace.changes:
         try:
-            # First, while block numbers are those of the last process: the INSERTs below use up new ones.
+            # Done first, while block numbers are those of the last process: the INSERTs below use new ones.
             clamp_gaps(workspace)
             complete(workspace)
-            # After the uncertain batches: history is many INSERTs, after which targets forget the tokens of these
-            # batches.
+            # Done after the uncertain batches: history takes many INSERTs, after which targets forget the tokens of
+            # these batches.
             deliver_unfinished(workspace)
             migrate(workspace)
             reconcile_modes(workspace, workspace.current.build)

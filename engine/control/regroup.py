@@ -94,7 +94,7 @@ def _would_lose_rows(workspace: Workspace, build: Build, name: str, tenant: str)
     warehouse.execute(ddl.create_database(stored.database))
     try:
         with workspace.view_lock.changing():
-            # Both read between two inserts: the target has exactly the rows of the sources up to these blocks.
+            # Both are read between two inserts, so the target has exactly the rows of the sources up to these blocks.
             upto = {v.source: _newest(workspace, v.source) for v in views}
             warehouse.execute(
                 f"CREATE TABLE {stored.sql()} ENGINE = MergeTree ORDER BY tuple() AS SELECT {keys}, {_BY_TENANT} "
@@ -174,7 +174,7 @@ class _Groups:
             self._workspace.view_lock.completion.complete_all()
             before, after = self._parts(), self._heads()
         self._begin()
-        # The long part, while inserts run. The blocks that they add are computed below.
+        # This is the long part, which runs while inserts continue. The blocks that they add are processed below.
         self._fill(before, dict.fromkeys(after, 0), after)
         with self._workspace.view_lock.changing():
             self._workspace.view_lock.completion.complete_all()

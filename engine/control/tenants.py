@@ -109,10 +109,10 @@ def _provision(workspace: Workspace, tenants: Sequence[TenantRecord], progress: 
         # One more nest may switch a landing datasource to routed fan-out, which determines whether nests have views.
         reconcile_modes(workspace, workspace.current.build)
         plan = plan_for_tenants(workspace, own)
-        # A tenant that exists may have tables that differ from the files. Adding it again must not cost its rows.
+        # An existing tenant may have tables that differ from the files. Adding it again must not lose its rows.
         permit(Plan(plan.lost))
         delivered += len(apply_plan(workspace, plan, progress))
-        # The nests are empty so far in routed mode: the worker delivers the landing log to them.
+        # In routed mode the nests are still empty; the worker delivers the landing log to them.
         router_of(workspace).wait_for(own, progress)
         _create_deferred_views(workspace, own)
         _check_delivered(workspace, own)
@@ -171,11 +171,11 @@ def _remove(workspace: Workspace, snapshot: Snapshot, record: TenantRecord) -> N
     workspace.registry.remove("token", [t.name for t in snapshot.tokens.values() if t.tenant == tenant])
     workspace.refresh()
     journal = RegistryJournal(workspace.registry)
-    # First: after a kill, no history must be delivered to a nest that is half dropped.
+    # Done first: after a kill, history must not be delivered to a nest that is half dropped.
     journal.delete([h for h in journal.outstanding() if h.tenant == tenant])
     forget_tenant(workspace, tenant, record.nest(workspace.name))
     if record.placement == "tables":
-        # First, since the worker would report the missing tables as failures of the tenant.
+        # Done first, because the worker would report the missing tables as failures of the tenant.
         router_of(workspace).remove_tenants([tenant])
         _drop_nest(workspace, tenant)
     else:
@@ -192,7 +192,7 @@ def _drop_nest(workspace: Workspace, tenant: str) -> None:
     live = read_schema(workspace.warehouse, workspace.name)
     views = [v for v in live.views.values() if v.name.database == nest and v.mark and v.mark.tenant == tenant]
     tables = [t for t in live.tables.values() if t.name.database == nest and t.mark and t.mark.tenant == tenant]
-    # Views first: an insert into landing fails if the target of a view is gone.
+    # Views are dropped first, because an insert into landing fails if the target of a view does not exist.
     with workspace.view_lock.changing():
         for view in views:
             workspace.warehouse.execute(ddl.drop_view(view.name))

@@ -55,7 +55,7 @@ def admin_text(workspace: Workspace, file: Path) -> str:
             token = StaticToken(ADMIN_TOKEN_NAME, (Scope("ADMIN"),), None, secrets.token_hex(12), "admin")
             _store(workspace, token)
     text = text_of(workspace, token)
-    # The text depends on the address of the server, which may have changed since the file was written.
+    # The token depends on the server's address, which may have changed since the file was written.
     if not file.is_file() or file.read_text(encoding="utf-8").strip() != text:
         private_file(file, text + "\n")
     return text
@@ -175,7 +175,7 @@ def refresh(workspace: Workspace, name: str) -> dict[str, Any]:
     """Replace a static token with a new one of the same name. The old one is refused from then on."""
     with workspace.changes:
         old = find(workspace, name)
-        # The nonce is part of the text, so the old text matches no token from now on.
+        # The nonce is part of the token, so the old token is no longer valid.
         token = StaticToken(old.name, old.scopes, old.tenant, secrets.token_hex(12), old.origin)
         _store(workspace, token)
         if old.origin == "admin" and workspace.settings.admin_token is None:
@@ -219,7 +219,7 @@ def rotate(workspace: Workspace, overlap: int) -> dict[str, Any]:
         now = int(time.time())
         keys = workspace.refresh().keys
         expired = [k.id for k in keys if k.retires is not None and k.retires <= now]
-        # A key that retires already keeps its time: rotating twice must not extend it.
+        # A key that is already retiring keeps its retirement time, so that rotating twice does not extend it.
         retiring = {
             k.id: {"secret": k.secret, "retires": now + overlap}
             for k in keys
@@ -252,5 +252,5 @@ def grant_declared(workspace: Workspace, project: Project) -> None:
         if known is None:
             _store(workspace, StaticToken(name, distinct, None, secrets.token_hex(12), "file"))
         elif known.origin == "file" and set(map(_key, known.scopes)) != set(map(_key, distinct)):
-            # With its old nonce: the text of the token stays the same, and only its scopes change.
+            # It keeps its nonce, so the token stays the same and only its scopes change.
             _store(workspace, StaticToken(name, distinct, None, known.nonce, "file"))

@@ -45,7 +45,7 @@ def upgrade_views(workspace: Workspace) -> None:
         return
     log.info("replacing views", views=len(replaced))
     notes = {v.name.sql(): {"without": list(v.excluded_tenants)} for v in replaced}
-    # Noted before the first view is dropped: a start that finds a note without its view creates it.
+    # Recorded before the first view is dropped: if a start finds a record without its view, it creates the view.
     workspace.registry.write(NOTE_KIND, notes)
     with workspace.view_lock.changing():
         for view in replaced:

@@ -43,7 +43,7 @@ class UncertainBatch:
 
     datasource: str
     batch: str
-    """Its identity; NEWEST_BATCH if it is not known."""
+    """Its identity; NEWEST_BATCH if it is unknown."""
     since: float
     """When it was sent, in seconds since 1970."""
     error: str = ""
@@ -85,7 +85,8 @@ class BatchCompletion:
         if block is None:
             # Landing is written first, so if it does not have the block, views do not have the batch either.
             return
-        # From landing, since the stage does not survive a restart, and may be used by another batch by now.
+        # Inserted from landing, because the stage does not survive a restart and may already be used by another
+        # batch.
         rows = (
             f"SELECT {', '.join(map(quote, relation.columns))} FROM {landing.table.sql()} "
             f"WHERE _block_number = {block.number}"
@@ -133,7 +134,8 @@ class BatchCompletion:
 def secure_before_removal(workspace: Workspace, kept: KeptBatch, damaged: DamagedPart) -> None:
     """If a damaged part of the batch's datasource is about to be removed: copy the rows, and record the batch.
 
-    So a start after a kill completes the batch even if only views have its rows. Raises the database's errors.
+    So after a kill, the next start completes the batch even if only views have its rows. Raises the database's
+    errors.
     """
     if damaged.table != Name(workspace.name, kept.datasource):
         return

@@ -40,7 +40,7 @@ class BatchQueue:
         """Bytes of the stages of queued batches and of those in flight."""
 
     def announce(self, batch: str) -> None:
-        """Note that the INSERT of a batch starts."""
+        """Record that the INSERT of a batch starts."""
         with self._changed:
             self._announced.add(batch)
 

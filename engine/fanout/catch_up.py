@@ -11,7 +11,7 @@ from engine.fanout.nest_writer import NestWriter
 from engine.fanout.offsets import ConsumerGroup, LogRange, OffsetJournal
 
 JOIN_PAUSE_SECONDS = 0.02
-"""Pause before a group that has all rows, but not the offset of the main group, is looked at again."""
+"""Pause before a group that has all rows, but not the offset of the main group, is checked again."""
 
 
 class CatchUp:
@@ -28,7 +28,7 @@ class CatchUp:
         """Deliver one range to a group, or merge the group into the main one if it has caught up."""
         main = self._groups.main
         if main.offset.acked and group.offset.at >= main.offset.at:
-            # Groups join at a block number only, so the main group's offset must become one.
+            # Groups can only join at a block number, so the main group's offset must become one.
             self._main.poll()
         log_range = group.offset.log_range or self._next_range(group)
         if log_range is None:
@@ -50,7 +50,9 @@ class CatchUp:
             self._join(group)
 
     def _next_range(self, group: ConsumerGroup) -> LogRange | None:
-        """The next range that the main group has received and this group has not. Passes blocks that it has."""
+        """The next range that the main group has received and this group has not. Skips blocks that it already
+        has.
+        """
         goal = self._groups.main.offset.at
         while group.offset.at < goal:
             following = catch_up_range(self._nests.log().blocks(group.offset.at), group.offset, goal)
@@ -62,7 +64,7 @@ class CatchUp:
         return None
 
     def _join(self, group: ConsumerGroup) -> None:
-        """Merge a group that has the offset of the main group into it. Any other group is looked at again soon."""
+        """Merge a group that has the offset of the main group into it. Any other group is checked again soon."""
         main = self._groups.main.offset
         if main.acked or group.offset.acked or group.offset.at != main.at:
             group.due = time.monotonic() + JOIN_PAUSE_SECONDS

@@ -38,7 +38,8 @@ def find_failure(
     structure = ", ".join(f"{quote(n)} {t}" for n, t in types.items() if n in view.columns)
     names = ", ".join(map(quote, view.columns))
     rows = in_block_range(view.backfill, after, upto)
-    # Storing nothing, the table function still converts the rows to the types of the target, which may fail too.
+    # The table function does not store anything, but it converts the rows to the types of the target, which may also
+    # fail.
     try:
         workspace.warehouse.execute(f"INSERT INTO FUNCTION null({literal(structure)}) ({names}) {rows}")
     except RookeryError as exc:
@@ -66,7 +67,7 @@ def without_failing_tenants(workspace: Workspace, view: View, block: BatchBlocks
         return find_failure(workspace, make(tuple(tenants), ()), number - 1, number) is not None
 
     failing = _bisect(fails, candidates)
-    # If all tenants fail, the query is to blame and not their rows.
+    # If all tenants fail, the cause is the query and not their rows.
     if not failing or len(failing) == len(candidates) > 1 or len(excluded | failing) > MAX_EXCLUDED_TENANTS:
         return None
     return make((), tuple(sorted(excluded | failing)))

@@ -35,7 +35,7 @@ class ConsumerGroups:
     def add(self, tenants: Sequence[str], offset: Offset) -> None:
         """Add tenants as a lagging group with an offset."""
         with self.changed:
-            # A tenant is in one group at most: two would deliver its rows twice, under different tokens.
+            # A tenant is in at most one group: two groups would deliver its rows twice, with different tokens.
             self.remove(tenants)
             self.lagging.append(ConsumerGroup(offset, set(tenants), since=time.time()))
             self.changed.notify_all()
@@ -135,7 +135,7 @@ class ConsumerGroups:
                     )
                 if not missing or closed():
                     return
-                # With a timeout, to report progress also while no group changes.
+                # With a timeout, to report progress even if no group changes.
                 self.changed.wait(0.05)
             progress(len(awaited) - len(missing), len(awaited))
             if time.monotonic() > deadline:

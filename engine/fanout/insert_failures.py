@@ -29,7 +29,7 @@ class InsertFailures:
 
     def forget(self, datasource: str) -> None:
         """Note a success."""
-        # Called for every batch; the dictionary is nearly always empty, so it is looked at without the lock.
+        # Called for every batch; the dictionary is nearly always empty, so it is read without the lock.
         if self._failures:
             with self._lock:
                 self._failures.pop(datasource, None)

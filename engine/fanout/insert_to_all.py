@@ -1,7 +1,9 @@
-"""Inserts rows into a table and through every working view on it. A view that keeps failing is suspended meanwhile.
+"""Inserts rows into a table and through every working view on it. A view that keeps failing is suspended in the
+meantime.
 
 The engine stores rows in the table first and then pushes them through its views. A view that fails ends the INSERT,
-so all other views may miss the rows. A repeated INSERT brings them there: tables that have the rows know its token.
+so all other views may miss the rows. A repeated INSERT delivers them; tables that already have the rows recognize its
+token.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ class _Insert:
     may_retry: bool
     """Whether a transient failure is raised, so that the INSERT is repeated later, instead of suspending a view."""
     before_removal: BeforeRemoval | None
-    """Makes the rows of a damaged part safe before the part is removed."""
+    """Saves the rows of a damaged part before the part is removed."""
 
     def run(self) -> bool:
         """Try twice, because the first failure may be temporary, and then without the views that fail."""

@@ -5,8 +5,8 @@ of some partitions only. So before a batch is inserted into such a datasource, i
 into a separate table, and deleted there when every view has them. A copy that exists after a start belongs to an
 INSERT that a kill interrupted: it is completed from the copy.
 
-Of a landing datasource, rows are copied only before a damaged part with them is removed. The table is created before
-anything fails, because the engine does not start if a failing disk has truncated a table's definition.
+For a landing datasource, rows are copied only before a damaged part that contains them is removed. The table is
+created before anything fails, because the engine does not start if a failing disk has truncated a table's definition.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class KeptBatch:
         # The engine may keep a part although writing it failed. Such rows could not be read after a restart.
         if bad := workspace.warehouse.damaged_parts([table]):
             raise EngineError(STORAGE, STORAGE.title, detail=str(bad), headers={"Retry-After": "2"})
-        # From here on the rows outlive the stage.
+        # From here on, the rows no longer depend on the stage.
         self.values, self.source, self.saved = ", ".join(map(quote, names)), table.sql(), True
         self.release()
 
@@ -143,7 +143,7 @@ def saved_batches(workspace: Workspace) -> Iterator[KeptBatch]:
     )
     for (text,) in tables.rows:
         table = Name(workspace.name, str(text))
-        # The name contains a digest of the columns: the datasource is gone, or its rows would not fit.
+        # The name contains a digest of the columns: the datasource no longer exists, or its rows would not fit.
         if table not in current:
             workspace.warehouse.execute(ddl.drop_table(table))
             continue

@@ -56,7 +56,7 @@ class MainDelivery:
         for tenant, offset in own.items():
             if not copies.get(tenant, True):
                 lagging.setdefault(offset if offset.at <= head else Offset.start(head), set()).add(tenant)
-        # A view fills the copy, or the copy is gone: this consumer does not deliver to it.
+        # A view fills the copy, or the copy no longer exists, so this consumer does not deliver to it.
         self._journal.delete(self._datasource, [t for t in own if copies.get(t, True)])
         self._groups.restore(main, {t for t, view in copies.items() if not view} - own.keys(), lagging)
         for log_range in [main.log_range] if main.log_range else partly_delivered(landing.blocks(main.at), main):
@@ -98,7 +98,7 @@ class MainDelivery:
         self._acknowledge(log_range, failed)
         self.last_flush_seconds = time.monotonic() - begun
         observe.FANOUT_FLUSH_SECONDS.labels(self._datasource).observe(self.last_flush_seconds)
-        # Last: after an error above, the same batches are delivered again under the same token.
+        # Done last: after an error above, the same batches are delivered again with the same token.
         self._queue.acknowledge()
 
     def _deliver(self, log_range: LogRange) -> None:

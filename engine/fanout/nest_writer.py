@@ -181,7 +181,8 @@ class NestWriter:
             insert(next(iter(present)))
         else:
             running = [self._pool.submit(insert, t) for t in sorted(present)]
-            # All end before an error is raised: the range is delivered again then, and must not run twice at a time.
+            # All of them end before an error is raised, because the range is then delivered again and must not run
+            # twice at the same time.
             wait(running)
             for delivery in running:
                 delivery.result()

@@ -28,7 +28,7 @@ class Router:
         self._workspace = workspace
         self._pool = ThreadPoolExecutor(POOL_THREADS, thread_name_prefix="fan-out")
         self._workers: dict[str, FanoutWorker] = {}
-        """By datasource. Changed under the lock; single look-ups need none."""
+        """By datasource. Changed only with the lock held; single lookups do not need it."""
         self._lock = threading.Lock()
         self._delivering: list[FanoutWorker] = []
         """Workers whose thread may still deliver: those in `_workers`, and one that is being shut down."""

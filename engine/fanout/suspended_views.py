@@ -71,7 +71,7 @@ def suspend(workspace: Workspace, exc: RookeryError, block: BatchBlocks | None) 
     workspace.warehouse.execute(ddl.drop_view(view.name))
     if restricted is not None:
         workspace.warehouse.execute(ddl.create_view(restricted))
-        # Only now: a kill before the view exists leaves the record of a view that all tenants miss.
+        # Done only now: after a kill before the view exists, the record says that all tenants miss the view.
         own = {g.tenant: g for g in known_gaps}
         gaps = tuple(own.get(t, replace(gap, tenant=t)) for t in excluded)
         record = write_record(workspace, view, {**record, "without": [*excluded]}, source, gaps)
@@ -83,7 +83,7 @@ def suspend(workspace: Workspace, exc: RookeryError, block: BatchBlocks | None) 
 
 
 def _gap_from(workspace: Workspace, source: Name, newest: int, block: BatchBlocks | None) -> Gap:
-    """What a view misses that stops now: the batch that is being stored, and all blocks of its source from now on.
+    """What a view misses if it stops now: the batch that is being stored, and all later blocks of its source.
 
     If rows contain their batch's id, the batch is part of the gap, because some of its blocks may already exist.
     Elsewhere the gap begins before it. A source that does not keep block numbers has an unknown gap.

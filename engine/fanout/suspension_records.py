@@ -1,6 +1,7 @@
 """The records of suspended views, in the registry: why each failed, since when, and the gaps in what it delivered.
 
-A record of a view that runs in full is void: it was written before the view was dropped, and a kill came between.
+A record of a view that runs in full is void: it was written before the view was dropped, and the process was killed
+between the two.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def gaps_of(workspace: Workspace, view: View) -> tuple[Gap, ...]:
     record = workspace.registry.read(SUSPENDED_KIND).get(str(view.name), {})
     missing = Missing.of(record.get("missing"))
     known = missing.effective(view.excluded_tenants) if missing is not None else ()
-    # Excluded without a recorded gap: it is not known since when.
+    # Excluded without a recorded gap, so it is unknown since when.
     unknown = {*view.excluded_tenants} - {g.tenant for g in known}
     return (*known, *(Gap(t, None) for t in sorted(unknown)))
 
@@ -77,7 +78,7 @@ def clamp_gaps(workspace: Workspace) -> None:
         if missing is None:
             continue
         newest = newest_block(workspace, missing.source)
-        # A greater number would hide the blocks that get the numbers in between.
+        # A greater number would hide the blocks that get the numbers up to it.
         gaps = tuple(replace(g, after=min(g.after, newest)) if g.after is not None else g for g in missing.gaps)
         if gaps != missing.gaps:
             changed[name] = {**record, "missing": replace(missing, gaps=gaps).as_dict()}

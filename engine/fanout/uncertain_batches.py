@@ -143,7 +143,7 @@ class UncertainBatches:
             last = self._last_errors.get(datasource)
             if last is not None and not now and self._now() - last[0] < MIN_RETRY_SECONDS:
                 raise last[1]
-        # No insert may come between the look at landing and the repeated INSERT.
+        # No insert may run between the check of landing and the repeated INSERT.
         with self._workspace.insert_lock.exclusive():
             with self._lock:
                 batches = list(self._batches.get(datasource, ()))

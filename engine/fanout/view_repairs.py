@@ -1,4 +1,4 @@
-"""Determines what suspended views must deliver when they are put back, and whether they would fail again."""
+"""Determines what suspended views must deliver when they are restored, and whether they would fail again."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ def _missed(
     gaps = missing.effective(excluded)
     if source != missing.source or not gaps or any(g.after is None for g in gaps) or not all(missing.ids):
         return ()
-    # The live view leaves out a tenant whose gap is not recorded, or the other way round.
+    # The live view excludes a tenant whose gap is not recorded, or a gap is recorded for a tenant that it does not
+    # exclude.
     if excluded is not None and {*excluded} != {g.tenant for g in gaps}:
         return ()
     if table_ids(workspace, source, view.target) != missing.ids:

@@ -40,7 +40,7 @@ from engine.workspace.workspace import Workspace
 log = structlog.get_logger("rookery.fanout")
 
 POLL_SECONDS = 1.0
-"""Pause between two looks at blocks that other programs inserted."""
+"""Pause between two checks for blocks that other programs inserted."""
 RETRY_PAUSE_SECONDS = 0.5
 """Pause after a delivery failed, for example because the database cannot be reached."""
 
@@ -69,7 +69,9 @@ class FanoutWorker(threading.Thread):
         self.datasource = datasource
         self._journal = journal
         self._wake = threading.Condition()
-        """Guards the queue and the groups, and wakes this thread. A leaf: the database is not called under it."""
+        """Protects the queue and the groups, and wakes this thread. It is a leaf lock: the database is not called
+        while it is held.
+        """
         self._queue = BatchQueue(self._wake)
         self._groups = ConsumerGroups(self._wake)
         nests = NestWriter(workspace, datasource, pool)
@@ -210,6 +212,6 @@ class FanoutWorker(threading.Thread):
             self._main.poll()
         for group in self._groups.due():
             self._catch_up.step(group)
-            # The main group precedes: clients wait for its batches.
+            # The main group comes first, because clients wait for its batches.
             if self._queue.length:
                 break

@@ -262,7 +262,9 @@ class JudgedBatch:
         return " AND ".join([self.projection.condition, *overflows])
 
     def _overflow_conditions(self) -> Iterator[str]:
-        """The conditions that no TTL overflows for a row: the engine would remove the row at once."""
+        """The conditions under which no TTL overflows for a row: otherwise the engine would remove the row
+        immediately.
+        """
         source, values = self.staged.schema.source, self.projection.values
         for check in overflow_checks(source):
             position = next(n for n, c in enumerate(source.columns) if c.name == check.column)

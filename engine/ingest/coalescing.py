@@ -1,4 +1,4 @@
-"""The delay that lets callers which got their responses together share their next batch as well.
+"""The delay that lets callers that got their responses at the same time also share their next batch.
 
 Without it, the callers would split into groups: the fastest share a small batch, and the others wait for it.
 """
@@ -17,12 +17,12 @@ QUIET_SECONDS = 0.003
 TIMEOUT_SECONDS = 0.025
 """The longest delay."""
 ENOUGH_BYTES = 512 << 10
-"""Waiting bytes that are worth a batch, so that nothing more is waited for."""
+"""Number of waiting bytes that are enough for a batch, so that the delay ends."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """What waits in an ingest queue at a moment."""
+    """The appends that wait in an ingest queue at one moment."""
 
     appends: int
     size: int
@@ -58,7 +58,7 @@ class CoalescingDelay:
         waiting: Callable[[], Waiting],
         is_closed: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Wait until as many appends as `callers` wait, or no more are to be expected."""
+        """Wait until as many appends as `callers` are waiting, or no more are expected."""
         if callers < MIN_CALLERS:
             return
         # Done before the event is cleared: an append that arrives at this point is counted below.
@@ -71,7 +71,8 @@ class CoalescingDelay:
                 return
             appends = waiting().appends
             if initial < appends == previous:
-                # Some callers have sent again, but none in the last quiet period: the others do something else.
+                # Some callers have sent another append, but none in the last quiet period, so the others are not
+                # expected to.
                 return
             previous = appends
 

@@ -285,7 +285,7 @@ def _may_be_stored(exc: BaseException) -> bool:
 
 
 def _text_of(exc: BaseException) -> str:
-    """The error as the engine words it."""
+    """The engine's own error."""
     return getattr(exc, "detail", None) or str(exc)
 
 

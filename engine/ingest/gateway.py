@@ -60,7 +60,8 @@ class Gateway:
         self._idle = threading.Condition(self._lock)
         self._bodies = BodyMemory(workspace.settings.max_waiting)
         self._insert_memory = InsertMemory(workspace.settings.total_insert_memory)
-        # As many as the database has connections for inserts: more would wait for one with a batch in hand.
+        # The number of the database's connections for inserts: additional threads would wait for a connection while
+        # they hold a batch.
         self._threads = ThreadPoolExecutor(workspace.settings.writers, thread_name_prefix="ingest")
         self._searches = ThreadPoolExecutor(MAX_SEARCHES, thread_name_prefix="search")
 
@@ -132,7 +133,7 @@ class Gateway:
                 if first is not append:
                     require_same_body(first.digest, append.digest)
                     return _future_of_retry(first.future)
-            # Under one lock with the check above: `close` waits for every append that was accepted.
+            # Done with the same lock as the check above, so that `close` waits for every accepted append.
             queue = self._queues.setdefault(append.datasource, IngestQueue())
             queue.add(append)
             if queue.may_start(append):

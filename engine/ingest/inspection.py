@@ -39,7 +39,7 @@ def inspect(workspace: Workspace, batch: StagedBatch, strict_keys: KnownKeys | N
 
 
 def _inspect_text(workspace: Workspace, batch: StagedBatch, strict_keys: KnownKeys | None) -> JudgedBatch:
-    """Judge the rows of a JSON or CSV body, of which the stage gets the good ones."""
+    """Validate the rows of a JSON or CSV body, and stage the good ones."""
     append = batch.slices[0].append
     rows = _rows_of(batch)
     # The failed attempt may have staged some of the rows, without numbers.

@@ -1,4 +1,4 @@
-"""The memory for bodies that are read or wait to be stored. It is bounded, and no writer can use up all of it."""
+"""The memory for bodies that are read or wait to be stored. It is limited, and a writer cannot use up all of it."""
 
 from __future__ import annotations
 

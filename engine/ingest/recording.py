@@ -34,7 +34,9 @@ class Recorder:
         self._orphans.remove(datasource)
 
     def record(self, batch: JudgedBatch) -> tuple[JudgedBatch, list[Receipt]]:
-        """Quarantine bad rows, then write receipts. The order makes a receipt's counts true after a kill."""
+        """Quarantine bad rows, then write receipts. With this order, a receipt's counts are correct even after a
+        kill.
+        """
         try:
             batch = self._quarantine(batch)
             return batch, self._write_receipts(batch)

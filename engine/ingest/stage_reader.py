@@ -79,7 +79,7 @@ class StageReader:
 
     def _raise_unless_bad_row(self, exc: RookeryError, texts: BatchTexts) -> None:
         """Return if inspecting the appends one by one can help: the engine failed to read a row. Otherwise raise."""
-        # Alone, each of them may be small enough.
+        # Each of them may be small enough separately.
         if is_too_large(exc) and len(texts.appends) > 1:
             return
         if is_too_large(exc):

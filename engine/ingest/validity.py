@@ -15,7 +15,7 @@ FULL_CHECK_BATCHES = 200
 
 
 class Validity:
-    """Checks staged batches, and remembers which schemas get unusual values. Any thread may use it."""
+    """Checks staged batches, and remembers which schemas receive unusual values. Safe for threads."""
 
     def __init__(self, warehouse: Warehouse) -> None:
         self._warehouse = warehouse
@@ -31,7 +31,9 @@ class Validity:
         return not skipped
 
     def with_full_checks(self, batch: JudgedBatch) -> JudgedBatch | None:
-        """A batch that failed the fast checks, under the full ones. None if it fails these too, or had them."""
+        """A batch that failed the fast checks, with the full checks. None if it fails these too, or already had
+        them.
+        """
         if not batch.fast:
             return None
         fully_checked = replace(batch, fast=False)

@@ -157,7 +157,7 @@ class BatchWriter:
                     batch = fully_checked
                 else:
                     batch, receipts = self._recorder.record(self._inspect(batch.staged))
-        # Only now: before the commit, a repeated append would be answered although nothing is stored.
+        # Done only now: before the commit, a repeated append would get a response although nothing is stored.
         self._receipts.mark_stored(receipts)
         by_key = {r.key: r for r in receipts}
         return {id(s.append): _result(batch, s, by_key, visible) for s in batch.staged.slices}

@@ -62,7 +62,7 @@ class IngestQueue:
     waiting: int = 0
     """Waiting appends."""
     delay: CoalescingDelay = field(default_factory=CoalescingDelay)
-    """Delays the next batch. The only part of the queue that is waited on without the gateway's lock."""
+    """Delays the next batch. It is the only part of the queue for which a thread waits without the gateway's lock."""
 
     def add(self, append: Append) -> None:
         """Put an append at the end of its writer's queue."""

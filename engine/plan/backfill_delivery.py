@@ -42,7 +42,7 @@ def deliver(
     failed: set[str] = set()
     with ThreadPoolExecutor(BACKFILL_THREADS) as pool:
         for start in range(0, len(pending), RANGES_PER_RECORD):
-            # A backfill that has failed is not continued: its other ranges would fail as well.
+            # A failed backfill is not continued, because its other ranges would probably fail too.
             group = [(b, r) for b, r in pending[start : start + RANGES_PER_RECORD] if b.id not in failed]
             if not group:
                 continue

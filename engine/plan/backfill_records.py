@@ -101,7 +101,7 @@ def _owed_tokens(warehouse: Warehouse, journal: Journal, tables: Collection[Name
 
 
 def _carrying_tokens(warehouse: Warehouse, tables: Collection[Name]) -> set[Name]:
-    """The tables whose rows carry the token under which they were inserted."""
+    """The tables whose rows contain the token with which they were inserted."""
     if not tables:
         return set()
     result = warehouse.query(

@@ -113,7 +113,7 @@ class Coverage:
         lowest, newest, rows = self._extent(source)
         if not rows:
             return f"{source} is empty"
-        # Merges remove rows, so that counts prove nothing. Only a TTL can lose what they keep.
+        # Merges remove rows, so counts do not prove anything. Only a TTL can lose the rows that merges keep.
         if not _keeps_rows(table):
             return f"{source} has a TTL ({table.ttl}), so rows may have expired" if table.ttl else None
         if newest < record.upto:

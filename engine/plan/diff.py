@@ -189,7 +189,7 @@ def _rebuild_for_lost_views(comparison: _Comparison) -> None:
 
 
 def _feeders_to_note(comparison: _Comparison) -> Iterable[Step]:
-    """Note new feeders in the marks of tables that stay. A new table gets its mark when it is created."""
+    """Record new feeding views in the marks of tables that stay. A new table gets its mark when it is created."""
     for name, table in comparison.desired.tables.items():
         current = comparison.live.tables.get(name)
         if table.mark is None or current is None or current.mark is None or name in comparison.rebuilt:
@@ -220,7 +220,7 @@ def _rebuild_downstream(comparison: _Comparison) -> None:
 def _views_to_drop(comparison: _Comparison) -> Iterable[Step]:
     """Drop views of rebuilt tables, views that are no longer declared, and views of branches that a query lost."""
     rebuilt, options = comparison.rebuilt, comparison.options
-    # From the end of the data flow to its beginning, so that no row reaches a view whose target is gone.
+    # From the end of the data flow to its beginning, so that rows never reach a view whose target no longer exists.
     for name, view in reversed(list(comparison.live.views.items())):
         cause = rebuilt.get(view.target) or rebuilt.get(view.source)
         if cause is not None:
@@ -297,7 +297,7 @@ def _view_to_create(comparison: _Comparison, view: View, narrowed: set[Name]) ->
         return replace(step, reason=reason, continues=True)
     if current is None:
         return replace(step, reason="does not exist; existing rows are delivered")
-    # The queries are equal, so that only the columns can differ.
+    # The queries are equal, so only the columns can differ.
     if view.mark and current.mark and view.mark.fingerprint != current.mark.fingerprint:
         return replace(step, reason="delivers added columns")
     if any(n.sql() in view.sql for n in narrowed):

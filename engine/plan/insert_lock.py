@@ -37,7 +37,7 @@ class InsertLock:
             yield
             return
         with self._condition:
-            # New inserts wait for a waiting change, which would otherwise never get its turn under load.
+            # New inserts wait for a waiting change, which would otherwise never run under load.
             self._condition.wait_for(lambda: not self._exclusive and not self._waiting)
             self._shared += 1
         try:
@@ -79,7 +79,7 @@ class InsertLock:
 
     @contextmanager
     def _acquire(self, ready: Callable[[], bool]) -> Iterator[None]:
-        """Hold the lock exclusively, once no other thread does and `ready` is true."""
+        """Hold the lock exclusively, as soon as no other thread holds it and `ready` is true."""
         with self._condition:
             self._waiting += 1
             try:

@@ -1,4 +1,4 @@
-"""How long operations report their progress."""
+"""How long-running operations report their progress."""
 
 from __future__ import annotations
 

@@ -273,7 +273,7 @@ def _tenant(datasource: Datasource, tenant: Tenant) -> Iterator[RookeryError]:
         )
         yield RookeryError(TENANT_COLUMN, message, hint=hint, place=datasource.engine.place)
         return
-    # A table without rows has no keys, so that this comes after the check of the engine.
+    # A table without rows has no keys, so this comes after the check of the engine.
     yield from _tenant_first(datasource, tenant.column)
 
 

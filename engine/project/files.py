@@ -91,8 +91,7 @@ def _open(root: Path, path: Path, problems: Collector) -> Iterator[ProjectFile]:
         if not stat.S_ISREG(real.stat().st_mode):
             _refuse(problems, root, path, "is not a regular file", "only files can have the extension .yaml")
             return
-        # Files are sent to the server. A link in somebody's project must not send a file from
-        # elsewhere on this machine.
+        # Files are sent to the server. A link in a project must not send a file from elsewhere on this machine.
         if path.is_symlink() and not real.is_relative_to(root.resolve()):
             _refuse(problems, root, path, "is a link to a file outside the project", "copy the file into the project")
             return

@@ -29,7 +29,7 @@ class Located(BaseModel):
     def _keep_places(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         value = cls.long_form(value)
         model = handler(value)
-        # A value made by code has no position.
+        # A value created by code has no position.
         if isinstance(value, YamlMapping):
             model._keys = value
         return model

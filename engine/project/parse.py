@@ -75,7 +75,7 @@ def load_files(root: Path, files: Iterable[Path]) -> Project:
 
 
 def _survey(files: Iterable[ProjectFile], problems: Collector) -> Survey:
-    """Parse files one by one. A faulty one does not keep the others from being checked."""
+    """Parse files one by one. A faulty file does not prevent the others from being checked."""
     resources: dict[str, Resource] = {}
     unreadable: set[str] = set()
     for file in files:

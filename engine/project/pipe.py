@@ -123,8 +123,8 @@ class Pipe(LocatedModel):
         if not isinstance(value, YamlMapping) or "nodes" in value or "sql" not in value:
             return value
         sql = value["sql"]
-        # The generated values carry the position of `sql`, so that problems with the node point to
-        # the text that was written.
+        # The generated values have the position of `sql`, so that problems with the node point to the SQL in the
+        # file.
         name = YamlText.at(short_node_name(str(value.get("name", ""))), value.source, sql.location)
         node = value.like({"name": name, "sql": sql})
         nodes = YamlList([node])

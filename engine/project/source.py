@@ -269,7 +269,7 @@ class _Reader:
         return result
 
     def keys(self, start: yaml.Event, depth: int) -> YamlMapping:
-        """Read a mapping. Of a repeated key, the first value counts."""
+        """Read a mapping. If a key is repeated, the first value counts."""
         result = YamlMapping()
         result.source, result.location, result.key_locations = self.source, _location(start.start_mark), {}
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):

@@ -58,7 +58,7 @@ def _problem(
             MISSING_KEY, f"key `{key}` is missing{_in_parent(loc)}", place=source.place(parent.location)
         )
     context = error.get("ctx", {})
-    # From `fields.fail`, which has a message and a hint of its own.
+    # Raised by `fields.fail`, which has its own message and hint.
     if "message" in context:
         code = _CODES.get(error["type"], BAD_VALUE)
         message = context["message"]

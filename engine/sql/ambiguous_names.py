@@ -15,7 +15,7 @@ from engine.sql.tree import Node
 
 
 class AmbiguousNames:
-    """Collects such names and all aliases during the walk over one tree, and resolves the names afterwards."""
+    """Collects such names and all aliases while one tree is walked, and resolves the names afterwards."""
 
     def __init__(self) -> None:
         # How many items define an alias, by number of the SELECT.

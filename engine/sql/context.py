@@ -1,4 +1,4 @@
-"""What surrounds a node of a syntax tree: which names it can see, and what the SELECT around it reads."""
+"""The context of a node of a syntax tree: the names that it can see, and what the SELECT around it reads."""
 
 from __future__ import annotations
 

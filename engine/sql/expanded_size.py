@@ -122,5 +122,5 @@ def _evaluated(sum: Sum, names: Mapping[str, Extent]) -> int:
         known = names.get(name.removesuffix(COLUMNS_SUFFIX))
         if known is not None:
             total += times * (known.columns if name.endswith(COLUMNS_SUFFIX) else known.parts).get("", 0)
-    # Nested uses multiply, so that the numbers would grow to thousands of digits without a bound.
+    # Nested uses multiply, so without a limit the numbers would grow to thousands of digits.
     return min(total, MAX_NUMBER)

@@ -132,7 +132,7 @@ class _Tracer:
         for item in flat_members(node.get("with")):
             if item.get("type") == "WithElement":
                 origin = self.query(item["subquery"]["children"][0], origins)
-                # A list of names renames columns by position, so that the tenant column may have another name.
+                # A list of names renames columns by position, so the tenant column may have another name.
                 origins[item["name"]] = MIXED if "aliases" in item and origin.kind == "carried" else origin
         return origins
 

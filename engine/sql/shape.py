@@ -239,7 +239,7 @@ def _flatten(query: Node) -> list[Node]:
     if query["type"] == "SelectQuery":
         return [query]
     queries = members(query["list_of_selects"])
-    # UNION DISTINCT compares the rows of all branches, so that they cannot become separate views.
+    # UNION DISTINCT compares the rows of all branches, so they cannot become separate views.
     if set(query.get("list_of_modes", [])) - {"UNION_ALL"}:
         return [query]
     return [s for m in queries for s in _flatten(m)]

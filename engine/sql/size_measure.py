@@ -84,7 +84,7 @@ class _Measure:
         parts: Counter[str] = Counter({"": len(extents)})
         for query_extent in extents:
             _add(parts, query_extent.parts)
-        # UNION matches columns by position, so that a column may hold the largest value of any branch.
+        # UNION matches columns by position, so a column may have the largest value of any branch.
         widest = max((v for query_extent in extents for v in query_extent.values.values()), default=1)
         names = {n for query_extent in extents for n in query_extent.values}
         return Extent(parts, extents[0].columns if extents else {}, dict.fromkeys(names, widest))

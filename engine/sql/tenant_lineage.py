@@ -200,7 +200,7 @@ class Lineage:
         for n, source in enumerate(sources[1:], 1):
             join = source.join or {}
             kind, strictness = str(join.get("kind")), join.get("strictness")
-            # Every row meets the same rows of the other table, so no tenant decides about another one.
+            # Every row is combined with the same rows of the other table, so tenants do not affect each other.
             unconditional = kind in ("CROSS", "COMMA") and not source.holds_tenants
             if join.get("is_natural") or not (unconditional or strictness in JOINS.get(kind, ())):
                 spelled = " ".join(str(w) for w in (strictness, kind) if w)
@@ -218,7 +218,8 @@ class Lineage:
         """Whether a join only combines rows of the same tenant.
 
         `tenant_columns_merged` says whether USING has merged the tenant columns of all tables so far, so that USING
-        can only mean the merged column. ASOF … USING proves nothing: its last column is not compared for equality.
+        can only mean the merged column. ASOF … USING does not prove anything, because its last column is not compared
+        for equality.
         """
         using = flat_members(join.get("using_expression_list"))
         if using:
@@ -291,7 +292,7 @@ class Lineage:
                 self._check_star(item, sources)
                 passed = True
             elif kind.endswith("Matcher"):
-                self._refuse("COLUMNS(…)", f"list the columns, `{self.tenant}` among them")
+                self._refuse("COLUMNS(…)", f"list the columns, including `{self.tenant}`")
             elif kind == "Identifier" and item.get("alias", identifier_parts(item)[-1]) == self.tenant:
                 if identifier_parts(item) not in tenants:
                     self._refuse(
@@ -307,10 +308,10 @@ class Lineage:
         for transformer in flat_members(item.get("transformers")):
             names = [c.get("name") for c in flat_members(transformer)]
             if transformer["type"] != "ColumnsExceptTransformer" or "pattern" in transformer or self.tenant in names:
-                self._refuse("a changed `*`", f"list the columns, `{self.tenant}` among them")
+                self._refuse("a changed `*`", f"list the columns, including `{self.tenant}`")
         if "qualifier" not in item:
             if len(sources) > 1:
-                self._refuse("`*` of several tables", f"list the columns, `{self.tenant}` among them")
+                self._refuse("`*` of several tables", f"list the columns, including `{self.tenant}`")
         elif identifier_parts(item["qualifier"]) != (sources[0].name,) or sources[0].name in self.names:
             self._refuse(
                 f"`{item['qualifier'].get('name')}.*`",

@@ -113,7 +113,7 @@ def verify(
     if not view:
         # Views are exempt, because their SQL is stored in the catalog, and an insert has few rows.
         bound_arguments(checked.bounded)
-    # From here on only the canonical text counts. The tree is parsed from it, because the text is what will run.
+    # From here on, only the canonical SQL is used. The tree is parsed from it, because this SQL will run.
     canonical, tree = verifier.canonicalize(parser.format(tree))
     branch_trees = shape.branches(tree)
     # Only a view is split into branches, because each branch needs additional calls of the parser.
@@ -202,7 +202,7 @@ class _Verifier:
             check_canonical(text)
             tree, reformatted = self.parse(text)
             checked = self.check(tree)
-            # All of these have been moved out of the tree. That one is back means that text and tree differ.
+            # All of these have been moved out of the tree. If one of them occurs again, the SQL and the tree differ.
             if checked.hoistable or checked.prewheres or checked.qualify:
                 break
             if reformatted == text:
@@ -220,7 +220,7 @@ def _hoist(checked: CheckedTree) -> tuple[frozenset[str], Mapping[str, tuple[str
     final: set[str] = set()
     sample: dict[str, tuple[str, str | None]] = {}
     for name, tables in checked.hoistable.items():
-        # A relation is bound once in a statement, so it is read with FINAL everywhere or nowhere.
+        # A relation is bound once in a statement, so it is read with FINAL either everywhere or nowhere.
         modifiers = {_modifiers(t) for t in tables}
         if len(modifiers) > 1 or len(tables) < checked.reads[name]:
             refuse(

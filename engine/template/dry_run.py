@@ -87,7 +87,7 @@ def samples(
     by_text: dict[str, Sample] = {}
     for sample in _value_samples(template, _requests(template, specs, values), values, known, branches):
         earlier = by_text.get(sample.text)
-        # Where a text is reached in several ways, one that a caller can ask for counts.
+        # If the same SQL is reached in several ways, one that requests can produce takes precedence.
         if earlier is None or (earlier.when and not sample.when):
             by_text[sample.text] = sample
     for sample in _forced_samples(template, likely, known, branches):

@@ -120,7 +120,7 @@ def parameter_type(type: str, zone: str = UTC) -> ParameterType:
 
 # --- the checks ----------------------------------------------------------------------------------------------------
 def _string(raw: object) -> str:
-    """Check a text. Numbers and booleans become their text, as a query string would send them."""
+    """Check a text. Numbers and booleans become strings, in the form in which a query string would have them."""
     if isinstance(raw, bool):
         return "true" if raw else "false"
     if isinstance(raw, int | float):
@@ -135,7 +135,7 @@ def _string(raw: object) -> str:
 
 
 def _bounded(number: int) -> int:
-    """Return an integer. Refuses one that is too long to become text quickly."""
+    """Return an integer. Refuses one that is too long to be converted to a string quickly."""
     # The time to convert a long integer to a string grows with the square of its length.
     if number.bit_length() > 1000:
         raise InvalidValueError("number too long")
@@ -245,7 +245,7 @@ def _decimal_type(precision: int, scale: int) -> ParameterType:
 
 
 def _array_type(item: ParameterType) -> ParameterType:
-    """An array type. Its values come as a list, or as text with commas."""
+    """An array type. Its values are a list, or a string with commas."""
     type = f"Array({item.type})"
 
     def check(raw: object) -> list[Value]:

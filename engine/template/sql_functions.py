@@ -1,6 +1,6 @@
-"""Template functions that write SQL: names of columns, and conditions on them.
+"""Template functions that produce SQL: names of columns, and conditions on them.
 
-Names are the only text of a request that becomes SQL; values are bound. A name must be a column that the node can
+Names are the only part of a request that becomes SQL; values are bound. A name must be a column that the node can
 read, and the rendered SQL is verified like any other.
 """
 

@@ -1,4 +1,4 @@
-"""Checks a template's tags before Jinja parses them: `if`, `for`, `set` and their ends, and nothing else."""
+"""Checks a template's tags before Jinja parses them: only `if`, `for`, `set` and their ends are allowed."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Part:
             and self.partition == other.partition
             and self.first <= other.first <= other.last <= self.last
             and self.level >= other.level
-            # A mutation keeps blocks and level, so that only the version distinguishes its result from its source.
+            # A mutation keeps blocks and level, so only the version distinguishes its result from its source.
             and self.version >= other.version
         )
 

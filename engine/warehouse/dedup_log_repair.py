@@ -41,7 +41,7 @@ def repair_table(table: Path, after: int | None = None) -> int:
     repaired, cut = _repaired(text, table, after)
     if repaired != text:
         _rewrite(file, repaired)
-    # New entries go only to the newest log, so that only its end can lack a part.
+    # New entries are only added to the newest log, so only its end can have an entry without a part.
     for _, older in _logs(table / "deduplication_logs"):
         if older != file:
             _remove_broken_lines(older)
@@ -76,7 +76,7 @@ def is_unlogged(table: Path, partition: str, number: int) -> bool:
                 if any(block.match(entry) for entry in whole if entry is not None):
                     return False
     except FileNotFoundError:
-        # The table has no log, or the engine has just replaced one: nothing is known then.
+        # The table has no log, or the engine has just replaced one, so the state is unknown.
         return False
     return True
 

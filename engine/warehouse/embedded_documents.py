@@ -48,8 +48,8 @@ class DocumentReader:
     def read(self, statement: Statement, format: Format) -> Generator[bytes, None, None]:
         """Yield the document of a statement's result. Raises EngineError, possibly after a part of the document.
 
-        The first attempt is a single call. Only if the result is too large for that, the statement runs again as a
-        stream, on a handle that stays borrowed until the reader has consumed it.
+        The first attempt is a single call. If the result is too large for that, the statement runs again as a stream,
+        on a handle that stays borrowed until the reader has consumed it.
         """
         self._selects.check(statement.sql)
         statement = with_quoted_integers(statement, format)

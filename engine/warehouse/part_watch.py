@@ -1,8 +1,8 @@
 """The embedded engine's parts on disk: which are damaged, and how their rows are restored.
 
 The engine does not notice a part whose files were damaged while they were written. A part of an insert is removed, so
-that the insert can be repeated. The result of a merge is replaced by its source parts, which the engine still has for
-some minutes.
+that the insert can be repeated. The result of a merge is replaced with its source parts, which the engine keeps for
+some time.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class PartWatch:
         """
         directory = self._directory_of(table)
         if directory is not None and is_derived(Path(directory), part):
-            # Its source parts have the rows, so that no insert needs to be repeated.
+            # Its source parts have the rows, so the insert does not have to be repeated.
             self._tables.mark_damaged(table, Path(directory) / part)
             return False
         try:
@@ -113,7 +113,7 @@ class PartWatch:
         self._tables.forget_in(path, after)
 
     def _mark_merged(self, table: Name, part: Path) -> bool:
-        """Decide about a part that a merge has already replaced by a result with the same rows."""
+        """Handle a part that a merge has already replaced with a result that has the same rows."""
         if why_damaged(part) is None and part.is_dir():
             # Its files are intact, but the log lacks its insert: undo the merge and repeat the insert.
             self._tables.mark_damaged(table, part)

@@ -256,7 +256,8 @@ class Warehouse(Protocol):
         ...
 
     def remove_damaged_inserts(self, table: Name, after: int) -> None:
-        """Remove what an earlier process may have left of an INSERT, so that it can be repeated with its token.
+        """Remove the remains of an interrupted INSERT of an earlier process, so that it can be repeated with its
+        token.
 
         These are damaged parts and parts that are missing in the deduplication log, if they begin after a block, and
         tokens without a part. Does nothing if the files are on another host.

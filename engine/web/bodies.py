@@ -139,7 +139,7 @@ class ReplayBody(Body):
 
 async def body_as(model: type[B], request: Request, limit: int = SMALL_BODY_BYTES) -> B:
     """A request's JSON body of at most `limit` bytes. Raises RK4009, RK4028, RK4029 and RK5004."""
-    # Names first: a misspelled key is a better error than the missing one that it should have been.
+    # Unknown keys are reported first: that is more helpful for a misspelled key than an error about the missing key.
     sent = await json_of(request, limit)
     check_names("key", sent, model.model_fields)
     try:

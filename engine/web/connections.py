@@ -86,7 +86,7 @@ class Bounds:
         return fits
 
     def leave(self, connection: GuardedProtocol) -> None:
-        """Stop counting a connection. Called for each one, also if it was refused."""
+        """Stop counting a connection. Called for each connection, even if it was refused."""
         address = self.open.pop(connection, None)
         if address is not None:
             self.by_address[address] -= 1

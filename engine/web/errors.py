@@ -34,7 +34,7 @@ def rendered(exc: RookeryError) -> Response:
         return JSONResponse(exc.body, exc.status)
     if exc.is_server_fault:
         log.error("failed", error=exc, detail=exc.detail)
-    # The text of the engine may name other tenants' objects: it is for the log, and never in a response.
+    # The engine's message may name other tenants' objects, so it is logged but never part of a response.
     elif exc.detail:
         log.info("refused", error=exc, detail=exc.detail)
     return JSONResponse(error_body(exc), exc.code.status, headers=exc.headers)

@@ -83,7 +83,7 @@ def public_url(workspace: Workspace, request: Request) -> str:
 
 def routes() -> list[Route]:
     return [
-        # Before the route of calls, which would take it for a pipe named `openapi`.
+        # Comes before the route for calls, which would interpret it as a pipe named `openapi`.
         Route("/v0/pipes/openapi.json", openapi_route),
         Route("/v0/pipes/{name}.{format}", call_pipe, methods=["GET", "POST"]),
         Route("/v0/pipes", pipes_route),

@@ -30,7 +30,7 @@ async def quarantine_route(request: Request) -> Response:
     refuse_unknown(query, CLIENT_PARAMETERS if request.method == "DELETE" else LISTING_PARAMETERS)
     if request.method == "DELETE":
         body = await body_as(SelectedRowsBody, request, services.workspace.settings.max_body)
-        # An empty list of ids must not mean all rows, so all rows have a key of their own.
+        # An empty list of ids must not mean all rows, so there is a separate key for all rows.
         if len(body.model_fields_set) != 1 or ("all" in body.model_fields_set and body.all is not True):
             raise RookeryError(
                 BAD_REQUEST, "specify `ids`, or `all: true`", hint='{"ids": [c__id, …]}, or {"all": true}'

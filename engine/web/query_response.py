@@ -41,11 +41,11 @@ async def respond(
     try:
         result = await _run_watched(request, services, query.ticket, partial(run, query))
     except BaseException:
-        # Also when the client has disconnected and the task is cancelled: the reader must not stay taken.
+        # Done even if the client has disconnected and the task is cancelled, because the reader must be returned.
         leave()
         raise
     response: Response
-    # The result is in memory as a whole, and its handle is returned already. So the next query may start.
+    # The whole result is in memory, and its handle has already been returned, so the next query may start.
     if result.complete:
         leave()
         response = Response(result.head, media_type=None, headers={"content-type": CONTENT_TYPES[suffix]})
@@ -60,7 +60,7 @@ async def respond(
 async def _run_watched(
     request: Request, services: Services, ticket: Ticket, run: Callable[[], QueryResult]
 ) -> QueryResult:
-    """Run a query in a thread, and cancel it if its client disconnects meanwhile."""
+    """Run a query in a thread, and cancel it if its client disconnects in the meantime."""
     watcher = _DisconnectWatcher(request, services, ticket)
     try:
         return await anyio.to_thread.run_sync(run, limiter=services.limiter)

@@ -32,7 +32,7 @@ class Analyser:
         self._types: dict[str, str] = {}
         self._described: LruCache[str, tuple[Column, ...]] = LruCache(5_000)
         self._canonical: LruCache[str, Table] = LruCache(5_000)
-        # A killed process may have left tables here, of which `_tables` knows nothing.
+        # A killed process may have left tables here that are not in `_tables`.
         warehouse.execute(ddl.drop_database(self._database))
         warehouse.execute(ddl.create_database(self._database))
 
@@ -46,7 +46,7 @@ class Analyser:
         with self._lock:
             for table in needed:
                 self._ensure(table)
-            # Under the lock: another thread may need other tables of the same names.
+            # Done with the lock held, because another thread may need other tables with the same names.
             rows = self._warehouse.query(f"DESCRIBE TABLE ({sql})", bindings, ANALYSIS_SETTINGS)
         return self._described.put(key, tuple(Column(row[0], row[1]) for row in rows.rows))
 
@@ -123,7 +123,7 @@ class Analyser:
         for key, table in fresh.items():
             mark = Mark(self._database, table.name.name, "scratch")
             self._warehouse.execute(ddl.create_table(replace(table, name=names[key], mark=mark, constraints=())))
-        # One read for all new tables: each query of the catalog costs more than a table.
+        # One query for all new tables, because a query of the catalog takes longer than a table.
         created = read_schema(self._warehouse, self._database).tables
         for key, name in names.items():
             self._canonical.put(key, created[name])

@@ -59,7 +59,7 @@ class RegistryJournal:
         self._registry.remove(DEFERRED_KIND, [n for v in created if (n := str(v.name)) in known])
         since = datetime.now(UTC).isoformat(timespec="seconds")
         bodies = {str(v.name): {"tenant": v.mark.tenant if v.mark else None, "since": since} for v in deferred}
-        # Known records keep their time: it says since when a view waits.
+        # Existing records keep their time, which shows since when a view has been waiting.
         self._registry.write(DEFERRED_KIND, {n: b for n, b in bodies.items() if n not in known})
 
     def record_newest_blocks(self) -> None:

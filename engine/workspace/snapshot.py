@@ -84,8 +84,8 @@ class Snapshot:
 def per_snapshot(compute: Callable[Concatenate[Snapshot, P], T]) -> Callable[Concatenate[Snapshot, P], T]:
     """Cache a function's results in the snapshot that is its first argument. The other arguments must be hashable.
 
-    The function may only depend on its arguments, or results of an old snapshot would mix with those of a new one.
-    Two threads may compute the same value at once; one of the results stays. None is not cached.
+    The function may only depend on its arguments, otherwise results of an old snapshot would mix with those of a new
+    one. Two threads may compute the same value at once; one of the results stays. None is not cached.
     """
 
     @wraps(compute)

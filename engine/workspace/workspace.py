@@ -112,7 +112,7 @@ class Workspace:
 
     def close(self) -> None:
         """Close the attached services and the database."""
-        # Services first: their threads use the database.
+        # Services are closed first, because their threads use the database.
         for service in self.attached.values():
             service.close()
         self.analyser.close()

@@ -88,7 +88,7 @@ class _Classified:
     skipped: list[tuple[str, str]] = field(default_factory=list)
     """Columns that are not compared, with the reason."""
     idempotent: set[str] = field(default_factory=set)
-    """Columns in which a row that is added twice changes nothing."""
+    """Columns that do not change if a row is added twice."""
 
 
 def comparable_columns(table: Table) -> ComparableColumns | str:

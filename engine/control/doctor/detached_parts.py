@@ -22,7 +22,7 @@ class Part:
     """A detached part."""
 
     name: str
-    """As the engine lists it: the reason, if there is one, is its beginning."""
+    """The name in the engine's list, which begins with the reason if there is one."""
     reason: str
     """Why the engine detached it; empty if a statement did."""
 

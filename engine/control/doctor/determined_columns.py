@@ -54,7 +54,7 @@ def _without_volatile(warehouse: Warehouse, derived: Derived, columns: Comparabl
     keys = {c.name for c in derived.table.columns if quote(c.name) in columns.key or c.name in columns.key}
     for view in derived.views:
         sql = in_block_range(view.backfill, 0, 1)
-        # In a plain table, every block leaves its own groups: the result depends on how rows were batched.
+        # In a plain table, every block has separate groups, so the result depends on how rows were batched.
         if plain and _GROUPING.search(_query_plan(warehouse, f"SELECT * FROM ({sql})")):
             return "its rows depend on which rows were sent together, since its query groups or limits them"
         if not _VOLATILE.search(sql):
@@ -63,7 +63,7 @@ def _without_volatile(warehouse: Warehouse, derived: Derived, columns: Comparabl
             match = _VOLATILE.search(_query_plan(warehouse, f"SELECT {quote(column)} FROM ({sql})"))
             if match is None:
                 continue
-            # Its values decide which rows there are, so no other column could be compared either.
+            # Its values determine which rows exist, so other columns cannot be compared either.
             if plain or column in keys:
                 return f"column {column} is computed by {match[1]}(), which returns a different value each time"
             skipped[column] = f"{match[1]}() returns a different value each time"

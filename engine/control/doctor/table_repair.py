@@ -114,7 +114,7 @@ class TableRepair:
             better = after is not None and count_keys(after, _SHORT) < count_keys(differences, _SHORT)
             if sources_complete and after is not None:
                 better = better and count_keys(after, EXCESSES) <= count_keys(differences, EXCESSES)
-            # Also after an error: a part stays attached only if that is proven to be right.
+            # Done even after an error: a part stays attached only if that is proved to be correct.
             if not better:
                 detach(self._warehouse, self._table, attached)
             resume_merges(self._warehouse, self._table)
@@ -169,7 +169,7 @@ class TableRepair:
                     f"{self._table.sql()} WHERE _partition_id IN ({', '.join(map(literal, partitions))}) "
                     f"AND sipHash128({self._columns.key}) NOT IN {replaced_keys}"
                 )
-            # Still without inserts: rows that arrive in a replaced partition would be lost with it.
+            # Inserts are still blocked: rows that arrive in a replaced partition would be lost with it.
             self._move_partitions(set(partitions))
         return int(count)
 
@@ -217,8 +217,9 @@ class TableRepair:
         """Move the new rows into the table: in place of the `replaced` partitions, and in addition to the rows of
         others.
 
-        Moving partitions runs no view: views on the table have already received these rows. The table forgets the
-        deduplication tokens of replaced parts, so the journal first records that no earlier block will be sent again.
+        Moving partitions does not run views; views on the table have already received these rows. The table forgets
+        the deduplication tokens of replaced parts, so the journal first records that no earlier block will be sent
+        again.
         """
         RegistryJournal(self._registry).record_newest_blocks()
         result = self._warehouse.query(

@@ -37,7 +37,7 @@ def is_object(text: bytes | bytearray) -> bool:
 
 
 def has_unknown_escape(text: bytes) -> bool:
-    """Return whether a text has an escape unknown to JSON, such as `\\x22`. The engine drops the backslash."""
+    """Return whether a string has an escape unknown to JSON, such as `\\x22`. The engine drops the backslash."""
     if b"\\" not in text:
         return False
     return _NO_ESCAPE.search(text.replace(b"\\\\", b"")) is not None

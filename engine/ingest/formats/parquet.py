@@ -23,7 +23,8 @@ def split_parquet(file: BinaryIO, memory: int, total: int) -> Generator[bytes]:
     bytes.
     """
     file.seek(0)
-    # In a process, because the library allocates what the file claims: a hostile file would end this one.
+    # Read in a separate process, because the library allocates as much memory as the file declares: a hostile file
+    # would end this process.
     command = [sys.executable, "-P", parquet_process.__file__, str(memory), str(total)]
     process = subprocess.Popen(command, stdin=file.fileno(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout is not None
@@ -37,7 +38,7 @@ def split_parquet(file: BinaryIO, memory: int, total: int) -> Generator[bytes]:
             yield _read(process.stdout, length, memory)
     finally:
         with suppress(ProcessLookupError):
-            # Also when the generator is closed before its end, because the client has disconnected.
+            # Done even if the generator is closed early because the client has disconnected.
             process.kill()
         process.stdout.close()
         process.wait()
@@ -69,7 +70,7 @@ def _refused(reason: str, memory: int, total: int) -> RookeryError:
     if kind == "total":
         return RookeryError(
             PARQUET_TOO_LARGE,
-            f"the rows of the Parquet file are {int(detail):,} bytes, and {total:,} are allowed",
+            f"the rows of the Parquet file are {int(detail):,} bytes; at most {total:,} are allowed",
             hint="send them in several files; the limit is ROOKERY_MAX_PARQUET_BYTES",
         )
     return RookeryError(BAD_ROW, f"the Parquet file cannot be read: {detail}")

@@ -1,4 +1,4 @@
-"""Idempotency keys: which appends are the same one, sent again."""
+"""Idempotency keys: identify appends that are repetitions of an earlier one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A receipt: the record of what became of one append with an idempotency key. Its value, and its row in a table."""
+"""A receipt: the record of the outcome of one append with an idempotency key. Its value, and its row in a table."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Receipts:
         """Receipts of stored batches, each with the id of its datasource's table. Protected by the lock."""
         workspace.warehouse.execute(ddl.create_table(receipts_table(workspace.name)))
         self._versions = VersionClock(self._newest_version)
-        # At a start, since the last process may have been killed before it recorded them.
+        # Done at startup, because the last process may have been killed before it recorded them.
         self._stored.note_newest()
         self.flush()
 

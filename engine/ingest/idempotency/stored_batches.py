@@ -1,8 +1,10 @@
-"""Which batches with receipts are stored in landing, also after a kill and after their rows have left it.
+"""Determines which batches with receipts are stored in landing, even after a kill and after their rows have been
+removed from it.
 
-Landing itself shows that a batch is stored while it has the rows. As rows leave landing by its TTL or with their
-tenant, a record is written as well: with the next receipts, or when the server stops or starts. The records are rows
-of the table of receipts with the owner '' and a reserved key. `digest` is the id of the datasource's table.
+Landing itself shows that a batch is stored while it has the rows. Because rows can be removed from landing by its TTL
+or with their tenant, a record is also written: with the next receipts, or when the server stops or starts. The
+records are rows of the table of receipts with the owner '' and a reserved key. `digest` is the id of the datasource's
+table.
 """
 
 from __future__ import annotations
