@@ -64,6 +64,8 @@ def globals_(
 for part in (project, tenants, access, data, quarantine, fanout, doctor, server):
     part.register(app)
 
+_COMMAND = typer.main.get_command(app)
+"""The tree of commands, which takes several milliseconds to build."""
 _OPTIONS_WITH_VALUE = ("--url", "--token", "--project", "--data", "-C")
 
 
@@ -106,7 +108,7 @@ def run() -> None:
     try:
         if options.json and (group := unfinished(arguments)):
             raise RookeryError(USAGE, f"`{group}` needs a command", hint=f"{group} --help")
-        sys.exit(app(arguments, prog_name="rookery", standalone_mode=False))
+        sys.exit(_COMMAND(arguments, prog_name="rookery", standalone_mode=False))
     except _PARSER_ERROR as exc:
         if type(exc).__name__ != "NoArgsIsHelpError":
             # If the command is missing, the help has already been printed.
@@ -124,7 +126,7 @@ def run() -> None:
 
 def unfinished(arguments: list[str]) -> str | None:
     """The group of commands in a command line that names none of its commands; None otherwise."""
-    command: object = typer.main.get_command(app)
+    command: object = _COMMAND
     name = "rookery"
     pending = list(arguments)
     while pending:

@@ -37,6 +37,7 @@ UNITS = (
 
 REGISTERED: dict[str, list[Worst]] = {
     "engine/warehouse/clauses.py:_QUOTED": [("", "\\'", ""), ("'", "\\'", ""), ('"', '\\"', "\\"), ("`", "``", "")],
+    "engine/warehouse/clauses.py:_SIGN": [("", "\\'", ""), ("", "(", ""), (" ", "`a", "")],
     "engine/warehouse/clauses.py:_ESCAPED": [("", "\\", "")],
     "engine/warehouse/clauses.py:_TARGET": [(" TO ", "a.", ""), (" TO `", "\\` TO ", "")],
     "engine/warehouse/clauses.py:_CONSTRAINT": [("CONSTRAINT ", "a", " "), ("CONSTRAINT `", "\\`", "")],

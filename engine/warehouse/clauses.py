@@ -18,6 +18,8 @@ _QUOTED = re.compile(
     r"'(?:[^'\\]|\\(?:.|\Z)|'')*+(?:'|\Z)|`(?:[^`\\]|\\(?:.|\Z)|``)*+(?:`|\Z)|\"(?:[^\"\\]|\\(?:.|\Z))*+(?:\"|\Z)",
     re.DOTALL,
 )
+# Everything else is skipped by the regular expression engine: definitions are long, and a push reads all of them.
+_SIGN = re.compile(rf"{_QUOTED.pattern}|[()\[\]{{}} ,]", re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _IDENTIFIER = r"(?:`(?:[^`\\]|\\.)*`|[A-Za-z_][A-Za-z0-9_]*)"
 _TARGET = re.compile(rf" TO ({_IDENTIFIER})\.({_IDENTIFIER})")
@@ -93,22 +95,24 @@ def _settings(text: str) -> tuple[tuple[str, str], ...]:
 
 
 def _outside(text: str, start: int = 0) -> Iterator[tuple[int, str, int]]:
-    """Position, character and bracket depth of all characters outside quotes. Brackets have their outer depth."""
-    depth, position = 0, start
-    while position < len(text):
-        quoted = _QUOTED.match(text, position)
-        if quoted:
-            position = quoted.end()
+    """Position, character and bracket depth of the spaces, commas and brackets outside quotes.
+
+    Brackets have their outer depth.
+    """
+    depth = 0
+    for sign in _SIGN.finditer(text, start):
+        char = sign[0]
+        if char[0] in "'`\"":
             continue
-        char = text[position]
         depth -= char in ")]}"
-        yield position, char, depth
+        yield sign.start(), char, depth
         depth += char in "([{"
-        position += 1
 
 
 def _find(text: str, words: str) -> int:
     """The position of words outside quotes and brackets, or -1. They must begin with a space."""
+    if words not in text:
+        return -1
     return next(
         (at for at, char, depth in _outside(text) if not depth and char == " " and text.startswith(words, at)), -1
     )

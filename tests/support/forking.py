@@ -11,7 +11,6 @@ import atexit
 import contextlib
 import gc
 import importlib
-import json
 import os
 import selectors
 import shutil
@@ -34,16 +33,19 @@ START_SECONDS = 60
 _NUMBER = struct.Struct(">i")
 
 COMMAND = """#!{python} -IS
-import json, os, socket, sys
-here = socket.socket(socket.AF_UNIX)
+import _socket, os, sys
+here = _socket.socket(_socket.AF_UNIX)
 here.connect({address!r})
-body = json.dumps([sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
-socket.send_fds(here, [len(body).to_bytes(4, "big")], [0, 1, 2])
+words = [str(len(sys.argv) - 1), *sys.argv[1:], os.getcwd(), *(f"{{k}}={{v}}" for k, v in os.environ.items())]
+body = os.fsencode("\\0".join(words))
+streams = b"".join(n.to_bytes(4, sys.byteorder) for n in (0, 1, 2))
+here.sendmsg([len(body).to_bytes(4, "big")], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, streams)])
 here.sendall(body)
-answer = here.recv(8, socket.MSG_WAITALL)
+answer = here.recv(8, _socket.MSG_WAITALL)
 code = int.from_bytes(answer[4:], "big", signed=True) if len(answer) == 8 else 99
 sys.exit(code if code >= 0 else 128 - code)
 """
+# The command above imports nothing that takes long: it is started hundreds of times.
 
 
 class Forked:
@@ -55,7 +57,8 @@ class Forked:
         self.returncode: int | None = None
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(str(forker() / "socket"))
-        body = json.dumps([list(arguments), str(cwd), dict(env)]).encode()
+        words = [str(len(arguments)), *arguments, str(cwd), *(f"{k}={v}" for k, v in env.items())]
+        body = os.fsencode("\0".join(words))
         socket.send_fds(self._socket, [len(body).to_bytes(4, "big")], streams)
         self._socket.sendall(body)
         (self.pid,) = _NUMBER.unpack(self._socket.recv(4, socket.MSG_WAITALL))
@@ -206,7 +209,9 @@ def _run(connection: socket.socket) -> NoReturn:
     size = int.from_bytes(head, "big")
     body = connection.recv(size, socket.MSG_WAITALL)
     connection.close()
-    arguments, directory, environment = json.loads(body)
+    count, *words = os.fsdecode(body).split("\0")
+    arguments, directory, variables = words[: int(count)], words[int(count)], words[int(count) + 1 :]
+    environment = dict(v.split("=", 1) for v in variables)
     for wanted, given in enumerate(fds):
         os.dup2(given, wanted)
         os.close(given)
