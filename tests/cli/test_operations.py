@@ -90,7 +90,9 @@ def test_only_an_admin_sees_status_and_metrics(shared_server: Server, method: st
 def test_prometheus_reads_with_the_token_in_the_query(shared_server: Server) -> None:
     shared_server.push(FILES)
     shared_server.events("events", [{"tenant_id": 1}])
-    answer = httpx.get(f"{shared_server.url}/metrics", params={"token": shared_server.admin_token}, trust_env=False)
+    answer = httpx.get(
+        f"{shared_server.url}/metrics", params={"token": shared_server.admin_token}, trust_env=False, verify=False
+    )
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain")
     assert 'rookery_ingested_rows_total{datasource="events"}' in answer.text

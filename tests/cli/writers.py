@@ -41,7 +41,7 @@ def writing(
     numbers = itertools.count(1_000_000)
 
     def work() -> None:
-        with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as http:
+        with httpx.Client(base_url=server.url, timeout=60, trust_env=False, verify=False) as http:
             while not stop.is_set():
                 lines = [
                     f'{{"tenant_id": {t}, "event": "{"abc"[n % 3]}", "units": {n}}}'

@@ -168,7 +168,10 @@ class Stream:
         self._threads.clear()
 
     def _write(self, chance: random.Random) -> None:
-        with httpx.Client(timeout=20, trust_env=False) as client, httpx.Client(timeout=20, trust_env=False) as other:
+        with (
+            httpx.Client(timeout=20, trust_env=False, verify=False) as client,
+            httpx.Client(timeout=20, trust_env=False, verify=False) as other,
+        ):
             while not self._ending.is_set():
                 request = self.request()
                 if chance.random() < 0.1:

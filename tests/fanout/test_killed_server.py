@@ -97,14 +97,14 @@ def test_a_retry_after_a_lost_response_needs_a_key(tmp_path: Path, keyed: bool) 
     """The writer sends its rows again. Only a key prevents doubling, and `check_delivery` detects it."""
     stream = Stream(5, keyed=keyed)
     request = stream.request(20)
-    with running(tmp_path) as server, httpx.Client(timeout=20, trust_env=False) as client:
+    with running(tmp_path) as server, httpx.Client(timeout=20, trust_env=False, verify=False) as client:
         server.push(project("routed"))
         add_tenants(server)
         stream.connect(server)
         assert stream.send(client, request)
         request.acknowledged = 0
         kill(server, stream)
-    with running(tmp_path) as server, httpx.Client(timeout=20, trust_env=False) as client:
+    with running(tmp_path) as server, httpx.Client(timeout=20, trust_env=False, verify=False) as client:
         stream.connect(server)
         assert stream.send(client, request)
         assert request.answers[-1].get("repeated", False) is keyed

@@ -42,7 +42,7 @@ def test_rows_are_stored_when_the_log_cannot_be_written(tmp_path: Path) -> None:
     try:
         url = _url(process, tmp_path / ".rookery" / "server.json")
         token = (tmp_path / ".rookery" / "admin_token").read_text().strip()
-        with httpx.Client(base_url=url, timeout=20, trust_env=False) as http:
+        with httpx.Client(base_url=url, timeout=20, trust_env=False, verify=False) as http:
             server = Server(url, token, process, tmp_path, tmp_path / "none", http)
             server.push({"datasources/events.yaml": EVENTS, "pipes/fill_ratios.yaml": RATIOS})
             server.tenant("1", "tables")
@@ -61,7 +61,7 @@ def _url(process: subprocess.Popen[bytes], announced: Path) -> str:
     while process.poll() is None:
         try:
             url = str(json.loads(announced.read_text())["url"])
-            httpx.get(f"{url}/live", timeout=5, trust_env=False).raise_for_status()
+            httpx.get(f"{url}/live", timeout=5, trust_env=False, verify=False).raise_for_status()
             return url
         except (OSError, ValueError, KeyError, httpx.HTTPError):
             time.sleep(0.05)
