@@ -273,9 +273,10 @@ def _execute(workspace: Workspace, proposal: _Proposal, progress: Progress) -> d
     # Read before the push: these tenants cannot catch up, so the push must not wait for them.
     failing = router.failing_tenants()
     delivered = apply_plan(workspace, proposal.plan, progress)
+    workspace.prepare(proposal.compiled.files, proposal.compiled.build)
     _record_files(workspace, proposal)
     grant_declared(workspace, proposal.compiled.build.project)
-    # Compiles the recorded files; requests see the new build from here on.
+    # Requests see the new build from here on.
     snapshot = workspace.refresh()
     # The new build may require other fan-out modes, which need the tables that the plan has just created.
     reconcile_modes(workspace, snapshot.build)

@@ -101,7 +101,8 @@ def per_snapshot(compute: Callable[Concatenate[Snapshot, P], T]) -> Callable[Con
     return cached
 
 
-Compile = Callable[[Project], Build]
+Compile = Callable[[Mapping[str, DeployedFile]], Build]
+"""Compiles deployed files, by name of the resource."""
 
 
 def snapshot_of(
@@ -116,7 +117,7 @@ def snapshot_of(
     return Snapshot(
         version=version,
         # Compiling takes seconds, and a new tenant or token does not change the files.
-        build=before.build if before is not None and unchanged else compile(parse_sources(sources)),
+        build=before.build if before is not None and unchanged else compile(sources),
         sources=sources,
         tenants=tenants,
         touched=_touched(version, tenants, before),

@@ -7,7 +7,7 @@ or pipe is known within a second, without a restart.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol, TypeVar, cast
 
 from engine.compiler.build import Build, KnownProblems, build
@@ -23,7 +23,7 @@ from engine.warehouse.registry import Registry
 from engine.workspace.analyser import Analyser
 from engine.workspace.layout import Opening, migrate
 from engine.workspace.pending_appends import PendingAppends
-from engine.workspace.snapshot import SNAPSHOT_KINDS, Snapshot, snapshot_of
+from engine.workspace.snapshot import SNAPSHOT_KINDS, DeployedFile, Snapshot, parse_sources, snapshot_of
 
 
 class Closable(Protocol):
@@ -60,6 +60,7 @@ class Workspace:
         """Called if views could not be created because rows have not been delivered to a tenant yet."""
         self._create_secrets()
         self._refreshing = threading.Lock()
+        self._prepared: tuple[Mapping[str, DeployedFile], Build] | None = None
         self._current = self._load(None)
 
     @property
@@ -97,6 +98,10 @@ class Workspace:
         """
         return build(project, self.name, self.verifier, self.analyser, KnownProblems(reported, tolerated))
 
+    def prepare(self, sources: Mapping[str, DeployedFile], build: Build) -> None:
+        """Keep the build of files that a push is about to deploy, so that `refresh` does not compile them again."""
+        self._prepared = (sources, build)
+
     def service(self, name: str, create: Callable[[], S], start: Callable[[S], None] = lambda _service: None) -> S:
         """The attached service of a name. The first caller creates and starts it; `close` closes it."""
         # A request must not wait for a running change, so the first lookup does not take the lock.
@@ -132,4 +137,11 @@ class Workspace:
         # again.
         version = self.registry.version()
         rows = self.registry.read_all(SNAPSHOT_KINDS)
-        return snapshot_of(version, rows, before, lambda project: self.compile(project, tolerated=None))
+        return snapshot_of(version, rows, before, self._build)
+
+    def _build(self, sources: Mapping[str, DeployedFile]) -> Build:
+        prepared = self._prepared
+        if prepared is not None and prepared[0] == sources:
+            self._prepared = None
+            return prepared[1]
+        return self.compile(parse_sources(sources), tolerated=None)
