@@ -1,6 +1,7 @@
 """The HTTP client, without the command line that it includes.
 
-httpx imports its own command line if it can, and with it Click, Rich and Pygments: most of its import time.
+httpx imports its own command line if possible, including Click, Rich and Pygments, which take most of its import
+time.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def replay(
 ) -> None:
     """Replay rows, unchanged or corrected. Stored rows leave quarantine. Safe to repeat.
 
-    Exit code 1 if no row was stored.
+    The exit code is 1 if no row was stored.
 
     Example: [bold]rookery quarantine replay events --all[/]
     """
@@ -152,7 +152,7 @@ def rm(
     ids: Ids = None,
     everything: Annotated[bool, typer.Option("--all", help="Drop all rows.")] = False,
 ) -> None:
-    """Drop rows from quarantine. Exit code 1 if none of the ids exists.
+    """Drop rows from quarantine. The exit code is 1 if none of the ids exists.
 
     Example: [bold]rookery quarantine rm events --all[/]
     """

@@ -87,7 +87,7 @@ def rm(
     purge: Annotated[bool, typer.Option("--purge", help="Also erase the tenant's rows in landing.")] = False,
     allow: Allow = None,
 ) -> None:
-    """Remove a tenant, its tables and its tokens. Its rows stay in landing without --purge.
+    """Remove a tenant, its tables and its tokens. Without --purge, its rows stay in landing.
 
     A purge recomputes shared aggregates that include the tenant's rows. If landing no longer has all rows of the
     other tenants in them, --allow-destructive must name the aggregate.

@@ -44,7 +44,7 @@ def canonical_tenant(type: str, raw: object) -> str:
         )
     if isinstance(raw, int) and not isinstance(raw, bool) and bounds and raw.bit_length() <= 256:
         raw = str(raw)
-    problem = _tenant_problem(type, bounds, raw) if isinstance(raw, str) else "it must be text"
+    problem = _tenant_problem(type, bounds, raw) if isinstance(raw, str) else "it must be a string"
     if problem or not isinstance(raw, str):
         raise RookeryError(BAD_TENANT_ID, f"tenant id {shown(raw)} is not a canonical {type}", hint=problem)
     return raw

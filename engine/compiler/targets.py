@@ -211,7 +211,7 @@ def _must_keep_tenants_apart(state: BuildState, pipe: CompiledPipe, tenant: str)
         return
     names = {c for n in reads for c in state.relations[n].columns} | _names_of_values(state, pipe, set())
     if not _keeps_tenants_apart(state, pipe, tenant, {}, frozenset(names)):
-        message = f"pipe `{pipe.name}` fills a datasource with a tenant column with rows that have lost their tenant"
+        message = f"pipe `{pipe.name}` stores rows without their tenant in a datasource that has a tenant column"
         raise RookeryError(TENANT_MIX, message, hint="put the datasource first in FROM", place=pipe.place)
 
 

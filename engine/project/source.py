@@ -275,7 +275,7 @@ class _Reader:
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
             key = self.value(event, depth + 1)
             if not isinstance(key, YamlText):
-                self.refuse(event, "a key must be text")
+                self.refuse(event, "a key must be a string")
                 break
             value = self.value(next(self.events), depth + 1)
             self.require_value(value, f"`{shown(key)}`")

@@ -99,13 +99,13 @@ def check_extent(extent: Extent, part: str) -> None:
         raise RookeryError(
             TOO_COMPLEX,
             f"{part} is too complex: it has {_shown(parts)} parts after WITH queries, nodes, aliases and `*` are "
-            f"expanded, and {MAX_EXPANDED_PARTS:,} are allowed",
+            f"expanded; at most {MAX_EXPANDED_PARTS:,} are allowed",
             hint="each use of a WITH query, node or alias counts as a copy; use them less often",
         )
     if values > MAX_VALUE_ELEMENTS:
         raise RookeryError(
             TOO_COMPLEX,
-            f"{part} is too complex: one of its values has {_shown(values)} elements, and "
+            f"{part} is too complex: one of its values has {_shown(values)} elements; at most "
             f"{MAX_VALUE_ELEMENTS:,} are allowed",
             hint="put fewer values into nested tuples and maps",
         )

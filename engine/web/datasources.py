@@ -1,4 +1,4 @@
-"""Routes on datasources: appends of files, receipts, and for admins the deployed datasources."""
+"""Routes on datasources: appends of files, receipts and, for admins, the deployed datasources."""
 
 from __future__ import annotations
 

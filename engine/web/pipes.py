@@ -1,4 +1,4 @@
-"""Routes on pipes: calls of endpoints, their OpenAPI document, and for admins the deployed pipes."""
+"""Routes on pipes: calls of endpoints, their OpenAPI document and, for admins, the deployed pipes."""
 
 from __future__ import annotations
 

@@ -191,7 +191,7 @@ S = "sql: SELECT 1\n"
         ("sql: *a", "RK1001", "1:6", "anchors and aliases are not supported"),
         ("sql: !!python/object:os.system x", "RK1001", "1:6", "tags such as !!str are not supported"),
         (S + "---\n" + S, "RK1001", "2:1", "second document"),
-        ("? [a]\n: b", "RK1001", "1:3", "a key must be text"),
+        ("? [a]\n: b", "RK1001", "1:3", "a key must be a string"),
         ("a: " + "[" * 30 + "]" * 30, "RK1001", "1:23", "more than 20"),
         ("[" * 200_000, "RK1001", "1:21", "more than 20"),
         ("a: [" + "a," * 200_000 + "]", "RK1001", None, "more than 100000 values"),

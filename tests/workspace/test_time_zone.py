@@ -243,7 +243,7 @@ def test_a_workspace_keeps_the_zone_of_its_settings(tmp_path: Path) -> None:
         assert asked(server, t="2024-11-03 01:30:00")["t"] == 1730611800, "the first of the two"
         for name in ("t", "m", "a"):
             skipped = server.get("/v0/pipes/moments.json", server.admin_token, params={name: "2024-03-10 02:30:00"})
-            assert skipped.status_code == 400 and "clocks are put forward" in skipped.json()["hint"]
+            assert skipped.status_code == 400 and "clocks are set forward" in skipped.json()["hint"]
 
 
 def _in(zone: str, count: int) -> list[tuple[int, str]]:
