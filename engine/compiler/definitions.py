@@ -135,7 +135,9 @@ def _expression_problem(text: str, place: Place, part: str, verifier: Verifier) 
 
 
 def _unknown_type(column: Column) -> RookeryError:
-    near = difflib.get_close_matches(column.type.partition("(")[0], TYPES, n=1, cutoff=0.6)
+    name = column.type.partition("(")[0]
+    # A difference in case is the most likely mistake, and no other type may be suggested for it.
+    near = [t for t in TYPES if t.lower() == name.lower()] or difflib.get_close_matches(name, TYPES, n=1, cutoff=0.6)
     hint = f"did you mean {near[0]}?" if near else None
     return RookeryError(
         BAD_TYPE, f"column `{column.name}`: unknown type {column.type}", hint=hint, place=column.place_of("type")

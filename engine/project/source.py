@@ -188,13 +188,22 @@ def _unacceptable_text(source: YamlSource) -> RookeryError | None:
     return RookeryError(BAD_YAML, message, hint=hint, place=source.place(location))
 
 
+def _stopped_at_tab(source: YamlSource, mark: yaml.Mark | None) -> bool:
+    """Whether the parser stopped at a tab, which its message does not name."""
+    lines = source.text.splitlines()
+    if mark is None or mark.line >= len(lines):
+        return False
+    return lines[mark.line][mark.column : mark.column + 1] == "\t"
+
+
 def _malformed(source: YamlSource, exc: yaml.MarkedYAMLError) -> RookeryError:
     """BAD_YAML for an error of the YAML parser, with a hint for frequent mistakes."""
     mark = exc.problem_mark or exc.context_mark
     place = source.place(Location(mark.line + 1, mark.column + 1)) if mark else _start(source)
     reason = exc.problem or exc.context or "it cannot be parsed"
     hint = None
-    if "\\t" in reason or "tab" in reason:
+    # The parser does not name the tab at which it stopped.
+    if "\\t" in reason or "tab" in reason or _stopped_at_tab(source, mark):
         hint = "indent with spaces, not tabs"
     elif "mapping values" in reason:
         hint = "quote a value that contains a colon, or write it as a block after |"
@@ -275,7 +284,9 @@ class _Reader:
         while not isinstance(event := next(self.events), yaml.MappingEndEvent):
             key = self.value(event, depth + 1)
             if not isinstance(key, YamlText):
-                self.refuse(event, "a key must be a string")
+                # YAML reads an unquoted {{…}} as a mapping whose key is a mapping.
+                hint = "write a string that begins with {{ as a block after |" if isinstance(key, dict) else None
+                self.refuse(event, "a key must be a string", hint)
                 break
             value = self.value(next(self.events), depth + 1)
             self.require_value(value, f"`{shown(key)}`")

@@ -316,3 +316,15 @@ def test_an_unquoted_type_with_a_comma_has_a_hint() -> None:
     (problem,) = problems("columns: [{name: a, type: Decimal(9, 2)}]")
     assert problem.code.id == "RK1005"
     assert "needs quotes" in str(problem.hint)
+
+
+@pytest.mark.parametrize(
+    ("text", "keyword"),
+    [
+        ("engine:\n\tsorting_key: a\n", "tabs"),
+        ("sql: {{ String(a) }}\n", "block"),
+    ],
+    ids=["tab", "template"],
+)
+def test_frequent_mistakes_have_a_hint(text: str, keyword: str) -> None:
+    assert any(keyword in str(problem.hint) for problem in problems(text))
