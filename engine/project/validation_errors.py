@@ -15,7 +15,7 @@ from engine.project.source import Location, Value, YamlList, YamlMapping, YamlSo
 
 _CODES: dict[str, Code] = {"bad_name": BAD_NAME, "sorting_key": SORTING_KEY}
 _TYPE_NAMES = {
-    "string_type": "text",
+    "string_type": "a string",
     "tuple_type": "a list",
     "list_type": "a list",
     "model_type": "a mapping",
