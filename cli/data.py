@@ -52,8 +52,9 @@ def append(
         str | None, typer.Option(help="Idempotency key: the same file with the same key is stored only once.")
     ] = None,
 ) -> None:
-    """Append the rows of a file. Rows that cannot be stored go to quarantine. The exit code is 1 if no row could be
-    stored.
+    """Append the rows of a file. Rows that cannot be stored go to quarantine.
+
+    The exit code is 1 if no row could be stored.
 
     Example: [bold]rookery append events events.ndjson[/]
     """

@@ -81,9 +81,9 @@ def retry() -> None:
 def repair(allow: Allow = None) -> None:
     """Restore suspended views and deliver the rows that they missed. Also completes interrupted work.
 
-    The exit code is 1 if a view would fail again and stays suspended, or if rows that it missed no longer exist. If
-    the missed rows are not known, the view's target is recomputed. If that would lose rows, --allow-destructive must
-    name the target.
+    The exit code is 1 if a view would fail again and stays suspended, or if rows that it missed no longer exist.
+    If the missed rows are not known, the view's target is recomputed.
+    If that would lose rows, --allow-destructive must name the target.
 
     Example: [bold]rookery fanout repair[/]
     """

@@ -47,8 +47,9 @@ def add(
 
 
 def ls() -> None:
-    """List tenants with their rows in landing and how far their tables are behind. Tenants that have rows but were
-    not added are shown as unknown.
+    """List tenants with their rows in landing and how far their tables are behind.
+
+    Tenants that have rows but were not added are shown as unknown.
 
     Example: [bold]rookery tenant ls[/]
     """
@@ -89,8 +90,8 @@ def rm(
 ) -> None:
     """Remove a tenant, its tables and its tokens. Without --purge, its rows stay in landing.
 
-    A purge recomputes shared aggregates that include the tenant's rows. If landing no longer has all rows of the
-    other tenants in them, --allow-destructive must name the aggregate.
+    A purge recomputes shared aggregates that include the tenant's rows.
+    If landing no longer has all rows of the other tenants, --allow-destructive must name the aggregate.
 
     Example: [bold]rookery tenant rm 17[/]
     """

@@ -305,7 +305,10 @@ def _warn_of_tenant_parameters(state: BuildState, pipe: CompiledPipe) -> None:
                 RookeryError(
                     TENANT_KEY,
                     f"parameter `{parameter.name}` of pipe `{pipe.name}` selects the tenant, but callers choose it",
-                    hint="declare it under `parameters` with `tenant_key: true`, or drop it: tokens carry the tenant",
+                    hint=(
+                        "declare it under `parameters` with `tenant_key: true`, or "
+                        "remove it, because tokens select the tenant"
+                    ),
                     place=pipe.place,
                 )
             )
