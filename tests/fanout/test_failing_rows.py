@@ -18,7 +18,7 @@ from engine.fanout.startup_recovery import complete
 from engine.warehouse import ddl
 from engine.warehouse.port import Input
 from engine.workspace.snapshot import DeployedFile
-from tests.support.in_process import Rookery, open_rookery
+from tests.support.in_process import Rookery, open_copy, open_rookery
 
 EVENTS = """\
 tenant: {column: tenant_id, fanout: %s}
@@ -60,12 +60,20 @@ def _files(fanout: str, divisor: str = "n") -> dict[str, str]:
     }
 
 
-@pytest.fixture(params=["direct", "routed"])
-def rookery(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rookery]:
-    with open_rookery(tmp_path) as opened:
+@pytest.fixture(params=["direct", "routed"], scope="module")
+def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the project and its tenants, of which each test gets a copy."""
+    directory = tmp_path_factory.mktemp(request.param)
+    with open_rookery(directory) as opened:
         opened.push(_files(request.param))
         opened.add(*OWN, placement="pooled")
         opened.add("100")
+    return directory
+
+
+@pytest.fixture
+def rookery(prepared: Path, tmp_path: Path) -> Iterator[Rookery]:
+    with open_copy(prepared, tmp_path) as opened:
         yield opened
 
 

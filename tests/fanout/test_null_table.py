@@ -19,7 +19,7 @@ from engine.warehouse import ddl
 from engine.warehouse.port import Input
 from engine.workspace.snapshot import DeployedFile
 from tests.fanout.retrying_writers import project
-from tests.support.in_process import PATIENCE, Rookery, open_rookery
+from tests.support.in_process import PATIENCE, Rookery, open_copy, open_rookery
 
 OWN = ("1", "2", "3")
 CHAINED = """
@@ -39,17 +39,25 @@ def _files(mode: str, *more: str) -> dict[str, str]:
     return files
 
 
-@pytest.fixture(params=["direct", "routed"])
+@pytest.fixture(params=["direct", "routed"], scope="module")
 def mode(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.fixture
-def rookery(mode: str, tmp_path: Path) -> Iterator[Rookery]:
-    with open_rookery(tmp_path) as opened:
-        opened.copies = False
+@pytest.fixture(scope="module")
+def prepared(mode: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the project and its tenants, of which each test gets a copy."""
+    directory = tmp_path_factory.mktemp(mode)
+    with open_rookery(directory) as opened:
         opened.push(_files(mode))
         opened.add(*OWN)
+    return directory
+
+
+@pytest.fixture
+def rookery(prepared: Path, tmp_path: Path) -> Iterator[Rookery]:
+    with open_copy(prepared, tmp_path) as opened:
+        opened.copies = False
         yield opened
 
 
@@ -116,7 +124,7 @@ def test_modes_change_and_tenants_are_added_while_rows_arrive(rookery: Rookery) 
 
 
 @pytest.mark.proves("B7")
-@pytest.mark.parametrize("mode", ["routed"])
+@pytest.mark.parametrize("mode", ["routed"], scope="module")
 def test_tenants_are_added_while_other_programs_write(rookery: Rookery, mode: str) -> None:
     done = threading.Event()
     inserted = []
@@ -139,7 +147,7 @@ def test_tenants_are_added_while_other_programs_write(rookery: Rookery, mode: st
     _exact(rookery, own=(*OWN, "4", "5", "6", "7"))
 
 
-@pytest.mark.parametrize("mode", ["routed"])
+@pytest.mark.parametrize("mode", ["routed"], scope="module")
 def test_a_pipe_pushed_while_a_tenant_fails(rookery: Rookery, mode: str) -> None:
     rookery.deliver(_rows(*OWN))
     rookery.run(f"ALTER TABLE {rookery.nest('2')}.sums ADD CONSTRAINT poison CHECK 0")
