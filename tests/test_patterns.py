@@ -42,6 +42,7 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/warehouse/clauses.py:_TARGET": [(" TO ", "a.", ""), (" TO `", "\\` TO ", "")],
     "engine/warehouse/clauses.py:_CONSTRAINT": [("CONSTRAINT ", "a", " "), ("CONSTRAINT `", "\\`", "")],
     "engine/compiler/ttl_overflow.py:DATE_OR_TIME": [("", "Nullable(", "x"), ("Date", "6", "")],
+    "engine/control/doctor/comparison.py:_TIME": [],  # types of columns
     "engine/control/doctor/detached_parts.py:_PART": [],  # names of directories
     "engine/workspace/disk.py:_PART": [],  # names of directories
     "engine/warehouse/embedded.py:_ATTACHES": [("ALTER TABLE `", "a", ""), ("ALTER TABLE `a`.`", "a", "` DETACH")],

@@ -105,11 +105,14 @@ class Directory:
             users = f"<users_config>{escape(str(file))}</users_config>"
         self.config.write_text(CONFIG_TEXT % (SOURCES_KEPT, users), encoding="utf-8")
 
-    def keep(self, zone: str) -> None:
-        """Record the current layout version and the time zone in the directory, unless they are already recorded."""
-        mark = DirectoryMark(LAYOUT_VERSION, zone)
+    def keep(self, zone: str, *, assumed: bool = False) -> None:
+        """Record the current layout version and the time zone in the directory, unless they are already recorded.
+
+        An `assumed` zone is that of the host, and can be corrected.
+        """
+        mark = DirectoryMark(LAYOUT_VERSION, zone, assumed)
         if self.mark != mark:
-            write_mark(self.path, zone)
+            write_mark(self.path, mark)
             self.mark = mark
 
     def release(self) -> None:

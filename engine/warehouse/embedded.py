@@ -61,6 +61,7 @@ class EmbeddedWarehouse:
         self._writer_settings: dict[str, int | str] = {}
         self._reader_defaults = {**limits, **buffer_limits(limits)} if limits else {}
         self._zone = ""
+        self._zone_is_assumed = False
         self._writers = Pool(self._writer, Handle.close, size=options.writers, timeout=options.borrow_timeout)
         self._readers = Pool(self._reader, Handle.close, size=options.readers, timeout=options.borrow_timeout)
         self._anchor: Handle | None = None
@@ -88,7 +89,7 @@ class EmbeddedWarehouse:
         return self._zone
 
     def keep_zone(self) -> None:
-        self._directory.keep(self._zone)
+        self._directory.keep(self._zone, assumed=self._zone_is_assumed)
 
     def query(
         self, sql: str, bindings: Mapping[str, Value] | None = None, settings: Mapping[str, int | str] | None = None
@@ -197,11 +198,15 @@ class EmbeddedWarehouse:
         """
         directory = self._directory
         zone = directory.mark.zone
+        if directory.mark.assumed and configured is not None:
+            # The host that migrated the directory may have been in another zone than the one that wrote it.
+            zone = configured
         if zone is None and directory.fresh:
             zone = configured or UTC
             directory.keep(zone)
         if zone is None:
             zone = configured or self._host_zone()
+        self._zone_is_assumed = configured is None and (directory.mark.assumed or directory.mark.zone is None)
         require_zone(zone, configured, f"data directory {directory.path}")
         directory.configure(zone)
         return zone

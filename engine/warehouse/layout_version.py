@@ -56,14 +56,16 @@ class DirectoryMark:
     """The version of the layout, which migrations raise."""
     zone: str | None = None
     """The time zone of the stored rows; None for a directory of an older program, which did not record it."""
+    assumed: bool = False
+    """Whether the zone is that of the host that first opened a directory of an older program."""
 
 
 def read_mark(path: Path) -> DirectoryMark:
     """Read a directory's mark. Raises LAYOUT_NEWER, or LAYOUT_UNREADABLE if the file is damaged."""
     try:
         body: Any = json.loads((path / VERSION_FILE).read_text(encoding="utf-8"))
-        version, zone = body["layout"], body.get("timezone")
-        if not isinstance(version, int) or not isinstance(zone, str | None):
+        version, zone, assumed = body["layout"], body.get("timezone"), body.get("assumed", False)
+        if not isinstance(version, int) or not isinstance(zone, str | None) or not isinstance(assumed, bool):
             raise TypeError(f"{body!r}")
     except FileNotFoundError:
         return DirectoryMark()
@@ -77,14 +79,15 @@ def read_mark(path: Path) -> DirectoryMark:
         ) from exc
     if version > LAYOUT_VERSION:
         raise newer_layout_error(f"data directory {path}", version)
-    return DirectoryMark(version, zone)
+    return DirectoryMark(version, zone, assumed)
 
 
-def write_mark(path: Path, zone: str) -> None:
-    """Record this program's layout and a time zone in a directory, durably and atomically. Raises OSError."""
+def write_mark(path: Path, mark: DirectoryMark) -> None:
+    """Write a directory's mark, durably and atomically. Raises OSError."""
     temporary = path / f".{VERSION_FILE}"
     with temporary.open("w", encoding="utf-8") as file:
-        json.dump({"layout": LAYOUT_VERSION, "timezone": zone}, file)
+        assumed = {"assumed": True} if mark.assumed else {}
+        json.dump({"layout": mark.layout, "timezone": mark.zone, **assumed}, file)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path / VERSION_FILE)

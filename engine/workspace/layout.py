@@ -47,7 +47,8 @@ class Migration(Generic[T]):
 
 def _keep_zone(opening: Opening) -> None:
     """Record the time zone in which rows were written: that of the host or of the ClickHouse server."""
-    opening.registry.write_all(zone_rows(opening.warehouse.zone))
+    assumed = opening.settings.timezone is None and opening.warehouse.capabilities.embedded
+    opening.registry.write_all(zone_rows(opening.warehouse.zone, assumed=assumed))
 
 
 MIGRATIONS: tuple[Migration[Opening], ...] = (Migration("time zone", _keep_zone),)
@@ -71,7 +72,7 @@ def migrate(opening: Opening) -> None:
         zone = first_zone(opening.warehouse, opening.settings)
         registry.write_all({**marks, **zone_rows(zone), "migration": {m.name: {} for m in MIGRATIONS}})
         return
-    check_zone(registry, opening.warehouse, opening.settings.workspace)
+    check_zone(registry, opening.warehouse, opening.settings)
     if version < LAYOUT_VERSION:
         # From here on, earlier versions refuse the workspace, so they never see it half migrated.
         registry.write_all(marks)

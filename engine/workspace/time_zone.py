@@ -26,13 +26,24 @@ def first_zone(warehouse: Warehouse, settings: Settings) -> str:
     return warehouse.zone
 
 
-def zone_rows(zone: str) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
-    """The registry record of a zone, by kind and name."""
-    return {ZONE_KIND: {ZONE_NAME: {"zone": zone}}}
+def zone_rows(zone: str, *, assumed: bool = False) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
+    """The registry record of a zone, by kind and name. An `assumed` zone is that of the host; it can be corrected."""
+    return {ZONE_KIND: {ZONE_NAME: {"zone": zone, **({"assumed": True} if assumed else {})}}}
 
 
-def check_zone(registry: Registry, warehouse: Warehouse, workspace: str) -> None:
-    """Raise ZONE if the database does not run in the zone in which the workspace's rows were written."""
+def is_zone_assumed(registry: Registry) -> bool:
+    """Whether the zone of the rows of an older program was taken from the host that first opened them."""
+    return bool(registry.read(ZONE_KIND).get(ZONE_NAME, {}).get("assumed"))
+
+
+def check_zone(registry: Registry, warehouse: Warehouse, settings: Settings) -> None:
+    """Raise ZONE if the database does not run in the zone in which the workspace's rows were written.
+
+    A zone that was assumed is replaced by the one that the settings name.
+    """
+    workspace = settings.workspace
+    if settings.timezone == warehouse.zone and is_zone_assumed(registry):
+        registry.write_all(zone_rows(warehouse.zone))
     recorded = registry.read(ZONE_KIND).get(ZONE_NAME, {}).get("zone", warehouse.zone)
     if recorded == warehouse.zone:
         return

@@ -7,9 +7,11 @@ the sources' blocks up to that position. The two tables are compared in portions
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 from engine.compiler.views import in_block_range
 from engine.control.doctor.comparable_columns import ComparableColumns
@@ -28,6 +30,8 @@ COMPARED_ROWS = 1_000_000
 """Rows of a table that are compared at a time."""
 NOTHING_GROWS = "no compared column shows whether the table has more rows than its source"
 """Why a source does not prove what its target should contain."""
+_TIME = re.compile(r"DateTime64\((\d)\)|DateTime(?![\w(])")
+"""A type of times without a time zone of its own."""
 _NOT_IMPLEMENTED = 48
 """The engine's error number for a statement that a table engine does not support."""
 
@@ -44,13 +48,17 @@ class ScratchTables:
     """Differing keys: `h` is the hash, `k` the key as a string, `t` the tenant, `what` the kind of difference."""
     fresh: Name
     """Rows that a repair adds to the table."""
+    zoned: Name
+    """A copy of a source in another time zone."""
 
     @classmethod
     def of(cls, workspace: str) -> ScratchTables:
-        return cls(*(Name(f"{workspace}_scratch", f"_rk_{name}") for name in ("should", "there", "keys", "fresh")))
+        return cls(
+            *(Name(f"{workspace}_scratch", f"_rk_{name}") for name in ("should", "there", "keys", "fresh", "zoned"))
+        )
 
     def all(self) -> tuple[Name, ...]:
-        return self.expected, self.actual, self.differing, self.fresh
+        return self.expected, self.actual, self.differing, self.fresh, self.zoned
 
 
 class Comparison:
@@ -82,6 +90,35 @@ class Comparison:
         """Drop the scratch tables."""
         for name in self.tables.all():
             self._warehouse.execute(ddl.drop_table(name))
+
+    def agrees_in(self, zone: str) -> bool:
+        """Whether the table equals the results of its views if times are divided into days in another time zone.
+
+        Call it after `differences`. It copies the sources.
+        """
+        self._warehouse.execute(f"TRUNCATE TABLE {self.tables.expected.sql()}")
+        self._warehouse.execute(ddl.drop_table(self.tables.differing))
+        for view in self.derived.views:
+            source = view.log or view.source
+            self._copy_in_zone(source, zone)
+            columns = ", ".join(map(quote, view.columns))
+            rows = in_block_range(view.backfill, 0, 1 << 62).replace(source.sql(), self.tables.zoned.sql())
+            self._warehouse.execute(f"INSERT INTO {self.tables.expected.sql()} ({columns}) {rows}")
+        return not list(self._compare())
+
+    def _copy_in_zone(self, source: Name, zone: str) -> None:
+        """Copy the compared rows of a source into a table whose times belong to a time zone."""
+        table = self._context.live.tables[source]
+        stored = [c for c in table.columns if c.default_kind not in ("ALIAS", "EPHEMERAL")]
+        columns = ", ".join(f"{quote(c.name)} {_TIME.sub(partial(_in_zone, zone), c.type)}" for c in stored)
+        names = ", ".join(quote(c.name) for c in stored)
+        zoned = self.tables.zoned.sql()
+        self._warehouse.execute(ddl.drop_table(self.tables.zoned))
+        self._warehouse.execute(f"CREATE TABLE {zoned} ({columns}) ENGINE = MergeTree ORDER BY tuple()")
+        self._warehouse.execute(
+            f"INSERT INTO {zoned} ({names}) SELECT {names} FROM {source.sql()} "
+            f"WHERE _block_number <= {self.heads[source]}"
+        )
 
     @contextmanager
     def inserts_held(self) -> Iterator[bool]:
@@ -286,6 +323,11 @@ class Comparison:
 
     def _row_count(self, name: Name) -> int:
         return int(self._warehouse.query(f"SELECT count() FROM {name.sql()}").rows[0][0])
+
+
+def _in_zone(zone: str, match: re.Match[str]) -> str:
+    """A type of times with a time zone."""
+    return f"DateTime64({match[1]}, {literal(zone)})" if match[1] else f"DateTime({literal(zone)})"
 
 
 @dataclass(frozen=True, slots=True)

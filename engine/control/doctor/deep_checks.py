@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from engine.compiler.scope import Relation
+from engine.control.doctor.assumed_zone import explanation, other_zone
 from engine.control.doctor.comparable_columns import living
 from engine.control.doctor.differences import (
     DIFFERS,
@@ -39,11 +40,21 @@ def foreign_rows(context: Context) -> Iterator[Finding]:
                 yield error("foreign-rows", live.name, why, "rebuild it: rookery tenant rm, then tenant add")
 
 
+def time_zone(context: Context) -> Iterator[Finding]:
+    """The rows of an older program were divided into days in the time zone that was assumed."""
+    zone = other_zone(context)
+    if zone is not None:
+        yield error("time-zone", context.workspace.name, *explanation(context, zone))
+
+
 def derived(context: Context) -> Iterator[Finding]:
     """Every table that views fill contains the views' results over its sources.
 
-    Tables derived from a differing copy are skipped: they may be correct although the copy is not.
+    Tables derived from a differing copy are skipped: they may be correct although the copy is not. All are skipped if
+    a wrong time zone was assumed.
     """
+    if other_zone(context) is not None:
+        return
     differing = {f.object for f in copies(context)}
     for outcome in outcomes(context, skip=[name for name in context.live.tables if str(name) in differing]):
         for difference in outcome.differences:

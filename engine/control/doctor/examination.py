@@ -60,6 +60,7 @@ WITHOUT_CHANGES: dict[str, Check] = {
 DEEP: dict[str, Check] = {
     "foreign-rows": deep_checks.foreign_rows,
     "copy": deep_checks.copies,
+    "time-zone": deep_checks.time_zone,
     "derived": deep_checks.derived,
 }
 """Checks that read rows."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
+from engine.control.doctor.assumed_zone import explanation, other_zone
 from engine.control.doctor.comparison import Comparison
 from engine.control.doctor.derived_tables import Derived, derived_tables
 from engine.control.doctor.determined_columns import determined_columns
@@ -20,7 +21,7 @@ from engine.control.doctor.differences import (
 from engine.control.doctor.findings import Context
 from engine.control.doctor.table_repair import TableRepair
 from engine.control.planning import desired_schema
-from engine.errors import UNKNOWN_RESOURCE, RookeryError
+from engine.errors import UNKNOWN_RESOURCE, ZONE, RookeryError
 from engine.plan.coverage import Coverage
 from engine.schema import Name
 from engine.warehouse.catalog import read_schema
@@ -31,7 +32,8 @@ def repair(workspace: Workspace, allow: Collection[str] = ()) -> dict[str, Any]:
     """Compare every copy and derived table with its source and deliver what is missing. Returns a report as JSON.
 
     Differing keys are replaced if the source still has all of its rows. Excess rows are removed only from tables
-    named in `allow`, and only if the source is complete. Raises RK3007 for an unknown name.
+    named in `allow`, and only if the source is complete. Raises RK3007 for an unknown name, and RK7010 if the rows of
+    an older program were written in another zone than was assumed.
     """
     with workspace.changes:
         snapshot = workspace.refresh()
@@ -41,6 +43,11 @@ def repair(workspace: Workspace, allow: Collection[str] = ()) -> dict[str, Any]:
             raise RookeryError(UNKNOWN_RESOURCE, message, hint="rookery datasource ls")
         live = read_schema(workspace.warehouse, workspace.name)
         context = Context(workspace, snapshot, live, desired_schema(snapshot.build, snapshot))
+        zone = other_zone(context)
+        if zone is not None:
+            # A repair would divide all rows again, also those that are correct.
+            message, hint = explanation(context, zone)
+            raise RookeryError(ZONE, message, hint=hint)
         repaired = outcomes(context, repair=True, allow=allow)
         return {"repaired": [_as_dict(o) for o in repaired if o.differences or o.uncompared or o.detached]}
 

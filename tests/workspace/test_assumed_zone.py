@@ -1,0 +1,35 @@
+"""A directory of the first layout that is first opened on a host in another time zone, and the correction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.data import first_layout as old
+from tests.support.server import Server, running
+
+ELSEWHERE = {"TZ": "Asia/Tokyo"}
+
+
+def _errors(server: Server) -> list[dict[str, Any]]:
+    found = server.admin_json("GET", "/v0/doctor", params={"deep": "true"})["findings"]
+    return [f for f in found if f["level"] == "error"]
+
+
+@pytest.mark.feature
+def test_the_doctor_names_the_zone_instead_of_differences(tmp_path: Path) -> None:
+    home = old.unpacked(tmp_path / "home")
+    with running(home, **ELSEWHERE) as server:
+        before = [f for f in _errors(server) if f["check"] not in ("derived", "time-zone")]
+        (found,) = [f for f in _errors(server) if f["check"] in ("derived", "time-zone")]
+        assert found["check"] == "time-zone"
+        assert f"ROOKERY_TIMEZONE={old.ZONE}" in found["hint"]
+        refused = server.admin("POST", "/v0/doctor", json={})
+        assert refused.json()["code"] == "RK7010", refused.text
+    # A zone that was only assumed can be corrected, and is then final.
+    with running(home, **ELSEWHERE, ROOKERY_TIMEZONE=old.ZONE) as server:
+        assert _errors(server) == before
+    with running(home, **ELSEWHERE) as server:
+        assert _errors(server) == before
