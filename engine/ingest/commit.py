@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 
@@ -79,7 +80,7 @@ class Committer:
             self._uncertain.complete(name)
             if self._workspace.warehouse.capabilities.embedded:
                 self._create_kept_table(batch)
-            copy = _LandingCopy(self._workspace, self._kept_rows(batch, KEEPS_NOTHING))
+            copy = _LandingCopy(self._workspace, name, partial(self._kept_rows, batch))
             # The fan-out must expect the batch before its rows appear in landing; otherwise it would read them from
             # there.
             is_routed = self._router.begin_commit(name, id)
@@ -251,30 +252,30 @@ def _triggers(snapshot: Snapshot) -> frozenset[str]:
 class _LandingCopy:
     """The copy of a landing batch, which exists only once a damaged part with its rows must be removed."""
 
-    def __init__(self, workspace: Workspace, kept: KeptBatch) -> None:
+    def __init__(self, workspace: Workspace, datasource: str, make: Callable[[int], KeptBatch]) -> None:
+        """`make` returns what is copied; its argument is the newest block before the batch."""
         self._workspace = workspace
-        self._kept = kept
-        self._is_needed = False
+        self._landing = Name(workspace.name, datasource)
+        self._make = make
+        self._kept: KeptBatch | None = None
 
     def before_removal(self, damaged: DamagedPart) -> None:
         """Copy the rows before a damaged part of landing is removed: only views would have them."""
-        if damaged.table != Name(self._workspace.name, self._kept.datasource):
+        if damaged.table != self._landing:
             return
-        self._is_needed = True
-        if (part := Part.of(damaged.part)) is not None:
-            self._kept.after = part.first - 1
+        if self._kept is None:
+            part = Part.of(damaged.part)
+            self._kept = self._make(part.first - 1 if part is not None else KEEPS_NOTHING)
         secure_before_removal(self._workspace, self._kept, damaged)
 
     def delete(self) -> None:
         """Delete the copy after the INSERT was repeated."""
-        if self._is_needed:
+        if self._kept is not None:
             forget_rows(self._workspace, self._kept)
 
     def after_failure(self, stage: BorrowedStage) -> KeptBatch | None:
         """What the uncertain batch is completed from; None if landing has its rows. Owns the stage if it needs it."""
-        if not self._is_needed:
-            return None
-        if not self._kept.saved:
+        if self._kept is not None and not self._kept.saved:
             self._kept.release = stage.hand_over()
         return self._kept
 
