@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from engine.cache import LruCache
+from engine.cache import LruCache, size_of
 from engine.compiler.assembly import Assembled, Bind, Catalogue, StatementTexts, assemble, with_last
 from engine.compiler.pipes import CompiledPipe, check_used
 from engine.compiler.scope import Bound, Reading, Relation, Scope
@@ -61,13 +61,19 @@ class Composed:
         return self.assembled.relations
 
 
+def _verified_size(key: tuple[object, ...], text: Verified) -> int:
+    """The size of a verified text, without the names that it may read: all texts of a build share these."""
+    sql, _bound, *types = key
+    return size_of(sql, types, text)
+
+
 class Verifier:
     """Verifies authors' SQL with the engine's parser and caches the results. All threads share it."""
 
     def __init__(self, parser: Parser) -> None:
         self.parser = CachedParser(parser)
-        self._verified: LruCache[tuple[object, ...], Verified] = LruCache()
-        self._trees: LruCache[str, TreeNode] = LruCache()
+        self._verified: LruCache[tuple[object, ...], Verified] = LruCache(weigh=_verified_size)
+        self._trees: LruCache[str, TreeNode] = LruCache(weigh=size_of)
 
     def tree(self, sql: str) -> TreeNode:
         """The syntax tree of a piece of SQL. Callers share it and must not change it."""
@@ -90,7 +96,7 @@ class Composer:
 
     def __init__(self, verifier: Verifier) -> None:
         self.verifier = verifier
-        self._assembled: LruCache[tuple[object, ...], Assembled] = LruCache()
+        self._assembled: LruCache[tuple[object, ...], Assembled] = LruCache(weigh=size_of)
 
     def request(
         self,

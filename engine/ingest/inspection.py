@@ -106,7 +106,7 @@ def _inspect_parquet(workspace: Workspace, batch: StagedBatch) -> JudgedBatch:
         for number, value, text in result.rows:
             row = rejected.setdefault(int(number), RejectedRow(int(number), b"", Input.NDJSON))
             _fill_in(row, batch, text)
-            row.add(staged.column, rejection_reason(batch.schema, staged, value, batch.bound_tenant))
+            row.add(staged.column, rejection_reason(batch.schema, staged, value, batch.bound_tenant, Input.PARQUET))
             is_tenant = staged is batch.schema.tenant
             row.is_foreign |= batch.bound_tenant is not None and is_tenant and value is not None
     numbered_stage = False

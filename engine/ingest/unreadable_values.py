@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from engine.ingest.batch import RejectedRow
 from engine.ingest.formats.csv_records import has_closing_quote, is_unterminated, raw_cells
-from engine.ingest.values.rejections import MAX_SHOWN_CHARACTERS, header_names, parse_json
+from engine.ingest.values.rejections import MAX_SHOWN_CHARACTERS, header_names, null_hint, parse_json
 from engine.ingest.values.shared_keys import Member, is_readable, members
 from engine.ingest.values.staging import ROW_NUMBER_COLUMN, StageSchema
 from engine.ingest.values.staging_rules import StagedColumn
@@ -45,16 +45,21 @@ def explain_value(row: RejectedRow, staged: StagedColumn, schema: StageSchema) -
     columns = [c for c in schema.columns if c.name == staged.name]
     if row.format is Input.CSV:
         text = raw_cells(row.text)[_positions(row.header)[staged.name.lower()]]
-        row.add(staged.column, f"`{_shown(text)}` is not of type {_type(schema, staged)}")
+        row.add(staged.column, _wrong_type(text, schema, staged, row.format))
         return
     value = next(m.value for m in members(row.text) or () if m.name == _key(staged))
     # Several columns may share one stage column; each gets its own part of the value in its reason.
     if staged.type != "JSON" or not staged.path:
         for column in columns:
             part = _value_at(value, column.path) or value
-            row.add(column.column, _syntax_error(part) or f"`{_shown(part)}` is not of type {_type(schema, column)}")
+            row.add(column.column, _syntax_error(part) or _wrong_type(part, schema, column, row.format))
         return
     _explain_object(row, value, staged.source_name, columns)
+
+
+def _wrong_type(value: bytes, schema: StageSchema, staged: StagedColumn, format: Input) -> str:
+    hint = null_hint(value[:MAX_SHOWN_CHARACTERS].decode(errors="replace"), format)
+    return f"`{_shown(value)}` is not of type {_type(schema, staged)}{hint}"
 
 
 def _explain_object(row: RejectedRow, value: bytes, key: str, columns: list[StagedColumn]) -> None:
@@ -150,7 +155,7 @@ def _value_at(value: bytes, path: tuple[str | None, ...]) -> bytes | None:
     return value
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def _positions(header: bytes) -> dict[str, int]:
     """The positions of a CSV file's columns, from 0, by name in lower case."""
     return {name.strip().lower(): at for at, name in enumerate(header_names(header))}

@@ -88,7 +88,7 @@ class Judge:
             row = self._reject(int(number))
             if not is_tenant_column(schema, staged) or value == INVALID_ID:
                 value = self._values_of(row).get(staged.column, value)
-            row.add(staged.column, rejection_reason(schema, staged, value, bound_tenant))
+            row.add(staged.column, rejection_reason(schema, staged, value, bound_tenant, row.format))
             row.is_foreign |= bound_tenant is not None and is_tenant_column(schema, staged) and value is not None
         return bool(failing.rows)
 

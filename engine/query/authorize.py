@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from engine.cache import LruCache
+from engine.cache import LruCache, size_of
 from engine.compiler.build import Build, parameter_names
 from engine.compiler.scope import Scope
 from engine.errors import (
@@ -62,7 +62,7 @@ def authenticate(workspace: Workspace, token: str | None) -> Claims:
 @per_snapshot
 def _verified_claims(snapshot: Snapshot) -> LruCache[bytes, Claims]:
     """The claims of tokens that were valid, by a digest of the token and of the keys that were usable."""
-    return LruCache(VERIFIED_CACHE_ENTRIES)
+    return LruCache(VERIFIED_CACHE_ENTRIES, weigh=size_of)
 
 
 def _verify(workspace: Workspace, snapshot: Snapshot, token: str) -> Claims:

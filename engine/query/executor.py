@@ -15,7 +15,7 @@ from typing import Any
 
 import structlog
 
-from engine.cache import LruCache
+from engine.cache import LruCache, size_of
 from engine.compiler.compose import Caller, Composed, Render
 from engine.compiler.scope import CHECKED_TENANT_PREFIX, Scope
 from engine.errors import CANCELLED, TIMEOUT, RookeryError
@@ -267,7 +267,7 @@ def _composed_endpoint(snapshot: Snapshot, pipe: str, values: Mapping[str, Any],
 @per_snapshot
 def _composed_statements(snapshot: Snapshot) -> LruCache[object, Composed]:
     """The remembered statements of endpoints."""
-    return LruCache(COMPOSED_CACHE_ENTRIES)
+    return LruCache(COMPOSED_CACHE_ENTRIES, weigh=size_of)
 
 
 def _renderer(values: Mapping[str, Any], zone: str) -> Render:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Hashable, Iterable
 from threading import Lock
 
-from engine.cache import LruCache
+from engine.cache import LruCache, size_of
 from engine.errors import TOO_MANY, RookeryError
 
 MAX_TRACKED_CALLERS = 50_000
@@ -59,7 +59,7 @@ class Rates:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._windows: LruCache[Hashable, tuple[int, int]] = LruCache(MAX_TRACKED_CALLERS)
+        self._windows: LruCache[Hashable, tuple[int, int]] = LruCache(MAX_TRACKED_CALLERS, weigh=size_of)
 
     def count(self, key: Hashable, limit: int) -> None:
         """Count one request. Raises RK4010 with `Retry-After` when the limit of this second is reached."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from engine.cache import LruCache
+from engine.cache import LruCache, size_of
 from engine.compiler.filters import ParsedFilter, parse_filter
 from engine.compiler.scope import TABLE_ALIAS, RowFilter
 from engine.errors import BAD_FILTER, RookeryError
@@ -65,4 +65,4 @@ def _parsed_filter(snapshot: Snapshot, workspace: Workspace, datasource: str, te
 @per_snapshot
 def _parsed_filters(snapshot: Snapshot) -> LruCache[tuple[str, str], ParsedFilter]:
     """Results of `_parsed_filter`, by datasource and text."""
-    return LruCache(FILTER_CACHE_ENTRIES)
+    return LruCache(FILTER_CACHE_ENTRIES, weigh=size_of)

@@ -10,12 +10,10 @@ from typing import Any
 
 import orjson
 
-from engine.cache import LruCache
+from engine.cache import LruCache, size_of
 from engine.errors import SQL_SYNTAX, RookeryError
 from engine.sql.verify import Parser
 
-MAX_CACHED_BYTES = 8 << 10
-"""Longest SQL, in bytes, that is cached. With `CACHED_TEXTS` it limits the memory."""
 CACHED_TEXTS = 4_000
 """Maximum number of cached results of `parse`, and of `format`."""
 
@@ -25,16 +23,15 @@ class CachedParser:
 
     def __init__(self, parser: Parser) -> None:
         self._parser = parser
-        self._parsed: LruCache[str, tuple[bytes, str]] = LruCache(CACHED_TEXTS)
-        self._formatted: LruCache[bytes, str] = LruCache(CACHED_TEXTS)
+        self._parsed: LruCache[str, tuple[bytes, str]] = LruCache(CACHED_TEXTS, weigh=size_of)
+        self._formatted: LruCache[bytes, str] = LruCache(CACHED_TEXTS, weigh=size_of)
 
     def parse(self, sql: str) -> tuple[dict[str, Any], str]:
         cached = self._parsed.get(sql)
         if cached is not None:
             return orjson.loads(cached[0]), cached[1]
         tree, canonical = self._parser.parse(sql)
-        if len(sql) <= MAX_CACHED_BYTES:
-            self._parsed.put(sql, (_as_json(tree), canonical))
+        self._parsed.put(sql, (_as_json(tree), canonical))
         return tree, canonical
 
     def format(self, tree: dict[str, Any]) -> str:
@@ -42,8 +39,7 @@ class CachedParser:
         cached = self._formatted.get(key)
         if cached is not None:
             return cached
-        formatted = self._parser.format(tree)
-        return self._formatted.put(key, formatted) if len(formatted) <= MAX_CACHED_BYTES else formatted
+        return self._formatted.put(key, self._parser.format(tree))
 
     def functions(self) -> frozenset[str]:
         return self._parser.functions()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 import orjson
 
 from engine import errors
-from engine.cache import LruCache
+from engine.cache import LruCache, size_of
 from engine.warehouse import framing
 from engine.warehouse.errors import EngineError, result_limit_of
 from engine.warehouse.handles import Handle
@@ -43,7 +43,7 @@ class DocumentReader:
         self._selects = selects
         self._defaults = defaults
         self._undo_damaged = undo_damaged
-        self._large: LruCache[str, bool] = LruCache(_LARGE_TEXTS)
+        self._large: LruCache[str, bool] = LruCache(_LARGE_TEXTS, weigh=size_of)
 
     def read(self, statement: Statement, format: Format) -> Generator[bytes, None, None]:
         """Yield the document of a statement's result. Raises EngineError, possibly after a part of the document.

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from engine import errors
-from engine.cache import LruCache
+from engine.cache import LruCache, size_of
 from engine.warehouse.errors import EngineError
 from engine.warehouse.port import Rows, Value
 
@@ -81,7 +81,7 @@ class Selects:
 
     def __init__(self, ask: Ask) -> None:
         self._ask = ask
-        self._accepted: LruCache[str, bool] = LruCache(_ACCEPTED_TEXTS)
+        self._accepted: LruCache[str, bool] = LruCache(_ACCEPTED_TEXTS, weigh=size_of)
 
     def check(self, sql: str) -> None:
         """Raise SQL_SYNTAX unless the string is a single SELECT without FORMAT and INTO OUTFILE."""

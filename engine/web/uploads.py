@@ -23,6 +23,7 @@ from engine.ingest.idempotency.keys import part_key
 from engine.ingest.memory_budget import MemoryBudget
 from engine.ingest.replace import Replacement
 from engine.ingest.unknown_keys import NO_KEYS, UnknownKeys
+from engine.ingest.values.parquet_plan import plan_of
 from engine.schema import Name
 from engine.warehouse.port import Input, Space
 from engine.web.events import Writer, bad_row, raise_if_refused
@@ -178,13 +179,18 @@ class Upload:
                 await anyio.to_thread.run_sync(self._spool, file, chunk, limiter=limiter)
                 budget.release_all()
             size = file.tell()
-            file.seek(0)
-            if size <= WHOLE_PARQUET_BYTES:
-                if size:
-                    yield file.read()
+            if not size:
                 return
-            settings = self._services.workspace.settings
-            batches = split_parquet(cast(BinaryIO, file), settings.max_parquet_memory, settings.max_parquet_bytes)
+            workspace = self._services.workspace
+            source, settings = workspace.current.build.datasources[self._writer.datasource], workspace.settings
+            plan = await anyio.to_thread.run_sync(plan_of, cast(BinaryIO, file), source, limiter=limiter)
+            file.seek(0)
+            if size <= WHOLE_PARQUET_BYTES and not plan.columns:
+                yield file.read()
+                return
+            batches = split_parquet(
+                cast(BinaryIO, file), settings.max_parquet_memory, settings.max_parquet_bytes, plan
+            )
             try:
                 while batch := await anyio.to_thread.run_sync(next, batches, b"", limiter=limiter):
                     yield batch

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from threading import RLock
 
-from engine.cache import LruCache
+from engine.cache import LruCache, size_of
 from engine.compiler.build_state import scratch_database
 from engine.compiler.definitions import type_probe
 from engine.errors import RookeryError
@@ -30,8 +30,8 @@ class Analyser:
         self._tables: dict[Name, str] = {}
         """The identity of each table in the scratch database. Guarded by the lock, as are the tables themselves."""
         self._types: dict[str, str] = {}
-        self._described: LruCache[str, tuple[Column, ...]] = LruCache(5_000)
-        self._canonical: LruCache[str, Table] = LruCache(5_000)
+        self._described: LruCache[str, tuple[Column, ...]] = LruCache(5_000, weigh=size_of)
+        self._canonical: LruCache[str, Table] = LruCache(5_000, weigh=size_of)
         # A killed process may have left tables here that are not in `_tables`.
         warehouse.execute(ddl.drop_database(self._database))
         warehouse.execute(ddl.create_database(self._database))

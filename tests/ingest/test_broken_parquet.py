@@ -14,6 +14,7 @@ import pytest
 
 from engine.errors import RookeryError
 from engine.ingest.formats.parquet_process import READ_ERRORS, unpack
+from engine.ingest.formats.parquet_shapes import UNCHANGED
 from engine.warehouse.port import Input
 from tests.support.in_process import Rookery, open_rookery
 
@@ -105,7 +106,7 @@ def _change_bytes(rookery: Rookery) -> None:
                     rookery.gateway.append("rows", bytes(body), Input.PARQUET).result(60)
                 else:
                     with suppress(*READ_ERRORS):
-                        list(unpack(io.BytesIO(body), 1 << 40))
+                        list(unpack(io.BytesIO(body), 1 << 40, UNCHANGED))
             except RookeryError as exc:
                 assert exc.code.status == 400, (bytes(body), exc.message)
     rookery.run("TRUNCATE TABLE main.rows")

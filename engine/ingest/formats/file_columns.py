@@ -12,10 +12,13 @@ import pyarrow.parquet as pq
 
 from engine.errors import BAD_ROW, RookeryError
 from engine.ingest.formats.parquet_process import READ_ERRORS
+from engine.ingest.formats.parquet_shapes import is_list
 from engine.warehouse.port import Input
 
-SourceType = Literal["text", "integer", "float", "date", "timestamp", "other", "null"]
-"""The types of Parquet columns that staging distinguishes."""
+SourceType = Literal["text", "texts", "integer", "float", "date", "timestamp", "other", "null"]
+"""The types of Parquet columns that staging distinguishes. `texts` are lists of texts."""
+MAX_HEADER_BYTES = 256 << 10
+"""Longest first line of a CSV file. Headers are kept in memory while their files' bad rows are explained."""
 PARQUET_MAGIC = b"PAR1"
 """The first bytes of a Parquet file."""
 
@@ -24,7 +27,8 @@ def unknown_columns(names: set[str], body: bytes, format: Input) -> tuple[str, .
     """Return the file's columns that the datasource does not have; they are ignored. `names` are the datasource's.
 
     Raises RK5001 if the file has none of the datasource's columns, because its rows would be empty, or has one of
-    them twice, or does not begin as a Parquet file. The engine checks the rest of a Parquet file.
+    them twice, or does not begin as a Parquet file, or begins with a CSV header that is too long. The engine checks
+    the rest of a Parquet file.
     """
     if format is Input.PARQUET and not body.startswith(PARQUET_MAGIC):
         hint = f"a Parquet file begins with {PARQUET_MAGIC.decode()}"
@@ -60,7 +64,11 @@ def _dialect_hint(body: bytes) -> str:
 
 
 def _csv_columns(body: bytes) -> list[str]:
-    first = body.partition(b"\n")[0].decode(errors="replace").lstrip("\ufeff")
+    header = body.partition(b"\n")[0]
+    if len(header) > MAX_HEADER_BYTES:
+        hint = f"nothing was stored; at most {MAX_HEADER_BYTES:,} bytes are allowed"
+        raise RookeryError(BAD_ROW, f"line 1: the header has {len(header):,} bytes", hint=hint)
+    first = header.decode(errors="replace").lstrip("\ufeff")
     try:
         return [name.strip() for name in next(csv.reader([first]), [])]
     except csv.Error:
@@ -89,6 +97,8 @@ def read_source_types(body: bytes) -> dict[str, SourceType]:
 def _source_type(type: pa.DataType) -> SourceType:
     if pa.types.is_dictionary(type):
         type = type.value_type
+    if is_list(type):
+        return "texts" if _source_type(type.value_type) in ("text", "texts") else "other"
     predicates: list[tuple[SourceType, Callable[[pa.DataType], bool]]] = [
         ("null", pa.types.is_null),
         ("text", lambda t: pa.types.is_string(t) or pa.types.is_large_string(t) or pa.types.is_binary(t)),

@@ -1,32 +1,43 @@
-"""Splits Parquet files that are too large for one INSERT into smaller Parquet files."""
+"""Splits Parquet files that are too large for one INSERT, or that must be reshaped, into smaller Parquet files."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Generator
 from contextlib import suppress
+from pathlib import Path
 from typing import IO, BinaryIO
 
 from engine.errors import BAD_ROW, PARQUET_TOO_LARGE, RookeryError
 from engine.ingest.formats import parquet_process
 from engine.ingest.formats.parquet_process import FAILURE_MARK, LENGTH_BYTES
+from engine.ingest.formats.parquet_shapes import UNCHANGED, ParquetPlan
 
 _MAX_REASON_BYTES = 4096
+_IMPORT_ROOT = Path(__file__).resolve().parents[3]
+"""The directory from which this package is imported."""
 
 
-def split_parquet(file: BinaryIO, memory: int, total: int) -> Generator[bytes]:
-    """Yield the rows of a file on disk, in order, as smaller Parquet files.
+def split_parquet(file: BinaryIO, memory: int, total: int, plan: ParquetPlan = UNCHANGED) -> Generator[bytes]:
+    """Yield the rows of a file on disk, in order and reshaped as planned, as smaller Parquet files.
 
     A separate process reads the file and may allocate `memory` bytes; it ends when the generator is closed. Raises
-    RK5001 if the file is not a Parquet file, and RK5030 if the memory does not suffice or the rows exceed `total`
-    bytes.
+    RK5001 if the file is not a Parquet file or cannot be reshaped, and RK5030 if the memory does not suffice or the
+    rows exceed `total` bytes.
     """
     file.seek(0)
     # Read in a separate process, because the library allocates as much memory as the file declares: a hostile file
     # would end this process.
-    command = [sys.executable, "-P", parquet_process.__file__, str(memory), str(total)]
-    process = subprocess.Popen(command, stdin=file.fileno(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-P", "-m", parquet_process.__name__, str(memory), str(total), plan.as_json()]
+    process = subprocess.Popen(
+        command,
+        stdin=file.fileno(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(_IMPORT_ROOT)},
+    )
     assert process.stdout is not None
     try:
         while True:
@@ -73,4 +84,6 @@ def _refused(reason: str, memory: int, total: int) -> RookeryError:
             f"the rows of the Parquet file are {int(detail):,} bytes; at most {total:,} are allowed",
             hint="send them in several files; the limit is ROOKERY_MAX_PARQUET_BYTES",
         )
+    if kind == "shape":
+        return RookeryError(BAD_ROW, detail, hint="nothing was stored; give the fields the same type")
     return RookeryError(BAD_ROW, f"the Parquet file cannot be read: {detail}")

@@ -2,8 +2,8 @@
 
 A few bytes of a Parquet file can expand to any size, and the library cannot limit that. The operating system limits
 the memory of this process, and a crash of the library ends only this process. The command-line arguments are those of
-`main`. Stdout receives the parts, each a length of eight bytes and a Parquet file. Length zero follows the last part.
-FAILURE_MARK instead of a length is followed by the reason: a word, a space, and a detail.
+`main`, the plan as JSON. Stdout receives the parts, each a length of eight bytes and a Parquet file. Length zero
+follows the last part. FAILURE_MARK instead of a length is followed by the reason: a word, a space, and a detail.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from engine.ingest.formats.parquet_shapes import BadShape, ParquetPlan, reshape
 
 LENGTH_BYTES = 8
 FAILURE_MARK = (1 << 64) - 1
@@ -36,7 +38,7 @@ class TotalExceeded(Exception):
     """The rows exceed the maximum size."""
 
 
-def main(memory: int, total: int) -> None:
+def main(memory: int, total: int, plan: ParquetPlan) -> None:
     """Write the parts of the file. It may allocate `memory` bytes, and its rows may have `total` bytes."""
     pa.set_cpu_count(1)
     pa.set_memory_pool(pa.system_memory_pool())
@@ -48,19 +50,24 @@ def main(memory: int, total: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         with open(0, "rb", closefd=False) as file:
-            for part in unpack(file, total):
+            for part in unpack(file, total, plan):
                 _put(part)
         _put(b"")
     except MemoryError:
         _fail("memory", "")
     except TotalExceeded as exc:
         _fail("total", str(exc))
+    except BadShape as exc:
+        _fail("shape", str(exc)[:300])
     except READ_ERRORS as exc:
         _fail("unreadable", str(exc)[:300])
 
 
-def unpack(file: BinaryIO, total: int) -> Iterator[bytes]:
-    """Yield the parts of a file. Raises TotalExceeded, or one of READ_ERRORS if it is not a Parquet file."""
+def unpack(file: BinaryIO, total: int, plan: ParquetPlan) -> Iterator[bytes]:
+    """Yield the parts of a file, reshaped as planned.
+
+    Raises TotalExceeded, BadShape, or one of READ_ERRORS if it is not a Parquet file.
+    """
     texts = [f.name for f in pq.read_schema(file) if f.type in (pa.string(), pa.binary(), pa.large_string())]
     file.seek(0)
     # A dictionary keeps one copy of a long string that many rows share.
@@ -71,6 +78,10 @@ def unpack(file: BinaryIO, total: int) -> Iterator[bytes]:
         # The sizes that the file declares may be wrong, so the rows are counted too.
         row_bytes += max(batch.nbytes, batch.num_rows * batch.num_columns)
         _check_total(total, row_bytes)
+        if plan.columns:
+            batch = reshape(batch, plan)
+            row_bytes += batch.nbytes
+            _check_total(total, row_bytes)
         sink = io.BytesIO()
         pq.write_table(pa.Table.from_batches([batch]), sink)
         yield sink.getvalue()
@@ -103,4 +114,4 @@ def _fail(kind: str, detail: str) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(int(sys.argv[1]), int(sys.argv[2]), ParquetPlan.of_json(sys.argv[3]))

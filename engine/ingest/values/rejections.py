@@ -23,9 +23,23 @@ from engine.warehouse.port import Input
 MAX_SHOWN_CHARACTERS = 80
 """Maximum number of characters of a value that a reason shows."""
 _MAX_SHOWN_KEYS = 5
+_SPELLINGS_OF_NULL = frozenset({"null", "none", "nil", "nan", "na", "n/a", "#n/a", "\\n", "-", "undefined"})
+"""Texts that other programs write where there is no value, in lower case."""
+_NULL_HINTS = {
+    Input.CSV: "an empty field, or \\N without quotes, means that there is no value",
+    Input.NDJSON: "null without quotes means that there is no value",
+}
 
 
-def rejection_reason(stage: StageSchema, staged: StagedColumn, value: str | None, bound: str | None) -> str:
+def null_hint(value: str, format: Input) -> str:
+    """Return how to write that there is no value, as the end of a reason, if a value seems to mean that."""
+    meant = value.strip(" \t\r\n\"'").lower() in _SPELLINGS_OF_NULL
+    return f"; {_NULL_HINTS[format]}" if meant and format in _NULL_HINTS else ""
+
+
+def rejection_reason(
+    stage: StageSchema, staged: StagedColumn, value: str | None, bound: str | None, format: Input
+) -> str:
     """Return why a value that could be parsed is not stored. `bound` is the tenant that the token is bound to."""
     if is_tenant_column(stage, staged) and value is None:
         return "the tenant is missing or null"
@@ -37,7 +51,7 @@ def rejection_reason(stage: StageSchema, staged: StagedColumn, value: str | None
         if flag := flag_of(stage.source, staged.column):
             allowed = " or ".join(map(str, FLAGS[flag]))
             return f"{shown} is not {allowed}, as `{flag}` of {stage.source.engine.type} must be"
-        return f"{shown} does not fit {column.type}"
+        return f"{shown} does not fit {column.type}{null_hint(value or '', format)}"
     if bound is not None:
         return f"{shown} is not the tenant that the token writes for"
     return f"{shown} is not a canonical tenant id of type {base_type(tenant_type(stage.source))}"
@@ -87,7 +101,7 @@ def _value_at(value: Any, path: Sequence[str | None]) -> Any:
     return value
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def header_names(header: bytes) -> tuple[str, ...]:
     """Return the names in a CSV header."""
     with suppress(csv.Error):

@@ -11,7 +11,7 @@ from engine.ingest.formats.file_columns import SourceType
 from engine.ingest.row_expressions import flag_check
 from engine.ingest.values.fast_path import fast_checks_of
 from engine.ingest.values.json_paths import stage_nested
-from engine.ingest.values.staged_paths import stage_array_values, stage_verbatim_text
+from engine.ingest.values.staged_paths import stage_array_values, stage_collected_values, stage_verbatim_text
 from engine.ingest.values.staging_mode import StagingMode, is_nested_text
 from engine.ingest.values.staging_rules import ColumnRules, StagedColumn, WideType
 from engine.ingest.values.wide_types import NULLABLE, typed_default, unwrapped, wide_type_of
@@ -78,6 +78,8 @@ class ColumnStager:
         """Stage a value at the top level of an event, or in a file's column."""
         type = parse_type(column.type)
         source_type = self._source_type(column, type)
+        if column.lists and source_type in ("other", "texts") and self.format is Input.PARQUET:
+            return stage_collected_values(column, name, source_type)
         if source_type == "null":
             # The stage's column gets a name that the file does not have, so that its default applies.
             name, source_type = f"_rk_{OWN_NAMES}_{column.name}", "text"

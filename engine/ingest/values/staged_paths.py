@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from engine.ingest.formats.file_columns import SourceType
 from engine.ingest.values.composite_types import each
 from engine.ingest.values.staging_rules import ColumnRules, Sql, StagedColumn, WideType
 from engine.ingest.values.wide_types import NULLABLE, bare, or_null, wide_type_of
@@ -21,11 +22,34 @@ Step = str | None
 
 def stage_array_values(column: Column, name: str, *, integers_as_text: bool = False) -> StagedColumn:
     """Stage an array column that collects the value at a path in each object of an array. `name` is the stage's."""
+    element = _element_type(column)
+    wide = wide_type_of(element, integers_as_text=integers_as_text)
     first, *steps = column.steps
+    return _stage_array(column, name, str(first), steps, _element(element, wide))
+
+
+def stage_collected_values(column: Column, name: str, source_type: SourceType) -> StagedColumn:
+    """Stage such a column of a typed file, in which the values have been collected already."""
+    element = _element_type(column)
+    wide = wide_type_of(element, source_type=_source_of_element(element, source_type))
+    return _stage_array(column, name, column.name, [None] * column.lists, _element(element, wide))
+
+
+def _source_of_element(element: Type, source_type: SourceType) -> SourceType:
+    if source_type != "texts":
+        return "other"
+    return "texts" if element.kind == "Array" else "text"
+
+
+def _element_type(column: Column) -> Type:
+    """The type of the values at the path."""
     element = parse_type(column.type)
     for _ in range(column.lists):
         element = element.parts[0]
-    leaf = _element(element, integers_as_text)
+    return element
+
+
+def _stage_array(column: Column, name: str, key: str, steps: Sequence[Step], leaf: WideType) -> StagedColumn:
     value = quote(name)
     # Converted inside the arrays, since the whole is only cast to the column's type afterwards.
     collected = _through(steps, leaf.convert or str)(value)
@@ -36,9 +60,7 @@ def stage_array_values(column: Column, name: str, *, integers_as_text: bool = Fa
     if column.required:
         check = f"(notEmpty({collected}) AND {check or 1})"
     type = _path_type(steps, leaf.staging_type)
-    return StagedColumn(
-        column.name, name, type, "", value, ColumnRules(check, stored), path=tuple(steps), key=str(first)
-    )
+    return StagedColumn(column.name, name, type, "", value, ColumnRules(check, stored), path=tuple(steps), key=key)
 
 
 def stage_verbatim_text(column: Column, name: str, siblings: Sequence[Sequence[Step]] = ()) -> StagedColumn:
@@ -61,9 +83,8 @@ def stage_verbatim_text(column: Column, name: str, siblings: Sequence[Sequence[S
     return StagedColumn(column.name, name, type, "", value, rules, path=tuple(steps), key=str(first))
 
 
-def _element(type: Type, integers_as_text: bool) -> WideType:
+def _element(type: Type, wide: WideType) -> WideType:
     """Return how an element is staged. If its object lacks it or has null, NULL or the type's default is stored."""
-    wide = wide_type_of(type, integers_as_text=integers_as_text)
     if type.parts or not NULLABLE.fullmatch(type.kind):
         return wide
     plain = bare(type)

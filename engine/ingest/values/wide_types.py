@@ -63,8 +63,10 @@ def wide_type_of(type: Type, *, integers_as_text: bool = False, source_type: Sou
     With `integers_as_text`, integers are staged as the strings that were sent.
     """
     if type.parts:
-        part_source: SourceType | None = "other" if source_type else None
-        parts = [wide_type_of(p, integers_as_text=integers_as_text, source_type=part_source) for p in type.parts]
+        parts = [
+            wide_type_of(p, integers_as_text=integers_as_text, source_type=_source_of_part(p, type, source_type))
+            for p in type.parts
+        ]
         keys = parts[:1] if type.kind == "Map" else []
         elements = zip(type.parts[len(keys) :], parts[len(keys) :], strict=True)
         return composite(type, [*keys, *(_never_null(t, p) for t, p in elements)])
@@ -75,6 +77,13 @@ def wide_type_of(type: Type, *, integers_as_text: bool = False, source_type: Sou
     if not type.nullable:
         return wide
     return replace(wide, staging_type=f"Nullable({wide.staging_type})", check=or_null(wide.check))
+
+
+def _source_of_part(part: Type, type: Type, source_type: SourceType | None) -> SourceType | None:
+    """The type in the file of the elements of a list, map or tuple."""
+    if source_type == "texts" and type.kind == "Array":
+        return "texts" if part.kind == "Array" else "text"
+    return "other" if source_type else None
 
 
 def _from_typed_file(type: Type, source_type: SourceType) -> WideType | None:

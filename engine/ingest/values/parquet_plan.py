@@ -1,0 +1,90 @@
+"""Plans how the columns of a Parquet file become those of a datasource.
+
+A column whose name the file has is read from there. Another is read at its `json:` path, if that leads through
+structs and lists of the file. A struct becomes a map if the column is a `Map`: pandas writes dictionaries as structs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from engine.ingest.formats.parquet_process import READ_ERRORS
+from engine.ingest.formats.parquet_shapes import UNCHANGED, Conversion, ParquetPlan, PlannedColumn, Step, is_list
+from engine.project.datasource import Column, Datasource
+from engine.warehouse.type_names import Type, parse_type
+
+_TEXTS = frozenset({"String", "FixedString"})
+
+
+def plan_of(file: BinaryIO, source: Datasource) -> ParquetPlan:
+    """The plan for a file. Empty also for a file that is broken, which is reported when it is read."""
+    file.seek(0)
+    try:
+        schema = pq.read_schema(file)
+    except READ_ERRORS:
+        return UNCHANGED
+    return _plan(schema, source)
+
+
+def _plan(schema: pa.Schema, source: Datasource) -> ParquetPlan:
+    by_name = {field.name.lower(): field for field in schema}
+    if len(by_name) < len(schema):
+        # The file has a column twice. It is refused later, or the column is ignored.
+        return UNCHANGED
+    declared = {column.name.lower() for column in source.columns}
+    columns = []
+    for column in source.columns:
+        planned = _planned(column, by_name)
+        if planned is not None:
+            columns.append(planned)
+    dropped = {c.source for c in columns if c.source.lower() not in declared}
+    replaced = {by_name[c.name.lower()].name for c in columns if c.name.lower() in by_name}
+    return ParquetPlan(tuple(columns), frozenset(dropped | replaced))
+
+
+def _planned(column: Column, by_name: dict[str, pa.Field]) -> PlannedColumn | None:
+    """How a column is made; None if the file has it as it is stored, or has no value for it."""
+    type = parse_type(column.type)
+    own = by_name.get(column.name.lower())
+    if own is not None:
+        conversion = _conversion(own.type, type)
+        return PlannedColumn(column.name, own.name, (), conversion) if conversion else None
+    first, *steps = column.steps
+    top = by_name.get(str(first).lower())
+    found = _type_at(top.type, steps) if top is not None and steps else None
+    if top is None or found is None:
+        return None
+    return PlannedColumn(column.name, top.name, tuple(steps), _conversion(found, type))
+
+
+def _type_at(found: pa.DataType, steps: Sequence[Step]) -> pa.DataType | None:
+    """The type of the values at a path, with the lists on the path around it; None if there is no such path."""
+    if not steps:
+        return found
+    if steps[0] is None:
+        element = _type_at(found.value_type, steps[1:]) if is_list(found) else None
+        return None if element is None else pa.list_(element)
+    position = found.get_field_index(steps[0]) if pa.types.is_struct(found) else -1
+    return _type_at(found.field(position).type, steps[1:]) if position >= 0 else None
+
+
+def _conversion(found: pa.DataType, type: Type) -> Conversion | None:
+    """How values of a file's type become values of a column's type; None if they already are."""
+    if type.kind == "Array" and is_list(found):
+        inner = _conversion(found.value_type, type.parts[0])
+        return Conversion("list", inner) if inner else None
+    if type.kind != "Map" or type.parts[0].kind not in _TEXTS:
+        return None
+    value = type.parts[1]
+    scalar = "text" if value.kind in _TEXTS else "float" if value.kind.startswith(("Float", "BFloat")) else ""
+    if pa.types.is_struct(found):
+        inners = [_conversion(field.type, value) for field in found]
+        return Conversion("map", next((i for i in inners if i is not None), None), scalar)
+    if pa.types.is_map(found):
+        inner = _conversion(found.item_type, value)
+        return Conversion("map", inner, scalar) if inner else None
+    return None

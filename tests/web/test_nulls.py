@@ -1,0 +1,76 @@
+"""How files say that there is no value, and the hint for a row with another spelling of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.support.server import Server
+
+TYPES = {
+    "n": "Int64",
+    "m": "Nullable(Int64)",
+    "d": "Date",
+    "t": "Nullable(DateTime)",
+    "u": "UUID",
+    "s": "Nullable(String)",
+    "l": "Array(Int8)",
+}
+SHEET = (
+    "columns:\n"
+    + "".join(f'  - {{name: {n}, type: "{t}"}}\n' for n, t in TYPES.items())
+    + "engine: {sorting_key: [n]}\n"
+)
+
+
+@pytest.fixture(scope="module")
+def server(inbox: Server) -> Server:
+    inbox.push({"datasources/sheet.yaml": SHEET})
+    return inbox
+
+
+def send(server: Server, body: str, format: str = "csv") -> Any:
+    given = {"mode": "replace" if format == "csv" else "append", "name": "sheet", "format": format}
+    return server.done("POST", "/v0/datasources", params=given, content=body)
+
+
+@pytest.mark.parametrize("cell", ["", "\\N"])
+def test_fields_without_a_value(server: Server, cell: str) -> None:
+    answer = send(server, f"{','.join(TYPES)}\n{','.join([cell] * len(TYPES))}\n")
+    assert (answer["rows"], answer["quarantine_rows"]) == (1, 0)
+    assert server.sql("SELECT * FROM sheet") == [
+        {"n": 0, "m": None, "d": "1970-01-01", "t": None, "u": "0" * 8 + "-0000" * 3 + "-" + "0" * 12,
+         "s": None, "l": []}
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("column", ["n", "m", "d", "t", "u", "l"])
+@pytest.mark.parametrize("cell", ["NULL", "null", '"\\N"', "None", "NaN", "N/A", "nan"])
+def test_other_spellings_are_explained(server: Server, column: str, cell: str) -> None:
+    given = {"mode": "append", "name": "sheet", "format": "csv"}
+    answer = server.done("POST", "/v0/datasources", params=given, content=f"s,{column}\nx,{cell}\n")
+    assert (answer["rows"], answer["quarantine_rows"]) == (0, 1)
+    bad = answer["first_bad_row"]
+    assert bad["columns"] == [column]
+    assert "empty field" in bad["reason"], bad
+
+
+@pytest.mark.guard
+def test_other_bad_values_are_not(server: Server) -> None:
+    for cell in ("nullable", "12a", "None of these"):
+        given = {"mode": "append", "name": "sheet", "format": "csv"}
+        bad = server.done("POST", "/v0/datasources", params=given, content=f"n\n{cell}\n")["first_bad_row"]
+        assert "empty field" not in bad["reason"], bad
+
+
+@pytest.mark.parametrize("text", ["null", "NaN", "None"])
+def test_events_are_explained_too(server: Server, text: str) -> None:
+    bad = send(server, f'{{"n": "{text}"}}', "ndjson")["first_bad_row"]
+    assert bad["columns"] == ["n"]
+    assert "without quotes" in bad["reason"], bad
+
+
+def test_texts_are_kept(server: Server) -> None:
+    assert send(server, 'n,s\n1,NULL\n2,"\\N"\n3,None\n')["rows"] == 3
+    assert [r["s"] for r in server.sql("SELECT s FROM sheet ORDER BY n")] == ["NULL", "\\N", "None"]

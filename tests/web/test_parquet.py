@@ -1,0 +1,200 @@
+"""Structs and lists of structs in Parquet files, as pandas and pyarrow write them: at paths, and as maps."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.support.server import Server
+from tests.web.responses import refused
+
+ORDERS = """
+tenant: org
+columns:
+  - {name: org, type: UInt32, json: $.meta.org}
+  - {name: id, type: UInt32}
+  - {name: mark, type: UInt32}
+  - {name: skus, type: "Array(String)", json: "$.items[:].sku"}
+  - {name: amounts, type: "Array(Nullable(Int8))", json: "$.items[:].qty"}
+  - {name: costs, type: "Array(Decimal(9, 2))", json: "$.items[:].cost.net"}
+  - {name: days, type: "Array(Date)", json: "$.items[:].day", default: "['2026-01-01']"}
+  - {name: tags, type: "Array(Array(String))", json: "$.items[:].tags[:]"}
+  - {name: leaves, type: "Array(Array(UInt8))", json: "$.a[:].b[:].c"}
+  - {name: city, type: LowCardinality(String), json: $.to.city, default: "'-'"}
+  - {name: geo, type: "Nullable(Float64)", json: $.to.geo.lat}
+  - {name: attrs, type: "Map(String, String)"}
+  - {name: counts, type: "Map(LowCardinality(String), UInt8)"}
+  - {name: shares, type: "Map(String, Float64)"}
+  - {name: nested, type: "Map(String, Map(String, Int64))"}
+  - {name: listed, type: "Array(Map(String, Nullable(Int64)))"}
+engine: {sorting_key: [org, id]}
+"""
+
+
+@dataclass
+class Orders:
+    """The datasource. Each file has a mark of its own, and `stored` shows the rows of the last one."""
+
+    server: Server
+    mark: int = 0
+
+    def send(self, rows: list[dict[str, Any]], schema: pa.Schema | None = None, token: str = "") -> httpx.Response:
+        self.mark += 1
+        sink = io.BytesIO()
+        table = pa.Table.from_pylist(rows, schema)
+        pq.write_table(table.append_column("mark", pa.array([self.mark] * len(rows), pa.uint32())), sink)
+        given = {"mode": "append", "name": "orders", "format": "parquet"}
+        return self.server.post(
+            "/v0/datasources", token or self.server.admin_token, params=given, content=sink.getvalue()
+        )
+
+    def stored(self, columns: str) -> list[Any]:
+        rows = self.server.sql(f"SELECT {columns} FROM orders WHERE mark = {self.mark} ORDER BY id")
+        return [list(r.values()) for r in rows]
+
+
+@pytest.fixture(scope="module")
+def orders(inbox: Server) -> Orders:
+    inbox.push({"datasources/orders.yaml": ORDERS})
+    return Orders(inbox)
+
+
+def row(id: int, **values: Any) -> dict[str, Any]:
+    return {"meta": {"org": 1}, "id": id, **values}
+
+
+def test_values_in_lists_of_structs(orders: Orders) -> None:
+    items = [
+        [{"sku": "a", "qty": 2, "cost": {"net": 1.5}, "day": "2026-02-03", "tags": ["x", "y"]}, {"sku": None}],
+        [],
+        None,
+        [{"sku": "b", "qty": -3, "cost": None, "day": "2026-03-01", "tags": None}],
+    ]
+    answer = orders.send([row(n, items=value) for n, value in enumerate(items)])
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["rows"] == 4, answer.text
+    assert answer.json()["ignored_columns"] == []
+    assert orders.stored("id, skus, amounts, costs, days, tags") == [
+        [0, ["a", ""], [2, None], [1.5, 0], ["2026-02-03", "1970-01-01"], [["x", "y"], []]],
+        [1, [], [], [], ["2026-01-01"], []],
+        [2, [], [], [], ["2026-01-01"], []],
+        [3, ["b"], [-3], [0], ["2026-03-01"], [[]]],
+    ]
+
+
+def test_nulls_in_lists_of_structs(orders: Orders) -> None:
+    items = [[{"sku": "a", "qty": None}, {"sku": None, "qty": 5}, None]]
+    assert orders.send([row(1, items=items[0])]).json()["rows"] == 1
+    assert orders.stored("skus, amounts, costs") == [[["a", "", ""], [None, 5, None], []]]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "column"),
+    [("qty", 300, "amounts"), ("qty", "x", "amounts"), ("day", "2026-02-31", "days"), ("day", "soon", "days")],
+)
+def test_values_in_lists_are_checked(orders: Orders, key: str, value: Any, column: str) -> None:
+    answer = orders.send([row(1, items=[{"sku": "a", key: value}]), row(2, items=[])])
+    assert (answer.json()["rows"], answer.json()["quarantine_rows"]) == (1, 1), answer.text
+    assert answer.json()["first_bad_row"]["columns"] == [column]
+
+
+@pytest.mark.parametrize(("value", "good"), [("7", True), ("x", False), ("300", False)])
+def test_texts_in_lists_of_the_own_name_are_checked(orders: Orders, value: str, good: bool) -> None:
+    answer = orders.send([row(1, amounts=[value, None])])
+    assert (answer.json()["rows"], answer.json()["quarantine_rows"]) == ((1, 0) if good else (0, 1)), answer.text
+
+
+def test_lists_in_lists(orders: Orders) -> None:
+    rows = [row(1, a=[{"b": [{"c": 1}, {"c": 2}]}, {"b": []}]), row(2, a=[{"b": None}, None]), row(3, a=None)]
+    assert orders.send(rows).json()["rows"] == 3
+    assert orders.stored("leaves") == [[[[1, 2], []]], [[[], []]], [[]]]
+
+
+def test_values_in_structs(orders: Orders) -> None:
+    rows = [row(1, to={"city": "Bern", "geo": {"lat": 1.5}}), row(2, to={"city": None, "geo": None}), row(3, to=None)]
+    assert orders.send(rows).json()["rows"] == 3
+    assert orders.stored("city, geo") == [["Bern", 1.5], ["-", None], ["-", None]]
+
+
+def test_a_column_of_the_own_name_comes_first(orders: Orders) -> None:
+    answer = orders.send([row(1, to={"city": "inside"}, city="outside", skus=["own"], items=[{"sku": "inside"}])])
+    assert answer.json()["rows"] == 1, answer.text
+    assert orders.stored("city, skus") == [["outside", ["own"]]]
+    assert set(answer.json()["ignored_columns"]) == {"to", "items"}
+
+
+def test_the_tenant_in_a_struct_is_checked_like_any_other(orders: Orders) -> None:
+    """A writer that is bound to one tenant writes no rows of another, wherever the file names it."""
+    token = orders.server.mint("DATASOURCES:APPEND:orders", tenant="1")
+    refused(orders.send([row(1), {"meta": {"org": 2}, "id": 2}], token=token), 403, "RK5003")
+    assert orders.stored("org, id") == []
+    assert orders.send([row(1), {"meta": None, "id": 3}], token=token).json()["rows"] == 2
+    assert orders.stored("org, id") == [[1, 1], [1, 3]]
+
+
+MAPS: dict[str, tuple[str, pa.DataType, Any, Any]] = {
+    "texts": ("attrs", pa.struct([("a", pa.string()), ("b", pa.string())]), {"a": "x", "b": "y"}, {"a": "x", "b": "y"}),
+    "absent keys": ("attrs", pa.struct([("a", pa.string()), ("b", pa.string())]), {"b": "y"}, {"b": "y"}),
+    "no keys": ("attrs", pa.struct([("a", pa.string())]), {}, {}),
+    "no dictionary": ("attrs", pa.struct([("a", pa.string())]), None, {}),
+    "mixed as texts": (
+        "attrs",
+        pa.struct([("n", pa.int64()), ("t", pa.string()), ("b", pa.bool_())]),
+        {"n": 7, "t": "x", "b": True},
+        {"n": "7", "t": "x", "b": "true"},
+    ),
+    "integers": ("counts", pa.struct([("a", pa.int64()), ("b", pa.int32())]), {"a": 7, "b": 8}, {"a": 7, "b": 8}),
+    "too large": ("counts", pa.struct([("a", pa.int64())]), {"a": 300}, None),
+    "wide integers": ("counts", pa.struct([("a", pa.uint64()), ("b", pa.int8())]), {"a": 7, "b": 1}, {"a": 7, "b": 1}),
+    "numbers": ("counts", pa.struct([("a", pa.null()), ("b", pa.int8())]), {"b": 1}, {"b": 1}),
+    "floats": ("shares", pa.struct([("a", pa.float64()), ("b", pa.int64())]), {"a": 0.5, "b": 2}, {"a": 0.5, "b": 2}),
+    "maps of maps": (
+        "nested",
+        pa.struct([("p", pa.struct([("a", pa.int64())])), ("q", pa.struct([("b", pa.int64())]))]),
+        {"p": {"a": 1}, "q": {"b": 2}},
+        {"p": {"a": 1}, "q": {"b": 2}},
+    ),
+    "maps of structs": (
+        "nested", pa.map_(pa.string(), pa.struct([("a", pa.int64())])), [("p", {"a": 1})], {"p": {"a": 1}}
+    ),
+    "lists": (
+        "listed", pa.list_(pa.struct([("a", pa.int64()), ("b", pa.int64())])),
+        [{"a": 1}, {"b": 2}, None, {}], [{"a": 1}, {"b": 2}, {}, {}]
+    ),
+    "a map": ("attrs", pa.map_(pa.string(), pa.string()), [("a", "x")], {"a": "x"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MAPS)
+def test_structs_become_maps(orders: Orders, case: str) -> None:
+    column, type, value, expected = MAPS[case]
+    schema = pa.schema([("meta", pa.struct([("org", pa.uint32())])), ("id", pa.uint32()), (column, type)])
+    answer = orders.send([row(1, **{column: value}), row(2, **{column: value})], schema)
+    assert answer.status_code == 200, answer.text
+    if expected is None:
+        assert (answer.json()["quarantine_rows"], answer.json()["first_bad_row"]["columns"]) == (2, [column])
+    else:
+        assert answer.json()["rows"] == 2, answer.text
+        assert orders.stored(column) == [[expected], [expected]]
+
+
+def test_structs_that_no_map_can_hold_are_refused(orders: Orders) -> None:
+    answer = orders.send([row(1, counts={"a": 1, "b": "x"})])
+    refused(answer, 400, "RK5001")
+    assert "counts" in answer.json()["error"]
+
+
+def test_many_rows_in_several_parts(orders: Orders) -> None:
+    rows = [
+        row(n, items=[{"sku": f"s{n}"}] * (n % 3), attrs={"k": f"{n}"} if n % 2 else {"l": None})
+        for n in range(120_000)
+    ]
+    assert orders.send(rows).json()["rows"] == len(rows)
+    found = orders.stored("id, length(skus), attrs['k'] = toString(id)")
+    assert found == [[n, n % 3, n % 2] for n in range(len(rows))]
