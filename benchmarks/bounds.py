@@ -235,19 +235,17 @@ class Engine:
         assert process.stdin is not None
         assert process.stdout is not None
         worked = processor_seconds(process.pid)
-        try:
-            process.stdin.write(orjson.dumps(question).decode() + "\n")
-            process.stdin.flush()
-            while not select.select([process.stdout], [], [], 0.1)[0]:
-                if processor_seconds(process.pid) - worked > KILL_SECONDS:
-                    break
-            else:
-                if answer := process.stdout.readline():
-                    return orjson.loads(answer)
-        except OSError:
-            pass
-        self.close()
-        return None
+        process.stdin.write(orjson.dumps(question).decode() + "\n")
+        process.stdin.flush()
+        while not select.select([process.stdout], [], [], 0.1)[0]:
+            if processor_seconds(process.pid) - worked > KILL_SECONDS:
+                self.close()
+                return None
+        answer = process.stdout.readline()
+        if not answer:
+            self.close()
+            return ["the process ended", 0.0, KILL_SECONDS, 0]
+        return orjson.loads(answer)
 
     def close(self) -> None:
         if self._process is not None:

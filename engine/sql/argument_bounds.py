@@ -1,8 +1,10 @@
-"""Limits the length of arguments of functions whose run time grows with the product of the argument lengths.
+"""Limits the work of functions whose run time grows with the product of the argument lengths.
 
-The engine checks time limits only between blocks, so a single row can keep such a function busy for minutes. Each
-argument is rewritten as `substring(x, 1 + throwIf(length(x) > …))`: its value is `x`, or the query fails before the
-function is called.
+The engine checks time limits only between blocks and between the functions of a block, so a single row can keep such
+a function busy for minutes. An argument is rewritten as `substring(x, 1 + throwIf(…))`: its value is `x`, or the
+query fails before the function is called. It fails if an argument is too long, or if the lengths, multiplied, are too
+large for the rows of the block. A block has many rows after `arrayJoin`, and in a lambda, where each element is a
+row.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ from engine.sql.tree import Node, members
 
 MAX_ARGUMENT_SIZE = 10_000
 """Maximum number of bytes of a string argument, or of elements of an array argument."""
-SMALL_BLOCK_ROWS = 64
+MAX_BLOCK_WORK = 1_000_000_000
+"""Maximum product of the arguments' lengths and the block's rows: a second or two of a processor."""
+SMALL_BLOCK_ROWS = 16
 """Rows per block in a statement with such calls."""
 SMALL_BLOCKS: dict[str, int | str] = {
     "max_block_size": SMALL_BLOCK_ROWS,
@@ -35,12 +39,60 @@ _STRINGS = (
 )
 _GRAMS = ("sparsegrams", "sparsegramsutf8", "sparsegramshashes", "sparsegramshashesutf8")
 _ARRAYS = ("arraylevenshteindistance", "arraylevenshteindistanceweighted", "arraysimilarity")
+_SETS = ("hasall", "hasany", "hassubstr")
 BOUNDED: Mapping[str, tuple[str, int]] = {
     **dict.fromkeys(_STRINGS, ("substring", 2)),
     **dict.fromkeys(_GRAMS, ("substring", 1)),
     **dict.fromkeys(_ARRAYS, ("arraySlice", 4)),
+    **dict.fromkeys(_SETS, ("arraySlice", 2)),
 }
 """Lower-case name → (function that returns the argument unchanged, number of arguments with a limit)."""
+MAX_SHORT_LIST = 1_000
+"""Elements of a list in the SQL up to which `hasAll` and the like need no limit, because their time is linear."""
+SLOW = frozenset(
+    f"polygons{operation}{plane}"
+    for operation in ("intersection", "union", "symdifference", "within", "equals", "distance", "intersect")
+    for plane in ("cartesian", "spherical")
+) | {"geometryintersectcartesian", "geometryintersectspherical", "polygonconvexhullcartesian"}
+"""Functions that only need small blocks: one row takes a fraction of a second, but a usual block minutes."""
+GROWING = frozenset(
+    {"repeat", "range", "arraywithconstant", "arrayresize", "space", "replicate", "timeseriesrange", "randomstring"}
+    | {"leftpad", "leftpadutf8", "rightpad", "rightpadutf8", "lpad", "rpad", "randomprintableascii"}
+    | {"randomfixedstring", "randomstringutf8"}
+)
+"""Functions whose result can be far longer than their arguments."""
+SCANNING = frozenset(
+    {"has", "nothas", "indexof", "countequal", "arrayintersect", "arrayunion", "arraysymmetricdifference"}
+    | {"arrayjaccardindex", "stringjaccardindex", "stringjaccardindexutf8", "mapadd", "mapsubtract", "mapupdate"}
+    | {"position", "positioncaseinsensitive", "positionutf8", "positioncaseinsensitiveutf8", "locate", "instr"}
+    | {"hassubsequence", "hassubsequencecaseinsensitive", "hassubsequenceutf8"}
+    | {"hassubsequencecaseinsensitiveutf8", "countsubstrings", "countsubstringscaseinsensitive"}
+    | {"countsubstringscaseinsensitiveutf8", "jsonmergepatch", "jsonextractraw"}
+)
+"""Functions that read a constant argument again for each row, and so need small blocks if it may be long: memory does
+not limit it, because a block holds a constant once."""
+GENERATED = frozenset({"blocksize"})
+"""Functions that only rewritten arguments call. Authors cannot: the size of a block shows how rows are stored."""
+
+
+def has_limit(name: str, arguments: list[Node]) -> bool:
+    """Whether the arguments of this call are rewritten. `name` is in lower case."""
+    if name not in BOUNDED:
+        return False
+    return name not in _SETS or not any(_is_short_list(argument) for argument in arguments)
+
+
+def _is_short_list(node: Node) -> bool:
+    """Whether a node is a list in the SQL itself, or a parameter."""
+    if node.get("type") == "QueryParameter":
+        return True
+    if node.get("type") == "Literal":
+        value = node.get("value")
+        elements = value.get("value") if isinstance(value, dict) else None
+        return isinstance(elements, list) and len(elements) <= MAX_SHORT_LIST
+    elements = members(node.get("arguments"))
+    is_list = node.get("type") == "Function" and str(node.get("name", "")).lower() == "array"
+    return is_list and len(elements) <= MAX_SHORT_LIST
 
 
 def bound_arguments(calls: Iterable[Node]) -> None:
@@ -55,9 +107,13 @@ def bound_arguments(calls: Iterable[Node]) -> None:
             refuse(f"`{call['name']}` nested {level} levels deep", "calculate the inner calls in a subquery")
         pass_on, limited = BOUNDED[str(call["name"]).lower()]
         arguments = members(call.get("arguments"))
-        for n, argument in enumerate(arguments[:limited]):
-            if argument.get("type") != "Literal":
-                arguments[n] = _bounded(argument, pass_on, str(call["name"]))
+        lengths = [_length(argument) for argument in arguments[:limited]]
+        variable = [n for n, argument in enumerate(arguments[:limited]) if argument.get("type") != "Literal"]
+        for n in variable:
+            limits = [_is_greater(deepcopy(lengths[n]), MAX_ARGUMENT_SIZE)]
+            if n == variable[0]:
+                limits.append(_is_greater(_work(lengths[:2]), MAX_BLOCK_WORK))
+            arguments[n] = _bounded(arguments[n], limits, pass_on, str(call["name"]))
 
 
 def _level(node: object, levels: Mapping[int, int]) -> int:
@@ -75,15 +131,38 @@ def _level(node: object, levels: Mapping[int, int]) -> int:
     return deepest
 
 
-def _bounded(argument: Node, pass_on: str, name: str) -> Node:
-    """`pass_on(argument, 1 + throwIf(ifNull(length(argument), 0) > limit, message))`."""
+def _bounded(argument: Node, limits: list[Node], pass_on: str, name: str) -> Node:
+    """`pass_on(argument, 1 + throwIf(limit OR …, message))`."""
+    too_long = limits[0] if len(limits) == 1 else _operator("or", *limits)
+    message = _literal("String", f"the arguments of {name} are too long")
+    return _call(pass_on, argument, _operator("plus", _literal("UInt64", 1), _call("throwIf", too_long, message)))
+
+
+def _length(argument: Node) -> Node:
+    """`ifNull(length(argument), 0)`."""
     copy = deepcopy(argument)
     copy.pop("alias", None)
-    length = _call("ifNull", _call("length", copy), _literal("UInt64", 0))
-    too_long = {**_call("greater", length, _literal("UInt64", MAX_ARGUMENT_SIZE)), "is_operator": True}
-    message = _literal("String", f"an argument of {name} is longer than {MAX_ARGUMENT_SIZE}")
-    start = {**_call("plus", _literal("UInt64", 1), _call("throwIf", too_long, message)), "is_operator": True}
-    return _call(pass_on, argument, start)
+    return _call("ifNull", _call("length", copy), _literal("UInt64", 0))
+
+
+def _work(lengths: list[Node]) -> Node:
+    """`length * length * greatest(blockSize(), SMALL_BLOCK_ROWS)`.
+
+    How many rows a block has depends on how rows are stored. With at least SMALL_BLOCK_ROWS it does not matter,
+    except where `arrayJoin` or a lambda makes more rows of the caller's own.
+    """
+    product = _call("greatest", _call("blockSize"), _literal("UInt64", SMALL_BLOCK_ROWS))
+    for length in lengths:
+        product = _operator("multiply", deepcopy(length), product)
+    return product
+
+
+def _is_greater(value: Node, limit: int) -> Node:
+    return _operator("greater", value, _literal("UInt64", limit))
+
+
+def _operator(name: str, *arguments: Node) -> Node:
+    return {**_call(name, *arguments), "is_operator": True}
 
 
 def _call(name: str, *arguments: Node) -> Node:

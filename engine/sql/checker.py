@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from engine.errors import FUNCTION_REFUSED, TABLE_REFUSED, RookeryError
 from engine.sql.ambiguous_names import AmbiguousNames
-from engine.sql.argument_bounds import BOUNDED
+from engine.sql.argument_bounds import BOUNDED, GROWING, SCANNING, SLOW, has_limit
 from engine.sql.context import Context, local_names, only_table
 from engine.sql.functions import (
     MEMBERSHIP,
@@ -53,6 +53,14 @@ class CheckedTree:
     """Identifiers that need a qualifier, each with the table that qualifies it."""
     bounded: list[Node] = field(default_factory=list)
     """Calls whose arguments need a length limit (`argument_bounds`)."""
+    called: set[str] = field(default_factory=set)
+    """The names of all functions that are called, in lower case."""
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether the query needs small blocks, so that the engine checks time limits often enough."""
+        scans_long_constants = not GROWING.isdisjoint(self.called) and not SCANNING.isdisjoint(self.called)
+        return bool(self.bounded) or not SLOW.isdisjoint(self.called) or scans_long_constants
 
 
 def check_tree(
@@ -61,14 +69,16 @@ def check_tree(
     bound: frozenset[str],
     placeholders: Mapping[str, str],
     engine_functions: Callable[[], frozenset[str]],
+    generated: frozenset[str] = frozenset(),
 ) -> CheckedTree:
     """Check a tree that may read the tables in `bound`, and may not define these names.
 
     `placeholders` are the generated parameters with their types. `engine_functions` returns the names of the engine's
-    functions; it is called only for an error message or an ambiguous name. Raises SQL_REFUSED, FUNCTION_REFUSED or
+    functions; it is called only for an error message or an ambiguous name. `generated` are functions that are allowed
+    in addition, in lower case, because the rewritten query calls them. Raises SQL_REFUSED, FUNCTION_REFUSED or
     TABLE_REFUSED.
     """
-    return _Checker(bound, placeholders, engine_functions).run(root)
+    return _Checker(bound, placeholders, engine_functions, generated).run(root)
 
 
 class _Checker:
@@ -79,8 +89,9 @@ class _Checker:
         bound: frozenset[str],
         placeholders: Mapping[str, str],
         engine_functions: Callable[[], frozenset[str]],
+        generated: frozenset[str],
     ) -> None:
-        self._bound, self._placeholders = bound, placeholders
+        self._bound, self._placeholders, self._generated = bound, placeholders, generated
         self._engine_functions = engine_functions
         self._result = CheckedTree()
         self._pending: list[tuple[Node, frozenset[str], Context]] = []
@@ -311,7 +322,8 @@ class _Checker:
         if lower == "exists" and [a.get("type") for a in arguments] != ["Subquery"]:
             refuse("EXISTS of anything but a subquery")
         check_arguments(name, arguments)
-        if lower in BOUNDED:
+        self._result.called.add(lower)
+        if has_limit(lower, arguments):
             self._result.bounded.append(node)
         if takes_lambda(lower):
             self._references([*arguments, *members(node.get("parameters"))], context)
@@ -337,7 +349,7 @@ class _Checker:
 
     def _require_allowed(self, name: str) -> None:
         """Refuse every function that `functions.txt` does not list."""
-        if not is_allowed(name):
+        if not is_allowed(name) and name.lower() not in self._generated:
             exists = self._is_function(name)
             raise RookeryError(
                 FUNCTION_REFUSED,

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from engine.errors import SQL_REFUSED, SQL_SYNTAX, VIEW_SHAPE, RookeryError
 from engine.sql import shape
-from engine.sql.argument_bounds import bound_arguments
+from engine.sql.argument_bounds import GENERATED, bound_arguments
 from engine.sql.checker import CheckedTree, check_tree
 from engine.sql.expanded_size import Extent
 from engine.sql.grammar import refuse
@@ -138,7 +138,7 @@ def verify(
         names=shape.names(tree),
         uses=shape.uses(tree),
         extent=extent(tree),
-        slow=bool(checked.bounded),
+        slow=checked.is_slow,
     )
 
 
@@ -191,9 +191,13 @@ class _Verifier:
                 SQL_SYNTAX, "the SQL text has bytes that are not UTF-8", hint="write bytes with unhex('...')"
             ) from exc
 
-    def check(self, tree: Node) -> CheckedTree:
+    def check(self, tree: Node, *, generated: frozenset[str] = frozenset()) -> CheckedTree:
         return check_tree(
-            tree, bound=self.bound, placeholders=self.placeholders, engine_functions=self.parser.functions
+            tree,
+            bound=self.bound,
+            placeholders=self.placeholders,
+            engine_functions=self.parser.functions,
+            generated=generated,
         )
 
     def canonicalize(self, text: str) -> tuple[str, Node]:
@@ -201,7 +205,7 @@ class _Verifier:
         for _ in range(MAX_CANONICAL_ROUNDS):
             check_canonical(text)
             tree, reformatted = self.parse(text)
-            checked = self.check(tree)
+            checked = self.check(tree, generated=GENERATED)
             # All of these have been moved out of the tree. If one of them occurs again, the SQL and the tree differ.
             if checked.hoistable or checked.prewheres or checked.qualify:
                 break

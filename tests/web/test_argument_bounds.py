@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import httpx
 import pytest
 
+from engine.sql.argument_bounds import SMALL_BLOCK_ROWS
 from tests.support.server import Server
 from tests.web.responses import refused
 
@@ -37,3 +39,63 @@ def test_results_are_unchanged(server: Server) -> None:
     sql = """SELECT editDistance(a, b) AS x, editDistance(a, 'kitten') AS y, arrayLevenshteinDistance([1, 2], list) AS z
     FROM (SELECT 'sitting' AS a, CAST('kitten' AS Nullable(String)) AS b, [toUInt8(1)] AS list)"""
     assert server.sql(sql) == [{"x": 3, "y": 3, "z": 1}]
+
+
+MANY_ROWS = (
+    "SELECT max(damerauLevenshteinDistance(s, reverse(s))) AS x FROM (SELECT repeat('ab', {n}) AS s FROM numbers(1)"
+    " ARRAY JOIN range(100000))",
+    "SELECT max(editDistance(s, toString(x))) AS x FROM (SELECT arrayJoin(range(300000)) AS x, repeat('ab', {n}) AS s)",
+    "SELECT arrayMax(arrayMap(x -> editDistance(repeat('ab', {n}), toString(x)), range(300000 + number))) AS x"
+    " FROM numbers(1)",
+    "SELECT arrayMax(arrayMap(x -> levenshteinDistance(s, s), arrayResize([s], 100000))) AS x"
+    " FROM (SELECT repeat('ab', {n}) AS s)",
+    "SELECT sum(hasAll(a, b)) AS x FROM (SELECT range({n} * 20 + number) AS a, arrayReverse(a) AS b FROM numbers(9))",
+    "SELECT sum(hasAny(a, arrayMap(x -> x + 1000000, a))) AS x FROM (SELECT range({n} * 20) AS a FROM numbers(9))",
+    "SELECT hasSubstr(a, arrayPushBack(a, 7)) AS x FROM (SELECT range({n} * 20 + number) AS a FROM numbers(1))",
+)
+
+
+@pytest.mark.parametrize("sql", MANY_ROWS, ids=range(len(MANY_ROWS)))
+def test_the_work_of_a_block_is_limited(server: Server, sql: str) -> None:
+    """After arrayJoin and in lambdas, a block has any number of rows."""
+
+    def ask(n: int) -> httpx.Response:
+        return server.post("/v0/sql", server.admin_token, content=sql.format(n=n))
+
+    assert ask(1).status_code == 200, ask(1).text
+    refused(ask(4_000), 400)
+
+
+@pytest.mark.guard
+@pytest.mark.parametrize("condition", ["hasAny(tags, ['a', 'b'])", "hasAll(['a', 'b'], tags)", "hasAny(tags, tags)"])
+def test_lists_in_the_query_have_no_limit(server: Server, condition: str) -> None:
+    sql = f"SELECT count() AS n FROM (SELECT arrayMap(x -> toString(x), range(5000)) AS tags) WHERE {condition}"
+    assert server.post("/v0/sql", server.admin_token, content=sql).status_code == 200
+
+
+SMALL = (
+    "has(range(10 + number), number)",
+    "position(repeat('ab', 9), toString(number))",
+    "length(polygonsIntersectionCartesian([[[(0., 0.), (0., toFloat64(number)), (1., 1.)]]], [[[(0., 0.), (0., 1.), (1., 1.)]]]))",
+)
+
+
+@pytest.mark.parametrize("call", SMALL)
+def test_functions_that_scan_long_constants_get_small_blocks(server: Server, call: str) -> None:
+    sql = f"SELECT uniqExact(nowInBlock64(9)) AS blocks, max({call}) AS m FROM numbers(640)"
+    assert server.sql(sql)[0]["blocks"] == 640 / SMALL_BLOCK_ROWS
+
+
+@pytest.mark.guard
+def test_usual_calls_of_these_functions_do_not(server: Server) -> None:
+    sql = "SELECT uniqExact(nowInBlock64(9)) AS blocks, max(has([1, 2], number)) AS m FROM numbers(640)"
+    assert server.sql(sql)[0]["blocks"] == 1
+
+
+def test_the_size_of_a_block_is_not_shown(server: Server) -> None:
+    for sql in (
+        "SELECT blockSize()",
+        "SELECT editDistance(toString(blockSize()), 'a')",
+        "SELECT arrayMap(blockSize, [1])",
+    ):
+        refused(server.post("/v0/sql", server.admin_token, content=sql), 400, "RK2003")

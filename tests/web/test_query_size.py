@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from engine.sql.argument_bounds import SMALL_BLOCK_ROWS
 from tests.support.server import Server, sources
 from tests.web.responses import refused
 
@@ -122,7 +123,7 @@ def _blocks(server: Server, call: str) -> int:
 
 
 def test_slow_functions_read_small_blocks_and_can_be_stopped(server: Server) -> None:
-    assert _blocks(server, "editDistance(s, '12')") == 10
+    assert _blocks(server, "editDistance(s, '12')") == 640 / SMALL_BLOCK_ROWS
     assert _blocks(server, "length(s)") == 1
 
 
@@ -135,5 +136,5 @@ nodes:
     sql: SELECT uniqExact(began) AS blocks, max(far) AS far FROM each_row
 """
     inbox.push({"pipes/near.yaml": text})
-    assert inbox.admin_json("GET", "/v0/pipes/near.json")["data"][0]["blocks"] == 10
-    assert inbox.sql("SELECT blocks FROM near") == [{"blocks": 10}]
+    assert inbox.admin_json("GET", "/v0/pipes/near.json")["data"][0]["blocks"] == 640 / SMALL_BLOCK_ROWS
+    assert inbox.sql("SELECT blocks FROM near") == [{"blocks": 640 / SMALL_BLOCK_ROWS}]
