@@ -51,8 +51,11 @@ def explain_value(row: RejectedRow, staged: StagedColumn, schema: StageSchema) -
     # Several columns may share one stage column; each gets its own part of the value in its reason.
     if staged.type != "JSON" or not staged.path:
         for column in columns:
-            part = _value_at(value, column.path) or value
-            row.add(column.column, _syntax_error(part) or _wrong_type(part, schema, column, row.format))
+            part = _value_at(value, column.path)
+            if part is None:
+                row.add(column.column, f"`{staged.source_name}` cannot be read: {_object_error(value)}")
+            else:
+                row.add(column.column, _syntax_error(part) or _wrong_type(part, schema, column, row.format))
         return
     _explain_object(row, value, staged.source_name, columns)
 

@@ -32,7 +32,7 @@ def server(inbox: Server) -> Server:
 
 def send(server: Server, body: str, format: str = "csv") -> Any:
     given = {"mode": "replace" if format == "csv" else "append", "name": "sheet", "format": format}
-    return server.done("POST", "/v0/datasources", params=given, content=body)
+    return server.admin_json("POST", "/v0/datasources", params=given, content=body)
 
 
 @pytest.mark.parametrize("cell", ["", "\\N"])
@@ -49,7 +49,7 @@ def test_fields_without_a_value(server: Server, cell: str) -> None:
 @pytest.mark.parametrize("cell", ["NULL", "null", '"\\N"', "None", "NaN", "N/A", "nan"])
 def test_other_spellings_are_explained(server: Server, column: str, cell: str) -> None:
     given = {"mode": "append", "name": "sheet", "format": "csv"}
-    answer = server.done("POST", "/v0/datasources", params=given, content=f"s,{column}\nx,{cell}\n")
+    answer = server.admin_json("POST", "/v0/datasources", params=given, content=f"s,{column}\nx,{cell}\n")
     assert (answer["rows"], answer["quarantine_rows"]) == (0, 1)
     bad = answer["first_bad_row"]
     assert bad["columns"] == [column]
@@ -60,7 +60,7 @@ def test_other_spellings_are_explained(server: Server, column: str, cell: str) -
 def test_other_bad_values_are_not(server: Server) -> None:
     for cell in ("nullable", "12a", "None of these"):
         given = {"mode": "append", "name": "sheet", "format": "csv"}
-        bad = server.done("POST", "/v0/datasources", params=given, content=f"n\n{cell}\n")["first_bad_row"]
+        bad = server.admin_json("POST", "/v0/datasources", params=given, content=f"n\n{cell}\n")["first_bad_row"]
         assert "empty field" not in bad["reason"], bad
 
 
