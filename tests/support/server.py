@@ -183,5 +183,5 @@ def _url(process: Forked | subprocess.Popen[bytes], announced: Path, log_file: P
                 return url
         except (OSError, ValueError, KeyError, httpx.HTTPError):
             pass
-        time.sleep(0.05)
+        time.sleep(0.02)
     raise AssertionError(f"the server did not start: {log_file.read_text()[-4000:]}")
