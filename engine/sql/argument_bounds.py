@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from copy import deepcopy
 
 from engine.sql.grammar import refuse
-from engine.sql.tree import Node, members
+from engine.sql.tree import Node, members, walk_all
 
 MAX_ARGUMENT_SIZE = 10_000
 """Maximum number of bytes of a string argument, or of elements of an array argument."""
@@ -62,7 +62,7 @@ GROWING = frozenset(
 )
 """Functions whose result can be far longer than their arguments."""
 SCANNING = frozenset(
-    {"has", "nothas", "indexof", "countequal", "arrayintersect", "arrayunion", "arraysymmetricdifference"}
+    {*_SETS, "has", "nothas", "indexof", "countequal", "arrayintersect", "arrayunion", "arraysymmetricdifference"}
     | {"arrayjaccardindex", "stringjaccardindex", "stringjaccardindexutf8", "mapadd", "mapsubtract", "mapupdate"}
     | {"position", "positioncaseinsensitive", "positionutf8", "positioncaseinsensitiveutf8", "locate", "instr"}
     | {"hassubsequence", "hassubsequencecaseinsensitive", "hassubsequenceutf8"}
@@ -79,7 +79,9 @@ def has_limit(name: str, arguments: list[Node]) -> bool:
     """Whether the arguments of this call are rewritten. `name` is in lower case."""
     if name not in BOUNDED:
         return False
-    return name not in _SETS or not any(_is_short_list(argument) for argument in arguments)
+    if name in _SETS and any(_is_short_list(argument) for argument in arguments):
+        return any(str(node.get("name", "")).lower() in GROWING for node in walk_all(arguments))
+    return True
 
 
 def _is_short_list(node: Node) -> bool:
