@@ -181,6 +181,7 @@ REGISTERED: dict[str, list[Worst]] = {
 
 MADE_AT_RUN_TIME = {
     "engine/ingest/values/staging_mode.py",
+    "engine/ingest/values/text_tenants.py",
     "engine/warehouse/dedup_log_repair.py",
     "engine/compiler/error_location.py",
 }
@@ -345,12 +346,14 @@ def _lifetimes() -> None:
 def _at_run_time() -> None:
     from engine.compiler.error_location import _find_word
     from engine.ingest.values.staging_mode import empty_text_pattern, non_text_pattern
+    from engine.ingest.values.text_tenants import other_tenant_pattern
 
     _find_word("a " * (LENGTH // 4) + "b", "a " * (LENGTH // 2))
     _find_word("a " * 99 + "b", "a " * (LENGTH // 2))
     for unit in ('"a" ', '"a"  :  ', " ", '"', '"a"'):
         empty_text_pattern(["a", "aa"]).search(('"a"' + unit * (LENGTH // len(unit))).encode())
         non_text_pattern(["a", "aa"]).search(('"a"' + unit * (LENGTH // len(unit))).encode())
+        other_tenant_pattern("a").search(('"a"' + unit * (LENGTH // len(unit))).encode())
 
 
 _FUNCTIONS = {

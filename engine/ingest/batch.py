@@ -141,6 +141,11 @@ class RejectedRow:
             self.columns.append(column)
             self.reasons.append(reason)
 
+    def set_reason(self, column: str, reason: str) -> None:
+        """Set the only reason of a column."""
+        self.add(column, reason)
+        self.reasons[self.columns.index(column)] = reason
+
 
 @dataclass(frozen=True, slots=True)
 class RowTexts:

@@ -14,8 +14,15 @@ from engine.ingest.read_settings import PARSE_SETTINGS
 from engine.ingest.row_expressions import overflow_checks, row_expressions
 from engine.ingest.unknown_keys import KnownKeys
 from engine.ingest.validation import Judge
-from engine.ingest.values.rejections import column_values, event_of_file_row, parse_json, rejection_reason
+from engine.ingest.values.rejections import (
+    MAX_SHOWN_CHARACTERS,
+    column_values,
+    event_of_file_row,
+    parse_json,
+    rejection_reason,
+)
 from engine.ingest.values.staging import ROW_NUMBER_COLUMN, stage_ddl, validity_checks
+from engine.ingest.values.text_tenants import other_tenants, text_tenant_column
 from engine.schema import Name, quote
 from engine.warehouse import ddl
 from engine.warehouse.port import Input
@@ -50,6 +57,8 @@ def _inspect_text(workspace: Workspace, batch: StagedBatch, strict_keys: KnownKe
     bisection = Bisection(workspace.warehouse, batch, rows, parsing, limits)
     unreadable = bisection.read()
     invalid = bisection.validate()
+    if rows.format is Input.NDJSON:
+        _reject_other_tenants(batch, rows.texts, unreadable, invalid)
     if strict_keys is not None and rows.format is Input.NDJSON:
         _reject_unknown_keys(batch, strict_keys, rows.texts, unreadable, invalid)
     rejected = invalid | unreadable
@@ -89,6 +98,25 @@ def _reject_unknown_keys(
         summary = keys.summary([names])
         more = f" and {summary.count - len(summary.names)} more" if summary.count > len(summary.names) else ""
         row.add("", f"{UNKNOWN_KEY_REASON} {', '.join(f'`{n}`' for n in summary.names)}{more}")
+
+
+def _reject_other_tenants(
+    batch: StagedBatch, texts: Sequence[bytes], unreadable: dict[int, RejectedRow], invalid: dict[int, RejectedRow]
+) -> None:
+    """Add rows whose tenant is not a string to the invalid ones, if the tenants of the datasource are strings."""
+    column = text_tenant_column(batch.schema.source)
+    found = other_tenants(column, texts) if column else {}
+    for n, value in found.items():
+        if column is None or n in unreadable:
+            continue
+        row = invalid.get(n)
+        if row is None:
+            row = invalid[n] = RejectedRow(n, texts[n], Input.NDJSON)
+            row.values = column_values(texts[n], Input.NDJSON, b"", batch.schema)
+        shown = value.decode(errors="replace")[:MAX_SHOWN_CHARACTERS]
+        row.set_reason(column.name, f"`{shown}` is not a string, as a tenant id of type {column.type} must be")
+        # It is the id of no tenant, so it is not another tenant's row.
+        row.is_foreign = False
 
 
 def _inspect_parquet(workspace: Workspace, batch: StagedBatch) -> JudgedBatch:

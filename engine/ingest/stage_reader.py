@@ -18,6 +18,7 @@ from engine.ingest.stage_schemas import known_keys, schema_for, strict_keys
 from engine.ingest.unknown_keys import MAX_KEY_CHARACTERS, MAX_NAMED_KEYS, KnownKeys
 from engine.ingest.values.rejections import parse_json
 from engine.ingest.values.staging import StageSchema, maybe_empty_condition
+from engine.ingest.values.text_tenants import may_have_other_tenants, other_tenants, text_tenant_column
 from engine.warehouse.errors import for_sender, is_transient
 from engine.warehouse.port import Input
 from engine.workspace.workspace import Workspace
@@ -127,11 +128,21 @@ class StageReader:
         # The engine drops the backslash of an unknown escape instead of refusing the row.
         if texts.format is Input.NDJSON and any(map(has_unknown_escape, texts.texts)):
             return True
-        return any(is_truncated(text, texts.format) for text in texts.separate_texts)
+        if any(is_truncated(text, texts.format) for text in texts.separate_texts):
+            return True
+        return texts.format is Input.NDJSON and _has_other_tenants(batch.schema, texts)
 
     def strict_keys(self, append: Append) -> KnownKeys | None:
         """The only keys that a strict datasource accepts; None for other datasources."""
         return strict_keys(self._workspace.current, append.datasource)
+
+
+def _has_other_tenants(schema: StageSchema, texts: BatchTexts) -> bool:
+    """Whether an event has a tenant that is not a string, which the engine would read as one."""
+    column = text_tenant_column(schema.source)
+    if column is None or not any(may_have_other_tenants(column, text) for text in texts.texts):
+        return False
+    return any(other_tenants(column, rows) for rows in (texts.lines, *map(json_rows_of, texts.separate)))
 
 
 def ignored_columns(schema: StageSchema, texts: BatchTexts) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from engine.tenant_ids import integer_bounds
 from engine.warehouse.type_names import Type, parse_type
 
 INVALID_ID = "\x00"
-"""Replaces a tenant that is neither an integer nor a string, so that it is rejected. It is not a valid id."""
+"""Replaces a tenant of another JSON type than its column's, so that it is rejected. It is not a valid id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ def stage_nested(source: Datasource, column: Column, name: str) -> StagedColumn:
     path = _Path(".".join(map(quote, keys)), f"{quote(keys[0])}.^{'.'.join(map(quote, keys[1:]))}")
     value, guard = path.value, ""
     if column.name == source.tenant_column:
-        value = _tenant_text(path)
+        value = _tenant_text(path, column)
         rules = ColumnRules(None, f"CAST(assumeNotNull({value}) AS {column.type})")
     else:
         type = parse_type(column.type)
@@ -67,15 +67,14 @@ def _default(column: Column) -> str:
     return f"defaultValueOfTypeName({literal(column.type)})"
 
 
-def _tenant_text(path: _Path) -> str:
+def _tenant_text(path: _Path, column: Column) -> str:
     """Return the SQL of the tenant's id as a string: NULL if it is absent, INVALID_ID if it has another type.
 
-    Only integers and strings can be ids. The number 1.0 differs from 1 only in its type.
+    Only strings can be ids, and integers in a column of an integer type. The number 1.0 differs from 1 only in its
+    type.
     """
-    text = (
-        f"if(dynamicType({path.value}) IN ('Int64', 'UInt64', 'String'), "
-        f"toString({path.value}), {literal(INVALID_ID)})"
-    )
+    types = "('Int64', 'UInt64', 'String')" if integer_bounds(parse_type(column.type).kind) else "('String')"
+    text = f"if(dynamicType({path.value}) IN {types}, toString({path.value}), {literal(INVALID_ID)})"
     return f"if(isNull({path.value}), if({path.has_no_object}, NULL, {literal(INVALID_ID)}), {text})"
 
 

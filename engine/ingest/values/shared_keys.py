@@ -49,12 +49,15 @@ class Member:
     @property
     def name(self) -> bytes:
         """The key in the form in which the engine compares keys: without escapes, in lower case."""
-        if b"\\" not in self.key:
-            return self.key.lower()
+        return self.text.encode().lower() if b"\\" in self.key else self.key.lower()
+
+    @property
+    def text(self) -> str:
+        """The key without escapes, if they are valid."""
         try:
-            return str(orjson.loads(b'"' + self.key + b'"')).encode().lower()
+            return str(orjson.loads(b'"' + self.key + b'"'))
         except orjson.JSONDecodeError:
-            return self.key.lower()
+            return self.key.decode(errors="replace")
 
 
 def members(text: bytes) -> list[Member] | None:
