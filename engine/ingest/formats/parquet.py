@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Generator
@@ -18,6 +17,11 @@ from engine.ingest.formats.parquet_shapes import UNCHANGED, ParquetPlan
 _MAX_REASON_BYTES = 4096
 _IMPORT_ROOT = Path(__file__).resolve().parents[3]
 """The directory from which this package is imported."""
+_RUN = (
+    "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
+    f"runpy.run_module({parquet_process.__name__!r}, run_name='__main__')"
+)
+"""A program that runs `parquet_process` of the package in the directory that is its first argument."""
 
 
 def split_parquet(file: BinaryIO, memory: int, total: int, plan: ParquetPlan = UNCHANGED) -> Generator[bytes]:
@@ -30,14 +34,8 @@ def split_parquet(file: BinaryIO, memory: int, total: int, plan: ParquetPlan = U
     file.seek(0)
     # Read in a separate process, because the library allocates as much memory as the file declares: a hostile file
     # would end this process.
-    command = [sys.executable, "-P", "-m", parquet_process.__name__, str(memory), str(total), plan.as_json()]
-    process = subprocess.Popen(
-        command,
-        stdin=file.fileno(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(_IMPORT_ROOT)},
-    )
+    command = [sys.executable, "-P", "-c", _RUN, str(_IMPORT_ROOT), str(memory), str(total), plan.as_json()]
+    process = subprocess.Popen(command, stdin=file.fileno(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout is not None
     try:
         while True:
