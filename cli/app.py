@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli import access, data, doctor, fanout, output, project, quarantine, server, tenants
+from cli import access, backup, data, doctor, fanout, output, project, quarantine, server, tenants
 from cli.options import options
 from engine.errors import INTERNAL, NO_FILE, USAGE, RookeryError
 
@@ -61,7 +61,7 @@ def globals_(
     options.project, options.settings = directory, None
 
 
-for part in (project, tenants, access, data, quarantine, fanout, doctor, server):
+for part in (project, tenants, access, data, quarantine, fanout, doctor, backup, server):
     part.register(app)
 
 _COMMAND = typer.main.get_command(app)

@@ -75,6 +75,17 @@ class Connection:
                 REMOTE, f"{self.url} did not answer with JSON", hint="is it a rookery server?"
             ) from exc
 
+    def download(self, method: str, path: str, file: Path) -> None:
+        """Write the body of a response to a file. Raises the error in the response, and OSError."""
+        try:
+            with self.http.stream(method, path) as response, file.open("wb") as target:
+                if response.status_code >= 400:
+                    raise _error(response.status_code, response.read())
+                for chunk in response.iter_raw():
+                    target.write(chunk)
+        except httpx.HTTPError as exc:
+            raise _unreachable(self.url, exc) from exc
+
     def watched(self, path: str, body: Any, progress: Any) -> Any:
         """The result of a POST of long work. `progress` is called for each of its progress lines."""
         headers = {"accept": NDJSON}

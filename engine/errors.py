@@ -270,6 +270,8 @@ LAYOUT_NEWER = Code("RK6013", 503, "written by a newer rookery")
 LAYOUT_UNREADABLE = Code("RK6014", 503, "layout version cannot be read")
 MIGRATION_FAILED = Code("RK6015", 503, "stored layout could not be migrated")
 ISOLATION = Code("RK6017", 500, "isolation check failed")
+BACKUP_RUNNING = Code("RK6020", 409, "a backup is already running")
+NOT_EMBEDDED = Code("RK6021", 400, "only for the embedded engine")
 
 # --- RK7xxx: command line and settings ---------------------------------------------------------------------------
 SETTING = Code("RK7001", 400, "invalid setting")
@@ -279,6 +281,9 @@ NOT_A_PROJECT = Code("RK7004", 400, "no project here")
 REMOTE = Code("RK7005", 502, "unexpected response from the server")
 INTERNAL = Code("RK7006", 500, "internal error")
 NO_DATABASE = Code("RK7007", 404, "no database here")
+BACKUP_DAMAGED = Code("RK7020", 400, "backup is damaged or incomplete")
+TARGET_EXISTS = Code("RK7021", 409, "target already exists")
+BACKUP_UNUSABLE = Code("RK7022", 500, "restored backup cannot be opened")
 ZONE = Code("RK7010", 409, "time zone differs from that of the stored rows")
 
 

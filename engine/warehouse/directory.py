@@ -12,6 +12,7 @@ from xml.sax.saxutils import escape
 from engine import errors
 from engine.warehouse.damaged_merges import undo_damaged
 from engine.warehouse.dedup_log_repair import repair
+from engine.warehouse.directory_copy import remove_copies
 from engine.warehouse.errors import EngineError
 from engine.warehouse.layout_version import LAYOUT_VERSION, DirectoryMark, read_mark, write_mark
 
@@ -88,6 +89,7 @@ class Directory:
             raise
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        remove_copies(self.path)
         repair(self.path)
         # Otherwise the engine would detach damaged parts when it loads their table, and their rows would seem lost.
         undo_damaged(self.path)

@@ -7,7 +7,8 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from engine.warehouse.port import (
 )
 from engine.warehouse.render import is_insert, used_bindings, with_settings
 from engine.warehouse.stale_tokens import StaleTokens
+from engine.warehouse.statement_gate import StatementGate
 from engine.warehouse.stream import ResultStream
 from engine.warehouse.time_zone import UTC, named_zone, require_zone
 
@@ -61,6 +63,7 @@ class EmbeddedWarehouse:
         self._writer_settings: dict[str, int | str] = {}
         self._reader_defaults = {**limits, **buffer_limits(limits)} if limits else {}
         self._zone = ""
+        self._gate = StatementGate()
         self._zone_is_assumed = False
         self._writers = Pool(self._writer, Handle.close, size=options.writers, timeout=options.borrow_timeout)
         self._readers = Pool(self._reader, Handle.close, size=options.readers, timeout=options.borrow_timeout)
@@ -109,7 +112,8 @@ class EmbeddedWarehouse:
     def execute(
         self, sql: str, bindings: Mapping[str, Value] | None = None, settings: Mapping[str, int | str] | None = None
     ) -> None:
-        with self._writers.lend() as handle:
+        # Before a handle is borrowed: a query must not wait for the handle of a statement that waits.
+        with self._gate.passing(), self._writers.lend() as handle:
             if is_insert(sql):
                 handle.command(with_settings(sql, settings), used_bindings(sql, bindings))
             else:
@@ -126,7 +130,7 @@ class EmbeddedWarehouse:
         columns: Iterable[str] = (),
         settings: Mapping[str, int | str] | None = None,
     ) -> int:
-        with self._writers.lend() as handle:
+        with self._gate.passing(), self._writers.lend() as handle:
             return handle.insert(table, data, format.value, columns, settings or {})
 
     def stream(self, statement: Statement, format: Format) -> Stream:
@@ -177,6 +181,15 @@ class EmbeddedWarehouse:
         except OSError as exc:
             raise file_error(exc) from exc
         return Space(str(self._directory.path), usage.free, usage.total)
+
+    @property
+    def directory(self) -> Path:
+        return self._directory.path
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        with self._gate.closed():
+            yield
 
     def close(self) -> None:
         """Close all handles and unlock the directory. Harmless when repeated."""

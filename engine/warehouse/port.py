@@ -7,10 +7,12 @@ Two adapters implement it: `embedded` (chDB in this process) and `server` (Click
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from engine.schema import Name
@@ -278,6 +280,19 @@ class Warehouse(Protocol):
 
     def disk_space(self) -> Space | None:
         """The state of the fullest disk of the database; None if it is unknown."""
+        ...
+
+    @property
+    def directory(self) -> Path | None:
+        """The directory of an embedded engine's data; None for a ClickHouse server."""
+        ...
+
+    def frozen(self) -> AbstractContextManager[None]:
+        """While the context is active, no statement changes the data of an embedded engine; merges continue.
+
+        Statements that change something wait, and must not be run by the thread that holds the context. Raises BUSY
+        if a running statement does not end in time.
+        """
         ...
 
     def close(self) -> None:

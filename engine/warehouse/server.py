@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -198,6 +198,13 @@ class ServerWarehouse:
             "ORDER BY unreserved_space / total_space LIMIT 1"
         )
         return Space(str(disks.rows[0][0]), int(disks.rows[0][1]), int(disks.rows[0][2])) if disks.rows else None
+
+    @property
+    def directory(self) -> None:
+        return None
+
+    def frozen(self) -> AbstractContextManager[None]:
+        raise NotImplementedError("statements of a ClickHouse server cannot be held")
 
     def close(self) -> None:
         """Close the connections. Harmless when repeated."""

@@ -26,7 +26,7 @@ from engine.ingest.staging_pool import StagingPool
 from engine.query.executor import Queries
 from engine.query.reader_queue import ReaderQueue
 from engine.settings import Settings
-from engine.web import datasources, operations, pipes, project, quarantine, sql, tenants, tokens
+from engine.web import backup, datasources, operations, pipes, project, quarantine, sql, tenants, tokens
 from engine.web.errors import on_bug, on_http_exception, on_rookery_error
 from engine.web.events import PATH, Events, EventsFastPath
 from engine.web.future_bridge import FutureBridge
@@ -82,7 +82,7 @@ async def _watch(workspace: Workspace, limiter: anyio.CapacityLimiter) -> None:
 
 def _routes() -> list[Route]:
     """All routes. Starlette tries routes in order, so the most frequent ones come first."""
-    resources = (pipes, sql, datasources, operations, quarantine, project, tenants, tokens)
+    resources = (pipes, sql, datasources, operations, quarantine, project, tenants, tokens, backup)
     return [Route(PATH, Events(), methods=["POST"]), *(route for module in resources for route in module.routes())]
 
 

@@ -214,6 +214,13 @@ OPERATIONS = (
     Operation("get", "/v0/doctor", "Examine the workspace", query={"deep": FLAG_SCHEMA}),
     Operation("post", "/v0/doctor", "Deliver missing rows", body=closed(allow=NAMES_SCHEMA)),
     Operation(
+        "post",
+        "/v0/backup",
+        "Back up the data of the embedded engine",
+        response_type="application/x-tar",
+        responses={"200": {"type": "string", "format": "binary"}},
+    ),
+    Operation(
         "get", "/metrics", "Metrics for Prometheus", response_type="text/plain", responses={"200": {"type": "string"}}
     ),
 )

@@ -1,0 +1,146 @@
+"""Writes, verifies and restores backup files."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from engine.errors import (
+    BACKUP_DAMAGED,
+    BACKUP_UNUSABLE,
+    DISK_FULL,
+    NO_FILE,
+    TARGET_EXISTS,
+    RookeryError,
+)
+from engine.warehouse import archive
+from engine.warehouse.errors import file_error
+
+
+def new_file(target: Path) -> Path:
+    """The file to write. Raises TARGET_EXISTS if it exists, and NO_FILE if its directory does not."""
+    file = target / f"rookery-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.tar" if target.is_dir() else target
+    if os.path.lexists(file):
+        raise _exists(file)
+    if not file.parent.is_dir():
+        raise RookeryError(NO_FILE, f"directory {file.parent} does not exist", hint="create it first")
+    return file.absolute()
+
+
+@contextmanager
+def written(file: Path) -> Iterator[Path]:
+    """A private file next to `file`, which gets its name when the context ends without an error.
+
+    After an error it is removed. Raises DISK_FULL, and TARGET_EXISTS if the name was taken meanwhile.
+    """
+    partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
+    try:
+        os.close(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        yield partial
+        _flush(partial)
+        _rename(partial, file)
+        _flush(file.parent)
+    except FileExistsError as exc:
+        raise _exists(file) from exc
+    except OSError as exc:
+        if file_error(exc).code is DISK_FULL:
+            raise RookeryError(
+                DISK_FULL, f"the disk of {file.parent} is full", hint="free space there, or name another directory"
+            ) from exc
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _rename(partial: Path, file: Path) -> None:
+    """Give the file its name. Raises FileExistsError if the name is taken."""
+    try:
+        # Unlike a rename, a link never replaces a file.
+        os.link(partial, file)
+    except PermissionError:
+        # A file system without hard links.
+        if os.path.lexists(file):
+            raise FileExistsError(file) from None
+        partial.rename(file)
+
+
+def _exists(file: Path) -> RookeryError:
+    return RookeryError(
+        TARGET_EXISTS, f"{file} already exists", hint="name a new file, or a directory: nothing is ever overwritten"
+    )
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or the names in a directory, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def described(file: Path) -> dict[str, Any]:
+    """The description at the beginning of a backup. Raises BACKUP_DAMAGED."""
+    try:
+        with tarfile.open(file) as opened:
+            member = opened.extractfile(archive.DESCRIPTION)
+            description = json.load(member) if member is not None else None
+    except (tarfile.TarError, KeyError, ValueError) as exc:
+        raise RookeryError(BACKUP_DAMAGED, f"{file} is not a backup", detail=repr(exc)) from exc
+    return dict(description or {})
+
+
+def restored(source: Path, directory: Path) -> dict[str, Any]:
+    """Restore a backup to a new directory. Returns its description. Raises NO_FILE, DISK_FULL and RK702x."""
+    if not source.is_file():
+        raise RookeryError(NO_FILE, f"file {source} does not exist", hint="give the path of a backup file")
+    try:
+        return archive.restore(source, directory)
+    except OSError as exc:
+        if file_error(exc).code is DISK_FULL:
+            hint = "nothing was restored: free space there, or name another directory"
+            raise RookeryError(DISK_FULL, f"the disk of {directory} is full", hint=hint) from exc
+        raise
+
+
+def verify(file: Path, description: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Restore a backup next to it and run the deep doctor on the copy, in a process of its own.
+
+    Returns the doctor's findings. Raises BACKUP_UNUSABLE if the copy cannot be opened, and BACKUP_DAMAGED.
+    """
+    with TemporaryDirectory(prefix=".rookery-verify-", dir=file.parent) as temporary:
+        data = Path(temporary, "data")
+        restored(file, data)
+        # Settings that name a server, or another directory, do not concern the copy.
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("ROOKERY_")}
+        environment["ROOKERY_WORKSPACE"] = str(description["workspace"])
+        command = [sys.executable, "-m", "cli.main", "--data", str(data), "--json", "doctor", "--deep"]
+        done = subprocess.run(
+            command, cwd=temporary, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False
+        )
+    try:
+        report = json.loads(done.stdout)
+        return list(report["findings"])
+    except (ValueError, KeyError, TypeError) as exc:
+        raise RookeryError(
+            BACKUP_UNUSABLE,
+            f"the restored copy cannot be examined: {_reason(done)}",
+            hint="run `rookery doctor --deep`; --no-verify keeps the backup as it is",
+        ) from exc
+
+
+def _reason(done: subprocess.CompletedProcess[bytes]) -> str:
+    """Why the doctor failed."""
+    try:
+        return str(json.loads(done.stdout)["error"])
+    except (ValueError, KeyError, TypeError):
+        return done.stderr.decode(errors="replace")[-300:].strip() or f"exit code {done.returncode}"

@@ -1,0 +1,275 @@
+"""Backup files: a tar of a data directory, with a description at the beginning and checksums at the end.
+
+`backup.json` comes first, then the files under `data/`, and finally `SHA256SUMS` with one line for every file, as
+`sha256sum -c` reads it. A file without the end is incomplete, however it was cut.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import tarfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from engine import errors
+from engine.errors import RookeryError
+from engine.warehouse.layout_version import LAYOUT_VERSION, newer_layout_error
+
+FORMAT = 1
+"""The version of the format of backup files."""
+DESCRIPTION, SUMS, DATA = "backup.json", "SHA256SUMS", "data"
+CHUNK_BYTES = 1 << 20
+MAX_NAME = 1_000
+MAX_DESCRIPTION_BYTES = 64 << 20
+_END = b"\0" * (2 * tarfile.BLOCKSIZE)
+_UNREADABLE = (
+    tarfile.TarError,
+    EOFError,
+    ValueError,
+    LookupError,
+    OverflowError,
+    RecursionError,
+    FileExistsError,
+    NotADirectoryError,
+)
+"""What reading a damaged file raises. The last two are names that contradict each other."""
+_SUM = re.compile(r"([0-9a-f]{64})  (\S.*)")
+_LINK_TARGET = re.compile(r"(?:\.\./)+store/[0-9a-f]{3}/[0-9a-f-]{36}/?")
+"""Where the engine's symbolic links point to: the directory of a database or a table."""
+
+
+def pack(directory: Path, description: Mapping[str, Any]) -> Iterator[bytes]:
+    """The bytes of a backup of a directory, whose files must not change, in large chunks. Raises OSError."""
+    pending = bytearray()
+    for chunk in _members(directory, description):
+        pending += chunk
+        if len(pending) >= CHUNK_BYTES:
+            yield bytes(pending)
+            pending.clear()
+    if pending:
+        yield bytes(pending)
+
+
+def _members(directory: Path, description: Mapping[str, Any]) -> Iterator[bytes]:
+    entries = sorted(directory.rglob("*"))
+    files = sum(e.is_file() and not e.is_symlink() for e in entries)
+    body = json.dumps({"format": FORMAT, **description, "files": files}, indent=1).encode()
+    sums = [f"{hashlib.sha256(body).hexdigest()}  {DESCRIPTION}\n"]
+    yield from _text_member(DESCRIPTION, body)
+    for entry in entries:
+        name = f"{DATA}/{entry.relative_to(directory).as_posix()}"
+        if entry.is_symlink():
+            header = _header(name, tarfile.SYMTYPE, 0o777)
+            header.linkname = str(entry.readlink())
+            yield header.tobuf(tarfile.PAX_FORMAT)
+        elif entry.is_dir():
+            yield _header(name, tarfile.DIRTYPE, 0o700).tobuf(tarfile.PAX_FORMAT)
+        else:
+            digest = hashlib.sha256()
+            yield from _file_member(name, entry, digest)
+            sums.append(f"{digest.hexdigest()}  {name}\n")
+    yield from _text_member(SUMS, "".join(sums).encode())
+    yield _END
+
+
+def _file_member(name: str, file: Path, digest: Any) -> Iterator[bytes]:
+    with file.open("rb") as source:
+        header = _header(name, tarfile.REGTYPE, 0o600)
+        header.size = os.fstat(source.fileno()).st_size
+        yield header.tobuf(tarfile.PAX_FORMAT)
+        left = header.size
+        while left:
+            chunk = source.read(min(left, CHUNK_BYTES))
+            if not chunk:
+                raise OSError(f"{file} became shorter while it was read")
+            left -= len(chunk)
+            digest.update(chunk)
+            yield chunk
+    yield _padding(header.size)
+
+
+def _text_member(name: str, body: bytes) -> Iterator[bytes]:
+    header = _header(name, tarfile.REGTYPE, 0o600)
+    header.size = len(body)
+    yield header.tobuf(tarfile.PAX_FORMAT) + body + _padding(len(body))
+
+
+def _header(name: str, type: bytes, mode: int) -> tarfile.TarInfo:
+    header = tarfile.TarInfo(name)
+    header.type, header.mode, header.mtime = type, mode, int(time.time())
+    return header
+
+
+def _padding(size: int) -> bytes:
+    return b"\0" * (-size % tarfile.BLOCKSIZE)
+
+
+def unpack(source: IO[bytes], directory: Path) -> dict[str, Any]:
+    """Restore a backup to a directory that does not exist, and return its description.
+
+    Raises BACKUP_DAMAGED if a file is missing, changed or unexpected, and LAYOUT_NEWER. The caller removes the
+    directory after an error. Raises OSError.
+    """
+    directory.mkdir(mode=0o700)
+    found: dict[str, str] = {}
+    links: dict[Path, str] = {}
+    description: dict[str, Any] | None = None
+    try:
+        with tarfile.open(fileobj=source, mode="r|") as archive:
+            for member in archive:
+                if description is None:
+                    description, found[DESCRIPTION] = _described(archive, member)
+                elif member.name == SUMS:
+                    _compare(_content(archive, member), found, description["files"])
+                    _create_links(links)
+                    return description
+                elif member.issym():
+                    links[_path(directory, member.name)] = _checked_target(member)
+                elif member.name in found:
+                    raise _damaged(f"{member.name} is in it twice")
+                else:
+                    _extract(archive, member, _path(directory, member.name), found)
+    except _UNREADABLE as exc:
+        raise _damaged("it is cut short or not a backup", exc) from exc
+    raise _damaged("it is cut short" if description is not None else "it is empty")
+
+
+def _described(archive: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[dict[str, Any], str]:
+    """The description and its checksum."""
+    if member.name != DESCRIPTION or member.size > MAX_DESCRIPTION_BYTES:
+        raise _damaged("it is not a backup of rookery")
+    body = _content(archive, member)
+    description = json.loads(body)
+    if not isinstance(description, dict) or not isinstance(description.get("files"), int):
+        raise _damaged("it is not a backup of rookery")
+    layout = description.get("layout")
+    if not isinstance(layout, int) or description.get("format") != FORMAT or layout > LAYOUT_VERSION:
+        if isinstance(layout, int) and layout > LAYOUT_VERSION:
+            raise newer_layout_error("the backup", layout)
+        raise _damaged(f"its format {description.get('format')} is not supported")
+    return description, hashlib.sha256(body).hexdigest()
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member) if _is_plain(member) else None
+    if file is None:
+        raise _damaged(f"{member.name} is not a file")
+    return file.read()
+
+
+def _is_plain(member: tarfile.TarInfo) -> bool:
+    """Whether a member is a file as `pack` writes it. A sparse file can be larger than the backup."""
+    return member.isreg() and not member.issparse()
+
+
+def _path(directory: Path, name: str) -> Path:
+    """Where a member belongs, which must be below the directory."""
+    parts = PurePosixPath(name).parts
+    if (
+        name.startswith("/")
+        or len(parts) < 2
+        or parts[0] != DATA
+        or ".." in parts
+        or "\0" in name
+        or len(name) > MAX_NAME
+    ):
+        raise _damaged(f"{errors.shown(name)} does not belong in it")
+    return directory.joinpath(*parts[1:])
+
+
+def _checked_target(member: tarfile.TarInfo) -> str:
+    """The target of a symbolic link: only the engine's own are accepted."""
+    if _LINK_TARGET.fullmatch(member.linkname) is None:
+        raise _damaged(f"the link {errors.shown(member.name)} points elsewhere")
+    return member.linkname
+
+
+def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, target: Path, found: dict[str, str]) -> None:
+    """Create a directory or a file, and note the checksum of the file."""
+    if member.isdir():
+        target.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return
+    content = archive.extractfile(member) if _is_plain(member) else None
+    if content is None:
+        raise _damaged(f"{errors.shown(member.name)} does not belong in it")
+    target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    # "x" never overwrites, and the descriptor is private from the start.
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
+    with os.fdopen(descriptor, "wb") as file:
+        while chunk := content.read(CHUNK_BYTES):
+            digest.update(chunk)
+            file.write(chunk)
+        if file.tell() != member.size:
+            raise _damaged(f"{errors.shown(member.name)} is cut short")
+    found[member.name] = digest.hexdigest()
+
+
+def _compare(sums: bytes, found: Mapping[str, str], files: int) -> None:
+    """Raise BACKUP_DAMAGED unless the files are exactly those of the checksums."""
+    expected = {}
+    for line in sums.decode().splitlines():
+        match = _SUM.fullmatch(line)
+        if match is None:
+            raise _damaged("its checksums cannot be read")
+        expected[match[2]] = match[1]
+    if len(expected) != files + 1 or expected.keys() != found.keys():
+        raise _damaged("files are missing")
+    changed = sorted(n for n, digest in expected.items() if found[n] != digest)
+    if changed:
+        raise _damaged(f"{errors.shown(changed[0])} has changed")
+
+
+def _create_links(links: Mapping[Path, str]) -> None:
+    """Create the symbolic links. They come last, so that no file is written through one."""
+    for path, target in links.items():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.symlink_to(target)
+
+
+def _damaged(why: str, cause: BaseException | None = None) -> RookeryError:
+    return RookeryError(
+        errors.BACKUP_DAMAGED,
+        f"the backup cannot be restored: {why}",
+        hint="nothing was restored: use another copy of the file",
+        detail=repr(cause) if cause is not None else None,
+    )
+
+
+def restore(source: Path, directory: Path) -> dict[str, Any]:
+    """Restore a backup to a directory that is empty or does not exist. Returns the description of the backup.
+
+    The directory gets its name only when every file is checked. Raises TARGET_EXISTS, BACKUP_DAMAGED and
+    LAYOUT_NEWER, all without any change, and OSError.
+    """
+    directory = directory.absolute()
+    require_empty(directory)
+    directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = directory.with_name(f".{directory.name}.restoring-{os.getpid()}")
+    try:
+        with source.open("rb") as file:
+            description = unpack(file, temporary)
+        os.sync()
+        # An empty directory is replaced. If anything else has appeared there, this fails.
+        temporary.rename(directory)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return description
+
+
+def require_empty(directory: Path) -> None:
+    """Raise TARGET_EXISTS unless the directory is empty or does not exist."""
+    if os.path.lexists(directory) and not (directory.is_dir() and not any(directory.iterdir())):
+        raise RookeryError(
+            errors.TARGET_EXISTS,
+            f"{directory} already exists and is not empty",
+            hint="name a directory that does not exist yet; nothing is ever overwritten",
+        )
