@@ -19,7 +19,7 @@ from engine.errors import (
     BACKUP_UNUSABLE,
     DISK_FULL,
     NO_FILE,
-    TARGET_EXISTS,
+    ALREADY_EXISTS,
     RookeryError,
 )
 from engine.warehouse import archive
@@ -27,7 +27,7 @@ from engine.warehouse.errors import file_error
 
 
 def new_file(target: Path) -> Path:
-    """The file to write. Raises TARGET_EXISTS if it exists, and NO_FILE if its directory does not."""
+    """The file to write. Raises ALREADY_EXISTS if it exists, and NO_FILE if its directory does not."""
     file = target / f"rookery-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.tar" if target.is_dir() else target
     if os.path.lexists(file):
         raise _exists(file)
@@ -40,7 +40,7 @@ def new_file(target: Path) -> Path:
 def written(file: Path) -> Iterator[Path]:
     """A private file next to `file`, which gets its name when the context ends without an error.
 
-    After an error it is removed. Raises DISK_FULL, and TARGET_EXISTS if the name was taken meanwhile.
+    After an error it is removed. Raises DISK_FULL, and ALREADY_EXISTS if the name was taken meanwhile.
     """
     partial = file.with_name(f".{file.name}.partial-{os.getpid()}")
     try:
@@ -75,7 +75,7 @@ def _rename(partial: Path, file: Path) -> None:
 
 def _exists(file: Path) -> RookeryError:
     return RookeryError(
-        TARGET_EXISTS, f"{file} already exists", hint="name a new file, or a directory: nothing is ever overwritten"
+        ALREADY_EXISTS, f"{file} already exists", hint="name a new file, or a directory: nothing is ever overwritten"
     )
 
 

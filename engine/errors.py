@@ -282,7 +282,7 @@ REMOTE = Code("RK7005", 502, "unexpected response from the server")
 INTERNAL = Code("RK7006", 500, "internal error")
 NO_DATABASE = Code("RK7007", 404, "no database here")
 BACKUP_DAMAGED = Code("RK7020", 400, "backup is damaged or incomplete")
-TARGET_EXISTS = Code("RK7021", 409, "target already exists")
+ALREADY_EXISTS = Code("RK7021", 409, "file or directory already exists")
 BACKUP_UNUSABLE = Code("RK7022", 500, "restored backup cannot be opened")
 ZONE = Code("RK7010", 409, "time zone differs from that of the stored rows")
 

@@ -246,7 +246,7 @@ def _damaged(why: str, cause: BaseException | None = None) -> RookeryError:
 def restore(source: Path, directory: Path) -> dict[str, Any]:
     """Restore a backup to a directory that is empty or does not exist. Returns the description of the backup.
 
-    The directory gets its name only when every file is checked. Raises TARGET_EXISTS, BACKUP_DAMAGED and
+    The directory gets its name only when every file is checked. Raises ALREADY_EXISTS, BACKUP_DAMAGED and
     LAYOUT_NEWER, all without any change, and OSError.
     """
     directory = directory.absolute()
@@ -266,10 +266,10 @@ def restore(source: Path, directory: Path) -> dict[str, Any]:
 
 
 def require_empty(directory: Path) -> None:
-    """Raise TARGET_EXISTS unless the directory is empty or does not exist."""
+    """Raise ALREADY_EXISTS unless the directory is empty or does not exist."""
     if os.path.lexists(directory) and not (directory.is_dir() and not any(directory.iterdir())):
         raise RookeryError(
-            errors.TARGET_EXISTS,
+            errors.ALREADY_EXISTS,
             f"{directory} already exists and is not empty",
             hint="name a directory that does not exist yet; nothing is ever overwritten",
         )
