@@ -16,8 +16,9 @@ from cli.options import options
 from engine.errors import USAGE, RookeryError
 
 Name = Annotated[str, typer.Argument(help="Name of the token.")]
-_SCOPES = "PIPES:READ:NAME, DATASOURCES:READ:NAME[:FILTER], DATASOURCES:APPEND:NAME"
-Scopes = Annotated[list[str], typer.Option("--scope", help=f"{_SCOPES}, ADMIN. May be repeated.")]
+_SCOPES = "PIPES:READ:NAME, DATASOURCES:READ:NAME[:FILTER], DATASOURCES:APPEND:NAME, READ:ALL, METRICS:READ"
+_STATIC_SCOPES = f"{_SCOPES}, DEPLOY, TENANTS:MANAGE, TOKENS:MINT, ADMIN"
+Scopes = Annotated[list[str], typer.Option("--scope", help=f"{_STATIC_SCOPES}. May be repeated.")]
 JwtScopes = Annotated[list[str], typer.Option("--scope", help=f"{_SCOPES}. May be repeated.")]
 Tenant = Annotated[str | None, typer.Option("--tenant", help="Bind the token to a tenant.")]
 _DURATION = re.compile(r"(\d+)([smhd]?)")

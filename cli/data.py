@@ -23,7 +23,7 @@ ENGINE_FORMATS = {"json": "JSON", "csv": "CSVWithNames", "ndjson": "JSONEachRow"
 ImpersonatedTenant = Annotated[
     str | None,
     typer.Option(
-        "--tenant", help="Run the query as this tenant (admins only). By default, an admin reads all tenants."
+        "--tenant", help="Run the query as this tenant (READ:ALL or ADMIN). By default, these read all tenants."
     ),
 ]
 

@@ -14,17 +14,25 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import jwt
 
-from engine.errors import BAD_SCOPE, BAD_TOKEN, SCOPE, RookeryError
+from engine.errors import BAD_SCOPE, BAD_TOKEN, RookeryError
 
 ALGORITHM = "HS256"
 MIN_KEY_BYTES = 32
-SCOPE_TYPES = ("ADMIN", "PIPES:READ", "DATASOURCES:READ", "DATASOURCES:APPEND")
+WORKSPACE_SCOPES = ("ADMIN", "DEPLOY", "TENANTS:MANAGE", "TOKENS:MINT", "METRICS:READ", "READ:ALL")
+"""Scope types for the whole workspace. They name no resource."""
+RESOURCE_SCOPES = ("PIPES:READ", "DATASOURCES:READ", "DATASOURCES:APPEND")
+"""Scope types for one resource."""
+SCOPE_TYPES = WORKSPACE_SCOPES + RESOURCE_SCOPES
+JWT_SCOPES = frozenset({*RESOURCE_SCOPES, "METRICS:READ", "READ:ALL"})
+"""Scope types that a JWT can have. Everyone with the signing key can sign JWTs, which cannot be revoked singly, so
+they cannot change files, tenants or tokens.
+"""
 RESOURCE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,119}")
 
 
@@ -35,7 +43,7 @@ class Scope:
     type: str
     """One of SCOPE_TYPES."""
     resource: str = ""
-    """The pipe or datasource that it permits; empty for ADMIN."""
+    """The pipe or datasource that it permits; empty for WORKSPACE_SCOPES."""
     filter: str | None = None
     """An SQL condition on the rows of a datasource that its holder can read."""
     fixed_params: Mapping[str, Any] = field(default_factory=dict)
@@ -44,8 +52,8 @@ class Scope:
     @staticmethod
     def parse(text: str) -> Scope:
         """Parse `TYPE:RESOURCE[:FILTER]`, where the type contains a colon itself. Raises RK4018."""
-        if text == "ADMIN":
-            return Scope("ADMIN")
+        if text in WORKSPACE_SCOPES:
+            return Scope(text)
         # The filter may contain colons, so the scope is split from the left.
         kind, _, after_kind = text.partition(":")
         verb, _, after_verb = after_kind.partition(":")
@@ -62,10 +70,10 @@ class Scope:
         row_filter, fixed = body.get("filter"), body.get("fixed_params") or {}
         if kind not in SCOPE_TYPES:
             raise RookeryError(BAD_SCOPE, f"unknown scope type {kind!r}", hint="one of " + ", ".join(SCOPE_TYPES))
-        if kind == "ADMIN":
+        if kind in WORKSPACE_SCOPES:
             if resource or row_filter or fixed:
-                raise RookeryError(BAD_SCOPE, "ADMIN cannot have a resource, filter or fixed_params")
-            return Scope("ADMIN")
+                raise RookeryError(BAD_SCOPE, f"{kind} cannot have a resource, filter or fixed_params")
+            return Scope(kind)
         if not isinstance(resource, str) or not RESOURCE.fullmatch(resource):
             raise RookeryError(BAD_SCOPE, f"{kind} needs the name of a resource", hint=f"{kind}:my_resource")
         if row_filter is not None and (not isinstance(row_filter, str) or kind != "DATASOURCES:READ"):
@@ -100,16 +108,21 @@ class Claims:
 
     @property
     def is_admin(self) -> bool:
-        return any(s.type == "ADMIN" for s in self.scopes)
+        return "ADMIN" in self.types
+
+    @property
+    def reads_all(self) -> bool:
+        """Whether the token reads the rows of all tenants."""
+        return not self.types.isdisjoint(("ADMIN", "READ:ALL"))
+
+    @property
+    def types(self) -> frozenset[str]:
+        """The types of the scopes."""
+        return frozenset(s.type for s in self.scopes)
 
     def allowing(self, kind: str, resource: str) -> list[Scope]:
         """The scopes of this type for this resource."""
         return [s for s in self.scopes if s.type == kind and s.resource == resource]
-
-    def require_admin(self) -> None:
-        """Raise RK4003 unless these are the claims of an admin token."""
-        if not self.is_admin:
-            raise RookeryError(SCOPE, "this request needs an admin token")
 
     def fixed_params(self, pipe: str) -> dict[str, Any]:
         """The fixed parameters for a pipe. Raises RK4002 if two scopes fix a parameter to different values."""
@@ -124,6 +137,18 @@ class Claims:
     def filters(self, datasource: str) -> tuple[str, ...]:
         """Row filters for a datasource; all of them apply."""
         return tuple(sorted({s.filter for s in self.allowing("DATASOURCES:READ", datasource) if s.filter}))
+
+
+def check_combination(scopes: Sequence[Scope], tenant: str | None) -> None:
+    """Refuse scopes that contradict one another or the tenant. Raises RK4018."""
+    kinds = {s.type for s in scopes}
+    if tenant is not None:
+        # TOKENS:MINT is the exception: it mints tokens of this tenant only.
+        unbound = next((k for k in WORKSPACE_SCOPES if k in kinds and k != "TOKENS:MINT"), None)
+        if unbound is not None:
+            raise RookeryError(BAD_SCOPE, f"a token with {unbound} cannot have a tenant")
+    if "READ:ALL" in kinds and any(s.filter or s.fixed_params for s in scopes):
+        raise RookeryError(BAD_SCOPE, "a token with READ:ALL cannot have filters or fixed_params")
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,10 +295,12 @@ def _claims(body: Mapping[str, Any], workspace: str) -> Claims:
         raise RookeryError(BAD_TOKEN, "the token has no scopes, or more than 500")
     try:
         parsed = tuple(Scope.of(s) for s in scopes)
+        check_combination(parsed, tenant)
     except RookeryError as exc:
         raise RookeryError(BAD_TOKEN, f"the token has an invalid scope: {exc.message}") from exc
-    if any(s.type == "ADMIN" for s in parsed):
-        raise RookeryError(BAD_TOKEN, "a JWT cannot be an admin token")
+    refused = next((s.type for s in parsed if s.type not in JWT_SCOPES), None)
+    if refused is not None:
+        raise RookeryError(BAD_TOKEN, f"a JWT cannot have the scope {refused}")
     return Claims(name, parsed, tenant, int(expires), _rps(body))
 
 

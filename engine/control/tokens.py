@@ -11,12 +11,23 @@ from typing import Any
 
 from engine.compiler.build import parameter_names, parameters_of
 from engine.compiler.filters import parse_filter
+from engine.control.attenuation import excess, require_no_excess
 from engine.control.ids import check_id
-from engine.errors import BAD_SCOPE, SCOPE, TOKEN_EXISTS, UNKNOWN_TENANT, UNKNOWN_TOKEN, RookeryError
+from engine.errors import BAD_SCOPE, BAD_TOKEN, SCOPE, TOKEN_EXISTS, UNKNOWN_TENANT, UNKNOWN_TOKEN, RookeryError
 from engine.project.model import Project
 from engine.settings import private_file
 from engine.template.parameters import coerce
-from engine.tokens import Claims, Scope, SigningKey, StaticToken, sign, static_text
+from engine.tokens import (
+    JWT_SCOPES,
+    WORKSPACE_SCOPES,
+    Claims,
+    Scope,
+    SigningKey,
+    StaticToken,
+    check_combination,
+    sign,
+    static_text,
+)
 from engine.workspace.snapshot import Snapshot
 from engine.workspace.workspace import Workspace
 
@@ -26,6 +37,8 @@ MAX_OVERLAP_SECONDS = 366 * DAY_SECONDS
 """Maximum time for which JWTs signed with an old key can stay valid."""
 MIN_ADMIN_TOKEN_LENGTH = 16
 MAX_NAME_LENGTH = 200
+TENANT_NOT_BOUND = "its filters or fixed parameters select a tenant"
+BIND_HINT = "bind it to the tenant instead: --tenant"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +81,54 @@ def text_of(workspace: Workspace, token: StaticToken) -> str:
     return static_text(token, workspace.name, host, workspace.current.secret)
 
 
-def create(workspace: Workspace, name: str, scopes: Sequence[Scope], tenant: str | None = None) -> dict[str, Any]:
-    """Create a static token, or show the existing one with the same name. Raises RK4016 if its scopes differ."""
+def _minter(workspace: Workspace, snapshot: Snapshot, caller: Claims) -> Claims:
+    """The caller's rights now, for minting.
+
+    Raises RK4002 if its token has been removed since the request began, and RK4003 if it selects a tenant other than
+    by its claim.
+    """
+    if caller.static_id is not None:
+        token = snapshot.tokens.get(caller.static_id)
+        if token is None:
+            raise RookeryError(BAD_TOKEN, "the static token was removed or refreshed")
+        caller = token.claims()
+    if not caller.is_admin and _selects_tenant(workspace, snapshot, caller.scopes):
+        raise RookeryError(SCOPE, f"the token cannot mint tokens: {TENANT_NOT_BOUND}", hint=BIND_HINT)
+    return caller
+
+
+def _selects_tenant(workspace: Workspace, snapshot: Snapshot, scopes: Sequence[Scope]) -> bool:
+    """Whether a filter or a fixed parameter selects a tenant.
+
+    Such a tenant applies to whatever the token reads, so other tokens cannot be compared with it scope by scope.
+    """
+    build = snapshot.build
+    for scope in scopes:
+        if scope.filter and scope.resource in build.relations:
+            parsed = parse_filter(scope.filter, build.relations[scope.resource], workspace.warehouse)
+            if parsed.tenant is not None:
+                return True
+        if scope.fixed_params and scope.resource in build.pipes:
+            keys = {p.name for p in parameters_of(build.pipes, scope.resource) if p.tenant_key}
+            if not keys.isdisjoint(scope.fixed_params):
+                return True
+    return False
+
+
+def create(
+    workspace: Workspace, caller: Claims, name: str, scopes: Sequence[Scope], tenant: str | None = None
+) -> dict[str, Any]:
+    """Create a static token, or show the existing one with the same name.
+
+    Raises RK4003 for rights that the caller does not have, and RK4016 if the existing token has other scopes.
+    """
     if not 0 < len(name) <= MAX_NAME_LENGTH or any(ord(c) < 32 for c in name):
         raise RookeryError(BAD_SCOPE, f"a token needs a name of 1 to {MAX_NAME_LENGTH} characters")
     if not scopes:
         raise RookeryError(BAD_SCOPE, "a token needs at least one scope", hint="--scope PIPES:READ:my_endpoint")
     with workspace.changes:
         snapshot = workspace.refresh()
+        require_no_excess(_minter(workspace, snapshot, caller), Claims(name, tuple(scopes), tenant))
         _check_scopes(workspace, snapshot, scopes, tenant)
         known = _by_name(snapshot, name)
         if known is not None and (set(map(_key, known.scopes)), known.tenant) != (set(map(_key, scopes)), tenant):
@@ -99,6 +152,7 @@ def _check_scopes(workspace: Workspace, snapshot: Snapshot, scopes: Sequence[Sco
     """Refuse scopes on resources that do not exist, so that a misspelled scope is reported now and not when the token
     is used.
     """
+    check_combination(scopes, tenant)
     if tenant is not None:
         check_id(snapshot.build, tenant)
         if tenant not in snapshot.tenants:
@@ -106,9 +160,7 @@ def _check_scopes(workspace: Workspace, snapshot: Snapshot, scopes: Sequence[Sco
                 UNKNOWN_TENANT, f"tenant `{tenant}` does not exist", hint=f"rookery tenant add {tenant}"
             )
     for scope in scopes:
-        if scope.type == "ADMIN":
-            if tenant is not None:
-                raise RookeryError(BAD_SCOPE, "an admin token has no tenant")
+        if scope.type in WORKSPACE_SCOPES:
             continue
         known = snapshot.build.pipes if scope.type.startswith("PIPES") else snapshot.build.datasources
         if scope.resource not in known:
@@ -118,6 +170,8 @@ def _check_scopes(workspace: Workspace, snapshot: Snapshot, scopes: Sequence[Sco
             _check_fixed(workspace, snapshot, scope)
         if scope.filter:
             parse_filter(scope.filter, snapshot.build.relations[scope.resource], workspace.warehouse)
+    if any(s.type == "TOKENS:MINT" for s in scopes) and _selects_tenant(workspace, snapshot, scopes):
+        raise RookeryError(BAD_SCOPE, f"a token cannot have TOKENS:MINT: {TENANT_NOT_BOUND}", hint=BIND_HINT)
 
 
 def _check_fixed(workspace: Workspace, snapshot: Snapshot, scope: Scope) -> None:
@@ -136,22 +190,25 @@ def _check_fixed(workspace: Workspace, snapshot: Snapshot, scope: Scope) -> None
 
 
 def describe(workspace: Workspace, token: StaticToken) -> dict[str, Any]:
-    """A static token as JSON, including the token itself; for admins only."""
+    """A static token as JSON, including the token itself; only for callers who have its rights."""
     body = {"id": token.nonce, "name": token.name, "token": text_of(workspace, token), "origin": token.origin}
     return {**body, "tenant": token.tenant, "scopes": [s.as_dict() for s in token.scopes]}
 
 
-def listing(workspace: Workspace) -> list[dict[str, Any]]:
-    """All static tokens as JSON, including the tokens themselves; for admins only."""
-    tokens = sorted(workspace.refresh().tokens.values(), key=lambda t: t.name)
-    return [describe(workspace, t) for t in tokens]
-
-
-def find(workspace: Workspace, name: str) -> StaticToken:
-    """A static token by name or id. Raises RK4017."""
+def listing(workspace: Workspace, caller: Claims) -> list[dict[str, Any]]:
+    """The static tokens whose rights the caller has, as JSON, including the tokens themselves."""
     snapshot = workspace.refresh()
+    caller = _minter(workspace, snapshot, caller)
+    tokens = sorted(snapshot.tokens.values(), key=lambda t: t.name)
+    return [describe(workspace, t) for t in tokens if excess(caller, t.claims()) is None]
+
+
+def find(workspace: Workspace, caller: Claims, name: str) -> StaticToken:
+    """A static token by name or id. Raises RK4017, also for a token with rights that the caller does not have."""
+    snapshot = workspace.refresh()
+    caller = _minter(workspace, snapshot, caller)
     token = _by_name(snapshot, name) or snapshot.tokens.get(name)
-    if token is None:
+    if token is None or excess(caller, token.claims()) is not None:
         raise RookeryError(UNKNOWN_TOKEN, f"there is no token `{name}`", hint="rookery token ls")
     return token
 
@@ -161,20 +218,20 @@ def _by_name(snapshot: Snapshot, name: str) -> StaticToken | None:
     return next((t for t in snapshot.tokens.values() if t.name == name), None)
 
 
-def remove(workspace: Workspace, name: str) -> None:
+def remove(workspace: Workspace, caller: Claims, name: str) -> None:
     """Remove a static token, which is refused from then on. The admin token can only be refreshed."""
     with workspace.changes:
-        token = find(workspace, name)
+        token = find(workspace, caller, name)
         if token.origin == "admin":
             raise RookeryError(SCOPE, "the admin token cannot be removed", hint="refresh it instead")
         workspace.registry.remove("token", [token.name])
         workspace.refresh()
 
 
-def refresh(workspace: Workspace, name: str) -> dict[str, Any]:
+def refresh(workspace: Workspace, caller: Claims, name: str) -> dict[str, Any]:
     """Replace a static token with a new one of the same name. The old one is refused from then on."""
     with workspace.changes:
-        old = find(workspace, name)
+        old = find(workspace, caller, name)
         # The nonce is part of the token, so the old token is no longer valid.
         token = StaticToken(old.name, old.scopes, old.tenant, secrets.token_hex(12), old.origin)
         _store(workspace, token)
@@ -189,19 +246,30 @@ def _store(workspace: Workspace, token: StaticToken) -> None:
     workspace.refresh()
 
 
-def mint(workspace: Workspace, request: JwtRequest) -> dict[str, Any]:
-    """Sign a JWT. Returns the token, and the Unix time at which it expires. Raises RK4018."""
+def mint(workspace: Workspace, caller: Claims, request: JwtRequest) -> dict[str, Any]:
+    """Sign a JWT. Returns the token, and the Unix time at which it expires.
+
+    Raises RK4003 for rights that the caller does not have, and RK4018.
+    """
     max_lifetime = workspace.settings.max_token_seconds
     if not 0 < request.lifetime_seconds <= max_lifetime:
         raise RookeryError(BAD_SCOPE, f"the lifetime of a JWT is between 1 and {max_lifetime} seconds")
     if not 0 < len(request.name) <= MAX_NAME_LENGTH:
         raise RookeryError(BAD_SCOPE, f"a JWT needs a name of 1 to {MAX_NAME_LENGTH} characters")
-    if not request.scopes or any(s.type == "ADMIN" for s in request.scopes):
-        raise RookeryError(BAD_SCOPE, "a JWT needs scopes, and cannot be an admin token")
+    if not request.scopes:
+        raise RookeryError(BAD_SCOPE, "a JWT needs scopes", hint="--scope PIPES:READ:my_endpoint")
+    for scope in request.scopes:
+        if scope.type not in JWT_SCOPES:
+            raise RookeryError(
+                BAD_SCOPE,
+                f"a JWT cannot have the scope {scope.type}",
+                hint="create a static token: rookery token create",
+            )
     snapshot = workspace.refresh()
-    _check_scopes(workspace, snapshot, request.scopes, request.tenant)
     expires = int(time.time()) + request.lifetime_seconds
     claims = Claims(request.name, request.scopes, request.tenant, expires, request.rps)
+    require_no_excess(_minter(workspace, snapshot, caller), claims)
+    _check_scopes(workspace, snapshot, request.scopes, request.tenant)
     return {"token": sign(claims, workspace.name, snapshot.keys[0]), "expires": expires}
 
 

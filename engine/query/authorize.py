@@ -131,14 +131,14 @@ class TenantSelection:
 def for_pipe(snapshot: Snapshot, workspace: Workspace, request: QueryRequest, pipe: str) -> Granted:
     """What an endpoint call may do.
 
-    Raises RK4003 for an endpoint outside the token's scopes (404 for admins), RK4004 without a tenant, and RK4005 for
-    a tenant key that the request sets.
+    Raises RK4003 for an endpoint outside the token's scopes (404 for callers who read all rows), RK4004 without a
+    tenant, and RK4005 for a tenant key that the request sets.
     """
     claims = request.claims
-    if not claims.is_admin and not claims.allowing("PIPES:READ", pipe):
+    if not claims.reads_all and not claims.allowing("PIPES:READ", pipe):
         raise RookeryError(SCOPE, f"the token does not allow the endpoint `{pipe}`")
     if pipe not in snapshot.build.endpoints:
-        if claims.is_admin:
+        if claims.reads_all:
             raise RookeryError(UNKNOWN_PIPE, f"there is no endpoint `{pipe}`", hint="rookery pipe ls")
         # The same error as above, so that callers cannot find out which pipes exist.
         raise RookeryError(SCOPE, f"the token does not allow the endpoint `{pipe}`")
@@ -154,7 +154,7 @@ def for_sql(snapshot: Snapshot, workspace: Workspace, request: QueryRequest) -> 
     request sets.
     """
     build, claims = snapshot.build, request.claims
-    if claims.is_admin:
+    if claims.reads_all:
         names = frozenset(build.relations) | frozenset(build.pipes)
     else:
         datasources = {s.resource for s in claims.scopes if s.type == "DATASOURCES:READ"} & set(build.relations)
@@ -211,8 +211,8 @@ def _tenant_keys(snapshot: Snapshot, pipe: str) -> frozenset[str]:
 def _grant(snapshot: Snapshot, workspace: Workspace, request: QueryRequest, pipes: ReachablePipes) -> Granted:
     """The scope of a request: its tenant, where that tenant's rows are, and the token's filters."""
     claims, build = request.claims, snapshot.build
-    if request.impersonated_tenant is not None and not claims.is_admin:
-        raise RookeryError(TENANT_FROM_QUERY, "only an admin may run a query as another tenant")
+    if request.impersonated_tenant is not None and not claims.reads_all:
+        raise RookeryError(TENANT_FROM_QUERY, "only a token with READ:ALL or ADMIN may run a query as a tenant")
     filters = token_filters(snapshot, workspace, claims)
     by_parameter = frozenset(_tenant_id(build, pipes.fixed[k]) for k in pipes.tenant_keys if k in pipes.fixed)
     # Four sources can select the tenant. They must agree: a token for tenant 7 never reads another tenant, whatever
@@ -223,11 +223,11 @@ def _grant(snapshot: Snapshot, workspace: Workspace, request: QueryRequest, pipe
     if tenant is not None:
         # A tenant key that the token does not fix gets the tenant of the token, and never a value from the request.
         fixed = {**dict.fromkeys(pipes.tenant_keys, tenant), **fixed}
-    if not claims.is_admin:
+    if not claims.reads_all:
         _refuse_unfixed(pipes.tenant_keys - set(fixed), request.parameters, ad_hoc=pipes.ad_hoc)
     nest = _tenant_record(snapshot, tenant, selection).nest(build.workspace) if tenant is not None else None
-    scope = Scope(build.workspace, tenant, nest, filters.rows, unrestricted=claims.is_admin)
-    if claims.is_admin and tenant is None:
+    scope = Scope(build.workspace, tenant, nest, filters.rows, unrestricted=claims.reads_all)
+    if claims.reads_all and tenant is None:
         placements = placements_of_all_tenants(snapshot, workspace.settings.max_nests)
         scope = replace(scope, everywhere=placements)
     return Granted(scope, fixed, pipes.names)
@@ -236,7 +236,7 @@ def _grant(snapshot: Snapshot, workspace: Workspace, request: QueryRequest, pipe
 def _tenant_record(snapshot: Snapshot, tenant: str, selection: TenantSelection) -> TenantRecord:
     """The record of the selected tenant.
 
-    Raises RK4002, or for an admin RK3004, if there is none; and RK4030 while its tables are being filled.
+    Raises RK4002, or for an impersonated one RK3004, if there is none; and RK4030 while its tables are being filled.
     """
     record = snapshot.tenants.get(tenant)
     if record is None or record.state == "removing":

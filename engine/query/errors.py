@@ -1,6 +1,7 @@
 """Errors of queries as their callers may see them.
 
-The engine's own messages quote values and names, which may come from rows of other tenants. Only admins see them.
+The engine's own messages quote values and names, which may come from rows of other tenants. Only callers who read all
+rows see them.
 """
 
 from __future__ import annotations
@@ -56,14 +57,14 @@ _SAFE_TEXTS: Mapping[int, str] = {
 """Messages by the engine's error number."""
 
 
-def error_for_caller(exc: RookeryError, *, admin: bool) -> RookeryError:
-    """The error to send: the engine's own message for an admin; for others a fixed message chosen by the error's
-    number.
+def error_for_caller(exc: RookeryError, *, reads_all: bool) -> RookeryError:
+    """The error to send: the engine's own message for callers who read all rows; for others a fixed message chosen
+    by the error's number.
     """
     if isinstance(exc, EngineError) and _is_foreign_row(exc):
         log.critical("a row of another tenant was held back", detail=exc.detail or exc.message)
         return RookeryError(ISOLATION, "the query was stopped: it would have read rows of another tenant")
-    if admin or not isinstance(exc, EngineError):
+    if reads_all or not isinstance(exc, EngineError):
         return exc
     if exc.code is TIMEOUT:
         return RookeryError(

@@ -130,7 +130,7 @@ class Queries:
         """Begin a query. If it reads all tenants, start it again when tenants are added or removed in the
         meantime.
         """
-        if request.claims.is_admin and request.impersonated_tenant is None:
+        if request.claims.reads_all and request.impersonated_tenant is None:
             return with_stable_tenants(self._workspace, begin)
         return begin(self._workspace.current, set())
 
@@ -200,18 +200,18 @@ class Queries:
         try:
             return self._open(execution, statement)
         except RookeryError as exc:
-            if exc.code in OWN_CODES or (claims.is_admin and scope.tenant is None):
-                raise error_for_caller(exc, admin=claims.is_admin) from exc
+            if exc.code in OWN_CODES or (claims.reads_all and scope.tenant is None):
+                raise error_for_caller(exc, reads_all=claims.reads_all) from exc
             log.warning("query failed", pipe=execution.tag, subject=claims.subject, error=exc)
             if exc.code is TIMEOUT or (scope.tenant is None and not scope.filters):
-                raise error_for_caller(exc, admin=False) from exc
+                raise error_for_caller(exc, reads_all=False) from exc
         # The engine may evaluate functions on index values or on rows of other tenants, and fail there. Behind the
         # barrier it evaluates them only on the caller's rows.
         behind_barrier = replace(execution, scope=replace(scope, barrier=True))
         try:
             return self._open(behind_barrier, self._statement(behind_barrier))
         except RookeryError as exc:
-            raise error_for_caller(exc, admin=claims.is_admin) from exc
+            raise error_for_caller(exc, reads_all=claims.reads_all) from exc
 
     def _open(self, execution: Execution, statement: Statement) -> QueryResult:
         """Start a statement and read ahead. Raises the engine's errors unchanged."""
@@ -221,7 +221,7 @@ class Queries:
             raise RookeryError(CANCELLED, "the query was cancelled")
         stream: Stream = self._workspace.warehouse.stream(replace(statement, id=request.ticket.id), request.format)
         if request.format is Format.JSON:
-            stream = ClosingStatistics(stream, show_read_rows=request.claims.is_admin)
+            stream = ClosingStatistics(stream, show_read_rows=request.claims.reads_all)
         return QueryResult(stream, partial(self.running.watch, request.ticket))
 
     def _statement(self, execution: Execution) -> Statement:

@@ -27,6 +27,7 @@ from engine.query.executor import Queries
 from engine.query.reader_queue import ReaderQueue
 from engine.settings import Settings
 from engine.web import backup, datasources, operations, pipes, project, quarantine, sql, tenants, tokens
+from engine.web.access import guarded
 from engine.web.errors import on_bug, on_http_exception, on_rookery_error
 from engine.web.events import PATH, Events, EventsFastPath
 from engine.web.future_bridge import FutureBridge
@@ -81,9 +82,10 @@ async def _watch(workspace: Workspace, limiter: anyio.CapacityLimiter) -> None:
 
 
 def _routes() -> list[Route]:
-    """All routes. Starlette tries routes in order, so the most frequent ones come first."""
+    """All routes, behind the check of the token. The order matters to Starlette: frequent ones come first."""
     resources = (pipes, sql, datasources, operations, quarantine, project, tenants, tokens, backup)
-    return [Route(PATH, Events(), methods=["POST"]), *(route for module in resources for route in module.routes())]
+    found = [Route(PATH, Events(), methods=["POST"]), *(route for module in resources for route in module.routes())]
+    return guarded(found)
 
 
 def _services(workspace: Workspace) -> Services:

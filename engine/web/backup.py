@@ -12,14 +12,14 @@ from starlette.types import Receive, Scope, Send
 
 from engine.control.backup import Backup, backups_of
 from engine.web.bodies import NoBody, body_as
-from engine.web.control import admin, in_thread
+from engine.web.control import control, in_thread
 
 log = structlog.get_logger("rookery.backup")
 
 
 async def backup(request: Request) -> Response:
     """`POST /v0/backup`: the data of the embedded engine at one moment, as a tar file."""
-    services = admin(request)
+    services = control(request)
     await body_as(NoBody, request)
     started = await in_thread(services, backups_of(services.workspace).start)
     return BackupResponse(started, services.control)

@@ -1,4 +1,4 @@
-"""Helpers for the admin routes: checking the token, running work in threads, and reporting progress."""
+"""Helpers for the control routes: checking the query, running work in threads, and reporting progress."""
 
 from __future__ import annotations
 
@@ -13,24 +13,18 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from engine.errors import INTERNAL, RookeryError
-from engine.query import authorize
 from engine.web.known_fields import check_query
-from engine.web.requests import head_of
 from engine.web.services import Services, services_of
 
 NDJSON = "application/x-ndjson"
-READ_METHODS = frozenset({"GET", "HEAD"})
-"""Methods that do not change anything. Starlette also routes HEAD to every GET route."""
 Work = Callable[[Callable[[str, int, int], None]], Any]
 """Work that reports its progress (what, done, total) by a callback and returns a JSON value."""
 
 
-def admin(request: Request, *known: str) -> Services:
-    """The services, for an admin. Raises RK4003 for other tokens and RK4029 for query parameters not in `known`."""
-    services = services_of(request)
-    authorize.authenticate(services.workspace, head_of(request.scope).token()).require_admin()
+def control(request: Request, *known: str) -> Services:
+    """The services, for a control request. Raises RK4029 for query parameters that are not in `known`."""
     check_query(request, known)
-    return services
+    return services_of(request)
 
 
 async def in_thread(services: Services, work: Callable[[], Any]) -> Any:

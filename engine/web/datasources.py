@@ -10,10 +10,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from engine.control import resources
-from engine.errors import BAD_FORMAT, BAD_REQUEST, MEDIA_TYPE, SCOPE, RookeryError
+from engine.errors import BAD_FORMAT, BAD_REQUEST, MEDIA_TYPE, RookeryError
 from engine.observe import Timer
 from engine.query import authorize
 from engine.warehouse.port import Input
+from engine.web.access import claims_of, require_admin
 from engine.web.append_options import (
     CLIENT_PARAMETERS,
     FILE_PARAMETERS,
@@ -22,7 +23,7 @@ from engine.web.append_options import (
     media_type,
     refuse_unknown,
 )
-from engine.web.control import admin, in_thread
+from engine.web.control import control, in_thread
 from engine.web.events import writer_of
 from engine.web.forms import receive_file
 from engine.web.requests import checked_key, head_of
@@ -48,10 +49,10 @@ async def append(request: Request) -> Response:
     format = (query.get("format") or declared or "csv").lower()
     if format not in INPUTS:
         raise RookeryError(BAD_FORMAT, f"unknown input format `{format[:20]}`", hint="csv, ndjson or parquet")
-    writer = writer_of(services, head, query)
+    writer = writer_of(request.scope, query)
     timer.stage("auth")
-    if mode == "replace" and not authorize.authenticate(services.workspace, head.token()).is_admin:
-        raise RookeryError(SCOPE, "only an admin may replace rows")
+    if mode == "replace":
+        require_admin(request.scope, "replace rows")
     if media_type(content_type) == FORM_TYPE:
         if "content-encoding" in request.headers:
             hint = "compress the file in the form instead"
@@ -68,19 +69,17 @@ async def append(request: Request) -> Response:
 async def receipt(request: Request) -> Response:
     """`GET /v0/events/KEY`: the receipts of the appends with an idempotency key."""
     services = services_of(request)
-    head = head_of(request.scope)
-    refuse_unknown(head.query(), CLIENT_PARAMETERS)
-    claims = authorize.authenticate(services.workspace, head.token())
+    refuse_unknown(head_of(request.scope).query(), CLIENT_PARAMETERS)
     key = checked_key(request.path_params["key"])
-    find = partial(services.gateway.receipts.show, authorize.for_receipts(claims), key)
+    find = partial(services.gateway.receipts.show, authorize.for_receipts(claims_of(request.scope)), key)
     return JSONResponse(await anyio.to_thread.run_sync(find, limiter=services.limiter))
 
 
 async def datasources_route(request: Request) -> Response:
-    """`GET /v0/datasources` lists them for admins; `POST` appends rows and needs only an append token."""
+    """`GET /v0/datasources` lists them; `POST` appends rows."""
     if request.method == "POST":
         return await append(request)
-    services = admin(request)
+    services = control(request)
     return JSONResponse(
         {"datasources": await in_thread(services, partial(resources.datasources, services.workspace))}
     )

@@ -22,6 +22,7 @@ from engine.ingest.memory_budget import MemoryBudget
 from engine.observe import Timer
 from engine.query import authorize
 from engine.warehouse.port import Input
+from engine.web.access import authorize_request, claims_of
 from engine.web.append_options import EVENT_PARAMETERS, FORM_TYPE, format_of, media_type, refuse_unknown
 from engine.web.errors import rendered
 from engine.web.forms import receive_file
@@ -44,6 +45,7 @@ class Events:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         timer = Timer()
         try:
+            authorize_request(scope, PATH)
             status, response = await _append(scope, receive, timer)
         except RookeryError as exc:
             await rendered(exc)(scope, receive, send)
@@ -88,13 +90,13 @@ class Writer:
     """The name of the token, under which its rows are counted and kept in order."""
 
 
-def writer_of(services: Services, head: Head, query: Mapping[str, str]) -> Writer:
-    """The writer of an append. Raises RK4001 to RK4003 for its token, and RK4009 without a datasource."""
-    claims = authorize.authenticate(services.workspace, head.token())
+def writer_of(scope: Scope, query: Mapping[str, str]) -> Writer:
+    """The writer of an append. Raises RK4002 and RK4003 for its token, and RK4009 without a datasource."""
+    claims = claims_of(scope)
     name = query.get("name")
     if not name:
         raise RookeryError(BAD_REQUEST, "the request names no datasource", hint="?name=DATASOURCE")
-    tenant = authorize.for_append(services.workspace.current, claims, name)
+    tenant = authorize.for_append(scope["app"].state.rookery.workspace.current, claims, name)
     return Writer(name, tenant, authorize.writer_of(claims))
 
 
@@ -107,7 +109,7 @@ async def _append(scope: Scope, receive: Receive, timer: Timer) -> tuple[int, di
         _check_parameters(query)
     receive, is_form = _rows_of(head, receive)
     waits_for_storage, waits_for_visibility = _wait_mode(query.get("wait", "false"))
-    writer = writer_of(services, head, query)
+    writer = writer_of(scope, query)
     timer.stage("auth")
     # Released when the rows are stored: until then, the body waits in memory.
     with services.gateway.memory_budget(writer.tenant, writer.token) as budget:

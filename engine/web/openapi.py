@@ -11,8 +11,10 @@ from engine.errors import RookeryError
 from engine.schema import Column
 from engine.template.parameters import ParameterSpec, coerce
 from engine.tenant_ids import integer_bounds
+from engine.tokens import Claims
 from engine.warehouse.render import QUOTE_SETTING
 from engine.web import openapi_routes as routes
+from engine.web.access import ACCESS
 
 _WRAPPED = re.compile(r"(Nullable|LowCardinality|Array)\((.*)\)", re.DOTALL)
 _INTEGER = re.compile(r"U?Int")
@@ -25,20 +27,23 @@ QUOTED = {
     "description": "1: 64-bit and larger integers are strings, because JavaScript rounds integers beyond 2^53.",
 }
 """The only engine setting that a request may change."""
+SECURITY = "A static token or a JWT. Each operation lists the scopes that allow it, any of which is sufficient."
+CALL = "/v0/pipes/{name}.{format}"
+"""The path of endpoint calls in `ACCESS`."""
 
 
-def document(build: Build, names: list[str], server: str, roles: frozenset[str] = frozenset()) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of these endpoints, and of the routes that callers with these roles may use."""
+def document(build: Build, names: list[str], server: str, claims: Claims) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of these endpoints, and of the routes that the token may call."""
     return {
         "openapi": "3.1.0",
         "info": {"title": f"Workspace {build.workspace}", "version": "v0"},
         "servers": [{"url": server}],
         "security": [{"bearer": []}, {"token": []}],
-        "paths": {**{f"/v0/pipes/{name}.json": _path(build, name) for name in names}, **routes.paths(roles)},
+        "paths": {**{f"/v0/pipes/{name}.json": _path(build, name) for name in names}, **routes.paths(claims)},
         "components": {
             "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer"},
-                "token": {"type": "apiKey", "in": "query", "name": "token"},
+                "bearer": {"type": "http", "scheme": "bearer", "description": SECURITY},
+                "token": {"type": "apiKey", "in": "query", "name": "token", "description": SECURITY},
             },
             "schemas": {
                 "Error": {
@@ -61,6 +66,7 @@ def _path(build: Build, name: str) -> dict[str, Any]:
     shared = {
         "summary": pipe.description.strip() or name,
         "responses": {"200": result, **routes.failures()},
+        "security": routes.security(ACCESS[CALL]["GET"]),
     }
     # In a JSON body the same parameters are the keys of an object.
     body = {

@@ -1,9 +1,12 @@
-"""OpenAPI of the routes that every workspace has: SQL, events, files and, for admins, the control routes."""
+"""OpenAPI of the routes that every workspace has: SQL, events, files and the control routes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
+
+from engine.tokens import SCOPE_TYPES, Claims
+from engine.web.access import ACCESS, is_allowed
 
 Schema = dict[str, Any]
 TEXT_SCHEMA: Schema = {"type": "string", "minLength": 1}
@@ -45,8 +48,6 @@ class Operation:
     method: str
     path: str
     summary: str
-    role: str = "admin"
-    """Who may call it: `admin`, `append`, `read`, or one that starts with `anybody`."""
     query: dict[str, Schema] = field(default_factory=dict)
     """Query parameters."""
     required: tuple[str, ...] = ()
@@ -124,28 +125,26 @@ _COUNT: Schema = {"type": "integer", "minimum": 0, "maximum": 10_000}
 _Q: Schema = {"type": "string", "minLength": 1, "description": "One SELECT; a FORMAT clause chooses the format"}
 
 OPERATIONS = (
-    Operation("get", "/live", "Whether the process is alive", "anybody"),
-    Operation("get", "/ready", "Whether the server is ready", "anybody", responses={"200": OBJECT, "503": OBJECT}),
-    Operation("get", "/v0/sql", "Ad-hoc SQL", "read", {"q": _Q}, ("q",), responses={"200": _TABLE}),
-    Operation("post", "/v0/sql", "Ad-hoc SQL", "read", body=closed("q", q=_Q), responses={"200": _TABLE}),
+    Operation("get", "/live", "Whether the process is alive"),
+    Operation("get", "/ready", "Whether the server is ready", responses={"200": OBJECT, "503": OBJECT}),
+    Operation("get", "/v0/sql", "Ad-hoc SQL", {"q": _Q}, ("q",), responses={"200": _TABLE}),
+    Operation("post", "/v0/sql", "Ad-hoc SQL", body=closed("q", q=_Q), responses={"200": _TABLE}),
     Operation(
         "post",
         "/v0/events",
         "Append events",
-        "append",
         {"name": DATASOURCE, "wait": {"type": "string", "enum": ["true", "false", "visible"]}},
         ("name",),
         OBJECT,
         ("application/x-ndjson", "application/json"),
         {"200": _APPENDED, "202": _APPENDED},
     ),
-    Operation("get", "/v0/events/{key}", "Receipts of the appends with an idempotency key", "append"),
+    Operation("get", "/v0/events/{key}", "Receipts of the appends with an idempotency key"),
     Operation("get", "/v0/datasources", "List the datasources"),
     Operation(
         "post",
         "/v0/datasources",
         "Append a file, or replace all rows with it",
-        "append",
         {
             "name": DATASOURCE,
             "mode": {"type": "string", "enum": ["append", "replace"]},
@@ -176,7 +175,7 @@ OPERATIONS = (
     ),
     Operation("post", "/v0/datasources/{name}/quarantine/replay", "Replay rows from quarantine", body=_REPLAY),
     Operation("get", "/v0/pipes", "List the pipes"),
-    Operation("get", "/v0/pipes/openapi.json", "This document", "anybody with a token"),
+    Operation("get", "/v0/pipes/openapi.json", "This document"),
     Operation("get", "/v0/pipes/{name}", "Show a pipe"),
     Operation("delete", "/v0/pipes/{name}", "Remove a pipe", query={"force": FLAG_SCHEMA, "dry_run": FLAG_SCHEMA}),
     Operation("post", "/v0/push", "Push a project, or plan a push", body=_PUSH),
@@ -226,11 +225,11 @@ OPERATIONS = (
 )
 
 
-def paths(roles: frozenset[str]) -> dict[str, Any]:
-    """OpenAPI paths of the operations that callers with these roles may use."""
+def paths(claims: Claims) -> dict[str, Any]:
+    """OpenAPI paths of the operations that a token may use."""
     by_path: dict[str, Any] = {}
     for operation in OPERATIONS:
-        if "admin" in roles or operation.role in roles or operation.role.startswith("anybody"):
+        if is_allowed(claims, operation.path, operation.method.upper()):
             by_path.setdefault(operation.path, {})[operation.method] = _document(operation)
     return by_path
 
@@ -239,6 +238,11 @@ def failures(*without: str) -> dict[str, Any]:
     """The failure responses of every operation, except those with the statuses `without`."""
     error = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     return {s: {"description": text, "content": error} for s, text in FAILURES.items() if s not in without}
+
+
+def security(scopes: frozenset[str]) -> list[dict[str, list[str]]]:
+    """The security requirements of an operation that tokens with any of these scopes may call."""
+    return [{scheme: [scope]} for scope in SCOPE_TYPES if scope in scopes for scheme in ("bearer", "token")]
 
 
 def _document(operation: Operation) -> dict[str, Any]:
@@ -266,8 +270,7 @@ def _document(operation: Operation) -> dict[str, Any]:
         "parameters": [*in_path, *in_query],
         "responses": {**failures(), **responses},
     }
-    if operation.role == "anybody":
-        document["security"] = []
+    document["security"] = security(ACCESS[operation.path][operation.method.upper()])
     if operation.body is not None:
         content = {type: {"schema": operation.body} for type in operation.body_types}
         document["requestBody"] = {"required": bool(operation.body.get("required")), "content": content}

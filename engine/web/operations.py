@@ -13,7 +13,7 @@ from engine import observe
 from engine.control import doctor, fanout_status, metrics
 from engine.errors import RookeryError
 from engine.web.bodies import NoBody, RepairBody, body_as
-from engine.web.control import admin, in_thread
+from engine.web.control import control, in_thread
 from engine.web.requests import flag
 from engine.web.services import services_of
 
@@ -42,7 +42,7 @@ async def ready(request: Request) -> Response:
 
 async def fanout_route(request: Request) -> Response:
     """`GET /v0/fanout`: how far the tenants' tables are behind landing."""
-    services = admin(request)
+    services = control(request)
     fanout = await in_thread(services, partial(fanout_status.status, services.workspace))
     # `in_step` and `strays` are the old names, kept for one release.
     datasources = [{**d, "in_sync": d["in_step"], "lagging": d["strays"]} for d in fanout["datasources"]]
@@ -51,14 +51,14 @@ async def fanout_route(request: Request) -> Response:
 
 async def fanout_retry(request: Request) -> Response:
     """`POST /v0/fanout/retry`: retry failing tenants now."""
-    services = admin(request)
+    services = control(request)
     await body_as(NoBody, request)
     return JSONResponse(await in_thread(services, partial(fanout_status.retry, services.workspace)))
 
 
 async def doctor_route(request: Request) -> Response:
     """`GET /v0/doctor` examines; `deep=true` also compares rows. `POST`, with `allow`, delivers missing rows."""
-    services = admin(request, *(() if request.method == "POST" else ("deep",)))
+    services = control(request, *(() if request.method == "POST" else ("deep",)))
     if request.method == "POST":
         body = await body_as(RepairBody, request)
         work = partial(doctor.repair, services.workspace, body.allow)
@@ -70,7 +70,7 @@ async def doctor_route(request: Request) -> Response:
 
 async def metrics_route(request: Request) -> Response:
     """`GET /metrics`: metrics for Prometheus."""
-    services = admin(request)
+    services = control(request)
     text = await in_thread(services, partial(metrics.exposition, services.workspace, services.gateway.waiting_bytes))
     return Response(text, media_type=observe.EXPOSITION)
 

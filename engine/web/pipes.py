@@ -11,13 +11,12 @@ from starlette.routing import Route
 from engine.control import resources
 from engine.errors import BAD_FORMAT, RookeryError
 from engine.observe import Timer
-from engine.query import authorize
 from engine.query.request import QueryRequest
 from engine.tokens import Claims
 from engine.warehouse.port import Format
 from engine.web import openapi
-from engine.web.control import admin, in_thread
-from engine.web.known_fields import check_query
+from engine.web.access import claims_of
+from engine.web.control import control, in_thread
 from engine.web.query_response import respond
 from engine.web.requests import head_of, parameters_of
 from engine.web.resources import resource
@@ -27,53 +26,43 @@ from engine.workspace.workspace import Workspace
 FORMATS = {"json": Format.JSON, "csv": Format.CSV, "ndjson": Format.NDJSON, "parquet": Format.PARQUET}
 MAX_PARAMETER_BYTES = 1 << 20
 """Maximum size of a body with parameters."""
-ROLES = {"PIPES:READ": "read", "DATASOURCES:READ": "read", "DATASOURCES:APPEND": "append", "ADMIN": "admin"}
-"""Roles in the OpenAPI document by scope type."""
 
 
 async def call_pipe(request: Request) -> Response:
     """`GET|POST /v0/pipes/NAME.FORMAT`."""
     services, timer, head = services_of(request), Timer(), head_of(request.scope)
     name, suffix = request.path_params["name"], request.path_params["format"]
-    claims = authorize.authenticate(services.workspace, head.token())
     if suffix not in FORMATS:
         raise RookeryError(BAD_FORMAT, f"unknown format `{suffix[:20]}`", hint="json, csv, ndjson or parquet")
     parameters = await parameters_of(request, MAX_PARAMETER_BYTES)
     timer.stage("auth")
-    query = QueryRequest(claims, parameters, FORMATS[suffix], head.impersonated_tenant(), timer)
+    query = QueryRequest(claims_of(request.scope), parameters, FORMATS[suffix], head.impersonated_tenant(), timer)
     return await respond(request, query, lambda query: services.queries.endpoint(query, name), suffix)
 
 
 async def pipe_route(request: Request) -> Response:
-    """`GET|DELETE /v0/pipes/NAME`. A name that ends with a dot is a call without a format."""
-    name = request.path_params["name"]
-    if name.endswith("."):
-        request.path_params.update(name=name[:-1], format="")
-        return await call_pipe(request)
-    return await resource(request, "pipe", name)
+    """`GET|DELETE /v0/pipes/NAME`."""
+    return await resource(request, "pipe", request.path_params["name"])
 
 
 async def pipes_route(request: Request) -> Response:
     """`GET /v0/pipes`."""
-    services = admin(request)
+    services = control(request)
     return JSONResponse({"pipes": await in_thread(services, partial(resources.pipes, services.workspace))})
 
 
 async def openapi_route(request: Request) -> Response:
     """`GET /v0/pipes/openapi.json`: the endpoints that the token allows."""
-    services = services_of(request)
-    claims = authorize.authenticate(services.workspace, head_of(request.scope).token())
-    check_query(request)
+    services, claims = control(request), claims_of(request.scope)
     build = services.workspace.current.build
     # Names of other endpoints would tell a tenant's token what other tokens can call.
     names = sorted(n for n in build.endpoints if _allows(claims, n))
-    roles = frozenset(ROLES[s.type] for s in claims.scopes)
-    return JSONResponse(openapi.document(build, names, public_url(services.workspace, request), roles))
+    return JSONResponse(openapi.document(build, names, public_url(services.workspace, request), claims))
 
 
 def _allows(claims: Claims, name: str) -> bool:
     """Whether a token may call an endpoint."""
-    return claims.is_admin or bool(claims.allowing("PIPES:READ", name))
+    return claims.reads_all or bool(claims.allowing("PIPES:READ", name))
 
 
 def public_url(workspace: Workspace, request: Request) -> str:
@@ -85,7 +74,7 @@ def routes() -> list[Route]:
     return [
         # Comes before the route for calls, which would interpret it as a pipe named `openapi`.
         Route("/v0/pipes/openapi.json", openapi_route),
-        Route("/v0/pipes/{name}.{format}", call_pipe, methods=["GET", "POST"]),
+        Route("/v0/pipes/{name}.{format:path}", call_pipe, methods=["GET", "POST"]),
         Route("/v0/pipes", pipes_route),
         Route("/v0/pipes/{name}", pipe_route, methods=["GET", "DELETE"]),
     ]

@@ -12,12 +12,12 @@ from starlette.routing import Route
 from engine.control import materialize, push
 from engine.control.pushed_files import files_of
 from engine.web.bodies import MaterializeBody, PushBody, body_as
-from engine.web.control import admin, in_thread, with_progress
+from engine.web.control import control, in_thread, with_progress
 
 
 async def push_route(request: Request) -> Response:
     """`POST /v0/push`: compare the files with the deployed ones and, without `dry_run`, apply the difference."""
-    services = admin(request)
+    services = control(request)
     body = await body_as(PushBody, request, services.workspace.settings.max_body)
     options = push.PushOptions(
         dry_run=body.dry_run,
@@ -38,7 +38,7 @@ async def push_route(request: Request) -> Response:
 
 async def materialize_route(request: Request) -> Response:
     """`POST /v0/materialize`: propose the files of a materialized pipe and its target, without changing anything."""
-    services = admin(request)
+    services = control(request)
     body = await body_as(MaterializeBody, request, services.workspace.settings.max_body)
     proposed = materialize.MaterializeRequest(body.pipe, body.target, body.node, body.per_tenant)
     work = partial(materialize.propose, services.workspace, files_of(body.sent_files()), proposed)
@@ -47,7 +47,7 @@ async def materialize_route(request: Request) -> Response:
 
 async def workspace_route(request: Request) -> Response:
     """`GET /v0/workspace`: name, version and sizes of the workspace."""
-    workspace = admin(request).workspace
+    workspace = control(request).workspace
     snapshot, capabilities = workspace.current, workspace.warehouse.capabilities
     return JSONResponse(
         {

@@ -8,23 +8,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from engine.control import resources
-from engine.query import authorize
+from engine.web.access import READ_METHODS
 from engine.web.bodies import NoBody, body_as
-from engine.web.control import READ_METHODS, in_thread
-from engine.web.known_fields import check_query
-from engine.web.requests import flag, head_of
-from engine.web.services import services_of
+from engine.web.control import control, in_thread
+from engine.web.requests import flag
 
 
 async def resource(request: Request, kind: str, name: str) -> Response:
-    """`GET` shows a resource of a kind (`pipe` or `datasource`); `DELETE` with `force` and `dry_run` removes it.
-
-    Raises RK4003 for non-admin tokens.
-    """
-    services = services_of(request)
-    authorize.authenticate(services.workspace, head_of(request.scope).token()).require_admin()
+    """`GET` shows a resource of a kind (`pipe` or `datasource`); `DELETE` with `force` and `dry_run` removes it."""
     flags = ("force", "dry_run") if request.method == "DELETE" else ()
-    check_query(request, flags)
+    services = control(request, *flags)
     if request.method in READ_METHODS:
         return JSONResponse(await in_thread(services, partial(resources.show, services.workspace, kind, name)))
     await body_as(NoBody, request)

@@ -8,9 +8,9 @@ from starlette.routing import Route
 
 from engine.errors import BAD_REQUEST, RookeryError
 from engine.observe import Timer
-from engine.query import authorize
 from engine.query.request import QueryRequest
 from engine.warehouse.port import Format
+from engine.web.access import claims_of
 from engine.web.pipes import FORMATS, MAX_PARAMETER_BYTES
 from engine.web.query_response import respond
 from engine.web.requests import head_of, sql_of
@@ -31,7 +31,6 @@ SQL_FORMATS = {
 async def sql(request: Request) -> Response:
     """`GET|POST /v0/sql`: one SELECT, in `q` or as the raw body. A FORMAT clause chooses the format."""
     services, timer, head = services_of(request), Timer(), head_of(request.scope)
-    claims = authorize.authenticate(services.workspace, head.token())
     text, parameters = await sql_of(request, MAX_PARAMETER_BYTES)
     timer.stage("auth")
     select, format = split_format(text)
@@ -39,7 +38,9 @@ async def sql(request: Request) -> Response:
     if suffix is None:
         message = f"unknown FORMAT {(format or '')[:80]}"
         raise RookeryError(BAD_REQUEST, message, hint="JSON, CSV, CSVWithNames, JSONEachRow or Parquet")
-    query = QueryRequest(claims, parameters, RESPONSE_FORMATS[suffix], head.impersonated_tenant(), timer)
+    query = QueryRequest(
+        claims_of(request.scope), parameters, RESPONSE_FORMATS[suffix], head.impersonated_tenant(), timer
+    )
     return await respond(request, query, lambda query: services.queries.sql(query, select), suffix)
 
 

@@ -1,4 +1,4 @@
-"""Routes on tenants. Admin tokens only."""
+"""Routes on tenants."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from starlette.routing import Route
 
 from engine.control import tenants
 from engine.errors import BAD_REQUEST, RookeryError
+from engine.web.access import READ_METHODS, require_admin
 from engine.web.bodies import NoBody, TenantsBody, body_as
-from engine.web.control import READ_METHODS, admin, in_thread, with_progress
+from engine.web.control import control, in_thread, with_progress
 from engine.web.requests import flag
 
 
 async def tenants_route(request: Request) -> Response:
     """`GET /v0/tenants` lists tenants; `POST` with `{id | ids, placement}` adds them."""
-    services = admin(request)
+    services = control(request)
     if request.method in READ_METHODS:
         return JSONResponse({"tenants": await in_thread(services, partial(tenants.listing, services.workspace))})
     body = await body_as(TenantsBody, request, services.workspace.settings.max_body)
@@ -37,12 +38,14 @@ async def tenants_route(request: Request) -> Response:
 async def tenant_route(request: Request) -> Response:
     """`GET|DELETE /v0/tenants/ID`. `DELETE` has `purge`, and `allow` with names separated by commas."""
     reading = request.method in READ_METHODS
-    services = admin(request, *(() if reading else ("purge", "allow")))
+    services = control(request, *(() if reading else ("purge", "allow")))
     tenant = request.path_params["id"]
     if reading:
         return JSONResponse(await in_thread(services, partial(tenants.show, services.workspace, tenant)))
     await body_as(NoBody, request)
     purge = flag(request.query_params.get("purge"), False, "purge")
+    if purge:
+        require_admin(request.scope, "erase a tenant's rows")
     allow = [n for n in request.query_params.get("allow", "").split(",") if n]
     await in_thread(services, partial(tenants.remove, services.workspace, tenant, purge=purge, allow=allow))
     return Response(status_code=204)

@@ -1,4 +1,4 @@
-"""Routes on tokens and the workspace's signing keys. Admin tokens only."""
+"""Routes on tokens and the workspace's signing keys."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from starlette.routing import Route
 from engine.control import tokens
 from engine.errors import BAD_REQUEST, RookeryError
 from engine.tokens import Scope
+from engine.web.access import READ_METHODS, claims_of
 from engine.web.bodies import NoBody, SigningKeyBody, TokenBody, body_as
-from engine.web.control import READ_METHODS, admin, in_thread
+from engine.web.control import control, in_thread
 
 MAX_TOKEN_BODY_BYTES = 1 << 20
 """Maximum size of the body for a token, whose filters may be long."""
@@ -22,10 +23,12 @@ MAX_TOKEN_BODY_BYTES = 1 << 20
 
 async def tokens_route(request: Request) -> Response:
     """`GET /v0/tokens` lists tokens; `POST` creates a static token or, with `ttl` or `expiration_time`, a JWT."""
-    reading = request.method in READ_METHODS
-    services = admin(request, *(() if reading else ("name", "scope", "expiration_time")))
+    reading, caller = request.method in READ_METHODS, claims_of(request.scope)
+    services = control(request, *(() if reading else ("name", "scope", "expiration_time")))
     if reading:
-        return JSONResponse({"tokens": await in_thread(services, partial(tokens.listing, services.workspace))})
+        return JSONResponse(
+            {"tokens": await in_thread(services, partial(tokens.listing, services.workspace, caller))}
+        )
     body = await body_as(TokenBody, request, MAX_TOKEN_BODY_BYTES)
     query = request.query_params
     _require_equal("name", query.get("name"), body.name)
@@ -40,10 +43,10 @@ async def tokens_route(request: Request) -> Response:
     if lifetime is None:
         if rps is not None:
             raise RookeryError(BAD_REQUEST, "a static token cannot have `limits`", hint="mint a JWT by setting `ttl`")
-        work = partial(tokens.create, services.workspace, name, scopes, body.tenant)
+        work = partial(tokens.create, services.workspace, caller, name, scopes, body.tenant)
     else:
         jwt = tokens.JwtRequest(name, tuple(scopes), body.tenant, lifetime, rps)
-        work = partial(tokens.mint, services.workspace, jwt)
+        work = partial(tokens.mint, services.workspace, caller, jwt)
     return JSONResponse(await in_thread(services, work))
 
 
@@ -69,27 +72,27 @@ def _lifetime_seconds(in_query: str | None, body: TokenBody) -> int | None:
 
 async def token_route(request: Request) -> Response:
     """`GET|DELETE /v0/tokens/NAME`: show or remove a static token."""
-    services = admin(request)
+    services, caller = control(request), claims_of(request.scope)
     name = request.path_params["name"]
     if request.method in READ_METHODS:
-        token = await in_thread(services, partial(tokens.find, services.workspace, name))
+        token = await in_thread(services, partial(tokens.find, services.workspace, caller, name))
         return JSONResponse(tokens.describe(services.workspace, token))
     await body_as(NoBody, request)
-    await in_thread(services, partial(tokens.remove, services.workspace, name))
+    await in_thread(services, partial(tokens.remove, services.workspace, caller, name))
     return JSONResponse({"ok": True})
 
 
 async def token_refresh(request: Request) -> Response:
     """`POST /v0/tokens/NAME/refresh`: replace a static token."""
-    services = admin(request)
+    services = control(request)
     await body_as(NoBody, request)
-    work = partial(tokens.refresh, services.workspace, request.path_params["name"])
+    work = partial(tokens.refresh, services.workspace, claims_of(request.scope), request.path_params["name"])
     return JSONResponse(await in_thread(services, work))
 
 
 async def signing_key(request: Request) -> Response:
     """`GET /v0/signing-key` shows the key; `POST` with `{overlap}` rotates it."""
-    services = admin(request)
+    services = control(request)
     if request.method in READ_METHODS:
         return JSONResponse(await in_thread(services, partial(tokens.signing_key, services.workspace)))
     body = await body_as(SigningKeyBody, request)

@@ -6,6 +6,7 @@ import re
 
 from engine import tokens
 from engine.compiler import filters
+from engine.web import access
 from tests.docs.reading import ROOT, rows
 
 TEXT = (ROOT / "docs" / "tokens.md").read_text(encoding="utf-8")
@@ -19,6 +20,30 @@ def test_claims() -> None:
 
 def test_scopes() -> None:
     assert [scope.strip("`") for scope, _ in rows(TEXT, "Scopes")] == list(tokens.SCOPE_TYPES)
+
+
+def _cell(scopes: frozenset[str]) -> str:
+    """How the table lists the scopes that allow a route."""
+    if scopes is access.PUBLIC:
+        return "no token needed"
+    narrow = [f"`{s}`" for s in tokens.SCOPE_TYPES if s in scopes and s != "ADMIN"]
+    return ", ".join(narrow) or "`ADMIN`"
+
+
+def test_routes_by_scope() -> None:
+    documented = {
+        (path.strip("`"), method): scopes
+        for path, methods, scopes in rows(TEXT, "Routes by scope")
+        for method in methods.split(", ")
+    }
+    assert documented == {
+        (path, method): _cell(scopes) for path, methods in access.ACCESS.items() for method, scopes in methods.items()
+    }
+
+
+def test_scopes_of_jwts() -> None:
+    sentence = TEXT.partition("A JWT can have ")[2].partition(".")[0]
+    assert set(re.findall(r"`([A-Z:]+)`", sentence)) == tokens.JWT_SCOPES
 
 
 def test_functions_of_filters() -> None:

@@ -31,6 +31,7 @@ from engine.workspace.workspace import Workspace
 
 PLACEMENTS = {"acme": "pooled", "zed": "tables", "omega": "pooled", "yeti": "tables"}
 OWN_WORKSPACE = ("acme", "zed")
+ADMIN = Claims("admin token", (Scope("ADMIN"),))
 ROWS = 60
 """Rows of a tenant in `events`."""
 
@@ -299,7 +300,7 @@ class Service:
     def token(self, *scopes: Scope | str, tenant: str | None = None) -> str:
         """A JWT of one hour."""
         jwt = tokens.JwtRequest("a test", tuple(parsed(scopes)), tenant, 3600)
-        return str(tokens.mint(self.workspace, jwt)["token"])
+        return str(tokens.mint(self.workspace, ADMIN, jwt)["token"])
 
     def signed(self, *scopes: Scope | str, tenant: str | None = None) -> str:
         """A JWT that a backend with the key has signed, which is not looked at before it is used."""
@@ -307,7 +308,7 @@ class Service:
         return sign(claims, self.workspace.name, self.workspace.current.keys[0])
 
     def static(self, name: str, *scopes: Scope | str, tenant: str | None = None) -> str:
-        return str(tokens.create(self.workspace, name, parsed(scopes), tenant)["token"])
+        return str(tokens.create(self.workspace, ADMIN, name, parsed(scopes), tenant)["token"])
 
     def sql(
         self, token: str, text: str, format: Format = Format.JSON, given: Mapping[str, Any] | None = None

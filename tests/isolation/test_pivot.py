@@ -61,7 +61,7 @@ def once(self: executor.Queries, execution: executor.Execution, statement: State
     try:
         return self._open(execution, statement)
     except RookeryError as exc:
-        raise error_for_caller(exc, admin=False) from exc
+        raise error_for_caller(exc, reads_all=False) from exc
 
 
 @pytest.mark.parametrize("part", ["dictionaries", "types", "second run"])
