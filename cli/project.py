@@ -68,10 +68,15 @@ def check() -> None:
     from cli.project_files import surveyed
 
     survey = surveyed()
+    overlooked = _overlooked_files()
     project, warnings = survey.project, [w.as_dict() for w in compiled(survey).warnings]
     if options.json:
         output.as_json(
-            {"datasources": sorted(project.datasources), "pipes": sorted(project.pipes), "warnings": warnings}
+            {
+                "datasources": sorted(project.datasources),
+                "pipes": sorted(project.pipes),
+                "warnings": overlooked + warnings,
+            }
         )
         return
     output.plan({"changes": [], "steps": [], "warnings": warnings})
@@ -90,9 +95,10 @@ def plan(
     """
     from cli.project_files import push_body
 
+    overlooked = [] if files else _overlooked_files()
     body = push_body(files, dry_run=True, prune=prune)
     with connect(create=True, keep=False) as connection:
-        result = _push(connection, body)
+        result = _push(connection, body, overlooked)
     _show(result)
     if result["changes"] or result["steps"]:
         raise typer.Exit(3)
@@ -123,11 +129,12 @@ def push(
 
     # Older servers do not know this key, so it is sent only when it is needed.
     optional = {"skip_backfill": skip_backfill} if skip_backfill else {}
+    overlooked = [] if files else _overlooked_files()
     body = project_files.push_body(
         files, push_deps=push_deps, dry_run=dry_run, prune=prune, allow=allow or [], **optional
     )
     with connect(create=True, keep=not dry_run) as connection:
-        result = _push(connection, body)
+        result = _push(connection, body, overlooked)
         _show(result)
         if not options.json and result["applied"]:
             pushed = project_files.names(files) if files else set(result["endpoints"])
@@ -137,9 +144,21 @@ def push(
                     output.say(f"published {base_url}/v0/pipes/{name}.json")
 
 
-def _push(connection: Connection, body: dict[str, Any]) -> Any:
+def _overlooked_files() -> list[dict[str, Any]]:
+    """Warnings about files that are not read. They are printed at once, because they may explain errors."""
+    from cli.project_files import overlooked_files
+
+    warnings = overlooked_files()
+    if not options.json:
+        output.plan({"changes": [], "steps": [], "warnings": warnings})
+    return warnings
+
+
+def _push(connection: Connection, body: dict[str, Any], overlooked: list[dict[str, Any]]) -> Any:
+    """The result of a push. As JSON, it has the warnings about files that are not read."""
     with output.progress("push") as update:
-        return connection.watched("/v0/push", body, update)
+        result = connection.watched("/v0/push", body, update)
+    return {**result, "warnings": [*overlooked, *result["warnings"]]} if options.json else result
 
 
 def _show(result: Any) -> None:

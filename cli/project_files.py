@@ -10,6 +10,7 @@ from cli.options import options
 from engine.errors import BAD_NAME, NO_FILE, NOT_A_PROJECT, TARGET_EXISTS, UNKNOWN_RESOURCE, RookeryError
 from engine.project.files import FOLDERS
 from engine.project.model import Project
+from engine.project.overlooked import misspelled, overlooked
 from engine.project.parse import Survey, load, load_files, parse_source, survey
 from engine.project.pipe import Node, Pipe
 from engine.project.write import render_pipe
@@ -23,12 +24,16 @@ def surveyed() -> Survey:
             NOT_A_PROJECT, f"directory {root.resolve()} does not exist", hint="check the path after -C"
         )
     if not any((root / f).is_dir() for f in FOLDERS):
-        raise RookeryError(
-            NOT_A_PROJECT,
-            f"{root.resolve()} has no datasources/ or pipes/",
-            hint="rookery init creates a project; -C DIRECTORY selects one",
-        )
+        hint = "rookery init creates a project; -C DIRECTORY selects one"
+        if near := [f"rename {name}/ to {folder}/" for name, folder in misspelled(root)]:
+            hint = f"{'; '.join(near)}, or: {hint}"
+        raise RookeryError(NOT_A_PROJECT, f"{root.resolve()} has no datasources/ or pipes/", hint=hint)
     return survey(root)
+
+
+def overlooked_files() -> list[dict[str, Any]]:
+    """Warnings about files of the project that are not read."""
+    return [w.as_dict() for w in overlooked(options.project)]
 
 
 def _valid_project() -> Project:

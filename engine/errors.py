@@ -161,6 +161,7 @@ LANDING_LAYOUT = Code("RK1014", 400, "not possible for a landing datasource")
 TARGET_CLASH = Code("RK1015", 400, "conflicting use of a materialized target")
 BAD_TYPE = Code("RK1016", 400, "column type does not exist")
 UNKNOWN_KIND = Code("RK1017", 400, "file is neither a datasource nor a pipe")
+OVERLOOKED = Code("RK1018", 400, "file or folder not read")
 
 # --- RK2xxx: compiler --------------------------------------------------------------------------------------------
 SQL_SYNTAX = Code("RK2001", 400, "SQL cannot be parsed")

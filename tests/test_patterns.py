@@ -69,6 +69,7 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/observe.py:_QUOTED": [("", "'", ""), ("'", "a", ""), ('"', "'a", "")],
     "engine/web/requests.py:_FORM": [("", "a", "")],
     "engine/web/openapi.py:_WRAPPED": [("Array(", ")", "x"), ("", "Array(", "")],
+    "engine/project/overlooked.py:_RESOURCE_KEY": [("sql", " ", ""), ("", "\nsql", "")],
     "engine/web/openapi.py:_INTEGER": [("", "UInt", "")],
     "engine/ingest/values/wide_types.py:ZONE_PATTERN": [("", "'", "")],
     "engine/ingest/values/wide_types.py:ENUM_LABEL": [("", "'a'", ""), ("'a'", " ", ""), ("", "'a' = 1", ""), ("'a'=", "1", "")],
