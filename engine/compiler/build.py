@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from engine.compiler import storage
 from engine.compiler.build_state import Analyser, BuildState, Undeclared, datasources_of, scratch_shape
 from engine.compiler.compose import Composer, Verifier
-from engine.compiler.declared_parameters import declaration_warnings
+from engine.compiler.declared_parameters import check_parameter_names, declaration_warnings
 from engine.compiler.definitions import canonical_types, check_definition
 from engine.compiler.dry_run import (
     DryRun,
@@ -226,6 +226,10 @@ def _analyze(state: BuildState) -> None:
             state.failed |= {name} | target
             continue
         try:
+            written = state.project.pipes[name]
+            # Deployed pipes keep working.
+            if state.tolerated is not None:
+                check_parameter_names(pipe, written)
             pipe = _narrow_identifiers(state, pipe)
             state.outputs[name] = _outputs(state, pipe)
             if pipe.target:
@@ -233,7 +237,6 @@ def _analyze(state: BuildState) -> None:
             elif pipe.kind == "endpoint":
                 warn_of_one_tenants_rows(state, pipe)
             _warn_of_tenant_parameters(state, pipe)
-            written = state.project.pipes[name]
             state.warnings.extend(declaration_warnings(written, parameter_names(state.pipes, name)))
         except RookeryError as exc:
             state.failed |= {name} | target

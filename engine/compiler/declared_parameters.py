@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from engine.compiler.pipes import CompiledPipe, placed
 from engine.errors import BAD_DECLARATION, BAD_PARAMETER, RookeryError
+from engine.project.check_pipe import RESERVED_PARAMETERS, reserved_parameter
 from engine.project.pipe import Parameter, Pipe
 from engine.template.parameters import coerce
+
+
+def check_parameter_names(pipe: CompiledPipe, written: Pipe) -> None:
+    """Raise BAD_NAME if a template uses a parameter that no request can set, because its name has another meaning."""
+    sources = {node.name: node for node in written.nodes}
+    for node in pipe.nodes:
+        for name in (spec.name for spec in node.template.parameters):
+            if name in RESERVED_PARAMETERS:
+                raise placed(reserved_parameter(name, node.template.place_of(name)), pipe.name, sources[node.name])
 
 
 def declaration_warnings(pipe: Pipe, used: frozenset[str]) -> Iterator[RookeryError]:

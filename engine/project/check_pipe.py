@@ -75,9 +75,7 @@ def _parameters(pipe: Pipe) -> Iterator[RookeryError]:
     for parameter in pipe.parameters:
         place = parameter.place_of("name")
         if parameter.name in RESERVED_PARAMETERS:
-            message = f"`{parameter.name}` cannot be the name of a parameter"
-            hint = "it has a fixed meaning in requests; choose another name"
-            yield RookeryError(BAD_NAME, message, hint=hint, place=place)
+            yield reserved_parameter(parameter.name, place)
         if parameter.name in seen:
             message = f"parameter `{parameter.name}` is declared twice"
             yield RookeryError(DUPLICATE_NAME, message, hint="remove one of them", place=place)
@@ -90,3 +88,11 @@ def _parameters(pipe: Pipe) -> Iterator[RookeryError]:
         message = f"`{parameter.name}` is the second tenant key of the pipe"
         hint = f"`{keys[0].name}` already selects the tenant; remove `tenant_key` from one of them"
         yield RookeryError(BAD_VALUE, message, hint=hint, place=parameter.place_of("tenant_key"))
+
+
+def reserved_parameter(name: str, place: Place | None) -> RookeryError:
+    """Return the error for a parameter with one of RESERVED_PARAMETERS as its name."""
+    message = f"`{name}` cannot be the name of a parameter"
+    return RookeryError(
+        BAD_NAME, message, hint="it has a fixed meaning in requests; choose another name", place=place
+    )

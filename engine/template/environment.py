@@ -199,6 +199,10 @@ class Template:
         """Parameters that are declared with two types, each as a place and a message."""
         return tuple((self._where(line), text) for line, text in self._usage.type_conflicts)
 
+    def place_of(self, parameter: str) -> Place | None:
+        """Return where a parameter of the template is declared or first used."""
+        return self._where(self._usage.uses[parameter].line)
+
     @property
     def compared(self) -> tuple[tuple[str, Any], ...]:
         """Pairs of a parameter and a constant that it is compared with."""

@@ -144,3 +144,13 @@ def test_missing_projects_files_and_folders_are_errors(tmp_path: Path) -> None:
     assert "RK1008" in cli("push", "endpoints/none.yaml", code=1).err
     cli.write({"pipes/p.yml": "sql: SELECT 1\n"})
     assert "p.yml" in cli("check", code=1).err
+
+
+@pytest.mark.parametrize("name", ["q", "format", "token", "output_format_json_quote_64bit_integers"])
+def test_a_template_parameter_that_no_request_can_set_is_refused(tmp_path: Path, name: str) -> None:
+    cli = Cli(tmp_path)
+    sql = f"  SELECT\n    {{{{ String({name}, 'a') }}}} AS a"
+    cli.write({"endpoints/p.yaml": f"sql: |\n{sql}\n"})
+    text = cli("check", code=1).err
+    assert "endpoints/p.yaml:3" in text and "RK1006" in text and f"`{name}`" in text
+    assert "RK1006" in cli("push", code=1).err
