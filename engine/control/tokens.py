@@ -166,12 +166,25 @@ def _check_scopes(workspace: Workspace, snapshot: Snapshot, scopes: Sequence[Sco
         if scope.resource not in known:
             kind = "pipe" if scope.type.startswith("PIPES") else "datasource"
             raise RookeryError(BAD_SCOPE, f"there is no {kind} `{scope.resource}`", hint="push it first")
+        _check_usable(snapshot, scope)
         if scope.fixed_params:
             _check_fixed(workspace, snapshot, scope)
         if scope.filter:
             parse_filter(scope.filter, snapshot.build.relations[scope.resource], workspace.warehouse)
     if any(s.type == "TOKENS:MINT" for s in scopes) and _selects_tenant(workspace, snapshot, scopes):
         raise RookeryError(BAD_SCOPE, f"a token cannot have TOKENS:MINT: {TENANT_NOT_BOUND}", hint=BIND_HINT)
+
+
+def _check_usable(snapshot: Snapshot, scope: Scope) -> None:
+    """Raise RK4018 for a scope that would not permit anything, because of what its resource is."""
+    pipes = snapshot.build.pipes
+    if scope.type == "PIPES:READ" and (kind := pipes[scope.resource].kind) != "endpoint":
+        message = f"the type of pipe `{scope.resource}` is {kind}; a token can only read endpoints"
+        raise RookeryError(BAD_SCOPE, message, hint="name an endpoint that reads it or its target")
+    filling = next((p.name for p in pipes.values() if p.target and p.target.name == scope.resource), None)
+    if scope.type == "DATASOURCES:APPEND" and filling:
+        message = f"`{scope.resource}` is the target of pipe `{filling}`: rows cannot be appended to it"
+        raise RookeryError(BAD_SCOPE, message, hint="append to a datasource that the pipe reads")
 
 
 def _check_fixed(workspace: Workspace, snapshot: Snapshot, scope: Scope) -> None:

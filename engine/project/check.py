@@ -93,6 +93,9 @@ def _target(project: Project, materialize: Materialize, without_file: set[str]) 
         message = f"target `{target}` is a landing datasource, which only accepts events"
         hint = "fill another datasource, or set `landing: false` under its `tenant`"
         yield RookeryError(TARGET_CLASH, message, hint=hint, place=place)
+    elif token := next((t for t in datasource.tokens if t.scope == "APPEND"), None):
+        message = f"token `{token.name}` could not append to `{target}`, because a pipe fills it"
+        yield RookeryError(BAD_VALUE, message, hint="remove the token", place=token.place_of("scope"))
     elif datasource.strict:
         message = f"`strict` only applies to rows that are sent, but a pipe fills `{target}`"
         yield RookeryError(BAD_VALUE, message, hint="remove `strict`", place=datasource.place_of("strict"))

@@ -154,3 +154,18 @@ def test_a_template_parameter_that_no_request_can_set_is_refused(tmp_path: Path,
     text = cli("check", code=1).err
     assert "endpoints/p.yaml:3" in text and "RK1006" in text and f"`{name}`" in text
     assert "RK1006" in cli("push", code=1).err
+
+
+def test_a_token_that_could_never_append_is_refused(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
+    table = "columns:\n  - {name: n, type: UInt8}\nengine: {sorting_key: [n]}\n"
+    cli.write(
+        {
+            "datasources/source.yaml": table + "tokens:\n  - {name: a, scope: APPEND}\n",
+            "datasources/copy.yaml": table + "tokens:\n  - {name: r, scope: READ}\n  - {name: a, scope: APPEND}\n",
+            "pipes/fill.yaml": "sql: SELECT n FROM source\nmaterialize: {target: copy}\n",
+        }
+    )
+    text = cli("check", code=1).err
+    assert "datasources/copy.yaml:6" in text and "RK1005" in text and "`a`" in text
+    assert text.count("RK") == 1
