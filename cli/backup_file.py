@@ -15,11 +15,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from engine.errors import (
+    ALREADY_EXISTS,
     BACKUP_DAMAGED,
     BACKUP_UNUSABLE,
     DISK_FULL,
     NO_FILE,
-    ALREADY_EXISTS,
     RookeryError,
 )
 from engine.warehouse import archive

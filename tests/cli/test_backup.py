@@ -1,0 +1,347 @@
+"""`rookery backup` and `rookery restore`: what is restored, what is refused, and what a failure leaves behind."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import random
+import signal
+import stat
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.billing import FILES, assert_exact, assert_kinds_exact
+from tests.cli.commands import Cli, for_server
+from tests.support.server import ROOT, Server, running
+
+
+def fill(server: Server) -> None:
+    server.push(FILES)
+    for tenant, placement in ((1, "tables"), (2, "tables"), (8, "pooled")):
+        server.tenant(str(tenant), placement)
+    server.events("events", [{"tenant_id": t, "event": "a", "units": n} for n in range(20) for t in (1, 2, 8)])
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(tmp_path_factory.mktemp("backup") / "home") as server:
+        fill(server)
+        yield server
+
+
+@pytest.fixture(scope="module")
+def saved(workspace: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A backup of the workspace."""
+    directory = tmp_path_factory.mktemp("saved")
+    for_server(workspace, directory)("backup", "good.tar", "--no-verify")
+    return directory / "good.tar"
+
+
+def left(directory: Path) -> list[str]:
+    return sorted(p.name for p in directory.iterdir())
+
+
+@pytest.mark.feature
+def test_a_verified_backup_is_restored_elsewhere(workspace: Server, tmp_path: Path) -> None:
+    cli = for_server(workspace, tmp_path / "backups")
+    token = workspace.static("reader", "PIPES:READ:usage", tenant="1")
+    done = cli("--json", "backup", ".").json
+    file = Path(done["file"])
+    assert (done["verified"], done["findings"]) == (True, [])
+    assert done["tables"]["main.events"]["rows"] == 60
+    assert left(file.parent) == [file.name]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    home = tmp_path / "elsewhere"
+    home.mkdir()
+    assert Cli(home)("--json", "restore", file, ".rookery/data").json["tables"] == done["tables"]
+    assert stat.S_IMODE((home / ".rookery" / "data").stat().st_mode) == 0o700
+    with running(home) as server:
+        assert_exact(server, (1, 2), (8,))
+        assert_kinds_exact(server)
+        assert server.get("/v0/pipes/usage.json", token).json()["data"] == [
+            {"event": "a", "events": 20, "units": 190}
+        ]
+        assert server.push(FILES, dry_run=True)["steps"] == []
+        server.events("events", [{"tenant_id": t, "event": "b", "units": 7} for t in (1, 2, 8)])
+        assert_exact(server, (1, 2), (8,))
+
+
+@pytest.mark.feature
+def test_a_command_without_a_server_backs_up_and_only_one_file_is_written(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
+    cli.write(FILES)
+    cli("push")
+    cli("backup", "first.tar")
+    before = (tmp_path / "first.tar").read_bytes()
+    refused = cli("backup", "first.tar", code=4)
+    assert "RK7021" in refused.err
+    assert (tmp_path / "first.tar").read_bytes() == before
+    assert "RK1008" in cli("backup", "nowhere/first.tar", code=1).err
+    assert not list((tmp_path / ".rookery" / "data" / "rookery.copies").iterdir())
+
+
+@pytest.mark.feature
+def test_errors_of_the_workspace_are_reported_and_the_backup_is_kept(tmp_path: Path) -> None:
+    divided = FILES["pipes/kinds_pipe.yaml"].replace("sum(units)", "sum(intDiv(100, units))")
+    with running(tmp_path / "home") as server:
+        server.push({**FILES, "pipes/kinds_pipe.yaml": divided})
+        server.events("events", [{"tenant_id": 1, "event": "a", "units": 0}])
+        cli = for_server(server, tmp_path / "backups")
+        done = cli("--json", "backup", "sick.tar", code=8).json
+        assert "suspended-view" in {f["check"] for f in done["findings"]}
+    Cli(tmp_path)("restore", "backups/sick.tar", "copy/data")
+
+
+@pytest.mark.feature
+@pytest.mark.parametrize("scopes", [("PIPES:READ:usage",), ("DATASOURCES:READ:events",)])
+def test_only_an_admin_may_back_up(workspace: Server, scopes: tuple[str, ...]) -> None:
+    for token in (workspace.mint(*scopes, tenant="1"), "nonsense", None):
+        answer = workspace.post("/v0/backup", token)
+        assert answer.status_code in (401, 403)
+        assert answer.json()["code"] in ("RK4001", "RK4002", "RK4003")
+
+
+@pytest.mark.feature
+def test_one_backup_at_a_time(workspace: Server) -> None:
+    headers = {"authorization": f"Bearer {workspace.admin_token}"}
+    with workspace.http.stream("POST", "/v0/backup", headers=headers) as first:
+        assert first.status_code == 200
+        chunks = first.iter_raw(1)
+        next(chunks)
+        second = workspace.admin("POST", "/v0/backup")
+        # The first one may already be sent, if all of it fits into the buffers of the connection.
+        assert second.status_code in (200, 409)
+    # A client that disconnects does not block later backups.
+    for _ in range(100):
+        answer = workspace.admin("POST", "/v0/backup")
+        if answer.status_code == 200:
+            return
+        assert answer.json()["code"] == "RK6020"
+        time.sleep(0.1)
+    raise AssertionError("the backup is still running")
+
+
+def cut(body: bytes, chance: random.Random) -> bytes:
+    return body[: chance.randrange(len(body))]
+
+
+def flipped(body: bytes, chance: random.Random) -> bytes:
+    """A bit of a file's content is changed: in data.bin, whose content nothing else checks at once."""
+    with tarfile.open(fileobj=io.BytesIO(body)) as archive:
+        members = [m for m in archive if m.name.endswith("data.bin") and m.size]
+    member = chance.choice(members)
+    at = member.offset_data + chance.randrange(member.size)
+    return body[:at] + bytes([body[at] ^ 1 << chance.randrange(8)]) + body[at + 1 :]
+
+
+def noisy(body: bytes, chance: random.Random) -> bytes:
+    """A few hundred random bytes somewhere."""
+    at = chance.randrange(len(body) - 2_000)
+    return body[:at] + chance.randbytes(700) + body[at + 700 :]
+
+
+def without_a_file(body: bytes, chance: random.Random) -> bytes:
+    return rewritten(body, lambda name: not name.endswith("count.txt"))
+
+
+def without_sums(body: bytes, chance: random.Random) -> bytes:
+    return rewritten(body, lambda name: name != "SHA256SUMS")
+
+
+def rewritten(body: bytes, keeps: Callable[[str], bool], *more: tuple[tarfile.TarInfo, bytes]) -> bytes:
+    """A backup without some members, and with others before the checksums."""
+    target = io.BytesIO()
+    with (
+        tarfile.open(fileobj=io.BytesIO(body)) as source,
+        tarfile.open(fileobj=target, mode="w", format=tarfile.PAX_FORMAT) as archive,
+    ):
+        for member in source:
+            if member.name == "SHA256SUMS":
+                for header, content in more:
+                    header.size = len(content)
+                    archive.addfile(header, io.BytesIO(content))
+            if keeps(member.name):
+                archive.addfile(member, source.extractfile(member) if member.isreg() else None)
+    return target.getvalue()
+
+
+@pytest.mark.feature
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("damage", [cut, flipped, noisy, without_a_file, without_sums], ids=lambda d: d.__name__)
+def test_a_damaged_backup_restores_nothing(
+    saved: Path, tmp_path: Path, damage: Callable[[bytes, random.Random], bytes], seed: int
+) -> None:
+    (tmp_path / "bad.tar").write_bytes(damage(saved.read_bytes(), random.Random(f"{damage.__name__} {seed}")))
+    refused = Cli(tmp_path)("restore", "bad.tar", "data", code=1)
+    assert "RK7020" in refused.err
+    assert left(tmp_path) == ["bad.tar"]
+
+
+def member(name: str, type: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
+    header = tarfile.TarInfo(name)
+    header.type, header.linkname = type, target
+    return header
+
+
+HOSTILE = {
+    "above": [member("data/../../escaped")],
+    "absolute": [member("/data/escaped")],
+    "elsewhere": [member("escaped")],
+    "link above": [member("data/metadata/link", tarfile.SYMTYPE, "../../..")],
+    "link to a file": [member("data/link", tarfile.SYMTYPE, "/etc/passwd")],
+    "through a link": [
+        member("data/a", tarfile.SYMTYPE, "../store/abc/00000000-0000-0000-0000-000000000000"),
+        member("data/a/escaped"),
+    ],
+    "hard link": [member("data/hard", tarfile.LNKTYPE, "data/rookery.layout")],
+    "device": [member("data/device", tarfile.CHRTYPE)],
+    "pipe": [member("data/pipe", tarfile.FIFOTYPE)],
+    "twice": [member("data/rookery.layout")],
+    "unlisted": [member("data/store/unlisted")],
+    "long": [member("data/" + "x" * 5_000)],
+    "file as a directory": [member("data/rookery.layout/file")],
+}
+
+
+@pytest.mark.feature
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_backup_writes_nothing_outside(saved: Path, tmp_path: Path, kind: str) -> None:
+    more = [(h, b"x" if h.isreg() else b"") for h in HOSTILE[kind]]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "bad.tar").write_bytes(rewritten(saved.read_bytes(), lambda name: True, *more))
+    refused = Cli(tmp_path / "in")("restore", "bad.tar", "data", code=1)
+    assert "RK7020" in refused.err
+    assert left(tmp_path) == ["in"]
+    assert left(tmp_path / "in") == ["bad.tar"]
+
+
+@pytest.mark.feature
+@pytest.mark.parametrize("body", [b"", b"x", b"\0" * 20_000, b"x" * 20_000, b"\x1f\x8b" + b"x" * 600], ids=len)
+def test_a_file_that_is_not_a_backup(tmp_path: Path, body: bytes) -> None:
+    (tmp_path / "bad.tar").write_bytes(body)
+    assert "RK7020" in Cli(tmp_path)("restore", "bad.tar", "data", code=1).err
+    assert left(tmp_path) == ["bad.tar"]
+
+
+@pytest.mark.feature
+def test_a_backup_of_a_newer_program_is_refused(saved: Path, tmp_path: Path) -> None:
+    with tarfile.open(saved) as archive:
+        description = json.load(archive.extractfile("backup.json") or io.BytesIO())
+    newer = json.dumps({**description, "layout": 99}).encode()
+    header = member("backup.json")
+    header.size = len(newer)
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w") as archive:
+        archive.addfile(header, io.BytesIO(newer))
+    (tmp_path / "newer.tar").write_bytes(target.getvalue())
+    assert "RK6013" in Cli(tmp_path)("restore", "newer.tar", "data", code=6).err
+    assert left(tmp_path) == ["newer.tar"]
+
+
+@pytest.mark.feature
+def test_a_restore_never_overwrites(saved: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "plain").write_text("mine")
+    cli = Cli(tmp_path)
+    for target in ("full", "plain"):
+        assert "RK7021" in cli("restore", saved, target, code=4).err
+    cli("restore", saved, "empty")
+    assert left(tmp_path) == ["empty", "full", "plain"]
+    assert left(tmp_path / "full") == ["file"]
+    assert "RK1008" in cli("restore", "absent.tar", "new", code=1).err
+
+
+@pytest.mark.feature
+def test_a_backup_can_be_checked_with_common_tools(saved: Path, tmp_path: Path) -> None:
+    with tarfile.open(saved) as archive:
+        names = archive.getnames()
+        archive.extractall(tmp_path, filter="data")
+    assert (names[0], names[-1]) == ("backup.json", "SHA256SUMS")
+    for line in (tmp_path / "SHA256SUMS").read_text().splitlines():
+        digest, name = line.split("  ", 1)
+        assert hashlib.sha256((tmp_path / name).read_bytes()).hexdigest() == digest
+
+
+@pytest.mark.feature
+def test_a_full_disk_has_a_clear_error(workspace: Server, tmp_path: Path) -> None:
+    """The size of a file is limited, which fails as a full disk does, at a different number."""
+    limited = (
+        "import errno, os, sys; from pathlib import Path; from cli import backup_file; import cli.connection as c\n"
+        "def download(self, method, path, file): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))\n"
+        "c.Connection.download = download; sys.argv = ['rookery', 'backup', 'b.tar']\n"
+        "from cli.main import main; main()"
+    )
+    environment = for_server(workspace, tmp_path).seen()
+    done = subprocess.run(
+        [sys.executable, "-c", limited], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert "RK6008" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert left(tmp_path) == []
+
+
+@pytest.mark.feature
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
+def test_a_killed_backup_leaves_nothing_that_looks_complete(
+    workspace: Server, tmp_path: Path, signal_number: signal.Signals
+) -> None:
+    chance = random.Random(signal_number.name)
+    environment = for_server(workspace, tmp_path).seen()
+    complete = 0
+    for attempt in range(5):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "cli.main", "backup", "b.tar", "--no-verify"],
+            cwd=tmp_path,
+            env={**environment, "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.DEVNULL,
+        )
+        if attempt:
+            # From the moment at which the command has opened its file.
+            while process.poll() is None and not any(".partial-" in n for n in left(tmp_path)):
+                time.sleep(0.002)
+            time.sleep(chance.uniform(0, 0.3))
+        process.send_signal(signal_number)
+        process.wait(60)
+        names = left(tmp_path)
+        if signal_number is signal.SIGINT:
+            assert not [n for n in names if "partial" in n or "verify" in n]
+        if "b.tar" in names:
+            Cli(tmp_path)("restore", "b.tar", f"data-{attempt}")
+            (tmp_path / "b.tar").unlink()
+            complete += 1
+        for name in left(tmp_path):
+            if ".partial-" in name:
+                (tmp_path / name).unlink()
+    # The server is not affected, and neither are later backups.
+    for _ in range(100):
+        if workspace.admin("POST", "/v0/backup").status_code == 200:
+            break
+        time.sleep(0.1)
+    assert_exact(workspace, (1, 2), (8,))
+    copies = workspace.directory / ".rookery" / "data" / "rookery.copies"
+    assert left(copies) == []
+
+
+@pytest.mark.feature
+def test_a_server_that_is_killed_during_a_backup_starts_again(saved: Path, tmp_path: Path) -> None:
+    Cli(tmp_path)("restore", saved, ".rookery/data")
+    copies = tmp_path / ".rookery" / "data" / "rookery.copies"
+    with running(tmp_path) as server:
+        headers = {"authorization": f"Bearer {server.admin_token}"}
+        with server.http.stream("POST", "/v0/backup", headers=headers) as answer:
+            next(answer.iter_raw(1))
+            server.process.kill()
+            server.process.wait()
+    (copies / "left").mkdir(parents=True, exist_ok=True)
+    with running(tmp_path) as server:
+        assert not copies.exists()
+        assert_exact(server, (1, 2), (8,))

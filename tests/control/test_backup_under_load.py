@@ -1,0 +1,170 @@
+"""Backups that are taken while writers insert: a restored copy has each log up to one row, and everything derived from it.
+
+Every batch has a key, a row for each tenant, and a bad row for the quarantine. A writer sends its next batch only when
+the last one is stored, so a copy must have a prefix of each writer's batches, each of them completely.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.cli.billing import EVENTS, FILES, assert_exact, assert_kinds_exact
+from tests.cli.commands import Cli, for_server
+from tests.support.server import Server, running
+
+OWN, POOLED = (1, 2), (8,)
+TENANTS = (*OWN, *POOLED)
+WRITERS = 3
+BACKUPS = 3
+
+
+def project(mode: str) -> dict[str, str]:
+    events = EVENTS.replace("tenant: tenant_id", f"tenant: {{column: tenant_id, fanout: {mode}}}")
+    return {**FILES, "datasources/events.yaml": events}
+
+
+def batch(writer: int, number: int) -> list[dict[str, Any]]:
+    """One row for each tenant and a bad one; `units` is a number that no other row has."""
+    first = (writer * 100_000 + number) * 10
+    rows = [{"tenant_id": t, "event": "abc"[number % 3], "units": first + n} for n, t in enumerate(TENANTS)]
+    return [*rows, {"tenant_id": 1, "event": f"bad-{writer}-{number}-", "units": "no number"}]
+
+
+def send(http: httpx.Client, server: Server, writer: int, number: int, wait: str = "true") -> dict[str, Any]:
+    answer = http.post(
+        f"{server.url}/v0/events",
+        params={"name": "events", "wait": wait},
+        headers={"authorization": f"Bearer {server.admin_token}", "idempotency-key": f"{writer}-{number}"},
+        content="\n".join(map(json.dumps, batch(writer, number))),
+    )
+    # Appends wait for a backup; they are not refused.
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+@dataclass
+class Sent:
+    """The number of batches that each writer has had acknowledged."""
+
+    counts: Counter[int] = field(default_factory=Counter)
+    failures: list[BaseException] = field(default_factory=list)
+
+    def wait(self, more: int) -> None:
+        """Wait until every writer has sent so many more batches."""
+        goal = {w: self.counts[w] + more for w in range(WRITERS)}
+        deadline = time.monotonic() + 60
+        while any(self.counts[w] < n for w, n in goal.items()) and not self.failures:
+            assert time.monotonic() < deadline, "the writers do not get further"
+            time.sleep(0.01)
+
+
+@contextmanager
+def writing(server: Server) -> Iterator[Sent]:
+    sent, stop = Sent(), threading.Event()
+
+    def work(writer: int) -> None:
+        try:
+            with httpx.Client(timeout=60, trust_env=False, verify=False) as http:
+                for number in range(100_000):
+                    if stop.is_set():
+                        return
+                    send(http, server, writer, number)
+                    sent.counts[writer] += 1
+        except BaseException as exc:
+            sent.failures.append(exc)
+
+    threads = [threading.Thread(target=work, args=(w,)) for w in range(WRITERS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield sent
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert not sent.failures, sent.failures
+
+
+@pytest.fixture(scope="module", params=["direct", "routed"])
+def backups(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
+    """Backups under load, each with the batches that were acknowledged before and after it."""
+    directory = tmp_path_factory.mktemp("loaded")
+    found = []
+    with running(directory / "home") as server:
+        server.push(project(request.param))
+        for tenant in TENANTS:
+            server.tenant(str(tenant), "tables" if tenant in OWN else "pooled")
+        cli = for_server(server, directory / "backups")
+        with writing(server) as sent:
+            for number in range(BACKUPS):
+                sent.wait(4)
+                before = sent.counts.copy()
+                cli("backup", f"{number}.tar", "--no-verify")
+                found.append((directory / "backups" / f"{number}.tar", before, sent.counts.copy()))
+            sent.wait(2)
+    yield found
+
+
+def stored(server: Server) -> dict[tuple[int, int], int]:
+    """The number of rows of each batch in landing."""
+    rows = server.sql(
+        "SELECT intDiv(units, 1000000) AS writer, intDiv(units, 10) % 100000 AS number, count() AS n FROM events GROUP BY ALL"
+    )
+    return {(int(r["writer"]), int(r["number"])): int(r["n"]) for r in rows}
+
+
+def quarantined(server: Server) -> Counter[tuple[int, int]]:
+    """The number of bad rows of each batch."""
+    answer = server.admin_json("GET", "/v0/datasources/events/quarantine", params={"limit": 10_000})
+    parts = [r["c__text"].split("bad-")[1].split("-") for r in answer["rows"]]
+    return Counter((int(p[0]), int(p[1])) for p in parts)
+
+
+def settle(server: Server) -> None:
+    """Wait until every nest has what landing has."""
+    deadline = time.monotonic() + 60
+    while any(d["rows"] for d in server.admin_json("GET", "/v0/fanout")["datasources"]):
+        assert time.monotonic() < deadline, "the nests do not catch up"
+        time.sleep(0.05)
+
+
+@pytest.mark.feature
+@pytest.mark.parametrize("number", range(BACKUPS))
+def test_a_restored_copy_equals_a_prefix_of_the_log(backups: list[Any], number: int, tmp_path: Path) -> None:
+    file, before, after = backups[number]
+    Cli(tmp_path)("restore", file, ".rookery/data")
+    with running(tmp_path) as server, httpx.Client(timeout=60, trust_env=False, verify=False) as http:
+        settle(server)
+        landing = stored(server)
+        for writer in range(WRITERS):
+            numbers = sorted(n for w, n in landing if w == writer)
+            assert numbers == list(range(len(numbers))), "a prefix of the writer's batches"
+            assert before[writer] <= len(numbers) <= after[writer] + 1
+        assert set(landing.values()) == {len(TENANTS)}, "complete batches"
+        assert quarantined(server) == dict.fromkeys(landing, 1), "the bad rows of the same batches"
+        assert_exact(server, OWN, POOLED)
+        assert_kinds_exact(server)
+        report = server.admin_json("GET", "/v0/doctor", params={"deep": "true"})
+        assert report["healthy"], report["findings"]
+        # Clients that did not hear of the loss send everything again under the old keys.
+        for writer in range(WRITERS):
+            for again in range(after[writer] + 1):
+                answer = send(http, server, writer, again, "visible")
+                assert answer.get("repeated", False) is ((writer, again) in landing)
+        everything = {(w, n): len(TENANTS) for w in range(WRITERS) for n in range(after[w] + 1)}
+        assert stored(server) == landing | everything
+        assert quarantined(server) == dict.fromkeys(landing | everything, 1)
+        assert_exact(server, OWN, POOLED)
+        assert_kinds_exact(server)
