@@ -10,6 +10,7 @@ import typer
 
 from cli import access, backup, data, doctor, fanout, output, project, quarantine, server, tenants
 from cli.options import options
+from cli.testing import command as testing
 from engine.errors import INTERNAL, NO_FILE, USAGE, RookeryError
 
 EXIT_CODES = {
@@ -61,7 +62,7 @@ def globals_(
     options.project, options.settings = directory, None
 
 
-for part in (project, tenants, access, data, quarantine, fanout, doctor, backup, server):
+for part in (project, testing, tenants, access, data, quarantine, fanout, doctor, backup, server):
     part.register(app)
 
 _COMMAND = typer.main.get_command(app)

@@ -163,7 +163,7 @@ def _connected(settings: Settings, stack: ExitStack, *, create: bool) -> Connect
         remote = _remote(settings)
         if remote is not None:
             stack.enter_context(interrupts.raised())
-            return stack.enter_context(_client(*remote))
+            return stack.enter_context(client(*remote))
         running = announced(settings)
         if running is not None and running.starting and wait.retry(f"the server (process {running.pid}) to start"):
             continue
@@ -177,7 +177,7 @@ def _connected(settings: Settings, stack: ExitStack, *, create: bool) -> Connect
             if not is_held(exc) or not wait.retry(exc.message):
                 raise
             continue
-        connection = stack.enter_context(_client(url, token))
+        connection = stack.enter_context(client(url, token))
         connection.temporary = True
         return connection
 
@@ -260,7 +260,8 @@ def needs_certificates(url: str) -> bool:
 
 
 @contextmanager
-def _client(url: str, token: str | None) -> Iterator[Connection]:
+def client(url: str, token: str | None) -> Iterator[Connection]:
+    """A connection to a server with a token."""
     headers = {"authorization": f"Bearer {token}"} if token else {}
     try:
         http = httpx.Client(

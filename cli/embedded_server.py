@@ -58,8 +58,15 @@ def local_server(settings: Settings, *, create: bool) -> Iterator[tuple[str, str
     except BaseException:
         workspace.close()
         raise
+    with serving(workspace) as url:
+        yield url, token
+
+
+@contextmanager
+def serving(workspace: Workspace) -> Iterator[str]:
+    """Serve a workspace on a free loopback port, and close it at the end. Yields the URL."""
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(config(create_app(workspace), settings))
+    server = uvicorn.Server(config(create_app(workspace), workspace.settings))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     try:
@@ -67,7 +74,7 @@ def local_server(settings: Settings, *, create: bool) -> Iterator[tuple[str, str
             if not thread.is_alive():
                 raise RookeryError(NO_SERVER, "the embedded server did not start")
             time.sleep(0.005)
-        yield f"http://127.0.0.1:{listening.getsockname()[1]}", token
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
     finally:
         server.should_exit = True
         thread.join(timeout=30)

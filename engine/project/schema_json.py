@@ -1,4 +1,4 @@
-"""JSON Schemas of the two kinds of file, generated from the models. Editors use them to complete and check files."""
+"""JSON Schemas of the kinds of file, generated from the models. Editors use them to complete and check files."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import json
 from typing import Any
 
 from engine.project.datasource import Datasource, Engine, Shared, Tenant
-from engine.project.located_model import LocatedModel
+from engine.project.located_model import Located
 from engine.project.pipe import Pipe
+from engine.project.suite import Suite
 
-FILE_KINDS: dict[str, type[LocatedModel]] = {"datasource": Datasource, "pipe": Pipe}
+FILE_KINDS: dict[str, type[Located]] = {"datasource": Datasource, "pipe": Pipe, "test": Suite}
 _SHORT_FORMS = {Engine.__name__: "type", Tenant.__name__: "column", Shared.__name__: "all"}
 
 
 def json_schema(kind: str) -> dict[str, Any]:
-    """The JSON Schema of a `datasource` or `pipe` file."""
+    """The JSON Schema of a `datasource`, `pipe` or `test` file."""
     schema = FILE_KINDS[kind].model_json_schema()
     _tidy(schema)
     for model, key in _SHORT_FORMS.items():

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from engine.project import datasource, pipe
+from engine.project import datasource, pipe, suite
 from engine.project.check import check
 from engine.project.fields import RESERVED
 from engine.project.located_model import Located, LocatedModel
@@ -116,7 +116,7 @@ def test_the_schemas_are_valid_and_contain_every_key(kind: str) -> None:
     Draft202012Validator.check_schema(schema)
     assert set(schema["properties"]) == set(known_keys(FILE_KINDS[kind]))
     for name, definition in schema["$defs"].items():
-        mapping = (vars(datasource) | vars(pipe))[name.removesuffix("Mapping")]
+        mapping = (vars(datasource) | vars(pipe) | vars(suite))[name.removesuffix("Mapping")]
         if "anyOf" not in definition:
             assert set(definition["properties"]) == set(known_keys(mapping)), name
             assert definition["additionalProperties"] is False

@@ -1,0 +1,1 @@
+"""`rookery test`: runs the test files of a project on a throwaway engine."""

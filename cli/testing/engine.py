@@ -1,0 +1,82 @@
+"""A throwaway engine with any number of workspaces, each with a server of its own.
+
+All tests share one engine, because a process can have only one, and starting it costs more than a workspace. Each set
+of rows gets a new workspace, so no test can see what another one left behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, cast
+
+from cli.connection import Connection, client
+from cli.embedded_server import serving
+from engine import observe
+from engine.control.tokens import admin_text
+from engine.settings import Settings
+from engine.warehouse.port import Warehouse
+from engine.workspace.opening import open_warehouse
+from engine.workspace.workspace import Workspace
+
+
+class ThrowawayEngine:
+    """An embedded engine in a temporary directory, which is removed with it."""
+
+    def __init__(self, settings: Settings, warehouse: Warehouse) -> None:
+        self._settings, self._warehouse = settings, warehouse
+        self._opened = 0
+
+    @contextmanager
+    def workspace(self) -> Iterator[Connection]:
+        """A new, empty workspace: an admin's connection to its server."""
+        self._opened += 1
+        name = f"test{self._opened}"
+        settings = self._settings.model_copy(
+            update={"workspace": name, "data": self._settings.data.with_name(name) / "data"}
+        )
+        workspace = Workspace(settings, cast(Warehouse, _SharedWarehouse(self._warehouse)))
+        try:
+            token = admin_text(workspace, settings.admin_file)
+        except BaseException:
+            workspace.close()
+            raise
+        with serving(workspace) as url, client(url, token) as connection:
+            yield connection
+
+
+class _SharedWarehouse:
+    """A warehouse that stays open when one of its workspaces is closed."""
+
+    def __init__(self, warehouse: Warehouse) -> None:
+        self._warehouse = warehouse
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._warehouse, name)
+
+    def close(self) -> None:
+        """Nothing: `throwaway` closes it."""
+
+
+@contextmanager
+def throwaway(settings: Settings) -> Iterator[ThrowawayEngine]:
+    """An engine that has nothing in common with the project's own data, server and tokens."""
+    observe.configure("error")
+    with ExitStack() as stack:
+        directory = Path(stack.enter_context(TemporaryDirectory(prefix="rookery-test-")))
+        own = {
+            "data": directory / "data",
+            "workspace": "test",
+            "clickhouse_url": None,
+            "url": None,
+            "token": None,
+            "admin_token": None,
+            # A server of its own never shares a machine's last bytes with anything that must be kept.
+            "min_free": 0,
+        }
+        private = settings.model_copy(update=own)
+        warehouse = open_warehouse(private)
+        stack.callback(warehouse.close)
+        yield ThrowawayEngine(private, warehouse)

@@ -1,0 +1,266 @@
+"""Runs test files: prepares workspaces with their rows, calls endpoints, and compares the answers.
+
+Each file is run with its rows once for each arrangement of tenants (`pooled`, `tables`, or as it declares). Then the
+runner checks that tenants are isolated: in further workspaces, which lack the rows of some tenants, every call must
+have the same answer for every tenant that is still there.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+from cli.testing import compare
+from cli.testing.compare import Rules
+from cli.testing.engine import ThrowawayEngine
+from cli.testing.expected_files import write_rows
+from cli.testing.model import Answer, Call, Difference, Outcome
+from cli.testing.rows import Fixture, as_text, expected_rows, fixture
+from cli.testing.values import Row, cell_of_yaml
+from cli.testing.workspace import Prepared, prepare
+from engine.errors import UNKNOWN_TABLE, Collector, RookeryError
+from engine.project.model import Project
+from engine.project.source import YamlList, YamlMapping
+from engine.project.suite import PLACEMENTS, Case, Placement, Suite
+
+AS_DECLARED = "as declared"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A test file with the tests to run."""
+
+    suite: Suite
+    cases: Sequence[Case]
+    folder: Path
+    """The directory of the file."""
+    fixtures: Sequence[Fixture]
+    tenants: tuple[str, ...]
+    update: bool
+    """Whether files with expected rows are written from the results."""
+    written: set[Path] = field(default_factory=set)
+    """Files that were written. Further arrangements of tenants must have the same rows."""
+
+    def arrangements(self) -> Mapping[str, Mapping[str, Placement]]:
+        """The placements of tenants to run the tests with, by name."""
+        if not self.tenants:
+            return {"pooled": {}}
+        if self.suite.placed:
+            declared = dict(self.suite.tenants)
+            return {AS_DECLARED: {t: declared.get(t) or "pooled" for t in self.tenants}}
+        return {placement: dict.fromkeys(self.tenants, placement) for placement in PLACEMENTS}
+
+
+def planned(project: Project, suite: Suite, root: Path, matches: Callable[[Case], bool], *, update: bool) -> Plan:
+    """The plan for a test file. Raises Problems for fixtures and tests that do not fit the project."""
+    problems = Collector()
+    folder = (root / suite.file).parent
+    fixtures = []
+    for name, value in suite.fixtures.items():
+        try:
+            fixtures.append(_fixture(project, suite, folder, name, value))
+        except RookeryError as problem:
+            problems.add(problem)
+    cases = [case for case in suite.tests if matches(case)]
+    endpoints = [name for name, pipe in project.pipes.items() if pipe.kind == "endpoint"]
+    for case in cases:
+        if case.endpoint is not None and case.endpoint not in endpoints:
+            hint = _near(case.endpoint, endpoints) or "a test can call the endpoints of the project"
+            message = f"there is no endpoint `{case.endpoint}`"
+            problems.add(RookeryError(UNKNOWN_TABLE, message, hint=hint, place=case.place_of("endpoint")))
+    problems.raise_if_any()
+    return Plan(suite, cases, folder, fixtures, _tenants(suite, fixtures), update)
+
+
+def _fixture(project: Project, suite: Suite, folder: Path, name: str, value: object) -> Fixture:
+    place = suite.fixture_place(name)
+    datasource = project.datasources.get(name)
+    if datasource is None:
+        hint = _near(name, list(project.datasources))
+        raise RookeryError(UNKNOWN_TABLE, f"there is no datasource `{name}`", hint=hint, place=place)
+    return fixture(datasource, value, folder, place)
+
+
+def _near(name: str, known: Sequence[str]) -> str | None:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean `{near[0]}`?" if near else None
+
+
+def _tenants(suite: Suite, fixtures: Sequence[Fixture]) -> tuple[str, ...]:
+    """The tenants to add: those of the file, of its rows and of its tests."""
+    declared = [tenant for tenant, _ in suite.tenants]
+    if declared:
+        return tuple(dict.fromkeys(declared))
+    found = [row.tenant for f in fixtures for row in f.rows if row.tenant is not None]
+    found += [case.tenant for case in suite.tests if case.tenant is not None]
+    return tuple(dict.fromkeys(found))
+
+
+@dataclass(slots=True)
+class Runner:
+    """Runs plans on one engine."""
+
+    engine: ThrowawayEngine
+    project: Project
+    report: Callable[[Outcome], None]
+    """Called after each test."""
+    warn: Callable[[str], None]
+    zone: str = "UTC"
+    _warned: set[str] = field(default_factory=set)
+
+    def run(self, plan: Plan) -> None:
+        """Run the tests of a file."""
+        if not plan.cases:
+            return
+        with ExitStack() as stack:
+            # The first workspace stays open for the comparison with those that lack rows.
+            whole: Prepared | None = None
+            for arrangement, placements in plan.arrangements().items():
+                with ExitStack() as own:
+                    workspace = self._workspace(own, plan, placements)
+                    for case in plan.cases:
+                        self.report(self._outcome(plan, case, workspace, arrangement))
+                    if whole is None:
+                        whole = workspace
+                        stack.enter_context(own.pop_all())
+            if whole is not None:
+                self._check_isolation(plan, whole)
+
+    def _workspace(self, stack: ExitStack, plan: Plan, placements: Mapping[str, Placement]) -> Prepared:
+        connection = stack.enter_context(self.engine.workspace())
+        workspace, warnings = prepare(connection, self.project, placements, plan.fixtures)
+        for warning in warnings:
+            if warning not in self._warned:
+                self._warned.add(warning)
+                self.warn(warning)
+        return workspace
+
+    def _outcome(self, plan: Plan, case: Case, workspace: Prepared, arrangement: str) -> Outcome:
+        started = time.perf_counter()
+        call = call_of(case)
+        answer = workspace.call(call, case.tenant)
+        failure, updated = _judged(plan, case, answer, workspace.zone)
+        return Outcome(
+            name=case.name,
+            place=case.place,
+            check="result",
+            arrangement=arrangement,
+            call=call,
+            tenant=case.tenant,
+            seconds=time.perf_counter() - started,
+            failure=failure,
+            updated=updated,
+        )
+
+    def _check_isolation(self, plan: Plan, whole: Prepared) -> None:
+        """Compare every tenant's answers with those in workspaces that lack the rows of some other tenants."""
+        cases = [case for case in plan.cases if case.tenant is not None and case.isolated]
+        if not cases or len(plan.tenants) < 2:
+            return
+        started = time.perf_counter()
+        failures: dict[int, _Leak] = {}
+        answers = {(n, t): whole.call(call_of(c), t) for n, c in enumerate(cases) for t in plan.tenants}
+        for present in subsets(plan.tenants):
+            with ExitStack() as stack:
+                workspace = self._workspace(stack, plan, dict.fromkeys(present, "pooled"))
+                for number, case in enumerate(cases):
+                    for tenant in present:
+                        if number in failures:
+                            continue
+                        rules = replace(_rules(plan, case, whole.zone), unordered=True, columns=())
+                        full, alone = answers[number, tenant], workspace.call(call_of(case), tenant)
+                        if difference := compare.between(full, alone, rules):
+                            absent = [t for t in plan.tenants if t not in present]
+                            failures[number] = _Leak(tenant, _with_absent(difference, tenant, absent))
+        seconds = (time.perf_counter() - started) / len(cases)
+        for number, case in enumerate(cases):
+            failure = failures.get(number)
+            self.report(
+                Outcome(
+                    name=case.name,
+                    place=case.place,
+                    check="isolation",
+                    arrangement="pooled",
+                    call=call_of(case),
+                    tenant=failure.tenant if failure else case.tenant,
+                    seconds=seconds,
+                    failure=failure.difference if failure else None,
+                )
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Leak:
+    """A tenant whose answer depends on other tenants' rows."""
+
+    tenant: str
+    difference: Difference
+
+
+def _with_absent(difference: Difference, tenant: str, absent: Sequence[str]) -> Difference:
+    without = ", ".join(absent[:5]) + (" and others" if len(absent) > 5 else "")
+    message = f"tenant {tenant}: {difference.message}: it changes without those of {without}"
+    hint = difference.hint or "`isolated: false` allows it for an endpoint that reads data that tenants share"
+    return replace(difference, message=message, hint=hint)
+
+
+def subsets(tenants: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Few sets of tenants, so that for any two tenants, one of the sets has the first and lacks the second.
+
+    Each tenant is in a different half of the sets, so none of these halves includes another. With 2 tenants there are
+    2 sets, with 6 there are 4, with 70 there are 8.
+    """
+    count = next(n for n in itertools.count(1) if len(list(itertools.combinations(range(n), n // 2))) >= len(tenants))
+    members = dict(zip(tenants, itertools.combinations(range(count), count // 2), strict=False))
+    for number in range(count):
+        present = tuple(tenant for tenant, numbers in members.items() if number in numbers)
+        if present:
+            yield present
+
+
+def call_of(case: Case) -> Call:
+    """The call of a test."""
+    params = tuple((name, as_text(value)) for name, value in case.params.items())
+    return Call(case.endpoint, case.sql, params)
+
+
+def _rules(plan: Plan, case: Case, zone: str) -> Rules:
+    tolerance = plan.suite.tolerance if case.tolerance is None else case.tolerance
+    return Rules(tolerance, zone, case.unordered, case.columns)
+
+
+def _judged(plan: Plan, case: Case, answer: Answer, zone: str) -> tuple[Difference | None, bool]:
+    """What is wrong with an answer, and whether the expected file was updated from it."""
+    if case.expect_error is not None:
+        return compare.against_error(case.expect_error, answer), False
+    rules = _rules(plan, case, zone)
+    if case.expect_file is None:
+        return compare.against_rows(_inline_rows(case), answer, rules), False
+    path = plan.folder / case.expect_file
+    difference = partial(_file_difference, path, case, answer, rules)
+    if not plan.update or answer.error is not None or path in plan.written:
+        return difference(), False
+    if path.exists() and difference() is None:
+        return None, False
+    write_rows(path, answer, case)
+    plan.written.add(path)
+    return None, True
+
+
+def _file_difference(path: Path, case: Case, answer: Answer, rules: Rules) -> Difference | None:
+    try:
+        expected = expected_rows(path, case.place_of("expect_file"))
+    except RookeryError as exc:
+        return Difference(f"{exc.place}: {exc.message}", hint="rookery test --update writes the file from the result")
+    return compare.against_rows(expected, answer, rules)
+
+
+def _inline_rows(case: Case) -> list[Row]:
+    rows = case.expect if isinstance(case.expect, YamlList) else []
+    return [{k: cell_of_yaml(v) for k, v in row.items()} for row in rows if isinstance(row, YamlMapping)]

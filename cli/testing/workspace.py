@@ -1,0 +1,130 @@
+"""Prepares a workspace for tests, and calls its endpoints with tokens like those of customers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cli.connection import Connection
+from cli.testing.model import Answer, Call
+from cli.testing.rows import Fixture, FixtureRow
+from cli.testing.values import Column, parsed
+from engine.errors import APPLY_FAILED, BAD_ROW, NO_SERVER, REMOTE, Place, RookeryError
+from engine.project.model import Project
+from engine.project.suite import Placement
+from engine.warehouse.type_names import parse_type
+
+DELIVERY_SECONDS = 60.0
+"""How long rows may take to arrive in the tenants' tables."""
+TOKEN_SECONDS = 3_600
+MAX_SCOPES = 500
+"""Maximum number of scopes of a JWT."""
+_NOT_ANSWERS = {NO_SERVER.id, REMOTE.id}
+"""Errors of the connection, which are not answers to a call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A workspace with the project, tenants and rows."""
+
+    connection: Connection
+    project: Project
+    zone: str
+    _tokens: dict[tuple[str | None, str], str] = field(default_factory=dict)
+
+    def call(self, call: Call, tenant: str | None) -> Answer:
+        """The answer to a call with a token for a tenant, or as admin."""
+        headers = {} if tenant is None else {"authorization": f"Bearer {self._token(call.endpoint, tenant)}"}
+        params = [*call.params, ("output_format_json_quote_64bit_integers", "0")]
+        method, path = ("GET", f"/v0/pipes/{call.endpoint}.json") if call.endpoint else ("POST", "/v0/sql")
+        content = call.sql.encode() if call.sql else None
+        try:
+            response = self.connection.request(method, path, params=params, headers=headers, content=content)
+        except RookeryError as exc:
+            if exc.code.id in _NOT_ANSWERS:
+                raise
+            return Answer(error=exc)
+        body = parsed(response.content)
+        columns = [Column(c["name"], parse_type(c["type"])) for c in body["meta"]]
+        return Answer(columns, body["data"])
+
+    def _token(self, endpoint: str | None, tenant: str) -> str:
+        """A token that allows one endpoint or, for a query, reading everything; for this tenant."""
+        key = (endpoint, tenant)
+        if key not in self._tokens:
+            body = {"name": f"test {len(self._tokens)}", "tenant": tenant, "ttl": TOKEN_SECONDS}
+            minted = self.connection.json("POST", "/v0/tokens", json={**body, "scopes": self._scopes(endpoint)})
+            self._tokens[key] = minted["token"]
+        return self._tokens[key]
+
+    def _scopes(self, endpoint: str | None) -> list[str]:
+        if endpoint is not None:
+            return [f"PIPES:READ:{endpoint}"]
+        pipes = [f"PIPES:READ:{name}" for name, pipe in self.project.pipes.items() if pipe.kind == "endpoint"]
+        return [*(f"DATASOURCES:READ:{name}" for name in self.project.datasources), *pipes][:MAX_SCOPES]
+
+
+def prepare(
+    connection: Connection, project: Project, tenants: Mapping[str, Placement], fixtures: Sequence[Fixture]
+) -> tuple[Prepared, list[str]]:
+    """Push the project, add tenants, and append the fixtures' rows of these tenants. Returns warnings as well.
+
+    Raises the errors of these steps; those of rows have the place of the row.
+    """
+    files = [{"name": r.name, "file": r.place.file or "", "text": r.text} for r in project.resources()]
+    connection.json("POST", "/v0/push", json={"files": files})
+    for placement in dict.fromkeys(tenants.values()):
+        ids = [tenant for tenant, own in tenants.items() if own == placement]
+        connection.json("POST", "/v0/tenants", json={"ids": ids, "placement": placement})
+    warnings = [w for fixture in fixtures for w in _append(connection, fixture, frozenset(tenants))]
+    _wait_for_delivery(connection)
+    zone = str(connection.json("GET", "/v0/workspace")["timezone"])
+    return Prepared(connection, project, zone), warnings
+
+
+def _append(connection: Connection, fixture: Fixture, tenants: frozenset[str]) -> list[str]:
+    """Append the rows of these tenants; returns warnings. Raises RK5001 at the first row that cannot be stored."""
+    body, rows = fixture.body(tenants)
+    if not rows:
+        return []
+    params = {"mode": "append", "name": fixture.datasource, "format": fixture.format}
+    try:
+        response = connection.json("POST", "/v0/datasources", params=params, content=body)
+    except RookeryError as exc:
+        raise RookeryError(exc.code, exc.message, hint=exc.hint, place=fixture.place) from exc
+    if response["quarantine_rows"] or response.get("refused_rows"):
+        raise _bad_row(fixture, rows, response.get("first_bad_row"))
+    unknown = [*response["ignored_columns"], *response.get("unknown_keys", {}).get("names", ())]
+    return [f"{fixture.place}: {fixture.datasource} has no column for {', '.join(unknown)}"] if unknown else []
+
+
+def _bad_row(fixture: Fixture, rows: Sequence[FixtureRow], first: Mapping[str, Any] | None) -> RookeryError:
+    place: Place = fixture.place
+    if first is None:
+        return RookeryError(BAD_ROW, f"a row of `{fixture.datasource}` cannot be stored", place=place)
+    number = int(first["row"]) - 1
+    if number < len(rows):
+        place = rows[number].place
+    columns = f"`{'`, `'.join(first['columns'])}`: " if first["columns"] else ""
+    message = f"the row cannot be stored in `{fixture.datasource}`: {columns}{first['reason']}"
+    return RookeryError(BAD_ROW, message, place=place)
+
+
+def _wait_for_delivery(connection: Connection) -> None:
+    """Wait until the rows are in the tenants' tables. Raises RK3010 if a view or a tenant's table refuses them."""
+    deadline = time.monotonic() + DELIVERY_SECONDS
+    while True:
+        status = connection.json("GET", "/v0/fanout")
+        for view in status["suspended"]:
+            raise RookeryError(APPLY_FAILED, f"a view failed on the rows of a fixture: {view['error']}")
+        lagging = [tenant for d in status["datasources"] for tenant in d["lagging"]]
+        for tenant in lagging:
+            if tenant["error"]:
+                raise RookeryError(APPLY_FAILED, f"tenant {tenant['tenant']}: {tenant['error']}")
+        if not lagging and not any(d["rows"] for d in status["datasources"]):
+            return
+        if time.monotonic() > deadline:
+            raise RookeryError(APPLY_FAILED, "the rows of the fixtures did not arrive in the tenants' tables in time")
+        time.sleep(0.02)

@@ -1,0 +1,148 @@
+"""`rookery test`: what passes, what fails and how that is shown, and what a run never touches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.cli.billing import FILES
+from tests.cli.commands import ROOT, Cli
+
+pytestmark = pytest.mark.feature
+
+FIXTURES = """
+fixtures:
+  events:
+    - {tenant_id: 7, event: call, units: 2}
+    - {tenant_id: 7, event: call, units: 3}
+    - {tenant_id: 8, event: export, units: 18446744073709551615}
+"""
+PASSING = """
+tests:
+  - name: usage of tenant 7
+    endpoint: usage
+    tenant: 7
+    expect: [{event: call, events: 2, units: 5}]
+  - name: tenant 8 sees nothing of it
+    endpoint: usage
+    tenant: 8
+    expect: [{event: export, events: 1, units: 18446744073709551615}]
+"""
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    found = Cli(tmp_path / "project", {"TMPDIR": str(tmp_path)})
+    found.write({**FILES, "tests/usage.yaml": FIXTURES + PASSING})
+    return found
+
+
+def test_passing_tests_leave_nothing_behind(cli: Cli, tmp_path: Path) -> None:
+    outcome = cli("test")
+    assert outcome.out.count("  ok    ") == 2 and "2 tests passed" in outcome.out
+    assert not (cli.directory / ".rookery").exists() and not list(tmp_path.glob("rookery*"))
+    report = cli("test", "--json", "-k", "TENANT 7").json
+    checks = [(o["check"], o["placement"]) for o in report["outcomes"]]
+    assert checks == [("result", "pooled"), ("result", "tables"), ("isolation", "pooled")]
+    assert report["passed"] and report["tests"] == 1 and report["failed"] == 0
+
+
+def test_neither_the_server_nor_the_data_of_the_project_are_used(cli: Cli) -> None:
+    assert "2 tests passed" in cli("test", ROOKERY_URL="http://127.0.0.1:1", ROOKERY_TOKEN="none").out
+    clickhouse = {"ROOKERY_CLICKHOUSE_URL": "http://127.0.0.1:1", "ROOKERY_DATA": "/nonexistent/data"}
+    assert "2 tests passed" in cli("test", **clickhouse).out
+
+
+def test_a_wrong_result_is_shown_as_a_diff(cli: Cli) -> None:
+    wrong = PASSING.replace("units: 5", "units: 6").replace("18446744073709551615}]", "18446744073709551614}]")
+    cli.write({"tests/usage.yaml": FIXTURES + wrong})
+    outcome = cli("test", "--junit", "out/report.xml", code=1)
+    assert "2 of 2 tests failed" in outcome.out and "usage of tenant 7" in outcome.out
+    lines = [line.split() for line in outcome.out.splitlines()]
+    assert ["-", "call", "2", "6"] in lines and ["+", "call", "2", "5"] in lines
+    assert ["+", "export", "1", "18446744073709551615"] in lines
+    assert "tests/usage.yaml:9: endpoint usage as tenant 7, placement pooled and tables" in outcome.out
+    suite = ElementTree.parse(cli.directory / "out/report.xml").getroot()
+    assert (suite.get("tests"), suite.get("failures")) == ("6", "4")
+    assert {c.get("classname") for c in suite.iter("testcase")} == {"tests.usage"}
+    assert "+ call" in (suite.find(".//failure").text or "")  # type: ignore[union-attr]
+
+
+LEAKY = """
+nodes:
+  - name: kinds_seen
+    sql: SELECT event, sum(units) AS units FROM kinds GROUP BY event ORDER BY event
+"""
+SHARED_TEST = """
+tests:
+  - name: all kinds of events
+    endpoint: all_kinds
+    tenant: 7
+    columns: [event]
+    expect: [{event: call}, {event: export}]
+"""
+
+
+def test_a_result_with_other_tenants_rows_is_found(cli: Cli) -> None:
+    cli.write({"pipes/all_kinds.yaml": LEAKY, "tests/usage.yaml": FIXTURES + SHARED_TEST})
+    report = cli("test", "--json", code=1).json
+    failed = [o for o in report["outcomes"] if not o["passed"]]
+    assert [(o["check"], o["tenant"]) for o in failed] == [("isolation", "7")]
+    assert {r["row"]["event"] for r in failed[0]["failure"]["rows"]} == {"export"}
+    assert "depends on other tenants' rows" in failed[0]["failure"]["message"]
+    cli.write({"tests/usage.yaml": FIXTURES + SHARED_TEST + "    isolated: false\n"})
+    assert cli("test", "--json").json["passed"]
+
+
+def test_a_row_that_cannot_be_stored_is_an_error_with_its_line(cli: Cli) -> None:
+    rows = '{"tenant_id": 7, "event": "call"}\n\n{"tenant_id": 8, "event": "call", "units": "many"}\n'
+    files = {"tests/usage.yaml": "fixtures: {events: rows.ndjson}\n" + PASSING, "tests/rows.ndjson": rows}
+    cli.write(files)
+    outcome = cli("test", code=1)
+    assert "tests/rows.ndjson:3: RK5001" in outcome.err and "units" in outcome.err
+    cli.write({"tests/usage.yaml": FIXTURES.replace("units: 3", "units: -3") + PASSING})
+    assert "tests/usage.yaml:5:7: RK5001" in cli("test", code=1).err
+
+
+def test_update_writes_the_expected_file(cli: Cli) -> None:
+    test = "tests:\n  - {name: a, endpoint: usage, tenant: 7, expect_file: expected/usage.FORMAT}\n"
+    for format, text in (
+        ("ndjson", '{"event": "call", "events": 2, "units": 5}\n'),
+        ("csv", "event,events,units\ncall,2,5\n"),
+    ):
+        cli.write({"tests/usage.yaml": FIXTURES + test.replace("FORMAT", format)})
+        assert "--update" in cli("test", code=1).out
+        assert "updated" in cli("test", "--update").out
+        assert (cli.directory / f"tests/expected/usage.{format}").read_text() == text
+        assert cli("test", "--update").out.count("  ok    ") == 1
+
+
+@pytest.mark.parametrize(
+    ("test", "words"),
+    [
+        ("{name: a, endpoint: usag, expect: []}", ["RK1010", "did you mean `usage`"]),
+        ("{name: a, endpont: usage, expect: []}", ["RK1003", "did you mean `endpoint`"]),
+        ("{name: a, endpoint: usage}", ["RK1004", "expect"]),
+        ("{name: a, endpoint: usage, expect: [], expect_error: RK4006}", ["RK1005", "both"]),
+        ("{name: a, endpoint: usage, expect_error: rk4006}", ["RK1005", "did you mean RK4006"]),
+        ("{name: a, endpoint: usage, expect: [7]}", ["RK1005", "a row must be a mapping"]),
+    ],
+    ids=["endpoint", "key", "expectation", "both", "code", "row"],
+)
+def test_mistakes_in_a_file_are_reported_with_their_place(cli: Cli, test: str, words: list[str]) -> None:
+    cli.write({"tests/usage.yaml": f"tests:\n  - {test}\n"})
+    outcome = cli("test", code=1)
+    assert "tests/usage.yaml:2:" in outcome.err and all(word in outcome.err for word in words), outcome.err
+
+
+def test_no_tests_is_an_error(cli: Cli) -> None:
+    assert "RK7002" in cli("test", "-k", "unknown", code=2).err
+    (cli.directory / "tests/usage.yaml").unlink()
+    assert "RK1008" in cli("test", code=1).err
+
+
+def test_the_tests_of_the_example_project_pass() -> None:
+    outcome = Cli(ROOT)("test", "tests/usage.yaml", "--json")
+    assert outcome.json["passed"] and outcome.json["tests"] == 6
