@@ -185,7 +185,7 @@ def pipe_generate(
     folder: Annotated[str, typer.Option(help="Folder in the project for the file.")] = "pipes",
     force: Annotated[bool, typer.Option("--force", help="Overwrite a file that differs.")] = False,
 ) -> None:
-    """Write the file of a pipe from a query.
+    """Write the file of a pipe from a query. Nothing is written if the SQL is not valid.
 
     Example: [bold]rookery pipe generate tenant_1_pipe "SELECT * FROM events WHERE tenant_id = 1"[/]
     """
@@ -195,10 +195,12 @@ def pipe_generate(
         raise RookeryError(
             USAGE, "the query is empty", hint='for example rookery pipe generate one "SELECT 1 AS one"'
         )
-    path, write = write_pipe(name, sql, folder, force=force)
+    path, problems = write_pipe(name, sql, folder, force=force)
+    warnings = [p.as_dict() for p in problems or ()]
     if options.json:
-        output.as_json({"file": str(path), "written": write})
-    elif write:
+        output.as_json({"file": str(path), "written": problems is not None, "warnings": warnings})
+    elif problems is not None:
+        output.plan({"changes": [], "steps": [], "warnings": warnings})
         output.data(str(path))
     else:
         output.say(f"{path} exists already")

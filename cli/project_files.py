@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cli.options import options
-from engine.errors import BAD_NAME, NO_FILE, NOT_A_PROJECT, TARGET_EXISTS, UNKNOWN_RESOURCE, RookeryError
+from engine.errors import (
+    BAD_NAME,
+    NO_FILE,
+    NOT_A_PROJECT,
+    TARGET_EXISTS,
+    UNKNOWN_RESOURCE,
+    UNKNOWN_TABLE,
+    Collector,
+    Place,
+    Problems,
+    RookeryError,
+)
 from engine.project.files import FOLDERS
 from engine.project.model import Project
 from engine.project.overlooked import misspelled, overlooked
 from engine.project.parse import Survey, load, load_files, parse_source, survey
 from engine.project.pipe import Node, Pipe
 from engine.project.write import render_pipe
+
+_QUERY = "query"
+"""How messages name the query of a pipe that has no file yet."""
 
 
 def surveyed() -> Survey:
@@ -101,8 +116,12 @@ def bodies_with(name: str, path: Path | None) -> list[dict[str, str]]:
     return [*(b for b in found if b["name"] != name), *_bodies(listed)]
 
 
-def write_pipe(name: str, sql: str, folder: str, *, force: bool) -> tuple[Path, bool]:
-    """Write the file of a pipe; its path, and whether it was written. Raises RK3011 if another one exists."""
+def write_pipe(name: str, sql: str, folder: str, *, force: bool) -> tuple[Path, list[RookeryError] | None]:
+    """Write the file of a pipe. Returns its path, and warnings; None instead of warnings if the file exists already.
+
+    Raises RK3011 if another file exists, and Problems for SQL that is not valid. Tables may be declared later, so
+    unknown ones only cause warnings.
+    """
     if folder not in FOLDERS:
         raise RookeryError(BAD_NAME, f"a project has no folder {folder}", hint=", ".join(FOLDERS))
     existing = by_name(name)
@@ -115,10 +134,43 @@ def write_pipe(name: str, sql: str, folder: str, *, force: bool) -> tuple[Path, 
         ) from exc
     if existing is not None and not force:
         _require_same_query(path, name, sql)
-        return path, False
+        return path, None
+    text = render_pipe(pipe)
+    problems = list(_problems_of_query(pipe, text))
+    if any(p.code is not UNKNOWN_TABLE for p in problems):
+        raise Problems(problems)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render_pipe(pipe), encoding="utf-8")
-    return path, True
+    path.write_text(text, encoding="utf-8")
+    return path, problems
+
+
+def _problems_of_query(pipe: Pipe, text: str) -> Iterator[RookeryError]:
+    """Yield the problems of a pipe in a file with this text, with their places in its query."""
+    # The engine takes a second to start, so it is imported only for the commands that need it.
+    from cli.offline_check import compiled
+
+    new = parse_source(text, _QUERY, pipe.name)
+    others = survey(options.project) if options.project.is_dir() else Survey(Project.of(()), Collector(), frozenset())
+    resources = [new, *(r for r in others.project.resources() if r.name != pipe.name)]
+    try:
+        compiled(Survey(Project.of(resources), Collector(), others.unreadable - {pipe.name}))
+    except Problems as exc:
+        start = new.nodes[0].position(1, 1) if isinstance(new, Pipe) else Place()
+        for problem in exc.problems:
+            if problem.place and problem.place.file == _QUERY:
+                yield RookeryError(
+                    problem.code,
+                    problem.message,
+                    hint=problem.hint,
+                    place=_in_query(problem.place, start),
+                )
+
+
+def _in_query(place: Place, start: Place) -> Place:
+    """A place in a file as one in the query, which begins at `start` in the file."""
+    line = max((place.line or 1) - (start.line or 1), 0) + 1
+    column = max((place.column or 1) - (start.column or 1), 0) + 1
+    return replace(place, file=_QUERY, line=line, column=column)
 
 
 def _require_same_query(path: Path, name: str, sql: str) -> None:

@@ -169,3 +169,32 @@ def test_a_token_that_could_never_append_is_refused(tmp_path: Path) -> None:
     text = cli("check", code=1).err
     assert "datasources/copy.yaml:6" in text and "RK1005" in text and "`a`" in text
     assert text.count("RK") == 1
+
+
+GENERATED = {
+    "SELEC 1": "RK2001",
+    "SELECT nonesuch FROM events": "RK2007",
+    "SELECT 1 AS a; SELECT 2 AS b": "RK2001",
+    "SELECT {{ Nonesuch(a) }} AS a": "RK2005",
+    "INSERT INTO events VALUES (1)": "RK2001",
+}
+
+
+@pytest.mark.parametrize("sql", GENERATED, ids=range(len(GENERATED)))
+def test_no_file_is_written_for_invalid_sql(tmp_path: Path, sql: str) -> None:
+    cli = Cli(tmp_path)
+    cli.write(FILES)
+    for more in ((), ("--force",)):
+        text = cli("pipe", "generate", "made", sql, *more, code=1).err
+        assert "query:1:" in text and GENERATED[sql] in text
+    assert "query:2:4" in cli("pipe", "generate", "made", "SELECT\n   nonesuch FROM events", code=1).err
+    assert not (tmp_path / "pipes" / "made.yaml").exists()
+    cli("check")
+
+
+def test_the_tables_of_a_generated_pipe_may_come_later(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
+    assert "RK1010" in cli("pipe", "generate", "made", "SELECT * FROM later").err
+    assert "RK1010" in cli("check", code=1).err
+    cli("pipe", "generate", "made", "SELECT 1 AS a", "--force")
+    cli("check")
