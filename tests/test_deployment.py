@@ -10,8 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
+from engine.compiler.storage import POOL_TABLE
+from engine.fanout.offsets import JOURNAL_TABLE
+from engine.ingest.idempotency.receipt import RECEIPTS_TABLE
 from engine.settings import Settings
 from engine.warehouse.directory import CONFIG_TEXT
+from engine.warehouse.registry import STATE_TABLE
 
 ROOT = Path(__file__).resolve().parents[1]
 CLICKHOUSE = ROOT / "deploy" / "clickhouse"
@@ -67,8 +71,19 @@ def test_the_reader_can_only_read(users: ElementTree.Element) -> None:
     assert profile is not None
     assert text(profile, "readonly") == "2"
     assert profile.find("constraints/readonly/const") is not None
-    assert all(re.fullmatch(r"GRANT SELECT ON [a-z_.*]+", q) for q in grants(users, "rookery_reader"))
+    assert all(re.fullmatch(r"(GRANT|REVOKE) SELECT ON [a-z_.*]+", q) for q in grants(users, "rookery_reader"))
     assert not any("system.*" in q for q in grants(users, "rookery_reader"))
+
+
+def test_the_reader_cannot_read_the_control_state(users: ElementTree.Element) -> None:
+    """The signing keys are in `_rk_state`. A revoked right must come after the grant that it limits."""
+    queries = grants(users, "rookery_reader")
+    workspace = Settings.model_fields["workspace"].default
+    granted = queries.index(f"GRANT SELECT ON {workspace}*.*")
+    for table in (STATE_TABLE, RECEIPTS_TABLE, JOURNAL_TABLE, POOL_TABLE):
+        assert queries.index(f"REVOKE SELECT ON {workspace}.{table}") > granted
+    for database in ("stage", "scratch"):
+        assert queries.index(f"REVOKE SELECT ON {workspace}_{database}.*") > granted
 
 
 def test_the_writer_owns_the_workspace_and_nothing_else(users: ElementTree.Element) -> None:
@@ -82,11 +97,51 @@ def test_mounted_and_copied_files_exist(compose: dict[str, Any]) -> None:
     for volume in compose["services"]["clickhouse"]["volumes"]:
         source = volume.partition(":")[0]
         assert source in compose["volumes"] or (ROOT / source).is_file()
+
+
+def dockerfile(compose: dict[str, Any]) -> list[str]:
+    """The instructions of the image, each on one line."""
     build = compose["services"]["rookery"]["build"]
-    dockerfile = (ROOT / build["context"] / build["dockerfile"]).read_text()
-    for line in re.findall(r"^COPY (.*) \S+$", dockerfile, re.MULTILINE):
-        assert line.split()
-    assert re.search(r"^USER rookery$", dockerfile, re.MULTILINE)
+    text = (ROOT / build["context"] / build["dockerfile"]).read_text().replace("\\\n", " ")
+    return [line for line in text.splitlines() if line and not line.startswith("#")]
+
+
+def test_the_image_has_the_tested_versions_and_what_the_context_contains(compose: dict[str, Any]) -> None:
+    lines = dockerfile(compose)
+    sources = [s for line in lines if line.startswith("COPY ") and "--from" not in line for s in line.split()[1:-1]]
+    ignored, *allowed = [
+        line for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] not in ("#", "")
+    ]
+    assert ignored == "*", "only listed files are in the context"
+    assert sorted(sources) == sorted(line[1:] for line in allowed if line.startswith("!"))
+    assert all((ROOT / source).exists() for source in sources)
+    installs = [line for line in lines if "pip install" in line]
+    assert any("--requirement requirements.lock" in line for line in installs)
+    assert all("--no-deps" in line for line in installs), "nothing is resolved while the image is built"
+
+
+def test_the_image_runs_without_rights(compose: dict[str, Any]) -> None:
+    lines = dockerfile(compose)
+    assert [line for line in lines if line.startswith("USER ")] == ["USER rookery"]
+    assert not any(line.startswith(("ADD ", "RUN curl", "RUN wget")) for line in lines)
+    assert all(re.fullmatch(r"FROM python:3\.11-slim-bookworm( AS build)?", x) for x in lines if x.startswith("FROM"))
+    (health,) = [line for line in lines if line.startswith("HEALTHCHECK")]
+    assert "/ready" in health
+    service = compose["services"]["rookery"]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    # Everything that is written must be in a volume or a temporary file system.
+    mounts = [v.partition(":")[2] for v in service["volumes"]]
+    (data,) = re.findall(r"ROOKERY_DATA=(\S+)", " ".join(lines))
+    assert any(data.startswith(mount + "/") for mount in mounts)
+
+
+def test_containers_have_limits(compose: dict[str, Any]) -> None:
+    for name, service in compose["services"].items():
+        assert service["mem_limit"], name
+        assert {"max-size", "max-file"} <= service["logging"]["options"].keys(), name
+        assert service["restart"] == "unless-stopped", name
 
 
 def test_both_engines_have_the_same_background_settings() -> None:
