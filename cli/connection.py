@@ -93,6 +93,8 @@ class Connection:
             with self.http.stream("POST", path, json=body, headers=headers) as response:
                 if response.status_code >= 400:
                     raise _error(response.status_code, response.read())
+                # Read to its end, even after the result: otherwise the server sees a client that has left.
+                result: list[Any] = []
                 for line in response.iter_lines():
                     event = orjson.loads(line)
                     if "progress" in event:
@@ -101,7 +103,9 @@ class Connection:
                     elif "failure" in event:
                         raise _rebuilt(event["failure"].pop("status"), event["failure"])
                     else:
-                        return event["result"]
+                        result.append(event["result"])
+                if result:
+                    return result[0]
         except httpx.HTTPError as exc:
             raise _unreachable(self.url, exc) from exc
         raise RookeryError(REMOTE, "the server closed the connection without a result", hint="run the command again")

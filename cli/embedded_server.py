@@ -22,9 +22,10 @@ import uvicorn
 from cli import output
 from cli.connection import Wait, is_held, is_running
 from cli.state_files import announce, announced, withdraw
-from engine import observe
 from engine.control.tokens import admin_text
 from engine.errors import NO_DATABASE, NO_SERVER, SETTING, RookeryError
+from engine.observe import logs
+from engine.observe.log_file import LogFile
 from engine.settings import Settings
 from engine.web.app import create_app
 from engine.web.connections import config
@@ -37,13 +38,17 @@ SLOW_OPENING_TABLES = 1_000
 """With at least this many tables, opening takes long enough to print progress."""
 
 
+def _log_file(settings: Settings) -> LogFile | None:
+    return LogFile(settings.log_file, settings.log_file_bytes) if settings.log_file_bytes else None
+
+
 @contextmanager
 def local_server(settings: Settings, *, create: bool) -> Iterator[tuple[str, str]]:
     """Run a server on a free loopback port. Yields its URL and admin token.
 
     Raises RK6001 when the directory is held, and without `create` RK7007 when there is no workspace.
     """
-    observe.configure("error")
+    logs.configure("error", file=_log_file(settings), file_level=settings.log_level)
     if not create and not has_workspace(settings):
         where = settings.clickhouse_url or settings.data
         raise RookeryError(
@@ -52,7 +57,8 @@ def local_server(settings: Settings, *, create: bool) -> Iterator[tuple[str, str
             hint="run the command in the project's directory, or set -C DIRECTORY, --data or ROOKERY_DATA; "
             "`rookery push` and `rookery serve` create a workspace",
         )
-    workspace = open_workspace(settings)
+    # The requests of one command are not worth a line each.
+    workspace = open_workspace(settings.model_copy(update={"access_log": False}))
     try:
         token = admin_text(workspace, settings.admin_file)
     except BaseException:
@@ -78,11 +84,12 @@ def serving(workspace: Workspace) -> Iterator[str]:
     finally:
         server.should_exit = True
         thread.join(timeout=30)
+        logs.flush()
 
 
 def serve(settings: Settings) -> None:
     """Serve until stopped. Running requests finish after the signal to stop."""
-    observe.configure(settings.log_level, as_json=settings.log_json)
+    logs.configure(settings.log_level, as_json=settings.log_json, file=_log_file(settings))
     listening = _listen(settings)
     tables = table_count(settings.data) if settings.clickhouse_url is None else 0
     try:
@@ -115,6 +122,7 @@ def serve(settings: Settings) -> None:
     try:
         _Server(config(app, settings), settings.stop_seconds).run(sockets=[listening])
     finally:
+        logs.flush()
         withdraw(settings)
 
 

@@ -11,6 +11,7 @@ import os
 import re
 from contextlib import suppress
 from functools import cache
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any
 from zoneinfo import ZoneInfo
@@ -183,6 +184,18 @@ class Settings(BaseSettings):
     log_level: str = Field("info", description="Log level: debug, info, warning or error.")
     log_json: bool = Field(False, description="Write log lines as JSON.")
 
+    access_log: bool = Field(True, description="Write a log line for each request.")
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Addresses or networks of proxies whose `X-Forwarded-For` header is used for the access log, "
+        "separated by commas.",
+    )
+    log_file_bytes: int = Field(
+        64 * MIB,
+        ge=0,
+        description="Maximum size of the log files of `rookery serve`, in bytes: at least 1 MiB, or 0 for no files.",
+    )
+
     @field_validator("workspace")
     @classmethod
     def _workspace(cls, value: str) -> str:
@@ -195,7 +208,24 @@ class Settings(BaseSettings):
     def _timezone(cls, value: str | None) -> str | None:
         return None if value is None else canonical_zone(value)
 
-    @field_validator("cors_origins", mode="before")
+    @field_validator("log_file_bytes")
+    @classmethod
+    def _log_file_bytes(cls, value: int) -> int:
+        if 0 < value < MIB:
+            raise ValueError(f"must be 0 or at least {MIB}")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for proxy in value:
+            try:
+                ip_network(proxy)
+            except ValueError as exc:
+                raise ValueError(f"`{proxy[:64]}` is not an address or a network, such as 10.0.0.0/8") from exc
+        return value
+
+    @field_validator("cors_origins", "trusted_proxies", mode="before")
     @classmethod
     def _origins(cls, value: Any) -> Any:
         return tuple(x.strip() for x in value.split(",") if x.strip()) if isinstance(value, str) else value
@@ -237,6 +267,11 @@ class Settings(BaseSettings):
     def state_directory(self) -> Path:
         """The directory with the private files of this installation, such as tokens."""
         return self.data.parent
+
+    @property
+    def log_file(self) -> Path:
+        """The file with the newest log lines of `rookery serve`."""
+        return self.state_directory / "server.log"
 
     @property
     def admin_file(self) -> Path:

@@ -62,11 +62,12 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/warehouse/dedup_log_repair.py:_PART": [],  # names of files
     "engine/warehouse/dedup_log_repair.py:_LOG": [("deduplication_log_", "1", "x")],
     "engine/tokens.py:RESOURCE": [("", "a", "-")],
-    "engine/observe.py:_IN_QUERY": [("", "token=", ""), ("", "token", ""), ("", "token=a&", "")],
-    "engine/observe.py:_DOTTED": [("", "ey-", ""), ("", "ey.", ""), ("p.", "a", ""), ("", "a.", "&")],
-    "engine/observe.py:_TOKEN_PART": [("", "ey-", "")],
-    "engine/observe.py:_ENGINE_CODE": [("", "Code: 1", ""), ("Code: ", "1", "")],
-    "engine/observe.py:_QUOTED": [("", "'", ""), ("'", "a", ""), ('"', "'a", "")],
+    "engine/observe/redaction.py:_IN_QUERY": [("", "token=", ""), ("", "token", ""), ("", "token=a&", "")],
+    "engine/observe/redaction.py:_DOTTED": [("", "ey-", ""), ("", "ey.", ""), ("p.", "a", ""), ("", "a.", "&")],
+    "engine/observe/redaction.py:_TOKEN_PART": [("", "ey-", "")],
+    "engine/observe/logs.py:_ENGINE_CODE": [("", "Code: 1", ""), ("Code: ", "1", "")],
+    "engine/observe/logs.py:_QUOTED": [("", "'", ""), ("'", "a", ""), ('"', "'a", "")],
+    "engine/observe/requests.py:_SANE_ID": [("", "a", "\n")],
     "engine/web/requests.py:_FORM": [("", "a", "")],
     "engine/web/openapi.py:_WRAPPED": [("Array(", ")", "x"), ("", "Array(", "")],
     "engine/project/overlooked.py:_RESOURCE_KEY": [("sql", " ", ""), ("", "\nsql", "")],
@@ -336,7 +337,7 @@ def _types() -> None:
 
 
 def _log() -> None:
-    from engine.observe import redact
+    from engine.observe.redaction import redact
 
     for unit in ("ey-", "ey-.", "p.", "a.p.", "token=", "-p."):
         redact(unit * (LENGTH // len(unit)))
@@ -399,6 +400,6 @@ def test_a_quadratic_pattern_is_found() -> None:
 )
 @pytest.mark.guard
 def test_tokens_are_redacted(text: str, shown: str) -> None:
-    from engine.observe import redact
+    from engine.observe.redaction import redact
 
     assert redact(text) == shown

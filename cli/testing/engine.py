@@ -14,8 +14,8 @@ from typing import Any, cast
 
 from cli.connection import Connection, client
 from cli.embedded_server import serving
-from engine import observe
 from engine.control.tokens import admin_text
+from engine.observe import logs
 from engine.settings import Settings
 from engine.warehouse.port import Warehouse
 from engine.workspace.opening import open_warehouse
@@ -63,7 +63,7 @@ class _SharedWarehouse:
 @contextmanager
 def throwaway(settings: Settings) -> Iterator[ThrowawayEngine]:
     """An engine that has nothing in common with the project's own data, server and tokens."""
-    observe.configure("error")
+    logs.configure("error")
     with ExitStack() as stack:
         directory = Path(stack.enter_context(TemporaryDirectory(prefix="rookery-test-")))
         own = {

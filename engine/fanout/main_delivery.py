@@ -11,7 +11,6 @@ from collections.abc import Mapping
 
 import structlog
 
-from engine import observe
 from engine.errors import BUSY, CLOSED, RookeryError
 from engine.fanout.batch_queue import BatchQueue
 from engine.fanout.groups import ConsumerGroups
@@ -19,6 +18,7 @@ from engine.fanout.handover import CommittedBatch
 from engine.fanout.log_steps import advanced, partly_delivered, range_of_batches
 from engine.fanout.nest_writer import NestWriter
 from engine.fanout.offsets import ConsumerGroup, LogRange, Offset, OffsetJournal
+from engine.observe import metrics
 
 log = structlog.get_logger("rookery.fanout")
 
@@ -97,7 +97,7 @@ class MainDelivery:
                 batch.visible.set_result(not behind or not self._nests.has_rows_of(batch, behind))
         self._acknowledge(log_range, failed)
         self.last_flush_seconds = time.monotonic() - begun
-        observe.FANOUT_FLUSH_SECONDS.labels(self._datasource).observe(self.last_flush_seconds)
+        metrics.FANOUT_FLUSH_SECONDS.labels(self._datasource).observe(self.last_flush_seconds)
         # Done last: after an error above, the same batches are delivered again with the same token.
         self._queue.acknowledge()
 

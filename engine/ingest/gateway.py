@@ -16,7 +16,6 @@ from dataclasses import replace
 
 import structlog
 
-from engine import observe
 from engine.errors import BAD_TOKEN, CLOSED, INTERNAL, RookeryError
 from engine.ingest.batch import Append, AppendResult, writer_id
 from engine.ingest.grouping import Grouping
@@ -28,6 +27,7 @@ from engine.ingest.stage_schemas import schema_for
 from engine.ingest.staging_pool import StagingPool
 from engine.ingest.writer import Attempt, BatchWriter, Results
 from engine.ingest.writer_queues import AppendGroup, IngestQueue
+from engine.observe import metrics
 from engine.warehouse.errors import file_error, for_sender, is_file_error
 from engine.warehouse.port import Input
 from engine.workspace.disk import require_space
@@ -69,6 +69,12 @@ class Gateway:
     def waiting_bytes(self) -> int:
         """Bytes of bodies in memory."""
         return self._bodies.reserved
+
+    @property
+    def waiting_appends(self) -> int:
+        """Appends in queues, whose batch has not started."""
+        with self._lock:
+            return sum(queue.waiting for queue in self._queues.values())
 
     def memory_budget(self, bound_tenant: str | None = None, token: str = "") -> MemoryBudget:
         """The memory budget of a request, counted to the writer that the token belongs to."""
@@ -318,12 +324,12 @@ def _count(appends: Sequence[Append], results: Results) -> None:
     stored = [(a, r) for a in appends if isinstance(r := results.get(id(a)), AppendResult)]
     if stored:
         name = appends[0].datasource
-        observe.INGEST_BATCHES.labels(name).inc()
-        observe.INGEST_REQUESTS.labels(name).inc(len(stored))
-        observe.INGESTED_ROWS.labels(name).inc(sum(r.rows for _, r in stored))
-        observe.INGESTED_BYTES.labels(name).inc(sum(len(a.body) for a, r in stored if r.rows))
-        observe.QUARANTINED_ROWS.labels(name).inc(sum(r.quarantined for _, r in stored))
-        observe.REFUSED_ROWS.labels(name).inc(sum(r.refused for _, r in stored))
+        metrics.INGEST_BATCHES.labels(name).inc()
+        metrics.INGEST_REQUESTS.labels(name).inc(len(stored))
+        metrics.INGESTED_ROWS.labels(name).inc(sum(r.rows for _, r in stored))
+        metrics.INGESTED_BYTES.labels(name).inc(sum(len(a.body) for a, r in stored if r.rows))
+        metrics.QUARANTINED_ROWS.labels(name).inc(sum(r.quarantined for _, r in stored))
+        metrics.REFUSED_ROWS.labels(name).inc(sum(r.refused for _, r in stored))
 
 
 def _unexpected_error(exc: BaseException) -> RookeryError:

@@ -19,11 +19,11 @@ from typing import Any
 
 import orjson
 
-from engine import observe
 from engine.compiler.storage import QUARANTINE_COLUMNS, QUARANTINE_SUFFIX
 from engine.errors import NOT_WRITABLE, UNKNOWN_DATASOURCE, RookeryError
 from engine.ingest.batch import RejectedRow
 from engine.ingest.values.rejections import matches_header
+from engine.observe import metrics
 from engine.schema import Name, quote
 from engine.warehouse.checked_inserts import insert_checked
 from engine.warehouse.port import SINGLE_BLOCK_SETTINGS, Value
@@ -87,7 +87,7 @@ def store(workspace: Workspace, datasource: str, origin: Origin, rows: Iterable[
         # A retry may have the same batch identity. The token keeps its bad rows from being stored twice.
         settings: dict[str, int | str] = {**SINGLE_BLOCK_SETTINGS, "insert_deduplication_token": f"q:{origin.batch}"}
         insert_checked(workspace.warehouse, table_of(workspace, datasource), body, settings=settings)
-        observe.QUARANTINED_BYTES.labels(datasource).inc(len(body))
+        metrics.QUARANTINED_BYTES.labels(datasource).inc(len(body))
 
 
 def _line(row: RejectedRow, origin: Origin, *, narrow: bool) -> bytes:

@@ -26,6 +26,7 @@ from engine.errors import (
     UNKNOWN_TENANT,
     RookeryError,
 )
+from engine.observe.requests import note_tenant, note_token
 from engine.query.all_tenants import placements_of_all_tenants
 from engine.query.arguments import parameters_of_pipe
 from engine.query.request import QueryRequest
@@ -56,6 +57,7 @@ def authenticate(workspace: Workspace, token: str | None) -> Claims:
         claims = cache.put(key, _verify(workspace, snapshot, token))
     if claims.expires is not None and claims.expires <= time.time():
         raise RookeryError(BAD_TOKEN, "the token has expired")
+    note_token(claims.subject, claims.tenant)
     return claims
 
 
@@ -219,6 +221,7 @@ def _grant(snapshot: Snapshot, workspace: Workspace, request: QueryRequest, pipe
     # its filters say.
     selection = TenantSelection(request.impersonated_tenant, claims.tenant, filters.tenants, by_parameter)
     tenant = selection.tenant()
+    note_tenant(tenant)
     fixed = dict(pipes.fixed)
     if tenant is not None:
         # A tenant key that the token does not fix gets the tenant of the token, and never a value from the request.

@@ -10,6 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import Hashable
 
 from engine.errors import BUSY, TOO_MANY, RookeryError
+from engine.warehouse.port import Usage
 
 RETRY_HEADERS = {"Retry-After": "1"}
 
@@ -21,10 +22,16 @@ class ReaderQueue:
     """
 
     def __init__(self, readers: int, share: int, max_queries: int, timeout_seconds: float) -> None:
-        self._free, self._share, self._max_queries = readers, share, max_queries
+        self._readers = self._free = readers
+        self._share, self._max_queries = share, max_queries
         self._timeout_seconds = timeout_seconds
         self._running: dict[Hashable, int] = {}
         self._waiting: OrderedDict[Hashable, deque[asyncio.Future[bool]]] = OrderedDict()
+
+    def usage(self) -> Usage:
+        """Readers in use, and queries that wait for one."""
+        waiting = sum(len(queue) for queue in self._waiting.values())
+        return Usage(self._readers, self._readers - self._free, waiting)
 
     async def enter(self, caller: Hashable) -> None:
         """Get a reader, waiting for it if necessary. Call `leave` when the query has ended.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.observe import Timer
+from engine.observe.timer import Timer
 from engine.query.running import Ticket
 from engine.tokens import Claims
 from engine.warehouse.port import Format

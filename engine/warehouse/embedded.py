@@ -30,6 +30,7 @@ from engine.warehouse.port import (
     Space,
     Statement,
     Stream,
+    Usage,
     Value,
     WarehouseOptions,
 )
@@ -174,6 +175,9 @@ class EmbeddedWarehouse:
     def is_running(self, text: str) -> bool:
         # The embedded engine only raises an error after the statement has ended.
         return False
+
+    def writers(self) -> Usage | None:
+        return self._writers.usage()
 
     def disk_space(self) -> Space | None:
         try:

@@ -9,6 +9,7 @@ import orjson
 
 from engine import errors
 from engine.cache import LruCache, size_of
+from engine.observe.requests import note_read
 from engine.warehouse import framing
 from engine.warehouse.errors import EngineError, result_limit_of
 from engine.warehouse.handles import Handle
@@ -84,15 +85,16 @@ class DocumentReader:
         sql = with_settings(statement.sql, added)
         try:
             with self._readers.lend() as handle:
-                document = handle.read_output(sql, format.value, used_bindings(sql, statement.bindings))
+                output = handle.read_output(sql, format.value, used_bindings(sql, statement.bindings))
         except EngineError as exc:
             limit = result_limit_of(exc.detail or "") if exc.engine_code == _TOO_MANY_ROWS_OR_BYTES else None
             if limit is not None and f"max_result_{limit}" in ours:
                 return None
             raise
-        if format is Format.JSON and not document.startswith(b"{"):
+        if format is Format.JSON and not output.data.startswith(b"{"):
             raise EngineError(errors.ENGINE_INTERNAL, "the engine's result is not a JSON document")
-        return document
+        note_read(output.rows, output.read_rows, output.read_bytes)
+        return output.data
 
 
 def buffer_limits(settings: Mapping[str, int | str]) -> dict[str, int | str]:
@@ -121,6 +123,7 @@ def _streamed(handle: Handle, statement: Statement, format: Format) -> Iterator[
         for block in handle.blocks(sql, name, parameters):
             totals["rows_read"] += block.read_rows
             totals["bytes_read"] += block.read_bytes
+            note_read(block.rows, block.read_rows, block.read_bytes)
             yield block.data
 
     def statistics() -> dict[str, float]:
@@ -132,8 +135,10 @@ def _streamed(handle: Handle, statement: Statement, format: Format) -> Iterator[
         return data("CSV")
     if format is Format.PARQUET:
         empty = with_settings(f"SELECT * FROM ({statement.sql}\n) LIMIT 0", statement.settings)
-        return framing.parquet_document(lambda: handle.read_output(empty, "Parquet", parameters), data("Parquet"))
-    described = handle.read_output(f"DESCRIBE TABLE ({statement.sql}\n)", "JSONCompact", parameters)
+        return framing.parquet_document(
+            lambda: handle.read_output(empty, "Parquet", parameters).data, data("Parquet")
+        )
+    described = handle.read_output(f"DESCRIBE TABLE ({statement.sql}\n)", "JSONCompact", parameters).data
     columns = [(str(row[0]), str(row[1])) for row in orjson.loads(described)["data"]]
     if format is Format.CSV:
         return framing.csv_document(columns, data("CSV"))

@@ -128,7 +128,7 @@ class Handle:
         except Exception as exc:
             raise translate(exc) from exc
 
-    def read_output(self, sql: str, format: str, parameters: dict[str, Any] | None) -> bytes:
+    def read_output(self, sql: str, format: str, parameters: dict[str, Any] | None) -> Block:
         """Run a query and return its complete output in a format.
 
         A reader calls the engine directly, because the client parses every statement several times, which takes too
@@ -136,9 +136,9 @@ class Handle:
         """
         try:
             if self._reading is None:
-                return self._client.raw_query(sql, parameters=parameters, fmt=format)
+                return Block(self._client.raw_query(sql, parameters=parameters, fmt=format), 0, 0, 0)
             text, values = self._bind(sql, parameters)
-            return self._reading.query(text, format, params=values).bytes() or b""
+            return _block(self._reading.query(text, format, params=values))
         except Exception as exc:
             raise translate(exc) from exc
 
@@ -180,7 +180,7 @@ class Handle:
                     connection.query(statement)
                 with closing(connection.send_query(query, format, params=values)) as stream:
                     for block in stream:
-                        yield Block(block.bytes(), block.storage_rows_read(), block.storage_bytes_read())
+                        yield _block(block)
         except Exception as exc:
             raise translate(exc) from exc
 
@@ -197,11 +197,16 @@ class Handle:
 
 
 class Block:
-    """A block of a streamed result, with the number of rows and bytes that the engine read for it."""
+    """A block of a result, with its number of rows, and the number of rows and bytes that the engine read for it."""
 
-    __slots__ = ("data", "read_bytes", "read_rows")
+    __slots__ = ("data", "read_bytes", "read_rows", "rows")
 
-    def __init__(self, data: bytes, read_rows: int, read_bytes: int) -> None:
+    def __init__(self, data: bytes, rows: int, read_rows: int, read_bytes: int) -> None:
         self.data = data
+        self.rows = rows
         self.read_rows = read_rows
         self.read_bytes = read_bytes
+
+
+def _block(result: Any) -> Block:
+    return Block(result.bytes() or b"", result.rows_read(), result.storage_rows_read(), result.storage_bytes_read())

@@ -6,11 +6,12 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Generic, TypeVar
 
 from engine import errors
 from engine.warehouse.errors import EngineError
+from engine.warehouse.port import Usage
 
 H = TypeVar("H")
 
@@ -32,13 +33,17 @@ class Pool(Generic[H]):
         for _ in range(size):
             self._places.put(None)
         self.size = size
+        self._waiting = 0
+
+    def usage(self) -> Usage:
+        return Usage(self.size, self.size - self._places.qsize(), self._waiting)
 
     def borrow(self) -> H:
         """Take a handle for exclusive use. Raises BUSY if none becomes free in time, CLOSED after `close`."""
         if self._closed:
             raise EngineError(errors.CLOSED, "the warehouse is closed")
         try:
-            handle = self._places.get(timeout=self._timeout)
+            handle = self._next_place()
         except queue.Empty:
             raise EngineError(
                 errors.BUSY,
@@ -53,6 +58,18 @@ class Pool(Generic[H]):
         except BaseException:
             self._places.put(None)
             raise
+
+    def _next_place(self) -> H | None:
+        """A free place. Raises queue.Empty if none becomes free in time."""
+        with suppress(queue.Empty):
+            return self._places.get_nowait()
+        with self._lock:
+            self._waiting += 1
+        try:
+            return self._places.get(timeout=self._timeout)
+        finally:
+            with self._lock:
+                self._waiting -= 1
 
     def give_back(self, handle: H) -> None:
         """Return a handle to the pool."""

@@ -161,6 +161,16 @@ class Stream(Protocol):
     def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How busy a set of database handles is."""
+
+    size: int
+    in_use: int
+    waiting: int
+    """Callers that wait for a handle."""
+
+
 class Warehouse(Protocol):
     """A ClickHouse database, embedded or on a server. All methods can be called from any thread.
 
@@ -276,6 +286,10 @@ class Warehouse(Protocol):
 
     def is_running(self, text: str) -> bool:
         """Whether a statement that contains this text is still running, although its caller has received an error."""
+        ...
+
+    def writers(self) -> Usage | None:
+        """How busy the handles for inserts and DDL are; None if the adapter has no handles."""
         ...
 
     def disk_space(self) -> Space | None:

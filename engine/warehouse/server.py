@@ -16,11 +16,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import clickhouse_connect
+import orjson
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.httputil import get_pool_manager
 from urllib3 import PoolManager
 
 from engine import errors
+from engine.observe.requests import note_read
 from engine.schema import Name, literal, quote
 from engine.warehouse import embedded, parser
 from engine.warehouse.error_trailer import ErrorTrailer
@@ -35,6 +37,7 @@ from engine.warehouse.port import (
     Space,
     Statement,
     Stream,
+    Usage,
     Value,
     WarehouseOptions,
 )
@@ -192,6 +195,9 @@ class ServerWarehouse:
         )
         return bool(result.rows[0][0])
 
+    def writers(self) -> Usage | None:
+        return None
+
     def disk_space(self) -> Space | None:
         disks = self.query(
             "SELECT path, unreserved_space, total_space FROM system.disks WHERE total_space > 0 "
@@ -310,6 +316,7 @@ class ServerWarehouse:
             )
             try:
                 tail = ErrorTrailer(format, response.headers.get("X-ClickHouse-Exception-Tag"))
+                _note_summary(response.headers.get("X-ClickHouse-Summary"))
                 while chunk := response.read(_READ_BYTES):
                     yield from tail.push(chunk)
                 yield from tail.finish()
@@ -353,6 +360,12 @@ def _client(url: str, credentials: Credentials, settings: Mapping[str, int | str
         proxy_path=parts.path.strip("/"),
         autogenerate_session_id=False,
     )
+
+
+def _note_summary(header: str | None) -> None:
+    """Note what the server had read for a query when it sent the headers of its response."""
+    summary = orjson.loads(header) if header else {}
+    note_read(*(int(summary.get(name, 0)) for name in ("result_rows", "read_rows", "read_bytes")))
 
 
 @contextmanager

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from engine.control.deferred_views import deferred_of
 from engine.control.health import Health
@@ -31,44 +31,27 @@ from engine.web.access import guarded
 from engine.web.errors import on_bug, on_http_exception, on_rookery_error
 from engine.web.events import PATH, Events, EventsFastPath
 from engine.web.future_bridge import FutureBridge
+from engine.web.request_log import LoggedRequests, RequestLog, paths_by_endpoint
 from engine.web.services import Services
 from engine.workspace.workspace import Workspace
 
-log = structlog.get_logger("rookery.access")
+log = structlog.get_logger("rookery.web")
 WATCH_SECONDS = 0.5
 """Interval at which the registry is read for changes by other servers."""
 CONTROL_THREADS = 16
 """Number of threads that run control work at the same time."""
 
 
-class AccessLog:
-    """Logs one line per request at debug level, without the query string, which may contain a token."""
+class Application(Starlette):
+    """Starlette with the log of requests around everything, so that it also sees the responses to bugs."""
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+    def __init__(self, settings: Settings, **options: Any) -> None:
+        super().__init__(**options)
+        self.request_log = RequestLog(settings)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        started, status = time.perf_counter(), 500
-
-        async def send_and_note_status(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        try:
-            await self.app(scope, receive, send_and_note_status)
-        finally:
-            took = round((time.perf_counter() - started) * 1000, 2)
-            log.debug("request", method=scope["method"], path=_loggable(scope["path"]), status=status, ms=took)
-
-
-def _loggable(path: str) -> str:
-    """A path for the log, without the token that may be in it."""
-    return "/v0/tokens/…" if path.startswith("/v0/tokens/") else path
+    def build_middleware_stack(self) -> ASGIApp:
+        routes = [route for route in self.routes if isinstance(route, Route)]
+        return LoggedRequests(super().build_middleware_stack(), self.request_log, paths_by_endpoint(routes))
 
 
 async def _watch(workspace: Workspace, limiter: anyio.CapacityLimiter) -> None:
@@ -81,10 +64,10 @@ async def _watch(workspace: Workspace, limiter: anyio.CapacityLimiter) -> None:
             log.warning("the workspace could not be refreshed", error=exc)
 
 
-def _routes() -> list[Route]:
+def _routes(events: Events) -> list[Route]:
     """All routes, behind the check of the token. The order matters to Starlette: frequent ones come first."""
     resources = (pipes, sql, datasources, operations, quarantine, project, tenants, tokens, backup)
-    found = [Route(PATH, Events(), methods=["POST"]), *(route for module in resources for route in module.routes())]
+    found = [Route(PATH, events, methods=["POST"]), *(route for module in resources for route in module.routes())]
     return guarded(found)
 
 
@@ -109,9 +92,9 @@ def _services(workspace: Workspace) -> Services:
     )
 
 
-def _middleware(settings: Settings) -> list[Middleware]:
+def _middleware(settings: Settings, events: Events) -> list[Middleware]:
     exposed = ["Server-Timing", "Retry-After", "X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]
-    exposed += ["X-Rookery-Ignored-Parameters"]
+    exposed += ["X-Rookery-Ignored-Parameters", "X-Request-Id"]
     cors = Middleware(
         CORSMiddleware,
         allow_origins=list(settings.cors_origins),
@@ -121,11 +104,10 @@ def _middleware(settings: Settings) -> list[Middleware]:
         expose_headers=exposed,
         max_age=600,
     )
-    log_requests = [Middleware(AccessLog)] if settings.log_level == "debug" else []
-    return [*log_requests, Middleware(EventsFastPath), cors]
+    return [Middleware(EventsFastPath, events=events), cors]
 
 
-def create_app(workspace: Workspace) -> Starlette:
+def create_app(workspace: Workspace) -> Application:
     """The ASGI application over an open workspace, which it closes when it shuts down."""
 
     @contextlib.asynccontextmanager
@@ -144,9 +126,11 @@ def create_app(workspace: Workspace) -> Starlette:
         await anyio.to_thread.run_sync(services.gateway.close)
         await anyio.to_thread.run_sync(workspace.close)
 
-    app = Starlette(
-        routes=_routes(),
-        middleware=_middleware(workspace.settings),
+    events = Events()
+    app = Application(
+        workspace.settings,
+        routes=_routes(events),
+        middleware=_middleware(workspace.settings, events),
         exception_handlers={RookeryError: on_rookery_error, HTTPException: on_http_exception, Exception: on_bug},
         lifespan=lifespan,
     )

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import Callable
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import uvicorn
@@ -28,8 +27,11 @@ from engine.errors import (
     Code,
     RookeryError,
 )
+from engine.observe.requests import REQUEST_ID_HEADER, RequestRecord
 from engine.settings import Settings
+from engine.web.app import Application
 from engine.web.errors import error_body
+from engine.web.request_log import RECORD_KEY, RequestLog
 
 log = logging.getLogger("rookery.connections")
 
@@ -66,6 +68,8 @@ class Bounds:
     """The limits of one server's connections, the open connections, and the timer that closes overdue ones."""
 
     settings: Settings
+    log: RequestLog
+    """Records the requests."""
     open: dict[GuardedProtocol, str] = field(default_factory=dict)
     """Open connections with their client's address."""
     by_address: Counter[str] = field(default_factory=Counter)
@@ -133,6 +137,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._buffered_bytes = 0
         self._refusal: _RefusedError | None = None
         self._linger_bytes = LINGER_BYTES
+        # Records of the requests whose responses are not complete, in order.
+        self._records: deque[RequestRecord] = deque()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -143,6 +149,12 @@ class GuardedProtocol(HttpToolsProtocol):
     # The methods below override uvicorn's and keep its order of calls; `super()` parses and writes.
     def connection_lost(self, exc: Exception | None) -> None:
         self.bounds.leave(self)
+        for record in self._records:
+            record.disconnect()
+        for cycle, _app in reversed(self.pipeline):
+            # These requests were waiting for their turn, so the application never sees them.
+            self.bounds.log.end(cast(dict[str, Any], cycle.scope)[RECORD_KEY])
+        self.pipeline.clear()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -184,6 +196,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._buffered_bytes = 0
+        # Before the request can run, and with the address of the connection, which a header may replace later.
+        record = self._begun_record()
+        cast(dict[str, Any], self.scope)[RECORD_KEY] = record
+        self._records.append(record)
         super().on_headers_complete()
         self._enter_phase(Phase.BODY, self.bounds.settings.body_seconds)
 
@@ -207,6 +223,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
+        self._records.popleft()
         super().on_response_complete()
         if self._phase is Phase.RESPONSE and not self.pipeline and self.cycle.response_complete:
             self._enter_phase(Phase.IDLE, self.bounds.settings.idle_seconds)
@@ -244,6 +261,20 @@ class GuardedProtocol(HttpToolsProtocol):
         else:
             self.transport.abort()
 
+    def _begun_record(self) -> RequestRecord:
+        """A record of the request whose head has arrived."""
+        method = self.parser.get_method().decode("ascii")
+        scope = {"method": method, "path": "", "client": self.client, "headers": self.headers}
+        return self.bounds.log.begin(scope)
+
+    def _refused_record(self) -> RequestRecord:
+        """The record of the request that is being received; a new one if its head is incomplete."""
+        if self._phase is Phase.BODY and self._records:
+            return self._records[-1]
+        # The method is only known if the first line has arrived.
+        scope = {"method": "", "path": "", "client": self.client, "headers": self.headers or ()}
+        return self.bounds.log.begin(scope)
+
     def _can_respond(self) -> bool:
         """Whether the client would interpret a response sent now as the response to the request being received."""
         if self.cycle is None or self.pipeline:
@@ -270,8 +301,15 @@ class GuardedProtocol(HttpToolsProtocol):
     def _refuse(self, code: Code, message: str, *, retry: bool = False) -> None:
         """Send an error, and close the connection after the client has had time to read it."""
         can_respond = self._can_respond()
+        record = self._refused_record()
         self._enter_phase(Phase.REFUSED, LINGER_SECONDS)
         self._unset_keepalive_if_required()
+        if record not in self._records:
+            record.refuse(code.status, code.id)
+            record.complete = can_respond
+            self.bounds.log.end(record)
+        elif can_respond:
+            record.refuse(code.status, code.id)
         if not can_respond:
             self.transport.abort()
             return
@@ -279,7 +317,7 @@ class GuardedProtocol(HttpToolsProtocol):
             # If the application is already running, it sees that the client has disconnected, and stops.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        self.transport.write(_error_response(code, message, retry))
+        self.transport.write(_error_response(code, message, retry, record.id))
         self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -291,25 +329,30 @@ class GuardedProtocol(HttpToolsProtocol):
             super().shutdown()
 
 
-def _error_response(code: Code, message: str, retry: bool) -> bytes:
+def _error_response(code: Code, message: str, retry: bool, request_id: str) -> bytes:
     """An error as the bytes of a complete HTTP response."""
-    body = orjson.dumps(error_body(RookeryError(code, message)))
-    headers = {**dict(RESPONSE_HEADERS), "content-type": "application/json", "content-length": str(len(body))}
+    body = orjson.dumps({**error_body(RookeryError(code, message)), "request_id": request_id})
+    headers = {
+        **dict(RESPONSE_HEADERS),
+        REQUEST_ID_HEADER: request_id,
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+    }
     headers |= {"connection": "close"} | ({"retry-after": "1"} if retry else {})
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     return STATUS_LINE[code.status] + lines.encode() + b"\r\n" + body
 
 
-def guarded(settings: Settings) -> type[GuardedProtocol]:
+def guarded(settings: Settings, log: RequestLog) -> type[GuardedProtocol]:
     """The protocol class of a server, with the limits in its settings."""
-    return type("Guarded", (GuardedProtocol,), {"bounds": Bounds(settings)})
+    return type("Guarded", (GuardedProtocol,), {"bounds": Bounds(settings, log)})
 
 
-def config(app: Callable[..., Any], settings: Settings) -> uvicorn.Config:
+def config(app: Application, settings: Settings) -> uvicorn.Config:
     """The configuration of uvicorn: one worker, and no access log, which would show query strings."""
     return uvicorn.Config(
         app,
-        http=guarded(settings),
+        http=guarded(settings, app.request_log),
         ws="none",
         access_log=False,
         # uvicorn's log lines go through the handler of `engine.observe`.

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from engine.errors import INTERNAL, RookeryError
+from engine.observe import requests
 from engine.web.known_fields import check_query
 from engine.web.services import Services, services_of
 
@@ -48,6 +49,7 @@ async def _progress_lines(services: Services, work: Work) -> AsyncIterator[bytes
         try:
             lines.put({"result": work(lambda w, d, t: lines.put({"progress": {"what": w, "done": d, "total": t}}))})
         except RookeryError as exc:
+            requests.note_error(exc.code.id)
             lines.put({"failure": {**exc.as_dict(), "status": exc.code.status}})
         except Exception as exc:
             failure = RookeryError(INTERNAL, "internal error", detail=repr(exc))

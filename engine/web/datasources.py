@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from engine.control import resources
 from engine.errors import BAD_FORMAT, BAD_REQUEST, MEDIA_TYPE, RookeryError
-from engine.observe import Timer
+from engine.observe.timer import Timer
 from engine.query import authorize
 from engine.warehouse.port import Input
 from engine.web.access import claims_of, require_admin

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from engine.errors import BAD_REQUEST, INTERNAL, METHOD, NOT_FOUND, RookeryError
+from engine.observe import requests
 from engine.template.environment import PipeError
 from engine.warehouse.errors import file_error, for_sender, is_file_error
 
@@ -24,12 +25,16 @@ def error_body(exc: RookeryError) -> dict[str, Any]:
     body = exc.as_dict()
     if len(body["error"]) > MAX_MESSAGE_CHARACTERS:
         body["error"] = body["error"][:MAX_MESSAGE_CHARACTERS] + "…"
+    record = requests.current()
+    if record is not None:
+        body["request_id"] = record.id
     body["documentation"] = f"{DOCUMENTATION}#{exc.code.id.lower()}"
     return body
 
 
 def rendered(exc: RookeryError) -> Response:
     """The response for an error."""
+    requests.note_error(exc.code.id)
     if isinstance(exc, PipeError):
         return JSONResponse(exc.body, exc.status)
     if exc.is_server_fault:
@@ -57,9 +62,9 @@ async def on_http_exception(_request: Request, exc: Exception) -> Response:
     return response
 
 
-async def on_bug(request: Request, exc: Exception) -> Response:
+async def on_bug(_request: Request, exc: Exception) -> Response:
     """Log an unexpected exception with its stack; the caller gets one line."""
-    log.error("bug", path=request.url.path, exc_info=exc)
+    log.error("bug", exc_info=exc)
     if is_file_error(exc):
         # A file in the data directory cannot be read or written, which may be temporary.
         return rendered(for_sender(file_error(exc)))

@@ -19,7 +19,8 @@ from engine.errors import BAD_REQUEST, MEDIA_TYPE, QUARANTINE_FULL, RookeryError
 from engine.ingest.batch import Append, AppendResult, RowFault
 from engine.ingest.formats.compression import sniff_encoding
 from engine.ingest.memory_budget import MemoryBudget
-from engine.observe import Timer
+from engine.observe.requests import note_append, note_route
+from engine.observe.timer import Timer
 from engine.query import authorize
 from engine.warehouse.port import Input
 from engine.web.access import authorize_request, claims_of
@@ -66,13 +67,14 @@ class EventsFastPath:
     Requests from web pages, which have an `Origin` header, pass through, because their responses need CORS headers.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, events: Events) -> None:
         self._app = app
-        self._events = Events()
+        self._events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_append = scope["type"] == "http" and scope["path"] == PATH and scope["method"] == "POST"
         if is_append and not any(name == b"origin" for name, _ in scope["headers"]):
+            note_route(PATH)
             await self._events(scope, receive, send)
         else:
             await self._app(scope, receive, send)
@@ -96,7 +98,10 @@ def writer_of(scope: Scope, query: Mapping[str, str]) -> Writer:
     name = query.get("name")
     if not name:
         raise RookeryError(BAD_REQUEST, "the request names no datasource", hint="?name=DATASOURCE")
-    tenant = authorize.for_append(scope["app"].state.rookery.workspace.current, claims, name)
+    snapshot = scope["app"].state.rookery.workspace.current
+    if name in snapshot.build.datasources:
+        note_append(name)
+    tenant = authorize.for_append(snapshot, claims, name)
     return Writer(name, tenant, authorize.writer_of(claims))
 
 
@@ -122,6 +127,7 @@ async def _append(scope: Scope, receive: Receive, timer: Timer) -> tuple[int, di
         )
         outcome = await services.appended.result(appended)
     timer.stage("append")
+    note_append(writer.datasource, outcome.rows)
     response = append_response(outcome)
     if not outcome.rows and not outcome.quarantined:
         raise_if_refused(outcome.refused, writer.datasource)

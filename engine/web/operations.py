@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from engine import observe
-from engine.control import doctor, fanout_status, metrics
+from engine.control import doctor, fanout_status, scrape
 from engine.errors import RookeryError
+from engine.observe import metrics
 from engine.web.bodies import NoBody, RepairBody, body_as
 from engine.web.control import control, in_thread
 from engine.web.requests import flag
@@ -71,8 +71,15 @@ async def doctor_route(request: Request) -> Response:
 async def metrics_route(request: Request) -> Response:
     """`GET /metrics`: metrics for Prometheus."""
     services = control(request)
-    text = await in_thread(services, partial(metrics.exposition, services.workspace, services.gateway.waiting_bytes))
-    return Response(text, media_type=observe.EXPOSITION)
+    load = scrape.Load(
+        services.reader_queue.usage(),
+        services.gateway.waiting_bytes,
+        services.gateway.waiting_appends,
+        services.queries.running.stuck(),
+    )
+    request.app.request_log.metrics.keep(services.workspace.current.build.endpoints)
+    text = await in_thread(services, partial(scrape.exposition, services.workspace, load))
+    return Response(text, media_type=metrics.EXPOSITION)
 
 
 def routes() -> list[Route]:

@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from engine.control import resources
 from engine.errors import BAD_FORMAT, RookeryError
-from engine.observe import Timer
+from engine.observe.timer import Timer
 from engine.query.request import QueryRequest
 from engine.tokens import Claims
 from engine.warehouse.port import Format

@@ -7,7 +7,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from engine.errors import BAD_REQUEST, RookeryError
-from engine.observe import Timer
+from engine.observe.timer import Timer
 from engine.query.request import QueryRequest
 from engine.warehouse.port import Format
 from engine.web.access import claims_of

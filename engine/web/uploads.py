@@ -24,6 +24,7 @@ from engine.ingest.memory_budget import MemoryBudget
 from engine.ingest.replace import Replacement
 from engine.ingest.unknown_keys import NO_KEYS, UnknownKeys
 from engine.ingest.values.parquet_plan import plan_of
+from engine.observe.requests import note_append
 from engine.schema import Name
 from engine.warehouse.port import Input, Space
 from engine.web.events import Writer, bad_row, raise_if_refused
@@ -219,6 +220,7 @@ class Upload:
 
     def _response(self) -> dict[str, Any]:
         totals, datasource = self._totals, self._writer.datasource
+        note_append(datasource, totals.rows)
         errors: list[str] = []
         if totals.quarantined:
             errors.append(f"{totals.quarantined:,} rows went to quarantine: rookery quarantine ls {datasource}")

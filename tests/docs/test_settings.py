@@ -14,7 +14,7 @@ def _shown(default: Any) -> str:
     """A default as the table writes it."""
     if isinstance(default, SecretStr):
         default = default.get_secret_value()
-    if default is None or default == "":
+    if default is None or default in ("", ()):
         return "–"
     if isinstance(default, tuple):
         default = ",".join(default)

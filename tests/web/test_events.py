@@ -150,8 +150,9 @@ def test_browsers_and_programs_get_the_same_response(server: Server, body: str |
     """A browser's request has an Origin header and passes the CORS middleware."""
     given = {"admin": server.admin_token, "wrong": "p.x.y"}.get(token)
     path, origin = "/v0/events?name=events&wait=true", {"origin": "https://app.example"}
-    program = server.post(path, given, content=body)
-    page = server.post(path, given, content=body, headers=origin)
+    same_id = {"x-request-id": "a-test"}
+    program = server.post(path, given, content=body, headers=same_id)
+    page = server.post(path, given, content=body, headers=origin | same_id)
     assert page.status_code == program.status_code and page.json() == program.json()
     assert page.headers["access-control-allow-origin"] == "*"
     assert "access-control-allow-origin" not in program.headers
