@@ -152,10 +152,21 @@ def usage_error(exc: Exception) -> RookeryError:
 
 def file_error(exc: OSError) -> RookeryError:
     """An exception of the operating system as an error with a code."""
+    if isinstance(exc, FileNotFoundError) and _is_directory_gone():
+        message = "the current directory does not exist: it was removed or renamed"
+        return RookeryError(NO_FILE, message, hint="change to a directory that exists")
     if exc.filename is None:
         return RookeryError(INTERNAL, str(exc))
     message = f"{exc.filename} cannot be used: {exc.strerror}"
     return RookeryError(NO_FILE, message, hint="check the path and its permissions")
+
+
+def _is_directory_gone() -> bool:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _print_error(exc: RookeryError) -> None:

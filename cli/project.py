@@ -67,6 +67,8 @@ def check() -> None:
     from cli.offline_check import compiled
     from cli.project_files import surveyed
 
+    # A push reads the settings, so a setting that is not valid is reported here too.
+    options.loaded()
     survey = surveyed()
     overlooked = _overlooked_files()
     project, warnings = survey.project, [w.as_dict() for w in compiled(survey).warnings]

@@ -84,7 +84,8 @@ def ignored_header(names: Collection[str]) -> dict[str, str]:
     if not names:
         return {}
     shown = [
-        quote(name[:MAX_IGNORED_NAME_CHARACTERS], safe="", errors="replace")
+        # An encoded name has no quotes, so these can only mean an empty name, as in `?=3`.
+        quote(name[:MAX_IGNORED_NAME_CHARACTERS], safe="", errors="replace") or '""'
         for name in sorted(names)[:MAX_IGNORED_NAMES]
     ]
     more = [f"+{len(names) - MAX_IGNORED_NAMES}"] if len(names) > MAX_IGNORED_NAMES else []

@@ -136,3 +136,31 @@ def test_a_clickhouse_server_without_the_workspace(tmp_path: Path) -> None:
         cli.write(FILES)
         cli("push")
         assert cli("--json", "tenant", "ls").json == []
+
+
+@pytest.mark.parametrize(
+    "command", [["check"], ["push"], ["init"], ["tenant", "ls"], ["pipe", "generate", "a", "SELECT 1"]], ids=" ".join
+)
+def test_a_directory_that_was_removed_is_named(tmp_path: Path, command: list[str]) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    script = 'rmdir "$PWD" && exec "$0" "$@"'
+    found = subprocess.run(
+        ["/bin/sh", "-c", script, *REAL, *command],
+        cwd=gone,
+        env={"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert found.returncode == 1
+    assert "RK1008" in found.stderr and "current directory" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_check_reports_invalid_settings(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
+    cli.write({"pipes/p.yaml": "sql: SELECT 1 AS one\n"})
+    text = cli("check", code=1, ROOKERY_MAX_ROWS="1e6").err
+    assert "RK7001" in text and "ROOKERY_MAX_ROWS" in text
+    assert "ROOKERY_MAX_ROWS" in cli("check", ROOKERY_MAX_ROW="1").err

@@ -159,6 +159,8 @@ def test_endpoints_name_ignored_parameters(server: Server) -> None:
         answer = server.admin(method, "/v0/pipes/regional.json", **given)
         assert answer.status_code == 200 and answer.headers[IGNORED] == "regoin"
     assert server.admin("GET", "/v0/pipes/regional.json?format=csv").headers[IGNORED] == "format"
+    assert server.admin("GET", "/v0/pipes/regional.json?=3").headers[IGNORED] == '""'
+    assert server.admin("GET", "/v0/sql?q=SELECT+1+AS+x&=3&y=4").headers[IGNORED] == '"", y'
     sql = server.admin("GET", "/v0/sql?q=SELECT+x+FROM+regional&regoin=b&region=c")
     assert data(sql) == [{"x": "c"}] and sql.headers[IGNORED] == "regoin"
 
