@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,19 @@ NEVER_IMPORTED = ("pandas", "matplotlib", "IPython", "pytest")
 def _pins(*names: str) -> dict[str, str]:
     lines = [line for name in names for line in (ROOT / name).read_text(encoding="utf-8").splitlines()]
     return {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
+
+
+@pytest.mark.parametrize("locks", [("requirements.lock",), ("requirements.lock", "requirements-dev.lock")], ids=len)
+def test_the_pins_include_what_pinned_packages_require(locks: tuple[str, ...]) -> None:
+    pins = _pins(*locks)
+    missing = []
+    for name in pins:
+        for requirement in map(Requirement, requires(name) or ()):
+            applies = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+            pinned = pins.get(canonicalize_name(requirement.name))
+            if applies and (pinned is None or not requirement.specifier.contains(pinned, prereleases=True)):
+                missing.append(f"{name} requires {requirement}, pinned is {pinned}")
+    assert missing == []
 
 
 @pytest.mark.parametrize("extra", [None, "dev"])
