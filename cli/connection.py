@@ -139,7 +139,9 @@ def _rebuilt(status: int, body: Mapping[str, Any]) -> RookeryError:
     code = errors.codes().get(body.get("code", ""), Code(REMOTE.id, status, REMOTE.title))
     place = Place(part=body["place"]) if body.get("place") else None
     hint = "--token, ROOKERY_TOKEN, or rookery auth" if code.id == NO_TOKEN.id else body.get("hint")
-    return RookeryError(code, str(body.get("error", "unknown error")), hint=hint, place=place)
+    exc = RookeryError(code, str(body.get("error", "unknown error")), hint=hint, place=place)
+    exc.documentation = str(body["documentation"]) if body.get("documentation") else None
+    return exc
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Literal, TextIO
 
-from engine.errors import Problems, RookeryError
+from engine.errors import USAGE, Problems, RookeryError, published_page
 
 Part = str | tuple[str, str | None]
 """Part of a line: text, or text and its style."""
@@ -19,6 +19,8 @@ WHOLE_CHARACTERS, COLUMN_GAP = 26, 2
 """Characters of a column that are never cropped, even if the table is then wider than the terminal."""
 # Texts come from senders of rows, and a terminal would obey the control sequences in them.
 _VISIBLE = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t\r"}
+MAX_PAGES = 3
+"""Pages of documentation that are named after errors."""
 BRIEF_CHARACTERS = 120
 """Characters of an error message in a table."""
 
@@ -122,6 +124,10 @@ def failure(exc: RookeryError) -> None:
         _message(place, (problem.code.id, "bold red"), f" {problem.message}")
         if problem.hint:
             say(f"  hint: {problem.hint}", "dim")
+    # One line for each code: a push may report the same code for many files. For a wrong command, the hint is its help.
+    pages = dict.fromkeys(p.documentation or published_page(p.code) for p in problems if p.code is not USAGE)
+    for page in list(pages)[:MAX_PAGES]:
+        say(f"  docs: {page}", "dim")
 
 
 def finding(item: Mapping[str, Any]) -> None:

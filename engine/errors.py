@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+PUBLISHED_PAGES = "https://github.com/rookery-analytics/rookery/blob/main/docs/errors.md"
+"""The page of the project's repository that explains all codes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Code:
@@ -41,11 +44,19 @@ class Place:
         return ", ".join(x for x in (position, self.part) if x)
 
 
+def published_page(code: Code) -> str:
+    """The URL of a code's explanation in the project's repository."""
+    return f"{PUBLISHED_PAGES}#{code.id.lower()}"
+
+
 class RookeryError(Exception):
     """An error that a user can act on: `code`, `message`, optional `hint` and `place`.
 
     `detail` is only for the operator's log and never reaches a caller. `headers` are added to an HTTP response.
     """
+
+    documentation: str | None = None
+    """URL of the page that explains the code, if a server sent it with the error."""
 
     def __init__(
         self,

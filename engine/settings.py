@@ -20,12 +20,13 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from engine.errors import SETTING, RookeryError
+from engine.errors import SETTING, Code, RookeryError, published_page
 
 MIB = 1 << 20
 HOME = ".rookery"
 """Name of the directory that holds an installation's private files."""
 _ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+/-]{0,63}")
+_WEB_URL = re.compile(r"https?://[^\s<>\"]{1,2000}")
 _WORKSPACE = re.compile(r"[a-z][a-z0-9]{0,29}")
 
 _UTC = frozenset(
@@ -74,6 +75,11 @@ class Settings(BaseSettings):
         7181, ge=0, le=65535, description="Port that `rookery serve` listens on; 0 chooses any free port."
     )
     public_url: str | None = Field(None, description="Base URL that callers use, if it differs behind a proxy.")
+    docs_url: str | None = Field(
+        None,
+        description="Base URL of the documentation that errors link to; by default `/docs` under `public_url`, or "
+        "the project's repository.",
+    )
     admin_token: SecretStr | None = Field(None, description="Admin token; by default, one is created on first use.")
     url: str | None = Field(None, description="URL of the rookery server that the command line connects to.")
     token: SecretStr | None = Field(None, description="Token that the command line sends to this server.")
@@ -225,6 +231,13 @@ class Settings(BaseSettings):
                 raise ValueError(f"`{proxy[:64]}` is not an address or a network, such as 10.0.0.0/8") from exc
         return value
 
+    @field_validator("docs_url")
+    @classmethod
+    def _docs_url(cls, value: str | None) -> str | None:
+        if value is not None and not _WEB_URL.fullmatch(value):
+            raise ValueError("must be a URL that begins with http:// or https://")
+        return value
+
     @field_validator("cors_origins", "trusted_proxies", mode="before")
     @classmethod
     def _origins(cls, value: Any) -> Any:
@@ -236,6 +249,15 @@ class Settings(BaseSettings):
         if value.lower() not in {"debug", "info", "warning", "error"}:
             raise ValueError("must be debug, info, warning or error")
         return value.lower()
+
+    def error_page(self, code: Code) -> str:
+        """The absolute URL of the page that explains an error code."""
+        # The header Host is never used: the sender of a request could choose where other people's links lead.
+        if self.docs_url:
+            return f"{self.docs_url.rstrip('/')}/errors/{code.id}"
+        if self.public_url:
+            return f"{self.public_url.rstrip('/')}/docs/errors/{code.id}"
+        return published_page(code)
 
     @property
     def total_memory(self) -> int:

@@ -28,6 +28,7 @@ DECORATED = {
     "engine/template/date_times.py:moment_check": "the workspace's zone",
     "engine/template/parameters.py:parameter_type": "types in templates",
     "engine/warehouse/render.py:_formatted": "limits of settings and files, and ids of queries",
+    "engine/web/documentation.py:sections": "no arguments",
     "engine/workspace/snapshot.py:_resource": "deployed files",
 }
 """Functions whose results are kept → what bounds their arguments."""

@@ -44,6 +44,10 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/compiler/ttl_overflow.py:DATE_OR_TIME": [("", "Nullable(", "x"), ("Date", "6", "")],
     "engine/control/doctor/comparison.py:_TIME": [],  # types of columns
     "engine/control/doctor/detached_parts.py:_PART": [],  # names of directories
+    "engine/settings.py:_WEB_URL": [("https://", "a", " ")],
+    "engine/web/documentation.py:_SECTION": [],  # the page of errors
+    "engine/web/documentation.py:_LINK": [],  # the page of errors
+    "engine/web/documentation.py:_CODE_LINK": [],  # the page of errors
     "engine/workspace/disk.py:_PART": [],  # names of directories
     "engine/warehouse/embedded.py:_ATTACHES": [("ALTER TABLE `", "a", ""), ("ALTER TABLE `a`.`", "a", "` DETACH")],
     "engine/warehouse/errors.py:_PREFIX": [("", "Code: 1", ""), ("", "Code: 1. DB::Exception: ", "")],

@@ -35,6 +35,8 @@ _TOKENS = _only("TOKENS:MINT")
 ACCESS: Mapping[str, Mapping[str, frozenset[str]]] = {
     "/live": {"GET": PUBLIC},
     "/ready": {"GET": PUBLIC},
+    "/docs/errors": {"GET": PUBLIC},
+    "/docs/errors/{code}": {"GET": PUBLIC},
     "/metrics": {"GET": _only("METRICS:READ")},
     "/v0/pipes/{name}.{format}": {"GET": _only("PIPES:READ", "READ:ALL"), "POST": _only("PIPES:READ", "READ:ALL")},
     "/v0/pipes/openapi.json": {"GET": frozenset(SCOPE_TYPES) - {"METRICS:READ"}},

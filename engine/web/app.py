@@ -26,7 +26,7 @@ from engine.ingest.staging_pool import StagingPool
 from engine.query.executor import Queries
 from engine.query.reader_queue import ReaderQueue
 from engine.settings import Settings
-from engine.web import backup, datasources, operations, pipes, project, quarantine, sql, tenants, tokens
+from engine.web import backup, datasources, documentation, operations, pipes, project, quarantine, sql, tenants, tokens
 from engine.web.access import guarded
 from engine.web.errors import on_bug, on_http_exception, on_rookery_error
 from engine.web.events import PATH, Events, EventsFastPath
@@ -66,7 +66,7 @@ async def _watch(workspace: Workspace, limiter: anyio.CapacityLimiter) -> None:
 
 def _routes(events: Events) -> list[Route]:
     """All routes, behind the check of the token. The order matters to Starlette: frequent ones come first."""
-    resources = (pipes, sql, datasources, operations, quarantine, project, tenants, tokens, backup)
+    resources = (pipes, sql, datasources, operations, quarantine, project, tenants, tokens, backup, documentation)
     found = [Route(PATH, events, methods=["POST"]), *(route for module in resources for route in module.routes())]
     return guarded(found)
 
@@ -134,6 +134,7 @@ def create_app(workspace: Workspace) -> Application:
         exception_handlers={RookeryError: on_rookery_error, HTTPException: on_http_exception, Exception: on_bug},
         lifespan=lifespan,
     )
+    app.state.settings = workspace.settings
     # A redirect would put the query string, which may contain a token, into another URL.
     app.router.redirect_slashes = False
     return app

@@ -317,7 +317,8 @@ class GuardedProtocol(HttpToolsProtocol):
             # If the application is already running, it sees that the client has disconnected, and stops.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        self.transport.write(_error_response(code, message, retry, record.id))
+        body = {**error_body(RookeryError(code, message), self.bounds.settings), "request_id": record.id}
+        self.transport.write(_error_response(code, body, retry=retry))
         self.flow.resume_reading()
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -329,12 +330,12 @@ class GuardedProtocol(HttpToolsProtocol):
             super().shutdown()
 
 
-def _error_response(code: Code, message: str, retry: bool, request_id: str) -> bytes:
+def _error_response(code: Code, content: dict[str, Any], *, retry: bool) -> bytes:
     """An error as the bytes of a complete HTTP response."""
-    body = orjson.dumps({**error_body(RookeryError(code, message)), "request_id": request_id})
+    body = orjson.dumps(content)
     headers = {
         **dict(RESPONSE_HEADERS),
-        REQUEST_ID_HEADER: request_id,
+        REQUEST_ID_HEADER: content["request_id"],
         "content-type": "application/json",
         "content-length": str(len(body)),
     }

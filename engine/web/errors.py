@@ -9,18 +9,18 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from engine.errors import BAD_REQUEST, INTERNAL, METHOD, NOT_FOUND, RookeryError
+from engine.errors import BAD_REQUEST, INTERNAL, METHOD, NOT_FOUND, Problems, RookeryError
 from engine.observe import requests
+from engine.settings import Settings
 from engine.template.environment import PipeError
 from engine.warehouse.errors import file_error, for_sender, is_file_error
 
 log = structlog.get_logger("rookery.web")
-DOCUMENTATION = "docs/errors.md"
 MAX_MESSAGE_CHARACTERS = 1000
 """Maximum length of a message. Some messages quote what the caller sent."""
 
 
-def error_body(exc: RookeryError) -> dict[str, Any]:
+def error_body(exc: RookeryError, settings: Settings) -> dict[str, Any]:
     """The JSON of an error."""
     body = exc.as_dict()
     if len(body["error"]) > MAX_MESSAGE_CHARACTERS:
@@ -28,11 +28,13 @@ def error_body(exc: RookeryError) -> dict[str, Any]:
     record = requests.current()
     if record is not None:
         body["request_id"] = record.id
-    body["documentation"] = f"{DOCUMENTATION}#{exc.code.id.lower()}"
+    body["documentation"] = settings.error_page(exc.code)
+    if isinstance(exc, Problems):
+        body["errors"] = [{**p.as_dict(), "documentation": settings.error_page(p.code)} for p in exc.problems]
     return body
 
 
-def rendered(exc: RookeryError) -> Response:
+def rendered(exc: RookeryError, settings: Settings) -> Response:
     """The response for an error."""
     requests.note_error(exc.code.id)
     if isinstance(exc, PipeError):
@@ -42,30 +44,31 @@ def rendered(exc: RookeryError) -> Response:
     # The engine's message may name other tenants' objects, so it is logged but never part of a response.
     elif exc.detail:
         log.info("refused", error=exc, detail=exc.detail)
-    return JSONResponse(error_body(exc), exc.code.status, headers=exc.headers)
+    return JSONResponse(error_body(exc, settings), exc.code.status, headers=exc.headers)
 
 
-async def on_rookery_error(_request: Request, exc: Exception) -> Response:
+async def on_rookery_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RookeryError)
-    return rendered(exc)
+    return rendered(exc, request.app.state.settings)
 
 
-async def on_http_exception(_request: Request, exc: Exception) -> Response:
+async def on_http_exception(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException)
     code = {404: NOT_FOUND, 405: METHOD}.get(exc.status_code, BAD_REQUEST)
     headers = dict(exc.headers or {})
     hint = "docs/http.md lists the routes" if code is NOT_FOUND else None
     if code is METHOD:
         hint = f"methods of this route: {headers.get('Allow') or headers.get('allow') or 'others'}"
-    response = rendered(RookeryError(code, code.title, hint=hint, headers=headers))
+    response = rendered(RookeryError(code, code.title, hint=hint, headers=headers), request.app.state.settings)
     response.status_code = exc.status_code
     return response
 
 
-async def on_bug(_request: Request, exc: Exception) -> Response:
+async def on_bug(request: Request, exc: Exception) -> Response:
     """Log an unexpected exception with its stack; the caller gets one line."""
     log.error("bug", exc_info=exc)
     if is_file_error(exc):
         # A file in the data directory cannot be read or written, which may be temporary.
-        return rendered(for_sender(file_error(exc)))
-    return rendered(RookeryError(INTERNAL, "internal error", hint="the server's log has the cause"))
+        return rendered(for_sender(file_error(exc)), request.app.state.settings)
+    internal = RookeryError(INTERNAL, "internal error", hint="the server's log has the cause")
+    return rendered(internal, request.app.state.settings)

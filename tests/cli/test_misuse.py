@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,3 +140,10 @@ def test_invalid_requests_have_codes_and_hints(shared_server: Server) -> None:
         assert (answer.status_code, answer.json()["code"]) == (status, code), answer.text
         assert answer.json()["hint"], answer.text
     assert "Nosuch" in shared_server.admin("GET", "/v0/sql", params={"q": "SELECT 1 FORMAT Nosuch"}).text
+
+
+@pytest.mark.feature
+def test_an_error_names_the_page_that_explains_it(cli: Cli) -> None:
+    outcome = cli("get", "missing", code=7)
+    assert re.search(r"docs: https://\S*rk4008$", outcome.err, re.MULTILINE)
+    assert "docs:" not in cli("push", "--nosuch", code=2).err

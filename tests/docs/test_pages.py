@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -55,9 +56,11 @@ def test_no_page_names_a_local_path_or_registry() -> None:
 
 
 def test_error_links_lead_to_the_errors_page() -> None:
-    from engine.web.errors import DOCUMENTATION
+    from engine.errors import PUBLISHED_PAGES
 
-    assert (ROOT / DOCUMENTATION).is_file()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert f"{project['urls']['Source']}/blob/main/docs/errors.md" == PUBLISHED_PAGES
+    assert (ROOT / "docs" / "errors.md").is_file()
 
 
 def test_every_page_of_docs_is_linked_from_the_readme() -> None:

@@ -79,6 +79,8 @@ def test_the_wheel_holds_the_packages_with_their_data(dist: Path) -> None:
     (wheel,) = dist.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"engine/py.typed", "cli/py.typed", "engine/sql/functions.txt", "engine/project/pipe.schema.json"} <= names
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.read("engine/web/errors.txt") == (ROOT / "docs" / "errors.md").read_bytes()
     assert {name.split("/")[0] for name in names if not name.startswith("rookery_analytics-")} == {"engine", "cli"}
     assert list(dist.glob("*.tar.gz"))
 

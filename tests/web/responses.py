@@ -6,6 +6,8 @@ from typing import Any
 
 import httpx
 
+from engine.errors import PUBLISHED_PAGES
+
 SECRETS = ("Traceback", "DB::Exception", "/tmp/", "main_", "_rk_", "rk_tenant", "payroll", "employee_secret_column")
 
 
@@ -15,7 +17,7 @@ def refused(response: httpx.Response, status: int, code: str | None = None) -> d
     assert response.headers["content-type"] == "application/json"
     body: dict[str, Any] = response.json()
     assert isinstance(body["error"], str) and body["error"]
-    assert body["documentation"] == f"docs/errors.md#{body['code'].lower()}"
+    assert body["documentation"] == f"{PUBLISHED_PAGES}#{body['code'].lower()}"
     assert code is None or body["code"] == code, body
     assert not [s for s in SECRETS if s in response.text], body
     return body
