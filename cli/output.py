@@ -124,7 +124,7 @@ def failure(exc: RookeryError) -> None:
         _message(place, (problem.code.id, "bold red"), f" {problem.message}")
         if problem.hint:
             say(f"  hint: {problem.hint}", "dim")
-    # One line for each code: a push may report the same code for many files. For a wrong command, the hint is its help.
+    # One line for each code, which many files may have. The hint of a wrong command is its help.
     pages = dict.fromkeys(p.documentation or published_page(p.code) for p in problems if p.code is not USAGE)
     for page in list(pages)[:MAX_PAGES]:
         say(f"  docs: {page}", "dim")

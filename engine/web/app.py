@@ -26,7 +26,18 @@ from engine.ingest.staging_pool import StagingPool
 from engine.query.executor import Queries
 from engine.query.reader_queue import ReaderQueue
 from engine.settings import Settings
-from engine.web import backup, datasources, documentation, operations, pipes, project, quarantine, sql, tenants, tokens
+from engine.web import (
+    backup,
+    datasources,
+    documentation,
+    operations,
+    pipes,
+    project,
+    quarantine,
+    sql,
+    tenants,
+    tokens,
+)
 from engine.web.access import guarded
 from engine.web.errors import on_bug, on_http_exception, on_rookery_error
 from engine.web.events import PATH, Events, EventsFastPath

@@ -127,6 +127,20 @@ _Q: Schema = {"type": "string", "minLength": 1, "description": "One SELECT; a FO
 OPERATIONS = (
     Operation("get", "/live", "Whether the process is alive"),
     Operation("get", "/ready", "Whether the server is ready", responses={"200": OBJECT, "503": OBJECT}),
+    Operation(
+        "get",
+        "/docs/errors",
+        "List of the error codes",
+        response_type="text/html",
+        responses={"200": {"type": "string"}},
+    ),
+    Operation(
+        "get",
+        "/docs/errors/{code}",
+        "Page of an error code",
+        response_type="text/html",
+        responses={"200": {"type": "string"}},
+    ),
     Operation("get", "/v0/sql", "Ad-hoc SQL", {"q": _Q}, ("q",), responses={"200": _TABLE}),
     Operation("post", "/v0/sql", "Ad-hoc SQL", body=closed("q", q=_Q), responses={"200": _TABLE}),
     Operation(

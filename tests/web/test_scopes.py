@@ -21,7 +21,7 @@ from tests.web.responses import refused
 pytestmark = pytest.mark.feature
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-PUBLIC = {"GET /live", "GET /ready"}
+PUBLIC = {"GET /live", "GET /ready", "GET /docs/errors", "GET /docs/errors/{code}"}
 DOCUMENT = "GET /v0/pipes/openapi.json"
 WORKSPACE = "GET /v0/workspace"
 CALLS = {"GET /v0/pipes/{name}.{format}", "POST /v0/pipes/{name}.{format}"}
@@ -107,7 +107,7 @@ def call(server: Server, method: str, path: str, token: str | None) -> httpx.Res
     """A request that changes nothing, even if it is allowed."""
     operation = f"{method} {path}"
     kind = path.split("/")[2] if path.count("/") > 1 else ""
-    url = path.format(name=NAMES.get(kind, "x"), id="nobody", key="k", format="json")
+    url = path.format(name=NAMES.get(kind, "x"), id="nobody", key="k", format="json", code="RK4006")
     params = {"dry_run": "true"} if method == "DELETE" and kind in ("pipes", "datasources") else {}
     if path.startswith(("/v0/events", "/v0/datasources")) and method == "POST":
         params = {"name": "events"}
@@ -195,6 +195,8 @@ def test_a_document_lists_what_the_token_may_call(scratch: Server, tokens: dict[
     assert set(paths) == {
         "/live",
         "/ready",
+        "/docs/errors",
+        "/docs/errors/{code}",
         "/v0/pipes/openapi.json",
         "/v0/workspace",
         "/v0/tenants",
