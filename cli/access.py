@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
 
 import typer
@@ -13,7 +13,10 @@ import typer
 from cli import output
 from cli.connect import connect
 from cli.options import options
-from engine.errors import USAGE, RookeryError
+from engine.errors import SCOPE, USAGE, RookeryError
+
+if TYPE_CHECKING:
+    from cli.connection import Connection
 
 Name = Annotated[str, typer.Argument(help="Name of the token.")]
 _SCOPES = "PIPES:READ:NAME, DATASOURCES:READ:NAME[:FILTER], DATASOURCES:APPEND:NAME, READ:ALL, METRICS:READ"
@@ -54,13 +57,27 @@ def auth() -> None:
     if not settings.url or settings.token is None:
         raise RookeryError(USAGE, "auth needs --url and --token", hint="rookery auth --url URL --token TOKEN")
     with connect() as connection:
-        workspace = connection.json("GET", "/v0/workspace")
+        workspace = _workspace_name(connection)
     stored = {"url": settings.url.rstrip("/"), "token": settings.token.get_secret_value()}
     private_file(auth_file(settings), json.dumps(stored) + "\n")
     if options.json:
-        output.as_json({"file": str(auth_file(settings)), "workspace": workspace["name"]})
+        output.as_json({"file": str(auth_file(settings)), "workspace": workspace})
     else:
-        output.say(f"workspace {workspace['name']}: stored in {auth_file(settings)}")
+        output.say(
+            f"workspace {workspace}: stored in {auth_file(settings)}"
+            if workspace
+            else f"stored in {auth_file(settings)}"
+        )
+
+
+def _workspace_name(connection: Connection) -> str | None:
+    """The name of the server's workspace; None if the token is valid and may not see it."""
+    try:
+        return str(connection.json("GET", "/v0/workspace")["name"])
+    except RookeryError as exc:
+        if exc.code.id != SCOPE.id:
+            raise
+        return None
 
 
 def create(name: Name, scope: Scopes, tenant: Tenant = None) -> None:
