@@ -13,6 +13,7 @@ import typer
 from cli import output
 from cli.connect import connect
 from cli.options import options
+from cli.tables import Column
 from engine.errors import SCOPE, USAGE, RookeryError
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def ls() -> None:
         output.as_json(tokens)
         return
     rows = [{**t, "scopes": ", ".join(_scope_text(s) for s in t["scopes"])} for t in tokens]
-    output.table(rows, ["name", "tenant", "origin", "scopes"])
+    output.table(rows, [Column("name"), Column("tenant", 2), Column("origin", 3), Column("scopes", 1, text=True)])
 
 
 def _scope_text(scope: dict[str, str]) -> str:

@@ -53,13 +53,14 @@ def globals_(
         Path | None, typer.Option("--data", envvar="ROOKERY_DATA", help="Data directory of the embedded engine.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False,
+    wide: Annotated[bool, typer.Option("--wide", help="Print all columns of tables, at any width.")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)
     ] = False,
 ) -> None:
     """Options of every command."""
     options.url, options.token, options.data, options.json = url or None, token or None, store, json
-    options.project, options.settings = directory, None
+    options.project, options.settings, options.wide = directory, None, wide
 
 
 for part in (project, testing, tenants, access, data, quarantine, fanout, doctor, backup, server):
@@ -82,7 +83,9 @@ def hoisted(arguments: list[str]) -> list[str]:
             break
         if word in _OPTIONS_WITH_VALUE and pending:
             front += [word, pending.pop(0)]
-        elif word == "--json" or word.startswith(tuple(f"{v}=" for v in _OPTIONS_WITH_VALUE if v.startswith("--"))):
+        elif word in ("--json", "--wide") or word.startswith(
+            tuple(f"{v}=" for v in _OPTIONS_WITH_VALUE if v.startswith("--"))
+        ):
             front.append(word)
         else:
             others.append(word)
@@ -103,6 +106,7 @@ _PARSER_ERROR: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c
 
 def run() -> None:
     """Run the command line. Errors are printed here, without a traceback."""
+    output.prepare()
     arguments = hoisted(sys.argv[1:])
     # The parser may fail before it has read the option --json, which decides how its error is printed.
     options.json = "--json" in arguments[: arguments.index("--") if "--" in arguments else None]

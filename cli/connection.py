@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +40,10 @@ RETRY_SECONDS = 0.1
 NOTICE_AFTER_SECONDS = 2.0
 """Seconds of waiting after which a message is printed."""
 HTTP_TIMEOUT = httpx.Timeout(600.0, connect=5.0)
+
+
+def _ignore(_plan: Any) -> None:
+    """Show no plan."""
 
 
 @dataclass(slots=True)
@@ -86,8 +90,11 @@ class Connection:
         except httpx.HTTPError as exc:
             raise _unreachable(self.url, exc) from exc
 
-    def watched(self, path: str, body: Any, progress: Any) -> Any:
-        """The result of a POST of long work. `progress` is called for each of its progress lines."""
+    def watched(self, path: str, body: Any, progress: output.Update, planned: Callable[[Any], None] = _ignore) -> Any:
+        """The result of a POST of long work.
+
+        `progress` is called for each of its progress lines, and `planned` with what it is about to do.
+        """
         headers = {"accept": NDJSON}
         try:
             with self.http.stream("POST", path, json=body, headers=headers) as response:
@@ -97,7 +104,9 @@ class Connection:
                 result: list[Any] = []
                 for line in response.iter_lines():
                     event = orjson.loads(line)
-                    if "progress" in event:
+                    if "plan" in event:
+                        planned(event["plan"])
+                    elif "progress" in event:
                         step = event["progress"]
                         progress(step["what"], step["done"], step["total"])
                     elif "failure" in event:

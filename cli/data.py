@@ -14,6 +14,7 @@ import typer
 from cli import output
 from cli.connect import connect
 from cli.options import options
+from cli.tables import Column
 from engine.errors import NO_FILE, USAGE, RookeryError
 
 if TYPE_CHECKING:
@@ -247,4 +248,11 @@ def _print(body: bytes, format_: str) -> None:
     import orjson
 
     result = orjson.loads(body)
-    output.table(result["data"], [c["name"] for c in result["meta"]], "no rows")
+    # Numbers may be ids or years, so they have no thousands separators.
+    output.table(result["data"], [_column(c["name"], c["type"]) for c in result["meta"]], "no rows", number="d")
+
+
+def _column(name: str, type: str) -> Column:
+    """A column of a result. Strings and collections may be wrapped; nothing is shortened."""
+    is_text = any(word in type for word in ("String", "Array", "Map", "Tuple", "JSON", "Dynamic", "Variant"))
+    return Column(name, text=is_text, shorten=False)

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from cli import output
+from cli import output, plan_output
 from cli.connect import connect
 from cli.connection import Connection
 from cli.options import options
@@ -47,7 +47,8 @@ def _push(connection: Connection, root: Path) -> None:
     files = [{"name": r.name, "file": r.place.file, "text": r.text} for r in load(root).resources()]
     with output.progress("push") as update:
         result = connection.watched("/v0/push", {"files": files}, update)
-    output.plan(result)
+    plan_output.show(result)
+    plan_output.show_warnings(result)
     if not result["steps"]:
         output.data("  everything exists already")
 

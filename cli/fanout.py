@@ -6,11 +6,24 @@ from typing import Any
 
 import typer
 
-from cli import output
+from cli import output, plan_output
 from cli.connect import connect
 from cli.options import options
 from cli.permission import Allow
+from cli.tables import Column
 from engine.errors import MISSED_EXPIRED, STILL_FAILING
+
+_LAGGING = [
+    Column("datasource", 1),
+    Column("tenant"),
+    Column("rows"),
+    Column("seconds", 4),
+    Column("outstanding", 5),
+    Column("tries", 3),
+    Column("since", 6),
+    Column("error", 2, text=True),
+]
+_SUSPENDED = [Column("view"), Column("without", 1, text=True), Column("since", 3), Column("error", 2, text=True)]
 
 
 def register(app: typer.Typer) -> None:
@@ -34,19 +47,27 @@ def status() -> None:
         output.as_json(fanout)
         return
     rows = [{**d, "lagging": len(d["lagging"])} for d in fanout["datasources"]]
-    columns = ["datasource", "mode", "rows", "seconds", "in_sync", "lagging"]
+    columns = [
+        Column("datasource"),
+        Column("mode", 1),
+        Column("rows"),
+        Column("seconds", 3),
+        Column("in_sync", 2),
+        Column("lagging"),
+    ]
     output.table(rows, columns, "no landing datasources yet")
     lagging = [{"datasource": d["datasource"], **s} for d in fanout["datasources"] for s in d["lagging"]]
     if lagging:
         output.data("\nlagging tenants:")
-        shown = [{**s, "outstanding": _log_range(s["piece"]), "error": output.brief(s["error"])} for s in lagging]
-        output.table(shown, ["datasource", "tenant", "rows", "seconds", "outstanding", "tries", "since", "error"])
+        shown = [{**s, "outstanding": _log_range(s["piece"]), "error": output.one_line(s["error"])} for s in lagging]
+        output.table(shown, _LAGGING)
     if fanout["suspended"]:
         output.data("\nviews that are suspended, or exclude some tenants:")
         shown = [
-            {**v, "without": ", ".join(v["without"]), "error": output.brief(v["error"])} for v in fanout["suspended"]
+            {**v, "without": ", ".join(v["without"]), "error": output.one_line(v["error"])}
+            for v in fanout["suspended"]
         ]
-        output.table(shown, ["view", "without", "since", "error"])
+        output.table(shown, _SUSPENDED)
         output.say("restore them: rookery fanout repair")
 
 
@@ -93,7 +114,8 @@ def repair(allow: Allow = None) -> None:
     if options.json:
         output.as_json(result)
     else:
-        output.plan(result)
+        plan_output.show(result)
+        plan_output.show_warnings(result)
         if not failing:
             output.say("repaired" if result["steps"] else "nothing to repair", "green")
     if failing:

@@ -21,6 +21,8 @@ class Options:
     project: Path = Path()
     data: Path | None = None
     json: bool = False
+    wide: bool = False
+    """Whether tables may be wider than the terminal."""
     settings: Settings | None = None
 
     def loaded(self) -> Settings:

@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
+import io
+import json
+import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Literal, TextIO
+from typing import Any, TextIO
 
+from cli.tables import Column, fitted, wrapped
 from engine.errors import USAGE, Problems, RookeryError, published_page
 
 Part = str | tuple[str, str | None]
 """Part of a line: text, or text and its style."""
-Update = Callable[[str, int, int], None]
-"""A function that shows progress: the activity, how much of it is done, and how much there is, or 0 if unknown."""
-WHOLE_CHARACTERS, COLUMN_GAP = 26, 2
-"""Characters of a column that are never cropped, even if the table is then wider than the terminal."""
 # Texts come from senders of rows, and a terminal would obey the control sequences in them.
 _VISIBLE = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t\r"}
 MAX_PAGES = 3
 """Pages of documentation that are named after errors."""
-BRIEF_CHARACTERS = 120
-"""Characters of an error message in a table."""
+_TSV = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+_ASCII = str.maketrans({"–": "-", "…": "...", "→": "->", "·": "-", "×": "x"})
+"""What stands in for our own characters on a terminal that only has ASCII."""
+
+
+def prepare() -> None:
+    """Make streams replace characters that they cannot print instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            with suppress(OSError):
+                stream.reconfigure(errors="backslashreplace")
 
 
 def line(*parts: Part, stream: TextIO | None = None) -> None:
     """Print a line, with styles if the stream is a terminal. By default, it is standard output."""
     stream = stream or sys.stdout
     texts = [(part, None) if isinstance(part, str) else part for part in parts]
-    pairs = [(text.translate(_VISIBLE), style) for text, style in texts]
+    pairs = [(_printable(text, stream), style) for text, style in texts]
     if any(style for _, style in pairs) and stream is not None and stream.isatty():
         from rich.console import Console
         from rich.text import Text
@@ -37,6 +46,14 @@ def line(*parts: Part, stream: TextIO | None = None) -> None:
         Console(file=stream, soft_wrap=True).print(Text.assemble(*((text, style or "") for text, style in pairs)))
     else:
         print("".join(text for text, _ in pairs), file=stream, flush=True)
+
+
+def _printable(text: str, stream: TextIO | None) -> str:
+    """A text without control characters, in the characters of the stream."""
+    visible = text.translate(_VISIBLE)
+    if visible.isascii() or stream is None or (stream.encoding or "").lower().startswith("utf"):
+        return visible
+    return visible.translate(_ASCII)
 
 
 def say(text: str, style: str | None = None) -> None:
@@ -69,28 +86,63 @@ def as_json(value: Any) -> None:
     raw(orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
 
 
-def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], empty: str = "nothing yet") -> None:
-    """Print rows under their column names, with numbers aligned right; `empty` is the message without rows."""
+def table(
+    rows: Sequence[Mapping[str, Any]],
+    columns: Sequence[Column | str],
+    empty: str = "nothing yet",
+    number: str = ",",
+) -> None:
+    """Print rows under their column names; `empty` is the message without rows.
+
+    On a terminal the table fits its width, and integers have the format `number`. Otherwise, the output has
+    tab-separated values with all columns.
+    """
     if not rows:
         say(empty)
         return
-    from rich.cells import cell_len
-    from rich.console import Console
-    from rich.table import Table
+    all_columns = [Column(c) if isinstance(c, str) else c for c in columns]
+    if not sys.stdout.isatty():
+        data("\t".join(_tsv(c.name) for c in all_columns))
+        for row in rows:
+            data("\t".join(_tsv(row.get(c.name)) for c in all_columns))
+        return
 
-    grid, needed = Table(box=None, pad_edge=False, header_style="bold"), 0
-    for name in columns:
-        values = [r.get(name) for r in rows]
-        natural = max(cell_len(part) for text in (name, *map(_cell, values)) for part in (text, *text.splitlines()))
-        # Ids, names and times are of no use if they are cropped: only longer texts are.
-        least = min(natural, WHOLE_CHARACTERS)
-        needed += least + COLUMN_GAP
-        justify: Literal["left", "right"] = "right" if all(isinstance(v, int | float) for v in values) else "left"
-        grid.add_column(name, justify=justify, no_wrap=True, min_width=least)
-    for row in rows:
-        grid.add_row(*(_cell(row.get(name)) for name in columns))
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 400)
-    console.print(grid, markup=False, width=max(console.width, needed), crop=False)
+    def cell(value: Any) -> str:
+        text = f"{value:{number}}" if type(value) is int else _text(value, "–", "yes", "no")
+        return _printable(text.expandtabs().replace("\r", "\\r"), sys.stdout)
+
+    found = fitted(rows, all_columns, None if wide() else _columns(), cell)
+    heading, *others = found.lines
+    line((heading, None if found.is_records else "bold"))
+    for text in others:
+        data(text)
+    if found.omitted:
+        say(f"not shown: {', '.join(found.omitted)}; --wide or --json shows all columns", "dim")
+
+
+def wide() -> bool:
+    """Whether tables may be wider than the terminal."""
+    from cli.options import options
+
+    return options.wide
+
+
+def _columns() -> int:
+    """The width of the terminal. The last column stays free, because some terminals wrap when it is filled."""
+    return max(shutil.get_terminal_size().columns, 20)
+
+
+def _text(value: Any, none: str, true: str, false: str) -> str:
+    if value is None:
+        return none
+    if isinstance(value, bool):
+        return true if value else false
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else str(value)
+
+
+def _tsv(value: Any) -> str:
+    """A value as in ClickHouse's format TabSeparated."""
+    return "\\N" if value is None else _text(value, "", "true", "false").translate(_TSV)
 
 
 def counted(number: int, noun: str) -> str:
@@ -98,22 +150,9 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def brief(text: str | None) -> str | None:
-    """A string shortened for a table. The JSON output has all of it."""
-    if text is None:
-        return None
-    words = " ".join(text.split())
-    return words if len(words) <= BRIEF_CHARACTERS else f"{words[: BRIEF_CHARACTERS - 1]}…"
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return str(value).translate(_VISIBLE)
+def one_line(text: str | None) -> str | None:
+    """A text without line breaks, for a table."""
+    return None if text is None else " ".join(text.split())
 
 
 def failure(exc: RookeryError) -> None:
@@ -133,28 +172,46 @@ def failure(exc: RookeryError) -> None:
 def finding(item: Mapping[str, Any]) -> None:
     """Print a finding of `doctor`: its level, the check, the object, the message and a hint."""
     color = "bold red" if item["level"] == "error" else "yellow"
-    line((item["level"], color), f" {item['check']}: {item['object']}: {item['message']}")
-    if item.get("hint"):
-        line((f"  hint: {item['hint']}", "dim"))
+    text = f"{item['level']} {item['check']}: {item['object']}: {item['message']}"
+    first, *others = _paragraph(text, 2)
+    line((item["level"], color), first.removeprefix(item["level"]))
+    hints = _paragraph(f"  hint: {item['hint']}", 8) if item.get("hint") else []
+    for text in others:
+        line(text)
+    for text in hints:
+        line((text, "dim"))
+
+
+def _paragraph(text: str, indent: int) -> list[str]:
+    """A text in lines that fit the terminal; those after the first are indented. One line for other streams."""
+    if not sys.stdout.isatty() or wide():
+        return [text]
+    first, *others = wrapped(text, _columns() - indent)
+    return [first, *(" " * indent + other for other in others)]
+
+
+class Update:
+    """Shows the progress of long work. This class shows nothing."""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show the activity, how much of it is done, and how much there is, or 0 if unknown."""
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """While the context is active, other output can be printed."""
+        yield
 
 
 @contextmanager
 def progress(title: str) -> Iterator[Update]:
-    """Show a progress bar on standard error, if that is a terminal. Yields a function that updates it."""
+    """Show a progress bar on standard error, if that is a terminal. Yields the object that updates it."""
     if sys.stderr is None or not sys.stderr.isatty():
-        yield lambda _label, _done, _total: None
+        yield Update()
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from cli.progress_bar import Bar
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(title, total=None)
-
-        def update(label: str, done: int, total: int) -> None:
-            bar.update(task, description=label[:60] or title, completed=done, total=total or None)
-
-        yield update
+    with Bar(title) as bar:
+        yield bar
 
 
 @contextmanager
@@ -175,33 +232,3 @@ def waiting(activity: str, interval_seconds: float = 2.0) -> Iterator[None]:
     finally:
         ended.set()
         reporter.join()
-
-
-def plan(result: Mapping[str, Any]) -> None:
-    """Print what a push would do or did: changed files, then steps with their reasons and costs."""
-    signs = {"created": "+", "changed": "~", "removed": "-"}
-    colors = {"created": "green", "changed": "yellow", "removed": "red"}
-    for change in result["changes"]:
-        line((f"{signs[change['what']]} {change['kind']} {change['name']}", colors[change["what"]]))
-    grouped: dict[tuple[str, str, str, bool, str], list[str]] = {}
-    for step in result["steps"]:
-        subject = step["subject"] if step["tenant"] is None else step["subject"].split(".", 1)[-1] + " in nests"
-        key = (
-            step["action"],
-            subject,
-            step["reason"],
-            step["destructive"],
-            step["cost"] if not step["tenant"] else "",
-        )
-        grouped.setdefault(key, []).append(step["tenant"])
-    for (action, subject, reason, destructive, cost), tenants in grouped.items():
-        count = f" ({len(tenants)} tenants)" if tenants[0] is not None else ""
-        text = f"  {action} {subject}{count}: {reason}" + (f"; {cost}" if cost else "")
-        line((text, "red" if destructive else None))
-    for mode in result.get("fanout", []):
-        line(f"  fan-out of {mode['datasource']}: {mode['from']} → {mode['to']}")
-    for warning in result.get("warnings", []):
-        place = f"{warning['place']}: " if warning.get("place") else ""
-        say(f"warning: {place}{warning['code']} {warning['error']}", "yellow")
-        if "hint" in warning:
-            say(f"  hint: {warning['hint']}", "dim")

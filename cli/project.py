@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import output
+from cli import output, plan_output
 from cli.connect import connect
 from cli.options import options
 from cli.permission import Allow
+from cli.tables import Column
 from engine.errors import AMBIGUOUS_NODE, STILL_FAILING, USAGE, RookeryError
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 Files = Annotated[list[Path] | None, typer.Argument(help="Files to push; by default all files of the project.")]
 Force = Annotated[bool, typer.Option("--force", help="Also remove everything that depends on it.")]
+NoDiff = Annotated[bool, typer.Option("--no-diff", help="Do not show the changed lines of files.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")]
 
 
@@ -81,7 +83,7 @@ def check() -> None:
             }
         )
         return
-    output.plan({"changes": [], "steps": [], "warnings": warnings})
+    plan_output.show_warnings({"warnings": warnings})
     datasources = output.counted(len(project.datasources), "datasource")
     pipes = output.counted(len(project.pipes), "pipe")
     output.say(f"{datasources} and {pipes} are fine", "green")
@@ -90,6 +92,7 @@ def check() -> None:
 def plan(
     files: Files = None,
     prune: Annotated[bool, typer.Option(help="Also remove resources that no file declares.")] = False,
+    no_diff: NoDiff = False,
 ) -> None:
     """Show what a push would do. The exit code is 3 if there is anything to do.
 
@@ -100,8 +103,7 @@ def plan(
     overlooked = [] if files else _overlooked_files()
     body = push_body(files, dry_run=True, prune=prune)
     with connect(create=True, keep=False) as connection:
-        result = _push(connection, body, overlooked)
-    _show(result)
+        result = _push(connection, body, overlooked, diff=not no_diff)
     if result["changes"] or result["steps"]:
         raise typer.Exit(3)
 
@@ -122,6 +124,7 @@ def push(
             help="Do not recompute the target of this changed pipe. May be repeated.",
         ),
     ] = None,
+    no_diff: NoDiff = False,
 ) -> None:
     """Apply the files to the workspace. Resources without a file are not removed, except with --prune.
 
@@ -136,8 +139,7 @@ def push(
         files, push_deps=push_deps, dry_run=dry_run, prune=prune, allow=allow or [], **optional
     )
     with connect(create=True, keep=not dry_run) as connection:
-        result = _push(connection, body, overlooked)
-        _show(result)
+        result = _push(connection, body, overlooked, diff=not no_diff)
         if not options.json and result["applied"]:
             pushed = project_files.names(files) if files else set(result["endpoints"])
             for name in result["endpoints"]:
@@ -152,23 +154,39 @@ def _overlooked_files() -> list[dict[str, Any]]:
 
     warnings = overlooked_files()
     if not options.json:
-        output.plan({"changes": [], "steps": [], "warnings": warnings})
+        plan_output.show_warnings({"warnings": warnings})
     return warnings
 
 
-def _push(connection: Connection, body: dict[str, Any], overlooked: list[dict[str, Any]]) -> Any:
-    """The result of a push. As JSON, it has the warnings about files that are not read."""
-    with output.progress("push") as update:
-        result = connection.watched("/v0/push", body, update)
-    return {**result, "warnings": [*overlooked, *result["warnings"]]} if options.json else result
+def _push(connection: Connection, body: dict[str, Any], overlooked: list[dict[str, Any]], *, diff: bool) -> Any:
+    """The result of a push or a plan, after printing it. The plan of a push is printed before the push begins.
 
+    As JSON, it has the warnings about files that are not read.
+    """
+    warnings: list[str] = []
+    is_shown = False
+    with output.progress("plan" if body.get("dry_run") else "push") as update:
 
-def _show(result: Any) -> None:
-    """Print the result of a push or a plan."""
+        def planned(result: Any) -> None:
+            nonlocal is_shown
+            if not options.json:
+                is_shown = True
+                with update.hidden():
+                    plan_output.show(result, diff=diff)
+                    warnings.extend(plan_output.show_warnings(result))
+
+        result = connection.watched("/v0/push", body, update, planned)
     if options.json:
-        output.as_json(result)
-        return
-    output.plan(result)
+        output.as_json({**result, "warnings": [*overlooked, *result["warnings"]]})
+        return result
+    if not is_shown:
+        plan_output.show(result, diff=diff)
+    plan_output.show_warnings(result, warnings)
+    _show_outcome(result)
+    return result
+
+
+def _show_outcome(result: Any) -> None:
     if not result["changes"] and not result["steps"]:
         if any(w["code"] == STILL_FAILING.id for w in result["warnings"]):
             output.say("nothing else to do", "yellow")
@@ -202,7 +220,7 @@ def pipe_generate(
     if options.json:
         output.as_json({"file": str(path), "written": problems is not None, "warnings": warnings})
     elif problems is not None:
-        output.plan({"changes": [], "steps": [], "warnings": warnings})
+        plan_output.show_warnings({"warnings": warnings})
         output.data(str(path))
     else:
         output.say(f"{path} exists already")
@@ -238,7 +256,8 @@ def materialize(
     if options.json:
         output.as_json({**result, "node": proposal["node"]})
         return
-    output.plan(result)
+    plan_output.show(result)
+    plan_output.show_warnings(result)
     output.say(f"node {proposal['node']} fills {target}: {proposal['reason']}", "green")
 
 
@@ -282,7 +301,9 @@ def _resource_commands(kind: str, group: typer.Typer) -> None:
     """Add `ls`, `show` and `rm` for pipes or for datasources."""
     plural = f"{kind}s"
     columns = (
-        ["name", "type", "materialized_datasource", "per_tenant"] if kind == "pipe" else ["name", "kind", "rows"]
+        [Column("name"), Column("type"), Column("materialized_datasource", 1), Column("per_tenant", 2)]
+        if kind == "pipe"
+        else [Column("name"), Column("kind", 1), Column("rows")]
     )
 
     def ls() -> None:

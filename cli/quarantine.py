@@ -11,10 +11,16 @@ import typer
 from cli import output
 from cli.connect import connect
 from cli.options import options
+from cli.tables import Column
 from engine.errors import NO_FILE, USAGE, RookeryError
 
-ROW_CHARACTERS = 60
-"""Characters of a row in the list."""
+_COLUMNS = [
+    Column("id"),
+    Column("at", 3),
+    Column("row", 1),
+    Column("error", text=True),
+    Column("text", 2, text=True),
+]
 Source = Annotated[str, typer.Argument(help="Name of the datasource.")]
 Ids = Annotated[
     list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of rows, as `quarantine ls` shows them.")
@@ -49,7 +55,7 @@ def ls(
         output.as_json(quarantine)
         return
     rows = [_table_row(r) for r in quarantine["rows"]]
-    output.table(rows, ["id", "at", "row", "error", "text"], f"the quarantine of {datasource} is empty")
+    output.table(rows, _COLUMNS, f"the quarantine of {datasource} is empty")
     if len(rows) < quarantine["total"]:
         output.say(f"{len(rows):,} of {quarantine['total']:,} rows; use --limit and --offset for others")
 
@@ -57,13 +63,12 @@ def ls(
 def _table_row(row: dict[str, Any]) -> dict[str, Any]:
     pairs = zip(row["c__error_column"], row["c__error"], strict=True)
     error = "; ".join(f"{column}: {reason}" if column else reason for column, reason in pairs)
-    text = row["c__text"] if len(row["c__text"]) <= ROW_CHARACTERS else row["c__text"][: ROW_CHARACTERS - 1] + "…"
     return {
         "id": row["c__id"],
         "at": row["insertion_date"],
         "row": row["c__row"] + 1,
-        "error": error.replace("\n", " "),
-        "text": text.replace("\n", " "),
+        "error": output.one_line(error),
+        "text": row["c__text"],
     }
 
 

@@ -12,9 +12,21 @@ from cli import output
 from cli.connect import connect
 from cli.options import options
 from cli.permission import Allow
+from cli.tables import Column
 from engine.errors import USAGE, RookeryError
 
 Id = Annotated[str, typer.Argument(help="Id of the tenant, as in the tenant column.")]
+
+_COLUMNS = [
+    Column("id"),
+    Column("placement", 4),
+    Column("state"),
+    Column("rows"),
+    Column("lag_rows", 1),
+    Column("lag_seconds", 5),
+    Column("created_at", 6),
+    Column("error", 2, text=True),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -58,9 +70,8 @@ def ls() -> None:
     if options.json:
         output.as_json(tenants)
     else:
-        columns = ["id", "placement", "state", "rows", "lag_rows", "lag_seconds", "created_at", "error"]
-        shown = [{**t, "error": output.brief(t["error"])} for t in tenants]
-        output.table(shown, columns, "no tenants yet: rookery tenant add ID")
+        shown = [{**t, "error": output.one_line(t["error"])} for t in tenants]
+        output.table(shown, _COLUMNS, "no tenants yet: rookery tenant add ID")
 
 
 def show(tenant: Id) -> None:

@@ -23,6 +23,7 @@ from engine.plan.coverage import Coverage
 from engine.plan.diff import CHANGED, DiffOptions, diff, with_feeders
 from engine.plan.progress import Progress, silent
 from engine.plan.steps import CreateTable, CreateView, Plan, Step
+from engine.plan.summary import effect_of, in_groups
 from engine.schema import Name, Schema
 from engine.warehouse.catalog import foreign_objects, read_schema
 from engine.workspace.journal import DEFERRED_KIND, RegistryJournal
@@ -148,19 +149,20 @@ def _row_counts(workspace: Workspace, databases: Iterable[str]) -> dict[Name, in
 def permit(plan: Plan, allowed: frozenset[str] = frozenset()) -> None:
     """Raise RK3001 if the plan has destructive steps that are not allowed by the name of their resource.
 
-    The message lists every step that loses rows. If none does, it shows the most costly step.
+    The message lists every step that loses rows. If none does, it lists those that recompute rows.
     """
     refused = [s for s in plan.steps if s.destructive and s.resource not in allowed]
     if not refused:
         return
     # With many steps, those that lose rows must not be hidden among those that only cost time.
     lossy = [s for s in refused if s.loss == "lost"]
-    listed = lossy or [min(refused, key=lambda s: (s.loss != "recomputed", not s.cost))]
+    listed = lossy or [s for s in refused if s.loss == "recomputed"] or refused[:1]
+    lines = in_groups(effect_of(s, "lost") for s in listed)
     more = len(refused) - len(listed)
     flags = " ".join(f"--allow-destructive {n}" for n in sorted({s.resource for s in refused}))
     raise RookeryError(
         DESTRUCTIVE,
-        "\n".join(f"{s.action} {s.subject}: {s.reason}" + (f"; {s.cost}" if s.cost else "") for s in listed)
+        "\n".join(effect.text for effect in lines)
         + (f" (and {more} more step{'s' if more > 1 else ''}; no rows are lost there)" if more else ""),
         hint=f"to allow it: {flags}" + _hint_to_keep_rows(lossy),
     )

@@ -6,8 +6,8 @@ that is absent from a checkout stays deployed, unless `prune` is set.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from engine.compiler.build import Build
@@ -28,6 +28,7 @@ from engine.control.planning import (
 from engine.control.push_warnings import deferred, expired_rows, still_broken, unknown_allowances
 from engine.control.pushed_files import merge
 from engine.control.rehearsal import rehearse
+from engine.control.text_diff import unified
 from engine.control.tokens import grant_declared
 from engine.control.unfinished_history import undelivered_error
 from engine.errors import RookeryError
@@ -37,6 +38,7 @@ from engine.fanout.suspension_records import forget_repaired, suspended
 from engine.plan.coverage import Coverage
 from engine.plan.progress import Progress, silent
 from engine.plan.steps import Plan
+from engine.plan.summary import effects
 from engine.warehouse.catalog import read_schema
 from engine.workspace.snapshot import DeployedFile, Snapshot, parse_sources
 from engine.workspace.workspace import Workspace
@@ -68,6 +70,9 @@ class Change:
     kind: str
     """`datasource` or `pipe`."""
     what: Literal["created", "changed", "removed"]
+    file: str
+    diff: str = ""
+    """For a changed resource, a unified diff of the deployed file and the pushed one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +92,8 @@ class PushResult:
     """Landing datasources whose fan-out mode changes: from which to which."""
     undeclared: tuple[str, ...] = ()
     """Deployed resources that no file of a complete push declares; they stay deployed."""
+    allowed: frozenset[str] = frozenset()
+    """Resources that destructive steps may change."""
 
     @property
     def empty(self) -> bool:
@@ -94,8 +101,10 @@ class PushResult:
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "changes": [{"name": c.name, "kind": c.kind, "what": c.what} for c in self.changes],
+            "changes": [asdict(c) for c in self.changes],
             "steps": self.plan.as_list(),
+            "effects": [e.as_dict() for e in effects(self.plan)],
+            "needs_permission": sorted(set(self.plan.destructive) - self.allowed),
             "fanout": [{"datasource": n, "from": a, "to": b} for n, (a, b) in sorted(self.fanout.items())],
             "endpoints": list(self.endpoints),
             "warnings": [w.as_dict() for w in self.warnings],
@@ -136,9 +145,11 @@ def push(
     files: Mapping[str, DeployedFile],
     options: PushOptions = PushOptions(),
     progress: Progress = silent,
+    announce: Callable[[PushResult], None] = lambda _: None,
 ) -> PushResult:
     """Make the workspace what the given files, merged over the deployed ones, declare.
 
+    `announce` is called with what the push is about to do, before anything is done or refused.
     Raises Problems for everything that is wrong in the files, RK3001 for losses that are not allowed, RK3012 for a
     query that fails on existing rows, and RK3010 when shared history cannot be delivered.
     """
@@ -146,6 +157,7 @@ def push(
         proposal = _prepare(workspace, files, options)
         if options.dry_run:
             return proposal.result
+        announce(proposal.result)
         permit(proposal.plan, options.allow)
         # Counted before the views are created again, because the records of what they have missed are deleted then.
         proposal = proposal.with_warnings(expired_rows(workspace, proposal.plan))
@@ -185,6 +197,7 @@ def _prepare(workspace: Workspace, files: Mapping[str, DeployedFile], options: P
         warnings,
         fanout=mode_changes(workspace, build),
         undeclared=tuple(sorted(snapshot.sources.keys() - files.keys())) if whole_checkout else (),
+        allowed=options.allow,
     )
     return _Proposal(snapshot, compiled, result)
 
@@ -234,11 +247,12 @@ def _changes(snapshot: Snapshot, files: Mapping[str, DeployedFile], build: Build
     for name in sorted(set(files) | set(snapshot.sources)):
         before, after = snapshot.sources.get(name), files.get(name)
         if before is None:
-            changes.append(Change(name, kind(name), "created"))
+            changes.append(Change(name, kind(name), "created", files[name].file))
         elif after is None:
-            changes.append(Change(name, kind(name), "removed"))
+            changes.append(Change(name, kind(name), "removed", before.file))
         elif before.text != after.text:
-            changes.append(Change(name, kind(name), "changed"))
+            diff = unified(before.text, after.text, after.file)
+            changes.append(Change(name, kind(name), "changed", after.file, diff))
     return tuple(changes)
 
 

@@ -14,6 +14,7 @@ from engine.compiler.storage import NULL_ENGINE
 from engine.plan.loss import Losses
 from engine.plan.missing_blocks import MissedBlocks
 from engine.plan.steps import (
+    ROWS,
     CreateDatabase,
     CreateTable,
     CreateView,
@@ -118,8 +119,9 @@ def with_feeders(schema: Schema) -> Schema:
 
 def _databases_to_create(comparison: _Comparison) -> Iterable[Step]:
     """Create the databases of new nests."""
+    tenants = {name.database: tenant_of(table) for name, table in comparison.desired.tables.items()}
     for name in sorted(comparison.desired.databases - comparison.live.databases):
-        yield CreateDatabase(name, "does not exist", database=name)
+        yield CreateDatabase(name, "does not exist", tenant=tenants.get(name), database=name)
 
 
 def _databases_to_drop(comparison: _Comparison) -> Iterable[Step]:
@@ -212,7 +214,7 @@ def _rebuild_downstream(comparison: _Comparison) -> None:
         for view in views.values():
             if view.source == source and view.target not in rebuilt and view.target in comparison.live.tables:
                 cause = rebuilt[source]
-                reason = f"derived from {source}"
+                reason = f"derived from {source.name}"
                 rebuilt[view.target] = Step(cause.resource, reason, cause.destructive, tenant=tenant_of(view))
                 pending.append(view.target)
 
@@ -239,12 +241,12 @@ def _tables_to_drop(comparison: _Comparison) -> Iterable[Step]:
     for name, table in comparison.live.tables.items():
         cause = comparison.rebuilt.get(name)
         if cause is not None:
-            step = DropTable(cause.resource, cause.reason, cause.destructive, cause.cost, tenant_of(table), name)
-            yield replace(step, loss=cause.loss)
+            step = DropTable(cause.resource, cause.reason, cause.destructive, cause.effect, tenant_of(table), name)
+            yield replace(step, loss=cause.loss, rows=cause.rows)
         elif name not in comparison.desired.tables and comparison.options.prune:
-            cost = f"its {sizes(name):,} rows are lost"
-            step = DropTable(resource_of(table), "is no longer declared", True, cost, tenant_of(table), name)
-            yield replace(step, loss="lost" if sizes(name) else "none")
+            effect = f"loses its {ROWS}"
+            step = DropTable(resource_of(table), "is no longer declared", True, effect, tenant_of(table), name)
+            yield replace(step, loss="lost" if sizes(name) else "none", rows=sizes(name))
 
 
 def _tables_to_create(comparison: _Comparison) -> Iterable[Step]:

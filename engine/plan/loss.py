@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from engine.plan.steps import Loss, Step
+from engine.plan.steps import ROWS, Loss, Step
 from engine.schema import Name, Schema, Table, View
 
 _NUMBER = re.compile(r"(U?Int|Float)(\d+)")
@@ -42,14 +42,14 @@ class Losses:
         """Set loss and cost in the steps of rebuilt tables. A loss always makes the step destructive."""
         for name, step in rebuilt.items():
             why = self._why_lost(name, rebuilt) if self._sizes(name) else None
-            rows = f"{self._sizes(name):,} rows of {name.name}"
+            size = self._sizes(name)
             if why is not None:
-                cost = f"{rows} are dropped, and those that cannot be recomputed are lost: {why}"
-                rebuilt[name] = replace(step, destructive=True, cost=cost, loss="lost")
+                effect = f"drops {ROWS}, and loses those that cannot be recomputed: {why}"
+                rebuilt[name] = replace(step, destructive=True, effect=effect, loss="lost", rows=size)
             else:
-                loss: Loss = "recomputed" if self._sizes(name) else "none"
-                cost = f"{rows} are dropped and recomputed"
-                rebuilt[name] = replace(step, cost=cost, loss=loss)
+                loss: Loss = "recomputed" if size else "none"
+                effect = f"drops and recomputes {ROWS}" if size else ""
+                rebuilt[name] = replace(step, effect=effect, loss=loss, rows=size)
 
     def _why_lost(self, name: Name, rebuilt: dict[Name, Step]) -> str | None:
         if name in self._known:
@@ -68,7 +68,7 @@ class Losses:
             log = self._live.tables.get(Name(table.mark.workspace, name.name))
             if log is None:
                 return f"{name.name} is gone"
-            return None if log.ttl == table.ttl else f"{log.name} has a TTL of its own"
+            return None if log.ttl == table.ttl else f"{log.name.name} has a TTL of its own"
         if not feeders:
             return "nothing feeds it, so it cannot be rebuilt"
         live = {v.name.name for v in self._live.views.values() if v.target == name}
@@ -82,7 +82,7 @@ class Losses:
             elif self._copies(table, view):
                 why = None
             else:
-                why = self._why_incomplete(view) if source in self._live.tables else f"{source} is gone"
+                why = self._why_incomplete(view) if source in self._live.tables else f"{source.name} is gone"
             if why is not None:
                 return why
         return None

@@ -11,6 +11,8 @@ from typing import Any, Literal
 from engine.plan.missing_blocks import MissedBlocks
 from engine.schema import Column, Mark, Name, Table, View
 
+ROWS = "{rows}"
+"""The place of the number of rows in an effect. Effects on several tables are added up before it is filled in."""
 Loss = Literal["none", "recomputed", "lost"]
 """What happens to rows or values: they are kept, are dropped and recomputed in full, or are permanently lost."""
 
@@ -24,11 +26,18 @@ class Step:
     reason: str
     destructive: bool = False
     """Whether the step needs permission."""
-    cost: str = ""
-    """A description of the loss."""
+    effect: str = ""
+    """What happens to rows. `{rows}` is the place of their number."""
     tenant: str | None = None
     """The tenant whose nest it changes; None for a shared object."""
     loss: Loss = field(default="none", kw_only=True)
+    rows: int = field(default=0, kw_only=True)
+    """Number of rows that the effect is about."""
+
+    @property
+    def cost(self) -> str:
+        """The effect with the number of rows."""
+        return with_rows(self.effect, self.rows)
 
     @property
     def action(self) -> str:
@@ -220,9 +229,15 @@ class Plan:
                 "destructive": s.destructive,
                 "loss": s.loss,
                 "cost": s.cost,
+                "rows": s.rows,
             }
             for s in self.steps
         ]
+
+
+def with_rows(effect: str, rows: int) -> str:
+    """An effect with a number of rows, such as `drops 1 row`."""
+    return effect.replace(ROWS, "1 row" if rows == 1 else f"{rows:,} rows")
 
 
 def resource_of(item: Table | View) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from engine.plan.loss import widens
-from engine.plan.steps import AddColumn, ChangeClause, ChangeColumn, DropColumn, Step, resource_of, tenant_of
+from engine.plan.steps import ROWS, AddColumn, ChangeClause, ChangeColumn, DropColumn, Step, resource_of, tenant_of
 from engine.schema import Column, Table
 from engine.warehouse import ddl
 
@@ -55,19 +55,18 @@ class TableComparison:
 
     def _dropped(self, column: str) -> Step:
         """Drop a column in place."""
-        cost = f"its values in {self._rows:,} rows are lost"
-        step = DropColumn(self._resource, "column is gone", True, cost, self._tenant, self._table.name, column)
-        return replace(step, loss="lost" if self._rows else "none")
+        effect = f"loses its values in {ROWS}"
+        step = DropColumn(self._resource, "column is gone", True, effect, self._tenant, self._table.name, column)
+        return replace(step, loss="lost" if self._rows else "none", rows=self._rows)
 
     def _converted(self, column: str) -> Step:
         """Convert a column to another type in place."""
         old, new = self._have[column], self._want[column]
         narrower = self._rows > 0 and not widens(old.type, new.type)
-        cost = f"{self._rows:,} rows are converted"
-        cost += ", and values that do not fit the new type are lost" if narrower else ""
+        effect = f"converts {ROWS}" + (", and loses values that do not fit the new type" if narrower else "")
         reason = f"type {old.type} → {new.type}"
-        step = ChangeColumn(self._resource, reason, True, cost, self._tenant, self._table.name, new)
-        return replace(step, loss="lost" if narrower else "none")
+        step = ChangeColumn(self._resource, reason, True, effect, self._tenant, self._table.name, new)
+        return replace(step, loss="lost" if narrower else "none", rows=self._rows)
 
 
 def _definition(column: Column) -> tuple[str, str, str, str]:
@@ -91,9 +90,9 @@ def _clauses(table: Table, current: Table, resource: str, tenant: str | None) ->
     """Changes of the TTL and of settings."""
     if table.ttl != current.ttl:
         sql = ddl.modify_ttl(table.name, table.ttl)
-        cost = "rows past the new TTL are lost" if table.ttl else ""
-        step = ChangeClause(resource, f"TTL {table.ttl or 'removed'}", bool(cost), cost, tenant, table.name, sql)
-        yield replace(step, loss="lost" if cost else "none")
+        effect = "loses rows past the new TTL" if table.ttl else ""
+        step = ChangeClause(resource, f"TTL {table.ttl or 'removed'}", bool(effect), effect, tenant, table.name, sql)
+        yield replace(step, loss="lost" if effect else "none")
     have = dict(current.settings)
     for key, value in table.settings:
         if have.get(key) != value and key in have:

@@ -18,8 +18,20 @@ from engine.web.known_fields import check_query
 from engine.web.services import Services, services_of
 
 NDJSON = "application/x-ndjson"
-Work = Callable[[Callable[[str, int, int], None]], Any]
-"""Work that reports its progress (what, done, total) by a callback and returns a JSON value."""
+
+
+class Report:
+    """Receives what long work reports, and discards it."""
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """The progress of an operation: its name, the amount done, and the total."""
+
+    def plan(self, result: Callable[[], Any]) -> None:
+        """What the work is about to do. `result` returns it as a JSON value."""
+
+
+Work = Callable[[Report], Any]
+"""Work that reports its progress and returns a JSON value."""
 
 
 def control(request: Request, *known: str) -> Services:
@@ -36,8 +48,22 @@ async def in_thread(services: Services, work: Callable[[], Any]) -> Any:
 async def with_progress(request: Request, services: Services, work: Work) -> Response:
     """Respond with the result of long work. With `Accept: application/x-ndjson`, lines of progress precede it."""
     if NDJSON not in request.headers.get("accept", ""):
-        return JSONResponse(await in_thread(services, partial(work, lambda _what, _done, _total: None)))
+        return JSONResponse(await in_thread(services, partial(work, Report())))
     return StreamingResponse(_progress_lines(services, work), media_type=NDJSON)
+
+
+class _Lines(Report):
+    """Puts what is reported in a queue, as lines of the response."""
+
+    def __init__(self, lines: queue.SimpleQueue[dict[str, Any] | None]) -> None:
+        self._lines = lines
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        self._lines.put({"progress": {"what": what, "done": done, "total": total}})
+
+    def plan(self, result: Callable[[], Any]) -> None:
+        # Clients that do not know plans read the line as progress.
+        self._lines.put({"progress": {"what": "", "done": 0, "total": 0}, "plan": result()})
 
 
 async def _progress_lines(services: Services, work: Work) -> AsyncIterator[bytes]:
@@ -47,7 +73,7 @@ async def _progress_lines(services: Services, work: Work) -> AsyncIterator[bytes
 
     def run() -> None:
         try:
-            lines.put({"result": work(lambda w, d, t: lines.put({"progress": {"what": w, "done": d, "total": t}}))})
+            lines.put({"result": work(_Lines(lines))})
         except RookeryError as exc:
             requests.note_error(exc.code.id)
             lines.put({"failure": {**exc.as_dict(), "status": exc.code.status}})

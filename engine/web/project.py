@@ -12,7 +12,7 @@ from starlette.routing import Route
 from engine.control import materialize, push
 from engine.control.pushed_files import files_of
 from engine.web.bodies import MaterializeBody, PushBody, body_as
-from engine.web.control import control, in_thread, with_progress
+from engine.web.control import Report, control, in_thread, with_progress
 
 
 async def push_route(request: Request) -> Response:
@@ -30,8 +30,10 @@ async def push_route(request: Request) -> Response:
     # Checked before the response begins: with progress, its status is sent before the work ends.
     sources = files_of(body.sent_files())
 
-    def work(progress: Any) -> Any:
-        return push.push(services.workspace, sources, options, progress).as_dict()
+    def work(report: Report) -> Any:
+        return push.push(
+            services.workspace, sources, options, report, lambda result: report.plan(result.as_dict)
+        ).as_dict()
 
     return await with_progress(request, services, work)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,6 +63,27 @@ class Cli:
         assert "Traceback" not in outcome.text, outcome.text
         assert outcome.code == code, f"{arguments}: {outcome.code} instead of {code}\n{outcome.text}"
         return outcome
+
+    def terminal(self, *arguments: object, columns: int = 80, code: int = 0, **environment: str) -> str:
+        """Run a command whose output is a terminal of a width. Returns what it printed, both streams together."""
+        seen = {k: v for k, v in self.seen(**environment).items() if k != "COLUMNS" or "COLUMNS" in environment}
+        master, slave = os.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+        words = [*REAL, *map(str, arguments)]
+        with subprocess.Popen(
+            words, cwd=self.directory, env=seen, stdin=slave, stdout=slave, stderr=slave
+        ) as process:
+            os.close(slave)
+            printed = b""
+            # Reading fails as soon as no process has the terminal open.
+            with suppress(OSError):
+                while part := os.read(master, 65536):
+                    printed += part
+            os.close(master)
+        text = printed.decode(errors="replace").replace("\r\n", "\n")
+        assert "Traceback" not in text, text
+        assert process.returncode == code, f"{arguments}: {process.returncode} instead of {code}\n{text}"
+        return text
 
     def seen(self, **environment: str) -> dict[str, str]:
         """The environment of a command."""

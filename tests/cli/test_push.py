@@ -78,7 +78,7 @@ def test_a_dry_run_changes_nothing(cli: Cli, server: Server) -> None:
     cli.write({"datasources/unseen.yaml": KINDS})
     cli.write(CHANGES["a changed type"])
     shown = cli("push", "--dry-run", "--json").json
-    assert {"name": "unseen", "kind": "datasource", "what": "created"} in shown["changes"]
+    assert ("unseen", "datasource", "created") in [(c["name"], c["kind"], c["what"]) for c in shown["changes"]]
     assert any(s["destructive"] for s in shown["steps"])
     assert not shown["applied"]
     assert (server.admin_json("GET", "/v0/workspace"), server.admin_json("GET", "/v0/datasources")) == before
@@ -110,7 +110,7 @@ def test_pruning_a_datasource_needs_its_name(cli: Cli, server: Server) -> None:
     (cli.directory / "datasources/extra.yaml").unlink()
     refusal = cli("push", "--prune", code=4).err
     assert "RK3001" in refusal
-    assert "its 1 rows are lost" in refusal
+    assert "loses its 1 row" in refusal
     assert "--allow-destructive extra" in refusal
     assert server.sql("SELECT * FROM extra") == [{"a": "one"}]
     cli("push", "--prune", "--allow-destructive", "extra")
@@ -163,7 +163,7 @@ def test_destructive_changes_need_permission_by_name_and_are_rebuilt_exactly(
     cli.write(CHANGES[change])
     refusal = cli("push", code=4).err
     assert "RK3001" in refusal
-    assert "recomputed" in refusal
+    assert "recomput" in refusal
     names = [w for w in ("usage_daily", "usage_pipe") if f"--allow-destructive {w}" in refusal]
     assert names
     assert_exact(server, TABLES, POOLED)
@@ -221,7 +221,7 @@ def test_added_columns_need_no_permission_and_are_in_every_nest(cli: Cli, server
     (cli.directory / "datasources/events.yaml").write_text(FILES["datasources/events.yaml"])
     refusal = cli("push", code=4).err
     assert "values in" in refusal
-    assert "are lost" in refusal
+    assert "loses" in refusal
 
 
 def test_a_changed_endpoint_changes_nothing_else(cli: Cli, server: Server) -> None:

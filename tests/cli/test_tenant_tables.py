@@ -213,7 +213,7 @@ def test_a_change_of_one_tenants_tables_leaves_the_other_tenants_alone(
     pipe.write_text(pipe.read_text().replace("event, units", "event, units * 2 AS doubled, units"))
     refusal = cli("push", "tenant_10_ds", "tenant_10_pipe", code=4).err
     assert "--allow-destructive tenant_10_pipe" in refusal
-    assert "dropped and recomputed" in refusal
+    assert "drops and recomputes" in refusal
     result = cli("push", "tenant_10_ds", "tenant_10_pipe", "--allow-destructive", "tenant_10_pipe", "--json").json
     assert {s["resource"] for s in result["steps"]} == {"tenant_10_ds", "tenant_10_pipe"}
     assert eleven() == before

@@ -1,0 +1,44 @@
+"""A progress bar on standard error. Importing this module imports Rich."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+from cli.output import Update
+
+LABEL_CHARACTERS = 60
+
+
+class Bar(Update):
+    """Shows progress while its context is active, and disappears at the end."""
+
+    def __init__(self, title: str) -> None:
+        self._title = title
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
+        self._task = self._progress.add_task(title, total=None)
+
+    def __enter__(self) -> Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """Show the activity, how much of it is done, and how much there is, or 0 if unknown."""
+        description = what[:LABEL_CHARACTERS] or self._title
+        self._progress.update(self._task, description=description, completed=done, total=total or None)
+
+    @contextmanager
+    def hidden(self) -> Iterator[None]:
+        """While the context is active, other output can be printed."""
+        self._progress.stop()
+        try:
+            yield
+        finally:
+            self._progress.start()
