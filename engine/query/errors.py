@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import structlog
 
+from engine.compiler.error_location import quotes_hint
 from engine.compiler.scope import FOREIGN_ROW
 from engine.errors import (
     BAD_PARAMETER,
@@ -78,6 +79,13 @@ def error_for_caller(exc: RookeryError, *, reads_all: bool) -> RookeryError:
         return exc
     text = _SAFE_TEXTS.get(exc.engine_code or 0, "the query failed")
     return RookeryError(QUERY_FAILED, text, detail=exc.detail)
+
+
+def add_quotes_hint(exc: RookeryError, sql: str) -> None:
+    """Add a hint if the caller's SQL has an unknown name in double quotes, which may be meant as text."""
+    cause = exc if isinstance(exc, EngineError) else exc.__cause__
+    if exc.hint is None and isinstance(cause, EngineError) and (hint := quotes_hint(cause.message, sql)):
+        exc.hint = hint
 
 
 def _is_foreign_row(exc: EngineError) -> bool:

@@ -23,7 +23,7 @@ from engine.project.pipe import Limits
 from engine.query import authorize
 from engine.query.all_tenants import is_unchanged, with_stable_tenants
 from engine.query.arguments import Arguments
-from engine.query.errors import OWN_CODES, error_for_caller
+from engine.query.errors import OWN_CODES, add_quotes_hint, error_for_caller
 from engine.query.limits import InFlight, Rates
 from engine.query.request import QueryRequest
 from engine.query.result import QueryResult
@@ -118,7 +118,11 @@ class Queries:
                 datasources_read.update(composed.relations)
                 return replace(composed, quoted=quoted)
 
-            result = self._run(Execution(request, snapshot, granted.scope, compose, AD_HOC_TAG, Limits()))
+            try:
+                result = self._run(Execution(request, snapshot, granted.scope, compose, AD_HOC_TAG, Limits()))
+            except RookeryError as exc:
+                add_quotes_hint(exc, text)
+                raise
             result.ignored = ignored
             return result
 

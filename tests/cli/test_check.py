@@ -198,3 +198,18 @@ def test_the_tables_of_a_generated_pipe_may_come_later(tmp_path: Path) -> None:
     assert "RK1010" in cli("check", code=1).err
     cli("pipe", "generate", "made", "SELECT 1 AS a", "--force")
     cli("check")
+
+
+@pytest.mark.parametrize("condition", ['event = "order"', 'event IN ("x", "y")', """event = "it's" """], ids=range(3))
+def test_text_in_double_quotes_gets_a_hint(tmp_path: Path, condition: str) -> None:
+    cli = Cli(tmp_path)
+    cli.write({**FILES, "endpoints/p.yaml": f"sql: |\n  SELECT 1 AS a FROM events WHERE {condition}\n"})
+    text = cli("check", code=1).err
+    assert "RK2007" in text and "single quotes" in text.partition("hint:")[2]
+
+
+def test_an_unknown_name_without_double_quotes_gets_no_such_hint(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
+    cli.write({**FILES, "endpoints/p.yaml": "sql: SELECT 1 AS a FROM events WHERE evnt = 'evnt'\n"})
+    text = cli("check", code=1).err
+    assert "RK2007" in text and "single quotes" not in text

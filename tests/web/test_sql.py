@@ -248,3 +248,11 @@ def test_an_admin_sees_everything(server: Server) -> None:
     as_tenant = {"x-rookery-tenant": "2"}
     found = data(server.post("/v0/sql", server.admin_token, content="SELECT note FROM events", headers=as_tenant))
     assert {r["note"][:4] for r in found} == {"two-"}
+
+
+def test_text_in_double_quotes_gets_a_hint(server: Server) -> None:
+    for token in (server.admin_token, server.mint("DATASOURCES:READ:events", tenant="1")):
+        response = server.get("/v0/sql", token, params={"q": 'SELECT units FROM events WHERE kind = "view"'})
+        assert "single quotes" in refused(response, 400)["hint"]
+        response = server.get("/v0/sql", token, params={"q": "SELECT units FROM events WHERE knd = 'view'"})
+        assert "single quotes" not in refused(response, 400).get("hint", "")
