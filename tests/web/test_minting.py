@@ -150,22 +150,26 @@ def test_a_minter_selects_its_tenant_only_by_its_claim(mints: Server, scopes: Sc
     assert refused(response, 400, "RK4018")["hint"]
 
 
+def error(response: httpx.Response, name: str = "\0") -> str:
+    """A refusal without the request's id and without a name in it."""
+    body = {k: v for k, v in response.json().items() if k != "request_id"}
+    return f"{response.status_code} {body}".replace(name, "NAME")
+
+
 def test_a_refusal_does_not_say_what_exists(mints: Server) -> None:
     token = minter(mints, [RAW], "1")
-    errors = {
-        mint(mints, token, [f"PIPES:READ:{pipe}"], "1").text.replace(pipe, "PIPE") for pipe in ("by_kind", "missing")
-    }
+    errors = {error(mint(mints, token, [f"PIPES:READ:{pipe}"], "1"), pipe) for pipe in ("by_kind", "missing")}
     assert len(errors) == 1
-    errors = {mint(mints, token, [RAW], tenant).text for tenant in ("2", "3", "4711", "x")}
+    errors = {error(mint(mints, token, [RAW], tenant)) for tenant in ("2", "3", "4711", "x")}
     assert len(errors) == 1
     mints.static("somebody else's", "PIPES:READ:by_kind", tenant="2")
     for method, end in (("GET", ""), ("DELETE", ""), ("POST", "/refresh")):
         errors = {
-            mints.request(method, f"/v0/tokens/{name}{end}", token).text.replace(name, "NAME")
+            error(mints.request(method, f"/v0/tokens/{name}{end}", token), name)
             for name in ("somebody else's", "admin token", "missing")
         }
         assert len(errors) == 1, errors
-        assert '"RK4017"' in errors.pop()
+        assert "RK4017" in errors.pop()
     assert mints.admin("GET", "/v0/tokens/somebody else's").status_code == 200
 
 
