@@ -10,6 +10,8 @@ from engine.project.pipe import Pipe
 
 RESERVED_PARAMETERS = frozenset({"q", "format", "token", "output_format_json_quote_64bit_integers"})
 """Query string names that have a fixed meaning in every request, so no parameter can have them."""
+OPENAPI = "openapi"
+"""The name under which a server publishes its OpenAPI document beside the endpoints."""
 
 
 def check_pipe(pipe: Pipe) -> Iterator[RookeryError]:
@@ -57,6 +59,9 @@ def _purpose(pipe: Pipe) -> Iterator[RookeryError]:
     elif pipe.kind == "materialized" and not pipe.materialize:
         message, hint = "a materialized pipe needs `materialize`", "for example `materialize: {target: my_target}`"
         yield RookeryError(MISSING_KEY, message, hint=hint, place=pipe.place_of("type"))
+    if pipe.kind == "endpoint" and pipe.name == OPENAPI:
+        message = f"an endpoint cannot have the name `{OPENAPI}`: /v0/pipes/{OPENAPI}.json is the OpenAPI document"
+        yield RookeryError(BAD_NAME, message, hint="rename the file", place=pipe.place)
     if pipe.tokens and pipe.kind != "endpoint":
         message = f"only endpoints can have tokens, but the type of this pipe is {pipe.kind}"
         hint = "declare the token in the target's file, or in an endpoint"

@@ -213,3 +213,12 @@ def test_an_unknown_name_without_double_quotes_gets_no_such_hint(tmp_path: Path)
     cli.write({**FILES, "endpoints/p.yaml": "sql: SELECT 1 AS a FROM events WHERE evnt = 'evnt'\n"})
     text = cli("check", code=1).err
     assert "RK2007" in text and "single quotes" not in text
+
+
+def test_an_endpoint_cannot_take_the_place_of_the_openapi_document(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
+    cli.write({"endpoints/openapi.yaml": "sql: SELECT 1 AS a\n"})
+    text = cli("check", code=1).err
+    assert "endpoints/openapi.yaml:1:1" in text and "RK1006" in text
+    cli.write({"endpoints/openapi.yaml": "type: standard\nsql: SELECT 1 AS a\n"})
+    cli("check")
