@@ -221,7 +221,6 @@ def _grant(snapshot: Snapshot, workspace: Workspace, request: QueryRequest, pipe
     # its filters say.
     selection = TenantSelection(request.impersonated_tenant, claims.tenant, filters.tenants, by_parameter)
     tenant = selection.tenant()
-    note_tenant(tenant)
     fixed = dict(pipes.fixed)
     if tenant is not None:
         # A tenant key that the token does not fix gets the tenant of the token, and never a value from the request.
@@ -229,6 +228,8 @@ def _grant(snapshot: Snapshot, workspace: Workspace, request: QueryRequest, pipe
     if not claims.reads_all:
         _refuse_unfixed(pipes.tenant_keys - set(fixed), request.parameters, ad_hoc=pipes.ad_hoc)
     nest = _tenant_record(snapshot, tenant, selection).nest(build.workspace) if tenant is not None else None
+    # Not before it is known to exist: an admin can send any text.
+    note_tenant(tenant)
     scope = Scope(build.workspace, tenant, nest, filters.rows, unrestricted=claims.reads_all)
     if claims.reads_all and tenant is None:
         placements = placements_of_all_tenants(snapshot, workspace.settings.max_nests)

@@ -106,7 +106,7 @@ class LoggedRequests:
                 record.respond(message["status"])
                 message = {**message, "headers": [*message.get("headers", ()), id_header]}
             elif message["type"] == "http.response.body":
-                record.bytes += len(message.get("body", b""))
+                record.bytes += len(message.get("body", b"")) if record.method != "HEAD" else 0
                 record.complete = record.complete or not message.get("more_body", False)
             await send(message)
 

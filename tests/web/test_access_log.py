@@ -1,0 +1,414 @@
+"""The access log has exactly one line per request, whatever happens to it, and never what a caller wants to hide in it.
+
+The metrics agree with what the clients saw.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import httpx
+import pytest
+
+from tests.support.server import Server, running
+
+FILES = {
+    "datasources/events.yaml": """
+tenant: tenant_id
+columns:
+  - {name: tenant_id, type: UInt32}
+  - {name: note, type: String}
+engine: {sorting_key: [tenant_id]}
+""",
+    "pipes/notes.yaml": """
+nodes:
+  - {name: notes_node, sql: "SELECT note FROM events WHERE note != {{ String(word, 'none') }}"}
+endpoint: {}
+""",
+    "pipes/slow.yaml": """
+nodes:
+  - {name: slow_node, sql: "SELECT max(cityHash64(number)) AS n FROM numbers(20000000000)"}
+endpoint: {}
+""",
+    "pipes/many.yaml": """
+nodes:
+  - {name: many_node, sql: "SELECT number AS n FROM numbers(20000000)"}
+endpoint: {}
+""",
+}
+CANARY = "canary-4711"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    settings = {"ROOKERY_TRUSTED_PROXIES": "127.0.0.0/8, ::1", "ROOKERY_MAX_HEADER_BYTES": 4096}
+    with running(tmp_path_factory.mktemp("access"), **settings) as found:
+        found.push(FILES)
+        found.tenant("1")
+        found.events("events", [{"tenant_id": 1, "note": f"note {n}"} for n in range(6)])
+        yield found
+
+
+def lines(server: Server) -> list[dict[str, Any]]:
+    """The lines of the access log so far."""
+    text = (server.directory / ".rookery" / "server.log").read_text(encoding="utf-8")
+    return [event for line in text.splitlines() if (event := json.loads(line))["event"] == "request"]
+
+
+def lines_of(server: Server, *ids: str) -> dict[str, list[dict[str, Any]]]:
+    """The lines of requests with these ids, once there is one for each and for a later request."""
+    later = server.get("/live").headers["x-request-id"]
+    found: dict[str, list[dict[str, Any]]] = {}
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        found = {one: [line for line in lines(server) if line["request_id"] == one] for one in (later, *ids)}
+        if all(found.values()):
+            break
+        time.sleep(0.05)
+    found.pop(later)
+    return found
+
+
+def only(server: Server, id: str) -> dict[str, Any]:
+    """The one line of a request."""
+    (line,) = lines_of(server, id)[id]
+    return line
+
+
+def exchange(server: Server, data: bytes, *, reads: bool = True) -> bytes:
+    """Send bytes on a connection of their own, and return the response, or close without reading it."""
+    host, port = urlsplit(server.url).hostname, urlsplit(server.url).port
+    with socket.create_connection((host, port), timeout=30) as connection:
+        connection.sendall(data)
+        received = b""
+        while reads and (chunk := connection.recv(65536)):
+            received += chunk
+    return received
+
+
+REQUESTS: dict[str, tuple[str, str, dict[str, Any], int, dict[str, Any]]] = {
+    "live": ("GET", "/live", {}, 200, {"route": "/live"}),
+    "head": ("HEAD", "/live", {}, 200, {"route": "/live", "bytes": 0}),
+    "endpoint": (
+        "GET",
+        "/v0/pipes/notes.json",
+        {"admin": True},
+        200,
+        {
+            "route": "/v0/pipes/{name}.{format}",
+            "endpoint": "notes",
+            "rows": 6,
+            "rows_read": 6,
+            "token": "admin token",
+        },
+    ),
+    "csv": ("GET", "/v0/pipes/notes.csv", {"admin": True}, 200, {"endpoint": "notes", "rows": 6}),
+    "no-token": ("GET", "/v0/pipes/notes.json", {}, 403, {"endpoint": "notes", "code": "RK4001", "rows": 0}),
+    "made-up": ("GET", "/v0/pipes/made_up.json", {"admin": True}, 404, {"endpoint": None, "code": "RK4008"}),
+    "append": (
+        "POST",
+        "/v0/events?name=events",
+        {"admin": True, "content": '{"tenant_id": 1, "note": "none"}'},
+        202,
+        {"route": "/v0/events", "datasource": "events", "rows": 1, "token": "admin token"},
+    ),
+    "page": (
+        "POST",
+        "/v0/events?name=events",
+        {"admin": True, "content": '{"tenant_id": 1, "note": "none"}', "headers": {"origin": "http://a"}},
+        202,
+        {"route": "/v0/events", "datasource": "events", "rows": 1},
+    ),
+    "upload": (
+        "POST",
+        "/v0/datasources?name=events&format=csv",
+        {"admin": True, "content": "tenant_id,note\n1,none\n1,none\n"},
+        200,
+        {"route": "/v0/datasources", "datasource": "events", "rows": 2},
+    ),
+    "bad-rows": ("POST", "/v0/events?name=other", {"admin": True, "content": "{}"}, 404, {"datasource": None}),
+    "preflight": (
+        "OPTIONS",
+        "/v0/sql",
+        {"headers": {"origin": "http://a", "access-control-request-method": "GET"}},
+        200,
+        {"method": "OPTIONS"},
+    ),
+    "no-route": ("GET", "/made/up", {}, 404, {"route": None, "path": None, "code": "RK4019"}),
+    "bad-method": ("PUT", "/live", {}, 405, {"route": "/live", "code": "RK4020"}),
+    "sql": ("POST", "/v0/sql", {"admin": True, "content": "SELEC 1"}, 400, {"route": "/v0/sql", "code": "RK2001"}),
+    "impersonated": (
+        "GET",
+        "/v0/pipes/notes.json",
+        {"admin": True, "headers": {"x-rookery-tenant": "1"}},
+        200,
+        {"tenant": "1"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_each_request_has_one_line_and_returns_its_id(server: Server, name: str) -> None:
+    method, path, given, status, expected = REQUESTS[name]
+    options = {key: value for key, value in given.items() if key != "admin"}
+    headers = {"x-request-id": f"one-{name}", **options.pop("headers", {})}
+    token = server.admin_token if given.get("admin") else None
+    response = server.request(method, path, token, headers=headers, **options)
+    assert response.status_code == status
+    assert response.headers.get_list("x-request-id") == [f"one-{name}"]
+    if status >= 400:
+        assert response.json()["request_id"] == f"one-{name}"
+    line = only(server, f"one-{name}")
+    assert line["status"] == status and line["method"] == method and line["ms"] > 0
+    assert line["bytes"] == len(response.content)
+    assert {key: line.get(key) for key in expected} == expected
+    assert "aborted" not in line
+
+
+@pytest.mark.parametrize(
+    "id", ["", "a/ b", "a b", "a\x1b[2J", "-a", "é", "a" * 129, "${jndi}", "a\tb", "<script>"], ids=range(10)
+)
+def test_an_unusual_request_id_is_replaced(server: Server, id: str) -> None:
+    response = server.get("/live", headers={"x-request-id": id.encode("latin-1")})
+    assert re.fullmatch(r"[0-9a-f]{16}", response.headers["x-request-id"])
+
+
+def test_each_request_without_an_id_gets_another_one(server: Server) -> None:
+    ids = {server.get("/live").headers["x-request-id"] for _ in range(20)}
+    assert len(ids) == 20
+
+
+REFUSED: dict[str, tuple[bytes, str]] = {
+    "garbage": (b"\x00\x01\x02\r\n\r\n", "RK4025"),
+    "bad header": (b"GET /live HTTP/1.1\r\nx-request-id: refused-1\r\nBad\x01: x\r\n\r\n", "RK4025"),
+    "large headers": (b"GET /live HTTP/1.1\r\nA: " + b"a" * 9000 + b"\r\n\r\n", "RK4022"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_request_that_is_refused_before_its_route_has_one_line(server: Server, name: str) -> None:
+    data, code = REFUSED[name]
+    before = Counter(line.get("code") for line in lines(server))
+    response = exchange(server, data)
+    head, _, body = response.partition(b"\r\n\r\n")
+    id = json.loads(body)["request_id"]
+    assert f"x-request-id: {id}".encode() in head
+    line = only(server, id)
+    assert line["code"] == code and "route" not in line
+    assert Counter(line.get("code") for line in lines(server))[code] == before[code] + 1
+
+
+def test_a_client_that_leaves_has_one_line(server: Server) -> None:
+    """A client that leaves during a query, during its own body, or in the middle of a large response."""
+    head = "HTTP/1.1\r\nhost: a\r\nauthorization: Bearer " + server.admin_token + "\r\nx-request-id: "
+    exchange(server, f"GET /v0/pipes/slow.json {head}left-query\r\n\r\n".encode(), reads=False)
+    body = f"POST /v0/events?name=events {head}left-body\r\ncontent-length: 100\r\n\r\n{{".encode()
+    exchange(server, body, reads=False)
+    with socket.create_connection((urlsplit(server.url).hostname, urlsplit(server.url).port), timeout=30) as reader:
+        reader.sendall(f"GET /v0/pipes/many.ndjson {head}left-response\r\n\r\n".encode())
+        assert reader.recv(1000).startswith(b"HTTP/1.1 200")
+    found = lines_of(server, "left-query", "left-body", "left-response")
+    assert {id: (len(each), each[0]["status"], each[0]["aborted"]) for id, each in found.items()} == {
+        "left-query": (1, 499, True),
+        "left-body": (1, 499, True),
+        "left-response": (1, 200, True),
+    }
+
+
+def test_pipelined_requests_of_a_client_that_leaves_have_one_line_each(server: Server) -> None:
+    head = "HTTP/1.1\r\nhost: a\r\nauthorization: Bearer " + server.admin_token + "\r\nx-request-id: "
+    ids = [f"pipelined-{n}" for n in range(4)]
+    exchange(server, "".join(f"GET /v0/pipes/slow.json {head}{id}\r\n\r\n" for id in ids).encode(), reads=False)
+    found = lines_of(server, *ids)
+    assert {id: [line["status"] for line in each] for id, each in found.items()} == {id: [499] for id in ids}
+
+
+def test_nothing_secret_is_logged(server: Server) -> None:
+    """Canaries are in every place of a request that a caller controls, except the name of the token."""
+    token = server.mint("PIPES:READ:notes", "DATASOURCES:APPEND:events", tenant="1")
+    paths = (
+        f"/v0/pipes/notes.json?word={CANARY}",
+        f"/v0/pipes/notes.json?{CANARY}=1&token={token}",
+        f"/v0/pipes/{CANARY}.json",
+        f"/v0/pipes/notes.{CANARY}",
+        f"/v0/events?name={CANARY}",
+        f"/v0/events/{CANARY}",
+        f"/v0/tenants/{CANARY}",
+        f"/v0/tokens/{CANARY}",
+        f"/{CANARY}",
+        f"/live/{token}",
+        "/v0/sql?q=" + quote(f"SELECT '{CANARY}' AS x FROM {CANARY}"),
+    )
+    headers = {
+        "idempotency-key": CANARY,
+        "x-rookery-tenant": CANARY,
+        "user-agent": CANARY,
+        "referer": CANARY,
+        "cookie": CANARY,
+        "x-forwarded-for": CANARY,
+        "x-request-id": f"{CANARY} with a space",
+        "content-type": f"text/plain; {CANARY}",
+    }
+    for path in paths:
+        for given in (token, f"p.{CANARY}.x", server.admin_token):
+            for method, body in (("GET", b""), ("POST", f'{{"tenant_id": 1, "note": "{CANARY}"}}'.encode())):
+                url_token = "token=" in path
+                server.request(method, path, None if url_token else given, headers=headers, content=body)
+                server.request(method, path, None if url_token else given, content=body)
+    exchange(server, f"{CANARY} /{CANARY} HTTP/1.1\r\n{CANARY}: {CANARY}\r\n\r\n".encode())
+    lines_of(server)
+    for text in (server.log(), (server.directory / ".rookery" / "server.log").read_text(encoding="utf-8")):
+        leaks = [line for line in text.splitlines() if CANARY in line or token in line or server.admin_token in line]
+        assert leaks == []
+    metrics = server.admin("GET", "/metrics").text
+    assert CANARY not in metrics and token not in metrics
+
+
+def test_names_cannot_forge_lines(server: Server) -> None:
+    """A token's name is the only text of a caller in a line. Terminals and readers of lines must not obey it."""
+    forged = "a\n2026-01-01T00:00:00Z [info     ] request   status=200\r\x1b[2J\x9b\x7f\u2028\u202e\x00 b='c' \"d\""
+    token = server.mint("PIPES:READ:notes", tenant="1", name=forged)
+    assert server.get("/v0/pipes/notes.json", token, headers={"x-request-id": "forged"}).status_code == 200
+    assert only(server, "forged")["token"].startswith("a")
+    written = (server.directory / ".rookery" / "server.log").read_text(encoding="utf-8")
+    for text in (server.log(), written):
+        assert all(character.isprintable() or character == "\n" for character in text)
+    assert all("timestamp" in json.loads(line) for line in written.split("\n") if line)
+    ours = [line for line in server.log().split("\n") if "request_id=forged" in line]
+    assert len(ours) == 1 and "\\n2026-01-01" in ours[0]
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "client"),
+    [
+        ("203.0.113.9", "203.0.113.9"),
+        ("198.51.100.1, 203.0.113.9", "203.0.113.9"),
+        ("198.51.100.1, 203.0.113.9, 127.0.0.5", "203.0.113.9"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("made up", "127.0.0.1"),
+        ("203.0.113.9, made up", "127.0.0.1"),
+        ("", "127.0.0.1"),
+        (",".join(["127.0.0.2"] * 100), "127.0.0.2"),
+    ],
+    ids=range(8),
+)
+def test_the_address_behind_a_trusted_proxy_is_logged(server: Server, forwarded: str, client: str) -> None:
+    id = server.get("/live", headers={"x-forwarded-for": forwarded}).headers["x-request-id"]
+    assert only(server, id)["client"] == client
+
+
+def samples(server: Server) -> dict[str, float]:
+    """The samples of a scrape."""
+    text = server.admin("GET", "/metrics").text
+    pairs = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in pairs}
+
+
+def total(found: dict[str, float], name: str, *labels: str) -> float:
+    """The sum of the series of a metric that have these labels, such as `endpoint="notes"`."""
+    return sum(v for n, v in found.items() if n.partition("{")[0] == name and all(label in n for label in labels))
+
+
+def test_a_scrape_under_load_agrees_with_what_the_clients_saw(server: Server) -> None:
+    token = server.mint("PIPES:READ:notes", "DATASOURCES:APPEND:events", tenant="1")
+    calls: list[Callable[[httpx.Client], httpx.Response]] = [
+        lambda http: http.get("/v0/pipes/notes.json", headers={"authorization": f"Bearer {token}"}),
+        lambda http: http.get("/v0/pipes/notes.json?word=x&word=y", headers={"authorization": f"Bearer {token}"}),
+        lambda http: http.get("/v0/pipes/notes.json", headers={"authorization": "Bearer x"}),
+        lambda http: http.get("/v0/pipes/many.json", headers={"authorization": f"Bearer {token}"}),
+        lambda http: http.post(
+            f"/v0/events?name=events&token={token}", content=b'{"tenant_id": 1, "note": "none"}\n' * 3
+        ),
+    ]
+
+    def client(number: int) -> list[tuple[int, int, int]]:
+        with httpx.Client(base_url=server.url, timeout=60, trust_env=False, verify=False) as http:
+            seen = []
+            for turn in range(30):
+                which = (number + turn) % len(calls)
+                response = calls[which](http)
+                body = response.json()
+                seen.append((which, response.status_code, body.get("rows", body.get("successful_rows", 0))))
+            return seen
+
+    before = samples(server)
+    with ThreadPoolExecutor(6) as pool:
+        seen = [one for each in pool.map(client, range(6)) for one in each]
+    after = samples(server)
+
+    def rise(name: str, *labels: str) -> float:
+        return total(after, name, *labels) - total(before, name, *labels)
+
+    by_status = Counter((("notes", "notes", "notes", "many", "")[which], status) for which, status, _ in seen)
+    for (endpoint, status), count in by_status.items():
+        route = 'route="/v0/events"' if not endpoint else 'route="/v0/pipes/{name}.{format}"'
+        labels = (f'endpoint="{endpoint}"', f'status="{status}"', route)
+        assert rise("rookery_requests_total", *labels) == count, labels
+        kind = (labels[0], f'status="{status // 100}xx"', route)
+        same_kind = sum(n for (e, s), n in by_status.items() if e == endpoint and s // 100 == status // 100)
+        assert rise("rookery_request_seconds_count", *kind) == same_kind
+    assert rise("rookery_returned_rows_total", 'endpoint="notes"') == sum(r for w, _, r in seen if w < 3)
+    assert rise("rookery_ingested_rows_total", 'datasource="events"') == sum(r for w, _, r in seen if w == 4)
+    assert after["rookery_requests_in_flight"] == 1, "the scrape itself"
+    assert after['rookery_readers{state="in_use"}'] == 0
+    assert after["rookery_parts"] > 0 and after["rookery_disk_free_bytes"] > 0 and after["process_open_fds"] > 10
+
+
+def test_made_up_names_add_no_series(server: Server) -> None:
+    """10,000 names: of endpoints, datasources, routes, methods and tenants."""
+    server.get("/v0/pipes/made_up.json")
+    server.request("BREW", "/live")
+    server.post("/v0/events?name=made_up")
+    server.get("/made/up")
+    before = set(samples(server))
+    kinds = ("GET /v0/pipes/n{}.json", "POST /v0/events?name=n{}", "GET /n{}", "BREW{} /live", "GET /v0/tenants/n{}")
+    connection = socket.create_connection((urlsplit(server.url).hostname, urlsplit(server.url).port), timeout=60)
+    with connection, connection.makefile("rb") as answers:
+        for start in range(0, 10_000, 50):
+            kind = kinds[start // 50 % len(kinds)]
+            if kind.startswith("BREW"):
+                # The parser refuses unknown methods, and closes the connection.
+                exchange(server, f"{kind.format(start)} HTTP/1.1\r\n\r\n".encode())
+                continue
+            head = " HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n"
+            connection.sendall("".join(kind.format(n) + head for n in range(start, start + 50)).encode())
+            for _ in range(50):
+                length = 0
+                while (line := answers.readline().strip().lower()) != b"":
+                    length = int(line[15:]) if line.startswith(b"content-length:") else length
+                answers.read(length)
+    after = set(samples(server))
+    new = {name for name in after - before if "_created" not in name}
+    # Not names but routes, methods and statuses of this test.
+    assert len(new) < 60, sorted(new)
+    assert not any("n5" in name for name in after)
+
+
+def test_the_series_of_an_endpoint_end_with_it(server: Server) -> None:
+    text = 'nodes:\n  - {name: brief_node, sql: "SELECT 1 AS x"}\nendpoint: {}\n'
+    server.push({"pipes/brief.yaml": text})
+    assert server.admin("GET", "/v0/pipes/brief.json").status_code == 200
+    assert any('endpoint="brief"' in name for name in samples(server))
+    server.admin("DELETE", "/v0/pipes/brief")
+    assert not any('endpoint="brief"' in name for name in samples(server))
+    assert server.admin("GET", "/v0/pipes/brief.json").status_code == 404
+    assert not any('endpoint="brief"' in name for name in samples(server))
+
+
+def test_requests_with_their_lines_turned_off_are_counted(tmp_path: Path) -> None:
+    with running(tmp_path, ROOKERY_ACCESS_LOG="false", ROOKERY_LOG_FILE_BYTES=0) as server:
+        server.push(FILES)
+        assert server.admin("GET", "/v0/pipes/notes.json").status_code == 200
+        assert server.get("/live", headers={"x-forwarded-for": "203.0.113.9"}).headers["x-request-id"]
+        assert total(samples(server), "rookery_requests_total", 'endpoint="notes"') == 1
+        assert not (tmp_path / ".rookery" / "server.log").exists()
+    assert "request_id=" not in server.log().replace("pushed", "")
