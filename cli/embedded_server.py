@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from types import FrameType
 
+import structlog
 import uvicorn
 
 from cli import output
@@ -24,14 +25,16 @@ from cli.connection import Wait, is_held, is_running
 from cli.state_files import announce, announced, withdraw
 from engine.control.tokens import admin_text
 from engine.errors import NO_DATABASE, NO_SERVER, SETTING, RookeryError
-from engine.observe import logs
+from engine.observe import events, logs
 from engine.observe.log_file import LogFile
 from engine.settings import Settings
+from engine.version import version
 from engine.web.app import create_app
 from engine.web.connections import config
 from engine.workspace.opening import has_workspace, open_workspace, table_count
 from engine.workspace.workspace import Workspace
 
+log = structlog.get_logger("rookery.server")
 THREAD_SWITCH_SECONDS = 0.0005
 """How long the event loop may run before Python switches to a thread whose engine call has returned."""
 SLOW_OPENING_TABLES = 1_000
@@ -87,8 +90,11 @@ def serving(workspace: Workspace) -> Iterator[str]:
         logs.flush()
 
 
-def serve(settings: Settings) -> None:
-    """Serve until stopped. Running requests finish after the signal to stop."""
+def serve(settings: Settings, *, was_killed: bool = False) -> None:
+    """Serve until stopped. Running requests finish after the signal to stop.
+
+    `was_killed` says that the directory's last server did not stop in order, which is logged.
+    """
     logs.configure(settings.log_level, as_json=settings.log_json, file=_log_file(settings))
     listening = _listen(settings)
     tables = table_count(settings.data) if settings.clickhouse_url is None else 0
@@ -101,6 +107,9 @@ def serve(settings: Settings) -> None:
         raise
     sys.setswitchinterval(THREAD_SWITCH_SECONDS)
     url = f"http://{settings.host}:{listening.getsockname()[1]}"
+    if was_killed:
+        log.warning("the last server was killed; what it had begun is completed now")
+    events.note("started", version=version(), url=url, workspace=workspace.name, pid=os.getpid())
     try:
         admin_text(workspace, settings.admin_file)
         announce(settings, url)
@@ -122,7 +131,7 @@ def serve(settings: Settings) -> None:
     try:
         _Server(config(app, settings), settings.stop_seconds).run(sockets=[listening])
     finally:
-        logs.flush()
+        events.note("stopped")
         withdraw(settings)
 
 

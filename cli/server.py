@@ -29,12 +29,12 @@ def serve(
     changed = {k: v for k, v in (("host", host), ("port", port)) if v is not None}
     settings = options.loaded().model_copy(update=changed)
     # Importing the engine takes almost a second. Commands that start in the meantime wait for this server.
-    announce_start(settings)
+    was_killed = announce_start(settings)
     try:
         from cli.embedded_server import serve as run
 
         with interrupts.raised():
-            run(settings)
+            run(settings, was_killed=was_killed)
     finally:
         withdraw(settings)
 

@@ -40,11 +40,16 @@ class RunningServer:
         return self.here and self.url is None and _is_alive(self.pid)
 
 
-def announce_start(settings: Settings) -> None:
-    """Record that a server is about to open this directory, unless another one is starting or running."""
+def announce_start(settings: Settings) -> bool:
+    """Record that a server is about to open this directory, unless another one is starting or running.
+
+    Returns whether the directory's last server was killed: it left its file behind.
+    """
     content = _read(settings)
-    if content is None or not _is_alive(_pid(content)):
-        _write(settings, None)
+    if content is not None and _is_alive(_pid(content)):
+        return False
+    _write(settings, None)
+    return content is not None and content.get("identity") == _identity(settings)
 
 
 def announce(settings: Settings, url: str) -> None:

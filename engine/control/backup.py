@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from engine.errors import BACKUP_RUNNING, NOT_EMBEDDED, RookeryError
+from engine.observe import events
 from engine.version import version
 from engine.warehouse.archive import pack
 from engine.warehouse.directory_copy import CopiedTable, DirectoryCopy
@@ -71,6 +72,7 @@ class Backup:
             paused = _finish(workspace, self._copy)
             self._copy.prune()
             self.description = _described(workspace, list(self._copy.tables()), paused)
+            events.note("backed up", paused_seconds=round(paused, 3))
         except BaseException:
             self._copy.remove()
             raise

@@ -35,6 +35,7 @@ from engine.errors import RookeryError
 from engine.fanout.modes import mode_changes, reconcile_modes
 from engine.fanout.router import router_of
 from engine.fanout.suspension_records import forget_repaired, suspended
+from engine.observe import events
 from engine.plan.coverage import Coverage
 from engine.plan.progress import Progress, silent
 from engine.plan.steps import Plan
@@ -163,6 +164,12 @@ def push(
         proposal = proposal.with_warnings(expired_rows(workspace, proposal.plan))
         rehearse(workspace, proposal.plan)
         delivered = _execute(workspace, proposal, progress)
+        changes = proposal.result.changes
+        events.note(
+            "pushed",
+            **{what: [c.name for c in changes if c.what == what] for what in ("created", "changed", "removed")},
+            steps=len(proposal.plan.as_list()),
+        )
         return _report(workspace, proposal, delivered)
 
 

@@ -10,6 +10,7 @@ from engine.errors import RookeryError
 from engine.fanout.modes import reconcile_modes
 from engine.fanout.startup_recovery import complete
 from engine.fanout.suspension_records import clamp_gaps
+from engine.observe import events
 from engine.warehouse.catalog import load_tables_named
 from engine.workspace.workspace import Workspace
 
@@ -29,7 +30,9 @@ def finish(workspace: Workspace) -> None:
             complete(workspace)
             # Done after the uncertain batches: history takes many INSERTs, after which targets forget the tokens of
             # these batches.
-            deliver_unfinished(workspace)
+            delivered = deliver_unfinished(workspace)
+            if delivered:
+                events.note("unfinished history delivered", views=list(delivered), ranges=sum(delivered.values()))
             migrate(workspace)
             reconcile_modes(workspace, workspace.current.build)
             _load_expiring_tables(workspace)

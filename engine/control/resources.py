@@ -8,6 +8,7 @@ from engine.compiler.build import Build, parameters_of
 from engine.control.planning import PlanOptions, apply_plan, plan_for
 from engine.errors import DEPENDENTS, UNKNOWN_RESOURCE, RookeryError
 from engine.fanout.modes import reconcile_modes
+from engine.observe import events
 from engine.plan.steps import Plan
 from engine.schema import Name
 from engine.tokens import StaticToken
@@ -161,6 +162,7 @@ def remove(workspace: Workspace, kind: str, name: str, *, force: bool = False, d
         removed = [name, *dependent]
         if not dry_run:
             _remove(workspace, snapshot, removed)
+            events.note("resources removed", removed=removed)
         return removed
 
 

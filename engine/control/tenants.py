@@ -23,6 +23,7 @@ from engine.errors import BAD_VALUE, PLACEMENT, UNKNOWN_TENANT, RookeryError
 from engine.fanout.modes import reconcile_modes
 from engine.fanout.router import router_of
 from engine.fanout.suspension_records import forget_tenant
+from engine.observe import events
 from engine.plan.progress import Progress, silent
 from engine.plan.steps import Plan
 from engine.schema import Name, nest_database, quote
@@ -79,6 +80,8 @@ def add(
         completed = [t for t in wanted if t.state != "ready"]
         workspace.registry.write("tenant", {t.id: {**t.as_dict(), "state": "ready"} for t in completed})
         snapshot = workspace.refresh()
+        if completed:
+            events.note("tenants added", tenants=[t.id for t in completed], placement=placement or "pooled")
         return [Provisioned(snapshot.tenants[t.id], t.id in records, delivered) for t in wanted]
 
 
@@ -162,6 +165,7 @@ def remove(workspace: Workspace, tenant: str, *, purge: bool = False, allow: Col
         if record is not None:
             workspace.registry.remove("tenant", [tenant])
             workspace.refresh()
+        events.note("tenant purged" if purge else "tenant removed", tenant=tenant)
 
 
 def _remove(workspace: Workspace, snapshot: Snapshot, record: TenantRecord) -> None:

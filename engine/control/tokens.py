@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from engine.compiler.filters import parse_filter
 from engine.control.attenuation import excess, require_no_excess
 from engine.control.ids import check_id
 from engine.errors import BAD_SCOPE, BAD_TOKEN, SCOPE, TOKEN_EXISTS, UNKNOWN_TENANT, UNKNOWN_TOKEN, RookeryError
+from engine.observe import events
 from engine.project.model import Project
 from engine.settings import private_file
 from engine.template.parameters import coerce
@@ -140,7 +141,13 @@ def create(
         token = known or StaticToken(name, tuple(scopes), tenant, secrets.token_hex(12))
         if known is None:
             _store(workspace, token)
+            events.note("token created", name=name, scopes=_kinds(scopes), tenant=tenant)
         return describe(workspace, token)
+
+
+def _kinds(scopes: Iterable[Scope]) -> list[str]:
+    """The types of scopes with their resources, for the log."""
+    return sorted({f"{scope.type}:{scope.resource}" if scope.resource else scope.type for scope in scopes})
 
 
 def _key(scope: Scope) -> tuple[str, str, str, str]:
@@ -239,6 +246,7 @@ def remove(workspace: Workspace, caller: Claims, name: str) -> None:
             raise RookeryError(SCOPE, "the admin token cannot be removed", hint="refresh it instead")
         workspace.registry.remove("token", [token.name])
         workspace.refresh()
+        events.note("token removed", name=name)
 
 
 def refresh(workspace: Workspace, caller: Claims, name: str) -> dict[str, Any]:
@@ -250,6 +258,7 @@ def refresh(workspace: Workspace, caller: Claims, name: str) -> dict[str, Any]:
         _store(workspace, token)
         if old.origin == "admin" and workspace.settings.admin_token is None:
             admin_text(workspace, workspace.settings.admin_file)
+        events.note("token refreshed", name=name)
         return describe(workspace, token)
 
 
@@ -283,6 +292,13 @@ def mint(workspace: Workspace, caller: Claims, request: JwtRequest) -> dict[str,
     claims = Claims(request.name, request.scopes, request.tenant, expires, request.rps)
     require_no_excess(_minter(workspace, snapshot, caller), claims)
     _check_scopes(workspace, snapshot, request.scopes, request.tenant)
+    events.note(
+        "token minted",
+        name=request.name,
+        scopes=_kinds(request.scopes),
+        tenant=request.tenant,
+        seconds=request.lifetime_seconds,
+    )
     return {"token": sign(claims, workspace.name, snapshot.keys[0]), "expires": expires}
 
 
@@ -310,6 +326,7 @@ def rotate(workspace: Workspace, overlap: int) -> dict[str, Any]:
         workspace.registry.write("key", {**retiring, fresh.id: {"secret": fresh.secret, "retires": None}})
         workspace.registry.remove("key", expired)
         workspace.refresh()
+        events.note("signing key rotated", key=fresh.id, overlap=overlap)
         return signing_key(workspace)
 
 

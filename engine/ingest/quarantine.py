@@ -23,7 +23,7 @@ from engine.compiler.storage import QUARANTINE_COLUMNS, QUARANTINE_SUFFIX
 from engine.errors import NOT_WRITABLE, UNKNOWN_DATASOURCE, RookeryError
 from engine.ingest.batch import RejectedRow
 from engine.ingest.values.rejections import matches_header
-from engine.observe import metrics
+from engine.observe import events, metrics
 from engine.schema import Name, quote
 from engine.warehouse.checked_inserts import insert_checked
 from engine.warehouse.port import SINGLE_BLOCK_SETTINGS, Value
@@ -174,6 +174,7 @@ def remove(workspace: Workspace, datasource: str, ids: Sequence[str] | None) -> 
     if ids is None:
         total = int(workspace.warehouse.query(f"SELECT count() FROM {table}").rows[0][0])
         workspace.warehouse.execute(f"TRUNCATE TABLE {table}")
+        events.note("quarantine removed", datasource=datasource, rows=total)
         return total
     removed = 0
     for at in range(0, len(ids), ROWS_PER_STATEMENT):
@@ -185,6 +186,7 @@ def remove(workspace: Workspace, datasource: str, ids: Sequence[str] | None) -> 
         if rows := int(result.rows[0][0]):
             workspace.warehouse.execute(f"DELETE FROM {table} WHERE c__id IN {{i:Array(String)}}", bindings)
         removed += rows
+    events.note("quarantine removed", datasource=datasource, rows=removed)
     return removed
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from engine.compiler import storage
 from engine.errors import NOT_REPLACEABLE, RookeryError
+from engine.observe import events
 from engine.schema import Name
 from engine.warehouse import ddl
 from engine.workspace.workspace import Workspace
@@ -52,6 +53,7 @@ class Replacement:
         with self._workspace.view_lock.changing():
             self._workspace.warehouse.execute(f"EXCHANGE TABLES {self.name.sql()} AND {self._table.name.sql()}")
         self._workspace.warehouse.execute(ddl.drop_table(self.name))
+        events.note("rows replaced", datasource=self._table.name.name)
 
     def abandon(self) -> None:
         """Drop the new rows, and leave the datasource unchanged."""

@@ -18,6 +18,7 @@ from engine.ingest.batch import AppendResult
 from engine.ingest.gateway import Gateway
 from engine.ingest.idempotency.keys import Key, row_key
 from engine.ingest.values.rejections import parse_json
+from engine.observe import events
 from engine.warehouse.port import Input
 from engine.workspace.workspace import Workspace
 
@@ -85,6 +86,7 @@ def replay(
             # An erasure waits for rows that were read before it removed them from quarantine.
             with workspace.pending_appends.sending():
                 run.send(run.read(chunk))
+    events.note("quarantine replayed", datasource=datasource, rows=run.result.rows, again=run.result.quarantined)
     return run.result
 
 

@@ -23,6 +23,7 @@ from engine.control.recovery import finish
 from engine.errors import RookeryError
 from engine.ingest.gateway import Gateway
 from engine.ingest.staging_pool import StagingPool
+from engine.observe import events as log_events
 from engine.query.executor import Queries
 from engine.query.reader_queue import ReaderQueue
 from engine.settings import Settings
@@ -131,17 +132,18 @@ def create_app(workspace: Workspace) -> Application:
                 group.start_soon(_watch, workspace, services.control)
             yield
             services.stopping = True
+            log_events.note("stopping")
             group.cancel_scope.cancel()
         # The order matters: the gateway must store what it accepted before the database is closed.
         await anyio.to_thread.run_sync(services.queries.running.cancel_all)
         await anyio.to_thread.run_sync(services.gateway.close)
         await anyio.to_thread.run_sync(workspace.close)
 
-    events = Events()
+    appender = Events()
     app = Application(
         workspace.settings,
-        routes=_routes(events),
-        middleware=_middleware(workspace.settings, events),
+        routes=_routes(appender),
+        middleware=_middleware(workspace.settings, appender),
         exception_handlers={RookeryError: on_rookery_error, HTTPException: on_http_exception, Exception: on_bug},
         lifespan=lifespan,
     )

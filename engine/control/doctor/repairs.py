@@ -22,6 +22,7 @@ from engine.control.doctor.findings import Context
 from engine.control.doctor.table_repair import TableRepair
 from engine.control.planning import desired_schema
 from engine.errors import UNKNOWN_RESOURCE, ZONE, RookeryError
+from engine.observe import events
 from engine.plan.coverage import Coverage
 from engine.schema import Name
 from engine.warehouse.catalog import read_schema
@@ -49,6 +50,7 @@ def repair(workspace: Workspace, allow: Collection[str] = ()) -> dict[str, Any]:
             message, hint = explanation(context, zone)
             raise RookeryError(ZONE, message, hint=hint)
         repaired = outcomes(context, repair=True, allow=allow)
+        events.note("repaired", tables=[str(o.table) for o in repaired if o.differences], allowed=sorted(allow))
         return {"repaired": [_as_dict(o) for o in repaired if o.differences or o.uncompared or o.detached]}
 
 
