@@ -226,8 +226,13 @@ def subsets(tenants: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 def call_of(case: Case) -> Call:
     """The call of a test."""
-    params = tuple((name, as_text(value)) for name, value in case.params.items())
+    params = tuple((name, as_text(item)) for name, value in case.params.items() for item in _items(value))
     return Call(case.endpoint, case.sql, params)
+
+
+def _items(value: object) -> Sequence[object]:
+    """The values of a parameter: an array is sent by repeating the parameter."""
+    return value if isinstance(value, YamlList) else [value]
 
 
 def _rules(plan: Plan, case: Case, zone: str) -> Rules:
