@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import typer
 
-from cli import output
+from cli import completion, output
 from cli.connect import connect
 from cli.options import options
 from cli.tables import Column
@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from cli.connection import Connection
 
 Name = Annotated[str, typer.Argument(help="Name of the token.")]
+ExistingName = Annotated[str, typer.Argument(help="Name of the token.", autocompletion=completion.tokens)]
 _SCOPES = "PIPES:READ:NAME, DATASOURCES:READ:NAME[:FILTER], DATASOURCES:APPEND:NAME, READ:ALL, METRICS:READ"
 _STATIC_SCOPES = f"{_SCOPES}, DEPLOY, TENANTS:MANAGE, TOKENS:MINT, ADMIN"
 Scopes = Annotated[list[str], typer.Option("--scope", help=f"{_STATIC_SCOPES}. May be repeated.")]
 JwtScopes = Annotated[list[str], typer.Option("--scope", help=f"{_SCOPES}. May be repeated.")]
-Tenant = Annotated[str | None, typer.Option("--tenant", help="Bind the token to a tenant.")]
+Tenant = Annotated[
+    str | None, typer.Option("--tenant", help="Bind the token to a tenant.", autocompletion=completion.tenants)
+]
 _DURATION = re.compile(r"(\d+)([smhd]?)")
 
 
@@ -167,7 +170,7 @@ def _scope_text(scope: dict[str, str]) -> str:
     return ":".join(scope[k] for k in ("type", "resource", "filter") if scope.get(k))
 
 
-def show(name: Name) -> None:
+def show(name: ExistingName) -> None:
     """Show a static token.
 
     Example: [bold]rookery token show web[/]
@@ -177,7 +180,7 @@ def show(name: Name) -> None:
     output.as_json(token) if options.json else output.data(token["token"])
 
 
-def refresh(name: Name) -> None:
+def refresh(name: ExistingName) -> None:
     """Replace a static token with a new one of the same name. The old one is refused from then on.
 
     Example: [bold]rookery token refresh web[/]
@@ -187,7 +190,7 @@ def refresh(name: Name) -> None:
     output.as_json(token) if options.json else output.data(token["token"])
 
 
-def rm(name: Name) -> None:
+def rm(name: ExistingName) -> None:
     """Remove a static token. It is refused from then on.
 
     Example: [bold]rookery token rm web[/]

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import typer
 
-from cli import output
+from cli import completion, output
 from cli.connect import connect
 from cli.options import options
 from cli.tables import Column
@@ -24,7 +24,9 @@ ENGINE_FORMATS = {"json": "JSON", "csv": "CSVWithNames", "ndjson": "JSONEachRow"
 ImpersonatedTenant = Annotated[
     str | None,
     typer.Option(
-        "--tenant", help="Run the query as this tenant (READ:ALL or ADMIN). By default, these read all tenants."
+        "--tenant",
+        autocompletion=completion.tenants,
+        help="Run the query as this tenant (READ:ALL or ADMIN). By default, these read all tenants.",
     ),
 ]
 
@@ -37,7 +39,7 @@ def register(app: typer.Typer) -> None:
 
 
 def append(
-    datasource: Annotated[str, typer.Argument(help="Name of the datasource.")],
+    datasource: Annotated[str, typer.Argument(help="Name of the datasource.", autocompletion=completion.datasources)],
     file: Annotated[str, typer.Argument(help="NDJSON, CSV (with header) or Parquet file; - for standard input.")],
     format_option: Annotated[
         str | None,
@@ -196,7 +198,7 @@ def sql(
 
 
 def get(
-    endpoint: Annotated[str, typer.Argument(help="Name of the endpoint.")],
+    endpoint: Annotated[str, typer.Argument(help="Name of the endpoint.", autocompletion=completion.endpoints)],
     parameters: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Parameters of the endpoint.")
     ] = None,

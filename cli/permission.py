@@ -6,9 +6,14 @@ from typing import Annotated
 
 import typer
 
+from cli import completion
+
 Allow = Annotated[
     list[str] | None,
     typer.Option(
-        "--allow-destructive", metavar="NAME", help="Allow this resource to be rebuilt or lost. May be repeated."
+        "--allow-destructive",
+        metavar="NAME",
+        autocompletion=completion.resources,
+        help="Allow this resource to be rebuilt or lost. May be repeated.",
     ),
 ]

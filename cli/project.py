@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli import output, plan_output
+from cli import completion, output, plan_output
 from cli.connect import connect
 from cli.options import options
 from cli.permission import Allow
@@ -18,8 +18,14 @@ from engine.errors import AMBIGUOUS_NODE, STILL_FAILING, USAGE, RookeryError
 if TYPE_CHECKING:
     from cli.connection import Connection
 
-Files = Annotated[list[Path] | None, typer.Argument(help="Files to push; by default all files of the project.")]
+Files = Annotated[
+    list[Path] | None,
+    typer.Argument(help="Files to push; by default all files of the project.", autocompletion=completion.files),
+]
 Force = Annotated[bool, typer.Option("--force", help="Also remove everything that depends on it.")]
+ResourceName = Annotated[
+    str, typer.Argument(help="Name or file of the resource.", autocompletion=completion.resources_of_group)
+]
 NoDiff = Annotated[bool, typer.Option("--no-diff", help="Do not show the changed lines of files.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only show what would be done.")]
 
@@ -121,6 +127,7 @@ def push(
         typer.Option(
             "--skip-backfill",
             metavar="PIPE",
+            autocompletion=completion.pipes,
             help="Do not recompute the target of this changed pipe. May be repeated.",
         ),
     ] = None,
@@ -227,8 +234,10 @@ def pipe_generate(
 
 
 def materialize(
-    pipe: Annotated[str, typer.Argument(help="Name or file of the pipe.")],
-    target: Annotated[str, typer.Argument(help="Name of the datasource that the pipe fills.")],
+    pipe: Annotated[str, typer.Argument(help="Name or file of the pipe.", autocompletion=completion.pipes)],
+    target: Annotated[
+        str, typer.Argument(help="Name of the datasource that the pipe fills.", autocompletion=completion.datasources)
+    ],
     node: Annotated[str | None, typer.Option("--node", help="Node to materialize, by name or number.")] = None,
     per_tenant: Annotated[bool, typer.Option("--per-tenant", help="Create a target for each tenant.")] = False,
 ) -> None:
@@ -314,7 +323,9 @@ def _resource_commands(kind: str, group: typer.Typer) -> None:
             return
         output.table([{**r, "rows": r.get("statistics", {}).get("row_count")} for r in resources], columns)
 
-    def show(name: Annotated[str, typer.Argument(help="Name or file of the resource.")]) -> None:
+    def show(
+        name: ResourceName,
+    ) -> None:
         with connect() as connection:
             resource = connection.json("GET", f"/v0/{plural}/{_stem(name)}")
         if options.json:
@@ -323,7 +334,7 @@ def _resource_commands(kind: str, group: typer.Typer) -> None:
             output.data(resource["content"] or "")
 
     def rm(
-        name: Annotated[str, typer.Argument(help="Name or file of the resource.")],
+        name: ResourceName,
         force: Force = False,
         dry_run: DryRun = False,
     ) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import typer
 
-from cli import output
+from cli import completion, output
 from cli.connect import connect
 from cli.options import options
 from cli.tables import Column
@@ -21,7 +21,7 @@ _COLUMNS = [
     Column("error", text=True),
     Column("text", 2, text=True),
 ]
-Source = Annotated[str, typer.Argument(help="Name of the datasource.")]
+Source = Annotated[str, typer.Argument(help="Name of the datasource.", autocompletion=completion.datasources)]
 Ids = Annotated[
     list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of rows, as `quarantine ls` shows them.")
 ]

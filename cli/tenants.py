@@ -8,14 +8,16 @@ from urllib.parse import quote
 
 import typer
 
-from cli import output
+from cli import completion, output
 from cli.connect import connect
 from cli.options import options
 from cli.permission import Allow
 from cli.tables import Column
 from engine.errors import USAGE, RookeryError
 
-Id = Annotated[str, typer.Argument(help="Id of the tenant, as in the tenant column.")]
+Id = Annotated[
+    str, typer.Argument(help="Id of the tenant, as in the tenant column.", autocompletion=completion.tenants)
+]
 
 _COLUMNS = [
     Column("id"),
@@ -38,7 +40,12 @@ def register(app: typer.Typer) -> None:
 
 
 def add(
-    ids: Annotated[list[str], typer.Argument(help="One or more tenant ids; - reads them from standard input.")],
+    ids: Annotated[
+        list[str],
+        typer.Argument(
+            help="One or more tenant ids; - reads them from standard input.", autocompletion=completion.new_tenants
+        ),
+    ],
     placement: Annotated[str | None, typer.Option(help="pooled (default) or tables.")] = None,
 ) -> None:
     """Add tenants. Their rows in landing are delivered exactly once, even while inserts run. Safe to repeat.
