@@ -25,6 +25,9 @@ from engine.errors import (
 from engine.warehouse import archive
 from engine.warehouse.errors import file_error
 
+DOCTOR = ("-m", "cli.main", "--json", "doctor", "--deep", "--data")
+"""Arguments of Python that examine the data directory which follows."""
+
 
 def new_file(target: Path) -> Path:
     """The file to write. Raises ALREADY_EXISTS if it exists, and NO_FILE if its directory does not."""
@@ -121,11 +124,16 @@ def verify(file: Path, description: Mapping[str, Any]) -> list[dict[str, Any]]:
         data = Path(temporary, "data")
         restored(file, data)
         # Settings that name a server, or another directory, do not concern the copy.
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("ROOKERY_")}
+        kept = ("ROOKERY_TIMEZONE",)
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("ROOKERY_") or k in kept}
         environment["ROOKERY_WORKSPACE"] = str(description["workspace"])
-        command = [sys.executable, "-m", "cli.main", "--data", str(data), "--json", "doctor", "--deep"]
         done = subprocess.run(
-            command, cwd=temporary, env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False
+            [sys.executable, *DOCTOR, str(data)],
+            cwd=temporary,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
         )
     try:
         report = json.loads(done.stdout)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from xml.sax.saxutils import escape
 
@@ -56,6 +57,40 @@ def allow_files() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def _lock(path: Path) -> int:
+    """The descriptor that holds the lock of a directory. Raises DIRECTORY_BUSY if another process holds it."""
+    try:
+        lock = os.open(path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise _unusable(path, exc) from exc
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        holder = os.read(lock, 32).decode(errors="replace").strip()
+        os.close(lock)
+        raise locked_briefly(path, f"process {holder}" if holder else "another process") from exc
+    return lock
+
+
+def _unusable(path: Path, exc: OSError) -> EngineError:
+    return EngineError(
+        errors.DIRECTORY_BUSY,
+        f"data directory {path} cannot be used: {exc.strerror}",
+        hint="choose another with ROOKERY_DATA",
+        detail=str(exc),
+    )
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """While the context is active, no process can open the directory. Raises DIRECTORY_BUSY."""
+    lock = _lock(path)
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
 class Directory:
     """A data directory that this process has locked until `release`."""
 
@@ -68,20 +103,9 @@ class Directory:
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.path = path.resolve()
-            self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as exc:
-            raise EngineError(
-                errors.DIRECTORY_BUSY,
-                f"data directory {path} cannot be used: {exc.strerror}",
-                hint="choose another with ROOKERY_DATA",
-                detail=str(exc),
-            ) from exc
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as exc:
-            holder = os.read(self._lock, 32).decode(errors="replace").strip()
-            os.close(self._lock)
-            raise locked_briefly(path, f"process {holder}" if holder else "another process") from exc
+            raise _unusable(path, exc) from exc
+        self._lock = _lock(self.path)
         try:
             self.mark = read_mark(self.path)
         except BaseException:
