@@ -71,6 +71,7 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/observe/redaction.py:_TOKEN_PART": [("", "ey-", "")],
     "engine/observe/logs.py:_ENGINE_CODE": [("", "Code: 1", ""), ("Code: ", "1", "")],
     "engine/observe/logs.py:_QUOTED": [("", "'", ""), ("'", "a", ""), ('"', "'a", "")],
+    "cli/log_reader.py:_AGE": [("", "1", "x")],
     "engine/observe/requests.py:_SANE_ID": [("", "a", "\n")],
     "engine/web/requests.py:_FORM": [("", "a", "")],
     "engine/web/openapi.py:_WRAPPED": [("Array(", ")", "x"), ("", "Array(", "")],

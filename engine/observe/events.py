@@ -12,7 +12,7 @@ _log = structlog.get_logger("rookery.events")
 
 
 def note(what: str, **details: Any) -> None:
-    """Log an event at level info. Details that are None or empty lists are left out."""
+    """Log an event at level info. Details with the value None, and empty lists, are left out."""
     shown = {name: _listed(value) for name, value in details.items()}
     _log.info(what, **{name: value for name, value in shown.items() if value not in (None, "")})
 
