@@ -8,7 +8,21 @@ from typing import Annotated
 
 import typer
 
-from cli import access, backup, data, doctor, fanout, log, output, project, quarantine, schema, server, tenants, upgrade
+from cli import (
+    access,
+    backup,
+    data,
+    doctor,
+    fanout,
+    log,
+    output,
+    project,
+    quarantine,
+    schema,
+    server,
+    tenants,
+    upgrade,
+)
 from cli.options import options
 from cli.testing import command as testing
 from engine.errors import INTERNAL, NO_FILE, USAGE, RookeryError
@@ -63,7 +77,21 @@ def globals_(
     options.project, options.settings, options.wide = directory, None, wide
 
 
-for part in (project, testing, schema, tenants, access, data, quarantine, fanout, doctor, backup, upgrade, server, log):
+for part in (
+    project,
+    testing,
+    schema,
+    tenants,
+    access,
+    data,
+    quarantine,
+    fanout,
+    doctor,
+    backup,
+    upgrade,
+    server,
+    log,
+):
     part.register(app)
 
 _COMMAND = typer.main.get_command(app)
