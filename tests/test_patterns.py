@@ -156,6 +156,7 @@ REGISTERED: dict[str, list[Worst]] = {
     "cli/testing/values.py:_IS_INTEGER": [("Interval", "a", "\n")],
     "cli/testing/values.py:_ZONE": [("", "DateTime(", ""), ("DateTime(", "a", ""), ("DateTime('", "a", "")],
     "cli/testing/values.py:_TIME": [("2026-01-01 ", "1", "x"), ("2026-01-01.", "1", "x")],
+    "cli/testing/clock.py:_RELATIVE": [("$now+", "1", "x")],
     "cli/testing/rows.py:_NUMBER": [("", "1", "x"), ("1.", "1", "x"), ("1e", "1", "x")],
     "cli/testing/report.py:_NOT_XML": [("", "a", "")],
     "engine/project/fields.py:_JSON_STEP": [("", ".a", ""), ("", "['a", ""), ("", "['", "")],

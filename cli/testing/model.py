@@ -19,11 +19,13 @@ class Call:
 
     endpoint: str | None
     sql: str | None
-    params: tuple[tuple[str, str], ...]
+    params: Mapping[str, str | list[str]]
+    """Parameters as text; an array is a list of texts."""
 
     def __str__(self) -> str:
         """The call for a message."""
-        params = " ".join(f"{name}={value}" for name, value in self.params)
+        texts = {k: v if isinstance(v, str) else f"[{', '.join(v)}]" for k, v in self.params.items()}
+        params = " ".join(f"{name}={text}" for name, text in texts.items())
         what = f"endpoint {self.endpoint}" if self.endpoint else " ".join((self.sql or "").split())
         return f"{what} {params}".strip()
 

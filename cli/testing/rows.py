@@ -66,8 +66,9 @@ def read_file(path: Path, place: Place) -> bytes:
     """The content of a file that a test file names at `place`. Raises RK1008."""
     try:
         return path.read_bytes()
-    except OSError as exc:
-        message = f"file `{path.name}` cannot be read: {exc.strerror}"
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "the path is not valid"
+        message = f"file `{path.name}` cannot be read: {reason}"
         hint = "paths are relative to the test file"
         raise RookeryError(NO_FILE, message, hint=hint, place=place) from exc
 
@@ -103,6 +104,8 @@ def _tenant_reader(datasource: Datasource) -> TenantReader:
     def tenant_of(event: Any) -> str | None:
         for key in column.path if column else ():
             event = event.get(key) if isinstance(event, dict) else None
+        if isinstance(event, float) and event.is_integer():
+            event = int(event)
         return str(event) if column and isinstance(event, str | int) else None
 
     return tenant_of
@@ -196,8 +199,8 @@ def _json_row(line: str, place: Place) -> Row:
     return row
 
 
-def as_text(value: object) -> str:
-    """A parameter of a call as text. A list is written as JSON, since its items may contain commas."""
-    if isinstance(value, YamlList | YamlMapping):
-        return orjson.dumps(as_json(value)).decode()
-    return str(value)
+def parameter(value: object) -> str | list[str]:
+    """A parameter of a call as text, or as a list of texts for an array."""
+    if isinstance(value, YamlList):
+        return [item if isinstance(item, str) else orjson.dumps(as_json(item)).decode() for item in value]
+    return orjson.dumps(as_json(value)).decode() if isinstance(value, YamlMapping) else str(value)

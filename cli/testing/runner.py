@@ -17,17 +17,20 @@ from functools import partial
 from pathlib import Path
 
 from cli.testing import compare
+from cli.testing.clock import Clock
 from cli.testing.compare import Rules
 from cli.testing.engine import ThrowawayEngine
 from cli.testing.expected_files import write_rows
 from cli.testing.model import Answer, Call, Difference, Outcome
-from cli.testing.rows import Fixture, as_text, expected_rows, fixture
+from cli.testing.rows import Fixture, expected_rows, fixture, parameter
 from cli.testing.values import Row, cell_of_yaml
 from cli.testing.workspace import Prepared, prepare
-from engine.errors import UNKNOWN_TABLE, Collector, RookeryError
+from engine.errors import UNKNOWN_TABLE, UNKNOWN_TENANT, Collector, RookeryError
+from engine.project.datasource import Datasource
 from engine.project.model import Project
-from engine.project.source import YamlList, YamlMapping
+from engine.project.source import YamlList, YamlMapping, shown
 from engine.project.suite import PLACEMENTS, Case, Placement, Suite
+from engine.tenant_ids import base_type, canonical_tenant
 
 AS_DECLARED = "as declared"
 
@@ -57,25 +60,49 @@ class Plan:
         return {placement: dict.fromkeys(self.tenants, placement) for placement in PLACEMENTS}
 
 
-def planned(project: Project, suite: Suite, root: Path, matches: Callable[[Case], bool], *, update: bool) -> Plan:
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which tests to run, and how."""
+
+    root: Path
+    """The directory of the project."""
+    text: str
+    """Text that a test's file or name must contain, regardless of case."""
+    clock: Clock
+    update: bool
+    """Whether files with expected rows are written from the results."""
+
+    def includes(self, suite: Suite, case: Case) -> bool:
+        """Whether a test of a file is selected."""
+        return self.text.lower() in f"{suite.file}::{case.name}".lower()
+
+
+def planned(project: Project, suite: Suite, selection: Selection) -> Plan:
     """The plan for a test file. Raises Problems for fixtures and tests that do not fit the project."""
     problems = Collector()
-    folder = (root / suite.file).parent
+    folder = (selection.root / suite.file).parent
     fixtures = []
     for name, value in suite.fixtures.items():
         try:
-            fixtures.append(_fixture(project, suite, folder, name, value))
+            fixtures.append(_fixture(project, suite, folder, name, selection.clock.resolved(value)))
         except RookeryError as problem:
             problems.add(problem)
-    cases = [case for case in suite.tests if matches(case)]
+    cases = [_at(case, selection.clock) for case in suite.tests if selection.includes(suite, case)]
     endpoints = [name for name, pipe in project.pipes.items() if pipe.kind == "endpoint"]
     for case in cases:
         if case.endpoint is not None and case.endpoint not in endpoints:
             hint = _near(case.endpoint, endpoints) or "a test can call the endpoints of the project"
             message = f"there is no endpoint `{case.endpoint}`"
             problems.add(RookeryError(UNKNOWN_TABLE, message, hint=hint, place=case.place_of("endpoint")))
+    tenants = _tenants(project, suite, fixtures, problems)
     problems.raise_if_any()
-    return Plan(suite, cases, folder, fixtures, _tenants(suite, fixtures), update)
+    return Plan(suite, cases, folder, fixtures, tenants, selection.update)
+
+
+def _at(case: Case, clock: Clock) -> Case:
+    """A test with times instead of relative times."""
+    params = {name: clock.resolved(value) for name, value in case.params.items()}
+    return case.model_copy(update={"params": params, "expect": clock.resolved(case.expect)})
 
 
 def _fixture(project: Project, suite: Suite, folder: Path, name: str, value: object) -> Fixture:
@@ -92,14 +119,27 @@ def _near(name: str, known: Sequence[str]) -> str | None:
     return f"did you mean `{near[0]}`?" if near else None
 
 
-def _tenants(suite: Suite, fixtures: Sequence[Fixture]) -> tuple[str, ...]:
-    """The tenants to add: those of the file, of its rows and of its tests."""
+def _tenants(project: Project, suite: Suite, fixtures: Sequence[Fixture], problems: Collector) -> tuple[str, ...]:
+    """The tenants to add: those that the file lists or, by default, those of its rows and tests."""
+    named = [(row.tenant, row.place) for f in fixtures for row in f.rows if row.tenant is not None]
+    named += [(case.tenant, case.place_of("tenant")) for case in suite.tests if case.tenant is not None]
     declared = [tenant for tenant, _ in suite.tenants]
-    if declared:
-        return tuple(dict.fromkeys(declared))
-    found = [row.tenant for f in fixtures for row in f.rows if row.tenant is not None]
-    found += [case.tenant for case in suite.tests if case.tenant is not None]
-    return tuple(dict.fromkeys(found))
+    type = next((_tenant_type(d) for d in project.datasources.values() if d.tenant), None)
+    for tenant, place in [*((t, suite.place_of("tenants")) for t in declared), *named]:
+        if declared and tenant not in declared:
+            message, hint = f"tenant {shown(tenant)} is not among `tenants`", ", ".join(declared[:20])
+            problems.add(RookeryError(UNKNOWN_TENANT, message, hint=f"tenants of the file: {hint}", place=place))
+            continue
+        try:
+            canonical_tenant(type or "String", tenant)
+        except RookeryError as exc:
+            problems.add(RookeryError(exc.code, exc.message, hint=exc.hint, place=place))
+    return tuple(dict.fromkeys(declared or [tenant for tenant, _ in named]))
+
+
+def _tenant_type(datasource: Datasource) -> str:
+    column = datasource.column(datasource.tenant_column or "")
+    return base_type(column.type) if column else "String"
 
 
 @dataclass(slots=True)
@@ -111,7 +151,6 @@ class Runner:
     report: Callable[[Outcome], None]
     """Called after each test."""
     warn: Callable[[str], None]
-    zone: str = "UTC"
     _warned: set[str] = field(default_factory=set)
 
     def run(self, plan: Plan) -> None:
@@ -123,7 +162,7 @@ class Runner:
             whole: Prepared | None = None
             for arrangement, placements in plan.arrangements().items():
                 with ExitStack() as own:
-                    workspace = self._workspace(own, plan, placements)
+                    workspace = self._workspace(own, plan, placements, None)
                     for case in plan.cases:
                         self.report(self._outcome(plan, case, workspace, arrangement))
                     if whole is None:
@@ -132,9 +171,12 @@ class Runner:
             if whole is not None:
                 self._check_isolation(plan, whole)
 
-    def _workspace(self, stack: ExitStack, plan: Plan, placements: Mapping[str, Placement]) -> Prepared:
+    def _workspace(
+        self, stack: ExitStack, plan: Plan, placements: Mapping[str, Placement], present: frozenset[str] | None
+    ) -> Prepared:
+        """A workspace with the rows of the tenants in `present`, or all rows."""
         connection = stack.enter_context(self.engine.workspace())
-        workspace, warnings = prepare(connection, self.project, placements, plan.fixtures)
+        workspace, warnings = prepare(connection, self.project, placements, plan.fixtures, present)
         for warning in warnings:
             if warning not in self._warned:
                 self._warned.add(warning)
@@ -168,7 +210,7 @@ class Runner:
         answers = {(n, t): whole.call(call_of(c), t) for n, c in enumerate(cases) for t in plan.tenants}
         for present in subsets(plan.tenants):
             with ExitStack() as stack:
-                workspace = self._workspace(stack, plan, dict.fromkeys(present, "pooled"))
+                workspace = self._workspace(stack, plan, dict.fromkeys(present, "pooled"), frozenset(present))
                 for number, case in enumerate(cases):
                     for tenant in present:
                         if number in failures:
@@ -226,13 +268,7 @@ def subsets(tenants: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 def call_of(case: Case) -> Call:
     """The call of a test."""
-    params = tuple((name, as_text(item)) for name, value in case.params.items() for item in _items(value))
-    return Call(case.endpoint, case.sql, params)
-
-
-def _items(value: object) -> Sequence[object]:
-    """The values of a parameter: an array is sent by repeating the parameter."""
-    return value if isinstance(value, YamlList) else [value]
+    return Call(case.endpoint, case.sql, {name: parameter(value) for name, value in case.params.items()})
 
 
 def _rules(plan: Plan, case: Case, zone: str) -> Rules:
