@@ -96,6 +96,35 @@ class RookeryError(Exception):
         return f"{place}{self.code.id} {self.message}{hint}"
 
 
+MAX_SUGGESTED_FROM = 1000
+"""Known names that a misspelled one is compared with. Comparing takes some 10 microseconds for each."""
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name that is most similar to a misspelled one, or None if none is similar.
+
+    A name that differs in case only wins. `cutoff` is the least similarity, from 0 to 1. `known` must have only names
+    that the recipient of the error may see.
+    """
+    from difflib import get_close_matches
+
+    wanted = name[:100].lower()
+    spellings = {other.lower(): other for other in sorted(known, reverse=True)}
+    if wanted in spellings:
+        return spellings[wanted] if spellings[wanted] != name else None
+    candidates = sorted(spellings)
+    if len(candidates) > MAX_SUGGESTED_FROM:
+        candidates = [c for c in candidates if c[:1] == wanted[:1]][:MAX_SUGGESTED_FROM]
+    near = get_close_matches(wanted, candidates, n=1, cutoff=cutoff)
+    return spellings[near[0]] if near else None
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str | None = None) -> str | None:
+    """The hint that suggests the most similar known name; `otherwise` if none is similar."""
+    near = nearest(name, known)
+    return f"did you mean `{near}`?" if near else otherwise
+
+
 def shown(raw: object, limit: int = 80) -> str:
     """Format an untrusted value for a message: shortened, without unprintable characters, strings in double
     quotes.

@@ -56,6 +56,8 @@ REGISTERED: dict[str, list[Worst]] = {
     "engine/warehouse/errors.py:_HTTP_STATUS": [("HTTP driver received HTTP status ", "1", "x")],
     "engine/warehouse/errors.py:_LINE": [("(line ", "1", ""), ("", "(line 1, col 1", "")],
     "engine/warehouse/errors.py:_POSITION": [("", "failed at position ", ""), ("failed at position ", "1", "")],
+    "engine/warehouse/parser.py:_WORD": [("", "a", "")],
+    "engine/warehouse/errors.py:_SUGGESTION": [("", "Maybe you meant: ", ""), ("Maybe you meant: ['", "a", "")],
     "engine/warehouse/errors.py:_RESULT_BYTES": [("", "Limit for result exceeded, max ", "")],
     "engine/compiler/refused_definitions.py:_TEMPORARY": [(" AS ", "a", ""), ("", " AS a", ""), (" AS _tmp_alter", "1", "x")],
     "engine/compiler/storage.py:_NUMBER": [("", "1", "x"), ("1.", "1", "x")],

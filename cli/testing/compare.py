@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,10 @@ from typing import Any
 
 from cli.testing.model import Answer, Difference, Sign
 from cli.testing.values import Column, Comparison, Row, cell_of_json
-from engine.errors import RookeryError
+from engine.errors import (
+    RookeryError,
+    did_you_mean,
+)
 
 MAX_ALIGNED = 250_000
 """Largest number of pairs of rows that are compared to align two results."""
@@ -82,8 +84,7 @@ def _column_fault(expected: Sequence[Row], names: Sequence[str], compared: Seque
     written = list(dict.fromkeys(name for row in expected for name in row))
     for name in (*compared, *written):
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f"did you mean `{near[0]}`?" if near else f"its columns: {', '.join(names)}"
+            hint = did_you_mean(name, names, f"its columns: {', '.join(names)}")
             return Difference(f"the result has no column `{name}`", hint=hint)
     for number, row in enumerate(expected, 1):
         lacking = [name for name in compared or names if name not in row]

@@ -7,7 +7,6 @@ have the same answer for every tenant that is still there.
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from cli.testing.model import Answer, Call, Difference, Outcome
 from cli.testing.rows import Fixture, expected_rows, fixture, parameter
 from cli.testing.values import Row, cell_of_yaml
 from cli.testing.workspace import Prepared, prepare
-from engine.errors import UNKNOWN_TABLE, UNKNOWN_TENANT, Collector, RookeryError
+from engine.errors import UNKNOWN_TABLE, UNKNOWN_TENANT, Collector, RookeryError, did_you_mean
 from engine.project.datasource import Datasource
 from engine.project.model import Project
 from engine.project.source import YamlList, YamlMapping, shown
@@ -115,8 +114,7 @@ def _fixture(project: Project, suite: Suite, folder: Path, name: str, value: obj
 
 
 def _near(name: str, known: Sequence[str]) -> str | None:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean `{near[0]}`?" if near else None
+    return did_you_mean(name, known)
 
 
 def _tenants(project: Project, suite: Suite, fixtures: Sequence[Fixture], problems: Collector) -> tuple[str, ...]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from engine.compiler.compose import Verifier
 from engine.compiler.refused_definitions import Definer as TableDefiner
 from engine.compiler.refused_definitions import TableFactory, refused_parts
-from engine.errors import BAD_TYPE, SQL_REFUSED, Place, RookeryError
+from engine.errors import BAD_TYPE, SQL_REFUSED, Place, RookeryError, did_you_mean
 from engine.project.datasource import Column, Datasource
 from engine.schema import literal
 
@@ -136,9 +135,7 @@ def _expression_problem(text: str, place: Place, part: str, verifier: Verifier) 
 
 def _unknown_type(column: Column) -> RookeryError:
     name = column.type.partition("(")[0]
-    # A difference in case is the most likely mistake, and no other type may be suggested for it.
-    near = [t for t in TYPES if t.lower() == name.lower()] or difflib.get_close_matches(name, TYPES, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]}?" if near else None
+    hint = did_you_mean(name, TYPES)
     return RookeryError(
         BAD_TYPE, f"column `{column.name}`: unknown type {column.type}", hint=hint, place=column.place_of("type")
     )

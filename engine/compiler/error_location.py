@@ -15,6 +15,12 @@ MAX_NAME_CHARACTERS = 200
 """Longest name, in characters, that is searched in a node's SQL."""
 
 
+def unknown_name(message: str) -> str | None:
+    """The column that a message of the engine calls unknown, without the table before it."""
+    match = _UNKNOWN.search(message)
+    return match[1].rpartition(".")[2] if match else None
+
+
 def _find_word(name: str, sql: str) -> re.Match[str] | None:
     """The first occurrence of a name as a separate word; None for a long name, which the engine truncates."""
     return re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", sql) if len(name) <= MAX_NAME_CHARACTERS else None
@@ -44,8 +50,8 @@ def locate(exc: RookeryError, pipe: str, node: Node) -> RookeryError:
         if match:
             before = node.sql[: match.start()]
             place = node.position(before.count("\n") + 1, match.start() - before.rfind("\n"))
-    suggestion = _SUGGESTED.search(exc.detail or "")
-    similar = f"did you mean `{suggestion[1]}`?" if suggestion else None
+    suggested = _SUGGESTED.search(exc.detail or "")
+    similar = f"did you mean `{suggested[1]}`?" if suggested else None
     hint = exc.hint or quotes_hint(exc.message, node.sql) or similar
     location = Place(place.file, place.line, place.column, f"pipe `{pipe}`, node `{node.name}`")
     code = exc.code if exc.code is TOO_COMPLEX else SQL_SEMANTICS

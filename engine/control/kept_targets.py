@@ -6,7 +6,12 @@ from collections.abc import Iterator
 
 from engine.compiler.build import Build
 from engine.compiler.views import workspace_schema
-from engine.errors import KEEPS_NOTHING, UNKNOWN_RESOURCE, RookeryError
+from engine.errors import (
+    KEEPS_NOTHING,
+    UNKNOWN_RESOURCE,
+    RookeryError,
+    did_you_mean,
+)
 from engine.plan.steps import DropTable, Plan
 from engine.workspace.snapshot import Snapshot
 
@@ -21,9 +26,12 @@ def pipes_that_continue(snapshot: Snapshot, build: Build, names: frozenset[str])
         pipe, deployed = build.pipes.get(name), snapshot.build.pipes.get(name)
         if pipe is None or pipe.target is None:
             message = f"no materialized pipe is named `{name[:120]}`, so there is no target to keep"
-            raise RookeryError(
-                UNKNOWN_RESOURCE, message, hint="--skip-backfill takes the name of a materialized pipe"
+            hint = did_you_mean(
+                name,
+                (p.name for p in build.materialized()),
+                "--skip-backfill takes the name of a materialized pipe",
             )
+            raise RookeryError(UNKNOWN_RESOURCE, message, hint=hint)
         if deployed is None or deployed.target is None or deployed.target.name != pipe.target.name:
             raise RookeryError(
                 KEEPS_NOTHING,

@@ -8,7 +8,15 @@ from typing import Any
 
 from engine.compiler.build import Build
 from engine.control.pushed_files import upstream
-from engine.errors import AMBIGUOUS_NODE, BAD_NAME, TARGET_COLUMNS, TARGET_EXISTS, UNKNOWN_RESOURCE, RookeryError
+from engine.errors import (
+    AMBIGUOUS_NODE,
+    BAD_NAME,
+    TARGET_COLUMNS,
+    TARGET_EXISTS,
+    UNKNOWN_RESOURCE,
+    RookeryError,
+    did_you_mean,
+)
 from engine.project.datasource import Column, Datasource, Engine, Tenant
 from engine.project.fields import name_fault
 from engine.project.model import Project
@@ -76,7 +84,8 @@ def propose(workspace: Workspace, files: Mapping[str, DeployedFile], request: Ma
         project = parse_sources(sources)
         pipe = project.pipes.get(request.pipe)
         if pipe is None or source is None:
-            raise RookeryError(UNKNOWN_RESOURCE, f"there is no pipe `{request.pipe}`", hint="rookery pipe ls")
+            hint = did_you_mean(request.pipe, project.pipes, "rookery pipe ls")
+            raise RookeryError(UNKNOWN_RESOURCE, f"there is no pipe `{request.pipe}`", hint=hint)
         node = _node(pipe, request.node)
         build = _trial_build(workspace, snapshot, project, pipe, node)
     storage = _storage(workspace, build, pipe.name)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 
 from engine.compiler.build import Build
-from engine.errors import MISSED_EXPIRED, STILL_FAILING, UNKNOWN_RESOURCE, VIEW_WAITS, RookeryError
+from engine.errors import MISSED_EXPIRED, STILL_FAILING, UNKNOWN_RESOURCE, VIEW_WAITS, RookeryError, did_you_mean
 from engine.fanout.expiring import expired_rows as expired_by_view
 from engine.plan.steps import CreateView, Plan
 from engine.schema import Name
@@ -31,11 +30,10 @@ def unknown_allowances(plan: Plan, allowed: frozenset[str], *builds: Build) -> I
     """RK3007 for each allowed name that neither the plan nor a build has, which is probably a typo."""
     known = {s.resource for s in plan.steps} | {n for b in builds for n in (*b.relations, *b.pipes)}
     for name in sorted(allowed - known):
-        similar = difflib.get_close_matches(name, sorted(known), n=1)
         yield RookeryError(
             UNKNOWN_RESOURCE,
             f"no resource is named `{name[:120]}`, so there is nothing to allow",
-            hint=f"did you mean `{similar[0]}`?" if similar else None,
+            hint=did_you_mean(name, known),
         )
 
 

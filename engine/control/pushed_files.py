@@ -7,7 +7,13 @@ from typing import Any
 
 from engine.compiler.compose import Verifier
 from engine.compiler.pipes import compile_pipe
-from engine.errors import BAD_VALUE, DUPLICATE_NAME, UNKNOWN_RESOURCE, RookeryError
+from engine.errors import (
+    BAD_VALUE,
+    DUPLICATE_NAME,
+    UNKNOWN_RESOURCE,
+    RookeryError,
+    did_you_mean,
+)
 from engine.project.model import Project
 from engine.workspace.snapshot import DeployedFile, Snapshot, parse_sources
 
@@ -49,7 +55,9 @@ def merge(
         wanted = set(only)
         unknown = wanted - set(files)
         if unknown:
-            raise RookeryError(UNKNOWN_RESOURCE, f"no file declares `{min(unknown)}`")
+            raise RookeryError(
+                UNKNOWN_RESOURCE, f"no file declares `{min(unknown)}`", hint=did_you_mean(min(unknown), files)
+            )
         if with_dependencies:
             project = parse_sources({**snapshot.sources, **files})
             wanted = upstream(project, wanted, snapshot.build.composer.verifier)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from engine.compiler.build import Build, parameters_of
 from engine.control.planning import PlanOptions, apply_plan, plan_for
-from engine.errors import DEPENDENTS, UNKNOWN_RESOURCE, RookeryError
+from engine.errors import (
+    DEPENDENTS,
+    UNKNOWN_RESOURCE,
+    RookeryError,
+    did_you_mean,
+)
 from engine.fanout.modes import reconcile_modes
 from engine.observe import events
 from engine.plan.steps import Plan
@@ -111,9 +117,15 @@ def show(workspace: Workspace, kind: str, name: str) -> dict[str, Any]:
     resources = datasources(workspace) if kind == "datasource" else pipes(workspace)
     resource = next((r for r in resources if r["name"] == name), None)
     if resource is None:
-        raise RookeryError(UNKNOWN_RESOURCE, f"there is no {kind} `{name}`", hint=f"rookery {kind} ls")
+        raise _unknown(kind, name, (r["name"] for r in resources))
     source = workspace.current.sources.get(name)
     return {**resource, "file": source.file if source else None, "content": source.text if source else None}
+
+
+def _unknown(kind: str, name: str, known: Iterable[str]) -> RookeryError:
+    """RK3007, with a similar name as the hint."""
+    hint = did_you_mean(name, known, f"rookery {kind} ls")
+    return RookeryError(UNKNOWN_RESOURCE, f"there is no {kind} `{name}`", hint=hint)
 
 
 def dependents(build: Build, name: str) -> list[str]:
@@ -150,7 +162,7 @@ def remove(workspace: Workspace, kind: str, name: str, *, force: bool = False, d
         snapshot = workspace.refresh()
         known = snapshot.build.datasources if kind == "datasource" else snapshot.build.pipes
         if name not in known:
-            raise RookeryError(UNKNOWN_RESOURCE, f"there is no {kind} `{name}`", hint=f"rookery {kind} ls")
+            raise _unknown(kind, name, known)
         dependent = dependents(snapshot.build, name)
         readers = [n for n in dependent if n in snapshot.build.pipes]
         if readers and not force and not dry_run:

@@ -6,7 +6,7 @@ once, even while inserts run.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -19,7 +19,13 @@ from engine.control.ids import check_id
 from engine.control.planning import apply_plan, permit, plan_for_tenants
 from engine.control.pool import join_pool, leave_pool
 from engine.control.unfinished_history import undelivered_error
-from engine.errors import BAD_VALUE, PLACEMENT, UNKNOWN_TENANT, RookeryError
+from engine.errors import (
+    BAD_VALUE,
+    PLACEMENT,
+    UNKNOWN_TENANT,
+    RookeryError,
+    did_you_mean,
+)
 from engine.fanout.modes import reconcile_modes
 from engine.fanout.router import router_of
 from engine.fanout.suspension_records import forget_tenant
@@ -158,7 +164,7 @@ def remove(workspace: Workspace, tenant: str, *, purge: bool = False, allow: Col
         if record is not None:
             _remove(workspace, snapshot, record)
         elif not purge:
-            raise RookeryError(UNKNOWN_TENANT, f"tenant `{tenant}` does not exist", hint="rookery tenant ls")
+            raise unknown_tenant(tenant, snapshot.tenants)
         if purge:
             # Landing may also contain rows of a tenant that was never added.
             erase(workspace, snapshot.build, tenant)
@@ -250,11 +256,18 @@ def _lag(lag_by_tenant: Mapping[str, Lag], tenant: str) -> dict[str, Any]:
     return {"lag_rows": lag.rows, "lag_seconds": lag.seconds, "error": lag.error}
 
 
+def unknown_tenant(tenant: str, known: Iterable[str]) -> RookeryError:
+    """RK3004, with a similar tenant as the hint."""
+    hint = did_you_mean(tenant, known, "rookery tenant ls")
+    return RookeryError(UNKNOWN_TENANT, f"tenant `{tenant}` does not exist", hint=hint)
+
+
 def show(workspace: Workspace, tenant: str) -> dict[str, Any]:
     """One tenant as JSON, with the tables of its nest. Raises RK3004."""
-    record = workspace.refresh().tenants.get(tenant)
+    tenants = workspace.refresh().tenants
+    record = tenants.get(tenant)
     if record is None:
-        raise RookeryError(UNKNOWN_TENANT, f"tenant `{tenant}` does not exist", hint="rookery tenant ls")
+        raise unknown_tenant(tenant, tenants)
     nest = record.nest(workspace.name)
     tables: list[dict[str, Any]] = []
     if nest:

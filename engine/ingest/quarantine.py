@@ -20,7 +20,12 @@ from typing import Any
 import orjson
 
 from engine.compiler.storage import QUARANTINE_COLUMNS, QUARANTINE_SUFFIX
-from engine.errors import NOT_WRITABLE, UNKNOWN_DATASOURCE, RookeryError
+from engine.errors import (
+    NOT_WRITABLE,
+    UNKNOWN_DATASOURCE,
+    RookeryError,
+    did_you_mean,
+)
 from engine.ingest.batch import RejectedRow
 from engine.ingest.values.rejections import matches_header
 from engine.observe import events, metrics
@@ -71,7 +76,8 @@ def require_table(workspace: Workspace, datasource: str) -> Name:
     """The quarantine table of a datasource. Raises RK5005 if the datasource does not exist, RK5006 if it has none."""
     build = workspace.current.build
     if datasource not in build.datasources:
-        raise RookeryError(UNKNOWN_DATASOURCE, f"there is no datasource `{datasource}`", hint="rookery datasource ls")
+        hint = did_you_mean(datasource, build.datasources, "rookery datasource ls")
+        raise RookeryError(UNKNOWN_DATASOURCE, f"there is no datasource `{datasource}`", hint=hint)
     if not build.takes(datasource):
         raise RookeryError(NOT_WRITABLE, f"`{datasource}` is filled by a pipe and has no quarantine")
     return table_of(workspace, datasource)

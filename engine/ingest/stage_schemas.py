@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from engine.errors import NOT_WRITABLE, UNKNOWN_DATASOURCE, RookeryError
+from engine.errors import (
+    NOT_WRITABLE,
+    UNKNOWN_DATASOURCE,
+    RookeryError,
+    did_you_mean,
+)
 from engine.ingest.formats.file_columns import SourceType
 from engine.ingest.unknown_keys import KnownKeys
 from engine.ingest.values.staging import NO_SOURCE_TYPES, StageSchema, stage_of
@@ -49,7 +54,8 @@ def _compile(
 ) -> StageSchema:
     """Compile the schema. Raises RK5005 and RK5006."""
     if datasource not in snapshot.build.relations:
-        raise RookeryError(UNKNOWN_DATASOURCE, f"there is no datasource `{datasource}`", hint="rookery datasource ls")
+        hint = did_you_mean(datasource, snapshot.build.relations, "rookery datasource ls")
+        raise RookeryError(UNKNOWN_DATASOURCE, f"there is no datasource `{datasource}`", hint=hint)
     pipe = next((p.name for p in snapshot.build.materialized() if p.target and p.target.name == datasource), None)
     if pipe is not None:
         raise RookeryError(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 
-from engine.errors import BAD_VALUE, DUPLICATE_NAME, TARGET_CLASH, UNKNOWN_TABLE, Place, RookeryError
+from engine.errors import BAD_VALUE, DUPLICATE_NAME, TARGET_CLASH, UNKNOWN_TABLE, Place, RookeryError, did_you_mean
 from engine.project.check_datasource import check_datasource, check_engine
 from engine.project.check_pipe import check_pipe
 from engine.project.datasource import Engine
@@ -111,9 +110,8 @@ def _target(project: Project, materialize: Materialize, without_file: set[str]) 
 
 def _near(name: str, project: Project) -> str:
     """A hint for a target that does not exist."""
-    near = difflib.get_close_matches(name, list(project.datasources), n=1)
-    meant = f"did you mean `{near[0]}`? " if near else ""
-    return f"{meant}write datasources/{name}.yaml, or set `engine` here to create it"
+    meant = did_you_mean(name, project.datasources)
+    return f"{meant + ' ' if meant else ''}write datasources/{name}.yaml, or set `engine` here to create it"
 
 
 def _agreement(pipes: list[Pipe]) -> Iterator[RookeryError]:

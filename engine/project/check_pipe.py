@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 
-from engine.errors import BAD_NAME, BAD_VALUE, DUPLICATE_NAME, MISSING_KEY, UNKNOWN_TABLE, Place, RookeryError
+from engine.errors import (
+    BAD_NAME,
+    BAD_VALUE,
+    DUPLICATE_NAME,
+    MISSING_KEY,
+    UNKNOWN_TABLE,
+    Place,
+    RookeryError,
+    did_you_mean,
+)
 from engine.project.pipe import Pipe
 
 RESERVED_PARAMETERS = frozenset({"q", "format", "token", "output_format_json_quote_64bit_integers"})
@@ -38,8 +46,7 @@ def _nodes(pipe: Pipe) -> Iterator[RookeryError]:
 def _node(pipe: Pipe, name: str, place: Place) -> Iterator[RookeryError]:
     if pipe.node(name) is None:
         names = [node.name for node in pipe.nodes]
-        near = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"nodes: {', '.join(names[:20])}"
+        hint = did_you_mean(name, names, f"nodes: {', '.join(names[:20])}")
         yield RookeryError(UNKNOWN_TABLE, f"the pipe has no node `{name}`", hint=hint, place=place)
 
 

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from engine.errors import BAD_NAME, BAD_YAML, UNKNOWN_KEY, UNKNOWN_KIND, Collector, Place, RookeryError
+from engine.errors import (
+    BAD_NAME,
+    BAD_YAML,
+    UNKNOWN_KEY,
+    UNKNOWN_KIND,
+    Collector,
+    Place,
+    RookeryError,
+    did_you_mean,
+)
 from engine.project.datasource import Datasource
 from engine.project.fields import name_fault
 from engine.project.files import ProjectFile, listed_files, project_files
@@ -136,8 +144,8 @@ def _kind(tree: YamlMapping, source: YamlSource, problems: Collector) -> type[Da
     else:
         message = "the file declares neither a datasource nor a pipe"
         hint = "a datasource has `columns`, a pipe has `nodes` or `sql`"
-        near = [m for key in tree for m in difflib.get_close_matches(key.lower(), ("columns", "nodes", "sql"), n=1)]
-        hint = f"did you mean `{near[0]}`? {hint}" if near else hint
+        meant = next((m for key in tree if (m := did_you_mean(key, ("columns", "nodes", "sql")))), None)
+        hint = f"{meant} {hint}" if meant else hint
     problems.add(RookeryError(UNKNOWN_KIND, message, hint=hint, place=source.place(tree.location)))
     return None
 

@@ -5,13 +5,16 @@ Cells of rows stay as the YAML reader returned them, because only the type of a 
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from engine.errors import Place, codes
+from engine.errors import (
+    Place,
+    codes,
+    did_you_mean,
+)
 from engine.project.fields import DESCRIPTION, Flag, Prose, ResourceName, Sql, Word, fail
 from engine.project.located_model import Located
 from engine.project.source import YamlList, YamlMapping, YamlText, shown
@@ -52,9 +55,8 @@ def _tolerance(value: Any) -> Any:
 
 def _error_code(value: str) -> str:
     if value not in codes():
-        near = difflib.get_close_matches(value.upper(), codes(), n=1)
-        hint = f"did you mean {near[0]}?" if near else "such as RK4006; docs/errors.md lists them"
-        fail(f"must be an error code, not `{shown(value)}`", hint)
+        hint = did_you_mean(value, codes(), "such as RK4006; docs/errors.md lists them")
+        fail(f"must be an error code, not `{shown(value)}`", hint or "")
     return value
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 from typing import Any, get_args
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from engine.errors import BAD_NAME, BAD_VALUE, MISSING_KEY, SORTING_KEY, UNKNOWN_KEY, Code, RookeryError
+from engine.errors import BAD_NAME, BAD_VALUE, MISSING_KEY, SORTING_KEY, UNKNOWN_KEY, Code, RookeryError, did_you_mean
 from engine.project.located_model import Located, LocatedModel
 from engine.project.source import Location, Value, YamlList, YamlMapping, YamlSource, YamlText, shown
 
@@ -76,8 +75,7 @@ def _problem(
 
 def unknown_key(key: str, known: list[str], source: YamlSource, location: Location) -> RookeryError:
     """UNKNOWN_KEY with the most similar known key as a hint, or all of them if none is similar."""
-    near = difflib.get_close_matches(key.lower(), known, n=1, cutoff=0.6)
-    hint = f"did you mean `{near[0]}`?" if near else "possible keys: " + ", ".join(known)
+    hint = did_you_mean(key, known, "possible keys: " + ", ".join(known))
     return RookeryError(UNKNOWN_KEY, f"unknown key `{shown(key)}`", hint=hint, place=source.place(location))
 
 
@@ -107,9 +105,7 @@ def _not_listed(
     allowed = [str(x) for x in _literals(model.model_fields[key].annotation)] if model else []
     if not isinstance(target, YamlText):
         return RookeryError(BAD_VALUE, f"`{key}` must be a string, not {_described(target)}", place=place)
-    near = difflib.get_close_matches(target.lower(), [x.lower() for x in allowed], n=1, cutoff=0.6)
-    match = next((x for x in allowed if near and x.lower() == near[0]), None)
-    hint = f"did you mean `{match}`?" if match else None
+    hint = did_you_mean(str(target), allowed)
     message = f"`{key}` must be one of {', '.join(allowed)}, not `{shown(target)}`"
     return RookeryError(BAD_VALUE, message, hint=hint, place=place)
 

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from engine.compiler.build import declared_of, parameter_names, parameters_of
-from engine.errors import BAD_PARAMETER, BAD_REQUEST, MISSING_PARAMETER, UNKNOWN_FIELD, RookeryError
+from engine.errors import (
+    BAD_PARAMETER,
+    BAD_REQUEST,
+    MISSING_PARAMETER,
+    UNKNOWN_FIELD,
+    RookeryError,
+    did_you_mean,
+)
 from engine.template.parameters import ParameterSpec, coerce
 from engine.warehouse.render import QUOTE_SETTING
 from engine.workspace.snapshot import Snapshot, per_snapshot
@@ -81,7 +88,9 @@ class Arguments:
         }
         unknown = sorted(sent.keys() - known)
         if unknown and self.workspace.settings.strict_parameters:
-            hint = f"known parameters: {', '.join(sorted(known))}" if known else "there are no parameters"
+            names = f"known parameters: {', '.join(sorted(known))}" if known else "there are no parameters"
+            meant = did_you_mean(unknown[0], known)
+            hint = f"{meant} {names}" if meant else names
             raise RookeryError(UNKNOWN_FIELD, f"unknown parameter `{unknown[0][:80]}`", hint=hint)
         overridden = {n for n, v in sent.items() if n in self.fixed and str(v) != str(self.fixed[n])}
         return frozenset(unknown) | overridden

@@ -25,6 +25,7 @@ from engine.errors import (
     UNKNOWN_PIPE,
     UNKNOWN_TENANT,
     RookeryError,
+    did_you_mean,
 )
 from engine.observe.requests import note_tenant, note_token
 from engine.query.all_tenants import placements_of_all_tenants
@@ -138,15 +139,23 @@ def for_pipe(snapshot: Snapshot, workspace: Workspace, request: QueryRequest, pi
     """
     claims = request.claims
     if not claims.reads_all and not claims.allowing("PIPES:READ", pipe):
-        raise RookeryError(SCOPE, f"the token does not allow the endpoint `{pipe}`")
+        raise _endpoint_not_allowed(snapshot, claims, pipe)
     if pipe not in snapshot.build.endpoints:
         if claims.reads_all:
-            raise RookeryError(UNKNOWN_PIPE, f"there is no endpoint `{pipe}`", hint="rookery pipe ls")
+            hint = did_you_mean(pipe, snapshot.build.endpoints, "rookery pipe ls")
+            raise RookeryError(UNKNOWN_PIPE, f"there is no endpoint `{pipe}`", hint=hint)
         # The same error as above, so that callers cannot find out which pipes exist.
-        raise RookeryError(SCOPE, f"the token does not allow the endpoint `{pipe}`")
+        raise _endpoint_not_allowed(snapshot, claims, pipe)
     fixed = _fixed_parameters(snapshot, workspace.zone, claims, pipe)
     keys = _tenant_keys(snapshot, pipe)
     return _grant(snapshot, workspace, request, ReachablePipes(frozenset({pipe}), fixed, keys))
+
+
+def _endpoint_not_allowed(snapshot: Snapshot, claims: Claims, pipe: str) -> RookeryError:
+    """RK4003 for an endpoint. The hint is only ever one of the endpoints that the token allows."""
+    allowed = [n for n in snapshot.build.endpoints if claims.allowing("PIPES:READ", n)]
+    hint = did_you_mean(pipe, allowed)
+    return RookeryError(SCOPE, f"the token does not allow the endpoint `{pipe}`", hint=hint)
 
 
 def for_sql(snapshot: Snapshot, workspace: Workspace, request: QueryRequest) -> Granted:
@@ -245,7 +254,8 @@ def _tenant_record(snapshot: Snapshot, tenant: str, selection: TenantSelection) 
     record = snapshot.tenants.get(tenant)
     if record is None or record.state == "removing":
         if selection.impersonated is not None:
-            raise RookeryError(UNKNOWN_TENANT, f"tenant `{tenant[:120]}` does not exist", hint="rookery tenant ls")
+            hint = did_you_mean(tenant, snapshot.tenants, "rookery tenant ls")
+            raise RookeryError(UNKNOWN_TENANT, f"tenant `{tenant[:120]}` does not exist", hint=hint)
         raise RookeryError(BAD_TOKEN, "the token's tenant does not exist", hint="rookery tenant add")
     if record.state != "ready":
         raise tenant_changing()
@@ -295,7 +305,9 @@ def for_append(snapshot: Snapshot, claims: Claims, datasource: str) -> str | Non
     if claims.is_admin:
         return None
     if not claims.allowing("DATASOURCES:APPEND", datasource):
-        raise RookeryError(SCOPE, f"the token does not allow appending to `{datasource}`")
+        allowed = [n for n in snapshot.build.datasources if claims.allowing("DATASOURCES:APPEND", n)]
+        hint = did_you_mean(datasource, allowed)
+        raise RookeryError(SCOPE, f"the token does not allow appending to `{datasource}`", hint=hint)
     if claims.tenant is not None:
         record = snapshot.tenants.get(claims.tenant)
         if record is None or record.state == "removing":

@@ -16,16 +16,18 @@ from engine.errors import (
     BAD_PARAMETER,
     BUSY,
     CANCELLED,
+    ENGINE,
     ISOLATION,
     MISSING_PARAMETER,
     QUERY_FAILED,
     RESULT_LIMIT,
+    SQL_SEMANTICS,
     TIMEOUT,
     TOO_COMPLEX,
     UNREACHABLE,
     RookeryError,
 )
-from engine.warehouse.errors import EngineError
+from engine.warehouse.errors import EngineError, suggestion
 
 log = structlog.get_logger("rookery.query")
 
@@ -33,6 +35,8 @@ OWN_CODES = frozenset({BUSY, UNREACHABLE, BAD_PARAMETER, MISSING_PARAMETER, CANC
 """Codes whose messages are written by rookery and so do not quote rows. A second run would not change these
 errors.
 """
+_SEMANTIC = frozenset({10, 20, 42, 43, 44, 46, 47, 52, 53, 60, 63, 179, 184, 206, 207, 215, 352, 386, 403})
+"""The engine's numbers for SQL that is not valid for the tables, whatever their rows are."""
 _THROW_IF_CODE = 395
 _SAFE_TEXTS: Mapping[int, str] = {
     6: "a value could not be converted to the required type",
@@ -65,8 +69,10 @@ def error_for_caller(exc: RookeryError, *, reads_all: bool) -> RookeryError:
     if isinstance(exc, EngineError) and _is_foreign_row(exc):
         log.critical("a row of another tenant was held back", detail=exc.detail or exc.message)
         return RookeryError(ISOLATION, "the query was stopped: it would have read rows of another tenant")
-    if reads_all or not isinstance(exc, EngineError):
+    if not isinstance(exc, EngineError):
         return exc
+    if reads_all:
+        return _explained(exc)
     if exc.code is TIMEOUT:
         return RookeryError(
             TIMEOUT, "the query took too long", hint="query fewer rows, or ask an admin to raise the limit"
@@ -86,6 +92,26 @@ def add_quotes_hint(exc: RookeryError, sql: str) -> None:
     cause = exc if isinstance(exc, EngineError) else exc.__cause__
     if exc.hint is None and isinstance(cause, EngineError) and (hint := quotes_hint(cause.message, sql)):
         exc.hint = hint
+
+
+def _explained(exc: EngineError) -> RookeryError:
+    """The engine's error for a caller who reads all rows, with a hint: a similar name, or the setting to raise."""
+    code, hint = exc.code, exc.hint or suggestion(exc.detail or "")
+    if code is ENGINE and exc.engine_code in _SEMANTIC:
+        code = SQL_SEMANTICS
+    elif code is TIMEOUT:
+        hint = "query fewer rows, or raise ROOKERY_MAX_SECONDS (or the endpoint's `max_seconds`)"
+    elif code is RESULT_LIMIT:
+        hint = "query fewer rows, or raise ROOKERY_MAX_ROWS or ROOKERY_MAX_MEMORY (or the endpoint's own limits)"
+    return EngineError(
+        code,
+        exc.message,
+        engine_code=exc.engine_code,
+        hint=hint,
+        place=exc.place,
+        detail=exc.detail,
+        headers=exc.headers,
+    )
 
 
 def _is_foreign_row(exc: EngineError) -> bool:

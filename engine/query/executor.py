@@ -16,9 +16,11 @@ from typing import Any
 import structlog
 
 from engine.cache import LruCache, size_of
-from engine.compiler.compose import Caller, Composed, Render
+from engine.compiler.build import Build
+from engine.compiler.compose import Caller, Composed, Render, Verifier
+from engine.compiler.error_location import unknown_name
 from engine.compiler.scope import CHECKED_TENANT_PREFIX, Scope
-from engine.errors import CANCELLED, TIMEOUT, RookeryError
+from engine.errors import CANCELLED, SQL_SEMANTICS, TIMEOUT, UNKNOWN_RESOURCE, RookeryError, did_you_mean
 from engine.project.pipe import Limits
 from engine.query import authorize
 from engine.query.all_tenants import is_unchanged, with_stable_tenants
@@ -30,6 +32,8 @@ from engine.query.result import QueryResult
 from engine.query.running import RunningQueries
 from engine.query.statistics import ClosingStatistics
 from engine.sql.argument_bounds import SMALL_BLOCKS
+from engine.sql.checker import UnknownTableError
+from engine.sql.verify import Verified
 from engine.template.environment import Binder, Template
 from engine.template.parameters import coerce
 from engine.tokens import Claims
@@ -111,7 +115,8 @@ class Queries:
             def compose(scope: Scope) -> Composed:
                 nonlocal ignored
                 # Only the pipes that the SQL reads determine which parameters exist, so the SQL is parsed first.
-                pipes = sorted(build.composer.verifier(text, granted.names).reads & set(build.pipes))
+                verified = _verified(build.composer.verifier, text, granted.names, request.claims)
+                pipes = sorted(verified.reads & set(build.pipes))
                 ignored = arguments.without_effect(pipes)
                 renderer = _renderer(arguments.values(pipes), self._workspace.zone)
                 composed = build.composer.adhoc(build, text, granted.names, Caller(renderer, scope))
@@ -122,6 +127,9 @@ class Queries:
                 result = self._run(Execution(request, snapshot, granted.scope, compose, AD_HOC_TAG, Limits()))
             except RookeryError as exc:
                 add_quotes_hint(exc, text)
+                name = unknown_name(exc.message)
+                if request.claims.reads_all and exc.code is SQL_SEMANTICS and exc.hint is None and name:
+                    exc.hint = did_you_mean(name, _columns(build, text, granted.names))
                 raise
             result.ignored = ignored
             return result
@@ -248,6 +256,27 @@ class Queries:
         if composed.assembled.slow:
             engine_limits |= SMALL_BLOCKS
         return Statement(composed.sql, bindings, engine_limits, execution.tag, quoted=composed.quoted)
+
+
+def _verified(verifier: Verifier, text: str, names: frozenset[str], claims: Claims) -> Verified:
+    """Ad-hoc SQL, verified.
+
+    Raises RK3007 instead of RK2004 for a missing table if the caller reads all of them, so that nothing is hidden.
+    """
+    try:
+        return verifier(text, names)
+    except UnknownTableError as exc:
+        if not claims.reads_all:
+            raise
+        hint = exc.hint or "rookery datasource ls; rookery pipe ls"
+        raise RookeryError(UNKNOWN_RESOURCE, exc.message, hint=hint, place=exc.place) from exc
+
+
+def _columns(build: Build, text: str, names: frozenset[str]) -> set[str]:
+    """The columns of everything that ad-hoc SQL reads."""
+    reads = build.composer.verifier(text, names).reads
+    found = {c for name in reads if name in build.relations for c in build.relations[name].columns}
+    return found | {c.name for name in reads for c in build.outputs.get(name, ())}
 
 
 def _composed_endpoint(snapshot: Snapshot, pipe: str, values: Mapping[str, Any], scope: Scope, zone: str) -> Composed:

@@ -5,13 +5,12 @@ Each handler of `_Checker` checks one type of node. Its docstring names the atta
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 
-from engine.errors import FUNCTION_REFUSED, TABLE_REFUSED, RookeryError
+from engine.errors import FUNCTION_REFUSED, TABLE_REFUSED, RookeryError, did_you_mean
 from engine.sql.ambiguous_names import AmbiguousNames
 from engine.sql.argument_bounds import BOUNDED, GROWING, SCANNING, SLOW, has_limit
 from engine.sql.context import Context, local_names, only_table
@@ -27,6 +26,15 @@ from engine.sql.functions import (
 )
 from engine.sql.grammar import children, refuse, slot_types
 from engine.sql.tree import Node, members
+
+
+class UnknownTableError(RookeryError):
+    """A name that is neither a WITH query nor bound by the caller's scope; the hint is a similar bound name."""
+
+    def __init__(self, name: str, bound: Collection[str]) -> None:
+        super().__init__(TABLE_REFUSED, f"no datasource, pipe or node `{name[:200]}`", hint=did_you_mean(name, bound))
+        self.name = name
+
 
 ROOT = frozenset({"SelectWithUnionQuery"})
 TABLE_FUNCTIONS = frozenset(
@@ -243,9 +251,7 @@ class _Checker:
         if name in context.tables:
             return
         if name not in self._bound:
-            near = difflib.get_close_matches(name, self._bound, n=1)
-            hint = f"did you mean `{near[0]}`?" if near else None
-            raise RookeryError(TABLE_REFUSED, f"no datasource, pipe or node `{name}`", hint=hint)
+            raise UnknownTableError(name, self._bound)
         self._result.reads[name] += 1
 
     def _subquery(self, node: Node, child_nodes: list[tuple[str, Node]], context: Context) -> None:
@@ -351,10 +357,12 @@ class _Checker:
         """Refuse every function that `functions.txt` does not list."""
         if not is_allowed(name) and name.lower() not in self._generated:
             exists = self._is_function(name)
+            own_values = "only functions that depend on nothing but a row's own values can be used"
+            hint = own_values if exists else did_you_mean(name, filter(is_allowed, self._engine_functions()))
             raise RookeryError(
                 FUNCTION_REFUSED,
                 f"function `{name}` is not allowed" if exists else f"no function `{name}`",
-                hint="only functions that depend on nothing but a row's own values can be used" if exists else None,
+                hint=hint,
             )
 
     def _is_function(self, name: str) -> bool:

@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from engine.errors import IDENTIFIER, TEMPLATE, RookeryError, shown
+from engine.errors import IDENTIFIER, TEMPLATE, RookeryError, nearest, shown
 from engine.schema import quote
 from engine.template.parameters import Value
-from engine.template.values import Parameter, Rendering, Sql, bindable, is_present, nearest, unwrap
+from engine.template.values import Parameter, Rendering, Sql, bindable, is_present, unwrap
 
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FUNCTION = re.compile(r"[a-zA-Z][A-Za-z0-9]*", re.ASCII)

@@ -12,12 +12,11 @@ from typing import Any, NoReturn
 
 from jinja2 import nodes
 
-from engine.errors import TEMPLATE, Code, RookeryError
+from engine.errors import TEMPLATE, Code, RookeryError, nearest
 from engine.template.functions import TEMPLATE_FUNCTIONS, UNSUPPORTED
 from engine.template.operators import METHODS
 from engine.template.tags import SyntaxProblemError
 from engine.template.usage import IDENTIFIER_FUNCTIONS, TYPE_FUNCTIONS, TemplateUsage, declared_type
-from engine.template.values import nearest
 
 PREFIX = "rk_"
 """The prefix of rookery's own names, which templates cannot use."""

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 from jinja2.ext import Extension
 from jinja2.lexer import Token, TokenStream
 
-from engine.errors import TEMPLATE, Code
-from engine.template.values import nearest
+from engine.errors import TEMPLATE, Code, nearest
 
 _TAGS = frozenset({"if", "elif", "else", "for", "set", "break", "continue"})
 _ENDS = {"endif": "if", "endfor": "for"}

@@ -6,7 +6,6 @@ that the value is bound to, so values from requests never become part of a state
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -320,12 +319,6 @@ def items_of(value: Any) -> list[Any]:
         item_type = parameter_type(value.sql_type[len("Array(") : -1])
         return [typed(item_type, v) for v in value]
     return list(value)
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known word most similar to `word`, for hints, or None if no word is similar."""
-    matches = difflib.get_close_matches(word[:100], sorted(known), 1, 0.6)
-    return matches[0] if matches else None
 
 
 def missing_error(names: Iterable[str]) -> RookeryError:

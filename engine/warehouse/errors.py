@@ -150,6 +150,7 @@ _TAIL = re.compile(
 _HTTP_STATUS = re.compile(r"^HTTP driver received HTTP status (\d+)")
 _LINE = re.compile(r"\(line (\d+), col (\d+)\)")
 _POSITION = re.compile(r"failed at position (\d+)")
+_SUGGESTION = re.compile(r"Maybe you meant: (?:\[')?([A-Za-z_]\w{0,99})")
 _RESULT_BYTES = re.compile(r"Limit for result exceeded, max (bytes|rows): ")
 _MAX_MESSAGE_CHARACTERS = 300
 
@@ -173,7 +174,8 @@ def translate(exc: BaseException) -> EngineError:
         code,
         message,
         engine_code=number,
-        hint=_ABOUT_FILES.get(code),
+        # The parser suggests keywords only. Other suggestions are names, which not every caller may see.
+        hint=suggestion(text) if code is errors.SQL_SYNTAX else _ABOUT_FILES.get(code),
         place=_place(text) if code is errors.SQL_SYNTAX else None,
         detail=text,
         headers={"Retry-After": _RETRY_AFTER[code]} if code in _RETRY_AFTER else None,
@@ -290,6 +292,12 @@ def sentence(text: str) -> str:
     tail = _TAIL.search(message)
     bare = (message[: tail.start()] if tail else message).strip().rstrip(".:, \n")
     return bare if len(bare) <= _MAX_MESSAGE_CHARACTERS else bare[:_MAX_MESSAGE_CHARACTERS] + "…"
+
+
+def suggestion(text: str) -> str | None:
+    """The hint with the first name that the engine suggests, or None. Names of our own are not shown."""
+    match = _SUGGESTION.search(text)
+    return f"did you mean `{match[1]}`?" if match and not match[1].startswith(("_rk_", "rk_")) else None
 
 
 def result_limit_of(text: str) -> str | None:

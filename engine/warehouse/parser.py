@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -31,6 +32,15 @@ SETTINGS max_query_size = 1000000"""
 _ACCEPTED_TEXTS = 2048
 """Maximum number of cached strings that are a single SELECT."""
 
+_WORD = re.compile(r"[A-Za-z]{3,20}")
+_KEYWORDS = frozenset(
+    (
+        "SELECT", "DISTINCT", "FROM", "FINAL", "SAMPLE", "JOIN", "LEFT", "RIGHT", "INNER", "OUTER", "CROSS", "USING",
+        "WHERE", "PREWHERE", "GROUP", "HAVING", "WINDOW", "QUALIFY", "ORDER", "LIMIT", "OFFSET", "UNION", "INTERSECT",
+        "EXCEPT", "WITH", "CASE", "WHEN", "THEN", "ELSE", "BETWEEN", "INTERVAL",
+    )
+)  # fmt: skip
+
 Ask = Callable[[str, Mapping[str, Value]], Rows]
 
 
@@ -43,7 +53,10 @@ def parse(ask: Ask, sql: str) -> tuple[dict[str, Any], str]:
     try:
         tree, text = ask(_PARSE, {"sql": sql}).rows[0]
     except EngineError as exc:
-        raise _refused(exc) from exc
+        refused = _refused(exc)
+        if refused.code is errors.SQL_SYNTAX and refused.hint is None:
+            refused.hint = _keyword_hint(sql, refused.place)
+        raise refused from exc
     try:
         syntax_tree: dict[str, Any] = orjson.loads(tree)
     except orjson.JSONDecodeError as exc:
@@ -69,7 +82,26 @@ def _refused(exc: EngineError) -> EngineError:
     message = exc.message
     if "does not support JSON serialization" in (exc.detail or "") or "INSERT with inline" in (exc.detail or ""):
         message = "only a SELECT is allowed here"
-    return EngineError(errors.SQL_SYNTAX, message, engine_code=number, place=exc.place, detail=exc.detail)
+    return EngineError(
+        errors.SQL_SYNTAX, message, engine_code=number, hint=exc.hint, place=exc.place, detail=exc.detail
+    )
+
+
+def _keyword_hint(sql: str, place: errors.Place | None) -> str | None:
+    """The hint for a misspelled keyword: the word where the parser stopped, or the one before it.
+
+    The parser reads `FRM` in `SELECT a FRM events` as an alias, and stops behind it.
+    """
+    if place is None or place.line is None or place.column is None:
+        return None
+    lines = sql.split("\n")[: place.line]
+    stopped = sum(len(line) + 1 for line in lines[:-1]) + place.column - 1
+    # Two words at most are of interest, and 100 characters before the place contain the earlier one.
+    words = [m for m in _WORD.finditer(sql, max(0, stopped - 100), stopped + 100) if m.start() <= stopped][-2:]
+    for word in reversed(words):
+        if word[0].upper() not in _KEYWORDS and (near := errors.nearest(word[0], _KEYWORDS, cutoff=0.75)):
+            return f"did you mean `{near}`?"
+    return None
 
 
 class Selects:

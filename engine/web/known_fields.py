@@ -7,7 +7,13 @@ from urllib.parse import quote
 
 from starlette.requests import Request
 
-from engine.errors import BODY_TYPE, UNKNOWN_FIELD, Code, RookeryError
+from engine.errors import (
+    BODY_TYPE,
+    UNKNOWN_FIELD,
+    Code,
+    RookeryError,
+    did_you_mean,
+)
 from engine.query.arguments import CLIENTS, CLIENTS_PREFIX
 
 IGNORED_HEADER = "x-rookery-ignored-parameters"
@@ -43,7 +49,9 @@ def check_names(noun: str, names: Iterable[str], known: Collection[str]) -> None
 
 def unknown_name(noun: str, name: str, known: Collection[str]) -> RookeryError:
     """The error for an unknown name, with the known ones as a hint."""
-    hint = f"known: {', '.join(sorted(known))}" if known else f"the route has no {noun}"
+    names = f"known: {', '.join(sorted(known))}" if known else f"the route has no {noun}"
+    meant = did_you_mean(name, known)
+    hint = f"{meant} {names}" if meant else names
     return RookeryError(UNKNOWN_FIELD, f"unknown {noun} `{name[:80]}`", hint=hint)
 
 

@@ -126,7 +126,7 @@ def test_update_writes_the_expected_file(cli: Cli) -> None:
         ("{name: a, endpont: usage, expect: []}", ["RK1003", "did you mean `endpoint`"]),
         ("{name: a, endpoint: usage}", ["RK1004", "expect"]),
         ("{name: a, endpoint: usage, expect: [], expect_error: RK4006}", ["RK1005", "both"]),
-        ("{name: a, endpoint: usage, expect_error: rk4006}", ["RK1005", "did you mean RK4006"]),
+        ("{name: a, endpoint: usage, expect_error: rk4006}", ["RK1005", "did you mean `RK4006`"]),
         ("{name: a, endpoint: usage, expect: [7]}", ["RK1005", "a row must be a mapping"]),
     ],
     ids=["endpoint", "key", "expectation", "both", "code", "row"],

@@ -190,8 +190,10 @@ def test_a_name_out_of_scope_looks_nonexistent(server: Server, token: str) -> No
     for name in ("payroll", "nonesuch", "notes", "raw", "fill_daily"):
         for sql in (f"SELECT * FROM {name}", f"SELECT 1 IN {name}", f"SELECT count() FROM {name} FINAL"):
             response = server.post("/v0/sql", token, content=sql)
+            body = response.json()
+            body.pop("request_id", None)
             answers.setdefault(sql.replace(name, "?"), set()).add(
-                (response.status_code, response.text.replace(name, "?"))
+                (response.status_code, json.dumps(body).replace(name, "?"))
             )
     assert all(len(found) == 1 for found in answers.values()), answers
 
@@ -242,7 +244,6 @@ def test_an_admin_sees_everything(server: Server) -> None:
         "SELECT * FROM system.tables",
         "DROP TABLE events",
         "SELECT * FROM main.events",
-        "SELECT * FROM nope",
     ):
         assert server.post("/v0/sql", server.admin_token, content=sql).status_code in (400, 403)
     as_tenant = {"x-rookery-tenant": "2"}

@@ -21,7 +21,7 @@ from engine.control.doctor.differences import (
 from engine.control.doctor.findings import Context
 from engine.control.doctor.table_repair import TableRepair
 from engine.control.planning import desired_schema
-from engine.errors import UNKNOWN_RESOURCE, ZONE, RookeryError
+from engine.errors import UNKNOWN_RESOURCE, ZONE, RookeryError, did_you_mean
 from engine.observe import events
 from engine.plan.coverage import Coverage
 from engine.schema import Name
@@ -41,7 +41,8 @@ def repair(workspace: Workspace, allow: Collection[str] = ()) -> dict[str, Any]:
         unknown = sorted({*allow} - {*snapshot.build.relations})
         if unknown:
             message = f"no resource is named `{unknown[0][:120]}`, so there is nothing to allow"
-            raise RookeryError(UNKNOWN_RESOURCE, message, hint="rookery datasource ls")
+            hint = did_you_mean(unknown[0], snapshot.build.relations, "rookery datasource ls")
+            raise RookeryError(UNKNOWN_RESOURCE, message, hint=hint)
         live = read_schema(workspace.warehouse, workspace.name)
         context = Context(workspace, snapshot, live, desired_schema(snapshot.build, snapshot))
         zone = other_zone(context)
