@@ -15,18 +15,12 @@ MAX_NAME_CHARACTERS = 200
 """Longest name, in characters, that is searched in a node's SQL."""
 
 
-def unknown_name(message: str) -> str | None:
-    """The column that a message of the engine calls unknown, without the table before it."""
-    match = _UNKNOWN.search(message)
-    return match[1].rpartition(".")[2] if match else None
-
-
 def _find_word(name: str, sql: str) -> re.Match[str] | None:
     """The first occurrence of a name as a separate word; None for a long name, which the engine truncates."""
     return re.search(rf"(?<![\w.]){re.escape(name)}(?!\w)", sql) if len(name) <= MAX_NAME_CHARACTERS else None
 
 
-def _unknown_name(message: str) -> str | None:
+def unknown_name(message: str) -> str | None:
     """The name that the engine's message says is unknown."""
     match = _UNKNOWN.search(message)
     return (match[1] or match[2]) if match else None
@@ -34,7 +28,7 @@ def _unknown_name(message: str) -> str | None:
 
 def quotes_hint(message: str, sql: str) -> str | None:
     """A hint if the unknown name in the engine's message is in double quotes in the SQL, as text is elsewhere."""
-    unknown = _unknown_name(message)
+    unknown = unknown_name(message)
     if unknown is None or len(unknown) > MAX_NAME_CHARACTERS or f'"{unknown}"' not in sql:
         return None
     text = unknown.replace("'", "\\'")
@@ -43,7 +37,7 @@ def quotes_hint(message: str, sql: str) -> str | None:
 
 def locate(exc: RookeryError, pipe: str, node: Node) -> RookeryError:
     """The engine's error about a node, with the position of an unknown name and a similar name as hint."""
-    unknown = _unknown_name(exc.message)
+    unknown = unknown_name(exc.message)
     place = node.place
     if unknown:
         match = _find_word(unknown, node.sql)

@@ -129,7 +129,7 @@ class Queries:
                 add_quotes_hint(exc, text)
                 name = unknown_name(exc.message)
                 if request.claims.reads_all and exc.code is SQL_SEMANTICS and exc.hint is None and name:
-                    exc.hint = did_you_mean(name, _columns(build, text, granted.names))
+                    exc.hint = did_you_mean(name.rpartition(".")[2], _columns(build, text, granted.names))
                 raise
             result.ignored = ignored
             return result
