@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -153,7 +154,7 @@ def test_a_minter_selects_its_tenant_only_by_its_claim(mints: Server, scopes: Sc
 def error(response: httpx.Response, name: str = "\0") -> str:
     """A refusal without the request's id and without a name in it."""
     body = {k: v for k, v in response.json().items() if k != "request_id"}
-    return f"{response.status_code} {body}".replace(name, "NAME")
+    return f"{response.status_code} {json.dumps(body)}".replace(name, "NAME")
 
 
 def test_a_refusal_does_not_say_what_exists(mints: Server) -> None:
